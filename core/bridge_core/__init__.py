@@ -1,0 +1,1 @@
+"""What the agent and the registry share: ring, snapshot, configuration, identity, store, wire."""

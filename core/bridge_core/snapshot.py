@@ -1,0 +1,228 @@
+"""The mesh as every decision sees it: one immutable, versioned value.
+
+Rules:
+1. A snapshot is a mapping from entry keys to JSON documents; `Snapshot.entries` is the truth and
+   everything else in it is derived from that alone.
+2. Versions only go up: by epoch (the registry's leadership), then by revision (etcd's).
+3. A delta names the version it changes; applied to any other base it is refused, and so is one
+   whose result does not have the digest that was published with it. The old snapshot stays.
+
+Keys: "mesh", "node/<name>", "instance/<node>/<n>", "route/<name>".
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Mapping
+from functools import cached_property
+from typing import Final, TypeVar
+
+import msgspec
+
+from bridge_core.errors import BridgeError, Reaction
+
+T = TypeVar("T")
+
+
+class Version(msgspec.Struct, frozen=True, order=True):
+    """A snapshot's place in time; compares by epoch, then revision."""
+
+    epoch: int = 0
+    revision: int = 0
+
+
+class ModelDetails(msgspec.Struct, frozen=True, omit_defaults=True):
+    """Ollama's `details` object of a model."""
+
+    parent_model: str = ""
+    format: str = ""
+    family: str = ""
+    families: tuple[str, ...] | None = None
+    parameter_size: str = ""
+    quantization_level: str = ""
+    context_length: int = 0
+    embedding_length: int = 0
+
+
+class Model(msgspec.Struct, frozen=True, omit_defaults=True):
+    """A model on an instance's disk, as its engine's /api/tags lists it."""
+
+    name: str
+    digest: str = ""
+    size: int = 0
+    modified_at: str = ""
+    details: ModelDetails = ModelDetails()
+    capabilities: tuple[str, ...] = ()
+
+
+class Instance(msgspec.Struct, frozen=True, omit_defaults=True):
+    """One engine process: the unit of a lease and of the ring.
+
+    Written by its agent under /bridge/v1/members/<node>/<n>; gone when the lease is.
+    """
+
+    id: str  # "<node>/<n>"
+    node: str
+    engine: str = "llamacpp"  # or "ollama"
+    state: str = "ready"  # "starting", "ready", "draining"
+    slots: int = 1
+    weight: int = 100
+    models: tuple[Model, ...] = ()
+    loaded: tuple[str, ...] = ()  # names resident in memory
+    failure_domain: str = ""  # instances that die together; empty: the node
+
+
+class Node(msgspec.Struct, frozen=True, omit_defaults=True):
+    """An enrolled machine."""
+
+    name: str
+    peer: str = ""  # host:port of its peer listener
+    state: str = "active"  # "active", "drained", "revoked"
+    labels: dict[str, str] = {}
+    serial: str = ""  # hex serial of its current certificate
+
+
+class Backend(msgspec.Struct, frozen=True, omit_defaults=True):
+    """One target of a route."""
+
+    model: str
+    weight: int = 100
+
+
+class Route(msgspec.Struct, frozen=True, omit_defaults=True):
+    """A virtual model: what ModelRoute documents become."""
+
+    name: str
+    backends: tuple[Backend, ...] = ()
+    strategy: str = "ring_hash"
+    affinity: str = "session"
+    deadline_s: float | None = None
+    fallback: str | None = None
+
+
+class MeshSettings(msgspec.Struct, frozen=True, omit_defaults=True):
+    """Mesh-wide settings: what the Mesh document becomes."""
+
+    trust_domain: str = "bridge.local"
+    lease_ttl_s: float = 5.0
+    ring_points: int = 160  # points of an instance of weight 100
+    bounded_load: float = 0.25  # ε of the ring's bounded load
+    certificate_ttl_s: float = 86_400.0
+    revoked_serials: tuple[str, ...] = ()  # hex serials that no agent accepts
+
+
+class SnapshotRejected(BridgeError):
+    """An update that cannot be applied; a full one should be asked for."""
+
+    reaction = Reaction.RETRY
+
+
+MESH_KEY: Final = "mesh"
+
+
+class Snapshot:
+    """An immutable view of the mesh.
+
+    Attributes:
+        version: Its place in time.
+        entries: Entry key to the JSON that was published.
+    """
+
+    def __init__(self, version: Version, entries: Mapping[str, bytes]) -> None:
+        self.version = version
+        self.entries = dict(entries)
+
+    @cached_property
+    def digest(self) -> bytes:
+        """SHA-256 over every key and document, in key order, each with its length before it."""
+        digest = hashlib.sha256()
+        for key in sorted(self.entries):
+            name, value = key.encode(), self.entries[key]
+            digest.update(len(name).to_bytes(4, "big") + name)
+            digest.update(len(value).to_bytes(4, "big") + value)
+        return digest.digest()
+
+    @cached_property
+    def mesh(self) -> MeshSettings:
+        """The mesh's settings; the defaults until a Mesh document was applied."""
+        raw = self.entries.get(MESH_KEY)
+        return MeshSettings() if raw is None else _decode(MESH_KEY, raw, MeshSettings)
+
+    @cached_property
+    def nodes(self) -> dict[str, Node]:
+        """Enrolled nodes by name."""
+        return {node.name: node for node in self._section("node/", Node)}
+
+    @cached_property
+    def instances(self) -> dict[str, Instance]:
+        """Leased instances by id."""
+        return {instance.id: instance for instance in self._section("instance/", Instance)}
+
+    @cached_property
+    def routes(self) -> dict[str, Route]:
+        """Routes by name as written."""
+        return {route.name: route for route in self._section("route/", Route)}
+
+    def _section(self, prefix: str, kind: type[T]) -> Iterable[T]:
+        return (
+            _decode(key, self.entries[key], kind) for key in sorted(self.entries) if key.startswith(prefix)
+        )
+
+
+EMPTY: Final = Snapshot(Version(), {})
+
+
+class Delta(msgspec.Struct, frozen=True):
+    """A change from `base` to `version`; a `base` of None makes it a whole snapshot."""
+
+    version: Version
+    base: Version | None
+    changed: dict[str, bytes]
+    removed: tuple[str, ...]
+    digest: bytes
+
+
+def encode_entry(document: Node | Instance | Route | MeshSettings) -> bytes:
+    """The JSON of an entry, with keys in declaration order so that equal values are equal bytes."""
+    return msgspec.json.encode(document, order="sorted")
+
+
+def whole(snapshot: Snapshot) -> Delta:
+    """The delta that makes `snapshot` out of anything."""
+    return Delta(snapshot.version, None, dict(snapshot.entries), (), snapshot.digest)
+
+
+def diff(old: Snapshot, new: Snapshot) -> Delta:
+    """The delta that makes `new` out of `old`."""
+    changed = {key: value for key, value in new.entries.items() if old.entries.get(key) != value}
+    removed = tuple(sorted(old.entries.keys() - new.entries.keys()))
+    return Delta(new.version, old.version, changed, removed, new.digest)
+
+
+def apply(current: Snapshot, delta: Delta) -> Snapshot:
+    """The snapshot after `delta`.
+
+    Raises:
+        SnapshotRejected: the base is not `current`, the version does not go up, the digest of
+            the result differs from the published one, or an entry does not decode.
+    """
+    if delta.base is not None and delta.base != current.version:
+        raise SnapshotRejected(f"update changes snapshot {delta.base}, this agent has {current.version}")
+    if delta.version < current.version:
+        raise SnapshotRejected(f"update goes back from snapshot {current.version} to {delta.version}")
+    entries = {} if delta.base is None else dict(current.entries)
+    for key in delta.removed:
+        entries.pop(key, None)
+    entries.update(delta.changed)
+    result = Snapshot(delta.version, entries)
+    if result.digest != delta.digest:
+        raise SnapshotRejected(f"digest of snapshot {delta.version} differs from the published one")
+    _ = result.mesh, result.nodes, result.instances, result.routes
+    return result
+
+
+def _decode(key: str, raw: bytes, kind: type[T]) -> T:
+    try:
+        return msgspec.json.decode(raw, type=kind)
+    except msgspec.DecodeError as fault:
+        raise SnapshotRejected(f"snapshot entry {key} does not decode: {fault}") from fault

@@ -1,0 +1,1 @@
+"""The mesh's store: an etcd that is not trusted to be there."""
