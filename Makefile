@@ -1,0 +1,58 @@
+# The README's commands: `make up` (a running mesh) and `make test`. Everything else is for developers.
+VENV ?= .venv
+BIN := $(VENV)/bin
+export VENV
+
+.DEFAULT_GOAL := help
+.PHONY: help up down status setup setup-dev check lint types layers protos-check protos test unit bench lock clean
+
+help: ## this list
+	@grep -hE '^[a-z-]+:.*## ' Makefile | sed -E 's/:.*## /\t/' | expand -t 16
+
+setup: ## everything that runs the Bridge, into $(VENV)
+	@tools/setup.sh run
+
+setup-dev:
+	@tools/setup.sh dev
+
+up: setup ## set up, then start a mesh of three nodes on this machine
+	@$(BIN)/bridge up $(UP)
+
+down: ## stop what `make up` started
+	@$(BIN)/bridge down $(UP)
+
+status: ## what of the mesh is alive
+	@$(BIN)/bridge status $(UP)
+
+test: setup-dev ## set up, then run every test
+	$(BIN)/python -m pytest $(T)
+
+unit: setup-dev ## only the tests that start no process
+	$(BIN)/python -m pytest tests/unit $(T)
+
+check: setup-dev lint types layers protos-check ## style, types, layers, generated code
+
+lint:
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+
+types:
+	$(BIN)/mypy
+
+layers:
+	$(BIN)/lint-imports
+
+protos-check:
+	tools/protos.sh --check
+
+protos: setup-dev ## generate the protobuf, gRPC and Connect stubs
+	tools/protos.sh
+
+bench: setup-dev ## measure against nginx and Envoy, into bench/RESULTS.md
+	$(BIN)/python -m bench $(B)
+
+lock: ## renew requirements/*.txt (needs uv)
+	tools/lock.sh
+
+clean: ## remove the virtual environment and caches
+	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

