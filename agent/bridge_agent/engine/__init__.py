@@ -1,0 +1,1 @@
+"""The node's engine instances: started, watched, adopted, drained and stopped here."""

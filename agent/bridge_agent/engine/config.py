@@ -1,0 +1,94 @@
+"""How one engine instance is to be run."""
+
+from __future__ import annotations
+
+import hashlib
+from typing import Literal
+from urllib.parse import urlsplit
+
+import msgspec
+
+MAX_PARALLEL = 1024
+
+
+class EngineConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
+    """One engine instance of this node; decodable from JSON.
+
+    Attributes:
+        index: The n of the instance's id "<node>/<n>"; unique on the node.
+        kind: Which engine: "llamacpp" (bridge-engine) or "ollama".
+        attach: URL of an engine run by somebody else ("http://127.0.0.1:11434"); it is watched
+            but never started or stopped. `kind` says what it is.
+        binary: The engine's executable; None: `bridge-engine` beside this Python, or `ollama` on PATH.
+        models_dir: Ollama's model store; None: `models` in the agent's state folder.
+        num_parallel: Requests it decodes at a time.
+        context_length: Tokens of context of a request; None: the engine's own choice.
+        keep_alive: How long an unused model stays loaded ("5m", "-1"); None: the engine's own choice.
+        max_loaded: Models in memory at a time; None: the engine's own choice.
+        kv_cache_type: Precision of the KV cache ("f16", "q8_0", "q4_0"); None: the engine's own choice.
+        gpus: Value of CUDA_VISIBLE_DEVICES (indices or UUIDs; "" hides every GPU); None: not set.
+        llama_server: A llama-server binary for `llamacpp` to run models with; None: the wheel's own.
+        env: Environment variables in addition; they win over the engine's own.
+    """
+
+    index: int
+    kind: Literal["llamacpp", "ollama"] = "llamacpp"
+    attach: str | None = None
+    binary: str | None = None
+    models_dir: str | None = None
+    num_parallel: int = 4
+    context_length: int | None = None
+    keep_alive: str | None = None
+    max_loaded: int | None = None
+    kv_cache_type: Literal["f16", "q8_0", "q4_0"] | None = None
+    gpus: str | None = None
+    llama_server: str | None = None
+    env: dict[str, str] = {}
+
+    def __post_init__(self) -> None:
+        """Refuses values that no engine could run with.
+
+        Raises:
+            ValueError: which becomes msgspec.ValidationError when decoding.
+        """
+        faults = [*self._number_faults()]
+        if self.attach is not None:
+            try:
+                attach_address(self.attach)
+            except ValueError as fault:
+                faults.append(str(fault))
+        if faults:
+            raise ValueError("; ".join(faults))
+
+    def _number_faults(self) -> list[str]:
+        faults = []
+        if self.index < 0:
+            faults.append(f"index {self.index} is negative")
+        if not 1 <= self.num_parallel <= MAX_PARALLEL:
+            faults.append(f"num_parallel {self.num_parallel} is not between 1 and {MAX_PARALLEL}")
+        for name in ("context_length", "max_loaded"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                faults.append(f"{name} {value} is not positive")
+        return faults
+
+    @property
+    def fingerprint(self) -> str:
+        """Differs when an engine started with this configuration must not be taken for another's."""
+        return hashlib.sha256(msgspec.json.encode(self, order="deterministic")).hexdigest()
+
+
+def attach_address(url: str) -> tuple[str, int]:
+    """The host and port of an attached engine's URL.
+
+    Raises:
+        ValueError: it is not "http://HOST[:PORT]".
+    """
+    parts = urlsplit(url)
+    extra = parts.path not in {"", "/"} or parts.query or parts.fragment or parts.username
+    if parts.scheme != "http" or not parts.hostname or extra:
+        raise ValueError(f"attach {url!r} is not of the form http://HOST:PORT")
+    try:
+        return parts.hostname, parts.port or 80
+    except ValueError:
+        raise ValueError(f"attach {url!r} has a port that is not between 0 and 65535") from None

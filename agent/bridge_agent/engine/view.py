@@ -1,0 +1,36 @@
+"""What the rest of the agent sees of an engine instance."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import msgspec
+
+from bridge_core.snapshot import Model
+
+InstanceState = Literal["starting", "ready", "draining", "stopped"]
+
+
+class LocalInstance(msgspec.Struct, frozen=True, omit_defaults=True):
+    """One engine instance of this node at one moment.
+
+    Attributes:
+        id: "<node>/<n>".
+        host: Where its HTTP API listens; with `port`, good from "starting" on once `port` is not 0.
+        port: 0 while it has none. Changes when the engine is started again.
+        state: "starting": not yet, or no longer, answering, and expected back. "ready": takes
+            requests. "draining": finishes what it has. "stopped": gone until started again.
+        models: What its disk holds, as it last listed it; kept while it restarts.
+        loaded: Names of the models in its memory, as in `models`; empty unless it answers.
+        slots: Requests that it decodes at a time.
+        engine: "llamacpp" or "ollama".
+    """
+
+    id: str
+    host: str
+    port: int
+    state: InstanceState
+    models: tuple[Model, ...] = ()
+    loaded: tuple[str, ...] = ()
+    slots: int = 1
+    engine: str = "llamacpp"

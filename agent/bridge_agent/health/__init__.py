@@ -1,0 +1,1 @@
+"""Probes: whether an engine, and each model it has loaded, still does its work."""
