@@ -1,0 +1,1 @@
+"""Walls around an engine: cgroups, namespaces, GPUs and MPS."""

@@ -1,0 +1,147 @@
+"""Limits to control files, on v1, v2 and hybrid trees."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from bridge_agent.limits import cgroup_rules as rules
+from bridge_agent.limits.spec import IoLimit, Limits, Machine, faults, parse_cpuset
+
+V1_MOUNTS = """\
+31 23 0:28 / /sys/fs/cgroup rw,relatime - tmpfs tmpfs rw,mode=755
+32 31 0:29 / /sys/fs/cgroup/cpu,cpuacct rw - cgroup cgroup rw,cpu,cpuacct
+34 31 0:31 / /sys/fs/cgroup/cpuset rw - cgroup cgroup rw,cpuset
+35 31 0:32 /docker/abc /sys/fs/cgroup/memory rw - cgroup cgroup rw,memory
+38 31 0:35 / /sys/fs/cgroup/blkio rw - cgroup cgroup rw,blkio
+41 31 0:38 / /sys/fs/cgroup/unified rw - cgroup2 cgroup2 rw
+"""
+V1_OWN = "7:blkio:/\n4:memory:/docker/abc/agent\n3:cpuset:/\n1:cpu,cpuacct:/system\n0::/\n"
+V2_MOUNTS = "26 23 0:24 / /sys/fs/cgroup rw - cgroup2 cgroup2 rw,nsdelegate\n"
+V2_OWN = "0::/system.slice/bridge-agent.service\n"
+MACHINE = Machine(memory_bytes=8 << 30, cpus=frozenset(range(4)))
+
+
+def no_controllers(_own: str) -> str:
+    return ""
+
+
+def device(_path: str) -> str:
+    return "8:0"
+
+
+def v1() -> rules.Hierarchy:
+    return rules.parse_hierarchy(V1_MOUNTS, V1_OWN, lambda _own: "pids hugetlb")
+
+
+def v2() -> rules.Hierarchy:
+    return rules.parse_hierarchy(V2_MOUNTS, V2_OWN, lambda _own: "cpuset cpu io memory pids")
+
+
+def test_v1_controllers_are_found_below_the_mounts_root() -> None:
+    trees = v1().trees
+    assert trees["memory"] == rules.Tree(1, "/sys/fs/cgroup/memory/agent")
+    assert trees["cpu"] == rules.Tree(1, "/sys/fs/cgroup/cpu,cpuacct/system")
+    assert trees["io"] == rules.Tree(1, "/sys/fs/cgroup/blkio")
+
+
+def test_a_hybrid_machine_takes_from_v2_what_v1_lacks() -> None:
+    assert v1().trees["pids"] == rules.Tree(2, "/sys/fs/cgroup/unified")
+
+
+def test_every_limit_has_its_v2_file() -> None:
+    limits = Limits(
+        memory_max=1 << 30,
+        memory_high=1 << 29,
+        swap_max=0,
+        cpu_weight=200,
+        cpu_max=1.5,
+        cpuset="0-1",
+        pids_max=64,
+        io=(IoLimit("/", write_bytes_per_s=1000, read_iops=5),),
+    )
+    plan = rules.plan(limits, v2(), "bridge-n/0", device)
+    own = "/sys/fs/cgroup/system.slice/bridge-agent.service/bridge-n/0"
+    assert plan.groups == (own,)
+    assert plan.missing == ()
+    assert {write.path.removeprefix(own + "/"): write.value for write in plan.writes} == {
+        "memory.max": "1073741824",
+        "memory.high": "536870912",
+        "memory.swap.max": "0",
+        "cpu.weight": "200",
+        "cpu.max": "150000 100000",
+        "cpuset.cpus": "0-1",
+        "pids.max": "64",
+        "io.max": "8:0 wbps=1000 riops=5",
+    }
+
+
+def test_every_limit_has_its_v1_file_and_swap_counts_with_memory() -> None:
+    limits = Limits(memory_max=1000, swap_max=500, cpu_weight=100, cpu_max=0.5)
+    plan = rules.plan(limits, v1(), "b/0", device)
+    values = {write.path.rpartition("/")[2]: write.value for write in plan.writes}
+    assert values == {
+        "memory.limit_in_bytes": "1000",
+        "memory.memsw.limit_in_bytes": "1500",
+        "cpu.shares": "1024",
+        "cpu.cfs_period_us": "100000",
+        "cpu.cfs_quota_us": "50000",
+    }
+    # The limit of memory alone has to be there before that of memory and swap.
+    names = [write.path.rpartition("/")[2] for write in plan.writes]
+    assert names.index("memory.limit_in_bytes") < names.index("memory.memsw.limit_in_bytes")
+
+
+def test_a_limit_without_its_controller_is_named() -> None:
+    nothing = rules.parse_hierarchy("", "0::/\n", no_controllers)
+    plan = rules.plan(Limits(memory_max=1, pids_max=2), nothing, "b/0", device)
+    assert plan.missing == ("memory_max", "pids_max")
+    assert plan.writes == ()
+
+
+@pytest.mark.parametrize(
+    ("limits", "says"),
+    [
+        (Limits(memory_max=9 << 30), "the machine has"),
+        (Limits(memory_max=-1), "more than 0"),
+        (Limits(memory_max=1 << 20, memory_high=1 << 21), "above memory_max"),
+        (Limits(swap_max=-1), "0 bytes or more"),
+        (Limits(cpu_weight=0), "1 to 10000"),
+        (Limits(cpu_max=5), "the machine has 4"),
+        (Limits(cpu_max=0), "at least 0.01"),
+        (Limits(cpuset="0-9"), "no CPU 4, 5"),
+        (Limits(cpuset="3-1"), "backwards"),
+        (Limits(cpuset="a"), "no CPU and no range"),
+        (Limits(pids_max=0), "1 or more"),
+        (Limits(io=(IoLimit("/", read_iops=0),)), "more than 0"),
+    ],
+)
+def test_limits_that_cannot_hold_are_named(limits: Limits, says: str) -> None:
+    assert any(says in fault for fault in faults(limits, MACHINE))
+
+
+def test_all_faults_come_at_once() -> None:
+    assert len(faults(Limits(memory_max=-1, cpu_weight=0, pids_max=0), MACHINE)) == 3
+
+
+@given(st.sets(st.integers(0, 300), min_size=1))
+def test_cpusets_round_trip(cpus: set[int]) -> None:
+    assert parse_cpuset(",".join(map(str, sorted(cpus)))) == cpus
+
+
+def test_usage_reads_both_versions() -> None:
+    files = {
+        "memory.oom_control": "oom_kill_disable 0\nunder_oom 0\noom_kill 3\n",
+        "memory.usage_in_bytes": "4096\n",
+        "cpu.stat": "nr_periods 5\nnr_throttled 2\nthrottled_time 2000000000\n",
+    }
+    usage = rules.read_usage(v1(), "b/0", lambda path: files.get(path.rpartition("/")[2], ""))
+    assert (usage.oom_kills, usage.memory_bytes, usage.throttled_seconds) == (3, 4096, 2.0)
+    files = {
+        "memory.events": "low 0\nhigh 4\nmax 9\noom 1\noom_kill 1\n",
+        "memory.current": "8192\n",
+        "cpu.stat": "usage_usec 1500000\nthrottled_usec 500000\n",
+        "memory.pressure": "some avg10=1.25 avg60=0.00 avg300=0.00 total=9\nfull avg10=0.00 total=1\n",
+        "pids.current": "7\n",
+    }
+    usage = rules.read_usage(v2(), "b/0", lambda path: files.get(path.rpartition("/")[2], ""))
+    assert usage == rules.Usage(8192, None, 1, 1.5, 0.5, 7, 1.25, None)
