@@ -1,0 +1,278 @@
+"""Keys, certificate requests and certificates (X.509, ECDSA P-256).
+
+P-256 because etcd (Go), rustls, BoringSSL and OpenSSL all take it for client certificates.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import ipaddress
+from collections.abc import Iterable
+from datetime import UTC, datetime
+from typing import Final
+
+import msgspec
+from cryptography import x509
+from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
+
+from bridge_core.identity.rotation_rules import CLOCK_SKEW_S
+from bridge_core.identity.spiffe import IdentityFault, SpiffeId
+
+MAX_CSR_BYTES: Final = 16 * 1024
+
+
+class CertificateInfo(msgspec.Struct, frozen=True):
+    """What a certificate says. Times are Unix seconds, the serial is lower-case hexadecimal."""
+
+    identity: SpiffeId | None
+    serial: str
+    not_before: float
+    not_after: float
+    dns_names: tuple[str, ...] = ()
+    addresses: tuple[str, ...] = ()
+
+
+class CertificateRequest(msgspec.Struct, frozen=True):
+    """A verified CSR: its key, and the host names and addresses it asks for."""
+
+    public_key: ec.EllipticCurvePublicKey
+    dns_names: tuple[str, ...]
+    addresses: tuple[str, ...]
+
+
+class Authority(msgspec.Struct, frozen=True):
+    """A CA: its certificate and its key."""
+
+    certificate: x509.Certificate
+    key: ec.EllipticCurvePrivateKey
+
+    @property
+    def pem(self) -> bytes:
+        """The certificate, PEM."""
+        return to_pem(self.certificate)
+
+    @property
+    def pin(self) -> str:
+        """SHA-256 of the certificate's DER: the last part of every join token."""
+        return pin(self.certificate)
+
+
+def generate_key() -> ec.EllipticCurvePrivateKey:
+    """A new private key."""
+    return ec.generate_private_key(ec.SECP256R1())
+
+
+def key_to_pem(key: ec.EllipticCurvePrivateKey) -> bytes:
+    """The key, unencrypted PKCS#8 PEM. Store it 0600."""
+    return key.private_bytes(
+        serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+    )
+
+
+def key_from_pem(pem: bytes) -> ec.EllipticCurvePrivateKey:
+    """The key in `pem`.
+
+    Raises:
+        IdentityFault: it holds none, or not an ECDSA P-256 one.
+    """
+    try:
+        key = serialization.load_pem_private_key(pem, password=None)
+    except (ValueError, TypeError, UnsupportedAlgorithm) as fault:
+        raise IdentityFault("not a private key in PEM") from fault
+    if not isinstance(key, ec.EllipticCurvePrivateKey) or not isinstance(key.curve, ec.SECP256R1):
+        raise IdentityFault("the private key is not ECDSA P-256")
+    return key
+
+
+def create_csr(
+    key: ec.EllipticCurvePrivateKey,
+    identity: SpiffeId,
+    *,
+    dns_names: Iterable[str] = (),
+    addresses: Iterable[str] = (),
+) -> bytes:
+    """A PKCS#10 request, PEM, for `key`; the registry decides what of it is granted."""
+    builder = (
+        x509.CertificateSigningRequestBuilder()
+        .subject_name(_subject(identity))
+        .add_extension(_alternative_names(identity, dns_names, addresses), critical=False)
+    )
+    return builder.sign(key, hashes.SHA256()).public_bytes(serialization.Encoding.PEM)
+
+
+def read_csr(pem: bytes) -> CertificateRequest:
+    """The request in `pem`, its signature checked.
+
+    Raises:
+        IdentityFault: it is not a valid request for an ECDSA P-256 key.
+    """
+    if len(pem) > MAX_CSR_BYTES:
+        raise IdentityFault(f"the certificate request is larger than {MAX_CSR_BYTES} bytes")
+    try:
+        csr = x509.load_pem_x509_csr(pem)
+        valid, key = csr.is_signature_valid, csr.public_key()
+        names = _names_of(csr.extensions)
+    except (ValueError, TypeError, InvalidSignature, UnsupportedAlgorithm, x509.DuplicateExtension) as fault:
+        raise IdentityFault("not a certificate request (PKCS#10, PEM)") from fault
+    if not valid:
+        raise IdentityFault("the certificate request's signature is wrong")
+    if not isinstance(key, ec.EllipticCurvePublicKey) or not isinstance(key.curve, ec.SECP256R1):
+        raise IdentityFault("the certificate request's key is not ECDSA P-256")
+    return CertificateRequest(key, names[1], names[2])
+
+
+def create_authority(trust_domain: str, *, now: float, ttl_s: float) -> Authority:
+    """A new self-signed CA of `trust_domain`, valid from `now` (less the clock skew)."""
+    key = generate_key()
+    subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, f"Bridge CA {trust_domain}"[:64])])
+    certificate = (
+        _validity(x509.CertificateBuilder(), now, ttl_s)
+        .subject_name(subject)
+        .issuer_name(subject)
+        .public_key(key.public_key())
+        .serial_number(x509.random_serial_number())
+        .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
+        .add_extension(_key_usage(ca=True), critical=True)
+        .add_extension(x509.SubjectKeyIdentifier.from_public_key(key.public_key()), critical=False)
+        .add_extension(
+            x509.SubjectAlternativeName([x509.UniformResourceIdentifier(f"spiffe://{trust_domain}")]),
+            critical=False,
+        )
+        .sign(key, hashes.SHA256())
+    )
+    return Authority(certificate, key)
+
+
+def issue(
+    authority: Authority,
+    public_key: ec.EllipticCurvePublicKey,
+    identity: SpiffeId,
+    *,
+    now: float,
+    ttl_s: float,
+    dns_names: Iterable[str] = (),
+    addresses: Iterable[str] = (),
+) -> x509.Certificate:
+    """A leaf certificate, for servers and clients alike, valid from `now` less the clock skew."""
+    usage = [ExtendedKeyUsageOID.SERVER_AUTH, ExtendedKeyUsageOID.CLIENT_AUTH]
+    return (
+        _validity(x509.CertificateBuilder(), now, ttl_s)
+        .subject_name(_subject(identity))
+        .issuer_name(authority.certificate.subject)
+        .public_key(public_key)
+        .serial_number(x509.random_serial_number())
+        .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
+        .add_extension(_key_usage(ca=False), critical=True)
+        .add_extension(x509.ExtendedKeyUsage(usage), critical=False)
+        .add_extension(x509.SubjectKeyIdentifier.from_public_key(public_key), critical=False)
+        .add_extension(
+            x509.AuthorityKeyIdentifier.from_issuer_public_key(authority.key.public_key()), critical=False
+        )
+        .add_extension(_alternative_names(identity, dns_names, addresses), critical=False)
+        .sign(authority.key, hashes.SHA256())
+    )
+
+
+def to_pem(certificate: x509.Certificate) -> bytes:
+    """The certificate, PEM."""
+    return certificate.public_bytes(serialization.Encoding.PEM)
+
+
+def from_pem(pem: bytes) -> x509.Certificate:
+    """The first certificate in `pem`.
+
+    Raises:
+        IdentityFault: there is none.
+    """
+    try:
+        return x509.load_pem_x509_certificate(pem)
+    except ValueError as fault:
+        raise IdentityFault("not a certificate in PEM") from fault
+
+
+def pin(certificate: x509.Certificate) -> str:
+    """SHA-256 of the certificate's DER, hexadecimal."""
+    return hashlib.sha256(certificate.public_bytes(serialization.Encoding.DER)).hexdigest()
+
+
+def describe(pem: bytes) -> CertificateInfo:
+    """What the first certificate in `pem` says.
+
+    Raises:
+        IdentityFault: there is none, or it cannot be read.
+    """
+    certificate = from_pem(pem)
+    try:
+        uris, dns_names, addresses = _names_of(certificate.extensions)
+    except ValueError as fault:
+        raise IdentityFault("the certificate's extensions cannot be read") from fault
+    return CertificateInfo(
+        identity=_single_identity(uris),
+        serial=f"{certificate.serial_number:x}",
+        not_before=certificate.not_valid_before_utc.timestamp(),
+        not_after=certificate.not_valid_after_utc.timestamp(),
+        dns_names=dns_names,
+        addresses=addresses,
+    )
+
+
+def _single_identity(uris: tuple[str, ...]) -> SpiffeId | None:
+    # SPIFFE: exactly one URI names the holder; more than one names nobody.
+    if len(uris) != 1:
+        return None
+    try:
+        return SpiffeId.parse(uris[0])
+    except IdentityFault:
+        return None
+
+
+def _names_of(extensions: x509.Extensions) -> tuple[tuple[str, ...], tuple[str, ...], tuple[str, ...]]:
+    try:
+        names = extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+    except x509.ExtensionNotFound:
+        return (), (), ()
+    addresses = (str(address) for address in names.get_values_for_type(x509.IPAddress))
+    return (
+        tuple(names.get_values_for_type(x509.UniformResourceIdentifier)),
+        tuple(names.get_values_for_type(x509.DNSName)),
+        tuple(addresses),
+    )
+
+
+def _subject(identity: SpiffeId) -> x509.Name:
+    return x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, identity.common_name)])
+
+
+def _alternative_names(
+    identity: SpiffeId, dns_names: Iterable[str], addresses: Iterable[str]
+) -> x509.SubjectAlternativeName:
+    names: list[x509.GeneralName] = [x509.UniformResourceIdentifier(str(identity))]
+    try:
+        names += [x509.DNSName(name) for name in dict.fromkeys(dns_names)]
+        names += [x509.IPAddress(ipaddress.ip_address(address)) for address in dict.fromkeys(addresses)]
+    except ValueError as fault:
+        raise IdentityFault(f"not a host name or address: {fault}") from fault
+    return x509.SubjectAlternativeName(names)
+
+
+def _validity(builder: x509.CertificateBuilder, now: float, ttl_s: float) -> x509.CertificateBuilder:
+    return builder.not_valid_before(datetime.fromtimestamp(now - CLOCK_SKEW_S, UTC)).not_valid_after(
+        datetime.fromtimestamp(now + ttl_s, UTC)
+    )
+
+
+def _key_usage(*, ca: bool) -> x509.KeyUsage:
+    return x509.KeyUsage(
+        digital_signature=not ca,
+        content_commitment=False,
+        key_encipherment=False,
+        data_encipherment=False,
+        key_agreement=False,
+        key_cert_sign=ca,
+        crl_sign=ca,
+        encipher_only=False,
+        decipher_only=False,
+    )

@@ -1,0 +1,221 @@
+"""TLS contexts of the mesh: TLS 1.3 only, one CA, identities in place of host names.
+
+A server's certificate names its holder by SPIFFE id, so a client inside the mesh checks that
+(`verify_peer`) after the handshake instead of the host name it dialled; addresses may then change
+and be forwarded freely. Clients from outside still find host names and addresses in it.
+
+Contexts of a `TlsIdentity` are renewed in place: listeners and pools keep theirs, and every
+handshake after `reload` uses the new certificate.
+"""
+
+from __future__ import annotations
+
+import ssl
+import time
+from pathlib import Path
+from typing import Any, Protocol
+
+import msgspec
+
+from bridge_core.errors import BridgeError, Reaction
+from bridge_core.identity.certificates import CertificateInfo, describe
+from bridge_core.identity.rotation_rules import CLOCK_SKEW_S
+from bridge_core.identity.spiffe import IdentityFault, SpiffeId
+
+
+class TlsFault(BridgeError):
+    """A key, certificate or CA file that cannot be used."""
+
+    reaction = Reaction.STOP
+
+
+class PeerRefused(BridgeError):
+    """The other side is not who it has to be."""
+
+    reaction = Reaction.ELSEWHERE
+
+
+class SslObject(Protocol):
+    """What `transport.get_extra_info("ssl_object")` gives."""
+
+    def getpeercert(self) -> Any:
+        """The peer's verified certificate, parsed."""
+
+
+class Peer(msgspec.Struct, frozen=True):
+    """Who is at the other end: from its verified certificate. The serial is lower-case hexadecimal."""
+
+    identity: SpiffeId
+    serial: str
+
+
+class TlsIdentity:
+    """A certificate, its key and the CA on disk, and the contexts made of them.
+
+    Args:
+        cert: Leaf first, PEM.
+        key: PEM, readable by its owner alone.
+        ca: Every CA to trust, PEM.
+    """
+
+    def __init__(self, cert: Path, key: Path, ca: Path) -> None:
+        self.cert, self.key, self.ca = cert, key, ca
+        self._contexts: list[ssl.SSLContext] = []
+        self.info = check_files(cert, key, ca)
+
+    def server(self, *, require_client: bool) -> ssl.SSLContext:
+        """A listener's context, kept current by `reload`."""
+        return self._keep(server_context(self.cert, self.key, self.ca, require_client=require_client))
+
+    def client(self) -> ssl.SSLContext:
+        """A client's context, kept current by `reload`."""
+        return self._keep(client_context(self.cert, self.key, self.ca))
+
+    def reload(self) -> CertificateInfo:
+        """Takes the files as they are now into every context handed out.
+
+        Raises:
+            TlsFault: they cannot be used; the contexts stay as they were.
+        """
+        self.info = check_files(self.cert, self.key, self.ca)
+        for context in self._contexts:
+            context.load_cert_chain(self.cert, self.key)
+            context.load_verify_locations(self.ca)
+        return self.info
+
+    def _keep(self, context: ssl.SSLContext) -> ssl.SSLContext:
+        self._contexts.append(context)
+        return context
+
+
+def server_context(
+    cert: Path | str, key: Path | str, ca: Path | str, *, require_client: bool
+) -> ssl.SSLContext:
+    """A listener's context. A client certificate is demanded, or taken and checked when offered.
+
+    Raises:
+        TlsFault: a file is missing, unreadable, malformed or expired.
+    """
+    context = _context(ssl.PROTOCOL_TLS_SERVER, cert, key, ca)
+    context.verify_mode = ssl.CERT_REQUIRED if require_client else ssl.CERT_OPTIONAL
+    # A resumed session is not verified again: an expired or revoked certificate would live on in it.
+    context.num_tickets = 0
+    return context
+
+
+def client_context(cert: Path | str, key: Path | str, ca: Path | str) -> ssl.SSLContext:
+    """A mesh member's context. The chain is verified, the host name is not: call `verify_peer`.
+
+    Raises:
+        TlsFault: a file is missing, unreadable, malformed or expired.
+    """
+    context = _context(ssl.PROTOCOL_TLS_CLIENT, cert, key, ca)
+    context.check_hostname = False
+    context.verify_mode = ssl.CERT_REQUIRED
+    return context
+
+
+def peer(ssl_object: SslObject | None) -> Peer | None:
+    """Who the peer's verified certificate names; None without TLS, certificate or single SPIFFE id."""
+    certificate = ssl_object.getpeercert() if ssl_object is not None else None
+    if not certificate:
+        return None
+    uris = [value for kind, value in certificate.get("subjectAltName", ()) if kind == "URI"]
+    if len(uris) != 1:
+        return None
+    try:
+        identity = SpiffeId.parse(uris[0])
+    except IdentityFault:
+        return None
+    return Peer(identity, certificate.get("serialNumber", "").lower().lstrip("0"))
+
+
+def peer_identity(ssl_object: SslObject | None) -> str | None:
+    """The SPIFFE id of the peer's verified certificate, or None."""
+    found = peer(ssl_object)
+    return None if found is None else str(found.identity)
+
+
+def verify_peer(
+    ssl_object: SslObject | None, *, trust_domain: str, kind: str, name: str | None = None
+) -> Peer:
+    """The peer, when it is of this mesh and kind (and has this name).
+
+    Raises:
+        PeerRefused: it is not; the message says who it is.
+    """
+    found = peer(ssl_object)
+    wanted = f"spiffe://{trust_domain}/{kind}/{name or '…'}"
+    if found is None:
+        raise PeerRefused(f"the peer shows no identity where {wanted} is expected")
+    identity = found.identity
+    if (identity.trust_domain, identity.kind) != (trust_domain, kind) or name not in {None, identity.name}:
+        raise PeerRefused(f"the peer is {identity} where {wanted} is expected")
+    return found
+
+
+def check_files(
+    cert: Path | str, key: Path | str, ca: Path | str, *, now: float | None = None
+) -> CertificateInfo:
+    """Reads all three and says what the certificate says.
+
+    Raises:
+        TlsFault: a file is missing, unreadable or malformed, the key is not the certificate's, or
+            the certificate has expired.
+    """
+    _context(ssl.PROTOCOL_TLS_CLIENT, cert, key, ca, now=now)
+    return describe(_read(cert, "certificate"))
+
+
+def _context(
+    protocol: int, cert: Path | str, key: Path | str, ca: Path | str, *, now: float | None = None
+) -> ssl.SSLContext:
+    pem = _read(cert, "certificate")
+    _read(key, "key")
+    trusted = _read(ca, "CA")
+    context = ssl.SSLContext(protocol)
+    context.minimum_version = ssl.TLSVersion.TLSv1_3
+    try:
+        info = describe(pem)
+    except IdentityFault as fault:
+        raise TlsFault(f"{cert} holds no certificate", hint="join again, or restore the file") from fault
+    at = time.time() if now is None else now
+    if at > info.not_after + CLOCK_SKEW_S:
+        raise TlsFault(
+            f"the certificate in {cert} expired {_age(at - info.not_after)} ago",
+            hint="join again with a new token, or set this machine's clock",
+        )
+    try:
+        context.load_cert_chain(cert, key)
+    except ssl.SSLError as fault:
+        raise TlsFault(
+            f"{key} is not the key of {cert}: {fault.reason or fault}", hint="join again, or restore the pair"
+        ) from fault
+    try:
+        context.load_verify_locations(cadata=trusted.decode("ascii", "replace"))
+    except ssl.SSLError as fault:
+        raise TlsFault(f"{ca} holds no CA certificate", hint="join again, or restore the file") from fault
+    return context
+
+
+def _read(path: Path | str, what: str) -> bytes:
+    try:
+        data = Path(path).read_bytes()
+    except FileNotFoundError:
+        raise TlsFault(f"there is no {what} file {path}", hint="join (or init) first") from None
+    except OSError as fault:
+        raise TlsFault(
+            f"cannot read the {what} file {path}: {fault.strerror}",
+            hint="it has to be readable by the user that runs this process",
+        ) from fault
+    if not data.strip():
+        raise TlsFault(f"the {what} file {path} is empty", hint="join again, or restore the file")
+    return data
+
+
+def _age(seconds: float) -> str:
+    for unit, size in (("day", 86_400), ("hour", 3_600), ("minute", 60)):
+        if seconds >= size:
+            count = int(seconds // size)
+            return f"{count} {unit}{'s' if count > 1 else ''}"
+    return "seconds"
