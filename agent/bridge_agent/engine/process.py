@@ -1,0 +1,239 @@
+"""Engine processes: started in a session of their own, found again after an agent restart, ended whole."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import signal
+import subprocess
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+import msgspec
+
+from bridge_agent.engine.logfile import LogFile
+from bridge_agent.engine.proc import ProcStat, alive, boot_id, family, read_stat
+from bridge_core.errors import BridgeError, Reaction
+from bridge_core.files import write_atomically
+
+KILL_WAIT_S = 5.0
+
+
+class LaunchFault(BridgeError):
+    """A process could not be started; trying again later may help."""
+
+    reaction = Reaction.RETRY
+
+
+@dataclass(frozen=True, slots=True)
+class LaunchSpec:
+    """A process to start.
+
+    Attributes:
+        argv: Its executable's path and arguments. Never a secret: every user can read them.
+        env: Its whole environment; nothing is inherited.
+        folder: Its working folder, which exists.
+        log: Where its output goes.
+    """
+
+    argv: tuple[str, ...]
+    env: Mapping[str, str]
+    folder: Path
+    log: LogFile
+
+
+class EngineProcess:
+    """A running process, whether this agent started it or an earlier one did."""
+
+    def __init__(self, pid: int, start_time: int) -> None:
+        """Takes hold of a process.
+
+        Raises:
+            ProcessLookupError: it has ended already.
+        """
+        self.pid = pid
+        self.start_time = start_time
+        # A pidfd names this process and no later one of the same number, and tells of its end
+        # also where we are not its parent.
+        self._pidfd = os.pidfd_open(pid)
+        if not _same(pid, start_time):
+            self.close()
+            raise ProcessLookupError(pid)
+
+    def close(self) -> None:
+        """Lets go of the process, which runs on."""
+        if self._pidfd >= 0:
+            os.close(self._pidfd)
+            self._pidfd = -1
+
+    async def wait(self) -> str:
+        """Waits for its end and takes note of it; returns how it ended, in words."""
+        await self._ended()
+        return _reap(self.pid)
+
+    async def _ended(self) -> None:
+        loop = asyncio.get_running_loop()
+        ended = asyncio.Event()
+        handle = os.dup(self._pidfd)  # a loop watches a descriptor for one waiter only
+        loop.add_reader(handle, ended.set)
+        try:
+            await ended.wait()
+        finally:
+            loop.remove_reader(handle)
+            os.close(handle)
+
+    def signal(self, number: signal.Signals) -> None:
+        """Sends a signal to the process alone; nothing if it has ended."""
+        with contextlib.suppress(ProcessLookupError):
+            signal.pidfd_send_signal(self._pidfd, number)
+
+    def family(self) -> list[ProcStat]:
+        """It and all that it started, as far as they run."""
+        return family(self.pid, self.start_time)
+
+    async def end(self, grace_s: float) -> None:
+        """Asks it to end, and after `grace_s` makes it and all that it started end."""
+        members = self.family()
+        self.signal(signal.SIGTERM)
+        # A stopped process would take the SIGTERM only when continued.
+        self.signal(signal.SIGCONT)
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(self._ended(), grace_s)
+        await self.sweep(members)
+
+    async def sweep(self, members: Iterable[ProcStat] = ()) -> None:
+        """Kills what is left of it and of all that it started (orphaned runners keep GPU memory).
+
+        Args:
+            members: Processes seen earlier to be its own: they may have been orphaned since.
+        """
+        known = {(member.pid, member.start_time) for member in members}
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + KILL_WAIT_S
+        while loop.time() < deadline:
+            known |= {(member.pid, member.start_time) for member in self.family()}
+            known = {(pid, start) for pid, start in known if alive(pid, start)}
+            if not known:
+                return
+            for pid, _ in known:
+                with contextlib.suppress(ProcessLookupError, PermissionError):
+                    os.kill(pid, signal.SIGKILL)
+            await asyncio.sleep(0.01)
+
+
+class Launcher(Protocol):
+    """Starts processes; cgroups, namespaces and MPS wrap it."""
+
+    async def launch(self, spec: LaunchSpec) -> EngineProcess:
+        """Starts a process that outlives this one, in a session of its own.
+
+        Raises:
+            LaunchFault: it could not be started.
+        """
+        ...
+
+
+class PlainLauncher:
+    """Starts processes as children, without walls around them."""
+
+    async def launch(self, spec: LaunchSpec) -> EngineProcess:
+        """See `Launcher`."""
+        return await asyncio.to_thread(_spawn, spec)
+
+
+def _spawn(spec: LaunchSpec) -> EngineProcess:
+    try:
+        output = spec.log.open()
+        try:
+            child = subprocess.Popen(
+                spec.argv,
+                env=dict(spec.env),
+                cwd=spec.folder,
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=output,
+                start_new_session=True,
+                close_fds=True,
+            )
+        finally:
+            os.close(output)
+    except OSError as fault:
+        raise LaunchFault(
+            f"cannot start {spec.argv[0]}: {fault.strerror}",
+            hint="check that the file is there, executable and built for this machine",
+        ) from fault
+    stat = read_stat(child.pid)
+    # We reap by number, as for a process that is not our child; Popen would warn of one left running.
+    child.returncode = 0
+    if stat is None:  # not before we reap it
+        raise LaunchFault(f"{spec.argv[0]} vanished at its start")
+    return EngineProcess(child.pid, stat.start_time)
+
+
+class ProcessRecord(msgspec.Struct, frozen=True):
+    """What a later agent needs to find an engine again."""
+
+    pid: int
+    start_time: int
+    boot: str
+    host: str
+    port: int
+    fingerprint: str
+
+    @classmethod
+    def of(cls, process: EngineProcess, host: str, port: int, fingerprint: str) -> ProcessRecord:
+        """The record of a process just started."""
+        return cls(process.pid, process.start_time, boot_id(), host, port, fingerprint)
+
+    @classmethod
+    def load(cls, path: Path) -> ProcessRecord | None:
+        """The record in a file; None where there is none, it is damaged or of an earlier boot."""
+        try:
+            record = msgspec.json.decode(path.read_bytes(), type=cls)
+        except (OSError, msgspec.DecodeError):
+            return None
+        return record if record.boot == boot_id() else None
+
+    def save(self, path: Path) -> None:
+        """Writes the record. Raises OSError."""
+        write_atomically(path, msgspec.json.encode(self))
+
+    def find(self) -> EngineProcess | None:
+        """The process, if it still runs."""
+        if not alive(self.pid, self.start_time):
+            return None
+        try:
+            return EngineProcess(self.pid, self.start_time)
+        except ProcessLookupError:
+            return None
+
+
+async def sweep_leftovers(record: ProcessRecord) -> None:
+    """Kills what an engine that ended while no agent ran has left behind."""
+    for member in family(record.pid, record.start_time):
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.kill(member.pid, signal.SIGKILL)
+
+
+def _same(pid: int, start_time: int) -> bool:
+    stat = read_stat(pid)
+    return stat is not None and stat.start_time == start_time
+
+
+def _reap(pid: int) -> str:
+    try:
+        reaped, status = os.waitpid(pid, os.WNOHANG)
+    except ChildProcessError:
+        return "ended"  # an earlier agent's child: how, only init knows
+    if reaped == 0:
+        return "ended"
+    code = os.waitstatus_to_exitcode(status)
+    if code >= 0:
+        return f"exited with status {code}"
+    try:
+        return f"killed by {signal.Signals(-code).name}"
+    except ValueError:
+        return f"killed by signal {-code}"
