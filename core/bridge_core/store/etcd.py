@@ -1,0 +1,112 @@
+"""The store on a real etcd.
+
+Of `etcd3aio` only the generated stubs are used: its retries repeat writes, its keep-alive goes on
+after errors, and its watch passes compactions over and can skip events when it resumes.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncGenerator, Sequence
+from typing import Any
+
+import grpc.aio
+from etcd3aio._protobuf import KVStub, RangeRequest
+
+from bridge_core.store.api import (
+    KeyValue,
+    Listing,
+    Op,
+    Outcome,
+    StoreFault,
+    Unchanged,
+    WatchEvent,
+)
+from bridge_core.store.convert import key_range, key_value_of, listing_of, transaction
+from bridge_core.store.endpoints import ClientTls, Endpoints, Timing
+from bridge_core.store.leases import Lease
+from bridge_core.store.watching import Watch
+
+__all__ = ["ClientTls", "EtcdStore", "Timing"]
+
+
+class EtcdStore:
+    """Implements `bridge_core.store.api.Store`.
+
+    Make it inside a running event loop and close it there.
+
+    Args:
+        endpoints: `https://host:port`, at least one; the one that answers is used.
+        tls: The client's certificate, for https.
+        timing: How long to wait for what.
+
+    Raises:
+        Fatal: an endpoint is not an address.
+    """
+
+    def __init__(
+        self, endpoints: Sequence[str], tls: ClientTls | None = None, *, timing: Timing | None = None
+    ) -> None:
+        self._endpoints = Endpoints(endpoints, tls, timing or Timing())
+        self._keepers: set[asyncio.Task[None]] = set()
+        self._watches: set[Watch] = set()
+
+    @property
+    def fault(self) -> StoreFault | None:
+        """None while the store answers."""
+        return self._endpoints.fault
+
+    async def get(self, key: str) -> KeyValue | None:
+        """See `Store.get`."""
+        answer = await self._range({"key": key.encode()})
+        return key_value_of(answer.kvs[0]) if answer.kvs else None
+
+    async def list(self, prefix: str) -> Listing:
+        """See `Store.list`."""
+        return listing_of(await self._range(key_range(prefix)))
+
+    async def commit(self, ops: Sequence[Op], *, if_: Sequence[Unchanged] = ()) -> Outcome:
+        """See `Store.commit`."""
+        request = transaction(ops, if_)
+
+        async def call(channel: grpc.aio.Channel, timeout: float) -> Any:
+            return await KVStub(channel).Txn(request, timeout=timeout)
+
+        answer = await self._endpoints.write(call)
+        return Outcome(answer.succeeded, answer.header.revision)
+
+    async def watch(self, prefix: str) -> AsyncGenerator[WatchEvent, None]:
+        """See `Store.watch`."""
+        watch = Watch(self._endpoints, prefix)
+        self._watches.add(watch)
+        try:
+            async with contextlib.aclosing(watch.events()) as events:
+                async for event in events:
+                    yield event
+        finally:
+            self._watches.discard(watch)
+
+    async def lease(self, ttl_s: float) -> Lease:
+        """See `Store.lease`."""
+        lease = Lease(self._endpoints, ttl_s)
+        keeper = lease.start()
+        self._keepers.add(keeper)
+        keeper.add_done_callback(self._keepers.discard)
+        return lease
+
+    async def close(self) -> None:
+        """See `Store.close`."""
+        for watch in self._watches:
+            watch.closed = True
+        for keeper in self._keepers:
+            keeper.cancel()
+        await asyncio.gather(*self._keepers, return_exceptions=True)
+        await self._endpoints.close()
+
+    async def _range(self, span: dict[str, bytes]) -> Any:
+        async def call(channel: grpc.aio.Channel, timeout: float) -> Any:
+            return await KVStub(channel).Range(RangeRequest(**span), timeout=timeout)
+
+        answer, _ = await self._endpoints.read(call)
+        return answer

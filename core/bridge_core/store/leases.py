@@ -1,0 +1,128 @@
+"""A lease kept alive on real etcd."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import time
+from typing import Any
+
+import grpc
+import grpc.aio
+import structlog
+from etcd3aio._protobuf import (
+    LeaseGrantRequest,
+    LeaseKeepAliveRequest,
+    LeaseRevokeRequest,
+    LeaseStub,
+)
+
+from bridge_core.errors import BridgeError
+from bridge_core.store.api import LeaseGone, StoreUnavailable
+from bridge_core.store.endpoints import Endpoints
+
+log = structlog.get_logger()
+
+_REVOKE_DEADLINE_S = 2.0
+
+
+class Lease:
+    """Grants a lease, renews it every third of its life, and replaces it when it was lost.
+
+    Attributes:
+        id: See `bridge_core.store.api.LeaseHandle`.
+        expires_at: Likewise.
+    """
+
+    def __init__(self, endpoints: Endpoints, ttl_s: float) -> None:
+        self._endpoints = endpoints
+        self._ttl_s = max(1, math.ceil(ttl_s))  # etcd counts whole seconds
+        self.id = 0
+        self.expires_at = -math.inf
+        self._replaced = asyncio.Condition()
+        self._keeper: asyncio.Task[None] | None = None
+
+    def start(self) -> asyncio.Task[None]:
+        """Starts to keep it; the task is its store's to cancel."""
+        self._keeper = asyncio.create_task(self._keep(), name="lease-keeper")
+        return self._keeper
+
+    async def changed(self, seen: int) -> int:
+        """Waits until `id` is neither 0 nor `seen`; returns it."""
+        async with self._replaced:
+            await self._replaced.wait_for(lambda: self.id not in {0, seen})
+            return self.id
+
+    async def revoke(self) -> None:
+        """Gives it back and stops keeping it."""
+        if self._keeper is not None:
+            self._keeper.cancel()
+            await asyncio.gather(self._keeper, return_exceptions=True)
+        lease_id, self.id, self.expires_at = self.id, 0, -math.inf
+        if not lease_id:
+            return
+
+        async def call(channel: grpc.aio.Channel, timeout: float) -> Any:
+            return await LeaseStub(channel).LeaseRevoke(LeaseRevokeRequest(ID=lease_id), timeout=timeout)
+
+        try:
+            async with asyncio.timeout(_REVOKE_DEADLINE_S):
+                await self._endpoints.read(call)  # repeating a revocation harms nothing
+        except LeaseGone:
+            pass
+        except (BridgeError, TimeoutError) as fault:
+            log.info("lease_not_revoked", lease=f"{lease_id:x}", reason=str(fault) or "no answer in time")
+
+    async def _keep(self) -> None:
+        backoff = self._endpoints.timing.backoff()
+        while True:
+            try:
+                if self.id == 0:
+                    await self._grant()
+                elif not await self._renew():
+                    log.warning("lease_lost", lease=f"{self.id:x}")
+                    self.id, self.expires_at = 0, -math.inf
+                    continue
+                backoff.reset()
+                await asyncio.sleep(self._ttl_s / 3)
+            except BridgeError as fault:
+                log.info("lease_not_renewed", lease=f"{self.id:x}", reason=fault.message)
+                await asyncio.sleep(backoff.next_s())
+
+    async def _grant(self) -> None:
+        request = LeaseGrantRequest(TTL=self._ttl_s)
+
+        async def call(channel: grpc.aio.Channel, timeout: float) -> Any:
+            return await LeaseStub(channel).LeaseGrant(request, timeout=timeout)
+
+        sent = time.monotonic()
+        # A grant whose answer was lost expires unused, so it may be repeated.
+        answer, _ = await self._endpoints.read(call)
+        async with self._replaced:
+            self.id, self.expires_at = answer.ID, sent + answer.TTL
+            self._replaced.notify_all()
+
+    async def _renew(self) -> bool:
+        """Whether the store still has the lease."""
+        sent = 0.0
+
+        async def call(channel: grpc.aio.Channel, timeout: float) -> Any:
+            nonlocal sent
+            sent = time.monotonic()
+            stream = LeaseStub(channel).LeaseKeepAlive(timeout=timeout)
+            try:
+                await stream.write(LeaseKeepAliveRequest(ID=self.id))
+                answer = await stream.read()
+            except asyncio.InvalidStateError as fault:  # the call ended before the write
+                raise StoreUnavailable("etcd ended the keep-alive") from fault
+            finally:
+                stream.cancel()
+            if answer is grpc.aio.EOF:
+                raise StoreUnavailable("etcd ended the keep-alive")
+            return answer
+
+        answer, _ = await self._endpoints.read(call)
+        if answer.TTL <= 0:
+            return False
+        self.expires_at = sent + answer.TTL
+        return True
