@@ -1,0 +1,229 @@
+"""The command bridge-agent: join, run, status, leave."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated
+
+import msgspec
+import typer
+from rich.console import Console
+
+from bridge_agent.membership.join import JoinPlan, default_name, join
+from bridge_agent.membership.leave import leave
+from bridge_agent.settings import (
+    DEFAULT_PORTS,
+    EngineSettings,
+    Listeners,
+    StateDir,
+    load_settings,
+    split_address,
+)
+from bridge_agent.status_report import fetch_report, print_report
+from bridge_agent.telemetry.logs import configure_logs
+from bridge_core.errors import BridgeError, Fatal
+
+app = typer.Typer(
+    help="The sidecar of a DeepSeek-Ollama Bridge node.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+_out = Console(highlight=False)
+_err = Console(stderr=True, highlight=False)
+
+
+def _default_state_dir() -> Path:
+    if os.geteuid() == 0:
+        return Path("/var/lib/bridge/agent")
+    base = os.environ.get("XDG_STATE_HOME") or Path.home() / ".local/state"
+    return Path(base) / "bridge/agent"
+
+
+StateOption = Annotated[
+    Path,
+    typer.Option(
+        "--state-dir",
+        envvar="BRIDGE_AGENT_STATE_DIR",
+        default_factory=_default_state_dir,
+        help="Where the node's identity, settings, models and logs lie.",
+    ),
+]
+HttpOption = Annotated[str | None, typer.Option("--http", help="Ollama's API in the clear, HOST:PORT.")]
+HttpsOption = Annotated[str | None, typer.Option("--https", help="The same over TLS 1.3, HOST:PORT.")]
+GrpcOption = Annotated[str | None, typer.Option("--grpc", help="gRPC over TLS 1.3, HOST:PORT.")]
+PeerOption = Annotated[str | None, typer.Option("--peer", help="Where other agents call, HOST:PORT.")]
+AdminOption = Annotated[str | None, typer.Option("--admin", help="Metrics and status, HOST:PORT.")]
+
+
+@app.command("join")
+def join_command(
+    *,
+    registry: Annotated[str, typer.Argument(help="The registry's gRPC address, HOST:PORT[,HOST:PORT…].")],
+    state_dir: StateOption,
+    token: Annotated[
+        str,
+        typer.Option(
+            "--token",
+            envvar="BRIDGE_JOIN_TOKEN",
+            help="What `bridge token create` printed; - reads it from standard input.",
+        ),
+    ],
+    name: Annotated[str | None, typer.Option("--name", help="The node's name; default: the host's.")] = None,
+    http: HttpOption = None,
+    https: HttpsOption = None,
+    grpc: GrpcOption = None,
+    peer: PeerOption = None,
+    admin: AdminOption = None,
+    advertise: Annotated[
+        str | None,
+        typer.Option("--advertise", help="The host or address that other agents reach this one at."),
+    ] = None,
+    engine: Annotated[
+        str, typer.Option("--engine", help="llamacpp, ollama, or attach=URL for one that runs already.")
+    ] = "llamacpp",
+    label: Annotated[list[str] | None, typer.Option("--label", help="KEY=VALUE, repeatable.")] = None,
+) -> None:
+    """Enrol this machine as a node of a mesh."""
+
+    def work() -> None:
+        plan = JoinPlan(
+            registries=tuple(part.strip() for part in registry.split(",") if part.strip()),
+            token=sys.stdin.readline() if token == "-" else token,  # noqa: S105 - a dash is no secret
+            name=name or default_name(),
+            listeners=_moved(Listeners(), http=http, https=https, grpc=grpc, peer=peer, admin=admin),
+            engine=_engine(engine),
+            labels=_labels(label or []),
+            advertise=advertise,
+        )
+        settings = asyncio.run(join(plan, StateDir(state_dir)))
+        _out.print(f"{settings.name} joined the mesh {settings.trust_domain}; its state is in {state_dir}")
+        _out.print(f"Start it: bridge-agent run --state-dir {state_dir}")
+
+    _guarded(work)
+
+
+@app.command("run")
+def run_command(
+    *,
+    state_dir: StateOption,
+    http: HttpOption = None,
+    https: HttpsOption = None,
+    grpc: GrpcOption = None,
+    peer: PeerOption = None,
+    admin: AdminOption = None,
+    log_level: Annotated[
+        str, typer.Option("--log-level", envvar="BRIDGE_LOG_LEVEL", help="debug, info, warning or error.")
+    ] = "info",
+    keep_engines: Annotated[
+        bool,
+        typer.Option(
+            "--keep-engines", help="On SIGTERM leave the engines running; the next start adopts them."
+        ),
+    ] = False,
+) -> None:
+    """Serve as the enrolled node until SIGTERM, which drains first."""
+
+    def work() -> None:
+        state = StateDir(state_dir)
+        settings = load_settings(state)
+        listeners = _moved(settings.listeners, http=http, https=https, grpc=grpc, peer=peer, admin=admin)
+        configure_logs(log_level)
+        from bridge_agent.app import run_agent
+
+        run_agent(state, msgspec.structs.replace(settings, listeners=listeners), keep_engines=keep_engines)
+
+    _guarded(work)
+
+
+@app.command("status")
+def status_command(
+    state_dir: StateOption,
+    as_json: Annotated[bool, typer.Option("--json", help="The whole report as JSON.")] = False,
+) -> None:
+    """Say how the agent is, what it cannot reach, and since when. Exits 1 when it does not run."""
+
+    def work() -> None:
+        report = fetch_report(load_settings(StateDir(state_dir)))
+        if as_json:
+            sys.stdout.buffer.write(msgspec.json.format(msgspec.json.encode(report), indent=2) + b"\n")
+        else:
+            print_report(report, _out)
+
+    _guarded(work)
+
+
+@app.command("leave")
+def leave_command(
+    state_dir: StateOption,
+    force: Annotated[
+        bool, typer.Option("--force", help="Remove the identity even if no registry can be told.")
+    ] = False,
+    drain_s: Annotated[
+        float, typer.Option("--drain", help="How long running requests may take to finish, in seconds.")
+    ] = 60.0,
+) -> None:
+    """Take this node out of its mesh for good: drain, stop, revoke and forget its identity."""
+
+    def work() -> None:
+        state = StateDir(state_dir)
+        settings = load_settings(state)
+        asyncio.run(leave(settings, state, force=force, drain_s=drain_s))
+        _out.print(f"{settings.name} has left the mesh {settings.trust_domain}")
+
+    _guarded(work)
+
+
+def run() -> None:
+    """The command's entry point."""
+    app()
+
+
+def _guarded(work: Callable[[], None]) -> None:
+    """Runs a command; a failure that has a sentence is printed as one, with no traceback."""
+    try:
+        work()
+    except BridgeError as fault:
+        _err.print(f"bridge-agent: {fault.message}", markup=False, soft_wrap=True)
+        if fault.hint:
+            _err.print(f"  {fault.hint}", markup=False, soft_wrap=True)
+        raise SystemExit(1) from None
+    except KeyboardInterrupt:
+        raise SystemExit(130) from None
+
+
+def _moved(listeners: Listeners, **addresses: str | None) -> Listeners:
+    """`listeners` with those given by flags in their place, each checked."""
+    given = {name: address for name, address in addresses.items() if address is not None}
+    for name, address in given.items():
+        split_address(address, flag=f"--{name}")
+    moved = msgspec.structs.replace(listeners, **given)
+    chosen = [(name, getattr(moved, name)) for name in DEFAULT_PORTS]
+    for at, (name, address) in enumerate(chosen):
+        for other, same in chosen[:at]:
+            if address == same and not address.endswith(":0"):
+                raise Fatal(f"--{other} and --{name} are both {address}", hint="each needs its own port")
+    return moved
+
+
+def _engine(text: str) -> EngineSettings:
+    kind, _, url = text.partition("=")
+    if kind == "attach" and url.startswith(("http://", "https://")):
+        return EngineSettings(kind="attach", url=url.rstrip("/"))
+    if text in {"llamacpp", "ollama"}:
+        return EngineSettings(kind=text)
+    raise Fatal(f"--engine {text!r} is not known", hint="llamacpp, ollama or attach=http://HOST:PORT")
+
+
+def _labels(pairs: list[str]) -> dict[str, str]:
+    labels = {}
+    for pair in pairs:
+        key, equals, value = pair.partition("=")
+        if not equals or not key:
+            raise Fatal(f"--label {pair!r} is not KEY=VALUE")
+        labels[key] = value
+    return labels

@@ -1,0 +1,1 @@
+"""This node's place in the mesh: enrolment, lease, snapshot, certificate."""

@@ -1,0 +1,251 @@
+"""Enrolling this machine as a node: one call to a registry, then everything on disk or nothing."""
+
+from __future__ import annotations
+
+import contextlib
+import shutil
+import socket
+from collections.abc import Iterable, Iterator
+from importlib.metadata import version
+from typing import Any
+
+import grpc
+import grpc.aio
+import msgspec
+import structlog
+
+from bridge_agent.membership.follow_rules import judge
+from bridge_agent.membership.identity_files import remove_identity, write_identity
+from bridge_agent.membership.registry_client import update_of
+from bridge_agent.membership.snapshot_file import encode
+from bridge_agent.settings import (
+    AgentSettings,
+    EngineSettings,
+    Listeners,
+    StateDir,
+    join_address,
+    save_settings,
+    split_address,
+)
+from bridge_core.errors import BridgeError, Fatal, Unavailable
+from bridge_core.files import write_atomically
+from bridge_core.identity import JoinToken, SpiffeId, check_node_name, create_csr, generate_key, key_to_pem
+from bridge_core.registry_channel import fetch_ca, open_channel
+from bridge_core.snapshot import EMPTY
+from bridge_wire.v1 import registry_pb2 as pb
+from bridge_wire.v1.registry_pb2_grpc import EnrolmentStub, MeshStub
+
+log = structlog.get_logger()
+
+_CALL_S = 20.0
+
+
+class JoinRefused(BridgeError):
+    """The registry answered and did not enrol this node."""
+
+
+class JoinPlan(msgspec.Struct, frozen=True):
+    """What the operator asked for. `advertise` is the host that other agents reach this one at."""
+
+    registries: tuple[str, ...]
+    token: str
+    name: str
+    listeners: Listeners = Listeners()
+    engine: EngineSettings = EngineSettings()
+    labels: dict[str, str] = {}
+    advertise: str | None = None
+
+
+async def join(plan: JoinPlan, state: StateDir) -> AgentSettings:
+    """Enrols the node and writes its identity, first snapshot and settings into `state`.
+
+    Args:
+        plan: Who joins what.
+        state: Where; a failed join leaves nothing in it that was not there before.
+
+    Raises:
+        BridgeError: a sentence for the operator: bad token, name taken, foreign CA, registry
+            unreachable, folder not writable, node already enrolled here.
+    """
+    token = JoinToken.parse(plan.token)
+    check_node_name(plan.name)
+    if state.joined:
+        raise Fatal(
+            f"a node is enrolled in {state.root} already",
+            hint="bridge-agent leave takes it out; --state-dir makes a second node on this machine",
+        )
+    if not plan.registries:
+        raise Fatal("no registry was given", hint="bridge-agent join HOST:PORT --token TOKEN")
+    with _scratch(state):
+        address, ca_pem = await _first_pinned(plan.registries, token)
+        advertise = plan.advertise or _reachable_host(plan.listeners.peer, address)
+        key = generate_key()
+        # The registry names the mesh; until then the id only has to be well-formed.
+        identity = SpiffeId.make("joining", "node", plan.name)
+        names, addresses = _subject_names(advertise)
+        csr = create_csr(key, identity, dns_names=names, addresses=addresses)
+        facts = pb.NodeFacts(
+            labels=plan.labels,
+            peer_address=join_address(advertise, split_address(plan.listeners.peer, flag="--peer")[1]),
+            version=version("deepseek-ollama-bridge"),
+        )
+        request = pb.JoinRequest(token=str(token), node_name=plan.name, csr_pem=csr, facts=facts)
+        response = await _call_join(plan.registries, ca_pem, request)
+        key_pem = key_to_pem(key)
+        try:
+            return _keep(plan, state, response, key_pem, facts.peer_address)
+        except OSError as fault:
+            await _undo(plan.registries, response, key_pem)
+            raise Fatal(
+                f"cannot write to {state.root}: {fault.strerror}", hint="the node was not enrolled"
+            ) from fault
+
+
+@contextlib.contextmanager
+def _scratch(state: StateDir) -> Iterator[None]:
+    """Proves, before the token is spent, that the folder can be written; cleans up after a failure."""
+    existed = state.root.exists()
+    try:
+        state.root.mkdir(mode=0o700, parents=True, exist_ok=True)
+        probe = state.root / ".join-probe"
+        write_atomically(probe, b"x" * 65_536)
+        probe.unlink()
+    except OSError as fault:
+        raise Fatal(
+            f"cannot write to {state.root}: {fault.strerror}",
+            hint="run as a user that may, or name another folder with --state-dir",
+        ) from fault
+    try:
+        yield
+    except BaseException:
+        with contextlib.suppress(OSError):
+            remove_identity(state.identity)
+            state.snapshot.unlink(missing_ok=True)
+            state.settings.unlink(missing_ok=True)
+        if not existed:
+            shutil.rmtree(state.root, ignore_errors=True)
+        raise
+
+
+def _keep(
+    plan: JoinPlan, state: StateDir, response: pb.JoinResponse, key_pem: bytes, peer_address: str
+) -> AgentSettings:
+    identity = response.identity
+    write_identity(
+        state.identity,
+        key=key_pem,
+        certificate_chain=identity.certificate_chain_pem,
+        trust_bundle=identity.trust_bundle_pem,
+    )
+    judged = judge(EMPTY, update_of(response.snapshot))
+    if judged.rejected:
+        log.warning("first_snapshot_rejected", reason=judged.rejected)
+    else:
+        write_atomically(state.snapshot, encode(judged.snapshot))
+    settings = AgentSettings(
+        name=identity.node_name,
+        trust_domain=identity.trust_domain,
+        registries=plan.registries,
+        etcd=tuple(response.etcd.endpoints),
+        peer_address=peer_address,
+        listeners=plan.listeners,
+        engine=plan.engine,
+        labels=plan.labels,
+    )
+    save_settings(state, settings)
+    return settings
+
+
+async def _first_pinned(registries: Iterable[str], token: JoinToken) -> tuple[str, bytes]:
+    """The first registry that answers, and its CA; one of another mesh ends the search."""
+    unreachable: Unavailable | None = None
+    for address in registries:
+        try:
+            return address, await fetch_ca(address, token.ca_pin)
+        except Unavailable as fault:
+            unreachable = unreachable or fault
+    assert unreachable is not None  # noqa: S101 - `registries` is not empty
+    raise unreachable
+
+
+async def _call_join(registries: Iterable[str], ca_pem: bytes, request: pb.JoinRequest) -> pb.JoinResponse:
+    """Asks each registry in turn; only one that does not answer lets the next be asked."""
+    last: BridgeError | None = None
+    for address in registries:
+        try:
+            async with open_channel(address, ca_pem) as channel:
+                stub: Any = EnrolmentStub(channel)  # type: ignore[no-untyped-call]  # generated
+                response: pb.JoinResponse = await stub.Join(request, timeout=_CALL_S)
+                return response
+        except grpc.aio.AioRpcError as fault:
+            last = _refusal(address, fault)
+            if fault.code() is not grpc.StatusCode.UNAVAILABLE:
+                raise last from fault
+    assert last is not None  # noqa: S101 - `registries` is not empty
+    raise last
+
+
+def _refusal(address: str, fault: grpc.aio.AioRpcError) -> BridgeError:
+    words = (fault.details() or fault.code().name).rstrip(".")
+    match fault.code():
+        case grpc.StatusCode.UNAUTHENTICATED:
+            return JoinRefused(words, hint="bridge token create makes a new token")
+        case grpc.StatusCode.ALREADY_EXISTS:
+            return JoinRefused(words, hint="choose another with --name, or let that node leave first")
+        case grpc.StatusCode.INVALID_ARGUMENT | grpc.StatusCode.PERMISSION_DENIED:
+            return JoinRefused(words)
+        case grpc.StatusCode.DEADLINE_EXCEEDED:
+            return Unavailable(
+                f"registry {address} did not answer within {_CALL_S:.0f} s",
+                hint="look at its log; the token may have been spent",
+            )
+        case _:
+            return Unavailable(f"registry {address} does not answer: {words}")
+
+
+async def _undo(registries: Iterable[str], response: pb.JoinResponse, key_pem: bytes) -> None:
+    """Frees the name again after the answer could not be kept. Best effort."""
+    identity = response.identity
+    for address in registries:
+        with contextlib.suppress(grpc.aio.AioRpcError):
+            async with open_channel(
+                address,
+                identity.trust_bundle_pem,
+                cert_pem=identity.certificate_chain_pem,
+                key_pem=key_pem,
+            ) as channel:
+                stub: Any = MeshStub(channel)  # type: ignore[no-untyped-call]  # generated
+                await stub.Leave(pb.LeaveRequest(), timeout=_CALL_S)
+                return
+
+
+def _reachable_host(peer_listener: str, registry: str) -> str:
+    """Where others reach the peer listener: its own host, or this machine's address towards the registry."""
+    host, _ = split_address(peer_listener, flag="--peer")
+    if host not in {"0.0.0.0", "::"}:
+        return host
+    target = split_address(registry, flag="REGISTRY")
+    family, kind, _, _, remote = socket.getaddrinfo(*target, type=socket.SOCK_DGRAM)[0]
+    with socket.socket(family, kind) as probe:
+        probe.connect(remote)  # of a datagram socket: chooses a route, sends nothing
+        return str(probe.getsockname()[0])
+
+
+def _subject_names(advertise: str) -> tuple[list[str], list[str]]:
+    """The host names and addresses that clients from outside may check in the certificate."""
+    names, addresses = ["localhost", socket.gethostname().lower()], ["127.0.0.1", "::1"]
+    (addresses if _is_address(advertise) else names).append(advertise)
+    return [name for name in dict.fromkeys(names) if name.isascii() and "_" not in name], addresses
+
+
+def _is_address(host: str) -> bool:
+    for family in (socket.AF_INET, socket.AF_INET6):
+        with contextlib.suppress(OSError):
+            socket.inet_pton(family, host)
+            return True
+    return False
+
+
+def default_name() -> str:
+    """This machine's short host name, as far as a node may have it."""
+    return socket.gethostname().split(".")[0].lower()

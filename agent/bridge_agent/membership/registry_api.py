@@ -1,0 +1,55 @@
+"""A registry as the agent sees it; `registry_client` is the real one.
+
+Every call raises a `BridgeError`: `Unavailable` when the registry does not answer, a refusal
+otherwise.
+"""
+
+from __future__ import annotations
+
+from contextlib import AbstractAsyncContextManager
+from typing import Protocol
+
+import msgspec
+
+from bridge_core.snapshot import Delta, Version
+
+
+class Update(msgspec.Struct, frozen=True):
+    """A published change, and the digest of the ring that its result makes."""
+
+    delta: Delta
+    ring_digest: bytes
+
+
+class Issued(msgspec.Struct, frozen=True):
+    """A certificate chain (leaf first) and every CA to trust, PEM."""
+
+    certificate_chain: bytes
+    trust_bundle: bytes
+
+
+class SnapshotStream(Protocol):
+    """One open subscription."""
+
+    async def send(self, have: Version | None, rejected: str = "") -> None:
+        """Says what this agent has; `rejected` why the last update was not taken."""
+
+    async def receive(self) -> Update:
+        """The next update."""
+
+
+class Registry(Protocol):
+    """One registry."""
+
+    @property
+    def address(self) -> str:
+        """Its host:port."""
+
+    def watch(self) -> AbstractAsyncContextManager[SnapshotStream]:
+        """Opens a subscription; leaving the context ends it."""
+
+    async def renew(self, csr: bytes) -> Issued:
+        """A fresh certificate for the calling node and the CSR's key (PKCS#10, PEM)."""
+
+    async def leave(self) -> None:
+        """The calling node goes for good."""

@@ -1,0 +1,136 @@
+"""A registry over gRPC with the node's certificate.
+
+A channel's certificate is fixed when it is made, so each call makes its own from the files as
+they are then: a renewed certificate is used by the next call without anybody being told.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Iterator
+from typing import Any
+
+import grpc
+import grpc.aio
+
+from bridge_agent.membership.registry_api import Issued, SnapshotStream, Update
+from bridge_agent.settings import StateDir
+from bridge_core.errors import BridgeError, Unavailable
+from bridge_core.registry_channel import open_channel
+from bridge_core.snapshot import Delta, Version
+from bridge_wire.v1 import registry_pb2 as pb
+from bridge_wire.v1.registry_pb2_grpc import MeshStub
+
+_CALL_S = 10.0
+_RETRYABLE = frozenset(
+    {
+        grpc.StatusCode.UNAVAILABLE,
+        grpc.StatusCode.DEADLINE_EXCEEDED,
+        grpc.StatusCode.ABORTED,
+        grpc.StatusCode.INTERNAL,
+        grpc.StatusCode.RESOURCE_EXHAUSTED,
+    }
+)
+
+
+class RegistryClient:
+    """One registry at `address`, called with the identity in `state`."""
+
+    def __init__(self, address: str, state: StateDir) -> None:
+        self.address = address
+        self._state = state
+
+    @contextlib.asynccontextmanager
+    async def watch(self) -> AsyncIterator[SnapshotStream]:
+        """See `Registry.watch`."""
+        async with self._stub() as stub:
+            call = stub.WatchSnapshot()
+            try:
+                yield _Stream(self.address, call)
+            finally:
+                call.cancel()
+
+    async def renew(self, csr: bytes) -> Issued:
+        """See `Registry.renew`."""
+        async with self._stub() as stub:
+            with _translated(self.address):
+                response = await stub.Renew(pb.RenewRequest(csr_pem=csr), timeout=_CALL_S)
+        return issued(response.identity)
+
+    async def leave(self) -> None:
+        """See `Registry.leave`."""
+        async with self._stub() as stub:
+            with _translated(self.address):
+                await stub.Leave(pb.LeaveRequest(), timeout=_CALL_S)
+
+    @contextlib.asynccontextmanager
+    async def _stub(self) -> AsyncIterator[Any]:
+        try:
+            ca, key, cert = (
+                path.read_bytes() for path in (self._state.ca, self._state.key, self._state.certificate)
+            )
+        except OSError as fault:
+            raise BridgeError(f"cannot read the node's identity: {fault}") from fault
+        async with open_channel(self.address, ca, cert_pem=cert, key_pem=key) as channel:
+            yield MeshStub(channel)  # type: ignore[no-untyped-call]  # generated
+
+
+class _Stream:
+    def __init__(self, address: str, call: Any) -> None:
+        self._address = address
+        self._call = call
+
+    async def send(self, have: Version | None, rejected: str = "") -> None:
+        with _translated(self._address):
+            await self._call.write(pb.SnapshotAck(have=_version_message(have), rejected=rejected))
+
+    async def receive(self) -> Update:
+        with _translated(self._address):
+            message = await self._call.read()
+        if message is grpc.aio.EOF:
+            raise Unavailable(f"registry {self._address} ended the snapshot stream")
+        return update_of(message)
+
+
+def update_of(message: pb.SnapshotUpdate) -> Update:
+    """The update in a message."""
+    delta = Delta(
+        version=_version(message.version),
+        base=_version(message.base) if message.HasField("base") else None,
+        changed={entry.key: entry.value for entry in message.entries},
+        removed=tuple(message.removed),
+        digest=message.digest,
+    )
+    return Update(delta, message.ring_digest)
+
+
+def issued(identity: pb.Identity) -> Issued:
+    """The certificates in a message."""
+    return Issued(identity.certificate_chain_pem, identity.trust_bundle_pem)
+
+
+def translate(address: str, code: grpc.StatusCode, details: str | None) -> BridgeError:
+    """What a call's failure means to the agent."""
+    words = details or code.name
+    if code in _RETRYABLE:
+        return Unavailable(f"registry {address} does not answer: {words}")
+    return BridgeError(f"registry {address} refused: {words}")
+
+
+@contextlib.contextmanager
+def _translated(address: str) -> Iterator[None]:
+    try:
+        yield
+    except grpc.aio.AioRpcError as fault:
+        raise translate(address, fault.code(), fault.details()) from fault
+    except (grpc.aio.UsageError, asyncio.InvalidStateError) as fault:  # the call ended between two messages
+        raise Unavailable(f"registry {address} ended the snapshot stream") from fault
+
+
+def _version(message: pb.SnapshotVersion) -> Version:
+    return Version(message.epoch, message.revision)
+
+
+def _version_message(version: Version | None) -> pb.SnapshotVersion | None:
+    return None if version is None else pb.SnapshotVersion(epoch=version.epoch, revision=version.revision)

@@ -1,0 +1,66 @@
+"""The last snapshot on disk, so that a restarted agent serves before it reaches anyone."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import msgspec
+import structlog
+
+from bridge_core.errors import BridgeError
+from bridge_core.files import write_atomically
+from bridge_core.snapshot import EMPTY, Delta, Snapshot, apply, whole
+
+log = structlog.get_logger()
+
+
+def encode(snapshot: Snapshot) -> bytes:
+    """The file's content: the whole snapshot with its digest."""
+    return msgspec.json.encode(whole(snapshot))
+
+
+def decode(data: bytes) -> Snapshot:
+    """The snapshot in a file's content.
+
+    Raises:
+        msgspec.DecodeError: it is not what `encode` writes.
+        SnapshotRejected: its entries do not match its digest.
+    """
+    return apply(EMPTY, msgspec.json.decode(data, type=Delta))
+
+
+class SnapshotFile:
+    """Keeps one snapshot in one file; never the reason that an agent does not start."""
+
+    def __init__(self, path: Path, *, now: Callable[[], float]) -> None:
+        """`now` is the wall clock in seconds: it names damaged files that were moved aside."""
+        self._path = path
+        self._now = now
+
+    def load(self) -> Snapshot:
+        """The saved snapshot; the empty one without a file or when the file is damaged.
+
+        A damaged file is moved aside for whoever wants to look at it.
+        """
+        try:
+            return decode(self._path.read_bytes())
+        except FileNotFoundError:
+            return EMPTY
+        except OSError as fault:
+            log.warning("snapshot_unreadable", path=str(self._path), reason=fault.strerror)
+        except (msgspec.DecodeError, BridgeError) as fault:
+            aside = self._path.with_name(f"{self._path.name}.damaged-{int(self._now())}")
+            log.warning("snapshot_damaged", moved_to=str(aside), reason=str(fault))
+            try:
+                self._path.replace(aside)
+            except OSError as kept:
+                log.warning("snapshot_not_moved_aside", path=str(self._path), reason=kept.strerror)
+        return EMPTY
+
+    def save(self, snapshot: Snapshot) -> None:
+        """Replaces the file; a failure (full disk) is logged, and the old file stays."""
+        try:
+            write_atomically(self._path, encode(snapshot))
+        except OSError as fault:
+            log.warning("snapshot_not_saved", path=str(self._path), reason=fault.strerror)

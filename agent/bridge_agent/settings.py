@@ -1,0 +1,112 @@
+"""What `join` wrote about this node, and where its files lie.
+
+`agent.json` is written last by a join and removed first by a leave: where it is, the node is
+enrolled and everything else in the folder is whole.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import msgspec
+
+from bridge_core.errors import Fatal
+from bridge_core.files import write_atomically
+
+DEFAULT_PORTS = {"http": 11434, "https": 11443, "grpc": 11444, "peer": 11445, "admin": 11446}
+LOCAL_ONLY = frozenset({"http", "admin"})
+
+
+class Listeners(msgspec.Struct, frozen=True):
+    """Where the agent listens, each "host:port"; the names are the flags that move them."""
+
+    http: str = "127.0.0.1:11434"
+    https: str = "0.0.0.0:11443"
+    grpc: str = "0.0.0.0:11444"
+    peer: str = "0.0.0.0:11445"
+    admin: str = "127.0.0.1:11446"
+
+
+class EngineSettings(msgspec.Struct, frozen=True):
+    """Which engine the agent runs: "llamacpp", "ollama", or "attach" to one at `url`."""
+
+    kind: str = "llamacpp"
+    url: str | None = None
+    instances: int = 1
+    num_parallel: int | None = None
+    command: str | None = None
+
+
+class AgentSettings(msgspec.Struct, frozen=True):
+    """The agent's part of `agent.json`."""
+
+    name: str
+    trust_domain: str
+    registries: tuple[str, ...]
+    etcd: tuple[str, ...]
+    peer_address: str  # host:port that other agents reach the peer listener at
+    listeners: Listeners = Listeners()
+    engine: EngineSettings = EngineSettings()
+    labels: dict[str, str] = {}
+
+
+class StateDir:
+    """The agent's files under one folder that `--state-dir` moves."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self.settings = root / "agent.json"
+        self.identity = root / "identity"
+        self.key = self.identity / "key.pem"
+        self.certificate = self.identity / "cert.pem"
+        self.ca = self.identity / "ca.pem"
+        self.snapshot = root / "snapshot.json"
+        self.models = root / "models"
+        self.engines = root / "engines"
+        self.lock = root / "agent.lock"
+
+    @property
+    def joined(self) -> bool:
+        """Whether a node is enrolled here."""
+        return self.settings.exists()
+
+
+def load_settings(state: StateDir) -> AgentSettings:
+    """The settings of the node enrolled in `state`.
+
+    Raises:
+        Fatal: no node is enrolled there, or the file cannot be read or does not decode.
+    """
+    try:
+        return msgspec.json.decode(state.settings.read_bytes(), type=AgentSettings)
+    except FileNotFoundError:
+        raise Fatal(
+            f"no node is enrolled in {state.root}",
+            hint="bridge-agent join REGISTRY --token TOKEN enrols it; --state-dir names another folder",
+        ) from None
+    except OSError as fault:
+        raise Fatal(f"cannot read {state.settings}: {fault.strerror}") from fault
+    except msgspec.DecodeError as fault:
+        raise Fatal(f"{state.settings} is damaged: {fault}", hint="join again") from fault
+
+
+def save_settings(state: StateDir, settings: AgentSettings) -> None:
+    """Writes `agent.json`. Raises OSError."""
+    write_atomically(state.settings, msgspec.json.format(msgspec.json.encode(settings), indent=2) + b"\n")
+
+
+def split_address(address: str, *, flag: str) -> tuple[str, int]:
+    """The host and port of "host:port", "[v6]:port" or ":port" (all interfaces).
+
+    Raises:
+        Fatal: it is none of these.
+    """
+    host, colon, port = address.rpartition(":")
+    if not colon or not port.isdecimal() or int(port) > 65_535:
+        raise Fatal(f"{flag} {address!r} is not HOST:PORT", hint=f"for example {flag} 127.0.0.1:11434")
+    return host.strip("[]") or "0.0.0.0", int(port)
+
+
+def join_address(host: str, port: int) -> str:
+    """The "host:port" of the two, with brackets around an IPv6 address."""
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
