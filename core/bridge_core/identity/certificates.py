@@ -198,6 +198,11 @@ def pin(certificate: x509.Certificate) -> str:
     return hashlib.sha256(certificate.public_bytes(serialization.Encoding.DER)).hexdigest()
 
 
+def uris_of(certificate: x509.Certificate) -> tuple[str, ...]:
+    """The URIs among the certificate's names."""
+    return _names_of(certificate.extensions)[0]
+
+
 def describe(pem: bytes) -> CertificateInfo:
     """What the first certificate in `pem` says.
 

@@ -1,0 +1,1 @@
+"""Who may be in the mesh: the CA, join tokens, certificates, revocation, access to etcd."""

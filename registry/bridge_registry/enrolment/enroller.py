@@ -1,0 +1,303 @@
+"""Join, Renew and Leave against the store. Every attempt is audited, whatever comes of it.
+
+A Join is one transaction: the token's use, the node's record, the issued serial and the revocation
+of what the name had before happen together or not at all.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+from collections.abc import Callable, Mapping
+from typing import Final, Protocol
+
+import msgspec
+import structlog
+from cryptography.hazmat.primitives import serialization
+
+from bridge_core.errors import BridgeError, Unavailable
+from bridge_core.identity import IdentityFault, JoinToken, SpiffeId, TokenFault, check_node_name
+from bridge_core.identity import certificates as x509
+from bridge_core.store.api import Delete, KeyValue, Op, Put, Store, Unchanged
+from bridge_core.tls import Peer
+from bridge_registry import keyspace
+from bridge_registry.enrolment import join_rules
+from bridge_registry.enrolment.join_rules import EnrolmentRefused, Refusal
+from bridge_registry.enrolment.store_access import StoreAccess
+from bridge_registry.records import NodeRecord, SerialRecord, TokenRecord, decode, encode
+
+log = structlog.get_logger()
+
+_ATTEMPTS: Final = 8  # of a transaction that others keep overtaking
+
+
+class JoinRequest(msgspec.Struct, frozen=True):
+    """What a node asks for."""
+
+    token: str
+    node: str
+    csr_pem: bytes
+    peer_address: str = ""
+    labels: dict[str, str] = {}
+    version: str = ""
+
+
+class Issued(msgspec.Struct, frozen=True):
+    """A node's new identity."""
+
+    identity: SpiffeId
+    chain_pem: bytes
+    bundle_pem: bytes
+    serial: str
+    expires: float
+
+
+class Directory(Protocol):
+    """What is known of the mesh's nodes, from the watch."""
+
+    @property
+    def nodes(self) -> Mapping[str, NodeRecord]:
+        """Enrolled nodes by name."""
+
+    def is_revoked(self, serial: str) -> bool:
+        """Whether the certificate of this serial is no longer accepted."""
+
+
+class Enroller:
+    """Grants identities.
+
+    Args:
+        store: etcd.
+        authority: The open CA.
+        trust_domain: The mesh.
+        directory: The mesh's nodes.
+        access: etcd's own access control.
+        certificate_ttl_s: Gives the lifetime of a node's certificate now.
+        fence: Gives the condition under which this registry may write; raises when it does not lead.
+        clock: Unix seconds.
+    """
+
+    def __init__(
+        self,
+        *,
+        store: Store,
+        authority: x509.Authority,
+        trust_domain: str,
+        directory: Directory,
+        access: StoreAccess,
+        certificate_ttl_s: Callable[[], float],
+        fence: Callable[[], Unchanged],
+        clock: Callable[[], float],
+    ) -> None:
+        self._store = store
+        self._authority = authority
+        self._trust_domain = trust_domain
+        self._directory = directory
+        self._access = access
+        self._certificate_ttl_s = certificate_ttl_s
+        self._fence = fence
+        self._clock = clock
+
+    async def join(self, request: JoinRequest, *, remote: str) -> Issued:
+        """A node's first certificate, against a token.
+
+        Raises:
+            EnrolmentRefused: the reason is for the caller.
+            Unavailable: the store does not answer; the same request may be repeated.
+        """
+        audit = log.bind(node=request.node[:80], remote=remote)
+        try:
+            token = JoinToken.parse(request.token)
+            audit = audit.bind(token=token.id)
+            issued = await self._join(token, request)
+        except (TokenFault, EnrolmentRefused) as fault:
+            audit.warning("join_refused", reason=fault.message)
+            if isinstance(fault, TokenFault):
+                raise EnrolmentRefused(Refusal.UNAUTHENTICATED, fault.message, hint=fault.hint) from fault
+            raise
+        except BridgeError as fault:
+            audit.warning("join_failed", reason=fault.message)
+            raise
+        audit.info("join_granted", serial=issued.serial, expires=issued.expires)
+        return issued
+
+    async def renew(self, peer: Peer, csr_pem: bytes, peer_address: str, version: str) -> Issued:
+        """A fresh certificate for the node that `peer` is.
+
+        Raises:
+            EnrolmentRefused: it is revoked or unknown, or the request is bad.
+            Unavailable: the store does not answer; the same request may be repeated.
+        """
+        name = peer.identity.name
+        try:
+            issued = await self._renew(peer, csr_pem, peer_address, version)
+        except BridgeError as fault:
+            log.warning("renewal_refused", node=name, serial=peer.serial, reason=fault.message)
+            raise
+        log.info("renewal_granted", node=name, serial=issued.serial, expires=issued.expires)
+        return issued
+
+    async def leave(self, peer: Peer) -> None:
+        """The node goes for good: its certificates are revoked, its name is free.
+
+        Raises:
+            EnrolmentRefused: it is revoked or unknown.
+            Unavailable: the store does not answer; the same request may be repeated.
+        """
+        name = peer.identity.name
+        item, record = self._check_member(peer, await self._store.get(keyspace.NODES + name))
+        # Also when its serial's record is gone or was never written.
+        own = SerialRecord(str(peer.identity), record.expires, "left")
+        revocations = {peer.serial: own, **await self._live_serials(name, "left")}
+        ops: list[Op] = [
+            Delete(item.key),
+            Delete(keyspace.members_of(name), prefix=True),
+            *(Put(keyspace.REVOKED + serial, encode(gone)) for serial, gone in revocations.items()),
+        ]
+        await self._access.expel(name)
+        await self._commit_or_retry(ops, [Unchanged(item.key, item.mod_revision)])
+        log.info("node_left", node=name, serial=peer.serial)
+
+    async def _join(self, token: JoinToken, request: JoinRequest) -> Issued:
+        identity, csr = self._check_request(request)
+        for attempt in range(_ATTEMPTS):
+            token_item = await self._store.get(keyspace.TOKENS + token.id)
+            found = decode(token_item, TokenRecord) if token_item is not None else None
+            record = join_rules.check_token(token, found, self._authority.pin)
+            node_item = await self._store.get(keyspace.NODES + request.node)
+            existing = decode(node_item, NodeRecord) if node_item is not None else None
+            key = _fingerprint(csr)
+            repeated = join_rules.is_repetition(existing, token.id, key)
+            if not repeated:
+                join_rules.check_use(record, self._clock())
+                join_rules.check_name(request.node, record, existing)
+            issued = self._issue(identity, csr, request.peer_address)
+            node = NodeRecord(
+                name=request.node,
+                peer=request.peer_address,
+                labels={**request.labels, **record.labels},
+                serial=issued.serial,
+                expires=issued.expires,
+                version=request.version,
+                token=token.id,
+                key=key,
+            )
+            ops: list[Op] = [
+                Put(keyspace.NODES + request.node, encode(node)),
+                self._serial_op(issued),
+            ]
+            if not repeated:
+                used = msgspec.structs.replace(record, uses_left=record.uses_left - 1)
+                ops.append(Put(keyspace.TOKENS + token.id, encode(used)))
+                if existing is not None:
+                    replaced = await self._live_serials(request.node, "replaced")
+                    ops += [Put(keyspace.REVOKED + old, encode(gone)) for old, gone in replaced.items()]
+            conditions = [
+                Unchanged(keyspace.TOKENS + token.id, token_item.mod_revision if token_item else 0),
+                Unchanged(keyspace.NODES + request.node, node_item.mod_revision if node_item else 0),
+            ]
+            outcome = await self._store.commit(ops, if_=[*conditions, self._fence()])
+            if outcome.committed:
+                # After the commit: a failure here is repaired by repeating the Join (rule 3).
+                await self._access.admit(request.node)
+                return issued
+            await asyncio.sleep(0.01 * attempt)  # others use the same token at the same moment
+        raise Unavailable("too many joins at once with this token", hint="try again")
+
+    async def _renew(self, peer: Peer, csr_pem: bytes, peer_address: str, version: str) -> Issued:
+        try:
+            csr = x509.read_csr(csr_pem)
+        except IdentityFault as fault:
+            raise join_rules.as_refusal(fault) from fault
+        name = peer.identity.name
+        item, record = self._check_member(peer, await self._store.get(keyspace.NODES + name))
+        address = peer_address or record.peer
+        if address:
+            join_rules.check_peer_address(address)
+        issued = self._issue(peer.identity, csr, address)
+        node = msgspec.structs.replace(
+            record,
+            peer=address,
+            serial=issued.serial,
+            expires=issued.expires,
+            version=version or record.version,
+            key=_fingerprint(csr),
+        )
+        ops: list[Op] = [Put(item.key, encode(node)), self._serial_op(issued)]
+        await self._commit_or_retry(ops, [Unchanged(item.key, item.mod_revision)])
+        return issued
+
+    def _check_request(self, request: JoinRequest) -> tuple[SpiffeId, x509.CertificateRequest]:
+        try:
+            check_node_name(request.node)
+            csr = x509.read_csr(request.csr_pem)
+        except IdentityFault as fault:
+            raise join_rules.as_refusal(fault) from fault
+        if request.peer_address:
+            join_rules.check_peer_address(request.peer_address)
+        join_rules.check_labels(request.labels)
+        return SpiffeId.make(self._trust_domain, "node", request.node), csr
+
+    def _check_member(self, peer: Peer, item: KeyValue | None) -> tuple[KeyValue, NodeRecord]:
+        name = peer.identity.name
+        if self._directory.is_revoked(peer.serial):
+            raise EnrolmentRefused(
+                Refusal.DENIED, f"the certificate of {name} was revoked", hint="join again with a new token"
+            )
+        if item is None or decode(item, NodeRecord).state == "revoked":
+            raise EnrolmentRefused(
+                Refusal.DENIED,
+                f"{name} is not a node of this mesh any more",
+                hint="join again with a new token",
+            )
+
+    def _issue(self, identity: SpiffeId, csr: x509.CertificateRequest, peer_address: str) -> Issued:
+        names = join_rules.grantable_names(
+            identity.name, peer_address, (*csr.dns_names, *csr.addresses), self._directory.nodes
+        )
+        now, ttl_s = self._clock(), self._certificate_ttl_s()
+        try:
+            leaf = x509.issue(
+                self._authority,
+                csr.public_key,
+                identity,
+                now=now,
+                ttl_s=ttl_s,
+                dns_names=names.dns_names,
+                addresses=names.addresses,
+            )
+        except IdentityFault as fault:
+            raise join_rules.as_refusal(fault) from fault
+        serial = f"{leaf.serial_number:x}"
+        chain = x509.to_pem(leaf) + self._authority.pem
+        return Issued(identity, chain, self._authority.pem, serial, now + ttl_s)
+
+    def _serial_op(self, issued: Issued) -> Put:
+        record = SerialRecord(str(issued.identity), issued.expires)
+        return Put(keyspace.SERIALS + issued.serial, encode(record))
+
+    async def _live_serials(self, node: str, reason: str) -> dict[str, SerialRecord]:
+        """The node's certificates that could still be used, ready to be revoked."""
+        identity, now = str(SpiffeId(self._trust_domain, "node", node)), self._clock()
+        # From the store itself: what was issued a moment ago may not have come by the watch yet.
+        listing = await self._store.list(keyspace.SERIALS)
+        records = (
+            (item.key.removeprefix(keyspace.SERIALS), decode(item, SerialRecord)) for item in listing.items
+        )
+        return {
+            serial: msgspec.structs.replace(record, reason=reason)
+            for serial, record in records
+            if record.identity == identity and record.expires > now
+        }
+
+    async def _commit_or_retry(self, ops: list[Op], conditions: list[Unchanged]) -> None:
+        outcome = await self._store.commit(ops, if_=[*conditions, self._fence()])
+        if not outcome.committed:
+            raise Unavailable("the node's record changed meanwhile", hint="try again")
+
+
+def _fingerprint(csr: x509.CertificateRequest) -> str:
+    der = csr.public_key.public_bytes(
+        serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo
+    )
+    return hashlib.sha256(der).hexdigest()

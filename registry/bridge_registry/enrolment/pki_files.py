@@ -1,0 +1,213 @@
+"""The registry's keys and certificates on disk.
+
+Under `<state dir>/pki/` (the state dir of `bridge up` for its registry is `<state>/registry`), files
+0600, folder 0700:
+
+    ca.pem               the mesh's CA certificate: what everybody trusts
+    ca.key.enc           its key, AES-256-GCM under kek
+    kek                  the key-encryption key, 32 bytes
+    registry.pem/.key    this registry: server certificate (with the CA after it) and, in etcd, the
+                         client whose user `registry/<name>` has the role root
+    etcd.pem/.key        etcd's server and peer certificate
+    admin.pem/.key       the first admin, `spiffe://<mesh>/admin/admin`
+
+`ensure` makes what is missing and renews what is past 70 % of its life, so it may run at every
+start; etcd reads its files anew at every handshake. A second registry gets copies of the first
+three files before its own `init`.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import os
+import socket
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Final
+
+import msgspec
+
+from bridge_core.errors import Fatal
+from bridge_core.files import write_atomically
+from bridge_core.identity import IdentityFault, SpiffeId, describe, renew_at
+from bridge_core.identity import certificates as x509
+from bridge_core.registry_channel import REGISTRY_SERVER_NAME
+from bridge_registry.enrolment.key_sealing import KEK_BYTES, seal, unseal
+
+ETCD_SERVER_NAME: Final = "etcd.bridge.internal"
+CA_TTL_S: Final = 10 * 365 * 86_400.0
+INFRASTRUCTURE_TTL_S: Final = 90 * 86_400.0
+# Renewed by whoever starts the registry, so a start after a long pause still finds valid ones.
+_ADMIN_NAME: Final = "admin"
+
+
+class Pki(msgspec.Struct, frozen=True):
+    """Where the files of one registry are.
+
+    Attributes:
+        folder: `<state dir>/pki`.
+        name: This registry's name in its identity.
+    """
+
+    folder: Path
+    name: str
+
+    @property
+    def ca(self) -> Path:
+        """The CA's certificate."""
+        return self.folder / "ca.pem"
+
+    @property
+    def sealed_key(self) -> Path:
+        """The CA's sealed key."""
+        return self.folder / "ca.key.enc"
+
+    @property
+    def kek(self) -> Path:
+        """The key-encryption key."""
+        return self.folder / "kek"
+
+    def pair(self, what: str) -> tuple[Path, Path]:
+        """Certificate and key of "registry", "etcd" or "admin"."""
+        return self.folder / f"{what}.pem", self.folder / f"{what}.key"
+
+
+class Ensured(msgspec.Struct, frozen=True):
+    """The open CA and the files that `ensure` wrote."""
+
+    authority: x509.Authority
+    trust_domain: str
+    written: tuple[str, ...]
+
+
+def ensure(pki: Pki, trust_domain: str | None, hosts: Iterable[str], *, now: float) -> Ensured:
+    """Makes or renews every file; see the module's text.
+
+    Args:
+        pki: Where.
+        trust_domain: The mesh's name; None: that of the CA there is, else bridge.local.
+        hosts: Names and addresses that this registry and its etcd are dialled by.
+        now: Unix seconds.
+
+    Raises:
+        Fatal: the CA cannot be opened or is of another mesh, or a file cannot be written.
+    """
+    try:
+        pki.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        authority, made = _ensure_authority(pki, trust_domain or "bridge.local", now=now)
+        found = trust_domain_of(authority)
+        if trust_domain not in {None, found}:
+            raise Fatal(
+                f"the CA in {pki.folder} is of the mesh {found}, not {trust_domain}",
+                hint="leave out --trust-domain, or choose another --state-dir",
+            )
+        written = [*made]
+        dns_names, addresses = _split(hosts)
+        for what, identity, extra in (
+            ("registry", SpiffeId.make(found, "registry", pki.name), [REGISTRY_SERVER_NAME]),
+            ("etcd", SpiffeId.make(found, "etcd", pki.name), [ETCD_SERVER_NAME]),
+            ("admin", SpiffeId.make(found, "admin", _ADMIN_NAME), []),
+        ):
+            names = ([*extra, *dns_names], addresses) if extra else ([], [])
+            if _ensure_pair(pki, what, authority, identity, names, now=now):
+                written.append(what)
+    except OSError as fault:
+        raise Fatal(
+            f"cannot use {fault.filename or pki.folder}: {fault.strerror or fault}",
+            hint="check who owns the state dir and that the disk is not full",
+        ) from fault
+    return Ensured(authority, found, tuple(written))
+
+
+def open_authority(pki: Pki) -> x509.Authority:
+    """The CA, opened.
+
+    Raises:
+        Fatal: a file is missing, unreadable or damaged.
+    """
+    try:
+        return unseal(pki.ca.read_bytes(), pki.sealed_key.read_bytes(), pki.kek.read_bytes())
+    except IdentityFault as fault:
+        raise Fatal(f"{pki.ca} is damaged: {fault.message}", hint="restore pki/ from a backup") from fault
+    except OSError as fault:
+        raise Fatal(
+            f"cannot read {fault.filename}: {fault.strerror}",
+            hint="run `bridge-registry init` first, as the user that runs the registry",
+        ) from fault
+
+
+def trust_domain_of(authority: x509.Authority) -> str:
+    """The mesh that the CA is of, as its certificate says."""
+    for uri in x509.uris_of(authority.certificate):
+        if uri.startswith("spiffe://"):
+            return uri.removeprefix("spiffe://")
+    raise Fatal("the CA's certificate names no trust domain", hint="restore pki/ca.pem from a backup")
+
+
+def default_hosts() -> list[str]:
+    """How this machine is dialled from itself and by its own name."""
+    return ["localhost", "127.0.0.1", "::1", socket.gethostname()]
+
+
+def _ensure_authority(pki: Pki, trust_domain: str, *, now: float) -> tuple[x509.Authority, list[str]]:
+    # A CA that ever issued anything is never replaced: every certificate would be worthless. One
+    # whose making was interrupted has no ca.pem (written last) and has issued nothing.
+    issued = [pki.ca, *(pki.pair(what)[0] for what in ("registry", "etcd", "admin"))]
+    if any(path.exists() for path in issued):
+        return open_authority(pki), []
+    authority = x509.create_authority(trust_domain, now=now, ttl_s=CA_TTL_S)
+    kek = os.urandom(KEK_BYTES)
+    write_atomically(pki.kek, kek)
+    write_atomically(pki.sealed_key, seal(authority, kek, os.urandom(12)))
+    write_atomically(pki.ca, authority.pem, mode=0o644)
+    return authority, ["ca"]
+
+
+def _ensure_pair(
+    pki: Pki,
+    what: str,
+    authority: x509.Authority,
+    identity: SpiffeId,
+    names: tuple[list[str], list[str]],
+    *,
+    now: float,
+) -> bool:
+    cert_path, key_path = pki.pair(what)
+    if key_path.exists() and cert_path.exists() and _still_good(cert_path, identity, names, now=now):
+        return False
+    # A renewal keeps the key: certificate and key are two files, and a reader between the two
+    # writes would find a pair that does not match.
+    key = x509.key_from_pem(key_path.read_bytes()) if key_path.exists() else x509.generate_key()
+    leaf = x509.issue(
+        authority,
+        key.public_key(),
+        identity,
+        now=now,
+        ttl_s=INFRASTRUCTURE_TTL_S,
+        dns_names=names[0],
+        addresses=names[1],
+    )
+    write_atomically(key_path, x509.key_to_pem(key))
+    write_atomically(cert_path, x509.to_pem(leaf) + authority.pem)
+    return True
+
+
+def _still_good(
+    cert_path: Path, identity: SpiffeId, names: tuple[list[str], list[str]], *, now: float
+) -> bool:
+    try:
+        info = describe(cert_path.read_bytes())
+    except IdentityFault:
+        return False
+    covered = set(names[0]) <= set(info.dns_names) and set(names[1]) <= set(info.addresses)
+    return covered and info.identity == identity and now < renew_at(info.not_before, info.not_after, 0.5)
+
+
+def _split(hosts: Iterable[str]) -> tuple[list[str], list[str]]:
+    dns_names, addresses = [], []
+    for host in hosts:
+        try:
+            addresses.append(str(ipaddress.ip_address(host)))
+        except ValueError:
+            dns_names.append(host)
+    return dns_names, addresses

@@ -1,0 +1,24 @@
+"""Where things are in etcd."""
+
+from __future__ import annotations
+
+from typing import Final
+
+ROOT: Final = "/bridge/v1/"
+MEMBERS: Final = ROOT + "members/"
+NODES: Final = ROOT + "nodes/"
+CONFIG: Final = ROOT + "config/"
+REVISIONS: Final = ROOT + "revisions/"
+TOKENS: Final = ROOT + "tokens/"
+CA_CERTIFICATE: Final = ROOT + "ca/certificate"
+CA_SEALED_KEY: Final = ROOT + "ca/key"
+SERIALS: Final = ROOT + "ca/serials/"
+REVOKED: Final = ROOT + "ca/revoked/"
+LEADER: Final = ROOT + "leader/"
+# Written when a period of grace ends: gives the drop of unconfirmed members a revision of its own.
+SETTLED: Final = ROOT + "settled"
+
+
+def members_of(node: str) -> str:
+    """The prefix that a node, and it alone, may write."""
+    return f"{MEMBERS}{node}/"

@@ -1,0 +1,1 @@
+"""Leases and node records, reduced to the table of members that snapshots are built from."""

@@ -1,0 +1,1 @@
+"""Snapshots: built from members, nodes and config, versioned, and streamed to agents."""

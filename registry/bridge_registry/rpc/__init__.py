@@ -1,0 +1,1 @@
+"""The registry's gRPC services and the TLS listener in front of them."""
