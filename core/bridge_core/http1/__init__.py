@@ -1,0 +1,57 @@
+"""HTTP/1.1 for the whole project: `asyncio.Protocol` on both sides, parsed by llhttp.
+
+Servers (`serve`), clients (`Pool`), and what joins the two on the hot path (`Relay`).
+"""
+
+from __future__ import annotations
+
+from bridge_core.http1.connection import App
+from bridge_core.http1.coroutine import Handler, coroutine_app
+from bridge_core.http1.errors import (
+    BadResponse,
+    BodyTimeout,
+    ConnectFailed,
+    Disconnected,
+    IncompleteResponse,
+    PoolBusy,
+    PoolClosed,
+    ResponseTimeout,
+    ResponseTooLarge,
+    UpstreamError,
+)
+from bridge_core.http1.exchange import Exchange
+from bridge_core.http1.headers import HOP_BY_HOP, Headers, Pair
+from bridge_core.http1.heads import BadHeader
+from bridge_core.http1.limits import Limits, PoolLimits
+from bridge_core.http1.request import BodyStream, Request
+from bridge_core.http1.server import ErrorBody, Identify, Server, json_error, serve
+
+__all__ = [
+    "HOP_BY_HOP",
+    "App",
+    "BadHeader",
+    "BadResponse",
+    "BodyStream",
+    "BodyTimeout",
+    "ConnectFailed",
+    "Disconnected",
+    "ErrorBody",
+    "Exchange",
+    "Handler",
+    "Headers",
+    "Identify",
+    "IncompleteResponse",
+    "Limits",
+    "Pair",
+    "PoolBusy",
+    "PoolClosed",
+    "PoolLimits",
+    "Request",
+    "ResponseTimeout",
+    "ResponseTooLarge",
+    "Server",
+    "UpstreamError",
+    "coroutine_app",
+    "json_error",
+    "serve",
+]

@@ -1,0 +1,274 @@
+"""One request and the answer to it, as an application sees them."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Iterable
+from typing import TYPE_CHECKING
+
+from bridge_core.errors import BridgeError
+from bridge_core.http1.errors import Disconnected
+from bridge_core.http1.headers import Pair
+from bridge_core.http1.heads import LAST_CHUNK, BadHeader, content_length, response_head
+from bridge_core.http1.request import Request
+
+if TYPE_CHECKING:
+    from bridge_core.http1.connection import ServerConnection
+
+_CHUNKED = b"transfer-encoding: chunked\r\n"
+_CLOSE = b"connection: close\r\n"
+_KEEP_ALIVE = b"connection: keep-alive\r\n"
+
+# How the body of the answer is delimited.
+_NOTHING, _LENGTH, _CHUNKS, _UNTIL_CLOSE = range(4)
+
+
+class Exchange:
+    """A request and its answer; answer with `respond`, or `start`, `write`…, `finish`.
+
+    All methods are to be called on the loop that serves the connection. After the client has gone
+    they do nothing, so that whoever writes need not check first.
+
+    Attributes:
+        request: What was asked.
+        started: A head was written.
+        finished: The answer is complete or was cut.
+        disconnected: The client went away before the answer was complete.
+        on_disconnect: Called once when that happens.
+        on_writable: Called with False when the client's side is over its high-water mark, with True
+            when it drained again.
+        status: The status answered; 0 before.
+        sent: Bytes of body written.
+    """
+
+    __slots__ = (
+        "_connection",
+        "_drained",
+        "_framing",
+        "_head",
+        "_left",
+        "_write",
+        "disconnected",
+        "finished",
+        "on_disconnect",
+        "on_writable",
+        "request",
+        "sent",
+        "started",
+        "status",
+    )
+
+    def __init__(
+        self, connection: ServerConnection, request: Request, write: Callable[[bytes], None]
+    ) -> None:
+        self.request = request
+        self.started = False
+        self.finished = False
+        self.disconnected = False
+        self.on_disconnect: Callable[[], None] | None = None
+        self.on_writable: Callable[[bool], None] | None = None
+        self.status = 0
+        self.sent = 0
+        self._connection = connection
+        self._write = write
+        self._drained: asyncio.Future[None] | None = None
+        self._framing = _NOTHING
+        self._head = b""
+        self._left = 0
+
+    def respond(self, status: int, headers: Iterable[Pair] = (), body: bytes = b"") -> None:
+        """Answers in one go.
+
+        Raises:
+            BadHeader: a header would break the message; nothing was written.
+            RuntimeError: an answer was started already.
+        """
+        self.start(status, headers, len(body), cork=True)
+        if body:
+            self.write(body)
+        self.finish()
+
+    def start(
+        self,
+        status: int,
+        headers: Iterable[Pair] = (),
+        length: int | None = None,
+        *,
+        cork: bool = False,
+        forwarded: bool = False,
+    ) -> None:
+        """Writes the head.
+
+        Args:
+            status: The status code, 200 or above.
+            headers: Fields, names in lower case; framing fields among them are left out.
+            length: Bytes of body to come; None for a body of unknown length.
+            cork: Hold the head back until the first `write` or `finish`, which must follow at once.
+            forwarded: The answer is another server's: it has its own Date.
+
+        Raises:
+            BadHeader: a header would break the message; nothing was written.
+            RuntimeError: an answer was started already.
+        """
+        if self.started:
+            raise RuntimeError("the answer was started already")
+        if self.disconnected or self.finished:
+            return
+        request = self.request
+        framing = self._frame(status, length, request)
+        if not forwarded:
+            framing = self._connection.date_line + framing
+        head = response_head(status, headers, framing)
+        self.started = True
+        self.status = status
+        if cork:
+            self._head = head
+        else:
+            self._write(head)
+
+    def _frame(self, status: int, length: int | None, request: Request) -> bytes:
+        """Decides how the body is delimited and writes it down as header lines."""
+        keep = self._connection.may_keep_alive(request)
+        if status < 200 or status in {204, 304}:
+            if status < 200:
+                raise BadHeader(f"{status} is not a final status")
+            framing = b""
+        elif length is not None:
+            framing = b"content-length: 0\r\n" if length == 0 else content_length(length)
+            if request.method != "HEAD":
+                self._framing, self._left = _LENGTH, length
+        elif request.minor:
+            framing = _CHUNKED
+            if request.method != "HEAD":
+                self._framing = _CHUNKS
+        else:
+            framing, keep, self._framing = b"", False, _UNTIL_CLOSE
+        if not keep:
+            request.keep_alive = False
+            return framing + _CLOSE
+        return framing if request.minor else framing + _KEEP_ALIVE
+
+    def write(self, data: bytes) -> None:
+        """Writes a part of the body; one call is one chunk.
+
+        Raises:
+            RuntimeError: no answer was started, or more was written than `length` promised.
+        """
+        if self.finished or self.disconnected:
+            return
+        if not self.started:
+            raise RuntimeError("write before start")
+        if not data:
+            return
+        framing = self._framing
+        if framing == _NOTHING:
+            return
+        self.sent += len(data)
+        if framing == _CHUNKS:
+            data = b"%x\r\n%b\r\n" % (len(data), data)
+        elif framing == _LENGTH:
+            self._left -= len(data)
+            if self._left < 0:
+                self.abort()
+                raise RuntimeError("more body than the announced length")
+        if self._head:
+            data = self._head + data
+            self._head = b""
+        self._write(data)
+
+    def finish(self, data: bytes = b"") -> None:
+        """Ends the answer, with a last part of the body where there is one.
+
+        An answer shorter than its announced length is cut instead, so that the client can tell.
+        """
+        if self.finished or self.disconnected:
+            return
+        if not self.started:
+            raise RuntimeError("finish before start")
+        if self._framing == _CHUNKS:
+            self.sent += len(data)
+            last = b"%x\r\n%b\r\n%b" % (len(data), data, LAST_CHUNK) if data else LAST_CHUNK
+            self._write(self._head + last if self._head else last)
+        else:
+            if data:
+                self.write(data)
+            if self._head:
+                self._write(self._head)
+            if self._left > 0:
+                self.abort()
+                return
+        self.finished = True
+        self._connection.exchange_done(self)
+
+    def fail(self, status: int, message: str) -> None:
+        """Answers an error in the listener's shape, or cuts the answer where it had begun."""
+        if self.finished or self.disconnected:
+            return
+        if self.started:
+            self.abort()
+            return
+        pairs, body = self._connection.error_answer(status, message, self.request.path)
+        self.respond(status, pairs, body)
+
+    def abort(self) -> None:
+        """Cuts the connection, so that the client sees a truncated answer."""
+        if self.finished:
+            return
+        self.finished = True
+        self._connection.cut()
+
+    async def drain(self) -> None:
+        """Waits until the client's side is below its high-water mark.
+
+        Raises:
+            Disconnected: the client went away.
+        """
+        if self.disconnected:
+            raise Disconnected("the client went away")
+        if self._connection.write_paused:
+            if self._drained is None:
+                self._drained = asyncio.get_running_loop().create_future()
+            await self._drained
+
+    async def body_stream(self) -> AsyncIterator[bytes]:
+        """The request's body, part by part as it arrives (one part where it was read whole).
+
+        Raises:
+            Disconnected, BodyTimeout: the rest of the body will not come.
+        """
+        if self.request.stream is None:
+            if self.request.body:
+                yield self.request.body
+            return
+        async for part in self.request.stream:
+            yield part
+
+    @property
+    def write_paused(self) -> bool:
+        """Whether the client's side is over its high-water mark."""
+        return self._connection.write_paused
+
+    # For the connection only.
+
+    def set_writable(self, writable: bool) -> None:
+        """The connection's buffer crossed a water mark."""
+        if writable and self._drained is not None:
+            waiter, self._drained = self._drained, None
+            if not waiter.done():
+                waiter.set_result(None)
+        if self.on_writable is not None:
+            self.on_writable(writable)
+
+    def lose_client(self, reason: BridgeError) -> None:
+        """The connection is gone."""
+        if self.disconnected:
+            return
+        self.disconnected = True
+        if self._drained is not None and not self._drained.done():
+            self._drained.set_exception(Disconnected("the client went away"))
+        if self.request.stream is not None:
+            self.request.stream.fail(reason)
+        callback, self.on_disconnect = self.on_disconnect, None
+        if callback is not None and not self.finished:
+            callback()
+        self.on_writable = None

@@ -1,0 +1,90 @@
+"""Header fields as raw byte pairs, names lower-cased once, and which of them a hop keeps."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+
+Pair = tuple[bytes, bytes]
+
+# Fields that speak about this connection, not about the message (RFC 9110 7.6.1), and those that a
+# forwarder writes itself (the framing, and Expect, which each hop answers on its own).
+HOP_BY_HOP = frozenset(
+    {
+        b"connection",
+        b"expect",
+        b"http2-settings",
+        b"keep-alive",
+        b"proxy-authenticate",
+        b"proxy-authorization",
+        b"proxy-connection",
+        b"te",
+        b"trailer",
+        b"transfer-encoding",
+        b"upgrade",
+    }
+)
+FRAMING = frozenset({b"connection", b"content-length", b"transfer-encoding", b"keep-alive"})
+_NOT_FORWARDED = HOP_BY_HOP | {b"content-length"}
+_COMMON_CONNECTION = frozenset({b"keep-alive", b"close", b"Keep-Alive", b"Close"})
+
+
+class Headers:
+    """An immutable list of (lower-case name, value) pairs in the order they came.
+
+    `pairs` is shared, not copied: whoever makes a `Headers` gives the list up.
+    """
+
+    __slots__ = ("_index", "pairs")
+
+    def __init__(self, pairs: list[Pair], index: dict[bytes, bytes] | None = None) -> None:
+        self.pairs = pairs
+        self._index = index
+
+    @classmethod
+    def of(cls, pairs: Iterable[Pair]) -> Headers:
+        """Headers from pairs whose names may be in any case."""
+        return cls([(name.lower(), value) for name, value in pairs])
+
+    def get(self, name: bytes, default: bytes | None = None) -> bytes | None:
+        """The first value of the field `name` (lower-case), or `default`."""
+        index = self._index
+        if index is None:
+            # Reversed, so that of repeated fields the first one stays.
+            index = self._index = dict(reversed(self.pairs))
+        return index.get(name, default)
+
+    def get_all(self, name: bytes) -> list[bytes]:
+        """Every value of the field `name` (lower-case), in order."""
+        return [value for key, value in self.pairs if key == name]
+
+    def end_to_end(self) -> list[Pair]:
+        """The pairs that a forwarder passes on: without hop-by-hop fields and without framing.
+
+        Fields that `Connection` lists go too. `Content-Length` goes because a forwarder frames
+        anew.
+        """
+        dropped: frozenset[bytes] | set[bytes] = _NOT_FORWARDED
+        connection = self.get(b"connection")
+        if connection is not None and connection not in _COMMON_CONNECTION:
+            listed = b",".join(self.get_all(b"connection")).lower().split(b",")
+            dropped = _NOT_FORWARDED.union(token.strip(b" \t") for token in listed)
+        return [pair for pair in self.pairs if pair[0] not in dropped]
+
+    def __contains__(self, name: bytes) -> bool:
+        return self.get(name) is not None
+
+    def __iter__(self) -> Iterator[Pair]:
+        return iter(self.pairs)
+
+    def __len__(self) -> int:
+        return len(self.pairs)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Headers) and self.pairs == other.pairs
+
+    def __hash__(self) -> int:
+        return hash(tuple(self.pairs))
+
+    def __repr__(self) -> str:
+        # Names only: values may be secrets and reprs end up in logs.
+        return f"Headers({b', '.join(name for name, _ in self.pairs).decode('latin-1')})"

@@ -1,0 +1,201 @@
+"""What a client asked for, and the body of a request that is read while it arrives."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import AsyncIterator, Callable
+from urllib.parse import unquote
+
+from bridge_core.errors import BridgeError
+from bridge_core.http1.headers import Headers
+
+STREAM_BUFFER = 256 * 1024
+
+
+class Request:
+    """One request as it came.
+
+    Attributes:
+        method: As sent, upper case.
+        target: The request target, raw (for an absolute-form target: its path and query).
+        headers: All header fields; `host` is the one that counts.
+        body: The whole body; empty when it is streamed.
+        stream: The body while it arrives, or None when it was read whole.
+        keep_alive: The client can take another answer on this connection.
+        minor: 0 or 1, of HTTP/1.x.
+        remote: Address and port of the client; None on a socket without.
+        identity: URI SAN of the client's verified certificate.
+        listener: Name of the listener that accepted the connection.
+    """
+
+    __slots__ = (
+        "_path",
+        "_query",
+        "body",
+        "headers",
+        "identity",
+        "keep_alive",
+        "listener",
+        "method",
+        "minor",
+        "remote",
+        "stream",
+        "target",
+    )
+
+    def __init__(
+        self,
+        method: str,
+        target: bytes,
+        headers: Headers,
+        *,
+        minor: int = 1,
+        keep_alive: bool = True,
+        remote: tuple[str, int] | None = None,
+        identity: str | None = None,
+        listener: str = "",
+    ) -> None:
+        self.method = method
+        self.target = target
+        self.headers = headers
+        self.body = b""
+        self.stream: BodyStream | None = None
+        self.keep_alive = keep_alive
+        self.minor = minor
+        self.remote = remote
+        self.identity = identity
+        self.listener = listener
+        self._path: str | None = None
+        self._query = ""
+
+    @property
+    def path(self) -> str:
+        """The path, percent-decoded (undecodable bytes become U+FFFD)."""
+        if self._path is None:
+            self._split()
+        return self._path  # type: ignore[return-value]  # _split has set it
+
+    @property
+    def query(self) -> str:
+        """The query as sent, without the question mark."""
+        if self._path is None:
+            self._split()
+        return self._query
+
+    def _split(self) -> None:
+        path, _, query = self.target.partition(b"?")
+        text = path.decode("latin-1")
+        self._path = unquote(text) if "%" in text else text
+        self._query = query.decode("latin-1")
+
+
+class BodyStream:
+    """The body of a request while it arrives: a bounded buffer between socket and reader.
+
+    Read it with `async for`, or take the callbacks with `attach`; not both. The connection stops
+    reading while more than `STREAM_BUFFER` bytes wait or while the reader has paused it.
+    """
+
+    __slots__ = (
+        "_failure",
+        "_flow",
+        "_on_data",
+        "_on_end",
+        "_on_failure",
+        "_parts",
+        "_paused",
+        "_waiter",
+        "buffered",
+        "complete",
+    )
+
+    def __init__(self, flow: Callable[[], None]) -> None:
+        self._flow = flow
+        self._parts: deque[bytes] = deque()
+        self._waiter: asyncio.Future[None] | None = None
+        self._failure: BridgeError | None = None
+        self._on_data: Callable[[bytes], None] | None = None
+        self._on_end: Callable[[], None] | None = None
+        self._on_failure: Callable[[BridgeError], None] | None = None
+        self._paused = False
+        self.buffered = 0
+        self.complete = False
+
+    @property
+    def wants_data(self) -> bool:
+        """Whether the connection should go on reading."""
+        return not self._paused and self.buffered < STREAM_BUFFER
+
+    def feed(self, data: bytes) -> None:
+        """Takes what the connection received; `pump` hands it on."""
+        self._parts.append(data)
+        self.buffered += len(data)
+
+    def end(self) -> None:
+        """The body is whole; `pump` says so."""
+        self.complete = True
+
+    def pump(self) -> None:
+        """Hands on what came, outside the parser's calls."""
+        if self._on_data is None:
+            self._wake()
+            return
+        parts, self._parts, self.buffered = self._parts, deque(), 0
+        for part in parts:
+            self._on_data(part)
+        if self.complete and self._on_end is not None:
+            on_end, self._on_end = self._on_end, None
+            on_end()
+
+    def fail(self, failure: BridgeError) -> None:
+        """The rest of the body will not come."""
+        if self.complete or self._failure is not None:
+            return
+        self._failure = failure
+        if self._on_failure is not None:
+            self._on_failure(failure)
+        self._wake()
+
+    def attach(
+        self,
+        on_data: Callable[[bytes], None],
+        on_end: Callable[[], None],
+        on_failure: Callable[[BridgeError], None],
+    ) -> None:
+        """Delivers what has arrived and all that follows through callbacks."""
+        self._on_data, self._on_end, self._on_failure = on_data, on_end, on_failure
+        self.pump()
+        if self._failure is not None:
+            on_failure(self._failure)
+        elif not self.complete:
+            self._flow()
+
+    def pause(self) -> None:
+        """Stops reading from the client until `resume`."""
+        self._paused = True
+        self._flow()
+
+    def resume(self) -> None:
+        """Goes on reading."""
+        self._paused = False
+        self._flow()
+
+    def _wake(self) -> None:
+        waiter, self._waiter = self._waiter, None
+        if waiter is not None and not waiter.done():
+            waiter.set_result(None)
+
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        while True:
+            while self._parts:
+                part = self._parts.popleft()
+                self.buffered -= len(part)
+                self._flow()
+                yield part
+            if self._failure is not None:
+                raise self._failure
+            if self.complete:
+                return
+            self._waiter = asyncio.get_running_loop().create_future()
+            await self._waiter

@@ -1,0 +1,181 @@
+"""Listening for HTTP/1.1: one `Server` a listener, one coarse timer for all its connections."""
+
+from __future__ import annotations
+
+import asyncio
+import email.utils
+import json
+import socket
+import ssl as ssl_module
+from collections.abc import Callable
+
+from bridge_core.errors import Fatal
+from bridge_core.http1.connection import App, ServerConnection
+from bridge_core.http1.limits import Limits
+from bridge_core.http1.request import Request
+
+ErrorBody = Callable[[int, str, str], tuple[bytes, bytes]]
+Identify = Callable[[ssl_module.SSLObject], str | None]
+
+
+def json_error(status: int, message: str, path: str) -> tuple[bytes, bytes]:
+    """The default error body, in Ollama's shape: (content type, body)."""
+    return b"application/json; charset=utf-8", json.dumps({"error": message}).encode("utf-8")
+
+
+class Server:
+    """A listener and its connections; make it with `serve`.
+
+    Attributes:
+        port: The TCP port it listens on (0 for a socket without).
+        name: The listener's name; requests carry it.
+        connections: What is open now.
+        closing: `close` was called.
+        now: The loop's time at the last tick; what deadlines are counted from.
+        date_line: The Date field, as of the last tick.
+    """
+
+    def __init__(
+        self,
+        app: App,
+        *,
+        name: str,
+        limits: Limits,
+        stream_body: Callable[[Request], bool] | None,
+        identify: Identify | None,
+        error_body: ErrorBody,
+    ) -> None:
+        self.app = app
+        self.name = name
+        self.limits = limits
+        self.stream_body = stream_body
+        self.identify = identify
+        self.error_body = error_body
+        self.connections: set[ServerConnection] = set()
+        self.closing = False
+        self.port = 0
+        self._loop = asyncio.get_running_loop()
+        self.now = self._loop.time()
+        self.date_line = b""
+        self._listener: asyncio.Server | None = None
+        self._empty: asyncio.Future[None] | None = None
+        shortest = min(limits.head_s, limits.body_idle_s, limits.keep_alive_s, limits.linger_s)
+        self._tick_s = max(0.01, min(1.0, shortest / 4))
+        self._timer: asyncio.TimerHandle | None = None
+        self._tick()
+
+    def listening(self, listener: asyncio.Server) -> None:
+        """Takes over the listening sockets."""
+        self._listener = listener
+        address = listener.sockets[0].getsockname()
+        self.port = address[1] if isinstance(address, tuple) else 0
+
+    def add(self, connection: ServerConnection) -> None:
+        """A connection was accepted."""
+        self.connections.add(connection)
+
+    def remove(self, connection: ServerConnection) -> None:
+        """A connection has ended."""
+        self.connections.discard(connection)
+        if not self.connections and self._empty is not None and not self._empty.done():
+            self._empty.set_result(None)
+
+    async def close(self, grace_s: float = 0.0) -> None:
+        """Stops accepting, lets answers under way finish, and cuts what is left after `grace_s`.
+
+        Idle connections are closed at once; answers begun from now on say `Connection: close`.
+        """
+        self.closing = True
+        if self._listener is not None:
+            self._listener.close()
+        for connection in list(self.connections):
+            connection.drain()
+        if not await self._emptied(grace_s):
+            for connection in list(self.connections):
+                connection.cut()
+            await self._emptied(1.0)
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+    async def _emptied(self, within_s: float) -> bool:
+        if not self.connections:
+            return True
+        self._empty = self._loop.create_future()
+        done, _ = await asyncio.wait([self._empty], timeout=within_s)
+        return bool(done)
+
+    def _tick(self) -> None:
+        self.now = now = self._loop.time()
+        self.date_line = b"date: %b\r\n" % email.utils.formatdate(usegmt=True).encode("ascii")
+        for connection in list(self.connections):
+            if connection.deadline <= now:
+                connection.expire(now)
+            else:
+                connection.too_slow(now)
+        self._timer = self._loop.call_later(self._tick_s, self._tick)
+
+
+async def serve(
+    app: App,
+    *,
+    name: str,
+    host: str = "127.0.0.1",
+    port: int = 0,
+    sock: socket.socket | None = None,
+    ssl: ssl_module.SSLContext | None = None,
+    limits: Limits | None = None,
+    stream_body: Callable[[Request], bool] | None = None,
+    identify: Identify | None = None,
+    error_body: ErrorBody = json_error,
+) -> Server:
+    """Listens and serves `app` until `Server.close`.
+
+    Args:
+        app: Called with each `Exchange` once its request is complete; must not block.
+        name: The listener's name, for logs and `Request.listener`.
+        host: Address to listen on, unless `sock` is given.
+        port: Port to listen on; 0 picks a free one (see `Server.port`).
+        sock: A bound socket to listen on instead.
+        ssl: Serve TLS.
+        limits: What is accepted; the defaults of `Limits`.
+        stream_body: Asked once a head is there: True calls the app at once, with the body to be
+            read through `Exchange.body_stream`; such a body has no size limit.
+        identify: Gives the identity of a TLS client; asked once a connection.
+        error_body: Renders refusals: `(status, message, path) -> (content type, body)`.
+
+    Raises:
+        Fatal: the address cannot be bound.
+    """
+    loop = asyncio.get_running_loop()
+    server = Server(
+        app,
+        name=name,
+        limits=limits or Limits(),
+        stream_body=stream_body,
+        identify=identify,
+        error_body=error_body,
+    )
+
+    def accept() -> ServerConnection:
+        return ServerConnection(server)
+
+    handshake_s = server.limits.head_s if ssl is not None else None
+    try:
+        if sock is not None:
+            listener = await loop.create_server(
+                accept, sock=sock, ssl=ssl, backlog=1024, ssl_handshake_timeout=handshake_s
+            )
+        else:
+            listener = await loop.create_server(
+                accept, host, port, ssl=ssl, backlog=1024, ssl_handshake_timeout=handshake_s
+            )
+    except OSError as fault:
+        await server.close()
+        where = f"{host}:{port}" if sock is None else "the given socket"
+        raise Fatal(
+            f"cannot listen on {where} for {name}: {fault.strerror or fault}",
+            hint="another program may use the port; choose another one",
+        ) from fault
+    server.listening(listener)
+    return server
