@@ -1,0 +1,1 @@
+"""Ollama's on-disk store: manifests, blobs, and what is in them."""
