@@ -1,0 +1,80 @@
+"""When a loaded model is asked for a token, and when silence is a hang."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from bridge_agent.health.probe_rules import ModelHealth, ProbePolicy, Verdict, judge, probe_due
+
+POLICY = ProbePolicy(quiet_s=10.0, idle_window_s=100.0, timeout_s=5.0, busy_timeout_s=300.0)
+
+
+def test_an_idle_model_is_asked_at_doubling_intervals_then_left_to_unload():
+    health, asked = ModelHealth(last_progress=0.0), []
+    while (due := probe_due(health, POLICY)) is not None:
+        asked.append(due)
+        health = health.answered(due)
+    assert asked == [10.0, 20.0, 40.0, 80.0]
+
+
+def test_a_model_that_stays_loaded_for_ever_is_asked_for_ever():
+    assert probe_due(ModelHealth(0.0, last_probe=80.0, forever=True), POLICY) == 160.0
+
+
+def test_progress_puts_the_probe_off():
+    assert probe_due(ModelHealth(0.0).progressed(9.0), POLICY) == 19.0
+
+
+def test_a_request_without_a_first_byte_makes_it_due_again_after_the_window():
+    idle = ModelHealth(0.0, last_probe=80.0)
+    assert probe_due(idle, POLICY) is None
+    waiting = idle.dispatched(500.0)
+    assert probe_due(waiting, POLICY) == 510.0
+    assert waiting.dispatched(505.0) == waiting, "later requests do not put the probe off"
+    assert probe_due(waiting.answered(511.0), POLICY) is None
+
+
+def test_a_hung_model_is_asked_again_until_it_answers():
+    hung = ModelHealth(0.0, last_probe=500.0).unanswered(600.0, hung=True)
+    assert probe_due(hung, POLICY) == 610.0
+    assert not hung.answered(611.0).hung
+
+
+@pytest.mark.parametrize(
+    ("computed", "progressed", "now", "verdict"),
+    [
+        (None, 0.0, 104.9, Verdict.WAIT),
+        (None, 0.0, 105.0, Verdict.HUNG),
+        (None, 101.0, 105.0, Verdict.NEEDLESS),
+        (104.0, 0.0, 105.0, Verdict.WAIT),
+        (104.0, 0.0, 109.0, Verdict.HUNG),
+        (399.0, 0.0, 400.0, Verdict.HUNG),
+        (50.0, 0.0, 105.0, Verdict.HUNG),
+    ],
+)
+def test_silence_is_judged_by_progress_computing_and_patience(computed, progressed, now, verdict):
+    found = judge(started=100.0, computed=computed, progressed=progressed, now=now, policy=POLICY)
+    assert found is verdict
+
+
+times = st.floats(0, 1e6)
+
+
+@given(progress=times, steps=st.lists(st.tuples(st.sampled_from("pdau"), st.floats(0, 200)), max_size=30))
+def test_never_sooner_than_quiet_after_progress_and_bounded_when_idle(progress, steps):
+    health, now = ModelHealth(progress), progress
+    for kind, pause in steps:
+        now += pause
+        health = {
+            "p": health.progressed,
+            "d": health.dispatched,
+            "a": health.answered,
+            "u": lambda at: health.unanswered(at, hung=False),  # noqa: B023 (called in this turn)
+        }[kind](now)
+        due = probe_due(health, POLICY)
+        if due is not None:
+            assert due >= health.last_progress + POLICY.quiet_s
+        if due is None:
+            assert health.waiting_since is None
