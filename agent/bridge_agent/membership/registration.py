@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable
 import structlog
 
 from bridge_agent.membership import registration_rules as rules
-from bridge_agent.membership.link_status import LinkStatus
+from bridge_agent.membership.link_status import LinkReport, LinkStatus
 from bridge_core.backoff import Backoff
 from bridge_core.errors import BridgeError
 from bridge_core.snapshot import Instance
@@ -35,7 +35,8 @@ class Registration:
         self._lease: LeaseHandle | None = None
         self._lease_id = 0
         self._wake = asyncio.Event()
-        self.status = LinkStatus("store", now)
+        self._now = now
+        self._status = LinkStatus("etcd", now)
 
     def publish(self, instances: Iterable[Instance]) -> None:
         """Replaces what is registered."""
@@ -57,6 +58,13 @@ class Registration:
             await lease.revoke()
             log.info("lease_revoked")
 
+    def report(self, monotonic: float) -> LinkReport:
+        """Whether the store answers and holds the records; `monotonic` is that clock's now."""
+        fault = self._store.fault
+        if fault is not None:
+            return LinkReport("etcd", False, self._now() - (monotonic - fault.since), fault.reason)
+        return self._status.report()
+
     async def _follow_lease(self, lease: LeaseHandle) -> None:
         while True:
             self._lease_id = await lease.changed(self._lease_id)
@@ -74,12 +82,12 @@ class Registration:
                 await self._store.commit(ops)
             except BridgeError as fault:
                 self._written = rules.after(self._written, ops, known=False)
-                if self.status.failed(fault):
+                if self._status.failed(fault):
                     log.warning("registration_failed", reason=str(fault))
                 await asyncio.sleep(self._backoff.next_s())
                 self._wake.set()
                 continue
             self._written = rules.after(self._written, ops, known=True)
             self._backoff.reset()
-            self.status.works()
+            self._status.works()
             log.debug("registered", keys=[op.key for op in ops])
