@@ -1,0 +1,1 @@
+"""Inbound: the listeners' one HTTP pipeline, its route table and its adapters."""

@@ -1,0 +1,259 @@
+"""Every route of an engine's API, and what Ollama's router answers to everything else.
+
+Rules, as recorded from Ollama:
+1. Paths match exactly and with case, after percent-decoding; a trailing slash is another path.
+2. A known path with another method is 405 with `Allow`; `OPTIONS` alone too.
+3. A path that is known once repeated slashes and dot segments are cleaned is 307 to the clean one
+   (301 for GET-like methods is not what was recorded: GET is 307, too).
+4. All else is 404.
+"""
+
+from __future__ import annotations
+
+import posixpath
+from enum import Enum
+from typing import Final, Literal, TypeAlias
+from urllib.parse import quote
+
+import msgspec
+
+from bridge_agent.gateway.peek import Shape
+
+Protocol: TypeAlias = Literal["ollama", "openai", "anthropic"]
+
+
+class Kind(Enum):
+    """What the gateway does with a route."""
+
+    INFER = "infer"  # peeked, decided, relayed to one instance
+    SHOW = "show"  # asked of an owner of the model
+    MUTATE = "mutate"  # on this node, or where X-Bridge-Node says
+    BLOB = "blob"  # as MUTATE, with a streamed body
+    TAGS = "tags"
+    MODELS = "models"
+    MODEL = "model"
+    PS = "ps"
+    ROOT = "root"
+    LOCAL = "local"  # passed to a local engine as it is
+
+
+class Framing(Enum):
+    """How a streamed answer of the route ends."""
+
+    NDJSON = "ndjson"
+    CHAT_SSE = "chat_sse"  # data: [DONE]
+    RESPONSES_SSE = "responses_sse"  # response.completed
+    MESSAGES_SSE = "messages_sse"  # message_stop
+    PROGRESS = "progress"  # NDJSON of pull, push and create: {"status":"success"}
+    NONE = "none"
+
+
+class Route(msgspec.Struct, frozen=True):
+    """One path of the API.
+
+    Attributes:
+        path: As registered; a last segment `:name` matches one segment, `*name` the rest.
+        methods: Allowed methods, in the order of the `Allow` header.
+        shape: How its body is read; None: it has none to read.
+        missing: The answer's wording when the model is not known (`{0}` is the name as asked,
+            `{1}` its short canonical spelling).
+    """
+
+    path: str
+    methods: tuple[str, ...]
+    kind: Kind
+    protocol: Protocol = "ollama"
+    framing: Framing = Framing.NONE
+    shape: Shape | None = None
+    missing: str = "model '{0}' not found"
+    action: str = ""
+
+
+class Found(msgspec.Struct, frozen=True):
+    """A route and the value of its path parameter."""
+
+    route: Route
+    parameter: str = ""
+
+
+class NotAllowed(msgspec.Struct, frozen=True):
+    """A known path asked with another method."""
+
+    allow: str
+
+
+class Moved(msgspec.Struct, frozen=True):
+    """A path that is known by its clean spelling."""
+
+    location: str
+
+
+class Unknown(msgspec.Struct, frozen=True):
+    """No such path."""
+
+
+Match: TypeAlias = Found | NotAllowed | Moved | Unknown
+
+_TUNING: Final = frozenset({"model", "stream", "options", "keep_alive", "format"})
+
+
+def _infer(
+    path: str,
+    go_type: str,
+    keys: set[str],
+    *,
+    protocol: Protocol = "ollama",
+    framing: Framing = Framing.NONE,
+    streams: bool = False,
+    missing: str = "model '{0}' not found",
+    action: str = "infer",
+) -> Route:
+    shape = Shape(go_type, _TUNING | keys, ("model",), streams)
+    return Route(path, ("POST",), Kind.INFER, protocol, framing, shape, missing, action)
+
+
+_EMBED_MISSING: Final = 'model "{0}" not found, try pulling it first'
+_NAMED: Final = ("model", "name")
+_NAME_KEYS: Final = frozenset({"model", "name", "stream"})
+
+
+def _mutate(path: str, go_type: str, action: str, *, method: str = "POST", streams: bool = False) -> Route:
+    keys = _NAME_KEYS | {"source", "destination", "from", "files", "insecure", "username", "password"}
+    framing = Framing.PROGRESS if streams else Framing.NONE
+    model_keys = ("source",) if action == "copy" else _NAMED
+    shape = Shape(go_type, keys, model_keys, streams)
+    return Route(path, (method,), Kind.MUTATE, "ollama", framing, shape, action=action)
+
+
+ROUTES: Final = (
+    Route("/", ("HEAD", "GET"), Kind.ROOT),
+    Route("/api/version", ("HEAD", "GET"), Kind.LOCAL),
+    Route("/api/status", ("GET",), Kind.LOCAL),
+    Route("/api/tags", ("HEAD", "GET"), Kind.TAGS, action="list"),
+    Route("/api/ps", ("GET",), Kind.PS, action="list"),
+    Route(
+        "/api/show",
+        ("POST",),
+        Kind.SHOW,
+        shape=Shape("ShowRequest", _NAME_KEYS, _NAMED),
+        missing="model '{1}' not found",
+        action="show",
+    ),
+    _mutate("/api/pull", "PullRequest", "pull", streams=True),
+    _mutate("/api/push", "PushRequest", "push", streams=True),
+    _mutate("/api/create", "CreateRequest", "create", streams=True),
+    _mutate("/api/copy", "CopyRequest", "copy"),
+    _mutate("/api/delete", "DeleteRequest", "delete", method="DELETE"),
+    Route("/api/blobs/:digest", ("POST", "HEAD"), Kind.BLOB, action="create"),
+    _infer(
+        "/api/generate",
+        "GenerateRequest",
+        {"prompt", "system", "raw", "suffix", "images", "think", "template", "context"},
+        framing=Framing.NDJSON,
+        streams=True,
+    ),
+    _infer(
+        "/api/chat",
+        "ChatRequest",
+        {"messages", "tools", "think"},
+        framing=Framing.NDJSON,
+        streams=True,
+    ),
+    _infer("/api/embed", "EmbedRequest", {"input"}, missing=_EMBED_MISSING),
+    _infer("/api/embeddings", "EmbeddingRequest", {"prompt"}, missing=_EMBED_MISSING),
+    Route("/api/me", ("POST",), Kind.LOCAL, action="account"),
+    Route("/api/signout", ("POST",), Kind.LOCAL, action="account"),
+    Route("/api/user/keys/:encodedKey", ("DELETE",), Kind.LOCAL, action="account"),
+    Route("/api/experimental/web_search", ("POST",), Kind.LOCAL, action="web"),
+    Route("/api/experimental/web_fetch", ("POST",), Kind.LOCAL, action="web"),
+    Route("/api/experimental/model-recommendations", ("GET",), Kind.LOCAL, action="list"),
+    _infer(
+        "/v1/chat/completions",
+        "ChatCompletionRequest",
+        {"messages", "tools", "max_tokens", "response_format", "stream_options"},
+        protocol="openai",
+        framing=Framing.CHAT_SSE,
+    ),
+    _infer(
+        "/v1/completions",
+        "CompletionRequest",
+        {"prompt", "max_tokens", "suffix", "stream_options"},
+        protocol="openai",
+        framing=Framing.CHAT_SSE,
+    ),
+    _infer("/v1/embeddings", "EmbedRequest", {"input"}, protocol="openai", missing=_EMBED_MISSING),
+    _infer(
+        "/v1/responses",
+        "ResponsesRequest",
+        {"input", "instructions", "tools", "max_output_tokens"},
+        protocol="openai",
+        framing=Framing.RESPONSES_SSE,
+    ),
+    _infer(
+        "/v1/audio/transcriptions",
+        "TranscriptionRequest",
+        set(),
+        protocol="openai",
+        action="transcribe",
+    ),
+    Route("/v1/models", ("GET",), Kind.MODELS, "openai", action="list"),
+    Route(
+        "/v1/models/:model", ("GET",), Kind.MODEL, "openai", missing="model '{1}' not found", action="show"
+    ),
+    _infer(
+        "/v1/messages",
+        "MessagesRequest",
+        {"messages", "system", "tools", "max_tokens", "thinking"},
+        protocol="anthropic",
+        framing=Framing.MESSAGES_SSE,
+    ),
+)
+
+_EXACT: Final = {route.path: route for route in ROUTES if ":" not in route.path}
+_PREFIXED: Final = tuple(
+    (route.path[: route.path.index(":")], route) for route in ROUTES if ":" in route.path
+)
+
+
+def match(method: str, path: str) -> Match:
+    """The route of a percent-decoded path, or what to answer instead."""
+    found = _find(path)
+    if found is None:
+        clean = _cleaned(path)
+        if clean != path and _find(clean) is not None:
+            return Moved(quote(clean, safe="/:@!$&'()*+,;=-._~"))
+        return Unknown()
+    if method not in found.route.methods:
+        return NotAllowed(", ".join(found.route.methods))
+    return found
+
+
+def fast_match(method: str, path: str) -> Route | None:
+    """The route of an exact path with an allowed method: one look-up for the hot path."""
+    route = _EXACT.get(path)
+    return route if route is not None and method in route.methods else None
+
+
+def protocol_of(path: str) -> Protocol:
+    """The protocol whose error shape a path's answers have, routed or not."""
+    if path.startswith("/v1/messages"):
+        return "anthropic"
+    return "openai" if path.startswith("/v1/") else "ollama"
+
+
+def _find(path: str) -> Found | None:
+    route = _EXACT.get(path)
+    if route is not None:
+        return Found(route)
+    for prefix, route in _PREFIXED:
+        if path.startswith(prefix):
+            rest = path[len(prefix) :]
+            # A model's own slashes are part of its name; clients send them percent-encoded or not.
+            if rest and ("/" not in rest or route.kind is Kind.MODEL):
+                return Found(route, rest)
+    return None
+
+
+def _cleaned(path: str) -> str:
+    clean = posixpath.normpath("/" + path.lstrip("/"))
+    return clean + "/" if path.endswith("/") and clean != "/" else clean

@@ -1,0 +1,56 @@
+"""Errors in the shape of the protocol that the client speaks, before and inside a stream."""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+import msgspec
+
+from bridge_agent.gateway.routes import Framing, Protocol
+
+_TYPES: Final = {
+    400: "invalid_request_error",
+    401: "authentication_error",
+    403: "permission_error",
+    404: "not_found_error",
+    413: "request_too_large",
+    429: "rate_limit_error",
+}
+_OLLAMA_JSON: Final = b"application/json; charset=utf-8"
+_encode: Final = msgspec.json.encode
+
+
+def error_type(status: int, protocol: Protocol) -> str:
+    """The `type` that OpenAI's and Anthropic's shapes name a status by."""
+    if protocol == "anthropic" and status == 503:
+        return "overloaded_error"
+    return _TYPES.get(status, "api_error")
+
+
+def error_body(protocol: Protocol, status: int, message: str, request_id: str) -> tuple[bytes, bytes]:
+    """Content type and body of an error answer."""
+    return _OLLAMA_JSON, _encode(_error(protocol, status, message, request_id))
+
+
+def stream_error(framing: Framing, status: int, message: str, request_id: str) -> bytes:
+    """What ends a stream that cannot go on; empty where the framing has no room for one."""
+    if framing is Framing.NDJSON or framing is Framing.PROGRESS:
+        return _encode({"error": message}) + b"\n"
+    if framing is Framing.CHAT_SSE:
+        return b"data: " + _encode(_error("openai", status, message, request_id)) + b"\n\n"
+    if framing is Framing.RESPONSES_SSE:
+        fault = {"type": "error", "code": error_type(status, "openai"), "message": message, "param": None}
+        return b"event: error\ndata: " + _encode(fault) + b"\n\n"
+    if framing is Framing.MESSAGES_SSE:
+        return b"event: error\ndata: " + _encode(_error("anthropic", status, message, request_id)) + b"\n\n"
+    return b""
+
+
+def _error(protocol: Protocol, status: int, message: str, request_id: str) -> dict[str, Any]:
+    if protocol == "ollama":
+        return {"error": message}
+    kind = error_type(status, protocol)
+    if protocol == "openai":
+        return {"error": {"message": message, "type": kind, "param": None, "code": None}}
+    fault = {"type": kind, "message": message}
+    return {"type": "error", "error": fault, "request_id": f"req_{request_id}"}

@@ -1,0 +1,92 @@
+"""Whether a streamed answer ended as its protocol says it must.
+
+Rules:
+1. A stream is complete when its last record is its framing's terminal one. Engines end silently
+   under 200 when a runner dies, so the end of the body alone proves nothing.
+2. A last record that is the engine's own error is a failure that the client has been told.
+3. Anything else is a truncated stream: the client must be told in the protocol's own shape.
+
+Only the last line is kept: one reverse search a chunk, whatever the text says.
+"""
+
+from __future__ import annotations
+
+from enum import Enum
+from typing import Any, Final
+
+import msgspec
+
+from bridge_agent.gateway.routes import Framing
+
+_LONGEST_LINE: Final = 16 << 20  # a final record holds the whole context of a generate
+_decode: Final = msgspec.json.decode
+
+
+class Verdict(Enum):
+    """How a stream ended."""
+
+    COMPLETE = "complete"
+    ENGINE_ERROR = "engine_error"
+    TRUNCATED = "truncated"
+
+
+class StreamWatch:
+    """Follows one stream's bytes; `verdict` says how it ended."""
+
+    __slots__ = ("_framing", "_fresh", "_tail")
+
+    def __init__(self, framing: Framing) -> None:
+        self._framing = framing
+        self._tail = b""
+        self._fresh = True  # the next byte begins a line
+
+    def feed(self, data: bytes) -> None:
+        """Takes the next bytes of the body, in whatever pieces they come."""
+        end = len(data)
+        while end and data[end - 1] == 10:  # \n
+            end -= 1
+        if not end:
+            self._fresh = self._fresh or bool(data)
+            return
+        cut = data.rfind(b"\n", 0, end)
+        if cut >= 0:
+            self._tail = data[cut + 1 :]
+        elif self._fresh:
+            self._tail = data
+        elif len(self._tail) < _LONGEST_LINE:
+            self._tail += data
+        self._fresh = end != len(data)
+
+    @property
+    def verdict(self) -> Verdict:
+        """How the stream ended, if it ended here."""
+        record = self._tail.strip()
+        if record.startswith(b"data:"):
+            record = record[5:].strip()
+        if self._framing is Framing.CHAT_SSE and record == b"[DONE]":
+            return Verdict.COMPLETE
+        try:
+            last = _decode(record)
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+            return Verdict.TRUNCATED
+        return _judge(self._framing, last) if isinstance(last, dict) else Verdict.TRUNCATED
+
+
+def _judge(framing: Framing, last: dict[str, Any]) -> Verdict:
+    kind = last.get("type")
+    if framing is Framing.NDJSON:
+        complete = last.get("done") is True
+    elif framing is Framing.PROGRESS:
+        complete = last.get("status") == "success"
+    elif framing is Framing.MESSAGES_SSE:
+        complete = kind == "message_stop"
+    else:
+        complete = framing is Framing.RESPONSES_SSE and kind in (
+            "response.completed",
+            "response.incomplete",
+        )
+    if complete:
+        return Verdict.COMPLETE
+    if kind in ("error", "response.failed") or last.get("error"):
+        return Verdict.ENGINE_ERROR
+    return Verdict.TRUNCATED

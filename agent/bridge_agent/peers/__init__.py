@@ -1,0 +1,1 @@
+"""Pooled mutual-TLS links to the other agents of the mesh."""

@@ -1,0 +1,101 @@
+"""Trying one request on one instance after another.
+
+Rules:
+1. Nothing is tried again once a byte of an answer reached the client.
+2. A failure to connect, where nothing was sent, moves on to the next candidate each time; a cut
+   or a refusal moves on once.
+3. No attempt begins after the deadline.
+4. Every attempt is recorded.
+"""
+
+from __future__ import annotations
+
+from typing import Final, TypeAlias
+
+import msgspec
+
+from bridge_agent.routing.health_rules import Failure
+from bridge_agent.routing.view import Target
+
+MAX_RETRIES: Final = 1
+
+
+class Attempt(msgspec.Struct, frozen=True):
+    """One try, and how it failed; `failure` is None while it runs or when it answered."""
+
+    instance: str
+    began: float
+    failure: Failure | None = None
+    detail: str = ""
+
+
+class Try(msgspec.Struct, frozen=True):
+    """Send it there."""
+
+    target: Target
+
+
+class GiveUp(msgspec.Struct, frozen=True):
+    """Tell the client: `status` and `message` before a first byte, in the stream after it."""
+
+    status: int
+    message: str
+    in_stream: bool = False
+
+
+Step: TypeAlias = Try | GiveUp
+
+
+class Attempts:
+    """The attempts of one request: events in, the next step out.
+
+    Args:
+        candidates: Whom to try, in order.
+        deadline: Monotonic time after which nothing more is tried; None: no limit.
+    """
+
+    __slots__ = ("_at", "_began", "_candidates", "_deadline", "_delivered", "_retries", "failed")
+
+    def __init__(self, candidates: tuple[Target, ...], deadline: float | None = None) -> None:
+        self._candidates = candidates
+        self._deadline = deadline
+        self._at = -1
+        self._retries = 0
+        self._began = 0.0
+        self._delivered = False
+        self.failed: list[Attempt] = []
+
+    @property
+    def count(self) -> int:
+        """Attempts begun."""
+        return self._at + 1
+
+    def start(self, now: float) -> Step:
+        """The first step."""
+        if self._deadline is not None and now >= self._deadline:
+            return GiveUp(504, "deadline exceeded")
+        if not self._candidates:
+            return GiveUp(503, "no instance can serve this model at present")
+        self._at, self._began = 0, now
+        return Try(self._candidates[0])
+
+    def delivered(self) -> None:
+        """A byte of the answer reached the client."""
+        self._delivered = True
+
+    def after(self, failure: Failure, detail: str, now: float) -> Step:
+        """The next step after the running attempt failed."""
+        current = self._candidates[self._at]
+        self.failed.append(Attempt(current.id, self._began, failure, detail))
+        if self._delivered:
+            return GiveUp(502, detail, in_stream=True)
+        if failure is Failure.TIMEOUT or (self._deadline is not None and now >= self._deadline):
+            return GiveUp(504, "deadline exceeded")
+        may = failure is Failure.CONNECT or self._retries < MAX_RETRIES
+        if not may or self._at + 1 >= len(self._candidates):
+            return GiveUp(503 if failure is Failure.REFUSED else 502, detail)
+        if failure is not Failure.CONNECT:
+            self._retries += 1
+        self._at += 1
+        self._began = now
+        return Try(self._candidates[self._at])

@@ -1,0 +1,220 @@
+"""What every decision reads: one snapshot with its indexes, replaced as a whole.
+
+Rules:
+1. An `Index` is derived from one snapshot and one list of this node's own instances; nothing in
+   it changes afterwards.
+2. About this node its own supervisor is right, about every other node the snapshot is.
+3. A new index replaces the old one in one assignment, so a decision never sees half of each.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+
+import msgspec
+
+from bridge_agent.engine.view import LocalInstance
+from bridge_core.names import InvalidName, canonical
+from bridge_core.ring import Ring
+from bridge_core.snapshot import EMPTY, Instance, Model, Node, Route, Snapshot
+
+
+class Target(msgspec.Struct, frozen=True):
+    """An instance as routing sees it.
+
+    Attributes:
+        address: Where requests for it go: host:port of its engine when local, else of its node's
+            peer listener; empty when it has none.
+        available: Whether it takes new work: ready, on an active node, reachable by address.
+        reason: Why it is not available.
+    """
+
+    id: str
+    node: str
+    local: bool
+    address: str
+    available: bool
+    reason: str = ""
+    slots: int = 1
+    weight: int = 100
+    models: tuple[Model, ...] = ()
+    loaded: frozenset[str] = frozenset()
+
+
+class Pool(msgspec.Struct, frozen=True):
+    """The instances that have one model, and the ring over them.
+
+    Attributes:
+        name: The model's canonical name.
+        targets: By instance id.
+        weight: Of those that are available, together.
+    """
+
+    name: str
+    targets: dict[str, Target]
+    ring: Ring
+    weight: int
+
+
+class Index:
+    """One immutable view of the mesh, indexed for decisions.
+
+    Attributes:
+        snapshot: What it was made from.
+        node: The name of this node.
+        targets: Every instance by id.
+        local: This node's instances, in order.
+        ring: The ring over all instances.
+        routes: Routes by canonical name.
+    """
+
+    def __init__(self, node: str, snapshot: Snapshot, local: tuple[LocalInstance, ...]) -> None:
+        self.node = node
+        self.snapshot = snapshot
+        self.targets = {target.id: target for target in _targets(node, snapshot, local)}
+        self.local = tuple(target for target in self.targets.values() if target.local)
+        self.routes = dict(_routes(snapshot.routes.values()))
+        weights = ((target.id, target.weight) for target in self.targets.values())
+        self.ring = Ring(weights, snapshot.mesh.ring_points)
+        self._owners = _owners(self.targets.values())
+        self._pools: dict[str, Pool] = {}
+        self._rings: dict[frozenset[str], Ring] = {}
+
+    @property
+    def models(self) -> Iterable[str]:
+        """Canonical names of every model on any disk of the mesh."""
+        return self._owners
+
+    def pool(self, name: str) -> Pool | None:
+        """The instances that have the model of this canonical name; None when nobody has it."""
+        pool = self._pools.get(name)
+        if pool is None and name in self._owners:
+            ids = frozenset(self._owners[name])
+            ring = self._rings.get(ids)
+            if ring is None:
+                ring = self._rings[ids] = self.ring.restrict(ids)
+            targets = {id_: self.targets[id_] for id_ in sorted(ids)}
+            weight = sum(target.weight for target in targets.values() if target.available)
+            pool = self._pools[name] = Pool(name, targets, ring, weight)
+        return pool
+
+    def node_record(self, name: str) -> Node | None:
+        """An enrolled node, by name."""
+        return self.snapshot.nodes.get(name)
+
+
+class MeshView:
+    """The current index; whoever follows snapshots or supervises engines publishes into it."""
+
+    def __init__(self, node: str, snapshot: Snapshot = EMPTY) -> None:
+        self._node = node
+        self._local: tuple[LocalInstance, ...] = ()
+        self._listeners: list[Callable[[Index], None]] = []
+        self.index = Index(node, snapshot, ())
+
+    @property
+    def current(self) -> Snapshot:
+        """The snapshot in force."""
+        return self.index.snapshot
+
+    def publish(self, snapshot: Snapshot) -> None:
+        """Puts a snapshot in force."""
+        self._replace(Index(self._node, snapshot, self._local))
+
+    def publish_local(self, instances: tuple[LocalInstance, ...]) -> None:
+        """Says what this node's engines are doing now."""
+        self._local = instances
+        self._replace(Index(self._node, self.current, instances))
+
+    def subscribe(self, listener: Callable[[Index], None]) -> None:
+        """Calls `listener` with each index that is put in force."""
+        self._listeners.append(listener)
+
+    def _replace(self, index: Index) -> None:
+        self.index = index
+        for listener in self._listeners:
+            listener(index)
+
+
+def _targets(node: str, snapshot: Snapshot, local: tuple[LocalInstance, ...]) -> Iterable[Target]:
+    own = {instance.id for instance in local}
+    for instance in local:
+        yield _local_target(node, instance, snapshot)
+    for record in snapshot.instances.values():
+        # Ours that the supervisor no longer has are gone, whatever the lease still says.
+        if record.id not in own and record.node != node:
+            yield _remote_target(record, snapshot.nodes.get(record.node))
+
+
+def _local_target(node: str, instance: LocalInstance, snapshot: Snapshot) -> Target:
+    record = snapshot.instances.get(instance.id)
+    own = snapshot.nodes.get(node)
+    reason = ""
+    if instance.state != "ready":
+        reason = f"instance is {instance.state}"
+    elif not instance.port:
+        reason = "engine does not listen"
+    elif own is not None and own.state != "active":
+        reason = f"node is {own.state}"
+    return Target(
+        instance.id,
+        node,
+        True,
+        f"{instance.host}:{instance.port}",
+        not reason,
+        reason,
+        instance.slots,
+        100 if record is None else record.weight,
+        instance.models,
+        _canonicals(instance.loaded),
+    )
+
+
+def _remote_target(record: Instance, node: Node | None) -> Target:
+    reason = ""
+    if node is None:
+        reason = "node is not enrolled"
+    elif node.state != "active":
+        reason = f"node is {node.state}"
+    elif record.state != "ready":
+        reason = f"instance is {record.state}"
+    elif not node.peer:
+        reason = "node has no peer address"
+    return Target(
+        record.id,
+        record.node,
+        False,
+        "" if node is None else node.peer,
+        not reason,
+        reason,
+        record.slots,
+        record.weight,
+        record.models,
+        _canonicals(record.loaded),
+    )
+
+
+def _owners(targets: Iterable[Target]) -> dict[str, list[str]]:
+    owners: dict[str, list[str]] = {}
+    for target in targets:
+        for name in _canonicals(model.name for model in target.models):
+            owners.setdefault(name, []).append(target.id)
+    return owners
+
+
+def _canonicals(names: Iterable[str]) -> frozenset[str]:
+    found = set()
+    for name in names:
+        try:
+            found.add(canonical(name))
+        except InvalidName:
+            continue  # an engine may list what no request can name
+    return frozenset(found)
+
+
+def _routes(routes: Iterable[Route]) -> Iterable[tuple[str, Route]]:
+    for route in routes:
+        try:
+            yield canonical(route.name), route
+        except InvalidName:
+            continue  # refused by apply; an old document must not take the agent down
