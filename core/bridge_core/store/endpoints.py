@@ -14,9 +14,10 @@ Rules:
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import random
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Final, TypeVar
 from urllib.parse import urlsplit
@@ -114,6 +115,22 @@ def translate(error: grpc.RpcError, url: str) -> StoreUnavailable | StoreRefused
     return StoreUnavailable(f"etcd at {url} does not answer: {details or code.name}")
 
 
+@contextlib.contextmanager
+def cancelled_only_by_callers(url: str) -> Iterator[None]:
+    """Turns the cancellation of a call whose channel was closed into StoreUnavailable.
+
+    gRPC reports it as CancelledError, which would end the caller's task as if somebody had
+    cancelled that.
+    """
+    try:
+        yield
+    except asyncio.CancelledError:
+        task = asyncio.current_task()
+        if task is not None and task.cancelling():
+            raise
+        raise StoreUnavailable(f"the connection to etcd at {url} was closed") from None
+
+
 class Endpoint:
     """One etcd server and the channel to it."""
 
@@ -124,6 +141,7 @@ class Endpoint:
         self._channel: grpc.aio.Channel | None = None
         self._stamp: tuple[int, ...] = ()
         self._timeouts = 0
+        self._closed = False
         self._closing: set[asyncio.Task[None]] = set()
 
     def channel(self) -> grpc.aio.Channel:
@@ -131,7 +149,10 @@ class Endpoint:
 
         Raises:
             StoreRefused: the certificate's files cannot be read.
+            StoreUnavailable: closed.
         """
+        if self._closed:  # a loop that was told late must not open a channel that nobody closes
+            raise StoreUnavailable("the store is closed")
         stamp = self._files_stamp()
         if self._channel is None or stamp != self._stamp:
             credentials = self._credentials()
@@ -155,7 +176,8 @@ class Endpoint:
             self._retire()
 
     async def close(self) -> None:
-        """Cuts everything that runs on it."""
+        """Cuts everything that runs on it, for good."""
+        self._closed = True
         for task in self._closing:
             task.cancel()
         await asyncio.gather(*self._closing, return_exceptions=True)
@@ -243,7 +265,8 @@ class Endpoints:
     async def on(self, endpoint: Endpoint, call: Call[T]) -> T:
         """One call on one endpoint, its outcome noted."""
         try:
-            answer = await call(endpoint.channel(), self.timing.answer_s)
+            with cancelled_only_by_callers(endpoint.url):
+                answer = await call(endpoint.channel(), self.timing.answer_s)
         except grpc.RpcError as error:
             fault = translate(error, endpoint.url)
             if isinstance(fault, StoreRefused) and error.code() is not grpc.StatusCode.UNAVAILABLE:
@@ -251,7 +274,7 @@ class Endpoints:
             else:
                 self.failed(endpoint, fault, timeout=error.code() is grpc.StatusCode.DEADLINE_EXCEEDED)
             raise fault from error
-        except StoreRefused as fault:  # unreadable files
+        except (StoreRefused, StoreUnavailable) as fault:  # unreadable files, a closed channel
             self.failed(endpoint, fault)
             raise
         self.answered(endpoint)
@@ -282,7 +305,7 @@ class Endpoints:
         """Returns when a connection to `endpoint` stands; a harmless read makes one."""
         try:
             state = endpoint.channel().get_state(try_to_connect=True)
-        except StoreRefused as fault:
+        except (StoreRefused, StoreUnavailable) as fault:
             self.failed(endpoint, fault)
             raise
         if state is grpc.ChannelConnectivity.READY:

@@ -15,7 +15,7 @@ from etcd3aio._protobuf import KVStub, RangeRequest, WatchCreateRequest, WatchRe
 from bridge_core.store import watch_rules as rules
 from bridge_core.store.api import Changes, Listing, StoreRefused, StoreUnavailable, WatchEvent
 from bridge_core.store.convert import header_of, key_range, listing_of, response_of
-from bridge_core.store.endpoints import Endpoint, Endpoints, translate
+from bridge_core.store.endpoints import Endpoint, Endpoints, cancelled_only_by_callers, translate
 
 log = structlog.get_logger()
 
@@ -70,9 +70,11 @@ class Watch:
         metadata = (("hasleader", "true"),)  # a server cut off from its cluster ends the stream
         stream = WatchStub(endpoint.channel()).Watch(metadata=metadata)
         try:
-            await self._within(stream.write(self._create(self._position)), "the watch request")
+            with cancelled_only_by_callers(endpoint.url):
+                await self._within(stream.write(self._create(self._position)), "the watch request")
             while self._position is not None:
-                response = response_of(await self._next(stream))
+                with cancelled_only_by_callers(endpoint.url):
+                    response = response_of(await self._next(stream))
                 self._endpoints.answered(endpoint)
                 self._backoff.reset()
                 verdict, changes = rules.received(self._position, response)

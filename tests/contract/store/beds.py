@@ -1,0 +1,134 @@
+"""What the store's contract suite runs on: the fake, and a real etcd behind TLS."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+import socket
+from pathlib import Path
+from typing import Any, Protocol
+
+import grpc
+import trustme
+from etcd3aio._protobuf import CompactionRequest, KVStub
+
+from bridge_core.etcd_server import EtcdServer, EtcdSettings, ready
+from bridge_core.store.api import Store
+from bridge_core.store.etcd import ClientTls, EtcdStore, Timing
+from tests.fakes.store import FakeEtcd, FakeStore
+
+# Short waits, so that silence is noticed within a test's patience.
+QUICK = Timing(connect_s=0.5, answer_s=0.5, idle_s=0.3, backoff_first_s=0.02, backoff_most_s=0.2)
+
+
+class Bed(Protocol):
+    """A store server under a test's control."""
+
+    lease_s: float  # the shortest lease it grants
+
+    def client(self) -> Store: ...
+    async def pause(self) -> None: ...
+    async def resume(self) -> None: ...
+    async def restart(self) -> None: ...
+    async def compact(self, revision: int) -> None: ...
+
+
+class FakeBed:
+    lease_s = 0.3
+
+    def __init__(self) -> None:
+        self.etcd = FakeEtcd()
+
+    def client(self) -> Store:
+        return FakeStore(self.etcd)
+
+    async def pause(self) -> None:
+        self.etcd.pause()
+
+    async def resume(self) -> None:
+        self.etcd.resume()
+
+    async def restart(self) -> None:
+        self.etcd.pause()
+        await asyncio.sleep(0)
+        self.etcd.resume()
+
+    async def compact(self, revision: int) -> None:
+        assert revision <= self.etcd.revision
+        self.etcd.compact()
+
+
+class Certificates:
+    """A CA, a server's certificate and clients', as files."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._authority = trustme.CA()
+        self.ca = folder / "ca.pem"
+        self._authority.cert_pem.write_to_path(self.ca)
+        self.server_cert, self.server_key = self.issue("server", "127.0.0.1", "localhost")
+        self.client = self.client_tls("client")
+
+    def issue(self, name: str, *names: str) -> tuple[Path, Path]:
+        issued = self._authority.issue_cert(*(names or (f"{name}.test",)), common_name=name)
+        cert, key = self._folder / f"{name}.pem", self._folder / f"{name}.key"
+        cert.write_bytes(b"".join(blob.bytes() for blob in issued.cert_chain_pems))
+        issued.private_key_pem.write_to_path(key)
+        return cert, key
+
+    def client_tls(self, name: str) -> ClientTls:
+        cert, key = self.issue(name)
+        return ClientTls(cert=cert, key=key, ca=self.ca)
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+class EtcdBed:
+    lease_s = 2.0  # etcd's least: one and a half election timeouts, rounded up
+
+    def __init__(self, folder: Path, certificates: Certificates) -> None:
+        self.certificates = certificates
+        self.server = EtcdServer(
+            EtcdSettings(
+                data_dir=folder / "data",
+                log_file=folder / "etcd.log",
+                client_port=free_port(),
+                peer_port=free_port(),
+                cert=certificates.server_cert,
+                key=certificates.server_key,
+                ca=certificates.ca,
+            )
+        )
+        self.url = self.server.settings.url
+
+    def client(self) -> Store:
+        return EtcdStore([self.url], self.certificates.client, timing=QUICK)
+
+    async def pause(self) -> None:
+        self.server.signal(signal.SIGSTOP)
+
+    async def resume(self) -> None:
+        self.server.signal(signal.SIGCONT)
+
+    async def restart(self) -> None:
+        self.server.kill()
+        self.server.start()
+        await self.ready()
+
+    async def ready(self) -> None:
+        await ready([self.url], self.certificates.client, 20.0)
+
+    def channel(self) -> Any:
+        tls = self.certificates.client
+        credentials = grpc.ssl_channel_credentials(
+            tls.ca.read_bytes(), tls.key.read_bytes(), tls.cert.read_bytes()
+        )
+        return grpc.aio.secure_channel(self.url.removeprefix("https://"), credentials)
+
+    async def compact(self, revision: int) -> None:
+        async with self.channel() as channel:
+            await KVStub(channel).Compact(CompactionRequest(revision=revision, physical=True), timeout=5.0)
