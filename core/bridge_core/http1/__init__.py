@@ -5,6 +5,7 @@ Servers (`serve`), clients (`Pool`), and what joins the two on the hot path (`Re
 
 from __future__ import annotations
 
+from bridge_core.http1.client import ClientExchange, ResponseHead, ResponseSink
 from bridge_core.http1.connection import App
 from bridge_core.http1.coroutine import Handler, coroutine_app
 from bridge_core.http1.errors import (
@@ -23,16 +24,22 @@ from bridge_core.http1.exchange import Exchange
 from bridge_core.http1.headers import HOP_BY_HOP, Headers, Pair
 from bridge_core.http1.heads import BadHeader
 from bridge_core.http1.limits import Limits, PoolLimits
+from bridge_core.http1.pool import Address, Pool
+from bridge_core.http1.relay import Relay
 from bridge_core.http1.request import BodyStream, Request
+from bridge_core.http1.response import ClientResponse
 from bridge_core.http1.server import ErrorBody, Identify, Server, json_error, serve
 
 __all__ = [
     "HOP_BY_HOP",
+    "Address",
     "App",
     "BadHeader",
     "BadResponse",
     "BodyStream",
     "BodyTimeout",
+    "ClientExchange",
+    "ClientResponse",
     "ConnectFailed",
     "Disconnected",
     "ErrorBody",
@@ -43,10 +50,14 @@ __all__ = [
     "IncompleteResponse",
     "Limits",
     "Pair",
+    "Pool",
     "PoolBusy",
     "PoolClosed",
     "PoolLimits",
+    "Relay",
     "Request",
+    "ResponseHead",
+    "ResponseSink",
     "ResponseTimeout",
     "ResponseTooLarge",
     "Server",

@@ -176,6 +176,12 @@ class Exchange:
             self._head = b""
         self._write(data)
 
+    def flush(self) -> None:
+        """Writes a head that `start` held back."""
+        if self._head:
+            head, self._head = self._head, b""
+            self._write(head)
+
     def finish(self, data: bytes = b"") -> None:
         """Ends the answer, with a last part of the body where there is one.
 

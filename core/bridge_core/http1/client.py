@@ -1,0 +1,424 @@
+"""The client's side of one connection: one request at a time, its answer through callbacks."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, Any
+
+import httptools
+import structlog
+
+from bridge_core.http1.errors import BadResponse, IncompleteResponse, UpstreamError
+from bridge_core.http1.headers import Headers, Pair
+from bridge_core.http1.heads import LAST_CHUNK, chunk
+
+if TYPE_CHECKING:
+    from bridge_core.http1.pool import Pool
+
+log = structlog.get_logger()
+
+
+class ResponseHead:
+    """Status and header fields of an answer.
+
+    Attributes:
+        status: The final status (informational ones are passed over).
+        headers: The fields as they came.
+        length: The announced Content-Length, also where no body follows (HEAD); None without.
+        more: `on_data` or `on_end` follows before control returns to the loop.
+    """
+
+    __slots__ = ("headers", "keep_alive", "length", "more", "status", "until_close")
+
+    def __init__(self, status: int, headers: Headers, length: int | None, keep_alive: bool) -> None:
+        self.status = status
+        self.headers = headers
+        self.length = length
+        self.keep_alive = keep_alive
+        self.until_close = False
+        self.more = False
+
+
+class ResponseSink:
+    """Takes an answer: `on_head`, `on_data`…, then either `on_end` or `on_error`, nothing after.
+
+    All parts of the body that came in one read are one `on_data`. `on_error` may come at any time
+    before `on_end`. Nothing is called after `ClientExchange.cancel`. Called on the loop; must not
+    block.
+    """
+
+    __slots__ = ()
+
+    def on_head(self, head: ResponseHead) -> None:
+        """The final head has come."""
+
+    def on_data(self, data: bytes) -> None:
+        """Some of the body has come."""
+
+    def on_end(self) -> None:
+        """The answer is whole."""
+
+    def on_error(self, error: UpstreamError) -> None:
+        """The answer will not be whole."""
+
+    def on_writable(self, writable: bool) -> None:
+        """The request's side crossed a water mark; matters to whoever sends a body in parts."""
+
+
+class ClientExchange:
+    """A request on its way; made by `Pool.send`.
+
+    Attributes:
+        done: It was answered, failed or was cancelled.
+        reused: It runs on a connection that had answered before.
+    """
+
+    __slots__ = (
+        "chunked",
+        "connection",
+        "data",
+        "done",
+        "head_only",
+        "more",
+        "pool",
+        "retried",
+        "sent_at",
+        "sink",
+    )
+
+    def __init__(self, pool: Pool, data: bytes, sink: ResponseSink, *, more: bool, chunked: bool) -> None:
+        self.pool = pool
+        self.data = data
+        self.sink = sink
+        self.more = more
+        self.chunked = chunked
+        self.head_only = data[:5] == b"HEAD "
+        self.connection: ClientConnection | None = None
+        self.done = False
+        self.retried = False
+        self.sent_at = 0.0
+
+    @property
+    def reused(self) -> bool:
+        """Whether the connection had answered an earlier request."""
+        return self.connection is not None and self.connection.requests > 1
+
+    def cancel(self) -> None:
+        """Gives the answer up and closes its connection, which is how the server hears of it."""
+        if self.done:
+            return
+        self.done = True
+        if self.connection is not None:
+            self.connection.abandon()
+        else:
+            self.pool.forget(self)
+
+    def pause(self) -> None:
+        """Stops reading the answer."""
+        if self.connection is not None and not self.done:
+            self.connection.set_reading(False)
+
+    def resume(self) -> None:
+        """Goes on reading the answer."""
+        if self.connection is not None and not self.done:
+            self.connection.set_reading(True)
+
+    def write(self, data: bytes) -> None:
+        """Sends a part of the request's body, where `send` was told that `more` follows."""
+        if self.done or not data:
+            return
+        if self.chunked:
+            data = chunk(data)
+        if self.connection is not None:
+            self.connection.write(data)
+        else:
+            self.data += data
+
+    def finish(self) -> None:
+        """The request's body is whole."""
+        if self.done or not self.more:
+            return
+        if self.chunked:
+            if self.connection is not None:
+                self.connection.write(LAST_CHUNK)
+            else:
+                self.data += LAST_CHUNK
+        self.more = False
+
+
+class ClientConnection(asyncio.Protocol):
+    """One connection of a pool.
+
+    Attributes:
+        requests: How many were sent on it.
+        idle_since: Loop time at which it became idle.
+    """
+
+    __slots__ = (
+        "_complete",
+        "_exchange",
+        "_fault",
+        "_fresh_head",
+        "_head",
+        "_head_size",
+        "_in_head",
+        "_informational",
+        "_pairs",
+        "_parser",
+        "_parts",
+        "_pool",
+        "_reading",
+        "_seen",
+        "_surplus",
+        "_transport",
+        "idle_since",
+        "requests",
+    )
+
+    def __init__(self, pool: Pool) -> None:
+        self._pool = pool
+        self._transport: Any = None
+        self._parser: Any = httptools.HttpResponseParser(self)
+        self._exchange: ClientExchange | None = None
+        self._head: ResponseHead | None = None
+        self._fresh_head: ResponseHead | None = None
+        self._pairs: list[Pair] = []
+        self._parts: list[bytes] = []
+        self._fault = ""
+        self._head_size = 0
+        self._in_head = False
+        self._informational = False
+        self._complete = False
+        self._surplus = False
+        self._seen = False
+        self._reading = True
+        self.requests = 0
+        self.idle_since = 0.0
+
+    @property
+    def usable(self) -> bool:
+        """Whether it may take a request."""
+        return self._transport is not None and not self._transport.is_closing()
+
+    def start(self, exchange: ClientExchange) -> None:
+        """Sends a request; the connection must be usable and idle."""
+        self._exchange = exchange
+        self._head = None
+        self._complete = self._seen = False
+        self._head_size = 0
+        self.requests += 1
+        exchange.connection = self
+        self._transport.write(exchange.data)
+        if exchange.more or exchange.retried:
+            exchange.data = b""  # sent for good; only a whole request can be sent again
+
+    def write(self, data: bytes) -> None:
+        """Sends more of the request's body."""
+        self._transport.write(data)
+
+    def set_reading(self, reading: bool) -> None:
+        """Reads the answer, or lets it wait in the kernel and so at the server."""
+        if reading is self._reading or self._transport.is_closing():
+            return
+        self._reading = reading
+        if reading:
+            self._transport.resume_reading()
+        else:
+            self._transport.pause_reading()
+
+    def abandon(self) -> None:
+        """The answer is no longer wanted."""
+        self._exchange = None
+        self._transport.abort()
+
+    def close(self) -> None:
+        """Ends an idle connection, or one whose answer is whole."""
+        if self._transport is not None:
+            self._transport.close()
+
+    def close_now(self, error: UpstreamError) -> None:
+        """Ends the connection; a request under way fails with `error`."""
+        self._fail(error)
+
+    # -- the transport's calls
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:  # noqa: D102
+        self._transport = transport
+
+    def data_received(self, data: bytes) -> None:  # noqa: D102
+        exchange = self._exchange
+        if exchange is None:
+            # Bytes nobody asked for: an answer to nothing would be taken for the next one's.
+            self._transport.abort()
+            return
+        self._seen = True
+        continues_head = self._in_head
+        fault = self._feed(data)
+        if self._in_head and not fault and continues_head:
+            self._head_size += len(data)
+            if self._head_size > self._pool.limits.head:
+                fault = "the response headers are too large"
+        if fault and not self._complete:
+            self._fail(BadResponse(f"malformed answer from {self._pool.label}: {fault}", seen=True))
+            return
+        try:
+            self._hand_on(exchange, broken=bool(fault))
+        except Exception:  # the answer's root: a fault of ours must end the exchange, not the loop
+            log.exception("http_sink_failed", upstream=self._pool.label)
+            if self._exchange is exchange:
+                self._fail(IncompleteResponse("internal error while passing the answer on", seen=True))
+
+    def eof_received(self) -> bool | None:  # noqa: D102
+        exchange, head = self._exchange, self._head
+        if exchange is not None and head is not None and head.until_close:
+            self._exchange = None
+            exchange.done = True
+            exchange.sink.on_end()
+        return None
+
+    def connection_lost(self, exc: Exception | None) -> None:  # noqa: D102
+        self._pool.lost(self)
+        self._parser = None
+        exchange, self._exchange = self._exchange, None
+        if exchange is None:
+            return
+        reused = self.requests > 1
+        if reused and not self._seen and self._pool.send_again(exchange):
+            return
+        exchange.done = True
+        reason = f": {exc}" if exc is not None and str(exc) else ""
+        part = "in the middle of its answer" if self._seen else "without an answer"
+        exchange.sink.on_error(
+            IncompleteResponse(
+                f"{self._pool.label} closed the connection {part}{reason}", reused=reused, seen=self._seen
+            )
+        )
+
+    def pause_writing(self) -> None:  # noqa: D102
+        if self._exchange is not None:
+            self._exchange.sink.on_writable(False)
+
+    def resume_writing(self) -> None:  # noqa: D102
+        if self._exchange is not None:
+            self._exchange.sink.on_writable(True)
+
+    # -- llhttp's calls; they only gather
+
+    def on_message_begin(self) -> None:  # noqa: D102
+        if self._complete:
+            self._surplus = True
+            return
+        self._pairs = []
+        self._in_head = True
+
+    def on_header(self, name: bytes, value: bytes) -> None:  # noqa: D102
+        if not self._in_head:
+            return  # a trailer field: dropped
+        limits = self._pool.limits
+        self._head_size += len(name) + len(value) + 4
+        if self._head_size > limits.head or len(self._pairs) >= limits.header_count:
+            self._reject("the response headers are too large")
+        self._pairs.append((name.lower(), value.rstrip(b" \t")))
+
+    def on_headers_complete(self) -> None:  # noqa: D102
+        if self._surplus:
+            return
+        parser = self._parser
+        status = parser.get_status_code()
+        self._in_head = False
+        if parser.get_http_version() not in {"1.1", "1.0"}:
+            self._reject("not HTTP/1.x")
+        if status < 200:
+            if status == 101 or status < 100:
+                self._reject(f"status {status}")
+            self._informational = True
+            return
+        headers = Headers(self._pairs)
+        length = headers.get(b"content-length")
+        head = ResponseHead(
+            status, headers, None if length is None else int(length), parser.should_keep_alive()
+        )
+        exchange = self._exchange
+        coding = headers.get(b"transfer-encoding")
+        if coding is not None:
+            if coding.lower() != b"chunked" or len(headers.get_all(b"transfer-encoding")) > 1:
+                self._reject("a transfer coding other than chunked")
+        elif length is None:
+            head.until_close = status not in {204, 304}
+        self._head = self._fresh_head = head
+        if exchange is not None and exchange.head_only:
+            head.until_close = False
+            self._complete = True
+
+    def on_body(self, data: bytes) -> None:  # noqa: D102
+        if self._complete:
+            self._surplus = True
+            return
+        self._parts.append(data)
+
+    def on_message_complete(self) -> None:  # noqa: D102
+        if self._informational:
+            self._informational = False
+            return
+        if not self._surplus:
+            self._complete = True
+
+    def _reject(self, fault: str) -> None:
+        self._fault = fault
+        raise ValueError(fault)
+
+    def _feed(self, data: bytes) -> str:
+        """Parses; returns what is wrong, or nothing."""
+        try:
+            self._parser.feed_data(data)
+        except httptools.HttpParserUpgrade:
+            return "an upgrade nobody asked for"
+        except httptools.HttpParserCallbackError as fault:
+            return self._fault or str(fault)
+        except httptools.HttpParserError as fault:
+            return str(fault)
+        return ""
+
+    # -- handing on
+
+    def _hand_on(self, exchange: ClientExchange, *, broken: bool) -> None:
+        sink = exchange.sink
+        parts = self._parts
+        complete = self._complete
+        head = self._fresh_head
+        if head is not None:
+            self._fresh_head = None
+            head.more = complete or bool(parts)
+            sink.on_head(head)
+            if self._exchange is not exchange:
+                return
+        if parts:
+            self._parts = []
+            sink.on_data(parts[0] if len(parts) == 1 else b"".join(parts))
+            if self._exchange is not exchange:
+                return
+        if complete:
+            exchange.done = True
+            self._exchange = None
+            self._release(exchange, broken=broken)
+            sink.on_end()
+
+    def _release(self, exchange: ClientExchange, *, broken: bool) -> None:
+        head, self._head = self._head, None
+        if head is None or not head.keep_alive or exchange.more or broken or self._surplus:
+            self._transport.close()
+            return
+        if exchange.head_only:
+            # llhttp cannot know that no body follows and would take the next answer for one.
+            self._parser = httptools.HttpResponseParser(self)
+        self._complete = False
+        self.set_reading(True)
+        self._pool.release(self)
+
+    def _fail(self, error: UpstreamError) -> None:
+        exchange, self._exchange = self._exchange, None
+        error.reused = self.requests > 1
+        self._transport.abort()
+        if exchange is not None:
+            exchange.done = True
+            exchange.sink.on_error(error)

@@ -1,0 +1,167 @@
+"""Passing a request to another server and its answer back, without a task or a copy to spare."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from bridge_core.errors import BridgeError
+from bridge_core.http1.client import ClientExchange, ResponseHead, ResponseSink
+from bridge_core.http1.errors import UpstreamError
+from bridge_core.http1.exchange import Exchange
+from bridge_core.http1.headers import Pair
+from bridge_core.http1.heads import content_length, request_head
+from bridge_core.http1.pool import Pool
+
+
+class Relay(ResponseSink):
+    """One attempt to have a request answered by another server.
+
+    Make one, then `forward`. Override the hooks (`response_head`, `response_data`, `response_end`,
+    `failed`, `client_gone`) to watch and to change what passes. An attempt that failed before its
+    exchange was `started` leaves the exchange open, so that another attempt can follow.
+
+    What it does by itself: hop-by-hop fields are dropped both ways, the body is framed anew (one read
+    from the server is one write to the client), a client that reads slowly pauses the server and a
+    server that reads slowly pauses an uploading client, and a client that leaves cancels the request
+    at the server at once.
+
+    Attributes:
+        exchange: The client's exchange.
+        upstream: The request at the server; None before `forward`.
+        rewrites: Set it to True where `response_data` or `response_end` change the body's length:
+            the answer is then chunked instead of carrying the server's Content-Length.
+    """
+
+    __slots__ = ("exchange", "rewrites", "upstream")
+
+    def __init__(self, exchange: Exchange) -> None:
+        self.exchange = exchange
+        self.upstream: ClientExchange | None = None
+        self.rewrites = False
+
+    def forward(
+        self,
+        pool: Pool,
+        *,
+        target: bytes | None = None,
+        headers: Iterable[Pair] | None = None,
+        body: bytes | None = None,
+    ) -> None:
+        """Sends the request.
+
+        Args:
+            pool: Where to.
+            target: Another target than the client's.
+            headers: All fields to send, framing excepted; by default the client's end-to-end fields
+                with the pool's Host.
+            body: Another body than the client's.
+
+        Raises:
+            PoolBusy, PoolClosed: nothing was sent, no hook is called.
+            BadHeader: the head cannot be written; nothing was sent.
+        """
+        request = self.exchange.request
+        if headers is None:
+            headers = [pair for pair in request.headers.end_to_end() if pair[0] != b"host"]
+            headers.insert(0, (b"host", pool.host))
+        if target is None:
+            target = request.target
+        method = request.method.encode("ascii")
+        stream = request.stream if body is None else None
+        if stream is not None:
+            length = request.headers.get(b"content-length")
+            framing = b"transfer-encoding: chunked\r\n" if length is None else content_length(int(length))
+            data = request_head(method, target, headers, framing)
+            self.upstream = pool.send(data, self, more=True, chunked=length is None)
+        else:
+            if body is None:
+                body = request.body
+            has_length = (
+                body or b"content-length" in request.headers or b"transfer-encoding" in request.headers
+            )
+            framing = content_length(len(body)) if has_length else b""
+            self.upstream = pool.send(request_head(method, target, headers, framing) + body, self)
+        self.exchange.on_disconnect = self._on_disconnect
+        self.exchange.on_writable = self._on_client_writable
+        if stream is not None:
+            stream.attach(self.upstream.write, self.upstream.finish, self._on_upload_failed)
+
+    def cancel(self) -> None:
+        """Gives the attempt up; no hook is called any more, the exchange stays as it is."""
+        if self.upstream is not None:
+            self.upstream.cancel()
+
+    # -- hooks
+
+    def response_head(self, head: ResponseHead) -> Iterable[Pair] | None:
+        """The fields to answer with, or None to drop the attempt and leave the exchange open."""
+        return head.headers.end_to_end()
+
+    def response_data(self, data: bytes) -> bytes:
+        """What to pass on for a part of the body; b"" holds it back."""
+        return data
+
+    def response_end(self) -> bytes | None:
+        """What to add to a whole answer, or None to leave the answer to the client open."""
+        return b""
+
+    def failed(self, error: UpstreamError) -> None:
+        """The server's answer will not be whole: by default a 502, or a cut where it had begun."""
+        self.exchange.fail(502, error.message)
+
+    def client_gone(self) -> None:
+        """The client left and the request at the server was cancelled."""
+
+    # -- ResponseSink
+
+    def on_head(self, head: ResponseHead) -> None:
+        """See `ResponseSink`."""
+        pairs = self.response_head(head)
+        if pairs is None:
+            self.cancel()
+            return
+        length = None if self.rewrites else head.length
+        self.exchange.start(head.status, pairs, length, cork=head.more, forwarded=True)
+
+    def on_data(self, data: bytes) -> None:
+        """See `ResponseSink`."""
+        data = self.response_data(data)
+        if data:
+            self.exchange.write(data)
+        else:
+            self.exchange.flush()
+
+    def on_end(self) -> None:
+        """See `ResponseSink`."""
+        last = self.response_end()
+        if last is not None:
+            self.exchange.finish(last)
+
+    def on_error(self, error: UpstreamError) -> None:
+        """See `ResponseSink`."""
+        self.failed(error)
+
+    def on_writable(self, writable: bool) -> None:
+        """See `ResponseSink`: the server reads slowly, so the upload waits."""
+        stream = self.exchange.request.stream
+        if stream is not None:
+            if writable:
+                stream.resume()
+            else:
+                stream.pause()
+
+    # -- the client's side
+
+    def _on_client_writable(self, writable: bool) -> None:
+        if self.upstream is not None:
+            if writable:
+                self.upstream.resume()
+            else:
+                self.upstream.pause()
+
+    def _on_disconnect(self) -> None:
+        self.cancel()
+        self.client_gone()
+
+    def _on_upload_failed(self, failure: BridgeError) -> None:  # the server's side answers the client
+        self.cancel()
