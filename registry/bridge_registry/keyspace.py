@@ -15,8 +15,6 @@ CA_SEALED_KEY: Final = ROOT + "ca/key"
 SERIALS: Final = ROOT + "ca/serials/"
 REVOKED: Final = ROOT + "ca/revoked/"
 LEADER: Final = ROOT + "leader/"
-# Written when a period of grace ends: gives the drop of unconfirmed members a revision of its own.
-SETTLED: Final = ROOT + "settled"
 
 
 def members_of(node: str) -> str:

@@ -244,12 +244,14 @@ class Enroller:
             raise EnrolmentRefused(
                 Refusal.DENIED, f"the certificate of {name} was revoked", hint="join again with a new token"
             )
-        if item is None or decode(item, NodeRecord).state == "revoked":
+        record = decode(item, NodeRecord) if item is not None else None
+        if item is None or record is None or record.state == "revoked":
             raise EnrolmentRefused(
                 Refusal.DENIED,
                 f"{name} is not a node of this mesh any more",
                 hint="join again with a new token",
             )
+        return item, record
 
     def _issue(self, identity: SpiffeId, csr: x509.CertificateRequest, peer_address: str) -> Issued:
         names = join_rules.grantable_names(

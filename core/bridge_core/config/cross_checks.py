@@ -1,0 +1,135 @@
+"""What a schema cannot say: rules within a route and between documents.
+
+Rules:
+1. Two documents of a kind have different names; routes' names are compared as models' are.
+2. There is one Mesh, named `mesh`, of this mesh's trust domain.
+3. A route's weights add up to more than nothing; no backend is named twice.
+4. A route does not lead to itself or to another route by a backend: a route's backends are models.
+5. Following fallbacks from route to route never comes back.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Final
+
+from bridge_core.config.documents import Document, Fault, MeshDocument, ModelRouteDocument, ModelRouteSpec
+from bridge_core.names import InvalidName, canonical
+
+MESH_NAME: Final = "mesh"
+
+
+def cross_check(
+    documents: Sequence[Document], beside: Sequence[Document], trust_domain: str | None
+) -> list[Fault]:
+    """Every fault of `documents`, together with those in force `beside` them."""
+    faults = [*_duplicates(documents, beside)]
+    routes: dict[str, Document] = {}
+    for document in [*beside, *documents]:
+        if document.kind == "ModelRoute" and (name := _canonical(document.name)) is not None:
+            routes[name] = document
+    for document in documents:
+        if isinstance(document.parsed, MeshDocument):
+            faults += _mesh(document, document.parsed, trust_domain)
+        else:
+            faults += _route(document, document.parsed, routes)
+    # An applied route may become wrong by a new one beside it; the new document is to blame.
+    new = {document.key for document in documents}
+    faults += [
+        fault
+        for document in documents
+        if document.kind == "ModelRoute"
+        for fault in _captured(document, [other for other in beside if other.key not in new])
+    ]
+    return faults
+
+
+def _duplicates(documents: Sequence[Document], beside: Sequence[Document]) -> Iterator[Fault]:
+    seen: dict[tuple[str, str], Document] = {}
+    for document in beside:
+        seen[(document.kind, _comparable(document))] = document
+    for document in documents:
+        key = (document.kind, _comparable(document))
+        if (first := seen.get(key)) is not None:
+            where = f"{first.file}:{first.line}" if first in documents else "the applied config"
+            yield document.fault("metadata.name", f"{document.kind} {document.name} is already in {where}")
+        seen.setdefault(key, document)
+
+
+def _comparable(document: Document) -> str:
+    if document.kind == "ModelRoute":
+        return _canonical(document.name) or document.name
+    return document.name
+
+
+def _mesh(document: Document, parsed: MeshDocument, trust_domain: str | None) -> Iterator[Fault]:
+    if document.name != MESH_NAME:
+        yield document.fault("metadata.name", f"a Mesh is named {MESH_NAME}, not {document.name!r}")
+    named = parsed.spec.trust_domain
+    if named is not None and trust_domain is not None and named != trust_domain:
+        yield document.fault("spec.trustDomain", f"this mesh is {trust_domain}, which never changes")
+
+
+def _route(document: Document, parsed: ModelRouteDocument, routes: dict[str, Document]) -> Iterator[Fault]:
+    spec, own = parsed.spec, _canonical(document.name)
+    if own is None:
+        yield document.fault("metadata.name", f"{document.name!r} is not a model name")
+    if sum(backend.weight for backend in spec.backends) == 0:
+        yield document.fault("spec.backends", "all weights are 0: nothing would ever be chosen")
+    seen = set[str]()
+    for at, backend in enumerate(spec.backends):
+        path, target = f"spec.backends[{at}].model", _canonical(backend.model)
+        if target is None:
+            yield document.fault(path, f"{backend.model!r} is not a model name")
+        elif target == own:
+            yield document.fault(path, "the route leads to itself")
+        elif target in routes:
+            yield document.fault(path, f"{backend.model} is a route: a backend is a model")
+        elif target in seen:
+            yield document.fault(path, f"{backend.model} is there twice: add up the weights")
+        else:
+            seen.add(target)
+    yield from _fallback(document, spec, own, routes)
+
+
+def _fallback(
+    document: Document, spec: ModelRouteSpec, own: str | None, routes: dict[str, Document]
+) -> Iterator[Fault]:
+    if spec.fallback is None:
+        return
+    target = _canonical(spec.fallback)
+    if target is None:
+        yield document.fault("spec.fallback", f"{spec.fallback!r} is not a model name")
+        return
+    trail, seen = [document.name], set[str]()
+    while target is not None and target not in seen:
+        if target == own:
+            yield document.fault(
+                "spec.fallback", f"fallbacks go round: {' -> '.join([*trail, document.name])}"
+            )
+            return
+        seen.add(target)
+        following = routes.get(target)
+        if following is None or not isinstance(following.parsed, ModelRouteDocument):
+            return
+        trail.append(following.name)
+        further = following.parsed.spec.fallback
+        target = _canonical(further) if further is not None else None
+
+
+def _captured(document: Document, others: Sequence[Document]) -> Iterator[Fault]:
+    own = _canonical(document.name)
+    for other in others:
+        if not isinstance(other.parsed, ModelRouteDocument):
+            continue
+        if any(_canonical(backend.model) == own for backend in other.parsed.spec.backends):
+            yield document.fault(
+                "metadata.name", f"the applied route {other.name} has {document.name} as a backend"
+            )
+
+
+def _canonical(name: str) -> str | None:
+    try:
+        return canonical(name)
+    except InvalidName:
+        return None
