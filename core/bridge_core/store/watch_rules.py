@@ -11,7 +11,9 @@ Rules, which together make the watch of `bridge_core.store.api` exact:
 3. An event below the position was delivered before and is dropped.
 4. History may be resumed only in the same store: the same cluster id, a raft term and a revision
    that did not go back. Otherwise, and after a compaction or a cancelled watch, the position is
-   lost and the reader lists again.
+   lost and the reader lists again. (An older state whose files were put back by hand, and which
+   outgrew our position before we looked, cannot be told apart; etcd's own restore makes a new
+   cluster id.)
 """
 
 from __future__ import annotations
