@@ -1,0 +1,110 @@
+"""GPUs as the agent sees them, whoever made them. `nvml` reads NVIDIA's; another vendor's library
+needs one more class with `read` and `faults`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Protocol
+
+import msgspec
+
+
+class GpuProcess(msgspec.Struct, frozen=True):
+    """Memory that one process holds on a GPU; None where the driver does not tell."""
+
+    pid: int
+    memory_bytes: int | None
+
+
+class MigSlice(msgspec.Struct, frozen=True):
+    """A hardware partition of a GPU, a device of its own to CUDA."""
+
+    uuid: str
+    memory_bytes: int
+    free_bytes: int
+
+
+class Gpu(msgspec.Struct, frozen=True, omit_defaults=True):
+    """One GPU at one moment. What a device does not report is None.
+
+    Attributes:
+        fault: Why it may not be used: fell off the bus, uncorrectable errors; empty: usable.
+    """
+
+    index: int
+    uuid: str
+    name: str
+    memory_bytes: int
+    free_bytes: int
+    temperature_c: int | None = None
+    power_w: float | None = None
+    utilization: int | None = None  # percent of time with a kernel running
+    ecc_uncorrected: int | None = None
+    mig: bool = False
+    slices: tuple[MigSlice, ...] = ()
+    processes: tuple[GpuProcess, ...] = ()
+    compute_capability: tuple[int, int] = (0, 0)
+    fault: str = ""
+
+
+class Xid(msgspec.Struct, frozen=True):
+    """A critical error that the driver reported; NVIDIA's documentation lists the codes."""
+
+    uuid: str
+    code: int
+
+
+class GpuInventory(Protocol):
+    """Reads the machine's GPUs. Blocking: call it from a thread."""
+
+    def read(self) -> tuple[Gpu, ...]:
+        """Every GPU now; one that answers no more is still listed, with its `fault`."""
+
+    def wait_xid(self, timeout_s: float) -> Xid | None:
+        """The next critical error, or None after `timeout_s`."""
+
+    def close(self) -> None:
+        """Lets go of the driver."""
+
+
+class NoGpus:
+    """The inventory of a machine without GPUs."""
+
+    def read(self) -> tuple[Gpu, ...]:
+        """No GPU."""
+        return ()
+
+    def wait_xid(self, timeout_s: float) -> Xid | None:
+        """Never one."""
+        return None
+
+    def close(self) -> None:
+        """Nothing to let go of."""
+
+
+# XIDs after which the device itself, and not only one program, is to be mistrusted: NVIDIA's
+# documentation calls for a reset or a repair (48 double-bit ECC, 63/64/94/95 row remapping and
+# contained/uncontained ECC, 79 fell off the bus, 74 NVLink, 92 high single-bit rate, 119/120 GSP).
+DEVICE_XIDS = frozenset({48, 63, 64, 74, 79, 92, 94, 95, 119, 120})
+# Those that one program's own illegal access or assertion raises; under MPS they end its neighbours.
+CLIENT_XIDS = frozenset({13, 31, 43, 45, 69})
+
+
+def select(gpus: Iterable[Gpu], wanted: str) -> Gpu | MigSlice:
+    """The GPU or MIG slice named by index ("0") or UUID (a unique prefix suffices, as for CUDA).
+
+    Raises:
+        LookupError: it is not there, or the prefix fits several; the sentence lists what is.
+    """
+    devices: list[Gpu | MigSlice] = []
+    for gpu in gpus:
+        if wanted == str(gpu.index):
+            return gpu
+        devices.extend([gpu, *gpu.slices])
+    found = [device for device in devices if wanted and device.uuid.startswith(wanted)]
+    if len(found) == 1:
+        return found[0]
+    there = ", ".join(device.uuid for device in devices) or "none"
+    problem = "fits several" if found else "is not there"
+    raise LookupError(f"GPU {wanted!r} {problem}; this machine has: {there}")

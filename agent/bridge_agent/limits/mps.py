@@ -1,0 +1,201 @@
+"""NVIDIA's Multi-Process Service: one control daemon a GPU, watched by one task."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import shutil
+import signal
+from collections.abc import Callable
+from pathlib import Path
+
+import structlog
+
+from bridge_agent.limits import mps_rules as rules
+from bridge_core.backoff import Backoff
+from bridge_core.errors import Fatal, Unavailable
+
+log = structlog.get_logger()
+
+CONTROL = "nvidia-cuda-mps-control"
+START_TIMEOUT_S = 10.0
+COMMAND_TIMEOUT_S = 5.0
+LOG_POLL_S = 0.2
+
+
+class MpsMissing(Fatal):
+    """MPS was asked for and this machine does not have it."""
+
+
+class MpsDaemon:
+    """The control daemon of one GPU with pipe and log directories of its own.
+
+    `on_fault` hears of every fault in its logs, and of its own death as "server_exit".
+    """
+
+    def __init__(
+        self,
+        device: str,
+        folder: Path,
+        *,
+        on_fault: Callable[[rules.MpsFault], None],
+        binary: str | None = None,
+    ) -> None:
+        found = binary or shutil.which(CONTROL)
+        if found is None:
+            raise MpsMissing(
+                f"MPS is asked for on {device} and {CONTROL} is not on PATH",
+                hint="install the NVIDIA driver's MPS tools or take `mps` out of the NodeClass",
+            )
+        self.device = device
+        self.pipe, self.log = folder / "pipe", folder / "log"
+        self._binary = found
+        self._on_fault = on_fault
+        self._ready = asyncio.Event()
+        self._restarts = 0
+
+    @property
+    def restarts(self) -> int:
+        """How often the daemon had to be started again."""
+        return self._restarts
+
+    async def ready(self) -> None:
+        """Waits until clients can connect."""
+        await self._ready.wait()
+
+    async def run(self, backoff: Backoff) -> None:
+        """Keeps the daemon running until cancelled; ends it, its servers and its clients then.
+
+        A daemon that somebody's crash left behind on our pipe is ended first: two on one pipe
+        directory would refuse each other's clients.
+        """
+        for folder in (self.pipe, self.log):
+            folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        await self._end_orphan()
+        while True:
+            process = await self._start()
+            try:
+                async with asyncio.TaskGroup() as group:
+                    watcher = group.create_task(self._watch_logs())
+                    await self._announce()
+                    status = await process.wait()
+                    watcher.cancel()
+            finally:
+                self._ready.clear()
+                if process.returncode is None:
+                    await self._stop(process)
+            self._restarts += 1
+            delay = backoff.next_s()
+            log.warning("mps_daemon_died", device=self.device, status=status, restart_in_s=round(delay, 2))
+            self._on_fault(rules.MpsFault("server_exit", 0, f"the control daemon ended with status {status}"))
+            await asyncio.sleep(delay)
+
+    async def command(self, line: str) -> str:
+        """What the control daemon answers to one command ("get_server_list").
+
+        Raises:
+            Unavailable: it did not answer.
+        """
+        process = await asyncio.create_subprocess_exec(
+            self._binary,
+            stdin=asyncio.subprocess.PIPE,
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.STDOUT,
+            env=self._environment(),
+        )
+        try:
+            async with asyncio.timeout(COMMAND_TIMEOUT_S):
+                output, _ = await process.communicate(line.encode() + b"\n")
+        except TimeoutError:
+            process.kill()
+            await process.wait()
+            raise Unavailable(f"MPS on {self.device} did not answer {line!r}") from None
+        text = output.decode(errors="replace").strip()
+        if process.returncode != 0:
+            raise Unavailable(f"MPS on {self.device} refused {line!r}: {text}")
+        return text
+
+    async def set_default_percentage(self, percentage: int) -> None:
+        """Changes the share of clients still to connect; those connected keep theirs."""
+        await self.command(f"set_default_active_thread_percentage {percentage}")
+
+    def _environment(self) -> dict[str, str]:
+        return {
+            "PATH": os.environ.get("PATH", os.defpath),
+            "CUDA_VISIBLE_DEVICES": self.device,
+            "CUDA_MPS_PIPE_DIRECTORY": str(self.pipe),
+            "CUDA_MPS_LOG_DIRECTORY": str(self.log),
+            **{name: os.environ[name] for name in ("LD_LIBRARY_PATH",) if name in os.environ},
+        }
+
+    async def _start(self) -> asyncio.subprocess.Process:
+        return await asyncio.create_subprocess_exec(
+            *(self._binary, "-f"),
+            stdin=asyncio.subprocess.DEVNULL,
+            stdout=asyncio.subprocess.DEVNULL,
+            stderr=asyncio.subprocess.DEVNULL,
+            env=self._environment(),
+            start_new_session=True,
+        )
+
+    async def _announce(self) -> None:
+        async with asyncio.timeout(START_TIMEOUT_S):
+            while True:
+                with contextlib.suppress(Unavailable):
+                    await self.command("get_default_active_thread_percentage")
+                    break
+                await asyncio.sleep(LOG_POLL_S)
+        self._ready.set()
+
+    async def _stop(self, process: asyncio.subprocess.Process) -> None:
+        with contextlib.suppress(Unavailable):
+            await self.command("quit -t 1")
+        try:
+            async with asyncio.timeout(COMMAND_TIMEOUT_S):
+                await process.wait()
+        except TimeoutError:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
+            await process.wait()
+
+    async def _end_orphan(self) -> None:
+        if not (self.pipe / "control").exists():
+            return
+        with contextlib.suppress(Unavailable):
+            await self.command("quit -t 1")
+            log.warning("mps_orphan_ended", device=self.device)
+
+    async def _watch_logs(self) -> None:
+        """Follows both logs from their present ends; the driver writes them, nothing rotates them."""
+        offsets = {name: _size(self.log / name) for name in ("control.log", "server.log")}
+        while True:
+            await asyncio.sleep(LOG_POLL_S)
+            for name, offset in offsets.items():
+                text, offsets[name] = _read_from(self.log / name, offset)
+                for line in text.splitlines():
+                    fault = rules.read_log_line(line)
+                    if fault is not None:
+                        log.error(
+                            "mps_fault", device=self.device, kind=fault.kind, pid=fault.pid, text=fault.text
+                        )
+                        self._on_fault(fault)
+
+
+def _size(path: Path) -> int:
+    try:
+        return path.stat().st_size
+    except OSError:
+        return 0
+
+
+def _read_from(path: Path, offset: int) -> tuple[str, int]:
+    """Whole lines after `offset`, and where they end."""
+    try:
+        with path.open("rb") as file:
+            file.seek(offset)
+            data = file.read(1 << 20)
+    except OSError:
+        return "", offset
+    end = data.rfind(b"\n") + 1
+    return data[:end].decode(errors="replace"), offset + end

@@ -1,0 +1,121 @@
+"""NVIDIA's GPUs through NVML (nvidia-ml-py)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pynvml
+
+from bridge_agent.limits.gpu import Gpu, GpuInventory, GpuProcess, MigSlice, NoGpus, Xid
+
+
+def open_inventory() -> tuple[GpuInventory, str]:
+    """NVML's inventory, or an empty one with the reason why NVML is not to be had."""
+    try:
+        return Nvml(), ""
+    except pynvml.NVMLError as fault:
+        return NoGpus(), str(fault)
+
+
+class Nvml:
+    """See `GpuInventory`. Raises pynvml.NVMLError where the driver is missing."""
+
+    def __init__(self) -> None:
+        pynvml.nvmlInit()
+        self._known: dict[int, Gpu] = {}
+        self._events = pynvml.nvmlEventSetCreate()
+        for index in range(pynvml.nvmlDeviceGetCount()):
+            handle = pynvml.nvmlDeviceGetHandleByIndex(index)
+            _optional(
+                pynvml.nvmlDeviceRegisterEvents, handle, pynvml.nvmlEventTypeXidCriticalError, self._events
+            )
+
+    def read(self) -> tuple[Gpu, ...]:
+        """Every GPU; one that was seen before and answers no more keeps its place with a fault."""
+        for index in range(pynvml.nvmlDeviceGetCount()):
+            try:
+                self._known[index] = _read(index)
+            except pynvml.NVMLError as fault:
+                before = self._known.get(index)
+                if before is not None:
+                    self._known[index] = Gpu(
+                        index,
+                        before.uuid,
+                        before.name,
+                        before.memory_bytes,
+                        0,
+                        fault=f"it answers no more: {fault}",
+                    )
+        return tuple(self._known[index] for index in sorted(self._known))
+
+    def wait_xid(self, timeout_s: float) -> Xid | None:
+        """The next critical error; None after `timeout_s` or where events are not supported."""
+        try:
+            event = pynvml.nvmlEventSetWait_v2(self._events, int(timeout_s * 1000))
+            return Xid(_text(pynvml.nvmlDeviceGetUUID(event.device)), int(event.eventData))
+        except pynvml.NVMLError:
+            return None
+
+    def close(self) -> None:
+        """Frees the event set and shuts NVML down."""
+        _optional(pynvml.nvmlEventSetFree, self._events)
+        _optional(pynvml.nvmlShutdown)
+
+
+def _read(index: int) -> Gpu:
+    handle = pynvml.nvmlDeviceGetHandleByIndex(index)
+    memory = pynvml.nvmlDeviceGetMemoryInfo(handle)
+    mode = _optional(pynvml.nvmlDeviceGetMigMode, handle)
+    mig = bool(mode and mode[0] == pynvml.NVML_DEVICE_MIG_ENABLE)
+    milliwatts = _optional(pynvml.nvmlDeviceGetPowerUsage, handle)
+    rates = _optional(pynvml.nvmlDeviceGetUtilizationRates, handle)
+    ecc = _optional(
+        pynvml.nvmlDeviceGetTotalEccErrors,
+        handle,
+        pynvml.NVML_MEMORY_ERROR_TYPE_UNCORRECTED,
+        pynvml.NVML_VOLATILE_ECC,
+    )
+    return Gpu(
+        index=index,
+        uuid=_text(pynvml.nvmlDeviceGetUUID(handle)),
+        name=_text(pynvml.nvmlDeviceGetName(handle)),
+        memory_bytes=int(memory.total),
+        free_bytes=int(memory.free),
+        temperature_c=_optional(pynvml.nvmlDeviceGetTemperature, handle, pynvml.NVML_TEMPERATURE_GPU),
+        power_w=None if milliwatts is None else milliwatts / 1000,
+        utilization=None if rates is None else int(rates.gpu),
+        ecc_uncorrected=ecc,
+        mig=mig,
+        slices=_slices(handle) if mig else (),
+        processes=_processes(handle),
+        compute_capability=_optional(pynvml.nvmlDeviceGetCudaComputeCapability, handle) or (0, 0),
+        fault=f"{ecc} uncorrectable memory errors since it was reset" if ecc else "",
+    )
+
+
+def _slices(handle: Any) -> tuple[MigSlice, ...]:
+    found = []
+    for number in range(_optional(pynvml.nvmlDeviceGetMaxMigDeviceCount, handle) or 0):
+        part = _optional(pynvml.nvmlDeviceGetMigDeviceHandleByIndex, handle, number)
+        if part is not None:
+            memory = pynvml.nvmlDeviceGetMemoryInfo(part)
+            found.append(MigSlice(_text(pynvml.nvmlDeviceGetUUID(part)), int(memory.total), int(memory.free)))
+    return tuple(found)
+
+
+def _processes(handle: Any) -> tuple[GpuProcess, ...]:
+    listed = _optional(pynvml.nvmlDeviceGetComputeRunningProcesses, handle) or []
+    return tuple(GpuProcess(int(process.pid), process.usedGpuMemory) for process in listed)
+
+
+def _optional(ask: Callable[..., Any], *arguments: Any) -> Any:
+    """What NVML answers, or None where this device does not support the question."""
+    try:
+        return ask(*arguments)
+    except pynvml.NVMLError:
+        return None
+
+
+def _text(value: str | bytes) -> str:
+    return value.decode() if isinstance(value, bytes) else value
