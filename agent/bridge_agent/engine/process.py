@@ -75,6 +75,8 @@ class EngineProcess:
         return _reap(self.pid)
 
     async def _ended(self) -> None:
+        if self._pidfd < 0:
+            return  # let go of: by whoever saw its end
         loop = asyncio.get_running_loop()
         ended = asyncio.Event()
         handle = os.dup(self._pidfd)  # a loop watches a descriptor for one waiter only
@@ -87,8 +89,9 @@ class EngineProcess:
 
     def signal(self, number: signal.Signals) -> None:
         """Sends a signal to the process alone; nothing if it has ended."""
-        with contextlib.suppress(ProcessLookupError):
-            signal.pidfd_send_signal(self._pidfd, number)
+        if self._pidfd >= 0:
+            with contextlib.suppress(ProcessLookupError):
+                signal.pidfd_send_signal(self._pidfd, number)
 
     def family(self) -> list[ProcStat]:
         """It and all that it started, as far as they run."""
@@ -165,12 +168,18 @@ def _spawn(spec: LaunchSpec) -> EngineProcess:
             f"cannot start {spec.argv[0]}: {fault.strerror}",
             hint="check that the file is there, executable and built for this machine",
         ) from fault
-    stat = read_stat(child.pid)
-    # We reap by number, as for a process that is not our child; Popen would warn of one left running.
+    try:
+        stat = read_stat(child.pid)
+        if stat is None:
+            raise ProcessLookupError(child.pid)  # not before it is reaped, which we do
+        process = EngineProcess(child.pid, stat.start_time)
+    except OSError as fault:
+        child.kill()
+        child.wait()
+        raise LaunchFault(f"cannot watch {spec.argv[0]}: {fault.strerror or fault}") from fault
+    # It is reaped by number, as an adopted one would be; Popen would warn of one left running.
     child.returncode = 0
-    if stat is None:  # not before we reap it
-        raise LaunchFault(f"{spec.argv[0]} vanished at its start")
-    return EngineProcess(child.pid, stat.start_time)
+    return process
 
 
 class ProcessRecord(msgspec.Struct, frozen=True):

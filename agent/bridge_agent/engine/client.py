@@ -1,0 +1,139 @@
+"""A client of an engine's HTTP API: what supervising it needs."""
+
+from __future__ import annotations
+
+from typing import Any, TypeVar
+
+import msgspec
+
+from bridge_core.errors import BridgeError, Reaction
+from bridge_core.http1 import Pool
+from bridge_core.snapshot import Model
+
+T = TypeVar("T")
+
+_ANSWER_LIMIT = 64 * 1024 * 1024  # bytes; /api/tags of thousands of models is some MiB
+
+
+class EngineFault(BridgeError):
+    """An engine refused a request, or answered what is not an answer to it.
+
+    Attributes:
+        status: The HTTP status of its answer.
+    """
+
+    reaction = Reaction.ELSEWHERE
+
+    def __init__(self, message: str, status: int) -> None:
+        super().__init__(message)
+        self.status = status
+
+
+class Resident(msgspec.Struct, frozen=True):
+    """A model in an engine's memory, as /api/ps lists it."""
+
+    name: str
+    digest: str = ""
+    size: int = 0
+    size_vram: int = 0
+    expires_at: str = ""
+    context_length: int = 0
+
+    @property
+    def forever(self) -> bool:
+        """Whether it stays loaded until somebody unloads it (keep_alive below zero)."""
+        return self.expires_at >= "2100"  # Ollama then lists a time 292 years ahead
+
+
+class _Version(msgspec.Struct):
+    version: str
+
+
+class _Tags(msgspec.Struct):
+    models: tuple[Model, ...] | None = ()
+
+
+class _Ps(msgspec.Struct):
+    models: tuple[Resident, ...] | None = ()
+
+
+class _Error(msgspec.Struct):
+    error: str
+
+
+class EngineClient:
+    """One engine's API.
+
+    Every method raises `bridge_core.http1` errors (ConnectFailed, IncompleteResponse, …) where
+    there is no answer and `EngineFault` where it is one of failure. None sets a time limit: use
+    `asyncio.timeout`.
+    """
+
+    def __init__(self, host: str, port: int) -> None:
+        # Ollama answers 403 to Host fields that name a public host.
+        self._pool = Pool((host, port), host=f"127.0.0.1:{port}".encode())
+
+    async def close(self) -> None:
+        """Closes its connections."""
+        await self._pool.close()
+
+    async def version(self) -> str:
+        """Its version; the cheapest sign of life."""
+        return (await self._call("GET", "/api/version", _Version)).version
+
+    async def models(self) -> tuple[Model, ...]:
+        """The models on its disk."""
+        return (await self._call("GET", "/api/tags", _Tags)).models or ()
+
+    async def loaded(self) -> tuple[Resident, ...]:
+        """The models in its memory."""
+        return (await self._call("GET", "/api/ps", _Ps)).models or ()
+
+    async def show(self, model: str) -> dict[str, Any]:
+        """All about a model."""
+        return await self._call("POST", "/api/show", dict[str, Any], {"model": model})
+
+    async def load(self, model: str, *, keep_alive: str | int | None = None) -> None:
+        """Loads a model into memory; returns when it is there. A `keep_alive` of 0 unloads it."""
+        body: dict[str, Any] = {"model": model, "stream": False}
+        if keep_alive is not None:
+            body["keep_alive"] = keep_alive
+        await self._call("POST", "/api/generate", dict[str, Any], body)
+
+    async def generate_one(self, model: str, *, context_length: int = 0, embedding: bool = False) -> None:
+        """Makes a loaded model do the least work there is: one token, or one embedding.
+
+        Args:
+            model: Its name.
+            context_length: What it was loaded with, if known: another value, also the default one,
+                would make the engine load it anew.
+            embedding: It is an embedding model.
+        """
+        options: dict[str, Any] = {"num_ctx": context_length} if context_length else {}
+        if embedding:
+            body: dict[str, Any] = {"model": model, "input": "a", "options": options}
+            await self._call("POST", "/api/embed", dict[str, Any], body)
+            return
+        body = {"model": model, "prompt": "a", "raw": True, "stream": False}
+        await self._call(
+            "POST", "/api/generate", dict[str, Any], body | {"options": options | {"num_predict": 1}}
+        )
+
+    async def _call(self, method: str, path: str, kind: type[T], body: dict[str, Any] | None = None) -> T:
+        data = None if body is None else msgspec.json.encode(body)
+        headers = [] if body is None else [(b"content-type", b"application/json")]
+        async with self._pool.request(method, path, headers, data) as response:
+            status, answer = response.status, await response.read(_ANSWER_LIMIT)
+        if status >= 400:
+            raise EngineFault(f"{method} {path} answered {status}: {_reason(answer)}", status)
+        try:
+            return msgspec.json.decode(answer, type=kind)
+        except msgspec.DecodeError as fault:
+            raise EngineFault(f"{method} {path} answered what does not decode: {fault}", status) from fault
+
+
+def _reason(answer: bytes) -> str:
+    try:
+        return msgspec.json.decode(answer, type=_Error).error
+    except msgspec.DecodeError:
+        return answer[:200].decode(errors="replace") or "nothing"

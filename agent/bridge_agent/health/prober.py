@@ -1,0 +1,190 @@
+"""Asks the loaded models of one engine for a token when the rules say so, and reports hangs."""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+from collections.abc import Awaitable, Callable, Iterable
+from dataclasses import dataclass
+from typing import Final
+
+import structlog
+
+from bridge_agent.health.probe_rules import ModelHealth, ProbePolicy, Verdict, judge, probe_due
+from bridge_core.errors import BridgeError
+
+log = structlog.get_logger()
+
+# Part of a processor that an engine must use for us to say that it computes: polling loops and
+# the engine's own answers to version and ps use less.
+_COMPUTING: Final = 0.1
+
+
+@dataclass(frozen=True, slots=True)
+class LoadedModel:
+    """A model in an engine's memory.
+
+    Attributes:
+        key: Its canonical name.
+        forever: It stays loaded whether used or not.
+        probe: Makes it do the least work there is; returns when it has answered anything.
+            Raises BridgeError where there was no answer to be had.
+    """
+
+    key: str
+    forever: bool
+    probe: Callable[[], Awaitable[None]]
+
+
+class Prober:
+    """Watches the loaded models of one engine.
+
+    Args:
+        hung: Called with a reason when a model is found hung.
+        recovered: Called when no model is known to hang any more.
+        cpu_seconds: The processor time that the engine's processes have used; None: not known.
+        clock: Monotonic time in seconds.
+        policy: How patient to be.
+    """
+
+    def __init__(
+        self,
+        *,
+        hung: Callable[[str], None],
+        recovered: Callable[[], None],
+        cpu_seconds: Callable[[], Awaitable[float | None]],
+        clock: Callable[[], float],
+        policy: ProbePolicy,
+    ) -> None:
+        self._report_hung = hung
+        self._report_recovered = recovered
+        self._cpu_seconds = cpu_seconds
+        self._clock = clock
+        self._policy = policy
+        self._models: dict[str, LoadedModel] = {}
+        self._health: dict[str, ModelHealth] = {}
+        self._heard: dict[str, float] = {}
+        self._sent: dict[str, float] = {}
+        self._changed = asyncio.Event()
+
+    def heard(self, now: float, model: str | None = None) -> None:
+        """A byte came from a model (None: from whichever). Cheap: called for every chunk of a stream."""
+        for key in self._models if model is None else (model,):
+            self._heard[key] = now
+            self._sent.pop(key, None)
+
+    def sent(self, now: float, model: str | None = None) -> None:
+        """A request was sent to a model (None: to whichever)."""
+        for key in self._models if model is None else (model,):
+            if key not in self._sent:
+                self._sent[key] = now
+                self._changed.set()
+
+    def update(self, models: Iterable[LoadedModel]) -> None:
+        """Takes over what is loaded now."""
+        self._models = {model.key: model for model in models}
+        had_hung = self._any_hung()
+        for key in self._health.keys() - self._models.keys():
+            del self._health[key]
+        for key, model in self._models.items():
+            health = self._health.get(key) or ModelHealth(self._clock())
+            self._health[key] = dataclasses.replace(health, forever=model.forever)
+        if had_hung and not self._any_hung():
+            self._report_recovered()
+        self._changed.set()
+
+    async def run(self) -> None:
+        """Probes until cancelled."""
+        while True:
+            self._changed.clear()
+            due = self._next()
+            wait_s = None if due is None else max(0.0, due[0] - self._clock())
+            try:
+                async with asyncio.timeout(wait_s):
+                    await self._changed.wait()
+                continue
+            except TimeoutError:
+                pass
+            if due is not None:
+                await self._probe(self._models[due[1]])
+
+    def _next(self) -> tuple[float, str] | None:
+        due = [
+            (at, key) for key in self._health if (at := probe_due(self._now(key), self._policy)) is not None
+        ]
+        return min(due, default=None)
+
+    def _now(self, key: str) -> ModelHealth:
+        """A model's health with what was heard and sent since; the streams only leave notes."""
+        health = self._health[key]
+        heard, sent = self._heard.pop(key, None), self._sent.get(key)
+        if heard is not None and heard > health.last_progress:
+            health = health.progressed(heard)
+        if sent is not None:
+            health = health.dispatched(sent)
+        self._health[key] = health
+        return health
+
+    async def _probe(self, model: LoadedModel) -> None:
+        started = self._clock()
+        answer = asyncio.ensure_future(model.probe())
+        try:
+            verdict = await self._judged(answer, model.key, started)
+        finally:
+            answer.cancel()
+            await asyncio.wait({answer})
+        self._settle(model.key, verdict, self._fault_of(answer, model.key), started)
+
+    async def _judged(self, answer: asyncio.Future[None], key: str, started: float) -> Verdict | None:
+        """Waits for the answer for as long as the rules are patient; None: it came."""
+        computed: float | None = None
+        used, at = await self._cpu_seconds(), started
+        while True:
+            await asyncio.wait({answer}, timeout=self._policy.timeout_s / 8)
+            now = self._clock()
+            if answer.done():
+                return None
+            used_before, used = used, await self._cpu_seconds()
+            if used_before is not None and used is not None and used - used_before > _COMPUTING * (now - at):
+                computed = now
+            at = now
+            verdict = judge(
+                started=started,
+                computed=computed,
+                progressed=self._heard.get(key, started),
+                now=now,
+                policy=self._policy,
+            )
+            if verdict is not Verdict.WAIT:
+                return verdict
+
+    def _fault_of(self, answer: asyncio.Future[None], key: str) -> BridgeError | None:
+        """Why a finished probe had no answer: the liveness probe's business, not a hang."""
+        fault = None if answer.cancelled() else answer.exception()
+        if fault is None:
+            return None
+        if isinstance(fault, BridgeError):
+            log.info("model_probe_failed", model=key, reason=str(fault))
+            return fault
+        raise fault
+
+    def _settle(self, key: str, verdict: Verdict | None, fault: BridgeError | None, started: float) -> None:
+        if key not in self._health:
+            return  # unloaded meanwhile
+        now, had_hung, health = self._clock(), self._any_hung(), self._now(key)
+        if verdict is Verdict.HUNG:
+            self._health[key] = health.unanswered(now, hung=True)
+            log.warning("model_hung", model=key, silent_s=round(now - started, 1))
+            self._report_hung(f"model {key} did not generate a token within {now - started:.0f} s")
+            return
+        if verdict is None and fault is None:
+            self._sent.pop(key, None)
+            self._health[key] = health.answered(now)
+        else:
+            # No answer to be had does not disprove a hang found before.
+            self._health[key] = health.unanswered(now, hung=health.hung)
+        if had_hung and not self._any_hung():
+            self._report_recovered()
+
+    def _any_hung(self) -> bool:
+        return any(health.hung for health in self._health.values())

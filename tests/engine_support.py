@@ -1,0 +1,90 @@
+"""Engine supervisors for tests: quick timing, a fake engine, and every change that was published."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from pathlib import Path
+
+from bridge_agent.engine.client import EngineClient
+from bridge_agent.engine.config import EngineConfig
+from bridge_agent.engine.lifecycle_rules import Policy
+from bridge_agent.engine.proc import family, read_stat
+from bridge_agent.engine.process import ProcessRecord
+from bridge_agent.engine.runtime import Timing
+from bridge_agent.engine.supervisor import EngineSupervisor
+from bridge_agent.engine.view import LocalInstance
+from bridge_agent.health.probe_rules import ProbePolicy
+from tests.support import eventually
+
+FAKE = Path(__file__).parent / "fakes" / "fake_ollama.py"
+
+POLICY = Policy(start_timeout_s=20.0, backoff_first_s=0.05, backoff_most_s=0.4)
+TIMING = Timing(poll_s=0.1, start_poll_s=0.02, answer_s=2.0, stop_grace_s=3.0, replace_grace_s=0.5)
+NO_PROBES = ProbePolicy(quiet_s=3600.0)
+PROBES = ProbePolicy(quiet_s=0.2, timeout_s=0.8, busy_timeout_s=30.0)
+
+
+def fake_config(folder: Path, kind: str = "ollama", **env: str) -> EngineConfig:
+    """The fake engine; FAKE_CRASH and FAKE_NEVER_LISTEN are the files `crash` and `never` of `folder`."""
+    switches = {"FAKE_CRASH": str(folder / "crash"), "FAKE_NEVER_LISTEN": str(folder / "never")}
+    return EngineConfig(index=0, kind=kind, binary=str(FAKE), env=switches | env)
+
+
+class Supervised:
+    """A supervisor of one engine that runs in a task, and what it published."""
+
+    def __init__(self, config: EngineConfig, state: Path, **options) -> None:
+        self.published: list[tuple[LocalInstance, ...]] = []
+        options = {"policy": POLICY, "timing": TIMING, "probing": NO_PROBES, **options}
+        self.supervisor = EngineSupervisor([config], state, self.published.append, node="n1", **options)
+        self.record = state / "engines" / "0" / "process.json"
+
+    @property
+    def view(self) -> LocalInstance:
+        return self.published[-1][0]
+
+    @property
+    def status(self):
+        return self.supervisor.status()[0]
+
+    async def state(self, wanted: str, deadline_s: float = 15.0) -> LocalInstance:
+        await eventually(lambda: self.view.state == wanted, deadline_s)
+        return self.view
+
+    @contextlib.asynccontextmanager
+    async def client(self):
+        client = EngineClient(self.view.host, self.view.port)
+        try:
+            yield client
+        finally:
+            await client.close()
+
+
+@contextlib.asynccontextmanager
+async def supervised(config: EngineConfig, state: Path, *, leave: bool = False, **options):
+    """Runs a supervisor; at the end stops its engine, or with `leave` goes away as a dying agent does."""
+    it = Supervised(config, state, **options)
+    task = asyncio.create_task(it.supervisor.run())
+    await eventually(lambda: it.published)
+    try:
+        yield it
+    finally:
+        if leave:
+            task.cancel()
+            await asyncio.wait({task})
+        else:
+            async with asyncio.timeout(15):
+                await it.supervisor.stop()
+                await task
+
+
+def everything_of(record: ProcessRecord) -> list[int]:
+    """The processes that belong to a recorded engine."""
+    return [stat.pid for stat in family(record.pid, record.start_time)]
+
+
+def gone(pid: int) -> bool:
+    """Whether a process has ended."""
+    stat = read_stat(pid)
+    return stat is None or stat.zombie
