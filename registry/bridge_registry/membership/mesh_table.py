@@ -1,0 +1,157 @@
+"""Everything that snapshots are made of, reduced from the store's watch events.
+
+One task owns a table and feeds it; others read it between its steps. A record that does not decode
+is left out and kept in `faults`; of a config document the last good text stays in force.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import TypeVar
+
+import msgspec
+
+from bridge_core.config import load
+from bridge_core.config.documents import AnyDocument, MeshDocument, MeshSpec, ModelRouteDocument
+from bridge_core.snapshot import Instance
+from bridge_core.store.api import Deleted, KeyValue, Listing, WatchEvent
+from bridge_registry import keyspace
+from bridge_registry.membership.membership_rules import Membership
+from bridge_registry.records import NodeRecord, RecordFault, SerialRecord, decode
+
+T = TypeVar("T", bound=msgspec.Struct)
+
+
+class MeshTable:
+    """The mesh as the store last told it.
+
+    Args:
+        remembered: Members of the last snapshot, from before this registry began.
+        now: Monotonic seconds.
+        ttl_s: The lease TTL until the config says otherwise.
+
+    Attributes:
+        revision: Of the newest event; 0 until the first listing.
+        nodes: Enrolled nodes by name.
+        revoked: Revoked certificates by serial.
+        documents: Applied config, "<kind>/<name>" to what it says.
+        texts: The same as YAML.
+        modified: The same as the revision it was applied at.
+        faults: Key to what is wrong with what is stored there.
+    """
+
+    def __init__(self, remembered: Iterable[Instance], now: float, *, ttl_s: float = 5.0) -> None:
+        self.revision = 0
+        self.membership = Membership(ttl_s, remembered, now)
+        self.nodes: dict[str, NodeRecord] = {}
+        self.revoked: dict[str, SerialRecord] = {}
+        self.documents: dict[str, AnyDocument] = {}
+        self.texts: dict[str, str] = {}
+        self.modified: dict[str, int] = {}
+        self.faults: dict[str, str] = {}
+
+    @property
+    def mesh_spec(self) -> MeshSpec | None:
+        """What the Mesh document says."""
+        document = self.documents.get("Mesh/mesh")
+        return document.spec if isinstance(document, MeshDocument) else None
+
+    @property
+    def routes(self) -> list[ModelRouteDocument]:
+        """Every applied route."""
+        return [document for document in self.documents.values() if isinstance(document, ModelRouteDocument)]
+
+    def is_revoked(self, serial: str) -> bool:
+        """Whether the certificate of this serial is no longer accepted."""
+        return serial in self.revoked
+
+    def apply(self, event: WatchEvent, now: float) -> None:
+        """Takes one event in."""
+        if isinstance(event, Listing):
+            self._replace(event, now)
+        else:
+            for change in event.events:
+                if isinstance(change, Deleted):
+                    self._delete(change.key, now)
+                else:
+                    self._put(change)
+        self.revision = event.revision
+        if self.mesh_spec is not None:
+            self.membership.ttl_s = self.mesh_spec.lease_ttl
+
+    def _replace(self, listing: Listing, now: float) -> None:
+        keys = {item.key for item in listing.items}
+        for prefix, held in (
+            (keyspace.NODES, self.nodes),
+            (keyspace.REVOKED, self.revoked),
+            (keyspace.CONFIG, self.texts),
+        ):
+            for name in [name for name in held if prefix + name not in keys]:
+                self._delete(prefix + name, now)
+        self.faults = {key: fault for key, fault in self.faults.items() if key in keys}
+        instances = []
+        for item in listing.items:
+            if item.key.startswith(keyspace.MEMBERS):
+                if (instance := self._instance(item)) is not None:
+                    instances.append(instance)
+            else:
+                self._put(item)
+        self.membership.replace(instances, now)
+
+    def _put(self, item: KeyValue) -> None:
+        self.faults.pop(item.key, None)
+        if item.key.startswith(keyspace.MEMBERS):
+            if (instance := self._instance(item)) is not None:
+                self.membership.put(instance)
+        elif item.key.startswith(keyspace.NODES):
+            if (node := self._decoded(item, NodeRecord)) is not None:
+                self.nodes[item.key.removeprefix(keyspace.NODES)] = node
+        elif item.key.startswith(keyspace.REVOKED):
+            if (serial := self._decoded(item, SerialRecord)) is not None:
+                self.revoked[item.key.removeprefix(keyspace.REVOKED)] = serial
+        elif item.key.startswith(keyspace.CONFIG):
+            self._put_config(item)
+
+    def _delete(self, key: str, now: float) -> None:
+        self.faults.pop(key, None)
+        if key.startswith(keyspace.MEMBERS):
+            self.membership.delete(key.removeprefix(keyspace.MEMBERS), now)
+        elif key.startswith(keyspace.NODES):
+            self.nodes.pop(key.removeprefix(keyspace.NODES), None)
+        elif key.startswith(keyspace.REVOKED):
+            self.revoked.pop(key.removeprefix(keyspace.REVOKED), None)
+        elif key.startswith(keyspace.CONFIG):
+            name = key.removeprefix(keyspace.CONFIG)
+            for held in (self.documents, self.texts, self.modified):
+                held.pop(name, None)
+
+    def _put_config(self, item: KeyValue) -> None:
+        name = item.key.removeprefix(keyspace.CONFIG)
+        if self.modified.get(name) == item.mod_revision:
+            return
+        text = item.value.decode("utf-8", "replace")
+        loaded = load([(name, text)])
+        if loaded.faults or len(loaded.documents) != 1 or loaded.documents[0].key != name:
+            self.faults[item.key] = "; ".join(map(str, loaded.faults)) or "not this one document"
+            return
+        self.documents[name] = loaded.documents[0].parsed
+        self.texts[name] = text
+        self.modified[name] = item.mod_revision
+
+    def _instance(self, item: KeyValue) -> Instance | None:
+        instance = self._decoded(item, Instance)
+        if instance is None:
+            return None
+        place = item.key.removeprefix(keyspace.MEMBERS)
+        # etcd lets a node write under its own prefix only; this keeps it from claiming more inside.
+        if instance.id != place or instance.node != place.rpartition("/")[0]:
+            self.faults[item.key] = f"names the instance {instance.id!r} of node {instance.node!r}"
+            return None
+        return instance
+
+    def _decoded(self, item: KeyValue, kind: type[T]) -> T | None:
+        try:
+            return decode(item, kind)
+        except RecordFault as fault:
+            self.faults[item.key] = fault.message
+            return None

@@ -1,0 +1,50 @@
+"""Snapshots out of the table: pure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+
+from bridge_core.config import mesh_settings, route
+from bridge_core.config.documents import MeshSpec, ModelRouteDocument
+from bridge_core.ring import Ring
+from bridge_core.snapshot import MESH_KEY, Instance, Snapshot, Version, encode_entry
+from bridge_registry.records import NodeRecord
+
+
+def entries(
+    *,
+    trust_domain: str,
+    spec: MeshSpec | None,
+    routes: Iterable[ModelRouteDocument],
+    nodes: Mapping[str, NodeRecord],
+    members: Iterable[Instance],
+    revoked: Iterable[str],
+) -> dict[str, bytes]:
+    """Every entry of the snapshot. An instance counts only on an enrolled node that is not revoked."""
+    settings = mesh_settings(spec, trust_domain, tuple(sorted(revoked)))
+    result = {MESH_KEY: encode_entry(settings)}
+    for node in nodes.values():
+        result[f"node/{node.name}"] = encode_entry(node.public())
+    for document in routes:
+        result[f"route/{document.metadata.name}"] = encode_entry(route(document))
+    for instance in members:
+        home = nodes.get(instance.node)
+        if home is not None and home.state != "revoked":
+            result[f"instance/{instance.id}"] = encode_entry(instance)
+    return result
+
+
+def next_version(last: Version, epoch: int, revision: int) -> Version:
+    """The version of a snapshot that differs from that of version `last`.
+
+    It is (epoch, revision) unless that does not go up: something changed without a revision of its
+    own (a period of grace ended), or the store was restored to an older state.
+    """
+    version = Version(epoch, revision)
+    return version if version > last else Version(last.epoch, last.revision + 1)
+
+
+def ring_of(snapshot: Snapshot) -> Ring:
+    """The ring over every instance; agents build the same and compare digests."""
+    instances = ((instance.id, instance.weight) for instance in snapshot.instances.values())
+    return Ring(instances, snapshot.mesh.ring_points)

@@ -1,0 +1,170 @@
+"""Feeds the table from the store's watch and publishes what it makes, while this registry leads.
+
+One task (`run`'s) owns table and hub. While the store is away nothing is built, so nothing is lost.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+from pathlib import Path
+from typing import Final
+
+import structlog
+
+from bridge_core.snapshot import Snapshot
+from bridge_core.store.api import Store, WatchEvent
+from bridge_core.store.election import Election
+from bridge_registry import keyspace
+from bridge_registry.membership.mesh_table import MeshTable
+from bridge_registry.publication import builder, snapshot_file
+from bridge_registry.publication.hub import Hub
+
+log = structlog.get_logger()
+
+_COALESCE_S: Final = 0.01  # a burst of changes becomes one snapshot
+_CHECK_S: Final = 0.25  # how often the store's state is looked at while no event comes
+_SAVE_EVERY_S: Final = 2.0  # disk writes are spread: the file is for restarts
+
+
+class Publisher:
+    """See the module.
+
+    Args:
+        store: etcd.
+        election: Says whether this registry leads, and since which epoch.
+        trust_domain: The mesh.
+        path: Where the last snapshot is kept.
+    """
+
+    def __init__(self, store: Store, election: Election, trust_domain: str, path: Path) -> None:
+        last = snapshot_file.restore(path)
+        self._store = store
+        self._election = election
+        self._trust_domain = trust_domain
+        self._path = path
+        self._saved = last
+        self._dirty = True
+        self._office = election.office
+        self._store_was_away = False
+        self.hub = Hub(last)
+        self.table = MeshTable(
+            last.instances.values(), time.monotonic(), ttl_s=last.mesh.lease_ttl_s if last.entries else 5.0
+        )
+        self._reported: dict[str, str] = {}
+
+    @property
+    def ready(self) -> bool:
+        """Whether there is anything to serve."""
+        return self.table.revision > 0 or bool(self.hub.current.entries)
+
+    async def run(self) -> None:
+        """Works until cancelled; then the last snapshot is on disk."""
+        # Bounded, so that a burst waits in the store's client rather than here.
+        events: asyncio.Queue[WatchEvent] = asyncio.Queue(256)
+        try:
+            async with asyncio.TaskGroup() as group:
+                group.create_task(self._follow(events), name="registry-watch")
+                group.create_task(self._publish(events), name="registry-publish")
+                group.create_task(self._keep_on_disk(), name="registry-snapshot-file")
+        finally:
+            self._save()
+
+    async def _follow(self, events: asyncio.Queue[WatchEvent]) -> None:
+        async with contextlib.aclosing(self._store.watch(keyspace.ROOT)) as changes:
+            async for event in changes:
+                await events.put(event)
+
+    async def _publish(self, events: asyncio.Queue[WatchEvent]) -> None:
+        while True:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(self._pause()):
+                    self._take(await events.get())
+                    await asyncio.sleep(_COALESCE_S)
+            while not events.empty():
+                self._take(events.get_nowait())
+            now = time.monotonic()
+            self._note_store(now)
+            if not self._store_was_away:
+                dropped = self.table.membership.settle(now)
+                if dropped:
+                    log.info("members_dropped", instances=dropped)
+                    self._dirty = True
+            self.build()
+
+    def build(self) -> None:
+        """Publishes a new snapshot if this registry leads and there is something new."""
+        office, table, last = self._election.office, self.table, self.hub.current
+        if not (self._dirty or office != self._office) or not table.revision:
+            return
+        if not self._election.leads(time.monotonic()):
+            return
+        self._dirty, self._office = False, office
+        members = table.membership.members
+        entries = builder.entries(
+            trust_domain=self._trust_domain,
+            spec=table.mesh_spec,
+            routes=table.routes,
+            nodes=table.nodes,
+            members=members.values(),
+            revoked=table.revoked,
+        )
+        if entries == last.entries and office.epoch <= last.version.epoch:
+            return
+        version = builder.next_version(last.version, office.epoch, table.revision)
+        self.hub.publish(Snapshot(version, entries))
+        log.info(
+            "snapshot_published",
+            epoch=version.epoch,
+            revision=version.revision,
+            instances=len(self.hub.current.instances),
+            missing=len(table.membership.missing),
+        )
+
+    def _take(self, event: WatchEvent) -> None:
+        now = time.monotonic()
+        # Before the event: what expired during an outage comes right behind the store's return.
+        self._note_store(now)
+        if self._store_was_away:  # the event itself shows that it is back
+            self.table.membership.store_answers_again(now)
+        self.table.apply(event, now)
+        self._dirty = True
+        if self.table.faults != self._reported:
+            for key, fault in self.table.faults.items():
+                if self._reported.get(key) != fault:
+                    log.warning("store_record_ignored", key=key, reason=fault)
+            self._reported = dict(self.table.faults)
+
+    def _note_store(self, now: float) -> None:
+        fault = self._store.fault
+        if fault is not None and not self._store_was_away:
+            log.warning("store_unavailable", reason=fault.reason)
+            self._store_was_away = True
+        elif fault is None and self._store_was_away:
+            log.info("store_available", grace_s=self.table.membership.ttl_s)
+            self._store_was_away = False
+            self.table.membership.store_answers_again(now)
+
+    def _pause(self) -> float:
+        deadline = self.table.membership.deadline()
+        if deadline is None or self._store_was_away:
+            return _CHECK_S
+        return min(_CHECK_S, max(0.0, deadline - time.monotonic()))
+
+    async def _keep_on_disk(self) -> None:
+        while True:
+            await self.hub.changed()
+            await asyncio.sleep(_SAVE_EVERY_S)
+            await asyncio.to_thread(self._save)
+
+    def _save(self) -> None:
+        current = self.hub.current
+        if current is self._saved:
+            return
+        try:
+            snapshot_file.save(self._path, current)
+        except OSError as fault:
+            # Serving goes on; the former file stays.
+            log.warning("snapshot_not_saved", path=str(self._path), reason=fault.strerror)
+        self._saved = current

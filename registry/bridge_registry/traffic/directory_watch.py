@@ -1,0 +1,87 @@
+"""`--mesh-config DIR`: the folder is the config. A bad edit keeps the last good revision.
+
+The folder is looked at once a second: that works on every file system, network and overlay ones
+included, and a few stat calls cost nothing.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+from typing import Final
+
+import structlog
+
+from bridge_core.errors import BridgeError
+from bridge_registry.traffic.config_desk import ConfigDesk
+
+log = structlog.get_logger()
+
+_LOOK_EVERY_S: Final = 1.0
+_SUFFIXES: Final = frozenset({".yaml", ".yml"})
+
+Stamp = tuple[tuple[str, int, int], ...]
+
+
+class DirectoryWatch:
+    """Applies the folder whenever it changed and the store takes it.
+
+    Args:
+        folder: YAML files; other files and folders in it are ignored.
+        desk: Where it is applied; what is no longer in the folder is removed.
+        leads: Whether this registry leads: others do not apply.
+
+    Attributes:
+        faults: What is wrong with the folder as it is now; empty when it is in force.
+    """
+
+    def __init__(self, folder: Path, desk: ConfigDesk, leads: asyncio.Event | None = None) -> None:
+        self._folder = folder
+        self._desk = desk
+        self._leads = leads
+        self._seen: Stamp | None = None
+        self.faults: tuple[str, ...] = ()
+
+    async def run(self) -> None:
+        """Looks and applies until cancelled."""
+        while True:
+            await self.look()
+            await asyncio.sleep(_LOOK_EVERY_S)
+
+    async def look(self) -> None:
+        """Applies the folder if it changed since it was last applied or refused."""
+        if self._leads is not None and not self._leads.is_set():
+            self._seen = None  # whoever leads next begins from the folder again
+            return
+        try:
+            stamp, files = await asyncio.to_thread(self._read)
+        except (OSError, UnicodeDecodeError) as fault:
+            self._refused((f"{self._folder}: {fault}",))
+            return
+        if stamp == self._seen:
+            return
+        try:
+            applied = await self._desk.apply(files, prune=True, author=f"folder {self._folder}")
+        except BridgeError as fault:
+            self._refused((str(fault),))  # tried again at the next look
+            return
+        self._seen = stamp
+        if applied.faults:
+            self._refused(tuple(map(str, applied.faults)))
+        else:
+            self.faults = ()
+
+    def _refused(self, faults: tuple[str, ...]) -> None:
+        if faults != self.faults:
+            log.error(
+                "mesh_config_refused", folder=str(self._folder), faults=faults, kept="last good revision"
+            )
+        self.faults = faults
+
+    def _read(self) -> tuple[Stamp, list[tuple[str, str]]]:
+        paths = sorted(path for path in self._folder.iterdir() if path.suffix in _SUFFIXES and path.is_file())
+        stats = [(path, path.stat()) for path in paths]
+        stamp = tuple((path.name, stat.st_mtime_ns, stat.st_size) for path, stat in stats)
+        if stamp == self._seen:
+            return stamp, []
+        return stamp, [(str(path), path.read_text(encoding="utf-8")) for path in paths]
