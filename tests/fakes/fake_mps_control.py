@@ -1,0 +1,55 @@
+"""Stands in for nvidia-cuda-mps-control: the same command line, pipe directory and answers.
+
+With -f it is the daemon: it listens on a socket in the pipe directory until told to quit. Without,
+it sends its standard input to the daemon. The file `crash` in the pipe directory makes the daemon die.
+"""
+
+import os
+import socket
+import sys
+from pathlib import Path
+
+PIPE = Path(os.environ["CUDA_MPS_PIPE_DIRECTORY"])
+LOG = Path(os.environ["CUDA_MPS_LOG_DIRECTORY"])
+SOCKET = PIPE / "fake.sock"
+
+
+def daemon() -> int:
+    SOCKET.unlink(missing_ok=True)
+    (PIPE / "control").touch()
+    percentage = "100.0"
+    with socket.socket(socket.AF_UNIX) as server, (LOG / "control.log").open("a") as log:
+        server.bind(str(SOCKET))
+        server.listen()
+        print("[2026-11-23 00:00:00.000 Control     1] Starting control daemon", file=log, flush=True)
+        while True:
+            connection, _ = server.accept()
+            with connection:
+                words = connection.recv(4096).decode().split()
+                if words[:1] == ["quit"]:
+                    return 0
+                if words[:1] == ["crash"]:
+                    return 9
+                if words[:1] == ["set_default_active_thread_percentage"]:
+                    percentage = f"{float(words[1]):.1f}"
+                if words[:1] == ["fault"]:
+                    text = f"Received fatal exception from client process {words[1]}"
+                    line = f"[2026-11-23 00:00:01.000 Server     77] {text}"
+                    print(line, file=log, flush=True)
+                connection.sendall(f"{percentage}\n".encode())
+
+
+def control() -> int:
+    try:
+        with socket.socket(socket.AF_UNIX) as client:
+            client.connect(str(SOCKET))
+            client.sendall(sys.stdin.buffer.read())
+            client.shutdown(socket.SHUT_WR)
+            sys.stdout.write(client.recv(4096).decode())
+    except OSError:
+        print("Cannot find MPS control daemon process")
+        return 1
+    return 0
+
+
+sys.exit(daemon() if "-f" in sys.argv else control())
