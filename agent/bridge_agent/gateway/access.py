@@ -78,16 +78,16 @@ def _host_only(host: str) -> str:
 
 def cors_headers(origin: bytes) -> tuple[Header, ...]:
     """What an answer to an allowed origin carries."""
-    return ((b"Access-Control-Allow-Origin", origin), (b"Vary", b"Origin"))
+    return ((b"access-control-allow-origin", origin), (b"vary", b"Origin"))
 
 
 def preflight_headers(origin: bytes, allow: str) -> tuple[Header, ...]:
     """What the answer to an allowed preflight carries."""
     return (
-        (b"Access-Control-Allow-Headers", _ALLOWED_HEADERS),
-        (b"Access-Control-Allow-Methods", _METHODS),
-        (b"Access-Control-Allow-Origin", origin),
-        (b"Access-Control-Max-Age", b"43200"),
-        (b"Allow", allow.encode()),
-        (b"Vary", b"Access-Control-Request-Headers"),
+        (b"access-control-allow-headers", _ALLOWED_HEADERS),
+        (b"access-control-allow-methods", _METHODS),
+        (b"access-control-allow-origin", origin),
+        (b"access-control-max-age", b"43200"),
+        (b"allow", allow.encode()),
+        (b"vary", b"Access-Control-Request-Headers"),
     )

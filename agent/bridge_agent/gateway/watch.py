@@ -58,6 +58,11 @@ class StreamWatch:
         self._fresh = end != len(data)
 
     @property
+    def at_line_start(self) -> bool:
+        """Whether what is written next begins a line."""
+        return self._fresh
+
+    @property
     def verdict(self) -> Verdict:
         """How the stream ended, if it ended here."""
         record = self._tail.strip()

@@ -70,6 +70,11 @@ class Attempts:
         """Attempts begun."""
         return self._at + 1
 
+    @property
+    def may_retry(self) -> bool:
+        """Whether a refusal of the running attempt would be tried elsewhere."""
+        return not self._delivered and self._retries < MAX_RETRIES and self._at + 1 < len(self._candidates)
+
     def start(self, now: float) -> Step:
         """The first step."""
         if self._deadline is not None and now >= self._deadline:

@@ -1,0 +1,103 @@
+"""What the gateway is told by whoever composes the agent."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from enum import Enum
+from typing import TypeAlias
+
+import msgspec
+
+from bridge_agent.gateway.access import Origins
+from bridge_agent.routing.attempts import Attempt
+from bridge_agent.routing.choose import Decision
+from bridge_agent.routing.health_rules import HealthPolicy
+
+
+class GatewayConfig(msgspec.Struct, frozen=True):
+    """Settings of one agent's gateway; times in seconds, sizes in bytes.
+
+    Attributes:
+        node: This node's name.
+        host_name: This machine's host name, allowed in Host headers.
+        origins: Browser origins allowed besides the machine's own.
+        queue: Requests that may wait at a local instance beyond its slots.
+        max_body: Largest body accepted from a peer once decompressed.
+        default_deadline_s: Limit of a request that names none; None: no limit.
+        fan_out_s: How long `/api/ps` and the like wait for peers.
+        explained: Decisions kept for `explain`.
+    """
+
+    node: str
+    host_name: str = ""
+    origins: Origins = Origins()
+    queue: int = 512
+    max_body: int = 100 << 20
+    default_deadline_s: float | None = None
+    fan_out_s: float = 2.0
+    explained: int = 1024
+    health: HealthPolicy = HealthPolicy()
+
+
+class ListenerKind(Enum):
+    """What a listener's callers may be."""
+
+    LOCAL = "local"  # loopback, no credentials: Ollama's Host and CORS rules guard it
+    TLS = "tls"  # client certificate or API key
+    PEER = "peer"  # nodes of the mesh only
+
+
+class Caller(msgspec.Struct, frozen=True):
+    """Who asks: a principal, and the node it came through when over a hop."""
+
+    principal: str
+    listener: ListenerKind
+    via: str = ""
+
+
+class Denial(msgspec.Struct, frozen=True):
+    """Why a caller may not: 401 when unknown, 403 when known."""
+
+    status: int
+    message: str
+
+
+# (caller, action, model in canonical form or "") -> None when allowed.
+Authorize: TypeAlias = Callable[[Caller, str, str], Denial | None]
+
+
+def allow_all(_caller: Caller, _action: str, _model: str) -> Denial | None:
+    """The policy of a mesh without policies."""
+    return None
+
+
+class Outcome(Enum):
+    """How a request ended."""
+
+    OK = "ok"
+    REFUSED = "refused"  # answered with an error of ours, nothing was begun
+    FAILED = "failed"  # every attempt failed before a byte
+    BROKEN = "broken"  # it failed after a byte was delivered
+    ENGINE_ERROR = "engine_error"  # the engine's own error, before or in the stream
+    CANCELLED = "cancelled"  # the client went away
+
+
+class Record(msgspec.Struct, frozen=True):
+    """One request, when it is over: for audit, metrics and `explain`. Times are monotonic seconds."""
+
+    request_id: str
+    caller: Caller
+    method: str
+    path: str
+    model: str
+    status: int
+    outcome: Outcome
+    began: float
+    sent: float
+    head: float
+    ended: float
+    decision: Decision | None
+    instance: str
+    failed: tuple[Attempt, ...]
+    bytes_in: int
+    bytes_out: int

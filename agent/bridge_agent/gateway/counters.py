@@ -1,0 +1,67 @@
+"""Plain counters of the gateway; whoever exports metrics reads them."""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from collections import Counter
+from typing import Final
+
+SECONDS: Final = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300)
+OVERHEAD_S: Final = (0.00005, 0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.05)
+
+
+class Histogram:
+    """Counts by upper bound; the last count is of what lies above all bounds."""
+
+    __slots__ = ("bounds", "counts", "total")
+
+    def __init__(self, bounds: tuple[float, ...]) -> None:
+        self.bounds = bounds
+        self.counts = [0] * (len(bounds) + 1)
+        self.total = 0.0
+
+    def observe(self, value: float) -> None:
+        """Counts one value."""
+        self.counts[bisect_left(self.bounds, value)] += 1
+        self.total += value
+
+
+class GatewayCounters:
+    """What the gateway did since it started.
+
+    Attributes:
+        requests: By (route path, status, listener).
+        outcomes: By `Outcome` value.
+        attempts_failed: By (instance, failure).
+        retries: Attempts after the first.
+        refused: Requests refused for want of room or while draining, by reason.
+        streams_broken: In-stream errors told to clients, by framing.
+        in_flight: Requests in flight now, by instance id.
+        duration: Seconds from request to end of answer.
+        first_byte: Seconds from request to the head of the answer.
+        overhead: Seconds that the gateway itself added.
+    """
+
+    def __init__(self) -> None:
+        self.requests: Counter[tuple[str, int, str]] = Counter()
+        self.outcomes: Counter[str] = Counter()
+        self.attempts_failed: Counter[tuple[str, str]] = Counter()
+        self.retries = 0
+        self.refused: Counter[str] = Counter()
+        self.streams_broken: Counter[str] = Counter()
+        self.in_flight: dict[str, int] = {}
+        self.duration = Histogram(SECONDS)
+        self.first_byte = Histogram(SECONDS)
+        self.overhead = Histogram(OVERHEAD_S)
+
+    def begin(self, instance: str) -> None:
+        """A request went to this instance."""
+        self.in_flight[instance] = self.in_flight.get(instance, 0) + 1
+
+    def end(self, instance: str) -> None:
+        """A request at this instance ended. Idle instances have no entry."""
+        left = self.in_flight[instance] - 1
+        if left:
+            self.in_flight[instance] = left
+        else:
+            del self.in_flight[instance]

@@ -1,0 +1,162 @@
+"""What is asked of several nodes at once: /api/ps, and mutations with `X-Bridge-Node: all`."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from typing import Any, Final
+
+import msgspec
+import structlog
+
+from bridge_agent.gateway.core import Arrival, Core
+from bridge_agent.gateway.listing import OLLAMA_JSON, merged_ps
+from bridge_agent.gateway.peek import BadBody, peek
+from bridge_agent.gateway.routes import Framing, Route
+from bridge_agent.peers.hop import REQUEST_ID, Hop, headers_of
+from bridge_agent.routing.view import Target
+from bridge_core.errors import BridgeError
+from bridge_core.http1 import Pair
+
+log = structlog.get_logger()
+
+_ANSWER_MOST: Final = 8 << 20
+
+
+async def ps(core: Core, arrival: Arrival) -> None:
+    """Answers /api/ps: of this node's engines over a hop, of the whole mesh otherwise.
+
+    A node that does not answer in time is left out: the list must not hang on the slowest.
+    """
+    targets = [(target, False) for target in core.view.index.local if target.available]
+    if not arrival.over_hop:
+        targets += [(target, True) for target in peer_targets(core)]
+    answers = await asyncio.gather(*(_get_ps(core, arrival, target, hop) for target, hop in targets))
+    body = merged_ps([answer for answer in answers if answer is not None])
+    _respond(core, arrival, 200, OLLAMA_JSON, body)
+
+
+async def _get_ps(core: Core, arrival: Arrival, target: Target, hop: bool) -> tuple[str, bytes] | None:
+    headers = _hop_headers(core, arrival) if hop else []
+    try:
+        async with asyncio.timeout(core.config.fan_out_s):
+            pool = core.upstreams.pool(target)
+            async with pool.request("GET", "/api/ps", headers) as response:
+                body = await response.read(_ANSWER_MOST)
+                return (target.node, body) if response.status == 200 else None
+    except (BridgeError, TimeoutError) as fault:
+        log.info("ps_node_left_out", node=target.node, reason=str(fault) or "timed out")
+        return None
+
+
+async def mutate_all(core: Core, arrival: Arrival, route: Route, nodes: list[Target]) -> None:
+    """Does a mutation on every node; a streamed answer names the node of each record."""
+    exchange = arrival.exchange
+    try:
+        streams = route.shape is not None and peek(exchange.request.body, route.shape).stream
+    except BadBody as fault:
+        core.respond_error(exchange, 400, fault.message, arrival.request_id, extra=arrival.cors)
+        return
+    if route.framing is Framing.PROGRESS and streams:
+        await _stream_all(core, arrival, nodes)
+        return
+    results = await asyncio.gather(*(_collect(core, arrival, target) for target in nodes))
+    failed = [(node, status, body) for node, status, body in results if status >= 400]
+    if failed:
+        node, status, body = failed[0]
+        message = f"{node}: {_message(body)}"
+        core.respond_error(exchange, status, message, arrival.request_id, extra=arrival.cors)
+        return
+    if route.framing is Framing.PROGRESS:
+        done = msgspec.json.encode({"status": "success", "nodes": sorted(node for node, _, _ in results)})
+        _respond(core, arrival, 200, b"application/json", done)
+    else:
+        _respond(core, arrival, 200, b"", b"")
+
+
+async def _collect(core: Core, arrival: Arrival, target: Target) -> tuple[str, int, bytes]:
+    try:
+        async with _request(core, arrival, target) as response:
+            return target.node, response.status, await response.read(_ANSWER_MOST)
+    except BridgeError as fault:
+        return target.node, 502, msgspec.json.encode({"error": fault.message})
+
+
+async def _stream_all(core: Core, arrival: Arrival, nodes: list[Target]) -> None:
+    exchange = arrival.exchange
+    pairs: list[Pair] = [(b"content-type", b"application/x-ndjson"), *arrival.cors]
+    exchange.start(200, [*pairs, (REQUEST_ID, arrival.request_id.encode())])
+
+    async def follow(target: Target) -> bool:
+        ended = False
+        async for record in _records(core, arrival, target):
+            ended = record.get("status") == "success"
+            if not ended:
+                exchange.write(msgspec.json.encode({**record, "node": target.node}) + b"\n")
+                await exchange.drain()
+        return ended
+
+    outcomes = await asyncio.gather(*(follow(target) for target in nodes))
+    if all(outcomes):
+        exchange.finish(b'{"status":"success"}\n')
+        return
+    bad = ", ".join(target.node for target, good in zip(nodes, outcomes, strict=True) if not good)
+    exchange.finish(msgspec.json.encode({"error": f"failed on {bad}"}) + b"\n")
+
+
+async def _records(core: Core, arrival: Arrival, target: Target) -> AsyncIterator[dict[str, Any]]:
+    rest = b""
+    try:
+        async with _request(core, arrival, target) as response:
+            async for data in response:
+                *lines, rest = (rest + data).split(b"\n")
+                for line in lines:
+                    if line.strip():
+                        yield msgspec.json.decode(line)
+            if rest.strip():
+                yield msgspec.json.decode(rest)
+    except BridgeError as fault:
+        yield {"error": fault.message}
+    except msgspec.DecodeError:
+        yield {"error": f"node {target.node} answered what is no JSON"}
+
+
+def _request(core: Core, arrival: Arrival, target: Target) -> Any:
+    request = arrival.exchange.request
+    pairs = [pair for pair in request.headers.pairs if pair[0] in (b"content-type", b"accept")]
+    if not target.local:
+        pairs += _hop_headers(core, arrival)
+    return core.upstreams.pool(target).request(request.method, request.target, pairs, request.body)
+
+
+def peer_targets(core: Core) -> list[Target]:
+    """The peer listener of every other node that may be asked something."""
+    nodes = core.view.current.nodes.values()
+    own = core.config.node
+    return [
+        node_target(node.name, node.peer)
+        for node in nodes
+        if node.name != own and node.peer and node.state != "revoked"
+    ]
+
+
+def node_target(node: str, address: str) -> Target:
+    """A node as a place to send a request to, whatever instance takes it there."""
+    return Target(f"{node}/*", node, False, address, True)
+
+
+def _hop_headers(core: Core, arrival: Arrival) -> list[Pair]:
+    return headers_of(Hop(core.config.node, arrival.caller.principal, arrival.request_id))
+
+
+def _respond(core: Core, arrival: Arrival, status: int, content_type: bytes, body: bytes) -> None:
+    pairs: list[Pair] = [(b"content-type", content_type)] if content_type else []
+    pairs += [(REQUEST_ID, arrival.request_id.encode()), (b"x-bridge-node", core.node), *arrival.cors]
+    arrival.exchange.respond(status, pairs, body)
+
+
+def _message(body: bytes) -> str:
+    try:
+        return str(msgspec.json.decode(body)["error"])
+    except (msgspec.DecodeError, KeyError, TypeError):
+        return body[:200].decode("utf-8", "replace") or "failed"

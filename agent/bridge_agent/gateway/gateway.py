@@ -1,0 +1,346 @@
+"""The HTTP gateway: what each listener calls with each request.
+
+view = MeshView(node); upstreams = Upstreams(view, tls)
+gateway = Gateway(GatewayConfig(node=node), view, upstreams, group)
+await serve(gateway.http_app(ListenerKind.LOCAL), error_body=gateway.error_body,
+            stream_body=gateway.stream_body, …)
+"""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from collections.abc import Awaitable, Callable, Sequence
+from time import monotonic
+from typing import Any, Final
+
+from bridge_agent.gateway import fanout, listing
+from bridge_agent.gateway.access import cors_headers, host_allowed, preflight_headers
+from bridge_agent.gateway.config import (
+    Authorize,
+    Caller,
+    GatewayConfig,
+    ListenerKind,
+    Record,
+    allow_all,
+)
+from bridge_agent.gateway.core import Arrival, Core
+from bridge_agent.gateway.counters import GatewayCounters
+from bridge_agent.gateway.inference import Inference
+from bridge_agent.gateway.routes import (
+    Found,
+    Kind,
+    Moved,
+    NotAllowed,
+    Route,
+    fast_match,
+    match,
+    protocol_of,
+)
+from bridge_agent.gateway.shapes import error_body
+from bridge_agent.peers.hop import HOP, BadHop, read_hop
+from bridge_agent.peers.upstreams import Upstreams
+from bridge_agent.routing.view import MeshView, Target
+from bridge_core.http1 import App, Exchange, Pair, Request, coroutine_app
+from bridge_core.identity.spiffe import IdentityFault, SpiffeId
+
+TIMEOUT: Final = b"x-bridge-timeout"
+WHERE: Final = b"x-bridge-node"
+_DURATION: Final = re.compile(rb"(\d{1,9}(?:\.\d{1,6})?)(ms|s|m|h)?")
+_UNITS: Final = {b"ms": 0.001, b"s": 1.0, b"m": 60.0, b"h": 3600.0, b"": 1.0}
+_LOCAL: Final = Caller("local", ListenerKind.LOCAL)
+_TEXT: Final = b"text/plain; charset=utf-8"
+_RUNNING: Final = b"Ollama is running"
+
+Authenticate = Callable[[Request], str | None]
+
+
+class Gateway:
+    """One agent's gateway.
+
+    Args:
+        config: Its settings.
+        view: The mesh; published into by whoever follows snapshots and engines.
+        upstreams: Links to engines and peers; closed by whoever made them.
+        group: Where the tasks of slow routes run.
+        authorize: Whether a caller may do what it asks.
+        authenticate: A principal for requests on the TLS listener that bring no certificate (an
+            API key); None: such requests are refused.
+        now: Monotonic seconds.
+    """
+
+    def __init__(
+        self,
+        config: GatewayConfig,
+        view: MeshView,
+        upstreams: Upstreams,
+        group: asyncio.TaskGroup,
+        *,
+        authorize: Authorize = allow_all,
+        authenticate: Authenticate | None = None,
+        now: Callable[[], float] = monotonic,
+    ) -> None:
+        self._core = Core(config, view, upstreams, authorize, now)
+        self._group = group
+        self._authenticate = authenticate
+        self._answers: dict[Kind, Callable[[Arrival, Route, str], None]] = {
+            Kind.INFER: self._infer,
+            Kind.SHOW: self._infer,
+            Kind.MUTATE: self._mutate,
+            Kind.BLOB: self._mutate,
+            Kind.LOCAL: self._local,
+            Kind.TAGS: self._tags,
+            Kind.MODELS: self._models,
+            Kind.MODEL: self._model,
+            Kind.PS: self._ps,
+            Kind.ROOT: self._root,
+        }
+
+    @property
+    def counters(self) -> GatewayCounters:
+        """What to export as metrics."""
+        return self._core.counters
+
+    @property
+    def in_flight(self) -> int:
+        """Requests that this agent has at engines and peers now."""
+        return sum(self._core.counters.in_flight.values())
+
+    def ejections(self) -> dict[str, float]:
+        """Instances and nodes skipped after failures, and for how many seconds more."""
+        return self._core.health.ejections(self._core.now())
+
+    def on_record(self, listener: Callable[[Record], None]) -> None:
+        """Calls `listener` with the record of each request when it is over."""
+        self._core.on_record = listener
+
+    def records(self, request_id: str | None = None) -> Sequence[Record]:
+        """The last requests, newest last; of one id when given."""
+        kept = self._core.records
+        return [record for record in kept if request_id is None or record.request_id == request_id]
+
+    def drain(self, *, draining: bool = True) -> None:
+        """Refuses new work from now on (503 with Retry-After; peers go elsewhere); what runs goes on."""
+        self._core.draining = draining
+
+    def error_body(self, status: int, message: str, path: str) -> tuple[bytes, bytes]:
+        """Renders what a listener refuses by itself in the shape of the path's protocol."""
+        return error_body(protocol_of(path), status, message, self._core.request_id(None))
+
+    @staticmethod
+    def stream_body(request: Request) -> bool:
+        """Whether a request's body is to be passed on as it comes."""
+        return request.method == "POST" and request.path.startswith("/api/blobs/")
+
+    def http_app(self, listener: ListenerKind) -> App:
+        """The application of a client listener: `LOCAL` or `TLS`."""
+        return self._on_local if listener is ListenerKind.LOCAL else self._on_tls
+
+    @property
+    def peer_app(self) -> App:
+        """The application of the peer listener."""
+        return self._on_peer
+
+    # -- listeners
+
+    def _on_local(self, exchange: Exchange) -> None:
+        headers = exchange.request.headers
+        host = headers.get(b"host", b"") or b""
+        if not host_allowed(host.decode("latin-1"), self._core.config.host_name):
+            exchange.respond(403)
+            return
+        self._dispatch(exchange, _LOCAL)
+
+    def _on_tls(self, exchange: Exchange) -> None:
+        request = exchange.request
+        principal = request.identity
+        if principal is None and self._authenticate is not None:
+            principal = self._authenticate(request)
+        if principal is None and request.method != "OPTIONS":
+            request_id = self._core.request_id(None)
+            self._core.respond_error(exchange, 401, "a client certificate or API key is needed", request_id)
+            return
+        self._dispatch(exchange, Caller(principal or "", ListenerKind.TLS))
+
+    def _on_peer(self, exchange: Exchange) -> None:
+        """Rule: only proven, unrevoked nodes of this mesh, and only requests that were forwarded."""
+        core, request = self._core, exchange.request
+        refusal = self._peer_refusal(request.identity)
+        hop = None
+        try:
+            hop = read_hop(request.headers)
+        except BadHop as fault:
+            refusal = refusal or (400, fault.message)
+        if refusal is None and hop is None:
+            refusal = (400, f"the peer listener takes forwarded requests only ({HOP.decode()} is missing)")
+        if refusal is not None or hop is None:
+            status, message = refusal or (400, "")
+            core.respond_error(exchange, status, message, core.request_id(None))
+            return
+        began = core.now()
+        deadline = None if hop.remaining_s is None else began + hop.remaining_s
+        via = hop.entry
+        caller = Caller(hop.principal, ListenerKind.PEER, via)
+        arrival = Arrival(exchange, caller, hop, began, core.request_id(hop.request_id.encode()), deadline)
+        self._answer(arrival)
+
+    def _peer_refusal(self, identity: str | None) -> tuple[int, str] | None:
+        if identity is None:
+            return 401, "a node certificate of this mesh is needed"
+        snapshot = self._core.view.current
+        try:
+            peer = SpiffeId.parse(identity)
+        except IdentityFault:
+            return 403, "not a node of this mesh"
+        if peer.kind != "node" or peer.trust_domain != snapshot.mesh.trust_domain:
+            return 403, "not a node of this mesh"
+        record = snapshot.nodes.get(peer.name)
+        # A node that joined a moment ago may not be in our snapshot yet; its certificate proves it.
+        if record is not None and record.state == "revoked":
+            return 403, f"node {peer.name} is revoked"
+        return None
+
+    # -- one request
+
+    def _dispatch(self, exchange: Exchange, caller: Caller) -> None:
+        core, request = self._core, exchange.request
+        headers = request.headers
+        began = core.now()
+        cors: tuple[Pair, ...] = ()
+        origin = headers.get(b"origin")
+        if origin is not None:
+            if not self._origin_passes(exchange, origin):
+                return
+            cors = cors_headers(origin)
+        request_id = core.request_id(headers.get(b"x-request-id"))
+        deadline = None
+        given = headers.get(TIMEOUT)
+        if given is not None:
+            seconds = _seconds(given)
+            if seconds is None:
+                core.respond_error(exchange, 400, "malformed X-Bridge-Timeout", request_id, extra=cors)
+                return
+            deadline = began + seconds
+        elif core.config.default_deadline_s is not None:
+            deadline = began + core.config.default_deadline_s
+        self._answer(Arrival(exchange, caller, None, began, request_id, deadline, cors))
+
+    def _answer(self, arrival: Arrival) -> None:
+        request = arrival.exchange.request
+        method = request.method
+        route = fast_match(method, request.path)
+        if route is not None:
+            self._answers[route.kind](arrival, route, "")
+            return
+        found = match(method, request.path)
+        if isinstance(found, Found):
+            self._answers[found.route.kind](arrival, found.route, found.parameter)
+            return
+        pairs: list[Pair] = [(b"content-type", b"text/plain"), *arrival.cors]
+        if isinstance(found, NotAllowed):
+            pairs.append((b"allow", found.allow.encode()))
+            arrival.exchange.respond(405, pairs, b"405 method not allowed")
+        elif isinstance(found, Moved):
+            where = found.location + (f"?{request.query}" if request.query else "")
+            pairs = [(b"content-type", b"text/html; charset=utf-8"), (b"location", where.encode())]
+            body = f'<a href="{_escaped(where)}">Temporary Redirect</a>.\n\n'.encode()
+            arrival.exchange.respond(307, [*pairs, *arrival.cors], body)
+        else:
+            arrival.exchange.respond(404, pairs, b"404 page not found")
+
+    def _origin_passes(self, exchange: Exchange, origin: bytes) -> bool:
+        """Answers preflights and foreign origins; True for a request that goes on."""
+        request = exchange.request
+        found = match("OPTIONS", request.path)
+        allow = found.allow if isinstance(found, NotAllowed) else ""
+        allowed = self._core.config.origins.allows(origin.decode("latin-1"))
+        preflight = request.method == "OPTIONS" and b"access-control-request-method" in request.headers
+        if allowed and preflight:
+            exchange.respond(204, preflight_headers(origin, allow))
+        elif not allowed:
+            exchange.respond(403, [(b"allow", allow.encode())] if preflight and allow else [])
+        return allowed and not preflight
+
+    # -- by kind
+
+    def _infer(self, arrival: Arrival, route: Route, _parameter: str) -> None:
+        Inference(self._core, arrival, route).start()
+
+    def _local(self, arrival: Arrival, route: Route, _parameter: str) -> None:
+        Inference(self._core, arrival, route).start_at(self._own())
+
+    def _mutate(self, arrival: Arrival, route: Route, _parameter: str) -> None:
+        core, exchange = self._core, arrival.exchange
+        where = (exchange.request.headers.get(WHERE) or b"").decode("latin-1")
+        if arrival.over_hop or where in ("", core.config.node):
+            # One instance of the node does it: they share the node's store.
+            Inference(core, arrival, route).start_at(self._own()[:1])
+            return
+        if where == "all":
+            if route.kind is Kind.BLOB:
+                message = "blobs go to one node at a time: name it in X-Bridge-Node"
+                core.respond_error(exchange, 400, message, arrival.request_id, extra=arrival.cors)
+                return
+            nodes = [*self._own()[:1], *fanout.peer_targets(core)]
+            self._spawn(arrival, lambda: fanout.mutate_all(core, arrival, route, nodes))
+            return
+        node = core.view.index.node_record(where)
+        if node is None or not node.peer or node.state == "revoked":
+            message = f"node '{where}' not found"
+            core.respond_error(exchange, 404, message, arrival.request_id, extra=arrival.cors)
+            return
+        Inference(core, arrival, route).start_at((fanout.node_target(where, node.peer),))
+
+    def _own(self) -> tuple[Target, ...]:
+        return tuple(target for target in self._core.view.index.local if target.available)
+
+    def _tags(self, arrival: Arrival, _route: Route, _parameter: str) -> None:
+        models = listing.models_of(self._core.view.index, only_local=arrival.over_hop)
+        self._respond(arrival, listing.OLLAMA_JSON, listing.tags_body(models))
+
+    def _models(self, arrival: Arrival, _route: Route, _parameter: str) -> None:
+        models = listing.models_of(self._core.view.index, only_local=arrival.over_hop)
+        self._respond(arrival, listing.OPENAI_JSON, listing.openai_models_body(models))
+
+    def _model(self, arrival: Arrival, route: Route, parameter: str) -> None:
+        body = listing.openai_model_body(self._core.view.index, parameter)
+        if body is None:
+            tag = "" if ":" in parameter.rpartition("/")[2] else ":latest"
+            message = route.missing.format(parameter, parameter + tag)
+            self._core.respond_error(arrival.exchange, 404, message, arrival.request_id, extra=arrival.cors)
+            return
+        self._respond(arrival, listing.OPENAI_JSON, body)
+
+    def _ps(self, arrival: Arrival, _route: Route, _parameter: str) -> None:
+        self._spawn(arrival, lambda: fanout.ps(self._core, arrival))
+
+    def _root(self, arrival: Arrival, _route: Route, _parameter: str) -> None:
+        self._respond(arrival, _TEXT, _RUNNING)
+
+    def _respond(self, arrival: Arrival, content_type: bytes, body: bytes) -> None:
+        core = self._core
+        pairs: list[Pair] = [
+            (b"content-type", content_type),
+            (b"x-request-id", arrival.request_id.encode()),
+            (b"x-bridge-node", core.node),
+            *arrival.cors,
+        ]
+        arrival.exchange.respond(200, pairs, body)
+
+    def _spawn(self, arrival: Arrival, work: Callable[[], Awaitable[Any]]) -> None:
+        async def handler(_exchange: Exchange) -> None:
+            await work()
+
+        coroutine_app(handler, self._group)(arrival.exchange)
+
+
+def _seconds(given: bytes) -> float | None:
+    found = _DURATION.fullmatch(given.strip())
+    if found is None:
+        return None
+    seconds = float(found.group(1)) * _UNITS[found.group(2) or b""]
+    return seconds if seconds > 0 else None
+
+
+def _escaped(text: str) -> str:
+    return text.replace("&", "&amp;").replace('"', "&#34;").replace("<", "&lt;").replace(">", "&gt;")

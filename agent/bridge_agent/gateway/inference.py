@@ -1,0 +1,483 @@
+"""One inference request from its body to its last byte: the hot path.
+
+No task and no await: the listener's callback decides and writes to the engine or peer, the
+upstream's callbacks write to the client. Order of events of one request:
+
+    start -> peek -> authorize -> choose -> attempt (-> attempt …) -> head -> data … -> settle
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterable
+from typing import Final
+
+import msgspec
+
+from bridge_agent.gateway.config import Outcome, Record
+from bridge_agent.gateway.core import Arrival, Core
+from bridge_agent.gateway.peek import BadBody, Peek, Shape, peek, text, with_model
+from bridge_agent.gateway.reading import body_of
+from bridge_agent.gateway.routes import Framing, Route
+from bridge_agent.gateway.shapes import stream_error
+from bridge_agent.gateway.watch import StreamWatch, Verdict
+from bridge_agent.peers.hop import OVERHEAD, REFUSED, Hop, compress, headers_of, without_ours
+from bridge_agent.routing.affinity import affinity_key
+from bridge_agent.routing.attempts import Attempts, GiveUp, Step
+from bridge_agent.routing.choose import Decision, Load, choose, node_subject
+from bridge_agent.routing.health_rules import Failure
+from bridge_agent.routing.view import Target
+from bridge_core.http1 import BadHeader, ConnectFailed, Exchange, Pair, PoolBusy, PoolClosed, UpstreamError
+from bridge_core.http1.client import ResponseHead
+from bridge_core.http1.relay import Relay
+from bridge_core.names import InvalidName, canonical
+
+SESSION: Final = b"x-bridge-session"
+# What an engine may want to see of the client's headers; credentials and origins stay here.
+_PASSED: Final = frozenset({b"content-type", b"content-encoding", b"accept", b"user-agent"})
+_NO_SHAPE: Final = Shape("Request", frozenset())
+_STREAMED: Final = (b"application/x-ndjson", b"text/event-stream")
+
+
+class Inference(Relay):
+    """One request for a model, relayed to an instance that has it.
+
+    Attributes:
+        route: The route it came by.
+    """
+
+    __slots__ = (
+        "_alias",
+        "_arrival",
+        "_attempts",
+        "_body",
+        "_core",
+        "_decision",
+        "_head_at",
+        "_held",
+        "_model",
+        "_sent_at",
+        "_settled",
+        "_target",
+        "_timer",
+        "_watch",
+        "route",
+    )
+
+    def __init__(self, core: Core, arrival: Arrival, route: Route) -> None:
+        super().__init__(arrival.exchange)
+        self.route = route
+        self._core = core
+        self._arrival = arrival
+        self._attempts: Attempts | None = None
+        self._decision: Decision | None = None
+        self._target: Target | None = None
+        self._timer: asyncio.TimerHandle | None = None
+        self._watch: StreamWatch | None = None
+        self._alias: tuple[bytes, bytes] | None = None
+        self._held: list[bytes] | None = None
+        self._body = b""
+        self._model = ""
+        self._sent_at = 0.0
+        self._head_at = 0.0
+        self._settled = False
+
+    # -- deciding
+
+    def start(self) -> None:
+        """Decides, and sends the request on or answers it with an error."""
+        peeked = self._read()
+        if peeked is None:
+            return
+        try:
+            name = canonical(peeked.model)
+        except InvalidName:
+            self._refuse(*_unnamed(self.route, peeked.model))
+            return
+        self._model = name
+        if self._admitted((name,)):
+            self._choose(name, peeked)
+
+    def start_at(self, candidates: tuple[Target, ...]) -> None:
+        """Sends a request that names its place itself: a mutation, a blob, an engine's own page."""
+        names: tuple[str, ...] = ("",)
+        if self.route.shape is not None:
+            peeked = self._read()
+            if peeked is None:
+                return
+            try:
+                names = _names(peeked, self.route) or names
+            except BadBody as fault:
+                self._refuse(400, fault.message)
+                return
+            self._model = names[0]
+        else:
+            self._body = self.exchange.request.body
+        if self._admitted(names):
+            self._decision = Decision(self._model, candidates, True, strategy="node")
+            self._begin(candidates, self._arrival.deadline)
+
+    def _read(self) -> Peek | None:
+        """Reads the body; None when it was refused."""
+        core, arrival, route = self._core, self._arrival, self.route
+        try:
+            self._body, readable = body_of(arrival, route, core.config.max_body)
+            return peek(readable, route.shape or _NO_SHAPE)
+        except BadBody as fault:
+            self._refuse(400, fault.message)
+            return None
+
+    def _admitted(self, names: tuple[str, ...]) -> bool:
+        """Whether the caller may, and this node takes new work; else it was answered."""
+        core, arrival = self._core, self._arrival
+        for name in names:
+            denial = core.authorize(arrival.caller, self.route.action, name)
+            if denial is not None:
+                self._refuse(denial.status, denial.message)
+                return False
+        if core.draining:
+            core.counters.refused["draining"] += 1
+            self._refuse(503, "this node is draining", retry_after=1)
+            return False
+        return True
+
+    def _choose(self, name: str, peeked: Peek) -> None:
+        core, arrival = self._core, self._arrival
+        request = self.exchange.request
+        remote = request.identity or (request.remote[0] if request.remote else "")
+        key = affinity_key(name, peeked.fields, session=request.headers.get(SESSION), client=remote.encode())
+        load: Load = core.load(arrival.began)
+        decision = choose(core.view.index, name, key, load, only_local=arrival.over_hop)
+        self._decision = decision
+        if not decision.known:
+            self._refuse(404, self.route.missing.format(peeked.model, _short(name)), refused=arrival.over_hop)
+            return
+        if decision.rewritten is not None:
+            self._rewrite(peeked, decision.rewritten)
+        deadline = arrival.deadline
+        if decision.deadline_s is not None:
+            limit = arrival.began + decision.deadline_s
+            deadline = limit if deadline is None else min(limit, deadline)
+        self._begin(decision.candidates, deadline)
+
+    def _begin(self, candidates: tuple[Target, ...], deadline: float | None) -> None:
+        began = self._arrival.began
+        if deadline is not None:
+            loop = asyncio.get_running_loop()
+            self._timer = loop.call_later(max(0.0, deadline - began), self._expired)
+        self._attempts = Attempts(candidates, deadline)
+        self._follow(self._attempts.start(began))
+
+    def _rewrite(self, peeked: Peek, model: str) -> None:
+        """Asks the engine for the backend's model, and gives the client back the name it asked for."""
+        if canonical(model) == self._model:
+            return
+        self._body = with_model(peeked.fields, "model", model)
+        encode = msgspec.json.encode
+        self._alias = (b'"model":' + encode(model), b'"model":' + encode(peeked.model))
+        self.rewrites = True
+
+    # -- attempting
+
+    def _follow(self, step: Step) -> None:
+        """Takes a step, and the next ones while they fail at once."""
+        while not isinstance(step, GiveUp):
+            failure = self._send(step.target)
+            if failure is None:
+                return
+            step = self._next(*failure)
+        self._give_up(step)
+
+    def _send(self, target: Target) -> tuple[Failure, str] | None:
+        core = self._core
+        counters = core.counters
+        if target.local and counters.in_flight.get(target.id, 0) >= target.slots + core.config.queue:
+            counters.refused["queue_full"] += 1
+            return Failure.REFUSED, "server busy, please try again.  maximum pending requests exceeded"
+        self._target = target
+        try:
+            pool = core.upstreams.pool(target)
+            headers, body = self._outgoing(target, pool.host)
+            self._sent_at = core.now()
+            stream = self.exchange.request.stream
+            self.forward(pool, headers=headers, body=body if stream is None else None)
+        except (PoolBusy, PoolClosed) as fault:
+            self._target = None
+            return Failure.REFUSED, fault.message
+        except BadHeader as fault:
+            self._target = None
+            return Failure.SERVER_ERROR, f"the request cannot be forwarded: {fault}"
+        counters.begin(target.id)
+        return None
+
+    def _outgoing(self, target: Target, host: bytes) -> tuple[list[Pair], bytes]:
+        headers: list[Pair] = [(b"host", host)]
+        headers += [pair for pair in self.exchange.request.headers.pairs if pair[0] in _PASSED]
+        if target.local:
+            return headers, self._body
+        arrival = self._arrival
+        packed = compress(self._body)
+        left = self._left()
+        hop = Hop(
+            self._core.config.node, arrival.caller.principal, arrival.request_id, left, packed is not None
+        )
+        headers += headers_of(hop)
+        return headers, self._body if packed is None else packed
+
+    def _left(self) -> float | None:
+        return None if self._timer is None else max(0.001, self._timer.when() - self._timer_now())
+
+    def _timer_now(self) -> float:
+        return asyncio.get_running_loop().time()
+
+    def _next(self, failure: Failure, detail: str) -> Step:
+        """Notes the failure of the running attempt and asks for the next step."""
+        attempts = self._attempts
+        if attempts is None:
+            return GiveUp(500, detail)
+        core, target = self._core, self._target
+        now = core.now()
+        step = attempts.after(failure, detail, now)
+        core.counters.attempts_failed[attempts.failed[-1].instance, failure.value] += 1
+        if target is not None:
+            core.counters.end(target.id)
+            self._target = None
+            unreachable = failure is Failure.CONNECT and not target.local
+            core.health.failed(node_subject(target.node) if unreachable else target.id, failure, now)
+        if not isinstance(step, GiveUp):
+            core.counters.retries += 1
+        return step
+
+    def _give_up(self, step: GiveUp) -> None:
+        message = step.message
+        self._refuse(
+            step.status,
+            message,
+            retry_after=1 if step.status == 503 else None,
+            refused=step.status in (502, 503),
+            outcome=Outcome.REFUSED if step.status == 503 else Outcome.FAILED,
+        )
+
+    # -- the answer
+
+    def response_head(self, head: ResponseHead) -> Iterable[Pair] | None:
+        """See `Relay`: also decides whether an upstream's refusal is tried elsewhere."""
+        core, target, attempts, arrival = self._core, self._target, self._attempts, self._arrival
+        if target is None or attempts is None:
+            return None
+        if self._declined(head):
+            # A 502 is an engine that failed behind the hop; the others only say "not here, not now".
+            failure = Failure.SERVER_ERROR if head.status == 502 else Failure.REFUSED
+            step = self._next(failure, f"node {target.node} does not take it at present")
+            self.cancel()
+            self._follow(step)
+            return None
+        now = self._head_at = core.now()
+        core.health.succeeded(target.id, now)
+        if not target.local:
+            core.health.succeeded(node_subject(target.node), now)
+        if self.route.framing is not Framing.NONE and head.status == 200:
+            kind = head.headers.get(b"content-type")
+            if kind is not None and kind.startswith(_STREAMED):
+                self._watch = StreamWatch(self.route.framing)
+        if self._alias is not None and self._watch is None:
+            self._held = []
+        pairs = without_ours(head.headers.end_to_end())
+        if arrival.cors:
+            pairs += arrival.cors
+        if arrival.over_hop:
+            overhead = (b"x-bridge-overhead-us", b"%d" % int((self._sent_at - arrival.began) * 1e6))
+            return [*pairs, overhead, *self._refusal(head)]
+        behind = head.headers.get(OVERHEAD) if not target.local else None
+        overhead_us = int((self._sent_at - arrival.began) * 1e6)
+        if behind is not None and behind.isdigit():
+            overhead_us += int(behind)
+        pairs += core.added_headers(arrival.request_id, target.node, attempts.count, overhead_us)
+        return pairs
+
+    def _declined(self, head: ResponseHead) -> bool:
+        """Whether this answer is a refusal that another candidate may do better than."""
+        if head.status not in (404, 502, 503):
+            return False
+        attempts, target = self._attempts, self._target
+        if attempts is None or target is None or not attempts.may_retry:
+            return False
+        if target.local:
+            return head.status == 503
+        return REFUSED in head.headers
+
+    def _refusal(self, head: ResponseHead) -> list[Pair]:
+        """An engine's own 503 says that it did not begin: the entry agent may go elsewhere."""
+        return [(REFUSED, b"1")] if head.status == 503 else []
+
+    def response_data(self, data: bytes) -> bytes:
+        """See `Relay`: follows the stream's records on their way."""
+        if self._alias is not None:
+            data = data.replace(*self._alias)
+            if self._held is not None:
+                self._held.append(data)
+                return b""
+        if self._watch is not None:
+            self._watch.feed(data)
+        if self._attempts is not None:
+            self._attempts.delivered()
+        return data
+
+    def response_end(self) -> bytes | None:
+        """See `Relay`: a stream without its terminal record is a failure, whatever its status says."""
+        watch = self._watch
+        if watch is None:
+            held = self._held
+            status = self.exchange.status
+            self._settle(status, Outcome.OK if status < 500 else Outcome.ENGINE_ERROR)
+            return b"".join(held) if held else b""
+        verdict = watch.verdict
+        if verdict is Verdict.COMPLETE:
+            self._settle(200, Outcome.OK)
+            return b""
+        if verdict is Verdict.ENGINE_ERROR:
+            self._settle(200, Outcome.ENGINE_ERROR)
+            return b""
+        return self._broken("the engine stopped before the answer was complete")
+
+    def failed(self, error: UpstreamError) -> None:
+        """See `Relay`: the next candidate before a byte was delivered, the protocol's error after."""
+        exchange = self.exchange
+        if exchange.started:
+            self._failed_midway(error)
+            return
+        failure = Failure.CONNECT if isinstance(error, ConnectFailed) else Failure.CUT
+        self._follow(self._next(failure, error.message))
+
+    def _failed_midway(self, error: UpstreamError) -> None:
+        exchange, watch = self.exchange, self._watch
+        if watch is not None and watch.verdict is Verdict.COMPLETE:
+            self._settle(200, Outcome.OK)
+            exchange.finish()
+            return
+        last = self._broken(error.message) if watch is not None else None
+        if last is not None:
+            exchange.finish(last)
+        else:
+            self._settle(exchange.status, Outcome.BROKEN)
+            exchange.abort()
+
+    def _broken(self, message: str, status: int = 502) -> bytes | None:
+        """Ends a stream that cannot go on; None when it was cut for the entry agent to see."""
+        core, target = self._core, self._target
+        framing = self.route.framing
+        core.counters.streams_broken[framing.value] += 1
+        if target is not None:
+            core.health.failed(target.id, Failure.CUT, core.now())
+        self._settle(200, Outcome.BROKEN)
+        if self._arrival.over_hop:
+            # The entry agent alone speaks to the client: it must see a cut, not an answer.
+            self.exchange.abort()
+            return None
+        prefix = b"" if self._watch is None or self._watch.at_line_start else b"\n\n"
+        return prefix + stream_error(framing, status, message, self._arrival.request_id)
+
+    # -- ends
+
+    def client_gone(self) -> None:
+        """See `Relay`: the upstream is cancelled already."""
+        self._settle(499, Outcome.CANCELLED)
+
+    def _expired(self) -> None:
+        """The deadline passed."""
+        if self._settled:
+            return
+        self.cancel()
+        exchange = self.exchange
+        if exchange.started:
+            last = self._broken("deadline exceeded", 504) if self._watch is not None else None
+            if last is not None:
+                exchange.finish(last)
+            else:
+                self._settle(exchange.status, Outcome.BROKEN)
+                exchange.abort()
+            return
+        self._next(Failure.TIMEOUT, "deadline exceeded")
+        self._refuse(504, "deadline exceeded", outcome=Outcome.FAILED)
+
+    def _refuse(
+        self,
+        status: int,
+        message: str,
+        *,
+        retry_after: int | None = None,
+        refused: bool = False,
+        outcome: Outcome = Outcome.REFUSED,
+    ) -> None:
+        arrival = self._arrival
+        self._settle(status, outcome)
+        self._core.respond_error(
+            self.exchange,
+            status,
+            message,
+            arrival.request_id,
+            protocol=self.route.protocol,
+            retry_after=retry_after,
+            extra=arrival.cors,
+            refused=arrival.over_hop and (refused or status == 503),
+        )
+
+    def _settle(self, status: int, outcome: Outcome) -> None:
+        """Releases what the request held and writes its record, once."""
+        if self._settled:
+            return
+        self._settled = True
+        core, target, attempts = self._core, self._target, self._attempts
+        if self._timer is not None:
+            self._timer.cancel()
+        if target is not None:
+            core.counters.end(target.id)
+        exchange: Exchange = self.exchange
+        core.settle(
+            Record(
+                self._arrival.request_id,
+                self._arrival.caller,
+                exchange.request.method,
+                self.route.path,
+                self._model,
+                status,
+                outcome,
+                self._arrival.began,
+                self._sent_at,
+                self._head_at,
+                core.now(),
+                self._decision,
+                "" if target is None else target.id,
+                () if attempts is None else tuple(attempts.failed),
+                len(self._body),
+                exchange.sent,
+            )
+        )
+        self._target = None
+
+
+def _names(peeked: Peek, route: Route) -> tuple[str, ...]:
+    """Every model that a mutation names, in canonical form; what is no name the engine refuses."""
+    shape = route.shape or _NO_SHAPE
+    found = []
+    for key in ("model", "name", "source", "destination", "from"):
+        name = text(peeked, key, shape)
+        if name:
+            try:
+                found.append(canonical(name))
+            except InvalidName:
+                continue
+    return tuple(found)
+
+
+def _unnamed(route: Route, name: str) -> tuple[int, str]:
+    """What a missing or malformed model name is answered with, as each route words it."""
+    if "try pulling" in route.missing or (not name and route.path == "/api/generate"):
+        return 404, route.missing.format(name, name)
+    if name and route.path in ("/api/generate", "/api/show"):
+        return 400, "invalid model name"
+    return 400, "model is required"
+
+
+def _short(name: str) -> str:
+    return name.removeprefix("registry.ollama.ai/").removeprefix("library/")

@@ -1,0 +1,122 @@
+"""Lists over the whole mesh: /api/tags, /v1/models, and what an instance's /api/ps adds up to."""
+
+from __future__ import annotations
+
+import datetime as dt
+from collections.abc import Iterable
+from typing import Any, Final
+
+import msgspec
+
+from bridge_agent.routing.view import Index
+from bridge_core.names import InvalidName, ModelName, canonical, display
+from bridge_core.snapshot import Model
+
+OLLAMA_JSON: Final = b"application/json; charset=utf-8"
+OPENAI_JSON: Final = b"application/json"
+_EPOCH: Final = "0001-01-01T00:00:00Z"  # Go's zero time
+
+
+def models_of(index: Index, *, only_local: bool = False) -> list[Model]:
+    """Every model once, newest first, then every route under its own name.
+
+    Of a model that several instances have, the entry of the first instance by id counts.
+    """
+    found: dict[str, Model] = {}
+    for target in sorted(index.targets.values(), key=lambda target: target.id):
+        if only_local and not target.local:
+            continue
+        for model in target.models:
+            name = _canonical(model.name)
+            if name:
+                found.setdefault(name, model)
+    if not only_local:
+        for name, route in index.routes.items():
+            behind = [found.get(_canonical(backend.model)) for backend in route.backends]
+            first = next((model for model in behind if model is not None), None)
+            if first is not None:
+                found[name] = msgspec.structs.replace(first, name=display(route.name))
+    return sorted(found.values(), key=lambda model: model.modified_at, reverse=True)
+
+
+def tags_body(models: Iterable[Model]) -> bytes:
+    """The answer of /api/tags."""
+    return msgspec.json.encode({"models": [_tag(model) for model in models]})
+
+
+def openai_models_body(models: Iterable[Model]) -> bytes:
+    """The answer of /v1/models."""
+    entries = [_openai(model) for model in models]
+    return msgspec.json.encode({"object": "list", "data": entries or None}) + b"\n"
+
+
+def openai_model_body(index: Index, name: str) -> bytes | None:
+    """The answer of /v1/models/:model; None when nobody has it."""
+    wanted = _canonical(name)
+    for model in models_of(index):
+        if wanted and _canonical(model.name) == wanted:
+            return msgspec.json.encode({**_openai(model), "id": name}) + b"\n"
+    return None
+
+
+def merged_ps(answers: Iterable[tuple[str, bytes]]) -> bytes:
+    """One /api/ps from several, each entry with its node; an answer that does not decode is left out."""
+    entries: list[dict[str, Any]] = []
+    for node, body in answers:
+        try:
+            listed = msgspec.json.decode(body).get("models") or []
+        except (msgspec.DecodeError, AttributeError):
+            continue
+        entries += [{**entry, "node": entry.get("node", node)} for entry in listed]
+    return msgspec.json.encode({"models": entries})
+
+
+def _tag(model: Model) -> dict[str, Any]:
+    details = model.details
+    described: dict[str, Any] = {
+        "parent_model": details.parent_model,
+        "format": details.format,
+        "family": details.family,
+        "families": details.families,
+        "parameter_size": details.parameter_size,
+        "quantization_level": details.quantization_level,
+    }
+    if details.context_length:
+        described["context_length"] = details.context_length
+    if details.embedding_length:
+        described["embedding_length"] = details.embedding_length
+    entry: dict[str, Any] = {
+        "name": model.name,
+        "model": model.name,
+        "modified_at": model.modified_at or _EPOCH,
+        "size": model.size,
+        "digest": model.digest,
+        "details": described,
+    }
+    if model.capabilities:
+        entry["capabilities"] = model.capabilities
+    return entry
+
+
+def _openai(model: Model) -> dict[str, Any]:
+    return {
+        "id": model.name,
+        "object": "model",
+        "created": _unix(model.modified_at),
+        "owned_by": ModelName.parse(model.name).namespace,
+    }
+
+
+def _unix(stamp: str) -> int:
+    try:
+        # Go writes nanoseconds, which fromisoformat takes as far as microseconds.
+        return int(dt.datetime.fromisoformat(stamp).timestamp())
+    except ValueError:
+        return 0
+
+
+def _canonical(name: str) -> str:
+    try:
+        return canonical(name)
+    except InvalidName:
+        return ""

@@ -1,0 +1,50 @@
+"""The body of a request: as it is passed on, and as it is read to decide."""
+
+from __future__ import annotations
+
+import re
+from typing import Final
+
+import msgspec
+
+from bridge_agent.gateway.core import Arrival
+from bridge_agent.gateway.peek import BadBody
+from bridge_agent.gateway.routes import Route
+from bridge_agent.peers.hop import BadHop, decompress
+
+_RESPONSES_MOST: Final = 20 << 20  # what Ollama accepts of a compressed /v1/responses body
+_MODEL_PART: Final = re.compile(
+    rb'content-disposition:[^\r\n]*[; ]name="?model"?[^\r\n]*\r\n(?:[^\r\n]+\r\n)*\r\n([^\r\n]*)\r\n--',
+    re.IGNORECASE,
+)
+
+
+def body_of(arrival: Arrival, route: Route, limit: int) -> tuple[bytes, bytes]:
+    """The body to pass on and the body to read.
+
+    Raises:
+        BadBody: it cannot be read.
+    """
+    request = arrival.exchange.request
+    body = request.body
+    try:
+        if arrival.hop is not None and arrival.hop.compressed:
+            body = decompress(body, limit)
+        if route.path == "/v1/responses" and request.headers.get(b"content-encoding") == b"zstd":
+            return body, decompress(body, _RESPONSES_MOST)
+    except BadHop as fault:
+        raise BadBody(fault.message) from fault
+    if route.path == "/v1/audio/transcriptions":
+        return body, _form_as_json(body)
+    return body, body
+
+
+def _form_as_json(body: bytes) -> bytes:
+    """The model of a multipart form, as the JSON that the other routes have."""
+    found: list[bytes] = _MODEL_PART.findall(body)
+    if len(found) > 1:
+        raise BadBody('ambiguous request body: "model" is given more than once')
+    try:
+        return msgspec.json.encode({"model": found[0].decode() if found else ""})
+    except UnicodeDecodeError:
+        raise BadBody('ambiguous request body: "model" is not valid UTF-8') from None

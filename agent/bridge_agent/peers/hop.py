@@ -1,0 +1,125 @@
+"""What one agent tells another with a request it forwards.
+
+Rules:
+1. A request that carries `x-bridge-hop` was forwarded once and is never forwarded again.
+2. These headers count on the peer listener only, where the caller is a proven node of the mesh;
+   every other listener drops what a client says in them.
+3. A deadline travels as the time that is left, so that clocks need not agree.
+4. An answer with `x-bridge-refused` says that the request was not begun, and may go elsewhere.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Final
+
+import msgspec
+import zstandard
+
+from bridge_core.errors import BridgeError, Reaction
+from bridge_core.http1.headers import Headers, Pair
+
+HOP: Final = b"x-bridge-hop"
+PRINCIPAL: Final = b"x-bridge-principal"
+REQUEST_ID: Final = b"x-request-id"
+DEADLINE: Final = b"x-bridge-deadline-ms"
+BODY: Final = b"x-bridge-body"
+REFUSED: Final = b"x-bridge-refused"
+OVERHEAD: Final = b"x-bridge-overhead-us"
+_PREFIX: Final = b"x-bridge-"
+
+COMPRESS_FROM: Final = 32 * 1024
+_compressor: Final = zstandard.ZstdCompressor(level=1)
+_decompressor: Final = zstandard.ZstdDecompressor()
+
+
+class BadHop(BridgeError):
+    """A forwarded request that cannot be understood."""
+
+    reaction = Reaction.REFUSE
+
+
+class Hop(msgspec.Struct, frozen=True):
+    """What came with a forwarded request.
+
+    Attributes:
+        entry: The node that the client called.
+        principal: Whom that node authenticated.
+        request_id: The id that both hops log.
+        remaining_s: Time left; None without a deadline.
+        compressed: The body is a zstd frame.
+    """
+
+    entry: str
+    principal: str
+    request_id: str
+    remaining_s: float | None = None
+    compressed: bool = False
+
+
+def headers_of(hop: Hop) -> list[Pair]:
+    """The headers that carry `hop`."""
+    pairs = [
+        (HOP, hop.entry.encode()),
+        (PRINCIPAL, hop.principal.encode("utf-8", "replace")),
+        (REQUEST_ID, hop.request_id.encode()),
+    ]
+    if hop.remaining_s is not None:
+        pairs.append((DEADLINE, b"%d" % max(1, int(hop.remaining_s * 1000))))
+    if hop.compressed:
+        pairs.append((BODY, b"zstd"))
+    return pairs
+
+
+def read_hop(headers: Headers) -> Hop | None:
+    """The hop that a request on the peer listener carries; None without one.
+
+    Raises:
+        BadHop: a header is malformed.
+    """
+    entry = headers.get(HOP)
+    if entry is None:
+        return None
+    left = headers.get(DEADLINE)
+    if left is not None and (not left.isdigit() or len(left) > 12):
+        raise BadHop("malformed deadline of a forwarded request")
+    coding = headers.get(BODY)
+    if coding not in (None, b"zstd"):
+        raise BadHop("unknown coding of a forwarded body")
+    return Hop(
+        entry.decode("latin-1"),
+        headers.get(PRINCIPAL, b"").decode("utf-8", "replace"),  # type: ignore[union-attr]  # has a default
+        headers.get(REQUEST_ID, b"").decode("latin-1"),  # type: ignore[union-attr]  # has a default
+        None if left is None else int(left) / 1000,
+        coding is not None,
+    )
+
+
+def without_ours(pairs: Iterable[Pair]) -> list[Pair]:
+    """The pairs without the headers that agents speak to one another with."""
+    return [pair for pair in pairs if not pair[0].startswith(_PREFIX)]
+
+
+def compress(body: bytes) -> bytes | None:
+    """The body as a zstd frame when that is worth its while, else None."""
+    if len(body) < COMPRESS_FROM:
+        return None
+    frame = _compressor.compress(body)
+    return frame if len(frame) < len(body) * 9 // 10 else None
+
+
+def decompress(frame: bytes, limit: int) -> bytes:
+    """The body in a zstd frame.
+
+    Raises:
+        BadHop: it is no frame, or the body is larger than `limit` bytes.
+    """
+    try:
+        # The bound must hold whatever size the frame's header claims.
+        with _decompressor.stream_reader(frame) as reader:
+            body = reader.read(limit + 1)
+    except zstandard.ZstdError as fault:
+        raise BadHop(f"a forwarded body does not decompress: {fault}") from fault
+    if len(body) > limit:
+        raise BadHop("a forwarded body is larger than this node accepts")
+    return body

@@ -1,0 +1,126 @@
+"""Connections to where requests go: this node's engines, and the peers' mutual-TLS links."""
+
+from __future__ import annotations
+
+import asyncio
+import ssl
+from collections.abc import Callable
+from typing import Protocol
+
+import structlog
+
+from bridge_agent.routing.view import Index, MeshView, Target
+from bridge_core.http1 import Pool
+from bridge_core.http1.limits import PoolLimits
+from bridge_core.http1.pool import Address
+from bridge_core.tls import verify_peer
+
+log = structlog.get_logger()
+
+# A dead peer must be found out well before a client loses patience.
+_PEER_LIMITS = PoolLimits(connect_s=2.0)
+_LOCAL_LIMITS = PoolLimits(connect_s=2.0, idle=512)
+
+
+class PeerTls(Protocol):
+    """Where contexts for outgoing links come from; `bridge_core.tls.TlsIdentity` is one."""
+
+    def client(self) -> ssl.SSLContext:
+        """A client's context, kept current when the certificate is renewed."""
+
+
+class Upstreams:
+    """Pools by instance (local) and by node (peers), closed when the snapshot drops them.
+
+    Args:
+        view: The mesh; also names the trust domain that peers must be of.
+        tls: This node's identity; None where there are no peers.
+        local_address: Where a local instance's engine is connected to; by default its address.
+            An engine in a network namespace of its own is reached through a socket factory.
+    """
+
+    def __init__(
+        self,
+        view: MeshView,
+        tls: PeerTls | None,
+        local_address: Callable[[Target], Address] | None = None,
+    ) -> None:
+        self._view = view
+        self._tls = tls
+        self._context: ssl.SSLContext | None = None
+        self._local_address = local_address or (lambda target: split_address(target.address))
+        self._pools: dict[tuple[str, str], Pool] = {}
+        self._closing: set[asyncio.Task[None]] = set()
+        view.subscribe(self._prune)
+
+    def pool(self, target: Target) -> Pool:
+        """The pool of an instance's engine, or of its node's peer link."""
+        if target.local:
+            pool = self._pools.get((target.id, target.address))
+            return pool if pool is not None else self._open_local(target)
+        return self.peer(target.node, target.address)
+
+    def peer(self, node: str, address: str) -> Pool:
+        """The link to a node's peer listener."""
+        pool = self._pools.get((node, address))
+        return pool if pool is not None else self._open_peer(node, address)
+
+    async def close(self) -> None:
+        """Closes every connection; requests under way fail."""
+        pools, self._pools = list(self._pools.values()), {}
+        for pool in pools:
+            await pool.close()
+        if self._closing:
+            await asyncio.wait(self._closing)
+
+    def _open_local(self, target: Target) -> Pool:
+        # Ollama answers 403 to Host names that are not local.
+        _, port = split_address(target.address)
+        pool = Pool(
+            self._local_address(target),
+            host=b"127.0.0.1:%d" % port,
+            label=f"the engine {target.id}",
+            limits=_LOCAL_LIMITS,
+        )
+        self._pools[target.id, target.address] = pool
+        return pool
+
+    def _open_peer(self, node: str, address: str) -> Pool:
+        if self._tls is not None and self._context is None:
+            self._context = self._tls.client()
+
+        def check(ssl_object: ssl.SSLObject) -> None:
+            domain = self._view.current.mesh.trust_domain
+            verify_peer(ssl_object, trust_domain=domain, kind="node", name=node)
+
+        pool = Pool(
+            split_address(address),
+            ssl=self._context,
+            verify_peer=check if self._context is not None else None,
+            host=address.encode(),
+            label=f"node {node}",
+            limits=_PEER_LIMITS,
+        )
+        self._pools[node, address] = pool
+        return pool
+
+    def _prune(self, index: Index) -> None:
+        """Closes pools to addresses that nobody has any more.
+
+        An engine that went takes its streams with it; a peer's address may be gone from the
+        snapshot while its streams still run, so its pool only closes once nothing uses it.
+        """
+        wanted = {(target.id, target.address) for target in index.local}
+        wanted |= {(node.name, node.peer) for node in index.snapshot.nodes.values()}
+        for key, pool in list(self._pools.items()):
+            if key not in wanted and pool.size == pool.idle:
+                del self._pools[key]
+                task = asyncio.get_running_loop().create_task(pool.close())
+                self._closing.add(task)
+                task.add_done_callback(self._closing.discard)
+
+
+def split_address(address: str) -> tuple[str, int]:
+    """Host and port of `host:port`, also of `[v6]:port`."""
+    host, _, port = address.rpartition(":")
+    return host.strip("[]"), int(port)
