@@ -1,0 +1,109 @@
+"""The ASGI application of the gRPC listener: which service a call goes to, and who calls."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from functools import lru_cache
+from typing import Any, Final
+
+from google.protobuf.descriptor import FileDescriptor
+from grpc_health.v1 import health_pb2
+
+from bridge_agent.gateway.grpc_adapter.health import Health, HealthApplication
+from bridge_agent.gateway.grpc_adapter.reflection import reflection_applications
+from bridge_agent.gateway.grpc_adapter.service import Caller, ModelInferenceService, caller_of_call
+from bridge_agent.gateway.grpc_adapter.translate import MAX_INPUT
+from bridge_core.http1 import App
+from bridge_core.identity import IdentityFault, describe
+from bridge_wire.v1 import inference_pb2
+from bridge_wire.v1.inference_connect import ModelInferenceASGIApplication
+
+Receive = Callable[[], Awaitable[dict[str, Any]]]
+Send = Callable[[dict[str, Any]], Awaitable[None]]
+SERVICE: Final = "bridge.v1.ModelInference"
+# The message around input_data: names, metadata and protobuf's own lengths.
+_ENVELOPE: Final = 1024 * 1024
+_TLS_1_3: Final = 0x0304
+
+
+class GrpcApplication:
+    """Everything the gRPC listener serves.
+
+    Args:
+        pipeline: The gateway's entry.
+        health: What health clients are told.
+        admit: Whether the holder of a certificate (identity, serial) may call at all.
+    """
+
+    def __init__(self, pipeline: App, health: Health, *, admit: Callable[[str, str], bool]) -> None:
+        self._admit = admit
+        inference = ModelInferenceASGIApplication(
+            ModelInferenceService(pipeline), read_max_bytes=MAX_INPUT + _ENVELOPE
+        )
+        # By whole path: connectrpc answers an unknown method of a known service with a broken stream.
+        self._routes: dict[str, Any] = {
+            **_paths(inference_pb2.DESCRIPTOR, inference),
+            **_paths(health_pb2.DESCRIPTOR, HealthApplication(health)),
+        }
+        for path, reflection in reflection_applications().items():
+            self._routes[f"{path}/ServerReflectionInfo"] = reflection
+
+    async def __call__(self, scope: dict[str, Any], receive: Receive, send: Send) -> None:
+        """ASGI."""
+        if scope["type"] != "http":
+            return
+        caller, serial = _caller(scope)
+        if caller.identity is None or not self._admit(caller.identity, serial):
+            await _refuse(scope, send, 16, "a valid client certificate of this mesh is needed")
+            return
+        application = self._routes.get(scope["path"])
+        if application is None:
+            await _refuse(scope, send, 12, f"{scope['path']} is not served here")
+            return
+        caller_of_call.set(caller)
+        await application(scope, receive, send)
+
+
+def _paths(file: FileDescriptor, application: Any) -> dict[str, Any]:
+    return {
+        f"/{service.full_name}/{method.name}": application
+        for service in file.services_by_name.values()
+        for method in service.methods
+    }
+
+
+def _caller(scope: dict[str, Any]) -> tuple[Caller, str]:
+    tls = scope.get("extensions", {}).get("tls")
+    client = scope.get("client")
+    remote = (client[0], client[1]) if client else None
+    if not tls or not tls["client_cert_chain"] or (tls["tls_version"] or 0) < _TLS_1_3:
+        return Caller(None, remote), ""
+    identity, serial = _named(tls["client_cert_chain"][0])
+    return Caller(identity, remote), serial
+
+
+@lru_cache(maxsize=1024)
+def _named(pem: str) -> tuple[str | None, str]:
+    """Identity and serial of a verified certificate; a connection shows the same one with every call."""
+    try:
+        info = describe(pem.encode())
+    except IdentityFault:
+        return None, ""
+    return (None if info.identity is None else str(info.identity)), info.serial
+
+
+async def _refuse(scope: dict[str, Any], send: Send, code: int, message: str) -> None:
+    """Ends a call that reaches no service, in gRPC's shape or in HTTP's."""
+    content_type = dict(scope["headers"]).get(b"content-type", b"")
+    headers = [(b"content-type", b"text/plain; charset=utf-8")]
+    status = {12: 404, 16: 401}[code]
+    body = f"{message}\n".encode()
+    if content_type.startswith(b"application/grpc"):
+        status, body = 200, b""
+        headers = [
+            (b"content-type", content_type),
+            (b"grpc-status", b"%d" % code),
+            (b"grpc-message", message.encode("ascii", "replace").replace(b"%", b"%25")),
+        ]
+    await send({"type": "http.response.start", "status": status, "headers": headers})
+    await send({"type": "http.response.body", "body": body})

@@ -1,0 +1,241 @@
+"""A request to the pipeline from inside this process, without a socket.
+
+The pipeline sees an `Exchange` as from any listener; what it writes is handed to a reader with
+the same back-pressure that a slow client's socket would give.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import AsyncIterator, Callable, Iterable
+from types import TracebackType
+from typing import Final, Self
+
+from bridge_core.errors import BridgeError
+from bridge_core.http1 import Disconnected, Exchange, Headers, IncompleteResponse, Pair, Request
+
+HIGH_WATER: Final = 256 * 1024
+LOW_WATER: Final = 64 * 1024
+
+
+class InProcessExchange(Exchange):
+    """The pipeline's side. `reader` is the other one."""
+
+    __slots__ = ("_paused", "reader")
+
+    def __init__(self, request: Request) -> None:
+        # The base class's connection is never touched: everything that writes is overridden here.
+        super().__init__(None, request, _refuse)  # type: ignore[arg-type]  # there is no connection
+        self.reader = AnswerReader(self)
+        self._paused = False
+
+    def respond(self, status: int, headers: Iterable[Pair] = (), body: bytes = b"") -> None:
+        """See `Exchange.respond`."""
+        self.start(status, headers, len(body))
+        if body:
+            self.write(body)
+        self.finish()
+
+    def start(
+        self,
+        status: int,
+        headers: Iterable[Pair] = (),
+        length: int | None = None,
+        *,
+        cork: bool = False,
+        forwarded: bool = False,
+    ) -> None:
+        """See `Exchange.start`."""
+        if self.started:
+            raise RuntimeError("the answer was started already")
+        if self.disconnected or self.finished:
+            return
+        self.started = True
+        self.status = status
+        self.reader.take_head(status, tuple(headers))
+
+    def write(self, data: bytes) -> None:
+        """See `Exchange.write`."""
+        if self.finished or self.disconnected or not data:
+            return
+        if not self.started:
+            raise RuntimeError("write before start")
+        self.sent += len(data)
+        self.reader.take_data(data)
+        if not self._paused and self.reader.buffered > HIGH_WATER:
+            self._paused = True
+            self.set_writable(False)
+
+    def finish(self, data: bytes = b"") -> None:
+        """See `Exchange.finish`."""
+        if self.finished or self.disconnected:
+            return
+        if not self.started:
+            raise RuntimeError("finish before start")
+        if data:
+            self.write(data)
+        self.finished = True
+        self.reader.take_end(None)
+
+    def fail(self, status: int, message: str) -> None:
+        """See `Exchange.fail`."""
+        if self.started:
+            self.abort()
+        else:
+            self.respond(status, (), message.encode())
+
+    def abort(self) -> None:
+        """See `Exchange.abort`."""
+        if self.finished:
+            return
+        self.finished = True
+        self.reader.take_end(IncompleteResponse("the answer was cut off"))
+
+    async def drain(self) -> None:
+        """See `Exchange.drain`."""
+        if self.disconnected:
+            raise Disconnected("the client went away")
+        if self._paused:
+            if self._drained is None:
+                self._drained = asyncio.get_running_loop().create_future()
+            await self._drained
+
+    @property
+    def write_paused(self) -> bool:
+        """See `Exchange.write_paused`."""
+        return self._paused
+
+    def reader_took(self) -> None:
+        """The reader consumed something."""
+        if self._paused and self.reader.buffered <= LOW_WATER:
+            self._paused = False
+            self.set_writable(True)
+
+
+class AnswerReader:
+    """The caller's side of an exchange; leave the context to let go of what is not read."""
+
+    def __init__(self, exchange: InProcessExchange) -> None:
+        self._exchange = exchange
+        self._parts: deque[bytes] = deque()
+        self._ended = False
+        self._fault: BridgeError | None = None
+        self._waiter: asyncio.Future[None] | None = None
+        self.status = 0
+        self.headers: tuple[Pair, ...] = ()
+        self.buffered = 0
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, fault: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if not self._ended:
+            self._exchange.lose_client(Disconnected("the client went away"))
+
+    async def head(self) -> int:
+        """Waits for the head; the answer's status.
+
+        Raises:
+            IncompleteResponse: the pipeline cut the answer before it began.
+        """
+        while not self.status:
+            if self._ended:
+                raise self._fault or IncompleteResponse("no answer came")
+            await self._wait()
+        return self.status
+
+    async def read(self) -> bytes:
+        """The whole body.
+
+        Raises:
+            IncompleteResponse: it was cut off.
+        """
+        if self._ended and self._fault is None and len(self._parts) == 1:
+            return self._parts.popleft()
+        return b"".join([part async for part in self.parts()])
+
+    async def parts(self) -> AsyncIterator[bytes]:
+        """The body in parts, as they were written.
+
+        Raises:
+            IncompleteResponse: it was cut off.
+        """
+        while True:
+            while self._parts:
+                part = self._parts.popleft()
+                self.buffered -= len(part)
+                self._exchange.reader_took()
+                yield part
+            if self._ended:
+                if self._fault is not None:
+                    raise self._fault
+                return
+            await self._wait()
+
+    async def lines(self) -> AsyncIterator[bytes]:
+        """The body's lines, without their ends; the rest after the last one counts as a line.
+
+        Raises:
+            IncompleteResponse: it was cut off.
+        """
+        rest = b""
+        async for part in self.parts():
+            *whole, rest = (rest + part if rest else part).split(b"\n")
+            for line in whole:
+                if line:
+                    yield line
+        if rest.strip():
+            yield rest
+
+    # For the exchange only.
+
+    def take_head(self, status: int, headers: tuple[Pair, ...]) -> None:
+        """The answer begins."""
+        self.status, self.headers = status, headers
+        self._wake()
+
+    def take_data(self, data: bytes) -> None:
+        """A part of the body."""
+        self._parts.append(data)
+        self.buffered += len(data)
+        self._wake()
+
+    def take_end(self, fault: BridgeError | None) -> None:
+        """Nothing more comes."""
+        self._ended, self._fault = True, fault
+        self._wake()
+
+    async def _wait(self) -> None:
+        self._waiter = asyncio.get_running_loop().create_future()
+        await self._waiter
+
+    def _wake(self) -> None:
+        waiter, self._waiter = self._waiter, None
+        if waiter is not None and not waiter.done():
+            waiter.set_result(None)
+
+
+def call(
+    app: Callable[[Exchange], None],
+    method: str,
+    target: bytes,
+    headers: list[Pair],
+    body: bytes,
+    *,
+    identity: str | None,
+    remote: tuple[str, int] | None,
+    listener: str,
+) -> AnswerReader:
+    """Hands a request to the pipeline `app`; read the answer within the context of what it returns."""
+    request = Request(method, target, Headers(headers), identity=identity, remote=remote, listener=listener)
+    request.body = body
+    exchange = InProcessExchange(request)
+    app(exchange)
+    return exchange.reader
+
+
+def _refuse(_: bytes) -> None:
+    raise RuntimeError("an in-process exchange has no connection to write to")

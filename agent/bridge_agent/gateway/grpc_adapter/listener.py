@@ -1,0 +1,112 @@
+"""The gRPC listener: h2corn in this process's event loop, on a socket of ours.
+
+h2corn reads its certificate once. A renewed one is taken up by a second server on the same socket;
+the first then finishes what it has.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import socket
+from pathlib import Path
+from typing import Any, Final
+
+from h2corn import Config, Server
+
+from bridge_core.errors import Fatal
+
+_MAX_STREAMS: Final = 1000
+_HANDSHAKE_S: Final = 10.0
+
+
+class GrpcListener:
+    """Serves an ASGI application over TLS to holders of client certificates of the mesh.
+
+    Args:
+        application: The ASGI application.
+        sock: A bound socket; the listener's own from now on.
+        cert: Certificate chain, PEM; with `key` and `ca` read again by `renew`.
+        key: Its key.
+        ca: Whom to accept client certificates from.
+        group: Where its tasks live.
+        grace_s: How long a server that is replaced or closed finishes what it has.
+    """
+
+    def __init__(
+        self,
+        application: Any,
+        sock: socket.socket,
+        *,
+        cert: Path,
+        key: Path,
+        ca: Path,
+        group: asyncio.TaskGroup,
+        grace_s: float = 30.0,
+    ) -> None:
+        self._application = application
+        self._socket = sock
+        self._files = (cert, key, ca)
+        self._group = group
+        self._grace_s = grace_s
+        self._server: Server | None = None
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    @property
+    def port(self) -> int:
+        """The TCP port."""
+        return int(self._socket.getsockname()[1])
+
+    async def start(self) -> None:
+        """Serves with the certificate as it is in the files now.
+
+        Raises:
+            Fatal: the files cannot be used.
+        """
+        cert, key, ca = self._files
+        config = Config(
+            bind=(f"fd://{self._socket.fileno()}",),
+            certfile=cert,
+            keyfile=key,
+            ca_certs=ca,
+            cert_reqs="required",
+            grpc=True,
+            access_log=False,
+            log_format="json",
+            lifespan="off",
+            server_header="off",
+            max_concurrent_streams=_MAX_STREAMS,
+            timeout_handshake=_HANDSHAKE_S,
+            timeout_graceful_shutdown=self._grace_s,
+        )
+        server = Server(self._application, config)
+        task = self._group.create_task(self._run(server), name="grpc-listener")
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        try:
+            await server.wait_started()
+        except (OSError, RuntimeError, ValueError) as fault:
+            raise Fatal(f"the gRPC listener does not start: {fault}") from fault
+        self._server = server
+
+    async def renew(self) -> None:
+        """Takes up a renewed certificate; calls under way are not disturbed."""
+        former = self._server
+        await self.start()
+        if former is not None:
+            former.shutdown()
+
+    async def close(self, grace_s: float) -> None:
+        """Stops accepting and finishes what runs; what is left after `grace_s` is cut."""
+        if self._server is not None:
+            self._server.shutdown()
+            self._server = None
+        if self._tasks:
+            await asyncio.wait(self._tasks, timeout=grace_s)
+        for task in self._tasks:
+            task.cancel()
+        self._socket.close()
+
+    async def _run(self, server: Server) -> None:
+        with contextlib.suppress(RuntimeError):  # calls that outlast the grace: they are cut
+            await server.serve()

@@ -1,0 +1,158 @@
+"""`bridge.v1.ModelInference`: each call is a request to the pipeline in this very process."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable
+from contextvars import ContextVar
+from typing import Any, Final
+
+import msgspec
+import zstandard
+from connectrpc.code import Code
+from connectrpc.errors import ConnectError
+from connectrpc.request import RequestContext
+
+from bridge_agent.gateway.grpc_adapter import in_process
+from bridge_agent.gateway.grpc_adapter.translate import (
+    Call,
+    CallFault,
+    Status,
+    answer_metadata,
+    fault_of,
+    read_record,
+    to_call,
+)
+from bridge_core.errors import BridgeError
+from bridge_core.http1 import App
+from bridge_wire.v1.inference_pb2 import InferenceRequest, InferenceResponse
+
+LISTENER: Final = "grpc"
+TIMEOUT: Final = b"x-bridge-timeout"
+
+
+class Caller(msgspec.Struct, frozen=True):
+    """Who is at the other end of the connection. `identity` is the SPIFFE id of its certificate."""
+
+    identity: str | None
+    remote: tuple[str, int] | None
+
+
+# Set by the application around each call: connectrpc's own context does not carry the connection.
+caller_of_call: ContextVar[Caller] = ContextVar("caller_of_call")
+
+_CODES: Final = {
+    Status.CANCELLED: Code.CANCELED,
+    Status.UNKNOWN: Code.UNKNOWN,
+    Status.INVALID_ARGUMENT: Code.INVALID_ARGUMENT,
+    Status.DEADLINE_EXCEEDED: Code.DEADLINE_EXCEEDED,
+    Status.NOT_FOUND: Code.NOT_FOUND,
+    Status.PERMISSION_DENIED: Code.PERMISSION_DENIED,
+    Status.RESOURCE_EXHAUSTED: Code.RESOURCE_EXHAUSTED,
+    Status.ABORTED: Code.ABORTED,
+    Status.UNIMPLEMENTED: Code.UNIMPLEMENTED,
+    Status.INTERNAL: Code.INTERNAL,
+    Status.UNAVAILABLE: Code.UNAVAILABLE,
+    Status.UNAUTHENTICATED: Code.UNAUTHENTICATED,
+}
+Context = RequestContext[InferenceRequest, InferenceResponse]
+Send = Callable[[bytes], bytes]
+
+
+class ModelInferenceService:
+    """Implements the generated `ModelInference` over a pipeline."""
+
+    def __init__(self, pipeline: App) -> None:
+        self._pipeline = pipeline
+
+    async def predict(self, request: InferenceRequest, ctx: Context, /) -> InferenceResponse:
+        """One request, the whole answer."""
+        try:
+            call = to_call(request.model_name, request.input_data, request.metadata, stream=False)
+            with self._open(call, ctx.timeout_ms) as answer:
+                status = await answer.head()
+                body = await answer.read()
+            if status != 200:
+                raise fault_of(status, body, answer.headers)
+        except BridgeError as fault:
+            raise _translated(fault, ctx) from None
+        return InferenceResponse(
+            output_data=_encoder(call)(body), metadata=answer_metadata(answer.headers), done=True
+        )
+
+    async def predict_stream(
+        self, request: InferenceRequest, ctx: Context, /
+    ) -> AsyncIterator[InferenceResponse]:
+        """One request, the answer in pieces; the last has `done` set."""
+        try:
+            async for response in self._stream(request, ctx):
+                yield response
+        except BridgeError as fault:
+            raise _translated(fault, ctx) from None
+
+    async def converse(
+        self, request: AsyncIterator[InferenceRequest], ctx: Context, /
+    ) -> AsyncIterator[InferenceResponse]:
+        """Requests and answers on one stream; the first request that fails ends it."""
+        try:
+            async for one in request:
+                async for response in self._stream(one, ctx):
+                    yield response
+        except BridgeError as fault:
+            raise _translated(fault, ctx) from None
+
+    async def _stream(self, request: InferenceRequest, ctx: Context) -> AsyncIterator[InferenceResponse]:
+        call = to_call(request.model_name, request.input_data, request.metadata, stream=True)
+        encode = _encoder(call)
+        with self._open(call, ctx.timeout_ms) as answer:
+            status = await answer.head()
+            if status != 200 or not call.streams:
+                body = await answer.read()
+                if status != 200:
+                    raise fault_of(status, body, answer.headers)
+                metadata = answer_metadata(answer.headers)
+                yield InferenceResponse(output_data=encode(body), metadata=metadata, done=True)
+                return
+            metadata = answer_metadata(answer.headers)
+            async for line in answer.lines():
+                record = read_record(line)
+                yield InferenceResponse(output_data=encode(line), metadata=metadata, done=record.done)
+                if record.done:
+                    return
+                metadata = {}  # with the first piece only
+        raise CallFault(Status.UNAVAILABLE, "the engine's answer ended before it was complete")
+
+    def _open(self, call: Call, timeout_ms: float | None) -> in_process.AnswerReader:
+        headers = list(call.headers)
+        if timeout_ms is not None:
+            headers.append((TIMEOUT, b"%.3f" % max(timeout_ms / 1000, 0.001)))
+        caller = caller_of_call.get()
+        return in_process.call(
+            self._pipeline,
+            "POST",
+            call.target,
+            headers,
+            call.body,
+            identity=caller.identity,
+            remote=caller.remote,
+            listener=LISTENER,
+        )
+
+
+def _encoder(call: Call) -> Send:
+    if not call.zstd:
+        return _as_is
+    compress: Any = zstandard.ZstdCompressor(level=1).compress
+    return compress  # type: ignore[no-any-return]  # the library has no types for it
+
+
+def _as_is(data: bytes) -> bytes:
+    return data
+
+
+def _translated(fault: BridgeError, ctx: Context) -> ConnectError:
+    if not isinstance(fault, CallFault):
+        # What the pipeline cut off after it had begun.
+        return ConnectError(Code.UNAVAILABLE, fault.message)
+    if fault.retry_after:
+        ctx.response_trailers["retry-after"] = fault.retry_after
+    return ConnectError(_CODES[fault.status], fault.message)
