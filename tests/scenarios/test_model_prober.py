@@ -1,0 +1,104 @@
+"""The prober's loop, with models that answer as told."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import itertools
+import time
+
+from bridge_agent.health.probe_rules import ProbePolicy
+from bridge_agent.health.prober import LoadedModel, Prober
+from bridge_core.errors import Unavailable
+from tests.support import eventually
+
+POLICY = ProbePolicy(quiet_s=0.01, timeout_s=0.08, busy_timeout_s=60.0)
+
+
+class Bench:
+    def __init__(self) -> None:
+        self.hung: list[str] = []
+        self.recovered = 0
+        self.probes: list[str] = []
+        self.answers = asyncio.Event()
+        self.answers.set()
+        self.cpu = itertools.repeat(0.0)
+        self.prober = Prober(
+            hung=self.hung.append,
+            recovered=self.recover,
+            cpu_seconds=self.cpu_seconds,
+            clock=time.monotonic,
+            policy=POLICY,
+        )
+
+    def recover(self) -> None:
+        self.recovered += 1
+
+    async def cpu_seconds(self) -> float:
+        return next(self.cpu)
+
+    def model(self, key: str) -> LoadedModel:
+        async def probe() -> None:
+            self.probes.append(key)
+            await self.answers.wait()
+
+        return LoadedModel(key, True, probe)
+
+    @contextlib.asynccontextmanager
+    async def running(self, *keys: str):
+        task = asyncio.create_task(self.prober.run())
+        self.prober.update(self.model(key) for key in keys)
+        yield
+        task.cancel()
+        await asyncio.wait({task})
+        assert task.cancelled()
+
+
+async def test_every_loaded_model_is_asked():
+    bench = Bench()
+    async with bench.running("a", "b"):
+        await eventually(lambda: {"a", "b"} <= set(bench.probes))
+    assert bench.hung == []
+
+
+async def test_silence_is_reported_and_so_is_the_recovery():
+    bench = Bench()
+    bench.answers.clear()
+    async with bench.running("a"):
+        await eventually(lambda: bench.hung)
+        assert bench.recovered == 0
+        bench.answers.set()
+        await eventually(lambda: bench.recovered == 1)
+
+
+async def test_a_hung_model_that_is_unloaded_counts_as_recovered():
+    bench = Bench()
+    bench.answers.clear()
+    async with bench.running("a"):
+        await eventually(lambda: bench.hung)
+        bench.prober.update([])
+        assert bench.recovered == 1
+
+
+async def test_an_engine_that_computes_is_given_time_until_it_no_longer_does():
+    bench = Bench()
+    bench.answers.clear()
+    bench.cpu = itertools.chain((float(count) for count in range(40)), itertools.repeat(40.0))
+    started = time.monotonic()
+    async with bench.running("a"):
+        await eventually(lambda: bench.hung)
+    assert time.monotonic() - started > 40 * POLICY.timeout_s / 8
+
+
+async def test_a_probe_that_cannot_be_asked_is_no_hang():
+    bench = Bench()
+    tries = []
+
+    async def refuse() -> None:
+        tries.append(1)
+        raise Unavailable("connection refused")
+
+    async with bench.running():
+        bench.prober.update([LoadedModel("a", True, refuse)])
+        await eventually(lambda: len(tries) >= 3)
+    assert bench.hung == []
