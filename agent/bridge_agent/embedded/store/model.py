@@ -12,6 +12,9 @@ from bridge_agent.embedded.errors import ApiError
 from bridge_agent.embedded.options import Options, merge
 from bridge_agent.embedded.store.gguf import Header, NotGguf, read_header
 from bridge_agent.embedded.store.layout import Layer, Store, Stored
+from bridge_agent.embedded.templates.capabilities import of_template
+from bridge_agent.embedded.templates.fault import TemplateFault
+from bridge_agent.embedded.templates.prompt import Template
 from bridge_core.names import ModelName
 
 DEFAULT_TEMPLATE: Final = "{{ .Prompt }}"
@@ -62,17 +65,11 @@ class Model(msgspec.Struct, frozen=True):
         if self.header.architecture_value("pooling_type") is not None:
             return ["embedding"]
         found = ["completion"]
-        names = _template_fields(self.template)
         if self.projectors or self.header.architecture_value("vision.block_count") is not None:
             found.append("vision")
         if self.header.architecture_value("audio.block_count") is not None:
             found.append("audio")
-        if "Tools" in names:
-            found.append("tools")
-        if "Suffix" in names:
-            found.append("insert")
-        if "Thinking" in names or "Think" in names or "IsThinkSet" in names:
-            found.append("thinking")
+        found += _of_template(self.template)
         return found
 
     @property
@@ -87,11 +84,21 @@ class Model(msgspec.Struct, frozen=True):
 
 
 @lru_cache(maxsize=256)
-def _template_fields(template: str) -> frozenset[str]:
-    import re
+def parsed_template(text: str) -> Template:
+    """A template, parsed once.
 
-    actions = " ".join(re.findall(r"\{\{(.*?)\}\}", template, flags=re.DOTALL))
-    return frozenset(re.findall(r"\.(\w+)", actions))
+    Raises:
+        TemplateFault: it is not a template.
+    """
+    return Template(text)
+
+
+@lru_cache(maxsize=256)
+def _of_template(text: str) -> tuple[str, ...]:
+    try:
+        return of_template(parsed_template(text))
+    except TemplateFault:
+        return ()
 
 
 class Models:
