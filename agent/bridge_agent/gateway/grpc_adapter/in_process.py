@@ -92,6 +92,9 @@ class InProcessExchange(Exchange):
         self.finished = True
         self.reader.take_end(IncompleteResponse("the answer was cut off"))
 
+    def flush(self) -> None:
+        """See `Exchange.flush`: nothing is held back here."""
+
     async def drain(self) -> None:
         """See `Exchange.drain`."""
         if self.disconnected:
@@ -230,8 +233,8 @@ def call(
     listener: str,
 ) -> AnswerReader:
     """Hands a request to the pipeline `app`; read the answer within the context of what it returns."""
-    request = Request(method, target, Headers(headers), identity=identity, remote=remote, listener=listener)
-    request.body = body
+    request = Request(method, target, Headers(headers))
+    request.body, request.identity, request.remote, request.listener = body, identity, remote, listener
     exchange = InProcessExchange(request)
     app(exchange)
     return exchange.reader
