@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import itertools
+import math
 import time
 
 from bridge_agent.health.probe_rules import ProbePolicy
@@ -22,11 +23,11 @@ class Bench:
         self.probes: list[str] = []
         self.answers = asyncio.Event()
         self.answers.set()
-        self.cpu = itertools.repeat(0.0)
+        self.done = itertools.repeat(0.0)
         self.prober = Prober(
             hung=self.hung.append,
             recovered=self.recover,
-            cpu_seconds=self.cpu_seconds,
+            effort=self.effort,
             clock=time.monotonic,
             policy=POLICY,
         )
@@ -34,15 +35,15 @@ class Bench:
     def recover(self) -> None:
         self.recovered += 1
 
-    async def cpu_seconds(self) -> float:
-        return next(self.cpu)
+    async def effort(self) -> float:
+        return next(self.done)
 
     def model(self, key: str) -> LoadedModel:
         async def probe() -> None:
             self.probes.append(key)
             await self.answers.wait()
 
-        return LoadedModel(key, True, probe)
+        return LoadedModel(key, math.inf, probe)
 
     @contextlib.asynccontextmanager
     async def running(self, *keys: str):
@@ -83,7 +84,7 @@ async def test_a_hung_model_that_is_unloaded_counts_as_recovered():
 async def test_an_engine_that_computes_is_given_time_until_it_no_longer_does():
     bench = Bench()
     bench.answers.clear()
-    bench.cpu = itertools.chain((float(count) for count in range(40)), itertools.repeat(40.0))
+    bench.done = itertools.chain((float(count) for count in range(40)), itertools.repeat(40.0))
     started = time.monotonic()
     async with bench.running("a"):
         await eventually(lambda: bench.hung)
@@ -99,6 +100,6 @@ async def test_a_probe_that_cannot_be_asked_is_no_hang():
         raise Unavailable("connection refused")
 
     async with bench.running():
-        bench.prober.update([LoadedModel("a", True, refuse)])
+        bench.prober.update([LoadedModel("a", math.inf, refuse)])
         await eventually(lambda: len(tries) >= 3)
     assert bench.hung == []

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -12,7 +14,7 @@ POLICY = ProbePolicy(quiet_s=10.0, idle_window_s=100.0, timeout_s=5.0, busy_time
 
 
 def test_an_idle_model_is_asked_at_doubling_intervals_then_left_to_unload():
-    health, asked = ModelHealth(last_progress=0.0), []
+    health, asked = ModelHealth(0.0, expires_in_s=300.0), []
     while (due := probe_due(health, POLICY)) is not None:
         asked.append(due)
         health = health.answered(due)
@@ -20,7 +22,13 @@ def test_an_idle_model_is_asked_at_doubling_intervals_then_left_to_unload():
 
 
 def test_a_model_that_stays_loaded_for_ever_is_asked_for_ever():
-    assert probe_due(ModelHealth(0.0, last_probe=80.0, forever=True), POLICY) == 160.0
+    assert probe_due(ModelHealth(0.0, last_probe=80.0), POLICY) == 160.0
+
+
+def test_a_model_that_is_to_be_unloaded_soon_is_not_kept_by_probes():
+    idle = ModelHealth(0.0, expires_in_s=99.0)
+    assert probe_due(idle, POLICY) is None
+    assert probe_due(idle.dispatched(5.0), POLICY) == 15.0
 
 
 def test_progress_puts_the_probe_off():
@@ -28,7 +36,7 @@ def test_progress_puts_the_probe_off():
 
 
 def test_a_request_without_a_first_byte_makes_it_due_again_after_the_window():
-    idle = ModelHealth(0.0, last_probe=80.0)
+    idle = ModelHealth(0.0, last_probe=80.0, expires_in_s=300.0)
     assert probe_due(idle, POLICY) is None
     waiting = idle.dispatched(500.0)
     assert probe_due(waiting, POLICY) == 510.0
@@ -62,9 +70,13 @@ def test_silence_is_judged_by_progress_computing_and_patience(computed, progress
 times = st.floats(0, 1e6)
 
 
-@given(progress=times, steps=st.lists(st.tuples(st.sampled_from("pdau"), st.floats(0, 200)), max_size=30))
-def test_never_sooner_than_quiet_after_progress_and_bounded_when_idle(progress, steps):
-    health, now = ModelHealth(progress), progress
+@given(
+    progress=times,
+    expires=st.sampled_from([1.0, 300.0, math.inf]),
+    steps=st.lists(st.tuples(st.sampled_from("pdau"), st.floats(0, 200)), max_size=30),
+)
+def test_never_sooner_than_quiet_after_progress_and_bounded_when_idle(progress, expires, steps):
+    health, now = ModelHealth(progress, expires_in_s=expires), progress
     for kind, pause in steps:
         now += pause
         health = {

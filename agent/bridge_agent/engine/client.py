@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from datetime import UTC, datetime
 from typing import Any, TypeVar
 
 import msgspec
@@ -39,10 +41,16 @@ class Resident(msgspec.Struct, frozen=True):
     expires_at: str = ""
     context_length: int = 0
 
-    @property
-    def forever(self) -> bool:
-        """Whether it stays loaded until somebody unloads it (keep_alive below zero)."""
-        return self.expires_at >= "2100"  # Ollama then lists a time 292 years ahead
+    def expires_in_s(self, now: datetime) -> float:
+        """How long it stays loaded without being used: infinite where for ever, or not known."""
+        try:
+            expires_at = datetime.fromisoformat(self.expires_at)
+        except ValueError:
+            return math.inf
+        # A keep_alive below zero is listed as a time 292 years ahead.
+        if expires_at.year >= 2100:
+            return math.inf
+        return (expires_at.replace(tzinfo=expires_at.tzinfo or UTC) - now).total_seconds()
 
 
 class _Version(msgspec.Struct):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from typing import TypeVar
 
 import structlog
@@ -12,7 +13,7 @@ import structlog
 from bridge_agent.engine.client import EngineClient, EngineFault, Resident
 from bridge_agent.engine.config import EngineConfig
 from bridge_agent.engine.lifecycle_rules import Answered, Event, Exited, Generated, Hung, ProbeFailed
-from bridge_agent.engine.proc import cpu_seconds
+from bridge_agent.engine.proc import effort
 from bridge_agent.engine.process import EngineProcess
 from bridge_agent.health.probe_rules import ProbePolicy
 from bridge_agent.health.prober import LoadedModel, Prober
@@ -92,7 +93,7 @@ class EngineRuntime:
         self.prober = Prober(
             hung=lambda reason: post(Hung(reason)),
             recovered=lambda: post(Generated()),
-            cpu_seconds=self._cpu_seconds,
+            effort=self._effort,
             clock=clock,
             policy=probing,
         )
@@ -166,7 +167,8 @@ class EngineRuntime:
                 # Refused, which a hung runner does not do.
                 log.info("model_probe_refused", model=resident.name, reason=str(fault))
 
-        return LoadedModel(model_key(resident.name), resident.forever, probe)
+        expires_in_s = resident.expires_in_s(datetime.now(UTC))
+        return LoadedModel(model_key(resident.name), expires_in_s, probe)
 
     async def _in_time(self, answer: Awaitable[T]) -> T:
         try:
@@ -175,10 +177,10 @@ class EngineRuntime:
         except TimeoutError:
             raise Unavailable(f"no answer within {self._timing.answer_s:g} s") from None
 
-    async def _cpu_seconds(self) -> float | None:
+    async def _effort(self) -> float | None:
         if self.process is None:
             return None
-        return cpu_seconds(await asyncio.to_thread(self.process.family))
+        return effort(await asyncio.to_thread(self.process.family))
 
 
 def model_key(name: str) -> str:

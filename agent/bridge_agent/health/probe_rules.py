@@ -5,8 +5,8 @@ ever. So a model is asked for one token, by these rules:
 
 1. Never while it progresses: a probe is due only after `quiet_s` without a byte from it.
 2. A probe uses the model, so it puts off the model's unloading. An idle model is therefore asked
-   at growing intervals, and no more once it has been idle for `idle_window_s`, unless it stays
-   loaded for ever anyway.
+   at growing intervals, no more once it has been idle for `idle_window_s`, and not at all if it
+   is to be unloaded sooner than that; one that stays loaded for ever is asked for ever.
 3. Requests that wait for a first byte make a probe due again, however long it was idle before.
 4. A probe waits in the engine's queue behind what runs there. That it is late proves a hang only
    if meanwhile nothing progressed and the engine's processes did not compute; one that computes
@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import dataclasses
 import enum
+import math
 from dataclasses import dataclass
 
 
@@ -40,14 +41,14 @@ class ModelHealth:
         waiting_since: The first request since then that has had no byte yet.
         last_probe: When the last probe was over.
         hung: The last probe found it hung.
-        forever: It stays loaded whether used or not.
+        expires_in_s: How long it stays loaded without being used.
     """
 
     last_progress: float
     waiting_since: float | None = None
     last_probe: float | None = None
     hung: bool = False
-    forever: bool = False
+    expires_in_s: float = math.inf
 
     def progressed(self, now: float) -> ModelHealth:
         """A byte came from it."""
@@ -75,9 +76,10 @@ def probe_due(health: ModelHealth, policy: ProbePolicy) -> float | None:
     if health.waiting_since is not None:
         return max(last, health.waiting_since) + policy.quiet_s
     due = last + max(policy.quiet_s, last - health.last_progress)
-    if health.forever or due <= health.last_progress + policy.idle_window_s:
+    if health.expires_in_s == math.inf:
         return due
-    return None
+    lasts = health.expires_in_s >= policy.idle_window_s
+    return due if lasts and due <= health.last_progress + policy.idle_window_s else None
 
 
 class Verdict(enum.Enum):

@@ -15,9 +15,9 @@ from bridge_core.errors import BridgeError
 
 log = structlog.get_logger()
 
-# Part of a processor that an engine must use for us to say that it computes: polling loops and
-# the engine's own answers to version and ps use less.
-_COMPUTING: Final = 0.1
+# Effort a second from which an engine is said to compute. Idle loops and answers to version and ps
+# stay below; one that loads a model from a slow disk is above.
+_COMPUTING: Final = 0.02
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,13 +26,13 @@ class LoadedModel:
 
     Attributes:
         key: Its canonical name.
-        forever: It stays loaded whether used or not.
+        expires_in_s: How long it stays loaded without being used; infinite: for ever.
         probe: Makes it do the least work there is; returns when it has answered anything.
             Raises BridgeError where there was no answer to be had.
     """
 
     key: str
-    forever: bool
+    expires_in_s: float
     probe: Callable[[], Awaitable[None]]
 
 
@@ -42,7 +42,7 @@ class Prober:
     Args:
         hung: Called with a reason when a model is found hung.
         recovered: Called when no model is known to hang any more.
-        cpu_seconds: The processor time that the engine's processes have used; None: not known.
+        effort: What the engine's processes have done so far, in processor seconds; None: not known.
         clock: Monotonic time in seconds.
         policy: How patient to be.
     """
@@ -52,13 +52,13 @@ class Prober:
         *,
         hung: Callable[[str], None],
         recovered: Callable[[], None],
-        cpu_seconds: Callable[[], Awaitable[float | None]],
+        effort: Callable[[], Awaitable[float | None]],
         clock: Callable[[], float],
         policy: ProbePolicy,
     ) -> None:
         self._report_hung = hung
         self._report_recovered = recovered
-        self._cpu_seconds = cpu_seconds
+        self._effort = effort
         self._clock = clock
         self._policy = policy
         self._models: dict[str, LoadedModel] = {}
@@ -88,7 +88,7 @@ class Prober:
             del self._health[key]
         for key, model in self._models.items():
             health = self._health.get(key) or ModelHealth(self._clock())
-            self._health[key] = dataclasses.replace(health, forever=model.forever)
+            self._health[key] = dataclasses.replace(health, expires_in_s=model.expires_in_s)
         if had_hung and not self._any_hung():
             self._report_recovered()
         self._changed.set()
@@ -138,14 +138,14 @@ class Prober:
     async def _judged(self, answer: asyncio.Future[None], key: str, started: float) -> Verdict | None:
         """Waits for the answer for as long as the rules are patient; None: it came."""
         computed: float | None = None
-        used, at = await self._cpu_seconds(), started
+        done, at = await self._effort(), started
         while True:
             await asyncio.wait({answer}, timeout=self._policy.timeout_s / 8)
             now = self._clock()
             if answer.done():
                 return None
-            used_before, used = used, await self._cpu_seconds()
-            if used_before is not None and used is not None and used - used_before > _COMPUTING * (now - at):
+            before, done = done, await self._effort()
+            if before is not None and done is not None and done - before > _COMPUTING * (now - at):
                 computed = now
             at = now
             verdict = judge(
