@@ -34,12 +34,13 @@ class EtcdSettings(msgspec.Struct, frozen=True):
     Attributes:
         data_dir: Its own; made with mode 0700.
         log_file: Appended to.
-        client_port: Loopback port that clients reach it at.
+        client_port: Port that clients reach it at, on `host` and on the loopback.
         peer_port: Loopback port of its (unused, but always open) peer listener.
         cert: Its certificate, for server and peer alike; its names include 127.0.0.1.
         key: Its key.
         ca: Whose clients may connect.
         binary: None: found by `find_etcd`.
+        host: Address that clients on other machines reach it at; one of its certificate's names.
     """
 
     data_dir: Path
@@ -50,11 +51,12 @@ class EtcdSettings(msgspec.Struct, frozen=True):
     key: Path
     ca: Path
     binary: Path | None = None
+    host: str = "127.0.0.1"
 
     @property
     def url(self) -> str:
         """Where clients reach it."""
-        return f"https://127.0.0.1:{self.client_port}"
+        return f"https://{self.host}:{self.client_port}"
 
 
 def find_etcd() -> Path:
@@ -83,10 +85,11 @@ def find_etcd() -> Path:
 def arguments(settings: EtcdSettings) -> list[str]:
     """The command line of a server with these settings."""
     peer_url = f"https://127.0.0.1:{settings.peer_port}"
+    listen = dict.fromkeys([settings.url, f"https://127.0.0.1:{settings.client_port}"])
     options = {
         "name": "bridge",
         "data-dir": settings.data_dir,
-        "listen-client-urls": settings.url,
+        "listen-client-urls": ",".join(listen),
         "advertise-client-urls": settings.url,
         "listen-peer-urls": peer_url,
         "initial-advertise-peer-urls": peer_url,

@@ -1,0 +1,102 @@
+"""Calling a registry as an admin."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import grpc
+import grpc.aio
+import msgspec
+
+from bridge_core.cli.layout import MeshFile
+from bridge_core.errors import BridgeError, Fatal, Unavailable
+from bridge_core.registry_channel import open_channel
+from bridge_wire.v1 import registry_pb2_grpc as wire_grpc
+
+
+class Access(msgspec.Struct, frozen=True):
+    """Where the registry is and who calls it."""
+
+    registry: str
+    ca: Path
+    cert: Path
+    key: Path
+
+
+def default_state_dir() -> Path:
+    """Where `bridge` keeps its mesh unless told otherwise."""
+    given = os.environ.get("BRIDGE_STATE_DIR")
+    return Path(given) if given else Path.home() / ".local/state/bridge"
+
+
+def read_mesh(path: Path) -> MeshFile:
+    """mesh.json.
+
+    Raises:
+        Fatal: there is none, or it does not decode.
+    """
+    try:
+        return msgspec.json.decode(path.read_bytes(), type=MeshFile)
+    except FileNotFoundError:
+        raise Fatal(
+            f"no mesh in {path.parent}",
+            hint="`bridge up` makes one; --state-dir (or BRIDGE_STATE_DIR) names another place",
+        ) from None
+    except (OSError, msgspec.DecodeError) as fault:
+        raise Fatal(f"cannot read {path}: {fault}") from fault
+
+
+def access(state: Path, registry: str | None, ca: Path | None, cert: Path | None, key: Path | None) -> Access:
+    """From flags, and from mesh.json what the flags leave open.
+
+    Raises:
+        Fatal: something is missing.
+    """
+    if registry and ca and cert and key:
+        return Access(registry, ca, cert, key)
+    mesh = read_mesh(state / "mesh.json")
+    return Access(
+        registry or mesh.registry.grpc,
+        ca or Path(mesh.ca),
+        cert or Path(mesh.client.cert),
+        key or Path(mesh.client.key),
+    )
+
+
+@contextlib.asynccontextmanager
+async def admin(to: Access) -> AsyncIterator[Any]:
+    """The Admin service's stub; gRPC errors inside become BridgeErrors.
+
+    Raises:
+        Unavailable: no registry answers.
+        BridgeError: it refused; its own words.
+        Fatal: a file of the identity cannot be read.
+    """
+    try:
+        pems = [path.read_bytes() for path in (to.ca, to.cert, to.key)]
+    except OSError as fault:
+        raise Fatal(f"cannot read {fault.filename}: {fault.strerror}") from fault
+    channel = open_channel(to.registry, pems[0], cert_pem=pems[1], key_pem=pems[2])
+    try:
+        yield wire_grpc.AdminStub(channel)  # type: ignore[no-untyped-call]  # generated
+    except grpc.aio.AioRpcError as error:
+        raise _translate(error, to.registry) from error
+    finally:
+        await channel.close()
+
+
+def _translate(error: grpc.aio.AioRpcError, registry: str) -> BridgeError:
+    code, details = error.code(), (error.details() or "").rstrip(".")
+    if code is grpc.StatusCode.UNAVAILABLE and "connect" in details:
+        return Unavailable(
+            f"no registry answers at {registry}", hint="`bridge status` says what runs; `bridge up` starts it"
+        )
+    if code is grpc.StatusCode.DEADLINE_EXCEEDED:
+        return Unavailable(f"the registry at {registry} did not answer in time")
+    if code is grpc.StatusCode.UNIMPLEMENTED:
+        return BridgeError(f"the registry at {registry} does not know this command", hint="is it older?")
+    return BridgeError(details or f"the registry at {registry} answers {code.name}")

@@ -1,0 +1,35 @@
+"""How a command ends: a failure that has a sentence is printed as one, never as a traceback."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TypeVar
+
+from rich.console import Console
+
+from bridge_core.errors import BridgeError
+
+T = TypeVar("T")
+
+
+def guarded(work: Callable[[], T]) -> T:
+    """The result of `work`; a BridgeError ends the process with status 1, an interrupt with 130."""
+    console = Console(stderr=True, highlight=False)
+    try:
+        return work()
+    except* BridgeError as faults:
+        for fault in _leaves(faults):
+            console.print(f"bridge: {fault.message}", markup=False, soft_wrap=True)
+            if fault.hint:
+                console.print(f"  {fault.hint}", markup=False, soft_wrap=True)
+        code = 1
+    except* KeyboardInterrupt:
+        code = 130
+    raise SystemExit(code)
+
+
+def _leaves(group: BaseExceptionGroup[BridgeError]) -> list[BridgeError]:
+    found: list[BridgeError] = []
+    for fault in group.exceptions:
+        found += _leaves(fault) if isinstance(fault, BaseExceptionGroup) else [fault]
+    return found

@@ -1,0 +1,242 @@
+"""`bridge up`: a mesh on this machine, from nothing or from whatever is left of it.
+
+Every step is skipped where its result is there already, so `up` is also the repair: what runs is left
+alone, what is missing is made or started, and identities, tokens and configuration stay.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import fcntl
+import os
+import time
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import msgspec
+
+from bridge_core.cli import parts
+from bridge_core.cli.connection import Access, admin
+from bridge_core.cli.layout import Layout, MeshFile, MeshOptions, check_ports, combined
+from bridge_core.cli.ports import check_free
+from bridge_core.cli.processes import ProcessTable, end, start_detached
+from bridge_core.cli.progress import Progress
+from bridge_core.errors import BridgeError, Fatal, Unavailable
+from bridge_core.etcd_server import ready as etcd_ready
+from bridge_core.files import write_atomically
+from bridge_core.store.etcd import ClientTls
+from bridge_wire.v1 import registry_pb2 as wire
+
+_OPTIONS_FILE = "up.json"
+_TABLE_FILE = "processes.json"
+READY_DEADLINE_S = 60.0
+_TOKEN_TTL_S = 600
+
+
+def load_layout(state: Path) -> Layout | None:
+    """The mesh that was made in `state`; None if none was.
+
+    Raises:
+        Fatal: what is there cannot be read.
+    """
+    try:
+        options = msgspec.json.decode((state / _OPTIONS_FILE).read_bytes(), type=MeshOptions)
+    except FileNotFoundError:
+        return None
+    except (OSError, msgspec.DecodeError) as fault:
+        raise Fatal(f"cannot read {state / _OPTIONS_FILE}: {fault}") from fault
+    return Layout(state, options)
+
+
+def load_table(state: Path) -> ProcessTable:
+    """The processes that were started for the mesh in `state`. Raises Fatal."""
+    return ProcessTable(state / _TABLE_FILE)
+
+
+@contextmanager
+def locked(state: Path) -> Iterator[None]:
+    """Keeps a second `up` or `down` of the same mesh out.
+
+    Raises:
+        Fatal: one is at work, or the state dir cannot be made or written.
+    """
+    try:
+        state.mkdir(parents=True, exist_ok=True, mode=0o700)
+        handle = os.open(state / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    except OSError as fault:
+        raise Fatal(
+            f"cannot write to {state}: {fault.strerror}", hint="--state-dir names another place"
+        ) from fault
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        yield
+    except BlockingIOError:
+        raise Fatal(f"another `bridge up` or `bridge down` is at work in {state}") from None
+    finally:
+        os.close(handle)
+
+
+async def bring_up(state: Path, given: dict[str, object], progress: Progress) -> tuple[MeshFile, bool]:
+    """Makes the mesh run.
+
+    Args:
+        state: Where its files are.
+        given: Options of `MeshOptions` named on the command line.
+        progress: Where to show the steps.
+
+    Returns:
+        What mesh.json now says, and whether anything had to be started.
+
+    Raises:
+        BridgeError: it could not; what this call had started is ended again.
+    """
+    kept = load_layout(state)
+    options = combined(kept.options if kept else None, given)
+    check_ports(options)
+    raising = _Raising(Layout(state, options), load_table(state), progress)
+    try:
+        changed = await raising.run()
+    except BaseException:
+        await end([record for record in map(raising.table.get, raising.started) if record], 5.0)
+        raise
+    return raising.write(), changed
+
+
+class _Raising:
+    def __init__(self, layout: Layout, table: ProcessTable, progress: Progress) -> None:
+        self.layout = layout
+        self.table = table
+        self.started: list[str] = []
+        self._progress = progress
+        self._access = Access(
+            layout.registry_grpc, layout.pki / "ca.pem", layout.pki / "admin.pem", layout.pki / "admin.key"
+        )
+
+    async def run(self) -> bool:
+        """All steps; returns whether there was anything to do."""
+        layout = self.layout
+        nodes = layout.names
+        own_etcd = [] if layout.options.etcd else ["etcd"]
+        missing = [part for part in (*own_etcd, "registry", *nodes) if self.table.get(part) is None]
+        unjoined = [name for name in nodes if not (layout.node_state(name) / "agent.json").exists()]
+        if not missing and not unjoined:
+            await self._nodes_ready("every node is ready")
+            return False
+        check_free(
+            (f"{part}'s {what} listener", address)
+            for part in missing
+            for what, address in layout.addresses(part).items()
+        )
+        self._keep_options()
+        async with asyncio.TaskGroup() as group:
+            seeding = group.create_task(self._seed())
+            with self._progress.step("certificate authority and first identities"):
+                await parts.run_to_end(parts.init_command(layout))
+            with self._progress.step(f"etcd at {', '.join(layout.etcd_urls)}"):
+                await self._etcd()
+            with self._progress.step(f"registry at {layout.registry_grpc}"):
+                self._start("registry")
+                await self._wait("registry", self._registry_answers)
+            if unjoined:
+                with self._progress.step(f"joined: {', '.join(unjoined)}"):
+                    await self._join(unjoined)
+            with self._progress.step("models"):
+                await seeding
+        for name in nodes:
+            self._start(name)
+        await self._nodes_ready(f"{len(nodes)} nodes serve and see each other")
+        return True
+
+    def write(self) -> MeshFile:
+        """Writes mesh.json and returns what it says."""
+        mesh = self.layout.mesh(self.table.pids())
+        text = msgspec.json.format(msgspec.json.encode(mesh), indent=2) + b"\n"
+        write_atomically(self.layout.mesh_file, text)
+        return mesh
+
+    def _keep_options(self) -> None:
+        try:
+            self.layout.logs.mkdir(parents=True, exist_ok=True, mode=0o700)
+            text = msgspec.json.format(msgspec.json.encode(self.layout.options), indent=2) + b"\n"
+            write_atomically(self.layout.state / _OPTIONS_FILE, text)
+        except OSError as fault:
+            raise Fatal(f"cannot write to {self.layout.state}: {fault.strerror}") from fault
+
+    def _start(self, part: str) -> None:
+        if self.table.get(part) is not None:
+            return
+        argv, environment = parts.launch(self.layout, part)
+        self.table.put(part, start_detached(argv, self._log(part), env=environment))
+        self.started.append(part)
+
+    def _log(self, part: str) -> Path:
+        return self.layout.logs / f"{part}.log"
+
+    async def _etcd(self) -> None:
+        pki = self.layout.pki
+        tls = ClientTls(pki / "registry.pem", pki / "registry.key", pki / "ca.pem")
+        if self.layout.options.etcd:
+            await etcd_ready(self.layout.etcd_urls, tls, 10.0)
+            return
+        self.layout.etcd_data.mkdir(mode=0o700, exist_ok=True)
+        self._start("etcd")
+
+        async def answers() -> bool:
+            await etcd_ready(self.layout.etcd_urls, tls, 0.0)
+            return True
+
+        await self._wait("etcd", answers)
+
+    async def _registry_answers(self) -> bool:
+        async with admin(self._access) as stub:
+            await stub.Status(wire.StatusRequest(), timeout=2.0)
+        return True
+
+    async def _join(self, names: list[str]) -> None:
+        async with admin(self._access) as stub:
+            request = wire.CreateTokenRequest(ttl_seconds=_TOKEN_TTL_S, uses=len(names))
+            token = (await stub.CreateToken(request, timeout=10.0)).token
+        await asyncio.gather(
+            *(parts.run_to_end(parts.join_command(self.layout, name), given=token + "\n") for name in names)
+        )
+
+    async def _seed(self) -> None:
+        # One after the other: the first fills the cache that the others link from.
+        for name in self.layout.names:
+            seed = parts.seed_command(self.layout, name)
+            if seed is not None:
+                await parts.run_to_end(seed)
+
+    async def _nodes_ready(self, what: str) -> None:
+        with self._progress.step(what):
+            await asyncio.gather(*(self._wait(name, self._node_ready(name)) for name in self.layout.names))
+
+    def _node_ready(self, name: str) -> Callable[[], Awaitable[bool]]:
+        async def ready() -> bool:
+            state = await parts.agent_state(self.layout.listeners(name)["admin"])
+            if not state.ready:
+                raise Unavailable(f"{name} is not ready: {state.reason}")
+            if state.instances < len(self.layout.names):
+                raise Unavailable(f"{name} sees {state.instances} of {len(self.layout.names)} engines")
+            return True
+
+        return ready
+
+    async def _wait(self, part: str, answers: Callable[[], Awaitable[bool]]) -> None:
+        """Until `answers` is true, raising when the process ends or takes too long."""
+        until = time.monotonic() + READY_DEADLINE_S
+        while True:
+            record = self.table.get(part)
+            if record is None:
+                raise parts.ended(part, self._log(part))
+            try:
+                if await answers():
+                    return
+            except BridgeError as fault:
+                if time.monotonic() > until:
+                    raise Fatal(
+                        f"{part} was not ready within {READY_DEADLINE_S:g} s: {fault.message}",
+                        hint=f"its log is {self._log(part)}",
+                    ) from fault
+            await asyncio.sleep(0.05)
