@@ -218,7 +218,7 @@ async def test_a_process_that_got_the_number_of_a_dead_engine_is_left_alone(tmp_
             await first.state("ready")
             record = ProcessRecord.load(first.record)
         os.kill(record.pid, signal.SIGKILL)
-        earlier = msgspec.structs.replace(record, pid=stranger.pid, start_time=record.start_time - 1)
+        earlier = msgspec.structs.replace(record, pid=stranger.pid, start_time=1)
         earlier.save(first.record)
         async with supervised(fake_config(tmp_path), tmp_path / "s") as second:
             await second.state("ready")
