@@ -55,13 +55,13 @@ class _Where:
     def __init__(
         self, state: Path, registry: str | None, ca: Path | None, cert: Path | None, key: Path | None
     ) -> None:
-        self._to = lambda: access(state.absolute(), registry, ca, cert, key)
+        self._given = (state.absolute(), registry, ca, cert, key)
 
     def call(self, work: Callable[[Any], Awaitable[T]]) -> T:
         """Runs `work` with the Admin stub; see `guarded`."""
 
         async def run() -> T:
-            async with admin(self._to()) as stub:
+            async with admin(access(*self._given)) as stub:
                 return await work(stub)
 
         return guarded(lambda: asyncio.run(run()))

@@ -1,0 +1,172 @@
+"""`bridge token|apply|…` against a registry's gRPC: what is asked, what is printed, how it fails."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import grpc
+import pytest
+import trustme
+from typer.testing import CliRunner, Result
+
+from bridge_core.cli.main import app
+from bridge_core.registry_channel import REGISTRY_SERVER_NAME
+from bridge_wire.v1 import registry_pb2 as wire
+from bridge_wire.v1 import registry_pb2_grpc as wire_grpc
+
+
+class Registry(wire_grpc.AdminServicer):
+    """Answers what a test has laid out and keeps what it was asked."""
+
+    def __init__(self) -> None:
+        self.asked: list[Any] = []
+        self.answer: Any = None
+        self.refusal: tuple[grpc.StatusCode, str] | None = None
+
+    def _serve(self, request: Any, context: grpc.ServicerContext) -> Any:
+        self.asked.append(request)
+        if self.refusal is not None:
+            context.abort(*self.refusal)
+        return self.answer
+
+    CreateToken = ListTokens = RevokeToken = _serve
+    Apply = Diff = GetConfig = History = Rollback = Drain = _serve
+
+
+@pytest.fixture
+def registry(tmp_path: Path) -> Iterator[Registry]:
+    authority = trustme.CA()
+    authority.cert_pem.write_to_path(tmp_path / "ca.pem")
+    admin = authority.issue_cert("admin.test")
+    admin.cert_chain_pems[0].write_to_path(tmp_path / "admin.pem")
+    admin.private_key_pem.write_to_path(tmp_path / "admin.key")
+    own = authority.issue_cert(REGISTRY_SERVER_NAME)
+    credentials = grpc.ssl_server_credentials(
+        [(own.private_key_pem.bytes(), own.cert_chain_pems[0].bytes())],
+        authority.cert_pem.bytes(),
+        require_client_auth=True,
+    )
+    with ThreadPoolExecutor(2) as pool:
+        server = grpc.server(pool)
+        servicer = Registry()
+        wire_grpc.add_AdminServicer_to_server(servicer, server)
+        servicer.port = server.add_secure_port("127.0.0.1:0", credentials)
+        server.start()
+        servicer.folder = tmp_path
+        yield servicer
+        server.stop(None).wait()
+
+
+def bridge(registry: Registry, *argv: str) -> Result:
+    folder = registry.folder
+    where = ["--registry", f"127.0.0.1:{registry.port}", "--ca", str(folder / "ca.pem")]
+    where += ["--cert", str(folder / "admin.pem"), "--key", str(folder / "admin.key")]
+    return CliRunner().invoke(app, [*argv, *where])
+
+
+def test_a_token_is_printed_alone_on_standard_output(registry: Registry) -> None:
+    registry.answer = wire.CreateTokenResponse(token="brj1.a.b.c", id="a", expires_unix=2_000_000_000)
+    ended = bridge(
+        registry, "token", "create", "--ttl", "30m", "--uses", "2", "--label", "zone=a", "--node", "n1"
+    )
+    assert ended.exit_code == 0, ended.output
+    assert ended.stdout == "brj1.a.b.c\n"
+    (asked,) = registry.asked
+    assert (asked.ttl_seconds, asked.uses, asked.node_name) == (1_800, 2, "n1")
+    assert dict(asked.labels) == {"zone": "a"}
+
+
+@pytest.mark.parametrize("argv", [["--ttl", "soon"], ["--ttl", "0s"], ["--label", "zone"]])
+def test_a_malformed_option_is_named(registry: Registry, argv: list[str]) -> None:
+    ended = bridge(registry, "token", "create", *argv)
+    assert ended.exit_code == 1
+    assert f"{argv[0]} '{argv[1]}'" in ended.stderr
+    assert not registry.asked
+
+
+def test_tokens_are_listed_and_revoked(registry: Registry) -> None:
+    registry.answer = wire.ListTokensResponse(
+        tokens=[wire.TokenInfo(id="tok1", expires_unix=2_000_000_000, uses_left=3, created_by="admin")]
+    )
+    assert "tok1" in bridge(registry, "token", "list").stdout
+    registry.answer = wire.RevokeTokenResponse()
+    assert bridge(registry, "token", "revoke", "tok1").exit_code == 0
+    assert registry.asked[-1].id == "tok1"
+
+
+def test_a_folder_is_applied_with_file_names(registry: Registry, tmp_path: Path) -> None:
+    config = tmp_path / "mesh_config"
+    (config / "routes").mkdir(parents=True)
+    (config / "mesh.yaml").write_text("kind: Mesh\n")
+    (config / "routes" / "chat.yml").write_text("kind: ModelRoute\n")
+    (config / "README.md").write_text("not this")
+    registry.answer = wire.ApplyResponse(revision=7, changed=["ModelRoute/chat"])
+    ended = bridge(registry, "apply", "-f", str(config), "--prune")
+    assert ended.stdout == "Revision 7: ModelRoute/chat\n"
+    (asked,) = registry.asked
+    assert asked.prune
+    assert {file.name: file.text for file in asked.files} == {
+        str(config / "mesh.yaml"): "kind: Mesh\n",
+        str(config / "routes" / "chat.yml"): "kind: ModelRoute\n",
+    }
+
+
+def test_every_fault_is_printed_with_file_and_line(registry: Registry, tmp_path: Path) -> None:
+    (tmp_path / "a.yaml").write_text("kind: Mesh\n")
+    registry.answer = wire.ApplyResponse(
+        faults=[
+            wire.Fault(file="a.yaml", line=3, path="spec.ttl", message="not a number"),
+            wire.Fault(file="a.yaml", message="twice"),
+        ]
+    )
+    ended = bridge(registry, "apply", "-f", str(tmp_path / "a.yaml"))
+    assert ended.exit_code == 1
+    assert ended.stderr.splitlines() == [
+        "a.yaml:3: spec.ttl: not a number",
+        "a.yaml: twice",
+        "bridge: nothing was applied: 2 faults",
+    ]
+
+
+def test_a_diff_is_printed_and_told_by_the_exit_code(registry: Registry, tmp_path: Path) -> None:
+    (tmp_path / "a.yaml").write_text("kind: Mesh\n")
+    registry.answer = wire.DiffResponse(unified_diff="-a\n+b\n")
+    ended = bridge(registry, "diff", "-f", str(tmp_path / "a.yaml"))
+    assert (ended.exit_code, ended.stdout) == (1, "-a\n+b\n")
+    registry.answer = wire.DiffResponse()
+    assert bridge(registry, "diff", "-f", str(tmp_path / "a.yaml")).exit_code == 0
+
+
+def test_documents_history_rollback_and_drain(registry: Registry) -> None:
+    documents = [wire.ConfigDocument(yaml="kind: Mesh\n"), wire.ConfigDocument(yaml="kind: ModelRoute")]
+    registry.answer = wire.GetConfigResponse(documents=documents)
+    assert bridge(registry, "get").stdout == "kind: Mesh\n---\nkind: ModelRoute\n"
+    registry.answer = wire.HistoryResponse(
+        revisions=[wire.Revision(number=2, author="admin/a", applied_unix=2_000_000_000, changed=["Mesh/m"])]
+    )
+    assert "admin/a  Mesh/m" in bridge(registry, "history").stdout
+    registry.answer = wire.ApplyResponse(revision=3, changed=["Mesh/m"])
+    assert "Revision 3" in bridge(registry, "rollback", "1").stdout
+    registry.answer = wire.DrainResponse()
+    assert bridge(registry, "drain", "node1").stdout == "node1 is drained.\n"
+    assert registry.asked[-1].drained
+    assert bridge(registry, "drain", "node1", "--undo").stdout == "node1 is back in service.\n"
+    assert not registry.asked[-1].drained
+
+
+def test_what_the_registry_says_is_what_is_printed(registry: Registry) -> None:
+    registry.refusal = (grpc.StatusCode.NOT_FOUND, "there is no revision 9")
+    ended = bridge(registry, "rollback", "9")
+    assert ended.exit_code == 1
+    assert ended.stderr == "bridge: there is no revision 9\n"
+
+
+def test_a_registry_that_is_not_there_is_named(registry: Registry) -> None:
+    registry.port = 1
+    ended = bridge(registry, "history")
+    assert ended.exit_code == 1
+    assert ended.stderr.startswith("bridge: no registry answers at 127.0.0.1:1\n")
+    assert "Traceback" not in ended.output

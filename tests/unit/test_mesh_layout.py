@@ -1,0 +1,119 @@
+"""Where `bridge up` puts a mesh's listeners, and which changes of its options it takes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from bridge_core.cli.layout import Layout, MeshFile, MeshOptions, check_ports, combined
+from bridge_core.cli.parts import engine_of
+from bridge_core.errors import Fatal
+
+STATE = Path("/state")
+
+
+def test_ports_follow_the_base_port() -> None:
+    layout = Layout(STATE, MeshOptions())
+    assert layout.names == ["node1", "node2", "node3"]
+    assert layout.listeners("node1") == {
+        "http": "127.0.0.1:11434",
+        "https": "127.0.0.1:11443",
+        "grpc": "127.0.0.1:11444",
+        "peer": "127.0.0.1:11445",
+        "admin": "127.0.0.1:11446",
+    }
+    assert layout.listeners("node3")["http"] == "127.0.0.1:13434"
+    assert layout.listeners("node3")["admin"] == "127.0.0.1:13446"
+    assert (layout.registry_grpc, layout.registry_admin) == ("127.0.0.1:11400", "127.0.0.1:11401")
+    assert layout.etcd_urls == ("https://127.0.0.1:11402",)
+
+
+def test_no_two_listeners_share_a_port() -> None:
+    layout = Layout(STATE, MeshOptions(nodes=40))
+    addresses = [
+        address for part in ("etcd", "registry", *layout.names) for address in layout.addresses(part).values()
+    ]
+    ports = [address.rpartition(":")[2] for address in addresses]
+    assert len(set(ports)) == len(ports) == 2 + 2 + 5 * 40
+
+
+def test_only_http_and_admin_stay_on_the_loopback() -> None:
+    listeners = Layout(STATE, MeshOptions(host="10.0.0.1")).listeners("node1")
+    away = {name for name, address in listeners.items() if address.startswith("10.0.0.1:")}
+    assert away == {"https", "grpc", "peer"}
+
+
+def test_mesh_json_has_the_promised_shape() -> None:
+    layout = Layout(STATE, MeshOptions(nodes=1))
+    mesh = layout.mesh({"etcd": 1, "registry": 2, "node1": 3})
+    decoded = msgspec.json.decode(msgspec.json.encode(mesh))
+    assert decoded == {
+        "agents": [
+            {
+                "name": "node1",
+                "pid": 3,
+                "http": "127.0.0.1:11434",
+                "https": "127.0.0.1:11443",
+                "grpc": "127.0.0.1:11444",
+                "peer": "127.0.0.1:11445",
+                "admin": "127.0.0.1:11446",
+            }
+        ],
+        "registry": {"pid": 2, "grpc": "127.0.0.1:11400", "admin": "127.0.0.1:11401"},
+        "etcd": {"pid": 1, "endpoints": ["https://127.0.0.1:11402"]},
+        "ca": "/state/registry/pki/ca.pem",
+        "client": {"cert": "/state/registry/pki/admin.pem", "key": "/state/registry/pki/admin.key"},
+    }
+    assert msgspec.json.decode(msgspec.json.encode(mesh), type=MeshFile) == mesh
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (MeshOptions(base_port=1050), "1016"),
+        (MeshOptions(base_port=64_000), "66012"),
+        (MeshOptions(nodes=60), "70446"),
+        (MeshOptions(nodes=0), "--nodes"),
+    ],
+)
+def test_a_base_port_without_room_is_refused(options: MeshOptions, words: str) -> None:
+    with pytest.raises(Fatal, match=words):
+        check_ports(options)
+
+
+def test_a_mesh_keeps_its_options() -> None:
+    kept = MeshOptions(nodes=2, base_port=20_000)
+    assert combined(None, {"nodes": 2, "base_port": 20_000}) == kept
+    assert combined(kept, {}) == kept
+    assert combined(kept, {"nodes": 4}).nodes == 4
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        ({"base_port": 30_000}, "--base-port 20000, not 30000"),
+        ({"engine": "ollama"}, "--engine llamacpp, not ollama"),
+        ({"etcd": ("https://a:2379",)}, "--etcd .* not https://a:2379"),
+        ({"nodes": 1}, "has 2 nodes"),
+    ],
+)
+def test_a_mesh_is_not_changed_under_way(given: dict[str, object], words: str) -> None:
+    with pytest.raises(Fatal, match=words):
+        combined(MeshOptions(nodes=2, base_port=20_000), given)
+
+
+@pytest.mark.parametrize(
+    ("engine", "expected"),
+    [
+        ("llamacpp", ["llamacpp", "llamacpp"]),
+        ("ollama", ["ollama", "ollama"]),
+        ("ollama=/opt/ollama", ["ollama=/opt/ollama", "ollama=/opt/ollama"]),
+        ("ollama=http://a:1", ["attach=http://a:1", "attach=http://a:1"]),
+        ("ollama=http://a:1,http://b:2", ["attach=http://a:1", "attach=http://b:2"]),
+    ],
+)
+def test_each_node_gets_its_engine(engine: str, expected: list[str]) -> None:
+    layout = Layout(STATE, MeshOptions(nodes=2, engine=engine))
+    assert [engine_of(layout, name) for name in layout.names] == expected
