@@ -7,7 +7,6 @@ of one. Where the file system cannot link, the blob is copied.
 
 from __future__ import annotations
 
-import contextlib
 import errno
 import hashlib
 import importlib.util
@@ -17,31 +16,24 @@ import tempfile
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, BinaryIO, NamedTuple
+from typing import Any, NamedTuple
 
 import msgspec
 
 from bridge_agent.embedded import modelgen
-from bridge_agent.embedded.modelgen.shapes import parameter_count
-from bridge_agent.embedded.templates.known import KNOWN
+from bridge_agent.embedded.store.create import create
+from bridge_agent.embedded.store.layout import Store
 from bridge_core.errors import BridgeError
+from bridge_core.files import write_atomically
+from bridge_core.names import ModelName
 
 SMOLLM2 = "smollm2:135m"
 _CACHE_VERSION = "seed-1"  # raise it when what is generated changes
-_MEDIA = "application/vnd.ollama.image."
 _CHUNK = 1 << 20
 
 
 class SeedUnavailable(BridgeError):
     """A model cannot be seeded: its name is unknown, or the file it is made from is missing."""
-
-
-class _Facts(NamedTuple):
-    """What a model's configuration record says about its weights."""
-
-    family: str
-    parameters: str
-    file_type: str
 
 
 class _Generated(NamedTuple):
@@ -142,65 +134,31 @@ def smollm2_weights() -> Path:
 
 
 def _build(cache: Path, name: str) -> None:
-    """Makes the model in the cache, the manifest last: a manifest promises its blobs."""
-    blobs = cache / "blobs"
-    blobs.mkdir(parents=True, exist_ok=True)
-    known = KNOWN["chatml"]  # what is detected for the templates of all of these
-    parameters: dict[str, Any] = {"stop": list(known.stop)}
+    """Makes the model in the cache as `/api/create` would of its GGUF file."""
+    cache.mkdir(parents=True, exist_ok=True)
     if name == SMOLLM2:
-        facts = _Facts("llama", "134.52M", "Q4_1")
-        model = _adopt(cache, smollm2_weights())
-    else:
-        made = _GENERATED[name]
-        facts = _Facts("llama", _human(parameter_count(modelgen.PRESETS["tiny"])), "F16")
-        parameters |= made.parameters
-        with tempfile.TemporaryDirectory(dir=cache) as folder:
-            file = Path(folder) / "model.gguf"
-            modelgen.generate(file, modelgen.PRESETS["tiny"], seed=made.seed, name=name, pooling=made.pooling)
-            model = _adopt(cache, file)
-    layers = [
-        model,
-        _store_bytes(cache, "template", known.text.encode()),
-        _store_bytes(cache, "params", _go_json(parameters) + b"\n"),
-    ]
-    config = _store_bytes(cache, "config", _go_json(_config(facts, layers)))
-    config["mediaType"] = "application/vnd.docker.container.image.v1+json"
-    manifest = {
-        "schemaVersion": 2,
-        "mediaType": "application/vnd.docker.distribution.manifest.v2+json",
-        "config": config,
-        "layers": layers,
-    }
-    _write(_manifest_path(cache, name), msgspec.json.encode(manifest))
+        _create(cache, name, smollm2_weights(), {})
+        return
+    made = _GENERATED[name]
+    with tempfile.TemporaryDirectory(dir=cache) as folder:
+        file = Path(folder) / "model.gguf"
+        modelgen.generate(file, modelgen.PRESETS["tiny"], seed=made.seed, name=name, pooling=made.pooling)
+        _create(cache, name, file, made.parameters)
 
 
-def _config(facts: _Facts, layers: list[dict[str, Any]]) -> dict[str, Any]:
-    return {
-        "model_format": "gguf",
-        "model_family": facts.family,
-        "model_families": [facts.family],
-        "model_type": facts.parameters,
-        "file_type": facts.file_type,
-        "architecture": "amd64",
-        "os": "linux",
-        "rootfs": {"type": "layers", "diff_ids": [layer["digest"] for layer in layers]},
-    }
-
-
-def _adopt(cache: Path, file: Path) -> dict[str, Any]:
-    """Takes a file into the cache as the model layer."""
-    with file.open("rb") as opened:
+def _create(cache: Path, name: str, weights: Path, parameters: Mapping[str, Any]) -> None:
+    with weights.open("rb") as opened:
         digest = "sha256:" + hashlib.file_digest(opened, "sha256").hexdigest()
-    _link(file, _blob_path(cache, digest))
-    return {"mediaType": f"{_MEDIA}model", "digest": digest, "size": file.stat().st_size}
+    blob = _blob_path(cache, digest)
+    blob.parent.mkdir(exist_ok=True)
+    _link(weights, blob)
+    body = {"model": name, "files": {weights.name: digest}, "parameters": dict(parameters)}
+    for _ in create(Store(cache), ModelName.parse(name), body, _no_fetch):
+        pass  # a generator of progress, which nobody watches here
 
 
-def _store_bytes(cache: Path, kind: str, data: bytes) -> dict[str, Any]:
-    digest = "sha256:" + hashlib.sha256(data).hexdigest()
-    path = _blob_path(cache, digest)
-    if not path.exists():
-        _write(path, data)
-    return {"mediaType": _MEDIA + kind, "digest": digest, "size": len(data)}
+def _no_fetch(name: ModelName) -> Iterator[dict[str, Any]]:
+    raise SeedUnavailable(f"{name.short()} is made from a file, not pulled")
 
 
 def _transfer(cache: Path, store: Path, name: str) -> None:
@@ -209,7 +167,9 @@ def _transfer(cache: Path, store: Path, name: str) -> None:
         target = _blob_path(store, layer["digest"])
         if not target.exists():
             _link(_blob_path(cache, layer["digest"]), target)
-    _write(_manifest_path(store, name), _manifest_path(cache, name).read_bytes())
+    manifest = _manifest_path(store, name)
+    manifest.parent.mkdir(parents=True, exist_ok=True)
+    write_atomically(manifest, _manifest_path(cache, name).read_bytes())
 
 
 def _link(source: Path, target: Path) -> None:
@@ -226,42 +186,13 @@ def _link(source: Path, target: Path) -> None:
 
 
 def _copy(source: Path, target: Path) -> None:
-    with _replacing(target) as out, source.open("rb") as data:
-        shutil.copyfileobj(data, out, _CHUNK)
-
-
-def _write(path: Path, data: bytes) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with _replacing(path) as out:
-        out.write(data)
-
-
-@contextlib.contextmanager
-def _replacing(path: Path) -> Iterator[BinaryIO]:
-    """A file that takes the path's place, complete and on disk, or not at all."""
-    descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=".seed-")
+    descriptor, name = tempfile.mkstemp(dir=target.parent, prefix=".seed-")
     try:
-        with os.fdopen(descriptor, "wb") as out:
-            yield out
+        with os.fdopen(descriptor, "wb") as out, source.open("rb") as data:
+            shutil.copyfileobj(data, out, _CHUNK)
             out.flush()
-            os.fchmod(descriptor, 0o644)
             os.fsync(descriptor)
-        Path(name).replace(path)
+        Path(name).replace(target)
     except BaseException:
         Path(name).unlink(missing_ok=True)
         raise
-
-
-def _go_json(value: Any) -> bytes:
-    """JSON as Go's encoder writes it: keys of a map sorted, `<`, `>` and `&` escaped."""
-    encoded = msgspec.json.encode(value, order="sorted" if "stop" in value else None)
-    return encoded.replace(b"<", b"\\u003c").replace(b">", b"\\u003e").replace(b"&", b"\\u0026")
-
-
-def _human(parameters: int) -> str:
-    """A parameter count as Ollama prints it: 116K, 134.52M, 7.2B."""
-    for size, suffix, digits in ((10**9, "B", 1), (10**6, "M", 2), (10**3, "K", 0)):
-        if parameters >= size:
-            number = parameters / size
-            return f"{number:.{0 if number.is_integer() else digits}f}{suffix}"
-    return str(parameters)
