@@ -22,7 +22,7 @@ from bridge_core.http1.errors import (
 )
 from bridge_core.http1.exchange import Exchange
 from bridge_core.http1.headers import HOP_BY_HOP, Headers, Pair
-from bridge_core.http1.heads import BadHeader
+from bridge_core.http1.heads import BadHeader, lines
 from bridge_core.http1.limits import Limits, PoolLimits
 from bridge_core.http1.pool import Address, Pool
 from bridge_core.http1.relay import Relay
@@ -64,5 +64,6 @@ __all__ = [
     "UpstreamError",
     "coroutine_app",
     "json_error",
+    "lines",
     "serve",
 ]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import httptools
 import structlog
@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from bridge_core.http1.pool import Pool
 
 log = structlog.get_logger()
+
+_KNOWN_HEAD_MOST = 4096
 
 
 class ResponseHead:
@@ -73,30 +75,23 @@ class ClientExchange:
         reused: It runs on a connection that had answered before.
     """
 
-    __slots__ = (
-        "chunked",
-        "connection",
-        "data",
-        "done",
-        "head_only",
-        "more",
-        "pool",
-        "retried",
-        "sent_at",
-        "sink",
-    )
+    # Defaults on the class: see Request.
+    connection: ClientConnection | None = None
+    more = False
+    chunked = False
+    done = False
+    retried = False
 
-    def __init__(self, pool: Pool, data: bytes, sink: ResponseSink, *, more: bool, chunked: bool) -> None:
+    def __init__(self, pool: Pool, data: bytes, sink: ResponseSink, sent_at: float) -> None:
         self.pool = pool
         self.data = data
         self.sink = sink
-        self.more = more
-        self.chunked = chunked
-        self.head_only = data[:5] == b"HEAD "
-        self.connection: ClientConnection | None = None
-        self.done = False
-        self.retried = False
-        self.sent_at = 0.0
+        self.sent_at = sent_at
+
+    @property
+    def head_only(self) -> bool:
+        """Whether no body will follow the head of the answer."""
+        return self.data[:5] == b"HEAD "
 
     @property
     def reused(self) -> bool:
@@ -146,6 +141,17 @@ class ClientExchange:
         self.more = False
 
 
+_NO_SINK = ResponseSink()
+
+
+class _KnownResponse(NamedTuple):
+    """A head that was parsed, the size of the whole message, and what the parse gave."""
+
+    prefix: bytes
+    size: int
+    head: ResponseHead
+
+
 class ClientConnection(asyncio.Protocol):
     """One connection of a pool.
 
@@ -154,46 +160,28 @@ class ClientConnection(asyncio.Protocol):
         idle_since: Loop time at which it became idle.
     """
 
-    __slots__ = (
-        "_complete",
-        "_exchange",
-        "_fault",
-        "_fresh_head",
-        "_head",
-        "_head_size",
-        "_in_head",
-        "_informational",
-        "_pairs",
-        "_parser",
-        "_parts",
-        "_pool",
-        "_reading",
-        "_seen",
-        "_surplus",
-        "_transport",
-        "idle_since",
-        "requests",
-    )
+    # Defaults on the class: see Request.
+    _exchange: ClientExchange | None = None
+    _head: ResponseHead | None = None
+    _fresh_head: ResponseHead | None = None
+    _known: _KnownResponse | None = None
+    _fault = ""
+    _head_size = 0
+    _in_head = False
+    _informational = False
+    _complete = False
+    _surplus = False
+    _seen = False
+    _reading = True
+    requests = 0
+    idle_since = 0.0
 
     def __init__(self, pool: Pool) -> None:
         self._pool = pool
         self._transport: Any = None
         self._parser: Any = httptools.HttpResponseParser(self)
-        self._exchange: ClientExchange | None = None
-        self._head: ResponseHead | None = None
-        self._fresh_head: ResponseHead | None = None
         self._pairs: list[Pair] = []
         self._parts: list[bytes] = []
-        self._fault = ""
-        self._head_size = 0
-        self._in_head = False
-        self._informational = False
-        self._complete = False
-        self._surplus = False
-        self._seen = False
-        self._reading = True
-        self.requests = 0
-        self.idle_since = 0.0
 
     @property
     def usable(self) -> bool:
@@ -251,13 +239,19 @@ class ClientConnection(asyncio.Protocol):
             # Bytes nobody asked for: an answer to nothing would be taken for the next one's.
             self._transport.abort()
             return
+        known = self._known
+        if known is not None and len(data) == known.size and data.startswith(known.prefix) and not self._seen:
+            self._hand_on_known(exchange, known.head, data[len(known.prefix) :])
+            return
+        alone = not self._seen
         self._seen = True
-        continues_head = self._in_head
         fault = self._feed(data)
-        if self._in_head and not fault and continues_head:
+        if self._in_head and not fault:
             self._head_size += len(data)
             if self._head_size > self._pool.limits.head:
                 fault = "the response headers are too large"
+        elif alone and self._complete and not fault:
+            self._know(data)
         if fault and not self._complete:
             self._fail(BadResponse(f"malformed answer from {self._pool.label}: {fault}", seen=True))
             return
@@ -265,8 +259,43 @@ class ClientConnection(asyncio.Protocol):
             self._hand_on(exchange, broken=bool(fault))
         except Exception:  # the answer's root: a fault of ours must end the exchange, not the loop
             log.exception("http_sink_failed", upstream=self._pool.label)
+            self._sink_failed(exchange)
+
+    def _know(self, data: bytes) -> None:
+        """Remembers the head of a plain answer that was all there was in one read."""
+        head = self._fresh_head
+        if head is None or not head.length or not head.keep_alive or self._surplus or self._parts == []:
+            return
+        size = len(data) - head.length
+        if sum(map(len, self._parts)) == head.length and size <= _KNOWN_HEAD_MOST and data[:5] == b"HTTP/":
+            head.more = True
+            self._known = _KnownResponse(data[:size], len(data), head)
+
+    def _hand_on_known(self, exchange: ClientExchange, head: ResponseHead, body: bytes) -> None:
+        """A whole answer with the very head of the one before; the framing is the same then."""
+        self._seen = True
+        sink = exchange.sink
+        try:
+            sink.on_head(head)
             if self._exchange is exchange:
-                self._fail(IncompleteResponse("internal error while passing the answer on", seen=True))
+                sink.on_data(body)
+            if self._exchange is exchange:
+                exchange.done = True
+                self._exchange = None
+                if exchange.more:
+                    self._transport.close()
+                else:
+                    self.set_reading(True)
+                    self._pool.release(self)
+                sink.on_end()
+                exchange.sink = _NO_SINK
+        except Exception:  # as above
+            log.exception("http_sink_failed", upstream=self._pool.label)
+            self._sink_failed(exchange)
+
+    def _sink_failed(self, exchange: ClientExchange) -> None:
+        if self._exchange is exchange:
+            self._fail(IncompleteResponse("internal error while passing the answer on", seen=True))
 
     def eof_received(self) -> bool | None:  # noqa: D102
         exchange, head = self._exchange, self._head
@@ -314,11 +343,7 @@ class ClientConnection(asyncio.Protocol):
     def on_header(self, name: bytes, value: bytes) -> None:  # noqa: D102
         if not self._in_head:
             return  # a trailer field: dropped
-        limits = self._pool.limits
-        self._head_size += len(name) + len(value) + 4
-        if self._head_size > limits.head or len(self._pairs) >= limits.header_count:
-            self._reject("the response headers are too large")
-        self._pairs.append((name.lower(), value.rstrip(b" \t")))
+        self._pairs.append((name.lower(), value))
 
     def on_headers_complete(self) -> None:  # noqa: D102
         if self._surplus:
@@ -326,18 +351,20 @@ class ClientConnection(asyncio.Protocol):
         parser = self._parser
         status = parser.get_status_code()
         self._in_head = False
-        if parser.get_http_version() not in {"1.1", "1.0"}:
-            self._reject("not HTTP/1.x")
+        limits = self._pool.limits
+        if len(self._pairs) > limits.header_count:
+            self._reject("too many response headers")
         if status < 200:
             if status == 101 or status < 100:
                 self._reject(f"status {status}")
             self._informational = True
             return
+        keep_alive = parser.should_keep_alive()
         headers = Headers(self._pairs)
+        if (not keep_alive or b"connection" in headers) and parser.get_http_version() not in {"1.1", "1.0"}:
+            self._reject("not HTTP/1.x")
         length = headers.get(b"content-length")
-        head = ResponseHead(
-            status, headers, None if length is None else int(length), parser.should_keep_alive()
-        )
+        head = ResponseHead(status, headers, None if length is None else int(length), keep_alive)
         exchange = self._exchange
         coding = headers.get(b"transfer-encoding")
         if coding is not None:
@@ -402,6 +429,7 @@ class ClientConnection(asyncio.Protocol):
             self._exchange = None
             self._release(exchange, broken=broken)
             sink.on_end()
+            exchange.sink = _NO_SINK  # a sink mostly knows its exchange: no cycle for the collector
 
     def _release(self, exchange: ClientExchange, *, broken: bool) -> None:
         head, self._head = self._head, None

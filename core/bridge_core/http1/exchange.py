@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from bridge_core.errors import BridgeError
 from bridge_core.http1.errors import Disconnected
 from bridge_core.http1.headers import Pair
-from bridge_core.http1.heads import LAST_CHUNK, BadHeader, content_length, response_head
+from bridge_core.http1.heads import LAST_CHUNK, BadHeader, response_head
 from bridge_core.http1.request import Request
 
 if TYPE_CHECKING:
@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 _CHUNKED = b"transfer-encoding: chunked\r\n"
 _CLOSE = b"connection: close\r\n"
 _KEEP_ALIVE = b"connection: keep-alive\r\n"
+
+_BODILESS = frozenset({204, 304})
 
 # How the body of the answer is delimited.
 _NOTHING, _LENGTH, _CHUNKS, _UNTIL_CLOSE = range(4)
@@ -41,42 +43,27 @@ class Exchange:
         sent: Bytes of body written.
     """
 
-    __slots__ = (
-        "_connection",
-        "_drained",
-        "_framing",
-        "_head",
-        "_left",
-        "_write",
-        "disconnected",
-        "finished",
-        "on_disconnect",
-        "on_writable",
-        "request",
-        "sent",
-        "started",
-        "status",
-    )
+    # Defaults on the class: see Request.
+    started = False
+    finished = False
+    disconnected = False
+    on_disconnect: Callable[[], None] | None = None
+    on_writable: Callable[[bool], None] | None = None
+    status = 0
+    sent = 0
+    _drained: asyncio.Future[None] | None = None
+    _framing = _NOTHING
+    _head = b""
+    _left = 0
 
     def __init__(
         self, connection: ServerConnection, request: Request, write: Callable[[bytes], None]
     ) -> None:
         self.request = request
-        self.started = False
-        self.finished = False
-        self.disconnected = False
-        self.on_disconnect: Callable[[], None] | None = None
-        self.on_writable: Callable[[bool], None] | None = None
-        self.status = 0
-        self.sent = 0
         self._connection = connection
         self._write = write
-        self._drained: asyncio.Future[None] | None = None
-        self._framing = _NOTHING
-        self._head = b""
-        self._left = 0
 
-    def respond(self, status: int, headers: Iterable[Pair] = (), body: bytes = b"") -> None:
+    def respond(self, status: int, headers: Iterable[Pair] | bytes = (), body: bytes = b"") -> None:
         """Answers in one go.
 
         Raises:
@@ -91,7 +78,7 @@ class Exchange:
     def start(
         self,
         status: int,
-        headers: Iterable[Pair] = (),
+        headers: Iterable[Pair] | bytes = (),
         length: int | None = None,
         *,
         cork: bool = False,
@@ -101,7 +88,8 @@ class Exchange:
 
         Args:
             status: The status code, 200 or above.
-            headers: Fields, names in lower case; framing fields among them are left out.
+            headers: Fields, names in lower case, framing fields left out; or lines that were checked
+                already (`Headers.block`, `lines`).
             length: Bytes of body to come; None for a body of unknown length.
             cork: Hold the head back until the first `write` or `finish`, which must follow at once.
             forwarded: The answer is another server's: it has its own Date.
@@ -128,13 +116,13 @@ class Exchange:
 
     def _frame(self, status: int, length: int | None, request: Request) -> bytes:
         """Decides how the body is delimited and writes it down as header lines."""
-        keep = self._connection.may_keep_alive(request)
-        if status < 200 or status in {204, 304}:
-            if status < 200:
-                raise BadHeader(f"{status} is not a final status")
+        if status < 200:
+            raise BadHeader(f"{status} is not a final status")
+        keep = request.keep_alive and not self._connection.server.closing
+        if status in _BODILESS:
             framing = b""
         elif length is not None:
-            framing = b"content-length: 0\r\n" if length == 0 else content_length(length)
+            framing = b"content-length: %d\r\n" % length
             if request.method != "HEAD":
                 self._framing, self._left = _LENGTH, length
         elif request.minor:
@@ -154,23 +142,22 @@ class Exchange:
         Raises:
             RuntimeError: no answer was started, or more was written than `length` promised.
         """
-        if self.finished or self.disconnected:
+        if self.finished or self.disconnected or not data:
             return
         if not self.started:
             raise RuntimeError("write before start")
-        if not data:
-            return
         framing = self._framing
-        if framing == _NOTHING:
-            return
-        self.sent += len(data)
+        size = len(data)
+        self.sent += size
         if framing == _CHUNKS:
-            data = b"%x\r\n%b\r\n" % (len(data), data)
+            data = b"%x\r\n%b\r\n" % (size, data)
         elif framing == _LENGTH:
-            self._left -= len(data)
+            self._left -= size
             if self._left < 0:
                 self.abort()
                 raise RuntimeError("more body than the announced length")
+        elif framing == _NOTHING:
+            return
         if self._head:
             data = self._head + data
             self._head = b""
@@ -200,6 +187,7 @@ class Exchange:
                 self.write(data)
             if self._head:
                 self._write(self._head)
+                self._head = b""
             if self._left > 0:
                 self.abort()
                 return

@@ -24,7 +24,7 @@ HOP_BY_HOP = frozenset(
     }
 )
 FRAMING = frozenset({b"connection", b"content-length", b"transfer-encoding", b"keep-alive"})
-_NOT_FORWARDED = HOP_BY_HOP | {b"content-length"}
+_NOT_FORWARDED = HOP_BY_HOP | {b"content-length", b"host"}
 _COMMON_CONNECTION = frozenset({b"keep-alive", b"close", b"Keep-Alive", b"Close"})
 
 
@@ -34,11 +34,12 @@ class Headers:
     `pairs` is shared, not copied: whoever makes a `Headers` gives the list up.
     """
 
-    __slots__ = ("_index", "pairs")
+    __slots__ = ("_blocks", "_index", "pairs")
 
     def __init__(self, pairs: list[Pair], index: dict[bytes, bytes] | None = None) -> None:
         self.pairs = pairs
         self._index = index
+        self._blocks: dict[frozenset[bytes], bytes] | None = None
 
     @classmethod
     def of(cls, pairs: Iterable[Pair]) -> Headers:
@@ -58,10 +59,10 @@ class Headers:
         return [value for key, value in self.pairs if key == name]
 
     def end_to_end(self) -> list[Pair]:
-        """The pairs that a forwarder passes on: without hop-by-hop fields and without framing.
+        """The pairs that a forwarder passes on: a new list without hop-by-hop fields and framing.
 
         Fields that `Connection` lists go too. `Content-Length` goes because a forwarder frames
-        anew.
+        anew, and `Host` because it names the next server.
         """
         dropped: frozenset[bytes] | set[bytes] = _NOT_FORWARDED
         connection = self.get(b"connection")
@@ -69,6 +70,21 @@ class Headers:
             listed = b",".join(self.get_all(b"connection")).lower().split(b",")
             dropped = _NOT_FORWARDED.union(token.strip(b" \t") for token in listed)
         return [pair for pair in self.pairs if pair[0] not in dropped]
+
+    def block(self, without: frozenset[bytes] = frozenset()) -> bytes:
+        """`end_to_end` as header lines, remembered; `without` names further fields to leave out.
+
+        Connections repeat their heads, and a repeated head is this same object: so the lines are
+        joined once for many requests. Pass the same few sets as `without`.
+        """
+        blocks = self._blocks
+        if blocks is None:
+            blocks = self._blocks = {}
+        block = blocks.get(without)
+        if block is None:
+            kept = [b"%b: %b\r\n" % pair for pair in self.end_to_end() if pair[0] not in without]
+            block = blocks[without] = b"".join(kept)
+        return block
 
     def __contains__(self, name: bytes) -> bool:
         return self.get(name) is not None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import http
+import re
 from collections.abc import Iterable, Sequence
 
 from bridge_core.http1.headers import FRAMING, Pair
@@ -15,49 +16,58 @@ _STATUS_LINES = {
     for status in http.HTTPStatus
 }
 
+_FIELD = b": ".join
+_TARGET = re.compile(rb"[!-~]+")
+
 
 class BadHeader(ValueError):
     """A header that would break the message it is written into (a line break or NUL in it)."""
 
 
-def status_line(status: int) -> bytes:
-    """The status line of an answer, CRLF included."""
-    line = _STATUS_LINES.get(status)
-    return line if line is not None else b"HTTP/1.1 %d \r\n" % status
-
-
-def response_head(status: int, pairs: Iterable[Pair], framing: bytes) -> bytes:
-    """The head of an answer.
-
-    Args:
-        status: The status code.
-        pairs: Fields to write; framing fields among them are left out, `framing` has them.
-        framing: Header lines that end in CRLF each, already checked.
+def lines(pairs: Iterable[Pair]) -> bytes:
+    """Header lines of `pairs`; framing fields among them are left out, the framing is written anew.
 
     Raises:
         BadHeader: a name or value holds CR, LF or NUL.
     """
-    return b"%b%b%b\r\n" % (status_line(status), _lines(pairs), framing)
+    written = [_FIELD(pair) for pair in pairs if pair[0] not in FRAMING]
+    if not written:
+        return b""
+    block = b"\r\n".join(written)
+    breaks = len(written) - 1
+    if block.count(b"\n") != breaks or block.count(b"\r") != breaks or block.count(b"\0"):
+        raise BadHeader("a header name or value holds a line break or NUL")
+    return block + b"\r\n"
 
 
-def request_head(method: bytes, target: bytes, pairs: Iterable[Pair], framing: bytes) -> bytes:
+def response_head(status: int, fields: Iterable[Pair] | bytes, framing: bytes) -> bytes:
+    """The head of an answer.
+
+    Args:
+        status: The status code.
+        fields: Pairs, or header lines that were checked already (`lines`, `Headers.block`).
+        framing: The header lines that delimit the body.
+
+    Raises:
+        BadHeader: see `lines`.
+    """
+    if not isinstance(fields, bytes):
+        fields = lines(fields)
+    line = _STATUS_LINES.get(status) or b"HTTP/1.1 %d \r\n" % status
+    return b"".join((line, fields, framing, b"\r\n"))
+
+
+def request_head(method: bytes, target: bytes, fields: Iterable[Pair] | bytes, framing: bytes) -> bytes:
     """The head of a request; see `response_head`.
 
     Raises:
-        BadHeader: the target or a field holds CR, LF, NUL, or the target a space.
+        BadHeader: a field or the target cannot be written.
     """
-    if not target or b" " in target or b"\r" in target or b"\n" in target or b"\0" in target:
+    if not isinstance(fields, bytes):
+        fields = lines(fields)
+    if _TARGET.fullmatch(target) is None:
         raise BadHeader(f"a request target cannot be {target[:80]!r}")
-    return b"%b %b HTTP/1.1\r\n%b%b\r\n" % (method, target, _lines(pairs), framing)
-
-
-def _lines(pairs: Iterable[Pair]) -> bytes:
-    lines = [b"%b: %b\r\n" % pair for pair in pairs if pair[0] not in FRAMING]
-    block = b"".join(lines)
-    count = len(lines)
-    if block.count(b"\n") != count or block.count(b"\r") != count or b"\0" in block:
-        raise BadHeader("a header name or value holds a line break or NUL")
-    return block
+    return b"%b %b HTTP/1.1\r\n%b%b\r\n" % (method, target, fields, framing)
 
 
 def content_length(length: int) -> bytes:

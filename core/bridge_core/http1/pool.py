@@ -100,8 +100,9 @@ class Pool:
             raise PoolClosed(f"the pool of {self.label} is closed")
         if self._loop is None:
             self._loop = asyncio.get_running_loop()
-        exchange = ClientExchange(self, data, sink, more=more, chunked=chunked)
-        exchange.sent_at = self._loop.time()
+        exchange = ClientExchange(self, data, sink, self._loop.time())
+        if more:
+            exchange.more, exchange.chunked = True, chunked
         idle = self._idle
         while idle:
             connection = idle.pop()

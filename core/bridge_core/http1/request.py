@@ -29,45 +29,22 @@ class Request:
         listener: Name of the listener that accepted the connection.
     """
 
-    __slots__ = (
-        "_path",
-        "_query",
-        "body",
-        "headers",
-        "identity",
-        "keep_alive",
-        "listener",
-        "method",
-        "minor",
-        "remote",
-        "stream",
-        "target",
-    )
+    # Defaults on the class, not in __init__: most requests never change them, and a request is made
+    # for every few microseconds of work.
+    body = b""
+    stream: BodyStream | None = None
+    keep_alive = True
+    minor = 1
+    remote: tuple[str, int] | None = None
+    identity: str | None = None
+    listener = ""
+    _path: str | None = None
+    _query = ""
 
-    def __init__(
-        self,
-        method: str,
-        target: bytes,
-        headers: Headers,
-        *,
-        minor: int = 1,
-        keep_alive: bool = True,
-        remote: tuple[str, int] | None = None,
-        identity: str | None = None,
-        listener: str = "",
-    ) -> None:
+    def __init__(self, method: str, target: bytes, headers: Headers) -> None:
         self.method = method
         self.target = target
         self.headers = headers
-        self.body = b""
-        self.stream: BodyStream | None = None
-        self.keep_alive = keep_alive
-        self.minor = minor
-        self.remote = remote
-        self.identity = identity
-        self.listener = listener
-        self._path: str | None = None
-        self._query = ""
 
     @property
     def path(self) -> str:

@@ -15,6 +15,8 @@ from bridge_core.http1.headers import Headers, Pair
 _HOST = re.compile(rb"[A-Za-z0-9\-._~%!$&'()*+,;=:\[\]]*")
 _ABSOLUTE = re.compile(rb"https?://([^/?#@]+)([/?][^#]*)?", re.IGNORECASE)
 
+_SLASH = ord("/")
+
 
 class Refusal(Exception):
     """A request that cannot be served: the status and the sentence to answer with."""
@@ -25,100 +27,90 @@ class Refusal(Exception):
         self.message = message
 
 
-class CheckedHead:
-    """A head that passed: what the connection needs to know of it.
-
-    Attributes:
-        target: The target in origin form (or `*`).
-        headers: The fields; `host` is the authority of an absolute target where there was one.
-        length: Declared body length; None where there is no body or it is chunked.
-        chunked: The body is chunked.
-        expects_continue: The client waits for 100 before it sends the body.
-    """
-
-    __slots__ = ("chunked", "expects_continue", "headers", "length", "target")
-
-    def __init__(self, target: bytes, headers: Headers) -> None:
-        self.target = target
-        self.headers = headers
-        self.length: int | None = None
-        self.chunked = False
-        self.expects_continue = False
+CHUNKED = -1  # in place of a body length
 
 
-def check_head(method: bytes, version: str, target: bytes, pairs: list[Pair]) -> CheckedHead:
-    """Checks a request head.
+def check_head(
+    method: bytes, minor: int, target: bytes, pairs: list[Pair]
+) -> tuple[bytes, Headers, int, bool]:
+    """Checks the head of an HTTP/1.x request.
 
     Args:
         method: The method, upper case.
-        version: "1.0" or "1.1" (anything else is refused).
+        minor: The x.
         target: The target as sent.
         pairs: The fields, names lower-cased; given up to the result.
+
+    Returns:
+        The target in origin form (or `*`), the fields (`host` being the authority of an absolute
+        target where there was one), the length of the body that follows (0 or `CHUNKED`), and
+        whether the client waits for 100 before it sends it.
 
     Raises:
         Refusal: the head breaks a rule.
     """
-    if version not in {"1.1", "1.0"}:
-        raise Refusal(505, f"HTTP version {version} is not supported")
     index = dict(pairs)
     if len(index) != len(pairs):
-        _check_repeated(pairs, index)
+        _check_repeated(pairs)
         index = dict(reversed(pairs))
     host = index.get(b"host")
     if host is None:
-        if version == "1.1":
+        if minor:
             raise Refusal(400, "the Host header is missing")
     elif _HOST.fullmatch(host) is None:
         raise Refusal(400, "the Host header is malformed")
-    checked = CheckedHead(target, Headers(pairs, index))
-    if target[:1] != b"/":
-        _check_unusual_target(checked, method, target)
+    headers = Headers(pairs, index)
+    if target[0] != _SLASH:
+        target, headers = _check_unusual_target(method, target, headers)
+    expects = b"expect" in index and _expects_continue(index, minor)
+    if b"transfer-encoding" in index:
+        _check_coding(index, minor)
+        return target, headers, CHUNKED, expects
     length = index.get(b"content-length")
-    if length is not None:
-        if not length.isdigit() or len(length) > 18:
-            raise Refusal(400, "the Content-Length header is malformed")
-        checked.length = int(length)
-    coding = index.get(b"transfer-encoding")
-    if coding is not None:
-        _check_coding(checked, coding, version)
-    expect = index.get(b"expect")
-    if expect is not None and version == "1.1":
-        if expect.lower() != b"100-continue":
-            raise Refusal(417, "only Expect: 100-continue is supported")
-        checked.expects_continue = checked.chunked or bool(checked.length)
-    return checked
+    if length is None:
+        return target, headers, 0, False
+    # llhttp has refused all but digits; an absurd number would only cost time here.
+    if not length.isdigit() or len(length) > 18:
+        raise Refusal(400, "the Content-Length header is malformed")
+    return target, headers, int(length), expects
 
 
-def _check_repeated(pairs: list[Pair], index: dict[bytes, bytes]) -> None:
+def _expects_continue(index: dict[bytes, bytes], minor: int) -> bool:
+    if not minor:
+        return False
+    if index[b"expect"].lower() != b"100-continue":
+        raise Refusal(417, "only Expect: 100-continue is supported")
+    return True
+
+
+def _check_repeated(pairs: list[Pair]) -> None:
+    names = [name for name, _ in pairs]
     for name in (b"host", b"content-length", b"transfer-encoding", b"expect"):
-        if name in index and sum(1 for key, _ in pairs if key == name) > 1:
+        if names.count(name) > 1:
             raise Refusal(400, f"the {name.decode('ascii').title()} header is repeated")
 
 
-def _check_coding(checked: CheckedHead, coding: bytes, version: str) -> None:
-    if checked.length is not None:
+def _check_coding(index: dict[bytes, bytes], minor: int) -> None:
+    if b"content-length" in index:
         raise Refusal(400, "Content-Length and Transfer-Encoding exclude each other")
-    if version == "1.0":
+    if not minor:
         raise Refusal(400, "Transfer-Encoding needs HTTP/1.1")
-    if coding.lower() != b"chunked":
+    if index[b"transfer-encoding"].lower() != b"chunked":
         raise Refusal(501, "the only transfer coding supported is chunked")
-    checked.chunked = True
 
 
-def _check_unusual_target(checked: CheckedHead, method: bytes, target: bytes) -> None:
+def _check_unusual_target(method: bytes, target: bytes, headers: Headers) -> tuple[bytes, Headers]:
     if method == b"CONNECT":
         raise Refusal(501, "the method CONNECT is not supported")
     if target == b"*":
         if method != b"OPTIONS":
             raise Refusal(400, "the request target * needs the method OPTIONS")
-        return
+        return target, headers
     absolute = _ABSOLUTE.fullmatch(target)
-    if absolute is None:
+    if absolute is None or _HOST.fullmatch(absolute.group(1)) is None:
         raise Refusal(400, "the request target is malformed")
-    authority, rest = absolute.group(1), absolute.group(2) or b"/"
-    if _HOST.fullmatch(authority) is None:
-        raise Refusal(400, "the request target is malformed")
-    checked.target = rest if rest[:1] == b"/" else b"/" + rest
+    rest = absolute.group(2) or b"/"
     # RFC 9112 3.2.2: the authority of the target replaces whatever Host says.
-    others = [pair for pair in checked.headers.pairs if pair[0] != b"host"]
-    checked.headers = Headers([(b"host", authority), *others])
+    others = [pair for pair in headers.pairs if pair[0] != b"host"]
+    fields = Headers([(b"host", absolute.group(1)), *others])
+    return rest if rest[0] == _SLASH else b"/" + rest, fields
