@@ -25,6 +25,7 @@ from bridge_agent.embedded.options import RunnerOptions, needs_reload
 from bridge_agent.embedded.runner.process import Runner, free_port
 from bridge_agent.embedded.runner.schedule import Resident, expired, next_expiry, victim
 from bridge_agent.embedded.runner.spec import plan
+from bridge_agent.embedded.store.layout import Stored
 from bridge_agent.embedded.store.model import Model
 
 log = structlog.get_logger()
@@ -153,6 +154,12 @@ class Scheduler:
             loaded.keep_alive_s = 0.0
             loaded.expires_at = 0.0
             self._notify()
+
+    def expire_name(self, stored: Stored) -> None:
+        """Unloads a model that is about to be deleted as soon as nobody uses it."""
+        for loaded in list(self._loaded.values()):
+            if loaded.model.stored.digest == stored.digest and loaded.model.name == stored.name:
+                self.expire(loaded.model)
 
     async def _acquire(self, model: Model, options: RunnerOptions) -> Loaded:
         key = _key(model)
