@@ -94,11 +94,12 @@ class Core:
         protocol: Protocol | None = None,
         retry_after: int | None = None,
         refused: bool = False,
+        unread: bool = False,
         extra: tuple[Pair, ...] = (),
     ) -> None:
         """Answers with an error in the shape of the path's protocol."""
         content_type, body = error_body(
-            protocol or protocol_of(exchange.request.path), status, message, request_id
+            protocol or protocol_of(exchange.request.path), status, message, request_id, unread=unread
         )
         pairs: list[Pair] = [
             (b"content-type", content_type),
@@ -144,7 +145,8 @@ class Arrival:
         hop: Hop | None,
         began: float,
         request_id: str,
-        deadline: float | None,
+        *,
+        deadline: float | None = None,
         cors: tuple[Pair, ...] = (),
     ) -> None:
         self.cors = cors

@@ -125,7 +125,7 @@ class Gateway:
 
     def error_body(self, status: int, message: str, path: str) -> tuple[bytes, bytes]:
         """Renders what a listener refuses by itself in the shape of the path's protocol."""
-        return error_body(protocol_of(path), status, message, self._core.request_id(None))
+        return error_body(protocol_of(path), status, message, self._core.request_id(None), unread=True)
 
     @staticmethod
     def stream_body(request: Request) -> bool:
@@ -181,7 +181,9 @@ class Gateway:
         deadline = None if hop.remaining_s is None else began + hop.remaining_s
         via = hop.entry
         caller = Caller(hop.principal, ListenerKind.PEER, via)
-        arrival = Arrival(exchange, caller, hop, began, core.request_id(hop.request_id.encode()), deadline)
+        arrival = Arrival(
+            exchange, caller, hop, began, core.request_id(hop.request_id.encode()), deadline=deadline
+        )
         self._answer(arrival)
 
     def _peer_refusal(self, identity: str | None) -> tuple[int, str] | None:
@@ -223,7 +225,7 @@ class Gateway:
             deadline = began + seconds
         elif core.config.default_deadline_s is not None:
             deadline = began + core.config.default_deadline_s
-        self._answer(Arrival(exchange, caller, None, began, request_id, deadline, cors))
+        self._answer(Arrival(exchange, caller, None, began, request_id, deadline=deadline, cors=cors))
 
     def _answer(self, arrival: Arrival) -> None:
         request = arrival.exchange.request

@@ -108,7 +108,7 @@ class Inference(Relay):
             try:
                 names = _names(peeked, self.route) or names
             except BadBody as fault:
-                self._refuse(400, fault.message)
+                self._refuse(400, fault.message, unread=True)
                 return
             self._model = names[0]
         else:
@@ -124,7 +124,7 @@ class Inference(Relay):
             self._body, readable = body_of(arrival, route, core.config.max_body)
             return peek(readable, route.shape or _NO_SHAPE)
         except BadBody as fault:
-            self._refuse(400, fault.message)
+            self._refuse(400, fault.message, unread=True)
             return None
 
     def _admitted(self, names: tuple[str, ...]) -> bool:
@@ -407,6 +407,7 @@ class Inference(Relay):
         *,
         retry_after: int | None = None,
         refused: bool = False,
+        unread: bool = False,
         outcome: Outcome = Outcome.REFUSED,
     ) -> None:
         arrival = self._arrival
@@ -418,6 +419,7 @@ class Inference(Relay):
             arrival.request_id,
             protocol=self.route.protocol,
             retry_after=retry_after,
+            unread=unread,
             extra=arrival.cors,
             refused=arrival.over_hop and (refused or status == 503),
         )

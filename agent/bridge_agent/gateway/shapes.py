@@ -17,6 +17,7 @@ _TYPES: Final = {
     429: "rate_limit_error",
 }
 _OLLAMA_JSON: Final = b"application/json; charset=utf-8"
+_COMPAT_JSON: Final = b"application/json"
 _encode: Final = msgspec.json.encode
 
 
@@ -27,9 +28,22 @@ def error_type(status: int, protocol: Protocol) -> str:
     return _TYPES.get(status, "api_error")
 
 
-def error_body(protocol: Protocol, status: int, message: str, request_id: str) -> tuple[bytes, bytes]:
-    """Content type and body of an error answer."""
-    return _OLLAMA_JSON, _encode(_error(protocol, status, message, request_id))
+def error_body(
+    protocol: Protocol, status: int, message: str, request_id: str, *, unread: bool = False
+) -> tuple[bytes, bytes]:
+    """Content type and body of an error answer.
+
+    Args:
+        protocol: Whose shape.
+        status: The answer's status.
+        message: What is wrong.
+        request_id: For shapes that carry one.
+        unread: The body could not be read; Ollama writes these without its usual line end.
+    """
+    body = _encode(_error(protocol, status, message, request_id))
+    if protocol == "ollama" or unread:
+        return _OLLAMA_JSON, body
+    return _COMPAT_JSON, body + b"\n"
 
 
 def stream_error(framing: Framing, status: int, message: str, request_id: str) -> bytes:

@@ -1,0 +1,164 @@
+"""A mesh of gateways in one process: recorded engines, real sockets, mutual TLS between nodes."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import ssl
+import time
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from bridge_agent.gateway.config import GatewayConfig, ListenerKind
+from bridge_agent.gateway.gateway import Gateway
+from bridge_agent.peers.upstreams import Upstreams
+from bridge_agent.routing.view import MeshView
+from bridge_core.http1 import Headers, Pool, Server, serve
+from bridge_core.identity import SpiffeId
+from bridge_core.identity import certificates as x
+from bridge_core.snapshot import Instance, MeshSettings, Node, Route, Snapshot, Version, encode_entry
+from bridge_core.tls import TlsIdentity, client_context, peer_identity
+from tests.fakes.recorded_engine import RecordedEngine
+
+DOMAIN = "bed.local"
+AUTHORITY = x.create_authority(DOMAIN, now=time.time(), ttl_s=3600)
+
+
+def issue(folder: Path, kind: str, name: str, authority: x.Authority = AUTHORITY) -> tuple[Path, Path, Path]:
+    key = x.generate_key()
+    leaf = x.issue(authority, key.public_key(), SpiffeId(DOMAIN, kind, name), now=time.time(), ttl_s=600)
+    paths = (folder / f"{name}.pem", folder / f"{name}.key", folder / "ca.pem")
+    paths[0].write_bytes(x.to_pem(leaf) + authority.pem)
+    paths[1].write_bytes(x.key_to_pem(key))
+    paths[1].chmod(0o600)
+    paths[2].write_bytes(AUTHORITY.pem)
+    return paths
+
+
+@dataclass
+class Answer:
+    status: int
+    headers: Headers
+    body: bytes
+    whole: bool = True
+
+    def json(self) -> Any:
+        return json.loads(self.body)
+
+
+@dataclass
+class BedNode:
+    """One node: its engine, gateway and listeners."""
+
+    name: str
+    engine: RecordedEngine
+    view: MeshView
+    upstreams: Upstreams
+    gateway: Gateway
+    local: Server
+    peer: Server
+    tls: TlsIdentity
+    pool: Pool
+
+    async def ask(
+        self, method: str, path: str, body: Any = None, headers: dict[str, str] | None = None
+    ) -> Answer:
+        """A request to the local listener; a dict is sent as JSON."""
+        data = json.dumps(body).encode() if isinstance(body, (dict, list)) else body
+        pairs = [(name.lower().encode(), value.encode()) for name, value in (headers or {}).items()]
+        async with self.pool.request(method, path, pairs, data) as response:
+            return Answer(response.status, response.headers, await response.read())
+
+    async def infer(
+        self, path: str = "/api/chat", *, headers: dict[str, str] | None = None, **fields: Any
+    ) -> Answer:
+        body = {"model": "smollm2:135m", "messages": [{"role": "user", "content": "hi"}], **fields}
+        return await self.ask("POST", path, body, headers)
+
+
+class Bed:
+    """The nodes, and the snapshot they share."""
+
+    def __init__(self) -> None:
+        self.nodes: dict[str, BedNode] = {}
+        self.entries: dict[str, bytes] = {"mesh": encode_entry(MeshSettings(trust_domain=DOMAIN))}
+        self._revision = 0
+
+    def __getitem__(self, name: str) -> BedNode:
+        return self.nodes[name]
+
+    def publish(self, **changes: Node | Instance | Route | None) -> None:
+        """Puts a new snapshot in force everywhere; keys as `node__a`, `instance__a`, `route__x`."""
+        for key, value in changes.items():
+            kind, _, name = key.partition("__")
+            name = f"{name}/0" if kind == "instance" else name
+            if value is None:
+                self.entries.pop(f"{kind}/{name}", None)
+            else:
+                self.entries[f"{kind}/{name}"] = encode_entry(value)
+        self._revision += 1
+        snapshot = Snapshot(Version(1, self._revision), self.entries)
+        for node in self.nodes.values():
+            node.view.publish(snapshot)
+
+    def enrol(self, name: str) -> None:
+        """Puts the node and its instance into the snapshot."""
+        node = self.nodes[name]
+        local = node.engine.instance(f"{name}/0")
+        self.publish(
+            **{
+                f"node__{name}": Node(name, f"127.0.0.1:{node.peer.port}"),
+                f"instance__{name}": Instance(local.id, name, models=local.models, slots=local.slots),
+            }
+        )
+
+
+@contextlib.asynccontextmanager
+async def mesh(folder: Path, engines: dict[str, RecordedEngine], **config: Any) -> AsyncIterator[Bed]:
+    """A running mesh of one node an engine."""
+    bed = Bed()
+    async with asyncio.TaskGroup() as group:
+        for name, engine in engines.items():
+            await engine.start(group)
+            view = MeshView(name)
+            tls = TlsIdentity(*issue(folder, "node", name))
+            upstreams = Upstreams(view, tls)
+            gateway = Gateway(
+                GatewayConfig(node=name, host_name="bed-host", **config), view, upstreams, group
+            )
+            local = await serve(
+                gateway.http_app(ListenerKind.LOCAL),
+                name="local",
+                error_body=gateway.error_body,
+                stream_body=gateway.stream_body,
+            )
+            peer = await serve(
+                gateway.peer_app,
+                name="peer",
+                ssl=tls.server(require_client=True),
+                identify=peer_identity,
+                error_body=gateway.error_body,
+                stream_body=gateway.stream_body,
+            )
+            pool = Pool(("127.0.0.1", local.port))
+            bed.nodes[name] = BedNode(name, engine, view, upstreams, gateway, local, peer, tls, pool)
+            view.publish_local((engine.instance(f"{name}/0"),))
+        for name in engines:
+            bed.enrol(name)
+        try:
+            yield bed
+        finally:
+            for node in bed.nodes.values():
+                await node.pool.close()
+                await node.local.close()
+                await node.peer.close()
+                await node.upstreams.close()
+                await node.engine.stop()
+
+
+def foreign_context(folder: Path, kind: str, name: str) -> ssl.SSLContext:
+    """A client of the mesh's CA that is somebody else."""
+    return client_context(*issue(folder, kind, name))

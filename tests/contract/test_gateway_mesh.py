@@ -1,0 +1,409 @@
+"""Three gateways over mutual TLS: who answers, what happens when somebody dies, what clients see."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from bridge_core.http1 import ConnectFailed, IncompleteResponse, Pool
+from bridge_core.snapshot import Backend, Node, Route
+from tests.contract.gateway_bed import Bed, foreign_context, issue, mesh
+from tests.fakes.recorded_engine import Fault, RecordedEngine
+from tests.support import eventually
+
+ALL = "smollm2:135m"
+STREAMS = {
+    "/api/generate": {"prompt": "hi"},
+    "/api/chat": {},
+    "/v1/chat/completions": {},
+    "/v1/completions": {"prompt": "hi"},
+    "/v1/responses": {"input": "hi"},
+    "/v1/messages": {"max_tokens": 9},
+}
+
+
+@pytest.fixture
+async def bed(tmp_path: Path) -> AsyncIterator[Bed]:
+    engines = {
+        "a": RecordedEngine((ALL,)),
+        "b": RecordedEngine((ALL,)),
+        "c": RecordedEngine((ALL, "solo", "tiny-embed")),
+    }
+    async with mesh(tmp_path, engines) as bed:
+        yield bed
+
+
+def served(bed: Bed) -> dict[str, int]:
+    return {name: len(node.engine.inferences()) for name, node in bed.nodes.items()}
+
+
+def idle(bed: Bed) -> bool:
+    return all(node.gateway.in_flight == 0 for node in bed.nodes.values())
+
+
+def session_for(bed: Bed, entry: str, owner: str) -> dict[str, str]:
+    """Headers of a session that the ring gives to `owner`."""
+    pool = bed[entry].view.index.pool(f"registry.ollama.ai/library/{ALL}")
+    prefix = f"registry.ollama.ai/library/{ALL}\0session\0"
+    for number in range(1000):
+        if pool.ring.owner(f"{prefix}s{number}".encode()) == f"{owner}/0":
+            return {"X-Bridge-Session": f"s{number}"}
+    raise AssertionError(f"no session for {owner}")
+
+
+# -- who answers
+
+
+@pytest.mark.parametrize("entry", ["a", "b", "c"])
+@pytest.mark.parametrize("stream", [True, False])
+@pytest.mark.parametrize("path", STREAMS)
+async def test_a_model_of_one_node_is_served_at_every_node(
+    bed: Bed, entry: str, path: str, stream: bool
+) -> None:
+    answer = await bed[entry].infer(path, model="solo", stream=stream, **STREAMS[path])
+    direct = Pool(("127.0.0.1", bed["c"].engine.server.port))
+    body = bed["c"].engine.asked[0].body
+    async with direct.request("POST", path, (), body) as response:
+        expected = await response.read()
+    await direct.close()
+    assert answer.status == 200
+    assert answer.body == expected
+    assert answer.headers.get(b"x-bridge-node") == b"c"
+    assert answer.headers.get(b"x-bridge-attempts") == b"1"
+    assert answer.headers.get(b"x-bridge-overhead-us").isdigit()
+    assert answer.headers.get(b"x-request-id")
+    assert b"x-bridge-refused" not in answer.headers
+
+
+async def test_bodies_cross_a_hop_byte_for_byte_compressed_or_not(bed: Bed) -> None:
+    for text in ("short", "long " * 50_000):
+        body = json.dumps({"model": "solo", "prompt": text, "stream": False}).encode()
+        assert (await bed["a"].ask("POST", "/api/generate", body)).status == 200
+        assert bed["c"].engine.asked[-1].body == body
+
+
+async def test_a_session_and_a_conversation_stay_with_one_node(bed: Bed) -> None:
+    for turn in range(6):
+        messages = [{"role": "user", "content": "tell me of Paris"}]
+        messages += [{"role": "assistant", "content": str(turn)}, {"role": "user", "content": "more"}]
+        await bed["abc"[turn % 3]].infer(messages=messages)
+    assert sorted(served(bed).values()) == [0, 0, 6]
+    for name in "abc":
+        answer = await bed["a"].infer(headers=session_for(bed, "a", name))
+        assert answer.headers.get(b"x-bridge-node") == name.encode()
+
+
+async def test_a_request_id_is_kept_over_the_hop(bed: Bed) -> None:
+    answer = await bed["a"].infer(model="solo", headers={"X-Request-Id": "my-id-1"})
+    assert answer.headers.get(b"x-request-id") == b"my-id-1"
+    assert bed["a"].gateway.records("my-id-1")[0].instance == "c/0"
+    assert bed["c"].gateway.records("my-id-1")[0].caller.via == "a"
+    unsafe = await bed["a"].infer(headers={"X-Request-Id": "a b<c>"})
+    assert unsafe.headers.get(b"x-request-id") != b"a b<c>"
+
+
+async def test_lists_are_of_the_whole_mesh(bed: Bed) -> None:
+    bed.publish(route__chat=Route("chat", (Backend("solo"),)))
+    for entry in "abc":
+        tags = (await bed[entry].ask("GET", "/api/tags")).json()["models"]
+        assert {tag["name"] for tag in tags} == {ALL, "solo:latest", "tiny-embed:latest", "chat:latest"}
+        listed = (await bed[entry].ask("GET", "/v1/models")).json()["data"]
+        assert {model["id"] for model in listed} == {tag["name"] for tag in tags}
+        assert (await bed[entry].ask("GET", "/v1/models/solo")).json()["id"] == "solo"
+        assert (await bed[entry].ask("POST", "/api/show", {"model": "solo"})).status == 200
+        loaded = (await bed[entry].ask("GET", "/api/ps")).json()["models"]
+        assert {model["node"] for model in loaded} == {"a", "b", "c"}
+
+
+async def test_ps_leaves_out_a_dead_node_within_its_time(bed: Bed) -> None:
+    await bed["b"].peer.close()
+    loaded = (await bed["a"].ask("GET", "/api/ps")).json()["models"]
+    assert {model["node"] for model in loaded} == {"a", "c"}
+
+
+async def test_mutations_go_where_they_are_told(bed: Bed) -> None:
+    pull = {"model": "x"}
+    assert b"success" in (await bed["a"].ask("POST", "/api/pull", pull)).body
+    assert b"success" in (await bed["a"].ask("POST", "/api/pull", pull, {"X-Bridge-Node": "b"})).body
+    counts = {name: len(node.engine.asked) for name, node in bed.nodes.items()}
+    assert counts == {"a": 1, "b": 1, "c": 0}
+    answer = await bed["a"].ask("POST", "/api/pull", pull, {"X-Bridge-Node": "all"})
+    records = [json.loads(line) for line in answer.body.splitlines()]
+    assert {record.get("node") for record in records[:-1]} == {"a", "b", "c"}
+    assert records[-1] == {"status": "success"}
+    gone = await bed["a"].ask("DELETE", "/api/delete", {"model": "x"}, {"X-Bridge-Node": "all"})
+    assert (gone.status, gone.body) == (200, b"")
+    nowhere = await bed["a"].ask("POST", "/api/pull", pull, {"X-Bridge-Node": "z"})
+    assert (nowhere.status, nowhere.json()) == (404, {"error": "node 'z' not found"})
+
+
+async def test_a_mutation_on_all_names_who_failed(bed: Bed) -> None:
+    bed["b"].engine.faults.append(Fault("silent"))
+    answer = await bed["a"].ask("POST", "/api/pull", {"model": "x"}, {"X-Bridge-Node": "all"})
+    assert json.loads(answer.body.splitlines()[-1]) == {"error": "failed on b"}
+
+
+@pytest.mark.parametrize("where", [None, "c"])
+async def test_a_blob_is_uploaded_as_it_comes(bed: Bed, where: str | None) -> None:
+    async def parts() -> AsyncIterator[bytes]:
+        for _ in range(64):
+            yield b"x" * 65_536
+
+    headers = [] if where is None else [(b"x-bridge-node", where.encode())]
+    async with bed["a"].pool.request("POST", "/api/blobs/sha256:1", headers, parts()) as response:
+        assert response.status == 201
+        await response.read()
+    assert len(bed[where or "a"].engine.blobs["sha256:1"]) == 64 * 65_536
+    named = {} if where is None else {"X-Bridge-Node": where}
+    assert (await bed["a"].ask("HEAD", "/api/blobs/sha256:1", headers=named)).status == 200
+
+
+async def test_a_route_asks_its_backend_and_answers_by_its_own_name(bed: Bed) -> None:
+    bed.publish(route__chat=Route("chat", (Backend("solo"),)))
+    for stream in (True, False):
+        answer = await bed["a"].infer(model="chat", stream=stream)
+        assert json.loads(bed["c"].engine.asked[-1].body)["model"] == "solo"
+        assert {json.loads(line)["model"] for line in answer.body.splitlines()} == {"chat"}
+
+
+async def test_a_route_falls_back_when_nobody_has_its_backend(bed: Bed) -> None:
+    bed.publish(route__chat=Route("chat", (Backend("nope"),), fallback=ALL))
+    assert (await bed["a"].infer(model="chat")).status == 200
+    bed.publish(route__chat=Route("chat", (Backend("nope"),)))
+    assert (await bed["a"].infer(model="chat")).status == 404
+
+
+# -- who may
+
+
+async def test_the_peer_listener_takes_forwarded_requests_of_nodes_only(bed: Bed, tmp_path: Path) -> None:
+    address = ("127.0.0.1", bed["c"].peer.port)
+    hop = [(b"x-bridge-hop", b"a")]
+    body = json.dumps({"model": "solo", "prompt": "x", "stream": False}).encode()
+
+    async def status(kind: str, name: str, headers: list[tuple[bytes, bytes]]) -> int:
+        pool = Pool(address, ssl=foreign_context(tmp_path, kind, name))
+        try:
+            async with pool.request("POST", "/api/generate", headers, body) as response:
+                await response.read()
+                return response.status
+        finally:
+            await pool.close()
+
+    assert await status("client", "eve", hop) == 403
+    assert await status("admin", "root", hop) == 403
+    assert await status("node", "a", []) == 400
+    assert await status("node", "a", hop) == 200
+    assert await status("node", "newcomer", hop) == 200
+    bed.publish(node__b=Node("b", "127.0.0.1:1", state="revoked"))
+    assert await status("node", "b", hop) == 403
+    bare = Pool(address)
+    with pytest.raises((ConnectFailed, IncompleteResponse)):
+        async with bare.request("GET", "/"):
+            pass
+    await bare.close()
+
+
+async def test_a_forwarded_request_is_never_forwarded_again(bed: Bed, tmp_path: Path) -> None:
+    pool = Pool(("127.0.0.1", bed["a"].peer.port), ssl=foreign_context(tmp_path, "node", "b"))
+    body = json.dumps({"model": "solo", "prompt": "x"}).encode()
+    async with pool.request("POST", "/api/generate", [(b"x-bridge-hop", b"b")], body) as response:
+        assert response.status == 503
+        assert b"x-bridge-refused" in response.headers
+        await response.read()
+    await pool.close()
+    assert served(bed) == {"a": 0, "b": 0, "c": 0}
+
+
+async def test_what_clients_claim_about_hops_is_dropped(bed: Bed) -> None:
+    claims = {"X-Bridge-Hop": "a", "X-Bridge-Principal": "root", "X-Bridge-Deadline-Ms": "1"}
+    assert (await bed["a"].infer(model="solo", headers=claims)).status == 200
+
+
+async def test_a_peer_with_another_nodes_name_is_not_spoken_to(bed: Bed) -> None:
+    """c's address now leads to b: TLS is fine, the identity is not."""
+    bed.publish(node__c=Node("c", f"127.0.0.1:{bed['b'].peer.port}"))
+    answer = await bed["a"].infer(model="solo")
+    assert answer.status == 502
+    assert served(bed)["b"] == 0
+
+
+async def test_links_survive_a_certificate_renewal(bed: Bed, tmp_path: Path) -> None:
+    bed["c"].engine.release.clear()
+    running = asyncio.create_task(bed["a"].infer(model="solo"))
+    await eventually(lambda: bed["c"].engine.running == 1)
+    for name in "abc":
+        issue(tmp_path, "node", name)
+        bed[name].tls.reload()
+    bed["c"].engine.release.set()
+    assert (await running).status == 200
+    assert (await bed["b"].infer(model="solo")).status == 200
+
+
+# -- who dies
+
+
+@pytest.mark.parametrize("fault", ["close", "busy"])
+@pytest.mark.parametrize("owner", ["a", "b"])
+async def test_a_failure_before_the_first_byte_is_invisible(bed: Bed, owner: str, fault: str) -> None:
+    bed[owner].engine.faults.append(Fault(fault, times=1))
+    answer = await bed["a"].infer(headers=session_for(bed, "a", owner))
+    assert answer.status == 200
+    assert b'"done":true' in answer.body
+    assert answer.headers.get(b"x-bridge-attempts") == b"2"
+    assert answer.headers.get(b"x-bridge-node") != owner.encode()
+
+
+async def test_a_dead_node_costs_one_try_and_is_then_skipped(bed: Bed) -> None:
+    headers = session_for(bed, "a", "b")
+    await bed["b"].peer.close()
+    first = await bed["a"].infer(headers=headers)
+    assert (first.status, first.headers.get(b"x-bridge-attempts")) == (200, b"2")
+    assert "b" in bed["a"].gateway.ejections()
+    second = await bed["a"].infer(headers=headers)
+    assert (second.status, second.headers.get(b"x-bridge-attempts")) == (200, b"1")
+
+
+async def test_a_dead_engine_is_covered_by_the_others(bed: Bed) -> None:
+    await bed["b"].engine.stop()
+    statuses = {(await bed["a"].infer(headers=session_for(bed, "a", "b"))).status for _ in range(5)}
+    assert statuses == {200}
+
+
+async def test_nobody_left_is_an_error_in_the_protocols_shape(bed: Bed) -> None:
+    await bed["c"].peer.close()
+    native = await bed["a"].infer(model="solo")
+    assert (native.status, list(native.json())) == (502, ["error"])
+    openai = await bed["a"].infer("/v1/chat/completions", model="solo")
+    assert openai.json()["error"]["type"] == "api_error"
+    anthropic = await bed["a"].infer("/v1/messages", model="solo", max_tokens=5)
+    assert anthropic.json()["error"]["type"] == "api_error"
+    bed.publish(node__c=Node("c", "127.0.0.1:1", state="drained"))
+    drained = await bed["a"].infer(model="solo")
+    assert (drained.status, drained.headers.get(b"retry-after")) == (503, b"1")
+
+
+def _in_stream_error(path: str, body: bytes) -> Any:
+    *_, last = [line for line in body.splitlines() if line.strip()]
+    record = json.loads(last.removeprefix(b"data: "))
+    if path.startswith("/api/"):
+        return record["error"]
+    if path == "/v1/messages":
+        assert body.rstrip().rpartition(b"\n")[0].endswith(b"event: error")
+        assert record["type"] == "error"
+    if path == "/v1/responses":
+        assert record["type"] == "error"
+        return record["message"]
+    return record["error"]["message"]
+
+
+@pytest.mark.parametrize("fault", ["cut", "silent"])
+@pytest.mark.parametrize("entry", ["a", "c"])
+@pytest.mark.parametrize("path", STREAMS)
+async def test_a_stream_without_its_end_is_never_a_success(
+    bed: Bed, path: str, entry: str, fault: str
+) -> None:
+    bed["c"].engine.faults.append(Fault(fault, after=2))
+    answer = await bed[entry].infer(path, model="solo", stream=True, **STREAMS[path])
+    assert answer.status == 200
+    assert _in_stream_error(path, answer.body)
+    assert answer.body.count(b"error") <= 4, "told once"
+    assert [record.outcome.value for record in bed[entry].gateway.records()] == ["broken"]
+    await eventually(lambda: idle(bed))
+
+
+async def test_the_engines_own_error_is_passed_on_once(bed: Bed) -> None:
+    bed["c"].engine.faults.append(Fault("error"))
+    answer = await bed["a"].infer(model="solo")
+    assert answer.body.count(b'"error"') == 1
+    assert bed["a"].gateway.records()[-1].outcome.value == "engine_error"
+
+
+async def test_a_whole_answer_cut_off_is_cut_off_for_the_client(bed: Bed) -> None:
+    bed["c"].engine.faults.append(Fault("cut"))
+    with pytest.raises(IncompleteResponse):
+        await bed["a"].infer(model="solo", stream=False)
+
+
+async def test_an_owner_cut_mid_stream_is_told_in_the_stream(bed: Bed) -> None:
+    bed["c"].engine.faults.append(Fault("hang", after=2))
+    running = asyncio.create_task(bed["a"].infer(model="solo"))
+    await eventually(lambda: bed["c"].engine.running == 1)
+    await bed["c"].peer.close()
+    answer = await running
+    assert _in_stream_error("/api/chat", answer.body)
+
+
+# -- who leaves
+
+
+@pytest.mark.parametrize("entry", ["a", "c"])
+@pytest.mark.parametrize("stream", [True, False])
+async def test_a_client_that_leaves_cancels_the_engine(bed: Bed, entry: str, stream: bool) -> None:
+    bed["c"].engine.faults.append(Fault("hang", after=2))
+    running = asyncio.create_task(bed[entry].infer(model="solo", stream=stream))
+    await eventually(lambda: bed["c"].engine.running == 1)
+    running.cancel()
+    await eventually(lambda: bed["c"].engine.cancelled == 1)
+    await eventually(lambda: idle(bed))
+    assert bed[entry].gateway.records()[-1].outcome.value == "cancelled"
+
+
+@pytest.mark.parametrize("entry", ["a", "c"])
+@pytest.mark.parametrize("stream", [True, False])
+async def test_a_deadline_ends_the_request_everywhere(bed: Bed, entry: str, stream: bool) -> None:
+    bed["c"].engine.faults.append(Fault("hang", after=2))
+    answer = await bed[entry].infer(model="solo", stream=stream, headers={"X-Bridge-Timeout": "200ms"})
+    if stream:
+        assert "deadline exceeded" in _in_stream_error("/api/chat", answer.body)
+    else:
+        assert (answer.status, answer.json()) == (504, {"error": "deadline exceeded"})
+    await eventually(lambda: bed["c"].engine.cancelled == 1)
+    await eventually(lambda: idle(bed))
+
+
+async def test_a_draining_node_refuses_new_work_and_finishes_what_runs(bed: Bed) -> None:
+    bed["c"].engine.release.clear()
+    running = asyncio.create_task(bed["a"].infer(model="solo"))
+    await eventually(lambda: bed["c"].engine.running == 1)
+    bed["c"].gateway.drain()
+    refused = await bed["c"].infer()
+    assert (refused.status, refused.headers.get(b"retry-after")) == (503, b"1")
+    elsewhere = await bed["a"].infer(headers=session_for(bed, "a", "c"))
+    assert (elsewhere.status, elsewhere.headers.get(b"x-bridge-node") != b"c") == (200, True)
+    bed["c"].engine.release.set()
+    assert b'"done":true' in (await running).body
+
+
+async def test_a_full_queue_is_refused_in_the_protocols_shape(tmp_path: Path) -> None:
+    engine = RecordedEngine((ALL,), slots=1)
+    async with mesh(tmp_path, {"a": engine}, queue=1) as bed:
+        engine.release.clear()
+        running = [asyncio.create_task(bed["a"].infer()) for _ in range(2)]
+        await eventually(lambda: engine.running == 2)
+        native = await bed["a"].infer()
+        assert (native.status, native.headers.get(b"retry-after")) == (503, b"1")
+        assert native.json()["error"].startswith("server busy")
+        anthropic = await bed["a"].infer("/v1/messages", max_tokens=5)
+        assert anthropic.json()["error"]["type"] == "overloaded_error"
+        engine.release.set()
+        assert {(await one).status for one in running} == {200}
+
+
+async def test_a_full_node_is_passed_over_for_another(tmp_path: Path) -> None:
+    engines = {"a": RecordedEngine((ALL,), slots=1), "b": RecordedEngine((ALL,), slots=1)}
+    async with mesh(tmp_path, engines, queue=0) as bed:
+        for engine in engines.values():
+            engine.release.clear()
+        headers = session_for(bed, "a", "b")
+        running = [asyncio.create_task(bed["a"].infer(headers=headers)) for _ in range(2)]
+        await eventually(lambda: sum(engine.running for engine in engines.values()) == 2)
+        for engine in engines.values():
+            engine.release.set()
+        assert {(await one).status for one in running} == {200}
+        assert served(bed) == {"a": 1, "b": 1}

@@ -1,0 +1,80 @@
+"""What the gateway answers to paths, methods, origins and hosts: as recorded from Ollama."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+
+from tests.contract.gateway_bed import Bed, mesh
+from tests.fakes.recorded_engine import RecordedEngine, recording
+
+ADDED = {"connection", "date", "content-length", "x-request-id", "x-bridge-node", "x-bridge-attempts"}
+CASES = [entry for entry in recording("meta") if entry["request"]["path"] != "/api/status"]
+
+
+@pytest.fixture
+async def bed(tmp_path: Path) -> AsyncIterator[Bed]:
+    engine = RecordedEngine(("tiny-embed", "smollm2:135m", "tiny"))
+    async with mesh(tmp_path, {"a": engine}) as bed:
+        yield bed
+
+
+@pytest.mark.parametrize("entry", CASES, ids=lambda entry: entry["case"])
+async def test_meta_case_as_recorded(bed: Bed, entry: dict) -> None:
+    request = entry["request"]
+    headers = dict(request.get("headers") or {})
+    if "host" in request:
+        headers["Host"] = request["host"]
+    answer = await bed["a"].ask(request["method"], request["path"], request.get("body"), headers)
+    assert answer.status == int(entry["status"].split()[1])
+    recorded = {name.lower(): value for name, value in entry["headers"].items()}
+    for name in sorted(recorded.keys() - ADDED):
+        assert (answer.headers.get(name.encode()) or b"").decode() == recorded[name], name
+    text = "".join(entry["chunks"])
+    if text.startswith("{"):
+        theirs = json.loads(text)
+        assert answer.json().keys() == theirs.keys()
+        for key, value in theirs.items():
+            if isinstance(value, list) and value:
+                assert answer.json()[key][0].keys() >= value[0].keys() - {"capabilities"}
+    else:
+        assert answer.body.decode() == text
+
+
+async def test_unknown_and_foreign_requests_reach_no_engine(bed: Bed) -> None:
+    await bed["a"].ask("GET", "/nope")
+    await bed["a"].ask("POST", "/api/chat", {"model": "tiny"}, {"Origin": "http://evil.example"})
+    await bed["a"].ask("POST", "/api/chat", {"model": "tiny"}, {"Host": "evil.example"})
+    assert bed["a"].engine.asked == []
+
+
+@pytest.mark.parametrize(
+    ("host", "status"),
+    [
+        ("localhost:11434", 200),
+        ("127.0.0.1:1", 200),
+        ("[::1]:1", 200),
+        ("192.168.1.5", 200),
+        ("bed-host", 200),
+        ("x.local", 200),
+        ("y.internal:80", 200),
+        ("8.8.8.8", 403),
+        ("example.com", 403),
+        ("localhost.example.com", 403),
+    ],
+)
+async def test_host_rules(bed: Bed, host: str, status: int) -> None:
+    assert (await bed["a"].ask("GET", "/", headers={"Host": host})).status == status
+
+
+async def test_an_answer_to_an_allowed_origin_can_be_read_by_it(bed: Bed) -> None:
+    origin = {"Origin": "http://localhost:3000"}
+    for answer in (
+        await bed["a"].infer(headers=origin),
+        await bed["a"].infer(model="nope", headers=origin),
+        await bed["a"].ask("GET", "/nope", headers=origin),
+    ):
+        assert answer.headers.get(b"access-control-allow-origin") == b"http://localhost:3000"
