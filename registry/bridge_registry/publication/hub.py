@@ -61,9 +61,10 @@ class Hub:
             self._deltas[base] = found
         return found
 
-    async def changed(self) -> None:
-        """Waits for the next publication."""
-        await self._changed.wait()
+    @property
+    def next_change(self) -> asyncio.Event:
+        """Set at the next publication. Taken before the state is read, it cannot miss one."""
+        return self._changed
 
     def _keep(self, snapshot: Snapshot) -> None:
         self.current = snapshot

@@ -55,6 +55,11 @@ class Publisher:
         self._reported: dict[str, str] = {}
 
     @property
+    def store_up(self) -> bool:
+        """Whether etcd answers, as last seen."""
+        return not self._store_was_away
+
+    @property
     def ready(self) -> bool:
         """Whether there is anything to serve."""
         return self.table.revision > 0 or bool(self.hub.current.entries)
@@ -154,7 +159,9 @@ class Publisher:
 
     async def _keep_on_disk(self) -> None:
         while True:
-            await self.hub.changed()
+            change = self.hub.next_change
+            if self.hub.current is self._saved:
+                await change.wait()
             await asyncio.sleep(_SAVE_EVERY_S)
             await asyncio.to_thread(self._save)
 

@@ -36,7 +36,7 @@ def change(applied: Mapping[str, str], wanted: Mapping[str, str], *, prune: bool
     after = dict(wanted) if prune else {**applied, **wanted}
     changed = tuple(sorted(key for key, text in after.items() if applied.get(key) != text))
     removed = tuple(sorted(applied.keys() - after.keys()))
-    parts = []
+    parts: list[str] = []
     for key in sorted({*changed, *removed}):
         old, new = applied.get(key), after.get(key)
         parts += difflib.unified_diff(

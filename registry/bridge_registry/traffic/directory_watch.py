@@ -7,6 +7,7 @@ included, and a few stat calls cost nothing.
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
@@ -35,7 +36,7 @@ class DirectoryWatch:
         faults: What is wrong with the folder as it is now; empty when it is in force.
     """
 
-    def __init__(self, folder: Path, desk: ConfigDesk, leads: asyncio.Event | None = None) -> None:
+    def __init__(self, folder: Path, desk: ConfigDesk, leads: Callable[[], bool]) -> None:
         self._folder = folder
         self._desk = desk
         self._leads = leads
@@ -50,7 +51,7 @@ class DirectoryWatch:
 
     async def look(self) -> None:
         """Applies the folder if it changed since it was last applied or refused."""
-        if self._leads is not None and not self._leads.is_set():
+        if not self._leads():
             self._seen = None  # whoever leads next begins from the folder again
             return
         try:
@@ -59,6 +60,10 @@ class DirectoryWatch:
             self._refused((f"{self._folder}: {fault}",))
             return
         if stamp == self._seen:
+            return
+        if not files:
+            # An unmounted folder looks like this: it is not a wish to remove everything.
+            self._refused((f"{self._folder}: there is no YAML file",))
             return
         try:
             applied = await self._desk.apply(files, prune=True, author=f"folder {self._folder}")

@@ -1,0 +1,85 @@
+"""The registry's admin listener: /healthz, /readyz, /metrics."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+import msgspec
+from prometheus_client import CollectorRegistry, generate_latest
+from prometheus_client.core import GaugeMetricFamily
+from prometheus_client.registry import Collector
+
+from bridge_core.http1 import Exchange
+from bridge_registry.publication.publisher import Publisher
+
+
+class Readiness(msgspec.Struct, frozen=True):
+    """Whether the registry does its work; `reason` says why not, or what is amiss all the same."""
+
+    ready: bool
+    reason: str
+
+
+class AdminApp:
+    """Answers the admin listener's requests.
+
+    Args:
+        publisher: Has the figures.
+        leads: Whether this registry leads.
+        readiness: Whether it is ready.
+    """
+
+    def __init__(
+        self, publisher: Publisher, leads: Callable[[], bool], readiness: Callable[[], Readiness]
+    ) -> None:
+        self._readiness = readiness
+        self._metrics = CollectorRegistry()
+        self._metrics.register(_Figures(publisher, leads))
+
+    def __call__(self, exchange: Exchange) -> None:
+        """Answers one request."""
+        path = exchange.request.path
+        if exchange.request.method not in {"GET", "HEAD"}:
+            _text(exchange, 405, "method not allowed\n")
+        elif path == "/healthz":
+            _text(exchange, 200, "ok\n")
+        elif path == "/readyz":
+            readiness = self._readiness()
+            _text(exchange, 200 if readiness.ready else 503, f"{readiness.reason}\n")
+        elif path == "/metrics":
+            body = generate_latest(self._metrics)
+            exchange.respond(200, [(b"content-type", b"text/plain; version=0.0.4; charset=utf-8")], body)
+        else:
+            _text(exchange, 404, "not found\n")
+
+
+def _text(exchange: Exchange, status: int, text: str) -> None:
+    exchange.respond(status, [(b"content-type", b"text/plain; charset=utf-8")], text.encode())
+
+
+class _Figures(Collector):
+    """Reads the figures when they are asked for."""
+
+    def __init__(self, publisher: Publisher, leads: Callable[[], bool]) -> None:
+        self._publisher = publisher
+        self._leads = leads
+
+    def collect(self) -> Iterator[GaugeMetricFamily]:
+        publisher, hub = self._publisher, self._publisher.hub
+        figures = {
+            "leader": ("1 while this registry leads", int(self._leads())),
+            "store_up": ("1 while etcd answers", int(publisher.store_up)),
+            "snapshot_epoch": ("Epoch of the published snapshot", hub.current.version.epoch),
+            "snapshot_revision": ("Revision of the published snapshot", hub.current.version.revision),
+            "snapshot_instances": ("Instances in the published snapshot", len(hub.current.instances)),
+            "nodes": ("Enrolled nodes", len(publisher.table.nodes)),
+            "members_missing": ("Members kept by grace alone", len(publisher.table.membership.missing)),
+            "agents_connected": ("Agents that follow snapshots here", len(hub.acknowledged)),
+            "agents_rejecting": (
+                "Agents that refused the last snapshot",
+                sum(bool(said.rejected) for said in hub.acknowledged.values()),
+            ),
+            "store_records_ignored": ("Records in etcd that do not decode", len(publisher.table.faults)),
+        }
+        for name, (text, value) in figures.items():
+            yield GaugeMetricFamily(f"bridge_registry_{name}", text, value=value)

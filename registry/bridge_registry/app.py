@@ -1,0 +1,277 @@
+"""The registry's composition root: builds every part and opens the one TaskGroup."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import time
+from collections.abc import Awaitable, Callable
+from typing import Final
+
+import grpc.aio
+import msgspec
+import structlog
+
+from bridge_core import http1
+from bridge_core.errors import Fatal, Unavailable
+from bridge_core.files import write_atomically
+from bridge_core.store.api import Store, StoreRefused
+from bridge_core.store.election import Election
+from bridge_core.store.endpoints import Endpoints, Timing
+from bridge_core.store.etcd import ClientTls, EtcdStore
+from bridge_core.tls import TlsIdentity
+from bridge_registry import keyspace, upkeep
+from bridge_registry.admin_http import AdminApp, Readiness
+from bridge_registry.enrolment import pki_files
+from bridge_registry.enrolment.enroller import Enroller
+from bridge_registry.enrolment.pki_files import Ensured
+from bridge_registry.enrolment.store_access import EtcdAccess, OpenAccess, StoreAccess
+from bridge_registry.enrolment.token_desk import TokenDesk
+from bridge_registry.leadership import Candidate, Leadership
+from bridge_registry.publication.publisher import Publisher
+from bridge_registry.rpc.admin_service import AdminService, Standing
+from bridge_registry.rpc.enrolment_service import EnrolmentService
+from bridge_registry.rpc.gate import Gate
+from bridge_registry.rpc.mesh_service import MeshService
+from bridge_registry.rpc.tls_front import TlsFront
+from bridge_registry.settings import RegistrySettings
+from bridge_registry.traffic.config_desk import ConfigDesk
+from bridge_registry.traffic.directory_watch import DirectoryWatch
+from bridge_registry.upkeep import Upkeep
+from bridge_wire.v1 import registry_pb2_grpc as rpc
+
+log = structlog.get_logger()
+
+LEADER_TTL_S: Final = 5.0
+_RETRY_S: Final = 1.0
+_GRACE_S: Final = 1.0
+
+_GRPC_OPTIONS: Final = (
+    ("grpc.max_receive_message_length", 16 * 1024 * 1024),
+    ("grpc.max_send_message_length", 64 * 1024 * 1024),
+    # Agents ping every 10 s, also while nothing happens.
+    ("grpc.http2.min_ping_interval_without_data_ms", 4_000),
+    ("grpc.keepalive_time_ms", 10_000),
+    ("grpc.keepalive_timeout_ms", 5_000),
+    ("grpc.keepalive_permit_without_calls", 1),
+    ("grpc.so_reuseport", 0),
+)
+
+
+class Registry:
+    """A running registry. `serve` runs it; `stop` ends it.
+
+    Args:
+        settings: How to run.
+        store: Where the truth is; closed by whoever made it.
+        access: Who may write there.
+        ensured: The open CA.
+
+    Attributes:
+        grpc_port: The gRPC listener's port, once `started` is set.
+        admin_port: The admin listener's.
+        started: Set when both listen.
+    """
+
+    def __init__(
+        self, settings: RegistrySettings, store: Store, access: StoreAccess, ensured: Ensured
+    ) -> None:
+        self.settings = settings
+        self.grpc_port = self.admin_port = 0
+        self.started = asyncio.Event()
+        self._stop = asyncio.Event()
+        self._store = store
+        cert, key = settings.pki.pair("registry")
+        self._identity = TlsIdentity(cert, key, settings.pki.ca)
+        domain = ensured.trust_domain
+        own = Candidate(settings.name, _advertised(settings))
+        self._election = Election(store, keyspace.LEADER, msgspec.json.encode(own), LEADER_TTL_S)
+        self._leadership = Leadership(self._election, own, time.monotonic)
+        self.publisher = Publisher(store, self._election, domain, settings.snapshot_file)
+        table, hub, fence = self.publisher.table, self.publisher.hub, self._leadership.fence
+        self._front = TlsFront()
+        gate = Gate(self._front.caller, domain, table.is_revoked)
+        enroller = Enroller(
+            store=store,
+            authority=ensured.authority,
+            trust_domain=domain,
+            directory=table,
+            access=access,
+            certificate_ttl_s=lambda: table.mesh_spec.certificate_ttl if table.mesh_spec else 86_400.0,
+            fence=fence,
+            clock=time.time,
+        )
+        self._config = ConfigDesk(store, domain, fence, time.time)
+        self._services = (
+            EnrolmentService(gate, enroller, hub, settings.etcd),
+            MeshService(gate, enroller, hub, self._leadership.check_serving),
+            AdminService(
+                gate=gate,
+                tokens=TokenDesk(store, ensured.authority.pin, fence, time.time),
+                config=self._config,
+                store=store,
+                table=table,
+                hub=hub,
+                trust_domain=domain,
+                fence=fence,
+                standing=self._standing,
+            ),
+        )
+        sealed = settings.pki.sealed_key.read_bytes()
+        self._upkeep = Upkeep(store, self._leadership, access, ensured.authority, sealed)
+
+    def stop(self) -> None:
+        """Makes `serve` return."""
+        self._stop.set()
+
+    async def serve(self) -> None:
+        """Runs until stopped.
+
+        Raises:
+            Fatal: a port is taken, or the store belongs to another mesh.
+        """
+        server = grpc.aio.server(options=_GRPC_OPTIONS)
+        rpc.add_EnrolmentServicer_to_server(self._services[0], server)  # type: ignore[no-untyped-call]  # generated
+        rpc.add_MeshServicer_to_server(self._services[1], server)  # type: ignore[no-untyped-call]  # generated
+        rpc.add_AdminServicer_to_server(self._services[2], server)  # type: ignore[no-untyped-call]  # generated
+        server.add_insecure_port(self._front.inner_target)
+        admin: http1.Server | None = None
+        try:
+            await server.start()
+            await self._front.serve(*self.settings.grpc, self._identity.server(require_client=False))
+            app = AdminApp(self.publisher, self._leadership.leads, self._readiness)
+            host, port = self.settings.admin
+            admin = await http1.serve(app, name="registry-admin", host=host, port=port)
+            self.grpc_port, self.admin_port = self._front.port, admin.port
+            self.started.set()
+            await self._work()
+        finally:
+            if admin is not None:
+                await admin.close(0.0)
+            await server.stop(_GRACE_S)
+            await self._front.close()
+
+    async def _work(self) -> None:
+        async with asyncio.TaskGroup() as group:
+            tasks = [
+                group.create_task(_persist("election", self._election.run)),
+                group.create_task(_persist("publication", self.publisher.run)),
+                group.create_task(self._upkeep.run()),
+                group.create_task(
+                    upkeep.renew_own_certificates(self.settings.pki, _hosts(self.settings), self._identity)
+                ),
+            ]
+            if self.settings.mesh_config is not None:
+                watch = DirectoryWatch(self.settings.mesh_config, self._config, self._leadership.leads)
+                tasks.append(group.create_task(watch.run()))
+            await self._stop.wait()
+            for task in tasks:
+                task.cancel()
+
+    def _standing(self) -> Standing:
+        fault = self._store.fault
+        away = f"for {time.monotonic() - fault.since:.0f} s: {fault.reason}" if fault is not None else ""
+        return Standing(self._leadership.leads(), away)
+
+    def _readiness(self) -> Readiness:
+        standing = self._standing()
+        if not self.publisher.ready:
+            return Readiness(
+                ready=False, reason=f"no state yet; store {standing.store_fault or 'not read yet'}"
+            )
+        if standing.store_fault:
+            return Readiness(
+                ready=True, reason=f"serving the last snapshot; store away {standing.store_fault}"
+            )
+        try:
+            self._leadership.check_serving()
+        except Unavailable as fault:
+            return Readiness(ready=True, reason=str(fault))
+        if not standing.leader:
+            return Readiness(ready=False, reason="no registry leads yet")
+        return Readiness(ready=True, reason="leading")
+
+
+def ensure_pki(settings: RegistrySettings) -> Ensured:
+    """The CA and the registry's own certificates, made or renewed.
+
+    Raises:
+        Fatal: they cannot be.
+    """
+    return pki_files.ensure(settings.pki, settings.trust_domain, _hosts(settings), now=time.time())
+
+
+async def run(settings: RegistrySettings) -> None:
+    """Runs a registry until SIGTERM or SIGINT.
+
+    Raises:
+        Fatal: it cannot start or go on.
+    """
+    ensured = ensure_pki(settings)
+    cert, key = settings.pki.pair("registry")
+    tls = ClientTls(cert, key, settings.pki.ca)
+    store = EtcdStore(settings.etcd, tls)
+    channels = Endpoints(settings.etcd, tls, Timing())
+    try:
+        own_user = f"registry/{settings.name}"
+        access = EtcdAccess(channels.write, own_user) if settings.etcd_rbac else OpenAccess()
+        registry = Registry(settings, store, access, ensured)
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, registry.stop)
+        async with asyncio.TaskGroup() as group:
+            serving = group.create_task(registry.serve())
+            announcing = group.create_task(_announce(registry))
+            serving.add_done_callback(lambda _: announcing.cancel())
+    except* Fatal as faults:
+        raise _first(faults) from None
+    finally:
+        await channels.close()
+        await store.close()
+
+
+async def _announce(registry: Registry) -> None:
+    await registry.started.wait()
+    settings = registry.settings
+    where = {
+        "pid": os.getpid(),
+        "grpc": f"{settings.grpc[0]}:{registry.grpc_port}",
+        "admin": f"{settings.admin[0]}:{registry.admin_port}",
+    }
+    log.info("registry_listening", name=settings.name, grpc=where["grpc"], admin=where["admin"])
+    if settings.ready_file is not None:
+        write_atomically(settings.ready_file, msgspec.json.encode(where))
+
+
+async def _persist(what: str, work: Callable[[], Awaitable[None]]) -> None:
+    # A refusal of the store (a certificate that has to be replaced, access that is not granted yet)
+    # is no reason to stop serving what is known.
+    said = ""
+    while True:
+        try:
+            await work()
+        except* StoreRefused as faults:
+            reason = str(_first(faults))
+            if reason != said:
+                log.error("store_refuses", what=what, reason=reason)
+                said = reason
+        await asyncio.sleep(_RETRY_S)
+
+
+def _first(faults: BaseExceptionGroup[Fatal] | BaseExceptionGroup[StoreRefused]) -> Exception:
+    fault: BaseException = faults
+    while isinstance(fault, BaseExceptionGroup):
+        fault = fault.exceptions[0]
+    assert isinstance(fault, Exception)  # noqa: S101 - both kinds are
+    return fault
+
+
+def _hosts(settings: RegistrySettings) -> list[str]:
+    listening = [host for host in (settings.grpc[0],) if host not in {"", "0.0.0.0", "::"}]
+    return [*pki_files.default_hosts(), *listening, *settings.hosts]
+
+
+def _advertised(settings: RegistrySettings) -> str:
+    host = settings.hosts[0] if settings.hosts else settings.grpc[0]
+    return f"{host}:{settings.grpc[1]}"

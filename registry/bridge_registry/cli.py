@@ -1,0 +1,142 @@
+"""The command bridge-registry."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import structlog
+import typer
+import uvloop
+
+from bridge_core.cli.guard import guarded
+from bridge_core.errors import BridgeError, Fatal
+from bridge_core.identity import check_node_name
+from bridge_core.registry_channel import split_address
+from bridge_registry.settings import RegistrySettings
+
+app = typer.Typer(
+    help="The registry: the mesh's CA, its members, its config, and the snapshots of all that.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+StateDir = Annotated[Path, typer.Option("--state-dir", help="Where keys and the last snapshot are kept.")]
+Name = Annotated[
+    str, typer.Option("--name", help="This registry's name; registries of one mesh differ in it.")
+]
+Domain = Annotated[
+    str | None, typer.Option("--trust-domain", help="The mesh's name in every identity. Fixed at init.")
+]
+Hosts = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--host", "--advertise", help="A name or address that agents reach this registry by. May be repeated."
+    ),
+]
+
+_STATE = Path("/var/lib/bridge/registry")
+_NAME = "registry1"
+
+
+@app.command()
+def init(
+    *,
+    state_dir: StateDir = _STATE,
+    name: Name = _NAME,
+    trust_domain: Domain = None,
+    host: Hosts = None,
+) -> None:
+    """Makes the CA and the first identities, or renews them when due; harmless when repeated."""
+    from bridge_registry.app import ensure_pki
+
+    settings = RegistrySettings(
+        state_dir=state_dir,
+        name=guarded(lambda: check_node_name(name)),
+        grpc=("127.0.0.1", 0),
+        admin=("127.0.0.1", 0),
+        etcd=(),
+        trust_domain=trust_domain,
+        hosts=tuple(host or ()),
+    )
+    ensured = guarded(lambda: ensure_pki(settings))
+    made = ", ".join(ensured.written) or "nothing: all is there"
+    typer.echo(f"mesh {ensured.trust_domain}: made {made} in {settings.pki.folder}")
+
+
+@app.command("run")
+def run_command(
+    *,
+    etcd: Annotated[str, typer.Option("--etcd", help="Endpoints: https://a:2379,https://b:2379")],
+    state_dir: StateDir = _STATE,
+    name: Name = _NAME,
+    trust_domain: Domain = None,
+    host: Hosts = None,
+    grpc: Annotated[
+        str, typer.Option("--grpc", "--listen", help="host:port of the gRPC listener; port 0: any.")
+    ] = "0.0.0.0:11400",
+    admin: Annotated[
+        str, typer.Option("--admin", help="host:port of the admin listener.")
+    ] = "127.0.0.1:11401",
+    etcd_rbac: Annotated[
+        bool,
+        typer.Option(
+            "--etcd-rbac",
+            help="Turn on etcd's access control: each node writes its own keys alone. "
+            "Only for an etcd that nobody else uses.",
+        ),
+    ] = False,
+    mesh_config: Annotated[
+        Path | None,
+        typer.Option("--mesh-config", help="A folder of YAML that is the config, applied when it changes."),
+    ] = None,
+    ready_file: Annotated[
+        Path | None, typer.Option("--ready-file", help="Written when it listens: pid and addresses, JSON.")
+    ] = None,
+) -> None:
+    """Runs the registry until it is told to stop."""
+    from bridge_registry import app as registry
+
+    _log_to_stderr()
+    settings = RegistrySettings(
+        state_dir=state_dir,
+        name=guarded(lambda: check_node_name(name)),
+        grpc=guarded(lambda: _address(grpc, "--grpc")),
+        admin=guarded(lambda: _address(admin, "--admin")),
+        etcd=tuple(part.strip() for part in etcd.split(",") if part.strip()),
+        etcd_rbac=etcd_rbac,
+        trust_domain=trust_domain,
+        hosts=tuple(host or ()),
+        mesh_config=mesh_config,
+        ready_file=ready_file,
+    )
+    guarded(lambda: uvloop.run(registry.run(settings)))
+
+
+def _address(text: str, flag: str) -> tuple[str, int]:
+    if text.endswith(":0"):
+        return text[:-2].strip("[]"), 0
+    try:
+        return split_address(text)
+    except BridgeError as fault:
+        raise Fatal(f"{flag}: {fault.message}", hint=fault.hint) from fault
+
+
+def _log_to_stderr() -> None:
+    structlog.configure(
+        processors=[
+            structlog.contextvars.merge_contextvars,
+            structlog.processors.add_log_level,
+            structlog.processors.TimeStamper(fmt="iso", utc=True),
+            structlog.processors.format_exc_info,
+            structlog.processors.JSONRenderer(),
+        ],
+        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
+        cache_logger_on_first_use=True,
+    )
+
+
+def run() -> None:
+    """The command's entry point."""
+    app()

@@ -1,0 +1,68 @@
+"""What only the leader may do: the condition of its writes, and whom to ask otherwise."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import msgspec
+
+from bridge_core.errors import Unavailable
+from bridge_core.store.api import Unchanged
+from bridge_core.store.election import Election
+
+
+class Candidate(msgspec.Struct, frozen=True):
+    """A registry as it stands for election: its name, and where agents and admins reach it."""
+
+    name: str
+    address: str
+
+
+class Leadership:
+    """Reads an election.
+
+    Args:
+        election: The election this registry stands in.
+        own: This registry as it stands there.
+        now: Monotonic seconds.
+    """
+
+    def __init__(self, election: Election, own: Candidate, now: Callable[[], float]) -> None:
+        self._election = election
+        self._own = own
+        self._now = now
+
+    def leads(self) -> bool:
+        """Whether this registry leads now."""
+        return self._election.leads(self._now())
+
+    def fence(self) -> Unchanged:
+        """The condition under which this registry may write.
+
+        Raises:
+            Unavailable: it does not lead; the message names who does.
+        """
+        fence = self._election.office.fence
+        if fence is None or not self.leads():
+            raise self._elsewhere()
+        return fence
+
+    def check_serving(self) -> None:
+        """Returns unless another registry leads: without any leader, what is known is served on.
+
+        Raises:
+            Unavailable: another leads; the message names it.
+        """
+        office = self._election.office
+        if office.leader is not None and office.fence is None:
+            raise self._elsewhere()
+
+    def _elsewhere(self) -> Unavailable:
+        raw, own = self._election.office.leader, self._election.office.fence is not None
+        if raw is None or own:
+            return Unavailable("no registry leads at present", hint="try again in some seconds")
+        try:
+            leader = msgspec.json.decode(raw, type=Candidate)
+        except msgspec.DecodeError:
+            return Unavailable("another registry leads")
+        return Unavailable(f"the registry {leader.name} leads: ask it at {leader.address}")

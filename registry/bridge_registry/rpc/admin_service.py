@@ -1,0 +1,172 @@
+"""What admins call."""
+
+# ruff: noqa: N802 - the methods are named by gRPC
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+
+import msgspec
+
+from bridge_core.errors import BridgeError, Unavailable
+from bridge_core.store.api import Put, Store, Unchanged
+from bridge_core.tls import Peer
+from bridge_registry import keyspace
+from bridge_registry.enrolment.token_desk import TokenDesk
+from bridge_registry.membership.mesh_table import MeshTable
+from bridge_registry.publication.hub import Hub
+from bridge_registry.records import NodeRecord, decode, encode
+from bridge_registry.rpc import messages
+from bridge_registry.rpc.gate import Context, Gate
+from bridge_registry.traffic.config_desk import ConfigDesk
+from bridge_wire.v1 import registry_pb2 as pb
+from bridge_wire.v1 import registry_pb2_grpc as rpc
+
+
+class Standing(msgspec.Struct, frozen=True):
+    """How this registry stands: whether it leads, and why the store does not answer, if so."""
+
+    leader: bool
+    store_fault: str
+
+
+class AdminService(rpc.AdminServicer):
+    """See registry.proto."""
+
+    def __init__(
+        self,
+        *,
+        gate: Gate,
+        tokens: TokenDesk,
+        config: ConfigDesk,
+        store: Store,
+        table: MeshTable,
+        hub: Hub,
+        trust_domain: str,
+        fence: Callable[[], Unchanged],
+        standing: Callable[[], Standing],
+    ) -> None:
+        self._gate = gate
+        self._tokens = tokens
+        self._config = config
+        self._store = store
+        self._table = table
+        self._hub = hub
+        self._trust_domain = trust_domain
+        self._fence = fence
+        self._standing = standing
+
+    async def CreateToken(self, request: pb.CreateTokenRequest, context: Context) -> pb.CreateTokenResponse:
+        """See registry.proto."""
+        async with self._gate.admit(context, "admin") as peer:
+            token, record = await self._tokens.create(
+                ttl_s=request.ttl_seconds,
+                uses=request.uses,
+                node_name=request.node_name,
+                labels=request.labels,
+                author=_author(peer),
+            )
+            return pb.CreateTokenResponse(token=str(token), id=token.id, expires_unix=int(record.expires))
+
+    async def ListTokens(self, request: pb.ListTokensRequest, context: Context) -> pb.ListTokensResponse:
+        """See registry.proto."""
+        async with self._gate.admit(context, "admin"):
+            records = await self._tokens.records()
+            return pb.ListTokensResponse(tokens=[messages.token_message(record) for record in records])
+
+    async def RevokeToken(self, request: pb.RevokeTokenRequest, context: Context) -> pb.RevokeTokenResponse:
+        """See registry.proto."""
+        async with self._gate.admit(context, "admin") as peer:
+            await self._tokens.revoke(request.id, _author(peer))
+            return pb.RevokeTokenResponse()
+
+    async def Apply(self, request: pb.ApplyRequest, context: Context) -> pb.ApplyResponse:
+        """See registry.proto."""
+        async with self._gate.admit(context, "admin") as peer:
+            files = _files(request.files)
+            applied = await self._config.apply(files, prune=request.prune, author=_author(peer))
+            return messages.apply_message(applied)
+
+    async def Diff(self, request: pb.ApplyRequest, context: Context) -> pb.DiffResponse:
+        """See registry.proto."""
+        async with self._gate.admit(context, "admin"):
+            planned = await self._config.diff(_files(request.files), prune=request.prune)
+            return pb.DiffResponse(
+                unified_diff=planned.change.diff if planned.change is not None else "",
+                faults=messages.fault_messages(planned.faults),
+            )
+
+    async def GetConfig(self, request: pb.GetConfigRequest, context: Context) -> pb.GetConfigResponse:
+        """See registry.proto."""
+        async with self._gate.admit(context, "admin"):
+            items = await self._config.documents(request.kind, request.name)
+            documents = []
+            for item in items:
+                kind, _, name = item.key.removeprefix(keyspace.CONFIG).partition("/")
+                text = item.value.decode("utf-8", "replace")
+                documents.append(
+                    pb.ConfigDocument(kind=kind, name=name, yaml=text, revision=item.mod_revision)
+                )
+            return pb.GetConfigResponse(documents=documents)
+
+    async def History(self, request: pb.HistoryRequest, context: Context) -> pb.HistoryResponse:
+        """See registry.proto."""
+        async with self._gate.admit(context, "admin"):
+            records = await self._config.history(request.limit)
+            return pb.HistoryResponse(revisions=[messages.revision_message(record) for record in records])
+
+    async def Rollback(self, request: pb.RollbackRequest, context: Context) -> pb.ApplyResponse:
+        """See registry.proto."""
+        async with self._gate.admit(context, "admin") as peer:
+            applied = await self._config.rollback(request.revision, author=_author(peer))
+            return messages.apply_message(applied)
+
+    async def Drain(self, request: pb.DrainRequest, context: Context) -> pb.DrainResponse:
+        """See registry.proto."""
+        async with self._gate.admit(context, "admin"):
+            item = await self._store.get(keyspace.NODES + request.node_name)
+            if item is None:
+                raise BridgeError(
+                    f"there is no node {request.node_name!r}", hint="`bridge status` lists them"
+                )
+            state = "drained" if request.drained else "active"
+            record = msgspec.structs.replace(decode(item, NodeRecord), state=state)
+            conditions = [Unchanged(item.key, item.mod_revision), self._fence()]
+            outcome = await self._store.commit([Put(item.key, encode(record))], if_=conditions)
+            if not outcome.committed:
+                raise Unavailable("the node's record changed meanwhile", hint="try again")
+            return pb.DrainResponse()
+
+    async def Status(self, request: pb.StatusRequest, context: Context) -> pb.StatusResponse:
+        """See registry.proto."""
+        async with self._gate.admit(context, "admin"):
+            standing = self._standing()
+            return pb.StatusResponse(
+                trust_domain=self._trust_domain,
+                version=messages.version_message(self._hub.current.version),
+                nodes=[self._node_status(node) for node in self._table.nodes.values()],
+                leader=standing.leader,
+                store_fault=standing.store_fault,
+            )
+
+    def _node_status(self, node: NodeRecord) -> pb.NodeStatus:
+        said = self._hub.acknowledged.get(node.name)
+        have = said.have if said is not None else None
+        members = self._table.membership.members.values()
+        return pb.NodeStatus(
+            name=node.name,
+            state=node.state,
+            peer_address=node.peer,
+            instances=sorted(instance.id for instance in members if instance.node == node.name),
+            certificate_expires_unix=int(node.expires),
+            acknowledged=None if have is None else messages.version_message(have),
+            rejected=said.rejected if said is not None else "",
+        )
+
+
+def _files(files: Iterable[pb.ConfigFile]) -> list[tuple[str, str]]:
+    return [(file.name, file.text) for file in files]
+
+
+def _author(peer: Peer | None) -> str:
+    return str(peer.identity) if peer is not None else "unknown"

@@ -1,0 +1,83 @@
+"""Between protobuf messages and our own types."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from bridge_core.config import Fault
+from bridge_core.snapshot import Delta, Version
+from bridge_registry.enrolment.enroller import Issued
+from bridge_registry.records import RevisionRecord, TokenRecord
+from bridge_registry.traffic.config_desk import Applied
+from bridge_wire.v1 import registry_pb2 as pb
+
+
+def version_message(version: Version) -> pb.SnapshotVersion:
+    """A snapshot's version."""
+    return pb.SnapshotVersion(epoch=version.epoch, revision=version.revision)
+
+
+def version_of(message: pb.SnapshotVersion) -> Version:
+    """The version that `message` says."""
+    return Version(message.epoch, message.revision)
+
+
+def update_message(delta: Delta, ring_digest: bytes) -> pb.SnapshotUpdate:
+    """An update as it goes to an agent."""
+    return pb.SnapshotUpdate(
+        version=version_message(delta.version),
+        base=None if delta.base is None else version_message(delta.base),
+        entries=[pb.SnapshotEntry(key=key, value=value) for key, value in delta.changed.items()],
+        removed=delta.removed,
+        digest=delta.digest,
+        ring_digest=ring_digest,
+    )
+
+
+def identity_message(issued: Issued) -> pb.Identity:
+    """A node's new identity."""
+    return pb.Identity(
+        certificate_chain_pem=issued.chain_pem,
+        trust_bundle_pem=issued.bundle_pem,
+        trust_domain=issued.identity.trust_domain,
+        node_name=issued.identity.name,
+    )
+
+
+def token_message(record: TokenRecord) -> pb.TokenInfo:
+    """A token without its secret."""
+    return pb.TokenInfo(
+        id=record.id,
+        expires_unix=int(record.expires),
+        uses_left=record.uses_left,
+        node_name=record.node_name,
+        labels=record.labels,
+        created_by=record.created_by,
+    )
+
+
+def fault_messages(faults: Iterable[Fault]) -> list[pb.Fault]:
+    """Faults of config files."""
+    return [
+        pb.Fault(file=fault.file, line=fault.line, path=fault.path, message=fault.message) for fault in faults
+    ]
+
+
+def apply_message(applied: Applied) -> pb.ApplyResponse:
+    """What came of an apply or rollback."""
+    return pb.ApplyResponse(
+        revision=applied.revision,
+        changed=applied.change.touched if applied.change is not None else (),
+        faults=fault_messages(applied.faults),
+    )
+
+
+def revision_message(record: RevisionRecord) -> pb.Revision:
+    """One line of the history."""
+    return pb.Revision(
+        number=record.number,
+        author=record.author,
+        applied_unix=int(record.applied),
+        changed=record.changed,
+        unified_diff=record.diff,
+    )

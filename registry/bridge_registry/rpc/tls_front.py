@@ -1,0 +1,144 @@
+"""The registry's TLS listener, with the gRPC server behind it on a private socket.
+
+One port serves callers with a client certificate and, for Join, callers without: gRPC's own
+listener can only demand certificates or ignore them, takes TLS 1.2, and keeps its certificate for
+life. So TLS ends here, and every connection goes on to gRPC through a Unix socket in a folder of
+mode 0700, from an end with a path of its own; gRPC names that path as the peer, and `caller` knows
+who is behind it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import itertools
+import os
+import shutil
+import socket
+import ssl
+import tempfile
+from pathlib import Path
+from typing import Final
+
+import msgspec
+import structlog
+
+from bridge_core.errors import Fatal
+from bridge_core.tls import Peer, peer
+
+log = structlog.get_logger()
+
+_CHUNK: Final = 64 * 1024
+_HANDSHAKE_S: Final = 10.0
+_MAX_CONNECTIONS: Final = 8192
+
+
+class Caller(msgspec.Struct, frozen=True):
+    """Who is at the other end of a connection. `peer` is None without a client certificate."""
+
+    remote: str
+    peer: Peer | None
+
+
+class TlsFront:
+    """See the module. Use as an async context manager, inside which `serve` may be called once."""
+
+    def __init__(self) -> None:
+        self._folder = Path(tempfile.mkdtemp(prefix="bridge-registry-"))
+        self._callers: dict[str, Caller] = {}
+        self._numbers = itertools.count()
+        self._server: asyncio.Server | None = None
+        self._connections: set[asyncio.Task[None]] = set()
+
+    @property
+    def inner_target(self) -> str:
+        """Where the gRPC server has to listen."""
+        return f"unix:{self._folder / 'grpc'}"
+
+    @property
+    def port(self) -> int:
+        """The port that `serve` listens on; 0 before."""
+        return int(self._server.sockets[0].getsockname()[1]) if self._server is not None else 0
+
+    def caller(self, grpc_peer: str) -> Caller:
+        """Who made the call of which gRPC says that it came from `grpc_peer`."""
+        return self._callers.get(grpc_peer.removeprefix("unix:"), Caller("unknown", None))
+
+    async def serve(self, host: str, port: int, context: ssl.SSLContext) -> None:
+        """Listens on host:port (0: any) from now on.
+
+        Raises:
+            Fatal: the port is taken or the address is not this machine's.
+        """
+        context.set_alpn_protocols(["h2"])
+        try:
+            self._server = await asyncio.start_server(
+                self._accept, host, port, ssl=context, ssl_handshake_timeout=_HANDSHAKE_S, backlog=1024
+            )
+        except OSError as fault:
+            raise Fatal(
+                f"cannot listen on {host}:{port}: {fault.strerror}", hint="choose another with --listen"
+            ) from fault
+
+    async def close(self) -> None:
+        """Stops listening and cuts every connection."""
+        if self._server is not None:
+            self._server.close()
+        for task in list(self._connections):
+            task.cancel()
+        await asyncio.gather(*self._connections, return_exceptions=True)
+        shutil.rmtree(self._folder, ignore_errors=True)
+
+    async def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        task = asyncio.current_task()
+        assert task is not None  # noqa: S101 - a stream callback is a task
+        self._connections.add(task)
+        try:
+            if len(self._connections) <= _MAX_CONNECTIONS:
+                await self._forward(reader, writer)
+        except (OSError, asyncio.CancelledError) as reason:
+            # Cancelled by `close` alone, which waits for this; asyncio's streams report a task that
+            # ends cancelled as a fault.
+            log.debug("registry_connection_cut", remote=_remote(writer), reason=type(reason).__name__)
+        finally:
+            self._connections.discard(task)
+            writer.close()
+            with contextlib.suppress(OSError, ssl.SSLError):
+                await writer.wait_closed()
+
+    async def _forward(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        path = str(self._folder / f"c{next(self._numbers)}")
+        self._callers[path] = Caller(_remote(writer), peer(writer.get_extra_info("ssl_object")))
+        inner: asyncio.StreamWriter | None = None
+        try:
+            end = socket.socket(socket.AF_UNIX)
+            end.setblocking(False)
+            end.bind(path)
+            await asyncio.get_running_loop().sock_connect(end, str(self._folder / "grpc"))
+            inner_reader, inner = await asyncio.open_unix_connection(sock=end)
+            async with asyncio.TaskGroup() as group:
+                pumps = (
+                    group.create_task(_pump(reader, inner)),
+                    group.create_task(_pump(inner_reader, writer)),
+                )
+                await asyncio.wait(pumps, return_when=asyncio.FIRST_COMPLETED)
+                for pump in pumps:
+                    pump.cancel()
+        finally:
+            del self._callers[path]
+            os.unlink(path)  # noqa: PTH108 - a name in a memory file system, not worth a thread
+            if inner is not None:
+                inner.close()
+
+
+async def _pump(source: asyncio.StreamReader, sink: asyncio.StreamWriter) -> None:
+    # A broken connection ends its pump, which ends the other: nothing is to be done about it.
+    with contextlib.suppress(OSError, ssl.SSLError):
+        while data := await source.read(_CHUNK):
+            sink.write(data)
+            await sink.drain()
+
+
+def _remote(writer: asyncio.StreamWriter) -> str:
+    name = writer.get_extra_info("peername")
+    return f"{name[0]}:{name[1]}" if name else "unknown"

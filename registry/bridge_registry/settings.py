@@ -1,0 +1,48 @@
+"""What a registry is told at its start."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import msgspec
+
+from bridge_registry.enrolment.pki_files import Pki
+
+
+class RegistrySettings(msgspec.Struct, frozen=True):
+    """How one registry runs.
+
+    Attributes:
+        state_dir: Its own: `pki/` (see `enrolment.pki_files`) and `snapshot.json`.
+        name: In its identity and in the election.
+        grpc: (host, port) of the gRPC listener; port 0: any.
+        admin: (host, port) of the admin listener; port 0: any.
+        etcd: Endpoints, as they are also told to joining nodes.
+        etcd_rbac: Turn on etcd's access control and keep each node to its own prefix. Only for an
+            etcd of the Bridge's own: other users of a shared one would be locked out.
+        trust_domain: The mesh; None: that of the CA.
+        hosts: Further names and addresses that registry and etcd are dialled by.
+        mesh_config: Folder whose YAML is the applied config; None: what admins apply.
+        ready_file: Written when it serves: `{"pid", "grpc", "admin"}`.
+    """
+
+    state_dir: Path
+    name: str
+    grpc: tuple[str, int]
+    admin: tuple[str, int]
+    etcd: tuple[str, ...]
+    etcd_rbac: bool = False
+    trust_domain: str | None = None
+    hosts: tuple[str, ...] = ()
+    mesh_config: Path | None = None
+    ready_file: Path | None = None
+
+    @property
+    def pki(self) -> Pki:
+        """Its keys and certificates."""
+        return Pki(self.state_dir / "pki", self.name)
+
+    @property
+    def snapshot_file(self) -> Path:
+        """The last published snapshot."""
+        return self.state_dir / "snapshot.json"

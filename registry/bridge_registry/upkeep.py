@@ -1,0 +1,141 @@
+"""What a registry does from time to time: found the mesh in etcd, clear away what ended, renew."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable, Iterable
+from typing import Final
+
+import msgspec
+import structlog
+
+from bridge_core.errors import BridgeError, Fatal
+from bridge_core.identity import certificates as x509
+from bridge_core.store.api import Delete, KeyValue, Put, Store, Unchanged
+from bridge_core.tls import TlsIdentity
+from bridge_registry import keyspace
+from bridge_registry.enrolment import pki_files
+from bridge_registry.enrolment.pki_files import Pki
+from bridge_registry.enrolment.store_access import StoreAccess
+from bridge_registry.leadership import Leadership
+
+log = structlog.get_logger()
+
+_TOKEN_REMEMBERED_S: Final = 86_400.0  # so that a late use is told that the token was used or expired
+_CLEAR_EVERY_S: Final = 600.0
+_RENEW_EVERY_S: Final = 3_600.0
+_RETRY_S: Final = 1.0
+_BATCH: Final = 100  # operations of one etcd transaction
+
+
+class _Ends(msgspec.Struct, frozen=True):
+    expires: float = float("inf")
+
+
+def ended(items: Iterable[KeyValue], now: float, remembered_s: float = 0.0) -> list[KeyValue]:
+    """The records whose `expires` lies more than `remembered_s` back."""
+    result = []
+    for item in items:
+        try:
+            record = msgspec.json.decode(item.value, type=_Ends)
+        except msgspec.DecodeError:
+            continue
+        if record.expires + remembered_s < now:
+            result.append(item)
+    return result
+
+
+class Upkeep:
+    """See the module.
+
+    Args:
+        store: etcd.
+        leadership: Only the leader writes.
+        access: etcd's access control.
+        authority: The open CA.
+        sealed_key: The CA's sealed key, kept in etcd beside the certificate.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        leadership: Leadership,
+        access: StoreAccess,
+        authority: x509.Authority,
+        sealed_key: bytes,
+    ) -> None:
+        self._store = store
+        self._leadership = leadership
+        self._access = access
+        self._authority = authority
+        self._sealed_key = sealed_key
+
+    async def run(self) -> None:
+        """Founds the mesh as soon as the store answers and clears it up until cancelled.
+
+        Raises:
+            Fatal: the store belongs to another mesh.
+        """
+        await self._until_done(self._access.prepare)
+        await self._until_done(self._found)
+        while True:
+            await self._until_done(self._clear)
+            await asyncio.sleep(_CLEAR_EVERY_S)
+
+    async def _found(self) -> None:
+        kept = await self._store.get(keyspace.CA_CERTIFICATE)
+        if kept is not None and kept.value != self._authority.pem:
+            raise Fatal(
+                "this etcd belongs to a mesh with another CA",
+                hint="point --etcd elsewhere, or bring pki/ of that mesh's registry",
+            )
+        if kept is None:
+            ops = [
+                Put(keyspace.CA_CERTIFICATE, self._authority.pem),
+                Put(keyspace.CA_SEALED_KEY, self._sealed_key),
+            ]
+            free = Unchanged(keyspace.CA_CERTIFICATE, 0)
+            if not (await self._store.commit(ops, if_=[free, self._leadership.fence()])).committed:
+                await self._found()
+
+    async def _clear(self) -> None:
+        if not self._leadership.leads():
+            return
+        now, fence = time.time(), self._leadership.fence()
+        gone: list[KeyValue] = []
+        for prefix in (keyspace.SERIALS, keyspace.REVOKED):
+            gone += ended((await self._store.list(prefix)).items, now)
+        gone += ended((await self._store.list(keyspace.TOKENS)).items, now, _TOKEN_REMEMBERED_S)
+        for at in range(0, len(gone), _BATCH):
+            await self._store.commit([Delete(item.key) for item in gone[at : at + _BATCH]], if_=[fence])
+        if gone:
+            log.info("ended_records_cleared", count=len(gone))
+
+    async def _until_done(self, step: Callable[[], object]) -> None:
+        said = ""
+        while True:
+            try:
+                await step()  # type: ignore[misc]  # a coroutine function
+                return
+            except Fatal:
+                raise
+            except BridgeError as fault:
+                if str(fault) != said:
+                    log.warning("upkeep_waits", step=getattr(step, "__name__", ""), reason=str(fault))
+                    said = str(fault)
+                await asyncio.sleep(_RETRY_S)
+
+
+async def renew_own_certificates(pki: Pki, hosts: Iterable[str], identity: TlsIdentity) -> None:
+    """Renews the registry's, etcd's and the first admin's certificates when due, until cancelled."""
+    names = list(hosts)
+    while True:
+        await asyncio.sleep(_RENEW_EVERY_S)
+        try:
+            written = pki_files.ensure(pki, None, names, now=time.time()).written
+            if written:
+                identity.reload()
+                log.info("own_certificates_renewed", which=written)
+        except BridgeError as fault:
+            log.error("own_certificates_not_renewed", reason=str(fault))
