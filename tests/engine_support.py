@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import importlib.util
+import sys
 from pathlib import Path
 
 from bridge_agent.engine.client import EngineClient
@@ -29,6 +31,12 @@ def fake_config(folder: Path, kind: str = "ollama", **env: str) -> EngineConfig:
     """The fake engine; FAKE_CRASH and FAKE_NEVER_LISTEN are the files `crash` and `never` of `folder`."""
     switches = {"FAKE_CRASH": str(folder / "crash"), "FAKE_NEVER_LISTEN": str(folder / "never")}
     return EngineConfig(index=0, kind=kind, binary=str(FAKE), env=switches | env)
+
+
+def embedded_installed() -> bool:
+    """Whether the embedded engine and llama.cpp are."""
+    beside = Path(sys.executable).with_name("bridge-engine")
+    return beside.exists() and importlib.util.find_spec("xllamacpp") is not None
 
 
 class Supervised:

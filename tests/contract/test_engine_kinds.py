@@ -3,36 +3,16 @@
 from __future__ import annotations
 
 import asyncio
-import importlib.util
 import os
-import shutil
-import sys
 from pathlib import Path
 
 import pytest
 
+from bridge_agent.embedded.seed import seed
 from bridge_agent.engine.config import EngineConfig
 from bridge_agent.engine.process import ProcessRecord
-from tests.engine_support import FAKE, everything_of, gone, supervised
+from tests.engine_support import FAKE, embedded_installed, everything_of, gone, supervised
 from tests.support import eventually
-
-BRIDGE_ENGINE = Path(sys.executable).with_name("bridge-engine")
-
-
-def _embedded() -> bool:
-    """Whether the embedded engine and llama.cpp are installed."""
-    found = importlib.util.find_spec("bridge_agent.embedded.cli") is not None
-    return found and BRIDGE_ENGINE.exists() and importlib.util.find_spec("xllamacpp") is not None
-
-
-@pytest.fixture(scope="session")
-def store(tmp_path_factory):
-    """A store with a small model and a small embedding model."""
-    from bridge_agent.embedded.seed import seed
-
-    folder = tmp_path_factory.mktemp("store")
-    seed(folder / "models", ["tiny", "tiny-embed"], folder / "cache")
-    return folder / "models"
 
 
 @pytest.fixture(
@@ -49,13 +29,13 @@ def config(request, tmp_path):
     if kind.startswith("fake"):
         env = {"FAKE_MODELS": "tiny:latest,tiny-embed:latest", "FAKE_RUNNER": "1"}
         return EngineConfig(index=0, kind=kind.removeprefix("fake-as-"), binary=str(FAKE), env=env)
-    if kind == "llamacpp" and not _embedded():
+    if kind == "llamacpp" and not embedded_installed():
         pytest.skip("bridge-engine or the wheel xllamacpp is not installed")
     binary = os.environ.get("BRIDGE_TEST_OLLAMA")
     if kind == "ollama" and not binary:
         pytest.skip("NOT RUN AGAINST A REAL OLLAMA: BRIDGE_TEST_OLLAMA does not name a binary")
     models = tmp_path / "own-models"
-    shutil.copytree(request.getfixturevalue("store"), models, copy_function=os.link)
+    seed(models, ["tiny", "tiny-embed"], tmp_path / "cache")
     return EngineConfig(
         index=0,
         kind=kind,

@@ -12,10 +12,20 @@ import sys
 import msgspec
 import pytest
 
+from bridge_agent.embedded.seed import seed
 from bridge_agent.engine.config import EngineConfig
 from bridge_agent.engine.lifecycle_rules import Policy
 from bridge_agent.engine.process import LaunchSpec, PlainLauncher, ProcessRecord
-from tests.engine_support import POLICY, PROBES, everything_of, fake_config, gone, supervised
+from bridge_agent.health.probe_rules import ProbePolicy
+from tests.engine_support import (
+    POLICY,
+    PROBES,
+    embedded_installed,
+    everything_of,
+    fake_config,
+    gone,
+    supervised,
+)
 from tests.support import eventually
 
 pytestmark = pytest.mark.faults
@@ -211,6 +221,16 @@ async def test_a_damaged_record_is_no_record(tmp_path, record):
         assert ProcessRecord.load(it.record).pid == it.status.pid
 
 
+async def test_an_engine_whose_record_was_lost_is_ended_and_replaced(tmp_path):
+    async with supervised(fake_config(tmp_path), tmp_path / "s", leave=True) as first:
+        await first.state("ready")
+        pid = first.status.pid
+    first.record.write_text("not json")
+    async with supervised(fake_config(tmp_path), tmp_path / "s") as second:
+        await second.state("ready")
+        assert gone(pid)
+
+
 async def test_a_process_that_got_the_number_of_a_dead_engine_is_left_alone(tmp_path):
     stranger = subprocess.Popen(["sleep", "600"], start_new_session=True)
     try:
@@ -287,6 +307,25 @@ async def test_a_model_deleted_through_the_gateway_is_unlisted_at_once(tmp_path)
             await client._call("DELETE", "/api/delete", dict, {"model": "other:latest"})
         it.supervisor.refresh("n1/0")
         await eventually(lambda: [model.name for model in it.view.models] == ["tiny:latest"])
+
+
+@pytest.mark.llamacpp
+async def test_a_stopped_runner_of_the_embedded_engine_is_replaced(tmp_path):
+    if not embedded_installed():
+        pytest.skip("bridge-engine or the wheel xllamacpp is not installed")
+    seed(tmp_path / "models", ["tiny"], tmp_path / "cache")
+    config = EngineConfig(index=0, models_dir=str(tmp_path / "models"), num_parallel=1, context_length=2048)
+    probing = ProbePolicy(quiet_s=1.0, timeout_s=1.0)
+    async with supervised(config, tmp_path / "s", probing=probing) as it:
+        await it.state("ready", 30)
+        await load(it)
+        engine = ProcessRecord.load(it.record)
+        (runner,) = set(everything_of(engine)) - {engine.pid}
+        os.kill(runner, signal.SIGSTOP)
+        await eventually(lambda: gone(runner), 20)
+        await it.state("ready", 30)
+        async with it.client() as client, asyncio.timeout(30):
+            await client.generate_one("tiny")
 
 
 def quick(**changes: float) -> Policy:

@@ -35,7 +35,7 @@ from bridge_agent.engine.process import (
     LaunchFault,
     LaunchSpec,
     ProcessRecord,
-    sweep_leftovers,
+    sweep_marked,
 )
 from bridge_agent.engine.runtime import EngineRuntime, Listing, Timing
 from bridge_agent.engine.view import InstanceState, LocalInstance
@@ -127,7 +127,7 @@ class EngineInstance:
         self.id = id
         self._config = config
         self._folder = folder
-        self._models = Path(config.models_dir) if config.models_dir else models
+        self._models = Path(config.models_dir).absolute() if config.models_dir else models
         self._launcher = launcher
         self._changed = changed
         self._clock = clock
@@ -258,24 +258,26 @@ class EngineInstance:
     async def _find_earlier(self) -> tuple[ProcessRecord, EngineProcess] | None:
         """An engine that an earlier agent left, if it is alive, well and run as configured now."""
         record = ProcessRecord.load(self._record)
-        if record is None:
-            return None
-        process = record.find()
-        if process is None:
-            await sweep_leftovers(record)
-            return None
-        if record.fingerprint != self._config.fingerprint:
-            why = "its configuration has changed"
-        elif not await self._answers(record):
-            why = "it does not answer"
-        else:
-            return record, process
-        log.warning("engine_not_adopted", instance=self.id, pid=process.pid, reason=why)
-        try:
-            await process.end(self._timing.replace_grace_s)
-        finally:
-            process.close()
+        process = record.find() if record is not None else None
+        if record is not None and process is not None:
+            why = await self._unfit(record)
+            if not why:
+                return record, process
+            log.warning("engine_not_adopted", instance=self.id, pid=process.pid, reason=why)
+            try:
+                await process.end(self._timing.replace_grace_s)
+            finally:
+                process.close()
+        # Runners of an engine that died, or an engine whose record was lost, would hold the memory.
+        if killed := await sweep_marked(self._folder):
+            log.warning("engine_leftovers_killed", instance=self.id, processes=killed)
         return None
+
+    async def _unfit(self, record: ProcessRecord) -> str:
+        """Why an earlier agent's engine cannot go on; empty if it can."""
+        if record.fingerprint != self._config.fingerprint:
+            return "its configuration has changed"
+        return "" if await self._answers(record) else "it does not answer"
 
     async def _answers(self, record: ProcessRecord) -> bool:
         client = EngineClient(record.host, record.port)

@@ -198,7 +198,7 @@ def _find(name: str, *, hint: str) -> str:
     if found is None:
         wrong = "is not executable" if os.path.sep in name and Path(name).exists() else "was not found"
         raise EngineMissing(f"the engine's executable {name} {wrong}", hint=hint)
-    return found
+    return str(Path(found).absolute())  # the engine runs in a folder of its own
 
 
 def _optional(values: Mapping[str, object]) -> dict[str, str]:

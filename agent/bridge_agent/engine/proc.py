@@ -12,6 +12,11 @@ _PROC = Path("/proc")
 _TICKS_PER_SECOND = os.sysconf("SC_CLK_TCK")
 
 
+# In the environment of an engine and so of its runners: the folder of their instance. By it they
+# are found where their record was lost.
+MARK = "BRIDGE_ENGINE_FOLDER"
+
+
 @dataclass(frozen=True, slots=True)
 class ProcStat:
     """One process at one moment.
@@ -68,6 +73,19 @@ def family(leader: int, start_time: int) -> list[ProcStat]:
         found |= children
         grown = bool(children)
     return [everyone[pid] for pid in found if everyone[pid].start_time >= start_time]
+
+
+def marked(folder: Path) -> list[ProcStat]:
+    """The processes that were started for the instance of a folder, by whichever agent."""
+    mark = f"{MARK}={folder}".encode()
+    return [stat for stat in _everyone() if not stat.zombie and mark in _environment(stat.pid)]
+
+
+def _environment(pid: int) -> list[bytes]:
+    try:
+        return (_PROC / str(pid) / "environ").read_bytes().split(b"\0")
+    except OSError:  # ended, or another user's
+        return []
 
 
 def effort(processes: Iterable[ProcStat]) -> float:

@@ -7,7 +7,7 @@ import contextlib
 import os
 import signal
 import subprocess
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -15,7 +15,7 @@ from typing import Protocol
 import msgspec
 
 from bridge_agent.engine.logfile import LogFile
-from bridge_agent.engine.proc import ProcStat, alive, boot_id, family, read_stat
+from bridge_agent.engine.proc import MARK, ProcStat, alive, boot_id, family, marked, read_stat
 from bridge_core.errors import BridgeError, Reaction
 from bridge_core.files import write_atomically
 
@@ -113,18 +113,8 @@ class EngineProcess:
         Args:
             members: Processes seen earlier to be its own: they may have been orphaned since.
         """
-        known = {(member.pid, member.start_time) for member in members}
-        loop = asyncio.get_running_loop()
-        deadline = loop.time() + KILL_WAIT_S
-        while loop.time() < deadline:
-            known |= {(member.pid, member.start_time) for member in self.family()}
-            known = {(pid, start) for pid, start in known if alive(pid, start)}
-            if not known:
-                return
-            for pid, _ in known:
-                with contextlib.suppress(ProcessLookupError, PermissionError):
-                    os.kill(pid, signal.SIGKILL)
-            await asyncio.sleep(0.01)
+        earlier = list(members)
+        await _kill(lambda: [*earlier, *self.family()])
 
 
 class Launcher(Protocol):
@@ -153,7 +143,7 @@ def _spawn(spec: LaunchSpec) -> EngineProcess:
         try:
             child = subprocess.Popen(
                 spec.argv,
-                env=dict(spec.env),
+                env={**spec.env, MARK: str(spec.folder)},
                 cwd=spec.folder,
                 stdin=subprocess.DEVNULL,
                 stdout=output,
@@ -220,11 +210,26 @@ class ProcessRecord(msgspec.Struct, frozen=True):
             return None
 
 
-async def sweep_leftovers(record: ProcessRecord) -> None:
-    """Kills what an engine that ended while no agent ran has left behind."""
-    for member in family(record.pid, record.start_time):
-        with contextlib.suppress(ProcessLookupError, PermissionError):
-            os.kill(member.pid, signal.SIGKILL)
+async def sweep_marked(folder: Path) -> int:
+    """Kills what earlier agents' engines of a folder have left behind; returns how many those were."""
+    return await _kill(lambda: marked(folder))
+
+
+async def _kill(find: Callable[[], Iterable[ProcStat]]) -> int:
+    """Kills whatever is found, until nothing is: what is being killed may still have children."""
+    killed: set[tuple[int, int]] = set()
+    loop = asyncio.get_running_loop()
+    deadline = loop.time() + KILL_WAIT_S
+    while loop.time() < deadline:
+        found = [stat for stat in await asyncio.to_thread(find) if alive(stat.pid, stat.start_time)]
+        if not found:
+            break
+        for stat in found:
+            killed.add((stat.pid, stat.start_time))
+            with contextlib.suppress(ProcessLookupError, PermissionError):
+                os.kill(stat.pid, signal.SIGKILL)
+        await asyncio.sleep(0.01)
+    return len(killed)
 
 
 def _same(pid: int, start_time: int) -> bool:

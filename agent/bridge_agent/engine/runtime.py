@@ -90,6 +90,7 @@ class EngineRuntime:
         # Only our own are looked at often while they start: those we know to come.
         self._pause_s = timing.poll_s if process is None else timing.start_poll_s
         self._listing: Listing | None = None
+        self._not_listed = ""
         self.prober = Prober(
             hung=lambda reason: post(Hung(reason)),
             recovered=lambda: post(Generated()),
@@ -145,8 +146,11 @@ class EngineRuntime:
             models = await self._in_time(self._client.models())
             residents = await self._in_time(self._client.loaded())
         except BridgeError as fault:
-            log.warning("engine_not_listed", engine=self._config.index, reason=str(fault))
+            if str(fault) != self._not_listed:  # said once, not at every look
+                self._not_listed = str(fault)
+                log.warning("engine_not_listed", engine=self._config.index, reason=str(fault))
             return
+        self._not_listed = ""
         embedding = {model.name for model in models if _embeds(model)}
         self.prober.update(self._probed(resident, resident.name in embedding) for resident in residents)
         listing = Listing(models, tuple(resident.name for resident in residents))

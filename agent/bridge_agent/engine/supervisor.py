@@ -59,12 +59,13 @@ class EngineSupervisor:
             raise Fatal(f"engine {twice[0]} is configured twice", hint="give each engine its own index")
         self._publish = publish
         self._clock = clock
+        root = state_dir.absolute()  # engines run in folders of their own
         self._instances = {
             f"{node}/{config.index}": EngineInstance(
                 f"{node}/{config.index}",
                 config,
-                state_dir / "engines" / str(config.index),
-                state_dir / "models",
+                root / "engines" / str(config.index),
+                root / "models",
                 launcher=launcher or PlainLauncher(),
                 changed=self._changed,
                 clock=clock,
