@@ -13,11 +13,11 @@ import msgspec
 import typer
 from rich.console import Console
 
+from bridge_agent.engine.config import EngineConfig
 from bridge_agent.membership.join import JoinPlan, default_name, join
 from bridge_agent.membership.leave import leave
 from bridge_agent.settings import (
     DEFAULT_PORTS,
-    EngineSettings,
     Listeners,
     StateDir,
     load_settings,
@@ -26,6 +26,8 @@ from bridge_agent.settings import (
 from bridge_agent.status_report import fetch_report, print_report
 from bridge_agent.telemetry.logs import configure_logs
 from bridge_core.errors import BridgeError, Fatal
+
+DEFAULT_PARALLEL = EngineConfig(index=0).num_parallel
 
 app = typer.Typer(
     help="The sidecar of a DeepSeek-Ollama Bridge node.",
@@ -86,6 +88,13 @@ def join_command(
     engine: Annotated[
         str, typer.Option("--engine", help="llamacpp, ollama, or attach=URL for one that runs already.")
     ] = "llamacpp",
+    num_parallel: Annotated[
+        int | None, typer.Option("--num-parallel", help="Requests that the engine decodes at a time.")
+    ] = None,
+    models: Annotated[
+        Path | None,
+        typer.Option("--models", help="Ollama's model store; default: models in the state folder."),
+    ] = None,
     label: Annotated[list[str] | None, typer.Option("--label", help="KEY=VALUE, repeatable.")] = None,
 ) -> None:
     """Enrol this machine as a node of a mesh."""
@@ -96,7 +105,7 @@ def join_command(
             token=sys.stdin.readline() if token == "-" else token,  # noqa: S105 - a dash is no secret
             name=name or default_name(),
             listeners=_moved(Listeners(), http=http, https=https, grpc=grpc, peer=peer, admin=admin),
-            engine=_engine(engine),
+            engines=(_engine(engine, num_parallel, models),),
             labels=_labels(label or []),
             advertise=advertise,
         )
@@ -210,13 +219,20 @@ def _moved(listeners: Listeners, **addresses: str | None) -> Listeners:
     return moved
 
 
-def _engine(text: str) -> EngineSettings:
+def _engine(text: str, num_parallel: int | None, models: Path | None) -> EngineConfig:
     kind, _, url = text.partition("=")
-    if kind == "attach" and url.startswith(("http://", "https://")):
-        return EngineSettings(kind="attach", url=url.rstrip("/"))
-    if text in {"llamacpp", "ollama"}:
-        return EngineSettings(kind=text)
-    raise Fatal(f"--engine {text!r} is not known", hint="llamacpp, ollama or attach=http://HOST:PORT")
+    if kind not in {"llamacpp", "ollama", "attach"} or (kind == "attach") != bool(url):
+        raise Fatal(f"--engine {text!r} is not known", hint="llamacpp, ollama or attach=http://HOST:PORT")
+    try:
+        return EngineConfig(
+            index=0,
+            kind="llamacpp" if kind == "llamacpp" else "ollama",
+            attach=url or None,
+            num_parallel=DEFAULT_PARALLEL if num_parallel is None else num_parallel,
+            models_dir=None if models is None else str(models.absolute()),
+        )
+    except ValueError as fault:
+        raise Fatal(f"the engine cannot be run so: {fault}") from fault
 
 
 def _labels(pairs: list[str]) -> dict[str, str]:

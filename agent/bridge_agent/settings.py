@@ -10,11 +10,11 @@ from pathlib import Path
 
 import msgspec
 
+from bridge_agent.engine.config import EngineConfig
 from bridge_core.errors import Fatal
 from bridge_core.files import write_atomically
 
 DEFAULT_PORTS = {"http": 11434, "https": 11443, "grpc": 11444, "peer": 11445, "admin": 11446}
-LOCAL_ONLY = frozenset({"http", "admin"})
 
 
 class Listeners(msgspec.Struct, frozen=True):
@@ -27,16 +27,6 @@ class Listeners(msgspec.Struct, frozen=True):
     admin: str = "127.0.0.1:11446"
 
 
-class EngineSettings(msgspec.Struct, frozen=True):
-    """Which engine the agent runs: "llamacpp", "ollama", or "attach" to one at `url`."""
-
-    kind: str = "llamacpp"
-    url: str | None = None
-    instances: int = 1
-    num_parallel: int | None = None
-    command: str | None = None
-
-
 class AgentSettings(msgspec.Struct, frozen=True):
     """The agent's part of `agent.json`."""
 
@@ -46,7 +36,7 @@ class AgentSettings(msgspec.Struct, frozen=True):
     etcd: tuple[str, ...]
     peer_address: str  # host:port that other agents reach the peer listener at
     listeners: Listeners = Listeners()
-    engine: EngineSettings = EngineSettings()
+    engines: tuple[EngineConfig, ...] = (EngineConfig(index=0),)
     labels: dict[str, str] = {}
 
 
@@ -87,7 +77,9 @@ def load_settings(state: StateDir) -> AgentSettings:
     except OSError as fault:
         raise Fatal(f"cannot read {state.settings}: {fault.strerror}") from fault
     except msgspec.DecodeError as fault:
-        raise Fatal(f"{state.settings} is damaged: {fault}", hint="join again") from fault
+        raise Fatal(
+            f"{state.settings} cannot be used: {fault}", hint="correct it, or leave and join again"
+        ) from fault
 
 
 def save_settings(state: StateDir, settings: AgentSettings) -> None:

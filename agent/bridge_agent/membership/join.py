@@ -14,13 +14,13 @@ import grpc.aio
 import msgspec
 import structlog
 
+from bridge_agent.engine.config import EngineConfig
 from bridge_agent.membership.follow_rules import judge
 from bridge_agent.membership.identity_files import remove_identity, write_identity
 from bridge_agent.membership.registry_client import update_of
 from bridge_agent.membership.snapshot_file import encode
 from bridge_agent.settings import (
     AgentSettings,
-    EngineSettings,
     Listeners,
     StateDir,
     join_address,
@@ -51,7 +51,7 @@ class JoinPlan(msgspec.Struct, frozen=True):
     token: str
     name: str
     listeners: Listeners = Listeners()
-    engine: EngineSettings = EngineSettings()
+    engines: tuple[EngineConfig, ...] = (EngineConfig(index=0),)
     labels: dict[str, str] = {}
     advertise: str | None = None
 
@@ -149,7 +149,7 @@ def _keep(
         etcd=tuple(response.etcd.endpoints),
         peer_address=peer_address,
         listeners=plan.listeners,
-        engine=plan.engine,
+        engines=plan.engines,
         labels=plan.labels,
     )
     save_settings(state, settings)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Iterator
+from importlib.metadata import version
 from typing import Any
 
 import grpc
@@ -37,9 +38,11 @@ _RETRYABLE = frozenset(
 class RegistryClient:
     """One registry at `address`, called with the identity in `state`."""
 
-    def __init__(self, address: str, state: StateDir) -> None:
+    def __init__(self, address: str, state: StateDir, *, peer_address: str = "") -> None:
+        """`peer_address` is where other agents reach this one; told with every renewal."""
         self.address = address
         self._state = state
+        self._facts = pb.NodeFacts(peer_address=peer_address, version=version("deepseek-ollama-bridge"))
 
     @contextlib.asynccontextmanager
     async def watch(self) -> AsyncIterator[SnapshotStream]:
@@ -55,7 +58,7 @@ class RegistryClient:
         """See `Registry.renew`."""
         async with self._stub() as stub:
             with _translated(self.address):
-                response = await stub.Renew(pb.RenewRequest(csr_pem=csr), timeout=_CALL_S)
+                response = await stub.Renew(pb.RenewRequest(csr_pem=csr, facts=self._facts), timeout=_CALL_S)
         return issued(response.identity)
 
     async def leave(self) -> None:

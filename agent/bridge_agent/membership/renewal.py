@@ -44,6 +44,7 @@ class Renewal:
         on_renewed: Called after the new certificate is in the files and in `identity`'s contexts.
         now: The wall clock in seconds.
         rng: For the jitter.
+        at_once: Renew now, whatever the certificate's age: the registry has to learn a new address.
     """
 
     def __init__(
@@ -56,7 +57,9 @@ class Renewal:
         on_renewed: Callable[[], None],
         now: Callable[[], float],
         rng: random.Random,
+        at_once: bool = False,
     ) -> None:
+        self._at_once = at_once
         self._identity = identity
         self._node = node
         self._state = state
@@ -74,7 +77,7 @@ class Renewal:
         while True:
             info = self._identity.info
             verdict = certificate_state(info.not_before, info.not_after, self._now(), jitter)
-            if verdict is CertificateState.FRESH:
+            if verdict is CertificateState.FRESH and not self._at_once:
                 await asyncio.sleep(_LOOK_S)
                 continue
             if verdict is CertificateState.NOT_YET_VALID:
@@ -94,6 +97,7 @@ class Renewal:
                     )
                 await asyncio.sleep(self._backoff.next_s())
                 continue
+            self._at_once = False
             self._backoff.reset()
             self.status.works()
             jitter = self._rng.random()

@@ -22,6 +22,8 @@ from bridge_core.snapshot import EMPTY, Snapshot
 
 log = structlog.get_logger()
 
+_QUIET_S = 1.0
+
 
 class Subscription:
     """Holds the agent's snapshot; `run` keeps it current.
@@ -85,11 +87,22 @@ class Subscription:
     async def _follow(self, address: str, stream: SnapshotStream) -> None:
         have = None if self.snapshot is EMPTY else self.snapshot.version
         await stream.send(have)
+        # A registry that has nothing new says nothing; one that refuses says so at once.
+        quiet = asyncio.get_running_loop().call_later(_QUIET_S, self._works, address)
+        try:
+            await self._receive(address, stream)
+        finally:
+            quiet.cancel()
+
+    def _works(self, address: str) -> None:
+        if self.status.works():
+            log.info("snapshot_watch_works", registry=address)
+
+    async def _receive(self, address: str, stream: SnapshotStream) -> None:
         rejections = 0
         while True:
             update = await stream.receive()
-            if self.status.works():
-                log.info("snapshot_watch_works", registry=address)
+            self._works(address)
             judged = judge(self.snapshot, update)
             if judged.rejected:
                 rejections += 1

@@ -470,6 +470,11 @@ class ServerConnection(asyncio.Protocol):
 
     # -- ends
 
+    @property
+    def identity(self) -> str | None:
+        """Who the client's verified certificate names, as the server's `identify` said."""
+        return self._identity
+
     def expire(self, now: float) -> None:
         """Called by the server's timer once `deadline` has passed."""
         if self.write_paused:

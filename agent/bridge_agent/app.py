@@ -1,0 +1,389 @@
+"""The agent put together: the only place that names concrete parts.
+
+Everything lives in one TaskGroup. On SIGTERM the lease is revoked first, so that nobody sends new
+work; then new requests are refused, running ones finish, and the engines stop. A second signal
+cuts that short.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import random
+import signal
+import socket
+import time
+from importlib.metadata import version
+
+import structlog
+import uvloop
+
+from bridge_agent import records
+from bridge_agent.admin import admin_app
+from bridge_agent.engine.supervisor import EngineSupervisor
+from bridge_agent.engine.view import LocalInstance
+from bridge_agent.gateway.config import GatewayConfig, ListenerKind, Record
+from bridge_agent.gateway.gateway import Gateway
+from bridge_agent.gateway.grpc_adapter.application import SERVICE, GrpcApplication
+from bridge_agent.gateway.grpc_adapter.health import Health
+from bridge_agent.gateway.grpc_adapter.listener import GrpcListener
+from bridge_agent.listeners import address_of, bind_all, close_all
+from bridge_agent.lock import AgentLock
+from bridge_agent.membership.link_status import LinkReport
+from bridge_agent.membership.registration import Registration
+from bridge_agent.membership.registry_client import RegistryClient
+from bridge_agent.membership.renewal import Renewal
+from bridge_agent.membership.revocation import Revocations
+from bridge_agent.membership.snapshot_file import SnapshotFile
+from bridge_agent.membership.subscription import Subscription
+from bridge_agent.peers.upstreams import Upstreams
+from bridge_agent.routing.view import MeshView
+from bridge_agent.settings import AgentSettings, StateDir, join_address, split_address
+from bridge_agent.status_report import AgentReport, CertificateReport, InstanceReport, SnapshotReport
+from bridge_agent.systemd import Notifier
+from bridge_agent.telemetry.audit import AuditLog
+from bridge_agent.telemetry.metrics import Sources, metrics_page
+from bridge_core.errors import BridgeError, Fatal
+from bridge_core.http1 import App, Server, serve
+from bridge_core.identity import SpiffeId
+from bridge_core.snapshot import Snapshot
+from bridge_core.store.etcd import ClientTls, EtcdStore
+from bridge_core.tls import TlsIdentity
+
+log = structlog.get_logger()
+
+DRAIN_S = 30.0
+_CUT_S = 2.0  # for answers that ended to leave the buffers
+
+
+def run_agent(
+    state: StateDir, settings: AgentSettings, *, keep_engines: bool = False, drain_s: float = DRAIN_S
+) -> None:
+    """Serves until SIGTERM or SIGINT.
+
+    Args:
+        state: The node's files.
+        settings: The node's settings, with the listeners to use.
+        keep_engines: Leave the engines running at the end; the next start adopts them.
+        drain_s: How long running requests may take to finish.
+
+    Raises:
+        BridgeError: it cannot start, with a sentence for the operator.
+    """
+    lock = AgentLock(state.lock)
+    try:
+        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+            runner.run(_main(state, settings, keep_engines=keep_engines, drain_s=drain_s))
+    finally:
+        lock.release()
+
+
+async def _main(state: StateDir, settings: AgentSettings, *, keep_engines: bool, drain_s: float) -> None:
+    signals: asyncio.Queue[None] = asyncio.Queue()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, signals.put_nowait, None)
+    agent = Agent(state, settings)
+    try:
+        await agent.run(signals, keep_engines=keep_engines, drain_s=drain_s)
+    except BaseExceptionGroup as group:
+        # A task that cannot go on says why in one sentence; anything else is a defect and shown whole.
+        fault = _only_fault(group)
+        if fault is None:
+            raise
+        raise fault from group
+    finally:
+        await agent.close()
+
+
+class Agent:
+    """One node's agent. Make it inside a running loop, `run` it once, `close` it.
+
+    Raises:
+        BridgeError: identity, ports or settings cannot be used.
+    """
+
+    def __init__(self, state: StateDir, settings: AgentSettings) -> None:
+        self._notifier = Notifier()
+        self._state_dir = state
+        self._settings = settings
+        self._identity = TlsIdentity(state.certificate, state.key, state.ca)
+        self._node = self._own_id()
+        self._sockets = bind_all(settings.listeners)
+        self._addresses = {name: address_of(sock) for name, sock in self._sockets.items()}
+        self._started = time.time()
+        self._phase = "starting"
+        rng = random.Random()  # noqa: S311 - jitter
+        peer_address = self._peer_address()
+        registries = [
+            RegistryClient(address, state, peer_address=peer_address) for address in settings.registries
+        ]
+        self._subscription = Subscription(
+            registries,
+            SnapshotFile(state.snapshot, now=time.time),
+            on_snapshot=self._take_snapshot,
+            now=time.time,
+            rng=rng,
+        )
+        snapshot = self._subscription.snapshot
+        self._view = MeshView(settings.name, snapshot)
+        self._revocations = Revocations(snapshot)
+        self._upstreams = Upstreams(self._view, self._identity)
+        self._store = EtcdStore(settings.etcd, ClientTls(state.certificate, state.key, state.ca))
+        self._registration = Registration(
+            self._store, ttl_s=snapshot.mesh.lease_ttl_s, now=time.time, rng=rng
+        )
+        known = snapshot.nodes.get(settings.name)
+        self._renewal = Renewal(
+            self._identity,
+            self._node,
+            state,
+            registries,
+            on_renewed=self._renewed,
+            now=time.time,
+            rng=rng,
+            at_once=known is not None and known.peer != peer_address,
+        )
+        self._supervisor = EngineSupervisor(
+            settings.engines, state.root, self._publish_engines, node=settings.name
+        )
+        self._audit = AuditLog(state.root / "audit" / "audit.jsonl")
+        self._health = Health((SERVICE,))
+        self._servers: list[Server] = []
+        self._grpc: GrpcListener | None = None
+        self._gateway: Gateway | None = None
+        self._renewed_event = asyncio.Event()
+        self._settled = asyncio.Event()
+
+    async def run(self, signals: asyncio.Queue[None], *, keep_engines: bool, drain_s: float) -> None:
+        """Serves until the first item of `signals`, then drains; a second item cuts the drain short."""
+        async with asyncio.TaskGroup() as group:
+            gateway = await self._listen(group)
+            tasks = [
+                group.create_task(self._subscription.run(), name="subscription"),
+                group.create_task(self._registration.run(), name="registration"),
+                group.create_task(self._renewal.run(), name="renewal"),
+                group.create_task(self._audit.run(), name="audit"),
+                group.create_task(self._follow_renewals(), name="grpc-renewal"),
+                group.create_task(self._notifier.keep_alive(), name="watchdog"),
+            ]
+            engines = group.create_task(self._supervisor.run(), name="engines")
+            self._phase = "serving"
+            self._notifier.tell("READY=1")
+            log.info("agent_serving", node=str(self._node), **self._addresses)
+            await signals.get()
+            await self._drain(gateway, signals, drain_s)
+            if keep_engines:
+                engines.cancel()
+            else:
+                await self._supervisor.stop()
+            for task in tasks:
+                task.cancel()
+        log.info("agent_stopped", node=str(self._node))
+
+    async def close(self) -> None:
+        """Lets go of what `run` left open, also after a start that failed half-way."""
+        await close_all(self._servers, 0.0)
+        await self._upstreams.close()
+        await self._store.close()
+        for sock in self._sockets.values():
+            sock.close()
+
+    # -- listeners
+
+    async def _listen(self, group: asyncio.TaskGroup) -> Gateway:
+        config = GatewayConfig(node=self._settings.name, host_name=socket.gethostname())
+        gateway = Gateway(config, self._view, self._upstreams, group)
+        gateway.on_record(self._take_record)
+        self._gateway = gateway
+        pipeline = gateway.http_app(ListenerKind.TLS)
+        await self._serve("http", gateway.http_app(ListenerKind.LOCAL), gateway)
+        await self._serve("https", pipeline, gateway, require_client=False)
+        await self._serve("peer", gateway.peer_app, gateway, require_client=True)
+        self._grpc = GrpcListener(
+            GrpcApplication(pipeline, self._health, admit=self._revocations.admits),
+            self._sockets["grpc"],
+            cert=self._state_dir.certificate,
+            key=self._state_dir.key,
+            ca=self._state_dir.ca,
+            group=group,
+        )
+        await self._grpc.start()
+        sources = Sources(
+            counters=gateway.counters,
+            ejections=gateway.ejections,
+            links=self._links,
+            snapshot=lambda: self._view.current,
+            instances=self._supervisor.instances,
+            expires_unix=lambda: self._identity.info.not_after,
+            audit=self._audit,
+        )
+        admin = admin_app(metrics=metrics_page(sources), report=self._report, not_ready=self._not_ready)
+        self._servers.append(await serve(admin, name="admin", sock=self._sockets["admin"]))
+        return gateway
+
+    async def _serve(
+        self, name: str, app: App, gateway: Gateway, *, require_client: bool | None = None
+    ) -> None:
+        """Opens a listener of the gateway; `require_client` None: in the clear."""
+        context = None if require_client is None else self._identity.server(require_client=require_client)
+        server = await serve(
+            app,
+            name=name,
+            sock=self._sockets[name],
+            ssl=context,
+            stream_body=gateway.stream_body,
+            identify=None if context is None else self._revocations.identify,
+            error_body=gateway.error_body,
+        )
+        self._servers.append(server)
+
+    async def _follow_renewals(self) -> None:
+        """The gRPC listener takes a renewed certificate by a change of server, which has to be awaited."""
+        while True:
+            await self._renewed_event.wait()
+            self._renewed_event.clear()
+            if self._grpc is not None:
+                try:
+                    await self._grpc.renew()
+                except BridgeError as fault:
+                    log.error("grpc_listener_not_renewed", reason=str(fault))
+
+    # -- what parts tell
+
+    def _take_snapshot(self, snapshot: Snapshot) -> None:
+        self._view.publish(snapshot)
+        cut = self._revocations.update(snapshot)
+        if not cut:
+            return
+        log.warning("revoked", identities=sorted(cut))
+        for server in self._servers:
+            for connection in list(server.connections):
+                if connection.identity in cut:
+                    connection.cut()
+
+    def _publish_engines(self, instances: tuple[LocalInstance, ...]) -> None:
+        self._view.publish_local(instances)
+        if self._phase != "draining":
+            self._registration.publish(records.registered(instances, self._settings.name))
+
+    def _take_record(self, record: Record) -> None:
+        self._audit.put(records.audited(record, time.time(), time.monotonic()))
+        self._settled.set()
+        changed = records.changes_models(record)
+        if changed:
+            self._supervisor.refresh(record.instance)
+
+    def _renewed(self) -> None:
+        self._renewed_event.set()
+
+    # -- stopping
+
+    async def _drain(self, gateway: Gateway, signals: asyncio.Queue[None], drain_s: float) -> None:
+        log.info("agent_draining", in_flight=gateway.in_flight, deadline_s=drain_s)
+        self._phase = "draining"
+        self._notifier.tell("STOPPING=1")
+        await self._registration.revoke()
+        gateway.drain()
+        self._health.serving = False
+        hurry = asyncio.create_task(signals.get())
+        try:
+            async with asyncio.timeout(drain_s):
+                while gateway.in_flight and not hurry.done():
+                    self._settled.clear()
+                    settled = asyncio.create_task(self._settled.wait())
+                    await asyncio.wait({settled, hurry}, return_when=asyncio.FIRST_COMPLETED)
+                    settled.cancel()
+        except TimeoutError:
+            log.warning("requests_cut", in_flight=gateway.in_flight)
+        finally:
+            hurry.cancel()
+        grace_s = 0.0 if gateway.in_flight else _CUT_S
+        servers, self._servers = self._servers, []
+        await asyncio.gather(close_all(servers, grace_s), self._close_grpc(grace_s))
+
+    async def _close_grpc(self, grace_s: float) -> None:
+        if self._grpc is not None:
+            await self._grpc.close(grace_s)
+
+    # -- what the agent says
+
+    def _not_ready(self) -> str:
+        """Why requests cannot be served; empty when they can."""
+        if self._phase != "serving":
+            return f"the agent is {self._phase}"
+        if not any(target.available for target in self._view.index.targets.values()):
+            return "no engine is ready, here or elsewhere in the mesh"
+        starting = [one.id for one in self._supervisor.instances() if one.state == "starting"]
+        return f"{', '.join(starting)} is starting" if starting else ""
+
+    def _links(self) -> tuple[LinkReport, ...]:
+        return (
+            self._subscription.status.report(),
+            self._registration.report(time.monotonic()),
+            self._renewal.status.report(),
+        )
+
+    def _report(self) -> AgentReport:
+        snapshot, info = self._view.current, self._identity.info
+        reasons = {status.id: status for status in self._supervisor.status()}
+        instances = tuple(
+            InstanceReport(
+                one.id,
+                reasons[one.id].phase,
+                tuple(model.name for model in one.models),
+                one.loaded,
+                one.slots,
+                "" if one.state == "ready" else reasons[one.id].reason,
+            )
+            for one in self._supervisor.instances()
+        )
+        return AgentReport(
+            name=self._settings.name,
+            trust_domain=self._settings.trust_domain,
+            version=version("deepseek-ollama-bridge"),
+            pid=os.getpid(),
+            state=self._phase,
+            started_unix=self._started,
+            listeners=self._addresses,
+            snapshot=SnapshotReport(
+                snapshot.version.epoch,
+                snapshot.version.revision,
+                len(snapshot.nodes),
+                len(snapshot.instances),
+                len(snapshot.routes),
+            ),
+            certificate=CertificateReport(info.serial, info.not_after),
+            links=self._links(),
+            instances=instances,
+        )
+
+    def _own_id(self) -> SpiffeId:
+        identity = self._identity.info.identity
+        wanted = SpiffeId.make(self._settings.trust_domain, "node", self._settings.name)
+        if identity != wanted:
+            raise Fatal(
+                f"the certificate in {self._state_dir.certificate} is {identity}, not {wanted}",
+                hint="identity and agent.json belong to different joins; leave and join again",
+            )
+        return wanted
+
+    def _peer_address(self) -> str:
+        """Where others reach this node: the host it joined with, the port it listens on now."""
+        host, _ = split_address(self._settings.peer_address, flag="peer_address")
+        return join_address(host, int(self._sockets["peer"].getsockname()[1]))
+
+
+def _only_fault(group: BaseExceptionGroup[BaseException]) -> BridgeError | None:
+    """The one BridgeError that a group of tasks failed with, if that is all there is."""
+    faults = list(_leaves(group))
+    if len(faults) == 1 and isinstance(faults[0], BridgeError):
+        return faults[0]
+    return None
+
+
+def _leaves(group: BaseExceptionGroup[BaseException]) -> list[BaseException]:
+    found: list[BaseException] = []
+    for fault in group.exceptions:
+        found += _leaves(fault) if isinstance(fault, BaseExceptionGroup) else [fault]
+    return found

@@ -1,0 +1,62 @@
+"""The agent's five listeners: bound before anything else starts, closed after everything drained."""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import socket
+
+from bridge_agent.settings import Listeners, join_address, split_address
+from bridge_core.errors import Fatal
+from bridge_core.http1 import Server
+
+NAMES = ("http", "https", "grpc", "peer", "admin")
+
+
+def bind_all(listeners: Listeners) -> dict[str, socket.socket]:
+    """A bound socket for each listener.
+
+    Raises:
+        Fatal: a port is taken or an address is not this machine's; names the flag that moves it.
+    """
+    bound: dict[str, socket.socket] = {}
+    try:
+        for name in NAMES:
+            bound[name] = _bind(name, getattr(listeners, name))
+    except BaseException:
+        for sock in bound.values():
+            sock.close()
+        raise
+    return bound
+
+
+def _bind(name: str, address: str) -> socket.socket:
+    flag = f"--{name}"
+    host, port = split_address(address, flag=flag)
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    sock = socket.socket(family, socket.SOCK_STREAM)
+    try:
+        # A port that our own earlier process has just left is free, one that somebody listens on is not.
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        sock.setblocking(False)
+        sock.bind((host, port))
+        sock.listen(1024)
+    except OSError as fault:
+        sock.close()
+        if fault.errno == errno.EADDRINUSE:
+            raise Fatal(
+                f"{address} is taken by another program ({flag})", hint=f"move it with {flag} HOST:PORT"
+            ) from fault
+        raise Fatal(f"cannot listen on {address}: {fault.strerror}", hint=f"check {flag}") from fault
+    return sock
+
+
+def address_of(sock: socket.socket) -> str:
+    """The "host:port" that a socket is bound to."""
+    host, port, *_ = sock.getsockname()
+    return join_address(host, port)
+
+
+async def close_all(servers: list[Server], grace_s: float) -> None:
+    """Stops accepting everywhere at once, finishes what runs, cuts what is left."""
+    await asyncio.gather(*(server.close(grace_s) for server in servers))

@@ -1,0 +1,55 @@
+"""What one part's values are in another part's words: engines to the store, requests to the audit."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from bridge_agent.engine.view import LocalInstance
+from bridge_agent.gateway.config import Record
+from bridge_agent.telemetry.audit import AuditRecord
+from bridge_core.snapshot import Instance
+
+_MUTATIONS = frozenset({"/api/pull", "/api/create", "/api/copy", "/api/delete", "/api/push"})
+
+
+def registered(instances: Iterable[LocalInstance], node: str) -> list[Instance]:
+    """The records of the instances that are, or soon will be, there."""
+    return [
+        Instance(
+            id=one.id,
+            node=node,
+            engine=one.engine,
+            state=one.state,
+            slots=one.slots,
+            models=one.models,
+            loaded=one.loaded,
+        )
+        for one in instances
+        if one.state != "stopped"
+    ]
+
+
+def audited(record: Record, wall: float, monotonic: float) -> AuditRecord:
+    """The audit's view of a request; `wall` and `monotonic` are the same moment on both clocks."""
+    return AuditRecord(
+        at=wall - (monotonic - record.began),
+        request_id=record.request_id,
+        principal=record.caller.principal,
+        listener=record.caller.listener.value,
+        method=record.method,
+        path=record.path,
+        status=record.status,
+        outcome=record.outcome.value,
+        duration_ms=round((record.ended - record.began) * 1000, 3),
+        bytes_in=record.bytes_in,
+        bytes_out=record.bytes_out,
+        model=record.model,
+        instance=record.instance,
+        via=record.caller.via,
+        failed_attempts=tuple(f"{attempt.instance}: {attempt.detail}" for attempt in record.failed),
+    )
+
+
+def changes_models(record: Record) -> bool:
+    """Whether a request may have changed what an engine has on disk."""
+    return record.path in _MUTATIONS and record.status < 300

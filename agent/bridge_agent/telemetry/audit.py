@@ -1,0 +1,138 @@
+"""One line of JSON a request, written beside the serving: it never waits, and counts what it lost."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections import deque
+from pathlib import Path
+
+import msgspec
+import structlog
+
+log = structlog.get_logger()
+
+_PAUSE_S = 0.25  # between writes: one write carries the records of that time
+
+
+class AuditRecord(msgspec.Struct, frozen=True, omit_defaults=True):
+    """What is kept of one request. Times in Unix seconds and milliseconds; never a prompt or an answer."""
+
+    at: float
+    request_id: str
+    principal: str
+    listener: str
+    method: str
+    path: str
+    status: int
+    outcome: str
+    duration_ms: float
+    bytes_in: int
+    bytes_out: int
+    model: str = ""
+    instance: str = ""
+    via: str = ""
+    failed_attempts: tuple[str, ...] = ()
+
+
+class AuditLog:
+    """A bounded queue and the one task that empties it into a file.
+
+    Args:
+        path: The file; grown past `rotate_bytes` it is renamed to `.1` and so on.
+        capacity: Records that may wait; more are lost, oldest first.
+        rotate_bytes: Size at which a new file is begun.
+        keep: Old files kept.
+    """
+
+    def __init__(
+        self, path: Path, *, capacity: int = 20_000, rotate_bytes: int = 64 << 20, keep: int = 4
+    ) -> None:
+        self._path = path
+        self._queue: deque[AuditRecord] = deque()
+        self._capacity = capacity
+        self._rotate_bytes = rotate_bytes
+        self._keep = keep
+        self._wake = asyncio.Event()
+        self._failing = False
+        self.written = 0
+        self.lost = 0
+
+    def put(self, record: AuditRecord) -> None:
+        """Queues a record. Never blocks, never raises."""
+        if len(self._queue) >= self._capacity:
+            self._queue.popleft()
+            self.lost += 1
+        self._queue.append(record)
+        self._wake.set()
+
+    async def run(self) -> None:
+        """Writes until cancelled, then once more."""
+        try:
+            while True:
+                await self._wake.wait()
+                self._wake.clear()
+                await self._write()
+                await asyncio.sleep(_PAUSE_S)
+        finally:
+            self._append(self._taken())
+
+    async def _write(self) -> None:
+        batch = self._taken()
+        if batch:
+            await asyncio.to_thread(self._append, batch)
+
+    def _taken(self) -> list[AuditRecord]:
+        batch = list(self._queue)
+        self._queue.clear()
+        return batch
+
+    def _append(self, batch: list[AuditRecord]) -> None:
+        """Runs in a thread; nothing else touches the file."""
+        if not batch:
+            return
+        data = b"\n".join(msgspec.json.encode(record) for record in batch) + b"\n"
+        try:
+            self._path.parent.mkdir(mode=0o700, exist_ok=True)
+            self._rotate()
+            handle = os.open(self._path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            try:
+                _write_whole(handle, data)
+            finally:
+                os.close(handle)
+        except OSError as fault:
+            self.lost += len(batch)
+            if not self._failing:
+                log.warning("audit_not_written", path=str(self._path), reason=fault.strerror)
+            self._failing = True
+        else:
+            if self._failing:
+                log.info("audit_written_again", lost=self.lost)
+            self._failing = False
+            self.written += len(batch)
+
+    def _rotate(self) -> None:
+        try:
+            if self._path.stat().st_size < self._rotate_bytes:
+                return
+        except FileNotFoundError:
+            return
+        for number in range(self._keep, 0, -1):
+            older = self._path if number == 1 else self._numbered(number - 1)
+            if older.exists():
+                older.replace(self._numbered(number))
+
+    def _numbered(self, number: int) -> Path:
+        return self._path.with_name(f"{self._path.name}.{number}")
+
+
+def _write_whole(handle: int, data: bytes) -> None:
+    """All of it or none: a record cut by a full disk would make the next one unreadable too."""
+    before = os.fstat(handle).st_size
+    view = memoryview(data)
+    try:
+        while view:
+            view = view[os.write(handle, view) :]
+    except OSError:
+        os.ftruncate(handle, before)
+        raise

@@ -1,0 +1,166 @@
+"""The agent's metrics, read when somebody scrapes: nothing is counted twice on the way of a request."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+
+from prometheus_client import CollectorRegistry, ProcessCollector, generate_latest
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily
+from prometheus_client.metrics_core import Metric
+from prometheus_client.registry import Collector
+
+from bridge_agent.engine.view import LocalInstance
+from bridge_agent.gateway.counters import GatewayCounters, Histogram
+from bridge_agent.membership.link_status import LinkReport
+from bridge_agent.telemetry.audit import AuditLog
+from bridge_core.snapshot import Snapshot
+
+CONTENT_TYPE = b"text/plain; version=0.0.4; charset=utf-8"
+
+
+class Sources:
+    """Where the figures come from; every one is called at a scrape.
+
+    Attributes:
+        counters: The gateway's.
+        ejections: Instances and nodes skipped after failures, with the seconds left.
+        links: Registry, etcd, certificate.
+        snapshot: The one in force.
+        instances: The node's own.
+        expires_unix: When the node's certificate ends.
+        audit: What was written and lost.
+    """
+
+    def __init__(
+        self,
+        *,
+        counters: GatewayCounters,
+        ejections: Callable[[], dict[str, float]],
+        links: Callable[[], Iterable[LinkReport]],
+        snapshot: Callable[[], Snapshot],
+        instances: Callable[[], Iterable[LocalInstance]],
+        expires_unix: Callable[[], float],
+        audit: AuditLog,
+    ) -> None:
+        self.counters = counters
+        self.ejections = ejections
+        self.links = links
+        self.snapshot = snapshot
+        self.instances = instances
+        self.expires_unix = expires_unix
+        self.audit = audit
+
+
+def metrics_page(sources: Sources) -> Callable[[], bytes]:
+    """Renders all metrics in Prometheus' text format with every call."""
+    registry = CollectorRegistry()
+    registry.register(_AgentCollector(sources))
+    ProcessCollector(registry=registry)
+    return lambda: generate_latest(registry)
+
+
+class _AgentCollector(Collector):
+    def __init__(self, sources: Sources) -> None:
+        self._sources = sources
+
+    def describe(self) -> Iterable[Metric]:
+        return []  # named at collection; without this, registering would collect once
+
+    def collect(self) -> Iterator[Metric]:
+        yield from _requests(self._sources.counters)
+        yield from self._mesh()
+        yield from self._engines()
+
+    def _mesh(self) -> Iterator[Metric]:
+        sources = self._sources
+        up = GaugeMetricFamily("bridge_link_up", "1 while the dependency answers.", labels=["link"])
+        since = GaugeMetricFamily(
+            "bridge_link_since_seconds", "Unix time of the last change of bridge_link_up.", labels=["link"]
+        )
+        for link in sources.links():
+            up.add_metric([link.name], float(link.up))
+            since.add_metric([link.name], link.since_unix)
+        yield up
+        yield since
+        snapshot = sources.snapshot()
+        yield _gauge(
+            "bridge_snapshot_revision", "Revision of the snapshot served.", snapshot.version.revision
+        )
+        yield _gauge("bridge_snapshot_epoch", "Epoch of the snapshot served.", snapshot.version.epoch)
+        yield _gauge("bridge_snapshot_instances", "Instances in the snapshot.", len(snapshot.instances))
+        yield _gauge(
+            "bridge_certificate_expires_seconds",
+            "Unix time of the certificate's end.",
+            sources.expires_unix(),
+        )
+        ejected = GaugeMetricFamily(
+            "bridge_ejected_seconds", "Seconds for which it is still passed over.", labels=["subject"]
+        )
+        for subject, left in sources.ejections().items():
+            ejected.add_metric([subject], left)
+        yield ejected
+        yield _counter("bridge_audit_written", "Audit records written.", sources.audit.written)
+        yield _counter("bridge_audit_lost", "Audit records lost.", sources.audit.lost)
+
+    def _engines(self) -> Iterator[Metric]:
+        ready = GaugeMetricFamily("bridge_engine_ready", "1 while it takes requests.", labels=["instance"])
+        slots = GaugeMetricFamily(
+            "bridge_engine_slots", "Requests it decodes at a time.", labels=["instance"]
+        )
+        loaded = GaugeMetricFamily("bridge_engine_models_loaded", "Models in memory.", labels=["instance"])
+        for instance in self._sources.instances():
+            ready.add_metric([instance.id], float(instance.state == "ready"))
+            slots.add_metric([instance.id], instance.slots)
+            loaded.add_metric([instance.id], len(instance.loaded))
+        yield from (ready, slots, loaded)
+
+
+def _requests(counters: GatewayCounters) -> Iterator[Metric]:
+    requests = CounterMetricFamily(
+        "bridge_requests", "Requests answered.", labels=["path", "status", "listener"]
+    )
+    for (path, status, listener), count in list(counters.requests.items()):
+        requests.add_metric([path, str(status), listener], count)
+    yield requests
+    yield _counters("bridge_outcomes", "How requests ended.", "outcome", counters.outcomes)
+    yield _counters("bridge_refused", "Requests refused for want of room.", "reason", counters.refused)
+    yield _counters(
+        "bridge_streams_broken", "Streams ended by an error told in them.", "framing", counters.streams_broken
+    )
+    failed = CounterMetricFamily(
+        "bridge_attempts_failed", "Attempts that failed.", labels=["instance", "failure"]
+    )
+    for (instance, failure), count in list(counters.attempts_failed.items()):
+        failed.add_metric([instance, failure], count)
+    yield failed
+    yield _counter("bridge_retries", "Attempts after the first.", counters.retries)
+    flight = GaugeMetricFamily("bridge_in_flight", "Requests at an instance now.", labels=["instance"])
+    for instance, count in list(counters.in_flight.items()):
+        flight.add_metric([instance], count)
+    yield flight
+    yield _histogram("bridge_request_duration_seconds", "From request to end of answer.", counters.duration)
+    yield _histogram("bridge_first_byte_seconds", "From request to head of answer.", counters.first_byte)
+    yield _histogram("bridge_overhead_seconds", "Added by the gateway itself.", counters.overhead)
+
+
+def _gauge(name: str, help_: str, value: float) -> Metric:
+    return GaugeMetricFamily(name, help_, value=value)
+
+
+def _counter(name: str, help_: str, value: float) -> Metric:
+    return CounterMetricFamily(name, help_, value=value)
+
+
+def _counters(name: str, help_: str, label: str, values: dict[str, int]) -> Metric:
+    family = CounterMetricFamily(name, help_, labels=[label])
+    for key, count in list(values.items()):
+        family.add_metric([key], count)
+    return family
+
+
+def _histogram(name: str, help_: str, histogram: Histogram) -> Metric:
+    buckets, seen = list[tuple[str, float]](), 0
+    for bound, count in zip((*map(str, histogram.bounds), "+Inf"), histogram.counts, strict=True):
+        seen += count
+        buckets.append((bound, seen))
+    return HistogramMetricFamily(name, help_, buckets=buckets, sum_value=histogram.total)
