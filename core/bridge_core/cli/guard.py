@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import TypeVar
 
 from rich.console import Console
@@ -15,11 +17,13 @@ T = TypeVar("T")
 def guarded(work: Callable[[], T]) -> T:
     """The result of `work`; a BridgeError ends the process with status 1, an interrupt with 130."""
     console = Console(stderr=True, highlight=False)
+    called = Path(sys.argv[0]).name
+    program = called if called.startswith("bridge") else "bridge"
     try:
         return work()
     except* BridgeError as faults:
         for fault in _leaves(faults):
-            console.print(f"bridge: {fault.message}", markup=False, soft_wrap=True)
+            console.print(f"{program}: {fault.message}", markup=False, soft_wrap=True)
             if fault.hint:
                 console.print(f"  {fault.hint}", markup=False, soft_wrap=True)
         code = 1

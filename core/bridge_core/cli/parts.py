@@ -63,6 +63,9 @@ def launch(layout: Layout, part: str) -> tuple[list[str], dict[str, str]]:
         argv = [command("bridge-registry"), "run", "--state-dir", str(layout.registry_state)]
         argv += ["--etcd", ",".join(layout.etcd_urls)]
         argv += ["--grpc", layout.registry_grpc, "--admin", layout.registry_admin]
+        argv += ["--host", layout.options.host]
+        if not layout.options.etcd:  # ours alone, so its access control may be turned on
+            argv.append("--etcd-rbac")
         return argv, environment()
     return [command("bridge-agent"), "run", "--state-dir", str(layout.node_state(part))], environment()
 
@@ -96,10 +99,8 @@ def seed_command(layout: Layout, name: str) -> list[str] | None:
     if engine_of(layout, name).startswith("attach="):
         return None
     argv = [command("bridge-engine"), "seed", "--models", str(layout.node_state(name) / "models")]
-    argv += ["--cache", str(layout.model_cache)]
-    for model in MODELS + ((SOLO_MODEL,) if name == layout.names[-1] else ()):
-        argv += ["--model", model]
-    return argv
+    argv += ["--cache", str(layout.model_cache), *MODELS]
+    return [*argv, SOLO_MODEL] if name == layout.names[-1] else argv
 
 
 async def run_to_end(argv: list[str], *, given: str = "") -> None:

@@ -137,7 +137,7 @@ class _Raising:
                 await self._etcd()
             with self._progress.step(f"registry at {layout.registry_grpc}"):
                 self._start("registry")
-                await self._wait("registry", self._registry_answers)
+                await self._wait("registry", self._registry_answers(leading=bool(unjoined)))
             if unjoined:
                 with self._progress.step(f"joined: {', '.join(unjoined)}"):
                     await self._join(unjoined)
@@ -182,16 +182,21 @@ class _Raising:
         self.layout.etcd_data.mkdir(mode=0o700, exist_ok=True)
         self._start("etcd")
 
-        async def answers() -> bool:
+        async def answers() -> None:
             await etcd_ready(self.layout.etcd_urls, tls, 0.0)
-            return True
 
         await self._wait("etcd", answers)
 
-    async def _registry_answers(self) -> bool:
-        async with admin(self._access) as stub:
-            await stub.Status(wire.StatusRequest(), timeout=2.0)
-        return True
+    def _registry_answers(self, *, leading: bool) -> Callable[[], Awaitable[None]]:
+        # Only a leader enrols nodes; after a hard end the former one's lease has to run out first,
+        # and a mesh whose nodes are all enrolled does not wait for that.
+        async def answers() -> None:
+            async with admin(self._access) as stub:
+                status = await stub.Status(wire.StatusRequest(), timeout=2.0)
+            if leading and not status.leader:
+                raise Unavailable("no registry leads yet")
+
+        return answers
 
     async def _join(self, names: list[str]) -> None:
         async with admin(self._access) as stub:
@@ -212,27 +217,25 @@ class _Raising:
         with self._progress.step(what):
             await asyncio.gather(*(self._wait(name, self._node_ready(name)) for name in self.layout.names))
 
-    def _node_ready(self, name: str) -> Callable[[], Awaitable[bool]]:
-        async def ready() -> bool:
+    def _node_ready(self, name: str) -> Callable[[], Awaitable[None]]:
+        async def ready() -> None:
             state = await parts.agent_state(self.layout.listeners(name)["admin"])
             if not state.ready:
                 raise Unavailable(f"{name} is not ready: {state.reason}")
             if state.instances < len(self.layout.names):
                 raise Unavailable(f"{name} sees {state.instances} of {len(self.layout.names)} engines")
-            return True
 
         return ready
 
-    async def _wait(self, part: str, answers: Callable[[], Awaitable[bool]]) -> None:
-        """Until `answers` is true, raising when the process ends or takes too long."""
+    async def _wait(self, part: str, answers: Callable[[], Awaitable[None]]) -> None:
+        """Until `answers` raises no longer; raises itself when the process ends or takes too long."""
         until = time.monotonic() + READY_DEADLINE_S
         while True:
-            record = self.table.get(part)
-            if record is None:
+            if self.table.get(part) is None:
                 raise parts.ended(part, self._log(part))
             try:
-                if await answers():
-                    return
+                await answers()
+                return
             except BridgeError as fault:
                 if time.monotonic() > until:
                     raise Fatal(
