@@ -12,7 +12,7 @@ from typing import Annotated, Any, TypeVar
 
 import typer
 from rich.console import Console
-from rich.table import Table
+from rich.table import Column, Table
 
 from bridge_core.cli.connection import access, admin, default_state_dir
 from bridge_core.cli.guard import guarded
@@ -121,11 +121,16 @@ def token_list(
         return await stub.ListTokens(wire.ListTokensRequest(), timeout=_TIMEOUT_S)
 
     found = _Where(state_dir, registry, ca, cert, key).call(work).tokens
-    table = Table("id", "expires", "uses left", "node", "labels", "made by")
+    # An id cut short could not be pasted into `revoke`.
+    table = Table(
+        Column("id", no_wrap=True, min_width=16), "expires", "uses left", "node", "labels", "made by"
+    )
     for token in found:
         labels = ", ".join(f"{name}={value}" for name, value in sorted(token.labels.items()))
         expires = _time(token.expires_unix)
-        table.add_row(token.id, expires, str(token.uses_left), token.node_name, labels, token.created_by)
+        table.add_row(
+            token.id, expires, str(token.uses_left), token.node_name, labels, _who(token.created_by)
+        )
     _out.print(table if found else "No tokens.")
 
 
@@ -231,7 +236,7 @@ def history_command(
     if not revisions:
         _out.print("Nothing was applied yet.")
     for revision in revisions:
-        line = f"{revision.number}  {_time(revision.applied_unix)}  {revision.author}  "
+        line = f"{revision.number}  {_time(revision.applied_unix)}  {_who(revision.author)}  "
         _out.print(line + ", ".join(revision.changed), markup=False)
         if diffs:
             sys.stdout.write(revision.unified_diff)
@@ -329,6 +334,11 @@ def _labels(pairs: Iterable[str]) -> dict[str, str]:
             raise Fatal(f"--label {pair!r} is not KEY=VALUE")
         labels[name] = value
     return labels
+
+
+def _who(identity: str) -> str:
+    """`spiffe://<mesh>/admin/ann` as `admin/ann`."""
+    return identity.partition("://")[2].partition("/")[2] or identity
 
 
 def _time(unix: int) -> str:

@@ -132,9 +132,9 @@ class Watch:
                 raise StoreUnavailable(f"the watch of {self._prefix} fell silent")
             answer = read.result()
         finally:
-            if not read.done():
-                read.cancel()
-                await asyncio.gather(read, return_exceptions=True)
+            # Also takes note of a failure that came while the question was being sent.
+            read.cancel()
+            await asyncio.gather(read, return_exceptions=True)
         if answer is grpc.aio.EOF:
             raise StoreUnavailable(f"etcd ended the watch of {self._prefix}")
         return answer
