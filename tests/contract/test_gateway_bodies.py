@@ -105,7 +105,7 @@ PASSED = {
     "compact": b'{"model":"tiny",' + PROMPT + b"}",
     "spaced": b' {"model" : "tiny" , "prompt" : "x" , "stream" : false}\r\n ',
     "unknown fields": b'{"no_such":{"a":[1,{}]},"model":"tiny","prompt":"x","stream":false,"no_such":2}',
-    "nested decision keys": b'{"model":"tiny","prompt":"x","options":{"model":"nope","stream":1},"stream":false}',
+    "nested decision keys": b'{"model":"tiny","prompt":"x","options":{"model":"n","stream":1}}',
     "key in the text": b'{"model":"tiny","prompt":"\\"model\\":\\"nope\\"", "stream":false}',
     "escaped letters in the text": b'{"model":"tiny","prompt":"\\u006dodel \\u4f60", "stream":false}',
     "escaped name": b'{"model":"t\\u0069ny","prompt":"x","stream":false}',

@@ -260,17 +260,22 @@ class Inference(Relay):
 
     # -- the answer
 
+    def on_head(self, head: ResponseHead) -> None:
+        """See `ResponseSink`: a refusal is tried elsewhere where that can do better."""
+        target = self._target
+        if target is None or not self._declined(head):
+            super().on_head(head)
+            return
+        # A 502 is an engine that failed behind the hop; the others only say "not here, not now".
+        failure = Failure.SERVER_ERROR if head.status == 502 else Failure.REFUSED
+        step = self._next(failure, f"node {target.node} does not take it at present")
+        self.cancel()
+        self._follow(step)
+
     def response_head(self, head: ResponseHead) -> Iterable[Pair] | None:
-        """See `Relay`: also decides whether an upstream's refusal is tried elsewhere."""
+        """See `Relay`: adds what tells the client who answered."""
         core, target, attempts, arrival = self._core, self._target, self._attempts, self._arrival
         if target is None or attempts is None:
-            return None
-        if self._declined(head):
-            # A 502 is an engine that failed behind the hop; the others only say "not here, not now".
-            failure = Failure.SERVER_ERROR if head.status == 502 else Failure.REFUSED
-            step = self._next(failure, f"node {target.node} does not take it at present")
-            self.cancel()
-            self._follow(step)
             return None
         now = self._head_at = core.now()
         core.health.succeeded(target.id, now)

@@ -1,0 +1,266 @@
+"""Where a request goes: eligibility, order, bounded load, panic, routes and fallbacks."""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import Any
+
+import msgspec
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from bridge_agent.engine.view import LocalInstance
+from bridge_agent.routing.affinity import affinity_key
+from bridge_agent.routing.choose import MAX_CANDIDATES, Load, backends_in_order, choose
+from bridge_agent.routing.view import Index, MeshView
+from bridge_core.names import canonical
+from bridge_core.snapshot import Backend, Instance, Model, Node, Route, Snapshot, Version, encode_entry
+
+X = canonical("x")
+IDLE = Load({})
+
+
+def snapshot(
+    instances: dict[str, dict[str, Any]],
+    nodes: dict[str, dict[str, Any]] | None = None,
+    routes: tuple[Route, ...] = (),
+) -> Snapshot:
+    """Instances by node name; each has the model x unless it says otherwise."""
+    entries = {}
+    for name, fields in instances.items():
+        models = tuple(Model(model) for model in fields.pop("models", ("x:latest",)))
+        entries[f"instance/{name}/0"] = encode_entry(Instance(f"{name}/0", name, models=models, **fields))
+        node = {"peer": f"{name}:11445", **(nodes or {}).get(name, {})}
+        entries[f"node/{name}"] = encode_entry(Node(name, **node))
+    for route in routes:
+        entries[f"route/{route.name}"] = encode_entry(route)
+    return Snapshot(Version(1, 1), entries)
+
+
+def index(*args: Any, own: str = "me", local: tuple[LocalInstance, ...] = (), **more: Any) -> Index:
+    return Index(own, snapshot(*args, **more), local)
+
+
+def names(decision: Any) -> list[str]:
+    return [target.node for target in decision.candidates]
+
+
+def skipped(decision: Any) -> dict[str, str]:
+    return {one.instance: one.reason for one in decision.skipped}
+
+
+def five() -> dict[str, dict[str, Any]]:
+    return {name: {} for name in "abcde"}
+
+
+def test_the_order_is_the_rings() -> None:
+    mesh = index(five())
+    for number in range(50):
+        key = f"k{number}".encode()
+        order = [id_.partition("/")[0] for id_ in mesh.ring.lookup(key)]
+        assert names(choose(mesh, X, key, IDLE)) == order[:MAX_CANDIDATES]
+
+
+def test_an_unknown_model_is_not_known() -> None:
+    decision = choose(index(five()), canonical("nope"), b"k", IDLE)
+    assert (decision.known, decision.candidates) == (False, ())
+
+
+@pytest.mark.parametrize(
+    ("fields", "node", "reason"),
+    [
+        ({"state": "draining"}, {}, "instance is draining"),
+        ({"state": "starting"}, {}, "instance is starting"),
+        ({}, {"state": "drained"}, "node is drained"),
+        ({}, {"state": "revoked"}, "node is revoked"),
+        ({}, {"peer": ""}, "node has no peer address"),
+    ],
+)
+@pytest.mark.parametrize("others", [{}, {"b": {}}])
+def test_who_is_not_eligible_is_named_with_the_reason(
+    fields: dict[str, Any], node: dict[str, Any], reason: str, others: dict[str, Any]
+) -> None:
+    mesh = index({"a": dict(fields), **{name: {} for name in others}}, {"a": node})
+    decision = choose(mesh, X, b"k", IDLE)
+    assert names(decision) == list(others)
+    assert decision.known
+    assert skipped(decision)["a/0"] == reason
+
+
+def test_an_instance_of_a_node_that_is_not_enrolled_is_skipped() -> None:
+    entries = {"instance/a/0": encode_entry(Instance("a/0", "a", models=(Model("x"),)))}
+    decision = choose(Index("me", Snapshot(Version(1, 1), entries), ()), X, b"k", IDLE)
+    assert skipped(decision) == {"a/0": "node is not enrolled"}
+
+
+def local(
+    id_: str, *, state: Any = "ready", port: int = 5, models: tuple[str, ...] = ("x",)
+) -> LocalInstance:
+    return LocalInstance(id_, "127.0.0.1", port, state, tuple(Model(model) for model in models))
+
+
+def test_about_its_own_node_the_supervisor_is_right() -> None:
+    mesh = index({"me": {}, "b": {"models": ("y",)}}, local=(local("me/0", state="starting"),))
+    assert skipped(choose(mesh, X, b"k", IDLE)) == {"me/0": "instance is starting"}
+    gone = index({"me": {}})
+    assert not choose(gone, X, b"k", IDLE).known
+    fresh = index({}, local=(local("me/0"),))
+    assert [t.address for t in choose(fresh, X, b"k", IDLE).candidates] == ["127.0.0.1:5"]
+
+
+def test_a_forwarded_request_stays_on_this_node() -> None:
+    mesh = index(five(), own="a", local=(local("a/0"), local("a/1")))
+    decision = choose(mesh, X, b"k", IDLE, only_local=True)
+    assert {target.id for target in decision.candidates} == {"a/0", "a/1"}
+    assert set(skipped(decision).values()) == {"not of this node"}
+
+
+def test_who_is_ejected_is_skipped_until_nobody_is_left() -> None:
+    mesh = index(five())
+    first = names(choose(mesh, X, b"k", IDLE))
+    load = Load({}, lambda subject: subject == first[0])
+    assert names(choose(mesh, X, b"k", load))[:2] == first[1:3]
+    assert skipped(choose(mesh, X, b"k", load))[f"{first[0]}/0"] == "ejected after failures"
+    panic = choose(mesh, X, b"k", Load({}, lambda _subject: True))
+    assert panic.panic
+    assert names(panic) == first
+
+
+def test_an_ejected_instance_is_skipped_by_its_own_id() -> None:
+    mesh = index(five())
+    first = choose(mesh, X, b"k", IDLE).candidates[0].id
+    assert choose(mesh, X, b"k", Load({}, lambda subject: subject == first)).candidates[0].id != first
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    st.dictionaries(st.sampled_from([f"{name}/0" for name in "abcde"]), st.integers(1, 40)),
+    st.binary(min_size=1, max_size=8),
+)
+def test_the_first_choice_is_never_over_its_bound(counts: dict[str, int], key: bytes) -> None:
+    mesh = index(five())
+    first = choose(mesh, X, key, Load(counts, bound=0.25)).candidates[0]
+    total = sum(counts.values())
+    assert counts.get(first.id, 0) < 1.25 * (total + 1) / 5 + 1
+
+
+def test_who_is_over_its_bound_is_the_last_resort() -> None:
+    mesh = index({"a": {}, "b": {}})
+    key = next(k for k in (b"%d" % n for n in range(99)) if names(choose(mesh, X, k, IDLE))[0] == "a")
+    decision = choose(mesh, X, key, Load({"a/0": 9}))
+    assert names(decision) == ["b", "a"]
+    assert skipped(decision) == {"a/0": "over its bounded share"}
+
+
+def test_a_choice_of_a_key_is_the_same_at_every_node() -> None:
+    for number in range(20):
+        key = b"%d" % number
+        decisions = {tuple(names(choose(index(five(), own=own), X, key, IDLE))) for own in ("m", "n")}
+        assert len(decisions) == 1
+
+
+# -- routes
+
+
+def test_a_routes_shares_are_its_weights() -> None:
+    route = Route("r", (Backend("one", 70), Backend("two", 20), Backend("three", 10), Backend("off", 0)))
+    shares = Counter(backends_in_order(route, b"%d" % number)[0] for number in range(10_000))
+    assert shares.keys() == {"one", "two", "three"}
+    for model, share in (("one", 0.7), ("two", 0.2), ("three", 0.1)):
+        assert abs(shares[model] / 10_000 - share) < 0.01
+
+
+def test_a_routes_choice_sticks_to_the_key() -> None:
+    route = Route("r", (Backend("one", 50), Backend("two", 50)))
+    assert all(backends_in_order(route, b"k") == backends_in_order(route, b"k") for _ in range(5))
+    assert sorted(backends_in_order(route, b"k")) == ["one", "two"]
+
+
+def test_a_route_with_nobody_for_one_backend_uses_the_other() -> None:
+    route = Route("r", (Backend("gone", 99), Backend("x", 1)), deadline_s=7.0)
+    decision = choose(index(five(), routes=(route,)), canonical("r"), b"k", IDLE)
+    assert (decision.model, decision.rewritten, decision.route, decision.deadline_s) == (X, "x", "r", 7.0)
+
+
+def test_fallbacks_are_followed_through_routes_and_never_in_circles() -> None:
+    routes = (
+        Route("r", (Backend("gone"),), fallback="s"),
+        Route("s", (Backend("gone"),), fallback="x"),
+        Route("circle", (Backend("gone"),), fallback="round"),
+        Route("round", (Backend("gone"),), fallback="circle"),
+    )
+    mesh = index(five(), routes=routes)
+    assert choose(mesh, canonical("r"), b"k", IDLE).model == X
+    assert not choose(mesh, canonical("circle"), b"k", IDLE).candidates
+
+
+def test_a_route_of_weight_zero_serves_nobody() -> None:
+    decision = choose(index(five(), routes=(Route("r", (Backend("x", 0),)),)), canonical("r"), b"k", IDLE)
+    assert (decision.known, decision.candidates) == (True, ())
+
+
+# -- the view
+
+
+def test_a_view_replaces_its_index_as_a_whole() -> None:
+    view = MeshView("me")
+    seen: list[Index] = []
+    view.subscribe(seen.append)
+    view.publish(snapshot(five()))
+    before = view.index
+    view.publish_local((local("me/0"),))
+    assert view.index is not before
+    assert before.pool(X) is not None
+    assert len(before.pool(X).targets) == 5  # type: ignore[union-attr]
+    assert len(view.index.pool(X).targets) == 6  # type: ignore[union-attr]
+    assert seen == [before, view.index]
+
+
+def test_names_that_no_request_can_spell_are_left_out() -> None:
+    mesh = index({"a": {"models": ("bad name!", "x")}}, routes=(Route("also bad!", (Backend("x"),)),))
+    assert list(mesh.models) == [X]
+    assert mesh.routes == {}
+
+
+# -- affinity
+
+
+def raw(**fields: Any) -> dict[str, Any]:
+    return {name: msgspec.Raw(msgspec.json.encode(value)) for name, value in fields.items()}
+
+
+def key(fields: dict[str, Any], session: bytes | None = None) -> bytes:
+    return affinity_key(X, fields, session=session, client=b"1.2.3.4")
+
+
+SYSTEM = {"role": "system", "content": "be brief"}
+FIRST = {"role": "user", "content": "hello"}
+LATER = [{"role": "assistant", "content": "hi"}, {"role": "user", "content": "more"}]
+
+
+def test_the_key_of_a_conversation_stays_from_turn_to_turn() -> None:
+    start = key(raw(messages=[SYSTEM, FIRST]))
+    assert key(raw(messages=[SYSTEM, FIRST, *LATER])) == start
+    assert key(raw(messages=[FIRST])) != start
+    assert key(raw(messages=[SYSTEM, {**FIRST, "content": "other"}])) != start
+    assert key(raw(messages=[FIRST], system="be brief")) != key(raw(messages=[FIRST]))
+
+
+def test_a_session_overrides_the_conversation() -> None:
+    assert key(raw(messages=[FIRST]), b"s") == key(raw(prompt="other"), b"s")
+
+
+def test_a_prompt_counts_by_its_beginning() -> None:
+    assert key(raw(prompt="p" * 600 + "a")) == key(raw(prompt="p" * 600 + "b"))
+    assert key(raw(prompt="a")) != key(raw(prompt="b"))
+
+
+@pytest.mark.parametrize("fields", [{}, {"messages": []}, {"prompt": ""}, {"prompt": None}])
+def test_without_a_conversation_the_client_is_the_key(fields: dict[str, Any]) -> None:
+    assert b"client\x001.2.3.4" in key(raw(**fields))
+
+
+@pytest.mark.parametrize("messages", [[1, 2], ["a"], "text", {"a": 1}, [None]])
+def test_odd_messages_have_a_key_too(messages: Any) -> None:
+    assert key(raw(messages=messages))
