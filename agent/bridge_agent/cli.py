@@ -220,14 +220,17 @@ def _moved(listeners: Listeners, **addresses: str | None) -> Listeners:
 
 
 def _engine(text: str, num_parallel: int | None, models: Path | None) -> EngineConfig:
-    kind, _, url = text.partition("=")
-    if kind not in {"llamacpp", "ollama", "attach"} or (kind == "attach") != bool(url):
-        raise Fatal(f"--engine {text!r} is not known", hint="llamacpp, ollama or attach=http://HOST:PORT")
+    kind, _, where = text.partition("=")
+    wanted = {"llamacpp": not where, "ollama": True, "attach": bool(where)}
+    if not wanted.get(kind):
+        hint = "llamacpp, ollama, ollama=/path/to/ollama or attach=http://HOST:PORT"
+        raise Fatal(f"--engine {text!r} is not known", hint=hint)
     try:
         return EngineConfig(
             index=0,
             kind="llamacpp" if kind == "llamacpp" else "ollama",
-            attach=url or None,
+            attach=where if kind == "attach" else None,
+            binary=(where or None) if kind == "ollama" else None,
             num_parallel=DEFAULT_PARALLEL if num_parallel is None else num_parallel,
             models_dir=None if models is None else str(models.absolute()),
         )
