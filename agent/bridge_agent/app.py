@@ -273,6 +273,9 @@ class Agent:
         changed = records.changes_models(record)
         if changed:
             self._supervisor.refresh(record.instance)
+        generated = records.generated(record)
+        if generated is not None:
+            self._supervisor.activity(record.instance, model=record.model, progress=generated)
 
     def _renewed(self) -> None:
         self._renewed_event.set()

@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from bridge_agent.engine.view import LocalInstance
-from bridge_agent.gateway.config import Record
+from bridge_agent.gateway.config import Outcome, Record
+from bridge_agent.gateway.routes import ROUTES, Kind
 from bridge_agent.telemetry.audit import AuditRecord
 from bridge_core.snapshot import Instance
 
+_INFERENCE = frozenset(route.path for route in ROUTES if route.kind is Kind.INFER)
 _MUTATIONS = frozenset({"/api/pull", "/api/create", "/api/copy", "/api/delete", "/api/push"})
 
 
@@ -53,3 +55,13 @@ def audited(record: Record, wall: float, monotonic: float) -> AuditRecord:
 def changes_models(record: Record) -> bool:
     """Whether a request may have changed what an engine has on disk."""
     return record.path in _MUTATIONS and record.status < 300
+
+
+def generated(record: Record) -> bool | None:
+    """Whether an instance's model has answered; None where the request asked for no inference there.
+
+    An answer proves that the model does not hang. One that did not come is for a probe to look into.
+    """
+    if not record.instance or record.path not in _INFERENCE:
+        return None
+    return record.outcome is Outcome.OK and record.status == 200

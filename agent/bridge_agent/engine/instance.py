@@ -180,12 +180,12 @@ class EngineInstance:
             self._runtime.refresh()
 
     def heard(self, now: float, model: str | None) -> None:
-        """A byte came from a model, named canonically; None: from whichever."""
+        """A byte came from a model, named canonically; see `Prober.heard`."""
         if self._runtime is not None:
             self._runtime.prober.heard(now, model)
 
     def sent(self, now: float, model: str | None) -> None:
-        """A request went to a model, named canonically; None: to whichever."""
+        """A request went to a model, named canonically; see `Prober.heard`."""
         if self._runtime is not None:
             self._runtime.prober.sent(now, model)
 

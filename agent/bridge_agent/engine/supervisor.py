@@ -114,7 +114,7 @@ class EngineSupervisor:
         Args:
             instance_id: "<node>/<n>"; unknown ones are ignored.
             now: When, by the supervisor's clock; None: now.
-            model: The model's canonical name; None: whichever is loaded.
+            model: The model's canonical name; None, or one not loaded: whichever is.
             progress: True: a byte came from it. False: a request was sent to it.
         """
         instance = self._instances.get(instance_id)

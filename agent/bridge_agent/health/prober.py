@@ -68,14 +68,17 @@ class Prober:
         self._changed = asyncio.Event()
 
     def heard(self, now: float, model: str | None = None) -> None:
-        """A byte came from a model (None: from whichever). Cheap: called for every chunk of a stream."""
-        for key in self._models if model is None else (model,):
+        """A byte came from a model. Cheap: called for every chunk of a stream.
+
+        A name that is not loaded (None, or a route's) stands for whichever model is.
+        """
+        for key in (model,) if model in self._models else self._models:
             self._heard[key] = now
             self._sent.pop(key, None)
 
     def sent(self, now: float, model: str | None = None) -> None:
-        """A request was sent to a model (None: to whichever)."""
-        for key in self._models if model is None else (model,):
+        """A request was sent to a model; see `heard`."""
+        for key in (model,) if model in self._models else self._models:
             if key not in self._sent:
                 self._sent[key] = now
                 self._changed.set()
