@@ -71,6 +71,8 @@ class Registry:
     Attributes:
         grpc_port: The gRPC listener's port, once `started` is set.
         admin_port: The admin listener's.
+        publisher: What is known of the mesh, and published.
+        mesh_config_watch: Applies the folder of `--mesh-config`; None without one.
         started: Set when both listen.
     """
 
@@ -118,6 +120,11 @@ class Registry:
                 standing=self._standing,
             ),
         )
+        self.mesh_config_watch = (
+            DirectoryWatch(settings.mesh_config, self._config, self._leadership.leads)
+            if settings.mesh_config is not None
+            else None
+        )
         sealed = settings.pki.sealed_key.read_bytes()
         self._upkeep = Upkeep(store, self._leadership, access, ensured.authority, sealed)
 
@@ -162,9 +169,8 @@ class Registry:
                     upkeep.renew_own_certificates(self.settings.pki, _hosts(self.settings), self._identity)
                 ),
             ]
-            if self.settings.mesh_config is not None:
-                watch = DirectoryWatch(self.settings.mesh_config, self._config, self._leadership.leads)
-                tasks.append(group.create_task(watch.run()))
+            if self.mesh_config_watch is not None:
+                tasks.append(group.create_task(self.mesh_config_watch.run()))
             await self._stop.wait()
             for task in tasks:
                 task.cancel()

@@ -57,7 +57,7 @@ def admission_fault(
         return grpc.StatusCode.UNAUTHENTICATED, f"this call needs a client certificate of the kind {kind}"
     identity = peer.identity
     if identity.trust_domain != trust_domain or identity.kind != kind:
-        return grpc.StatusCode.PERMISSION_DENIED, f"this call is for the kind {kind}, and the caller is {identity}"
+        return grpc.StatusCode.PERMISSION_DENIED, f"this call is for the kind {kind}, not for {identity}"
     if is_revoked(peer.serial):
         return grpc.StatusCode.PERMISSION_DENIED, f"the certificate of {identity} was revoked"
     return None

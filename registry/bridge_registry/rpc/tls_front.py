@@ -96,15 +96,15 @@ class TlsFront:
         try:
             if len(self._connections) <= _MAX_CONNECTIONS:
                 await self._forward(reader, writer)
-        except (OSError, asyncio.CancelledError) as reason:
-            # Cancelled by `close` alone, which waits for this; asyncio's streams report a task that
-            # ends cancelled as a fault.
-            log.debug("registry_connection_cut", remote=_remote(writer), reason=type(reason).__name__)
+        except OSError as fault:
+            log.debug("registry_connection_cut", remote=_remote(writer), reason=fault.strerror)
+        except asyncio.CancelledError:
+            # From `close` alone, which waits for this task. A polite end would wait for a peer that
+            # may be stopped; and a stream callback that ends cancelled is reported as a fault.
+            writer.transport.abort()
         finally:
             self._connections.discard(task)
             writer.close()
-            with contextlib.suppress(OSError, ssl.SSLError):
-                await writer.wait_closed()
 
     async def _forward(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         path = str(self._folder / f"c{next(self._numbers)}")

@@ -1,0 +1,142 @@
+"""Which Joins are granted, and what each refusal says."""
+
+from __future__ import annotations
+
+import os
+
+import msgspec
+import pytest
+
+from bridge_core.errors import Fatal
+from bridge_core.identity import JoinToken
+from bridge_core.identity import certificates as x509
+from bridge_registry.enrolment import join_rules
+from bridge_registry.enrolment.join_rules import EnrolmentRefused, Refusal
+from bridge_registry.enrolment.key_sealing import seal, unseal
+from bridge_registry.records import NodeRecord, TokenRecord
+
+PIN = "ab" * 32
+TOKEN = JoinToken.mint(PIN, bytes(range(40)))
+RECORD = TokenRecord(TOKEN.id, TOKEN.secret_hash, expires=1000.0, uses_left=1)
+
+
+def refusal(work: object) -> tuple[Refusal, str]:
+    with pytest.raises(EnrolmentRefused) as caught:
+        work()  # type: ignore[operator]  # a thunk
+    assert TOKEN.secret not in str(caught.value)
+    return caught.value.refusal, caught.value.message
+
+
+def changed(**fields: object) -> TokenRecord:
+    return msgspec.structs.replace(RECORD, **fields)
+
+
+def test_a_good_token_is_taken() -> None:
+    assert join_rules.check_token(TOKEN, RECORD, PIN) is RECORD
+    join_rules.check_use(RECORD, 999.9)
+    join_rules.check_name("a", RECORD, None)
+
+
+def test_a_foreign_ca_is_told_before_anything_else() -> None:
+    kind, says = refusal(lambda: join_rules.check_token(TOKEN, None, "cd" * 32))
+    assert (kind, "another mesh" in says) == (Refusal.UNAUTHENTICATED, True)
+
+
+def test_an_unknown_id_and_a_wrong_secret_are_told_apart_by_nobody() -> None:
+    other = JoinToken(TOKEN.id, "00" * 32, PIN)
+    unknown = refusal(lambda: join_rules.check_token(TOKEN, None, PIN))
+    wrong = refusal(lambda: join_rules.check_token(other, RECORD, PIN))
+    assert unknown == wrong
+    assert "wrong" in wrong[1]
+
+
+@pytest.mark.parametrize(
+    ("record", "now", "says"),
+    [
+        (changed(revoked=True, uses_left=0), 2000.0, "revoked"),
+        (changed(uses_left=0), 1030.0, "expired 30 s ago"),
+        (RECORD, 1000.0, "expired 0 s ago"),
+        (changed(uses_left=0), 10.0, "already used"),
+    ],
+)
+def test_a_token_past_its_use_says_why(record: TokenRecord, now: float, says: str) -> None:
+    kind, message = refusal(lambda: join_rules.check_use(record, now))
+    assert kind is Refusal.UNAUTHENTICATED
+    assert says in message
+
+
+def test_a_name_is_taken_unless_the_token_was_made_for_it() -> None:
+    existing = NodeRecord("a")
+    assert refusal(lambda: join_rules.check_name("a", RECORD, existing)) == (
+        Refusal.TAKEN,
+        "the node name a is taken",
+    )
+    join_rules.check_name("a", changed(node_name="a"), existing)
+    kind, says = refusal(lambda: join_rules.check_name("b", changed(node_name="a"), None))
+    assert (kind, says) == (Refusal.UNAUTHENTICATED, "the join token is for the node a, not b")
+
+
+def test_only_the_same_key_with_the_same_token_is_a_repetition() -> None:
+    node = NodeRecord("a", token="t", key="k")
+    assert join_rules.is_repetition(node, "t", "k")
+    assert not join_rules.is_repetition(node, "t", "other")
+    assert not join_rules.is_repetition(node, "other", "k")
+    assert not join_rules.is_repetition(msgspec.structs.replace(node, state="revoked"), "t", "k")
+    assert not join_rules.is_repetition(None, "t", "k")
+
+
+def test_a_certificate_names_what_its_node_is_dialled_by() -> None:
+    names = join_rules.grantable_names("a", "10.0.0.1:11445", ["a.example", "10.0.0.1", "::1"], {})
+    assert names.dns_names == ("a", "localhost", "a.example")
+    assert names.addresses == ("127.0.0.1", "::1", "10.0.0.1")
+
+
+@pytest.mark.parametrize(
+    ("asked", "kind"),
+    [
+        ("b", Refusal.DENIED),
+        ("10.0.0.2", Refusal.DENIED),
+        ("registry.bridge.internal", Refusal.DENIED),
+        ("*.example", Refusal.INVALID),
+        ("a b", Refusal.INVALID),
+        ("ä.example", Refusal.INVALID),
+        ("x" * 254, Refusal.INVALID),
+    ],
+)
+def test_a_certificate_never_names_somebody_else(asked: str, kind: Refusal) -> None:
+    others = {"a": NodeRecord("a", "10.0.0.1:1"), "b": NodeRecord("b", "10.0.0.2:1")}
+    assert refusal(lambda: join_rules.grantable_names("a", "10.0.0.1:1", [asked], others))[0] is kind
+
+
+def test_nodes_of_one_machine_share_its_address() -> None:
+    others = {"b": NodeRecord("b", "10.0.0.1:1")}
+    assert "10.0.0.1" in join_rules.grantable_names("a", "10.0.0.1:2", ["10.0.0.1"], others).addresses
+
+
+@pytest.mark.parametrize("address", ["", "a", "a:", ":1", "a:0", "a:65536", "a:b", "http://a:1", "a b:1"])
+def test_bad_peer_addresses(address: str) -> None:
+    assert refusal(lambda: join_rules.check_peer_address(address))[0] is Refusal.INVALID
+
+
+def test_labels_are_bounded() -> None:
+    join_rules.check_labels({"gpu": "h200"})
+    for labels in ({"": "x"}, {"k" * 129: ""}, {"k": "v" * 257}, {str(at): "" for at in range(65)}):
+        assert refusal(lambda labels=labels: join_rules.check_labels(labels))[0] is Refusal.INVALID
+
+
+def test_the_cas_key_opens_with_its_own_kek_and_certificate_alone() -> None:
+    one, two = (x509.create_authority("m", now=1e9, ttl_s=1e6) for _ in range(2))
+    kek, nonce = os.urandom(32), os.urandom(12)
+    sealed = seal(one, kek, nonce)
+    assert x509.key_to_pem(unseal(one.pem, sealed, kek).key) == x509.key_to_pem(one.key)
+    assert x509.key_to_pem(one.key) not in sealed
+    damaged = sealed[:-1] + bytes([sealed[-1] ^ 1])
+    for pem, box, key in (
+        (two.pem, sealed, kek),
+        (one.pem, sealed, os.urandom(32)),
+        (one.pem, damaged, kek),
+        (one.pem, b"", kek),
+        (one.pem, sealed, b"short"),
+    ):
+        with pytest.raises(Fatal):
+            unseal(pem, box, key)
