@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import io
 from collections.abc import Callable
 
 import msgspec
@@ -59,8 +58,11 @@ def _answer(exchange: Exchange, status: int, content_type: bytes, body: bytes) -
 
 
 def _tasks() -> bytes:
-    text = io.StringIO()
-    for task in sorted(asyncio.all_tasks(), key=lambda task: task.get_name()):
-        text.write(f"# {task.get_name()}\n")
-        task.print_stack(file=text)
-    return text.getvalue().encode()
+    lines = []
+    for task in sorted(asyncio.all_tasks(), key=asyncio.Task.get_name):
+        lines.append(f"# {task.get_name()}: {getattr(task.get_coro(), '__qualname__', '?')}")
+        # By hand: Task.print_stack fails on frames of compiled code (gRPC's), which have no source.
+        for frame in task.get_stack(limit=8):
+            code = frame.f_code
+            lines.append(f"    {code.co_filename}:{frame.f_lineno} {code.co_qualname}")
+    return "\n".join(lines).encode() + b"\n"

@@ -86,12 +86,6 @@ async def _main(state: StateDir, settings: AgentSettings, *, keep_engines: bool,
     agent = Agent(state, settings)
     try:
         await agent.run(signals, keep_engines=keep_engines, drain_s=drain_s)
-    except BaseExceptionGroup as group:
-        # A task that cannot go on says why in one sentence; anything else is a defect and shown whole.
-        fault = _only_fault(group)
-        if fault is None:
-            raise
-        raise fault from group
     finally:
         await agent.close()
 
@@ -375,18 +369,3 @@ class Agent:
         """Where others reach this node: the host it joined with, the port it listens on now."""
         host, _ = split_address(self._settings.peer_address, flag="peer_address")
         return join_address(host, int(self._sockets["peer"].getsockname()[1]))
-
-
-def _only_fault(group: BaseExceptionGroup[BaseException]) -> BridgeError | None:
-    """The one BridgeError that a group of tasks failed with, if that is all there is."""
-    faults = list(_leaves(group))
-    if len(faults) == 1 and isinstance(faults[0], BridgeError):
-        return faults[0]
-    return None
-
-
-def _leaves(group: BaseExceptionGroup[BaseException]) -> list[BaseException]:
-    found: list[BaseException] = []
-    for fault in group.exceptions:
-        found += _leaves(fault) if isinstance(fault, BaseExceptionGroup) else [fault]
-    return found

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import os
 import sys
-from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated
 
@@ -25,7 +24,8 @@ from bridge_agent.settings import (
 )
 from bridge_agent.status_report import fetch_report, print_report
 from bridge_agent.telemetry.logs import configure_logs
-from bridge_core.errors import BridgeError, Fatal
+from bridge_core.cli.guard import guarded
+from bridge_core.errors import Fatal
 
 DEFAULT_PARALLEL = EngineConfig(index=0).num_parallel
 
@@ -36,7 +36,6 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 _out = Console(highlight=False)
-_err = Console(stderr=True, highlight=False)
 
 
 def _default_state_dir() -> Path:
@@ -113,7 +112,7 @@ def join_command(
         _out.print(f"{settings.name} joined the mesh {settings.trust_domain}; its state is in {state_dir}")
         _out.print(f"Start it: bridge-agent run --state-dir {state_dir}")
 
-    _guarded(work)
+    guarded(work)
 
 
 @app.command("run")
@@ -146,7 +145,7 @@ def run_command(
 
         run_agent(state, msgspec.structs.replace(settings, listeners=listeners), keep_engines=keep_engines)
 
-    _guarded(work)
+    guarded(work)
 
 
 @app.command("status")
@@ -163,7 +162,7 @@ def status_command(
         else:
             print_report(report, _out)
 
-    _guarded(work)
+    guarded(work)
 
 
 @app.command("leave")
@@ -184,25 +183,12 @@ def leave_command(
         asyncio.run(leave(settings, state, force=force, drain_s=drain_s))
         _out.print(f"{settings.name} has left the mesh {settings.trust_domain}")
 
-    _guarded(work)
+    guarded(work)
 
 
 def run() -> None:
     """The command's entry point."""
     app()
-
-
-def _guarded(work: Callable[[], None]) -> None:
-    """Runs a command; a failure that has a sentence is printed as one, with no traceback."""
-    try:
-        work()
-    except BridgeError as fault:
-        _err.print(f"bridge-agent: {fault.message}", markup=False, soft_wrap=True)
-        if fault.hint:
-            _err.print(f"  {fault.hint}", markup=False, soft_wrap=True)
-        raise SystemExit(1) from None
-    except KeyboardInterrupt:
-        raise SystemExit(130) from None
 
 
 def _moved(listeners: Listeners, **addresses: str | None) -> Listeners:

@@ -100,9 +100,10 @@ def print_report(report: AgentReport, console: Console, *, now: float | None = N
     console.print(f"certificate {_validity(report.certificate.expires_unix - at)}")
     for link in report.links:
         since = _span(at - link.since_unix)
-        words = f"{link.name} answers" if link.up else f"{link.name} DOWN for {since}: {link.reason}"
-        console.print(words, markup=False)
-    console.print("listening: " + ", ".join(f"{name} {where}" for name, where in report.listeners.items()))
+        words = f"{link.name}: in order" if link.up else f"{link.name}: NOT for {since}: {link.reason}"
+        console.print(words, markup=False, soft_wrap=True)
+    where = ", ".join(f"{name} {address}" for name, address in report.listeners.items())
+    console.print(f"listening: {where}", soft_wrap=True)
     table = Table("instance", "state", "slots", "loaded", "models")
     for instance in report.instances:
         state = f"{instance.state} ({instance.detail})" if instance.detail else instance.state

@@ -84,16 +84,19 @@ async def join(plan: JoinPlan, state: StateDir) -> AgentSettings:
         identity = SpiffeId.make("joining", "node", plan.name)
         names, addresses = _subject_names(advertise)
         csr = create_csr(key, identity, dns_names=names, addresses=addresses)
+        port = split_address(plan.listeners.peer, flag="--peer")[1]
+        peer_address = join_address(advertise, port)
         facts = pb.NodeFacts(
             labels=plan.labels,
-            peer_address=join_address(advertise, split_address(plan.listeners.peer, flag="--peer")[1]),
+            # Port 0, any: told once the agent listens.
+            peer_address=peer_address if port else "",
             version=version("deepseek-ollama-bridge"),
         )
         request = pb.JoinRequest(token=str(token), node_name=plan.name, csr_pem=csr, facts=facts)
         response = await _call_join(plan.registries, ca_pem, request)
         key_pem = key_to_pem(key)
         try:
-            return _keep(plan, state, response, key_pem, facts.peer_address)
+            return _keep(plan, state, response, key_pem, peer_address)
         except OSError as fault:
             await _undo(plan.registries, response, key_pem)
             raise Fatal(

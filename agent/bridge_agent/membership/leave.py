@@ -65,7 +65,8 @@ async def _reach_any(registries: Sequence[str]) -> None:
         try:
             async with asyncio.timeout(_REACH_S):
                 _, writer = await asyncio.open_connection(*split_address(address))
-            writer.close()
+                writer.close()
+                await writer.wait_closed()
         except (OSError, TimeoutError):
             continue
         return

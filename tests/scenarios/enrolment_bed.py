@@ -1,0 +1,92 @@
+"""A real registry in this process over the fake store, and state folders of nodes that join it."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+from bridge_agent.engine.config import EngineConfig
+from bridge_agent.membership.join import JoinPlan
+from bridge_agent.settings import Listeners, StateDir
+from bridge_core.registry_channel import open_channel
+from bridge_registry.app import Registry, ensure_pki
+from bridge_registry.enrolment.store_access import OpenAccess
+from bridge_registry.settings import RegistrySettings
+from bridge_wire.v1 import registry_pb2 as pb
+from bridge_wire.v1.registry_pb2_grpc import AdminStub
+from tests.fakes.store import FakeEtcd, FakeStore
+from tests.support import eventually
+
+ANY_PORT = Listeners(
+    http="127.0.0.1:0", https="127.0.0.1:0", grpc="127.0.0.1:0", peer="127.0.0.1:0", admin="127.0.0.1:0"
+)
+
+
+class EnrolmentBed:
+    """A running registry."""
+
+    def __init__(self, folder: Path, etcd: FakeEtcd, registry: Registry) -> None:
+        self.folder = folder
+        self.etcd = etcd
+        self.registry = registry
+
+    @property
+    def address(self) -> str:
+        return f"127.0.0.1:{self.registry.grpc_port}"
+
+    async def token(self, *, ttl_s: int = 600, uses: int = 1, node: str = "") -> str:
+        pki = self.registry.settings.pki
+        cert, key = pki.pair("admin")
+        async with open_channel(
+            self.address, pki.ca.read_bytes(), cert_pem=cert.read_bytes(), key_pem=key.read_bytes()
+        ) as channel:
+            request = pb.CreateTokenRequest(ttl_seconds=ttl_s, uses=uses, node_name=node)
+            return (await AdminStub(channel).CreateToken(request, timeout=10)).token
+
+    def state(self, name: str) -> StateDir:
+        return StateDir(self.folder / name)
+
+    def plan(self, token: str, name: str = "node1", **changes: object) -> JoinPlan:
+        values = {
+            "registries": (self.address,),
+            "token": token,
+            "name": name,
+            "listeners": ANY_PORT,
+            "engines": (EngineConfig(index=0, kind="ollama", attach="http://127.0.0.1:9"),),
+        }
+        return JoinPlan(**(values | changes))
+
+    def node_record(self, name: str) -> dict[str, object] | None:
+        item = self.etcd.items.get(f"/bridge/v1/nodes/{name}")
+        return None if item is None else json.loads(item.value)
+
+
+@contextlib.asynccontextmanager
+async def open_enrolment_bed(folder: Path, trust_domain: str = "bed.local") -> AsyncIterator[EnrolmentBed]:
+    settings = RegistrySettings(
+        state_dir=folder / "registry",
+        name="registry1",
+        grpc=("127.0.0.1", 0),
+        admin=("127.0.0.1", 0),
+        etcd=("https://127.0.0.1:1",),
+        trust_domain=trust_domain,
+    )
+    ensured = ensure_pki(settings)
+    etcd = FakeEtcd()
+    store = FakeStore(etcd)
+    registry = Registry(settings, store, OpenAccess(), ensured)
+    serving = asyncio.create_task(registry.serve())
+    try:
+        bed = EnrolmentBed(folder, etcd, registry)
+        await asyncio.wait(
+            {serving, asyncio.create_task(registry.started.wait())}, return_when="FIRST_COMPLETED"
+        )
+        await eventually(lambda: registry._standing().leader and registry.publisher.ready)
+        yield bed
+    finally:
+        registry.stop()
+        await asyncio.gather(serving, return_exceptions=True)
+        await store.close()
