@@ -6,9 +6,9 @@ import asyncio
 import json
 
 import pytest
-from tests.contract.http1_bed import on_uvloop, raw, serving, talk
 
 from bridge_core import http1
+from tests.contract.http1_bed import on_uvloop, raw, serving, talk
 
 
 def echo(exchange: http1.Exchange) -> None:

@@ -343,7 +343,7 @@ class ClientConnection(asyncio.Protocol):
     def on_header(self, name: bytes, value: bytes) -> None:  # noqa: D102
         if not self._in_head:
             return  # a trailer field: dropped
-        self._pairs.append((name.lower(), value))
+        self._pairs.append((name.lower(), value.rstrip(b" \t")))  # llhttp leaves blanks at the end
 
     def on_headers_complete(self) -> None:  # noqa: D102
         if self._surplus:

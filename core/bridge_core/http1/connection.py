@@ -213,7 +213,7 @@ class ServerConnection(asyncio.Protocol):
         self._target = self._target + url if self._target else url
 
     def on_header(self, name: bytes, value: bytes) -> None:  # noqa: D102
-        self._pairs.append((name.lower(), value))
+        self._pairs.append((name.lower(), value.rstrip(b" \t")))  # llhttp leaves blanks at the end
 
     def on_headers_complete(self) -> None:  # noqa: D102
         parser = self._parser
