@@ -28,12 +28,12 @@ from bridge_agent.gateway.core import Arrival, Core
 from bridge_agent.gateway.counters import GatewayCounters
 from bridge_agent.gateway.inference import Inference
 from bridge_agent.gateway.routes import (
+    ROUTES,
     Found,
     Kind,
     Moved,
     NotAllowed,
     Route,
-    fast_match,
     match,
     protocol_of,
 )
@@ -96,6 +96,14 @@ class Gateway:
             Kind.ROOT: self._root,
         }
 
+        self._good_hosts: set[bytes | None] = set()
+        self._direct = {
+            (method, route.path): (self._answers[route.kind], route)
+            for route in ROUTES
+            if ":" not in route.path
+            for method in route.methods
+        }
+
     @property
     def counters(self) -> GatewayCounters:
         """What to export as metrics."""
@@ -145,11 +153,18 @@ class Gateway:
 
     def _on_local(self, exchange: Exchange) -> None:
         headers = exchange.request.headers
-        host = headers.get(b"host", b"") or b""
-        if not host_allowed(host.decode("latin-1"), self._core.config.host_name):
+        host = headers.get(b"host", b"")
+        if host not in self._good_hosts and not self._host_passes(host or b""):
             exchange.respond(403)
             return
         self._dispatch(exchange, _LOCAL)
+
+    def _host_passes(self, host: bytes) -> bool:
+        if not host_allowed(host.decode("latin-1"), self._core.config.host_name):
+            return False
+        if len(self._good_hosts) < 64:  # whoever calls with thousands of names gains nothing
+            self._good_hosts.add(host)
+        return True
 
     def _on_tls(self, exchange: Exchange) -> None:
         request = exchange.request
@@ -229,12 +244,12 @@ class Gateway:
 
     def _answer(self, arrival: Arrival) -> None:
         request = arrival.exchange.request
-        method = request.method
-        route = fast_match(method, request.path)
-        if route is not None:
-            self._answers[route.kind](arrival, route, "")
+        direct = self._direct.get((request.method, request.path))
+        if direct is not None:
+            answer, route = direct
+            answer(arrival, route, "")
             return
-        found = match(method, request.path)
+        found = match(request.method, request.path)
         if isinstance(found, Found):
             self._answers[found.route.kind](arrival, found.route, found.parameter)
             return

@@ -21,20 +21,41 @@ from bridge_agent.gateway.reading import body_of
 from bridge_agent.gateway.routes import Framing, Route
 from bridge_agent.gateway.shapes import stream_error
 from bridge_agent.gateway.watch import StreamWatch, Verdict
-from bridge_agent.peers.hop import OVERHEAD, REFUSED, Hop, compress, headers_of, without_ours
+from bridge_agent.peers.hop import OURS, OVERHEAD, REFUSED, REQUEST_ID, Hop, compress, headers_of
 from bridge_agent.routing.affinity import affinity_key
 from bridge_agent.routing.attempts import Attempts, GiveUp, Step
-from bridge_agent.routing.choose import Decision, Load, choose, node_subject
+from bridge_agent.routing.choose import Decision, choose, node_subject, only_choice
 from bridge_agent.routing.health_rules import Failure
 from bridge_agent.routing.view import Target
 from bridge_core.http1 import BadHeader, ConnectFailed, Exchange, Pair, PoolBusy, PoolClosed, UpstreamError
 from bridge_core.http1.client import ResponseHead
+from bridge_core.http1.heads import lines
 from bridge_core.http1.relay import Relay
 from bridge_core.names import InvalidName, canonical
 
 SESSION: Final = b"x-bridge-session"
-# What an engine may want to see of the client's headers; credentials and origins stay here.
-_PASSED: Final = frozenset({b"content-type", b"content-encoding", b"accept", b"user-agent"})
+# What stays here of a client's head: credentials, origins (an engine would answer 403), what only
+# the gateway reads, and codings that nobody asked the engine for.
+_KEPT_BACK: Final = frozenset(
+    {
+        b"accept-encoding",
+        b"access-control-request-headers",
+        b"access-control-request-method",
+        b"api-key",
+        b"authorization",
+        b"cookie",
+        b"origin",
+        b"referer",
+        b"x-api-key",
+        REQUEST_ID,
+        SESSION,
+        b"x-bridge-node",
+        b"x-bridge-priority",
+        b"x-bridge-timeout",
+        *OURS,
+    }
+)
+_ADDED: Final = frozenset({REQUEST_ID, b"x-bridge-node", b"x-bridge-attempts", *OURS})
 _NO_SHAPE: Final = Shape("Request", frozenset())
 _STREAMED: Final = (b"application/x-ndjson", b"text/event-stream")
 
@@ -51,7 +72,9 @@ class Inference(Relay):
         "_arrival",
         "_attempts",
         "_body",
+        "_candidates",
         "_core",
+        "_deadline",
         "_decision",
         "_head_at",
         "_held",
@@ -70,6 +93,8 @@ class Inference(Relay):
         self._core = core
         self._arrival = arrival
         self._attempts: Attempts | None = None
+        self._candidates: tuple[Target, ...] = ()
+        self._deadline: float | None = None
         self._decision: Decision | None = None
         self._target: Target | None = None
         self._timer: asyncio.TimerHandle | None = None
@@ -143,11 +168,11 @@ class Inference(Relay):
 
     def _choose(self, name: str, peeked: Peek) -> None:
         core, arrival = self._core, self._arrival
-        request = self.exchange.request
-        remote = request.identity or (request.remote[0] if request.remote else "")
-        key = affinity_key(name, peeked.fields, session=request.headers.get(SESSION), client=remote.encode())
-        load: Load = core.load(arrival.began)
-        decision = choose(core.view.index, name, key, load, only_local=arrival.over_hop)
+        index = core.view.index
+        decision = None if arrival.over_hop else only_choice(index, name)
+        if decision is None:
+            key = self._key(name, peeked)
+            decision = choose(index, name, key, core.load(arrival.began), only_local=arrival.over_hop)
         self._decision = decision
         if not decision.known:
             self._refuse(404, self.route.missing.format(peeked.model, _short(name)), refused=arrival.over_hop)
@@ -165,8 +190,27 @@ class Inference(Relay):
         if deadline is not None:
             loop = asyncio.get_running_loop()
             self._timer = loop.call_later(max(0.0, deadline - began), self._expired)
-        self._attempts = Attempts(candidates, deadline)
-        self._follow(self._attempts.start(began))
+        self._candidates, self._deadline = candidates, deadline
+        # The common request has one attempt, and that succeeds: no machine for it.
+        if not candidates or (deadline is not None and deadline <= began):
+            self._follow(self._tries().step)
+            return
+        failure = self._send(candidates[0])
+        if failure is not None:
+            self._follow(self._next(*failure))
+
+    def _tries(self) -> Attempts:
+        """The machine of the attempts, made when there is more than one to decide about."""
+        if self._attempts is None:
+            self._attempts = Attempts(self._candidates, self._deadline)
+            self._attempts.start(self._arrival.began)
+        return self._attempts
+
+    def _key(self, name: str, peeked: Peek) -> bytes:
+        request = self.exchange.request
+        client = request.identity or (request.remote[0] if request.remote else "")
+        session = request.headers.get(SESSION)
+        return affinity_key(name, peeked.fields, session=session, client=client.encode())
 
     def _rewrite(self, peeked: Peek, model: str) -> None:
         """Asks the engine for the backend's model, and gives the client back the name it asked for."""
@@ -197,7 +241,7 @@ class Inference(Relay):
         self._target = target
         try:
             pool = core.upstreams.pool(target)
-            headers, body = self._outgoing(target, pool.host)
+            headers, body = self._outgoing(target)
             self._sent_at = core.now()
             stream = self.exchange.request.stream
             self.forward(pool, headers=headers, body=body if stream is None else None)
@@ -210,19 +254,18 @@ class Inference(Relay):
         counters.begin(target.id)
         return None
 
-    def _outgoing(self, target: Target, host: bytes) -> tuple[list[Pair], bytes]:
-        headers: list[Pair] = [(b"host", host)]
-        headers += [pair for pair in self.exchange.request.headers.pairs if pair[0] in _PASSED]
+    def _outgoing(self, target: Target) -> tuple[bytes, bytes]:
+        """Header lines and body to send."""
+        fields = self.exchange.request.headers.block(_KEPT_BACK)
         if target.local:
-            return headers, self._body
+            return fields, self._body
         arrival = self._arrival
         packed = compress(self._body)
         left = self._left()
         hop = Hop(
             self._core.config.node, arrival.caller.principal, arrival.request_id, left, packed is not None
         )
-        headers += headers_of(hop)
-        return headers, self._body if packed is None else packed
+        return fields + lines(headers_of(hop)), self._body if packed is None else packed
 
     def _left(self) -> float | None:
         return None if self._timer is None else max(0.001, self._timer.when() - self._timer_now())
@@ -232,9 +275,7 @@ class Inference(Relay):
 
     def _next(self, failure: Failure, detail: str) -> Step:
         """Notes the failure of the running attempt and asks for the next step."""
-        attempts = self._attempts
-        if attempts is None:
-            return GiveUp(500, detail)
+        attempts = self._tries()
         core, target = self._core, self._target
         now = core.now()
         step = attempts.after(failure, detail, now)
@@ -272,48 +313,58 @@ class Inference(Relay):
         self.cancel()
         self._follow(step)
 
-    def response_head(self, head: ResponseHead) -> Iterable[Pair] | None:
+    def response_head(self, head: ResponseHead) -> Iterable[Pair] | bytes | None:
         """See `Relay`: adds what tells the client who answered."""
-        core, target, attempts, arrival = self._core, self._target, self._attempts, self._arrival
-        if target is None or attempts is None:
+        core, target, arrival = self._core, self._target, self._arrival
+        if target is None:
             return None
         now = self._head_at = core.now()
-        core.health.succeeded(target.id, now)
-        if not target.local:
+        if not core.health.quiet:
+            core.health.succeeded(target.id, now)
             core.health.succeeded(node_subject(target.node), now)
-        if self.route.framing is not Framing.NONE and head.status == 200:
+        if head.status == 200 and self.route.framing is not Framing.NONE:
             kind = head.headers.get(b"content-type")
             if kind is not None and kind.startswith(_STREAMED):
                 self._watch = StreamWatch(self.route.framing)
         if self._alias is not None and self._watch is None:
             self._held = []
-        pairs = without_ours(head.headers.end_to_end())
-        if arrival.cors:
-            pairs += arrival.cors
-        if arrival.over_hop:
-            overhead = (b"x-bridge-overhead-us", b"%d" % int((self._sent_at - arrival.began) * 1e6))
-            return [*pairs, overhead, *self._refusal(head)]
-        behind = head.headers.get(OVERHEAD) if not target.local else None
         overhead_us = int((self._sent_at - arrival.began) * 1e6)
-        if behind is not None and behind.isdigit():
-            overhead_us += int(behind)
-        pairs += core.added_headers(arrival.request_id, target.node, attempts.count, overhead_us)
-        return pairs
+        if target.local:
+            if arrival.over_hop:
+                refused = b"x-bridge-refused: 1\r\n" if head.status == 503 else b""
+                return b"%bx-bridge-overhead-us: %d\r\n%b" % (
+                    head.headers.block(_ADDED),
+                    overhead_us,
+                    refused,
+                )
+        else:
+            behind = head.headers.get(OVERHEAD)
+            if behind is not None and behind.isdigit():
+                overhead_us += int(behind)
+        attempts = 1 if self._attempts is None else self._attempts.count
+        added = (
+            b"x-request-id: %b\r\nx-bridge-node: %b\r\nx-bridge-attempts: %d\r\nx-bridge-overhead-us: %d\r\n"
+        )
+        fields = head.headers.block(_ADDED) + added % (
+            arrival.request_id.encode(),
+            target.node.encode(),
+            attempts,
+            overhead_us,
+        )
+        if arrival.cors:
+            fields += lines(arrival.cors)
+        return fields
 
     def _declined(self, head: ResponseHead) -> bool:
         """Whether this answer is a refusal that another candidate may do better than."""
         if head.status not in (404, 502, 503):
             return False
-        attempts, target = self._attempts, self._target
-        if attempts is None or target is None or not attempts.may_retry:
+        target = self._target
+        if target is None or not self._tries().may_retry:
             return False
         if target.local:
             return head.status == 503
         return REFUSED in head.headers
-
-    def _refusal(self, head: ResponseHead) -> list[Pair]:
-        """An engine's own 503 says that it did not begin: the entry agent may go elsewhere."""
-        return [(REFUSED, b"1")] if head.status == 503 else []
 
     def response_data(self, data: bytes) -> bytes:
         """See `Relay`: follows the stream's records on their way."""
@@ -324,8 +375,6 @@ class Inference(Relay):
                 return b""
         if self._watch is not None:
             self._watch.feed(data)
-        if self._attempts is not None:
-            self._attempts.delivered()
         return data
 
     def response_end(self) -> bytes | None:

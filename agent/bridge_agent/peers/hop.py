@@ -10,7 +10,6 @@ Rules:
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from typing import Final
 
 import msgspec
@@ -26,7 +25,8 @@ DEADLINE: Final = b"x-bridge-deadline-ms"
 BODY: Final = b"x-bridge-body"
 REFUSED: Final = b"x-bridge-refused"
 OVERHEAD: Final = b"x-bridge-overhead-us"
-_PREFIX: Final = b"x-bridge-"
+# What agents tell one another; no client's and no engine's word counts for it.
+OURS: Final = frozenset({HOP, PRINCIPAL, DEADLINE, BODY, REFUSED, OVERHEAD})
 
 COMPRESS_FROM: Final = 32 * 1024
 _compressor: Final = zstandard.ZstdCompressor(level=1)
@@ -93,11 +93,6 @@ def read_hop(headers: Headers) -> Hop | None:
         None if left is None else int(left) / 1000,
         coding is not None,
     )
-
-
-def without_ours(pairs: Iterable[Pair]) -> list[Pair]:
-    """The pairs without the headers that agents speak to one another with."""
-    return [pair for pair in pairs if not pair[0].startswith(_PREFIX)]
 
 
 def compress(body: bytes) -> bytes | None:

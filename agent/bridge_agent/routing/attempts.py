@@ -54,7 +54,7 @@ class Attempts:
         deadline: Monotonic time after which nothing more is tried; None: no limit.
     """
 
-    __slots__ = ("_at", "_began", "_candidates", "_deadline", "_delivered", "_retries", "failed")
+    __slots__ = ("_at", "_began", "_candidates", "_deadline", "_delivered", "_retries", "failed", "step")
 
     def __init__(self, candidates: tuple[Target, ...], deadline: float | None = None) -> None:
         self._candidates = candidates
@@ -64,6 +64,7 @@ class Attempts:
         self._began = 0.0
         self._delivered = False
         self.failed: list[Attempt] = []
+        self.step: Step = GiveUp(503, "not started")
 
     @property
     def count(self) -> int:
@@ -76,7 +77,11 @@ class Attempts:
         return not self._delivered and self._retries < MAX_RETRIES and self._at + 1 < len(self._candidates)
 
     def start(self, now: float) -> Step:
-        """The first step."""
+        """The first step; `step` keeps it."""
+        self.step = self._first(now)
+        return self.step
+
+    def _first(self, now: float) -> Step:
         if self._deadline is not None and now >= self._deadline:
             return GiveUp(504, "deadline exceeded")
         if not self._candidates:

@@ -76,6 +76,24 @@ class Load(msgspec.Struct, frozen=True):
     bound: float = 0.25
 
 
+def only_choice(index: Index, name: str) -> Decision | None:
+    """The decision for a model that one available instance has and no route names, else None.
+
+    It is `choose`'s own and depends on nothing else, so it is made once an index.
+    """
+    known: Decision | None = index.settled.get(name)
+    if known is not None:
+        return known
+    pool = index.pool(name)
+    if name in index.routes or pool is None or len(pool.targets) != 1:
+        return None
+    decision = choose(index, name, b"", Load({}))
+    if not decision.candidates:
+        return None
+    index.settled[name] = decision
+    return decision
+
+
 def choose(index: Index, name: str, key: bytes, load: Load, *, only_local: bool = False) -> Decision:
     """Decides for a request of the model or route `name` (canonical)."""
     route = index.routes.get(name)

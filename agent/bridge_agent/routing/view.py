@@ -10,6 +10,7 @@ Rules:
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from typing import Any
 
 import msgspec
 
@@ -79,6 +80,8 @@ class Index:
         self._owners = _owners(self.targets.values())
         self._pools: dict[str, Pool] = {}
         self._rings: dict[frozenset[str], Ring] = {}
+        # For whoever decides: decisions that depend on nothing but this index, by model.
+        self.settled: dict[str, Any] = {}
 
     @property
     def models(self) -> Iterable[str]:
