@@ -42,7 +42,8 @@ def serve(spec: Spec) -> None:
     import xllamacpp
 
     server = xllamacpp.Server(_parameters(xllamacpp, spec))
-    print(f"{READY_MARK} {server.listening_address}", flush=True)
+    # In one write and on a line of its own: llama.cpp's threads log meanwhile, half a line at a time.
+    os.write(sys.stdout.fileno(), f"\n{READY_MARK} {server.listening_address}\n".encode())
     signal.signal(signal.SIGTERM, lambda *_: os._exit(0))
     while True:
         signal.pause()
