@@ -12,6 +12,7 @@ import psutil
 import pytest
 
 from bridge_core.cli.layout import Layout, MeshOptions
+from bridge_core.etcd_server import EtcdServer, EtcdSettings
 from tests.cluster.up_bed import Bridge, post
 from tests.support import eventually
 
@@ -156,7 +157,6 @@ async def test_down_ends_engines_whose_agent_was_killed(bridge: Bridge) -> None:
     assert bridge.processes()
     bridge.run("down")
     await eventually(lambda: not bridge.processes())
-    bridge.run("up")
 
 
 def test_a_taken_port_is_named_before_anything_starts(tmp_path: Path) -> None:
@@ -172,11 +172,41 @@ def test_a_taken_port_is_named_before_anything_starts(tmp_path: Path) -> None:
     assert not (tmp_path / "state" / "up.json").exists()
 
 
-def test_an_etcd_that_is_not_there_is_named(tmp_path: Path) -> None:
+def test_an_etcd_of_somebody_else_is_waited_for_named_and_used(tmp_path: Path) -> None:
     bed = Bridge(tmp_path / "state", 1)
-    etcd = f"https://127.0.0.1:{bed.base_port + 500}"
-    options = ["--nodes", "1", "--base-port", str(bed.base_port), "--etcd", etcd]
-    ended = bed.run("up", *options, check=False)
-    assert ended.returncode == 1
-    assert etcd in ended.stderr
-    assert not bed.processes()
+    pki = bed.state / "registry" / "pki"
+    server = EtcdServer(
+        EtcdSettings(
+            data_dir=tmp_path / "etcd",
+            log_file=tmp_path / "etcd.log",
+            client_port=bed.base_port + 500,
+            peer_port=bed.base_port + 501,
+            cert=pki / "etcd.pem",
+            key=pki / "etcd.key",
+            ca=pki / "ca.pem",
+        )
+    )
+    try:
+        ended = bed.run(
+            "up",
+            "--nodes",
+            "1",
+            "--base-port",
+            str(bed.base_port),
+            "--etcd",
+            server.settings.url,
+            check=False,
+        )
+        assert ended.returncode == 1
+        assert server.settings.url in ended.stderr
+        assert str(pki / "etcd.pem") in ended.stderr
+        assert not bed.processes()
+        server.start()
+        bed.up("--etcd", server.settings.url)
+        assert bed.mesh()["etcd"] == {"pid": 0, "endpoints": [server.settings.url]}
+        assert bed.status()["etcd"]["alive"] is None
+        bed.run("down")
+        assert server.pid, "somebody else's etcd is not ours to stop"
+    finally:
+        server.stop()
+        bed.kill_everything()

@@ -22,6 +22,7 @@ from bridge_core.errors import Fatal
 from bridge_core.files import write_atomically
 
 _POLL_S = 0.02
+_LOG_LIMIT_BYTES = 16 * 1024 * 1024
 
 
 class ProcessRecord(msgspec.Struct, frozen=True):
@@ -88,6 +89,13 @@ def start_detached(argv: Sequence[str], log: Path, *, env: Mapping[str, str]) ->
     started = start_time(child.pid)
     child.returncode = 0  # it is meant to outlive us: Popen would warn of a child left running
     return ProcessRecord(child.pid, started or 0, boot_id())
+
+
+def rotate(log: Path) -> None:
+    """Puts a long log aside before a process is started on it; one old log is kept."""
+    with contextlib.suppress(OSError):
+        if log.stat().st_size > _LOG_LIMIT_BYTES:
+            log.replace(log.with_suffix(".log.1"))
 
 
 class ProcessTable:

@@ -20,7 +20,7 @@ from bridge_core.cli import parts
 from bridge_core.cli.connection import Access, admin
 from bridge_core.cli.layout import Layout, MeshFile, MeshOptions, check_ports, combined
 from bridge_core.cli.ports import check_free
-from bridge_core.cli.processes import ProcessTable, end, start_detached
+from bridge_core.cli.processes import ProcessTable, end, rotate, start_detached
 from bridge_core.cli.progress import Progress
 from bridge_core.errors import BridgeError, Fatal, Unavailable
 from bridge_core.etcd_server import ready as etcd_ready
@@ -32,6 +32,7 @@ _OPTIONS_FILE = "up.json"
 _TABLE_FILE = "processes.json"
 READY_DEADLINE_S = 60.0
 _TOKEN_TTL_S = 600
+_FOREIGN_ETCD_DEADLINE_S = 5.0
 
 
 def load_layout(state: Path) -> Layout | None:
@@ -52,6 +53,21 @@ def load_layout(state: Path) -> Layout | None:
 def load_table(state: Path) -> ProcessTable:
     """The processes that were started for the mesh in `state`. Raises Fatal."""
     return ProcessTable(state / _TABLE_FILE)
+
+
+def _settled(state: Path) -> MeshOptions | None:
+    """The options that a mesh is bound to: its nodes have written them into what they hold.
+
+    Before a node has joined, a first try that failed (a taken port, a mistyped etcd) binds nobody.
+    """
+    layout = load_layout(state)
+    if layout is None or not any(_joined(layout, name) for name in layout.names):
+        return None
+    return layout.options
+
+
+def _joined(layout: Layout, name: str) -> bool:
+    return (layout.node_state(name) / "agent.json").exists()
 
 
 @contextmanager
@@ -91,8 +107,7 @@ async def bring_up(state: Path, given: dict[str, object], progress: Progress) ->
     Raises:
         BridgeError: it could not; what this call had started is ended again.
     """
-    kept = load_layout(state)
-    options = combined(kept.options if kept else None, given)
+    options = combined(_settled(state), given)
     check_ports(options)
     raising = _Raising(Layout(state, options), load_table(state), progress)
     try:
@@ -119,7 +134,7 @@ class _Raising:
         nodes = layout.names
         own_etcd = [] if layout.options.etcd else ["etcd"]
         missing = [part for part in (*own_etcd, "registry", *nodes) if self.table.get(part) is None]
-        unjoined = [name for name in nodes if not (layout.node_state(name) / "agent.json").exists()]
+        unjoined = [name for name in nodes if not _joined(layout, name)]
         if not missing and not unjoined:
             await self._nodes_ready("every node is ready")
             return False
@@ -167,6 +182,7 @@ class _Raising:
         if self.table.get(part) is not None:
             return
         argv, environment = parts.launch(self.layout, part)
+        rotate(self._log(part))
         self.table.put(part, start_detached(argv, self._log(part), env=environment))
         self.started.append(part)
 
@@ -177,7 +193,14 @@ class _Raising:
         pki = self.layout.pki
         tls = ClientTls(pki / "registry.pem", pki / "registry.key", pki / "ca.pem")
         if self.layout.options.etcd:
-            await etcd_ready(self.layout.etcd_urls, tls, 10.0)
+            try:
+                await etcd_ready(self.layout.etcd_urls, tls, _FOREIGN_ETCD_DEADLINE_S)
+            except BridgeError as fault:
+                raise Fatal(
+                    fault.message,
+                    hint=f"it has to trust {pki / 'ca.pem'} (--trusted-ca-file) and to hold a certificate "
+                    f"of it, such as {pki / 'etcd.pem'}; its log says more",
+                ) from fault
             return
         self.layout.etcd_data.mkdir(mode=0o700, exist_ok=True)
         self._start("etcd")
@@ -210,8 +233,11 @@ class _Raising:
         # One after the other: the first fills the cache that the others link from.
         for name in self.layout.names:
             seed = parts.seed_command(self.layout, name)
-            if seed is not None:
+            # Once: a model that somebody has deleted since is not brought back.
+            done = self.layout.node_state(name) / "seeded"
+            if seed is not None and not done.exists():
                 await parts.run_to_end(seed)
+                write_atomically(done, b"")
 
     async def _nodes_ready(self, what: str) -> None:
         with self._progress.step(what):
