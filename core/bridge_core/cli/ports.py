@@ -11,19 +11,24 @@ import psutil
 
 from bridge_core.errors import Fatal
 
+_NAMED = 4  # of many taken ports the first show what is going on
+
 
 def check_free(wanted: Iterable[tuple[str, str]]) -> None:
     """Makes sure that every (what, host:port) can be listened on.
 
     Raises:
-        Fatal: some are taken; all are named, with who holds them and the flag that moves them.
+        Fatal: some are taken; they are named, with who holds them and the flag that moves them.
     """
     taken = [(what, address) for what, address in wanted if not _free(address)]
     if not taken:
         return
-    words = "; ".join(f"{address} for {what}{_holder(address)}" for what, address in taken)
+    holders = _holders()
+    words = [f"{address} for {what}{holders.get(_port(address), '')}" for what, address in taken[:_NAMED]]
+    if len(taken) > _NAMED:
+        words.append(f"and {len(taken) - _NAMED} more")
     raise Fatal(
-        f"taken: {words}",
+        f"taken: {'; '.join(words)}",
         hint="`bridge up --base-port PORT` moves all ports of the mesh (node1's HTTP port is PORT)",
     )
 
@@ -43,11 +48,18 @@ def _free(address: str) -> bool:
     return True
 
 
-def _holder(address: str) -> str:
-    port = int(address.rpartition(":")[2])
+def _holders() -> dict[int, str]:
+    """Who listens on each port, in words, as far as we may know."""
+    found = {}
     with contextlib.suppress(psutil.Error, OSError):
         for connection in psutil.net_connections("tcp"):
             listens = connection.status == psutil.CONN_LISTEN and connection.laddr
-            if listens and listens.port == port and connection.pid:
-                return f" (by {psutil.Process(connection.pid).name()}, process {connection.pid})"
-    return ""
+            if listens and connection.pid:
+                with contextlib.suppress(psutil.Error):
+                    name = psutil.Process(connection.pid).name()
+                    found[listens.port] = f" (by {name}, process {connection.pid})"
+    return found
+
+
+def _port(address: str) -> int:
+    return int(address.rpartition(":")[2])
