@@ -11,6 +11,7 @@ import sys
 
 import msgspec
 import pytest
+import uvloop
 
 from bridge_agent.embedded.seed import seed
 from bridge_agent.engine.config import EngineConfig
@@ -63,6 +64,18 @@ async def test_a_killed_engine_is_replaced_with_its_runners_and_published_again(
         assert it.status.reason == "killed by SIGKILL"
 
 
+def test_the_same_on_the_agents_own_event_loop(tmp_path):
+    async def scenario() -> None:
+        async with supervised(fake_config(tmp_path, FAKE_RUNNER="1"), tmp_path / "s") as it:
+            await it.state("ready")
+            os.kill(it.status.pid, signal.SIGKILL)
+            await eventually(lambda: it.status.launches == 2 and it.view.state == "ready")
+            assert it.status.reason == "killed by SIGKILL"
+        assert it.view.state == "stopped"
+
+    uvloop.run(scenario())
+
+
 async def test_a_stopped_engine_is_found_dead_and_replaced(tmp_path):
     async with supervised(fake_config(tmp_path), tmp_path / "s", policy=quick(missed_probes=1)) as it:
         await it.state("ready")
@@ -94,7 +107,7 @@ async def test_an_engine_whose_models_stream_is_not_probed(tmp_path):
         pid = it.status.pid
         await fault(it, "hang")
         loop = asyncio.get_running_loop()
-        end = loop.time() + 3 * (PROBES.quiet_s + PROBES.timeout_s)
+        end = loop.time() + 2 * (PROBES.quiet_s + PROBES.timeout_s)
 
         def streamed_on() -> bool:
             it.supervisor.activity("n1/0")
