@@ -125,6 +125,8 @@ async def scripted(script: Script) -> AsyncIterator[ScriptedServer]:
         running.add(task)
         try:
             await script(state, reader, writer)
+            writer.close()  # after what it still has to send
+            await writer.wait_closed()
         except (ConnectionError, asyncio.IncompleteReadError, asyncio.CancelledError):
             pass
         finally:

@@ -198,6 +198,9 @@ class Exchange:
         """Answers an error in the listener's shape, or cuts the answer where it had begun."""
         if self.finished or self.disconnected:
             return
+        if self._head:
+            # Only held back so far: the client has seen nothing of it.
+            self._head, self._framing, self._left, self.started = b"", _NOTHING, 0, False
         if self.started:
             self.abort()
             return
