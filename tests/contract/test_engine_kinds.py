@@ -42,6 +42,7 @@ def config(request, tmp_path):
         models_dir=str(models),
         context_length=2048,
         num_parallel=1,
+        keep_alive="-1",
         binary=binary if kind == "ollama" else None,
     )
 

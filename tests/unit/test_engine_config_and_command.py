@@ -61,14 +61,14 @@ def test_llamacpp_is_told_by_arguments():
         binary="/bin/sh",
         num_parallel=2,
         context_length=4096,
-        keep_alive="10m",
+        keep_alive="-1",
         max_loaded=1,
         llama_server="/opt/llama-server",
     )
     argv, env = command(config, PLACE, OUTSIDE)
     assert " ".join(argv) == (
         "/bin/sh serve --models /s/models --listen 127.0.0.1:4321 --num-parallel 2"
-        " --keep-alive 10m --context-length 4096 --max-loaded 1 --llama-server /opt/llama-server"
+        " --keep-alive=-1 --context-length=4096 --max-loaded=1 --llama-server=/opt/llama-server"
     )
     assert env.keys() == {"PATH", "HTTPS_PROXY", "HOME"}
 
@@ -104,6 +104,8 @@ def test_a_binary_that_is_missing_or_not_executable_is_named(tmp_path):
         ('{"index": 0, "attach": "http://h:1/path"}', "not of the form"),
         ('{"index": 0, "kind": "vllm"}', "vllm"),
         ('{"index": 0, "kv_cache_type": "q2"}', "q2"),
+        ('{"index": 0, "kv_cache_type": "q8_0"}', "for the engine ollama only"),
+        ('{"index": 0, "kind": "ollama", "llama_server": "/x"}', "for the engine llamacpp only"),
         ('{"index": 0, "numparallel": 1}', "numparallel"),
         ("{}", "index"),
     ],

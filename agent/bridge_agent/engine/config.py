@@ -25,7 +25,7 @@ class EngineConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit
         context_length: Tokens of context of a request; None: the engine's own choice.
         keep_alive: How long an unused model stays loaded ("5m", "-1"); None: the engine's own choice.
         max_loaded: Models in memory at a time; None: the engine's own choice.
-        kv_cache_type: Precision of the KV cache ("f16", "q8_0", "q4_0"); None: the engine's own choice.
+        kv_cache_type: Precision of the KV cache ("f16", "q8_0", "q4_0") of `ollama`; None: its own choice.
         gpus: Value of CUDA_VISIBLE_DEVICES (indices or UUIDs; "" hides every GPU); None: not set.
         llama_server: A llama-server binary for `llamacpp` to run models with; None: the wheel's own.
         env: Environment variables in addition; they win over the engine's own.
@@ -51,7 +51,7 @@ class EngineConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit
         Raises:
             ValueError: which becomes msgspec.ValidationError when decoding.
         """
-        faults = [*self._number_faults()]
+        faults = [*self._number_faults(), *self._kind_faults()]
         if self.attach is not None:
             try:
                 attach_address(self.attach)
@@ -71,6 +71,15 @@ class EngineConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit
             if value is not None and value < 1:
                 faults.append(f"{name} {value} is not positive")
         return faults
+
+    def _kind_faults(self) -> list[str]:
+        """What the engine would silently not do."""
+        only = {"kv_cache_type": "ollama", "llama_server": "llamacpp"}
+        return [
+            f"{name} is for the engine {kind} only"
+            for name, kind in only.items()
+            if getattr(self, name) is not None and self.kind != kind
+        ]
 
     @property
     def fingerprint(self) -> str:

@@ -126,12 +126,12 @@ class LlamaCpp:
         }
         for flag, value in optional.items():
             if value is not None:
-                arguments += [flag, str(value)]
+                arguments.append(f"{flag}={value}")  # a keep_alive of "-1" is not a flag
         return arguments
 
     def environment(self, config: EngineConfig, place: Place) -> dict[str, str]:
         """See `EngineKind`."""
-        return _optional({"OLLAMA_KV_CACHE_TYPE": config.kv_cache_type})
+        return {}
 
 
 class OllamaServe:
