@@ -14,7 +14,7 @@ from bridge_core.identity import JoinToken, SpiffeId, create_csr, generate_key, 
 from bridge_core.registry_channel import fetch_ca, open_channel
 from bridge_core.snapshot import Delta, Instance, Snapshot, SnapshotRejected, Version, apply, encode_entry
 from bridge_core.store.api import Put, Store
-from bridge_registry.app import Registry, ensure_pki
+from bridge_registry.app import Registry
 from bridge_registry.enrolment.store_access import OpenAccess, StoreAccess
 from bridge_registry.settings import RegistrySettings
 from bridge_wire.v1 import registry_pb2 as pb
@@ -107,7 +107,7 @@ async def running(
     settings: RegistrySettings, store: Store, access: StoreAccess | None = None
 ) -> AsyncIterator[Bed]:
     """A registry that serves, stopped at the end."""
-    registry = Registry(settings, store, access or OpenAccess(), ensure_pki(settings))
+    registry = Registry(settings, store, access or OpenAccess(), settings.ensure_pki())
     serving = asyncio.create_task(registry.serve())
     started = asyncio.create_task(registry.started.wait())
     try:

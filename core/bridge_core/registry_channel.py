@@ -16,8 +16,7 @@ from typing import Any, Final
 import grpc.aio
 
 from bridge_core.errors import BridgeError, Reaction, Unavailable
-
-REGISTRY_SERVER_NAME: Final = "registry.bridge.internal"
+from bridge_core.identity.spiffe import REGISTRY_SERVER_NAME
 
 _OPTIONS: Final = (
     ("grpc.ssl_target_name_override", REGISTRY_SERVER_NAME),

@@ -23,7 +23,6 @@ from bridge_core.store.etcd import ClientTls, EtcdStore
 from bridge_core.tls import TlsIdentity
 from bridge_registry import keyspace, upkeep
 from bridge_registry.admin_http import AdminApp, Readiness
-from bridge_registry.enrolment import pki_files
 from bridge_registry.enrolment.enroller import Enroller
 from bridge_registry.enrolment.pki_files import Ensured
 from bridge_registry.enrolment.store_access import EtcdAccess, OpenAccess, StoreAccess
@@ -87,7 +86,7 @@ class Registry:
         cert, key = settings.pki.pair("registry")
         self._identity = TlsIdentity(cert, key, settings.pki.ca)
         domain = ensured.trust_domain
-        own = Candidate(settings.name, _advertised(settings))
+        own = Candidate(settings.name, settings.advertised)
         self._election = Election(store, keyspace.LEADER, msgspec.json.encode(own), LEADER_TTL_S)
         self._leadership = Leadership(self._election, own, time.monotonic)
         self.publisher = Publisher(store, self._election, domain, settings.snapshot_file)
@@ -166,7 +165,7 @@ class Registry:
                 group.create_task(_persist("publication", self.publisher.run)),
                 group.create_task(self._upkeep.run()),
                 group.create_task(
-                    upkeep.renew_own_certificates(self.settings.pki, _hosts(self.settings), self._identity)
+                    upkeep.renew_own_certificates(self.settings.pki, self.settings.all_hosts, self._identity)
                 ),
             ]
             if self.mesh_config_watch is not None:
@@ -199,22 +198,13 @@ class Registry:
         return Readiness(ready=True, reason="leading")
 
 
-def ensure_pki(settings: RegistrySettings) -> Ensured:
-    """The CA and the registry's own certificates, made or renewed.
-
-    Raises:
-        Fatal: they cannot be.
-    """
-    return pki_files.ensure(settings.pki, settings.trust_domain, _hosts(settings), now=time.time())
-
-
 async def run(settings: RegistrySettings) -> None:
     """Runs a registry until SIGTERM or SIGINT.
 
     Raises:
         Fatal: it cannot start or go on.
     """
-    ensured = ensure_pki(settings)
+    ensured = settings.ensure_pki()
     cert, key = settings.pki.pair("registry")
     tls = ClientTls(cert, key, settings.pki.ca)
     store = EtcdStore(settings.etcd, tls)
@@ -271,13 +261,3 @@ def _first(faults: BaseExceptionGroup[Fatal] | BaseExceptionGroup[StoreRefused])
         fault = fault.exceptions[0]
     assert isinstance(fault, Exception)  # noqa: S101 - both kinds are
     return fault
-
-
-def _hosts(settings: RegistrySettings) -> list[str]:
-    listening = [host for host in (settings.grpc[0],) if host not in {"", "0.0.0.0", "::"}]
-    return [*pki_files.default_hosts(), *listening, *settings.hosts]
-
-
-def _advertised(settings: RegistrySettings) -> str:
-    host = settings.hosts[0] if settings.hosts else settings.grpc[0]
-    return f"{host}:{settings.grpc[1]}"

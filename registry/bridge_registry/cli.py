@@ -49,8 +49,6 @@ def init(
     host: Hosts = None,
 ) -> None:
     """Makes the CA and the first identities, or renews them when due; harmless when repeated."""
-    from bridge_registry.app import ensure_pki
-
     settings = RegistrySettings(
         state_dir=state_dir,
         name=guarded(lambda: check_node_name(name)),
@@ -60,7 +58,7 @@ def init(
         trust_domain=trust_domain,
         hosts=tuple(host or ()),
     )
-    ensured = guarded(lambda: ensure_pki(settings))
+    ensured = guarded(settings.ensure_pki)
     made = ", ".join(ensured.written) or "nothing: all is there"
     typer.echo(f"mesh {ensured.trust_domain}: made {made} in {settings.pki.folder}")
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 
 import msgspec
 
-from bridge_registry.enrolment.pki_files import Pki
+from bridge_registry.enrolment import pki_files
+from bridge_registry.enrolment.pki_files import Ensured, Pki
 
 
 class RegistrySettings(msgspec.Struct, frozen=True):
@@ -46,3 +48,23 @@ class RegistrySettings(msgspec.Struct, frozen=True):
     def snapshot_file(self) -> Path:
         """The last published snapshot."""
         return self.state_dir / "snapshot.json"
+
+    @property
+    def all_hosts(self) -> list[str]:
+        """Every name and address that registry and etcd are dialled by."""
+        listening = [host for host in (self.grpc[0],) if host not in {"", "0.0.0.0", "::"}]
+        return [*pki_files.default_hosts(), *listening, *self.hosts]
+
+    @property
+    def advertised(self) -> str:
+        """host:port that agents and other registries are told."""
+        host = self.hosts[0] if self.hosts else self.grpc[0]
+        return f"{host}:{self.grpc[1]}"
+
+    def ensure_pki(self) -> Ensured:
+        """The CA and the registry's own certificates, made or renewed where due.
+
+        Raises:
+            Fatal: they cannot be.
+        """
+        return pki_files.ensure(self.pki, self.trust_domain, self.all_hosts, now=time.time())

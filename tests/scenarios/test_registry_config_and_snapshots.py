@@ -11,6 +11,8 @@ import pytest
 
 from bridge_core.errors import Fatal
 from bridge_core.snapshot import Snapshot, Version
+from bridge_registry.app import Registry
+from bridge_registry.enrolment.store_access import OpenAccess
 from bridge_registry.publication import snapshot_file
 from bridge_registry.publication.builder import ring_of
 from bridge_wire.v1 import registry_pb2 as pb
@@ -116,14 +118,16 @@ async def test_the_folder_is_the_config_and_a_bad_edit_keeps_the_last_good(
         (folder / "a.yaml").unlink()
         watch = bed.registry.mesh_config_watch
         assert watch is not None
-        await eventually(lambda: watch.faults)
+        await watch.look()
         assert "b.yaml:1: kind: 'Foo' is not a known kind" in watch.faults[0]
         assert set(hub.current.routes) == {"a"}
         (folder / "b.yaml").write_text(a_route("b").text)
+        await watch.look()
         await eventually(lambda: set(hub.current.routes) == {"b"})
         assert watch.faults == ()
         (folder / "b.yaml").unlink()
-        await eventually(lambda: watch.faults)
+        await watch.look()
+        assert "there is no YAML file" in watch.faults[0]
         assert set(hub.current.routes) == {"b"}
 
 
@@ -284,10 +288,13 @@ async def test_a_store_of_another_mesh_ends_the_registry(tmp_path: Path, etcd: F
     async with a_bed(tmp_path / "one", etcd) as bed:
         await bed.leads()
         await eventually(lambda: "/bridge/v1/ca/certificate" in etcd.items)
-    with pytest.raises(BaseExceptionGroup) as caught:
-        async with a_bed(tmp_path / "two", etcd) as bed:
-            await bed.leads()
-    assert caught.group_contains(Fatal, match="another CA")
+    settings, store = make_settings(tmp_path / "two"), FakeStore(etcd)
+    with pytest.raises(ExceptionGroup) as caught:
+        await Registry(settings, store, OpenAccess(), settings.ensure_pki()).serve()
+    (fault,) = caught.value.exceptions
+    assert isinstance(fault, Fatal)
+    assert "another CA" in fault.message
+    await store.close()
 
 
 def test_a_damaged_snapshot_file_is_left_aside(tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ import hashlib
 import ipaddress
 from collections.abc import Iterable
 from datetime import UTC, datetime
-from typing import Final
+from typing import Final, TypeAlias
 
 import msgspec
 from cryptography import x509
@@ -20,6 +20,8 @@ from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from bridge_core.identity.rotation_rules import CLOCK_SKEW_S
 from bridge_core.identity.spiffe import IdentityFault, SpiffeId
+
+PrivateKey: TypeAlias = ec.EllipticCurvePrivateKey
 
 MAX_CSR_BYTES: Final = 16 * 1024
 

@@ -11,6 +11,10 @@ from bridge_core.errors import BridgeError
 
 KINDS: Final = ("node", "admin", "client", "registry", "etcd")
 
+# A name that the CA puts into registries' certificates and into no others: callers check it in place
+# of the address they dialled, since registries move.
+REGISTRY_SERVER_NAME: Final = "registry.bridge.internal"
+
 # "node/" and the name are together a certificate's common name, which X.509 caps at 64 characters.
 MAX_NAME: Final = 57
 _NAME: Final = re.compile(r"[a-z0-9](?:[a-z0-9.-]*[a-z0-9])?")

@@ -31,7 +31,7 @@ from bridge_core.errors import Fatal
 from bridge_core.files import write_atomically
 from bridge_core.identity import IdentityFault, SpiffeId, describe, renew_at
 from bridge_core.identity import certificates as x509
-from bridge_core.registry_channel import REGISTRY_SERVER_NAME
+from bridge_core.identity.spiffe import REGISTRY_SERVER_NAME
 from bridge_registry.enrolment.key_sealing import KEK_BYTES, seal, unseal
 
 ETCD_SERVER_NAME: Final = "etcd.bridge.internal"
@@ -174,10 +174,11 @@ def _ensure_pair(
 ) -> bool:
     cert_path, key_path = pki.pair(what)
     if key_path.exists() and cert_path.exists() and _still_good(cert_path, identity, names, now=now):
+        _read_key(key_path)
         return False
     # A renewal keeps the key: certificate and key are two files, and a reader between the two
     # writes would find a pair that does not match.
-    key = x509.key_from_pem(key_path.read_bytes()) if key_path.exists() else x509.generate_key()
+    key = _read_key(key_path) if key_path.exists() else x509.generate_key()
     leaf = x509.issue(
         authority,
         key.public_key(),
@@ -190,6 +191,15 @@ def _ensure_pair(
     write_atomically(key_path, x509.key_to_pem(key))
     write_atomically(cert_path, x509.to_pem(leaf) + authority.pem)
     return True
+
+
+def _read_key(path: Path) -> x509.PrivateKey:
+    try:
+        return x509.key_from_pem(path.read_bytes())
+    except IdentityFault as fault:
+        raise Fatal(
+            f"{path} is damaged: {fault.message}", hint="restore it, or remove it and run init again"
+        ) from fault
 
 
 def _still_good(

@@ -1,0 +1,323 @@
+"""The registry's processes against a real etcd: init, run, join end to end, etcd's access control."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import signal
+import socket
+import stat
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+
+import grpc
+import pytest
+
+from bridge_core.errors import BridgeError, Fatal, Reaction
+from bridge_core.etcd_server import EtcdServer, EtcdSettings, find_etcd, ready
+from bridge_core.identity import JoinToken, SpiffeId, create_csr, describe, generate_key, key_to_pem
+from bridge_core.registry_channel import fetch_ca, open_channel
+from bridge_core.snapshot import Instance, encode_entry
+from bridge_core.store.api import Put, StoreRefused
+from bridge_core.store.etcd import ClientTls, EtcdStore
+from bridge_core.tls import check_files
+from bridge_wire.v1 import registry_pb2 as pb
+from bridge_wire.v1 import registry_pb2_grpc as rpc
+from tests.registry_bed import make_settings
+from tests.support import eventually
+
+pytestmark = pytest.mark.etcd
+
+COMMAND = [sys.executable, "-c", "from bridge_registry.cli import run; run()"]
+
+
+def command(*arguments: object) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [*COMMAND, *map(str, arguments)], capture_output=True, text=True, timeout=60, check=False
+    )
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+class Mesh:
+    """A state dir, an etcd, and a registry process."""
+
+    def __init__(self, folder: Path) -> None:
+        self.state, self.folder = folder / "registry", folder
+        self.pki = self.state / "pki"
+        self.ready_file = folder / "ready.json"
+        done = command("init", "--state-dir", self.state)
+        assert done.returncode == 0, done.stderr
+        self.etcd = EtcdServer(
+            EtcdSettings(
+                data_dir=folder / "etcd",
+                log_file=folder / "etcd.log",
+                client_port=free_port(),
+                peer_port=free_port(),
+                cert=self.pki / "etcd.pem",
+                key=self.pki / "etcd.key",
+                ca=self.pki / "ca.pem",
+            )
+        )
+        self.url = self.etcd.settings.url
+        self.process: subprocess.Popen[bytes] | None = None
+        self.log = (folder / "registry.log").open("ab")
+
+    def start(self) -> None:
+        self.ready_file.unlink(missing_ok=True)
+        arguments = ["run", "--state-dir", self.state, "--etcd", self.url, "--etcd-rbac"]
+        arguments += ["--grpc", "127.0.0.1:0", "--admin", "127.0.0.1:0", "--ready-file", self.ready_file]
+        self.process = subprocess.Popen([*COMMAND, *map(str, arguments)], stderr=self.log)
+
+    async def serving(self) -> None:
+        """Waits until the registry leads."""
+        await eventually(self.ready_file.exists, 30)
+        where = json.loads(self.ready_file.read_text())
+        self.grpc, self.admin = where["grpc"], where["admin"]
+        await eventually(lambda: asyncio.to_thread(self._leads), 30)
+
+    def _leads(self) -> bool:
+        try:
+            return b"leading" in urllib.request.urlopen(f"http://{self.admin}/readyz", timeout=2).read()
+        except OSError:
+            return False
+
+    def stop(self) -> int:
+        """Stops the registry; its exit status."""
+        assert self.process is not None
+        self.process.send_signal(signal.SIGTERM)
+        return self.process.wait(20)
+
+    def close(self) -> None:
+        if self.process is not None and self.process.poll() is None:
+            self.process.kill()
+            self.process.wait(10)
+        self.etcd.stop()
+        self.log.close()
+
+    def admin_channel(self) -> grpc.aio.Channel:
+        pem = [(self.pki / name).read_bytes() for name in ("ca.pem", "admin.pem", "admin.key")]
+        return open_channel(self.grpc, pem[0], cert_pem=pem[1], key_pem=pem[2])
+
+
+@pytest.fixture(scope="module")
+def processes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Mesh]:
+    try:
+        find_etcd()
+    except Fatal as fault:
+        pytest.skip(str(fault))
+    mesh = Mesh(tmp_path_factory.mktemp("mesh"))
+    mesh.etcd.start()
+    mesh.start()
+    yield mesh
+    mesh.close()
+
+
+@pytest.fixture
+async def mesh(processes: Mesh) -> Mesh:
+    tls = ClientTls(processes.pki / "registry.pem", processes.pki / "registry.key", processes.pki / "ca.pem")
+    await ready([processes.url], tls, 20)
+    await processes.serving()
+    return processes
+
+
+async def enrol(mesh: Mesh, name: str) -> tuple[EtcdStore, pb.JoinResponse, bytes]:
+    """Joins as an agent does; its etcd client, the answer and its key."""
+    async with mesh.admin_channel() as channel:
+        token = (await rpc.AdminStub(channel).CreateToken(pb.CreateTokenRequest())).token
+    ca_pem, key = await fetch_ca(mesh.grpc, JoinToken.parse(token).ca_pin), generate_key()
+    csr = create_csr(key, SpiffeId("bridge.local", "node", name))
+    async with open_channel(mesh.grpc, ca_pem) as channel:
+        answer = await rpc.EnrolmentStub(channel).Join(
+            pb.JoinRequest(token=token, node_name=name, csr_pem=csr)
+        )
+    folder = mesh.folder / name
+    folder.mkdir()
+    (folder / "ca.pem").write_bytes(answer.identity.trust_bundle_pem)
+    (folder / "cert.pem").write_bytes(answer.identity.certificate_chain_pem)
+    (folder / "key.pem").write_bytes(key_to_pem(key))
+    tls = ClientTls(folder / "cert.pem", folder / "key.pem", folder / "ca.pem")
+    return EtcdStore(list(answer.etcd.endpoints), tls), answer, key_to_pem(key)
+
+
+async def test_a_node_joins_registers_and_writes_nobody_elses_prefix(mesh: Mesh) -> None:
+    one, answer, key_pem = await enrol(mesh, "one")
+    two, _, _ = await enrol(mesh, "two")
+    lease = await one.lease(5.0)
+    await lease.changed(0)
+    instance = encode_entry(Instance(id="one/0", node="one"))
+    assert (await one.commit([Put("/bridge/v1/members/one/0", instance, lease=lease.id)])).committed
+    for key in (
+        "/bridge/v1/members/two/0",
+        "/bridge/v1/members/one",
+        "/bridge/v1/members/onex/0",
+        "/bridge/v1/nodes/one",
+        "/bridge/v1/ca/key",
+    ):
+        with pytest.raises(StoreRefused):
+            await one.commit([Put(key, b"{}")])
+        with pytest.raises(StoreRefused):
+            await one.get(key)
+    chain = answer.identity.certificate_chain_pem
+    async with open_channel(
+        mesh.grpc, answer.identity.trust_bundle_pem, cert_pem=chain, key_pem=key_pem
+    ) as channel:
+        call = rpc.MeshStub(channel).WatchSnapshot()
+        await call.write(pb.SnapshotAck())
+        entries: set[str] = set()
+        while "instance/one/0" not in entries:
+            update = await call.read()
+            entries |= {entry.key for entry in update.entries}
+            await call.write(pb.SnapshotAck(have=update.version))
+        assert {"mesh", "node/one", "node/two"} <= entries
+        call.cancel()
+        await rpc.MeshStub(channel).Leave(pb.LeaveRequest())
+    with pytest.raises(StoreRefused):
+        await one.get("/bridge/v1/members/one/0")
+    await one.close()
+    await two.close()
+
+
+async def test_a_restart_keeps_tokens_nodes_and_identity(mesh: Mesh) -> None:
+    store, _, _ = await enrol(mesh, "stays")
+    before = describe((mesh.pki / "registry.pem").read_bytes()).serial
+    async with mesh.admin_channel() as channel:
+        token = (await rpc.AdminStub(channel).CreateToken(pb.CreateTokenRequest())).token
+        epoch = (await rpc.AdminStub(channel).Status(pb.StatusRequest())).version.epoch
+    assert mesh.stop() == 0
+    mesh.start()
+    await mesh.serving()
+    assert describe((mesh.pki / "registry.pem").read_bytes()).serial == before
+    async with mesh.admin_channel() as channel:
+        admin = rpc.AdminStub(channel)
+        status = await admin.Status(pb.StatusRequest())
+        assert "stays" in {node.name for node in status.nodes}
+        assert status.version.epoch > epoch
+        ids = {info.id for info in (await admin.ListTokens(pb.ListTokensRequest())).tokens}
+        assert JoinToken.parse(token).id in ids
+    await store.close()
+
+
+async def test_the_admin_listener_answers(mesh: Mesh) -> None:
+    def get(path: str) -> tuple[int, bytes]:
+        try:
+            with urllib.request.urlopen(f"http://{mesh.admin}{path}", timeout=5) as answer:
+                return answer.status, answer.read()
+        except urllib.error.HTTPError as error:
+            return error.code, error.read()
+
+    assert await asyncio.to_thread(get, "/healthz") == (200, b"ok\n")
+    status, body = await asyncio.to_thread(get, "/metrics")
+    assert status == 200
+    assert b"bridge_registry_leader 1.0" in body
+    assert (await asyncio.to_thread(get, "/nope"))[0] == 404
+
+
+def test_init_is_private_and_harmless_when_repeated(tmp_path: Path) -> None:
+    first = command("init", "--state-dir", tmp_path, "--trust-domain", "x.mesh", "--host", "10.1.2.3")
+    assert first.returncode == 0
+    assert "mesh x.mesh: made ca, registry, etcd, admin" in first.stdout
+    pki = tmp_path / "pki"
+    assert stat.S_IMODE(pki.stat().st_mode) == 0o700
+    for path in pki.iterdir():
+        assert stat.S_IMODE(path.stat().st_mode) in ({0o600, 0o644} if path.name == "ca.pem" else {0o600})
+    assert "10.1.2.3" in describe((pki / "registry.pem").read_bytes()).addresses
+    assert b"PRIVATE KEY" not in (pki / "ca.key.enc").read_bytes()
+    kept = {path.name: path.read_bytes() for path in pki.iterdir()}
+    again = command("init", "--state-dir", tmp_path, "--host", "10.1.2.3")
+    assert "nothing: all is there" in again.stdout
+    assert {path.name: path.read_bytes() for path in pki.iterdir()} == kept
+    other = command("init", "--state-dir", tmp_path, "--trust-domain", "y.mesh")
+    assert (other.returncode, "is of the mesh x.mesh" in other.stderr) == (1, True)
+    assert "Traceback" not in other.stderr
+
+
+@pytest.mark.parametrize("broken", ["kek", "ca.pem", "ca.key.enc", "registry.key"])
+def test_a_damaged_state_dir_is_named_and_never_overwritten(tmp_path: Path, broken: str) -> None:
+    settings = make_settings(tmp_path)
+    assert settings.ensure_pki().written == ("ca", "registry", "etcd", "admin")
+    path = tmp_path / "pki" / broken
+    path.write_bytes(b"rubbish")
+    with pytest.raises(BridgeError) as caught:
+        settings.ensure_pki()
+    assert (caught.value.reaction, bool(caught.value.hint)) == (Reaction.STOP, True)
+    assert path.read_bytes() == b"rubbish"
+
+
+def test_what_the_ca_can_issue_again_is(tmp_path: Path) -> None:
+    settings = make_settings(tmp_path)
+    settings.ensure_pki()
+    (tmp_path / "pki" / "registry.pem").write_bytes(b"rubbish")
+    (tmp_path / "pki" / "etcd.key").unlink()
+    assert settings.ensure_pki().written == ("registry", "etcd")
+    for what in ("registry", "etcd", "admin"):
+        check_files(*settings.pki.pair(what), settings.pki.ca)
+
+
+def test_an_interrupted_init_begins_again_and_a_lost_ca_does_not(tmp_path: Path) -> None:
+    pki = tmp_path / "pki"
+    pki.mkdir()
+    (pki / "kek").write_bytes(b"x" * 32)  # what a crash before the first certificate leaves
+    settings = make_settings(tmp_path)
+    settings.ensure_pki()
+    (pki / "ca.pem").unlink()
+    with pytest.raises(Fatal, match="cannot read"):
+        settings.ensure_pki()
+
+
+def test_a_taken_port_and_a_bad_address_are_named(tmp_path: Path) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        address = f"127.0.0.1:{taken.getsockname()[1]}"
+        for flag in ("--grpc", "--admin"):
+            other = "--admin" if flag == "--grpc" else "--grpc"
+            done = command(
+                "run",
+                "--state-dir",
+                tmp_path,
+                "--etcd",
+                "https://127.0.0.1:1",
+                flag,
+                address,
+                other,
+                "127.0.0.1:0",
+            )
+            assert done.returncode == 1
+            assert address in done.stderr
+            assert "Traceback" not in done.stderr
+    done = command("run", "--state-dir", tmp_path, "--etcd", "https://127.0.0.1:1", "--grpc", "nowhere")
+    assert done.returncode == 1
+    assert "--grpc: 'nowhere' is not an address" in done.stderr
+
+
+def test_an_etcd_that_is_not_there_is_said_and_waited_for(tmp_path: Path) -> None:
+    log, ready_file = tmp_path / "log", tmp_path / "ready"
+    arguments = ["run", "--state-dir", tmp_path, "--etcd", f"https://127.0.0.1:{free_port()}"]
+    arguments += ["--grpc", "127.0.0.1:0", "--admin", "127.0.0.1:0", "--ready-file", ready_file]
+    with log.open("wb") as errors:
+        process = subprocess.Popen([*COMMAND, *map(str, arguments)], stderr=errors, env={**os.environ})
+        try:
+            end = time.monotonic() + 30
+            while b"store_unavailable" not in log.read_bytes():
+                assert time.monotonic() < end
+                assert process.poll() is None
+            admin = json.loads(ready_file.read_text())["admin"]
+            with pytest.raises(urllib.error.HTTPError) as caught:
+                urllib.request.urlopen(f"http://{admin}/readyz", timeout=5)
+            assert caught.value.code == 503
+            with caught.value as answer:
+                assert b"no state yet" in answer.read()
+        finally:
+            process.terminate()
+            assert process.wait(10) == 0
