@@ -140,3 +140,7 @@ def run() -> None:
     except BridgeError as fault:
         typer.echo(f"bridge-engine: {fault}", err=True)
         sys.exit(1)
+
+
+if __name__ == "__main__":
+    run()

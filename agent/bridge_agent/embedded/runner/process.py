@@ -30,7 +30,9 @@ _MAX_ANSWER: Final = 256 << 20
 _BUFFER: Final = re.compile(r"(\S+)\s+(model|KV|compute|output|RS) buffer size\s*=\s*([\d.]+)\s*MiB")
 _TROUBLE: Final = re.compile(r"\b(error|failed|unable|exception)\b", re.IGNORECASE)
 _HOST_BUFFER: Final = re.compile(r"CPU|BLAS|.*_Host$")
-_JSON_HEADERS: Final = ((b"content-type", b"application/json"),)
+# llama-server drops connections that it has just offered to keep (one answer in ten under load), and
+# a generation cannot be repeated safely: each request gets a connection of its own on the loopback.
+_JSON_HEADERS: Final = ((b"content-type", b"application/json"), (b"connection", b"close"))
 
 
 class Runner:

@@ -22,9 +22,9 @@ import structlog
 
 from bridge_agent.embedded.errors import ApiError
 from bridge_agent.embedded.options import RunnerOptions, needs_reload
+from bridge_agent.embedded.runner.planning import plan
 from bridge_agent.embedded.runner.process import Runner, free_port
 from bridge_agent.embedded.runner.schedule import Resident, expired, next_expiry, victim
-from bridge_agent.embedded.runner.spec import plan
 from bridge_agent.embedded.store.layout import Stored
 from bridge_agent.embedded.store.model import Model
 

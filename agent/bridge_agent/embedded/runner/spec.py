@@ -1,4 +1,4 @@
-"""What a runner is started with. Pure."""
+"""What a runner is started with. Pure, and imported by the runner itself: it must stay light."""
 
 from __future__ import annotations
 
@@ -6,14 +6,7 @@ from typing import Final
 
 import msgspec
 
-from bridge_agent.embedded.options import RunnerOptions
-from bridge_agent.embedded.store.model import Model
-
 READY_MARK: Final = "bridge-runner-ready"
-DEFAULT_BATCH: Final = 512
-EMBEDDING_BATCH: Final = 2048
-# These keep state that cannot be shared between sequences in one context.
-_SERIAL: Final = ("mllama", "qwen3vl", "qwen35", "qwen3next", "lfm2", "nemotron_h")
 
 
 class Spec(msgspec.Struct, frozen=True, kw_only=True):
@@ -34,46 +27,6 @@ class Spec(msgspec.Struct, frozen=True, kw_only=True):
     adapters: tuple[str, ...] = ()
     llama_server: str = ""
     port: int = 0
-
-
-def plan(
-    model: Model, options: RunnerOptions, *, parallel: int, context_length: int, llama_server: str, port: int
-) -> Spec:
-    """Decides how a model is loaded.
-
-    Args:
-        model: What.
-        options: What the request and the model file ask for.
-        parallel: Slots of the engine; some architectures get one whatever it says.
-        context_length: The context length where nobody asks for one.
-        llama_server: Path of a llama-server to run; empty for the wheel's.
-        port: Where that one listens.
-    """
-    num_ctx = max(4, options.num_ctx or context_length)
-    if model.trained_context:
-        num_ctx = min(num_ctx, model.trained_context)
-    embedding = "embedding" in model.capabilities
-    batch = min(options.num_batch or (EMBEDDING_BATCH if embedding else DEFAULT_BATCH), num_ctx)
-    if embedding:  # a text is embedded in one batch or not at all
-        batch = max(batch, min(EMBEDDING_BATCH, num_ctx))
-    serial = embedding or model.header.architecture.startswith(_SERIAL)
-    return Spec(
-        model=str(model.weights),
-        num_ctx=num_ctx,
-        parallel=1 if serial else parallel,
-        batch=batch,
-        micro_batch=batch,
-        shift=options.shift,
-        embedding=embedding,
-        num_gpu=options.num_gpu,
-        main_gpu=options.main_gpu,
-        num_thread=options.num_thread,
-        use_mmap=options.use_mmap,
-        projectors=tuple(map(str, model.projectors)),
-        adapters=tuple(map(str, model.adapters)),
-        llama_server=llama_server,
-        port=port,
-    )
 
 
 def server_arguments(spec: Spec) -> list[str]:
