@@ -24,7 +24,7 @@ from bridge_core.tls import TlsIdentity
 from bridge_registry import keyspace, upkeep
 from bridge_registry.admin_http import AdminApp, Readiness
 from bridge_registry.enrolment.enroller import Enroller
-from bridge_registry.enrolment.pki_files import Ensured
+from bridge_registry.enrolment.pki_files import STORE_USER, Ensured
 from bridge_registry.enrolment.store_access import EtcdAccess, OpenAccess, StoreAccess
 from bridge_registry.enrolment.token_desk import TokenDesk
 from bridge_registry.leadership import Candidate, Leadership
@@ -91,7 +91,7 @@ class Registry:
         self._leadership = Leadership(self._election, own, time.monotonic)
         self.publisher = Publisher(store, self._election, domain, settings.snapshot_file)
         table, hub, fence = self.publisher.table, self.publisher.hub, self._leadership.fence
-        self._front = TlsFront()
+        self._front = TlsFront(settings.state_dir / "sockets")
         gate = Gate(self._front.caller, domain, table.is_revoked)
         enroller = Enroller(
             store=store,
@@ -210,8 +210,7 @@ async def run(settings: RegistrySettings) -> None:
     store = EtcdStore(settings.etcd, tls)
     channels = Endpoints(settings.etcd, tls, Timing())
     try:
-        own_user = f"registry/{settings.name}"
-        access = EtcdAccess(channels.write, own_user) if settings.etcd_rbac else OpenAccess()
+        access = EtcdAccess(channels.write, STORE_USER) if settings.etcd_rbac else OpenAccess()
         registry = Registry(settings, store, access, ensured)
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):

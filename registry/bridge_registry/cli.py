@@ -94,8 +94,6 @@ def run_command(
     ] = None,
 ) -> None:
     """Runs the registry until it is told to stop."""
-    from bridge_registry import app as registry
-
     _log_to_stderr()
     settings = RegistrySettings(
         state_dir=state_dir,
@@ -109,6 +107,8 @@ def run_command(
         mesh_config=mesh_config,
         ready_file=ready_file,
     )
+    from bridge_registry import app as registry
+
     guarded(lambda: uvloop.run(registry.run(settings)))
 
 

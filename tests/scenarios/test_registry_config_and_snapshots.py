@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import socket
 from collections.abc import AsyncIterator
 from pathlib import Path
 
 import grpc
+import msgspec
 import pytest
 
 from bridge_core.errors import Fatal
@@ -294,6 +296,19 @@ async def test_a_store_of_another_mesh_ends_the_registry(tmp_path: Path, etcd: F
     (fault,) = caught.value.exceptions
     assert isinstance(fault, Fatal)
     assert "another CA" in fault.message
+    await store.close()
+
+
+@pytest.mark.parametrize("listener", ["grpc", "admin"])
+async def test_a_taken_port_is_named(tmp_path: Path, etcd: FakeEtcd, listener: str) -> None:
+    store = FakeStore(etcd)
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        where = taken.getsockname()
+        settings = msgspec.structs.replace(make_settings(tmp_path), **{listener: where})
+        with pytest.raises(Fatal, match=f"127.0.0.1:{where[1]}"):
+            await Registry(settings, store, OpenAccess(), settings.ensure_pki()).serve()
     await store.close()
 
 

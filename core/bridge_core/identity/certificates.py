@@ -99,7 +99,7 @@ def create_csr(
     """A PKCS#10 request, PEM, for `key`; the registry decides what of it is granted."""
     builder = (
         x509.CertificateSigningRequestBuilder()
-        .subject_name(_subject(identity))
+        .subject_name(_subject(identity.common_name))
         .add_extension(_alternative_names(identity, dns_names, addresses), critical=False)
     )
     return builder.sign(key, hashes.SHA256()).public_bytes(serialization.Encoding.PEM)
@@ -157,12 +157,16 @@ def issue(
     ttl_s: float,
     dns_names: Iterable[str] = (),
     addresses: Iterable[str] = (),
+    common_name: str | None = None,
 ) -> x509.Certificate:
-    """A leaf certificate, for servers and clients alike, valid from `now` less the clock skew."""
+    """A leaf certificate, for servers and clients alike, valid from `now` less the clock skew.
+
+    Its common name, which etcd takes as the user, is the identity's unless given.
+    """
     usage = [ExtendedKeyUsageOID.SERVER_AUTH, ExtendedKeyUsageOID.CLIENT_AUTH]
     return (
         _validity(x509.CertificateBuilder(), now, ttl_s)
-        .subject_name(_subject(identity))
+        .subject_name(_subject(common_name or identity.common_name))
         .issuer_name(authority.certificate.subject)
         .public_key(public_key)
         .serial_number(x509.random_serial_number())
@@ -249,8 +253,8 @@ def _names_of(extensions: x509.Extensions) -> tuple[tuple[str, ...], tuple[str, 
     )
 
 
-def _subject(identity: SpiffeId) -> x509.Name:
-    return x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, identity.common_name)])
+def _subject(common_name: str) -> x509.Name:
+    return x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, common_name)])
 
 
 def _alternative_names(

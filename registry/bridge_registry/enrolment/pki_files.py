@@ -7,7 +7,7 @@ Under `<state dir>/pki/` (the state dir of `bridge up` for its registry is `<sta
     ca.key.enc           its key, AES-256-GCM under kek
     kek                  the key-encryption key, 32 bytes
     registry.pem/.key    this registry: server certificate (with the CA after it) and, in etcd, the
-                         client whose user `registry/<name>` has the role root
+                         client whose user `registry` has the role root
     etcd.pem/.key        etcd's server and peer certificate
     admin.pem/.key       the first admin, `spiffe://<mesh>/admin/admin`
 
@@ -35,6 +35,8 @@ from bridge_core.identity.spiffe import REGISTRY_SERVER_NAME
 from bridge_registry.enrolment.key_sealing import KEK_BYTES, seal, unseal
 
 ETCD_SERVER_NAME: Final = "etcd.bridge.internal"
+# All registries of a mesh are one user of etcd: a second one gets in without being admitted first.
+STORE_USER: Final = "registry"
 CA_TTL_S: Final = 10 * 365 * 86_400.0
 INFRASTRUCTURE_TTL_S: Final = 90 * 86_400.0
 # Renewed by whoever starts the registry, so a start after a long pause still finds valid ones.
@@ -187,6 +189,7 @@ def _ensure_pair(
         ttl_s=INFRASTRUCTURE_TTL_S,
         dns_names=names[0],
         addresses=names[1],
+        common_name=STORE_USER if what == "registry" else None,
     )
     write_atomically(key_path, x509.key_to_pem(key))
     write_atomically(cert_path, x509.to_pem(leaf) + authority.pem)

@@ -1,6 +1,6 @@
 """etcd's own RBAC: each node's certificate may write its members prefix and nothing else.
 
-etcd takes the common name of a client certificate as the user. Registries' users have the role
+etcd takes the common name of a client certificate as the user. The registries' user has the role
 root; a node's user has one role of its own that covers `/bridge/v1/members/<node>/`.
 """
 
@@ -67,7 +67,7 @@ class EtcdAccess:
     Args:
         write: Sends one call to an endpoint that can be reached, translating its errors
             (`bridge_core.store.endpoints.Endpoints.write`).
-        own_user: This registry's user: the common name of its certificate.
+        own_user: The registries' user: the common name of their certificates.
     """
 
     def __init__(

@@ -30,6 +30,7 @@ log = structlog.get_logger()
 
 _CHUNK: Final = 64 * 1024
 _HANDSHAKE_S: Final = 10.0
+_LONGEST_FOLDER: Final = 90  # a Unix socket's whole path has 107 bytes
 _MAX_CONNECTIONS: Final = 8192
 
 
@@ -41,10 +42,19 @@ class Caller(msgspec.Struct, frozen=True):
 
 
 class TlsFront:
-    """See the module. Use as an async context manager, inside which `serve` may be called once."""
+    """See the module. `serve` may be called once; `close` ends it.
 
-    def __init__(self) -> None:
-        self._folder = Path(tempfile.mkdtemp(prefix="bridge-registry-"))
+    Args:
+        folder: Of its own, for the private sockets; emptied now. One elsewhere is taken when the
+            path is too long for a socket's.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        if len(os.fsencode(folder.absolute())) > _LONGEST_FOLDER:
+            folder = Path(tempfile.mkdtemp(prefix="bridge-registry-"))
+        shutil.rmtree(folder, ignore_errors=True)  # what a killed registry left
+        folder.mkdir(mode=0o700, parents=True)
+        self._folder = folder.absolute()
         self._callers: dict[str, Caller] = {}
         self._numbers = itertools.count()
         self._server: asyncio.Server | None = None
