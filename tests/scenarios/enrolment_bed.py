@@ -8,11 +8,13 @@ import json
 from collections.abc import AsyncIterator
 from pathlib import Path
 
+import psutil
+
 from bridge_agent.engine.config import EngineConfig
 from bridge_agent.membership.join import JoinPlan
 from bridge_agent.settings import Listeners, StateDir
 from bridge_core.registry_channel import open_channel
-from bridge_registry.app import Registry, ensure_pki
+from bridge_registry.app import Registry
 from bridge_registry.enrolment.store_access import OpenAccess
 from bridge_registry.settings import RegistrySettings
 from bridge_wire.v1 import registry_pb2 as pb
@@ -74,7 +76,7 @@ async def open_enrolment_bed(folder: Path, trust_domain: str = "bed.local") -> A
         etcd=("https://127.0.0.1:1",),
         trust_domain=trust_domain,
     )
-    ensured = ensure_pki(settings)
+    ensured = settings.ensure_pki()
     etcd = FakeEtcd()
     store = FakeStore(etcd)
     registry = Registry(settings, store, OpenAccess(), ensured)
@@ -90,3 +92,10 @@ async def open_enrolment_bed(folder: Path, trust_domain: str = "bed.local") -> A
         registry.stop()
         await asyncio.gather(serving, return_exceptions=True)
         await store.close()
+        # TLS connections end some turns of the loop after the registry did.
+        await eventually(lambda: not _open_at(registry.grpc_port), 5)
+
+
+def _open_at(port: int) -> list[object]:
+    """This process's connections at the registry's end."""
+    return [link for link in psutil.Process().net_connections("tcp") if link.laddr.port == port]

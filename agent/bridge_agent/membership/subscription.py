@@ -52,6 +52,7 @@ class Subscription:
         # A thousand agents spread over the registries instead of all beginning at the first.
         self._next = rng.randrange(len(self._registries))
         self._unsaved = asyncio.Event()
+        self._saving: asyncio.Future[None] | None = None
         self.snapshot = file.load()
         self.status = LinkStatus("registry", now)
 
@@ -62,6 +63,9 @@ class Subscription:
                 group.create_task(self._follow_any(), name="snapshot")
                 group.create_task(self._save(), name="snapshot-file")
         finally:
+            if self._saving is not None:
+                # A thread goes on when its task is cancelled, and must not overwrite what comes after.
+                await asyncio.wait([self._saving])
             if self._unsaved.is_set():
                 self._file.save(self.snapshot)
 
@@ -70,7 +74,8 @@ class Subscription:
         while True:
             await self._unsaved.wait()
             self._unsaved.clear()
-            await asyncio.to_thread(self._file.save, self.snapshot)
+            self._saving = asyncio.ensure_future(asyncio.to_thread(self._file.save, self.snapshot))
+            await asyncio.shield(self._saving)
 
     async def _follow_any(self) -> None:
         while True:
