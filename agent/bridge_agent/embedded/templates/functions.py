@@ -12,6 +12,7 @@ from typing import Any
 
 import msgspec
 
+from bridge_agent.embedded.templates.lexer import character
 from bridge_agent.embedded.templates.values import go_json, kind, text_of, truth
 
 _WIDEST = 1000  # of a padded number or text: a format string must not be able to fill memory
@@ -92,7 +93,7 @@ def _formatted(verb: str, value: Any, flags: str, precision: str | None) -> str:
     if verb == "t" and isinstance(value, bool):
         return text_of(value)
     if verb in {"d", "x", "X", "o", "b", "c"} and isinstance(value, int) and number:
-        return chr(value) if verb == "c" else format(value, sign + verb)
+        return character(value) if verb == "c" else format(value, sign + verb)
     if verb in {"f", "e", "g", "F", "E", "G"} and number:
         return format(float(value), f"{sign}.{precision or 6}{verb}" if verb != "g" else f"{sign}g")
     if verb in {"x", "X"} and isinstance(value, str):
@@ -113,6 +114,8 @@ def _index(value: Any, *keys: Any) -> Any:
         if value is None:
             raise CallFault("index of untyped nil")
         if isinstance(value, Mapping):
+            if not isinstance(key, str):
+                raise CallFault("index: a map's keys are strings")
             value = value.get(key)
         elif isinstance(value, str | Sequence):
             items: Sequence[Any] = value.encode() if isinstance(value, str) else value

@@ -147,8 +147,14 @@ def _unescape(text: str) -> str:
     def replace(match: re.Match[str]) -> str:
         byte, short, long, octal, simple = match.groups()
         if octal:
-            return chr(int(octal, 8))
+            return character(int(octal, 8))
         code = byte or short or long
-        return chr(int(code, 16)) if code else _SIMPLE_ESCAPES.get(simple, simple)
+        return character(int(code, 16)) if code else _SIMPLE_ESCAPES.get(simple, simple)
 
     return _ESCAPE.sub(replace, text)
+
+
+def character(code: int) -> str:
+    """The character of a code point, U+FFFD where it has none that UTF-8 can carry."""
+    valid = 0 <= code <= 0x10FFFF and not 0xD800 <= code < 0xE000
+    return chr(code) if valid else "\ufffd"

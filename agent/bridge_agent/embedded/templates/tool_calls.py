@@ -145,7 +145,7 @@ class ToolCallParser:
         if isinstance(inner, Mapping):
             value = inner
         name = value.get("name")
-        if name not in self._tools:
+        if not isinstance(name, str) or name not in self._tools:
             return None
         arguments = value.get("arguments", value.get("parameters", {}))
         if isinstance(arguments, str):
