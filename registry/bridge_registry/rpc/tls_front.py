@@ -30,6 +30,7 @@ log = structlog.get_logger()
 
 _CHUNK: Final = 64 * 1024
 _HANDSHAKE_S: Final = 10.0
+_GOODBYE_S: Final = 0.5
 _LONGEST_FOLDER: Final = 90  # a Unix socket's whole path has 107 bytes
 _MAX_CONNECTIONS: Final = 8192
 
@@ -83,7 +84,14 @@ class TlsFront:
         context.set_alpn_protocols(["h2"])
         try:
             self._server = await asyncio.start_server(
-                self._accept, host, port, ssl=context, ssl_handshake_timeout=_HANDSHAKE_S, backlog=1024
+                self._accept,
+                host,
+                port,
+                ssl=context,
+                ssl_handshake_timeout=_HANDSHAKE_S,
+                # gRPC hangs up without TLS's goodbye; asyncio would wait 30 s for it.
+                ssl_shutdown_timeout=_GOODBYE_S,
+                backlog=1024,
             )
         except OSError as fault:
             raise Fatal(
