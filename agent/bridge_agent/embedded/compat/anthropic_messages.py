@@ -10,6 +10,7 @@ from bridge_agent.embedded.compat.anthropic_wire import error_body, stop_reason
 from bridge_agent.embedded.compat.wire import Exchange, Reply, Stamp, Stream, encode, usage, whole
 from bridge_agent.embedded.errors import ApiError
 from bridge_agent.embedded.gojson import ANY, BOOL, FLOAT64, INT, MAP, STRING, STRINGS, ListOf, Struct, decode
+from bridge_agent.embedded.templates.values import as_list, as_map
 
 _MESSAGE: Final = Struct("MessageParam", {"role": STRING, "content": ANY}, go="anthropic.MessageParam")
 _TOOL: Final = Struct(
@@ -130,12 +131,8 @@ def _options(request: Mapping[str, Any]) -> dict[str, Any]:
 
 def _system(system: Any) -> list[dict[str, Any]]:
     if isinstance(system, list):
-        texts = [
-            str(block.get("text") or "")
-            for block in system
-            if isinstance(block, Mapping) and block.get("type") == "text"
-        ]
-        system = "\n".join(texts)
+        blocks = [as_map(block) for block in system]
+        system = "\n".join(str(block.get("text") or "") for block in blocks if block.get("type") == "text")
     return [{"role": "system", "content": system}] if isinstance(system, str) and system else []
 
 
@@ -186,8 +183,8 @@ def _block(
             raise ApiError(400, "tool_use block missing required 'name' field")
         called[str(block["id"])] = str(block["name"])
         calls = native.setdefault("tool_calls", [])
-        function = {"index": len(calls), "name": block["name"], "arguments": block.get("input") or {}}
-        calls.append({"id": block["id"], "function": function})
+        function = {"index": len(calls), "name": str(block["name"]), "arguments": as_map(block.get("input"))}
+        calls.append({"id": str(block["id"]), "function": function})
     elif kind == "tool_result":
         identity = str(block.get("tool_use_id") or "")
         result = {"role": "tool", "content": _result_text(block.get("content")), "tool_call_id": identity}
@@ -209,9 +206,5 @@ def _image(source: Any) -> str:
 def _result_text(content: Any) -> str:
     if isinstance(content, str):
         return content
-    blocks = content if isinstance(content, list) else []
-    return "".join(
-        str(block.get("text") or "")
-        for block in blocks
-        if isinstance(block, Mapping) and block.get("type") == "text"
-    )
+    blocks = [as_map(block) for block in as_list(content)]
+    return "".join(str(block.get("text") or "") for block in blocks if block.get("type") == "text")

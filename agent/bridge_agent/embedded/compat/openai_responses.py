@@ -11,6 +11,7 @@ from bridge_agent.embedded.compat.response_object import Items, ResponseObject
 from bridge_agent.embedded.compat.wire import Exchange, Reply, Stamp, Stream, whole
 from bridge_agent.embedded.errors import ApiError
 from bridge_agent.embedded.gojson import ANY, BOOL, FLOAT64, INT, MAP, STRING, ListOf, Struct, decode
+from bridge_agent.embedded.templates.values import as_list, as_map
 
 _REQUEST: Final = Struct(
     "ResponsesRequest",
@@ -61,12 +62,12 @@ class Responses(Exchange):
         tools = [_tool(tool) for tool in request.get("tools") or () if tool.get("type") == "function"]
         if tools:
             self.native["tools"] = tools
-        wanted = (request.get("text") or {}).get("format") or {}
+        wanted = as_map(as_map(request.get("text")).get("format"))
         if wanted.get("type") == "json_schema":
             self.native["format"] = wanted.get("schema")
         elif wanted.get("type") == "json_object":
             self.native["format"] = "json"
-        think = common.think(str((request.get("reasoning") or {}).get("effort") or ""))
+        think = common.think(str(as_map(request.get("reasoning")).get("effort") or ""))
         if think is not None:
             self.native["think"] = think
         if "keep_alive" in request:
@@ -95,7 +96,7 @@ class Responses(Exchange):
 
 
 def _tool(tool: Mapping[str, Any]) -> dict[str, Any]:
-    function = {"name": tool.get("name") or "", "parameters": tool.get("parameters") or {}}
+    function = {"name": tool.get("name") or "", "parameters": as_map(tool.get("parameters"))}
     if tool.get("description"):
         function["description"] = tool["description"]
     return {"type": "function", "function": function}
@@ -147,12 +148,11 @@ def _item(kind: str, item: Mapping[str, Any], called: dict[str, str]) -> dict[st
 def _content(content: Any) -> dict[str, Any]:
     if isinstance(content, str):
         return {"content": content}
-    parts = [part for part in content or () if isinstance(part, Mapping)] if isinstance(content, list) else []
+    parts = [as_map(part) for part in as_list(content)]
     images = [common.image(part.get("image_url")) for part in parts if part.get("type") == "input_image"]
     found: dict[str, Any] = {"content": _texts(parts)}
     return found | {"images": images} if images else found
 
 
 def _texts(parts: Any) -> str:
-    blocks = parts if isinstance(parts, list) else []
-    return "".join(str(part.get("text") or "") for part in blocks if isinstance(part, Mapping))
+    return "".join(str(as_map(part).get("text") or "") for part in as_list(parts))

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from bridge_agent.embedded.compat.wire import Stamp, encode, usage
+from bridge_agent.embedded.templates.values import as_map
 
 
 class Items:
@@ -110,7 +111,7 @@ class ResponseObject:
             "tool_choice": request.get("tool_choice", "auto"),
             "truncation": request.get("truncation", "disabled"),
             "parallel_tool_calls": request.get("parallel_tool_calls", True),
-            "text": {"format": (request.get("text") or {}).get("format") or {"type": "text"}},
+            "text": {"format": as_map(request.get("text")).get("format") or {"type": "text"}},
             "top_p": request.get("top_p", 1),
             "presence_penalty": 0,
             "frequency_penalty": 0,

@@ -6,7 +6,15 @@ import dataclasses
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from bridge_agent.embedded.templates.values import JsonList, JsonMap, JsonRecord, Record, TypeList
+from bridge_agent.embedded.templates.values import (
+    JsonList,
+    JsonMap,
+    JsonRecord,
+    Record,
+    TypeList,
+    as_list,
+    as_map,
+)
 
 
 @dataclasses.dataclass(slots=True)
@@ -19,12 +27,12 @@ class Message:
 
     def record(self) -> Record:
         """The message as templates see it."""
-        calls = [_call(call, index) for index, call in enumerate(self.source.get("tool_calls") or ())]
+        calls = [_call(call, index) for index, call in enumerate(as_list(self.source.get("tool_calls")))]
         return Record(
             Role=self.role,
             Content=self.content,
             Thinking=self.source.get("thinking") or "",
-            Images=list(self.source.get("images") or ()),
+            Images=list(as_list(self.source.get("images"))),
             ToolCalls=calls,
             ToolName=self.source.get("tool_name") or "",
             ToolCallID=self.source.get("tool_call_id") or "",
@@ -55,21 +63,22 @@ def tool_records(tools: Sequence[Mapping[str, Any]]) -> JsonList:
 
 
 def _call(call: Mapping[str, Any], index: int) -> Record:
-    function = call.get("function") or {}
+    call = as_map(call)
+    function = as_map(call.get("function"))
     return Record(
         ID=call.get("id") or "",
         Function=Record(
             Index=function.get("index", index),
             Name=function.get("name") or "",
-            Arguments=JsonMap(function.get("arguments") or {}),
+            Arguments=JsonMap(as_map(function.get("arguments"))),
         ),
     )
 
 
 def _tool(tool: Mapping[str, Any]) -> JsonRecord:
-    function = tool.get("function") or {}
-    parameters = function.get("parameters") or {}
-    properties = parameters.get("properties") or {}
+    function = as_map(tool.get("function"))
+    parameters = as_map(function.get("parameters"))
+    properties = as_map(parameters.get("properties"))
     wire_parameters: dict[str, Any] = {"type": parameters.get("type") or ""}
     wire_parameters |= {key: parameters[key] for key in ("$defs", "items", "required") if parameters.get(key)}
     wire_parameters["properties"] = {name: _wire_property(one) for name, one in properties.items()}
@@ -91,7 +100,7 @@ def _tool(tool: Mapping[str, Any]) -> JsonRecord:
                 Type=parameters.get("type") or "",
                 Defs=parameters.get("$defs"),
                 Items=parameters.get("items"),
-                Required=list(parameters.get("required") or ()),
+                Required=list(as_list(parameters.get("required"))),
                 Properties=JsonMap({name: _property(one) for name, one in properties.items()}),
             ),
         ),
@@ -99,22 +108,22 @@ def _tool(tool: Mapping[str, Any]) -> JsonRecord:
 
 
 def _property(source: Any) -> Record:
-    schema = source if isinstance(source, Mapping) else {}
-    types = schema.get("type") or []
+    schema = as_map(source)
+    types = schema.get("type")
     return _json_record(
         _wire_property(schema),
-        AnyOf=[_property(one) for one in schema.get("anyOf") or ()],
-        Type=TypeList([types] if isinstance(types, str) else types),
+        AnyOf=[_property(one) for one in as_list(schema.get("anyOf"))],
+        Type=TypeList([types] if isinstance(types, str) else as_list(types)),
         Items=schema.get("items"),
         Description=schema.get("description") or "",
-        Enum=list(schema.get("enum") or ()),
-        Properties=JsonMap({name: _property(one) for name, one in (schema.get("properties") or {}).items()}),
-        Required=list(schema.get("required") or ()),
+        Enum=list(as_list(schema.get("enum"))),
+        Properties=JsonMap({name: _property(one) for name, one in as_map(schema.get("properties")).items()}),
+        Required=list(as_list(schema.get("required"))),
     )
 
 
 def _wire_property(source: Any) -> dict[str, Any]:
-    schema = source if isinstance(source, Mapping) else {}
+    schema = as_map(source)
     order = ("anyOf", "type", "items", "description", "enum", "properties", "required")
     return {key: schema[key] for key in order if schema.get(key)}
 

@@ -181,7 +181,7 @@ def _typescript(value: Any) -> str:
         return " | ".join(_typescript(one) for one in alternatives)
     types = value.get("Type") or []
     names = [types] if isinstance(types, str) else list(types)
-    return " | ".join(_typescript_name(name, value) for name in names) or "any"
+    return " | ".join(_typescript_name(str(name), value) for name in names) or "any"
 
 
 def _typescript_name(name: str, value: Mapping[str, Any]) -> str:

@@ -34,6 +34,16 @@ class TypeList(list[Any]):
     """The types of a schema's property: one prints as itself, several with commas."""
 
 
+def as_map(value: Any) -> Mapping[str, Any]:
+    """A client's JSON where an object belongs: anything else counts as an empty one."""
+    return value if isinstance(value, Mapping) else {}
+
+
+def as_list(value: Any) -> Sequence[Any]:
+    """A client's JSON where a list belongs: anything else counts as an empty one."""
+    return value if isinstance(value, list | tuple) else ()
+
+
 def to_wire(value: Any) -> Any:
     """The value as it is outside of templates."""
     if isinstance(value, JsonRecord):
