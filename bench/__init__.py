@@ -1,0 +1,1 @@
+"""Benchmarks against real peers, side by side in one run; see `python -m bench --help`."""

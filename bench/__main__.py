@@ -1,0 +1,56 @@
+"""`python -m bench [ROW …] [--seconds N]`: measures and writes bench/RESULTS.md."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import platform
+import shutil
+import sys
+import tempfile
+from importlib import metadata
+from pathlib import Path
+
+from bench import hops, streams
+from bench.processes import envoy, missing, version
+
+ROWS = {"one-hop": hops.one_hop, "two-hops": hops.two_hops, "tokens": streams.relay, "memory": streams.memory}
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="python -m bench", description=__doc__)
+    parser.add_argument("rows", nargs="*", metavar="ROW", help=f"of {', '.join(ROWS)}; all by default")
+    parser.add_argument("--seconds", type=float, default=5.0, help="length of each cell (default 5)")
+    arguments = parser.parse_args()
+    unknown = [row for row in arguments.rows if row not in ROWS]
+    if unknown:
+        parser.error(f"no such row: {', '.join(unknown)}; there are {', '.join(ROWS)}")
+    for hint in missing():
+        print(f"missing: {hint}", file=sys.stderr)
+    if shutil.which("wrk") is None or shutil.which("taskset") is None or (os.cpu_count() or 1) < 2:
+        print("nothing to measure with: wrk, taskset and two cores are needed", file=sys.stderr)
+        return 1
+    rows = arguments.rows or list(ROWS)
+    for row in rows:
+        with tempfile.TemporaryDirectory(prefix="bridge-bench-") as name:
+            folder = Path(name)
+            folder.chmod(0o755)  # nginx's worker gives root up and looks into it
+            print(f"== {row}", flush=True)
+            ROWS[row](folder, arguments.seconds, _versions(), f"python -m bench {row}")
+    return 0
+
+
+def _versions() -> list[str]:
+    found = [f"{name} {metadata.version(name)}" for name in ("uvloop", "httptools", "msgspec")]
+    found.append(f"Linux {platform.release()}")
+    found.append(version(["wrk", "-v"]).split(" [")[0].split(" Copyright")[0])
+    if shutil.which("nginx"):
+        found.append(version(["nginx", "-v"]).replace("nginx version: ", ""))
+    binary = envoy()
+    if binary is not None:
+        found.append("Envoy " + version([binary, "--version"]).split("/")[1])
+    return found
+
+
+if __name__ == "__main__":
+    sys.exit(main())

