@@ -184,6 +184,26 @@ async def test_keep_alive_race_is_retried_once_on_a_fresh_connection() -> None:
         await pool.close()
 
 
+async def test_a_lost_race_is_not_run_again_on_another_used_connection() -> None:
+    """A server that closes every connection after one answer, under requests side by side."""
+
+    async def script(
+        state: ScriptedServer, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
+    ) -> None:
+        state.requests.append(await read_request(reader))
+        writer.write(OK)  # and closes, having offered to keep the connection
+
+    async with scripted(script) as server:
+        pool = http1.Pool(("127.0.0.1", server.port))
+
+        async def ask_often() -> None:
+            for _ in range(30):
+                assert await ask(pool, "POST", b"x") == (200, b"ok")
+
+        await asyncio.gather(*(ask_often() for _ in range(4)))
+        await pool.close()
+
+
 async def test_death_after_a_byte_or_after_the_race_window_is_reported_not_retried() -> None:
     def script_of(part: bytes):
         async def script(

@@ -162,8 +162,8 @@ class Pool:
         """A connection's answer is whole and the connection can take another request."""
         if self.closed or not connection.usable:
             connection.close()
-        elif self._waiting:
-            connection.start(self._waiting.popleft())
+        elif (exchange := self._next_for(connection)) is not None:
+            connection.start(exchange)
         elif len(self._idle) >= self.limits.idle:
             connection.close()
         else:
@@ -172,6 +172,18 @@ class Pool:
                 connection.idle_since = self._loop.time()
                 if self._reaper is None:
                     self._reaper = self._loop.call_later(self.limits.idle_s / 2, self._reap)
+
+    def _next_for(self, connection: ClientConnection) -> ClientExchange | None:
+        """Takes the first waiting request that may go on `connection`.
+
+        One that has lost a keep-alive race gets a new connection: on another used one it could
+        lose again, as against llama.cpp's server, which closes half of those it offers to keep.
+        """
+        for at, exchange in enumerate(self._waiting):
+            if not exchange.retried or not connection.requests:
+                del self._waiting[at]
+                return exchange
+        return None
 
     def lost(self, connection: ClientConnection) -> None:
         """A connection has ended."""
