@@ -8,12 +8,13 @@ import time
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from bridge_core.errors import Fatal
 from bridge_core.etcd_server import find_etcd
 from bridge_core.snapshot import Instance, encode_entry
-from bridge_core.store.api import Put, Store, StoreRefused, StoreUnavailable
+from bridge_core.store.api import LeaseHandle, Put, Store, StoreRefused, StoreUnavailable
 from bridge_wire.v1 import registry_pb2 as pb
 from tests.contract.store.beds import Certificates, EtcdBed
 from tests.registry_bed import Bed, Follower, following, make_settings, running
@@ -39,9 +40,25 @@ def etcd(tmp_path: Path) -> Iterator[EtcdBed]:
     bed.server.stop()
 
 
-@pytest.fixture
-async def mesh(tmp_path: Path, etcd: EtcdBed) -> AsyncIterator[tuple[Bed, Follower]]:
+class Mesh(msgspec.Struct):
     """A registry, three nodes that keep themselves registered, and one that follows snapshots."""
+
+    bed: Bed
+    follower: Follower
+    etcd: EtcdBed
+    agents: list[asyncio.Task[None]] = []
+
+    def start_agents(self) -> None:
+        self.agents = [asyncio.create_task(keep_registered(self.etcd, f"n{at}")) for at in range(3)]
+
+    async def stop_agents(self) -> None:
+        for task in self.agents:
+            task.cancel()
+        await asyncio.gather(*self.agents, return_exceptions=True)
+
+
+@pytest.fixture
+async def mesh(tmp_path: Path, etcd: EtcdBed) -> AsyncIterator[Mesh]:
     await etcd.ready()
     store = etcd.client()
     async with contextlib.AsyncExitStack() as stack:
@@ -52,34 +69,35 @@ async def mesh(tmp_path: Path, etcd: EtcdBed) -> AsyncIterator[tuple[Bed, Follow
         async with bed.admin() as admin:
             await admin.Apply(pb.ApplyRequest(files=[pb.ConfigFile(name="mesh.yaml", text=text)]))
         nodes = [await bed.join(f"n{at}") for at in range(3)]
-        for node in nodes:
-            client = etcd.client()
-            stack.push_async_callback(client.close)
-            task = asyncio.create_task(keep_registered(client, node.name))
-            stack.push_async_callback(ended, task)
         follower = await stack.enter_async_context(following(nodes[0], Follower()))
+        found = Mesh(bed, follower, etcd)
+        found.start_agents()
+        stack.push_async_callback(found.stop_agents)
         await eventually(lambda: set(follower.snapshot.instances) == EVERYBODY)
         follower.seen.clear()
-        yield bed, follower
+        yield found
 
 
-async def keep_registered(store: Store, node: str) -> None:
+async def keep_registered(etcd: EtcdBed, node: str) -> None:
     """What an agent does: puts its instance whenever it has a new lease."""
-    lease, seen = await store.lease(TTL_S), 0
-    while True:
-        seen = await lease.changed(seen)
-        instance = encode_entry(Instance(id=f"{node}/0", node=node))
-        while lease.id == seen:
-            try:
-                await store.commit([Put(f"/bridge/v1/members/{node}/0", instance, lease=seen)])
-                break
-            except (StoreUnavailable, StoreRefused):
-                await asyncio.sleep(0.05)
+    store = etcd.client()
+    try:
+        lease, seen = await store.lease(TTL_S), 0
+        while True:
+            seen = await lease.changed(seen)
+            await register(store, node, lease, seen)
+    finally:
+        await store.close()
 
 
-async def ended(task: asyncio.Task[None]) -> None:
-    task.cancel()
-    await asyncio.gather(task, return_exceptions=True)
+async def register(store: Store, node: str, lease: LeaseHandle, seen: int) -> None:
+    instance = encode_entry(Instance(id=f"{node}/0", node=node))
+    while lease.id == seen:
+        try:
+            await store.commit([Put(f"/bridge/v1/members/{node}/0", instance, lease=seen)])
+            return
+        except (StoreUnavailable, StoreRefused):
+            await asyncio.sleep(0.05)
 
 
 async def changes_again(bed: Bed, follower: Follower) -> None:
@@ -99,24 +117,41 @@ async def changes_again(bed: Bed, follower: Follower) -> None:
 
 
 @pytest.mark.parametrize("how", ["stopped", "killed"])
-async def test_nobody_leaves_the_ring_over_an_outage_longer_than_every_lease(
-    mesh: tuple[Bed, Follower], etcd: EtcdBed, how: str
-) -> None:
-    bed, follower = mesh
+async def test_nobody_leaves_the_ring_over_an_outage_longer_than_every_lease(mesh: Mesh, how: str) -> None:
+    etcd = mesh.etcd
     if how == "stopped":
         await etcd.pause()
     else:
         etcd.server.kill()
-    away = time.monotonic()
-    await eventually(lambda: not bed.registry.publisher.store_up, 20)
-    await eventually(lambda: time.monotonic() > away + 2.5 * TTL_S, 20)  # every lease is past its time
+    await every_lease_is_past_its_time(mesh)
     if how == "stopped":
         await etcd.resume()
     else:
         etcd.server.start()
         await etcd.ready()
-    await changes_again(bed, follower)
-    membership = bed.registry.publisher.table.membership
+    await nobody_left(mesh)
+
+
+async def test_nobody_leaves_the_ring_when_every_lease_ends_before_anybody_renews(mesh: Mesh) -> None:
+    await mesh.etcd.pause()
+    await mesh.stop_agents()
+    await every_lease_is_past_its_time(mesh)
+    await mesh.etcd.resume()
+    membership = mesh.bed.registry.publisher.table.membership
+    await eventually(lambda: membership.missing == EVERYBODY)
+    mesh.start_agents()
+    await nobody_left(mesh)
+
+
+async def every_lease_is_past_its_time(mesh: Mesh) -> None:
+    away = time.monotonic()
+    await eventually(lambda: not mesh.bed.registry.publisher.store_up, 20)
+    await eventually(lambda: time.monotonic() > away + 2.5 * TTL_S, 20)
+
+
+async def nobody_left(mesh: Mesh) -> None:
+    await changes_again(mesh.bed, mesh.follower)
+    membership = mesh.bed.registry.publisher.table.membership
     await eventually(lambda: not membership.missing, 20)
     assert set(membership.members) == EVERYBODY
-    assert all(seen == EVERYBODY for seen in follower.seen)
+    assert all(seen == EVERYBODY for seen in mesh.follower.seen)
