@@ -1,0 +1,157 @@
+"""`bridge-agent run` as a process, its engine and registry in this one, its etcd nowhere."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import socket
+import subprocess
+import sys
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from bridge_agent.engine.config import EngineConfig
+from bridge_agent.membership.join import join
+from bridge_agent.settings import AgentSettings, Listeners, StateDir
+from bridge_core.errors import BridgeError
+from bridge_core.http1 import Exchange, Pool, coroutine_app, serve
+from tests.scenarios.enrolment_bed import EnrolmentBed, open_enrolment_bed
+from tests.support import eventually
+
+COMMAND = str(Path(sys.executable).with_name("bridge-agent"))
+
+
+class HeldEngine:
+    """An engine with one model whose answers wait for `release`."""
+
+    def __init__(self) -> None:
+        self.release = asyncio.Event()
+        self.running = 0
+
+    async def handle(self, exchange: Exchange) -> None:
+        answers: dict[str, Any] = {
+            "/api/version": {"version": "0.0.0"},
+            "/api/tags": {"models": [{"name": "held:latest", "model": "held:latest", "digest": "0" * 64}]},
+            "/api/ps": {"models": []},
+        }
+        path = exchange.request.path
+        if path in answers:
+            exchange.respond(
+                200, [(b"content-type", b"application/json")], json.dumps(answers[path]).encode()
+            )
+            return
+        self.running += 1
+        try:
+            exchange.start(200, [(b"content-type", b"application/x-ndjson")])
+            exchange.write(b'{"model":"held","response":"a","done":false}\n')
+            await self.release.wait()
+            exchange.finish(b'{"model":"held","response":"","done":true,"done_reason":"stop"}\n')
+        finally:
+            self.running -= 1
+
+
+class AgentProcess:
+    """One run of the command."""
+
+    def __init__(self, state: StateDir, settings: AgentSettings, *flags: str) -> None:
+        self.state = state
+        self.settings = settings
+        self.log = state.root / "run.log"
+        with self.log.open("ab") as log:
+            argv = [COMMAND, "run", "--state-dir", str(state.root), *flags]
+            self.process = subprocess.Popen(argv, stdout=log, stderr=log)
+
+    async def get(self, path: str, *, listener: str = "admin") -> tuple[int, bytes]:
+        host, _, port = getattr(self.settings.listeners, listener).rpartition(":")
+        pool = Pool((host, int(port)))
+        try:
+            async with pool.request("GET", path.encode(), (), b"") as response:
+                return response.status, await response.read(1 << 20)
+        finally:
+            await pool.close()
+
+    async def ready(self) -> None:
+        async def answers() -> bool:
+            assert self.process.poll() is None, self.log.read_text()
+            try:
+                return (await self.get("/readyz"))[0] == 200
+            except (OSError, BridgeError) as fault:
+                raise AssertionError(str(fault)) from fault
+
+        await eventually(answers, 20)
+
+    async def ended(self, deadline_s: float = 20) -> int:
+        await eventually(lambda: self.process.poll() is not None, deadline_s)
+        return self.process.returncode
+
+    def kill(self) -> None:
+        if self.process.poll() is None:
+            self.process.kill()
+        self.process.wait()
+
+
+class AgentBed:
+    """A joined node that may be started and stopped."""
+
+    def __init__(
+        self, enrolment: EnrolmentBed, engine: HeldEngine, state: StateDir, settings: AgentSettings
+    ) -> None:
+        self.enrolment = enrolment
+        self.engine = engine
+        self.state = state
+        self.settings = settings
+        self._started: list[AgentProcess] = []
+
+    def start(self, *flags: str) -> AgentProcess:
+        process = AgentProcess(self.state, self.settings, *flags)
+        self._started.append(process)
+        return process
+
+    async def command(self, *arguments: str) -> tuple[int, str]:
+        process = await asyncio.create_subprocess_exec(
+            COMMAND,
+            *arguments,
+            "--state-dir",
+            str(self.state.root),
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.STDOUT,
+        )
+        output, _ = await asyncio.wait_for(process.communicate(), 60)
+        assert process.returncode is not None
+        return process.returncode, output.decode()
+
+    def stop_all(self) -> None:
+        for process in self._started:
+            process.kill()
+
+
+def free_listeners() -> Listeners:
+    with contextlib.ExitStack() as stack:
+        socks = [stack.enter_context(socket.create_server(("127.0.0.1", 0))) for _ in range(5)]
+        ports = [f"127.0.0.1:{sock.getsockname()[1]}" for sock in socks]
+    return Listeners(*ports)
+
+
+@contextlib.asynccontextmanager
+async def open_agent_bed(folder: Path) -> AsyncIterator[AgentBed]:
+    async with open_enrolment_bed(folder) as enrolment, asyncio.TaskGroup() as group:
+        engine = HeldEngine()
+        server = await serve(coroutine_app(engine.handle, group), name="engine")
+        state = enrolment.state("node1")
+        config = EngineConfig(index=0, kind="ollama", attach=f"http://127.0.0.1:{server.port}")
+        plan = enrolment.plan(await enrolment.token(), listeners=free_listeners(), engines=(config,))
+        bed = AgentBed(enrolment, engine, state, await join(plan, state))
+        try:
+            yield bed
+        finally:
+            bed.stop_all()
+            engine.release.set()
+            await server.close(0.0)
+
+
+def report_of(body: bytes) -> dict[str, Any]:
+    return msgspec.json.decode(body)

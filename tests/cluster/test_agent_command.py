@@ -1,0 +1,184 @@
+"""The agent as a process: start, status, drain, crash and leave, with etcd away throughout."""
+
+from __future__ import annotations
+
+import json
+import signal
+import socket
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+
+from bridge_core.http1 import Pool
+from bridge_core.tls import client_context
+from tests.cluster.agent_bed import AgentBed, AgentProcess, open_agent_bed, report_of
+from tests.support import eventually
+
+pytestmark = pytest.mark.cluster
+HELD = json.dumps({"model": "held", "prompt": "x"}).encode()
+
+
+@pytest.fixture
+async def bed(tmp_path: Path) -> AsyncIterator[AgentBed]:
+    async with open_agent_bed(tmp_path) as bed:
+        yield bed
+
+
+def pool_of(agent: AgentProcess) -> Pool:
+    host, _, port = agent.settings.listeners.http.rpartition(":")
+    return Pool((host, int(port)))
+
+
+async def test_it_serves_and_says_how_it_is(bed: AgentBed) -> None:
+    agent = bed.start()
+    await agent.ready()
+    status, body = await agent.get("/api/tags", listener="http")
+    assert (status, report_of(body)["models"][0]["name"]) == (200, "held:latest")
+    report = report_of((await agent.get("/status"))[1])
+    assert report["state"] == "serving"
+    assert report["instances"][0]["models"] == ["held:latest"]
+    links = {link["name"]: link for link in report["links"]}
+    assert (links["registry"]["up"], links["etcd"]["up"]) == (True, False)
+    assert links["etcd"]["since_unix"] > 0
+    metrics = (await agent.get("/metrics"))[1].decode()
+    assert 'bridge_link_up{link="etcd"} 0.0' in metrics
+    assert 'bridge_engine_ready{instance="node1/0"} 1.0' in metrics
+    assert b"subscription" in (await agent.get("/debug/tasks"))[1]
+    code, text = await bed.command("status")
+    assert code == 0
+    assert "etcd: NOT for" in text
+    code, text = await bed.command("status", "--json")
+    assert json.loads(text)["name"] == "node1"
+
+
+async def test_tls_listeners_want_certificates_of_the_mesh(bed: AgentBed) -> None:
+    import ssl
+
+    agent = bed.start()
+    await agent.ready()
+    state = bed.state
+    nobody = ssl.create_default_context(cafile=state.ca)
+    node = client_context(state.certificate, state.key, state.ca)
+    for listener, context, expected in (("https", nobody, 401), ("https", node, 200), ("peer", node, 400)):
+        host, _, port = getattr(bed.settings.listeners, listener).rpartition(":")
+        pool = Pool((host, int(port)), ssl=context, server_hostname="localhost")
+        async with pool.request("GET", b"/api/tags", (), b"") as response:
+            assert response.status == expected, listener
+            await response.read(1 << 20)
+        await pool.close()
+
+
+async def test_sigterm_finishes_what_runs_and_refuses_what_comes(bed: AgentBed) -> None:
+    agent = bed.start()
+    await agent.ready()
+    pool = pool_of(agent)
+    async with pool.request("POST", b"/api/generate", (), HELD) as running:
+        assert running.status == 200
+        agent.process.send_signal(signal.SIGTERM)
+
+        async def refused() -> bool:
+            async with pool.request("POST", b"/api/generate", (), HELD) as late:
+                await late.read(1 << 20) if late.status == 503 else None
+                return late.status == 503 and late.headers.get(b"retry-after") is not None
+
+        await eventually(refused)
+        assert (await agent.get("/readyz"))[0] == 503
+        bed.engine.release.set()
+        assert b'"done":true' in await running.read(1 << 20)
+    await pool.close()
+    assert await agent.ended() == 0
+    audit = [json.loads(line) for line in (bed.state.root / "audit" / "audit.jsonl").read_text().splitlines()]
+    assert {record["status"] for record in audit} >= {200}
+    assert all(record["request_id"] for record in audit)
+
+
+async def test_a_second_signal_does_not_wait(bed: AgentBed) -> None:
+    agent = bed.start()
+    await agent.ready()
+    pool = pool_of(agent)
+    async with pool.request("POST", b"/api/generate", (), HELD) as running:
+        assert running.status == 200
+        agent.process.send_signal(signal.SIGTERM)
+        await eventually(lambda: b"agent_draining" in agent.log.read_bytes())
+        agent.process.send_signal(signal.SIGTERM)
+        assert await agent.ended(10) == 0
+    await pool.close()
+
+
+async def test_after_a_kill_it_serves_again_with_nobody_to_ask(bed: AgentBed) -> None:
+    agent = bed.start()
+    await agent.ready()
+    await eventually(lambda: b"node/node1" in bed.state.snapshot.read_bytes())
+    agent.kill()
+    bed.enrolment.registry.stop()
+    again = bed.start()
+    await again.ready()
+    report = report_of((await again.get("/status"))[1])
+    assert report["snapshot"]["nodes"] == 1
+    assert not any(link["up"] for link in report["links"] if link["name"] in {"registry", "etcd"})
+
+
+async def test_a_taken_port_is_named_with_its_flag(bed: AgentBed) -> None:
+    host, _, port = bed.settings.listeners.grpc.rpartition(":")
+    with socket.create_server((host, int(port))):
+        agent = bed.start()
+        assert await agent.ended() == 1
+    log = agent.log.read_text()
+    assert f"{host}:{port} is taken by another program (--grpc)" in log
+    assert "Traceback" not in log
+
+
+async def test_two_agents_do_not_share_a_folder(bed: AgentBed) -> None:
+    agent = bed.start()
+    await agent.ready()
+    second = bed.start()
+    assert await second.ended() == 1
+    assert f"another agent (process {agent.process.pid}) runs" in second.log.read_text()
+
+
+async def test_an_unreadable_key_is_named(bed: AgentBed) -> None:
+    bed.state.key.write_bytes(b"")
+    agent = bed.start()
+    assert await agent.ended() == 1
+    assert "key.pem is empty" in agent.log.read_text()
+    assert "Traceback" not in agent.log.read_text()
+
+
+async def test_systemd_hears_ready_watchdog_and_stopping(
+    bed: AgentBed, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = str(bed.state.root / "notify")
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
+        manager.bind(path)
+        manager.setblocking(False)
+        monkeypatch.setenv("NOTIFY_SOCKET", path)
+        monkeypatch.setenv("WATCHDOG_USEC", "300000")
+        agent = bed.start()
+        heard: list[str] = []
+
+        def said(word: str) -> bool:
+            try:
+                while True:
+                    heard.append(manager.recv(200).decode())
+            except BlockingIOError:
+                return word in heard
+
+        await eventually(lambda: said("READY=1"), 20)
+        await eventually(lambda: said("") or heard.count("WATCHDOG=1") > 2)
+        agent.process.send_signal(signal.SIGTERM)
+        await agent.ended()
+        assert said("STOPPING=1")
+
+
+async def test_leave_stops_the_agent_and_the_node_is_gone(bed: AgentBed) -> None:
+    agent = bed.start()
+    await agent.ready()
+    code, text = await bed.command("leave")
+    assert (code, text) == (0, "node1 has left the mesh bed.local\n")
+    assert agent.process.poll() == 0
+    assert not bed.state.joined
+    assert not bed.state.key.exists()
+    code, text = await bed.command("run")
+    assert code == 1
+    assert "no node is enrolled" in text
