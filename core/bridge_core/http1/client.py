@@ -89,11 +89,6 @@ class ClientExchange:
         self.sent_at = sent_at
 
     @property
-    def head_only(self) -> bool:
-        """Whether no body will follow the head of the answer."""
-        return self.data[:5] == b"HEAD "
-
-    @property
     def reused(self) -> bool:
         """Whether the connection had answered an earlier request."""
         return self.connection is not None and self.connection.requests > 1
@@ -167,6 +162,7 @@ class ClientConnection(asyncio.Protocol):
     _known: _KnownResponse | None = None
     _fault = ""
     _head_size = 0
+    _head_only = False
     _in_head = False
     _informational = False
     _complete = False
@@ -197,8 +193,7 @@ class ClientConnection(asyncio.Protocol):
         self.requests += 1
         exchange.connection = self
         self._transport.write(exchange.data)
-        if exchange.more or exchange.retried:
-            exchange.data = b""  # sent for good; only a whole request can be sent again
+        self._head_only = exchange.data[:5] == b"HEAD "
 
     def write(self, data: bytes) -> None:
         """Sends more of the request's body."""
@@ -244,7 +239,9 @@ class ClientConnection(asyncio.Protocol):
             self._hand_on_known(exchange, known.head, data[len(known.prefix) :])
             return
         alone = not self._seen
-        self._seen = True
+        if alone:
+            self._seen = True
+            exchange.data = b""  # it will not be sent again: a long stream need not hold the prompt
         fault = self._feed(data)
         if self._in_head and not fault:
             self._head_size += len(data)
@@ -365,7 +362,6 @@ class ClientConnection(asyncio.Protocol):
             self._reject("not HTTP/1.x")
         length = headers.get(b"content-length")
         head = ResponseHead(status, headers, None if length is None else int(length), keep_alive)
-        exchange = self._exchange
         coding = headers.get(b"transfer-encoding")
         if coding is not None:
             if coding.lower() != b"chunked" or len(headers.get_all(b"transfer-encoding")) > 1:
@@ -373,7 +369,7 @@ class ClientConnection(asyncio.Protocol):
         elif length is None:
             head.until_close = status not in {204, 304}
         self._head = self._fresh_head = head
-        if exchange is not None and exchange.head_only:
+        if self._head_only:
             head.until_close = False
             self._complete = True
 
@@ -436,7 +432,7 @@ class ClientConnection(asyncio.Protocol):
         if head is None or not head.keep_alive or exchange.more or broken or self._surplus:
             self._transport.close()
             return
-        if exchange.head_only:
+        if self._head_only:
             # llhttp cannot know that no body follows and would take the next answer for one.
             self._parser = httptools.HttpResponseParser(self)
         self._complete = False

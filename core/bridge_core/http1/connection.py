@@ -152,6 +152,7 @@ class ServerConnection(asyncio.Protocol):
         request.identity = self._identity
         request.listener = self.server.name
         request.body = data[len(known.head) :]
+        request.share_path(like)
         return request
 
     def _know(self, data: bytes) -> None:
@@ -166,7 +167,9 @@ class ServerConnection(asyncio.Protocol):
             return
         size = len(data) - len(request.body)
         if size <= _KNOWN_HEAD_MOST and data[:1].isalpha():
-            self._known = _KnownRequest(data[:size], len(data), request)
+            like = Request(request.method, request.target, headers)  # not the body: it may be large
+            like.share_path(request)
+            self._known = _KnownRequest(data[:size], len(data), like)
 
     def eof_received(self) -> bool | None:  # noqa: D102
         if self._current is not None:

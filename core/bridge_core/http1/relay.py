@@ -48,7 +48,7 @@ class Relay(ResponseSink):
         headers: Iterable[Pair] | bytes | None = None,
         body: bytes | None = None,
     ) -> None:
-        """Sends the request.
+        """Sends the request; nothing is sent, and no hook called, once the client has left.
 
         Args:
             pool: Where to.
@@ -62,6 +62,8 @@ class Relay(ResponseSink):
             BadHeader: the head cannot be written; nothing was sent.
         """
         exchange = self.exchange
+        if exchange.disconnected:
+            return
         request = exchange.request
         if headers is None:
             headers = request.headers.block()

@@ -60,6 +60,12 @@ class Request:
             self._split()
         return self._query
 
+    def share_path(self, other: Request) -> None:
+        """Takes over what `other`, of the same target, has made of it."""
+        if other._path is None:
+            other._split()
+        self._path, self._query = other._path, other._query
+
     def _split(self) -> None:
         path, _, query = self.target.partition(b"?")
         text = path.decode("latin-1")

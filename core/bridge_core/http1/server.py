@@ -106,6 +106,8 @@ class Server:
         return bool(done)
 
     def _tick(self) -> None:
+        # First, so that a fault below cannot end all time limits.
+        self._timer = self._loop.call_later(self._tick_s, self._tick)
         self.now = now = self._loop.time()
         self.date_line = b"date: %b\r\n" % email.utils.formatdate(usegmt=True).encode("ascii")
         for connection in list(self.connections):
@@ -113,7 +115,6 @@ class Server:
                 connection.expire(now)
             else:
                 connection.too_slow(now)
-        self._timer = self._loop.call_later(self._tick_s, self._tick)
 
 
 async def serve(
