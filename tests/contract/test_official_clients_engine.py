@@ -1,6 +1,7 @@
 # ruff: noqa: E501 - requests are easier to compare unbroken
 """The official clients `ollama`, `openai` and `anthropic`, unchanged, against the embedded engine."""
 
+import datetime as dt
 import json
 import os
 import signal
@@ -13,7 +14,7 @@ import pytest
 from pydantic import BaseModel
 
 from bridge_agent.embedded import seed
-from tests.contract.ollama_target import engine
+from tests.contract.ollama_target import ask, engine
 
 pytestmark = [pytest.mark.llamacpp, pytest.mark.timeout(180)]
 
@@ -135,6 +136,21 @@ def test_a_template_for_tools_and_thinking_is_rendered(native):
     native.delete("tiny-tools")
 
 
+def test_a_template_can_name_the_date(running):
+    body = {
+        "model": "tiny",
+        "prompt": "x",
+        "template": "{{ currentDate }} {{ .Prompt }}",
+        "_debug_render_only": True,
+    }
+    around = [dt.datetime.now().astimezone().date().isoformat()]
+    rendered = ask(running.base, "POST", "/api/generate", json.dumps(body).encode()).json()["_debug_info"][
+        "rendered_template"
+    ]
+    around.append(dt.datetime.now().astimezone().date().isoformat())
+    assert rendered in {f"{day} x" for day in around}
+
+
 def test_openai_lists_models(openai_client):
     assert MODEL in {model.id for model in openai_client.models.list()}
     assert openai_client.models.retrieve(MODEL).owned_by == "library"
@@ -232,8 +248,8 @@ def test_every_client_raises_when_the_runner_dies(running, native, openai_client
         (openai.APIError, lambda: openai_client.chat.completions.create(model=MODEL, messages=STORY, stream=True)),
         (anthropic.APIError, lambda: anthropic_client.messages.create(model=MODEL, max_tokens=999, messages=STORY, stream=True)),
     ]  # fmt: skip
-    for fault, ask in asks:
-        stream = iter(ask())
+    for fault, start in asks:
+        stream = iter(start())
         next(stream)
         kill_the_runner(running.pid)
         with pytest.raises(fault, match="error was encountered while running the model"):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import datetime as dt
 import secrets
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Sequence
@@ -28,6 +29,7 @@ from bridge_agent.embedded.runner.process import Runner
 from bridge_agent.embedded.runner.scheduler import Scheduler
 from bridge_agent.embedded.store.details import timestamp
 from bridge_agent.embedded.store.model import Model
+from bridge_agent.embedded.templates.functions import Dates
 from bridge_agent.embedded.templates.prompt import Template, Values
 from bridge_agent.embedded.templates.thinking import ThinkingParser, infer_tags
 from bridge_agent.embedded.templates.tool_calls import ToolCallParser, infer_prefix
@@ -221,12 +223,12 @@ class Generation:
             return Prepared(prompt=marks + body["prompt"], images=images)
         template = template_of(request.model, body.get("template", ""))
         if body.get("suffix"):
-            values = Values(prompt=body["prompt"], suffix=body["suffix"], think=request.think)
+            values = Values(prompt=body["prompt"], suffix=body["suffix"], think=request.think, dates=_dates())
             return Prepared(prompt=render(template, values))
         turn = {"role": "user", "content": body["prompt"], "images": images}
         messages = conversation(request.model, [turn], body.get("system", ""))
         marked, images = with_image_marks(messages)
-        prompt = render(template, Values(messages=marked, think=request.think))
+        prompt = render(template, Values(messages=marked, think=request.think, dates=_dates()))
         if body.get("context"):
             prompt = await _text(runner, body["context"]) + prompt
         return Prepared(prompt=prompt, images=images, thinking=_thinking(request, template, prompt))
@@ -240,7 +242,7 @@ class Generation:
         def rendered(first: int) -> Prepared:
             kept = [one for one in messages[:first] if one.get("role") == "system"] + messages[first:]
             marked, images = with_image_marks(kept)
-            values = Values(messages=marked, tools=tools, think=request.think)
+            values = Values(messages=marked, tools=tools, think=request.think, dates=_dates())
             return Prepared(prompt=render(template, values), images=images)
 
         prepared = rendered(0)
@@ -389,3 +391,9 @@ async def _tokens(runner: Runner, text: str, *, special: bool = False) -> list[i
 async def _text(runner: Runner, tokens: list[int]) -> str:
     answer = await runner.call("/detokenize", {"tokens": tokens})
     return str(answer["content"])
+
+
+def _dates() -> Dates:
+    """What `currentDate` and `yesterdayDate` of a template say now."""
+    today = dt.datetime.now().astimezone().date()
+    return Dates(today.isoformat(), (today - dt.timedelta(days=1)).isoformat())
