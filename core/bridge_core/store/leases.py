@@ -75,6 +75,7 @@ class Lease:
 
     async def _keep(self) -> None:
         backoff = self._endpoints.timing.backoff()
+        failing = False
         while True:
             try:
                 if self.id == 0:
@@ -84,9 +85,12 @@ class Lease:
                     self.id, self.expires_at = 0, -math.inf
                     continue
                 backoff.reset()
+                failing = False
                 await asyncio.sleep(self._ttl_s / 3)
             except BridgeError as fault:
-                log.info("lease_not_renewed", lease=f"{self.id:x}", reason=fault.message)
+                if not failing:  # once an outage, not once an attempt
+                    log.warning("lease_not_renewed", lease=f"{self.id:x}", reason=fault.message)
+                failing = True
                 await asyncio.sleep(backoff.next_s())
 
     async def _grant(self) -> None:

@@ -33,6 +33,7 @@ class Watch:
         self._timing = endpoints.timing
         self._position: rules.Position | None = None
         self._backoff = endpoints.timing.backoff()
+        self._interrupted = False
         self.closed = False
 
     async def events(self) -> AsyncGenerator[WatchEvent, None]:
@@ -45,12 +46,19 @@ class Watch:
                     async for change in changes:
                         yield change
             except StoreUnavailable as fault:
-                log.info("store_watch_interrupted", prefix=self._prefix, reason=fault.message)
+                self._say(fault)
                 await asyncio.sleep(self._backoff.next_s())
-            except StoreRefused:
+            except StoreRefused as fault:
                 if self._endpoints.fault is None:  # the server's own word, not a failed handshake
                     raise
+                self._say(fault)
                 await asyncio.sleep(self._backoff.next_s())
+
+    def _say(self, fault: StoreUnavailable | StoreRefused) -> None:
+        # Once an outage: every attempt of every watch would fill the log while nothing changes.
+        if not self._interrupted:
+            self._interrupted = True
+            log.warning("store_watch_interrupted", prefix=self._prefix, reason=fault.message)
 
     async def _list(self) -> Listing:
         request = RangeRequest(**key_range(self._prefix))
@@ -77,6 +85,9 @@ class Watch:
                     response = response_of(await self._next(stream))
                 self._endpoints.answered(endpoint)
                 self._backoff.reset()
+                if self._interrupted:
+                    self._interrupted = False
+                    log.info("store_watch_resumed", prefix=self._prefix)
                 verdict, changes = rules.received(self._position, response)
                 for change in changes:
                     yield change
