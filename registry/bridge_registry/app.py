@@ -155,6 +155,7 @@ class Registry:
         finally:
             if admin is not None:
                 await admin.close(0.0)
+            self.publisher.hub.close()  # streams end by themselves; gRPC would cancel them noisily
             await server.stop(_GRACE_S)
             await self._front.close()
 

@@ -189,12 +189,25 @@ async def test_a_node_joins_registers_and_writes_nobody_elses_prefix(mesh: Mesh)
 
 
 async def test_a_restart_keeps_tokens_nodes_and_identity(mesh: Mesh) -> None:
-    store, _, _ = await enrol(mesh, "stays")
+    store, answer, key_pem = await enrol(mesh, "stays")
     before = describe((mesh.pki / "registry.pem").read_bytes()).serial
     async with mesh.admin_channel() as channel:
         token = (await rpc.AdminStub(channel).CreateToken(pb.CreateTokenRequest())).token
         epoch = (await rpc.AdminStub(channel).Status(pb.StatusRequest())).version.epoch
-    assert mesh.stop() == 0
+    identity = answer.identity
+    async with open_channel(
+        mesh.grpc,
+        identity.trust_bundle_pem,
+        cert_pem=identity.certificate_chain_pem,
+        key_pem=key_pem,
+    ) as channel:
+        call = rpc.MeshStub(channel).WatchSnapshot()
+        await call.write(pb.SnapshotAck())
+        update = await call.read()
+        await call.write(pb.SnapshotAck(have=update.version))
+        assert await asyncio.to_thread(mesh.stop) == 0
+        assert await call.code() is grpc.StatusCode.UNAVAILABLE
+    assert b"Traceback" not in (mesh.folder / "registry.log").read_bytes()
     mesh.start()
     await mesh.serving()
     assert describe((mesh.pki / "registry.pem").read_bytes()).serial == before

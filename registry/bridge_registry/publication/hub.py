@@ -30,6 +30,7 @@ class Hub:
 
     Attributes:
         acknowledged: What each connected node last said.
+        closed: Set once no stream is to go on.
     """
 
     def __init__(self, last: Snapshot) -> None:
@@ -38,6 +39,7 @@ class Hub:
         self._changed = asyncio.Event()
         self._ring: tuple[frozenset[tuple[str, int]], int, Ring] | None = None
         self.acknowledged: dict[str, Acknowledgement] = {}
+        self.closed = False
         self.current = last
         self.ring_digest = b""
         self._keep(last)
@@ -50,8 +52,12 @@ class Hub:
     def publish(self, snapshot: Snapshot) -> None:
         """Makes `snapshot` the current one and wakes every stream."""
         self._keep(snapshot)
-        changed, self._changed = self._changed, asyncio.Event()
-        changed.set()
+        self._wake()
+
+    def close(self) -> None:
+        """Ends every stream."""
+        self.closed = True
+        self._wake()
 
     def delta(self, base: Version | None) -> Delta:
         """The update that makes the current snapshot out of `base`; shared by all who ask for it."""
@@ -65,6 +71,10 @@ class Hub:
     def next_change(self) -> asyncio.Event:
         """Set at the next publication. Taken before the state is read, it cannot miss one."""
         return self._changed
+
+    def _wake(self) -> None:
+        changed, self._changed = self._changed, asyncio.Event()
+        changed.set()
 
     def _keep(self, snapshot: Snapshot) -> None:
         self.current = snapshot

@@ -8,6 +8,7 @@ import asyncio
 import time
 from collections.abc import AsyncIterator, Callable
 
+from bridge_core.errors import Unavailable
 from bridge_core.snapshot import Version
 from bridge_registry.enrolment.enroller import Enroller
 from bridge_registry.publication.hub import Acknowledgement, Hub
@@ -66,6 +67,8 @@ class MeshService(rpc.MeshServicer):
             return pb.LoadReportSummary(received=received)
 
     def _check(self, context: Context) -> bool:
+        if self._hub.closed:
+            raise Unavailable("this registry stops")
         self._check_serving()
         return self._gate.still_admitted(context, "node")
 
