@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from bridge_agent.gateway.config import GatewayConfig, ListenerKind
+from bridge_agent.gateway.config import Authorize, GatewayConfig, ListenerKind, allow_all
 from bridge_agent.gateway.gateway import Gateway
 from bridge_agent.peers.upstreams import Upstreams
 from bridge_agent.routing.view import MeshView
@@ -117,7 +117,9 @@ class Bed:
 
 
 @contextlib.asynccontextmanager
-async def mesh(folder: Path, engines: dict[str, RecordedEngine], **config: Any) -> AsyncIterator[Bed]:
+async def mesh(
+    folder: Path, engines: dict[str, RecordedEngine], *, authorize: Authorize = allow_all, **config: Any
+) -> AsyncIterator[Bed]:
     """A running mesh of one node an engine."""
     bed = Bed()
     async with asyncio.TaskGroup() as group:
@@ -126,9 +128,8 @@ async def mesh(folder: Path, engines: dict[str, RecordedEngine], **config: Any) 
             view = MeshView(name)
             tls = TlsIdentity(*issue(folder, "node", name))
             upstreams = Upstreams(view, tls)
-            gateway = Gateway(
-                GatewayConfig(node=name, host_name="bed-host", **config), view, upstreams, group
-            )
+            settings = GatewayConfig(node=name, host_name="bed-host", **config)
+            gateway = Gateway(settings, view, upstreams, group, authorize=authorize)
             local = await serve(
                 gateway.http_app(ListenerKind.LOCAL),
                 name="local",

@@ -75,6 +75,7 @@ async def test_openai(bed: Bed, url: str) -> None:
             event async for event in await client.responses.create(model=MODEL, input="hi", stream=True)
         ]
         assert events[-1].type == "error"
+        assert events[-1].sequence_number == events[-2].sequence_number + 1
 
 
 async def test_anthropic(bed: Bed, url: str) -> None:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import base64
 import json
 import os
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -35,7 +36,11 @@ FILES = ("meta", "show", "generate", "chat", "embed", "openai", "anthropic", "st
 RECORDED_GGUF = "sha256:b7f5804e59c9b7fc105cef457cda055acff1b2eda1735575c6a8cf1a75e04026"
 
 # (file, case) or (file, "*"): what is not compared -> why.
-DIFFERENCES: dict[tuple[str, str], dict[str, str]] = {}
+_OTHER_WEIGHTS = "tiny's random weights are not those recorded: its text ends elsewhere"
+DIFFERENCES: dict[tuple[str, str], dict[str, str]] = {
+    ("generate", "num_predict negative capped"): {"reason": _OTHER_WEIGHTS},
+    ("generate", "runs into num_ctx while generating"): {"reason": _OTHER_WEIGHTS},
+}
 
 COMPARED_HEADERS = ("content-type", "allow", "location", "vary", "cache-control")
 
@@ -139,6 +144,14 @@ def test_answers_as_recorded(
             assert len(records_of(received.body)) == recorded.records
 
 
+def test_most_texts_are_the_recorded_ones(target: Target, texts: dict[str, tuple[str, str]]) -> None:
+    if len(texts) < 20:
+        pytest.skip("runs after all recordings were replayed")
+    equal = sum(ours == theirs for ours, theirs in texts.values())
+    # Near ties between two tokens are decided by how the prompt was cut into batches.
+    assert equal >= 0.85 * len(texts), f"{equal} of {len(texts)} texts on {target.base}"
+
+
 class Recording:
     """One recorded case."""
 
@@ -233,7 +246,9 @@ def shape(value: Any) -> Any:
 
 def error_of(record: Any) -> Any:
     error = record.get("error") if isinstance(record, dict) else None
-    return error.get("message", error) if isinstance(error, dict) else error
+    message = error.get("message", error) if isinstance(error, dict) else error
+    # Where the models directory is differs from machine to machine.
+    return re.sub(r"open \S*/(blobs|manifests)/", r"open /models/\1/", message) if message else message
 
 
 def counts(record: Any) -> Any:

@@ -56,7 +56,7 @@ class Fault:
     """What goes wrong: `kind` after `after` chunks, `times` times.
 
     Kinds: "cut" (the connection ends), "silent" (the stream ends without its terminal record),
-    "hang", "error" (the engine's own error record), "busy" (503), "close" (before the head).
+    "torn" (as "silent", in the middle of a record), "hang", "error" (the engine's own error record), "busy" (503), "close" (before the head).
     """
 
     kind: str
@@ -204,10 +204,12 @@ class RecordedEngine:
             exchange.write(chunk)
             await exchange.drain()
             await asyncio.sleep(0)
+        if fault is not None and fault.kind == "torn":
+            exchange.write(chunks[fault.after][:30])
         await self._end(exchange, fault)
 
     async def _end(self, exchange: Exchange, fault: Fault | None) -> None:
-        if fault is None or fault.kind == "silent":
+        if fault is None or fault.kind in ("silent", "torn"):
             await self.release.wait()
             exchange.finish()
         elif fault.kind == "cut":

@@ -90,12 +90,3 @@ def test_a_very_long_line_is_bounded() -> None:
         watch.feed(b"x" * (1 << 20))
     assert watch.verdict is Verdict.TRUNCATED
     assert len(watch._tail) <= 17 << 20
-
-
-def test_whether_an_error_can_begin_a_line_is_known() -> None:
-    watch = StreamWatch(Framing.NDJSON)
-    assert watch.at_line_start
-    watch.feed(b'{"a"')
-    assert not watch.at_line_start
-    watch.feed(b":1}\n")
-    assert watch.at_line_start

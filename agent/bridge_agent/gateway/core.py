@@ -9,9 +9,9 @@ from collections.abc import Callable
 from time import monotonic
 from typing import Final
 
-from bridge_agent.gateway.config import Authorize, Caller, GatewayConfig, ListenerKind, Record
+from bridge_agent.gateway.config import Authorize, Caller, GatewayConfig, ListenerKind, Outcome, Record
 from bridge_agent.gateway.counters import GatewayCounters
-from bridge_agent.gateway.routes import Protocol, protocol_of
+from bridge_agent.gateway.routes import Protocol, Route, protocol_of
 from bridge_agent.gateway.shapes import error_body
 from bridge_agent.peers.hop import REFUSED, REQUEST_ID, Hop
 from bridge_agent.peers.upstreams import Upstreams
@@ -84,6 +84,45 @@ class Core:
         self.records.append(record)
         if self.on_record is not None:
             self.on_record(record)
+
+    def note(self, arrival: Arrival, path: str, outcome: Outcome) -> None:
+        """Writes the record of a request that went to no instance: a list, or a refusal."""
+        exchange = arrival.exchange
+        now = self.now()
+        self.settle(
+            Record(
+                arrival.request_id,
+                arrival.caller,
+                exchange.request.method,
+                path,
+                "",
+                exchange.status,
+                outcome,
+                arrival.began,
+                now,
+                0.0,
+                now,
+                None,
+                "",
+                (),
+                len(exchange.request.body),
+                exchange.sent,
+            )
+        )
+
+    def refuse(self, arrival: Arrival, path: str, status: int, message: str) -> None:
+        """Answers with an error and writes the record."""
+        self.respond_error(arrival.exchange, status, message, arrival.request_id, extra=arrival.cors)
+        self.note(arrival, path, Outcome.REFUSED)
+
+    def admits(self, arrival: Arrival, route: Route, names: tuple[str, ...] = ("",)) -> bool:
+        """Whether the caller may do this with each of these models; else it was answered."""
+        for name in names:
+            denial = self.authorize(arrival.caller, route.action, name)
+            if denial is not None:
+                self.refuse(arrival, route.path, denial.status, denial.message)
+                return False
+        return True
 
     def respond_error(
         self,

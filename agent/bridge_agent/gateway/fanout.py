@@ -9,9 +9,11 @@ from typing import Any, Final
 import msgspec
 import structlog
 
+from bridge_agent.gateway.config import Outcome
 from bridge_agent.gateway.core import Arrival, Core
 from bridge_agent.gateway.listing import OLLAMA_JSON, merged_ps
 from bridge_agent.gateway.peek import BadBody, peek
+from bridge_agent.gateway.reading import names_in
 from bridge_agent.gateway.routes import Framing, Route
 from bridge_agent.peers.hop import REQUEST_ID, Hop, headers_of
 from bridge_agent.routing.view import Target
@@ -34,6 +36,7 @@ async def ps(core: Core, arrival: Arrival) -> None:
     answers = await asyncio.gather(*(_get_ps(core, arrival, target, hop) for target, hop in targets))
     body = merged_ps([answer for answer in answers if answer is not None])
     _respond(core, arrival, 200, OLLAMA_JSON, body)
+    core.note(arrival, "/api/ps", Outcome.OK)
 
 
 async def _get_ps(core: Core, arrival: Arrival, target: Target, hop: bool) -> tuple[str, bytes] | None:
@@ -53,12 +56,18 @@ async def mutate_all(core: Core, arrival: Arrival, route: Route, nodes: list[Tar
     """Does a mutation on every node; a streamed answer names the node of each record."""
     exchange = arrival.exchange
     try:
-        streams = route.shape is not None and peek(exchange.request.body, route.shape).stream
+        names: tuple[str, ...] = ()
+        streams = False
+        if route.shape is not None:
+            peeked = peek(exchange.request.body, route.shape)
+            names, streams = names_in(peeked, route), peeked.stream
     except BadBody as fault:
-        core.respond_error(exchange, 400, fault.message, arrival.request_id, extra=arrival.cors)
+        core.refuse(arrival, route.path, 400, fault.message)
+        return
+    if not core.admits(arrival, route, names or ("",)):
         return
     if route.framing is Framing.PROGRESS and streams:
-        await _stream_all(core, arrival, nodes)
+        await _stream_all(core, arrival, route, nodes)
         return
     results = await asyncio.gather(*(_collect(core, arrival, target) for target in nodes))
     failed = [(node, status, body) for node, status, body in results if status >= 400]
@@ -66,12 +75,14 @@ async def mutate_all(core: Core, arrival: Arrival, route: Route, nodes: list[Tar
         node, status, body = failed[0]
         message = f"{node}: {_message(body)}"
         core.respond_error(exchange, status, message, arrival.request_id, extra=arrival.cors)
+        core.note(arrival, route.path, Outcome.ENGINE_ERROR)
         return
     if route.framing is Framing.PROGRESS:
         done = msgspec.json.encode({"status": "success", "nodes": sorted(node for node, _, _ in results)})
         _respond(core, arrival, 200, b"application/json", done)
     else:
         _respond(core, arrival, 200, b"", b"")
+    core.note(arrival, route.path, Outcome.OK)
 
 
 async def _collect(core: Core, arrival: Arrival, target: Target) -> tuple[str, int, bytes]:
@@ -82,7 +93,7 @@ async def _collect(core: Core, arrival: Arrival, target: Target) -> tuple[str, i
         return target.node, 502, msgspec.json.encode({"error": fault.message})
 
 
-async def _stream_all(core: Core, arrival: Arrival, nodes: list[Target]) -> None:
+async def _stream_all(core: Core, arrival: Arrival, route: Route, nodes: list[Target]) -> None:
     exchange = arrival.exchange
     pairs: list[Pair] = [(b"content-type", b"application/x-ndjson"), *arrival.cors]
     exchange.start(200, [*pairs, (REQUEST_ID, arrival.request_id.encode())])
@@ -99,9 +110,11 @@ async def _stream_all(core: Core, arrival: Arrival, nodes: list[Target]) -> None
     outcomes = await asyncio.gather(*(follow(target) for target in nodes))
     if all(outcomes):
         exchange.finish(b'{"status":"success"}\n')
+        core.note(arrival, route.path, Outcome.OK)
         return
     bad = ", ".join(target.node for target, good in zip(nodes, outcomes, strict=True) if not good)
     exchange.finish(msgspec.json.encode({"error": f"failed on {bad}"}) + b"\n")
+    core.note(arrival, route.path, Outcome.ENGINE_ERROR)
 
 
 async def _records(core: Core, arrival: Arrival, target: Target) -> AsyncIterator[dict[str, Any]]:

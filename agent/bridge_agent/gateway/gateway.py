@@ -21,6 +21,7 @@ from bridge_agent.gateway.config import (
     Caller,
     GatewayConfig,
     ListenerKind,
+    Outcome,
     Record,
     allow_all,
 )
@@ -43,6 +44,7 @@ from bridge_agent.peers.upstreams import Upstreams
 from bridge_agent.routing.view import MeshView, Target
 from bridge_core.http1 import App, Exchange, Pair, Request, coroutine_app
 from bridge_core.identity.spiffe import IdentityFault, SpiffeId
+from bridge_core.names import InvalidName, canonical
 
 TIMEOUT: Final = b"x-bridge-timeout"
 WHERE: Final = b"x-bridge-node"
@@ -296,7 +298,10 @@ class Gateway:
         if where == "all":
             if route.kind is Kind.BLOB:
                 message = "blobs go to one node at a time: name it in X-Bridge-Node"
-                core.respond_error(exchange, 400, message, arrival.request_id, extra=arrival.cors)
+                core.refuse(arrival, route.path, 400, message)
+                return
+            if core.draining:
+                core.refuse(arrival, route.path, 503, "this node is draining")
                 return
             nodes = [*self._own()[:1], *fanout.peer_targets(core)]
             self._spawn(arrival, lambda: fanout.mutate_all(core, arrival, route, nodes))
@@ -304,37 +309,47 @@ class Gateway:
         node = core.view.index.node_record(where)
         if node is None or not node.peer or node.state == "revoked":
             message = f"node '{where}' not found"
-            core.respond_error(exchange, 404, message, arrival.request_id, extra=arrival.cors)
+            core.refuse(arrival, route.path, 404, message)
             return
         Inference(core, arrival, route).start_at((fanout.node_target(where, node.peer),))
 
     def _own(self) -> tuple[Target, ...]:
         return tuple(target for target in self._core.view.index.local if target.available)
 
-    def _tags(self, arrival: Arrival, _route: Route, _parameter: str) -> None:
+    def _tags(self, arrival: Arrival, route: Route, _parameter: str) -> None:
+        if not self._core.admits(arrival, route):
+            return
         models = listing.models_of(self._core.view.index, only_local=arrival.over_hop)
-        self._respond(arrival, listing.OLLAMA_JSON, listing.tags_body(models))
+        self._respond(arrival, route, listing.OLLAMA_JSON, listing.tags_body(models))
 
-    def _models(self, arrival: Arrival, _route: Route, _parameter: str) -> None:
+    def _models(self, arrival: Arrival, route: Route, _parameter: str) -> None:
+        if not self._core.admits(arrival, route):
+            return
         models = listing.models_of(self._core.view.index, only_local=arrival.over_hop)
-        self._respond(arrival, listing.OPENAI_JSON, listing.openai_models_body(models))
+        self._respond(arrival, route, listing.OPENAI_JSON, listing.openai_models_body(models))
 
     def _model(self, arrival: Arrival, route: Route, parameter: str) -> None:
+        try:
+            names = (canonical(parameter),)
+        except InvalidName:
+            names = ("",)
+        if not self._core.admits(arrival, route, names):
+            return
         body = listing.openai_model_body(self._core.view.index, parameter)
         if body is None:
             tag = "" if ":" in parameter.rpartition("/")[2] else ":latest"
-            message = route.missing.format(parameter, parameter + tag)
-            self._core.respond_error(arrival.exchange, 404, message, arrival.request_id, extra=arrival.cors)
+            self._core.refuse(arrival, route.path, 404, route.missing.format(parameter, parameter + tag))
             return
-        self._respond(arrival, listing.OPENAI_JSON, body)
+        self._respond(arrival, route, listing.OPENAI_JSON, body)
 
-    def _ps(self, arrival: Arrival, _route: Route, _parameter: str) -> None:
-        self._spawn(arrival, lambda: fanout.ps(self._core, arrival))
+    def _ps(self, arrival: Arrival, route: Route, _parameter: str) -> None:
+        if self._core.admits(arrival, route):
+            self._spawn(arrival, lambda: fanout.ps(self._core, arrival))
 
-    def _root(self, arrival: Arrival, _route: Route, _parameter: str) -> None:
-        self._respond(arrival, _TEXT, _RUNNING)
+    def _root(self, arrival: Arrival, route: Route, _parameter: str) -> None:
+        self._respond(arrival, route, _TEXT, _RUNNING)
 
-    def _respond(self, arrival: Arrival, content_type: bytes, body: bytes) -> None:
+    def _respond(self, arrival: Arrival, route: Route, content_type: bytes, body: bytes) -> None:
         core = self._core
         pairs: list[Pair] = [
             (b"content-type", content_type),
@@ -343,6 +358,7 @@ class Gateway:
             *arrival.cors,
         ]
         arrival.exchange.respond(200, pairs, body)
+        core.note(arrival, route.path, Outcome.OK)
 
     def _spawn(self, arrival: Arrival, work: Callable[[], Awaitable[Any]]) -> None:
         async def handler(_exchange: Exchange) -> None:

@@ -16,8 +16,8 @@ import msgspec
 
 from bridge_agent.gateway.config import Outcome, Record
 from bridge_agent.gateway.core import Arrival, Core
-from bridge_agent.gateway.peek import BadBody, Peek, Shape, peek, text, with_model
-from bridge_agent.gateway.reading import body_of
+from bridge_agent.gateway.peek import BadBody, Peek, Shape, peek, with_model
+from bridge_agent.gateway.reading import body_of, names_in
 from bridge_agent.gateway.routes import Framing, Route
 from bridge_agent.gateway.shapes import stream_error
 from bridge_agent.gateway.watch import StreamWatch, Verdict
@@ -83,6 +83,7 @@ class Inference(Relay):
         "_settled",
         "_target",
         "_timer",
+        "_torn",
         "_watch",
         "route",
     )
@@ -102,6 +103,7 @@ class Inference(Relay):
         self._alias: tuple[bytes, bytes] | None = None
         self._held: list[bytes] | None = None
         self._body = b""
+        self._torn = b""
         self._model = ""
         self._sent_at = 0.0
         self._head_at = 0.0
@@ -131,7 +133,7 @@ class Inference(Relay):
             if peeked is None:
                 return
             try:
-                names = _names(peeked, self.route) or names
+                names = names_in(peeked, self.route) or names
             except BadBody as fault:
                 self._refuse(400, fault.message, unread=True)
                 return
@@ -375,7 +377,16 @@ class Inference(Relay):
                 return b""
         if self._watch is not None:
             self._watch.feed(data)
+            if self._torn or data[-1:] != b"\n":
+                return self._whole_lines(data)
         return data
+
+    def _whole_lines(self, data: bytes) -> bytes:
+        """Holds back a line that is not whole yet: were it the last, its half would reach the client."""
+        data = self._torn + data
+        end = data.rfind(b"\n") + 1
+        self._torn = data[end:]
+        return data[:end]
 
     def response_end(self) -> bytes | None:
         """See `Relay`: a stream without its terminal record is a failure, whatever its status says."""
@@ -388,10 +399,10 @@ class Inference(Relay):
         verdict = watch.verdict
         if verdict is Verdict.COMPLETE:
             self._settle(200, Outcome.OK)
-            return b""
+            return self._torn
         if verdict is Verdict.ENGINE_ERROR:
             self._settle(200, Outcome.ENGINE_ERROR)
-            return b""
+            return self._torn
         return self._broken("the engine stopped before the answer was complete")
 
     def failed(self, error: UpstreamError) -> None:
@@ -407,7 +418,7 @@ class Inference(Relay):
         exchange, watch = self.exchange, self._watch
         if watch is not None and watch.verdict is Verdict.COMPLETE:
             self._settle(200, Outcome.OK)
-            exchange.finish()
+            exchange.finish(self._torn)
             return
         last = self._broken(error.message) if watch is not None else None
         if last is not None:
@@ -428,8 +439,11 @@ class Inference(Relay):
             # The entry agent alone speaks to the client: it must see a cut, not an answer.
             self.exchange.abort()
             return None
-        prefix = b"" if self._watch is None or self._watch.at_line_start else b"\n\n"
-        return prefix + stream_error(framing, status, message, self._arrival.request_id)
+        watch = self._watch
+        if watch is None:
+            return stream_error(framing, status, message, self._arrival.request_id)
+        sequence = watch.next_sequence
+        return stream_error(framing, status, message, self._arrival.request_id, sequence=sequence)
 
     # -- ends
 
@@ -510,20 +524,6 @@ class Inference(Relay):
             )
         )
         self._target = None
-
-
-def _names(peeked: Peek, route: Route) -> tuple[str, ...]:
-    """Every model that a mutation names, in canonical form; what is no name the engine refuses."""
-    shape = route.shape or _NO_SHAPE
-    found = []
-    for key in ("model", "name", "source", "destination", "from"):
-        name = text(peeked, key, shape)
-        if name:
-            try:
-                found.append(canonical(name))
-            except InvalidName:
-                continue
-    return tuple(found)
 
 
 def _unnamed(route: Route, name: str) -> tuple[int, str]:

@@ -8,9 +8,10 @@ from typing import Final
 import msgspec
 
 from bridge_agent.gateway.core import Arrival
-from bridge_agent.gateway.peek import BadBody
+from bridge_agent.gateway.peek import BadBody, Peek, text
 from bridge_agent.gateway.routes import Route
 from bridge_agent.peers.hop import BadHop, decompress
+from bridge_core.names import InvalidName, canonical
 
 _RESPONSES_MOST: Final = 20 << 20  # what Ollama accepts of a compressed /v1/responses body
 _MODEL_PART: Final = re.compile(
@@ -48,3 +49,22 @@ def _form_as_json(body: bytes) -> bytes:
         return msgspec.json.encode({"model": found[0].decode() if found else ""})
     except UnicodeDecodeError:
         raise BadBody('ambiguous request body: "model" is not valid UTF-8') from None
+
+
+def names_in(peeked: Peek, route: Route) -> tuple[str, ...]:
+    """Every model that a mutation names, in canonical form; what is no name the engine refuses.
+
+    Raises:
+        BadBody: one of them is not a string.
+    """
+    if route.shape is None:
+        return ()
+    found = []
+    for key in ("model", "name", "source", "destination", "from"):
+        name = text(peeked, key, route.shape)
+        if name:
+            try:
+                found.append(canonical(name))
+            except InvalidName:
+                continue
+    return tuple(found)

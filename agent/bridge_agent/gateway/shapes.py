@@ -46,17 +46,27 @@ def error_body(
     return _COMPAT_JSON, body + b"\n"
 
 
-def stream_error(framing: Framing, status: int, message: str, request_id: str) -> bytes:
-    """What ends a stream that cannot go on; empty where the framing has no room for one."""
+def stream_error(framing: Framing, status: int, message: str, request_id: str, *, sequence: int = 0) -> bytes:
+    """What ends a stream that cannot go on; empty where the framing has no room for one.
+
+    It may follow any whole line: a leading blank line ends an event whose own end did not come.
+    `sequence` is the event's number, in a framing that numbers them.
+    """
     if framing is Framing.NDJSON or framing is Framing.PROGRESS:
         return _encode({"error": message}) + b"\n"
     if framing is Framing.CHAT_SSE:
-        return b"data: " + _encode(_error("openai", status, message, request_id)) + b"\n\n"
+        return b"\ndata: " + _encode(_error("openai", status, message, request_id)) + b"\n\n"
     if framing is Framing.RESPONSES_SSE:
-        fault = {"type": "error", "code": error_type(status, "openai"), "message": message, "param": None}
-        return b"event: error\ndata: " + _encode(fault) + b"\n\n"
+        fault = {
+            "type": "error",
+            "code": error_type(status, "openai"),
+            "message": message,
+            "param": None,
+            "sequence_number": sequence,
+        }
+        return b"\nevent: error\ndata: " + _encode(fault) + b"\n\n"
     if framing is Framing.MESSAGES_SSE:
-        return b"event: error\ndata: " + _encode(_error("anthropic", status, message, request_id)) + b"\n\n"
+        return b"\nevent: error\ndata: " + _encode(_error("anthropic", status, message, request_id)) + b"\n\n"
     return b""
 
 

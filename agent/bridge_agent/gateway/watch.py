@@ -58,23 +58,33 @@ class StreamWatch:
         self._fresh = end != len(data)
 
     @property
-    def at_line_start(self) -> bool:
-        """Whether what is written next begins a line."""
-        return self._fresh
-
-    @property
     def verdict(self) -> Verdict:
         """How the stream ended, if it ended here."""
-        record = self._tail.strip()
-        if record.startswith(b"data:"):
-            record = record[5:].strip()
+        record = self._record
         if self._framing is Framing.CHAT_SSE and record == b"[DONE]":
             return Verdict.COMPLETE
-        try:
-            last = _decode(record)
-        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-            return Verdict.TRUNCATED
-        return _judge(self._framing, last) if isinstance(last, dict) else Verdict.TRUNCATED
+        last = _object(record)
+        return Verdict.TRUNCATED if last is None else _judge(self._framing, last)
+
+    @property
+    def next_sequence(self) -> int:
+        """The number of the next event in a framing that numbers them."""
+        number = (_object(self._record) or {}).get("sequence_number")
+        return number + 1 if isinstance(number, int) else 0
+
+    @property
+    def _record(self) -> bytes:
+        """The last line's value."""
+        record = self._tail.strip()
+        return record[5:].strip() if record.startswith(b"data:") else record
+
+
+def _object(record: bytes) -> dict[str, Any] | None:
+    try:
+        last = _decode(record)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return None
+    return last if isinstance(last, dict) else None
 
 
 def _judge(framing: Framing, last: dict[str, Any]) -> Verdict:
