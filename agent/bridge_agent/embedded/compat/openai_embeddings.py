@@ -41,7 +41,9 @@ class Embeddings(Exchange):
         if "input" not in request or request["input"] == []:
             raise ApiError(400, "invalid input")
         self._base64 = encoding == "base64"
-        self.native = {"model": request.get("model", ""), "input": request["input"], "stream": False}
+        # An empty text is a text here, where the native API takes it for no text at all.
+        texts = [""] if request["input"] == "" else request["input"]
+        self.native = {"model": request.get("model", ""), "input": texts, "stream": False}
         for name in ("dimensions", "keep_alive"):
             if name in request:
                 self.native[name] = request[name]
