@@ -1,0 +1,61 @@
+"""The metrics page has what the gateway counted, in a form that Prometheus reads."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from prometheus_client.parser import text_string_to_metric_families
+
+from bridge_agent.engine.view import LocalInstance
+from bridge_agent.gateway.counters import GatewayCounters
+from bridge_agent.membership.link_status import LinkReport
+from bridge_agent.telemetry.audit import AuditLog
+from bridge_agent.telemetry.metrics import Sources, metrics_page
+from bridge_core.snapshot import Snapshot, Version
+
+
+async def test_counters_histograms_links_and_engines() -> None:
+    counters = GatewayCounters()
+    counters.requests["/api/chat", 200, "local"] += 3
+    counters.attempts_failed["n/0", "connect"] += 2
+    counters.begin("n/0")
+    for seconds in (0.0005, 0.02, 400.0):
+        counters.duration.observe(seconds)
+    audit = AuditLog(Path("unused"))
+    audit.lost = 4
+    page = metrics_page(
+        Sources(
+            counters=counters,
+            ejections=lambda: {"n/0": 2.5},
+            links=lambda: [LinkReport("etcd", False, 17.0, "away")],
+            snapshot=lambda: Snapshot(Version(2, 9), {}),
+            instances=lambda: [LocalInstance("n/0", "127.0.0.1", 1, "ready", slots=4)],
+            expires_unix=lambda: 99.0,
+            audit=audit,
+        )
+    )
+    samples = {
+        (sample.name, tuple(sorted(sample.labels.items()))): sample.value
+        for family in text_string_to_metric_families(page().decode())
+        for sample in family.samples
+    }
+
+    def value(name: str, **labels: str) -> float:
+        return samples[name, tuple(sorted(labels.items()))]
+
+    assert value("bridge_requests_total", path="/api/chat", status="200", listener="local") == 3
+    assert value("bridge_attempts_failed_total", instance="n/0", failure="connect") == 2
+    assert value("bridge_in_flight", instance="n/0") == 1
+    assert value("bridge_link_up", link="etcd") == 0
+    assert value("bridge_link_since_seconds", link="etcd") == 17
+    assert value("bridge_snapshot_revision") == 9
+    assert value("bridge_engine_slots", instance="n/0") == 4
+    assert value("bridge_ejected_seconds", subject="n/0") == 2.5
+    assert value("bridge_certificate_expires_seconds") == 99
+    assert value("bridge_audit_lost_total") == 4
+    assert value("bridge_request_duration_seconds_bucket", le="0.001") == 1
+    assert value("bridge_request_duration_seconds_bucket", le="300") == 2
+    assert value("bridge_request_duration_seconds_bucket", le="+Inf") == 3
+    assert value("bridge_request_duration_seconds_count") == 3
+    assert value("bridge_request_duration_seconds_sum") == 400.0205
+    assert any(name.startswith("process_resident") for name, _ in samples)
