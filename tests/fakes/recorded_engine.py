@@ -56,7 +56,8 @@ class Fault:
     """What goes wrong: `kind` after `after` chunks, `times` times.
 
     Kinds: "cut" (the connection ends), "silent" (the stream ends without its terminal record),
-    "torn" (as "silent", in the middle of a record), "hang", "error" (the engine's own error record), "busy" (503), "close" (before the head).
+    "torn" (as "silent", in the middle of a record), "hang", "error" (the engine's own error
+    record), "busy" (503), "close" (before the head).
     """
 
     kind: str

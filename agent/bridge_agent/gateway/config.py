@@ -47,7 +47,7 @@ class ListenerKind(Enum):
     PEER = "peer"  # nodes of the mesh only
 
 
-class Caller(msgspec.Struct, frozen=True):
+class Caller(msgspec.Struct, frozen=True, gc=False):
     """Who asks: a principal, and the node it came through when over a hop."""
 
     principal: str
@@ -82,7 +82,7 @@ class Outcome(Enum):
     CANCELLED = "cancelled"  # the client went away
 
 
-class Record(msgspec.Struct, frozen=True):
+class Record(msgspec.Struct, frozen=True, gc=False):
     """One request, when it is over: for audit, metrics and `explain`. Times are monotonic seconds."""
 
     request_id: str

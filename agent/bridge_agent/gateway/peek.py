@@ -61,7 +61,7 @@ class Shape(msgspec.Struct, frozen=True):
     streams: bool = False
 
 
-class Peek(msgspec.Struct, frozen=True):
+class Peek(msgspec.Struct, frozen=True, gc=False):
     """What a body said.
 
     Attributes:
@@ -82,12 +82,20 @@ def peek(body: bytes, shape: Shape) -> Peek:
         BadBody: no body, no JSON object, a decided field of the wrong type, or a body that an
             engine could read differently.
     """
-    fields = _decode(body, shape)
-    _refuse_ambiguous(body, fields, shape)
+    try:
+        fields = _fields.decode(body)
+    except (msgspec.DecodeError, RecursionError, UnicodeDecodeError) as fault:
+        fields = _unusual(body, shape, fault)
+    # Written without spaces (as Go, JavaScript and httpx do), a body of exactly this length has no
+    # room for a repeated or escaped key. Others take the counting way.
+    shortest = 4 * len(fields) + 1 + sum(map(len, fields)) + sum(map(len, fields.values()))
+    if len(body) != shortest or not shape.keys.issuperset(fields):
+        _refuse_ambiguous(body, fields, shape)
     model = ""
     for key in shape.model_keys:
-        model = model or _text(fields, key, shape)
-    return Peek(model, _flag(fields, "stream", shape), fields)
+        if key in fields:
+            model = model or _text(fields, key, shape)
+    return Peek(model, _flag(fields, "stream", shape) if "stream" in fields else shape.streams, fields)
 
 
 def text(peeked: Peek, key: str, shape: Shape) -> str:
@@ -104,22 +112,20 @@ def with_model(fields: Mapping[str, msgspec.Raw], key: str, model: str) -> bytes
     return msgspec.json.encode({**fields, key: model})
 
 
-def _decode(body: bytes, shape: Shape) -> Fields:
+def _unusual(body: bytes, shape: Shape, fault: Exception) -> Fields:
+    """What a body that is no JSON object is taken for, or refused with."""
     if not body:
-        raise BadBody("missing request body")
-    try:
-        return _fields.decode(body)
-    except msgspec.ValidationError:
+        raise BadBody("missing request body") from None
+    if isinstance(fault, msgspec.ValidationError):
         if body.strip(b" \t\r\n") == b"null":
             return {}
         kind = _type_of(body.lstrip(b" \t\r\n"))
         raise BadBody(f"json: cannot unmarshal {kind} into Go value of type api.{shape.go_type}") from None
-    except msgspec.DecodeError as fault:
-        raise BadBody(_syntax_message(str(fault))) from None
-    except RecursionError:
+    if isinstance(fault, RecursionError):
         raise BadBody("invalid JSON: exceeded max depth") from None
-    except UnicodeDecodeError:
+    if isinstance(fault, UnicodeDecodeError):
         raise BadBody("invalid JSON: a key is not valid UTF-8") from None
+    raise BadBody(_syntax_message(str(fault))) from None
 
 
 def _syntax_message(detail: str) -> str:
@@ -131,15 +137,9 @@ def _syntax_message(detail: str) -> str:
 
 
 def _refuse_ambiguous(body: bytes, fields: Fields, shape: Shape) -> None:
-    if not shape.keys.issuperset(fields):
-        for key in fields:
-            if key not in shape.keys and key.casefold() in shape.keys:
-                raise BadBody(f'ambiguous request body: "{key}" must be written "{key.casefold()}"')
-    # Written without spaces (as Go, JavaScript and httpx do), a body of exactly this length has no
-    # room for a repeated or escaped key. Others take the counting way.
-    shortest = 4 * len(fields) + 1 + sum(map(len, fields)) + sum(map(len, fields.values()))
-    if len(body) == shortest:
-        return
+    for key in fields:
+        if key not in shape.keys and key.casefold() in shape.keys:
+            raise BadBody(f'ambiguous request body: "{key}" must be written "{key.casefold()}"')
     if b"\\u" in body and _outside(_ESCAPED_LETTER, body, fields):
         raise BadBody("ambiguous request body: escaped letters in a key")
     for key in shape.keys & fields.keys():

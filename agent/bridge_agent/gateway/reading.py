@@ -14,6 +14,7 @@ from bridge_agent.peers.hop import BadHop, decompress
 from bridge_core.names import InvalidName, canonical
 
 _RESPONSES_MOST: Final = 20 << 20  # what Ollama accepts of a compressed /v1/responses body
+_SPECIAL: Final = ("/v1/responses", "/v1/audio/transcriptions")
 _MODEL_PART: Final = re.compile(
     rb'content-disposition:[^\r\n]*[; ]name="?model"?[^\r\n]*\r\n(?:[^\r\n]+\r\n)*\r\n([^\r\n]*)\r\n--',
     re.IGNORECASE,
@@ -28,6 +29,8 @@ def body_of(arrival: Arrival, route: Route, limit: int) -> tuple[bytes, bytes]:
     """
     request = arrival.exchange.request
     body = request.body
+    if arrival.hop is None and route.path not in _SPECIAL:
+        return body, body
     try:
         if arrival.hop is not None and arrival.hop.compressed:
             body = decompress(body, limit)
