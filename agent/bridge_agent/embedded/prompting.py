@@ -14,15 +14,18 @@ from bridge_agent.embedded.templates.prompt import Template, Values
 
 JSON_GRAMMAR: Final = r"""
 root ::= object
-object ::= "{" space ( member ( "," space member )* )? "}" space
-member ::= string ":" space value
-array ::= "[" space ( value ( "," space value )* )? "]" space
-value ::= object | array | string | number | ( "true" | "false" | "null" ) space
-string ::= "\"" char* "\"" space
+object ::= "{" gap ( member ( "," gap member )* )? gap "}"
+member ::= string ":" gap value
+array ::= "[" gap ( value ( "," gap value )* )? gap "]"
+value ::= object | array | string | number | ( "true" | "false" | "null" ) gap
+string ::= "\"" char* "\""
 char ::= [^"\\\x7F\x00-\x1F] | "\\" ( ["\\/bfnrt] | "u" [0-9a-fA-F]{4} )
-number ::= "-"? ( "0" | [1-9] [0-9]* ) ( "." [0-9]+ )? ( [eE] [-+]? [0-9]+ )? space
-space ::= | [ \t\n]+
+number ::= "-"? ( "0" | [1-9] [0-9]* ) ( "." [0-9]+ )? ( [eE] [-+]? [0-9]+ )?
+gap ::= [ \t\n]*
 """
+"""Any JSON object, without anything after its closing brace."""
+
+_SCHEMA_TYPES: Final = frozenset({"object", "array", "string", "number", "integer", "boolean", "null"})
 
 
 def template_of(model: Model, override: str = "") -> Template:
@@ -113,7 +116,7 @@ def completion_body(
     if probabilities:
         body["n_probs"] = probabilities
     if isinstance(format_, dict):
-        body["json_schema"] = format_
+        body["json_schema"] = closed_schema(format_)
     elif format_ == "json":
         body["grammar"] = JSON_GRAMMAR
     elif format_ not in (None, ""):
@@ -126,6 +129,41 @@ def completion_body(
             prompt = prompt.replace(f"[img-{number}]", marker, 1)
         body["prompt"] = {"prompt_string": prompt, "multimodal_data": list(images)}
     return body
+
+
+def closed_schema(schema: Any, path: str = "#") -> Any:
+    """A schema by which objects have no properties but those that it names.
+
+    llama.cpp's newer converters allow others unless the schema forbids them, and let an unknown
+    type pass for any; Ollama's forbids the first and refuses the second.
+
+    Raises:
+        ApiError: 400; a type is unknown.
+    """
+    if isinstance(schema, list):
+        return [closed_schema(item, path) for item in schema]
+    if not isinstance(schema, dict):
+        return schema
+    kinds = schema.get("type", [])
+    for kind in kinds if isinstance(kinds, list) else [kinds]:
+        if isinstance(kind, str) and kind not in _SCHEMA_TYPES:
+            raise _bad_schema(f"JSON schema error at {path}: unrecognized type {kind}")
+    closed = dict(schema)
+    for name in ("properties", "$defs", "definitions"):
+        if isinstance(schema.get(name), dict):
+            closed[name] = {key: closed_schema(item, f"{path}/{key}") for key, item in schema[name].items()}
+    for name in ("items", "prefixItems", "anyOf", "oneOf", "allOf"):
+        if name in schema:
+            closed[name] = closed_schema(schema[name], path)
+    if schema.get("properties") and "additionalProperties" not in schema:
+        closed["additionalProperties"] = False
+    return closed
+
+
+def _bad_schema(problem: str) -> ApiError:
+    message = f"Field 'json_schema': \"json_schema\": JSON schema conversion failed:\n{problem}"
+    about = {"code": 400, "message": message, "type": "invalid_request_error"}
+    return ApiError(400, json.dumps({"error": about}, separators=(",", ":")), late=True)
 
 
 def logprobs(event: dict[str, Any], *, top: bool) -> list[dict[str, Any]]:

@@ -55,6 +55,7 @@ def _parameters(xllamacpp: Any, spec: Spec) -> Any:
     parameters.hostnames = ["127.0.0.1"]
     parameters.port = 0
     parameters.ui = False
+    parameters.verbosity = 4  # the first at which it tells the sizes of its buffers
     parameters.offline = True
     parameters.endpoint_slots = True
     parameters.n_ctx = spec.num_ctx * spec.parallel

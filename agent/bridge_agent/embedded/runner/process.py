@@ -21,7 +21,7 @@ import structlog
 from bridge_agent.embedded.errors import ApiError, RunnerFailed
 from bridge_agent.embedded.runner.spec import READY_MARK, Spec
 from bridge_core.errors import BridgeError
-from bridge_core.http1 import Pool, PoolLimits
+from bridge_core.http1 import Pool, PoolBusy, PoolLimits, ResponseTooLarge
 
 log = structlog.get_logger()
 
@@ -148,7 +148,14 @@ class Runner:
     @property
     def alive(self) -> bool:
         """Whether the process runs and was not given up."""
-        return not self.gone.done() and not self._failure
+        return not self.gone.done() and not self._failure and not self._exited()
+
+    def _exited(self) -> bool:
+        """Whether the process has ended, also when the loop has not been told yet."""
+        try:
+            return os.waitid(os.P_PID, self.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None
+        except ChildProcessError:
+            return True
 
     def tail(self) -> list[str]:
         """The last lines it wrote."""
@@ -221,7 +228,7 @@ class Runner:
             except BridgeError as fault:
                 if isinstance(fault, ApiError):
                     raise
-                raise self._broken() from fault
+                raise self._broken(fault) from fault
 
     @contextlib.asynccontextmanager
     async def _request(self, path: str, body: dict[str, Any]) -> AsyncIterator[Any]:
@@ -237,13 +244,19 @@ class Runner:
         except BridgeError as fault:
             if isinstance(fault, ApiError):
                 raise
-            raise self._broken() from fault
+            raise self._broken(fault) from fault
 
     async def _read(self, response: Any) -> bytes:
         data: bytes = await response.read(_MAX_ANSWER)
         return data
 
-    def _broken(self) -> RunnerFailed:
+    def _broken(self, fault: BridgeError) -> ApiError:
+        if isinstance(fault, PoolBusy):
+            return ApiError(503, "server busy, please try again.  maximum pending requests exceeded")
+        if isinstance(fault, ResponseTooLarge):
+            return RunnerFailed(fault.message)
+        # The connection broke: whatever the process still is, nobody should be sent to it.
+        self.fail("unexpected EOF")
         return RunnerFailed(self._failure or "unexpected EOF")
 
 

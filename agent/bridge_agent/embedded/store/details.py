@@ -111,12 +111,13 @@ def _model_info(model: Model, *, verbose: bool) -> dict[str, Any]:
 
 
 def _float32(value: Any) -> Any:
-    """A metadata float has 32 bits: show its shortest decimal form, as Go does."""
+    """A metadata float has 32 bits: show its shortest decimal form, a whole number without fraction."""
     if not isinstance(value, float):
         return value
     import numpy as np
 
-    return float(str(np.float32(value)))
+    shortest = float(str(np.float32(value)))
+    return int(shortest) if shortest.is_integer() and abs(shortest) < 1e15 else shortest
 
 
 def _parameters(values: dict[str, Any]) -> list[tuple[str, Any]]:
