@@ -19,7 +19,7 @@ def an(name: str, state: str = "ready") -> Instance:
 
 def settled(*names: str) -> Membership:
     """Members that were there long ago, at time 100."""
-    members = Membership(TTL, (), 0.0)
+    members = Membership(TTL, ())
     members.replace([an(name) for name in names], 0.0)
     return members
 
@@ -96,13 +96,20 @@ def test_a_draining_instance_goes_at_once_even_in_grace() -> None:
 
 
 def test_remembered_members_wait_for_the_first_listing_however_long_it_takes() -> None:
-    members = Membership(TTL, [an("a"), an("b")], 0.0)
+    members = Membership(TTL, [an("a"), an("b")])
     assert ids(members) == {"a", "b"}
     assert members.deadline() is None
     assert members.settle(1e9) == ()
     members.replace([an("b")], 1000.0)
     assert members.settle(1004.9) == ()
     assert members.settle(1005.0) == ("a/0",)
+
+
+def test_a_new_registry_believes_a_death_as_fast_as_an_old_one() -> None:
+    members = Membership(TTL, [an("a"), an("b"), an("c")])
+    members.replace([an("a"), an("b"), an("c")], 0.0)
+    members.delete("a/0", 0.3)
+    assert ids(members) == {"b", "c"}
 
 
 def test_an_unknown_key_that_goes_changes_nothing() -> None:
@@ -123,7 +130,7 @@ class OutageMachine(RuleBasedStateMachine):
     @initialize(count=st.integers(1, 6))
     def begin(self, count: int) -> None:
         self.names = [f"n{at}" for at in range(count)]
-        self.members = Membership(TTL, (), self.now)
+        self.members = Membership(TTL, ())
         self.members.replace([an(name) for name in self.names], self.now)
         self.registered = set(self.names)
 

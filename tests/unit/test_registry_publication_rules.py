@@ -53,7 +53,7 @@ def build(table: MeshTable) -> dict[str, bytes]:
 
 
 def test_a_table_becomes_entries() -> None:
-    table = MeshTable((), 0.0)
+    table = MeshTable(())
     table.apply(
         Listing(
             (
@@ -78,7 +78,7 @@ def test_a_table_becomes_entries() -> None:
 
 
 def test_an_instance_that_claims_another_place_is_ignored() -> None:
-    table = MeshTable((), 0.0)
+    table = MeshTable(())
     lie = item("members/a/0", Instance(id="b/0", node="b"))
     table.apply(Listing((lie, item("members/a/1", b"{")), 3), 0.0)
     assert table.membership.members == {}
@@ -89,7 +89,7 @@ def test_an_instance_that_claims_another_place_is_ignored() -> None:
 
 
 def test_a_bad_document_keeps_the_last_good_one() -> None:
-    table = MeshTable((), 0.0)
+    table = MeshTable(())
     table.apply(Listing((item("config/ModelRoute/r", ROUTE.encode()),), 3), 0.0)
     table.apply(Changes((item("config/ModelRoute/r", b"kind: Foo", 4),), 4), 0.0)
     assert [route.metadata.name for route in table.routes] == ["r"]
@@ -99,7 +99,7 @@ def test_a_bad_document_keeps_the_last_good_one() -> None:
 
 
 def test_a_new_listing_replaces_what_was() -> None:
-    table = MeshTable((), 0.0)
+    table = MeshTable(())
     table.apply(
         Listing((item("nodes/a", NodeRecord("a")), item("ca/revoked/1", SerialRecord("x", 1.0))), 3), 0.0
     )

@@ -4,9 +4,10 @@ Rules:
 1. An instance is a member from when its key is put until its key goes (its lease ended).
 2. While the store does not answer, nothing changes.
 3. A key's going is believed at once, except when it is suspicious:
-   a. within one lease TTL after the store answers again, or this registry began: agents could not
-      renew their leases, and get that long to register anew;
-   b. when it is missing from a new listing, which comes after a gap in what was seen;
+   a. within one lease TTL after the store answers again: agents could not renew their leases, and
+      get that long to register anew;
+   b. when it is missing from a new listing, which comes after a gap in what was seen, the time
+      before this registry began included;
    c. when more than half of the members (and at least two) have gone within one TTL: that is
       rather the store's fault than theirs. What went in that time before comes back, too.
    The instance then stays a member for one TTL; if its key is put again it never was gone.
@@ -29,15 +30,14 @@ class Membership:
     Args:
         ttl_s: The lease TTL, which is also the period of grace.
         remembered: Members of the last snapshot, from before this registry began.
-        now: When this registry began.
     """
 
-    def __init__(self, ttl_s: float, remembered: Iterable[Instance], now: float) -> None:
+    def __init__(self, ttl_s: float, remembered: Iterable[Instance]) -> None:
         self.ttl_s = ttl_s
         self._confirmed: dict[str, Instance] = {}
         self._missing = {instance.id: (instance, math.inf) for instance in remembered}
         self._lost: dict[str, tuple[Instance, float]] = {}  # believed gone within the last TTL
-        self._suspicious_until = now + ttl_s
+        self._suspicious_until = -math.inf
 
     @property
     def members(self) -> dict[str, Instance]:

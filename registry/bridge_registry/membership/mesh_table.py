@@ -27,7 +27,6 @@ class MeshTable:
 
     Args:
         remembered: Members of the last snapshot, from before this registry began.
-        now: Monotonic seconds.
         ttl_s: The lease TTL until the config says otherwise.
 
     Attributes:
@@ -40,9 +39,9 @@ class MeshTable:
         faults: Key to what is wrong with what is stored there.
     """
 
-    def __init__(self, remembered: Iterable[Instance], now: float, *, ttl_s: float = 5.0) -> None:
+    def __init__(self, remembered: Iterable[Instance], *, ttl_s: float = 5.0) -> None:
         self.revision = 0
-        self.membership = Membership(ttl_s, remembered, now)
+        self.membership = Membership(ttl_s, remembered)
         self.nodes: dict[str, NodeRecord] = {}
         self.revoked: dict[str, SerialRecord] = {}
         self.documents: dict[str, AnyDocument] = {}
@@ -66,7 +65,7 @@ class MeshTable:
         return serial in self.revoked
 
     def apply(self, event: WatchEvent, now: float) -> None:
-        """Takes one event in."""
+        """Takes one event in, at monotonic time `now`."""
         if isinstance(event, Listing):
             self._replace(event, now)
         else:

@@ -49,9 +49,7 @@ class Publisher:
         self._office = election.office
         self._store_was_away = False
         self.hub = Hub(last)
-        self.table = MeshTable(
-            last.instances.values(), time.monotonic(), ttl_s=last.mesh.lease_ttl_s if last.entries else 5.0
-        )
+        self.table = MeshTable(last.instances.values(), ttl_s=last.mesh.lease_ttl_s if last.entries else 5.0)
         self._reported: dict[str, str] = {}
 
     @property
