@@ -16,6 +16,7 @@ from bridge_core.etcd_server import EtcdServer, EtcdSettings, ready
 from bridge_core.store.api import Store
 from bridge_core.store.etcd import ClientTls, EtcdStore, Timing
 from tests.fakes.store import FakeEtcd, FakeStore
+from tests.support import eventually
 
 # Short waits, so that silence is noticed within a test's patience.
 QUICK = Timing(connect_s=0.5, answer_s=0.5, idle_s=0.3, backoff_first_s=0.02, backoff_most_s=0.2)
@@ -110,6 +111,12 @@ class EtcdBed:
 
     async def pause(self) -> None:
         self.server.signal(signal.SIGSTOP)
+        await eventually(self._stopped)
+
+    def _stopped(self) -> bool:
+        # Of many threads some may still answer after the signal was sent.
+        stats = Path(f"/proc/{self.server.pid}/task").glob("*/stat")
+        return all(stat.read_text().rpartition(")")[2].split()[0] == "T" for stat in stats)
 
     async def resume(self) -> None:
         self.server.signal(signal.SIGCONT)
