@@ -8,7 +8,7 @@ import msgspec
 import pytest
 
 from bridge_core.cli.layout import Layout, MeshFile, MeshOptions, check_ports, combined
-from bridge_core.cli.parts import engine_of
+from bridge_core.cli.parts import check_engine, engine_of
 from bridge_core.errors import Fatal
 
 STATE = Path("/state")
@@ -117,3 +117,10 @@ def test_a_mesh_is_not_changed_under_way(given: dict[str, object], words: str) -
 def test_each_node_gets_its_engine(engine: str, expected: list[str]) -> None:
     layout = Layout(STATE, MeshOptions(nodes=2, engine=engine))
     assert [engine_of(layout, name) for name in layout.names] == expected
+
+
+def test_an_ollama_that_is_not_there_is_named() -> None:
+    with pytest.raises(Fatal, match="/no/such/ollama"):
+        check_engine("ollama=/no/such/ollama")
+    check_engine("ollama=http://127.0.0.1:1")
+    check_engine("llamacpp")

@@ -94,6 +94,22 @@ def engine_of(layout: Layout, name: str) -> str:
     return layout.options.engine
 
 
+def check_engine(engine: str) -> None:
+    """Refuses an Ollama that is not there, before nodes wait for it in vain.
+
+    Raises:
+        Fatal: the binary cannot be found or run.
+    """
+    kind, _, where = engine.partition("=")
+    if kind != "ollama" or where.startswith(("http://", "https://")):
+        return
+    if shutil.which(where or "ollama") is None:
+        raise Fatal(
+            f"no executable {where or 'ollama on PATH'}",
+            hint="--engine ollama=/path/to/ollama names one, ollama=URL one that runs; llamacpp needs none",
+        )
+
+
 def seed_command(layout: Layout, name: str) -> list[str] | None:
     """What gives a node its models; None where the engine brings its own."""
     if engine_of(layout, name).startswith("attach="):

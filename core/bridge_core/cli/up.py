@@ -109,6 +109,7 @@ async def bring_up(state: Path, given: dict[str, object], progress: Progress) ->
     """
     options = combined(_settled(state), given)
     check_ports(options)
+    parts.check_engine(options.engine)
     raising = _Raising(Layout(state, options), load_table(state), progress)
     try:
         changed = await raising.run()
