@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable
 from typing import Final
 
 import msgspec
 import structlog
 
-from bridge_core.errors import BridgeError, Fatal
+from bridge_core.errors import BridgeError, Fatal, Unavailable
 from bridge_core.identity import certificates as x509
 from bridge_core.store.api import Delete, KeyValue, Put, Store, Unchanged
 from bridge_core.tls import TlsIdentity
@@ -97,7 +97,7 @@ class Upkeep:
             ]
             free = Unchanged(keyspace.CA_CERTIFICATE, 0)
             if not (await self._store.commit(ops, if_=[free, self._leadership.fence()])).committed:
-                await self._found()
+                raise Unavailable("another registry founds the mesh at this moment")
 
     async def _clear(self) -> None:
         if not self._leadership.leads():
@@ -112,11 +112,11 @@ class Upkeep:
         if gone:
             log.info("ended_records_cleared", count=len(gone))
 
-    async def _until_done(self, step: Callable[[], object]) -> None:
+    async def _until_done(self, step: Callable[[], Awaitable[None]]) -> None:
         said = ""
         while True:
             try:
-                await step()  # type: ignore[misc]  # a coroutine function
+                await step()
                 return
             except Fatal:
                 raise

@@ -7,6 +7,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 
 import msgspec
+import structlog
 
 from bridge_core.errors import BridgeError, Unavailable
 from bridge_core.store.api import Put, Store, Unchanged
@@ -21,6 +22,8 @@ from bridge_registry.rpc.gate import Context, Gate
 from bridge_registry.traffic.config_desk import ConfigDesk
 from bridge_wire.v1 import registry_pb2 as pb
 from bridge_wire.v1 import registry_pb2_grpc as rpc
+
+log = structlog.get_logger()
 
 
 class Standing(msgspec.Struct, frozen=True):
@@ -123,7 +126,7 @@ class AdminService(rpc.AdminServicer):
 
     async def Drain(self, request: pb.DrainRequest, context: Context) -> pb.DrainResponse:
         """See registry.proto."""
-        async with self._gate.admit(context, "admin"):
+        async with self._gate.admit(context, "admin") as peer:
             item = await self._store.get(keyspace.NODES + request.node_name)
             if item is None:
                 raise BridgeError(
@@ -135,6 +138,7 @@ class AdminService(rpc.AdminServicer):
             outcome = await self._store.commit([Put(item.key, encode(record))], if_=conditions)
             if not outcome.committed:
                 raise Unavailable("the node's record changed meanwhile", hint="try again")
+            log.info("node_state_changed", node=record.name, state=state, by=_author(peer))
             return pb.DrainResponse()
 
     async def Status(self, request: pb.StatusRequest, context: Context) -> pb.StatusResponse:
