@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import random
 import socket
 
 import pytest
@@ -513,3 +514,49 @@ async def test_connections_leave_nothing_behind() -> None:
                 await talk(server.port, b"GET / HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
         await eventually(lambda: not server.connections)
     assert len(asyncio.all_tasks()) == before
+
+
+@pytest.mark.parametrize("seed", range(8))
+@on_uvloop
+async def test_answers_do_not_depend_on_how_the_requests_arrive(seed: int) -> None:
+    """The same requests whole, glued together and torn apart: the paths through the parser agree."""
+    chance = random.Random(seed)
+
+    def echo(exchange: http1.Exchange) -> None:
+        request = exchange.request
+        exchange.respond(200, (), request.method.encode() + request.target + request.body)
+
+    def request() -> tuple[bytes, bytes]:
+        target = chance.choice([b"/", b"/a", b"/b?c"])
+        body = chance.choice([b"", b"GET / HTTP/1.1\r\n\r\n", b"x" * 300, b"y" * 300])
+        kind = chance.randrange(4)
+        if kind == 0:
+            return b"GET %b HTTP/1.1\r\nHost: x\r\n\r\n" % target, b"GET" + target
+        framed = b"Content-Length: %d\r\n\r\n%b" % (len(body), body)
+        if kind == 1:
+            half = len(body) // 2
+            parts = b"".join(
+                b"%x\r\n%b\r\n" % (len(part), part) for part in (body[:half], body[half:]) if part
+            )
+            framed = b"Transfer-Encoding: chunked\r\n\r\n" + parts + b"0\r\n\r\n"
+        elif kind == 2:
+            framed = b"Connection: upgrade\r\nUpgrade: h2c\r\n" + framed
+        return b"POST %b HTTP/1.1\r\nHost: x\r\n%b" % (target, framed), b"POST" + target + body
+
+    requests = [request() for _ in range(60)]
+    async with serving(echo) as server, raw(server.port) as client:
+        waiting: list[bytes] = []
+        unsent = b""
+        for data, answer in requests:
+            waiting.append(answer)
+            unsent += data
+            while unsent and chance.random() < 0.7:
+                size = len(unsent) if chance.random() < 0.6 else chance.randint(1, len(unsent))
+                client.send(unsent[:size])
+                unsent = unsent[size:]
+                await asyncio.sleep(chance.choice([0, 0, 0.001]))
+            while not unsent and waiting and chance.random() < 0.8:
+                assert (await client.answer())[::2] == (200, waiting.pop(0))
+        client.send(unsent)
+        for answer in waiting:
+            assert (await client.answer())[::2] == (200, answer)
