@@ -17,7 +17,7 @@ import grpc.aio
 from bridge_agent.gateway.grpc_adapter.application import SERVICE, GrpcApplication
 from bridge_agent.gateway.grpc_adapter.health import Health
 from bridge_agent.gateway.grpc_adapter.listener import GrpcListener
-from bridge_core.http1 import Exchange, coroutine_app
+from bridge_core.http1 import App, Exchange, coroutine_app
 from bridge_core.identity import SpiffeId, generate_key, key_to_pem
 from bridge_core.identity.certificates import Authority, create_authority, issue, to_pem
 
@@ -160,13 +160,14 @@ class Bed:
 
 
 @contextlib.asynccontextmanager
-async def open_bed(folder: Path) -> AsyncIterator[Bed]:
+async def open_bed(folder: Path, pipeline: App | None = None) -> AsyncIterator[Bed]:
+    """A listener over `pipeline`; over the bed's own scripted engine without one."""
     bed = Bed(folder)
     async with asyncio.TaskGroup() as group:
         bed.group = group
         bed.health = Health((SERVICE,))
         application = GrpcApplication(
-            coroutine_app(bed.engine.handle, group),
+            pipeline or coroutine_app(bed.engine.handle, group),
             bed.health,
             admit=lambda _, serial: serial not in bed.refused,
         )

@@ -9,10 +9,11 @@ from typing import Any, Final
 from google.protobuf.descriptor import FileDescriptor
 from grpc_health.v1 import health_pb2
 
+from bridge_agent.gateway.grpc_adapter import unary
 from bridge_agent.gateway.grpc_adapter.health import Health, HealthApplication
 from bridge_agent.gateway.grpc_adapter.reflection import reflection_applications
 from bridge_agent.gateway.grpc_adapter.service import Caller, ModelInferenceService, caller_of_call
-from bridge_agent.gateway.grpc_adapter.translate import MAX_INPUT
+from bridge_agent.gateway.grpc_adapter.translate import MAX_MESSAGE
 from bridge_core.http1 import App
 from bridge_core.identity import IdentityFault, describe
 from bridge_wire.v1 import inference_pb2
@@ -21,8 +22,6 @@ from bridge_wire.v1.inference_connect import ModelInferenceASGIApplication
 Receive = Callable[[], Awaitable[dict[str, Any]]]
 Send = Callable[[dict[str, Any]], Awaitable[None]]
 SERVICE: Final = "bridge.v1.ModelInference"
-# The message around input_data: names, metadata and protobuf's own lengths.
-_ENVELOPE: Final = 1024 * 1024
 _TLS_1_3: Final = 0x0304
 
 
@@ -37,9 +36,8 @@ class GrpcApplication:
 
     def __init__(self, pipeline: App, health: Health, *, admit: Callable[[str, str], bool]) -> None:
         self._admit = admit
-        inference = ModelInferenceASGIApplication(
-            ModelInferenceService(pipeline), read_max_bytes=MAX_INPUT + _ENVELOPE
-        )
+        self._pipeline = pipeline
+        inference = ModelInferenceASGIApplication(ModelInferenceService(pipeline), read_max_bytes=MAX_MESSAGE)
         # By whole path: connectrpc answers an unknown method of a known service with a broken stream.
         self._routes: dict[str, Any] = {
             **_paths(inference_pb2.DESCRIPTOR, inference),
@@ -56,9 +54,15 @@ class GrpcApplication:
         if caller.identity is None or not self._admit(caller.identity, serial):
             await _refuse(scope, send, 16, "a valid client certificate of this mesh is needed")
             return
-        application = self._routes.get(scope["path"])
+        path = scope["path"]
+        if path == unary.PATH:
+            headers = dict(scope["headers"])
+            if unary.takes(headers):
+                await unary.predict(self._pipeline, caller, headers, receive, send)
+                return
+        application = self._routes.get(path)
         if application is None:
-            await _refuse(scope, send, 12, f"{scope['path']} is not served here")
+            await _refuse(scope, send, 12, f"{path} is not served here")
             return
         caller_of_call.set(caller)
         await application(scope, receive, send)
@@ -103,7 +107,7 @@ async def _refuse(scope: dict[str, Any], send: Send, code: int, message: str) ->
         headers = [
             (b"content-type", content_type),
             (b"grpc-status", b"%d" % code),
-            (b"grpc-message", message.encode("ascii", "replace").replace(b"%", b"%25")),
+            (b"grpc-message", unary.percent_encoded(message)),
         ]
     await send({"type": "http.response.start", "status": status, "headers": headers})
     await send({"type": "http.response.body", "body": body})

@@ -30,7 +30,7 @@ class InProcessExchange(Exchange):
         self.reader = AnswerReader(self)
         self._paused = False
 
-    def respond(self, status: int, headers: Iterable[Pair] = (), body: bytes = b"") -> None:
+    def respond(self, status: int, headers: Iterable[Pair] | bytes = (), body: bytes = b"") -> None:
         """See `Exchange.respond`."""
         self.start(status, headers, len(body))
         if body:
@@ -40,7 +40,7 @@ class InProcessExchange(Exchange):
     def start(
         self,
         status: int,
-        headers: Iterable[Pair] = (),
+        headers: Iterable[Pair] | bytes = (),
         length: int | None = None,
         *,
         cork: bool = False,
@@ -53,7 +53,7 @@ class InProcessExchange(Exchange):
             return
         self.started = True
         self.status = status
-        self.reader.take_head(status, tuple(headers))
+        self.reader.take_head(status, _pairs(headers) if isinstance(headers, bytes) else tuple(headers))
 
     def write(self, data: bytes) -> None:
         """See `Exchange.write`."""
@@ -193,6 +193,12 @@ class AnswerReader:
         if rest.strip():
             yield rest
 
+    def give_up(self, fault: BridgeError) -> None:
+        """Cancels what is not answered yet; whoever reads gets `fault`."""
+        if not self._ended:
+            self._exchange.lose_client(Disconnected("the client went away"))
+            self.take_end(fault)
+
     # For the exchange only.
 
     def take_head(self, status: int, headers: tuple[Pair, ...]) -> None:
@@ -238,6 +244,12 @@ def call(
     exchange = InProcessExchange(request)
     app(exchange)
     return exchange.reader
+
+
+def _pairs(lines: bytes) -> tuple[Pair, ...]:
+    """The fields of header lines as the pipeline writes them."""
+    fields = (line.partition(b":") for line in lines.split(b"\r\n") if line)
+    return tuple((name, value.strip()) for name, _, value in fields)
 
 
 def _refuse(_: bytes) -> None:

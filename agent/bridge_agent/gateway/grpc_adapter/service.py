@@ -55,7 +55,6 @@ _CODES: Final = {
     Status.UNAUTHENTICATED: Code.UNAUTHENTICATED,
 }
 Context = RequestContext[InferenceRequest, InferenceResponse]
-Send = Callable[[bytes], bytes]
 
 
 class ModelInferenceService:
@@ -76,7 +75,7 @@ class ModelInferenceService:
         except BridgeError as fault:
             raise _translated(fault, ctx) from None
         return InferenceResponse(
-            output_data=_encoder(call)(body), metadata=answer_metadata(answer.headers), done=True
+            output_data=encoder(call)(body), metadata=answer_metadata(answer.headers), done=True
         )
 
     async def predict_stream(
@@ -102,7 +101,7 @@ class ModelInferenceService:
 
     async def _stream(self, request: InferenceRequest, ctx: Context) -> AsyncIterator[InferenceResponse]:
         call = to_call(request.model_name, request.input_data, request.metadata, stream=True)
-        encode = _encoder(call)
+        encode = encoder(call)
         with self._open(call, ctx.timeout_ms) as answer:
             status = await answer.head()
             if status != 200 or not call.streams:
@@ -122,23 +121,29 @@ class ModelInferenceService:
         raise CallFault(Status.UNAVAILABLE, "the engine's answer ended before it was complete")
 
     def _open(self, call: Call, timeout_ms: float | None) -> in_process.AnswerReader:
-        headers = list(call.headers)
-        if timeout_ms is not None:
-            headers.append((TIMEOUT, b"%.3f" % max(timeout_ms / 1000, 0.001)))
-        caller = caller_of_call.get()
-        return in_process.call(
-            self._pipeline,
-            "POST",
-            call.target,
-            headers,
-            call.body,
-            identity=caller.identity,
-            remote=caller.remote,
-            listener=LISTENER,
-        )
+        timeout_s = None if timeout_ms is None else timeout_ms / 1000
+        return open_call(self._pipeline, caller_of_call.get(), call, timeout_s)
 
 
-def _encoder(call: Call) -> Send:
+def open_call(pipeline: App, caller: Caller, call: Call, timeout_s: float | None) -> in_process.AnswerReader:
+    """Hands a call to the pipeline; read the answer within the context of what it returns."""
+    headers = list(call.headers)
+    if timeout_s is not None:
+        headers.append((TIMEOUT, b"%.3f" % max(timeout_s, 0.001)))
+    return in_process.call(
+        pipeline,
+        "POST",
+        call.target,
+        headers,
+        call.body,
+        identity=caller.identity,
+        remote=caller.remote,
+        listener=LISTENER,
+    )
+
+
+def encoder(call: Call) -> Callable[[bytes], bytes]:
+    """What makes the engine's records into `output_data`."""
     if not call.zstd:
         return _as_is
     compress: Any = zstandard.ZstdCompressor(level=1).compress

@@ -21,6 +21,8 @@ from bridge_core import names
 from bridge_core.errors import BridgeError
 
 MAX_INPUT: Final = 100 * 1024 * 1024
+# The message around input_data: names, metadata and protobuf's own lengths.
+MAX_MESSAGE: Final = MAX_INPUT + 1024 * 1024
 _STEP: Final = 4 * 1024
 
 PATHS: Final = {"generate": b"/api/generate", "chat": b"/api/chat", "embed": b"/api/embed"}

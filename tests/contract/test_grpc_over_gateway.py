@@ -1,0 +1,115 @@
+"""gRPC through the real pipeline: two nodes, the model behind a peer, the engine's own failures."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import grpc
+import grpc.aio
+import pytest
+
+from bridge_agent.gateway.config import ListenerKind
+from bridge_wire.v1 import inference_pb2_grpc
+from bridge_wire.v1.inference_pb2 import InferenceRequest
+from tests.contract.gateway_bed import Bed, mesh
+from tests.contract.grpc_bed import open_bed
+from tests.fakes.recorded_engine import Fault, RecordedEngine
+from tests.support import eventually
+
+MODEL = "smollm2:135m"
+
+
+@pytest.fixture
+async def bed(tmp_path: Path) -> AsyncIterator[Bed]:
+    (tmp_path / "mesh").mkdir()
+    engines = {"a": RecordedEngine(models=()), "b": RecordedEngine(models=(MODEL,))}
+    async with mesh(tmp_path / "mesh", engines) as bed:
+        yield bed
+
+
+@pytest.fixture
+async def stub(bed: Bed, tmp_path: Path) -> AsyncIterator[Any]:
+    """A client of node a, which has no model of its own."""
+    (tmp_path / "grpc").mkdir()
+    async with (
+        open_bed(tmp_path / "grpc", bed["a"].gateway.http_app(ListenerKind.TLS)) as listener,
+        listener.channel() as channel,
+    ):
+        yield inference_pb2_grpc.ModelInferenceStub(channel)
+
+
+def ask(data: Any = "hi", model: str = MODEL, **metadata: str) -> InferenceRequest:
+    encoded = data if isinstance(data, str) else json.dumps(data)
+    return InferenceRequest(model_name=model, input_data=encoded.encode(), metadata=metadata)
+
+
+CHAT = {"messages": [{"role": "user", "content": "hi"}]}
+
+
+async def test_a_model_behind_a_peer_answers(stub: Any) -> None:
+    answer = await stub.Predict(ask(), timeout=20)
+    assert json.loads(answer.output_data)["done"] is True
+    assert answer.metadata["x-bridge-node"] == "b"
+    assert answer.metadata["x-bridge-attempts"] == "1"
+    assert answer.metadata["x-request-id"]
+
+
+async def test_a_stream_ends_with_its_terminal_record(stub: Any) -> None:
+    answers = [answer async for answer in stub.PredictStream(ask(CHAT, api="chat"))]
+    assert [answer.done for answer in answers] == [False] * (len(answers) - 1) + [True]
+    assert len(answers) > 2
+    assert answers[0].metadata["x-bridge-node"] == "b"
+
+
+async def test_embeddings(stub: Any) -> None:
+    answer = await stub.Predict(ask({"input": "hi"}, api="embed"))
+    assert json.loads(answer.output_data)["embeddings"]
+
+
+@pytest.mark.parametrize(
+    ("request_", "code"),
+    [
+        (ask(model="nobody-has-it"), grpc.StatusCode.NOT_FOUND),
+        (ask({"Model": "other", "prompt": "y"}), grpc.StatusCode.INVALID_ARGUMENT),
+    ],
+)
+async def test_the_pipelines_refusals(stub: Any, request_: InferenceRequest, code: grpc.StatusCode) -> None:
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        await stub.Predict(request_)
+    assert caught.value.code() is code
+    assert caught.value.details()
+
+
+@pytest.mark.parametrize("kind", ["silent", "cut", "error"])
+async def test_a_stream_that_dies_is_a_failure(bed: Bed, stub: Any, kind: str) -> None:
+    bed["b"].engine.faults.append(Fault(kind))
+    call, seen = stub.PredictStream(ask(CHAT, api="chat")), []
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        await read_into(seen, call)
+    assert caught.value.code() in {grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.INTERNAL}
+    assert seen
+    assert not any(answer.done for answer in seen)
+
+
+async def read_into(seen: list[Any], call: Any) -> None:
+    while (answer := await call.read()) is not grpc.aio.EOF:
+        seen.append(answer)
+
+
+async def test_cancelling_reaches_the_engine_behind_the_peer(bed: Bed, stub: Any) -> None:
+    bed["b"].engine.faults.append(Fault("hang"))
+    call = stub.PredictStream(ask())
+    await call.read()
+    call.cancel()
+    await eventually(lambda: bed["b"].engine.cancelled == 1, 5)
+
+
+async def test_a_deadline_reaches_the_engine_behind_the_peer(bed: Bed, stub: Any) -> None:
+    bed["b"].engine.faults.append(Fault("hang", after=0))
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        await stub.Predict(ask(), timeout=0.3)
+    assert caught.value.code() is grpc.StatusCode.DEADLINE_EXCEEDED
+    await eventually(lambda: bed["b"].engine.running == 0, 5)
