@@ -88,7 +88,7 @@ def match(routes: Mapping[str, Mapping[str, T]], path: str) -> Match:
 
 
 def _lookup(routes: Mapping[str, Mapping[str, T]], path: str) -> tuple[Mapping[str, T] | None, str]:
-    if path in routes:
+    if path in routes and (path == "/" or not path.endswith("/")):
         return routes[path], ""
     for prefix in ("/api/blobs/", "/v1/models/", "/api/user/keys/"):
         rest = path.removeprefix(prefix)

@@ -1,0 +1,263 @@
+"""How the embedded engine reads requests: Go's JSON rules, options, durations, schemas, hosts."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import re
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from bridge_agent.embedded import requests
+from bridge_agent.embedded.errors import ApiError
+from bridge_agent.embedded.gojson import decode
+from bridge_agent.embedded.http_rules import host_allowed, match, origin_allowed
+from bridge_agent.embedded.native import merged
+from bridge_agent.embedded.options import (
+    Options,
+    bounded_predict,
+    merge,
+    needs_reload,
+    prompt_limit,
+    runner_options,
+    truncated_prompt,
+)
+from bridge_agent.embedded.prompting import closed_schema, with_image_marks
+
+
+@pytest.mark.parametrize(
+    ("body", "read"),
+    [
+        (b'{"model":"a","prompt":"x"}', {"model": "a", "prompt": "x"}),
+        (b'{"model":"a","model":"b"}', {"model": "b"}),
+        (b'{"model":"a","Model":"b"}', {"model": "b"}),
+        (b'{"Model":"b","model":"a"}', {"model": "a"}),
+        (b'{"mo\\u0064el":"a"}', {"model": "a"}),
+        (b'{"MODEL":"a","no_such":1}', {"model": "a"}),
+        (b'{"model":"a"} trailing', {"model": "a"}),
+        (b'{"model":"a"}{"model":"b"}', {"model": "a"}),
+        (b' \n{"model":null}', {}),
+        (b'{"model":"\xff\xfe"}', {"model": "��"}),
+        (b'{"model":"\xe2\x82"}', {"model": "��"}),
+        (b'{"model":"\\ud800x"}', {"model": "�x"}),
+        (b'{"options":{"Num_Ctx":1,"num_ctx":2}}', {"options": {"Num_Ctx": 1, "num_ctx": 2}}),
+        (b"null", {}),
+    ],
+)
+def test_bodies_are_read_by_gos_rules(body: bytes, read: dict[str, Any]) -> None:
+    assert decode(body, requests.GENERATE) == read
+
+
+@pytest.mark.parametrize(
+    ("body", "message"),
+    [
+        (b"", "missing request body"),
+        (b"  \n", "missing request body"),
+        (b"{", "unexpected EOF"),
+        (b'{"model": ', "unexpected EOF"),
+        (b'{"model": "a', "unexpected EOF"),
+        (b"{x}", "invalid character"),
+        (b"[]", "json: cannot unmarshal array into Go value of type api.GenerateRequest"),
+        (
+            b'{"model":5}',
+            "json: cannot unmarshal number into Go struct field GenerateRequest.model of type string",
+        ),
+        (
+            b'{"stream":1}',
+            "json: cannot unmarshal number into Go struct field GenerateRequest.stream of type bool",
+        ),
+        (
+            b'{"top_logprobs":true}',
+            "cannot unmarshal bool into Go struct field GenerateRequest.top_logprobs of type int",
+        ),
+        (
+            b'{"context":["a"]}',
+            "cannot unmarshal string into Go struct field GenerateRequest.context of type int",
+        ),
+        (b'{"model":NaN}', "invalid character"),
+    ],
+)
+def test_what_is_no_request_is_refused(body: bytes, message: str) -> None:
+    with pytest.raises(ApiError, match=re.escape(message)) as fault:
+        decode(body, requests.GENERATE)
+    assert fault.value.status == 400
+
+
+@given(st.binary(max_size=200))
+def test_no_body_breaks_the_reader(body: bytes) -> None:
+    with contextlib.suppress(ApiError):
+        json.dumps(decode(body, requests.CHAT))
+
+
+@pytest.mark.parametrize(
+    ("value", "seconds"),
+    [
+        (None, None),
+        (0, 0.0),
+        (-1, requests.FOREVER),
+        (90, 90.0),
+        ("5m", 300.0),
+        ("1h30m", 5400.0),
+        ("-1s", requests.FOREVER),
+    ],
+)
+def test_keep_alive(value: Any, seconds: float | None) -> None:
+    assert requests.keep_alive(value) == seconds
+
+
+@pytest.mark.parametrize("value", ["soon", "5", "", "5 m", True, [1]])
+def test_what_is_no_keep_alive_is_refused(value: Any) -> None:
+    with pytest.raises(ApiError):
+        requests.keep_alive(value)
+
+
+def test_options_are_laid_over_each_other() -> None:
+    model = merge(Options(), {"temperature": 0, "stop": ["a"], "no_such": 1})
+    asked = merge(model, {"num_ctx": 128.0, "temperature": None})
+    assert (asked.temperature, asked.stop, asked.num_ctx, asked.top_k) == (0.0, ("a",), 128, 40)
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "kind"),
+    [
+        ("temperature", "hot", "float32"),
+        ("num_ctx", "1", "integer"),
+        ("stop", "a", "array"),
+        ("use_mmap", 1, "boolean"),
+    ],
+)
+def test_options_of_another_type_are_refused(name: str, value: Any, kind: str) -> None:
+    with pytest.raises(ApiError, match=f'option "{name}" must be of type {kind}') as fault:
+        merge(Options(), {name: value})
+    assert fault.value.status == 500
+
+
+def test_runner_options_decide_on_a_reload() -> None:
+    loaded = runner_options(merge(Options(), {}), shift=True)
+    assert not needs_reload(
+        loaded, runner_options(merge(Options(), {"temperature": 0, "seed": 5}), shift=True)
+    )
+    for change in (
+        {"num_ctx": 128},
+        {"num_gpu": 0},
+        {"num_thread": 2},
+        {"use_mmap": False},
+        {"num_batch": 64},
+    ):
+        assert needs_reload(loaded, runner_options(merge(Options(), change), shift=True))
+    assert needs_reload(loaded, runner_options(Options(), shift=False))
+
+
+@given(st.integers(0, 4000), st.integers(2, 600), st.integers(-1, 700), st.booleans())
+def test_a_prompt_is_cut_in_its_middle(size: int, num_ctx: int, keep: int, adds_bos: bool) -> None:
+    tokens = list(range(size))
+    cut = truncated_prompt(tokens, num_ctx, keep, adds_bos=adds_bos)
+    if size <= num_ctx - 1:
+        assert cut is None
+        return
+    assert cut is not None
+    assert len(cut) <= num_ctx - 1 or num_ctx == 2
+    assert cut == sorted(set(cut))
+    assert len(cut) == prompt_limit(num_ctx, min((size if keep < 0 else keep) + adds_bos, num_ctx - 1))
+
+
+def test_the_recorded_prompt_is_cut_to_the_recorded_length() -> None:
+    cut = truncated_prompt(list(range(2051)), 256, 4, adds_bos=True)
+    assert cut is not None
+    assert len(cut) == 131
+    assert cut[:6] == [0, 1, 2, 3, 4, 1925]
+
+
+def test_open_ended_generation_is_bounded() -> None:
+    assert [bounded_predict(n, 100) for n in (-1, 0, -2, 7, 5000)] == [1000, 1000, 1000, 7, 1000]
+
+
+def test_schemas_are_closed_and_checked() -> None:
+    schema = {
+        "type": "object",
+        "properties": {"a": {"type": "object", "properties": {"b": {"type": "integer"}}}},
+    }
+    closed = closed_schema(schema)
+    assert closed["additionalProperties"] is False
+    assert closed["properties"]["a"]["additionalProperties"] is False
+    assert "additionalProperties" not in schema
+    assert closed_schema({"type": "object"}) == {"type": "object"}
+    assert closed_schema({"properties": {"type": {"type": "string"}}})["properties"]["type"] == {
+        "type": "string"
+    }
+    with pytest.raises(ApiError, match="unrecognized type nonsense"):
+        closed_schema({"type": "array", "items": {"type": "nonsense"}})
+
+
+def test_images_are_marked_where_the_text_says_or_before_it() -> None:
+    messages = [
+        {"role": "user", "content": "see [img] and", "images": ["A", "B"]},
+        {"role": "user", "content": "x"},
+    ]
+    marked, images = with_image_marks(messages)
+    assert images == ["A", "B"]
+    assert [one["content"] for one in marked] == ["[img-1]see [img-0] and", "x"]
+
+
+@pytest.mark.parametrize(
+    ("host", "allowed"),
+    [
+        ("localhost:11434", True), ("127.0.0.1:1", True), ("[::1]:1", True), ("10.1.2.3", True), ("", True),
+        ("me", True), ("x.internal", True), ("x.local:80", True), ("0.0.0.0:1", True),
+        ("ollama.example.com", False), ("8.8.8.8", False),
+        ("localhost.evil.com", False), ("evil.com:11434", False),
+    ],
+)  # fmt: skip
+def test_hosts(host: str, allowed: bool) -> None:
+    assert host_allowed(host, "me") is allowed
+
+
+@pytest.mark.parametrize(
+    ("origin", "allowed"),
+    [
+        ("http://localhost:3000", True), ("https://127.0.0.1", True),
+        ("app://x", True), ("http://me:1", True),
+        ("http://evil.example", False), ("http://localhost.evil.com", False), ("null", False),
+        ("ftp://localhost", False),
+    ],
+)  # fmt: skip
+def test_origins(origin: str, allowed: bool) -> None:
+    assert origin_allowed(origin, "me:1") is allowed
+
+
+def test_paths_lead_to_routes() -> None:
+    routes: dict[str, dict[str, int]] = {
+        "/api/tags": {"GET": 1},
+        "/api/blobs/": {"HEAD": 2},
+        "/v1/models/": {"GET": 3},
+    }
+    assert match(routes, "/api/tags").methods == {"GET": 1}
+    assert match(routes, "/api/blobs/sha256:ab")[:2] == ({"HEAD": 2}, "sha256:ab")
+    assert match(routes, "/v1/models/a/b:c")[:2] == ({"GET": 3}, "a/b:c")
+    assert match(routes, "//api/tags").redirect == "/api/tags"
+    for path in ("/api/tags/", "/API/tags", "/api/blobs/a/b", "/api", "/v1/models/"):
+        assert match(routes, path) == (None, "", ""), path
+
+
+async def test_records_are_merged_into_one() -> None:
+    async def records() -> Any:
+        yield {"model": "m", "message": {"role": "assistant", "content": "", "thinking": "hm"}, "done": False}
+        yield {"model": "m", "message": {"role": "assistant", "content": "a"}, "done": False, "logprobs": [1]}
+        yield {
+            "model": "m",
+            "message": {"role": "assistant", "content": "b", "tool_calls": [2]},
+            "done": True,
+            "eval_count": 3,
+        }
+
+    message = {"role": "assistant", "content": "ab", "thinking": "hm", "tool_calls": [2]}
+    assert await merged(records()) == {
+        "model": "m",
+        "message": message,
+        "done": True,
+        "eval_count": 3,
+        "logprobs": [1],
+    }
