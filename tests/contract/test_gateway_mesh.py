@@ -249,7 +249,7 @@ async def test_links_survive_a_certificate_renewal(bed: Bed, tmp_path: Path) -> 
 # -- who dies
 
 
-@pytest.mark.parametrize("fault", ["close", "busy"])
+@pytest.mark.parametrize("fault", ["close", "busy", "died"])
 @pytest.mark.parametrize("owner", ["a", "b"])
 async def test_a_failure_before_the_first_byte_is_invisible(bed: Bed, owner: str, fault: str) -> None:
     bed[owner].engine.faults.append(Fault(fault, times=1))
@@ -258,6 +258,15 @@ async def test_a_failure_before_the_first_byte_is_invisible(bed: Bed, owner: str
     assert b'"done":true' in answer.body
     assert answer.headers.get(b"x-bridge-attempts") == b"2"
     assert answer.headers.get(b"x-bridge-node") != owner.encode()
+
+
+async def test_an_error_that_everybody_gives_is_the_answer(bed: Bed) -> None:
+    for node in bed.nodes.values():
+        node.engine.faults.append(Fault("died"))
+    for _ in range(4):
+        answer = await bed["a"].infer()
+        assert (answer.status, answer.json()["error"][:12]) == (500, "an error was")
+    assert bed["a"].gateway.ejections() == {}, "the requests may have been to blame"
 
 
 async def test_a_dead_node_costs_one_try_and_is_then_skipped(bed: Bed) -> None:

@@ -19,6 +19,7 @@ from bridge_core.names import InvalidName, canonical, display
 from bridge_core.snapshot import Model, ModelDetails
 
 RECORDINGS = Path(__file__).parent.parent / "contract" / "recordings"
+DIED = "an error was encountered while running the model: unexpected EOF"
 RECORDED_NAME = "smollm2:135m"
 
 
@@ -57,7 +58,7 @@ class Fault:
 
     Kinds: "cut" (the connection ends), "silent" (the stream ends without its terminal record),
     "torn" (as "silent", in the middle of a record), "hang", "error" (the engine's own error
-    record), "busy" (503), "close" (before the head).
+    record), "busy" (503), "died" (500, the runner's death before a byte), "close" (before the head).
     """
 
     kind: str
@@ -184,6 +185,9 @@ class RecordedEngine:
         if fault is not None and fault.kind == "busy":
             self._json(exchange, {"error": "server busy, please try again."}, 503)
             return
+        if fault is not None and fault.kind == "died":
+            self._json(exchange, {"error": DIED}, 500)
+            return
         if fault is not None and fault.kind == "close":
             exchange.abort()
             return
@@ -218,7 +222,7 @@ class RecordedEngine:
         elif fault.kind == "hang":
             await asyncio.Event().wait()
         else:
-            exchange.finish(b'{"error":"an error was encountered while running the model: unexpected EOF"}\n')
+            exchange.finish(json.dumps({"error": DIED}).encode() + b"\n")
 
     @staticmethod
     def _until(chunks: list[bytes], fault: Fault | None) -> Iterable[bytes]:

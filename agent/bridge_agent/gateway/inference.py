@@ -18,7 +18,7 @@ from bridge_agent.gateway.config import Outcome, Record
 from bridge_agent.gateway.core import Arrival, Core
 from bridge_agent.gateway.peek import BadBody, Peek, Shape, peek, with_model
 from bridge_agent.gateway.reading import body_of, names_in
-from bridge_agent.gateway.routes import Framing, Route
+from bridge_agent.gateway.routes import Framing, Kind, Route
 from bridge_agent.gateway.shapes import stream_error
 from bridge_agent.gateway.watch import StreamWatch, Verdict
 from bridge_agent.peers.hop import OURS, OVERHEAD, REFUSED, REQUEST_ID, Hop, compress, headers_of
@@ -57,6 +57,7 @@ _KEPT_BACK: Final = frozenset(
 )
 _ADDED: Final = frozenset({REQUEST_ID, b"x-bridge-node", b"x-bridge-attempts", *OURS})
 _NO_SHAPE: Final = Shape("Request", frozenset())
+_RETRIED: Final = frozenset({404, 500, 502, 503})
 _STREAMED: Final = (b"application/x-ndjson", b"text/event-stream")
 
 
@@ -306,10 +307,11 @@ class Inference(Relay):
     def on_head(self, head: ResponseHead) -> None:
         """See `ResponseSink`: a refusal is tried elsewhere where that can do better."""
         target = self._target
-        if target is None or not self._declined(head):
+        if target is None or head.status == 200 or not self._declined(head):
             super().on_head(head)
             return
-        # A 502 is an engine that failed behind the hop; the others only say "not here, not now".
+        # A 502 is an engine that failed behind the hop; a 500 may be the request's own fault, and
+        # the others only say "not here, not now".
         failure = Failure.SERVER_ERROR if head.status == 502 else Failure.REFUSED
         step = self._next(failure, f"node {target.node} does not take it at present")
         self.cancel()
@@ -358,12 +360,16 @@ class Inference(Relay):
         return fields
 
     def _declined(self, head: ResponseHead) -> bool:
-        """Whether this answer is a refusal that another candidate may do better than."""
-        if head.status not in (404, 502, 503):
-            return False
+        """Whether another candidate may do better than this answer.
+
+        A 500 before a byte is most often a runner that died under the request; a request that is
+        itself to blame gets the same answer from the next one.
+        """
         target = self._target
-        if target is None or not self._tries().may_retry:
+        if head.status not in _RETRIED or target is None or not self._tries().may_retry:
             return False
+        if head.status == 500:
+            return self.route.kind is Kind.INFER
         if target.local:
             return head.status == 503
         return REFUSED in head.headers
