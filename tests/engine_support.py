@@ -62,7 +62,7 @@ class Supervised:
 
     @contextlib.asynccontextmanager
     async def client(self):
-        client = EngineClient(self.view.host, self.view.port)
+        client = EngineClient(self.view.host, self.view.port, self.view.network_pid)
         try:
             yield client
         finally:

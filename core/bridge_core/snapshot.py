@@ -7,7 +7,7 @@ Rules:
 3. A delta names the version it changes; applied to any other base it is refused, and so is one
    whose result does not have the digest that was published with it. The old snapshot stays.
 
-Keys: "mesh", "node/<name>", "instance/<node>/<n>", "route/<name>".
+Keys: "mesh", "node/<name>", "instance/<node>/<n>", "route/<name>", "nodeclass/<name>".
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from typing import Final, TypeVar
 import msgspec
 
 from bridge_core.errors import BridgeError, Reaction
+from bridge_core.node_class import NodeClass
 
 T = TypeVar("T")
 
@@ -163,6 +164,11 @@ class Snapshot:
         """Routes by name as written."""
         return {route.name: route for route in self._section("route/", Route)}
 
+    @cached_property
+    def node_classes(self) -> dict[str, NodeClass]:
+        """Node classes by name."""
+        return {one.name: one for one in self._section("nodeclass/", NodeClass)}
+
     def _section(self, prefix: str, kind: type[T]) -> Iterable[T]:
         return (
             _decode(key, self.entries[key], kind) for key in sorted(self.entries) if key.startswith(prefix)
@@ -182,7 +188,7 @@ class Delta(msgspec.Struct, frozen=True):
     digest: bytes
 
 
-def encode_entry(document: Node | Instance | Route | MeshSettings) -> bytes:
+def encode_entry(document: Node | Instance | Route | MeshSettings | NodeClass) -> bytes:
     """The JSON of an entry, with keys in declaration order so that equal values are equal bytes."""
     return msgspec.json.encode(document, order="sorted")
 
@@ -217,7 +223,7 @@ def apply(current: Snapshot, delta: Delta) -> Snapshot:
     result = Snapshot(delta.version, entries)
     if result.digest != delta.digest:
         raise SnapshotRejected(f"digest of snapshot {delta.version} differs from the published one")
-    _ = result.mesh, result.nodes, result.instances, result.routes
+    _ = result.mesh, result.nodes, result.instances, result.routes, result.node_classes
     return result
 
 

@@ -8,6 +8,7 @@ from typing import Any, TypeVar
 
 import msgspec
 
+from bridge_agent.engine.address import engine_address
 from bridge_core.errors import BridgeError, Reaction
 from bridge_core.http1 import Pool
 from bridge_core.snapshot import Model
@@ -77,9 +78,9 @@ class EngineClient:
     `asyncio.timeout`.
     """
 
-    def __init__(self, host: str, port: int) -> None:
+    def __init__(self, host: str, port: int, network_pid: int = 0) -> None:
         # Ollama answers 403 to Host fields that name a public host.
-        self._pool = Pool((host, port), host=f"127.0.0.1:{port}".encode())
+        self._pool = Pool(engine_address(host, port, network_pid), host=f"127.0.0.1:{port}".encode())
 
     async def close(self) -> None:
         """Closes its connections."""

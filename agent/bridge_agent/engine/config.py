@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import hashlib
+from pathlib import Path
 from typing import Literal
 from urllib.parse import urlsplit
 
 import msgspec
 
 MAX_PARALLEL = 1024
+DEFAULT_MAX_LOADED = 3  # both engines' own, where none is set
 
 
 class EngineConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
@@ -80,6 +82,12 @@ class EngineConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit
             for name, kind in only.items()
             if getattr(self, name) is not None and self.kind != kind
         ]
+
+    @property
+    def binaries(self) -> tuple[Path, ...]:
+        """The executables that it names by a path."""
+        named = (self.binary, self.llama_server)
+        return tuple(Path(path).absolute() for path in named if path and "/" in path)
 
     @property
     def fingerprint(self) -> str:

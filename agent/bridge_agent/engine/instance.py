@@ -13,7 +13,7 @@ import msgspec
 import structlog
 
 from bridge_agent.engine.client import EngineClient
-from bridge_agent.engine.config import EngineConfig, attach_address
+from bridge_agent.engine.config import DEFAULT_MAX_LOADED, EngineConfig, attach_address
 from bridge_agent.engine.kinds import Place, command
 from bridge_agent.engine.lifecycle_rules import (
     Adopted,
@@ -40,6 +40,7 @@ from bridge_agent.engine.process import (
 from bridge_agent.engine.runtime import EngineRuntime, Listing, Timing
 from bridge_agent.engine.view import InstanceState, LocalInstance
 from bridge_agent.health.probe_rules import ProbePolicy
+from bridge_agent.limits.isolation import private_network
 from bridge_core.errors import BridgeError
 
 log = structlog.get_logger()
@@ -222,14 +223,14 @@ class EngineInstance:
         before = self._state
         self._state, effects = step(before, event, self._clock(), jitter=self._rng(), policy=self._policy)
         if self._state.phase is not before.phase:
-            self._entered(before)
+            await self._entered(before)
         for effect in effects:
             if isinstance(effect, Launch):
                 await self._launch(group)
             elif isinstance(effect, Terminate):
                 self._terminate(group)
 
-    def _entered(self, before: Lifecycle) -> None:
+    async def _entered(self, before: Lifecycle) -> None:
         state = self._state
         self._since = self._clock()
         details = {"reason": state.reason, "failures": state.failures} if state.failures else {}
@@ -238,6 +239,7 @@ class EngineInstance:
             self._runtime = None  # it has ended, and with it the task that watched it
             with contextlib.suppress(OSError):
                 self._record.unlink()
+            await self._launcher.ended(self.id)
 
     async def _begin(self, group: asyncio.TaskGroup) -> None:
         if self._config.attach is not None:
@@ -252,6 +254,7 @@ class EngineInstance:
         record, process = found
         self._adopted = True
         log.info("engine_adopted", instance=self.id, pid=process.pid, port=record.port)
+        self._launcher.adopted(self.id, self._folder, process)
         self._watch(record.host, record.port, process, group)
         await self._take(Adopted(), group)
 
@@ -280,7 +283,7 @@ class EngineInstance:
         return "" if await self._answers(record) else "it does not answer"
 
     async def _answers(self, record: ProcessRecord) -> bool:
-        client = EngineClient(record.host, record.port)
+        client = EngineClient(record.host, record.port, record.pid if private_network(record.pid) else 0)
         try:
             async with asyncio.timeout(self._timing.answer_s):
                 await client.version()
@@ -318,7 +321,17 @@ class EngineInstance:
             where = f" {fault.filename}" if fault.filename else ""
             raise LaunchFault(f"cannot prepare the engine's folder{where}: {fault.strerror}") from fault
         argv, env = command(self._config, place, os.environ)
-        spec = LaunchSpec(argv, env, self._folder, self._log)
+        spec = LaunchSpec(
+            argv,
+            env,
+            self._folder,
+            self._log,
+            self.id,
+            writable=(self._models,),
+            readable=self._config.binaries,
+            gpus=self._config.gpus,
+            models=self._config.max_loaded or DEFAULT_MAX_LOADED,
+        )
         return await self._launcher.launch(spec), place.port
 
     def _watch(self, host: str, port: int, process: EngineProcess | None, group: asyncio.TaskGroup) -> None:
@@ -370,6 +383,7 @@ class EngineInstance:
             loaded=self._listing.loaded if phase in {Phase.READY, Phase.DRAINING} else (),
             slots=self._config.num_parallel,
             engine=self._config.kind,
+            network_pid=runtime.network_pid if runtime else 0,
         )
 
 

@@ -37,12 +37,22 @@ class LaunchSpec:
         env: Its whole environment; nothing is inherited.
         folder: Its working folder, which exists.
         log: Where its output goes.
+        instance: "<node>/<n>".
+        writable: Folders besides its own that it writes to: its model store.
+        readable: What else it opens, wherever that lies: binaries.
+        gpus: The devices that its configuration names; None: any.
+        models: Models that it may hold at a time, each in a process of its own.
     """
 
     argv: tuple[str, ...]
     env: Mapping[str, str]
     folder: Path
     log: LogFile
+    instance: str = ""
+    writable: tuple[Path, ...] = ()
+    readable: tuple[Path, ...] = ()
+    gpus: str | None = None
+    models: int = 1
 
 
 class EngineProcess:
@@ -56,6 +66,8 @@ class EngineProcess:
         """
         self.pid = pid
         self.start_time = start_time
+        # What else is known of its end, in words; asked for when it has ended.
+        self.note: Callable[[], str] = lambda: ""
         # A pidfd names this process and no later one of the same number, and tells of its end
         # also where we are not its parent.
         self._pidfd = os.pidfd_open(pid)
@@ -72,7 +84,8 @@ class EngineProcess:
     async def wait(self) -> str:
         """Waits for its end and takes note of it; returns how it ended, in words."""
         await self._ended()
-        return _reap(self.pid)
+        how, note = _reap(self.pid), self.note()
+        return f"{how}: {note}" if note else how
 
     async def _ended(self) -> None:
         if self._pidfd < 0:
@@ -124,8 +137,16 @@ class Launcher(Protocol):
         """Starts a process that outlives this one, in a session of its own.
 
         Raises:
-            LaunchFault: it could not be started.
+            BridgeError: it could not be started, or not as it is to be.
         """
+        ...
+
+    def adopted(self, instance: str, folder: Path, process: EngineProcess) -> None:
+        """Hears of an instance whose process an earlier agent started."""
+        ...
+
+    async def ended(self, instance: str) -> None:
+        """Hears that an instance's process and all that it started are gone."""
         ...
 
 
@@ -135,6 +156,12 @@ class PlainLauncher:
     async def launch(self, spec: LaunchSpec) -> EngineProcess:
         """See `Launcher`."""
         return await asyncio.to_thread(_spawn, spec)
+
+    def adopted(self, instance: str, folder: Path, process: EngineProcess) -> None:
+        """See `Launcher`."""
+
+    async def ended(self, instance: str) -> None:
+        """See `Launcher`."""
 
 
 def _spawn(spec: LaunchSpec) -> EngineProcess:

@@ -17,6 +17,7 @@ from bridge_agent.engine.proc import effort
 from bridge_agent.engine.process import EngineProcess
 from bridge_agent.health.probe_rules import ProbePolicy
 from bridge_agent.health.prober import LoadedModel, Prober
+from bridge_agent.limits.isolation import private_network
 from bridge_core.errors import BridgeError, Unavailable
 from bridge_core.names import InvalidName, canonical
 from bridge_core.snapshot import Model
@@ -85,7 +86,8 @@ class EngineRuntime:
         self._config = config
         self._post = post
         self._timing = timing
-        self._client = EngineClient(host, port)
+        self.network_pid = process.pid if process is not None and private_network(process.pid) else 0
+        self._client = EngineClient(host, port, self.network_pid)
         self._poll_now = asyncio.Event()
         # Only our own are looked at often while they start: those we know to come.
         self._pause_s = timing.poll_s if process is None else timing.start_poll_s

@@ -24,6 +24,10 @@ class LocalInstance(msgspec.Struct, frozen=True, omit_defaults=True):
         loaded: Names of the models in its memory, as in `models`; empty unless it answers.
         slots: Requests that it decodes at a time.
         engine: "llamacpp" or "ollama".
+        network_pid: Its process, where that has a network of its own: only a connection made
+            inside reaches it (`engine.address.engine_address`). 0: it is on the node's own.
+        failure_domain: What it shares its fate with, beyond its node; empty: nothing.
+        fault: Why it is kept out of the ring although its engine may answer; empty: it is not.
     """
 
     id: str
@@ -34,3 +38,6 @@ class LocalInstance(msgspec.Struct, frozen=True, omit_defaults=True):
     loaded: tuple[str, ...] = ()
     slots: int = 1
     engine: str = "llamacpp"
+    network_pid: int = 0
+    failure_domain: str = ""
+    fault: str = ""

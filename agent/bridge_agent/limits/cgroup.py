@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import time
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -15,6 +16,9 @@ from bridge_agent.limits.spec import Limits, Machine, faults
 from bridge_core.errors import BridgeError, Fatal, Reaction
 
 log = structlog.get_logger()
+
+REMOVE_TRIES = 25
+REMOVE_PAUSE_S = 0.02
 
 
 class LimitsRefused(Fatal):
@@ -81,6 +85,26 @@ class Cgroups:
             ) from fault
         return plan.groups
 
+    def update(self, instance: str, limits: Limits) -> None:
+        """Writes other values of limits over those that running processes are held to.
+
+        Raises:
+            LimitsRefused: as `prepare`; values written before the one refused stand.
+        """
+        wrong = faults(limits, machine())
+        plan = rules.plan(limits, self._hierarchy, self.group(instance), device_of)
+        wrong += tuple(f"no cgroup controller here holds {name}" for name in plan.missing)
+        if wrong:
+            raise LimitsRefused(f"limits of instance {instance}: " + "; ".join(wrong))
+        # Raising v1's memory limit past memory-and-swap's is refused until that is raised: twice round.
+        refused = [write for write in plan.writes if _try(write) is not None]
+        for write in refused:
+            fault = _try(write)
+            if fault is not None:
+                raise LimitsRefused(
+                    f"limits of instance {instance}: {write.path} refused {write.value}: {fault.strerror}"
+                ) from fault
+
     def usage(self, instance: str) -> rules.Usage:
         """What the instance's groups used so far."""
         return rules.read_usage(self._hierarchy, self.group(instance), _read)
@@ -104,11 +128,8 @@ class Cgroups:
     def remove(self, instance: str) -> None:
         """Removes the instance's groups. One that still has processes stays, and is logged."""
         for directory in self._directories(instance):
-            try:
-                Path(directory).rmdir()
-            except FileNotFoundError:
-                continue
-            except OSError as fault:
+            fault = _remove_group(Path(directory))
+            if fault is not None:
                 log.warning("cgroup_not_removed", group=directory, reason=fault.strerror)
 
     def _directories(self, instance: str) -> Iterable[str]:
@@ -147,6 +168,30 @@ def device_of(path: str) -> str:
     except OSError as fault:
         raise BridgeError(f"io limit of {path}: {fault.strerror}", reaction=Reaction.REFUSE) from fault
     return f"{os.major(device)}:{os.minor(device)}"
+
+
+def _remove_group(directory: Path) -> OSError | None:
+    """Removes an empty group. A process that has just been killed keeps it busy for a moment."""
+    refused: OSError | None = None
+    for _ in range(REMOVE_TRIES):
+        try:
+            directory.rmdir()
+        except FileNotFoundError:
+            return None
+        except OSError as fault:
+            refused = fault
+            time.sleep(REMOVE_PAUSE_S)
+        else:
+            return None
+    return refused
+
+
+def _try(write: rules.Write) -> OSError | None:
+    try:
+        _write(Path(write.path), write.value)
+    except OSError as fault:
+        return fault
+    return None
 
 
 def _make_group(directory: Path) -> None:

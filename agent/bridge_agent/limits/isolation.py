@@ -5,10 +5,11 @@ and opens sockets into an engine's private network.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import ctypes
+import errno
 import os
 import socket
+import subprocess
 import sys
 import threading
 from collections.abc import Mapping
@@ -20,6 +21,7 @@ from bridge_agent.limits import walls
 from bridge_core.errors import BridgeError, Reaction
 
 SHIM = Path(__file__).with_name("shim.py")
+DOOR = Path(__file__).with_name("door.py")
 START_TIMEOUT_S = 10.0
 CLONE_NEWNET = 0x40000000
 
@@ -35,6 +37,7 @@ class WallRefused(BridgeError):
             hint="leave it out of the NodeClass's walls, or give the agent the right it lacks",
         )
         self.wall = wall
+        self.reason = reason
 
 
 class Mounts(msgspec.Struct, frozen=True):
@@ -76,49 +79,66 @@ class Started(msgspec.Struct, frozen=True):
     pid: int
 
 
-async def start(spec: Spec, *, stdout: int, stderr: int) -> Started:
-    """Starts a program behind walls and returns once it has exec'ed.
+async def start(spec: Spec, *, output: int) -> Started:
+    """Starts a program behind walls, its output into a descriptor, and returns once it has exec'ed.
 
-    With the wall "pid" the program is not a child of this process (the shim between them has
-    ended): wait for it with a pidfd.
+    Without the wall "pid" the program is a child of this process, to be reaped by its pid; with it
+    the shim between the two has ended and been reaped: wait for it with a pidfd.
 
     Raises:
         WallRefused: a wall failed, or the program could not be executed; nothing runs.
     """
+    return await asyncio.to_thread(_start, spec, output)
+
+
+def _start(spec: Spec, output: int) -> Started:
+    # A plain Popen: the loop's own would reap the engine, or kill it when the agent goes away.
     ours, theirs = socket.socketpair()
-    try:
+    with ours:
         with theirs:
-            shim = await asyncio.create_subprocess_exec(
-                *(sys.executable, "-I", "-S", str(SHIM), str(theirs.fileno())),
-                stdin=asyncio.subprocess.DEVNULL,
-                stdout=stdout,
-                stderr=stderr,
-                pass_fds=(theirs.fileno(),),
-                start_new_session=True,
-                env={},
-            )
-        reader, writer = await asyncio.open_connection(sock=ours)
-    except BaseException:
-        ours.close()
-        raise
-    try:
-        writer.write(msgspec.json.encode(spec) + b"\n")
-        async with asyncio.timeout(START_TIMEOUT_S):
-            answer = await reader.read()
-    except TimeoutError:
-        with contextlib.suppress(ProcessLookupError):
+            try:
+                shim = subprocess.Popen(
+                    (sys.executable, "-I", "-S", str(SHIM), str(theirs.fileno())),
+                    stdin=subprocess.DEVNULL,
+                    stdout=output,
+                    stderr=output,
+                    pass_fds=(theirs.fileno(),),
+                    start_new_session=True,
+                    env={name: os.environ[name] for name in ("LD_LIBRARY_PATH",) if name in os.environ},
+                )
+            except OSError as fault:
+                raise WallRefused("exec", f"{sys.executable}: {fault.strerror}") from fault
+        try:
+            ours.settimeout(START_TIMEOUT_S)
+            ours.sendall(msgspec.json.encode(spec) + b"\n")
+            answer = _read_all(ours)
+        except OSError as fault:
             shim.kill()
-        raise WallRefused("exec", f"no answer from the shim in {START_TIMEOUT_S:.0f} s") from None
-    finally:
-        writer.close()
-    messages = [msgspec.json.decode(line) for line in answer.splitlines()]
-    merged: dict[str, object] = {key: value for message in messages for key, value in message.items()}
-    if "fault" in merged or "pid" not in merged:
-        await shim.wait()
+            shim.wait()
+            reason = f"no answer from the shim in {START_TIMEOUT_S:.0f} s"
+            if not isinstance(fault, TimeoutError):
+                reason = f"the shim broke off: {fault.strerror}"
+            raise WallRefused("exec", reason) from None
+    merged: dict[str, object] = {}
+    for line in answer.splitlines():
+        merged |= msgspec.json.decode(line)
+    pid = int(str(merged.get("pid", 0)))
+    if "fault" in merged or not pid:
+        shim.wait()
         raise WallRefused(
             str(merged.get("wall", "exec")), str(merged.get("fault", "the shim ended without a word"))
         )
-    return Started(int(str(merged["pid"])))
+    if pid != shim.pid:
+        shim.wait()
+    shim.returncode = 0  # whoever asked reaps the program by its number; Popen would warn of it
+    return Started(pid)
+
+
+def _read_all(channel: socket.socket) -> bytes:
+    parts = []
+    while part := channel.recv(65536):
+        parts.append(part)
+    return b"".join(parts)
 
 
 async def probe() -> dict[str, str]:
@@ -127,28 +147,54 @@ async def probe() -> dict[str, str]:
     base = () if os.geteuid() == 0 else ("user",)
     for wall in walls.NAMESPACES:
         names = tuple(dict.fromkeys((*base, wall)))
-        spec = Spec(("/bin/true",), {}, "/", "probe", names)
         try:
-            await start(spec, stdout=asyncio.subprocess.DEVNULL, stderr=asyncio.subprocess.DEVNULL)
+            started = await start(Spec(("/bin/true",), {}, "/", "probe", names), output=subprocess.DEVNULL)
         except WallRefused as fault:
-            impossible[wall] = fault.message
+            impossible[wall] = fault.reason
+            continue
+        if wall != "pid":
+            await asyncio.to_thread(os.waitpid, started.pid, 0)
     return impossible
+
+
+def private_network(pid: int) -> bool:
+    """Whether a process has a network namespace of its own. False also where that is not told."""
+    try:
+        there = Path(f"/proc/{pid}/ns/net").stat()
+        here = Path("/proc/self/ns/net").stat()
+    except OSError:
+        return False
+    return (there.st_dev, there.st_ino) != (here.st_dev, here.st_ino)
 
 
 def connect_inside(pid: int, address: tuple[str, int], timeout: float) -> socket.socket:
     """A TCP connection made inside the network namespace of process `pid`; blocking.
 
     A socket belongs to the namespace it was made in for as long as it lives, so the agent keeps
-    using it from outside. The namespace of a thread of its own is changed, never the caller's.
+    using it from outside. Root changes the namespace of a thread of its own. Anybody else has to
+    enter the engine's user namespace first, which a process with threads may not: a helper does,
+    and hands the socket over.
 
     Raises:
         OSError: the process is gone, nothing listens there, or the namespace may not be entered.
     """
+    if os.geteuid() == 0:
+        connection = _connect_in_thread(pid, address, timeout)
+    else:
+        connection = _connect_by_helper(pid, address, timeout)
+    connection.setblocking(False)
+    return connection
+
+
+def _connect_in_thread(pid: int, address: tuple[str, int], timeout: float) -> socket.socket:
     result: list[socket.socket | OSError] = []
 
     def inside() -> None:
         try:
             with Path(f"/proc/{pid}/ns/net").open("rb") as namespace:
+                if not private_network(pid):
+                    # The number was given out again: what listens out here is not the engine.
+                    raise ConnectionRefusedError(errno.ECONNREFUSED, "the engine is gone")
                 _enter_network(namespace.fileno())
             result.append(socket.create_connection(address, timeout))
         except OSError as fault:
@@ -159,8 +205,30 @@ def connect_inside(pid: int, address: tuple[str, int], timeout: float) -> socket
     thread.join()
     if isinstance(result[0], OSError):
         raise result[0]
-    result[0].setblocking(False)
     return result[0]
+
+
+def _connect_by_helper(pid: int, address: tuple[str, int], timeout: float) -> socket.socket:
+    ours, theirs = socket.socketpair()
+    with ours:
+        with theirs:
+            helper = subprocess.Popen(
+                (sys.executable, "-I", "-S", str(DOOR), str(theirs.fileno()), str(pid), *map(str, address)),
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.DEVNULL,
+                pass_fds=(theirs.fileno(),),
+                env={name: os.environ[name] for name in ("LD_LIBRARY_PATH",) if name in os.environ},
+            )
+        try:
+            ours.settimeout(timeout)
+            said, handles, _, _ = socket.recv_fds(ours, 4096, 1)
+        finally:
+            helper.kill()
+            helper.wait()
+    if not handles:
+        raise OSError(errno.ECONNREFUSED, said.decode(errors="replace") or "the helper ended without a word")
+    return socket.socket(fileno=handles[0])
 
 
 def _enter_network(namespace: int) -> None:

@@ -71,7 +71,9 @@ def client_environment(pipe: str, log: str, share: MpsShare, models: int) -> dic
 
 
 _LINE: Final = re.compile(r"^\[[^\]]*?(?P<who>Control|Server|Other)[ \t]+(?P<pid>\d+)\]\s*(?P<text>.*)$")
-_CLIENT: Final = re.compile(r"client (?:process )?\{?(?P<pid>\d+)", re.IGNORECASE)
+# "client 4711", "Client process 4711", and since driver 555 "Client {PID: 4711, Context ID: 0}".
+_CLIENT: Final = re.compile(r"client (?:process )?\{?(?:pid: ?)?(?P<pid>\d+)", re.IGNORECASE)
+_FATAL: Final = re.compile(r"fatal (?:gpu )?(?:exception|error)|received fault|faulted|sticky error")
 
 
 def read_log_line(line: str) -> MpsFault | None:
@@ -82,7 +84,7 @@ def read_log_line(line: str) -> MpsFault | None:
     text, lower = match["text"], match["text"].lower()
     client = _CLIENT.search(text)
     named = int(client["pid"]) if client else 0
-    if "fatal exception" in lower or "received fault" in lower:
+    if _FATAL.search(lower):
         return MpsFault("client_fault", named, text)
     if re.search(r"server \d+ exited", lower) and "status 0" not in lower:
         return MpsFault("server_exit", int(re.findall(r"\d+", text)[0]), text)

@@ -4,40 +4,9 @@ from __future__ import annotations
 
 import msgspec
 
+from bridge_core.node_class import IoLimit, Limits
 
-class IoLimit(msgspec.Struct, frozen=True, omit_defaults=True):
-    """Bandwidth and rate of one block device, named by any path on it; None: unlimited."""
-
-    path: str
-    read_bytes_per_s: int | None = None
-    write_bytes_per_s: int | None = None
-    read_iops: int | None = None
-    write_iops: int | None = None
-
-
-class Limits(msgspec.Struct, frozen=True, omit_defaults=True):
-    """Limits of one instance; None leaves the kernel's default.
-
-    Attributes:
-        memory_max: Hard limit, bytes; past it the kernel kills inside the group.
-        memory_high: Soft limit, bytes; past it the group is slowed and reclaimed (v2; v1 has
-            memory.soft_limit_in_bytes, which only counts under pressure).
-        swap_max: Bytes of swap on top of memory.
-        cpu_weight: Share under contention, 1 to 10000; 100 is everybody's default.
-        cpu_max: CPUs' worth of time per period, e.g. 1.5.
-        cpuset: CPUs it may run on, the kernel's list format ("0-3,8").
-        pids_max: Processes and threads.
-        io: Per device.
-    """
-
-    memory_max: int | None = None
-    memory_high: int | None = None
-    swap_max: int | None = None
-    cpu_weight: int | None = None
-    cpu_max: float | None = None
-    cpuset: str | None = None
-    pids_max: int | None = None
-    io: tuple[IoLimit, ...] = ()
+__all__ = ["IoLimit", "Limits", "Machine", "faults", "parse_cpuset"]
 
 
 class Machine(msgspec.Struct, frozen=True):

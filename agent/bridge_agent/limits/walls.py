@@ -7,25 +7,15 @@ from typing import Final
 
 import msgspec
 
+from bridge_core.node_class import Isolation
+
 # In the order in which they are named to people.
 WALLS: Final = ("cgroup", "user", "mount", "pid", "ipc", "uts", "net", "capabilities", "no_new_privs")
 NAMESPACES: Final = ("user", "mount", "pid", "ipc", "uts", "net")
-
-
-class Isolation(msgspec.Struct, frozen=True, omit_defaults=True):
-    """What a NodeClass asks for.
-
-    Attributes:
-        walls: Put up where the machine allows it.
-        require: Without one of these the engine does not start.
-        uid: Unprivileged user the engine runs as; None: the agent's own.
-        gid: Its group.
-    """
-
-    walls: tuple[str, ...] = ()
-    require: tuple[str, ...] = ()
-    uid: int | None = None
-    gid: int | None = None
+# Where nothing is asked for: they cost nothing and break nothing. Groups take root or delegation,
+# which an agent of somebody's own account has not.
+FREE: Final = ("capabilities", "no_new_privs")
+FREE_FOR_ROOT: Final = ("cgroup", *FREE)
 
 
 class Decision(msgspec.Struct, frozen=True):
@@ -47,9 +37,12 @@ def decide(isolation: Isolation, impossible: Mapping[str, str], *, root: bool) -
         impossible: Wall to the reason why this machine does not allow it, from a probe.
         root: Whether the agent has root's privileges.
     """
-    unknown = [wall for wall in (*isolation.walls, *isolation.require) if wall not in WALLS]
+    asked = isolation.walls
+    if asked is None:
+        asked = FREE_FOR_ROOT if root else FREE
+    unknown = [wall for wall in (*asked, *isolation.require) if wall not in WALLS]
     faults = [f"there is no wall {wall!r}; there are {', '.join(WALLS)}" for wall in dict.fromkeys(unknown)]
-    wanted = {wall for wall in (*isolation.walls, *isolation.require) if wall in WALLS}
+    wanted = {wall for wall in (*asked, *isolation.require) if wall in WALLS}
     if not root and wanted & set(NAMESPACES):
         wanted.add("user")
     missing: dict[str, str] = {
@@ -63,6 +56,11 @@ def decide(isolation: Isolation, impossible: Mapping[str, str], *, root: bool) -
                 if wall in wanted
             }
         )
+    if isolation.uid is not None and not root:
+        faults.append(f"only root can run engines as another user (uid {isolation.uid})")
+    elif isolation.uid is not None and "mount" not in wanted - missing.keys():
+        # The state folder is the agent's alone; inside its own mounts the engine passes through.
+        faults.append(f"engines of uid {isolation.uid} need the wall 'mount' to reach their folders")
     faults.extend(
         f"the wall {wall!r} is required and not to be had: {missing[wall]}"
         for wall in missing

@@ -1,0 +1,363 @@
+"""Starts engines inside their limits and walls, and keeps account of both while they run."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Final, Protocol
+
+import msgspec
+import structlog
+
+from bridge_agent.engine.proc import MARK, read_stat
+from bridge_agent.engine.process import EngineProcess, LaunchFault, LaunchSpec
+from bridge_agent.limits import isolation, walls
+from bridge_agent.limits.cgroup import Cgroups, LimitsRefused
+from bridge_agent.limits.cgroup_rules import Usage
+from bridge_agent.limits.live_rules import changes_live
+from bridge_agent.limits.surroundings import mounts
+from bridge_core.errors import BridgeError, Reaction
+from bridge_core.files import write_atomically
+from bridge_core.node_class import Limits, NodeClass
+
+log = structlog.get_logger()
+
+OBSERVE_S: Final = 2.0
+_RECORD: Final = "isolation.json"
+
+
+class IsolationRefused(BridgeError):
+    """A NodeClass that this machine cannot hold to; nothing was started."""
+
+    reaction = Reaction.STOP
+
+
+class Placed(msgspec.Struct, frozen=True):
+    """Where an engine runs among the GPUs, and what it needs for that.
+
+    Attributes:
+        environment: In addition to its own.
+        device: UUID of its GPU or MIG slice; empty: not pinned.
+        domain: What dies together with it ("<node>/gpu-<uuid>"); empty: nothing else does.
+        shared: Folders that it shares with the MPS server, writable.
+        given_up: Walls that cannot stand, and why.
+    """
+
+    environment: Mapping[str, str] = {}
+    device: str = ""
+    domain: str = ""
+    shared: tuple[str, ...] = ()
+    given_up: Mapping[str, str] = {}
+
+
+class Devices(Protocol):
+    """Gives engines their GPUs."""
+
+    async def admit(self, spec: LaunchSpec) -> Placed:
+        """Where the engine is to run; waits until it may start. Raises BridgeError: nowhere."""
+        ...
+
+
+class Standing(msgspec.Struct, frozen=True):
+    """What stands around an engine; written beside its process record, for a later agent."""
+
+    walls: tuple[str, ...] = ()
+    missing: Mapping[str, str] = {}
+    device: str = ""
+    domain: str = ""
+    applied: NodeClass = NodeClass()
+
+
+class IsolationReport(msgspec.Struct, frozen=True):
+    """What an operator sees of an engine's walls and limits."""
+
+    instance: str
+    walls: tuple[str, ...]
+    missing: dict[str, str]
+    device: str
+    domain: str
+    oom_kills: int
+    usage: Usage
+
+
+class IsolatedLauncher:
+    """See `Launcher`. Owned by the agent's loop.
+
+    Args:
+        state_dir: The agent's state folder: hidden from engines but for their own part.
+        node: The node's name; its groups are called after it.
+        node_class: What engines get.
+        cgroups: None, where this machine has none for us; then `without` says why.
+        devices: Gives out GPUs; None: engines find them as they like.
+    """
+
+    def __init__(
+        self,
+        state_dir: Path,
+        *,
+        node_class: NodeClass,
+        cgroups: Cgroups | None,
+        without: str = "",
+        devices: Devices | None = None,
+    ) -> None:
+        self._state_dir = state_dir.absolute()
+        self._class = node_class
+        self._cgroups = cgroups
+        self._without = without
+        self._devices = devices
+        self._standing: dict[str, Standing] = {}
+        self._usage: dict[str, Usage] = {}
+        self._oom: dict[str, int] = {}
+        self._impossible: dict[str, str] | None = None
+
+    @property
+    def node_class(self) -> NodeClass:
+        """What engines started now get."""
+        return self._class
+
+    # -- the launcher
+
+    async def launch(self, spec: LaunchSpec) -> EngineProcess:
+        """Starts a process inside its limits and walls.
+
+        Raises:
+            BridgeError: it could not be started, or not within all that is required. Nothing runs.
+        """
+        wanted = self._class
+        placed = await self._devices.admit(spec) if self._devices is not None else Placed()
+        decision = await self._decide(wanted, placed, spec)
+        groups: tuple[str, ...] = ()
+        if "cgroup" in decision.walls and self._cgroups is not None:
+            groups = await asyncio.to_thread(self._cgroups.prepare, spec.instance, wanted.limits)
+        try:
+            pid = await self._start(spec, wanted, placed, decision, groups)
+            process = _watch(pid, spec)
+        except BaseException:
+            await self.ended(spec.instance)
+            raise
+        standing = Standing(decision.walls, decision.missing, placed.device, placed.domain, wanted)
+        self._take(spec.instance, standing, process)
+        try:
+            record = msgspec.json.encode(standing)
+            await asyncio.to_thread(write_atomically, spec.folder / _RECORD, record)
+        except OSError as fault:
+            log.warning("walls_not_recorded", instance=spec.instance, reason=str(fault))
+        log.info("engine_isolated", instance=spec.instance, walls=decision.walls, missing=decision.missing)
+        return process
+
+    def adopted(self, instance: str, folder: Path, process: EngineProcess) -> None:
+        """Takes over an engine that an earlier agent started."""
+        try:
+            standing = msgspec.json.decode((folder / _RECORD).read_bytes(), type=Standing)
+        except (OSError, msgspec.DecodeError):
+            standing = Standing(missing={"walls": "an earlier agent left no word of them"})
+        self._take(instance, standing, process)
+
+    async def ended(self, instance: str) -> None:
+        """Removes what was made for an engine that has ended."""
+        if instance in self._standing:
+            self._count_oom(instance, self._read(instance))
+        self._standing.pop(instance, None)
+        self._usage.pop(instance, None)
+        if self._cgroups is None:
+            return
+        await asyncio.to_thread(self._cgroups.remove, instance)
+
+    # -- what changes while engines run
+
+    def update(self, node_class: NodeClass) -> tuple[str, ...]:
+        """Puts a NodeClass in force; returns the instances that have to be started again for it.
+
+        Limits that the kernel takes while an engine runs are changed at once.
+        """
+        self._class = node_class
+        restart = []
+        for instance, standing in self._standing.items():
+            if standing.applied == node_class:
+                continue
+            if not changes_live(standing.applied, node_class) or not self._change(instance, node_class):
+                restart.append(instance)
+                continue
+            self._standing[instance] = msgspec.structs.replace(standing, applied=node_class)
+        return tuple(restart)
+
+    def _change(self, instance: str, node_class: NodeClass) -> bool:
+        if self._cgroups is None or "cgroup" not in self._standing[instance].walls:
+            return False
+        try:
+            self._cgroups.update(instance, node_class.limits)
+        except LimitsRefused as fault:
+            log.error("limits_not_changed", instance=instance, reason=str(fault))
+            return False
+        log.info("limits_changed", instance=instance, node_class=node_class.name)
+        return True
+
+    async def run(self) -> None:
+        """Reads usage and looks for OOM kills until cancelled."""
+        while True:
+            await asyncio.sleep(OBSERVE_S)
+            for instance in tuple(self._standing):
+                usage = await asyncio.to_thread(self._read, instance)
+                if instance in self._standing:
+                    self._count_oom(instance, usage)
+
+    def tidy(self, instances: Iterable[str]) -> None:
+        """Removes groups that belong to no instance any more."""
+        if self._cgroups is not None:
+            for number in self._cgroups.instances() - {one.rpartition("/")[2] for one in instances}:
+                self._cgroups.remove(number)
+
+    # -- what it says
+
+    def standing(self, instance: str) -> Standing:
+        """What stands around an engine now."""
+        return self._standing.get(instance, Standing())
+
+    def reports(self) -> list[IsolationReport]:
+        """Every running engine's walls and usage."""
+        return [
+            IsolationReport(
+                instance,
+                one.walls,
+                dict(one.missing),
+                one.device,
+                one.domain,
+                self._oom.get(instance, 0),
+                self._usage.get(instance, Usage()),
+            )
+            for instance, one in sorted(self._standing.items())
+        ]
+
+    # -- inside
+
+    async def _decide(self, wanted: NodeClass, placed: Placed, spec: LaunchSpec) -> walls.Decision:
+        impossible = dict(await self._probe(wanted)) | dict(placed.given_up)
+        if self._cgroups is None:
+            impossible["cgroup"] = self._without
+        free = wanted.isolation.walls is None
+        if free and (foreign := _foreign(spec.writable)):
+            impossible["capabilities"] = f"{foreign} belongs to another user, only root's rights open it"
+        asked = wanted.isolation
+        if wanted.limits != Limits():
+            # Never a half-limited engine: limits that nothing would hold forbid the start.
+            asked = msgspec.structs.replace(asked, require=tuple({*asked.require, "cgroup"}))
+        decision = walls.decide(asked, impossible, root=os.geteuid() == 0)
+        if decision.faults:
+            raise IsolationRefused(
+                f"{spec.instance} is not started: " + "; ".join(decision.faults),
+                hint=f"give the agent the right it lacks, or change the NodeClass {wanted.name}",
+            )
+        return decision
+
+    async def _probe(self, wanted: NodeClass) -> dict[str, str]:
+        asked = {*(wanted.isolation.walls or ()), *wanted.isolation.require}
+        if not asked & set(walls.NAMESPACES):
+            return {}
+        if self._impossible is None:
+            self._impossible = await isolation.probe()
+        return self._impossible
+
+    async def _start(
+        self,
+        spec: LaunchSpec,
+        wanted: NodeClass,
+        placed: Placed,
+        decision: walls.Decision,
+        groups: tuple[str, ...],
+    ) -> int:
+        environment = {**spec.env, **placed.environment, MARK: str(spec.folder)}
+        if "mount" in decision.walls:
+            environment.pop("TMPDIR", None)  # its own /tmp is the only one it can write to
+        uid, gid = wanted.isolation.uid, wanted.isolation.gid
+        try:
+            if uid is not None:
+                await asyncio.to_thread(_give, spec.folder, uid, gid if gid is not None else uid)
+            output = spec.log.open()
+        except OSError as fault:
+            raise LaunchFault(f"cannot prepare {spec.folder}: {fault.strerror}") from fault
+        try:
+            started = await isolation.start(
+                isolation.Spec(
+                    argv=spec.argv,
+                    env=environment,
+                    cwd=str(spec.folder),
+                    hostname=f"engine-{spec.instance.rpartition('/')[2]}",
+                    walls=decision.walls,
+                    cgroups=groups,
+                    mount=mounts(spec, self._state_dir, placed.shared, wanted.isolation.tmp_bytes),
+                    uid=uid,
+                    gid=gid if gid is not None else uid,
+                    drop_capabilities="capabilities" in decision.walls,
+                    no_new_privs="no_new_privs" in decision.walls,
+                ),
+                output=output,
+            )
+        except isolation.WallRefused as fault:
+            if fault.wall != "exec":
+                raise
+            raise LaunchFault(
+                f"cannot start {spec.argv[0]}: {fault.reason}",
+                hint="check that the file is there, executable and built for this machine",
+            ) from fault
+        finally:
+            os.close(output)
+        return started.pid
+
+    def _take(self, instance: str, standing: Standing, process: EngineProcess) -> None:
+        self._standing[instance] = standing
+        self._usage[instance] = self._read(instance)
+        process.note = lambda: self._epitaph(instance)
+
+    def _epitaph(self, instance: str) -> str:
+        """What its groups know of an engine's end."""
+        usage = self._read(instance)
+        killed = (usage.oom_kills or 0) > (self._usage.get(instance, Usage()).oom_kills or 0)
+        self._count_oom(instance, usage)
+        return "killed by the kernel at its memory limit" if killed else ""
+
+    def _read(self, instance: str) -> Usage:
+        return self._cgroups.usage(instance) if self._cgroups is not None else Usage()
+
+    def _count_oom(self, instance: str, usage: Usage) -> None:
+        before = self._usage.get(instance, Usage())
+        kills = (usage.oom_kills or 0) - (before.oom_kills or 0)
+        if kills > 0:
+            self._oom[instance] = self._oom.get(instance, 0) + kills
+            log.error(
+                "engine_oom_killed",
+                instance=instance,
+                kills=kills,
+                memory_max=self.standing(instance).applied.limits.memory_max,
+                peak=usage.memory_peak_bytes,
+            )
+        self._usage[instance] = usage
+
+
+def _watch(pid: int, spec: LaunchSpec) -> EngineProcess:
+    try:
+        stat = read_stat(pid)
+        if stat is None:
+            raise ProcessLookupError(pid)
+        return EngineProcess(pid, stat.start_time)
+    except OSError as fault:
+        raise LaunchFault(f"{spec.argv[0]} ended as soon as it was started") from fault
+
+
+def _foreign(folders: Iterable[Path]) -> str:
+    """The first of the folders that is not this user's own; empty when all are."""
+    for folder in folders:
+        try:
+            if folder.stat().st_uid != os.geteuid():
+                return str(folder)
+        except OSError:
+            continue
+    return ""
+
+
+def _give(folder: Path, uid: int, gid: int) -> None:
+    os.chown(folder, uid, gid)
+    for parent, folders, files in os.walk(folder):
+        for name in (*folders, *files):
+            os.chown(Path(parent) / name, uid, gid, follow_symlinks=False)

@@ -1,0 +1,44 @@
+"""What an engine behind a wall of mounts sees of the disk."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Iterable
+from pathlib import Path
+
+from bridge_agent.engine.process import LaunchSpec
+from bridge_agent.limits.isolation import Mounts
+
+# Where other parts of the Bridge keep keys.
+_PRIVATE = ("/var/lib/bridge", "/etc/bridge", "/run/bridge")
+_REPLACED = ("/tmp", "/dev/shm")  # noqa: S108 - the engine gets its own of each
+
+
+def mounts(spec: LaunchSpec, state_dir: Path, shared: Iterable[str], tmp_bytes: int) -> Mounts:
+    """The engine's own folder and its models writable, the agent's state and other engines hidden.
+
+    Args:
+        spec: What is started.
+        state_dir: The agent's state folder.
+        shared: Folders that it shares with others, writable.
+        tmp_bytes: Size of its private /tmp.
+    """
+    hidden = tuple(dict.fromkeys([*(path for path in _PRIVATE if Path(path).is_dir()), str(state_dir)]))
+    writable = tuple(dict.fromkeys([str(spec.folder), *map(str, spec.writable), *shared]))
+    covered = (*_REPLACED, *hidden)
+    readable = [path for path in _needed(spec) if _below(path, covered) and not _below(path, writable)]
+    return Mounts(readable=tuple(readable), writable=writable, hidden=hidden, tmp_bytes=tmp_bytes)
+
+
+def _needed(spec: LaunchSpec) -> list[str]:
+    """What it executes and imports, wherever that lies."""
+    paths = [sys.prefix, sys.base_prefix, str(Path(__file__).parents[2]), *map(str, spec.readable)]
+    paths += [path for path in spec.argv if path.startswith("/")][:1]
+    paths += spec.env.get("PYTHONPATH", "").split(os.pathsep)
+    found = {str(Path(path).absolute()): None for path in paths if path and Path(path).exists()}
+    return list(found)
+
+
+def _below(path: str, folders: Iterable[str]) -> bool:
+    return any(path == folder or path.startswith(f"{folder}/") for folder in folders)
