@@ -128,8 +128,8 @@ class TlsFront:
         path = str(self._folder / f"c{next(self._numbers)}")
         self._callers[path] = Caller(_remote(writer), peer(writer.get_extra_info("ssl_object")))
         inner: asyncio.StreamWriter | None = None
+        end = socket.socket(socket.AF_UNIX)
         try:
-            end = socket.socket(socket.AF_UNIX)
             end.setblocking(False)
             end.bind(path)
             await asyncio.get_running_loop().sock_connect(end, str(self._folder / "grpc"))
@@ -144,9 +144,12 @@ class TlsFront:
                     pump.cancel()
         finally:
             del self._callers[path]
-            os.unlink(path)  # noqa: PTH108 - a name in a memory file system, not worth a thread
+            with contextlib.suppress(OSError):
+                os.unlink(path)  # noqa: PTH108 - one name, not worth a thread
             if inner is not None:
                 inner.close()
+            else:
+                end.close()
 
 
 async def _pump(source: asyncio.StreamReader, sink: asyncio.StreamWriter) -> None:
