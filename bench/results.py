@@ -33,8 +33,9 @@ def record(name: str, title: str, command: str, versions: Sequence[str], text: s
         text=True,
         check=False,
     ).stdout.strip()
-    load = ", ".join(f"{value:.1f}" for value in os.getloadavg())
-    facts = f"{_processor()}, {os.cpu_count()} cores, load before {load}; Python {platform.python_version()}"
+    average = ", ".join(f"{value:.1f}" for value in os.getloadavg())
+    machine = f"{_processor()}, {os.cpu_count()} cores, load average at the end {average}"
+    facts = f"{machine}; Python {platform.python_version()}"
     section = (
         f"<!-- begin {name} -->\n## {title}\n\n`{command}`, {when}, commit {commit or '?'}; {facts}; "
         f"{'; '.join(versions)}.\n\n{text.strip()}\n<!-- end {name} -->\n"
