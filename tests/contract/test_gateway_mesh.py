@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import zstandard
 
 from bridge_agent.gateway.config import Caller, Denial
 from bridge_core.http1 import ConnectFailed, IncompleteResponse, Pool
@@ -86,6 +87,18 @@ async def test_bodies_cross_a_hop_byte_for_byte_compressed_or_not(bed: Bed) -> N
         body = json.dumps({"model": "solo", "prompt": text, "stream": False}).encode()
         assert (await bed["a"].ask("POST", "/api/generate", body)).status == 200
         assert bed["c"].engine.asked[-1].body == body
+
+
+@pytest.mark.parametrize("model", ["solo", "alias"])
+async def test_a_compressed_responses_body_decides_and_arrives(bed: Bed, model: str) -> None:
+    bed.publish(route__alias=Route("alias", (Backend("solo"),)))
+    body = zstandard.compress(json.dumps({"model": model, "input": "hi"}).encode())
+    coded = {"Content-Encoding": "zstd"}
+    answer = await bed["a"].ask("POST", "/v1/responses", body, coded)
+    assert (answer.status, answer.json()["model"]) == (200, model)
+    assert (await bed["a"].ask("POST", "/v1/responses", body[:-3], coded)).status == 400
+    assert (await bed["a"].ask("POST", "/v1/responses", b"{}", coded)).status == 400
+    assert (await bed["a"].ask("POST", "/api/generate", body, coded)).status == 400
 
 
 async def test_a_session_and_a_conversation_stay_with_one_node(bed: Bed) -> None:

@@ -13,6 +13,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import zstandard
+
 from bridge_agent.engine.view import LocalInstance
 from bridge_core.http1 import Exchange, Server, coroutine_app, serve
 from bridge_core.names import InvalidName, canonical, display
@@ -168,6 +170,8 @@ class RecordedEngine:
         exchange.finish()
 
     async def _infer(self, exchange: Exchange, path: str, body: bytes) -> None:
+        if exchange.request.headers.get(b"content-encoding") == b"zstd":
+            body = zstandard.decompress(body)
         asked = json.loads(body)
         model = asked.get("model") or asked.get("name") or ""
         if not self._has(model):

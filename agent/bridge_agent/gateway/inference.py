@@ -17,11 +17,11 @@ import msgspec
 from bridge_agent.gateway.config import Outcome, Record
 from bridge_agent.gateway.core import Arrival, Core
 from bridge_agent.gateway.peek import BadBody, Peek, Shape, peek, with_model
-from bridge_agent.gateway.reading import body_of, names_in
+from bridge_agent.gateway.reading import body_of, is_compressed, names_in
 from bridge_agent.gateway.routes import Framing, Kind, Route
 from bridge_agent.gateway.shapes import stream_error
 from bridge_agent.gateway.watch import StreamWatch, Verdict
-from bridge_agent.peers.hop import OURS, OVERHEAD, REFUSED, REQUEST_ID, Hop, compress, headers_of
+from bridge_agent.peers.hop import OURS, OVERHEAD, REFUSED, REQUEST_ID, Hop, compress, frame_of, headers_of
 from bridge_agent.routing.affinity import affinity_key
 from bridge_agent.routing.attempts import Attempts, GiveUp, Step
 from bridge_agent.routing.choose import Decision, choose, node_subject, only_choice
@@ -219,7 +219,8 @@ class Inference(Relay):
         """Asks the engine for the backend's model, and gives the client back the name it asked for."""
         if canonical(model) == self._model:
             return
-        self._body = with_model(peeked.fields, "model", model)
+        body = with_model(peeked.fields, "model", model)
+        self._body = frame_of(body) if is_compressed(self._arrival, self.route) else body
         encode = msgspec.json.encode
         self._alias = (b'"model":' + encode(model), b'"model":' + encode(peeked.model))
         self.rewrites = True

@@ -34,7 +34,7 @@ def body_of(arrival: Arrival, route: Route, limit: int) -> tuple[bytes, bytes]:
     try:
         if arrival.hop is not None and arrival.hop.compressed:
             body = decompress(body, limit)
-        if route.path == "/v1/responses" and request.headers.get(b"content-encoding") == b"zstd":
+        if is_compressed(arrival, route):
             return body, decompress(body, _RESPONSES_MOST)
     except BadHop as fault:
         raise BadBody(fault.message) from fault
@@ -52,6 +52,12 @@ def _form_as_json(body: bytes) -> bytes:
         return msgspec.json.encode({"model": found[0].decode() if found else ""})
     except UnicodeDecodeError:
         raise BadBody('ambiguous request body: "model" is not valid UTF-8') from None
+
+
+def is_compressed(arrival: Arrival, route: Route) -> bool:
+    """Whether the client sent a zstd body on the one route that takes them."""
+    coding = arrival.exchange.request.headers.get(b"content-encoding")
+    return coding == b"zstd" and route.path == "/v1/responses"
 
 
 def names_in(peeked: Peek, route: Route) -> tuple[str, ...]:

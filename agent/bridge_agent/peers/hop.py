@@ -103,18 +103,22 @@ def compress(body: bytes) -> bytes | None:
     return frame if len(frame) < len(body) * 9 // 10 else None
 
 
+def frame_of(body: bytes) -> bytes:
+    """The body as a zstd frame, whatever its size."""
+    return _compressor.compress(body)
+
+
 def decompress(frame: bytes, limit: int) -> bytes:
     """The body in a zstd frame.
 
     Raises:
-        BadHop: it is no frame, or the body is larger than `limit` bytes.
+        BadHop: it is no whole frame, or the body is larger than `limit` bytes.
     """
     try:
-        # The bound must hold whatever size the frame's header claims.
-        with _decompressor.stream_reader(frame) as reader:
-            body = reader.read(limit + 1)
+        size = zstandard.frame_content_size(frame)
+        if size > limit:
+            raise BadHop(f"a compressed body is larger than the {limit} bytes that this node accepts")
+        # A frame that does not say its size, or lies about it, fails at the bound; a cut one, too.
+        return _decompressor.decompress(frame, max_output_size=limit)
     except zstandard.ZstdError as fault:
-        raise BadHop(f"a forwarded body does not decompress: {fault}") from fault
-    if len(body) > limit:
-        raise BadHop("a forwarded body is larger than this node accepts")
-    return body
+        raise BadHop(f"a compressed body does not decompress within {limit} bytes: {fault}") from fault
