@@ -3,8 +3,8 @@
 Rules, as recorded from Ollama:
 1. Paths match exactly and with case, after percent-decoding; a trailing slash is another path.
 2. A known path with another method is 405 with `Allow`; `OPTIONS` alone too.
-3. A path that is known once repeated slashes and dot segments are cleaned is 307 to the clean one
-   (301 for GET-like methods is not what was recorded: GET is 307, too).
+3. A path that is known once repeated slashes and dot segments are cleaned is 307 to the clean one,
+   whatever the method.
 4. All else is 404.
 """
 
@@ -57,6 +57,7 @@ class Route(msgspec.Struct, frozen=True):
         shape: How its body is read; None: it has none to read.
         missing: The answer's wording when the model is not known (`{0}` is the name as asked,
             `{1}` its short canonical spelling).
+        action: What the policy is asked about.
     """
 
     path: str
