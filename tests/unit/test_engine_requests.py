@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import re
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -20,12 +21,13 @@ from bridge_agent.embedded.options import (
     Options,
     bounded_predict,
     merge,
-    needs_reload,
     prompt_limit,
     runner_options,
     truncated_prompt,
 )
 from bridge_agent.embedded.prompting import closed_schema, with_image_marks
+from bridge_agent.embedded.runner.planning import plan, serves
+from bridge_agent.embedded.runner.spec import Spec
 
 
 @pytest.mark.parametrize(
@@ -135,20 +137,33 @@ def test_options_of_another_type_are_refused(name: str, value: Any, kind: str) -
     assert fault.value.status == 500
 
 
-def test_runner_options_decide_on_a_reload() -> None:
-    loaded = runner_options(merge(Options(), {}), shift=True)
-    assert not needs_reload(
-        loaded, runner_options(merge(Options(), {"temperature": 0, "seed": 5}), shift=True)
+def planned(values: dict[str, Any], *, shift: bool = True, port: int = 0) -> Spec:
+    model: Any = SimpleNamespace(
+        trained_context=2048,
+        capabilities=["completion"],
+        header=SimpleNamespace(architecture="llama"),
+        weights="w.gguf",
+        projectors=(),
+        adapters=(),
     )
-    for change in (
-        {"num_ctx": 128},
-        {"num_gpu": 0},
-        {"num_thread": 2},
-        {"use_mmap": False},
-        {"num_batch": 64},
-    ):
-        assert needs_reload(loaded, runner_options(merge(Options(), change), shift=True))
-    assert needs_reload(loaded, runner_options(Options(), shift=False))
+    options = runner_options(merge(Options(), values), shift=shift)
+    return plan(model, options, parallel=2, context_length=4096, llama_server="", port=port)
+
+
+@pytest.mark.parametrize(
+    "values", [{"temperature": 0, "seed": 5}, {"num_ctx": 2048}, {"num_ctx": 1 << 20}, {"num_batch": 512}]
+)
+def test_a_request_that_would_start_the_same_runner_reloads_nothing(values: dict[str, Any]) -> None:
+    assert serves(planned({}), planned(values, port=9))
+    assert serves(planned(values), planned({}))
+
+
+@pytest.mark.parametrize(
+    "values", [{"num_ctx": 128}, {"num_gpu": 0}, {"num_thread": 2}, {"use_mmap": False}, {"num_batch": 64}]
+)
+def test_a_request_that_needs_another_runner_reloads(values: dict[str, Any]) -> None:
+    assert not serves(planned({}), planned(values))
+    assert not serves(planned({}), planned({}, shift=False))
 
 
 @given(st.integers(0, 4000), st.integers(2, 600), st.integers(-1, 700), st.booleans())

@@ -38,10 +38,7 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class RunnerOptions(msgspec.Struct, frozen=True, kw_only=True):
-    """What a runner is started with: another value of any needs another runner.
-
-    None means "whatever the loaded runner chose": it matches a runner that chose for itself.
-    """
+    """What a request says of the runner that it needs; None leaves the choice to the plan."""
 
     num_ctx: int | None
     num_batch: int | None
@@ -124,14 +121,6 @@ def runner_options(options: Options, *, shift: bool) -> RunnerOptions:
         shift=shift,
         draft_num_predict=options.draft_num_predict,
     )
-
-
-def needs_reload(loaded: RunnerOptions, wanted: RunnerOptions) -> bool:
-    """Whether a request cannot use the loaded runner.
-
-    An option that the request leaves open matches a runner that was also left to choose it.
-    """
-    return loaded != wanted
 
 
 def prompt_limit(num_ctx: int, num_keep: int) -> int:

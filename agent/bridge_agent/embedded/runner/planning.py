@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Final
 
+import msgspec
+
 from bridge_agent.embedded.options import RunnerOptions
 from bridge_agent.embedded.runner.spec import Spec
 from bridge_agent.embedded.store.model import Model
@@ -52,3 +54,12 @@ def plan(
         llama_server=llama_server,
         port=port,
     )
+
+
+def serves(running: Spec, wanted: Spec) -> bool:
+    """Whether a runner that was started with one plan may answer what another one was made for.
+
+    Plans are compared, not options: a request that names the very context that the runner chose by
+    itself must not load the model anew.
+    """
+    return msgspec.structs.replace(wanted, port=running.port) == running

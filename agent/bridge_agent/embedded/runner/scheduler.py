@@ -21,10 +21,11 @@ import msgspec
 import structlog
 
 from bridge_agent.embedded.errors import ApiError
-from bridge_agent.embedded.options import RunnerOptions, needs_reload
-from bridge_agent.embedded.runner.planning import plan
+from bridge_agent.embedded.options import RunnerOptions
+from bridge_agent.embedded.runner.planning import plan, serves
 from bridge_agent.embedded.runner.process import Runner, free_port
 from bridge_agent.embedded.runner.schedule import Resident, expired, next_expiry, victim
+from bridge_agent.embedded.runner.spec import Spec
 from bridge_agent.embedded.store.layout import Stored
 from bridge_agent.embedded.store.model import Model
 
@@ -163,7 +164,7 @@ class Scheduler:
 
     async def _acquire(self, model: Model, options: RunnerOptions) -> Loaded:
         key = _key(model)
-        found = self._ready(key, options)
+        found = self._ready(key, model, options)
         if found is not None and key not in self._blocked:
             found.users += 1
             return found
@@ -181,7 +182,7 @@ class Scheduler:
         loads = 0
         try:
             while True:
-                found = self._ready(key, options)
+                found = self._ready(key, model, options)
                 if found is not None:
                     found.users += 1
                     return found
@@ -201,11 +202,24 @@ class Scheduler:
         finally:
             self._blocked.discard(key)
 
-    def _ready(self, key: str, options: RunnerOptions) -> Loaded | None:
+    def _ready(self, key: str, model: Model, options: RunnerOptions) -> Loaded | None:
         found = self._loaded.get(key)
         if found is None or found.runner is None or not found.runner.alive:
             return None
-        return None if needs_reload(found.options, options) else found
+        if found.options == options or serves(found.runner.spec, self._plan(model, options, port=0)):
+            return found
+        return None
+
+    def _plan(self, model: Model, options: RunnerOptions, *, port: int) -> Spec:
+        settings = self.settings
+        return plan(
+            model,
+            options,
+            parallel=settings.parallel,
+            context_length=settings.context_length,
+            llama_server=settings.llama_server,
+            port=port,
+        )
 
     async def _make_room(self) -> bool:
         if len(self._loaded) < self.settings.max_loaded:
@@ -232,14 +246,8 @@ class Scheduler:
         settings = self.settings
         begun = time.monotonic()
         try:
-            spec = plan(
-                loaded.model,
-                loaded.options,
-                parallel=settings.parallel,
-                context_length=settings.context_length,
-                llama_server=settings.llama_server,
-                port=free_port() if settings.llama_server else 0,
-            )
+            port = free_port() if settings.llama_server else 0
+            spec = self._plan(loaded.model, loaded.options, port=port)
             runner = await Runner.start(spec, stall_s=settings.load_stall_s)
         except (ApiError, OSError) as fault:
             self._forget(loaded)
