@@ -21,6 +21,28 @@ import msgspec
 
 from bridge_core.errors import BridgeError, Reaction
 from bridge_core.node_class import NodeClass
+from bridge_core.traffic import Backend, Route, RoutePolicy
+
+__all__ = [
+    "EMPTY",
+    "MESH_KEY",
+    "Backend",
+    "Delta",
+    "Instance",
+    "MeshSettings",
+    "Model",
+    "ModelDetails",
+    "Node",
+    "Route",
+    "RoutePolicy",
+    "Snapshot",
+    "SnapshotRejected",
+    "Version",
+    "apply",
+    "diff",
+    "encode_entry",
+    "whole",
+]
 
 T = TypeVar("T")
 
@@ -83,33 +105,20 @@ class Node(msgspec.Struct, frozen=True, omit_defaults=True):
     serial: str = ""  # hex serial of its current certificate
 
 
-class Backend(msgspec.Struct, frozen=True, omit_defaults=True):
-    """One target of a route."""
-
-    model: str
-    weight: int = 100
-
-
-class Route(msgspec.Struct, frozen=True, omit_defaults=True):
-    """A virtual model: what ModelRoute documents become."""
-
-    name: str
-    backends: tuple[Backend, ...] = ()
-    strategy: str = "ring_hash"
-    affinity: str = "session"
-    deadline_s: float | None = None
-    fallback: str | None = None
-
-
 class MeshSettings(msgspec.Struct, frozen=True, omit_defaults=True):
     """Mesh-wide settings: what the Mesh document becomes."""
 
     trust_domain: str = "bridge.local"
     lease_ttl_s: float = 5.0
     ring_points: int = 160  # points of an instance of weight 100
-    bounded_load: float = 0.25  # ε of the ring's bounded load
     certificate_ttl_s: float = 86_400.0
     revoked_serials: tuple[str, ...] = ()  # hex serials that no agent accepts
+    defaults: RoutePolicy = RoutePolicy()  # for requests that no route names
+
+    @property
+    def bounded_load(self) -> float:
+        """ε of the ring's bounded load where no route says otherwise."""
+        return self.defaults.bounded_load
 
 
 class SnapshotRejected(BridgeError):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from bridge_core.config.documents import MeshSpec, ModelRouteDocument
-from bridge_core.snapshot import Backend, MeshSettings, Route
+from bridge_core.snapshot import Backend, MeshSettings, Route, RoutePolicy
 
 
 def mesh_settings(
@@ -15,9 +15,9 @@ def mesh_settings(
         trust_domain=trust_domain,
         lease_ttl_s=spec.lease_ttl,
         ring_points=spec.ring_points,
-        bounded_load=spec.bounded_load,
         certificate_ttl_s=spec.certificate_ttl,
         revoked_serials=revoked_serials,
+        defaults=RoutePolicy(bounded_load=spec.bounded_load),
     )
 
 
@@ -27,8 +27,6 @@ def route(document: ModelRouteDocument) -> Route:
     return Route(
         name=document.metadata.name,
         backends=tuple(Backend(backend.model, backend.weight) for backend in spec.backends),
-        strategy=spec.strategy,
-        affinity=spec.affinity,
-        deadline_s=spec.deadline,
+        policy=RoutePolicy(deadline_s=spec.deadline),
         fallback=spec.fallback,
     )
