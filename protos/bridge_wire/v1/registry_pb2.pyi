@@ -137,11 +137,57 @@ class InstanceLoad(_message.Message):
     slots: int
     def __init__(self, instance: _Optional[str] = ..., in_flight: _Optional[int] = ..., queued: _Optional[int] = ..., slots: _Optional[int] = ...) -> None: ...
 
+class BackendLoad(_message.Message):
+    __slots__ = ("route", "backend", "requests", "errors", "stream_errors", "ttft_buckets", "ttft_seconds", "tokens", "generating_seconds")
+    ROUTE_FIELD_NUMBER: _ClassVar[int]
+    BACKEND_FIELD_NUMBER: _ClassVar[int]
+    REQUESTS_FIELD_NUMBER: _ClassVar[int]
+    ERRORS_FIELD_NUMBER: _ClassVar[int]
+    STREAM_ERRORS_FIELD_NUMBER: _ClassVar[int]
+    TTFT_BUCKETS_FIELD_NUMBER: _ClassVar[int]
+    TTFT_SECONDS_FIELD_NUMBER: _ClassVar[int]
+    TOKENS_FIELD_NUMBER: _ClassVar[int]
+    GENERATING_SECONDS_FIELD_NUMBER: _ClassVar[int]
+    route: str
+    backend: str
+    requests: int
+    errors: int
+    stream_errors: int
+    ttft_buckets: _containers.RepeatedScalarFieldContainer[int]
+    ttft_seconds: float
+    tokens: int
+    generating_seconds: float
+    def __init__(self, route: _Optional[str] = ..., backend: _Optional[str] = ..., requests: _Optional[int] = ..., errors: _Optional[int] = ..., stream_errors: _Optional[int] = ..., ttft_buckets: _Optional[_Iterable[int]] = ..., ttft_seconds: _Optional[float] = ..., tokens: _Optional[int] = ..., generating_seconds: _Optional[float] = ...) -> None: ...
+
+class ProbeResult(_message.Message):
+    __slots__ = ("rollout", "round", "instance", "passed", "detail")
+    ROLLOUT_FIELD_NUMBER: _ClassVar[int]
+    ROUND_FIELD_NUMBER: _ClassVar[int]
+    INSTANCE_FIELD_NUMBER: _ClassVar[int]
+    PASSED_FIELD_NUMBER: _ClassVar[int]
+    DETAIL_FIELD_NUMBER: _ClassVar[int]
+    rollout: str
+    round: int
+    instance: str
+    passed: bool
+    detail: str
+    def __init__(self, rollout: _Optional[str] = ..., round: _Optional[int] = ..., instance: _Optional[str] = ..., passed: _Optional[bool] = ..., detail: _Optional[str] = ...) -> None: ...
+
 class LoadReport(_message.Message):
-    __slots__ = ("instances",)
+    __slots__ = ("instances", "backends", "probes", "began_unix_ms", "in_flight", "snapshot")
     INSTANCES_FIELD_NUMBER: _ClassVar[int]
+    BACKENDS_FIELD_NUMBER: _ClassVar[int]
+    PROBES_FIELD_NUMBER: _ClassVar[int]
+    BEGAN_UNIX_MS_FIELD_NUMBER: _ClassVar[int]
+    IN_FLIGHT_FIELD_NUMBER: _ClassVar[int]
+    SNAPSHOT_FIELD_NUMBER: _ClassVar[int]
     instances: _containers.RepeatedCompositeFieldContainer[InstanceLoad]
-    def __init__(self, instances: _Optional[_Iterable[_Union[InstanceLoad, _Mapping]]] = ...) -> None: ...
+    backends: _containers.RepeatedCompositeFieldContainer[BackendLoad]
+    probes: _containers.RepeatedCompositeFieldContainer[ProbeResult]
+    began_unix_ms: int
+    in_flight: int
+    snapshot: SnapshotVersion
+    def __init__(self, instances: _Optional[_Iterable[_Union[InstanceLoad, _Mapping]]] = ..., backends: _Optional[_Iterable[_Union[BackendLoad, _Mapping]]] = ..., probes: _Optional[_Iterable[_Union[ProbeResult, _Mapping]]] = ..., began_unix_ms: _Optional[int] = ..., in_flight: _Optional[int] = ..., snapshot: _Optional[_Union[SnapshotVersion, _Mapping]] = ...) -> None: ...
 
 class LoadReportSummary(_message.Message):
     __slots__ = ("received",)
@@ -337,12 +383,96 @@ class DrainResponse(_message.Message):
     __slots__ = ()
     def __init__(self) -> None: ...
 
+class RevokeRequest(_message.Message):
+    __slots__ = ("node_name",)
+    NODE_NAME_FIELD_NUMBER: _ClassVar[int]
+    node_name: str
+    def __init__(self, node_name: _Optional[str] = ...) -> None: ...
+
+class RevokeResponse(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
+class RolloutsRequest(_message.Message):
+    __slots__ = ("name",)
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    def __init__(self, name: _Optional[str] = ...) -> None: ...
+
+class RolloutsResponse(_message.Message):
+    __slots__ = ("rollouts",)
+    ROLLOUTS_FIELD_NUMBER: _ClassVar[int]
+    rollouts: _containers.RepeatedCompositeFieldContainer[RolloutStatus]
+    def __init__(self, rollouts: _Optional[_Iterable[_Union[RolloutStatus, _Mapping]]] = ...) -> None: ...
+
+class CommandRolloutRequest(_message.Message):
+    __slots__ = ("name", "verb")
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    VERB_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    verb: str
+    def __init__(self, name: _Optional[str] = ..., verb: _Optional[str] = ...) -> None: ...
+
+class RolloutEvent(_message.Message):
+    __slots__ = ("at_unix", "what")
+    AT_UNIX_FIELD_NUMBER: _ClassVar[int]
+    WHAT_FIELD_NUMBER: _ClassVar[int]
+    at_unix: int
+    what: str
+    def __init__(self, at_unix: _Optional[int] = ..., what: _Optional[str] = ...) -> None: ...
+
+class RolloutSide(_message.Message):
+    __slots__ = ("backend", "share", "requests", "error_rate", "stream_error_rate", "ttft_p50", "ttft_p95", "tokens_per_second")
+    BACKEND_FIELD_NUMBER: _ClassVar[int]
+    SHARE_FIELD_NUMBER: _ClassVar[int]
+    REQUESTS_FIELD_NUMBER: _ClassVar[int]
+    ERROR_RATE_FIELD_NUMBER: _ClassVar[int]
+    STREAM_ERROR_RATE_FIELD_NUMBER: _ClassVar[int]
+    TTFT_P50_FIELD_NUMBER: _ClassVar[int]
+    TTFT_P95_FIELD_NUMBER: _ClassVar[int]
+    TOKENS_PER_SECOND_FIELD_NUMBER: _ClassVar[int]
+    backend: str
+    share: float
+    requests: int
+    error_rate: float
+    stream_error_rate: float
+    ttft_p50: float
+    ttft_p95: float
+    tokens_per_second: float
+    def __init__(self, backend: _Optional[str] = ..., share: _Optional[float] = ..., requests: _Optional[int] = ..., error_rate: _Optional[float] = ..., stream_error_rate: _Optional[float] = ..., ttft_p50: _Optional[float] = ..., ttft_p95: _Optional[float] = ..., tokens_per_second: _Optional[float] = ...) -> None: ...
+
+class RolloutStatus(_message.Message):
+    __slots__ = ("name", "route", "phase", "step", "steps", "elapsed_seconds", "hold_seconds", "reason", "stable", "canary", "events")
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    ROUTE_FIELD_NUMBER: _ClassVar[int]
+    PHASE_FIELD_NUMBER: _ClassVar[int]
+    STEP_FIELD_NUMBER: _ClassVar[int]
+    STEPS_FIELD_NUMBER: _ClassVar[int]
+    ELAPSED_SECONDS_FIELD_NUMBER: _ClassVar[int]
+    HOLD_SECONDS_FIELD_NUMBER: _ClassVar[int]
+    REASON_FIELD_NUMBER: _ClassVar[int]
+    STABLE_FIELD_NUMBER: _ClassVar[int]
+    CANARY_FIELD_NUMBER: _ClassVar[int]
+    EVENTS_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    route: str
+    phase: str
+    step: int
+    steps: int
+    elapsed_seconds: float
+    hold_seconds: float
+    reason: str
+    stable: RolloutSide
+    canary: RolloutSide
+    events: _containers.RepeatedCompositeFieldContainer[RolloutEvent]
+    def __init__(self, name: _Optional[str] = ..., route: _Optional[str] = ..., phase: _Optional[str] = ..., step: _Optional[int] = ..., steps: _Optional[int] = ..., elapsed_seconds: _Optional[float] = ..., hold_seconds: _Optional[float] = ..., reason: _Optional[str] = ..., stable: _Optional[_Union[RolloutSide, _Mapping]] = ..., canary: _Optional[_Union[RolloutSide, _Mapping]] = ..., events: _Optional[_Iterable[_Union[RolloutEvent, _Mapping]]] = ...) -> None: ...
+
 class StatusRequest(_message.Message):
     __slots__ = ()
     def __init__(self) -> None: ...
 
 class NodeStatus(_message.Message):
-    __slots__ = ("name", "state", "peer_address", "instances", "certificate_expires_unix", "acknowledged", "rejected")
+    __slots__ = ("name", "state", "peer_address", "instances", "certificate_expires_unix", "acknowledged", "rejected", "in_flight", "reports", "safe_to_stop")
     NAME_FIELD_NUMBER: _ClassVar[int]
     STATE_FIELD_NUMBER: _ClassVar[int]
     PEER_ADDRESS_FIELD_NUMBER: _ClassVar[int]
@@ -350,6 +480,9 @@ class NodeStatus(_message.Message):
     CERTIFICATE_EXPIRES_UNIX_FIELD_NUMBER: _ClassVar[int]
     ACKNOWLEDGED_FIELD_NUMBER: _ClassVar[int]
     REJECTED_FIELD_NUMBER: _ClassVar[int]
+    IN_FLIGHT_FIELD_NUMBER: _ClassVar[int]
+    REPORTS_FIELD_NUMBER: _ClassVar[int]
+    SAFE_TO_STOP_FIELD_NUMBER: _ClassVar[int]
     name: str
     state: str
     peer_address: str
@@ -357,7 +490,10 @@ class NodeStatus(_message.Message):
     certificate_expires_unix: int
     acknowledged: SnapshotVersion
     rejected: str
-    def __init__(self, name: _Optional[str] = ..., state: _Optional[str] = ..., peer_address: _Optional[str] = ..., instances: _Optional[_Iterable[str]] = ..., certificate_expires_unix: _Optional[int] = ..., acknowledged: _Optional[_Union[SnapshotVersion, _Mapping]] = ..., rejected: _Optional[str] = ...) -> None: ...
+    in_flight: int
+    reports: bool
+    safe_to_stop: bool
+    def __init__(self, name: _Optional[str] = ..., state: _Optional[str] = ..., peer_address: _Optional[str] = ..., instances: _Optional[_Iterable[str]] = ..., certificate_expires_unix: _Optional[int] = ..., acknowledged: _Optional[_Union[SnapshotVersion, _Mapping]] = ..., rejected: _Optional[str] = ..., in_flight: _Optional[int] = ..., reports: _Optional[bool] = ..., safe_to_stop: _Optional[bool] = ...) -> None: ...
 
 class StatusResponse(_message.Message):
     __slots__ = ("trust_domain", "version", "nodes", "leader", "store_fault")

@@ -161,7 +161,8 @@ class MeshServicer:
         raise NotImplementedError('Method not implemented!')
 
     def ReportLoad(self, request_iterator, context):
-        """Missing associated documentation comment in .proto file."""
+        """About once a second: what runs here, and what became of requests.
+        """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
@@ -365,6 +366,21 @@ class AdminStub:
                 request_serializer=bridge__wire_dot_v1_dot_registry__pb2.DrainRequest.SerializeToString,
                 response_deserializer=bridge__wire_dot_v1_dot_registry__pb2.DrainResponse.FromString,
                 _registered_method=True)
+        self.Revoke = channel.unary_unary(
+                '/bridge.v1.Admin/Revoke',
+                request_serializer=bridge__wire_dot_v1_dot_registry__pb2.RevokeRequest.SerializeToString,
+                response_deserializer=bridge__wire_dot_v1_dot_registry__pb2.RevokeResponse.FromString,
+                _registered_method=True)
+        self.Rollouts = channel.unary_unary(
+                '/bridge.v1.Admin/Rollouts',
+                request_serializer=bridge__wire_dot_v1_dot_registry__pb2.RolloutsRequest.SerializeToString,
+                response_deserializer=bridge__wire_dot_v1_dot_registry__pb2.RolloutsResponse.FromString,
+                _registered_method=True)
+        self.CommandRollout = channel.unary_unary(
+                '/bridge.v1.Admin/CommandRollout',
+                request_serializer=bridge__wire_dot_v1_dot_registry__pb2.CommandRolloutRequest.SerializeToString,
+                response_deserializer=bridge__wire_dot_v1_dot_registry__pb2.RolloutStatus.FromString,
+                _registered_method=True)
         self.Status = channel.unary_unary(
                 '/bridge.v1.Admin/Status',
                 request_serializer=bridge__wire_dot_v1_dot_registry__pb2.StatusRequest.SerializeToString,
@@ -432,6 +448,26 @@ class AdminServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def Revoke(self, request, context):
+        """The node's certificate is no longer accepted anywhere, and it gets no other.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Rollouts(self, request, context):
+        """Every rollout, or the named one.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def CommandRollout(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def Status(self, request, context):
         """Missing associated documentation comment in .proto file."""
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
@@ -485,6 +521,21 @@ def add_AdminServicer_to_server(servicer, server):
                     servicer.Drain,
                     request_deserializer=bridge__wire_dot_v1_dot_registry__pb2.DrainRequest.FromString,
                     response_serializer=bridge__wire_dot_v1_dot_registry__pb2.DrainResponse.SerializeToString,
+            ),
+            'Revoke': grpc.unary_unary_rpc_method_handler(
+                    servicer.Revoke,
+                    request_deserializer=bridge__wire_dot_v1_dot_registry__pb2.RevokeRequest.FromString,
+                    response_serializer=bridge__wire_dot_v1_dot_registry__pb2.RevokeResponse.SerializeToString,
+            ),
+            'Rollouts': grpc.unary_unary_rpc_method_handler(
+                    servicer.Rollouts,
+                    request_deserializer=bridge__wire_dot_v1_dot_registry__pb2.RolloutsRequest.FromString,
+                    response_serializer=bridge__wire_dot_v1_dot_registry__pb2.RolloutsResponse.SerializeToString,
+            ),
+            'CommandRollout': grpc.unary_unary_rpc_method_handler(
+                    servicer.CommandRollout,
+                    request_deserializer=bridge__wire_dot_v1_dot_registry__pb2.CommandRolloutRequest.FromString,
+                    response_serializer=bridge__wire_dot_v1_dot_registry__pb2.RolloutStatus.SerializeToString,
             ),
             'Status': grpc.unary_unary_rpc_method_handler(
                     servicer.Status,
@@ -736,6 +787,87 @@ class Admin:
             '/bridge.v1.Admin/Drain',
             bridge__wire_dot_v1_dot_registry__pb2.DrainRequest.SerializeToString,
             bridge__wire_dot_v1_dot_registry__pb2.DrainResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Revoke(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/bridge.v1.Admin/Revoke',
+            bridge__wire_dot_v1_dot_registry__pb2.RevokeRequest.SerializeToString,
+            bridge__wire_dot_v1_dot_registry__pb2.RevokeResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Rollouts(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/bridge.v1.Admin/Rollouts',
+            bridge__wire_dot_v1_dot_registry__pb2.RolloutsRequest.SerializeToString,
+            bridge__wire_dot_v1_dot_registry__pb2.RolloutsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def CommandRollout(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/bridge.v1.Admin/CommandRollout',
+            bridge__wire_dot_v1_dot_registry__pb2.CommandRolloutRequest.SerializeToString,
+            bridge__wire_dot_v1_dot_registry__pb2.RolloutStatus.FromString,
             options,
             channel_credentials,
             insecure,
