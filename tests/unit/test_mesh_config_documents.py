@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
 
 from bridge_core.config import load, mesh_settings, route
-from bridge_core.config.documents import MeshDocument, ModelRouteDocument, parse_duration
+from bridge_core.config.base import parse_duration
+from bridge_core.config.documents import MODELS, MeshDocument, ModelRouteDocument
 from bridge_core.config.schema import schemas
-from bridge_core.snapshot import Backend, MeshSettings, Route
+from bridge_core.snapshot import Backend, MeshSettings, Route, RoutePolicy
+from bridge_core.traffic import Admission, Breaker, Outlier, Retries
 
 FOLDER = Path(__file__).parents[2] / "mesh_config"
 
@@ -40,15 +43,27 @@ def test_the_examples_are_valid_and_the_schemas_current() -> None:
     assert schemas() == {path.name: path.read_text() for path in FOLDER.glob("*.schema.json")}
 
 
+def test_the_commented_rollout_beside_them_is_valid() -> None:
+    lines = (FOLDER / "rollouts.yaml").read_text().splitlines()
+    text = "\n".join(line.removeprefix("#") for line in lines if not re.match(r"# \S", line))
+    beside = (FOLDER / "routes.yaml").read_text()
+    loaded = load([("routes.yaml", beside), ("rollouts.yaml", text)])
+    assert loaded.faults == ()
+    assert [document.key for document in loaded.documents] == [
+        "ModelRoute/assistant",
+        "Rollout/assistant-tiny",
+    ]
+
+
 def test_a_mesh_document_becomes_settings() -> None:
-    text = a_mesh("leaseTtl: 7s, ringPoints: 40, boundedLoad: 1, certificateTtl: 1h30m")
+    text = a_mesh("leaseTtl: 7s, ringPoints: 40, certificateTtl: 1h30m, defaults: {boundedLoad: 1}")
     (document,) = load([("f", text)]).documents
     assert isinstance(document.parsed, MeshDocument)
     assert mesh_settings(document.parsed.spec, "x.mesh", ("ab",)) == MeshSettings(
         trust_domain="x.mesh",
         lease_ttl_s=7.0,
         ring_points=40,
-        bounded_load=1.0,
+        defaults=RoutePolicy(bounded_load=1.0),
         certificate_ttl_s=5400.0,
         revoked_serials=("ab",),
     )
@@ -63,7 +78,7 @@ def test_a_route_document_becomes_a_route() -> None:
     (document,) = load([("f", text)]).documents
     assert isinstance(document.parsed, ModelRouteDocument)
     assert route(document.parsed) == Route(
-        "assistant", (Backend("x", 1), Backend("y", 100)), deadline_s=90.0, fallback="z"
+        "assistant", (Backend("x", 1), Backend("y", 100)), RoutePolicy(deadline_s=90.0), fallback="z"
     )
 
 
@@ -113,7 +128,7 @@ def test_bad_durations(text: str) -> None:
         ("backends:\n- model: 'a b'", "0.yaml:6: spec.backends[0].model: 'a b' is not a model name"),
         (
             "backends: [{model: m}]\nstrategy: magic",
-            "0.yaml:6: spec.strategy: should be 'ring_hash', not 'magic'",
+            "0.yaml:6: spec.strategy: should be 'round_robin', 'least_request', 'ring_hash' or 'residency'",
         ),
         ("backends: [{model: m}]\ndeadline: 5", "0.yaml:6: spec.deadline: should be a duration such as"),
         ("backends: [{model: m}]\ndeadline: 0s", "0.yaml:6: spec.deadline: should be greater than 0"),
@@ -137,7 +152,7 @@ def test_a_bad_route_says_what_and_where(spec: str, fault: str) -> None:
 @pytest.mark.parametrize(
     ("text", "fault"),
     [
-        ("kind: Foo", "0.yaml:1: kind: 'Foo' is not a known kind: one of Mesh, ModelRoute"),
+        ("kind: Foo", "0.yaml:1: kind: 'Foo' is not a known kind: one of Mesh, ModelRoute, Rollout"),
         ("a: 1", "0.yaml:1: kind: is missing: one of"),
         ("[1]", "0.yaml:1: a document is a mapping with"),
         ("\n\nkind: Mesh", "0.yaml:3: apiVersion: is missing: Mesh has bridge.deepseek.io/v1"),
@@ -154,7 +169,7 @@ def test_a_bad_route_says_what_and_where(spec: str, fault: str) -> None:
         (a_mesh("leaseTtl: 0.5s"), "0.yaml:4: spec.leaseTtl: should be greater than or equal to 1"),
         (a_mesh("ringPoints: 161"), "0.yaml:4: spec.ringPoints: should be a multiple of 4, not 161"),
         (a_mesh("ringPoints: true"), "0.yaml:4: spec.ringPoints: should be a whole number, not True"),
-        (a_mesh("boundedLoad: .nan"), "0.yaml:4: spec.boundedLoad"),
+        (a_mesh("defaults: {boundedLoad: .nan}"), "0.yaml:4: spec.defaults.boundedLoad"),
         (a_mesh("", name="main"), "0.yaml:3: metadata.name: a Mesh is named mesh, not 'main'"),
     ],
 )
@@ -213,3 +228,120 @@ def test_an_applied_document_is_replaced_by_one_of_its_name() -> None:
     new = a_route("b", "backends: [{model: m}]\nfallback: a")
     assert "fallbacks go round" in faults(new, applied=applied)[0]
     assert faults(new, a_route("a"), applied=applied) == []
+
+
+def test_the_example_shows_the_defaults() -> None:
+    (document,) = load([("mesh.yaml", (FOLDER / "mesh.yaml").read_text())]).documents
+    assert isinstance(document.parsed, MeshDocument)
+    assert mesh_settings(document.parsed.spec, "bridge.local") == MeshSettings()
+
+
+def test_a_route_stands_over_the_mesh_and_that_over_the_defaults() -> None:
+    mesh = a_mesh(
+        "defaults: {strategy: least_request, deadline: 1m, slowStart: 1s, "
+        "retries: {attempts: 5, perTryTimeout: 2s}, outlier: {maxEjection: 9s}}"
+    )
+    spec = """\
+backends: [{model: m}]
+deadline: null
+affinity: client
+retries: {budget: 0.5}
+breaker: {open: 1m}
+admission: {queuePerSlot: 0, maxWait: 0s}
+hedgeAfter: 300ms
+keepAliveBytes: 5s"""
+    first, second = load([("m", mesh), ("r", a_route(spec=spec))]).documents
+    assert isinstance(first.parsed, MeshDocument)
+    assert isinstance(second.parsed, ModelRouteDocument)
+    defaults = mesh_settings(first.parsed.spec, "x").defaults
+    assert route(second.parsed, defaults).policy == RoutePolicy(
+        strategy="least_request",
+        affinity="client",
+        retries=Retries(attempts=5, per_try_timeout_s=2.0, budget=0.5),
+        deadline_s=None,
+        hedge_after_s=0.3,
+        outlier=Outlier(max_ejection_s=9.0),
+        breaker=Breaker(open_s=60.0),
+        admission=Admission(queue_per_slot=0, max_wait_s=0.0),
+        slow_start_s=1.0,
+        keep_alive_bytes_s=5.0,
+    )
+
+
+def test_backends_of_one_model_differ_in_name_and_place() -> None:
+    spec = """\
+backends:
+- {model: m, weight: 9}
+- {model: m, name: new, weight: 1, instances: [n1/0], nodeLabels: {zone: a}}"""
+    (document,) = load([("f", a_route(spec=spec))]).documents
+    assert isinstance(document.parsed, ModelRouteDocument)
+    stable, canary = route(document.parsed).backends
+    assert (stable.key, stable.narrowed) == ("m", False)
+    assert canary == Backend("m", 1, "new", {"zone": "a"}, ("n1/0",))
+    twice = "backends:\n- {model: m, name: x}\n- {model: n, name: x}"
+    assert "spec.backends[1].model: x is there twice" in faults(a_route(spec=twice))[0]
+
+
+def a_rollout(spec: str = "", name: str = "roll", route: str = "a") -> str:
+    return (
+        f"apiVersion: bridge.deepseek.io/v1\nkind: Rollout\nmetadata: {{name: {name}}}\n"
+        f"spec: {{route: {route}, stable: old, canary: new{spec and ', '}{spec}}}\n"
+    )
+
+
+TWO_BACKENDS = a_route(spec="backends: [{model: old}, {model: new, weight: 0}]")
+
+
+@pytest.mark.parametrize(
+    ("spec", "fault"),
+    [
+        ("first: {percent: 5, instances: 1}", "spec.first: should have either percent or instances"),
+        ("first: {}", "spec.first: should have either percent or instances"),
+        ("schedule: []", "spec.schedule: List should have at least 1 item"),
+        ("schedule: [{percent: 101}]", "spec.schedule[0].percent: should be less than or equal to 100"),
+        ("schedule: [{percent: 5}], increment: 5", "spec: schedule stands in place of first and increment"),
+        ("keepWarm: 1m", "spec: keep_warm is not for canary"),
+        ("strategy: blueGreen, increment: 5", "spec: increment is not for blueGreen"),
+        ("guards: {errorRate: 2}", "spec.guards.errorRate: should be less than or equal to 1"),
+        ("probe: {prompts: []}", "spec.probe.prompts: List should have at least 1 item"),
+        ("probe: {prompts: [{prompt: a}]}", "spec.probe.prompts[0].expect: is missing"),
+    ],
+)
+def test_a_bad_rollout_says_what_and_where(spec: str, fault: str) -> None:
+    (found,) = faults(TWO_BACKENDS, a_rollout(spec))
+    assert f"1.yaml:4: {fault}" in found
+
+
+def test_a_rollout_is_between_two_backends_of_a_route_of_its_own() -> None:
+    assert faults(TWO_BACKENDS, a_rollout()) == []
+    assert "there is no ModelRoute a" in faults(a_rollout())[0]
+    assert (
+        "new is no backend of a: one of old"
+        in faults(a_route(spec="backends: [{model: old}]"), a_rollout())[0]
+    )
+    both = faults(TWO_BACKENDS, a_rollout(), a_rollout(name="second"))
+    assert "the rollout roll is already on this route" in both[0]
+    nothing = a_route(spec="backends: [{model: old, weight: 0}, {model: new, weight: 0}, {model: z}]")
+    assert "there is nothing to move" in faults(nothing, a_rollout())[0]
+    same = a_rollout().replace("canary: new", "canary: old")
+    assert "stable and canary are the same backend" in faults(TWO_BACKENDS, same)[0]
+
+
+def test_a_route_keeps_the_backends_that_an_applied_rollout_needs() -> None:
+    applied = {"ModelRoute/a": TWO_BACKENDS, "Rollout/roll": a_rollout()}
+    (found,) = faults(a_route(spec="backends: [{model: old}]"), applied=applied)
+    assert "the applied rollout roll needs new" in found
+    assert faults(a_rollout("first: {instances: 1}"), applied=applied) == []
+
+
+def test_one_broken_file_among_ten_is_named_and_the_others_are_not() -> None:
+    texts = [a_route(f"r{at}") for at in range(10)]
+    texts[6] = texts[6].replace("backends", "backend")
+    found = faults(*texts)
+    assert len(found) == 2
+    assert all(line.startswith("6.yaml:") and ": spec.backend" in line for line in found)
+
+
+def test_every_kind_of_document_has_a_schema_that_names_its_keys() -> None:
+    for kind in MODELS:
+        assert f"{kind.lower()}.schema.json" in schemas()

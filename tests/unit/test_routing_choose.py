@@ -15,7 +15,17 @@ from bridge_agent.routing.affinity import affinity_key
 from bridge_agent.routing.choose import MAX_CANDIDATES, Load, backends_in_order, choose
 from bridge_agent.routing.view import Index, MeshView
 from bridge_core.names import canonical
-from bridge_core.snapshot import Backend, Instance, Model, Node, Route, Snapshot, Version, encode_entry
+from bridge_core.snapshot import (
+    Backend,
+    Instance,
+    Model,
+    Node,
+    Route,
+    RoutePolicy,
+    Snapshot,
+    Version,
+    encode_entry,
+)
 
 X = canonical("x")
 IDLE = Load({})
@@ -178,7 +188,7 @@ def test_a_routes_choice_sticks_to_the_key() -> None:
 
 
 def test_a_route_with_nobody_for_one_backend_uses_the_other() -> None:
-    route = Route("r", (Backend("gone", 99), Backend("x", 1)), deadline_s=7.0)
+    route = Route("r", (Backend("gone", 99), Backend("x", 1)), RoutePolicy(deadline_s=7.0))
     decision = choose(index(five(), routes=(route,)), canonical("r"), b"k", IDLE)
     assert (decision.model, decision.rewritten, decision.route, decision.deadline_s) == (X, "x", "r", 7.0)
 

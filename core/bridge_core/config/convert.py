@@ -2,8 +2,15 @@
 
 from __future__ import annotations
 
+from typing import Any, TypeVar
+
+import msgspec
+
+from bridge_core.config.base import Strict
 from bridge_core.config.documents import MeshSpec, ModelRouteDocument
 from bridge_core.snapshot import Backend, MeshSettings, Route, RoutePolicy
+
+S = TypeVar("S", bound=msgspec.Struct)
 
 
 def mesh_settings(
@@ -17,16 +24,37 @@ def mesh_settings(
         ring_points=spec.ring_points,
         certificate_ttl_s=spec.certificate_ttl,
         revoked_serials=revoked_serials,
-        defaults=RoutePolicy(bounded_load=spec.bounded_load),
+        defaults=over(RoutePolicy(), spec.defaults),
     )
 
 
-def route(document: ModelRouteDocument) -> Route:
-    """The route that `document` describes."""
+def route(document: ModelRouteDocument, defaults: RoutePolicy | None = None) -> Route:
+    """The route that `document` describes in a mesh with these defaults."""
     spec = document.spec
     return Route(
         name=document.metadata.name,
-        backends=tuple(Backend(backend.model, backend.weight) for backend in spec.backends),
-        policy=RoutePolicy(deadline_s=spec.deadline),
+        backends=tuple(
+            Backend(
+                backend.model,
+                backend.weight,
+                backend.name or "",
+                backend.node_labels,
+                tuple(backend.instances),
+            )
+            for backend in spec.backends
+        ),
+        policy=over(defaults or RoutePolicy(), spec),
         fallback=spec.fallback,
     )
+
+
+def over(base: S, spec: Strict) -> S:
+    """`base` with what was given in `spec`; durations end in _s there."""
+    changes: dict[str, Any] = {}
+    for name in spec.model_fields_set:
+        field = name if name in base.__struct_fields__ else f"{name}_s"
+        if field not in base.__struct_fields__:
+            continue  # not of the policy: backends, fallback
+        value = getattr(spec, name)
+        changes[field] = over(getattr(base, field), value) if isinstance(value, Strict) else value
+    return msgspec.structs.replace(base, **changes)

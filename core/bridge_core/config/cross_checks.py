@@ -3,9 +3,12 @@
 Rules:
 1. Two documents of a kind have different names; routes' names are compared as models' are.
 2. There is one Mesh, named `mesh`, of this mesh's trust domain.
-3. A route's weights add up to more than nothing; no backend is named twice.
+3. A route's weights add up to more than nothing; no two backends have the same name, which is the
+   model's where none is given.
 4. A route does not lead to itself or to another route by a backend: a route's backends are models.
 5. Following fallbacks from route to route never comes back.
+6. A rollout is between two backends of a route, which has no other rollout; a route cannot lose a
+   backend that a rollout names.
 """
 
 from __future__ import annotations
@@ -13,7 +16,14 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Final
 
-from bridge_core.config.documents import Document, Fault, MeshDocument, ModelRouteDocument, ModelRouteSpec
+from bridge_core.config.documents import (
+    Document,
+    Fault,
+    MeshDocument,
+    ModelRouteDocument,
+    ModelRouteSpec,
+    RolloutDocument,
+)
 from bridge_core.names import InvalidName, canonical
 
 MESH_NAME: Final = "mesh"
@@ -31,8 +41,10 @@ def cross_check(
     for document in documents:
         if isinstance(document.parsed, MeshDocument):
             faults += _mesh(document, document.parsed, trust_domain)
-        else:
+        elif isinstance(document.parsed, ModelRouteDocument):
             faults += _route(document, document.parsed, routes)
+        elif isinstance(document.parsed, RolloutDocument):
+            faults += _rollout(document, document.parsed, routes)
     # An applied route may become wrong by a new one beside it; the new document is to blame.
     new = {document.key for document in documents}
     faults += [
@@ -41,6 +53,7 @@ def cross_check(
         if document.kind == "ModelRoute"
         for fault in _captured(document, [other for other in beside if other.key not in new])
     ]
+    faults += _rollouts_together(documents, beside)
     return faults
 
 
@@ -85,10 +98,11 @@ def _route(document: Document, parsed: ModelRouteDocument, routes: dict[str, Doc
             yield document.fault(path, "the route leads to itself")
         elif target in routes:
             yield document.fault(path, f"{backend.model} is a route: a backend is a model")
-        elif target in seen:
-            yield document.fault(path, f"{backend.model} is there twice: add up the weights")
-        else:
-            seen.add(target)
+        key = backend.name or target or backend.model
+        if key in seen:
+            hint = "add up the weights, or give it another name"
+            yield document.fault(path, f"{backend.key} is there twice: {hint}")
+        seen.add(key)
     yield from _fallback(document, spec, own, routes)
 
 
@@ -126,6 +140,49 @@ def _captured(document: Document, others: Sequence[Document]) -> Iterator[Fault]
             yield document.fault(
                 "metadata.name", f"the applied route {other.name} has {document.name} as a backend"
             )
+
+
+def _rollout(document: Document, parsed: RolloutDocument, routes: dict[str, Document]) -> Iterator[Fault]:
+    spec = parsed.spec
+    if spec.stable == spec.canary:
+        yield document.fault("spec.canary", "stable and canary are the same backend")
+    target = routes.get(_canonical(spec.route) or "")
+    if target is None or not isinstance(target.parsed, ModelRouteDocument):
+        yield document.fault("spec.route", f"there is no ModelRoute {spec.route}")
+        return
+    backends = {backend.key: backend for backend in target.parsed.spec.backends}
+    for side in ("stable", "canary"):
+        if getattr(spec, side) not in backends:
+            known = ", ".join(backends)
+            yield document.fault(
+                f"spec.{side}", f"{getattr(spec, side)} is no backend of {spec.route}: one of {known}"
+            )
+    if not sum(backends[key].weight for key in (spec.stable, spec.canary) if key in backends):
+        yield document.fault("spec.route", "both backends have the weight 0: there is nothing to move")
+
+
+def _rollouts_together(documents: Sequence[Document], beside: Sequence[Document]) -> Iterator[Fault]:
+    new = {document.key for document in documents}
+    taken: dict[str, str] = {}
+    kept = [other for other in beside if other.key not in new]
+    for document in [*kept, *documents]:
+        if not isinstance(document.parsed, RolloutDocument):
+            continue
+        route = _canonical(document.parsed.spec.route) or document.parsed.spec.route
+        if route in taken and document.key in new:
+            yield document.fault("spec.route", f"the rollout {taken[route]} is already on this route")
+        taken.setdefault(route, document.name)
+    changed = {_canonical(one.name): one for one in documents if isinstance(one.parsed, ModelRouteDocument)}
+    for rollout in kept:
+        if not isinstance(rollout.parsed, RolloutDocument):
+            continue
+        spec = rollout.parsed.spec
+        route_document = changed.get(_canonical(spec.route))
+        if route_document is None or not isinstance(route_document.parsed, ModelRouteDocument):
+            continue
+        keys = {backend.key for backend in route_document.parsed.spec.backends}
+        for gone in [key for key in (spec.stable, spec.canary) if key not in keys]:
+            yield route_document.fault("spec.backends", f"the applied rollout {rollout.name} needs {gone}")
 
 
 def _canonical(name: str) -> str | None:

@@ -6,70 +6,41 @@ documents in `cross_checks`.
 
 from __future__ import annotations
 
-import re
-from typing import Annotated, Any, Final, Literal, TypeAlias
+from typing import Final, Literal, TypeAlias
 
 import msgspec
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema
-from pydantic.alias_generators import to_camel
-from pydantic_core import PydanticCustomError
+from pydantic import Field
+
+from bridge_core.config.base import Duration, Metadata, Strict
+from bridge_core.config.rollout_spec import RolloutDocument, RolloutSpec
+from bridge_core.config.route_spec import ModelRouteDocument, ModelRouteSpec, PolicySpec
+
+__all__ = [
+    "API_VERSION",
+    "LATER_KINDS",
+    "MODELS",
+    "SECURITY_API_VERSION",
+    "AnyDocument",
+    "Document",
+    "Fault",
+    "Kind",
+    "MeshDocument",
+    "MeshSpec",
+    "ModelRouteDocument",
+    "ModelRouteSpec",
+    "RolloutDocument",
+    "RolloutSpec",
+    "line_at",
+]
 
 API_VERSION: Final = "bridge.deepseek.io/v1"
 SECURITY_API_VERSION: Final = "security.deepseek.io/v1"
 
-Kind: TypeAlias = Literal["Mesh", "ModelRoute"]
-LATER_KINDS: Final = frozenset(
-    {"Rollout", "NodeClass", "ModelAccessPolicy", "AutoscalePolicy", "AlertRule", "Quota"}
-)
-
-_UNITS: Final = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3_600.0, "d": 86_400.0}
-_DURATION: Final = re.compile(r"(?:[0-9]+(?:\.[0-9]+)?(?:ms|s|m|h|d))+")
-_DURATION_PART: Final = re.compile(r"([0-9]+(?:\.[0-9]+)?)(ms|s|m|h|d)")
+Kind: TypeAlias = Literal["Mesh", "ModelRoute", "Rollout"]
+LATER_KINDS: Final = frozenset({"NodeClass", "ModelAccessPolicy", "AutoscalePolicy", "AlertRule", "Quota"})
 
 
-def parse_duration(text: str) -> float:
-    """Seconds of "90s", "1h30m", "250ms".
-
-    Raises:
-        ValueError: it is not a duration.
-    """
-    if not _DURATION.fullmatch(text):
-        raise ValueError("not a duration")
-    return sum(float(number) * _UNITS[unit] for number, unit in _DURATION_PART.findall(text))
-
-
-def _duration(value: Any) -> float:
-    if isinstance(value, str):
-        try:
-            return parse_duration(value)
-        except ValueError:
-            pass
-    raise PydanticCustomError("duration", "should be a duration such as 5s, 250ms or 1h30m")
-
-
-Duration: TypeAlias = Annotated[
-    float,
-    BeforeValidator(_duration),
-    WithJsonSchema({"type": "string", "pattern": f"^{_DURATION.pattern}$", "examples": ["5s", "1h30m"]}),
-]
-
-
-class _Strict(BaseModel):
-    """Unknown keys and wrong types are faults: a misspelt key must not be silently without effect."""
-
-    model_config = ConfigDict(
-        extra="forbid", strict=True, frozen=True, alias_generator=to_camel, populate_by_name=False
-    )
-
-
-class Metadata(_Strict):
-    """What every document has."""
-
-    name: str = Field(min_length=1, max_length=512, description="Unique among documents of its kind.")
-    labels: dict[str, str] = Field(default_factory=dict, description="For people; the Bridge ignores them.")
-
-
-class MeshSpec(_Strict):
+class MeshSpec(Strict):
     """Mesh-wide settings. One document of this kind, named `mesh`."""
 
     trust_domain: str | None = Field(
@@ -81,39 +52,15 @@ class MeshSpec(_Strict):
     ring_points: int = Field(
         default=160, ge=4, le=4096, multiple_of=4, description="Points of an instance of weight 100."
     )
-    bounded_load: float = Field(
-        default=0.25,
-        ge=0.0,
-        le=10.0,
-        description="An instance over (1 + this) × its fair share is passed over.",
-    )
     certificate_ttl: Duration = Field(
         default=86_400.0, ge=300.0, le=2_592_000.0, description="Life of a node's certificate (5m–30d)."
     )
-
-
-class BackendSpec(_Strict):
-    """One target of a route."""
-
-    model: str = Field(min_length=1, max_length=512, description="A model, in any spelling Ollama takes.")
-    weight: int = Field(default=100, ge=0, le=1_000_000, description="Its share among the backends' weights.")
-
-
-class ModelRouteSpec(_Strict):
-    """A virtual model: requests for its name go to its backends."""
-
-    backends: list[BackendSpec] = Field(min_length=1, max_length=64)
-    strategy: Literal["ring_hash"] = Field(default="ring_hash", description="How an instance is chosen.")
-    affinity: Literal["session"] = Field(default="session", description="What stays on one instance.")
-    deadline: Duration | None = Field(
-        default=None, gt=0.0, le=86_400.0, description="A whole request may take this long."
-    )
-    fallback: str | None = Field(
-        default=None, min_length=1, max_length=512, description="The model or route if no backend can answer."
+    defaults: PolicySpec = Field(
+        default=PolicySpec(), description="For models without a route, and where a route says nothing."
     )
 
 
-class MeshDocument(_Strict):
+class MeshDocument(Strict):
     """apiVersion, kind, metadata and spec of a Mesh."""
 
     api_version: Literal["bridge.deepseek.io/v1"]
@@ -122,19 +69,11 @@ class MeshDocument(_Strict):
     spec: MeshSpec
 
 
-class ModelRouteDocument(_Strict):
-    """apiVersion, kind, metadata and spec of a ModelRoute."""
-
-    api_version: Literal["bridge.deepseek.io/v1"]
-    kind: Literal["ModelRoute"]
-    metadata: Metadata
-    spec: ModelRouteSpec
-
-
-AnyDocument: TypeAlias = MeshDocument | ModelRouteDocument
-MODELS: Final[dict[str, type[MeshDocument | ModelRouteDocument]]] = {
+AnyDocument: TypeAlias = MeshDocument | ModelRouteDocument | RolloutDocument
+MODELS: Final[dict[str, type[AnyDocument]]] = {
     "Mesh": MeshDocument,
     "ModelRoute": ModelRouteDocument,
+    "Rollout": RolloutDocument,
 }
 
 
