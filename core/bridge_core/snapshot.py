@@ -7,7 +7,8 @@ Rules:
 3. A delta names the version it changes; applied to any other base it is refused, and so is one
    whose result does not have the digest that was published with it. The old snapshot stays.
 
-Keys: "mesh", "node/<name>", "instance/<node>/<n>", "route/<name>", "nodeclass/<name>".
+Keys: "mesh", "node/<name>", "instance/<node>/<n>", "route/<name>", "nodeclass/<name>",
+"probe/<rollout>/<side>".
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ import msgspec
 
 from bridge_core.errors import BridgeError, Reaction
 from bridge_core.node_class import NodeClass
+from bridge_core.probe import Probe
 from bridge_core.traffic import Backend, Route, RoutePolicy
 
 __all__ = [
@@ -178,6 +180,11 @@ class Snapshot:
         """Node classes by name."""
         return {one.name: one for one in self._section("nodeclass/", NodeClass)}
 
+    @cached_property
+    def probes(self) -> tuple[Probe, ...]:
+        """What running rollouts ask of agents."""
+        return tuple(self._section("probe/", Probe))
+
     def _section(self, prefix: str, kind: type[T]) -> Iterable[T]:
         return (
             _decode(key, self.entries[key], kind) for key in sorted(self.entries) if key.startswith(prefix)
@@ -197,7 +204,7 @@ class Delta(msgspec.Struct, frozen=True):
     digest: bytes
 
 
-def encode_entry(document: Node | Instance | Route | MeshSettings | NodeClass) -> bytes:
+def encode_entry(document: Node | Instance | Route | MeshSettings | NodeClass | Probe) -> bytes:
     """The JSON of an entry, with keys in declaration order so that equal values are equal bytes."""
     return msgspec.json.encode(document, order="sorted")
 
@@ -232,7 +239,7 @@ def apply(current: Snapshot, delta: Delta) -> Snapshot:
     result = Snapshot(delta.version, entries)
     if result.digest != delta.digest:
         raise SnapshotRejected(f"digest of snapshot {delta.version} differs from the published one")
-    _ = result.mesh, result.nodes, result.instances, result.routes, result.node_classes
+    _ = result.mesh, result.nodes, result.instances, result.routes, result.node_classes, result.probes
     return result
 
 

@@ -1,0 +1,1 @@
+"""Rollouts: a state machine, what it does to routes, and the loop that feeds it."""

@@ -1,0 +1,59 @@
+"""Whether a canary is worse than the stable side: pure.
+
+Rules:
+1. A canary is judged once it has had `min_requests`.
+2. An error rate is too high when even the lower end of its 95 % confidence interval (Wilson's) lies
+   above the stable side's by more than is allowed: a single failure among few is no verdict.
+3. Times and speeds are compared when both sides have had `min_requests` answers; the 95th percentile
+   with three times as many, since it is the worst of twenty.
+4. A time to the first byte that is longer by less than the slack is not regarded.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from typing import Final
+
+from bridge_core.counts import Counts
+from bridge_registry.rollouts.plan import Guards
+
+_Z: Final = 1.96
+
+
+def verdict(guards: Guards, stable: Counts, canary: Counts) -> str:
+    """Why the canary has failed; empty while it has not."""
+    if canary.requests < max(1, guards.min_requests):
+        return ""
+    return next(_faults(guards, stable, canary), "")
+
+
+def _faults(guards: Guards, stable: Counts, canary: Counts) -> Iterator[str]:
+    for what, allowed, bad, rate in (
+        ("error rate", guards.error_rate, canary.errors, stable.error_rate),
+        ("in-stream error rate", guards.stream_error_rate, canary.stream_errors, stable.stream_error_rate),
+    ):
+        if allowed is not None and lower_bound(bad, canary.requests) > rate + allowed:
+            share = bad / canary.requests
+            yield f"{what} {share:.1%} ({bad} of {canary.requests}) against {rate:.1%}"
+    answered = min(stable.answered, canary.answered)
+    if answered < max(1, guards.min_requests):
+        return
+    for q, times, needed in ((0.5, guards.ttft_p50, 1), (0.95, guards.ttft_p95, 3)):
+        old, new = stable.ttft_quantile(q), canary.ttft_quantile(q)
+        late = times is not None and new > old * times and new - old > guards.ttft_slack_s
+        if late and answered >= needed * guards.min_requests:
+            yield f"time to first byte p{q * 100:.0f} {new:.3f} s against {old:.3f} s"
+    old, new = stable.tokens_per_s, canary.tokens_per_s
+    if guards.tokens_per_s is not None and old > 0 and new > 0 and new < old * guards.tokens_per_s:
+        yield f"{new:.1f} tokens/s against {old:.1f}"
+
+
+def lower_bound(bad: int, count: int) -> float:
+    """Lower end of the 95 % confidence interval of the share `bad` of `count` (Wilson's)."""
+    if not count or not bad:
+        return 0.0
+    share, z2 = bad / count, _Z * _Z
+    middle = share + z2 / (2 * count)
+    spread = _Z * math.sqrt(share * (1 - share) / count + z2 / (4 * count * count))
+    return (middle - spread) / (1 + z2 / count)
