@@ -8,6 +8,7 @@ import http.client
 import os
 import signal
 import ssl
+import subprocess
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,8 @@ from typing import Any
 import msgspec
 import psutil
 
+from bridge_core.cli.parts import agent_state, launch
+from bridge_core.cli.up import load_layout
 from tests.cluster.up_bed import Bridge
 from tests.support import eventually
 
@@ -83,6 +86,14 @@ class Mesh(Bridge):
         """SIGKILL, and waits until it is gone."""
         end_hard(self.pid(part))
 
+    def start(self, part: str) -> subprocess.Popen[bytes]:
+        """Starts one part alone, as `up` would; the caller ends it."""
+        layout = load_layout(self.state)
+        assert layout is not None
+        argv, environment = launch(layout, part)
+        with (self.state / "logs" / f"{part}-alone.log").open("ab") as log:
+            return subprocess.Popen(argv, stdout=log, stderr=log, env=environment)
+
     @contextlib.contextmanager
     def stopped(self, part: str) -> Iterator[None]:
         """SIGSTOP for the time of the block."""
@@ -98,12 +109,16 @@ class Mesh(Bridge):
         """`bridge up` again."""
         await asyncio.to_thread(self.run, "up")
 
+    async def seen(self) -> list[int]:
+        """How many engines each node knows of; 0 from a node that is not ready."""
+        states = await asyncio.gather(*(agent_state(agent["admin"]) for agent in self.mesh()["agents"]))
+        return [state.instances if state.ready else 0 for state in states]
+
     async def whole(self, deadline_s: float = 30) -> None:
         """Waits until every node sees every engine."""
 
         async def sees_all() -> bool:
-            status = await asyncio.to_thread(self.status)
-            return all(agent["ready"] and agent["instances_seen"] == 3 for agent in status["agents"])
+            return await self.seen() == [len(NODES)] * len(NODES)
 
         await eventually(sees_all, deadline_s)
 

@@ -151,7 +151,10 @@ def test_changing_the_api_reloads_no_model(mesh: Mesh) -> None:
         ("/v1/chat/completions", short),
         ("/v1/responses", {"model": TALKER, "input": "x", "max_output_tokens": 4}),
         ("/api/chat", {"model": TALKER, "messages": ASK, "stream": False, "options": SHORT}),
-        ("/api/generate", {"model": TALKER, "prompt": "x", "stream": False, "options": {**SHORT, "num_ctx": 2048}}),
+        (
+            "/api/generate",
+            {"model": TALKER, "prompt": "x", "stream": False, "options": {**SHORT, "num_ctx": 2048}},
+        ),
     ):
         assert call(mesh.address("node1"), "POST", path, body)[0] == 200, path
     assert ended() == before

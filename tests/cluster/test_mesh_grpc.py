@@ -59,9 +59,7 @@ def test_predict_knows_paris(channel: grpc.Channel) -> None:
 
 def test_a_stream_ends_with_done(channel: grpc.Channel) -> None:
     stub = ModelInferenceStub(channel)
-    answers = list(
-        stub.PredictStream(asking(TALKER, {"prompt": QUESTION, "options": GREEDY}), timeout=60)
-    )
+    answers = list(stub.PredictStream(asking(TALKER, {"prompt": QUESTION, "options": GREEDY}), timeout=60))
     assert "Paris" in "".join(json.loads(answer.output_data)["response"] for answer in answers)
     assert [answer.done for answer in answers] == [False] * (len(answers) - 1) + [True]
 
@@ -74,11 +72,7 @@ def test_a_conversation_answers_in_the_order_of_its_questions(channel: grpc.Chan
         asking(EMBEDDER, {"input": "two"}, api="embed"),
         asking(SOLO, {"messages": ASK, "options": short}, api="chat"),
     ]
-    ended = [
-        json.loads(one.output_data)
-        for one in stub.Converse(iter(requests), timeout=60)
-        if one.done
-    ]
+    ended = [json.loads(one.output_data) for one in stub.Converse(iter(requests), timeout=60) if one.done]
     assert ["embeddings" in one for one in ended] == [False, True, False]
     assert "message" in ended[2]
 

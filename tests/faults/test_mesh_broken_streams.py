@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import AsyncIterator
+from pathlib import Path
 from typing import Any
 
 import anthropic
@@ -63,15 +64,15 @@ async def openai_story(mesh: Mesh) -> AsyncIterator[Any]:
 
 async def anthropic_story(mesh: Mesh) -> AsyncIterator[Any]:
     url = mesh.url("node1")
-    async with anthropic.AsyncAnthropic(base_url=url, api_key="x", max_retries=0) as client:
-        async with client.messages.stream(model=STORY, messages=LONG, max_tokens=2000) as stream:
-            async for text in stream.text_stream:
-                yield text
+    async with (
+        anthropic.AsyncAnthropic(base_url=url, api_key="x", max_retries=0) as client,
+        client.messages.stream(model=STORY, messages=LONG, max_tokens=2000) as stream,
+    ):
+        async for text in stream.text_stream:
+            yield text
 
 
 async def grpc_story(mesh: Mesh) -> AsyncIterator[Any]:
-    from pathlib import Path
-
     host, port = mesh.address("node1", "grpc")
     ca, cert, key = (Path(path).read_bytes() for path in mesh.client_files())
     body = {"messages": LONG, "options": {"num_predict": 2000}}

@@ -74,7 +74,10 @@ def seed(
     names: Annotated[list[str] | None, typer.Argument(help="Which models; all where none is named.")] = None,
 ) -> None:
     """Put the trial models into a models directory."""
-    added = seeding.seed(models, names or seeding.NAMES, cache)
+    try:
+        added = seeding.seed(models, names or seeding.NAMES, cache)
+    except OSError as fault:
+        raise Fatal(f"cannot write the models to {models}: {fault.strerror}") from fault
     typer.echo(f"added {', '.join(added)}" if added else "nothing to add")
 
 

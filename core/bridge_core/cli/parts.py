@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import http.client
 import os
 import shutil
@@ -192,4 +193,18 @@ def last_lines(log: Path, count: int = 5) -> str:
 
 def ended(part: str, log: Path) -> BridgeError:
     """The fault of a process that ended instead of becoming ready."""
-    return Fatal(f"{part} ended at its start:\n{last_lines(log)}", hint=f"its log is {log}")
+    last = last_lines(log)
+    if "main.main()" in last and (reason := panic_of(log)):
+        last = f"  | {reason}"
+    return Fatal(f"{part} ended at its start:\n{last}", hint=f"its log is {log}")
+
+
+def panic_of(log: Path) -> str:
+    """Why a Go program (etcd) gave up: its log ends in a stack, and the reason lies before that."""
+    reason = ""
+    for line in log.read_text(errors="replace").splitlines():
+        with contextlib.suppress(msgspec.DecodeError, TypeError, AttributeError):
+            record = msgspec.json.decode(line)
+            if record.get("level") in {"panic", "fatal"}:
+                reason = f"{record.get('msg', '')}: {record.get('error', '')}".strip(": ")
+    return reason
