@@ -29,7 +29,8 @@ class Question(msgspec.Struct, frozen=True, omit_defaults=True):
             fits = ratio >= self.similarity
         if fits:
             return ""
-        return f"{_short(self.prompt)!r} was answered {_short(answer)!r}, which should be {_short(self.expect)!r}"
+        asked, wrong = _short(self.prompt), _short(answer)
+        return f"{asked!r} was answered {wrong!r}, expected {_short(self.expect)!r}"
 
 
 class Probe(msgspec.Struct, frozen=True, omit_defaults=True):

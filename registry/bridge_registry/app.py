@@ -28,7 +28,9 @@ from bridge_registry.enrolment.pki_files import STORE_USER, Ensured
 from bridge_registry.enrolment.store_access import EtcdAccess, OpenAccess, StoreAccess
 from bridge_registry.enrolment.token_desk import TokenDesk
 from bridge_registry.leadership import Candidate, Leadership
+from bridge_registry.membership.load_book import LoadBook
 from bridge_registry.publication.publisher import Publisher
+from bridge_registry.rollouts.controller import RolloutController
 from bridge_registry.rpc.admin_service import AdminService, Standing
 from bridge_registry.rpc.enrolment_service import EnrolmentService
 from bridge_registry.rpc.gate import Gate
@@ -71,6 +73,7 @@ class Registry:
         grpc_port: The gRPC listener's port, once `started` is set.
         admin_port: The admin listener's.
         publisher: What is known of the mesh, and published.
+        rollouts: Moves them on.
         mesh_config_watch: Applies the folder of `--mesh-config`; None without one.
         started: Set when both listen.
     """
@@ -104,13 +107,18 @@ class Registry:
             clock=time.time,
         )
         self._config = ConfigDesk(store, domain, fence, time.time)
+        load = LoadBook()
+        self.rollouts = RolloutController(store, self._leadership, table, load, lambda: hub.current)
         self._services = (
             EnrolmentService(gate, enroller, hub, settings.etcd),
-            MeshService(gate, enroller, hub, self._leadership.check_serving),
+            MeshService(gate, enroller, hub, load, self._leadership.check_serving),
             AdminService(
                 gate=gate,
                 tokens=TokenDesk(store, ensured.authority.pin, fence, time.time),
                 config=self._config,
+                enroller=enroller,
+                rollouts=self.rollouts,
+                load=load,
                 store=store,
                 table=table,
                 hub=hub,
@@ -165,6 +173,7 @@ class Registry:
                 group.create_task(_persist("election", self._election.run)),
                 group.create_task(_persist("publication", self.publisher.run)),
                 group.create_task(self._upkeep.run()),
+                group.create_task(self.rollouts.run(), name="rollouts"),
                 group.create_task(
                     upkeep.renew_own_certificates(self.settings.pki, self.settings.all_hosts, self._identity)
                 ),

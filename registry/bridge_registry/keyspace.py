@@ -14,6 +14,7 @@ CA_CERTIFICATE: Final = ROOT + "ca/certificate"
 CA_SEALED_KEY: Final = ROOT + "ca/key"
 SERIALS: Final = ROOT + "ca/serials/"
 REVOKED: Final = ROOT + "ca/revoked/"
+ROLLOUTS: Final = ROOT + "rollouts/"
 LEADER: Final = ROOT + "leader/"
 
 

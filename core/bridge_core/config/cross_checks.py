@@ -150,6 +150,8 @@ def _rollout(document: Document, parsed: RolloutDocument, routes: dict[str, Docu
     if target is None or not isinstance(target.parsed, ModelRouteDocument):
         yield document.fault("spec.route", f"there is no ModelRoute {spec.route}")
         return
+    if target.name != spec.route:
+        yield document.fault("spec.route", f"write it as its document does: {target.name}")
     backends = {backend.key: backend for backend in target.parsed.spec.backends}
     for side in ("stable", "canary"):
         if getattr(spec, side) not in backends:

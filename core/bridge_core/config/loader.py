@@ -46,6 +46,7 @@ def load(
     *,
     trust_domain: str | None = None,
     applied: Mapping[str, str] | None = None,
+    alone: bool = False,
 ) -> Loaded:
     """The documents of `files`, pairs of name and text.
 
@@ -54,6 +55,7 @@ def load(
         trust_domain: The mesh's own; a Mesh document that names another is at fault.
         applied: Other documents that will be in force beside these ("<kind>/<name>" to YAML), for
             the checks between documents. One that `files` also has is replaced by it.
+        alone: Leave out what documents have to be to each other: they were checked together before.
     """
     documents: list[Document] = []
     faults: list[Fault] = []
@@ -66,6 +68,8 @@ def load(
                 documents.append(result)
             else:
                 faults += result
+    if alone:
+        return Loaded(tuple(documents), tuple(sorted(set(faults))))
     beside = _applied_documents(applied or {}, {document.key for document in documents})
     faults += cross_check(documents, beside, trust_domain)
     return Loaded(tuple(documents), tuple(sorted(set(faults))))

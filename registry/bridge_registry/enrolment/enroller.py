@@ -158,6 +158,30 @@ class Enroller:
         await self._commit_or_retry(ops, [Unchanged(item.key, item.mod_revision)])
         log.info("node_left", node=name, serial=peer.serial)
 
+    async def revoke(self, name: str, author: str) -> None:
+        """Throws a node out: no certificate of its is accepted any more, nor another given to it.
+
+        The name stays taken until a token that was made for it lets a machine join in its place.
+
+        Raises:
+            BridgeError: there is no such node.
+            Unavailable, StoreRefused: the store did not take it.
+        """
+        item = await self._store.get(keyspace.NODES + name)
+        if item is None:
+            raise BridgeError(f"there is no node {name!r}", hint="`bridge status` lists them")
+        record = msgspec.structs.replace(decode(item, NodeRecord), state="revoked")
+        revocations = await self._live_serials(name, f"revoked by {author}")
+        ops: list[Op] = [
+            Put(item.key, encode(record)),
+            Delete(keyspace.members_of(name), prefix=True),
+            *(Put(keyspace.REVOKED + serial, encode(gone)) for serial, gone in revocations.items()),
+        ]
+        await self._commit_or_retry(ops, [Unchanged(item.key, item.mod_revision)])
+        # After the commit, so that a failure here leaves a node that is revoked and can be again.
+        await self._access.expel(name)
+        log.warning("node_revoked", node=name, by=author, certificates=sorted(revocations))
+
     async def _join(self, token: JoinToken, request: JoinRequest) -> Issued:
         identity, csr = self._check_request(request)
         for attempt in range(_ATTEMPTS):

@@ -12,12 +12,20 @@ from typing import TypeVar
 import msgspec
 
 from bridge_core.config import load
-from bridge_core.config.documents import AnyDocument, MeshDocument, MeshSpec, ModelRouteDocument
+from bridge_core.config.documents import (
+    AnyDocument,
+    MeshDocument,
+    MeshSpec,
+    ModelRouteDocument,
+    RolloutDocument,
+)
 from bridge_core.snapshot import Instance
 from bridge_core.store.api import Deleted, KeyValue, Listing, WatchEvent
 from bridge_registry import keyspace
 from bridge_registry.membership.membership_rules import Membership
 from bridge_registry.records import NodeRecord, RecordFault, SerialRecord, decode
+from bridge_registry.rollouts.plan import Plan, plan_of
+from bridge_registry.rollouts.rollout_rules import Position
 
 T = TypeVar("T", bound=msgspec.Struct)
 
@@ -36,6 +44,7 @@ class MeshTable:
         documents: Applied config, "<kind>/<name>" to what it says.
         texts: The same as YAML.
         modified: The same as the revision it was applied at.
+        positions: Where each rollout stands, and the revision that says so, by its name.
         faults: Key to what is wrong with what is stored there.
     """
 
@@ -47,6 +56,7 @@ class MeshTable:
         self.documents: dict[str, AnyDocument] = {}
         self.texts: dict[str, str] = {}
         self.modified: dict[str, int] = {}
+        self.positions: dict[str, tuple[Position, int]] = {}
         self.faults: dict[str, str] = {}
 
     @property
@@ -59,6 +69,20 @@ class MeshTable:
     def routes(self) -> list[ModelRouteDocument]:
         """Every applied route."""
         return [document for document in self.documents.values() if isinstance(document, ModelRouteDocument)]
+
+    @property
+    def plans(self) -> list[Plan]:
+        """Every applied rollout."""
+        return [plan_of(one) for one in self.documents.values() if isinstance(one, RolloutDocument)]
+
+    @property
+    def rollouts(self) -> list[tuple[Plan, Position]]:
+        """Every applied rollout that has begun."""
+        return [
+            (plan, self.positions[plan.name][0])
+            for plan in self.plans
+            if plan.name in self.positions and self.positions[plan.name][0].identity == plan.identity
+        ]
 
     def is_revoked(self, serial: str) -> bool:
         """Whether the certificate of this serial is no longer accepted."""
@@ -84,6 +108,7 @@ class MeshTable:
             (keyspace.NODES, self.nodes),
             (keyspace.REVOKED, self.revoked),
             (keyspace.CONFIG, self.texts),
+            (keyspace.ROLLOUTS, self.positions),
         ):
             for name in [name for name in held if prefix + name not in keys]:
                 self._delete(prefix + name, now)
@@ -110,6 +135,8 @@ class MeshTable:
                 self.revoked[item.key.removeprefix(keyspace.REVOKED)] = serial
         elif item.key.startswith(keyspace.CONFIG):
             self._put_config(item)
+        elif item.key.startswith(keyspace.ROLLOUTS):
+            self._put_position(item)
 
     def _delete(self, key: str, now: float) -> None:
         self.faults.pop(key, None)
@@ -119,6 +146,8 @@ class MeshTable:
             self.nodes.pop(key.removeprefix(keyspace.NODES), None)
         elif key.startswith(keyspace.REVOKED):
             self.revoked.pop(key.removeprefix(keyspace.REVOKED), None)
+        elif key.startswith(keyspace.ROLLOUTS):
+            self.positions.pop(key.removeprefix(keyspace.ROLLOUTS), None)
         elif key.startswith(keyspace.CONFIG):
             name = key.removeprefix(keyspace.CONFIG)
             for held in (self.documents, self.texts, self.modified):
@@ -129,13 +158,18 @@ class MeshTable:
         if self.modified.get(name) == item.mod_revision:
             return
         text = item.value.decode("utf-8", "replace")
-        loaded = load([(name, text)])
+        loaded = load([(name, text)], alone=True)
         if loaded.faults or len(loaded.documents) != 1 or loaded.documents[0].key != name:
             self.faults[item.key] = "; ".join(map(str, loaded.faults)) or "not this one document"
             return
         self.documents[name] = loaded.documents[0].parsed
         self.texts[name] = text
         self.modified[name] = item.mod_revision
+
+    def _put_position(self, item: KeyValue) -> None:
+        position = self._decoded(item, Position)
+        if position is not None:
+            self.positions[item.key.removeprefix(keyspace.ROLLOUTS)] = (position, item.mod_revision)
 
     def _instance(self, item: KeyValue) -> Instance | None:
         instance = self._decoded(item, Instance)

@@ -6,9 +6,13 @@ from collections.abc import Iterable, Mapping
 
 from bridge_core.config import mesh_settings, route
 from bridge_core.config.documents import MeshSpec, ModelRouteDocument
+from bridge_core.names import canonical
 from bridge_core.ring import Ring
-from bridge_core.snapshot import MESH_KEY, Instance, Snapshot, Version, encode_entry
+from bridge_core.snapshot import MESH_KEY, Instance, Node, Route, Snapshot, Version, encode_entry
 from bridge_registry.records import NodeRecord
+from bridge_registry.rollouts.effect_rules import probes, route_under
+from bridge_registry.rollouts.plan import Plan
+from bridge_registry.rollouts.rollout_rules import Position
 
 
 def entries(
@@ -19,19 +23,34 @@ def entries(
     nodes: Mapping[str, NodeRecord],
     members: Iterable[Instance],
     revoked: Iterable[str],
+    rollouts: Iterable[tuple[Plan, Position]] = (),
 ) -> dict[str, bytes]:
     """Every entry of the snapshot. An instance counts only on an enrolled node that is not revoked."""
+    members = tuple(members)
+    public = {node.name: node.public() for node in nodes.values()}
     settings = mesh_settings(spec, trust_domain, tuple(sorted(revoked)))
     result = {MESH_KEY: encode_entry(settings)}
-    for node in nodes.values():
-        result[f"node/{node.name}"] = encode_entry(node.public())
+    for name, node in public.items():
+        result[f"node/{name}"] = encode_entry(node)
+    moving = {canonical(plan.route): (plan, position) for plan, position in rollouts}
     for document in routes:
-        result[f"route/{document.metadata.name}"] = encode_entry(route(document))
+        made = route(document, settings.defaults)
+        if (found := moving.get(canonical(made.name))) is not None:
+            made, asked = _under(made, *found, members, public)
+            result |= asked
+        result[f"route/{document.metadata.name}"] = encode_entry(made)
     for instance in members:
         home = nodes.get(instance.node)
         if home is not None and home.state != "revoked":
             result[f"instance/{instance.id}"] = encode_entry(instance)
     return result
+
+
+def _under(
+    made: Route, plan: Plan, position: Position, members: tuple[Instance, ...], nodes: Mapping[str, Node]
+) -> tuple[Route, dict[str, bytes]]:
+    made = route_under(made, plan, position, members, nodes)
+    return made, {key: encode_entry(probe) for key, probe in probes(plan, position, made).items()}
 
 
 def next_version(last: Version, epoch: int, revision: int) -> Version:

@@ -112,6 +112,7 @@ class Publisher:
             nodes=table.nodes,
             members=members.values(),
             revoked=table.revoked,
+            rollouts=table.rollouts,
         )
         if entries == last.entries and office.epoch <= last.version.epoch:
             return

@@ -60,7 +60,7 @@ class Plan(msgspec.Struct, frozen=True):
     @property
     def identity(self) -> str:
         """A plan with another identity is another rollout and begins anew."""
-        return "\0".join((self.route, self.stable, self.canary))
+        return f"{self.route} {self.stable} {self.canary}"
 
 
 def plan_of(document: RolloutDocument) -> Plan:

@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterable
 
 import msgspec
@@ -12,13 +13,21 @@ import structlog
 from bridge_core.errors import BridgeError, Unavailable
 from bridge_core.store.api import Put, Store, Unchanged
 from bridge_core.tls import Peer
+from bridge_core.traffic import shares
 from bridge_registry import keyspace
+from bridge_registry.enrolment.enroller import Enroller
 from bridge_registry.enrolment.token_desk import TokenDesk
+from bridge_registry.membership.drain_rules import reports, safe_to_stop
+from bridge_registry.membership.load_book import LoadBook
 from bridge_registry.membership.mesh_table import MeshTable
 from bridge_registry.publication.hub import Hub
 from bridge_registry.records import NodeRecord, decode, encode
+from bridge_registry.rollouts.controller import RolloutController
+from bridge_registry.rollouts.plan import Plan
+from bridge_registry.rollouts.rollout_rules import Position
 from bridge_registry.rpc import messages
 from bridge_registry.rpc.gate import Context, Gate
+from bridge_registry.rpc.load_messages import rollout_message
 from bridge_registry.traffic.config_desk import ConfigDesk
 from bridge_wire.v1 import registry_pb2 as pb
 from bridge_wire.v1 import registry_pb2_grpc as rpc
@@ -42,6 +51,9 @@ class AdminService(rpc.AdminServicer):
         gate: Gate,
         tokens: TokenDesk,
         config: ConfigDesk,
+        enroller: Enroller,
+        rollouts: RolloutController,
+        load: LoadBook,
         store: Store,
         table: MeshTable,
         hub: Hub,
@@ -52,6 +64,9 @@ class AdminService(rpc.AdminServicer):
         self._gate = gate
         self._tokens = tokens
         self._config = config
+        self._enroller = enroller
+        self._rollouts = rollouts
+        self._load = load
         self._store = store
         self._table = table
         self._hub = hub
@@ -141,6 +156,35 @@ class AdminService(rpc.AdminServicer):
             log.info("node_state_changed", node=record.name, state=state, by=_author(peer))
             return pb.DrainResponse()
 
+    async def Revoke(self, request: pb.RevokeRequest, context: Context) -> pb.RevokeResponse:
+        """See registry.proto."""
+        async with self._gate.admit(context, "admin") as peer:
+            await self._enroller.revoke(request.node_name, _author(peer))
+            return pb.RevokeResponse()
+
+    async def Rollouts(self, request: pb.RolloutsRequest, context: Context) -> pb.RolloutsResponse:
+        """See registry.proto."""
+        async with self._gate.admit(context, "admin"):
+            if request.name:
+                self._rollouts.plan(request.name)
+            return pb.RolloutsResponse(
+                rollouts=[
+                    self._rollout(plan, position)
+                    for plan, position in self._rollouts.positions()
+                    if request.name in {"", plan.name}
+                ]
+            )
+
+    async def CommandRollout(self, request: pb.CommandRolloutRequest, context: Context) -> pb.RolloutStatus:
+        """See registry.proto."""
+        async with self._gate.admit(context, "admin") as peer:
+            position = await self._rollouts.command(request.name, request.verb, _author(peer))
+            return self._rollout(self._rollouts.plan(request.name), position)
+
+    def _rollout(self, plan: Plan, position: Position) -> pb.RolloutStatus:
+        route = self._hub.current.routes.get(plan.route)
+        return rollout_message(plan, position, shares(route.backends) if route is not None else {})
+
     async def Status(self, request: pb.StatusRequest, context: Context) -> pb.StatusResponse:
         """See registry.proto."""
         async with self._gate.admit(context, "admin"):
@@ -157,6 +201,8 @@ class AdminService(rpc.AdminServicer):
         said = self._hub.acknowledged.get(node.name)
         have = said.have if said is not None else None
         members = self._table.membership.members.values()
+        load, now = self._load.nodes.get(node.name), time.monotonic()
+        heard = [one.have for one in self._hub.acknowledged.values()]
         return pb.NodeStatus(
             name=node.name,
             state=node.state,
@@ -165,6 +211,9 @@ class AdminService(rpc.AdminServicer):
             certificate_expires_unix=int(node.expires),
             acknowledged=None if have is None else messages.version_message(have),
             rejected=said.rejected if said is not None else "",
+            in_flight=load.in_flight if load is not None else 0,
+            reports=reports(load, now),
+            safe_to_stop=safe_to_stop(node.name, self._hub.known, heard, load, now),
         )
 
 

@@ -11,9 +11,11 @@ from collections.abc import AsyncIterator, Callable
 from bridge_core.errors import Unavailable
 from bridge_core.snapshot import Version
 from bridge_registry.enrolment.enroller import Enroller
+from bridge_registry.membership.load_book import LoadBook
 from bridge_registry.publication.hub import Acknowledgement, Hub
 from bridge_registry.publication.subscription_rules import RESEND_S, Subscription, acknowledged, next_send
 from bridge_registry.rpc.gate import Context, Gate
+from bridge_registry.rpc.load_messages import report_of
 from bridge_registry.rpc.messages import identity_message, update_message, version_of
 from bridge_wire.v1 import registry_pb2 as pb
 from bridge_wire.v1 import registry_pb2_grpc as rpc
@@ -26,13 +28,17 @@ class MeshService(rpc.MeshServicer):
         gate: Admits calls.
         enroller: Renews and revokes.
         hub: Has the snapshots.
+        load: Takes what agents report.
         check_serving: Raises Unavailable when another registry leads: agents go there.
     """
 
-    def __init__(self, gate: Gate, enroller: Enroller, hub: Hub, check_serving: Callable[[], None]) -> None:
+    def __init__(
+        self, gate: Gate, enroller: Enroller, hub: Hub, load: LoadBook, check_serving: Callable[[], None]
+    ) -> None:
         self._gate = gate
         self._enroller = enroller
         self._hub = hub
+        self._load = load
         self._check_serving = check_serving
 
     async def Renew(self, request: pb.RenewRequest, context: Context) -> pb.RenewResponse:
@@ -59,11 +65,19 @@ class MeshService(rpc.MeshServicer):
     async def ReportLoad(
         self, requests: AsyncIterator[pb.LoadReport], context: Context
     ) -> pb.LoadReportSummary:
-        """Counts what comes; what is made of it is a later capability."""
-        async with self._gate.admit(context, "node"):
-            received = 0
-            async for _ in requests:
-                received += 1
+        """See registry.proto. Ends when this registry stops leading: reports are for the leader."""
+        async with self._gate.admit(context, "node") as peer:
+            assert peer is not None  # noqa: S101 - the gate saw to it
+            node, received = peer.identity.name, 0
+            try:
+                async for message in requests:
+                    self._check_serving()
+                    if not self._gate.still_admitted(context, "node"):
+                        break
+                    self._load.take_report(node, report_of(message, node), time.monotonic())
+                    received += 1
+            finally:
+                self._load.gone(node)
             return pb.LoadReportSummary(received=received)
 
     def _check(self, context: Context) -> bool:

@@ -1,0 +1,93 @@
+"""What agents report of their requests, added up over the mesh: pure.
+
+Rules:
+1. An agent's counters only grow; what they grew by since its last report is what happened. The first
+   report of an agent that this book has not heard of is where counting begins.
+2. Counters that began anew (`began` differs) count from zero: the agent was restarted.
+3. `take` hands out what happened once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import msgspec
+
+from bridge_core.counts import Counts
+from bridge_core.snapshot import Version
+
+Key = tuple[str, str]  # route, backend
+
+
+class Result(msgspec.Struct, frozen=True):
+    """What came of a probe on one instance."""
+
+    rollout: str
+    round: int
+    instance: str
+    passed: bool
+    detail: str = ""
+
+
+class Report(msgspec.Struct, frozen=True):
+    """One report of one agent; `backends` holds those that changed since the one before."""
+
+    began: int
+    in_flight: int
+    snapshot: Version
+    backends: Mapping[Key, Counts]
+    results: tuple[Result, ...] = ()
+
+
+class NodeLoad(msgspec.Struct, frozen=True):
+    """How a node stands; `at` is the monotonic time of its last report."""
+
+    at: float
+    began: int
+    in_flight: int
+    snapshot: Version
+
+
+class LoadBook:
+    """See the module."""
+
+    def __init__(self) -> None:
+        self.nodes: dict[str, NodeLoad] = {}
+        self._seen: dict[str, dict[Key, Counts]] = {}
+        self._pending: dict[Key, Counts] = {}
+        self._results: dict[str, dict[str, Result]] = {}
+
+    def take_report(self, node: str, report: Report, now: float) -> None:
+        """Takes a report in, at monotonic time `now`."""
+        before = self.nodes.get(node)
+        self.nodes[node] = NodeLoad(now, report.began, report.in_flight, report.snapshot)
+        anew = before is not None and before.began != report.began
+        seen = self._seen.setdefault(node, {})
+        if anew:
+            seen.clear()
+        for key, counts in report.backends.items():
+            earlier = seen.get(key)
+            seen[key] = counts
+            if before is None:
+                continue
+            grown = counts if earlier is None else counts.since(earlier)
+            self._pending[key] = self._pending.get(key, Counts()).plus(grown)
+        for result in report.results:
+            self._results.setdefault(result.rollout, {})[result.instance] = result
+
+    def gone(self, node: str) -> None:
+        """The node reports no more; its counters are kept for when it comes back."""
+        if (load := self.nodes.get(node)) is not None:
+            self.nodes[node] = msgspec.structs.replace(load, at=float("-inf"))
+
+    def take(self, route: str, backend: str) -> Counts:
+        """What happened there since the last time this was asked."""
+        return self._pending.pop((route, backend), Counts())
+
+    def results(self, rollout: str) -> tuple[Result, ...]:
+        """The newest result of each instance."""
+        return tuple(self._results.get(rollout, {}).values())
+
+    def forget(self, rollout: str) -> None:
+        """The rollout is gone."""
+        self._results.pop(rollout, None)
