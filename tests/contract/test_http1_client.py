@@ -292,6 +292,17 @@ async def test_connect_that_hangs_times_out() -> None:
 
 
 @on_uvloop
+async def test_the_kernel_is_told_to_notice_a_vanished_machine() -> None:
+    async with scripted(answering(OK, close=False)) as server:
+        pool = http1.Pool(("127.0.0.1", server.port), limits=http1.PoolLimits(silence_s=4))
+        await ask(pool)
+        (connection,) = pool._open
+        sock = connection._transport.get_extra_info("socket")
+        assert sock.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE) == 1
+        assert sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT) == 4000
+        await pool.close()
+
+
 async def test_sockets_from_a_factory_and_unix_sockets(tmp_path) -> None:
     def app(exchange: http1.Exchange) -> None:
         exchange.respond(200, (), exchange.request.headers.get(b"host") or b"")

@@ -18,7 +18,7 @@ from bridge_core.tls import verify_peer
 log = structlog.get_logger()
 
 # A dead peer must be found out well before a client loses patience.
-_PEER_LIMITS = PoolLimits(connect_s=2.0)
+_PEER_LIMITS = PoolLimits(connect_s=2.0, silence_s=4.0)
 _LOCAL_LIMITS = PoolLimits(connect_s=2.0, idle=512)
 
 
@@ -64,6 +64,12 @@ class Upstreams:
         """The link to a node's peer listener."""
         pool = self._pools.get((node, address))
         return pool if pool is not None else self._open_peer(node, address)
+
+    def reset(self, node: str, address: str) -> None:
+        """Drops the link to a node that does not answer; requests on their way there fail."""
+        pool = self._pools.pop((node, address), None)
+        if pool is not None:
+            self._close(pool)
 
     async def close(self) -> None:
         """Closes every connection; requests under way fail."""
@@ -115,9 +121,12 @@ class Upstreams:
         for key, pool in list(self._pools.items()):
             if key not in wanted and pool.size == pool.idle:
                 del self._pools[key]
-                task = asyncio.get_running_loop().create_task(pool.close())
-                self._closing.add(task)
-                task.add_done_callback(self._closing.discard)
+                self._close(pool)
+
+    def _close(self, pool: Pool) -> None:
+        task = asyncio.get_running_loop().create_task(pool.close())
+        self._closing.add(task)
+        task.add_done_callback(self._closing.discard)
 
 
 def split_address(address: str) -> tuple[str, int]:

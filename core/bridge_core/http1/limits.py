@@ -51,6 +51,9 @@ class PoolLimits:
         header_count: Most header lines in a response head.
         race_s: A reused connection that closes without a byte of answer within this time of the
             request is taken for a keep-alive race, and the request is sent again on a fresh one.
+        silence_s: How long the other machine's kernel may give no sign of life while something is
+            sent or waited for; then the connection counts as cut. 0 leaves it to this one's kernel,
+            which waits a quarter of an hour for a machine that vanished.
     """
 
     connections: int = 1024
@@ -61,3 +64,4 @@ class PoolLimits:
     head: int = 64 * 1024
     header_count: int = 128
     race_s: float = 1.0
+    silence_s: float = 0.0

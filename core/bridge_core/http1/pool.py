@@ -272,6 +272,8 @@ class Pool:
             transport, connection = await loop.create_connection(
                 make, sock=sock, ssl=self._ssl, server_hostname=hostname
             )
+        if isinstance(address, tuple) and self.limits.silence_s > 0:
+            _notice_silence(transport.get_extra_info("socket"), self.limits.silence_s)
         if self._verify_peer is not None and self._ssl is not None:
             try:
                 self._verify_peer(transport.get_extra_info("ssl_object"))
@@ -311,3 +313,12 @@ def _reason(fault: OSError) -> str:
     if isinstance(fault, ssl_module.SSLError):
         return f"TLS: {fault.reason or fault}".lower().replace("_", " ")
     return fault.strerror or str(fault) or type(fault).__name__
+
+
+def _notice_silence(sock: socket.socket, after_s: float) -> None:
+    """Has the kernel end a connection whose other machine is gone: no FIN comes from there."""
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    if hasattr(socket, "TCP_USER_TIMEOUT"):  # Linux
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, max(1, int(after_s / 2)))
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, 1)
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, int(after_s * 1000))
