@@ -1,0 +1,33 @@
+"""Streams that survive: what a client has of a stream, and how the rest is asked for. Pure."""
+
+from bridge_agent.routing.resume.continuation import Continuation
+from bridge_agent.routing.resume.pace import Stalls
+from bridge_agent.routing.resume.plan import (
+    CHAT,
+    GENERATE,
+    NotResumable,
+    Request,
+    check,
+    continuation_body,
+    render_body,
+    rendered_prompt,
+    request_of,
+    tracker_for,
+)
+from bridge_agent.routing.resume.tracker import Tracker
+
+__all__ = [
+    "CHAT",
+    "GENERATE",
+    "Continuation",
+    "NotResumable",
+    "Request",
+    "Stalls",
+    "Tracker",
+    "check",
+    "continuation_body",
+    "render_body",
+    "rendered_prompt",
+    "request_of",
+    "tracker_for",
+]

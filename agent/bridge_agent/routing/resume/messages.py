@@ -1,0 +1,82 @@
+"""Streams of `/v1/messages`: blocks in a message, each opened and closed by an event."""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+import msgspec
+
+from bridge_agent.embedded.compat.anthropic_wire import stop_reason
+from bridge_agent.embedded.compat.wire import encode, event, usage
+from bridge_agent.routing.resume.tracker import Continued, EventTracker, decoder, mark
+
+
+class _Part(msgspec.Struct):
+    type: str = ""
+    text: str | None = None
+
+
+class _Event(msgspec.Struct):
+    type: str = ""
+    index: int = 0
+    delta: _Part | None = None
+    content_block: _Part | None = None
+
+
+_event: Final = decoder(_Event)
+
+
+class MessageTracker(EventTracker):
+    """A stream of a message's events."""
+
+    __slots__ = ("_index", "_open", "_reasoned")
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._index = -1
+        self._open = False
+        self._reasoned = False
+
+    def _event(self, data: bytes) -> None:
+        read: _Event = _event(data)
+        if read.type == "content_block_delta":
+            if read.delta is not None and read.delta.text:
+                self._add(read.delta.text)
+        elif read.type == "message_start":
+            self.begun = True
+        elif read.type == "content_block_start":
+            kind = "" if read.content_block is None else read.content_block.type
+            self.thinking = self.thinking or kind == "thinking"
+            self.tools = self.tools or kind == "tool_use"
+            self._index, self._open = read.index, True
+        elif read.type == "content_block_stop":
+            self._open, self.finished = False, True
+        elif read.type == "message_delta":
+            self._reasoned = self.finished = True
+
+    def more(self, text: str, native: Continued) -> bytes:
+        """See `Tracker`."""
+        out = b""
+        if not self._open:
+            self._index, self._open = self._index + 1, True
+            block = {"type": "text", "text": ""}
+            out = _write("content_block_start", index=self._index, content_block=block)
+        delta = {"type": "text_delta", "text": text}
+        return out + _write("content_block_delta", index=self._index, delta=delta)
+
+    def end(self, native: Continued, resumed: int) -> bytes:
+        """See `Tracker`."""
+        out = _write("content_block_stop", index=self._index) if self._open else b""
+        if not self._reasoned:
+            prompt, answer = usage(native)
+            out += _write(
+                "message_delta",
+                delta={"stop_reason": stop_reason(native, called=False)},
+                usage={"input_tokens": prompt, "output_tokens": answer},
+                **mark(resumed),
+            )
+        return out + _write("message_stop", **(mark(resumed) if self._reasoned else {}))
+
+
+def _write(name: str, **fields: Any) -> bytes:
+    return event(name, encode({"type": name, **fields}))

@@ -1,0 +1,81 @@
+"""Streams of `/api/generate` and `/api/chat`: a record a line."""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+import msgspec
+
+from bridge_agent.embedded.compat.wire import encode
+from bridge_agent.routing.resume.tracker import Continued, Tracker, decoder, mark
+
+_NEVER_PASSED: Final = ("model", "created_at", "response", "thinking", "done", "context")
+
+
+class _Message(msgspec.Struct):
+    content: str | None = None
+    thinking: str | None = None
+    tool_calls: list[msgspec.Raw] | None = None
+
+
+class _Record(msgspec.Struct):
+    model: str = ""
+    done: bool = False
+    response: str | None = None
+    thinking: str | None = None
+    tool_calls: list[msgspec.Raw] | None = None
+    message: _Message | None = None
+
+
+_record: Final = decoder(_Record)
+
+
+class NativeTracker(Tracker):
+    """A stream of Ollama's own API.
+
+    Args:
+        chat: Whether it is `/api/chat`'s.
+    """
+
+    __slots__ = ("_chat", "_model")
+
+    def __init__(self, *, chat: bool) -> None:
+        super().__init__()
+        self._chat = chat
+        self._model = ""
+
+    @property
+    def lead(self) -> bytes:
+        """See `Tracker`: every line is a record of its own."""
+        return b""
+
+    def _line(self, line: bytes) -> None:
+        record: _Record = _record(line)
+        said = record.message or record
+        text = record.message.content if record.message is not None else record.response
+        if text:
+            self._add(text)
+        if said.thinking:
+            self.thinking = True
+        if said.tool_calls:
+            self.tools = True
+        if not self.begun:
+            self.begun, self._model = True, record.model
+
+    def more(self, text: str, native: Continued) -> bytes:
+        """See `Tracker`."""
+        record = self._head(text, native) | {"done": False}
+        if native.get("logprobs"):
+            record["logprobs"] = native["logprobs"]
+        return encode(record) + b"\n"
+
+    def end(self, native: Continued, resumed: int) -> bytes:
+        """See `Tracker`."""
+        counters = {key: value for key, value in native.items() if key not in _NEVER_PASSED}
+        return encode(self._head("", native) | {"done": True} | counters | mark(resumed)) + b"\n"
+
+    def _head(self, text: str, native: Continued) -> dict[str, Any]:
+        head = {"model": self._model, "created_at": native.get("created_at", "")}
+        if self._chat:
+            return head | {"message": {"role": "assistant", "content": text}}
+        return head | {"response": text}
