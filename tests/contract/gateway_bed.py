@@ -19,7 +19,16 @@ from bridge_agent.routing.view import MeshView
 from bridge_core.http1 import Headers, Pool, Server, serve
 from bridge_core.identity import SpiffeId
 from bridge_core.identity import certificates as x
-from bridge_core.snapshot import Instance, MeshSettings, Node, Route, Snapshot, Version, encode_entry
+from bridge_core.snapshot import (
+    Instance,
+    MeshSettings,
+    Node,
+    Route,
+    RoutePolicy,
+    Snapshot,
+    Version,
+    encode_entry,
+)
 from bridge_core.tls import TlsIdentity, client_context, peer_identity
 from tests.fakes.recorded_engine import RecordedEngine
 
@@ -118,10 +127,18 @@ class Bed:
 
 @contextlib.asynccontextmanager
 async def mesh(
-    folder: Path, engines: dict[str, RecordedEngine], *, authorize: Authorize = allow_all, **config: Any
+    folder: Path,
+    engines: dict[str, RecordedEngine],
+    *,
+    authorize: Authorize = allow_all,
+    policy: RoutePolicy | None = None,
+    **config: Any,
 ) -> AsyncIterator[Bed]:
     """A running mesh of one node an engine."""
     bed = Bed()
+    if policy is not None:
+        bed.entries["mesh"] = encode_entry(MeshSettings(trust_domain=DOMAIN, defaults=policy))
+    watches = []
     async with asyncio.TaskGroup() as group:
         for name, engine in engines.items():
             await engine.start(group)
@@ -145,6 +162,7 @@ async def mesh(
                 stream_body=gateway.stream_body,
             )
             pool = Pool(("127.0.0.1", local.port))
+            watches.append(group.create_task(gateway.watch_peers()))
             bed.nodes[name] = BedNode(name, engine, view, upstreams, gateway, local, peer, tls, pool)
             view.publish_local((engine.instance(f"{name}/0"),))
         for name in engines:
@@ -152,6 +170,8 @@ async def mesh(
         try:
             yield bed
         finally:
+            for watch in watches:
+                watch.cancel()
             for node in bed.nodes.values():
                 await node.pool.close()
                 await node.local.close()

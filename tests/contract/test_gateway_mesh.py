@@ -12,8 +12,10 @@ import pytest
 import zstandard
 
 from bridge_agent.gateway.config import Caller, Denial
+from bridge_agent.routing.affinity import affinity_key
 from bridge_core.http1 import ConnectFailed, IncompleteResponse, Pool
-from bridge_core.snapshot import Backend, Node, Route
+from bridge_core.snapshot import Backend, Node, Route, RoutePolicy
+from bridge_core.traffic import Admission
 from tests.contract.gateway_bed import Bed, foreign_context, issue, mesh
 from tests.fakes.recorded_engine import Fault, RecordedEngine
 from tests.support import eventually
@@ -40,6 +42,10 @@ async def bed(tmp_path: Path) -> AsyncIterator[Bed]:
         yield bed
 
 
+def queue_of(per_slot: int) -> RoutePolicy:
+    return RoutePolicy(admission=Admission(queue_per_slot=per_slot))
+
+
 def served(bed: Bed) -> dict[str, int]:
     return {name: len(node.engine.inferences()) for name, node in bed.nodes.items()}
 
@@ -51,9 +57,10 @@ def idle(bed: Bed) -> bool:
 def session_for(bed: Bed, entry: str, owner: str) -> dict[str, str]:
     """Headers of a session that the ring gives to `owner`."""
     pool = bed[entry].view.index.pool(f"registry.ollama.ai/library/{ALL}")
-    prefix = f"registry.ollama.ai/library/{ALL}\0session\0"
+    name = f"registry.ollama.ai/library/{ALL}"
     for number in range(1000):
-        if pool.ring.owner(f"{prefix}s{number}".encode()) == f"{owner}/0":
+        key = affinity_key(name, {}, session=f"s{number}".encode(), client=b"")
+        if pool.ring.owner(key) == f"{owner}/0":
             return {"X-Bridge-Session": f"s{number}"}
     raise AssertionError(f"no session for {owner}")
 
@@ -407,10 +414,11 @@ async def test_a_draining_node_refuses_new_work_and_finishes_what_runs(bed: Bed)
 
 async def test_a_full_queue_is_refused_in_the_protocols_shape(tmp_path: Path) -> None:
     engine = RecordedEngine((ALL,), slots=1)
-    async with mesh(tmp_path, {"a": engine}, queue=1) as bed:
+    async with mesh(tmp_path, {"a": engine}, policy=queue_of(1)) as bed:
         engine.release.clear()
         running = [asyncio.create_task(bed["a"].infer()) for _ in range(2)]
-        await eventually(lambda: engine.running == 2)
+        await eventually(lambda: bed["a"].gateway.in_flight == 2)
+        assert engine.running == 1
         native = await bed["a"].infer()
         assert (native.status, native.headers.get(b"retry-after")) == (503, b"1")
         assert native.json()["error"].startswith("server busy")
@@ -422,7 +430,7 @@ async def test_a_full_queue_is_refused_in_the_protocols_shape(tmp_path: Path) ->
 
 async def test_a_full_node_is_passed_over_for_another(tmp_path: Path) -> None:
     engines = {"a": RecordedEngine((ALL,), slots=1), "b": RecordedEngine((ALL,), slots=1)}
-    async with mesh(tmp_path, engines, queue=0) as bed:
+    async with mesh(tmp_path, engines, policy=queue_of(0)) as bed:
         for engine in engines.values():
             engine.release.clear()
         headers = session_for(bed, "a", "b")

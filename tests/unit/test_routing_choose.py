@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from bridge_agent.engine.view import LocalInstance
 from bridge_agent.routing.affinity import affinity_key
-from bridge_agent.routing.choose import MAX_CANDIDATES, Load, backends_in_order, choose
+from bridge_agent.routing.choose import MAX_CANDIDATES, Load, choose
 from bridge_agent.routing.view import Index, MeshView
 from bridge_core.names import canonical
 from bridge_core.snapshot import (
@@ -26,6 +26,7 @@ from bridge_core.snapshot import (
     Version,
     encode_entry,
 )
+from bridge_core.traffic import split
 
 X = canonical("x")
 IDLE = Load({})
@@ -129,10 +130,10 @@ def test_a_forwarded_request_stays_on_this_node() -> None:
 def test_who_is_ejected_is_skipped_until_nobody_is_left() -> None:
     mesh = index(five())
     first = names(choose(mesh, X, b"k", IDLE))
-    load = Load({}, lambda subject: subject == first[0])
+    load = Load({}, lambda subject: float(subject == first[0]))
     assert names(choose(mesh, X, b"k", load))[:2] == first[1:3]
     assert skipped(choose(mesh, X, b"k", load))[f"{first[0]}/0"] == "ejected after failures"
-    panic = choose(mesh, X, b"k", Load({}, lambda _subject: True))
+    panic = choose(mesh, X, b"k", Load({}, lambda _subject: 1.0))
     assert panic.panic
     assert names(panic) == first
 
@@ -140,7 +141,7 @@ def test_who_is_ejected_is_skipped_until_nobody_is_left() -> None:
 def test_an_ejected_instance_is_skipped_by_its_own_id() -> None:
     mesh = index(five())
     first = choose(mesh, X, b"k", IDLE).candidates[0].id
-    assert choose(mesh, X, b"k", Load({}, lambda subject: subject == first)).candidates[0].id != first
+    assert choose(mesh, X, b"k", Load({}, lambda subject: float(subject == first))).candidates[0].id != first
 
 
 @settings(max_examples=60, deadline=None)
@@ -150,7 +151,7 @@ def test_an_ejected_instance_is_skipped_by_its_own_id() -> None:
 )
 def test_the_first_choice_is_never_over_its_bound(counts: dict[str, int], key: bytes) -> None:
     mesh = index(five())
-    first = choose(mesh, X, key, Load(counts, bound=0.25)).candidates[0]
+    first = choose(mesh, X, key, Load(counts)).candidates[0]
     total = sum(counts.values())
     assert counts.get(first.id, 0) < 1.25 * (total + 1) / 5 + 1
 
@@ -175,7 +176,7 @@ def test_a_choice_of_a_key_is_the_same_at_every_node() -> None:
 
 def test_a_routes_shares_are_its_weights() -> None:
     route = Route("r", (Backend("one", 70), Backend("two", 20), Backend("three", 10), Backend("off", 0)))
-    shares = Counter(backends_in_order(route, b"%d" % number)[0] for number in range(10_000))
+    shares = Counter(split(route, b"%d" % number)[0].model for number in range(10_000))
     assert shares.keys() == {"one", "two", "three"}
     for model, share in (("one", 0.7), ("two", 0.2), ("three", 0.1)):
         assert abs(shares[model] / 10_000 - share) < 0.01
@@ -183,14 +184,19 @@ def test_a_routes_shares_are_its_weights() -> None:
 
 def test_a_routes_choice_sticks_to_the_key() -> None:
     route = Route("r", (Backend("one", 50), Backend("two", 50)))
-    assert all(backends_in_order(route, b"k") == backends_in_order(route, b"k") for _ in range(5))
-    assert sorted(backends_in_order(route, b"k")) == ["one", "two"]
+    assert all(split(route, b"k") == split(route, b"k") for _ in range(5))
+    assert sorted(backend.model for backend in split(route, b"k")) == ["one", "two"]
 
 
 def test_a_route_with_nobody_for_one_backend_uses_the_other() -> None:
     route = Route("r", (Backend("gone", 99), Backend("x", 1)), RoutePolicy(deadline_s=7.0))
     decision = choose(index(five(), routes=(route,)), canonical("r"), b"k", IDLE)
-    assert (decision.model, decision.rewritten, decision.route, decision.deadline_s) == (X, "x", "r", 7.0)
+    assert (decision.model, decision.rewritten, decision.route, decision.policy.deadline_s) == (
+        X,
+        "x",
+        "r",
+        7.0,
+    )
 
 
 def test_fallbacks_are_followed_through_routes_and_never_in_circles() -> None:
@@ -268,7 +274,8 @@ def test_a_prompt_counts_by_its_beginning() -> None:
 
 @pytest.mark.parametrize("fields", [{}, {"messages": []}, {"prompt": ""}, {"prompt": None}])
 def test_without_a_conversation_the_client_is_the_key(fields: dict[str, Any]) -> None:
-    assert b"client\x001.2.3.4" in key(raw(**fields))
+    assert key(raw(**fields)) == affinity_key(X, {}, session=None, client=b"1.2.3.4")
+    assert key(raw(**fields)) != affinity_key(X, {}, session=None, client=b"1.2.3.5")
 
 
 @pytest.mark.parametrize("messages", [[1, 2], ["a"], "text", {"a": 1}, [None]])

@@ -7,14 +7,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bridge_agent.routing.attempts import Attempts, GiveUp, Try
-from bridge_agent.routing.health_rules import Failure, HealthBook, HealthPolicy
+from bridge_agent.routing.health_rules import Failure, HealthBook, Window, retry_allowed
 from bridge_agent.routing.view import Target
+from bridge_core.snapshot import RoutePolicy
+from bridge_core.traffic import Breaker, Outlier, Retries
 
 TARGETS = tuple(Target(f"{name}/0", name, False, f"{name}:1", True) for name in "abcd")
 
 
 def test_a_failure_to_connect_ejects_at_once_and_for_longer_each_time() -> None:
-    book = HealthBook(HealthPolicy(base_s=1.0, longest_s=6.0))
+    book = HealthBook(RoutePolicy(outlier=Outlier(base_ejection_s=1.0, max_ejection_s=6.0)))
     now, lasted = 100.0, []
     for _ in range(5):
         assert book.failed("n", Failure.CONNECT, now)
@@ -51,12 +53,105 @@ def test_a_refusal_is_no_fault_of_health() -> None:
 
 
 def test_growth_is_forgotten_after_serving_as_long_as_the_last_ejection() -> None:
-    book = HealthBook()
+    for served_at, ejects in ((1.5, True), (2.0, False)):
+        book = HealthBook()
+        book.failed("n", Failure.CONNECT, 0.0)
+        book.succeeded("n", served_at)
+        assert book.failed("n", Failure.CUT, served_at + 1) is ejects
+
+
+def test_a_book_is_quiet_again_when_nothing_says_anything_any_more() -> None:
+    book = HealthBook(RoutePolicy(breaker=Breaker(window_s=10.0)))
     book.failed("n", Failure.CONNECT, 0.0)
-    book.succeeded("n", 1.5)
+    book.succeeded("m", 1.0)
+    book.tidy(3.0)
     assert not book.quiet
-    book.succeeded("n", 2.0)
+    book.tidy(20.0)
     assert book.quiet
+
+
+def test_a_circuit_opens_at_its_share_and_lets_one_through_when_half_open() -> None:
+    book = HealthBook(
+        RoutePolicy(
+            outlier=Outlier(consecutive_failures=1_000, success_rate=False),
+            breaker=Breaker(failure_share=0.5, min_requests=4, window_s=10.0, open_s=5.0),
+        )
+    )
+    for at in range(3):
+        book.failed("n", Failure.SERVER_ERROR, float(at))
+    assert not book.ejected("n", 2.0)
+    book.succeeded("n", 2.0)
+    book.failed("n", Failure.SERVER_ERROR, 2.0)
+    assert book.ejected("n", 2.0) == 5.0
+    assert not book.ejected("n", 7.0)
+    book.began("n", 7.0)  # the probe
+    assert book.ejected("n", 7.1) > 0
+    book.failed("n", Failure.SERVER_ERROR, 8.0)
+    assert book.ejected("n", 8.0) == 5.0
+    book.began("n", 13.0)
+    book.succeeded("n", 13.1)
+    assert not book.ejected("n", 13.1)
+
+
+def test_who_succeeds_far_less_often_than_the_others_is_ejected() -> None:
+    policy = RoutePolicy(
+        outlier=Outlier(consecutive_failures=1_000),
+        breaker=Breaker(failure_share=1.0, min_requests=20, window_s=1_000.0),
+    )
+    book = HealthBook(policy)
+    book.failed("bad", Failure.SERVER_ERROR, 0.0)
+    ejected = []
+    for at in range(200):
+        for name in ("a", "b", "c"):
+            book.succeeded(name, float(at))
+        if at % 3:
+            book.succeeded("bad", float(at))
+        elif book.failed("bad", Failure.SERVER_ERROR, float(at)):
+            ejected.append(at)
+    assert ejected
+    assert ejected[0] <= 21
+    alone = HealthBook(policy)
+    for at in range(200):
+        assert not alone.failed("bad", Failure.SERVER_ERROR, float(at) * 10)
+
+
+def test_a_silent_node_is_down_until_it_speaks() -> None:
+    book = HealthBook()
+    book.silent("n")
+    assert book.down("n", 5.0)
+    assert not book.quiet
+    book.failed("n", Failure.CONNECT, 5.0)
+    book.spoke("n", 5.1)
+    assert not book.down("n", 5.1)
+    assert not book.ejected("n", 5.1)
+
+
+def test_patience_is_given_to_who_asked_for_it_within_reason() -> None:
+    book = HealthBook()
+    book.asked_for_patience("n", 2.0, 10.0)
+    assert book.ejected("n", 11.0) == 1.0
+    book.asked_for_patience("n", 86_400.0, 10.0)
+    assert book.ejected("n", 10.0) == 30.0
+
+
+@given(st.lists(st.tuples(st.floats(0, 3), st.booleans()), max_size=60))
+def test_a_window_never_counts_more_than_happened_in_it(steps: list[tuple[float, bool]]) -> None:
+    window, now, seen = Window(10.0, 0.0), 0.0, []
+    for pause, failed in steps:
+        now += pause
+        window.count(now, failed=failed)
+        seen.append((now, failed))
+        total, bad = window.totals(now)
+        assert bad <= total
+        assert total <= sum(at >= now - 15.0 for at, _ in seen)
+        assert total >= sum(at > now - 5.0 for at, _ in seen)
+
+
+def test_the_retry_budget_is_a_share_with_a_floor() -> None:
+    assert retry_allowed(0, 2, 0.2, 3)
+    assert not retry_allowed(0, 3, 0.2, 3)
+    assert retry_allowed(100, 19, 0.2, 3)
+    assert not retry_allowed(100, 20, 0.2, 3)
 
 
 def test_subjects_that_are_gone_are_forgotten() -> None:
@@ -78,14 +173,24 @@ def test_connect_failures_go_through_all_candidates() -> None:
     assert [one.instance for one in attempts.failed] == [target.id for target in TARGETS]
 
 
-@pytest.mark.parametrize("failure", [Failure.CUT, Failure.REFUSED, Failure.SERVER_ERROR])
-def test_other_failures_are_tried_once_more(failure: Failure) -> None:
+@pytest.mark.parametrize(
+    ("failure", "tries"), [(Failure.CUT, 3), (Failure.REFUSED, 3), (Failure.SERVER_ERROR, 2)]
+)
+def test_other_failures_are_tried_as_often_as_the_policy_says(failure: Failure, tries: int) -> None:
+    attempts = Attempts(TARGETS, policy=Retries(attempts=3))
+    attempts.start(0.0)
+    for number in range(1, tries):
+        assert attempts.may_retry(failure)
+        assert attempts.after(failure, "no", 1.0) == Try(TARGETS[number])
+    assert not attempts.may_retry(failure)
+    assert isinstance(attempts.after(failure, "no", 1.0), GiveUp)
+
+
+def test_without_budget_only_a_failure_to_connect_moves_on() -> None:
     attempts = Attempts(TARGETS)
     attempts.start(0.0)
-    assert attempts.may_retry
-    assert attempts.after(failure, "no", 1.0) == Try(TARGETS[1])
-    assert not attempts.may_retry
-    assert isinstance(attempts.after(failure, "no", 1.0), GiveUp)
+    assert attempts.after(Failure.CONNECT, "down", 1.0, allowed=False) == Try(TARGETS[1])
+    assert attempts.after(Failure.CUT, "cut", 1.0, allowed=False) == GiveUp(502, "cut")
 
 
 @given(st.sampled_from(Failure))
@@ -93,7 +198,7 @@ def test_nothing_is_tried_again_after_a_byte(failure: Failure) -> None:
     attempts = Attempts(TARGETS)
     attempts.start(0.0)
     attempts.delivered()
-    assert not attempts.may_retry
+    assert not attempts.may_retry()
     step = attempts.after(failure, "died", 1.0)
     assert isinstance(step, GiveUp)
     assert step.in_stream

@@ -11,7 +11,7 @@ import msgspec
 from bridge_agent.gateway.access import Origins
 from bridge_agent.routing.attempts import Attempt
 from bridge_agent.routing.choose import Decision
-from bridge_agent.routing.health_rules import HealthPolicy
+from bridge_agent.routing.pulse_rules import PulsePolicy
 
 
 class GatewayConfig(msgspec.Struct, frozen=True):
@@ -21,22 +21,21 @@ class GatewayConfig(msgspec.Struct, frozen=True):
         node: This node's name.
         host_name: This machine's host name, allowed in Host headers.
         origins: Browser origins allowed besides the machine's own.
-        queue: Requests that may wait at a local instance beyond its slots.
         max_body: Largest body accepted from a peer once decompressed.
         default_deadline_s: Limit of a request that names none; None: no limit.
         fan_out_s: How long `/api/ps` and the like wait for peers.
         explained: Decisions kept for `explain`.
+        pulse: How peers are watched; None: they are not.
     """
 
     node: str
     host_name: str = ""
     origins: Origins = Origins()
-    queue: int = 512
     max_body: int = 100 << 20
     default_deadline_s: float | None = None
     fan_out_s: float = 2.0
     explained: int = 1024
-    health: HealthPolicy = HealthPolicy()
+    pulse: PulsePolicy | None = PulsePolicy()
 
 
 class ListenerKind(Enum):
@@ -101,3 +100,4 @@ class Record(msgspec.Struct, frozen=True, gc=False):
     failed: tuple[Attempt, ...]
     bytes_in: int
     bytes_out: int
+    waited: float = 0.0  # for a slot, of the time before `sent`

@@ -9,16 +9,21 @@ from collections.abc import Callable
 from time import monotonic
 from typing import Final
 
+from bridge_agent.gateway.admission import Admission
 from bridge_agent.gateway.config import Authorize, Caller, GatewayConfig, ListenerKind, Outcome, Record
 from bridge_agent.gateway.counters import GatewayCounters
 from bridge_agent.gateway.routes import Protocol, Route, protocol_of
 from bridge_agent.gateway.shapes import error_body
 from bridge_agent.peers.hop import REFUSED, REQUEST_ID, Hop
 from bridge_agent.peers.upstreams import Upstreams
+from bridge_agent.routing.admission_rules import Priority
 from bridge_agent.routing.choose import Load
-from bridge_agent.routing.health_rules import HealthBook
-from bridge_agent.routing.view import MeshView
+from bridge_agent.routing.health_rules import HealthBook, retry_allowed
+from bridge_agent.routing.load_rules import LoadBook
+from bridge_agent.routing.strategies import Turns
+from bridge_agent.routing.view import Index, MeshView
 from bridge_core.http1 import Exchange, Pair
+from bridge_core.snapshot import RoutePolicy
 
 _GIVEN_ID: Final = re.compile(rb"[A-Za-z0-9._:/+=-]{1,128}")
 NODE: Final = b"x-bridge-node"
@@ -44,14 +49,21 @@ class Core:
         self.authorize = authorize
         self.now = now
         self.counters = GatewayCounters()
-        self.health = HealthBook(config.health)
+        self.health = HealthBook()
+        self.admission = Admission()
+        self.loads = LoadBook(self.counters.in_flight)
+        self.retrying = 0
+        self._turns = Turns()
+        self._draw = secrets.randbits(64)
         self.records: deque[Record] = deque(maxlen=config.explained)
         self.on_record: Callable[[Record], None] | None = None
+        self.on_progress: Callable[[str, str], None] | None = None
         self.draining = False
         self.node = config.node.encode()
         self._prefix = secrets.token_hex(6)
         self._sequence = 0
-        self._idle_load = Load(self.counters.in_flight)
+        self._follow(view.index)
+        view.subscribe(self._follow)
 
     def request_id(self, given: bytes | None) -> str:
         """The client's own id where it is a sane one, else a new one."""
@@ -62,13 +74,51 @@ class Core:
 
     def load(self, now: float) -> Load:
         """What a choice at this moment takes into account."""
-        if self.health.quiet:
-            return self._idle_load
+        health, loads = self.health, self.loads
+        # Any number will do, so long as it is another one for each request.
+        self._draw = (self._draw * 6364136223846793005 + 1442695040888963407) & 0xFFFFFFFFFFFFFFFF
+        shares = loads.shares(now, self.view.index.defaults.slow_start_s)
+        draw = self._draw >> 20
+        if health.quiet:
+            return Load(loads.work(now), None, None, shares, self._turns, draw)
         return Load(
-            self.counters.in_flight,
-            lambda subject: self.health.ejected(subject, now),
-            self.view.current.mesh.bounded_load,
+            loads.work(now),
+            lambda subject: health.ejected(subject, now),
+            lambda subject: health.down(subject, now),
+            shares,
+            self._turns,
+            draw,
         )
+
+    def retry_allowed(self, policy: RoutePolicy) -> bool:
+        """Whether the retry budget has room: retries must not become a storm of their own."""
+        budget = policy.retries
+        requests = sum(self.counters.in_flight.values())
+        return retry_allowed(requests, self.retrying, budget.budget, budget.budget_floor)
+
+    def work(self, instance: str) -> int:
+        """All the work of one of this node's instances, to tell the peers."""
+        return max(self.counters.in_flight.get(instance, 0), self.admission.work(instance))
+
+    def nodes_in_use(self) -> set[str]:
+        """Nodes that have requests of this agent now."""
+        targets = self.view.index.targets
+        return {targets[id_].node for id_ in self.counters.in_flight if id_ in targets}
+
+    def peer_answered(self, node: str, work: dict[str, int]) -> None:
+        """A node said that it is there, and what work its instances have."""
+        now = self.now()
+        if not self.health.quiet:
+            self.health.spoke(node, now)
+            self.health.tidy(now)
+        for instance, total in work.items():
+            if instance.partition("/")[0] == node:
+                self.loads.heard(instance, total, now)
+
+    def _follow(self, index: Index) -> None:
+        self.loads.present([target.id for target in index.targets.values() if target.available], self.now())
+        self.health.forget({*index.targets, *(target.node for target in index.targets.values())})
+        self.admission.follow(index)
 
     def settle(self, record: Record) -> None:
         """A request is over."""
@@ -80,7 +130,7 @@ class Core:
         counters.duration.observe(record.ended - began)
         if record.head:
             counters.first_byte.observe(record.head - began)
-            counters.overhead.observe(record.sent - began)
+            counters.overhead.observe(record.sent - began - record.waited)
         self.records.append(record)
         if self.on_record is not None:
             self.on_record(record)
@@ -165,9 +215,10 @@ class Arrival:
         request_id: The id in logs and answers.
         deadline: When it must be over; None: no limit.
         cors: What an answer to an allowed origin carries.
+        priority: How urgent it is.
     """
 
-    __slots__ = ("began", "caller", "cors", "deadline", "exchange", "hop", "request_id")
+    __slots__ = ("began", "caller", "cors", "deadline", "exchange", "hop", "priority", "request_id")
 
     def __init__(
         self,
@@ -179,7 +230,9 @@ class Arrival:
         *,
         deadline: float | None = None,
         cors: tuple[Pair, ...] = (),
+        priority: Priority = Priority.NORMAL,
     ) -> None:
+        self.priority = priority
         self.cors = cors
         self.exchange = exchange
         self.caller = caller
@@ -187,6 +240,15 @@ class Arrival:
         self.began = began
         self.request_id = request_id
         self.deadline = deadline
+
+    @property
+    def client(self) -> str:
+        """Between whom a queue is fair."""
+        caller = self.caller
+        if caller.listener is ListenerKind.LOCAL:
+            remote = self.exchange.request.remote
+            return remote[0] if remote else ""
+        return f"{caller.via}/{caller.principal}"
 
     @property
     def over_hop(self) -> bool:

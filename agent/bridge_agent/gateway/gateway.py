@@ -39,8 +39,11 @@ from bridge_agent.gateway.routes import (
     protocol_of,
 )
 from bridge_agent.gateway.shapes import error_body
-from bridge_agent.peers.hop import HOP, BadHop, read_hop
+from bridge_agent.peers import pulse
+from bridge_agent.peers.hop import HOP, PRIORITY, BadHop, read_hop
+from bridge_agent.peers.pulse import Watch
 from bridge_agent.peers.upstreams import Upstreams
+from bridge_agent.routing.admission_rules import PRIORITIES, Priority
 from bridge_agent.routing.view import MeshView, Target
 from bridge_core.http1 import App, Exchange, Pair, Request, coroutine_app
 from bridge_core.identity.spiffe import IdentityFault, SpiffeId
@@ -124,10 +127,34 @@ class Gateway:
         """Calls `listener` with the record of each request when it is over."""
         self._core.on_record = listener
 
+    def on_progress(self, listener: Callable[[str, str], None]) -> None:
+        """Calls `listener` with instance and model now and then while an own engine's answer streams."""
+        self._core.on_progress = listener
+
     def records(self, request_id: str | None = None) -> Sequence[Record]:
         """The last requests, newest last; of one id when given."""
         kept = self._core.records
         return [record for record in kept if request_id is None or record.request_id == request_id]
+
+    async def watch_peers(self) -> None:
+        """Asks the other nodes whether they are there until cancelled; run it as a task."""
+        core = self._core
+        policy = core.config.pulse
+        if policy is None:
+            return
+        watch = Watch(
+            core.view,
+            core.upstreams,
+            policy,
+            in_use=core.nodes_in_use,
+            on_answer=core.peer_answered,
+            on_silent=core.health.silent,
+            now=core.now,
+        )
+        try:
+            await watch.run()
+        finally:
+            core.admission.close()
 
     def drain(self, *, draining: bool = True) -> None:
         """Refuses new work from now on (503 with Retry-After; peers go elsewhere); what runs goes on."""
@@ -183,6 +210,10 @@ class Gateway:
         """Rule: only proven, unrevoked nodes of this mesh, and only requests that were forwarded."""
         core, request = self._core, exchange.request
         refusal = self._peer_refusal(request.identity)
+        if request.path == pulse.PATH and refusal is None:
+            work = {target.id: core.work(target.id) for target in core.view.index.local}
+            exchange.respond(200, [(b"content-type", b"application/json")], pulse.answer_body(work))
+            return
         hop = None
         try:
             hop = read_hop(request.headers)
@@ -199,7 +230,13 @@ class Gateway:
         via = hop.entry
         caller = Caller(hop.principal, ListenerKind.PEER, via)
         arrival = Arrival(
-            exchange, caller, hop, began, core.request_id(hop.request_id.encode()), deadline=deadline
+            exchange,
+            caller,
+            hop,
+            began,
+            core.request_id(hop.request_id.encode()),
+            deadline=deadline,
+            priority=hop.priority,
         )
         self._answer(arrival)
 
@@ -242,7 +279,17 @@ class Gateway:
             deadline = began + seconds
         elif core.config.default_deadline_s is not None:
             deadline = began + core.config.default_deadline_s
-        self._answer(Arrival(exchange, caller, None, began, request_id, deadline=deadline, cors=cors))
+        urgency = headers.get(PRIORITY)
+        if urgency is not None and urgency.lower() not in PRIORITIES:
+            message = "malformed X-Bridge-Priority: it is high, normal or low"
+            core.respond_error(exchange, 400, message, request_id, extra=cors)
+            return
+        priority = Priority.NORMAL if urgency is None else PRIORITIES[urgency.lower()]
+        self._answer(
+            Arrival(
+                exchange, caller, None, began, request_id, deadline=deadline, cors=cors, priority=priority
+            )
+        )
 
     def _answer(self, arrival: Arrival) -> None:
         request = arrival.exchange.request

@@ -13,16 +13,18 @@ from typing import Final
 
 import msgspec
 
+from bridge_agent.gateway.admission import Waiter
 from bridge_agent.gateway.answer import Answer
 from bridge_agent.gateway.config import Outcome, Record
 from bridge_agent.gateway.core import Arrival, Core
 from bridge_agent.gateway.peek import BadBody, Peek, Shape, peek, with_model
 from bridge_agent.gateway.reading import body_of, is_compressed, names_in
-from bridge_agent.gateway.routes import Route
+from bridge_agent.gateway.routes import Kind, Route
 from bridge_agent.peers.hop import OURS, REQUEST_ID, Hop, compress, frame_of, headers_of
+from bridge_agent.routing.admission_rules import QUEUED, Refused
 from bridge_agent.routing.affinity import affinity_key
 from bridge_agent.routing.attempts import Attempts, GiveUp, Step
-from bridge_agent.routing.choose import Decision, choose, node_subject, only_choice
+from bridge_agent.routing.choose import Decision, choose, named_choice, node_subject, only_choice
 from bridge_agent.routing.health_rules import Failure
 from bridge_agent.routing.view import Target
 from bridge_core.http1 import BadHeader, Exchange, PoolBusy, PoolClosed
@@ -54,7 +56,7 @@ _KEPT_BACK: Final = frozenset(
 _NO_SHAPE: Final = Shape("Request", frozenset())
 
 
-class Inference(Answer):
+class Inference(Answer, Waiter):
     """One request for a model, relayed to an instance that has it."""
 
     __slots__ = (
@@ -63,9 +65,13 @@ class Inference(Answer):
         "_candidates",
         "_deadline",
         "_decision",
-        "_model",
+        "_queued",
+        "_retrying",
         "_settled",
+        "_slot_at",
         "_timer",
+        "_try_timer",
+        "_wait_timer",
     )
 
     def __init__(self, core: Core, arrival: Arrival, route: Route) -> None:
@@ -76,8 +82,12 @@ class Inference(Answer):
         self._decision: Decision | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._body = b""
-        self._model = ""
         self._settled = False
+        self._retrying = False
+        self._queued = False
+        self._slot_at: float | None = None
+        self._try_timer: asyncio.TimerHandle | None = None
+        self._wait_timer: asyncio.TimerHandle | None = None
 
     # -- deciding
 
@@ -141,19 +151,21 @@ class Inference(Answer):
     def _choose(self, name: str, peeked: Peek) -> None:
         core, arrival = self._core, self._arrival
         index = core.view.index
-        decision = None if arrival.over_hop else only_choice(index, name)
+        hop = arrival.hop
+        decision = only_choice(index, name) if hop is None else named_choice(index, name, hop.instance)
         if decision is None:
             key = self._key(name, peeked)
-            decision = choose(index, name, key, core.load(arrival.began), only_local=arrival.over_hop)
+            decision = choose(index, name, key, core.load(arrival.began), only_local=hop is not None)
         self._decision = decision
+        self._policy = decision.policy
         if not decision.known:
             self._refuse(404, self.route.missing.format(peeked.model, _short(name)), refused=arrival.over_hop)
             return
         if decision.rewritten is not None:
             self._rewrite(peeked, decision.rewritten)
         deadline = arrival.deadline
-        if decision.deadline_s is not None:
-            limit = arrival.began + decision.deadline_s
+        if decision.policy.deadline_s is not None and hop is None:
+            limit = arrival.began + decision.policy.deadline_s
             deadline = limit if deadline is None else min(limit, deadline)
         self._begin(decision.candidates, deadline)
 
@@ -174,7 +186,7 @@ class Inference(Answer):
     def _tries(self) -> Attempts:
         """The machine of the attempts, made when there is more than one to decide about."""
         if self._attempts is None:
-            self._attempts = Attempts(self._candidates, self._deadline)
+            self._attempts = Attempts(self._candidates, self._deadline, self._policy.retries)
             self._attempts.start(self._arrival.began)
         return self._attempts
 
@@ -185,8 +197,17 @@ class Inference(Answer):
     def _key(self, name: str, peeked: Peek) -> bytes:
         request = self.exchange.request
         client = request.identity or (request.remote[0] if request.remote else "")
-        session = request.headers.get(SESSION)
-        return affinity_key(name, peeked.fields, session=session, client=client.encode())
+        index = self._core.view.index
+        route = index.routes.get(name)
+        policy = index.defaults if route is None else route.policy
+        return affinity_key(
+            name,
+            peeked.fields,
+            session=request.headers.get(SESSION),
+            client=client.encode(),
+            affinity=policy.affinity,
+            nonce=self._arrival.request_id.encode(),
+        )
 
     def _rewrite(self, peeked: Peek, model: str) -> None:
         """Asks the engine for the backend's model, and gives the client back the name it asked for."""
@@ -210,26 +231,107 @@ class Inference(Answer):
         self._give_up(step)
 
     def _send(self, target: Target) -> tuple[Failure, str] | None:
+        """Sends it there, or has it wait for a slot; how it failed when it failed at once."""
         core = self._core
-        counters = core.counters
-        if target.local and counters.in_flight.get(target.id, 0) >= target.slots + core.config.queue:
-            counters.refused["queue_full"] += 1
-            return Failure.REFUSED, "server busy, please try again.  maximum pending requests exceeded"
+        if target.local and self.route.kind is Kind.INFER:
+            arrival = self._arrival
+            answer = core.admission.enter(
+                target,
+                self,
+                arrival.client,
+                arrival.priority,
+                queue_per_slot=self._policy.admission.queue_per_slot,
+                now=core.now(),
+                deadline=self._deadline,
+            )
+            if answer is QUEUED:
+                self._wait(target)
+                return None
+            if isinstance(answer, Refused):
+                core.counters.refused["queue_full"] += 1
+                self._retry_after = answer.retry_after_s
+                return Failure.REFUSED, answer.reason
+            self._slot_at = core.now()
         self._target = target
+        core.counters.begin(target.id)
+        failure = self._dispatch(target)
+        if failure is not None:
+            self._release()
+        return failure
+
+    def _dispatch(self, target: Target) -> tuple[Failure, str] | None:
+        core = self._core
         try:
             pool = core.upstreams.pool(target)
             headers, body = self._outgoing(target)
-            self._sent_at = core.now()
+            self._sent_at = now = core.now()
+            if not core.health.quiet:
+                core.health.began(target.id, now)
             stream = self.exchange.request.stream
             self.forward(pool, headers=headers, body=body if stream is None else None)
         except (PoolBusy, PoolClosed) as fault:
-            self._target = None
             return Failure.REFUSED, fault.message
         except BadHeader as fault:
-            self._target = None
             return Failure.SERVER_ERROR, f"the request cannot be forwarded: {fault}"
-        counters.begin(target.id)
+        limit = self._policy.retries.per_try_timeout_s
+        if limit is not None:
+            self._try_timer = asyncio.get_running_loop().call_later(limit, self._try_expired, limit)
         return None
+
+    # -- waiting for a slot
+
+    def _wait(self, target: Target) -> None:
+        self._target = target
+        self._queued = True
+        self._core.counters.begin(target.id)
+        self.exchange.on_disconnect = self._on_disconnect
+        longest = self._policy.admission.max_wait_s
+        self._wait_timer = asyncio.get_running_loop().call_later(longest, self._waited_out, longest)
+
+    def proceed(self) -> None:
+        """See `Waiter`."""
+        target = self._target
+        if not self._queued or target is None:
+            return
+        core = self._core
+        self._queued = False
+        self._stop(self._wait_timer)
+        self._slot_at = now = core.now()
+        self._waited += now - self._arrival.began
+        failure = self._dispatch(target)
+        if failure is not None:
+            self._follow(self._next(*failure))
+
+    def _waited_out(self, longest: float) -> None:
+        if self._queued:
+            self._core.counters.refused["waited_out"] += 1
+            self._follow(self._next(Failure.REFUSED, f"server busy: no slot was free within {longest:g} s"))
+
+    def _release(self, *, suspect: bool = False) -> None:
+        """Lets go of the running attempt's instance: its count, its slot or its place in the queue."""
+        core, target, arrival = self._core, self._target, self._arrival
+        if target is None:
+            return
+        self._target = None
+        core.counters.end(target.id)
+        self._stop(self._try_timer)
+        if self._queued:
+            self._queued = False
+            self._stop(self._wait_timer)
+            core.admission.leave(target.id, self, arrival.client, arrival.priority)
+        elif self._slot_at is not None:
+            held, self._slot_at = core.now() - self._slot_at, None
+            core.admission.give_back(target.id, held, suspect=suspect)
+
+    @property
+    def _may_be_busy(self) -> bool:
+        """Whether the engine may go on with what is cancelled now: it was asked and has said nothing."""
+        return self._slot_at is not None and not self._head_at
+
+    @staticmethod
+    def _stop(timer: asyncio.TimerHandle | None) -> None:
+        if timer is not None:
+            timer.cancel()
 
     def _outgoing(self, target: Target) -> tuple[bytes, bytes]:
         """Header lines and body to send."""
@@ -240,7 +342,13 @@ class Inference(Answer):
         packed = compress(self._body)
         left = self._left()
         hop = Hop(
-            self._core.config.node, arrival.caller.principal, arrival.request_id, left, packed is not None
+            self._core.config.node,
+            arrival.caller.principal,
+            arrival.request_id,
+            left,
+            packed is not None,
+            target.id if self.route.kind is Kind.INFER else "",
+            arrival.priority,
         )
         return fields + lines(headers_of(hop)), self._body if packed is None else packed
 
@@ -255,15 +363,20 @@ class Inference(Answer):
         attempts = self._tries()
         core, target = self._core, self._target
         now = core.now()
-        step = attempts.after(failure, detail, now)
+        step = attempts.after(failure, detail, now, allowed=core.retry_allowed(self._policy))
         core.counters.attempts_failed[attempts.failed[-1].instance, failure.value] += 1
         if target is not None:
-            core.counters.end(target.id)
-            self._target = None
-            unreachable = failure is Failure.CONNECT and not target.local
-            core.health.failed(node_subject(target.node) if unreachable else target.id, failure, now)
+            queued = self._queued
+            self._release(suspect=failure is Failure.TIMEOUT and self._may_be_busy)
+            if not queued:
+                unreachable = failure is Failure.CONNECT and not target.local
+                subject = node_subject(target.node) if unreachable else target.id
+                core.health.failed(subject, failure, now, self._policy)
         if not isinstance(step, GiveUp):
             core.counters.retries += 1
+            if not self._retrying:
+                self._retrying = True
+                core.retrying += 1
         return step
 
     def _give_up(self, step: GiveUp) -> None:
@@ -271,7 +384,7 @@ class Inference(Answer):
         self._refuse(
             step.status,
             message,
-            retry_after=1 if step.status == 503 else None,
+            retry_after=self._retry_after if step.status == 503 else None,
             refused=step.status in (502, 503),
             outcome=Outcome.REFUSED if step.status == 503 else Outcome.FAILED,
         )
@@ -286,6 +399,7 @@ class Inference(Answer):
         """The deadline passed."""
         if self._settled:
             return
+        suspect = self._may_be_busy
         self.cancel()
         exchange = self.exchange
         if exchange.started:
@@ -296,8 +410,18 @@ class Inference(Answer):
                 self._settle(exchange.status, Outcome.BROKEN)
                 exchange.abort()
             return
-        self._next(Failure.TIMEOUT, "deadline exceeded")
+        # A client's short patience says nothing of the instance's health.
+        self._tries().after(Failure.TIMEOUT, "deadline exceeded", self._core.now())
+        self._release(suspect=suspect)
         self._refuse(504, "deadline exceeded", outcome=Outcome.FAILED)
+
+    def _try_expired(self, limit: float) -> None:
+        """This attempt took too long for itself."""
+        if self._settled or self._head_at or self._target is None:
+            return
+        step = self._next(Failure.TIMEOUT, f"no answer within {limit:g} s")
+        self.cancel()
+        self._follow(step)
 
     def _refuse(
         self,
@@ -329,10 +453,10 @@ class Inference(Answer):
             return
         self._settled = True
         core, target, attempts = self._core, self._target, self._attempts
-        if self._timer is not None:
-            self._timer.cancel()
-        if target is not None:
-            core.counters.end(target.id)
+        self._stop(self._timer)
+        if self._retrying:
+            core.retrying -= 1
+        self._release(suspect=outcome is Outcome.CANCELLED and self._may_be_busy)
         exchange: Exchange = self.exchange
         core.settle(
             Record(
@@ -352,9 +476,9 @@ class Inference(Answer):
                 () if attempts is None else tuple(attempts.failed),
                 len(self._body),
                 exchange.sent,
+                self._waited,
             )
         )
-        self._target = None
 
 
 def _unnamed(route: Route, name: str) -> tuple[int, str]:

@@ -6,6 +6,7 @@ Rules:
    every other listener drops what a client says in them.
 3. A deadline travels as the time that is left, so that clocks need not agree.
 4. An answer with `x-bridge-refused` says that the request was not begun, and may go elsewhere.
+5. An answer's `x-bridge-load` is all the work of the instance that the request was sent to.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from typing import Final
 import msgspec
 import zstandard
 
+from bridge_agent.routing.admission_rules import PRIORITIES, Priority
 from bridge_core.errors import BridgeError, Reaction
 from bridge_core.http1.headers import Headers, Pair
 
@@ -25,8 +27,11 @@ DEADLINE: Final = b"x-bridge-deadline-ms"
 BODY: Final = b"x-bridge-body"
 REFUSED: Final = b"x-bridge-refused"
 OVERHEAD: Final = b"x-bridge-overhead-us"
+INSTANCE: Final = b"x-bridge-instance"
+PRIORITY: Final = b"x-bridge-priority"
+LOAD: Final = b"x-bridge-load"
 # What agents tell one another; no client's and no engine's word counts for it.
-OURS: Final = frozenset({HOP, PRINCIPAL, DEADLINE, BODY, REFUSED, OVERHEAD})
+OURS: Final = frozenset({HOP, PRINCIPAL, DEADLINE, BODY, REFUSED, OVERHEAD, INSTANCE, PRIORITY, LOAD})
 
 COMPRESS_FROM: Final = 32 * 1024
 _compressor: Final = zstandard.ZstdCompressor(level=1)
@@ -48,6 +53,8 @@ class Hop(msgspec.Struct, frozen=True):
         request_id: The id that both hops log.
         remaining_s: Time left; None without a deadline.
         compressed: The body is a zstd frame.
+        instance: Which of the node's instances is meant; empty: any.
+        priority: How urgent it is.
     """
 
     entry: str
@@ -55,6 +62,8 @@ class Hop(msgspec.Struct, frozen=True):
     request_id: str
     remaining_s: float | None = None
     compressed: bool = False
+    instance: str = ""
+    priority: Priority = Priority.NORMAL
 
 
 def headers_of(hop: Hop) -> list[Pair]:
@@ -68,6 +77,10 @@ def headers_of(hop: Hop) -> list[Pair]:
         pairs.append((DEADLINE, b"%d" % max(1, int(hop.remaining_s * 1000))))
     if hop.compressed:
         pairs.append((BODY, b"zstd"))
+    if hop.instance:
+        pairs.append((INSTANCE, hop.instance.encode()))
+    if hop.priority is not Priority.NORMAL:
+        pairs.append((PRIORITY, hop.priority.name.lower().encode()))
     return pairs
 
 
@@ -92,6 +105,8 @@ def read_hop(headers: Headers) -> Hop | None:
         headers.get(REQUEST_ID, b"").decode("latin-1"),  # type: ignore[union-attr]  # has a default
         None if left is None else int(left) / 1000,
         coding is not None,
+        headers.get(INSTANCE, b"").decode("latin-1"),  # type: ignore[union-attr]  # has a default
+        PRIORITIES.get(headers.get(PRIORITY, b""), Priority.NORMAL),  # type: ignore[arg-type]  # likewise
     )
 
 

@@ -2,9 +2,11 @@
 
 Rules:
 1. Nothing is tried again once a byte of an answer reached the client.
-2. A failure to connect, where nothing was sent, moves on to the next candidate each time; a cut
-   or a refusal moves on once.
-3. No attempt begins after the deadline.
+2. A failure to connect, where nothing was sent, moves on to the next candidate each time; another
+   failure moves on until the policy's attempts are used up, where the retry budget allows it. A
+   server error moves on once only: a request that its engine dies of must not go through the mesh.
+3. No attempt begins after the deadline. An attempt that took too long for itself (`per_try`) is a
+   failure like others, one that used up the whole deadline is the end.
 4. Every attempt is recorded.
 """
 
@@ -16,8 +18,9 @@ import msgspec
 
 from bridge_agent.routing.health_rules import Failure
 from bridge_agent.routing.view import Target
+from bridge_core.traffic import Retries
 
-MAX_RETRIES: Final = 1
+SERVER_ERRORS: Final = 1  # retries after those
 
 
 class Attempt(msgspec.Struct, frozen=True):
@@ -52,13 +55,29 @@ class Attempts:
     Args:
         candidates: Whom to try, in order.
         deadline: Monotonic time after which nothing more is tried; None: no limit.
+        policy: How often.
     """
 
-    __slots__ = ("_at", "_began", "_candidates", "_deadline", "_delivered", "_retries", "failed", "step")
+    __slots__ = (
+        "_at",
+        "_began",
+        "_candidates",
+        "_deadline",
+        "_delivered",
+        "_retries",
+        "_server_errors",
+        "_tries",
+        "failed",
+        "step",
+    )
 
-    def __init__(self, candidates: tuple[Target, ...], deadline: float | None = None) -> None:
+    def __init__(
+        self, candidates: tuple[Target, ...], deadline: float | None = None, policy: Retries | None = None
+    ) -> None:
         self._candidates = candidates
         self._deadline = deadline
+        self._tries = (policy or Retries()).attempts
+        self._server_errors = 0
         self._at = -1
         self._retries = 0
         self._began = 0.0
@@ -71,10 +90,15 @@ class Attempts:
         """Attempts begun."""
         return self._at + 1
 
-    @property
-    def may_retry(self) -> bool:
-        """Whether a refusal of the running attempt would be tried elsewhere."""
-        return not self._delivered and self._retries < MAX_RETRIES and self._at + 1 < len(self._candidates)
+    def may_retry(self, failure: Failure = Failure.REFUSED) -> bool:
+        """Whether such a failure of the running attempt would be tried elsewhere, budget permitting."""
+        if self._delivered or self._at + 1 >= len(self._candidates):
+            return False
+        if failure is Failure.CONNECT:
+            return True
+        if failure is Failure.SERVER_ERROR and self._server_errors >= SERVER_ERRORS:
+            return False
+        return self._retries + 1 < self._tries
 
     def start(self, now: float) -> Step:
         """The first step; `step` keeps it."""
@@ -93,19 +117,30 @@ class Attempts:
         """A byte of the answer reached the client."""
         self._delivered = True
 
-    def after(self, failure: Failure, detail: str, now: float) -> Step:
-        """The next step after the running attempt failed."""
+    def after(self, failure: Failure, detail: str, now: float, *, allowed: bool = True) -> Step:
+        """The next step after the running attempt failed.
+
+        Args:
+            failure: How.
+            detail: What to tell, should it be the last.
+            now: Monotonic time.
+            allowed: Whether the retry budget has room.
+        """
         current = self._candidates[self._at]
         self.failed.append(Attempt(current.id, self._began, failure, detail))
         if self._delivered:
             return GiveUp(502, detail, in_stream=True)
-        if failure is Failure.TIMEOUT or (self._deadline is not None and now >= self._deadline):
+        if self._deadline is not None and now >= self._deadline:
             return GiveUp(504, "deadline exceeded")
-        may = failure is Failure.CONNECT or self._retries < MAX_RETRIES
-        if not may or self._at + 1 >= len(self._candidates):
-            return GiveUp(503 if failure is Failure.REFUSED else 502, detail)
+        may = self.may_retry(failure) and (allowed or failure is Failure.CONNECT)
+        if not may:
+            return GiveUp(_STATUS.get(failure, 502), detail)
         if failure is not Failure.CONNECT:
             self._retries += 1
+            self._server_errors += failure is Failure.SERVER_ERROR
         self._at += 1
         self._began = now
         return Try(self._candidates[self._at])
+
+
+_STATUS: Final = {Failure.REFUSED: 503, Failure.TIMEOUT: 504}

@@ -3,30 +3,44 @@
 Rules:
 1. A name that is a route's goes to one of its backends, by weight, the same one for the same key;
    with nobody to serve it, to the other backends, then to the route's fallback.
-2. Candidates have the model, are available, and are neither excluded nor ejected. When ejection
-   alone would leave nobody, it is not regarded (panic).
-3. Their order is the ring's, clockwise from the key; those over their bounded share of the work
-   in flight come after all others, keeping that order.
+2. Candidates have the model, are available, and are neither down nor ejected. No more than the
+   policy's share of them is ejected at once; with too few healthy ones left, ejection is not
+   regarded (panic); those that are down are asked when there is nobody else.
+3. Their order is the strategy's. On the ring, those over their bounded share of the work come
+   after all others, keeping the ring's order.
 4. A request that came over a hop goes to this node's own instances alone.
 """
 
 from __future__ import annotations
 
-import hashlib
-import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Final
 
 import msgspec
 
+from bridge_agent.routing import strategies
+from bridge_agent.routing.strategies import MAX_CANDIDATES, Turns
 from bridge_agent.routing.view import Index, Pool, Target
 from bridge_core.names import InvalidName, canonical
-from bridge_core.snapshot import Route
+from bridge_core.snapshot import Backend, Route, RoutePolicy
+from bridge_core.traffic import split
 
-MAX_CANDIDATES: Final = 4
+__all__ = [
+    "MAX_CANDIDATES",
+    "Decision",
+    "Load",
+    "Skipped",
+    "choose",
+    "named_choice",
+    "node_subject",
+    "only_choice",
+]
+
 _MAX_FALLBACKS: Final = 4
+_PLAIN: Final = RoutePolicy()
 
-Ejected = Callable[[str], bool]
+# How long a subject is still skipped, in seconds; 0: it is not.
+Skips = Callable[[str], float]
 
 
 class Skipped(msgspec.Struct, frozen=True):
@@ -46,9 +60,12 @@ class Decision(msgspec.Struct, frozen=True):
         candidates: Whom to try, in order; empty when nobody can serve it.
         skipped: Who was passed over.
         known: Whether anybody has the model at all.
-        deadline_s: The route's limit for the whole request.
         strategy: How the order was made.
         panic: Ejections were not regarded.
+        policy: How the request is treated.
+        backend: Which of the route's backends; empty without a route.
+        key: What the choice hung on besides the mesh's state.
+        work: Each candidate's work when it was chosen.
     """
 
     model: str
@@ -57,23 +74,32 @@ class Decision(msgspec.Struct, frozen=True):
     route: str = ""
     rewritten: str | None = None
     skipped: tuple[Skipped, ...] = ()
-    deadline_s: float | None = None
-    strategy: str = "ring_hash"
+    strategy: str = "only"
     panic: bool = False
+    policy: RoutePolicy = _PLAIN
+    backend: str = ""
+    key: bytes = b""
+    work: tuple[int, ...] = ()
 
 
 class Load(msgspec.Struct, frozen=True):
     """What a choice knows of the moment.
 
     Attributes:
-        in_flight: Requests in flight by instance id, as this agent counts them.
-        ejected: Whether an instance or node is skipped at present.
-        bound: ε of the bounded load.
+        work: Requests at each instance, as far as this agent knows; idle ones may be missing.
+        ejected: How much longer an instance or node is passed over for what it did to requests.
+        down: How much longer it is taken for dead.
+        shares: Of instances that start slowly: the share of their capacity that they get (0 to 1).
+        turns: Where the round robins stand; a choice moves them on.
+        draw: Any number, another for each request.
     """
 
-    in_flight: Mapping[str, int]
-    ejected: Ejected | None = None
-    bound: float = 0.25
+    work: Mapping[str, int]
+    ejected: Skips | None = None
+    down: Skips | None = None
+    shares: Mapping[str, float] = {}
+    turns: Turns = msgspec.field(default_factory=Turns)
+    draw: int = 0
 
 
 def only_choice(index: Index, name: str) -> Decision | None:
@@ -94,111 +120,170 @@ def only_choice(index: Index, name: str) -> Decision | None:
     return decision
 
 
+def named_choice(index: Index, name: str, instance: str) -> Decision | None:
+    """The decision for a model at the very instance that another agent chose; None where it cannot be."""
+    target = index.targets.get(instance)
+    pool = index.pool(name)
+    if target is None or not (target.local and target.available):
+        return None
+    if pool is None or instance not in pool.targets:
+        return None
+    return Decision(name, (target,), True, strategy="named", policy=index.defaults)
+
+
 def choose(index: Index, name: str, key: bytes, load: Load, *, only_local: bool = False) -> Decision:
     """Decides for a request of the model or route `name` (canonical)."""
     route = index.routes.get(name)
     if route is None or only_local:
-        return _among(index, name, key, load, only_local=only_local)
+        return _among(index, name, key, load, index.defaults, only_local=only_local)
     return _by_route(index, route, key, load)
 
 
 def _by_route(index: Index, route: Route, key: bytes, load: Load) -> Decision:
+    """Asks backend after backend, then the fallback; the route first named says how it is treated."""
     first: Decision | None = None
     seen = set[str]()
-    hops, current = 0, route
-    while True:
+    current: Route | None = route
+    while current is not None and current.name not in seen and len(seen) <= _MAX_FALLBACKS:
         seen.add(current.name)
-        for model in backends_in_order(current, key):
-            decision = _among(index, _canonical(model), key, load, only_local=False)
-            decision = msgspec.structs.replace(
-                decision, route=route.name, rewritten=model, deadline_s=route.deadline_s
-            )
+        for backend in split(current, key):
+            decision = _of_backend(index, route, backend, key, load)
             if decision.candidates:
                 return decision
             first = first or decision
-        hops += 1
-        if current.fallback is None or hops > _MAX_FALLBACKS:
+        if current.fallback is None:
             break
-        fallback = index.routes.get(_canonical(current.fallback))
-        if fallback is None:
-            decision = _among(index, _canonical(current.fallback), key, load, only_local=False)
+        follow = index.routes.get(_canonical(current.fallback))
+        if follow is None:
+            decision = _of_backend(index, route, Backend(current.fallback), key, load)
             if decision.candidates:
-                return msgspec.structs.replace(
-                    decision, route=route.name, rewritten=current.fallback, deadline_s=route.deadline_s
-                )
-            break
-        if fallback.name in seen:
-            break
-        current = fallback
-    return first or Decision(_canonical(route.name), (), True, route=route.name)
+                return decision
+        current = follow
+    return first or Decision(_canonical(route.name), (), True, route=route.name, policy=route.policy)
 
 
-def backends_in_order(route: Route, key: bytes) -> list[str]:
-    """The route's models: the one that `key` falls to by weight, then the others by weight."""
-    total = sum(max(0, backend.weight) for backend in route.backends)
-    if not total:
-        return []
-    digest = hashlib.md5(route.name.encode() + b"\0" + key, usedforsecurity=False).digest()
-    point = int.from_bytes(digest[:8], "little") % total
-    chosen = ""
-    for backend in route.backends:
-        if point < backend.weight:
-            chosen = backend.model
-            break
-        point -= max(0, backend.weight)
-    others = sorted(route.backends, key=lambda backend: -backend.weight)
-    return [chosen, *(other.model for other in others if other.model != chosen and other.weight > 0)]
+def _of_backend(index: Index, route: Route, backend: Backend, key: bytes, load: Load) -> Decision:
+    decision = _among(index, _canonical(backend.model), key, load, route.policy, backend=backend)
+    return msgspec.structs.replace(
+        decision, route=route.name, rewritten=backend.model, backend=backend.key, policy=route.policy
+    )
 
 
-def _among(index: Index, name: str, key: bytes, load: Load, *, only_local: bool) -> Decision:
+def _among(
+    index: Index,
+    name: str,
+    key: bytes,
+    load: Load,
+    policy: RoutePolicy,
+    *,
+    backend: Backend | None = None,
+    only_local: bool = False,
+) -> Decision:
     pool = index.pool(name)
     if pool is None:
-        return Decision(name, (), False)
-    if len(pool.targets) == 1:
-        # Nearly every model of a small mesh: no ring, no bound, no ejection (rule 2, panic).
-        (target,) = pool.targets.values()
-        reason = _unfit(target, only_local)
-        if reason:
-            return Decision(name, (), True, skipped=(Skipped(target.id, reason),))
-        return Decision(name, (target,), True)
-    under: list[Target] = []
-    over: list[Target] = []
-    ejected: list[Target] = []
+        return Decision(name, (), False, policy=policy, key=key)
     skipped: list[Skipped] = []
-    room, is_ejected = _room(pool, load), load.ejected
-    for id_ in pool.ring.lookup(key):
-        target = pool.targets[id_]
-        reason = _unfit(target, only_local)
+    if len(pool.targets) == 1:
+        # Nearly every model of a small mesh: no ring, no bound, no ejection (rule 2).
+        fit = tuple(_fit(index, pool.targets.values(), skipped, backend, only_local))
+        return Decision(name, fit, True, skipped=tuple(skipped), policy=policy, key=key)
+    on_ring = policy.strategy == "ring_hash"
+    targets = (pool.targets[id_] for id_ in pool.ring.lookup(key)) if on_ring else pool.targets.values()
+    candidates: Iterable[Target] = _fit(index, targets, skipped, backend, only_local)
+    panic = False
+    if load.ejected is not None or load.down is not None:
+        candidates, panic = _healthy(list(candidates), load, policy, skipped)
+    order = _order(pool, candidates, load, policy, skipped)
+    work = tuple(load.work.get(target.id, 0) for target in order)
+    return Decision(
+        name, order, True, "", None, tuple(skipped), policy.strategy, panic, policy, "", key, work
+    )
+
+
+def _order(
+    pool: Pool, candidates: Iterable[Target], load: Load, policy: RoutePolicy, skipped: list[Skipped]
+) -> tuple[Target, ...]:
+    """The candidates in the strategy's order."""
+    work = load.work
+    if policy.strategy == "ring_hash":
+        slow = {
+            id_: pool.targets[id_].capacity * share
+            for id_, share in load.shares.items()
+            if id_ in pool.targets
+        }
+        room = _room(pool, work, policy.bounded_load)
+        under, over = strategies.ring_hash(candidates, slow, work, room)
+        skipped += [Skipped(target.id, "over its bounded share") for target in over]
+        return tuple((under + over)[:MAX_CANDIDATES])
+    listed = list(candidates)
+    shares = {target.id: target.capacity * load.shares.get(target.id, 1.0) for target in listed}
+    if policy.strategy == "round_robin":
+        return tuple(strategies.round_robin(listed, shares, load.turns, pool.name))
+    if policy.strategy == "least_request":
+        return tuple(strategies.least_request(listed, shares, work, load.draw))
+    return tuple(strategies.residency(listed, pool.name, shares, work, load.draw))
+
+
+def _room(pool: Pool, work: Mapping[str, int], bound: float) -> float | None:
+    """Work that an instance may have per unit of capacity; None while all are idle."""
+    total = sum(count for id_, count in work.items() if id_ in pool.targets)
+    return (1 + bound) * (total + 1) / pool.capacity if total and pool.capacity else None
+
+
+def _fit(
+    index: Index,
+    targets: Iterable[Target],
+    skipped: list[Skipped],
+    backend: Backend | None,
+    only_local: bool,
+) -> Iterator[Target]:
+    """Those that may serve the request at all; the others are noted with the reason."""
+    narrowed = backend if backend is not None and backend.narrowed else None
+    for target in targets:
+        reason = target.reason
+        if only_local and not target.local:
+            reason = "not of this node"
+        elif narrowed is not None and not reason:
+            reason = _outside(index, narrowed, target)
         if reason:
-            skipped.append(Skipped(id_, reason))
-        elif is_ejected is not None and (is_ejected(id_) or is_ejected(node_subject(target.node))):
-            ejected.append(target)
-        elif room is not None and load.in_flight.get(id_, 0) >= math.ceil(room * target.weight):
-            over.append(target)
-            skipped.append(Skipped(id_, "over its bounded share"))
+            skipped.append(Skipped(target.id, reason))
         else:
-            under.append(target)
-            if len(under) == MAX_CANDIDATES:
-                break
-    order = under + over
-    panic = not order and bool(ejected)
-    if panic:
-        order = ejected
-    else:
-        skipped += [Skipped(target.id, "ejected after failures") for target in ejected]
-    return Decision(name, tuple(order[:MAX_CANDIDATES]), True, skipped=tuple(skipped), panic=panic)
+            yield target
 
 
-def _room(pool: Pool, load: Load) -> float | None:
-    """Requests in flight that an instance may have per unit of weight; None while all are idle."""
-    total = sum(count for id_, count in load.in_flight.items() if id_ in pool.targets)
-    return (1 + load.bound) * (total + 1) / pool.weight if total and pool.weight else None
+def _outside(index: Index, backend: Backend, target: Target) -> str:
+    if backend.instances and target.id not in backend.instances:
+        return "not an instance of this backend"
+    node = index.node_record(target.node)
+    labels = {} if node is None else node.labels
+    if any(labels.get(name) != value for name, value in backend.labels.items()):
+        return "its node lacks the backend's labels"
+    return ""
 
 
-def _unfit(target: Target, only_local: bool) -> str:
-    if only_local and not target.local:
-        return "not of this node"
-    return target.reason
+def _healthy(
+    fit: list[Target], load: Load, policy: RoutePolicy, skipped: list[Skipped]
+) -> tuple[list[Target], bool]:
+    """Rule 2: those that are well, keeping their order, and whether ejection was disregarded."""
+    left = {target.id: _left(load.ejected, target) for target in fit}
+    dead = {target.id for target in fit if _left(load.down, target) > 0}
+    alive = [target for target in fit if target.id not in dead]
+    if not alive:
+        return fit, bool(fit)
+    outlier = policy.outlier
+    ejected = sorted((target.id for target in alive if left[target.id] > 0), key=lambda id_: left[id_])
+    panic = len(alive) - len(ejected) < outlier.panic_threshold * len(alive)
+    # Those whose time is nearly over come back first.
+    allowed = 0 if panic else max(1, int(outlier.max_ejected * len(alive)))
+    out = set(ejected[max(0, len(ejected) - allowed) :]) if allowed else set()
+    well = [target for target in alive if target.id not in out]
+    skipped += [Skipped(target.id, "does not answer") for target in fit if target.id in dead]
+    skipped += [Skipped(id_, "ejected after failures") for id_ in ejected if id_ in out]
+    return well, panic and bool(ejected)
+
+
+def _left(skips: Skips | None, target: Target) -> float:
+    return 0.0 if skips is None else max(skips(target.id), skips(node_subject(target.node)))
 
 
 def node_subject(node: str) -> str:

@@ -41,6 +41,11 @@ class Target(msgspec.Struct, frozen=True):
     models: tuple[Model, ...] = ()
     loaded: frozenset[str] = frozenset()
 
+    @property
+    def capacity(self) -> int:
+        """Its share of the work: what the configuration gives it times what it can do at once."""
+        return self.weight * self.slots
+
 
 class Pool(msgspec.Struct, frozen=True):
     """The instances that have one model, and the ring over them.
@@ -48,13 +53,13 @@ class Pool(msgspec.Struct, frozen=True):
     Attributes:
         name: The model's canonical name.
         targets: By instance id.
-        weight: Of those that are available, together.
+        capacity: Of those that are available, together.
     """
 
     name: str
     targets: dict[str, Target]
     ring: Ring
-    weight: int
+    capacity: int
 
 
 class Index:
@@ -67,6 +72,7 @@ class Index:
         local: This node's instances, in order.
         ring: The ring over all instances.
         routes: Routes by canonical name.
+        defaults: How requests that no route names are treated.
     """
 
     def __init__(self, node: str, snapshot: Snapshot, local: tuple[LocalInstance, ...]) -> None:
@@ -75,6 +81,7 @@ class Index:
         self.targets = {target.id: target for target in _targets(node, snapshot, local)}
         self.local = tuple(target for target in self.targets.values() if target.local)
         self.routes = dict(_routes(snapshot.routes.values()))
+        self.defaults = snapshot.mesh.defaults
         weights = ((target.id, target.weight) for target in self.targets.values())
         self.ring = Ring(weights, snapshot.mesh.ring_points)
         self._owners = _owners(self.targets.values())
@@ -97,8 +104,8 @@ class Index:
             if ring is None:
                 ring = self._rings[ids] = self.ring.restrict(ids)
             targets = {id_: self.targets[id_] for id_ in sorted(ids)}
-            weight = sum(target.weight for target in targets.values() if target.available)
-            pool = self._pools[name] = Pool(name, targets, ring, weight)
+            capacity = sum(target.capacity for target in targets.values() if target.available)
+            pool = self._pools[name] = Pool(name, targets, ring, capacity)
         return pool
 
     def node_record(self, name: str) -> Node | None:

@@ -1,0 +1,135 @@
+"""Asks the other nodes whether they are there, and tells what work their instances have.
+
+A question is a GET on the peer link, so that it proves all that a request needs: the network, the
+mutual TLS, and a loop that turns.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Mapping
+from time import monotonic
+from typing import Final
+
+import msgspec
+import structlog
+
+from bridge_agent.peers.upstreams import Upstreams
+from bridge_agent.routing.pulse_rules import Pulse, PulsePolicy
+from bridge_agent.routing.view import MeshView
+from bridge_core.http1 import PoolBusy, PoolClosed, UpstreamError
+from bridge_core.http1.client import ResponseHead, ResponseSink
+from bridge_core.http1.heads import content_length, request_head
+
+log = structlog.get_logger()
+
+PATH: Final = "/bridge/pulse"
+_MOST: Final = 64 * 1024
+_WORK: Final = msgspec.json.Decoder(dict[str, int])
+
+
+def answer_body(work: Mapping[str, int]) -> bytes:
+    """What a node answers: the work of its instances by id."""
+    return msgspec.json.encode(work)
+
+
+class Watch:
+    """Keeps asking, and tells what follows.
+
+    Args:
+        view: Who is there.
+        upstreams: The links; those of a node that stays silent are dropped.
+        policy: How often, how long.
+        in_use: Nodes that have requests of this agent, or had some lately.
+        on_answer: Called with node, the work of its instances, and whether it had been silent.
+        on_silent: Called with each node that stopped answering.
+        now: Monotonic seconds.
+    """
+
+    def __init__(
+        self,
+        view: MeshView,
+        upstreams: Upstreams,
+        policy: PulsePolicy,
+        *,
+        in_use: Callable[[], set[str]],
+        on_answer: Callable[[str, dict[str, int]], None],
+        on_silent: Callable[[str], None],
+        now: Callable[[], float] = monotonic,
+    ) -> None:
+        self._view = view
+        self._upstreams = upstreams
+        self._policy = policy
+        self._in_use = in_use
+        self._on_answer = on_answer
+        self._on_silent = on_silent
+        self._now = now
+        self._pulse = Pulse(policy)
+
+    async def run(self) -> None:
+        """Asks until cancelled."""
+        while True:
+            self._tick()
+            await asyncio.sleep(self._policy.tick_s)
+
+    def _tick(self) -> None:
+        index = self._view.index
+        nodes = {
+            node.name: node.peer
+            for node in index.snapshot.nodes.values()
+            if node.name != index.node and node.peer and node.state != "revoked"
+        }
+        verdicts = self._pulse.tick(nodes, self._in_use(), self._now())
+        for node in verdicts.silent:
+            log.warning("peer_silent", node=node)
+            self._on_silent(node)
+        for node in verdicts.cut:
+            log.warning("peer_link_cut", node=node)
+            self._upstreams.reset(node, nodes[node])
+        for node in verdicts.ask:
+            self._ask(node, nodes[node])
+
+    def _ask(self, node: str, address: str) -> None:
+        head = request_head(b"GET", PATH.encode(), b"host: %b\r\n" % address.encode(), content_length(0))
+        try:
+            self._upstreams.peer(node, address).send(head, _Question(self, node))
+        except (PoolBusy, PoolClosed):
+            self._pulse.failed(node)
+
+    def heard(self, node: str, status: int, body: bytes) -> None:
+        """An answer came."""
+        # Any answer proves a loop that turns; an older node may not know the question.
+        if self._pulse.answered(node):
+            log.info("peer_answers_again", node=node)
+        try:
+            work = _WORK.decode(body) if status == 200 else {}
+        except msgspec.DecodeError:
+            work = {}
+        self._on_answer(node, work)
+
+    def unheard(self, node: str) -> None:
+        """None will come."""
+        self._pulse.failed(node)
+
+
+class _Question(ResponseSink):
+    __slots__ = ("_body", "_node", "_status", "_watch")
+
+    def __init__(self, watch: Watch, node: str) -> None:
+        self._watch = watch
+        self._node = node
+        self._status = 0
+        self._body = b""
+
+    def on_head(self, head: ResponseHead) -> None:
+        self._status = head.status
+
+    def on_data(self, data: bytes) -> None:
+        if len(self._body) < _MOST:
+            self._body += data
+
+    def on_end(self) -> None:
+        self._watch.heard(self._node, self._status, self._body)
+
+    def on_error(self, error: UpstreamError) -> None:
+        self._watch.unheard(self._node)
