@@ -20,6 +20,7 @@ import uvloop
 
 from bridge_agent import records
 from bridge_agent.admin import admin_app
+from bridge_agent.engine.client import EngineClient
 from bridge_agent.engine.supervisor import EngineSupervisor
 from bridge_agent.engine.view import LocalInstance
 from bridge_agent.gateway.config import GatewayConfig, ListenerKind, Record
@@ -27,10 +28,12 @@ from bridge_agent.gateway.gateway import Gateway
 from bridge_agent.gateway.grpc_adapter.application import SERVICE, GrpcApplication
 from bridge_agent.gateway.grpc_adapter.health import Health
 from bridge_agent.gateway.grpc_adapter.listener import GrpcListener
+from bridge_agent.health.rollout_probe import RolloutProber
 from bridge_agent.listeners import address_of, bind_all, close_all
 from bridge_agent.lock import AgentLock
 from bridge_agent.membership.link_status import LinkReport
 from bridge_agent.membership.registration import Registration
+from bridge_agent.membership.registry_api import InstanceLoad, LoadReport
 from bridge_agent.membership.registry_client import RegistryClient
 from bridge_agent.membership.renewal import Renewal
 from bridge_agent.membership.revocation import Revocations
@@ -42,7 +45,9 @@ from bridge_agent.settings import AgentSettings, StateDir, join_address, split_a
 from bridge_agent.status_report import AgentReport, CertificateReport, InstanceReport, SnapshotReport
 from bridge_agent.systemd import Notifier
 from bridge_agent.telemetry.audit import AuditLog
+from bridge_agent.telemetry.load_reporter import LoadReporter
 from bridge_agent.telemetry.metrics import Sources, metrics_page
+from bridge_agent.telemetry.tally import Tally
 from bridge_core.errors import BridgeError, Fatal
 from bridge_core.http1 import App, Server, serve
 from bridge_core.identity import SpiffeId
@@ -142,6 +147,15 @@ class Agent:
             settings.engines, state.root, self._publish_engines, node=settings.name
         )
         self._audit = AuditLog(state.root / "audit" / "audit.jsonl")
+        self._tally = Tally()
+        self._reporter = LoadReporter(registries, self._load, rng)
+        self._prober = RolloutProber(
+            settings.name,
+            lambda: self._view.current,
+            self._supervisor.instances,
+            lambda one: EngineClient(one.host, one.port, one.network_pid),
+            time.monotonic,
+        )
         self._health = Health((SERVICE,))
         self._servers: list[Server] = []
         self._grpc: GrpcListener | None = None
@@ -160,6 +174,8 @@ class Agent:
                 group.create_task(self._audit.run(), name="audit"),
                 group.create_task(self._follow_renewals(), name="grpc-renewal"),
                 group.create_task(self._notifier.keep_alive(), name="watchdog"),
+                group.create_task(self._reporter.run(), name="load-reports"),
+                group.create_task(self._prober.run(), name="rollout-probes"),
             ]
             engines = group.create_task(self._supervisor.run(), name="engines")
             self._phase = "serving"
@@ -263,6 +279,7 @@ class Agent:
 
     def _take_record(self, record: Record) -> None:
         self._audit.put(records.audited(record, time.time(), time.monotonic()))
+        self._tally.take(record)
         self._settled.set()
         changed = records.changes_models(record)
         if changed:
@@ -319,6 +336,20 @@ class Agent:
             self._subscription.status.report(),
             self._registration.report(time.monotonic()),
             self._renewal.status.report(),
+        )
+
+    def _load(self) -> LoadReport:
+        in_flight = self._gateway.counters.in_flight if self._gateway is not None else {}
+        return LoadReport(
+            began_unix_ms=int(self._started * 1000),
+            in_flight=self._gateway.in_flight if self._gateway is not None else 0,
+            version=self._view.current.version,
+            instances=tuple(
+                InstanceLoad(one.id, in_flight.get(one.id, 0), one.slots)
+                for one in self._supervisor.instances()
+            ),
+            backends=self._tally.counts,
+            results=self._prober.results,
         )
 
     def _report(self) -> AgentReport:

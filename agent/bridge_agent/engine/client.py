@@ -66,6 +66,14 @@ class _Ps(msgspec.Struct):
     models: tuple[Resident, ...] | None = ()
 
 
+class _Message(msgspec.Struct):
+    content: str = ""
+
+
+class _Chat(msgspec.Struct):
+    message: _Message
+
+
 class _Error(msgspec.Struct):
     error: str
 
@@ -108,6 +116,17 @@ class EngineClient:
         if keep_alive is not None:
             body["keep_alive"] = keep_alive
         await self._call("POST", "/api/generate", dict[str, Any], body)
+
+    async def answer(self, model: str, prompt: str, *, system: str = "", max_tokens: int = 64) -> str:
+        """What the model answers at temperature 0; the model stays loaded as long as usual."""
+        turns = [{"role": "system", "content": system}] if system else []
+        body: dict[str, Any] = {
+            "model": model,
+            "messages": [*turns, {"role": "user", "content": prompt}],
+            "stream": False,
+            "options": {"temperature": 0, "seed": 0, "num_predict": max_tokens},
+        }
+        return (await self._call("POST", "/api/chat", _Chat, body)).message.content
 
     async def generate_one(self, model: str, *, context_length: int = 0, embedding: bool = False) -> None:
         """Makes a loaded model do the least work there is: one token, or one embedding.

@@ -67,6 +67,16 @@ class StreamWatch:
         return Verdict.TRUNCATED if last is None else _judge(self._framing, last)
 
     @property
+    def tokens(self) -> int:
+        """Tokens generated, where the last record says; 0 where it does not."""
+        last = _object(self._record) or {}
+        outer = last.get("response")
+        usage = (outer if isinstance(outer, dict) else last).get("usage")
+        usage = usage if isinstance(usage, dict) else {}
+        found = last.get("eval_count") or usage.get("completion_tokens") or usage.get("output_tokens")
+        return found if isinstance(found, int) else 0
+
+    @property
     def next_sequence(self) -> int:
         """The number of the next event in a framing that numbers them."""
         number = (_object(self._record) or {}).get("sequence_number")

@@ -6,11 +6,13 @@ otherwise.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from contextlib import AbstractAsyncContextManager
 from typing import Protocol
 
 import msgspec
 
+from bridge_core.counts import Counts
 from bridge_core.snapshot import Delta, Version
 
 
@@ -26,6 +28,51 @@ class Issued(msgspec.Struct, frozen=True):
 
     certificate_chain: bytes
     trust_bundle: bytes
+
+
+class ProbeResult(msgspec.Struct, frozen=True):
+    """What came of a round of a rollout's probe on one instance; `detail` says why it failed."""
+
+    rollout: str
+    round: int
+    instance: str
+    passed: bool
+    detail: str = ""
+
+
+class InstanceLoad(msgspec.Struct, frozen=True):
+    """One instance at a moment."""
+
+    id: str
+    in_flight: int
+    slots: int
+
+
+class LoadReport(msgspec.Struct, frozen=True):
+    """How a node stands.
+
+    Attributes:
+        began_unix_ms: When its counters began.
+        in_flight: Requests in flight, from clients and peers.
+        version: Of the snapshot it acts on.
+        instances: Its own.
+        backends: Counters by route and backend.
+        results: Of the probes' present rounds.
+    """
+
+    began_unix_ms: int
+    in_flight: int
+    version: Version
+    instances: tuple[InstanceLoad, ...] = ()
+    backends: Mapping[tuple[str, str], Counts] = {}
+    results: tuple[ProbeResult, ...] = ()
+
+
+class LoadStream(Protocol):
+    """One open stream of reports."""
+
+    async def send(self, report: LoadReport, news: Mapping[tuple[str, str], Counts]) -> None:
+        """Sends a report, of its counters only `news`: those that changed since the one before."""
 
 
 class SnapshotStream(Protocol):
@@ -47,6 +94,9 @@ class Registry(Protocol):
 
     def watch(self) -> AbstractAsyncContextManager[SnapshotStream]:
         """Opens a subscription; leaving the context ends it."""
+
+    def report_load(self) -> AbstractAsyncContextManager[LoadStream]:
+        """Opens a stream of reports; leaving the context ends it."""
 
     async def renew(self, csr: bytes) -> Issued:
         """A fresh certificate for the calling node and the CSR's key (PKCS#10, PEM)."""

@@ -8,15 +8,22 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Mapping
 from importlib.metadata import version
 from typing import Any
 
 import grpc
 import grpc.aio
 
-from bridge_agent.membership.registry_api import Issued, SnapshotStream, Update
+from bridge_agent.membership.registry_api import (
+    Issued,
+    LoadReport,
+    LoadStream,
+    SnapshotStream,
+    Update,
+)
 from bridge_agent.settings import StateDir
+from bridge_core.counts import Counts
 from bridge_core.errors import BridgeError, Unavailable
 from bridge_core.registry_channel import open_channel
 from bridge_core.snapshot import Delta, Version
@@ -51,6 +58,16 @@ class RegistryClient:
             call = stub.WatchSnapshot()
             try:
                 yield _Stream(self.address, call)
+            finally:
+                call.cancel()
+
+    @contextlib.asynccontextmanager
+    async def report_load(self) -> AsyncIterator[LoadStream]:
+        """See `Registry.report_load`."""
+        async with self._stub() as stub:
+            call = stub.ReportLoad()
+            try:
+                yield _Reports(self.address, call)
             finally:
                 call.cancel()
 
@@ -96,6 +113,19 @@ class _Stream:
         return update_of(message)
 
 
+class _Reports:
+    def __init__(self, address: str, call: Any) -> None:
+        self._address = address
+        self._call = call
+
+    async def send(self, report: LoadReport, news: Mapping[tuple[str, str], Counts]) -> None:
+        with _translated(self._address, "load reports"):
+            if self._call.done():
+                await self._call  # says why
+                raise Unavailable(f"registry {self._address} ended the load reports")
+            await self._call.write(_load_message(report, news))
+
+
 def update_of(message: pb.SnapshotUpdate) -> Update:
     """The update in a message."""
     delta = Delta(
@@ -122,13 +152,13 @@ def translate(address: str, code: grpc.StatusCode, details: str | None) -> Bridg
 
 
 @contextlib.contextmanager
-def _translated(address: str) -> Iterator[None]:
+def _translated(address: str, what: str = "snapshot stream") -> Iterator[None]:
     try:
         yield
     except grpc.aio.AioRpcError as fault:
         raise translate(address, fault.code(), fault.details()) from fault
     except (grpc.aio.UsageError, asyncio.InvalidStateError) as fault:  # the call ended between two messages
-        raise Unavailable(f"registry {address} ended the snapshot stream") from fault
+        raise Unavailable(f"registry {address} ended the {what}") from fault
 
 
 def _version(message: pb.SnapshotVersion) -> Version:
@@ -137,3 +167,39 @@ def _version(message: pb.SnapshotVersion) -> Version:
 
 def _version_message(version: Version | None) -> pb.SnapshotVersion | None:
     return None if version is None else pb.SnapshotVersion(epoch=version.epoch, revision=version.revision)
+
+
+def _load_message(report: LoadReport, news: Mapping[tuple[str, str], Counts]) -> pb.LoadReport:
+    return pb.LoadReport(
+        began_unix_ms=report.began_unix_ms,
+        in_flight=report.in_flight,
+        snapshot=_version_message(report.version),
+        instances=[
+            pb.InstanceLoad(instance=one.id, in_flight=one.in_flight, slots=one.slots)
+            for one in report.instances
+        ],
+        backends=[
+            pb.BackendLoad(
+                route=route,
+                backend=backend,
+                requests=counts.requests,
+                errors=counts.errors,
+                stream_errors=counts.stream_errors,
+                ttft_buckets=counts.ttft,
+                ttft_seconds=counts.ttft_s,
+                tokens=counts.tokens,
+                generating_seconds=counts.generating_s,
+            )
+            for (route, backend), counts in news.items()
+        ],
+        probes=[
+            pb.ProbeResult(
+                rollout=one.rollout,
+                round=one.round,
+                instance=one.instance,
+                passed=one.passed,
+                detail=one.detail,
+            )
+            for one in report.results
+        ],
+    )

@@ -1,0 +1,67 @@
+"""Tells the leading registry about once a second how this node stands."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import Callable, Sequence
+from typing import Final
+
+import structlog
+
+from bridge_agent.membership.registry_api import LoadReport, Registry
+from bridge_core.backoff import Backoff
+from bridge_core.errors import BridgeError
+
+log = structlog.get_logger()
+
+REPORT_S: Final = 1.0
+
+
+class LoadReporter:
+    """See the module. Nothing waits for it: while no registry takes reports, none are sent.
+
+    Args:
+        registries: Tried in turn; only the one that leads takes reports.
+        report: Makes the report of the moment.
+        rng: For the back-off's jitter.
+        every_s: How often.
+    """
+
+    def __init__(
+        self,
+        registries: Sequence[Registry],
+        report: Callable[[], LoadReport],
+        rng: random.Random,
+        *,
+        every_s: float = REPORT_S,
+    ) -> None:
+        self._registries = tuple(registries)
+        self._report = report
+        self._backoff = Backoff(rng, first_s=0.2, most_s=5.0)
+        self._every_s = every_s
+        self._said = ""
+
+    async def run(self) -> None:
+        """Reports until cancelled."""
+        at = 0
+        while True:
+            try:
+                await self._to(self._registries[at % len(self._registries)])
+            except BridgeError as fault:
+                if str(fault) != self._said:
+                    self._said = str(fault)
+                    log.info("load_not_reported", reason=self._said)
+            at += 1
+            await asyncio.sleep(self._backoff.next_s())
+
+    async def _to(self, registry: Registry) -> None:
+        sent: dict[tuple[str, str], object] = {}
+        async with registry.report_load() as stream:
+            while True:
+                report = self._report()
+                news = {key: counts for key, counts in report.backends.items() if sent.get(key) != counts}
+                await stream.send(report, news)
+                sent.update(news)
+                await asyncio.sleep(self._every_s)
+                self._backoff.reset()

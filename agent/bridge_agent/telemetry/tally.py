@@ -1,0 +1,50 @@
+"""What became of the requests that came in here, by route and backend: what rollouts are judged by.
+
+A request counts for the backend that was chosen for it. It counts as an error there when it came to
+nothing before its first byte, or when that backend failed and only another attempt saved it: a
+canary must not look healthy because its failures are made good elsewhere. Requests that the client
+gave up or that are at fault themselves (4xx), that were refused for want of room, or that came over a
+hop (their entry agent counts them) do not count.
+"""
+
+from __future__ import annotations
+
+from bridge_agent.gateway.config import ListenerKind, Outcome, Record
+from bridge_agent.routing.health_rules import Failure
+from bridge_core.counts import Counter, Counts
+
+_UNCOUNTED = frozenset({Outcome.CANCELLED, Outcome.REFUSED})
+
+
+class Tally:
+    """Counts since the agent began; one task feeds it."""
+
+    def __init__(self) -> None:
+        self._counters: dict[tuple[str, str], Counter] = {}
+
+    @property
+    def counts(self) -> dict[tuple[str, str], Counts]:
+        """By route and backend."""
+        return {key: counter.counts for key, counter in self._counters.items()}
+
+    def take(self, record: Record) -> None:
+        """A request is over."""
+        decision = record.decision
+        if decision is None or not decision.route or not decision.backend:
+            return
+        if record.outcome in _UNCOUNTED or record.caller.listener is ListenerKind.PEER:
+            return
+        if 400 <= record.status < 500:
+            return
+        counter = self._counters.setdefault((decision.route, decision.backend), Counter())
+        failed = any(one.failure is not Failure.REFUSED for one in record.failed)
+        served = record.head > 0 and record.status < 500 and record.outcome is not Outcome.FAILED
+        if failed or not served:
+            counter.failed()
+            return
+        counter.answered(
+            record.head - record.began,
+            tokens=record.tokens,
+            generating_s=record.ended - record.head if record.tokens else 0.0,
+            broken=record.outcome in {Outcome.BROKEN, Outcome.ENGINE_ERROR},
+        )
