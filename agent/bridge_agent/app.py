@@ -174,6 +174,7 @@ class Agent:
                 group.create_task(self._audit.run(), name="audit"),
                 group.create_task(self._follow_renewals(), name="grpc-renewal"),
                 group.create_task(self._notifier.keep_alive(), name="watchdog"),
+                group.create_task(gateway.watch_peers(), name="peers"),
                 group.create_task(self._reporter.run(), name="load-reports"),
                 group.create_task(self._prober.run(), name="rollout-probes"),
             ]
@@ -205,6 +206,7 @@ class Agent:
         config = GatewayConfig(node=self._settings.name, host_name=socket.gethostname())
         gateway = Gateway(config, self._view, self._upstreams, group)
         gateway.on_record(self._take_record)
+        gateway.on_progress(self._take_progress)
         self._gateway = gateway
         pipeline = gateway.http_app(ListenerKind.TLS)
         await self._serve("http", gateway.http_app(ListenerKind.LOCAL), gateway)
@@ -287,6 +289,9 @@ class Agent:
         generated = records.generated(record)
         if generated is not None:
             self._supervisor.activity(record.instance, model=record.model, progress=generated)
+
+    def _take_progress(self, instance: str, model: str) -> None:
+        self._supervisor.activity(instance, model=model, progress=True)
 
     def _renewed(self) -> None:
         self._renewed_event.set()

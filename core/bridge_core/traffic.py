@@ -82,12 +82,13 @@ class Admission(msgspec.Struct, frozen=True, omit_defaults=True):
     """The queue in front of an instance.
 
     Attributes:
-        queue_per_slot: Requests that may wait for each slot.
+        queue_per_slot: Requests that may wait for each slot. As patient as Ollama by default, whose
+            clients expect to be queued, not refused.
         max_wait_s: A request that waited this long is refused.
     """
 
-    queue_per_slot: int = 8
-    max_wait_s: float = 60.0
+    queue_per_slot: int = 128
+    max_wait_s: float = 300.0
 
 
 class RoutePolicy(msgspec.Struct, frozen=True, omit_defaults=True):

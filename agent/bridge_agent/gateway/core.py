@@ -110,7 +110,6 @@ class Core:
         now = self.now()
         if not self.health.quiet:
             self.health.spoke(node, now)
-            self.health.tidy(now)
         for instance, total in work.items():
             if instance.partition("/")[0] == node:
                 self.loads.heard(instance, total, now)
@@ -131,6 +130,8 @@ class Core:
         if record.head:
             counters.first_byte.observe(record.head - began)
             counters.overhead.observe(record.sent - began - record.waited)
+        if not self.health.quiet:
+            self.health.tidy(record.ended)
         self.records.append(record)
         if self.on_record is not None:
             self.on_record(record)
