@@ -101,3 +101,4 @@ class Record(msgspec.Struct, frozen=True, gc=False):
     bytes_in: int
     bytes_out: int
     waited: float = 0.0  # for a slot, of the time before `sent`
+    tokens: int = 0  # generated, where the request had a route and the stream's last record says

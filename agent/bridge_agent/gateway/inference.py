@@ -477,8 +477,14 @@ class Inference(Answer, Waiter):
                 len(self._body),
                 exchange.sent,
                 self._waited,
+                self._tokens(),
             )
         )
+
+    def _tokens(self) -> int:
+        """Only routes are compared, so only for them is the last record read again."""
+        watch, decision = self._watch, self._decision
+        return 0 if watch is None or decision is None or not decision.route else watch.tokens
 
 
 def _unnamed(route: Route, name: str) -> tuple[int, str]:
