@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import anthropic
+import msgspec
 import ollama
 import openai
 import pytest
@@ -144,17 +145,19 @@ def test_changing_the_api_reloads_no_model(mesh: Mesh) -> None:
         return sum(text.count("runner_ended") for name, text in mesh.logs().items() if "engine" in name)
 
     short = {"model": TALKER, "max_tokens": 4, "messages": ASK}
+    asked = {"model": TALKER, "prompt": "x", "stream": False, "options": SHORT}
+    for node in NODES:
+        assert call(mesh.address(node), "POST", "/api/generate", asked)[0] == 200
+    loaded = msgspec.json.decode(call(mesh.address("node1"), "GET", "/api/ps")[2])["models"]
+    context = next(model["context_length"] for model in loaded if model["name"] == TALKER)
     before = ended()
     for path, body in (
         ("/v1/messages", short),
-        ("/api/generate", {"model": TALKER, "prompt": "x", "stream": False, "options": SHORT}),
+        ("/api/generate", asked),
         ("/v1/chat/completions", short),
         ("/v1/responses", {"model": TALKER, "input": "x", "max_output_tokens": 4}),
         ("/api/chat", {"model": TALKER, "messages": ASK, "stream": False, "options": SHORT}),
-        (
-            "/api/generate",
-            {"model": TALKER, "prompt": "x", "stream": False, "options": {**SHORT, "num_ctx": 2048}},
-        ),
+        ("/api/generate", {**asked, "options": {**SHORT, "num_ctx": context}}),  # as the prober asks
     ):
         assert call(mesh.address("node1"), "POST", path, body)[0] == 200, path
     assert ended() == before
