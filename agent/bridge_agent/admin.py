@@ -20,6 +20,7 @@ def admin_app(
     metrics: Callable[[], bytes],
     report: Callable[[], AgentReport],
     not_ready: Callable[[], str],
+    explain: App | None = None,
 ) -> App:
     """The listener's application.
 
@@ -27,6 +28,7 @@ def admin_app(
         metrics: Renders /metrics.
         report: Makes /status.
         not_ready: Why the agent cannot serve at present; empty when it can.
+        explain: Answers /explain?id=.
     """
 
     def ready(exchange: Exchange) -> None:
@@ -40,6 +42,9 @@ def admin_app(
         "/status": lambda exchange: _answer(exchange, 200, _JSON, msgspec.json.encode(report())),
         "/debug/tasks": lambda exchange: _answer(exchange, 200, _TEXT, _tasks()),
     }
+
+    if explain is not None:
+        pages["/explain"] = explain
 
     def app(exchange: Exchange) -> None:
         page = pages.get(exchange.request.path)

@@ -49,7 +49,7 @@ from bridge_agent.telemetry.load_reporter import LoadReporter
 from bridge_agent.telemetry.metrics import Sources, metrics_page
 from bridge_agent.telemetry.tally import Tally
 from bridge_core.errors import BridgeError, Fatal
-from bridge_core.http1 import App, Server, serve
+from bridge_core.http1 import App, Server, coroutine_app, serve
 from bridge_core.identity import SpiffeId
 from bridge_core.snapshot import Snapshot
 from bridge_core.store.etcd import ClientTls, EtcdStore
@@ -230,7 +230,12 @@ class Agent:
             expires_unix=lambda: self._identity.info.not_after,
             audit=self._audit,
         )
-        admin = admin_app(metrics=metrics_page(sources), report=self._report, not_ready=self._not_ready)
+        admin = admin_app(
+            metrics=metrics_page(sources),
+            report=self._report,
+            not_ready=self._not_ready,
+            explain=coroutine_app(gateway.explain, group),
+        )
         self._servers.append(await serve(admin, name="admin", sock=self._sockets["admin"]))
         return gateway
 

@@ -1,10 +1,11 @@
-"""The command bridge-agent: join, run, status, leave."""
+"""The command bridge-agent: join, run, status, explain, replay, leave."""
 
 from __future__ import annotations
 
 import asyncio
 import os
 import sys
+import time
 from pathlib import Path
 from typing import Annotated
 
@@ -13,8 +14,10 @@ import typer
 from rich.console import Console
 
 from bridge_agent.engine.config import EngineConfig
+from bridge_agent.explain_report import fetch_explanation, print_explanation
 from bridge_agent.membership.join import JoinPlan, default_name, join
 from bridge_agent.membership.leave import leave
+from bridge_agent.replay_report import print_comparison, replay_files
 from bridge_agent.settings import (
     DEFAULT_PORTS,
     Listeners,
@@ -161,6 +164,47 @@ def status_command(
             sys.stdout.buffer.write(msgspec.json.format(msgspec.json.encode(report), indent=2) + b"\n")
         else:
             print_report(report, _out)
+
+    guarded(work)
+
+
+@app.command("explain")
+def explain_command(
+    request_id: Annotated[
+        str, typer.Argument(help="X-Request-Id of the answer, or of the client's request.")
+    ],
+    state_dir: StateOption,
+    as_json: Annotated[bool, typer.Option("--json", help="All hops as JSON.")] = False,
+) -> None:
+    """Say why a request went where it went: who was asked, who was not and why, and how long it took."""
+
+    def work() -> None:
+        hops = fetch_explanation(load_settings(StateDir(state_dir)), request_id)
+        if as_json:
+            sys.stdout.buffer.write(msgspec.json.format(msgspec.json.encode(hops), indent=2) + b"\n")
+        else:
+            print_explanation(hops, _out)
+
+    guarded(work)
+
+
+@app.command("replay")
+def replay_command(
+    state_dir: StateOption,
+    folder: Annotated[
+        Path, typer.Option("--with", help="A folder of mesh_config documents.", exists=True, file_okay=False)
+    ],
+    hours: Annotated[float, typer.Option("--hours", help="How far back.", min=0.01, max=168.0)] = 1.0,
+    as_json: Annotated[bool, typer.Option("--json", help="All counts as JSON.")] = False,
+) -> None:
+    """Say where this node's last requests would have gone with another mesh_config. Changes nothing."""
+
+    def work() -> None:
+        found = replay_files(StateDir(state_dir), folder, time.time() - hours * 3600)
+        if as_json:
+            sys.stdout.buffer.write(msgspec.json.format(msgspec.json.encode(found), indent=2) + b"\n")
+        else:
+            print_comparison(found, _out)
 
     guarded(work)
 

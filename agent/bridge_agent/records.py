@@ -49,6 +49,7 @@ def audited(record: Record, wall: float, monotonic: float) -> AuditRecord:
         instance=record.instance,
         via=record.caller.via,
         failed_attempts=tuple(f"{attempt.instance}: {attempt.detail}" for attempt in record.failed),
+        key="" if record.decision is None else record.decision.key.hex(),
     )
 
 

@@ -24,9 +24,15 @@ class Waiter:
 
 
 class Admission:
-    """A queue an instance, made when it is first needed."""
+    """A queue an instance, made when it is first needed.
 
-    def __init__(self) -> None:
+    Args:
+        suspect_s: For how long a slot counts as taken after a cancel that its engine may not have
+            noticed yet.
+    """
+
+    def __init__(self, suspect_s: float = SUSPECT_S) -> None:
+        self._suspect_s = suspect_s
         self._queues: dict[str, SlotQueue[Waiter]] = {}
         self._timers: set[asyncio.TimerHandle] = set()
 
@@ -61,7 +67,7 @@ class Admission:
             return
         if suspect:
             timer: asyncio.TimerHandle = asyncio.get_running_loop().call_later(
-                SUSPECT_S, lambda: self._clear(instance, queue, timer)
+                self._suspect_s, lambda: self._clear(instance, queue, timer)
             )
             self._timers.add(timer)
         admitted = queue.give_back(held_s, suspect=suspect)

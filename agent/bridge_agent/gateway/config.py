@@ -9,6 +9,7 @@ from typing import TypeAlias
 import msgspec
 
 from bridge_agent.gateway.access import Origins
+from bridge_agent.gateway.admission import SUSPECT_S
 from bridge_agent.routing.attempts import Attempt
 from bridge_agent.routing.choose import Decision
 from bridge_agent.routing.pulse_rules import PulsePolicy
@@ -25,6 +26,8 @@ class GatewayConfig(msgspec.Struct, frozen=True):
         default_deadline_s: Limit of a request that names none; None: no limit.
         fan_out_s: How long `/api/ps` and the like wait for peers.
         explained: Decisions kept for `explain`.
+        suspect_s: For how long a slot counts as taken after a request was cancelled before its first
+            byte: an engine finishes the batch of a prefill that nobody wants any more.
         pulse: How peers are watched; None: they are not.
     """
 
@@ -35,6 +38,7 @@ class GatewayConfig(msgspec.Struct, frozen=True):
     default_deadline_s: float | None = None
     fan_out_s: float = 2.0
     explained: int = 1024
+    suspect_s: float = SUSPECT_S
     pulse: PulsePolicy | None = PulsePolicy()
 
 

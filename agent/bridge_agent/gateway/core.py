@@ -50,7 +50,7 @@ class Core:
         self.now = now
         self.counters = GatewayCounters()
         self.health = HealthBook()
-        self.admission = Admission()
+        self.admission = Admission(config.suspect_s)
         self.loads = LoadBook(self.counters.in_flight)
         self.retrying = 0
         self._turns = Turns()

@@ -10,11 +10,14 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from time import monotonic
 from typing import Any, Final
+from urllib.parse import parse_qs
 
-from bridge_agent.gateway import fanout, listing
+import msgspec
+
+from bridge_agent.gateway import explain, fanout, listing
 from bridge_agent.gateway.access import cors_headers, host_allowed, preflight_headers
 from bridge_agent.gateway.config import (
     Authorize,
@@ -55,6 +58,7 @@ _DURATION: Final = re.compile(rb"(\d{1,9}(?:\.\d{1,6})?)(ms|s|m|h)?")
 _UNITS: Final = {b"ms": 0.001, b"s": 1.0, b"m": 60.0, b"h": 3600.0, b"": 1.0}
 _LOCAL: Final = Caller("local", ListenerKind.LOCAL)
 _TEXT: Final = b"text/plain; charset=utf-8"
+_JSON: Final = ((b"content-type", b"application/json"),)
 _RUNNING: Final = b"Ollama is running"
 
 Authenticate = Callable[[Request], str | None]
@@ -101,6 +105,10 @@ class Gateway:
             Kind.ROOT: self._root,
         }
 
+        self._between_agents: dict[str, Callable[[Request], bytes]] = {
+            pulse.PATH: self._pulse,
+            explain.PATH: self._explain,
+        }
         self._good_hosts: set[bytes | None] = set()
         self._direct = {
             (method, route.path): (self._answers[route.kind], route)
@@ -119,6 +127,10 @@ class Gateway:
         """Requests that this agent has at engines and peers now."""
         return sum(self._core.counters.in_flight.values())
 
+    def known_work(self) -> Mapping[str, int]:
+        """The work at each instance, own and others', as far as this agent knows."""
+        return self._core.loads.work(self._core.now())
+
     def ejections(self) -> dict[str, float]:
         """Instances and nodes skipped after failures, and for how many seconds more."""
         return self._core.health.ejections(self._core.now())
@@ -135,6 +147,12 @@ class Gateway:
         """The last requests, newest last; of one id when given."""
         kept = self._core.records
         return [record for record in kept if request_id is None or record.request_id == request_id]
+
+    async def explain(self, exchange: Exchange) -> None:
+        """Answers a request of the admin listener: every hop of the request `?id=`, as JSON."""
+        request_id = "".join(parse_qs(exchange.request.query).get("id", []))
+        hops = await explain.all_reports(self._core, request_id) if request_id else []
+        exchange.respond(200, _JSON, msgspec.json.encode(hops))
 
     async def watch_peers(self) -> None:
         """Asks the other nodes whether they are there until cancelled; run it as a task."""
@@ -210,9 +228,8 @@ class Gateway:
         """Rule: only proven, unrevoked nodes of this mesh, and only requests that were forwarded."""
         core, request = self._core, exchange.request
         refusal = self._peer_refusal(request.identity)
-        if request.path == pulse.PATH and refusal is None:
-            work = {target.id: core.work(target.id) for target in core.view.index.local}
-            exchange.respond(200, [(b"content-type", b"application/json")], pulse.answer_body(work))
+        if refusal is None and request.path in self._between_agents:
+            exchange.respond(200, _JSON, self._between_agents[request.path](request))
             return
         hop = None
         try:
@@ -239,6 +256,13 @@ class Gateway:
             priority=hop.priority,
         )
         self._answer(arrival)
+
+    def _pulse(self, _request: Request) -> bytes:
+        return pulse.answer_body({one.id: self._core.work(one.id) for one in self._core.view.index.local})
+
+    def _explain(self, request: Request) -> bytes:
+        request_id = "".join(parse_qs(request.query).get("id", []))
+        return msgspec.json.encode(explain.own_reports(self._core, request_id))
 
     def _peer_refusal(self, identity: str | None) -> tuple[int, str] | None:
         if identity is None:

@@ -33,6 +33,7 @@ class AuditRecord(msgspec.Struct, frozen=True, omit_defaults=True):
     instance: str = ""
     via: str = ""
     failed_attempts: tuple[str, ...] = ()
+    key: str = ""  # what the choice of the instance hung on: a digest, hexadecimal
 
 
 class AuditLog:

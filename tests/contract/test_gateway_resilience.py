@@ -1,0 +1,234 @@
+"""Gateways under pressure: queues, priorities, clients that leave, peers that stop, policies obeyed."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import time
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+
+from bridge_agent.gateway.explain import HopReport
+from bridge_core.http1 import Pool, coroutine_app, serve
+from bridge_core.snapshot import Backend, Node, Route, RoutePolicy
+from bridge_core.traffic import Admission, Outlier, Retries
+from tests.contract.gateway_bed import Answer, Bed, mesh
+from tests.contract.test_gateway_mesh import ALL, session_for
+from tests.fakes.recorded_engine import Fault, RecordedEngine
+from tests.support import eventually
+
+
+@pytest.fixture
+async def lone(tmp_path: Path) -> AsyncIterator[Bed]:
+    """One node with one slot, held by a request that runs until the engine is released."""
+    engine = RecordedEngine((ALL,), slots=1)
+    async with mesh(tmp_path, {"a": engine}, suspect_s=0.3) as bed:
+        yield bed
+
+
+async def occupy(bed: Bed, node: str = "a", **fields: Any) -> asyncio.Task[Answer]:
+    engine = bed[node].engine
+    engine.release.clear()
+    task = asyncio.create_task(bed[node].infer(**fields))
+    await eventually(lambda: engine.running == 1)
+    return task
+
+
+def queued(bed: Bed, count: int, node: str = "a") -> bool:
+    return bed[node].gateway.in_flight == count
+
+
+async def test_an_engine_never_has_more_requests_than_slots(lone: Bed) -> None:
+    engine, most = lone["a"].engine, 0
+    first = await occupy(lone)
+    others = [asyncio.create_task(lone["a"].infer()) for _ in range(8)]
+    await eventually(lambda: queued(lone, 9))
+    engine.release.set()
+    while not all(one.done() for one in others):
+        most = max(most, engine.running)
+        await asyncio.sleep(0)
+    assert most == 1
+    assert {(await one).status for one in (first, *others)} == {200}
+    assert lone["a"].gateway.in_flight == 0
+
+
+async def test_the_more_urgent_goes_first_and_a_malformed_urgency_is_refused(lone: Bed) -> None:
+    first = await occupy(lone)
+    tasks = []
+    for number, priority in enumerate(("low", "normal", "high")):
+        fields = {"options": {"seed": number}}
+        tasks.append(asyncio.create_task(lone["a"].infer(headers={"X-Bridge-Priority": priority}, **fields)))
+        await eventually(lambda number=number: queued(lone, number + 2))
+    assert (await lone["a"].infer(headers={"X-Bridge-Priority": "urgent"})).status == 400
+    lone["a"].engine.release.set()
+    await asyncio.gather(first, *tasks)
+    seeds = [json.loads(one.body).get("options", {}).get("seed") for one in lone["a"].engine.inferences()]
+    assert seeds == [None, 2, 1, 0]
+
+
+async def test_a_client_that_leaves_the_queue_never_reaches_the_engine(lone: Bed) -> None:
+    first = await occupy(lone)
+    waiting = asyncio.create_task(lone["a"].infer())
+    await eventually(lambda: queued(lone, 2))
+    waiting.cancel()
+    await eventually(lambda: queued(lone, 1))
+    lone["a"].engine.release.set()
+    assert (await first).status == 200
+    assert len(lone["a"].engine.inferences()) == 1
+
+
+async def test_a_deadline_ends_the_wait(lone: Bed) -> None:
+    first = await occupy(lone)
+    late = await lone["a"].infer(headers={"X-Bridge-Timeout": "50ms"})
+    assert late.status == 504
+    assert queued(lone, 1)
+    lone["a"].engine.release.set()
+    assert (await first).status == 200
+    assert lone["a"].gateway.ejections() == {}
+
+
+async def test_who_waited_too_long_is_told_to_come_back(tmp_path: Path) -> None:
+    policy = RoutePolicy(admission=Admission(max_wait_s=0.05))
+    async with mesh(tmp_path, {"a": RecordedEngine((ALL,), slots=1)}, policy=policy) as bed:
+        first = await occupy(bed)
+        refused = await bed["a"].infer("/v1/messages", max_tokens=5)
+        assert (refused.status, refused.headers.get(b"retry-after")) == (503, b"1")
+        assert refused.json()["error"]["type"] == "overloaded_error"
+        bed["a"].engine.release.set()
+        assert (await first).status == 200
+
+
+async def test_a_slot_is_free_at_once_when_a_stream_is_left_and_late_when_a_prefill_is(lone: Bed) -> None:
+    engine = lone["a"].engine
+    engine.faults.append(Fault("hang", after=2, times=1))
+    stream = asyncio.create_task(lone["a"].infer(stream=True))
+    await eventually(lambda: engine.running == 1)
+    waiting = asyncio.create_task(lone["a"].infer())
+    await eventually(lambda: queued(lone, 2))
+    stream.cancel()
+    assert (await waiting).status == 200
+    left = await occupy(lone, stream=False)
+    left_at = time.monotonic()
+    left.cancel()
+    await eventually(lambda: queued(lone, 0))
+    engine.release.set()
+    assert (await lone["a"].infer()).status == 200
+    assert time.monotonic() - left_at >= 0.3
+
+
+async def test_leaving_frees_the_slot_behind_a_hop_too(tmp_path: Path) -> None:
+    engines = {"a": RecordedEngine(("other",)), "b": RecordedEngine((ALL,), slots=1)}
+    async with mesh(tmp_path, engines, suspect_s=0.05) as bed:
+        engines["b"].release.clear()
+        running = asyncio.create_task(bed["a"].infer())
+        await eventually(lambda: engines["b"].running == 1)
+        waiting = asyncio.create_task(bed["a"].infer())
+        await eventually(lambda: queued(bed, 2, "b"))
+        waiting.cancel()
+        await eventually(lambda: queued(bed, 1, "b"))
+        running.cancel()
+        await eventually(lambda: queued(bed, 0, "b") and engines["b"].cancelled == 1)
+        engines["b"].release.set()
+        assert (await bed["a"].infer()).status == 200
+
+
+# -- peers
+
+
+async def never_answers(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    try:
+        await reader.read()
+    finally:
+        writer.close()
+
+
+async def test_a_peer_that_stopped_is_passed_over_within_a_second(tmp_path: Path) -> None:
+    engines = {"a": RecordedEngine((ALL,)), "b": RecordedEngine((ALL,))}
+    async with mesh(tmp_path, engines) as bed:
+        gateway = bed["a"].gateway
+        assert gateway.ejections() == {}
+        stopped = await asyncio.start_server(never_answers, "127.0.0.1", 0)
+        headers = session_for(bed, "a", "b")
+        began = time.monotonic()
+        bed.publish(node__b=Node("b", f"127.0.0.1:{stopped.sockets[0].getsockname()[1]}"))
+        caught = await bed["a"].infer(headers=headers)  # it was on its way there
+        assert (caught.status, caught.headers.get(b"x-bridge-node")) == (200, b"a")
+        assert "b" in gateway.ejections()
+        assert time.monotonic() - began < 4.0
+        at_once = await bed["a"].infer(headers=headers)
+        assert (at_once.headers.get(b"x-bridge-attempts"), at_once.status) == (b"1", 200)
+        bed.enrol("b")
+        await eventually(lambda: gateway.ejections() == {})
+        assert (await bed["a"].infer(headers=headers)).headers.get(b"x-bridge-node") == b"b"
+        stopped.close()
+        await stopped.wait_closed()
+
+
+async def test_load_that_owners_report_steers_the_others(tmp_path: Path) -> None:
+    engines = {name: RecordedEngine((ALL,), slots=4) for name in "abc"}
+    async with mesh(tmp_path, engines, policy=RoutePolicy(strategy="least_request")) as bed:
+        engines["c"].release.clear()
+        held = [asyncio.create_task(bed["c"].infer()) for _ in range(12)]
+        await eventually(lambda: engines["c"].running >= 1)
+        await eventually(lambda: all("c/0" in bed[name].gateway.known_work() for name in "ab"))
+        for _ in range(6):
+            answer = await bed["a"].infer()
+            assert answer.headers.get(b"x-bridge-node") != b"c"
+        engines["c"].release.set()
+        assert {(await one).status for one in held} == {200}
+
+
+# -- policies
+
+
+async def test_a_slow_try_is_made_again_elsewhere(tmp_path: Path) -> None:
+    engines = {"a": RecordedEngine((ALL,)), "b": RecordedEngine((ALL,))}
+    policy = RoutePolicy(retries=Retries(per_try_timeout_s=0.2))
+    async with mesh(tmp_path, engines, policy=policy) as bed:
+        engines["b"].release.clear()
+        answer = await bed["a"].infer(headers=session_for(bed, "a", "b"), stream=False)
+        assert (answer.status, answer.headers.get(b"x-bridge-node")) == (200, b"a")
+        assert answer.headers.get(b"x-bridge-attempts") == b"2"
+        engines["b"].release.set()
+
+
+async def test_round_robin_and_a_backends_labels_are_obeyed(tmp_path: Path) -> None:
+    engines = {name: RecordedEngine((ALL,)) for name in "abc"}
+    async with mesh(tmp_path, engines) as bed:
+        even = RoutePolicy(strategy="round_robin", affinity="none")
+        bed.publish(
+            route__even=Route("even", (Backend(ALL),), policy=even),
+            route__gpu=Route("gpu", (Backend(ALL, labels={"zone": "x"}),), policy=even),
+            node__b=Node("b", f"127.0.0.1:{bed['b'].peer.port}", labels={"zone": "x"}),
+        )
+        for _ in range(6):
+            await bed["a"].infer(model="even")
+        assert [len(engine.inferences()) for engine in engines.values()] == [2, 2, 2]
+        for _ in range(4):
+            assert (await bed["a"].infer(model="gpu")).headers.get(b"x-bridge-node") == b"b"
+
+
+async def test_explain_says_it_all_hop_by_hop(tmp_path: Path) -> None:
+    engines = {"a": RecordedEngine((ALL,)), "b": RecordedEngine((ALL,)), "c": RecordedEngine((ALL,))}
+    policy = RoutePolicy(outlier=Outlier(consecutive_failures=1))
+    async with mesh(tmp_path, engines, policy=policy) as bed, asyncio.TaskGroup() as group:
+        engines["b"].faults.append(Fault("close", times=2))
+        headers = {**session_for(bed, "a", "b"), "X-Request-Id": "why-1"}
+        assert (await bed["a"].infer(headers=headers)).status == 200
+        page = await serve(coroutine_app(bed["c"].gateway.explain, group), name="admin")
+        pool = Pool(("127.0.0.1", page.port))
+        async with pool.request("GET", "/explain?id=why-1") as response:
+            hops = msgspec.json.decode(await response.read(), type=list[HopReport])
+        await pool.close()
+        await page.close()
+    entry = hops[0]
+    assert (entry.node, entry.via, entry.strategy) == ("a", "", "ring_hash")
+    assert entry.candidates[0].instance == "b/0"
+    assert [one.instance for one in entry.failed] == ["b/0"]
+    assert entry.instance in {"a/0", "c/0"}
+    assert 0 <= entry.sent_ms <= entry.first_byte_ms <= entry.ended_ms
+    assert {hop.via for hop in hops[1:]} == {"a"}
