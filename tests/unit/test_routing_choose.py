@@ -13,11 +13,13 @@ from hypothesis import strategies as st
 from bridge_agent.engine.view import LocalInstance
 from bridge_agent.routing.affinity import affinity_key
 from bridge_agent.routing.choose import MAX_CANDIDATES, Load, choose
+from bridge_agent.routing.replay_rules import Past, replay, tally
 from bridge_agent.routing.view import Index, MeshView
 from bridge_core.names import canonical
 from bridge_core.snapshot import (
     Backend,
     Instance,
+    MeshSettings,
     Model,
     Node,
     Route,
@@ -26,7 +28,7 @@ from bridge_core.snapshot import (
     Version,
     encode_entry,
 )
-from bridge_core.traffic import split
+from bridge_core.traffic import Outlier, split
 
 X = canonical("x")
 IDLE = Load({})
@@ -281,3 +283,124 @@ def test_without_a_conversation_the_client_is_the_key(fields: dict[str, Any]) ->
 @pytest.mark.parametrize("messages", [[1, 2], ["a"], "text", {"a": 1}, [None]])
 def test_odd_messages_have_a_key_too(messages: Any) -> None:
     assert key(raw(messages=messages))
+
+
+def test_a_conversation_has_one_key_in_every_api_and_however_it_is_written() -> None:
+    first = "What is the capital of France?"
+    ollama = raw(messages=[{"role": "system", "content": "be brief"}, {"role": "user", "content": first}])
+    openai_parts = raw(
+        messages=[
+            {"content": [{"type": "text", "text": "be brief"}], "role": "system"},
+            {"content": [{"type": "text", "text": first}], "role": "user", "name": "x"},
+        ]
+    )
+    anthropic = raw(system="be brief", messages=[{"role": "user", "content": first}])
+    anthropic_parts = raw(
+        system=[{"type": "text", "text": "be brief", "cache_control": {"type": "ephemeral"}}],
+        messages=[{"role": "user", "content": [{"type": "text", "text": first}]}],
+    )
+    spaced = {"messages": msgspec.Raw(msgspec.json.format(bytes(ollama["messages"]), indent=4))}
+    responses = raw(instructions="be brief", input=[{"role": "user", "content": first}])
+    keys = {key(one) for one in (ollama, openai_parts, anthropic, anthropic_parts, spaced, responses)}
+    assert len(keys) == 1
+    later = raw(system="be brief", messages=[{"role": "user", "content": first}, *LATER])
+    assert key(later) in keys
+
+
+@pytest.mark.parametrize(
+    ("affinity", "same_client", "same_talk"),
+    [
+        ("conversation", False, True),
+        ("session", True, False),
+        ("client", True, False),
+        ("none", False, False),
+    ],
+)
+def test_an_affinity_says_what_keeps_requests_together(
+    affinity: Any, same_client: bool, same_talk: bool
+) -> None:
+    def make(talk: str, client: bytes, nonce: bytes) -> bytes:
+        fields = raw(messages=[{"role": "user", "content": talk}])
+        return affinity_key(X, fields, session=None, client=client, affinity=affinity, nonce=nonce)
+
+    assert (make("one", b"c", b"1") == make("two", b"c", b"2")) is same_client
+    assert (make("one", b"c", b"1") == make("one", b"d", b"2")) is same_talk
+
+
+# -- strategies and policies
+
+
+def test_a_route_and_the_mesh_say_how_an_instance_is_chosen() -> None:
+    entries = snapshot(five()).entries
+    entries["mesh"] = encode_entry(MeshSettings(defaults=RoutePolicy(strategy="round_robin")))
+    entries["route/r"] = encode_entry(Route("r", (Backend("x"),), RoutePolicy(strategy="least_request")))
+    mesh = Index("me", Snapshot(Version(1, 1), entries), ())
+    load = Load({})
+    assert sorted(names(choose(mesh, X, b"k", load))[0] for _ in range(5)) == list("abcde")
+    decision = choose(mesh, canonical("r"), b"k", Load({"a/0": 1, "b/0": 1, "c/0": 1, "d/0": 1}))
+    assert (decision.strategy, names(decision)[0], decision.work[0]) == ("least_request", "e", 0)
+
+
+def test_a_backend_takes_its_own_instances_only() -> None:
+    labelled = Backend("x", labels={"gpu": "h200"}, name="fast")
+    named = Backend("x", instances=("b/0", "gone/0"), name="named")
+    nodes = {"a": {"labels": {"gpu": "h200"}}, "b": {}, "c": {}}
+    routes = (Route("r", (labelled,)), Route("s", (named,)))
+    mesh = index({name: {} for name in "abc"}, nodes, routes)
+    decision = choose(mesh, canonical("r"), b"k", IDLE)
+    assert (names(decision), decision.backend) == (["a"], "fast")
+    assert set(skipped(decision).values()) == {"its node lacks the backend's labels"}
+    assert names(choose(mesh, canonical("s"), b"k", IDLE)) == ["b"]
+
+
+def test_never_more_than_the_share_is_ejected_and_those_nearly_over_come_back() -> None:
+    left = {"a/0": 1.0, "b/0": 3.0, "c/0": 2.0}
+    policy = RoutePolicy(outlier=Outlier(max_ejected=0.4, panic_threshold=0.2), strategy="least_request")
+    mesh = index(five(), routes=(Route("r", (Backend("x"),), policy),))
+    decision = choose(mesh, canonical("r"), b"k", Load({}, lambda subject: left.get(subject, 0.0)))
+    assert sorted(names(decision)) == ["a", "d", "e"]
+    assert not decision.panic
+
+
+def test_with_too_few_healthy_ones_health_is_not_regarded_but_the_dead_stay_out() -> None:
+    mesh = index(five())
+    load = Load(
+        {}, lambda subject: float(subject in {"a/0", "b/0", "c/0"}), lambda subject: float(subject == "d")
+    )
+    decision = choose(mesh, X, b"k", load)
+    assert decision.panic
+    assert sorted(names(decision)) == ["a", "b", "c", "e"]
+    assert skipped(decision) == {"d/0": "does not answer"}
+    everybody = choose(mesh, X, b"k", Load({}, None, lambda _subject: 1.0))
+    assert (len(names(everybody)), everybody.panic) == (MAX_CANDIDATES, True)
+
+
+# -- replay
+
+
+def test_a_replay_decides_past_requests_under_another_configuration() -> None:
+    old = Route("r", (Backend("x", 100, instances=("a/0",), name="old"),), RoutePolicy(affinity="none"))
+    shifted = Route(
+        "r",
+        (
+            Backend("x", 50, instances=("a/0",), name="old"),
+            Backend("x", 50, instances=("b/0",), name="new"),
+        ),
+    )
+    past = [Past(float(at), canonical("r"), b"%d" % at, "a/0", 0.5) for at in range(1_000)]
+    before = replay(index({"a": {}, "b": {}}, routes=(old,)), past)
+    assert {one.instance for one in before} == {"a/0"}
+    after = replay(index({"a": {}, "b": {}}, routes=(shifted,)), past)
+    found = tally(past, after)[canonical("r")]
+    assert (found.requests, found.unserved, found.queued) == (1_000, 0, 0)
+    assert abs(found.by_backend["new"] - 500) < 60
+    assert tally(past, replay(index({"c": {"models": ("y",)}}), past))[canonical("r")].unserved == 1_000
+
+
+def test_a_replay_counts_who_would_have_had_to_wait() -> None:
+    past = [Past(0.1 * at, X, b"same", "a/0", 1.0) for at in range(20)]
+    policy = RoutePolicy(strategy="least_request")
+    mesh = index({"a": {"slots": 5}, "b": {"slots": 5}}, routes=(Route("x", (Backend("x"),), policy),))
+    assert tally(past, replay(mesh, past))[X].queued == 0
+    lone = index({"a": {"slots": 5}})
+    assert tally(past, replay(lone, past))[X].queued == 15
