@@ -92,8 +92,8 @@ def test_a_step_without_enough_requests_is_held_and_says_so() -> None:
 @pytest.mark.parametrize(
     ("canary", "reason"),
     [
-        (counts(30, errors=6), "error rate 20.0% (6 of 30) against 0.0%"),
-        (counts(30, broken=9), "in-stream error rate 30.0% (9 of 30) against 0.0%"),
+        (counts(30, errors=6), "error rate 20.0% (6 of 30) against 0 of 30"),
+        (counts(30, broken=9), "in-stream error rate 30.0% (9 of 30) against 0 of 30"),
         (counts(30, ttft_s=0.6), "time to first byte p50 0.646"),
         (counts(30, speed=20.0), "20.0 tokens/s against 50.0"),
     ],

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable, Iterable
-from typing import Final
+from typing import Final, Protocol
 
 import structlog
 
@@ -17,7 +17,6 @@ from bridge_core.errors import BridgeError, Unavailable
 from bridge_core.snapshot import Snapshot
 from bridge_core.store.api import Delete, Put, Store, Unchanged
 from bridge_registry import keyspace
-from bridge_registry.leadership import Leadership
 from bridge_registry.membership.load_book import LoadBook
 from bridge_registry.membership.mesh_table import MeshTable
 from bridge_registry.records import encode
@@ -41,6 +40,16 @@ _LONGEST_TICK_S: Final = 3 * TICK_S  # a suspended machine has not held a step m
 _SAVE_EVERY_S: Final = 5.0  # what a new leader may have to measure again
 
 
+class Office(Protocol):
+    """Whether this registry leads; see `bridge_registry.leadership`."""
+
+    def leads(self) -> bool:
+        """Whether it leads now."""
+
+    def fence(self) -> Unchanged:
+        """The condition of its writes. Raises Unavailable when it does not lead."""
+
+
 class RolloutController:
     """See the module.
 
@@ -50,25 +59,28 @@ class RolloutController:
         table: What is applied and stored.
         load: What agents report.
         snapshot: The published one: what agents act on.
-        tick_s: How often to decide.
+        clock: Unix seconds, for the log that people read; nothing is decided by it.
+        monotonic: Seconds that only go on.
     """
 
     def __init__(
         self,
         store: Store,
-        leadership: Leadership,
+        leadership: Office,
         table: MeshTable,
         load: LoadBook,
         snapshot: Callable[[], Snapshot],
         *,
-        tick_s: float = TICK_S,
+        clock: Callable[[], float] = time.time,
+        monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
         self._store = store
         self._leadership = leadership
         self._table = table
         self._load = load
         self._snapshot = snapshot
-        self._tick_s = tick_s
+        self._clock = clock
+        self._monotonic = monotonic
         # Positions ahead of the store by what was measured since, and the revision they come from.
         self._ahead: dict[str, tuple[Position, int]] = {}
         self._saved_at: dict[str, float] = {}
@@ -76,10 +88,10 @@ class RolloutController:
 
     async def run(self) -> None:
         """Ticks until cancelled."""
-        last = time.monotonic()
+        last = self._monotonic()
         while True:
-            await asyncio.sleep(self._tick_s)
-            now = time.monotonic()
+            await asyncio.sleep(TICK_S)
+            now = self._monotonic()
             passed, last = min(now - last, _LONGEST_TICK_S), now
             try:
                 await self.tick(passed)
@@ -114,7 +126,7 @@ class RolloutController:
             current = self._position(plan)
             if current is None:
                 raise Unavailable(f"the rollout {name} is just beginning", hint="try again")
-            position, effects = decide(plan, current[0], Commanded(verb, by), time.time())
+            position, effects = decide(plan, current[0], Commanded(verb, by), self._clock())
             await self._save(plan, position, current[1], effects)
             return position
 
@@ -139,12 +151,14 @@ class RolloutController:
         stable, canary = (self._load.take(plan.route, key) for key in (plan.stable, plan.canary))
         current = self._position(plan)
         if current is None:
-            position, effects = begin(plan, time.time())
+            position, effects = begin(plan, self._clock())
             await self._save(plan, position, 0, effects)
             return
         event = Ticked(seconds, stable, canary, self._instances(plan), self._probed(plan))
-        position, effects = decide(plan, current[0], event, time.time())
-        due = position != current[0] and time.monotonic() - self._saved_at.get(plan.name, 0.0) > _SAVE_EVERY_S
+        position, effects = decide(plan, current[0], event, self._clock())
+        due = (
+            position != current[0] and self._monotonic() - self._saved_at.get(plan.name, 0.0) > _SAVE_EVERY_S
+        )
         if effects or due:
             await self._save(plan, position, current[1], effects)
         else:
@@ -170,7 +184,7 @@ class RolloutController:
             self._ahead.pop(plan.name, None)
             raise Unavailable(f"the rollout {plan.name} changed meanwhile", hint="try again")
         self._ahead[plan.name] = (position, outcome.revision)
-        self._saved_at[plan.name] = time.monotonic()
+        self._saved_at[plan.name] = self._monotonic()
         for effect in effects:
             if isinstance(effect, Tell):
                 log.info("rollout", name=plan.name, phase=position.phase, what=effect.what)

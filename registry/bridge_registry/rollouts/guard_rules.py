@@ -2,8 +2,10 @@
 
 Rules:
 1. A canary is judged once it has had `min_requests`.
-2. An error rate is too high when even the lower end of its 95 % confidence interval (Wilson's) lies
-   above the stable side's by more than is allowed: a single failure among few is no verdict.
+2. An error rate is too high when even the lower end of its 99.9 % confidence interval (Wilson's) lies
+   above the stable side's by more than is allowed: a single failure among few is no verdict, and the
+   interval is that wide since it is looked at every second. The stable side counts as if it had had
+   another twenty requests at 2.5 %: near the end of a rollout it has too few to show its own rate.
 3. Times and speeds are compared when both sides have had `min_requests` answers; the 95th percentile
    with three times as many, since it is the worst of twenty.
 4. A time to the first byte that is longer by less than the slack is not regarded.
@@ -18,7 +20,9 @@ from typing import Final
 from bridge_core.counts import Counts
 from bridge_registry.rollouts.plan import Guards
 
-_Z: Final = 1.96
+_Z: Final = 3.29
+_PRIOR_ERRORS: Final = 0.5
+_PRIOR_REQUESTS: Final = 20
 
 
 def verdict(guards: Guards, stable: Counts, canary: Counts) -> str:
@@ -29,13 +33,14 @@ def verdict(guards: Guards, stable: Counts, canary: Counts) -> str:
 
 
 def _faults(guards: Guards, stable: Counts, canary: Counts) -> Iterator[str]:
-    for what, allowed, bad, rate in (
-        ("error rate", guards.error_rate, canary.errors, stable.error_rate),
-        ("in-stream error rate", guards.stream_error_rate, canary.stream_errors, stable.stream_error_rate),
+    for what, allowed, bad, old_bad in (
+        ("error rate", guards.error_rate, canary.errors, stable.errors),
+        ("in-stream error rate", guards.stream_error_rate, canary.stream_errors, stable.stream_errors),
     ):
-        if allowed is not None and lower_bound(bad, canary.requests) > rate + allowed:
-            share = bad / canary.requests
-            yield f"{what} {share:.1%} ({bad} of {canary.requests}) against {rate:.1%}"
+        usual = (old_bad + _PRIOR_ERRORS) / (stable.requests + _PRIOR_REQUESTS)
+        if allowed is not None and lower_bound(bad, canary.requests) > usual + allowed:
+            new, old = f"{bad} of {canary.requests}", f"{old_bad} of {stable.requests}"
+            yield f"{what} {bad / canary.requests:.1%} ({new}) against {old}"
     answered = min(stable.answered, canary.answered)
     if answered < max(1, guards.min_requests):
         return
@@ -50,7 +55,7 @@ def _faults(guards: Guards, stable: Counts, canary: Counts) -> Iterator[str]:
 
 
 def lower_bound(bad: int, count: int) -> float:
-    """Lower end of the 95 % confidence interval of the share `bad` of `count` (Wilson's)."""
+    """Lower end of the 99.9 % confidence interval of the share `bad` of `count` (Wilson's)."""
     if not count or not bad:
         return 0.0
     share, z2 = bad / count, _Z * _Z
