@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -24,16 +25,18 @@ class Registry(wire_grpc.AdminServicer):
     def __init__(self) -> None:
         self.asked: list[Any] = []
         self.answer: Any = None
+        self.answers: dict[str, Any] = {}  # by the request's type, before `answer`
         self.refusal: tuple[grpc.StatusCode, str] | None = None
 
     def _serve(self, request: Any, context: grpc.ServicerContext) -> Any:
         self.asked.append(request)
         if self.refusal is not None:
             context.abort(*self.refusal)
-        return self.answer
+        return self.answers.get(type(request).__name__, self.answer)
 
     CreateToken = ListTokens = RevokeToken = _serve
     Apply = Diff = GetConfig = History = Rollback = Drain = _serve
+    Status = Revoke = Rollouts = CommandRollout = _serve
 
 
 @pytest.fixture
@@ -140,7 +143,7 @@ def test_a_diff_is_printed_and_told_by_the_exit_code(registry: Registry, tmp_pat
     assert bridge(registry, "diff", "-f", str(tmp_path / "a.yaml")).exit_code == 0
 
 
-def test_documents_history_rollback_and_drain(registry: Registry) -> None:
+def test_documents_history_and_rollback(registry: Registry) -> None:
     documents = [wire.ConfigDocument(yaml="kind: Mesh\n"), wire.ConfigDocument(yaml="kind: ModelRoute")]
     registry.answer = wire.GetConfigResponse(documents=documents)
     assert bridge(registry, "get").stdout == "kind: Mesh\n---\nkind: ModelRoute\n"
@@ -150,11 +153,58 @@ def test_documents_history_rollback_and_drain(registry: Registry) -> None:
     assert "admin/a  Mesh/m" in bridge(registry, "history").stdout
     registry.answer = wire.ApplyResponse(revision=3, changed=["Mesh/m"])
     assert "Revision 3" in bridge(registry, "rollback", "1").stdout
-    registry.answer = wire.DrainResponse()
-    assert bridge(registry, "drain", "node1").stdout == "node1 is drained.\n"
-    assert registry.asked[-1].drained
+
+
+def test_draining_waits_until_it_is_safe_and_says_what_is_left(registry: Registry) -> None:
+    busy = wire.NodeStatus(name="node1", state="drained", in_flight=2, reports=True)
+    registry.answers = {
+        "DrainRequest": wire.DrainResponse(),
+        "StatusRequest": wire.StatusResponse(nodes=[busy]),
+    }
     assert bridge(registry, "drain", "node1", "--undo").stdout == "node1 is back in service.\n"
     assert not registry.asked[-1].drained
+    left = bridge(registry, "drain", "node1", "--timeout", "0")
+    assert left.stdout == "node1 takes no new requests; 2 requests in flight.\n"
+    ended = bridge(registry, "drain", "node1", "--timeout", "0.01")
+    assert ended.exit_code == 1
+    assert "node1 is not safe to stop after 0.01 s: 2 requests in flight" in ended.output
+    safe = wire.NodeStatus(name="node1", state="drained", reports=True, safe_to_stop=True)
+    registry.answers["StatusRequest"] = wire.StatusResponse(nodes=[safe])
+    assert bridge(registry, "drain", "node1").stdout == "node1 is drained: safe to stop.\n"
+    assert [type(one).__name__ for one in registry.asked[-2:]] == ["DrainRequest", "StatusRequest"]
+    assert registry.asked[-2].drained
+
+
+def test_a_node_is_revoked(registry: Registry) -> None:
+    registry.answer = wire.RevokeResponse()
+    assert bridge(registry, "revoke", "node1").stdout.startswith("node1 is revoked.")
+    assert registry.asked[-1].node_name == "node1"
+
+
+def test_rollouts_are_shown_and_commanded(registry: Registry) -> None:
+    one = wire.RolloutStatus(
+        name="roll",
+        phase="rolled-back",
+        step=1,
+        steps=10,
+        reason="error rate 20.0% (6 of 30) against 0 of 90",
+        stable=wire.RolloutSide(backend="old", share=1.0, requests=90),
+        canary=wire.RolloutSide(backend="new", requests=30, error_rate=0.2, ttft_p50=0.25),
+        events=[wire.RolloutEvent(at_unix=1_800_000_000, what="began: step 1 of 10")],
+    )
+    registry.answer = wire.RolloutsResponse(rollouts=[one])
+    said = bridge(registry, "rollout", "status").stdout
+    assert "roll: rolled-back, step 2 of 10" in said
+    assert "error rate 20.0% (6 of 30) against 0 of 90" in said
+    assert "began: step 1 of 10" in said
+    shown = json.loads(bridge(registry, "rollout", "status", "roll", "--json").stdout)
+    assert (shown[0]["canary"]["errorRate"], registry.asked[-1].name) == (0.2, "roll")
+    registry.answer = wire.RolloutsResponse()
+    assert bridge(registry, "rollout", "status").stdout == "No rollout is applied.\n"
+    for verb in ("pause", "resume", "promote", "abort", "restart"):
+        registry.answer = wire.RolloutStatus(name="roll", phase="paused")
+        assert bridge(registry, "rollout", verb, "roll").stdout == "roll is paused.\n"
+        assert (registry.asked[-1].name, registry.asked[-1].verb) == ("roll", verb)
 
 
 def test_what_the_registry_says_is_what_is_printed(registry: Registry) -> None:

@@ -1,4 +1,4 @@
-"""`bridge token|apply|diff|get|history|rollback|drain`: what an admin asks of a registry."""
+"""`bridge token|apply|diff|get|history|rollback`: what an admin asks of a registry."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ FilesOption = Annotated[
 tokens = typer.Typer(help="Join tokens.", no_args_is_help=True)
 
 
-class _Where:
+class Where:
     """The connection options that every admin command takes."""
 
     def __init__(
@@ -75,7 +75,6 @@ def register(app: typer.Typer) -> None:
     app.command("get")(get_command)
     app.command("history")(history_command)
     app.command("rollback")(rollback_command)
-    app.command("drain")(drain_command)
 
 
 @tokens.command("create")
@@ -101,7 +100,7 @@ def token_create(
         )
         return await stub.CreateToken(request, timeout=_TIMEOUT_S)
 
-    made = _Where(state_dir, registry, ca, cert, key).call(work)
+    made = Where(state_dir, registry, ca, cert, key).call(work)
     _err.print(f"Token {made.id} for {uses} use{'s' if uses > 1 else ''}, until {_time(made.expires_unix)}:")
     sys.stdout.write(made.token + "\n")
 
@@ -120,7 +119,7 @@ def token_list(
     async def work(stub: Any) -> Any:
         return await stub.ListTokens(wire.ListTokensRequest(), timeout=_TIMEOUT_S)
 
-    found = _Where(state_dir, registry, ca, cert, key).call(work).tokens
+    found = Where(state_dir, registry, ca, cert, key).call(work).tokens
     # An id cut short could not be pasted into `revoke`.
     table = Table(
         Column("id", no_wrap=True, min_width=16), "expires", "uses left", "node", "labels", "made by"
@@ -149,7 +148,7 @@ def token_revoke(
     async def work(stub: Any) -> None:
         await stub.RevokeToken(wire.RevokeTokenRequest(id=token_id), timeout=_TIMEOUT_S)
 
-    _Where(state_dir, registry, ca, cert, key).call(work)
+    Where(state_dir, registry, ca, cert, key).call(work)
     _out.print(f"Token {token_id} is revoked.", markup=False)
 
 
@@ -171,7 +170,7 @@ def apply_command(
         request = wire.ApplyRequest(files=_read(files), prune=prune)
         return await stub.Apply(request, timeout=_TIMEOUT_S)
 
-    _print_applied(_Where(state_dir, registry, ca, cert, key).call(work))
+    _print_applied(Where(state_dir, registry, ca, cert, key).call(work))
 
 
 def diff_command(
@@ -189,7 +188,7 @@ def diff_command(
     async def work(stub: Any) -> Any:
         return await stub.Diff(wire.ApplyRequest(files=_read(files), prune=prune), timeout=_TIMEOUT_S)
 
-    answer = _Where(state_dir, registry, ca, cert, key).call(work)
+    answer = Where(state_dir, registry, ca, cert, key).call(work)
     _refuse_faults(answer.faults)
     sys.stdout.write(answer.unified_diff)
     if answer.unified_diff:
@@ -211,7 +210,7 @@ def get_command(
     async def work(stub: Any) -> Any:
         return await stub.GetConfig(wire.GetConfigRequest(kind=kind, name=name), timeout=_TIMEOUT_S)
 
-    documents = _Where(state_dir, registry, ca, cert, key).call(work).documents
+    documents = Where(state_dir, registry, ca, cert, key).call(work).documents
     if not documents:
         _err.print("Nothing of that kind and name is applied." if kind else "Nothing is applied.")
     sys.stdout.write("---\n".join(document.yaml.rstrip("\n") + "\n" for document in documents))
@@ -232,7 +231,7 @@ def history_command(
     async def work(stub: Any) -> Any:
         return await stub.History(wire.HistoryRequest(limit=limit), timeout=_TIMEOUT_S)
 
-    revisions = _Where(state_dir, registry, ca, cert, key).call(work).revisions
+    revisions = Where(state_dir, registry, ca, cert, key).call(work).revisions
     if not revisions:
         _out.print("Nothing was applied yet.")
     for revision in revisions:
@@ -256,26 +255,7 @@ def rollback_command(
     async def work(stub: Any) -> Any:
         return await stub.Rollback(wire.RollbackRequest(revision=revision), timeout=_TIMEOUT_S)
 
-    _print_applied(_Where(state_dir, registry, ca, cert, key).call(work))
-
-
-def drain_command(
-    *,
-    node: Annotated[str, typer.Argument(help="The node's name.")],
-    undo: Annotated[bool, typer.Option("--undo", help="Put it back into service.")] = False,
-    state_dir: StateOption,
-    registry: RegistryOption = None,
-    ca: CaOption = None,
-    cert: CertOption = None,
-    key: KeyOption = None,
-) -> None:
-    """Send no new requests to a node; what runs there finishes."""
-
-    async def work(stub: Any) -> None:
-        await stub.Drain(wire.DrainRequest(node_name=node, drained=not undo), timeout=_TIMEOUT_S)
-
-    _Where(state_dir, registry, ca, cert, key).call(work)
-    _out.print(f"{node} is {'back in service' if undo else 'drained'}.", markup=False)
+    _print_applied(Where(state_dir, registry, ca, cert, key).call(work))
 
 
 def _print_applied(answer: Any) -> None:

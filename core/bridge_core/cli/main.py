@@ -14,7 +14,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from bridge_core.cli import admin_commands
+from bridge_core.cli import admin_commands, traffic_commands
 from bridge_core.cli.connection import default_state_dir
 from bridge_core.cli.guard import guarded
 from bridge_core.cli.layout import MeshFile
@@ -30,6 +30,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 admin_commands.register(app)
+traffic_commands.register(app)
 _out = Console(highlight=False)
 
 StateOption = Annotated[
@@ -199,8 +200,8 @@ Ollama clients: OLLAMA_HOST=http://{first.http}; OpenAI clients: OPENAI_BASE_URL
 (any key); gRPC over TLS: {first.grpc}, with the certificates below.
 
 Try:
-  curl http://{last.http}/api/chat -d '{chat},"stream":false}}'
-  curl http://{first.http}/v1/chat/completions {json} -d '{chat}}}'
+  curl http://{last.http}/api/chat -d '{chat},"stream":false,"options":{{"temperature":0}}}}'
+  curl http://{first.http}/v1/chat/completions {json} -d '{chat},"temperature":0}}'
   curl {secure} {json} \\
     https://{first.grpc}/bridge.v1.ModelInference/Predict \\
     -d '{{"modelName":"smollm2:135m","inputData":"{prompt}"}}'
