@@ -39,8 +39,8 @@ def _faults(guards: Guards, stable: Counts, canary: Counts) -> Iterator[str]:
     ):
         usual = (old_bad + _PRIOR_ERRORS) / (stable.requests + _PRIOR_REQUESTS)
         if allowed is not None and lower_bound(bad, canary.requests) > usual + allowed:
-            new, old = f"{bad} of {canary.requests}", f"{old_bad} of {stable.requests}"
-            yield f"{what} {bad / canary.requests:.1%} ({new}) against {old}"
+            there = f"{old_bad} of {stable.requests}"
+            yield f"{what} {bad / canary.requests:.1%} ({bad} of {canary.requests}) against {there}"
     answered = min(stable.answered, canary.answered)
     if answered < max(1, guards.min_requests):
         return
