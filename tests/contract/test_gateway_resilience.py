@@ -70,6 +70,20 @@ async def test_the_more_urgent_goes_first_and_a_malformed_urgency_is_refused(lon
     assert seeds == [None, 2, 1, 0]
 
 
+async def test_a_full_queue_gives_way_to_the_more_urgent(tmp_path: Path) -> None:
+    policy = RoutePolicy(admission=Admission(queue_per_slot=1))
+    async with mesh(tmp_path, {"a": RecordedEngine((ALL,), slots=1)}, policy=policy) as bed:
+        first = await occupy(bed)
+        displaced = asyncio.create_task(bed["a"].infer(stream=False))
+        await eventually(lambda: queued(bed, 2))
+        urgent = asyncio.create_task(bed["a"].infer(headers={"X-Bridge-Priority": "high"}))
+        assert (await displaced).status == 503
+        assert queued(bed, 2)
+        bed["a"].engine.release.set()
+        assert {(await one).status for one in (first, urgent)} == {200}
+        assert queued(bed, 0)
+
+
 async def test_a_client_that_leaves_the_queue_never_reaches_the_engine(lone: Bed) -> None:
     first = await occupy(lone)
     waiting = asyncio.create_task(lone["a"].infer())

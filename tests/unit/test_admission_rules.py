@@ -8,7 +8,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from bridge_agent.routing.admission_rules import ADMITTED, QUEUED, Priority, Refused, SlotQueue
+from bridge_agent.routing.admission_rules import ADMITTED, QUEUED, Priority, Queued, Refused, SlotQueue
 
 NORMAL = Priority.NORMAL
 
@@ -103,6 +103,18 @@ def test_more_slots_admit_more() -> None:
     assert queue.give_back(1.0) == []
 
 
+def test_a_full_queue_gives_way_to_the_more_urgent() -> None:
+    queue: SlotQueue[str] = SlotQueue(1)
+    offer(queue, "runs")
+    for name, client in (("a1", "a"), ("b1", "b"), ("b2", "b")):
+        offer(queue, name, client, bound=3)
+    assert offer(queue, "urgent", priority=Priority.HIGH, bound=3) == Queued("b2")
+    assert isinstance(offer(queue, "late", bound=3), Refused)
+    assert isinstance(offer(queue, "later", priority=Priority.LOW, bound=3), Refused)
+    assert queue.waiting == 3
+    assert drain(queue) == ["urgent", "a1", "b1"]
+
+
 class Model(RuleBasedStateMachine):
     """Whatever happens: slots are never exceeded, none stays free while somebody waits, none is lost."""
 
@@ -127,7 +139,9 @@ class Model(RuleBasedStateMachine):
         answer = self.queue.offer(self.number, client, priority, bound=self.bound)
         if answer is ADMITTED:
             self.running.add(self.number)
-        elif answer is QUEUED:
+        elif isinstance(answer, Queued):
+            if answer.displaced is not None:
+                assert self.waiting.pop(answer.displaced)[1] > priority
             self.waiting[self.number] = (client, priority)
         else:
             assert len(self.waiting) >= self.bound

@@ -6,7 +6,7 @@ import asyncio
 from abc import abstractmethod
 from typing import Final
 
-from bridge_agent.routing.admission_rules import Answer, Priority, SlotQueue
+from bridge_agent.routing.admission_rules import Answer, Priority, Queued, SlotQueue
 from bridge_agent.routing.view import Index, Target
 
 # A real Ollama on a CPU goes on with a cancelled prefill for one batch, which takes two to three seconds.
@@ -21,6 +21,10 @@ class Waiter:
     @abstractmethod
     def proceed(self) -> None:
         """It has a slot now; called from the loop, not from within a call to `Admission`."""
+
+    @abstractmethod
+    def lose_place(self) -> None:
+        """A more urgent one has its place in the queue; called from within a call to `Admission`."""
 
 
 class Admission:
@@ -52,7 +56,10 @@ class Admission:
         if queue is None:
             queue = self._queues[target.id] = SlotQueue(target.slots)
         bound = queue_per_slot * queue.slots
-        return queue.offer(waiter, client, priority, bound=bound, now=now, deadline=deadline)
+        answer = queue.offer(waiter, client, priority, bound=bound, now=now, deadline=deadline)
+        if isinstance(answer, Queued) and isinstance(answer.displaced, Waiter):
+            answer.displaced.lose_place()
+        return answer
 
     def leave(self, instance: str, waiter: Waiter, client: str, priority: Priority) -> None:
         """A queued waiter waits no longer."""

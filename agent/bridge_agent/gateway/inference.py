@@ -21,7 +21,7 @@ from bridge_agent.gateway.peek import BadBody, Peek, Shape, peek, with_model
 from bridge_agent.gateway.reading import body_of, is_compressed, names_in
 from bridge_agent.gateway.routes import Kind, Route
 from bridge_agent.peers.hop import OURS, REQUEST_ID, Hop, compress, frame_of, headers_of
-from bridge_agent.routing.admission_rules import QUEUED, Refused
+from bridge_agent.routing.admission_rules import Queued, Refused
 from bridge_agent.routing.affinity import affinity_key
 from bridge_agent.routing.attempts import Attempts, GiveUp, Step
 from bridge_agent.routing.choose import Decision, choose, named_choice, node_subject, only_choice
@@ -244,7 +244,7 @@ class Inference(Answer, Waiter):
                 now=core.now(),
                 deadline=self._deadline,
             )
-            if answer is QUEUED:
+            if isinstance(answer, Queued):
                 self._wait(target)
                 return None
             if isinstance(answer, Refused):
@@ -306,6 +306,17 @@ class Inference(Answer, Waiter):
         if self._queued:
             self._core.counters.refused["waited_out"] += 1
             self._follow(self._next(Failure.REFUSED, f"server busy: no slot was free within {longest:g} s"))
+
+    def lose_place(self) -> None:
+        """See `Waiter`."""
+        self._queued = False
+        self._stop(self._wait_timer)
+        asyncio.get_running_loop().call_soon(self._displaced)
+
+    def _displaced(self) -> None:
+        if not self._settled:
+            self._core.counters.refused["displaced"] += 1
+            self._follow(self._next(Failure.REFUSED, "server busy: more urgent requests came"))
 
     def _release(self, *, suspect: bool = False) -> None:
         """Lets go of the running attempt's instance: its count, its slot or its place in the queue."""

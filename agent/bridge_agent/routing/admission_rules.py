@@ -3,7 +3,8 @@
 Rules:
 1. As many requests run as the instance has slots, so that its engine never queues.
 2. A higher priority goes first. Within one, clients take turns, each its oldest request.
-3. No more wait than the bound allows, and nobody whose deadline the expected wait would miss.
+3. No more wait than the bound allows, and nobody whose deadline the expected wait would miss. A
+   full queue gives the place of its newest least urgent request to a more urgent one.
 4. A slot given back by a request that was cancelled before its first token stays taken until the
    engine is known to be done with it (`clear`): engines finish a prefill that nobody wants.
 5. The expected wait is what is ahead times the mean time a slot was held, shared by the slots.
@@ -41,7 +42,9 @@ class Admitted(msgspec.Struct, frozen=True):
 
 
 class Queued(msgspec.Struct, frozen=True):
-    """It waits."""
+    """It waits; in place of `displaced`, where that is not None."""
+
+    displaced: object = None
 
 
 class Refused(msgspec.Struct, frozen=True):
@@ -110,13 +113,14 @@ class SlotQueue(Generic[W]):
             return ADMITTED
         wait = self.expected_wait(priority)
         hint = max(1, min(_LONGEST_HINT_S, math.ceil(wait)))
+        displaced = self._displace(priority) if self.waiting >= bound else None
         if self.waiting >= bound:
             return Refused("server busy, please try again.  maximum pending requests exceeded", hint)
         if deadline is not None and now + wait > deadline:
             return Refused("server busy: the request would wait longer than its deadline", hint)
         self._lines[priority].setdefault(client, deque()).append(waiter)
         self.waiting += 1
-        return QUEUED
+        return QUEUED if displaced is None else Queued(displaced)
 
     def leave(self, waiter: W, client: str, priority: Priority) -> bool:
         """Takes a waiter out of the queue; False when it does not wait."""
@@ -156,6 +160,19 @@ class SlotQueue(Generic[W]):
             admitted.append(self._pop())
             self.running += 1
         return admitted
+
+    def _displace(self, priority: Priority) -> W | None:
+        """Takes out the newest request of the client that has most of the least urgent ones waiting."""
+        for lower in reversed(Priority):
+            lines = self._lines[lower]
+            if lower > priority and lines:
+                client = max(lines, key=lambda name: len(lines[name]))
+                waiter = lines[client].pop()
+                if not lines[client]:
+                    del lines[client]
+                self.waiting -= 1
+                return waiter
+        return None
 
     def _pop(self) -> W:
         for lines in self._lines:
