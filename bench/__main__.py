@@ -11,10 +11,18 @@ import tempfile
 from importlib import metadata
 from pathlib import Path
 
-from bench import hops, streams
+from bench import affinity, hops, pressure, streams
 from bench.processes import envoy, missing, version
 
-ROWS = {"one-hop": hops.one_hop, "two-hops": hops.two_hops, "tokens": streams.relay, "memory": streams.memory}
+ROWS = {
+    "one-hop": hops.one_hop,
+    "two-hops": hops.two_hops,
+    "tokens": streams.relay,
+    "memory": streams.memory,
+    "overload": pressure.overload,
+    "cancel": pressure.cancel,
+    "affinity": affinity.affinity,
+}
 
 
 def main() -> int:

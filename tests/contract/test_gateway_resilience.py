@@ -210,6 +210,31 @@ async def test_a_slow_try_is_made_again_elsewhere(tmp_path: Path) -> None:
         engines["b"].release.set()
 
 
+async def test_a_slow_short_call_is_hedged_and_the_first_answer_wins(tmp_path: Path) -> None:
+    engines = {"a": RecordedEngine((ALL,)), "b": RecordedEngine((ALL,))}
+    async with mesh(tmp_path, engines, policy=RoutePolicy(hedge_after_s=0.05), suspect_s=0.01) as bed:
+        for slow, quick in (("b", "a"), ("a", "b")):
+            engines[slow].release.clear()
+            answer = await bed["a"].infer(headers=session_for(bed, "a", slow), stream=False)
+            assert (answer.status, answer.headers.get(b"x-bridge-node")) == (200, quick.encode())
+            assert answer.headers.get(b"x-bridge-attempts") == b"2"
+            await eventually(lambda slow=slow: engines[slow].running == 0)
+            engines[slow].release.set()
+        quickly = await bed["a"].infer(headers=session_for(bed, "a", "b"), stream=False)
+        assert quickly.headers.get(b"x-bridge-attempts") == b"1"
+        counters = bed["a"].gateway.counters
+        assert (counters.hedges, counters.hedges_won) == (2, 2)
+        for engine in engines.values():
+            engine.release.clear()
+        streamed = asyncio.create_task(bed["a"].infer(headers=session_for(bed, "a", "b"), stream=True))
+        both = asyncio.create_task(bed["a"].infer(headers=session_for(bed, "a", "b"), stream=False))
+        await eventually(lambda: counters.hedges == 3)
+        engines["b"].release.set()  # the first attempt is quicker after all
+        assert {(await one).headers.get(b"x-bridge-node") for one in (streamed, both)} == {b"b"}
+        await eventually(lambda: all(engine.running == 0 for engine in engines.values()))
+        await eventually(lambda: queued(bed, 0) and queued(bed, 0, "b"))
+
+
 async def test_round_robin_and_a_backends_labels_are_obeyed(tmp_path: Path) -> None:
     engines = {name: RecordedEngine((ALL,)) for name in "abc"}
     async with mesh(tmp_path, engines) as bed:

@@ -34,6 +34,8 @@ class GatewayCounters:
         outcomes: By `Outcome` value.
         attempts_failed: By (instance, failure).
         retries: Attempts after the first.
+        hedges: Second attempts beside a slow first one.
+        hedges_won: Of them, those that answered first.
         refused: Requests refused for want of room or while draining, by reason.
         streams_broken: In-stream errors told to clients, by framing.
         in_flight: Requests in flight now, by instance id.
@@ -47,6 +49,8 @@ class GatewayCounters:
         self.outcomes: Counter[str] = Counter()
         self.attempts_failed: Counter[tuple[str, str]] = Counter()
         self.retries = 0
+        self.hedges = 0
+        self.hedges_won = 0
         self.refused: Counter[str] = Counter()
         self.streams_broken: Counter[str] = Counter()
         self.in_flight: dict[str, int] = {}

@@ -17,6 +17,7 @@ from bridge_agent.gateway.admission import Waiter
 from bridge_agent.gateway.answer import Answer
 from bridge_agent.gateway.config import Outcome, Record
 from bridge_agent.gateway.core import Arrival, Core
+from bridge_agent.gateway.hedge import Hedge, Hedged
 from bridge_agent.gateway.peek import BadBody, Peek, Shape, peek, with_model
 from bridge_agent.gateway.reading import body_of, is_compressed, names_in
 from bridge_agent.gateway.routes import Kind, Route
@@ -28,6 +29,7 @@ from bridge_agent.routing.choose import Decision, choose, named_choice, node_sub
 from bridge_agent.routing.health_rules import Failure
 from bridge_agent.routing.view import Target
 from bridge_core.http1 import BadHeader, Exchange, PoolBusy, PoolClosed
+from bridge_core.http1.client import ResponseHead
 from bridge_core.http1.heads import lines
 from bridge_core.names import InvalidName, canonical
 
@@ -56,7 +58,7 @@ _KEPT_BACK: Final = frozenset(
 _NO_SHAPE: Final = Shape("Request", frozenset())
 
 
-class Inference(Answer, Waiter):
+class Inference(Answer, Waiter, Hedged):
     """One request for a model, relayed to an instance that has it."""
 
     __slots__ = (
@@ -65,10 +67,14 @@ class Inference(Answer, Waiter):
         "_candidates",
         "_deadline",
         "_decision",
+        "_hedge",
+        "_hedge_timer",
+        "_hedged",
         "_queued",
         "_retrying",
         "_settled",
         "_slot_at",
+        "_streams",
         "_timer",
         "_try_timer",
         "_wait_timer",
@@ -88,6 +94,10 @@ class Inference(Answer, Waiter):
         self._slot_at: float | None = None
         self._try_timer: asyncio.TimerHandle | None = None
         self._wait_timer: asyncio.TimerHandle | None = None
+        self._streams = True
+        self._hedged = False
+        self._hedge: Hedge | None = None
+        self._hedge_timer: asyncio.TimerHandle | None = None
 
     # -- deciding
 
@@ -158,6 +168,7 @@ class Inference(Answer, Waiter):
             decision = choose(index, name, key, core.load(arrival.began), only_local=hop is not None)
         self._decision = decision
         self._policy = decision.policy
+        self._streams = peeked.stream
         if not decision.known:
             self._refuse(404, self.route.missing.format(peeked.model, _short(name)), refused=arrival.over_hop)
             return
@@ -192,7 +203,7 @@ class Inference(Answer, Waiter):
 
     @property
     def _tried(self) -> int:
-        return 1 if self._attempts is None else self._attempts.count
+        return 1 + self._hedged if self._attempts is None else self._attempts.count
 
     def _key(self, name: str, peeked: Peek) -> bytes:
         request = self.exchange.request
@@ -276,7 +287,60 @@ class Inference(Answer, Waiter):
         limit = self._policy.retries.per_try_timeout_s
         if limit is not None:
             self._try_timer = asyncio.get_running_loop().call_later(limit, self._try_expired, limit)
+        after = self._policy.hedge_after_s
+        if after is not None and not self._streams and len(self._candidates) > 1 and self._attempts is None:
+            self._hedge_timer = asyncio.get_running_loop().call_later(after, self._send_hedge)
         return None
+
+    # -- hedging
+
+    def _send_hedge(self) -> None:
+        """The first attempt is slow: asks the next candidate too, where one is free."""
+        core, arrival = self._core, self._arrival
+        if (
+            self._settled
+            or self._head_at
+            or self._attempts is not None
+            or not core.retry_allowed(self._policy)
+        ):
+            return
+        target = self._candidates[1]
+        slot_at = None
+        if target.local:
+            if core.admission.work(target.id) >= target.slots:
+                return
+            slots = self._policy.admission.queue_per_slot
+            now = core.now()
+            core.admission.enter(
+                target, self, arrival.client, arrival.priority, queue_per_slot=slots, now=now, deadline=None
+            )
+            slot_at = now
+        hedge = Hedge(core, self, target, slot_at)
+        headers, body = self._outgoing(target)
+        request = self.exchange.request
+        if hedge.send(request.method, request.target, headers, body):
+            self._hedge = hedge
+
+    def adopt(self, hedge: Hedge) -> None:
+        """See `Hedged`."""
+        self._hedge = None
+        suspect = self._may_be_busy
+        self.cancel()
+        self._release(suspect=suspect)
+        self._target, self._slot_at, self.upstream = hedge.target, hedge.slot_at, hedge.upstream
+        self._hedged = True
+
+    def _drop_hedge(self) -> None:
+        self._stop(self._hedge_timer)
+        hedge, self._hedge = self._hedge, None
+        if hedge is not None:
+            hedge.drop()
+
+    def on_head(self, head: ResponseHead) -> None:
+        """See `ResponseSink`."""
+        if self._hedge is not None:
+            self._drop_hedge()
+        super().on_head(head)
 
     # -- waiting for a slot
 
@@ -371,6 +435,7 @@ class Inference(Answer, Waiter):
 
     def _next(self, failure: Failure, detail: str) -> Step:
         """Notes the failure of the running attempt and asks for the next step."""
+        self._drop_hedge()
         attempts = self._tries()
         core, target = self._core, self._target
         now = core.now()
@@ -464,6 +529,7 @@ class Inference(Answer, Waiter):
             return
         self._settled = True
         core, target, attempts = self._core, self._target, self._attempts
+        self._drop_hedge()
         self._stop(self._timer)
         if self._retrying:
             core.retrying -= 1

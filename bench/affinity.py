@@ -1,0 +1,230 @@
+"""Chats of several turns over three real engines: by conversation on the ring, and round robin."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import random
+import statistics
+import subprocess
+import sys
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from bench import results
+from bridge_agent.embedded import seed
+from bridge_agent.engine.view import LocalInstance
+from bridge_agent.gateway.config import GatewayConfig, ListenerKind
+from bridge_agent.gateway.gateway import Gateway
+from bridge_agent.peers.upstreams import Upstreams
+from bridge_agent.routing.view import MeshView
+from bridge_core import http1
+from bridge_core.snapshot import MeshSettings, Model, RoutePolicy, Snapshot, Version, encode_entry
+
+MODEL = seed.SMOLLM2
+ENGINES, CHATS, TURNS, AT_ONCE = 3, 9, 5, 2
+_ANSWER_TOKENS = 16
+_JSON = [(b"content-type", b"application/json")]
+
+
+@dataclass
+class Measured:
+    """Of one strategy's run."""
+
+    evaluated: int = 0
+    cached: int = 0
+    first_token: list[float] = field(default_factory=list)
+    moved: int = 0
+
+    @property
+    def hit_rate(self) -> float:
+        """The share of prompt tokens that came from a KV cache."""
+        return self.cached / max(1, self.cached + self.evaluated)
+
+
+def affinity(folder: Path, _seconds: float, versions: list[str], command: str) -> None:
+    """Runs the same chats under each policy, with fresh engines each time."""
+    models = folder / "models"
+    seed.seed(models, [MODEL], folder / "cache")
+    policies = {
+        "round robin": RoutePolicy(strategy="round_robin", affinity="none"),
+        "least request": RoutePolicy(strategy="least_request", affinity="none"),
+        "ring hash by conversation": RoutePolicy(strategy="ring_hash", affinity="conversation"),
+    }
+    found = {}
+    for name, policy in policies.items():
+        with _engines(models, folder / name.replace(" ", "-")) as ports:
+            found[name] = asyncio.run(_run(policy, ports))
+        one = found[name]
+        print(
+            f"{name}: {one.hit_rate:.1%} from cache, TTFT {_ms(one, 0.5)} / {_ms(one, 0.95)} ms", flush=True
+        )
+    base = found["round robin"].hit_rate
+    rows = [
+        (
+            name,
+            f"{one.cached + one.evaluated:,}",
+            f"{one.cached:,} ({one.hit_rate:.1%})",
+            f"{one.hit_rate / base - 1:+.0%}" if base else "",
+            f"{_ms(one, 0.5)} / {_ms(one, 0.95)}",
+            f"{one.moved} of {CHATS * (TURNS - 1)}",
+        )
+        for name, one in found.items()
+    ]
+    text = (
+        f"{CHATS} chats of {TURNS} turns, {AT_ONCE} at a time, {MODEL} on {ENGINES} embedded engines of one "
+        "slot behind one gateway, each chat with its own system prompt. Cached are the prompt tokens that "
+        "llama.cpp took from a slot's KV cache or its own prompt cache; first token as the client sees it, "
+        "from the second turn on. Engines share this machine's cores, so times are high for all.\n\n"
+        + results.table(
+            (
+                "policy",
+                "prompt tokens",
+                "from cache",
+                "against round robin",
+                "TTFT p50 / p95 ms",
+                "turns that moved",
+            ),
+            rows,
+        )
+    )
+    results.record("affinity", "Conversations that stay where their KV cache is", command, versions, text)
+
+
+@contextlib.contextmanager
+def _engines(models: Path, folder: Path):  # yields the ports
+    folder.mkdir()
+    started, ports = [], []
+    try:
+        for number in range(ENGINES):
+            ready = folder / f"{number}.json"
+            log = (folder / f"{number}.log").open("wb")
+            command = [sys.executable, "-m", "bench.cached_engine", "serve", "--models", str(models)]
+            command += ["--listen", "127.0.0.1:0", "--ready-file", str(ready)]
+            started.append(subprocess.Popen(command, stdout=log, stderr=log))
+            log.close()
+        for number, process in enumerate(started):
+            ports.append(_port(folder / f"{number}.json", process))
+        yield ports
+    finally:
+        for process in started:
+            process.terminate()
+        for process in started:
+            try:
+                process.wait(10)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
+
+
+def _port(ready: Path, process: subprocess.Popen[bytes]) -> int:
+    end = time.monotonic() + 30
+    while time.monotonic() < end and process.poll() is None:
+        if ready.exists():
+            return int(json.loads(ready.read_text())["port"])
+        time.sleep(0.05)
+    raise RuntimeError("an engine did not start")
+
+
+async def _run(policy: RoutePolicy, ports: list[int]) -> Measured:
+    measured = Measured()
+    view = MeshView("bench")
+    upstreams = Upstreams(view, None)
+    async with asyncio.TaskGroup() as group:
+        gateway = Gateway(GatewayConfig(node="bench", host_name="bench"), view, upstreams, group)
+        entries = {"mesh": encode_entry(MeshSettings(defaults=policy))}
+        view.publish(Snapshot(Version(1, 1), entries))
+        view.publish_local(
+            tuple(
+                LocalInstance(f"bench/{at}", "127.0.0.1", port, "ready", (Model(MODEL),), (MODEL,))
+                for at, port in enumerate(ports)
+            )
+        )
+        server = await http1.serve(gateway.http_app(ListenerKind.LOCAL), name="http")
+        for port in ports:  # loaded before anything is measured
+            await _ask(http1.Pool(("127.0.0.1", port)), [{"role": "user", "content": "hi"}], 1)
+        pool = http1.Pool(("127.0.0.1", server.port))
+        turn_of = asyncio.Semaphore(AT_ONCE)
+        chats = [_chat(number) for number in range(CHATS)]
+        owners: dict[int, str] = {}
+
+        async def turn(number: int, first: bool) -> None:
+            async with turn_of:
+                messages = chats[number]
+                request_id = f"chat{number}-{len(messages)}"
+                done, text, took = await _ask(pool, messages, _ANSWER_TOKENS, request_id)
+            messages += [
+                {"role": "assistant", "content": text},
+                {"role": "user", "content": "Tell me more of it."},
+            ]
+            owner = gateway.records(request_id)[0].instance
+            measured.moved += not first and owners[number] != owner
+            owners[number] = owner
+            measured.cached += done["prompt_cached_count"]
+            measured.evaluated += done["prompt_eval_count"] - done["prompt_cached_count"]
+            if not first:
+                measured.first_token.append(took)
+
+        for round_ in range(TURNS):
+            # In another order each time: people do not take turns, and rotations must not fall in step.
+            order = random.Random(round_).sample(range(CHATS), CHATS)
+            await asyncio.gather(*(turn(number, round_ == 0) for number in order))
+        await pool.close()
+        await server.close()
+    await upstreams.close()
+    return measured
+
+
+def _chat(number: int) -> list[dict[str, str]]:
+    topics = (
+        "rivers",
+        "trees",
+        "bread",
+        "glass",
+        "ships",
+        "clocks",
+        "salt",
+        "bees",
+        "paper",
+        "roads",
+        "wool",
+    )
+    topic = topics[number % len(topics)]
+    rules = " ".join(
+        f"Rule {at} of {topic}: when asked about {topic}, say {at * 7 + number} and stay polite."
+        for at in range(1, 9)
+    )
+    return [
+        {"role": "system", "content": f"You know everything about {topic}. {rules}"},
+        {"role": "user", "content": f"What should I know about {topic}?"},
+    ]
+
+
+async def _ask(
+    pool: http1.Pool, messages: list[dict[str, str]], tokens: int, request_id: str = "warm"
+) -> tuple[dict[str, int], str, float]:
+    """The final record, the text, and the seconds until the first record."""
+    body = {
+        "model": MODEL,
+        "messages": messages,
+        "options": {"num_predict": tokens, "temperature": 0, "seed": 1},
+    }
+    began, first, data = time.monotonic(), 0.0, b""
+    pairs = [*_JSON, (b"x-request-id", request_id.encode())]
+    async with pool.request("POST", "/api/chat", pairs, json.dumps(body).encode()) as response:
+        async for part in response:
+            first = first or time.monotonic() - began
+            data += part
+    if pool.label.startswith("127") and request_id == "warm":
+        await pool.close()
+    records = [json.loads(line) for line in data.splitlines() if line.strip()]
+    text = "".join(record["message"]["content"] for record in records if "message" in record)
+    return records[-1], text, first
+
+
+def _ms(one: Measured, share: float) -> str:
+    ordered = sorted(one.first_token)
+    value = statistics.median(ordered) if share == 0.5 else ordered[int(share * (len(ordered) - 1))]
+    return f"{value * 1000:.0f}"
