@@ -1,6 +1,8 @@
 # The README's commands: `make up` (a running mesh) and `make test`. Everything else is for developers.
 VENV ?= .venv
 BIN := $(VENV)/bin
+# Tests of the parts wait more than they compute; those of whole meshes run one at a time.
+JOBS ?= 3
 export VENV
 
 .DEFAULT_GOAL := help
@@ -25,7 +27,8 @@ status: ## what of the mesh is alive
 	@$(BIN)/bridge status $(UP)
 
 test: setup-dev ## set up, then run every test
-	$(BIN)/python -m pytest $(T)
+	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile tests/unit tests/contract tests/scenarios $(T)
+	$(BIN)/python -m pytest tests/cluster tests/faults tests/gpu $(T)
 
 unit: setup-dev ## only the tests that start no process
 	$(BIN)/python -m pytest tests/unit $(T)
