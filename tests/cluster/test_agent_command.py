@@ -7,6 +7,7 @@ import signal
 import socket
 from collections.abc import AsyncIterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -35,7 +36,13 @@ async def test_it_serves_and_says_how_it_is(bed: AgentBed) -> None:
     await agent.ready()
     status, body = await agent.get("/api/tags", listener="http")
     assert (status, report_of(body)["models"][0]["name"]) == (200, "held:latest")
-    report = report_of((await agent.get("/status"))[1])
+
+    async def follows() -> dict[str, Any]:
+        report = report_of((await agent.get("/status"))[1])
+        assert any(link["up"] for link in report["links"] if link["name"] == "registry")
+        return report
+
+    report = await eventually(follows)  # ready does not wait for the registry
     assert report["state"] == "serving"
     assert report["instances"][0]["models"] == ["held:latest"]
     links = {link["name"]: link for link in report["links"]}

@@ -368,6 +368,30 @@ async def test_a_foreign_certificate_is_not_accepted(bed: Bed) -> None:
     assert bed.engine.asked == []
 
 
+async def test_tls_1_2_reaches_no_service(bed: Bed) -> None:
+    import http.client
+    import ssl
+
+    def post() -> int:
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+        context.maximum_version = ssl.TLSVersion.TLSv1_2
+        context.load_cert_chain(bed.client.cert, bed.client.key)
+        context.load_verify_locations(bed.client.ca)
+        connection = http.client.HTTPSConnection("localhost", bed.listener.port, context=context, timeout=10)
+        try:
+            connection.request(
+                "POST", "/bridge.v1.ModelInference/Predict", "{}", {"content-type": "application/json"}
+            )
+            return connection.getresponse().status
+        except ssl.SSLError:
+            return 401
+        finally:
+            connection.close()
+
+    assert await asyncio.to_thread(post) == 401
+    assert bed.engine.asked == []
+
+
 async def test_a_revoked_certificate_is_refused_on_an_open_connection(bed: Bed, stub: Any) -> None:
     await stub.Predict(ask("echo"))
     bed.refused.add(bed.client.serial)
