@@ -136,6 +136,7 @@ async def mesh(
 ) -> AsyncIterator[Bed]:
     """A running mesh of one node an engine."""
     bed = Bed()
+    config.setdefault("resume", None)  # what dies stays dead, unless a test is about the opposite
     if policy is not None:
         bed.entries["mesh"] = encode_entry(MeshSettings(trust_domain=DOMAIN, defaults=policy))
     watches = []

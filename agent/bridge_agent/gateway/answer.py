@@ -8,17 +8,18 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Iterable
-from typing import Final
+from typing import Final, Protocol
 
 from bridge_agent.gateway.config import Outcome
 from bridge_agent.gateway.core import Arrival, Core
 from bridge_agent.gateway.routes import Framing, Kind, Route
 from bridge_agent.gateway.shapes import stream_error
-from bridge_agent.gateway.watch import StreamWatch, Verdict
+from bridge_agent.gateway.watch import StreamWatch, Verdict, error_at
 from bridge_agent.peers.hop import LOAD, OURS, OVERHEAD, REFUSED, REQUEST_ID
-from bridge_agent.routing.attempts import Attempts, Step
+from bridge_agent.routing.attempts import Attempt, Attempts, Step
 from bridge_agent.routing.choose import node_subject
 from bridge_agent.routing.health_rules import Failure
+from bridge_agent.routing.resume import Tracker, tracker_for
 from bridge_agent.routing.view import Target
 from bridge_core.http1 import ConnectFailed, Pair, UpstreamError
 from bridge_core.http1.client import ResponseHead
@@ -27,8 +28,17 @@ from bridge_core.http1.relay import Relay
 
 _ADDED: Final = frozenset({REQUEST_ID, b"x-bridge-node", b"x-bridge-attempts", *OURS})
 _RETRIED: Final = frozenset({404, 500, 502, 503})
+# A key, or a value that is nothing else: inside a text its quotes are escaped.
+_ERROR: Final = b'"error"'
 _TELL_EVERY_S: Final = 1.0
 _STREAMED: Final = (b"application/x-ndjson", b"text/event-stream")
+
+
+class Rest(Protocol):
+    """The rest of a stream, while it is sought and generated."""
+
+    def stop(self) -> None:
+        """Gives it up, and what it has running."""
 
 
 class Answer(Relay):
@@ -36,16 +46,22 @@ class Answer(Relay):
 
     Attributes:
         route: The route that the request came by.
+        tracker: What the client has of a stream that may be continued; None where none is.
+        part: It is the rest of a stream that died: whoever asked for it speaks to the client.
     """
+
+    part = False
 
     __slots__ = (
         "_alias",
         "_arrival",
         "_core",
+        "_error",
         "_head_at",
         "_held",
         "_model",
         "_policy",
+        "_rest",
         "_retry_after",
         "_sent_at",
         "_target",
@@ -54,6 +70,7 @@ class Answer(Relay):
         "_waited",
         "_watch",
         "route",
+        "tracker",
     )
 
     def __init__(self, core: Core, arrival: Arrival, route: Route) -> None:
@@ -66,6 +83,9 @@ class Answer(Relay):
         self._alias: tuple[bytes, bytes] | None = None
         self._held: list[bytes] | None = None
         self._torn = b""
+        self._error = b""
+        self._rest: Rest | None = None
+        self.tracker: Tracker | None = None
         self._model = ""
         self._sent_at = 0.0
         self._head_at = 0.0
@@ -100,6 +120,9 @@ class Answer(Relay):
             kind = head.headers.get(b"content-type")
             if kind is not None and kind.startswith(_STREAMED):
                 self._watch = StreamWatch(self.route.framing)
+                if core.resume is not None and self.route.kind is Kind.INFER and not arrival.over_hop:
+                    self.tracker = tracker_for(self.route.path)
+                    core.resume.opened(self)
         if self._alias is not None and self._watch is None:
             self._held = []
         overhead_us = int((self._sent_at - arrival.began - self._waited) * 1e6)
@@ -170,8 +193,20 @@ class Answer(Relay):
             self._tell_progress()
             self._watch.feed(data)
             if self._torn or data[-1:] != b"\n":
-                return self._whole_lines(data)
+                data = self._whole_lines(data)
+            if self.tracker is not None:
+                if self._error or _ERROR in data:
+                    data = self._before_error(data)
+                self.tracker.feed(data)
         return data
+
+    def _before_error(self, data: bytes) -> bytes:
+        """Holds back the engine's own error: the stream may be continued elsewhere."""
+        start = 0 if self._error else error_at(self.route.framing, data)
+        if start < 0:
+            return data
+        self._error += data[start:]
+        return data[:start]
 
     def _tell_progress(self) -> None:
         """Tells now and then that a long answer goes on: probes need not disturb its model."""
@@ -203,9 +238,9 @@ class Answer(Relay):
             self._settle(200, Outcome.OK)
             return self._torn
         if verdict is Verdict.ENGINE_ERROR:
-            self._settle(200, Outcome.ENGINE_ERROR)
-            return self._torn
-        return self._broken("the engine stopped before the answer was complete")
+            return None if self._continues("engine_error", "the engine's own error") else self._told_error()
+        message = "the engine stopped before the answer was complete"
+        return None if self._continues("truncated", message) else self._broken(message)
 
     def failed(self, error: UpstreamError) -> None:
         """See `Relay`: the next candidate before a byte was delivered, the protocol's error after."""
@@ -222,12 +257,97 @@ class Answer(Relay):
             self._settle(200, Outcome.OK)
             exchange.finish(self._torn)
             return
+        if self._continues("cut", error.message):
+            return
         last = self._broken(error.message) if watch is not None else None
         if last is not None:
             exchange.finish(last)
         else:
             self._settle(exchange.status, Outcome.BROKEN)
             exchange.abort()
+
+    def _told_error(self) -> bytes | None:
+        """Ends a stream with what its engine said of its failure."""
+        self._settle(200, Outcome.ENGINE_ERROR)
+        if self.part:
+            self.exchange.abort()
+            return None
+        return self._error + self._torn
+
+    # -- a stream that died
+
+    def stalled(self) -> None:
+        """It has been silent for longer than it ever is: it counts as died."""
+        message = "the engine went silent in the middle of the answer"
+        super().cancel()
+        if self._continues("stalled", message):
+            return
+        last = self._broken(message)
+        if last is not None:
+            self.exchange.finish(last)
+
+    def _continues(self, reason: str, message: str) -> bool:
+        """Has the rest of the stream generated elsewhere; False where that cannot be."""
+        core, target, tracker = self._core, self._target, self.tracker
+        if core.resume is None or tracker is None or target is None or self.part or self._rest is not None:
+            return False
+        rest = core.resume.take_over(self, target, reason)
+        if rest is None:
+            return False
+        self._rest = rest
+        if self._torn:
+            self._torn = b""
+            if self._watch is not None:
+                self._watch.feed(b"\n")  # what comes next begins a line
+        now = core.now()
+        self._tries().failed.append(Attempt(target.id, self._sent_at, Failure.CUT, message))
+        core.counters.attempts_failed[target.id, Failure.CUT.value] += 1
+        core.health.failed(target.id, Failure.CUT, now, self._policy)
+        # A silent engine may go on with it for as long as it likes.
+        self._release(suspect=reason == "stalled")
+        return True
+
+    @property
+    def arrival(self) -> Arrival:
+        """The request as it came."""
+        return self._arrival
+
+    @property
+    def model(self) -> str:
+        """The model's canonical name, as the client asked for it."""
+        return self._model
+
+    @property
+    def head_at(self) -> float:
+        """When the answer began."""
+        return self._head_at
+
+    def renamed(self, data: bytes) -> bytes:
+        """Records of the engine with the model's name that the client asked for."""
+        return data if self._alias is None else data.replace(*self._alias)
+
+    def carry(self, data: bytes) -> None:
+        """Passes on what the rest of the stream brought."""
+        if self._watch is not None:
+            self._watch.feed(data)
+        self.exchange.write(data)
+
+    def carried(self) -> None:
+        """The rest of the stream came whole."""
+        self._settle(200, Outcome.OK)
+        self.exchange.finish()
+
+    def given_up(self, message: str) -> None:
+        """Nobody could continue the stream."""
+        last = self._told_error() if self._error else self._broken(message)
+        if last is not None:
+            self.exchange.finish(last)
+
+    def cancel(self) -> None:
+        """See `Relay`: the rest of a stream that died is given up, too."""
+        super().cancel()
+        if self._rest is not None:
+            self._rest.stop()
 
     def _broken(self, message: str, status: int = 502) -> bytes | None:
         """Ends a stream that cannot go on; None when it was cut for the entry agent to see."""
@@ -237,7 +357,7 @@ class Answer(Relay):
         if target is not None:
             core.health.failed(target.id, Failure.CUT, core.now(), self._policy)
         self._settle(200, Outcome.BROKEN)
-        if self._arrival.over_hop:
+        if self._arrival.over_hop or self.part:
             # The entry agent alone speaks to the client: it must see a cut, not an answer.
             self.exchange.abort()
             return None
@@ -265,6 +385,18 @@ class Answer(Relay):
     @abstractmethod
     def _follow(self, step: Step) -> None:
         """Takes a step, and the next ones while they fail at once."""
+
+    @abstractmethod
+    def what_was_asked(self) -> tuple[str, bytes]:
+        """The model in canonical form and the body, as the engine got them, decompressed.
+
+        Raises:
+            BridgeError: the body cannot be decompressed.
+        """
+
+    @abstractmethod
+    def _release(self, *, suspect: bool = False) -> None:
+        """Lets go of the running attempt's instance."""
 
     @abstractmethod
     def _settle(self, status: int, outcome: Outcome) -> None:

@@ -15,6 +15,27 @@ from bridge_agent.routing.choose import Decision
 from bridge_agent.routing.pulse_rules import PulsePolicy
 
 
+class ResumePolicy(msgspec.Struct, frozen=True):
+    """When streams count as dead, and how long their rest is sought; times in seconds.
+
+    Attributes:
+        stall_floor: Least silence after the first record that counts as death.
+        stall_ceiling: Most silence that a slow model's learnt pace allows.
+        patience: How long an instance that can continue is sought after the last record.
+        patience_gone: The same while no node of the mesh has the model any more.
+        first_record: How long an instance may take to load the model and read the prompt.
+        deaths: How many instances in a row may die without a further record, before the request itself
+            is taken for what kills them.
+    """
+
+    stall_floor: int = 10
+    stall_ceiling: int = 120
+    patience: float = 20.0
+    patience_gone: float = 3.0
+    first_record: float = 60.0
+    deaths: int = 4
+
+
 class GatewayConfig(msgspec.Struct, frozen=True):
     """Settings of one agent's gateway; times in seconds, sizes in bytes.
 
@@ -29,6 +50,7 @@ class GatewayConfig(msgspec.Struct, frozen=True):
         suspect_s: For how long a slot counts as taken after a request was cancelled before its first
             byte: an engine finishes the batch of a prefill that nobody wants any more.
         pulse: How peers are watched; None: they are not.
+        resume: How streams that died are continued; None: they end with an error.
     """
 
     node: str
@@ -40,6 +62,7 @@ class GatewayConfig(msgspec.Struct, frozen=True):
     explained: int = 1024
     suspect_s: float = SUSPECT_S
     pulse: PulsePolicy | None = PulsePolicy()
+    resume: ResumePolicy | None = ResumePolicy()
 
 
 class ListenerKind(Enum):

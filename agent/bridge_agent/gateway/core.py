@@ -7,7 +7,8 @@ import secrets
 from collections import deque
 from collections.abc import Callable
 from time import monotonic
-from typing import Final
+from typing import TYPE_CHECKING, Final
+from typing import Protocol as Interface
 
 from bridge_agent.gateway.admission import Admission
 from bridge_agent.gateway.config import Authorize, Caller, GatewayConfig, ListenerKind, Outcome, Record
@@ -21,12 +22,28 @@ from bridge_agent.routing.choose import Load
 from bridge_agent.routing.health_rules import HealthBook, retry_allowed
 from bridge_agent.routing.load_rules import LoadBook
 from bridge_agent.routing.strategies import Turns
-from bridge_agent.routing.view import Index, MeshView
+from bridge_agent.routing.view import Index, MeshView, Target
 from bridge_core.http1 import Exchange, Pair
 from bridge_core.snapshot import RoutePolicy
 
+if TYPE_CHECKING:
+    from bridge_agent.gateway.answer import Answer, Rest
+
 _GIVEN_ID: Final = re.compile(rb"[A-Za-z0-9._:/+=-]{1,128}")
 NODE: Final = b"x-bridge-node"
+
+
+class Resume(Interface):
+    """Who continues streams that died; made by the gateway, for `Answer`."""
+
+    def opened(self, answer: Answer) -> None:
+        """A stream began."""
+
+    def closed(self, answer: Answer) -> None:
+        """A stream is over."""
+
+    def take_over(self, answer: Answer, target: Target, reason: str) -> Rest | None:
+        """Has the rest of a stream that died at `target` generated; None where that cannot be."""
 
 
 class Core:
@@ -58,6 +75,7 @@ class Core:
         self.records: deque[Record] = deque(maxlen=config.explained)
         self.on_record: Callable[[Record], None] | None = None
         self.on_progress: Callable[[str, str], None] | None = None
+        self.resume: Resume | None = None
         self.draining = False
         self.node = config.node.encode()
         self._prefix = secrets.token_hex(6)
@@ -130,6 +148,8 @@ class Core:
         if record.head:
             counters.first_byte.observe(record.head - began)
             counters.overhead.observe(record.sent - began - record.waited)
+        if record.waited:
+            counters.wait.observe(record.waited)
         if not self.health.quiet:
             self.health.tidy(record.ended)
         self.records.append(record)

@@ -38,10 +38,13 @@ class GatewayCounters:
         hedges_won: Of them, those that answered first.
         refused: Requests refused for want of room or while draining, by reason.
         streams_broken: In-stream errors told to clients, by framing.
+        streams_resumed: Deaths of streams that were continued elsewhere, by reason.
+        streams_not_resumed: Deaths of streams that could not be, by reason.
         in_flight: Requests in flight now, by instance id.
         duration: Seconds from request to end of answer.
         first_byte: Seconds from request to the head of the answer.
         overhead: Seconds that the gateway itself added.
+        wait: Seconds that requests waited for a slot, of those that had to.
     """
 
     def __init__(self) -> None:
@@ -53,10 +56,13 @@ class GatewayCounters:
         self.hedges_won = 0
         self.refused: Counter[str] = Counter()
         self.streams_broken: Counter[str] = Counter()
+        self.streams_resumed: Counter[str] = Counter()
+        self.streams_not_resumed: Counter[str] = Counter()
         self.in_flight: dict[str, int] = {}
         self.duration = Histogram(SECONDS)
         self.first_byte = Histogram(SECONDS)
         self.overhead = Histogram(OVERHEAD_S)
+        self.wait = Histogram(SECONDS)
 
     def begin(self, instance: str) -> None:
         """A request went to this instance."""

@@ -31,6 +31,7 @@ from bridge_agent.gateway.config import (
 from bridge_agent.gateway.core import Arrival, Core
 from bridge_agent.gateway.counters import GatewayCounters
 from bridge_agent.gateway.inference import Inference
+from bridge_agent.gateway.resume import Resumptions
 from bridge_agent.gateway.routes import (
     ROUTES,
     Found,
@@ -91,6 +92,8 @@ class Gateway:
     ) -> None:
         self._core = Core(config, view, upstreams, authorize, now)
         self._group = group
+        if config.resume is not None:
+            self._core.resume = Resumptions(self._core, group, config.resume)
         self._authenticate = authenticate
         self._answers: dict[Kind, Callable[[Arrival, Route, str], None]] = {
             Kind.INFER: self._infer,
@@ -130,6 +133,10 @@ class Gateway:
     def known_work(self) -> Mapping[str, int]:
         """The work at each instance, own and others', as far as this agent knows."""
         return self._core.loads.work(self._core.now())
+
+    def waiting(self) -> dict[str, int]:
+        """Requests that wait for a slot, by instance."""
+        return self._core.admission.waiting()
 
     def ejections(self) -> dict[str, float]:
         """Instances and nodes skipped after failures, and for how many seconds more."""

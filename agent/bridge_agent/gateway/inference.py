@@ -21,7 +21,7 @@ from bridge_agent.gateway.hedge import Hedge, Hedged
 from bridge_agent.gateway.peek import BadBody, Peek, Shape, peek, with_model
 from bridge_agent.gateway.reading import body_of, is_compressed, names_in
 from bridge_agent.gateway.routes import Kind, Route
-from bridge_agent.peers.hop import OURS, REQUEST_ID, Hop, compress, frame_of, headers_of
+from bridge_agent.peers.hop import OURS, REQUEST_ID, Hop, compress, decompress, frame_of, headers_of
 from bridge_agent.routing.admission_rules import Queued, Refused
 from bridge_agent.routing.affinity import affinity_key
 from bridge_agent.routing.attempts import Attempts, GiveUp, Step
@@ -371,6 +371,14 @@ class Inference(Answer, Waiter, Hedged):
             self._core.counters.refused["waited_out"] += 1
             self._follow(self._next(Failure.REFUSED, f"server busy: no slot was free within {longest:g} s"))
 
+    def what_was_asked(self) -> tuple[str, bytes]:
+        """See `Answer`: after a route has put its backend's model into the body."""
+        decision = self._decision
+        model = self._model if decision is None else decision.model
+        if is_compressed(self._arrival, self.route):
+            return model, decompress(self._body, self._core.config.max_body)
+        return model, self._body
+
     def lose_place(self) -> None:
         """See `Waiter`."""
         self._queued = False
@@ -528,12 +536,18 @@ class Inference(Answer, Waiter, Hedged):
         if self._settled:
             return
         self._settled = True
-        core, target, attempts = self._core, self._target, self._attempts
+        core, target = self._core, self._target
         self._drop_hedge()
         self._stop(self._timer)
         if self._retrying:
             core.retrying -= 1
         self._release(suspect=outcome is Outcome.CANCELLED and self._may_be_busy)
+        if core.resume is not None and self._watch is not None:
+            core.resume.closed(self)
+        self._record(status, outcome, target)
+
+    def _record(self, status: int, outcome: Outcome, target: Target | None) -> None:
+        core, attempts = self._core, self._attempts
         exchange: Exchange = self.exchange
         core.settle(
             Record(

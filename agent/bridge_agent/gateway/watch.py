@@ -89,6 +89,22 @@ class StreamWatch:
         return record[5:].strip() if record.startswith(b"data:") else record
 
 
+def error_at(framing: Framing, data: bytes) -> int:
+    """Where the engine's own error begins in whole lines, its event's name included; -1: nowhere."""
+    start = 0
+    named = 0  # where the event began that the line belongs to
+    for line in data.splitlines(keepends=True):
+        if not line.startswith(b"data:") and framing is not Framing.NDJSON:
+            named = start if line.startswith(b"event:") else start + len(line)
+        else:
+            last = _object(line.strip().removeprefix(b"data:"))
+            if last is not None and _judge(framing, last) is Verdict.ENGINE_ERROR:
+                return start if framing is Framing.NDJSON else named
+            named = start + len(line)
+        start += len(line)
+    return -1
+
+
 def _object(record: bytes) -> dict[str, Any] | None:
     try:
         last = _decode(record)

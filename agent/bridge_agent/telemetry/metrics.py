@@ -29,6 +29,7 @@ class Sources:
         instances: The node's own.
         expires_unix: When the node's certificate ends.
         audit: What was written and lost.
+        waiting: Requests that wait for a slot, by instance.
     """
 
     def __init__(
@@ -41,6 +42,7 @@ class Sources:
         instances: Callable[[], Iterable[LocalInstance]],
         expires_unix: Callable[[], float],
         audit: AuditLog,
+        waiting: Callable[[], dict[str, int]] = dict,
     ) -> None:
         self.counters = counters
         self.ejections = ejections
@@ -49,6 +51,7 @@ class Sources:
         self.instances = instances
         self.expires_unix = expires_unix
         self.audit = audit
+        self.waiting = waiting
 
 
 def metrics_page(sources: Sources) -> Callable[[], bytes]:
@@ -99,6 +102,10 @@ class _AgentCollector(Collector):
         for subject, left in sources.ejections().items():
             ejected.add_metric([subject], left)
         yield ejected
+        waiting = GaugeMetricFamily("bridge_waiting", "Requests that wait for a slot.", labels=["instance"])
+        for instance, count in sources.waiting().items():
+            waiting.add_metric([instance], count)
+        yield waiting
         yield _counter("bridge_audit_written", "Audit records written.", sources.audit.written)
         yield _counter("bridge_audit_lost", "Audit records lost.", sources.audit.lost)
 
@@ -127,6 +134,18 @@ def _requests(counters: GatewayCounters) -> Iterator[Metric]:
     yield _counters(
         "bridge_streams_broken", "Streams ended by an error told in them.", "framing", counters.streams_broken
     )
+    yield _counters(
+        "bridge_streams_resumed",
+        "Deaths of streams that went on at another instance.",
+        "reason",
+        counters.streams_resumed,
+    )
+    yield _counters(
+        "bridge_streams_not_resumed",
+        "Deaths of streams that could not go on.",
+        "reason",
+        counters.streams_not_resumed,
+    )
     failed = CounterMetricFamily(
         "bridge_attempts_failed", "Attempts that failed.", labels=["instance", "failure"]
     )
@@ -134,12 +153,15 @@ def _requests(counters: GatewayCounters) -> Iterator[Metric]:
         failed.add_metric([instance, failure], count)
     yield failed
     yield _counter("bridge_retries", "Attempts after the first.", counters.retries)
+    yield _counter("bridge_hedges", "Second attempts beside a slow first one.", counters.hedges)
+    yield _counter("bridge_hedges_won", "Hedges that answered first.", counters.hedges_won)
     flight = GaugeMetricFamily("bridge_in_flight", "Requests at an instance now.", labels=["instance"])
     for instance, count in list(counters.in_flight.items()):
         flight.add_metric([instance], count)
     yield flight
     yield _histogram("bridge_request_duration_seconds", "From request to end of answer.", counters.duration)
     yield _histogram("bridge_first_byte_seconds", "From request to head of answer.", counters.first_byte)
+    yield _histogram("bridge_wait_seconds", "Waited for a slot, of those that had to.", counters.wait)
     yield _histogram("bridge_overhead_seconds", "Added by the gateway itself.", counters.overhead)
 
 

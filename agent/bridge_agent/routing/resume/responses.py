@@ -17,7 +17,7 @@ class _Event(msgspec.Struct):
     delta: str | None = None
     item_id: str = ""
     output_index: int = 0
-    item: msgspec.Raw | None = None
+    item: msgspec.Raw = msgspec.Raw()
 
 
 class _Item(msgspec.Struct):
@@ -35,6 +35,7 @@ _created: Final = decoder(_Created)
 
 # How far the item of output is, by the last event of it.
 _STAGES: Final = {
+    "response.in_progress": 0,
     "response.output_item.added": 1,
     "response.content_part.added": 2,
     "response.output_text.done": 3,
@@ -52,7 +53,7 @@ class ResponseTracker(EventTracker):
         super().__init__()
         self._first = b""
         self._sequence = -1
-        self._stage = 0
+        self._stage = -1
         self._id = ""
         self._output = 0
 
@@ -68,7 +69,7 @@ class ResponseTracker(EventTracker):
         elif kind in _STAGES:
             self._stage = _STAGES[kind]
             self._output = read.output_index
-            if read.item is not None:
+            if read.item:
                 item: _Item = _item(read.item)
                 self._id = item.id
                 self.thinking = self.thinking or item.type == "reasoning"
@@ -100,6 +101,8 @@ class ResponseTracker(EventTracker):
     def _up_to_text(self) -> bytes:
         """The events that open the item, where they had not come yet."""
         out = b""
+        if self._stage < 0:
+            out += self._write("response.in_progress", response=self._object())
         if self._stage < 1:
             self._id = f"msg_{self._object()['id'].removeprefix('resp_')}"
             item = self._message("in_progress", [])

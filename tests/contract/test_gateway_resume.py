@@ -1,0 +1,209 @@
+"""Streams whose owner dies in the middle: the client gets the whole text, in its own protocol."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import anthropic
+import openai
+import pytest
+
+from bridge_agent.gateway.config import ResumePolicy
+from bridge_core.snapshot import Backend, Route
+from tests.contract.gateway_bed import Bed, mesh
+from tests.contract.resume_bed import PROMPT, TEXT, WORDS, TalkingEngine
+from tests.fakes.recorded_engine import Fault
+from tests.support import eventually
+
+ALL = "smollm2:135m"
+STREAMS: dict[str, dict[str, Any]] = {
+    "/api/generate": {"prompt": "hi"},
+    "/api/chat": {},
+    "/v1/chat/completions": {"stream_options": {"include_usage": True}},
+    "/v1/completions": {"prompt": "hi"},
+    "/v1/responses": {"input": "hi"},
+    "/v1/messages": {"max_tokens": 99},
+}
+QUICK = ResumePolicy(stall_floor=1, patience=3.0, first_record=2.0)
+
+
+@pytest.fixture
+async def bed(tmp_path: Path) -> AsyncIterator[Bed]:
+    engines = {"a": TalkingEngine((ALL, "solo")), "b": TalkingEngine((ALL,)), "c": TalkingEngine((ALL,))}
+    async with mesh(tmp_path, engines, resume=QUICK) as bed:  # type: ignore[arg-type]
+        yield bed
+
+
+def die_first(bed: Bed, kind: str, after: int = 3, deaths: int = 1) -> None:
+    """The first `deaths` streams die, wherever they are."""
+    faults = [Fault(kind, after, deaths)]
+    for node in bed.nodes.values():
+        node.engine.faults = faults
+
+
+def text_of(path: str, body: bytes) -> str:
+    found = ""
+    for line in body.splitlines():
+        record = line.removeprefix(b"data: ")
+        if not record.startswith(b"{"):
+            continue
+        value = json.loads(record)
+        if path == "/api/chat":
+            found += value["message"]["content"]
+        elif path == "/api/generate":
+            found += value["response"]
+        elif value.get("choices"):
+            choice = value["choices"][0]
+            found += choice.get("text") or choice.get("delta", {}).get("content") or ""
+        elif value.get("type") == "response.output_text.delta":
+            found += value["delta"]
+        elif value.get("type") == "content_block_delta":
+            found += value["delta"]["text"]
+    return found
+
+
+def idle(bed: Bed) -> bool:
+    return all(node.gateway.in_flight == 0 and node.engine.running == 0 for node in bed.nodes.values())
+
+
+# How a stall is found does not depend on the protocol, and takes a second.
+@pytest.mark.parametrize(
+    ("path", "kind"),
+    [
+        *((path, kind) for path in STREAMS for kind in ("cut", "silent", "torn", "error")),
+        ("/api/chat", "hang"),
+    ],
+)
+async def test_a_stream_that_dies_goes_on_elsewhere(bed: Bed, path: str, kind: str) -> None:
+    die_first(bed, kind)
+    answer = await bed["a"].infer(path, stream=True, **STREAMS[path])
+    assert answer.status == 200
+    assert answer.whole
+    assert text_of(path, answer.body) == TEXT
+    assert b'"bridge":{"resumed":1}' in answer.body
+    assert b'"error":{' not in answer.body
+    assert b'"error":"' not in answer.body
+    assert sum(bed["a"].gateway.counters.streams_resumed.values()) == 1
+    (record,) = bed["a"].gateway.records()
+    assert record.outcome.value == "ok"
+    assert len(record.failed) == 1
+    await eventually(lambda: idle(bed))
+
+
+@pytest.mark.parametrize("path", STREAMS)
+async def test_a_stream_may_die_again_and_again(bed: Bed, path: str) -> None:
+    die_first(bed, "cut", after=2, deaths=4)
+    answer = await bed["a"].infer(path, stream=True, **STREAMS[path])
+    assert text_of(path, answer.body) == TEXT
+    assert b'"bridge":{"resumed":4}' in answer.body
+
+
+async def test_the_counters_are_those_of_the_whole_answer(bed: Bed) -> None:
+    die_first(bed, "cut")
+    answer = await bed["a"].infer("/api/chat")
+    last = json.loads(answer.body.splitlines()[-1])
+    assert (last["prompt_eval_count"], last["eval_count"]) == (PROMPT, len(WORDS))
+    assert (last["done"], last["done_reason"]) == (True, "stop")
+    assert last["total_duration"] > last["eval_duration"] > 0
+
+
+async def test_a_stream_of_which_nothing_came_is_asked_again(bed: Bed) -> None:
+    die_first(bed, "cut", after=0)
+    answer = await bed["a"].infer("/api/chat", tools=[{"type": "function", "function": {"name": "f"}}])
+    assert text_of("/api/chat", answer.body) == TEXT
+
+
+async def test_the_only_instance_goes_on_once_it_is_back(bed: Bed) -> None:
+    die_first(bed, "cut")
+    for entry in "ab":
+        bed["a"].engine.faults[0].times = 1
+        answer = await bed[entry].infer("/api/generate", model="solo", prompt="hi")
+        assert text_of("/api/generate", answer.body) == TEXT
+
+
+async def test_a_route_keeps_its_name_in_the_stream(bed: Bed) -> None:
+    bed.publish(route__alias=Route("alias", (Backend(ALL),)))
+    die_first(bed, "cut")
+    answer = await bed["a"].infer("/v1/chat/completions", model="alias", stream=True)
+    assert text_of("/v1/chat/completions", answer.body) == TEXT
+    records = [json.loads(line[6:]) for line in answer.body.splitlines() if line.startswith(b"data: {")]
+    assert {record["model"] for record in records} == {"alias"}
+
+
+@pytest.mark.parametrize("kind", ["cut", "error"])
+async def test_what_cannot_be_continued_ends_with_an_error_in_the_stream(bed: Bed, kind: str) -> None:
+    die_first(bed, kind)
+    answer = await bed["a"].infer("/api/chat", format="json")
+    assert "error" in json.loads(answer.body.splitlines()[-1])
+    assert sum(bed["a"].gateway.counters.streams_not_resumed.values()) == 1
+    await eventually(lambda: idle(bed))
+
+
+async def test_a_request_that_kills_everybody_ends_with_an_error(bed: Bed) -> None:
+    faults = [Fault("cut", 3, 1), Fault("died", 0)]
+    for node in bed.nodes.values():
+        node.engine.faults = faults
+    answer = await bed["a"].infer("/api/chat")
+    assert text_of("/api/chat", b"\n".join(answer.body.splitlines()[:-1])) == "".join(WORDS[:3])
+    assert "error" in json.loads(answer.body.splitlines()[-1])
+    await eventually(lambda: idle(bed))
+
+
+async def test_a_client_that_leaves_cancels_the_rest(bed: Bed) -> None:
+    die_first(bed, "cut")
+    for node in bed.nodes.values():
+        node.engine.pause_s = 0.02
+    body = {"model": ALL, "messages": [{"role": "user", "content": "hi"}]}
+    async with bed["a"].pool.request("POST", "/api/chat", (), json.dumps(body).encode()) as response:
+        async for chunk in response:
+            if WORDS[4].encode() in chunk:
+                break
+    await eventually(lambda: idle(bed))
+    said = sum(node.engine.words_said for node in bed.nodes.values())
+    assert said < len(WORDS)
+    assert bed["a"].gateway.records()[-1].outcome.value == "cancelled"
+
+
+async def test_a_whole_answer_whose_owner_dies_is_asked_again(bed: Bed) -> None:
+    die_first(bed, "cut")
+    answer = await bed["a"].infer("/api/generate", prompt="hi", stream=False)
+    assert (answer.status, answer.json()["response"]) == (200, TEXT)
+
+
+async def test_official_clients_read_continued_streams(bed: Bed) -> None:
+    base = f"http://127.0.0.1:{bed['a'].local.port}"
+    question: Any = [{"role": "user", "content": "hi"}]
+    die_first(bed, "cut", deaths=1)
+    async with openai.AsyncOpenAI(base_url=base + "/v1", api_key="x", max_retries=0) as client:
+        chunks = [
+            chunk
+            async for chunk in await client.chat.completions.create(
+                model=ALL, messages=question, stream=True, stream_options={"include_usage": True}
+            )
+        ]
+        assert "".join(one.choices[0].delta.content or "" for one in chunks if one.choices) == TEXT
+        assert len({one.id for one in chunks}) == 1
+        assert chunks[-1].usage is not None
+        assert chunks[-1].usage.completion_tokens == len(WORDS)
+        die_first(bed, "cut", deaths=2)
+        events = [event async for event in await client.responses.create(model=ALL, input="hi", stream=True)]
+        assert events[-1].type == "response.completed"
+        assert events[-1].response.output_text == TEXT
+        assert [event.sequence_number for event in events] == list(range(len(events)))
+    die_first(bed, "cut", deaths=2)
+    async with anthropic.AsyncAnthropic(base_url=base, api_key="x", max_retries=0) as other:
+        async with other.messages.stream(model=ALL, messages=question, max_tokens=99) as stream:
+            message = await stream.get_final_message()
+        assert message.content[0].text == TEXT  # type: ignore[union-attr]
+        assert (message.stop_reason, message.usage.output_tokens) == ("end_turn", len(WORDS))
+
+
+async def test_many_streams_survive_the_death_of_their_owners(bed: Bed) -> None:
+    die_first(bed, "cut", after=2, deaths=40)
+    answers = await asyncio.gather(*(bed["abc"[n % 3]].infer("/api/chat") for n in range(24)))
+    assert [text_of("/api/chat", answer.body) for answer in answers] == [TEXT] * 24
+    await eventually(lambda: idle(bed))
