@@ -19,7 +19,7 @@ from tests.scenarios.rollout_world import PROBE, Behaviour, World
         (Behaviour(error=0.2), "error rate", 60, 20),
         (Behaviour(broken=0.2), "in-stream error rate", 60, 20),
         (Behaviour(ttft_s=0.6), "time to first byte p50", 30, 0),
-        (Behaviour(speed=20.0), "tokens/s", 30, 0),
+        (Behaviour(speed=20.0), "tokens/s", 60, 0),
         (Behaviour(answer="5"), "the probe failed on n1/0: '2+2' was answered '5'", 10, 0),
     ],
     ids=["errors", "broken streams", "3x TTFT", "slow", "wrong"],

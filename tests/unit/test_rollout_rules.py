@@ -95,11 +95,11 @@ def test_a_step_without_enough_requests_is_held_and_says_so() -> None:
         (counts(30, errors=6), "error rate 20.0% (6 of 30) against 0 of 30"),
         (counts(30, broken=9), "in-stream error rate 30.0% (9 of 30) against 0 of 30"),
         (counts(30, ttft_s=0.6), "time to first byte p50 0.646"),
-        (counts(30, speed=20.0), "20.0 tokens/s against 50.0"),
+        (counts(60, speed=20.0), "20.0 tokens/s against 50.0"),
     ],
 )
 def test_a_bad_canary_is_rolled_back_with_the_reason(canary: Counts, reason: str) -> None:
-    position, effects = decide(PLAN, start(), Ticked(1.0, counts(30), canary), 7.0)
+    position, effects = decide(PLAN, start(), Ticked(1.0, counts(canary.requests), canary), 7.0)
     assert position.phase == "rolled-back"
     assert reason in position.reason
     assert position.events[-1].at == 7.0
@@ -116,7 +116,8 @@ def test_a_bad_canary_is_rolled_back_with_the_reason(canary: Counts, reason: str
         (counts(30, errors=6), counts(30, errors=6)),  # no worse than stable
         (counts(30, ttft_s=0.010), counts(30, ttft_s=0.030)),  # within the slack
         (counts(5), counts(30, ttft_s=2.0)),  # nothing to compare with
-        (counts(30, speed=50), counts(30, speed=40)),
+        (counts(60, speed=50), counts(60, speed=40)),
+        (counts(30, speed=50), counts(30, speed=20)),  # too few for speeds
     ],
 )
 def test_what_is_no_reason_to_roll_back(stable: Counts, canary: Counts) -> None:

@@ -6,8 +6,9 @@ Rules:
    above the stable side's by more than is allowed: a single failure among few is no verdict, and the
    interval is that wide since it is looked at every second. The stable side counts as if it had had
    another twenty requests at 2.5 %: near the end of a rollout it has too few to show its own rate.
-3. Times and speeds are compared when both sides have had `min_requests` answers; the 95th percentile
-   with three times as many, since it is the worst of twenty.
+3. Medians are compared when both sides have had `min_requests` answers; the 95th percentile, which is
+   the worst of twenty, and speeds, which swing with whatever else a machine does, with three times as
+   many.
 4. A time to the first byte that is longer by less than the slack is not regarded.
 """
 
@@ -50,7 +51,9 @@ def _faults(guards: Guards, stable: Counts, canary: Counts) -> Iterator[str]:
         if late and answered >= needed * guards.min_requests:
             yield f"time to first byte p{q * 100:.0f} {new:.3f} s against {old:.3f} s"
     old, new = stable.tokens_per_s, canary.tokens_per_s
-    if guards.tokens_per_s is not None and old > 0 and new > 0 and new < old * guards.tokens_per_s:
+    if guards.tokens_per_s is None or answered < 3 * guards.min_requests:
+        return
+    if old > 0 and 0 < new < old * guards.tokens_per_s:
         yield f"{new:.1f} tokens/s against {old:.1f}"
 
 
