@@ -37,7 +37,6 @@ from bridge_agent.membership.registry_api import InstanceLoad, LoadReport
 from bridge_agent.membership.registry_client import RegistryClient
 from bridge_agent.membership.renewal import Renewal
 from bridge_agent.membership.revocation import Revocations
-from bridge_agent.membership.snapshot_file import SnapshotFile
 from bridge_agent.membership.subscription import Subscription
 from bridge_agent.peers.upstreams import Upstreams
 from bridge_agent.routing.view import MeshView
@@ -52,6 +51,7 @@ from bridge_core.errors import BridgeError, Fatal
 from bridge_core.http1 import App, Server, coroutine_app, serve
 from bridge_core.identity import SpiffeId
 from bridge_core.snapshot import Snapshot
+from bridge_core.snapshot_file import SnapshotFile
 from bridge_core.store.etcd import ClientTls, EtcdStore
 from bridge_core.tls import TlsIdentity
 
@@ -229,6 +229,7 @@ class Agent:
             instances=self._supervisor.instances,
             expires_unix=lambda: self._identity.info.not_after,
             audit=self._audit,
+            waiting=gateway.waiting,
         )
         admin = admin_app(
             metrics=metrics_page(sources),

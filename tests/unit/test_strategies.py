@@ -130,6 +130,13 @@ def test_every_strategy_gives_distinct_candidates_and_at_least_one(work: dict[st
         assert len({one.id for one in order}) == len(order)
 
 
+def test_a_free_slot_is_never_passed_over_for_the_bound() -> None:
+    targets = [target("a", slots=4), target("b", slots=4)]
+    for busy, first in ((3, "a"), (4, "b")):
+        under, over = ring_hash(targets, {}, {"a/0": busy}, 1.25 * (busy + 1) / 800)
+        assert [*under, *over][0].node == first
+
+
 def test_slow_start_grows_to_the_full_share() -> None:
     assert [ramp(age, 10.0) for age in (0.0, 0.5, 5.0, 10.0, 99.0)] == [0.1, 0.1, 0.5, 1.0, 1.0]
     assert ramp(0.0, 0.0) == 1.0

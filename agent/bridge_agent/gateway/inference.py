@@ -22,7 +22,7 @@ from bridge_agent.gateway.peek import BadBody, Peek, Shape, peek, with_model
 from bridge_agent.gateway.reading import body_of, is_compressed, names_in
 from bridge_agent.gateway.routes import Kind, Route
 from bridge_agent.peers.hop import OURS, REQUEST_ID, Hop, compress, decompress, frame_of, headers_of
-from bridge_agent.routing.admission_rules import Queued, Refused
+from bridge_agent.routing.admission_rules import ADMITTED, Refused
 from bridge_agent.routing.affinity import affinity_key
 from bridge_agent.routing.attempts import Attempts, GiveUp, Step
 from bridge_agent.routing.choose import Decision, choose, named_choice, node_subject, only_choice
@@ -245,24 +245,24 @@ class Inference(Answer, Waiter, Hedged):
         """Sends it there, or has it wait for a slot; how it failed when it failed at once."""
         core = self._core
         if target.local and self.route.kind is Kind.INFER:
-            arrival = self._arrival
+            arrival, now = self._arrival, core.now()
             answer = core.admission.enter(
                 target,
                 self,
                 arrival.client,
                 arrival.priority,
                 queue_per_slot=self._policy.admission.queue_per_slot,
-                now=core.now(),
+                now=now,
                 deadline=self._deadline,
             )
-            if isinstance(answer, Queued):
-                self._wait(target)
-                return None
-            if isinstance(answer, Refused):
+            if answer is not ADMITTED:
+                if not isinstance(answer, Refused):
+                    self._wait(target)
+                    return None
                 core.counters.refused["queue_full"] += 1
                 self._retry_after = answer.retry_after_s
                 return Failure.REFUSED, answer.reason
-            self._slot_at = core.now()
+            self._slot_at = now
         self._target = target
         core.counters.begin(target.id)
         failure = self._dispatch(target)
@@ -443,7 +443,8 @@ class Inference(Answer, Waiter, Hedged):
 
     def _next(self, failure: Failure, detail: str) -> Step:
         """Notes the failure of the running attempt and asks for the next step."""
-        self._drop_hedge()
+        if self._hedge_timer is not None:
+            self._drop_hedge()
         attempts = self._tries()
         core, target = self._core, self._target
         now = core.now()
@@ -537,7 +538,8 @@ class Inference(Answer, Waiter, Hedged):
             return
         self._settled = True
         core, target = self._core, self._target
-        self._drop_hedge()
+        if self._hedge_timer is not None:
+            self._drop_hedge()
         self._stop(self._timer)
         if self._retrying:
             core.retrying -= 1

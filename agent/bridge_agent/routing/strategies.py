@@ -108,6 +108,7 @@ def ring_hash(
 ) -> tuple[list[Target], list[Target]]:
     """The ring's order, split into those within their bounded share of the work and those over it.
 
+    One with a free slot is within it: a cache that fits is worth more than evenness among the idle.
     `room` is the work allowed per unit of share; None: everybody is idle. `shares` need only hold
     those whose share differs from their capacity.
     """
@@ -115,7 +116,7 @@ def ring_hash(
     over: list[Target] = []
     for target in clockwise:
         share = shares.get(target.id, target.capacity)
-        if room is not None and work.get(target.id, 0) >= math.ceil(room * share):
+        if room is not None and work.get(target.id, 0) >= max(target.slots, math.ceil(room * share)):
             over.append(target)
         else:
             under.append(target)
