@@ -10,7 +10,6 @@ from rich.console import Console
 from rich.table import Table
 
 from bridge_agent.gateway.routes import ROUTES, Kind
-from bridge_agent.membership.snapshot_file import decode
 from bridge_agent.routing.replay_rules import Past, Placed, Tally, replay, tally
 from bridge_agent.routing.view import Index
 from bridge_agent.settings import StateDir, load_settings
@@ -20,6 +19,7 @@ from bridge_core.config.documents import MeshDocument, ModelRouteDocument
 from bridge_core.errors import BridgeError, Fatal
 from bridge_core.names import display
 from bridge_core.snapshot import MESH_KEY, Snapshot, encode_entry
+from bridge_core.snapshot_file import decode
 
 _INFERENCE = frozenset(one.path for one in ROUTES if one.kind is Kind.INFER)
 

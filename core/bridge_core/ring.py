@@ -19,6 +19,8 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 
+from bridge_core.snapshot import Snapshot
+
 try:  # The interpreter's own MD5: less than half the cost of OpenSSL's set-up for so short an input.
     from _md5 import md5  # type: ignore[import-not-found,unused-ignore]
 except ImportError:
@@ -122,3 +124,11 @@ class Ring:
         word = int.from_bytes(md5(key, usedforsecurity=False).digest()[:4], "little")
         at = bisect_right(self._hash_view, word)
         return at if at < len(self._hashes) else 0
+
+
+def ring_of(snapshot: Snapshot) -> Ring:
+    """The ring over every leased instance of a snapshot: everybody's is the same."""
+    return Ring(
+        ((instance.id, instance.weight) for instance in snapshot.instances.values()),
+        snapshot.mesh.ring_points,
+    )

@@ -16,10 +16,10 @@ from bridge_agent.membership.join import join
 from bridge_agent.membership.leave import leave
 from bridge_agent.membership.registry_client import RegistryClient
 from bridge_agent.membership.renewal import Renewal
-from bridge_agent.membership.snapshot_file import SnapshotFile
 from bridge_agent.membership.subscription import Subscription
 from bridge_agent.settings import AgentSettings, StateDir, load_settings
 from bridge_core.errors import BridgeError
+from bridge_core.snapshot_file import SnapshotFile
 from bridge_core.tls import TlsIdentity
 from tests.scenarios.enrolment_bed import EnrolmentBed, open_enrolment_bed
 from tests.support import eventually

@@ -15,8 +15,6 @@ from bridge_core.errors import Fatal
 from bridge_core.snapshot import Snapshot, Version
 from bridge_registry.app import Registry
 from bridge_registry.enrolment.store_access import OpenAccess
-from bridge_registry.publication import snapshot_file
-from bridge_registry.publication.builder import ring_of
 from bridge_wire.v1 import registry_pb2 as pb
 from tests.fakes.store import FakeEtcd, FakeStore
 from tests.registry_bed import Bed, Follower, following, make_settings, refused, running
@@ -310,16 +308,3 @@ async def test_a_taken_port_is_named(tmp_path: Path, etcd: FakeEtcd, listener: s
         with pytest.raises(Fatal, match=f"127.0.0.1:{where[1]}"):
             await Registry(settings, store, OpenAccess(), settings.ensure_pki()).serve()
     await store.close()
-
-
-def test_a_damaged_snapshot_file_is_left_aside(tmp_path: Path) -> None:
-    path = tmp_path / "snapshot.json"
-    snapshot = Snapshot(Version(3, 4), {"instance/a/0": b'{"id":"a/0","node":"a"}'})
-    snapshot_file.save(path, snapshot)
-    restored = snapshot_file.restore(path)
-    assert (restored.version, restored.entries) == (snapshot.version, snapshot.entries)
-    assert ring_of(restored).digest == ring_of(snapshot).digest
-    good = path.read_bytes()
-    for bad in (b"", b"{}", good[:-10], good.replace(b"a/0", b"b/0")):
-        path.write_bytes(bad)
-        assert snapshot_file.restore(path).entries == {}

@@ -8,12 +8,13 @@ import random
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 
-from bridge_agent.membership.follow_rules import MAX_REJECTIONS, ring_of
+from bridge_agent.membership.follow_rules import MAX_REJECTIONS
 from bridge_agent.membership.registry_api import Issued, Update
-from bridge_agent.membership.snapshot_file import SnapshotFile
 from bridge_agent.membership.subscription import Subscription
 from bridge_core.errors import Unavailable
+from bridge_core.ring import ring_of
 from bridge_core.snapshot import EMPTY, Instance, Node, Snapshot, Version, diff, encode_entry, whole
+from bridge_core.snapshot_file import SnapshotFile
 from tests.support import eventually
 
 

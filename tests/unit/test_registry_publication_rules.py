@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from bridge_core.ring import ring_of
 from bridge_core.snapshot import Instance, Snapshot, SnapshotRejected, Version, apply
 from bridge_core.store.api import Changes, Deleted, KeyValue, Listing
 from bridge_registry.membership.mesh_table import MeshTable
@@ -202,7 +203,7 @@ def test_lossy_agents_end_at_the_published_snapshot(seed: int) -> None:
         exchange(corrupt=False)
     assert agent.version == hub.current.version
     assert agent.entries == hub.current.entries
-    assert builder.ring_of(agent).digest == hub.ring_digest
+    assert ring_of(agent).digest == hub.ring_digest
 
 
 def test_the_ring_is_kept_while_its_shape_is() -> None:

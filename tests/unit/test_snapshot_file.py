@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from bridge_agent.membership.snapshot_file import SnapshotFile, decode, encode
 from bridge_core.snapshot import EMPTY, Node, Snapshot, Version, encode_entry
+from bridge_core.snapshot_file import SnapshotFile, decode, encode
 
 SNAPSHOT = Snapshot(Version(3, 14), {"node/n1": encode_entry(Node(name="n1", peer="127.0.0.1:1"))})
 FROZEN = (

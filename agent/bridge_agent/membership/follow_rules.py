@@ -14,7 +14,7 @@ from typing import Final
 import msgspec
 
 from bridge_agent.membership.registry_api import Update
-from bridge_core.ring import Ring
+from bridge_core.ring import ring_of
 from bridge_core.snapshot import Snapshot, SnapshotRejected, apply
 
 MAX_REJECTIONS: Final = 3
@@ -25,14 +25,6 @@ class Judged(msgspec.Struct, frozen=True):
 
     snapshot: Snapshot
     rejected: str = ""
-
-
-def ring_of(snapshot: Snapshot) -> Ring:
-    """The ring over every leased instance."""
-    return Ring(
-        ((instance.id, instance.weight) for instance in snapshot.instances.values()),
-        snapshot.mesh.ring_points,
-    )
 
 
 def judge(current: Snapshot, update: Update) -> Judged:

@@ -18,7 +18,6 @@ from bridge_agent.engine.config import EngineConfig
 from bridge_agent.membership.follow_rules import judge
 from bridge_agent.membership.identity_files import remove_identity, write_identity
 from bridge_agent.membership.registry_client import update_of
-from bridge_agent.membership.snapshot_file import encode
 from bridge_agent.settings import (
     AgentSettings,
     Listeners,
@@ -32,6 +31,7 @@ from bridge_core.files import write_atomically
 from bridge_core.identity import JoinToken, SpiffeId, check_node_name, create_csr, generate_key, key_to_pem
 from bridge_core.registry_channel import fetch_ca, open_channel
 from bridge_core.snapshot import EMPTY
+from bridge_core.snapshot_file import encode
 from bridge_wire.v1 import registry_pb2 as pb
 from bridge_wire.v1.registry_pb2_grpc import EnrolmentStub, MeshStub
 

@@ -15,10 +15,10 @@ import structlog
 from bridge_agent.membership.follow_rules import MAX_REJECTIONS, judge
 from bridge_agent.membership.link_status import LinkStatus
 from bridge_agent.membership.registry_api import Registry, SnapshotStream
-from bridge_agent.membership.snapshot_file import SnapshotFile
 from bridge_core.backoff import Backoff
 from bridge_core.errors import BridgeError, Unavailable
 from bridge_core.snapshot import EMPTY, Snapshot
+from bridge_core.snapshot_file import SnapshotFile
 
 log = structlog.get_logger()
 

@@ -7,8 +7,7 @@ from collections.abc import Iterable, Mapping
 from bridge_core.config import mesh_settings, route
 from bridge_core.config.documents import MeshSpec, ModelRouteDocument
 from bridge_core.names import canonical
-from bridge_core.ring import Ring
-from bridge_core.snapshot import MESH_KEY, Instance, Node, Route, Snapshot, Version, encode_entry
+from bridge_core.snapshot import MESH_KEY, Instance, Node, Route, Version, encode_entry
 from bridge_registry.records import NodeRecord
 from bridge_registry.rollouts.effect_rules import probes, route_under
 from bridge_registry.rollouts.plan import Plan
@@ -61,9 +60,3 @@ def next_version(last: Version, epoch: int, revision: int) -> Version:
     """
     version = Version(epoch, revision)
     return version if version > last else Version(last.epoch, last.revision + 1)
-
-
-def ring_of(snapshot: Snapshot) -> Ring:
-    """The ring over every instance; agents build the same and compare digests."""
-    instances = ((instance.id, instance.weight) for instance in snapshot.instances.values())
-    return Ring(instances, snapshot.mesh.ring_points)

@@ -8,9 +8,8 @@ from typing import Final
 
 import msgspec
 
-from bridge_core.ring import Ring
+from bridge_core.ring import Ring, ring_of
 from bridge_core.snapshot import Delta, Snapshot, Version, diff, whole
-from bridge_registry.publication.builder import ring_of
 
 KEPT: Final = 32  # snapshots that deltas can start from; they share their entries
 

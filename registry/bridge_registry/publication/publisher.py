@@ -14,11 +14,12 @@ from typing import Final
 import structlog
 
 from bridge_core.snapshot import Snapshot
+from bridge_core.snapshot_file import SnapshotFile
 from bridge_core.store.api import Store, WatchEvent
 from bridge_core.store.election import Election
 from bridge_registry import keyspace
 from bridge_registry.membership.mesh_table import MeshTable
-from bridge_registry.publication import builder, snapshot_file
+from bridge_registry.publication import builder
 from bridge_registry.publication.hub import Hub
 
 log = structlog.get_logger()
@@ -39,11 +40,11 @@ class Publisher:
     """
 
     def __init__(self, store: Store, election: Election, trust_domain: str, path: Path) -> None:
-        last = snapshot_file.restore(path)
+        self._file = SnapshotFile(path, now=time.time)
+        last = self._file.load()
         self._store = store
         self._election = election
         self._trust_domain = trust_domain
-        self._path = path
         self._saved = last
         self._dirty = True
         self._office = election.office
@@ -168,9 +169,5 @@ class Publisher:
         current = self.hub.current
         if current is self._saved:
             return
-        try:
-            snapshot_file.save(self._path, current)
-        except OSError as fault:
-            # Serving goes on; the former file stays.
-            log.warning("snapshot_not_saved", path=str(self._path), reason=fault.strerror)
+        self._file.save(current)
         self._saved = current

@@ -1,4 +1,4 @@
-"""The last snapshot on disk, so that a restarted agent serves before it reaches anyone."""
+"""The last snapshot on disk, so that who restarts serves before it reaches anyone."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def decode(data: bytes) -> Snapshot:
 
 
 class SnapshotFile:
-    """Keeps one snapshot in one file; never the reason that an agent does not start."""
+    """Keeps one snapshot in one file; never the reason that its owner does not start."""
 
     def __init__(self, path: Path, *, now: Callable[[], float]) -> None:
         """`now` is the wall clock in seconds: it names damaged files that were moved aside."""
