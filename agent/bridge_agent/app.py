@@ -40,13 +40,14 @@ from bridge_agent.membership.revocation import Revocations
 from bridge_agent.membership.subscription import Subscription
 from bridge_agent.peers.upstreams import Upstreams
 from bridge_agent.routing.view import MeshView
-from bridge_agent.settings import AgentSettings, StateDir, join_address, split_address
+from bridge_agent.settings import AgentSettings, StateDir, split_address
 from bridge_agent.status_report import AgentReport, CertificateReport, InstanceReport, SnapshotReport
 from bridge_agent.systemd import Notifier
 from bridge_agent.telemetry.audit import AuditLog
 from bridge_agent.telemetry.load_reporter import LoadReporter
 from bridge_agent.telemetry.metrics import Sources, metrics_page
 from bridge_agent.telemetry.tally import Tally
+from bridge_core.addresses import join_address
 from bridge_core.errors import BridgeError, Fatal
 from bridge_core.http1 import App, Server, coroutine_app, serve
 from bridge_core.identity import SpiffeId
@@ -350,13 +351,16 @@ class Agent:
         )
 
     def _load(self) -> LoadReport:
-        in_flight = self._gateway.counters.in_flight if self._gateway is not None else {}
+        gateway = self._gateway
+        in_flight = gateway.counters.in_flight if gateway is not None else {}
+        waiting = gateway.waiting() if gateway is not None else {}
         return LoadReport(
             began_unix_ms=int(self._started * 1000),
-            in_flight=self._gateway.in_flight if self._gateway is not None else 0,
+            # Those that wait for a slot, too: a drained node is not safe to stop before they are served.
+            in_flight=sum(in_flight.values()) + sum(waiting.values()),
             version=self._view.current.version,
             instances=tuple(
-                InstanceLoad(one.id, in_flight.get(one.id, 0), one.slots)
+                InstanceLoad(one.id, in_flight.get(one.id, 0), waiting.get(one.id, 0), one.slots)
                 for one in self._supervisor.instances()
             ),
             backends=self._tally.counts,

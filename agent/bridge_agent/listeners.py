@@ -6,7 +6,8 @@ import asyncio
 import errno
 import socket
 
-from bridge_agent.settings import Listeners, join_address, split_address
+from bridge_agent.settings import Listeners, split_address
+from bridge_core.addresses import join_address
 from bridge_core.errors import Fatal
 from bridge_core.http1 import Server
 

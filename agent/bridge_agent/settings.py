@@ -11,6 +11,7 @@ from pathlib import Path
 import msgspec
 
 from bridge_agent.engine.config import EngineConfig
+from bridge_core.addresses import parse_address
 from bridge_core.errors import Fatal
 from bridge_core.files import write_atomically
 
@@ -93,12 +94,7 @@ def split_address(address: str, *, flag: str) -> tuple[str, int]:
     Raises:
         Fatal: it is none of these.
     """
-    host, colon, port = address.rpartition(":")
-    if not colon or not port.isdecimal() or int(port) > 65_535:
+    found = parse_address(address)
+    if found is None:
         raise Fatal(f"{flag} {address!r} is not HOST:PORT", hint=f"for example {flag} 127.0.0.1:11434")
-    return host.strip("[]") or "0.0.0.0", int(port)
-
-
-def join_address(host: str, port: int) -> str:
-    """The "host:port" of the two, with brackets around an IPv6 address."""
-    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+    return found[0] or "0.0.0.0", found[1]

@@ -15,6 +15,7 @@ from typing import Any, Final
 
 import grpc.aio
 
+from bridge_core.addresses import parse_address
 from bridge_core.errors import BridgeError, Reaction, Unavailable
 from bridge_core.identity.spiffe import REGISTRY_SERVER_NAME
 
@@ -101,10 +102,10 @@ def split_address(address: str) -> tuple[str, int]:
     Raises:
         BridgeError: it is neither.
     """
-    host, _, port = address.rpartition(":")
-    if not host or not port.isdecimal() or not 0 < int(port) < 65_536:
+    found = parse_address(address)
+    if found is None or not all(found):
         raise BridgeError(f"{address!r} is not an address", hint="host:port, e.g. registry.example:11400")
-    return host.strip("[]"), int(port)
+    return found
 
 
 def _chain(ssl_object: Any) -> list[bytes]:

@@ -13,11 +13,11 @@ from bridge_agent.settings import (
     AgentSettings,
     Listeners,
     StateDir,
-    join_address,
     load_settings,
     save_settings,
     split_address,
 )
+from bridge_core.addresses import join_address
 from bridge_core.errors import Fatal
 
 SETTINGS = AgentSettings(

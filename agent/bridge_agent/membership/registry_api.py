@@ -45,6 +45,7 @@ class InstanceLoad(msgspec.Struct, frozen=True):
 
     id: str
     in_flight: int
+    queued: int
     slots: int
 
 

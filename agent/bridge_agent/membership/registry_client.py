@@ -175,7 +175,7 @@ def _load_message(report: LoadReport, news: Mapping[tuple[str, str], Counts]) ->
         in_flight=report.in_flight,
         snapshot=_version_message(report.version),
         instances=[
-            pb.InstanceLoad(instance=one.id, in_flight=one.in_flight, slots=one.slots)
+            pb.InstanceLoad(instance=one.id, in_flight=one.in_flight, queued=one.queued, slots=one.slots)
             for one in report.instances
         ],
         backends=[
