@@ -24,8 +24,8 @@ from bridge_core import http1
 from bridge_core.snapshot import MeshSettings, Model, RoutePolicy, Snapshot, Version, encode_entry
 
 MODEL = seed.SMOLLM2
-ENGINES, CHATS, TURNS, AT_ONCE = 3, 9, 5, 2
-_ANSWER_TOKENS = 16
+ENGINES, SLOTS, CHATS, TURNS, AT_ONCE = 3, 2, 7, 5, 2
+_ANSWER_TOKENS = 6
 _JSON = [(b"content-type", b"application/json")]
 
 
@@ -50,7 +50,6 @@ def affinity(folder: Path, _seconds: float, versions: list[str], command: str) -
     seed.seed(models, [MODEL], folder / "cache")
     policies = {
         "round robin": RoutePolicy(strategy="round_robin", affinity="none"),
-        "least request": RoutePolicy(strategy="least_request", affinity="none"),
         "ring hash by conversation": RoutePolicy(strategy="ring_hash", affinity="conversation"),
     }
     found = {}
@@ -74,9 +73,9 @@ def affinity(folder: Path, _seconds: float, versions: list[str], command: str) -
         for name, one in found.items()
     ]
     text = (
-        f"{CHATS} chats of {TURNS} turns, {AT_ONCE} at a time, {MODEL} on {ENGINES} embedded engines of one "
-        "slot behind one gateway, each chat with its own system prompt. Cached are the prompt tokens that "
-        "llama.cpp took from a slot's KV cache or its own prompt cache; first token as the client sees it, "
+        f"{CHATS} chats of {TURNS} turns, {AT_ONCE} at a time, {MODEL} on {ENGINES} embedded engines of "
+        f"{SLOTS} slots behind one gateway, each chat with its own system prompt. Cached are the prompt tokens "
+        "that llama.cpp took from a slot's KV cache or its own prompt cache; first token as the client sees it, "
         "from the second turn on. Engines share this machine's cores, so times are high for all.\n\n"
         + results.table(
             (
@@ -103,6 +102,7 @@ def _engines(models: Path, folder: Path):  # yields the ports
             log = (folder / f"{number}.log").open("wb")
             command = [sys.executable, "-m", "bench.cached_engine", "serve", "--models", str(models)]
             command += ["--listen", "127.0.0.1:0", "--ready-file", str(ready)]
+            command += ["--num-parallel", str(SLOTS)]
             started.append(subprocess.Popen(command, stdout=log, stderr=log))
             log.close()
         for number, process in enumerate(started):
@@ -138,7 +138,7 @@ async def _run(policy: RoutePolicy, ports: list[int]) -> Measured:
         view.publish(Snapshot(Version(1, 1), entries))
         view.publish_local(
             tuple(
-                LocalInstance(f"bench/{at}", "127.0.0.1", port, "ready", (Model(MODEL),), (MODEL,))
+                LocalInstance(f"bench/{at}", "127.0.0.1", port, "ready", (Model(MODEL),), (MODEL,), SLOTS)
                 for at, port in enumerate(ports)
             )
         )
@@ -194,7 +194,7 @@ def _chat(number: int) -> list[dict[str, str]]:
     topic = topics[number % len(topics)]
     rules = " ".join(
         f"Rule {at} of {topic}: when asked about {topic}, say {at * 7 + number} and stay polite."
-        for at in range(1, 9)
+        for at in range(1, 7)
     )
     return [
         {"role": "system", "content": f"You know everything about {topic}. {rules}"},

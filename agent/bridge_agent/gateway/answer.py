@@ -30,7 +30,7 @@ _ADDED: Final = frozenset({REQUEST_ID, b"x-bridge-node", b"x-bridge-attempts", *
 _RETRIED: Final = frozenset({404, 500, 502, 503})
 # A key, or a value that is nothing else: inside a text its quotes are escaped.
 _ERROR: Final = b'"error"'
-_TELL_EVERY_S: Final = 1.0
+_TELL_EVERY_S: Final = 0.5
 _STREAMED: Final = (b"application/x-ndjson", b"text/event-stream")
 
 
@@ -209,13 +209,17 @@ class Answer(Relay):
         return data[:start]
 
     def _tell_progress(self) -> None:
-        """Tells now and then that a long answer goes on: probes need not disturb its model."""
+        """Tells now and then that a long answer goes on: its model, or its node, is well."""
         core, target = self._core, self._target
-        if core.on_progress is None or target is None or not target.local:
+        if target is None:
             return
         now = core.now()
-        if now - self._told_at >= _TELL_EVERY_S:
-            self._told_at = now
+        if now - self._told_at < _TELL_EVERY_S:
+            return
+        self._told_at = now
+        if not target.local:
+            core.node_spoke(target.node)
+        elif core.on_progress is not None:
             core.on_progress(target.id, self._model)
 
     def _whole_lines(self, data: bytes) -> bytes:

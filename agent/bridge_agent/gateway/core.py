@@ -75,6 +75,7 @@ class Core:
         self.records: deque[Record] = deque(maxlen=config.explained)
         self.on_record: Callable[[Record], None] | None = None
         self.on_progress: Callable[[str, str], None] | None = None
+        self.node_spoke: Callable[[str], None] = lambda _node: None
         self.resume: Resume | None = None
         self.draining = False
         self.node = config.node.encode()

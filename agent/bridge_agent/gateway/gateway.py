@@ -176,6 +176,7 @@ class Gateway:
             on_silent=core.health.silent,
             now=core.now,
         )
+        core.node_spoke = watch.alive
         try:
             await watch.run()
         finally:

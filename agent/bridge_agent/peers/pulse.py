@@ -107,6 +107,10 @@ class Watch:
             work = {}
         self._on_answer(node, work)
 
+    def alive(self, node: str) -> None:
+        """The node sent something else: it may be too busy to answer questions, but it is there."""
+        self._pulse.alive(node, self._now())
+
     def unheard(self, node: str) -> None:
         """None will come."""
         self._pulse.failed(node)

@@ -5,7 +5,8 @@ Rules:
    quick interval; the others so rarely that all of them together cost no more than the bound.
 2. A node whose question is unanswered for `silent_s` is silent; after `cut_s` requests on their
    way there are given up.
-3. Time that this process itself stood still is nobody else's silence.
+3. Whatever else it sends counts, too: a node whose streams go on is not cut for being slow.
+4. Time that this process itself stood still is nobody else's silence.
 """
 
 from __future__ import annotations
@@ -33,7 +34,7 @@ class PulsePolicy(msgspec.Struct, frozen=True):
     quick_s: float = 0.2
     questions_per_s: float = 50.0
     silent_s: float = 0.7
-    cut_s: float = 1.5
+    cut_s: float = 3.0
 
 
 class Verdicts(msgspec.Struct, frozen=True):
@@ -99,6 +100,12 @@ class Pulse:
         was = peer.silent
         peer.asked, peer.pending, peer.silent, peer.cut = None, False, False, False
         return was
+
+    def alive(self, node: str, now: float) -> None:
+        """It sent something else."""
+        peer = self._peers.get(node)
+        if peer is not None and peer.asked is not None:
+            peer.asked = now
 
     def failed(self, node: str) -> None:
         """The question did not get there: it stays unanswered, and is asked again."""
