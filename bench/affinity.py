@@ -74,9 +74,10 @@ def affinity(folder: Path, _seconds: float, versions: list[str], command: str) -
     ]
     text = (
         f"{CHATS} chats of {TURNS} turns, {AT_ONCE} at a time, {MODEL} on {ENGINES} embedded engines of "
-        f"{SLOTS} slots behind one gateway, each chat with its own system prompt. Cached are the prompt tokens "
-        "that llama.cpp took from a slot's KV cache or its own prompt cache; first token as the client sees it, "
-        "from the second turn on. Engines share this machine's cores, so times are high for all.\n\n"
+        f"{SLOTS} slots behind one gateway, each chat with its own system prompt. Cached are the prompt "
+        "tokens that llama.cpp took from a slot's KV cache or its own prompt cache; first token as the "
+        "client sees it, from the second turn on. Engines share this machine's cores, so times are high "
+        "for all.\n\n"
         + results.table(
             (
                 "policy",
