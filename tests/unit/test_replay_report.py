@@ -1,0 +1,92 @@
+"""Replaying an audit log under a changed mesh_config."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+
+import msgspec
+import pytest
+from rich.console import Console
+
+from bridge_agent.replay_report import changed, compare, past_requests, print_comparison
+from bridge_agent.telemetry.audit import AuditRecord
+from bridge_core.errors import Fatal
+from bridge_core.names import canonical
+from bridge_core.snapshot import Instance, Model, Node, Snapshot, Version, encode_entry
+
+CHAT = canonical("chat")
+ROUTE = """
+apiVersion: bridge.deepseek.io/v1
+kind: ModelRoute
+metadata: {name: chat}
+spec:
+  backends:
+    - {model: x, name: old, weight: %d, instances: [a/0]}
+    - {model: x, name: new, weight: %d, instances: [b/0]}
+"""
+
+
+def mesh() -> Snapshot:
+    entries = {}
+    for name in "ab":
+        entries[f"node/{name}"] = encode_entry(Node(name, f"{name}:1"))
+        entries[f"instance/{name}/0"] = encode_entry(Instance(f"{name}/0", name, models=(Model("x"),)))
+    return Snapshot(Version(1, 1), entries)
+
+
+def audit(at: float, number: int, **fields: object) -> AuditRecord:
+    values = {
+        "at": at,
+        "request_id": f"r{number}",
+        "principal": "local",
+        "listener": "local",
+        "method": "POST",
+        "path": "/api/chat",
+        "status": 200,
+        "outcome": "ok",
+        "duration_ms": 10.0,
+        "bytes_in": 1,
+        "bytes_out": 1,
+        "model": CHAT,
+        "instance": "a/0",
+        "key": f"{number:032x}",
+        **fields,
+    }
+    return msgspec.convert(values, AuditRecord)
+
+
+def test_the_log_gives_the_requests_that_clients_brought_here(tmp_path: Path) -> None:
+    records = [
+        audit(50.0, 1),
+        audit(150.0, 3),
+        audit(120.0, 2),
+        audit(160.0, 4, via="b"),
+        audit(170.0, 5, path="/api/tags"),
+        audit(180.0, 6, model=""),
+    ]
+    lines = [msgspec.json.encode(record) for record in records]
+    (tmp_path / "audit.jsonl.1").write_bytes(b"\n".join(lines[:2]) + b'\n{"cut')
+    (tmp_path / "audit.jsonl").write_bytes(b"\n".join(lines[2:]) + b"\n")
+    assert [one.request_id for one in past_requests(tmp_path, 100.0)] == ["r2", "r3"]
+
+
+def test_a_shift_of_weights_moves_its_share_and_says_how_far_it_can_be_believed(tmp_path: Path) -> None:
+    lines = [msgspec.json.encode(audit(float(number), number)) for number in range(400)]
+    (tmp_path / "audit.jsonl").write_bytes(b"\n".join(lines) + b"\n")
+    past = past_requests(tmp_path, 0.0)
+    now = changed(mesh(), [("now.yaml", ROUTE % (100, 0))])
+    then = changed(mesh(), [("then.yaml", ROUTE % (75, 25))])
+    found = compare("a", now, then, past)
+    assert (found.requests, found.agreed) == (400, 400)
+    assert abs(found.moved - 100) < 30
+    assert found.then[CHAT].by_backend["new"] == found.moved
+    out = io.StringIO()
+    print_comparison(found, Console(file=out, width=120))
+    assert f"the change moves {found.moved} to another instance" in out.getvalue()
+    assert "backend new" in out.getvalue()
+
+
+def test_a_configuration_with_faults_is_refused_with_every_fault() -> None:
+    with pytest.raises(Fatal, match="strateggy"):
+        changed(mesh(), [("bad.yaml", ROUTE % (1, 1) + "  strateggy: x\n")])
