@@ -6,7 +6,9 @@ import msgspec
 import pytest
 
 from bridge_core.snapshot import Snapshot
+from bridge_core.store.api import Delete
 from bridge_core.traffic import split
+from bridge_registry import keyspace
 from tests.scenarios.rollout_world import PROBE, Behaviour, World
 
 # What the first step sends to a canary is 10 % of 15 requests a second: its 20th request, before
@@ -77,6 +79,16 @@ async def test_conversations_change_sides_once_and_only_towards_the_canary() -> 
     for number in range(300):
         sides = [split(route, b"%d" % number)[0].key for route in routes]
         assert sides == sorted(sides, reverse=True)  # "old" … then "new"
+
+
+async def test_a_rollout_that_is_removed_and_applied_again_begins_anew() -> None:
+    world = World()
+    world.behaviours["new"] = Behaviour(answer="5")
+    world.apply(PROBE)
+    await world.until(lambda: world.phase == "rolled-back", 10)
+    world.etcd.apply([Delete(keyspace.CONFIG + "Rollout/roll")])
+    world.apply()  # before anybody has looked
+    await world.until(lambda: world.phase == "progressing", 3)
 
 
 async def test_another_leader_goes_on_in_the_middle_of_a_step() -> None:

@@ -44,6 +44,7 @@ class MeshTable:
         documents: Applied config, "<kind>/<name>" to what it says.
         texts: The same as YAML.
         modified: The same as the revision it was applied at.
+        created: The same as the revision it was first applied at.
         positions: Where each rollout stands, and the revision that says so, by its name.
         faults: Key to what is wrong with what is stored there.
     """
@@ -56,6 +57,7 @@ class MeshTable:
         self.documents: dict[str, AnyDocument] = {}
         self.texts: dict[str, str] = {}
         self.modified: dict[str, int] = {}
+        self.created: dict[str, int] = {}
         self.positions: dict[str, tuple[Position, int]] = {}
         self.faults: dict[str, str] = {}
 
@@ -73,7 +75,11 @@ class MeshTable:
     @property
     def plans(self) -> list[Plan]:
         """Every applied rollout."""
-        return [plan_of(one) for one in self.documents.values() if isinstance(one, RolloutDocument)]
+        return [
+            plan_of(one, self.created.get(key, 0))
+            for key, one in self.documents.items()
+            if isinstance(one, RolloutDocument)
+        ]
 
     @property
     def rollouts(self) -> list[tuple[Plan, Position]]:
@@ -150,7 +156,7 @@ class MeshTable:
             self.positions.pop(key.removeprefix(keyspace.ROLLOUTS), None)
         elif key.startswith(keyspace.CONFIG):
             name = key.removeprefix(keyspace.CONFIG)
-            for held in (self.documents, self.texts, self.modified):
+            for held in (self.documents, self.texts, self.modified, self.created):
                 held.pop(name, None)
 
     def _put_config(self, item: KeyValue) -> None:
@@ -165,6 +171,7 @@ class MeshTable:
         self.documents[name] = loaded.documents[0].parsed
         self.texts[name] = text
         self.modified[name] = item.mod_revision
+        self.created[name] = item.create_revision
 
     def _put_position(self, item: KeyValue) -> None:
         position = self._decoded(item, Position)

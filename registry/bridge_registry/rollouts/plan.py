@@ -43,6 +43,8 @@ class Plan(msgspec.Struct, frozen=True):
         pass_share: How many have to be right.
         max_tokens: Of an answer.
         keep_warm_s: The stable side is kept loaded for so long after the last step began; 0: not.
+        born: The revision at which its document was created: one that was removed and applied again
+            is another rollout.
     """
 
     name: str
@@ -56,15 +58,16 @@ class Plan(msgspec.Struct, frozen=True):
     pass_share: float = 1.0
     max_tokens: int = 64
     keep_warm_s: float = 0.0
+    born: int = 0
 
     @property
     def identity(self) -> str:
         """A plan with another identity is another rollout and begins anew."""
-        return f"{self.route} {self.stable} {self.canary}"
+        return f"{self.route} {self.stable} {self.canary} {self.born}"
 
 
-def plan_of(document: RolloutDocument) -> Plan:
-    """The plan of a document."""
+def plan_of(document: RolloutDocument, born: int = 0) -> Plan:
+    """The plan of a document that was created at revision `born`."""
     spec, probe = document.spec, document.spec.probe
     guards = spec.guards
     return Plan(
@@ -90,6 +93,7 @@ def plan_of(document: RolloutDocument) -> Plan:
         pass_share=probe.pass_share if probe else 1.0,
         max_tokens=probe.max_tokens if probe else 64,
         keep_warm_s=spec.keep_warm if spec.strategy == "blueGreen" else 0.0,
+        born=born,
     )
 
 

@@ -1,0 +1,108 @@
+"""Shifting traffic on a real mesh by the commands that an admin uses."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.cluster.mesh_bed import Mesh, call
+from tests.support import eventually
+
+pytestmark = [pytest.mark.cluster, pytest.mark.llamacpp, pytest.mark.etcd]
+
+ROUTE = """\
+apiVersion: bridge.deepseek.io/v1
+kind: ModelRoute
+metadata: {name: shifted}
+spec: {backends: [{model: "smollm2:135m"}, {model: tiny, weight: 0}]}
+"""
+ROLLOUT = """\
+apiVersion: bridge.deepseek.io/v1
+kind: Rollout
+metadata: {name: shift}
+spec:
+  route: shifted
+  stable: smollm2:135m
+  canary: tiny
+  guards: {minRequests: 1}
+"""
+PROBE = '  probe: {prompts: [{prompt: "What is the capital of France?", expect: Paris}]}\n'
+
+
+def apply(mesh: Mesh, folder: Path, *texts: str) -> None:
+    for at, text in enumerate(texts):
+        (folder / f"{at}.yaml").write_text(text)
+    mesh.run("apply", "-f", str(folder), "--prune")
+
+
+def status(mesh: Mesh) -> dict[str, Any]:
+    found: list[dict[str, Any]] = json.loads(mesh.run("rollout", "status", "--json").stdout)
+    return found[0]
+
+
+async def ask(mesh: Mesh, node: str) -> tuple[int, str]:
+    body = {"model": "shifted", "prompt": "a", "stream": True, "options": {"num_predict": 2}}
+    code, headers, _ = await asyncio.to_thread(call, mesh.address(node), "POST", "/api/generate", body)
+    return code, headers.get("x-bridge-node", "")
+
+
+async def test_a_canary_that_answers_wrongly_goes_back_before_anybody_sees_it(
+    mesh: Mesh, tmp_path: Path
+) -> None:
+    apply(mesh, tmp_path, ROUTE, ROLLOUT + PROBE)
+    try:
+        found = await eventually(lambda: (one := status(mesh))["phase"] == "rolled-back" and one, 60)
+        assert "the probe failed on node" in found["reason"]
+        assert "expected 'Paris'" in found["reason"]
+        assert (found["stable"]["share"], found["canary"]["share"]) == (1.0, 0.0)
+    finally:
+        mesh.run("apply", "-f", str(tmp_path / "0.yaml"), "--prune")
+
+
+async def test_agents_report_what_users_get_and_promote_moves_them(mesh: Mesh, tmp_path: Path) -> None:
+    apply(mesh, tmp_path, ROUTE, ROLLOUT)
+    try:
+        await eventually(lambda: status(mesh)["events"], 20)
+
+        async def answered() -> bool:
+            return (await ask(mesh, "node1"))[0] == 200
+
+        await eventually(answered, 20)
+        mesh.run("rollout", "pause", "shift")
+        assert status(mesh)["phase"] == "paused"
+        for node in ("node1", "node2", "node3"):
+            assert (await ask(mesh, node))[0] == 200
+        await eventually(lambda: int(status(mesh)["stable"]["requests"]) >= 3, 20)
+        mesh.run("rollout", "promote", "shift")
+        assert status(mesh)["phase"] == "complete"
+        await eventually(lambda: status(mesh)["canary"]["share"] == 1.0, 20)
+        mesh.run("rollout", "abort", "shift")
+        assert status(mesh)["phase"] == "aborted"
+    finally:
+        mesh.run("apply", "-f", str(tmp_path / "0.yaml"), "--prune")
+
+
+async def test_a_drained_node_gets_no_more_work_and_is_said_to_be_safe(mesh: Mesh) -> None:
+    try:
+        said = mesh.run("drain", "node2", "--timeout", "60").stdout
+        assert "node2 is drained: safe to stop." in said
+        served = {(await ask_model(mesh, f"{at}")) for at in range(12)}
+        assert "node2" not in served
+    finally:
+        mesh.run("drain", "node2", "--undo")
+
+    async def back() -> bool:
+        return "node2" in {(await ask_model(mesh, f"again {at}")) for at in range(12)}
+
+    await eventually(back, 30)
+
+
+async def ask_model(mesh: Mesh, prompt: str) -> str:
+    body = {"model": "tiny", "prompt": prompt, "stream": False, "options": {"num_predict": 1}}
+    code, headers, _ = await asyncio.to_thread(call, mesh.address("node1"), "POST", "/api/generate", body)
+    assert code == 200
+    return headers["x-bridge-node"]
