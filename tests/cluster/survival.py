@@ -1,0 +1,177 @@
+"""Streams on a mesh while its processes die: what their clients saw, stream by stream."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import os
+import random
+import signal
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import httpx
+import psutil
+
+from tests.cluster.mesh_bed import NODES, Mesh, end_hard
+
+CHAT, GENERATE, OPENAI, ANTHROPIC = "/api/chat", "/api/generate", "/v1/chat/completions", "/v1/messages"
+PATHS = (CHAT, GENERATE, OPENAI, ANTHROPIC)
+SPARED = "node1"  # the clients' own sidecar: no other process can keep their connections
+
+
+@dataclass
+class Seen:
+    """One stream as its client saw it.
+
+    Attributes:
+        node: Where it began.
+        begun: Text came.
+        complete: Its terminal record came.
+        error: What it was told of a failure; empty without one.
+        resumed: How often it says that it was continued.
+    """
+
+    text: str = ""
+    node: str = ""
+    begun: bool = False
+    complete: bool = False
+    error: str = ""
+    resumed: int = 0
+
+
+def asked(path: str, model: str, prompt: str, tokens: int, *, temperature: float = 0.0) -> dict[str, Any]:
+    """The body of a request for a stream."""
+    body: dict[str, Any] = {"model": model, "stream": True}
+    if path == GENERATE:
+        body["prompt"] = prompt
+    else:
+        body["messages"] = [{"role": "user", "content": prompt}]
+    if path in (CHAT, GENERATE):
+        return body | {"options": {"temperature": temperature, "seed": 1, "num_predict": tokens}}
+    return body | {"temperature": temperature, "max_tokens": tokens}
+
+
+async def one_stream(
+    client: httpx.AsyncClient, url: str, path: str, body: dict[str, Any], seen: Seen
+) -> None:
+    """Reads a stream to its end, whatever that is."""
+    try:
+        async with client.stream("POST", url + path, json=body) as response:
+            if response.status_code != 200:
+                seen.error = f"{response.status_code} {(await response.aread()).decode()}"
+                return
+            seen.node = response.headers.get("x-bridge-node", "")
+            async for line in response.aiter_lines():
+                _read(line.removeprefix("data: "), seen)
+    except httpx.HTTPError as fault:
+        seen.error = seen.error or f"cut: {fault!r}"
+
+
+def _read(line: str, seen: Seen) -> None:
+    if line == "[DONE]":
+        seen.complete = True
+    if not line.startswith("{"):
+        return
+    record = json.loads(line)
+    choice = (record.get("choices") or [{}])[0]
+    delta = choice.get("delta") or record.get("delta") or {}
+    message = record.get("message") or {}
+    text = record.get("response") or message.get("content") or delta.get("content") or delta.get("text")
+    if isinstance(text, str) and text:
+        seen.text += text
+        seen.begun = True
+    seen.complete = seen.complete or record.get("done") is True or record.get("type") == "message_stop"
+    seen.resumed = max(seen.resumed, record.get("bridge", {}).get("resumed", 0))
+    if record.get("error"):
+        seen.error = json.dumps(record["error"])
+
+
+def runners(mesh: Mesh, node: str) -> list[int]:
+    """The processes under a node's engine."""
+    with contextlib.suppress(psutil.Error, OSError):
+        engine = psutil.Process(mesh.engine_pid(node))
+        return [child.pid for child in engine.children(recursive=True)]
+    return []
+
+
+def kill_agent(mesh: Mesh, node: str) -> None:
+    """The owner itself: SIGKILL."""
+    mesh.kill(node)
+
+
+def kill_engine(mesh: Mesh, node: str) -> None:
+    """Its engine: SIGKILL."""
+    end_hard(mesh.engine_pid(node))
+
+
+def kill_runner(mesh: Mesh, node: str) -> None:
+    """Its engine's runners: SIGKILL."""
+    for pid in runners(mesh, node):
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
+
+
+def stop_runner(mesh: Mesh, node: str) -> None:
+    """Its engine's runners: SIGSTOP, so that they hang and nothing is closed."""
+    for pid in runners(mesh, node):
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGSTOP)
+
+
+DEATHS: dict[str, Callable[[Mesh, str], None]] = {
+    "agent": kill_agent,
+    "engine": kill_engine,
+    "runner": kill_runner,
+    "frozen": stop_runner,
+}
+
+
+@contextlib.contextmanager
+def thawed(mesh: Mesh) -> Iterator[None]:
+    """Lets every runner go on that the block stopped and nobody has killed since."""
+    known = [pid for node in NODES for pid in runners(mesh, node)]
+    try:
+        yield
+    finally:
+        for pid in known:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGCONT)
+
+
+async def survive(
+    mesh: Mesh,
+    bodies: Sequence[tuple[str, dict[str, Any]]],
+    death: str,
+    chance: random.Random,
+    *,
+    share: float = 0.5,
+    window_s: float = 0.5,
+) -> list[Seen]:
+    """Runs the streams, has a node die once `share` of them speak, and returns what clients saw.
+
+    Args:
+        bodies: Path and body of each stream; all through the node that is spared.
+        death: Which of DEATHS.
+        share: How many must have begun before.
+        window_s: Within how long after that it happens, at random.
+    """
+    url = mesh.url(SPARED)
+    victims = [node for node in NODES if node != SPARED] if death == "agent" else list(NODES)
+    seen = [Seen() for _ in bodies]
+    limits = httpx.Limits(max_connections=None)
+    async with httpx.AsyncClient(timeout=180, limits=limits) as client, asyncio.TaskGroup() as group:
+        jobs = [
+            group.create_task(one_stream(client, url, path, body, one))
+            for (path, body), one in zip(bodies, seen, strict=True)
+        ]
+        while sum(one.begun for one in seen) < share * len(seen) and not all(job.done() for job in jobs):
+            await asyncio.sleep(0.01)
+        await asyncio.sleep(chance.random() * window_s)
+        with thawed(mesh):
+            speaking = [one.node for one in seen if one.node in victims and not one.complete]
+            await asyncio.to_thread(DEATHS[death], mesh, chance.choice(speaking or victims))
+            await asyncio.wait(jobs)
+    return seen
