@@ -59,6 +59,16 @@ class Probe(msgspec.Struct, frozen=True, omit_defaults=True):
     keep_alive_s: float = 0.0
 
 
+class ProbeResult(msgspec.Struct, frozen=True):
+    """What came of a round of a rollout's probe on one instance; `detail` says why it failed."""
+
+    rollout: str
+    round: int
+    instance: str
+    passed: bool
+    detail: str = ""
+
+
 def _plain(text: str) -> str:
     return " ".join(text.casefold().split())
 

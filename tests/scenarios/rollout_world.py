@@ -13,11 +13,12 @@ import msgspec
 
 from bridge_core.counts import Counter
 from bridge_core.errors import BridgeError, Unavailable
+from bridge_core.probe import ProbeResult
 from bridge_core.snapshot import Instance, Model, Snapshot, Version, encode_entry
 from bridge_core.store.api import Delete, Put, Unchanged
 from bridge_core.traffic import shares, split
 from bridge_registry import keyspace
-from bridge_registry.membership.load_book import LoadBook, Report, Result
+from bridge_registry.membership.load_book import LoadBook, Report
 from bridge_registry.membership.mesh_table import MeshTable
 from bridge_registry.publication.builder import entries, next_version
 from bridge_registry.records import NodeRecord, encode
@@ -84,7 +85,7 @@ class Agent:
 
     def report(self, behaviours: dict[str, Behaviour]) -> Report:
         results = tuple(
-            Result(
+            ProbeResult(
                 probe.rollout,
                 probe.round,
                 f"{self.name}/0",

@@ -11,11 +11,11 @@ import pytest
 
 from bridge_agent.engine.view import LocalInstance
 from bridge_agent.health.rollout_probe import RolloutProber
-from bridge_agent.membership.registry_api import LoadReport, ProbeResult
+from bridge_agent.membership.registry_api import LoadReport
 from bridge_agent.telemetry.load_reporter import LoadReporter
 from bridge_core.counts import Counts
 from bridge_core.errors import Unavailable
-from bridge_core.probe import Probe, Question
+from bridge_core.probe import Probe, ProbeResult, Question
 from bridge_core.snapshot import Model, Node, Snapshot, Version, encode_entry
 from tests.support import eventually
 

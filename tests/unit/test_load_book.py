@@ -4,9 +4,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bridge_core.counts import BOUNDS, Counter, Counts
+from bridge_core.probe import ProbeResult
 from bridge_core.snapshot import Instance, Node, Snapshot, Version, encode_entry
 from bridge_registry.membership.drain_rules import safe_to_stop
-from bridge_registry.membership.load_book import LoadBook, NodeLoad, Report, Result
+from bridge_registry.membership.load_book import LoadBook, NodeLoad, Report
 
 KEY = ("chat", "m")
 
@@ -43,7 +44,7 @@ def test_a_backend_that_is_new_in_a_known_agents_report_counts_whole() -> None:
 def test_the_newest_probe_result_of_each_instance_is_kept() -> None:
     book = LoadBook()
     for round_, passed in ((1, True), (2, False)):
-        result = Result("roll", round_, "n1/0", passed)
+        result = ProbeResult("roll", round_, "n1/0", passed)
         book.take_report("n1", report(None, results=(result,)), 0.0)
     assert [one.round for one in book.results("roll")] == [2]
     book.forget("roll")

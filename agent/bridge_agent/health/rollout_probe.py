@@ -15,10 +15,9 @@ from typing import Final, Protocol
 import structlog
 
 from bridge_agent.engine.view import LocalInstance
-from bridge_agent.membership.registry_api import ProbeResult
 from bridge_core.errors import BridgeError
 from bridge_core.names import InvalidName, canonical
-from bridge_core.probe import Probe
+from bridge_core.probe import Probe, ProbeResult
 from bridge_core.snapshot import Snapshot
 
 log = structlog.get_logger()

@@ -13,6 +13,7 @@ from typing import Protocol
 import msgspec
 
 from bridge_core.counts import Counts
+from bridge_core.probe import ProbeResult
 from bridge_core.snapshot import Delta, Version
 
 
@@ -28,16 +29,6 @@ class Issued(msgspec.Struct, frozen=True):
 
     certificate_chain: bytes
     trust_bundle: bytes
-
-
-class ProbeResult(msgspec.Struct, frozen=True):
-    """What came of a round of a rollout's probe on one instance; `detail` says why it failed."""
-
-    rollout: str
-    round: int
-    instance: str
-    passed: bool
-    detail: str = ""
 
 
 class InstanceLoad(msgspec.Struct, frozen=True):

@@ -14,19 +14,10 @@ from collections.abc import Mapping
 import msgspec
 
 from bridge_core.counts import Counts
+from bridge_core.probe import ProbeResult
 from bridge_core.snapshot import Version
 
 Key = tuple[str, str]  # route, backend
-
-
-class Result(msgspec.Struct, frozen=True):
-    """What came of a probe on one instance."""
-
-    rollout: str
-    round: int
-    instance: str
-    passed: bool
-    detail: str = ""
 
 
 class Report(msgspec.Struct, frozen=True):
@@ -36,7 +27,7 @@ class Report(msgspec.Struct, frozen=True):
     in_flight: int
     snapshot: Version
     backends: Mapping[Key, Counts]
-    results: tuple[Result, ...] = ()
+    results: tuple[ProbeResult, ...] = ()
 
 
 class NodeLoad(msgspec.Struct, frozen=True):
@@ -55,7 +46,7 @@ class LoadBook:
         self.nodes: dict[str, NodeLoad] = {}
         self._seen: dict[str, dict[Key, Counts]] = {}
         self._pending: dict[Key, Counts] = {}
-        self._results: dict[str, dict[str, Result]] = {}
+        self._results: dict[str, dict[str, ProbeResult]] = {}
 
     def take_report(self, node: str, report: Report, now: float) -> None:
         """Takes a report in, at monotonic time `now`."""
@@ -84,7 +75,7 @@ class LoadBook:
         """What happened there since the last time this was asked."""
         return self._pending.pop((route, backend), Counts())
 
-    def results(self, rollout: str) -> tuple[Result, ...]:
+    def results(self, rollout: str) -> tuple[ProbeResult, ...]:
         """The newest result of each instance."""
         return tuple(self._results.get(rollout, {}).values())
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from bridge_core.counts import Counts
-from bridge_registry.membership.load_book import Report, Result
+from bridge_core.probe import ProbeResult
+from bridge_registry.membership.load_book import Report
 from bridge_registry.rollouts.plan import Plan
 from bridge_registry.rollouts.rollout_rules import Position, step_of
 from bridge_registry.rpc.messages import version_of
@@ -18,7 +19,7 @@ def report_of(message: pb.LoadReport, node: str) -> Report:
         version_of(message.snapshot),
         {(one.route, one.backend): _counts(one) for one in message.backends},
         tuple(
-            Result(one.rollout, one.round, one.instance, one.passed, one.detail[:1000])
+            ProbeResult(one.rollout, one.round, one.instance, one.passed, one.detail[:1000])
             for one in message.probes
             if one.instance.rpartition("/")[0] == node
         ),
