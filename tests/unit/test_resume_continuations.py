@@ -328,3 +328,21 @@ def test_a_stop_sequence_may_straddle_the_cut(
     text, records = read("/api/generate", out)
     assert text == expected
     assert records[-1]["done_reason"] == "stop"
+
+
+@pytest.mark.parametrize("path", BODIES)
+@pytest.mark.parametrize("comment", [b"", b": still here\n\n"])
+def test_a_long_stream_is_read_in_batches_to_the_same_text(path: str, comment: bytes) -> None:
+    tokens = TOKENS * 60
+    lines = lines_of(whole_stream(path, tokens))[:-8]
+    tracker = resume.tracker_for(path)
+    for number, line in enumerate(lines):
+        tracker.feed(line)
+        if comment and number % 40 == 39 and line == b"\n":
+            tracker.feed(comment)
+    tracker.settle()
+    assert not tracker.lost
+    got = read_partial(path, b"".join(lines))
+    assert tracker.text == got
+    assert len(tokens) - 8 <= tracker.tokens <= len(tokens)
+    assert "".join(tokens).startswith(got)

@@ -28,6 +28,7 @@ class _Record(msgspec.Struct):
 
 
 _record: Final = decoder(_Record)
+_records: Final = msgspec.json.Decoder(_Record).decode_lines
 
 
 class NativeTracker(Tracker):
@@ -61,6 +62,17 @@ class NativeTracker(Tracker):
             self.tools = True
         if not self.begun:
             self.begun, self._model = True, record.model
+
+    def _batch(self, whole: bytes) -> bool:
+        texts = []
+        for record in _records(whole):
+            said = record.message or record
+            text = record.response if record.message is None else record.message.content
+            if not text or said.thinking or said.tool_calls:
+                return False
+            texts.append(text)
+        self._add_all(texts)
+        return True
 
     def more(self, text: str, native: Continued) -> bytes:
         """See `Tracker`."""

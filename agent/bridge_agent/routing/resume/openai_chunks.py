@@ -28,6 +28,7 @@ class _Chunk(msgspec.Struct):
 
 
 _chunk: Final = decoder(_Chunk)
+_chunks: Final = decoder(list[_Chunk])
 _EMPTY: Final = {"prompt_tokens": 0, "completion_tokens": 0, "total_tokens": 0}
 
 
@@ -67,6 +68,33 @@ class ChunkTracker(EventTracker):
                 self.thinking = self.thinking or bool(delta.reasoning)
                 self.tools = self.tools or bool(delta.tool_calls)
             self.finished = self.finished or choice.finish_reason is not None
+
+    def _batch(self, whole: bytes) -> bool:
+        # Line ends inside a JSON string are escaped, so these bytes only part two events.
+        data = whole.strip(b"\n")
+        if not data.startswith(b"data: ") or data.endswith(b"[DONE]"):
+            return False
+        texts = []
+        try:
+            chunks: list[_Chunk] = _chunks(b"[" + data[6:].replace(b"\n\ndata: ", b",") + b"]")
+        except msgspec.DecodeError:
+            return False  # a comment, or other line ends
+        for chunk in chunks:
+            if len(chunk.choices) != 1:
+                return False
+            choice = chunk.choices[0]
+            delta = choice.delta
+            if delta is None:
+                text = choice.text
+            elif delta.reasoning or delta.tool_calls:
+                return False
+            else:
+                text = delta.content
+            if not text or choice.finish_reason is not None:
+                return False
+            texts.append(text)
+        self._add_all(texts)
+        return True
 
     def more(self, text: str, native: Continued) -> bytes:
         """See `Tracker`."""

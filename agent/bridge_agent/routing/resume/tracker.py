@@ -99,15 +99,33 @@ class Tracker(ABC):
         whole = data[:end]
         self._blank = whole.endswith(b"\n\n") or (whole == b"\n" and bool(self._last))
         try:
+            if self.begun and self._batch(whole):
+                self._last = whole.rstrip(b"\n").rpartition(b"\n")[2] or self._last
+                self._bound()
+                return
             for line in whole.split(b"\n"):
                 if line:
                     self._last = line
                     self._line(line)
         except (msgspec.DecodeError, UnicodeError, RecursionError):
             self.lost = True
+        self._bound()
+
+    def _bound(self) -> None:
         if len(self._text) > MAX_TEXT:
             self.lost = True
             self._text = bytearray()
+
+    def _batch(self, whole: bytes) -> bool:
+        """Reads whole lines at once where they are the common ones; False: line by line, please.
+
+        Nothing may be noted before all of them are known to be common.
+        """
+        return False
+
+    def _add_all(self, texts: list[str]) -> None:
+        self.tokens += len(texts)
+        self._text += "".join(texts).encode()
 
     def _add(self, text: str) -> None:
         self.tokens += 1
