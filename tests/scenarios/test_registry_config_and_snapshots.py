@@ -165,6 +165,7 @@ async def test_an_agent_that_comes_back_gets_only_what_changed(bed: Bed) -> None
 async def test_an_agent_that_does_not_acknowledge_delays_nobody(bed: Bed) -> None:
     node, slow = await bed.join("n1"), await bed.join("n2")
     async with slow.mesh() as stub, following(node, Follower()) as follower, bed.admin() as admin:
+        await eventually(lambda: {"n1", "n2"} <= set(follower.snapshot.nodes))
         call = stub.WatchSnapshot()
         await call.write(pb.SnapshotAck())
         first = await call.read()
