@@ -170,6 +170,12 @@ class EngineInstance:
             log_tail=self._log.tail() if state.owned else [],
         )
 
+    @property
+    def process(self) -> tuple[int, int] | None:
+        """Pid and start time of its process; None while there is none of ours."""
+        process = self._runtime.process if self._runtime is not None else None
+        return None if process is None else (process.pid, process.start_time)
+
     def request(self, event: Event, *, final: bool = False) -> None:
         """Asks for a start, a drain or a stop; with `final`, `run` returns once it is stopped."""
         self._final = self._final or final

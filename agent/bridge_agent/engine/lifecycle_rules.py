@@ -131,6 +131,13 @@ class Hung:
     reason: str
 
 
+@dataclass(frozen=True, slots=True)
+class Failed:
+    """It cannot go on, though it may not know yet: what it depends on fell."""
+
+    reason: str
+
+
 class Generated:
     """No loaded model is known to hang (any more)."""
 
@@ -155,7 +162,18 @@ class Tick:
 
 
 Event = (
-    Start | Adopted | LaunchFailed | Answered | ProbeFailed | Hung | Generated | Exited | Drain | Stop | Tick
+    Start
+    | Adopted
+    | LaunchFailed
+    | Answered
+    | ProbeFailed
+    | Hung
+    | Failed
+    | Generated
+    | Exited
+    | Drain
+    | Stop
+    | Tick
 )
 
 
@@ -244,6 +262,10 @@ def _hung(it: _Step) -> Outcome:
     return _sick(it, it.reason, hung=not it.state.owned)
 
 
+def _failed(it: _Step) -> Outcome:
+    return _sick(it, it.reason) if it.state.owned else (it.state, ())
+
+
 def _sick(it: _Step, reason: str, *, hung: bool = False) -> Outcome:
     failures = _failures(it)
     if it.state.owned:
@@ -310,6 +332,7 @@ TRANSITIONS: Final[dict[tuple[Phase, type], Callable[[_Step], Outcome]]] = {
     (Phase.STARTING, Answered): _answered_first,
     (Phase.STARTING, Generated): _generated,
     (Phase.STARTING, Hung): _hung,
+    (Phase.STARTING, Failed): _failed,
     (Phase.STARTING, LaunchFailed): _ended,
     (Phase.STARTING, Exited): _ended,
     (Phase.STARTING, Tick): _overdue,
@@ -318,6 +341,7 @@ TRANSITIONS: Final[dict[tuple[Phase, type], Callable[[_Step], Outcome]]] = {
     (Phase.READY, Answered): _answered,
     (Phase.READY, ProbeFailed): _missed,
     (Phase.READY, Hung): _hung,
+    (Phase.READY, Failed): _failed,
     (Phase.READY, Exited): _ended,
     (Phase.READY, Drain): _to(Phase.DRAINING),
     (Phase.READY, Stop): _end,

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from bridge_agent.engine.config import EngineConfig
 from bridge_agent.engine.instance import EngineInstance, InstanceStatus
-from bridge_agent.engine.lifecycle_rules import Drain, Policy, Start, Stop
+from bridge_agent.engine.lifecycle_rules import Drain, Failed, Policy, Start, Stop
 from bridge_agent.engine.process import Launcher, PlainLauncher
 from bridge_agent.engine.runtime import Timing
 from bridge_agent.engine.view import LocalInstance
@@ -125,6 +125,31 @@ class EngineSupervisor:
             instance.heard(at, model)
         else:
             instance.sent(at, model)
+
+    def process(self, instance_id: str) -> tuple[int, int] | None:
+        """Pid and start time of an instance's process; None while there is none of ours."""
+        instance = self._instances.get(instance_id)
+        return None if instance is None else instance.process
+
+    def fail(self, instance_id: str, reason: str) -> None:
+        """An instance cannot go on as it is: its process is ended and started again."""
+        if (instance := self._instances.get(instance_id)) is not None:
+            instance.request(Failed(reason))
+
+    def halt(self, instance_id: str) -> None:
+        """Ends an instance's process; it stays stopped until `start`."""
+        if (instance := self._instances.get(instance_id)) is not None:
+            instance.request(Stop())
+
+    def drain_one(self, instance_id: str) -> None:
+        """No new work for an instance."""
+        if (instance := self._instances.get(instance_id)) is not None:
+            instance.request(Drain())
+
+    def start(self, instance_id: str) -> None:
+        """Starts an instance that was stopped, or takes its drain back."""
+        if (instance := self._instances.get(instance_id)) is not None:
+            instance.request(Start())
 
     def drain(self) -> None:
         """No new work: ready instances become draining, others stop."""

@@ -6,12 +6,14 @@ import asyncio
 import contextlib
 import os
 import shutil
-import signal
+import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
 import structlog
 
+from bridge_agent.engine.proc import read_stat
+from bridge_agent.engine.process import EngineProcess, ProcessRecord
 from bridge_agent.limits import mps_rules as rules
 from bridge_core.backoff import Backoff
 from bridge_core.errors import Fatal, Unavailable
@@ -32,6 +34,9 @@ class MpsDaemon:
     """The control daemon of one GPU with pipe and log directories of its own.
 
     `on_fault` hears of every fault in its logs, and of its own death as "server_exit".
+
+    Attributes:
+        leave: Whether it stays when its task ends.
     """
 
     def __init__(
@@ -54,6 +59,8 @@ class MpsDaemon:
         self._on_fault = on_fault
         self._ready = asyncio.Event()
         self._restarts = 0
+        self._record = folder / "daemon.json"
+        self.leave = False
 
     @property
     def restarts(self) -> int:
@@ -65,30 +72,36 @@ class MpsDaemon:
         await self._ready.wait()
 
     async def run(self, backoff: Backoff) -> None:
-        """Keeps the daemon running until cancelled; ends it, its servers and its clients then.
+        """Keeps the daemon running until cancelled; then ends it, its servers and its clients.
 
-        A daemon that somebody's crash left behind on our pipe is ended first: two on one pipe
-        directory would refuse each other's clients.
+        With `leave` set it stays, and the next agent takes it over as this one would. Anything else
+        found on our pipe is ended first: two daemons would refuse each other's clients.
         """
         for folder in (self.pipe, self.log):
-            folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-        await self._end_orphan()
+            folder.mkdir(parents=True, exist_ok=True, mode=0o755)
+        process = await self._find_earlier()
         while True:
-            process = await self._start()
+            if process is None:
+                process = await asyncio.to_thread(self._start)
             try:
                 async with asyncio.TaskGroup() as group:
                     watcher = group.create_task(self._watch_logs())
-                    await self._announce()
-                    status = await process.wait()
+                    answered = group.create_task(self._announce())
+                    how = await process.wait()
                     watcher.cancel()
+                    answered.cancel()
+            except BaseException:
+                if not self.leave:
+                    await self._stop(process)
+                raise
             finally:
                 self._ready.clear()
-                if process.returncode is None:
-                    await self._stop(process)
+                process.close()
+            process = None
             self._restarts += 1
             delay = backoff.next_s()
-            log.warning("mps_daemon_died", device=self.device, status=status, restart_in_s=round(delay, 2))
-            self._on_fault(rules.MpsFault("server_exit", 0, f"the control daemon ended with status {status}"))
+            log.warning("mps_daemon_died", device=self.device, how=how, restart_in_s=round(delay, 2))
+            self._on_fault(rules.MpsFault("server_exit", 0, f"the control daemon {how}"))
             await asyncio.sleep(delay)
 
     async def command(self, line: str) -> str:
@@ -129,15 +142,42 @@ class MpsDaemon:
             **{name: os.environ[name] for name in ("LD_LIBRARY_PATH",) if name in os.environ},
         }
 
-    async def _start(self) -> asyncio.subprocess.Process:
-        return await asyncio.create_subprocess_exec(
-            *(self._binary, "-f"),
-            stdin=asyncio.subprocess.DEVNULL,
-            stdout=asyncio.subprocess.DEVNULL,
-            stderr=asyncio.subprocess.DEVNULL,
-            env=self._environment(),
-            start_new_session=True,
-        )
+    def _start(self) -> EngineProcess:
+        # Not the loop's own kind of child: that would be ended with the loop, and engines with it.
+        try:
+            child = subprocess.Popen(
+                (self._binary, "-f"),
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.DEVNULL,
+                env=self._environment(),
+                start_new_session=True,
+            )
+        except OSError as fault:
+            raise MpsMissing(f"cannot start {self._binary}: {fault.strerror}") from fault
+        child.returncode = 0  # reaped by its number, as one taken over would be
+        stat = read_stat(child.pid)
+        if stat is None:
+            raise MpsMissing(f"{self._binary} ended as soon as it was started")
+        process = EngineProcess(child.pid, stat.start_time)
+        record = ProcessRecord.of(process, "", 0, self.device)
+        with contextlib.suppress(OSError):  # only a later agent would have liked to know
+            record.save(self._record)
+        return process
+
+    async def _find_earlier(self) -> EngineProcess | None:
+        """The daemon that an earlier agent left, if it answers; ends it otherwise."""
+        record = ProcessRecord.load(self._record)
+        process = record.find() if record is not None and record.fingerprint == self.device else None
+        if process is not None:
+            with contextlib.suppress(Unavailable):
+                await self.command("get_default_active_thread_percentage")
+                log.info("mps_daemon_adopted", device=self.device, pid=process.pid)
+                return process
+            await process.end(COMMAND_TIMEOUT_S)
+            process.close()
+        await self._end_orphan()
+        return None
 
     async def _announce(self) -> None:
         async with asyncio.timeout(START_TIMEOUT_S):
@@ -148,16 +188,17 @@ class MpsDaemon:
                 await asyncio.sleep(LOG_POLL_S)
         self._ready.set()
 
-    async def _stop(self, process: asyncio.subprocess.Process) -> None:
+    async def _stop(self, process: EngineProcess) -> None:
         with contextlib.suppress(Unavailable):
             await self.command("quit -t 1")
         try:
             async with asyncio.timeout(COMMAND_TIMEOUT_S):
                 await process.wait()
         except TimeoutError:
-            with contextlib.suppress(ProcessLookupError):
-                os.killpg(process.pid, signal.SIGKILL)
+            await process.end(0.0)
             await process.wait()
+        with contextlib.suppress(OSError):
+            self._record.unlink()
 
     async def _end_orphan(self) -> None:
         if not (self.pipe / "control").exists():

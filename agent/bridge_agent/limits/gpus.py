@@ -1,0 +1,383 @@
+"""The node's GPUs while engines run on them: seats, MPS daemons, fault domains, devices that fail."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Final, Protocol
+
+import msgspec
+import structlog
+
+from bridge_agent.engine.proc import family
+from bridge_agent.engine.process import LaunchSpec
+from bridge_agent.limits import mps_rules
+from bridge_agent.limits.domain_rules import Family, Seats, culprit, seat
+from bridge_agent.limits.gpu import CLIENT_XIDS, DEVICE_XIDS, Gpu, GpuInventory, Xid
+from bridge_agent.limits.launcher import IsolationRefused, Placed
+from bridge_agent.limits.mps import MpsDaemon
+from bridge_agent.limits.placement_rules import thread_percentage
+from bridge_core.backoff import Backoff
+from bridge_core.errors import Unavailable
+from bridge_core.node_class import GpuSharing
+
+log = structlog.get_logger()
+
+READ_S: Final = 2.0
+MPS_READY_S: Final = 15.0
+CLEAR_S: Final = 5.0  # for the clients of a faulted MPS server to be gone
+SETTLE_S: Final = 2.0  # in which the logs may still tell of a fault that was dealt with
+
+
+class Engines(Protocol):
+    """What is asked of the engines' supervisor."""
+
+    def process(self, instance: str) -> tuple[int, int] | None:
+        """Pid and start time of an instance's process; None while there is none."""
+
+    def fail(self, instance: str, reason: str) -> None:
+        """Its process is to be ended and started again."""
+
+    def halt(self, instance: str) -> None:
+        """It is to be ended, and to stay so."""
+
+
+class DomainReport(msgspec.Struct, frozen=True):
+    """One fault domain as an operator sees it."""
+
+    name: str
+    instances: tuple[str, ...]
+    daemon_restarts: int
+    faults: int
+    last: str
+
+
+class _Domain:
+    def __init__(self, daemon: MpsDaemon, task: asyncio.Task[None]) -> None:
+        self.daemon = daemon
+        self.task = task
+        self.open = asyncio.Event()
+        self.open.set()
+        self.faults = 0
+        self.last = ""
+        self.recovered_at = float("-inf")
+
+
+class GpuKeeper:
+    """Gives engines their GPUs and acts when one of them falls. Owned by the agent's loop.
+
+    Args:
+        inventory: Reads the GPUs.
+        without: Why there is no inventory; empty where there is.
+        folder: Where MPS daemons keep pipes and logs.
+        node: The node's name.
+        instances: Every instance with the device that its configuration names, in order.
+        sharing: From the NodeClass; None: GPUs are left to the engines.
+        engines: Restarts and halts them.
+        changed: Called when an engine is to be kept out of the ring, or no longer.
+        mps_binary: Stands in for nvidia-cuda-mps-control.
+        clock: Monotonic time in seconds.
+    """
+
+    def __init__(
+        self,
+        inventory: GpuInventory,
+        *,
+        without: str,
+        folder: Path,
+        node: str,
+        instances: Sequence[tuple[str, str | None]],
+        sharing: GpuSharing | None,
+        engines: Engines,
+        changed: Callable[[], None] = lambda: None,
+        mps_binary: str | None = None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._inventory = inventory
+        self._without = without
+        self._folder = folder
+        self._node = node
+        self._instances = tuple(instances)
+        self._sharing = sharing
+        self._engines = engines
+        self._changed = changed
+        self._mps_binary = mps_binary
+        self._clock = clock
+        self._rng = random.Random()  # noqa: S311 - jitter
+        self._gpus: tuple[Gpu, ...] = inventory.read()
+        self._seats = Seats({}, {})
+        self._xids: dict[str, str] = {}
+        self._domains: dict[str, _Domain] = {}
+        self._families: dict[str, Family] = {}
+        self._quarantine = mps_rules.Quarantine()
+        self._group: asyncio.TaskGroup | None = None
+        self._pending: set[asyncio.Task[None]] = set()
+        self._leave = False
+        self._seat()
+
+    # -- what it says
+
+    @property
+    def gpus(self) -> tuple[Gpu, ...]:
+        """The devices as last read, each with why it may not be used."""
+        return tuple(
+            msgspec.structs.replace(gpu, fault=gpu.fault or self._xids.get(gpu.uuid, ""))
+            for gpu in self._gpus
+        )
+
+    @property
+    def without(self) -> str:
+        """Why no GPU can be seen; empty where NVML answers."""
+        return self._without
+
+    def domains(self) -> list[DomainReport]:
+        """Every fault domain."""
+        return [
+            DomainReport(
+                self._name(device),
+                self._seats.on(device),
+                domain.daemon.restarts,
+                domain.faults,
+                domain.last,
+            )
+            for device, domain in self._domains.items()
+        ]
+
+    def domain_of(self, instance: str) -> str:
+        """The fault domain of an instance; empty where it has none beyond its node."""
+        device = self._seats.devices.get(instance, "")
+        return self._name(device) if device in self._domains else ""
+
+    def fault_of(self, instance: str) -> str:
+        """Why an instance must take no requests; empty where it may."""
+        if self._quarantine.quarantined(instance):
+            times = self._quarantine.counts[instance]
+            return f"quarantined: it brought its MPS server down {times} times"
+        device = self._seats.devices.get(instance, "")
+        fault = next((gpu.fault for gpu in self.gpus if self._holds(gpu, device)), "")
+        return f"its GPU {device} may not be used: {fault}" if fault else ""
+
+    # -- giving out devices
+
+    def update(self, sharing: GpuSharing | None) -> None:
+        """Puts another sharing in force, for engines started from now on."""
+        self._sharing = sharing
+        self._seat()
+
+    async def admit(self, spec: LaunchSpec) -> Placed:
+        """See `Devices`.
+
+        Raises:
+            IsolationRefused: the device is not there, or cannot be shared as asked.
+            Unavailable: not now: its GPU is at fault, or its MPS server does not come up.
+        """
+        sharing = self._sharing
+        if sharing is None:
+            return Placed()
+        if spec.instance in self._seats.faults:
+            raise IsolationRefused(
+                f"{spec.instance} is not started: {self._seats.faults[spec.instance]}",
+                hint=self._without or "correct the devices in its configuration or NodeClass",
+            )
+        if fault := self.fault_of(spec.instance):
+            raise Unavailable(f"{spec.instance} is not started: {fault}")
+        device = self._seats.devices[spec.instance]
+        environment = {"CUDA_VISIBLE_DEVICES": device}
+        neighbours = len(self._seats.on(device))
+        if not sharing.mps:
+            if neighbours > 1:
+                log.warning("gpu_shared_without_mps", device=device, engines=neighbours)
+            return Placed(environment, device)
+        return await self._share(spec, sharing, device, neighbours)
+
+    async def _share(self, spec: LaunchSpec, sharing: GpuSharing, device: str, neighbours: int) -> Placed:
+        gpu = next(gpu for gpu in self._gpus if self._holds(gpu, device))
+        percentage = sharing.thread_percentage or thread_percentage(neighbours)
+        share = mps_rules.MpsShare(None if percentage == 100 else percentage, sharing.memory_bytes)
+        wrong = mps_rules.faults(share, gpu.memory_bytes, mig=gpu.mig)
+        if wrong:
+            raise IsolationRefused(
+                f"{spec.instance} is not started: " + "; ".join(wrong), hint="correct its NodeClass"
+            )
+        domain = self._domain(device)
+        try:
+            async with asyncio.timeout(MPS_READY_S):
+                await domain.daemon.ready()
+                await domain.open.wait()
+        except TimeoutError:
+            raise Unavailable(f"MPS on {device} is not ready after {MPS_READY_S:.0f} s") from None
+        pipe, logs = str(domain.daemon.pipe), str(domain.daemon.log)
+        environment = mps_rules.client_environment(pipe, logs, share, spec.models)
+        return Placed(
+            environment | {"CUDA_VISIBLE_DEVICES": device}, device, self._name(device), shared=(pipe, logs)
+        )
+
+    def _domain(self, device: str) -> _Domain:
+        domain = self._domains.get(device)
+        if domain is None:
+            if self._group is None:
+                raise Unavailable("the agent is not yet looking after its GPUs")
+            daemon = MpsDaemon(
+                device,
+                self._folder / device,
+                on_fault=lambda fault: self._heard(device, fault),
+                binary=self._mps_binary,
+            )
+            backoff = Backoff(self._rng, first_s=0.2, most_s=10.0)
+            domain = _Domain(daemon, self._group.create_task(daemon.run(backoff), name=f"mps-{device}"))
+            self._domains[device] = domain
+            self._changed()
+        return domain
+
+    # -- watching
+
+    async def run(self) -> None:
+        """Watches devices and domains until cancelled; MPS daemons end then, unless `leave` was called."""
+        try:
+            async with asyncio.TaskGroup() as group:
+                self._group = group
+                if self._gpus:
+                    group.create_task(self._read(), name="gpu-inventory")
+                    group.create_task(self._listen(), name="gpu-xids")
+                await asyncio.Event().wait()
+        finally:
+            self._group = None
+            self._inventory.close()
+
+    def leave(self) -> None:
+        """The engines go on without this agent: so must their MPS daemons."""
+        for domain in self._domains.values():
+            domain.daemon.leave = True
+
+    async def _read(self) -> None:
+        while True:
+            await asyncio.sleep(READ_S)
+            before = {gpu.uuid: gpu.fault for gpu in self._gpus}
+            self._gpus = await asyncio.to_thread(self._inventory.read)
+            for gpu in self._gpus:
+                if gpu.fault != before.get(gpu.uuid, ""):
+                    log.error("gpu_fault", device=gpu.uuid, fault=gpu.fault or "gone")
+                    self._changed()
+            await asyncio.to_thread(self._sample)
+
+    def _sample(self) -> None:
+        """Remembers whose processes are whose: by the time a fault is told, its client is gone."""
+        for device in tuple(self._domains):
+            for instance in self._seats.on(device):
+                process = self._engines.process(instance)
+                if process is not None:
+                    members = frozenset(stat.pid for stat in family(*process))
+                    self._families[instance] = Family(members, frozenset(map(_inside, members)))
+
+    async def _listen(self) -> None:
+        while True:
+            xid = await asyncio.to_thread(self._inventory.wait_xid, 1.0)
+            if xid is not None:
+                self._take_xid(xid)
+
+    def _take_xid(self, xid: Xid) -> None:
+        log.error("gpu_xid", device=xid.uuid, code=xid.code)
+        if xid.code in DEVICE_XIDS:
+            self._xids[xid.uuid] = f"XID {xid.code}: the device itself is at fault"
+            self._changed()
+        elif xid.code in CLIENT_XIDS and xid.uuid in self._domains:
+            self._heard(xid.uuid, mps_rules.MpsFault("client_fault", 0, f"XID {xid.code}"))
+
+    # -- faults
+
+    def _heard(self, device: str, fault: mps_rules.MpsFault) -> None:
+        if fault.kind == "refused":
+            return  # a client that could not connect says so itself; nobody else is hurt
+        domain = self._domains[device]
+        blamed = self._blame(fault) if fault.kind == "client_fault" else ""
+        late = self._clock() - domain.recovered_at < SETTLE_S
+        if late or not domain.open.is_set():
+            return
+        domain.faults += 1
+        domain.last = fault.text + (f" (by {blamed})" if blamed else "")
+        if self._group is not None:
+            domain.open.clear()
+            task = self._group.create_task(self._recover(device, domain, fault))
+            self._pending.add(task)
+            task.add_done_callback(self._pending.discard)
+
+    def _blame(self, fault: mps_rules.MpsFault) -> str:
+        instance = culprit(fault.pid, self._families)
+        if instance:
+            self._families.pop(instance)  # one fault is told in several lines
+            self._quarantine = self._quarantine.blame(instance)
+            log.error("mps_client_faulted", instance=instance, times=self._quarantine.counts[instance])
+        return instance
+
+    async def _recover(self, device: str, domain: _Domain, fault: mps_rules.MpsFault) -> None:
+        """Starts every engine of a domain again, in order, once all have let go of the old server."""
+        members = self._seats.on(device)
+        before = {instance: self._engines.process(instance) for instance in members}
+        log.error("mps_domain_restarting", domain=self._name(device), engines=members, reason=domain.last)
+        for instance in members:
+            if self._quarantine.quarantined(instance):
+                log.error("engine_quarantined", instance=instance)
+                self._engines.halt(instance)
+            else:
+                self._engines.fail(instance, f"its MPS server fell: {fault.text}")
+        deadline = self._clock() + CLEAR_S
+        while self._clock() < deadline and any(  # noqa: ASYNC110 - a process tells of its end in its own task
+            process is not None and self._engines.process(instance) == process
+            for instance, process in before.items()
+        ):
+            await asyncio.sleep(0.02)
+        domain.recovered_at = self._clock()
+        domain.open.set()
+        self._changed()
+
+    # -- inside
+
+    def _seat(self) -> None:
+        if self._sharing is None:
+            self._seats = Seats({}, {})
+            return
+        self._seats = seat(self._instances, self._gpus, self._sharing)
+        for instance, fault in self._seats.faults.items():
+            log.error("engine_without_gpu", instance=instance, reason=fault)
+
+    def _name(self, device: str) -> str:
+        # NVML's UUIDs begin with "GPU-" or "MIG-".
+        return f"{self._node}/gpu-{device.removeprefix('GPU-')}"
+
+    @staticmethod
+    def _holds(gpu: Gpu, device: str) -> bool:
+        return bool(device) and (gpu.uuid == device or any(part.uuid == device for part in gpu.slices))
+
+
+def _inside(pid: int) -> int:
+    """The number that a process has in its own PID namespace; 0 where it has ended."""
+    try:
+        for line in Path(f"/proc/{pid}/status").read_text().splitlines():
+            if line.startswith("NSpid:"):
+                return int(line.split()[-1])
+    except OSError:
+        pass
+    return 0
+
+
+def gpu_rows(gpus: Sequence[Gpu]) -> list[Mapping[str, float]]:
+    """Figures of each GPU by metric name, without those it does not report."""
+    return [
+        {
+            name: value
+            for name, value in (
+                ("memory_bytes", gpu.memory_bytes),
+                ("memory_free_bytes", gpu.free_bytes),
+                ("temperature_celsius", gpu.temperature_c),
+                ("power_watts", gpu.power_w),
+                ("utilization_percent", gpu.utilization),
+                ("ecc_uncorrected", gpu.ecc_uncorrected),
+                ("fault", float(bool(gpu.fault))),
+            )
+            if value is not None
+        }
+        for gpu in gpus
+    ]
