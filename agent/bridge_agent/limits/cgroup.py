@@ -9,6 +9,7 @@ import time
 from collections.abc import Iterable
 from pathlib import Path
 
+import psutil
 import structlog
 
 from bridge_agent.limits import cgroup_rules as rules
@@ -154,7 +155,10 @@ class Cgroups:
                 raise
             leaf = own / "agent"
             leaf.mkdir(exist_ok=True)
-            _write(leaf / "cgroup.procs", str(os.getpid()))
+            # Children that the agent started before (MPS daemons) count as inner processes, too.
+            for process in (psutil.Process(), *psutil.Process().children(recursive=True)):
+                with contextlib.suppress(ProcessLookupError):
+                    _write(leaf / "cgroup.procs", str(process.pid))
             _write(own / "cgroup.subtree_control", line)
         parent = own / self._parent
         parent.mkdir(exist_ok=True)
