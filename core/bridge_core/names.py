@@ -101,3 +101,11 @@ def display(name: str) -> str:
         InvalidName: `name` is not a model name.
     """
     return ModelName.parse(name).short()
+
+
+def canonical_or_same(name: str) -> str:
+    """The canonical name, or `name` itself where it is no model's name: it then equals no other."""
+    try:
+        return canonical(name)
+    except InvalidName:
+        return name

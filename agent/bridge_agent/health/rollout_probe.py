@@ -16,7 +16,7 @@ import structlog
 
 from bridge_agent.engine.view import LocalInstance
 from bridge_core.errors import BridgeError
-from bridge_core.names import InvalidName, canonical
+from bridge_core.names import canonical_or_same
 from bridge_core.probe import Probe, ProbeResult
 from bridge_core.snapshot import Snapshot
 
@@ -96,13 +96,13 @@ class RolloutProber:
         node = snapshot.nodes.get(self._node)
         if node is None or not probe.labels.items() <= node.labels.items():
             return []
-        wanted = _canonical(probe.model)
+        wanted = canonical_or_same(probe.model)
         return [
             one
             for one in self._instances()
             if one.state == "ready"
             and (not probe.instances or one.id in probe.instances)
-            and any(_canonical(model.name) == wanted for model in one.models)
+            and any(canonical_or_same(model.name) == wanted for model in one.models)
         ]
 
     async def _ask(self, probe: Probe, instance: LocalInstance) -> None:
@@ -148,10 +148,3 @@ class RolloutProber:
             log.warning("not_kept_warm", model=probe.model, instance=instance.id, reason=str(fault))
         finally:
             await engine.close()
-
-
-def _canonical(name: str) -> str:
-    try:
-        return canonical(name)
-    except InvalidName:
-        return name

@@ -21,7 +21,7 @@ import msgspec
 from bridge_agent.routing import strategies
 from bridge_agent.routing.strategies import MAX_CANDIDATES, Turns
 from bridge_agent.routing.view import Index, Pool, Target
-from bridge_core.names import InvalidName, canonical
+from bridge_core.names import canonical_or_same
 from bridge_core.snapshot import Backend, Route, RoutePolicy
 from bridge_core.traffic import split
 
@@ -153,17 +153,17 @@ def _by_route(index: Index, route: Route, key: bytes, load: Load) -> Decision:
             first = first or decision
         if current.fallback is None:
             break
-        follow = index.routes.get(_canonical(current.fallback))
+        follow = index.routes.get(canonical_or_same(current.fallback))
         if follow is None:
             decision = _of_backend(index, route, Backend(current.fallback), key, load)
             if decision.candidates:
                 return decision
         current = follow
-    return first or Decision(_canonical(route.name), (), True, route=route.name, policy=route.policy)
+    return first or Decision(canonical_or_same(route.name), (), True, route=route.name, policy=route.policy)
 
 
 def _of_backend(index: Index, route: Route, backend: Backend, key: bytes, load: Load) -> Decision:
-    decision = _among(index, _canonical(backend.model), key, load, route.policy, backend=backend)
+    decision = _among(index, canonical_or_same(backend.model), key, load, route.policy, backend=backend)
     return msgspec.structs.replace(
         decision, route=route.name, rewritten=backend.model, backend=backend.key, policy=route.policy
     )
@@ -289,10 +289,3 @@ def _left(skips: Skips | None, target: Target) -> float:
 def node_subject(node: str) -> str:
     """The name a node goes by in the health book (an instance's has a slash)."""
     return node
-
-
-def _canonical(name: str) -> str:
-    try:
-        return canonical(name)
-    except InvalidName:
-        return name

@@ -16,7 +16,7 @@ from typing import Final
 
 import msgspec
 
-from bridge_core.names import InvalidName, canonical
+from bridge_core.names import canonical_or_same
 from bridge_core.probe import Probe
 from bridge_core.snapshot import Backend, Instance, Node, Route
 from bridge_registry.rollouts.plan import Plan
@@ -76,7 +76,7 @@ def probes(plan: Plan, position: Position, route: Route) -> dict[str, Probe]:
 
 def eligible(backend: Backend, instances: Iterable[Instance], nodes: Mapping[str, Node]) -> tuple[str, ...]:
     """The instances that can serve a backend, by id."""
-    wanted = _canonical(backend.model)
+    wanted = canonical_or_same(backend.model)
     return tuple(
         sorted(
             one.id
@@ -84,7 +84,7 @@ def eligible(backend: Backend, instances: Iterable[Instance], nodes: Mapping[str
             if one.state == "ready"
             and (not backend.instances or one.id in backend.instances)
             and _fits(nodes.get(one.node), backend.labels)
-            and any(_canonical(model.name) == wanted for model in one.models)
+            and any(canonical_or_same(model.name) == wanted for model in one.models)
         )
     )
 
@@ -106,10 +106,3 @@ def _share(
 
 def _fits(node: Node | None, labels: Mapping[str, str]) -> bool:
     return node is not None and node.state == "active" and labels.items() <= node.labels.items()
-
-
-def _canonical(name: str) -> str:
-    try:
-        return canonical(name)
-    except InvalidName:
-        return name
