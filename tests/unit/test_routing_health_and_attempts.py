@@ -186,11 +186,18 @@ def test_other_failures_are_tried_as_often_as_the_policy_says(failure: Failure, 
     assert isinstance(attempts.after(failure, "no", 1.0), GiveUp)
 
 
-def test_without_budget_only_a_failure_to_connect_moves_on() -> None:
+@pytest.mark.parametrize("failure", [Failure.CONNECT, Failure.CUT, Failure.SERVER_ERROR])
+def test_without_budget_what_a_death_dropped_still_moves_on(failure: Failure) -> None:
     attempts = Attempts(TARGETS)
     attempts.start(0.0)
-    assert attempts.after(Failure.CONNECT, "down", 1.0, allowed=False) == Try(TARGETS[1])
-    assert attempts.after(Failure.CUT, "cut", 1.0, allowed=False) == GiveUp(502, "cut")
+    assert attempts.after(failure, "dead", 1.0, allowed=False) == Try(TARGETS[1])
+
+
+@pytest.mark.parametrize("failure", [Failure.REFUSED, Failure.TIMEOUT])
+def test_without_budget_what_overload_made_stays(failure: Failure) -> None:
+    attempts = Attempts(TARGETS)
+    attempts.start(0.0)
+    assert isinstance(attempts.after(failure, "full", 1.0, allowed=False), GiveUp)
 
 
 @given(st.sampled_from(Failure))

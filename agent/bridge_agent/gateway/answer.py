@@ -16,7 +16,7 @@ from bridge_agent.gateway.routes import Framing, Kind, Route
 from bridge_agent.gateway.shapes import stream_error
 from bridge_agent.gateway.watch import StreamWatch, Verdict, error_at
 from bridge_agent.peers.hop import LOAD, OURS, OVERHEAD, REFUSED, REQUEST_ID
-from bridge_agent.routing.attempts import Attempt, Attempts, Step
+from bridge_agent.routing.attempts import UNBUDGETED, Attempt, Attempts, Step
 from bridge_agent.routing.choose import node_subject
 from bridge_agent.routing.health_rules import Failure
 from bridge_agent.routing.resume import Tracker, tracker_for
@@ -165,7 +165,9 @@ class Answer(Relay):
         if head.status not in _RETRIED or target is None:
             return False
         self._note_patience(head, target)
-        if not (self._tries().may_retry(failure) and core.retry_allowed(self._policy)):
+        if not self._tries().may_retry(failure):
+            return False
+        if failure not in UNBUDGETED and not core.retry_allowed(self._policy):
             return False
         if head.status == 500:
             return self.route.kind is Kind.INFER

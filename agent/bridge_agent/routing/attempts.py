@@ -3,8 +3,9 @@
 Rules:
 1. Nothing is tried again once a byte of an answer reached the client.
 2. A failure to connect, where nothing was sent, moves on to the next candidate each time; another
-   failure moves on until the policy's attempts are used up, where the retry budget allows it. A
-   server error moves on once only: a request that its engine dies of must not go through the mesh.
+   failure moves on until the policy's attempts are used up. A server error moves on once only: a
+   request that its engine dies of must not go through the mesh. The retry budget holds back what
+   overload makes (refusals, time-outs); a death drops many requests at once, and all are moved.
 3. No attempt begins after the deadline. An attempt that took too long for itself (`per_try`) is a
    failure like others, one that used up the whole deadline is the end.
 4. Every attempt is recorded.
@@ -21,6 +22,7 @@ from bridge_agent.routing.view import Target
 from bridge_core.traffic import Retries
 
 SERVER_ERRORS: Final = 1  # retries after those
+UNBUDGETED: Final = frozenset({Failure.CONNECT, Failure.CUT, Failure.SERVER_ERROR})
 
 
 class Attempt(msgspec.Struct, frozen=True):
@@ -132,7 +134,7 @@ class Attempts:
             return GiveUp(502, detail, in_stream=True)
         if self._deadline is not None and now >= self._deadline:
             return GiveUp(504, "deadline exceeded")
-        may = self.may_retry(failure) and (allowed or failure is Failure.CONNECT)
+        may = self.may_retry(failure) and (allowed or failure in UNBUDGETED)
         if not may:
             return GiveUp(_STATUS.get(failure, 502), detail)
         if failure is not Failure.CONNECT:
