@@ -11,6 +11,7 @@ from pathlib import Path
 
 import msgspec
 import pytest
+import structlog
 
 from bridge_agent.membership.join import join
 from bridge_agent.membership.leave import leave
@@ -135,6 +136,18 @@ async def test_nobody_at_the_address(bed: EnrolmentBed) -> None:
     plan = bed.plan(await bed.token(), registries=("127.0.0.1:1",))
     with pytest.raises(BridgeError, match=r"no registry answers at 127\.0\.0\.1:1"):
         await join(plan, bed.state("node1"))
+
+
+async def test_a_join_waits_for_a_registry_that_cannot_answer_yet(bed: EnrolmentBed) -> None:
+    token = await bed.token()
+    bed.etcd.pause()
+    with structlog.testing.capture_logs() as logs:
+        joining = asyncio.create_task(join(bed.plan(token), bed.state("one")))
+        await eventually(lambda: any(line["event"] == "join_failed" for line in logs))
+    assert not joining.done()
+    bed.etcd.resume()
+    assert (await joining).name == "node1"
+    assert bed.state("one").joined
 
 
 async def test_another_registry_is_asked_when_the_first_is_down(bed: EnrolmentBed) -> None:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import shutil
 import socket
-from collections.abc import Iterable, Iterator
+import time
+from collections.abc import Iterable, Iterator, Sequence
 from importlib.metadata import version
 from typing import Any
 
@@ -38,6 +40,8 @@ from bridge_wire.v1.registry_pb2_grpc import EnrolmentStub, MeshStub
 log = structlog.get_logger()
 
 _CALL_S = 20.0
+_PATIENCE_S = 10.0  # an election after a leader's hard end takes a lease's time
+_PAUSE_S = 0.25
 
 
 class JoinRefused(BridgeError):
@@ -171,8 +175,25 @@ async def _first_pinned(registries: Iterable[str], token: JoinToken) -> tuple[st
     raise unreachable
 
 
-async def _call_join(registries: Iterable[str], ca_pem: bytes, request: pb.JoinRequest) -> pb.JoinResponse:
-    """Asks each registry in turn; only one that does not answer lets the next be asked."""
+async def _call_join(registries: Sequence[str], ca_pem: bytes, request: pb.JoinRequest) -> pb.JoinResponse:
+    """Asks each registry in turn, and again for a while when none can answer: they may be electing.
+
+    The registry knows a repeated request by its key, so it costs the token no second use.
+    """
+    until = time.monotonic() + _PATIENCE_S
+    while True:
+        answer = await _ask_each(registries, ca_pem, request)
+        if isinstance(answer, pb.JoinResponse):
+            return answer
+        if time.monotonic() > until:
+            raise answer
+        await asyncio.sleep(_PAUSE_S)
+
+
+async def _ask_each(
+    registries: Iterable[str], ca_pem: bytes, request: pb.JoinRequest
+) -> pb.JoinResponse | BridgeError:
+    """The first registry's answer, or what the last of those said that cannot answer now."""
     last: BridgeError | None = None
     for address in registries:
         try:
@@ -185,7 +206,7 @@ async def _call_join(registries: Iterable[str], ca_pem: bytes, request: pb.JoinR
             if fault.code() is not grpc.StatusCode.UNAVAILABLE:
                 raise last from fault
     assert last is not None  # noqa: S101 - `registries` is not empty
-    raise last
+    return last
 
 
 def _refusal(address: str, fault: grpc.aio.AioRpcError) -> BridgeError:

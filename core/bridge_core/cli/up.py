@@ -223,9 +223,15 @@ class _Raising:
         return answers
 
     async def _join(self, names: list[str]) -> None:
-        async with admin(self._access) as stub:
-            request = wire.CreateTokenRequest(ttl_seconds=_TOKEN_TTL_S, uses=len(names))
-            token = (await stub.CreateToken(request, timeout=10.0)).token
+        token = ""
+
+        async def created() -> None:  # a leader that was just elected may step down once more
+            nonlocal token
+            async with admin(self._access) as stub:
+                request = wire.CreateTokenRequest(ttl_seconds=_TOKEN_TTL_S, uses=len(names))
+                token = (await stub.CreateToken(request, timeout=10.0)).token
+
+        await self._wait("registry", created)
         await asyncio.gather(
             *(parts.run_to_end(parts.join_command(self.layout, name), given=token + "\n") for name in names)
         )

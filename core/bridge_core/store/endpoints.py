@@ -9,6 +9,8 @@ Rules:
    paused server has silenced would otherwise hold new calls until TCP gives up.
 4. Certificates are read again when their files change, so a renewed one is used from the next
    call on.
+5. A call that etcd turns away because its users or roles changed meanwhile is repeated, a write
+   too: etcd says so before it does anything. Nodes that enrol at the same moment cause it.
 """
 
 from __future__ import annotations
@@ -75,6 +77,12 @@ _OPTIONS: Final = (
     ("grpc.max_receive_message_length", -1),
     ("grpc.max_send_message_length", -1),
 )
+
+# How often a call is repeated that a change of users or roles overtook (rule 5), and the pauses, at
+# random below this: every node that enrols makes four such changes.
+_OVERTAKEN: Final = "auth: revision in header is old"
+_OVERTAKEN_TRIES: Final = 20
+_OVERTAKEN_PAUSE_S: Final = 0.02
 
 # What gRPC's text says when TLS, not the network, is what failed.
 _TLS_SIGNS: Final = ("CERTIFICATE_VERIFY_FAILED", "ALERT", "certificate", "handshake failed")
@@ -266,7 +274,7 @@ class Endpoints:
         """One call on one endpoint, its outcome noted."""
         try:
             with cancelled_only_by_callers(endpoint.url):
-                answer = await call(endpoint.channel(), self.timing.answer_s)
+                answer = await self._not_overtaken(endpoint, call)
         except grpc.RpcError as error:
             fault = translate(error, endpoint.url)
             if isinstance(fault, StoreRefused) and error.code() is not grpc.StatusCode.UNAVAILABLE:
@@ -279,6 +287,16 @@ class Endpoints:
             raise
         self.answered(endpoint)
         return answer
+
+    async def _not_overtaken(self, endpoint: Endpoint, call: Call[T]) -> T:
+        for _ in range(_OVERTAKEN_TRIES):
+            try:
+                return await call(endpoint.channel(), self.timing.answer_s)
+            except grpc.RpcError as error:
+                if _OVERTAKEN not in (error.details() or ""):
+                    raise
+            await asyncio.sleep(random.uniform(0.0, _OVERTAKEN_PAUSE_S))  # noqa: S311 - jitter
+        return await call(endpoint.channel(), self.timing.answer_s)
 
     def answered(self, endpoint: Endpoint) -> None:
         """Notes that `endpoint` answered."""

@@ -34,6 +34,7 @@ class Watch:
         self._position: rules.Position | None = None
         self._backoff = endpoints.timing.backoff()
         self._interrupted = False
+        self._refused = False
         self.closed = False
 
     async def events(self) -> AsyncGenerator[WatchEvent, None]:
@@ -92,6 +93,7 @@ class Watch:
                 for change in changes:
                     yield change
                 self._settle(verdict)
+                self._refused = isinstance(verdict, rules.Refused)
         except grpc.RpcError as error:
             fault = translate(error, endpoint.url)
             self._endpoints.failed(endpoint, fault)
@@ -117,8 +119,11 @@ class Watch:
 
     def _settle(self, verdict: rules.Verdict) -> None:
         if isinstance(verdict, rules.Refused):
-            raise StoreRefused(f"etcd refuses to watch {self._prefix}: {verdict.reason}")
-        if isinstance(verdict, rules.Lost):
+            # etcd also says so when a change of users overtook the request; a listing tells them apart.
+            if self._refused:
+                raise StoreRefused(f"etcd refuses to watch {self._prefix}: {verdict.reason}")
+            self._position = None
+        elif isinstance(verdict, rules.Lost):
             log.info("store_watch_lists_again", prefix=self._prefix, reason=verdict.reason)
             self._position = None
         else:
