@@ -145,3 +145,53 @@ def test_usage_reads_both_versions() -> None:
     }
     usage = rules.read_usage(v2(), "b/0", lambda path: files.get(path.rpartition("/")[2], ""))
     assert usage == rules.Usage(8192, None, 1, 1.5, 0.5, 7, 1.25, None)
+
+
+def test_a_hybrid_machine_tells_pressure_from_v2_and_cpu_time_from_cpuacct() -> None:
+    files = {
+        "/sys/fs/cgroup/cpu,cpuacct/system/g/cpuacct.usage": "2500000000\n",
+        "/sys/fs/cgroup/unified/g/cpu.pressure": "some avg10=3.50 avg60=0.00 avg300=0.00 total=9\n",
+    }
+    usage = rules.read_usage(v1(), "g", lambda path: files.get(path, ""))
+    assert (usage.cpu_seconds, usage.cpu_pressure) == (2.5, 3.5)
+
+
+def test_a_tree_without_controllers_is_none() -> None:
+    assert rules.parse_hierarchy(V2_MOUNTS, V2_OWN, no_controllers).trees == {}
+
+
+def test_an_agent_in_its_leaf_finds_the_group_it_left() -> None:
+    own = V2_OWN.strip() + "/agent\n"
+    assert rules.parse_hierarchy(V2_MOUNTS, own, lambda _own: "cpu").trees["cpu"] == v2().trees["cpu"]
+    at_root = rules.parse_hierarchy(V2_MOUNTS, "0::/agent\n", lambda _own: "cpu")
+    assert at_root.trees["cpu"].own == "/sys/fs/cgroup"
+
+
+@pytest.mark.parametrize(
+    ("asked", "memory", "cpu"),
+    [
+        (Limits(), int((8 << 30) * 0.85), 3.4),
+        (Limits(memory_max=8 << 30, cpu_max=4.0), int((8 << 30) * 0.85), 3.4),
+        (Limits(memory_max=1 << 30, cpu_max=0.5), 1 << 30, 0.5),
+    ],
+)
+def test_no_instance_gets_more_than_its_part_of_the_node(asked: Limits, memory: int, cpu: float) -> None:
+    held = rules.within_node(asked, v2(), MACHINE)
+    assert (held.memory_max, held.cpu_max) == (memory, pytest.approx(cpu))
+
+
+def test_a_part_that_no_controller_holds_is_left_as_it_was() -> None:
+    bare = rules.Hierarchy({"pids": rules.Tree(2, "/x")})
+    assert rules.within_node(Limits(pids_max=5), bare, MACHINE) == Limits(pids_max=5)
+
+
+def test_usage_reads_forks_refused_and_bytes_moved_on_both_versions() -> None:
+    files = {
+        "pids.events": "max 4\n",
+        "blkio.throttle.io_service_bytes": "8:0 Read 4096\n8:0 Write 100\n8:0 Total 4196\nTotal 4196\n",
+        "io.stat": "8:0 rbytes=1 wbytes=2 rios=3 wios=4\n8:16 rbytes=10 wbytes=20 rios=0 wios=0\n",
+    }
+    usage = rules.read_usage(v1(), "b/0", lambda path: files.get(path.rpartition("/")[2], ""))
+    assert (usage.pids_refused, usage.io_read_bytes, usage.io_written_bytes) == (4, 4096, 100)
+    usage = rules.read_usage(v2(), "b/0", lambda path: files.get(path.rpartition("/")[2], ""))
+    assert (usage.io_read_bytes, usage.io_written_bytes) == (11, 22)

@@ -6,6 +6,8 @@ Rules:
 2. Groups are made below the agent's own group in each tree, so that a delegated subtree (systemd's
    Delegate=yes) suffices and nothing outside it is touched.
 3. A limit whose controller is nowhere is reported as missing, never passed over in silence.
+4. Whatever is asked for, no instance gets more than `NODE_SHARE` of the node's memory and CPU time,
+   so that the agent and the system keep answering beside it.
 
 File names and formats: Linux Documentation/admin-guide/cgroup-v1/*.rst and cgroup-v2.rst.
 """
@@ -17,13 +19,20 @@ from typing import Final
 
 import msgspec
 
-from bridge_agent.limits.spec import IoLimit, Limits
+from bridge_agent.limits.spec import IoLimit, Limits, Machine
 
 CPU_PERIOD_US: Final = 100_000
 # cpu.shares of v1 has 1024 where cpu.weight of v2 has 100 (its default on both).
 SHARES_PER_WEIGHT: Final = 1024 / 100
+NODE_SHARE: Final = 0.85
 CONTROLLERS: Final = ("memory", "cpu", "cpuset", "pids", "io")
-_V1_NAME: Final = {"io": "blkio"}
+# These hold no limit. v1's cpuacct tells the CPU time used and may be mounted apart from cpu; the v2
+# tree tells pressure, also on hybrid machines, where it has no controllers.
+ACCOUNTING: Final = "cpuacct"
+PRESSURE: Final = "pressure"
+# The v2 group below its own that an agent moves itself into (see cgroup.py); systemd's
+# DelegateSubgroup= may name it, too.
+LEAF: Final = "agent"
 
 
 class Tree(msgspec.Struct, frozen=True):
@@ -37,6 +46,11 @@ class Hierarchy(msgspec.Struct, frozen=True):
     """The tree of each controller that is there (v2 names: io, not blkio)."""
 
     trees: Mapping[str, Tree]
+
+    @property
+    def controllers(self) -> tuple[str, ...]:
+        """Those that hold limits."""
+        return tuple(name for name in CONTROLLERS if name in self.trees)
 
     def version_of(self, controller: str) -> int:
         """1 or 2, or 0 when the controller is nowhere."""
@@ -90,14 +104,34 @@ def parse_hierarchy(mountinfo: str, own_cgroup: str, v2_controllers: Callable[[s
             continue
         for name in names.split(","):
             controller = "io" if name == "blkio" else name
-            if controller in CONTROLLERS and name in v1_mounts:
+            if controller in (*CONTROLLERS, ACCOUNTING) and name in v1_mounts:
                 trees[controller] = Tree(1, _below(*v1_mounts[name], path))
     if v2_mount is not None:
-        own = _below(*v2_mount, v2_path or "/")
+        own = _below(*v2_mount, v2_path.removesuffix(f"/{LEAF}") or "/")
         for controller in v2_controllers(own).split():
             if controller in CONTROLLERS:
                 trees.setdefault(controller, Tree(2, own))
-    return Hierarchy(trees)
+        trees[PRESSURE] = Tree(2, own)
+    found = Hierarchy(trees)
+    return found if found.controllers else Hierarchy({})
+
+
+def within_node(limits: Limits, hierarchy: Hierarchy, machine: Machine) -> Limits:
+    """The limits, lowered to the most that one instance may take of this machine.
+
+    Where no controller holds memory or CPU time, that part stays as it was asked for.
+    """
+    memory, cpu = limits.memory_max, limits.cpu_max
+    if "memory" in hierarchy.trees:
+        most = int(machine.memory_bytes * NODE_SHARE)
+        memory = most if memory is None else min(memory, most)
+    if "cpu" in hierarchy.trees:
+        cpus = len(machine.cpus) * NODE_SHARE
+        cpu = cpus if cpu is None else min(cpu, cpus)
+    high = limits.memory_high
+    if high is not None and memory is not None:
+        high = min(high, memory)
+    return msgspec.structs.replace(limits, memory_max=memory, memory_high=high, cpu_max=cpu)
 
 
 def plan(limits: Limits, hierarchy: Hierarchy, group: str, device_of: Callable[[str], str]) -> Plan:
@@ -181,7 +215,15 @@ def _io_values(io: IoLimit, device: str) -> tuple[str, _Pairs, _Pairs]:
 
 
 class Usage(msgspec.Struct, frozen=True, omit_defaults=True):
-    """What a group used so far; None where its tree does not tell."""
+    """What a group used so far; None where its tree does not tell.
+
+    Attributes:
+        pids_refused: Times that a process or thread was refused at the limit.
+        io_read_bytes: Read from all block devices.
+        io_written_bytes: Written to all block devices.
+        memory_pressure: PSI "some" over 10 s, percent of time.
+        cpu_pressure: The same of CPU time.
+    """
 
     memory_bytes: int | None = None
     memory_peak_bytes: int | None = None
@@ -189,8 +231,11 @@ class Usage(msgspec.Struct, frozen=True, omit_defaults=True):
     cpu_seconds: float | None = None
     throttled_seconds: float | None = None
     pids: int | None = None
-    memory_pressure: float | None = None  # PSI some avg10, percent
+    memory_pressure: float | None = None
     cpu_pressure: float | None = None
+    pids_refused: int | None = None
+    io_read_bytes: int | None = None
+    io_written_bytes: int | None = None
 
 
 def read_usage(hierarchy: Hierarchy, group: str, read: Callable[[str], str]) -> Usage:
@@ -204,16 +249,43 @@ def read_usage(hierarchy: Hierarchy, group: str, read: Callable[[str], str]) -> 
     events = _keyed(text("memory", "memory.oom_control", "memory.events"))
     cpu = _keyed(text("cpu", "cpu.stat", "cpu.stat"))
     throttled = cpu.get("throttled_time") if version("cpu") == 1 else cpu.get("throttled_usec")
+    if version(ACCOUNTING):
+        nanoseconds = _number(text(ACCOUNTING, "cpuacct.usage", ""))
+        seconds = None if nanoseconds is None else nanoseconds / 1e9
+    else:
+        seconds = cpu["usage_usec"] / 1e6 if "usage_usec" in cpu else None
+    io = _transferred(text("io", "blkio.throttle.io_service_bytes", "io.stat"))
     return Usage(
         memory_bytes=_number(text("memory", "memory.usage_in_bytes", "memory.current")),
         memory_peak_bytes=_number(text("memory", "memory.max_usage_in_bytes", "memory.peak")),
         oom_kills=events.get("oom_kill"),
-        cpu_seconds=cpu["usage_usec"] / 1e6 if "usage_usec" in cpu else None,
+        cpu_seconds=seconds,
         throttled_seconds=None if throttled is None else throttled / (1e9 if version("cpu") == 1 else 1e6),
         pids=_number(text("pids", "pids.current", "pids.current")),
-        memory_pressure=_pressure(text("memory", "memory.pressure", "memory.pressure")),
-        cpu_pressure=_pressure(text("cpu", "cpu.pressure", "cpu.pressure")),
+        memory_pressure=_pressure(text(PRESSURE, "", "memory.pressure")),
+        cpu_pressure=_pressure(text(PRESSURE, "", "cpu.pressure")),
+        pids_refused=_keyed(text("pids", "pids.events", "pids.events")).get("max"),
+        io_read_bytes=None if io is None else io[0],
+        io_written_bytes=None if io is None else io[1],
     )
+
+
+def _transferred(text: str) -> tuple[int, int] | None:
+    """Bytes read and written, from v1's "8:0 Read 4096" lines or v2's "8:0 rbytes=4096 wbytes=0 …"."""
+    if not text:
+        return None
+    read = written = 0
+    for line in text.splitlines():
+        fields = line.split()
+        if len(fields) == 3 and fields[2].isdecimal():
+            read += int(fields[2]) if fields[1] == "Read" else 0
+            written += int(fields[2]) if fields[1] == "Write" else 0
+            continue
+        for field in fields[1:]:
+            key, _, value = field.partition("=")
+            read += int(value) if key == "rbytes" else 0
+            written += int(value) if key == "wbytes" else 0
+    return read, written
 
 
 def _number(text: str) -> int | None:
