@@ -313,20 +313,35 @@ class Agent:
         gateway.drain()
         self._health.serving = False
         hurry = asyncio.create_task(signals.get())
+        began = time.monotonic()
         try:
             async with asyncio.timeout(drain_s):
-                while gateway.in_flight and not hurry.done():
+                while gateway.own_work and not hurry.done():
                     self._settled.clear()
                     settled = asyncio.create_task(self._settled.wait())
                     await asyncio.wait({settled, hurry}, return_when=asyncio.FIRST_COMPLETED)
                     settled.cancel()
         except TimeoutError:
             log.warning("requests_cut", in_flight=gateway.in_flight)
-        finally:
-            hurry.cancel()
-        grace_s = 0.0 if gateway.in_flight else _CUT_S
+        # Only now are clients turned away: until here peers answered what they brought.
+        left_s = max(_CUT_S, drain_s - (time.monotonic() - began))
+        await self._stop_listening(0.0 if gateway.own_work else left_s, hurry)
+
+    async def _stop_listening(self, grace_s: float, hurry: asyncio.Task[None]) -> None:
+        """Closes every listener; answers under way, also those of peers, may take `grace_s` more."""
         servers, self._servers = self._servers, []
-        await asyncio.gather(close_all(servers, grace_s), self._close_grpc(grace_s))
+
+        async def close() -> None:
+            await asyncio.gather(close_all(servers, grace_s), self._close_grpc(grace_s))
+
+        closing = asyncio.create_task(close())
+        await asyncio.wait({closing, hurry}, return_when=asyncio.FIRST_COMPLETED)
+        if hurry.done():
+            for connection in [one for server in servers for one in server.connections]:
+                connection.cut()
+            await self._close_grpc(0.0)
+        hurry.cancel()
+        await closing
 
     async def _close_grpc(self, grace_s: float) -> None:
         if self._grpc is not None:

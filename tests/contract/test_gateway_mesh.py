@@ -399,17 +399,23 @@ async def test_a_deadline_ends_the_request_everywhere(bed: Bed, entry: str, stre
     await eventually(lambda: idle(bed))
 
 
-async def test_a_draining_node_refuses_new_work_and_finishes_what_runs(bed: Bed) -> None:
+async def test_a_draining_node_finishes_what_runs_and_has_peers_answer_its_clients(bed: Bed) -> None:
     bed["c"].engine.release.clear()
     running = asyncio.create_task(bed["a"].infer(model="solo"))
     await eventually(lambda: bed["c"].engine.running == 1)
     bed["c"].gateway.drain()
-    refused = await bed["c"].infer()
-    assert (refused.status, refused.headers.get(b"retry-after")) == (503, b"1")
+    of_its_own = await bed["c"].infer(headers=session_for(bed, "a", "c"))
+    assert (of_its_own.status, of_its_own.headers.get(b"x-bridge-node") != b"c") == (200, True)
+    nobody_else = await bed["c"].infer(model="solo")
+    assert (nobody_else.status, nobody_else.headers.get(b"retry-after")) == (503, b"1")
+    assert nobody_else.json() == {"error": "this node is draining"}
     elsewhere = await bed["a"].infer(headers=session_for(bed, "a", "c"))
     assert (elsewhere.status, elsewhere.headers.get(b"x-bridge-node") != b"c") == (200, True)
+    assert (bed["c"].gateway.own_work, bed["c"].gateway.in_flight) == (1, 1)
     bed["c"].engine.release.set()
     assert b'"done":true' in (await running).body
+    bed["c"].gateway.drain(draining=False)
+    assert (await bed["c"].infer(model="solo")).headers.get(b"x-bridge-node") == b"c"
 
 
 async def test_a_full_queue_is_refused_in_the_protocols_shape(tmp_path: Path) -> None:

@@ -130,6 +130,12 @@ class Gateway:
         """Requests that this agent has at engines and peers now."""
         return sum(self._core.counters.in_flight.values())
 
+    @property
+    def own_work(self) -> int:
+        """Of those, the requests at this node's own engines."""
+        in_flight = self._core.counters.in_flight
+        return sum(in_flight.get(target.id, 0) for target in self._core.view.index.local)
+
     def known_work(self) -> Mapping[str, int]:
         """The work at each instance, own and others', as far as this agent knows."""
         return self._core.loads.work(self._core.now())
@@ -183,8 +189,13 @@ class Gateway:
             core.admission.close()
 
     def drain(self, *, draining: bool = True) -> None:
-        """Refuses new work from now on (503 with Retry-After; peers go elsewhere); what runs goes on."""
+        """Gives this node's engines no new work from now on; what runs goes on.
+
+        What peers forward is refused, they go elsewhere; what clients bring is forwarded to peers, and
+        refused (503 with Retry-After) only where no other node can serve it.
+        """
         self._core.draining = draining
+        self._core.view.drain(draining=draining)
 
     def error_body(self, status: int, message: str, path: str) -> tuple[bytes, bytes]:
         """Renders what a listener refuses by itself in the shape of the path's protocol."""

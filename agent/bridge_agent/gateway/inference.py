@@ -17,7 +17,7 @@ from bridge_agent.gateway.attempting import SESSION, Attempting
 from bridge_agent.gateway.config import Outcome, Record
 from bridge_agent.gateway.peek import BadBody, Peek, Shape, peek, with_model
 from bridge_agent.gateway.reading import body_of, is_compressed, names_in
-from bridge_agent.gateway.routes import Route
+from bridge_agent.gateway.routes import Kind, Route
 from bridge_agent.peers.hop import decompress, frame_of
 from bridge_agent.routing.affinity import affinity_key
 from bridge_agent.routing.attempts import GiveUp
@@ -27,6 +27,7 @@ from bridge_agent.routing.view import Target
 from bridge_core.http1 import Exchange
 from bridge_core.names import InvalidName, canonical
 
+_FORWARDED: Final = (Kind.INFER, Kind.SHOW)
 _NO_SHAPE: Final = Shape("Request", frozenset())
 
 
@@ -88,11 +89,15 @@ class Inference(Attempting):
             if denial is not None:
                 self._refuse(denial.status, denial.message)
                 return False
-        if core.draining:
-            core.counters.refused["draining"] += 1
-            self._refuse(503, "this node is draining", retry_after=1)
+        # While it drains, what clients ask for is what its peers can still answer.
+        if core.draining and (arrival.over_hop or self.route.kind not in _FORWARDED):
+            self._refuse_drained()
             return False
         return True
+
+    def _refuse_drained(self) -> None:
+        self._core.counters.refused["draining"] += 1
+        self._refuse(503, "this node is draining", retry_after=1)
 
     def _choose(self, name: str, peeked: Peek) -> None:
         core, arrival = self._core, self._arrival
@@ -107,6 +112,9 @@ class Inference(Attempting):
         self._streams = peeked.stream
         if not decision.known:
             self._refuse(404, self.route.missing.format(peeked.model, _short(name)), refused=arrival.over_hop)
+            return
+        if core.draining and not decision.candidates:
+            self._refuse_drained()
             return
         if decision.rewritten is not None:
             self._rewrite(peeked, decision.rewritten)

@@ -3,7 +3,8 @@
 Rules:
 1. An `Index` is derived from one snapshot and one list of this node's own instances; nothing in
    it changes afterwards.
-2. About this node its own supervisor is right, about every other node the snapshot is.
+2. About this node its own supervisor is right, about every other node the snapshot is. While the
+   node drains its own instances take no new work: clients are served by the others.
 3. A new index replaces the old one in one assignment, so a decision never sees half of each.
 """
 
@@ -75,10 +76,13 @@ class Index:
         defaults: How requests that no route names are treated.
     """
 
-    def __init__(self, node: str, snapshot: Snapshot, local: tuple[LocalInstance, ...]) -> None:
+    def __init__(
+        self, node: str, snapshot: Snapshot, local: tuple[LocalInstance, ...], *, draining: bool = False
+    ) -> None:
         self.node = node
         self.snapshot = snapshot
-        self.targets = {target.id: target for target in _targets(node, snapshot, local)}
+        found = _targets(node, snapshot, local, "this node is draining" if draining else "")
+        self.targets = {target.id: target for target in found}
         self.local = tuple(target for target in self.targets.values() if target.local)
         self.routes = dict(_routes(snapshot.routes.values()))
         self.defaults = snapshot.mesh.defaults
@@ -119,6 +123,7 @@ class MeshView:
     def __init__(self, node: str, snapshot: Snapshot = EMPTY) -> None:
         self._node = node
         self._local: tuple[LocalInstance, ...] = ()
+        self._draining = False
         self._listeners: list[Callable[[Index], None]] = []
         self.index = Index(node, snapshot, ())
 
@@ -129,12 +134,17 @@ class MeshView:
 
     def publish(self, snapshot: Snapshot) -> None:
         """Puts a snapshot in force."""
-        self._replace(Index(self._node, snapshot, self._local))
+        self._replace(Index(self._node, snapshot, self._local, draining=self._draining))
 
     def publish_local(self, instances: tuple[LocalInstance, ...]) -> None:
         """Says what this node's engines are doing now."""
         self._local = instances
-        self._replace(Index(self._node, self.current, instances))
+        self._replace(Index(self._node, self.current, instances, draining=self._draining))
+
+    def drain(self, *, draining: bool) -> None:
+        """Whether this node's own instances take no new work."""
+        self._draining = draining
+        self.publish_local(self._local)
 
     def subscribe(self, listener: Callable[[Index], None]) -> None:
         """Calls `listener` with each index that is put in force."""
@@ -146,20 +156,22 @@ class MeshView:
             listener(index)
 
 
-def _targets(node: str, snapshot: Snapshot, local: tuple[LocalInstance, ...]) -> Iterable[Target]:
+def _targets(
+    node: str, snapshot: Snapshot, local: tuple[LocalInstance, ...], closed: str
+) -> Iterable[Target]:
     own = {instance.id for instance in local}
     for instance in local:
-        yield _local_target(node, instance, snapshot)
+        yield _local_target(node, instance, snapshot, closed)
     for record in snapshot.instances.values():
         # Ours that the supervisor no longer has are gone, whatever the lease still says.
         if record.id not in own and record.node != node:
             yield _remote_target(record, snapshot.nodes.get(record.node))
 
 
-def _local_target(node: str, instance: LocalInstance, snapshot: Snapshot) -> Target:
+def _local_target(node: str, instance: LocalInstance, snapshot: Snapshot, closed: str) -> Target:
     record = snapshot.instances.get(instance.id)
     own = snapshot.nodes.get(node)
-    reason = ""
+    reason = closed
     if instance.state != "ready":
         reason = f"instance is {instance.state}"
     elif not instance.port:
