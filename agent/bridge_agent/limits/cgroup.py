@@ -37,12 +37,17 @@ def machine() -> Machine:
 
 
 def find_hierarchy() -> rules.Hierarchy:
-    """The trees that this process's own groups lie in."""
-    return rules.parse_hierarchy(
+    """The trees that this process's own groups lie in, or those of the unit kept for engines.
+
+    The agent's unit names that one in BRIDGE_ENGINES_UNIT.
+    """
+    found = rules.parse_hierarchy(
         Path("/proc/self/mountinfo").read_text(),
         Path("/proc/self/cgroup").read_text(),
         lambda own: _read(f"{own}/cgroup.controllers"),
     )
+    unit = os.environ.get("BRIDGE_ENGINES_UNIT", "")
+    return rules.beside(found, unit, os.path.isdir) if unit else found
 
 
 def open_cgroups(name: str, hierarchy: rules.Hierarchy | None = None) -> tuple[Cgroups | None, str]:
@@ -150,9 +155,14 @@ class Cgroups:
             fault = _remove_group(Path(directory))
             if fault is not None:
                 log.warning("cgroup_not_removed", group=directory, reason=fault.strerror)
-        with self._making, contextlib.suppress(OSError):  # busy: others are in it
-            for directory in directories:
-                Path(directory).parent.rmdir()
+        self.close()
+
+    def close(self) -> None:
+        """Removes the agent's own groups, unless an instance is still in them."""
+        with self._making:
+            for tree in self._hierarchy.trees.values():
+                with contextlib.suppress(OSError):  # busy, or gone already
+                    Path(tree.own, self._parent).rmdir()
 
     def _make(self, instance: str, groups: Iterable[str]) -> None:
         refused: dict[str, str] = {}
