@@ -29,7 +29,7 @@ from bridge_agent.gateway.grpc_adapter.application import SERVICE, GrpcApplicati
 from bridge_agent.gateway.grpc_adapter.health import Health
 from bridge_agent.gateway.grpc_adapter.listener import GrpcListener
 from bridge_agent.health.rollout_probe import RolloutProber
-from bridge_agent.listeners import address_of, bind_all, close_all
+from bridge_agent.listeners import NAMES, address_of, bind_all, close_all
 from bridge_agent.lock import AgentLock
 from bridge_agent.membership.link_status import LinkReport
 from bridge_agent.membership.registration import Registration
@@ -42,7 +42,6 @@ from bridge_agent.peers.upstreams import Upstreams
 from bridge_agent.routing.view import MeshView
 from bridge_agent.settings import AgentSettings, StateDir, split_address
 from bridge_agent.status_report import AgentReport, CertificateReport, InstanceReport, SnapshotReport
-from bridge_agent.systemd import Notifier
 from bridge_agent.telemetry.audit import AuditLog
 from bridge_agent.telemetry.load_reporter import LoadReporter
 from bridge_agent.telemetry.metrics import Sources, metrics_page
@@ -54,6 +53,8 @@ from bridge_core.identity import SpiffeId
 from bridge_core.snapshot import Snapshot
 from bridge_core.snapshot_file import SnapshotFile
 from bridge_core.store.etcd import ClientTls, EtcdStore
+from bridge_core.systemd.activation import inherited_sockets
+from bridge_core.systemd.notify import Notifier
 from bridge_core.tls import TlsIdentity
 
 log = structlog.get_logger()
@@ -109,7 +110,8 @@ class Agent:
         self._settings = settings
         self._identity = TlsIdentity(state.certificate, state.key, state.ca)
         self._node = self._own_id()
-        self._sockets = bind_all(settings.listeners)
+        self._inherited = inherited_sockets(NAMES)
+        self._sockets = bind_all(settings.listeners, self._inherited)
         self._addresses = {name: address_of(sock) for name, sock in self._sockets.items()}
         self._started = time.time()
         self._phase = "starting"
@@ -309,6 +311,8 @@ class Agent:
         log.info("agent_draining", in_flight=gateway.in_flight, deadline_s=drain_s)
         self._phase = "draining"
         self._notifier.tell("STOPPING=1")
+        if self._inherited:
+            self._leave_queues()
         await self._registration.revoke()
         gateway.drain()
         self._health.serving = False
@@ -342,6 +346,13 @@ class Agent:
             await self._close_grpc(0.0)
         hurry.cancel()
         await closing
+
+    def _leave_queues(self) -> None:
+        """Whoever connects from now on waits in the sockets' queues, for the next agent to answer."""
+        for server in self._servers:
+            server.retire()
+        if self._grpc is not None:
+            self._grpc.retire()
 
     async def _close_grpc(self, grace_s: float) -> None:
         if self._grpc is not None:

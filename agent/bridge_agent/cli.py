@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import sys
 import time
 from pathlib import Path
@@ -13,6 +12,8 @@ import msgspec
 import typer
 from rich.console import Console
 
+from bridge_agent import service_commands, systemd
+from bridge_agent.cli_options import StateOption
 from bridge_agent.engine.config import EngineConfig
 from bridge_agent.explain_report import fetch_explanation, print_explanation
 from bridge_agent.membership.join import JoinPlan, default_name, join
@@ -28,7 +29,9 @@ from bridge_agent.settings import (
 from bridge_agent.status_report import fetch_report, print_report
 from bridge_agent.telemetry.logs import configure_logs
 from bridge_core.cli.guard import guarded
+from bridge_core.cli.units import say
 from bridge_core.errors import Fatal
+from bridge_core.systemd.manager import ServiceManager
 
 DEFAULT_PARALLEL = EngineConfig(index=0).num_parallel
 
@@ -38,25 +41,10 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
+app.add_typer(service_commands.group, name="service")
 _out = Console(highlight=False)
 
 
-def _default_state_dir() -> Path:
-    if os.geteuid() == 0:
-        return Path("/var/lib/bridge/agent")
-    base = os.environ.get("XDG_STATE_HOME") or Path.home() / ".local/state"
-    return Path(base) / "bridge/agent"
-
-
-StateOption = Annotated[
-    Path,
-    typer.Option(
-        "--state-dir",
-        envvar="BRIDGE_AGENT_STATE_DIR",
-        default_factory=_default_state_dir,
-        help="Where the node's identity, settings, models and logs lie.",
-    ),
-]
 HttpOption = Annotated[str | None, typer.Option("--http", help="Ollama's API in the clear, HOST:PORT.")]
 HttpsOption = Annotated[str | None, typer.Option("--https", help="The same over TLS 1.3, HOST:PORT.")]
 GrpcOption = Annotated[str | None, typer.Option("--grpc", help="gRPC over TLS 1.3, HOST:PORT.")]
@@ -98,10 +86,20 @@ def join_command(
         typer.Option("--models", help="Ollama's model store; default: models in the state folder."),
     ] = None,
     label: Annotated[list[str] | None, typer.Option("--label", help="KEY=VALUE, repeatable.")] = None,
+    as_service: Annotated[
+        bool,
+        typer.Option(
+            "--systemd", help="Also install it as a service of systemd, start it, and at each boot."
+        ),
+    ] = False,
 ) -> None:
     """Enrol this machine as a node of a mesh."""
 
     def work() -> None:
+        state, manager = StateDir(state_dir), ServiceManager()
+        if as_service:  # refused before the token is spent
+            manager.check()
+            systemd.check_free(manager, state)
         plan = JoinPlan(
             registries=tuple(part.strip() for part in registry.split(",") if part.strip()),
             token=sys.stdin.readline() if token == "-" else token,  # noqa: S105 - a dash is no secret
@@ -111,9 +109,14 @@ def join_command(
             labels=_labels(label or []),
             advertise=advertise,
         )
-        settings = asyncio.run(join(plan, StateDir(state_dir)))
+        if as_service:
+            systemd.check_listeners(plan.listeners)
+        settings = asyncio.run(join(plan, state))
         _out.print(f"{settings.name} joined the mesh {settings.trust_domain}; its state is in {state_dir}")
-        _out.print(f"Start it: bridge-agent run --state-dir {state_dir}")
+        if as_service:
+            say(systemd.install(manager, settings, state))
+        else:
+            _out.print(f"Start it: bridge-agent run --state-dir {state_dir}")
 
     guarded(work)
 
@@ -222,10 +225,17 @@ def leave_command(
     """Take this node out of its mesh for good: drain, stop, revoke and forget its identity."""
 
     def work() -> None:
-        state = StateDir(state_dir)
+        state, manager = StateDir(state_dir), ServiceManager()
         settings = load_settings(state)
-        asyncio.run(leave(settings, state, force=force, drain_s=drain_s))
+        service = systemd.runs_as_service(manager, state)
+        if service:
+            manager.check()
+        # Stopped by anybody but systemd, the agent would be started again.
+        stop = (lambda: manager.stop(systemd.AGENT_UNIT)) if service else None
+        asyncio.run(leave(settings, state, force=force, drain_s=drain_s, stop=stop))
         _out.print(f"{settings.name} has left the mesh {settings.trust_domain}")
+        if service:
+            say(systemd.remove(manager))
 
     guarded(work)
 

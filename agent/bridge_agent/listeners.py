@@ -5,25 +5,40 @@ from __future__ import annotations
 import asyncio
 import errno
 import socket
+from collections.abc import Mapping
+
+import structlog
 
 from bridge_agent.settings import Listeners, split_address
 from bridge_core.addresses import join_address
 from bridge_core.errors import Fatal
 from bridge_core.http1 import Server
 
+log = structlog.get_logger()
+
 NAMES = ("http", "https", "grpc", "peer", "admin")
 
 
-def bind_all(listeners: Listeners) -> dict[str, socket.socket]:
+def bind_all(
+    listeners: Listeners, inherited: Mapping[str, socket.socket] | None = None
+) -> dict[str, socket.socket]:
     """A bound socket for each listener.
+
+    Args:
+        listeners: Where to bind.
+        inherited: Sockets that systemd has bound already, by listener; these are taken as they are.
 
     Raises:
         Fatal: a port is taken or an address is not this machine's; names the flag that moves it.
     """
-    bound: dict[str, socket.socket] = {}
+    bound: dict[str, socket.socket] = dict(inherited or {})
+    for name, sock in bound.items():
+        if (wanted := getattr(listeners, name)) != address_of(sock):
+            log.warning("listener_given_by_systemd", listener=name, settings=wanted, address=address_of(sock))
     try:
         for name in NAMES:
-            bound[name] = _bind(name, getattr(listeners, name))
+            if name not in bound:
+                bound[name] = _bind(name, getattr(listeners, name))
     except BaseException:
         for sock in bound.values():
             sock.close()

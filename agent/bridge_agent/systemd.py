@@ -1,45 +1,133 @@
-"""Telling systemd how the agent is (sd_notify): ready, alive, stopping."""
+"""The agent as a service of systemd: its units, and ending the engines that outlive it."""
 
 from __future__ import annotations
 
 import asyncio
-import os
-import socket
+from pathlib import Path
 
-import structlog
+from bridge_agent.engine.process import ProcessRecord, sweep_marked
+from bridge_agent.listeners import NAMES
+from bridge_agent.settings import AgentSettings, Listeners, StateDir, split_address
+from bridge_core.addresses import join_address
+from bridge_core.errors import Fatal
+from bridge_core.systemd import placement
+from bridge_core.systemd.manager import ServiceManager
+from bridge_core.systemd.units import Unit, quoted, quoted_path, render
 
-log = structlog.get_logger()
+AGENT_UNIT = "bridge-agent.service"
+ENGINES_UNIT = "bridge-engines.service"
+SOCKET_UNITS = {name: f"bridge-agent-{name}.socket" for name in NAMES}
+# Sockets first: removed before the agent, no connection starts it again.
+ALL_UNITS = (*SOCKET_UNITS.values(), AGENT_UNIT, ENGINES_UNIT)
+
+_ENGINE_GRACE_S = 10.0
+# For the walls and limits of engines (namespaces, mounts, other users, groups), their sockets in
+# networks of their own, files of other users, and GPU memory that is pinned.
+_CAPABILITIES = (
+    "CAP_CHOWN CAP_DAC_OVERRIDE CAP_DAC_READ_SEARCH CAP_FOWNER CAP_IPC_LOCK CAP_KILL CAP_NET_ADMIN "
+    "CAP_NET_BIND_SERVICE CAP_SETGID CAP_SETPCAP CAP_SETUID CAP_SYS_ADMIN CAP_SYS_CHROOT CAP_SYS_NICE "
+    "CAP_SYS_PTRACE CAP_SYS_RESOURCE"
+)
 
 
-class Notifier:
-    """Speaks to the service manager that started this process; silent where none did.
+def agent_units(settings: AgentSettings, state: StateDir) -> list[Unit]:
+    """The units of a node: its agent, a socket for each listener, and its engines' keeper.
 
-    The variables are taken out of the environment: engines are not the service, and libraries
-    that know the protocol must not speak for it.
+    Raises:
+        Fatal: the node cannot be run as a service as it is; why.
     """
+    root = str(state.root.absolute())
+    agent = placement.program("bridge-agent")
+    models = [one.models_dir for one in settings.engines if one.models_dir is not None and one.attach is None]
+    binaries = [path for one in settings.engines for path in (one.binary, one.llama_server) if path]
+    seen = [root, *models, *binaries, *placement.program_folders()]
+    placement.check_lasting(seen)
+    common = {
+        "NODE": settings.name,
+        "AGENT": quoted([agent]),
+        "STATE": quoted([root]),
+        "SETTINGS": str(state.settings.absolute()).replace("%", "%%"),
+        "WRITABLE": " ".join(quoted_path(path) for path in dict.fromkeys([root, *models])),
+        "SOCKETS": " ".join(SOCKET_UNITS.values()),
+        "HOME": placement.protect_home(seen),
+        "CAPABILITIES": _CAPABILITIES,
+        "TRUE": "/bin/true",
+    }
+    sockets = [
+        render(
+            "bridge-agent.socket",
+            {**common, "LISTENER": name, "ADDRESS": _fixed(name, getattr(settings.listeners, name))},
+            name=unit,
+        )
+        for name, unit in SOCKET_UNITS.items()
+    ]
+    # The engines' keeper has nothing to do before an agent is there, which pulls it in.
+    engines = render(ENGINES_UNIT, common, enabled=False)
+    return [*sockets, engines, render(AGENT_UNIT, common)]
 
-    def __init__(self) -> None:
-        address = os.environ.pop("NOTIFY_SOCKET", "")
-        watchdog = os.environ.pop("WATCHDOG_USEC", "")
-        owner = os.environ.pop("WATCHDOG_PID", "")
-        self._address = "\0" + address[1:] if address.startswith("@") else address
-        mine = not owner or owner == str(os.getpid())
-        self._watchdog_s = int(watchdog) / 1e6 if watchdog.isdigit() and mine else 0.0
 
-    def tell(self, state: str) -> None:
-        """Sends "READY=1", "STOPPING=1", "STATUS=…"."""
-        if not self._address:
-            return
+def _fixed(name: str, address: str) -> str:
+    host, port = split_address(address, flag=f"--{name}")
+    if not port:
+        raise Fatal(
+            f"the listener {name} has no fixed port, which a socket of systemd needs",
+            hint=f"join with --{name} HOST:PORT",
+        )
+    return join_address(host, port)
+
+
+def check_listeners(listeners: Listeners) -> None:
+    """Raises Fatal where systemd could not open one of them."""
+    for name in NAMES:
+        _fixed(name, getattr(listeners, name))
+
+
+def runs_as_service(manager: ServiceManager, state: StateDir) -> bool:
+    """Whether the installed units are those of the node in `state`."""
+    line = f"--state-dir {quoted([str(state.root.absolute())])} "
+    return line in manager.text(AGENT_UNIT)
+
+
+def check_free(manager: ServiceManager, state: StateDir) -> None:
+    """Raises Fatal where the machine's service is another node's."""
+    if manager.text(AGENT_UNIT) and not runs_as_service(manager, state):
+        raise Fatal(
+            f"{AGENT_UNIT} runs another node of this machine",
+            hint="`bridge-agent service remove` takes its units away; one node a machine is a service",
+        )
+
+
+def install(manager: ServiceManager, settings: AgentSettings, state: StateDir) -> list[str]:
+    """Puts the node's units in place and starts them; returns what was done. Raises BridgeError."""
+    check_free(manager, state)
+    return manager.install(agent_units(settings, state))
+
+
+def remove(manager: ServiceManager) -> list[str]:
+    """Stops agent and engines and takes the units away; returns what was done. Raises BridgeError."""
+    return manager.remove(ALL_UNITS)
+
+
+async def stop_engines(state: StateDir) -> list[int]:
+    """Ends every engine that an agent of this folder has left running; returns their process ids."""
+    folders = [folder for folder in sorted(_children(state.engines.absolute())) if folder.is_dir()]
+    return [pid for found in await asyncio.gather(*map(_end, folders)) for pid in found]
+
+
+async def _end(folder: Path) -> list[int]:
+    record = ProcessRecord.load(folder / "process.json")
+    process = record.find() if record is not None else None
+    if process is not None:
         try:
-            with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as link:
-                link.sendto(state.encode(), self._address)
-        except OSError as fault:
-            log.warning("systemd_not_told", state=state, reason=fault.strerror)
+            await process.end(_ENGINE_GRACE_S)
+        finally:
+            process.close()
+    await sweep_marked(folder)
+    return [process.pid] if process is not None else []
 
-    async def keep_alive(self) -> None:
-        """Feeds the watchdog from the event loop, so that a blocked loop starves it."""
-        if not self._watchdog_s:
-            return
-        while True:
-            self.tell("WATCHDOG=1")
-            await asyncio.sleep(self._watchdog_s / 3)
+
+def _children(folder: Path) -> list[Path]:
+    try:
+        return list(folder.iterdir())
+    except OSError:
+        return []

@@ -195,3 +195,15 @@ def test_usage_reads_forks_refused_and_bytes_moved_on_both_versions() -> None:
     assert (usage.pids_refused, usage.io_read_bytes, usage.io_written_bytes) == (4, 4096, 100)
     usage = rules.read_usage(v2(), "b/0", lambda path: files.get(path.rpartition("/")[2], ""))
     assert (usage.io_read_bytes, usage.io_written_bytes) == (11, 22)
+
+
+def test_engines_live_beside_the_agents_own_unit_where_systemd_keeps_a_group_for_them() -> None:
+    own = "/sys/fs/cgroup/system.slice/bridge-agent.service"
+    v1 = "/sys/fs/cgroup/memory/system.slice/bridge-agent.service/agent"
+    ours = rules.Hierarchy({"cpu": rules.Tree(2, own), "memory": rules.Tree(1, v1)})
+    there = {"/sys/fs/cgroup/system.slice/bridge-engines.service"}
+    found = rules.beside(ours, "bridge-engines.service", there.__contains__)
+    assert found.trees["cpu"].own == "/sys/fs/cgroup/system.slice/bridge-engines.service"
+    assert found.trees["memory"].own == v1  # no such group in that tree
+    session = rules.Hierarchy({"cpu": rules.Tree(2, "/sys/fs/cgroup/user.slice")})
+    assert rules.beside(session, "bridge-engines.service", lambda _: True) == session

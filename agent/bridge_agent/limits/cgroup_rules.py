@@ -134,6 +134,20 @@ def within_node(limits: Limits, hierarchy: Hierarchy, machine: Machine) -> Limit
     return msgspec.structs.replace(limits, memory_max=memory, memory_high=high, cpu_max=cpu)
 
 
+def beside(hierarchy: Hierarchy, unit: str, exists: Callable[[str], bool]) -> Hierarchy:
+    """The trees with the group of a systemd unit next to ours in place of ours, where that is there.
+
+    Engines that outlive the agent must not live below its group: systemd starts the next agent in
+    that group itself, which v2 refuses while it hands controllers down to others.
+    """
+    found = {}
+    for name, tree in hierarchy.trees.items():
+        upper, service, _ = tree.own.partition(".service")
+        own = f"{upper.rpartition('/')[0]}/{unit}" if service else ""
+        found[name] = Tree(tree.version, own) if own and exists(own) else tree
+    return Hierarchy(found)
+
+
 def plan(limits: Limits, hierarchy: Hierarchy, group: str, device_of: Callable[[str], str]) -> Plan:
     """The groups and writes that hold an instance.
 

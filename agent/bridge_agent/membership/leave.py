@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import structlog
 
@@ -27,7 +27,14 @@ _REACH_S = 5.0
 _STOP_GRACE_S = 15.0  # beyond the drain, for the engines to stop
 
 
-async def leave(settings: AgentSettings, state: StateDir, *, force: bool, drain_s: float) -> None:
+async def leave(
+    settings: AgentSettings,
+    state: StateDir,
+    *,
+    force: bool,
+    drain_s: float,
+    stop: Callable[[], None] | None = None,
+) -> None:
     """Leaves the mesh.
 
     Args:
@@ -35,6 +42,7 @@ async def leave(settings: AgentSettings, state: StateDir, *, force: bool, drain_
         state: Where its identity lies; models stay.
         force: Forget the identity even when no registry can be told.
         drain_s: How long the running agent is waited for.
+        stop: Stops the agent and returns once it has; None: a signal does.
 
     Raises:
         BridgeError: no registry answers or it refuses (and not `force`), or the agent does not
@@ -42,7 +50,10 @@ async def leave(settings: AgentSettings, state: StateDir, *, force: bool, drain_
     """
     if not force:
         await _reach_any(settings.registries)
-    await _stop_agent(state, drain_s)
+    if stop is not None:
+        await asyncio.to_thread(stop)
+    else:
+        await _stop_agent(state, drain_s)
     try:
         await _tell_any(settings.registries, state)
     except BridgeError as fault:

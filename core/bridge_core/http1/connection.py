@@ -35,6 +35,7 @@ log = structlog.get_logger()
 
 App = Callable[[Exchange], None]
 
+_UNHEARD_S = 1.0  # for the first request of a connection accepted just before the server closed
 _DRAIN_MOST = 4 * 1024 * 1024  # of a refused request's rest, before the connection is reset
 
 
@@ -47,6 +48,7 @@ class ServerConnection(RequestReader):
     _dispatching = False
     _reading = True
     _deaf = False
+    _used = False  # whether anything was ever received
 
     def __init__(self, server: Server) -> None:
         super().__init__(server)
@@ -86,6 +88,7 @@ class ServerConnection(RequestReader):
                     self._settle()
                 return
         self._received = len(data)
+        self._used = True
         try:
             self._parser.feed_data(data)
         except PARSER_STOPS as fault:
@@ -281,9 +284,16 @@ class ServerConnection(RequestReader):
         return True
 
     def drain(self) -> None:
-        """The server closes: an idle connection ends now, a busy one after its answer."""
+        """The server closes: an idle connection ends now, a busy one after its answer.
+
+        One that was accepted but has not been heard yet gets a moment to send its request: its client
+        could not know better, and does not expect to be turned away before it has spoken.
+        """
         if self._current is None and not (self._ready or self._in_head or self._parsing or self._deaf):
-            self._close()
+            if self._used:
+                self._close()
+            else:
+                self.deadline = min(self.deadline, self.server.now + _UNHEARD_S)
 
     def cut(self) -> None:
         """Ends the connection at once, whatever waits to be written."""

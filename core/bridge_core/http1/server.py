@@ -80,16 +80,20 @@ class Server:
         if not self.connections and self._empty is not None and not self._empty.done():
             self._empty.set_result(None)
 
-    async def close(self, grace_s: float = 0.0) -> None:
-        """Stops accepting, lets answers under way finish, and cuts what is left after `grace_s`.
+    def retire(self) -> None:
+        """Stops accepting and closes idle connections; answers from now on say `Connection: close`.
 
-        Idle connections are closed at once; answers begun from now on say `Connection: close`.
+        A listening socket that another process holds as well goes on queueing connections for that.
         """
         self.closing = True
         if self._listener is not None:
             self._listener.close()
         for connection in list(self.connections):
             connection.drain()
+
+    async def close(self, grace_s: float = 0.0) -> None:
+        """Stops accepting, lets answers under way finish, and cuts what is left after `grace_s`."""
+        self.retire()
         if not await self._emptied(grace_s):
             for connection in list(self.connections):
                 connection.cut()

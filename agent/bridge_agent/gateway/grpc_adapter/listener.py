@@ -96,11 +96,15 @@ class GrpcListener:
         if former is not None:
             former.shutdown()
 
-    async def close(self, grace_s: float) -> None:
-        """Stops accepting and finishes what runs; what is left after `grace_s` is cut."""
+    def retire(self) -> None:
+        """Stops accepting; what runs goes on."""
         if self._server is not None:
             self._server.shutdown()
             self._server = None
+
+    async def close(self, grace_s: float) -> None:
+        """Stops accepting and finishes what runs; what is left after `grace_s` is cut."""
+        self.retire()
         if self._tasks:
             await asyncio.wait(self._tasks, timeout=grace_s)
         for task in self._tasks:
