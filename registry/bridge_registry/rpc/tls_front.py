@@ -114,15 +114,18 @@ class TlsFront:
         try:
             if len(self._connections) <= _MAX_CONNECTIONS:
                 await self._forward(reader, writer)
-        except OSError as fault:
+            writer.close()
+            await writer.wait_closed()
+        except OSError as fault:  # ssl.SSLError is one
             log.debug("registry_connection_cut", remote=_remote(writer), reason=fault.strerror)
         except asyncio.CancelledError:
             # From `close` alone, which waits for this task. A polite end would wait for a peer that
             # may be stopped; and a stream callback that ends cancelled is reported as a fault.
-            writer.transport.abort()
+            pass
         finally:
+            # The goodbye belongs to the connection: one that `close` does not see outlives the loop.
+            writer.transport.abort()
             self._connections.discard(task)
-            writer.close()
 
     async def _forward(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         path = str(self._folder / f"c{next(self._numbers)}")
