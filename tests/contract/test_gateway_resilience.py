@@ -233,6 +233,26 @@ async def test_a_slow_short_call_is_hedged_and_the_first_answer_wins(tmp_path: P
         await eventually(lambda: queued(bed, 0) and queued(bed, 0, "b"))
 
 
+async def test_an_engine_that_asks_for_patience_is_left_alone_for_as_long(tmp_path: Path) -> None:
+    engines = {"a": RecordedEngine((ALL, "solo")), "b": RecordedEngine((ALL,))}
+    async with mesh(tmp_path, engines) as bed:
+        engines["a"].faults.append(Fault("later", times=2))
+        headers = session_for(bed, "a", "a")
+        first = await bed["a"].infer(headers=headers)
+        assert (first.status, first.headers.get(b"x-bridge-node")) == (200, b"b")
+        assert 0 < bed["a"].gateway.ejections()["a/0"] <= 30
+        for _ in range(3):
+            again = await bed["a"].infer(headers=headers)
+            assert (again.headers.get(b"x-bridge-node"), again.headers.get(b"x-bridge-attempts")) == (
+                b"b",
+                b"1",
+            )
+        assert len(engines["a"].inferences()) == 1
+        # With nobody else to ask, the client is told when to come back.
+        nobody = await bed["a"].infer(model="solo")
+        assert (nobody.status, nobody.headers.get(b"retry-after")) == (503, b"30")
+
+
 async def test_round_robin_and_a_backends_labels_are_obeyed(tmp_path: Path) -> None:
     engines = {name: RecordedEngine((ALL,)) for name in "abc"}
     async with mesh(tmp_path, engines) as bed:

@@ -60,7 +60,8 @@ class Fault:
 
     Kinds: "cut" (the connection ends), "silent" (the stream ends without its terminal record),
     "torn" (as "silent", in the middle of a record), "hang", "error" (the engine's own error
-    record), "busy" (503), "died" (500, the runner's death before a byte), "close" (before the head).
+    record), "busy" (503), "later" (503 with Retry-After: 30), "died" (500, the runner's death
+    before a byte), "close" (before the head).
     """
 
     kind: str
@@ -186,8 +187,9 @@ class RecordedEngine:
 
     async def _play(self, exchange: Exchange, kind: bytes, chunks: list[bytes], stream: bool) -> None:
         fault = self._fault()
-        if fault is not None and fault.kind == "busy":
-            self._json(exchange, {"error": "server busy, please try again."}, 503)
+        if fault is not None and fault.kind in ("busy", "later"):
+            patience = ((b"retry-after", b"30"),) if fault.kind == "later" else ()
+            self._json(exchange, {"error": "server busy, please try again."}, 503, patience)
             return
         if fault is not None and fault.kind == "died":
             self._json(exchange, {"error": DIED}, 500)
@@ -246,6 +248,8 @@ class RecordedEngine:
             return False
 
     @staticmethod
-    def _json(exchange: Exchange, value: Any, status: int = 200) -> None:
-        pairs = [(b"content-type", b"application/json; charset=utf-8")]
+    def _json(
+        exchange: Exchange, value: Any, status: int = 200, more: Iterable[tuple[bytes, bytes]] = ()
+    ) -> None:
+        pairs = [(b"content-type", b"application/json; charset=utf-8"), *more]
         exchange.respond(status, pairs, json.dumps(value, separators=(",", ":")).encode())

@@ -93,6 +93,45 @@ def test_a_circuit_opens_at_its_share_and_lets_one_through_when_half_open() -> N
     assert not book.ejected("n", 13.1)
 
 
+def _breaker(**spec: float) -> RoutePolicy:
+    calm = Outlier(consecutive_failures=1_000, success_rate=False)
+    return RoutePolicy(outlier=calm, breaker=Breaker(**spec))  # type: ignore[arg-type]
+
+
+def test_each_routes_breaker_counts_in_a_window_of_its_own_and_stays_open_for_its_own_time() -> None:
+    short = _breaker(min_requests=4, window_s=2.0, open_s=1.0)
+    long = _breaker(min_requests=4, window_s=60.0, open_s=9.0)
+    # One failure every three seconds: never four in two seconds, four in a minute.
+    for policy, opens in ((short, None), (long, 9.0)):
+        book = HealthBook()
+        for at in range(0, 12, 3):
+            book.failed("n", Failure.SERVER_ERROR, float(at), policy)
+        assert book.ejected("n", 9.0) == (opens or 0.0)
+    book = HealthBook()
+    for at in range(0, 12, 3):  # requests of both routes go there
+        assert not book.ejected("n", float(at))
+        book.failed("n", Failure.SERVER_ERROR, float(at), long)
+        book.succeeded("n", float(at))
+    assert book.ejected("n", 9.0) == 0.0, "closed by the success"
+    for _ in range(3):
+        book.failed("n", Failure.SERVER_ERROR, 10.0, short)
+    assert book.ejected("n", 10.0) == 0.0
+    book.failed("n", Failure.SERVER_ERROR, 10.0, long)
+    book.failed("n", Failure.SERVER_ERROR, 10.0, short)
+    assert book.ejected("n", 10.0) == 9.0, "another route's shorter time does not cut it short"
+
+
+def test_a_half_open_circuit_is_held_for_as_long_as_the_route_that_opened_it_says() -> None:
+    policy = _breaker(min_requests=1, open_s=9.0)
+    book = HealthBook()
+    book.failed("n", Failure.SERVER_ERROR, 0.0, policy)
+    assert book.ejected("n", 8.9)
+    book.began("n", 9.0)  # the one request that is let through
+    assert book.ejected("n", 9.0) == 9.0
+    book.succeeded("n", 9.1)
+    assert not book.ejected("n", 9.1)
+
+
 def test_who_succeeds_far_less_often_than_the_others_is_ejected() -> None:
     policy = RoutePolicy(
         outlier=Outlier(consecutive_failures=1_000),

@@ -8,6 +8,8 @@ Rules:
 3. After an ejection the subject is eligible again; one more failure ejects it again at once.
 4. A circuit opens when so large a share of the window's requests failed. After its time one
    request at a time is let through (half open); a success closes it, a failure opens it again.
+   Share, window and time are those of the policy of the request that fails: each length of window
+   that policies ask for is counted by itself, over all requests, from its first failure on.
 5. Who asked for patience (Retry-After) is passed over for that long.
 6. A node that leaves the peers' exchange unanswered is down until it answers (`silent`, `spoke`).
 7. A refusal is no fault of health.
@@ -23,7 +25,7 @@ from enum import Enum
 from typing import Final
 
 from bridge_core.snapshot import RoutePolicy
-from bridge_core.traffic import Breaker, Outlier
+from bridge_core.traffic import Breaker
 
 _LONGEST_PATIENCE_S: Final = 30.0
 _FEWEST_OTHERS: Final = 2  # with fewer there is nobody to be worse than
@@ -77,14 +79,15 @@ class _Record:
         "ejections",
         "failures",
         "lasted",
+        "open_s",
         "open_until",
         "patience",
         "tripped",
         "until",
-        "window",
+        "windows",
     )
 
-    def __init__(self, window: Window) -> None:
+    def __init__(self) -> None:
         self.failures = 0
         self.ejections = 0
         self.until = 0.0
@@ -93,11 +96,25 @@ class _Record:
         self.patience = 0.0
         self.tripped = False
         self.open_until = 0.0
-        self.window = window
+        self.open_s = 0.0
+        self.windows: dict[float, Window] = {}  # by length
+
+    def window(self, length_s: float, now: float) -> Window:
+        """The window of that length, begun now where there is none."""
+        found = self.windows.get(length_s)
+        if found is None:
+            found = self.windows[length_s] = Window(length_s, now)
+        return found
+
+    def count(self, now: float, *, failed: bool) -> None:
+        """Counts one request in every window."""
+        for window in self.windows.values():
+            window.count(now, failed=failed)
 
     def speaks(self, now: float) -> bool:
         running = max(self.until + self.lasted, self.patience, self.open_until, self.down)
-        return now < running or self.tripped or self.window.totals(now)[1] > 0
+        failed = any(window.totals(now)[1] > 0 for window in self.windows.values())
+        return now < running or self.tripped or failed
 
 
 class HealthBook:
@@ -144,19 +161,20 @@ class HealthBook:
         """A request was sent there: through a half open circuit no second one for its time."""
         record = self._records.get(subject)
         if record is not None and record.tripped:
-            record.open_until = now + self._policy.breaker.open_s
+            record.open_until = now + record.open_s
 
     def failed(self, subject: str, failure: Failure, now: float, policy: RoutePolicy | None = None) -> bool:
         """Notes a failure; True when it ejects the subject."""
         if failure is Failure.REFUSED:
             return False
         policy = policy or self._policy
-        record = self._record(subject, policy, now)
+        record = self._record(subject, now)
         record.failures += 1
-        record.window.count(now, failed=True)
-        self._trip(record, policy.breaker, now)
+        window = record.window(policy.breaker.window_s, now)
+        record.count(now, failed=True)
+        self._trip(record, window, policy.breaker, now)
         unreachable = failure is Failure.CONNECT
-        if now < record.until or not (unreachable or self._outlies(subject, record, policy.outlier, now)):
+        if now < record.until or not (unreachable or self._outlies(subject, record, policy, now)):
             return False
         record.ejections += 1
         outlier = policy.outlier
@@ -172,19 +190,19 @@ class HealthBook:
         """Notes an answer. While somebody fails, those who do not are counted too, to compare with."""
         if not self._records:
             return
-        record = self._record(subject, self._policy, now)
+        record = self._record(subject, now)
         record.failures = 0
         record.down = 0.0
-        record.window.count(now, failed=False)
+        record.count(now, failed=False)
         if record.tripped:
             record.tripped, record.open_until = False, 0.0
-            record.window = Window(self._policy.breaker.window_s, now)
+            record.windows = {length_s: Window(length_s, now) for length_s in record.windows}
         if now >= record.until + record.lasted:
             record.ejections = 0
 
     def asked_for_patience(self, subject: str, seconds: float, now: float) -> None:
         """It answered with Retry-After."""
-        record = self._record(subject, self._policy, now)
+        record = self._record(subject, now)
         record.patience = max(record.patience, now + min(_LONGEST_PATIENCE_S, seconds))
 
     def silent(self, node: str) -> None:
@@ -212,30 +230,33 @@ class HealthBook:
 
     # -- judging
 
-    def _record(self, subject: str, policy: RoutePolicy, now: float) -> _Record:
+    def _record(self, subject: str, now: float) -> _Record:
         record = self._records.get(subject)
         if record is None:
-            record = self._records[subject] = _Record(Window(policy.breaker.window_s, now))
+            record = self._records[subject] = _Record()
+            record.window(self._policy.breaker.window_s, now)  # the one in which all are compared
         return record
 
     @staticmethod
-    def _trip(record: _Record, breaker: Breaker, now: float) -> None:
-        total, bad = record.window.totals(now)
+    def _trip(record: _Record, window: Window, breaker: Breaker, now: float) -> None:
+        total, bad = window.totals(now)
         enough = total >= breaker.min_requests and bad >= breaker.failure_share * total
         if record.tripped or enough:
             record.tripped = True
-            record.open_until = now + breaker.open_s
+            record.open_s = breaker.open_s
+            record.open_until = max(record.open_until, now + breaker.open_s)
 
-    def _outlies(self, subject: str, record: _Record, outlier: Outlier, now: float) -> bool:
-        if record.ejections > 0 or record.failures >= outlier.consecutive_failures:
+    def _outlies(self, subject: str, record: _Record, policy: RoutePolicy, now: float) -> bool:
+        if record.ejections > 0 or record.failures >= policy.outlier.consecutive_failures:
             return True
-        return outlier.success_rate and self._far_below(subject, now)
+        return policy.outlier.success_rate and self._far_below(subject, policy.breaker.min_requests, now)
 
-    def _far_below(self, subject: str, now: float) -> bool:
+    def _far_below(self, subject: str, least: int, now: float) -> bool:
+        length_s = self._policy.breaker.window_s
         rates = {}
         for name, record in self._records.items():
-            total, bad = record.window.totals(now)
-            if total >= self._policy.breaker.min_requests:
+            total, bad = record.window(length_s, now).totals(now)
+            if total >= least:
                 rates[name] = 1 - bad / total
         own = rates.pop(subject, None)
         if own is None or len(rates) < _FEWEST_OTHERS:
