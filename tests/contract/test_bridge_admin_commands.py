@@ -197,6 +197,14 @@ def test_rollouts_are_shown_and_commanded(registry: Registry) -> None:
     assert "roll: rolled-back, step 2 of 10" in said
     assert "error rate 20.0% (6 of 30) against 0 of 90" in said
     assert "began: step 1 of 10" in said
+    assert "begin it anew with `bridge rollout restart roll`" in said
+    for phase, words in (("complete", "remove the Rollout document in the same apply"), ("paused", "")):
+        changed = wire.RolloutStatus(name="roll", phase=phase, canary=one.canary, stable=one.stable)
+        registry.answer = wire.RolloutsResponse(rollouts=[changed])
+        said = bridge(registry, "rollout", "status").stdout
+        assert ("It is over" in said) == bool(words)
+        assert words in said
+    registry.answer = wire.RolloutsResponse(rollouts=[one])
     shown = json.loads(bridge(registry, "rollout", "status", "roll", "--json").stdout)
     assert (shown[0]["canary"]["errorRate"], registry.asked[-1].name) == (0.2, "roll")
     registry.answer = wire.RolloutsResponse()

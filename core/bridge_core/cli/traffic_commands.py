@@ -194,4 +194,23 @@ def _print(one: Any) -> None:
     for event in one.events:
         at = dt.datetime.fromtimestamp(event.at_unix, dt.UTC).astimezone().isoformat(" ", "seconds")
         _out.print(f"  {at}  {event.what}", markup=False)
+    if after := _what_next(one):
+        _out.print(after, markup=False)
     sys.stdout.flush()
+
+
+def _what_next(one: Any) -> str:
+    """What is to be done about a rollout that is over: its document goes on to hold the route."""
+    if one.phase == "complete":
+        return (
+            f"It is over: as long as its document is applied, {one.canary.backend} has everything that "
+            f"{one.stable.backend} had. To end it, write the final weights into the ModelRoute {one.route} "
+            f"and remove the Rollout document in the same apply. `bridge rollout abort {one.name}` "
+            "switches back at once."
+        )
+    if one.phase in {"rolled-back", "aborted"}:
+        return (
+            f"It is over: everything stays with {one.stable.backend}. Remove the Rollout document, or "
+            f"begin it anew with `bridge rollout restart {one.name}`."
+        )
+    return ""
