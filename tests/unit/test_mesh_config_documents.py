@@ -39,7 +39,12 @@ def faults(*texts: str, **more: object) -> list[str]:
 def test_the_examples_are_valid_and_the_schemas_current() -> None:
     loaded = load([(path.name, path.read_text()) for path in sorted(FOLDER.glob("*.yaml"))])
     assert loaded.faults == ()
-    assert {document.key for document in loaded.documents} == {"Mesh/mesh", "ModelRoute/assistant"}
+    assert {document.key for document in loaded.documents} == {
+        "Mesh/mesh",
+        "ModelRoute/assistant",
+        "NodeClass/shared-gpu",
+        "NodeClass/strict",
+    }
     assert schemas() == {path.name: path.read_text() for path in FOLDER.glob("*.schema.json")}
 
 

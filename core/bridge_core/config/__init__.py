@@ -1,8 +1,16 @@
 """mesh_config: the documents that admins write, checked whole, and what they become."""
 
-from bridge_core.config.convert import mesh_settings, route
-from bridge_core.config.documents import API_VERSION, Document, Fault, Kind, MeshSpec, ModelRouteSpec
-from bridge_core.config.loader import Loaded, load
+from bridge_core.config.convert import mesh_settings, node_class, route
+from bridge_core.config.documents import (
+    API_VERSION,
+    Document,
+    Fault,
+    Kind,
+    MeshSpec,
+    ModelRouteSpec,
+    NodeClassSpec,
+)
+from bridge_core.config.loader import Loaded, load, own_node_class
 
 __all__ = [
     "API_VERSION",
@@ -12,7 +20,10 @@ __all__ = [
     "Loaded",
     "MeshSpec",
     "ModelRouteSpec",
+    "NodeClassSpec",
     "load",
     "mesh_settings",
+    "node_class",
+    "own_node_class",
     "route",
 ]

@@ -7,7 +7,8 @@ from typing import Any, TypeVar
 import msgspec
 
 from bridge_core.config.base import Strict
-from bridge_core.config.documents import MeshSpec, ModelRouteDocument
+from bridge_core.config.documents import MeshSpec, ModelRouteDocument, NodeClassSpec
+from bridge_core.node_class import GpuSharing, IoLimit, Isolation, Limits, NodeClass
 from bridge_core.snapshot import Backend, MeshSettings, Route, RoutePolicy
 
 S = TypeVar("S", bound=msgspec.Struct)
@@ -45,6 +46,38 @@ def route(document: ModelRouteDocument, defaults: RoutePolicy | None = None) -> 
         ),
         policy=over(defaults or RoutePolicy(), spec),
         fallback=spec.fallback,
+    )
+
+
+def node_class(name: str, spec: NodeClassSpec) -> NodeClass:
+    """The NodeClass that a document of this name and spec describes."""
+    limits, isolation, gpu = spec.limits, spec.isolation, spec.gpu
+    return NodeClass(
+        name,
+        spec.node_labels,
+        Limits(
+            limits.memory_max,
+            limits.memory_high,
+            limits.swap_max,
+            limits.cpu_weight,
+            limits.cpu_max,
+            limits.cpuset,
+            limits.pids_max,
+            tuple(
+                IoLimit(io.path, io.read_per_second, io.write_per_second, io.read_iops, io.write_iops)
+                for io in limits.io
+            ),
+        ),
+        Isolation(
+            None if isolation.walls is None else tuple(isolation.walls),
+            tuple(isolation.require),
+            isolation.uid,
+            isolation.gid,
+            isolation.tmp_size,
+        ),
+        None
+        if gpu is None
+        else GpuSharing(tuple(gpu.devices), gpu.per_gpu, gpu.mps, gpu.thread_percentage, gpu.memory),
     )
 
 

@@ -9,6 +9,8 @@ Rules:
 5. Following fallbacks from route to route never comes back.
 6. A rollout is between two backends of a route, which has no other rollout; a route cannot lose a
    backend that a rollout names.
+7. No two NodeClasses are for the same labels: of two that fit a node equally, one would be without
+   effect. What else holds within one is in `node_class_checks`.
 """
 
 from __future__ import annotations
@@ -16,12 +18,14 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Final
 
+from bridge_core.config import node_class_checks
 from bridge_core.config.documents import (
     Document,
     Fault,
     MeshDocument,
     ModelRouteDocument,
     ModelRouteSpec,
+    NodeClassDocument,
     RolloutDocument,
 )
 from bridge_core.names import InvalidName, canonical
@@ -45,6 +49,8 @@ def cross_check(
             faults += _route(document, document.parsed, routes)
         elif isinstance(document.parsed, RolloutDocument):
             faults += _rollout(document, document.parsed, routes)
+        elif isinstance(document.parsed, NodeClassDocument):
+            faults += _node_class(document, document.parsed, [*beside, *documents])
     # An applied route may become wrong by a new one beside it; the new document is to blame.
     new = {document.key for document in documents}
     faults += [
@@ -185,6 +191,22 @@ def _rollouts_together(documents: Sequence[Document], beside: Sequence[Document]
         keys = {backend.key for backend in route_document.parsed.spec.backends}
         for gone in [key for key in (spec.stable, spec.canary) if key not in keys]:
             yield route_document.fault("spec.backends", f"the applied rollout {rollout.name} needs {gone}")
+
+
+def _node_class(
+    document: Document, parsed: NodeClassDocument, everything: Sequence[Document]
+) -> Iterator[Fault]:
+    for path, message in node_class_checks.faults(parsed.spec):
+        yield document.fault(f"spec.{path}", message)
+    for other in everything:
+        if other.key == document.key or not isinstance(other.parsed, NodeClassDocument):
+            continue
+        if other.parsed.spec.node_labels == parsed.spec.node_labels:
+            labels = ", ".join(f"{name}={value}" for name, value in parsed.spec.node_labels.items())
+            yield document.fault(
+                "spec.nodeLabels",
+                f"{other.name} is for {labels or 'every node'} already: one would not count",
+            )
 
 
 def _canonical(name: str) -> str | None:

@@ -12,6 +12,7 @@ import msgspec
 from pydantic import Field
 
 from bridge_core.config.base import Duration, Metadata, Strict
+from bridge_core.config.node_class_spec import NodeClassDocument, NodeClassSpec
 from bridge_core.config.rollout_spec import RolloutDocument, RolloutSpec
 from bridge_core.config.route_spec import ModelRouteDocument, ModelRouteSpec, PolicySpec
 
@@ -28,6 +29,8 @@ __all__ = [
     "MeshSpec",
     "ModelRouteDocument",
     "ModelRouteSpec",
+    "NodeClassDocument",
+    "NodeClassSpec",
     "RolloutDocument",
     "RolloutSpec",
     "line_at",
@@ -36,8 +39,8 @@ __all__ = [
 API_VERSION: Final = "bridge.deepseek.io/v1"
 SECURITY_API_VERSION: Final = "security.deepseek.io/v1"
 
-Kind: TypeAlias = Literal["Mesh", "ModelRoute", "Rollout"]
-LATER_KINDS: Final = frozenset({"NodeClass", "ModelAccessPolicy", "AutoscalePolicy", "AlertRule", "Quota"})
+Kind: TypeAlias = Literal["Mesh", "ModelRoute", "Rollout", "NodeClass"]
+LATER_KINDS: Final = frozenset({"ModelAccessPolicy", "AutoscalePolicy", "AlertRule", "Quota"})
 
 
 class MeshSpec(Strict):
@@ -69,11 +72,12 @@ class MeshDocument(Strict):
     spec: MeshSpec
 
 
-AnyDocument: TypeAlias = MeshDocument | ModelRouteDocument | RolloutDocument
+AnyDocument: TypeAlias = MeshDocument | ModelRouteDocument | RolloutDocument | NodeClassDocument
 MODELS: Final[dict[str, type[AnyDocument]]] = {
     "Mesh": MeshDocument,
     "ModelRoute": ModelRouteDocument,
     "Rollout": RolloutDocument,
+    "NodeClass": NodeClassDocument,
 }
 
 

@@ -8,6 +8,7 @@ from typing import Any, Final
 import msgspec
 from pydantic import ValidationError
 
+from bridge_core.config.convert import node_class
 from bridge_core.config.cross_checks import cross_check
 from bridge_core.config.documents import (
     API_VERSION,
@@ -16,9 +17,12 @@ from bridge_core.config.documents import (
     SECURITY_API_VERSION,
     Document,
     Fault,
+    NodeClassSpec,
     line_at,
 )
+from bridge_core.config.node_class_checks import faults as node_class_faults
 from bridge_core.config.yaml_lines import RawDocument, read
+from bridge_core.node_class import NodeClass
 
 # What pydantic says, in the words of somebody who reads YAML.
 _WORDS: Final = {
@@ -94,8 +98,29 @@ def _document(file: str, raw: RawDocument) -> Document | list[Fault]:
     try:
         parsed = MODELS[kind].model_validate(raw.data)
     except ValidationError as error:
-        return [fault(_path(item["loc"]), _say(item)) for item in error.errors(include_url=False)]
+        return [fault(path, message) for path, message in _said(error)]
     return Document(parsed, file, raw.line, raw.text, raw.lines)
+
+
+def own_node_class(data: object) -> NodeClass:
+    """The NodeClass of a spec that a node has for itself, outside mesh_config.
+
+    Raises:
+        ValueError: every fault of it, each with its path.
+    """
+    try:
+        spec = NodeClassSpec.model_validate(data)
+    except ValidationError as error:
+        faults = _said(error)
+    else:
+        faults = list(node_class_faults(spec))
+    if faults:
+        raise ValueError("; ".join(f"{path}: {message}" if path else message for path, message in faults))
+    return node_class("own", spec)
+
+
+def _said(error: ValidationError) -> list[tuple[str, str]]:
+    return [(_path(item["loc"]), _say(item)) for item in error.errors(include_url=False)]
 
 
 def _path(location: tuple[int | str, ...]) -> str:

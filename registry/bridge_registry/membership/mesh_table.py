@@ -17,6 +17,7 @@ from bridge_core.config.documents import (
     MeshDocument,
     MeshSpec,
     ModelRouteDocument,
+    NodeClassDocument,
     RolloutDocument,
 )
 from bridge_core.snapshot import Instance
@@ -71,6 +72,11 @@ class MeshTable:
     def routes(self) -> list[ModelRouteDocument]:
         """Every applied route."""
         return [document for document in self.documents.values() if isinstance(document, ModelRouteDocument)]
+
+    @property
+    def node_classes(self) -> list[NodeClassDocument]:
+        """Every applied NodeClass."""
+        return [document for document in self.documents.values() if isinstance(document, NodeClassDocument)]
 
     @property
     def plans(self) -> list[Plan]:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 
-from bridge_core.config import mesh_settings, route
-from bridge_core.config.documents import MeshSpec, ModelRouteDocument
+from bridge_core.config import mesh_settings, node_class, route
+from bridge_core.config.documents import MeshSpec, ModelRouteDocument, NodeClassDocument
 from bridge_core.names import canonical
 from bridge_core.snapshot import MESH_KEY, Instance, Node, Route, Version, encode_entry
 from bridge_registry.records import NodeRecord
@@ -23,6 +23,7 @@ def entries(
     members: Iterable[Instance],
     revoked: Iterable[str],
     rollouts: Iterable[tuple[Plan, Position]] = (),
+    node_classes: Iterable[NodeClassDocument] = (),
 ) -> dict[str, bytes]:
     """Every entry of the snapshot. An instance counts only on an enrolled node that is not revoked."""
     members = tuple(members)
@@ -38,6 +39,9 @@ def entries(
             made, asked = _under(made, *found, members, public)
             result |= asked
         result[f"route/{document.metadata.name}"] = encode_entry(made)
+    for one in node_classes:
+        name = one.metadata.name
+        result[f"nodeclass/{name}"] = encode_entry(node_class(name, one.spec))
     for instance in members:
         home = nodes.get(instance.node)
         if home is not None and home.state != "revoked":

@@ -114,6 +114,7 @@ class Publisher:
             members=members.values(),
             revoked=table.revoked,
             rollouts=table.rollouts,
+            node_classes=table.node_classes,
         )
         if entries == last.entries and office.epoch <= last.version.epoch:
             return
