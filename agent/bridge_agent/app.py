@@ -20,6 +20,7 @@ import uvloop
 
 from bridge_agent import records
 from bridge_agent.admin import admin_app
+from bridge_agent.engine.address import engine_address
 from bridge_agent.engine.client import EngineClient
 from bridge_agent.engine.supervisor import EngineSupervisor
 from bridge_agent.engine.view import LocalInstance
@@ -29,6 +30,11 @@ from bridge_agent.gateway.grpc_adapter.application import SERVICE, GrpcApplicati
 from bridge_agent.gateway.grpc_adapter.health import Health
 from bridge_agent.gateway.grpc_adapter.listener import GrpcListener
 from bridge_agent.health.rollout_probe import RolloutProber
+from bridge_agent.limits.gpus import GpuKeeper
+from bridge_agent.limits.launcher import IsolatedLauncher
+from bridge_agent.limits.node_isolation import NodeIsolation, in_force
+from bridge_agent.limits.nvml import open_inventory
+from bridge_agent.limits.surroundings import engine_groups
 from bridge_agent.listeners import NAMES, address_of, bind_all, close_all
 from bridge_agent.lock import AgentLock
 from bridge_agent.membership.link_status import LinkReport
@@ -39,7 +45,7 @@ from bridge_agent.membership.renewal import Renewal
 from bridge_agent.membership.revocation import Revocations
 from bridge_agent.membership.subscription import Subscription
 from bridge_agent.peers.upstreams import Upstreams
-from bridge_agent.routing.view import MeshView
+from bridge_agent.routing.view import MeshView, Target
 from bridge_agent.settings import AgentSettings, StateDir, split_address
 from bridge_agent.status_report import AgentReport, CertificateReport, InstanceReport, SnapshotReport
 from bridge_agent.telemetry.audit import AuditLog
@@ -49,6 +55,7 @@ from bridge_agent.telemetry.tally import Tally
 from bridge_core.addresses import join_address
 from bridge_core.errors import BridgeError, Fatal
 from bridge_core.http1 import App, Server, coroutine_app, serve
+from bridge_core.http1.pool import Address
 from bridge_core.identity import SpiffeId
 from bridge_core.snapshot import Snapshot
 from bridge_core.snapshot_file import SnapshotFile
@@ -130,7 +137,7 @@ class Agent:
         snapshot = self._subscription.snapshot
         self._view = MeshView(settings.name, snapshot)
         self._revocations = Revocations(snapshot)
-        self._upstreams = Upstreams(self._view, self._identity)
+        self._upstreams = Upstreams(self._view, self._identity, self._engine_address)
         self._store = EtcdStore(settings.etcd, ClientTls(state.certificate, state.key, state.ca))
         self._registration = Registration(
             self._store, ttl_s=snapshot.mesh.lease_ttl_s, now=time.time, rng=rng
@@ -146,8 +153,13 @@ class Agent:
             rng=rng,
             at_once=known is not None and known.peer != peer_address,
         )
-        self._supervisor = EngineSupervisor(
-            settings.engines, state.root, self._publish_engines, node=settings.name
+        self._launcher, self._supervisor, self._keeper = self._engines(snapshot)
+        self._isolation = NodeIsolation(
+            settings.name,
+            settings.labels,
+            settings.own_class,
+            launcher=self._launcher,
+            keeper=self._keeper,
         )
         self._audit = AuditLog(state.root / "audit" / "audit.jsonl")
         self._tally = Tally()
@@ -180,6 +192,8 @@ class Agent:
                 group.create_task(gateway.watch_peers(), name="peers"),
                 group.create_task(self._reporter.run(), name="load-reports"),
                 group.create_task(self._prober.run(), name="rollout-probes"),
+                group.create_task(self._launcher.run(), name="isolation"),
+                group.create_task(self._keeper.run(), name="gpus"),
             ]
             engines = group.create_task(self._supervisor.run(), name="engines")
             self._phase = "serving"
@@ -188,6 +202,7 @@ class Agent:
             await signals.get()
             await self._drain(gateway, signals, drain_s)
             if keep_engines:
+                self._keeper.leave()
                 engines.cancel()
             else:
                 await self._supervisor.stop()
@@ -202,6 +217,39 @@ class Agent:
         await self._store.close()
         for sock in self._sockets.values():
             sock.close()
+
+    def _engines(self, snapshot: Snapshot) -> tuple[IsolatedLauncher, EngineSupervisor, GpuKeeper]:
+        settings, state = self._settings, self._state_dir
+        wanted = in_force(snapshot, settings.name, settings.labels, settings.own_class)
+        instances = [f"{settings.name}/{one.index}" for one in settings.engines]
+        launcher = IsolatedLauncher(
+            state.root,
+            node_class=wanted,
+            cgroups=None,
+            open_cgroups=lambda: engine_groups(settings.name, state.root),
+        )
+        supervisor = EngineSupervisor(
+            settings.engines, state.root, self._publish_engines, node=settings.name, launcher=launcher
+        )
+        inventory, no_gpus = open_inventory()
+        keeper = GpuKeeper(
+            inventory,
+            without=no_gpus,
+            folder=state.root / "mps",
+            node=settings.name,
+            # An engine that is to see no GPU takes none; one that somebody else runs has its own.
+            instances=[
+                (instance, one.gpus)
+                for instance, one in zip(instances, settings.engines, strict=True)
+                if one.gpus != "" and one.attach is None
+            ],
+            sharing=wanted.gpu,
+            engines=supervisor,
+            changed=lambda: self._publish_engines(supervisor.instances()),
+        )
+        launcher.give_devices(keeper)
+        launcher.tidy(instances)
+        return launcher, supervisor, keeper
 
     # -- listeners
 
@@ -274,6 +322,7 @@ class Agent:
 
     def _take_snapshot(self, snapshot: Snapshot) -> None:
         self._view.publish(snapshot)
+        self._isolation.follow(snapshot)
         cut = self._revocations.update(snapshot)
         if not cut:
             return
@@ -283,7 +332,13 @@ class Agent:
                 if connection.identity in cut:
                     connection.cut()
 
-    def _publish_engines(self, instances: tuple[LocalInstance, ...]) -> None:
+    def _engine_address(self, target: Target) -> Address:
+        """Where an engine is connected to; only through here is one in a network of its own reached."""
+        one = next(one for one in self._supervisor.instances() if one.id == target.id)
+        return engine_address(one.host, one.port, one.network_pid)
+
+    def _publish_engines(self, found: tuple[LocalInstance, ...]) -> None:
+        instances = self._isolation.view(found)
         self._view.publish_local(instances)
         if self._phase != "draining":
             self._registration.publish(records.registered(instances, self._settings.name))

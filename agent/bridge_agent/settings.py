@@ -7,6 +7,7 @@ enrolled and everything else in the folder is whole.
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import msgspec
 
@@ -14,6 +15,7 @@ from bridge_agent.engine.config import EngineConfig
 from bridge_core.addresses import parse_address
 from bridge_core.errors import Fatal
 from bridge_core.files import write_atomically
+from bridge_core.node_class import NodeClass
 
 DEFAULT_PORTS = {"http": 11434, "https": 11443, "grpc": 11444, "peer": 11445, "admin": 11446}
 
@@ -39,6 +41,26 @@ class AgentSettings(msgspec.Struct, frozen=True):
     listeners: Listeners = Listeners()
     engines: tuple[EngineConfig, ...] = (EngineConfig(index=0),)
     labels: dict[str, str] = {}
+    node_class: dict[str, Any] | None = None  # as the `spec` of a NodeClass document
+
+    @property
+    def own_class(self) -> NodeClass | None:
+        """The node's own NodeClass, which stands over the mesh's; None: it has none.
+
+        Raises:
+            Fatal: it cannot be used: every fault of it.
+        """
+        if self.node_class is None:
+            return None
+        from bridge_core.config import own_node_class  # what reads YAML is large, and few need it
+
+        try:
+            return own_node_class(self.node_class)
+        except ValueError as fault:
+            raise Fatal(
+                f"node_class in agent.json cannot be used: {fault}",
+                hint="it is written as the `spec` of a NodeClass in mesh_config",
+            ) from None
 
 
 class StateDir:

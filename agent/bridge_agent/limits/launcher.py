@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Final, Protocol
 
@@ -16,16 +17,18 @@ from bridge_agent.engine.process import EngineProcess, LaunchFault, LaunchSpec
 from bridge_agent.limits import isolation, walls
 from bridge_agent.limits.cgroup import Cgroups, LimitsRefused
 from bridge_agent.limits.cgroup_rules import Usage
-from bridge_agent.limits.live_rules import changes_live
+from bridge_agent.limits.live_rules import needs_restart
 from bridge_agent.limits.surroundings import mounts
 from bridge_core.errors import BridgeError, Reaction
 from bridge_core.files import write_atomically
-from bridge_core.node_class import Limits, NodeClass
+from bridge_core.node_class import Isolation, Limits, NodeClass
 
 log = structlog.get_logger()
 
 OBSERVE_S: Final = 2.0
 _RECORD: Final = "isolation.json"
+# Where no NodeClass applies: nothing is walled or limited that was not before there were any.
+UNCLASSED: Final = NodeClass(name="none", isolation=Isolation(walls=()))
 
 
 class IsolationRefused(BridgeError):
@@ -71,15 +74,31 @@ class Standing(msgspec.Struct, frozen=True):
 
 
 class IsolationReport(msgspec.Struct, frozen=True):
-    """What an operator sees of an engine's walls and limits."""
+    """What an operator sees of an engine's walls and limits.
+
+    Attributes:
+        instance: "<node>/<n>".
+        walls: Those that stand.
+        missing: Those that were asked for and do not stand, and why.
+        device: Its GPU or MIG slice; empty: not pinned.
+        domain: Its fault domain beyond its node; empty: none.
+        oom_kills: Processes that the kernel killed at its memory limit, since this agent began.
+        usage: Of its groups, as last read.
+        node_class: Under which it runs.
+        limits: Those in force.
+        pending: Why it does not yet run under the NodeClass that the node has now; empty: it does.
+    """
 
     instance: str
-    walls: tuple[str, ...]
-    missing: dict[str, str]
-    device: str
-    domain: str
-    oom_kills: int
-    usage: Usage
+    walls: tuple[str, ...] = ()
+    missing: dict[str, str] = {}
+    device: str = ""
+    domain: str = ""
+    oom_kills: int = 0
+    usage: Usage = Usage()
+    node_class: str = ""
+    limits: Limits = Limits()
+    pending: str = ""
 
 
 class IsolatedLauncher:
@@ -90,6 +109,8 @@ class IsolatedLauncher:
         node: The node's name; its groups are called after it.
         node_class: What engines get.
         cgroups: None, where this machine has none for us; then `without` says why.
+        open_cgroups: Finds them instead, at the first need of them: on a node without limits
+            nothing is done to its groups. May block for some milliseconds.
         devices: Gives out GPUs; None: engines find them as they like.
     """
 
@@ -101,21 +122,29 @@ class IsolatedLauncher:
         cgroups: Cgroups | None,
         without: str = "",
         devices: Devices | None = None,
+        open_cgroups: Callable[[], tuple[Cgroups | None, str]] | None = None,
     ) -> None:
         self._state_dir = state_dir.absolute()
         self._class = node_class
         self._cgroups = cgroups
         self._without = without
+        self._open_cgroups = open_cgroups
         self._devices = devices
         self._standing: dict[str, Standing] = {}
+        self._pending: dict[str, str] = {}
         self._usage: dict[str, Usage] = {}
         self._oom: dict[str, int] = {}
         self._impossible: dict[str, str] | None = None
+        self._known: frozenset[str] | None = None
 
     @property
     def node_class(self) -> NodeClass:
         """What engines started now get."""
         return self._class
+
+    def give_devices(self, devices: Devices) -> None:
+        """Says who gives out GPUs, which can only be made once the engines' supervisor is there."""
+        self._devices = devices
 
     # -- the launcher
 
@@ -126,17 +155,10 @@ class IsolatedLauncher:
             BridgeError: it could not be started, or not within all that is required. Nothing runs.
         """
         wanted = self._class
-        placed = await self._devices.admit(spec) if self._devices is not None else Placed()
-        decision = await self._decide(wanted, placed, spec)
-        groups: tuple[str, ...] = ()
-        if "cgroup" in decision.walls and self._cgroups is not None:
-            groups = await asyncio.to_thread(self._cgroups.prepare, spec.instance, wanted.limits)
-        try:
-            pid = await self._start(spec, wanted, placed, decision, groups)
-            process = _watch(pid, spec)
-        except BaseException:
-            await self.ended(spec.instance)
-            raise
+        # An engine that is to see no GPU has nothing to ask for.
+        asks = self._devices is not None and spec.gpus != ""
+        placed = await self._devices.admit(spec) if asks and self._devices is not None else Placed()
+        decision, process = await self._launch(spec, wanted, placed)
         standing = Standing(decision.walls, decision.missing, placed.device, placed.domain, wanted)
         self._take(spec.instance, standing, process)
         try:
@@ -153,7 +175,10 @@ class IsolatedLauncher:
             standing = msgspec.json.decode((folder / _RECORD).read_bytes(), type=Standing)
         except (OSError, msgspec.DecodeError):
             standing = Standing(missing={"walls": "an earlier agent left no word of them"})
+        if "cgroup" in standing.walls:
+            self._groups(NodeClass())
         self._take(instance, standing, process)
+        self._follow(instance)
 
     async def ended(self, instance: str) -> None:
         """Removes what was made for an engine that has ended."""
@@ -161,6 +186,7 @@ class IsolatedLauncher:
             self._count_oom(instance, self._read(instance))
         self._standing.pop(instance, None)
         self._usage.pop(instance, None)
+        self._pending.pop(instance, None)
         if self._cgroups is None:
             return
         await asyncio.to_thread(self._cgroups.remove, instance)
@@ -170,29 +196,38 @@ class IsolatedLauncher:
     def update(self, node_class: NodeClass) -> tuple[str, ...]:
         """Puts a NodeClass in force; returns the instances that have to be started again for it.
 
-        Limits that the kernel takes while an engine runs are changed at once.
+        Limits that the kernel takes while an engine runs are changed at once. The others run on as
+        they are, and `reports` says why: nobody's requests are cut for a change of configuration.
         """
         self._class = node_class
-        restart = []
-        for instance, standing in self._standing.items():
-            if standing.applied == node_class:
-                continue
-            if not changes_live(standing.applied, node_class) or not self._change(instance, node_class):
-                restart.append(instance)
-                continue
-            self._standing[instance] = msgspec.structs.replace(standing, applied=node_class)
-        return tuple(restart)
+        return tuple(instance for instance in tuple(self._standing) if not self._follow(instance))
 
-    def _change(self, instance: str, node_class: NodeClass) -> bool:
-        if self._cgroups is None or "cgroup" not in self._standing[instance].walls:
+    def _follow(self, instance: str) -> bool:
+        """Brings a running engine under the NodeClass in force, as far as that goes."""
+        standing, wanted = self._standing[instance], self._class
+        why = needs_restart(standing.applied, wanted)
+        if not why and standing.applied.limits != wanted.limits:
+            why = self._change(instance, standing, wanted)
+        if why:
+            self._pending[instance] = why
+            log.warning("node_class_pending", instance=instance, node_class=wanted.name, reason=why)
             return False
-        try:
-            self._cgroups.update(instance, node_class.limits)
-        except LimitsRefused as fault:
-            log.error("limits_not_changed", instance=instance, reason=str(fault))
-            return False
-        log.info("limits_changed", instance=instance, node_class=node_class.name)
+        self._pending.pop(instance, None)
+        self._standing[instance] = msgspec.structs.replace(standing, applied=wanted)
         return True
+
+    def _change(self, instance: str, standing: Standing, wanted: NodeClass) -> str:
+        """Writes other limits; why that cannot be, with the earlier ones in force as before."""
+        if self._cgroups is None or "cgroup" not in standing.walls:
+            return "it was started without groups that could hold limits"
+        try:
+            self._cgroups.update(instance, wanted.limits)
+        except BridgeError as fault:
+            with contextlib.suppress(BridgeError):  # what was written before the one refused
+                self._cgroups.update(instance, standing.applied.limits)
+            return str(fault)
+        log.info("limits_changed", instance=instance, node_class=wanted.name)
+        return ""
 
     async def run(self) -> None:
         """Reads usage and looks for OOM kills until cancelled."""
@@ -204,10 +239,11 @@ class IsolatedLauncher:
                     self._count_oom(instance, usage)
 
     def tidy(self, instances: Iterable[str]) -> None:
-        """Removes groups that belong to no instance any more."""
+        """Ends and removes what is in groups of no instance of these, as soon as groups are looked for."""
+        self._known = frozenset(one.rpartition("/")[2] for one in instances)
         if self._cgroups is not None:
-            for number in self._cgroups.instances() - {one.rpartition("/")[2] for one in instances}:
-                self._cgroups.remove(number)
+            for number in self._cgroups.instances() - self._known:
+                self._cgroups.remove(f"/{number}")
 
     # -- what it says
 
@@ -217,24 +253,70 @@ class IsolatedLauncher:
 
     def reports(self) -> list[IsolationReport]:
         """Every running engine's walls and usage."""
-        return [
-            IsolationReport(
-                instance,
-                one.walls,
-                dict(one.missing),
-                one.device,
-                one.domain,
-                self._oom.get(instance, 0),
-                self._usage.get(instance, Usage()),
-            )
-            for instance, one in sorted(self._standing.items())
-        ]
+        return [self.report(instance) for instance in sorted(self._standing)]
+
+    def report(self, instance: str) -> IsolationReport:
+        """One engine's walls and usage; of one that does not run, its OOM kills."""
+        one = self._standing.get(instance)
+        kills = self._oom.get(instance, 0)
+        if one is None:
+            return IsolationReport(instance, oom_kills=kills, node_class=self._class.name)
+        return IsolationReport(
+            instance,
+            one.walls,
+            dict(one.missing),
+            one.device,
+            one.domain,
+            kills,
+            self._usage.get(instance, Usage()),
+            one.applied.name,
+            one.applied.limits,
+            self._pending.get(instance, ""),
+        )
 
     # -- inside
 
-    async def _decide(self, wanted: NodeClass, placed: Placed, spec: LaunchSpec) -> walls.Decision:
-        impossible = dict(await self._probe(wanted)) | dict(placed.given_up)
-        if self._cgroups is None:
+    def _groups(self, wanted: NodeClass) -> Cgroups | None:
+        """The groups, found now if `wanted` may need them and nobody has looked yet."""
+        asked = wanted.isolation
+        needed = (
+            asked.walls is None or "cgroup" in (*asked.walls, *asked.require) or wanted.limits != Limits()
+        )
+        if needed and self._open_cgroups is not None:
+            self._cgroups, self._without = self._open_cgroups()
+            self._open_cgroups = None
+            if self._known is not None:
+                self.tidy(f"/{number}" for number in self._known)
+        return self._cgroups
+
+    async def _launch(
+        self, spec: LaunchSpec, wanted: NodeClass, placed: Placed
+    ) -> tuple[walls.Decision, EngineProcess]:
+        """Starts behind all walls that are to be had; one that fails after all is left out, if it may be."""
+        refused: dict[str, str] = {}
+        while True:
+            decision = await self._decide(wanted, placed, spec, refused)
+            try:
+                groups: tuple[str, ...] = ()
+                if "cgroup" in decision.walls and self._cgroups is not None:
+                    groups = await asyncio.to_thread(self._cgroups.prepare, spec.instance, wanted.limits)
+                pid = await self._start(spec, wanted, placed, decision, groups)
+                return decision, _watch(pid, spec)
+            except (LimitsRefused, isolation.WallRefused) as fault:
+                await self.ended(spec.instance)
+                wall = fault.wall if isinstance(fault, isolation.WallRefused) else "cgroup"
+                if wall not in decision.walls or wanted.limits != Limits():
+                    raise
+                refused[wall] = fault.reason if isinstance(fault, isolation.WallRefused) else str(fault)
+            except BaseException:
+                await self.ended(spec.instance)
+                raise
+
+    async def _decide(
+        self, wanted: NodeClass, placed: Placed, spec: LaunchSpec, refused: Mapping[str, str]
+    ) -> walls.Decision:
+        impossible = dict(await self._probe(wanted)) | dict(placed.given_up) | dict(refused)
+        if self._groups(wanted) is None:
             impossible["cgroup"] = self._without
         free = wanted.isolation.walls is None
         if free and (foreign := _foreign(spec.writable)):

@@ -13,15 +13,22 @@ import msgspec
 from bridge_core.node_class import Limits, NodeClass
 
 
-def changes_live(old: NodeClass, new: NodeClass) -> bool:
-    """Whether an engine started under `old` can go on under `new`."""
-    if (old.isolation, old.gpu) != (new.isolation, new.gpu):
-        return False
-    if old.limits == Limits() != new.limits:
-        return False  # nothing is known to hold it in groups
-    if {io.path for io in old.limits.io} - {io.path for io in new.limits.io}:
-        return False
-    return all(
-        getattr(new.limits, field.name) is not None or getattr(old.limits, field.name) is None
+def needs_restart(old: NodeClass, new: NodeClass) -> str:
+    """Why an engine started under `old` cannot go on under `new`; empty if it can."""
+    if old.isolation != new.isolation:
+        return "other walls stand only after its next start"
+    if old.gpu != new.gpu:
+        return "its GPU is shared otherwise only after its next start"
+    lifted = [
+        field.name
         for field in msgspec.structs.fields(Limits)
-    )
+        if getattr(new.limits, field.name) is None and getattr(old.limits, field.name) is not None
+    ]
+    lifted += sorted(f"io of {path}" for path in _paths(old) - _paths(new))
+    if lifted:
+        return f"{', '.join(lifted)} can be lifted only at its next start"
+    return ""
+
+
+def _paths(node_class: NodeClass) -> set[str]:
+    return {io.path for io in node_class.limits.io}

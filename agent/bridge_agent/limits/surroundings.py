@@ -1,18 +1,35 @@
-"""What an engine behind a wall of mounts sees of the disk."""
+"""What this machine has for isolation, and what an engine behind a wall of mounts sees of its disk."""
 
 from __future__ import annotations
 
+import hashlib
 import os
 import sys
 from collections.abc import Iterable
 from pathlib import Path
 
 from bridge_agent.engine.process import LaunchSpec
+from bridge_agent.limits.cgroup import Cgroups, open_cgroups
 from bridge_agent.limits.isolation import Mounts
 
 # Where other parts of the Bridge keep keys.
 _PRIVATE = ("/var/lib/bridge", "/etc/bridge", "/run/bridge")
 _REPLACED = ("/tmp", "/dev/shm")  # noqa: S108 - the engine gets its own of each
+
+
+def engine_groups(node: str, state_dir: Path) -> tuple[Cgroups | None, str]:
+    """Groups for a node's engines; None, and a sentence why, where there can be none.
+
+    Args:
+        node: The node's name.
+        state_dir: The agent's state folder: of two agents that have the same node name on one
+            machine (two meshes), each keeps to its own groups.
+    """
+    mark = hashlib.sha256(os.fsencode(state_dir.absolute())).hexdigest()[:8]
+    try:
+        return open_cgroups(f"{node}-{mark}")
+    except OSError as fault:
+        return None, f"{fault.filename}: {fault.strerror}"
 
 
 def mounts(spec: LaunchSpec, state_dir: Path, shared: Iterable[str], tmp_bytes: int) -> Mounts:

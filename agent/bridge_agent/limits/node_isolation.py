@@ -1,0 +1,110 @@
+"""The isolation of a node: which NodeClass is in force, and what became of it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+
+import msgspec
+import structlog
+
+from bridge_agent.engine.view import LocalInstance
+from bridge_agent.limits.gpu import Gpu
+from bridge_agent.limits.gpus import DomainReport, GpuKeeper
+from bridge_agent.limits.launcher import UNCLASSED, IsolatedLauncher, IsolationReport
+from bridge_core.node_class import NodeClass, choose
+from bridge_core.snapshot import Snapshot
+
+log = structlog.get_logger()
+
+
+def in_force(
+    snapshot: Snapshot, node: str, labels: Mapping[str, str], own: NodeClass | None = None
+) -> NodeClass:
+    """The NodeClass of a node.
+
+    Args:
+        snapshot: The mesh; what it says of the node's labels counts.
+        node: The node's name.
+        labels: Its own, for as long as the snapshot does not know it.
+        own: What its agent.json says: it stands over the mesh's.
+    """
+    if own is not None:
+        return own
+    known = snapshot.nodes.get(node)
+    chosen = choose(snapshot.node_classes.values(), labels if known is None else known.labels)
+    return UNCLASSED if chosen is None else chosen
+
+
+class NodeIsolation:
+    """Keeps launcher and GPUs to the NodeClass in force. Owned by the agent's loop.
+
+    Args:
+        node: The node's name.
+        labels: From its settings.
+        own: The NodeClass of its settings, if any.
+        launcher: Starts engines.
+        keeper: Gives them GPUs.
+    """
+
+    def __init__(
+        self,
+        node: str,
+        labels: Mapping[str, str],
+        own: NodeClass | None,
+        *,
+        launcher: IsolatedLauncher,
+        keeper: GpuKeeper,
+    ) -> None:
+        self._node = node
+        self._labels = labels
+        self._own = own
+        self._launcher = launcher
+        self._keeper = keeper
+
+    def follow(self, snapshot: Snapshot) -> None:
+        """Puts the NodeClass that a snapshot has for this node in force."""
+        wanted = in_force(snapshot, self._node, self._labels, self._own)
+        before = self._launcher.node_class
+        if wanted == before:
+            return
+        log.info("node_class", name=wanted.name, was=before.name)
+        if wanted.gpu != before.gpu:
+            self._keeper.update(wanted.gpu)
+        self._launcher.update(wanted)
+
+    def view(self, instances: Iterable[LocalInstance]) -> tuple[LocalInstance, ...]:
+        """The instances with what is known of their fault domains and GPUs."""
+        return tuple(
+            msgspec.structs.replace(
+                one,
+                failure_domain=self._launcher.standing(one.id).domain,
+                fault=self._keeper.fault_of(one.id),
+            )
+            for one in instances
+        )
+
+    # -- what it says
+
+    @property
+    def node_class(self) -> NodeClass:
+        """The one in force."""
+        return self._launcher.node_class
+
+    @property
+    def source(self) -> str:
+        """Where it comes from, in words."""
+        if self._own is not None:
+            return "agent.json"
+        return "" if self.node_class == UNCLASSED else "the mesh"
+
+    def report(self, instance: str) -> IsolationReport:
+        """One engine's limits, walls and usage."""
+        return self._launcher.report(instance)
+
+    def gpus(self) -> tuple[Gpu, ...]:
+        """The node's GPUs."""
+        return self._keeper.gpus
+
+    def domains(self) -> list[DomainReport]:
+        """Fault domains under MPS."""
+        return self._keeper.domains()
