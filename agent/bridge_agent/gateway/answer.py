@@ -17,7 +17,7 @@ from bridge_agent.gateway.shapes import stream_error
 from bridge_agent.gateway.watch import StreamWatch, Verdict, error_at
 from bridge_agent.peers.hop import LOAD, OURS, OVERHEAD, REFUSED, REQUEST_ID
 from bridge_agent.routing.attempts import UNBUDGETED, Attempt, Attempts, Step
-from bridge_agent.routing.choose import node_subject
+from bridge_agent.routing.choose import Decision, node_subject
 from bridge_agent.routing.health_rules import Failure
 from bridge_agent.routing.resume import Tracker, tracker_for
 from bridge_agent.routing.view import Target
@@ -55,6 +55,7 @@ class Answer(Relay):
     __slots__ = (
         "_alias",
         "_arrival",
+        "_continued_on",
         "_core",
         "_error",
         "_head_at",
@@ -85,6 +86,7 @@ class Answer(Relay):
         self._torn = b""
         self._error = b""
         self._rest: Rest | None = None
+        self._continued_on = ""
         self.tracker: Tracker | None = None
         self._model = ""
         self._sent_at = 0.0
@@ -332,6 +334,14 @@ class Answer(Relay):
         """Records of the engine with the model's name that the client asked for."""
         return data if self._alias is None else data.replace(*self._alias)
 
+    def continued(self, instance: str) -> None:
+        """The rest of the stream comes from there."""
+        self._continued_on = instance
+
+    def died_again(self, attempt: Attempt) -> None:
+        """A try to have the rest generated failed."""
+        self._tries().failed.append(attempt)
+
     def carry(self, data: bytes) -> None:
         """Passes on what the rest of the stream brought."""
         if self._watch is not None:
@@ -374,6 +384,11 @@ class Answer(Relay):
         return stream_error(framing, status, message, self._arrival.request_id, sequence=sequence)
 
     # -- the request's side
+
+    @property
+    @abstractmethod
+    def decision(self) -> Decision | None:
+        """How it was decided where the request goes."""
 
     @property
     @abstractmethod

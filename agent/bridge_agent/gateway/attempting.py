@@ -97,6 +97,11 @@ class Attempting(Answer, Waiter, Hedged):
         return self._attempts
 
     @property
+    def decision(self) -> Decision | None:
+        """See `Answer`."""
+        return self._decision
+
+    @property
     def _tried(self) -> int:
         return 1 + self._hedged if self._attempts is None else self._attempts.count
 

@@ -264,7 +264,7 @@ class Inference(Attempting):
                 self._head_at,
                 core.now(),
                 self._decision,
-                "" if target is None else target.id,
+                self._continued_on if target is None else target.id,
                 () if attempts is None else tuple(attempts.failed),
                 len(self._body),
                 exchange.sent,

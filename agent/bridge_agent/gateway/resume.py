@@ -22,19 +22,21 @@ from bridge_agent.gateway.grpc_adapter.in_process import AnswerReader, InProcess
 from bridge_agent.gateway.inference import Inference
 from bridge_agent.gateway.routes import ROUTES
 from bridge_agent.routing import resume
-from bridge_agent.routing.choose import choose
+from bridge_agent.routing.admission_rules import Priority
+from bridge_agent.routing.attempts import Attempt
 from bridge_agent.routing.health_rules import Failure
-from bridge_agent.routing.resume import Continuation, NotResumable, Stalls, Tracker
+from bridge_agent.routing.resume import Continuation, NotResumable, Sought, Stalls, Tracker
 from bridge_agent.routing.view import Target
 from bridge_core.errors import BridgeError
 from bridge_core.http1 import Headers, Request
-from bridge_core.names import InvalidName, canonical
 
 log = structlog.get_logger()
 
 _TICK_S: Final = 1.0
 _FIRST_PAUSE_S: Final = 0.05
 _LONGEST_PAUSE_S: Final = 1.0
+_LOOK_S: Final = 0.5  # how often one that waits looks for a better place
+_AVOID_S: Final = 2.0  # until an engine that died may be back
 _ROUTES: Final = {route.path: route for route in ROUTES}
 
 
@@ -43,21 +45,24 @@ class Part(Inference):
 
     Attributes:
         instances: Where it was sent.
+        instance: Where it was sent last.
     """
 
     part = True
 
-    __slots__ = ("instances",)
+    __slots__ = ("instance", "instances")
 
     def __init__(self, core: Core, arrival: Arrival, path: str) -> None:
         super().__init__(core, arrival, _ROUTES[path])
         self.instances: set[str] = set()
+        self.instance = ""
 
     def _admitted(self, names: tuple[str, ...]) -> bool:
         """The stream was admitted; a node that drains finishes what it began."""
         return True
 
     def _send(self, target: Target) -> tuple[Failure, str] | None:
+        self.instance = target.id
         self.instances.add(target.id)
         return super()._send(target)
 
@@ -67,6 +72,10 @@ class Part(Inference):
 
 class Lost(Exception):
     """An attempt to continue ended before the stream did; another one may do better."""
+
+
+class Better(Exception):
+    """An attempt to continue waits in a queue, and elsewhere it would not."""
 
 
 class Resumptions:
@@ -117,7 +126,14 @@ class Resumptions:
             log.info("stream_not_resumable", request_id=answer.arrival.request_id, died=reason, why=str(why))
             return None
         self.closed(answer)
-        death = Death(target, reason, model, request, body)
+        decision = answer.decision
+        sought = Sought(
+            model,
+            resume.digest_of(target, model),
+            "" if decision is None else decision.route,
+            "" if decision is None else decision.backend,
+        )
+        death = Death(target, reason, sought, request, body)
         job = Resumption(self._core, self._policy, answer, tracker, death)
         job.start(self._group)
         return job
@@ -141,14 +157,14 @@ class Death(msgspec.Struct, frozen=True):
     Attributes:
         target: Where.
         reason: How.
-        model: Its model, in canonical form.
+        sought: What its rest needs.
         request: What was asked, in Ollama's own words.
         body: What was asked, as its engine got it.
     """
 
     target: Target
     reason: str
-    model: str
+    sought: Sought
     request: resume.Request
     body: bytes
 
@@ -164,11 +180,13 @@ class Resumption:
         self._answer = answer
         self._tracker = tracker
         self._request = death.request
-        self._model = death.model
+        self._sought = death.sought
         self._body = death.body
-        self._digest = _digest(death.target, death.model)
         self._reason = death.reason
-        self._avoid = {death.target.id}
+        # A process that hangs is not back soon: until it is found and restarted, it takes requests.
+        pause = policy.first_record if death.reason == "stalled" else _AVOID_S
+        self._avoid = {death.target.id: core.now() + pause}
+        self._queued_s = 0.0
         self._resumed = 0
         self._rendered: str | None = None
         self._died_at = core.now()
@@ -189,6 +207,8 @@ class Resumption:
         except NotResumable as why:
             self._give_up(str(why))
         except Exception:
+            # The task's root: a fault of ours in one stream must end neither the group, which is the
+            # whole gateway, nor leave its client waiting.
             log.exception("stream_resumption_failed", request_id=self._answer.arrival.request_id)
             self._give_up("the stream could not be continued")
 
@@ -199,6 +219,8 @@ class Resumption:
             fed = tracker.fed
             try:
                 await self._attempt()
+            except Better:
+                continue
             except Lost as fault:
                 detail = str(fault)
             else:
@@ -208,13 +230,14 @@ class Resumption:
             tracker.settle()
             if tracker.fed != fed:
                 moved_at, deaths, pause, self._died_at = now, 1, _FIRST_PAUSE_S, now
+                self._queued_s = 0.0
                 resume.check(self._request, tracker)
                 continue
             if not self._candidates():
                 # Everybody has been asked: those that died may be back after a while.
                 self._avoid.clear()
-                gone = core.view.index.pool(self._model) is None
-                if now - moved_at > (policy.patience_gone if gone else policy.patience):
+                gone = core.view.index.pool(self._sought.model) is None
+                if now - moved_at - self._queued_s > (policy.patience_gone if gone else policy.patience):
                     raise NotResumable(detail)
                 await asyncio.sleep(pause)
                 pause = min(_LONGEST_PAUSE_S, pause * 2)
@@ -246,7 +269,7 @@ class Resumption:
         )
         first = True
         with self._asked(resume.GENERATE, body) as (part, reader):
-            await self._head(reader)
+            await self._head(part, reader)
             async for line in reader.lines():
                 if first:
                     first = False
@@ -263,7 +286,7 @@ class Resumption:
         """Asks for the whole stream: nothing of it was delivered."""
         first = True
         with self._asked(self._answer.route.path, self._body) as (part, reader):
-            await self._head(reader)
+            await self._head(part, reader)
             async for raw in reader.parts():
                 if first:
                     first = False
@@ -278,25 +301,42 @@ class Resumption:
         body = resume.render_body(self._request)
         if body is None:
             return ""
-        with self._asked(self._request.path, body) as (_, reader):
-            await self._head(reader)
+        with self._asked(self._request.path, body) as (part, reader):
+            await self._head(part, reader)
             prompt = resume.rendered_prompt(await reader.read())
         if prompt is None:
             raise NotResumable("the engine does not render prompts")
         return prompt
 
-    async def _head(self, reader: AnswerReader) -> None:
+    async def _head(self, part: Part, reader: AnswerReader) -> None:
         """Waits for the answer to begin, for as long as a model may need to be loaded.
 
+        Time in a queue does not count: the queue has its own limit, and who waits there is not dead.
+
         Raises:
+            Better: it waits in a queue, and somebody else has a free slot now.
             Lost: it will not, or not here.
             NotResumable: nobody will answer this.
         """
-        try:
-            async with asyncio.timeout(self._policy.first_record):
-                status = await reader.head()
-        except TimeoutError:
-            raise Lost(f"{_DEATH} no answer came in time") from None
+        core, waited = self._core, 0.0
+        while True:
+            began = core.now()
+            try:
+                async with asyncio.timeout(_LOOK_S):
+                    status = await reader.head()
+                break
+            except TimeoutError:
+                passed = core.now() - began
+            index, load = core.view.index, core.load(core.now())
+            if resume.better(index, self._sought, load, part.instance, self._avoided()):
+                raise Better
+            asked = index.targets.get(part.instance)
+            if asked is not None and resume.crowded(asked, load.work):
+                self._queued_s += passed
+            else:
+                waited += passed
+            if waited > self._policy.first_record:
+                raise Lost(f"{_DEATH} no answer came in time")
         if status == 200:
             return
         message = (await reader.read())[:500].decode("utf-8", "replace")
@@ -321,7 +361,8 @@ class Resumption:
             self._core.now(),
             outer.request_id,
             deadline=outer.deadline,
-            priority=outer.priority,
+            # Its client is in the middle of a sentence: it goes before what has not begun.
+            priority=Priority(max(Priority.HIGH, outer.priority - 1)),
         )
         part = Part(self._core, arrival, path)
         part.start_at(candidates)
@@ -329,32 +370,30 @@ class Resumption:
             with exchange.reader as reader:
                 yield part, reader
         except BridgeError as fault:
-            self._avoid |= part.instances
+            self._failed_at(part, fault.message)
             raise Lost(f"{_DEATH} {fault.message}") from fault
-        except Lost:
-            self._avoid |= part.instances
+        except Lost as fault:
+            self._failed_at(part, str(fault).removeprefix(_DEATH).strip())
             raise
 
+    def _failed_at(self, part: Part, detail: str) -> None:
+        now = self._core.now()
+        self._avoid.update(dict.fromkeys(part.instances, now + _AVOID_S))
+        if part.instance:
+            self._answer.died_again(Attempt(part.instance, part.arrival.began, Failure.CUT, detail))
+
+    def _avoided(self) -> set[str]:
+        now = self._core.now()
+        return {instance for instance, until in self._avoid.items() if now < until}
+
     def _candidates(self) -> tuple[Target, ...]:
-        """Whom the pipeline would choose, without those that it died on or that have another model."""
+        """Whom to ask, in order."""
         core = self._core
-        index = core.view.index
-        pool = index.pool(self._model)
-        if pool is None:
-            return ()
-        chosen: tuple[Target, ...] = ()
-        if self._model not in index.routes:
-            key = self._model.encode() + self._answer.arrival.request_id.encode()
-            chosen = choose(index, self._model, key, core.load(core.now())).candidates
-        rest = [target for target in pool.targets.values() if target.available and target not in chosen]
-        return tuple(
-            target
-            for target in (*chosen, *rest)
-            if target.id not in self._avoid and self._digest in ("", _digest(target, self._model))
-        )
+        return resume.places(core.view.index, self._sought, core.load(core.now()), self._avoided())
 
     def _note(self, part: Part) -> None:
         """The stream moves again."""
+        self._answer.continued(part.instance)
         self._resumed += 1
         self._core.counters.streams_resumed[self._reason] += 1
         log.info(
@@ -362,7 +401,7 @@ class Resumption:
             request_id=self._answer.arrival.request_id,
             died=self._reason,
             died_on=sorted(self._avoid),
-            continued_on=sorted(part.instances),
+            continued_on=part.instance,
             tokens=self._tracker.tokens,
             gap_ms=round((self._core.now() - self._died_at) * 1000),
         )
@@ -385,12 +424,3 @@ def _record(line: bytes) -> dict[str, Any]:
     if "error" in record:
         raise Lost(f"{_DEATH} {record['error']}")
     return record
-
-
-def _digest(target: Target, model: str) -> str:
-    """The digest of a model (canonical name) as an instance has it; empty when it is not known."""
-    for known in target.models:
-        with contextlib.suppress(InvalidName):
-            if canonical(known.name) == model:
-                return known.digest
-    return ""

@@ -34,6 +34,7 @@ __all__ = [
     "named_choice",
     "node_subject",
     "only_choice",
+    "outside",
 ]
 
 _MAX_FALLBACKS: Final = 4
@@ -244,14 +245,15 @@ def _fit(
         if only_local and not target.local:
             reason = "not of this node"
         elif narrowed is not None and not reason:
-            reason = _outside(index, narrowed, target)
+            reason = outside(index, narrowed, target)
         if reason:
             skipped.append(Skipped(target.id, reason))
         else:
             yield target
 
 
-def _outside(index: Index, backend: Backend, target: Target) -> str:
+def outside(index: Index, backend: Backend, target: Target) -> str:
+    """Why an instance is none of a backend's; empty where it is one."""
     if backend.instances and target.id not in backend.instances:
         return "not an instance of this backend"
     node = index.node_record(target.node)

@@ -2,6 +2,7 @@
 
 from bridge_agent.routing.resume.continuation import Continuation
 from bridge_agent.routing.resume.pace import Stalls
+from bridge_agent.routing.resume.places import Sought, better, crowded, digest_of, places
 from bridge_agent.routing.resume.plan import (
     CHAT,
     GENERATE,
@@ -22,10 +23,15 @@ __all__ = [
     "Continuation",
     "NotResumable",
     "Request",
+    "Sought",
     "Stalls",
     "Tracker",
+    "better",
     "check",
     "continuation_body",
+    "crowded",
+    "digest_of",
+    "places",
     "render_body",
     "rendered_prompt",
     "request_of",
