@@ -1,11 +1,14 @@
 """Stands in for nvidia-cuda-mps-control: the same command line, pipe directory and answers.
 
 With -f it is the daemon: it listens on a socket in the pipe directory until told to quit. Without,
-it sends its standard input to the daemon. The file `crash` in the pipe directory makes the daemon die.
+it sends its standard input to the daemon. Beside the real one's commands it knows `serve` (a server
+starts, as for a first client; its pid is answered), `crash` (it dies, its servers stay, as after a
+SIGKILL) and `fault PID` (the server logs that this client faulted).
 """
 
 import os
 import socket
+import subprocess
 import sys
 from pathlib import Path
 
@@ -18,6 +21,7 @@ def daemon() -> int:
     SOCKET.unlink(missing_ok=True)
     (PIPE / "control").touch()
     percentage = "100.0"
+    servers: list[subprocess.Popen[bytes]] = []
     with socket.socket(socket.AF_UNIX) as server, (LOG / "control.log").open("a") as log:
         server.bind(str(SOCKET))
         server.listen()
@@ -27,7 +31,15 @@ def daemon() -> int:
             with connection:
                 words = connection.recv(4096).decode().split()
                 if words[:1] == ["quit"]:
+                    for one in servers:
+                        one.kill()
+                        one.wait()
                     return 0
+                if words[:1] == ["serve"]:
+                    servers.append(subprocess.Popen(["sleep", "600"]))
+                if words[:1] in (["serve"], ["get_server_list"]):
+                    connection.sendall("".join(f"{one.pid}\n" for one in servers).encode())
+                    continue
                 if words[:1] == ["crash"]:
                     return 9
                 if words[:1] == ["set_default_active_thread_percentage"]:

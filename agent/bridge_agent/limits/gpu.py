@@ -1,13 +1,16 @@
 """GPUs as the agent sees them, whoever made them. `nvml` reads NVIDIA's; another vendor's library
-needs one more class with `read` and `faults`.
+(AMD's amdsmi) needs one more `GpuInventory`, held to the same contract suite.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Protocol
+from typing import Final, Protocol
 
 import msgspec
+
+# What hides the other devices from a process, by vendor; each takes UUIDs.
+VISIBLE_DEVICES: Final = {"nvidia": "CUDA_VISIBLE_DEVICES", "amd": "ROCR_VISIBLE_DEVICES"}
 
 
 class GpuProcess(msgspec.Struct, frozen=True):
@@ -29,7 +32,11 @@ class Gpu(msgspec.Struct, frozen=True, omit_defaults=True):
     """One GPU at one moment. What a device does not report is None.
 
     Attributes:
+        memory_bytes: All of its memory.
+        free_bytes: What can still be taken.
+        reserved_bytes: What the driver keeps for itself: neither free nor in use.
         fault: Why it may not be used: fell off the bus, uncorrectable errors; empty: usable.
+        vendor: A key of `VISIBLE_DEVICES`.
     """
 
     index: int
@@ -46,6 +53,17 @@ class Gpu(msgspec.Struct, frozen=True, omit_defaults=True):
     processes: tuple[GpuProcess, ...] = ()
     compute_capability: tuple[int, int] = (0, 0)
     fault: str = ""
+    reserved_bytes: int = 0
+    vendor: str = "nvidia"
+
+    @property
+    def used_bytes(self) -> int:
+        """Memory that processes hold, as the vendor's own tool counts it."""
+        return self.memory_bytes - self.free_bytes - self.reserved_bytes
+
+    def holds(self, uuid: str) -> bool:
+        """Whether a UUID is its own or that of one of its slices."""
+        return uuid == self.uuid or any(part.uuid == uuid for part in self.slices)
 
 
 class Xid(msgspec.Struct, frozen=True):
@@ -84,11 +102,12 @@ class NoGpus:
 
 
 # XIDs after which the device itself, and not only one program, is to be mistrusted: NVIDIA's
-# documentation calls for a reset or a repair (48 double-bit ECC, 63/64/94/95 row remapping and
-# contained/uncontained ECC, 79 fell off the bus, 74 NVLink, 92 high single-bit rate, 119/120 GSP).
-DEVICE_XIDS = frozenset({48, 63, 64, 74, 79, 92, 94, 95, 119, 120})
-# Those that one program's own illegal access or assertion raises; under MPS they end its neighbours.
-CLIENT_XIDS = frozenset({13, 31, 43, 45, 69})
+# documentation calls for a reset or a repair (48 double-bit ECC, 64 a row that could not be remapped,
+# 74 NVLink, 79 fell off the bus, 95 uncontained ECC, 119/120 GSP).
+DEVICE_XIDS = frozenset({48, 64, 74, 79, 95, 119, 120})
+# Those that one program's own illegal access, assertion or contained ECC error raises; under MPS they
+# end its neighbours.
+CLIENT_XIDS = frozenset({13, 31, 43, 45, 69, 94})
 
 
 def select(gpus: Iterable[Gpu], wanted: str) -> Gpu | MigSlice:

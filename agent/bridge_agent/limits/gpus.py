@@ -16,9 +16,10 @@ from bridge_agent.engine.proc import family
 from bridge_agent.engine.process import LaunchSpec
 from bridge_agent.limits import mps_rules
 from bridge_agent.limits.domain_rules import Family, Seats, culprit, seat
-from bridge_agent.limits.gpu import CLIENT_XIDS, DEVICE_XIDS, Gpu, GpuInventory, Xid
+from bridge_agent.limits.fault_domain import FaultDomain
+from bridge_agent.limits.gpu import CLIENT_XIDS, DEVICE_XIDS, VISIBLE_DEVICES, Gpu, GpuInventory, Xid
 from bridge_agent.limits.launcher import IsolationRefused, Placed
-from bridge_agent.limits.mps import MpsDaemon
+from bridge_agent.limits.mps import MpsDaemon, MpsMissing, left_behind
 from bridge_agent.limits.placement_rules import thread_percentage
 from bridge_core.backoff import Backoff
 from bridge_core.errors import Unavailable
@@ -28,6 +29,7 @@ log = structlog.get_logger()
 
 READ_S: Final = 2.0
 MPS_READY_S: Final = 15.0
+UUID_PART: Final = 12  # of a device's UUID: its folder's name, since a socket's path is short
 CLEAR_S: Final = 5.0  # for the clients of a faulted MPS server to be gone
 SETTLE_S: Final = 2.0  # in which the logs may still tell of a fault that was dealt with
 
@@ -55,17 +57,6 @@ class DomainReport(msgspec.Struct, frozen=True):
     last: str
 
 
-class _Domain:
-    def __init__(self, daemon: MpsDaemon, task: asyncio.Task[None]) -> None:
-        self.daemon = daemon
-        self.task = task
-        self.open = asyncio.Event()
-        self.open.set()
-        self.faults = 0
-        self.last = ""
-        self.recovered_at = float("-inf")
-
-
 class GpuKeeper:
     """Gives engines their GPUs and acts when one of them falls. Owned by the agent's loop.
 
@@ -80,6 +71,7 @@ class GpuKeeper:
         changed: Called when an engine is to be kept out of the ring, or no longer.
         mps_binary: Stands in for nvidia-cuda-mps-control.
         clock: Monotonic time in seconds.
+        read_s: How often the GPUs are read.
     """
 
     def __init__(
@@ -95,6 +87,7 @@ class GpuKeeper:
         changed: Callable[[], None] = lambda: None,
         mps_binary: str | None = None,
         clock: Callable[[], float] = time.monotonic,
+        read_s: float = READ_S,
     ) -> None:
         self._inventory = inventory
         self._without = without
@@ -106,12 +99,14 @@ class GpuKeeper:
         self._changed = changed
         self._mps_binary = mps_binary
         self._clock = clock
+        self._read_s = read_s
         self._rng = random.Random()  # noqa: S311 - jitter
         self._gpus: tuple[Gpu, ...] = inventory.read()
         self._seats = Seats({}, {})
         self._xids: dict[str, str] = {}
-        self._domains: dict[str, _Domain] = {}
+        self._domains: dict[str, FaultDomain] = {}
         self._families: dict[str, Family] = {}
+        self._earlier: dict[str, Family] = {}  # the sample before: whoever is told of has ended by then
         self._quarantine = mps_rules.Quarantine()
         self._group: asyncio.TaskGroup | None = None
         self._pending: set[asyncio.Task[None]] = set()
@@ -151,13 +146,17 @@ class GpuKeeper:
         device = self._seats.devices.get(instance, "")
         return self._name(device) if device in self._domains else ""
 
+    def knows(self, instance: str) -> bool:
+        """Whether the processes of an instance have been seen: only then can a fault be laid at its door."""
+        return bool(self._families.get(instance, Family()).host)
+
     def fault_of(self, instance: str) -> str:
         """Why an instance must take no requests; empty where it may."""
         if self._quarantine.quarantined(instance):
             times = self._quarantine.counts[instance]
             return f"quarantined: it brought its MPS server down {times} times"
         device = self._seats.devices.get(instance, "")
-        fault = next((gpu.fault for gpu in self.gpus if self._holds(gpu, device)), "")
+        fault = next((gpu.fault for gpu in self.gpus if gpu.holds(device)), "")
         return f"its GPU {device} may not be used: {fault}" if fault else ""
 
     # -- giving out devices
@@ -184,18 +183,29 @@ class GpuKeeper:
             )
         if fault := self.fault_of(spec.instance):
             raise Unavailable(f"{spec.instance} is not started: {fault}")
-        device = self._seats.devices[spec.instance]
-        environment = {"CUDA_VISIBLE_DEVICES": device}
+        device = self._seats.devices.get(spec.instance)
+        if device is None:
+            return Placed()  # one that is to use no GPU
+        gpu = next(gpu for gpu in self._gpus if gpu.holds(device))
+        environment = {VISIBLE_DEVICES[gpu.vendor]: device}
         neighbours = len(self._seats.on(device))
         if not sharing.mps:
             if neighbours > 1:
                 log.warning("gpu_shared_without_mps", device=device, engines=neighbours)
             return Placed(environment, device)
-        return await self._share(spec, sharing, device, neighbours)
+        if gpu.vendor != "nvidia":
+            raise IsolationRefused(
+                f"{spec.instance} is not started: MPS is asked for and {gpu.name} is not NVIDIA's",
+                hint="take `mps` out of its NodeClass",
+            )
+        wanted = await self._share(spec, sharing, gpu, device)
+        return msgspec.structs.replace(wanted, environment={**wanted.environment, **environment})
 
-    async def _share(self, spec: LaunchSpec, sharing: GpuSharing, device: str, neighbours: int) -> Placed:
-        gpu = next(gpu for gpu in self._gpus if self._holds(gpu, device))
-        percentage = sharing.thread_percentage or thread_percentage(neighbours)
+    async def _share(self, spec: LaunchSpec, sharing: GpuSharing, gpu: Gpu, device: str) -> Placed:
+        neighbours = len(self._seats.on(device))
+        percentage = sharing.thread_percentage
+        if percentage is None:
+            percentage = thread_percentage(neighbours)
         share = mps_rules.MpsShare(None if percentage == 100 else percentage, sharing.memory_bytes)
         wrong = mps_rules.faults(share, gpu.memory_bytes, mig=gpu.mig)
         if wrong:
@@ -205,30 +215,27 @@ class GpuKeeper:
         domain = self._domain(device)
         try:
             async with asyncio.timeout(MPS_READY_S):
-                await domain.daemon.ready()
-                await domain.open.wait()
+                await domain.enter(spec.instance)
         except TimeoutError:
             raise Unavailable(f"MPS on {device} is not ready after {MPS_READY_S:.0f} s") from None
         pipe, logs = str(domain.daemon.pipe), str(domain.daemon.log)
         environment = mps_rules.client_environment(pipe, logs, share, spec.models)
-        return Placed(
-            environment | {"CUDA_VISIBLE_DEVICES": device}, device, self._name(device), shared=(pipe, logs)
-        )
+        return Placed(environment, device, self._name(device), shared=(pipe, logs))
 
-    def _domain(self, device: str) -> _Domain:
+    def _domain(self, device: str) -> FaultDomain:
         domain = self._domains.get(device)
         if domain is None:
             if self._group is None:
                 raise Unavailable("the agent is not yet looking after its GPUs")
             daemon = MpsDaemon(
                 device,
-                self._folder / device,
+                self._folder / device[:UUID_PART],
                 on_fault=lambda fault: self._heard(device, fault),
                 binary=self._mps_binary,
             )
             backoff = Backoff(self._rng, first_s=0.2, most_s=10.0)
-            domain = _Domain(daemon, self._group.create_task(daemon.run(backoff), name=f"mps-{device}"))
-            self._domains[device] = domain
+            self._group.create_task(daemon.run(backoff), name=f"mps-{device}")
+            domain = self._domains[device] = FaultDomain(daemon)
             self._changed()
         return domain
 
@@ -239,6 +246,7 @@ class GpuKeeper:
         try:
             async with asyncio.TaskGroup() as group:
                 self._group = group
+                self._take_over()
                 if self._gpus:
                     group.create_task(self._read(), name="gpu-inventory")
                     group.create_task(self._listen(), name="gpu-xids")
@@ -247,6 +255,18 @@ class GpuKeeper:
             self._group = None
             self._inventory.close()
 
+    def _take_over(self) -> None:
+        """Looks after what an earlier agent left: its engines, adopted, never ask for admission."""
+        for device in left_behind(self._folder):
+            if self._sharing is not None and self._sharing.mps and self._seats.on(device):
+                try:
+                    self._domain(device)
+                except MpsMissing as fault:
+                    log.error("mps_daemon_not_taken_over", device=device, reason=str(fault))
+            else:
+                # Its engines may still be there: it ends with the last of them, not under them.
+                log.warning("mps_daemon_without_engines", device=device)
+
     def leave(self) -> None:
         """The engines go on without this agent: so must their MPS daemons."""
         for domain in self._domains.values():
@@ -254,7 +274,7 @@ class GpuKeeper:
 
     async def _read(self) -> None:
         while True:
-            await asyncio.sleep(READ_S)
+            await asyncio.sleep(self._read_s)
             before = {gpu.uuid: gpu.fault for gpu in self._gpus}
             self._gpus = await asyncio.to_thread(self._inventory.read)
             for gpu in self._gpus:
@@ -270,6 +290,7 @@ class GpuKeeper:
                 process = self._engines.process(instance)
                 if process is not None:
                     members = frozenset(stat.pid for stat in family(*process))
+                    self._earlier[instance] = self._families.get(instance, Family())
                     self._families[instance] = Family(members, frozenset(map(_inside, members)))
 
     async def _listen(self) -> None:
@@ -294,25 +315,28 @@ class GpuKeeper:
         domain = self._domains[device]
         blamed = self._blame(fault) if fault.kind == "client_fault" else ""
         late = self._clock() - domain.recovered_at < SETTLE_S
-        if late or not domain.open.is_set():
+        if late or domain.recovering:
             return
         domain.faults += 1
         domain.last = fault.text + (f" (by {blamed})" if blamed else "")
         if self._group is not None:
-            domain.open.clear()
+            # At once: the log tells of one fault in several lines.
+            members = self._seats.on(device)
+            domain.close([one for one in members if not self._quarantine.quarantined(one)])
             task = self._group.create_task(self._recover(device, domain, fault))
             self._pending.add(task)
             task.add_done_callback(self._pending.discard)
 
     def _blame(self, fault: mps_rules.MpsFault) -> str:
-        instance = culprit(fault.pid, self._families)
+        instance = culprit(fault.pid, self._families) or culprit(fault.pid, self._earlier)
         if instance:
-            self._families.pop(instance)  # one fault is told in several lines
+            for families in (self._families, self._earlier):
+                families.pop(instance, None)  # one fault is told in several lines
             self._quarantine = self._quarantine.blame(instance)
             log.error("mps_client_faulted", instance=instance, times=self._quarantine.counts[instance])
         return instance
 
-    async def _recover(self, device: str, domain: _Domain, fault: mps_rules.MpsFault) -> None:
+    async def _recover(self, device: str, domain: FaultDomain, fault: mps_rules.MpsFault) -> None:
         """Starts every engine of a domain again, in order, once all have let go of the old server."""
         members = self._seats.on(device)
         before = {instance: self._engines.process(instance) for instance in members}
@@ -330,7 +354,7 @@ class GpuKeeper:
         ):
             await asyncio.sleep(0.02)
         domain.recovered_at = self._clock()
-        domain.open.set()
+        await domain.reopen()
         self._changed()
 
     # -- inside
@@ -346,10 +370,6 @@ class GpuKeeper:
     def _name(self, device: str) -> str:
         # NVML's UUIDs begin with "GPU-" or "MIG-".
         return f"{self._node}/gpu-{device.removeprefix('GPU-')}"
-
-    @staticmethod
-    def _holds(gpu: Gpu, device: str) -> bool:
-        return bool(device) and (gpu.uuid == device or any(part.uuid == device for part in gpu.slices))
 
 
 def _inside(pid: int) -> int:

@@ -12,8 +12,8 @@ from pathlib import Path
 
 import structlog
 
-from bridge_agent.engine.proc import read_stat
-from bridge_agent.engine.process import EngineProcess, ProcessRecord
+from bridge_agent.engine.proc import MARK, read_stat
+from bridge_agent.engine.process import EngineProcess, ProcessRecord, sweep_marked
 from bridge_agent.limits import mps_rules as rules
 from bridge_core.backoff import Backoff
 from bridge_core.errors import Fatal, Unavailable
@@ -24,10 +24,12 @@ CONTROL = "nvidia-cuda-mps-control"
 START_TIMEOUT_S = 10.0
 COMMAND_TIMEOUT_S = 5.0
 LOG_POLL_S = 0.2
+MAX_PIPE = 90  # a socket's path has 107 bytes, and the driver gives its sockets names of their own
+_RECORD = "daemon.json"
 
 
 class MpsMissing(Fatal):
-    """MPS was asked for and this machine does not have it."""
+    """MPS was asked for and cannot be had on this machine."""
 
 
 class MpsDaemon:
@@ -54,12 +56,19 @@ class MpsDaemon:
                 hint="install the NVIDIA driver's MPS tools or take `mps` out of the NodeClass",
             )
         self.device = device
+        folder = folder.absolute()
         self.pipe, self.log = folder / "pipe", folder / "log"
+        if len(os.fsencode(self.pipe)) > MAX_PIPE:
+            raise MpsMissing(
+                f"MPS on {device} cannot have its sockets in {self.pipe}: the path is too long",
+                hint=f"choose a state folder that makes it {MAX_PIPE} bytes or shorter (--state-dir)",
+            )
+        self._folder = folder
         self._binary = found
         self._on_fault = on_fault
         self._ready = asyncio.Event()
         self._restarts = 0
-        self._record = folder / "daemon.json"
+        self._record = folder / _RECORD
         self.leave = False
 
     @property
@@ -81,28 +90,39 @@ class MpsDaemon:
             folder.mkdir(parents=True, exist_ok=True, mode=0o755)
         process = await self._find_earlier()
         while True:
-            if process is None:
-                process = await asyncio.to_thread(self._start)
             try:
-                async with asyncio.TaskGroup() as group:
-                    watcher = group.create_task(self._watch_logs())
-                    answered = group.create_task(self._announce())
-                    how = await process.wait()
-                    watcher.cancel()
-                    answered.cancel()
-            except BaseException:
-                if not self.leave:
-                    await self._stop(process)
-                raise
-            finally:
-                self._ready.clear()
-                process.close()
+                if process is None:
+                    # Servers outlive a control daemon that was killed, and hold their clients' memory.
+                    if swept := await sweep_marked(self._folder):
+                        log.warning("mps_orphans_ended", device=self.device, processes=swept)
+                    process = await asyncio.to_thread(self._start)
+                how = await self._tend(process)
+            except MpsMissing as fault:
+                how = f"could not be started: {fault}"
             process = None
             self._restarts += 1
             delay = backoff.next_s()
             log.warning("mps_daemon_died", device=self.device, how=how, restart_in_s=round(delay, 2))
             self._on_fault(rules.MpsFault("server_exit", 0, f"the control daemon {how}"))
             await asyncio.sleep(delay)
+
+    async def _tend(self, process: EngineProcess) -> str:
+        """Watches one daemon until it has ended; returns how."""
+        try:
+            async with asyncio.TaskGroup() as group:
+                watcher = group.create_task(self._watch_logs())
+                answered = group.create_task(self._announce(process))
+                how = await process.wait()
+                watcher.cancel()
+                answered.cancel()
+            return how
+        except BaseException:
+            if not self.leave:
+                await self._stop(process)
+            raise
+        finally:
+            self._ready.clear()
+            process.close()
 
     async def command(self, line: str) -> str:
         """What the control daemon answers to one command ("get_server_list").
@@ -139,6 +159,7 @@ class MpsDaemon:
             "CUDA_VISIBLE_DEVICES": self.device,
             "CUDA_MPS_PIPE_DIRECTORY": str(self.pipe),
             "CUDA_MPS_LOG_DIRECTORY": str(self.log),
+            MARK: str(self._folder),
             **{name: os.environ[name] for name in ("LD_LIBRARY_PATH",) if name in os.environ},
         }
 
@@ -179,13 +200,19 @@ class MpsDaemon:
         await self._end_orphan()
         return None
 
-    async def _announce(self) -> None:
-        async with asyncio.timeout(START_TIMEOUT_S):
-            while True:
-                with contextlib.suppress(Unavailable):
-                    await self.command("get_default_active_thread_percentage")
-                    break
-                await asyncio.sleep(LOG_POLL_S)
+    async def _announce(self, process: EngineProcess) -> None:
+        """Says that clients may come once it answers; ends one that does not, to be started again."""
+        try:
+            async with asyncio.timeout(START_TIMEOUT_S):
+                while True:
+                    with contextlib.suppress(Unavailable):
+                        await self.command("get_default_active_thread_percentage")
+                        break
+                    await asyncio.sleep(LOG_POLL_S)
+        except TimeoutError:
+            log.error("mps_daemon_silent", device=self.device, after_s=START_TIMEOUT_S)
+            await process.end(0.0)
+            return
         self._ready.set()
 
     async def _stop(self, process: EngineProcess) -> None:
@@ -221,6 +248,12 @@ class MpsDaemon:
                             "mps_fault", device=self.device, kind=fault.kind, pid=fault.pid, text=fault.text
                         )
                         self._on_fault(fault)
+
+
+def left_behind(folder: Path) -> list[str]:
+    """The devices whose daemons earlier agents recorded below `folder`."""
+    records = (ProcessRecord.load(path) for path in sorted(folder.glob(f"*/{_RECORD}")))
+    return [record.fingerprint for record in records if record is not None]
 
 
 def _size(path: Path) -> int:

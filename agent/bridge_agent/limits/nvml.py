@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -24,6 +25,7 @@ class Nvml:
     def __init__(self) -> None:
         pynvml.nvmlInit()
         self._known: dict[int, Gpu] = {}
+        self._open = True
         self._events = pynvml.nvmlEventSetCreate()
         for index in range(pynvml.nvmlDeviceGetCount()):
             handle = pynvml.nvmlDeviceGetHandleByIndex(index)
@@ -50,22 +52,27 @@ class Nvml:
         return tuple(self._known[index] for index in sorted(self._known))
 
     def wait_xid(self, timeout_s: float) -> Xid | None:
-        """The next critical error; None after `timeout_s` or where events are not supported."""
+        """The next critical error; None after `timeout_s`, also where events are not supported."""
         try:
             event = pynvml.nvmlEventSetWait_v2(self._events, int(timeout_s * 1000))
             return Xid(_text(pynvml.nvmlDeviceGetUUID(event.device)), int(event.eventData))
-        except pynvml.NVMLError:
+        except pynvml.NVMLError as fault:
+            if fault.value != pynvml.NVML_ERROR_TIMEOUT:  # comes at once, and again and again
+                time.sleep(timeout_s)
             return None
 
     def close(self) -> None:
-        """Frees the event set and shuts NVML down."""
+        """Frees the event set and shuts NVML down, once."""
+        if not self._open:
+            return
+        self._open = False
         _optional(pynvml.nvmlEventSetFree, self._events)
         _optional(pynvml.nvmlShutdown)
 
 
 def _read(index: int) -> Gpu:
     handle = pynvml.nvmlDeviceGetHandleByIndex(index)
-    memory = pynvml.nvmlDeviceGetMemoryInfo(handle)
+    total, free, reserved = _memory(handle)
     mode = _optional(pynvml.nvmlDeviceGetMigMode, handle)
     mig = bool(mode and mode[0] == pynvml.NVML_DEVICE_MIG_ENABLE)
     milliwatts = _optional(pynvml.nvmlDeviceGetPowerUsage, handle)
@@ -80,8 +87,8 @@ def _read(index: int) -> Gpu:
         index=index,
         uuid=_text(pynvml.nvmlDeviceGetUUID(handle)),
         name=_text(pynvml.nvmlDeviceGetName(handle)),
-        memory_bytes=int(memory.total),
-        free_bytes=int(memory.free),
+        memory_bytes=total,
+        free_bytes=free,
         temperature_c=_optional(pynvml.nvmlDeviceGetTemperature, handle, pynvml.NVML_TEMPERATURE_GPU),
         power_w=None if milliwatts is None else milliwatts / 1000,
         utilization=None if rates is None else int(rates.gpu),
@@ -91,7 +98,20 @@ def _read(index: int) -> Gpu:
         processes=_processes(handle),
         compute_capability=_optional(pynvml.nvmlDeviceGetCudaComputeCapability, handle) or (0, 0),
         fault=f"{ecc} uncorrectable memory errors since it was reset" if ecc else "",
+        reserved_bytes=reserved,
     )
+
+
+def _memory(handle: Any) -> tuple[int, int, int]:
+    """Total, free and reserved bytes. Only the second version parts what the driver keeps from what is
+    in use, as nvidia-smi does; drivers before 510 and some slices know the first one alone.
+    """
+    try:
+        told = pynvml.nvmlDeviceGetMemoryInfo(handle, version=pynvml.nvmlMemory_v2)
+        return int(told.total), int(told.free), int(told.reserved)
+    except pynvml.NVMLError:
+        told = pynvml.nvmlDeviceGetMemoryInfo(handle)
+        return int(told.total), int(told.free), 0
 
 
 def _slices(handle: Any) -> tuple[MigSlice, ...]:
@@ -99,8 +119,8 @@ def _slices(handle: Any) -> tuple[MigSlice, ...]:
     for number in range(_optional(pynvml.nvmlDeviceGetMaxMigDeviceCount, handle) or 0):
         part = _optional(pynvml.nvmlDeviceGetMigDeviceHandleByIndex, handle, number)
         if part is not None:
-            memory = pynvml.nvmlDeviceGetMemoryInfo(part)
-            found.append(MigSlice(_text(pynvml.nvmlDeviceGetUUID(part)), int(memory.total), int(memory.free)))
+            total, free, _ = _memory(part)
+            found.append(MigSlice(_text(pynvml.nvmlDeviceGetUUID(part)), total, free))
     return tuple(found)
 
 
