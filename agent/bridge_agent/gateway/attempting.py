@@ -19,7 +19,9 @@ from bridge_agent.routing.admission_rules import ADMITTED, Refused
 from bridge_agent.routing.attempts import Attempts, GiveUp, Step
 from bridge_agent.routing.choose import Decision, node_subject
 from bridge_agent.routing.health_rules import Failure
+from bridge_agent.routing.resume import renders_only
 from bridge_agent.routing.view import Target
+from bridge_core.errors import BridgeError
 from bridge_core.http1 import BadHeader, PoolBusy, PoolClosed
 from bridge_core.http1.client import ResponseHead
 from bridge_core.http1.heads import lines
@@ -117,7 +119,7 @@ class Attempting(Answer, Waiter, Hedged):
     def _send(self, target: Target) -> tuple[Failure, str] | None:
         """Sends it there, or has it wait for a slot; how it failed when it failed at once."""
         core = self._core
-        if target.local and self.route.kind is Kind.INFER:
+        if target.local and self.route.kind is Kind.INFER and not self._needs_no_slot(target):
             arrival, now = self._arrival, core.now()
             answer = core.admission.enter(
                 target,
@@ -142,6 +144,18 @@ class Attempting(Answer, Waiter, Hedged):
         if failure is not None:
             self._release()
         return failure
+
+    def _needs_no_slot(self, target: Target) -> bool:
+        """Whether it would wait for a slot that it does not need: a prompt is rendered, nothing generated.
+
+        The rest of a stream that died begins with that; it must not queue twice.
+        """
+        if self._core.admission.work(target.id) < target.slots:
+            return False
+        try:
+            return renders_only(self.what_was_asked()[1])
+        except BridgeError:
+            return False
 
     def _dispatch(self, target: Target) -> tuple[Failure, str] | None:
         core = self._core

@@ -12,6 +12,7 @@ from bridge_agent.routing.resume.plan import (
     continuation_body,
     render_body,
     rendered_prompt,
+    renders_only,
     request_of,
     tracker_for,
 )
@@ -34,6 +35,7 @@ __all__ = [
     "places",
     "render_body",
     "rendered_prompt",
+    "renders_only",
     "request_of",
     "tracker_for",
 ]

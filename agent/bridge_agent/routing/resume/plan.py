@@ -30,6 +30,7 @@ GENERATE: Final = "/api/generate"
 _COMPLETIONS: Final = ("/v1/chat/completions", "/v1/completions")
 _ANY_STAMP: Final = Stamp(0, "0" * 64)  # ids are the stream's own, not the translator's
 _KEPT: Final = ("keep_alive", "truncate", "shift", "logprobs", "top_logprobs")
+_RENDER_ONLY: Final = b'"_debug_render_only":true}'
 _PICTURES: Final = ("images", "width", "height", "steps")
 
 
@@ -131,6 +132,15 @@ def render_body(request: Request) -> bytes | None:
     if request.path == GENERATE and native.get("raw"):
         return None
     return msgspec.json.encode(native | {"stream": False, "_debug_render_only": True})
+
+
+def renders_only(body: bytes) -> bool:
+    """Whether a body is one of `render_body`'s: nothing is generated for it.
+
+    It is its last key that says so: whatever else a body holds, the engine goes by that, and a request
+    that does generate cannot pass for one that does not.
+    """
+    return body.endswith(_RENDER_ONLY)
 
 
 def rendered_prompt(answer: bytes) -> str | None:
