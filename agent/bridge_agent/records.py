@@ -15,7 +15,7 @@ _MUTATIONS = frozenset({"/api/pull", "/api/create", "/api/copy", "/api/delete", 
 
 
 def registered(instances: Iterable[LocalInstance], node: str) -> list[Instance]:
-    """The records of the instances that are, or soon will be, there."""
+    """The records of the instances that are, or soon will be, there and fit to serve."""
     return [
         Instance(
             id=one.id,
@@ -25,9 +25,10 @@ def registered(instances: Iterable[LocalInstance], node: str) -> list[Instance]:
             slots=one.slots,
             models=one.models,
             loaded=one.loaded,
+            failure_domain=one.failure_domain,
         )
         for one in instances
-        if one.state != "stopped"
+        if one.state != "stopped" and not one.fault
     ]
 
 

@@ -215,7 +215,7 @@ def _order(
         room = _room(pool, work, policy.bounded_load)
         under, over = strategies.ring_hash(candidates, slow, work, room)
         skipped += [Skipped(target.id, "over its bounded share") for target in over]
-        return tuple((under + over)[:MAX_CANDIDATES])
+        return tuple(strategies.apart(under + over)[:MAX_CANDIDATES])
     listed = list(candidates)
     shares = {target.id: target.capacity * load.shares.get(target.id, 1.0) for target in listed}
     if policy.strategy == "round_robin":

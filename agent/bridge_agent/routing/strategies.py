@@ -5,6 +5,8 @@ Rules:
    first is the choice, the others are for when it fails.
 2. An instance's share is its capacity: configured weight times slots, less while it starts slowly.
 3. Work is what this agent has at an instance and what its owner last said of the others'.
+4. Those that fall together with the first (one MPS server's engines) come after all others: when it
+   failed, they most likely did, too.
 """
 
 from __future__ import annotations
@@ -60,7 +62,7 @@ def round_robin(
 ) -> list[Target]:
     """Each in its turn, in proportion to its share."""
     by_id = {target.id: target for target in targets}
-    return [by_id[id_] for id_ in turns.order(rotation, shares)[:MAX_CANDIDATES]]
+    return apart([by_id[id_] for id_ in turns.order(rotation, shares)])[:MAX_CANDIDATES]
 
 
 def least_request(
@@ -74,10 +76,10 @@ def least_request(
     many = len(targets) > TWO_CHOICES_ABOVE
     if many:
         drawn = [targets[at] for at in _positions(len(targets), draw)]
-        return [*sorted(drawn[:2], key=lambda one: _pressure(one, shares, work)), *drawn[2:]]
+        return apart([*sorted(drawn[:2], key=lambda one: _pressure(one, shares, work)), *drawn[2:]])
     start = draw % len(targets) if targets else 0
     rotated = [*targets[start:], *targets[:start]]
-    return sorted(rotated, key=lambda one: _pressure(one, shares, work))[:MAX_CANDIDATES]
+    return apart(sorted(rotated, key=lambda one: _pressure(one, shares, work)))[:MAX_CANDIDATES]
 
 
 def residency(
@@ -90,7 +92,16 @@ def residency(
     start = draw % len(targets) if targets else 0
     rotated = [*targets[start:], *targets[:start]]
     ranked = sorted(rotated, key=lambda one: (residency_tier(one, model, work), _pressure(one, shares, work)))
-    return ranked[:MAX_CANDIDATES]
+    return apart(ranked)[:MAX_CANDIDATES]
+
+
+def apart(order: list[Target]) -> list[Target]:
+    """Rule 4; otherwise the order stays."""
+    domain = order[0].failure_domain if order else ""
+    if not domain:
+        return order
+    first, *others = order
+    return [first, *sorted(others, key=lambda one: one.failure_domain == domain)]
 
 
 def residency_tier(target: Target, model: str, work: Work) -> int:
@@ -120,7 +131,9 @@ def ring_hash(
             over.append(target)
         else:
             under.append(target)
-            if len(under) == MAX_CANDIDATES:
+            domain = under[0].failure_domain
+            # Past its neighbours in the domain the search goes on until there is one of another.
+            if len(under) >= MAX_CANDIDATES and (not domain or target.failure_domain != domain):
                 break
     return under, over
 

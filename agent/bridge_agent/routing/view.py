@@ -29,6 +29,7 @@ class Target(msgspec.Struct, frozen=True):
             peer listener; empty when it has none.
         available: Whether it takes new work: ready, on an active node, reachable by address.
         reason: Why it is not available.
+        failure_domain: What it falls together with, beyond its node; empty: nothing.
     """
 
     id: str
@@ -41,6 +42,7 @@ class Target(msgspec.Struct, frozen=True):
     weight: int = 100
     models: tuple[Model, ...] = ()
     loaded: frozenset[str] = frozenset()
+    failure_domain: str = ""
 
     @property
     def capacity(self) -> int:
@@ -176,6 +178,8 @@ def _local_target(node: str, instance: LocalInstance, snapshot: Snapshot, closed
         reason = f"instance is {instance.state}"
     elif not instance.port:
         reason = "engine does not listen"
+    elif instance.fault:
+        reason = instance.fault
     elif own is not None and own.state != "active":
         reason = f"node is {own.state}"
     return Target(
@@ -189,6 +193,7 @@ def _local_target(node: str, instance: LocalInstance, snapshot: Snapshot, closed
         100 if record is None else record.weight,
         instance.models,
         _canonicals(instance.loaded),
+        instance.failure_domain,
     )
 
 
@@ -213,6 +218,7 @@ def _remote_target(record: Instance, node: Node | None) -> Target:
         record.weight,
         record.models,
         _canonicals(record.loaded),
+        record.failure_domain,
     )
 
 
