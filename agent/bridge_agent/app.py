@@ -31,6 +31,7 @@ from bridge_agent.gateway.grpc_adapter.health import Health
 from bridge_agent.gateway.grpc_adapter.listener import GrpcListener
 from bridge_agent.health.rollout_probe import RolloutProber
 from bridge_agent.limits.gpus import GpuKeeper
+from bridge_agent.limits.isolation_report import IsolationReport, concerns
 from bridge_agent.limits.launcher import IsolatedLauncher
 from bridge_agent.limits.node_isolation import NodeIsolation, in_force
 from bridge_agent.limits.nvml import open_inventory
@@ -47,7 +48,7 @@ from bridge_agent.membership.subscription import Subscription
 from bridge_agent.peers.upstreams import Upstreams
 from bridge_agent.routing.view import MeshView, Target
 from bridge_agent.settings import AgentSettings, StateDir, split_address
-from bridge_agent.status_report import AgentReport, CertificateReport, InstanceReport, SnapshotReport
+from bridge_agent.status_report import AgentReport, CertificateReport, SnapshotReport, instance_reports
 from bridge_agent.telemetry.audit import AuditLog
 from bridge_agent.telemetry.load_reporter import LoadReporter
 from bridge_agent.telemetry.metrics import Sources, metrics_page
@@ -67,6 +68,7 @@ from bridge_core.tls import TlsIdentity
 log = structlog.get_logger()
 
 DRAIN_S = 30.0
+_TAKE_UP_S = 2.0  # for engines that run already
 _CUT_S = 2.0  # for answers that ended to leave the buffers
 
 
@@ -181,7 +183,15 @@ class Agent:
     async def run(self, signals: asyncio.Queue[None], *, keep_engines: bool, drain_s: float) -> None:
         """Serves until the first item of `signals`, then drains; a second item cuts the drain short."""
         async with asyncio.TaskGroup() as group:
-            gateway = await self._listen(group)
+            engines = group.create_task(self._supervisor.run(), name="engines")
+            # Clients may be waiting in the sockets' queues; they are not to hear that models are unknown
+            # only because the engines of the last run have not been looked at yet.
+            await self._supervisor.taken_up(_TAKE_UP_S)
+            try:
+                gateway = await self._listen(group)
+            except BridgeError:
+                await self._supervisor.stop()
+                raise
             tasks = [
                 group.create_task(self._subscription.run(), name="subscription"),
                 group.create_task(self._registration.run(), name="registration"),
@@ -195,7 +205,6 @@ class Agent:
                 group.create_task(self._launcher.run(), name="isolation"),
                 group.create_task(self._keeper.run(), name="gpus"),
             ]
-            engines = group.create_task(self._supervisor.run(), name="engines")
             self._phase = "serving"
             self._notifier.tell("READY=1")
             log.info("agent_serving", node=str(self._node), **self._addresses)
@@ -281,6 +290,9 @@ class Agent:
             expires_unix=lambda: self._identity.info.not_after,
             audit=self._audit,
             waiting=gateway.waiting,
+            isolation=self._isolation_reports,
+            gpus=self._isolation.gpus,
+            domains=self._isolation.domains,
         )
         admin = admin_app(
             metrics=metrics_page(sources),
@@ -421,8 +433,12 @@ class Agent:
             return f"the agent is {self._phase}"
         if not any(target.available for target in self._view.index.targets.values()):
             return "no engine is ready, here or elsewhere in the mesh"
-        starting = [one.id for one in self._supervisor.instances() if one.state == "starting"]
-        return f"{', '.join(starting)} is starting" if starting else ""
+        starting = {one.id for one in self._supervisor.instances() if one.state == "starting"}
+        return "; ".join(
+            f"{one.id} is starting{f' again: {one.reason}' if one.reason else ''}"
+            for one in (self._supervisor.status() if starting else ())
+            if one.id in starting
+        )
 
     def _links(self) -> tuple[LinkReport, ...]:
         return (
@@ -449,19 +465,7 @@ class Agent:
         )
 
     def _report(self) -> AgentReport:
-        snapshot, info = self._view.current, self._identity.info
-        reasons = {status.id: status for status in self._supervisor.status()}
-        instances = tuple(
-            InstanceReport(
-                one.id,
-                reasons[one.id].phase,
-                tuple(model.name for model in one.models),
-                one.loaded,
-                one.slots,
-                "" if one.state == "ready" else reasons[one.id].reason,
-            )
-            for one in self._supervisor.instances()
-        )
+        isolation = self._isolation
         return AgentReport(
             name=self._settings.name,
             trust_domain=self._settings.trust_domain,
@@ -470,17 +474,21 @@ class Agent:
             state=self._phase,
             started_unix=self._started,
             listeners=self._addresses,
-            snapshot=SnapshotReport(
-                snapshot.version.epoch,
-                snapshot.version.revision,
-                len(snapshot.nodes),
-                len(snapshot.instances),
-                len(snapshot.routes),
-            ),
-            certificate=CertificateReport(info.serial, info.not_after),
+            snapshot=SnapshotReport.of(self._view.current),
+            certificate=CertificateReport(self._identity.info.serial, self._identity.info.not_after),
             links=self._links(),
-            instances=instances,
+            instances=instance_reports(
+                self._supervisor.instances(), self._supervisor.status(), self._isolation_reports()
+            ),
+            node_class=isolation.node_class.name,
+            node_class_from=isolation.source,
+            concerns=tuple(concerns(self._isolation_reports(), isolation.domains())),
+            gpus=isolation.gpus(),
+            domains=isolation.domains(),
         )
+
+    def _isolation_reports(self) -> list[IsolationReport]:
+        return [self._isolation.report(one.id) for one in self._supervisor.instances()]
 
     def _own_id(self) -> SpiffeId:
         identity = self._identity.info.identity

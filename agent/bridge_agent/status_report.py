@@ -4,14 +4,20 @@ from __future__ import annotations
 
 import http.client
 import time
+from collections.abc import Iterable
 
 import msgspec
 from rich.console import Console
 from rich.table import Table
 
+from bridge_agent.engine.instance import InstanceStatus
+from bridge_agent.engine.view import LocalInstance
+from bridge_agent.limits.gpu import Gpu
+from bridge_agent.limits.isolation_report import DomainReport, IsolationReport, lines, size
 from bridge_agent.membership.link_status import LinkReport
 from bridge_agent.settings import AgentSettings, split_address
 from bridge_core.errors import Unavailable
+from bridge_core.snapshot import Snapshot
 
 
 class SnapshotReport(msgspec.Struct, frozen=True):
@@ -22,6 +28,18 @@ class SnapshotReport(msgspec.Struct, frozen=True):
     nodes: int
     instances: int
     routes: int
+
+    @classmethod
+    def of(cls, snapshot: Snapshot) -> SnapshotReport:
+        """What there is to say of a snapshot."""
+        version = snapshot.version
+        return cls(
+            version.epoch,
+            version.revision,
+            len(snapshot.nodes),
+            len(snapshot.instances),
+            len(snapshot.routes),
+        )
 
 
 class CertificateReport(msgspec.Struct, frozen=True):
@@ -40,10 +58,12 @@ class InstanceReport(msgspec.Struct, frozen=True):
     loaded: tuple[str, ...]
     slots: int
     detail: str = ""
+    pid: int | None = None
+    isolation: IsolationReport | None = None
 
 
 class AgentReport(msgspec.Struct, frozen=True):
-    """All of it. `state` is "starting", "serving" or "draining"."""
+    """All of it. `state` is "starting", "serving" or "draining"; `concerns` are for an operator."""
 
     name: str
     trust_domain: str
@@ -56,6 +76,34 @@ class AgentReport(msgspec.Struct, frozen=True):
     certificate: CertificateReport
     links: tuple[LinkReport, ...]
     instances: tuple[InstanceReport, ...]
+    node_class: str = ""
+    node_class_from: str = ""
+    concerns: tuple[str, ...] = ()
+    gpus: tuple[Gpu, ...] = ()
+    domains: tuple[DomainReport, ...] = ()
+
+
+def instance_reports(
+    instances: Iterable[LocalInstance],
+    status: Iterable[InstanceStatus],
+    isolation: Iterable[IsolationReport],
+) -> tuple[InstanceReport, ...]:
+    """What is known of each instance, put together."""
+    lives = {one.id: one for one in status}
+    walls = {one.instance: one for one in isolation}
+    return tuple(
+        InstanceReport(
+            one.id,
+            lives[one.id].phase,
+            tuple(model.name for model in one.models),
+            one.loaded,
+            one.slots,
+            "" if one.state == "ready" else lives[one.id].reason,
+            lives[one.id].pid,
+            walls.get(one.id),
+        )
+        for one in instances
+    )
 
 
 def fetch_report(settings: AgentSettings, *, timeout_s: float = 5.0) -> AgentReport:
@@ -111,6 +159,29 @@ def print_report(report: AgentReport, console: Console, *, now: float | None = N
             instance.id, state, str(instance.slots), ", ".join(instance.loaded), ", ".join(instance.models)
         )
     console.print(table)
+    if report.node_class_from:
+        console.print(f"NodeClass {report.node_class}, from {report.node_class_from}", markup=False)
+    for instance in report.instances:
+        for line in lines(instance.isolation) if instance.isolation is not None else ():
+            console.print(f"{instance.id} {line}", markup=False, soft_wrap=True)
+    for gpu in report.gpus:
+        console.print(_gpu(gpu), markup=False, soft_wrap=True)
+    for domain in report.domains:
+        members = ", ".join(domain.instances)
+        console.print(f"MPS {domain.name}: {members}", markup=False, soft_wrap=True)
+    for concern in report.concerns:
+        console.print(f"! {concern}", markup=False, soft_wrap=True)
+
+
+def _gpu(gpu: Gpu) -> str:
+    words = [f"GPU {gpu.index} {gpu.name} {gpu.uuid}"]
+    words.append(f"{size(gpu.free_bytes)} of {size(gpu.memory_bytes)} free")
+    words += [f"{gpu.temperature_c} °C"] if gpu.temperature_c is not None else []
+    words += [f"{gpu.power_w:.0f} W"] if gpu.power_w is not None else []
+    words += [f"{gpu.utilization} % busy"] if gpu.utilization is not None else []
+    words += ["MIG"] if gpu.mig else []
+    words += [f"MAY NOT BE USED: {gpu.fault}"] if gpu.fault else []
+    return ", ".join(words)
 
 
 def _validity(left: float) -> str:
@@ -119,7 +190,7 @@ def _validity(left: float) -> str:
 
 def _span(seconds: float) -> str:
     whole = max(0, int(seconds))
-    for unit, size in (("d", 86_400), ("h", 3_600), ("min", 60)):
-        if whole >= 2 * size:
-            return f"{whole // size} {unit}"
+    for unit, seconds_each in (("d", 86_400), ("h", 3_600), ("min", 60)):
+        if whole >= 2 * seconds_each:
+            return f"{whole // seconds_each} {unit}"
     return f"{whole} s"

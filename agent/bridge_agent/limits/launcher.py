@@ -17,6 +17,7 @@ from bridge_agent.engine.process import EngineProcess, LaunchFault, LaunchSpec
 from bridge_agent.limits import isolation, walls
 from bridge_agent.limits.cgroup import Cgroups, LimitsRefused
 from bridge_agent.limits.cgroup_rules import Usage
+from bridge_agent.limits.isolation_report import IsolationReport
 from bridge_agent.limits.live_rules import needs_restart
 from bridge_agent.limits.surroundings import mounts
 from bridge_core.errors import BridgeError, Reaction
@@ -71,34 +72,6 @@ class Standing(msgspec.Struct, frozen=True):
     device: str = ""
     domain: str = ""
     applied: NodeClass = NodeClass()
-
-
-class IsolationReport(msgspec.Struct, frozen=True):
-    """What an operator sees of an engine's walls and limits.
-
-    Attributes:
-        instance: "<node>/<n>".
-        walls: Those that stand.
-        missing: Those that were asked for and do not stand, and why.
-        device: Its GPU or MIG slice; empty: not pinned.
-        domain: Its fault domain beyond its node; empty: none.
-        oom_kills: Processes that the kernel killed at its memory limit, since this agent began.
-        usage: Of its groups, as last read.
-        node_class: Under which it runs.
-        limits: Those in force.
-        pending: Why it does not yet run under the NodeClass that the node has now; empty: it does.
-    """
-
-    instance: str
-    walls: tuple[str, ...] = ()
-    missing: dict[str, str] = {}
-    device: str = ""
-    domain: str = ""
-    oom_kills: int = 0
-    usage: Usage = Usage()
-    node_class: str = ""
-    limits: Limits = Limits()
-    pending: str = ""
 
 
 class IsolatedLauncher:
@@ -267,11 +240,11 @@ class IsolatedLauncher:
             dict(one.missing),
             one.device,
             one.domain,
-            kills,
-            self._usage.get(instance, Usage()),
-            one.applied.name,
-            one.applied.limits,
-            self._pending.get(instance, ""),
+            oom_kills=kills,
+            usage=self._usage.get(instance, Usage()),
+            node_class=one.applied.name,
+            limits=one.applied.limits,
+            pending=self._pending.get(instance, ""),
         )
 
     # -- inside
@@ -319,7 +292,7 @@ class IsolatedLauncher:
         if self._groups(wanted) is None:
             impossible["cgroup"] = self._without
         free = wanted.isolation.walls is None
-        if free and (foreign := _foreign(spec.writable)):
+        if free and wanted.isolation.uid is None and (foreign := _foreign(spec.writable)):
             impossible["capabilities"] = f"{foreign} belongs to another user, only root's rights open it"
         asked = wanted.isolation
         if wanted.limits != Limits():
@@ -355,7 +328,7 @@ class IsolatedLauncher:
         uid, gid = wanted.isolation.uid, wanted.isolation.gid
         try:
             if uid is not None:
-                await asyncio.to_thread(_give, spec.folder, uid, gid if gid is not None else uid)
+                await asyncio.to_thread(_give, spec, uid, gid if gid is not None else uid)
             output = spec.log.open()
         except OSError as fault:
             raise LaunchFault(f"cannot prepare {spec.folder}: {fault.strerror}") from fault
@@ -438,8 +411,13 @@ def _foreign(folders: Iterable[Path]) -> str:
     return ""
 
 
-def _give(folder: Path, uid: int, gid: int) -> None:
-    os.chown(folder, uid, gid)
-    for parent, folders, files in os.walk(folder):
-        for name in (*folders, *files):
-            os.chown(Path(parent) / name, uid, gid, follow_symlinks=False)
+def _give(spec: LaunchSpec, uid: int, gid: int) -> None:
+    """Lets the engine's user into its folder, and makes that user's what it writes to and is ours."""
+    os.chown(spec.folder, -1, gid)
+    spec.folder.chmod(0o750)
+    ours = os.geteuid()
+    for folder in (spec.folder / "home", *spec.writable):
+        for parent, _, files in os.walk(folder):
+            for path in (Path(parent), *(Path(parent) / name for name in files)):
+                if path.lstat().st_uid == ours:
+                    os.chown(path, uid, gid, follow_symlinks=False)

@@ -9,8 +9,9 @@ import structlog
 
 from bridge_agent.engine.view import LocalInstance
 from bridge_agent.limits.gpu import Gpu
-from bridge_agent.limits.gpus import DomainReport, GpuKeeper
-from bridge_agent.limits.launcher import UNCLASSED, IsolatedLauncher, IsolationReport
+from bridge_agent.limits.gpus import GpuKeeper
+from bridge_agent.limits.isolation_report import DomainReport, IsolationReport
+from bridge_agent.limits.launcher import UNCLASSED, IsolatedLauncher
 from bridge_core.node_class import NodeClass, choose
 from bridge_core.snapshot import Snapshot
 
@@ -99,12 +100,16 @@ class NodeIsolation:
 
     def report(self, instance: str) -> IsolationReport:
         """One engine's limits, walls and usage."""
-        return self._launcher.report(instance)
+        fault = self._keeper.fault_of(instance)
+        return msgspec.structs.replace(self._launcher.report(instance), fault=fault)
 
     def gpus(self) -> tuple[Gpu, ...]:
         """The node's GPUs."""
         return self._keeper.gpus
 
-    def domains(self) -> list[DomainReport]:
+    def domains(self) -> tuple[DomainReport, ...]:
         """Fault domains under MPS."""
-        return self._keeper.domains()
+        return tuple(
+            DomainReport(one.name, one.instances, one.daemon_restarts, one.faults, one.last)
+            for one in self._keeper.domains()
+        )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 from prometheus_client import CollectorRegistry, ProcessCollector, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily
@@ -11,8 +11,11 @@ from prometheus_client.registry import Collector
 
 from bridge_agent.engine.view import LocalInstance
 from bridge_agent.gateway.counters import GatewayCounters, Histogram
+from bridge_agent.limits.gpu import Gpu
+from bridge_agent.limits.isolation_report import DomainReport, IsolationReport
 from bridge_agent.membership.link_status import LinkReport
 from bridge_agent.telemetry.audit import AuditLog
+from bridge_agent.telemetry.isolation_metrics import isolation_metrics
 from bridge_core.snapshot import Snapshot
 
 CONTENT_TYPE = b"text/plain; version=0.0.4; charset=utf-8"
@@ -30,6 +33,9 @@ class Sources:
         expires_unix: When the node's certificate ends.
         audit: What was written and lost.
         waiting: Requests that wait for a slot, by instance.
+        isolation: Limits, walls and usage of the node's engines.
+        gpus: The node's GPUs.
+        domains: Fault domains under MPS.
     """
 
     def __init__(
@@ -43,6 +49,9 @@ class Sources:
         expires_unix: Callable[[], float],
         audit: AuditLog,
         waiting: Callable[[], dict[str, int]] = dict,
+        isolation: Callable[[], Iterable[IsolationReport]] = tuple,
+        gpus: Callable[[], Sequence[Gpu]] = tuple,
+        domains: Callable[[], Iterable[DomainReport]] = tuple,
     ) -> None:
         self.counters = counters
         self.ejections = ejections
@@ -52,6 +61,9 @@ class Sources:
         self.expires_unix = expires_unix
         self.audit = audit
         self.waiting = waiting
+        self.isolation = isolation
+        self.gpus = gpus
+        self.domains = domains
 
 
 def metrics_page(sources: Sources) -> Callable[[], bytes]:
@@ -73,6 +85,8 @@ class _AgentCollector(Collector):
         yield from _requests(self._sources.counters)
         yield from self._mesh()
         yield from self._engines()
+        sources = self._sources
+        yield from isolation_metrics(sources.isolation(), sources.gpus(), sources.domains())
 
     def _mesh(self) -> Iterator[Metric]:
         sources = self._sources

@@ -72,6 +72,8 @@ async def report(state: Path) -> dict[str, object]:
             **_alive(msgspec.to_builtins(agent), table, agent.name),
             "ready": found.ready,
             "instances_seen": found.instances,
+            "reason": "" if found.ready else found.reason,
+            "concerns": found.concerns,
         }
         for agent, found in zip(mesh.agents, states, strict=True)
     ]

@@ -181,6 +181,11 @@ def _print_status(found: dict[str, Any]) -> None:
     table.add_row("registry", _yes(registry["alive"]), str(registry["pid"] or ""), registry["grpc"])
     table.add_row("etcd", _yes(etcd["alive"]), str(etcd["pid"] or ""), ", ".join(etcd["endpoints"]))
     _out.print(table)
+    for agent in found["agents"]:
+        if agent["alive"] and agent["reason"]:
+            _out.print(f"! {agent['name']}: {agent['reason']}", markup=False, soft_wrap=True)
+        for concern in agent["concerns"]:
+            _out.print(f"! {concern}", markup=False, soft_wrap=True)
 
 
 def _yes(alive: bool | None) -> str:

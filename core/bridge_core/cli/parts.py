@@ -169,6 +169,7 @@ class AgentState(msgspec.Struct, frozen=True):
     ready: bool = False
     instances: int = 0
     reason: str = "it does not answer"
+    concerns: tuple[str, ...] = ()
 
 
 async def agent_state(admin: str) -> AgentState:
@@ -176,10 +177,16 @@ async def agent_state(admin: str) -> AgentState:
     try:
         ready, words = await ask(admin, "/readyz")
         _, report = await ask(admin, "/status")
-        snapshot: dict[str, Any] = msgspec.json.decode(report).get("snapshot", {})
+        said: dict[str, Any] = msgspec.json.decode(report)
+        snapshot: dict[str, Any] = said.get("snapshot", {})
     except (OSError, http.client.HTTPException, msgspec.DecodeError, AttributeError) as fault:
         return AgentState(reason=str(fault) or type(fault).__name__)
-    return AgentState(ready == 200, snapshot.get("instances", 0), words.decode(errors="replace").strip())
+    return AgentState(
+        ready == 200,
+        snapshot.get("instances", 0),
+        words.decode(errors="replace").strip(),
+        tuple(map(str, said.get("concerns", ()))),
+    )
 
 
 def last_lines(log: Path, count: int = 5) -> str:
