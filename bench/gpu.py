@@ -2,8 +2,9 @@
 
     python -m bench.gpu --llama-server PATH [--folder DIR] [--counts 1,2,4,8,16] [--tokens 200]
 
-Prints a Markdown table, then what the walls gave up and what the faults did. Every engine is a
-llama-server that the agent's launcher started in a cgroup and namespaces of its own.
+Prints Markdown: the table, what the planner would choose beside what it would not, and how long a fault
+domain takes to come back. Every engine is a llama-server that the agent's launcher started in a cgroup
+and namespaces of its own.
 """
 
 from __future__ import annotations
@@ -15,10 +16,9 @@ import json
 import os
 import random
 import socket
-import subprocess
 import time
 import urllib.request
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,11 +26,13 @@ from bridge_agent.embedded.modelgen import LlamaShape, generate
 from bridge_agent.engine.logfile import LogFile
 from bridge_agent.engine.process import EngineProcess, LaunchSpec
 from bridge_agent.limits import mps_rules, nvml
-from bridge_agent.limits.cgroup import Cgroups, find_hierarchy
+from bridge_agent.limits.cgroup import open_cgroups
 from bridge_agent.limits.launcher import IsolatedLauncher, Placed
 from bridge_agent.limits.mps import MpsDaemon
+from bridge_agent.limits.placement_rules import thread_percentage
 from bridge_core.backoff import Backoff
-from bridge_core.node_class import Isolation, Limits, NodeClass
+from bridge_core.node_class import GpuSharing, Isolation, Limits, NodeClass
+from tests.gpu.agent_bed import GpuAgent, faulty_engine, make_store, real_engine
 
 GIB = 1 << 30
 WALLS = ("cgroup", "mount", "pid", "ipc", "uts", "capabilities", "no_new_privs")
@@ -43,10 +45,14 @@ LARGE = LlamaShape(
 MODELS = {"0.3B f16": (SMALL, "f16"), "0.3B q4_0": (SMALL, "q4_0"), "1.1B f16": (LARGE, "f16")}
 # Beside the planner's own choice; the best depends on the number of neighbours.
 SWEEP = {
-    "1.1B f16": {2: (75,), 4: (75, 60), 8: (75, 40, 30)},
-    "0.3B f16": {8: (40, 25)},
-    "0.3B q4_0": {8: (40, 25)},
+    "1.1B f16": {2: (50,), 4: (60, 50), 8: (75, 30), 16: (40, 15)},
+    "0.3B f16": {8: (25,), 16: (15,)},
+    "0.3B q4_0": {8: (25,), 16: (15,)},
 }
+MIXES = (
+    ("0.3B f16", "0.3B q4_0", "1.1B f16"),
+    ("0.3B f16", "0.3B q4_0", "1.1B f16") * 2,
+)
 
 
 class Shared:
@@ -71,15 +77,12 @@ class Bed:
         self.folder, self.server, self.shared = folder, server, Shared()
         state = folder / "state"
         state.mkdir(parents=True, exist_ok=True)
-        hierarchy = find_hierarchy()
-        limits = Limits(
-            pids_max=512 if hierarchy.version_of("pids") else None,
-            memory_max=16 * GIB if hierarchy.version_of("memory") else None,
-        )
-        print(f"- cgroup controllers below the agent's own group: {', '.join(hierarchy.trees) or 'none'}")
+        cgroups, without = open_cgroups("bench")
+        limits = Limits() if cgroups is None else Limits(pids_max=512, memory_max=16 * GIB)
         node_class = NodeClass(isolation=Isolation(walls=WALLS), limits=limits)
-        cgroups = Cgroups(hierarchy, "bench") if hierarchy.trees else None
-        self.launcher = IsolatedLauncher(state, node_class=node_class, cgroups=cgroups, devices=self.shared)
+        self.launcher = IsolatedLauncher(
+            state, node_class=node_class, cgroups=cgroups, without=without, devices=self.shared
+        )
         self.models: dict[str, Path] = {}
 
     def model(self, name: str) -> Path:
@@ -111,11 +114,12 @@ class Bed:
         return Engine(spec, await self.launcher.launch(spec), port)
 
     @contextlib.asynccontextmanager
-    async def engines(self, count: int, model: str) -> AsyncIterator[list[Engine]]:
+    async def engines(self, models: Sequence[str]) -> AsyncIterator[list[Engine]]:
         started: list[Engine] = []
         try:
-            for number in range(count):  # one after the other: a failure leaves those before to be ended
-                started.append(await self.start(number, model))  # noqa: PERF401
+            # One after the other: a failure leaves those before to be ended.
+            for number, model in enumerate(models):
+                started.append(await self.start(number, model))
             await asyncio.gather(*(engine.ready() for engine in started))
             yield started
         finally:
@@ -171,81 +175,94 @@ class Engine:
             return json.load(response)
 
 
-async def rate(bed: Bed, model: str, count: int, tokens: int) -> float:
-    """Tokens per second of `count` engines together."""
-    async with bed.engines(count, model) as engines:
+async def rate(bed: Bed, models: Sequence[str], tokens: int) -> float:
+    """Tokens per second of all engines together, one of each of `models`."""
+    async with bed.engines(models) as engines:
         await asyncio.gather(*(engine.generate(16) for engine in engines))
         began = time.monotonic()
         done = await asyncio.gather(*(engine.generate(tokens) for engine in engines))
         return sum(done) / (time.monotonic() - began)
 
 
+async def slots_rate(bed: Bed, model: str, slots: int, tokens: int) -> float:
+    """Tokens per second of one process with so many slots, all of them busy."""
+    engine = await bed.start(0, model, slots=slots)
+    try:
+        await engine.ready()
+        await engine.generate(16)
+        began = time.monotonic()
+        done = await asyncio.gather(*(engine.generate(tokens) for _ in range(slots)))
+        return sum(done) / (time.monotonic() - began)
+    finally:
+        await engine.process.end(2.0)
+        await bed.launcher.ended(engine.spec.instance)
+
+
 async def table(bed: Bed, counts: list[int], tokens: int) -> None:
-    print("| model | engines | time-sliced | under MPS | gain | with fewer threads each |")
-    print("|---|---|---|---|---|---|")
+    """Copies of one model: time-sliced, under MPS with each share of threads, and as slots of one process."""
+    print("| model | engines | time-sliced | MPS | MPS, the planner's share | other shares | gain | slots |")
+    print("|---|---|---|---|---|---|---|---|")
     for model in MODELS:
-        sliced = {count: await rate(bed, model, count, tokens) for count in counts}
+        sliced = {count: await rate(bed, [model] * count, tokens) for count in counts}
+        slots = {count: await slots_rate(bed, model, count, tokens) for count in counts}
         async with bed.mps([]):
             for count in counts:
                 bed.shared.share = mps_rules.MpsShare()
-                plain = await rate(bed, model, count, tokens)
-                fewer = []
-                for percentage in SWEEP.get(model, {}).get(count, ()):
-                    bed.shared.share = mps_rules.MpsShare(thread_percentage=percentage)
-                    fewer.append((await rate(bed, model, count, tokens), percentage))
-                best = ", ".join(f"{each:,.0f} at {share} %" for each, share in sorted(fewer, reverse=True))
-                gain = max([plain, *(each for each, _ in fewer)]) / sliced[count]
-                row = f"| {model} | {count} | {sliced[count]:,.0f} | {plain:,.0f} | {gain:.2f}× | {best} |"
-                print(row, flush=True)
+                plain = await rate(bed, [model] * count, tokens)
+                planned = thread_percentage(count)
+                shares = {}
+                for percentage in (planned, *SWEEP.get(model, {}).get(count, ())):
+                    if percentage < 100:
+                        bed.shared.share = mps_rules.MpsShare(thread_percentage=percentage)
+                        shares[percentage] = await rate(bed, [model] * count, tokens)
+                chosen = shares.pop(planned, None)
+                others = ", ".join(f"{each:,.0f} at {share} %" for share, each in shares.items())
+                shown = "" if chosen is None else f"{chosen:,.0f} at {planned} %"
+                gain = max(plain, chosen or 0, *shares.values()) / sliced[count]
+                cells = (model, count, f"{sliced[count]:,.0f}", f"{plain:,.0f}", shown, others)
+                print(
+                    "|", *(f"{cell} |" for cell in cells), f"{gain:.2f}× | {slots[count]:,.0f} |", flush=True
+                )
 
 
-async def slots_or_processes(bed: Bed, tokens: int) -> None:
-    """One process with 8 slots against the table's 8 processes."""
-    for model in MODELS:
-        engine = await bed.start(0, model, slots=8)
-        try:
-            await engine.ready()
-            await engine.generate(16)
-            began = time.monotonic()
-            done = await asyncio.gather(*(engine.generate(tokens) for _ in range(8)))
-            print(f"- {model}, one process, 8 slots: {sum(done) / (time.monotonic() - began):,.0f} tokens/s")
-        finally:
-            await engine.process.end(2.0)
-            await bed.launcher.ended(engine.spec.instance)
+async def several_models(bed: Bed, tokens: int) -> None:
+    """Different models on one GPU: no slots can join them."""
+    print("\n| models | time-sliced | MPS | MPS, the planner's share |\n|---|---|---|---|")
+    for mix in MIXES:
+        sliced = await rate(bed, mix, tokens)
+        async with bed.mps([]):
+            plain = await rate(bed, mix, tokens)
+            share = thread_percentage(len(mix))
+            bed.shared.share = mps_rules.MpsShare(thread_percentage=share)
+            chosen = await rate(bed, mix, tokens)
+        print(f"| {len(mix)}: {', '.join(mix)} | {sliced:,.0f} | {plain:,.0f} | {chosen:,.0f} at {share} % |")
 
 
-async def faults(bed: Bed) -> None:
-    heard: list[mps_rules.MpsFault] = []
-    async with bed.mps(heard):
-        async with bed.engines(3, "1.1B f16") as engines:
-            standing = bed.launcher.standing(engines[0].spec.instance)
-            print(f"- walls under MPS: {', '.join(standing.walls)}; missing: {dict(standing.missing)}")
-            gpu = nvml.open_inventory()[0].read()[0]
-            query = "--query-gpu=memory.total,memory.used,uuid"
-            smi = subprocess.check_output(["nvidia-smi", query, "--format=csv,noheader"], text=True).strip()
-            used = (gpu.memory_bytes - gpu.free_bytes) >> 20
-            print(f"- NVML: {gpu.memory_bytes >> 20} MiB, {used} MiB in use, {gpu.uuid}; nvidia-smi: {smi}")
-            running = [asyncio.create_task(engine.generate(1500)) for engine in engines]
-            await asyncio.sleep(0.8)
-            await engines[0].process.end(0.0)
-            ends = await asyncio.gather(*running, return_exceptions=True)
-            print(f"- one of three killed while decoding: the others gave {list(ends[1:])}")
-        bed.shared.share = mps_rules.MpsShare(memory_bytes=1 * GIB)
-        engine = await bed.start(0, "1.1B f16")
-        try:
-            await engine.ready(30)
-            print("- 2.2 GB of weights under a pinned limit of 1 GiB: STARTED, the limit did not hold")
-        except RuntimeError as fault:
-            told = [
-                line
-                for line in str(fault).splitlines()
-                if "memory" in line.lower() or "alloc" in line.lower()
-            ]
-            print(f"- 2.2 GB of weights under a pinned limit of 1 GiB: refused: {(told or [''])[0][:160]}")
-        finally:
-            await engine.process.end(2.0)
-            await bed.launcher.ended(engine.spec.instance)
-    print(f"- MPS logged: {[(one.kind, one.text[:80]) for one in heard]}")
+async def whole_agent(folder: Path, count: int, tokens: int) -> None:
+    """Engines as the agent runs them: supervised, `bridge-engine`, the keeper's MPS and share of threads."""
+    store = make_store(folder / "store", "m", LARGE)
+    configs = [*(real_engine(folder, n, store) for n in range(count)), faulty_engine(count)]
+    agent = GpuAgent(folder / "agent", configs, GpuSharing(mps=True, per_gpu=32))
+    async with agent.running():
+        await agent.ready(*range(count + 1))
+        load_s = await agent.back(range(count), time.monotonic())
+        began = time.monotonic()
+        done = await asyncio.gather(*(agent.generate(n, tokens) for n in range(count)))
+        per_s = sum(done) / (time.monotonic() - began)
+        print(f"- {count} engines of the agent, 1.1B f16: {per_s:,.0f} tokens/s")
+        running = [asyncio.create_task(agent.generate(n, 1500)) for n in range(count)]
+        await asyncio.sleep(0.5)
+        began = time.monotonic()
+        with contextlib.suppress(Exception):
+            await agent.call(count, "/fault", {"cuda": "wild"})
+        took_s = await agent.back(range(count), began)
+        ends = await asyncio.gather(*running, return_exceptions=True)
+        cut = sum(isinstance(end, BaseException) for end in ends)
+        print(
+            f"- a wild write beside {count} decoding engines: {cut} of {count} streams cut, all engines gave"
+            f" tokens again {took_s:.2f} s after it; loading alone took {load_s:.2f} s"
+        )
+        print(f"- the agent says: {agent.keeper.domains()[0].last}", flush=True)
 
 
 async def main() -> None:
@@ -255,10 +272,12 @@ async def main() -> None:
     parser.add_argument("--counts", default="1,2,4,8,16")
     parser.add_argument("--tokens", type=int, default=200)
     arguments = parser.parse_args()
+    os.environ["BRIDGE_TEST_LLAMA_SERVER"] = arguments.llama_server
     bed = Bed(arguments.folder, arguments.llama_server)
-    await faults(bed)
     await table(bed, [int(count) for count in arguments.counts.split(",")], arguments.tokens)
-    await slots_or_processes(bed, arguments.tokens)
+    await several_models(bed, arguments.tokens)
+    for count in (4, 8):
+        await whole_agent(arguments.folder / f"whole-{count}", count, arguments.tokens)
 
 
 if __name__ == "__main__":

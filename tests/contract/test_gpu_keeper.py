@@ -7,7 +7,6 @@ import contextlib
 import os
 import signal
 import sys
-import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -24,7 +23,7 @@ from bridge_core.errors import Unavailable
 from bridge_core.node_class import GpuSharing
 from tests.engine_support import FAKE, NO_PROBES, POLICY, TIMING, gone
 from tests.fakes.fake_gpus import GIB, FakeGpus
-from tests.gpu.agent_bed import GpuAgent
+from tests.gpu.agent_bed import GpuAgent, short_folder
 from tests.support import eventually
 
 CONTROL = Path(__file__).parent.parent / "fakes" / "fake_mps_control.py"
@@ -33,9 +32,8 @@ LONG_S = 30.0  # the machine may be busy
 
 @pytest.fixture
 def tmp_path() -> Iterator[Path]:
-    """A folder with a short name: sockets' paths are."""
-    with tempfile.TemporaryDirectory(prefix="bridge-gpus-", dir="/tmp") as folder:
-        yield Path(folder)
+    with short_folder() as folder:
+        yield folder
 
 
 class Clock:

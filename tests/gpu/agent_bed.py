@@ -9,8 +9,9 @@ import os
 import shutil
 import subprocess
 import sys
+import tempfile
 import time
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -106,7 +107,15 @@ def real_engine(folder: Path, index: int, store: Path) -> EngineConfig:
 
 def faulty_engine(index: int) -> EngineConfig:
     """An engine that writes wildly on demand."""
-    return EngineConfig(index=index, kind="ollama", binary=str(FOLDER / "faulty_engine.py"))
+    binary = str(FOLDER / "faulty_engine.py")
+    return EngineConfig(index=index, kind="ollama", binary=binary, env={"PYTHONPATH": str(ROOT)})
+
+
+@contextlib.contextmanager
+def short_folder() -> Iterator[Path]:
+    """A folder with a short name: the sockets of MPS lie in it."""
+    with tempfile.TemporaryDirectory(prefix="bridge-gpu-", dir="/tmp") as folder:
+        yield Path(folder)
 
 
 class Late:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,12 @@ from tests.gpu import agent_bed
 def gpu() -> None:
     if reason := agent_bed.without_gpu():
         pytest.skip(f"SKIPPED LOUDLY: nothing about a real GPU is shown here: {reason}")
+
+
+@pytest.fixture
+def tmp_path() -> Iterator[Path]:
+    with agent_bed.short_folder() as folder:
+        yield folder
 
 
 @pytest.fixture(scope="session")
