@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from bridge_agent.embedded.compat import Stamp, translate
@@ -21,11 +21,14 @@ PROMPT = 9
 class TalkingEngine(RecordedEngine):
     """Renders every prompt to RENDERED and says WORDS after it, from wherever a raw prompt ends.
 
-    `pause_s` passes between words. `words_said` counts over all requests.
+    `pause_s` passes between words. `words_said` counts over all requests. Two more kinds of fault are
+    silent until `thaw` is set: after a "freeze" the words go on as if nothing had been, a "doomed"
+    stream is cut then.
     """
 
     pause_s: float = 0.0
     words_said: int = 0
+    thaw: asyncio.Event = field(default_factory=asyncio.Event)
 
     async def _infer(self, exchange: Exchange, path: str, body: bytes) -> None:
         asked = json.loads(body)
@@ -75,8 +78,13 @@ class TalkingEngine(RecordedEngine):
 
         for number, word in enumerate(words):
             if fault is not None and number == fault.after:
-                await self._die(exchange, fault, record)
-                return
+                if fault.kind in ("freeze", "doomed"):
+                    await self.thaw.wait()
+                if fault.kind == "freeze":
+                    fault = None
+                else:
+                    await self._die(exchange, fault, record)
+                    return
             exchange.write(record(word, done=False))
             self.words_said += 1
             await exchange.drain()
@@ -92,7 +100,7 @@ class TalkingEngine(RecordedEngine):
         elif fault.kind == "error":
             exchange.finish(json.dumps({"error": DIED}).encode() + b"\n")
         else:
-            await self._end(exchange, fault)
+            await self._end(exchange, Fault("cut") if fault.kind == "doomed" else fault)
 
 
 def _line(record: dict[str, Any]) -> bytes:

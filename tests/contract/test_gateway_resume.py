@@ -91,6 +91,7 @@ async def test_a_stream_that_dies_goes_on_elsewhere(bed: Bed, path: str, kind: s
     (record,) = bed["a"].gateway.records()
     assert record.outcome.value == "ok"
     assert len(record.failed) == 1
+    assert record.instance in {"a/0", "b/0", "c/0"} - {record.failed[0].instance}
     await eventually(lambda: idle(bed))
 
 
@@ -132,6 +133,52 @@ async def test_a_route_keeps_its_name_in_the_stream(bed: Bed) -> None:
     assert text_of("/v1/chat/completions", answer.body) == TEXT
     records = [json.loads(line[6:]) for line in answer.body.splitlines() if line.startswith(b"data: {")]
     assert {record["model"] for record in records} == {"alias"}
+
+
+async def test_the_rest_stays_within_the_backend(bed: Bed) -> None:
+    bed.publish(route__alias=Route("alias", (Backend(ALL, instances=("a/0", "b/0")),)))
+    for number in range(6):
+        die_first(bed, "cut")
+        answer = await bed["c"].infer(model="alias", options={"seed": number})
+        assert text_of("/api/chat", answer.body) == TEXT
+        (record,) = bed["c"].gateway.records()[-1:]
+        assert {record.instance, record.failed[0].instance} == {"a/0", "b/0"}
+    assert bed["c"].engine.inferences() == []
+
+
+async def test_nothing_comes_twice_from_an_engine_that_wakes_after_the_rest_began(bed: Bed) -> None:
+    die_first(bed, "freeze", deaths=2)
+    for node in bed.nodes.values():
+        node.engine.pause_s = 0.05
+    streams = [asyncio.create_task(bed[entry].infer("/api/chat")) for entry in "ab"]
+    resumed = [bed[entry].gateway.counters.streams_resumed for entry in "ab"]
+    await eventually(lambda: all(sum(one.values()) == 1 for one in resumed), 30)
+    for node in bed.nodes.values():
+        node.engine.thaw.set()
+    for stream in streams:
+        assert text_of("/api/chat", (await stream).body) == TEXT
+    assert [one["stalled"] for one in resumed] == [1, 1]
+    await eventually(lambda: idle(bed), 30)
+
+
+async def test_a_rest_that_waits_for_a_slot_goes_where_one_is_free(tmp_path: Path) -> None:
+    """The engine that died is back, while the other one's only slot is taken for long."""
+    engines = {name: TalkingEngine((ALL, f"solo-{name}"), slots=1) for name in "ab"}
+    async with mesh(tmp_path, engines, resume=ResumePolicy()) as bed:  # type: ignore[arg-type]
+        die_first(bed, "doomed")
+        stream = asyncio.create_task(bed["a"].infer("/api/chat"))
+        await eventually(lambda: any(engine.words_said == 3 for engine in engines.values()), 30)
+        owner, other = sorted("ab", key=lambda name: -engines[name].words_said)
+        engines[other].pause_s = 1000.0
+        hold = asyncio.create_task(bed[other].infer("/api/chat", model=f"solo-{other}"))
+        await eventually(lambda: engines[other].words_said == 1, 30)
+        engines[owner].thaw.set()
+        answer = await asyncio.wait_for(stream, 30)
+        assert text_of("/api/chat", answer.body) == TEXT
+        (record,) = (one for one in bed["a"].gateway.records() if not one.model.endswith(f"solo-{other}"))
+        assert (record.failed[0].instance, record.instance) == (f"{owner}/0", f"{owner}/0")
+        hold.cancel()
+        await eventually(lambda: idle(bed), 30)
 
 
 @pytest.mark.parametrize("kind", ["cut", "error"])
