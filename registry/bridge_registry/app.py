@@ -20,6 +20,7 @@ from bridge_core.store.api import Store, StoreRefused
 from bridge_core.store.election import Election
 from bridge_core.store.endpoints import Endpoints, Timing
 from bridge_core.store.etcd import ClientTls, EtcdStore
+from bridge_core.systemd.notify import Notifier
 from bridge_core.tls import TlsIdentity
 from bridge_registry import keyspace, upkeep
 from bridge_registry.admin_http import AdminApp, Readiness
@@ -214,6 +215,7 @@ async def run(settings: RegistrySettings) -> None:
     Raises:
         Fatal: it cannot start or go on.
     """
+    notifier = Notifier()
     ensured = settings.ensure_pki()
     cert, key = settings.pki.pair("registry")
     tls = ClientTls(cert, key, settings.pki.ca)
@@ -227,7 +229,7 @@ async def run(settings: RegistrySettings) -> None:
             loop.add_signal_handler(number, registry.stop)
         async with asyncio.TaskGroup() as group:
             serving = group.create_task(registry.serve())
-            announcing = group.create_task(_announce(registry))
+            announcing = group.create_task(_announce(registry, notifier))
             serving.add_done_callback(lambda _: announcing.cancel())
     except* Fatal as faults:
         raise _first(faults) from None
@@ -236,7 +238,8 @@ async def run(settings: RegistrySettings) -> None:
         await store.close()
 
 
-async def _announce(registry: Registry) -> None:
+async def _announce(registry: Registry, notifier: Notifier) -> None:
+    """Says where it listens, then that it lives; cancelled when it has stopped."""
     await registry.started.wait()
     settings = registry.settings
     where = {
@@ -247,6 +250,8 @@ async def _announce(registry: Registry) -> None:
     log.info("registry_listening", name=settings.name, grpc=where["grpc"], admin=where["admin"])
     if settings.ready_file is not None:
         write_atomically(settings.ready_file, msgspec.json.encode(where))
+    notifier.tell("READY=1")
+    await notifier.keep_alive()
 
 
 async def _persist(what: str, work: Callable[[], Awaitable[None]]) -> None:

@@ -14,6 +14,7 @@ from bridge_core.cli.guard import guarded
 from bridge_core.errors import BridgeError, Fatal
 from bridge_core.identity import check_node_name
 from bridge_core.registry_channel import split_address
+from bridge_registry import service_commands
 from bridge_registry.settings import RegistrySettings
 
 app = typer.Typer(
@@ -22,6 +23,7 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
+app.add_typer(service_commands.group, name="service")
 StateDir = Annotated[Path, typer.Option("--state-dir", help="Where keys and the last snapshot are kept.")]
 Name = Annotated[
     str, typer.Option("--name", help="This registry's name; registries of one mesh differ in it.")

@@ -1,0 +1,104 @@
+"""`bridge-registry service`: the registry as a service of systemd."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from bridge_core.cli.guard import guarded
+from bridge_core.cli.units import say, show
+from bridge_core.identity import check_node_name
+from bridge_core.systemd.manager import ServiceManager
+from bridge_registry import systemd
+from bridge_registry.systemd import ServiceOptions
+
+group = typer.Typer(help="Run the registry as a service of systemd.", no_args_is_help=True)
+
+Name = Annotated[
+    str, typer.Option("--name", help="This registry's name; registries of one mesh differ in it.")
+]
+Domain = Annotated[str | None, typer.Option("--trust-domain", help="The mesh's name in every identity.")]
+Hosts = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--host", help="An address, then names, that agents reach this machine by. May be repeated."
+    ),
+]
+Grpc = Annotated[str, typer.Option("--grpc", help="host:port of the gRPC listener.")]
+Admin = Annotated[str, typer.Option("--admin", help="host:port of the admin listener.")]
+Etcd = Annotated[
+    str,
+    typer.Option("--etcd", help="Endpoints of an etcd there is; without, one of our own is a service, too."),
+]
+MeshConfig = Annotated[
+    Path | None,
+    typer.Option("--mesh-config", help="A folder of YAML that is the config, applied when it changes."),
+]
+_DEFAULTS = ServiceOptions(name="registry1")
+
+
+@group.command("install")
+def install_command(
+    *,
+    name: Name = _DEFAULTS.name,
+    trust_domain: Domain = None,
+    host: Hosts = None,
+    grpc: Grpc = _DEFAULTS.grpc,
+    admin: Admin = _DEFAULTS.admin,
+    etcd: Etcd = "",
+    mesh_config: MeshConfig = None,
+) -> None:
+    """Write the registry's units, enable and start them; its state is in /var/lib/bridge."""
+
+    def work() -> None:
+        options = ServiceOptions(
+            name=check_node_name(name),
+            trust_domain=trust_domain,
+            hosts=tuple(host or ()),
+            grpc=grpc,
+            admin=admin,
+            etcd=etcd,
+            mesh_config=mesh_config,
+        )
+        say(systemd.install(ServiceManager(), options))
+
+    guarded(work)
+
+
+@group.command("show")
+def show_command(
+    *,
+    name: Name = _DEFAULTS.name,
+    trust_domain: Domain = None,
+    host: Hosts = None,
+    grpc: Grpc = _DEFAULTS.grpc,
+    admin: Admin = _DEFAULTS.admin,
+    etcd: Etcd = "",
+    mesh_config: MeshConfig = None,
+    into: Annotated[
+        Path | None, typer.Option("--into", help="A folder to write the units to, instead of printing.")
+    ] = None,
+) -> None:
+    """Print the units that `install` would write; changes nothing."""
+
+    def work() -> None:
+        options = ServiceOptions(
+            name=check_node_name(name),
+            trust_domain=trust_domain,
+            hosts=tuple(host or ()),
+            grpc=grpc,
+            admin=admin,
+            etcd=etcd,
+            mesh_config=mesh_config,
+        )
+        show(systemd.registry_units(options), into)
+
+    guarded(work)
+
+
+@group.command("remove")
+def remove_command() -> None:
+    """Stop the services and take their units away; the state stays."""
+    guarded(lambda: say(systemd.remove(ServiceManager()) or ["none of our units is installed"]))
