@@ -147,6 +147,7 @@ class EngineInstance:
         self._listing = Listing((), ())
         self._launches = 0
         self._adopted = False
+        self._looked = False
         self._final = False
         self.view = self._see()
 
@@ -175,6 +176,12 @@ class EngineInstance:
         """Pid and start time of its process; None while there is none of ours."""
         process = self._runtime.process if self._runtime is not None else None
         return None if process is None else (process.pid, process.start_time)
+
+    @property
+    def taken_up(self) -> bool:
+        """Whether it is known which engine runs already, if one does, and that one is in use or given up."""
+        found = self._adopted or self._config.attach is not None
+        return self._looked and not (found and self._state.phase in {Phase.ABSENT, Phase.STARTING})
 
     def request(self, event: Event, *, final: bool = False) -> None:
         """Asks for a start, a drain or a stop; with `final`, `run` returns once it is stopped."""
@@ -249,11 +256,14 @@ class EngineInstance:
 
     async def _begin(self, group: asyncio.TaskGroup) -> None:
         if self._config.attach is not None:
+            self._looked = True
             host, port = attach_address(self._config.attach)
             self._watch(host, port, None, group)
             await self._take(Start(), group)
             return
         found = await self._find_earlier()
+        self._looked = True
+        self._changed()
         if found is None:
             await self._take(Start(), group)
             return

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import random
 import time
 from collections import Counter
@@ -76,6 +77,7 @@ class EngineSupervisor:
             )
             for config in configs
         }
+        self._news = asyncio.Event()
         self._ended = asyncio.Event()
         self._ended.set()
 
@@ -92,6 +94,14 @@ class EngineSupervisor:
                     group.create_task(instance.run())
         finally:
             self._ended.set()
+
+    async def taken_up(self, within_s: float) -> None:
+        """Returns once engines that ran before `run` are in use, or after `within_s`."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(within_s):
+                while not all(instance.taken_up for instance in self._instances.values()):
+                    self._news.clear()
+                    await self._news.wait()
 
     def instances(self) -> tuple[LocalInstance, ...]:
         """All instances as they are now."""
@@ -168,4 +178,5 @@ class EngineSupervisor:
         await self._ended.wait()
 
     def _changed(self) -> None:
+        self._news.set()
         self._publish(self.instances())
