@@ -16,7 +16,8 @@ from rich.table import Column, Table
 
 from bridge_core.cli.connection import access, admin, default_state_dir
 from bridge_core.cli.guard import guarded
-from bridge_core.errors import BridgeError, Fatal
+from bridge_core.config import decoded
+from bridge_core.errors import Fatal
 from bridge_wire.v1 import registry_pb2 as wire
 
 T = TypeVar("T")
@@ -292,11 +293,9 @@ def _read(paths: Iterable[Path]) -> list[Any]:
     if not files:
         raise Fatal("no YAML file there", hint="-f names a file, or a folder with *.yaml files")
     try:
-        return [wire.ConfigFile(name=str(path), text=path.read_text()) for path in files]
+        return [wire.ConfigFile(name=str(path), text=decoded(path.read_bytes())) for path in files]
     except OSError as fault:
         raise Fatal(f"cannot read {fault.filename}: {fault.strerror}") from fault
-    except UnicodeDecodeError as fault:
-        raise BridgeError(f"a file is not UTF-8: {fault}") from fault
 
 
 def _seconds(text: str) -> int:

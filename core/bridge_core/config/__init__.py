@@ -11,6 +11,7 @@ from bridge_core.config.documents import (
     NodeClassSpec,
 )
 from bridge_core.config.loader import Loaded, load, own_node_class
+from bridge_core.config.yaml_lines import decoded
 
 __all__ = [
     "API_VERSION",
@@ -21,6 +22,7 @@ __all__ = [
     "MeshSpec",
     "ModelRouteSpec",
     "NodeClassSpec",
+    "decoded",
     "load",
     "mesh_settings",
     "node_class",

@@ -15,6 +15,7 @@ from bridge_core.config.documents import Fault
 
 MAX_FILE_CHARS: Final = 1024 * 1024
 _MAX_DEPTH: Final = 32
+_UNREADABLE: Final = "\uffff"  # no character, and nothing that YAML may hold
 
 
 class RawDocument(msgspec.Struct, frozen=True):
@@ -33,10 +34,18 @@ class RawDocument(msgspec.Struct, frozen=True):
     lines: dict[str, int]
 
 
+def decoded(data: bytes) -> str:
+    """A file's text; `read` names the line of the first byte that is not UTF-8, beside other faults."""
+    text = data.decode("utf-8", "surrogateescape")
+    return "".join(_UNREADABLE if "\udc80" <= one <= "\udcff" else one for one in text)
+
+
 def read(file: str, text: str) -> tuple[list[RawDocument], list[Fault]]:
     """The documents of `text`, empty ones left out, and what is wrong with it as YAML."""
     if len(text) > MAX_FILE_CHARS:
         return [], [Fault(file, 1, "", f"larger than {MAX_FILE_CHARS} characters")]
+    if (at := text.find(_UNREADABLE)) >= 0:
+        return [], [Fault(file, text.count("\n", 0, at) + 1, "", "not UTF-8")]
     documents: list[RawDocument] = []
     faults: list[Fault] = []
     try:

@@ -13,6 +13,7 @@ from typing import Final
 
 import structlog
 
+from bridge_core.config import decoded
 from bridge_core.errors import BridgeError
 from bridge_registry.traffic.config_desk import ConfigDesk
 
@@ -56,7 +57,7 @@ class DirectoryWatch:
             return
         try:
             stamp, files = await asyncio.to_thread(self._read)
-        except (OSError, UnicodeDecodeError) as fault:
+        except OSError as fault:
             self._refused((f"{self._folder}: {fault}",))
             return
         if stamp == self._seen:
@@ -89,4 +90,4 @@ class DirectoryWatch:
         stamp = tuple((path.name, stat.st_mtime_ns, stat.st_size) for path, stat in stats)
         if stamp == self._seen:
             return stamp, []
-        return stamp, [(str(path), path.read_text(encoding="utf-8")) for path in paths]
+        return stamp, [(str(path), decoded(path.read_bytes())) for path in paths]
