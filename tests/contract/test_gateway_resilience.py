@@ -13,6 +13,7 @@ import msgspec
 import pytest
 
 from bridge_agent.gateway.explain import HopReport
+from bridge_agent.telemetry.tally import Tally
 from bridge_core.http1 import Pool, coroutine_app, serve
 from bridge_core.snapshot import Backend, Node, Route, RoutePolicy
 from bridge_core.traffic import Admission, Outlier, Retries
@@ -132,6 +133,43 @@ async def test_a_slot_is_free_at_once_when_a_stream_is_left_and_late_when_a_pref
     engine.release.set()
     assert (await lone["a"].infer()).status == 200
     assert time.monotonic() - left_at >= 0.3
+
+
+async def test_a_slot_is_free_when_its_engine_says_so_and_others_serve_meanwhile(tmp_path: Path) -> None:
+    engines = {"a": RecordedEngine((ALL,), slots=1), "b": RecordedEngine((ALL,))}
+    async with mesh(tmp_path, engines, suspect_s=0.0) as bed:  # time would free it at once
+        headers = session_for(bed, "a", "a")
+        engines["a"].busy = 1
+        left = await occupy(bed, stream=False, headers=headers)
+        left.cancel()
+        await eventually(lambda: engines["a"].running == 0)
+        for _ in range(3):
+            answer = await bed["a"].infer(headers=headers)
+            assert (answer.status, answer.headers.get(b"x-bridge-node")) == (200, b"b")
+        assert len(engines["a"].inferences()) == 1
+        engines["a"].release.set()
+        engines["a"].busy = 0
+
+        async def serves_again() -> bool:
+            return (await bed["a"].infer(headers=headers)).headers.get(b"x-bridge-node") == b"a"
+
+        await eventually(serves_again, 30)
+
+
+async def test_what_waits_for_a_suspect_slot_gets_it_when_the_engine_is_done(tmp_path: Path) -> None:
+    engine = RecordedEngine((ALL,), slots=1, busy=1)
+    async with mesh(tmp_path, {"a": engine}, suspect_s=0.0) as bed:
+        left = await occupy(bed, stream=False)
+        left.cancel()
+        await eventually(lambda: engine.running == 0)
+        waiting = asyncio.create_task(bed["a"].infer())
+        await eventually(lambda: bed["a"].gateway.waiting() == {"a/0": 1})
+        asked = len(engine.asked)
+        await eventually(lambda: len(engine.asked) > asked + 2, 30)  # it is asked again and again
+        assert bed["a"].gateway.waiting() == {"a/0": 1}
+        engine.release.set()
+        engine.busy = 0
+        assert (await waiting).status == 200
 
 
 async def test_leaving_frees_the_slot_behind_a_hop_too(tmp_path: Path) -> None:
@@ -305,3 +343,25 @@ async def test_a_peer_that_stops_with_its_links_open_is_passed_over_soon(tmp_pat
         assert (answer.status, answer.headers.get(b"x-bridge-node")) == (200, b"a")
         # The old link is dropped in time and the node, which does answer on a new one, is back.
         await eventually(lambda: "b" not in bed["a"].gateway.ejections(), 10.0)
+
+
+@pytest.mark.parametrize("kind", ["died", "close"])
+async def test_what_another_instance_made_good_is_still_a_failure_of_the_backend(
+    tmp_path: Path, kind: str
+) -> None:
+    """A canary whose failures are all retried elsewhere must not look healthy to its rollout."""
+    engines = {"a": RecordedEngine((ALL,)), "b": RecordedEngine((ALL,))}
+    async with mesh(tmp_path, engines) as bed:
+        even = RoutePolicy(strategy="round_robin", affinity="none")
+        bed.publish(route__even=Route("even", (Backend(ALL, name="canary"),), policy=even))
+        engines["a"].faults.append(Fault(kind, times=1))
+        engines["b"].faults.append(Fault(kind, times=1))
+        tally = Tally()
+        for _ in range(6):
+            assert (await bed["a"].infer(model="even")).status in {200, 500, 502}
+        await eventually(lambda: len(bed["a"].gateway.records()) == 6)
+        for record in bed["a"].gateway.records():
+            tally.take(record)
+        counts = tally.counts["even", "canary"]
+        assert counts.requests == 6
+        assert 1 <= counts.errors <= 2  # both faults may have hit one request

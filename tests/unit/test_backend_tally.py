@@ -54,6 +54,7 @@ def test_an_answer_counts_with_its_times() -> None:
         {"status": 502, "outcome": Outcome.FAILED, "head": 0.0},
         {"status": 500, "outcome": Outcome.ENGINE_ERROR},
         {"failed": FAILED},  # another attempt saved it
+        {"failed": (Attempt("n1/0", 10.0, Failure.ANSWERED_500),)},
     ],
 )
 def test_what_is_an_error_of_the_backend(changes) -> None:

@@ -28,6 +28,7 @@ from bridge_core.http1.relay import Relay
 
 _ADDED: Final = frozenset({REQUEST_ID, b"x-bridge-node", b"x-bridge-attempts", *OURS})
 _RETRIED: Final = frozenset({404, 500, 502, 503})
+_FAILURES: Final = {500: Failure.ANSWERED_500, 502: Failure.SERVER_ERROR}
 # A key, or a value that is nothing else: inside a text its quotes are escaped.
 _ERROR: Final = b'"error"'
 _TELL_EVERY_S: Final = 0.5
@@ -101,11 +102,12 @@ class Answer(Relay):
         target = self._target
         # A 502 is an engine that failed behind the hop; a 500 may be the request's own fault, and
         # the others only say "not here, not now".
-        failure = Failure.SERVER_ERROR if head.status == 502 else Failure.REFUSED
+        failure = _FAILURES.get(head.status, Failure.REFUSED)
         if target is None or head.status == 200 or not self._declined(head, failure):
             super().on_head(head)
             return
-        step = self._next(failure, f"node {target.node} does not take it at present")
+        words = "does not take it at present" if failure is Failure.REFUSED else f"answered {head.status}"
+        step = self._next(failure, f"node {target.node} {words}")
         self.cancel()
         self._follow(step)
 

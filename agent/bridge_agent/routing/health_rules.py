@@ -12,7 +12,8 @@ Rules:
    that policies ask for is counted by itself, over all requests, from its first failure on.
 5. Who asked for patience (Retry-After) is passed over for that long.
 6. A node that leaves the peers' exchange unanswered is down until it answers (`silent`, `spoke`).
-7. A refusal is no fault of health.
+7. A refusal is no fault of health, nor is a 500: a request that is itself to blame would eject
+   every instance that it is tried on.
 
 How many may be ejected together is a choice's own matter (`choose`).
 """
@@ -40,7 +41,11 @@ class Failure(Enum):
     CUT = "cut"  # the connection ended before the answer did
     TIMEOUT = "timeout"
     REFUSED = "refused"  # it said that it takes no more work: no fault of its health
-    SERVER_ERROR = "server_error"  # it answered 5xx
+    SERVER_ERROR = "server_error"  # its engine failed behind the hop
+    ANSWERED_500 = "answered_500"  # its runner died, or the request is itself to blame: nobody knows
+
+
+_NO_FAULT: Final = frozenset({Failure.REFUSED, Failure.ANSWERED_500})
 
 
 class Window:
@@ -165,7 +170,7 @@ class HealthBook:
 
     def failed(self, subject: str, failure: Failure, now: float, policy: RoutePolicy | None = None) -> bool:
         """Notes a failure; True when it ejects the subject."""
-        if failure is Failure.REFUSED:
+        if failure in _NO_FAULT:
             return False
         policy = policy or self._policy
         record = self._record(subject, now)
