@@ -15,8 +15,8 @@ import structlog
 from bridge_agent.engine.proc import MARK, read_stat
 from bridge_agent.engine.process import EngineProcess, LaunchFault, LaunchSpec
 from bridge_agent.limits import isolation, walls
-from bridge_agent.limits.cgroup import Cgroups, LimitsRefused
-from bridge_agent.limits.cgroup_rules import Usage
+from bridge_agent.limits.cgroup import Cgroups, LimitsRefused, machine
+from bridge_agent.limits.cgroup_rules import Usage, within_node
 from bridge_agent.limits.isolation_report import IsolationReport
 from bridge_agent.limits.live_rules import needs_restart
 from bridge_agent.limits.surroundings import mounts
@@ -243,11 +243,17 @@ class IsolatedLauncher:
             oom_kills=kills,
             usage=self._usage.get(instance, Usage()),
             node_class=one.applied.name,
-            limits=one.applied.limits,
+            limits=self._in_force(one),
             pending=self._pending.get(instance, ""),
         )
 
     # -- inside
+
+    def _in_force(self, standing: Standing) -> Limits:
+        limits = standing.applied.limits
+        if self._cgroups is None or "cgroup" not in standing.walls:
+            return limits
+        return within_node(limits, self._cgroups.hierarchy, machine())
 
     def _groups(self, wanted: NodeClass) -> Cgroups | None:
         """The groups, found now if `wanted` may need them and nobody has looked yet."""
