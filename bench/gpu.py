@@ -45,14 +45,11 @@ LARGE = LlamaShape(
 MODELS = {"0.3B f16": (SMALL, "f16"), "0.3B q4_0": (SMALL, "q4_0"), "1.1B f16": (LARGE, "f16")}
 # Beside the planner's own choice; the best depends on the number of neighbours.
 SWEEP = {
-    "1.1B f16": {2: (50,), 4: (60, 50), 8: (75, 30), 16: (40, 15)},
-    "0.3B f16": {8: (25,), 16: (15,)},
+    "1.1B f16": {2: (50,), 4: (60,), 8: (75, 30), 16: (40, 15)},
+    "0.3B f16": {16: (15,)},
     "0.3B q4_0": {8: (25,), 16: (15,)},
 }
-MIXES = (
-    ("0.3B f16", "0.3B q4_0", "1.1B f16"),
-    ("0.3B f16", "0.3B q4_0", "1.1B f16") * 2,
-)
+MIX = ("0.3B f16", "0.3B q4_0", "1.1B f16") * 2
 
 
 class Shared:
@@ -204,7 +201,7 @@ async def table(bed: Bed, counts: list[int], tokens: int) -> None:
     print("|---|---|---|---|---|---|---|---|")
     for model in MODELS:
         sliced = {count: await rate(bed, [model] * count, tokens) for count in counts}
-        slots = {count: await slots_rate(bed, model, count, tokens) for count in counts}
+        slots = {count: await slots_rate(bed, model, count, tokens) for count in counts if count > 1}
         async with bed.mps([]):
             for count in counts:
                 bed.shared.share = mps_rules.MpsShare()
@@ -221,28 +218,33 @@ async def table(bed: Bed, counts: list[int], tokens: int) -> None:
                 gain = max(plain, chosen or 0, *shares.values()) / sliced[count]
                 cells = (model, count, f"{sliced[count]:,.0f}", f"{plain:,.0f}", shown, others)
                 print(
-                    "|", *(f"{cell} |" for cell in cells), f"{gain:.2f}× | {slots[count]:,.0f} |", flush=True
+                    "|",
+                    *(f"{cell} |" for cell in cells),
+                    f"{gain:.2f}× | {slots.get(count, 0):,.0f} |",
+                    flush=True,
                 )
 
 
 async def several_models(bed: Bed, tokens: int) -> None:
     """Different models on one GPU: no slots can join them."""
-    print("\n| models | time-sliced | MPS | MPS, the planner's share |\n|---|---|---|---|")
-    for mix in MIXES:
-        sliced = await rate(bed, mix, tokens)
-        async with bed.mps([]):
-            plain = await rate(bed, mix, tokens)
-            share = thread_percentage(len(mix))
-            bed.shared.share = mps_rules.MpsShare(thread_percentage=share)
-            chosen = await rate(bed, mix, tokens)
-        print(f"| {len(mix)}: {', '.join(mix)} | {sliced:,.0f} | {plain:,.0f} | {chosen:,.0f} at {share} % |")
+    sliced = await rate(bed, MIX, tokens)
+    async with bed.mps([]):
+        plain = await rate(bed, MIX, tokens)
+        share = thread_percentage(len(MIX))
+        bed.shared.share = mps_rules.MpsShare(thread_percentage=share)
+        chosen = await rate(bed, MIX, tokens)
+    print(
+        f"\n- {len(MIX)} engines of three models ({', '.join(MODELS)}): time-sliced {sliced:,.0f} tokens/s,"
+        f" under MPS {plain:,.0f}, with the planner's share of {share} % {chosen:,.0f}",
+        flush=True,
+    )
 
 
-async def whole_agent(folder: Path, count: int, tokens: int) -> None:
+async def whole_agent(folder: Path, store: Path, count: int, tokens: int) -> None:
     """Engines as the agent runs them: supervised, `bridge-engine`, the keeper's MPS and share of threads."""
-    store = make_store(folder / "store", "m", LARGE)
+    folder.mkdir(parents=True, exist_ok=True)
     configs = [*(real_engine(folder, n, store) for n in range(count)), faulty_engine(count)]
-    agent = GpuAgent(folder / "agent", configs, GpuSharing(mps=True, per_gpu=32))
+    agent = GpuAgent(folder, configs, GpuSharing(mps=True, per_gpu=32))
     async with agent.running():
         await agent.ready(*range(count + 1))
         load_s = await agent.back(range(count), time.monotonic())
@@ -276,8 +278,9 @@ async def main() -> None:
     bed = Bed(arguments.folder, arguments.llama_server)
     await table(bed, [int(count) for count in arguments.counts.split(",")], arguments.tokens)
     await several_models(bed, arguments.tokens)
+    store = make_store(arguments.folder / "store", "m", LARGE)
     for count in (4, 8):
-        await whole_agent(arguments.folder / f"whole-{count}", count, arguments.tokens)
+        await whole_agent(arguments.folder / f"whole-{count}", store, count, arguments.tokens)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """Stands in for nvidia-cuda-mps-control: the same command line, pipe directory and answers.
 
-With -f it is the daemon: it listens on a socket in the pipe directory until told to quit. Without,
+With -f it is the daemon: it logs to its standard output, as the real one does, and listens on a socket in the pipe directory until told to quit. Without,
 it sends its standard input to the daemon. Beside the real one's commands it knows `serve` (a server
 starts, as for a first client; its pid is answered), `crash` (it dies, its servers stay, as after a
 SIGKILL) and `fault PID` (the server logs that this client faulted).
@@ -13,7 +13,6 @@ import sys
 from pathlib import Path
 
 PIPE = Path(os.environ["CUDA_MPS_PIPE_DIRECTORY"])
-LOG = Path(os.environ["CUDA_MPS_LOG_DIRECTORY"])
 SOCKET = PIPE / "fake.sock"
 
 
@@ -22,10 +21,10 @@ def daemon() -> int:
     (PIPE / "control").touch()
     percentage = "100.0"
     servers: list[subprocess.Popen[bytes]] = []
-    with socket.socket(socket.AF_UNIX) as server, (LOG / "control.log").open("a") as log:
+    with socket.socket(socket.AF_UNIX) as server:
         server.bind(str(SOCKET))
         server.listen()
-        print("[2026-11-23 00:00:00.000 Control     1] Starting control daemon", file=log, flush=True)
+        print("[2026-11-23 00:00:00.000 Control     1] Starting control daemon", flush=True)
         while True:
             connection, _ = server.accept()
             with connection:
@@ -47,7 +46,7 @@ def daemon() -> int:
                 if words[:1] == ["fault"]:
                     text = f"Received fatal exception from client process {words[1]}"
                     line = f"[2026-11-23 00:00:01.000 Server     77] {text}"
-                    print(line, file=log, flush=True)
+                    print(line, flush=True)
                 connection.sendall(f"{percentage}\n".encode())
 
 

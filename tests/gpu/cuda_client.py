@@ -37,6 +37,7 @@ class Cuda:
         device = ctypes.c_int()
         self.check(self.library.cuDeviceGet(ctypes.byref(device), 0))
         self.check(self.library.cuDevicePrimaryCtxRetain(ctypes.byref(context), device))
+        self.context = context
         self.check(self.library.cuCtxSetCurrent(context))
 
     def check(self, code: int) -> None:
@@ -53,6 +54,7 @@ class Cuda:
         return free.value, total.value
 
     def write_wildly(self) -> int:
+        self.check(self.library.cuCtxSetCurrent(self.context))  # in whichever thread this is
         module, function = ctypes.c_void_p(), ctypes.c_void_p()
         self.check(self.library.cuModuleLoadData(ctypes.byref(module), WILD_WRITE))
         self.check(self.library.cuModuleGetFunction(ctypes.byref(function), module, b"wild"))

@@ -167,5 +167,6 @@ async def test_without_the_mps_daemon_nothing_is_started(
     agent = GpuAgent(tmp_path, [real_engine(tmp_path, 0, store)], SHARED)
     monkeypatch.setenv("PATH", str(tmp_path))
     async with agent.running():
-        await eventually(lambda: "not started" in agent.supervisor.status()[0].reason, 20.0)
+        await eventually(lambda: agent.supervisor.status()[0].reason, 20.0)
         assert "nvidia-cuda-mps-control is not on PATH" in agent.supervisor.status()[0].reason
+        assert agent.supervisor.status()[0].pid is None

@@ -25,6 +25,11 @@ START_TIMEOUT_S = 10.0
 COMMAND_TIMEOUT_S = 5.0
 LOG_POLL_S = 0.2
 MAX_PIPE = 90  # a socket's path has 107 bytes, and the driver gives its sockets names of their own
+# In the foreground the daemon and its servers write what would be control.log and server.log to
+# their standard output.
+_OUTPUT = "output.log"
+_LOGS = (_OUTPUT, "control.log", "server.log")
+_MAX_OUTPUT = 4 << 20
 _RECORD = "daemon.json"
 
 
@@ -165,15 +170,19 @@ class MpsDaemon:
 
     def _start(self) -> EngineProcess:
         # Not the loop's own kind of child: that would be ended with the loop, and engines with it.
+        output = self.log / _OUTPUT
         try:
-            child = subprocess.Popen(
-                (self._binary, "-f"),
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.DEVNULL,
-                stderr=subprocess.DEVNULL,
-                env=self._environment(),
-                start_new_session=True,
-            )
+            if _size(output) > _MAX_OUTPUT:
+                output.replace(output.with_suffix(".log.1"))
+            with output.open("ab") as log_file:
+                child = subprocess.Popen(
+                    (self._binary, "-f"),
+                    stdin=subprocess.DEVNULL,
+                    stdout=log_file,
+                    stderr=log_file,
+                    env=self._environment(),
+                    start_new_session=True,
+                )
         except OSError as fault:
             raise MpsMissing(f"cannot start {self._binary}: {fault.strerror}") from fault
         child.returncode = 0  # reaped by its number, as one taken over would be
@@ -235,8 +244,8 @@ class MpsDaemon:
             log.warning("mps_orphan_ended", device=self.device)
 
     async def _watch_logs(self) -> None:
-        """Follows both logs from their present ends; the driver writes them, nothing rotates them."""
-        offsets = {name: _size(self.log / name) for name in ("control.log", "server.log")}
+        """Follows the logs from their present ends; nothing rotates them while a daemon runs."""
+        offsets = {name: _size(self.log / name) for name in _LOGS}
         while True:
             await asyncio.sleep(LOG_POLL_S)
             for name, offset in offsets.items():

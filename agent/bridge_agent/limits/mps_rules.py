@@ -73,7 +73,7 @@ def client_environment(pipe: str, log: str, share: MpsShare, models: int) -> dic
 _LINE: Final = re.compile(r"^\[[^\]]*?(?P<who>Control|Server|Other)[ \t]+(?P<pid>\d+)\]\s*(?P<text>.*)$")
 # "client 4711", "Client process 4711", and since driver 555 "Client {PID: 4711, Context ID: 0}".
 _CLIENT: Final = re.compile(r"client (?:process )?\{?(?:pid: ?)?(?P<pid>\d+)", re.IGNORECASE)
-_FATAL: Final = re.compile(r"fatal (?:gpu )?(?:exception|error)|received fault|faulted|sticky error")
+_FATAL: Final = re.compile(r"\bfatal\b|\bfault(?:s|ed|ing)?\b|sticky error")
 
 
 def read_log_line(line: str) -> MpsFault | None:
