@@ -78,6 +78,11 @@ def test_those_that_do_not_answer_come_last_and_those_ejected_before_them() -> N
     assert names(mesh(three()), load=load) == "cba"
 
 
+def test_those_that_fall_together_with_the_dead_come_after_the_others() -> None:
+    nodes = three() | {"a": {"failure_domain": "gpu0"}}
+    assert names(mesh(nodes), Sought(X, "d1", domain="gpu0")) == "bca"
+
+
 def test_what_narrows_a_backend_holds_for_the_rest() -> None:
     route = Route(
         "r", (Backend("x", name="own", instances=("a/0",)), Backend("x", name="other", labels={"z": "1"}))

@@ -225,7 +225,9 @@ def test_other_failures_are_tried_as_often_as_the_policy_says(failure: Failure, 
     assert isinstance(attempts.after(failure, "no", 1.0), GiveUp)
 
 
-@pytest.mark.parametrize("failure", [Failure.CONNECT, Failure.CUT, Failure.SERVER_ERROR])
+@pytest.mark.parametrize(
+    "failure", [Failure.CONNECT, Failure.CUT, Failure.SERVER_ERROR, Failure.ANSWERED_500]
+)
 def test_without_budget_what_a_death_dropped_still_moves_on(failure: Failure) -> None:
     attempts = Attempts(TARGETS)
     attempts.start(0.0)

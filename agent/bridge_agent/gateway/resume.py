@@ -132,6 +132,7 @@ class Resumptions:
             resume.digest_of(target, model),
             "" if decision is None else decision.route,
             "" if decision is None else decision.backend,
+            target.failure_domain,
         )
         death = Death(target, reason, sought, request, body)
         job = Resumption(self._core, self._policy, answer, tracker, death)

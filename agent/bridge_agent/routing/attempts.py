@@ -4,11 +4,15 @@ Rules:
 1. Nothing is tried again once a byte of an answer reached the client.
 2. A failure to connect, where nothing was sent, moves on to the next candidate each time; another
    failure moves on until the policy's attempts are used up. A server error moves on once only: a
-   request that its engine dies of must not go through the mesh. The retry budget holds back what
-   overload makes (refusals, time-outs); a death drops many requests at once, and all are moved.
+   request that its engine dies of must not go through the mesh.
 3. No attempt begins after the deadline. An attempt that took too long for itself (`per_try`) is a
    failure like others, one that used up the whole deadline is the end.
-4. Every attempt is recorded.
+4. The retry budget holds back what overload makes: refusals and time-outs, which retries make worse.
+   A death drops all requests of an instance at once, on a small mesh far more than a budget's share,
+   and each of them is moved. That makes no storm: no more is moved than the dead one had, each request
+   no more often than rule 2 lets it, and where it goes the queue is bounded, whose refusals the budget
+   does hold back.
+5. Every attempt is recorded.
 """
 
 from __future__ import annotations
@@ -22,7 +26,9 @@ from bridge_agent.routing.view import Target
 from bridge_core.traffic import Retries
 
 SERVER_ERRORS: Final = 1  # retries after those
-UNBUDGETED: Final = frozenset({Failure.CONNECT, Failure.CUT, Failure.SERVER_ERROR})
+_ENGINE_FAILED: Final = frozenset({Failure.SERVER_ERROR, Failure.ANSWERED_500})
+UNBUDGETED: Final = frozenset({Failure.CONNECT, Failure.CUT}) | _ENGINE_FAILED
+"""Failures after which a request moves on whatever the retry budget says (rule 4)."""
 
 
 class Attempt(msgspec.Struct, frozen=True):
@@ -98,7 +104,7 @@ class Attempts:
             return False
         if failure is Failure.CONNECT:
             return True
-        if failure is Failure.SERVER_ERROR and self._server_errors >= SERVER_ERRORS:
+        if failure in _ENGINE_FAILED and self._server_errors >= SERVER_ERRORS:
             return False
         return self._retries + 1 < self._tries
 
@@ -139,7 +145,7 @@ class Attempts:
             return GiveUp(_STATUS.get(failure, 502), detail)
         if failure is not Failure.CONNECT:
             self._retries += 1
-            self._server_errors += failure is Failure.SERVER_ERROR
+            self._server_errors += failure in _ENGINE_FAILED
         self._at += 1
         self._began = now
         return Try(self._candidates[self._at])

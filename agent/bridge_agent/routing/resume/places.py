@@ -5,8 +5,9 @@ Rules:
    holds for the rest of a stream as for its beginning: the rest may go to another backend of the
    route, never outside of them.
 2. Not where the stream died a moment ago.
-3. Those taken for dead come last. Before: the stream's own backend, who is not ejected, who has a free
-   slot, who has the model in memory, who has less work for what it can do.
+3. Those taken for dead come last. Before: the stream's own backend, who is not ejected, who does not
+   fall together with the one that died, who has a free slot, who has the model in memory, who has less
+   work for what it can do.
 4. A rest that waits in a queue goes elsewhere as soon as somebody well has a free slot: the instance
    that died is often back first, and its client is in the middle of a sentence.
 """
@@ -34,12 +35,14 @@ class Sought(msgspec.Struct, frozen=True):
         digest: Of the model; empty: not known, any will do.
         route: The route that the request came by; empty without one.
         backend: Key of the route's backend that began it.
+        domain: What the instance that died falls together with; empty: nothing.
     """
 
     model: str
     digest: str = ""
     route: str = ""
     backend: str = ""
+    domain: str = ""
 
 
 def places(index: Index, sought: Sought, load: Load, avoided: Collection[str] = ()) -> tuple[Target, ...]:
@@ -63,7 +66,7 @@ def places(index: Index, sought: Sought, load: Load, avoided: Collection[str] = 
             continue
         side = next((at for at, one in enumerate(backends) if not outside(index, one, target)), None)
         if side is not None:
-            ranked.append((_rank(target, side, sought.model, load), target))
+            ranked.append((_rank(target, side, sought, load), target))
     return tuple(target for _, target in sorted(ranked, key=lambda pair: pair[0]))
 
 
@@ -103,13 +106,17 @@ def _backends(index: Index, sought: Sought) -> tuple[Backend, ...]:
     return tuple(sorted(found, key=lambda one: one.key != sought.backend)) or _EVERYWHERE
 
 
-def _rank(
-    target: Target, side: int, model: str, load: Load
-) -> tuple[bool, int, bool, bool, bool, float, str]:
-    busy = load.work.get(target.id, 0) / max(1, target.capacity)
-    resident = model in target.loaded
-    full = not _free(target, load.work)
-    return _dead(target, load), side, _ejected(target, load), full, not resident, busy, target.id
+def _rank(target: Target, side: int, sought: Sought, load: Load) -> tuple[int | float | str, ...]:
+    return (
+        _dead(target, load),
+        side,
+        _ejected(target, load),
+        bool(sought.domain) and target.failure_domain == sought.domain,
+        not _free(target, load.work),
+        sought.model not in target.loaded,
+        load.work.get(target.id, 0) / max(1, target.capacity),
+        target.id,
+    )
 
 
 def _free(target: Target, work: Mapping[str, int]) -> bool:
