@@ -13,18 +13,19 @@ from tests.cluster.mesh_bed import Mesh, open_mesh
 @pytest.fixture(scope="session")
 def mesh(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Mesh]:
     """Three nodes on this machine; tests leave every process of it alone."""
-    _needs_talker()
+    needs_talker()
     yield from open_mesh(tmp_path_factory.mktemp("shared-mesh") / "state")
 
 
 @pytest.fixture(scope="module")
 def harmed_mesh(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Mesh]:
     """Three nodes whose processes a test may kill or stop; it repairs what it broke."""
-    _needs_talker()
+    needs_talker()
     yield from open_mesh(tmp_path_factory.mktemp("harmed-mesh") / "state")
 
 
-def _needs_talker() -> None:
+def needs_talker() -> None:
+    """Skips where there is no model that speaks."""
     try:
         seed.smollm2_weights()
     except seed.SeedUnavailable:
