@@ -11,7 +11,7 @@ import tempfile
 from importlib import metadata
 from pathlib import Path
 
-from bench import affinity, hops, pressure, streams
+from bench import affinity, hops, pressure, streams, survive
 from bench.processes import envoy, missing, version
 
 ROWS = {
@@ -22,12 +22,18 @@ ROWS = {
     "overload": pressure.overload,
     "cancel": pressure.cancel,
     "affinity": affinity.affinity,
+    "survive": survive.survival,
+    "survive-text": survive.texts,
+    "survive-bare": survive.bare,
 }
+LONG = ("survive", "survive-text")  # the better part of an hour: only when named
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m bench", description=__doc__)
-    parser.add_argument("rows", nargs="*", metavar="ROW", help=f"of {', '.join(ROWS)}; all by default")
+    parser.add_argument(
+        "rows", nargs="*", metavar="ROW", help=f"of {', '.join(ROWS)}; by default all but {', '.join(LONG)}"
+    )
     parser.add_argument("--seconds", type=float, default=5.0, help="length of each cell (default 5)")
     arguments = parser.parse_args()
     unknown = [row for row in arguments.rows if row not in ROWS]
@@ -38,7 +44,7 @@ def main() -> int:
     if shutil.which("wrk") is None or shutil.which("taskset") is None or (os.cpu_count() or 1) < 2:
         print("nothing to measure with: wrk, taskset and two cores are needed", file=sys.stderr)
         return 1
-    rows = arguments.rows or list(ROWS)
+    rows = arguments.rows or [row for row in ROWS if row not in LONG]
     for row in rows:
         with tempfile.TemporaryDirectory(prefix="bridge-bench-") as name:
             folder = Path(name)

@@ -1,7 +1,7 @@
-"""Streams that survive: rounds of a mesh under streams whose speaker dies, and a bare engine beside it.
+"""Streams that survive: a mesh under streams whose speaker dies, and a bare engine beside it.
 
-`python -m bench.survive [--rounds 20] [--streams 100] [--model tiny] [--tokens 400]` prints its figures
-as JSON; `--bare` measures what the same clients see without a mesh.
+`python -m bench survive survive-text survive-bare` runs and records them; `python -m bench.survive` runs
+one with other numbers and prints each round as JSON.
 """
 
 from __future__ import annotations
@@ -10,115 +10,349 @@ import argparse
 import asyncio
 import contextlib
 import json
-import os
 import random
 import signal
+import statistics
 import sys
 import tempfile
+import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass, field
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 import httpx
+import msgspec
 import psutil
 
-from tests.cluster.mesh_bed import Mesh
-from tests.cluster.survival import DEATHS, PATHS, SPARED, Seen, asked, one_stream, runners, survive
+from bench import results
+from bridge_agent.embedded import seed
+from bridge_agent.settings import StateDir, load_settings, save_settings
+from tests.cluster.mesh_bed import NODES, TALKER, Mesh
+from tests.cluster.survival import DEATHS, PATHS, SPARED, Seen, asked, one_stream, survive
 
 Bodies = Sequence[tuple[str, dict[str, Any]]]
+
+_WORDS = {
+    "agent": "owner: SIGKILL",
+    "engine": "its engine: SIGKILL",
+    "runner": "its runner: SIGKILL",
+    "frozen": "its runner: SIGSTOP",
+    "paused": "owner: SIGSTOP",
+}
+_NOT_USED = ("wrk", "nginx", "Envoy")
+_PATIENCE_S = 30.0  # of clients of a bare engine that says nothing
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How much is run.
+
+    Attributes:
+        rounds: Times that each death is died.
+        streams: At once, from clients of one sidecar.
+        model: Which the streams are of.
+        tokens: Of each answer.
+        slots: Requests that each engine decodes at a time.
+        seed: Of the moments at which, and the nodes on which, processes die.
+    """
+
+    rounds: int = 20
+    streams: int = 100
+    model: str = "tiny"
+    tokens: int = 80
+    slots: int = 34
+    seed: int = 1
+
+
+TEXT = Plan(rounds=5, streams=12, model=TALKER, tokens=80, slots=4)
+BARE = Plan(rounds=5)
+
+
+@dataclass
+class Tally:
+    """What the clients of one kind of death saw."""
+
+    streams: int = 0
+    complete: int = 0
+    told: int = 0
+    silent: int = 0
+    resumed: int = 0
+    equal: int = 0
+    resumed_equal: int = 0
+    pauses: list[float] = field(default_factory=list)
+    errors: Counter[str] = field(default_factory=Counter)
+
+    def count(self, seen: Sequence[Seen], expected: Sequence[Seen]) -> None:
+        """Adds a round."""
+        self.streams += len(seen)
+        self.complete += sum(one.complete and not one.error for one in seen)
+        self.told += sum(bool(one.error) for one in seen)
+        self.silent += sum(not one.complete and not one.error for one in seen)
+        for one, calm in zip(seen, expected, strict=True):
+            same = one.text == calm.text
+            self.equal += same
+            if one.resumed:
+                self.resumed += 1
+                self.resumed_equal += same
+                self.pauses.append(one.pause)
+        self.errors.update(one.error[:120] for one in seen if one.error)
+
+
+def survival(folder: Path, _seconds: float, versions: list[str], command: str) -> None:
+    """The row `survive`."""
+    plan = Plan()
+    tallies = asyncio.run(_on_a_mesh(folder, plan, list(DEATHS), _progress))
+    rows = [
+        (_WORDS[death], one.streams, one.resumed, one.complete, one.told, one.silent, _pauses(one))
+        for death, one in tallies.items()
+        if death in DEATHS
+    ]
+    text = (
+        f"A mesh of three nodes as `bridge up` makes it, {plan.slots} slots an engine, all on this machine; "
+        f"{plan.streams} streams of `{plan.model}` at once, {plan.tokens} tokens each, a quarter each of "
+        f"{', '.join(PATHS)}, all through node1. At a random moment a process dies on a random node that "
+        f"speaks; {plan.rounds} rounds of each death, the mesh made whole between them. All requests are "
+        "resumable. Pause: the longest between two pieces of text in a continued stream.\n\n"
+        + results.table(
+            (
+                "what dies",
+                "streams",
+                "continued",
+                "complete",
+                "told an error",
+                "cut silently",
+                "pause s, median / most",
+            ),
+            rows,
+        )
+    )
+    _record("survive", "Streams whose speaker dies", command, versions, text)
+
+
+def texts(folder: Path, _seconds: float, versions: list[str], command: str) -> None:
+    """The row `survive-text`."""
+    plan = TEXT
+    tallies = asyncio.run(_on_a_mesh(folder, plan, list(DEATHS), _progress))
+    rows = [
+        (
+            _WORDS.get(death, "nothing"),
+            one.streams,
+            f"{one.equal} of {one.streams}",
+            f"{one.resumed_equal} of {one.resumed}",
+        )
+        for death, one in tallies.items()
+    ]
+    text = (
+        f"`{plan.model}` at temperature 0, {plan.streams} streams of {plan.tokens} tokens at once on three "
+        f"nodes of {plan.slots} slots, {plan.rounds} rounds of each death at random moments. Equal: the "
+        "whole text, byte for byte, as in a first run in which nothing died. Without a death the same "
+        "requests are not always equal either: the rounding depends on which requests share a batch.\n\n"
+        + results.table(("what dies", "streams", "equal", "equal of the continued"), rows)
+    )
+    _record("survive-text", "The text of continued streams", command, versions, text)
+
+
+def bare(folder: Path, _seconds: float, versions: list[str], command: str) -> None:
+    """The row `survive-bare`."""
+    plan = BARE
+    tallies = asyncio.run(_on_an_engine(folder, plan, _progress))
+    rows = []
+    for death, paths in tallies.items():
+        rows += [
+            (_WORDS[death], path, one.streams, one.complete, one.told, one.silent)
+            for path, one in paths.items()
+        ]
+    text = (
+        f"The same clients at one `bridge-engine` of {plan.streams} slots without a mesh before it: "
+        f"{plan.streams} streams of `{plan.model}`, {plan.rounds} rounds of each death. Cut silently: the "
+        "stream ended, or said nothing more for "
+        f"{_PATIENCE_S:g} s, without its terminal record and without an error. Told an error: an error in "
+        "the stream, or a connection that broke.\n\n"
+        + results.table(
+            ("what dies", "protocol", "streams", "complete", "told an error", "cut silently"), rows
+        )
+    )
+    _record("survive-bare", "What a bare engine's clients see", command, versions, text)
+
+
+def _record(name: str, title: str, command: str, versions: list[str], text: str) -> None:
+    found = [f"xllamacpp {metadata.version('xllamacpp')}", *versions]
+    results.record(name, title, command, [one for one in found if not one.startswith(_NOT_USED)], text)
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m bench.survive", description=__doc__)
-    parser.add_argument("--rounds", type=int, default=20)
-    parser.add_argument("--streams", type=int, default=100)
-    parser.add_argument("--model", default="tiny")
-    parser.add_argument("--tokens", type=int, default=400)
-    parser.add_argument("--seed", type=int, default=1)
+    for name, value in asdict(Plan()).items():
+        parser.add_argument(f"--{name}", type=type(value), default=value)
+    parser.add_argument("--death", action="append", choices=list(DEATHS), help="only this; may be repeated")
     parser.add_argument("--bare", action="store_true", help="ask an engine without a mesh before it")
-    arguments = parser.parse_args()
-    with tempfile.TemporaryDirectory(prefix="bridge-survive-") as folder:
-        mesh = Mesh(Path(folder) / "state")
-        try:
-            mesh.up()
-            asyncio.run(_bare(mesh, arguments) if arguments.bare else _rounds(mesh, arguments))
-        finally:
-            mesh.run("down", check=False)
-            mesh.kill_everything()
+    given = vars(parser.parse_args())
+    is_bare, deaths = given.pop("bare"), given.pop("death") or list(DEATHS)
+    with tempfile.TemporaryDirectory(prefix="bridge-survive-") as name:
+        if is_bare:
+            asyncio.run(_on_an_engine(Path(name), Plan(**given), _print))
+        else:
+            asyncio.run(_on_a_mesh(Path(name), Plan(**given), deaths, _print))
     return 0
 
 
-def _bodies(arguments: argparse.Namespace) -> Bodies:
+Report = Callable[[dict[str, Any]], None]
+
+
+async def _on_a_mesh(folder: Path, plan: Plan, deaths: Sequence[str], report: Report) -> dict[str, Tally]:
+    """Tallies by death; under "" one of a run in which nothing died."""
+    chance = random.Random(plan.seed)
+    bodies = _bodies(plan)
+    with _mesh(folder / "state", plan.slots) as mesh:
+        await _calm(mesh.url(SPARED), bodies)  # loads the model everywhere
+        began = time.monotonic()
+        expected = await _calm(mesh.url(SPARED), bodies)
+        took = time.monotonic() - began
+        again = Tally()
+        again.count(await _calm(mesh.url(SPARED), bodies), expected)
+        report({"death": "", "took_s": round(took, 1)} | _figures(again))
+        tallies = {"": again} | {death: Tally() for death in deaths}
+        for number in range(plan.rounds):
+            for death in deaths:
+                began = time.monotonic()
+                seen = await survive(mesh, bodies, death, chance, share=chance.random(), window_s=took / 2)
+                played = time.monotonic() - began
+                one = Tally()
+                one.count(seen, expected)
+                tallies[death].count(seen, expected)
+                await mesh.repair()
+                await mesh.whole(120)
+                mended = time.monotonic() - began - played
+                figures = {"round": number, "death": death, "took_s": round(played, 1)}
+                report(figures | {"repair_s": round(mended, 1)} | _figures(one))
+    return tallies
+
+
+async def _on_an_engine(folder: Path, plan: Plan, report: Report) -> dict[str, dict[str, Tally]]:
+    """Tallies by death and path."""
+    chance = random.Random(plan.seed)
+    bodies = _bodies(plan)
+    models = folder / "models"
+    seed.seed(models, [plan.model], folder / "cache")
+    tallies = {}
+    for death in ("runner", "frozen", "engine"):
+        paths = tallies[death] = {path: Tally() for path in PATHS}
+        for number in range(plan.rounds):
+            with _engine(models, folder / f"{death}{number}", plan.streams) as (engine, url):
+                began = time.monotonic()
+                expected = await _calm(url, bodies)
+                took = time.monotonic() - began
+                seen = [Seen() for _ in bodies]
+                async with asyncio.TaskGroup() as group:
+                    group.create_task(_read(url, bodies, seen, limit_s=_PATIENCE_S))
+                    while not any(one.begun for one in seen):
+                        await asyncio.sleep(0.01)
+                    await asyncio.sleep(chance.random() * took / 2)
+                    _end(engine, death)
+                for path in PATHS:
+                    own = [n for n, (asked_for, _) in enumerate(bodies) if asked_for == path]
+                    one = Tally()
+                    one.count([seen[n] for n in own], [expected[n] for n in own])
+                    paths[path].count([seen[n] for n in own], [expected[n] for n in own])
+                    report({"round": number, "death": death, "path": path, "bare": True} | _figures(one))
+    return tallies
+
+
+def _end(engine: psutil.Process, death: str) -> None:
+    victims = [engine] if death == "engine" else engine.children(recursive=True)
+    for victim in victims:
+        victim.send_signal(signal.SIGSTOP if death == "frozen" else signal.SIGKILL)
+
+
+def _bodies(plan: Plan) -> Bodies:
     return [
-        (path, asked(path, arguments.model, f"Tell story number {number} of a fox.", arguments.tokens))
-        for number, path in ((number, PATHS[number % len(PATHS)]) for number in range(arguments.streams))
+        (path, asked(path, plan.model, f"Tell story number {number} of a fox.", plan.tokens))
+        for number, path in ((number, PATHS[number % len(PATHS)]) for number in range(plan.streams))
     ]
 
 
 async def _calm(url: str, bodies: Bodies) -> list[Seen]:
     seen = [Seen() for _ in bodies]
-    async with httpx.AsyncClient(timeout=600, limits=httpx.Limits(max_connections=None)) as client:
-        await asyncio.gather(
-            *(
-                one_stream(client, url, path, body, one)
-                for (path, body), one in zip(bodies, seen, strict=True)
-            )
-        )
+    await _read(url, bodies, seen)
     return seen
 
 
-async def _rounds(mesh: Mesh, arguments: argparse.Namespace) -> None:
-    chance = random.Random(arguments.seed)
-    bodies = _bodies(arguments)
-    expected = await _calm(mesh.url(SPARED), bodies)
-    deaths = list(DEATHS)
-    for number in range(arguments.rounds):
-        death = deaths[number % len(deaths)]
-        seen = await survive(mesh, bodies, death, chance, share=chance.random() * 0.6)
-        _report({"round": number, "death": death} | _summary(seen, expected))
-        await mesh.repair()
-        await mesh.whole()
+async def _read(url: str, bodies: Bodies, seen: Sequence[Seen], limit_s: float = 600) -> None:
+    """Reads all streams; one that is silent for the limit is left as it is."""
+    async with (
+        httpx.AsyncClient(timeout=limit_s, limits=httpx.Limits(max_connections=None)) as client,
+        asyncio.TaskGroup() as group,
+    ):
+        for (path, body), one in zip(bodies, seen, strict=True):
+            group.create_task(one_stream(client, url, path, body, one))
 
 
-async def _bare(mesh: Mesh, arguments: argparse.Namespace) -> None:
-    """The same clients directly at one engine whose runner is killed."""
-    bodies = _bodies(arguments)
-    engine = psutil.Process(mesh.engine_pid(SPARED))
-    port = next(one.laddr.port for one in engine.net_connections() if one.status == psutil.CONN_LISTEN)
-    expected = await _calm(f"http://127.0.0.1:{port}", bodies)
-    seen = [Seen() for _ in bodies]
-    async with httpx.AsyncClient(timeout=600, limits=httpx.Limits(max_connections=None)) as client:
-        jobs = [
-            asyncio.create_task(one_stream(client, f"http://127.0.0.1:{port}", path, body, one))
-            for (path, body), one in zip(bodies, seen, strict=True)
-        ]
-        while not any(one.begun for one in seen):
-            await asyncio.sleep(0.01)
-        for pid in runners(mesh, SPARED):
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGKILL)
-        await asyncio.wait(jobs)
-    _report({"death": "runner", "bare": True} | _summary(seen, expected))
+@contextlib.contextmanager
+def _mesh(state: Path, slots: int) -> Iterator[Mesh]:
+    mesh = Mesh(state)
+    try:
+        mesh.up()
+        mesh.run("down")
+        for node in NODES:
+            where = StateDir(state / node)
+            settings = load_settings(where)
+            engines = tuple(msgspec.structs.replace(one, num_parallel=slots) for one in settings.engines)
+            save_settings(where, msgspec.structs.replace(settings, engines=engines))
+        mesh.up()
+        yield mesh
+    finally:
+        mesh.run("down", check=False)
+        mesh.kill_everything()
 
 
-def _summary(seen: Sequence[Seen], expected: Sequence[Seen]) -> dict[str, Any]:
-    resumed = [(one, calm) for one, calm in zip(seen, expected, strict=True) if one.resumed]
-    return {
-        "streams": len(seen),
-        "complete": sum(one.complete and not one.error for one in seen),
-        "told_an_error": sum(bool(one.error) for one in seen),
-        "cut_silently": sum(not one.complete and not one.error for one in seen),
-        "resumed": len(resumed),
-        "equal": sum(one.text == calm.text for one, calm in zip(seen, expected, strict=True)),
-        "resumed_equal": sum(one.text == calm.text for one, calm in resumed),
-        "errors": dict(Counter(one.error[:120] for one in seen if one.error).most_common(3)),
-    }
+@contextlib.contextmanager
+def _engine(models: Path, folder: Path, slots: int) -> Iterator[tuple[psutil.Process, str]]:
+    folder.mkdir()
+    ready = folder / "ready.json"
+    command = [str(Path(sys.executable).parent / "bridge-engine"), "serve", "--models", str(models)]
+    command += ["--listen", "127.0.0.1:0", "--ready-file", str(ready), "--num-parallel", str(slots)]
+    with (folder / "log").open("wb") as log:
+        process = psutil.Popen(command, stdout=log, stderr=log)
+    try:
+        end = time.monotonic() + 60
+        while not ready.exists():
+            if time.monotonic() > end or process.poll() is not None:
+                raise RuntimeError("the engine did not start")
+            time.sleep(0.05)
+        yield process, f"http://127.0.0.1:{json.loads(ready.read_text())['port']}"
+    finally:
+        family: list[psutil.Process] = [process]
+        with contextlib.suppress(psutil.Error):
+            family += process.children(recursive=True)
+        for one in family:
+            with contextlib.suppress(psutil.Error):
+                one.kill()
+        psutil.wait_procs(family, timeout=10)
 
 
-def _report(figures: dict[str, Any]) -> None:
+def _pauses(tally: Tally) -> str:
+    if not tally.pauses:
+        return ""
+    return f"{statistics.median(tally.pauses):.1f} / {max(tally.pauses):.1f}"
+
+
+def _figures(tally: Tally) -> dict[str, Any]:
+    figures = asdict(tally)
+    figures["pauses"] = _pauses(tally)
+    figures["errors"] = dict(tally.errors.most_common(3))
+    return figures
+
+
+def _print(figures: dict[str, Any]) -> None:
     sys.stdout.write(json.dumps(figures) + "\n")
     sys.stdout.flush()
+
+
+def _progress(figures: dict[str, Any]) -> None:
+    _print({key: value for key, value in figures.items() if value})
 
 
 if __name__ == "__main__":

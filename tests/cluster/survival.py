@@ -8,6 +8,7 @@ import json
 import os
 import random
 import signal
+import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -32,6 +33,7 @@ class Seen:
         complete: Its terminal record came.
         error: What it was told of a failure; empty without one.
         resumed: How often it says that it was continued.
+        pause: Longest time between two pieces of its text, in seconds.
     """
 
     text: str = ""
@@ -40,6 +42,8 @@ class Seen:
     complete: bool = False
     error: str = ""
     resumed: int = 0
+    pause: float = 0.0
+    moved_at: float = 0.0
 
 
 def asked(path: str, model: str, prompt: str, tokens: int, *, temperature: float = 0.0) -> dict[str, Any]:
@@ -81,8 +85,10 @@ def _read(line: str, seen: Seen) -> None:
     message = record.get("message") or {}
     text = record.get("response") or message.get("content") or delta.get("content") or delta.get("text")
     if isinstance(text, str) and text:
+        now = time.monotonic()
+        seen.pause = max(seen.pause, now - seen.moved_at) if seen.begun else 0.0
         seen.text += text
-        seen.begun = True
+        seen.begun, seen.moved_at = True, now
     seen.complete = seen.complete or record.get("done") is True or record.get("type") == "message_stop"
     seen.resumed = max(seen.resumed, record.get("bridge", {}).get("resumed", 0))
     if record.get("error"):
@@ -121,18 +127,25 @@ def stop_runner(mesh: Mesh, node: str) -> None:
             os.kill(pid, signal.SIGSTOP)
 
 
+def stop_agent(mesh: Mesh, node: str) -> None:
+    """The owner itself: SIGSTOP, so that its connections stay open and say nothing."""
+    os.kill(mesh.pid(node), signal.SIGSTOP)
+
+
 DEATHS: dict[str, Callable[[Mesh, str], None]] = {
     "agent": kill_agent,
     "engine": kill_engine,
     "runner": kill_runner,
     "frozen": stop_runner,
+    "paused": stop_agent,
 }
+OF_A_NODE = ("agent", "paused")  # deaths that the clients' own sidecar cannot be spared
 
 
 @contextlib.contextmanager
 def thawed(mesh: Mesh) -> Iterator[None]:
-    """Lets every runner go on that the block stopped and nobody has killed since."""
-    known = [pid for node in NODES for pid in runners(mesh, node)]
+    """Lets every process go on that the block stopped and nobody has killed since."""
+    known = [pid for node in NODES for pid in (mesh.pid(node), *runners(mesh, node))]
     try:
         yield
     finally:
@@ -159,7 +172,7 @@ async def survive(
         window_s: Within how long after that it happens, at random.
     """
     url = mesh.url(SPARED)
-    victims = [node for node in NODES if node != SPARED] if death == "agent" else list(NODES)
+    victims = [node for node in NODES if node != SPARED] if death in OF_A_NODE else list(NODES)
     seen = [Seen() for _ in bodies]
     limits = httpx.Limits(max_connections=None)
     async with httpx.AsyncClient(timeout=180, limits=limits) as client, asyncio.TaskGroup() as group:
