@@ -17,7 +17,7 @@ from pathlib import Path
 
 import msgspec
 
-from bridge_agent.limits import walls
+from bridge_agent.limits import disk, walls
 from bridge_core.errors import BridgeError, Reaction
 
 SHIM = Path(__file__).with_name("shim.py")
@@ -41,18 +41,25 @@ class WallRefused(BridgeError):
 
 
 class Mounts(msgspec.Struct, frozen=True):
-    """What an isolated engine sees of the disk: all of it read-only, with a /tmp of its own.
+    """What an isolated engine sees of the disk: the system read-only, with a /tmp of its own.
+
+    A path counts before those above it: what is readable may lie in a hidden folder, and something
+    hidden in that.
 
     Attributes:
         readable: Kept visible although they lie in a hidden folder or in /tmp.
         writable: Kept visible and writable.
         hidden: Folders that look empty from inside.
+        masked: Files that look empty from inside.
+        devices: What it sees of /dev.
         tmp_bytes: Size of each private tmpfs; what is in it counts as the engine's memory.
     """
 
     readable: tuple[str, ...] = ()
     writable: tuple[str, ...] = ()
     hidden: tuple[str, ...] = ()
+    masked: tuple[str, ...] = ()
+    devices: tuple[str, ...] = ()
     tmp_bytes: int = 256 << 20
 
 
@@ -91,7 +98,30 @@ async def start(spec: Spec, *, output: int) -> Started:
     return await asyncio.to_thread(_start, spec, output)
 
 
+def _with_system(spec: Spec) -> Spec:
+    """The spec with what every engine sees, and does not see, of this machine."""
+    own = spec.mount
+    readable = [*own.readable, *disk.with_libraries(Path(path) for path in own.readable)]
+    readable += disk.software(spec.argv)
+    if "net" not in spec.walls:
+        readable += disk.resolver()
+    hidden = tuple(dict.fromkeys((*disk.hidden(), *own.hidden)))
+    covered = (*hidden, "/tmp", "/dev")  # noqa: S108 - it gets its own
+    mount = msgspec.structs.replace(
+        own,
+        readable=tuple(
+            dict.fromkeys(path for path in readable if path not in own.writable and disk.below(path, covered))
+        ),
+        hidden=hidden,
+        masked=tuple(dict.fromkeys((*disk.masked(), *own.masked))),
+        devices=tuple(dict.fromkeys((*disk.devices(), *own.devices))),
+    )
+    return msgspec.structs.replace(spec, mount=mount)
+
+
 def _start(spec: Spec, output: int) -> Started:
+    if "mount" in spec.walls:
+        spec = _with_system(spec)
     # A plain Popen: the loop's own would reap the engine, or kill it when the agent goes away.
     ours, theirs = socket.socketpair()
     with ours:

@@ -41,6 +41,7 @@ AT_FDCWD, AT_RECURSIVE, MOUNT_ATTR_RDONLY = -100, 0x8000, 1
 PR_SET_NO_NEW_PRIVS, PR_CAPBSET_DROP = 38, 24
 LINUX_CAPABILITY_VERSION_3 = 0x20080522
 SIOCGIFFLAGS, SIOCSIFFLAGS, IFF_UP = 0x8913, 0x8914, 1
+SMALL = 1 << 20  # bytes of a tmpfs that only covers
 
 libc = ctypes.CDLL(None, use_errno=True)
 
@@ -114,30 +115,73 @@ def set_read_only(path: str, *, read_only: bool) -> None:
         raise WallFault("mount", f"read-only {path}: {os.strerror(ctypes.get_errno())}")
 
 
-def build_mounts(spec: dict[str, Any], *, fresh_proc: bool) -> None:
-    """A read-only system; own /tmp and /dev/shm; `hidden` folders empty but for what is bound back.
+def build_mounts(spec: dict[str, Any], *, fresh_proc: bool, group: str) -> None:
+    """A read-only system with own /tmp, /dev and /proc; `hidden` folders empty but for what is bound back.
 
-    What is bound back is opened first: a fresh tmpfs may cover the way to it.
+    What is bound is opened first: a fresh tmpfs may cover the way to it. Then each path is mounted
+    after those above it, so that the innermost word counts.
     """
     mount(None, "/", None, MS_REC | MS_PRIVATE)
-    kept = [(path, os.open(path, os.O_PATH)) for path in spec["readable"] + spec["writable"]]
-    for path in ["/tmp", "/dev/shm", *spec["hidden"]]:
-        if os.path.isdir(path):
-            mount("tmpfs", path, "tmpfs", MS_NOSUID | MS_NODEV, f"mode=1777,size={spec['tmp_bytes']}")
-    for path, handle in kept:
-        if os.path.isdir(f"/proc/self/fd/{handle}"):
-            os.makedirs(path, exist_ok=True)
-        elif not os.path.exists(path):
-            os.makedirs(os.path.dirname(path), exist_ok=True)
-            open(path, "w").close()
-        mount(f"/proc/self/fd/{handle}", path, None, MS_BIND | MS_REC)
-        os.close(handle)
+    shown = [*spec["readable"], *spec["writable"], *spec["devices"], "/dev/null"]
+    kept = {path: os.open(path, os.O_PATH) for path in shown if os.path.exists(path)}
+    if group:  # on v2 its own group alone, so that it knows its limits
+        kept["/sys/fs/cgroup"] = os.open(group, os.O_PATH)
+    fresh = dict.fromkeys(["/dev", *spec["hidden"]], f"mode=755,size={SMALL}")
+    fresh |= dict.fromkeys(("/tmp", "/dev/shm"), f"mode=1777,size={spec['tmp_bytes']}")
+    for path in sorted({*fresh, *kept, *spec["masked"]}, key=lambda path: path.count("/")):
+        if path in kept:
+            show(path, kept[path])
+        elif path in spec["masked"]:
+            if os.path.exists(path):
+                bind(kept["/dev/null"], path)
+        else:
+            if path == "/dev/shm":
+                os.makedirs(path, exist_ok=True)
+            if os.path.isdir(path):
+                mount("tmpfs", path, "tmpfs", MS_NOSUID | MS_NODEV, fresh[path])
+    for name, target in (("fd", ""), ("stdin", "/0"), ("stdout", "/1"), ("stderr", "/2")):
+        os.symlink(f"/proc/self/fd{target}", f"/dev/{name}")
     if fresh_proc:
         mount("proc", "/proc", "proc", MS_NOSUID | MS_NODEV | MS_NOEXEC)
     set_read_only("/", read_only=True)
     for path in ["/tmp", "/dev/shm", *spec["writable"], *(["/proc"] if fresh_proc else [])]:
-        if os.path.isdir(path):
+        if os.path.exists(path):
             set_read_only(path, read_only=False)
+    if fresh_proc:
+        close_proc(kept["/dev/null"])
+    for handle in kept.values():
+        os.close(handle)
+
+
+def show(path: str, handle: int) -> None:
+    """Binds what was opened to where it was, also where that is covered meanwhile."""
+    if os.path.isdir(f"/proc/self/fd/{handle}"):
+        os.makedirs(path, exist_ok=True)
+    elif not os.path.exists(path):
+        os.makedirs(os.path.dirname(path), exist_ok=True)
+        open(path, "w").close()
+    bind(handle, path)
+
+
+def bind(handle: int, path: str) -> None:
+    """Mounts what was opened at `path`, with all that is mounted below it."""
+    mount(f"/proc/self/fd/{handle}", path, None, MS_BIND | MS_REC)
+
+
+def close_proc(null: int) -> None:
+    """Nothing in /proc that reaches past the engine's own processes.
+
+    These ask for no capability of a root user, only that the file is root's: to write sysrq-trigger
+    would restart the machine, core_pattern names a program that the kernel runs as root.
+    """
+    for name in ("sys", "sysrq-trigger", "irq", "bus", "fs"):
+        path = f"/proc/{name}"
+        if os.path.exists(path):
+            mount(path, path, None, MS_BIND | MS_REC)
+            set_read_only(path, read_only=True)
+    for name in ("kcore", "keys", "timer_list", "sched_debug", "latency_stats"):
+        if os.path.exists(f"/proc/{name}"):
+            bind(null, f"/proc/{name}")
 
 
 def drop_privileges(spec: dict[str, Any]) -> None:
@@ -192,8 +236,12 @@ def main() -> None:
         if "net" in walls:
             raise_loopback()
         if "mount" in walls:
-            build_mounts(spec["mount"], fresh_proc="pid" in walls)
+            # With one group there is one tree: v2's.
+            group = spec["cgroups"][0] if len(spec["cgroups"]) == 1 else ""
+            build_mounts(spec["mount"], fresh_proc="pid" in walls, group=group)
         drop_privileges(spec)
+        # A core file would fill the disk, and has people's prompts in it.
+        resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
         for name, value in spec["rlimits"].items():
             resource.setrlimit(getattr(resource, name), (value, value))
         os.chdir(spec["cwd"])

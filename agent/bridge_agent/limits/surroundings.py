@@ -14,7 +14,6 @@ from bridge_agent.limits.isolation import Mounts
 
 # Where other parts of the Bridge keep keys.
 _PRIVATE = ("/var/lib/bridge", "/etc/bridge", "/run/bridge")
-_REPLACED = ("/tmp", "/dev/shm")  # noqa: S108 - the engine gets its own of each
 
 
 def engine_groups(node: str, state_dir: Path) -> tuple[Cgroups | None, str]:
@@ -33,7 +32,11 @@ def engine_groups(node: str, state_dir: Path) -> tuple[Cgroups | None, str]:
 
 
 def mounts(spec: LaunchSpec, state_dir: Path, shared: Iterable[str], tmp_bytes: int) -> Mounts:
-    """The engine's own folder and its models writable, the agent's state and other engines hidden.
+    """Its home and its models writable, the agent's state and other engines hidden.
+
+    Its own folder it only reads: what lies there tells the next agent which process to take for this
+    engine, and the agent moves the log about, so an engine that could write there could point both
+    at something else.
 
     Args:
         spec: What is started.
@@ -42,9 +45,8 @@ def mounts(spec: LaunchSpec, state_dir: Path, shared: Iterable[str], tmp_bytes: 
         tmp_bytes: Size of its private /tmp.
     """
     hidden = tuple(dict.fromkeys([*(path for path in _PRIVATE if Path(path).is_dir()), str(state_dir)]))
-    writable = tuple(dict.fromkeys([str(spec.folder), *map(str, spec.writable), *shared]))
-    covered = (*_REPLACED, *hidden)
-    readable = [path for path in _needed(spec) if _below(path, covered) and not _below(path, writable)]
+    writable = tuple(dict.fromkeys([str(spec.folder / "home"), *map(str, spec.writable), *shared]))
+    readable = [path for path in (str(spec.folder), *_needed(spec)) if not _below(path, writable)]
     return Mounts(readable=tuple(readable), writable=writable, hidden=hidden, tmp_bytes=tmp_bytes)
 
 
