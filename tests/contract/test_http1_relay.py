@@ -93,6 +93,28 @@ async def test_repeated_exchanges_pass_what_belongs_to_them() -> None:
 
 
 @on_uvloop
+async def test_repeated_heads_with_bodies_of_other_lengths_pass_whole() -> None:
+    async def script(
+        state: ScriptedServer, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
+    ) -> None:
+        while True:
+            request = await read_request(reader)
+            state.requests.append(request)
+            body = request.partition(b"\r\n\r\n")[2][::-1] * 3
+            writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\nX-Same: 1\r\n\r\n%b" % (len(body), body))
+
+    async with relayed(script) as (client, upstream, _, _):
+        for body in (b"one", b"two", b"three", b"x" * 70_000, b"seven", b"", b"12"):
+            client.send(
+                b"POST / HTTP/1.1\r\nHost: front\r\nContent-Length: %d\r\nX: y\r\n\r\n" % len(body) + body
+            )
+            status, fields, got = await client.answer()
+            assert (status, got, fields["x-same"]) == (200, body[::-1] * 3, "1")
+            assert upstream.requests[-1].endswith(b"content-length: %d\r\n\r\n%b" % (len(body), body))
+        assert upstream.connections == 1
+
+
+@on_uvloop
 async def test_one_read_from_the_server_is_one_chunk_to_the_client_and_nothing_waits() -> None:
     more = asyncio.Event()
 

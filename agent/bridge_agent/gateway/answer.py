@@ -71,12 +71,14 @@ class Answer(Relay):
         "_torn",
         "_waited",
         "_watch",
+        "rewrites",
         "route",
         "tracker",
     )
 
     def __init__(self, core: Core, arrival: Arrival, route: Route) -> None:
         super().__init__(arrival.exchange)
+        self.rewrites = False
         self.route = route
         self._core = core
         self._arrival = arrival

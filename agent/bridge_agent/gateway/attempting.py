@@ -161,12 +161,12 @@ class Attempting(Answer, Waiter, Hedged):
         core = self._core
         try:
             pool = core.upstreams.pool(target)
-            headers, body = self._outgoing(target)
+            extra, body = self._outgoing(target)
             self._sent_at = now = core.now()
             if not core.health.quiet:
                 core.health.began(target.id, now)
             stream = self.exchange.request.stream
-            self.forward(pool, headers=headers, body=body if stream is None else None)
+            self.forward(pool, without=_KEPT_BACK, extra=extra, body=body if stream is None else None)
         except (PoolBusy, PoolClosed) as fault:
             return Failure.REFUSED, fault.message
         except BadHeader as fault:
@@ -203,9 +203,8 @@ class Attempting(Answer, Waiter, Hedged):
             )
             slot_at = now
         hedge = Hedge(core, self, target, slot_at)
-        headers, body = self._outgoing(target)
-        request = self.exchange.request
-        if hedge.send(request.method, request.target, headers, body):
+        extra, body = self._outgoing(target)
+        if hedge.send(self.exchange.request, _KEPT_BACK, extra, body):
             self._hedge = hedge
 
     def adopt(self, hedge: Hedge) -> None:
@@ -296,10 +295,9 @@ class Attempting(Answer, Waiter, Hedged):
             timer.cancel()
 
     def _outgoing(self, target: Target) -> tuple[bytes, bytes]:
-        """Header lines and body to send."""
-        fields = self.exchange.request.headers.block(_KEPT_BACK)
+        """Header lines to add, and the body to send."""
         if target.local:
-            return fields, self._body
+            return b"", self._body
         arrival = self._arrival
         packed = compress(self._body)
         left = self._left()
@@ -312,7 +310,7 @@ class Attempting(Answer, Waiter, Hedged):
             target.id if self.route.kind is Kind.INFER else "",
             arrival.priority,
         )
-        return fields + lines(headers_of(hop)), self._body if packed is None else packed
+        return lines(headers_of(hop)), self._body if packed is None else packed
 
     def _left(self) -> float | None:
         return None if self._timer is None else max(0.001, self._timer.when() - self._timer_now())

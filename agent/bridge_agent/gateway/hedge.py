@@ -10,9 +10,9 @@ from abc import abstractmethod
 
 from bridge_agent.gateway.core import Core
 from bridge_agent.routing.view import Target
-from bridge_core.http1 import PoolBusy, PoolClosed, UpstreamError
+from bridge_core.http1 import PoolBusy, PoolClosed, Request, UpstreamError
 from bridge_core.http1.client import ClientExchange, ResponseHead, ResponseSink
-from bridge_core.http1.heads import content_length, request_head
+from bridge_core.http1.relay import forwarded
 
 
 class Hedged(ResponseSink):
@@ -44,13 +44,11 @@ class Hedge(ResponseSink):
         self._hedged = hedged
         self._adopted = False
 
-    def send(self, method: str, target: bytes, headers: bytes, body: bytes) -> bool:
-        """Sends it; False when that cannot be now."""
+    def send(self, request: Request, without: frozenset[bytes], extra: bytes, body: bytes) -> bool:
+        """Sends what `forwarded` makes of the request; False when that cannot be now."""
         try:
             pool = self._core.upstreams.pool(self.target)
-            fields = b"host: %b\r\n%b" % (pool.host, headers)
-            head = request_head(method.encode("ascii"), target, fields, content_length(len(body)))
-            self.upstream = pool.send(head + body, self)
+            self.upstream = pool.send(forwarded(request, pool.host, without, extra, body), self)
         except (PoolBusy, PoolClosed):
             self._give_slot_back(suspect=False)
             return False

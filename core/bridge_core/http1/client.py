@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import httptools
 import structlog
@@ -11,6 +11,7 @@ import structlog
 from bridge_core.http1.errors import BadResponse, IncompleteResponse, UpstreamError
 from bridge_core.http1.headers import Headers, Pair
 from bridge_core.http1.heads import LAST_CHUNK, chunk
+from bridge_core.http1.repeated import RepeatedHead
 
 if TYPE_CHECKING:
     from bridge_core.http1.pool import Pool
@@ -44,12 +45,18 @@ class ResponseHead:
 class ResponseSink:
     """Takes an answer: `on_head`, `on_data`…, then either `on_end` or `on_error`, nothing after.
 
+    An answer that came in one read is first offered to `on_whole`, which may take it instead.
+
     All parts of the body that came in one read are one `on_data`. `on_error` may come at any time
     before `on_end`. Nothing is called after `ClientExchange.cancel`. Called on the loop; must not
     block.
     """
 
     __slots__ = ()
+
+    def on_whole(self, head: ResponseHead, body: bytes) -> bool:
+        """The whole answer has come. True: it was taken. False: it is to be handed on in its parts."""
+        return False
 
     def on_head(self, head: ResponseHead) -> None:
         """The final head has come."""
@@ -75,18 +82,18 @@ class ClientExchange:
         reused: It runs on a connection that had answered before.
     """
 
-    # Defaults on the class: see Request.
-    connection: ClientConnection | None = None
-    more = False
-    chunked = False
-    done = False
-    retried = False
+    __slots__ = ("chunked", "connection", "data", "done", "more", "pool", "retried", "sent_at", "sink")
 
     def __init__(self, pool: Pool, data: bytes, sink: ResponseSink, sent_at: float) -> None:
         self.pool = pool
         self.data = data
         self.sink = sink
         self.sent_at = sent_at
+        self.connection: ClientConnection | None = None
+        self.more = False
+        self.chunked = False
+        self.done = False
+        self.retried = False
 
     @property
     def reused(self) -> bool:
@@ -139,14 +146,6 @@ class ClientExchange:
 _NO_SINK = ResponseSink()
 
 
-class _KnownResponse(NamedTuple):
-    """A head that was parsed, the size of the whole message, and what the parse gave."""
-
-    prefix: bytes
-    size: int
-    head: ResponseHead
-
-
 class ClientConnection(asyncio.Protocol):
     """One connection of a pool.
 
@@ -155,29 +154,28 @@ class ClientConnection(asyncio.Protocol):
         idle_since: Loop time at which it became idle.
     """
 
-    # Defaults on the class: see Request.
-    _exchange: ClientExchange | None = None
-    _head: ResponseHead | None = None
-    _fresh_head: ResponseHead | None = None
-    _known: _KnownResponse | None = None
-    _fault = ""
-    _head_size = 0
-    _head_only = False
-    _in_head = False
-    _informational = False
-    _complete = False
-    _surplus = False
-    _seen = False
-    _reading = True
-    requests = 0
-    idle_since = 0.0
-
     def __init__(self, pool: Pool) -> None:
         self._pool = pool
         self._transport: Any = None
         self._parser: Any = httptools.HttpResponseParser(self)
         self._pairs: list[Pair] = []
         self._parts: list[bytes] = []
+        self._exchange: ClientExchange | None = None
+        self._head: ResponseHead | None = None
+        self._fresh_head: ResponseHead | None = None
+        self._known: RepeatedHead | None = None
+        self._known_head: ResponseHead | None = None
+        self._fault = ""
+        self._head_size = 0
+        self._head_only = False
+        self._in_head = False
+        self._informational = False
+        self._complete = False
+        self._surplus = False
+        self._seen = False
+        self._reading = True
+        self.requests = 0
+        self.idle_since = 0.0
 
     @property
     def usable(self) -> bool:
@@ -234,9 +232,7 @@ class ClientConnection(asyncio.Protocol):
             # Bytes nobody asked for: an answer to nothing would be taken for the next one's.
             self._transport.abort()
             return
-        known = self._known
-        if known is not None and len(data) == known.size and data.startswith(known.prefix) and not self._seen:
-            self._hand_on_known(exchange, known.head, data[len(known.prefix) :])
+        if not self._seen and self._known is not None and self._repeated(exchange, self._known, data):
             return
         alone = not self._seen
         if alone:
@@ -266,29 +262,42 @@ class ClientConnection(asyncio.Protocol):
         size = len(data) - head.length
         if sum(map(len, self._parts)) == head.length and size <= _KNOWN_HEAD_MOST and data[:5] == b"HTTP/":
             head.more = True
-            self._known = _KnownResponse(data[:size], len(data), head)
+            self._known_head = head
+            self._known = RepeatedHead(data[:size], head.headers)
 
-    def _hand_on_known(self, exchange: ClientExchange, head: ResponseHead, body: bytes) -> None:
-        """A whole answer with the very head of the one before; the framing is the same then."""
+    def _repeated(self, exchange: ClientExchange, known: RepeatedHead, data: bytes) -> bool:
+        """Hands on a whole answer with the head of the one before; False when `data` is none."""
+        body = known.body_of(data)
+        head = self._known_head
+        if not body or head is None or self._head_only:
+            return False
+        if len(body) != known.length:
+            head = ResponseHead(head.status, known.headers(len(body)), len(body), keep_alive=True)
+            head.more = True
         self._seen = True
         sink = exchange.sink
         try:
-            sink.on_head(head)
-            if self._exchange is exchange:
-                sink.on_data(body)
+            taken = sink.on_whole(head, body)
+            if not taken:
+                sink.on_head(head)
+                if self._exchange is exchange:
+                    sink.on_data(body)
             if self._exchange is exchange:
                 exchange.done = True
                 self._exchange = None
                 if exchange.more:
                     self._transport.close()
                 else:
-                    self.set_reading(True)
+                    if not self._reading:
+                        self.set_reading(True)
                     self._pool.release(self)
-                sink.on_end()
+                if not taken:
+                    sink.on_end()
                 exchange.sink = _NO_SINK
         except Exception:  # as above
             log.exception("http_sink_failed", upstream=self._pool.label)
             self._sink_failed(exchange)
+        return True
 
     def _sink_failed(self, exchange: ClientExchange) -> None:
         if self._exchange is exchange:

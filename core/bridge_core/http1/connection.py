@@ -79,14 +79,12 @@ class ServerConnection(RequestReader):
             self._drain_off(len(data))
             return
         between = self._current is None and self._parsing is None and not self._in_head
-        if between:
-            known = self._known
-            if known is not None and len(data) == known.size and data.startswith(known.head):
-                self._ready.append(self._request_like(known, data))
-                self._dispatch()
-                if self._current is None:
-                    self._settle()
-                return
+        if between and (request := self._repeated(data)) is not None:
+            self._ready.append(request)
+            self._dispatch()
+            if self._current is None:
+                self._settle()
+            return
         self._received = len(data)
         self._used = True
         try:

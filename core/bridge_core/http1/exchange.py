@@ -43,18 +43,22 @@ class Exchange:
         sent: Bytes of body written.
     """
 
-    # Defaults on the class: see Request.
-    started = False
-    finished = False
-    disconnected = False
-    on_disconnect: Callable[[], None] | None = None
-    on_writable: Callable[[bool], None] | None = None
-    status = 0
-    sent = 0
-    _drained: asyncio.Future[None] | None = None
-    _framing = _NOTHING
-    _head = b""
-    _left = 0
+    __slots__ = (
+        "_connection",
+        "_drained",
+        "_framing",
+        "_head",
+        "_left",
+        "_write",
+        "disconnected",
+        "finished",
+        "on_disconnect",
+        "on_writable",
+        "request",
+        "sent",
+        "started",
+        "status",
+    )
 
     def __init__(
         self, connection: ServerConnection, request: Request, write: Callable[[bytes], None]
@@ -62,18 +66,39 @@ class Exchange:
         self.request = request
         self._connection = connection
         self._write = write
+        self.started = False
+        self.finished = False
+        self.disconnected = False
+        self.on_disconnect: Callable[[], None] | None = None
+        self.on_writable: Callable[[bool], None] | None = None
+        self.status = 0
+        self.sent = 0
+        self._drained: asyncio.Future[None] | None = None
+        self._framing = _NOTHING
+        self._head = b""
+        self._left = 0
 
-    def respond(self, status: int, headers: Iterable[Pair] | bytes = (), body: bytes = b"") -> None:
-        """Answers in one go.
+    def respond(
+        self,
+        status: int,
+        headers: Iterable[Pair] | bytes = (),
+        body: bytes = b"",
+        *,
+        forwarded: bool = False,
+    ) -> None:
+        """Answers in one go; see `start`.
 
         Raises:
             BadHeader: a header would break the message; nothing was written.
             RuntimeError: an answer was started already.
         """
-        self.start(status, headers, len(body), cork=True)
-        if body:
-            self.write(body)
-        self.finish()
+        head = self._begin(status, headers, len(body), forwarded)
+        if not head:
+            return
+        self.sent = len(body)
+        self._write(head + body if self._framing == _LENGTH else head)
+        self.finished = True
+        self._connection.exchange_done(self)
 
     def start(
         self,
@@ -98,21 +123,29 @@ class Exchange:
             BadHeader: a header would break the message; nothing was written.
             RuntimeError: an answer was started already.
         """
+        head = self._begin(status, headers, length, forwarded)
+        if not head:
+            return
+        if cork:
+            self._head = head
+        else:
+            self._write(head)
+
+    def _begin(
+        self, status: int, headers: Iterable[Pair] | bytes, length: int | None, forwarded: bool
+    ) -> bytes:
+        """The head of the answer; empty when the client is gone."""
         if self.started:
             raise RuntimeError("the answer was started already")
         if self.disconnected or self.finished:
-            return
-        request = self.request
-        framing = self._frame(status, length, request)
+            return b""
+        framing = self._frame(status, length, self.request)
         if not forwarded:
             framing = self._connection.date_line + framing
         head = response_head(status, headers, framing)
         self.started = True
         self.status = status
-        if cork:
-            self._head = head
-        else:
-            self._write(head)
+        return head
 
     def _frame(self, status: int, length: int | None, request: Request) -> bytes:
         """Decides how the body is delimited and writes it down as header lines."""

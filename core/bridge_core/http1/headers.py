@@ -46,6 +46,16 @@ class Headers:
         """Headers from pairs whose names may be in any case."""
         return cls([(name.lower(), value) for name, value in pairs])
 
+    def resized(self, length: int) -> Headers:
+        """These fields with another Content-Length; the blocks, which do not hold it, are shared."""
+        value = b"%d" % length
+        pairs = [(name, value if name == b"content-length" else old) for name, old in self.pairs]
+        other = Headers(pairs)
+        if self._blocks is None:
+            self._blocks = {}
+        other._blocks = self._blocks
+        return other
+
     def get(self, name: bytes, default: bytes | None = None) -> bytes | None:
         """The first value of the field `name` (lower-case), or `default`."""
         index = self._index

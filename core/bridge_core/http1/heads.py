@@ -65,9 +65,18 @@ def request_head(method: bytes, target: bytes, fields: Iterable[Pair] | bytes, f
     """
     if not isinstance(fields, bytes):
         fields = lines(fields)
+    return b"%b%b%b\r\n" % (request_line(method, target), fields, framing)
+
+
+def request_line(method: bytes, target: bytes) -> bytes:
+    """The first line of a request.
+
+    Raises:
+        BadHeader: the target cannot be written.
+    """
     if _TARGET.fullmatch(target) is None:
         raise BadHeader(f"a request target cannot be {target[:80]!r}")
-    return b"%b %b HTTP/1.1\r\n%b%b\r\n" % (method, target, fields, framing)
+    return b"%b %b HTTP/1.1\r\n" % (method, target)
 
 
 def content_length(length: int) -> bytes:

@@ -162,7 +162,7 @@ class Pool:
         """A connection's answer is whole and the connection can take another request."""
         if self.closed or not connection.usable:
             connection.close()
-        elif (exchange := self._next_for(connection)) is not None:
+        elif self._waiting and (exchange := self._next_for(connection)) is not None:
             connection.start(exchange)
         elif len(self._idle) >= self.limits.idle:
             connection.close()

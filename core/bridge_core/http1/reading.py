@@ -3,7 +3,7 @@
 llhttp calls back while it parses. The callbacks only gather; whoever feeds it acts once it has returned.
 
 A client that keeps its connection mostly repeats its head. A read that is one whole request with the
-very head of the request before is not parsed again: its framing is the same by construction.
+head of the request before is not parsed again (see `RepeatedHead`).
 """
 
 from __future__ import annotations
@@ -11,13 +11,14 @@ from __future__ import annotations
 import asyncio
 import math
 from collections import deque
-from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import httptools
 import structlog
 
 from bridge_core.http1.exchange import Exchange
 from bridge_core.http1.headers import Pair
+from bridge_core.http1.repeated import RepeatedHead
 from bridge_core.http1.request import BodyStream, Request
 from bridge_core.http1.rules import CHUNKED, Refusal, check_head
 
@@ -33,14 +34,6 @@ _KNOWN_HEAD_MOST = 4096  # a longer head is not remembered: it would be kept as 
 _OVERHEAD_FREE, _OVERHEAD_FACTOR = 64 * 1024, 16
 
 
-class _KnownRequest(NamedTuple):
-    """A head that was parsed, the size of the whole message, and what the parse gave."""
-
-    head: bytes
-    size: int
-    request: Request
-
-
 class RequestReader(asyncio.Protocol):
     """The reading half of a server's connection.
 
@@ -49,26 +42,6 @@ class RequestReader(asyncio.Protocol):
         write_paused: The client's side is over its high-water mark.
     """
 
-    # Defaults on the class: see Request.
-    _remote: tuple[str, int] | None = None
-    _identity: str | None = None
-    _current: Exchange | None = None
-    _parsing: Request | None = None  # whose body is being read
-    _upgrading: Request | None = None
-    _refusal: Refusal | None = None
-    _known: _KnownRequest | None = None
-    _target = b""
-    _body_size = 0
-    _body_began = 0.0
-    _received = 0  # bytes of the present read, less what belongs to finished messages
-    _unparsed = 0  # bytes of an unfinished head, as far as known
-    _overhead = 0
-    _in_head = False
-    _chunked = False
-    _continue = False
-    write_paused = False
-    deadline = math.inf
-
     def __init__(self, server: Server) -> None:
         self.server = server
         self._limits = server.limits
@@ -76,6 +49,25 @@ class RequestReader(asyncio.Protocol):
         self._ready: deque[Request] = deque()
         self._pairs: list[Pair] = []
         self._body: list[bytes] = []
+        self._remote: tuple[str, int] | None = None
+        self._identity: str | None = None
+        self._current: Exchange | None = None
+        self._parsing: Request | None = None  # whose body is being read
+        self._upgrading: Request | None = None
+        self._refusal: Refusal | None = None
+        self._known: RepeatedHead | None = None
+        self._known_request: Request | None = None
+        self._target = b""
+        self._body_size = 0
+        self._body_began = 0.0
+        self._received = 0  # bytes of the present read, less what belongs to finished messages
+        self._unparsed = 0  # bytes of an unfinished head, as far as known
+        self._overhead = 0
+        self._in_head = False
+        self._chunked = False
+        self._continue = False
+        self.write_paused = False
+        self.deadline = math.inf
 
     # -- llhttp's calls
 
@@ -259,14 +251,19 @@ class RequestReader(asyncio.Protocol):
 
     # -- repeated heads
 
-    def _request_like(self, known: _KnownRequest, data: bytes) -> Request:
-        """A request whose head repeats the one before, byte for byte."""
-        like = known.request
-        request = Request(like.method, like.target, like.headers)
+    def _repeated(self, data: bytes) -> Request | None:
+        """The request that `data` is, when it is a whole one with the head of the one before."""
+        known, like = self._known, self._known_request
+        if known is None or like is None:
+            return None
+        body = known.body_of(data)
+        if body is None or len(body) > self._limits.body:
+            return None
+        request = Request(like.method, like.target, known.headers(len(body)), like.memo)
         request.remote = self._remote
         request.identity = self._identity
         request.listener = self.server.name
-        request.body = data[len(known.head) :]
+        request.body = body
         request.share_path(like)
         return request
 
@@ -282,9 +279,10 @@ class RequestReader(asyncio.Protocol):
             return
         size = len(data) - len(request.body)
         if size <= _KNOWN_HEAD_MOST and data[:1].isalpha():
-            like = Request(request.method, request.target, headers)  # not the body: it may be large
+            like = Request(request.method, request.target, headers, request.memo)  # not the body
             like.share_path(request)
-            self._known = _KnownRequest(data[:size], len(data), like)
+            self._known_request = like
+            self._known = RepeatedHead(data[:size], headers)
 
 
 class _AfterUpgrade:

@@ -9,9 +9,36 @@ from bridge_core.http1.client import ClientExchange, ResponseHead, ResponseSink
 from bridge_core.http1.errors import UpstreamError
 from bridge_core.http1.exchange import Exchange
 from bridge_core.http1.headers import Pair
-from bridge_core.http1.heads import content_length, lines, request_head
+from bridge_core.http1.heads import content_length, request_line
 from bridge_core.http1.pool import Pool
-from bridge_core.http1.request import BodyStream
+from bridge_core.http1.request import BodyStream, Request
+
+
+def forwarded(request: Request, host: bytes, without: frozenset[bytes], extra: bytes, body: bytes) -> bytes:
+    """A client's request as it goes to another server, with a body of known length.
+
+    Args:
+        request: The client's.
+        host: The server's.
+        without: Names of fields that are not passed on, besides the hop-by-hop ones.
+        extra: Header lines to add, checked already.
+        body: The body to send.
+
+    Raises:
+        BadHeader: the target cannot be written.
+    """
+    head = forwarded_head(request, host, without)
+    return b"%b%bcontent-length: %d\r\n\r\n%b" % (head, extra, len(body), body)
+
+
+def forwarded_head(request: Request, host: bytes, without: frozenset[bytes]) -> bytes:
+    """The request line and fields of `forwarded`; made once for all requests that repeat the head."""
+    key = (host, without)
+    head: bytes | None = request.memo.get(key)
+    if head is None:
+        line = request_line(request.method.encode("ascii"), request.target)
+        head = request.memo[key] = b"%bhost: %b\r\n%b" % (line, host, request.headers.block(without))
+    return head
 
 
 class Relay(ResponseSink):
@@ -33,28 +60,28 @@ class Relay(ResponseSink):
             the answer is then chunked instead of carrying the server's Content-Length.
     """
 
-    # Defaults on the class: see Request.
-    upstream: ClientExchange | None = None
+    __slots__ = ("exchange", "upstream")
+
     rewrites = False
 
     def __init__(self, exchange: Exchange) -> None:
         self.exchange = exchange
+        self.upstream: ClientExchange | None = None
 
     def forward(
         self,
         pool: Pool,
         *,
-        target: bytes | None = None,
-        headers: Iterable[Pair] | bytes | None = None,
+        without: frozenset[bytes] = frozenset(),
+        extra: bytes = b"",
         body: bytes | None = None,
     ) -> None:
         """Sends the request; nothing is sent, and no hook called, once the client has left.
 
         Args:
             pool: Where to.
-            target: Another target than the client's.
-            headers: All fields to send, framing and Host excepted; or header lines that were checked
-                already. By default the client's end-to-end fields (`request.headers.block()`).
+            without: Names of the client's fields that stay here, besides the hop-by-hop ones.
+            extra: Header lines to add, checked already (`lines`).
             body: Another body than the client's.
 
         Raises:
@@ -65,30 +92,21 @@ class Relay(ResponseSink):
         if exchange.disconnected:
             return
         request = exchange.request
-        if headers is None:
-            headers = request.headers.block()
-        elif not isinstance(headers, bytes):
-            headers = lines(pair for pair in headers if pair[0] != b"host")
-        stream = request.stream if body is None else None
-        if stream is not None:
-            self._forward_stream(pool, stream, target or request.target, headers)
+        stream = request.stream
+        if body is None and stream is not None:
+            self._forward_stream(pool, stream, forwarded_head(request, pool.host, without) + extra)
             return
-        if body is None:
-            body = request.body
-        method = request.method.encode("ascii")
-        fields = b"host: %b\r\n%b" % (pool.host, headers)
-        data = request_head(method, target or request.target, fields, content_length(len(body))) + body
-        self.upstream = pool.send(data, self)
+        body = request.body if body is None else body
+        self.upstream = pool.send(forwarded(request, pool.host, without, extra, body), self)
         exchange.on_disconnect = self._on_disconnect
         exchange.on_writable = self._on_client_writable
 
-    def _forward_stream(self, pool: Pool, stream: BodyStream, target: bytes, headers: bytes) -> None:
+    def _forward_stream(self, pool: Pool, stream: BodyStream, head: bytes) -> None:
         """Sends the head at once and the body as it comes."""
         exchange = self.exchange
         length = exchange.request.headers.get(b"content-length")
         framing = b"transfer-encoding: chunked\r\n" if length is None else content_length(int(length))
-        host = b"host: %b\r\n" % pool.host
-        data = request_head(exchange.request.method.encode("ascii"), target, host + headers, framing)
+        data = b"%b%b\r\n" % (head, framing)
         self.upstream = pool.send(data, self, more=True, chunked=length is None)
         exchange.on_disconnect = self._on_disconnect
         exchange.on_writable = self._on_client_writable

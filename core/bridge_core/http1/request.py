@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import AsyncIterator, Callable
+from typing import Any
 from urllib.parse import unquote
 
 from bridge_core.errors import BridgeError
@@ -27,24 +28,44 @@ class Request:
         remote: Address and port of the client; None on a socket without.
         identity: URI SAN of the client's verified certificate.
         listener: Name of the listener that accepted the connection.
+        memo: What was made of the head, by keys of whoever made it. A connection mostly repeats its
+            head, and requests of one head on one connection share this: what depends on the head
+            alone (Content-Length excepted) is worked out once.
     """
 
-    # Defaults on the class, not in __init__: most requests never change them, and a request is made
-    # for every few microseconds of work.
-    body = b""
-    stream: BodyStream | None = None
-    keep_alive = True
-    minor = 1
-    remote: tuple[str, int] | None = None
-    identity: str | None = None
-    listener = ""
-    _path: str | None = None
-    _query = ""
+    # Slots: a request is made for every few microseconds of work.
+    __slots__ = (
+        "_path",
+        "_query",
+        "body",
+        "headers",
+        "identity",
+        "keep_alive",
+        "listener",
+        "memo",
+        "method",
+        "minor",
+        "remote",
+        "stream",
+        "target",
+    )
 
-    def __init__(self, method: str, target: bytes, headers: Headers) -> None:
+    def __init__(
+        self, method: str, target: bytes, headers: Headers, memo: dict[Any, Any] | None = None
+    ) -> None:
         self.method = method
         self.target = target
         self.headers = headers
+        self.memo = {} if memo is None else memo
+        self.body = b""
+        self.stream: BodyStream | None = None
+        self.keep_alive = True
+        self.minor = 1
+        self.remote: tuple[str, int] | None = None
+        self.identity: str | None = None
+        self.listener = ""
+        self._path: str | None = None
+        self._query = ""
 
     @property
     def path(self) -> str:

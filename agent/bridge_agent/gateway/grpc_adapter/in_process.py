@@ -30,7 +30,14 @@ class InProcessExchange(Exchange):
         self.reader = AnswerReader(self)
         self._paused = False
 
-    def respond(self, status: int, headers: Iterable[Pair] | bytes = (), body: bytes = b"") -> None:
+    def respond(
+        self,
+        status: int,
+        headers: Iterable[Pair] | bytes = (),
+        body: bytes = b"",
+        *,
+        forwarded: bool = False,
+    ) -> None:
         """See `Exchange.respond`."""
         self.start(status, headers, len(body))
         if body:
