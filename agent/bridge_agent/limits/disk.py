@@ -86,7 +86,7 @@ def with_libraries(binaries: Iterable[Path]) -> tuple[str, ...]:
     for named in binaries:
         for binary in dict.fromkeys((named, named.resolve())):
             found.append(str(binary))
-            if not binary.is_file():
+            if not os.path.isfile(binary):  # noqa: PTH113 - see _there
                 continue
             if any(binary.parent.glob("*.so*")):
                 found.append(str(binary.parent))
@@ -106,7 +106,8 @@ def below(path: str, folders: Iterable[str]) -> bool:
 
 def _there(paths: Iterable[str]) -> tuple[str, ...]:
     found = (str(Path(path).absolute()) for path in paths if path)
-    return tuple(dict.fromkeys(path for path in found if path != "/" and Path(path).exists()))
+    # os.path's, for pathlib's raises where the way there is closed to this user.
+    return tuple(dict.fromkeys(path for path in found if path != "/" and os.path.exists(path)))  # noqa: PTH110
 
 
 def _secrets() -> Iterator[tuple[str, int]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import hashlib
 import os
 import sys
@@ -10,6 +11,7 @@ from pathlib import Path
 
 from bridge_agent.engine.process import LaunchSpec
 from bridge_agent.limits.cgroup import Cgroups, open_cgroups
+from bridge_agent.limits.gpu import GpuInventory, NoGpus
 from bridge_agent.limits.isolation import Mounts
 
 # Where other parts of the Bridge keep keys.
@@ -29,6 +31,17 @@ def engine_groups(node: str, state_dir: Path) -> tuple[Cgroups | None, str]:
         return open_cgroups(f"{node}-{mark}")
     except OSError as fault:
         return None, f"{fault.filename}: {fault.strerror}"
+
+
+def open_gpus() -> tuple[GpuInventory, str]:
+    """The machine's GPUs; none, and why, where there is no driver for any."""
+    try:
+        ctypes.CDLL("libnvidia-ml.so.1")
+    except OSError:
+        return NoGpus(), "there is no NVIDIA driver here (libnvidia-ml.so.1)"
+    from bridge_agent.limits.nvml import open_inventory  # 6 MiB that a machine without GPUs keeps
+
+    return open_inventory()
 
 
 def mounts(spec: LaunchSpec, state_dir: Path, shared: Iterable[str], tmp_bytes: int) -> Mounts:
@@ -55,7 +68,8 @@ def _needed(spec: LaunchSpec) -> list[str]:
     paths = [sys.prefix, sys.base_prefix, str(Path(__file__).parents[2]), *map(str, spec.readable)]
     paths += [path for path in spec.argv if path.startswith("/")][:1]
     paths += spec.env.get("PYTHONPATH", "").split(os.pathsep)
-    found = {str(Path(path).absolute()): None for path in paths if path and Path(path).exists()}
+    # os.path's, for pathlib's raises where the way there is closed to this user.
+    found = {str(Path(path).absolute()): None for path in paths if path and os.path.exists(path)}  # noqa: PTH110
     return list(found)
 
 
