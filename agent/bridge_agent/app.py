@@ -34,8 +34,7 @@ from bridge_agent.limits.gpus import GpuKeeper
 from bridge_agent.limits.isolation_report import IsolationReport, concerns
 from bridge_agent.limits.launcher import IsolatedLauncher
 from bridge_agent.limits.node_isolation import NodeIsolation, in_force
-from bridge_agent.limits.nvml import open_inventory
-from bridge_agent.limits.surroundings import engine_groups
+from bridge_agent.limits.surroundings import engine_groups, open_gpus
 from bridge_agent.listeners import NAMES, address_of, bind_all, close_all
 from bridge_agent.lock import AgentLock
 from bridge_agent.membership.link_status import LinkReport
@@ -240,7 +239,7 @@ class Agent:
         supervisor = EngineSupervisor(
             settings.engines, state.root, self._publish_engines, node=settings.name, launcher=launcher
         )
-        inventory, no_gpus = open_inventory()
+        inventory, no_gpus = open_gpus()
         keeper = GpuKeeper(
             inventory,
             without=no_gpus,
