@@ -66,6 +66,12 @@ def text_of(path: str, body: bytes) -> str:
     return found
 
 
+def marks(body: bytes) -> list[bytes]:
+    """What of the terminal records of all protocols a body holds."""
+    ends = (b"[DONE]", b"message_stop", b"response.completed", b'"done":true')
+    return [end for end in ends if end in body]
+
+
 def idle(bed: Bed) -> bool:
     return all(node.gateway.in_flight == 0 and node.engine.running == 0 for node in bed.nodes.values())
 
@@ -181,12 +187,31 @@ async def test_a_rest_that_waits_for_a_slot_goes_where_one_is_free(tmp_path: Pat
         await eventually(lambda: idle(bed), 30)
 
 
-@pytest.mark.parametrize("kind", ["cut", "error"])
-async def test_what_cannot_be_continued_ends_with_an_error_in_the_stream(bed: Bed, kind: str) -> None:
+_TOOL = {"name": "f", "description": "d", "input_schema": {"type": "object"}}
+_SCHEMA = {"type": "json_schema", "name": "s", "schema": {"type": "object"}}
+NOT_RESUMABLE: dict[str, dict[str, Any]] = {
+    "/api/generate": {"prompt": "hi", "format": "json"},
+    "/api/chat": {"format": "json"},
+    "/v1/chat/completions": {"response_format": {"type": "json_object"}},
+    "/v1/responses": {"input": "hi", "text": {"format": _SCHEMA}},
+    "/v1/messages": {"max_tokens": 99, "tools": [_TOOL]},
+}
+
+
+@pytest.mark.parametrize("kind", ["cut", "silent", "error"])
+@pytest.mark.parametrize("path", NOT_RESUMABLE)
+async def test_what_cannot_be_continued_ends_with_an_error_in_the_stream(
+    bed: Bed, path: str, kind: str
+) -> None:
     die_first(bed, kind)
-    answer = await bed["a"].infer("/api/chat", format="json")
-    assert "error" in json.loads(answer.body.splitlines()[-1])
+    answer = await bed["a"].infer(path, stream=True, **NOT_RESUMABLE[path])
+    assert (answer.status, answer.whole) == (200, True)
+    last = json.loads(answer.body.strip().splitlines()[-1].removeprefix(b"data: "))
+    assert last.get("error") or last.get("type") == "error" or last["response"]["error"], last
+    assert marks(answer.body) == [], "never as if it were complete"
     assert sum(bed["a"].gateway.counters.streams_not_resumed.values()) == 1
+    (record,) = bed["a"].gateway.records()
+    assert record.outcome.value in ("broken", "engine_error")
     await eventually(lambda: idle(bed))
 
 
