@@ -101,20 +101,31 @@ class Tally:
         self.errors.update(one.error[:120] for one in seen if one.error)
 
 
+Report = Callable[[dict[str, Any]], None]
+Tallies = dict[str, Tally]  # by what died; "": nothing
+
+
 def survival(folder: Path, _seconds: float, versions: list[str], command: str) -> None:
-    """The row `survive`."""
+    """The row `survive`; what was measured is written after each round."""
     plan = Plan()
-    tallies = asyncio.run(_on_a_mesh(folder, plan, list(DEATHS), _progress))
+
+    def write(rounds: int, tallies: Tallies) -> None:
+        _record("survive", "Streams whose speaker dies", command, versions, _survived(plan, rounds, tallies))
+
+    asyncio.run(_on_a_mesh(folder, plan, list(DEATHS), _progress, write))
+
+
+def _survived(plan: Plan, rounds: int, tallies: Tallies) -> str:
     rows = [
         (_WORDS[death], one.streams, one.resumed, one.complete, one.told, one.silent, _pauses(one))
         for death, one in tallies.items()
         if death in DEATHS
     ]
-    text = (
+    return (
         f"A mesh of three nodes as `bridge up` makes it, {plan.slots} slots an engine, all on this machine; "
         f"{plan.streams} streams of `{plan.model}` at once, {plan.tokens} tokens each, a quarter each of "
         f"{', '.join(PATHS)}, all through node1. At a random moment a process dies on a random node that "
-        f"speaks; {plan.rounds} rounds of each death, the mesh made whole between them. All requests are "
+        f"speaks; {rounds} rounds of each death, the mesh made whole between them. All requests are "
         "resumable. Pause: the longest between two pieces of text in a continued stream.\n\n"
         + results.table(
             (
@@ -129,13 +140,21 @@ def survival(folder: Path, _seconds: float, versions: list[str], command: str) -
             rows,
         )
     )
-    _record("survive", "Streams whose speaker dies", command, versions, text)
 
 
 def texts(folder: Path, _seconds: float, versions: list[str], command: str) -> None:
-    """The row `survive-text`."""
+    """The row `survive-text`; what was measured is written after each round."""
     plan = TEXT
-    tallies = asyncio.run(_on_a_mesh(folder, plan, list(DEATHS), _progress))
+
+    def write(rounds: int, tallies: Tallies) -> None:
+        _record(
+            "survive-text", "The text of continued streams", command, versions, _told(plan, rounds, tallies)
+        )
+
+    asyncio.run(_on_a_mesh(folder, plan, list(DEATHS), _progress, write))
+
+
+def _told(plan: Plan, rounds: int, tallies: Tallies) -> str:
     rows = [
         (
             _WORDS.get(death, "nothing"),
@@ -145,14 +164,13 @@ def texts(folder: Path, _seconds: float, versions: list[str], command: str) -> N
         )
         for death, one in tallies.items()
     ]
-    text = (
+    return (
         f"`{plan.model}` at temperature 0, {plan.streams} streams of {plan.tokens} tokens at once on three "
-        f"nodes of {plan.slots} slots, {plan.rounds} rounds of each death at random moments. Equal: the "
+        f"nodes of {plan.slots} slots, {rounds} rounds of each death at random moments. Equal: the "
         "whole text, byte for byte, as in a first run in which nothing died. Without a death the same "
         "requests are not always equal either: the rounding depends on which requests share a batch.\n\n"
         + results.table(("what dies", "streams", "equal", "equal of the continued"), rows)
     )
-    _record("survive-text", "The text of continued streams", command, versions, text)
 
 
 def bare(folder: Path, _seconds: float, versions: list[str], command: str) -> None:
@@ -195,15 +213,18 @@ def main() -> int:
         if is_bare:
             asyncio.run(_on_an_engine(Path(name), Plan(**given), _print))
         else:
-            asyncio.run(_on_a_mesh(Path(name), Plan(**given), deaths, _print))
+            asyncio.run(_on_a_mesh(Path(name), Plan(**given), deaths, _print, lambda _rounds, _tallies: None))
     return 0
 
 
-Report = Callable[[dict[str, Any]], None]
-
-
-async def _on_a_mesh(folder: Path, plan: Plan, deaths: Sequence[str], report: Report) -> dict[str, Tally]:
-    """Tallies by death; under "" one of a run in which nothing died."""
+async def _on_a_mesh(
+    folder: Path,
+    plan: Plan,
+    deaths: Sequence[str],
+    report: Report,
+    after_round: Callable[[int, Tallies], None],
+) -> None:
+    """Plays the rounds; `after_round` gets how many, and what clients saw so far."""
     chance = random.Random(plan.seed)
     bodies = _bodies(plan)
     with _mesh(folder / "state", plan.slots) as mesh:
@@ -228,7 +249,7 @@ async def _on_a_mesh(folder: Path, plan: Plan, deaths: Sequence[str], report: Re
                 mended = time.monotonic() - began - played
                 figures = {"round": number, "death": death, "took_s": round(played, 1)}
                 report(figures | {"repair_s": round(mended, 1)} | _figures(one))
-    return tallies
+            after_round(number + 1, tallies)
 
 
 async def _on_an_engine(folder: Path, plan: Plan, report: Report) -> dict[str, dict[str, Tally]]:
