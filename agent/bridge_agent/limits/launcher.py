@@ -284,7 +284,7 @@ class IsolatedLauncher:
             except (LimitsRefused, isolation.WallRefused) as fault:
                 await self.ended(spec.instance)
                 wall = fault.wall if isinstance(fault, isolation.WallRefused) else "cgroup"
-                if wall not in decision.walls or wanted.limits != Limits():
+                if wall not in decision.walls or (wall == "cgroup" and wanted.limits != Limits()):
                     raise
                 refused[wall] = fault.reason if isinstance(fault, isolation.WallRefused) else str(fault)
             except BaseException:

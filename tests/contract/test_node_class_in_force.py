@@ -1,0 +1,164 @@
+"""What an agent does with the NodeClass of its node, on engines that are processes: no mesh around them."""
+
+from __future__ import annotations
+
+import msgspec
+
+from bridge_agent.engine.process import LaunchSpec
+from bridge_agent.limits.cgroup import Cgroups
+from bridge_agent.limits.cgroup_rules import Hierarchy, Tree
+from bridge_agent.limits.gpu import NoGpus
+from bridge_agent.limits.gpus import GpuKeeper
+from bridge_agent.limits.launcher import UNCLASSED, IsolatedLauncher, Placed
+from bridge_agent.limits.node_isolation import NodeIsolation
+from bridge_core.node_class import GpuSharing, Isolation, Limits, NodeClass
+from bridge_core.snapshot import Node, Snapshot, Version, encode_entry
+from tests.engine_support import fake_config, supervised
+from tests.support import eventually
+
+READ_ONLY = "the cgroup tree is mounted read-only"
+PATIENCE_S = 40.0
+
+
+def no_groups() -> tuple[None, str]:
+    return None, READ_ONLY
+
+
+def launcher(state, node_class=UNCLASSED, **options) -> IsolatedLauncher:
+    options.setdefault("open_cgroups", no_groups)
+    return IsolatedLauncher(state, node_class=node_class, cgroups=None, **options)
+
+
+def mesh(*classes: NodeClass, labels: dict[str, str] | None = None) -> Snapshot:
+    entries = {f"nodeclass/{one.name}": encode_entry(one) for one in classes}
+    return Snapshot(Version(1, 1), entries | {"node/n1": encode_entry(Node("n1", labels=labels or {}))})
+
+
+def keeper(folder, engines) -> GpuKeeper:
+    return GpuKeeper(
+        NoGpus(),
+        without="there is no driver",
+        folder=folder,
+        node="n1",
+        instances=[("n1/0", None)],
+        sharing=None,
+        engines=engines,
+    )
+
+
+async def test_without_a_class_nothing_is_walled_and_groups_are_not_looked_for(tmp_path) -> None:
+    def looked() -> tuple[None, str]:
+        raise AssertionError("nobody asked for groups")
+
+    state = tmp_path / "s"
+    starts = launcher(state, open_cgroups=looked)
+    async with supervised(fake_config(tmp_path), state, launcher=starts) as it:
+        view = await it.state("ready", PATIENCE_S)
+        assert view.network_pid == 0
+        report = starts.report("n1/0")
+        assert (report.walls, report.missing, report.limits) == ((), {}, Limits())
+
+
+async def test_limits_that_nothing_here_holds_forbid_the_start_and_say_why(tmp_path) -> None:
+    limited = NodeClass("small", limits=Limits(memory_max=1 << 30))
+    state = tmp_path / "s"
+    async with supervised(fake_config(tmp_path), state, launcher=launcher(state, limited)) as it:
+        await eventually(lambda: it.status.phase == "backoff" and READ_ONLY in it.status.reason, PATIENCE_S)
+        assert it.status.launches == 0
+
+
+async def test_a_wall_that_is_only_wished_for_is_left_out_and_named(tmp_path) -> None:
+    wished = NodeClass("w", isolation=Isolation(walls=("cgroup", "no_new_privs")))
+    state = tmp_path / "s"
+    starts = launcher(state, wished)
+    async with supervised(fake_config(tmp_path), state, launcher=starts) as it:
+        await it.state("ready", PATIENCE_S)
+        assert starts.report("n1/0").walls == ("no_new_privs",)
+        assert starts.report("n1/0").missing == {"cgroup": READ_ONLY}
+
+
+async def test_a_wall_that_fails_after_all_is_left_out_unless_it_is_required(tmp_path) -> None:
+    gone = Cgroups(Hierarchy({"pids": Tree(1, "/proc/no-such-tree")}), "n1")
+    wished = Isolation(walls=("cgroup", "no_new_privs"))
+    state = tmp_path / "s"
+    starts = IsolatedLauncher(state, node_class=NodeClass("w", isolation=wished), cgroups=gone)
+    async with supervised(fake_config(tmp_path), state, launcher=starts) as it:
+        await it.state("ready", PATIENCE_S)
+        assert starts.report("n1/0").walls == ("no_new_privs",)
+        assert "/proc/no-such-tree" in starts.report("n1/0").missing["cgroup"]
+    required = NodeClass("w", isolation=Isolation(walls=(), require=("cgroup",)))
+    state = tmp_path / "t"
+    starts = IsolatedLauncher(state, node_class=required, cgroups=gone)
+    async with supervised(fake_config(tmp_path), state, launcher=starts) as it:
+        await eventually(lambda: "'cgroup' is required" in it.status.reason, PATIENCE_S)
+        assert it.status.launches == 0
+
+
+async def test_a_running_engine_waits_for_other_walls_and_its_next_start_has_them(tmp_path) -> None:
+    state = tmp_path / "s"
+    starts = launcher(state)
+    async with supervised(fake_config(tmp_path), state, launcher=starts) as it:
+        view = await it.state("ready", PATIENCE_S)
+        node = NodeIsolation("n1", {}, None, launcher=starts, keeper=keeper(tmp_path / "m", it.supervisor))
+        strict = NodeClass("strict", {"zone": "a"}, isolation=Isolation(walls=("no_new_privs",)))
+        node.follow(mesh(strict))
+        assert node.node_class == UNCLASSED  # of nodes with another label
+        assert node.source == ""
+        node.follow(mesh(strict, labels={"zone": "a"}))
+        assert (node.node_class, node.source) == (strict, "the mesh")
+        assert "next start" in node.report("n1/0").pending
+        assert node.report("n1/0").walls == ()
+        assert it.view.port == view.port
+        it.supervisor.fail("n1/0", "asked to start again")
+        await eventually(lambda: starts.report("n1/0").walls == ("no_new_privs",), PATIENCE_S)
+        assert node.report("n1/0").pending == ""
+        node.follow(mesh())  # the class is gone: what stands stays until the next start
+        assert "next start" in node.report("n1/0").pending
+
+
+async def test_an_adopted_engine_is_compared_with_the_class_of_now(tmp_path) -> None:
+    before = NodeClass("old", isolation=Isolation(walls=("no_new_privs",)))
+    state = tmp_path / "s"
+    config = fake_config(tmp_path)
+    async with supervised(config, state, launcher=launcher(state, before), leave=True) as it:
+        await it.state("ready", PATIENCE_S)
+        pid = it.status.pid
+    later = launcher(state)
+    async with supervised(config, state, launcher=later) as it:
+        await it.state("ready", PATIENCE_S)
+        assert (it.status.pid, it.status.adopted) == (pid, True)
+        report = later.report("n1/0")
+        assert (report.node_class, report.walls) == ("old", ("no_new_privs",))
+        assert "next start" in report.pending
+
+
+async def test_a_class_that_shares_gpus_says_where_there_are_none(tmp_path) -> None:
+    shared = NodeClass("gpu", isolation=Isolation(walls=()), gpu=GpuSharing(devices=("0",), mps=True))
+    state = tmp_path / "s"
+    starts = launcher(state)
+    async with supervised(fake_config(tmp_path), state, launcher=starts) as it:
+        await it.state("ready", PATIENCE_S)
+        devices = keeper(tmp_path / "m", it.supervisor)
+        starts.give_devices(devices)
+        node = NodeIsolation("n1", {}, shared, launcher=starts, keeper=devices)
+        node.follow(mesh())
+        assert node.source == "agent.json"
+        it.supervisor.fail("n1/0", "asked to start again")
+        await eventually(lambda: "n1/0 is not started" in it.status.reason, PATIENCE_S)
+        assert "GPU '0'" in it.status.reason
+
+
+async def test_an_engine_that_is_to_see_no_gpu_asks_for_none(tmp_path) -> None:
+    class Refusing:
+        asked = 0
+
+        async def admit(self, spec: LaunchSpec) -> Placed:
+            self.asked += 1
+            raise AssertionError("not asked for a GPU")
+
+    devices = Refusing()
+    state = tmp_path / "s"
+    config = msgspec.structs.replace(fake_config(tmp_path), gpus="")
+    async with supervised(config, state, launcher=launcher(state, devices=devices)) as it:
+        await it.state("ready", PATIENCE_S)
+    assert devices.asked == 0
