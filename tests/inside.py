@@ -107,6 +107,7 @@ async def inside(
     home = folder / "home"
     for each in (folder, home, models):
         each.mkdir(mode=0o700, parents=True, exist_ok=True)
+    (home / "answer").unlink(missing_ok=True)
     spec = LaunchSpec(
         command(asked, python),
         {"HOME": str(home)},

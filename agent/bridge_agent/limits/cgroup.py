@@ -12,9 +12,9 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Final
 
-import psutil
 import structlog
 
+from bridge_agent.engine.proc import read_stat
 from bridge_agent.limits import cgroup_rules as rules
 from bridge_agent.limits.spec import Limits, Machine, faults
 from bridge_core.errors import BridgeError, Fatal, Reaction
@@ -260,10 +260,17 @@ def _move_into_leaf(own: Path) -> None:
     here = _pids(str(own))
     if "0::/" not in Path("/proc/self/cgroup").read_text().splitlines():
         # Children that the agent started before (MPS daemons) count as inner processes, too.
-        here &= {one.pid for one in (psutil.Process(), *psutil.Process().children(recursive=True))}
+        here = {pid for pid in here if _descends_from_us(pid)}
     for pid in here:
         with contextlib.suppress(ProcessLookupError):
             _write(leaf / "cgroup.procs", str(pid))
+
+
+def _descends_from_us(pid: int) -> bool:
+    while pid > 1 and pid != os.getpid():
+        stat = read_stat(pid)
+        pid = 0 if stat is None else stat.parent
+    return pid == os.getpid()
 
 
 def _try_group(tree: rules.Tree, parent_name: str) -> str:
@@ -287,9 +294,9 @@ def _sentence(fault: OSError) -> str:
     """What a refusal of the kernel means for whoever runs the agent."""
     where = fault.filename
     if fault.errno == errno.EROFS:
-        return f"the cgroup tree is mounted read-only ({where})"
+        return "the cgroup trees are mounted read-only"
     if fault.errno in {errno.EACCES, errno.EPERM}:
-        return f"the cgroup tree is not this user's to write to ({where}): it takes root or Delegate=yes"
+        return "the cgroup trees are not this user's to write to: it takes root or systemd's Delegate=yes"
     if fault.errno == errno.EBUSY:
         return (
             f"other processes run in the agent's own cgroup ({where}): start the agent in one of its own, "
