@@ -12,19 +12,16 @@ from collections.abc import Callable
 import msgspec
 
 from bridge_core.counts import Counter
-from bridge_core.errors import BridgeError, Unavailable
+from bridge_core.errors import BridgeError
 from bridge_core.probe import ProbeResult
 from bridge_core.snapshot import Instance, Model, Snapshot, Version, encode_entry
-from bridge_core.store.api import Delete, Put, Unchanged
+from bridge_core.store.api import Put
 from bridge_core.traffic import shares, split
 from bridge_registry import keyspace
-from bridge_registry.membership.load_book import LoadBook, Report
-from bridge_registry.membership.mesh_table import MeshTable
-from bridge_registry.publication.builder import entries, next_version
+from bridge_registry.membership.load_book import Report
 from bridge_registry.records import NodeRecord, encode
-from bridge_registry.rollouts.controller import RolloutController
 from bridge_registry.rollouts.rollout_rules import Position
-from tests.fakes.store import FakeEtcd, FakeStore
+from tests.scenarios.control_plane import ControlPlane
 
 ROUTE = """\
 apiVersion: bridge.deepseek.io/v1
@@ -39,7 +36,6 @@ metadata: {name: roll}
 spec: {route: chat, stable: old, canary: new%s}
 """
 PROBE = ", probe: {prompts: [{prompt: 2+2, expect: '4'}]}"
-LEADER_KEY = keyspace.LEADER + "1"
 
 
 class Behaviour(msgspec.Struct):
@@ -99,62 +95,12 @@ class Agent:
         return Report(self.began, 0, self.snapshot.version, counts, results)
 
 
-class Registry:
-    """One registry's deciding parts on its own view of the store."""
-
-    def __init__(self, world: World, name: str) -> None:
-        self.name, self._world = name, world
-        self.store = FakeStore(world.etcd)
-        self.table = MeshTable(())
-        self.load = LoadBook()
-        self.snapshot = Snapshot(Version(), {})
-        self.alive = True
-        self.controller = RolloutController(
-            self.store,
-            self,
-            self.table,
-            self.load,
-            lambda: self.snapshot,
-            clock=lambda: world.wall,
-            monotonic=lambda: world.now,
-        )
-
-    def leads(self) -> bool:
-        item = self._world.etcd.items.get(LEADER_KEY)
-        return self.alive and item is not None and item.value == self.name.encode()
-
-    def fence(self) -> Unchanged:
-        if not self.leads():
-            raise Unavailable("another registry leads")
-        return Unchanged(LEADER_KEY, self._world.etcd.items[LEADER_KEY].mod_revision)
-
-    def refresh(self) -> None:
-        """What the watch and the publisher do."""
-        if not self.alive or not self.store.reachable():
-            return
-        self.table.apply(self._world.etcd.listing(keyspace.ROOT), self._world.now)
-        if not self.leads():
-            return
-        made = entries(
-            trust_domain="m",
-            spec=None,
-            routes=self.table.routes,
-            nodes=self.table.nodes,
-            members=self.table.membership.members.values(),
-            revoked=(),
-            rollouts=self.table.rollouts,
-        )
-        if made != self.snapshot.entries:
-            epoch = self._world.etcd.items[LEADER_KEY].create_revision
-            self.snapshot = Snapshot(next_version(self.snapshot.version, epoch, self.table.revision), made)
-
-
-class World:
+class World(ControlPlane):
     """See the module. `rate` is each agent's requests a second."""
 
     def __init__(self, *, rate: int = 5, seed: int = 1) -> None:
-        self.etcd = FakeEtcd()
-        self.now, self.wall, self.rate = 1000.0, 1_800_000_000.0, rate
+        super().__init__()
+        self.rate = rate
         self.behaviours = {"old": Behaviour(), "new": Behaviour()}
         rng = random.Random(seed)
         self.agents = [Agent(f"n{at}", at, rng) for at in range(1, 4)]
@@ -165,8 +111,6 @@ class World:
             ops.append(Put(f"{keyspace.MEMBERS}{agent.name}/0", encode_entry(instance)))
             ops.append(Put(keyspace.NODES + agent.name, encode(NodeRecord(agent.name))))
         self.etcd.apply(ops)
-        self.registries = {name: Registry(self, name) for name in ("r1", "r2")}
-        self.elect("r1")
 
     def apply(self, spec: str = "") -> None:
         """Applies the route and a rollout."""
@@ -176,15 +120,6 @@ class World:
                 Put(keyspace.CONFIG + "Rollout/roll", (ROLLOUT % spec).encode()),
             ]
         )
-
-    def elect(self, name: str) -> None:
-        """A new leader: the key of the old one is gone."""
-        self.etcd.apply([Delete(LEADER_KEY)])
-        self.etcd.apply([Put(LEADER_KEY, name.encode())])
-
-    @property
-    def leader(self) -> Registry | None:
-        return next((one for one in self.registries.values() if one.leads()), None)
 
     async def second(self) -> None:
         """One second for everybody."""
