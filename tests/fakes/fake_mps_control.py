@@ -1,9 +1,10 @@
 """Stands in for nvidia-cuda-mps-control: the same command line, pipe directory and answers.
 
-With -f it is the daemon: it logs to its standard output, as the real one does, and listens on a socket in the pipe directory until told to quit. Without,
-it sends its standard input to the daemon. Beside the real one's commands it knows `serve` (a server
-starts, as for a first client; its pid is answered), `crash` (it dies, its servers stay, as after a
-SIGKILL) and `fault PID` (the server logs that this client faulted).
+With -f it is the daemon: it logs to its standard output, as the real one does, and listens on a
+socket in the pipe directory until told to quit. Without, it sends its standard input to the daemon.
+Beside the real one's commands it knows `serve` (a server starts, as for a first client; its pid is
+answered), `crash` (it dies, its servers stay, as after a SIGKILL) and `fault [PID]` (the server logs
+that this client faulted, in the words of driver 580).
 """
 
 import os
@@ -44,9 +45,9 @@ def daemon() -> int:
                 if words[:1] == ["set_default_active_thread_percentage"]:
                     percentage = f"{float(words[1]):.1f}"
                 if words[:1] == ["fault"]:
-                    text = f"Received fatal exception from client process {words[1]}"
-                    line = f"[2026-11-23 00:00:01.000 Server     77] {text}"
-                    print(line, flush=True)
+                    named = [f"Client {{PID: {pid}, Context: 1}} encountered" for pid in words[1:]]
+                    for text in (*named, "Server is handling"):
+                        print(f"[2026-11-23 00:00:01.000 Server    77] {text} a fatal GPU error.", flush=True)
                 connection.sendall(f"{percentage}\n".encode())
 
 

@@ -7,6 +7,10 @@ from bridge_agent.limits.gpu import Gpu, MigSlice, select
 from bridge_agent.limits.mps_rules import MpsFault, MpsShare, Quarantine
 
 GIB = 1 << 30
+GOODBYE = (
+    "[2026-11-24 03:14:36.911 Server  1219] Server failed to recevie command with status 806,"
+    " assuming client {PID: 1215, Context ID: 1} exit"
+)
 
 
 def test_the_memory_limit_is_shared_out_over_an_engines_processes() -> None:
@@ -44,6 +48,22 @@ def test_shares_that_cannot_be_given_are_named(share: MpsShare, mig: bool, says:
             "[2026-11-23 10:00:00.000 Control   800] Server 812 exited with status 1",
             MpsFault("server_exit", 812, "Server 812 exited with status 1"),
         ),
+        # As driver 580 tells of a wild write on an H200.
+        (
+            "[2026-11-24 03:14:36.864 Server  1219] Client {PID: 1, Context: 1} encountered a fatal GPU error.",
+            MpsFault("client_fault", 1, "Client {PID: 1, Context: 1} encountered a fatal GPU error."),
+        ),
+        (
+            "[2026-11-24 03:14:36.864 Server  1219] Server is handling a fatal GPU error.",
+            MpsFault("client_fault", 0, "Server is handling a fatal GPU error."),
+        ),
+        (
+            "[2026-11-24 03:14:36.864 Server  1219] The following client process have a sticky error set:",
+            None,
+        ),
+        (GOODBYE, None),
+        ("[2026-11-24 03:14:33.827 Control  1165] Cmd:get_default_active_thread_percentage", None),
+        ("[2026-11-24 03:14:34.268 Control  1165] User did not send valid credentials", None),
         ("[2026-11-23 10:00:00.000 Control   800] Server 812 exited with status 0", None),
         ("[2026-11-23 10:00:00.000 Control   800] Accepting connection...", None),
         ("no log line at all", None),
@@ -60,6 +80,19 @@ def test_an_instance_that_faults_again_and_again_is_quarantined() -> None:
         state = state.blame("n/0")
     assert state.quarantined("n/0")
     assert not state.quarantined("n/1")
+
+
+def test_one_that_is_named_now_and_then_is_not() -> None:
+    state = Quarantine()
+    for name in ("n/0", "n/1", "n/0", "n/2", "n/3", "n/0", "n/1", "n/2", "n/0"):
+        state = state.blame(name)
+    assert not state.out
+    for _ in range(3):
+        state = state.blame("n/1")
+    assert state.out == {"n/1"}
+    for _ in range(5):
+        state = state.blame("n/2")
+    assert state.quarantined("n/1"), "others' faults do not bring it back"
 
 
 def test_a_gpu_is_named_by_index_uuid_prefix_or_slice() -> None:

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from typing import Final
 
 from bridge_agent.limits.mps import MpsDaemon
+from bridge_agent.limits.mps_rules import Quarantine
 
 ORDER_S: Final = 2.0  # how long engines already there wait for those that go before them
 
@@ -26,6 +27,7 @@ class FaultDomain:
         faults: How often it fell.
         last: Why it last did.
         recovered_at: When it last came back, by the keeper's clock.
+        quarantine: Who brings it down.
     """
 
     def __init__(self, daemon: MpsDaemon) -> None:
@@ -33,6 +35,7 @@ class FaultDomain:
         self.faults = 0
         self.last = ""
         self.recovered_at = float("-inf")
+        self.quarantine = Quarantine()
         self._open = asyncio.Event()
         self._open.set()
         self._doors: dict[str, _Door] = {}

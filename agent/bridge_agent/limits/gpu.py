@@ -105,9 +105,8 @@ class NoGpus:
 # documentation calls for a reset or a repair (48 double-bit ECC, 64 a row that could not be remapped,
 # 74 NVLink, 79 fell off the bus, 95 uncontained ECC, 119/120 GSP).
 DEVICE_XIDS = frozenset({48, 64, 74, 79, 95, 119, 120})
-# Those that one program's own illegal access, assertion or contained ECC error raises; under MPS they
-# end its neighbours.
-CLIENT_XIDS = frozenset({13, 31, 43, 45, 69, 94})
+# Others (13, 31, 43, 45, 94) tell of one program's own fault, and not of which: under MPS its server's
+# log is heard, beside which a stranger's crash on the same GPU would look the same.
 
 
 def select(gpus: Iterable[Gpu], wanted: str) -> Gpu | MigSlice:

@@ -17,7 +17,7 @@ from bridge_agent.engine.process import LaunchSpec
 from bridge_agent.limits import mps_rules
 from bridge_agent.limits.domain_rules import Family, Seats, culprit, seat
 from bridge_agent.limits.fault_domain import FaultDomain
-from bridge_agent.limits.gpu import CLIENT_XIDS, DEVICE_XIDS, VISIBLE_DEVICES, Gpu, GpuInventory, Xid
+from bridge_agent.limits.gpu import DEVICE_XIDS, VISIBLE_DEVICES, Gpu, GpuInventory, Xid
 from bridge_agent.limits.launcher import IsolationRefused, Placed
 from bridge_agent.limits.mps import MpsDaemon, MpsMissing, left_behind
 from bridge_agent.limits.placement_rules import thread_percentage
@@ -107,7 +107,6 @@ class GpuKeeper:
         self._domains: dict[str, FaultDomain] = {}
         self._families: dict[str, Family] = {}
         self._earlier: dict[str, Family] = {}  # the sample before: whoever is told of has ended by then
-        self._quarantine = mps_rules.Quarantine()
         self._group: asyncio.TaskGroup | None = None
         self._pending: set[asyncio.Task[None]] = set()
         self._leave = False
@@ -152,10 +151,11 @@ class GpuKeeper:
 
     def fault_of(self, instance: str) -> str:
         """Why an instance must take no requests; empty where it may."""
-        if self._quarantine.quarantined(instance):
-            times = self._quarantine.counts[instance]
-            return f"quarantined: it brought its MPS server down {times} times"
         device = self._seats.devices.get(instance, "")
+        domain = self._domains.get(device)
+        if domain is not None and domain.quarantine.quarantined(instance):
+            limit, window = domain.quarantine.limit, domain.quarantine.window
+            return f"quarantined: {limit} of {window} faults of its MPS server in a row were laid to it"
         fault = next((gpu.fault for gpu in self.gpus if gpu.holds(device)), "")
         return f"its GPU {device} may not be used: {fault}" if fault else ""
 
@@ -304,8 +304,6 @@ class GpuKeeper:
         if xid.code in DEVICE_XIDS:
             self._xids[xid.uuid] = f"XID {xid.code}: the device itself is at fault"
             self._changed()
-        elif xid.code in CLIENT_XIDS and xid.uuid in self._domains:
-            self._heard(xid.uuid, mps_rules.MpsFault("client_fault", 0, f"XID {xid.code}"))
 
     # -- faults
 
@@ -313,27 +311,30 @@ class GpuKeeper:
         if fault.kind == "refused":
             return  # a client that could not connect says so itself; nobody else is hurt
         domain = self._domains[device]
-        blamed = self._blame(fault) if fault.kind == "client_fault" else ""
+        blamed = self._blame(domain, fault) if fault.kind == "client_fault" else ""
+        text = fault.text + (f" (by {blamed})" if blamed else "")
         late = self._clock() - domain.recovered_at < SETTLE_S
         if late or domain.recovering:
+            domain.last = text if blamed else domain.last
             return
         domain.faults += 1
-        domain.last = fault.text + (f" (by {blamed})" if blamed else "")
+        domain.last = text
         if self._group is not None:
             # At once: the log tells of one fault in several lines.
             members = self._seats.on(device)
-            domain.close([one for one in members if not self._quarantine.quarantined(one)])
+            domain.close([one for one in members if not domain.quarantine.quarantined(one)])
             task = self._group.create_task(self._recover(device, domain, fault))
             self._pending.add(task)
             task.add_done_callback(self._pending.discard)
 
-    def _blame(self, fault: mps_rules.MpsFault) -> str:
+    def _blame(self, domain: FaultDomain, fault: mps_rules.MpsFault) -> str:
         instance = culprit(fault.pid, self._families) or culprit(fault.pid, self._earlier)
         if instance:
             for families in (self._families, self._earlier):
                 families.pop(instance, None)  # one fault is told in several lines
-            self._quarantine = self._quarantine.blame(instance)
-            log.error("mps_client_faulted", instance=instance, times=self._quarantine.counts[instance])
+            domain.quarantine = domain.quarantine.blame(instance)
+            named = domain.quarantine.named
+            log.error("mps_client_faulted", instance=instance, times=named.count(instance), of=len(named))
         return instance
 
     async def _recover(self, device: str, domain: FaultDomain, fault: mps_rules.MpsFault) -> None:
@@ -342,7 +343,7 @@ class GpuKeeper:
         before = {instance: self._engines.process(instance) for instance in members}
         log.error("mps_domain_restarting", domain=self._name(device), engines=members, reason=domain.last)
         for instance in members:
-            if self._quarantine.quarantined(instance):
+            if domain.quarantine.quarantined(instance):
                 log.error("engine_quarantined", instance=instance)
                 self._engines.halt(instance)
             else:

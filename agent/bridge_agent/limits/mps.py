@@ -23,7 +23,7 @@ log = structlog.get_logger()
 CONTROL = "nvidia-cuda-mps-control"
 START_TIMEOUT_S = 10.0
 COMMAND_TIMEOUT_S = 5.0
-LOG_POLL_S = 0.2
+LOG_POLL_S = 0.1
 MAX_PIPE = 90  # a socket's path has 107 bytes, and the driver gives its sockets names of their own
 # In the foreground the daemon and its servers write what would be control.log and server.log to
 # their standard output.

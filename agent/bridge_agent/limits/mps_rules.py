@@ -13,7 +13,6 @@ Facts that shape it (tried on an H200, driver 580; bench/RESULTS.md):
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
 from typing import Final
 
 import msgspec
@@ -82,27 +81,42 @@ def read_log_line(line: str) -> MpsFault | None:
     if match is None:
         return None
     text, lower = match["text"], match["text"].lower()
+    if lower.startswith("the following client"):  # of a list of all that the fault before will end
+        return None
     client = _CLIENT.search(text)
     named = int(client["pid"]) if client else 0
     if _FATAL.search(lower):
         return MpsFault("client_fault", named, text)
     if re.search(r"server \d+ exited", lower) and "status 0" not in lower:
         return MpsFault("server_exit", int(re.findall(r"\d+", text)[0]), text)
-    if "failed to" in lower and "client" in lower:
+    # A client that ends is "assumed to exit" after a receive that failed: that is its goodbye.
+    if "failed to" in lower and "client" in lower and "assuming client" not in lower:
         return MpsFault("refused", named, text)
     return None
 
 
 class Quarantine(msgspec.Struct, frozen=True):
-    """How often each instance brought its MPS server down; after `limit` times it stays out."""
+    """Which instances of a fault domain bring its MPS server down again and again.
 
-    counts: Mapping[str, int] = {}
+    MPS names a client with every fault, and not always the right one: of eight that were busy it named
+    a neighbour. So an instance is kept out when it was named in `limit` of the last `window` faults.
+
+    Attributes:
+        named: Whom the last faults were laid to, the newest last.
+        out: Who is kept out.
+    """
+
+    named: tuple[str, ...] = ()
+    out: frozenset[str] = frozenset()
     limit: int = 3
+    window: int = 5
 
     def blame(self, instance: str) -> Quarantine:
         """After one more fault of `instance`."""
-        return Quarantine({**self.counts, instance: self.counts.get(instance, 0) + 1}, self.limit)
+        named = (*self.named, instance)[-self.window :]
+        out = self.out | {instance} if named.count(instance) >= self.limit else self.out
+        return Quarantine(named, out, self.limit, self.window)
 
     def quarantined(self, instance: str) -> bool:
         """Whether `instance` may no longer share a server."""
-        return self.counts.get(instance, 0) >= self.limit
+        return instance in self.out
