@@ -93,3 +93,19 @@ def test_labels() -> None:
 def test_settings_of_a_later_release_are_read() -> None:
     document = msgspec.to_builtins(SETTINGS) | {"future": 1}
     assert msgspec.json.decode(msgspec.json.encode(document), type=AgentSettings) == SETTINGS
+
+
+def test_a_nodes_own_class_is_read_as_mesh_config_is(tmp_path: Path) -> None:
+    state = StateDir(tmp_path)
+    limits = {"memoryMax": "2GiB", "pidsMax": 500}
+    save_settings(state, msgspec.structs.replace(SETTINGS, node_class={"limits": limits}))
+    own = load_settings(state).own_class
+    assert own is not None
+    assert (own.limits.memory_max, own.limits.pids_max) == (2 << 30, 500)
+    assert SETTINGS.own_class is None
+
+
+def test_every_fault_of_a_nodes_own_class_is_said_at_once() -> None:
+    wrong = {"limits": {"memoryMax": "2GB"}, "gpus": {}}
+    with pytest.raises(Fatal, match=r"agent\.json .* limits\.memoryMax: .*2GB.*; gpus: is not a known key"):
+        _ = msgspec.structs.replace(SETTINGS, node_class=wrong).own_class
