@@ -10,9 +10,12 @@ import argparse
 import asyncio
 import contextlib
 import json
+import os
 import random
 import signal
+import socket
 import statistics
+import subprocess
 import sys
 import tempfile
 import time
@@ -43,6 +46,7 @@ _WORDS = {
     "paused": "owner: SIGSTOP",
 }
 _NOT_USED = ("wrk", "nginx", "Envoy")
+_OLLAMA = "BRIDGE_BENCH_OLLAMA"  # names an ollama binary to compare with
 _PATIENCE_S = 30.0  # of clients of a bare engine that says nothing
 
 
@@ -68,7 +72,7 @@ class Plan:
 
 
 TEXT = Plan(rounds=5, streams=12, model=TALKER, tokens=80, slots=4)
-BARE = Plan(rounds=5)
+BARE = Plan(rounds=3, slots=100)
 
 
 @dataclass
@@ -79,6 +83,7 @@ class Tally:
     complete: int = 0
     told: int = 0
     silent: int = 0
+    hung: int = 0
     resumed: int = 0
     equal: int = 0
     resumed_equal: int = 0
@@ -89,7 +94,9 @@ class Tally:
         """Adds a round."""
         self.streams += len(seen)
         self.complete += sum(one.complete and not one.error for one in seen)
-        self.told += sum(bool(one.error) for one in seen)
+        hung = sum("ReadTimeout" in one.error for one in seen)
+        self.hung += hung
+        self.told += sum(bool(one.error) for one in seen) - hung
         self.silent += sum(not one.complete and not one.error for one in seen)
         for one, calm in zip(seen, expected, strict=True):
             same = one.text == calm.text
@@ -176,21 +183,40 @@ def _told(plan: Plan, rounds: int, tallies: Tallies) -> str:
 def bare(folder: Path, _seconds: float, versions: list[str], command: str) -> None:
     """The row `survive-bare`."""
     plan = BARE
-    tallies = asyncio.run(_on_an_engine(folder, plan, _progress))
-    rows = []
-    for death, paths in tallies.items():
-        rows += [
-            (_WORDS[death], path, one.streams, one.complete, one.told, one.silent)
-            for path, one in paths.items()
-        ]
+    rows: list[tuple[object, ...]] = []
+    for kind in _engines():
+        tallies = asyncio.run(_on_an_engine(kind, folder, plan, _progress))
+        for death, paths in tallies.items():
+            rows += [
+                (
+                    kind,
+                    _WORDS[death].removeprefix("its "),
+                    path,
+                    one.streams,
+                    one.complete,
+                    one.told,
+                    one.silent,
+                    one.hung,
+                )
+                for path, one in paths.items()
+            ]
     text = (
-        f"The same clients at one `bridge-engine` of {plan.streams} slots without a mesh before it: "
-        f"{plan.streams} streams of `{plan.model}`, {plan.rounds} rounds of each death. Cut silently: the "
-        "stream ended, or said nothing more for "
-        f"{_PATIENCE_S:g} s, without its terminal record and without an error. Told an error: an error in "
-        "the stream, or a connection that broke.\n\n"
+        f"The same clients at one engine of {plan.slots} slots without a mesh before it: {plan.streams} "
+        f"streams of `{plan.model}`, {plan.rounds} rounds of each death. Cut silently: the stream ended "
+        "without its terminal record and without an error. Told an error: an error in the stream, or "
+        f"a connection that broke. Silent for ever: {_PATIENCE_S:g} s without a byte.\n\n"
         + results.table(
-            ("what dies", "protocol", "streams", "complete", "told an error", "cut silently"), rows
+            (
+                "engine",
+                "what dies",
+                "protocol",
+                "streams",
+                "complete",
+                "told an error",
+                "cut silently",
+                "silent for ever",
+            ),
+            rows,
         )
     )
     _record("survive-bare", "What a bare engine's clients see", command, versions, text)
@@ -211,7 +237,8 @@ def main() -> int:
     is_bare, deaths = given.pop("bare"), given.pop("death") or list(DEATHS)
     with tempfile.TemporaryDirectory(prefix="bridge-survive-") as name:
         if is_bare:
-            asyncio.run(_on_an_engine(Path(name), Plan(**given), _print))
+            for kind in _engines():
+                asyncio.run(_on_an_engine(kind, Path(name), Plan(**given), _print))
         else:
             asyncio.run(_on_a_mesh(Path(name), Plan(**given), deaths, _print, lambda _rounds, _tallies: None))
     return 0
@@ -252,7 +279,11 @@ async def _on_a_mesh(
             after_round(number + 1, tallies)
 
 
-async def _on_an_engine(folder: Path, plan: Plan, report: Report) -> dict[str, dict[str, Tally]]:
+def _engines() -> list[str]:
+    return ["bridge-engine"] + ["ollama"] * (_OLLAMA in os.environ)
+
+
+async def _on_an_engine(kind: str, folder: Path, plan: Plan, report: Report) -> dict[str, Tallies]:
     """Tallies by death and path."""
     chance = random.Random(plan.seed)
     bodies = _bodies(plan)
@@ -262,7 +293,8 @@ async def _on_an_engine(folder: Path, plan: Plan, report: Report) -> dict[str, d
     for death in ("runner", "frozen", "engine"):
         paths = tallies[death] = {path: Tally() for path in PATHS}
         for number in range(plan.rounds):
-            with _engine(models, folder / f"{death}{number}", plan.streams) as (engine, url):
+            with _engine(kind, models, folder / f"{kind}-{death}{number}", plan.slots) as (engine, url):
+                await _calm(url, bodies[:1])  # loads the model
                 began = time.monotonic()
                 expected = await _calm(url, bodies)
                 took = time.monotonic() - began
@@ -278,7 +310,7 @@ async def _on_an_engine(folder: Path, plan: Plan, report: Report) -> dict[str, d
                     one = Tally()
                     one.count([seen[n] for n in own], [expected[n] for n in own])
                     paths[path].count([seen[n] for n in own], [expected[n] for n in own])
-                    report({"round": number, "death": death, "path": path, "bare": True} | _figures(one))
+                    report({"round": number, "engine": kind, "death": death, "path": path} | _figures(one))
     return tallies
 
 
@@ -330,28 +362,42 @@ def _mesh(state: Path, slots: int) -> Iterator[Mesh]:
 
 
 @contextlib.contextmanager
-def _engine(models: Path, folder: Path, slots: int) -> Iterator[tuple[psutil.Process, str]]:
+def _engine(kind: str, models: Path, folder: Path, slots: int) -> Iterator[tuple[psutil.Process, str]]:
     folder.mkdir()
-    ready = folder / "ready.json"
-    command = [str(Path(sys.executable).parent / "bridge-engine"), "serve", "--models", str(models)]
-    command += ["--listen", "127.0.0.1:0", "--ready-file", str(ready), "--num-parallel", str(slots)]
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        where = f"127.0.0.1:{free.getsockname()[1]}"
+    environment = dict(os.environ)
+    if kind == "ollama":
+        command = [os.environ[_OLLAMA], "serve"]
+        environment |= {"OLLAMA_HOST": where, "OLLAMA_MODELS": str(models), "OLLAMA_CONTEXT_LENGTH": "2048"}
+        environment |= {"OLLAMA_NUM_PARALLEL": str(slots), "HOME": str(folder)}
+    else:
+        command = [str(Path(sys.executable).parent / "bridge-engine"), "serve", "--models", str(models)]
+        command += ["--listen", where, "--num-parallel", str(slots)]
     with (folder / "log").open("wb") as log:
-        process = psutil.Popen(command, stdout=log, stderr=log)
+        process = psutil.Process(subprocess.Popen(command, stdout=log, stderr=log, env=environment).pid)
     try:
         end = time.monotonic() + 60
-        while not ready.exists():
-            if time.monotonic() > end or process.poll() is not None:
-                raise RuntimeError("the engine did not start")
+        while not _listens(where):
+            if time.monotonic() > end or not process.is_running():
+                raise RuntimeError(f"{kind} did not start: {(folder / 'log').read_text()[-2000:]}")
             time.sleep(0.05)
-        yield process, f"http://127.0.0.1:{json.loads(ready.read_text())['port']}"
+        yield process, f"http://{where}"
     finally:
-        family: list[psutil.Process] = [process]
+        family = [process]
         with contextlib.suppress(psutil.Error):
             family += process.children(recursive=True)
         for one in family:
             with contextlib.suppress(psutil.Error):
                 one.kill()
         psutil.wait_procs(family, timeout=10)
+
+
+def _listens(where: str) -> bool:
+    with contextlib.suppress(httpx.HTTPError):
+        return httpx.get(f"http://{where}/api/version").status_code == 200
+    return False
 
 
 def _pauses(tally: Tally) -> str:
