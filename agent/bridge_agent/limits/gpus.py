@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import random
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Final, Protocol
 
@@ -18,6 +18,7 @@ from bridge_agent.limits import mps_rules
 from bridge_agent.limits.domain_rules import Family, Seats, culprit, seat
 from bridge_agent.limits.fault_domain import FaultDomain
 from bridge_agent.limits.gpu import DEVICE_XIDS, VISIBLE_DEVICES, Gpu, GpuInventory, Xid
+from bridge_agent.limits.isolation_report import DomainReport
 from bridge_agent.limits.launcher import IsolationRefused, Placed
 from bridge_agent.limits.mps import MpsDaemon, MpsMissing, left_behind
 from bridge_agent.limits.placement_rules import thread_percentage
@@ -45,16 +46,6 @@ class Engines(Protocol):
 
     def halt(self, instance: str) -> None:
         """It is to be ended, and to stay so."""
-
-
-class DomainReport(msgspec.Struct, frozen=True):
-    """One fault domain as an operator sees it."""
-
-    name: str
-    instances: tuple[str, ...]
-    daemon_restarts: int
-    faults: int
-    last: str
 
 
 class GpuKeeper:
@@ -382,23 +373,3 @@ def _inside(pid: int) -> int:
     except OSError:
         pass
     return 0
-
-
-def gpu_rows(gpus: Sequence[Gpu]) -> list[Mapping[str, float]]:
-    """Figures of each GPU by metric name, without those it does not report."""
-    return [
-        {
-            name: value
-            for name, value in (
-                ("memory_bytes", gpu.memory_bytes),
-                ("memory_free_bytes", gpu.free_bytes),
-                ("temperature_celsius", gpu.temperature_c),
-                ("power_watts", gpu.power_w),
-                ("utilization_percent", gpu.utilization),
-                ("ecc_uncorrected", gpu.ecc_uncorrected),
-                ("fault", float(bool(gpu.fault))),
-            )
-            if value is not None
-        }
-        for gpu in gpus
-    ]

@@ -109,7 +109,4 @@ class NodeIsolation:
 
     def domains(self) -> tuple[DomainReport, ...]:
         """Fault domains under MPS."""
-        return tuple(
-            DomainReport(one.name, one.instances, one.daemon_restarts, one.faults, one.last)
-            for one in self._keeper.domains()
-        )
+        return tuple(self._keeper.domains())
