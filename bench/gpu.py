@@ -240,6 +240,25 @@ async def several_models(bed: Bed, tokens: int) -> None:
     )
 
 
+async def threads_of_an_engine(folder: Path, store: Path, count: int, tokens: int) -> None:
+    """Engines with other numbers of CPU threads: beside a GPU that has all layers they get in the way."""
+    for threads in (None, 4, 2, 1):
+        here = folder / f"threads-{threads}"
+        here.mkdir(parents=True, exist_ok=True)
+        configs = [real_engine(here, n, store, threads) for n in range(count)]
+        agent = GpuAgent(here, configs, GpuSharing(mps=True, per_gpu=32))
+        async with agent.running():
+            await agent.ready(*range(count))
+            await agent.back(range(count), time.monotonic())
+            began = time.monotonic()
+            done = await asyncio.gather(*(agent.generate(n, tokens) for n in range(count)))
+            per_s = sum(done) / (time.monotonic() - began)
+        print(
+            f"- {count} engines of the agent, 1.1B f16, CPU threads {threads}: {per_s:,.0f} tokens/s",
+            flush=True,
+        )
+
+
 async def whole_agent(folder: Path, store: Path, count: int, tokens: int) -> None:
     """Engines as the agent runs them: supervised, `bridge-engine`, the keeper's MPS and share of threads."""
     folder.mkdir(parents=True, exist_ok=True)
@@ -273,12 +292,16 @@ async def main() -> None:
     parser.add_argument("--folder", type=Path, default=Path("/var/tmp/bridge-gpu"))
     parser.add_argument("--counts", default="1,2,4,8,16")
     parser.add_argument("--tokens", type=int, default=200)
+    parser.add_argument("--only-agent", action="store_true", help="leave out what no agent supervises")
     arguments = parser.parse_args()
     os.environ["BRIDGE_TEST_LLAMA_SERVER"] = arguments.llama_server
+    arguments.folder.mkdir(parents=True, exist_ok=True)
     bed = Bed(arguments.folder, arguments.llama_server)
-    await table(bed, [int(count) for count in arguments.counts.split(",")], arguments.tokens)
-    await several_models(bed, arguments.tokens)
+    if not arguments.only_agent:
+        await table(bed, [int(count) for count in arguments.counts.split(",")], arguments.tokens)
+        await several_models(bed, arguments.tokens)
     store = make_store(arguments.folder / "store", "m", LARGE)
+    await threads_of_an_engine(arguments.folder, store, 8, arguments.tokens)
     for count in (4, 8):
         await whole_agent(arguments.folder / f"whole-{count}", store, count, arguments.tokens)
 

@@ -83,7 +83,7 @@ def make_store(folder: Path, name: str, shape: LlamaShape = SMALL, weights: str 
     return folder
 
 
-def real_engine(folder: Path, index: int, store: Path) -> EngineConfig:
+def real_engine(folder: Path, index: int, store: Path, threads: int | None = 1) -> EngineConfig:
     """`bridge-engine` over the CUDA build, one model at a time."""
     binary = folder / "bridge-engine"
     binary.write_text(f'#!/bin/sh\nexec {sys.executable} -m bridge_agent.embedded.cli "$@"\n')
@@ -98,6 +98,7 @@ def real_engine(folder: Path, index: int, store: Path) -> EngineConfig:
         models_dir=str(store),
         llama_server=llama_server(),
         num_parallel=1,
+        num_thread=threads,
         context_length=2048,
         max_loaded=1,
         keep_alive="-1",

@@ -50,7 +50,7 @@ def test_shares_that_cannot_be_given_are_named(share: MpsShare, mig: bool, says:
         ),
         # As driver 580 tells of a wild write on an H200.
         (
-            "[2026-11-24 03:14:36.864 Server  1219] Client {PID: 1, Context: 1} encountered a fatal GPU error.",
+            "[2026-11-24 03:14:36 Server  1219] Client {PID: 1, Context: 1} encountered a fatal GPU error.",
             MpsFault("client_fault", 1, "Client {PID: 1, Context: 1} encountered a fatal GPU error."),
         ),
         (

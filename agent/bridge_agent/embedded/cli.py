@@ -22,6 +22,7 @@ from bridge_agent.embedded.errors import ApiError
 from bridge_agent.embedded.modelgen.command import generate_model
 from bridge_agent.embedded.requests import FOREVER, duration
 from bridge_agent.embedded.runner.scheduler import Settings
+from bridge_agent.embedded.runner.spec import KvType
 from bridge_core.errors import BridgeError, Fatal
 from bridge_core.files import write_atomically
 
@@ -45,6 +46,9 @@ def serve(
     keep_alive: Annotated[str, typer.Option(help="How long an idle model stays; negative: for ever.")] = "5m",
     context_length: Annotated[int, typer.Option(min=4, help="Where nobody asks for another.")] = 4096,
     max_loaded: Annotated[int, typer.Option(min=1, help="Models loaded at a time.")] = 3,
+    kv_cache_type: Annotated[KvType, typer.Option(help="Precision of the KV cache.")] = KvType.F16,
+    threads: Annotated[int, typer.Option(min=0, help="CPU threads; 0 leaves it to llama.cpp.")] = 0,
+    batch: Annotated[int, typer.Option(min=0, help="Prompt tokens read at a time; 0: 512.")] = 0,
     max_queue: Annotated[int, typer.Option(min=1, help="Requests that may wait for a load.")] = 512,
     load_timeout: Annotated[str, typer.Option(help="How long a loading model may be silent.")] = "5m",
     hang_timeout: Annotated[str, typer.Option(help="How long a busy runner may be silent.")] = "10s",
@@ -59,6 +63,9 @@ def serve(
         keep_alive_s=_seconds("--keep-alive", keep_alive),
         context_length=context_length,
         max_loaded=max_loaded,
+        kv_cache_type=kv_cache_type.value,
+        threads=threads,
+        batch=batch,
         max_queue=max_queue,
         load_stall_s=_seconds("--load-timeout", load_timeout),
         hang_s=_seconds("--hang-timeout", hang_timeout),

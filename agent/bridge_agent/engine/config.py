@@ -27,7 +27,9 @@ class EngineConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit
         context_length: Tokens of context of a request; None: the engine's own choice.
         keep_alive: How long an unused model stays loaded ("5m", "-1"); None: the engine's own choice.
         max_loaded: Models in memory at a time; None: the engine's own choice.
-        kv_cache_type: Precision of the KV cache ("f16", "q8_0", "q4_0") of `ollama`; None: its own choice.
+        kv_cache_type: Precision of the KV cache ("f16", "q8_0", "q4_0"); None: the engine's own choice.
+        num_thread: CPU threads that a model of `llamacpp` computes with; None: llama.cpp's own choice.
+        num_batch: Tokens of a prompt that `llamacpp` reads at a time; None: its own choice.
         gpus: Value of CUDA_VISIBLE_DEVICES (indices or UUIDs; "" hides every GPU); None: not set.
         llama_server: A llama-server binary for `llamacpp` to run models with; None: the wheel's own.
         env: Environment variables in addition; they win over the engine's own.
@@ -43,6 +45,8 @@ class EngineConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit
     keep_alive: str | None = None
     max_loaded: int | None = None
     kv_cache_type: Literal["f16", "q8_0", "q4_0"] | None = None
+    num_thread: int | None = None
+    num_batch: int | None = None
     gpus: str | None = None
     llama_server: str | None = None
     env: dict[str, str] = {}
@@ -68,7 +72,7 @@ class EngineConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit
             faults.append(f"index {self.index} is negative")
         if not 1 <= self.num_parallel <= MAX_PARALLEL:
             faults.append(f"num_parallel {self.num_parallel} is not between 1 and {MAX_PARALLEL}")
-        for name in ("context_length", "max_loaded"):
+        for name in ("context_length", "max_loaded", "num_thread", "num_batch"):
             value = getattr(self, name)
             if value is not None and value < 1:
                 faults.append(f"{name} {value} is not positive")
@@ -76,7 +80,7 @@ class EngineConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit
 
     def _kind_faults(self) -> list[str]:
         """What the engine would silently not do."""
-        only = {"kv_cache_type": "ollama", "llama_server": "llamacpp"}
+        only = {"llama_server": "llamacpp", "num_thread": "llamacpp", "num_batch": "llamacpp"}
         return [
             f"{name} is for the engine {kind} only"
             for name, kind in only.items()

@@ -122,6 +122,9 @@ class LlamaCpp:
             "--keep-alive": config.keep_alive,
             "--context-length": config.context_length,
             "--max-loaded": config.max_loaded,
+            "--kv-cache-type": config.kv_cache_type,
+            "--threads": config.num_thread,
+            "--batch": config.num_batch,
             "--llama-server": config.llama_server,
         }
         for flag, value in optional.items():

@@ -15,7 +15,7 @@ from typing import Any
 
 import msgspec
 
-from bridge_agent.embedded.runner.spec import READY_MARK, Spec, server_arguments
+from bridge_agent.embedded.runner.spec import READY_MARK, KvType, Spec, server_arguments
 
 _PR_SET_PDEATHSIG = 1
 
@@ -74,6 +74,11 @@ def _parameters(xllamacpp: Any, spec: Spec) -> Any:
     if spec.num_thread > 0:
         parameters.cpuparams.n_threads = spec.num_thread
         parameters.cpuparams_batch.n_threads = spec.num_thread
+    if spec.kv_cache_type != KvType.F16:
+        kind = getattr(xllamacpp.ggml_type, f"GGML_TYPE_{spec.kv_cache_type.upper()}")
+        parameters.cache_type_k = parameters.cache_type_v = kind
+        # Only flash attention reads a quantised V.
+        parameters.flash_attn_type = xllamacpp.llama_flash_attn_type.LLAMA_FLASH_ATTN_TYPE_ENABLED
     if spec.use_mmap is not None:
         modes = xllamacpp.llama_load_mode
         parameters.load_mode = modes.LLAMA_LOAD_MODE_MMAP if spec.use_mmap else modes.LLAMA_LOAD_MODE_NONE

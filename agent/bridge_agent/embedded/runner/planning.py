@@ -17,7 +17,16 @@ _SERIAL: Final = ("mllama", "qwen3vl", "qwen35", "qwen3next", "lfm2", "nemotron_
 
 
 def plan(
-    model: Model, options: RunnerOptions, *, parallel: int, context_length: int, llama_server: str, port: int
+    model: Model,
+    options: RunnerOptions,
+    *,
+    parallel: int,
+    context_length: int,
+    llama_server: str,
+    port: int,
+    kv_cache_type: str = "f16",
+    threads: int = 0,
+    batch: int = 0,
 ) -> Spec:
     """Decides how a model is loaded.
 
@@ -28,26 +37,30 @@ def plan(
         context_length: The context length where nobody asks for one.
         llama_server: Path of a llama-server to run; empty for the wheel's.
         port: Where that one listens.
+        kv_cache_type: Precision of the KV cache.
+        threads: CPU threads where nobody asks for a number; 0: llama.cpp's own choice.
+        batch: Prompt tokens read at a time where nobody asks for a number; 0: the default.
     """
     num_ctx = max(4, options.num_ctx or context_length)
     if model.trained_context:
         num_ctx = min(num_ctx, model.trained_context)
     embedding = "embedding" in model.capabilities
-    batch = min(options.num_batch or (EMBEDDING_BATCH if embedding else DEFAULT_BATCH), num_ctx)
+    size = min(options.num_batch or batch or (EMBEDDING_BATCH if embedding else DEFAULT_BATCH), num_ctx)
     if embedding:  # a text is embedded in one batch or not at all
-        batch = max(batch, min(EMBEDDING_BATCH, num_ctx))
+        size = max(size, min(EMBEDDING_BATCH, num_ctx))
     serial = embedding or model.header.architecture.startswith(_SERIAL)
     return Spec(
         model=str(model.weights),
         num_ctx=num_ctx,
         parallel=1 if serial else parallel,
-        batch=batch,
-        micro_batch=batch,
+        batch=size,
+        micro_batch=size,
         shift=options.shift,
         embedding=embedding,
         num_gpu=options.num_gpu,
         main_gpu=options.main_gpu,
-        num_thread=options.num_thread,
+        num_thread=options.num_thread or threads,
+        kv_cache_type=kv_cache_type,
         use_mmap=options.use_mmap,
         projectors=tuple(map(str, model.projectors)),
         adapters=tuple(map(str, model.adapters)),

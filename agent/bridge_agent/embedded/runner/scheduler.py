@@ -46,6 +46,9 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         max_queue: Requests that may wait for a load.
         load_stall_s: How long a loading runner may be silent.
         hang_s: How long a busy runner may leave a health probe without an answer.
+        kv_cache_type: Precision of the KV cache.
+        threads: CPU threads where the request does not say; 0: llama.cpp's own choice.
+        batch: Prompt tokens read at a time where the request does not say; 0: the plan's own choice.
         llama_server: A `llama-server` binary to run; empty for the wheel's server.
     """
 
@@ -56,6 +59,9 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     max_queue: int = 512
     load_stall_s: float = 300.0
     hang_s: float = 10.0
+    kv_cache_type: str = "f16"
+    threads: int = 0
+    batch: int = 0
     llama_server: str = ""
 
 
@@ -217,6 +223,9 @@ class Scheduler:
             options,
             parallel=settings.parallel,
             context_length=settings.context_length,
+            kv_cache_type=settings.kv_cache_type,
+            threads=settings.threads,
+            batch=settings.batch,
             llama_server=settings.llama_server,
             port=port,
         )

@@ -2,11 +2,20 @@
 
 from __future__ import annotations
 
+import enum
 from typing import Final
 
 import msgspec
 
 READY_MARK: Final = "bridge-runner-ready"
+
+
+class KvType(enum.StrEnum):
+    """Precisions of the KV cache."""
+
+    F16 = "f16"
+    Q8_0 = "q8_0"
+    Q4_0 = "q4_0"
 
 
 class Spec(msgspec.Struct, frozen=True, kw_only=True):
@@ -23,6 +32,7 @@ class Spec(msgspec.Struct, frozen=True, kw_only=True):
     main_gpu: int | None
     num_thread: int
     use_mmap: bool | None
+    kv_cache_type: str = "f16"
     projectors: tuple[str, ...] = ()
     adapters: tuple[str, ...] = ()
     llama_server: str = ""
@@ -54,6 +64,10 @@ def server_arguments(spec: Spec) -> list[str]:
         arguments += ["--main-gpu", str(spec.main_gpu)]
     if spec.num_thread > 0:
         arguments += ["--threads", str(spec.num_thread)]
+    if spec.kv_cache_type != KvType.F16:
+        # Only flash attention reads a quantised V.
+        kind = spec.kv_cache_type
+        arguments += ["--cache-type-k", kind, "--cache-type-v", kind, "--flash-attn", "on"]
     if spec.use_mmap is False:
         arguments.append("--no-mmap")
     for path in spec.projectors[:1]:
