@@ -140,6 +140,7 @@ class IsolatedLauncher:
         except OSError as fault:
             log.warning("walls_not_recorded", instance=spec.instance, reason=str(fault))
         log.info("engine_isolated", instance=spec.instance, walls=decision.walls, missing=decision.missing)
+        self._follow(spec.instance)  # the class may have changed while it was started
         return process
 
     def adopted(self, instance: str, folder: Path, process: EngineProcess) -> None:
@@ -206,7 +207,7 @@ class IsolatedLauncher:
         """Reads usage and looks for OOM kills until cancelled."""
         while True:
             await asyncio.sleep(OBSERVE_S)
-            for instance in tuple(self._standing):
+            for instance in tuple(self._standing) if self._cgroups is not None else ():
                 usage = await asyncio.to_thread(self._read, instance)
                 if instance in self._standing:
                     self._count_oom(instance, usage)
