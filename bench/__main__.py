@@ -11,7 +11,7 @@ import tempfile
 from importlib import metadata
 from pathlib import Path
 
-from bench import affinity, hops, pressure, streams, survive
+from bench import affinity, hops, isolation, pressure, streams, survive
 from bench.processes import envoy, missing, version
 
 ROWS = {
@@ -22,10 +22,12 @@ ROWS = {
     "overload": pressure.overload,
     "cancel": pressure.cancel,
     "affinity": affinity.affinity,
+    "isolation": isolation.isolation,
     "survive": survive.survival,
     "survive-text": survive.texts,
     "survive-bare": survive.bare,
 }
+WITHOUT_LOAD = {"isolation"}  # rows that need no load generator
 LONG = ("survive", "survive-text")  # the better part of an hour: only when named
 
 
@@ -41,7 +43,8 @@ def main() -> int:
         parser.error(f"no such row: {', '.join(unknown)}; there are {', '.join(ROWS)}")
     for hint in missing():
         print(f"missing: {hint}", file=sys.stderr)
-    if shutil.which("wrk") is None or shutil.which("taskset") is None or (os.cpu_count() or 1) < 2:
+    loadless = (shutil.which("wrk") and shutil.which("taskset")) is None or (os.cpu_count() or 1) < 2
+    if loadless and set(arguments.rows or ROWS) - WITHOUT_LOAD:
         print("nothing to measure with: wrk, taskset and two cores are needed", file=sys.stderr)
         return 1
     rows = arguments.rows or [row for row in ROWS if row not in LONG]
@@ -57,7 +60,8 @@ def main() -> int:
 def _versions() -> list[str]:
     found = [f"{name} {metadata.version(name)}" for name in ("uvloop", "httptools", "msgspec")]
     found.append(f"Linux {platform.release()}")
-    found.append(version(["wrk", "-v"]).split(" [")[0].split(" Copyright")[0])
+    if shutil.which("wrk"):
+        found.append(version(["wrk", "-v"]).split(" [")[0].split(" Copyright")[0])
     if shutil.which("nginx"):
         found.append(version(["nginx", "-v"]).replace("nginx version: ", ""))
     binary = envoy()

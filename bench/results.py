@@ -26,6 +26,17 @@ def table(head: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
 
 def record(name: str, title: str, command: str, versions: Sequence[str], text: str) -> None:
     """Puts the section `name` into RESULTS.md, in place of its last run."""
+    new_section = section(name, title, command, versions, text)
+    old = RESULTS.read_text(encoding="utf-8") if RESULTS.exists() else _INTRODUCTION
+    pattern = re.compile(rf"<!-- begin {re.escape(name)} -->.*?<!-- end {re.escape(name)} -->\n", re.DOTALL)
+    new = (
+        pattern.sub(lambda _: new_section, old) if pattern.search(old) else f"{old.rstrip()}\n\n{new_section}"
+    )
+    RESULTS.write_text(new, encoding="utf-8")
+
+
+def section(name: str, title: str, command: str, versions: Sequence[str], text: str) -> str:
+    """A section of RESULTS.md with its date, commit and machine."""
     when = dt.datetime.now(dt.UTC).strftime("%Y-%m-%d %H:%M UTC")
     commit = subprocess.run(
         ["git", "-C", str(RESULTS.parent), "rev-parse", "--short", "HEAD"],
@@ -36,14 +47,10 @@ def record(name: str, title: str, command: str, versions: Sequence[str], text: s
     average = ", ".join(f"{value:.1f}" for value in os.getloadavg())
     machine = f"{_processor()}, {os.cpu_count()} cores, load average at the end {average}"
     facts = f"{machine}; Python {platform.python_version()}"
-    section = (
+    return (
         f"<!-- begin {name} -->\n## {title}\n\n`{command}`, {when}, commit {commit or '?'}; {facts}; "
         f"{'; '.join(versions)}.\n\n{text.strip()}\n<!-- end {name} -->\n"
     )
-    old = RESULTS.read_text(encoding="utf-8") if RESULTS.exists() else _INTRODUCTION
-    pattern = re.compile(rf"<!-- begin {re.escape(name)} -->.*?<!-- end {re.escape(name)} -->\n", re.DOTALL)
-    new = pattern.sub(lambda _: section, old) if pattern.search(old) else f"{old.rstrip()}\n\n{section}"
-    RESULTS.write_text(new, encoding="utf-8")
 
 
 def _processor() -> str:
