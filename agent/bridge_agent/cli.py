@@ -98,8 +98,7 @@ def join_command(
     def work() -> None:
         state, manager = StateDir(state_dir), ServiceManager()
         if as_service:  # refused before the token is spent
-            manager.check()
-            systemd.check_free(manager, state)
+            systemd.check(manager, state)
         plan = JoinPlan(
             registries=tuple(part.strip() for part in registry.split(",") if part.strip()),
             token=sys.stdin.readline() if token == "-" else token,  # noqa: S105 - a dash is no secret

@@ -22,11 +22,10 @@ ALL_UNITS = (*SOCKET_UNITS.values(), AGENT_UNIT, ENGINES_UNIT)
 
 _ENGINE_GRACE_S = 10.0
 # For the walls and limits of engines (namespaces, mounts, other users, groups), their sockets in
-# networks of their own, files of other users, and GPU memory that is pinned.
+# networks of their own, and files of other users.
 _CAPABILITIES = (
-    "CAP_CHOWN CAP_DAC_OVERRIDE CAP_DAC_READ_SEARCH CAP_FOWNER CAP_IPC_LOCK CAP_KILL CAP_NET_ADMIN "
-    "CAP_NET_BIND_SERVICE CAP_SETGID CAP_SETPCAP CAP_SETUID CAP_SYS_ADMIN CAP_SYS_CHROOT CAP_SYS_NICE "
-    "CAP_SYS_PTRACE CAP_SYS_RESOURCE"
+    "CAP_CHOWN CAP_DAC_OVERRIDE CAP_DAC_READ_SEARCH CAP_FOWNER CAP_KILL CAP_NET_ADMIN "
+    "CAP_SETGID CAP_SETPCAP CAP_SETUID CAP_SYS_ADMIN CAP_SYS_NICE CAP_SYS_PTRACE CAP_SYS_RESOURCE"
 )
 
 
@@ -38,18 +37,14 @@ def agent_units(settings: AgentSettings, state: StateDir) -> list[Unit]:
     """
     root = str(state.root.absolute())
     agent = placement.program("bridge-agent")
-    models = [one.models_dir for one in settings.engines if one.models_dir is not None and one.attach is None]
-    binaries = [path for one in settings.engines for path in (one.binary, one.llama_server) if path]
-    seen = [root, *models, *binaries, *placement.program_folders()]
-    placement.check_lasting(seen)
     common = {
         "NODE": settings.name,
         "AGENT": quoted([agent]),
         "STATE": quoted([root]),
         "SETTINGS": str(state.settings.absolute()).replace("%", "%%"),
-        "WRITABLE": " ".join(quoted_path(path) for path in dict.fromkeys([root, *models])),
+        "WRITABLE": " ".join(quoted_path(path) for path in _writable(settings, state)),
         "SOCKETS": " ".join(SOCKET_UNITS.values()),
-        "HOME": placement.protect_home(seen),
+        "HOME": placement.protect_home(_seen(settings, state)),
         "CAPABILITIES": _CAPABILITIES,
         "TRUE": "/bin/true",
     }
@@ -64,6 +59,16 @@ def agent_units(settings: AgentSettings, state: StateDir) -> list[Unit]:
     # The engines' keeper has nothing to do before an agent is there, which pulls it in.
     engines = render(ENGINES_UNIT, common, enabled=False)
     return [*sockets, engines, render(AGENT_UNIT, common)]
+
+
+def _writable(settings: AgentSettings, state: StateDir) -> list[str]:
+    models = [one.models_dir for one in settings.engines if one.models_dir is not None and one.attach is None]
+    return list(dict.fromkeys([str(state.root.absolute()), *models]))
+
+
+def _seen(settings: AgentSettings, state: StateDir) -> list[str]:
+    binaries = [path for one in settings.engines for path in (one.binary, one.llama_server) if path]
+    return [*_writable(settings, state), *binaries, *placement.program_folders()]
 
 
 def _fixed(name: str, address: str) -> str:
@@ -88,8 +93,10 @@ def runs_as_service(manager: ServiceManager, state: StateDir) -> bool:
     return line in manager.text(AGENT_UNIT)
 
 
-def check_free(manager: ServiceManager, state: StateDir) -> None:
-    """Raises Fatal where the machine's service is another node's."""
+def check(manager: ServiceManager, state: StateDir) -> None:
+    """Raises Fatal where the node in `state`, enrolled or not yet, cannot be this machine's service."""
+    manager.check()
+    placement.check_lasting([str(state.root.absolute()), *placement.program_folders()])
     if manager.text(AGENT_UNIT) and not runs_as_service(manager, state):
         raise Fatal(
             f"{AGENT_UNIT} runs another node of this machine",
@@ -99,7 +106,8 @@ def check_free(manager: ServiceManager, state: StateDir) -> None:
 
 def install(manager: ServiceManager, settings: AgentSettings, state: StateDir) -> list[str]:
     """Puts the node's units in place and starts them; returns what was done. Raises BridgeError."""
-    check_free(manager, state)
+    check(manager, state)
+    placement.check_lasting(_seen(settings, state))
     return manager.install(agent_units(settings, state))
 
 

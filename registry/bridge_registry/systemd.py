@@ -45,7 +45,7 @@ def registry_units(options: ServiceOptions) -> list[Unit]:
     """The units, etcd's first where it is ours.
 
     Raises:
-        Fatal: they could not run as they are to: no etcd, or a program that others may not read.
+        Fatal: there is no etcd to run, or no address for it.
     """
     program = placement.program("bridge-registry")
     identity = ["--state-dir", str(STATE), "--name", options.name]
@@ -54,20 +54,13 @@ def registry_units(options: ServiceOptions) -> list[Unit]:
     for host in options.hosts:
         identity += ["--host", host]
     own = _etcd(options) if not options.etcd else None
-    folders = placement.program_folders()
-    if own is not None:
-        folders = [*folders, arguments(own)[0]]
-    if options.mesh_config is not None:
-        folders = [*folders, str(options.mesh_config.absolute())]
-    placement.check_lasting(folders)
-    placement.check_open_to_all(folders)
     run = [program, "run", *identity, "--grpc", options.grpc, "--admin", options.admin]
     run += ["--etcd", own.url if own is not None else options.etcd]
     if own is not None:  # ours alone, so its access control may be turned on
         run.append("--etcd-rbac")
     if options.mesh_config is not None:
         run += ["--mesh-config", str(options.mesh_config.absolute())]
-    sandbox = render("sandbox", {"HOME": placement.protect_home(folders)}).text.rstrip()
+    sandbox = render("sandbox", {"HOME": placement.protect_home(_seen(options))}).text.rstrip()
     wants = f"Wants={ETCD_UNIT}" if own is not None else ""
     values = {"NAME": options.name, "RUN": quoted(run), "SANDBOX": sandbox, "WANTS": wants}
     units = [render(REGISTRY_UNIT, values)]
@@ -75,6 +68,15 @@ def registry_units(options: ServiceOptions) -> list[Unit]:
         init = quoted([program, "init", *identity])
         units.insert(0, render(ETCD_UNIT, {"INIT": init, "RUN": quoted(arguments(own)), "SANDBOX": sandbox}))
     return units
+
+
+def _seen(options: ServiceOptions) -> list[str]:
+    folders = placement.program_folders()
+    if not options.etcd:
+        folders.append(arguments(_etcd(options))[0])
+    if options.mesh_config is not None:
+        folders.append(str(options.mesh_config.absolute()))
+    return folders
 
 
 def _etcd(options: ServiceOptions) -> EtcdSettings:
@@ -101,6 +103,8 @@ def _etcd(options: ServiceOptions) -> EtcdSettings:
 def install(manager: ServiceManager, options: ServiceOptions) -> list[str]:
     """Puts the units in place and starts them; returns what was done. Raises BridgeError."""
     manager.check()
+    placement.check_lasting(_seen(options))
+    placement.check_open_to_all(_seen(options))
     return manager.install(registry_units(options))
 
 

@@ -45,7 +45,7 @@ def check_open_to_all(paths: Iterable[str]) -> None:
     """Raises Fatal for a path that a user of the service's own could not read."""
     for path in paths:
         for folder in (Path(path), *Path(path).parents):
-            if folder.exists() and not folder.stat().st_mode & 0o005 == 0o005 and folder.is_dir():
+            if folder.is_dir() and folder.stat().st_mode & 0o005 != 0o005:
                 raise Fatal(
                     f"{path} cannot be read by the service's user: {folder} is closed to others",
                     hint="install the program where all may read it, for example in /opt/bridge",

@@ -1,0 +1,170 @@
+"""A whole machine: registry, etcd and agent as services, through reboots, hangs, crashes and restarts.
+
+Asked for by the variable BRIDGE_TEST_SYSTEMD (see tests/systemd_bed.py): it takes minutes, and the first
+time a mirror of Debian.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import shlex
+import time
+from collections.abc import Iterator
+
+import pytest
+
+from tests import systemd_bed
+from tests.systemd_bed import Machine
+
+_why = systemd_bed.missing()
+pytestmark = [
+    pytest.mark.faults,
+    pytest.mark.root,
+    pytest.mark.timeout(1500),
+    pytest.mark.skipif(bool(_why), reason=f"no machine with systemd: {_why}"),
+]
+STATE = "/var/lib/bridge/agent"
+PKI = "/var/lib/bridge/registry/pki"
+ADMIN = f"--registry 127.0.0.1:11400 --ca {PKI}/ca.pem --cert {PKI}/admin.pem --key {PKI}/admin.key"
+ASK = json.dumps({"model": "tiny", "prompt": "hello", "stream": False, "options": {"num_predict": 4}})
+GENERATE = f"curl -sS --fail --max-time 90 -d {shlex.quote(ASK)} http://127.0.0.1:11434/api/generate"
+SOCKETS = [f"bridge-agent-{name}.socket" for name in ("http", "https", "grpc", "peer", "admin")]
+
+
+@pytest.fixture(scope="module")
+def machine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Machine]:
+    # Not below /tmp, which may be a tmpfs: an overlay's upper folder holds all that is written.
+    with systemd_bed.machine(tmp_path_factory.mktemp("machine")) as machine:
+        said = machine.sh("bridge-registry service install --host 127.0.0.1")
+        assert "enabled and started bridge-etcd.service, bridge-registry.service" in said
+        machine.sh(f"bridge-engine seed --models {STATE}/models --cache /var/lib/bridge/cache tiny")
+        join(machine)
+        yield machine
+
+
+def join(machine: Machine) -> str:
+    machine.until(lambda: machine.ok(f"bridge token create {ADMIN} --ttl 1h > /root/token"), 60)
+    said = machine.sh(
+        "tail -n 1 /root/token | bridge-agent join 127.0.0.1:11400 --token - --name boot1 --systemd"
+    )
+    ready(machine)
+    return said
+
+
+def ready(machine: Machine) -> None:
+    machine.until(lambda: machine.ok("curl -sf http://127.0.0.1:11446/readyz"), 90)
+
+
+def generates(machine: Machine) -> float:
+    """Asks for a few tokens; how long that took, in seconds."""
+    began = time.monotonic()
+    assert json.loads(machine.sh(GENERATE))["done"] is True
+    return time.monotonic() - began
+
+
+def engine(machine: Machine) -> int:
+    return int(json.loads(machine.sh(f"cat {STATE}/engines/0/process.json"))["pid"])
+
+
+def agent(machine: Machine) -> int:
+    return int(machine.show("bridge-agent", "MainPID"))
+
+
+def alive(machine: Machine, pid: int) -> bool:
+    return machine.ok(f"test -d /proc/{pid}")
+
+
+def test_after_a_reboot_it_serves_by_itself(machine: Machine) -> None:
+    ready(machine)
+    boot = machine.sh("cat /proc/sys/kernel/random/boot_id /proc/1/stat")
+    began = time.monotonic()
+    machine.reboot()
+    booted = time.monotonic() - began
+    ready(machine)
+    print(f"booted again in {booted:.1f} s, ready {time.monotonic() - began - booted:.1f} s later")
+    assert machine.sh("cat /proc/sys/kernel/random/boot_id /proc/1/stat") != boot
+    generates(machine)
+    for unit in ("bridge-etcd", "bridge-registry", "bridge-agent", *SOCKETS):
+        assert machine.show(unit, "ActiveState") == "active", unit
+    assert machine.sh("systemctl list-units 'bridge*' --state=failed --no-legend") == ""
+
+
+def test_a_hung_agent_is_replaced_and_its_engine_adopted(machine: Machine) -> None:
+    ready(machine)
+    generates(machine)
+    before, process = engine(machine), agent(machine)
+    machine.sh(f"kill -STOP {process}")
+    # Asked while it hangs: nothing is refused, the next agent answers.
+    took = generates(machine)
+    print(f"answered {took:.1f} s after the agent hung")
+    assert agent(machine) != process
+    assert engine(machine) == before
+    assert alive(machine, before)
+    said = machine.journal("bridge-agent")
+    assert "Watchdog timeout" in said
+    assert "Fatal Python error: Aborted" in said  # where it stood
+    assert said.count('"event":"engine_adopted"') >= 1
+
+
+def test_a_killed_agent_is_replaced_and_its_engine_adopted(machine: Machine) -> None:
+    ready(machine)
+    before, process = engine(machine), agent(machine)
+    machine.sh(f"kill -KILL {process}")
+    took = generates(machine)
+    print(f"answered {took:.1f} s after the agent was killed")
+    assert agent(machine) != process
+    assert engine(machine) == before
+
+
+def test_restarts_refuse_no_request_and_keep_the_engine(machine: Machine) -> None:
+    ready(machine)
+    before = engine(machine)
+    script = (
+        "rm -f /root/enough; "
+        "( while [ ! -e /root/enough ]; do "
+        f"curl -s -o /dev/null -w '%{{http_code}}\\n' --max-time 90 -d {shlex.quote(ASK)} "
+        "http://127.0.0.1:11434/api/generate || echo refused; done ) > /root/statuses & "
+        "for n in 1 2 3; do sleep 1; systemctl restart bridge-agent; done; sleep 1; "
+        "touch /root/enough; wait; sort /root/statuses | uniq -c"
+    )
+    said = machine.sh(script, 400)
+    print(f"requests by status: {' '.join(said.split())}")
+    assert [line.split()[1] for line in said.splitlines()] == ["200"]
+    assert engine(machine) == before
+
+
+def test_a_stop_ends_the_engines_and_closes_the_sockets(machine: Machine) -> None:
+    ready(machine)
+    before = engine(machine)
+    machine.sh("systemctl stop bridge-agent")
+    assert not alive(machine, before)
+    machine.until(lambda: not machine.ok("curl -s http://127.0.0.1:11434/"), 30)
+    assert machine.show("bridge-agent", "ActiveState") == "inactive"
+    machine.sh("systemctl start bridge-agent")
+    ready(machine)
+    generates(machine)
+
+
+def test_leaving_removes_the_service(machine: Machine) -> None:
+    ready(machine)
+    before = engine(machine)
+    with contextlib.ExitStack() as stack:
+        stack.callback(join, machine)
+        said = machine.sh("bridge-agent leave")
+        assert "boot1 has left the mesh" in said
+        assert machine.sh("ls /etc/systemd/system | grep bridge-agent || true") == ""
+        assert not alive(machine, before)
+        assert not machine.ok(f"test -e {STATE}/agent.json")
+    generates(machine)
+
+
+def test_what_engines_may_do_is_bounded_by_the_unit(machine: Machine) -> None:
+    ready(machine)
+    status = machine.sh(f"cat /proc/{engine(machine)}/status")
+    assert "NoNewPrivs:\t1" in status
+    assert "Seccomp:\t2" in status
+    namespace = f"nsenter --target={engine(machine)} --mount"
+    assert not machine.ok(f"{namespace} touch /usr/anything")
+    assert not machine.ok(f"{namespace} touch /etc/anything")
+    machine.sh(f"{namespace} touch {STATE}/models/anything; rm {STATE}/models/anything")
