@@ -92,6 +92,7 @@ class RecordedEngine:
     blobs: dict[str, bytes] = field(default_factory=dict)
     server: Server | None = None
     release: asyncio.Event = field(default_factory=asyncio.Event)
+    busy: int | None = None  # slots that it says it works in; None: it does not tell, as a real Ollama
 
     async def start(self, group: asyncio.TaskGroup) -> None:
         self.release.set()
@@ -136,6 +137,9 @@ class RecordedEngine:
             self._json(exchange, {"version": "0.0.0"})
         elif path == "/api/ps":
             self._json(exchange, {"models": [{"name": name, "model": name} for name in self.models]})
+        elif path == "/bridge/slots":
+            about = {"models": [{"busy": self.busy, "running": self.running}]}
+            self._json(exchange, about, 404 if self.busy is None else 200)
         elif path.startswith("/api/blobs/"):
             self._blob(exchange, path.rpartition("/")[2], body)
         elif path in ("/api/delete", "/api/copy"):

@@ -148,6 +148,26 @@ def test_a_client_that_leaves_frees_its_slot(running: Engine) -> None:
     assert time.monotonic() - begun < 8  # the story would have taken half a minute
 
 
+async def test_an_engine_tells_which_slots_it_works_in_also_for_nobody(running: Engine) -> None:
+    def slots() -> tuple[int, int]:
+        models = ask(running.base, "GET", "/bridge/slots").json()["models"]
+        assert {(model["name"], model["slots"]) for model in models} <= {("smollm2:135m", 1)}
+        return sum(model["busy"] for model in models), sum(model["running"] for model in models)
+
+    assert answers(running)
+    await eventually(lambda: slots() == (0, 0), 60)
+    words = " ".join(f"word{number}" for number in range(300))
+    body = {"model": "smollm2:135m", "prompt": words, "raw": True, "options": {"num_batch": 32}}
+    where = urlsplit(running.base)
+    with socket.create_connection((where.hostname or "", where.port or 0), timeout=30) as client:
+        data = json.dumps(body).encode()
+        head = f"POST /api/generate HTTP/1.1\r\nHost: {where.netloc}\r\nContent-Length: {len(data)}\r\n\r\n"
+        client.sendall(head.encode() + data)
+        await eventually(lambda: slots() == (1, 1), 60)
+    await eventually(lambda: slots()[1] == 0, 60)
+    await eventually(lambda: slots() == (0, 0), 60)
+
+
 def test_a_stream_is_finished_on_sigterm(running: Engine) -> None:
     with engine(running.models) as stopping:
         body = {**STREAMS["/api/generate"], "options": {"temperature": 0, "num_predict": 60}}

@@ -160,6 +160,18 @@ def test_what_an_owner_says_counts_for_the_others_and_not_for_long() -> None:
     assert book.work(14.0) == own
 
 
+def test_what_was_given_up_in_its_prefill_counts_until_the_owner_says_otherwise() -> None:
+    own = {"a/0": 1}
+    book = LoadBook(own, fresh_s=3.0)
+    book.heard("a/0", 3, 10.0)
+    book.lingers("a/0", 11.0)
+    book.lingers("b/0", 11.0)
+    assert book.work(12.0) == {"a/0": 4, "b/0": 1}
+    book.heard("b/0", 0, 12.0)
+    assert book.work(12.5) == {"a/0": 4}
+    assert book.work(14.5) == own
+
+
 def test_only_what_came_after_the_start_starts_slowly() -> None:
     book = LoadBook({})
     book.present(["a", "b"], 0.0)

@@ -44,6 +44,8 @@ log = structlog.get_logger()
 API_VERSION: Final = "0.32.15"
 """The version of Ollama whose API this is; clients decide by it what they may use."""
 
+SLOTS_PATH: Final = "/bridge/slots"
+_SLOTS_ANSWER_S: Final = 2.0
 _FOREVER_S: Final = 9_223_372_036  # what Ollama shows for a model that never expires: 292 years
 _MOST_UNCOMPRESSED: Final = 20 << 20
 Handle = Callable[["Call"], Awaitable[None]]
@@ -97,6 +99,7 @@ class Engine:
             "/api/tags": _both(self._tags),
             "/api/status": {"GET": self._status},
             "/api/ps": {"GET": self._ps},
+            SLOTS_PATH: {"GET": self._slots},
             "/api/show": {"POST": self._show},
             "/api/create": {"POST": self._create},
             "/api/copy": {"POST": self._copy},
@@ -219,6 +222,21 @@ class Engine:
 
     async def _ps(self, call: Call) -> None:
         call.answer.json({"models": [_process(loaded) for loaded in self._scheduler.loaded()]})
+
+    async def _slots(self, call: Call) -> None:
+        """Not Ollama's: what each loaded model's slots do, also for requests that were given up."""
+        loaded = [(one, one.runner) for one in self._scheduler.loaded() if one.runner is not None]
+        busy = await asyncio.gather(*(runner.busy(_SLOTS_ANSWER_S) for _, runner in loaded))
+        about = [
+            {
+                "name": one.model.name.short(),
+                "slots": runner.spec.parallel,
+                "busy": count,
+                "running": runner.running,
+            }
+            for (one, runner), count in zip(loaded, busy, strict=True)
+        ]
+        call.answer.json({"models": about})
 
     async def _show(self, call: Call) -> None:
         call.answer.json(await self._about(call.read(requests.SHOW)))

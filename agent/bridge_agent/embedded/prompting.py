@@ -98,6 +98,9 @@ def completion_body(
         "prompt": prompt,
         "stream": True,
         "cache_prompt": True,
+        # An event after each batch of the prompt: by the one that it cannot send llama-server notices
+        # that nobody wants the answer any more. While other requests keep it awake it never looks.
+        "return_progress": True,
         "n_predict": bounded_predict(options.num_predict, num_ctx),
         "n_keep": options.num_keep,
         "temperature": options.temperature,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from abc import abstractmethod
+from collections.abc import Callable
 from typing import Final
 
 from bridge_agent.routing.admission_rules import Answer, Priority, Queued, SlotQueue
@@ -32,12 +33,15 @@ class Admission:
 
     Args:
         suspect_s: For how long a slot counts as taken after a cancel that its engine may not have
-            noticed yet.
+            noticed yet, where the engine does not say so itself.
     """
 
     def __init__(self, suspect_s: float = SUSPECT_S) -> None:
         self._suspect_s = suspect_s
+        # Asked to watch an instance with a suspect slot; False: time has to free it.
+        self.watch: Callable[[str], bool] = lambda _instance: False
         self._queues: dict[str, SlotQueue[Waiter]] = {}
+        self._suspected = False
         self._timers: set[asyncio.TimerHandle] = set()
 
     def enter(
@@ -72,12 +76,11 @@ class Admission:
         queue = self._queues.get(instance)
         if queue is None:
             return
-        if suspect:
-            timer: asyncio.TimerHandle = asyncio.get_running_loop().call_later(
-                self._suspect_s, lambda: self._clear(instance, queue, timer)
-            )
-            self._timers.add(timer)
         admitted = queue.give_back(held_s, suspect=suspect)
+        if suspect:
+            self._suspected = True
+            if not self.watch(instance):
+                self._in_time(instance, queue)
         if admitted:
             _wake(admitted)
 
@@ -90,6 +93,32 @@ class Admission:
         """Slots that are not free yet although no request has them."""
         queue = self._queues.get(instance)
         return 0 if queue is None else queue.suspect
+
+    def running(self, instance: str) -> int:
+        """Requests that have a slot."""
+        queue = self._queues.get(instance)
+        return 0 if queue is None else queue.running
+
+    def suspected(self) -> dict[str, int]:
+        """Slots that are not free yet although no request has them, of the instances with any."""
+        if not self._suspected:
+            return {}
+        found = {name: queue.suspect for name, queue in self._queues.items() if queue.suspect}
+        self._suspected = bool(found)
+        return found
+
+    def linger(self, instance: str, most: int) -> None:
+        """No more than so many suspect slots are still busy; the others are free."""
+        queue = self._queues.get(instance)
+        while queue is not None and queue.suspect > most:
+            _wake(queue.clear())
+
+    def clear_in_time(self, instance: str) -> None:
+        """Nobody can say of the suspect slots when they are free: each is after its time."""
+        queue = self._queues.get(instance)
+        if queue is not None:
+            for _ in range(queue.suspect):
+                self._in_time(instance, queue)
 
     def waiting(self) -> dict[str, int]:
         """Requests that wait, by instance."""
@@ -110,6 +139,12 @@ class Admission:
         for timer in self._timers:
             timer.cancel()
         self._timers.clear()
+
+    def _in_time(self, instance: str, queue: SlotQueue[Waiter]) -> None:
+        timer: asyncio.TimerHandle = asyncio.get_running_loop().call_later(
+            self._suspect_s, lambda: self._clear(instance, queue, timer)
+        )
+        self._timers.add(timer)
 
     def _clear(self, instance: str, queue: SlotQueue[Waiter], timer: asyncio.TimerHandle) -> None:
         self._timers.discard(timer)

@@ -98,10 +98,14 @@ class Core:
         self._draw = (self._draw * 6364136223846793005 + 1442695040888963407) & 0xFFFFFFFFFFFFFFFF
         shares = loads.shares(now, self.view.index.defaults.slow_start_s)
         draw = self._draw >> 20
+        work = loads.work(now)
+        suspected = self.admission.suspected()
+        if suspected:  # what others know from what this node tells them
+            work = {**work, **{id_: work.get(id_, 0) + count for id_, count in suspected.items()}}
         if health.quiet:
-            return Load(loads.work(now), None, None, shares, self._turns, draw)
+            return Load(work, None, None, shares, self._turns, draw)
         return Load(
-            loads.work(now),
+            work,
             lambda subject: health.ejected(subject, now),
             lambda subject: health.down(subject, now),
             shares,

@@ -31,6 +31,7 @@ from bridge_agent.gateway.config import (
 from bridge_agent.gateway.core import Arrival, Core
 from bridge_agent.gateway.counters import GatewayCounters
 from bridge_agent.gateway.inference import Inference
+from bridge_agent.gateway.lingering import Lingering
 from bridge_agent.gateway.resume import Resumptions
 from bridge_agent.gateway.routes import (
     ROUTES,
@@ -92,6 +93,8 @@ class Gateway:
     ) -> None:
         self._core = Core(config, view, upstreams, authorize, now)
         self._group = group
+        self._lingering = Lingering(self._core.admission, view, upstreams, group)
+        self._core.admission.watch = self._lingering.watch
         if config.resume is not None:
             self._core.resume = Resumptions(self._core, group, config.resume)
         self._authenticate = authenticate
@@ -187,6 +190,7 @@ class Gateway:
             await watch.run()
         finally:
             core.admission.close()
+            self._lingering.close()
 
     def drain(self, *, draining: bool = True) -> None:
         """Gives this node's engines no new work from now on; what runs goes on.

@@ -243,6 +243,8 @@ class Inference(Attempting):
         if self._retrying:
             core.retrying -= 1
         self._release(suspect=outcome is Outcome.CANCELLED and self._may_be_busy)
+        if outcome is Outcome.CANCELLED and target is not None and not target.local and not self._head_at:
+            core.loads.lingers(target.id, core.now())
         if core.resume is not None and self._watch is not None:
             core.resume.closed(self)
         self._record(status, outcome, target)

@@ -4,6 +4,8 @@ Rules:
 1. An agent counts its own requests itself. What others have at an instance is what the instance's
    owner last said it has in all, less what was this agent's own at that moment.
 2. What an owner said is forgotten after a time: a stale word is worse than none.
+   A request of this agent's that was given up in its prefill counts as others' until the owner's
+   next word: its engine is busy with it yet.
 3. An instance that came (back) is remembered with its time, for slow start.
 """
 
@@ -36,6 +38,11 @@ class LoadBook:
             self._others[instance] = (others, now)
         else:
             self._others.pop(instance, None)
+
+    def lingers(self, instance: str, now: float) -> None:
+        """A request of this agent's was given up there before it had an answer."""
+        others, _ = self._others.get(instance, (0, now))
+        self._others[instance] = (others + 1, now)
 
     def work(self, now: float) -> Mapping[str, int]:
         """Everybody's requests; instances without any may be missing."""

@@ -27,12 +27,20 @@ log = structlog.get_logger()
 
 _TAIL_LINES: Final = 50
 _MAX_ANSWER: Final = 256 << 20
+_MAX_SLOTS: Final = 16 << 20
 _BUFFER: Final = re.compile(r"(\S+)\s+(model|KV|compute|output|RS) buffer size\s*=\s*([\d.]+)\s*MiB")
 _TROUBLE: Final = re.compile(r"\b(error|failed|unable|exception)\b", re.IGNORECASE)
 _HOST_BUFFER: Final = re.compile(r"CPU|BLAS|.*_Host$")
 # llama-server drops connections that it has just offered to keep (one answer in ten under load), and
 # a generation cannot be repeated safely: each request gets a connection of its own on the loopback.
+_ON_SLOTS: Final = frozenset({"/completion", "/v1/embeddings"})  # what is not answered between batches
 _JSON_HEADERS: Final = ((b"content-type", b"application/json"), (b"connection", b"close"))
+
+
+class _Slot(msgspec.Struct):
+    """One of llama-server's slots, as it lists them."""
+
+    is_processing: bool = False
 
 
 class Runner:
@@ -42,6 +50,7 @@ class Runner:
         spec: What it was started with.
         pid: Its process id.
         marker: What stands for an image in its prompts.
+        running: Requests that it is to answer now, each in a slot or waiting for one.
         gone: Done when the process has ended.
     """
 
@@ -49,6 +58,7 @@ class Runner:
         self.spec = spec
         self.marker = marker
         self.pid = process.pid
+        self.running = 0
         self._process = process
         self._tail: deque[str] = deque(maxlen=_TAIL_LINES)
         self._buffers: dict[tuple[str, str], float] = {}
@@ -197,6 +207,17 @@ class Runner:
         except (TimeoutError, BridgeError):
             return False
 
+    async def busy(self, timeout_s: float) -> int:
+        """Slots that it works in, also for a request that was given up; all while it does not say."""
+        if self._probes is None:
+            return 0
+        try:
+            async with asyncio.timeout(timeout_s), self._probes.request("GET", "/slots") as response:
+                slots = msgspec.json.decode(await response.read(_MAX_SLOTS), type=list[_Slot])
+        except (TimeoutError, BridgeError, msgspec.DecodeError):
+            return self.spec.parallel
+        return sum(slot.is_processing for slot in slots)
+
     async def call(self, path: str, body: dict[str, Any]) -> Any:
         """Asks for one JSON answer.
 
@@ -234,6 +255,8 @@ class Runner:
     async def _request(self, path: str, body: dict[str, Any]) -> AsyncIterator[Any]:
         if self._pool is None or not self.alive:
             raise RunnerFailed(self._failure or "the runner has ended")
+        counts = path in _ON_SLOTS
+        self.running += counts
         try:
             request = self._pool.request("POST", path, _JSON_HEADERS, msgspec.json.encode(body))
             async with request as response:
@@ -245,6 +268,8 @@ class Runner:
             if isinstance(fault, ApiError):
                 raise
             raise self._broken(fault) from fault
+        finally:
+            self.running -= counts
 
     async def _read(self, response: Any) -> bytes:
         data: bytes = await response.read(_MAX_ANSWER)
