@@ -118,13 +118,23 @@ def test_who_waits_goes_where_a_slot_is_free() -> None:
     assert not better(index, SOUGHT, ejected, "a/0"), "nobody goes to one that just failed"
 
 
+def test_who_waits_at_its_own_backend_stays_there() -> None:
+    """Were it to leave, it would be sent back there at once."""
+    route = Route("r", (Backend("x", name="own", instances=("a/0",)), Backend("x", name="b", weight=1)))
+    index = mesh(three(), route)
+    sought = Sought(X, "d1", "r", "own")
+    assert places(index, sought, Load({"a/0": 3}))[0].id == "a/0"
+    assert not better(index, sought, Load({"a/0": 3}), "a/0")
+
+
 @given(st.lists(st.integers(0, 6), min_size=3, max_size=3), st.sampled_from(["a/0", "b/0", "c/0"]))
 def test_going_elsewhere_always_helps(work: list[int], asked: str) -> None:
     """Whoever moves finds a free slot, so nobody moves to and fro."""
     index = mesh(three())
     load = Load(dict(zip(("a/0", "b/0", "c/0"), work, strict=True)))
     if better(index, SOUGHT, load, asked):
-        first = next(one for one in places(index, SOUGHT, load) if one.id != asked)
+        first = places(index, SOUGHT, load)[0]
+        assert first.id != asked
         assert load.work[first.id] < first.slots
         assert load.work[asked] > index.targets[asked].slots
 

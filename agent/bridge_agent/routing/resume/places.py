@@ -5,8 +5,8 @@ Rules:
    holds for the rest of a stream as for its beginning: the rest may go to another backend of the
    route, never outside of them.
 2. Not where the stream died a moment ago.
-3. Those taken for dead come last. Before: the stream's own backend, who is not ejected, who does not
-   fall together with the one that died, who has a free slot, who has the model in memory, who has less
+3. Those taken for dead come last. Before: the stream's own backend, who is not ejected, who has a free
+   slot, who does not fall together with the one that died, who has the model in memory, who has less
    work for what it can do.
 4. A rest that waits in a queue goes elsewhere as soon as somebody well has a free slot: the instance
    that died is often back first, and its client is in the middle of a sentence.
@@ -71,12 +71,14 @@ def places(index: Index, sought: Sought, load: Load, avoided: Collection[str] = 
 
 
 def better(index: Index, sought: Sought, load: Load, asked: str, avoided: Collection[str] = ()) -> bool:
-    """Whether the rest waits in a queue at `asked` while somebody else could begin with it now."""
+    """Whether the rest waits in a queue at `asked`, and asked for anew it would not wait."""
     target = index.targets.get(asked)
     if target is None or not crowded(target, load.work):
         return False
-    first = next((one for one in places(index, sought, load, avoided) if one.id != asked), None)
-    return first is not None and _free(first, load.work) and not (_dead(first, load) or _ejected(first, load))
+    first = next(iter(places(index, sought, load, avoided)), None)
+    if first is None or first.id == asked or not _free(first, load.work):
+        return False
+    return not (_dead(first, load) or _ejected(first, load))
 
 
 def crowded(target: Target, work: Mapping[str, int]) -> bool:
@@ -111,8 +113,8 @@ def _rank(target: Target, side: int, sought: Sought, load: Load) -> tuple[int | 
         _dead(target, load),
         side,
         _ejected(target, load),
-        bool(sought.domain) and target.failure_domain == sought.domain,
         not _free(target, load.work),
+        bool(sought.domain) and target.failure_domain == sought.domain,
         sought.model not in target.loaded,
         load.work.get(target.id, 0) / max(1, target.capacity),
         target.id,
