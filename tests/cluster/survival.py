@@ -7,16 +7,17 @@ import contextlib
 import json
 import os
 import random
+import re
 import signal
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import httpx
 import psutil
 
-from tests.cluster.mesh_bed import NODES, Mesh, end_hard
+from tests.cluster.mesh_bed import NODES, Mesh, call, end_hard
 
 CHAT, GENERATE, OPENAI, ANTHROPIC = "/api/chat", "/api/generate", "/v1/chat/completions", "/v1/messages"
 PATHS = (CHAT, GENERATE, OPENAI, ANTHROPIC)
@@ -33,6 +34,7 @@ class Seen:
         complete: Its terminal record came.
         error: What it was told of a failure; empty without one.
         resumed: How often it says that it was continued.
+        pieces: Of text, as many as records brought some.
         pause: Longest time between two pieces of its text, in seconds.
     """
 
@@ -42,6 +44,7 @@ class Seen:
     complete: bool = False
     error: str = ""
     resumed: int = 0
+    pieces: int = 0
     pause: float = 0.0
     moved_at: float = 0.0
 
@@ -88,6 +91,7 @@ def _read(line: str, seen: Seen) -> None:
         now = time.monotonic()
         seen.pause = max(seen.pause, now - seen.moved_at) if seen.begun else 0.0
         seen.text += text
+        seen.pieces += 1
         seen.begun, seen.moved_at = True, now
     seen.complete = seen.complete or record.get("done") is True or record.get("type") == "message_stop"
     seen.resumed = max(seen.resumed, record.get("bridge", {}).get("resumed", 0))
@@ -101,6 +105,13 @@ def runners(mesh: Mesh, node: str) -> list[int]:
         engine = psutil.Process(mesh.engine_pid(node))
         return [child.pid for child in engine.children(recursive=True)]
     return []
+
+
+async def resumed_streams(mesh: Mesh) -> int:
+    """Streams that the clients' sidecar has continued since it started."""
+    page = (await asyncio.to_thread(call, mesh.address(SPARED, "admin"), "GET", "/metrics"))[2].decode()
+    found = re.findall(r"^bridge_streams_resumed_total\{.*\} ([0-9.]+)$", page, re.MULTILINE)
+    return int(sum(map(float, found)))
 
 
 def kill_agent(mesh: Mesh, node: str) -> None:
@@ -162,6 +173,7 @@ async def survive(
     *,
     share: float = 0.5,
     window_s: float = 0.5,
+    wakes: Callable[[], Awaitable[bool]] | None = None,
 ) -> list[Seen]:
     """Runs the streams, has a node die once `share` of them speak, and returns what clients saw.
 
@@ -170,6 +182,7 @@ async def survive(
         death: Which of DEATHS.
         share: How many must have begun before.
         window_s: Within how long after that it happens, at random.
+        wakes: What was stopped goes on once this says so; None: when all streams are over.
     """
     url = mesh.url(SPARED)
     victims = [node for node in NODES if node != SPARED] if death in OF_A_NODE else list(NODES)
@@ -186,5 +199,6 @@ async def survive(
         with thawed(mesh):
             speaking = [one.node for one in seen if one.node in victims and not one.complete]
             await asyncio.to_thread(DEATHS[death], mesh, chance.choice(speaking or victims))
-            await asyncio.wait(jobs)
+            while not all(job.done() for job in jobs) and not (wakes is not None and await wakes()):
+                await asyncio.wait(jobs, timeout=0.2)
     return seen
