@@ -71,8 +71,8 @@ class Plan:
     seed: int = 1
 
 
-TEXT = Plan(rounds=5, streams=12, model=TALKER, tokens=80, slots=4)
-BARE = Plan(rounds=3, slots=100)
+TEXT = Plan(rounds=4, streams=12, model=TALKER, tokens=80, slots=4)
+BARE = Plan(rounds=2, slots=100)
 
 
 @dataclass
@@ -266,7 +266,9 @@ async def _on_a_mesh(
         for number in range(plan.rounds):
             for death in deaths:
                 began = time.monotonic()
-                seen = await survive(mesh, bodies, death, chance, share=chance.random(), window_s=took / 2)
+                # At any time of them: before most have begun, to when the first are about to end.
+                most = int(chance.random() * 0.9 * sum(one.pieces for one in expected))
+                seen = await survive(mesh, bodies, death, chance, share=0.05, pieces=most, window_s=0.1)
                 played = time.monotonic() - began
                 one = Tally()
                 one.count(seen, expected)
@@ -295,15 +297,13 @@ async def _on_an_engine(kind: str, folder: Path, plan: Plan, report: Report) -> 
         for number in range(plan.rounds):
             with _engine(kind, models, folder / f"{kind}-{death}{number}", plan.slots) as (engine, url):
                 await _calm(url, bodies[:1])  # loads the model
-                began = time.monotonic()
                 expected = await _calm(url, bodies)
-                took = time.monotonic() - began
+                most = int(chance.random() * 0.7 * sum(one.pieces for one in expected))
                 seen = [Seen() for _ in bodies]
                 async with asyncio.TaskGroup() as group:
                     group.create_task(_read(url, bodies, seen, limit_s=_PATIENCE_S))
-                    while not any(one.begun for one in seen):
+                    while sum(one.pieces for one in seen) <= most:
                         await asyncio.sleep(0.01)
-                    await asyncio.sleep(chance.random() * took / 2)
                     _end(engine, death)
                 for path in PATHS:
                     own = [n for n, (asked_for, _) in enumerate(bodies) if asked_for == path]

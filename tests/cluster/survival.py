@@ -172,6 +172,7 @@ async def survive(
     chance: random.Random,
     *,
     share: float = 0.5,
+    pieces: int = 0,
     window_s: float = 0.5,
     wakes: Callable[[], Awaitable[bool]] | None = None,
 ) -> list[Seen]:
@@ -181,6 +182,7 @@ async def survive(
         bodies: Path and body of each stream; all through the node that is spared.
         death: Which of DEATHS.
         share: How many must have begun before.
+        pieces: How many pieces of text all of them together must have brought before.
         window_s: Within how long after that it happens, at random.
         wakes: What was stopped goes on once this says so; None: when all streams are over.
     """
@@ -193,7 +195,10 @@ async def survive(
             group.create_task(one_stream(client, url, path, body, one))
             for (path, body), one in zip(bodies, seen, strict=True)
         ]
-        while sum(one.begun for one in seen) < share * len(seen) and not all(job.done() for job in jobs):
+        while not all(job.done() for job in jobs):
+            begun, brought = sum(one.begun for one in seen), sum(one.pieces for one in seen)
+            if begun >= share * len(seen) and brought >= pieces:
+                break
             await asyncio.sleep(0.01)
         await asyncio.sleep(chance.random() * window_s)
         with thawed(mesh):
