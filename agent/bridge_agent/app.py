@@ -46,13 +46,13 @@ from bridge_agent.membership.revocation import Revocations
 from bridge_agent.membership.subscription import Subscription
 from bridge_agent.peers.upstreams import Upstreams
 from bridge_agent.routing.view import MeshView, Target
-from bridge_agent.settings import AgentSettings, StateDir, split_address
+from bridge_agent.settings import AgentSettings, StateDir
 from bridge_agent.status_report import AgentReport, CertificateReport, SnapshotReport, instance_reports
 from bridge_agent.telemetry.audit import AuditLog
 from bridge_agent.telemetry.load_reporter import LoadReporter
 from bridge_agent.telemetry.metrics import Sources, metrics_page
 from bridge_agent.telemetry.tally import Tally
-from bridge_core.addresses import join_address
+from bridge_core.addresses import join_address, split_address
 from bridge_core.errors import BridgeError, Fatal
 from bridge_core.http1 import App, Server, coroutine_app, serve
 from bridge_core.http1.pool import Address

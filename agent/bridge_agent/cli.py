@@ -24,10 +24,10 @@ from bridge_agent.settings import (
     Listeners,
     StateDir,
     load_settings,
-    split_address,
 )
 from bridge_agent.status_report import fetch_report, print_report
 from bridge_agent.telemetry.logs import configure_logs
+from bridge_core.addresses import split_address
 from bridge_core.cli.guard import guarded
 from bridge_core.cli.units import say
 from bridge_core.errors import Fatal

@@ -10,7 +10,8 @@ from rich.console import Console
 from rich.table import Table
 
 from bridge_agent.gateway.explain import HopReport
-from bridge_agent.settings import AgentSettings, split_address
+from bridge_agent.settings import AgentSettings
+from bridge_core.addresses import split_address
 from bridge_core.errors import Fatal, Unavailable
 
 

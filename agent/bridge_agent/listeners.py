@@ -9,8 +9,8 @@ from collections.abc import Mapping
 
 import structlog
 
-from bridge_agent.settings import Listeners, split_address
-from bridge_core.addresses import join_address
+from bridge_agent.settings import Listeners
+from bridge_core.addresses import join_address, split_address
 from bridge_core.errors import Fatal
 from bridge_core.http1 import Server
 

@@ -12,7 +12,6 @@ from typing import Any
 import msgspec
 
 from bridge_agent.engine.config import EngineConfig
-from bridge_core.addresses import parse_address
 from bridge_core.errors import Fatal
 from bridge_core.files import write_atomically
 from bridge_core.node_class import NodeClass
@@ -108,15 +107,3 @@ def load_settings(state: StateDir) -> AgentSettings:
 def save_settings(state: StateDir, settings: AgentSettings) -> None:
     """Writes `agent.json`. Raises OSError."""
     write_atomically(state.settings, msgspec.json.format(msgspec.json.encode(settings), indent=2) + b"\n")
-
-
-def split_address(address: str, *, flag: str) -> tuple[str, int]:
-    """The host and port of "host:port", "[v6]:port" or ":port" (all interfaces).
-
-    Raises:
-        Fatal: it is none of these.
-    """
-    found = parse_address(address)
-    if found is None:
-        raise Fatal(f"{flag} {address!r} is not HOST:PORT", hint=f"for example {flag} 127.0.0.1:11434")
-    return found[0] or "0.0.0.0", found[1]

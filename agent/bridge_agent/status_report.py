@@ -15,7 +15,8 @@ from bridge_agent.engine.view import LocalInstance
 from bridge_agent.limits.gpu import Gpu
 from bridge_agent.limits.isolation_report import DomainReport, IsolationReport, lines, size
 from bridge_agent.membership.link_status import LinkReport
-from bridge_agent.settings import AgentSettings, split_address
+from bridge_agent.settings import AgentSettings
+from bridge_core.addresses import split_address
 from bridge_core.errors import Unavailable
 from bridge_core.snapshot import Snapshot
 

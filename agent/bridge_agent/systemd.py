@@ -7,8 +7,8 @@ from pathlib import Path
 
 from bridge_agent.engine.process import ProcessRecord, sweep_marked
 from bridge_agent.listeners import NAMES
-from bridge_agent.settings import AgentSettings, Listeners, StateDir, split_address
-from bridge_core.addresses import join_address
+from bridge_agent.settings import AgentSettings, Listeners, StateDir
+from bridge_core.addresses import join_address, split_address
 from bridge_core.errors import Fatal
 from bridge_core.systemd import placement
 from bridge_core.systemd.manager import ServiceManager

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from bridge_core.errors import BridgeError, Fatal
+
 
 def parse_address(text: str) -> tuple[str, int] | None:
     """Host and port of "host:port", "[v6]:port" or ":port" (an empty host); None: it is none of these."""
@@ -9,6 +11,28 @@ def parse_address(text: str) -> tuple[str, int] | None:
     if not colon or not port.isascii() or not port.isdecimal() or int(port) > 65_535:
         return None
     return host.strip("[]"), int(port)
+
+
+def split_address(address: str, *, flag: str = "") -> tuple[str, int]:
+    """Host and port of "host:port" or "[v6]:port".
+
+    Args:
+        address: As a person or another part of the mesh gave it.
+        flag: Where a person gave it, to be named. It may then be one to listen on: ":port", all
+            interfaces, and port 0, any.
+
+    Raises:
+        Fatal: a flag's value is none.
+        BridgeError: what is to be dialled is none.
+    """
+    found = parse_address(address)
+    if flag:
+        if found is None:
+            raise Fatal(f"{flag} {address!r} is not HOST:PORT", hint=f"for example {flag} 127.0.0.1:11434")
+        return found[0] or "0.0.0.0", found[1]
+    if found is None or not all(found):
+        raise BridgeError(f"{address!r} is not an address", hint="host:port, e.g. registry.example:11400")
+    return found
 
 
 def join_address(host: str, port: int) -> str:

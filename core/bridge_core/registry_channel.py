@@ -15,7 +15,7 @@ from typing import Any, Final
 
 import grpc.aio
 
-from bridge_core.addresses import parse_address
+from bridge_core.addresses import split_address
 from bridge_core.errors import BridgeError, Reaction, Unavailable
 from bridge_core.identity.spiffe import REGISTRY_SERVER_NAME
 
@@ -94,18 +94,6 @@ async def fetch_ca(address: str, pin: str, *, timeout_s: float = 10.0) -> bytes:
         f"the registry at {address} has another CA than the one the join token names",
         hint="the token is of another mesh, or somebody answers in the registry's place",
     )
-
-
-def split_address(address: str) -> tuple[str, int]:
-    """`host:port` or `[v6]:port` in two.
-
-    Raises:
-        BridgeError: it is neither.
-    """
-    found = parse_address(address)
-    if found is None or not all(found):
-        raise BridgeError(f"{address!r} is not an address", hint="host:port, e.g. registry.example:11400")
-    return found
 
 
 def _chain(ssl_object: Any) -> list[bytes]:

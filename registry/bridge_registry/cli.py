@@ -10,10 +10,9 @@ import structlog
 import typer
 import uvloop
 
+from bridge_core.addresses import split_address
 from bridge_core.cli.guard import guarded
-from bridge_core.errors import BridgeError, Fatal
 from bridge_core.identity import check_node_name
-from bridge_core.registry_channel import split_address
 from bridge_registry import service_commands
 from bridge_registry.settings import RegistrySettings
 
@@ -100,8 +99,8 @@ def run_command(
     settings = RegistrySettings(
         state_dir=state_dir,
         name=guarded(lambda: check_node_name(name)),
-        grpc=guarded(lambda: _address(grpc, "--grpc")),
-        admin=guarded(lambda: _address(admin, "--admin")),
+        grpc=guarded(lambda: split_address(grpc, flag="--grpc")),
+        admin=guarded(lambda: split_address(admin, flag="--admin")),
         etcd=tuple(part.strip() for part in etcd.split(",") if part.strip()),
         etcd_rbac=etcd_rbac,
         trust_domain=trust_domain,
@@ -112,15 +111,6 @@ def run_command(
     from bridge_registry import app as registry
 
     guarded(lambda: uvloop.run(registry.run(settings)))
-
-
-def _address(text: str, flag: str) -> tuple[str, int]:
-    if text.endswith(":0"):
-        return text[:-2].strip("[]"), 0
-    try:
-        return split_address(text)
-    except BridgeError as fault:
-        raise Fatal(f"{flag}: {fault.message}", hint=fault.hint) from fault
 
 
 def _log_to_stderr() -> None:

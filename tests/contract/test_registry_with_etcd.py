@@ -298,7 +298,7 @@ def test_a_taken_port_and_a_bad_address_are_named(tmp_path: Path) -> None:
         assert (done.returncode, f"cannot listen on {address}" in done.stderr) == (1, True)
         assert "Traceback" not in done.stderr
     done = command(*base, "--grpc", "nowhere")
-    assert (done.returncode, "--grpc: 'nowhere' is not an address" in done.stderr) == (1, True)
+    assert (done.returncode, "--grpc 'nowhere' is not HOST:PORT" in done.stderr) == (1, True)
 
 
 def test_an_etcd_that_is_not_there_is_said_and_waited_for(tmp_path: Path) -> None:

@@ -15,9 +15,8 @@ from bridge_agent.settings import (
     StateDir,
     load_settings,
     save_settings,
-    split_address,
 )
-from bridge_core.addresses import join_address
+from bridge_core.addresses import join_address, split_address
 from bridge_core.errors import Fatal
 
 SETTINGS = AgentSettings(

@@ -6,7 +6,7 @@ import pytest
 import zstandard
 
 from bridge_agent.peers.hop import COMPRESS_FROM, BadHop, Hop, compress, decompress, headers_of, read_hop
-from bridge_agent.peers.upstreams import split_address
+from bridge_core.addresses import split_address
 from bridge_core.http1 import Headers
 
 HOPS = [

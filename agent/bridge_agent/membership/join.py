@@ -25,9 +25,8 @@ from bridge_agent.settings import (
     Listeners,
     StateDir,
     save_settings,
-    split_address,
 )
-from bridge_core.addresses import join_address
+from bridge_core.addresses import join_address, split_address
 from bridge_core.errors import BridgeError, Fatal, Unavailable
 from bridge_core.files import write_atomically
 from bridge_core.identity import JoinToken, SpiffeId, check_node_name, create_csr, generate_key, key_to_pem

@@ -18,8 +18,8 @@ from bridge_agent.lock import holder_of
 from bridge_agent.membership.identity_files import remove_identity
 from bridge_agent.membership.registry_client import RegistryClient
 from bridge_agent.settings import AgentSettings, StateDir
+from bridge_core.addresses import split_address
 from bridge_core.errors import BridgeError, Fatal, Unavailable
-from bridge_core.registry_channel import split_address
 
 log = structlog.get_logger()
 

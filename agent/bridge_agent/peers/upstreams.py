@@ -10,6 +10,7 @@ from typing import Protocol
 import structlog
 
 from bridge_agent.routing.view import Index, MeshView, Target
+from bridge_core.addresses import split_address
 from bridge_core.http1 import Pool
 from bridge_core.http1.limits import PoolLimits
 from bridge_core.http1.pool import Address
@@ -127,9 +128,3 @@ class Upstreams:
         task = asyncio.get_running_loop().create_task(pool.close())
         self._closing.add(task)
         task.add_done_callback(self._closing.discard)
-
-
-def split_address(address: str) -> tuple[str, int]:
-    """Host and port of `host:port`, also of `[v6]:port`."""
-    host, _, port = address.rpartition(":")
-    return host.strip("[]"), int(port)
