@@ -234,36 +234,44 @@ def _hand_down(hierarchy: rules.Hierarchy, parent_name: str, refused: dict[str, 
         return
     own = Path(hierarchy.trees[names[0]].own)
     parent = own / parent_name
+    try:
+        # Not one controller while processes stay: the kernel would hand cpu down all the same, and
+        # with it make of every group below one of threads, which no process may enter.
+        _leave(own)
+    except OSError as fault:
+        refused.update(dict.fromkeys(names, _sentence(fault)))
+        return
     for name in names:
         try:
-            try:
-                _write(own / "cgroup.subtree_control", f"+{name}")
-            except OSError as fault:
-                if fault.errno != errno.EBUSY:
-                    raise
-                _move_into_leaf(own)
-                _write(own / "cgroup.subtree_control", f"+{name}")
+            _write(own / "cgroup.subtree_control", f"+{name}")
             parent.mkdir(exist_ok=True)
             _write(parent / "cgroup.subtree_control", f"+{name}")
         except OSError as fault:
             refused[name] = _sentence(fault)
 
 
-def _move_into_leaf(own: Path) -> None:
+def _leave(own: Path) -> None:
     """Moves this process and its children from their group into a leaf of it.
 
     At the root of a container everything is moved: what runs there besides (an init, a shell) would
     keep the group busy, and the group is the container's own.
+
+    Raises:
+        OSError: it may not be done, or others stay in the group.
     """
+    # The tree's real root has no type, and may hand down with processes in it.
+    if not (own / "cgroup.type").exists() or not (here := _pids(str(own))):
+        return
     leaf = own / rules.LEAF
     leaf.mkdir(exist_ok=True)
-    here = _pids(str(own))
     if "0::/" not in Path("/proc/self/cgroup").read_text().splitlines():
         # Children that the agent started before (MPS daemons) count as inner processes, too.
         here = {pid for pid in here if _descends_from_us(pid)}
     for pid in here:
         with contextlib.suppress(ProcessLookupError):
             _write(leaf / "cgroup.procs", str(pid))
+    if _pids(str(own)):
+        raise OSError(errno.EBUSY, os.strerror(errno.EBUSY), str(own))
 
 
 def _descends_from_us(pid: int) -> bool:
