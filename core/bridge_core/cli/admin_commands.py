@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import asyncio
 import datetime as dt
 import re
 import sys
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
@@ -14,8 +13,7 @@ import typer
 from rich.console import Console
 from rich.table import Column, Table
 
-from bridge_core.cli.connection import access, admin, default_state_dir
-from bridge_core.cli.guard import guarded
+from bridge_core.cli.where import Where, asks_registry
 from bridge_core.config import decoded
 from bridge_core.errors import Fatal
 from bridge_wire.v1 import registry_pb2 as wire
@@ -28,44 +26,11 @@ _UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
 _out = Console(highlight=False, soft_wrap=True)
 _err = Console(stderr=True, highlight=False, soft_wrap=True)
 
-StateOption = Annotated[
-    Path,
-    typer.Option(
-        "--state-dir",
-        envvar="BRIDGE_STATE_DIR",
-        default_factory=default_state_dir,
-        help="Where `bridge up` put mesh.json, which says where the registry is and who we are.",
-    ),
-]
-RegistryOption = Annotated[
-    str | None, typer.Option("--registry", envvar="BRIDGE_REGISTRY", help="The registry, HOST:PORT.")
-]
-CaOption = Annotated[Path | None, typer.Option("--ca", help="The mesh's CA certificate.")]
-CertOption = Annotated[Path | None, typer.Option("--cert", help="An admin's certificate.")]
-KeyOption = Annotated[Path | None, typer.Option("--key", help="Its key.")]
 FilesOption = Annotated[
     list[Path], typer.Option("--file", "-f", help="A YAML file, or a folder of them; repeatable.")
 ]
 
 tokens = typer.Typer(help="Join tokens.", no_args_is_help=True)
-
-
-class Where:
-    """The connection options that every admin command takes."""
-
-    def __init__(
-        self, state: Path, registry: str | None, ca: Path | None, cert: Path | None, key: Path | None
-    ) -> None:
-        self._given = (state.absolute(), registry, ca, cert, key)
-
-    def call(self, work: Callable[[Any], Awaitable[T]]) -> T:
-        """Runs `work` with the Admin stub; see `guarded`."""
-
-        async def run() -> T:
-            async with admin(access(*self._given)) as stub:
-                return await work(stub)
-
-        return guarded(lambda: asyncio.run(run()))
 
 
 def register(app: typer.Typer) -> None:
@@ -79,6 +44,7 @@ def register(app: typer.Typer) -> None:
 
 
 @tokens.command("create")
+@asks_registry
 def token_create(
     *,
     ttl: Annotated[str, typer.Option("--ttl", help="How long it may be used: 30m, 1h, 7d.")] = "1h",
@@ -87,11 +53,7 @@ def token_create(
     label: Annotated[
         list[str] | None, typer.Option("--label", help="KEY=VALUE for nodes that join with it; repeatable.")
     ] = None,
-    state_dir: StateOption,
-    registry: RegistryOption = None,
-    ca: CaOption = None,
-    cert: CertOption = None,
-    key: KeyOption = None,
+    where: Where,
 ) -> None:
     """Make a join token and print it: the only time it can be seen."""
 
@@ -101,26 +63,23 @@ def token_create(
         )
         return await stub.CreateToken(request, timeout=_TIMEOUT_S)
 
-    made = Where(state_dir, registry, ca, cert, key).call(work)
+    made = where.call(work)
     _err.print(f"Token {made.id} for {uses} use{'s' if uses > 1 else ''}, until {_time(made.expires_unix)}:")
     sys.stdout.write(made.token + "\n")
 
 
 @tokens.command("list")
+@asks_registry
 def token_list(
     *,
-    state_dir: StateOption,
-    registry: RegistryOption = None,
-    ca: CaOption = None,
-    cert: CertOption = None,
-    key: KeyOption = None,
+    where: Where,
 ) -> None:
     """List the tokens that can still be used."""
 
     async def work(stub: Any) -> Any:
         return await stub.ListTokens(wire.ListTokensRequest(), timeout=_TIMEOUT_S)
 
-    found = Where(state_dir, registry, ca, cert, key).call(work).tokens
+    found = where.call(work).tokens
     # An id cut short could not be pasted into `revoke`.
     table = Table(
         Column("id", no_wrap=True, min_width=16), "expires", "uses left", "node", "labels", "made by"
@@ -135,35 +94,29 @@ def token_list(
 
 
 @tokens.command("revoke")
+@asks_registry
 def token_revoke(
     *,
     token_id: Annotated[str, typer.Argument(metavar="ID", help="As `bridge token list` shows it.")],
-    state_dir: StateOption,
-    registry: RegistryOption = None,
-    ca: CaOption = None,
-    cert: CertOption = None,
-    key: KeyOption = None,
+    where: Where,
 ) -> None:
     """Make a token useless from now on."""
 
     async def work(stub: Any) -> None:
         await stub.RevokeToken(wire.RevokeTokenRequest(id=token_id), timeout=_TIMEOUT_S)
 
-    Where(state_dir, registry, ca, cert, key).call(work)
+    where.call(work)
     _out.print(f"Token {token_id} is revoked.", markup=False)
 
 
+@asks_registry
 def apply_command(
     *,
     files: FilesOption,
     prune: Annotated[
         bool, typer.Option("--prune", help="Also delete applied documents that are not in the files.")
     ] = False,
-    state_dir: StateOption,
-    registry: RegistryOption = None,
-    ca: CaOption = None,
-    cert: CertOption = None,
-    key: KeyOption = None,
+    where: Where,
 ) -> None:
     """Apply mesh_config documents: all of them in one revision, or none."""
 
@@ -171,68 +124,59 @@ def apply_command(
         request = wire.ApplyRequest(files=_read(files), prune=prune)
         return await stub.Apply(request, timeout=_TIMEOUT_S)
 
-    _print_applied(Where(state_dir, registry, ca, cert, key).call(work))
+    _print_applied(where.call(work))
 
 
+@asks_registry
 def diff_command(
     *,
     files: FilesOption,
     prune: Annotated[bool, typer.Option("--prune", help="As `apply --prune` would.")] = False,
-    state_dir: StateOption,
-    registry: RegistryOption = None,
-    ca: CaOption = None,
-    cert: CertOption = None,
-    key: KeyOption = None,
+    where: Where,
 ) -> None:
     """Show what `apply` would change. Exits 1 when it would change something."""
 
     async def work(stub: Any) -> Any:
         return await stub.Diff(wire.ApplyRequest(files=_read(files), prune=prune), timeout=_TIMEOUT_S)
 
-    answer = Where(state_dir, registry, ca, cert, key).call(work)
+    answer = where.call(work)
     _refuse_faults(answer.faults)
     sys.stdout.write(answer.unified_diff)
     if answer.unified_diff:
         raise SystemExit(1)
 
 
+@asks_registry
 def get_command(
     *,
     kind: Annotated[str, typer.Argument(help="Mesh, ModelRoute, …; without it, all.")] = "",
     name: Annotated[str, typer.Argument(help="One document's name.")] = "",
-    state_dir: StateOption,
-    registry: RegistryOption = None,
-    ca: CaOption = None,
-    cert: CertOption = None,
-    key: KeyOption = None,
+    where: Where,
 ) -> None:
     """Print applied documents as YAML."""
 
     async def work(stub: Any) -> Any:
         return await stub.GetConfig(wire.GetConfigRequest(kind=kind, name=name), timeout=_TIMEOUT_S)
 
-    documents = Where(state_dir, registry, ca, cert, key).call(work).documents
+    documents = where.call(work).documents
     if not documents:
         _err.print("Nothing of that kind and name is applied." if kind else "Nothing is applied.")
     sys.stdout.write("---\n".join(document.yaml.rstrip("\n") + "\n" for document in documents))
 
 
+@asks_registry
 def history_command(
     *,
     limit: Annotated[int, typer.Option("--limit", min=1, help="How many revisions.")] = 20,
     diffs: Annotated[bool, typer.Option("--diff", help="With what each changed.")] = False,
-    state_dir: StateOption,
-    registry: RegistryOption = None,
-    ca: CaOption = None,
-    cert: CertOption = None,
-    key: KeyOption = None,
+    where: Where,
 ) -> None:
     """List applied revisions, newest first."""
 
     async def work(stub: Any) -> Any:
         return await stub.History(wire.HistoryRequest(limit=limit), timeout=_TIMEOUT_S)
 
-    revisions = Where(state_dir, registry, ca, cert, key).call(work).revisions
+    revisions = where.call(work).revisions
     if not revisions:
         _out.print("Nothing was applied yet.")
     for revision in revisions:
@@ -242,21 +186,18 @@ def history_command(
             sys.stdout.write(revision.unified_diff)
 
 
+@asks_registry
 def rollback_command(
     *,
     revision: Annotated[int, typer.Argument(help="As `bridge history` numbers them.")],
-    state_dir: StateOption,
-    registry: RegistryOption = None,
-    ca: CaOption = None,
-    cert: CertOption = None,
-    key: KeyOption = None,
+    where: Where,
 ) -> None:
     """Apply what was applied at a revision, as a new revision."""
 
     async def work(stub: Any) -> Any:
         return await stub.Rollback(wire.RollbackRequest(revision=revision), timeout=_TIMEOUT_S)
 
-    _print_applied(Where(state_dir, registry, ca, cert, key).call(work))
+    _print_applied(where.call(work))
 
 
 def _print_applied(answer: Any) -> None:

@@ -14,14 +14,7 @@ from google.protobuf.json_format import MessageToDict
 from rich.console import Console
 from rich.table import Table
 
-from bridge_core.cli.admin_commands import (
-    CaOption,
-    CertOption,
-    KeyOption,
-    RegistryOption,
-    StateOption,
-    Where,
-)
+from bridge_core.cli.where import Where, asks_registry
 from bridge_core.errors import BridgeError
 from bridge_wire.v1 import registry_pb2 as wire
 
@@ -43,22 +36,19 @@ def register(app: typer.Typer) -> None:
 
 
 @rollouts.command("status")
+@asks_registry
 def rollout_status(
     *,
     name: Annotated[str, typer.Argument(metavar="[NAME]", help="Only this one.")] = "",
     as_json: JsonOption = False,
-    state_dir: StateOption,
-    registry: RegistryOption = None,
-    ca: CaOption = None,
-    cert: CertOption = None,
-    key: KeyOption = None,
+    where: Where,
 ) -> None:
     """Say where rollouts stand and why, what both sides did in this step, and what happened so far."""
 
     async def work(stub: Any) -> Any:
         return await stub.Rollouts(wire.RolloutsRequest(name=name), timeout=_TIMEOUT_S)
 
-    found = Where(state_dir, registry, ca, cert, key).call(work).rollouts
+    found = where.call(work).rollouts
     if as_json:
         plain = [MessageToDict(one, always_print_fields_with_no_presence=True) for one in found]
         sys.stdout.write(msgspec.json.format(msgspec.json.encode(plain), indent=2).decode() + "\n")
@@ -70,20 +60,17 @@ def rollout_status(
 
 
 def _command(verb: str, says: str) -> None:
+    @asks_registry
     def run(
         *,
         name: NameArgument,
-        state_dir: StateOption,
-        registry: RegistryOption = None,
-        ca: CaOption = None,
-        cert: CertOption = None,
-        key: KeyOption = None,
+        where: Where,
     ) -> None:
         async def work(stub: Any) -> Any:
             request = wire.CommandRolloutRequest(name=name, verb=verb)
             return await stub.CommandRollout(request, timeout=_TIMEOUT_S)
 
-        one = Where(state_dir, registry, ca, cert, key).call(work)
+        one = where.call(work)
         _out.print(f"{one.name} is {one.phase}.", markup=False)
 
     rollouts.command(verb, help=says)(run)
@@ -99,6 +86,7 @@ for _verb, _says in {
     _command(_verb, _says)
 
 
+@asks_registry
 def drain_command(
     *,
     node: Annotated[str, typer.Argument(help="The node's name.")],
@@ -106,11 +94,7 @@ def drain_command(
     timeout: Annotated[
         float, typer.Option("--timeout", min=0.0, help="Seconds to wait for what runs there; 0: do not wait.")
     ] = 300.0,
-    state_dir: StateOption,
-    registry: RegistryOption = None,
-    ca: CaOption = None,
-    cert: CertOption = None,
-    key: KeyOption = None,
+    where: Where,
 ) -> None:
     """Send no new requests to a node, and say when it is safe to stop. Exits 1 when it is not yet."""
 
@@ -118,7 +102,7 @@ def drain_command(
         await stub.Drain(wire.DrainRequest(node_name=node, drained=not undo), timeout=_TIMEOUT_S)
         return None if undo else await _until_safe(stub, node, timeout)
 
-    found = Where(state_dir, registry, ca, cert, key).call(work)
+    found = where.call(work)
     if found is None:
         _out.print(f"{node} is back in service.", markup=False)
     elif found.safe_to_stop:
@@ -129,21 +113,18 @@ def drain_command(
         raise SystemExit(f"bridge: {node} is not safe to stop after {timeout:g} s: {_left(found)}")
 
 
+@asks_registry
 def revoke_command(
     *,
     node: Annotated[str, typer.Argument(help="The node's name.")],
-    state_dir: StateOption,
-    registry: RegistryOption = None,
-    ca: CaOption = None,
-    cert: CertOption = None,
-    key: KeyOption = None,
+    where: Where,
 ) -> None:
     """Throw a node out: nobody accepts its certificates any more, and it gets no other."""
 
     async def work(stub: Any) -> None:
         await stub.Revoke(wire.RevokeRequest(node_name=node), timeout=_TIMEOUT_S)
 
-    Where(state_dir, registry, ca, cert, key).call(work)
+    where.call(work)
     _out.print(
         f"{node} is revoked. `bridge token create --node {node}` lets a machine join in its place.",
         markup=False,

@@ -1,0 +1,68 @@
+"""The options that say which registry a command asks, and as whom: defined once, for all of them."""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import inspect
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Annotated, Any, TypeVar
+
+import typer
+
+from bridge_core.cli.connection import access, admin, default_state_dir
+from bridge_core.cli.guard import guarded
+
+T = TypeVar("T")
+
+
+class Where:
+    """A registry and the identity to call it with, as the options give them."""
+
+    def __init__(
+        self,
+        *,
+        state_dir: Annotated[
+            Path,
+            typer.Option(
+                "--state-dir",
+                envvar="BRIDGE_STATE_DIR",
+                default_factory=default_state_dir,
+                help="Where `bridge up` put mesh.json, which says where the registry is and who we are.",
+            ),
+        ],
+        registry: Annotated[
+            str | None, typer.Option("--registry", envvar="BRIDGE_REGISTRY", help="The registry, HOST:PORT.")
+        ] = None,
+        ca: Annotated[Path | None, typer.Option("--ca", help="The mesh's CA certificate.")] = None,
+        cert: Annotated[Path | None, typer.Option("--cert", help="An admin's certificate.")] = None,
+        key: Annotated[Path | None, typer.Option("--key", help="Its key.")] = None,
+    ) -> None:
+        self._given = (state_dir.absolute(), registry, ca, cert, key)
+
+    def call(self, work: Callable[[Any], Awaitable[T]]) -> T:
+        """Runs `work` with the Admin stub; see `guarded`."""
+
+        async def run() -> T:
+            async with admin(access(*self._given)) as stub:
+                return await work(stub)
+
+        return guarded(lambda: asyncio.run(run()))
+
+
+def asks_registry(command: Callable[..., None]) -> Callable[..., None]:
+    """A command that has a parameter `where: Where`, with that one's options in its place."""
+    own = inspect.signature(command, eval_str=True)
+    shared = inspect.signature(Where, eval_str=True).parameters
+
+    @functools.wraps(command)
+    def run(**given: Any) -> None:
+        command(where=Where(**{name: given.pop(name) for name in shared}), **given)
+
+    parameters = [*(one for one in own.parameters.values() if one.name != "where"), *shared.values()]
+    # typer reads both, and would find `command` itself through the third.
+    run.__signature__ = own.replace(parameters=parameters)  # type: ignore[attr-defined]  # a function's may be set
+    run.__annotations__ = {one.name: one.annotation for one in parameters}
+    del run.__wrapped__
+    return run
