@@ -17,7 +17,6 @@ from __future__ import annotations
 import asyncio
 import gc
 import sys
-import time
 from pathlib import Path
 
 import uvloop
@@ -103,11 +102,11 @@ async def gateway(role: str, port: int, upstream: int, folder: Path) -> None:
     view = MeshView(node)
     tls = TlsIdentity(folder / f"{node}.pem", folder / f"{node}.key", folder / "ca.pem")
     upstreams = Upstreams(view, tls)
-    audit = AuditLog(folder / f"audit-{role}.jsonl")
+    audit = AuditLog(folder / f"audit-{role}.jsonl", records.audited)
     async with asyncio.TaskGroup() as group:
         group.create_task(audit.run())
         made = Gateway(GatewayConfig(node=node, host_name="bench"), view, upstreams, group)
-        made.on_record(lambda record: audit.put(records.audited(record, time.time(), time.monotonic())))
+        made.on_record(audit.put)
         peer_port = upstream if role == "entry" else port
         view.publish(_snapshot(peer_port, slots))
         if role != "entry":

@@ -162,7 +162,7 @@ class Agent:
             launcher=self._launcher,
             keeper=self._keeper,
         )
-        self._audit = AuditLog(state.root / "audit" / "audit.jsonl")
+        self._audit = AuditLog(state.root / "audit" / "audit.jsonl", records.audited)
         self._tally = Tally()
         self._reporter = LoadReporter(registries, self._load, rng)
         self._prober = RolloutProber(
@@ -355,7 +355,7 @@ class Agent:
             self._registration.publish(records.registered(instances, self._settings.name))
 
     def _take_record(self, record: Record) -> None:
-        self._audit.put(records.audited(record, time.time(), time.monotonic()))
+        self._audit.put(record)
         self._tally.take(record)
         self._settled.set()
         changed = records.changes_models(record)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterable
 
 from bridge_agent.engine.view import LocalInstance
@@ -32,25 +33,29 @@ def registered(instances: Iterable[LocalInstance], node: str) -> list[Instance]:
     ]
 
 
-def audited(record: Record, wall: float, monotonic: float) -> AuditRecord:
-    """The audit's view of a request; `wall` and `monotonic` are the same moment on both clocks."""
+def audited(record: Record) -> AuditRecord:
+    """The audit's view of a request that was over a moment ago."""
+    wall, monotonic = time.time(), time.monotonic()
+    began, caller, decision = record.began, record.caller, record.decision
     return AuditRecord(
-        at=wall - (monotonic - record.began),
-        request_id=record.request_id,
-        principal=record.caller.principal,
-        listener=record.caller.listener.value,
-        method=record.method,
-        path=record.path,
-        status=record.status,
-        outcome=record.outcome.value,
-        duration_ms=round((record.ended - record.began) * 1000, 3),
-        bytes_in=record.bytes_in,
-        bytes_out=record.bytes_out,
-        model=record.model,
-        instance=record.instance,
-        via=record.caller.via,
-        failed_attempts=tuple(f"{attempt.instance}: {attempt.detail}" for attempt in record.failed),
-        key="" if record.decision is None else record.decision.key.hex(),
+        wall - (monotonic - began),
+        record.request_id,
+        caller.principal,
+        caller.listener._value_,  # what `value` gives, without the descriptor's Python call
+        record.method,
+        record.path,
+        record.status,
+        record.outcome._value_,
+        int((record.ended - began) * 1e6) / 1000,
+        record.bytes_in,
+        record.bytes_out,
+        record.model,
+        record.instance,
+        caller.via,
+        tuple([f"{attempt.instance}: {attempt.detail}" for attempt in record.failed])
+        if record.failed
+        else (),
+        "" if decision is None else decision.key.hex(),
     )
 
 

@@ -44,6 +44,11 @@ class Admission:
         self._suspected = False
         self._timers: set[asyncio.TimerHandle] = set()
 
+    def take(self, instance: str) -> bool:
+        """Takes a free slot, where there is one that nobody waits for."""
+        queue = self._queues.get(instance)
+        return queue is not None and queue.take()
+
     def enter(
         self,
         target: Target,

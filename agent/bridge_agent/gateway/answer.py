@@ -99,6 +99,24 @@ class Answer(Relay):
         self._retry_after = 1
         self._policy = core.view.index.defaults
 
+    def on_whole(self, head: ResponseHead, body: bytes) -> bool:
+        """See `ResponseSink`: an answer that is no stream, and passes as it came, is one write."""
+        exchange = self.exchange
+        if head.status != 200 or self._alias is not None or exchange.disconnected:
+            return False
+        kind = head.headers.get(b"content-type")
+        if kind is not None and kind.startswith(_STREAMED):
+            return False
+        target = self._target
+        if target is None:
+            return False
+        self._answered(target)
+        fields = self._fields(head, target)
+        exchange.sent = len(body)
+        self._settle(200, Outcome.OK)  # before the client can ask for more
+        exchange.respond(200, fields, body, forwarded=True)
+        return True
+
     def on_head(self, head: ResponseHead) -> None:
         """See `ResponseSink`: a refusal is tried elsewhere where that can do better."""
         target = self._target
@@ -118,10 +136,7 @@ class Answer(Relay):
         core, target, arrival = self._core, self._target, self._arrival
         if target is None:
             return None
-        now = self._head_at = self._told_at = core.now()
-        if not core.health.quiet:
-            core.health.succeeded(target.id, now)
-            core.health.succeeded(node_subject(target.node), now)
+        self._answered(target)
         if head.status == 200 and self.route.framing is not Framing.NONE:
             kind = head.headers.get(b"content-type")
             if kind is not None and kind.startswith(_STREAMED):
@@ -131,6 +146,18 @@ class Answer(Relay):
                     core.resume.opened(self)
         if self._alias is not None and self._watch is None:
             self._held = []
+        return self._fields(head, target)
+
+    def _answered(self, target: Target) -> None:
+        core = self._core
+        now = self._head_at = self._told_at = core.now()
+        if not core.health.quiet:
+            core.health.succeeded(target.id, now)
+            core.health.succeeded(node_subject(target.node), now)
+
+    def _fields(self, head: ResponseHead, target: Target) -> bytes:
+        """The fields to answer with: the engine's, and ours in place of any by their names."""
+        core, arrival = self._core, self._arrival
         overhead_us = int((self._sent_at - arrival.began - self._waited) * 1e6)
         if target.local:
             if arrival.over_hop:
@@ -147,19 +174,13 @@ class Answer(Relay):
                 overhead_us += int(behind)
             load = head.headers.get(LOAD)
             if load is not None and load.isdigit():
-                core.loads.heard(target.id, int(load), now)
+                core.loads.heard(target.id, int(load), self._head_at)
         added = (
-            b"x-request-id: %b\r\nx-bridge-node: %b\r\nx-bridge-attempts: %d\r\nx-bridge-overhead-us: %d\r\n"
+            f"x-request-id: {arrival.request_id}\r\nx-bridge-node: {target.node}\r\n"
+            f"x-bridge-attempts: {self._tried}\r\nx-bridge-overhead-us: {overhead_us}\r\n"
         )
-        fields = head.headers.block(_ADDED) + added % (
-            arrival.request_id.encode(),
-            target.node.encode(),
-            self._tried,
-            overhead_us,
-        )
-        if arrival.cors:
-            fields += lines(arrival.cors)
-        return fields
+        fields = head.headers.block(_ADDED) + added.encode()
+        return fields + lines(arrival.cors) if arrival.cors else fields
 
     def _declined(self, head: ResponseHead, failure: Failure) -> bool:
         """Whether another candidate may do better than this answer.

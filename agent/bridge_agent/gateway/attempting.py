@@ -16,6 +16,7 @@ from bridge_agent.gateway.hedge import Hedge, Hedged
 from bridge_agent.gateway.routes import Kind, Route
 from bridge_agent.peers.hop import OURS, REQUEST_ID, Hop, compress, headers_of
 from bridge_agent.routing.admission_rules import ADMITTED, Refused
+from bridge_agent.routing.admission_rules import Answer as Answered
 from bridge_agent.routing.attempts import Attempts, GiveUp, Step
 from bridge_agent.routing.choose import Decision, node_subject
 from bridge_agent.routing.health_rules import Failure
@@ -119,31 +120,37 @@ class Attempting(Answer, Waiter, Hedged):
     def _send(self, target: Target) -> tuple[Failure, str] | None:
         """Sends it there, or has it wait for a slot; how it failed when it failed at once."""
         core = self._core
-        if target.local and self.route.kind is Kind.INFER and not self._needs_no_slot(target):
-            arrival, now = self._arrival, core.now()
-            answer = core.admission.enter(
-                target,
-                self,
-                arrival.client,
-                arrival.priority,
-                queue_per_slot=self._policy.admission.queue_per_slot,
-                now=now,
-                deadline=self._deadline,
-            )
-            if answer is not ADMITTED:
-                if not isinstance(answer, Refused):
-                    self._wait(target)
-                    return None
-                core.counters.refused["queue_full"] += 1
-                self._retry_after = answer.retry_after_s
-                return Failure.REFUSED, answer.reason
-            self._slot_at = now
+        if target.local and self.route.kind is Kind.INFER:
+            if core.admission.take(target.id):
+                self._slot_at = core.now()
+            elif not self._needs_no_slot(target):
+                answer = self._enter(target)
+                if answer is not ADMITTED:
+                    if not isinstance(answer, Refused):
+                        self._wait(target)
+                        return None
+                    core.counters.refused["queue_full"] += 1
+                    self._retry_after = answer.retry_after_s
+                    return Failure.REFUSED, answer.reason
+                self._slot_at = core.now()
         self._target = target
         core.counters.begin(target.id)
         failure = self._dispatch(target)
         if failure is not None:
             self._release()
         return failure
+
+    def _enter(self, target: Target) -> Answered:
+        core, arrival = self._core, self._arrival
+        return core.admission.enter(
+            target,
+            self,
+            arrival.client,
+            arrival.priority,
+            queue_per_slot=self._policy.admission.queue_per_slot,
+            now=core.now(),
+            deadline=self._deadline,
+        )
 
     def _needs_no_slot(self, target: Target) -> bool:
         """Whether it would wait for a slot that it does not need: a prompt is rendered, nothing generated.
@@ -222,6 +229,10 @@ class Attempting(Answer, Waiter, Hedged):
         if hedge is not None:
             hedge.drop()
 
+    def on_whole(self, head: ResponseHead, body: bytes) -> bool:
+        """See `ResponseSink`."""
+        return self._hedge is None and super().on_whole(head, body)
+
     def on_head(self, head: ResponseHead) -> None:
         """See `ResponseSink`."""
         if self._hedge is not None:
@@ -275,7 +286,8 @@ class Attempting(Answer, Waiter, Hedged):
             return
         self._target = None
         core.counters.end(target.id)
-        self._stop(self._try_timer)
+        if self._try_timer is not None:
+            self._try_timer.cancel()
         if self._queued:
             self._queued = False
             self._stop(self._wait_timer)

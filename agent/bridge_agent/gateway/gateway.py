@@ -12,7 +12,7 @@ import asyncio
 import re
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from time import monotonic
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 from urllib.parse import parse_qs
 
 import msgspec
@@ -45,7 +45,7 @@ from bridge_agent.gateway.routes import (
 )
 from bridge_agent.gateway.shapes import error_body
 from bridge_agent.peers import pulse
-from bridge_agent.peers.hop import HOP, PRIORITY, BadHop, read_hop
+from bridge_agent.peers.hop import HOP, PRIORITY, REQUEST_ID, BadHop, read_hop
 from bridge_agent.peers.pulse import Watch
 from bridge_agent.peers.upstreams import Upstreams
 from bridge_agent.routing.admission_rules import PRIORITIES, Priority
@@ -64,6 +64,20 @@ _JSON: Final = ((b"content-type", b"application/json"),)
 _RUNNING: Final = b"Ollama is running"
 
 Authenticate = Callable[[Request], str | None]
+_Handler = Callable[[Arrival, Route, str], None]
+
+
+class _Asked(NamedTuple):
+    """What the head of a client's request asks for, the same for all requests that repeat it.
+
+    `route` is None where the path has to be looked at more closely.
+    """
+
+    cors: tuple[Pair, ...]
+    seconds: float | None  # that it may take
+    priority: Priority
+    answer: _Handler
+    route: Route | None
 
 
 class Gateway:
@@ -98,7 +112,7 @@ class Gateway:
         if config.resume is not None:
             self._core.resume = Resumptions(self._core, group, config.resume)
         self._authenticate = authenticate
-        self._answers: dict[Kind, Callable[[Arrival, Route, str], None]] = {
+        self._answers: dict[Kind, _Handler] = {
             Kind.INFER: self._infer,
             Kind.SHOW: self._infer,
             Kind.MUTATE: self._mutate,
@@ -115,7 +129,6 @@ class Gateway:
             pulse.PATH: self._pulse,
             explain.PATH: self._explain,
         }
-        self._good_hosts: set[bytes | None] = set()
         self._direct = {
             (method, route.path): (self._answers[route.kind], route)
             for route in ROUTES
@@ -222,19 +235,14 @@ class Gateway:
     # -- listeners
 
     def _on_local(self, exchange: Exchange) -> None:
-        headers = exchange.request.headers
-        host = headers.get(b"host", b"")
-        if host not in self._good_hosts and not self._host_passes(host or b""):
+        request = exchange.request
+        if _Asked not in request.memo and not self._host_passes(request.headers.get(b"host") or b""):
             exchange.respond(403)
             return
         self._dispatch(exchange, _LOCAL)
 
     def _host_passes(self, host: bytes) -> bool:
-        if not host_allowed(host.decode("latin-1"), self._core.config.host_name):
-            return False
-        if len(self._good_hosts) < 64:  # whoever calls with thousands of names gains nothing
-            self._good_hosts.add(host)
-        return True
+        return host_allowed(host.decode("latin-1"), self._core.config.host_name)
 
     def _on_tls(self, exchange: Exchange) -> None:
         request = exchange.request
@@ -307,36 +315,56 @@ class Gateway:
 
     def _dispatch(self, exchange: Exchange, caller: Caller) -> None:
         core, request = self._core, exchange.request
-        headers = request.headers
+        asked: _Asked | None = request.memo.get(_Asked)
+        if asked is None:
+            asked = self._read_head(exchange)
+            if asked is None:
+                return
+            request.memo[_Asked] = asked
         began = core.now()
+        request_id = core.request_id(request.headers.get(REQUEST_ID))
+        deadline = None if asked.seconds is None else began + asked.seconds
+        arrival = Arrival(
+            exchange,
+            caller,
+            None,
+            began,
+            request_id,
+            deadline=deadline,
+            cors=asked.cors,
+            priority=asked.priority,
+        )
+        if asked.route is None:
+            self._answer(arrival)
+        else:
+            asked.answer(arrival, asked.route, "")
+
+    def _read_head(self, exchange: Exchange) -> _Asked | None:
+        """What a head asks for; None when it was answered."""
+        core, request = self._core, exchange.request
+        headers = request.headers
         cors: tuple[Pair, ...] = ()
         origin = headers.get(b"origin")
         if origin is not None:
             if not self._origin_passes(exchange, origin):
-                return
+                return None
             cors = cors_headers(origin)
-        request_id = core.request_id(headers.get(b"x-request-id"))
-        deadline = None
+        seconds = core.config.default_deadline_s
         given = headers.get(TIMEOUT)
+        wrong = ""
         if given is not None:
             seconds = _seconds(given)
             if seconds is None:
-                core.respond_error(exchange, 400, "malformed X-Bridge-Timeout", request_id, extra=cors)
-                return
-            deadline = began + seconds
-        elif core.config.default_deadline_s is not None:
-            deadline = began + core.config.default_deadline_s
-        urgency = headers.get(PRIORITY)
-        if urgency is not None and urgency.lower() not in PRIORITIES:
-            message = "malformed X-Bridge-Priority: it is high, normal or low"
-            core.respond_error(exchange, 400, message, request_id, extra=cors)
-            return
-        priority = Priority.NORMAL if urgency is None else PRIORITIES[urgency.lower()]
-        self._answer(
-            Arrival(
-                exchange, caller, None, began, request_id, deadline=deadline, cors=cors, priority=priority
-            )
-        )
+                wrong = "malformed X-Bridge-Timeout"
+        urgency = headers.get(PRIORITY, b"normal")
+        priority = PRIORITIES.get(urgency.lower())  # type: ignore[union-attr]  # has a default
+        if priority is None and not wrong:
+            wrong = "malformed X-Bridge-Priority: it is high, normal or low"
+        if wrong or priority is None:
+            core.respond_error(exchange, 400, wrong, core.request_id(headers.get(REQUEST_ID)), extra=cors)
+            return None
+        answer, route = self._direct.get((request.method, request.path), (self._infer, None))
+        return _Asked(cors, seconds, priority, answer, route)
 
     def _answer(self, arrival: Arrival) -> None:
         request = arrival.exchange.request

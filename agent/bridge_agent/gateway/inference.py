@@ -239,7 +239,8 @@ class Inference(Attempting):
         core, target = self._core, self._target
         if self._hedge_timer is not None:
             self._drop_hedge()
-        self._stop(self._timer)
+        if self._timer is not None:
+            self._timer.cancel()
         if self._retrying:
             core.retrying -= 1
         self._release(suspect=outcome is Outcome.CANCELLED and self._may_be_busy)
@@ -250,18 +251,18 @@ class Inference(Attempting):
         self._record(status, outcome, target)
 
     def _record(self, status: int, outcome: Outcome, target: Target | None) -> None:
-        core, attempts = self._core, self._attempts
+        core, arrival, attempts = self._core, self._arrival, self._attempts
         exchange: Exchange = self.exchange
         core.settle(
             Record(
-                self._arrival.request_id,
-                self._arrival.caller,
+                arrival.request_id,
+                arrival.caller,
                 exchange.request.method,
                 self.route.path,
                 self._model,
                 status,
                 outcome,
-                self._arrival.began,
+                arrival.began,
                 self._sent_at,
                 self._head_at,
                 core.now(),
@@ -271,7 +272,7 @@ class Inference(Attempting):
                 len(self._body),
                 exchange.sent,
                 self._waited,
-                self._tokens(),
+                0 if self._watch is None else self._tokens(),
             )
         )
 

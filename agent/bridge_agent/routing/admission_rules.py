@@ -97,6 +97,13 @@ class SlotQueue(Generic[W]):
         ahead = sum(len(line) for lines in self._lines[: priority + 1] for line in lines.values())
         return (ahead + 1) / self.slots * self._mean
 
+    def take(self) -> bool:
+        """Admits a request where a slot is free that nobody waits for."""
+        if self.waiting or self.running + self.suspect >= self.slots:
+            return False
+        self.running += 1
+        return True
+
     def offer(
         self,
         waiter: W,
@@ -108,8 +115,7 @@ class SlotQueue(Generic[W]):
         deadline: float | None = None,
     ) -> Answer:
         """Takes a request in, makes it wait, or refuses it."""
-        if self._free and not self.waiting:
-            self.running += 1
+        if self.take():
             return ADMITTED
         wait = self.expected_wait(priority)
         hint = max(1, min(_LONGEST_HINT_S, math.ceil(wait)))
@@ -142,7 +148,7 @@ class SlotQueue(Generic[W]):
         self._held += 1
         weight = 1 / self._held if self._held < 1 / _SMOOTHING else _SMOOTHING
         self._mean += (held_s - self._mean) * weight
-        return self._fill()
+        return self._fill() if self.waiting else []
 
     def clear(self) -> list[W]:
         """The engine is done with what a suspect slot was held for; returns those admitted."""

@@ -259,13 +259,7 @@ class RequestReader(asyncio.Protocol):
         body = known.body_of(data)
         if body is None or len(body) > self._limits.body:
             return None
-        request = Request(like.method, like.target, known.headers(len(body)), like.memo)
-        request.remote = self._remote
-        request.identity = self._identity
-        request.listener = self.server.name
-        request.body = body
-        request.share_path(like)
-        return request
+        return like.again(known.headers(len(body)), body)
 
     def _know(self, data: bytes) -> None:
         """Remembers the head of a plain request that was all there was in one read."""
@@ -279,9 +273,7 @@ class RequestReader(asyncio.Protocol):
             return
         size = len(data) - len(request.body)
         if size <= _KNOWN_HEAD_MOST and data[:1].isalpha():
-            like = Request(request.method, request.target, headers, request.memo)  # not the body
-            like.share_path(request)
-            self._known_request = like
+            self._known_request = request.again(headers, b"")  # not the body: it may be large
             self._known = RepeatedHead(data[:size], headers)
 
 

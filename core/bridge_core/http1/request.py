@@ -81,11 +81,25 @@ class Request:
             self._split()
         return self._query
 
-    def share_path(self, other: Request) -> None:
-        """Takes over what `other`, of the same target, has made of it."""
-        if other._path is None:
-            other._split()
-        self._path, self._query = other._path, other._query
+    def again(self, headers: Headers, body: bytes) -> Request:
+        """A request whose head repeats this one's, on the same connection."""
+        if self._path is None:
+            self._split()
+        request = Request.__new__(Request)
+        request.method = self.method
+        request.target = self.target
+        request.headers = headers
+        request.memo = self.memo
+        request.body = body
+        request.stream = None
+        request.keep_alive = self.keep_alive
+        request.minor = self.minor
+        request.remote = self.remote
+        request.identity = self.identity
+        request.listener = self.listener
+        request._path = self._path  # noqa: SLF001 - another of this class
+        request._query = self._query  # noqa: SLF001 - likewise
+        return request
 
     def _split(self) -> None:
         path, _, query = self.target.partition(b"?")
