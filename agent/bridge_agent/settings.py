@@ -14,6 +14,7 @@ import msgspec
 from bridge_agent.engine.config import EngineConfig
 from bridge_core.errors import Fatal
 from bridge_core.files import write_atomically
+from bridge_core.identity.spiffe import SpiffeId
 from bridge_core.node_class import NodeClass
 
 DEFAULT_PORTS = {"http": 11434, "https": 11443, "grpc": 11444, "peer": 11445, "admin": 11446}
@@ -41,6 +42,25 @@ class AgentSettings(msgspec.Struct, frozen=True):
     engines: tuple[EngineConfig, ...] = (EngineConfig(index=0),)
     labels: dict[str, str] = {}
     node_class: dict[str, Any] | None = None  # as the `spec` of a NodeClass document
+
+    @property
+    def instances(self) -> dict[str, EngineConfig]:
+        """The engines by the ids of their instances."""
+        return {f"{self.name}/{engine.index}": engine for engine in self.engines}
+
+    def own_id(self, identity: SpiffeId | None) -> SpiffeId:
+        """The node's identity, which its certificate has to be of.
+
+        Raises:
+            Fatal: the certificate is another's.
+        """
+        wanted = SpiffeId.make(self.trust_domain, "node", self.name)
+        if identity != wanted:
+            raise Fatal(
+                f"the node's certificate is {identity}, not {wanted}",
+                hint="identity and agent.json belong to different joins; leave and join again",
+            )
+        return wanted
 
     @property
     def own_class(self) -> NodeClass | None:
