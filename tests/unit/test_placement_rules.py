@@ -1,6 +1,7 @@
 """The planner never over-commits, never takes back from an earlier demand, and says why."""
 
 import msgspec
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -8,6 +9,7 @@ from bridge_agent.limits import placement_rules as rules
 from bridge_agent.limits.placement_rules import Demand, Device, ModelShape
 
 GIB = 1 << 30
+H200 = Device("GPU-0", 139 * GIB)
 
 
 def model(name: str = "llama-1b", weights: int = 2 * GIB, context: int = 131_072) -> ModelShape:
@@ -49,6 +51,8 @@ def test_never_over_vram_and_every_demand_is_accounted_for(asked: list[Demand], 
         assert used <= gpu.free_bytes * rules.USABLE
     assert len(planned.placements) + len(planned.unplaced) == len(rules.merge(asked))
     assert all(placement.why for placement in planned.placements)
+    for placement in planned.placements:
+        assert placement.slots * placement.processes == placement.settings.slots
 
 
 @settings(max_examples=300)
@@ -114,3 +118,54 @@ def test_what_does_not_fit_says_what_it_needs() -> None:
 def test_mla_keeps_one_row_a_token() -> None:
     deepseek = ModelShape("deepseek2", GIB, 60, 128, 192, 128, 5120, 102_400, 163_840, mla_row=576)
     assert deepseek.kv_bytes("f16") == 60 * 576 * 2
+
+
+# What an H200 gave (bench/RESULTS.md): weights, copies, tokens/s as slots, as processes under MPS.
+MEASURED = [
+    (138e6, 2, 1783, 2167),
+    (138e6, 4, 3134, 3778),
+    (138e6, 8, 3798, 6010),
+    (138e6, 16, 4716, 8369),
+    (490e6, 2, 1182, 1825),
+    (490e6, 4, 1961, 2727),
+    (490e6, 8, 3065, 3367),
+    (490e6, 16, 4713, 3599),
+    (2200e6, 2, 794, 1006),
+    (2200e6, 4, 1418, 1291),
+    (2200e6, 8, 2416, 1370),
+    (2200e6, 16, 3753, 1388),
+]
+
+
+@pytest.mark.parametrize(("weights", "copies", "as_slots", "as_processes"), MEASURED)
+def test_it_chooses_what_was_measured_to_be_faster(
+    weights: float, copies: int, as_slots: int, as_processes: int
+) -> None:
+    placement = rules.plan([Demand(model(weights=int(weights)), slots=copies)], [H200]).placements[0]
+    assert placement.processes == (copies if as_processes > as_slots else 1)
+    assert any("process" in reason for reason in placement.why[1:])
+
+
+def test_processes_are_not_bought_with_what_others_need() -> None:
+    small, other = Demand(model("small", 100 << 20), slots=4), Demand(model("other", 8 * GIB), slots=4)
+    together = rules.plan([small, other], [Device("GPU-0", 16 * GIB)]).placements
+    assert together[1].settings == rules.plan([other], [H200]).placements[0].settings
+    assert sum(one.bytes for one in together) <= 16 * GIB * rules.USABLE
+
+
+def test_without_mps_or_a_gpu_there_is_one_process() -> None:
+    for device in (Device("GPU-0", 100 * GIB, mps=False), Device("cpu", 100 * GIB, mps=False, cpu=True)):
+        planned = rules.plan([Demand(model(weights=1 << 20), slots=8)], [device])
+        assert [placement.processes for placement in planned.placements] == [1]
+        assert not planned.warnings
+    cpu = rules.plan(
+        [Demand(model("a")), Demand(model("b"))], [Device("cpu", 100 * GIB, mps=False, cpu=True)]
+    )
+    assert not cpu.warnings, "a CPU is shared without harm"
+
+
+def test_a_model_that_fits_in_a_smaller_precision_is_told_so() -> None:
+    large = msgspec.structs.replace(model(weights=16 * GIB), parameters=8 << 30, precision="F16")
+    said = rules.plan([Demand(large)], [Device("GPU-0", 12 * GIB)]).unplaced[0]
+    assert "in Q8_0 would need" in said
+    assert "would need" not in rules.plan([Demand(large)], [Device("GPU-0", 3 * GIB)]).unplaced[0]

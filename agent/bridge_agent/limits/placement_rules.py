@@ -3,9 +3,12 @@
 Rules:
 1. Nothing is ever over-committed: weights, KV cache, compute buffers and a CUDA context a process,
    all at their full size, stay below the share of free VRAM that may be used (`USABLE`).
-2. Slots before processes: copies of one model are slots of one process, because a batch reads the
-   weights once (measured on an H200: 8 slots of one process 2,638 tokens/s, 8 processes under MPS
-   1,273, 1.1B f16). Different models, and those that ask for walls, are processes of their own.
+2. Copies of one model are slots of one process where a batch that reads the weights once saves
+   much, and processes under MPS where it does not, and the one CPU thread that samples for all slots
+   is what limits: below `SLOTS_WIN_BYTES` of weights times slots. On an H200 that told the faster
+   way in all twelve cells of three models by 2, 4, 8 and 16 (bench/RESULTS.md): 1.1B f16 by 8, slots
+   2,416 tokens/s against 1,370; 0.3B q4_0 by 8, 3,798 against 6,010. Different models, and those
+   that ask for walls, are processes of their own.
 3. Two processes on one GPU without MPS are slower together than one alone (time-slicing), so they
    share it under MPS, or the plan warns.
 4. Demands are served in order: first all that fit at their least settings, then each is raised as
@@ -30,6 +33,17 @@ KV_BYTES: Final[dict[str, float]] = {"f16": 2.0, "q8_0": 34 / 32, "q4_0": 18 / 3
 # No instance takes more of a device than this share of what is free.
 USABLE: Final = 0.85
 CUDA_CONTEXT_BYTES: Final = 640 << 20
+CPU_PROCESS_BYTES: Final = 192 << 20
+SLOTS_WIN_BYTES: Final = 6e9
+# Bits a weight takes, scales included, best first; what a smaller file of the same model would need.
+PRECISIONS: Final = (
+    ("F16", 16.0),
+    ("Q8_0", 8.5),
+    ("Q6_K", 6.6),
+    ("Q5_K_M", 5.7),
+    ("Q4_K_M", 4.85),
+    ("Q3_K_M", 3.9),
+)
 # By neighbours on the GPU, itself counted: the best of a sweep on an H200 with a 1.1B model
 # (bench/RESULTS.md). Never 100 / N: decoding leaves most of its share idle most of the time.
 THREAD_PERCENTAGE: Final = ((1, 100), (2, 75), (4, 75), (8, 40), (16, 25))
@@ -48,6 +62,8 @@ class ModelShape(msgspec.Struct, frozen=True):
     vocabulary: int
     trained_context: int
     mla_row: int = 0  # kv_lora_rank + rope dimensions; 0: ordinary attention
+    parameters: int = 0  # 0: not known
+    precision: str = ""  # of the weights, by name
 
     def kv_bytes(self, kv_type: KvType) -> float:
         """Bytes that one token of context costs."""
@@ -73,11 +89,17 @@ class Demand(msgspec.Struct, frozen=True):
 
 
 class Device(msgspec.Struct, frozen=True):
-    """A GPU or a MIG slice as the planner sees it."""
+    """A GPU, a MIG slice, or the machine's own memory and cores as the planner sees them."""
 
     uuid: str
     free_bytes: int
     mps: bool = True
+    cpu: bool = False
+
+    @property
+    def overhead(self) -> int:
+        """Bytes that a process takes before it has any model."""
+        return CPU_PROCESS_BYTES if self.cpu else CUDA_CONTEXT_BYTES
 
 
 class Settings(msgspec.Struct, frozen=True):
@@ -90,14 +112,27 @@ class Settings(msgspec.Struct, frozen=True):
 
 
 class Placement(msgspec.Struct, frozen=True):
-    """One engine process and why it is as it is."""
+    """A demand's engine processes on one device, and why they are as they are.
+
+    Attributes:
+        settings: Of all of them together: each has `settings.slots / processes` slots.
+        processes: How many; each holds the weights.
+        bytes: What all take.
+        thread_percentage: Of each, under MPS; 100: not limited.
+    """
 
     model: str
     device: str
     settings: Settings
     bytes: int
-    thread_percentage: int  # 100: not limited
+    thread_percentage: int
     why: tuple[str, ...]
+    processes: int = 1
+
+    @property
+    def slots(self) -> int:
+        """Slots of each process."""
+        return self.settings.slots // self.processes
 
 
 class Planned(msgspec.Struct, frozen=True):
@@ -108,10 +143,13 @@ class Planned(msgspec.Struct, frozen=True):
     warnings: tuple[str, ...]
 
 
-def need(model: ModelShape, settings: Settings) -> int:
-    """Bytes of VRAM that the model takes when run so, CUDA's context included."""
+def need(
+    model: ModelShape, settings: Settings, *, processes: int = 1, overhead: int = CUDA_CONTEXT_BYTES
+) -> int:
+    """Bytes that the model takes when run so, with what its processes take before they have it."""
+    each = overhead + model.weight_bytes + model.compute_bytes(settings.batch)
     cache = settings.slots * settings.context * model.kv_bytes(settings.kv_type)
-    return CUDA_CONTEXT_BYTES + model.weight_bytes + model.compute_bytes(settings.batch) + int(cache) + 1
+    return processes * each + int(cache) + 1
 
 
 def levels(demand: Demand) -> tuple[Settings, ...]:
@@ -140,38 +178,66 @@ def merge(demands: Iterable[Demand]) -> tuple[Demand, ...]:
 
 def plan(demands: Sequence[Demand], devices: Sequence[Device]) -> Planned:
     """Places demands in order; see the module's rules."""
-    asked = merge(demands)
+    known = {device.uuid: device for device in devices}
     budget = {device.uuid: int(device.free_bytes * USABLE) for device in devices}
-    homes: list[tuple[Demand, str]] = []
+    homes: list[tuple[Demand, Device]] = []
     unplaced: list[str] = []
-    for demand in asked:
-        least = need(demand.model, levels(demand)[-1])
-        home = _roomiest(budget, least)
-        if home is None:
-            largest = max(budget.values(), default=0)
-            unplaced.append(
-                f"{demand.model.name} needs at least {_mib(least)};"
-                f" the most that any device has left is {_mib(largest)}"
-            )
+    for demand in merge(demands):
+        least = levels(demand)[-1]
+        sizes = {uuid: need(demand.model, least, overhead=one.overhead) for uuid, one in known.items()}
+        fitting = [uuid for uuid, left in budget.items() if left >= sizes[uuid]]
+        if not fitting:
+            unplaced.append(_too_large(demand, least, max(budget.values(), default=0)))
             continue
-        budget[home] -= least
-        homes.append((demand, home))
-    placements: list[Placement] = []
-    for demand, home in homes:
-        ways = levels(demand)
-        room = budget[home] + need(demand.model, ways[-1])
-        rejected = [way for way in ways if need(demand.model, way) > room]
-        # Levels are not sorted by size (a smaller context may be larger with more slots).
-        chosen = next(way for way in ways if need(demand.model, way) <= room)
-        budget[home] = room - need(demand.model, chosen)
-        neighbours = sum(other == home for _, other in homes)
-        under_mps = next(device.mps for device in devices if device.uuid == home) and neighbours > 1
-        share = thread_percentage(neighbours) if under_mps else 100
-        why = _explain(
-            demand, chosen, rejected[: ways.index(chosen)], room, neighbours=neighbours, share=share
-        )
-        placements.append(Placement(demand.model.name, home, chosen, need(demand.model, chosen), share, why))
-    return Planned(tuple(placements), tuple(unplaced), _warnings(devices, homes))
+        home = max(fitting, key=lambda uuid: budget[uuid])  # the first of equals
+        budget[home] -= sizes[home]
+        homes.append((demand, known[home]))
+    chosen = [_raise(demand, device, budget) for demand, device in homes]
+    counts = [
+        _processes(demand, way.settings, device, budget)
+        for (demand, device), way in zip(homes, chosen, strict=True)
+    ]
+    placements = []
+    for (demand, device), way, count in zip(homes, chosen, counts, strict=True):
+        on_device = zip(homes, counts, strict=True)
+        neighbours = sum(number for (_, other), number in on_device if other.uuid == device.uuid)
+        share = thread_percentage(neighbours) if device.mps and neighbours > 1 else 100
+        size = need(demand.model, way.settings, processes=count, overhead=device.overhead)
+        why = _explain(demand, device, way, count, neighbours=neighbours, share=share)
+        placements.append(Placement(demand.model.name, device.uuid, way.settings, size, share, why, count))
+    return Planned(tuple(placements), tuple(unplaced), _warnings(devices, placements))
+
+
+class _Way(msgspec.Struct, frozen=True):
+    """The level that a demand got, what it had to fit into, and the better ones that did not."""
+
+    settings: Settings
+    room: int
+    rejected: tuple[Settings, ...]
+
+
+def _raise(demand: Demand, device: Device, budget: dict[str, int]) -> _Way:
+    """The best level that what is left of the device allows; takes it from the budget."""
+    ways = levels(demand)
+    sizes = [need(demand.model, way, overhead=device.overhead) for way in ways]
+    room = budget[device.uuid] + sizes[-1]
+    # Levels are not sorted by size (a smaller context may be larger with more slots).
+    best = next(number for number, size in enumerate(sizes) if size <= room)
+    budget[device.uuid] = room - sizes[best]
+    return _Way(ways[best], room, ways[:best])
+
+
+def _processes(demand: Demand, settings: Settings, device: Device, budget: dict[str, int]) -> int:
+    """How many processes share the slots (rule 2); takes what more than one needs from the budget."""
+    small = demand.model.weight_bytes * settings.slots < SLOTS_WIN_BYTES
+    if demand.walled or device.cpu or not device.mps or settings.slots == 1 or not small:
+        return 1
+    alone = need(demand.model, settings, overhead=device.overhead)
+    more = need(demand.model, settings, processes=settings.slots, overhead=device.overhead) - alone
+    if more > budget[device.uuid]:
+        return 1
+    budget[device.uuid] -= more
+    return settings.slots
 
 
 def thread_percentage(neighbours: int) -> int:
@@ -195,41 +261,61 @@ def _halvings(most: int, least: int) -> tuple[int, ...]:
     return tuple(dict.fromkeys([*values, min(most, least)]))
 
 
-def _roomiest(budget: dict[str, int], size: int) -> str | None:
-    """The device with the most left that can take `size`; the first of equals."""
-    fitting = [uuid for uuid, left in budget.items() if left >= size]
-    return max(fitting, key=lambda uuid: budget[uuid]) if fitting else None
+def _too_large(demand: Demand, least: Settings, largest: int) -> str:
+    model = demand.model
+    said = (
+        f"{model.name} needs at least {_mib(need(model, least))};"
+        f" the most that any device has left is {_mib(largest)}"
+    )
+    for name, bits in PRECISIONS:
+        size = int(model.parameters * bits / 8)
+        smaller = msgspec.structs.replace(model, weight_bytes=size)
+        if 0 < size < model.weight_bytes and need(smaller, least) <= largest:
+            return f"{said}; a file of it in {name} would need {_mib(need(smaller, least))} and fit"
+    return said
 
 
 def _explain(
-    demand: Demand, chosen: Settings, rejected: Sequence[Settings], room: int, *, neighbours: int, share: int
+    demand: Demand, device: Device, way: _Way, processes: int, *, neighbours: int, share: int
 ) -> tuple[str, ...]:
-    model, cache = demand.model, chosen.slots * chosen.context * demand.model.kv_bytes(chosen.kv_type)
+    model, chosen = demand.model, way.settings
+    cache = chosen.slots * chosen.context * model.kv_bytes(chosen.kv_type)
+    each, base = f"{processes} times " if processes > 1 else "", "the process" if device.cpu else "CUDA"
     parts = (
-        f"{_mib(model.weight_bytes)} of weights",
+        f"{each}{_mib(model.weight_bytes)} of {model.precision} weights".replace("  ", " "),
         f"{_mib(int(cache))} of {chosen.kv_type} cache for {chosen.slots} slots of {chosen.context} tokens",
-        f"{_mib(model.compute_bytes(chosen.batch))} to compute",
-        f"{_mib(CUDA_CONTEXT_BYTES)} for CUDA, within {_mib(room)}",
+        f"{each}{_mib(model.compute_bytes(chosen.batch))} to compute batches of {chosen.batch}",
+        f"{each}{_mib(device.overhead)} for {base}, within {_mib(way.room)}",
     )
     why = [", ".join(parts)]
     why.extend(
-        f"{way.slots} slots of {way.context} tokens in {way.kv_type} would need {_mib(need(model, way))}"
-        for way in rejected[:3]
+        f"{better.slots} slots of {better.context} tokens in {better.kv_type} would need"
+        f" {_mib(need(model, better, overhead=device.overhead))}"
+        for better in way.rejected[:3]
     )
     if demand.context > model.trained_context:
         why.append(
             f"the model was trained for {model.trained_context} tokens, {demand.context} were asked for"
         )
-    if neighbours > 1:
-        why.append(f"{neighbours} engines share the device; each may use {share} % of its threads")
+    if processes > 1:
+        why.append(
+            f"{processes} processes of one slot: its weights are so small that slots of one process would"
+            " wait for the thread that samples for all of them"
+        )
+    elif chosen.slots > 1:
+        why.append(f"{chosen.slots} slots of one process: one reading of the weights serves them all")
+    if neighbours > 1 and device.mps:
+        why.append(
+            f"{neighbours} processes share the device under MPS; each may use {share} % of its threads"
+        )
     return tuple(why)
 
 
-def _warnings(devices: Sequence[Device], homes: Sequence[tuple[Demand, str]]) -> tuple[str, ...]:
+def _warnings(devices: Sequence[Device], placements: Sequence[Placement]) -> tuple[str, ...]:
     found = []
     for device in devices:
-        names = [demand.model.name for demand, home in homes if home == device.uuid]
-        if len(names) > 1 and not device.mps:
+        names = [placement.model for placement in placements if placement.device == device.uuid]
+        if len(names) > 1 and not device.mps and not device.cpu:
             found.append(
                 f"{', '.join(names)} share {device.uuid} without MPS:"
                 " time-sliced, they are slower together than one alone"
