@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from bridge_core.node_class import Limits, NodeClass
 from bridge_core.ring import ring_of
 from bridge_core.snapshot import Instance, Snapshot, SnapshotRejected, Version, apply
 from bridge_core.store.api import Changes, Deleted, KeyValue, Listing
@@ -50,7 +51,21 @@ def build(table: MeshTable) -> dict[str, bytes]:
         nodes=table.nodes,
         members=table.membership.members.values(),
         revoked=table.revoked,
+        node_classes=table.node_classes,
     )
+
+
+def test_an_applied_node_class_is_published_and_goes_with_its_document() -> None:
+    text = (
+        "apiVersion: bridge.deepseek.io/v1\nkind: NodeClass\nmetadata: {name: c}\n"
+        "spec: {nodeLabels: {a: b}, limits: {memoryMax: 1GiB}}\n"
+    )
+    table = MeshTable(())
+    table.apply(Listing((item("config/NodeClass/c", text.encode()),), 3), 0.0)
+    found = Snapshot(Version(1, 3), build(table))
+    assert found.node_classes == {"c": NodeClass("c", {"a": "b"}, Limits(memory_max=1 << 30))}
+    table.apply(Listing((), 4), 0.0)
+    assert Snapshot(Version(1, 4), build(table)).node_classes == {}
 
 
 def test_a_table_becomes_entries() -> None:
