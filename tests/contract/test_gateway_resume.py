@@ -13,6 +13,7 @@ import openai
 import pytest
 
 from bridge_agent.gateway.config import ResumePolicy
+from bridge_agent.routing.health_rules import Failure
 from bridge_core.snapshot import Backend, Route
 from tests.contract.gateway_bed import Bed, mesh
 from tests.contract.resume_bed import PROMPT, TEXT, WORDS, TalkingEngine
@@ -107,6 +108,9 @@ async def test_a_stream_may_die_again_and_again(bed: Bed, path: str) -> None:
     answer = await bed["a"].infer(path, stream=True, **STREAMS[path])
     assert text_of(path, answer.body) == TEXT
     assert b'"bridge":{"resumed":4}' in answer.body
+    (record,) = bed["a"].gateway.records()
+    assert [one.failure for one in record.failed] == [Failure.CUT] * 4
+    assert record.instance in {"a/0", "b/0", "c/0"}
 
 
 async def test_the_counters_are_those_of_the_whole_answer(bed: Bed) -> None:
