@@ -98,7 +98,7 @@ class Gate:
             await context.abort(status_of(error), str(error))
         except (asyncio.CancelledError, grpc.aio.AbortError):
             raise
-        except Exception:
+        except Exception:  # the call's root: logged whole, answered without detail
             log.exception("call_failed", remote=caller.remote)
             await context.abort(grpc.StatusCode.INTERNAL, "internal error: see the registry's log")
 

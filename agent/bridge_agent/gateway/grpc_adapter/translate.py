@@ -17,8 +17,8 @@ from typing import Final
 import msgspec
 import zstandard
 
-from bridge_core import names
 from bridge_core.errors import BridgeError
+from bridge_core.names import canonical_or_same
 
 MAX_INPUT: Final = 100 * 1024 * 1024
 # The message around input_data: names, metadata and protobuf's own lengths.
@@ -233,18 +233,11 @@ def _model(wanted: str, raw: msgspec.Raw | None) -> str:
             raise CallFault(Status.INVALID_ARGUMENT, "model in input_data is not a string") from None
     if not wanted and not named:
         raise CallFault(Status.INVALID_ARGUMENT, "model_name is empty")
-    if wanted and named and wanted != named and _canonical(wanted) != _canonical(named):
+    if wanted and named and canonical_or_same(wanted) != canonical_or_same(named):
         raise CallFault(
             Status.INVALID_ARGUMENT, f"model_name is {wanted!r} but input_data names the model {named!r}"
         )
     return wanted or named
-
-
-def _canonical(name: str) -> str:
-    try:
-        return names.canonical(name)
-    except (BridgeError, ValueError):
-        return name
 
 
 def _header(name: str, value: str) -> bytes:
