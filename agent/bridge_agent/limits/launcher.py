@@ -12,17 +12,18 @@ from typing import Final, Protocol
 import msgspec
 import structlog
 
-from bridge_agent.engine.proc import MARK, read_stat
+from bridge_agent.engine.proc import MARK
 from bridge_agent.engine.process import EngineProcess, LaunchFault, LaunchSpec
 from bridge_agent.limits import isolation, walls
 from bridge_agent.limits.cgroup import Cgroups, LimitsRefused, machine
 from bridge_agent.limits.cgroup_rules import Usage, within_node
-from bridge_agent.limits.isolation_report import IsolationReport
+from bridge_agent.limits.isolation_report import IsolationReport, size
 from bridge_agent.limits.live_rules import needs_restart
 from bridge_agent.limits.surroundings import mounts
 from bridge_core.errors import BridgeError, Reaction
 from bridge_core.files import write_atomically
 from bridge_core.node_class import Isolation, Limits, NodeClass
+from bridge_core.proc import read_stat
 
 log = structlog.get_logger()
 
@@ -194,6 +195,10 @@ class IsolatedLauncher:
         """Writes other limits; why that cannot be, with the earlier ones in force as before."""
         if self._cgroups is None or "cgroup" not in standing.walls:
             return "it was started without groups that could hold limits"
+        most, used = wanted.limits.memory_max, self._read(instance).memory_bytes
+        if most is not None and used is not None and used > most:
+            # v1 would refuse it after a search for memory to take back, v2 would end the engine.
+            return f"it uses {size(used)} of memory now; {size(most)} is all it gets at its next start"
         try:
             self._cgroups.update(instance, wanted.limits)
         except BridgeError as fault:
