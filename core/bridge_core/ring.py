@@ -11,13 +11,13 @@ Rules:
 from __future__ import annotations
 
 import hashlib
+import struct
+import sys
+from array import array
 from bisect import bisect_right
 from collections.abc import Collection, Iterable, Iterator
 from functools import cached_property, lru_cache
 from typing import Final
-
-import numpy as np
-import numpy.typing as npt
 
 from bridge_core.snapshot import Snapshot
 
@@ -26,10 +26,10 @@ try:  # The interpreter's own MD5: less than half the cost of OpenSSL's set-up f
 except ImportError:
     from hashlib import md5
 
-Words = npt.NDArray[np.uint32]
-
 _FULL_WEIGHT: Final = 100
 _POINTS_PER_DIGEST: Final = 4
+_LAST: Final = 0xFFFFFFFF
+_FEW: Final = 64 * 1024  # bytes of points: some hundred instances; numpy is loaded for more
 
 
 @lru_cache(maxsize=8192)
@@ -44,6 +44,39 @@ def _points_of(instance: str, digests: int) -> bytes:
     return b"".join(parts)
 
 
+def _place(parts: list[bytes]) -> tuple[array[int], array[int]]:
+    """The points of instances in ring order, and the instance of each, by number."""
+    # One 64-bit key a point sorts by hash, then by descending id.
+    keys = [
+        word << 32 | _LAST - owner
+        for owner, points in enumerate(parts)
+        for word in struct.unpack(f"<{len(points) // 4}I", points)
+    ]
+    keys.sort()
+    return array("I", [key >> 32 for key in keys]), array("I", [_LAST - (key & _LAST) for key in keys])
+
+
+def _place_many(parts: list[bytes]) -> tuple[array[int], array[int]]:
+    """`_place`, five times as fast, for the price of 12 MiB of numpy in the process."""
+    import numpy as np
+
+    owners = np.repeat(np.arange(len(parts), dtype=np.uint64), [len(points) // 4 for points in parts])
+    words = np.frombuffer(b"".join(parts), dtype="<u4").astype(np.uint64)
+    keys = (words << np.uint64(32)) | (np.uint64(_LAST) - owners)
+    keys.sort()
+    hashes, last = (keys >> np.uint64(32)).astype(np.uint32), np.uint64(_LAST)
+    return (
+        array("I", hashes.tobytes()),
+        array("I", (last - (keys & last)).astype(np.uint32).tobytes()),
+    )
+
+
+def _little_endian(words: array[int]) -> bytes:
+    if sys.byteorder == "little":
+        return words.tobytes()
+    return struct.pack(f"<{len(words)}I", *words)
+
+
 class Ring:
     """An immutable ring.
 
@@ -54,26 +87,19 @@ class Ring:
     """
 
     def __init__(self, instances: Iterable[tuple[str, int]], points: int) -> None:
-        members = sorted((name, weight) for name, weight in instances if weight > 0)
-        counts = [max(1, round(points * weight / _FULL_WEIGHT / _POINTS_PER_DIGEST)) for _, weight in members]
-        raw = b"".join(_points_of(name, count) for (name, _), count in zip(members, counts, strict=True))
-        words = np.frombuffer(raw, dtype="<u4")
-        owners = np.repeat(
-            np.arange(len(members), dtype=np.uint32), np.array(counts, dtype=np.int64) * _POINTS_PER_DIGEST
-        )
-        # One 64-bit key a point sorts by hash, then by descending id, faster than lexsort.
-        keys = (words.astype(np.uint64) << np.uint64(32)) | (np.uint64(0xFFFFFFFF) - owners)
-        keys.sort()
-        self._place(
-            tuple(name for name, _ in members),
-            (keys >> np.uint64(32)).astype(np.uint32),
-            (np.uint64(0xFFFFFFFF) - (keys & np.uint64(0xFFFFFFFF))).astype(np.uint32),
+        self._take(
+            (name, max(1, round(points * weight / _FULL_WEIGHT / _POINTS_PER_DIGEST)))
+            for name, weight in instances
+            if weight > 0
         )
 
-    def _place(self, instances: tuple[str, ...], hashes: Words, owners: Words) -> None:
-        self.instances, self._hashes, self._owners = instances, hashes, owners
-        # Scalars through a memoryview and bisect cost a third of numpy's own scalar searchsorted.
-        self._hash_view, self._owner_view = hashes.data, owners.data
+    def _take(self, members: Iterable[tuple[str, int]]) -> None:
+        """Places instances with so many digests each."""
+        self._members = tuple(sorted(members))
+        self.instances = tuple(name for name, _ in self._members)
+        parts = [_points_of(name, digests) for name, digests in self._members]
+        place = _place if sum(map(len, parts)) <= _FEW else _place_many
+        self._hashes, self._owners = place(parts)
 
     def __len__(self) -> int:
         """The number of points."""
@@ -83,15 +109,15 @@ class Ring:
     def digest(self) -> bytes:
         """SHA-256 over the instances' names and every point with its owner."""
         digest = hashlib.sha256("\n".join(self.instances).encode())
-        digest.update(b"\0" + self._hashes.astype("<u4").tobytes())
-        digest.update(self._owners.astype("<u4").tobytes())
+        digest.update(b"\0" + _little_endian(self._hashes))
+        digest.update(_little_endian(self._owners))
         return digest.digest()
 
     def owner(self, key: bytes) -> str | None:
         """The instance that owns `key`; None on an empty ring."""
         if not self.instances:
             return None
-        return self.instances[self._owner_view[self._position(key)]]
+        return self.instances[self._owners[self._position(key)]]
 
     def lookup(self, key: bytes) -> Iterator[str]:
         """Every instance once, clockwise from `key`."""
@@ -99,7 +125,7 @@ class Ring:
         if not count:
             return
         position = self._position(key)
-        owners, seen, size = self._owner_view, set[int](), len(self)
+        owners, seen, size = self._owners, set[int](), len(self)
         for at in range(position, position + size):
             owner = owners[at if at < size else at - size]
             if owner not in seen:
@@ -110,19 +136,13 @@ class Ring:
 
     def restrict(self, instances: Collection[str]) -> Ring:
         """The ring of these instances alone: what `lookup` gives with all others left out."""
-        kept = [at for at, name in enumerate(self.instances) if name in instances]
-        renumbered = np.zeros(len(self.instances), dtype=np.uint32)
-        renumbered[kept] = np.arange(len(kept), dtype=np.uint32)
-        mask = np.isin(self._owners, np.array(kept, dtype=np.uint32))
         part = Ring((), 0)
-        part._place(
-            tuple(self.instances[at] for at in kept), self._hashes[mask], renumbered[self._owners[mask]]
-        )
+        part._take(member for member in self._members if member[0] in instances)
         return part
 
     def _position(self, key: bytes) -> int:
         word = int.from_bytes(md5(key, usedforsecurity=False).digest()[:4], "little")
-        at = bisect_right(self._hash_view, word)
+        at = bisect_right(self._hashes, word)
         return at if at < len(self._hashes) else 0
 
 

@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from uhashring import HashRing
 
+from bridge_core import ring as ring_module
 from bridge_core.ring import Ring
 
 VECTORS = json.loads((Path(__file__).parent / "vectors" / "ring.json").read_text())
@@ -82,3 +83,19 @@ def test_an_empty_ring_owns_nothing():
     assert ring.owner(b"x") is None
     assert list(ring.lookup(b"x")) == []
     assert list(Ring([("a/0", 100)], 160).restrict(set()).lookup(b"x")) == []
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.lists(st.binary(min_size=16, max_size=16).map(lambda digest: digest * 2), max_size=20))
+def test_many_points_are_placed_as_few_are(parts):
+    """Also where points of several instances coincide."""
+    assert ring_module._place_many(parts) == ring_module._place(parts)
+
+
+def test_a_ring_of_many_instances_has_the_order_of_its_parts():
+    names = [f"node{n}/0" for n in range(300)]
+    whole = Ring([(name, 100) for name in names], 160)
+    few = set(names[:20])
+    part = Ring([(name, 100) for name in few], 160)
+    for key in KEYS[:50]:
+        assert [name for name in whole.lookup(key) if name in few] == list(part.lookup(key))
