@@ -11,12 +11,12 @@ from pathlib import Path
 from bridge_agent.engine.client import EngineClient
 from bridge_agent.engine.config import EngineConfig
 from bridge_agent.engine.lifecycle_rules import Policy
-from bridge_agent.engine.proc import family, read_stat
 from bridge_agent.engine.process import ProcessRecord
 from bridge_agent.engine.runtime import Timing
 from bridge_agent.engine.supervisor import EngineSupervisor
 from bridge_agent.engine.view import LocalInstance
 from bridge_agent.health.probe_rules import ProbePolicy
+from bridge_core.proc import family, read_stat
 from tests.support import eventually
 
 FAKE = Path(__file__).parent / "fakes" / "fake_ollama.py"

@@ -15,13 +15,13 @@ import pytest
 
 from bridge_agent.engine.config import EngineConfig
 from bridge_agent.engine.logfile import LogFile
-from bridge_agent.engine.proc import alive
 from bridge_agent.engine.process import LaunchSpec
 from bridge_agent.limits.cgroup import Cgroups, LimitsRefused, device_of, machine, open_cgroups
 from bridge_agent.limits.cgroup_rules import NODE_SHARE
 from bridge_agent.limits.launcher import IsolatedLauncher
 from bridge_core.errors import BridgeError
 from bridge_core.node_class import IoLimit, Isolation, Limits, NodeClass
+from bridge_core.proc import alive
 from tests.engine_support import FAKE, embedded_installed, fake_config, supervised
 from tests.support import eventually
 

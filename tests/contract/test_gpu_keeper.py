@@ -15,12 +15,12 @@ from typing import Any
 import pytest
 
 from bridge_agent.engine.config import EngineConfig
-from bridge_agent.engine.proc import read_stat
 from bridge_agent.engine.process import ProcessRecord
 from bridge_agent.limits.fault_domain import FaultDomain
 from bridge_agent.limits.gpus import SETTLE_S
 from bridge_core.errors import Unavailable
 from bridge_core.node_class import GpuSharing
+from bridge_core.proc import read_stat
 from tests.engine_support import FAKE, NO_PROBES, POLICY, TIMING, gone
 from tests.fakes.fake_gpus import GIB, FakeGpus
 from tests.gpu.agent_bed import GpuAgent, short_folder

@@ -12,10 +12,10 @@ from pathlib import Path
 
 import pytest
 
-from bridge_agent.engine.proc import family
 from bridge_agent.limits.nvml import open_inventory
 from bridge_core.errors import BridgeError
 from bridge_core.node_class import GpuSharing
+from bridge_core.proc import family
 from tests.gpu.agent_bed import GpuAgent, cuda, faulty_engine, real_engine
 from tests.support import eventually
 

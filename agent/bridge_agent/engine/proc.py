@@ -1,84 +1,23 @@
-"""Reading /proc: who a process is, beyond a number that the kernel gives out again."""
+"""What /proc says of engines: which processes are an instance's, and what they have done."""
 
 from __future__ import annotations
 
-import os
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
-from functools import cache
+from collections.abc import Iterable
 from pathlib import Path
 
-_PROC = Path("/proc")
-_TICKS_PER_SECOND = os.sysconf("SC_CLK_TCK")
+from bridge_core.proc import ProcStat, everyone
 
+_PROC = Path("/proc")
 
 # In the environment of an engine and so of its runners: the folder of their instance. By it they
 # are found where their record was lost.
 MARK = "BRIDGE_ENGINE_FOLDER"
 
 
-@dataclass(frozen=True, slots=True)
-class ProcStat:
-    """One process at one moment.
-
-    Attributes:
-        pid: Its number.
-        start_time: Clock ticks from boot to its start; with `pid` and the boot, unique.
-        zombie: Whether it has ended and only waits for its parent.
-        parent: Its parent's number.
-        session: Its session's number: that session's first process.
-        cpu_s: Processor time it used, in seconds.
-    """
-
-    pid: int
-    start_time: int
-    zombie: bool
-    parent: int
-    session: int
-    cpu_s: float
-
-
-def read_stat(pid: int) -> ProcStat | None:
-    """What /proc says of a process; None if there is none of that number."""
-    try:
-        raw = (_PROC / str(pid) / "stat").read_bytes()
-    except (FileNotFoundError, ProcessLookupError):
-        return None
-    # The command's name stands in parentheses and may contain anything, parentheses too.
-    fields = raw[raw.rindex(b")") + 2 :].split()
-    cpu_s = (int(fields[11]) + int(fields[12])) / _TICKS_PER_SECOND
-    return ProcStat(pid, int(fields[19]), fields[0] in {b"Z", b"X"}, int(fields[1]), int(fields[3]), cpu_s)
-
-
-def alive(pid: int, start_time: int) -> bool:
-    """Whether the very process that had this start time still runs."""
-    stat = read_stat(pid)
-    return stat is not None and stat.start_time == start_time and not stat.zombie
-
-
-def family(leader: int, start_time: int) -> list[ProcStat]:
-    """The processes that belong to a session's leader: its session's and its descendants, itself included.
-
-    Those are found also after the leader has ended. Where the leader's number was given out
-    again, nothing is found.
-    """
-    everyone = {stat.pid: stat for stat in _everyone() if not stat.zombie}
-    if leader in everyone and everyone[leader].start_time != start_time:
-        return []
-    found = {pid for pid, stat in everyone.items() if leader in (stat.session, pid)}
-    # A runner may have made a session of its own: follow parents too.
-    grown = True
-    while grown:
-        children = {pid for pid, stat in everyone.items() if stat.parent in found} - found
-        found |= children
-        grown = bool(children)
-    return [everyone[pid] for pid in found if everyone[pid].start_time >= start_time]
-
-
 def marked(folder: Path) -> list[ProcStat]:
     """The processes that were started for the instance of a folder, by whichever agent."""
     mark = f"{MARK}={folder}".encode()
-    return [stat for stat in _everyone() if not stat.zombie and mark in _environment(stat.pid)]
+    return [stat for stat in everyone() if not stat.zombie and mark in _environment(stat.pid)]
 
 
 def _environment(pid: int) -> list[bytes]:
@@ -102,15 +41,3 @@ def _storage_read(pid: int) -> int:
     except OSError:  # ended, or another user's
         return 0
     return int(counters.partition("\nread_bytes: ")[2].partition("\n")[0] or 0)
-
-
-@cache
-def boot_id() -> str:
-    """Differs from boot to boot: start times and process numbers mean nothing across one."""
-    return (_PROC / "sys/kernel/random/boot_id").read_text().strip()
-
-
-def _everyone() -> Iterator[ProcStat]:
-    for entry in _PROC.iterdir():
-        if entry.name.isdecimal() and (stat := read_stat(int(entry.name))) is not None:
-            yield stat

@@ -15,9 +15,10 @@ from typing import Protocol
 import msgspec
 
 from bridge_agent.engine.logfile import LogFile
-from bridge_agent.engine.proc import MARK, ProcStat, alive, boot_id, family, marked, read_stat
+from bridge_agent.engine.proc import MARK, marked
 from bridge_core.errors import BridgeError, Reaction
 from bridge_core.files import write_atomically
+from bridge_core.proc import ProcStat, alive, boot_id, family, read_stat
 
 KILL_WAIT_S = 5.0
 

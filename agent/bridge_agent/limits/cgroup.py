@@ -14,10 +14,10 @@ from typing import Final
 
 import structlog
 
-from bridge_agent.engine.proc import read_stat
 from bridge_agent.limits import cgroup_rules as rules
 from bridge_agent.limits.spec import Limits, Machine, faults
 from bridge_core.errors import BridgeError, Fatal, Reaction
+from bridge_core.proc import read_stat
 
 log = structlog.get_logger()
 

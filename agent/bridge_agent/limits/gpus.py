@@ -12,7 +12,6 @@ from typing import Final, Protocol
 import msgspec
 import structlog
 
-from bridge_agent.engine.proc import family
 from bridge_agent.engine.process import LaunchSpec
 from bridge_agent.limits import mps_rules
 from bridge_agent.limits.domain_rules import Family, Seats, culprit, seat
@@ -25,6 +24,7 @@ from bridge_agent.limits.placement_rules import thread_percentage
 from bridge_core.backoff import Backoff
 from bridge_core.errors import Unavailable
 from bridge_core.node_class import GpuSharing
+from bridge_core.proc import family
 
 log = structlog.get_logger()
 

@@ -16,8 +16,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 import msgspec
-import psutil
 
+from bridge_core import proc
 from bridge_core.errors import Fatal
 from bridge_core.files import write_atomically
 
@@ -35,7 +35,7 @@ class ProcessRecord(msgspec.Struct, frozen=True):
     @property
     def alive(self) -> bool:
         """Whether this very process runs (a zombie does not)."""
-        return self.boot == boot_id() and start_time(self.pid) == self.start_time
+        return self.boot == proc.boot_id() and proc.alive(self.pid, self.start_time)
 
     def signal(self, number: signal.Signals) -> None:
         """Sends it a signal if it runs."""
@@ -47,22 +47,6 @@ class ProcessRecord(msgspec.Struct, frozen=True):
                     signal.pidfd_send_signal(handle, number)
             finally:
                 os.close(handle)
-
-
-def boot_id() -> str:
-    """Differs from boot to boot."""
-    return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
-
-
-def start_time(pid: int) -> int | None:
-    """When a process started, in ticks since boot; None when there is none or it has ended."""
-    try:
-        raw = Path(f"/proc/{pid}/stat").read_bytes()
-    except (FileNotFoundError, ProcessLookupError):
-        return None
-    # The command's name stands in parentheses and may contain anything.
-    fields = raw[raw.rindex(b")") + 2 :].split()
-    return None if fields[0] in {b"Z", b"X"} else int(fields[19])
 
 
 def start_detached(argv: Sequence[str], log: Path, *, env: Mapping[str, str]) -> ProcessRecord:
@@ -86,9 +70,9 @@ def start_detached(argv: Sequence[str], log: Path, *, env: Mapping[str, str]) ->
             os.close(handle)
     except OSError as fault:
         raise Fatal(f"cannot start {argv[0]}: {fault.strerror} ({fault.filename})") from fault
-    started = start_time(child.pid)
+    stat = proc.read_stat(child.pid)
     child.returncode = 0  # it is meant to outlive us: Popen would warn of a child left running
-    return ProcessRecord(child.pid, started or 0, boot_id())
+    return ProcessRecord(child.pid, stat.start_time if stat is not None else 0, proc.boot_id())
 
 
 def rotate(log: Path) -> None:
@@ -140,21 +124,9 @@ def load_records(paths: Iterable[Path]) -> list[ProcessRecord]:
 
 def family(roots: Iterable[ProcessRecord]) -> list[ProcessRecord]:
     """Those that run of `roots`, of what they started, and of what is left in their sessions."""
-    boot = boot_id()
-    leaders = {
-        root.pid for root in roots if root.boot == boot and start_time(root.pid) in {None, root.start_time}
-    }
-    parents: dict[int, int] = {}
-    found = set()
-    for process in psutil.process_iter():
-        with contextlib.suppress(psutil.Error, ProcessLookupError):
-            parents[process.pid] = process.ppid()
-            if process.pid in leaders or os.getsid(process.pid) in leaders:
-                found.add(process.pid)
-    while children := {pid for pid, parent in parents.items() if parent in found} - found:
-        found |= children
-    stamped = ((pid, start_time(pid)) for pid in found if pid != os.getpid())
-    return [ProcessRecord(pid, started, boot) for pid, started in stamped if started is not None]
+    boot = proc.boot_id()
+    found = [stat for root in roots if root.boot == boot for stat in proc.family(root.pid, root.start_time)]
+    return [ProcessRecord(stat.pid, stat.start_time, boot) for stat in found if stat.pid != os.getpid()]
 
 
 async def end(roots: Sequence[ProcessRecord], grace_s: float) -> list[ProcessRecord]:
