@@ -106,3 +106,58 @@ async def ask_model(mesh: Mesh, prompt: str) -> str:
     code, headers, _ = await asyncio.to_thread(call, mesh.address("node1"), "POST", "/api/generate", body)
     assert code == 200
     return headers["x-bridge-node"]
+
+
+BLUE_GREEN = """\
+apiVersion: bridge.deepseek.io/v1
+kind: Rollout
+metadata: {name: shift}
+spec:
+  route: shifted
+  stable: smollm2:135m
+  canary: tiny
+  strategy: blueGreen
+  baseline: 1s
+  keepWarm: 10m
+  guards: {minRequests: 0, ttftP50: null, ttftP95: null, tokensPerSecond: null}
+"""
+
+
+async def test_blue_and_green_are_switched_the_old_stays_warm_and_comes_back_at_once(
+    mesh: Mesh, tmp_path: Path
+) -> None:
+    async def backend() -> str:
+        """Which backend serves a request now."""
+        body = {"model": "shifted", "prompt": "a", "options": {"num_predict": 1}}
+        code, headers, _ = await asyncio.to_thread(call, mesh.address("node2"), "POST", "/api/generate", body)
+        assert code == 200
+        where = f"/explain?id={headers['x-request-id']}"
+        _, _, said = await asyncio.to_thread(call, mesh.address("node2", "admin"), "GET", where)
+        return next(str(hop["backend"]) for hop in json.loads(said) if not hop["via"])
+
+    async def is_served_by(wanted: str) -> bool:
+        return await backend() == wanted
+
+    async def loaded() -> set[str]:
+        """The nodes that hold the old model in memory."""
+        _, _, said = await asyncio.to_thread(call, mesh.address("node1"), "GET", "/api/ps")
+        models = json.loads(said)["models"]
+        return {one["node"] for one in models if one["name"] == "smollm2:135m"}
+
+    apply(mesh, tmp_path, ROUTE, BLUE_GREEN)
+    try:
+        await eventually(lambda: status(mesh)["step"] == 1, 30)
+        await eventually(lambda: status(mesh)["canary"]["share"] == 1.0, 20)
+        await eventually(lambda: is_served_by("tiny"), 60)
+
+        async def warm_everywhere() -> bool:
+            return await loaded() == {"node1", "node2", "node3"}
+
+        await eventually(warm_everywhere, 60)
+        mesh.run("rollout", "abort", "shift")
+        assert status(mesh)["stable"]["share"] == 1.0
+        await eventually(lambda: is_served_by("smollm2:135m"), 60)
+        said = mesh.run("rollout", "status", "shift").stdout
+        assert "begin it anew with `bridge rollout restart shift`" in " ".join(said.split())
+    finally:
+        mesh.run("apply", "-f", str(tmp_path / "0.yaml"), "--prune")
