@@ -14,6 +14,7 @@ import asyncio
 import contextlib
 import itertools
 import json
+import signal
 import sys
 import tempfile
 import time
@@ -37,7 +38,7 @@ from tests.cluster.mesh_bed import NODES, Mesh
 
 _WORKERS, _SLOTS = 4, 4
 _LIMIT_S = 150.0
-_MODELS = ("tiny", "tiny-solo", "smollm2:135m")  # the first two are as fast as one another
+_MODELS = ("tiny", "tiny-solo", "smollm2:135m")
 _STEPS = "every: 3s\n  increment: 30"
 _ASK = 'probe: {prompts: [{prompt: "What is the capital of France?", expect: Paris}]}'
 _ROUTE = """\
@@ -69,13 +70,18 @@ class Case:
 
 
 CASES = {
-    "healthy": Case("tiny", "tiny-solo"),
-    "20 % errors": Case("tiny", "tiny-solo", fault=Fault(errors=0.2)),
-    "3x TTFT": Case("tiny", "tiny-solo", fault=Fault(slower=3.0)),
+    "healthy": Case("tiny", "tiny-copy"),
+    "20 % errors": Case("tiny", "tiny-copy", fault=Fault(errors=0.2)),
+    "3x TTFT": Case("tiny", "tiny-copy", fault=Fault(slower=3.0)),
     "slower": Case("tiny", "smollm2:135m", f"{_STEPS}\n  guards: {{minRequests: 10}}"),
     "wrong answers": Case("smollm2:135m", "tiny", f"{_STEPS}\n  {_ASK}"),
 }
-_GREEN = Case("tiny", "tiny-solo", "strategy: blueGreen\n  baseline: 4s\n  keepWarm: 30s")
+_GREEN = Case(
+    "tiny",
+    "tiny-solo",  # other weights: a copy would share its runner, and be as warm as the old
+    "strategy: blueGreen\n  baseline: 4s\n  keepWarm: 60s\n"
+    "  guards: {minRequests: 0, ttftP50: null, ttftP95: null, tokensPerSecond: null}",
+)
 _BLUE_GREEN = "blue-green"
 
 
@@ -285,6 +291,7 @@ async def _bench(folder: Path) -> AsyncIterator[Bench]:
     async with contextlib.AsyncExitStack() as stack:
         ports = [stack.enter_context(_engine(folder / node)) for node in NODES]
         for port in ports:
+            await _post(port, "/api/copy", {"source": "tiny", "destination": "tiny-copy"})
             for model in _MODELS:  # loaded, as before any rollout
                 ask = {"model": model, "prompt": "a", "stream": False, "options": {"num_predict": 1}}
                 await _post(port, "/api/generate", {**ask, "keep_alive": -1})
@@ -318,6 +325,8 @@ def main() -> None:
     known = [*CASES, _BLUE_GREEN]
     parser.add_argument("cases", nargs="*", metavar="CASE", help=f"of {', '.join(known)}; all by default")
     names = parser.parse_args().cases
+    # Ended by a time-out it still ends what it started.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     if strange := set(names) - set(known):
         parser.error(f"no such case: {', '.join(strange)}")
     with tempfile.TemporaryDirectory(prefix="bridge-rollout-") as folder:
