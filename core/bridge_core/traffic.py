@@ -107,8 +107,8 @@ class RoutePolicy(msgspec.Struct, frozen=True, omit_defaults=True):
         breaker: See there.
         admission: See there.
         slow_start_s: An instance that came (back) gets its full share only after this long.
-        keep_alive_bytes_s: A waiting client gets bytes that its protocol ignores at this interval;
-            None: never.
+        keep_alive_bytes_s: A client that waits for a stream's first byte gets bytes that its protocol
+            ignores at this interval; an error after them is told in the stream, under 200. None: never.
     """
 
     strategy: Strategy = "ring_hash"

@@ -56,7 +56,7 @@ _LOAD_UNLOAD = {"model": "", "created_at": "2026-11-23T21:35:30.065954458Z", "do
 
 @dataclass
 class Fault:
-    """What goes wrong: `kind` after `after` chunks, `times` times.
+    """What goes wrong: `kind` after `after` chunks, `times` times; `slow`: not before `release`.
 
     Kinds: "cut" (the connection ends), "silent" (the stream ends without its terminal record),
     "torn" (as "silent", in the middle of a record), "hang", "error" (the engine's own error
@@ -67,6 +67,7 @@ class Fault:
     kind: str
     after: int = 2
     times: int = 1_000_000
+    slow: bool = False
 
 
 @dataclass
@@ -191,6 +192,9 @@ class RecordedEngine:
 
     async def _play(self, exchange: Exchange, kind: bytes, chunks: list[bytes], stream: bool) -> None:
         fault = self._fault()
+        if fault is not None and fault.slow:
+            await self.release.wait()
+            fault = fault if fault.kind else None
         if fault is not None and fault.kind in ("busy", "later"):
             patience = ((b"retry-after", b"30"),) if fault.kind == "later" else ()
             self._json(exchange, {"error": "server busy, please try again."}, 503, patience)

@@ -15,10 +15,11 @@ import msgspec
 
 from bridge_agent.gateway.attempting import SESSION, Attempting
 from bridge_agent.gateway.config import Outcome, Record
+from bridge_agent.gateway.keep_alive import KeptAlive
 from bridge_agent.gateway.peek import BadBody, Peek, Shape, peek, with_model
 from bridge_agent.gateway.reading import body_of, is_compressed, names_in
 from bridge_agent.gateway.routes import Kind, Route
-from bridge_agent.peers.hop import decompress, frame_of
+from bridge_agent.peers.hop import REQUEST_ID, decompress, frame_of
 from bridge_agent.routing.affinity import affinity_key
 from bridge_agent.routing.attempts import GiveUp
 from bridge_agent.routing.choose import Decision, choose, named_choice, only_choice
@@ -118,11 +119,22 @@ class Inference(Attempting):
             return
         if decision.rewritten is not None:
             self._rewrite(peeked, decision.rewritten)
+        every_s = decision.policy.keep_alive_bytes_s
+        if every_s is not None and peeked.stream and hop is None:
+            self._keep_alive(every_s)
         deadline = arrival.deadline
         if decision.policy.deadline_s is not None and hop is None:
             limit = arrival.began + decision.policy.deadline_s
             deadline = limit if deadline is None else min(limit, deadline)
         self._begin(decision.candidates, deadline)
+
+    def _keep_alive(self, every_s: float) -> None:
+        """Sends the client bytes that its protocol ignores until the answer begins."""
+        arrival, exchange = self._arrival, self.exchange
+        if type(exchange) is not Exchange:
+            return  # a gRPC call's, which has nothing of the kind
+        pairs = ((REQUEST_ID, arrival.request_id.encode()), *arrival.cors)
+        self.exchange = KeptAlive(exchange, self.route.framing, every_s, pairs, arrival.request_id)
 
     def _begin(self, candidates: tuple[Target, ...], deadline: float | None) -> None:
         began = self._arrival.began
