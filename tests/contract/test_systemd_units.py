@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import shutil
 import subprocess
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -206,3 +207,20 @@ def test_only_the_installed_nodes_folder_is_taken_for_the_service(
     for name, expected in (("agent", True), ("agent2", False), ("agen", False)):
         written(agent_units(tmp_path / "agent"), manager.folder)
         assert agent_service.runs_as_service(manager, StateDir(tmp_path / name)) is expected
+
+
+@pytest.mark.skipif(Path("/run/systemd/system").is_dir(), reason="systemd runs this machine")
+def test_a_join_as_a_service_is_refused_before_anything_else_without_systemd(tmp_path: Path) -> None:
+    command = [str(Path(sys.executable).with_name("bridge-agent")), "join", "127.0.0.1:1", "--token", "-"]
+    done = subprocess.run(
+        [*command, "--systemd", "--state-dir", str(tmp_path / "state")],
+        input="no token at all",
+        capture_output=True,
+        text=True,
+        timeout=100,
+        check=False,
+    )
+    assert done.returncode == 1
+    assert "systemd does not run this machine" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert not (tmp_path / "state").exists()
