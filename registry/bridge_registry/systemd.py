@@ -105,7 +105,8 @@ def install(manager: ServiceManager, options: ServiceOptions) -> list[str]:
     manager.check()
     placement.check_lasting(_seen(options))
     placement.check_open_to_all(_seen(options))
-    return manager.install(registry_units(options))
+    done = manager.install(registry_units(options))
+    return [*done, f"the first admin's certificate, for `bridge token create`, is in {STATE / 'pki'}"]
 
 
 def remove(manager: ServiceManager) -> list[str]:
