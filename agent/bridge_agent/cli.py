@@ -1,4 +1,4 @@
-"""The command bridge-agent: join, run, status, explain, replay, leave."""
+"""The command bridge-agent: join, run, status, explain, replay, plan, tune, leave."""
 
 from __future__ import annotations
 
@@ -49,6 +49,11 @@ HttpOption = Annotated[str | None, typer.Option("--http", help="Ollama's API in 
 HttpsOption = Annotated[str | None, typer.Option("--https", help="The same over TLS 1.3, HOST:PORT.")]
 GrpcOption = Annotated[str | None, typer.Option("--grpc", help="gRPC over TLS 1.3, HOST:PORT.")]
 PeerOption = Annotated[str | None, typer.Option("--peer", help="Where other agents call, HOST:PORT.")]
+ModelsOption = Annotated[
+    Path | None,
+    typer.Option("--models", help="The model store; default: the one of the node's first engine."),
+]
+JsonOption = Annotated[bool, typer.Option("--json", help="All of it as JSON.")]
 AdminOption = Annotated[str | None, typer.Option("--admin", help="Metrics and status, HOST:PORT.")]
 
 
@@ -209,6 +214,60 @@ def replay_command(
             print_comparison(found, _out)
 
     guarded(work)
+
+
+@app.command("plan")
+def plan_command(
+    *,
+    names: Annotated[list[str] | None, typer.Argument(help="Models, the most important first; all.")] = None,
+    state_dir: StateOption,
+    models: ModelsOption = None,
+    slots: Annotated[
+        int, typer.Option("--slots", min=1, help="Requests at a time that a model is to get.")
+    ] = 4,
+    context: Annotated[int, typer.Option("--context", min=4, help="Tokens of context of each.")] = 4096,
+    vram: Annotated[
+        str | None, typer.Option("--vram", help="Suppose GPUs with so much free memory each, e.g. 24GiB.")
+    ] = None,
+    gpus: Annotated[int, typer.Option("--gpus", help="How many to suppose.")] = 1,
+    mps: Annotated[bool, typer.Option("--mps/--no-mps", help="Whether to suppose MPS.")] = True,
+    as_json: JsonOption = False,
+) -> None:
+    """Say how engines are best set up for models on this node, and why. Changes nothing."""
+    from bridge_agent.tuning import commands
+    from bridge_agent.tuning.plan_rules import Wish
+
+    wish = Wish(slots=slots, context=context)
+    state = StateDir(state_dir)
+    commands.plan_command(
+        names or [], state, models=models, vram=vram, gpus=gpus, mps=mps, wish=wish, as_json=as_json
+    )
+
+
+@app.command("tune")
+def tune_command(
+    *,
+    name: Annotated[str, typer.Argument(help="The model to measure.")],
+    state_dir: StateOption,
+    models: ModelsOption = None,
+    context: Annotated[
+        int, typer.Option("--context", min=256, help="Tokens of context of each slot.")
+    ] = 2048,
+    tokens: Annotated[int, typer.Option("--tokens", min=4, help="Tokens of each measured answer.")] = 64,
+    limit_s: Annotated[
+        float, typer.Option("--limit", min=5.0, help="How long it may take, in seconds.")
+    ] = 180.0,
+    engines: Annotated[int, typer.Option("--engines", min=1, help="Copies on one GPU under MPS.")] = 1,
+    ttft_s: Annotated[
+        float, typer.Option("--ttft", min=0.01, help="How late a first token may come, in seconds.")
+    ] = 2.0,
+    as_json: JsonOption = False,
+) -> None:
+    """Measure which settings make a model fastest on this node, and keep them for `plan`."""
+    from bridge_agent.tuning import commands
+
+    order = commands.TuneOrder(name, models, context, tokens, limit_s, engines, ttft_s)
+    commands.tune_command(order, StateDir(state_dir), as_json=as_json)
 
 
 @app.command("leave")

@@ -23,6 +23,7 @@ from bridge_agent.embedded.modelgen.command import generate_model
 from bridge_agent.embedded.requests import FOREVER, duration
 from bridge_agent.embedded.runner.scheduler import Settings
 from bridge_agent.embedded.runner.spec import KvType
+from bridge_agent.limits.gpu import VISIBLE_DEVICES
 from bridge_core.errors import BridgeError, Fatal
 from bridge_core.files import write_atomically
 
@@ -47,7 +48,7 @@ def serve(
     context_length: Annotated[int, typer.Option(min=4, help="Where nobody asks for another.")] = 4096,
     max_loaded: Annotated[int, typer.Option(min=1, help="Models loaded at a time.")] = 3,
     kv_cache_type: Annotated[KvType, typer.Option(help="Precision of the KV cache.")] = KvType.F16,
-    threads: Annotated[int, typer.Option(min=0, help="CPU threads; 0 leaves it to llama.cpp.")] = 0,
+    threads: Annotated[int, typer.Option(min=0, help="CPU threads; 0: few beside a GPU, else all.")] = 0,
     batch: Annotated[int, typer.Option(min=0, help="Prompt tokens read at a time; 0: 512.")] = 0,
     max_queue: Annotated[int, typer.Option(min=1, help="Requests that may wait for a load.")] = 512,
     load_timeout: Annotated[str, typer.Option(help="How long a loading model may be silent.")] = "5m",
@@ -64,7 +65,7 @@ def serve(
         context_length=context_length,
         max_loaded=max_loaded,
         kv_cache_type=kv_cache_type.value,
-        threads=threads,
+        threads=threads or _threads(llama_server),
         batch=batch,
         max_queue=max_queue,
         load_stall_s=_seconds("--load-timeout", load_timeout),
@@ -131,6 +132,16 @@ def _seconds(flag: str, text: str) -> float:
     except ApiError as fault:
         raise Fatal(f"{flag} {text}: {fault.message}", hint="for example 5m, 1h30m or -1") from fault
     return FOREVER if seconds < 0 else seconds
+
+
+def _threads(llama_server: Path | None) -> int:
+    """CPU threads where none are asked for; 0 leaves it to llama.cpp, which takes every core.
+
+    Beside a GPU those only wait for it, and take turns with those of the other engines: eight engines
+    on one GPU gave 498 tokens/s so and 1,371 with two threads each.
+    """
+    pinned = any(os.environ.get(name) for name in VISIBLE_DEVICES.values())
+    return max(1, len(os.sched_getaffinity(0)) // 8) if llama_server is not None and pinned else 0
 
 
 def _binary(path: Path | None) -> str:

@@ -1,0 +1,115 @@
+"""What of this node engines may run on: its GPUs, or its memory and cores; or what somebody supposes."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+from pathlib import Path
+from typing import Final
+
+import msgspec
+import psutil
+
+from bridge_agent.limits.gpu import Gpu
+from bridge_agent.limits.mps import CONTROL
+from bridge_agent.limits.nvml import open_inventory
+from bridge_agent.limits.placement_rules import Device
+from bridge_core.errors import Fatal
+
+CPU: Final = "cpu"
+_UNITS: Final = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40}
+_SIZE: Final = re.compile(r"(?P<number>\d+(?:\.\d+)?)\s*(?P<unit>[KMGT]?)(?:i?B)?", re.IGNORECASE)
+
+
+class NodeFacts(msgspec.Struct, frozen=True):
+    """What the planner plans for.
+
+    Attributes:
+        devices: GPUs and slices; the machine itself where there are none.
+        cores: CPUs that engines may use.
+        about: What this is, a sentence for people.
+    """
+
+    devices: tuple[Device, ...]
+    cores: int
+    about: str
+
+
+def this_node() -> NodeFacts:
+    """This machine as it is now."""
+    inventory, without = open_inventory()
+    try:
+        gpus = inventory.read()
+    finally:
+        inventory.close()
+    cores = len(os.sched_getaffinity(0))
+    devices = tuple(device for gpu in gpus for device in _devices(gpu))
+    if devices:
+        names = ", ".join(
+            f"{gpu.index}: {gpu.name}" + (f" ({gpu.fault})" if gpu.fault else "") for gpu in gpus
+        )
+        return NodeFacts(devices, cores, f"{names}; {cores} cores")
+    free = psutil.virtual_memory().available
+    limit = _own_limit()
+    room = free if limit is None else min(free, limit)
+    reason = f" ({without})" if without else ""
+    about = f"no usable GPU{reason}: {room >> 20:,} MiB of memory are free, {cores} cores"
+    return NodeFacts((Device(CPU, room, mps=False, cpu=True),), cores, about)
+
+
+def supposed(vram: str, *, gpus: int = 1, cores: int | None = None, mps: bool = True) -> NodeFacts:
+    """A node with so many equal GPUs.
+
+    Args:
+        vram: Free memory of each, with a unit ("24GiB").
+        gpus: How many.
+        cores: CPUs; None: this machine's.
+        mps: Whether MPS is to be had there.
+
+    Raises:
+        Fatal: `vram` is no size, or there are no GPUs.
+    """
+    size = parse_size(vram)
+    if gpus < 1:
+        raise Fatal(f"--gpus {gpus}: suppose one at least", hint="leave --vram out for a node without GPUs")
+    devices = tuple(Device(f"gpu-{number}", size, mps=mps) for number in range(gpus))
+    count = cores or len(os.sched_getaffinity(0))
+    return NodeFacts(devices, count, f"supposed: {gpus} GPU of {size >> 20:,} MiB each, {count} cores")
+
+
+def parse_size(text: str) -> int:
+    """Bytes of "24GiB", "24G", "512 MiB" or a plain number; every unit is a power of 1024.
+
+    Raises:
+        Fatal: it is none of these, or 0.
+    """
+    found = _SIZE.fullmatch(text.strip())
+    size = int(float(found["number"]) * _UNITS[found["unit"].upper()]) if found else 0
+    if size <= 0:
+        raise Fatal(f"{text!r} is no size of memory", hint="for example 24GiB or 512MiB")
+    return size
+
+
+def _devices(gpu: Gpu) -> list[Device]:
+    if gpu.fault:
+        return []
+    if gpu.mig and gpu.slices:
+        return [Device(part.uuid, part.free_bytes, mps=False) for part in gpu.slices]
+    return [
+        Device(gpu.uuid, gpu.free_bytes, mps=gpu.vendor == "nvidia" and shutil.which(CONTROL) is not None)
+    ]
+
+
+def _own_limit() -> int | None:
+    """What is left below the memory limit of this process's own cgroup, where it has one."""
+    for limit, used in (
+        ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory.current"),
+        ("/sys/fs/cgroup/memory/memory.limit_in_bytes", "/sys/fs/cgroup/memory/memory.usage_in_bytes"),
+    ):
+        try:
+            most, now = Path(limit).read_text().strip(), int(Path(used).read_text())
+        except (OSError, ValueError):
+            continue
+        return int(most) - now if most.isdecimal() else None
+    return None
