@@ -57,6 +57,19 @@ run 10
 load 0
 run 10
 """,
+    "canary": """\
+# A healthy rollout goes its steps; no request fails, and it reaches everything.
+load 12
+run 3
+rollout
+run 15
+FAULT
+run 15
+MENDED
+run 45
+load 0
+run 5
+""",
     "overload": """\
 # Ten times what three nodes of four slots can do; every twentieth request is urgent.
 load 150 urgent 20
@@ -102,10 +115,19 @@ run 10
 ALLOWED = {
     "shares": set[str](),
     "survival": {"lost with its entry"},
+    "canary": set[str](),
     "overload": {"refused (503)", "failed: cut"},  # the latter: sent into the cut wire, all others full
     "cancel": {"cancelled", "refused (503)"},
     "drain": set[str](),
 }
+
+
+ROLLOUT = """\
+apiVersion: bridge.deepseek.io/v1
+kind: Rollout
+metadata: {name: roll}
+spec: {route: chat, stable: old, canary: new, every: 10s, increment: 45, guards: {minRequests: 10}}
+"""
 
 
 class Story:
@@ -119,7 +141,7 @@ class Story:
     async def do(self, words: list[str]) -> None:
         world, (verb, *rest) = self.world, words
         if verb == "run":
-            world.run(float(rest[0]))
+            await world.run(float(rest[0]))
         elif verb == "load":
             world.rate, world.urgent = float(rest[0]), int(rest[2]) if len(rest) > 1 else 0
         elif verb == "streams":
@@ -152,11 +174,9 @@ class Story:
         try:
             if leader is None:
                 world.said = "no registry answers"
-            elif verb == "weights":
-                old, new = map(int, rest)
-                applied = await leader.config.apply(
-                    [("routes.yaml", ROUTE % (old, new))], prune=False, author="ann"
-                )
+            elif verb in {"weights", "rollout"}:
+                text = ROUTE % tuple(map(int, rest)) if rest else ROLLOUT
+                applied = await leader.config.apply([("a.yaml", text)], prune=False, author="ann")
                 assert not applied.faults
                 world.said = f"applied as revision {applied.revision}"
             else:
@@ -171,6 +191,9 @@ class Story:
         world = self.world
         leader = world.leader
         head = f"{leader.name} leads" if leader is not None else "no leader"
+        for plan, position in leader.controller.positions() if leader is not None else ():
+            head += f"; {plan.name} {position.phase}, step {position.step + 1}/{len(plan.steps)}"
+            head += f" ({position.reason})" if position.reason else ""
         if world.said:
             head, world.said = f"{head}; the admin hears: {world.said}", ""
         nodes = ", ".join(map(self.node, world.names))
@@ -249,6 +272,12 @@ def capacity_was_used(world: TrafficWorld) -> None:
     assert {job.result for job in urgent} == {"done"}
 
 
+def it_arrived(world: TrafficWorld) -> None:
+    assert world.leader is not None
+    ((_, position),) = world.leader.controller.positions()
+    assert position.phase == "complete", position.reason
+
+
 def no_slot_is_left_behind(world: TrafficWorld) -> None:
     for agent in world.agents.values():
         assert (agent.queue.running, agent.queue.waiting, agent.queue.suspect) == (0, 0, 0)
@@ -256,6 +285,7 @@ def no_slot_is_left_behind(world: TrafficWorld) -> None:
 
 PROMISES: dict[str, Callable[[TrafficWorld], None]] = {
     "survival": everything_was_carried,
+    "canary": it_arrived,
     "overload": capacity_was_used,
     "cancel": no_slot_is_left_behind,
 }

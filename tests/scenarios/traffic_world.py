@@ -11,8 +11,9 @@ anybody still wants it; what goes to a process that is gone is refused at once.
 
 from __future__ import annotations
 
+import contextlib
 import random
-from collections import Counter
+from collections import Counter as Tally
 from collections.abc import Callable, Iterator
 
 import msgspec
@@ -29,10 +30,13 @@ from bridge_agent.routing.resume import Continuation
 from bridge_agent.routing.resume.places import Sought, places
 from bridge_agent.routing.strategies import Turns
 from bridge_agent.routing.view import Index, Target
+from bridge_core.counts import Counter
+from bridge_core.errors import BridgeError
 from bridge_core.names import canonical
 from bridge_core.snapshot import Instance, Model, Snapshot, Version, encode_entry
 from bridge_core.store.api import Delete, Put
 from bridge_registry import keyspace
+from bridge_registry.membership.load_book import Report
 from bridge_registry.records import NodeRecord, encode
 from tests.scenarios.control_plane import ControlPlane
 
@@ -99,16 +103,18 @@ class Agent:
         self.world, self.name, self.instance = world, name, f"{name}/0"
         self.alive = True
         self.lease_until = 0.0
-        self.served = 0
+        self.served = self.starts = 0
         self.snapshot = Snapshot(Version(), {})
         self.start()
 
     def start(self) -> None:
         """The process begins: of what it knew it has its snapshot alone."""
         self.alive = True
+        self.starts += 1
+        self.counters: dict[tuple[str, str], Counter] = {}
         models = (Model("old"), Model("new"))
         self.own = LocalInstance(self.instance, "127.0.0.1", 1, "ready", models, ("old", "new"), SLOTS)
-        self.in_flight: Counter[str] = Counter()
+        self.in_flight: Tally[str] = Tally()
         self.health, self.pulse, self.turns = HealthBook(), Pulse(), Turns()
         self.loads = LoadBook(self.in_flight)
         self.queue: SlotQueue[Stay] = SlotQueue(SLOTS)
@@ -255,6 +261,14 @@ class Agent:
 
     def end(self, job: Job, result: str) -> None:
         job.result = result
+        counter = self.counters.setdefault(("chat", job.decision.backend), Counter())
+        lost = any(one.failure is not Failure.REFUSED for one in job.attempts.failed)
+        if lost or "fail" in result:
+            counter.failed()
+        elif result == "done" and job.first_at is not None:
+            spent = self.world.now - job.first_at
+            wait = job.first_at - job.began
+            counter.answered(wait, tokens=job.tokens, generating_s=spent, broken=False)
         self.jobs.remove(job)
         self.world.ended.append(job)
 
@@ -360,7 +374,12 @@ class Agent:
         job, place, last = stay.job, stay.place, stay.left <= 0
         return lambda: job.entry.hear(job, place, token, last=last)
 
-    # -- its lease
+    # -- what it tells the registry, and its lease
+
+    def report(self) -> Report:
+        """What its requests came to."""
+        counts = {key: counter.counts for key, counter in self.counters.items()}
+        return Report(self.starts, len(self.jobs), self.snapshot.version, counts)
 
     def renew(self) -> None:
         """What keeps its record in etcd; the store ends it when nobody does."""
@@ -398,6 +417,7 @@ class TrafficWorld(ControlPlane):
         self.rate, self.tokens, self.urgent = 0.0, 5, 0
         self.said = ""
         self._due = 0.0
+        self._ticks = 0
         self._number = 0
         self.etcd.apply(
             [Put(keyspace.NODES + name, encode(NodeRecord(name, f"{name}:1"))) for name in self.names]
@@ -448,9 +468,24 @@ class TrafficWorld(ControlPlane):
             if agent.alive:
                 agent.watch()
 
-    def run(self, seconds: float) -> None:
+    async def run(self, seconds: float) -> None:
         for _ in range(round(seconds / TICK)):
             self.tick()
+            self._ticks += 1
+            if self._ticks % 10 == 0:
+                await self._second()
+
+    async def _second(self) -> None:
+        """What happens once a second: reports, and the rollouts' controllers."""
+        leader = self.leader
+        for agent in self.agents.values():
+            if agent.alive and leader is not None:
+                leader.load.take_report(agent.name, agent.report(), self.now)
+        for registry in self.registries.values():
+            if registry.alive:
+                # Its position could not be saved: it stays where it was.
+                with contextlib.suppress(BridgeError):
+                    await registry.controller.tick(1.0)
 
     def ask(self, count: int, tokens: int) -> None:
         """New requests of 300 conversations, at one living agent after the other."""
@@ -485,9 +520,9 @@ class TrafficWorld(ControlPlane):
         return (job for agent in self.agents.values() for job in agent.jobs)
 
     @property
-    def results(self) -> Counter[str]:
+    def results(self) -> Tally[str]:
         """What became of the jobs that are over."""
-        return Counter(job.result for job in self.ended)
+        return Tally(job.result for job in self.ended)
 
     def check(self) -> None:
         """No text has a gap, a repetition or a wrong end, however often it moved; no slot is lost."""
