@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import ipaddress
 from pathlib import Path
 
 from bridge_agent.engine.process import ProcessRecord, sweep_marked
@@ -78,6 +79,13 @@ def _fixed(name: str, address: str) -> str:
             f"the listener {name} has no fixed port, which a socket of systemd needs",
             hint=f"join with --{name} HOST:PORT",
         )
+    try:
+        ipaddress.ip_address(host)
+    except ValueError:
+        raise Fatal(
+            f"the listener {name} is on the name {host!r}, and a socket of systemd needs an address",
+            hint=f"join with --{name} ADDRESS:PORT",
+        ) from None
     return join_address(host, port)
 
 
@@ -108,6 +116,11 @@ def install(manager: ServiceManager, settings: AgentSettings, state: StateDir) -
     """Puts the node's units in place and starts them; returns what was done. Raises BridgeError."""
     check(manager, state)
     placement.check_lasting(_seen(settings, state))
+    try:
+        for folder in _writable(settings, state):  # systemd lets the agent write only to what is there
+            Path(folder).mkdir(mode=0o700, parents=True, exist_ok=True)
+    except OSError as fault:
+        raise Fatal(f"cannot make {fault.filename}: {fault.strerror}") from fault
     return manager.install(agent_units(settings, state))
 
 

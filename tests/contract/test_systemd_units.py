@@ -113,9 +113,12 @@ def test_the_agents_unit_follows_its_settings(tmp_path: Path) -> None:
     assert not any(re.search(r"@[A-Z_]+@", unit.text) for unit in units.values())
 
 
-def test_a_listener_without_a_fixed_port_is_refused(tmp_path: Path) -> None:
-    settings = msgspec.structs.replace(SETTINGS, listeners=Listeners(https="0.0.0.0:0"))
-    with pytest.raises(Fatal, match="listener https has no fixed port"):
+@pytest.mark.parametrize(
+    ("address", "why"), [("0.0.0.0:0", "has no fixed port"), ("localhost:80", "is on the name 'localhost'")]
+)
+def test_a_listener_that_systemd_cannot_open_is_refused(tmp_path: Path, address: str, why: str) -> None:
+    settings = msgspec.structs.replace(SETTINGS, listeners=Listeners(https=address))
+    with pytest.raises(Fatal, match=f"listener https {why}"):
         agent_units(tmp_path, settings)
 
 
