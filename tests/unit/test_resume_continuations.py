@@ -295,6 +295,20 @@ def test_a_raw_prompt_needs_no_rendering_and_keeps_what_was_asked() -> None:
     assert rendering["messages"] == MESSAGES
 
 
+@pytest.mark.parametrize("word", ["`", " no", "\n", "🌍", " Paris\n"])
+def test_what_an_engine_ended_for_repeating_itself_is_left_ended(word: str) -> None:
+    def told(times: int) -> resume.Tracker:
+        tracker = resume.tracker_for("/api/generate")
+        for text in ["Once", *[word] * times]:
+            tracker.feed(json.dumps({"response": text}).encode() + b"\n")
+        tracker.settle()
+        return tracker
+
+    with pytest.raises(NotResumable, match="repeat"):
+        resume.check_ending(told(31))
+    resume.check_ending(told(20))
+
+
 def test_the_bound_on_text_makes_a_stream_not_resumable() -> None:
     tracker = resume.tracker_for("/api/generate")
     line = json.dumps({"response": "x" * 60_000}).encode() + b"\n"

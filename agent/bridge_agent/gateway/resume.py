@@ -121,6 +121,8 @@ class Resumptions:
             request = resume.request_of(answer.route.path, body)
             if tracker.begun or tracker.lost:
                 resume.check(request, tracker)
+            if reason == "truncated":
+                resume.check_ending(tracker)
         except (NotResumable, BridgeError) as why:
             counters.streams_not_resumed[reason] += 1
             log.info("stream_not_resumable", request_id=answer.arrival.request_id, died=reason, why=str(why))

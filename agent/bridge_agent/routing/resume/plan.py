@@ -11,6 +11,7 @@ A conversation is continued in two steps: an instance renders it without generat
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
@@ -31,6 +32,8 @@ _COMPLETIONS: Final = ("/v1/chat/completions", "/v1/completions")
 _ANY_STAMP: Final = Stamp(0, "0" * 64)  # ids are the stream's own, not the translator's
 _KEPT: Final = ("keep_alive", "truncate", "shift", "logprobs", "top_logprobs")
 _RENDER_ONLY: Final = b'"_debug_render_only":true}'
+_REPEATS: Final = re.compile(r"(.{1,24}?)\1{29,}\s*\Z", re.DOTALL)
+_REPEATS_TAIL: Final = 31 * 24
 _PICTURES: Final = ("images", "width", "height", "steps")
 
 
@@ -124,6 +127,19 @@ def check(request: Request, tracker: Tracker) -> None:
         isinstance(turn, dict) and turn.get("images") for turn in turns
     ):
         raise NotResumable("images have no place in a raw prompt")
+
+
+def check_ending(tracker: Tracker) -> None:
+    """Returns unless a stream that ended in good order, but for its last record, ended on purpose.
+
+    Ollama ends an answer so that says one token more than 30 times: another instance would say it
+    30 times more, and then end likewise.
+
+    Raises:
+        NotResumable: it repeats itself.
+    """
+    if _REPEATS.search(tracker.text[-_REPEATS_TAIL:]):
+        raise NotResumable("the engine ends answers that repeat one token")
 
 
 def render_body(request: Request) -> bytes | None:
