@@ -26,10 +26,10 @@ pytestmark = pytest.mark.skipif(
 
 # Run as that user; prints one line of JSON.
 AGENT = """
-import asyncio, json, os, sys
+import asyncio, contextlib, json, os, sys
 from pathlib import Path
 from bridge_agent.limits.cgroup import open_cgroups
-from bridge_agent.limits.isolation import probe
+from bridge_agent.limits.isolation import connect_inside, probe
 from bridge_agent.limits.launcher import IsolatedLauncher
 from bridge_core.errors import BridgeError
 from bridge_core.node_class import Isolation, Limits, NodeClass
@@ -47,8 +47,12 @@ async def main():
     try:
         async with inside(
             it, state, asked["inside"], models=models, python=asked["python"]
-        ) as (_, found):
+        ) as (process, found):
             (report,) = it.reports()
+            if "net" in report.walls:
+                where = ("127.0.0.1", found["port"])
+                with contextlib.closing(connect_inside(process.pid, where, 30)) as door:
+                    said["door"] = door.getpeername()[1]
             said |= {"found": found, "walls": report.walls, "missing": report.missing}
             said["groups"] = sorted(cgroups.instances()) if cgroups else []
     except BridgeError as fault:
@@ -162,6 +166,7 @@ def test_every_wall_of_a_user_stands_or_is_named_with_its_reason(ground):
         assert found["make"] == {str(ground / "models/new"): "ok"}
     if "net" in said["walls"]:
         assert found["interfaces"] == ["lo"]
+        assert said["door"] == found["port"], "its agent, and nobody else, gets in"
     if "pid" in said["walls"]:
         assert found["pids"] == 1
 
