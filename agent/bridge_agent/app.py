@@ -53,10 +53,9 @@ from bridge_agent.telemetry.load_reporter import LoadReporter
 from bridge_agent.telemetry.metrics import Sources, metrics_page
 from bridge_agent.telemetry.tally import Tally
 from bridge_core.addresses import join_address, split_address
-from bridge_core.errors import BridgeError, Fatal
+from bridge_core.errors import BridgeError
 from bridge_core.http1 import App, Server, coroutine_app, serve
 from bridge_core.http1.pool import Address
-from bridge_core.identity import SpiffeId
 from bridge_core.snapshot import Snapshot
 from bridge_core.snapshot_file import SnapshotFile
 from bridge_core.store.etcd import ClientTls, EtcdStore
@@ -117,7 +116,7 @@ class Agent:
         self._state_dir = state
         self._settings = settings
         self._identity = TlsIdentity(state.certificate, state.key, state.ca)
-        self._node = self._own_id()
+        self._node = settings.own_id(self._identity.info.identity)
         self._inherited = inherited_sockets(NAMES)
         self._sockets = bind_all(settings.listeners, self._inherited)
         self._addresses = {name: address_of(sock) for name, sock in self._sockets.items()}
@@ -161,6 +160,8 @@ class Agent:
             settings.own_class,
             launcher=self._launcher,
             keeper=self._keeper,
+            engines=self._supervisor,
+            idle=lambda: not self._load().in_flight,
         )
         self._audit = AuditLog(state.root / "audit" / "audit.jsonl", records.audited)
         self._tally = Tally()
@@ -203,6 +204,7 @@ class Agent:
                 group.create_task(self._prober.run(), name="rollout-probes"),
                 group.create_task(self._launcher.run(), name="isolation"),
                 group.create_task(self._keeper.run(), name="gpus"),
+                group.create_task(self._isolation.run(), name="node-class"),
             ]
             self._phase = "serving"
             self._notifier.tell("READY=1")
@@ -229,7 +231,6 @@ class Agent:
     def _engines(self, snapshot: Snapshot) -> tuple[IsolatedLauncher, EngineSupervisor, GpuKeeper]:
         settings, state = self._settings, self._state_dir
         wanted = in_force(snapshot, settings.name, settings.labels, settings.own_class)
-        instances = [f"{settings.name}/{one.index}" for one in settings.engines]
         launcher = IsolatedLauncher(
             state.root,
             node_class=wanted,
@@ -248,7 +249,7 @@ class Agent:
             # An engine that is to see no GPU takes none; one that somebody else runs has its own.
             instances=[
                 (instance, one.gpus)
-                for instance, one in zip(instances, settings.engines, strict=True)
+                for instance, one in settings.instances.items()
                 if one.gpus != "" and one.attach is None
             ],
             sharing=wanted.gpu,
@@ -256,7 +257,7 @@ class Agent:
             changed=lambda: self._publish_engines(supervisor.instances()),
         )
         launcher.give_devices(keeper)
-        launcher.tidy(instances)
+        launcher.tidy(settings.instances)
         return launcher, supervisor, keeper
 
     # -- listeners
@@ -488,16 +489,6 @@ class Agent:
 
     def _isolation_reports(self) -> list[IsolationReport]:
         return [self._isolation.report(one.id) for one in self._supervisor.instances()]
-
-    def _own_id(self) -> SpiffeId:
-        identity = self._identity.info.identity
-        wanted = SpiffeId.make(self._settings.trust_domain, "node", self._settings.name)
-        if identity != wanted:
-            raise Fatal(
-                f"the certificate in {self._state_dir.certificate} is {identity}, not {wanted}",
-                hint="identity and agent.json belong to different joins; leave and join again",
-            )
-        return wanted
 
     def _peer_address(self) -> str:
         """Where others reach this node: the host it joined with, the port it listens on now."""

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
+from collections.abc import Sequence
+
 import msgspec
 
 from bridge_agent.engine.process import LaunchSpec
@@ -13,7 +16,7 @@ from bridge_agent.limits.launcher import UNCLASSED, IsolatedLauncher, Placed
 from bridge_agent.limits.node_isolation import NodeIsolation
 from bridge_core.node_class import GpuSharing, Isolation, Limits, NodeClass
 from bridge_core.snapshot import Node, Snapshot, Version, encode_entry
-from tests.engine_support import fake_config, supervised
+from tests.engine_support import Supervised, fake_config, supervised
 from tests.support import eventually
 
 READ_ONLY = "the cgroup tree is mounted read-only"
@@ -29,20 +32,32 @@ def launcher(state, node_class=UNCLASSED, **options) -> IsolatedLauncher:
     return IsolatedLauncher(state, node_class=node_class, cgroups=None, **options)
 
 
-def mesh(*classes: NodeClass, labels: dict[str, str] | None = None) -> Snapshot:
+def mesh(*classes: NodeClass, labels: dict[str, str] | None = None, state: str = "active") -> Snapshot:
     entries = {f"nodeclass/{one.name}": encode_entry(one) for one in classes}
-    return Snapshot(Version(1, 1), entries | {"node/n1": encode_entry(Node("n1", labels=labels or {}))})
+    return Snapshot(
+        Version(1, 1), entries | {"node/n1": encode_entry(Node("n1", state=state, labels=labels or {}))}
+    )
 
 
-def keeper(folder, engines) -> GpuKeeper:
-    return GpuKeeper(
+def in_charge(
+    starts: IsolatedLauncher,
+    it: Supervised,
+    folder,
+    own: NodeClass | None = None,
+    idle: Sequence[bool] = (True,),
+) -> NodeIsolation:
+    keeper = GpuKeeper(
         NoGpus(),
         without="there is no driver",
-        folder=folder,
+        folder=folder / "mps",
         node="n1",
         instances=[("n1/0", None)],
         sharing=None,
-        engines=engines,
+        engines=it.supervisor,
+    )
+    starts.give_devices(keeper)
+    return NodeIsolation(
+        "n1", {}, own, launcher=starts, keeper=keeper, engines=it.supervisor, idle=lambda: idle[0]
     )
 
 
@@ -99,7 +114,7 @@ async def test_a_running_engine_waits_for_other_walls_and_its_next_start_has_the
     starts = launcher(state)
     async with supervised(fake_config(tmp_path), state, launcher=starts) as it:
         view = await it.state("ready", PATIENCE_S)
-        node = NodeIsolation("n1", {}, None, launcher=starts, keeper=keeper(tmp_path / "m", it.supervisor))
+        node = in_charge(starts, it, tmp_path)
         strict = NodeClass("strict", {"zone": "a"}, isolation=Isolation(walls=("no_new_privs",)))
         node.follow(mesh(strict))
         assert node.node_class == UNCLASSED  # of nodes with another label
@@ -114,6 +129,45 @@ async def test_a_running_engine_waits_for_other_walls_and_its_next_start_has_the
         assert node.report("n1/0").pending == ""
         node.follow(mesh())  # the class is gone: what stands stays until the next start
         assert "next start" in node.report("n1/0").pending
+
+
+async def test_an_engine_that_took_no_request_yet_is_started_anew_for_its_class(tmp_path) -> None:
+    (tmp_path / "never").touch()  # it runs and does not answer
+    state = tmp_path / "s"
+    starts = launcher(state)
+    async with supervised(fake_config(tmp_path), state, launcher=starts) as it:
+        await eventually(lambda: it.status.launches == 1, PATIENCE_S)
+        strict = NodeClass("strict", isolation=Isolation(walls=("no_new_privs",)))
+        node = in_charge(starts, it, tmp_path)
+        node.follow(mesh(strict))
+        (tmp_path / "never").unlink()
+        await it.state("ready", PATIENCE_S)
+        assert "its node has the NodeClass strict now" in it.status.reason
+        report = node.report("n1/0")
+        assert (report.walls, report.pending) == (("no_new_privs",), "")
+
+
+async def test_a_drained_nodes_engine_is_started_anew_once_nothing_is_in_flight(tmp_path) -> None:
+    state = tmp_path / "s"
+    starts = launcher(state)
+    idle = [False]
+    async with supervised(fake_config(tmp_path), state, launcher=starts) as it:
+        await it.state("ready", PATIENCE_S)
+        pid = it.status.pid
+        node = in_charge(starts, it, tmp_path, idle=idle)
+        strict = NodeClass("strict", isolation=Isolation(walls=("no_new_privs",)))
+        follows = asyncio.create_task(node.run())
+        try:
+            node.follow(mesh(strict, state="drained"))
+            assert node.report("n1/0").pending
+            assert it.status.pid == pid  # a request is still answered
+            idle[0] = True
+            await eventually(lambda: node.report("n1/0").walls == ("no_new_privs",), PATIENCE_S)
+            await it.state("ready", PATIENCE_S)
+            assert starts.pending == ()
+            assert it.status.launches == 2
+        finally:
+            follows.cancel()
 
 
 async def test_an_adopted_engine_is_compared_with_the_class_of_now(tmp_path) -> None:
@@ -138,9 +192,7 @@ async def test_a_class_that_shares_gpus_says_where_there_are_none(tmp_path) -> N
     starts = launcher(state)
     async with supervised(fake_config(tmp_path), state, launcher=starts) as it:
         await it.state("ready", PATIENCE_S)
-        devices = keeper(tmp_path / "m", it.supervisor)
-        starts.give_devices(devices)
-        node = NodeIsolation("n1", {}, shared, launcher=starts, keeper=devices)
+        node = in_charge(starts, it, tmp_path, own=shared)
         node.follow(mesh())
         assert node.source == "agent.json"
         it.supervisor.fail("n1/0", "asked to start again")

@@ -151,6 +151,11 @@ class EngineInstance:
         self._final = False
         self.view = self._see()
 
+    @property
+    def untried(self) -> bool:
+        """Whether this agent has started a process for it that took no request yet."""
+        return self._state.phase is Phase.STARTING and self._state.owned and not self._adopted
+
     def status(self) -> InstanceStatus:
         """It as an operator sees it; reads the end of its log."""
         runtime, state = self._runtime, self._state

@@ -146,6 +146,11 @@ class EngineSupervisor:
         if (instance := self._instances.get(instance_id)) is not None:
             instance.request(Failed(reason))
 
+    def fail_untried(self, instance_id: str, reason: str) -> None:
+        """As `fail`, for an instance that took no request yet; one that serves, or did, goes on."""
+        if (instance := self._instances.get(instance_id)) is not None and instance.untried:
+            instance.request(Failed(reason))
+
     def halt(self, instance_id: str) -> None:
         """Ends an instance's process; it stays stopped until `start`."""
         if (instance := self._instances.get(instance_id)) is not None:

@@ -116,6 +116,11 @@ class IsolatedLauncher:
         """What engines started now get."""
         return self._class
 
+    @property
+    def pending(self) -> tuple[str, ...]:
+        """Running engines that follow the class only from their next start on."""
+        return tuple(self._pending)
+
     def give_devices(self, devices: Devices) -> None:
         """Says who gives out GPUs, which can only be made once the engines' supervisor is there."""
         self._devices = devices

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+import asyncio
+from collections.abc import Callable, Iterable, Mapping
+from typing import Final, Protocol
 
 import msgspec
 import structlog
@@ -16,6 +18,18 @@ from bridge_core.node_class import NodeClass, choose
 from bridge_core.snapshot import Snapshot
 
 log = structlog.get_logger()
+
+DRAINED_S: Final = 1.0
+
+
+class Engines(Protocol):
+    """What is asked of the engines' supervisor."""
+
+    def fail(self, instance_id: str, reason: str) -> None:
+        """Its process is to be ended and started again."""
+
+    def fail_untried(self, instance_id: str, reason: str) -> None:
+        """The same, if it took no request yet."""
 
 
 def in_force(
@@ -45,6 +59,9 @@ class NodeIsolation:
         own: The NodeClass of its settings, if any.
         launcher: Starts engines.
         keeper: Gives them GPUs.
+        engines: Starts engines anew that cannot follow as they run, where that cuts nobody's answer:
+            those that took no request yet, and all once the node is drained.
+        idle: Whether the node has no request in flight or waiting.
     """
 
     def __init__(
@@ -55,15 +72,22 @@ class NodeIsolation:
         *,
         launcher: IsolatedLauncher,
         keeper: GpuKeeper,
+        engines: Engines,
+        idle: Callable[[], bool],
     ) -> None:
         self._node = node
         self._labels = labels
         self._own = own
         self._launcher = launcher
         self._keeper = keeper
+        self._engines = engines
+        self._idle = idle
+        self._drained = False
 
     def follow(self, snapshot: Snapshot) -> None:
         """Puts the NodeClass that a snapshot has for this node in force."""
+        known = snapshot.nodes.get(self._node)
+        self._drained = known is not None and known.state == "drained"
         wanted = in_force(snapshot, self._node, self._labels, self._own)
         before = self._launcher.node_class
         if wanted == before:
@@ -71,7 +95,16 @@ class NodeIsolation:
         log.info("node_class", name=wanted.name, was=before.name)
         if wanted.gpu != before.gpu:
             self._keeper.update(wanted.gpu)
-        self._launcher.update(wanted)
+        for instance in self._launcher.update(wanted):
+            self._engines.fail_untried(instance, self._why)
+
+    async def run(self) -> None:
+        """Until cancelled: has a drained node's engines follow what they can follow only from a start."""
+        while True:
+            await asyncio.sleep(DRAINED_S)
+            if self._drained and self._idle():
+                for instance in self._launcher.pending:
+                    self._engines.fail(instance, self._why)
 
     def view(self, instances: Iterable[LocalInstance]) -> tuple[LocalInstance, ...]:
         """The instances with what is known of their fault domains and GPUs."""
@@ -83,6 +116,10 @@ class NodeIsolation:
             )
             for one in instances
         )
+
+    @property
+    def _why(self) -> str:
+        return f"its node has the NodeClass {self.node_class.name} now"
 
     # -- what it says
 
