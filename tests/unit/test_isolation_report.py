@@ -69,7 +69,7 @@ def test_what_stands_around_an_engine_is_said_in_words() -> None:
 def test_what_an_operator_should_look_at_is_named() -> None:
     assert concerns([FULL, IsolationReport("n/1", fault="its GPU is gone")], [DOMAIN]) == [
         "n/0 was killed at its memory limit of 300 MiB 2 times",
-        "n/0 does not yet follow its NodeClass: other walls stand only after its next start",
+        "n/0 does not yet follow its NodeClass: other walls stand only after its next start, or once drained",
         "n/0 has no wall mount: inside a chroot",
         "n/1 takes no requests: its GPU is gone",
         "n/gpu-1 fell 2 times, last: Xid 31",

@@ -75,7 +75,7 @@ def concerns(reports: Iterable[IsolationReport], domains: Iterable[DomainReport]
             times = "once" if one.oom_kills == 1 else f"{one.oom_kills} times"
             found.append(f"{one.instance} was killed at its memory limit{limit} {times}")
         if one.pending:
-            found.append(f"{one.instance} does not yet follow its NodeClass: {one.pending}")
+            found.append(f"{one.instance} does not yet follow its NodeClass: {one.pending}, or once drained")
         found += [f"{one.instance} has no wall {wall}: {why}" for wall, why in one.missing.items()]
     found += [f"{one.name} fell {one.faults} times, last: {one.last}" for one in domains if one.faults]
     return found
