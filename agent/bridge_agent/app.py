@@ -26,8 +26,7 @@ from bridge_agent.engine.supervisor import EngineSupervisor
 from bridge_agent.engine.view import LocalInstance
 from bridge_agent.gateway.config import GatewayConfig, ListenerKind, Record
 from bridge_agent.gateway.gateway import Gateway
-from bridge_agent.gateway.grpc_adapter.application import SERVICE, GrpcApplication
-from bridge_agent.gateway.grpc_adapter.health import Health
+from bridge_agent.gateway.grpc_adapter.deferred import DeferredGrpc, Serving
 from bridge_agent.gateway.grpc_adapter.listener import GrpcListener
 from bridge_agent.health.rollout_probe import RolloutProber
 from bridge_agent.limits.gpus import GpuKeeper
@@ -173,7 +172,7 @@ class Agent:
             lambda one: EngineClient(one.host, one.port, one.network_pid),
             time.monotonic,
         )
-        self._health = Health((SERVICE,))
+        self._serving = Serving()
         self._servers: list[Server] = []
         self._grpc: GrpcListener | None = None
         self._gateway: Gateway | None = None
@@ -273,7 +272,7 @@ class Agent:
         await self._serve("https", pipeline, gateway, require_client=False)
         await self._serve("peer", gateway.peer_app, gateway, require_client=True)
         self._grpc = GrpcListener(
-            GrpcApplication(pipeline, self._health, admit=self._revocations.admits),
+            DeferredGrpc(pipeline, self._serving, admit=self._revocations.admits),
             self._sockets["grpc"],
             cert=self._state_dir.certificate,
             key=self._state_dir.key,
@@ -382,7 +381,7 @@ class Agent:
             self._leave_queues()
         await self._registration.revoke()
         gateway.drain()
-        self._health.serving = False
+        self._serving.value = False
         hurry = asyncio.create_task(signals.get())
         began = time.monotonic()
         try:

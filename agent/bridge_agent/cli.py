@@ -1,4 +1,7 @@
-"""The command bridge-agent: join, run, status, explain, replay, plan, tune, leave."""
+"""The command bridge-agent: join, run, status, explain, replay, plan, tune, leave.
+
+A command imports what it needs when it runs: the agent must not keep what others of them need.
+"""
 
 from __future__ import annotations
 
@@ -15,17 +18,12 @@ from rich.console import Console
 from bridge_agent import service_commands, systemd
 from bridge_agent.cli_options import StateOption
 from bridge_agent.engine.config import EngineConfig
-from bridge_agent.explain_report import fetch_explanation, print_explanation
-from bridge_agent.membership.join import JoinPlan, default_name, join
-from bridge_agent.membership.leave import leave
-from bridge_agent.replay_report import print_comparison, replay_files
 from bridge_agent.settings import (
     DEFAULT_PORTS,
     Listeners,
     StateDir,
     load_settings,
 )
-from bridge_agent.status_report import fetch_report, print_report
 from bridge_agent.telemetry.logs import configure_logs
 from bridge_core.addresses import split_address
 from bridge_core.cli.guard import guarded
@@ -101,6 +99,8 @@ def join_command(
     """Enrol this machine as a node of a mesh."""
 
     def work() -> None:
+        from bridge_agent.membership.join import JoinPlan, default_name, join
+
         state, manager = StateDir(state_dir), ServiceManager()
         if as_service:  # refused before the token is spent
             systemd.check(manager, state)
@@ -166,6 +166,8 @@ def status_command(
     """Say how the agent is, what it cannot reach, and since when. Exits 1 when it does not run."""
 
     def work() -> None:
+        from bridge_agent.status_report import fetch_report, print_report
+
         report = fetch_report(load_settings(StateDir(state_dir)))
         if as_json:
             sys.stdout.buffer.write(msgspec.json.format(msgspec.json.encode(report), indent=2) + b"\n")
@@ -186,6 +188,8 @@ def explain_command(
     """Say why a request went where it went: who was asked, who was not and why, and how long it took."""
 
     def work() -> None:
+        from bridge_agent.explain_report import fetch_explanation, print_explanation
+
         hops = fetch_explanation(load_settings(StateDir(state_dir)), request_id)
         if as_json:
             sys.stdout.buffer.write(msgspec.json.format(msgspec.json.encode(hops), indent=2) + b"\n")
@@ -207,6 +211,8 @@ def replay_command(
     """Say where this node's last requests would have gone with another mesh_config. Changes nothing."""
 
     def work() -> None:
+        from bridge_agent.replay_report import print_comparison, replay_files
+
         found = replay_files(StateDir(state_dir), folder, time.time() - hours * 3600)
         if as_json:
             sys.stdout.buffer.write(msgspec.json.format(msgspec.json.encode(found), indent=2) + b"\n")
@@ -283,6 +289,8 @@ def leave_command(
     """Take this node out of its mesh for good: drain, stop, revoke and forget its identity."""
 
     def work() -> None:
+        from bridge_agent.membership.leave import leave
+
         state, manager = StateDir(state_dir), ServiceManager()
         settings = load_settings(state)
         service = systemd.runs_as_service(manager, state)

@@ -14,8 +14,7 @@ from typing import Any
 import grpc
 import grpc.aio
 
-from bridge_agent.gateway.grpc_adapter.application import SERVICE, GrpcApplication
-from bridge_agent.gateway.grpc_adapter.health import Health
+from bridge_agent.gateway.grpc_adapter.deferred import DeferredGrpc, Serving
 from bridge_agent.gateway.grpc_adapter.listener import GrpcListener
 from bridge_core.http1 import App, Exchange, coroutine_app
 from bridge_core.identity import SpiffeId, generate_key, key_to_pem
@@ -146,7 +145,7 @@ class Bed:
         self.engine = Engine()
         self.refused: set[str] = set()
         self.listener: GrpcListener
-        self.health: Health
+        self.serving: Serving
         self.group: asyncio.TaskGroup
 
     @property
@@ -165,10 +164,10 @@ async def open_bed(folder: Path, pipeline: App | None = None) -> AsyncIterator[B
     bed = Bed(folder)
     async with asyncio.TaskGroup() as group:
         bed.group = group
-        bed.health = Health((SERVICE,))
-        application = GrpcApplication(
+        bed.serving = Serving()
+        application = DeferredGrpc(
             pipeline or coroutine_app(bed.engine.handle, group),
-            bed.health,
+            bed.serving,
             admit=lambda _, serial: serial not in bed.refused,
         )
         sock = socket.create_server(("127.0.0.1", 0))

@@ -445,7 +445,7 @@ async def test_health(bed: Bed) -> None:
         assert fault.code() is grpc.StatusCode.NOT_FOUND
         watch = health.Watch(health_pb2.HealthCheckRequest())
         assert (await watch.read()).status == health_pb2.HealthCheckResponse.SERVING
-        bed.health.serving = False
+        bed.serving.value = False
         assert (await watch.read()).status == health_pb2.HealthCheckResponse.NOT_SERVING
         unknown = health.Watch(health_pb2.HealthCheckRequest(service="nothing"))
         assert (await unknown.read()).status == health_pb2.HealthCheckResponse.SERVICE_UNKNOWN

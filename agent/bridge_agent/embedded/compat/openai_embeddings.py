@@ -7,8 +7,6 @@ import struct
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
-import numpy as np
-
 from bridge_agent.embedded.compat import openai_common as common
 from bridge_agent.embedded.compat.wire import Exchange, Reply, Stamp, Stream, whole
 from bridge_agent.embedded.errors import ApiError
@@ -66,6 +64,8 @@ class Embeddings(Exchange):
 
     def _encoded(self, vector: Sequence[float]) -> Any:
         if not self._base64:
+            import numpy as np  # the agent, which continues streams with this package, needs none
+
             # Single precision is what the model computes in: its shortest decimal form says it all.
             return [float(str(number)) for number in np.asarray(vector, dtype=np.float32)]
         return base64.b64encode(struct.pack(f"<{len(vector)}f", *vector)).decode()

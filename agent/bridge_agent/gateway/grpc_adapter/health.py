@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import AsyncIterator
 from typing import Any, Final
 
@@ -13,6 +12,8 @@ from connectrpc.method import IdempotencyLevel, MethodInfo, StreamType
 from connectrpc.server import ConnectASGIApplication, Endpoint
 from grpc_health.v1 import health_pb2
 
+from bridge_agent.gateway.grpc_adapter.deferred import Serving
+
 PATH: Final = "/grpc.health.v1.Health"
 _SERVICE: Final = "grpc.health.v1.Health"
 _SERVING: Final = health_pb2.HealthCheckResponse.SERVING
@@ -21,24 +22,11 @@ _UNKNOWN: Final = health_pb2.HealthCheckResponse.SERVICE_UNKNOWN
 
 
 class Health:
-    """The state that health clients ask for: of the whole server ("") and of each service alike."""
+    """What health clients ask for: the state of the whole server ("") and of each service alike."""
 
-    def __init__(self, services: tuple[str, ...]) -> None:
+    def __init__(self, services: tuple[str, ...], serving: Serving) -> None:
         self._services = ("", *services)
-        self._serving = True
-        self._changed = asyncio.Event()
-
-    @property
-    def serving(self) -> bool:
-        """Whether requests are taken."""
-        return self._serving
-
-    @serving.setter
-    def serving(self, value: bool) -> None:
-        if value != self._serving:
-            self._serving = value
-            self._changed.set()
-            self._changed = asyncio.Event()
+        self._serving = serving
 
     async def check(self, request: Any, _ctx: Any, /) -> Any:
         """One answer; NOT_FOUND for a service that is not here."""
@@ -50,7 +38,7 @@ class Health:
         """An answer now and with every change; SERVICE_UNKNOWN for a service that is not here."""
         known = request.service in self._services
         while True:
-            changed = self._changed
+            changed = self._serving.changed
             yield self._response() if known else health_pb2.HealthCheckResponse(status=_UNKNOWN)
             await changed.wait()
 
@@ -59,7 +47,7 @@ class Health:
         return health_pb2.HealthListResponse(statuses={name: self._response() for name in self._services})
 
     def _response(self) -> Any:
-        return health_pb2.HealthCheckResponse(status=_SERVING if self._serving else _NOT_SERVING)
+        return health_pb2.HealthCheckResponse(status=_SERVING if self._serving.value else _NOT_SERVING)
 
 
 class HealthApplication(ConnectASGIApplication[Health]):
