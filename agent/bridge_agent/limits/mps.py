@@ -54,6 +54,7 @@ class MpsDaemon:
         *,
         on_fault: Callable[[rules.MpsFault], None],
         binary: str | None = None,
+        start_timeout_s: float = START_TIMEOUT_S,
     ) -> None:
         found = binary or shutil.which(CONTROL)
         if found is None:
@@ -72,6 +73,7 @@ class MpsDaemon:
         self._folder = folder
         self._binary = found
         self._on_fault = on_fault
+        self._start_timeout_s = start_timeout_s
         self._ready = asyncio.Event()
         self._restarts = 0
         self._record = folder / _RECORD
@@ -213,14 +215,14 @@ class MpsDaemon:
     async def _announce(self, process: EngineProcess) -> None:
         """Says that clients may come once it answers; ends one that does not, to be started again."""
         try:
-            async with asyncio.timeout(START_TIMEOUT_S):
+            async with asyncio.timeout(self._start_timeout_s):
                 while True:
                     with contextlib.suppress(Unavailable):
                         await self.command("get_default_active_thread_percentage")
                         break
                     await asyncio.sleep(LOG_POLL_S)
         except TimeoutError:
-            log.error("mps_daemon_silent", device=self.device, after_s=START_TIMEOUT_S)
+            log.error("mps_daemon_silent", device=self.device, after_s=self._start_timeout_s)
             await process.end(0.0)
             return
         self._ready.set()
