@@ -19,13 +19,14 @@ PROMPT = 9
 
 @dataclass
 class TalkingEngine(RecordedEngine):
-    """Renders every prompt to RENDERED and says WORDS after it, from wherever a raw prompt ends.
+    """Renders every prompt to RENDERED and says its words after it, from wherever a raw prompt ends.
 
     `pause_s` passes between words. `words_said` counts over all requests. Two more kinds of fault are
     silent until `thaw` is set: after a "freeze" the words go on as if nothing had been, a "doomed"
     stream is cut then.
     """
 
+    words: list[str] = field(default_factory=lambda: WORDS)
     pause_s: float = 0.0
     words_said: int = 0
     thaw: asyncio.Event = field(default_factory=asyncio.Event)
@@ -67,9 +68,9 @@ class TalkingEngine(RecordedEngine):
             await self._play(exchange, kind, [], True)
             return
         delivered = asked["prompt"].removeprefix(RENDERED) if asked.get("raw") else ""
-        known = next((n for n in range(len(WORDS) + 1) if "".join(WORDS[:n]) == delivered), 0)
+        known = next((n for n in range(len(self.words) + 1) if "".join(self.words[:n]) == delivered), 0)
         limit = (asked.get("options") or {}).get("num_predict", -1)
-        words = WORDS[known:] if limit < 0 else WORDS[known:][:limit]
+        words = self.words[known:] if limit < 0 else self.words[known:][:limit]
         exchange.start(200, [(b"content-type", kind)])
 
         def record(text: str, **more: Any) -> bytes:
@@ -89,7 +90,7 @@ class TalkingEngine(RecordedEngine):
             self.words_said += 1
             await exchange.drain()
             await asyncio.sleep(self.pause_s)
-        reason = "length" if 0 <= limit < len(WORDS) - known else "stop"
+        reason = "length" if 0 <= limit < len(self.words) - known else "stop"
         counts = {"eval_count": len(words), "prompt_eval_count": PROMPT + known, "total_duration": 5}
         exchange.finish(record("", done=True, done_reason=reason, **counts))
 

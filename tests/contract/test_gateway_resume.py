@@ -229,6 +229,20 @@ async def test_a_request_that_kills_everybody_ends_with_an_error(bed: Bed) -> No
     await eventually(lambda: idle(bed))
 
 
+@pytest.mark.parametrize("entry", ["a", "b"])
+async def test_an_engine_that_ends_what_repeats_itself_is_not_asked_for_ever(
+    tmp_path: Path, entry: str
+) -> None:
+    """As Ollama does, without a last record; behind a hop it looks like a death."""
+    engines = {name: TalkingEngine((ALL,), words=["ha"] * 1000) for name in "bc"}
+    async with mesh(tmp_path, {"a": TalkingEngine(())} | engines, resume=QUICK) as bed:  # type: ignore[arg-type]
+        die_first(bed, "silent", after=31, deaths=1000)
+        answer = await asyncio.wait_for(bed[entry].infer("/api/chat"), 60)
+        assert "error" in json.loads(answer.body.splitlines()[-1])
+        assert answer.body.count(b'"ha"') in (31, 62)
+        await eventually(lambda: idle(bed), 30)
+
+
 async def test_a_client_that_leaves_cancels_the_rest(bed: Bed) -> None:
     die_first(bed, "cut")
     for node in bed.nodes.values():

@@ -235,6 +235,9 @@ class Resumption:
                 moved_at, deaths, pause, self._died_at = now, 1, _FIRST_PAUSE_S, now
                 self._queued_s = 0.0
                 resume.check(self._request, tracker)
+                # An owner behind a hop can only cut a stream that its engine ended on purpose, so the
+                # first time that is not told from a death. It must not go on for ever.
+                resume.check_ending(tracker)
                 continue
             if not self._candidates():
                 # Everybody has been asked: those that died may be back after a while.
