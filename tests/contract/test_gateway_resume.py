@@ -99,7 +99,7 @@ async def test_a_stream_that_dies_goes_on_elsewhere(bed: Bed, path: str, kind: s
     assert record.outcome.value == "ok"
     assert len(record.failed) == 1
     assert record.instance in {"a/0", "b/0", "c/0"} - {record.failed[0].instance}
-    await eventually(lambda: idle(bed))
+    await eventually(lambda: idle(bed), 30)
 
 
 @pytest.mark.parametrize("path", STREAMS)
@@ -216,7 +216,7 @@ async def test_what_cannot_be_continued_ends_with_an_error_in_the_stream(
     assert sum(bed["a"].gateway.counters.streams_not_resumed.values()) == 1
     (record,) = bed["a"].gateway.records()
     assert record.outcome.value in ("broken", "engine_error")
-    await eventually(lambda: idle(bed))
+    await eventually(lambda: idle(bed), 30)
 
 
 async def test_a_request_that_kills_everybody_ends_with_an_error(bed: Bed) -> None:
@@ -226,7 +226,7 @@ async def test_a_request_that_kills_everybody_ends_with_an_error(bed: Bed) -> No
     answer = await bed["a"].infer("/api/chat")
     assert text_of("/api/chat", b"\n".join(answer.body.splitlines()[:-1])) == "".join(WORDS[:3])
     assert "error" in json.loads(answer.body.splitlines()[-1])
-    await eventually(lambda: idle(bed))
+    await eventually(lambda: idle(bed), 30)
 
 
 @pytest.mark.parametrize("entry", ["a", "b"])
@@ -252,7 +252,7 @@ async def test_a_client_that_leaves_cancels_the_rest(bed: Bed) -> None:
         async for chunk in response:
             if WORDS[4].encode() in chunk:
                 break
-    await eventually(lambda: idle(bed))
+    await eventually(lambda: idle(bed), 30)
     said = sum(node.engine.words_said for node in bed.nodes.values())
     assert said < len(WORDS)
     assert bed["a"].gateway.records()[-1].outcome.value == "cancelled"
@@ -296,4 +296,4 @@ async def test_many_streams_survive_the_death_of_their_owners(bed: Bed) -> None:
     die_first(bed, "cut", after=2, deaths=40)
     answers = await asyncio.gather(*(bed["abc"[n % 3]].infer("/api/chat") for n in range(24)))
     assert [text_of("/api/chat", answer.body) for answer in answers] == [TEXT] * 24
-    await eventually(lambda: idle(bed))
+    await eventually(lambda: idle(bed), 30)
