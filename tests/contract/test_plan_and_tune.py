@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import sys
 from pathlib import Path
 
 import msgspec
@@ -18,6 +20,9 @@ from bridge_agent.tuning.plan_rules import NodePlan
 from bridge_agent.tuning.records import FILE, Choice, Measured, Record, Trial, load_records, save_record
 from bridge_core.errors import Fatal
 from tests.engine_support import embedded_installed
+from tests.fakes.fake_gpus import FakeGpus
+
+CONTROL = Path(__file__).parent.parent / "fakes" / "fake_mps_control.py"
 
 pytestmark = [
     pytest.mark.llamacpp,
@@ -116,6 +121,29 @@ async def test_a_choice_is_measured_through_a_real_engine(store: Path) -> None:
     assert not measured.fault
     assert measured.tokens_per_s > 0
     assert measured.ttft_s > 0
+
+
+async def test_engines_on_a_gpu_are_measured_under_its_mps_again_and_again(
+    tmp_path: Path, store: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    control = tmp_path / "nvidia-cuda-mps-control"
+    control.write_text(f'#!/bin/sh\nexec {sys.executable} -I -S {CONTROL} "$@"\n')
+    control.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}{os.pathsep}{os.environ['PATH']}")
+    opened: list[FakeGpus] = []
+
+    def gpus() -> FakeGpus:
+        opened.append(FakeGpus())
+        return opened[-1]
+
+    bench = Bench(
+        EngineConfig(index=0), store, "tiny", context=512, tokens=8, gpus=gpus, device=FakeGpus().uuid()
+    )
+    for share in (75, 40):
+        measured = await bench.measure(Choice(1, 1, 128, engines=2, thread_percentage=share), 110.0)
+        assert not measured.fault
+        assert measured.tokens_per_s > 0
+    assert [one.closed for one in opened] == [True, True]
 
 
 async def test_a_choice_that_cannot_run_is_a_fault_and_not_the_end(store: Path) -> None:

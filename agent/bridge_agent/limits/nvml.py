@@ -35,20 +35,17 @@ class Nvml:
 
     def read(self) -> tuple[Gpu, ...]:
         """Every GPU; one that was seen before and answers no more keeps its place with a fault."""
-        for index in range(pynvml.nvmlDeviceGetCount()):
+        try:
+            count = pynvml.nvmlDeviceGetCount()
+        except pynvml.NVMLError as fault:  # the driver itself is gone
+            self._known = {index: _lost(gpu, fault) for index, gpu in self._known.items()}
+            count = 0
+        for index in range(count):
             try:
                 self._known[index] = _read(index)
             except pynvml.NVMLError as fault:
-                before = self._known.get(index)
-                if before is not None:
-                    self._known[index] = Gpu(
-                        index,
-                        before.uuid,
-                        before.name,
-                        before.memory_bytes,
-                        0,
-                        fault=f"it answers no more: {fault}",
-                    )
+                if index in self._known:
+                    self._known[index] = _lost(self._known[index], fault)
         return tuple(self._known[index] for index in sorted(self._known))
 
     def wait_xid(self, timeout_s: float) -> Xid | None:
@@ -68,6 +65,10 @@ class Nvml:
         self._open = False
         _optional(pynvml.nvmlEventSetFree, self._events)
         _optional(pynvml.nvmlShutdown)
+
+
+def _lost(gpu: Gpu, fault: Exception) -> Gpu:
+    return Gpu(gpu.index, gpu.uuid, gpu.name, gpu.memory_bytes, 0, fault=f"it answers no more: {fault}")
 
 
 def _read(index: int) -> Gpu:

@@ -15,8 +15,8 @@ import structlog
 from rich.console import Console
 
 from bridge_agent.engine.config import EngineConfig
-from bridge_agent.limits.nvml import open_inventory
 from bridge_agent.limits.placement_rules import thread_percentage
+from bridge_agent.limits.surroundings import open_gpus
 from bridge_agent.settings import StateDir, load_settings
 from bridge_agent.tuning.measure import Bench
 from bridge_agent.tuning.model_shapes import stored_shapes
@@ -119,7 +119,7 @@ async def _tune(order: TuneOrder, state: StateDir, told: Callable[[Trial], None]
         shape.name,
         context=context,
         tokens=order.tokens,
-        inventory=None if device.cpu else open_inventory()[0],
+        gpus=None if device.cpu else lambda: open_gpus()[0],
         device=None if device.cpu else device.uuid,
     )
     best, trials = await tune(bench, space, limit_s=order.limit_s, told=told)

@@ -7,7 +7,7 @@ import contextlib
 import statistics
 import tempfile
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any, Final
 
@@ -44,7 +44,7 @@ class Bench:
         model: Which model answers.
         context: Tokens of context of each slot.
         tokens: How many each request asks for.
-        inventory: The node's GPUs; None: on CPUs.
+        gpus: Opens the node's GPUs, for each measurement anew; None: on CPUs.
         device: Which of them.
     """
 
@@ -56,7 +56,7 @@ class Bench:
         *,
         context: int,
         tokens: int,
-        inventory: GpuInventory | None = None,
+        gpus: Callable[[], GpuInventory] | None = None,
         device: str | None = None,
     ) -> None:
         self._config = config
@@ -64,7 +64,7 @@ class Bench:
         self._model = model
         self._context = context
         self._tokens = tokens
-        self._inventory = inventory
+        self._gpus = gpus
         self._device = device
 
     async def measure(self, choice: Choice, limit_s: float) -> Measured:
@@ -119,7 +119,7 @@ class Bench:
         """Tokens that a request got, and when the first came."""
         words = " ".join(f"{who} {number}" for number in range(PROMPT_WORDS // 3))
         options: dict[str, Any] = {"num_predict": tokens, "temperature": 0, "num_ctx": self._context}
-        if self._inventory is not None:
+        if self._gpus is not None:
             options["num_gpu"] = 999
         body = {"model": self._model, "prompt": words, "raw": True, "stream": True, "options": options}
         began, first, count = time.monotonic(), 0.0, 0
@@ -157,9 +157,9 @@ class Bench:
         late = _Late()
         sharing = self._sharing(choice)
         keeper = None
-        if self._inventory is not None:
+        if self._gpus is not None:
             keeper = GpuKeeper(
-                self._inventory,
+                self._gpus(),  # which it lets go of when it ends
                 without="",
                 folder=folder / "mps",
                 node="tune",
@@ -191,7 +191,7 @@ class Bench:
             await asyncio.gather(*tasks, return_exceptions=True)
 
     def _sharing(self, choice: Choice) -> GpuSharing | None:
-        if self._inventory is None:
+        if self._gpus is None:
             return None
         return GpuSharing(
             devices=(self._device,) if self._device else (),

@@ -13,8 +13,8 @@ import psutil
 
 from bridge_agent.limits.gpu import Gpu
 from bridge_agent.limits.mps import CONTROL
-from bridge_agent.limits.nvml import open_inventory
 from bridge_agent.limits.placement_rules import Device
+from bridge_agent.limits.surroundings import open_gpus
 from bridge_core.errors import Fatal
 
 CPU: Final = "cpu"
@@ -38,7 +38,7 @@ class NodeFacts(msgspec.Struct, frozen=True):
 
 def this_node() -> NodeFacts:
     """This machine as it is now."""
-    inventory, without = open_inventory()
+    inventory, without = open_gpus()
     try:
         gpus = inventory.read()
     finally:
