@@ -188,7 +188,8 @@ def explain_command(
     """Say why a request went where it went: who was asked, who was not and why, and how long it took."""
 
     def work() -> None:
-        from bridge_agent.explain_report import fetch_explanation, print_explanation
+        from bridge_agent.explain_report import fetch_explanation
+        from bridge_core.cli.explanation_text import print_explanation
 
         hops = fetch_explanation(load_settings(StateDir(state_dir)), request_id)
         if as_json:
@@ -237,16 +238,27 @@ def plan_command(
     ] = None,
     gpus: Annotated[int, typer.Option("--gpus", help="How many to suppose.")] = 1,
     mps: Annotated[bool, typer.Option("--mps/--no-mps", help="Whether to suppose MPS.")] = True,
+    save: Annotated[
+        bool, typer.Option("--save", help="Put the engines into agent.json, for the agent's next start.")
+    ] = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Say how engines are best set up for models on this node, and why. Changes nothing."""
+    """Say how engines are best set up for models on this node, and why."""
     from bridge_agent.tuning import commands
     from bridge_agent.tuning.plan_rules import Wish
 
     wish = Wish(slots=slots, context=context)
     state = StateDir(state_dir)
     commands.plan_command(
-        names or [], state, models=models, vram=vram, gpus=gpus, mps=mps, wish=wish, as_json=as_json
+        names or [],
+        state,
+        models=models,
+        vram=vram,
+        gpus=gpus,
+        mps=mps,
+        wish=wish,
+        save=save,
+        as_json=as_json,
     )
 
 

@@ -14,6 +14,7 @@ from bridge_agent.cli import app
 from bridge_agent.embedded.seed import seed
 from bridge_agent.embedded.store.gguf import read_header
 from bridge_agent.engine.config import EngineConfig
+from bridge_agent.settings import AgentSettings, StateDir, load_settings, save_settings
 from bridge_agent.tuning.measure import Bench
 from bridge_agent.tuning.model_shapes import shape_of, stored_shapes
 from bridge_agent.tuning.plan_rules import NodePlan
@@ -88,6 +89,48 @@ def test_what_cannot_be_planned_is_a_sentence(
     code, _, err = run(*arguments, "--state-dir", str(tmp_path), "--models", str(store))
     assert code == 1
     assert says in err
+
+
+def test_a_plan_is_saved_for_the_agents_next_start(tmp_path: Path, store: Path) -> None:
+    state = StateDir(tmp_path)
+    before = AgentSettings(
+        "n",
+        "t",
+        (),
+        (),
+        "127.0.0.1:1",
+        engines=(EngineConfig(index=0, keep_alive="-1", models_dir=str(store)),),
+    )
+    save_settings(state, before)
+    code, out, err = run("plan", "--slots", "3", "--save", "--state-dir", str(tmp_path))
+    assert code == 0, err
+    assert "next start" in out
+    after = load_settings(state)
+    assert msgspec.structs.replace(after, engines=()) == msgspec.structs.replace(before, engines=())
+    assert {(one.num_parallel, one.keep_alive, one.kv_cache_type) for one in after.engines} == {
+        (3, "-1", "f16")
+    }
+    assert [one.index for one in after.engines] == list(range(len(after.engines)))
+
+
+@pytest.mark.parametrize(
+    ("engine", "arguments", "says"),
+    [
+        (EngineConfig(index=0), ("--vram", "24GiB"), "--save is for the GPUs that are here"),
+        (EngineConfig(index=0, kind="ollama"), (), "a plan is for llamacpp"),
+        (EngineConfig(index=0, attach="http://127.0.0.1:1"), (), "engine is attached"),
+    ],
+)
+def test_what_cannot_be_saved_changes_nothing(
+    tmp_path: Path, store: Path, engine: EngineConfig, arguments: tuple[str, ...], says: str
+) -> None:
+    state = StateDir(tmp_path)
+    save_settings(state, AgentSettings("n", "t", (), (), "127.0.0.1:1", engines=(engine,)))
+    before = state.settings.read_bytes()
+    code, _, err = run("plan", *arguments, "--save", "--state-dir", str(tmp_path), "--models", str(store))
+    assert code == 1
+    assert says in err
+    assert state.settings.read_bytes() == before
 
 
 def test_a_folder_that_is_no_store_is_said_to_be_none(tmp_path: Path) -> None:

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import os
+from pathlib import Path
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from bridge_agent.embedded.cli import default_threads
 from bridge_agent.limits.placement_rules import Device, ModelShape
 from bridge_agent.tuning import tune_rules as rules
 from bridge_agent.tuning.node_facts import parse_size, supposed
@@ -163,6 +167,19 @@ def test_what_was_measured_goes_before_what_is_planned() -> None:
         "q8_0",
     )
     assert any("measured here" in reason and "77 tokens/s" in reason for reason in engine.why)
+
+
+def test_only_a_server_pinned_to_a_gpu_leaves_the_cores_to_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    for variable in ("CUDA_VISIBLE_DEVICES", "ROCR_VISIBLE_DEVICES"):
+        monkeypatch.delenv(variable, raising=False)
+    cores = len(os.sched_getaffinity(0))
+    server = Path("/opt/llama-server")
+    assert default_threads(server) == default_threads(None) == 0
+    monkeypatch.setenv("ROCR_VISIBLE_DEVICES", "GPU-1")
+    assert default_threads(server) == max(1, cores // 8)
+    assert default_threads(None) == 0
+    monkeypatch.setenv("ROCR_VISIBLE_DEVICES", "")
+    assert default_threads(server) == 0
 
 
 @pytest.mark.parametrize(

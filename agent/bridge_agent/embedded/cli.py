@@ -65,7 +65,7 @@ def serve(
         context_length=context_length,
         max_loaded=max_loaded,
         kv_cache_type=kv_cache_type.value,
-        threads=threads or _threads(llama_server),
+        threads=threads or default_threads(llama_server),
         batch=batch,
         max_queue=max_queue,
         load_stall_s=_seconds("--load-timeout", load_timeout),
@@ -134,7 +134,7 @@ def _seconds(flag: str, text: str) -> float:
     return FOREVER if seconds < 0 else seconds
 
 
-def _threads(llama_server: Path | None) -> int:
+def default_threads(llama_server: Path | None) -> int:
     """CPU threads where none are asked for; 0 leaves it to llama.cpp, which takes every core.
 
     Beside a GPU those only wait for it, and take turns with those of the other engines: eight engines

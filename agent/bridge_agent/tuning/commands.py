@@ -17,12 +17,12 @@ from rich.console import Console
 from bridge_agent.engine.config import EngineConfig
 from bridge_agent.limits.placement_rules import thread_percentage
 from bridge_agent.limits.surroundings import open_gpus
-from bridge_agent.settings import StateDir, load_settings
+from bridge_agent.settings import StateDir, load_settings, save_settings
 from bridge_agent.tuning.measure import Bench
 from bridge_agent.tuning.model_shapes import stored_shapes
 from bridge_agent.tuning.node_facts import CPU, NodeFacts, supposed, this_node
 from bridge_agent.tuning.plan_report import print_plan
-from bridge_agent.tuning.plan_rules import Wish, plan_node
+from bridge_agent.tuning.plan_rules import Wish, as_configs, plan_node
 from bridge_agent.tuning.records import Record, Trial, load_records, save_record
 from bridge_agent.tuning.tune import tune
 from bridge_agent.tuning.tune_rules import describe, explain, node_space
@@ -41,11 +41,14 @@ def plan_command(
     gpus: int,
     mps: bool,
     wish: Wish,
+    save: bool,
     as_json: bool,
 ) -> None:
-    """Prints how engines are best set up."""
+    """Prints how engines are best set up, and with `save` writes it into `agent.json`."""
 
     def work() -> None:
+        if save and vram:
+            raise Fatal("--save is for the GPUs that are here, not for those that --vram supposes")
         facts: NodeFacts = supposed(vram, gpus=gpus, mps=mps) if vram else this_node()
         _, store = _engine(state, models)
         plan = plan_node(
@@ -60,6 +63,15 @@ def plan_command(
             _print_json(plan)
         else:
             print_plan(plan, _out)
+        if save:
+            settings = load_settings(state)
+            engines = as_configs(plan, settings.engines[0])
+            try:
+                save_settings(state, msgspec.structs.replace(settings, engines=engines))
+            except OSError as fault:
+                raise Fatal(f"cannot write {state.settings}: {fault.strerror}") from fault
+            if not as_json:
+                _out.print(f"saved in {state.settings}; it is in force from the agent's next start")
 
     guarded(work)
 

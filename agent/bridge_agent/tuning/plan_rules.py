@@ -16,8 +16,10 @@ from collections.abc import Mapping, Sequence
 
 import msgspec
 
+from bridge_agent.engine.config import EngineConfig
 from bridge_agent.limits.placement_rules import Demand, Device, ModelShape, Placement, Planned, plan
 from bridge_agent.tuning.records import Record
+from bridge_core.errors import Fatal
 
 
 class EnginePlan(msgspec.Struct, frozen=True):
@@ -80,6 +82,35 @@ def plan_node(
     engines = _engines(planned, devices, cores, measured)
     mps = any(device.mps and _processes_on(planned, device.uuid) > 1 for device in devices)
     return NodePlan(about, engines, planned.unplaced, planned.warnings, mps)
+
+
+def as_configs(plan: NodePlan, like: EngineConfig) -> tuple[EngineConfig, ...]:
+    """The plan's engines as settings; what a plan says nothing of is as in `like`.
+
+    Raises:
+        Fatal: not every model is placed, or `like` is an engine that cannot be set up so.
+    """
+    if like.kind != "llamacpp" or like.attach is not None:
+        raise Fatal(
+            f"the node's first engine is {'attached' if like.attach else like.kind}: a plan is for llamacpp",
+            hint="edit agent.json by what the plan says",
+        )
+    if plan.unplaced or not plan.engines:
+        raise Fatal(f"not saved: {'; '.join(plan.unplaced) or 'there is no model to plan for'}")
+    return tuple(
+        msgspec.structs.replace(
+            like,
+            index=engine.index,
+            gpus=engine.gpus or like.gpus,
+            num_parallel=engine.num_parallel,
+            context_length=engine.context_length,
+            max_loaded=engine.max_loaded,
+            kv_cache_type=engine.kv_cache_type,
+            num_batch=engine.num_batch,
+            num_thread=engine.num_thread,
+        )
+        for engine in plan.engines
+    )
 
 
 def _demand(shape: ModelShape, wish: Wish, record: Record | None) -> Demand:
