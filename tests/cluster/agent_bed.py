@@ -57,13 +57,20 @@ class HeldEngine:
 class AgentProcess:
     """One run of the command."""
 
-    def __init__(self, state: StateDir, settings: AgentSettings, *flags: str) -> None:
+    def __init__(
+        self,
+        state: StateDir,
+        settings: AgentSettings,
+        *flags: str,
+        launcher: tuple[str, ...] = (),
+        pass_fds: tuple[int, ...] = (),
+    ) -> None:
         self.state = state
         self.settings = settings
         self.log = state.root / "run.log"
         with self.log.open("ab") as log:
-            argv = [COMMAND, "run", "--state-dir", str(state.root), *flags]
-            self.process = subprocess.Popen(argv, stdout=log, stderr=log)
+            argv = [*launcher, COMMAND, "run", "--state-dir", str(state.root), *flags]
+            self.process = subprocess.Popen(argv, stdout=log, stderr=log, pass_fds=pass_fds)
 
     async def get(self, path: str, *, listener: str = "admin") -> tuple[int, bytes]:
         host, _, port = getattr(self.settings.listeners, listener).rpartition(":")
@@ -82,7 +89,7 @@ class AgentProcess:
             except (OSError, BridgeError) as fault:
                 raise AssertionError(str(fault)) from fault
 
-        await eventually(answers, 20)
+        await eventually(answers, 60)
 
     async def ended(self, deadline_s: float = 20) -> int:
         await eventually(lambda: self.process.poll() is not None, deadline_s)
@@ -106,8 +113,10 @@ class AgentBed:
         self.settings = settings
         self._started: list[AgentProcess] = []
 
-    def start(self, *flags: str) -> AgentProcess:
-        process = AgentProcess(self.state, self.settings, *flags)
+    def start(
+        self, *flags: str, launcher: tuple[str, ...] = (), pass_fds: tuple[int, ...] = ()
+    ) -> AgentProcess:
+        process = AgentProcess(self.state, self.settings, *flags, launcher=launcher, pass_fds=pass_fds)
         self._started.append(process)
         return process
 
