@@ -25,7 +25,13 @@ from tests.cluster.survival import (
 
 ROUNDS = 5
 
-pytestmark = [pytest.mark.cluster, pytest.mark.faults, pytest.mark.etcd, pytest.mark.llamacpp]
+pytestmark = [
+    pytest.mark.cluster,
+    pytest.mark.faults,
+    pytest.mark.etcd,
+    pytest.mark.llamacpp,
+    pytest.mark.timeout(400),  # rounds are played until a death cut something
+]
 
 
 @pytest.fixture
