@@ -22,7 +22,7 @@ from bridge_core.errors import BridgeError, Reaction
 
 SHIM = Path(__file__).with_name("shim.py")
 DOOR = Path(__file__).with_name("door.py")
-START_TIMEOUT_S = 10.0
+START_TIMEOUT_S = 30.0  # a machine may be very busy; the shim itself takes milliseconds
 CLONE_NEWNET = 0x40000000
 
 
