@@ -47,6 +47,7 @@ from bridge_agent.peers.upstreams import Upstreams
 from bridge_agent.routing.view import MeshView, Target
 from bridge_agent.settings import AgentSettings, StateDir
 from bridge_agent.status_report import AgentReport, CertificateReport, SnapshotReport, instance_reports
+from bridge_agent.telemetry import past
 from bridge_agent.telemetry.audit import AuditLog
 from bridge_agent.telemetry.load_reporter import LoadReporter
 from bridge_agent.telemetry.metrics import Sources, metrics_page
@@ -266,6 +267,7 @@ class Agent:
         gateway = Gateway(config, self._view, self._upstreams, group)
         gateway.on_record(self._take_record)
         gateway.on_progress(self._take_progress)
+        gateway.serve_admins(past.PATH, past.past_app(self._state_dir.root / "audit", group))
         self._gateway = gateway
         pipeline = gateway.http_app(ListenerKind.TLS)
         await self._serve("http", gateway.http_app(ListenerKind.LOCAL), gateway)

@@ -1,7 +1,12 @@
-"""`bridge-agent replay`: the last hour's requests, decided again under another mesh_config."""
+"""The last hour's requests, decided again under another mesh_config.
+
+`bridge-agent replay` decides those of its own node. `bridge replay` collects those of all nodes and
+runs this module with them on standard input, so that no agent spends its time on it.
+"""
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -9,11 +14,11 @@ import msgspec
 from rich.console import Console
 from rich.table import Table
 
-from bridge_agent.gateway.routes import ROUTES, Kind
 from bridge_agent.routing.replay_rules import Past, Placed, Tally, replay, tally
 from bridge_agent.routing.view import Index
 from bridge_agent.settings import StateDir, load_settings
-from bridge_agent.telemetry.audit import AuditRecord
+from bridge_agent.telemetry.past import PastAnswer, past_requests
+from bridge_core.cli.guard import guarded
 from bridge_core.config import load, mesh_settings, route
 from bridge_core.config.documents import MeshDocument, ModelRouteDocument
 from bridge_core.errors import BridgeError, Fatal
@@ -21,7 +26,12 @@ from bridge_core.names import display
 from bridge_core.snapshot import MESH_KEY, Snapshot, encode_entry
 from bridge_core.snapshot_file import decode
 
-_INFERENCE = frozenset(one.path for one in ROUTES if one.kind is Kind.INFER)
+
+class Collected(msgspec.Struct, frozen=True):
+    """What `bridge replay` hands over on standard input: nodes' pasts and a snapshot of the mesh."""
+
+    snapshot: msgspec.Raw
+    nodes: dict[str, PastAnswer]
 
 
 class Comparison(msgspec.Struct, frozen=True):
@@ -42,20 +52,6 @@ class Comparison(msgspec.Struct, frozen=True):
     was: dict[str, Tally]
     now: dict[str, Tally]
     then: dict[str, Tally]
-
-
-def past_requests(folder: Path, since: float) -> list[Past]:
-    """The requests that clients brought to this node since then (Unix time), from its audit log."""
-    found = []
-    for path in sorted(folder.glob("audit.jsonl*")):
-        for line in path.read_bytes().splitlines():
-            try:
-                record = msgspec.json.decode(line, type=AuditRecord)
-            except msgspec.DecodeError:
-                continue  # a line that a full disk cut
-            if record.at >= since and record.path in _INFERENCE and not record.via and record.model:
-                found.append(_past(record))
-    return sorted(found, key=lambda one: one.at)
 
 
 def changed(snapshot: Snapshot, files: Iterable[tuple[str, str]]) -> Snapshot:
@@ -108,14 +104,39 @@ def replay_files(state: StateDir, folder: Path, since: float) -> Comparison:
         snapshot = decode(state.snapshot.read_bytes())
     except (OSError, msgspec.DecodeError, BridgeError) as fault:
         raise Fatal(f"{state.snapshot} cannot be used: {fault}") from fault
-    paths = sorted(path for kind in ("*.yaml", "*.yml") for path in folder.glob(kind))
-    if not paths:
-        raise Fatal(f"no YAML files in {folder}")
-    other = changed(snapshot, [(str(path), path.read_text(encoding="utf-8")) for path in paths])
     past = past_requests(state.root / "audit", since)
     if not past:
         raise Fatal("no requests to replay: the audit log has none of that time")
-    return compare(settings.name, snapshot, other, past)
+    return compare(settings.name, snapshot, changed(snapshot, documents(folder)), past)
+
+
+def replay_collected(collected: Collected, folder: Path) -> Comparison:
+    """What the mesh_config in `folder` would have done to the requests of all these nodes.
+
+    Raises:
+        Fatal: no requests, or documents with faults.
+    """
+    try:
+        snapshot = decode(bytes(collected.snapshot))
+    except (msgspec.DecodeError, BridgeError) as fault:
+        raise Fatal(f"the snapshot that a node sent cannot be used: {fault}") from fault
+    past = sorted((one for node in collected.nodes.values() for one in node.requests), key=lambda one: one.at)
+    other = changed(snapshot, documents(folder))
+    if not past:
+        raise Fatal("no requests to replay: the nodes have served none in that time")
+    return compare("", snapshot, other, past)
+
+
+def documents(folder: Path) -> list[tuple[str, str]]:
+    """The YAML files of a folder, by name.
+
+    Raises:
+        Fatal: there are none.
+    """
+    paths = sorted(path for kind in ("*.yaml", "*.yml") for path in folder.rglob(kind))
+    if not paths:
+        raise Fatal(f"no YAML files in {folder}")
+    return [(str(path), path.read_text(encoding="utf-8")) for path in paths]
 
 
 def print_comparison(found: Comparison, console: Console) -> None:
@@ -139,16 +160,26 @@ def print_comparison(found: Comparison, console: Console) -> None:
         console.print(table)
 
 
-def _past(record: AuditRecord) -> Past:
-    return Past(
-        record.at,
-        record.model,
-        bytes.fromhex(record.key),
-        record.instance,
-        record.duration_ms / 1000,
-        record.request_id,
-    )
-
-
 def _share(count: int, of: Tally) -> str:
     return f"{count} ({count / of.requests:.1%})" if of.requests else "0"
+
+
+def main() -> None:
+    """`python -m bridge_agent.replay_report FOLDER [--json]`, with `Collected` on standard input."""
+
+    def work() -> None:
+        collected = msgspec.json.decode(sys.stdin.buffer.read(), type=Collected)
+        found = replay_collected(collected, Path(sys.argv[1]))
+        if "--json" in sys.argv[2:]:
+            sys.stdout.buffer.write(msgspec.json.format(msgspec.json.encode(found), indent=2) + b"\n")
+            return
+        for name, node in collected.nodes.items():
+            if node.left_out:
+                print(f"{name} told its newest {len(node.requests)} requests, {node.left_out} are older")
+        print_comparison(found, Console(highlight=False))
+
+    guarded(work)
+
+
+if __name__ == "__main__":
+    main()

@@ -9,8 +9,9 @@ import msgspec
 import pytest
 from rich.console import Console
 
-from bridge_agent.replay_report import changed, compare, past_requests, print_comparison
+from bridge_agent.replay_report import changed, compare, print_comparison
 from bridge_agent.telemetry.audit import AuditRecord
+from bridge_agent.telemetry.past import past_requests
 from bridge_core.errors import Fatal
 from bridge_core.names import canonical
 from bridge_core.snapshot import Instance, Model, Node, Snapshot, Version, encode_entry

@@ -50,12 +50,14 @@ from bridge_agent.peers.pulse import Watch
 from bridge_agent.peers.upstreams import Upstreams
 from bridge_agent.routing.admission_rules import PRIORITIES, Priority
 from bridge_agent.routing.view import MeshView, Target
+from bridge_core import snapshot_file
 from bridge_core.http1 import App, Exchange, Pair, Request, coroutine_app
 from bridge_core.identity.spiffe import IdentityFault, SpiffeId
 from bridge_core.names import InvalidName, canonical
 
 TIMEOUT: Final = b"x-bridge-timeout"
 WHERE: Final = b"x-bridge-node"
+SNAPSHOT: Final = "/bridge/snapshot"
 _DURATION: Final = re.compile(rb"(\d{1,9}(?:\.\d{1,6})?)(ms|s|m|h)?")
 _UNITS: Final = {b"ms": 0.001, b"s": 1.0, b"m": 60.0, b"h": 3600.0, b"": 1.0}
 _LOCAL: Final = Caller("local", ListenerKind.LOCAL)
@@ -128,6 +130,10 @@ class Gateway:
         self._between_agents: dict[str, Callable[[Request], bytes]] = {
             pulse.PATH: self._pulse,
             explain.PATH: self._explain,
+        }
+        self._for_admins: dict[str, App] = {
+            explain.PATH: self._page(self._explain),
+            SNAPSHOT: self._page(lambda _request: snapshot_file.encode(view.current)),
         }
         self._direct = {
             (method, route.path): (self._answers[route.kind], route)
@@ -258,6 +264,10 @@ class Gateway:
     def _on_peer(self, exchange: Exchange) -> None:
         """Rule: only proven, unrevoked nodes of this mesh, and only requests that were forwarded."""
         core, request = self._core, exchange.request
+        page = self._for_admins.get(request.path)
+        if page is not None and self._is_admin(request.identity):
+            page(exchange)
+            return
         refusal = self._peer_refusal(request.identity)
         if refusal is None and request.path in self._between_agents:
             exchange.respond(200, _JSON, self._between_agents[request.path](request))
@@ -287,6 +297,23 @@ class Gateway:
             priority=hop.priority,
         )
         self._answer(arrival)
+
+    def serve_admins(self, path: str, page: App) -> None:
+        """Has `page` answer an admin's requests for `path` on the peer listener."""
+        self._for_admins[path] = page
+
+    @staticmethod
+    def _page(render: Callable[[Request], bytes]) -> App:
+        return lambda exchange: exchange.respond(200, _JSON, render(exchange.request))
+
+    def _is_admin(self, identity: str | None) -> bool:
+        if identity is None:
+            return False
+        try:
+            peer = SpiffeId.parse(identity)
+        except IdentityFault:
+            return False
+        return (peer.kind, peer.trust_domain) == ("admin", self._core.view.current.mesh.trust_domain)
 
     def _pulse(self, _request: Request) -> bytes:
         return pulse.answer_body({one.id: self._core.work(one.id) for one in self._core.view.index.local})

@@ -14,7 +14,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from bridge_core.cli import admin_commands, traffic_commands
+from bridge_core.cli import admin_commands, hindsight_commands, traffic_commands
 from bridge_core.cli.connection import default_state_dir
 from bridge_core.cli.guard import guarded
 from bridge_core.cli.layout import MeshFile
@@ -31,6 +31,7 @@ app = typer.Typer(
 )
 admin_commands.register(app)
 traffic_commands.register(app)
+hindsight_commands.register(app)
 _out = Console(highlight=False)
 
 StateOption = Annotated[

@@ -11,7 +11,7 @@ from typing import Annotated, Any, TypeVar
 
 import typer
 
-from bridge_core.cli.connection import access, admin, default_state_dir
+from bridge_core.cli.connection import Access, access, admin, default_state_dir
 from bridge_core.cli.guard import guarded
 
 T = TypeVar("T")
@@ -41,11 +41,19 @@ class Where:
     ) -> None:
         self._given = (state_dir.absolute(), registry, ca, cert, key)
 
+    def access(self) -> Access:
+        """The same, as addresses and files.
+
+        Raises:
+            Fatal: something is missing.
+        """
+        return access(*self._given)
+
     def call(self, work: Callable[[Any], Awaitable[T]]) -> T:
         """Runs `work` with the Admin stub; see `guarded`."""
 
         async def run() -> T:
-            async with admin(access(*self._given)) as stub:
+            async with admin(self.access()) as stub:
                 return await work(stub)
 
         return guarded(lambda: asyncio.run(run()))
