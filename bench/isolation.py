@@ -92,12 +92,21 @@ class Bed:
         argv = (sys.executable, "-I", "-S", "-c", script, *map(str, arguments))
         spec = LaunchSpec(argv, {}, folder, LogFile(folder / "log"), f"bench/{number}")
         process = await it.launch(spec)
+        self._favour()
         try:
             yield process
         finally:
             await process.end(0.0)
             await it.ended(spec.instance)
             process.close()
+
+    def _favour(self) -> None:
+        """Has this machine's other work wait: what counts is how the groups share among themselves."""
+        tree = self.cgroups.hierarchy.trees.get("cpu")
+        if tree is not None:
+            parent = Path(tree.own, self.cgroups.group("bench/0")).parent
+            file, most = ("cpu.shares", "262144") if tree.version == 1 else ("cpu.weight", "10000")
+            (parent / file).write_text(most)
 
     async def told(self, file: Path) -> tuple[int, float]:
         """MiB that a flood wrote (negative: it was stopped) and in how many seconds."""
