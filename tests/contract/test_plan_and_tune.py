@@ -36,7 +36,7 @@ pytestmark = [
 @pytest.fixture(scope="module")
 def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("models")
-    seed(folder, ["tiny", "tiny-solo"], tmp_path_factory.mktemp("cache"))
+    seed(folder, ["tiny", "tiny-solo", "tiny-embed"], tmp_path_factory.mktemp("cache"))
     return folder
 
 
@@ -81,6 +81,7 @@ def test_a_plan_of_supposed_gpus_as_json(tmp_path: Path, store: Path) -> None:
         (("plan", "--vram", "3x"), "'3x' is no size of memory"),
         (("plan", "--vram", "1GiB", "--gpus", "0"), "suppose one at least"),
         (("tune", "nope"), "there is no model 'nope'"),
+        (("tune", "tiny-embed"), "makes embeddings"),
     ],
 )
 def test_what_cannot_be_planned_is_a_sentence(
@@ -108,7 +109,8 @@ def test_a_plan_is_saved_for_the_agents_next_start(tmp_path: Path, store: Path) 
     after = load_settings(state)
     assert msgspec.structs.replace(after, engines=()) == msgspec.structs.replace(before, engines=())
     assert {(one.num_parallel, one.keep_alive, one.kv_cache_type) for one in after.engines} == {
-        (3, "-1", "f16")
+        (3, "-1", "f16"),
+        (1, "-1", "f16"),  # what embeds
     }
     assert [one.index for one in after.engines] == list(range(len(after.engines)))
 

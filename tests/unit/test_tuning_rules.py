@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -139,6 +140,14 @@ def test_models_that_run_alike_share_an_instance() -> None:
     ]
     assert plan.engines[0].num_thread == 2, "a GPU's engine needs few threads"
     assert plan.mps
+
+
+def test_an_embedding_model_has_one_slot_and_a_batch_for_a_whole_text() -> None:
+    embedder = msgspec.structs.replace(shape("e", 100 << 20), embeds=True)
+    plan = plan_node(
+        [(embedder, "e")], [Device("GPU-0", 80 * GIB)], cores=16, about="", wish=Wish(slots=8), records={}
+    )
+    assert [(one.num_parallel, one.num_batch) for one in plan.engines] == [(1, 2048)]
 
 
 def test_a_small_model_gets_an_instance_for_each_slot() -> None:

@@ -64,6 +64,7 @@ class ModelShape(msgspec.Struct, frozen=True):
     mla_row: int = 0  # kv_lora_rank + rope dimensions; 0: ordinary attention
     parameters: int = 0  # 0: not known
     precision: str = ""  # of the weights, by name
+    embeds: bool = False  # it has one slot, and reads a text in one batch
 
     def kv_bytes(self, kv_type: KvType) -> float:
         """Bytes that one token of context costs."""

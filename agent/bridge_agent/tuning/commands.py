@@ -116,6 +116,8 @@ async def _tune(order: TuneOrder, state: StateDir, told: Callable[[Trial], None]
     if config.kind != "llamacpp":
         raise Fatal(f"engines of kind {config.kind} are not tuned", hint="Ollama chooses for itself")
     ((shape, digest),) = stored_shapes(store, [order.model])
+    if shape.embeds:
+        raise Fatal(f"{shape.name} makes embeddings", hint="tune a model that generates")
     facts = await asyncio.to_thread(this_node)
     device, engines = facts.devices[0], order.engines
     if engines > 1 and not device.mps:

@@ -82,4 +82,5 @@ def shape_of(name: str, header: Header, weight_bytes: int) -> ModelShape:
         mla_row=rank + number("rope.dimension_count", 64) if rank else 0,
         parameters=header.parameters,
         precision=header.file_type if header.file_type != "unknown" else "",
+        embeds=header.architecture_value("pooling_type") is not None,
     )

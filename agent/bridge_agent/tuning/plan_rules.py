@@ -16,6 +16,7 @@ from collections.abc import Mapping, Sequence
 
 import msgspec
 
+from bridge_agent.embedded.runner.planning import EMBEDDING_BATCH
 from bridge_agent.engine.config import EngineConfig
 from bridge_agent.limits.placement_rules import Demand, Device, ModelShape, Placement, Planned, plan
 from bridge_agent.tuning.records import Record
@@ -114,6 +115,8 @@ def as_configs(plan: NodePlan, like: EngineConfig) -> tuple[EngineConfig, ...]:
 
 
 def _demand(shape: ModelShape, wish: Wish, record: Record | None) -> Demand:
+    if shape.embeds:
+        return Demand(shape, slots=1, context=wish.context, min_context=1, batch=EMBEDDING_BATCH)
     if record is None:
         least = min(wish.min_context, wish.context)
         return Demand(shape, slots=wish.slots, context=wish.context, min_context=least, batch=wish.batch)
