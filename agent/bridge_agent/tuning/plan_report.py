@@ -9,11 +9,10 @@ from rich.box import SIMPLE
 from rich.console import Console
 from rich.table import Table
 
+from bridge_agent.limits.gpus import UUID_PART
 from bridge_agent.tuning.plan_rules import EnginePlan, NodePlan
 
-_COLUMNS: Final = (
-    *("engine", "on", "models", "slots", "context", "cache", "batch", "threads", "MPS", "MiB each"),
-)
+_COLUMNS: Final = (*("engine", "on", "models", "slots", "context", "cache", "batch", "CPUs", "MPS", "MiB"),)
 
 
 def print_plan(plan: NodePlan, console: Console) -> None:
@@ -28,7 +27,7 @@ def print_plan(plan: NodePlan, console: Console) -> None:
     for engine, numbers in alike.items():
         table.add_row(
             str(numbers[0]) if len(numbers) == 1 else f"{numbers[0]} to {numbers[-1]}",
-            (engine.gpus or "CPU")[:12],
+            (engine.gpus or "CPU")[:UUID_PART],
             "\n".join(engine.models),
             str(engine.num_parallel),
             f"{engine.context_length:,}",
