@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import random
+
 import msgspec
 import pytest
 
@@ -65,6 +67,19 @@ async def test_noise_alone_rolls_nothing_back() -> None:
         world.behaviours = {side: Behaviour(error=0.01, broken=0.01) for side in ("old", "new")}
         world.apply(", every: 30s")
         await world.until(lambda world=world: world.phase == "complete", 800)
+
+
+@pytest.mark.parametrize("seed", range(6))
+async def test_a_machine_that_has_other_work_at_times_rolls_nothing_back(seed: int) -> None:
+    """Both sides are ten times slower for some seconds, and the canary has few requests a second."""
+    world, chance = World(seed=seed, rate=2), random.Random(seed)
+    world.apply(", every: 2m, increment: 30")
+    while world.phase != "complete":
+        assert world.phase in {"none", "progressing"}, world.reason
+        if chance.random() < 0.2:
+            ttft_s = 2.0 if chance.random() < 0.15 else 0.2
+            world.behaviours = {side: Behaviour(ttft_s=ttft_s) for side in ("old", "new")}
+        await world.second()
 
 
 async def test_conversations_change_sides_once_and_only_towards_the_canary() -> None:

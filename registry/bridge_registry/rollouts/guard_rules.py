@@ -8,7 +8,9 @@ Rules:
    another twenty requests at 2.5 %: near the end of a rollout it has too few to show its own rate.
 3. Medians are compared when both sides have had `min_requests` answers; the 95th percentile, which is
    the worst of twenty, and speeds, which swing with whatever else a machine does, with three times as
-   many.
+   many. A time to the first byte is too long when even the lower end of what the canary's may be
+   (two standard deviations of its rank) lies above what is allowed of the upper end of the stable
+   side's: on a machine that has other work at times every healthy canary was late at some moment.
 4. A time to the first byte that is longer by less than the slack is not regarded.
 """
 
@@ -22,6 +24,7 @@ from bridge_core.counts import Counts
 from bridge_registry.rollouts.plan import Guards
 
 _Z: Final = 3.29
+_SURE: Final = 2.0
 _PRIOR_ERRORS: Final = 0.5
 _PRIOR_REQUESTS: Final = 20
 
@@ -46,15 +49,23 @@ def _faults(guards: Guards, stable: Counts, canary: Counts) -> Iterator[str]:
     if answered < max(1, guards.min_requests):
         return
     for q, times, needed in ((0.5, guards.ttft_p50, 1), (0.95, guards.ttft_p95, 3)):
-        old, new = stable.ttft_quantile(q), canary.ttft_quantile(q)
-        late = times is not None and new > old * times and new - old > guards.ttft_slack_s
-        if late and answered >= needed * guards.min_requests:
-            yield f"time to first byte p{q * 100:.0f} {new:.3f} s against {old:.3f} s"
+        if times is None or answered < needed * guards.min_requests:
+            continue
+        old = stable.ttft_quantile(_rank(q, stable.answered, _SURE))
+        new = canary.ttft_quantile(_rank(q, canary.answered, -_SURE))
+        if new > old * times and new - old > guards.ttft_slack_s:
+            seen = canary.ttft_quantile(q), stable.ttft_quantile(q)
+            yield f"time to first byte p{q * 100:.0f} {seen[0]:.3f} s against {seen[1]:.3f} s"
     old, new = stable.tokens_per_s, canary.tokens_per_s
     if guards.tokens_per_s is None or answered < 3 * guards.min_requests:
         return
     if old > 0 and 0 < new < old * guards.tokens_per_s:
         yield f"{new:.1f} tokens/s against {old:.1f}"
+
+
+def _rank(q: float, count: int, deviations: float) -> float:
+    """The share of `count` samples below which their q-quantile may lie, so many deviations off."""
+    return min(1.0, max(0.0, q + deviations * math.sqrt(q * (1 - q) / count)))
 
 
 def lower_bound(bad: int, count: int) -> float:
