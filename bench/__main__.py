@@ -11,7 +11,7 @@ import tempfile
 from importlib import metadata
 from pathlib import Path
 
-from bench import affinity, hops, isolation, pressure, streams, survive
+from bench import affinity, cancel_prefill, hops, isolation, pressure, streams, survive
 from bench.processes import envoy, missing, version
 
 ROWS = {
@@ -22,6 +22,7 @@ ROWS = {
     "overload": pressure.overload,
     "cancel": pressure.cancel,
     "affinity": affinity.affinity,
+    "cancel-prefill": cancel_prefill.cancel_prefill,
     "isolation": isolation.isolation,
     "survive": survive.survival,
     "survive-text": survive.texts,

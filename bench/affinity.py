@@ -24,8 +24,13 @@ from bridge_core import http1
 from bridge_core.snapshot import MeshSettings, Model, RoutePolicy, Snapshot, Version, encode_entry
 
 MODEL = seed.SMOLLM2
-ENGINES, SLOTS, CHATS, TURNS, AT_ONCE = 3, 2, 7, 5, 2
-_ANSWER_TOKENS = 6
+ENGINES, SLOTS, CHATS, TURNS, AT_ONCE = 3, 2, 12, 6, 3
+_ANSWER_TOKENS = 8
+_FOLLOW_UPS = (
+    "Tell me more of it, and say why people came to care about it in the first place.",
+    "What would somebody who has never heard of it get wrong at first?",
+    "Give me an example from everyday life, in a sentence or two.",
+)
 _JSON = [(b"content-type", b"application/json")]
 
 
@@ -35,6 +40,7 @@ class Measured:
 
     evaluated: int = 0
     cached: int = 0
+    possible: int = 0  # tokens of its own earlier turns that a turn could have found cached
     first_token: list[float] = field(default_factory=list)
     moved: int = 0
 
@@ -54,7 +60,7 @@ def affinity(folder: Path, _seconds: float, versions: list[str], command: str) -
     }
     found = {}
     for name, policy in policies.items():
-        with _engines(models, folder / name.replace(" ", "-")) as ports:
+        with started_engines(models, folder / name.replace(" ", "-")) as ports:
             found[name] = asyncio.run(_run(policy, ports))
         one = found[name]
         print(
@@ -66,6 +72,7 @@ def affinity(folder: Path, _seconds: float, versions: list[str], command: str) -
             name,
             f"{one.cached + one.evaluated:,}",
             f"{one.cached:,} ({one.hit_rate:.1%})",
+            f"{one.cached / max(1, one.possible):.1%}",
             f"{one.hit_rate / base - 1:+.0%}" if base else "",
             f"{_ms(one, 0.5)} / {_ms(one, 0.95)}",
             f"{one.moved} of {CHATS * (TURNS - 1)}",
@@ -73,16 +80,19 @@ def affinity(folder: Path, _seconds: float, versions: list[str], command: str) -
         for name, one in found.items()
     ]
     text = (
-        f"{CHATS} chats of {TURNS} turns, {AT_ONCE} at a time, {MODEL} on {ENGINES} embedded engines of "
-        f"{SLOTS} slots behind one gateway, each chat with its own system prompt. Cached are the prompt "
-        "tokens that llama.cpp took from a slot's KV cache or its own prompt cache; first token as the "
-        "client sees it, from the second turn on. Engines share this machine's cores, so times are high "
-        "for all.\n\n"
+        f"{CHATS} chats of {TURNS} turns, {AT_ONCE} turns at a time in another order each round, {MODEL} on "
+        f"{ENGINES} embedded engines of {SLOTS} slots behind one gateway: twice as many chats as slots. "
+        f"Each chat has a system prompt of some 170 tokens of its own, and each answer {_ANSWER_TOKENS} "
+        "tokens. Cached are the prompt tokens that llama.cpp took from a slot's KV cache or from its own "
+        "prompt cache in memory; possible is what a chat's own earlier turns, answers included, would "
+        "give. First token as the client sees it, from the second turn on. Engines share this machine's "
+        "cores, so times are high for all.\n\n"
         + results.table(
             (
                 "policy",
                 "prompt tokens",
                 "from cache",
+                "of what is possible",
                 "against round robin",
                 "TTFT p50 / p95 ms",
                 "turns that moved",
@@ -94,16 +104,17 @@ def affinity(folder: Path, _seconds: float, versions: list[str], command: str) -
 
 
 @contextlib.contextmanager
-def _engines(models: Path, folder: Path):  # yields the ports
+def started_engines(models: Path, folder: Path, *, engines: int = ENGINES, slots: int = SLOTS):
+    """Runs so many embedded engines; yields their ports."""
     folder.mkdir()
     started, ports = [], []
     try:
-        for number in range(ENGINES):
+        for number in range(engines):
             ready = folder / f"{number}.json"
             log = (folder / f"{number}.log").open("wb")
             command = [sys.executable, "-m", "bench.cached_engine", "serve", "--models", str(models)]
             command += ["--listen", "127.0.0.1:0", "--ready-file", str(ready)]
-            command += ["--num-parallel", str(SLOTS)]
+            command += ["--num-parallel", str(slots)]
             started.append(subprocess.Popen(command, stdout=log, stderr=log))
             log.close()
         for number, process in enumerate(started):
@@ -150,6 +161,7 @@ async def _run(policy: RoutePolicy, ports: list[int]) -> Measured:
         turn_of = asyncio.Semaphore(AT_ONCE)
         chats = [_chat(number) for number in range(CHATS)]
         owners: dict[int, str] = {}
+        so_far = dict.fromkeys(range(CHATS), 0)
 
         async def turn(number: int, first: bool) -> None:
             async with turn_of:
@@ -158,11 +170,13 @@ async def _run(policy: RoutePolicy, ports: list[int]) -> Measured:
                 done, text, took = await _ask(pool, messages, _ANSWER_TOKENS, request_id)
             messages += [
                 {"role": "assistant", "content": text},
-                {"role": "user", "content": "Tell me more of it."},
+                {"role": "user", "content": _FOLLOW_UPS[len(messages) // 2 % len(_FOLLOW_UPS)]},
             ]
             owner = gateway.records(request_id)[0].instance
             measured.moved += not first and owners[number] != owner
             owners[number] = owner
+            measured.possible += so_far[number]
+            so_far[number] = done["prompt_eval_count"] + done["eval_count"]
             measured.cached += done["prompt_cached_count"]
             measured.evaluated += done["prompt_eval_count"] - done["prompt_cached_count"]
             if not first:

@@ -166,6 +166,10 @@ class Gateway:
         """Requests that wait for a slot, by instance."""
         return self._core.admission.waiting()
 
+    def suspected(self) -> dict[str, int]:
+        """Slots that a request gave up and whose engine may still be busy with it, by instance."""
+        return self._core.admission.suspected()
+
     def ejections(self) -> dict[str, float]:
         """Instances and nodes skipped after failures, and for how many seconds more."""
         return self._core.health.ejections(self._core.now())
