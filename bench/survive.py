@@ -72,7 +72,7 @@ class Plan:
 
 
 TEXT = Plan(rounds=4, streams=12, model=TALKER, tokens=80, slots=4)
-BARE = Plan(rounds=2, slots=100)
+BARE = Plan(rounds=2, streams=40, slots=40)
 
 
 @dataclass
