@@ -324,13 +324,20 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     known = [*CASES, _BLUE_GREEN]
     parser.add_argument("cases", nargs="*", metavar="CASE", help=f"of {', '.join(known)}; all by default")
-    names = parser.parse_args().cases
+    parser.add_argument("--rows", type=Path, help="keeps the rows of earlier runs: cases one at a time")
+    given = parser.parse_args()
+    names = given.cases
     # Ended by a time-out it still ends what it started.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     if strange := set(names) - set(known):
         parser.error(f"no such case: {', '.join(strange)}")
     with tempfile.TemporaryDirectory(prefix="bridge-rollout-") as folder:
         rows, switched = asyncio.run(measure(names or known, Path(folder)))
+    if given.rows is not None:
+        kept = json.loads(given.rows.read_text()) if given.rows.exists() else []
+        kept = [row for row in kept if row[0] not in {new[0] for new in rows}]
+        rows = sorted([*kept, *rows], key=lambda row: list(CASES).index(row[0]))
+        given.rows.write_text(json.dumps(rows))
     versions = [f"xllamacpp {metadata.version('xllamacpp')}"]
     if rows:
         text = table(
