@@ -108,14 +108,20 @@ class Bed:
             file, most = ("cpu.shares", "262144") if tree.version == 1 else ("cpu.weight", "10000")
             (parent / file).write_text(most)
 
-    async def told(self, file: Path) -> tuple[int, float]:
-        """MiB that a flood wrote (negative: it was stopped) and in how many seconds."""
-        end = time.monotonic() + LIMIT_S
-        while not file.exists() and time.monotonic() < end:
+    async def told(self, flood: EngineProcess, file: Path) -> tuple[int, float, str]:
+        """MiB that a flood wrote, in how many seconds, and what ended it before its time."""
+        end = asyncio.create_task(flood.wait())
+        until = time.monotonic() + LIMIT_S
+        while not file.exists() and not end.done() and time.monotonic() < until:
             await asyncio.sleep(0.05)
+        if not file.exists():
+            how = end.result() if end.done() else f"not done in {LIMIT_S:.0f} s"
+            end.cancel()
+            return 0, 0.0, how
+        end.cancel()
         done, seconds = file.read_text().split()
         file.unlink()
-        return int(done), float(seconds)
+        return abs(int(done)), float(seconds), "no space left" if int(done) < 0 else ""
 
 
 Rows = list[tuple[str, str, str]]
@@ -213,12 +219,12 @@ async def flood(bed: Bed) -> Rows:
         ("buffered writes, limit 16 MiB/s", "", (rate,)),
     ):
         io = tuple(IoLimit(str(bed.folder), write_bytes_per_s=limit) for limit in limits)
-        # Less memory than is written: past the page cache, writes go as fast as the disk may.
-        it = bed.launcher(io=io, memory_max=64 * MIB)
-        async with bed.running(it, 0, FLOOD, target, flags, 128, answer):
-            done, seconds = await bed.told(answer)
-        target.unlink()
-        rows.append((f"disk flood, {title}", f"{done / seconds:.0f} MiB/s", f"{done} MiB in {seconds:.1f} s"))
+        it = bed.launcher(io=io, memory_max=512 * MIB)
+        async with bed.running(it, 0, FLOOD, target, flags, 256, answer) as process:
+            done, seconds, how = await bed.told(process, answer)
+        target.unlink(missing_ok=True)
+        seen = how or f"{done / seconds:.0f} MiB/s"
+        rows.append((f"disk flood, {title}", seen, f"{done} MiB in {seconds:.1f} s"))
     return rows
 
 
@@ -228,10 +234,9 @@ async def private_tmp(bed: Bed) -> Rows:
     it = bed.launcher("cgroup", "mount", "pid")
     home = bed.folder / "state" / "engines" / "0" / "home"
     home.mkdir(parents=True, exist_ok=True)
-    async with bed.running(it, 0, FLOOD, "/tmp/flood", "", 1024, home / "told"):
-        done, _ = await bed.told(home / "told")
-    ended = "stopped there" if done < 0 else "NOT STOPPED"
-    return [("flood of its own /tmp, size 64 MiB", f"{abs(done)} MiB", ended)]
+    async with bed.running(it, 0, FLOOD, "/tmp/flood", "", 1024, home / "told") as process:
+        done, _, how = await bed.told(process, home / "told")
+    return [("flood of its own /tmp, size 64 MiB", f"{done} MiB", how or "NOT STOPPED")]
 
 
 async def measure(bed: Bed, seconds: float) -> str:
@@ -249,9 +254,12 @@ async def measure(bed: Bed, seconds: float) -> str:
             missing.append(f"no controller {' or '.join(controllers)}")
             continue
         try:
-            rows += await part()
+            found = await part()
         except LimitsRefused as fault:
             missing.append(str(fault))
+            continue
+        rows += found
+        print(results.table(found[0], found[1:]), flush=True)  # should what comes next fail
     text = results.table(("what", "seen", "more"), rows)
     return text + "".join(f"\n\nNot measured: {one}." for one in dict.fromkeys(missing))
 
