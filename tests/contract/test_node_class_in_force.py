@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import os
 from collections.abc import Sequence
 
 import msgspec
+import pytest
 
 from bridge_agent.engine.process import LaunchSpec
-from bridge_agent.limits.cgroup import Cgroups
+from bridge_agent.limits.cgroup import Cgroups, open_cgroups
 from bridge_agent.limits.cgroup_rules import Hierarchy, Tree
 from bridge_agent.limits.gpu import NoGpus
 from bridge_agent.limits.gpus import GpuKeeper
@@ -184,6 +186,28 @@ async def test_an_adopted_engine_is_compared_with_the_class_of_now(tmp_path) -> 
         report = later.report("n1/0")
         assert (report.node_class, report.walls) == ("old", ("no_new_privs",))
         assert "next start" in report.pending
+
+
+async def test_less_memory_than_is_in_use_waits_and_other_limits_follow(tmp_path) -> None:
+    groups, why = open_cgroups(f"test-{os.getpid()}-in-force")
+    if groups is None or {"memory", "pids"} - set(groups.hierarchy.controllers):
+        pytest.skip(f"SKIPPED LOUDLY: no groups for memory and processes here: {why}")
+    state = tmp_path / "s"
+    first = NodeClass("c", limits=Limits(memory_max=512 << 20, pids_max=100))
+    starts = IsolatedLauncher(state, node_class=first, cgroups=groups)
+    async with supervised(fake_config(tmp_path), state, launcher=starts) as it:
+        await it.state("ready", PATIENCE_S)
+        pid = it.status.pid
+        less = NodeClass("c", limits=Limits(memory_max=1 << 20, pids_max=50))
+        assert starts.update(less) == ("n1/0",)
+        assert "of memory now; 1 MiB is all it gets at its next start" in starts.report("n1/0").pending
+        assert starts.report("n1/0").limits.memory_max == 512 << 20
+        more = NodeClass("c", limits=Limits(memory_max=600 << 20, pids_max=50))
+        assert starts.update(more) == ()
+        report = starts.report("n1/0")
+        assert (report.pending, report.limits.memory_max, report.limits.pids_max) == ("", 600 << 20, 50)
+        assert it.status.pid == pid
+    assert groups.instances() == frozenset()
 
 
 async def test_a_class_that_shares_gpus_says_where_there_are_none(tmp_path) -> None:
