@@ -102,10 +102,8 @@ def tune_command(order: TuneOrder, state: StateDir, *, as_json: bool) -> None:
         structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.CRITICAL))
         load, cores = os.getloadavg()[0], len(os.sched_getaffinity(0))
         if load > cores / 2 and not as_json:
-            _out.print(
-                f"others work on this machine (load {load:.1f}, {cores} cores): what is measured is what they leave",
-                soft_wrap=True,
-            )
+            busy = f"others work on this machine (load {load:.1f}, {cores} cores)"
+            _out.print(f"{busy}: what is measured is what they leave", soft_wrap=True)
         record, path = asyncio.run(_tune(order, state, told))
         if as_json:
             _print_json(record)
