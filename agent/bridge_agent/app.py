@@ -8,6 +8,7 @@ cuts that short.
 from __future__ import annotations
 
 import asyncio
+import gc
 import os
 import random
 import signal
@@ -208,6 +209,8 @@ class Agent:
             ]
             self._phase = "serving"
             self._notifier.tell("READY=1")
+            gc.collect()
+            gc.freeze()  # what was loaded stays: no need to look at it again and again
             log.info("agent_serving", node=str(self._node), **self._addresses)
             await signals.get()
             await self._drain(gateway, signals, drain_s)

@@ -18,13 +18,13 @@ from rich.console import Console
 from bridge_agent import service_commands, systemd
 from bridge_agent.cli_options import StateOption
 from bridge_agent.engine.config import EngineConfig
+from bridge_agent.serve import Order, become
 from bridge_agent.settings import (
     DEFAULT_PORTS,
     Listeners,
     StateDir,
     load_settings,
 )
-from bridge_agent.telemetry.logs import configure_logs
 from bridge_core.addresses import split_address
 from bridge_core.cli.guard import guarded
 from bridge_core.cli.units import say
@@ -147,13 +147,9 @@ def run_command(
     """Serve as the enrolled node until SIGTERM, which drains first."""
 
     def work() -> None:
-        state = StateDir(state_dir)
-        settings = load_settings(state)
+        settings = load_settings(StateDir(state_dir))
         listeners = _moved(settings.listeners, http=http, https=https, grpc=grpc, peer=peer, admin=admin)
-        configure_logs(log_level)
-        from bridge_agent.app import run_agent
-
-        run_agent(state, msgspec.structs.replace(settings, listeners=listeners), keep_engines=keep_engines)
+        become(Order(str(state_dir), listeners, log_level, keep_engines))
 
     guarded(work)
 

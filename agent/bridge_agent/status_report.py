@@ -5,10 +5,9 @@ from __future__ import annotations
 import http.client
 import time
 from collections.abc import Iterable
+from typing import TYPE_CHECKING
 
 import msgspec
-from rich.console import Console
-from rich.table import Table
 
 from bridge_agent.engine.instance import InstanceStatus
 from bridge_agent.engine.view import LocalInstance
@@ -19,6 +18,9 @@ from bridge_agent.settings import AgentSettings
 from bridge_core.addresses import split_address
 from bridge_core.errors import Unavailable
 from bridge_core.snapshot import Snapshot
+
+if TYPE_CHECKING:
+    from rich.console import Console
 
 
 class SnapshotReport(msgspec.Struct, frozen=True):
@@ -153,6 +155,8 @@ def print_report(report: AgentReport, console: Console, *, now: float | None = N
         console.print(words, markup=False, soft_wrap=True)
     where = ", ".join(f"{name} {address}" for name, address in report.listeners.items())
     console.print(f"listening: {where}", soft_wrap=True)
+    from rich.table import Table  # not kept by the agent, which makes reports too
+
     table = Table("instance", "state", "slots", "loaded", "models")
     for instance in report.instances:
         state = f"{instance.state} ({instance.detail})" if instance.detail else instance.state

@@ -7,8 +7,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TypeVar
 
-from rich.console import Console
-
 from bridge_core.errors import BridgeError
 
 T = TypeVar("T")
@@ -16,16 +14,14 @@ T = TypeVar("T")
 
 def guarded(work: Callable[[], T]) -> T:
     """The result of `work`; a BridgeError ends the process with status 1, an interrupt with 130."""
-    console = Console(stderr=True, highlight=False)
     called = Path(sys.argv[0]).name
     program = called if called.startswith("bridge") else "bridge"
     try:
         return work()
     except* BridgeError as faults:
         for fault in _leaves(faults):
-            console.print(f"{program}: {fault.message}", markup=False, soft_wrap=True)
-            if fault.hint:
-                console.print(f"  {fault.hint}", markup=False, soft_wrap=True)
+            hint = f"  {fault.hint}\n" if fault.hint else ""
+            sys.stderr.write(f"{program}: {fault.message}\n{hint}")
         code = 1
     except* KeyboardInterrupt:
         code = 130

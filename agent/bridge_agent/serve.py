@@ -1,0 +1,63 @@
+"""The agent's own process: what `bridge-agent run` becomes once its options are understood.
+
+Commands need typer, which loads rich and pydantic, and allocate as they like; the agent runs for
+months. So `run` replaces itself (same process id, same files) by a process that never loads them.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+from typing import Final, NoReturn
+
+import msgspec
+
+from bridge_agent.settings import Listeners, StateDir, load_settings
+from bridge_core.cli.guard import guarded
+
+_PROGRAM: Final = "bridge-agent"
+# glibc gives each thread its own heap, up to eight a core: of a dozen threads that hardly allocate.
+_HEAPS: Final = "MALLOC_ARENA_MAX"
+
+
+class Order(msgspec.Struct, frozen=True):
+    """What `bridge-agent run` was asked for, checked."""
+
+    state_dir: str
+    listeners: Listeners
+    log_level: str
+    keep_engines: bool
+
+
+def become(order: Order) -> NoReturn:
+    """Replaces this process by the agent."""
+    sys.stdout.flush()
+    environment = {_HEAPS: "2", **os.environ}
+    said = msgspec.json.encode(order).decode()
+    os.execve(sys.executable, [sys.executable, "-P", "-m", __name__, said], environment)  # noqa: S606 - no shell wanted
+
+
+def main() -> None:
+    """Serves as ordered by the only argument."""
+    order = msgspec.json.decode(sys.argv[1], type=Order)
+    sys.argv[0] = _PROGRAM
+    if os.environ.get(_HEAPS) == "2":
+        del os.environ[_HEAPS]  # not for the engines
+    # structlog loads it where it is there, for tracebacks on terminals.
+    sys.modules["rich"] = None  # type: ignore[assignment]  # how an import is made to fail
+
+    def work() -> None:
+        from bridge_agent.app import run_agent
+        from bridge_agent.telemetry.logs import configure_logs
+
+        configure_logs(order.log_level)
+        state = StateDir(Path(order.state_dir))
+        settings = msgspec.structs.replace(load_settings(state), listeners=order.listeners)
+        run_agent(state, settings, keep_engines=order.keep_engines)
+
+    guarded(work)
+
+
+if __name__ == "__main__":
+    main()
