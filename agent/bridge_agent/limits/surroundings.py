@@ -5,7 +5,6 @@ from __future__ import annotations
 import ctypes
 import hashlib
 import os
-import sys
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -64,10 +63,8 @@ def mounts(spec: LaunchSpec, state_dir: Path, shared: Iterable[str], tmp_bytes: 
 
 
 def _needed(spec: LaunchSpec) -> list[str]:
-    """What it executes and imports, wherever that lies."""
-    paths = [sys.prefix, sys.base_prefix, str(Path(__file__).parents[2]), *map(str, spec.readable)]
-    paths += [path for path in spec.argv if path.startswith("/")][:1]
-    paths += spec.env.get("PYTHONPATH", "").split(os.pathsep)
+    """What it opens besides what every program of ours does, wherever that lies."""
+    paths = [*map(str, spec.readable), *spec.env.get("PYTHONPATH", "").split(os.pathsep)]
     # os.path's, for pathlib's raises where the way there is closed to this user.
     found = {str(Path(path).absolute()): None for path in paths if path and os.path.exists(path)}  # noqa: PTH110
     return list(found)
