@@ -423,8 +423,7 @@ async def test_a_full_queue_is_refused_in_the_protocols_shape(tmp_path: Path) ->
     async with mesh(tmp_path, {"a": engine}, policy=queue_of(1)) as bed:
         engine.release.clear()
         running = [asyncio.create_task(bed["a"].infer()) for _ in range(2)]
-        await eventually(lambda: bed["a"].gateway.in_flight == 2)
-        assert engine.running == 1
+        await eventually(lambda: bed["a"].gateway.in_flight == 2 and engine.running == 1)
         native = await bed["a"].infer()
         assert (native.status, native.headers.get(b"retry-after")) == (503, b"1")
         assert native.json()["error"].startswith("server busy")

@@ -5,9 +5,19 @@ from __future__ import annotations
 import pytest
 import zstandard
 
-from bridge_agent.peers.hop import COMPRESS_FROM, BadHop, Hop, compress, decompress, headers_of, read_hop
+from bridge_agent.peers.hop import (
+    COMPRESS_FROM,
+    BadHop,
+    Hop,
+    compress,
+    decompress,
+    headers_of,
+    lines_of,
+    read_hop,
+)
+from bridge_agent.routing.admission_rules import Priority
 from bridge_core.addresses import split_address
-from bridge_core.http1 import Headers
+from bridge_core.http1 import BadHeader, Headers
 
 HOPS = [
     Hop("node1", "local", "id-1"),
@@ -19,6 +29,18 @@ HOPS = [
 @pytest.mark.parametrize("hop", HOPS)
 def test_a_hop_reads_as_it_was_written(hop: Hop) -> None:
     assert read_hop(Headers(headers_of(hop))) == hop
+
+
+@pytest.mark.parametrize("hop", [*HOPS, Hop("n", "p", "id-4", instance="n/1", priority=Priority.HIGH)])
+def test_its_lines_say_what_its_pairs_say(hop: Hop) -> None:
+    for _ in range(2):  # the second from what is kept of the first
+        pairs = [tuple(line.split(b": ", 1)) for line in lines_of(hop).split(b"\r\n") if line]
+        assert sorted(pairs) == sorted(headers_of(hop))
+
+
+def test_a_hop_that_would_break_the_message_is_not_written() -> None:
+    with pytest.raises(BadHeader):
+        lines_of(Hop("n", "p\r\nx-bridge-principal: admin", "id"))
 
 
 def test_the_wire_form_is_frozen() -> None:

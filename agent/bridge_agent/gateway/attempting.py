@@ -14,7 +14,7 @@ from bridge_agent.gateway.answer import Answer
 from bridge_agent.gateway.core import Arrival, Core
 from bridge_agent.gateway.hedge import Hedge, Hedged
 from bridge_agent.gateway.routes import Kind, Route
-from bridge_agent.peers.hop import OURS, REQUEST_ID, Hop, compress, headers_of
+from bridge_agent.peers.hop import OURS, REQUEST_ID, Hop, compress, lines_of
 from bridge_agent.routing.admission_rules import ADMITTED, Refused
 from bridge_agent.routing.admission_rules import Answer as Answered
 from bridge_agent.routing.attempts import Attempts, GiveUp, Step
@@ -25,7 +25,6 @@ from bridge_agent.routing.view import Target
 from bridge_core.errors import BridgeError
 from bridge_core.http1 import BadHeader, PoolBusy, PoolClosed
 from bridge_core.http1.client import ResponseHead
-from bridge_core.http1.heads import lines
 
 SESSION: Final = b"x-bridge-session"
 # What stays here of a client's head: credentials, origins (an engine would answer 403), what only
@@ -322,7 +321,7 @@ class Attempting(Answer, Waiter, Hedged):
             target.id if self.route.kind is Kind.INFER else "",
             arrival.priority,
         )
-        return lines(headers_of(hop)), self._body if packed is None else packed
+        return lines_of(hop), self._body if packed is None else packed
 
     def _left(self) -> float | None:
         return None if self._timer is None else max(0.001, self._timer.when() - self._timer_now())

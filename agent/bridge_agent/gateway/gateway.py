@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import re
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from functools import lru_cache
 from time import monotonic
 from typing import Any, Final, NamedTuple
 from urllib.parse import parse_qs
@@ -314,7 +315,7 @@ class Gateway:
         if identity is None:
             return False
         try:
-            peer = SpiffeId.parse(identity)
+            peer = _spiffe_id(identity)
         except IdentityFault:
             return False
         return (peer.kind, peer.trust_domain) == ("admin", self._core.view.current.mesh.trust_domain)
@@ -518,6 +519,11 @@ class Gateway:
             await work()
 
         coroutine_app(handler, self._group)(arrival.exchange)
+
+
+@lru_cache(maxsize=1024)
+def _spiffe_id(identity: str) -> SpiffeId:
+    return SpiffeId.parse(identity)
 
 
 def _seconds(given: bytes) -> float | None:

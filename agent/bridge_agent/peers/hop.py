@@ -11,6 +11,7 @@ Rules:
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import Final
 
 import msgspec
@@ -19,6 +20,7 @@ import zstandard
 from bridge_agent.routing.admission_rules import PRIORITIES, Priority
 from bridge_core.errors import BridgeError, Reaction
 from bridge_core.http1.headers import Headers, Pair
+from bridge_core.http1.heads import lines
 
 HOP: Final = b"x-bridge-hop"
 PRINCIPAL: Final = b"x-bridge-principal"
@@ -82,6 +84,26 @@ def headers_of(hop: Hop) -> list[Pair]:
     if hop.priority is not Priority.NORMAL:
         pairs.append((PRIORITY, hop.priority.name.lower().encode()))
     return pairs
+
+
+def lines_of(hop: Hop) -> bytes:
+    """The header lines that carry `hop`.
+
+    Raises:
+        BadHeader: something in it would break the message.
+    """
+    fixed = _fixed_lines(hop.entry, hop.principal, hop.instance, hop.priority, compressed=hop.compressed)
+    changing = [(REQUEST_ID, hop.request_id.encode())]
+    if hop.remaining_s is not None:
+        changing.append((DEADLINE, b"%d" % max(1, int(hop.remaining_s * 1000))))
+    return fixed + lines(changing)
+
+
+@lru_cache(maxsize=1024)
+def _fixed_lines(entry: str, principal: str, instance: str, priority: Priority, *, compressed: bool) -> bytes:
+    """What all of a principal's requests to an instance have in common."""
+    common = Hop(entry, principal, "", None, compressed, instance, priority)
+    return lines(pair for pair in headers_of(common) if pair[0] != REQUEST_ID)
 
 
 def read_hop(headers: Headers) -> Hop | None:
