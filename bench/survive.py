@@ -71,7 +71,7 @@ class Plan:
     seed: int = 1
 
 
-TEXT = Plan(rounds=4, streams=12, model=TALKER, tokens=80, slots=4)
+TEXT = Plan(rounds=20, streams=4, model=TALKER, tokens=40, slots=4)
 BARE = Plan(rounds=2, streams=40, slots=40)
 
 
