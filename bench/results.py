@@ -6,6 +6,7 @@ import datetime as dt
 import os
 import platform
 import re
+import shutil
 import subprocess
 from collections.abc import Sequence
 from pathlib import Path
@@ -38,12 +39,14 @@ def record(name: str, title: str, command: str, versions: Sequence[str], text: s
 def section(name: str, title: str, command: str, versions: Sequence[str], text: str) -> str:
     """A section of RESULTS.md with its date, commit and machine."""
     when = dt.datetime.now(dt.UTC).strftime("%Y-%m-%d %H:%M UTC")
-    commit = subprocess.run(
-        ["git", "-C", str(RESULTS.parent), "rev-parse", "--short", "HEAD"],
-        capture_output=True,
-        text=True,
-        check=False,
-    ).stdout.strip()
+    commit = ""
+    if shutil.which("git"):
+        commit = subprocess.run(
+            ["git", "-C", str(RESULTS.parent), "rev-parse", "--short", "HEAD"],
+            capture_output=True,
+            text=True,
+            check=False,
+        ).stdout.strip()
     average = ", ".join(f"{value:.1f}" for value in os.getloadavg())
     machine = f"{_processor()}, {os.cpu_count()} cores, load average at the end {average}"
     facts = f"{machine}; Python {platform.python_version()}"
