@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import os
 import random
 import statistics
 import subprocess
@@ -23,7 +24,8 @@ from bridge_agent.routing.view import MeshView
 from bridge_core import http1
 from bridge_core.snapshot import MeshSettings, Model, RoutePolicy, Snapshot, Version, encode_entry
 
-MODEL = seed.SMOLLM2
+# On a machine that is too busy for a model that speaks, BRIDGE_BENCH_MODEL=tiny shows the shares.
+MODEL = os.environ.get("BRIDGE_BENCH_MODEL", seed.SMOLLM2)
 ENGINES, SLOTS, CHATS, TURNS, AT_ONCE = 3, 2, 12, 6, 3
 _ANSWER_TOKENS = 8
 _FOLLOW_UPS = (
@@ -42,6 +44,7 @@ class Measured:
     cached: int = 0
     possible: int = 0  # tokens of its own earlier turns that a turn could have found cached
     first_token: list[float] = field(default_factory=list)
+    prompts: list[int] = field(default_factory=list)  # tokens, in the order of the rounds
     moved: int = 0
 
     @property
@@ -79,14 +82,16 @@ def affinity(folder: Path, _seconds: float, versions: list[str], command: str) -
         )
         for name, one in found.items()
     ]
+    prompts = found["round robin"].prompts
+    opening, closing = statistics.mean(prompts[:CHATS]), statistics.mean(prompts[-CHATS:])
     text = (
         f"{CHATS} chats of {TURNS} turns, {AT_ONCE} turns at a time in another order each round, {MODEL} on "
         f"{ENGINES} embedded engines of {SLOTS} slots behind one gateway: twice as many chats as slots. "
-        f"Each chat has a system prompt of some 170 tokens of its own, and each answer {_ANSWER_TOKENS} "
-        "tokens. Cached are the prompt tokens that llama.cpp took from a slot's KV cache or from its own "
-        "prompt cache in memory; possible is what a chat's own earlier turns, answers included, would "
-        "give. First token as the client sees it, from the second turn on. Engines share this machine's "
-        "cores, so times are high for all.\n\n"
+        f"Each chat has a system prompt of its own; first prompts have {opening:.0f} tokens, the last "
+        f"{closing:.0f}, each answer {_ANSWER_TOKENS}. Cached are the prompt tokens that llama.cpp took "
+        "from a slot's KV cache or from its own prompt cache in memory; possible is what a chat's own "
+        "earlier turns, answers included, would give. First token as the client sees it, from the second "
+        "turn on. Engines share this machine's cores, so times are high for all.\n\n"
         + results.table(
             (
                 "policy",
@@ -175,6 +180,7 @@ async def _run(policy: RoutePolicy, ports: list[int]) -> Measured:
             owner = gateway.records(request_id)[0].instance
             measured.moved += not first and owners[number] != owner
             owners[number] = owner
+            measured.prompts.append(done["prompt_eval_count"])
             measured.possible += so_far[number]
             so_far[number] = done["prompt_eval_count"] + done["eval_count"]
             measured.cached += done["prompt_cached_count"]
