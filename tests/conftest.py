@@ -1,0 +1,19 @@
+"""What every test gets."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+import structlog
+
+
+@pytest.fixture(autouse=True)
+def logging_as_it_was() -> Iterator[None]:
+    """A command run in this process that sets logging up sets it up for itself alone.
+
+    Else the next test that reads what was logged finds nothing, depending on the order of the files.
+    """
+    before = structlog.get_config()
+    yield
+    structlog.configure(**before)
