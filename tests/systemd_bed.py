@@ -29,7 +29,6 @@ VARIABLE = "BRIDGE_TEST_SYSTEMD"
 PREFIX = "/opt/bridge"
 _SUITE = "bookworm"
 _PACKAGES = "systemd,systemd-sysv,dbus,python3,python3-venv,libgomp1,curl"
-_MIRROR = os.environ.get("DEBIAN_MIRROR", "http://deb.debian.org/debian")
 _REBOOTED = 133  # systemd-nspawn's exit status, with --keep-unit
 
 
@@ -56,7 +55,8 @@ def debian() -> Path:
         return root
     shutil.rmtree(root, ignore_errors=True)
     kept.mkdir(parents=True, exist_ok=True)
-    run(["debootstrap", "--variant=minbase", f"--include={_PACKAGES}", _SUITE, str(root), _MIRROR], 1200)
+    mirror = [url] if (url := os.environ.get("DEBIAN_MIRROR")) else []  # else debootstrap's own
+    run(["debootstrap", "--variant=minbase", f"--include={_PACKAGES}", _SUITE, str(root), *mirror], 1200)
     run(["chroot", str(root), "python3", "-m", "venv", "--without-pip", PREFIX], 120)
     (kept / "complete").touch()
     return root

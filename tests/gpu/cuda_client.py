@@ -31,14 +31,14 @@ class Cuda:
     """The first visible device, with a context."""
 
     def __init__(self) -> None:
-        self.library = ctypes.CDLL("libcuda.so.1")
+        self.cuda = ctypes.CDLL("libcuda.so.1")
         context = ctypes.c_void_p()
-        self.check(self.library.cuInit(0))
+        self.check(self.cuda.cuInit(0))
         device = ctypes.c_int()
-        self.check(self.library.cuDeviceGet(ctypes.byref(device), 0))
-        self.check(self.library.cuDevicePrimaryCtxRetain(ctypes.byref(context), device))
+        self.check(self.cuda.cuDeviceGet(ctypes.byref(device), 0))
+        self.check(self.cuda.cuDevicePrimaryCtxRetain(ctypes.byref(context), device))
         self.context = context
-        self.check(self.library.cuCtxSetCurrent(context))
+        self.check(self.cuda.cuCtxSetCurrent(context))
 
     def check(self, code: int) -> None:
         if code:
@@ -46,20 +46,20 @@ class Cuda:
 
     def take(self, size: int) -> bool:
         pointer = ctypes.c_uint64()
-        return self.library.cuMemAlloc_v2(ctypes.byref(pointer), ctypes.c_size_t(size)) == 0
+        return self.cuda.cuMemAlloc_v2(ctypes.byref(pointer), ctypes.c_size_t(size)) == 0
 
     def memory(self) -> tuple[int, int]:
         free, total = ctypes.c_size_t(), ctypes.c_size_t()
-        self.check(self.library.cuMemGetInfo_v2(ctypes.byref(free), ctypes.byref(total)))
+        self.check(self.cuda.cuMemGetInfo_v2(ctypes.byref(free), ctypes.byref(total)))
         return free.value, total.value
 
     def write_wildly(self) -> int:
-        self.check(self.library.cuCtxSetCurrent(self.context))  # in whichever thread this is
+        self.check(self.cuda.cuCtxSetCurrent(self.context))  # in whichever thread this is
         module, function = ctypes.c_void_p(), ctypes.c_void_p()
-        self.check(self.library.cuModuleLoadData(ctypes.byref(module), WILD_WRITE))
-        self.check(self.library.cuModuleGetFunction(ctypes.byref(function), module, b"wild"))
-        self.check(self.library.cuLaunchKernel(function, 1, 1, 1, 1, 1, 1, 0, None, None, None))
-        return int(self.library.cuCtxSynchronize())
+        self.check(self.cuda.cuModuleLoadData(ctypes.byref(module), WILD_WRITE))
+        self.check(self.cuda.cuModuleGetFunction(ctypes.byref(function), module, b"wild"))
+        self.check(self.cuda.cuLaunchKernel(function, 1, 1, 1, 1, 1, 1, 0, None, None, None))
+        return int(self.cuda.cuCtxSynchronize())
 
 
 def main() -> None:
