@@ -19,6 +19,7 @@ from bridge_agent.gateway.grpc_adapter.listener import GrpcListener
 from bridge_core.http1 import App, Exchange, coroutine_app
 from bridge_core.identity import SpiffeId, generate_key, key_to_pem
 from bridge_core.identity.certificates import Authority, create_authority, issue, to_pem
+from bridge_wire.v1 import inference_pb2_grpc
 
 HEAD = ((b"content-type", b"application/json"), (b"x-request-id", b"r-1"), (b"x-bridge-node", b"node9"))
 TRUST_DOMAIN = "bed.local"
@@ -179,3 +180,11 @@ async def open_bed(folder: Path, pipeline: App | None = None) -> AsyncIterator[B
             yield bed
         finally:
             await bed.listener.close(2.0)
+
+
+@contextlib.asynccontextmanager
+async def stub_of(pipeline: App, folder: Path) -> AsyncIterator[Any]:
+    """A client of a gRPC listener over `pipeline`."""
+    folder.mkdir()
+    async with open_bed(folder, pipeline) as listener, listener.channel() as channel:
+        yield inference_pb2_grpc.ModelInferenceStub(channel)

@@ -12,10 +12,9 @@ import grpc.aio
 import pytest
 
 from bridge_agent.gateway.config import ListenerKind, ResumePolicy
-from bridge_wire.v1 import inference_pb2_grpc
 from bridge_wire.v1.inference_pb2 import InferenceRequest, InferenceResponse
 from tests.contract.gateway_bed import Bed, mesh
-from tests.contract.grpc_bed import open_bed
+from tests.contract.grpc_bed import stub_of
 from tests.contract.resume_bed import TEXT, WORDS, TalkingEngine
 from tests.fakes.recorded_engine import Fault
 from tests.support import eventually
@@ -36,12 +35,8 @@ async def bed(tmp_path: Path) -> AsyncIterator[Bed]:
 @pytest.fixture
 async def stub(bed: Bed, tmp_path: Path) -> AsyncIterator[Any]:
     """A client of node a, which has no model of its own."""
-    (tmp_path / "grpc").mkdir()
-    async with (
-        open_bed(tmp_path / "grpc", bed["a"].gateway.http_app(ListenerKind.TLS)) as listener,
-        listener.channel() as channel,
-    ):
-        yield inference_pb2_grpc.ModelInferenceStub(channel)
+    async with stub_of(bed["a"].gateway.http_app(ListenerKind.TLS), tmp_path / "grpc") as stub:
+        yield stub
 
 
 def die_first(bed: Bed, kind: str, deaths: int = 1) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import signal
 from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
 
 import pytest
 
@@ -35,6 +36,16 @@ async def etcd_bed(etcd_process: EtcdBed) -> AsyncIterator[EtcdBed]:
     await etcd_process.ready()
     yield etcd_process
     etcd_process.server.signal(signal.SIGCONT)
+
+
+@pytest.fixture
+async def own_etcd(tmp_path: Path) -> AsyncIterator[EtcdBed]:
+    """A server that the test may change for good."""
+    bed = EtcdBed(tmp_path, Certificates(tmp_path))
+    bed.server.start()
+    await bed.ready()
+    yield bed
+    bed.server.stop()
 
 
 @pytest.fixture(params=["fake", pytest.param("etcd", marks=pytest.mark.etcd)])

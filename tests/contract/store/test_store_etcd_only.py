@@ -31,16 +31,6 @@ async def opened(urls: list[str], tls: ClientTls | None) -> AsyncIterator[EtcdSt
         await store.close()
 
 
-@pytest.fixture
-async def own_etcd(tmp_path: Path) -> AsyncIterator[EtcdBed]:
-    """A server that the test may change for good."""
-    bed = EtcdBed(tmp_path, Certificates(tmp_path))
-    bed.server.start()
-    await bed.ready()
-    yield bed
-    bed.server.stop()
-
-
 async def test_a_foreign_certificate_is_refused(etcd_bed: EtcdBed, tmp_path: Path) -> None:
     foreign = Certificates(tmp_path).client
     mixed = ClientTls(foreign.cert, foreign.key, etcd_bed.certificates.ca)

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator
-from pathlib import Path
 
 import pytest
 
@@ -13,22 +11,12 @@ from bridge_core.store.api import Put
 from bridge_core.store.endpoints import Endpoints, Timing
 from bridge_core.store.etcd import EtcdStore
 from bridge_registry.enrolment.store_access import EtcdAccess
-from tests.contract.store.beds import Certificates, EtcdBed
+from tests.contract.store.beds import EtcdBed
 
 pytestmark = pytest.mark.etcd
 
 NODES = 8
 WRITES = 60
-
-
-@pytest.fixture
-async def own_etcd(tmp_path: Path) -> AsyncIterator[EtcdBed]:
-    """A server whose users the test may change."""
-    bed = EtcdBed(tmp_path, Certificates(tmp_path))
-    bed.server.start()
-    await bed.ready()
-    yield bed
-    bed.server.stop()
 
 
 async def test_every_call_is_done_once_while_nodes_enrol(own_etcd: EtcdBed) -> None:
