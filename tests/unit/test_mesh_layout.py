@@ -8,7 +8,7 @@ import msgspec
 import pytest
 
 from bridge_core.cli.layout import Layout, MeshFile, MeshOptions, check_ports, combined
-from bridge_core.cli.parts import check_engine, engine_of
+from bridge_core.cli.parts import check_engine, ended, engine_of
 from bridge_core.errors import Fatal
 
 STATE = Path("/state")
@@ -124,3 +124,35 @@ def test_an_ollama_that_is_not_there_is_named() -> None:
         check_engine("ollama=/no/such/ollama")
     check_engine("ollama=http://127.0.0.1:1")
     check_engine("llamacpp")
+
+
+_FULL_DISK = '{"level":"panic","msg":"failed to open database","error":"no space left on device"}'
+_STACKS = {
+    "in the goroutine of main": "goroutine 1 [running]:\nmain.main()\n\t/src/server/main.go:32 +0x45",
+    "in another": "goroutine 98 [running]:\ncreated by openBackend\n\t/src/server/backend.go:75 +0x12b",
+}
+
+
+@pytest.mark.parametrize("stack", _STACKS.values(), ids=_STACKS)
+def test_an_etcd_that_panicked_gives_its_reason_not_its_stack(tmp_path: Path, stack: str) -> None:
+    log = tmp_path / "etcd.log"
+    log.write_text(f"{_FULL_DISK}\npanic: failed to open database\n\n{stack}\n")
+    said = str(ended("etcd", log))
+    assert "failed to open database: no space left on device" in said
+    assert ".go:" not in said
+
+
+def test_a_crash_of_the_go_runtime_is_named(tmp_path: Path) -> None:
+    log = tmp_path / "etcd.log"
+    log.write_text(f"fatal error: fault\n[signal SIGBUS]\n\n{_STACKS['in another']}\n")
+    assert "fatal error: fault" in str(ended("etcd", log))
+
+
+def test_a_process_that_ended_in_words_is_quoted(tmp_path: Path) -> None:
+    log = tmp_path / "etcd.log"
+    log.write_text(
+        f"{_FULL_DISK}\nmain.main()\n\t/src/server/main.go:32 +0x45\nsix\nlines\nof\na new\nstart\n"
+    )
+    said = str(ended("etcd", log))
+    assert "| a new" in said
+    assert "no space" not in said

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import http.client
 import os
+import re
 import shutil
 import sys
 from pathlib import Path
@@ -20,6 +21,7 @@ from bridge_core.etcd_server import environment as etcd_environment
 
 MODELS = ("smollm2:135m", "tiny", "tiny-embed")
 SOLO_MODEL = "tiny-solo"  # the last node's alone, so that a peer has to be asked for it
+_GO_FRAME = re.compile(r"\.go:\d+ \+0x")
 
 
 def command(name: str) -> str:
@@ -201,7 +203,8 @@ def last_lines(log: Path, count: int = 5) -> str:
 def ended(part: str, log: Path) -> BridgeError:
     """The fault of a process that ended instead of becoming ready."""
     last = last_lines(log)
-    if "main.main()" in last and (reason := panic_of(log)):
+    # Whichever goroutine gave up first ends the log: its last frame need not be main's.
+    if _GO_FRAME.search(last) and (reason := panic_of(log)):
         last = f"  | {reason}"
     return Fatal(f"{part} ended at its start:\n{last}", hint=f"its log is {log}")
 
@@ -210,6 +213,8 @@ def panic_of(log: Path) -> str:
     """Why a Go program (etcd) gave up: its log ends in a stack, and the reason lies before that."""
     reason = ""
     for line in log.read_text(errors="replace").splitlines():
+        if line.startswith("fatal error: "):  # the Go runtime's own; etcd logs its panics as JSON as well
+            reason = line
         with contextlib.suppress(msgspec.DecodeError, TypeError, AttributeError):
             record = msgspec.json.decode(line)
             if record.get("level") in {"panic", "fatal"}:
