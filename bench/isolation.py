@@ -17,17 +17,18 @@ import platform
 import sys
 import tempfile
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import Iterator
+from contextlib import AbstractAsyncContextManager
 from pathlib import Path
 
 from bench import results
-from bridge_agent.engine.logfile import LogFile
-from bridge_agent.engine.process import EngineProcess, LaunchSpec
+from bridge_agent.engine.process import EngineProcess
 from bridge_agent.limits.cgroup import LimitsRefused, device_of, open_cgroups
 from bridge_agent.limits.cgroup_rules import NODE_SHARE
 from bridge_agent.limits.isolation import probe
 from bridge_agent.limits.launcher import IsolatedLauncher
 from bridge_core.node_class import IoLimit, Isolation, Limits, NodeClass
+from tests.inside import stand_in
 
 MIB = 1 << 20
 HOGS = 8  # busy processes of a hog, a CPU
@@ -83,21 +84,11 @@ class Bed:
     def used(self, number: int) -> float:
         return self.cgroups.usage(f"bench/{number}").cpu_seconds or 0.0
 
-    @contextlib.asynccontextmanager
-    async def running(
+    def running(
         self, it: IsolatedLauncher, number: int, script: str, *arguments: object
-    ) -> AsyncIterator[EngineProcess]:
-        folder = self.folder / "state" / "engines" / str(number)
-        (folder / "home").mkdir(parents=True, exist_ok=True)
+    ) -> AbstractAsyncContextManager[EngineProcess]:
         argv = (sys.executable, "-I", "-S", "-c", script, *map(str, arguments))
-        spec = LaunchSpec(argv, {}, folder, LogFile(folder / "log"), f"bench/{number}")
-        process = await it.launch(spec)
-        try:
-            yield process
-        finally:
-            await process.end(0.0)
-            await it.ended(spec.instance)
-            process.close()
+        return stand_in(it, self.folder / "state" / "engines" / str(number), f"bench/{number}", argv)
 
     @contextlib.contextmanager
     def favoured(self) -> Iterator[None]:

@@ -6,8 +6,9 @@ import asyncio
 import contextlib
 import json
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from bridge_agent.engine.logfile import LogFile
@@ -95,6 +96,28 @@ async def answer(home: Path, deadline_s: float = 60.0) -> dict[str, Any]:
 
 
 @contextlib.asynccontextmanager
+async def stand_in(
+    it: IsolatedLauncher,
+    folder: Path,
+    instance: str,
+    argv: tuple[str, ...],
+    environment: Mapping[str, str] = MappingProxyType({}),
+    *,
+    writable: tuple[Path, ...] = (),
+) -> AsyncIterator[EngineProcess]:
+    """Runs a program in an engine's place until the end of the block; its files are in `folder`."""
+    (folder / "home").mkdir(mode=0o700, parents=True, exist_ok=True)
+    spec = LaunchSpec(argv, environment, folder, LogFile(folder / "log"), instance, writable=writable)
+    process = await it.launch(spec)
+    try:
+        yield process
+    finally:
+        await asyncio.shield(process.end(0.0))
+        await it.ended(instance)
+        process.close()
+
+
+@contextlib.asynccontextmanager
 async def inside(
     it: IsolatedLauncher,
     state: Path,
@@ -107,25 +130,12 @@ async def inside(
     """Runs the program as instance n1/<number> of a launcher; gives its process and what it found."""
     folder = state / "engines" / str(number)
     home = folder / "home"
-    for each in (folder, home, models):
-        each.mkdir(mode=0o700, parents=True, exist_ok=True)
+    models.mkdir(mode=0o700, parents=True, exist_ok=True)
     (home / "answer").unlink(missing_ok=True)
-    spec = LaunchSpec(
-        command(asked, python),
-        {"HOME": str(home)},
-        folder,
-        LogFile(folder / "log"),
-        f"n1/{number}",
-        writable=(models,),
-    )
-    process = await it.launch(spec)
-    try:
+    argv = command(asked, python)
+    async with stand_in(it, folder, f"n1/{number}", argv, {"HOME": str(home)}, writable=(models,)) as process:
         try:
             found = await answer(home)
         except AssertionError as fault:
-            raise AssertionError(f"no answer: {spec.log.tail()}") from fault
+            raise AssertionError(f"no answer: {LogFile(folder / 'log').tail()}") from fault
         yield process, found
-    finally:
-        await asyncio.shield(process.end(0.0))
-        await it.ended(spec.instance)
-        process.close()

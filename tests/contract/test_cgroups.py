@@ -14,8 +14,6 @@ from pathlib import Path
 import pytest
 
 from bridge_agent.engine.config import EngineConfig
-from bridge_agent.engine.logfile import LogFile
-from bridge_agent.engine.process import LaunchSpec
 from bridge_agent.limits.cgroup import Cgroups, LimitsRefused, device_of, machine, open_cgroups
 from bridge_agent.limits.cgroup_rules import NODE_SHARE
 from bridge_agent.limits.launcher import IsolatedLauncher
@@ -23,6 +21,7 @@ from bridge_core.errors import BridgeError
 from bridge_core.node_class import IoLimit, Isolation, Limits, NodeClass
 from bridge_core.proc import alive
 from tests.engine_support import FAKE, embedded_installed, fake_config, supervised
+from tests.inside import stand_in
 from tests.support import eventually
 
 MIB = 1 << 20
@@ -89,25 +88,10 @@ def launcher(state: Path, groups: Cgroups, **limits) -> IsolatedLauncher:
     return IsolatedLauncher(state, node_class=node_class, cgroups=groups)
 
 
-@contextlib.asynccontextmanager
-async def running(it: IsolatedLauncher, state: Path, number: int, script: str, *arguments: str):
+def running(it: IsolatedLauncher, state: Path, number: int, script: str, *arguments: str):
     """A stand-in for an engine: a Python program in the groups of instance n1/<number>."""
-    folder = state / "engines" / str(number)
-    folder.mkdir(parents=True, exist_ok=True)
-    spec = LaunchSpec(
-        (sys.executable, "-I", "-S", "-c", script, *arguments),
-        {},
-        folder,
-        LogFile(folder / "log"),
-        f"n1/{number}",
-    )
-    process = await it.launch(spec)
-    try:
-        yield process
-    finally:
-        await process.end(0.0)
-        await it.ended(spec.instance)
-        process.close()
+    argv = (sys.executable, "-I", "-S", "-c", script, *arguments)
+    return stand_in(it, state / "engines" / str(number), f"n1/{number}", argv)
 
 
 def held(groups: Cgroups, controller: str, instance: str, v1: str, v2: str) -> str:
