@@ -125,6 +125,8 @@ async def test_whole_answers_get_none_and_keep_their_status(tmp_path: Path) -> N
 async def test_a_client_that_leaves_while_kept_waiting_cancels_the_engine(tmp_path: Path) -> None:
     async with waiting_bed(tmp_path, Fault("", slow=True)) as bed:
         task = asyncio.create_task(ask(bed, "openai"))
+        # The first keep-alive may come while the link to the peer is still being made.
+        await eventually(lambda: sum(bed[name].engine.running for name in "bc") == 1, 30)
         await eventually(lambda: delivered(bed) >= 3, 30)
         task.cancel()
         await eventually(lambda: sum(bed[name].engine.cancelled for name in "bc") == 1, 30)
