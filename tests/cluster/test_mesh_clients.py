@@ -97,12 +97,14 @@ def test_a_model_of_another_node_is_shown_and_runs(
     assert native.generate(SOLO, prompt="x", options=SHORT).done
     assert list(native.generate(SOLO, prompt="x", options=SHORT, stream=True))[-1].done
     assert f"{SOLO}:latest" in {model.model for model in native.ps().models}
-    answer = openai_client.chat.completions.create(model=SOLO, messages=ASK, max_tokens=4)
+    # Greedy: a model of random weights otherwise says now and then that it is at its end.
+    ask = {"model": SOLO, "messages": ASK, "temperature": 0, "max_tokens": 4}
+    answer = openai_client.chat.completions.create(**ask)
     assert answer.usage.completion_tokens == 4
     assert openai_client.models.retrieve(SOLO).id == SOLO
-    stream = openai_client.chat.completions.create(model=SOLO, messages=ASK, max_tokens=4, stream=True)
+    stream = openai_client.chat.completions.create(**ask, stream=True)
     assert list(stream)[-1].choices[0].finish_reason == "length"
-    message = anthropic_client.messages.create(model=SOLO, messages=ASK, max_tokens=4)
+    message = anthropic_client.messages.create(model=SOLO, messages=ASK, max_tokens=4, extra_body=COLD)
     assert message.stop_reason == "max_tokens"
 
 
