@@ -218,15 +218,20 @@ class Answer(Relay):
             if self._held is not None:
                 self._held.append(data)
                 return b""
-        if self._watch is not None:
-            self._tell_progress()
-            self._watch.feed(data)
-            if self._torn or data[-1:] != b"\n":
-                data = self._whole_lines(data)
-            if self.tracker is not None:
-                if self._error or _ERROR in data:
-                    data = self._before_error(data)
-                self.tracker.feed(data)
+        watch = self._watch
+        if watch is None:
+            return data
+        now = self._core.now()
+        if now - self._told_at >= _TELL_EVERY_S:
+            self._tell_progress(now)
+        watch.feed(data)
+        if self._torn or data[-1:] != b"\n":
+            data = self._whole_lines(data)
+        tracker = self.tracker
+        if tracker is not None:
+            if self._error or _ERROR in data:
+                data = self._before_error(data)
+            tracker.feed(data)
         return data
 
     def _before_error(self, data: bytes) -> bytes:
@@ -237,15 +242,12 @@ class Answer(Relay):
         self._error += data[start:]
         return data[:start]
 
-    def _tell_progress(self) -> None:
+    def _tell_progress(self, now: float) -> None:
         """Tells now and then that a long answer goes on: its model, or its node, is well."""
         core, target = self._core, self._target
+        self._told_at = now
         if target is None:
             return
-        now = core.now()
-        if now - self._told_at < _TELL_EVERY_S:
-            return
-        self._told_at = now
         if not target.local:
             core.node_spoke(target.node)
         elif core.on_progress is not None:

@@ -6,7 +6,7 @@ Rules:
 2. A last record that is the engine's own error is a failure that the client has been told.
 3. Anything else is a truncated stream: the client must be told in the protocol's own shape.
 
-Only the last line is kept: one reverse search a chunk, whatever the text says.
+Only the last lines are kept: one look at a chunk's ends, whatever the text says.
 """
 
 from __future__ import annotations
@@ -42,6 +42,9 @@ class StreamWatch:
 
     def feed(self, data: bytes) -> None:
         """Takes the next bytes of the body, in whatever pieces they come."""
+        if self._fresh and data[-1:] == b"\n" and data[:1] != b"\n":
+            self._tail = data  # whole lines, as nearly always: the last one is looked for at the end
+            return
         end = len(data)
         while end and data[end - 1] == 10:  # \n
             end -= 1
@@ -85,7 +88,7 @@ class StreamWatch:
     @property
     def _record(self) -> bytes:
         """The last line's value."""
-        record = self._tail.strip()
+        record = self._tail.rstrip().rpartition(b"\n")[2].strip()
         return record[5:].strip() if record.startswith(b"data:") else record
 
 
