@@ -26,6 +26,7 @@ from bridge_agent import records
 from bridge_agent.engine.view import LocalInstance
 from bridge_agent.gateway.config import GatewayConfig, ListenerKind
 from bridge_agent.gateway.gateway import Gateway
+from bridge_agent.peers.hop import VARYING
 from bridge_agent.peers.upstreams import Upstreams
 from bridge_agent.routing.view import MeshView
 from bridge_agent.telemetry.audit import AuditLog
@@ -120,6 +121,7 @@ async def gateway(role: str, port: int, upstream: int, folder: Path) -> None:
                 port=port,
                 ssl=tls.server(require_client=True),
                 identify=peer_identity,
+                varying=VARYING,
                 error_body=made.error_body,
             )
         else:

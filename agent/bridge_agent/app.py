@@ -44,6 +44,7 @@ from bridge_agent.membership.registry_client import RegistryClient
 from bridge_agent.membership.renewal import Renewal
 from bridge_agent.membership.revocation import Revocations
 from bridge_agent.membership.subscription import Subscription
+from bridge_agent.peers.hop import VARYING
 from bridge_agent.peers.upstreams import Upstreams
 from bridge_agent.routing.view import MeshView, Target
 from bridge_agent.settings import AgentSettings, StateDir
@@ -275,7 +276,7 @@ class Agent:
         pipeline = gateway.http_app(ListenerKind.TLS)
         await self._serve("http", gateway.http_app(ListenerKind.LOCAL), gateway)
         await self._serve("https", pipeline, gateway, require_client=False)
-        await self._serve("peer", gateway.peer_app, gateway, require_client=True)
+        await self._serve("peer", gateway.peer_app, gateway, require_client=True, varying=VARYING)
         self._grpc = GrpcListener(
             DeferredGrpc(pipeline, self._serving, admit=self._revocations.admits),
             self._sockets["grpc"],
@@ -308,7 +309,13 @@ class Agent:
         return gateway
 
     async def _serve(
-        self, name: str, app: App, gateway: Gateway, *, require_client: bool | None = None
+        self,
+        name: str,
+        app: App,
+        gateway: Gateway,
+        *,
+        require_client: bool | None = None,
+        varying: frozenset[bytes] = frozenset(),
     ) -> None:
         """Opens a listener of the gateway; `require_client` None: in the clear."""
         context = None if require_client is None else self._identity.server(require_client=require_client)
@@ -320,6 +327,7 @@ class Agent:
             stream_body=gateway.stream_body,
             identify=None if context is None else self._revocations.identify,
             error_body=gateway.error_body,
+            varying=varying,
         )
         self._servers.append(server)
 

@@ -14,6 +14,7 @@ from typing import Any
 
 from bridge_agent.gateway.config import Authorize, GatewayConfig, ListenerKind, allow_all
 from bridge_agent.gateway.gateway import Gateway
+from bridge_agent.peers.hop import VARYING
 from bridge_agent.peers.upstreams import Upstreams
 from bridge_agent.routing.view import MeshView
 from bridge_core.http1 import Headers, Pool, Server, serve
@@ -159,6 +160,7 @@ async def mesh(
                 name="peer",
                 ssl=tls.server(require_client=True),
                 identify=peer_identity,
+                varying=VARYING,
                 error_body=gateway.error_body,
                 stream_body=gateway.stream_body,
             )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import msgspec
 import pytest
 import zstandard
 
@@ -28,7 +29,10 @@ HOPS = [
 
 @pytest.mark.parametrize("hop", HOPS)
 def test_a_hop_reads_as_it_was_written(hop: Hop) -> None:
-    assert read_hop(Headers(headers_of(hop))) == hop
+    memo: dict[object, object] = {}
+    assert read_hop(Headers(headers_of(hop)), memo) == hop
+    again = msgspec.structs.replace(hop, request_id="another", remaining_s=7.0)
+    assert read_hop(Headers(headers_of(again)), memo) == again
 
 
 @pytest.mark.parametrize("hop", [*HOPS, Hop("n", "p", "id-4", instance="n/1", priority=Priority.HIGH)])
@@ -54,7 +58,7 @@ def test_the_wire_form_is_frozen() -> None:
 
 
 def test_a_request_that_was_not_forwarded_has_no_hop() -> None:
-    assert read_hop(Headers([(b"host", b"x")])) is None
+    assert read_hop(Headers([(b"host", b"x")]), {}) is None
 
 
 @pytest.mark.parametrize(
@@ -68,7 +72,7 @@ def test_a_request_that_was_not_forwarded_has_no_hop() -> None:
 )
 def test_a_malformed_hop_is_refused(pair: tuple[bytes, bytes]) -> None:
     with pytest.raises(BadHop):
-        read_hop(Headers([(b"x-bridge-hop", b"a"), pair]))
+        read_hop(Headers([(b"x-bridge-hop", b"a"), pair]), {})
 
 
 def test_time_left_is_never_written_as_none_left() -> None:

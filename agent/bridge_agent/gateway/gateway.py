@@ -279,7 +279,7 @@ class Gateway:
             return
         hop = None
         try:
-            hop = read_hop(request.headers)
+            hop = read_hop(request.headers, request.memo)
         except BadHop as fault:
             refusal = refusal or (400, fault.message)
         if refusal is None and hop is None:
@@ -332,7 +332,7 @@ class Gateway:
             return 401, "a node certificate of this mesh is needed"
         snapshot = self._core.view.current
         try:
-            peer = SpiffeId.parse(identity)
+            peer = _spiffe_id(identity)
         except IdentityFault:
             return 403, "not a node of this mesh"
         if peer.kind != "node" or peer.trust_domain != snapshot.mesh.trust_domain:

@@ -12,7 +12,7 @@ Rules:
 from __future__ import annotations
 
 from functools import lru_cache
-from typing import Final
+from typing import Any, Final
 
 import msgspec
 import zstandard
@@ -34,6 +34,9 @@ PRIORITY: Final = b"x-bridge-priority"
 LOAD: Final = b"x-bridge-load"
 # What agents tell one another; no client's and no engine's word counts for it.
 OURS: Final = frozenset({HOP, PRINCIPAL, DEADLINE, BODY, REFUSED, OVERHEAD, INSTANCE, PRIORITY, LOAD})
+# What differs in each request over a link, and in each answer.
+VARYING: Final = frozenset({REQUEST_ID, DEADLINE})
+VARYING_BACK: Final = frozenset({OVERHEAD, LOAD})
 
 COMPRESS_FROM: Final = 32 * 1024
 _compressor: Final = zstandard.ZstdCompressor(level=1)
@@ -106,26 +109,45 @@ def _fixed_lines(entry: str, principal: str, instance: str, priority: Priority, 
     return lines(pair for pair in headers_of(common) if pair[0] != REQUEST_ID)
 
 
-def read_hop(headers: Headers) -> Hop | None:
+def read_hop(headers: Headers, memo: dict[Any, Any]) -> Hop | None:
     """The hop that a request on the peer listener carries; None without one.
+
+    Args:
+        headers: The request's.
+        memo: The request's, too: what all of a principal's requests have in common is read once.
 
     Raises:
         BadHop: a header is malformed.
     """
-    entry = headers.get(HOP)
-    if entry is None:
-        return None
+    same: Hop | None = memo.get(Hop)
+    if same is None:
+        entry = headers.get(HOP)
+        if entry is None:
+            return None
+        same = memo[Hop] = _read_fixed(entry, headers)
     left = headers.get(DEADLINE)
     if left is not None and (not left.isdigit() or len(left) > 12):
         raise BadHop("malformed deadline of a forwarded request")
+    return Hop(
+        same.entry,
+        same.principal,
+        headers.get(REQUEST_ID, b"").decode("latin-1"),  # type: ignore[union-attr]  # has a default
+        None if left is None else int(left) / 1000,
+        same.compressed,
+        same.instance,
+        same.priority,
+    )
+
+
+def _read_fixed(entry: bytes, headers: Headers) -> Hop:
     coding = headers.get(BODY)
     if coding not in (None, b"zstd"):
         raise BadHop("unknown coding of a forwarded body")
     return Hop(
         entry.decode("latin-1"),
         headers.get(PRINCIPAL, b"").decode("utf-8", "replace"),  # type: ignore[union-attr]  # has a default
-        headers.get(REQUEST_ID, b"").decode("latin-1"),  # type: ignore[union-attr]  # has a default
-        None if left is None else int(left) / 1000,
+        "",
+        None,
         coding is not None,
         headers.get(INSTANCE, b"").decode("latin-1"),  # type: ignore[union-attr]  # has a default
         PRIORITIES.get(headers.get(PRIORITY, b""), Priority.NORMAL),  # type: ignore[arg-type]  # likewise

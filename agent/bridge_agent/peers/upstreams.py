@@ -9,6 +9,7 @@ from typing import Protocol
 
 import structlog
 
+from bridge_agent.peers.hop import VARYING_BACK
 from bridge_agent.routing.view import Index, MeshView, Target
 from bridge_core.addresses import split_address
 from bridge_core.http1 import Pool
@@ -107,6 +108,7 @@ class Upstreams:
             host=address.encode(),
             label=f"node {node}",
             limits=_PEER_LIMITS,
+            varying=VARYING_BACK,
         )
         self._pools[node, address] = pool
         return pool

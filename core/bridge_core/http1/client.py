@@ -263,16 +263,19 @@ class ClientConnection(asyncio.Protocol):
         if sum(map(len, self._parts)) == head.length and size <= _KNOWN_HEAD_MOST and data[:5] == b"HTTP/":
             head.more = True
             self._known_head = head
-            self._known = RepeatedHead(data[:size], head.headers)
+            self._known = RepeatedHead(data[:size], head.headers, self._pool.varying)
 
     def _repeated(self, exchange: ClientExchange, known: RepeatedHead, data: bytes) -> bool:
         """Hands on a whole answer with the head of the one before; False when `data` is none."""
-        body = known.body_of(data)
         head = self._known_head
-        if not body or head is None or self._head_only:
+        read = None if self._head_only else known.read(data)
+        if read is None or head is None:
             return False
-        if len(body) != known.length:
-            head = ResponseHead(head.status, known.headers(len(body)), len(body), keep_alive=True)
+        headers, body = read
+        if not body:
+            return False
+        if headers is not head.headers:
+            head = ResponseHead(head.status, headers, len(body), keep_alive=True)
             head.more = True
         self._seen = True
         sink = exchange.sink

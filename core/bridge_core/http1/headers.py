@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 
 Pair = tuple[bytes, bytes]
 
@@ -26,6 +26,7 @@ HOP_BY_HOP = frozenset(
 FRAMING = frozenset({b"connection", b"content-length", b"transfer-encoding", b"keep-alive"})
 _NOT_FORWARDED = HOP_BY_HOP | {b"content-length", b"host"}
 _COMMON_CONNECTION = frozenset({b"keep-alive", b"close", b"Keep-Alive", b"Close"})
+_NONE: frozenset[bytes] = frozenset()
 
 
 class Headers:
@@ -34,27 +35,44 @@ class Headers:
     `pairs` is shared, not copied: whoever makes a `Headers` gives the list up.
     """
 
-    __slots__ = ("_blocks", "_index", "pairs")
+    __slots__ = ("_blocks", "_changed", "_index", "pairs")
 
     def __init__(self, pairs: list[Pair], index: dict[bytes, bytes] | None = None) -> None:
         self.pairs = pairs
         self._index = index
         self._blocks: dict[frozenset[bytes], bytes] | None = None
+        self._changed: frozenset[bytes] = _NONE
 
     @classmethod
     def of(cls, pairs: Iterable[Pair]) -> Headers:
         """Headers from pairs whose names may be in any case."""
         return cls([(name.lower(), value) for name, value in pairs])
 
-    def resized(self, length: int) -> Headers:
-        """These fields with another Content-Length; the blocks, which do not hold it, are shared."""
-        value = b"%d" % length
-        pairs = [(name, value if name == b"content-length" else old) for name, old in self.pairs]
-        other = Headers(pairs)
+    def changed(self, changes: Sequence[tuple[int, Pair]], names: frozenset[bytes]) -> Headers:
+        """These fields with others in some places.
+
+        Args:
+            changes: Places and what stands there; each name comes once and stays where it is.
+            names: Those of them that may change, Content-Length left out (no block holds it). Blocks
+                without them are shared by all that were made of these fields.
+        """
+        pairs = self.pairs.copy()
+        if self._index is None:
+            self.get(b"")
+        index = self._index.copy()  # type: ignore[union-attr]  # get has made it
+        for place, pair in changes:
+            pairs[place] = pair
+            index[pair[0]] = pair[1]
+        other = Headers(pairs, index)
         if self._blocks is None:
             self._blocks = {}
         other._blocks = self._blocks
+        other._changed = self._changed | names if self._changed else names
         return other
+
+    def repeats(self, without: frozenset[bytes]) -> bool:
+        """Whether `block(without)` is the same as that of the fields that these were `changed` from."""
+        return self._changed <= without
 
     def get(self, name: bytes, default: bytes | None = None) -> bytes | None:
         """The first value of the field `name` (lower-case), or `default`."""
@@ -90,11 +108,15 @@ class Headers:
         blocks = self._blocks
         if blocks is None:
             blocks = self._blocks = {}
+        if self._changed and not self.repeats(without):
+            return self._joined(without)
         block = blocks.get(without)
         if block is None:
-            kept = [b"%b: %b\r\n" % pair for pair in self.end_to_end() if pair[0] not in without]
-            block = blocks[without] = b"".join(kept)
+            block = blocks[without] = self._joined(without)
         return block
+
+    def _joined(self, without: frozenset[bytes]) -> bytes:
+        return b"".join([b"%b: %b\r\n" % pair for pair in self.end_to_end() if pair[0] not in without])
 
     def __contains__(self, name: bytes) -> bool:
         return self.get(name) is not None

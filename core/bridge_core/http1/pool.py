@@ -38,6 +38,8 @@ class Pool:
         host: The Host field of requests that bring none; host and port of `address` by default.
         label: What the server is called in messages; `host` by default.
         limits: See `PoolLimits`.
+        varying: Names of fields that differ from one answer of a connection to the next: a head that
+            differs in their values alone is known again.
     """
 
     def __init__(
@@ -50,7 +52,9 @@ class Pool:
         host: bytes | None = None,
         label: str | None = None,
         limits: PoolLimits | None = None,
+        varying: frozenset[bytes] = frozenset(),
     ) -> None:
+        self.varying = varying
         self.address = address
         self.limits = limits or PoolLimits()
         self.host = host if host is not None else _host_of(address)

@@ -256,10 +256,10 @@ class RequestReader(asyncio.Protocol):
         known, like = self._known, self._known_request
         if known is None or like is None:
             return None
-        body = known.body_of(data)
-        if body is None or len(body) > self._limits.body:
+        read = known.read(data)
+        if read is None or len(read[1]) > self._limits.body:
             return None
-        return like.again(known.headers(len(body)), body)
+        return like.again(*read)
 
     def _know(self, data: bytes) -> None:
         """Remembers the head of a plain request that was all there was in one read."""
@@ -274,7 +274,7 @@ class RequestReader(asyncio.Protocol):
         size = len(data) - len(request.body)
         if size <= _KNOWN_HEAD_MOST and data[:1].isalpha():
             self._known_request = request.again(headers, b"")  # not the body: it may be large
-            self._known = RepeatedHead(data[:size], headers)
+            self._known = RepeatedHead(data[:size], headers, self.server.varying)
 
 
 class _AfterUpgrade:

@@ -34,10 +34,13 @@ def forwarded(request: Request, host: bytes, without: frozenset[bytes], extra: b
 def forwarded_head(request: Request, host: bytes, without: frozenset[bytes]) -> bytes:
     """The request line and fields of `forwarded`; made once for all requests that repeat the head."""
     key = (host, without)
-    head: bytes | None = request.memo.get(key)
+    repeats = request.headers.repeats(without)
+    head: bytes | None = request.memo.get(key) if repeats else None
     if head is None:
         line = request_line(request.method.encode("ascii"), request.target)
-        head = request.memo[key] = b"%bhost: %b\r\n%b" % (line, host, request.headers.block(without))
+        head = b"%bhost: %b\r\n%b" % (line, host, request.headers.block(without))
+        if repeats:
+            request.memo[key] = head
     return head
 
 

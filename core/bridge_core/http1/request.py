@@ -30,7 +30,7 @@ class Request:
         listener: Name of the listener that accepted the connection.
         memo: What was made of the head, by keys of whoever made it. A connection mostly repeats its
             head, and requests of one head on one connection share this: what depends on the head
-            alone (Content-Length excepted) is worked out once.
+            alone (Content-Length and the server's `varying` excepted) is worked out once.
     """
 
     # Slots: a request is made for every few microseconds of work.

@@ -44,6 +44,7 @@ class Server:
         stream_body: Callable[[Request], bool] | None,
         identify: Identify | None,
         error_body: ErrorBody,
+        varying: frozenset[bytes],
     ) -> None:
         self.app = app
         self.name = name
@@ -51,6 +52,7 @@ class Server:
         self.stream_body = stream_body
         self.identify = identify
         self.error_body = error_body
+        self.varying = varying
         self.connections: set[ServerConnection] = set()
         self.closing = False
         self.port = 0
@@ -133,6 +135,7 @@ async def serve(
     stream_body: Callable[[Request], bool] | None = None,
     identify: Identify | None = None,
     error_body: ErrorBody = json_error,
+    varying: frozenset[bytes] = frozenset(),
 ) -> Server:
     """Listens and serves `app` until `Server.close`.
 
@@ -148,6 +151,8 @@ async def serve(
             read through `Exchange.body_stream`; such a body has no size limit.
         identify: Gives the identity of a TLS client; asked once a connection.
         error_body: Renders refusals: `(status, message, path) -> (content type, body)`.
+        varying: Names of fields that differ from one request of a connection to the next: a head that
+            differs in their values alone is known again, and shares `Request.memo`.
 
     Raises:
         Fatal: the address cannot be bound.
@@ -160,6 +165,7 @@ async def serve(
         stream_body=stream_body,
         identify=identify,
         error_body=error_body,
+        varying=varying,
     )
 
     def accept() -> ServerConnection:
