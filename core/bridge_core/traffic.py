@@ -133,6 +133,7 @@ class Backend(msgspec.Struct, frozen=True, omit_defaults=True):
         name: Tells backends of the same model apart; empty: the model's name is its own.
         labels: Only instances on nodes with all of these.
         instances: Only these, by id; empty: any.
+        on_trial: A rollout is trying it out: a request that fails there is made good by another backend.
     """
 
     model: str
@@ -140,6 +141,7 @@ class Backend(msgspec.Struct, frozen=True, omit_defaults=True):
     name: str = ""
     labels: dict[str, str] = {}
     instances: tuple[str, ...] = ()
+    on_trial: bool = False
 
     @property
     def key(self) -> str:

@@ -365,3 +365,27 @@ async def test_what_another_instance_made_good_is_still_a_failure_of_the_backend
         counts = tally.counts["even", "canary"]
         assert counts.requests == 6
         assert 1 <= counts.errors <= 2  # both faults may have hit one request
+
+
+@pytest.mark.parametrize("kind", ["died", "close"])
+@pytest.mark.parametrize("streams", [True, False])
+async def test_what_a_backend_on_trial_fails_the_stable_one_makes_good(
+    tmp_path: Path, kind: str, streams: bool
+) -> None:
+    """Every one of the canary's instances fails, and no client sees it; its rollout does."""
+    broken = [Fault(kind)]
+    engines = {name: RecordedEngine(("canary",), faults=broken) for name in "bc"}
+    engines |= {"a": RecordedEngine(("other",)), "d": RecordedEngine((ALL,))}
+    async with mesh(tmp_path, engines) as bed:
+        trial = Backend("canary", 1000, on_trial=True)
+        bed.publish(route__all=Route("all", (trial, Backend(ALL, 1)), policy=RoutePolicy()))
+        answer = await bed["a"].infer(model="all", stream=streams)
+        assert answer.status == 200
+        assert answer.headers.get(b"x-bridge-node") == b"d"
+        assert answer.headers.get(b"x-bridge-attempts") == b"2"
+        assert b'"model":"all"' in answer.body
+        assert json.loads(bed["d"].engine.inferences()[0].body)["model"] == ALL
+        await eventually(lambda: bool(bed["a"].gateway.records()))
+        tally = Tally()
+        tally.take(bed["a"].gateway.records()[0])
+        assert {key: counts.errors for key, counts in tally.counts.items()} == {("all", "canary"): 1}

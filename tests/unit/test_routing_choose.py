@@ -201,6 +201,28 @@ def test_a_route_with_nobody_for_one_backend_uses_the_other() -> None:
     )
 
 
+def test_a_backend_on_trial_has_another_to_spare() -> None:
+    route = Route("chat", (Backend("x", 90), Backend("y", 10, on_trial=True)))
+    two = {"a": {"models": ("x:latest", "y:latest")}, "b": {"models": ("x:latest",)}}
+    one = index(two, routes=(route,))
+    decisions = [choose(one, canonical("chat"), str(number).encode(), IDLE) for number in range(200)]
+    for decision in decisions:
+        if decision.backend == "x":
+            assert decision.spare is None
+        else:
+            assert decision.spare is not None
+            assert (decision.spare.backend, decision.spare.rewritten) == ("x", "x")
+            assert set(names(decision.spare)) == {"a", "b"}
+    assert {decision.backend for decision in decisions} == {"x", "y"}
+
+
+def test_a_backend_on_trial_that_nobody_can_stand_in_for_serves_alone() -> None:
+    route = Route("chat", (Backend("gone", 90), Backend("y", 10, on_trial=True)))
+    decision = choose(index({"a": {"models": ("y:latest",)}}, routes=(route,)), canonical("chat"), b"k", IDLE)
+    assert (decision.backend, decision.spare) == ("y", None)
+    assert names(decision) == ["a"]
+
+
 def test_fallbacks_are_followed_through_routes_and_never_in_circles() -> None:
     routes = (
         Route("r", (Backend("gone"),), fallback="s"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -271,6 +272,48 @@ def test_every_run_ends_and_no_instance_is_tried_twice(failures: list[Failure]) 
     step = attempts.start(0.0)
     tried = []
     for failure in [*failures, *[Failure.CUT] * 5]:
+        if isinstance(step, GiveUp):
+            break
+        tried.append(step.target.id)
+        step = attempts.after(failure, "x", 1.0)
+    assert isinstance(step, GiveUp)
+    assert len(tried) == len(set(tried)) == attempts.count
+
+
+SPARE = tuple(msgspec.structs.replace(target, id=f"{target.id}-stable") for target in TARGETS)
+
+
+@pytest.mark.parametrize("failure", [Failure.CUT, Failure.SERVER_ERROR, Failure.ANSWERED_500])
+def test_what_an_engine_on_trial_failed_is_made_good_by_the_spare(failure: Failure) -> None:
+    attempts = Attempts(TARGETS, spare=SPARE)
+    attempts.start(0.0)
+    assert attempts.may_retry(failure)
+    assert attempts.after(failure, "no", 1.0) == Try(SPARE[0], spare=True)
+    assert attempts.after(Failure.CONNECT, "down", 1.0) == Try(SPARE[1])
+    assert attempts.count == 3
+
+
+def test_a_single_instance_on_trial_has_a_spare_too() -> None:
+    attempts = Attempts(TARGETS[:1], spare=SPARE[:1])
+    attempts.start(0.0)
+    assert not attempts.may_retry(Failure.REFUSED)
+    assert attempts.after(Failure.ANSWERED_500, "no", 1.0) == Try(SPARE[0], spare=True)
+    assert isinstance(attempts.after(Failure.ANSWERED_500, "no", 1.0), GiveUp)
+
+
+@pytest.mark.parametrize("failure", [Failure.CONNECT, Failure.REFUSED, Failure.TIMEOUT])
+def test_what_is_no_fault_of_the_engine_stays_with_the_backend(failure: Failure) -> None:
+    attempts = Attempts(TARGETS, spare=SPARE)
+    attempts.start(0.0)
+    assert attempts.after(failure, "no", 1.0) == Try(TARGETS[1])
+
+
+@given(st.lists(st.sampled_from(Failure), max_size=12))
+def test_with_a_spare_every_run_ends_too(failures: list[Failure]) -> None:
+    attempts = Attempts(TARGETS, spare=SPARE)
+    step = attempts.start(0.0)
+    tried = []
+    for failure in [*failures, *[Failure.CUT] * 8]:
         if isinstance(step, GiveUp):
             break
         tried.append(step.target.id)

@@ -13,6 +13,7 @@ from bridge_agent.gateway.admission import Waiter
 from bridge_agent.gateway.answer import Answer
 from bridge_agent.gateway.core import Arrival, Core
 from bridge_agent.gateway.hedge import Hedge, Hedged
+from bridge_agent.gateway.peek import Peek
 from bridge_agent.gateway.routes import Kind, Route
 from bridge_agent.peers.hop import OURS, REQUEST_ID, Hop, compress, lines_of
 from bridge_agent.routing.admission_rules import ADMITTED, Refused
@@ -62,6 +63,7 @@ class Attempting(Answer, Waiter, Hedged):
         "_hedge",
         "_hedge_timer",
         "_hedged",
+        "_kept",
         "_queued",
         "_retrying",
         "_settled",
@@ -69,6 +71,7 @@ class Attempting(Answer, Waiter, Hedged):
         "_streams",
         "_timer",
         "_try_timer",
+        "_turned",
         "_wait_timer",
     )
 
@@ -90,18 +93,28 @@ class Attempting(Answer, Waiter, Hedged):
         self._hedged = False
         self._hedge: Hedge | None = None
         self._hedge_timer: asyncio.TimerHandle | None = None
+        self._kept: tuple[Peek, bytes] | None = None  # as the client sent it, for another backend
+        self._turned = False
 
     def _tries(self) -> Attempts:
         """The machine of the attempts, made when there is more than one to decide about."""
         if self._attempts is None:
-            self._attempts = Attempts(self._candidates, self._deadline, self._policy.retries)
+            decision = self._decision
+            spare = None if decision is None else decision.spare
+            self._attempts = Attempts(
+                self._candidates,
+                self._deadline,
+                self._policy.retries,
+                () if spare is None else spare.candidates,
+            )
             self._attempts.start(self._arrival.began)
         return self._attempts
 
     @property
     def decision(self) -> Decision | None:
         """See `Answer`."""
-        return self._decision
+        decision = self._decision
+        return decision.spare if self._turned and decision is not None else decision
 
     @property
     def _tried(self) -> int:
@@ -110,6 +123,9 @@ class Attempting(Answer, Waiter, Hedged):
     def _follow(self, step: Step) -> None:
         """Takes a step, and the next ones while they fail at once."""
         while not isinstance(step, GiveUp):
+            if step.spare:
+                self._turned = True
+                self._turn()
             failure = self._send(step.target)
             if failure is None:
                 return
@@ -359,6 +375,10 @@ class Attempting(Answer, Waiter, Hedged):
         step = self._next(Failure.TIMEOUT, f"no answer within {limit:g} s")
         self.cancel()
         self._follow(step)
+
+    @abstractmethod
+    def _turn(self) -> None:
+        """Makes the request anew for the backend that makes good what the first one failed."""
 
     @abstractmethod
     def _give_up(self, step: GiveUp) -> None:

@@ -117,6 +117,8 @@ class Inference(Attempting):
         if core.draining and not decision.candidates:
             self._refuse_drained()
             return
+        if decision.spare is not None:
+            self._kept = (peeked, self._body)
         if decision.rewritten is not None:
             self._rewrite(peeked, decision.rewritten)
         every_s = decision.policy.keep_alive_bytes_s
@@ -175,9 +177,19 @@ class Inference(Attempting):
         self._alias = (b'"model":' + encode(model), b'"model":' + encode(peeked.model))
         self.rewrites = True
 
+    def _turn(self) -> None:
+        """See `Attempting`."""
+        kept, decision = self._kept, self.decision
+        if kept is None or decision is None:
+            return
+        peeked, self._body = kept
+        self._alias, self.rewrites = None, False
+        if decision.rewritten is not None:
+            self._rewrite(peeked, decision.rewritten)
+
     def what_was_asked(self) -> tuple[str, bytes]:
         """See `Answer`: after a route has put its backend's model into the body."""
-        decision = self._decision
+        decision = self.decision
         model = self._model if decision is None else decision.model
         if is_compressed(self._arrival, self.route):
             return model, decompress(self._body, self._core.config.max_body)

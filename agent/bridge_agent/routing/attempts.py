@@ -4,7 +4,8 @@ Rules:
 1. Nothing is tried again once a byte of an answer reached the client.
 2. A failure to connect, where nothing was sent, moves on to the next candidate each time; another
    failure moves on until the policy's attempts are used up. A server error moves on once only: a
-   request that its engine dies of must not go through the mesh.
+   request that its engine dies of must not go through the mesh. Where there are spare candidates
+   (another backend's, while this one is on trial), a failure of the engine moves on to them.
 3. No attempt begins after the deadline. An attempt that took too long for itself (`per_try`) is a
    failure like others, one that used up the whole deadline is the end.
 4. The retry budget holds back what overload makes: refusals and time-outs, which retries make worse.
@@ -29,6 +30,8 @@ SERVER_ERRORS: Final = 1  # retries after those
 _ENGINE_FAILED: Final = frozenset({Failure.SERVER_ERROR, Failure.ANSWERED_500})
 UNBUDGETED: Final = frozenset({Failure.CONNECT, Failure.CUT}) | _ENGINE_FAILED
 """Failures after which a request moves on whatever the retry budget says (rule 4)."""
+SPOILED: Final = frozenset({Failure.CUT}) | _ENGINE_FAILED
+"""Failures of an engine that had begun on the request."""
 
 
 class Attempt(msgspec.Struct, frozen=True):
@@ -41,9 +44,10 @@ class Attempt(msgspec.Struct, frozen=True):
 
 
 class Try(msgspec.Struct, frozen=True):
-    """Send it there."""
+    """Send it there; `spare`: as its backend's request, for which it is made anew."""
 
     target: Target
+    spare: bool = False
 
 
 class GiveUp(msgspec.Struct, frozen=True):
@@ -60,10 +64,16 @@ Step: TypeAlias = Try | GiveUp
 class Attempts:
     """The attempts of one request: events in, the next step out.
 
+    Attributes:
+        count: Attempts begun.
+        failed: Those that failed.
+        step: The first step.
+
     Args:
         candidates: Whom to try, in order.
         deadline: Monotonic time after which nothing more is tried; None: no limit.
         policy: How often.
+        spare: Whom to try in their place once an engine among them failed.
     """
 
     __slots__ = (
@@ -74,15 +84,23 @@ class Attempts:
         "_delivered",
         "_retries",
         "_server_errors",
+        "_spare",
         "_tries",
+        "count",
         "failed",
         "step",
     )
 
     def __init__(
-        self, candidates: tuple[Target, ...], deadline: float | None = None, policy: Retries | None = None
+        self,
+        candidates: tuple[Target, ...],
+        deadline: float | None = None,
+        policy: Retries | None = None,
+        spare: tuple[Target, ...] = (),
     ) -> None:
         self._candidates = candidates
+        self._spare = spare
+        self.count = 0
         self._deadline = deadline
         self._tries = (policy or Retries()).attempts
         self._server_errors = 0
@@ -93,14 +111,11 @@ class Attempts:
         self.failed: list[Attempt] = []
         self.step: Step = GiveUp(503, "not started")
 
-    @property
-    def count(self) -> int:
-        """Attempts begun."""
-        return self._at + 1
-
     def may_retry(self, failure: Failure = Failure.REFUSED) -> bool:
         """Whether such a failure of the running attempt would be tried elsewhere, budget permitting."""
-        if self._delivered or self._at + 1 >= len(self._candidates):
+        if self._delivered:
+            return False
+        if self._at + 1 >= len(self._candidates) and not self._turns_to_spare(failure):
             return False
         if failure is Failure.CONNECT:
             return True
@@ -119,7 +134,11 @@ class Attempts:
         if not self._candidates:
             return GiveUp(503, "no instance can serve this model at present")
         self._at, self._began = 0, now
+        self.count = 1
         return Try(self._candidates[0])
+
+    def _turns_to_spare(self, failure: Failure) -> bool:
+        return bool(self._spare) and failure in SPOILED
 
     def delivered(self) -> None:
         """A byte of the answer reached the client."""
@@ -146,8 +165,13 @@ class Attempts:
         if failure is not Failure.CONNECT:
             self._retries += 1
             self._server_errors += failure in _ENGINE_FAILED
-        self._at += 1
         self._began = now
+        self.count += 1
+        if self._turns_to_spare(failure):
+            self._candidates, self._spare = self._spare, ()
+            self._at = 0
+            return Try(self._candidates[0], spare=True)
+        self._at += 1
         return Try(self._candidates[self._at])
 
 

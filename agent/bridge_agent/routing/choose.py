@@ -2,7 +2,8 @@
 
 Rules:
 1. A name that is a route's goes to one of its backends, by weight, the same one for the same key;
-   with nobody to serve it, to the other backends, then to the route's fallback.
+   with nobody to serve it, to the other backends, then to the route's fallback. What goes to a backend
+   on trial has the next one that is not to spare.
 2. Candidates have the model, are available, and are neither down nor ejected. No more than the
    policy's share of them is ejected at once; with too few healthy ones left, ejection is not
    regarded (panic); those that are down are asked when there is nobody else.
@@ -67,6 +68,7 @@ class Decision(msgspec.Struct, frozen=True):
         backend: Which of the route's backends; empty without a route.
         key: What the choice hung on besides the mesh's state.
         work: Each candidate's work when it was chosen.
+        spare: Who makes it good when this backend, which is on trial, fails it; None elsewhere.
     """
 
     model: str
@@ -81,6 +83,7 @@ class Decision(msgspec.Struct, frozen=True):
     backend: str = ""
     key: bytes = b""
     work: tuple[int, ...] = ()
+    spare: Decision | None = None
 
 
 class Load(msgspec.Struct, frozen=True):
@@ -143,15 +146,24 @@ def choose(index: Index, name: str, key: bytes, load: Load, *, only_local: bool 
 def _by_route(index: Index, route: Route, key: bytes, load: Load) -> Decision:
     """Asks backend after backend, then the fallback; the route first named says how it is treated."""
     first: Decision | None = None
+    trial: Decision | None = None
     seen = set[str]()
     current: Route | None = route
     while current is not None and current.name not in seen and len(seen) <= _MAX_FALLBACKS:
         seen.add(current.name)
         for backend in split(current, key):
+            if trial is not None and backend.on_trial:
+                continue
             decision = _of_backend(index, route, backend, key, load)
             if decision.candidates:
-                return decision
+                if trial is not None:
+                    return msgspec.structs.replace(trial, spare=decision)
+                if not backend.on_trial:
+                    return decision
+                trial = decision
             first = first or decision
+        if trial is not None:
+            return trial
         if current.fallback is None:
             break
         follow = index.routes.get(canonical_or_same(current.fallback))

@@ -5,7 +5,8 @@ Rules:
    other backends keep their shares.
 2. A step of n instances narrows the canary to n of its instances, the first by id, and gives it
    their share of all instances of the two.
-3. A complete rollout leaves everything with the canary, one that went back everything with stable,
+3. While it runs the canary is on trial: what fails there is made good by the other backends.
+4. A complete rollout leaves everything with the canary, one that went back everything with stable,
    until its document is removed.
 """
 
@@ -41,7 +42,9 @@ def route_under(
     taken = round(total * percent / 100.0)
     changed = {
         plan.stable: msgspec.structs.replace(stable, weight=total - taken),
-        plan.canary: msgspec.structs.replace(canary, weight=taken, instances=chosen or canary.instances),
+        plan.canary: msgspec.structs.replace(
+            canary, weight=taken, instances=chosen or canary.instances, on_trial=position.running
+        ),
     }
     backends = tuple(
         changed.get(backend.key) or msgspec.structs.replace(backend, weight=backend.weight * _FINE)
