@@ -115,6 +115,18 @@ def test_a_full_queue_gives_way_to_the_more_urgent() -> None:
     assert drain(queue) == ["urgent", "a1", "b1"]
 
 
+def test_who_is_refused_for_its_deadline_takes_nobodys_place() -> None:
+    queue: SlotQueue[str] = SlotQueue(1)
+    for number in range(3):
+        offer(queue, str(number))
+        queue.give_back(10.0)
+    offer(queue, "runs")
+    offer(queue, "waits", bound=1)
+    refused = queue.offer("urgent", "c", Priority.HIGH, bound=1, now=100.0, deadline=101.0)
+    assert isinstance(refused, Refused)
+    assert drain(queue) == ["waits"]
+
+
 class Model(RuleBasedStateMachine):
     """Whatever happens: slots are never exceeded, none stays free while somebody waits, none is lost."""
 
@@ -133,10 +145,11 @@ class Model(RuleBasedStateMachine):
             self.running.add(one)
             self.served[one] += 1
 
-    @rule(client=st.sampled_from("abc"), priority=st.sampled_from(Priority))
-    def arrive(self, client: str, priority: Priority) -> None:
+    @rule(client=st.sampled_from("abc"), priority=st.sampled_from(Priority), hurried=st.booleans())
+    def arrive(self, client: str, priority: Priority, hurried: bool) -> None:
         self.number += 1
-        answer = self.queue.offer(self.number, client, priority, bound=self.bound)
+        deadline = 0.1 if hurried else None
+        answer = self.queue.offer(self.number, client, priority, bound=self.bound, deadline=deadline)
         if answer is ADMITTED:
             self.running.add(self.number)
         elif isinstance(answer, Queued):
@@ -144,7 +157,7 @@ class Model(RuleBasedStateMachine):
                 assert self.waiting.pop(answer.displaced)[1] > priority
             self.waiting[self.number] = (client, priority)
         else:
-            assert len(self.waiting) >= self.bound
+            assert hurried or len(self.waiting) >= self.bound
 
     @precondition(lambda self: self.running)
     @rule(data=st.data(), suspect=st.booleans())

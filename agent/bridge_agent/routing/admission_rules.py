@@ -119,11 +119,12 @@ class SlotQueue(Generic[W]):
             return ADMITTED
         wait = self.expected_wait(priority)
         hint = max(1, min(_LONGEST_HINT_S, math.ceil(wait)))
+        if deadline is not None and now + wait > deadline:
+            return Refused("server busy: the request would wait longer than its deadline", hint)
+        # Last: who is displaced has to be told, so nothing may refuse the newcomer after it.
         displaced = self._displace(priority) if self.waiting >= bound else None
         if self.waiting >= bound:
             return Refused("server busy, please try again.  maximum pending requests exceeded", hint)
-        if deadline is not None and now + wait > deadline:
-            return Refused("server busy: the request would wait longer than its deadline", hint)
         self._lines[priority].setdefault(client, deque()).append(waiter)
         self.waiting += 1
         return QUEUED if displaced is None else Queued(displaced)
