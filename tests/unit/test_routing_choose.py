@@ -375,6 +375,62 @@ def test_a_backend_takes_its_own_instances_only() -> None:
     assert names(choose(mesh, canonical("s"), b"k", IDLE)) == ["b"]
 
 
+def test_backends_of_one_model_each_have_their_own_turns() -> None:
+    policy = RoutePolicy(strategy="round_robin")
+    sides = tuple(Backend("x", labels={"side": side}, name=side) for side in ("left", "right"))
+    nodes = {name: {"labels": {"side": "left" if name < "c" else "right"}} for name in "abcd"}
+    routes = tuple(Route(side.name, (side,), policy) for side in sides)
+    mesh, load = index({name: {} for name in "abcd"}, nodes, routes), Load({})
+    counts = Counter(
+        names(choose(mesh, canonical(side), b"k", load))[0] for _ in range(100) for side in ("left", "right")
+    )
+    assert counts == dict.fromkeys("abcd", 50)
+
+
+def test_the_bound_of_a_narrowed_backend_is_of_its_own_instances() -> None:
+    mesh_of_ten = {f"n{at}": {} for at in range(10)}
+    backend = Backend("x", instances=("n0/0", "n1/0"))
+    mesh = index(mesh_of_ten, routes=(Route("r", (backend,)),))
+    work = {"n0/0": 8, "n1/0": 2}
+    first = {names(choose(mesh, canonical("r"), b"%d" % key, Load(work)))[0] for key in range(50)}
+    assert first == {"n1"}
+
+
+def test_those_that_are_down_make_no_room_for_others() -> None:
+    mesh = index({name: {} for name in "abc"})
+    load = Load({"a/0": 6, "b/0": 4}, None, lambda subject: float(subject == "c"))
+    first = {names(choose(mesh, X, b"%d" % key, load))[0] for key in range(50)}
+    assert first == {"a", "b"}  # over a third of the work each, under its five eighths of what there is
+    load = Load({"a/0": 8, "b/0": 2}, None, lambda subject: float(subject == "c"))
+    assert {names(choose(mesh, X, b"%d" % key, load))[0] for key in range(50)} == {"b"}
+
+
+def test_a_route_says_how_slowly_its_instances_start() -> None:
+    def shares_at(age_s: float, slow_start_s: float) -> Counter[str]:
+        policy = RoutePolicy(strategy="round_robin", slow_start_s=slow_start_s)
+        mesh = index({name: {} for name in "ab"}, routes=(Route("r", (Backend("x"),), policy),))
+        assert mesh.slow_start_s == max(slow_start_s, mesh.defaults.slow_start_s)
+        load = Load({}, ages={"b/0": age_s})
+        return Counter(names(choose(mesh, canonical("r"), b"k", load))[0] for _ in range(90))
+
+    assert shares_at(5.0, 10.0) == {"a": 60, "b": 30}
+    assert shares_at(30.0, 60.0) == {"a": 60, "b": 30}
+    assert shares_at(5.0, 0.0) == {"a": 45, "b": 45}
+
+
+def test_a_route_with_a_model_that_is_down_is_not_a_route_to_nowhere() -> None:
+    down = {"a": {"state": "starting", "models": ("x:latest", "y:latest")}}
+    for route in (
+        Route("r", (Backend("nope", 99), Backend("x", 1))),
+        Route("r", (Backend("nope"),), fallback="y"),
+    ):
+        mesh = index({name: dict(fields) for name, fields in down.items()}, routes=(route,))
+        decisions = [choose(mesh, canonical("r"), b"%d" % key, IDLE) for key in range(20)]
+        assert {(decision.known, decision.candidates) for decision in decisions} == {(True, ())}
+    mesh = index(five(), routes=(Route("r", (Backend("nope"), Backend("neither")), fallback="nor"),))
+    assert not choose(mesh, canonical("r"), b"k", IDLE).known
+
+
 def test_never_more_than_the_share_is_ejected_and_those_nearly_over_come_back() -> None:
     left = {"a/0": 1.0, "b/0": 3.0, "c/0": 2.0}
     policy = RoutePolicy(outlier=Outlier(max_ejected=0.4, panic_threshold=0.2), strategy="least_request")

@@ -175,9 +175,9 @@ def test_what_was_given_up_in_its_prefill_counts_until_the_owner_says_otherwise(
 def test_only_what_came_after_the_start_starts_slowly() -> None:
     book = LoadBook({})
     book.present(["a", "b"], 0.0)
-    assert book.shares(0.0, 10.0) == {}
+    assert book.ages(0.0, 10.0) == {}
     book.present(["a", "c"], 5.0)
-    assert book.shares(10.0, 10.0) == {"c": 0.5}
+    assert book.ages(10.0, 10.0) == {"c": 5.0}
     book.present(["a", "b", "c"], 11.0)
-    assert book.shares(12.0, 10.0) == {"b": 0.1, "c": 0.7}
-    assert book.shares(30.0, 10.0) == {}
+    assert book.ages(12.0, 10.0) == {"b": 1.0, "c": 7.0}
+    assert book.ages(30.0, 10.0) == {}

@@ -96,19 +96,19 @@ class Core:
         health, loads = self.health, self.loads
         # Any number will do, so long as it is another one for each request.
         self._draw = (self._draw * 6364136223846793005 + 1442695040888963407) & 0xFFFFFFFFFFFFFFFF
-        shares = loads.shares(now, self.view.index.defaults.slow_start_s)
+        ages = loads.ages(now, self.view.index.slow_start_s)
         draw = self._draw >> 20
         work = loads.work(now)
         suspected = self.admission.suspected()
         if suspected:  # what others know from what this node tells them
             work = {**work, **{id_: work.get(id_, 0) + count for id_, count in suspected.items()}}
         if health.quiet:
-            return Load(work, None, None, shares, self._turns, draw)
+            return Load(work, None, None, ages, self._turns, draw)
         return Load(
             work,
             lambda subject: health.ejected(subject, now),
             lambda subject: health.down(subject, now),
-            shares,
+            ages,
             self._turns,
             draw,
         )

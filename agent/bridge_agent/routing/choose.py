@@ -8,7 +8,8 @@ Rules:
    policy's share of them is ejected at once; with too few healthy ones left, ejection is not
    regarded (panic); those that are down are asked when there is nobody else.
 3. Their order is the strategy's. On the ring, those over their bounded share of the work come
-   after all others, keeping the ring's order.
+   after all others, keeping the ring's order. The share is of the candidates' work among the
+   candidates: what lies idle outside a narrowed backend, or is down, takes none of it.
 4. A request that came over a hop goes to this node's own instances alone.
 """
 
@@ -20,7 +21,7 @@ from typing import Final
 import msgspec
 
 from bridge_agent.routing import strategies
-from bridge_agent.routing.strategies import MAX_CANDIDATES, Turns
+from bridge_agent.routing.strategies import MAX_CANDIDATES, Turns, ramp
 from bridge_agent.routing.view import Index, Pool, Target
 from bridge_core.names import canonical_or_same
 from bridge_core.snapshot import Backend, Route, RoutePolicy
@@ -93,7 +94,7 @@ class Load(msgspec.Struct, frozen=True):
         work: Requests at each instance, as far as this agent knows; idle ones may be missing.
         ejected: How much longer an instance or node is passed over for what it did to requests.
         down: How much longer it is taken for dead.
-        shares: Of instances that start slowly: the share of their capacity that they get (0 to 1).
+        ages: Seconds since an instance came (back), of those that came lately: they start slowly.
         turns: Where the round robins stand; a choice moves them on.
         draw: Any number, another for each request.
     """
@@ -101,7 +102,7 @@ class Load(msgspec.Struct, frozen=True):
     work: Mapping[str, int]
     ejected: Skips | None = None
     down: Skips | None = None
-    shares: Mapping[str, float] = {}
+    ages: Mapping[str, float] = {}
     turns: Turns = msgspec.field(default_factory=Turns)
     draw: int = 0
 
@@ -161,7 +162,7 @@ def _by_route(index: Index, route: Route, key: bytes, load: Load) -> Decision:
                 if not backend.on_trial:
                     return decision
                 trial = decision
-            first = first or decision
+            first = _telling(first, decision)
         if trial is not None:
             return trial
         if current.fallback is None:
@@ -171,8 +172,14 @@ def _by_route(index: Index, route: Route, key: bytes, load: Load) -> Decision:
             decision = _of_backend(index, route, Backend(current.fallback), key, load)
             if decision.candidates:
                 return decision
+            first = _telling(first, decision)
         current = follow
     return first or Decision(canonical_or_same(route.name), (), True, route=route.name, policy=route.policy)
+
+
+def _telling(first: Decision | None, other: Decision) -> Decision:
+    """Of two decisions without candidates the one to tell: a model that is down exists, all the same."""
+    return first if first is not None and (first.known or not other.known) else other
 
 
 def _of_backend(index: Index, route: Route, backend: Backend, key: bytes, load: Load) -> Decision:
@@ -203,10 +210,15 @@ def _among(
     on_ring = policy.strategy == "ring_hash"
     targets = (pool.targets[id_] for id_ in pool.ring.lookup(key)) if on_ring else pool.targets.values()
     candidates: Iterable[Target] = _fit(index, targets, skipped, backend, only_local)
+    narrowed = backend is not None and backend.narrowed
     panic = False
     if load.ejected is not None or load.down is not None:
         candidates, panic = _healthy(list(candidates), load, policy, skipped)
-    order = _order(pool, candidates, load, policy, skipped)
+    elif narrowed:
+        candidates = list(candidates)
+    # Each set of candidates has its turns: one that is not among them is forgotten.
+    rotation = f"{name} {backend.labels} {backend.instances}" if backend is not None and narrowed else name
+    order = _order(pool, candidates, load, policy, skipped, rotation=rotation)
     work = tuple(load.work.get(target.id, 0) for target in order)
     return Decision(
         name, order, True, "", None, tuple(skipped), policy.strategy, panic, policy, "", key, work
@@ -214,33 +226,44 @@ def _among(
 
 
 def _order(
-    pool: Pool, candidates: Iterable[Target], load: Load, policy: RoutePolicy, skipped: list[Skipped]
+    pool: Pool,
+    candidates: Iterable[Target],
+    load: Load,
+    policy: RoutePolicy,
+    skipped: list[Skipped],
+    *,
+    rotation: str,
 ) -> tuple[Target, ...]:
-    """The candidates in the strategy's order."""
-    work = load.work
+    """The candidates in the strategy's order; `rotation` names whose turns these are."""
+    work, window = load.work, policy.slow_start_s
+    slow = {
+        id_: pool.targets[id_].capacity * ramp(age, window)
+        for id_, age in load.ages.items()
+        if age < window and id_ in pool.targets
+    }
     if policy.strategy == "ring_hash":
-        slow = {
-            id_: pool.targets[id_].capacity * share
-            for id_, share in load.shares.items()
-            if id_ in pool.targets
-        }
-        room = _room(pool, work, policy.bounded_load)
+        room = _room(pool, candidates, work, policy.bounded_load)
         under, over = strategies.ring_hash(candidates, slow, work, room)
         skipped += [Skipped(target.id, "over its bounded share") for target in over]
         return tuple(strategies.apart(under + over)[:MAX_CANDIDATES])
     listed = list(candidates)
-    shares = {target.id: target.capacity * load.shares.get(target.id, 1.0) for target in listed}
+    shares = {target.id: slow.get(target.id, target.capacity) for target in listed}
     if policy.strategy == "round_robin":
-        return tuple(strategies.round_robin(listed, shares, load.turns, pool.name))
+        return tuple(strategies.round_robin(listed, shares, load.turns, rotation))
     if policy.strategy == "least_request":
         return tuple(strategies.least_request(listed, shares, work, load.draw))
     return tuple(strategies.residency(listed, pool.name, shares, work, load.draw))
 
 
-def _room(pool: Pool, work: Mapping[str, int], bound: float) -> float | None:
+def _room(pool: Pool, candidates: Iterable[Target], work: Mapping[str, int], bound: float) -> float | None:
     """Work that an instance may have per unit of capacity; None while all are idle."""
-    total = sum(count for id_, count in work.items() if id_ in pool.targets)
-    return (1 + bound) * (total + 1) / pool.capacity if total and pool.capacity else None
+    if isinstance(candidates, list):
+        total = sum(work.get(target.id, 0) for target in candidates)
+        capacity = sum(target.capacity for target in candidates)
+    else:  # all of the pool, which is looked at only as far as needed
+        total = sum(count for id_, count in work.items() if id_ in pool.targets)
+        capacity = pool.capacity
+    return (1 + bound) * (total + 1) / capacity if total and capacity else None
 
 
 def _fit(

@@ -13,8 +13,6 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 
-from bridge_agent.routing.strategies import ramp
-
 
 class LoadBook:
     """The work at instances, by id.
@@ -64,8 +62,8 @@ class LoadBook:
         self._came = {id_: at for id_, at in self._came.items() if id_ in known}
         self._known = known
 
-    def shares(self, now: float, slow_start_s: float) -> Mapping[str, float]:
-        """The share of its capacity that each instance in its slow start gets."""
+    def ages(self, now: float, longest_s: float) -> Mapping[str, float]:
+        """How long ago each instance came (back); those that did longer ago than that are left out."""
         if self._came:
-            self._came = {id_: at for id_, at in self._came.items() if now - at < slow_start_s}
-        return {id_: ramp(now - at, slow_start_s) for id_, at in self._came.items()}
+            self._came = {id_: at for id_, at in self._came.items() if now - at < longest_s}
+        return {id_: now - at for id_, at in self._came.items()}

@@ -76,6 +76,7 @@ class Index:
         ring: The ring over all instances.
         routes: Routes by canonical name.
         defaults: How requests that no route names are treated.
+        slow_start_s: The longest slow start that anybody asks for.
     """
 
     def __init__(
@@ -88,6 +89,9 @@ class Index:
         self.local = tuple(target for target in self.targets.values() if target.local)
         self.routes = dict(_routes(snapshot.routes.values()))
         self.defaults = snapshot.mesh.defaults
+        self.slow_start_s = max(
+            self.defaults.slow_start_s, *(route.policy.slow_start_s for route in self.routes.values()), 0.0
+        )
         weights = ((target.id, target.weight) for target in self.targets.values())
         self.ring = Ring(weights, snapshot.mesh.ring_points)
         self._owners = _owners(self.targets.values())
