@@ -88,6 +88,21 @@ def test_least_request_stays_even_when_requests_are_not_equal() -> None:
             work[running.pop(rng.randrange(len(running)))] -= 1
 
 
+@pytest.mark.parametrize("strategy", ["least_request", "residency"])
+def test_those_that_are_equally_good_are_chosen_equally_often(strategy: str) -> None:
+    targets = [target(f"n{at}") for at in range(5)]
+    busy, rng, counts = {"n0/0": 9, "n3/0": 9}, random.Random(3), Counter[str]()
+    for _ in range(6_000):
+        draw = rng.getrandbits(44)
+        if strategy == "least_request":
+            order = least_request(targets, shares(targets), busy, draw)
+        else:
+            order = residency(targets, "m", shares(targets), busy, draw)
+        counts[order[0].node] += 1
+        assert {one.node for one in order[:3]} == {"n1", "n2", "n4"}
+    assert all(abs(count - 2_000) < 200 for count in counts.values())
+
+
 def test_two_choices_are_nearly_as_even_among_many() -> None:
     size = strategies.TWO_CHOICES_ABOVE * 5
     targets = [target(f"n{at}") for at in range(size)]

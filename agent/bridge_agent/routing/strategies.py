@@ -12,8 +12,8 @@ Rules:
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Final
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Any, Final
 
 from bridge_agent.routing.view import Target
 
@@ -77,9 +77,7 @@ def least_request(
     if many:
         drawn = [targets[at] for at in _positions(len(targets), draw)]
         return apart([*sorted(drawn[:2], key=lambda one: _pressure(one, shares, work)), *drawn[2:]])
-    start = draw % len(targets) if targets else 0
-    rotated = [*targets[start:], *targets[:start]]
-    return apart(sorted(rotated, key=lambda one: _pressure(one, shares, work)))[:MAX_CANDIDATES]
+    return apart(_ranked(targets, lambda one: _pressure(one, shares, work), draw))[:MAX_CANDIDATES]
 
 
 def residency(
@@ -89,9 +87,9 @@ def residency(
 
     One with so much work that loading the model elsewhere is sooner done comes after idle others.
     """
-    start = draw % len(targets) if targets else 0
-    rotated = [*targets[start:], *targets[:start]]
-    ranked = sorted(rotated, key=lambda one: (residency_tier(one, model, work), _pressure(one, shares, work)))
+    ranked = _ranked(
+        targets, lambda one: (residency_tier(one, model, work), _pressure(one, shares, work)), draw
+    )
     return apart(ranked)[:MAX_CANDIDATES]
 
 
@@ -136,6 +134,23 @@ def ring_hash(
             if len(under) >= MAX_CANDIDATES and (not domain or target.failure_domain != domain):
                 break
     return under, over
+
+
+def _ranked(targets: Sequence[Target], rank: Callable[[Target], Any], draw: int) -> list[Target]:
+    """By rank; of those that are equally good each is first equally often.
+
+    Beginning anywhere alone would not do that: who follows one that ranks lower would be first for it, too.
+    """
+    if not targets:
+        return []
+    turn, start = divmod(draw, len(targets))
+    rotated = [(rank(one), one) for one in (*targets[start:], *targets[:start])]
+    rotated.sort(key=lambda pair: pair[0])
+    best = rotated[0][0]
+    order = [one for _, one in rotated]
+    equal = sum(1 for found, _ in rotated if found == best)
+    turn %= equal
+    return [*order[turn:equal], *order[:turn], *order[equal:]]
 
 
 def _pressure(target: Target, shares: Mapping[str, float], work: Work) -> float:
