@@ -155,6 +155,23 @@ def test_who_succeeds_far_less_often_than_the_others_is_ejected() -> None:
         assert not alone.failed("bad", Failure.SERVER_ERROR, float(at) * 10)
 
 
+def test_with_one_other_instance_there_is_nobody_to_be_worse_than() -> None:
+    policy = RoutePolicy(
+        outlier=Outlier(consecutive_failures=1_000),
+        breaker=Breaker(failure_share=1.0, min_requests=20, window_s=1_000.0),
+    )
+    book = HealthBook(policy)
+    for at in range(200):
+        # As the gateway notes it: an answer is its instance's and its node's, a failure the instance's.
+        for instance in ("a/0", "b/0"):
+            failed = instance == "a/0" and at % 3 == 0
+            if failed:
+                assert not book.failed(instance, Failure.SERVER_ERROR, float(at))
+            else:
+                book.succeeded(instance, float(at))
+                book.succeeded(instance[:1], float(at))
+
+
 def test_a_silent_node_is_down_until_it_speaks() -> None:
     book = HealthBook()
     book.silent("n")

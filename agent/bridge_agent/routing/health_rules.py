@@ -260,6 +260,8 @@ class HealthBook:
         length_s = self._policy.breaker.window_s
         rates = {}
         for name, record in self._records.items():
+            if ("/" in name) is not ("/" in subject):
+                continue  # a node's own record says of its instance once more what the instance's does
             total, bad = record.window(length_s, now).totals(now)
             if total >= least:
                 rates[name] = 1 - bad / total
