@@ -192,6 +192,18 @@ async def test_a_route_asks_its_backend_and_answers_by_its_own_name(bed: Bed) ->
         assert {json.loads(line)["model"] for line in answer.body.splitlines()} == {"chat"}
 
 
+@pytest.mark.parametrize("path", ["/api/chat", "/v1/chat/completions", "/v1/responses"])
+async def test_a_route_answers_by_its_own_name_however_the_answer_is_cut(bed: Bed, path: str) -> None:
+    bed.publish(route__chat=Route("chat", (Backend("solo"),)))
+    for entry in ("a", "c"):
+        for stream in (True, False):
+            bed["c"].engine.faults = [Fault("crumbs", times=1)]
+            answer = await bed[entry].infer(path, model="chat", stream=stream, input="hi")
+            assert answer.status == 200
+            assert b'"model":"chat"' in answer.body
+            assert b'"solo"' not in answer.body
+
+
 async def test_a_route_falls_back_when_nobody_has_its_backend(bed: Bed) -> None:
     bed.publish(route__chat=Route("chat", (Backend("nope"),), fallback=ALL))
     assert (await bed["a"].infer(model="chat")).status == 200

@@ -50,6 +50,7 @@ _ANSWERS = {
     ("/v1/embeddings", False): case("openai", "embeddings"),
     ("/api/show", False): case("show", "show"),
 }
+_CRUMB = 11
 _STREAMS_BY_DEFAULT = ("/api/generate", "/api/chat")
 _LOAD_UNLOAD = {"model": "", "created_at": "2026-11-23T21:35:30.065954458Z", "done": True}
 
@@ -61,7 +62,7 @@ class Fault:
     Kinds: "cut" (the connection ends), "silent" (the stream ends without its terminal record),
     "torn" (as "silent", in the middle of a record), "hang", "error" (the engine's own error
     record), "busy" (503), "later" (503 with Retry-After: 30), "died" (500, the runner's death
-    before a byte), "close" (before the head).
+    before a byte), "close" (before the head), "crumbs" (all is well, but comes a few bytes at a time).
     """
 
     kind: str
@@ -210,7 +211,11 @@ class RecordedEngine:
             if fault is not None and fault.kind == "hang":
                 await asyncio.Event().wait()
             data = b"".join(chunks)
-            if fault is not None:
+            if fault is not None and fault.kind == "crumbs":
+                exchange.start(200, pairs)
+                await self._crumble(exchange, data)
+                exchange.finish()
+            elif fault is not None:
                 exchange.start(200, pairs, len(data))
                 exchange.write(data[:10])
                 exchange.abort()
@@ -219,6 +224,10 @@ class RecordedEngine:
                 exchange.respond(200, pairs, data)
             return
         exchange.start(200, pairs)
+        if fault is not None and fault.kind == "crumbs":
+            await self._crumble(exchange, b"".join(chunks))
+            exchange.finish()
+            return
         for chunk in self._until(chunks, fault):
             exchange.write(chunk)
             await exchange.drain()
@@ -226,6 +235,13 @@ class RecordedEngine:
         if fault is not None and fault.kind == "torn":
             exchange.write(chunks[fault.after][:30])
         await self._end(exchange, fault)
+
+    @staticmethod
+    async def _crumble(exchange: Exchange, data: bytes) -> None:
+        for at in range(0, len(data), _CRUMB):
+            exchange.write(data[at : at + _CRUMB])
+            await exchange.drain()
+            await asyncio.sleep(0)
 
     async def _end(self, exchange: Exchange, fault: Fault | None) -> None:
         if fault is None or fault.kind in ("silent", "torn"):

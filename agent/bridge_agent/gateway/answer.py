@@ -213,11 +213,9 @@ class Answer(Relay):
 
     def response_data(self, data: bytes) -> bytes:
         """See `Relay`: follows the stream's records on their way."""
-        if self._alias is not None:
-            data = data.replace(*self._alias)
-            if self._held is not None:
-                self._held.append(data)
-                return b""
+        if self._held is not None:
+            self._held.append(data)
+            return b""
         watch = self._watch
         if watch is None:
             return data
@@ -227,6 +225,8 @@ class Answer(Relay):
         watch.feed(data)
         if self._torn or data[-1:] != b"\n":
             data = self._whole_lines(data)
+        if self._alias is not None:  # in whole lines: the name may have come in two reads
+            data = data.replace(*self._alias)
         tracker = self.tracker
         if tracker is not None:
             if self._error or _ERROR in data:
@@ -267,11 +267,11 @@ class Answer(Relay):
             held = self._held
             status = self.exchange.status
             self._settle(status, Outcome.OK if status < 500 else Outcome.ENGINE_ERROR)
-            return b"".join(held) if held else b""
+            return self.renamed(b"".join(held)) if held else b""
         verdict = watch.verdict
         if verdict is Verdict.COMPLETE:
             self._settle(200, Outcome.OK)
-            return self._torn
+            return self.renamed(self._torn)
         if verdict is Verdict.ENGINE_ERROR:
             return None if self._continues("engine_error", "the engine's own error") else self._told_error()
         message = "the engine stopped before the answer was complete"
@@ -290,7 +290,7 @@ class Answer(Relay):
         exchange, watch = self.exchange, self._watch
         if watch is not None and watch.verdict is Verdict.COMPLETE:
             self._settle(200, Outcome.OK)
-            exchange.finish(self._torn)
+            exchange.finish(self.renamed(self._torn))
             return
         if self._continues("cut", error.message):
             return
@@ -307,7 +307,7 @@ class Answer(Relay):
         if self.part:
             self.exchange.abort()
             return None
-        return self._error + self._torn
+        return self._error + self.renamed(self._torn)
 
     # -- a stream that died
 
