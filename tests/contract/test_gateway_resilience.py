@@ -85,6 +85,23 @@ async def test_a_full_queue_gives_way_to_the_more_urgent(tmp_path: Path) -> None
         assert queued(bed, 0)
 
 
+@pytest.mark.parametrize("entry", ["a", "b"])
+async def test_a_routes_queue_is_as_long_and_as_patient_at_every_node(tmp_path: Path, entry: str) -> None:
+    engines = {"a": RecordedEngine((ALL,), slots=1), "b": RecordedEngine(("other",))}
+    async with mesh(tmp_path, engines) as bed:
+        for name, admission in (("none", Admission(queue_per_slot=0)), ("brief", Admission(max_wait_s=0.05))):
+            policy = RoutePolicy(admission=admission)
+            bed.publish(**{f"route__{name}": Route(name, (Backend(ALL),), policy)})
+        first = await occupy(bed)
+        for route in ("none", "brief"):
+            refused = await bed[entry].infer(model=route)
+            assert (refused.status, refused.headers.get(b"retry-after")) == (503, b"1")
+        patient = asyncio.create_task(bed[entry].infer())
+        await eventually(lambda: bed["a"].gateway.waiting() == {"a/0": 1})
+        bed["a"].engine.release.set()
+        assert {(await one).status for one in (first, patient)} == {200}
+
+
 async def test_a_client_that_leaves_the_queue_never_reaches_the_engine(lone: Bed) -> None:
     first = await occupy(lone)
     waiting = asyncio.create_task(lone["a"].infer())

@@ -24,6 +24,7 @@ HOPS = [
     Hop("node1", "local", "id-1"),
     Hop("node1", "spiffe://m/client/ann", "id-2", remaining_s=1.5),
     Hop("n", "Ünïcode", "id-3", compressed=True),
+    Hop("n", "p", "id-4", instance="n/1", priority=Priority.HIGH, route="team/chat:v2"),
 ]
 
 
@@ -35,7 +36,7 @@ def test_a_hop_reads_as_it_was_written(hop: Hop) -> None:
     assert read_hop(Headers(headers_of(again)), memo) == again
 
 
-@pytest.mark.parametrize("hop", [*HOPS, Hop("n", "p", "id-4", instance="n/1", priority=Priority.HIGH)])
+@pytest.mark.parametrize("hop", HOPS)
 def test_its_lines_say_what_its_pairs_say(hop: Hop) -> None:
     for _ in range(2):  # the second from what is kept of the first
         pairs = [tuple(line.split(b": ", 1)) for line in lines_of(hop).split(b"\r\n") if line]

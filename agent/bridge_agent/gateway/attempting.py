@@ -336,6 +336,7 @@ class Attempting(Answer, Waiter, Hedged):
             packed is not None,
             target.id if self.route.kind is Kind.INFER else "",
             arrival.priority,
+            "" if self._decision is None else self._decision.route,
         )
         return lines_of(hop), self._body if packed is None else packed
 

@@ -104,10 +104,13 @@ class Inference(Attempting):
         core, arrival = self._core, self._arrival
         index = core.view.index
         hop = arrival.hop
-        decision = only_choice(index, name) if hop is None else named_choice(index, name, hop.instance)
+        decision = (
+            only_choice(index, name) if hop is None else named_choice(index, name, hop.instance, hop.route)
+        )
         if decision is None:
-            key = self._key(name, peeked)
-            decision = choose(index, name, key, core.load(arrival.began), only_local=hop is not None)
+            key, route = self._key(name, peeked), "" if hop is None else hop.route
+            load = core.load(arrival.began)
+            decision = choose(index, name, key, load, only_local=hop is not None, came_by=route)
         self._decision = decision
         self._policy = decision.policy
         self._streams = peeked.stream

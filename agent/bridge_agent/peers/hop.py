@@ -7,6 +7,8 @@ Rules:
 3. A deadline travels as the time that is left, so that clocks need not agree.
 4. An answer with `x-bridge-refused` says that the request was not begun, and may go elsewhere.
 5. An answer's `x-bridge-load` is all the work of the instance that the request was sent to.
+6. The route that a request came by travels by its name: the owner's queue is as long and as patient
+   as that route says, by the owner's own snapshot.
 """
 
 from __future__ import annotations
@@ -31,9 +33,10 @@ REFUSED: Final = b"x-bridge-refused"
 OVERHEAD: Final = b"x-bridge-overhead-us"
 INSTANCE: Final = b"x-bridge-instance"
 PRIORITY: Final = b"x-bridge-priority"
+ROUTE: Final = b"x-bridge-route"
 LOAD: Final = b"x-bridge-load"
 # What agents tell one another; no client's and no engine's word counts for it.
-OURS: Final = frozenset({HOP, PRINCIPAL, DEADLINE, BODY, REFUSED, OVERHEAD, INSTANCE, PRIORITY, LOAD})
+OURS: Final = frozenset({HOP, PRINCIPAL, DEADLINE, BODY, REFUSED, OVERHEAD, INSTANCE, PRIORITY, ROUTE, LOAD})
 # What differs in each request over a link, and in each answer.
 VARYING: Final = frozenset({REQUEST_ID, DEADLINE})
 VARYING_BACK: Final = frozenset({OVERHEAD, LOAD})
@@ -60,6 +63,7 @@ class Hop(msgspec.Struct, frozen=True):
         compressed: The body is a zstd frame.
         instance: Which of the node's instances is meant; empty: any.
         priority: How urgent it is.
+        route: Name of the route that it came by; empty without one.
     """
 
     entry: str
@@ -69,6 +73,7 @@ class Hop(msgspec.Struct, frozen=True):
     compressed: bool = False
     instance: str = ""
     priority: Priority = Priority.NORMAL
+    route: str = ""
 
 
 def headers_of(hop: Hop) -> list[Pair]:
@@ -86,6 +91,8 @@ def headers_of(hop: Hop) -> list[Pair]:
         pairs.append((INSTANCE, hop.instance.encode()))
     if hop.priority is not Priority.NORMAL:
         pairs.append((PRIORITY, hop.priority.name.lower().encode()))
+    if hop.route:
+        pairs.append((ROUTE, hop.route.encode()))
     return pairs
 
 
@@ -95,7 +102,9 @@ def lines_of(hop: Hop) -> bytes:
     Raises:
         BadHeader: something in it would break the message.
     """
-    fixed = _fixed_lines(hop.entry, hop.principal, hop.instance, hop.priority, compressed=hop.compressed)
+    fixed = _fixed_lines(
+        hop.entry, hop.principal, hop.instance, hop.priority, hop.route, compressed=hop.compressed
+    )
     changing = [(REQUEST_ID, hop.request_id.encode())]
     if hop.remaining_s is not None:
         changing.append((DEADLINE, b"%d" % max(1, int(hop.remaining_s * 1000))))
@@ -103,9 +112,11 @@ def lines_of(hop: Hop) -> bytes:
 
 
 @lru_cache(maxsize=1024)
-def _fixed_lines(entry: str, principal: str, instance: str, priority: Priority, *, compressed: bool) -> bytes:
+def _fixed_lines(
+    entry: str, principal: str, instance: str, priority: Priority, route: str, *, compressed: bool
+) -> bytes:
     """What all of a principal's requests to an instance have in common."""
-    common = Hop(entry, principal, "", None, compressed, instance, priority)
+    common = Hop(entry, principal, "", None, compressed, instance, priority, route)
     return lines(pair for pair in headers_of(common) if pair[0] != REQUEST_ID)
 
 
@@ -136,6 +147,7 @@ def read_hop(headers: Headers, memo: dict[Any, Any]) -> Hop | None:
         same.compressed,
         same.instance,
         same.priority,
+        same.route,
     )
 
 
@@ -151,6 +163,7 @@ def _read_fixed(entry: bytes, headers: Headers) -> Hop:
         coding is not None,
         headers.get(INSTANCE, b"").decode("latin-1"),  # type: ignore[union-attr]  # has a default
         PRIORITIES.get(headers.get(PRIORITY, b""), Priority.NORMAL),  # type: ignore[arg-type]  # likewise
+        headers.get(ROUTE, b"").decode("latin-1"),  # type: ignore[union-attr]  # likewise
     )
 
 

@@ -10,7 +10,8 @@ Rules:
 3. Their order is the strategy's. On the ring, those over their bounded share of the work come
    after all others, keeping the ring's order. The share is of the candidates' work among the
    candidates: what lies idle outside a narrowed backend, or is down, takes none of it.
-4. A request that came over a hop goes to this node's own instances alone.
+4. A request that came over a hop goes to this node's own instances alone, and is treated as the route
+   says that it came by there.
 """
 
 from __future__ import annotations
@@ -125,23 +126,38 @@ def only_choice(index: Index, name: str) -> Decision | None:
     return decision
 
 
-def named_choice(index: Index, name: str, instance: str) -> Decision | None:
-    """The decision for a model at the very instance that another agent chose; None where it cannot be."""
+def named_choice(index: Index, name: str, instance: str, came_by: str = "") -> Decision | None:
+    """The decision for a model at the very instance that another agent chose; None where it cannot be.
+
+    `came_by` is the route that it was asked for by, there.
+    """
     target = index.targets.get(instance)
     pool = index.pool(name)
     if target is None or not (target.local and target.available):
         return None
     if pool is None or instance not in pool.targets:
         return None
-    return Decision(name, (target,), True, strategy="named", policy=index.defaults)
+    return Decision(name, (target,), True, strategy="named", policy=_policy(index, came_by))
 
 
-def choose(index: Index, name: str, key: bytes, load: Load, *, only_local: bool = False) -> Decision:
-    """Decides for a request of the model or route `name` (canonical)."""
+def choose(
+    index: Index, name: str, key: bytes, load: Load, *, only_local: bool = False, came_by: str = ""
+) -> Decision:
+    """Decides for a request of the model or route `name` (canonical).
+
+    Over a hop the other agent has decided on the model: it is to be one of this node's (`only_local`),
+    treated as the route says that it `came_by` there.
+    """
     route = index.routes.get(name)
     if route is None or only_local:
-        return _among(index, name, key, load, index.defaults, only_local=only_local)
+        return _among(index, name, key, load, _policy(index, came_by), only_local=only_local)
     return _by_route(index, route, key, load)
+
+
+def _policy(index: Index, route: str) -> RoutePolicy:
+    """How requests by this route are treated; empty, or not known here: as those by none."""
+    found = index.routes.get(canonical_or_same(route)) if route else None
+    return index.defaults if found is None else found.policy
 
 
 def _by_route(index: Index, route: Route, key: bytes, load: Load) -> Decision:
