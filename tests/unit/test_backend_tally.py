@@ -11,9 +11,11 @@ from bridge_agent.gateway.watch import StreamWatch
 from bridge_agent.routing.attempts import Attempt
 from bridge_agent.routing.choose import Decision
 from bridge_agent.routing.health_rules import Failure
+from bridge_agent.routing.view import Target
 from bridge_agent.telemetry.tally import Tally
 from bridge_core.counts import Counts
 
+SERVED = (Target("n1/0", "n1", True, "127.0.0.1:1", True),)
 RECORD = Record(
     request_id="r",
     caller=Caller("local", ListenerKind.LOCAL),
@@ -26,13 +28,14 @@ RECORD = Record(
     sent=10.1,
     head=10.5,
     ended=12.5,
-    decision=Decision("new", (), True, route="chat", backend="canary"),
+    decision=Decision("new", SERVED, True, route="chat", backend="canary"),
     instance="n1/0",
     failed=(),
     bytes_in=1,
     bytes_out=1,
     tokens=100,
 )
+NOBODY = Decision("new", (), True, route="chat", backend="canary")
 FAILED = (Attempt("n1/0", 10.0, Failure.CUT),)
 
 
@@ -55,6 +58,9 @@ def test_an_answer_counts_with_its_times() -> None:
         {"status": 500, "outcome": Outcome.ENGINE_ERROR},
         {"failed": FAILED},  # another attempt saved it
         {"failed": (Attempt("n1/0", 10.0, Failure.ANSWERED_500),)},
+        # Nobody is there to serve it; once its leases ended, nobody even has its model.
+        {"status": 503, "outcome": Outcome.REFUSED, "head": 0.0, "decision": NOBODY},
+        {"status": 404, "outcome": Outcome.REFUSED, "head": 0.0, "decision": NOBODY},
     ],
 )
 def test_what_is_an_error_of_the_backend(changes) -> None:
@@ -75,7 +81,7 @@ def test_what_breaks_after_a_byte_is_an_in_stream_error(outcome) -> None:
         {"outcome": Outcome.REFUSED, "status": 503},
         {"outcome": Outcome.ENGINE_ERROR, "status": 400},
         {"caller": Caller("n2", ListenerKind.PEER, "n2")},
-        {"decision": Decision("new", (), True)},
+        {"decision": Decision("new", SERVED, True)},
         {"decision": None},
     ],
 )

@@ -2,9 +2,10 @@
 
 A request counts for the backend that was chosen for it. It counts as an error there when it came to
 nothing before its first byte, or when that backend failed and only another attempt saved it: a
-canary must not look healthy because its failures are made good elsewhere. Requests that the client
-gave up or that are at fault themselves (4xx), that were refused for want of room, or that came over a
-hop (their entry agent counts them) do not count.
+canary must not look healthy because its failures are made good elsewhere. It also does when nobody was
+left to serve it: a canary that has everything and whose instances are gone is the worst there is.
+Requests that the client gave up or that are at fault themselves (4xx), that were refused for want of
+room, or that came over a hop (their entry agent counts them) do not count.
 """
 
 from __future__ import annotations
@@ -32,9 +33,10 @@ class Tally:
         decision = record.decision
         if decision is None or not decision.route or not decision.backend:
             return
-        if record.outcome in _UNCOUNTED or record.caller.listener is ListenerKind.PEER:
+        if record.caller.listener is ListenerKind.PEER:
             return
-        if 400 <= record.status < 500:
+        nobody = record.outcome is Outcome.REFUSED and not decision.candidates
+        if not nobody and (record.outcome in _UNCOUNTED or 400 <= record.status < 500):
             return
         counter = self._counters.setdefault((decision.route, decision.backend), Counter())
         failed = any(one.failure is not Failure.REFUSED for one in record.failed)
