@@ -182,6 +182,19 @@ def test_promote_abort_and_restart() -> None:
     assert (again.phase, again.step, len(again.events)) == ("progressing", 0, 4)
 
 
+def test_what_was_answered_before_says_nothing_of_a_new_beginning() -> None:
+    wrong = Probed("n1/0", 1, passed=False, detail="'5'")
+    asked = run(ASKING, start(ASKING), Ticked(1.0))
+    failed = run(ASKING, asked, Ticked(1.0, probed=(wrong,)))
+    assert failed.phase == "rolled-back"
+    # Agents ask each round once, and the registry remembers the last answer of each instance.
+    again = run(ASKING, failed, Commanded("restart", "ann"), Ticked(1.0, probed=(wrong,)))
+    assert (again.phase, again.round) == ("progressing", 2)
+    other = msgspec.structs.replace(ASKING, canary="newer")
+    replaced = run(other, failed, Ticked(1.0), *[Ticked(1.0, probed=(wrong,))] * 3)
+    assert (replaced.phase, replaced.round) == ("progressing", 2)
+
+
 @pytest.mark.parametrize(
     ("verbs", "says"),
     [

@@ -14,6 +14,8 @@ Rules:
 3. Time is what the leader's ticks add up to, so neither a jump of a clock nor a time without a
    leader ends a step.
 4. A position is saved before it takes effect: effects come from what is stored alone.
+5. No round of the probe is ever asked twice, also not after a new beginning under the same name: agents
+   answer each once, and a wrong answer to it would roll back whatever it is asked for next.
 
 Invariants (`validate`): the step is one of the plan's; a phase that moved traffic back or forth
 for good has a reason.
@@ -131,9 +133,9 @@ Effect: TypeAlias = Save | Tell
 Result: TypeAlias = tuple[Position, tuple[Effect, ...]]
 
 
-def begin(plan: Plan, now: float) -> Result:
-    """The position of a rollout that was just applied."""
-    return _told(Position(plan.identity), f"began: {_words(plan, 0)}", now)
+def begin(plan: Plan, now: float, last_round: int = 0) -> Result:
+    """The position of a rollout that was just applied, in place of one that came to round `last_round`."""
+    return _told(Position(plan.identity, round=_fresh(last_round)), f"began: {_words(plan, 0)}", now)
 
 
 def decide(plan: Plan, position: Position, event: Event, now: float) -> Result:
@@ -143,7 +145,7 @@ def decide(plan: Plan, position: Position, event: Event, now: float) -> Result:
         BridgeError: a command that makes no sense in this phase.
     """
     if position.identity != plan.identity:
-        return begin(plan, now)
+        return begin(plan, now, position.round)
     if isinstance(event, Commanded):
         return _command(plan, position, event, now)
     if not position.running:
@@ -253,7 +255,7 @@ def _command(plan: Plan, position: Position, event: Commanded, now: float) -> Re
     verb, phase = event.verb, position.phase
     by = f"{verb} by {event.by}"
     if verb == "restart":
-        fresh = Position(plan.identity, round=position.round, events=position.events)
+        fresh = Position(plan.identity, round=_fresh(position.round), events=position.events)
         return _told(fresh, f"{by}: {_words(plan, 0)}", now)
     if verb == "pause" and phase == "progressing":
         return _told(msgspec.structs.replace(position, phase="paused", reason=by), by, now)
@@ -266,6 +268,11 @@ def _command(plan: Plan, position: Position, event: Commanded, now: float) -> Re
     if verb not in {"pause", "resume", "promote", "abort"}:
         raise BridgeError(f"a rollout does not know {verb!r}", hint="pause, resume, promote, abort, restart")
     raise BridgeError(f"{plan.name} is {phase}: {verb} does nothing there", hint="restart begins it anew")
+
+
+def _fresh(last_round: int) -> int:
+    """The round of a new beginning: what was answered to an earlier one says nothing of it."""
+    return last_round + 1 if last_round else 0
 
 
 def _ended(position: Position, phase: Phase, reason: str, said: str, now: float) -> Result:
