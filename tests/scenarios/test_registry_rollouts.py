@@ -215,3 +215,15 @@ async def test_a_revoked_node_is_cut_off_everywhere_and_its_name_waits_for_a_tok
         code, says = await refused(admin.Revoke(pb.RevokeRequest(node_name="zz")))
         assert "there is no node 'zz'" in says
     await store.close()
+
+
+async def test_a_revoked_node_cannot_be_taken_back_by_a_drain(bed: Bed) -> None:
+    await bed.join("n1")
+    stays = await bed.join("n2")
+    async with bed.admin() as admin, following(stays, Follower()) as follower:
+        await admin.Revoke(pb.RevokeRequest(node_name="n1"))
+        for drained in (True, False):
+            request = pb.DrainRequest(node_name="n1", drained=drained)
+            code, says = await refused(admin.Drain(request))
+            assert (code, "'n1' is revoked" in says) == (grpc.StatusCode.INVALID_ARGUMENT, True)
+        await eventually(lambda: follower.snapshot.nodes["n1"].state == "revoked")

@@ -147,8 +147,13 @@ class AdminService(rpc.AdminServicer):
                 raise BridgeError(
                     f"there is no node {request.node_name!r}", hint="`bridge status` lists them"
                 )
+            found = decode(item, NodeRecord)
+            if found.state == "revoked":
+                raise BridgeError(
+                    f"the node {found.name!r} is revoked", hint="a token made for it lets a machine join anew"
+                )
             state = "drained" if request.drained else "active"
-            record = msgspec.structs.replace(decode(item, NodeRecord), state=state)
+            record = msgspec.structs.replace(found, state=state)
             conditions = [Unchanged(item.key, item.mod_revision), self._fence()]
             outcome = await self._store.commit([Put(item.key, encode(record))], if_=conditions)
             if not outcome.committed:
