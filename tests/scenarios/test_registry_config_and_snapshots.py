@@ -131,6 +131,30 @@ async def test_the_folder_is_the_config_and_a_bad_edit_keeps_the_last_good(
         assert set(hub.current.routes) == {"b"}
 
 
+async def test_a_folder_that_is_back_as_it_was_has_no_fault_but_its_own(
+    tmp_path: Path, etcd: FakeEtcd
+) -> None:
+    folder, away = tmp_path / "config", tmp_path / "away"
+    folder.mkdir()
+    (folder / "a.yaml").write_text(a_route("a").text)
+    async with a_bed(tmp_path / "state", etcd, mesh_config=folder) as bed:
+        hub, watch = bed.registry.publisher.hub, bed.registry.mesh_config_watch
+        assert watch is not None
+        await eventually(lambda: set(hub.current.routes) == {"a"})
+        for broken in (False, True):
+            if broken:
+                (folder / "b.yaml").write_text("kind: Foo\n")
+            await watch.look()
+            before = watch.faults
+            assert bool(before) is broken
+            folder.rename(away)  # a share that is not mounted for a moment
+            await watch.look()
+            assert watch.faults != before
+            away.rename(folder)
+            await watch.look()
+            assert watch.faults == before
+
+
 async def test_updates_come_as_deltas_and_a_rejection_gets_a_whole_one(bed: Bed) -> None:
     node = await bed.join("n1")
     async with following(node, Follower()) as follower, bed.admin() as admin:

@@ -42,6 +42,7 @@ class DirectoryWatch:
         self._desk = desk
         self._leads = leads
         self._seen: Stamp | None = None
+        self._found: tuple[str, ...] = ()  # wrong with the folder as it was seen last
         self.faults: tuple[str, ...] = ()
 
     async def run(self) -> None:
@@ -61,6 +62,7 @@ class DirectoryWatch:
             self._refused((f"{self._folder}: {fault}",))
             return
         if stamp == self._seen:
+            self.faults = self._found  # what kept it from being read meanwhile is over
             return
         if not files:
             # An unmounted folder looks like this: it is not a wish to remove everything.
@@ -71,9 +73,9 @@ class DirectoryWatch:
         except BridgeError as fault:
             self._refused((str(fault),))  # tried again at the next look
             return
-        self._seen = stamp
-        if applied.faults:
-            self._refused(tuple(map(str, applied.faults)))
+        self._seen, self._found = stamp, tuple(map(str, applied.faults))
+        if self._found:
+            self._refused(self._found)
         else:
             self.faults = ()
 
