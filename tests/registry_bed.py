@@ -10,7 +10,8 @@ from pathlib import Path
 import grpc
 import grpc.aio
 
-from bridge_core.identity import JoinToken, SpiffeId, create_csr, generate_key, key_to_pem
+from bridge_core.identity import JoinToken, SpiffeId
+from bridge_core.identity.certificates import create_csr, generate_key, key_to_pem
 from bridge_core.registry_channel import fetch_ca, open_channel
 from bridge_core.snapshot import Delta, Instance, Snapshot, SnapshotRejected, Version, apply, encode_entry
 from bridge_core.store.api import Put, Store

@@ -18,7 +18,8 @@ from typing import Any, Protocol
 import msgspec
 
 from bridge_core.errors import BridgeError, Reaction
-from bridge_core.identity.certificates import CertificateInfo, describe
+from bridge_core.identity.certificate_info import CertificateInfo, single_identity
+from bridge_core.identity.own_certificate import serial_of, shown_by, uris_of
 from bridge_core.identity.rotation_rules import CLOCK_SKEW_S
 from bridge_core.identity.spiffe import IdentityFault, SpiffeId
 
@@ -120,14 +121,8 @@ def peer(ssl_object: SslObject | None) -> Peer | None:
     certificate = ssl_object.getpeercert() if ssl_object is not None else None
     if not certificate:
         return None
-    uris = [value for kind, value in certificate.get("subjectAltName", ()) if kind == "URI"]
-    if len(uris) != 1:
-        return None
-    try:
-        identity = SpiffeId.parse(uris[0])
-    except IdentityFault:
-        return None
-    return Peer(identity, certificate.get("serialNumber", "").lower().lstrip("0"))
+    identity = single_identity(uris_of(certificate))
+    return None if identity is None else Peer(identity, serial_of(certificate))
 
 
 def peer_identity(ssl_object: SslObject | None) -> str | None:
@@ -163,22 +158,22 @@ def check_files(
         TlsFault: a file is missing, unreadable or malformed, the key is not the certificate's, or
             the certificate has expired.
     """
-    _context(ssl.PROTOCOL_TLS_CLIENT, cert, key, ca, now=now)
-    return describe(_read(cert, "certificate"))
+    return _loaded(ssl.PROTOCOL_TLS_CLIENT, cert, key, ca, now=now)[1]
 
 
-def _context(
+def _context(protocol: int, cert: Path | str, key: Path | str, ca: Path | str) -> ssl.SSLContext:
+    return _loaded(protocol, cert, key, ca)[0]
+
+
+def _loaded(
     protocol: int, cert: Path | str, key: Path | str, ca: Path | str, *, now: float | None = None
-) -> ssl.SSLContext:
+) -> tuple[ssl.SSLContext, CertificateInfo]:
     pem = _read(cert, "certificate")
     _read(key, "key")
     trusted = _read(ca, "CA")
     context = ssl.SSLContext(protocol)
     context.minimum_version = ssl.TLSVersion.TLSv1_3
-    try:
-        info = describe(pem)
-    except IdentityFault as fault:
-        raise TlsFault(f"{cert} holds no certificate", hint="join again, or restore the file") from fault
+    info = shown_by(cert, key, ca) or _described(pem, cert)
     at = time.time() if now is None else now
     if at > info.not_after + CLOCK_SKEW_S:
         raise TlsFault(
@@ -195,7 +190,17 @@ def _context(
         context.load_verify_locations(cadata=trusted.decode("ascii", "replace"))
     except ssl.SSLError as fault:
         raise TlsFault(f"{ca} holds no CA certificate", hint="join again, or restore the file") from fault
-    return context
+    return context, info
+
+
+def _described(pem: bytes, cert: Path | str) -> CertificateInfo:
+    """What a certificate says that a peer would refuse, or whose key or CA is not its own."""
+    from bridge_core.identity.certificates import describe  # large, and for a whole and valid set not needed
+
+    try:
+        return describe(pem)
+    except IdentityFault as fault:
+        raise TlsFault(f"{cert} holds no certificate", hint="join again, or restore the file") from fault
 
 
 def _read(path: Path | str, what: str) -> bytes:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import time
 from pathlib import Path
 
-from bridge_core.identity import SpiffeId, generate_key, key_to_pem
-from bridge_core.identity.certificates import create_authority, issue, to_pem
+from bridge_core.identity import SpiffeId
+from bridge_core.identity.certificates import create_authority, generate_key, issue, key_to_pem, to_pem
 
 
 def stranger(folder: Path, identity: str = "spiffe://mesh.local/client/mallory") -> tuple[str, str, str]:

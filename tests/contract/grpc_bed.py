@@ -17,8 +17,15 @@ import grpc.aio
 from bridge_agent.gateway.grpc_adapter.deferred import DeferredGrpc, Serving
 from bridge_agent.gateway.grpc_adapter.listener import GrpcListener
 from bridge_core.http1 import App, Exchange, coroutine_app
-from bridge_core.identity import SpiffeId, generate_key, key_to_pem
-from bridge_core.identity.certificates import Authority, create_authority, issue, to_pem
+from bridge_core.identity import SpiffeId
+from bridge_core.identity.certificates import (
+    Authority,
+    create_authority,
+    generate_key,
+    issue,
+    key_to_pem,
+    to_pem,
+)
 from bridge_wire.v1 import inference_pb2_grpc
 
 HEAD = ((b"content-type", b"application/json"), (b"x-request-id", b"r-1"), (b"x-bridge-node", b"node9"))

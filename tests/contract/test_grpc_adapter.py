@@ -421,7 +421,7 @@ async def test_a_renewed_certificate_is_taken_up_without_ending_a_stream(bed: Be
 async def _served_serial(bed: Bed) -> str:
     import ssl
 
-    from bridge_core.identity import describe
+    from bridge_core.identity.certificates import describe
     from bridge_core.tls import client_context
 
     context = client_context(bed.client.cert, bed.client.key, bed.client.ca)

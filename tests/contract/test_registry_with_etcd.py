@@ -21,7 +21,8 @@ import pytest
 
 from bridge_core.errors import BridgeError, Fatal, Reaction
 from bridge_core.etcd_server import EtcdServer, EtcdSettings, find_etcd, ready
-from bridge_core.identity import JoinToken, SpiffeId, create_csr, describe, generate_key, key_to_pem
+from bridge_core.identity import JoinToken, SpiffeId
+from bridge_core.identity.certificates import create_csr, describe, generate_key, key_to_pem
 from bridge_core.registry_channel import fetch_ca, open_channel
 from bridge_core.snapshot import Instance, encode_entry
 from bridge_core.store.api import Put, StoreRefused

@@ -11,6 +11,7 @@ import pytest
 
 from bridge_core.identity import IdentityFault, SpiffeId
 from bridge_core.identity import certificates as x
+from bridge_core.identity.own_certificate import shown_by
 from bridge_core.registry_channel import WrongAuthority, fetch_ca
 from bridge_core.tls import (
     Peer,
@@ -207,6 +208,44 @@ def test_a_certificate_says_who_and_until_when() -> None:
     assert info.identity == SpiffeId(MESH, "node", "a")
     assert (info.not_before, info.not_after) == (now - 20, now + 86_400)
     assert (info.dns_names, info.addresses) == (("a",), ("127.0.0.1",))
+
+
+def test_a_whole_set_is_read_as_a_peer_reads_it(tmp_path: Path) -> None:
+    cert, key, ca = tmp_path / "cert", tmp_path / "key", tmp_path / "ca"
+    private = x.generate_key()
+    leaf = x.issue(
+        AUTHORITY,
+        private.public_key(),
+        SpiffeId(MESH, "node", "a"),
+        now=time.time(),
+        ttl_s=600,
+        dns_names=["a", "b.example"],
+        addresses=["10.0.0.7", "::1", "2001:db8::a"],
+    )
+    for path, pem in (
+        (cert, x.to_pem(leaf) + AUTHORITY.pem),
+        (key, x.key_to_pem(private)),
+        (ca, AUTHORITY.pem),
+    ):
+        path.write_bytes(pem)
+    assert shown_by(cert, key, ca) == x.describe(x.to_pem(leaf))
+
+
+def test_what_a_peer_would_refuse_is_not_read_as_one(tmp_path: Path) -> None:
+    paths = write(tmp_path, "node", "one")
+    assert shown_by(*paths) is not None
+    foreign = x.create_authority(MESH, now=time.time(), ttl_s=3600)
+    other = write(tmp_path, "node", "two", authority=foreign)
+    assert shown_by(paths[0], paths[1], other[2]) is None
+    assert shown_by(paths[0], other[1], paths[2]) is None
+    assert shown_by(paths[0], paths[1], tmp_path / "nothing") is None
+
+
+def test_a_certificate_is_read_also_while_this_machines_clock_is_behind(tmp_path: Path) -> None:
+    ahead = int(time.time()) + 3600
+    paths = write(tmp_path, "node", "one", now=ahead)
+    assert shown_by(*paths) is None
+    assert TlsIdentity(*paths).info.not_before == ahead - 20
 
 
 async def test_the_ca_is_fetched_by_its_pin_and_no_other(tmp_path: Path) -> None:

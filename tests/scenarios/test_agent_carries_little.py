@@ -2,16 +2,45 @@
 
 import subprocess
 import sys
+import time
+from pathlib import Path
 
-# Of the commands, of rings of hundreds of instances, of gRPC calls.
-NOT_KEPT = {"connectrpc", "numpy", "pydantic", "typer", "yaml"}
+from bridge_core.identity import SpiffeId
+from bridge_core.identity.certificates import create_authority, generate_key, issue, key_to_pem, to_pem
+
+# Of the commands, of rings of hundreds of instances, of gRPC calls, of making keys.
+NOT_KEPT = {"connectrpc", "cryptography", "numpy", "pydantic", "typer", "yaml"}
+
+
+def loaded_by(code: str) -> set[str]:
+    done = subprocess.run(
+        [sys.executable, "-c", f"import sys\nsys.modules['rich'] = None\n{code}\nprint(*sys.modules)"],
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=120,
+    )
+    return set(done.stdout.split())
 
 
 def test_the_agent_loads_nothing_that_it_needs_only_at_times() -> None:
-    code = "import sys\nsys.modules['rich'] = None\nimport bridge_agent.serve, bridge_agent.app\n"
-    code += "print(*sys.modules)"
-    done = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=120
+    loaded = loaded_by("import bridge_agent.serve, bridge_agent.app")
+    assert "bridge_agent.gateway.gateway" in loaded
+    assert NOT_KEPT.isdisjoint(loaded)
+
+
+def test_its_own_certificate_is_read_by_what_is_there_already(tmp_path: Path) -> None:
+    authority, key, now = (
+        create_authority("test.mesh", now=time.time(), ttl_s=3600),
+        generate_key(),
+        time.time(),
     )
-    assert "bridge_agent.gateway.gateway" in done.stdout.split()
-    assert NOT_KEPT.isdisjoint(done.stdout.split())
+    leaf = issue(authority, key.public_key(), SpiffeId("test.mesh", "node", "a"), now=now, ttl_s=600)
+    for name, pem in (("cert", to_pem(leaf)), ("key", key_to_pem(key)), ("ca", authority.pem)):
+        (tmp_path / name).write_bytes(pem)
+    paths = ", ".join(f"Path({str(tmp_path / name)!r})" for name in ("cert", "key", "ca"))
+    code = f"from pathlib import Path\nfrom bridge_core.tls import TlsIdentity\none = TlsIdentity({paths})\n"
+    code += "one.server(require_client=True), one.client(), one.reload()"
+    loaded = loaded_by(code)
+    assert "bridge_core.tls" in loaded
+    assert "cryptography" not in loaded

@@ -15,6 +15,7 @@ import structlog
 
 from bridge_agent.membership.join import join
 from bridge_agent.membership.leave import leave
+from bridge_agent.membership.new_key import new_key
 from bridge_agent.membership.registry_client import RegistryClient
 from bridge_agent.membership.renewal import Renewal
 from bridge_agent.membership.subscription import Subscription
@@ -220,6 +221,14 @@ async def test_a_renewal_replaces_key_and_certificate_together(bed: EnrolmentBed
     assert bed.node_record("node1")["peer"] == "127.0.0.1:77"
     # One set of files, not the rests of two.
     assert len(list(state.root.glob(".identity-*"))) == 1
+
+
+async def test_a_key_that_cannot_be_made_says_why(bed: EnrolmentBed) -> None:
+    state, _ = await joined(bed)
+    info = TlsIdentity(state.certificate, state.key, state.ca).info
+    assert info.identity is not None
+    with pytest.raises(BridgeError, match=r"a key was not made: .*not a host name or address"):
+        await new_key(info.identity, msgspec.structs.replace(info, addresses=("nowhere",)))
 
 
 async def test_leaving_frees_the_name_and_forgets_the_identity(bed: EnrolmentBed) -> None:

@@ -12,8 +12,9 @@ import msgspec
 import pytest
 from structlog.testing import capture_logs
 
-from bridge_core.identity import JoinToken, SpiffeId, create_csr, describe, generate_key
+from bridge_core.identity import JoinToken, SpiffeId
 from bridge_core.identity import certificates as x509
+from bridge_core.identity.certificates import create_csr, describe, generate_key
 from bridge_core.registry_channel import WrongAuthority, open_channel
 from bridge_core.store.api import Put, StoreUnavailable
 from bridge_registry.enrolment.store_access import OpenAccess

@@ -29,7 +29,8 @@ from bridge_agent.settings import (
 from bridge_core.addresses import join_address, split_address
 from bridge_core.errors import BridgeError, Fatal, Unavailable
 from bridge_core.files import write_atomically
-from bridge_core.identity import JoinToken, SpiffeId, check_node_name, create_csr, generate_key, key_to_pem
+from bridge_core.identity import JoinToken, SpiffeId, check_node_name
+from bridge_core.identity.certificates import create_csr, generate_key, key_to_pem
 from bridge_core.registry_channel import fetch_ca, open_channel
 from bridge_core.snapshot import EMPTY
 from bridge_core.snapshot_file import encode

@@ -13,18 +13,12 @@ import structlog
 
 from bridge_agent.membership.identity_files import write_identity
 from bridge_agent.membership.link_status import LinkStatus
+from bridge_agent.membership.new_key import new_key
 from bridge_agent.membership.registry_api import Registry
 from bridge_agent.settings import StateDir
 from bridge_core.backoff import Backoff
 from bridge_core.errors import BridgeError
-from bridge_core.identity import (
-    CertificateState,
-    SpiffeId,
-    certificate_state,
-    create_csr,
-    generate_key,
-    key_to_pem,
-)
+from bridge_core.identity import CertificateState, SpiffeId, certificate_state
 from bridge_core.tls import TlsIdentity
 
 log = structlog.get_logger()
@@ -103,18 +97,17 @@ class Renewal:
             jitter = self._rng.random()
 
     async def _renew(self) -> None:
-        key, info = generate_key(), self._identity.info
-        csr = create_csr(key, self._node, dns_names=info.dns_names, addresses=info.addresses)
+        made = await new_key(self._node, self._identity.info)
         last: BridgeError | None = None
         for registry in self._registries:
             try:
-                fresh = await registry.renew(csr)
+                fresh = await registry.renew(made.csr_pem)
             except BridgeError as fault:
                 last = fault
                 continue
             write_identity(
                 self._state.identity,
-                key=key_to_pem(key),
+                key=made.key_pem,
                 certificate_chain=fresh.certificate_chain,
                 trust_bundle=fresh.trust_bundle,
             )

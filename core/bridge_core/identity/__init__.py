@@ -1,16 +1,11 @@
 """Who is who in a mesh: SPIFFE ids, join tokens, keys and certificates.
 
-`spiffe`, `tokens` and `rotation_rules` are pure; `certificates` makes keys, CSRs and certificates from
-its arguments alone.
+`spiffe`, `tokens`, `certificate_info` and `rotation_rules` are pure; `certificates` makes keys, CSRs and
+certificates from its arguments alone. It is not imported here: it keeps 8 MiB, and an agent that runs
+needs it once a day.
 """
 
-from bridge_core.identity.certificates import (
-    CertificateInfo,
-    create_csr,
-    describe,
-    generate_key,
-    key_to_pem,
-)
+from bridge_core.identity.certificate_info import CertificateInfo
 from bridge_core.identity.rotation_rules import CertificateState, certificate_state, renew_at
 from bridge_core.identity.spiffe import IdentityFault, SpiffeId, check_node_name, check_trust_domain
 from bridge_core.identity.tokens import JoinToken, TokenFault
@@ -25,9 +20,5 @@ __all__ = [
     "certificate_state",
     "check_node_name",
     "check_trust_domain",
-    "create_csr",
-    "describe",
-    "generate_key",
-    "key_to_pem",
     "renew_at",
 ]

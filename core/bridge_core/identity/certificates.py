@@ -18,23 +18,13 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
+from bridge_core.identity.certificate_info import CertificateInfo, single_identity
 from bridge_core.identity.rotation_rules import CLOCK_SKEW_S
 from bridge_core.identity.spiffe import IdentityFault, SpiffeId
 
 PrivateKey: TypeAlias = ec.EllipticCurvePrivateKey
 
 MAX_CSR_BYTES: Final = 16 * 1024
-
-
-class CertificateInfo(msgspec.Struct, frozen=True):
-    """What a certificate says. Times are Unix seconds, the serial is lower-case hexadecimal."""
-
-    identity: SpiffeId | None
-    serial: str
-    not_before: float
-    not_after: float
-    dns_names: tuple[str, ...] = ()
-    addresses: tuple[str, ...] = ()
 
 
 class CertificateRequest(msgspec.Struct, frozen=True):
@@ -221,23 +211,13 @@ def describe(pem: bytes) -> CertificateInfo:
     except ValueError as fault:
         raise IdentityFault("the certificate's extensions cannot be read") from fault
     return CertificateInfo(
-        identity=_single_identity(uris),
+        identity=single_identity(uris),
         serial=f"{certificate.serial_number:x}",
         not_before=certificate.not_valid_before_utc.timestamp(),
         not_after=certificate.not_valid_after_utc.timestamp(),
         dns_names=dns_names,
         addresses=addresses,
     )
-
-
-def _single_identity(uris: tuple[str, ...]) -> SpiffeId | None:
-    # SPIFFE: exactly one URI names the holder; more than one names nobody.
-    if len(uris) != 1:
-        return None
-    try:
-        return SpiffeId.parse(uris[0])
-    except IdentityFault:
-        return None
 
 
 def _names_of(extensions: x509.Extensions) -> tuple[tuple[str, ...], tuple[str, ...], tuple[str, ...]]:

@@ -29,7 +29,7 @@ import msgspec
 
 from bridge_core.errors import Fatal
 from bridge_core.files import write_atomically
-from bridge_core.identity import IdentityFault, SpiffeId, describe, renew_at
+from bridge_core.identity import IdentityFault, SpiffeId, renew_at
 from bridge_core.identity import certificates as x509
 from bridge_core.identity.spiffe import REGISTRY_SERVER_NAME
 from bridge_registry.enrolment.key_sealing import KEK_BYTES, seal, unseal
@@ -209,7 +209,7 @@ def _still_good(
     cert_path: Path, identity: SpiffeId, names: tuple[list[str], list[str]], *, now: float
 ) -> bool:
     try:
-        info = describe(cert_path.read_bytes())
+        info = x509.describe(cert_path.read_bytes())
     except IdentityFault:
         return False
     covered = set(names[0]) <= set(info.dns_names) and set(names[1]) <= set(info.addresses)

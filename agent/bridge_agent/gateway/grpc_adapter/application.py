@@ -15,7 +15,8 @@ from bridge_agent.gateway.grpc_adapter.reflection import reflection_applications
 from bridge_agent.gateway.grpc_adapter.service import Caller, ModelInferenceService, caller_of_call
 from bridge_agent.gateway.grpc_adapter.translate import MAX_MESSAGE
 from bridge_core.http1 import App
-from bridge_core.identity import IdentityFault, describe
+from bridge_core.identity import IdentityFault
+from bridge_core.identity.certificates import describe
 from bridge_wire.v1 import inference_pb2
 from bridge_wire.v1.inference_connect import ModelInferenceASGIApplication
 
