@@ -52,6 +52,14 @@ async def test_a_model_behind_a_peer_answers(stub: Any) -> None:
     assert answer.metadata["x-request-id"]
 
 
+async def test_a_model_that_may_turn_up_is_asked_for_again(bed: Bed, stub: Any) -> None:
+    bed.publish(instance__b=None)
+    with pytest.raises(grpc.aio.AioRpcError, match="node b is not there yet") as refused:
+        await stub.Predict(ask(), timeout=20)
+    assert refused.value.code() is grpc.StatusCode.UNAVAILABLE
+    assert ("retry-after", "1") in list(refused.value.trailing_metadata() or ())
+
+
 async def test_a_stream_ends_with_its_terminal_record(stub: Any) -> None:
     answers = [answer async for answer in stub.PredictStream(ask(CHAT, api="chat"))]
     assert [answer.done for answer in answers] == [False] * (len(answers) - 1) + [True]

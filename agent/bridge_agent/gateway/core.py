@@ -22,6 +22,7 @@ from bridge_agent.routing.choose import Load
 from bridge_agent.routing.health_rules import HealthBook, retry_allowed
 from bridge_agent.routing.load_rules import LoadBook
 from bridge_agent.routing.strategies import Turns
+from bridge_agent.routing.unheard import Unheard
 from bridge_agent.routing.view import Index, MeshView, Target
 from bridge_core.http1 import Exchange, Pair
 from bridge_core.snapshot import RoutePolicy
@@ -81,6 +82,7 @@ class Core:
         self.node = config.node.encode()
         self._prefix = secrets.token_hex(6)
         self._sequence = 0
+        self.unheard = Unheard(view.index, now())
         self._follow(view.index)
         view.subscribe(self._follow)
 
@@ -141,6 +143,7 @@ class Core:
         self.loads.present([target.id for target in index.targets.values() if target.available], self.now())
         self.health.forget({*index.targets, *(target.node for target in index.targets.values())})
         self.admission.follow(index)
+        self.unheard.follow(index, self.now())
 
     def settle(self, record: Record) -> None:
         """A request is over."""
@@ -186,9 +189,13 @@ class Core:
             )
         )
 
-    def refuse(self, arrival: Arrival, path: str, status: int, message: str) -> None:
+    def refuse(
+        self, arrival: Arrival, path: str, status: int, message: str, retry_after: int | None = None
+    ) -> None:
         """Answers with an error and writes the record."""
-        self.respond_error(arrival.exchange, status, message, arrival.request_id, extra=arrival.cors)
+        self.respond_error(
+            arrival.exchange, status, message, arrival.request_id, retry_after=retry_after, extra=arrival.cors
+        )
         self.note(arrival, path, Outcome.REFUSED)
 
     def admits(self, arrival: Arrival, route: Route, names: tuple[str, ...] = ("",)) -> bool:

@@ -45,6 +45,7 @@ from bridge_agent.gateway.routes import (
     protocol_of,
 )
 from bridge_agent.gateway.shapes import error_body
+from bridge_agent.gateway.unknown import unknown_model
 from bridge_agent.peers import pulse
 from bridge_agent.peers.hop import HOP, PRIORITY, REQUEST_ID, BadHop, read_hop
 from bridge_agent.peers.pulse import Watch
@@ -492,7 +493,8 @@ class Gateway:
         body = listing.openai_model_body(self._core.view.index, parameter)
         if body is None:
             tag = "" if ":" in parameter.rpartition("/")[2] else ":latest"
-            self._core.refuse(arrival, route.path, 404, route.missing.format(parameter, parameter + tag))
+            refusal = unknown_model(self._core, route, parameter, parameter + tag, arrival.began)
+            self._core.refuse(arrival, route.path, *refusal)
             return
         self._respond(arrival, route, listing.OPENAI_JSON, body)
 

@@ -19,6 +19,7 @@ from bridge_agent.gateway.keep_alive import KeptAlive
 from bridge_agent.gateway.peek import BadBody, Peek, Shape, peek, with_model
 from bridge_agent.gateway.reading import body_of, is_compressed, names_in
 from bridge_agent.gateway.routes import Kind, Route
+from bridge_agent.gateway.unknown import unknown_model
 from bridge_agent.peers.hop import REQUEST_ID, decompress, frame_of
 from bridge_agent.routing.affinity import affinity_key
 from bridge_agent.routing.attempts import GiveUp
@@ -115,7 +116,8 @@ class Inference(Attempting):
         self._policy = decision.policy
         self._streams = peeked.stream
         if not decision.known:
-            self._refuse(404, self.route.missing.format(peeked.model, _short(name)), refused=arrival.over_hop)
+            refusal = unknown_model(core, self.route, peeked.model, _short(name), arrival.began)
+            self._refuse(*refusal[:2], retry_after=refusal.retry_after, refused=arrival.over_hop)
             return
         if core.draining and not decision.candidates:
             self._refuse_drained()

@@ -30,6 +30,7 @@ class Target(msgspec.Struct, frozen=True):
         available: Whether it takes new work: ready, on an active node, reachable by address.
         reason: Why it is not available.
         failure_domain: What it falls together with, beyond its node; empty: nothing.
+        starting: It is expected to be ready soon.
     """
 
     id: str
@@ -43,6 +44,7 @@ class Target(msgspec.Struct, frozen=True):
     models: tuple[Model, ...] = ()
     loaded: frozenset[str] = frozenset()
     failure_domain: str = ""
+    starting: bool = False
 
     @property
     def capacity(self) -> int:
@@ -198,6 +200,7 @@ def _local_target(node: str, instance: LocalInstance, snapshot: Snapshot, closed
         instance.models,
         _canonicals(instance.loaded),
         instance.failure_domain,
+        instance.state == "starting",
     )
 
 
@@ -223,6 +226,7 @@ def _remote_target(record: Instance, node: Node | None) -> Target:
         record.models,
         _canonicals(record.loaded),
         record.failure_domain,
+        record.state == "starting",
     )
 
 

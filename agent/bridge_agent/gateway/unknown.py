@@ -1,0 +1,35 @@
+"""What a client hears whose model nobody is known to have."""
+
+from __future__ import annotations
+
+from typing import Final, NamedTuple
+
+from bridge_agent.gateway.core import Core
+from bridge_agent.gateway.routes import Route
+
+_RETRY_S: Final = 1
+
+
+class Refusal(NamedTuple):
+    """The answer; `retry_after` in seconds, None where trying again will not help."""
+
+    status: int
+    message: str
+    retry_after: int | None
+
+
+def unknown_model(core: Core, route: Route, asked: str, name: str, now: float) -> Refusal:
+    """503 for as long as it may still turn up, else the route's own 404.
+
+    Args:
+        core: Where the request is.
+        route: Which words to say it in.
+        asked: The model, as the client spelled it.
+        name: The same with its tag, for routes that say it so.
+        now: Monotonic time.
+    """
+    why = core.unheard.reason(now)
+    if not why:
+        return Refusal(404, route.missing.format(asked, name), None)
+    core.counters.refused["unheard"] += 1
+    return Refusal(503, f"model '{asked}' is not known yet: {why}", _RETRY_S)
