@@ -27,18 +27,14 @@ from bridge_agent.settings import (
 )
 from bridge_core.addresses import split_address
 from bridge_core.cli.guard import guarded
+from bridge_core.cli.program import program
 from bridge_core.cli.units import say
 from bridge_core.errors import Fatal
 from bridge_core.systemd.manager import ServiceManager
 
 DEFAULT_PARALLEL = EngineConfig(index=0).num_parallel
 
-app = typer.Typer(
-    help="The sidecar of a DeepSeek-Ollama Bridge node.",
-    no_args_is_help=True,
-    add_completion=False,
-    pretty_exceptions_enable=False,
-)
+app = program("The sidecar of a DeepSeek-Ollama Bridge node.")
 app.add_typer(service_commands.group, name="service")
 _out = Console(highlight=False)
 

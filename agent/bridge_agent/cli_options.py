@@ -23,6 +23,7 @@ StateOption = Annotated[
         "--state-dir",
         envvar="BRIDGE_AGENT_STATE_DIR",
         default_factory=default_state_dir,
+        show_default="/var/lib/bridge/agent for root, else ~/.local/state/bridge/agent",
         help="Where the node's identity, settings, models and logs lie.",
     ),
 ]

@@ -12,23 +12,23 @@ import uvloop
 
 from bridge_core.addresses import split_address
 from bridge_core.cli.guard import guarded
+from bridge_core.cli.program import program
 from bridge_core.identity import check_node_name
 from bridge_registry import service_commands
 from bridge_registry.settings import RegistrySettings
 
-app = typer.Typer(
-    help="The registry: the mesh's CA, its members, its config, and the snapshots of all that.",
-    no_args_is_help=True,
-    add_completion=False,
-    pretty_exceptions_enable=False,
-)
+app = program("The registry: the mesh's CA, its members, its config, and the snapshots of all that.")
 app.add_typer(service_commands.group, name="service")
 StateDir = Annotated[Path, typer.Option("--state-dir", help="Where keys and the last snapshot are kept.")]
 Name = Annotated[
     str, typer.Option("--name", help="This registry's name; registries of one mesh differ in it.")
 ]
 Domain = Annotated[
-    str | None, typer.Option("--trust-domain", help="The mesh's name in every identity. Fixed at init.")
+    str | None,
+    typer.Option(
+        "--trust-domain",
+        help="The mesh's name in every identity, bridge.local by default. Fixed at init.",
+    ),
 ]
 Hosts = Annotated[
     list[str] | None,

@@ -7,7 +7,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from bridge_core.cli.layout import Layout, MeshFile, MeshOptions, check_ports, combined
+from bridge_core.cli.layout import Layout, MeshFile, MeshOptions, check_options, combined
 from bridge_core.cli.parts import check_engine, ended, engine_of
 from bridge_core.errors import Fatal
 
@@ -76,11 +76,21 @@ def test_mesh_json_has_the_promised_shape() -> None:
         (MeshOptions(base_port=64_000), "66012"),
         (MeshOptions(nodes=60), "70446"),
         (MeshOptions(nodes=0), "--nodes"),
+        (MeshOptions(host=""), "--host"),
+        (MeshOptions(host="::1"), "--host"),
+        (MeshOptions(host="here.example"), "--host"),
+        (MeshOptions(etcd=("https://10.0.0.1:2379", "foo")), "--etcd 'foo'"),
+        (MeshOptions(etcd=("",)), "--etcd"),
+        (MeshOptions(etcd=("https://a:2379/x",)), "--etcd"),
     ],
 )
-def test_a_base_port_without_room_is_refused(options: MeshOptions, words: str) -> None:
+def test_what_no_mesh_can_be_made_with_is_refused(options: MeshOptions, words: str) -> None:
     with pytest.raises(Fatal, match=words):
-        check_ports(options)
+        check_options(options)
+
+
+def test_an_etcd_is_named_by_its_address() -> None:
+    check_options(MeshOptions(etcd=("https://a.example:2379", "https://10.0.0.1", "https://[::1]:2379/")))
 
 
 def test_a_mesh_keeps_its_options() -> None:

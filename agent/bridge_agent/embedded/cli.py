@@ -24,15 +24,11 @@ from bridge_agent.embedded.requests import FOREVER, duration
 from bridge_agent.embedded.runner.scheduler import Settings
 from bridge_agent.embedded.runner.spec import KvType
 from bridge_agent.limits.gpu import VISIBLE_DEVICES
+from bridge_core.cli.program import program
 from bridge_core.errors import BridgeError, Fatal
 from bridge_core.files import write_atomically
 
-app = typer.Typer(
-    help="Ollama's HTTP API over llama.cpp, on Ollama's models directory.",
-    no_args_is_help=True,
-    add_completion=False,
-    pretty_exceptions_enable=False,
-)
+app = program("Ollama's HTTP API over llama.cpp, on Ollama's models directory.")
 app.command("generate-model")(generate_model)
 
 

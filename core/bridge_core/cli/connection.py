@@ -58,7 +58,15 @@ def access(state: Path, registry: str | None, ca: Path | None, cert: Path | None
     """
     if registry and ca and cert and key:
         return Access(registry, ca, cert, key)
-    mesh = read_mesh(state / "mesh.json")
+    try:
+        mesh = read_mesh(state / "mesh.json")
+    except Fatal as fault:
+        if registry is None:
+            raise
+        raise Fatal(
+            f"--registry {registry} has to come with --ca, --cert and --key: {fault.message}",
+            hint="its state folder has them: pki/ca.pem, pki/admin.pem and pki/admin.key",
+        ) from fault
     return Access(
         registry or mesh.registry.grpc,
         ca or Path(mesh.ca),

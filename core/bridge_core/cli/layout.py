@@ -7,6 +7,8 @@ and peer listeners B-32 and B-31.
 
 from __future__ import annotations
 
+import re
+from ipaddress import IPv4Address
 from pathlib import Path
 
 import msgspec
@@ -18,6 +20,7 @@ DEFAULT_BASE_PORT = 11434
 _NODE_STRIDE = 1000
 _HIGHEST_OFFSET = 12
 _LOWEST_OFFSET = 34
+_URL = re.compile(r"https?://(\[[0-9a-fA-F:]+\]|[^/\s:\[\]]+)(:\d{1,5})?/?")
 
 
 class MeshOptions(msgspec.Struct, frozen=True):
@@ -153,12 +156,21 @@ class Layout:
         )
 
 
-def check_ports(options: MeshOptions) -> None:
-    """Refuses a base port that leaves no room for the others.
+def check_options(options: MeshOptions) -> None:
+    """Refuses what no mesh could be made with.
 
     Raises:
-        Fatal: some port would not be one.
+        Fatal: an address is none, or a port would not be one.
     """
+    try:
+        IPv4Address(options.host)
+    except ValueError:
+        raise Fatal(
+            f"--host {options.host!r} is not an IPv4 address", hint="this machine's own, such as 192.0.2.10"
+        ) from None
+    for url in options.etcd:
+        if _URL.fullmatch(url) is None:
+            raise Fatal(f"--etcd {url!r} is not an address", hint="https://HOST:PORT, several with commas")
     lowest = options.base_port - _LOWEST_OFFSET
     highest = options.base_port + _NODE_STRIDE * (options.nodes - 1) + _HIGHEST_OFFSET
     if options.nodes < 1:

@@ -18,20 +18,13 @@ from bridge_core.cli import admin_commands, hindsight_commands, traffic_commands
 from bridge_core.cli.connection import default_state_dir
 from bridge_core.cli.guard import guarded
 from bridge_core.cli.layout import MeshFile
+from bridge_core.cli.program import program
 from bridge_core.cli.progress import Progress
 from bridge_core.errors import Fatal
 
 T = TypeVar("T")
 
-app = typer.Typer(
-    help="A mesh of Ollama-compatible nodes: start one on this machine, or administer one.",
-    no_args_is_help=True,
-    add_completion=False,
-    pretty_exceptions_enable=False,
-)
-admin_commands.register(app)
-traffic_commands.register(app)
-hindsight_commands.register(app)
+app = program("A mesh of Ollama-compatible nodes: start one on this machine, or administer one.")
 _out = Console(highlight=False)
 
 StateOption = Annotated[
@@ -40,6 +33,7 @@ StateOption = Annotated[
         "--state-dir",
         envvar="BRIDGE_STATE_DIR",
         default_factory=default_state_dir,
+        show_default="~/.local/state/bridge",
         help="Where the mesh's files lie.",
     ),
 ]
@@ -55,7 +49,8 @@ def up_command(
         int | None,
         typer.Option(
             "--base-port",
-            help="Node 1's HTTP port (11434); node k's is 1000·(k-1) higher, all others lie around them.",
+            help="Node 1's HTTP port (11434). Node k's is 1000·(k-1) higher; a node's HTTPS, gRPC, peer "
+            "and admin ports follow at +9 to +12, registry and etcd lie below at -34 to -31.",
         ),
     ] = None,
     engine: Annotated[
@@ -67,11 +62,16 @@ def up_command(
         ),
     ] = None,
     etcd: Annotated[
-        str | None, typer.Option("--etcd", help="https://HOST:PORT[,…] of an etcd there is; else our own.")
+        str | None,
+        typer.Option(
+            "--etcd", help="https://HOST:PORT[,…] of an etcd that runs already; else one of our own."
+        ),
     ] = None,
     host: Annotated[
         str | None,
-        typer.Option("--host", help="Address that other machines reach this one at (127.0.0.1: none can)."),
+        typer.Option(
+            "--host", help="IPv4 address that other machines reach this one at (127.0.0.1: none can)."
+        ),
     ] = None,
     as_json: JsonOption = False,
 ) -> None:
@@ -149,6 +149,12 @@ def status_command(*, state_dir: StateOption, as_json: JsonOption = False) -> No
     state = state_dir.absolute()
     if not _run(work()):
         raise SystemExit(1)
+
+
+# After those that one begins with: this is the order of `bridge --help`.
+admin_commands.register(app)
+traffic_commands.register(app)
+hindsight_commands.register(app)
 
 
 def run() -> None:

@@ -18,7 +18,7 @@ import msgspec
 
 from bridge_core.cli import parts
 from bridge_core.cli.connection import Access, admin
-from bridge_core.cli.layout import Layout, MeshFile, MeshOptions, check_ports, combined
+from bridge_core.cli.layout import Layout, MeshFile, MeshOptions, check_options, combined
 from bridge_core.cli.ports import check_free
 from bridge_core.cli.processes import ProcessTable, end, rotate, start_detached
 from bridge_core.cli.progress import Progress
@@ -108,7 +108,7 @@ async def bring_up(state: Path, given: dict[str, object], progress: Progress) ->
         BridgeError: it could not; what this call had started is ended again.
     """
     options = combined(_settled(state), given)
-    check_ports(options)
+    check_options(options)
     parts.check_engine(options.engine)
     raising = _Raising(Layout(state, options), load_table(state), progress)
     try:

@@ -29,7 +29,8 @@ class Where:
                 "--state-dir",
                 envvar="BRIDGE_STATE_DIR",
                 default_factory=default_state_dir,
-                help="Where `bridge up` put mesh.json, which says where the registry is and who we are.",
+                show_default="~/.local/state/bridge",
+                help="Of the mesh that `bridge up` made: mesh.json in it says all that is asked for below.",
             ),
         ],
         registry: Annotated[
@@ -37,7 +38,7 @@ class Where:
         ] = None,
         ca: Annotated[Path | None, typer.Option("--ca", help="The mesh's CA certificate.")] = None,
         cert: Annotated[Path | None, typer.Option("--cert", help="An admin's certificate.")] = None,
-        key: Annotated[Path | None, typer.Option("--key", help="Its key.")] = None,
+        key: Annotated[Path | None, typer.Option("--key", help="Its private key.")] = None,
     ) -> None:
         self._given = (state_dir.absolute(), registry, ca, cert, key)
 

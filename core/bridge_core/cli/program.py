@@ -1,0 +1,36 @@
+"""What the commands have in common: how they answer to no arguments, `-h` and `--version`."""
+
+from __future__ import annotations
+
+from importlib.metadata import version
+from typing import Annotated
+
+import typer
+
+
+def program(says: str) -> typer.Typer:
+    """One of the commands, before it has any of its own."""
+    app = typer.Typer(
+        help=says,
+        no_args_is_help=True,
+        add_completion=False,
+        pretty_exceptions_enable=False,
+        context_settings={"help_option_names": ["-h", "--help"]},
+    )
+
+    @app.callback()
+    def common(
+        *,
+        _version: Annotated[
+            bool,
+            typer.Option("--version", callback=_tell_version, is_eager=True, help="Print the version."),
+        ] = False,
+    ) -> None: ...
+
+    return app
+
+
+def _tell_version(asked: bool) -> None:
+    if asked:
+        typer.echo(version("deepseek-ollama-bridge"))
+        raise typer.Exit

@@ -1,0 +1,66 @@
+"""What each command says to somebody who tries it for the first time."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import pytest
+import typer
+from typer.testing import CliRunner
+
+from bridge_agent.cli import app as agent
+from bridge_agent.embedded.cli import app as engine
+from bridge_core.cli.main import app as bridge
+from bridge_registry.cli import app as registry
+
+PROGRAMS = {"bridge": bridge, "bridge-agent": agent, "bridge-registry": registry, "bridge-engine": engine}
+
+
+def commands(name: str, command: Any) -> Iterator[tuple[str, Any]]:
+    """A command and all those below it."""
+    yield name, command
+    for word, below in getattr(command, "commands", {}).items():
+        yield from commands(f"{name} {word}", below)
+
+
+EVERY = [one for name, program in PROGRAMS.items() for one in commands(name, typer.main.get_command(program))]
+
+
+@pytest.mark.parametrize(("name", "command"), EVERY, ids=[name for name, _ in EVERY])
+def test_every_command_and_every_option_says_what_it_is(name: str, command: Any) -> None:
+    assert command.help, name
+    silent = [option.name for option in command.params if not getattr(option, "help", None)]
+    assert not silent, f"{name}: no help for {', '.join(silent)}"
+
+
+@pytest.mark.parametrize("program", PROGRAMS.values(), ids=PROGRAMS)
+def test_what_one_tries_first_is_answered(program: typer.Typer) -> None:
+    runner = CliRunner()
+    for arguments in ([], ["-h"], ["--help"]):
+        assert "Usage" in runner.invoke(program, arguments).output
+    told = runner.invoke(program, ["--version"])
+    assert (told.exit_code, told.output.strip()) == (0, version("deepseek-ollama-bridge"))
+    wrong = runner.invoke(program, ["nonsense"])
+    assert wrong.exit_code == 2
+    assert "No such command 'nonsense'" in wrong.output
+
+
+def test_no_default_is_kept_from_the_reader() -> None:
+    dynamic = [
+        f"{name} {option.name}"
+        for name, command in EVERY
+        for option in command.params
+        if callable(option.default) and option.show_default is True
+    ]
+    assert not dynamic
+
+
+def test_a_registry_without_an_identity_says_what_else_is_needed(tmp_path: Path) -> None:
+    told = CliRunner().invoke(
+        bridge, ["history", "--registry", "192.0.2.1:1", "--state-dir", str(tmp_path / "none")]
+    )
+    assert told.exit_code == 1
+    assert "--registry 192.0.2.1:1 has to come with --ca, --cert and --key" in told.output
