@@ -20,6 +20,7 @@ from bridge_registry.enrolment.store_access import OpenAccess, StoreAccess
 from bridge_registry.settings import RegistrySettings
 from bridge_wire.v1 import registry_pb2 as pb
 from bridge_wire.v1 import registry_pb2_grpc as rpc
+from tests.fakes.store import FakeEtcd, FakeStore
 from tests.support import eventually
 
 MESH = "bridge.local"
@@ -101,6 +102,16 @@ def make_settings(state: Path, name: str = "r1", **more: object) -> RegistrySett
         etcd=("https://etcd.example:2379",),
         **more,  # type: ignore[arg-type]  # test shorthand
     )
+
+
+@contextlib.asynccontextmanager
+async def leading(state: Path, etcd: FakeEtcd) -> AsyncIterator[Bed]:
+    """A registry over a store in memory, which leads."""
+    store = FakeStore(etcd)
+    async with running(make_settings(state), store) as found:
+        await found.leads()
+        yield found
+    await store.close()
 
 
 @contextlib.asynccontextmanager

@@ -27,6 +27,7 @@ from bridge_agent.settings import (
 )
 from bridge_core.addresses import split_address
 from bridge_core.cli.guard import guarded
+from bridge_core.cli.labels import labels_of
 from bridge_core.cli.program import program
 from bridge_core.cli.units import say
 from bridge_core.errors import Fatal
@@ -106,7 +107,7 @@ def join_command(
             name=name or default_name(),
             listeners=_moved(Listeners(), http=http, https=https, grpc=grpc, peer=peer, admin=admin),
             engines=(_engine(engine, num_parallel, models),),
-            labels=_labels(label or []),
+            labels=labels_of(label or []),
             advertise=advertise,
         )
         if as_service:
@@ -346,13 +347,3 @@ def _engine(text: str, num_parallel: int | None, models: Path | None) -> EngineC
         )
     except ValueError as fault:
         raise Fatal(f"the engine cannot be run so: {fault}") from fault
-
-
-def _labels(pairs: list[str]) -> dict[str, str]:
-    labels = {}
-    for pair in pairs:
-        key, equals, value = pair.partition("=")
-        if not equals or not key:
-            raise Fatal(f"--label {pair!r} is not KEY=VALUE")
-        labels[key] = value
-    return labels

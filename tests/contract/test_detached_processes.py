@@ -53,25 +53,27 @@ def started() -> Iterator[list[ProcessRecord]]:
             os.waitpid(record.pid, 0)
 
 
-async def test_a_process_gets_a_session_and_a_log_of_its_own(
-    tmp_path: Path, started: list[ProcessRecord]
-) -> None:
-    log = tmp_path / "log"
+async def stubborn(log: Path, started: list[ProcessRecord]) -> ProcessRecord:
+    """A process that runs and ignores SIGTERM."""
     record = start_detached([sys.executable, "-c", STUBBORN], log, env=os.environ)
     started.append(record)
     await eventually(lambda: log.read_text() == "up\n")
+    return record
+
+
+async def test_a_process_gets_a_session_and_a_log_of_its_own(
+    tmp_path: Path, started: list[ProcessRecord]
+) -> None:
+    record = await stubborn(tmp_path / "log", started)
     assert record.alive
     assert os.getsid(record.pid) == record.pid
-    assert log.stat().st_mode & 0o777 == 0o600
+    assert (tmp_path / "log").stat().st_mode & 0o777 == 0o600
 
 
 async def test_a_stubborn_process_is_killed_after_its_grace(
     tmp_path: Path, started: list[ProcessRecord]
 ) -> None:
-    log = tmp_path / "log"
-    record = start_detached([sys.executable, "-c", STUBBORN], log, env=os.environ)
-    started.append(record)
-    await eventually(lambda: log.read_text() == "up\n")
+    record = await stubborn(tmp_path / "log", started)
     assert await end([record], 0.1) == [record]
     assert not record.alive
 

@@ -8,7 +8,7 @@ import json
 import pytest
 
 from bridge_core import http1
-from tests.contract.http1_bed import on_uvloop, raw, serving, talk
+from tests.contract.http1_bed import RawClient, on_uvloop, raw, serving, talk
 
 
 def echo(exchange: http1.Exchange) -> None:
@@ -205,17 +205,22 @@ async def test_stalled_request_times_out(start: bytes) -> None:
     assert answer.startswith(b"HTTP/1.1 408 "), answer
 
 
+async def dripped(client: RawClient) -> bytes:
+    """What is answered while a byte comes every 20 ms, for six seconds at most."""
+    reading = asyncio.ensure_future(client.all())
+    for _ in range(300):
+        if reading.done():
+            break
+        client.send(b"a")
+        await asyncio.wait([reading], timeout=0.02)
+    return await reading
+
+
 @on_uvloop
 async def test_dripping_head_times_out_however_steadily_it_drips() -> None:
     async with serving(echo, limits=FAST) as server, raw(server.port) as client:
         client.send(b"GET / HTTP/1.1\r\nHost: x\r\nA: ")
-        reading = asyncio.ensure_future(client.all())
-        for _ in range(200):
-            if reading.done():
-                break
-            client.send(b"a")
-            await asyncio.wait([reading], timeout=0.02)
-        assert (await reading).startswith(b"HTTP/1.1 408 ")
+        assert (await dripped(client)).startswith(b"HTTP/1.1 408 ")
 
 
 @on_uvloop
@@ -223,13 +228,7 @@ async def test_dripping_body_times_out_however_steadily_it_drips() -> None:
     limits = http1.Limits(body_idle_s=0.2, body_rate=1000, linger_s=0.2)
     async with serving(echo, limits=limits) as server, raw(server.port) as client:
         client.send(POST + b"Content-Length: 1000\r\n\r\n")
-        reading = asyncio.ensure_future(client.all())
-        for _ in range(300):
-            if reading.done():
-                break
-            client.send(b"a")
-            await asyncio.wait([reading], timeout=0.02)
-        assert (await reading).startswith(b"HTTP/1.1 408 ")
+        assert (await dripped(client)).startswith(b"HTTP/1.1 408 ")
 
 
 @on_uvloop

@@ -21,7 +21,7 @@ from bridge_registry.enrolment.store_access import OpenAccess
 from bridge_wire.v1 import registry_pb2 as pb
 from bridge_wire.v1 import registry_pb2_grpc as rpc
 from tests.fakes.store import FakeEtcd, FakeStore
-from tests.registry_bed import MESH, Bed, Follower, Node, following, make_settings, refused, running
+from tests.registry_bed import MESH, Bed, Follower, Node, following, leading, make_settings, refused, running
 from tests.support import eventually
 
 UNAUTHENTICATED = grpc.StatusCode.UNAUTHENTICATED
@@ -34,11 +34,8 @@ async def etcd() -> FakeEtcd:
 
 @pytest.fixture
 async def bed(tmp_path: Path, etcd: FakeEtcd) -> AsyncIterator[Bed]:
-    store = FakeStore(etcd)
-    async with running(make_settings(tmp_path), store) as found:
-        await found.leads()
+    async with leading(tmp_path, etcd) as found:
         yield found
-    await store.close()
 
 
 async def test_a_node_joins_and_is_in_everybodys_snapshot(bed: Bed, etcd: FakeEtcd) -> None:

@@ -14,7 +14,7 @@ from bridge_core.snapshot import Model
 from bridge_core.traffic import shares
 from bridge_wire.v1 import registry_pb2 as pb
 from tests.fakes.store import FakeEtcd, FakeStore
-from tests.registry_bed import Bed, Follower, Node, following, make_settings, refused, running
+from tests.registry_bed import Bed, Follower, Node, following, leading, refused
 from tests.scenarios.rollout_world import PROBE, ROLLOUT, ROUTE
 from tests.support import eventually
 
@@ -26,11 +26,8 @@ async def etcd() -> FakeEtcd:
 
 @pytest.fixture
 async def bed(tmp_path: Path, etcd: FakeEtcd) -> AsyncIterator[Bed]:
-    store = FakeStore(etcd)
-    async with running(make_settings(tmp_path), store) as found:
-        await found.leads()
+    async with leading(tmp_path, etcd) as found:
         yield found
-    await store.close()
 
 
 class Reporter:

@@ -13,6 +13,7 @@ import typer
 from rich.console import Console
 from rich.table import Column, Table
 
+from bridge_core.cli.labels import labels_of
 from bridge_core.cli.where import Where, asks_registry
 from bridge_core.config import decoded
 from bridge_core.errors import Fatal
@@ -59,7 +60,7 @@ def token_create(
 
     async def work(stub: Any) -> Any:
         request = wire.CreateTokenRequest(
-            ttl_seconds=_seconds(ttl), uses=uses, node_name=node, labels=_labels(label or [])
+            ttl_seconds=_seconds(ttl), uses=uses, node_name=node, labels=labels_of(label or [])
         )
         return await stub.CreateToken(request, timeout=_TIMEOUT_S)
 
@@ -244,16 +245,6 @@ def _seconds(text: str) -> int:
     if match is None or int(match[1]) == 0:
         raise Fatal(f"--ttl {text!r} is not a time", hint="a number and s, m, h or d: 30m, 1h, 7d")
     return int(match[1]) * _UNITS[match[2]]
-
-
-def _labels(pairs: Iterable[str]) -> dict[str, str]:
-    labels = {}
-    for pair in pairs:
-        name, equals, value = pair.partition("=")
-        if not equals or not name:
-            raise Fatal(f"--label {pair!r} is not KEY=VALUE")
-        labels[name] = value
-    return labels
 
 
 def _who(identity: str) -> str:
