@@ -17,8 +17,13 @@ from bridge_agent.settings import Listeners, StateDir, load_settings
 from bridge_core.cli.guard import guarded
 
 _PROGRAM: Final = "bridge-agent"
-# glibc gives each thread its own heap, up to eight a core: of a dozen threads that hardly allocate.
-_HEAPS: Final = "MALLOC_ARENA_MAX"
+# Not for the engines, which get nothing of the agent's environment that is not named (`engine.kinds`).
+_ALLOCATORS: Final = {
+    # glibc gives each thread its own heap, up to eight a core: of a dozen threads that hardly allocate.
+    "MALLOC_ARENA_MAX": "2",
+    # h2corn's takes memory in whole huge pages, of which an idle listener needs next to nothing.
+    "MIMALLOC_ARENA_EAGER_COMMIT": "0",
+}
 
 
 class Order(msgspec.Struct, frozen=True):
@@ -33,7 +38,7 @@ class Order(msgspec.Struct, frozen=True):
 def become(order: Order) -> NoReturn:
     """Replaces this process by the agent."""
     sys.stdout.flush()
-    environment = {_HEAPS: "2", **os.environ}
+    environment = {**_ALLOCATORS, **os.environ}
     said = msgspec.json.encode(order).decode()
     os.execve(sys.executable, [sys.executable, "-P", "-m", __name__, said], environment)  # noqa: S606 - no shell wanted
 
@@ -42,8 +47,6 @@ def main() -> None:
     """Serves as ordered by the only argument."""
     order = msgspec.json.decode(sys.argv[1], type=Order)
     sys.argv[0] = _PROGRAM
-    if os.environ.get(_HEAPS) == "2":
-        del os.environ[_HEAPS]  # not for the engines
     # structlog loads it where it is there, for tracebacks on terminals.
     sys.modules["rich"] = None  # type: ignore[assignment]  # how an import is made to fail
 
