@@ -11,10 +11,11 @@ import tempfile
 from importlib import metadata
 from pathlib import Path
 
-from bench import affinity, cancel_prefill, hops, isolation, pressure, streams, survive
+from bench import affinity, agent, cancel_prefill, hops, isolation, pressure, streams, survive
 from bench.processes import envoy, missing, version
 
 ROWS = {
+    "agent": agent.agent,
     "one-hop": hops.one_hop,
     "two-hops": hops.two_hops,
     "tokens": streams.relay,
@@ -28,7 +29,7 @@ ROWS = {
     "survive-text": survive.texts,
     "survive-bare": survive.bare,
 }
-WITHOUT_LOAD = {"isolation"}  # rows that need no load generator
+WITHOUT_LOAD = {"agent", "isolation"}  # rows that need no load generator
 LONG = ("survive", "survive-text")  # the better part of an hour: only when named
 
 
