@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -228,3 +228,50 @@ def test_a_registry_that_is_not_there_is_named(registry: Registry) -> None:
     assert ended.exit_code == 1
     assert ended.stderr.startswith("bridge: no registry answers at 127.0.0.1:1\n")
     assert "Traceback" not in ended.output
+
+
+def foreign_ca(folder: Path) -> None:
+    trustme.CA().cert_pem.write_to_path(folder / "ca.pem")
+
+
+def foreign_pair(folder: Path) -> None:
+    other = trustme.CA().issue_cert("admin.test")
+    other.cert_chain_pems[0].write_to_path(folder / "admin.pem")
+    other.private_key_pem.write_to_path(folder / "admin.key")
+
+
+def rubbish(folder: Path) -> None:
+    (folder / "admin.pem").write_bytes(b"rubbish")
+
+
+def no_key(folder: Path) -> None:
+    (folder / "admin.key").unlink()
+
+
+@pytest.mark.parametrize(
+    ("harm", "says"),
+    [
+        (foreign_ca, "is not of the mesh of {folder}/ca.pem"),
+        (foreign_pair, "hung up: it is stopping, or does not accept {folder}/admin.pem"),
+        (rubbish, "{folder}/admin.pem holds no certificate"),
+        (no_key, "there is no key file {folder}/admin.key"),
+    ],
+)
+def test_an_identity_that_does_not_fit_is_named(
+    registry: Registry, harm: Callable[[Path], None], says: str
+) -> None:
+    harm(registry.folder)
+    ended = bridge(registry, "history")
+    assert ended.exit_code == 1
+    assert says.format(folder=registry.folder) in ended.stderr
+    assert "--ca, --cert and --key name an admin's identity" in ended.stderr
+
+
+def test_an_address_that_is_none_is_named(registry: Registry) -> None:
+    folder = registry.folder
+    identity = ["--ca", str(folder / "ca.pem"), "--cert", str(folder / "admin.pem")]
+    ended = CliRunner().invoke(
+        app, ["history", "--registry", "here", *identity, "--key", str(folder / "admin.key")]
+    )
+    assert ended.exit_code == 1
+    assert ended.stderr.startswith("bridge: 'here' is not an address\n")

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import socket
+import subprocess
+import sys
 from collections.abc import Iterator
 from importlib.metadata import version
 from pathlib import Path
@@ -64,3 +67,20 @@ def test_a_registry_without_an_identity_says_what_else_is_needed(tmp_path: Path)
     )
     assert told.exit_code == 1
     assert "--registry 192.0.2.1:1 has to come with --ca, --cert and --key" in told.output
+
+
+def test_an_engine_whose_port_is_taken_says_so(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        where = f"127.0.0.1:{taken.getsockname()[1]}"
+        serve = ["serve", "--models", str(tmp_path / "models"), "--listen", where]
+        ended = subprocess.run(
+            [sys.executable, "-m", "bridge_agent.embedded.cli", *serve],
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
+        )
+    assert ended.returncode == 1
+    assert "Traceback" not in ended.stderr
+    assert f"cannot listen on {where}" in ended.stderr
+    assert "Address already in use" in ended.stderr

@@ -24,8 +24,9 @@ from bridge_agent.embedded.requests import FOREVER, duration
 from bridge_agent.embedded.runner.scheduler import Settings
 from bridge_agent.embedded.runner.spec import KvType
 from bridge_agent.limits.gpu import VISIBLE_DEVICES
+from bridge_core.cli.guard import guarded
 from bridge_core.cli.program import program
-from bridge_core.errors import BridgeError, Fatal
+from bridge_core.errors import Fatal
 from bridge_core.files import write_atomically
 
 app = program("Ollama's HTTP API over llama.cpp, on Ollama's models directory.")
@@ -152,11 +153,7 @@ def _binary(path: Path | None) -> str:
 def run() -> None:
     """Entry point of the console script."""
     structlog.configure(logger_factory=structlog.PrintLoggerFactory(sys.stderr))
-    try:
-        app()
-    except BridgeError as fault:
-        typer.echo(f"bridge-engine: {fault}", err=True)
-        sys.exit(1)
+    guarded(app)
 
 
 if __name__ == "__main__":

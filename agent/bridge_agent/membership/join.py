@@ -212,11 +212,13 @@ async def _ask_each(
 def _refusal(address: str, fault: grpc.aio.AioRpcError) -> BridgeError:
     words = (fault.details() or fault.code().name).rstrip(".")
     match fault.code():
-        case grpc.StatusCode.UNAUTHENTICATED:
-            return JoinRefused(words, hint="bridge token create makes a new token")
-        case grpc.StatusCode.ALREADY_EXISTS:
-            return JoinRefused(words, hint="choose another with --name, or let that node leave first")
-        case grpc.StatusCode.INVALID_ARGUMENT | grpc.StatusCode.PERMISSION_DENIED:
+        # The registry's words say what next.
+        case (
+            grpc.StatusCode.UNAUTHENTICATED
+            | grpc.StatusCode.ALREADY_EXISTS
+            | grpc.StatusCode.INVALID_ARGUMENT
+            | grpc.StatusCode.PERMISSION_DENIED
+        ):
             return JoinRefused(words)
         case grpc.StatusCode.DEADLINE_EXCEEDED:
             return Unavailable(

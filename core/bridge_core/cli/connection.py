@@ -6,16 +6,23 @@ import contextlib
 import os
 from collections.abc import AsyncIterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import grpc
 import grpc.aio
 import msgspec
 
+from bridge_core.addresses import split_address
 from bridge_core.cli.layout import MeshFile
 from bridge_core.errors import BridgeError, Fatal, Unavailable
 from bridge_core.registry_channel import open_channel
+from bridge_core.tls import TlsFault, check_files
 from bridge_wire.v1 import registry_pb2_grpc as wire_grpc
+
+_IDENTITY_HINT: Final = (
+    "--ca, --cert and --key name an admin's identity in the registry's mesh; `bridge-registry init` there "
+    "makes it, and renews it when due"
+)
 
 
 class Access(msgspec.Struct, frozen=True):
@@ -82,29 +89,49 @@ async def admin(to: Access) -> AsyncIterator[Any]:
     Raises:
         Unavailable: no registry answers.
         BridgeError: it refused; its own words.
-        Fatal: a file of the identity cannot be read.
+        Fatal: the address is none, or a file of the identity cannot be used.
     """
+    split_address(to.registry)
     try:
-        pems = [path.read_bytes() for path in (to.ca, to.cert, to.key)]
-    except OSError as fault:
-        raise Fatal(f"cannot read {fault.filename}: {fault.strerror}") from fault
-    channel = open_channel(to.registry, pems[0], cert_pem=pems[1], key_pem=pems[2])
+        check_files(to.cert, to.key, to.ca)
+    except TlsFault as fault:
+        raise Fatal(fault.message, hint=_IDENTITY_HINT) from fault
+    channel = open_channel(
+        to.registry, to.ca.read_bytes(), cert_pem=to.cert.read_bytes(), key_pem=to.key.read_bytes()
+    )
     try:
         yield wire_grpc.AdminStub(channel)  # type: ignore[no-untyped-call]  # generated
     except grpc.aio.AioRpcError as error:
-        raise _translate(error, to.registry) from error
+        raise _translate(error, to) from error
     finally:
         await channel.close()
 
 
-def _translate(error: grpc.aio.AioRpcError, registry: str) -> BridgeError:
-    code, details = error.code(), (error.details() or "").rstrip(".")
-    if code is grpc.StatusCode.UNAVAILABLE and "connect" in details:
-        return Unavailable(
-            f"no registry answers at {registry}", hint="`bridge status` says what runs; `bridge up` starts it"
-        )
+def _translate(error: grpc.aio.AioRpcError, to: Access) -> BridgeError:
+    code, details, registry = error.code(), (error.details() or "").rstrip("."), to.registry
+    if code is grpc.StatusCode.UNAVAILABLE and ("connect" in details or "resolving" in details):
+        return _unreached(details, to)
     if code is grpc.StatusCode.DEADLINE_EXCEEDED:
         return Unavailable(f"the registry at {registry} did not answer in time")
     if code is grpc.StatusCode.UNIMPLEMENTED:
         return BridgeError(f"the registry at {registry} does not know this command", hint="is it older?")
     return BridgeError(details or f"the registry at {registry} answers {code.name}")
+
+
+def _unreached(details: str, to: Access) -> BridgeError:
+    """Why there is no connection, as far as gRPC's words tell."""
+    registry = to.registry
+    if "CERTIFICATE_VERIFY_FAILED" in details:
+        return Fatal(f"the registry at {registry} is not of the mesh of {to.ca}", hint=_IDENTITY_HINT)
+    if "WRONG_VERSION_NUMBER" in details:
+        return Fatal(
+            f"what answers at {registry} is no registry", hint="its gRPC port is 11400 unless it was moved"
+        )
+    if "Socket closed" in details:
+        return Unavailable(
+            f"the registry at {registry} hung up: it is stopping, or does not accept {to.cert}",
+            hint=_IDENTITY_HINT,
+        )
+    return Unavailable(
+        f"no registry answers at {registry}", hint="`bridge status` says what runs; `bridge up` starts it"
+    )

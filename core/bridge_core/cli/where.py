@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import functools
 import inspect
+import os
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
@@ -52,6 +53,8 @@ class Where:
 
     def call(self, work: Callable[[Any], Awaitable[T]]) -> T:
         """Runs `work` with the Admin stub; see `guarded`."""
+        # gRPC's own lines come before our sentence and say the same less clearly.
+        os.environ.setdefault("GRPC_VERBOSITY", "NONE")
 
         async def run() -> T:
             async with admin(self.access()) as stub:

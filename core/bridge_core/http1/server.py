@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import email.utils
 import json
+import os
 import socket
 import ssl as ssl_module
 from collections.abc import Callable
@@ -185,7 +186,7 @@ async def serve(
         await server.close()
         where = f"{host}:{port}" if sock is None else "the given socket"
         raise Fatal(
-            f"cannot listen on {where} for {name}: {fault.strerror or fault}",
+            f"cannot listen on {where} for {name}: {os.strerror(fault.errno) if fault.errno else fault}",
             hint="another program may use the port; choose another one",
         ) from fault
     server.listening(listener)

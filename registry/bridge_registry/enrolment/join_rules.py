@@ -69,7 +69,9 @@ def check_token(token: JoinToken, record: TokenRecord | None, ca_pin: str) -> To
         )
     if record is None or not token.proves(record.secret_hash):
         raise EnrolmentRefused(
-            Refusal.UNAUTHENTICATED, "the join token is wrong: this registry did not make it"
+            Refusal.UNAUTHENTICATED,
+            "the join token is wrong: this registry did not make it",
+            hint="make one with `bridge token create` against this registry",
         )
     return record
 
@@ -115,7 +117,7 @@ def check_name(name: str, record: TokenRecord, existing: NodeRecord | None) -> N
         raise EnrolmentRefused(
             Refusal.TAKEN,
             f"the node name {name} is taken",
-            hint=f"choose another name, or make a token with --node {name} to replace that node",
+            hint=f"choose another --name, or make a token with --node {name} to replace that node",
         )
 
 

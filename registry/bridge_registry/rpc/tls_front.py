@@ -95,7 +95,8 @@ class TlsFront:
             )
         except OSError as fault:
             raise Fatal(
-                f"cannot listen on {host}:{port}: {fault.strerror}", hint="choose another with --listen"
+                f"cannot listen on {host}:{port}: {os.strerror(fault.errno) if fault.errno else fault}",
+                hint="move it with --grpc HOST:PORT",
             ) from fault
 
     async def close(self) -> None:
