@@ -216,7 +216,11 @@ async def test_a_restart_keeps_tokens_nodes_and_identity(mesh: Mesh) -> None:
         admin = rpc.AdminStub(channel)
         status = await admin.Status(pb.StatusRequest())
         assert "stays" in {node.name for node in status.nodes}
-        assert status.version.epoch > epoch
+
+        async def newer() -> bool:  # a leader's first snapshot comes a moment after it leads
+            return (await admin.Status(pb.StatusRequest())).version.epoch > epoch
+
+        await eventually(newer, 30)
         ids = {info.id for info in (await admin.ListTokens(pb.ListTokensRequest())).tokens}
         assert JoinToken.parse(token).id in ids
     await store.close()

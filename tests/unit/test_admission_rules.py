@@ -194,4 +194,4 @@ class Model(RuleBasedStateMachine):
 
 
 TestQueueModel = Model.TestCase
-TestQueueModel.settings = settings(max_examples=40, stateful_step_count=30, deadline=None)
+TestQueueModel.settings = settings(max_examples=40, stateful_step_count=30)

@@ -7,7 +7,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from bridge_agent.cli import _engine, _labels, _moved
+from bridge_agent.cli import _engine, _moved
 from bridge_agent.engine.config import EngineConfig
 from bridge_agent.settings import (
     AgentSettings,
@@ -17,6 +17,7 @@ from bridge_agent.settings import (
     save_settings,
 )
 from bridge_core.addresses import join_address, split_address
+from bridge_core.cli.labels import labels_of
 from bridge_core.errors import Fatal
 
 SETTINGS = AgentSettings(
@@ -84,9 +85,9 @@ def test_unknown_engines_are_refused(text: str) -> None:
 
 
 def test_labels() -> None:
-    assert _labels(["a=b", "c=d=e"]) == {"a": "b", "c": "d=e"}
+    assert labels_of(["a=b", "c=d=e"]) == {"a": "b", "c": "d=e"}
     with pytest.raises(Fatal):
-        _labels(["novalue"])
+        labels_of(["novalue"])
 
 
 def test_settings_of_a_later_release_are_read() -> None:

@@ -228,5 +228,5 @@ class AttachedLife(EngineLife):
 TestOwnedEngineLife = EngineLife.TestCase
 TestAttachedEngineLife = AttachedLife.TestCase
 TestOwnedEngineLife.settings = TestAttachedEngineLife.settings = settings(
-    max_examples=60, stateful_step_count=30, deadline=None
+    max_examples=60, stateful_step_count=30
 )

@@ -53,7 +53,7 @@ def bodies(draw: st.DrawFn) -> bytes:
     return f"{draw(gaps)}{{{inner}}}{tail}".encode()
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(bodies())
 def test_what_is_not_refused_reads_as_the_engine_reads_it(body: bytes) -> None:
     try:
@@ -69,7 +69,7 @@ def test_what_is_not_refused_reads_as_the_engine_reads_it(body: bytes) -> None:
 plain_values = st.one_of(st.text(max_size=5), st.integers(), st.lists(st.text(max_size=3), max_size=2))
 
 
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=80)
 @given(st.dictionaries(st.text(max_size=6), plain_values, max_size=4), st.booleans(), st.booleans())
 def test_plain_bodies_are_never_refused(extra: dict[str, Any], spaced: bool, ascii_only: bool) -> None:
     extra = {name: value for name, value in extra.items() if name.casefold() not in SHAPE.keys}

@@ -49,7 +49,7 @@ def test_recorded_streams(framing: Framing, chunks: list[bytes], file: str) -> N
     assert verdict(framing, *chunks[:-1]) is Verdict.TRUNCATED
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(st.data())
 def test_pieces_do_not_matter(data: st.DataObject) -> None:
     framing, chunks, file = data.draw(st.sampled_from([param.values for param in STREAMS]))

@@ -169,7 +169,7 @@ class OutageMachine(RuleBasedStateMachine):
 
 
 TestOutages = OutageMachine.TestCase
-TestOutages.settings = settings(max_examples=40, stateful_step_count=15, deadline=None)
+TestOutages.settings = settings(max_examples=40, stateful_step_count=15)
 
 
 @pytest.mark.parametrize("alive", [1, 2])

@@ -191,7 +191,7 @@ def test_a_stream_cut_at_any_line_continues_to_the_same_text(path: str) -> None:
 
 @pytest.mark.parametrize("path", BODIES)
 @given(data=st.data())
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 def test_a_stream_that_dies_again_and_again_continues_to_the_same_text(path: str, data: Any) -> None:
     texts = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=5)
     tokens = data.draw(st.lists(texts, min_size=3, max_size=12))

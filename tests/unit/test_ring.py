@@ -35,7 +35,7 @@ def test_agrees_with_uhashring_where_weights_are_equal():
     assert [ours.owner(key) for key in KEYS] == [theirs.get_node(key.decode()) for key in KEYS]
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(members, st.randoms(use_true_random=False))
 def test_order_of_members_does_not_matter(nodes, random):
     shuffled = list(nodes.items())
@@ -43,7 +43,7 @@ def test_order_of_members_does_not_matter(nodes, random):
     assert Ring(shuffled, 160).digest == Ring(nodes.items(), 160).digest
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(members, st.data())
 def test_only_the_keys_of_who_leaves_move(nodes, data):
     gone = data.draw(st.sampled_from(sorted(nodes)))
@@ -54,7 +54,7 @@ def test_only_the_keys_of_who_leaves_move(nodes, data):
         assert list(after.lookup(key)) == order
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(members, st.data())
 def test_a_restricted_ring_is_the_ring_of_those_alone(nodes, data):
     kept = data.draw(st.sets(st.sampled_from(sorted(nodes))))
@@ -85,7 +85,7 @@ def test_an_empty_ring_owns_nothing():
     assert list(Ring([("a/0", 100)], 160).restrict(set()).lookup(b"x")) == []
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(st.lists(st.binary(min_size=16, max_size=16).map(lambda digest: digest * 2), max_size=20))
 def test_many_points_are_placed_as_few_are(parts):
     """Also where points of several instances coincide."""

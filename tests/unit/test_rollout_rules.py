@@ -333,7 +333,7 @@ EVENTS = st.one_of(
 )
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.lists(EVENTS, max_size=40), st.sampled_from([PLAN, ASKING]))
 def test_any_history_keeps_the_invariants_and_survives_being_stored(events, plan) -> None:
     position = start(plan)

@@ -146,7 +146,7 @@ def test_an_ejected_instance_is_skipped_by_its_own_id() -> None:
     assert choose(mesh, X, b"k", Load({}, lambda subject: float(subject == first))).candidates[0].id != first
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     st.dictionaries(st.sampled_from([f"{name}/0" for name in "abcde"]), st.integers(1, 40)),
     st.binary(min_size=1, max_size=8),

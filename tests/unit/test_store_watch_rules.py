@@ -218,4 +218,4 @@ class WatchedStore(RuleBasedStateMachine):
 
 
 TestWatchedStore = WatchedStore.TestCase
-TestWatchedStore.settings = settings(max_examples=60, stateful_step_count=40, deadline=None)
+TestWatchedStore.settings = settings(max_examples=60, stateful_step_count=40)

@@ -11,7 +11,6 @@ from __future__ import annotations
 import asyncio
 import re
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from functools import lru_cache
 from time import monotonic
 from typing import Any, Final, NamedTuple
 from urllib.parse import parse_qs
@@ -33,6 +32,7 @@ from bridge_agent.gateway.core import Arrival, Core
 from bridge_agent.gateway.counters import GatewayCounters
 from bridge_agent.gateway.inference import Inference
 from bridge_agent.gateway.lingering import Lingering
+from bridge_agent.gateway.peer_side import PeerSide
 from bridge_agent.gateway.resume import Resumptions
 from bridge_agent.gateway.routes import (
     ROUTES,
@@ -46,20 +46,16 @@ from bridge_agent.gateway.routes import (
 )
 from bridge_agent.gateway.shapes import error_body
 from bridge_agent.gateway.unknown import unknown_model
-from bridge_agent.peers import pulse
-from bridge_agent.peers.hop import HOP, PRIORITY, REQUEST_ID, BadHop, read_hop
+from bridge_agent.peers.hop import PRIORITY, REQUEST_ID
 from bridge_agent.peers.pulse import Watch
 from bridge_agent.peers.upstreams import Upstreams
 from bridge_agent.routing.admission_rules import PRIORITIES, Priority
 from bridge_agent.routing.view import MeshView, Target
-from bridge_core import snapshot_file
 from bridge_core.http1 import App, Exchange, Pair, Request, coroutine_app
-from bridge_core.identity.spiffe import IdentityFault, SpiffeId
 from bridge_core.names import InvalidName, canonical
 
 TIMEOUT: Final = b"x-bridge-timeout"
 WHERE: Final = b"x-bridge-node"
-SNAPSHOT: Final = "/bridge/snapshot"
 _DURATION: Final = re.compile(rb"(\d{1,9}(?:\.\d{1,6})?)(ms|s|m|h)?")
 _UNITS: Final = {b"ms": 0.001, b"s": 1.0, b"m": 60.0, b"h": 3600.0, b"": 1.0}
 _LOCAL: Final = Caller("local", ListenerKind.LOCAL)
@@ -128,15 +124,7 @@ class Gateway:
             Kind.PS: self._ps,
             Kind.ROOT: self._root,
         }
-
-        self._between_agents: dict[str, Callable[[Request], bytes]] = {
-            pulse.PATH: self._pulse,
-            explain.PATH: self._explain,
-        }
-        self._for_admins: dict[str, App] = {
-            explain.PATH: self._page(self._explain),
-            SNAPSHOT: self._page(lambda _request: snapshot_file.encode(view.current)),
-        }
+        self._peer_side = PeerSide(self._core, self._answer)
         self._direct = {
             (method, route.path): (self._answers[route.kind], route)
             for route in ROUTES
@@ -242,7 +230,11 @@ class Gateway:
     @property
     def peer_app(self) -> App:
         """The application of the peer listener."""
-        return self._on_peer
+        return self._peer_side.app
+
+    def serve_admins(self, path: str, page: App) -> None:
+        """Has `page` answer an admin's requests for `path` on the peer listener."""
+        self._peer_side.serve_admins(path, page)
 
     # -- listeners
 
@@ -266,83 +258,6 @@ class Gateway:
             self._core.respond_error(exchange, 401, "a client certificate or API key is needed", request_id)
             return
         self._dispatch(exchange, Caller(principal or "", ListenerKind.TLS))
-
-    def _on_peer(self, exchange: Exchange) -> None:
-        """Rule: only proven, unrevoked nodes of this mesh, and only requests that were forwarded."""
-        core, request = self._core, exchange.request
-        page = self._for_admins.get(request.path)
-        if page is not None and self._is_admin(request.identity):
-            page(exchange)
-            return
-        refusal = self._peer_refusal(request.identity)
-        if refusal is None and request.path in self._between_agents:
-            exchange.respond(200, _JSON, self._between_agents[request.path](request))
-            return
-        hop = None
-        try:
-            hop = read_hop(request.headers, request.memo)
-        except BadHop as fault:
-            refusal = refusal or (400, fault.message)
-        if refusal is None and hop is None:
-            refusal = (400, f"the peer listener takes forwarded requests only ({HOP.decode()} is missing)")
-        if refusal is not None or hop is None:
-            status, message = refusal or (400, "")
-            core.respond_error(exchange, status, message, core.request_id(None))
-            return
-        began = core.now()
-        deadline = None if hop.remaining_s is None else began + hop.remaining_s
-        via = hop.entry
-        caller = Caller(hop.principal, ListenerKind.PEER, via)
-        arrival = Arrival(
-            exchange,
-            caller,
-            hop,
-            began,
-            core.request_id(hop.request_id.encode()),
-            deadline=deadline,
-            priority=hop.priority,
-        )
-        self._answer(arrival)
-
-    def serve_admins(self, path: str, page: App) -> None:
-        """Has `page` answer an admin's requests for `path` on the peer listener."""
-        self._for_admins[path] = page
-
-    @staticmethod
-    def _page(render: Callable[[Request], bytes]) -> App:
-        return lambda exchange: exchange.respond(200, _JSON, render(exchange.request))
-
-    def _is_admin(self, identity: str | None) -> bool:
-        if identity is None:
-            return False
-        try:
-            peer = _spiffe_id(identity)
-        except IdentityFault:
-            return False
-        return (peer.kind, peer.trust_domain) == ("admin", self._core.view.current.mesh.trust_domain)
-
-    def _pulse(self, _request: Request) -> bytes:
-        return pulse.answer_body({one.id: self._core.work(one.id) for one in self._core.view.index.local})
-
-    def _explain(self, request: Request) -> bytes:
-        request_id = "".join(parse_qs(request.query).get("id", []))
-        return msgspec.json.encode(explain.own_reports(self._core, request_id))
-
-    def _peer_refusal(self, identity: str | None) -> tuple[int, str] | None:
-        if identity is None:
-            return 401, "a node certificate of this mesh is needed"
-        snapshot = self._core.view.current
-        try:
-            peer = _spiffe_id(identity)
-        except IdentityFault:
-            return 403, "not a node of this mesh"
-        if peer.kind != "node" or peer.trust_domain != snapshot.mesh.trust_domain:
-            return 403, "not a node of this mesh"
-        record = snapshot.nodes.get(peer.name)
-        # A node that joined a moment ago may not be in our snapshot yet; its certificate proves it.
-        if record is not None and record.state == "revoked":
-            return 403, f"node {peer.name} is revoked"
-        return None
 
     # -- one request
 
@@ -521,11 +436,6 @@ class Gateway:
             await work()
 
         coroutine_app(handler, self._group)(arrival.exchange)
-
-
-@lru_cache(maxsize=1024)
-def _spiffe_id(identity: str) -> SpiffeId:
-    return SpiffeId.parse(identity)
 
 
 def _seconds(given: bytes) -> float | None:

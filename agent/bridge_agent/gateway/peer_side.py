@@ -1,0 +1,131 @@
+"""What the peer listener answers: requests that other agents forward, their questions, and admins' pages.
+
+Rules:
+1. Only proven, unrevoked nodes of this mesh may forward, and only requests that carry a hop.
+2. An admin's certificate opens the pages for admins, and nothing else.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import lru_cache
+from typing import Final
+from urllib.parse import parse_qs
+
+import msgspec
+
+from bridge_agent.gateway import explain
+from bridge_agent.gateway.config import Caller, ListenerKind
+from bridge_agent.gateway.core import Arrival, Core
+from bridge_agent.peers import pulse
+from bridge_agent.peers.hop import HOP, BadHop, Hop, read_hop
+from bridge_core import snapshot_file
+from bridge_core.http1 import App, Exchange, Request
+from bridge_core.identity.spiffe import IdentityFault, SpiffeId
+
+SNAPSHOT: Final = "/bridge/snapshot"
+_JSON: Final = ((b"content-type", b"application/json"),)
+
+
+class PeerSide:
+    """The application of the peer listener.
+
+    Args:
+        core: What the gateway's requests share.
+        answer: Answers a forwarded request.
+    """
+
+    def __init__(self, core: Core, answer: Callable[[Arrival], None]) -> None:
+        self._core = core
+        self._answer = answer
+        self._between_agents: dict[str, Callable[[Request], bytes]] = {
+            pulse.PATH: self._pulse,
+            explain.PATH: self._explain,
+        }
+        self._for_admins: dict[str, App] = {
+            explain.PATH: _page(self._explain),
+            SNAPSHOT: _page(lambda _request: snapshot_file.encode(core.view.current)),
+        }
+
+    def serve_admins(self, path: str, page: App) -> None:
+        """Has `page` answer an admin's requests for `path`."""
+        self._for_admins[path] = page
+
+    def app(self, exchange: Exchange) -> None:
+        """Answers one request; see the module's rules."""
+        core, request = self._core, exchange.request
+        page = self._for_admins.get(request.path)
+        if page is not None and self._is_admin(request.identity):
+            page(exchange)
+            return
+        refusal = self._refusal(request.identity)
+        if refusal is None and request.path in self._between_agents:
+            exchange.respond(200, _JSON, self._between_agents[request.path](request))
+            return
+        hop = None
+        try:
+            hop = read_hop(request.headers, request.memo)
+        except BadHop as fault:
+            refusal = refusal or (400, fault.message)
+        if refusal is None and hop is None:
+            refusal = (400, f"the peer listener takes forwarded requests only ({HOP.decode()} is missing)")
+        if refusal is not None or hop is None:
+            status, message = refusal or (400, "")
+            core.respond_error(exchange, status, message, core.request_id(None))
+            return
+        self._answer(self._arrival(exchange, hop))
+
+    def _arrival(self, exchange: Exchange, hop: Hop) -> Arrival:
+        core = self._core
+        began = core.now()
+        return Arrival(
+            exchange,
+            Caller(hop.principal, ListenerKind.PEER, hop.entry),
+            hop,
+            began,
+            core.request_id(hop.request_id.encode()),
+            deadline=None if hop.remaining_s is None else began + hop.remaining_s,
+            priority=hop.priority,
+        )
+
+    def _is_admin(self, identity: str | None) -> bool:
+        if identity is None:
+            return False
+        try:
+            peer = _spiffe_id(identity)
+        except IdentityFault:
+            return False
+        return (peer.kind, peer.trust_domain) == ("admin", self._core.view.current.mesh.trust_domain)
+
+    def _refusal(self, identity: str | None) -> tuple[int, str] | None:
+        """Why this caller may not forward; None: it may."""
+        if identity is None:
+            return 401, "a node certificate of this mesh is needed"
+        snapshot = self._core.view.current
+        try:
+            peer = _spiffe_id(identity)
+        except IdentityFault:
+            return 403, "not a node of this mesh"
+        if peer.kind != "node" or peer.trust_domain != snapshot.mesh.trust_domain:
+            return 403, "not a node of this mesh"
+        record = snapshot.nodes.get(peer.name)
+        # A node that joined a moment ago may not be in our snapshot yet; its certificate proves it.
+        if record is not None and record.state == "revoked":
+            return 403, f"node {peer.name} is revoked"
+        return None
+
+    def _pulse(self, _request: Request) -> bytes:
+        return pulse.answer_body({one.id: self._core.work(one.id) for one in self._core.view.index.local})
+
+    def _explain(self, request: Request) -> bytes:
+        request_id = "".join(parse_qs(request.query).get("id", []))
+        return msgspec.json.encode(explain.own_reports(self._core, request_id))
+
+
+def _page(render: Callable[[Request], bytes]) -> App:
+    return lambda exchange: exchange.respond(200, _JSON, render(exchange.request))
+
+
+@lru_cache(maxsize=1024)
+def _spiffe_id(identity: str) -> SpiffeId:
+    return SpiffeId.parse(identity)
