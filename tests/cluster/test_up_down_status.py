@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import os
 import signal
 import socket
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -13,7 +16,7 @@ import pytest
 
 from bridge_core.cli.layout import Layout, MeshOptions
 from bridge_core.etcd_server import EtcdServer, EtcdSettings
-from tests.cluster.up_bed import Bridge, post
+from tests.cluster.up_bed import BRIDGE, Bridge, post
 from tests.support import eventually
 
 pytestmark = [pytest.mark.cluster, pytest.mark.etcd, pytest.mark.llamacpp]
@@ -209,4 +212,32 @@ def test_an_etcd_of_somebody_else_is_waited_for_named_and_used(tmp_path: Path) -
         assert server.pid, "somebody else's etcd is not ours to stop"
     finally:
         server.stop()
+        bed.kill_everything()
+
+
+@pytest.mark.parametrize("part", ["etcd", "node1"])
+async def test_ctrl_c_leaves_nothing_running_however_often_it_is_pressed(tmp_path: Path, part: str) -> None:
+    bed = Bridge(tmp_path / "state", NODES)
+    table = bed.state / "processes.json"
+    flags = ["--nodes", str(NODES), "--base-port", str(bed.base_port), "--state-dir", str(bed.state)]
+    process = subprocess.Popen(
+        [BRIDGE, "up", *flags],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        start_new_session=True,  # a terminal sends it to all of the group
+    )
+    try:
+        await eventually(lambda: table.exists() and part in table.read_text(), 60)
+        os.killpg(process.pid, signal.SIGINT)
+        said = "steps"
+        while said and "Ending" not in said:
+            said = await asyncio.to_thread(process.stdout.readline)
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGINT)
+        said += (await asyncio.to_thread(process.communicate, timeout=60))[0]
+        assert process.returncode == 130
+        assert said == "Ending what was started …\nbridge: interrupted\n"
+        assert not bed.processes()
+    finally:
         bed.kill_everything()

@@ -24,6 +24,7 @@ def guarded(work: Callable[[], T]) -> T:
             sys.stderr.write(f"{program}: {fault.message}\n{hint}")
         code = 1
     except* KeyboardInterrupt:
+        sys.stderr.write(f"{program}: interrupted\n")
         code = 130
     raise SystemExit(code)
 

@@ -134,6 +134,7 @@ async def run_to_end(argv: list[str], *, given: str = "") -> None:
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.STDOUT,
         env=environment(),
+        start_new_session=True,  # Ctrl-C is for `up` alone: it ends this, and says so in its own words
     )
     try:
         output, _ = await process.communicate(given.encode())

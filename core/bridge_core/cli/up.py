@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import fcntl
 import os
+import signal
 import time
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
@@ -33,6 +34,7 @@ _TABLE_FILE = "processes.json"
 READY_DEADLINE_S = 60.0
 _TOKEN_TTL_S = 600
 _FOREIGN_ETCD_DEADLINE_S = 5.0
+_ENDING_S = 5.0
 
 
 def load_layout(state: Path) -> Layout | None:
@@ -114,9 +116,23 @@ async def bring_up(state: Path, given: dict[str, object], progress: Progress) ->
     try:
         changed = await raising.run()
     except BaseException:
-        await end([record for record in map(raising.table.get, raising.started) if record], 5.0)
+        with _undisturbed():
+            records = [record for record in map(raising.table.get, raising.started) if record]
+            if records:
+                progress.say("Ending what was started …")
+            await end(records, _ENDING_S)
         raise
     return raising.write(), changed
+
+
+@contextmanager
+def _undisturbed() -> Iterator[None]:
+    """Whoever presses Ctrl-C twice wants an end, too, but not half a mesh left running."""
+    former = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, former)
 
 
 class _Raising:
