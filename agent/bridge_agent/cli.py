@@ -28,7 +28,7 @@ from bridge_agent.settings import (
 from bridge_core.addresses import split_address
 from bridge_core.cli.guard import guarded
 from bridge_core.cli.labels import labels_of
-from bridge_core.cli.program import program
+from bridge_core.cli.program import as_called, program
 from bridge_core.cli.units import say
 from bridge_core.errors import Fatal
 from bridge_core.systemd.manager import ServiceManager
@@ -117,7 +117,7 @@ def join_command(
         if as_service:
             say(systemd.install(manager, settings, state))
         else:
-            _out.print(f"Start it: bridge-agent run --state-dir {state_dir}")
+            _out.print(f"Start it: {as_called('bridge-agent')} run --state-dir {state_dir}")
 
     guarded(work)
 

@@ -6,6 +6,7 @@ months. So `run` replaces itself (same process id, same files) by a process that
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
 from pathlib import Path
@@ -47,6 +48,8 @@ def main() -> None:
     """Serves as ordered by the only argument."""
     order = msgspec.json.decode(sys.argv[1], type=Order)
     sys.argv[0] = _PROGRAM
+    with contextlib.suppress(OSError):  # for ps and top, and for `bridge up`, which says who has a port
+        Path("/proc/self/comm").write_text(_PROGRAM)
     # structlog loads it where it is there, for tracebacks on terminals.
     sys.modules["rich"] = None  # type: ignore[assignment]  # how an import is made to fail
 

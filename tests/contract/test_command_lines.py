@@ -17,6 +17,7 @@ from typer.testing import CliRunner
 from bridge_agent.cli import app as agent
 from bridge_agent.embedded.cli import app as engine
 from bridge_core.cli.main import app as bridge
+from bridge_core.cli.program import as_called
 from bridge_registry.cli import app as registry
 
 PROGRAMS = {"bridge": bridge, "bridge-agent": agent, "bridge-registry": registry, "bridge-engine": engine}
@@ -84,3 +85,16 @@ def test_an_engine_whose_port_is_taken_says_so(tmp_path: Path) -> None:
     assert "Traceback" not in ended.stderr
     assert f"cannot listen on {where}" in ended.stderr
     assert "Address already in use" in ended.stderr
+
+
+def test_a_line_to_copy_works_where_it_was_printed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("bridge", "bridge-agent"):
+        (tmp_path / name).touch(mode=0o755)
+    monkeypatch.setattr(sys, "argv", [str(tmp_path / "bridge"), "up"])
+    monkeypatch.setenv("PATH", "/nowhere")
+    assert as_called("bridge-agent") == str(tmp_path / "bridge-agent")
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert as_called("bridge-agent") == "bridge-agent"
+    # Run as `python -m …`: there is nothing beside it to name.
+    monkeypatch.setattr(sys, "argv", ["/nowhere/main.py"])
+    assert as_called("bridge") == "bridge"

@@ -18,7 +18,7 @@ from bridge_core.cli import admin_commands, hindsight_commands, traffic_commands
 from bridge_core.cli.connection import default_state_dir
 from bridge_core.cli.guard import guarded
 from bridge_core.cli.layout import MeshFile
-from bridge_core.cli.program import program
+from bridge_core.cli.program import as_called, program
 from bridge_core.cli.progress import Progress
 from bridge_core.errors import Fatal
 
@@ -211,15 +211,24 @@ Every node answers for all: {", ".join(f"http://{agent.http}" for agent in mesh.
 Ollama clients: OLLAMA_HOST=http://{first.http}; OpenAI clients: OPENAI_BASE_URL=http://{first.http}/v1
 (any key); gRPC over TLS: {first.grpc}, with the certificates below.
 
-Try:
+Try{_with_what(state)}:
   curl http://{last.http}/api/chat -d '{chat},"stream":false,"options":{{"temperature":0}}}}'
   curl http://{first.http}/v1/chat/completions {json} -d '{chat},"temperature":0}}'
   curl {secure} {json} \\
     https://{first.grpc}/bridge.v1.ModelInference/Predict \\
     -d '{{"modelName":"smollm2:135m","inputData":"{prompt}"}}'
 
-State, logs and mesh.json: {state}. Stop it: bridge down{_flag(state)}
+State, logs and mesh.json: {state}. Stop it: {as_called("bridge")} down{_flag(state)}
 """
+
+
+def _with_what(state: Path) -> str:
+    from bridge_core.cli.parts import engine_of
+    from bridge_core.cli.up import load_layout
+
+    layout = load_layout(state)
+    attached = layout is not None and engine_of(layout, layout.names[0]).startswith("attach=")
+    return " (with a model of yours in place of smollm2:135m)" if attached else ""
 
 
 def _flag(state: Path) -> str:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import shutil
+import sys
 from importlib.metadata import version
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -28,6 +31,15 @@ def program(says: str) -> typer.Typer:
     ) -> None: ...
 
     return app
+
+
+def as_called(name: str) -> str:
+    """How to call the command `name` from where this one was called: for lines that people copy."""
+    beside = Path(sys.argv[0]).with_name(name)
+    found = shutil.which(name)
+    if not beside.exists() or (found is not None and Path(found).resolve() == beside.resolve()):
+        return name
+    return str(beside)
 
 
 def _tell_version(asked: bool) -> None:
