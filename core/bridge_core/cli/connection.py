@@ -54,7 +54,7 @@ def read_mesh(path: Path) -> MeshFile:
             hint="`bridge up` makes one; --state-dir (or BRIDGE_STATE_DIR) names another place",
         ) from None
     except (OSError, msgspec.DecodeError) as fault:
-        raise Fatal(f"cannot read {path}: {fault}") from fault
+        raise Fatal(f"cannot read {path}: {fault}", hint="`bridge up` writes it anew") from fault
 
 
 def access(state: Path, registry: str | None, ca: Path | None, cert: Path | None, key: Path | None) -> Access:
