@@ -78,3 +78,34 @@ async def test_an_answer_to_an_allowed_origin_can_be_read_by_it(bed: Bed) -> Non
         await bed["a"].ask("GET", "/nope", headers=origin),
     ):
         assert answer.headers.get(b"access-control-allow-origin") == b"http://localhost:3000"
+
+
+async def test_a_page_of_the_called_host_is_no_foreign_origin(bed: Bed) -> None:
+    for scheme in ("http", "https"):
+        own = {"Host": "10.1.2.3:11434", "Origin": f"{scheme}://10.1.2.3:11434"}
+        answer = await bed["a"].infer(headers=own)
+        assert (answer.status, answer.headers.get(b"access-control-allow-origin")) == (200, None)
+        assert (await bed["a"].ask("OPTIONS", "/api/chat", headers=own)).status == 405
+    other = {"Host": "10.1.2.3:11434", "Origin": "http://10.1.2.3:3000"}
+    assert (await bed["a"].infer(headers=other)).status == 403
+    assert (await bed["a"].infer(headers={"Origin": ""})).status == 200
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "origin", "status", "allow"),
+    [
+        ("OPTIONS", "/api/chat", "http://localhost:3000", 204, b"POST"),
+        ("OPTIONS", "/nope", "http://localhost:3000", 204, None),
+        ("OPTIONS", "/api/chat", "http://evil.example", 403, b"POST"),
+        ("PUT", "/api/chat", "http://evil.example", 403, b"POST"),
+        ("PUT", "/api/chat", "http://localhost:3000", 405, b"POST"),
+        ("OPTIONS", "/api/chat", None, 405, b"POST"),
+    ],
+)
+async def test_origins_come_before_methods(
+    bed: Bed, method: str, path: str, origin: str | None, status: int, allow: bytes | None
+) -> None:
+    """As in Ollama, whose CORS rules run before its router looks at the method, preflight or not."""
+    headers = {} if origin is None else {"Origin": origin}
+    answer = await bed["a"].ask(method, path, headers=headers)
+    assert (answer.status, answer.headers.get(b"allow")) == (status, allow)

@@ -6,7 +6,8 @@ Rules:
    `.localhost`, `.local` or `.internal`; else 403 without a body. This keeps pages of other sites
    from reaching it by a rebound DNS name.
 2. A request with an Origin must come from an allowed one, else 403 without a body; an allowed
-   one gets its CORS headers, a preflight is answered at once.
+   one gets its CORS headers, and OPTIONS is answered at once, whatever else it asks for.
+3. A page of the very host that it calls is of no other origin: it is answered like who sends none.
 """
 
 from __future__ import annotations
@@ -70,6 +71,11 @@ def host_allowed(host: str, own_name: str) -> bool:
     return address.is_loopback or address.is_private or address.is_unspecified
 
 
+def same_origin(origin: bytes, host: bytes) -> bool:
+    """Whether a page calls the server that it came from."""
+    return origin in (b"http://" + host, b"https://" + host)
+
+
 def _host_only(host: str) -> str:
     if host.startswith("["):
         return host[1:].partition("]")[0]
@@ -81,13 +87,12 @@ def cors_headers(origin: bytes) -> tuple[Header, ...]:
     return ((b"access-control-allow-origin", origin), (b"vary", b"Origin"))
 
 
-def preflight_headers(origin: bytes, allow: str) -> tuple[Header, ...]:
+def preflight_headers(origin: bytes) -> tuple[Header, ...]:
     """What the answer to an allowed preflight carries."""
     return (
         (b"access-control-allow-headers", _ALLOWED_HEADERS),
         (b"access-control-allow-methods", _METHODS),
         (b"access-control-allow-origin", origin),
         (b"access-control-max-age", b"43200"),
-        (b"allow", allow.encode()),
         (b"vary", b"Access-Control-Request-Headers"),
     )

@@ -18,7 +18,7 @@ from urllib.parse import parse_qs
 import msgspec
 
 from bridge_agent.gateway import explain, fanout, listing
-from bridge_agent.gateway.access import cors_headers, host_allowed, preflight_headers
+from bridge_agent.gateway.access import cors_headers, host_allowed, preflight_headers, same_origin
 from bridge_agent.gateway.config import (
     Authorize,
     Caller,
@@ -293,7 +293,7 @@ class Gateway:
         headers = request.headers
         cors: tuple[Pair, ...] = ()
         origin = headers.get(b"origin")
-        if origin is not None:
+        if origin and not same_origin(origin, headers.get(b"host") or b""):
             if not self._origin_passes(exchange, origin):
                 return None
             cors = cors_headers(origin)
@@ -340,15 +340,15 @@ class Gateway:
     def _origin_passes(self, exchange: Exchange, origin: bytes) -> bool:
         """Answers preflights and foreign origins; True for a request that goes on."""
         request = exchange.request
-        found = match("OPTIONS", request.path)
-        allow = found.allow if isinstance(found, NotAllowed) else ""
-        allowed = self._core.config.origins.allows(origin.decode("latin-1"))
-        preflight = request.method == "OPTIONS" and b"access-control-request-method" in request.headers
-        if allowed and preflight:
-            exchange.respond(204, preflight_headers(origin, allow))
-        elif not allowed:
-            exchange.respond(403, [(b"allow", allow.encode())] if preflight and allow else [])
-        return allowed and not preflight
+        found = match(request.method, request.path)
+        allow: list[Pair] = [(b"allow", found.allow.encode())] if isinstance(found, NotAllowed) else []
+        if not self._core.config.origins.allows(origin.decode("latin-1")):
+            exchange.respond(403, allow)
+            return False
+        if request.method == "OPTIONS":
+            exchange.respond(204, [*preflight_headers(origin), *allow])
+            return False
+        return True
 
     # -- by kind
 

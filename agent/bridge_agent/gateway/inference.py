@@ -48,7 +48,9 @@ class Inference(Attempting):
         try:
             name = canonical(peeked.model)
         except InvalidName:
-            self._refuse(*_unnamed(self.route, peeked.model))
+            # Anthropic's shape is refused without a name while its body is read, as Ollama does it.
+            unread = self.route.protocol == "anthropic" and not peeked.model
+            self._refuse(*_unnamed(self.route, peeked.model), unread=unread)
             return
         self._model = name
         if self._admitted((name,)):
