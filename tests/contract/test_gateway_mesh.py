@@ -211,6 +211,19 @@ async def test_a_route_falls_back_when_nobody_has_its_backend(bed: Bed) -> None:
     assert (await bed["a"].infer(model="chat")).status == 404
 
 
+async def test_a_route_that_is_answered_is_listed(bed: Bed) -> None:
+    bed.publish(
+        route__first=Route("first", (Backend("nope"),), fallback="second"),
+        route__second=Route("second", (Backend("neither"),), fallback="solo"),
+        route__ghost=Route("ghost", (Backend("nope"),), fallback="nor"),
+    )
+    listed = {one["name"] for one in (await bed["a"].ask("GET", "/api/tags")).json()["models"]}
+    for name, status in (("first", 200), ("second", 200), ("ghost", 404)):
+        assert (await bed["a"].infer(model=name)).status == status
+        assert (await bed["a"].ask("GET", f"/v1/models/{name}")).status == status
+        assert (f"{name}:latest" in listed) is (status == 200)
+
+
 # -- who may
 
 

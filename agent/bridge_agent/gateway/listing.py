@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import datetime as dt
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Any, Final
 
 import msgspec
 
 from bridge_agent.routing.view import Index
 from bridge_core.names import InvalidName, ModelName, canonical, display
-from bridge_core.snapshot import Model
+from bridge_core.snapshot import Model, Route
 
 OLLAMA_JSON: Final = b"application/json; charset=utf-8"
 OPENAI_JSON: Final = b"application/json"
@@ -18,7 +18,7 @@ _EPOCH: Final = "0001-01-01T00:00:00Z"  # Go's zero time
 
 
 def models_of(index: Index, *, only_local: bool = False) -> list[Model]:
-    """Every model once, newest first, then every route under its own name.
+    """Every model once, and every route that somebody can answer under its own name, newest first.
 
     Of a model that several instances have, the entry of the first instance by id counts.
     """
@@ -32,11 +32,26 @@ def models_of(index: Index, *, only_local: bool = False) -> list[Model]:
                 found.setdefault(name, model)
     if not only_local:
         for name, route in index.routes.items():
-            behind = [found.get(_canonical(backend.model)) for backend in route.backends]
+            behind = (found.get(_canonical(model)) for model in _models_behind(index, route))
             first = next((model for model in behind if model is not None), None)
             if first is not None:
                 found[name] = msgspec.structs.replace(first, name=display(route.name))
     return sorted(found.values(), key=lambda model: model.modified_at, reverse=True)
+
+
+def _models_behind(index: Index, route: Route) -> Iterator[str]:
+    """What a route's requests are answered by: its backends, then what its fallback leads to."""
+    seen = set[str]()
+    current: Route | None = route
+    while current is not None and current.name not in seen:
+        seen.add(current.name)
+        yield from (backend.model for backend in current.backends)
+        if current.fallback is None:
+            return
+        follow = index.routes.get(_canonical(current.fallback))
+        if follow is None:
+            yield current.fallback
+        current = follow
 
 
 def tags_body(models: Iterable[Model]) -> bytes:
