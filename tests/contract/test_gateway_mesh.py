@@ -330,6 +330,19 @@ async def test_a_dead_engine_is_covered_by_the_others(bed: Bed) -> None:
     assert statuses == {200}
 
 
+async def test_a_client_is_connected_also_where_the_own_engine_is_not(bed: Bed) -> None:
+    own = await bed["a"].ask("GET", "/api/version")
+    assert (own.status, own.headers.get(b"x-bridge-node")) == (200, b"a")
+    await bed["a"].engine.stop()
+    for _ in range(2):  # the second knows that nobody listens there
+        answer = await bed["a"].ask("GET", "/api/version")
+        assert (answer.status, answer.json()) == (200, own.json())
+        assert answer.headers.get(b"x-bridge-node") in (b"b", b"c")
+    bed["b"].gateway.drain()
+    assert (await bed["b"].ask("HEAD", "/api/version")).headers.get(b"x-bridge-node") == b"c"
+    assert (await bed["b"].ask("POST", "/api/me")).status == 503
+
+
 async def test_nobody_left_is_an_error_in_the_protocols_shape(bed: Bed) -> None:
     await bed["c"].peer.close()
     native = await bed["a"].infer(model="solo")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from typing import Any, Final
 
 import msgspec
@@ -16,6 +16,7 @@ from bridge_agent.gateway.peek import BadBody, peek
 from bridge_agent.gateway.reading import names_in
 from bridge_agent.gateway.routes import Framing, Route
 from bridge_agent.peers.hop import REQUEST_ID, Hop, headers_of
+from bridge_agent.routing.choose import node_subject
 from bridge_agent.routing.view import Target
 from bridge_core.errors import BridgeError
 from bridge_core.http1 import Pair
@@ -142,15 +143,17 @@ def _request(core: Core, arrival: Arrival, target: Target) -> Any:
     return core.upstreams.pool(target).request(request.method, request.target, pairs, request.body)
 
 
-def peer_targets(core: Core) -> list[Target]:
+def peer_targets(core: Core) -> Iterator[Target]:
     """The peer listener of every other node that may be asked something."""
-    nodes = core.view.current.nodes.values()
-    own = core.config.node
-    return [
-        node_target(node.name, node.peer)
-        for node in nodes
-        if node.name != own and node.peer and node.state != "revoked"
-    ]
+    for node in core.view.current.nodes.values():
+        if node.name != core.config.node and node.peer and node.state != "revoked":
+            yield node_target(node.name, node.peer)
+
+
+def peers_that_answer(core: Core) -> Iterator[Target]:
+    """Of those, the nodes that are not taken for dead."""
+    now = core.now()
+    return (one for one in peer_targets(core) if not core.health.down(node_subject(one.node), now))
 
 
 def node_target(node: str, address: str) -> Target:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import re
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from itertools import islice
 from time import monotonic
 from typing import Any, Final, NamedTuple
 from urllib.parse import parse_qs
@@ -50,6 +51,7 @@ from bridge_agent.peers.hop import PRIORITY, REQUEST_ID
 from bridge_agent.peers.pulse import Watch
 from bridge_agent.peers.upstreams import Upstreams
 from bridge_agent.routing.admission_rules import PRIORITIES, Priority
+from bridge_agent.routing.choose import MAX_CANDIDATES
 from bridge_agent.routing.view import MeshView, Target
 from bridge_core.http1 import App, Exchange, Pair, Request, coroutine_app
 from bridge_core.names import InvalidName, canonical
@@ -356,7 +358,11 @@ class Gateway:
         Inference(self._core, arrival, route).start()
 
     def _local(self, arrival: Arrival, route: Route, _parameter: str) -> None:
-        Inference(self._core, arrival, route).start_at(self._own())
+        candidates = self._own()
+        if not arrival.over_hop and "GET" in route.methods:
+            # What clients look at to see whether they are connected: they are, also without own engine.
+            candidates = (*candidates[:1], *islice(fanout.peers_that_answer(self._core), MAX_CANDIDATES - 1))
+        Inference(self._core, arrival, route).start_at(candidates)
 
     def _mutate(self, arrival: Arrival, route: Route, _parameter: str) -> None:
         core, exchange = self._core, arrival.exchange

@@ -29,7 +29,7 @@ from bridge_agent.routing.view import Target
 from bridge_core.http1 import Exchange
 from bridge_core.names import InvalidName, canonical
 
-_FORWARDED: Final = (Kind.INFER, Kind.SHOW)
+_FORWARDED: Final = (Kind.INFER, Kind.SHOW, Kind.LOCAL)
 _NO_SHAPE: Final = Shape("Request", frozenset())
 
 
