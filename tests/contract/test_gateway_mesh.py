@@ -163,6 +163,28 @@ async def test_mutations_go_where_they_are_told(bed: Bed) -> None:
     assert (nowhere.status, nowhere.json()) == (404, {"error": "node 'z' not found"})
 
 
+@pytest.mark.parametrize(
+    ("path", "body"),
+    [
+        ("/api/copy", {"source": "solo", "destination": "Fresh"}),
+        ("/api/create", {"model": "fresh", "from": "solo", "stream": False}),
+        ("/api/pull", {"name": "library/fresh:latest"}),
+    ],
+)
+@pytest.mark.parametrize(("entry", "where"), [("c", None), ("a", "c"), ("b", "all")])
+async def test_what_was_just_made_is_there_before_any_list_says_so(
+    bed: Bed, path: str, body: dict[str, Any], entry: str, where: str | None
+) -> None:
+    node, named = bed[entry], {} if where is None else {"X-Bridge-Node": where}
+    assert (await node.infer(model="fresh")).status == 404
+    for one in bed.nodes.values():
+        one.engine.models = (*one.engine.models, "fresh")
+    assert (await node.ask("POST", path, body, named)).status == 200
+    assert (await node.infer(model="fresh")).status == 200
+    assert (await node.ask("POST", "/api/show", {"model": "fresh:latest"})).status == 200
+    assert (await node.infer(model="solo2")).status == 404
+
+
 async def test_a_mutation_on_all_names_who_failed(bed: Bed) -> None:
     bed["b"].engine.faults.append(Fault("silent"))
     answer = await bed["a"].ask("POST", "/api/pull", {"model": "x"}, {"X-Bridge-Node": "all"})

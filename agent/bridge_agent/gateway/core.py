@@ -30,6 +30,7 @@ from bridge_core.snapshot import RoutePolicy
 if TYPE_CHECKING:
     from bridge_agent.gateway.answer import Answer, Rest
 
+_FRESH_S: Final = 5.0  # a model that was just made is listed by then, here and in the snapshot
 _GIVEN_ID: Final = re.compile(rb"[A-Za-z0-9._:/+=-]{1,128}")
 NODE: Final = b"x-bridge-node"
 
@@ -80,6 +81,7 @@ class Core:
         self.resume: Resume | None = None
         self.draining = False
         self.node = config.node.encode()
+        self._made: dict[str, tuple[Target, float]] = {}
         self._prefix = secrets.token_hex(6)
         self._sequence = 0
         self.unheard = Unheard(view.index, now())
@@ -163,6 +165,17 @@ class Core:
         self.records.append(record)
         if self.on_record is not None:
             self.on_record(record)
+
+    def made(self, name: str, target: Target) -> None:
+        """A model of this canonical name was just made there: who asks for it next is quicker than lists."""
+        now = self.now()
+        self._made = {other: entry for other, entry in self._made.items() if entry[1] > now}
+        self._made[name] = (target, now + _FRESH_S)
+
+    def maker(self, name: str) -> Target | None:
+        """Where a model was made a moment ago; None where none of this name was."""
+        target, until = self._made.get(name, (None, 0.0))
+        return target if until > self.now() else None
 
     def note(self, arrival: Arrival, path: str, outcome: Outcome) -> None:
         """Writes the record of a request that went to no instance: a list, or a refusal."""

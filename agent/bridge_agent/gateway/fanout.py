@@ -13,7 +13,7 @@ from bridge_agent.gateway.config import Outcome
 from bridge_agent.gateway.core import Arrival, Core
 from bridge_agent.gateway.listing import OLLAMA_JSON, merged_ps
 from bridge_agent.gateway.peek import BadBody, peek
-from bridge_agent.gateway.reading import names_in
+from bridge_agent.gateway.reading import models_made, names_in
 from bridge_agent.gateway.routes import Framing, Route
 from bridge_agent.peers.hop import REQUEST_ID, Hop, headers_of
 from bridge_agent.routing.choose import node_subject
@@ -83,7 +83,13 @@ async def mutate_all(core: Core, arrival: Arrival, route: Route, nodes: list[Tar
         _respond(core, arrival, 200, b"application/json", done)
     else:
         _respond(core, arrival, 200, b"", b"")
+    _note_made(core, exchange.request.body, route, nodes)
     core.note(arrival, route.path, Outcome.OK)
+
+
+def _note_made(core: Core, body: bytes, route: Route, nodes: list[Target]) -> None:
+    for name in models_made(body, route):
+        core.made(name, nodes[0])
 
 
 async def _collect(core: Core, arrival: Arrival, target: Target) -> tuple[str, int, bytes]:
@@ -110,6 +116,7 @@ async def _stream_all(core: Core, arrival: Arrival, route: Route, nodes: list[Ta
 
     outcomes = await asyncio.gather(*(follow(target) for target in nodes))
     if all(outcomes):
+        _note_made(core, exchange.request.body, route, nodes)
         exchange.finish(b'{"status":"success"}\n')
         core.note(arrival, route.path, Outcome.OK)
         return

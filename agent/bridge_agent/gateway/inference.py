@@ -17,7 +17,7 @@ from bridge_agent.gateway.attempting import SESSION, Attempting
 from bridge_agent.gateway.config import Outcome, Record
 from bridge_agent.gateway.keep_alive import KeptAlive
 from bridge_agent.gateway.peek import BadBody, Peek, Shape, peek, with_model
-from bridge_agent.gateway.reading import body_of, is_compressed, names_in
+from bridge_agent.gateway.reading import body_of, is_compressed, models_made, names_in
 from bridge_agent.gateway.routes import Kind, Route
 from bridge_agent.gateway.unknown import unknown_model
 from bridge_agent.peers.hop import REQUEST_ID, decompress, frame_of
@@ -114,6 +114,10 @@ class Inference(Attempting):
             key, route = self._key(name, peeked), "" if hop is None else hop.route
             load = core.load(arrival.began)
             decision = choose(index, name, key, load, only_local=hop is not None, came_by=route)
+        if not decision.known:
+            maker = core.maker(name)
+            if maker is not None and (maker.local or hop is None):
+                decision = Decision(name, (maker,), True, strategy="just made", policy=decision.policy)
         self._decision = decision
         self._policy = decision.policy
         self._streams = peeked.stream
@@ -268,6 +272,8 @@ class Inference(Attempting):
             return
         self._settled = True
         core, target = self._core, self._target
+        if outcome is Outcome.OK and self.route.kind is Kind.MUTATE and status == 200 and target is not None:
+            self._note_made(target)
         if self._hedge_timer is not None:
             self._drop_hedge()
         if self._timer is not None:
@@ -280,6 +286,11 @@ class Inference(Attempting):
         if core.resume is not None and self._watch is not None:
             core.resume.closed(self)
         self._record(status, outcome, target)
+
+    def _note_made(self, target: Target) -> None:
+        """Remembers what a mutation made, until lists have it."""
+        for name in models_made(self._body, self.route):
+            self._core.made(name, target)
 
     def _record(self, status: int, outcome: Outcome, target: Target | None) -> None:
         core, arrival, attempts = self._core, self._arrival, self._attempts

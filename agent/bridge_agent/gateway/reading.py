@@ -8,12 +8,18 @@ from typing import Final
 import msgspec
 
 from bridge_agent.gateway.core import Arrival
-from bridge_agent.gateway.peek import BadBody, Peek, text
+from bridge_agent.gateway.peek import BadBody, Peek, peek, text
 from bridge_agent.gateway.routes import Route
 from bridge_agent.peers.hop import BadHop, decompress
 from bridge_core.names import InvalidName, canonical
 
 _RESPONSES_MOST: Final = 20 << 20  # what Ollama accepts of a compressed /v1/responses body
+# Where a mutation says what it makes.
+_MADE: Final = {
+    "/api/copy": ("destination",),
+    "/api/create": ("model", "name"),
+    "/api/pull": ("model", "name"),
+}
 _SPECIAL: Final = ("/v1/responses", "/v1/audio/transcriptions")
 _MODEL_PART: Final = re.compile(
     rb'content-disposition:[^\r\n]*[; ]name="?model"?[^\r\n]*\r\n(?:[^\r\n]+\r\n)*\r\n([^\r\n]*)\r\n--',
@@ -58,6 +64,19 @@ def is_compressed(arrival: Arrival, route: Route) -> bool:
     """Whether the client sent a zstd body on the one route that takes them."""
     coding = arrival.exchange.request.headers.get(b"content-encoding")
     return coding == b"zstd" and route.path == "/v1/responses"
+
+
+def models_made(body: bytes, route: Route) -> tuple[str, ...]:
+    """The models that are there, in canonical form, once a mutation with this body succeeded."""
+    keys = _MADE.get(route.path)
+    if keys is None or route.shape is None:
+        return ()
+    peeked = peek(body, route.shape)
+    named = next((name for key in keys if (name := text(peeked, key, route.shape))), "")
+    try:
+        return (canonical(named),)
+    except InvalidName:
+        return ()
 
 
 def names_in(peeked: Peek, route: Route) -> tuple[str, ...]:
