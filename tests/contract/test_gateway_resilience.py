@@ -406,3 +406,37 @@ async def test_what_a_backend_on_trial_fails_the_stable_one_makes_good(
         tally = Tally()
         tally.take(bed["a"].gateway.records()[0])
         assert {key: counts.errors for key, counts in tally.counts.items()} == {("all", "canary"): 1}
+
+
+@pytest.mark.parametrize("entry", ["a", "b"])
+@pytest.mark.parametrize(
+    ("path", "fields"),
+    [
+        ("/api/generate", {"keep_alive": 0}),
+        ("/api/generate", {"keep_alive": "0s", "prompt": ""}),
+        ("/api/chat", {"keep_alive": 0, "messages": []}),
+    ],
+)
+async def test_a_model_is_unloaded_everywhere_also_where_all_slots_are_taken(
+    tmp_path: Path, entry: str, path: str, fields: dict[str, Any]
+) -> None:
+    engines = {name: RecordedEngine((ALL,), slots=1) for name in "ab"}
+    async with mesh(tmp_path, engines) as bed:
+        running = await occupy(bed, "b", model=ALL, headers=session_for(bed, "b", "b"))
+        bed["a"].engine.release.set()
+        asked = {name: len(node.engine.inferences()) for name, node in bed.nodes.items()}
+        answer = asyncio.create_task(bed[entry].ask("POST", path, {"model": ALL, "stream": False, **fields}))
+        await eventually(
+            lambda: all(len(node.engine.inferences()) == asked[name] + 1 for name, node in bed.nodes.items())
+        )
+        bed["b"].engine.release.set()
+        assert (await answer).status == 200
+        assert (await running).status == 200
+
+
+@pytest.mark.parametrize("fields", [{"keep_alive": "1m"}, {"keep_alive": 0, "prompt": "hi"}, {}])
+async def test_whatever_else_is_asked_goes_to_one_instance(tmp_path: Path, fields: dict[str, Any]) -> None:
+    engines = {name: RecordedEngine((ALL,)) for name in "ab"}
+    async with mesh(tmp_path, engines) as bed:
+        assert (await bed["a"].ask("POST", "/api/generate", {"model": ALL, **fields})).status == 200
+        assert sum(len(node.engine.inferences()) for node in bed.nodes.values()) == 1

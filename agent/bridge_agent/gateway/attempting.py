@@ -68,6 +68,7 @@ class Attempting(Answer, Waiter, Hedged):
         "_retrying",
         "_settled",
         "_slot_at",
+        "_slotless",
         "_streams",
         "_timer",
         "_try_timer",
@@ -87,6 +88,7 @@ class Attempting(Answer, Waiter, Hedged):
         self._retrying = False
         self._queued = False
         self._slot_at: float | None = None
+        self._slotless = False
         self._try_timer: asyncio.TimerHandle | None = None
         self._wait_timer: asyncio.TimerHandle | None = None
         self._streams = True
@@ -168,10 +170,13 @@ class Attempting(Answer, Waiter, Hedged):
         )
 
     def _needs_no_slot(self, target: Target) -> bool:
-        """Whether it would wait for a slot that it does not need: a prompt is rendered, nothing generated.
+        """Whether it would wait for a slot that it does not need: nothing is generated.
 
-        The rest of a stream that died begins with that; it must not queue twice.
+        A model is unloaded, or a prompt rendered: the rest of a stream that died begins with that, and must
+        not queue twice.
         """
+        if self._slotless:
+            return True
         if self._core.admission.work(target.id) < target.slots:
             return False
         try:

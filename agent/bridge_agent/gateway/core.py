@@ -48,6 +48,13 @@ class Resume(Interface):
         """Has the rest of a stream that died at `target` generated; None where that cannot be."""
 
 
+class Unload(Interface):
+    """Has a model unloaded wherever it lies; made by the gateway, for `Inference`."""
+
+    def __call__(self, arrival: Arrival, route: Route, model: str, /) -> None:
+        """Answers the request, which asks for nothing else."""
+
+
 class Core:
     """The gateway's shared state: view, links, counters, health and recent records.
 
@@ -79,6 +86,7 @@ class Core:
         self.on_progress: Callable[[str, str], None] | None = None
         self.node_spoke: Callable[[str], None] = lambda _node: None
         self.resume: Resume | None = None
+        self.unload: Unload = lambda *_args: None  # the gateway's
         self.draining = False
         self.node = config.node.encode()
         self._made: dict[str, tuple[Target, float]] = {}

@@ -53,6 +53,35 @@ async def _get_ps(core: Core, arrival: Arrival, target: Target, hop: bool) -> tu
         return None
 
 
+async def unload(core: Core, arrival: Arrival, route: Route, targets: list[Target]) -> None:
+    """Has a model unloaded at every instance: a client that stops it means the mesh, not one of its nodes.
+
+    One that does not answer in time is left out; where all failed, the first failure is the answer.
+    """
+    answers = await asyncio.gather(*(_unload_at(core, arrival, target) for target in targets))
+    status, kind, answer = min(answers, key=lambda one: one[0])
+    _respond(core, arrival, status, kind, answer)
+    core.note(arrival, route.path, Outcome.OK if status == 200 else Outcome.ENGINE_ERROR)
+
+
+async def _unload_at(core: Core, arrival: Arrival, target: Target) -> tuple[int, bytes, bytes]:
+    request = arrival.exchange.request
+    pairs: list[Pair] = [(b"content-type", b"application/json")]
+    if not target.local:
+        hop = Hop(core.config.node, arrival.caller.principal, arrival.request_id, instance=target.id)
+        pairs += headers_of(hop)
+    try:
+        async with asyncio.timeout(core.config.fan_out_s):
+            pool = core.upstreams.pool(target)
+            async with pool.request("POST", request.path, pairs, request.body) as response:
+                kind = response.headers.get(b"content-type") or OLLAMA_JSON
+                return response.status, kind, await response.read(_ANSWER_MOST)
+    except (BridgeError, TimeoutError) as fault:
+        reason = str(fault) or "it did not answer in time"
+        log.info("not_unloaded", instance=target.id, reason=reason)
+        return 502, OLLAMA_JSON, msgspec.json.encode({"error": f"{target.id}: {reason}"})
+
+
 async def mutate_all(core: Core, arrival: Arrival, route: Route, nodes: list[Target]) -> None:
     """Does a mutation on every node; a streamed answer names the node of each record."""
     exchange = arrival.exchange

@@ -51,7 +51,7 @@ from bridge_agent.peers.hop import PRIORITY, REQUEST_ID
 from bridge_agent.peers.pulse import Watch
 from bridge_agent.peers.upstreams import Upstreams
 from bridge_agent.routing.admission_rules import PRIORITIES, Priority
-from bridge_agent.routing.choose import MAX_CANDIDATES
+from bridge_agent.routing.choose import MAX_CANDIDATES, node_subject
 from bridge_agent.routing.view import MeshView, Target
 from bridge_core.http1 import App, Exchange, Pair, Request, coroutine_app
 from bridge_core.names import InvalidName, canonical
@@ -111,6 +111,7 @@ class Gateway:
         self._group = group
         self._lingering = Lingering(self._core.admission, view, upstreams, group)
         self._core.admission.watch = self._lingering.watch
+        self._core.unload = self._unload
         if config.resume is not None:
             self._core.resume = Resumptions(self._core, group, config.resume)
         self._authenticate = authenticate
@@ -356,6 +357,13 @@ class Gateway:
 
     def _infer(self, arrival: Arrival, route: Route, _parameter: str) -> None:
         Inference(self._core, arrival, route).start()
+
+    def _unload(self, arrival: Arrival, route: Route, model: str) -> None:
+        core = self._core
+        pool, now = core.view.index.pool(model), core.now()
+        able = [one for one in (() if pool is None else pool.targets.values()) if one.available]
+        targets = [one for one in able if not core.health.down(node_subject(one.node), now)] or able
+        self._spawn(arrival, lambda: fanout.unload(core, arrival, route, targets))
 
     def _local(self, arrival: Arrival, route: Route, _parameter: str) -> None:
         candidates = self._own()

@@ -17,7 +17,7 @@ from bridge_agent.gateway.attempting import SESSION, Attempting
 from bridge_agent.gateway.config import Outcome, Record
 from bridge_agent.gateway.keep_alive import KeptAlive
 from bridge_agent.gateway.peek import BadBody, Peek, Shape, peek, with_model
-from bridge_agent.gateway.reading import body_of, is_compressed, models_made, names_in
+from bridge_agent.gateway.reading import body_of, is_compressed, models_made, names_in, unloads
 from bridge_agent.gateway.routes import Kind, Route
 from bridge_agent.gateway.unknown import unknown_model
 from bridge_agent.peers.hop import REQUEST_ID, decompress, frame_of
@@ -132,6 +132,12 @@ class Inference(Attempting):
             self._kept = (peeked, self._body)
         if decision.rewritten is not None:
             self._rewrite(peeked, decision.rewritten)
+        if unloads(peeked, self.route):
+            self._slotless = True
+            # By a route it is one of its instances that is meant: another route may need the others.
+            if hop is None and not decision.route and len(decision.candidates) > 1:
+                core.unload(arrival, self.route, name)
+                return
         every_s = decision.policy.keep_alive_bytes_s
         if every_s is not None and peeked.stream and hop is None:
             self._keep_alive(every_s)

@@ -20,6 +20,10 @@ _MADE: Final = {
     "/api/create": ("model", "name"),
     "/api/pull": ("model", "name"),
 }
+# A keep_alive of no time at all; what holds a request's question, and how it is empty.
+_NO_TIME: Final = re.compile(rb'-?0(?:\.0+)?|"[+-]?0+(?:\.0*)?(?:ns|us|ms|s|m|h)?"')
+_ASKED: Final = {"/api/generate": "prompt", "/api/chat": "messages"}
+_NOTHING: Final = (b'""', b"[]", b"null")
 _SPECIAL: Final = ("/v1/responses", "/v1/audio/transcriptions")
 _MODEL_PART: Final = re.compile(
     rb'content-disposition:[^\r\n]*[; ]name="?model"?[^\r\n]*\r\n(?:[^\r\n]+\r\n)*\r\n([^\r\n]*)\r\n--',
@@ -64,6 +68,15 @@ def is_compressed(arrival: Arrival, route: Route) -> bool:
     """Whether the client sent a zstd body on the one route that takes them."""
     coding = arrival.exchange.request.headers.get(b"content-encoding")
     return coding == b"zstd" and route.path == "/v1/responses"
+
+
+def unloads(peeked: Peek, route: Route) -> bool:
+    """Whether a body asks for nothing but to have its model unloaded, as `ollama stop` does."""
+    given = peeked.fields.get("keep_alive")
+    if given is None or _NO_TIME.fullmatch(given) is None:
+        return False
+    key = _ASKED.get(route.path)
+    return key is not None and bytes(peeked.fields.get(key, b"null")) in _NOTHING
 
 
 def models_made(body: bytes, route: Route) -> tuple[str, ...]:
