@@ -132,7 +132,7 @@ class Inference(Attempting):
             self._kept = (peeked, self._body)
         if decision.rewritten is not None:
             self._rewrite(peeked, decision.rewritten)
-        if unloads(peeked, self.route):
+        if "keep_alive" in peeked.fields and unloads(peeked, self.route):
             self._slotless = True
             # By a route it is one of its instances that is meant: another route may need the others.
             if hop is None and not decision.route and len(decision.candidates) > 1:
