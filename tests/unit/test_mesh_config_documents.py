@@ -285,6 +285,10 @@ backends:
     assert canary == Backend("m", 1, "new", {"zone": "a"}, ("n1/0",))
     twice = "backends:\n- {model: m, name: x}\n- {model: n, name: x}"
     assert "spec.backends[1].model: x is there twice" in faults(a_route(spec=twice))[0]
+    # The name of one and the model of another: their keys would be drawn alike, the heavier always won.
+    for mixed in ("- {model: x}\n- {model: n, name: x}", "- {model: n, name: x}\n- {model: x}"):
+        (found,) = faults(a_route(spec=f"backends:\n{mixed}"))
+        assert "spec.backends[1].model: x is there twice" in found
 
 
 def a_rollout(spec: str = "", name: str = "roll", route: str = "a") -> str:

@@ -104,11 +104,12 @@ def _route(document: Document, parsed: ModelRouteDocument, routes: dict[str, Doc
             yield document.fault(path, "the route leads to itself")
         elif target in routes:
             yield document.fault(path, f"{backend.model} is a route: a backend is a model")
-        key = backend.name or target or backend.model
-        if key in seen:
+        # What tells backends apart is the name, else the model as it is written: the split draws by it.
+        keys = {backend.key, backend.name or target or backend.model}
+        if keys & seen:
             hint = "add up the weights, or give it another name"
             yield document.fault(path, f"{backend.key} is there twice: {hint}")
-        seen.add(key)
+        seen |= keys
     yield from _fallback(document, spec, own, routes)
 
 
