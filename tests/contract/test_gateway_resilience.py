@@ -13,6 +13,8 @@ import msgspec
 import pytest
 
 from bridge_agent.gateway.explain import HopReport
+from bridge_agent.routing.affinity import affinity_key
+from bridge_agent.routing.choose import Load, choose
 from bridge_agent.telemetry.tally import Tally
 from bridge_core.http1 import Pool, coroutine_app, serve
 from bridge_core.snapshot import Backend, Node, Route, RoutePolicy
@@ -261,6 +263,33 @@ async def test_a_slow_try_is_made_again_elsewhere(tmp_path: Path) -> None:
         assert (answer.status, answer.headers.get(b"x-bridge-node")) == (200, b"a")
         assert answer.headers.get(b"x-bridge-attempts") == b"2"
         engines["b"].release.set()
+
+
+async def test_only_the_time_in_a_queue_counts_as_waited(tmp_path: Path) -> None:
+    engines = {"a": RecordedEngine((ALL,), slots=1), "b": RecordedEngine((ALL,), slots=1)}
+    async with mesh(tmp_path, engines) as bed:
+        bed.publish(route__hasty=Route("hasty", (Backend(ALL),), RoutePolicy(retries=Retries(3, 0.3))))
+        first = await occupy(bed, "a", headers=session_for(bed, "a", "a"))
+        engines["b"].release.clear()
+        # A try at b that takes too long, then the queue of a.
+        on_b = next(number for number in range(99) if _first(bed, "hasty", number) == "b/0")
+        answer = asyncio.create_task(
+            bed["a"].infer(model="hasty", stream=False, headers={"X-Bridge-Session": str(on_b)})
+        )
+        await eventually(lambda: bed["a"].gateway.waiting() == {"a/0": 1})
+        engines["a"].release.set()
+        assert {(await one).status for one in (first, answer)} == {200}
+        engines["b"].release.set()
+        record = bed["a"].gateway.records()[-1]
+        assert [one.instance for one in record.failed] == ["b/0"]
+        assert record.sent - record.began - record.waited >= 0.3
+
+
+def _first(bed: Bed, route: str, session: int) -> str:
+    name = f"registry.ollama.ai/library/{route}:latest"
+    key = affinity_key(name, {}, session=str(session).encode(), client=b"")
+    index = bed["a"].view.index
+    return choose(index, name, key, Load({"a/0": 1})).candidates[0].id
 
 
 async def test_a_slow_short_call_is_hedged_and_the_first_answer_wins(tmp_path: Path) -> None:

@@ -65,6 +65,7 @@ class Attempting(Answer, Waiter, Hedged):
         "_hedged",
         "_kept",
         "_queued",
+        "_queued_at",
         "_retrying",
         "_settled",
         "_slot_at",
@@ -87,6 +88,7 @@ class Attempting(Answer, Waiter, Hedged):
         self._settled = False
         self._retrying = False
         self._queued = False
+        self._queued_at = 0.0
         self._slot_at: float | None = None
         self._slotless = False
         self._try_timer: asyncio.TimerHandle | None = None
@@ -263,7 +265,7 @@ class Attempting(Answer, Waiter, Hedged):
 
     def _wait(self, target: Target) -> None:
         self._target = target
-        self._queued = True
+        self._queued, self._queued_at = True, self._core.now()
         self._core.counters.begin(target.id)
         self.exchange.on_disconnect = self._on_disconnect
         longest = self._policy.admission.max_wait_s
@@ -278,7 +280,7 @@ class Attempting(Answer, Waiter, Hedged):
         self._queued = False
         self._stop(self._wait_timer)
         self._slot_at = now = core.now()
-        self._waited += now - self._arrival.began
+        self._waited += now - self._queued_at
         failure = self._dispatch(target)
         if failure is not None:
             self._follow(self._next(*failure))
@@ -291,6 +293,7 @@ class Attempting(Answer, Waiter, Hedged):
     def lose_place(self) -> None:
         """See `Waiter`."""
         self._queued = False
+        self._waited += self._core.now() - self._queued_at
         self._stop(self._wait_timer)
         asyncio.get_running_loop().call_soon(self._displaced)
 
@@ -310,6 +313,7 @@ class Attempting(Answer, Waiter, Hedged):
             self._try_timer.cancel()
         if self._queued:
             self._queued = False
+            self._waited += core.now() - self._queued_at
             self._stop(self._wait_timer)
             core.admission.leave(target.id, self, arrival.client, arrival.priority)
         elif self._slot_at is not None:
