@@ -117,7 +117,7 @@ class Inference(Attempting):
         if not decision.known:
             maker = core.maker(name)
             if maker is not None and (maker.local or hop is None):
-                decision = Decision(name, (maker,), True, strategy="just made", policy=decision.policy)
+                decision = Decision(name, (maker,), True, strategy="just_made", policy=decision.policy)
         self._decision = decision
         self._policy = decision.policy
         self._streams = peeked.stream

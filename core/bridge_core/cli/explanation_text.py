@@ -14,6 +14,7 @@ _STRATEGIES: Final = {
     "only": "which one instance alone has",
     "named": "at the instance that the entry node chose",
     "node": "at the node that the request names",
+    "just_made": "where it was made a moment ago",
     "ring_hash": "in the ring's order from the conversation's place on (ring_hash)",
     "round_robin": "in turns (round_robin)",
     "least_request": "the least busy first (least_request)",
