@@ -450,7 +450,12 @@ async def test_a_client_that_leaves_cancels_the_engine(bed: Bed, entry: str, str
 @pytest.mark.parametrize("stream", [True, False])
 async def test_a_deadline_ends_the_request_everywhere(bed: Bed, entry: str, stream: bool) -> None:
     bed["c"].engine.faults.append(Fault("hang", after=2))
-    answer = await bed[entry].infer(model="solo", stream=stream, headers={"X-Bridge-Timeout": "200ms"})
+    # Long enough for a busy machine to reach the engine within it.
+    asked = asyncio.create_task(
+        bed[entry].infer(model="solo", stream=stream, headers={"X-Bridge-Timeout": "1s"})
+    )
+    await eventually(lambda: bed["c"].engine.running == 1)
+    answer = await asked
     if stream:
         assert "deadline exceeded" in _in_stream_error("/api/chat", answer.body)
     else:
