@@ -185,6 +185,21 @@ async def test_what_was_just_made_is_there_before_any_list_says_so(
     assert (await node.infer(model="solo2")).status == 404
 
 
+@pytest.mark.parametrize("path", ["/api/chat", "/api/show"])
+@pytest.mark.parametrize("entry", ["a", "b"])
+async def test_what_one_node_has_deleted_is_found_at_another_before_any_list_says_so(
+    bed: Bed, path: str, entry: str
+) -> None:
+    bed["a"].engine.models = ()
+    headers = session_for(bed, entry, "a")
+    answer = await bed[entry].ask("POST", path, {"model": ALL, "stream": False}, headers)
+    assert answer.status == 200
+    assert answer.headers.get(b"x-bridge-node") != b"a"
+    for node in bed.nodes.values():
+        node.engine.models = ()
+    assert (await bed[entry].ask("POST", path, {"model": ALL, "stream": False}, headers)).status == 404
+
+
 async def test_a_mutation_on_all_names_who_failed(bed: Bed) -> None:
     bed["b"].engine.faults.append(Fault("silent"))
     answer = await bed["a"].ask("POST", "/api/pull", {"model": "x"}, {"X-Bridge-Node": "all"})

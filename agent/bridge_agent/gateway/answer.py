@@ -28,6 +28,8 @@ from bridge_core.http1.relay import Relay
 
 _ADDED: Final = frozenset({REQUEST_ID, b"x-bridge-node", b"x-bridge-attempts", *OURS})
 _RETRIED: Final = frozenset({404, 500, 502, 503})
+# What an engine says of itself, not of the request: full, or its model was deleted a moment ago.
+_ELSEWHERE: Final = frozenset({404, 503})
 _FAILURES: Final = {500: Failure.ANSWERED_500, 502: Failure.SERVER_ERROR}
 # A key, or a value that is nothing else: inside a text its quotes are escaped.
 _ERROR: Final = b'"error"'
@@ -161,7 +163,7 @@ class Answer(Relay):
         overhead_us = int((self._sent_at - arrival.began - self._waited) * 1e6)
         if target.local:
             if arrival.over_hop:
-                refused = b"x-bridge-refused: 1\r\n" if head.status == 503 else b""
+                refused = b"x-bridge-refused: 1\r\n" if head.status in _ELSEWHERE else b""
                 return b"%bx-bridge-overhead-us: %d\r\nx-bridge-load: %d\r\n%b" % (
                     head.headers.block(_ADDED),
                     overhead_us,
@@ -199,7 +201,7 @@ class Answer(Relay):
         if head.status == 500:
             return self.route.kind is Kind.INFER
         if target.local:
-            return head.status == 503
+            return head.status in _ELSEWHERE
         return REFUSED in head.headers
 
     def _note_patience(self, head: ResponseHead, target: Target) -> None:
