@@ -19,7 +19,7 @@ from tests.support import eventually
 # Standard library only: it runs in a bare interpreter. Its argument is what to try, its answer goes
 # to the file "answer" of the folder HOME; then it stays, as an engine does.
 PROGRAM = r"""
-import ctypes, errno, json, os, signal, socket, sys
+import ctypes, errno, fcntl, json, os, signal, socket, struct, sys
 
 asked = json.loads(sys.argv[1])
 libc = ctypes.CDLL(None, use_errno=True)
@@ -47,9 +47,24 @@ def connect(family, address):
         one.connect(address)
 
 def fill(path, most):
-    with open(path, "wb") as file:
+    with open(path, "wb", buffering=0) as file:
         for _ in range(most >> 20):
             file.write(bytes(1 << 20))
+
+def litter(path, most):
+    for number in range(most):
+        os.close(os.open(path + str(number), os.O_CREAT | os.O_WRONLY))
+
+def leave(path):  # the project of its file system
+    one = os.open(path, os.O_RDONLY)
+    attributes = list(struct.unpack("=5I8x", fcntl.ioctl(one, 0x801C581F, bytes(28))))
+    attributes[3] = 0
+    fcntl.ioctl(one, 0x401C5820, struct.pack("=5I8x", *attributes))
+
+# Room for the answer, which has to be told also from a home that is full by then.
+part = os.path.join(os.environ["HOME"], "answer.part")
+with open(part, "wb") as file:
+    file.write(bytes(1 << 16))
 
 status = dict(line.split(":", 1) for line in open("/proc/self/status").read().splitlines())
 answer = {
@@ -67,13 +82,15 @@ answer = {
     "no_new_privs": status["NoNewPrivs"].strip(),
     "capabilities": status["CapEff"].strip() + status["CapBnd"].strip(),
     "fill": {path: attempt(fill, path, most) for path, most in asked.get("fill", {}).items()},
+    "litter": {path: attempt(litter, path, most) for path, most in asked.get("litter", {}).items()},
+    "leave": {path: attempt(leave, path) for path in asked.get("leave", [])},
     "make": {path: attempt(os.mkdir, path) for path in asked.get("make", [])},
 }
 server = socket.create_server(("127.0.0.1", 0))
 answer["port"] = server.getsockname()[1]
-part = os.path.join(os.environ["HOME"], "answer.part")
-with open(part, "w") as file:
+with open(part, "r+") as file:
     json.dump(answer, file)
+    file.truncate()
 os.rename(part, part[:-5])
 signal.pause()
 """

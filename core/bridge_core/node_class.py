@@ -37,6 +37,8 @@ class Limits(msgspec.Struct, frozen=True, omit_defaults=True):
         cpuset: CPUs it may run on, the kernel's list format ("0-3,8").
         pids_max: Processes and threads.
         io: Per device.
+        disk_max: Bytes that each folder may hold that it writes to; instances that share a models
+            folder share its limit.
     """
 
     memory_max: int | None = None
@@ -47,6 +49,7 @@ class Limits(msgspec.Struct, frozen=True, omit_defaults=True):
     cpuset: str | None = None
     pids_max: int | None = None
     io: tuple[IoLimit, ...] = ()
+    disk_max: int | None = None
 
 
 class Isolation(msgspec.Struct, frozen=True, omit_defaults=True):

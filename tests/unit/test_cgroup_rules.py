@@ -112,6 +112,7 @@ def test_a_limit_without_its_controller_is_named() -> None:
         (Limits(cpuset="3-1"), "backwards"),
         (Limits(cpuset="a"), "no CPU and no range"),
         (Limits(pids_max=0), "1 or more"),
+        (Limits(disk_max=0), "more than 0 bytes"),
         (Limits(io=(IoLimit("/", read_iops=0),)), "more than 0"),
     ],
 )

@@ -75,6 +75,13 @@ def test_what_an_operator_should_look_at_is_named() -> None:
         "n/gpu-1 fell 2 times, last: Xid 31",
     ]
     assert concerns([IsolationReport("n/1")]) == []
+    filled = IsolationReport(
+        "n/1", limits=Limits(disk_max=100 << 20), stored={"/home": 94 << 20, "/models": 95 << 20}
+    )
+    assert concerns([filled]) == [
+        "n/1 has filled /models: 95 MiB of 100 MiB; remove models, or raise its diskMax"
+    ]
+    assert lines(filled) == ["limits: each folder 100 MiB", "stores: 94 MiB in /home, 95 MiB in /models"]
 
 
 def test_sizes_read_as_people_write_them() -> None:
@@ -168,6 +175,10 @@ def test_limits_follow_a_running_engine_and_walls_and_gpus_do_not() -> None:
     more = NodeClass(limits=Limits(memory_max=2 << 30, pids_max=9, io=(IoLimit("/m", 2),)))
     assert needs_restart(old, more) == ""
     assert needs_restart(NodeClass(), old) == ""
+    small, large = NodeClass(limits=Limits(disk_max=1)), NodeClass(limits=Limits(disk_max=2))
+    assert needs_restart(small, large) == ""
+    assert "from its next start on" in needs_restart(NodeClass(), small)
+    assert "disk_max can be lifted only" in needs_restart(small, NodeClass())
     assert needs_restart(old, NodeClass()) == "memory_max, io of /m can be lifted only at its next start"
     assert "other walls" in needs_restart(old, NodeClass(limits=old.limits, isolation=Isolation(("net",))))
     assert "GPU" in needs_restart(old, NodeClass(limits=old.limits, gpu=GpuSharing()))

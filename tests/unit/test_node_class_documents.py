@@ -44,15 +44,31 @@ def test_a_document_becomes_what_agents_hold_engines_to() -> None:
         '  cpuset: "0-3,8"\n'
         "  pidsMax: 512\n"
         "  io: [{path: /models, readPerSecond: 500MiB, writeIops: 100}]\n"
-        "isolation: {walls: [mount, net], require: [cgroup], uid: 990, gid: 991, tmpSize: 64MiB}\n"
+        "  diskMax: 200GiB\n"
+        "isolation: {walls: [mount, net], require: [cgroup], tmpSize: 64MiB}\n"
         "gpu: {devices: ['0', GPU-1], perGpu: 4, mps: true, threadPercentage: 75, memory: 20GiB}"
     ) == NodeClass(
         "c",
         {"gpu": "h200"},
-        Limits(48 << 30, 3 << 29, 0, 50, 8, "0-3,8", 512, (IoLimit("/models", 500 << 20, None, None, 100),)),
-        Isolation(("mount", "net"), ("cgroup",), 990, 991, 64 << 20),
+        Limits(
+            48 << 30,
+            3 << 29,
+            0,
+            50,
+            8,
+            "0-3,8",
+            512,
+            (IoLimit("/models", 500 << 20, None, None, 100),),
+            200 << 30,
+        ),
+        Isolation(("mount", "net"), ("cgroup",), tmp_bytes=64 << 20),
         GpuSharing(("0", "GPU-1"), 4, True, 75, 20 << 30),
     )
+    assert becomes("isolation: {walls: [mount], uid: 990, gid: 991}").isolation == Isolation(
+        ("mount",), (), 990, 991
+    )
+    # The limit of the disk puts that wall up.
+    assert becomes("limits: {diskMax: 1GiB}\nisolation: {tmpSize: 64MiB}").limits == Limits(disk_max=1 << 30)
 
 
 def test_what_a_document_leaves_out_stays_as_it_is() -> None:
@@ -68,6 +84,13 @@ def test_what_a_document_leaves_out_stays_as_it_is() -> None:
         ("limits:\n  memory: 8GiB", 6, "spec.limits.memory", "is not a known key"),
         ("limits: {memoryMax: 1GiB, memoryHigh: 2GiB}", 5, "spec.limits.memoryHigh", "is above memoryMax"),
         ('limits: {cpuset: "3-1"}', 5, "spec.limits.cpuset", "3-1 runs backwards"),
+        ("limits: {diskMax: 100}", 5, "spec.limits.diskMax", "greater than or equal to 1048576"),
+        (
+            "limits: {diskMax: 1GiB}\nisolation: {uid: 990, walls: [mount]}",
+            5,
+            "spec.limits.diskMax",
+            "leave one of them out",
+        ),
         ("limits: {pidsMax: 0}", 5, "spec.limits.pidsMax", "greater than or equal to 1"),
         ("limits: {io: [{path: /m}]}", 5, "spec.limits.io[0]", "limits nothing"),
         ("isolation: {walls: [fire]}", 5, "spec.isolation.walls[0]", "'cgroup'"),

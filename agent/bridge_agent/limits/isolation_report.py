@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import Final
 
 import msgspec
 
 from bridge_agent.limits.cgroup_rules import Usage
 from bridge_core.node_class import Limits
+
+FULL_AT: Final = 0.95  # of the limit of the disk: the next layer of a model will not fit
 
 
 class IsolationReport(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -25,6 +28,7 @@ class IsolationReport(msgspec.Struct, frozen=True, omit_defaults=True):
         node_class: Under which it runs.
         limits: Those in force.
         pending: Why it does not yet run under the NodeClass that the node has now; empty: it does.
+        stored: Bytes in each folder that the limit of the disk holds.
     """
 
     instance: str
@@ -38,6 +42,7 @@ class IsolationReport(msgspec.Struct, frozen=True, omit_defaults=True):
     node_class: str = ""
     limits: Limits = Limits()
     pending: str = ""
+    stored: dict[str, int] = {}
 
 
 class DomainReport(msgspec.Struct, frozen=True):
@@ -59,6 +64,8 @@ def lines(report: IsolationReport) -> list[str]:
         found.append(f"walls: {', '.join(report.walls)}")
     if usage := _usage(report.usage, report.limits):
         found.append(f"uses: {usage}")
+    if report.stored:
+        found.append("stores: " + ", ".join(f"{size(count)} in {at}" for at, count in report.stored.items()))
     if report.device:
         found.append(f"GPU: {report.device}" + (f", falls with {report.domain}" if report.domain else ""))
     return found
@@ -76,6 +83,13 @@ def concerns(reports: Iterable[IsolationReport], domains: Iterable[DomainReport]
             found.append(f"{one.instance} was killed at its memory limit{limit} {times}")
         if one.pending:
             found.append(f"{one.instance} does not yet follow its NodeClass: {one.pending}, or once drained")
+        most = one.limits.disk_max or 0
+        full = {at: count for at, count in one.stored.items() if count >= FULL_AT * most}
+        what_next = "remove models, or raise its diskMax"
+        found += [
+            f"{one.instance} has filled {at}: {size(count)} of {size(most)}; {what_next}"
+            for at, count in full.items()
+        ]
         found += [f"{one.instance} has no wall {wall}: {why}" for wall, why in one.missing.items()]
     found += [f"{one.name} fell {one.faults} times, last: {one.last}" for one in domains if one.faults]
     return found
@@ -98,6 +112,7 @@ def _limits(limits: Limits) -> str:
             ("memory", limits.memory_max),
             ("slowed above", limits.memory_high),
             ("swap", limits.swap_max),
+            ("each folder", limits.disk_max),
         )
         if value is not None
     ]

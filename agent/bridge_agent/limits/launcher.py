@@ -14,11 +14,12 @@ import structlog
 
 from bridge_agent.engine.proc import MARK
 from bridge_agent.engine.process import EngineProcess, LaunchFault, LaunchSpec
-from bridge_agent.limits import isolation, walls
+from bridge_agent.limits import disk_quota, folders, isolation, walls
 from bridge_agent.limits.cgroup import Cgroups, LimitsRefused, machine
 from bridge_agent.limits.cgroup_rules import Usage, within_node
 from bridge_agent.limits.isolation_report import IsolationReport, size
 from bridge_agent.limits.live_rules import needs_restart
+from bridge_agent.limits.spec import by_groups
 from bridge_agent.limits.surroundings import mounts
 from bridge_core.errors import BridgeError, Reaction
 from bridge_core.files import write_atomically
@@ -73,6 +74,7 @@ class Standing(msgspec.Struct, frozen=True):
     device: str = ""
     domain: str = ""
     applied: NodeClass = NodeClass()
+    held: tuple[str, ...] = ()  # folders that disk_max limits
 
 
 class IsolatedLauncher:
@@ -137,8 +139,10 @@ class IsolatedLauncher:
         # An engine that is to see no GPU has nothing to ask for.
         asks = self._devices is not None and spec.gpus != ""
         placed = await self._devices.admit(spec) if asks and self._devices is not None else Placed()
+        most = wanted.limits.disk_max
+        held = await asyncio.to_thread(folders.hold, spec, placed.shared, most)
         decision, process = await self._launch(spec, wanted, placed)
-        standing = Standing(decision.walls, decision.missing, placed.device, placed.domain, wanted)
+        standing = Standing(decision.walls, decision.missing, placed.device, placed.domain, wanted, held)
         self._take(spec.instance, standing, process)
         try:
             record = msgspec.json.encode(standing)
@@ -198,20 +202,27 @@ class IsolatedLauncher:
 
     def _change(self, instance: str, standing: Standing, wanted: NodeClass) -> str:
         """Writes other limits; why that cannot be, with the earlier ones in force as before."""
-        if self._cgroups is None or "cgroup" not in standing.walls:
+        grouped = "cgroup" in standing.walls and self._cgroups is not None
+        if not grouped and by_groups(standing.applied.limits) != by_groups(wanted.limits):
             return "it was started without groups that could hold limits"
         most, used = wanted.limits.memory_max, self._read(instance).memory_bytes
         if most is not None and used is not None and used > most:
             # v1 would refuse it after a search for memory to take back, v2 would end the engine.
             return f"it uses {size(used)} of memory now; {size(most)} is all it gets at its next start"
         try:
-            self._cgroups.update(instance, wanted.limits)
+            self._write(instance, standing, wanted.limits)
         except BridgeError as fault:
             with contextlib.suppress(BridgeError):  # what was written before the one refused
-                self._cgroups.update(instance, standing.applied.limits)
+                self._write(instance, standing, standing.applied.limits)
             return str(fault)
         log.info("limits_changed", instance=instance, node_class=wanted.name)
         return ""
+
+    def _write(self, instance: str, standing: Standing, limits: Limits) -> None:
+        if self._cgroups is not None and "cgroup" in standing.walls:
+            self._cgroups.update(instance, limits)
+        if limits.disk_max is not None:
+            disk_quota.resize(standing.held, limits.disk_max)
 
     async def run(self) -> None:
         """Reads usage and looks for OOM kills until cancelled."""
@@ -256,6 +267,7 @@ class IsolatedLauncher:
             node_class=one.applied.name,
             limits=self._in_force(one),
             pending=self._pending.get(instance, ""),
+            stored=disk_quota.stored(one.held),
         )
 
     # -- inside
@@ -269,9 +281,8 @@ class IsolatedLauncher:
     def _groups(self, wanted: NodeClass) -> Cgroups | None:
         """The groups, found now if `wanted` may need them and nobody has looked yet."""
         asked = wanted.isolation
-        needed = (
-            asked.walls is None or "cgroup" in (*asked.walls, *asked.require) or wanted.limits != Limits()
-        )
+        asked_for = (*(asked.walls or ()), *asked.require, *walls.demanded(wanted.limits))
+        needed = asked.walls is None or "cgroup" in asked_for
         if needed and self._open_cgroups is not None:
             self._cgroups, self._without = self._open_cgroups()
             self._open_cgroups = None
@@ -295,7 +306,7 @@ class IsolatedLauncher:
             except (LimitsRefused, isolation.WallRefused) as fault:
                 await self.ended(spec.instance)
                 wall = fault.wall if isinstance(fault, isolation.WallRefused) else "cgroup"
-                if wall not in decision.walls or (wall == "cgroup" and wanted.limits != Limits()):
+                if wall not in decision.walls or wall in walls.demanded(wanted.limits):
                     raise
                 refused[wall] = fault.reason if isinstance(fault, isolation.WallRefused) else str(fault)
             except BaseException:
@@ -308,13 +319,13 @@ class IsolatedLauncher:
         impossible = dict(await self._probe(wanted)) | dict(placed.given_up) | dict(refused)
         if self._groups(wanted) is None:
             impossible["cgroup"] = self._without
-        free = wanted.isolation.walls is None
-        if free and wanted.isolation.uid is None and (foreign := _foreign(spec.writable)):
-            impossible["capabilities"] = f"{foreign} belongs to another user, only root's rights open it"
-        asked = wanted.isolation
-        if wanted.limits != Limits():
-            # Never a half-limited engine: limits that nothing would hold forbid the start.
-            asked = msgspec.structs.replace(asked, require=tuple({*asked.require, "cgroup"}))
+        asked, demanded = wanted.isolation, walls.demanded(wanted.limits)
+        unasked = asked.walls is None or "user" in demanded
+        if unasked and asked.uid is None and (foreign := folders.foreign(spec.writable)):
+            wall = "user" if "user" in demanded else "capabilities"
+            impossible[wall] = f"{foreign} belongs to another user, only root's rights open it"
+        # Never a half-limited engine: limits that nothing would hold forbid the start.
+        asked = msgspec.structs.replace(asked, require=tuple(dict.fromkeys((*asked.require, *demanded))))
         decision = walls.decide(asked, impossible, root=os.geteuid() == 0)
         if decision.faults:
             raise IsolationRefused(
@@ -324,7 +335,7 @@ class IsolatedLauncher:
         return decision
 
     async def _probe(self, wanted: NodeClass) -> dict[str, str]:
-        asked = {*(wanted.isolation.walls or ()), *wanted.isolation.require}
+        asked = {*(wanted.isolation.walls or ()), *wanted.isolation.require, *walls.demanded(wanted.limits)}
         if not asked & set(walls.NAMESPACES):
             return {}
         if self._impossible is None:
@@ -345,7 +356,7 @@ class IsolatedLauncher:
         uid, gid = wanted.isolation.uid, wanted.isolation.gid
         try:
             if uid is not None:
-                await asyncio.to_thread(_give, spec, uid, gid if gid is not None else uid)
+                await asyncio.to_thread(folders.give, spec, uid, gid if gid is not None else uid)
             output = spec.log.open()
         except OSError as fault:
             raise LaunchFault(f"cannot prepare {spec.folder}: {fault.strerror}") from fault
@@ -415,26 +426,3 @@ def _watch(pid: int, spec: LaunchSpec) -> EngineProcess:
         return EngineProcess(pid, stat.start_time)
     except OSError as fault:
         raise LaunchFault(f"{spec.argv[0]} ended as soon as it was started") from fault
-
-
-def _foreign(folders: Iterable[Path]) -> str:
-    """The first of the folders that is not this user's own; empty when all are."""
-    for folder in folders:
-        try:
-            if folder.stat().st_uid != os.geteuid():
-                return str(folder)
-        except OSError:
-            continue
-    return ""
-
-
-def _give(spec: LaunchSpec, uid: int, gid: int) -> None:
-    """Lets the engine's user into its folder, and makes that user's what it writes to and is ours."""
-    os.chown(spec.folder, -1, gid)
-    spec.folder.chmod(0o750)
-    ours = os.geteuid()
-    for folder in (spec.folder / "home", *spec.writable):
-        for parent, _, files in os.walk(folder):
-            for path in (Path(parent), *(Path(parent) / name for name in files)):
-                if path.lstat().st_uid == ours:
-                    os.chown(path, uid, gid, follow_symlinks=False)

@@ -3,7 +3,7 @@
 Rules:
 1. Limits of cgroups follow at once, as long as each that was set stays set: a value can be written
    over another, while the way back to "never limited" differs from tree to tree.
-2. Walls and GPUs are a matter of the start.
+2. Walls and GPUs are a matter of the start, and with walls whether there is a limit of the disk.
 """
 
 from __future__ import annotations
@@ -19,6 +19,8 @@ def needs_restart(old: NodeClass, new: NodeClass) -> str:
         return "other walls stand only after its next start"
     if old.gpu != new.gpu:
         return "its GPU is shared otherwise only after its next start"
+    if old.limits.disk_max is None and new.limits.disk_max is not None:
+        return "its disk can be limited only from its next start on"
     lifted = [
         field.name
         for field in msgspec.structs.fields(Limits)

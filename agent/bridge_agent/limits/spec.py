@@ -6,7 +6,7 @@ import msgspec
 
 from bridge_core.node_class import IoLimit, Limits
 
-__all__ = ["IoLimit", "Limits", "Machine", "faults", "parse_cpuset"]
+__all__ = ["IoLimit", "Limits", "Machine", "by_groups", "faults", "parse_cpuset"]
 
 
 class Machine(msgspec.Struct, frozen=True):
@@ -14,6 +14,11 @@ class Machine(msgspec.Struct, frozen=True):
 
     memory_bytes: int
     cpus: frozenset[int]
+
+
+def by_groups(limits: Limits) -> Limits:
+    """The part of the limits that control groups hold."""
+    return msgspec.structs.replace(limits, disk_max=None)
 
 
 def faults(limits: Limits, machine: Machine) -> tuple[str, ...]:
@@ -39,6 +44,8 @@ def faults(limits: Limits, machine: Machine) -> tuple[str, ...]:
             found.append(f"cpu_max is {limits.cpu_max} CPUs, the machine has {len(machine.cpus)}")
     if limits.pids_max is not None and limits.pids_max < 1:
         found.append(f"pids_max is {limits.pids_max}: it must be 1 or more")
+    if limits.disk_max is not None and limits.disk_max < 1:
+        found.append(f"disk_max is {limits.disk_max}: it must be more than 0 bytes")
     if limits.cpuset is not None:
         found.extend(_cpuset_faults(limits.cpuset, machine.cpus))
     for io in limits.io:

@@ -7,7 +7,8 @@ from typing import Final
 
 import msgspec
 
-from bridge_core.node_class import Isolation
+from bridge_agent.limits.spec import by_groups
+from bridge_core.node_class import Isolation, Limits
 
 # In the order in which they are named to people.
 WALLS: Final = ("cgroup", "user", "mount", "pid", "ipc", "uts", "net", "capabilities", "no_new_privs")
@@ -24,6 +25,16 @@ class Decision(msgspec.Struct, frozen=True):
     walls: tuple[str, ...]
     missing: Mapping[str, str]
     faults: tuple[str, ...]
+
+
+def demanded(limits: Limits) -> tuple[str, ...]:
+    """The walls without which an engine would be held to its limits by half.
+
+    A quota holds what lies in folders, so the engine must write nowhere else ("mount"), and have no
+    right that stands above quotas, as root's and a file owner's do outside a user namespace ("user").
+    """
+    found = ("cgroup",) if by_groups(limits) != Limits() else ()
+    return found if limits.disk_max is None else (*found, "user", "mount")
 
 
 def decide(isolation: Isolation, impossible: Mapping[str, str], *, root: bool) -> Decision:
@@ -56,6 +67,8 @@ def decide(isolation: Isolation, impossible: Mapping[str, str], *, root: bool) -
                 if wall in wanted
             }
         )
+    if root and isolation.uid is not None and "user" in wanted:
+        missing.setdefault("user", f"has no other user in it than the agent's own, no uid {isolation.uid}")
     if isolation.uid is not None and not root:
         faults.append(f"only root can run engines as another user (uid {isolation.uid})")
     elif isolation.uid is not None and "mount" not in wanted - missing.keys():

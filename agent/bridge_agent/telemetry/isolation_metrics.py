@@ -30,6 +30,7 @@ _LIMITS: Final = (
     ("memory_max", "memory_limit_bytes", "Past it the kernel ends the engine."),
     ("cpu_max", "cpu_limit", "CPUs' worth of time."),
     ("pids_max", "processes_limit", "Processes and threads it may have."),
+    ("disk_max", "disk_limit_bytes", "Stored in each folder that it writes to."),
 )
 _GPU: Final = (
     ("memory_bytes", "memory_bytes", "All of its memory."),

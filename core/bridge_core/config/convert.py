@@ -67,6 +67,7 @@ def node_class(name: str, spec: NodeClassSpec) -> NodeClass:
                 IoLimit(io.path, io.read_per_second, io.write_per_second, io.read_iops, io.write_iops)
                 for io in limits.io
             ),
+            limits.disk_max,
         ),
         Isolation(
             None if isolation.walls is None else tuple(isolation.walls),

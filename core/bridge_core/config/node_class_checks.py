@@ -16,7 +16,9 @@ from bridge_core.config.node_class_spec import GpuSpec, IsolationSpec, LimitsSpe
 def faults(spec: NodeClassSpec) -> Iterator[tuple[str, str]]:
     """Every fault, as the path below `spec` and a sentence."""
     yield from _limits(spec.limits)
-    yield from _isolation(spec.isolation)
+    yield from _isolation(spec.isolation, walled=spec.limits.disk_max is not None)
+    if spec.limits.disk_max is not None and spec.isolation.uid is not None:
+        yield "limits.diskMax", "does not hold engines of another user (isolation.uid): leave one of them out"
     if spec.gpu is not None:
         yield from _gpu(spec.gpu)
 
@@ -37,8 +39,8 @@ def _limits(limits: LimitsSpec) -> Iterator[tuple[str, str]]:
             yield f"limits.io[{at}]", "limits nothing"
 
 
-def _isolation(isolation: IsolationSpec) -> Iterator[tuple[str, str]]:
-    standing = {*(isolation.walls or ()), *isolation.require}
+def _isolation(isolation: IsolationSpec, *, walled: bool) -> Iterator[tuple[str, str]]:
+    standing = {*(isolation.walls or ()), *isolation.require, *(("mount",) if walled else ())}
     if isolation.gid is not None and isolation.uid is None:
         yield "isolation.gid", "is without effect where no uid is given"
     if isolation.uid is not None and "mount" not in standing:

@@ -92,6 +92,13 @@ class LimitsSpec(Strict):
         default=None, ge=1, le=4_194_304, description="Processes and threads it may have."
     )
     io: list[IoLimitSpec] = Field(default_factory=list, max_length=32)
+    disk_max: Size | None = Field(
+        default=None,
+        ge=1 << 20,
+        le=_MOST,
+        description="Of its home, and of its models folder. Needs project quotas on the node's disk; puts up "
+        "the walls user and mount.",
+    )
 
 
 class IsolationSpec(Strict):

@@ -1,0 +1,42 @@
+"""The folders an engine writes to: whose they are, and how much they may hold."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable
+from pathlib import Path
+
+from bridge_agent.engine.process import LaunchSpec
+from bridge_agent.limits import disk_quota
+
+
+def hold(spec: LaunchSpec, shared: Iterable[str], most: int | None) -> tuple[str, ...]:
+    """Limits each folder that it writes to; `most` None lifts earlier limits. Returns those limited.
+
+    Raises:
+        LimitsRefused: the limit would not hold.
+    """
+    return disk_quota.hold((spec.folder / "home", *spec.writable, *map(Path, shared)), most)
+
+
+def foreign(folders: Iterable[Path]) -> str:
+    """The first of the folders that is not this user's own; empty when all are."""
+    for folder in folders:
+        try:
+            if folder.stat().st_uid != os.geteuid():
+                return str(folder)
+        except OSError:
+            continue
+    return ""
+
+
+def give(spec: LaunchSpec, uid: int, gid: int) -> None:
+    """Lets the engine's user into its folder, and makes that user's what it writes to and is ours."""
+    os.chown(spec.folder, -1, gid)
+    spec.folder.chmod(0o750)
+    ours = os.geteuid()
+    for folder in (spec.folder / "home", *spec.writable):
+        for parent, _, files in os.walk(folder):
+            for path in (Path(parent), *(Path(parent) / name for name in files)):
+                if path.lstat().st_uid == ours:
+                    os.chown(path, uid, gid, follow_symlinks=False)
