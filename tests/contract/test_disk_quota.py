@@ -46,7 +46,7 @@ def disk(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     if why := run("mkfs.ext4", "-q", "-O", "quota,project", "-E", "quotatype=prjquota", "-N", 20_000, image):
         pytest.skip(f"SKIPPED LOUDLY: no ext4 with project quotas can be made here: {why}")
     if why := run("mount", "-o", "loop,prjquota", image, point):
-        pytest.skip(f"SKIPPED LOUDLY: this kernel mounts no ext4 with project quotas: {why}")
+        pytest.skip(f"SKIPPED LOUDLY: this kernel mounts no ext4 with project quotas: {why.splitlines()[0]}")
     try:
         yield point
     finally:
@@ -202,8 +202,8 @@ async def test_where_the_file_system_has_no_quotas_nothing_is_started_and_it_say
         shutil.rmtree(ground, ignore_errors=True)
 
 
-async def test_an_engine_of_another_user_is_not_started_with_a_limit_of_the_disk(walls, ground):
-    it = launcher(ground / "state", 8 * MIB, uid=61235)
+async def test_an_engine_of_another_user_is_not_started_with_a_limit_of_the_disk(walls, tmp_path):
+    it = launcher(tmp_path / "state", 8 * MIB, uid=61235)
     with pytest.raises(IsolationRefused, match="'user' is required and not to be had: has no other user"):
-        async with inside(it, ground / "state", {}, models=ground / "models"):
+        async with inside(it, tmp_path / "state", {}, models=tmp_path / "models"):
             pass

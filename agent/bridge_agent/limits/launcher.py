@@ -139,17 +139,14 @@ class IsolatedLauncher:
         # An engine that is to see no GPU has nothing to ask for.
         asks = self._devices is not None and spec.gpus != ""
         placed = await self._devices.admit(spec) if asks and self._devices is not None else Placed()
-        most = wanted.limits.disk_max
-        held = await asyncio.to_thread(folders.hold, spec, placed.shared, most)
-        decision, process = await self._launch(spec, wanted, placed)
-        standing = Standing(decision.walls, decision.missing, placed.device, placed.domain, wanted, held)
+        standing, process = await self._launch(spec, wanted, placed)
         self._take(spec.instance, standing, process)
         try:
             record = msgspec.json.encode(standing)
             await asyncio.to_thread(write_atomically, spec.folder / _RECORD, record)
         except OSError as fault:
             log.warning("walls_not_recorded", instance=spec.instance, reason=str(fault))
-        log.info("engine_isolated", instance=spec.instance, walls=decision.walls, missing=decision.missing)
+        log.info("engine_isolated", instance=spec.instance, walls=standing.walls, missing=standing.missing)
         self._follow(spec.instance)  # the class may have changed while it was started
         return process
 
@@ -292,17 +289,20 @@ class IsolatedLauncher:
 
     async def _launch(
         self, spec: LaunchSpec, wanted: NodeClass, placed: Placed
-    ) -> tuple[walls.Decision, EngineProcess]:
+    ) -> tuple[Standing, EngineProcess]:
         """Starts behind all walls that are to be had; one that fails after all is left out, if it may be."""
         refused: dict[str, str] = {}
         while True:
             decision = await self._decide(wanted, placed, spec, refused)
+            most = wanted.limits.disk_max
+            held = await asyncio.to_thread(folders.hold, spec, placed.shared, most)
+            standing = Standing(decision.walls, decision.missing, placed.device, placed.domain, wanted, held)
             try:
                 groups: tuple[str, ...] = ()
                 if "cgroup" in decision.walls and self._cgroups is not None:
                     groups = await asyncio.to_thread(self._cgroups.prepare, spec.instance, wanted.limits)
                 pid = await self._start(spec, wanted, placed, decision, groups)
-                return decision, _watch(pid, spec)
+                return standing, _watch(pid, spec)
             except (LimitsRefused, isolation.WallRefused) as fault:
                 await self.ended(spec.instance)
                 wall = fault.wall if isinstance(fault, isolation.WallRefused) else "cgroup"
