@@ -24,9 +24,12 @@ import bridge_agent
 import bridge_core
 import bridge_registry
 import bridge_wire
+from bridge_agent.limits.cgroup import find_hierarchy
+from bridge_agent.limits.cgroup_rules import PRESSURE
 
 VARIABLE = "BRIDGE_TEST_SYSTEMD"
 PREFIX = "/opt/bridge"
+DISK = "/srv/disk"
 _SUITE = "bookworm"
 _PACKAGES = "systemd,systemd-sysv,dbus,python3,python3-venv,libgomp1,curl"
 _REBOOTED = 133  # systemd-nspawn's exit status, with --keep-unit
@@ -69,10 +72,14 @@ def run(argv: list[str], timeout_s: float) -> str:
 
 
 class Machine:
-    """The container. `boot` starts it, `sh` runs a command inside, `reboot` does what that says."""
+    """The container. `boot` starts it, `sh` runs a command inside, `reboot` does what that says.
 
-    def __init__(self, root: Path, log: Path) -> None:
+    DISK is a folder of the host in it: its own disk is an overlay, which has no rates.
+    """
+
+    def __init__(self, root: Path, disk: Path, log: Path) -> None:
         self._root = root
+        self._disk = disk
         self._log = log
         self._nspawn: subprocess.Popen[bytes] | None = None
         self._init = 0
@@ -81,6 +88,7 @@ class Machine:
         """Starts it, and returns when systemd has started all there is to start."""
         binds = [f"--bind-ro={_site_packages()}:{PREFIX}/lib/python3.11/site-packages"]
         binds += [f"--bind-ro={folder}" for folder in _sources()]
+        binds += [f"--bind={self._disk}:{DISK}"]
         command = ["systemd-nspawn", "--quiet", f"--directory={self._root}", "--boot", "--register=no"]
         command += ["--keep-unit", "--private-network", "--machine=bridge-bed", "--console=pipe", *binds]
         with self._log.open("ab") as log:
@@ -112,6 +120,7 @@ class Machine:
         self.ok("systemctl reboot")
         assert self._nspawn is not None
         assert self._nspawn.wait(120) == _REBOOTED, self._log.read_text(errors="replace")[-3000:]
+        _remove_groups()
         self.boot()
 
     def halt(self) -> None:
@@ -125,6 +134,7 @@ class Machine:
             self._nspawn.kill()
             self._nspawn.wait()
         self._nspawn = None
+        _remove_groups()
 
     def until(self, predicate, deadline_s: float):
         """The first true value of `predicate`, which is asked ten times a second."""
@@ -153,6 +163,14 @@ class Machine:
         return self.ok("systemctl is-system-running | grep -qE 'running|degraded'", 20)
 
 
+def _remove_groups() -> None:
+    """What the container leaves of its groups on v2: the next could not enter the one it starts in."""
+    tree = find_hierarchy().trees.get(PRESSURE)
+    for folder, _, _ in os.walk(f"{tree.own}/payload", topdown=False) if tree else ():
+        with contextlib.suppress(OSError):
+            Path(folder).rmdir()
+
+
 def _comm(pid: str) -> str:
     try:
         return Path(f"/proc/{pid}/comm").read_text().strip()
@@ -176,12 +194,12 @@ def _sources() -> set[Path]:
 @contextlib.contextmanager
 def machine(folder: Path) -> Iterator[Machine]:
     """A booted machine with the project installed. What it writes lies in `folder`."""
-    upper, work, root = folder / "upper", folder / "work", folder / "root"
-    for one in (upper, work, root):
+    upper, work, root, disk = (folder / name for name in ("upper", "work", "root", "disk"))
+    for one in (upper, work, root, disk):
         one.mkdir()
     layers = f"lowerdir={debian()},upperdir={upper},workdir={work}"
     run(["mount", "-t", "overlay", "bridge-bed", "-o", layers, str(root)], 30)
-    it = Machine(root, folder / "console.log")
+    it = Machine(root, disk, folder / "console.log")
     try:
         for name in ("bridge", "bridge-agent", "bridge-registry", "bridge-engine"):
             text = Path(sys.executable).with_name(name).read_text()

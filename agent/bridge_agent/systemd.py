@@ -47,7 +47,7 @@ def agent_units(settings: AgentSettings, state: StateDir) -> list[Unit]:
         "SOCKETS": " ".join(SOCKET_UNITS.values()),
         "HOME": placement.protect_home(_seen(settings, state)),
         "CAPABILITIES": _CAPABILITIES,
-        "TRUE": "/bin/true",
+        "KEEPER": "/bin/sleep infinity",
     }
     sockets = [
         render(

@@ -208,3 +208,11 @@ def test_engines_live_beside_the_agents_own_unit_where_systemd_keeps_a_group_for
     assert found.trees["memory"].own == v1  # no such group in that tree
     session = rules.Hierarchy({"cpu": rules.Tree(2, "/sys/fs/cgroup/user.slice")})
     assert rules.beside(session, "bridge-engines.service", lambda _: True) == session
+
+
+def test_engines_have_no_place_on_v2_where_their_units_group_is_gone() -> None:
+    unit = "bridge-engines.service"
+    assert not rules.below_agent(rules.beside(v2(), unit, lambda _: True), unit)
+    assert rules.below_agent(rules.beside(v2(), unit, lambda _: False), unit)
+    only_v1 = rules.Hierarchy({"memory": rules.Tree(1, "/sys/fs/cgroup/memory/bridge-agent.service")})
+    assert not rules.below_agent(only_v1, unit), "v1 starts agents in such a group all the same"

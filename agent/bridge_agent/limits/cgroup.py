@@ -46,8 +46,12 @@ def find_hierarchy() -> rules.Hierarchy:
         Path("/proc/self/cgroup").read_text(),
         lambda own: _read(f"{own}/cgroup.controllers"),
     )
-    unit = os.environ.get("BRIDGE_ENGINES_UNIT", "")
+    unit = _engines_unit()
     return rules.beside(found, unit, os.path.isdir) if unit else found
+
+
+def _engines_unit() -> str:
+    return os.environ.get("BRIDGE_ENGINES_UNIT", "")
 
 
 def open_cgroups(name: str, hierarchy: rules.Hierarchy | None = None) -> tuple[Cgroups | None, str]:
@@ -60,6 +64,9 @@ def open_cgroups(name: str, hierarchy: rules.Hierarchy | None = None) -> tuple[C
     found = find_hierarchy() if hierarchy is None else hierarchy
     if not found.controllers:
         return None, "no cgroup controller is mounted here or delegated to this process's own group"
+    if (unit := _engines_unit()) and rules.below_agent(found, unit):
+        # Below its own group they would keep systemd from starting the next agent in it.
+        return None, f"{unit} has no control group: systemctl restart {unit} bridge-agent.service"
     refused: dict[str, str] = {}
     _hand_down(found, f"bridge-{name}", refused)
     for controller, tree in found.trees.items():
@@ -254,7 +261,7 @@ def _leave(own: Path) -> None:
     """Moves this process and its children from their group into a leaf of it.
 
     At the root of a container everything is moved: what runs there besides (an init, a shell) would
-    keep the group busy, and the group is the container's own.
+    keep the group busy, and the group is the container's own. So is all of the unit kept for engines.
 
     Raises:
         OSError: it may not be done, or others stay in the group.
@@ -264,7 +271,8 @@ def _leave(own: Path) -> None:
         return
     leaf = own / rules.LEAF
     leaf.mkdir(exist_ok=True)
-    if "0::/" not in Path("/proc/self/cgroup").read_text().splitlines():
+    whole = own.name == _engines_unit() or "0::/" in Path("/proc/self/cgroup").read_text().splitlines()
+    if not whole:
         # Children that the agent started before (MPS daemons) count as inner processes, too.
         here = {pid for pid in here if _descends_from_us(pid)}
     for pid in here:

@@ -148,6 +148,12 @@ def beside(hierarchy: Hierarchy, unit: str, exists: Callable[[str], bool]) -> Hi
     return Hierarchy(found)
 
 
+def below_agent(hierarchy: Hierarchy, unit: str) -> bool:
+    """Whether `beside` found no group of the unit in a v2 tree, where engines need it."""
+    trees = (hierarchy.trees[name] for name in hierarchy.controllers)
+    return any(tree.version == 2 and not tree.own.endswith(f"/{unit}") for tree in trees)
+
+
 def plan(limits: Limits, hierarchy: Hierarchy, group: str, device_of: Callable[[str], str]) -> Plan:
     """The groups and writes that hold an instance.
 
