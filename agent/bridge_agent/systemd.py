@@ -23,10 +23,11 @@ ALL_UNITS = (*SOCKET_UNITS.values(), AGENT_UNIT, ENGINES_UNIT)
 
 _ENGINE_GRACE_S = 10.0
 # For the walls and limits of engines (namespaces, mounts, other users, groups), their sockets in
-# networks of their own, and files of other users.
+# networks of their own, and files of other users. SETFCAP: without it the kernel maps no root into a user
+# namespace.
 _CAPABILITIES = (
     "CAP_CHOWN CAP_DAC_OVERRIDE CAP_DAC_READ_SEARCH CAP_FOWNER CAP_KILL CAP_NET_ADMIN "
-    "CAP_SETGID CAP_SETPCAP CAP_SETUID CAP_SYS_ADMIN CAP_SYS_NICE CAP_SYS_PTRACE CAP_SYS_RESOURCE"
+    "CAP_SETFCAP CAP_SETGID CAP_SETPCAP CAP_SETUID CAP_SYS_ADMIN CAP_SYS_NICE CAP_SYS_PTRACE CAP_SYS_RESOURCE"
 )
 
 

@@ -87,8 +87,10 @@ def others(ground):
         }
 
 
-@pytest.mark.parametrize("uid", [None, SOMEBODY])
-async def test_from_inside_nothing_of_the_host_or_of_others_is_reached(every_wall, ground, others, uid):
+@pytest.mark.parametrize(("walls", "uid"), [(ALL, None), (ALL, SOMEBODY), ((*ALL, "user"), None)])
+async def test_from_inside_nothing_of_the_host_or_of_others_is_reached(
+    every_wall, ground, others, walls, uid
+):
     state, models = ground / "state", ground / "state/models"
     asked = others | {
         "ptrace": others["signal"],
@@ -96,9 +98,11 @@ async def test_from_inside_nothing_of_the_host_or_of_others_is_reached(every_wal
         "write": ["/proc/sysrq-trigger", "/proc/sys/kernel/core_pattern", "/proc/self/oom_score_adj"],
         "make": [str(models / "new"), "/usr/new", "/etc/new", str(state / "engines/0/new")],
     }
-    it = launcher(state, require=ALL, uid=uid)
+    it = launcher(state, require=walls, uid=uid)
     async with inside(it, state, asked, models=models) as (process, found):
         assert private_network(process.pid)
+        of_its_own = Path(f"/proc/{process.pid}/ns/user").readlink() != Path("/proc/self/ns/user").readlink()
+        assert of_its_own == ("user" in walls)
     assert found["uid"] == (uid or 0)
     assert found["interfaces"] == ["lo"]
     assert set(found["tcp"].values()) == {"ECONNREFUSED"}

@@ -141,7 +141,7 @@ def _sentence(fault: OSError) -> str:
     if fault.errno in {errno.ENOSYS, errno.ESRCH, errno.EOPNOTSUPP, errno.ENOTTY}:
         return _NO_QUOTA
     if fault.errno in {errno.EPERM, errno.EACCES}:
-        return "only root (CAP_SYS_ADMIN) can set a quota"
+        return "only root (CAP_SYS_ADMIN) can set a quota, where no filter of system calls forbids it"
     if fault.errno == errno.EXDEV:
         return "another file system is mounted inside it, which the limit would not hold"
     if fault.errno == errno.ELOOP:

@@ -7,7 +7,9 @@ pair: the agent sends one JSON object (see `main`), the shim answers with lines 
 The socket closes by itself when the engine execs, which tells the agent that every wall stands.
 
 Order, and why: cgroups first (nothing runs unlimited); namespaces; mounts while privileges last;
-user and capabilities; no_new_privs; exec.
+user and capabilities; no_new_privs; exec. A user namespace comes first where it lends the rights for the
+others. Root has them, and enters its own last: what is mounted before it cannot be undone from inside,
+and a fresh /proc is not refused because a service's /proc is partly covered.
 """
 
 from __future__ import annotations
@@ -37,6 +39,7 @@ CLONE = {
 MS_RDONLY, MS_NOSUID, MS_NODEV, MS_NOEXEC = 1, 2, 4, 8
 MS_BIND, MS_REC, MS_PRIVATE = 0x1000, 0x4000, 0x40000
 SYS_MOUNT_SETATTR = 442
+SYS_OPEN_TREE, OPEN_TREE_CLONE = 428, 1
 AT_FDCWD, AT_RECURSIVE, MOUNT_ATTR_RDONLY = -100, 0x8000, 1
 PR_SET_NO_NEW_PRIVS, PR_CAPBSET_DROP = 38, 24
 LINUX_CAPABILITY_VERSION_3 = 0x20080522
@@ -71,21 +74,31 @@ def enter_cgroups(directories: list[str]) -> None:
             raise WallFault("cgroup", f"{directory}: {fault.strerror}") from fault
 
 
-def unshare(walls: list[str]) -> None:
-    """Leaves the host's namespaces; in a user namespace this user stays itself."""
+def open_proc() -> int:
+    """A /proc that stays writable and in reach, whatever is mounted over it."""
+    handle: int = libc.syscall(SYS_OPEN_TREE, AT_FDCWD, b"/proc", OPEN_TREE_CLONE | os.O_CLOEXEC)
+    if handle == -1:
+        raise WallFault("user", f"open_tree: {os.strerror(ctypes.get_errno())}")
+    return handle
+
+
+def enter_user(proc: int) -> None:
+    """A user namespace, in which this user stays itself and there is no other."""
     uid, gid = os.getuid(), os.getgid()
-    if "user" in walls:
-        call("user", "unshare", CLONE["user"])
-        for name, text in (
-            ("setgroups", "deny"),
-            ("uid_map", f"{uid} {uid} 1"),
-            ("gid_map", f"{gid} {gid} 1"),
-        ):
+    call("user", "unshare", CLONE["user"])
+    for name, text in (("setgroups", "deny"), ("uid_map", f"{uid} {uid} 1"), ("gid_map", f"{gid} {gid} 1")):
+        try:
+            handle = os.open(f"self/{name}", os.O_WRONLY | os.O_CLOEXEC, dir_fd=proc)
             try:
-                with open(f"/proc/self/{name}", "w") as file:
-                    file.write(text)
-            except OSError as fault:
-                raise WallFault("user", f"{name}: {fault.strerror}") from fault
+                os.write(handle, text.encode())
+            finally:
+                os.close(handle)
+        except OSError as fault:
+            raise WallFault("user", f"{name}: {fault.strerror}") from fault
+
+
+def unshare(walls: list[str]) -> None:
+    """Leaves the host's namespaces."""
     for wall in ("mount", "uts", "ipc", "net", "pid"):
         if wall in walls:
             call(wall, "unshare", CLONE[wall])
@@ -220,6 +233,13 @@ def main() -> None:
 
     try:
         enter_cgroups(spec["cgroups"])
+        proc = -1
+        if "user" in walls and os.geteuid() == 0:
+            proc = open_proc()
+        elif "user" in walls:
+            with_rights = os.open("/proc", os.O_PATH | os.O_CLOEXEC)
+            enter_user(with_rights)
+            os.close(with_rights)
         unshare(walls)
         if "pid" in walls:
             # Only children enter a new PID namespace. The engine becomes its process 1: when it
@@ -239,6 +259,9 @@ def main() -> None:
             # With one group there is one tree: v2's.
             group = spec["cgroups"][0] if len(spec["cgroups"]) == 1 else ""
             build_mounts(spec["mount"], fresh_proc="pid" in walls, group=group)
+        if proc != -1:
+            enter_user(proc)
+            os.close(proc)
         drop_privileges(spec)
         # A core file would fill the disk, and has people's prompts in it.
         resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
