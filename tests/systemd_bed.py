@@ -166,9 +166,10 @@ class Machine:
 def _remove_groups() -> None:
     """What the container leaves of its groups on v2: the next could not enter the one it starts in."""
     tree = find_hierarchy().trees.get(PRESSURE)
-    for folder, _, _ in os.walk(f"{tree.own}/payload", topdown=False) if tree else ():
-        with contextlib.suppress(OSError):
-            Path(folder).rmdir()
+    for group in ("payload", "supervisor") if tree else ():
+        for folder, _, _ in os.walk(f"{tree.own}/{group}", topdown=False):
+            with contextlib.suppress(OSError):
+                Path(folder).rmdir()
 
 
 def _comm(pid: str) -> str:
