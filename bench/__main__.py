@@ -11,11 +11,12 @@ import tempfile
 from importlib import metadata
 from pathlib import Path
 
-from bench import affinity, agent, cancel_prefill, hops, isolation, pressure, streams, survive
+from bench import affinity, agent, cancel_prefill, hops, in_memory, isolation, pressure, streams, survive
 from bench.processes import envoy, missing, version
 
 ROWS = {
     "agent": agent.agent,
+    "in-memory": in_memory.in_memory,
     "one-hop": hops.one_hop,
     "two-hops": hops.two_hops,
     "tokens": streams.relay,
@@ -68,7 +69,7 @@ def _versions() -> list[str]:
         found.append(version(["nginx", "-v"]).replace("nginx version: ", ""))
     binary = envoy()
     if binary is not None:
-        found.append("Envoy " + version([binary, "--version"]).split("/")[1])
+        found.append("Envoy " + version([binary, "--version"]).rpartition(" version: ")[2].split("/")[1])
     return found
 
 

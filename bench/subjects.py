@@ -18,6 +18,7 @@ import asyncio
 import gc
 import sys
 from pathlib import Path
+from typing import NamedTuple
 
 import uvloop
 
@@ -97,38 +98,59 @@ async def tokens(port: int, count: int, every_ms: float) -> None:
 
 async def gateway(role: str, port: int, upstream: int, folder: Path) -> None:
     """One gateway as an agent composes it, with a fixed view of the mesh."""
-    node = "entry" if role == "entry" else "owner"
-    slots = {"narrow": SLOTS, "single": 1, "lone": 1}.get(role, 4096)
-    on_peer = role in ("owner", "single")
-    view = MeshView(node)
+    node = node_of(role)
     tls = TlsIdentity(folder / f"{node}.pem", folder / f"{node}.key", folder / "ca.pem")
+    async with asyncio.TaskGroup() as group:
+        await compose(role, folder, group, port=port, upstream=upstream, tls=tls)
+        await _forever()
+
+
+def node_of(role: str) -> str:
+    """Which of the two nodes plays it."""
+    return "entry" if role == "entry" else "owner"
+
+
+class Composed(NamedTuple):
+    """A gateway's listener, its connections to where its requests go, and its only task."""
+
+    server: http1.Server
+    pool: http1.Pool
+    auditing: asyncio.Task[None]
+
+
+async def compose(
+    role: str,
+    folder: Path,
+    group: asyncio.TaskGroup,
+    *,
+    port: int = 0,
+    upstream: int = 1,
+    tls: TlsIdentity | None = None,
+) -> Composed:
+    """A gateway in this role; `group` runs its tasks."""
+    node, on_peer = node_of(role), role in ("owner", "single")
+    slots = {"narrow": SLOTS, "single": 1, "lone": 1}.get(role, 4096)
+    view = MeshView(node)
     upstreams = Upstreams(view, tls)
     audit = AuditLog(folder / f"audit-{role}.jsonl", records.audited)
-    async with asyncio.TaskGroup() as group:
-        group.create_task(audit.run())
-        made = Gateway(GatewayConfig(node=node, host_name="bench"), view, upstreams, group)
-        made.on_record(audit.put)
-        peer_port = upstream if role == "entry" else port
-        view.publish(_snapshot(peer_port, slots))
-        if role != "entry":
-            view.publish_local(
-                (LocalInstance("owner/0", "127.0.0.1", upstream, "ready", _MODELS, ("tiny:latest",), slots),)
-            )
-        if on_peer:
-            await http1.serve(
-                made.peer_app,
-                name="peer",
-                port=port,
-                ssl=tls.server(require_client=True),
-                identify=peer_identity,
-                varying=VARYING,
-                error_body=made.error_body,
-            )
-        else:
-            await http1.serve(
-                made.http_app(ListenerKind.LOCAL), name="http", port=port, error_body=made.error_body
-            )
-        await _forever()
+    auditing = group.create_task(audit.run())
+    made = Gateway(GatewayConfig(node=node, host_name="bench"), view, upstreams, group)
+    made.on_record(audit.put)
+    view.publish(_snapshot(upstream if role == "entry" else port, slots))
+    if role != "entry":
+        view.publish_local(
+            (LocalInstance("owner/0", "127.0.0.1", upstream, "ready", _MODELS, ("tiny:latest",), slots),)
+        )
+    server = await http1.serve(
+        made.peer_app if on_peer else made.http_app(ListenerKind.LOCAL),
+        name="peer" if on_peer else "http",
+        port=port,
+        ssl=tls.server(require_client=True) if on_peer and tls is not None else None,
+        identify=peer_identity if on_peer else None,
+        varying=VARYING if on_peer else frozenset(),
+        error_body=made.error_body,
+    )
+    return Composed(server, upstreams.pool(next(iter(view.index.targets.values()))), auditing)
 
 
 def _snapshot(peer_port: int, slots: int) -> Snapshot:

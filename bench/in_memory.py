@@ -1,0 +1,172 @@
+"""What a request costs in Python alone: gateways with everything on, without a socket, a peer or a kernel.
+
+Bytes go into a connection's `data_received` and come out of a transport that only keeps them. Beside the
+time stands how many instructions of the interpreter a request takes: a figure that does not depend on what
+else the machine does.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import statistics
+import sys
+import time
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import uvloop
+
+from bench import configs, results
+from bench.load import PROMPT_BYTES
+from bench.subjects import DOMAIN, Composed, compose
+from bridge_core.http1.client import ClientConnection
+from bridge_core.http1.connection import ServerConnection
+
+CONNECTIONS, ROUNDS, EACH, TRACED = 32, 25, 1000, 96
+_BODY = b'{"model":"tiny","prompt":"%b","stream":false}' % (b"x" * PROMPT_BYTES)
+_ASK = (
+    b"POST /api/generate HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
+    b"Content-Length: %d\r\n\r\n%b" % (len(_BODY), _BODY)
+)
+_ANSWER = (
+    b"HTTP/1.1 200 OK\r\nServer: nginx/1.22.1\r\nDate: Fri, 27 Nov 2026 22:00:00 GMT\r\n"
+    b"Content-Type: application/json\r\nContent-Length: %d\r\nConnection: keep-alive\r\n\r\n%b"
+    % (len(configs.BODY), configs.BODY.encode())
+)
+
+
+class _Certificate:
+    """What a TLS connection's client showed."""
+
+    def __init__(self, identity: str) -> None:
+        self._identity = identity
+
+    def getpeercert(self) -> dict[str, Any]:
+        return {"subjectAltName": (("URI", self._identity),), "serialNumber": "01"}
+
+
+class _Transport:
+    """Keeps what was written last, and tells that it was."""
+
+    def __init__(self, told: Callable[[bytes], None], certificate: _Certificate | None = None) -> None:
+        self.write = told
+        self._extra = {"peername": ("127.0.0.1", 1), "ssl_object": certificate}
+
+    def get_extra_info(self, name: str, default: Any = None) -> Any:
+        return self._extra.get(name, default)
+
+    def is_closing(self) -> bool:
+        return False
+
+    def get_write_buffer_size(self) -> int:
+        return 0
+
+    def close(self) -> None:
+        raise RuntimeError("a connection was closed")
+
+    abort = close
+
+
+class _Side:
+    """One gateway with as many connections to its clients as to its upstream."""
+
+    def __init__(self, made: Composed, caller: str | None) -> None:
+        self.made = made
+        self._sent: tuple[ClientConnection, bytes] | None = None
+        self._answered = b""
+        certificate = None if caller is None else _Certificate(caller)
+        self._clients = [ServerConnection(made.server) for _ in range(CONNECTIONS)]
+        for client in self._clients:
+            client.connection_made(_Transport(self._take_answer, certificate))  # type: ignore[arg-type]  # enough of one
+        for _ in range(CONNECTIONS):
+            upstream = ClientConnection(made.pool)
+            upstream.connection_made(_Transport(partial(self._take_request, upstream)))  # type: ignore[arg-type]  # likewise
+            made.pool.release(upstream)
+
+    def _take_answer(self, data: bytes) -> None:
+        self._answered = data
+
+    def _take_request(self, upstream: ClientConnection, data: bytes) -> None:
+        self._sent = upstream, data
+
+    def request(self, at: int, data: bytes, answer: Callable[[bytes], bytes]) -> bytes:
+        """One request of the client `at`; `answer` stands for what is behind."""
+        self._clients[at].data_received(data)
+        if self._sent is None:
+            raise RuntimeError(f"answered without asking: {self._answered[:200]!r}")
+        upstream, sent = self._sent
+        upstream.data_received(answer(sent))
+        return self._answered
+
+
+def in_memory(folder: Path, _seconds: float, versions: list[str], command: str) -> None:
+    """The row `in-memory`."""
+    rows = uvloop.run(_measure(folder))
+    text = (
+        f"{CONNECTIONS} connections in turn, a {PROMPT_BYTES}-byte prompt; audit records are rendered and "
+        f"written by their own thread. The best and the median of {ROUNDS} rounds of {EACH}.\n\n"
+    )
+    head = ("what", "µs a request, best / median", "instructions of the interpreter")
+    results.record(
+        "in-memory", "A request in Python alone", command, versions, text + results.table(head, rows)
+    )
+
+
+async def _measure(folder: Path) -> list[tuple[str, str, str]]:
+    async with asyncio.TaskGroup() as group:
+        peer = f"spiffe://{DOMAIN}/node/entry"  # who calls the owner
+        sides = {
+            role: _Side(await compose(role, folder, group), peer if role == "owner" else None)
+            for role in ("agent", "entry", "owner")
+        }
+
+        def local(at: int) -> None:
+            sides["agent"].request(at, _ASK, lambda _: _ANSWER)
+
+        def hop(at: int) -> None:
+            behind = sides["owner"]
+            sides["entry"].request(at, _ASK, lambda sent: behind.request(at, sent, lambda _: _ANSWER))
+
+        rows = []
+        for name, one in (("local hop", local), ("entry and owner together, TLS left out", hop)):
+            _run(one, 2 * EACH)
+            gc.collect()
+            gc.freeze()
+            times = []
+            for _ in range(ROUNDS):
+                times.append(_run(one, EACH))
+                await asyncio.sleep(0.01)  # the audit's turn
+            best, median = min(times) * 1e6, statistics.median(times) * 1e6
+            rows.append((name, f"{best:.1f} / {median:.1f}", f"{_instructions(one):,.0f}"))
+        for side in sides.values():
+            side.made.auditing.cancel()
+    return rows
+
+
+def _run(one: Callable[[int], None], times: int) -> float:
+    began = time.perf_counter()
+    for number in range(times):
+        one(number % CONNECTIONS)
+    return (time.perf_counter() - began) / times
+
+
+def _instructions(one: Callable[[int], None]) -> float:
+    """How many a request takes, library code in Python included."""
+    count = 0
+
+    def trace(frame: FrameType, event: str, _: Any) -> Any:
+        nonlocal count
+        frame.f_trace_opcodes = True
+        count += event == "opcode"
+        return trace
+
+    sys.settrace(trace)
+    try:
+        _run(one, TRACED)
+    finally:
+        sys.settrace(None)
+    return count / TRACED
