@@ -1,8 +1,9 @@
 # The README's commands: `make up` (a running mesh) and `make test`. Everything else is for developers.
 VENV ?= .venv
 BIN := $(VENV)/bin
-# Tests of the parts wait more than they compute; those of whole meshes run one at a time.
+# Tests of the parts wait more than they compute; of those of whole meshes two run at a time.
 JOBS ?= 3
+MESHES ?= 2
 export VENV
 
 .DEFAULT_GOAL := help
@@ -28,7 +29,7 @@ status: ## what of the mesh is alive
 
 test: setup-dev ## set up, then run every test
 	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile tests/unit tests/contract tests/scenarios $(T)
-	$(BIN)/python -m pytest tests/cluster tests/faults tests/gpu $(T)
+	$(BIN)/python -m pytest -n $(MESHES) --dist loadfile tests/cluster tests/faults tests/gpu $(T)
 
 unit: setup-dev ## only the tests that start no process
 	$(BIN)/python -m pytest tests/unit $(T)
