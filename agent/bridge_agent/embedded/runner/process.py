@@ -37,6 +37,12 @@ _ON_SLOTS: Final = frozenset({"/completion", "/v1/embeddings"})  # what is not a
 _JSON_HEADERS: Final = ((b"content-type", b"application/json"), (b"connection", b"close"))
 
 
+# llama.cpp's threads wait for one another many times a token, by default spinning; where several runners
+# share cores each then spins away the time that the others need. libgomp's own value for more threads
+# than cores, which it cannot see across processes.
+_OPENMP: Final = {"GOMP_SPINCOUNT": "1000"}
+
+
 class _Slot(msgspec.Struct):
     """One of llama-server's slots, as it lists them."""
 
@@ -91,7 +97,7 @@ class Runner:
             stdin=asyncio.subprocess.DEVNULL,
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.STDOUT,
-            env={**environment, "LLAMA_MEDIA_MARKER": marker},
+            env={**_OPENMP, **environment, "LLAMA_MEDIA_MARKER": marker},
         )
         runner = cls(spec, process, marker)
         try:
