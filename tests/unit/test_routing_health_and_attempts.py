@@ -283,21 +283,24 @@ def test_without_candidates_it_is_unavailable() -> None:
     assert step.status == 503
 
 
-@given(st.lists(st.sampled_from(Failure), max_size=12))
-def test_every_run_ends_and_no_instance_is_tried_twice(failures: list[Failure]) -> None:
-    attempts = Attempts(TARGETS)
+SPARE = tuple(msgspec.structs.replace(target, id=f"{target.id}-stable") for target in TARGETS)
+
+
+@pytest.mark.parametrize("spare", [(), SPARE], ids=["alone", "with a spare"])
+@given(failures=st.lists(st.sampled_from(Failure), max_size=12))
+def test_every_run_ends_and_no_instance_is_tried_twice(
+    spare: tuple[Target, ...], failures: list[Failure]
+) -> None:
+    attempts = Attempts(TARGETS, spare=spare)
     step = attempts.start(0.0)
     tried = []
-    for failure in [*failures, *[Failure.CUT] * 5]:
+    for failure in [*failures, *[Failure.CUT] * 8]:
         if isinstance(step, GiveUp):
             break
         tried.append(step.target.id)
         step = attempts.after(failure, "x", 1.0)
     assert isinstance(step, GiveUp)
     assert len(tried) == len(set(tried)) == attempts.count
-
-
-SPARE = tuple(msgspec.structs.replace(target, id=f"{target.id}-stable") for target in TARGETS)
 
 
 @pytest.mark.parametrize("failure", [Failure.CUT, Failure.SERVER_ERROR, Failure.ANSWERED_500])
@@ -323,17 +326,3 @@ def test_what_is_no_fault_of_the_engine_stays_with_the_backend(failure: Failure)
     attempts = Attempts(TARGETS, spare=SPARE)
     attempts.start(0.0)
     assert attempts.after(failure, "no", 1.0) == Try(TARGETS[1])
-
-
-@given(st.lists(st.sampled_from(Failure), max_size=12))
-def test_with_a_spare_every_run_ends_too(failures: list[Failure]) -> None:
-    attempts = Attempts(TARGETS, spare=SPARE)
-    step = attempts.start(0.0)
-    tried = []
-    for failure in [*failures, *[Failure.CUT] * 8]:
-        if isinstance(step, GiveUp):
-            break
-        tried.append(step.target.id)
-        step = attempts.after(failure, "x", 1.0)
-    assert isinstance(step, GiveUp)
-    assert len(tried) == len(set(tried)) == attempts.count

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import secrets
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from time import monotonic
 from typing import TYPE_CHECKING, Final
 from typing import Protocol as Interface
@@ -174,11 +174,11 @@ class Core:
         if self.on_record is not None:
             self.on_record(record)
 
-    def made(self, name: str, target: Target) -> None:
-        """A model of this canonical name was just made there: who asks for it next is quicker than lists."""
+    def made(self, names: Iterable[str], target: Target) -> None:
+        """Models of these canonical names were just made there: who asks next is quicker than lists."""
         now = self.now()
         self._made = {other: entry for other, entry in self._made.items() if entry[1] > now}
-        self._made[name] = (target, now + _FRESH_S)
+        self._made |= dict.fromkeys(names, (target, now + _FRESH_S))
 
     def maker(self, name: str) -> Target | None:
         """Where a model was made a moment ago; None where none of this name was."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterable, Iterator
 from typing import Any, Final
 
 import msgspec
@@ -112,13 +112,9 @@ async def mutate_all(core: Core, arrival: Arrival, route: Route, nodes: list[Tar
         _respond(core, arrival, 200, b"application/json", done)
     else:
         _respond(core, arrival, 200, b"", b"")
-    _note_made(core, exchange.request.body, route, nodes)
+    if nodes:
+        core.made(models_made(exchange.request.body, route), nodes[0])
     core.note(arrival, route.path, Outcome.OK)
-
-
-def _note_made(core: Core, body: bytes, route: Route, nodes: list[Target]) -> None:
-    for name in models_made(body, route):
-        core.made(name, nodes[0])
 
 
 async def _collect(core: Core, arrival: Arrival, target: Target) -> tuple[str, int, bytes]:
@@ -145,7 +141,8 @@ async def _stream_all(core: Core, arrival: Arrival, route: Route, nodes: list[Ta
 
     outcomes = await asyncio.gather(*(follow(target) for target in nodes))
     if all(outcomes):
-        _note_made(core, exchange.request.body, route, nodes)
+        if nodes:
+            core.made(models_made(exchange.request.body, route), nodes[0])
         exchange.finish(b'{"status":"success"}\n')
         core.note(arrival, route.path, Outcome.OK)
         return
@@ -186,10 +183,10 @@ def peer_targets(core: Core) -> Iterator[Target]:
             yield node_target(node.name, node.peer)
 
 
-def peers_that_answer(core: Core) -> Iterator[Target]:
-    """Of those, the nodes that are not taken for dead."""
+def that_answer(core: Core, targets: Iterable[Target]) -> Iterator[Target]:
+    """Of these, those on nodes that are not taken for dead."""
     now = core.now()
-    return (one for one in peer_targets(core) if not core.health.down(node_subject(one.node), now))
+    return (one for one in targets if not core.health.down(node_subject(one.node), now))
 
 
 def node_target(node: str, address: str) -> Target:

@@ -51,7 +51,7 @@ from bridge_agent.peers.hop import PRIORITY, REQUEST_ID
 from bridge_agent.peers.pulse import Watch
 from bridge_agent.peers.upstreams import Upstreams
 from bridge_agent.routing.admission_rules import PRIORITIES, Priority
-from bridge_agent.routing.choose import MAX_CANDIDATES, node_subject
+from bridge_agent.routing.choose import MAX_CANDIDATES
 from bridge_agent.routing.view import MeshView, Target
 from bridge_core.http1 import App, Exchange, Pair, Request, coroutine_app
 from bridge_core.names import InvalidName, canonical
@@ -360,16 +360,17 @@ class Gateway:
 
     def _unload(self, arrival: Arrival, route: Route, model: str) -> None:
         core = self._core
-        pool, now = core.view.index.pool(model), core.now()
+        pool = core.view.index.pool(model)
         able = [one for one in (() if pool is None else pool.targets.values()) if one.available]
-        targets = [one for one in able if not core.health.down(node_subject(one.node), now)] or able
+        targets = list(fanout.that_answer(core, able)) or able
         self._spawn(arrival, lambda: fanout.unload(core, arrival, route, targets))
 
     def _local(self, arrival: Arrival, route: Route, _parameter: str) -> None:
         candidates = self._own()
         if not arrival.over_hop and "GET" in route.methods:
             # What clients look at to see whether they are connected: they are, also without own engine.
-            candidates = (*candidates[:1], *islice(fanout.peers_that_answer(self._core), MAX_CANDIDATES - 1))
+            peers = fanout.that_answer(self._core, fanout.peer_targets(self._core))
+            candidates = (*candidates[:1], *islice(peers, MAX_CANDIDATES - 1))
         Inference(self._core, arrival, route).start_at(candidates)
 
     def _mutate(self, arrival: Arrival, route: Route, _parameter: str) -> None:

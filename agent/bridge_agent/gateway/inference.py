@@ -279,7 +279,7 @@ class Inference(Attempting):
         self._settled = True
         core, target = self._core, self._target
         if outcome is Outcome.OK and self.route.kind is Kind.MUTATE and status == 200 and target is not None:
-            self._note_made(target)
+            core.made(models_made(self._body, self.route), target)
         if self._hedge_timer is not None:
             self._drop_hedge()
         if self._timer is not None:
@@ -292,11 +292,6 @@ class Inference(Attempting):
         if core.resume is not None and self._watch is not None:
             core.resume.closed(self)
         self._record(status, outcome, target)
-
-    def _note_made(self, target: Target) -> None:
-        """Remembers what a mutation made, until lists have it."""
-        for name in models_made(self._body, self.route):
-            self._core.made(name, target)
 
     def _record(self, status: int, outcome: Outcome, target: Target | None) -> None:
         core, arrival, attempts = self._core, self._arrival, self._attempts

@@ -28,10 +28,10 @@ from bridge_core.traffic import Retries
 
 SERVER_ERRORS: Final = 1  # retries after those
 _ENGINE_FAILED: Final = frozenset({Failure.SERVER_ERROR, Failure.ANSWERED_500})
-UNBUDGETED: Final = frozenset({Failure.CONNECT, Failure.CUT}) | _ENGINE_FAILED
+# Failures of an engine that had begun on the request.
+_SPOILED: Final = frozenset({Failure.CUT}) | _ENGINE_FAILED
+UNBUDGETED: Final = frozenset({Failure.CONNECT}) | _SPOILED
 """Failures after which a request moves on whatever the retry budget says (rule 4)."""
-SPOILED: Final = frozenset({Failure.CUT}) | _ENGINE_FAILED
-"""Failures of an engine that had begun on the request."""
 
 
 class Attempt(msgspec.Struct, frozen=True):
@@ -138,7 +138,7 @@ class Attempts:
         return Try(self._candidates[0])
 
     def _turns_to_spare(self, failure: Failure) -> bool:
-        return bool(self._spare) and failure in SPOILED
+        return bool(self._spare) and failure in _SPOILED
 
     def delivered(self) -> None:
         """A byte of the answer reached the client."""
