@@ -19,13 +19,13 @@ setup-dev:
 	@tools/setup.sh dev
 
 up: setup ## set up, then start a mesh of three nodes on this machine
-	@$(BIN)/bridge up $(UP)
+	@$(BIN)/bridgectl up $(UP)
 
 down: ## stop what `make up` started
-	@$(BIN)/bridge down $(UP)
+	@$(BIN)/bridgectl down $(UP)
 
 status: ## what of the mesh is alive
-	@$(BIN)/bridge status $(UP)
+	@$(BIN)/bridgectl status $(UP)
 
 test: setup-dev ## set up, then run every test
 	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile tests/unit tests/contract tests/scenarios $(T)

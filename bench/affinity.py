@@ -15,14 +15,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from bench import results
-from bridge_agent.embedded import seed
-from bridge_agent.engine.view import LocalInstance
+from bridge_agent.engines.view import LocalInstance
 from bridge_agent.gateway.config import GatewayConfig, ListenerKind
 from bridge_agent.gateway.gateway import Gateway
 from bridge_agent.peers.upstreams import Upstreams
 from bridge_agent.routing.view import MeshView
 from bridge_core import http1
 from bridge_core.snapshot import MeshSettings, Model, RoutePolicy, Snapshot, Version, encode_entry
+from bridge_engine import seed
 
 # On a machine that is too busy for a model that speaks, BRIDGE_BENCH_MODEL=tiny shows the shares.
 MODEL = os.environ.get("BRIDGE_BENCH_MODEL", seed.SMOLLM2)

@@ -1,6 +1,6 @@
 """A whole agent: what it keeps in memory, and how soon a machine is part of a mesh.
 
-`python -m bench agent` starts a mesh of three nodes as `bridge up` does, with models and all, and ends it.
+`python -m bench agent` starts a mesh of three nodes as `bridgectl up` does, with models and all, and ends it.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ def agent(folder: Path, _seconds: float, versions: list[str], command: str) -> N
     finally:
         mesh.kill_everything()
     text = (
-        f"A mesh of three (`bridge up`) after one request of `{TALKER}`; memory is what "
+        f"A mesh of three (`bridgectl up`) after one request of `{TALKER}`; memory is what "
         f"`/proc/PID/smaps_rollup` says of each agent {IDLE_S:g} s later.\n\n"
     )
     text += results.table(("what", "measured", "budget"), rows)

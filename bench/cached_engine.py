@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from bridge_agent.embedded import cli, generation, prompting
+from bridge_engine import cli, generation, prompting
 
 
 def metrics(timings: dict[str, Any], **times: int) -> dict[str, int]:

@@ -10,14 +10,14 @@ from pathlib import Path
 
 from bench import results
 from bench.affinity import MODEL, started_engines
-from bridge_agent.embedded import seed
-from bridge_agent.engine.view import LocalInstance
+from bridge_agent.engines.view import LocalInstance
 from bridge_agent.gateway.config import GatewayConfig, ListenerKind
 from bridge_agent.gateway.gateway import Gateway
 from bridge_agent.peers.upstreams import Upstreams
 from bridge_agent.routing.view import MeshView
 from bridge_core import http1
 from bridge_core.snapshot import MeshSettings, Model, RoutePolicy, Snapshot, Version, encode_entry
+from bridge_engine import seed
 
 ROUNDS, WORDS = 8, 700
 _LONGEST_S = 60.0

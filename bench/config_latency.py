@@ -1,4 +1,4 @@
-"""`python -m bench.config_latency --state-dir DIR`: from `bridge apply` to every agent of a running mesh."""
+"""`python -m bench.config_latency --state-dir DIR`: from an apply to every agent of a running mesh."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from pathlib import Path
 import msgspec
 
 from bench.results import record, table
-from bridge_core.cli.connection import access, admin, read_mesh
+from bridge_cli.connection import access, admin, read_mesh
 from bridge_core.http1 import Pool
 from bridge_wire.v1 import registry_pb2 as wire
 
@@ -78,7 +78,7 @@ async def _until_newer(pool: Pool, old: tuple[int, int]) -> float:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--state-dir", type=Path, required=True, help="of a mesh that `bridge up` started")
+    parser.add_argument("--state-dir", type=Path, required=True, help="of a mesh that `bridgectl up` started")
     parser.add_argument("--count", type=int, default=100)
     arguments = parser.parse_args()
     whole, after = asyncio.run(measure(arguments.state_dir, arguments.count))

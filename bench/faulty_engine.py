@@ -1,6 +1,6 @@
 """A real engine behind a small proxy that makes chosen models fail or answer late.
 
-What a mesh takes for its engine (`bridge up --engine ollama=URL,…`) is the proxy, so nothing of the
+What a mesh takes for its engine (`bridgectl up --engine ollama=URL,…`) is the proxy, so nothing of the
 product has to know that a fault is injected.
 """
 

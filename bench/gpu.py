@@ -22,9 +22,8 @@ from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from bridge_agent.embedded.modelgen import LlamaShape, generate
-from bridge_agent.engine.logfile import LogFile
-from bridge_agent.engine.process import EngineProcess, LaunchSpec
+from bridge_agent.engines.logfile import LogFile
+from bridge_agent.engines.process import EngineProcess, LaunchSpec
 from bridge_agent.limits import mps_rules, nvml
 from bridge_agent.limits.cgroup import open_cgroups
 from bridge_agent.limits.launcher import IsolatedLauncher, Placed
@@ -32,6 +31,7 @@ from bridge_agent.limits.mps import MpsDaemon
 from bridge_agent.limits.placement_rules import thread_percentage
 from bridge_core.backoff import Backoff
 from bridge_core.node_class import GpuSharing, Isolation, Limits, NodeClass
+from bridge_engine.modelgen import LlamaShape, generate
 from tests.gpu.agent_bed import GpuAgent, faulty_engine, make_store, real_engine
 
 GIB = 1 << 30

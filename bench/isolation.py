@@ -22,7 +22,7 @@ from contextlib import AbstractAsyncContextManager
 from pathlib import Path
 
 from bench import results
-from bridge_agent.engine.process import EngineProcess
+from bridge_agent.engines.process import EngineProcess
 from bridge_agent.limits.cgroup import LimitsRefused, device_of, open_cgroups
 from bridge_agent.limits.cgroup_rules import NODE_SHARE
 from bridge_agent.limits.isolation import probe

@@ -29,10 +29,10 @@ import psutil
 
 from bench.faulty_engine import NO_FAULT, Fault, FaultyEngines, Seen, in_front_of
 from bench.results import record, table
-from bridge_agent.embedded import seed
-from bridge_core.cli.connection import access, admin
+from bridge_cli.connection import access, admin
 from bridge_core.errors import BridgeError
 from bridge_core.http1 import Pool
+from bridge_engine import seed
 from bridge_wire.v1 import registry_pb2 as wire
 from tests.cluster.mesh_bed import NODES, Mesh
 
@@ -371,7 +371,7 @@ def main() -> None:
             f"python -m bench.rollout {_BLUE_GREEN}",
             versions,
             f"The same mesh and clients; baseline 4 s, then everything goes to the new side, and 15 s "
-            f"later an admin says `bridge rollout abort`.\n\n{table(['what', 'measured'], switched)}",
+            f"later an admin says `bridgectl rollout abort`.\n\n{table(['what', 'measured'], switched)}",
         )
 
 

@@ -24,9 +24,10 @@ import uvloop
 
 from bench import configs
 from bridge_agent import records
-from bridge_agent.engine.view import LocalInstance
+from bridge_agent.engines.view import LocalInstance
 from bridge_agent.gateway.config import GatewayConfig, ListenerKind
 from bridge_agent.gateway.gateway import Gateway
+from bridge_agent.gateway.relay import Relay
 from bridge_agent.peers.hop import VARYING
 from bridge_agent.peers.upstreams import Upstreams
 from bridge_agent.routing.view import MeshView
@@ -53,7 +54,7 @@ _JSON = [(b"content-type", b"application/json")]
 
 async def relay(port: int, upstream: int) -> None:
     pool = http1.Pool(("127.0.0.1", upstream))
-    await _serve(lambda exchange: http1.Relay(exchange).forward(pool), port)
+    await _serve(lambda exchange: Relay(exchange).forward(pool), port)
 
 
 async def plain(port: int) -> None:

@@ -31,8 +31,8 @@ import msgspec
 import psutil
 
 from bench import results
-from bridge_agent.embedded import seed
 from bridge_agent.settings import StateDir, load_settings, save_settings
+from bridge_engine import seed
 from tests.cluster.mesh_bed import NODES, TALKER, Mesh
 from tests.cluster.survival import DEATHS, PATHS, SPARED, Seen, asked, one_stream, survive
 
@@ -129,7 +129,7 @@ def _survived(plan: Plan, rounds: int, tallies: Tallies) -> str:
         if death in DEATHS
     ]
     return (
-        f"A mesh of three nodes as `bridge up` makes it, {plan.slots} slots an engine, all on this machine; "
+        f"A mesh of three nodes as `bridgectl up` makes it, {plan.slots} slots an engine, on this machine; "
         f"{plan.streams} streams of `{plan.model}` at once, {plan.tokens} tokens each, a quarter each of "
         f"{', '.join(PATHS)}, all through node1. At a random moment a process dies on a random node that "
         f"speaks; {rounds} rounds of each death, the mesh made whole between them. All requests are "

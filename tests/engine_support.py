@@ -8,13 +8,13 @@ import importlib.util
 import sys
 from pathlib import Path
 
-from bridge_agent.engine.client import EngineClient
-from bridge_agent.engine.config import EngineConfig
-from bridge_agent.engine.lifecycle_rules import Policy
-from bridge_agent.engine.process import ProcessRecord
-from bridge_agent.engine.runtime import Timing
-from bridge_agent.engine.supervisor import EngineSupervisor
-from bridge_agent.engine.view import LocalInstance
+from bridge_agent.engines.client import EngineClient
+from bridge_agent.engines.config import EngineConfig
+from bridge_agent.engines.lifecycle_rules import Policy
+from bridge_agent.engines.process import ProcessRecord
+from bridge_agent.engines.runtime import Timing
+from bridge_agent.engines.supervisor import EngineSupervisor
+from bridge_agent.engines.view import LocalInstance
 from bridge_agent.health.probe_rules import ProbePolicy
 from bridge_core.proc import family, read_stat
 from tests.support import eventually

@@ -11,8 +11,8 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-from bridge_agent.engine.logfile import LogFile
-from bridge_agent.engine.process import EngineProcess, LaunchSpec
+from bridge_agent.engines.logfile import LogFile
+from bridge_agent.engines.process import EngineProcess, LaunchSpec
 from bridge_agent.limits.launcher import IsolatedLauncher
 from tests.support import eventually
 

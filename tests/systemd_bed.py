@@ -202,7 +202,7 @@ def machine(folder: Path) -> Iterator[Machine]:
     run(["mount", "-t", "overlay", "bridge-bed", "-o", layers, str(root)], 30)
     it = Machine(root, disk, folder / "console.log")
     try:
-        for name in ("bridge", "bridge-agent", "bridge-registry", "bridge-engine"):
+        for name in ("bridgectl", "bridge-agent", "bridge-registry", "bridge-engine"):
             text = Path(sys.executable).with_name(name).read_text()
             script = root / PREFIX.lstrip("/") / "bin" / name
             script.write_text(f"#!{PREFIX}/bin/python3\n{text.partition(chr(10))[2]}")

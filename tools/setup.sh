@@ -37,7 +37,7 @@ fi
 stamp="$venv/.installed-$what"
 sum_of() { cat pyproject.toml requirements/models.txt "requirements/$1.txt" | sha256sum | cut -d' ' -f1; }
 want=$(sum_of "$what")
-if [ "$(cat "$stamp" 2>/dev/null)" = "$want" ] && [ -x "$venv/bin/bridge" ]; then exit 0; fi
+if [ "$(cat "$stamp" 2>/dev/null)" = "$want" ] && [ -x "$venv/bin/bridgectl" ]; then exit 0; fi
 start=$SECONDS
 [ -x "$venv/bin/python" ] || { say "setup: making $venv with $("$python" --version)"; "$python" -m venv "$venv"; }
 pip=("$venv/bin/python" -m pip --disable-pip-version-check --quiet)

@@ -20,11 +20,12 @@ import structlog
 import uvloop
 
 from bridge_agent import records
+from bridge_agent.activation import inherited_sockets
 from bridge_agent.admin import admin_app
-from bridge_agent.engine.address import engine_address
-from bridge_agent.engine.client import EngineClient
-from bridge_agent.engine.supervisor import EngineSupervisor
-from bridge_agent.engine.view import LocalInstance
+from bridge_agent.engines.address import engine_address
+from bridge_agent.engines.client import EngineClient
+from bridge_agent.engines.supervisor import EngineSupervisor
+from bridge_agent.engines.view import LocalInstance
 from bridge_agent.gateway.config import GatewayConfig, ListenerKind, Record
 from bridge_agent.gateway.gateway import Gateway
 from bridge_agent.gateway.grpc_adapter.deferred import DeferredGrpc, Serving
@@ -61,7 +62,6 @@ from bridge_core.http1.pool import Address
 from bridge_core.snapshot import Snapshot
 from bridge_core.snapshot_file import SnapshotFile
 from bridge_core.store.etcd import ClientTls, EtcdStore
-from bridge_core.systemd.activation import inherited_sockets
 from bridge_core.systemd.notify import Notifier
 from bridge_core.tls import TlsIdentity
 

@@ -17,7 +17,7 @@ from rich.console import Console
 
 from bridge_agent import service_commands, systemd
 from bridge_agent.cli_options import StateOption
-from bridge_agent.engine.config import EngineConfig
+from bridge_agent.engines.config import EngineConfig
 from bridge_agent.serve import Order, become
 from bridge_agent.settings import (
     DEFAULT_PORTS,
@@ -26,10 +26,10 @@ from bridge_agent.settings import (
     load_settings,
 )
 from bridge_core.addresses import split_address
-from bridge_core.cli.guard import guarded
-from bridge_core.cli.labels import labels_of
-from bridge_core.cli.program import as_called, program
-from bridge_core.cli.units import say
+from bridge_core.command.guard import guarded
+from bridge_core.command.labels import labels_of
+from bridge_core.command.program import as_called, program
+from bridge_core.command.units import say
 from bridge_core.errors import Fatal
 from bridge_core.systemd.manager import ServiceManager
 
@@ -62,7 +62,7 @@ def join_command(
         typer.Option(
             "--token",
             envvar="BRIDGE_JOIN_TOKEN",
-            help="What `bridge token create` printed; - reads it from standard input.",
+            help="What `bridgectl token create` printed; - reads it from standard input.",
         ),
     ],
     name: Annotated[str | None, typer.Option("--name", help="The node's name; default: the host's.")] = None,
@@ -182,7 +182,7 @@ def explain_command(
 
     def work() -> None:
         from bridge_agent.explain_report import fetch_explanation
-        from bridge_core.cli.explanation_text import print_explanation
+        from bridge_core.command.explanation_text import print_explanation
 
         hops = fetch_explanation(load_settings(StateDir(state_dir)), request_id)
         if as_json:
@@ -201,13 +201,30 @@ def replay_command(
     ],
     hours: Annotated[float, typer.Option("--hours", help="How far back.", min=0.01, max=168.0)] = 1.0,
     as_json: Annotated[bool, typer.Option("--json", help="All counts as JSON.")] = False,
+    collected: Annotated[
+        bool, typer.Option("--collected", hidden=True, help="Standard input has all nodes' requests.")
+    ] = False,
 ) -> None:
     """Say where this node's last requests would have gone with another mesh_config. Changes nothing."""
 
     def work() -> None:
-        from bridge_agent.replay_report import print_comparison, replay_files
+        from bridge_agent.replay_report import (
+            print_comparison,
+            read_collected,
+            replay_collected,
+            replay_files,
+        )
 
-        found = replay_files(StateDir(state_dir), folder, time.time() - hours * 3600)
+        if collected:
+            handed = read_collected(sys.stdin.buffer.read())
+            found = replay_collected(handed, folder)
+            for name, node in () if as_json else handed.nodes.items():
+                if node.left_out:
+                    _out.print(
+                        f"{name} told its newest {len(node.requests)} requests, {node.left_out} are older"
+                    )
+        else:
+            found = replay_files(StateDir(state_dir), folder, time.time() - hours * 3600)
         if as_json:
             sys.stdout.buffer.write(msgspec.json.format(msgspec.json.encode(found), indent=2) + b"\n")
         else:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterable
 
-from bridge_agent.engine.view import LocalInstance
+from bridge_agent.engines.view import LocalInstance
 from bridge_agent.gateway.config import Outcome, Record
 from bridge_agent.gateway.routes import ROUTES, Kind
 from bridge_agent.telemetry.audit import AuditRecord

@@ -1,12 +1,11 @@
 """The last hour's requests, decided again under another mesh_config.
 
-`bridge-agent replay` decides those of its own node. `bridge replay` collects those of all nodes and
-runs this module with them on standard input, so that no agent spends its time on it.
+`bridge-agent replay` decides those of its own node. `bridgectl replay` collects those of all nodes and
+runs `bridge-agent replay --collected` with them on standard input, so that no agent spends its time on it.
 """
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -18,7 +17,6 @@ from bridge_agent.routing.replay_rules import Past, Placed, Tally, replay, tally
 from bridge_agent.routing.view import Index
 from bridge_agent.settings import StateDir, load_settings
 from bridge_agent.telemetry.past import PastAnswer, past_requests
-from bridge_core.cli.guard import guarded
 from bridge_core.config import load, mesh_settings, route
 from bridge_core.config.documents import MeshDocument, ModelRouteDocument
 from bridge_core.errors import BridgeError, Fatal
@@ -28,7 +26,7 @@ from bridge_core.snapshot_file import decode
 
 
 class Collected(msgspec.Struct, frozen=True):
-    """What `bridge replay` hands over on standard input: nodes' pasts and a snapshot of the mesh."""
+    """What `bridgectl replay` hands over on standard input: nodes' pasts and a snapshot of the mesh."""
 
     snapshot: msgspec.Raw
     nodes: dict[str, PastAnswer]
@@ -110,6 +108,18 @@ def replay_files(state: StateDir, folder: Path, since: float) -> Comparison:
     return compare(settings.name, snapshot, changed(snapshot, documents(folder)), past)
 
 
+def read_collected(data: bytes) -> Collected:
+    """What `bridgectl replay` handed over.
+
+    Raises:
+        Fatal: it does not decode.
+    """
+    try:
+        return msgspec.json.decode(data, type=Collected)
+    except msgspec.DecodeError as fault:
+        raise Fatal(f"what the nodes sent does not decode: {fault}") from fault
+
+
 def replay_collected(collected: Collected, folder: Path) -> Comparison:
     """What the mesh_config in `folder` would have done to the requests of all these nodes.
 
@@ -162,24 +172,3 @@ def print_comparison(found: Comparison, console: Console) -> None:
 
 def _share(count: int, of: Tally) -> str:
     return f"{count} ({count / of.requests:.1%})" if of.requests else "0"
-
-
-def main() -> None:
-    """`python -m bridge_agent.replay_report FOLDER [--json]`, with `Collected` on standard input."""
-
-    def work() -> None:
-        collected = msgspec.json.decode(sys.stdin.buffer.read(), type=Collected)
-        found = replay_collected(collected, Path(sys.argv[1]))
-        if "--json" in sys.argv[2:]:
-            sys.stdout.buffer.write(msgspec.json.format(msgspec.json.encode(found), indent=2) + b"\n")
-            return
-        for name, node in collected.nodes.items():
-            if node.left_out:
-                print(f"{name} told its newest {len(node.requests)} requests, {node.left_out} are older")
-        print_comparison(found, Console(highlight=False))
-
-    guarded(work)
-
-
-if __name__ == "__main__":
-    main()

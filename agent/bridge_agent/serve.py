@@ -15,7 +15,7 @@ from typing import Final, NoReturn
 import msgspec
 
 from bridge_agent.settings import Listeners, StateDir, load_settings
-from bridge_core.cli.guard import guarded
+from bridge_core.command.guard import guarded
 
 _PROGRAM: Final = "bridge-agent"
 # Not for the engines, which get nothing of the agent's environment that is not named (`engine.kinds`).
@@ -48,7 +48,7 @@ def main() -> None:
     """Serves as ordered by the only argument."""
     order = msgspec.json.decode(sys.argv[1], type=Order)
     sys.argv[0] = _PROGRAM
-    with contextlib.suppress(OSError):  # for ps and top, and for `bridge up`, which says who has a port
+    with contextlib.suppress(OSError):  # for ps and top, and for `bridgectl up`, which says who has a port
         Path("/proc/self/comm").write_text(_PROGRAM)
     # structlog loads it where it is there, for tracebacks on terminals.
     sys.modules["rich"] = None  # type: ignore[assignment]  # how an import is made to fail

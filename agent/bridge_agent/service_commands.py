@@ -11,8 +11,8 @@ import typer
 from bridge_agent import systemd
 from bridge_agent.cli_options import StateOption
 from bridge_agent.settings import StateDir, load_settings
-from bridge_core.cli.guard import guarded
-from bridge_core.cli.units import say, show
+from bridge_core.command.guard import guarded
+from bridge_core.command.units import say, show
 from bridge_core.systemd.manager import ServiceManager
 
 group = typer.Typer(help="Run the enrolled node as a service of systemd.", no_args_is_help=True)

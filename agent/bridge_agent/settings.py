@@ -11,7 +11,7 @@ from typing import Any
 
 import msgspec
 
-from bridge_agent.engine.config import EngineConfig
+from bridge_agent.engines.config import EngineConfig
 from bridge_core.errors import Fatal
 from bridge_core.files import write_atomically
 from bridge_core.identity.spiffe import SpiffeId

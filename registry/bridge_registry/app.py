@@ -17,13 +17,13 @@ from bridge_core import http1
 from bridge_core.errors import Fatal, Unavailable
 from bridge_core.files import write_atomically
 from bridge_core.store.api import Store, StoreRefused
-from bridge_core.store.election import Election
 from bridge_core.store.endpoints import Endpoints, Timing
 from bridge_core.store.etcd import ClientTls, EtcdStore
 from bridge_core.systemd.notify import Notifier
 from bridge_core.tls import TlsIdentity
 from bridge_registry import keyspace, upkeep
 from bridge_registry.admin_http import AdminApp, Readiness
+from bridge_registry.election import Election
 from bridge_registry.enrolment.enroller import Enroller
 from bridge_registry.enrolment.pki_files import STORE_USER, Ensured
 from bridge_registry.enrolment.store_access import EtcdAccess, OpenAccess, StoreAccess

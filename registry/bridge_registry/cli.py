@@ -11,8 +11,8 @@ import typer
 import uvloop
 
 from bridge_core.addresses import split_address
-from bridge_core.cli.guard import guarded
-from bridge_core.cli.program import program
+from bridge_core.command.guard import guarded
+from bridge_core.command.program import program
 from bridge_core.identity import check_node_name
 from bridge_registry import service_commands
 from bridge_registry.settings import RegistrySettings

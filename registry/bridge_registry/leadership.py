@@ -8,7 +8,7 @@ import msgspec
 
 from bridge_core.errors import Unavailable
 from bridge_core.store.api import Unchanged
-from bridge_core.store.election import Election
+from bridge_registry.election import Election
 
 
 class Candidate(msgspec.Struct, frozen=True):

@@ -7,8 +7,8 @@ from typing import Annotated
 
 import typer
 
-from bridge_core.cli.guard import guarded
-from bridge_core.cli.units import say, show
+from bridge_core.command.guard import guarded
+from bridge_core.command.units import say, show
 from bridge_core.identity import check_node_name
 from bridge_core.systemd.manager import ServiceManager
 from bridge_registry import systemd

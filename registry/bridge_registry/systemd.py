@@ -106,7 +106,7 @@ def install(manager: ServiceManager, options: ServiceOptions) -> list[str]:
     placement.check_lasting(_seen(options))
     placement.check_open_to_all(_seen(options))
     done = manager.install(registry_units(options))
-    return [*done, f"the first admin's certificate, for `bridge token create`, is in {STATE / 'pki'}"]
+    return [*done, f"the first admin's certificate, for `bridgectl token create`, is in {STATE / 'pki'}"]
 
 
 def remove(manager: ServiceManager) -> list[str]:

@@ -14,7 +14,7 @@ from typing import Any
 
 import msgspec
 
-from bridge_agent.engine.config import EngineConfig
+from bridge_agent.engines.config import EngineConfig
 from bridge_agent.membership.join import join
 from bridge_agent.settings import AgentSettings, Listeners, StateDir
 from bridge_core.errors import BridgeError

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from bridge_agent.embedded import seed
+from bridge_engine import seed
 from tests.cluster.mesh_bed import Mesh, open_mesh
 
 

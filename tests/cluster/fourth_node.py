@@ -9,7 +9,7 @@ import sys
 from collections.abc import AsyncIterator
 from pathlib import Path
 
-from bridge_agent.embedded import seed
+from bridge_engine import seed
 from tests.cluster.agent_bed import free_listeners
 from tests.cluster.mesh_bed import Mesh
 from tests.support import eventually
@@ -94,5 +94,5 @@ async def newcomer(mesh: Mesh, name: str) -> AsyncIterator[Newcomer]:
 
 
 def token(mesh: Mesh, *flags: str) -> str:
-    """`bridge token create`."""
+    """`bridgectl token create`."""
     return mesh.run("token", "create", "--ttl", "1h", *flags).stdout.strip()

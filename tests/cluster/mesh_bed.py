@@ -1,4 +1,4 @@
-"""A mesh of three, as `bridge up` makes it, and control over each of its processes."""
+"""A mesh of three, as `bridgectl up` makes it, and control over each of its processes."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from typing import Any
 import msgspec
 import psutil
 
-from bridge_core.cli.parts import agent_state, launch
-from bridge_core.cli.up import load_layout
+from bridge_cli.parts import agent_state, launch
+from bridge_cli.up import load_layout
 from tests.cluster.up_bed import Bridge
 from tests.support import eventually
 
@@ -106,7 +106,7 @@ class Mesh(Bridge):
                 os.kill(pid, signal.SIGCONT)
 
     async def repair(self) -> None:
-        """`bridge up` again."""
+        """`bridgectl up` again."""
         await asyncio.to_thread(self.run, "up")
 
     async def seen(self) -> list[int]:

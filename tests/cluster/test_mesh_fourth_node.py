@@ -7,7 +7,7 @@ import time
 
 import pytest
 
-from bridge_core.cli.parts import agent_state
+from bridge_cli.parts import agent_state
 from tests.cluster.fourth_node import Newcomer, newcomer, token
 from tests.cluster.load import load_on
 from tests.cluster.mesh_bed import Mesh, call

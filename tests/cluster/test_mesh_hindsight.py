@@ -1,4 +1,4 @@
-"""`bridge explain` and `bridge replay` on a real mesh: what all nodes remember, in one answer."""
+"""`bridgectl explain` and `bridgectl replay` on a real mesh: what all nodes remember, in one answer."""
 
 from __future__ import annotations
 

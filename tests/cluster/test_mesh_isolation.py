@@ -14,8 +14,8 @@ from typing import Any
 import msgspec
 import pytest
 
-from bridge_agent.engine.client import EngineClient
-from bridge_agent.engine.process import ProcessRecord
+from bridge_agent.engines.client import EngineClient
+from bridge_agent.engines.process import ProcessRecord
 from bridge_agent.limits.cgroup import find_hierarchy, open_cgroups
 from bridge_agent.limits.isolation import probe
 from bridge_core.errors import BridgeError

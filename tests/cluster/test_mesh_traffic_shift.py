@@ -158,6 +158,6 @@ async def test_blue_and_green_are_switched_the_old_stays_warm_and_comes_back_at_
         assert status(mesh)["stable"]["share"] == 1.0
         await eventually(lambda: is_served_by("smollm2:135m"), 60)
         said = mesh.run("rollout", "status", "shift").stdout
-        assert "begin it anew with `bridge rollout restart shift`" in " ".join(said.split())
+        assert "begin it anew with `bridgectl rollout restart shift`" in " ".join(said.split())
     finally:
         mesh.run("apply", "-f", str(tmp_path / "0.yaml"), "--prune")

@@ -1,4 +1,4 @@
-"""`bridge up|down|status` on real processes: one mesh, taken through its life in order."""
+"""`bridgectl up|down|status` on real processes: one mesh, taken through its life in order."""
 
 from __future__ import annotations
 
@@ -14,9 +14,10 @@ from pathlib import Path
 import psutil
 import pytest
 
-from bridge_core.cli.layout import Layout, MeshOptions
-from bridge_core.etcd_server import EtcdServer, EtcdSettings
+from bridge_cli.layout import Layout, MeshOptions
+from bridge_core.etcd_server import EtcdSettings
 from tests.cluster.up_bed import BRIDGE, Bridge, post
+from tests.etcd_server import EtcdServer
 from tests.support import eventually
 
 pytestmark = [pytest.mark.cluster, pytest.mark.etcd, pytest.mark.llamacpp]

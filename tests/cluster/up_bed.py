@@ -15,11 +15,11 @@ from typing import Any
 import msgspec
 import psutil
 
-from bridge_core.cli.layout import Layout, MeshOptions
-from bridge_core.cli.ports import check_free
+from bridge_cli.layout import Layout, MeshOptions
+from bridge_cli.ports import check_free
 from bridge_core.errors import Fatal
 
-BRIDGE = str(Path(sys.executable).parent / "bridge")
+BRIDGE = str(Path(sys.executable).parent / "bridgectl")
 
 
 def free_base_port(nodes: int) -> int:
@@ -57,7 +57,7 @@ class Bridge:
         return ended
 
     def up(self, *argv: str) -> subprocess.CompletedProcess[str]:
-        """`bridge up` with this bed's nodes and ports."""
+        """`bridgectl up` with this bed's nodes and ports."""
         return self.run("up", "--nodes", str(self.nodes), "--base-port", str(self.base_port), *argv)
 
     def mesh(self) -> Any:
@@ -65,7 +65,7 @@ class Bridge:
         return msgspec.json.decode((self.state / "mesh.json").read_bytes())
 
     def status(self) -> Any:
-        """`bridge status --json`."""
+        """`bridgectl status --json`."""
         return msgspec.json.decode(self.run("status", "--json", check=False).stdout)
 
     def processes(self) -> list[psutil.Process]:

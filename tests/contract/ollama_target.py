@@ -115,7 +115,7 @@ class Engine:
 def engine(models: Path, *flags: str) -> Iterator[Engine]:
     """Runs `bridge-engine serve` on a free port; ends it afterwards and checks that it did."""
     ready, log = models.parent / f"ready-{time.monotonic_ns()}.json", models.parent / "engine.log"
-    command = [sys.executable, "-m", "bridge_agent.embedded.cli", "serve", "--models", str(models)]
+    command = [sys.executable, "-m", "bridge_engine.cli", "serve", "--models", str(models)]
     command += ["--listen", "127.0.0.1:0", "--ready-file", str(ready), *flags]
     # No test may reach a registry on the Internet, and none may wait for a name server to say no.
     environment = {**os.environ, "HTTPS_PROXY": "http://127.0.0.1:1"}

@@ -7,7 +7,7 @@ import json
 from dataclasses import dataclass, field
 from typing import Any
 
-from bridge_agent.embedded.compat import Stamp, translate
+from bridge_core.dialects import Stamp, translate
 from bridge_core.http1 import Exchange
 from tests.fakes.recorded_engine import DIED, Fault, RecordedEngine
 

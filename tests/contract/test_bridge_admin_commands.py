@@ -1,4 +1,4 @@
-"""`bridge token|apply|…` against a registry's gRPC: what is asked, what is printed, how it fails."""
+"""`bridgectl token|apply|…` against a registry's gRPC: what is asked, what is printed, how it fails."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import pytest
 import trustme
 from typer.testing import CliRunner, Result
 
-from bridge_core.cli.main import app
+from bridge_cli.main import app
 from bridge_core.registry_channel import REGISTRY_SERVER_NAME
 from bridge_wire.v1 import registry_pb2 as wire
 from bridge_wire.v1 import registry_pb2_grpc as wire_grpc
@@ -130,7 +130,7 @@ def test_every_fault_is_printed_with_file_and_line(registry: Registry, tmp_path:
     assert ended.stderr.splitlines() == [
         "a.yaml:3: spec.ttl: not a number",
         "a.yaml: twice",
-        "bridge: nothing was applied: 2 faults",
+        "bridgectl: nothing was applied: 2 faults",
     ]
 
 
@@ -197,7 +197,7 @@ def test_rollouts_are_shown_and_commanded(registry: Registry) -> None:
     assert "roll: rolled-back, step 2 of 10" in said
     assert "error rate 20.0% (6 of 30) against 0 of 90" in said
     assert "began: step 1 of 10" in said
-    assert "begin it anew with `bridge rollout restart roll`" in said
+    assert "begin it anew with `bridgectl rollout restart roll`" in said
     for phase, words in (("complete", "remove the Rollout document in the same apply"), ("paused", "")):
         changed = wire.RolloutStatus(name="roll", phase=phase, canary=one.canary, stable=one.stable)
         registry.answer = wire.RolloutsResponse(rollouts=[changed])
@@ -219,14 +219,14 @@ def test_what_the_registry_says_is_what_is_printed(registry: Registry) -> None:
     registry.refusal = (grpc.StatusCode.NOT_FOUND, "there is no revision 9")
     ended = bridge(registry, "rollback", "9")
     assert ended.exit_code == 1
-    assert ended.stderr == "bridge: there is no revision 9\n"
+    assert ended.stderr == "bridgectl: there is no revision 9\n"
 
 
 def test_a_registry_that_is_not_there_is_named(registry: Registry) -> None:
     registry.port = 1
     ended = bridge(registry, "history")
     assert ended.exit_code == 1
-    assert ended.stderr.startswith("bridge: no registry answers at 127.0.0.1:1\n")
+    assert ended.stderr.startswith("bridgectl: no registry answers at 127.0.0.1:1\n")
     assert "Traceback" not in ended.output
 
 
@@ -274,4 +274,4 @@ def test_an_address_that_is_none_is_named(registry: Registry) -> None:
         app, ["history", "--registry", "here", *identity, "--key", str(folder / "admin.key")]
     )
     assert ended.exit_code == 1
-    assert ended.stderr.startswith("bridge: 'here' is not an address\n")
+    assert ended.stderr.startswith("bridgectl: 'here' is not an address\n")

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from bridge_agent.engine.config import EngineConfig
+from bridge_agent.engines.config import EngineConfig
 from bridge_agent.limits.cgroup import Cgroups, LimitsRefused, device_of, machine, open_cgroups
 from bridge_agent.limits.cgroup_rules import NODE_SHARE
 from bridge_agent.limits.launcher import IsolatedLauncher
@@ -137,7 +137,7 @@ async def test_a_real_engine_out_of_memory_leaves_its_neighbour_alone(groups, tm
     needs(groups, "memory")
     if not embedded_installed():
         pytest.skip("bridge-engine or the wheel xllamacpp is not installed")
-    from bridge_agent.embedded.seed import seed
+    from bridge_engine.seed import seed
 
     models = tmp_path / "models"
     seed(models, ["smollm2:135m"], tmp_path / "cache")

@@ -15,12 +15,17 @@ import typer
 from typer.testing import CliRunner
 
 from bridge_agent.cli import app as agent
-from bridge_agent.embedded.cli import app as engine
-from bridge_core.cli.main import app as bridge
-from bridge_core.cli.program import as_called
+from bridge_cli.main import app as bridgectl
+from bridge_core.command.program import as_called
+from bridge_engine.cli import app as engine
 from bridge_registry.cli import app as registry
 
-PROGRAMS = {"bridge": bridge, "bridge-agent": agent, "bridge-registry": registry, "bridge-engine": engine}
+PROGRAMS = {
+    "bridgectl": bridgectl,
+    "bridge-agent": agent,
+    "bridge-registry": registry,
+    "bridge-engine": engine,
+}
 
 
 def commands(name: str, command: Any) -> Iterator[tuple[str, Any]]:
@@ -64,7 +69,7 @@ def test_no_default_is_kept_from_the_reader() -> None:
 
 def test_a_registry_without_an_identity_says_what_else_is_needed(tmp_path: Path) -> None:
     told = CliRunner().invoke(
-        bridge, ["history", "--registry", "192.0.2.1:1", "--state-dir", str(tmp_path / "none")]
+        bridgectl, ["history", "--registry", "192.0.2.1:1", "--state-dir", str(tmp_path / "none")]
     )
     assert told.exit_code == 1
     assert "--registry 192.0.2.1:1 has to come with --ca, --cert and --key" in told.output
@@ -75,7 +80,7 @@ def test_an_engine_whose_port_is_taken_says_so(tmp_path: Path) -> None:
         where = f"127.0.0.1:{taken.getsockname()[1]}"
         serve = ["serve", "--models", str(tmp_path / "models"), "--listen", where]
         ended = subprocess.run(
-            [sys.executable, "-m", "bridge_agent.embedded.cli", *serve],
+            [sys.executable, "-m", "bridge_engine.cli", *serve],
             capture_output=True,
             text=True,
             timeout=60,
@@ -88,13 +93,13 @@ def test_an_engine_whose_port_is_taken_says_so(tmp_path: Path) -> None:
 
 
 def test_a_line_to_copy_works_where_it_was_printed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("bridge", "bridge-agent"):
+    for name in ("bridgectl", "bridge-agent"):
         (tmp_path / name).touch(mode=0o755)
-    monkeypatch.setattr(sys, "argv", [str(tmp_path / "bridge"), "up"])
+    monkeypatch.setattr(sys, "argv", [str(tmp_path / "bridgectl"), "up"])
     monkeypatch.setenv("PATH", "/nowhere")
     assert as_called("bridge-agent") == str(tmp_path / "bridge-agent")
     monkeypatch.setenv("PATH", str(tmp_path))
     assert as_called("bridge-agent") == "bridge-agent"
     # Run as `python -m …`: there is nothing beside it to name.
     monkeypatch.setattr(sys, "argv", ["/nowhere/main.py"])
-    assert as_called("bridge") == "bridge"
+    assert as_called("bridgectl") == "bridgectl"

@@ -8,8 +8,8 @@ import openai
 import pytest
 from pydantic import BaseModel
 
-from bridge_agent.embedded.compat import Stamp, refusal, translate
-from bridge_agent.embedded.errors import ApiError
+from bridge_core.dialects import Stamp, refusal, translate
+from bridge_core.dialects.errors import ApiError
 
 STAMP = Stamp(1795469785, "0123456789abcdef" * 4)
 CALL = {"id": "c1", "function": {"index": 0, "name": "add", "arguments": {"a": 1, "b": "<2>"}}}

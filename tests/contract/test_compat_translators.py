@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from bridge_agent.embedded import compat
-from bridge_agent.embedded.compat import BROKEN_OFF, Stamp, refusal, translate
-from bridge_agent.embedded.errors import ApiError
+from bridge_core import dialects
+from bridge_core.dialects import BROKEN_OFF, Stamp, refusal, translate
+from bridge_core.dialects.errors import ApiError
 
 RECORDINGS = Path(__file__).parent / "recordings"
 STAMP = Stamp(1795469785, "0123456789abcdef" * 4)
@@ -191,9 +191,9 @@ def test_models_come_out_as_recorded(case):
     tags = json.loads(text_of(meta["GET /api/tags"]))
     show = next(one for one in tags["models"] if one["name"] == "smollm2:135m")
     reply = {
-        "GET /v1/models": lambda: compat.model_list(tags),
-        "GET /v1/models/smollm2:135m": lambda: compat.model("smollm2:135m", show),
-        "GET /v1/models/nope": lambda: compat.failure(404, "model 'nope:latest' not found"),
+        "GET /v1/models": lambda: dialects.model_list(tags),
+        "GET /v1/models/smollm2:135m": lambda: dialects.model("smollm2:135m", show),
+        "GET /v1/models/nope": lambda: dialects.failure(404, "model 'nope:latest' not found"),
     }[case]()
     assert f" {reply.status} " in meta[case]["status"] or "nope" in case
     assert reply.content_type == meta[case]["headers"]["Content-Type"]

@@ -1,4 +1,4 @@
-"""Processes that `bridge up` starts: they outlive it, are found again, and are ended whole and alone."""
+"""Processes that `bridgectl up` starts: they outlive it, are found again, and are ended whole and alone."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from bridge_core.cli.ports import check_free
-from bridge_core.cli.processes import (
+from bridge_cli.ports import check_free
+from bridge_cli.processes import (
     ProcessRecord,
     ProcessTable,
     end,
@@ -161,7 +161,7 @@ def test_an_address_of_another_machine_is_named() -> None:
 
 
 def test_commands_end_without_a_traceback(tmp_path: Path) -> None:
-    bridge = str(Path(sys.executable).parent / "bridge")
+    bridge = str(Path(sys.executable).parent / "bridgectl")
     for argv in (["status"], ["down"], ["token", "list"], ["apply", "-f", str(tmp_path)]):
         ended = subprocess.run(
             [bridge, *argv, "--state-dir", str(tmp_path / "none")],
@@ -170,5 +170,5 @@ def test_commands_end_without_a_traceback(tmp_path: Path) -> None:
             check=False,
         )
         assert ended.returncode == 1
-        assert ended.stderr.startswith("bridge: no mesh in")
+        assert ended.stderr.startswith("bridgectl: no mesh in")
         assert "Traceback" not in ended.stderr

@@ -160,7 +160,7 @@ async def test_a_limit_follows_its_class_while_the_engine_runs_and_is_lifted_at_
 
 
 def test_models_are_copied_where_a_link_would_leave_the_project(ground):
-    from bridge_agent.embedded.seed import seed
+    from bridge_engine.seed import seed
 
     models, cache = ground / "models", ground / "cache"
     seed(models, ["tiny"], cache)

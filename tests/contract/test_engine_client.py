@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from bridge_agent.engine.client import EngineClient, EngineFault, Resident
+from bridge_agent.engines.client import EngineClient, EngineFault, Resident
 from bridge_core.errors import BridgeError
 from bridge_core.http1 import serve
 from bridge_core.snapshot import ModelDetails

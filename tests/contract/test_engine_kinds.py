@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from bridge_agent.embedded.seed import seed
-from bridge_agent.engine.config import EngineConfig
-from bridge_agent.engine.process import ProcessRecord
+from bridge_agent.engines.config import EngineConfig
+from bridge_agent.engines.process import ProcessRecord
+from bridge_engine.seed import seed
 from tests.engine_support import FAKE, embedded_installed, everything_of, gone, supervised
 from tests.support import eventually
 

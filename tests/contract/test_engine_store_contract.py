@@ -14,11 +14,11 @@ from typing import Any
 import psutil
 import pytest
 
-from bridge_agent.embedded.errors import ApiError
-from bridge_agent.embedded.seed import seed
-from bridge_agent.embedded.store.layout import Store
-from bridge_agent.embedded.store.pull import pull
+from bridge_core.dialects.errors import ApiError
+from bridge_core.model_store.layout import Store
 from bridge_core.names import ModelName
+from bridge_engine.seed import seed
+from bridge_engine.store.pull import pull
 from tests.contract.ollama_target import Engine, ask, engine, model_blob
 from tests.support import eventually
 

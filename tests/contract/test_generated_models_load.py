@@ -3,9 +3,9 @@
 import gguf
 import pytest
 
-from bridge_agent.embedded import seed
-from bridge_agent.embedded.modelgen import PRESETS, WEIGHT_TYPES, ShapeFault, generate
-from bridge_agent.embedded.templates.pick import pick
+from bridge_engine import seed
+from bridge_engine.modelgen import PRESETS, WEIGHT_TYPES, ShapeFault, generate
+from bridge_engine.templates.pick import pick
 
 
 @pytest.mark.parametrize("weights", WEIGHT_TYPES)

@@ -10,8 +10,9 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from bridge_agent.limits.gpu import VISIBLE_DEVICES, GpuInventory, NoGpus, select
+from bridge_agent.limits.gpu import GpuInventory, NoGpus, select
 from bridge_agent.limits.nvml import open_inventory
+from bridge_core.gpu_visibility import VISIBLE_DEVICES
 from tests.fakes.fake_gpus import FakeGpus
 from tests.gpu.agent_bed import cuda
 

@@ -14,8 +14,8 @@ from typing import Any
 
 import pytest
 
-from bridge_agent.engine.config import EngineConfig
-from bridge_agent.engine.process import ProcessRecord
+from bridge_agent.engines.config import EngineConfig
+from bridge_agent.engines.process import ProcessRecord
 from bridge_agent.limits.fault_domain import FaultDomain
 from bridge_agent.limits.gpus import SETTLE_S
 from bridge_core.errors import Unavailable

@@ -9,6 +9,7 @@ from collections.abc import Iterable
 
 import pytest
 
+from bridge_agent.gateway.relay import Relay
 from bridge_core import http1
 from tests.contract.http1_bed import (
     Script,
@@ -26,7 +27,7 @@ POST = b"POST /api/chat?x=1 HTTP/1.1\r\nHost: front\r\nContent-Length: 4\r\n\r\n
 
 
 @contextlib.asynccontextmanager
-async def relayed(script: Script, relay: type[http1.Relay] = http1.Relay, **options: object):
+async def relayed(script: Script, relay: type[Relay] = Relay, **options: object):
     """A client connected to a relay in front of a scripted server."""
     async with scripted(script) as upstream:
         pool = http1.Pool(("127.0.0.1", upstream.port))
@@ -178,9 +179,9 @@ async def test_client_that_leaves_cancels_the_server_within_milliseconds() -> No
             await reader.read()
         ended.set()
 
-    gone: list[http1.Relay] = []
+    gone: list[Relay] = []
 
-    class Watching(http1.Relay):
+    class Watching(Relay):
         def client_gone(self) -> None:
             gone.append(self)
 
@@ -287,7 +288,7 @@ async def test_chunked_answer_reaches_an_http_1_0_client_unchunked() -> None:
 
 
 async def test_hooks_change_what_passes() -> None:
-    class Shouting(http1.Relay):
+    class Shouting(Relay):
         rewrites = True
 
         def response_head(self, head: http1.ResponseHead) -> Iterable[http1.Pair]:
@@ -322,7 +323,7 @@ async def test_attempt_dropped_at_its_head_or_failed_before_it_leaves_room_for_a
             for port in (1, busy.port, good.port)
         ]
 
-        class Trying(http1.Relay):
+        class Trying(Relay):
             left: Iterable[http1.Pool]
 
             def response_head(self, head: http1.ResponseHead) -> bytes | None:
@@ -373,7 +374,7 @@ async def test_stream_continued_from_another_server_is_one_answer() -> None:
             def on_end(self) -> None:
                 self.exchange.finish()
 
-        class Resuming(http1.Relay):
+        class Resuming(Relay):
             def failed(self, error: http1.UpstreamError) -> None:
                 assert self.exchange.started
                 pools[1].send(b"GET / HTTP/1.1\r\nhost: x\r\n\r\n", Rest(self.exchange))
@@ -389,7 +390,7 @@ async def test_stream_continued_from_another_server_is_one_answer() -> None:
 
 
 async def test_fault_in_a_hook_ends_the_exchange_and_nothing_else() -> None:
-    class Faulty(http1.Relay):
+    class Faulty(Relay):
         def response_data(self, data: bytes) -> bytes:
             raise KeyError("bug")
 

@@ -15,7 +15,7 @@ from typing import NamedTuple
 
 import pytest
 
-from bridge_agent.engine.process import ProcessRecord
+from bridge_agent.engines.process import ProcessRecord
 from bridge_agent.limits import mps
 from bridge_agent.limits.mps_rules import MpsFault
 from bridge_agent.limits.nvml import open_inventory

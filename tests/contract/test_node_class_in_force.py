@@ -9,7 +9,7 @@ from collections.abc import Sequence
 import msgspec
 import pytest
 
-from bridge_agent.engine.process import LaunchSpec
+from bridge_agent.engines.process import LaunchSpec
 from bridge_agent.limits.cgroup import Cgroups, open_cgroups
 from bridge_agent.limits.cgroup_rules import Hierarchy, Tree
 from bridge_agent.limits.gpu import NoGpus

@@ -13,7 +13,7 @@ import psutil
 import pytest
 from pydantic import BaseModel
 
-from bridge_agent.embedded import seed
+from bridge_engine import seed
 from tests.contract.ollama_target import ask, engine
 
 pytestmark = [pytest.mark.llamacpp, pytest.mark.timeout(180)]

@@ -11,15 +11,15 @@ import pytest
 from typer.testing import CliRunner
 
 from bridge_agent.cli import app
-from bridge_agent.embedded.seed import seed
-from bridge_agent.embedded.store.gguf import read_header
-from bridge_agent.engine.config import EngineConfig
+from bridge_agent.engines.config import EngineConfig
 from bridge_agent.settings import AgentSettings, StateDir, load_settings, save_settings
 from bridge_agent.tuning.measure import Bench
 from bridge_agent.tuning.model_shapes import shape_of, stored_shapes
 from bridge_agent.tuning.plan_rules import NodePlan
 from bridge_agent.tuning.records import FILE, Choice, Measured, Record, Trial, load_records, save_record
 from bridge_core.errors import Fatal
+from bridge_core.model_store.gguf import read_header
+from bridge_engine.seed import seed
 from tests.engine_support import embedded_installed
 from tests.fakes.fake_gpus import FakeGpus
 
@@ -151,7 +151,7 @@ def test_a_files_shape_is_that_of_the_model(store: Path) -> None:
 
 
 def test_deepseeks_latent_rows_are_read(tmp_path: Path) -> None:
-    from bridge_agent.embedded.modelgen import PRESETS, DeepSeekShape, generate
+    from bridge_engine.modelgen import PRESETS, DeepSeekShape, generate
 
     name, preset = next((name, one) for name, one in PRESETS.items() if isinstance(one, DeepSeekShape))
     file = tmp_path / "d.gguf"

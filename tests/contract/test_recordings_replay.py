@@ -18,7 +18,7 @@ from typing import Any
 
 import pytest
 
-from bridge_agent.embedded.seed import seed
+from bridge_engine.seed import seed
 from tests.contract.ollama_target import (
     Received,
     ask,

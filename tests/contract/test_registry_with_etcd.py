@@ -19,8 +19,9 @@ from pathlib import Path
 import grpc
 import pytest
 
+from bridge_cli.etcd_ready import ready
 from bridge_core.errors import BridgeError, Fatal, Reaction
-from bridge_core.etcd_server import EtcdServer, EtcdSettings, find_etcd, ready
+from bridge_core.etcd_server import EtcdSettings, find_etcd
 from bridge_core.identity import JoinToken, SpiffeId
 from bridge_core.identity.certificates import create_csr, describe, generate_key, key_to_pem
 from bridge_core.registry_channel import fetch_ca, open_channel
@@ -30,6 +31,7 @@ from bridge_core.store.etcd import ClientTls, EtcdStore
 from bridge_core.tls import check_files
 from bridge_wire.v1 import registry_pb2 as pb
 from bridge_wire.v1 import registry_pb2_grpc as rpc
+from tests.etcd_server import EtcdServer
 from tests.registry_bed import make_settings
 from tests.support import eventually
 

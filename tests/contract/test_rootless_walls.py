@@ -29,7 +29,8 @@ AGENT = """
 import asyncio, contextlib, json, os, sys
 from pathlib import Path
 from bridge_agent.limits.cgroup import open_cgroups
-from bridge_agent.limits.isolation import connect_inside, probe
+from bridge_agent.engines.network import connect_inside
+from bridge_agent.limits.isolation import probe
 from bridge_agent.limits.launcher import IsolatedLauncher
 from bridge_core.errors import BridgeError
 from bridge_core.node_class import Isolation, Limits, NodeClass

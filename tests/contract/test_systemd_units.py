@@ -13,7 +13,7 @@ import msgspec
 import pytest
 
 from bridge_agent import systemd as agent_service
-from bridge_agent.engine.config import EngineConfig
+from bridge_agent.engines.config import EngineConfig
 from bridge_agent.settings import AgentSettings, Listeners, StateDir
 from bridge_core.errors import BridgeError, Fatal
 from bridge_core.systemd.manager import ServiceManager

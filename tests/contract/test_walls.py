@@ -15,9 +15,10 @@ from pathlib import Path
 
 import pytest
 
-from bridge_agent.engine.config import EngineConfig
-from bridge_agent.engine.process import ProcessRecord
-from bridge_agent.limits.isolation import connect_inside, private_network, probe
+from bridge_agent.engines.config import EngineConfig
+from bridge_agent.engines.network import connect_inside, private_network
+from bridge_agent.engines.process import ProcessRecord
+from bridge_agent.limits.isolation import probe
 from bridge_agent.limits.launcher import IsolatedLauncher, IsolationRefused
 from bridge_agent.limits.walls import WALLS
 from bridge_core.node_class import Isolation, Limits, NodeClass
@@ -189,7 +190,7 @@ async def test_an_engine_of_another_user_serves_is_adopted_and_stops_whole(every
 async def test_a_real_engine_speaks_behind_every_wall_as_another_user(every_wall, ground):
     if not embedded_installed():
         pytest.skip("bridge-engine or the wheel xllamacpp is not installed")
-    from bridge_agent.embedded.seed import seed
+    from bridge_engine.seed import seed
 
     state = ground / "state"
     models = ground / "models"

@@ -15,7 +15,7 @@ from typing import Any
 
 import zstandard
 
-from bridge_agent.engine.view import LocalInstance
+from bridge_agent.engines.view import LocalInstance
 from bridge_core.http1 import Exchange, Server, coroutine_app, serve
 from bridge_core.names import InvalidName, canonical, display
 from bridge_core.snapshot import Model, ModelDetails

@@ -13,11 +13,11 @@ import msgspec
 import pytest
 import uvloop
 
-from bridge_agent.embedded.seed import seed
-from bridge_agent.engine.config import EngineConfig
-from bridge_agent.engine.lifecycle_rules import Policy
-from bridge_agent.engine.process import LaunchSpec, PlainLauncher, ProcessRecord
+from bridge_agent.engines.config import EngineConfig
+from bridge_agent.engines.lifecycle_rules import Policy
+from bridge_agent.engines.process import LaunchSpec, PlainLauncher, ProcessRecord
 from bridge_agent.health.probe_rules import ProbePolicy
+from bridge_engine.seed import seed
 from tests.engine_support import (
     POLICY,
     PROBES,

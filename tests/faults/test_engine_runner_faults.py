@@ -18,7 +18,7 @@ from urllib.parse import urlsplit
 import psutil
 import pytest
 
-from bridge_agent.embedded.seed import seed
+from bridge_engine.seed import seed
 from tests.contract.ollama_target import Engine, Received, ask, engine, model_blob, upload
 from tests.support import eventually
 

@@ -44,7 +44,7 @@ def machine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Machine]:
 
 
 def join(machine: Machine) -> str:
-    machine.until(lambda: machine.ok(f"bridge token create {ADMIN} --ttl 1h > /root/token"), 60)
+    machine.until(lambda: machine.ok(f"bridgectl token create {ADMIN} --ttl 1h > /root/token"), 60)
     said = machine.sh(
         "tail -n 1 /root/token | bridge-agent join 127.0.0.1:11400 --token - --name boot1 --systemd"
     )
@@ -153,7 +153,7 @@ def limits(machine: Machine, cpus: float, processes: int, mebibytes: int) -> lis
 
 def apply(machine: Machine, text: str, *flags: str) -> None:
     machine.sh(f"mkdir -p /root/mesh; cat > /root/mesh/class.yaml <<'END'\n{text}\nEND\n")
-    machine.sh(f"bridge apply -f /root/mesh {' '.join(flags)} {ADMIN}")
+    machine.sh(f"bridgectl apply -f /root/mesh {' '.join(flags)} {ADMIN}")
 
 
 def group(machine: Machine, pid: int) -> str:

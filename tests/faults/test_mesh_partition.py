@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from bridge_agent.embedded import seed
+from bridge_engine import seed
 from tests.cluster.mesh_bed import SOLO, end_hard
 from tests.cluster.up_bed import BRIDGE
 from tests.support import eventually

@@ -20,7 +20,7 @@ import msgspec
 import pytest
 
 from bridge_agent.settings import StateDir, load_settings, save_settings
-from bridge_core.cli.up import load_layout
+from bridge_cli.up import load_layout
 from tests.cluster.load import Load, load_on
 from tests.cluster.mesh_bed import NODES, Mesh, call
 from tests.support import eventually

@@ -15,20 +15,20 @@ from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from bridge_agent.embedded.modelgen import LlamaShape, generate
-from bridge_agent.embedded.store.create import create
-from bridge_agent.embedded.store.layout import Store
-from bridge_agent.engine.client import EngineClient
-from bridge_agent.engine.config import EngineConfig
-from bridge_agent.engine.supervisor import EngineSupervisor
-from bridge_agent.engine.view import LocalInstance
+from bridge_agent.engines.client import EngineClient
+from bridge_agent.engines.config import EngineConfig
+from bridge_agent.engines.supervisor import EngineSupervisor
+from bridge_agent.engines.view import LocalInstance
 from bridge_agent.limits.cgroup import open_cgroups
 from bridge_agent.limits.gpu import GpuInventory
 from bridge_agent.limits.gpus import GpuKeeper
 from bridge_agent.limits.launcher import IsolatedLauncher
 from bridge_agent.limits.nvml import open_inventory
+from bridge_core.model_store.layout import Store
 from bridge_core.names import ModelName
 from bridge_core.node_class import GpuSharing, Isolation, Limits, NodeClass
+from bridge_engine.modelgen import LlamaShape, generate
+from bridge_engine.store.create import create
 from tests.support import eventually
 
 WALLS = ("mount", "pid", "ipc", "uts", "capabilities", "no_new_privs")
@@ -86,7 +86,7 @@ def make_store(folder: Path, name: str, shape: LlamaShape = SMALL, weights: str 
 def real_engine(folder: Path, index: int, store: Path, threads: int | None = 1) -> EngineConfig:
     """`bridge-engine` over the CUDA build, one model at a time."""
     binary = folder / "bridge-engine"
-    binary.write_text(f'#!/bin/sh\nexec {sys.executable} -m bridge_agent.embedded.cli "$@"\n')
+    binary.write_text(f'#!/bin/sh\nexec {sys.executable} -m bridge_engine.cli "$@"\n')
     binary.chmod(0o755)
     paths = [ROOT / part for part in ("agent", "registry", "core", "protos")]
     inherited = [

@@ -83,7 +83,7 @@ class Registry:
             self.snapshot = Snapshot(next_version(self.snapshot.version, epoch, self.table.revision), made)
 
     async def mark(self, node: str, state: str) -> None:
-        """As `bridge drain` does. Raises Unavailable."""
+        """As `bridgectl drain` does. Raises Unavailable."""
         item = await self.store.get(keyspace.NODES + node)
         assert item is not None
         record = msgspec.structs.replace(decode(item, NodeRecord), state=state)

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import psutil
 
-from bridge_agent.engine.config import EngineConfig
+from bridge_agent.engines.config import EngineConfig
 from bridge_agent.membership.join import JoinPlan
 from bridge_agent.settings import Listeners, StateDir
 from bridge_core.registry_channel import open_channel

@@ -1,7 +1,7 @@
 """Bad mesh_config of every kind: refused whole, every fault named, and the last good stays live.
 
 Each kind of fault is put among nine good files that all change something: through the folder that a
-registry watches (`--mesh-config DIR`) and through the admin's Apply, which is what `bridge apply`
+registry watches (`--mesh-config DIR`) and through the admin's Apply, which is what `bridgectl apply`
 calls. The command itself is run on all of them at once.
 """
 
@@ -19,7 +19,7 @@ from tests.fakes.store import FakeEtcd, FakeStore
 from tests.registry_bed import Bed, make_settings, running
 from tests.support import eventually
 
-BRIDGE = str(Path(sys.executable).with_name("bridge"))
+BRIDGE = str(Path(sys.executable).with_name("bridgectl"))
 HEAD = "apiVersion: bridge.deepseek.io/v1\nkind: {kind}\nmetadata: {{name: {name}}}\nspec: "
 
 

@@ -9,7 +9,7 @@ from collections.abc import AsyncIterator, Mapping
 
 import pytest
 
-from bridge_agent.engine.view import LocalInstance
+from bridge_agent.engines.view import LocalInstance
 from bridge_agent.health.rollout_probe import RolloutProber
 from bridge_agent.membership.registry_api import LoadReport
 from bridge_agent.telemetry.load_reporter import LoadReporter

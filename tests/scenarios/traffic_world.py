@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterator
 
 import msgspec
 
-from bridge_agent.engine.view import LocalInstance
+from bridge_agent.engines.view import LocalInstance
 from bridge_agent.routing import resume
 from bridge_agent.routing.admission_rules import Admitted, Priority, Queued, SlotQueue
 from bridge_agent.routing.attempts import Attempts, GiveUp, Step

@@ -8,7 +8,7 @@ import msgspec
 import pytest
 
 from bridge_agent.cli import _engine, _moved
-from bridge_agent.engine.config import EngineConfig
+from bridge_agent.engines.config import EngineConfig
 from bridge_agent.settings import (
     AgentSettings,
     Listeners,
@@ -17,7 +17,7 @@ from bridge_agent.settings import (
     save_settings,
 )
 from bridge_core.addresses import join_address, split_address
-from bridge_core.cli.labels import labels_of
+from bridge_core.command.labels import labels_of
 from bridge_core.errors import Fatal
 
 SETTINGS = AgentSettings(

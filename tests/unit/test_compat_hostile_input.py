@@ -8,13 +8,13 @@ import msgspec
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bridge_agent.embedded import compat
-from bridge_agent.embedded.errors import ApiError
-from bridge_agent.embedded.gojson import decode
-from bridge_agent.embedded.requests import CHAT, EMBED, GENERATE
-from bridge_agent.embedded.templates import KNOWN, Template, TemplateFault, Values
+from bridge_core import dialects
+from bridge_core.dialects.errors import ApiError
+from bridge_core.dialects.gojson import decode
+from bridge_engine.requests import CHAT, EMBED, GENERATE
+from bridge_engine.templates import KNOWN, Template, TemplateFault, Values
 
-STAMP = compat.Stamp(1795469785, "0123456789abcdef" * 4)
+STAMP = dialects.Stamp(1795469785, "0123456789abcdef" * 4)
 SHAPES = {"/api/chat": CHAT, "/api/generate": GENERATE, "/api/embed": EMBED}
 CALL = {"id": "c", "type": "function", "function": {"name": "f", "arguments": "{}"}}
 SCHEMA = {"type": "object", "properties": {"a": {"type": "string"}}, "required": ["a"]}
@@ -110,7 +110,7 @@ TEMPLATE = Template(
 def test_a_bent_request_is_translated_or_refused(bent_request):
     path, body = bent_request
     with contextlib.suppress(ApiError):
-        exchange = compat.translate(path, json.dumps(body).encode(), STAMP)
+        exchange = dialects.translate(path, json.dumps(body).encode(), STAMP)
         exchange.failure(404, "x")
         native = decode(msgspec.json.encode(exchange.native), SHAPES[exchange.path])
         for template in (TEMPLATE, Template(KNOWN["chatml"].text)):
@@ -120,4 +120,4 @@ def test_a_bent_request_is_translated_or_refused(bent_request):
 
 def test_the_good_requests_are_translated():
     for path, body in BODIES.items():
-        assert compat.translate(path, json.dumps(body).encode(), STAMP).native["model"] == "m"
+        assert dialects.translate(path, json.dumps(body).encode(), STAMP).native["model"] == "m"

@@ -7,8 +7,8 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from bridge_agent.engine.config import EngineConfig
-from bridge_agent.engine.kinds import EngineMissing, Place, command
+from bridge_agent.engines.config import EngineConfig
+from bridge_agent.engines.kinds import EngineMissing, Place, command
 
 PLACE = Place(Path("/s/engines/0"), Path("/s/models"), "127.0.0.1", 4321)
 OUTSIDE = {

@@ -7,7 +7,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from bridge_agent.engine.lifecycle_rules import (
+from bridge_agent.engines.lifecycle_rules import (
     TRANSITIONS,
     Adopted,
     Answered,

@@ -6,7 +6,7 @@ import os
 
 import pytest
 
-from bridge_agent.engine.logfile import LogFile
+from bridge_agent.engines.logfile import LogFile
 
 
 @pytest.fixture

@@ -12,12 +12,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bridge_agent.embedded import requests
-from bridge_agent.embedded.errors import ApiError
-from bridge_agent.embedded.gojson import decode
-from bridge_agent.embedded.http_rules import host_allowed, match, origin_allowed
-from bridge_agent.embedded.native import merged
-from bridge_agent.embedded.options import (
+from bridge_core.dialects.errors import ApiError
+from bridge_core.dialects.gojson import decode
+from bridge_engine import requests
+from bridge_engine.http_rules import host_allowed, match, origin_allowed
+from bridge_engine.native import merged
+from bridge_engine.options import (
     Options,
     bounded_predict,
     merge,
@@ -25,9 +25,9 @@ from bridge_agent.embedded.options import (
     runner_options,
     truncated_prompt,
 )
-from bridge_agent.embedded.prompting import closed_schema, with_image_marks
-from bridge_agent.embedded.runner.planning import plan, serves
-from bridge_agent.embedded.runner.spec import Spec
+from bridge_engine.prompting import closed_schema, with_image_marks
+from bridge_engine.runner.planning import plan, serves
+from bridge_engine.runner.spec import Spec
 
 
 @pytest.mark.parametrize(

@@ -9,10 +9,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bridge_agent.embedded.modelgen import PRESETS, generate
-from bridge_agent.embedded.runner.schedule import Resident, expired, next_expiry, victim
-from bridge_agent.embedded.store.details import human_count, timestamp
-from bridge_agent.embedded.store.gguf import NotGguf, read_header
+from bridge_core.model_store.gguf import NotGguf, read_header
+from bridge_engine.modelgen import PRESETS, generate
+from bridge_engine.runner.schedule import Resident, expired, next_expiry, victim
+from bridge_engine.store.details import human_count, timestamp
 
 RESIDENTS = st.lists(
     st.builds(

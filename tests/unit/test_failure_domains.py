@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bridge_agent.engine.view import LocalInstance
+from bridge_agent.engines.view import LocalInstance
 from bridge_agent.records import registered
 from bridge_agent.routing.choose import Load, choose
 from bridge_agent.routing.strategies import MAX_CANDIDATES, apart

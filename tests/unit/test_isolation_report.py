@@ -9,8 +9,8 @@ from prometheus_client.parser import text_string_to_metric_families
 from prometheus_client.registry import Collector
 from rich.console import Console
 
-from bridge_agent.engine.instance import InstanceStatus
-from bridge_agent.engine.view import LocalInstance
+from bridge_agent.engines.instance import InstanceStatus
+from bridge_agent.engines.view import LocalInstance
 from bridge_agent.limits.cgroup_rules import Usage
 from bridge_agent.limits.gpu import Gpu
 from bridge_agent.limits.isolation_report import DomainReport, IsolationReport, concerns, lines, size

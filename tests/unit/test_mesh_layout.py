@@ -1,4 +1,4 @@
-"""Where `bridge up` puts a mesh's listeners, and which changes of its options it takes."""
+"""Where `bridgectl up` puts a mesh's listeners, and which changes of its options it takes."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from bridge_core.cli.layout import Layout, MeshFile, MeshOptions, check_options, combined
-from bridge_core.cli.parts import check_engine, ended, engine_of
+from bridge_cli.layout import Layout, MeshFile, MeshOptions, check_options, combined
+from bridge_cli.parts import check_engine, ended, engine_of
 from bridge_core.errors import Fatal
 
 STATE = Path("/state")

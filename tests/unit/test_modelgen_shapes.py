@@ -1,7 +1,7 @@
 import pytest
 
-from bridge_agent.embedded.modelgen import PRESETS, DeepSeekShape, LlamaShape, ShapeFault, generate
-from bridge_agent.embedded.modelgen.shapes import parameter_count
+from bridge_engine.modelgen import PRESETS, DeepSeekShape, LlamaShape, ShapeFault, generate
+from bridge_engine.modelgen.shapes import parameter_count
 
 
 def test_the_tiny_shape_has_the_parameters_of_the_recorded_one():

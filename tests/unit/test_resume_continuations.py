@@ -10,11 +10,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bridge_agent.embedded.compat import Stamp, translate
 from bridge_agent.gateway.routes import ROUTES
 from bridge_agent.gateway.watch import StreamWatch, Verdict
 from bridge_agent.routing import resume
 from bridge_agent.routing.resume import Continuation, NotResumable
+from bridge_core.dialects import Stamp, translate
 
 RENDERED = "<|user|>hé<|assistant|>"
 PROMPT_TOKENS = 7

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bridge_agent.engine.view import LocalInstance
+from bridge_agent.engines.view import LocalInstance
 from bridge_agent.routing.affinity import affinity_key
 from bridge_agent.routing.choose import MAX_CANDIDATES, Load, choose
 from bridge_agent.routing.replay_rules import Past, replay, tally

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from bridge_agent.engine.view import InstanceState, LocalInstance
+from bridge_agent.engines.view import InstanceState, LocalInstance
 from bridge_agent.routing.unheard import PATIENCE_S, Unheard
 from bridge_agent.routing.view import Index
 from bridge_core.snapshot import EMPTY, Instance, Model, Node, Snapshot, Version, encode_entry

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from bridge_core.systemd.activation import named_descriptors
+from bridge_agent.activation import named_descriptors
 from bridge_core.systemd.placement import protect_home
 from bridge_core.systemd.units import quoted, quoted_path, render
 

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bridge_agent.embedded.templates import (
+from bridge_engine.templates import (
     Template,
     TemplateFault,
     ToolCallParser,

@@ -1,10 +1,10 @@
 # ruff: noqa: E501, Q000 - a template and what it prints stand on one line
 import pytest
 
-from bridge_agent.embedded.templates import Dates, TemplateFault
-from bridge_agent.embedded.templates.interpreter import execute
-from bridge_agent.embedded.templates.parser import parse
-from bridge_agent.embedded.templates.values import Record
+from bridge_core.dialects.values import Record
+from bridge_engine.templates import Dates, TemplateFault
+from bridge_engine.templates.interpreter import execute
+from bridge_engine.templates.parser import parse
 
 DATA = {
     "Name": "n",

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bridge_agent.embedded.templates import (
+from bridge_engine.templates import (
     KNOWN,
     Tags,
     Template,

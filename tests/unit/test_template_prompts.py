@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from bridge_agent.embedded.templates import (
+from bridge_engine.templates import (
     FALLBACK,
     KNOWN,
     Template,
@@ -13,7 +13,7 @@ from bridge_agent.embedded.templates import (
     of_template,
     pick,
 )
-from bridge_agent.embedded.templates.pick import edit_distance
+from bridge_engine.templates.pick import edit_distance
 
 RECORDINGS = Path(__file__).parents[1] / "contract" / "recordings"
 SYSTEM = {"role": "system", "content": "S"}

@@ -10,7 +10,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bridge_agent.embedded.cli import default_threads
 from bridge_agent.limits.placement_rules import Device, ModelShape
 from bridge_agent.tuning import tune_rules as rules
 from bridge_agent.tuning.node_facts import parse_size, supposed
@@ -18,6 +17,7 @@ from bridge_agent.tuning.plan_rules import NodePlan, Wish, plan_node
 from bridge_agent.tuning.records import Choice, Measured, Record, Trial
 from bridge_agent.tuning.tune import tune
 from bridge_core.errors import Fatal, Unavailable
+from bridge_engine.cli import default_threads
 
 GIB = 1 << 30
 SPACE = rules.Space(slots=(1, 2, 4), threads=(2, 1), batches=(512, 128), kv_types=("f16", "q8_0"))

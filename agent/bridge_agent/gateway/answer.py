@@ -12,6 +12,7 @@ from typing import Final, Protocol
 
 from bridge_agent.gateway.config import Outcome
 from bridge_agent.gateway.core import Arrival, Core
+from bridge_agent.gateway.relay import Relay
 from bridge_agent.gateway.routes import Framing, Kind, Route
 from bridge_agent.gateway.shapes import stream_error
 from bridge_agent.gateway.watch import StreamWatch, Verdict, error_at
@@ -24,7 +25,6 @@ from bridge_agent.routing.view import Target
 from bridge_core.http1 import ConnectFailed, Pair, UpstreamError
 from bridge_core.http1.client import ResponseHead
 from bridge_core.http1.heads import lines
-from bridge_core.http1.relay import Relay
 
 _ADDED: Final = frozenset({REQUEST_ID, b"x-bridge-node", b"x-bridge-attempts", *OURS})
 _RETRIED: Final = frozenset({404, 500, 502, 503})

@@ -9,10 +9,10 @@ from __future__ import annotations
 from abc import abstractmethod
 
 from bridge_agent.gateway.core import Core
+from bridge_agent.gateway.relay import forwarded
 from bridge_agent.routing.view import Target
 from bridge_core.http1 import PoolBusy, PoolClosed, Request, UpstreamError
 from bridge_core.http1.client import ClientExchange, ResponseHead, ResponseSink
-from bridge_core.http1.relay import forwarded
 
 
 class Hedged(ResponseSink):

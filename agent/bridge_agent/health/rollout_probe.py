@@ -14,7 +14,7 @@ from typing import Final, Protocol
 
 import structlog
 
-from bridge_agent.engine.view import LocalInstance
+from bridge_agent.engines.view import LocalInstance
 from bridge_core.errors import BridgeError
 from bridge_core.names import canonical_or_same
 from bridge_core.probe import Probe, ProbeResult

@@ -17,6 +17,8 @@ import site
 import stat
 import sys
 from collections.abc import Iterable, Iterator
+from importlib.metadata import entry_points
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Final
 
@@ -72,12 +74,20 @@ def devices() -> tuple[str, ...]:
 
 def software(argv: Iterable[str]) -> tuple[str, ...]:
     """What a program of ours executes and imports, with the libraries beside binaries that it names."""
-    packages = (str(Path(__file__).parents[1]), *bridge_core.__path__, *bridge_wire.__path__)
-    paths = [sys.prefix, sys.base_prefix, *packages]
+    argv = tuple(argv)
+    paths = [sys.prefix, sys.base_prefix, *bridge_core.__path__, *bridge_wire.__path__, *_packages(argv[:1])]
     if site.ENABLE_USER_SITE:
         paths.append(site.getusersitepackages())
     binaries = [Path(one) for one in argv if one.startswith("/")][:1]
     return _there((*paths, *with_libraries(binaries)))
+
+
+def _packages(programs: Iterable[str]) -> Iterator[str]:
+    """The folders of the packages that these commands of ours begin in, wherever they were installed."""
+    for program in programs:
+        for entry in entry_points(group="console_scripts", name=Path(program).name):
+            found = find_spec(entry.module.partition(".")[0])
+            yield from (found.submodule_search_locations or ()) if found is not None else ()
 
 
 def with_libraries(binaries: Iterable[Path]) -> tuple[str, ...]:

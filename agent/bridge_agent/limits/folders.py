@@ -6,7 +6,7 @@ import os
 from collections.abc import Iterable
 from pathlib import Path
 
-from bridge_agent.engine.process import LaunchSpec
+from bridge_agent.engines.process import LaunchSpec
 from bridge_agent.limits import disk_quota
 
 

@@ -5,12 +5,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Final, Protocol
+from typing import Protocol
 
 import msgspec
-
-# What hides the other devices from a process, by vendor; each takes UUIDs.
-VISIBLE_DEVICES: Final = {"nvidia": "CUDA_VISIBLE_DEVICES", "amd": "ROCR_VISIBLE_DEVICES"}
 
 
 class GpuProcess(msgspec.Struct, frozen=True):

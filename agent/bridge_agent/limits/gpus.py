@@ -12,17 +12,18 @@ from typing import Final, Protocol
 import msgspec
 import structlog
 
-from bridge_agent.engine.process import LaunchSpec
+from bridge_agent.engines.process import LaunchSpec
 from bridge_agent.limits import mps_rules
 from bridge_agent.limits.domain_rules import Family, Seats, culprit, seat
 from bridge_agent.limits.fault_domain import FaultDomain
-from bridge_agent.limits.gpu import DEVICE_XIDS, VISIBLE_DEVICES, Gpu, GpuInventory, Xid
+from bridge_agent.limits.gpu import DEVICE_XIDS, Gpu, GpuInventory, Xid
 from bridge_agent.limits.isolation_report import DomainReport
 from bridge_agent.limits.launcher import IsolationRefused, Placed
 from bridge_agent.limits.mps import MpsDaemon, MpsMissing, left_behind
 from bridge_agent.limits.placement_rules import thread_percentage
 from bridge_core.backoff import Backoff
 from bridge_core.errors import Unavailable
+from bridge_core.gpu_visibility import VISIBLE_DEVICES
 from bridge_core.node_class import GpuSharing
 from bridge_core.proc import family
 

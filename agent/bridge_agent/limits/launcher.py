@@ -12,8 +12,8 @@ from typing import Final, Protocol
 import msgspec
 import structlog
 
-from bridge_agent.engine.proc import MARK
-from bridge_agent.engine.process import EngineProcess, LaunchFault, LaunchSpec
+from bridge_agent.engines.proc import MARK
+from bridge_agent.engines.process import EngineProcess, LaunchFault, LaunchSpec
 from bridge_agent.limits import disk_quota, folders, isolation, walls
 from bridge_agent.limits.cgroup import Cgroups, LimitsRefused, machine
 from bridge_agent.limits.cgroup_rules import Usage, within_node

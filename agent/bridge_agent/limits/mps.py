@@ -12,8 +12,8 @@ from pathlib import Path
 
 import structlog
 
-from bridge_agent.engine.proc import MARK
-from bridge_agent.engine.process import EngineProcess, ProcessRecord, sweep_marked
+from bridge_agent.engines.proc import MARK
+from bridge_agent.engines.process import EngineProcess, ProcessRecord, sweep_marked
 from bridge_agent.limits import mps_rules as rules
 from bridge_core.backoff import Backoff
 from bridge_core.errors import Fatal, Unavailable

@@ -9,7 +9,7 @@ from typing import Final, Protocol
 import msgspec
 import structlog
 
-from bridge_agent.engine.view import LocalInstance
+from bridge_agent.engines.view import LocalInstance
 from bridge_agent.limits.gpu import Gpu
 from bridge_agent.limits.gpus import GpuKeeper
 from bridge_agent.limits.isolation_report import DomainReport, IsolationReport

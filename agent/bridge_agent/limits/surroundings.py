@@ -8,7 +8,7 @@ import os
 from collections.abc import Iterable
 from pathlib import Path
 
-from bridge_agent.engine.process import LaunchSpec
+from bridge_agent.engines.process import LaunchSpec
 from bridge_agent.limits.cgroup import Cgroups, open_cgroups
 from bridge_agent.limits.gpu import GpuInventory, NoGpus
 from bridge_agent.limits.isolation import Mounts

@@ -16,7 +16,7 @@ import grpc.aio
 import msgspec
 import structlog
 
-from bridge_agent.engine.config import EngineConfig
+from bridge_agent.engines.config import EngineConfig
 from bridge_agent.membership.follow_rules import judge
 from bridge_agent.membership.identity_files import remove_identity, write_identity
 from bridge_agent.membership.registry_client import update_of

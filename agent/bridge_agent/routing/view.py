@@ -15,7 +15,7 @@ from typing import Any
 
 import msgspec
 
-from bridge_agent.engine.view import LocalInstance
+from bridge_agent.engines.view import LocalInstance
 from bridge_core.names import InvalidName, canonical
 from bridge_core.ring import Ring
 from bridge_core.snapshot import EMPTY, Instance, Model, Node, Route, Snapshot

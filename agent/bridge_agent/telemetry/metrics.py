@@ -9,7 +9,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Histo
 from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
 
-from bridge_agent.engine.view import LocalInstance
+from bridge_agent.engines.view import LocalInstance
 from bridge_agent.gateway.counters import GatewayCounters, Histogram
 from bridge_agent.limits.gpu import Gpu
 from bridge_agent.limits.isolation_report import DomainReport, IsolationReport

@@ -15,7 +15,7 @@ import msgspec
 import structlog
 from rich.console import Console
 
-from bridge_agent.engine.config import EngineConfig
+from bridge_agent.engines.config import EngineConfig
 from bridge_agent.limits.placement_rules import thread_percentage
 from bridge_agent.limits.surroundings import open_gpus
 from bridge_agent.settings import StateDir, load_settings, save_settings
@@ -27,7 +27,7 @@ from bridge_agent.tuning.plan_rules import Wish, as_configs, plan_node
 from bridge_agent.tuning.records import Record, Trial, load_records, save_record
 from bridge_agent.tuning.tune import tune
 from bridge_agent.tuning.tune_rules import describe, explain, node_space
-from bridge_core.cli.guard import guarded
+from bridge_core.command.guard import guarded
 from bridge_core.errors import Fatal
 
 _out = Console(highlight=False)

@@ -14,11 +14,11 @@ from typing import Any, Final
 import msgspec
 import structlog
 
-from bridge_agent.engine.address import engine_address
-from bridge_agent.engine.client import EngineClient
-from bridge_agent.engine.config import EngineConfig
-from bridge_agent.engine.supervisor import EngineSupervisor
-from bridge_agent.engine.view import LocalInstance
+from bridge_agent.engines.address import engine_address
+from bridge_agent.engines.client import EngineClient
+from bridge_agent.engines.config import EngineConfig
+from bridge_agent.engines.supervisor import EngineSupervisor
+from bridge_agent.engines.view import LocalInstance
 from bridge_agent.health.probe_rules import ProbePolicy
 from bridge_agent.limits.gpu import GpuInventory
 from bridge_agent.limits.gpus import GpuKeeper

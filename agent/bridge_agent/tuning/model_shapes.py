@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from bridge_agent.embedded.errors import ApiError
-from bridge_agent.embedded.store.gguf import Header
-from bridge_agent.embedded.store.layout import Store, Stored
-from bridge_agent.embedded.store.model import Models
 from bridge_agent.limits.placement_rules import ModelShape
+from bridge_core.dialects.errors import ApiError
 from bridge_core.errors import Fatal
+from bridge_core.model_store.gguf import Header
+from bridge_core.model_store.layout import Store, Stored
+from bridge_core.model_store.weights import read_weights, weights_layer
 from bridge_core.names import InvalidName, ModelName
 
 
@@ -25,14 +25,13 @@ def stored_shapes(folder: Path, names: Sequence[str]) -> list[tuple[ModelShape, 
             f"{folder} is no model store", hint="name the one that `ollama` or the engine uses with --models"
         )
     store = Store(folder)
-    models = Models(store)
     found = []
     try:
         wanted = [_find(store, name) for name in names] or store.all()
         for stored in wanted:
-            opened = models.open(stored)
-            size = opened.weights.stat().st_size
-            found.append((shape_of(stored.name.short(), opened.header, size), stored.digest))
+            weights, header = read_weights(store, weights_layer(stored))
+            size = weights.stat().st_size
+            found.append((shape_of(stored.name.short(), header, size), stored.digest))
     except ApiError as fault:
         raise Fatal(fault.message) from fault
     except OSError as fault:

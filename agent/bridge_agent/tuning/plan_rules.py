@@ -16,11 +16,11 @@ from collections.abc import Mapping, Sequence
 
 import msgspec
 
-from bridge_agent.embedded.runner.planning import EMBEDDING_BATCH
-from bridge_agent.engine.config import EngineConfig
+from bridge_agent.engines.config import EngineConfig
 from bridge_agent.limits.placement_rules import Demand, Device, ModelShape, Placement, Planned, plan
 from bridge_agent.tuning.records import Record
 from bridge_core.errors import Fatal
+from bridge_core.model_store.weights import EMBEDDING_BATCH
 
 
 class EnginePlan(msgspec.Struct, frozen=True):

@@ -1,6 +1,6 @@
 """HTTP/1.1 for the whole project: `asyncio.Protocol` on both sides, parsed by llhttp.
 
-Servers (`serve`), clients (`Pool`), and what joins the two on the hot path (`Relay`).
+Servers (`serve`) and clients (`Pool`).
 """
 
 from __future__ import annotations
@@ -25,7 +25,6 @@ from bridge_core.http1.headers import HOP_BY_HOP, Headers, Pair
 from bridge_core.http1.heads import BadHeader, lines
 from bridge_core.http1.limits import Limits, PoolLimits
 from bridge_core.http1.pool import Address, Pool
-from bridge_core.http1.relay import Relay
 from bridge_core.http1.request import BodyStream, Request
 from bridge_core.http1.response import ClientResponse
 from bridge_core.http1.server import ErrorBody, Identify, Server, json_error, serve
@@ -54,7 +53,6 @@ __all__ = [
     "PoolBusy",
     "PoolClosed",
     "PoolLimits",
-    "Relay",
     "Request",
     "ResponseHead",
     "ResponseSink",

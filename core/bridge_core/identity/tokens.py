@@ -68,7 +68,7 @@ class JoinToken(msgspec.Struct, frozen=True):
             TokenFault: it is none; the message says what is wrong with it.
         """
         parts = text.strip().split(".")
-        hint = "copy the whole line that `bridge token create` printed"
+        hint = "copy the whole line that `bridgectl token create` printed"
         if parts[0] != PREFIX:
             raise TokenFault(f"this is not a join token: it does not begin with {PREFIX}.", hint=hint)
         if len(parts) != 4:

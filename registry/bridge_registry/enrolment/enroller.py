@@ -169,7 +169,7 @@ class Enroller:
         """
         item = await self._store.get(keyspace.NODES + name)
         if item is None:
-            raise BridgeError(f"there is no node {name!r}", hint="`bridge status` lists them")
+            raise BridgeError(f"there is no node {name!r}", hint="`bridgectl status` lists them")
         record = msgspec.structs.replace(decode(item, NodeRecord), state="revoked")
         revocations = await self._live_serials(name, f"revoked by {author}")
         ops: list[Op] = [

@@ -65,13 +65,13 @@ def check_token(token: JoinToken, record: TokenRecord | None, ca_pin: str) -> To
         raise EnrolmentRefused(
             Refusal.UNAUTHENTICATED,
             "the join token is of another mesh: it names another CA",
-            hint="make one with `bridge token create` against this registry",
+            hint="make one with `bridgectl token create` against this registry",
         )
     if record is None or not token.proves(record.secret_hash):
         raise EnrolmentRefused(
             Refusal.UNAUTHENTICATED,
             "the join token is wrong: this registry did not make it",
-            hint="make one with `bridge token create` against this registry",
+            hint="make one with `bridgectl token create` against this registry",
         )
     return record
 
@@ -82,7 +82,7 @@ def check_use(record: TokenRecord, now: float) -> None:
     Raises:
         EnrolmentRefused: it is revoked, expired or used.
     """
-    hint = "make a new one with `bridge token create`"
+    hint = "make a new one with `bridgectl token create`"
     if record.revoked:
         raise EnrolmentRefused(Refusal.UNAUTHENTICATED, "the join token was revoked", hint=hint)
     if now >= record.expires:

@@ -1,6 +1,6 @@
 """The registry's keys and certificates on disk.
 
-Under `<state dir>/pki/` (the state dir of `bridge up` for its registry is `<state>/registry`), files
+Under `<state dir>/pki/` (the state dir of `bridgectl up` for its registry is `<state>/registry`), files
 0600, folder 0700:
 
     ca.pem               the mesh's CA certificate: what everybody trusts

@@ -89,7 +89,7 @@ class TokenDesk:
         """
         item = await self._store.get(keyspace.TOKENS + token_id)
         if item is None:
-            raise BridgeError(f"there is no token {token_id!r}", hint="`bridge token list` shows them")
+            raise BridgeError(f"there is no token {token_id!r}", hint="`bridgectl token list` shows them")
         record = msgspec.structs.replace(decode(item, TokenRecord), revoked=True)
         await self._write(record, item.mod_revision)
         log.info("token_revoked", token=token_id, by=author)

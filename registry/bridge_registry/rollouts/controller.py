@@ -139,7 +139,7 @@ class RolloutController:
         for plan in self._table.plans:
             if plan.name == name:
                 return plan
-        raise BridgeError(f"there is no rollout {name!r}", hint="`bridge rollout status` lists them")
+        raise BridgeError(f"there is no rollout {name!r}", hint="`bridgectl rollout status` lists them")
 
     def positions(self) -> Iterable[tuple[Plan, Position]]:
         """Every rollout and where it stands, the newest measurements included."""

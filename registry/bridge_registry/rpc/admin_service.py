@@ -145,7 +145,7 @@ class AdminService(rpc.AdminServicer):
             item = await self._store.get(keyspace.NODES + request.node_name)
             if item is None:
                 raise BridgeError(
-                    f"there is no node {request.node_name!r}", hint="`bridge status` lists them"
+                    f"there is no node {request.node_name!r}", hint="`bridgectl status` lists them"
                 )
             found = decode(item, NodeRecord)
             if found.state == "revoked":

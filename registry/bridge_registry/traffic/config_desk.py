@@ -98,7 +98,7 @@ class ConfigDesk:
         """
         item = await self._store.get(_revision_key(revision))
         if item is None:
-            raise BridgeError(f"there is no revision {revision}", hint="`bridge history` lists them")
+            raise BridgeError(f"there is no revision {revision}", hint="`bridgectl history` lists them")
         wanted = decode(item, RevisionRecord).documents
         loaded = load([(key, text) for key, text in wanted.items()], trust_domain=self._trust_domain)
         if loaded.faults:

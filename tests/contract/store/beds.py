@@ -12,9 +12,11 @@ import grpc
 import trustme
 from etcd3aio._protobuf import CompactionRequest, KVStub
 
-from bridge_core.etcd_server import EtcdServer, EtcdSettings, ready
+from bridge_cli.etcd_ready import ready
+from bridge_core.etcd_server import EtcdSettings
 from bridge_core.store.api import Store
 from bridge_core.store.etcd import ClientTls, EtcdStore, Timing
+from tests.etcd_server import EtcdServer
 from tests.fakes.store import FakeEtcd, FakeStore
 from tests.support import eventually
 

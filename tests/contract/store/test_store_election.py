@@ -8,7 +8,7 @@ import time
 from collections.abc import AsyncIterator
 
 from bridge_core.store.api import Put, Store
-from bridge_core.store.election import Election
+from bridge_registry.election import Election
 from tests.contract.store.beds import Bed
 from tests.support import eventually
 

@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 from etcd3aio import Etcd3Client
 
+from bridge_cli.etcd_ready import ready
 from bridge_core.errors import Fatal
-from bridge_core.etcd_server import ready
 from bridge_core.store.api import Changes, Listing, Put, StoreRefused, StoreUnavailable
 from bridge_core.store.etcd import ClientTls, EtcdStore
 from tests.contract.store.beds import QUICK, Certificates, EtcdBed, free_port

@@ -6,9 +6,9 @@ from typing import Any, Final
 
 import msgspec
 
-from bridge_agent.embedded.compat.anthropic_wire import stop_reason
-from bridge_agent.embedded.compat.wire import encode, event, usage
 from bridge_agent.routing.resume.tracker import Continued, EventTracker, decoder, mark
+from bridge_core.dialects.anthropic_wire import stop_reason
+from bridge_core.dialects.wire import encode, event, usage
 
 
 class _Part(msgspec.Struct):

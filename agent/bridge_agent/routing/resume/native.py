@@ -6,8 +6,8 @@ from typing import Any, Final
 
 import msgspec
 
-from bridge_agent.embedded.compat.wire import encode
 from bridge_agent.routing.resume.tracker import Continued, Tracker, decoder, mark
+from bridge_core.dialects.wire import encode
 
 _NEVER_PASSED: Final = ("model", "created_at", "response", "thinking", "done", "context")
 

@@ -6,9 +6,9 @@ from typing import Any, Final
 
 import msgspec
 
-from bridge_agent.embedded.compat.openai_chat import usage_of
-from bridge_agent.embedded.compat.wire import data_line
 from bridge_agent.routing.resume.tracker import Continued, EventTracker, decoder, mark
+from bridge_core.dialects.openai_chat import usage_of
+from bridge_core.dialects.wire import data_line
 
 
 class _Delta(msgspec.Struct):

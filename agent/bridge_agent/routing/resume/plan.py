@@ -17,14 +17,14 @@ from typing import Any, Final
 
 import msgspec
 
-from bridge_agent.embedded.compat import translate
-from bridge_agent.embedded.compat.wire import Stamp
-from bridge_agent.embedded.errors import ApiError
 from bridge_agent.routing.resume.messages import MessageTracker
 from bridge_agent.routing.resume.native import NativeTracker
 from bridge_agent.routing.resume.openai_chunks import ChunkTracker
 from bridge_agent.routing.resume.responses import ResponseTracker
 from bridge_agent.routing.resume.tracker import Tracker
+from bridge_core.dialects import translate
+from bridge_core.dialects.errors import ApiError
+from bridge_core.dialects.wire import Stamp
 
 CHAT: Final = "/api/chat"
 GENERATE: Final = "/api/generate"

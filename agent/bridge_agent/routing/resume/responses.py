@@ -6,9 +6,9 @@ from typing import Any, Final
 
 import msgspec
 
-from bridge_agent.embedded.compat.response_object import part
-from bridge_agent.embedded.compat.wire import encode_sorted, event, usage
 from bridge_agent.routing.resume.tracker import Continued, EventTracker, decoder, mark
+from bridge_core.dialects.response_object import part
+from bridge_core.dialects.wire import encode_sorted, event, usage
 
 
 class _Event(msgspec.Struct):

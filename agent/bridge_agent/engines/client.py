@@ -1,0 +1,167 @@
+"""A client of an engine's HTTP API: what supervising it needs."""
+
+from __future__ import annotations
+
+import math
+from datetime import UTC, datetime
+from typing import Any, TypeVar
+
+import msgspec
+
+from bridge_agent.engines.address import engine_address
+from bridge_core.errors import BridgeError, Reaction
+from bridge_core.http1 import Pool
+from bridge_core.snapshot import Model
+
+T = TypeVar("T")
+
+_ANSWER_LIMIT = 64 * 1024 * 1024  # bytes; /api/tags of thousands of models is some MiB
+
+
+class EngineFault(BridgeError):
+    """An engine refused a request, or answered what is not an answer to it.
+
+    Attributes:
+        status: The HTTP status of its answer.
+    """
+
+    reaction = Reaction.ELSEWHERE
+
+    def __init__(self, message: str, status: int) -> None:
+        super().__init__(message)
+        self.status = status
+
+
+class Resident(msgspec.Struct, frozen=True):
+    """A model in an engine's memory, as /api/ps lists it."""
+
+    name: str
+    digest: str = ""
+    size: int = 0
+    size_vram: int = 0
+    expires_at: str = ""
+    context_length: int = 0
+
+    def expires_in_s(self, now: datetime) -> float:
+        """How long it stays loaded without being used: infinite where for ever, or not known."""
+        try:
+            expires_at = datetime.fromisoformat(self.expires_at)
+        except ValueError:
+            return math.inf
+        # A keep_alive below zero is listed as a time 292 years ahead.
+        if expires_at.year >= 2100:
+            return math.inf
+        return (expires_at.replace(tzinfo=expires_at.tzinfo or UTC) - now).total_seconds()
+
+
+class _Version(msgspec.Struct):
+    version: str
+
+
+class _Tags(msgspec.Struct):
+    models: tuple[Model, ...] | None = ()
+
+
+class _Ps(msgspec.Struct):
+    models: tuple[Resident, ...] | None = ()
+
+
+class _Message(msgspec.Struct):
+    content: str = ""
+
+
+class _Chat(msgspec.Struct):
+    message: _Message
+
+
+class _Error(msgspec.Struct):
+    error: str
+
+
+class EngineClient:
+    """One engine's API.
+
+    Every method raises `bridge_core.http1` errors (ConnectFailed, IncompleteResponse, …) where
+    there is no answer and `EngineFault` where it is one of failure. None sets a time limit: use
+    `asyncio.timeout`.
+    """
+
+    def __init__(self, host: str, port: int, network_pid: int = 0) -> None:
+        # Ollama answers 403 to Host fields that name a public host.
+        self._pool = Pool(engine_address(host, port, network_pid), host=f"127.0.0.1:{port}".encode())
+
+    async def close(self) -> None:
+        """Closes its connections."""
+        await self._pool.close()
+
+    async def version(self) -> str:
+        """Its version; the cheapest sign of life."""
+        return (await self._call("GET", "/api/version", _Version)).version
+
+    async def models(self) -> tuple[Model, ...]:
+        """The models on its disk."""
+        return (await self._call("GET", "/api/tags", _Tags)).models or ()
+
+    async def loaded(self) -> tuple[Resident, ...]:
+        """The models in its memory."""
+        return (await self._call("GET", "/api/ps", _Ps)).models or ()
+
+    async def show(self, model: str) -> dict[str, Any]:
+        """All about a model."""
+        return await self._call("POST", "/api/show", dict[str, Any], {"model": model})
+
+    async def load(self, model: str, *, keep_alive: str | int | None = None) -> None:
+        """Loads a model into memory; returns when it is there. A `keep_alive` of 0 unloads it."""
+        body: dict[str, Any] = {"model": model, "stream": False}
+        if keep_alive is not None:
+            body["keep_alive"] = keep_alive
+        await self._call("POST", "/api/generate", dict[str, Any], body)
+
+    async def answer(self, model: str, prompt: str, *, system: str = "", max_tokens: int = 64) -> str:
+        """What the model answers at temperature 0; the model stays loaded as long as usual."""
+        turns = [{"role": "system", "content": system}] if system else []
+        body: dict[str, Any] = {
+            "model": model,
+            "messages": [*turns, {"role": "user", "content": prompt}],
+            "stream": False,
+            "options": {"temperature": 0, "seed": 0, "num_predict": max_tokens},
+        }
+        return (await self._call("POST", "/api/chat", _Chat, body)).message.content
+
+    async def generate_one(self, model: str, *, context_length: int = 0, embedding: bool = False) -> None:
+        """Makes a loaded model do the least work there is: one token, or one embedding.
+
+        Args:
+            model: Its name.
+            context_length: What it was loaded with, if known: another value, also the default one,
+                would make the engine load it anew.
+            embedding: It is an embedding model.
+        """
+        options: dict[str, Any] = {"num_ctx": context_length} if context_length else {}
+        if embedding:
+            body: dict[str, Any] = {"model": model, "input": "a", "options": options}
+            await self._call("POST", "/api/embed", dict[str, Any], body)
+            return
+        body = {"model": model, "prompt": "a", "raw": True, "stream": False}
+        await self._call(
+            "POST", "/api/generate", dict[str, Any], body | {"options": options | {"num_predict": 1}}
+        )
+
+    async def _call(self, method: str, path: str, kind: type[T], body: dict[str, Any] | None = None) -> T:
+        data = None if body is None else msgspec.json.encode(body)
+        headers = [] if body is None else [(b"content-type", b"application/json")]
+        async with self._pool.request(method, path, headers, data) as response:
+            status, answer = response.status, await response.read(_ANSWER_LIMIT)
+        if status >= 400:
+            raise EngineFault(f"{method} {path} answered {status}: {_reason(answer)}", status)
+        try:
+            return msgspec.json.decode(answer, type=kind)
+        except msgspec.DecodeError as fault:
+            raise EngineFault(f"{method} {path} answered what does not decode: {fault}", status) from fault
+
+
+def _reason(answer: bytes) -> str:
+    try:
+        return msgspec.json.decode(answer, type=_Error).error
+    except msgspec.DecodeError:
+        return answer[:200].decode(errors="replace") or "nothing"

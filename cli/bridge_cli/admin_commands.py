@@ -1,0 +1,256 @@
+"""`bridgectl token|apply|diff|get|history|rollback`: what an admin asks of a registry."""
+
+from __future__ import annotations
+
+import datetime as dt
+import re
+import sys
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Annotated, Any, TypeVar
+
+import typer
+from rich.console import Console
+from rich.table import Column, Table
+
+from bridge_cli.where import Where, asks_registry
+from bridge_core.command.labels import labels_of
+from bridge_core.config import decoded
+from bridge_core.errors import Fatal
+from bridge_wire.v1 import registry_pb2 as wire
+
+T = TypeVar("T")
+
+_TIMEOUT_S = 15.0
+_SPAN = re.compile(r"(\d+)([smhd])")
+_UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
+_out = Console(highlight=False, soft_wrap=True)
+_err = Console(stderr=True, highlight=False, soft_wrap=True)
+
+FilesOption = Annotated[
+    list[Path], typer.Option("--file", "-f", help="A YAML file, or a folder of them; repeatable.")
+]
+
+tokens = typer.Typer(help="Join tokens.", no_args_is_help=True)
+
+
+def register(app: typer.Typer) -> None:
+    """Adds the commands to the command `bridgectl`."""
+    app.add_typer(tokens, name="token")
+    app.command("apply")(apply_command)
+    app.command("diff")(diff_command)
+    app.command("get")(get_command)
+    app.command("history")(history_command)
+    app.command("rollback")(rollback_command)
+
+
+@tokens.command("create")
+@asks_registry
+def token_create(
+    *,
+    ttl: Annotated[str, typer.Option("--ttl", help="How long it may be used: 30m, 1h, 7d.")] = "1h",
+    uses: Annotated[int, typer.Option("--uses", min=1, help="How many nodes may join with it.")] = 1,
+    node: Annotated[str, typer.Option("--node", help="Only this node name may join with it.")] = "",
+    label: Annotated[
+        list[str] | None, typer.Option("--label", help="KEY=VALUE for nodes that join with it; repeatable.")
+    ] = None,
+    where: Where,
+) -> None:
+    """Make a join token and print it: the only time it can be seen."""
+
+    async def work(stub: Any) -> Any:
+        request = wire.CreateTokenRequest(
+            ttl_seconds=_seconds(ttl), uses=uses, node_name=node, labels=labels_of(label or [])
+        )
+        return await stub.CreateToken(request, timeout=_TIMEOUT_S)
+
+    made = where.call(work)
+    _err.print(f"Token {made.id} for {uses} use{'s' if uses > 1 else ''}, until {_time(made.expires_unix)}:")
+    sys.stdout.write(made.token + "\n")
+
+
+@tokens.command("list")
+@asks_registry
+def token_list(
+    *,
+    where: Where,
+) -> None:
+    """List the tokens that can still be used."""
+
+    async def work(stub: Any) -> Any:
+        return await stub.ListTokens(wire.ListTokensRequest(), timeout=_TIMEOUT_S)
+
+    found = where.call(work).tokens
+    # An id cut short could not be pasted into `revoke`.
+    table = Table(
+        Column("id", no_wrap=True, min_width=16), "expires", "uses left", "node", "labels", "made by"
+    )
+    for token in found:
+        labels = ", ".join(f"{name}={value}" for name, value in sorted(token.labels.items()))
+        expires = _time(token.expires_unix)
+        table.add_row(
+            token.id, expires, str(token.uses_left), token.node_name, labels, _who(token.created_by)
+        )
+    _out.print(table if found else "No tokens.")
+
+
+@tokens.command("revoke")
+@asks_registry
+def token_revoke(
+    *,
+    token_id: Annotated[str, typer.Argument(metavar="ID", help="As `bridgectl token list` shows it.")],
+    where: Where,
+) -> None:
+    """Make a token useless from now on."""
+
+    async def work(stub: Any) -> None:
+        await stub.RevokeToken(wire.RevokeTokenRequest(id=token_id), timeout=_TIMEOUT_S)
+
+    where.call(work)
+    _out.print(f"Token {token_id} is revoked.", markup=False)
+
+
+@asks_registry
+def apply_command(
+    *,
+    files: FilesOption,
+    prune: Annotated[
+        bool, typer.Option("--prune", help="Also delete applied documents that are not in the files.")
+    ] = False,
+    where: Where,
+) -> None:
+    """Apply mesh_config documents: all of them in one revision, or none."""
+
+    async def work(stub: Any) -> Any:
+        request = wire.ApplyRequest(files=_read(files), prune=prune)
+        return await stub.Apply(request, timeout=_TIMEOUT_S)
+
+    _print_applied(where.call(work))
+
+
+@asks_registry
+def diff_command(
+    *,
+    files: FilesOption,
+    prune: Annotated[bool, typer.Option("--prune", help="As `apply --prune` would.")] = False,
+    where: Where,
+) -> None:
+    """Show what `apply` would change. Exits 1 when it would change something."""
+
+    async def work(stub: Any) -> Any:
+        return await stub.Diff(wire.ApplyRequest(files=_read(files), prune=prune), timeout=_TIMEOUT_S)
+
+    answer = where.call(work)
+    _refuse_faults(answer.faults)
+    sys.stdout.write(answer.unified_diff)
+    if answer.unified_diff:
+        raise SystemExit(1)
+
+
+@asks_registry
+def get_command(
+    *,
+    kind: Annotated[str, typer.Argument(help="Mesh, ModelRoute, …; without it, all.")] = "",
+    name: Annotated[str, typer.Argument(help="One document's name.")] = "",
+    where: Where,
+) -> None:
+    """Print applied documents as YAML."""
+
+    async def work(stub: Any) -> Any:
+        return await stub.GetConfig(wire.GetConfigRequest(kind=kind, name=name), timeout=_TIMEOUT_S)
+
+    documents = where.call(work).documents
+    if not documents:
+        _err.print("Nothing of that kind and name is applied." if kind else "Nothing is applied.")
+    sys.stdout.write("---\n".join(document.yaml.rstrip("\n") + "\n" for document in documents))
+
+
+@asks_registry
+def history_command(
+    *,
+    limit: Annotated[int, typer.Option("--limit", min=1, help="How many revisions.")] = 20,
+    diffs: Annotated[bool, typer.Option("--diff", help="With what each changed.")] = False,
+    where: Where,
+) -> None:
+    """List applied revisions, newest first."""
+
+    async def work(stub: Any) -> Any:
+        return await stub.History(wire.HistoryRequest(limit=limit), timeout=_TIMEOUT_S)
+
+    revisions = where.call(work).revisions
+    if not revisions:
+        _out.print("Nothing was applied yet.")
+    for revision in revisions:
+        line = f"{revision.number}  {_time(revision.applied_unix)}  {_who(revision.author)}  "
+        _out.print(line + ", ".join(revision.changed), markup=False)
+        if diffs:
+            sys.stdout.write(revision.unified_diff)
+
+
+@asks_registry
+def rollback_command(
+    *,
+    revision: Annotated[int, typer.Argument(help="As `bridgectl history` numbers them.")],
+    where: Where,
+) -> None:
+    """Apply what was applied at a revision, as a new revision."""
+
+    async def work(stub: Any) -> Any:
+        return await stub.Rollback(wire.RollbackRequest(revision=revision), timeout=_TIMEOUT_S)
+
+    _print_applied(where.call(work))
+
+
+def _print_applied(answer: Any) -> None:
+    _refuse_faults(answer.faults)
+    if answer.changed:
+        _out.print(f"Revision {answer.revision}: {', '.join(answer.changed)}", markup=False)
+    else:
+        _out.print("Nothing to change.")
+
+
+def _refuse_faults(faults: Iterable[Any]) -> None:
+    lines = [_fault(fault) for fault in faults]
+    for line in lines:
+        sys.stderr.write(line + "\n")
+    if lines:
+        count = f"{len(lines)} fault{'s' if len(lines) > 1 else ''}"
+        _err.print(f"bridgectl: nothing was applied: {count}")
+        raise SystemExit(1)
+
+
+def _fault(fault: Any) -> str:
+    where = f"{fault.file}:{fault.line}" if fault.line else fault.file
+    path = f"{fault.path}: " if fault.path else ""
+    return f"{where}: {path}{fault.message}"
+
+
+def _read(paths: Iterable[Path]) -> list[Any]:
+    files: list[Path] = []
+    for path in paths:
+        if path.is_dir():
+            files += sorted(found for found in path.rglob("*") if found.suffix in {".yaml", ".yml"})
+        else:
+            files.append(path)
+    if not files:
+        raise Fatal("no YAML file there", hint="-f names a file, or a folder with *.yaml files")
+    try:
+        return [wire.ConfigFile(name=str(path), text=decoded(path.read_bytes())) for path in files]
+    except OSError as fault:
+        raise Fatal(f"cannot read {fault.filename}: {fault.strerror}") from fault
+
+
+def _seconds(text: str) -> int:
+    match = _SPAN.fullmatch(text.strip())
+    if match is None or int(match[1]) == 0:
+        raise Fatal(f"--ttl {text!r} is not a time", hint="a number and s, m, h or d: 30m, 1h, 7d")
+    return int(match[1]) * _UNITS[match[2]]
+
+
+def _who(identity: str) -> str:
+    """`spiffe://<mesh>/admin/ann` as `admin/ann`."""
+    return identity.partition("://")[2].partition("/")[2] or identity
+
+
+def _time(unix: int) -> str:
+    return dt.datetime.fromtimestamp(unix, dt.UTC).astimezone().isoformat(" ", "minutes")

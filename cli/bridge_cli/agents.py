@@ -1,0 +1,73 @@
+"""Asking every agent of a mesh, as an admin, over their peer listeners."""
+
+from __future__ import annotations
+
+import asyncio
+import ssl
+from typing import Any, Final
+
+import msgspec
+
+from bridge_cli.connection import Access, admin
+from bridge_core.addresses import split_address
+from bridge_core.errors import BridgeError
+from bridge_core.http1 import Pool
+from bridge_core.tls import client_context, verify_peer
+from bridge_wire.v1 import registry_pb2 as wire
+
+_TIMEOUT_S: Final = 15.0
+_MOST: Final = 1 << 30
+
+
+class Said(msgspec.Struct):
+    """What the agents answered, by node: a body, or why there is none."""
+
+    bodies: dict[str, bytes]
+    silent: dict[str, str]
+
+
+async def ask_agents(to: Access, path: str, *, first: bool = False) -> Said:
+    """Sends `GET path` to every node that the registry knows; with `first` only until one answers.
+
+    Raises:
+        BridgeError: no registry answers, or an identity cannot be used.
+    """
+    async with admin(to) as stub:
+        status = await stub.Status(wire.StatusRequest(), timeout=_TIMEOUT_S)
+    context = client_context(to.cert, to.key, to.ca)
+    said = Said({}, {})
+    nodes = [node for node in status.nodes if node.state != "revoked"]
+
+    async def one(node: Any) -> None:
+        try:
+            async with asyncio.timeout(_TIMEOUT_S):
+                said.bodies[node.name] = await _ask(node, path, context, status.trust_domain)
+        except (BridgeError, OSError, TimeoutError) as fault:
+            said.silent[node.name] = str(fault) or "it did not answer in time"
+
+    if not first:
+        await asyncio.gather(*(one(node) for node in nodes))
+        return said
+    for node in nodes:
+        await one(node)
+        if said.bodies:
+            break
+    return said
+
+
+async def _ask(node: Any, path: str, context: ssl.SSLContext, trust_domain: str) -> bytes:
+    if not node.peer_address:
+        raise BridgeError("it has no address yet")
+
+    def check(ssl_object: ssl.SSLObject) -> None:
+        verify_peer(ssl_object, trust_domain=trust_domain, kind="node", name=node.name)
+
+    pool = Pool(split_address(node.peer_address), ssl=context, verify_peer=check)
+    try:
+        async with pool.request("GET", path, ()) as response:
+            body: bytes = await response.read(_MOST)
+    finally:
+        await pool.close()
+    if response.status != 200:
+        raise BridgeError(f"it answered {response.status}")
+    return body

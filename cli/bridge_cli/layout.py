@@ -1,0 +1,210 @@
+"""Where the parts of a mesh on one machine listen and keep their files. Pure.
+
+With the base port B (11434): node k's HTTP is B + 1000·(k-1), its HTTPS, gRPC, peer and admin
+listeners follow at +9 to +12; the registry's gRPC and admin listeners are B-34 and B-33, etcd's client
+and peer listeners B-32 and B-31.
+"""
+
+from __future__ import annotations
+
+import re
+from ipaddress import IPv4Address
+from pathlib import Path
+
+import msgspec
+
+from bridge_core.errors import Fatal
+
+LOOPBACK = "127.0.0.1"
+DEFAULT_BASE_PORT = 11434
+_NODE_STRIDE = 1000
+_HIGHEST_OFFSET = 12
+_LOWEST_OFFSET = 34
+_URL = re.compile(r"https?://(\[[0-9a-fA-F:]+\]|[^/\s:\[\]]+)(:\d{1,5})?/?")
+
+
+class MeshOptions(msgspec.Struct, frozen=True):
+    """What `bridgectl up` was told; kept, so that the next one brings the same mesh back.
+
+    Attributes:
+        nodes: How many agents.
+        base_port: Node 1's HTTP port; see the module's text for the others.
+        host: Address that everything but HTTP and the admin listeners listens on.
+        engine: As `bridgectl up --engine` takes it.
+        etcd: Endpoints of an etcd that somebody else runs; empty: our own.
+    """
+
+    nodes: int = 3
+    base_port: int = DEFAULT_BASE_PORT
+    host: str = LOOPBACK
+    engine: str = "llamacpp"
+    etcd: tuple[str, ...] = ()
+
+
+class AgentEntry(msgspec.Struct, frozen=True):
+    """An agent in mesh.json; addresses are host:port."""
+
+    name: str
+    pid: int
+    http: str
+    https: str
+    grpc: str
+    peer: str
+    admin: str
+
+
+class RegistryEntry(msgspec.Struct, frozen=True):
+    """The registry in mesh.json."""
+
+    pid: int
+    grpc: str
+    admin: str
+
+
+class EtcdEntry(msgspec.Struct, frozen=True):
+    """etcd in mesh.json; `pid` is 0 when somebody else runs it."""
+
+    pid: int
+    endpoints: tuple[str, ...]
+
+
+class ClientEntry(msgspec.Struct, frozen=True):
+    """An identity to call the mesh with: an admin's."""
+
+    cert: str
+    key: str
+
+
+class MeshFile(msgspec.Struct, frozen=True):
+    """mesh.json: what runs where."""
+
+    agents: tuple[AgentEntry, ...]
+    registry: RegistryEntry
+    etcd: EtcdEntry
+    ca: str
+    client: ClientEntry
+
+
+class Layout:
+    """Every address and path of the mesh with `options` under `state`."""
+
+    def __init__(self, state: Path, options: MeshOptions) -> None:
+        self.state = state
+        self.options = options
+        self.logs = state / "logs"
+        self.mesh_file = state / "mesh.json"
+        self.registry_state = state / "registry"
+        self.pki = self.registry_state / "pki"
+        self.etcd_data = state / "etcd"
+        self.model_cache = state / "model-cache"
+        base, host = options.base_port, options.host
+        self.registry_grpc = f"{host}:{base - 34}"
+        self.registry_admin = f"{LOOPBACK}:{base - 33}"
+        self.etcd_client_port = base - 32
+        self.etcd_peer_port = base - 31
+
+    @property
+    def names(self) -> list[str]:
+        """The nodes' names."""
+        return [f"node{number}" for number in range(1, self.options.nodes + 1)]
+
+    @property
+    def etcd_urls(self) -> tuple[str, ...]:
+        """Where etcd is reached."""
+        return self.options.etcd or (f"https://{self.options.host}:{self.etcd_client_port}",)
+
+    def node_state(self, name: str) -> Path:
+        """A node's state dir."""
+        return self.state / name
+
+    def listeners(self, name: str) -> dict[str, str]:
+        """A node's listeners by the name of the flag that moves each."""
+        first = self.options.base_port + _NODE_STRIDE * self.names.index(name)
+        host = self.options.host
+        return {
+            "http": f"{LOOPBACK}:{first}",
+            "https": f"{host}:{first + 9}",
+            "grpc": f"{host}:{first + 10}",
+            "peer": f"{host}:{first + 11}",
+            "admin": f"{LOOPBACK}:{first + 12}",
+        }
+
+    def addresses(self, part: str) -> dict[str, str]:
+        """What listens where in a part: "etcd", "registry" or a node's name."""
+        if part == "etcd":
+            if self.options.etcd:
+                return {}
+            host = self.options.host
+            return {
+                "clients": f"{host}:{self.etcd_client_port}",
+                "peers": f"{LOOPBACK}:{self.etcd_peer_port}",
+            }
+        if part == "registry":
+            return {"gRPC": self.registry_grpc, "admin": self.registry_admin}
+        return self.listeners(part)
+
+    def mesh(self, pids: dict[str, int]) -> MeshFile:
+        """What mesh.json says when the parts have these process ids."""
+        return MeshFile(
+            agents=tuple(
+                AgentEntry(name=name, pid=pids.get(name, 0), **self.listeners(name)) for name in self.names
+            ),
+            registry=RegistryEntry(pids.get("registry", 0), self.registry_grpc, self.registry_admin),
+            etcd=EtcdEntry(pids.get("etcd", 0), self.etcd_urls),
+            ca=str(self.pki / "ca.pem"),
+            client=ClientEntry(str(self.pki / "admin.pem"), str(self.pki / "admin.key")),
+        )
+
+
+def check_options(options: MeshOptions) -> None:
+    """Refuses what no mesh could be made with.
+
+    Raises:
+        Fatal: an address is none, or a port would not be one.
+    """
+    try:
+        IPv4Address(options.host)
+    except ValueError:
+        raise Fatal(
+            f"--host {options.host!r} is not an IPv4 address", hint="this machine's own, such as 192.0.2.10"
+        ) from None
+    for url in options.etcd:
+        if _URL.fullmatch(url) is None:
+            raise Fatal(f"--etcd {url!r} is not an address", hint="https://HOST:PORT, several with commas")
+    lowest = options.base_port - _LOWEST_OFFSET
+    highest = options.base_port + _NODE_STRIDE * (options.nodes - 1) + _HIGHEST_OFFSET
+    if options.nodes < 1:
+        raise Fatal("--nodes has to be at least 1")
+    if lowest < 1024 or highest > 65_535:
+        raise Fatal(
+            f"--base-port {options.base_port} with {options.nodes} nodes needs ports {lowest} to {highest}",
+            hint="they have to lie between 1024 and 65535",
+        )
+
+
+def combined(kept: MeshOptions | None, given: dict[str, object]) -> MeshOptions:
+    """The options of a mesh that exists (`kept`) or not, with those `given` on the command line.
+
+    Raises:
+        Fatal: the mesh cannot be changed that way.
+    """
+    if kept is None:
+        return msgspec.structs.replace(MeshOptions(), **given)
+    wanted = msgspec.structs.replace(kept, **given)
+    for field in ("base_port", "host", "engine", "etcd"):
+        old, new = getattr(kept, field), getattr(wanted, field)
+        if old != new:
+            raise Fatal(
+                f"this mesh was made with --{field.replace('_', '-')} {_written(old)}, not {_written(new)}",
+                hint="choose another --state-dir, or remove this one after `bridgectl down`",
+            )
+    if wanted.nodes < kept.nodes:
+        raise Fatal(
+            f"this mesh has {kept.nodes} nodes, not {wanted.nodes}",
+            hint="`bridge-agent leave --state-dir …` takes a node out",
+        )
+    return wanted
+
+
+def _written(value: object) -> str:
+    return ",".join(value) or "(our own)" if isinstance(value, tuple) else str(value)

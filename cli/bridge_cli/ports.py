@@ -1,0 +1,65 @@
+"""Finding taken ports before anything is started, and naming who holds them."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import socket
+from collections.abc import Iterable
+
+import psutil
+
+from bridge_core.errors import Fatal
+
+_NAMED = 4  # of many taken ports the first show what is going on
+
+
+def check_free(wanted: Iterable[tuple[str, str]]) -> None:
+    """Makes sure that every (what, host:port) can be listened on.
+
+    Raises:
+        Fatal: some are taken; they are named, with who holds them and the flag that moves them.
+    """
+    taken = [(what, address) for what, address in wanted if not _free(address)]
+    if not taken:
+        return
+    holders = _holders()
+    words = [f"{address} for {what}{holders.get(_port(address), '')}" for what, address in taken[:_NAMED]]
+    if len(taken) > _NAMED:
+        words.append(f"and {len(taken) - _NAMED} more")
+    raise Fatal(
+        f"taken: {'; '.join(words)}",
+        hint="`bridgectl up --base-port PORT` moves all ports of the mesh (node1's HTTP port is PORT)",
+    )
+
+
+def _free(address: str) -> bool:
+    host, _, port = address.rpartition(":")
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    with socket.socket(family, socket.SOCK_STREAM) as probe:
+        # As servers do; connections of the last run that linger in TIME_WAIT do not count.
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((host.strip("[]"), int(port)))
+        except OSError as fault:
+            if fault.errno != errno.EADDRINUSE:  # no such address here, or a port not for us
+                raise Fatal(f"cannot listen on {address}: {fault.strerror}") from fault
+            return False
+    return True
+
+
+def _holders() -> dict[int, str]:
+    """Who listens on each port, in words, as far as we may know."""
+    found = {}
+    with contextlib.suppress(psutil.Error, OSError):
+        for connection in psutil.net_connections("tcp"):
+            listens = connection.status == psutil.CONN_LISTEN and connection.laddr
+            if listens and connection.pid:
+                with contextlib.suppress(psutil.Error):
+                    name = psutil.Process(connection.pid).name()
+                    found[listens.port] = f" (by {name}, process {connection.pid})"
+    return found
+
+
+def _port(address: str) -> int:
+    return int(address.rpartition(":")[2])

@@ -1,0 +1,15 @@
+"""Where the command `bridgectl` begins: Ctrl-C while it is being loaded ends it without a word."""
+
+from __future__ import annotations
+
+import signal
+
+
+def bridgectl() -> None:
+    """The command's entry point."""
+    # Nothing is there yet to be ended, and what Python would say is a traceback of imports.
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    from bridge_cli.main import run
+
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    run()

@@ -1,0 +1,283 @@
+"""Manifests and blobs on disk, as Ollama lays them out.
+
+`manifests/<host>/<namespace>/<model>/<tag>` names a config and layers by digest;
+`blobs/sha256-<hex>` holds them. A model's digest is the SHA-256 of its manifest file. A manifest
+is written last and only by rename, so that a crash or a full disk never leaves a model in parts.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import hashlib
+import os
+import re
+import tempfile
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, Final
+
+import msgspec
+import structlog
+
+from bridge_core.dialects.errors import ApiError
+from bridge_core.files import sync_folder, write_atomically
+from bridge_core.names import InvalidName, ModelName
+
+log = structlog.get_logger()
+
+MEDIA: Final = "application/vnd.ollama.image."
+CONFIG_MEDIA: Final = "application/vnd.docker.container.image.v1+json"
+MANIFEST_MEDIA: Final = "application/vnd.docker.distribution.manifest.v2+json"
+_DIGEST: Final = re.compile(r"sha256[:-]([0-9a-fA-F]{64})")
+_PARTIAL: Final = ".partial"
+
+
+class Layer(msgspec.Struct, rename={"media_type": "mediaType"}, omit_defaults=True):
+    """One blob that a manifest names, by kind, digest and size in bytes."""
+
+    media_type: str
+    digest: str
+    size: int
+    from_: str = msgspec.field(default="", name="from")
+    name: str = ""
+
+    @property
+    def kind(self) -> str:
+        """The last part of an Ollama media type: model, template, params and so on."""
+        return self.media_type.removeprefix(MEDIA)
+
+
+class Manifest(msgspec.Struct, rename={"schema_version": "schemaVersion", "media_type": "mediaType"}):
+    """A model: its config and layers."""
+
+    config: Layer
+    layers: list[Layer]
+    schema_version: int = 2
+    media_type: str = MANIFEST_MEDIA
+
+
+class Stored(msgspec.Struct, frozen=True):
+    """A manifest as found on disk."""
+
+    name: ModelName
+    manifest: Manifest
+    digest: str
+    modified_ns: int
+
+    @property
+    def size(self) -> int:
+        """Bytes of all its blobs."""
+        return self.manifest.config.size + sum(layer.size for layer in self.manifest.layers)
+
+
+def hex_digest(digest: str) -> str:
+    """The 64 hexadecimal digits of `sha256:<hex>`.
+
+    Raises:
+        ApiError: 400; not such a digest.
+    """
+    found = _DIGEST.fullmatch(digest)
+    if found is None:
+        raise ApiError(400, "invalid digest format")
+    return found[1].lower()
+
+
+class Store:
+    """One models directory. Its methods block on the disk: call the long ones in a thread."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self.blobs = root / "blobs"
+        self.manifests = root / "manifests"
+        self._changing = threading.Lock()  # manifest changes and blob removal exclude each other
+        for folder in (self.blobs, self.manifests):
+            folder.mkdir(parents=True, exist_ok=True)
+
+    def blob_path(self, digest: str) -> Path:
+        """Where the blob of a digest is or would be."""
+        return self.blobs / f"sha256-{hex_digest(digest)}"
+
+    def manifest_path(self, name: ModelName) -> Path:
+        """Where the manifest of a name is or would be."""
+        return self.manifests / name.host / name.namespace / name.model / name.tag
+
+    def find(self, name: ModelName) -> Stored | None:
+        """Looks a model up, its name compared without regard to case.
+
+        Raises:
+            ApiError: 500; its manifest is damaged or unreadable.
+        """
+        path = self.manifest_path(name)
+        if path.is_file():
+            return self._read(name, path)
+        wanted = str(name).lower()
+        for found in self._paths():
+            if str(found[0]).lower() == wanted:
+                return self._read(*found)
+        return None
+
+    def all(self) -> list[Stored]:
+        """Every readable model, the last changed first; damaged manifests are logged and left out."""
+        models = []
+        for name, path in self._paths():
+            try:
+                models.append(self._read(name, path))
+            except ApiError as fault:
+                log.warning("bad_manifest", path=str(path), fault=fault.message)
+        return sorted(models, key=lambda model: -model.modified_ns)
+
+    def _paths(self) -> Iterator[tuple[ModelName, Path]]:
+        for path in self.manifests.glob("*/*/*/*"):
+            parts = path.relative_to(self.manifests).parts
+            with contextlib.suppress(InvalidName):
+                name = ModelName.parse(f"{parts[0]}/{parts[1]}/{parts[2]}:{parts[3]}")
+                if path.is_file():
+                    yield name, path
+
+    def _read(self, name: ModelName, path: Path) -> Stored:
+        try:
+            data = path.read_bytes()
+            manifest = msgspec.json.decode(data, type=Manifest)
+            changed = path.stat().st_mtime_ns
+        except (OSError, msgspec.DecodeError) as fault:
+            raise ApiError(500, f"damaged manifest of {name.short()}: {fault}") from fault
+        return Stored(name, manifest, hashlib.sha256(data).hexdigest(), changed)
+
+    def write_manifest(self, name: ModelName, manifest: Manifest) -> None:
+        """Makes or replaces a model.
+
+        Raises:
+            ApiError: 500; the disk is full or not writable.
+        """
+        existing = self.find(name)
+        path = self.manifest_path(existing.name if existing else name)
+        with self._changing, disk_errors():
+            path.parent.mkdir(parents=True, exist_ok=True)
+            write_atomically(path, msgspec.json.encode(manifest), mode=0o644)
+
+    def read_blob(self, layer: Layer) -> bytes:
+        """The content of a (small) blob.
+
+        Raises:
+            ApiError: 500; it is missing or unreadable.
+        """
+        with disk_errors():
+            return self.blob_path(layer.digest).read_bytes()
+
+    def add_blob(self, kind: str, data: bytes) -> tuple[Layer, bool]:
+        """Stores a small blob; tells whether it is new.
+
+        Raises:
+            ApiError: 500; the disk is full or not writable.
+        """
+        digest = f"sha256:{hashlib.sha256(data).hexdigest()}"
+        layer = Layer(media_type=kind if "/" in kind else MEDIA + kind, digest=digest, size=len(data))
+        path = self.blob_path(digest)
+        if path.exists():
+            return layer, False
+        with disk_errors():
+            write_atomically(path, data, mode=0o644)
+        return layer, True
+
+    def delete(self, model: Stored) -> None:
+        """Removes a model and the blobs that no other model names.
+
+        Raises:
+            ApiError: 500; the disk is not writable.
+        """
+        with disk_errors():
+            with self._changing:
+                self.manifest_path(model.name).unlink(missing_ok=True)
+            self._remove_empty_folders(self.manifest_path(model.name).parent)
+        self.prune(model.manifest)
+
+    def prune(self, manifest: Manifest) -> None:
+        """Removes those blobs of `manifest` that no model names.
+
+        Raises:
+            ApiError: 500; the disk is not writable.
+        """
+        with self._changing, disk_errors():
+            used = {
+                layer.digest
+                for model in self.all()
+                for layer in (model.manifest.config, *model.manifest.layers)
+            }
+            for layer in (manifest.config, *manifest.layers):
+                if layer.digest not in used:
+                    self.blob_path(layer.digest).unlink(missing_ok=True)
+
+    def _remove_empty_folders(self, folder: Path) -> None:
+        while folder != self.manifests and not any(folder.iterdir()):
+            folder.rmdir()
+            folder = folder.parent
+
+
+class BlobWriter:
+    """Takes a blob as it arrives; it appears under its name only when its digest is right."""
+
+    def __init__(self, store: Store, digest: str) -> None:
+        self._digest = hex_digest(digest)
+        self._target = store.blob_path(digest)
+        self._hash = hashlib.sha256()
+        with disk_errors():
+            handle, name = tempfile.mkstemp(prefix="upload-", suffix=_PARTIAL, dir=store.blobs)
+        self._file = os.fdopen(handle, "wb")
+        self._path = Path(name)
+
+    def write(self, data: bytes) -> None:
+        """Adds the next bytes.
+
+        Raises:
+            ApiError: 500; the disk is full.
+        """
+        self._hash.update(data)
+        with disk_errors():
+            self._file.write(data)
+
+    def commit(self) -> None:
+        """Verifies the digest, syncs, and gives the blob its name.
+
+        Raises:
+            ApiError: 400 where the digest is another, 500 where the disk is full.
+        """
+        found = self._hash.hexdigest()
+        if found != self._digest:
+            message = f'digest mismatch, expected "sha256:{self._digest}", got "sha256:{found}"'
+            raise ApiError(400, message)
+        with disk_errors():
+            self._file.flush()
+            os.fchmod(self._file.fileno(), 0o644)
+            os.fsync(self._file.fileno())
+            self._file.close()
+            self._path.replace(self._target)
+            sync_folder(self._target.parent)
+
+    def close(self) -> None:
+        """Gives up what was not committed; harmless after `commit`."""
+        with contextlib.suppress(OSError):
+            self._file.close()
+        with contextlib.suppress(OSError):
+            self._path.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def disk_errors() -> Iterator[None]:
+    """Turns what the disk refuses into an `ApiError` that says what is wrong with it."""
+    try:
+        yield
+    except OSError as fault:
+        raise ApiError(500, describe(fault), late=True) from fault
+
+
+def describe(fault: OSError) -> str:
+    """An OSError in Ollama's manner: operation, path, reason in lower case."""
+    reason = (os.strerror(fault.errno) if fault.errno else str(fault)).lower()
+    if fault.errno in (errno.ENOSPC, errno.EFBIG, errno.EDQUOT):
+        reason += ": free some space and try again"
+    return f"open {fault.filename}: {reason}" if fault.filename else reason
+
+
+Progress = Callable[[dict[str, Any]], None]

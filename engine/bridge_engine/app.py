@@ -1,0 +1,441 @@
+"""The engine's composition root: store, scheduler, routes, listener."""
+
+from __future__ import annotations
+
+import asyncio
+import html
+import secrets
+import socket
+import time
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Any, Final
+
+import msgspec
+import structlog
+import zstandard
+
+from bridge_core import dialects
+from bridge_core.dialects.errors import ApiError
+from bridge_core.dialects.gojson import Struct, decode
+from bridge_core.http1 import Exchange, Request, coroutine_app, serve
+from bridge_core.model_store.layout import BlobWriter, Store
+from bridge_core.names import InvalidName, ModelName
+from bridge_engine import requests
+from bridge_engine.answers import TEXT, Answer
+from bridge_engine.catalog import Catalog
+from bridge_engine.embedding import Embedding
+from bridge_engine.generation import Generation
+from bridge_engine.http_rules import (
+    Pairs,
+    cors_headers,
+    host_allowed,
+    match,
+    origin_allowed,
+    preflight_headers,
+)
+from bridge_engine.native import Json
+from bridge_engine.runner.scheduler import Loaded, Scheduler, Settings
+from bridge_engine.store.create import check, create
+from bridge_engine.store.details import details, listed, shown, timestamp
+from bridge_engine.store.pull import pull
+
+log = structlog.get_logger()
+
+API_VERSION: Final = "0.32.15"
+"""The version of Ollama whose API this is; clients decide by it what they may use."""
+
+SLOTS_PATH: Final = "/bridge/slots"
+_SLOTS_ANSWER_S: Final = 2.0
+_FOREVER_S: Final = 9_223_372_036  # what Ollama shows for a model that never expires: 292 years
+_MOST_UNCOMPRESSED: Final = 20 << 20
+Handle = Callable[["Call"], Awaitable[None]]
+
+
+class Call:
+    """One request on its way through the engine."""
+
+    def __init__(self, exchange: Exchange, answer: Answer, parameter: str) -> None:
+        self.exchange = exchange
+        self.answer = answer
+        self.parameter = parameter
+
+    def read(self, shape: Struct) -> Json:
+        """The body.
+
+        Raises:
+            ApiError: 400; it is not what `shape` says.
+        """
+        return decode(self.exchange.request.body, shape)
+
+
+class Engine:
+    """Ollama's HTTP API over one store and one scheduler."""
+
+    def __init__(self, store: Store, scheduler: Scheduler) -> None:
+        self._store = store
+        self._scheduler = scheduler
+        self._catalog = Catalog(store)
+        self._generation = Generation(self._catalog, scheduler)
+        self._embedding = Embedding(self._catalog, scheduler)
+        self._own_name = socket.gethostname()
+        self._routes = self._table()
+
+    # The four calls of native.NativeApi.
+
+    def native(self, path: str, body: Json) -> Any:
+        """The records that answer a native request to an inference route."""
+        calls = {
+            "/api/generate": self._generation.generate,
+            "/api/chat": self._generation.chat,
+            "/api/embed": self._embedding.embed,
+            "/api/embeddings": self._embedding.embeddings,
+        }
+        return calls[path](body)
+
+    def _table(self) -> dict[str, dict[str, Handle]]:
+        table: dict[str, dict[str, Handle]] = {
+            "/": _both(self._root),
+            "/api/version": _both(self._version),
+            "/api/tags": _both(self._tags),
+            "/api/status": {"GET": self._status},
+            "/api/ps": {"GET": self._ps},
+            SLOTS_PATH: {"GET": self._slots},
+            "/api/show": {"POST": self._show},
+            "/api/create": {"POST": self._create},
+            "/api/copy": {"POST": self._copy},
+            "/api/delete": {"DELETE": self._delete},
+            "/api/pull": {"POST": self._pull},
+            "/api/push": {"POST": self._push},
+            "/api/blobs/": {"POST": self._put_blob, "HEAD": self._head_blob},
+            "/v1/models": {"GET": self._v1_models},
+            "/v1/models/": {"GET": self._v1_model},
+            "/v1/audio/transcriptions": {"POST": self._no_audio},
+            "/api/experimental/model-recommendations": {"GET": self._recommendations},
+        }
+        for path, shape in (
+            ("/api/generate", requests.GENERATE),
+            ("/api/chat", requests.CHAT),
+            ("/api/embed", requests.EMBED),
+            ("/api/embeddings", requests.EMBEDDINGS),
+        ):
+            table[path] = {"POST": self._inference(path, shape)}
+        for path in dialects.PATHS:
+            table[path] = {"POST": self._compatible}
+        for path in (
+            "/api/me",
+            "/api/signout",
+            "/api/experimental/web_search",
+            "/api/experimental/web_fetch",
+        ):
+            table[path] = {"POST": self._no_cloud}
+        table["/api/user/keys/"] = {"DELETE": self._no_cloud}
+        return table
+
+    # -- dispatch
+
+    async def handle(self, exchange: Exchange) -> None:
+        """Answers one request."""
+        request = exchange.request
+        found = match(self._routes, request.path)
+        allow: Pairs = []
+        if found.methods is not None and request.method not in found.methods:
+            allow = [(b"allow", ", ".join(found.methods).encode())]
+        host = (request.headers.get(b"host") or b"").decode("latin-1")
+        if not host_allowed(host, self._own_name):
+            exchange.respond(403, allow)
+            return
+        origin = (request.headers.get(b"origin") or b"").decode("latin-1")
+        extra: Pairs = []
+        if origin:
+            if not origin_allowed(origin, host):
+                exchange.respond(403, allow)
+                return
+            if request.method == "OPTIONS":
+                exchange.respond(204, [*preflight_headers(origin), *allow])
+                return
+            extra = cors_headers(origin)
+        answer = Answer(exchange, extra)
+        handle = (found.methods or {}).get(request.method)
+        if callable(handle):
+            try:
+                await handle(Call(exchange, answer, found.parameter))
+            except ApiError as fault:
+                answer.json({"error": fault.message}, status=fault.status)
+        elif found.methods is not None:
+            answer.raw(405, TEXT, b"405 method not allowed", allow)
+        elif found.redirect:
+            _redirect(answer, request, found.redirect)
+        else:
+            answer.raw(404, TEXT, b"404 page not found")
+
+    # -- inference
+
+    def _inference(self, path: str, shape: Struct) -> Handle:
+        streams = path in ("/api/generate", "/api/chat")
+
+        async def handle(call: Call) -> None:
+            body = call.read(shape)
+            await call.answer.records(self.native(path, body), stream=streams and body.get("stream", True))
+
+        return handle
+
+    async def _compatible(self, call: Call) -> None:
+        request = call.exchange.request
+        stamp = dialects.Stamp(created=int(time.time()), token=secrets.token_hex(32))
+        try:
+            translated = dialects.translate(request.path, _uncompressed(request), stamp)
+        except ApiError as fault:
+            call.answer.reply(dialects.refusal(request.path, fault.status, fault.message, stamp))
+            return
+        await call.answer.translated(translated, self.native(translated.path, translated.native))
+
+    # -- what there is
+
+    async def _root(self, call: Call) -> None:
+        call.answer.raw(200, b"text/plain; charset=utf-8", b"Ollama is running")
+
+    async def _version(self, call: Call) -> None:
+        call.answer.json({"version": API_VERSION})
+
+    async def _status(self, call: Call) -> None:
+        call.answer.json({"cloud": {"disabled": True, "source": "env"}})
+
+    async def _recommendations(self, call: Call) -> None:
+        call.answer.json({"recommendations": []})
+
+    def _listed(self) -> list[Json]:
+        return [listed(model) for model in self._catalog.all()]
+
+    async def _tags(self, call: Call) -> None:
+        call.answer.json({"models": await asyncio.to_thread(self._listed)})
+
+    async def _v1_models(self, call: Call) -> None:
+        call.answer.reply(dialects.model_list({"models": await asyncio.to_thread(self._listed)}))
+
+    async def _v1_model(self, call: Call) -> None:
+        try:
+            about = await self._about({"model": call.parameter})
+        except ApiError as fault:
+            call.answer.reply(dialects.failure(fault.status, fault.message))
+            return
+        call.answer.reply(dialects.model(call.parameter, about))
+
+    async def _ps(self, call: Call) -> None:
+        call.answer.json({"models": [_process(loaded) for loaded in self._scheduler.loaded()]})
+
+    async def _slots(self, call: Call) -> None:
+        """Not Ollama's: what each loaded model's slots do, also for requests that were given up."""
+        loaded = [(one, one.runner) for one in self._scheduler.loaded() if one.runner is not None]
+        busy = await asyncio.gather(*(runner.busy(_SLOTS_ANSWER_S) for _, runner in loaded))
+        about = [
+            {
+                "name": one.model.name.short(),
+                "slots": runner.spec.parallel,
+                "busy": count,
+                "running": runner.running,
+            }
+            for (one, runner), count in zip(loaded, busy, strict=True)
+        ]
+        call.answer.json({"models": about})
+
+    async def _show(self, call: Call) -> None:
+        call.answer.json(await self._about(call.read(requests.SHOW)))
+
+    async def _about(self, body: Json) -> Json:
+        name = requests.model_field(body)
+        if not name:
+            raise ApiError(400, "model is required")
+        model = self._catalog.find(name, missing=f"model '{_tagged(name)}' not found")
+        return await asyncio.to_thread(
+            shown, model, verbose=body.get("verbose", False), system=body.get("system") or None
+        )
+
+    # -- changing the store
+
+    async def _create(self, call: Call) -> None:
+        body = call.read(requests.CREATE)
+        name = check(body)
+        steps = create(self._store, name, body, lambda source: pull(self._store, source))
+        await call.answer.progress(steps, stream=body.get("stream", True))
+
+    async def _copy(self, call: Call) -> None:
+        body = call.read(requests.COPY)
+        names = []
+        for field in ("source", "destination"):
+            text = body.get(field, "")
+            try:
+                names.append(ModelName.parse(text))
+            except InvalidName as fault:
+                raise ApiError(400, f'{field} "{text}" is invalid') from fault
+        source = self._store.find(names[0])
+        if source is None:
+            raise ApiError(404, f'model "{body["source"]}" not found')
+        await asyncio.to_thread(self._store.write_manifest, names[1], source.manifest)
+        call.answer.raw(200, b"", b"")
+
+    async def _delete(self, call: Call) -> None:
+        asked = requests.model_field(call.read(requests.DELETE))
+        model = self._store.find(_name(asked, f"name '{asked}' is invalid"))
+        if model is None:
+            raise ApiError(404, f"model '{asked}' not found")
+        self._scheduler.expire_name(model)
+        await asyncio.to_thread(self._store.delete, model)
+        call.answer.raw(200, b"", b"")
+
+    async def _pull(self, call: Call) -> None:
+        body = call.read(requests.PULL)
+        asked = requests.model_field(body)
+        name = _name(asked, "invalid model name")
+        plain = asked.startswith("http://") or body.get("insecure", False)
+        steps = pull(self._store, name, scheme="http" if plain else "https")
+        await call.answer.progress(steps, stream=body.get("stream", True))
+
+    async def _push(self, call: Call) -> None:
+        body = call.read(requests.PUSH)
+        name = _name(requests.model_field(body), "invalid model name")
+        await call.answer.progress(_push(self._store, name), stream=body.get("stream", True))
+
+    async def _head_blob(self, call: Call) -> None:
+        path = self._store.blob_path(call.parameter)
+        if not path.is_file():
+            raise ApiError(404, f'blob "{call.parameter}" not found')
+        call.answer.raw(200, b"", b"")
+
+    async def _put_blob(self, call: Call) -> None:
+        if self._store.blob_path(call.parameter).is_file():
+            call.answer.raw(200, b"", b"")
+            return
+        writer = await asyncio.to_thread(BlobWriter, self._store, call.parameter)
+        try:
+            async for part in call.exchange.body_stream():
+                await asyncio.to_thread(writer.write, part)
+            await asyncio.to_thread(writer.commit)
+        finally:
+            writer.close()
+        call.answer.raw(201, b"", b"")
+
+    # -- what this engine has not
+
+    async def _no_cloud(self, call: Call) -> None:
+        raise ApiError(403, "there is no cloud behind this engine: it runs models on this machine only")
+
+    async def _no_audio(self, call: Call) -> None:
+        call.answer.reply(dialects.failure(501, "this engine does not transcribe audio"))
+
+
+async def run_engine(
+    models: Path,
+    settings: Settings,
+    *,
+    host: str,
+    port: int,
+    ready: Callable[[str, int], None],
+    stop: asyncio.Event,
+    grace_s: float = 10.0,
+) -> None:
+    """Serves until `stop` is set, then finishes what runs within `grace_s` and ends every runner.
+
+    Args:
+        models: Ollama's models directory; made where it is missing.
+        settings: How models are loaded.
+        host: Address to listen on.
+        port: Port; 0 for any.
+        ready: Called with host and port once it listens.
+        stop: Set from outside.
+        grace_s: See above.
+
+    Raises:
+        Fatal: the port is taken.
+        OSError: the models directory cannot be made.
+    """
+    store = Store(models)
+    async with asyncio.TaskGroup() as group, Scheduler(settings) as scheduler:
+        engine = Engine(store, scheduler)
+        server = await serve(
+            coroutine_app(engine.handle, group), name="engine", host=host, port=port, stream_body=_is_upload
+        )
+        try:
+            ready(host, server.port)
+            await stop.wait()
+        finally:
+            await server.close(grace_s)
+
+
+def _is_upload(request: Request) -> bool:
+    return request.method == "POST" and request.path.startswith("/api/blobs/")
+
+
+def _both(handle: Handle) -> dict[str, Handle]:
+    return {"HEAD": handle, "GET": handle}
+
+
+def _redirect(answer: Answer, request: Request, path: str) -> None:
+    location = path + (f"?{request.query}" if request.query else "")
+    body = f'<a href="{html.escape(location)}">Temporary Redirect</a>.\n\n'.encode()
+    answer.raw(307, b"text/html; charset=utf-8", body, [(b"location", location.encode())])
+
+
+def _process(loaded: Loaded) -> Json:
+    """One entry of `/api/ps`."""
+    runner = loaded.runner
+    if runner is None:
+        raise RuntimeError("a model that is listed as loaded has no runner")
+    total, gpu = runner.memory
+    left = loaded.keep_alive_s if loaded.users else loaded.expires_at - time.monotonic()
+    expires = time.time_ns() + int(min(max(left, 0.0), _FOREVER_S) * 1e9)
+    name = loaded.model.name.short()
+    return {
+        "name": name,
+        "model": name,
+        "size": total or loaded.model.stored.size,
+        "digest": loaded.model.stored.digest,
+        "details": details(loaded.model),
+        "expires_at": timestamp(expires),
+        "size_vram": gpu,
+        "context_length": runner.spec.num_ctx,
+    }
+
+
+def _name(text: str, otherwise: str) -> ModelName:
+    try:
+        return ModelName.parse(text)
+    except InvalidName as fault:
+        raise ApiError(400, otherwise) from fault
+
+
+def _tagged(name: str) -> str:
+    """A name as `show` repeats it: short, with its tag."""
+    try:
+        return ModelName.parse(name).short()
+    except InvalidName:
+        return name
+
+
+def _push(store: Store, name: ModelName) -> Any:
+    yield {"status": "retrieving manifest"}
+    if store.find(name) is None:
+        yield {"status": "couldn't retrieve manifest"}
+        raise ApiError(404, f"open {store.manifest_path(name)}: no such file or directory", late=True)
+    raise ApiError(501, "this engine cannot push: it has no key that a registry knows", late=True)
+
+
+def _uncompressed(request: Request) -> bytes:
+    encoding = (request.headers.get(b"content-encoding") or b"").lower()
+    if encoding != b"zstd":
+        return request.body
+    if request.path != "/v1/responses":
+        raise ApiError(400, "zstd request bodies are accepted on /v1/responses only")
+    try:
+        with zstandard.ZstdDecompressor().stream_reader(request.body) as reader:
+            body = reader.read(_MOST_UNCOMPRESSED + 1)
+    except zstandard.ZstdError as fault:
+        raise ApiError(400, "the body is not zstd") from fault
+    if len(body) > _MOST_UNCOMPRESSED:
+        raise ApiError(413, "the uncompressed body is too large")
+    return bytes(body)
+
+
+def ready_record(host: str, port: int, pid: int) -> bytes:
+    """What the ready file holds."""
+    return msgspec.json.encode({"host": host, "port": port, "pid": pid})

@@ -1,0 +1,52 @@
+"""Finding models by the name a request gives, in the words each route has for a missing one."""
+
+from __future__ import annotations
+
+from bridge_core.dialects.errors import ApiError
+from bridge_core.model_store.layout import Store
+from bridge_core.names import InvalidName, ModelName
+from bridge_engine.store.model import Model, Models
+
+
+class Catalog:
+    """The models of one store."""
+
+    def __init__(self, store: Store) -> None:
+        self.store = store
+        self.models = Models(store)
+
+    def find(self, asked: str, *, missing: str) -> Model:
+        """Opens the model that a request names.
+
+        Args:
+            asked: The name as the request spells it.
+            missing: What the error says where there is no such model.
+
+        Raises:
+            ApiError: 404 where it is missing, 400 where that is no name, 500 where it is damaged.
+        """
+        if not asked:
+            raise ApiError(404, missing)
+        try:
+            name = ModelName.parse(asked)
+        except InvalidName as fault:
+            raise ApiError(400, "invalid model name") from fault
+        stored = self.store.find(name)
+        if stored is None:
+            raise ApiError(404, missing)
+        return self.models.open(stored)
+
+    def all(self) -> list[Model]:
+        """Every model that can be opened; damaged ones are left out."""
+        found = []
+        for stored in self.store.all():
+            try:
+                found.append(self.models.open(stored))
+            except ApiError:
+                continue
+        return found
+
+
+def in_full(model: Model) -> str:
+    """A model's name as some of Ollama's messages have it: with registry and namespace."""
+    return str(model.name)

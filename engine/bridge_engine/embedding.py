@@ -1,0 +1,142 @@
+"""`/api/embed` and the older `/api/embeddings`."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import AsyncIterator
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from bridge_core.dialects.errors import ApiError
+from bridge_engine import requests
+from bridge_engine.catalog import Catalog
+from bridge_engine.native import Json
+from bridge_engine.options import merge, runner_options
+from bridge_engine.runner.process import Runner
+from bridge_engine.runner.scheduler import Scheduler
+
+Vector = npt.NDArray[np.float32]
+_TOO_LONG = "the input length exceeds the context length"
+_TOO_LONG_SIGNS = ("too large", "context size", "context length", "physical batch size")
+
+
+class Embedding:
+    """The two embedding calls; see `native.NativeApi`."""
+
+    def __init__(self, catalog: Catalog, scheduler: Scheduler) -> None:
+        self._catalog = catalog
+        self._scheduler = scheduler
+
+    async def embed(self, body: Json) -> AsyncIterator[Json]:
+        """`POST /api/embed`."""
+        started = time.perf_counter_ns()
+        texts = _inputs(body.get("input"))
+        vectors, tokens, load_ns = await self._vectors(body, texts, started)
+        size = body.get("dimensions", 0)
+        if size > 0:
+            vectors = [_normalised(vector[:size]) for vector in vectors]
+        answer: Json = {
+            "model": body.get("model", ""),
+            "embeddings": [_shortest(vector) for vector in vectors],
+        }
+        if texts:
+            answer["total_duration"] = time.perf_counter_ns() - started
+            answer["load_duration"] = load_ns
+            answer["prompt_eval_count"] = tokens
+        yield answer
+
+    async def embeddings(self, body: Json) -> AsyncIterator[Json]:
+        """`POST /api/embeddings`."""
+        texts = [body["prompt"]] if body.get("prompt") else []
+        vectors, _, _ = await self._vectors(body, texts, time.perf_counter_ns())
+        yield {"embedding": [float(number) for number in vectors[0]] if vectors else []}
+
+    async def _vectors(self, body: Json, texts: list[str], started: int) -> tuple[list[Vector], int, int]:
+        """Normalised vectors, the number of tokens read, and nanoseconds until the model was there."""
+        keep_alive = requests.keep_alive(body.get("keep_alive"))
+        name = body.get("model", "")
+        missing = f"model {json.dumps(name, ensure_ascii=False)} not found, try pulling it first"
+        model = self._catalog.find(name, missing=missing)
+        options = merge(model.options, body.get("options") or {})
+        wanted = runner_options(options, shift=True)
+        async with self._scheduler.use(model, wanted, keep_alive) as runner:
+            load_ns = time.perf_counter_ns() - started
+            if not texts:
+                return [], 0, load_ns
+            truncate = body.get("truncate", True)
+            vectors, tokens = await _embed(runner, texts, truncate=truncate)
+            return vectors, tokens, load_ns
+
+
+def _inputs(value: Any) -> list[str]:
+    if value is None or value == "":
+        return []
+    if isinstance(value, str):
+        return [value]
+    if isinstance(value, list) and all(isinstance(text, str) for text in value):
+        return value
+    raise ApiError(400, "invalid input type")
+
+
+async def _embed(runner: Runner, texts: list[str], *, truncate: bool) -> tuple[list[Vector], int]:
+    """Embeds all texts in one call; where one is too long, one by one with that one cut."""
+    try:
+        return await _ask(runner, texts)
+    except ApiError as fault:
+        if not _is_too_long(fault):
+            raise _plain(fault) from fault
+        if not truncate:
+            raise ApiError(400, _TOO_LONG) from fault
+    vectors, total = [], 0
+    for text in texts:
+        found, tokens = await _embed_cut(runner, text)
+        vectors += found
+        total += tokens
+    return vectors, total
+
+
+async def _embed_cut(runner: Runner, text: str) -> tuple[list[Vector], int]:
+    answer = await runner.call("/tokenize", {"content": text, "add_special": True})
+    special = len(answer["tokens"])
+    tokens = (await runner.call("/tokenize", {"content": text, "add_special": False}))["tokens"]
+    special -= len(tokens)
+    room = runner.spec.num_ctx - 1 - special
+    if len(tokens) > room:
+        text = (await runner.call("/detokenize", {"tokens": tokens[:room]}))["content"]
+    try:
+        return await _ask(runner, [text])
+    except ApiError as fault:
+        raise _plain(fault) from fault
+
+
+async def _ask(runner: Runner, texts: list[str]) -> tuple[list[Vector], int]:
+    answer = await runner.call("/v1/embeddings", {"input": texts})
+    ordered = sorted(answer["data"], key=lambda one: one["index"])
+    vectors = [_normalised(np.asarray(one["embedding"], dtype=np.float32)) for one in ordered]
+    return vectors, int(answer["usage"]["prompt_tokens"])
+
+
+def _normalised(vector: Vector) -> Vector:
+    length = float(np.linalg.norm(vector.astype(np.float64)))
+    return (vector / np.float32(length)).astype(np.float32) if length > 1e-12 else vector
+
+
+def _shortest(vector: Vector) -> list[float]:
+    """The numbers with the fewest digits that tell 32-bit floats apart, as Go prints them."""
+    return [float(str(number)) for number in vector]
+
+
+def _is_too_long(fault: ApiError) -> bool:
+    return fault.status in (400, 500) and any(sign in fault.message.lower() for sign in _TOO_LONG_SIGNS)
+
+
+def _plain(fault: ApiError) -> ApiError:
+    """The message inside of llama-server's JSON error."""
+    try:
+        about = json.loads(fault.message)["error"]
+        return ApiError(fault.status, about if isinstance(about, str) else about["message"])
+    except (ValueError, KeyError, TypeError):
+        return fault

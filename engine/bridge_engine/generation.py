@@ -1,0 +1,399 @@
+"""`/api/generate` and `/api/chat`: from a request to a stream of native records."""
+
+from __future__ import annotations
+
+import contextlib
+import datetime as dt
+import secrets
+import time
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+from typing import Final
+
+import msgspec
+
+from bridge_core.dialects.errors import ApiError, RunnerFailed
+from bridge_engine import requests
+from bridge_engine.catalog import Catalog, in_full
+from bridge_engine.native import Json
+from bridge_engine.options import Options, merge, runner_options, truncated_prompt
+from bridge_engine.prompting import (
+    completion_body,
+    conversation,
+    logprobs,
+    metrics,
+    render,
+    template_of,
+    with_image_marks,
+)
+from bridge_engine.runner.process import Runner
+from bridge_engine.runner.scheduler import Scheduler
+from bridge_engine.store.details import timestamp
+from bridge_engine.store.model import Model
+from bridge_engine.templates.functions import Dates
+from bridge_engine.templates.prompt import Template, Values
+from bridge_engine.templates.thinking import ThinkingParser, infer_tags
+from bridge_engine.templates.tool_calls import ToolCallParser, infer_prefix
+
+_MOST_PROBABILITIES: Final = 20
+_TOO_LONG: Final = (
+    "the prompt does not fit the context length that the model is loaded with; shorten it, or raise num_ctx"
+)
+
+
+class Request(msgspec.Struct, kw_only=True):
+    """What both routes have in common, checked.
+
+    Attributes:
+        name: The model as the client spelled it; answers repeat it.
+        started: When it came, on the clock of `time.perf_counter_ns`.
+    """
+
+    name: str
+    model: Model
+    body: Json
+    options: Options
+    keep_alive: float | None
+    think: bool | str | None
+    started: int
+    load_ns: int = 0
+
+    @property
+    def shift(self) -> bool:
+        """Whether the context may be shifted when it is full."""
+        default = not self.model.header.architecture.startswith("deepseek2")
+        return bool(self.body.get("shift", default))
+
+    @property
+    def truncate(self) -> bool:
+        """Whether a prompt that is too long may be cut."""
+        return bool(self.body.get("truncate", True))
+
+    @property
+    def probabilities(self) -> int:
+        """How many candidates a token to ask for; 0 for none."""
+        return max(1, self.body.get("top_logprobs", 0)) if self.body.get("logprobs") else 0
+
+
+class Prepared(msgspec.Struct, kw_only=True):
+    """A prompt with what is needed to read the answer to it."""
+
+    prompt: str
+    images: Sequence[str] = ()
+    thinking: ThinkingParser | None = None
+    tools: ToolCallParser | None = None
+
+
+class Generation:
+    """The two generative calls; see `native.NativeApi`."""
+
+    def __init__(self, catalog: Catalog, scheduler: Scheduler) -> None:
+        self._catalog = catalog
+        self._scheduler = scheduler
+        self._leading_bos: dict[str, str] = {}
+
+    async def generate(self, body: Json) -> AsyncIterator[Json]:
+        """`POST /api/generate`."""
+        request = self._request(body, missing=f"model '{body.get('model', '')}' not found")
+        self._check_generate(request)
+        empty = {"response": ""}
+        if not body.get("prompt") and request.keep_alive == 0:
+            yield self._unload(request, empty)
+            return
+        async with self._runner(request) as runner:
+            if not body.get("prompt"):
+                yield self._loaded(request, empty)
+                return
+            prepared = await self._prepare_generate(request, runner)
+            if body.get("_debug_render_only"):
+                yield self._rendered(request, prepared, empty)
+                return
+            said: list[str] = []
+            async with contextlib.aclosing(self._complete(request, runner, prepared)) as records:
+                async for record, text, final in records:
+                    said.append(text)
+                    if final and not body.get("raw"):
+                        record["context"] = await _tokens(runner, prepared.prompt + "".join(said))
+                    yield _ordered(request.name, record)
+
+    async def chat(self, body: Json) -> AsyncIterator[Json]:
+        """`POST /api/chat`."""
+        if not body.get("model"):
+            raise ApiError(400, "model is required")
+        request = self._request(body, missing=f"model '{body['model']}' not found")
+        self._check_chat(request)
+        empty = {"message": {"role": "assistant", "content": ""}}
+        if not body.get("messages") and request.keep_alive == 0:
+            yield self._unload(request, empty)
+            return
+        async with self._runner(request) as runner:
+            if not body.get("messages"):
+                yield self._loaded(request, empty)
+                return
+            prepared = await self._prepare_chat(request, runner)
+            if body.get("_debug_render_only"):
+                yield self._rendered(request, prepared, {"message": {"role": "", "content": ""}})
+                return
+            async with contextlib.aclosing(self._complete(request, runner, prepared)) as records:
+                async for record, _, _ in records:
+                    yield _ordered(request.name, _as_message(record))
+
+    # -- checking
+
+    def _request(self, body: Json, *, missing: str) -> Request:
+        started = time.perf_counter_ns()
+        keep_alive = requests.keep_alive(body.get("keep_alive"))
+        think = requests.think(body.get("think"))
+        model = self._catalog.find(body.get("model", ""), missing=missing)
+        if not 0 <= body.get("top_logprobs", 0) <= _MOST_PROBABILITIES:
+            raise ApiError(400, "top_logprobs must be between 0 and 20")
+        return Request(
+            name=body.get("model", ""),
+            model=model,
+            body=body,
+            options=Options(),
+            keep_alive=keep_alive,
+            think=think,
+            started=started,
+        )
+
+    def _check_generate(self, request: Request) -> None:
+        body = request.body
+        if body.get("raw") and (body.get("template") or body.get("system") or body.get("context")):
+            raise ApiError(400, "raw mode does not support template, system, or context")
+        can = request.model.capabilities
+        if "completion" not in can:
+            raise ApiError(400, f'"{request.name}" does not support generate')
+        if body.get("suffix") and "insert" not in can:
+            raise ApiError(400, f"{in_full(request.model)} does not support insert")
+        requests.images(body.get("images") or [])
+        self._settle_thinking(request)
+        self._settle_options(request)
+
+    def _check_chat(self, request: Request) -> None:
+        body = request.body
+        can = request.model.capabilities
+        if "completion" not in can:
+            raise ApiError(400, f'"{request.name}" does not support chat')
+        if body.get("tools") and "tools" not in can:
+            raise ApiError(400, f"{in_full(request.model)} does not support tools")
+        for message in body.get("messages") or ():
+            requests.images(message.get("images") or [])
+        self._settle_thinking(request)
+        self._settle_options(request)
+
+    def _settle_thinking(self, request: Request) -> None:
+        can_think = "thinking" in request.model.capabilities
+        if request.think and not can_think:
+            raise ApiError(400, f'"{request.name}" does not support thinking')
+        if request.think is None and can_think:
+            request.think = True
+
+    def _settle_options(self, request: Request) -> None:
+        request.options = merge(request.model.options, request.body.get("options") or {})
+
+    # -- answers without generating
+
+    def _unload(self, request: Request, empty: Json) -> Json:
+        self._scheduler.expire(request.model)
+        return _ordered(request.name, {**empty, "done": True, "done_reason": "unload"})
+
+    def _loaded(self, request: Request, empty: Json) -> Json:
+        return _ordered(request.name, {**empty, "done": True, "done_reason": "load"})
+
+    def _rendered(self, request: Request, prepared: Prepared, empty: Json) -> Json:
+        about: Json = {"rendered_template": prepared.prompt}
+        if prepared.images:
+            about["image_count"] = len(prepared.images)
+        return _ordered(request.name, {**empty, "done": False, "_debug_info": about})
+
+    # -- prompts
+
+    @contextlib.asynccontextmanager
+    async def _runner(self, request: Request) -> AsyncIterator[Runner]:
+        wanted = runner_options(request.options, shift=request.shift)
+        async with self._scheduler.use(request.model, wanted, request.keep_alive) as runner:
+            request.load_ns = time.perf_counter_ns() - request.started
+            yield runner
+
+    async def _prepare_generate(self, request: Request, runner: Runner) -> Prepared:
+        body = request.body
+        images = body.get("images") or []
+        if body.get("raw"):
+            marks = "".join(f"[img-{number}]" for number in range(len(images)))
+            return Prepared(prompt=marks + body["prompt"], images=images)
+        template = template_of(request.model, body.get("template", ""))
+        if body.get("suffix"):
+            values = Values(prompt=body["prompt"], suffix=body["suffix"], think=request.think, dates=_dates())
+            return Prepared(prompt=render(template, values))
+        turn = {"role": "user", "content": body["prompt"], "images": images}
+        messages = conversation(request.model, [turn], body.get("system", ""))
+        marked, images = with_image_marks(messages)
+        prompt = render(template, Values(messages=marked, think=request.think, dates=_dates()))
+        if body.get("context"):
+            prompt = await _text(runner, body["context"]) + prompt
+        return Prepared(prompt=prompt, images=images, thinking=_thinking(request, template, prompt))
+
+    async def _prepare_chat(self, request: Request, runner: Runner) -> Prepared:
+        body = request.body
+        template = template_of(request.model)
+        messages = conversation(request.model, body["messages"])
+        tools = body.get("tools") or []
+
+        def rendered(first: int) -> Prepared:
+            kept = [one for one in messages[:first] if one.get("role") == "system"] + messages[first:]
+            marked, images = with_image_marks(kept)
+            values = Values(messages=marked, tools=tools, think=request.think, dates=_dates())
+            return Prepared(prompt=render(template, values), images=images)
+
+        prepared = rendered(0)
+        if request.truncate and len(prepared.prompt.encode()) >= runner.spec.num_ctx:
+            low, high = 0, len(messages) - 1
+            while low < high:  # the fewest of the oldest messages that must go
+                middle = (low + high) // 2
+                if len(await _tokens(runner, rendered(middle).prompt)) <= runner.spec.num_ctx:
+                    high = middle
+                else:
+                    low = middle + 1
+            prepared = rendered(low)
+        prepared.thinking = _thinking(request, template, prepared.prompt)
+        if tools:
+            names = [str((tool.get("function") or {}).get("name", "")) for tool in tools]
+            prepared.tools = ToolCallParser(infer_prefix(template), names)
+        return prepared
+
+    async def _fitted(self, request: Request, runner: Runner, prepared: Prepared) -> str | list[int]:
+        """The prompt as it is sent: cut where it is too long and may be cut."""
+        prompt = self._without_bos(request.model, prepared.prompt)
+        num_ctx = runner.spec.num_ctx
+        if not request.truncate or prepared.images or len(prompt.encode()) < num_ctx:
+            return prompt
+        tokens = await _tokens(runner, prompt, special=True)
+        if len(tokens) > num_ctx - 1 and not request.shift:
+            raise ApiError(400, _TOO_LONG, late=True)
+        cut = truncated_prompt(tokens, num_ctx, request.options.num_keep, adds_bos=request.model.adds_bos)
+        return prompt if cut is None else cut
+
+    def _without_bos(self, model: Model, prompt: str) -> str:
+        """A prompt must not begin with the token that the tokeniser adds by itself."""
+        if not model.adds_bos or not prompt.startswith(("<", "[")):
+            return prompt
+        known = self._leading_bos.get(model.stored.digest)
+        if known is None:
+            tokens = model.header.array("tokenizer.ggml.tokens")
+            number = model.header.metadata.get("tokenizer.ggml.bos_token_id", -1)
+            known = str(tokens[number]) if 0 <= number < len(tokens) else ""
+            self._leading_bos[model.stored.digest] = known
+        return prompt.removeprefix(known) if known else prompt
+
+    # -- generating
+
+    async def _complete(
+        self, request: Request, runner: Runner, prepared: Prepared
+    ) -> AsyncGenerator[tuple[Json, str, bool]]:
+        """Yields records without their head, the raw text of each, and whether it is the last."""
+        body = completion_body(
+            await self._fitted(request, runner, prepared),
+            request.options,
+            num_ctx=runner.spec.num_ctx,
+            images=prepared.images,
+            marker=runner.marker,
+            format_=request.body.get("format"),
+            probabilities=request.probabilities,
+        )
+        reader = _Reader(prepared)
+        unsaid = ""  # text held back from records still counts for the context
+        async with contextlib.aclosing(runner.stream("/completion", body)) as events:
+            async for event in events:
+                text = event.get("content") or ""
+                unsaid += text
+                final = bool(event.get("stop"))
+                record = reader.read(text, final=final)
+                if request.probabilities and not final:
+                    found = logprobs(event, top=bool(request.body.get("top_logprobs")))
+                    if found:
+                        record["logprobs"] = found
+                if final:
+                    yield self._finished(request, event, record), unsaid, True
+                    return
+                if record["response"] or len(record) > 1:
+                    yield {**record, "done": False}, unsaid, False
+                    unsaid = ""
+        raise RunnerFailed("unexpected EOF")
+
+    def _finished(self, request: Request, event: Json, record: Json) -> Json:
+        reason = "length" if event.get("stop_type") == "limit" else "stop"
+        total = time.perf_counter_ns() - request.started
+        counts = metrics(event.get("timings") or {}, total_ns=total, load_ns=request.load_ns)
+        return {**record, "done": True, "done_reason": reason, **counts}
+
+
+class _Reader:
+    """Parts the text into answer, thinking and tool calls."""
+
+    def __init__(self, prepared: Prepared) -> None:
+        self._thinking = prepared.thinking
+        self._tools = prepared.tools
+        self._calls = 0
+
+    def read(self, text: str, *, final: bool) -> Json:
+        thinking = ""
+        if self._thinking is not None:
+            part = self._thinking.feed(text)
+            thinking, text = part.thinking, part.content
+            if final:
+                rest = self._thinking.finish()
+                thinking, text = thinking + rest.thinking, text + rest.content
+        record: Json = {"response": text}
+        if self._tools is not None:
+            found = self._tools.feed(text)
+            text = found.content + (self._tools.finish().content if final else "")
+            record["response"] = text
+            if found.calls:
+                record["tool_calls"] = [self._call(call.name, call.arguments) for call in found.calls]
+        if thinking:
+            record["thinking"] = thinking
+        return record
+
+    def _call(self, name: str, arguments: Json) -> Json:
+        self._calls += 1
+        function = {"index": self._calls - 1, "name": name, "arguments": arguments}
+        return {"id": f"call_{secrets.token_hex(4)}", "function": function}
+
+
+def _thinking(request: Request, template: Template, prompt: str) -> ThinkingParser | None:
+    if not request.think:
+        return None
+    tags = infer_tags(template)
+    if tags is None:
+        return None
+    return ThinkingParser(tags, opened=prompt.rstrip().endswith(tags.opening))
+
+
+def _ordered(name: str, record: Json) -> Json:
+    return {"model": name, "created_at": timestamp(time.time_ns()), **record}
+
+
+def _as_message(record: Json) -> Json:
+    """A record of `generate` as one of `chat`."""
+    message = {"role": "assistant", "content": record.pop("response")}
+    for name in ("thinking", "tool_calls"):
+        if name in record:
+            message[name] = record.pop(name)
+    return {"message": message, **record}
+
+
+async def _tokens(runner: Runner, text: str, *, special: bool = False) -> list[int]:
+    answer = await runner.call("/tokenize", {"content": text, "add_special": special})
+    tokens: list[int] = answer["tokens"]
+    return tokens
+
+
+async def _text(runner: Runner, tokens: list[int]) -> str:
+    answer = await runner.call("/detokenize", {"tokens": tokens})
+    return str(answer["content"])
+
+
+def _dates() -> Dates:
+    """What `currentDate` and `yesterdayDate` of a template say now."""
+    today = dt.datetime.now().astimezone().date()
+    return Dates(today.isoformat(), (today - dt.timedelta(days=1)).isoformat())

@@ -1,0 +1,201 @@
+"""What is sent to a runner for a request: the rendered prompt, sampling fields, media. Pure."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from typing import Any, Final
+
+from bridge_core.dialects.errors import ApiError
+from bridge_engine.options import Options, bounded_predict
+from bridge_engine.store.model import Model, parsed_template
+from bridge_engine.templates.fault import TemplateFault
+from bridge_engine.templates.prompt import Template, Values
+
+JSON_GRAMMAR: Final = r"""
+root ::= object
+object ::= "{" gap ( member ( "," gap member )* )? gap "}"
+member ::= string ":" gap value
+array ::= "[" gap ( value ( "," gap value )* )? gap "]"
+value ::= object | array | string | number | ( "true" | "false" | "null" ) gap
+string ::= "\"" char* "\""
+char ::= [^"\\\x7F\x00-\x1F] | "\\" ( ["\\/bfnrt] | "u" [0-9a-fA-F]{4} )
+number ::= "-"? ( "0" | [1-9] [0-9]* ) ( "." [0-9]+ )? ( [eE] [-+]? [0-9]+ )?
+gap ::= [ \t\n]*
+"""
+"""Any JSON object, without anything after its closing brace."""
+
+_SCHEMA_TYPES: Final = frozenset({"object", "array", "string", "number", "integer", "boolean", "null"})
+
+
+def template_of(model: Model, override: str = "") -> Template:
+    """The model's template, or the request's.
+
+    Raises:
+        ApiError: 400; it is not a template.
+    """
+    try:
+        return parsed_template(override or model.template)
+    except TemplateFault as fault:
+        raise ApiError(400, f"template error: {fault.message}") from fault
+
+
+def render(template: Template, values: Values) -> str:
+    """Renders a prompt.
+
+    Raises:
+        ApiError: 500; the template does not fit the conversation.
+    """
+    try:
+        return template.render(values)
+    except TemplateFault as fault:
+        raise ApiError(500, f"template error: {fault.message}") from fault
+
+
+def with_image_marks(messages: Sequence[dict[str, Any]]) -> tuple[list[dict[str, Any]], list[str]]:
+    """Puts a mark for each image into its message; returns messages and images in their order."""
+    images: list[str] = []
+    marked = []
+    for message in messages:
+        content = message.get("content", "")
+        prefix = ""
+        for image in message.get("images") or ():
+            mark = f"[img-{len(images)}]"
+            images.append(image)
+            if "[img]" in content:
+                content = content.replace("[img]", mark, 1)
+            else:
+                prefix += mark
+        marked.append({**message, "content": prefix + content})
+    return marked, images
+
+
+def conversation(model: Model, messages: Sequence[dict[str, Any]], system: str = "") -> list[dict[str, Any]]:
+    """The messages of a chat with what the model itself brings before them."""
+    whole = [*model.messages, *messages]
+    system = system or model.system
+    if system and (not messages or messages[0].get("role") != "system"):
+        whole.insert(0, {"role": "system", "content": system})
+    return whole
+
+
+def completion_body(
+    prompt: str | list[int],
+    options: Options,
+    *,
+    num_ctx: int,
+    images: Sequence[str] = (),
+    marker: str = "",
+    format_: Any = None,
+    probabilities: int = 0,
+) -> dict[str, Any]:
+    """The body of llama-server's `/completion`.
+
+    Raises:
+        ApiError: 500 as Ollama answers; `format_` is neither "json" nor a schema.
+    """
+    body: dict[str, Any] = {
+        "prompt": prompt,
+        "stream": True,
+        "cache_prompt": True,
+        # An event after each batch of the prompt: by the one that it cannot send llama-server notices
+        # that nobody wants the answer any more. While other requests keep it awake it never looks.
+        "return_progress": True,
+        "n_predict": bounded_predict(options.num_predict, num_ctx),
+        "n_keep": options.num_keep,
+        "temperature": options.temperature,
+        "top_k": options.top_k,
+        "top_p": options.top_p,
+        "min_p": options.min_p,
+        "typical_p": options.typical_p,
+        "repeat_penalty": options.repeat_penalty,
+        "repeat_last_n": options.repeat_last_n,
+        "frequency_penalty": options.frequency_penalty,
+        "presence_penalty": options.presence_penalty,
+        "seed": options.seed,
+    }
+    if options.stop:
+        body["stop"] = list(options.stop)
+    if probabilities:
+        body["n_probs"] = probabilities
+    if isinstance(format_, dict):
+        body["json_schema"] = closed_schema(format_)
+    elif format_ == "json":
+        body["grammar"] = JSON_GRAMMAR
+    elif format_ not in (None, ""):
+        quoted = json.dumps(json.dumps(format_))
+        raise ApiError(
+            500, f'invalid format: {quoted}; expected "json" or a valid JSON Schema object', late=True
+        )
+    if images and isinstance(prompt, str):
+        for number in range(len(images)):
+            prompt = prompt.replace(f"[img-{number}]", marker, 1)
+        body["prompt"] = {"prompt_string": prompt, "multimodal_data": list(images)}
+    return body
+
+
+def closed_schema(schema: Any, path: str = "#") -> Any:
+    """A schema by which objects have no properties but those that it names.
+
+    llama.cpp's newer converters allow others unless the schema forbids them, and let an unknown
+    type pass for any; Ollama's forbids the first and refuses the second.
+
+    Raises:
+        ApiError: 400; a type is unknown.
+    """
+    if isinstance(schema, list):
+        return [closed_schema(item, path) for item in schema]
+    if not isinstance(schema, dict):
+        return schema
+    kinds = schema.get("type", [])
+    for kind in kinds if isinstance(kinds, list) else [kinds]:
+        if isinstance(kind, str) and kind not in _SCHEMA_TYPES:
+            raise _bad_schema(f"JSON schema error at {path}: unrecognized type {kind}")
+    closed = dict(schema)
+    for name in ("properties", "$defs", "definitions"):
+        if isinstance(schema.get(name), dict):
+            closed[name] = {key: closed_schema(item, f"{path}/{key}") for key, item in schema[name].items()}
+    for name in ("items", "prefixItems", "anyOf", "oneOf", "allOf"):
+        if name in schema:
+            closed[name] = closed_schema(schema[name], path)
+    if schema.get("properties") and "additionalProperties" not in schema:
+        closed["additionalProperties"] = False
+    return closed
+
+
+def _bad_schema(problem: str) -> ApiError:
+    message = f"Field 'json_schema': \"json_schema\": JSON schema conversion failed:\n{problem}"
+    about = {"code": 400, "message": message, "type": "invalid_request_error"}
+    return ApiError(400, json.dumps({"error": about}, separators=(",", ":")), late=True)
+
+
+def logprobs(event: dict[str, Any], *, top: bool) -> list[dict[str, Any]]:
+    """The log probabilities of an event in Ollama's shape."""
+    return [
+        {
+            **_token(one),
+            **({"top_logprobs": [_token(other) for other in one.get("top_logprobs", ())]} if top else {}),
+        }
+        for one in event.get("completion_probabilities") or ()
+    ]
+
+
+def _token(one: dict[str, Any]) -> dict[str, Any]:
+    return {
+        "token": one["token"],
+        "logprob": one.get("logprob", one.get("prob", 0.0)),
+        "bytes": list(one["token"].encode()),
+    }
+
+
+def metrics(timings: dict[str, Any], *, total_ns: int, load_ns: int) -> dict[str, int]:
+    """Durations (nanoseconds) and counts of a finished generation; zeros are left out."""
+    found = {
+        "total_duration": total_ns,
+        "load_duration": load_ns,
+        "prompt_eval_count": int(timings.get("prompt_n", 0)) + int(timings.get("cache_n", 0)),
+        "prompt_eval_duration": int(float(timings.get("prompt_ms", 0)) * 1e6),
+        "eval_count": int(timings.get("predicted_n", 0)),
+        "eval_duration": int(float(timings.get("predicted_ms", 0)) * 1e6),
+    }
+    return {name: value for name, value in found.items() if value}

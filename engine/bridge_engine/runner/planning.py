@@ -1,0 +1,78 @@
+"""How a model is loaded. Pure."""
+
+from __future__ import annotations
+
+from typing import Final
+
+import msgspec
+
+from bridge_core.model_store.weights import EMBEDDING_BATCH
+from bridge_engine.options import RunnerOptions
+from bridge_engine.runner.spec import Spec
+from bridge_engine.store.model import Model
+
+DEFAULT_BATCH: Final = 512
+# These keep state that cannot be shared between sequences in one context.
+_SERIAL: Final = ("mllama", "qwen3vl", "qwen35", "qwen3next", "lfm2", "nemotron_h")
+
+
+def plan(
+    model: Model,
+    options: RunnerOptions,
+    *,
+    parallel: int,
+    context_length: int,
+    llama_server: str,
+    port: int,
+    kv_cache_type: str = "f16",
+    threads: int = 0,
+    batch: int = 0,
+) -> Spec:
+    """Decides how a model is loaded.
+
+    Args:
+        model: What.
+        options: What the request and the model file ask for.
+        parallel: Slots of the engine; some architectures get one whatever it says.
+        context_length: The context length where nobody asks for one.
+        llama_server: Path of a llama-server to run; empty for the wheel's.
+        port: Where that one listens.
+        kv_cache_type: Precision of the KV cache.
+        threads: CPU threads where nobody asks for a number; 0: llama.cpp's own choice.
+        batch: Prompt tokens read at a time where nobody asks for a number; 0: the default.
+    """
+    num_ctx = max(4, options.num_ctx or context_length)
+    if model.trained_context:
+        num_ctx = min(num_ctx, model.trained_context)
+    embedding = "embedding" in model.capabilities
+    size = min(options.num_batch or batch or (EMBEDDING_BATCH if embedding else DEFAULT_BATCH), num_ctx)
+    if embedding:  # a text is embedded in one batch or not at all
+        size = max(size, min(EMBEDDING_BATCH, num_ctx))
+    serial = embedding or model.header.architecture.startswith(_SERIAL)
+    return Spec(
+        model=str(model.weights),
+        num_ctx=num_ctx,
+        parallel=1 if serial else parallel,
+        batch=size,
+        micro_batch=size,
+        shift=options.shift,
+        embedding=embedding,
+        num_gpu=options.num_gpu,
+        main_gpu=options.main_gpu,
+        num_thread=options.num_thread or threads,
+        kv_cache_type=kv_cache_type,
+        use_mmap=options.use_mmap,
+        projectors=tuple(map(str, model.projectors)),
+        adapters=tuple(map(str, model.adapters)),
+        llama_server=llama_server,
+        port=port,
+    )
+
+
+def serves(running: Spec, wanted: Spec) -> bool:
+    """Whether a runner that was started with one plan may answer what another one was made for.
+
+    Plans are compared, not options: a request that names the very context that the runner chose by
+    itself must not load the model anew.
+    """
+    return msgspec.structs.replace(wanted, port=running.port) == running

@@ -1,0 +1,168 @@
+"""A stored model, opened: what its layers say, ready to be shown and run."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, Final
+
+import msgspec
+
+from bridge_core.dialects.errors import ApiError
+from bridge_core.model_store.gguf import Header
+from bridge_core.model_store.layout import Layer, Store, Stored
+from bridge_core.model_store.weights import read_weights, weights_layer
+from bridge_core.names import ModelName
+from bridge_engine.options import Options, merge
+from bridge_engine.templates.capabilities import of_template
+from bridge_engine.templates.fault import TemplateFault
+from bridge_engine.templates.prompt import Template
+
+DEFAULT_TEMPLATE: Final = "{{ .Prompt }}"
+
+
+class Config(msgspec.Struct, omit_defaults=True):
+    """The config blob: what listings show without opening the weights."""
+
+    model_format: str = ""
+    model_family: str = ""
+    model_families: list[str] | None = None
+    model_type: str = ""
+    file_type: str = ""
+    renderer: str = ""
+    parser: str = ""
+    requires: str = ""
+
+
+class Model(msgspec.Struct, frozen=True):
+    """Everything about a model but its weights."""
+
+    stored: Stored
+    config: Config
+    weights: Path
+    header: Header
+    projectors: tuple[Path, ...]
+    adapters: tuple[Path, ...]
+    template: str
+    system: str
+    parameters: dict[str, Any]
+    messages: list[dict[str, Any]]
+    licenses: list[str]
+    parent: str
+
+    @property
+    def name(self) -> ModelName:
+        """Its name as stored."""
+        return self.stored.name
+
+    @property
+    def options(self) -> Options:
+        """The defaults with the model file's parameters over them."""
+        return merge(Options(), self.parameters)
+
+    @property
+    def capabilities(self) -> list[str]:
+        """What it can do, in Ollama's words and order."""
+        if self.header.architecture_value("pooling_type") is not None:
+            return ["embedding"]
+        found = ["completion"]
+        if self.projectors or self.header.architecture_value("vision.block_count") is not None:
+            found.append("vision")
+        if self.header.architecture_value("audio.block_count") is not None:
+            found.append("audio")
+        found += _of_template(self.template)
+        return found
+
+    @property
+    def trained_context(self) -> int:
+        """The context length that the weights were trained for, 0 where the file does not say."""
+        return int(self.header.architecture_value("context_length") or 0)
+
+    @property
+    def adds_bos(self) -> bool:
+        """Whether tokenising a prompt puts the begin-of-sequence token before it."""
+        return bool(self.header.metadata.get("tokenizer.ggml.add_bos_token", False))
+
+
+@lru_cache(maxsize=256)
+def parsed_template(text: str) -> Template:
+    """A template, parsed once.
+
+    Raises:
+        TemplateFault: it is not a template.
+    """
+    return Template(text)
+
+
+@lru_cache(maxsize=256)
+def _of_template(text: str) -> tuple[str, ...]:
+    try:
+        return of_template(parsed_template(text))
+    except TemplateFault:
+        return ()
+
+
+class Models:
+    """Opens models of a store; headers are kept by digest, because a blob never changes."""
+
+    def __init__(self, store: Store) -> None:
+        self.store = store
+        self._headers: dict[str, Header] = {}
+        self._opened: dict[str, Model] = {}
+
+    def open(self, stored: Stored) -> Model:
+        """Opens a stored model.
+
+        Raises:
+            ApiError: 500; a blob is missing or damaged.
+        """
+        key = f"{stored.name}@{stored.digest}@{stored.modified_ns}"
+        found = self._opened.get(key)
+        if found is None or not found.weights.exists():
+            if len(self._opened) > 512:
+                self._opened.clear()
+            found = self._opened[key] = self._open(stored)
+        return found
+
+    def _open(self, stored: Stored) -> Model:
+        layers: dict[str, list[Layer]] = {}
+        for layer in stored.manifest.layers:
+            layers.setdefault(layer.kind, []).append(layer)
+        weights = weights_layer(stored)
+        text = {kind: self._text(layers, kind) for kind in ("template", "system")}
+        return Model(
+            stored=stored,
+            config=self._json(stored.manifest.config, Config),
+            weights=self.store.blob_path(weights.digest),
+            header=self._header(weights),
+            projectors=self._paths(layers, "projector"),
+            adapters=self._paths(layers, "adapter"),
+            template=text["template"] or DEFAULT_TEMPLATE,
+            system=text["system"],
+            parameters=self._json(layers["params"][-1], dict[str, Any]) if "params" in layers else {},
+            messages=self._json(layers["messages"][-1], list[dict[str, Any]]) if "messages" in layers else [],
+            licenses=[
+                self.store.read_blob(layer).decode("utf-8", "replace") for layer in layers.get("license", ())
+            ],
+            parent=weights.from_,
+        )
+
+    def _header(self, layer: Layer) -> Header:
+        header = self._headers.get(layer.digest)
+        if header is None:
+            _, header = read_weights(self.store, layer)
+            self._headers[layer.digest] = header
+        return header
+
+    def _paths(self, layers: dict[str, list[Layer]], kind: str) -> tuple[Path, ...]:
+        return tuple(self.store.blob_path(layer.digest) for layer in layers.get(kind, ()))
+
+    def _text(self, layers: dict[str, list[Layer]], kind: str) -> str:
+        found = layers.get(kind)
+        return self.store.read_blob(found[-1]).decode("utf-8", "replace") if found else ""
+
+    def _json(self, layer: Layer, kind: Any) -> Any:
+        try:
+            return msgspec.json.decode(self.store.read_blob(layer), type=kind)
+        except msgspec.DecodeError as fault:
+            raise ApiError(500, f"damaged blob {layer.digest}: {fault}") from fault
