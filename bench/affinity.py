@@ -21,7 +21,7 @@ from bridge_agent.gateway.gateway import Gateway
 from bridge_agent.peers.upstreams import Upstreams
 from bridge_agent.routing.view import MeshView
 from bridge_core import http1
-from bridge_core.snapshot import MeshSettings, Model, RoutePolicy, Snapshot, Version, encode_entry
+from bridge_core.snapshot import MemberModel, MeshConfig, RoutePolicy, Snapshot, Version, encode_entry
 from bridge_engine import seed
 
 # On a machine that is too busy for a model that speaks, BRIDGE_BENCH_MODEL=tiny shows the shares.
@@ -151,11 +151,13 @@ async def _run(policy: RoutePolicy, ports: list[int]) -> Measured:
     upstreams = Upstreams(view, None)
     async with asyncio.TaskGroup() as group:
         gateway = Gateway(GatewayConfig(node="bench", host_name="bench"), view, upstreams, group)
-        entries = {"mesh": encode_entry(MeshSettings(defaults=policy))}
+        entries = {"mesh": encode_entry(MeshConfig(defaults=policy))}
         view.publish(Snapshot(Version(1, 1), entries))
         view.publish_local(
             tuple(
-                LocalInstance(f"bench/{at}", "127.0.0.1", port, "ready", (Model(MODEL),), (MODEL,), SLOTS)
+                LocalInstance(
+                    f"bench/{at}", "127.0.0.1", port, "ready", (MemberModel(MODEL),), (MODEL,), SLOTS
+                )
                 for at, port in enumerate(ports)
             )
         )

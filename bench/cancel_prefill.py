@@ -16,7 +16,7 @@ from bridge_agent.gateway.gateway import Gateway
 from bridge_agent.peers.upstreams import Upstreams
 from bridge_agent.routing.view import MeshView
 from bridge_core import http1
-from bridge_core.snapshot import MeshSettings, Model, RoutePolicy, Snapshot, Version, encode_entry
+from bridge_core.snapshot import MemberModel, MeshConfig, RoutePolicy, Snapshot, Version, encode_entry
 from bridge_engine import seed
 
 ROUNDS, WORDS = 8, 700
@@ -51,10 +51,10 @@ async def _rounds(ports: list[int]) -> tuple[list[float], list[float], int]:
     upstreams = Upstreams(view, None)
     async with asyncio.TaskGroup() as group:
         gateway = Gateway(GatewayConfig(node="bench", host_name="bench"), view, upstreams, group)
-        view.publish(Snapshot(Version(1, 1), {"mesh": encode_entry(MeshSettings(defaults=RoutePolicy()))}))
+        view.publish(Snapshot(Version(1, 1), {"mesh": encode_entry(MeshConfig(defaults=RoutePolicy()))}))
         view.publish_local(
             tuple(
-                LocalInstance(f"bench/{at}", "127.0.0.1", port, "ready", (Model(MODEL),), (MODEL,), 1)
+                LocalInstance(f"bench/{at}", "127.0.0.1", port, "ready", (MemberModel(MODEL),), (MODEL,), 1)
                 for at, port in enumerate(ports)
             )
         )

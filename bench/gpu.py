@@ -30,7 +30,7 @@ from bridge_agent.limits.launcher import IsolatedLauncher, Placed
 from bridge_agent.limits.mps import MpsDaemon
 from bridge_agent.limits.placement_rules import thread_percentage
 from bridge_core.backoff import Backoff
-from bridge_core.node_class import GpuSharing, Isolation, Limits, NodeClass
+from bridge_core.node_class import GpuSharing, Isolation, NodeClass, ResourceLimits
 from bridge_engine.modelgen import LlamaShape, generate
 from tests.gpu.agent_bed import GpuAgent, faulty_engine, make_store, real_engine
 
@@ -75,7 +75,7 @@ class Bed:
         state = folder / "state"
         state.mkdir(parents=True, exist_ok=True)
         cgroups, without = open_cgroups("bench")
-        limits = Limits() if cgroups is None else Limits(pids_max=512, memory_max=16 * GIB)
+        limits = ResourceLimits() if cgroups is None else ResourceLimits(pids_max=512, memory_max=16 * GIB)
         node_class = NodeClass(isolation=Isolation(walls=WALLS), limits=limits)
         self.launcher = IsolatedLauncher(
             state, node_class=node_class, cgroups=cgroups, without=without, devices=self.shared

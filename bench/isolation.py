@@ -27,7 +27,7 @@ from bridge_agent.limits.cgroup import LimitsRefused, device_of, open_cgroups
 from bridge_agent.limits.cgroup_rules import NODE_SHARE
 from bridge_agent.limits.isolation import probe
 from bridge_agent.limits.launcher import IsolatedLauncher
-from bridge_core.node_class import IoLimit, Isolation, Limits, NodeClass
+from bridge_core.node_class import IoLimit, Isolation, NodeClass, ResourceLimits
 from tests.inside import stand_in
 
 MIB = 1 << 20
@@ -78,7 +78,7 @@ class Bed:
 
     def launcher(self, *walls: str, **limits: object) -> IsolatedLauncher:
         isolation = Isolation(walls=walls or ("cgroup",), tmp_bytes=64 * MIB)
-        node_class = NodeClass(limits=Limits(**limits), isolation=isolation)  # type: ignore[arg-type]
+        node_class = NodeClass(limits=ResourceLimits(**limits), isolation=isolation)  # type: ignore[arg-type]
         return IsolatedLauncher(self.folder / "state", node_class=node_class, cgroups=self.cgroups)
 
     def used(self, number: int) -> float:

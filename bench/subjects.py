@@ -35,8 +35,8 @@ from bridge_agent.telemetry.audit import AuditLog
 from bridge_core import http1
 from bridge_core.snapshot import (
     Instance,
-    MeshSettings,
-    Model,
+    MemberModel,
+    MeshConfig,
     Node,
     RoutePolicy,
     Snapshot,
@@ -44,11 +44,11 @@ from bridge_core.snapshot import (
     encode_entry,
 )
 from bridge_core.tls import TlsIdentity, peer_identity
-from bridge_core.traffic import Admission
+from bridge_core.traffic import AdmissionPolicy
 
 DOMAIN = "bench.local"
 SLOTS, QUEUE_PER_SLOT = 10, 8  # of a gateway under pressure
-_MODELS = (Model("tiny:latest", "f" * 64, 1),)
+_MODELS = (MemberModel("tiny:latest", "f" * 64, 1),)
 _JSON = [(b"content-type", b"application/json")]
 
 
@@ -155,9 +155,9 @@ async def compose(
 
 
 def _snapshot(peer_port: int, slots: int) -> Snapshot:
-    admission = Admission(queue_per_slot=QUEUE_PER_SLOT)
+    admission = AdmissionPolicy(queue_per_slot=QUEUE_PER_SLOT)
     entries = {
-        "mesh": encode_entry(MeshSettings(trust_domain=DOMAIN, defaults=RoutePolicy(admission=admission))),
+        "mesh": encode_entry(MeshConfig(trust_domain=DOMAIN, defaults=RoutePolicy(admission=admission))),
         "node/owner": encode_entry(Node("owner", f"127.0.0.1:{peer_port}")),
         "node/entry": encode_entry(Node("entry", "127.0.0.1:1")),
         "instance/owner/0": encode_entry(

@@ -12,7 +12,7 @@ from bridge_agent.engines.client import EngineClient
 from bridge_agent.engines.config import EngineConfig
 from bridge_agent.engines.lifecycle_rules import Policy
 from bridge_agent.engines.process import ProcessRecord
-from bridge_agent.engines.runtime import Timing
+from bridge_agent.engines.runtime import EngineTiming
 from bridge_agent.engines.supervisor import EngineSupervisor
 from bridge_agent.engines.view import LocalInstance
 from bridge_agent.health.probe_rules import ProbePolicy
@@ -22,7 +22,7 @@ from tests.support import eventually
 FAKE = Path(__file__).parent / "fakes" / "fake_ollama.py"
 
 POLICY = Policy(start_timeout_s=20.0, backoff_first_s=0.05, backoff_most_s=0.4)
-TIMING = Timing(poll_s=0.1, start_poll_s=0.02, answer_s=2.0, stop_grace_s=3.0, replace_grace_s=0.5)
+TIMING = EngineTiming(poll_s=0.1, start_poll_s=0.02, answer_s=2.0, stop_grace_s=3.0, replace_grace_s=0.5)
 NO_PROBES = ProbePolicy(quiet_s=3600.0)
 PROBES = ProbePolicy(quiet_s=0.2, timeout_s=0.8, busy_timeout_s=30.0)
 

@@ -5,13 +5,13 @@ from __future__ import annotations
 import signal
 import subprocess
 
-from bridge_core.etcd_server import EtcdSettings, arguments, environment
+from bridge_core.etcd_server import EtcdOptions, arguments, environment
 
 
 class EtcdServer:
     """An etcd that is stopped with us."""
 
-    def __init__(self, settings: EtcdSettings) -> None:
+    def __init__(self, settings: EtcdOptions) -> None:
         self.settings = settings
         self._process: subprocess.Popen[bytes] | None = None
 

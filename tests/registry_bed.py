@@ -17,7 +17,7 @@ from bridge_core.snapshot import Delta, Instance, Snapshot, SnapshotRejected, Ve
 from bridge_core.store.api import Put, Store
 from bridge_registry.app import Registry
 from bridge_registry.enrolment.store_access import OpenAccess, StoreAccess
-from bridge_registry.settings import RegistrySettings
+from bridge_registry.options import RegistryOptions
 from bridge_wire.v1 import registry_pb2 as pb
 from bridge_wire.v1 import registry_pb2_grpc as rpc
 from tests.fakes.store import FakeEtcd, FakeStore
@@ -92,9 +92,9 @@ class Bed:
         return Node(self, name, key_to_pem(private), response)  # type: ignore[arg-type]
 
 
-def make_settings(state: Path, name: str = "r1", **more: object) -> RegistrySettings:
+def make_settings(state: Path, name: str = "r1", **more: object) -> RegistryOptions:
     """Settings with any free ports."""
-    return RegistrySettings(
+    return RegistryOptions(
         state_dir=state,
         name=name,
         grpc=("127.0.0.1", 0),
@@ -116,7 +116,7 @@ async def leading(state: Path, etcd: FakeEtcd) -> AsyncIterator[Bed]:
 
 @contextlib.asynccontextmanager
 async def running(
-    settings: RegistrySettings, store: Store, access: StoreAccess | None = None
+    settings: RegistryOptions, store: Store, access: StoreAccess | None = None
 ) -> AsyncIterator[Bed]:
     """A registry that serves, stopped at the end."""
     registry = Registry(settings, store, access or OpenAccess(), settings.ensure_pki())

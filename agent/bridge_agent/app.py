@@ -22,11 +22,12 @@ import uvloop
 from bridge_agent import records
 from bridge_agent.activation import inherited_sockets
 from bridge_agent.admin import admin_app
+from bridge_agent.config import AgentConfig, StateDir
 from bridge_agent.engines.address import engine_address
 from bridge_agent.engines.client import EngineClient
 from bridge_agent.engines.supervisor import EngineSupervisor
 from bridge_agent.engines.view import LocalInstance
-from bridge_agent.gateway.config import GatewayConfig, ListenerKind, Record
+from bridge_agent.gateway.config import GatewayConfig, ListenerKind, RequestRecord
 from bridge_agent.gateway.gateway import Gateway
 from bridge_agent.gateway.grpc_adapter.deferred import DeferredGrpc, Serving
 from bridge_agent.gateway.grpc_adapter.listener import GrpcListener
@@ -44,17 +45,16 @@ from bridge_agent.membership.registry_api import InstanceLoad, LoadReport
 from bridge_agent.membership.registry_client import RegistryClient
 from bridge_agent.membership.renewal import Renewal
 from bridge_agent.membership.revocation import Revocations
-from bridge_agent.membership.subscription import Subscription
+from bridge_agent.membership.subscription import SnapshotSubscription
 from bridge_agent.peers.hop import VARYING
 from bridge_agent.peers.upstreams import Upstreams
 from bridge_agent.routing.view import MeshView, Target
-from bridge_agent.settings import AgentSettings, StateDir
 from bridge_agent.status_report import AgentReport, CertificateReport, SnapshotReport, instance_reports
 from bridge_agent.telemetry import past
 from bridge_agent.telemetry.audit import AuditLog
 from bridge_agent.telemetry.load_reporter import LoadReporter
 from bridge_agent.telemetry.metrics import Sources, metrics_page
-from bridge_agent.telemetry.tally import Tally
+from bridge_agent.telemetry.tally import BackendTally
 from bridge_core.addresses import join_address, split_address
 from bridge_core.errors import BridgeError
 from bridge_core.http1 import App, Server, coroutine_app, serve
@@ -73,7 +73,7 @@ _CUT_S = 2.0  # for answers that ended to leave the buffers
 
 
 def run_agent(
-    state: StateDir, settings: AgentSettings, *, keep_engines: bool = False, drain_s: float = DRAIN_S
+    state: StateDir, settings: AgentConfig, *, keep_engines: bool = False, drain_s: float = DRAIN_S
 ) -> None:
     """Serves until SIGTERM or SIGINT.
 
@@ -94,7 +94,7 @@ def run_agent(
         lock.release()
 
 
-async def _main(state: StateDir, settings: AgentSettings, *, keep_engines: bool, drain_s: float) -> None:
+async def _main(state: StateDir, settings: AgentConfig, *, keep_engines: bool, drain_s: float) -> None:
     signals: asyncio.Queue[None] = asyncio.Queue()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -113,7 +113,7 @@ class Agent:
         BridgeError: identity, ports or settings cannot be used.
     """
 
-    def __init__(self, state: StateDir, settings: AgentSettings) -> None:
+    def __init__(self, state: StateDir, settings: AgentConfig) -> None:
         self._notifier = Notifier()
         self._state_dir = state
         self._settings = settings
@@ -129,7 +129,7 @@ class Agent:
         registries = [
             RegistryClient(address, state, peer_address=peer_address) for address in settings.registries
         ]
-        self._subscription = Subscription(
+        self._subscription = SnapshotSubscription(
             registries,
             SnapshotFile(state.snapshot, now=time.time),
             on_snapshot=self._take_snapshot,
@@ -166,7 +166,7 @@ class Agent:
             idle=lambda: not self._load().in_flight,
         )
         self._audit = AuditLog(state.root / "audit" / "audit.jsonl", records.audited)
-        self._tally = Tally()
+        self._tally = BackendTally()
         self._reporter = LoadReporter(registries, self._load, rng)
         self._prober = RolloutProber(
             settings.name,
@@ -367,7 +367,7 @@ class Agent:
         if self._phase != "draining":
             self._registration.publish(records.registered(instances, self._settings.name))
 
-    def _take_record(self, record: Record) -> None:
+    def _take_record(self, record: RequestRecord) -> None:
         self._audit.put(record)
         self._tally.take(record)
         self._settled.set()

@@ -17,14 +17,14 @@ from rich.console import Console
 
 from bridge_agent import service_commands, systemd
 from bridge_agent.cli_options import StateOption
-from bridge_agent.engines.config import EngineConfig
-from bridge_agent.serve import Order, become
-from bridge_agent.settings import (
+from bridge_agent.config import (
     DEFAULT_PORTS,
     Listeners,
     StateDir,
-    load_settings,
+    load_config,
 )
+from bridge_agent.engines.config import EngineConfig
+from bridge_agent.serve import ServeArguments, become
 from bridge_core.addresses import split_address
 from bridge_core.command.guard import guarded
 from bridge_core.command.labels import labels_of
@@ -144,9 +144,9 @@ def run_command(
     """Serve as the enrolled node until SIGTERM, which drains first."""
 
     def work() -> None:
-        settings = load_settings(StateDir(state_dir))
+        settings = load_config(StateDir(state_dir))
         listeners = _moved(settings.listeners, http=http, https=https, grpc=grpc, peer=peer, admin=admin)
-        become(Order(str(state_dir), listeners, log_level, keep_engines))
+        become(ServeArguments(str(state_dir), listeners, log_level, keep_engines))
 
     guarded(work)
 
@@ -161,7 +161,7 @@ def status_command(
     def work() -> None:
         from bridge_agent.status_report import fetch_report, print_report
 
-        report = fetch_report(load_settings(StateDir(state_dir)))
+        report = fetch_report(load_config(StateDir(state_dir)))
         if as_json:
             sys.stdout.buffer.write(msgspec.json.format(msgspec.json.encode(report), indent=2) + b"\n")
         else:
@@ -184,7 +184,7 @@ def explain_command(
         from bridge_agent.explain_report import fetch_explanation
         from bridge_core.command.explanation_text import print_explanation
 
-        hops = fetch_explanation(load_settings(StateDir(state_dir)), request_id)
+        hops = fetch_explanation(load_config(StateDir(state_dir)), request_id)
         if as_json:
             sys.stdout.buffer.write(msgspec.json.format(msgspec.json.encode(hops), indent=2) + b"\n")
         else:
@@ -255,9 +255,9 @@ def plan_command(
 ) -> None:
     """Say how engines are best set up for models on this node, and why."""
     from bridge_agent.tuning import commands
-    from bridge_agent.tuning.plan_rules import Wish
+    from bridge_agent.tuning.plan_rules import ModelDemand
 
-    wish = Wish(slots=slots, context=context)
+    wish = ModelDemand(slots=slots, context=context)
     state = StateDir(state_dir)
     commands.plan_command(
         names or [],
@@ -314,7 +314,7 @@ def leave_command(
         from bridge_agent.membership.leave import leave
 
         state, manager = StateDir(state_dir), ServiceManager()
-        settings = load_settings(state)
+        settings = load_config(state)
         service = systemd.runs_as_service(manager, state)
         if service:
             manager.check()

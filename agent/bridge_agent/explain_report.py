@@ -7,15 +7,13 @@ from urllib.parse import quote
 
 import msgspec
 
+from bridge_agent.config import AgentConfig
 from bridge_agent.gateway.explain import HopReport
-from bridge_agent.settings import AgentSettings
 from bridge_core.addresses import split_address
 from bridge_core.errors import Fatal, Unavailable
 
 
-def fetch_explanation(
-    settings: AgentSettings, request_id: str, *, timeout_s: float = 10.0
-) -> list[HopReport]:
+def fetch_explanation(settings: AgentConfig, request_id: str, *, timeout_s: float = 10.0) -> list[HopReport]:
     """Asks the running agent, which asks its peers.
 
     Raises:

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 
 import structlog
 
-from bridge_agent.settings import Listeners
+from bridge_agent.config import Listeners
 from bridge_core.addresses import join_address, split_address
 from bridge_core.errors import Fatal
 from bridge_core.http1 import Server

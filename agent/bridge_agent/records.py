@@ -6,7 +6,7 @@ import time
 from collections.abc import Iterable
 
 from bridge_agent.engines.view import LocalInstance
-from bridge_agent.gateway.config import Outcome, Record
+from bridge_agent.gateway.config import Outcome, RequestRecord
 from bridge_agent.gateway.routes import ROUTES, Kind
 from bridge_agent.telemetry.audit import AuditRecord
 from bridge_core.snapshot import Instance
@@ -33,7 +33,7 @@ def registered(instances: Iterable[LocalInstance], node: str) -> list[Instance]:
     ]
 
 
-def audited(record: Record) -> AuditRecord:
+def audited(record: RequestRecord) -> AuditRecord:
     """The audit's view of a request that was over a moment ago."""
     wall, monotonic = time.time(), time.monotonic()
     began, caller, decision = record.began, record.caller, record.decision
@@ -59,12 +59,12 @@ def audited(record: Record) -> AuditRecord:
     )
 
 
-def changes_models(record: Record) -> bool:
+def changes_models(record: RequestRecord) -> bool:
     """Whether a request may have changed what an engine has on disk."""
     return record.path in _MUTATIONS and record.status < 300
 
 
-def generated(record: Record) -> bool | None:
+def generated(record: RequestRecord) -> bool | None:
     """Whether an instance's model has answered; None where the request asked for no inference there.
 
     An answer proves that the model does not hang. One that did not come is for a probe to look into.

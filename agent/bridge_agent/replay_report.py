@@ -13,9 +13,9 @@ import msgspec
 from rich.console import Console
 from rich.table import Table
 
-from bridge_agent.routing.replay_rules import Past, Placed, Tally, replay, tally
+from bridge_agent.config import StateDir, load_config
+from bridge_agent.routing.replay_rules import Past, Placed, ReplayTally, replay, tally
 from bridge_agent.routing.view import Index
-from bridge_agent.settings import StateDir, load_settings
 from bridge_agent.telemetry.past import PastAnswer, past_requests
 from bridge_core.config import load, mesh_settings, route
 from bridge_core.config.documents import MeshDocument, ModelRouteDocument
@@ -47,9 +47,9 @@ class Comparison(msgspec.Struct, frozen=True):
     requests: int
     moved: int
     agreed: int
-    was: dict[str, Tally]
-    now: dict[str, Tally]
-    then: dict[str, Tally]
+    was: dict[str, ReplayTally]
+    now: dict[str, ReplayTally]
+    then: dict[str, ReplayTally]
 
 
 def changed(snapshot: Snapshot, files: Iterable[tuple[str, str]]) -> Snapshot:
@@ -97,7 +97,7 @@ def replay_files(state: StateDir, folder: Path, since: float) -> Comparison:
     Raises:
         Fatal: no node, no snapshot, no requests, or documents with faults.
     """
-    settings = load_settings(state)
+    settings = load_config(state)
     try:
         snapshot = decode(state.snapshot.read_bytes())
     except (OSError, msgspec.DecodeError, BridgeError) as fault:
@@ -170,5 +170,5 @@ def print_comparison(found: Comparison, console: Console) -> None:
         console.print(table)
 
 
-def _share(count: int, of: Tally) -> str:
+def _share(count: int, of: ReplayTally) -> str:
     return f"{count} ({count / of.requests:.1%})" if of.requests else "0"

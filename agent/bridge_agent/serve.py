@@ -14,7 +14,7 @@ from typing import Final, NoReturn
 
 import msgspec
 
-from bridge_agent.settings import Listeners, StateDir, load_settings
+from bridge_agent.config import Listeners, StateDir, load_config
 from bridge_core.command.guard import guarded
 
 _PROGRAM: Final = "bridge-agent"
@@ -27,7 +27,7 @@ _ALLOCATORS: Final = {
 }
 
 
-class Order(msgspec.Struct, frozen=True):
+class ServeArguments(msgspec.Struct, frozen=True):
     """What `bridge-agent run` was asked for, checked."""
 
     state_dir: str
@@ -36,7 +36,7 @@ class Order(msgspec.Struct, frozen=True):
     keep_engines: bool
 
 
-def become(order: Order) -> NoReturn:
+def become(order: ServeArguments) -> NoReturn:
     """Replaces this process by the agent."""
     sys.stdout.flush()
     environment = {**_ALLOCATORS, **os.environ}
@@ -46,7 +46,7 @@ def become(order: Order) -> NoReturn:
 
 def main() -> None:
     """Serves as ordered by the only argument."""
-    order = msgspec.json.decode(sys.argv[1], type=Order)
+    order = msgspec.json.decode(sys.argv[1], type=ServeArguments)
     sys.argv[0] = _PROGRAM
     with contextlib.suppress(OSError):  # for ps and top, and for `bridgectl up`, which says who has a port
         Path("/proc/self/comm").write_text(_PROGRAM)
@@ -59,7 +59,7 @@ def main() -> None:
 
         configure_logs(order.log_level)
         state = StateDir(Path(order.state_dir))
-        settings = msgspec.structs.replace(load_settings(state), listeners=order.listeners)
+        settings = msgspec.structs.replace(load_config(state), listeners=order.listeners)
         run_agent(state, settings, keep_engines=order.keep_engines)
 
     guarded(work)

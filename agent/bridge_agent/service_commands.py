@@ -10,7 +10,7 @@ import typer
 
 from bridge_agent import systemd
 from bridge_agent.cli_options import StateOption
-from bridge_agent.settings import StateDir, load_settings
+from bridge_agent.config import StateDir, load_config
 from bridge_core.command.guard import guarded
 from bridge_core.command.units import say, show
 from bridge_core.systemd.manager import ServiceManager
@@ -24,7 +24,7 @@ def install_command(state_dir: StateOption) -> None:
 
     def work() -> None:
         state = StateDir(state_dir)
-        say(systemd.install(ServiceManager(), load_settings(state), state))
+        say(systemd.install(ServiceManager(), load_config(state), state))
 
     guarded(work)
 
@@ -46,7 +46,7 @@ def show_command(
 
     def work() -> None:
         state = StateDir(state_dir)
-        show(systemd.agent_units(load_settings(state), state), into)
+        show(systemd.agent_units(load_config(state), state), into)
 
     guarded(work)
 

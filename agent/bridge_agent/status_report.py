@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
+from bridge_agent.config import AgentConfig
 from bridge_agent.engines.instance import InstanceStatus
 from bridge_agent.engines.view import LocalInstance
 from bridge_agent.limits.gpu import Gpu
 from bridge_agent.limits.isolation_report import DomainReport, IsolationReport, lines, size
 from bridge_agent.membership.link_status import LinkReport
-from bridge_agent.settings import AgentSettings
 from bridge_core.addresses import split_address
 from bridge_core.errors import Unavailable
 from bridge_core.snapshot import Snapshot
@@ -109,7 +109,7 @@ def instance_reports(
     )
 
 
-def fetch_report(settings: AgentSettings, *, timeout_s: float = 5.0) -> AgentReport:
+def fetch_report(settings: AgentConfig, *, timeout_s: float = 5.0) -> AgentReport:
     """Asks the running agent.
 
     Raises:

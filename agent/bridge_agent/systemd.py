@@ -6,9 +6,9 @@ import asyncio
 import ipaddress
 from pathlib import Path
 
+from bridge_agent.config import AgentConfig, Listeners, StateDir
 from bridge_agent.engines.process import ProcessRecord, sweep_marked
 from bridge_agent.listeners import NAMES
-from bridge_agent.settings import AgentSettings, Listeners, StateDir
 from bridge_core.addresses import join_address, split_address
 from bridge_core.errors import Fatal
 from bridge_core.systemd import placement
@@ -31,7 +31,7 @@ _CAPABILITIES = (
 )
 
 
-def agent_units(settings: AgentSettings, state: StateDir) -> list[Unit]:
+def agent_units(settings: AgentConfig, state: StateDir) -> list[Unit]:
     """The units of a node: its agent, a socket for each listener, and its engines' keeper.
 
     Raises:
@@ -63,12 +63,12 @@ def agent_units(settings: AgentSettings, state: StateDir) -> list[Unit]:
     return [*sockets, engines, render(AGENT_UNIT, common)]
 
 
-def _writable(settings: AgentSettings, state: StateDir) -> list[str]:
+def _writable(settings: AgentConfig, state: StateDir) -> list[str]:
     models = [one.models_dir for one in settings.engines if one.models_dir is not None and one.attach is None]
     return list(dict.fromkeys([str(state.root.absolute()), *models]))
 
 
-def _seen(settings: AgentSettings, state: StateDir) -> list[str]:
+def _seen(settings: AgentConfig, state: StateDir) -> list[str]:
     binaries = [path for one in settings.engines for path in (one.binary, one.llama_server) if path]
     return [*_writable(settings, state), *binaries, *placement.program_folders()]
 
@@ -113,7 +113,7 @@ def check(manager: ServiceManager, state: StateDir) -> None:
         )
 
 
-def install(manager: ServiceManager, settings: AgentSettings, state: StateDir) -> list[str]:
+def install(manager: ServiceManager, settings: AgentConfig, state: StateDir) -> list[str]:
     """Puts the node's units in place and starts them; returns what was done. Raises BridgeError."""
     check(manager, state)
     placement.check_lasting(_seen(settings, state))

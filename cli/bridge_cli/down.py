@@ -10,7 +10,7 @@ import msgspec
 from bridge_cli.connection import read_mesh
 from bridge_cli.layout import Layout
 from bridge_cli.parts import agent_state
-from bridge_cli.processes import ProcessRecord, ProcessTable, end, family, load_records
+from bridge_cli.processes import DetachedProcess, ProcessTable, end, family, load_records
 from bridge_cli.progress import Progress
 from bridge_cli.up import load_layout, load_table
 from bridge_core.errors import Fatal
@@ -47,7 +47,9 @@ async def take_down(state: Path, progress: Progress, *, grace_s: float = _AGENT_
     return running
 
 
-def _roots(layout: Layout, table: ProcessTable, members: list[str] | tuple[str, ...]) -> list[ProcessRecord]:
+def _roots(
+    layout: Layout, table: ProcessTable, members: list[str] | tuple[str, ...]
+) -> list[DetachedProcess]:
     """The processes of parts, and the engines that agents noted: those outlive an agent killed hard."""
     known = [record for record in map(table.known, members) if record is not None]
     engines = [

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 from bridge_core.backoff import Backoff
 from bridge_core.errors import BridgeError
-from bridge_core.store.etcd import ClientTls, EtcdStore, Timing
+from bridge_core.store.etcd import ClientTls, EtcdStore, StoreTiming
 
 
 async def ready(urls: Sequence[str], tls: ClientTls | None, deadline_s: float) -> None:
@@ -20,7 +20,7 @@ async def ready(urls: Sequence[str], tls: ClientTls | None, deadline_s: float) -
     """
     end = time.monotonic() + deadline_s
     pause = Backoff(random.Random(), first_s=0.02, most_s=0.25)  # noqa: S311 - jitter
-    store = EtcdStore(urls, tls, timing=Timing(connect_s=0.5, answer_s=1.0))
+    store = EtcdStore(urls, tls, timing=StoreTiming(connect_s=0.5, answer_s=1.0))
     try:
         while True:
             try:

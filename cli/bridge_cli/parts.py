@@ -16,7 +16,7 @@ import msgspec
 
 from bridge_cli.layout import Layout
 from bridge_core.errors import BridgeError, Fatal
-from bridge_core.etcd_server import EtcdSettings, arguments
+from bridge_core.etcd_server import EtcdOptions, arguments
 from bridge_core.etcd_server import environment as etcd_environment
 
 MODELS = ("smollm2:135m", "tiny", "tiny-embed")
@@ -44,9 +44,9 @@ def environment() -> dict[str, str]:
     return {name: value for name, value in os.environ.items() if name != "BRIDGE_JOIN_TOKEN"}
 
 
-def etcd_settings(layout: Layout) -> EtcdSettings:
+def etcd_settings(layout: Layout) -> EtcdOptions:
     """How our own etcd runs."""
-    return EtcdSettings(
+    return EtcdOptions(
         data_dir=layout.etcd_data,
         log_file=layout.logs / "etcd.log",
         client_port=layout.etcd_client_port,

@@ -25,7 +25,7 @@ _POLL_S = 0.02
 _LOG_LIMIT_BYTES = 16 * 1024 * 1024
 
 
-class ProcessRecord(msgspec.Struct, frozen=True):
+class DetachedProcess(msgspec.Struct, frozen=True):
     """One process for good. `start_time` is in clock ticks since the boot with the id `boot`."""
 
     pid: int
@@ -49,7 +49,7 @@ class ProcessRecord(msgspec.Struct, frozen=True):
                 os.close(handle)
 
 
-def start_detached(argv: Sequence[str], log: Path, *, env: Mapping[str, str]) -> ProcessRecord:
+def start_detached(argv: Sequence[str], log: Path, *, env: Mapping[str, str]) -> DetachedProcess:
     """Starts a process in a session of its own, which ends neither with us nor with the terminal.
 
     Raises:
@@ -72,7 +72,7 @@ def start_detached(argv: Sequence[str], log: Path, *, env: Mapping[str, str]) ->
         raise Fatal(f"cannot start {argv[0]}: {fault.strerror} ({fault.filename})") from fault
     stat = proc.read_stat(child.pid)
     child.returncode = 0  # it is meant to outlive us: Popen would warn of a child left running
-    return ProcessRecord(child.pid, stat.start_time if stat is not None else 0, proc.boot_id())
+    return DetachedProcess(child.pid, stat.start_time if stat is not None else 0, proc.boot_id())
 
 
 def rotate(log: Path) -> None:
@@ -88,22 +88,22 @@ class ProcessTable:
     def __init__(self, path: Path) -> None:
         self._path = path
         try:
-            self._records = msgspec.json.decode(path.read_bytes(), type=dict[str, ProcessRecord])
+            self._records = msgspec.json.decode(path.read_bytes(), type=dict[str, DetachedProcess])
         except FileNotFoundError:
             self._records = {}
         except (OSError, msgspec.DecodeError) as fault:
             raise Fatal(f"cannot read {path}: {fault}", hint="remove the file to start anew") from fault
 
-    def get(self, part: str) -> ProcessRecord | None:
+    def get(self, part: str) -> DetachedProcess | None:
         """The process of a part, if it runs."""
         record = self._records.get(part)
         return record if record is not None and record.alive else None
 
-    def known(self, part: str) -> ProcessRecord | None:
+    def known(self, part: str) -> DetachedProcess | None:
         """The last process of a part, whether it runs or not."""
         return self._records.get(part)
 
-    def put(self, part: str, record: ProcessRecord) -> None:
+    def put(self, part: str, record: DetachedProcess) -> None:
         """Notes a process just started."""
         self._records[part] = record
         write_atomically(self._path, msgspec.json.format(msgspec.json.encode(self._records)) + b"\n")
@@ -113,23 +113,23 @@ class ProcessTable:
         return {part: record.pid for part, record in self._records.items() if record.alive}
 
 
-def load_records(paths: Iterable[Path]) -> list[ProcessRecord]:
+def load_records(paths: Iterable[Path]) -> list[DetachedProcess]:
     """The processes in record files that others wrote; damaged or foreign files hold none."""
     found = []
     for path in paths:
         with contextlib.suppress(OSError, msgspec.DecodeError):
-            found.append(msgspec.json.decode(path.read_bytes(), type=ProcessRecord))
+            found.append(msgspec.json.decode(path.read_bytes(), type=DetachedProcess))
     return found
 
 
-def family(roots: Iterable[ProcessRecord]) -> list[ProcessRecord]:
+def family(roots: Iterable[DetachedProcess]) -> list[DetachedProcess]:
     """Those that run of `roots`, of what they started, and of what is left in their sessions."""
     boot = proc.boot_id()
     found = [stat for root in roots if root.boot == boot for stat in proc.family(root.pid, root.start_time)]
-    return [ProcessRecord(stat.pid, stat.start_time, boot) for stat in found if stat.pid != os.getpid()]
+    return [DetachedProcess(stat.pid, stat.start_time, boot) for stat in found if stat.pid != os.getpid()]
 
 
-async def end(roots: Sequence[ProcessRecord], grace_s: float) -> list[ProcessRecord]:
+async def end(roots: Sequence[DetachedProcess], grace_s: float) -> list[DetachedProcess]:
     """Ends processes and all they started: SIGTERM to `roots`, after `grace_s` SIGKILL to what is left.
 
     Returns:
@@ -151,7 +151,7 @@ async def end(roots: Sequence[ProcessRecord], grace_s: float) -> list[ProcessRec
     return killed
 
 
-async def gone(records: Iterable[ProcessRecord], deadline_s: float) -> bool:
+async def gone(records: Iterable[DetachedProcess], deadline_s: float) -> bool:
     """Waits until none of them runs; False when one still does after `deadline_s`."""
     until = time.monotonic() + deadline_s
     waiting = list(records)

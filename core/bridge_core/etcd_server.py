@@ -20,7 +20,7 @@ from bridge_core.errors import Fatal
 _MIB = 1024 * 1024
 
 
-class EtcdSettings(msgspec.Struct, frozen=True):
+class EtcdOptions(msgspec.Struct, frozen=True):
     """How to run one etcd server.
 
     Attributes:
@@ -74,7 +74,7 @@ def find_etcd() -> Path:
     )
 
 
-def arguments(settings: EtcdSettings) -> list[str]:
+def arguments(settings: EtcdOptions) -> list[str]:
     """The command line of a server with these settings."""
     peer_url = f"https://127.0.0.1:{settings.peer_port}"
     listen = dict.fromkeys([settings.url, f"https://127.0.0.1:{settings.client_port}"])

@@ -24,7 +24,7 @@ class IoLimit(msgspec.Struct, frozen=True, omit_defaults=True):
     write_iops: int | None = None
 
 
-class Limits(msgspec.Struct, frozen=True, omit_defaults=True):
+class ResourceLimits(msgspec.Struct, frozen=True, omit_defaults=True):
     """Limits of one instance; None leaves the kernel's default.
 
     Attributes:
@@ -93,7 +93,7 @@ class NodeClass(msgspec.Struct, frozen=True, omit_defaults=True):
 
     name: str = "local"
     selector: dict[str, str] = {}
-    limits: Limits = Limits()
+    limits: ResourceLimits = ResourceLimits()
     isolation: Isolation = Isolation()
     gpu: GpuSharing | None = None
 

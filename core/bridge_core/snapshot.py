@@ -31,8 +31,8 @@ __all__ = [
     "Backend",
     "Delta",
     "Instance",
-    "MeshSettings",
-    "Model",
+    "MemberModel",
+    "MeshConfig",
     "ModelDetails",
     "Node",
     "Route",
@@ -69,7 +69,7 @@ class ModelDetails(msgspec.Struct, frozen=True, omit_defaults=True):
     embedding_length: int = 0
 
 
-class Model(msgspec.Struct, frozen=True, omit_defaults=True):
+class MemberModel(msgspec.Struct, frozen=True, omit_defaults=True):
     """A model on an instance's disk, as its engine's /api/tags lists it."""
 
     name: str
@@ -92,7 +92,7 @@ class Instance(msgspec.Struct, frozen=True, omit_defaults=True):
     state: str = "ready"  # "starting", "ready", "draining"
     slots: int = 1
     weight: int = 100
-    models: tuple[Model, ...] = ()
+    models: tuple[MemberModel, ...] = ()
     loaded: tuple[str, ...] = ()  # names resident in memory
     failure_domain: str = ""  # instances that die together; empty: the node
 
@@ -107,7 +107,7 @@ class Node(msgspec.Struct, frozen=True, omit_defaults=True):
     serial: str = ""  # hex serial of its current certificate
 
 
-class MeshSettings(msgspec.Struct, frozen=True, omit_defaults=True):
+class MeshConfig(msgspec.Struct, frozen=True, omit_defaults=True):
     """Mesh-wide settings: what the Mesh document becomes."""
 
     trust_domain: str = "bridge.local"
@@ -155,10 +155,10 @@ class Snapshot:
         return digest.digest()
 
     @cached_property
-    def mesh(self) -> MeshSettings:
+    def mesh(self) -> MeshConfig:
         """The mesh's settings; the defaults until a Mesh document was applied."""
         raw = self.entries.get(MESH_KEY)
-        return MeshSettings() if raw is None else _decode(MESH_KEY, raw, MeshSettings)
+        return MeshConfig() if raw is None else _decode(MESH_KEY, raw, MeshConfig)
 
     @cached_property
     def nodes(self) -> dict[str, Node]:
@@ -204,7 +204,7 @@ class Delta(msgspec.Struct, frozen=True):
     digest: bytes
 
 
-def encode_entry(document: Node | Instance | Route | MeshSettings | NodeClass | Probe) -> bytes:
+def encode_entry(document: Node | Instance | Route | MeshConfig | NodeClass | Probe) -> bytes:
     """The JSON of an entry, with keys in declaration order so that equal values are equal bytes."""
     return msgspec.json.encode(document, order="sorted")
 

@@ -78,7 +78,7 @@ class Breaker(msgspec.Struct, frozen=True, omit_defaults=True):
     open_s: float = 5.0
 
 
-class Admission(msgspec.Struct, frozen=True, omit_defaults=True):
+class AdmissionPolicy(msgspec.Struct, frozen=True, omit_defaults=True):
     """The queue in front of an instance.
 
     Attributes:
@@ -119,7 +119,7 @@ class RoutePolicy(msgspec.Struct, frozen=True, omit_defaults=True):
     hedge_after_s: float | None = None
     outlier: Outlier = Outlier()
     breaker: Breaker = Breaker()
-    admission: Admission = Admission()
+    admission: AdmissionPolicy = AdmissionPolicy()
     slow_start_s: float = 10.0
     keep_alive_bytes_s: float | None = None
 

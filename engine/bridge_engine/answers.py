@@ -9,8 +9,7 @@ from typing import Any, Final, TypeVar
 
 import msgspec
 
-from bridge_core.dialects import Exchange as Translated
-from bridge_core.dialects import Reply
+from bridge_core.dialects import Reply, Translation
 from bridge_core.dialects.errors import ApiError
 from bridge_core.http1 import Exchange
 from bridge_engine.http_rules import Pairs
@@ -24,7 +23,7 @@ NDJSON: Final = b"application/x-ndjson"
 TEXT: Final = b"text/plain"
 
 
-class Answer:
+class EngineAnswer:
     """The answer to one request, with the headers that all answers to it carry."""
 
     def __init__(self, exchange: Exchange, extra: Pairs) -> None:
@@ -83,7 +82,7 @@ class Answer:
             write(encode({"error": fault.message}) + b"\n")
         self.exchange.finish()
 
-    async def translated(self, translated: Translated, records: AsyncIterator[Json]) -> None:
+    async def translated(self, translated: Translation, records: AsyncIterator[Json]) -> None:
         """Native records in another protocol."""
         async with _closing(records) as source:
             try:

@@ -19,10 +19,10 @@ from bridge_core import dialects
 from bridge_core.dialects.errors import ApiError
 from bridge_core.dialects.gojson import Struct, decode
 from bridge_core.http1 import Exchange, Request, coroutine_app, serve
-from bridge_core.model_store.layout import BlobWriter, Store
+from bridge_core.model_store.layout import BlobWriter, ModelStore
 from bridge_core.names import InvalidName, ModelName
 from bridge_engine import requests
-from bridge_engine.answers import TEXT, Answer
+from bridge_engine.answers import TEXT, EngineAnswer
 from bridge_engine.catalog import Catalog
 from bridge_engine.embedding import Embedding
 from bridge_engine.generation import Generation
@@ -35,7 +35,7 @@ from bridge_engine.http_rules import (
     preflight_headers,
 )
 from bridge_engine.native import Json
-from bridge_engine.runner.scheduler import Loaded, Scheduler, Settings
+from bridge_engine.runner.scheduler import Loaded, Scheduler, SchedulerOptions
 from bridge_engine.store.create import check, create
 from bridge_engine.store.details import details, listed, shown, timestamp
 from bridge_engine.store.pull import pull
@@ -49,13 +49,13 @@ SLOTS_PATH: Final = "/bridge/slots"
 _SLOTS_ANSWER_S: Final = 2.0
 _FOREVER_S: Final = 9_223_372_036  # what Ollama shows for a model that never expires: 292 years
 _MOST_UNCOMPRESSED: Final = 20 << 20
-Handle = Callable[["Call"], Awaitable[None]]
+Handle = Callable[["EngineCall"], Awaitable[None]]
 
 
-class Call:
+class EngineCall:
     """One request on its way through the engine."""
 
-    def __init__(self, exchange: Exchange, answer: Answer, parameter: str) -> None:
+    def __init__(self, exchange: Exchange, answer: EngineAnswer, parameter: str) -> None:
         self.exchange = exchange
         self.answer = answer
         self.parameter = parameter
@@ -72,7 +72,7 @@ class Call:
 class Engine:
     """Ollama's HTTP API over one store and one scheduler."""
 
-    def __init__(self, store: Store, scheduler: Scheduler) -> None:
+    def __init__(self, store: ModelStore, scheduler: Scheduler) -> None:
         self._store = store
         self._scheduler = scheduler
         self._catalog = Catalog(store)
@@ -155,11 +155,11 @@ class Engine:
                 exchange.respond(204, [*preflight_headers(origin), *allow])
                 return
             extra = cors_headers(origin)
-        answer = Answer(exchange, extra)
+        answer = EngineAnswer(exchange, extra)
         handle = (found.methods or {}).get(request.method)
         if callable(handle):
             try:
-                await handle(Call(exchange, answer, found.parameter))
+                await handle(EngineCall(exchange, answer, found.parameter))
             except ApiError as fault:
                 answer.json({"error": fault.message}, status=fault.status)
         elif found.methods is not None:
@@ -174,13 +174,13 @@ class Engine:
     def _inference(self, path: str, shape: Struct) -> Handle:
         streams = path in ("/api/generate", "/api/chat")
 
-        async def handle(call: Call) -> None:
+        async def handle(call: EngineCall) -> None:
             body = call.read(shape)
             await call.answer.records(self.native(path, body), stream=streams and body.get("stream", True))
 
         return handle
 
-    async def _compatible(self, call: Call) -> None:
+    async def _compatible(self, call: EngineCall) -> None:
         request = call.exchange.request
         stamp = dialects.Stamp(created=int(time.time()), token=secrets.token_hex(32))
         try:
@@ -192,28 +192,28 @@ class Engine:
 
     # -- what there is
 
-    async def _root(self, call: Call) -> None:
+    async def _root(self, call: EngineCall) -> None:
         call.answer.raw(200, b"text/plain; charset=utf-8", b"Ollama is running")
 
-    async def _version(self, call: Call) -> None:
+    async def _version(self, call: EngineCall) -> None:
         call.answer.json({"version": API_VERSION})
 
-    async def _status(self, call: Call) -> None:
+    async def _status(self, call: EngineCall) -> None:
         call.answer.json({"cloud": {"disabled": True, "source": "env"}})
 
-    async def _recommendations(self, call: Call) -> None:
+    async def _recommendations(self, call: EngineCall) -> None:
         call.answer.json({"recommendations": []})
 
     def _listed(self) -> list[Json]:
         return [listed(model) for model in self._catalog.all()]
 
-    async def _tags(self, call: Call) -> None:
+    async def _tags(self, call: EngineCall) -> None:
         call.answer.json({"models": await asyncio.to_thread(self._listed)})
 
-    async def _v1_models(self, call: Call) -> None:
+    async def _v1_models(self, call: EngineCall) -> None:
         call.answer.reply(dialects.model_list({"models": await asyncio.to_thread(self._listed)}))
 
-    async def _v1_model(self, call: Call) -> None:
+    async def _v1_model(self, call: EngineCall) -> None:
         try:
             about = await self._about({"model": call.parameter})
         except ApiError as fault:
@@ -221,10 +221,10 @@ class Engine:
             return
         call.answer.reply(dialects.model(call.parameter, about))
 
-    async def _ps(self, call: Call) -> None:
+    async def _ps(self, call: EngineCall) -> None:
         call.answer.json({"models": [_process(loaded) for loaded in self._scheduler.loaded()]})
 
-    async def _slots(self, call: Call) -> None:
+    async def _slots(self, call: EngineCall) -> None:
         """Not Ollama's: what each loaded model's slots do, also for requests that were given up."""
         loaded = [(one, one.runner) for one in self._scheduler.loaded() if one.runner is not None]
         busy = await asyncio.gather(*(runner.busy(_SLOTS_ANSWER_S) for _, runner in loaded))
@@ -239,7 +239,7 @@ class Engine:
         ]
         call.answer.json({"models": about})
 
-    async def _show(self, call: Call) -> None:
+    async def _show(self, call: EngineCall) -> None:
         call.answer.json(await self._about(call.read(requests.SHOW)))
 
     async def _about(self, body: Json) -> Json:
@@ -253,13 +253,13 @@ class Engine:
 
     # -- changing the store
 
-    async def _create(self, call: Call) -> None:
+    async def _create(self, call: EngineCall) -> None:
         body = call.read(requests.CREATE)
         name = check(body)
         steps = create(self._store, name, body, lambda source: pull(self._store, source))
         await call.answer.progress(steps, stream=body.get("stream", True))
 
-    async def _copy(self, call: Call) -> None:
+    async def _copy(self, call: EngineCall) -> None:
         body = call.read(requests.COPY)
         names = []
         for field in ("source", "destination"):
@@ -274,7 +274,7 @@ class Engine:
         await asyncio.to_thread(self._store.write_manifest, names[1], source.manifest)
         call.answer.raw(200, b"", b"")
 
-    async def _delete(self, call: Call) -> None:
+    async def _delete(self, call: EngineCall) -> None:
         asked = requests.model_field(call.read(requests.DELETE))
         model = self._store.find(_name(asked, f"name '{asked}' is invalid"))
         if model is None:
@@ -283,7 +283,7 @@ class Engine:
         await asyncio.to_thread(self._store.delete, model)
         call.answer.raw(200, b"", b"")
 
-    async def _pull(self, call: Call) -> None:
+    async def _pull(self, call: EngineCall) -> None:
         body = call.read(requests.PULL)
         asked = requests.model_field(body)
         name = _name(asked, "invalid model name")
@@ -291,18 +291,18 @@ class Engine:
         steps = pull(self._store, name, scheme="http" if plain else "https")
         await call.answer.progress(steps, stream=body.get("stream", True))
 
-    async def _push(self, call: Call) -> None:
+    async def _push(self, call: EngineCall) -> None:
         body = call.read(requests.PUSH)
         name = _name(requests.model_field(body), "invalid model name")
         await call.answer.progress(_push(self._store, name), stream=body.get("stream", True))
 
-    async def _head_blob(self, call: Call) -> None:
+    async def _head_blob(self, call: EngineCall) -> None:
         path = self._store.blob_path(call.parameter)
         if not path.is_file():
             raise ApiError(404, f'blob "{call.parameter}" not found')
         call.answer.raw(200, b"", b"")
 
-    async def _put_blob(self, call: Call) -> None:
+    async def _put_blob(self, call: EngineCall) -> None:
         if self._store.blob_path(call.parameter).is_file():
             call.answer.raw(200, b"", b"")
             return
@@ -317,16 +317,16 @@ class Engine:
 
     # -- what this engine has not
 
-    async def _no_cloud(self, call: Call) -> None:
+    async def _no_cloud(self, call: EngineCall) -> None:
         raise ApiError(403, "there is no cloud behind this engine: it runs models on this machine only")
 
-    async def _no_audio(self, call: Call) -> None:
+    async def _no_audio(self, call: EngineCall) -> None:
         call.answer.reply(dialects.failure(501, "this engine does not transcribe audio"))
 
 
 async def run_engine(
     models: Path,
-    settings: Settings,
+    settings: SchedulerOptions,
     *,
     host: str,
     port: int,
@@ -349,7 +349,7 @@ async def run_engine(
         Fatal: the port is taken.
         OSError: the models directory cannot be made.
     """
-    store = Store(models)
+    store = ModelStore(models)
     async with asyncio.TaskGroup() as group, Scheduler(settings) as scheduler:
         engine = Engine(store, scheduler)
         server = await serve(
@@ -370,7 +370,7 @@ def _both(handle: Handle) -> dict[str, Handle]:
     return {"HEAD": handle, "GET": handle}
 
 
-def _redirect(answer: Answer, request: Request, path: str) -> None:
+def _redirect(answer: EngineAnswer, request: Request, path: str) -> None:
     location = path + (f"?{request.query}" if request.query else "")
     body = f'<a href="{html.escape(location)}">Temporary Redirect</a>.\n\n'.encode()
     answer.raw(307, b"text/html; charset=utf-8", body, [(b"location", location.encode())])
@@ -412,7 +412,7 @@ def _tagged(name: str) -> str:
         return name
 
 
-def _push(store: Store, name: ModelName) -> Any:
+def _push(store: ModelStore, name: ModelName) -> Any:
     yield {"status": "retrieving manifest"}
     if store.find(name) is None:
         yield {"status": "couldn't retrieve manifest"}

@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 from bridge_core.dialects.errors import ApiError
-from bridge_core.model_store.layout import Store
+from bridge_core.model_store.layout import ModelStore
 from bridge_core.names import InvalidName, ModelName
-from bridge_engine.store.model import Model, Models
+from bridge_engine.store.model import Models, OpenedModel
 
 
 class Catalog:
     """The models of one store."""
 
-    def __init__(self, store: Store) -> None:
+    def __init__(self, store: ModelStore) -> None:
         self.store = store
         self.models = Models(store)
 
-    def find(self, asked: str, *, missing: str) -> Model:
+    def find(self, asked: str, *, missing: str) -> OpenedModel:
         """Opens the model that a request names.
 
         Args:
@@ -36,7 +36,7 @@ class Catalog:
             raise ApiError(404, missing)
         return self.models.open(stored)
 
-    def all(self) -> list[Model]:
+    def all(self) -> list[OpenedModel]:
         """Every model that can be opened; damaged ones are left out."""
         found = []
         for stored in self.store.all():
@@ -47,6 +47,6 @@ class Catalog:
         return found
 
 
-def in_full(model: Model) -> str:
+def in_full(model: OpenedModel) -> str:
     """A model's name as some of Ollama's messages have it: with registry and namespace."""
     return str(model.name)

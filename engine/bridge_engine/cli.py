@@ -26,7 +26,7 @@ from bridge_engine import seed as seeding
 from bridge_engine.app import ready_record, run_engine
 from bridge_engine.modelgen.command import generate_model
 from bridge_engine.requests import FOREVER, duration
-from bridge_engine.runner.scheduler import Settings
+from bridge_engine.runner.scheduler import SchedulerOptions
 from bridge_engine.runner.spec import KvType
 
 app = program("Ollama's HTTP API over llama.cpp, on Ollama's models directory.")
@@ -56,7 +56,7 @@ def serve(
 ) -> None:
     """Serve the models of a directory."""
     host, port = _address(listen)
-    settings = Settings(
+    settings = SchedulerOptions(
         parallel=num_parallel,
         keep_alive_s=_seconds("--keep-alive", keep_alive),
         context_length=context_length,
@@ -87,7 +87,7 @@ def seed(
 
 
 async def _serve(
-    models: Path, settings: Settings, host: str, port: int, report: Callable[[bytes], None]
+    models: Path, settings: SchedulerOptions, host: str, port: int, report: Callable[[bytes], None]
 ) -> None:
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()

@@ -28,7 +28,7 @@ from bridge_engine.prompting import (
 from bridge_engine.runner.process import Runner
 from bridge_engine.runner.scheduler import Scheduler
 from bridge_engine.store.details import timestamp
-from bridge_engine.store.model import Model
+from bridge_engine.store.model import OpenedModel
 from bridge_engine.templates.functions import Dates
 from bridge_engine.templates.prompt import Template, Values
 from bridge_engine.templates.thinking import ThinkingParser, infer_tags
@@ -40,7 +40,7 @@ _TOO_LONG: Final = (
 )
 
 
-class Request(msgspec.Struct, kw_only=True):
+class GenerationRequest(msgspec.Struct, kw_only=True):
     """What both routes have in common, checked.
 
     Attributes:
@@ -49,7 +49,7 @@ class Request(msgspec.Struct, kw_only=True):
     """
 
     name: str
-    model: Model
+    model: OpenedModel
     body: Json
     options: Options
     keep_alive: float | None
@@ -139,14 +139,14 @@ class Generation:
 
     # -- checking
 
-    def _request(self, body: Json, *, missing: str) -> Request:
+    def _request(self, body: Json, *, missing: str) -> GenerationRequest:
         started = time.perf_counter_ns()
         keep_alive = requests.keep_alive(body.get("keep_alive"))
         think = requests.think(body.get("think"))
         model = self._catalog.find(body.get("model", ""), missing=missing)
         if not 0 <= body.get("top_logprobs", 0) <= _MOST_PROBABILITIES:
             raise ApiError(400, "top_logprobs must be between 0 and 20")
-        return Request(
+        return GenerationRequest(
             name=body.get("model", ""),
             model=model,
             body=body,
@@ -156,7 +156,7 @@ class Generation:
             started=started,
         )
 
-    def _check_generate(self, request: Request) -> None:
+    def _check_generate(self, request: GenerationRequest) -> None:
         body = request.body
         if body.get("raw") and (body.get("template") or body.get("system") or body.get("context")):
             raise ApiError(400, "raw mode does not support template, system, or context")
@@ -169,7 +169,7 @@ class Generation:
         self._settle_thinking(request)
         self._settle_options(request)
 
-    def _check_chat(self, request: Request) -> None:
+    def _check_chat(self, request: GenerationRequest) -> None:
         body = request.body
         can = request.model.capabilities
         if "completion" not in can:
@@ -181,26 +181,26 @@ class Generation:
         self._settle_thinking(request)
         self._settle_options(request)
 
-    def _settle_thinking(self, request: Request) -> None:
+    def _settle_thinking(self, request: GenerationRequest) -> None:
         can_think = "thinking" in request.model.capabilities
         if request.think and not can_think:
             raise ApiError(400, f'"{request.name}" does not support thinking')
         if request.think is None and can_think:
             request.think = True
 
-    def _settle_options(self, request: Request) -> None:
+    def _settle_options(self, request: GenerationRequest) -> None:
         request.options = merge(request.model.options, request.body.get("options") or {})
 
     # -- answers without generating
 
-    def _unload(self, request: Request, empty: Json) -> Json:
+    def _unload(self, request: GenerationRequest, empty: Json) -> Json:
         self._scheduler.expire(request.model)
         return _ordered(request.name, {**empty, "done": True, "done_reason": "unload"})
 
-    def _loaded(self, request: Request, empty: Json) -> Json:
+    def _loaded(self, request: GenerationRequest, empty: Json) -> Json:
         return _ordered(request.name, {**empty, "done": True, "done_reason": "load"})
 
-    def _rendered(self, request: Request, prepared: Prepared, empty: Json) -> Json:
+    def _rendered(self, request: GenerationRequest, prepared: Prepared, empty: Json) -> Json:
         about: Json = {"rendered_template": prepared.prompt}
         if prepared.images:
             about["image_count"] = len(prepared.images)
@@ -209,13 +209,13 @@ class Generation:
     # -- prompts
 
     @contextlib.asynccontextmanager
-    async def _runner(self, request: Request) -> AsyncIterator[Runner]:
+    async def _runner(self, request: GenerationRequest) -> AsyncIterator[Runner]:
         wanted = runner_options(request.options, shift=request.shift)
         async with self._scheduler.use(request.model, wanted, request.keep_alive) as runner:
             request.load_ns = time.perf_counter_ns() - request.started
             yield runner
 
-    async def _prepare_generate(self, request: Request, runner: Runner) -> Prepared:
+    async def _prepare_generate(self, request: GenerationRequest, runner: Runner) -> Prepared:
         body = request.body
         images = body.get("images") or []
         if body.get("raw"):
@@ -233,7 +233,7 @@ class Generation:
             prompt = await _text(runner, body["context"]) + prompt
         return Prepared(prompt=prompt, images=images, thinking=_thinking(request, template, prompt))
 
-    async def _prepare_chat(self, request: Request, runner: Runner) -> Prepared:
+    async def _prepare_chat(self, request: GenerationRequest, runner: Runner) -> Prepared:
         body = request.body
         template = template_of(request.model)
         messages = conversation(request.model, body["messages"])
@@ -261,7 +261,9 @@ class Generation:
             prepared.tools = ToolCallParser(infer_prefix(template), names)
         return prepared
 
-    async def _fitted(self, request: Request, runner: Runner, prepared: Prepared) -> str | list[int]:
+    async def _fitted(
+        self, request: GenerationRequest, runner: Runner, prepared: Prepared
+    ) -> str | list[int]:
         """The prompt as it is sent: cut where it is too long and may be cut."""
         prompt = self._without_bos(request.model, prepared.prompt)
         num_ctx = runner.spec.num_ctx
@@ -273,7 +275,7 @@ class Generation:
         cut = truncated_prompt(tokens, num_ctx, request.options.num_keep, adds_bos=request.model.adds_bos)
         return prompt if cut is None else cut
 
-    def _without_bos(self, model: Model, prompt: str) -> str:
+    def _without_bos(self, model: OpenedModel, prompt: str) -> str:
         """A prompt must not begin with the token that the tokeniser adds by itself."""
         if not model.adds_bos or not prompt.startswith(("<", "[")):
             return prompt
@@ -288,7 +290,7 @@ class Generation:
     # -- generating
 
     async def _complete(
-        self, request: Request, runner: Runner, prepared: Prepared
+        self, request: GenerationRequest, runner: Runner, prepared: Prepared
     ) -> AsyncGenerator[tuple[Json, str, bool]]:
         """Yields records without their head, the raw text of each, and whether it is the last."""
         body = completion_body(
@@ -320,7 +322,7 @@ class Generation:
                     unsaid = ""
         raise RunnerFailed("unexpected EOF")
 
-    def _finished(self, request: Request, event: Json, record: Json) -> Json:
+    def _finished(self, request: GenerationRequest, event: Json, record: Json) -> Json:
         reason = "length" if event.get("stop_type") == "limit" else "stop"
         total = time.perf_counter_ns() - request.started
         counts = metrics(event.get("timings") or {}, total_ns=total, load_ns=request.load_ns)
@@ -360,7 +362,7 @@ class _Reader:
         return {"id": f"call_{secrets.token_hex(4)}", "function": function}
 
 
-def _thinking(request: Request, template: Template, prompt: str) -> ThinkingParser | None:
+def _thinking(request: GenerationRequest, template: Template, prompt: str) -> ThinkingParser | None:
     if not request.think:
         return None
     tags = infer_tags(template)

@@ -8,7 +8,7 @@ from typing import Any, Final
 
 from bridge_core.dialects.errors import ApiError
 from bridge_engine.options import Options, bounded_predict
-from bridge_engine.store.model import Model, parsed_template
+from bridge_engine.store.model import OpenedModel, parsed_template
 from bridge_engine.templates.fault import TemplateFault
 from bridge_engine.templates.prompt import Template, Values
 
@@ -28,7 +28,7 @@ gap ::= [ \t\n]*
 _SCHEMA_TYPES: Final = frozenset({"object", "array", "string", "number", "integer", "boolean", "null"})
 
 
-def template_of(model: Model, override: str = "") -> Template:
+def template_of(model: OpenedModel, override: str = "") -> Template:
     """The model's template, or the request's.
 
     Raises:
@@ -70,7 +70,9 @@ def with_image_marks(messages: Sequence[dict[str, Any]]) -> tuple[list[dict[str,
     return marked, images
 
 
-def conversation(model: Model, messages: Sequence[dict[str, Any]], system: str = "") -> list[dict[str, Any]]:
+def conversation(
+    model: OpenedModel, messages: Sequence[dict[str, Any]], system: str = ""
+) -> list[dict[str, Any]]:
     """The messages of a chat with what the model itself brings before them."""
     whole = [*model.messages, *messages]
     system = system or model.system

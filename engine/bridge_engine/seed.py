@@ -22,7 +22,7 @@ import msgspec
 
 from bridge_core.errors import BridgeError
 from bridge_core.files import write_atomically
-from bridge_core.model_store.layout import Store
+from bridge_core.model_store.layout import ModelStore
 from bridge_core.names import ModelName
 from bridge_engine import modelgen
 from bridge_engine.store.create import create
@@ -153,7 +153,7 @@ def _create(cache: Path, name: str, weights: Path, parameters: Mapping[str, Any]
     blob.parent.mkdir(exist_ok=True)
     _link(weights, blob)
     body = {"model": name, "files": {weights.name: digest}, "parameters": dict(parameters)}
-    for _ in create(Store(cache), ModelName.parse(name), body, _no_fetch):
+    for _ in create(ModelStore(cache), ModelName.parse(name), body, _no_fetch):
         pass  # a generator of progress, which nobody watches here
 
 

@@ -17,7 +17,7 @@ from bridge_core import http1
 from bridge_core.errors import Fatal, Unavailable
 from bridge_core.files import write_atomically
 from bridge_core.store.api import Store, StoreRefused
-from bridge_core.store.endpoints import Endpoints, Timing
+from bridge_core.store.endpoints import Endpoints, StoreTiming
 from bridge_core.store.etcd import ClientTls, EtcdStore
 from bridge_core.systemd.notify import Notifier
 from bridge_core.tls import TlsIdentity
@@ -29,7 +29,8 @@ from bridge_registry.enrolment.pki_files import STORE_USER, Ensured
 from bridge_registry.enrolment.store_access import EtcdAccess, OpenAccess, StoreAccess
 from bridge_registry.enrolment.token_desk import TokenDesk
 from bridge_registry.leadership import Candidate, Leadership
-from bridge_registry.membership.load_book import LoadBook
+from bridge_registry.membership.load_book import LoadReports
+from bridge_registry.options import RegistryOptions
 from bridge_registry.publication.publisher import Publisher
 from bridge_registry.rollouts.controller import RolloutController
 from bridge_registry.rpc.admin_service import AdminService, Standing
@@ -37,7 +38,6 @@ from bridge_registry.rpc.enrolment_service import EnrolmentService
 from bridge_registry.rpc.gate import Gate
 from bridge_registry.rpc.mesh_service import MeshService
 from bridge_registry.rpc.tls_front import TlsFront
-from bridge_registry.settings import RegistrySettings
 from bridge_registry.traffic.config_desk import ConfigDesk
 from bridge_registry.traffic.directory_watch import DirectoryWatch
 from bridge_registry.upkeep import Upkeep
@@ -80,7 +80,7 @@ class Registry:
     """
 
     def __init__(
-        self, settings: RegistrySettings, store: Store, access: StoreAccess, ensured: Ensured
+        self, settings: RegistryOptions, store: Store, access: StoreAccess, ensured: Ensured
     ) -> None:
         self.settings = settings
         self.grpc_port = self.admin_port = 0
@@ -108,7 +108,7 @@ class Registry:
             clock=time.time,
         )
         self._config = ConfigDesk(store, domain, fence, time.time)
-        load = LoadBook()
+        load = LoadReports()
         self.rollouts = RolloutController(store, self._leadership, table, load, lambda: hub.current)
         self._services = (
             EnrolmentService(gate, enroller, hub, settings.etcd),
@@ -209,7 +209,7 @@ class Registry:
         return Readiness(ready=True, reason="leading")
 
 
-async def run(settings: RegistrySettings) -> None:
+async def run(settings: RegistryOptions) -> None:
     """Runs a registry until SIGTERM or SIGINT.
 
     Raises:
@@ -220,7 +220,7 @@ async def run(settings: RegistrySettings) -> None:
     cert, key = settings.pki.pair("registry")
     tls = ClientTls(cert, key, settings.pki.ca)
     store = EtcdStore(settings.etcd, tls)
-    channels = Endpoints(settings.etcd, tls, Timing())
+    channels = Endpoints(settings.etcd, tls, StoreTiming())
     try:
         access = EtcdAccess(channels.write, STORE_USER) if settings.etcd_rbac else OpenAccess()
         registry = Registry(settings, store, access, ensured)

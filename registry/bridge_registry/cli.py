@@ -15,7 +15,7 @@ from bridge_core.command.guard import guarded
 from bridge_core.command.program import program
 from bridge_core.identity import check_node_name
 from bridge_registry import service_commands
-from bridge_registry.settings import RegistrySettings
+from bridge_registry.options import RegistryOptions
 
 app = program("The registry: the mesh's CA, its members, its config, and the snapshots of all that.")
 app.add_typer(service_commands.group, name="service")
@@ -50,7 +50,7 @@ def init(
     host: Hosts = None,
 ) -> None:
     """Makes the CA and the first identities, or renews them when due; harmless when repeated."""
-    settings = RegistrySettings(
+    settings = RegistryOptions(
         state_dir=state_dir,
         name=guarded(lambda: check_node_name(name)),
         grpc=("127.0.0.1", 0),
@@ -96,7 +96,7 @@ def run_command(
 ) -> None:
     """Runs the registry until it is told to stop."""
     _log_to_stderr()
-    settings = RegistrySettings(
+    settings = RegistryOptions(
         state_dir=state_dir,
         name=guarded(lambda: check_node_name(name)),
         grpc=guarded(lambda: split_address(grpc, flag="--grpc")),

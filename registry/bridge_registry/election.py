@@ -21,9 +21,9 @@ import structlog
 from bridge_core.errors import BridgeError
 from bridge_core.store.api import (
     Deleted,
+    KeyListing,
     KeyValue,
     LeaseHandle,
-    Listing,
     Put,
     Store,
     Unchanged,
@@ -133,7 +133,7 @@ class Election:
                 await self._publish()
 
     def _take(self, event: WatchEvent) -> None:
-        if isinstance(event, Listing):
+        if isinstance(event, KeyListing):
             self._candidates = {item.key: item for item in event.items}
             return
         for change in event.events:

@@ -7,7 +7,7 @@ from pathlib import Path
 import msgspec
 
 from bridge_core.errors import Fatal
-from bridge_core.etcd_server import EtcdSettings, arguments
+from bridge_core.etcd_server import EtcdOptions, arguments
 from bridge_core.systemd import placement
 from bridge_core.systemd.manager import ServiceManager
 from bridge_core.systemd.units import Unit, quoted, render
@@ -79,7 +79,7 @@ def _seen(options: ServiceOptions) -> list[str]:
     return folders
 
 
-def _etcd(options: ServiceOptions) -> EtcdSettings:
+def _etcd(options: ServiceOptions) -> EtcdOptions:
     pki = STATE / "pki"
     host = options.hosts[0] if options.hosts else "127.0.0.1"
     if not host.replace(".", "").isdecimal() and ":" not in host:
@@ -88,7 +88,7 @@ def _etcd(options: ServiceOptions) -> EtcdSettings:
             hint="give this machine's address as the first --host, names after it",
         )
     client, peer = _ETCD_PORTS
-    return EtcdSettings(
+    return EtcdOptions(
         data_dir=_ETCD_DATA,
         log_file=Path("/dev/null"),  # systemd keeps what it says
         client_port=client,

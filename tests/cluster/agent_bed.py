@@ -14,9 +14,9 @@ from typing import Any
 
 import msgspec
 
+from bridge_agent.config import AgentConfig, Listeners, StateDir
 from bridge_agent.engines.config import EngineConfig
 from bridge_agent.membership.join import join
-from bridge_agent.settings import AgentSettings, Listeners, StateDir
 from bridge_core.errors import BridgeError
 from bridge_core.http1 import Exchange, Pool, coroutine_app, serve
 from tests.scenarios.enrolment_bed import EnrolmentBed, open_enrolment_bed
@@ -60,7 +60,7 @@ class AgentProcess:
     def __init__(
         self,
         state: StateDir,
-        settings: AgentSettings,
+        settings: AgentConfig,
         *flags: str,
         launcher: tuple[str, ...] = (),
         pass_fds: tuple[int, ...] = (),
@@ -105,7 +105,7 @@ class AgentBed:
     """A joined node that may be started and stopped."""
 
     def __init__(
-        self, enrolment: EnrolmentBed, engine: HeldEngine, state: StateDir, settings: AgentSettings
+        self, enrolment: EnrolmentBed, engine: HeldEngine, state: StateDir, settings: AgentConfig
     ) -> None:
         self.enrolment = enrolment
         self.engine = engine

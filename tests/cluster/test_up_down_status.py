@@ -15,7 +15,7 @@ import psutil
 import pytest
 
 from bridge_cli.layout import Layout, MeshOptions
-from bridge_core.etcd_server import EtcdSettings
+from bridge_core.etcd_server import EtcdOptions
 from tests.cluster.up_bed import BRIDGE, Bridge, post
 from tests.etcd_server import EtcdServer
 from tests.support import eventually
@@ -180,7 +180,7 @@ def test_an_etcd_of_somebody_else_is_waited_for_named_and_used(tmp_path: Path) -
     bed = Bridge(tmp_path / "state", 1)
     pki = bed.state / "registry" / "pki"
     server = EtcdServer(
-        EtcdSettings(
+        EtcdOptions(
             data_dir=tmp_path / "etcd",
             log_file=tmp_path / "etcd.log",
             client_port=bed.base_port + 500,

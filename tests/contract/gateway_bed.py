@@ -22,7 +22,7 @@ from bridge_core.identity import SpiffeId
 from bridge_core.identity import certificates as x
 from bridge_core.snapshot import (
     Instance,
-    MeshSettings,
+    MeshConfig,
     Node,
     Route,
     RoutePolicy,
@@ -94,7 +94,7 @@ class Bed:
 
     def __init__(self) -> None:
         self.nodes: dict[str, BedNode] = {}
-        self.entries: dict[str, bytes] = {"mesh": encode_entry(MeshSettings(trust_domain=DOMAIN))}
+        self.entries: dict[str, bytes] = {"mesh": encode_entry(MeshConfig(trust_domain=DOMAIN))}
         self._revision = 0
 
     def __getitem__(self, name: str) -> BedNode:
@@ -139,7 +139,7 @@ async def mesh(
     bed = Bed()
     config.setdefault("resume", None)  # what dies stays dead, unless a test is about the opposite
     if policy is not None:
-        bed.entries["mesh"] = encode_entry(MeshSettings(trust_domain=DOMAIN, defaults=policy))
+        bed.entries["mesh"] = encode_entry(MeshConfig(trust_domain=DOMAIN, defaults=policy))
     watches = []
     async with asyncio.TaskGroup() as group:
         for name, engine in engines.items():

@@ -18,7 +18,7 @@ from bridge_agent.limits.cgroup import Cgroups, LimitsRefused, device_of, machin
 from bridge_agent.limits.cgroup_rules import NODE_SHARE
 from bridge_agent.limits.launcher import IsolatedLauncher
 from bridge_core.errors import BridgeError
-from bridge_core.node_class import IoLimit, Isolation, Limits, NodeClass
+from bridge_core.node_class import IoLimit, Isolation, NodeClass, ResourceLimits
 from bridge_core.proc import alive
 from tests.engine_support import FAKE, embedded_installed, fake_config, supervised
 from tests.inside import stand_in
@@ -84,7 +84,7 @@ def needs(groups: Cgroups, *controllers: str) -> None:
 
 
 def launcher(state: Path, groups: Cgroups, **limits) -> IsolatedLauncher:
-    node_class = NodeClass(limits=Limits(**limits), isolation=Isolation(walls=("cgroup",)))
+    node_class = NodeClass(limits=ResourceLimits(**limits), isolation=Isolation(walls=("cgroup",)))
     return IsolatedLauncher(state, node_class=node_class, cgroups=groups)
 
 
@@ -155,13 +155,13 @@ async def test_a_real_engine_out_of_memory_leaves_its_neighbour_alone(groups, tm
         before = neighbour.status.pid
         # No room for the model, whatever the engine itself takes on this machine.
         taken = groups.usage("n1/0").memory_bytes
-        groups.update("n1/0", Limits(memory_max=taken + 24 * MIB, swap_max=None))
+        groups.update("n1/0", ResourceLimits(memory_max=taken + 24 * MIB, swap_max=None))
         async with engine.client() as client:
             with contextlib.suppress(BridgeError, TimeoutError):
                 async with asyncio.timeout(LONG_S):
                     await client.load("smollm2:135m")
         await eventually(lambda: sum(one.oom_kills for one in it.reports()) >= 1, LONG_S)
-        groups.update("n1/0", Limits(memory_max=2048 * MIB))
+        groups.update("n1/0", ResourceLimits(memory_max=2048 * MIB))
         await engine.state("ready", LONG_S)
 
         async def loads() -> bool:

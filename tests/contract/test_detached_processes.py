@@ -16,7 +16,7 @@ import pytest
 
 from bridge_cli.ports import check_free
 from bridge_cli.processes import (
-    ProcessRecord,
+    DetachedProcess,
     ProcessTable,
     end,
     family,
@@ -42,9 +42,9 @@ time.sleep(60)
 
 
 @pytest.fixture
-def started() -> Iterator[list[ProcessRecord]]:
+def started() -> Iterator[list[DetachedProcess]]:
     """Whatever a test leaves running is killed."""
-    records: list[ProcessRecord] = []
+    records: list[DetachedProcess] = []
     yield records
     for record in family(records):
         record.signal(signal.SIGKILL)
@@ -53,7 +53,7 @@ def started() -> Iterator[list[ProcessRecord]]:
             os.waitpid(record.pid, 0)
 
 
-async def stubborn(log: Path, started: list[ProcessRecord]) -> ProcessRecord:
+async def stubborn(log: Path, started: list[DetachedProcess]) -> DetachedProcess:
     """A process that runs and ignores SIGTERM."""
     record = start_detached([sys.executable, "-c", STUBBORN], log, env=os.environ)
     started.append(record)
@@ -62,7 +62,7 @@ async def stubborn(log: Path, started: list[ProcessRecord]) -> ProcessRecord:
 
 
 async def test_a_process_gets_a_session_and_a_log_of_its_own(
-    tmp_path: Path, started: list[ProcessRecord]
+    tmp_path: Path, started: list[DetachedProcess]
 ) -> None:
     record = await stubborn(tmp_path / "log", started)
     assert record.alive
@@ -71,21 +71,21 @@ async def test_a_process_gets_a_session_and_a_log_of_its_own(
 
 
 async def test_a_stubborn_process_is_killed_after_its_grace(
-    tmp_path: Path, started: list[ProcessRecord]
+    tmp_path: Path, started: list[DetachedProcess]
 ) -> None:
     record = await stubborn(tmp_path / "log", started)
     assert await end([record], 0.1) == [record]
     assert not record.alive
 
 
-async def test_a_stopped_process_still_ends_by_itself(tmp_path: Path, started: list[ProcessRecord]) -> None:
+async def test_a_stopped_process_still_ends_by_itself(tmp_path: Path, started: list[DetachedProcess]) -> None:
     record = start_detached(["sleep", "60"], tmp_path / "log", env=os.environ)
     started.append(record)
     os.kill(record.pid, signal.SIGSTOP)
     assert await end([record], 5.0) == []
 
 
-async def test_what_a_process_started_ends_with_it(tmp_path: Path, started: list[ProcessRecord]) -> None:
+async def test_what_a_process_started_ends_with_it(tmp_path: Path, started: list[DetachedProcess]) -> None:
     log = tmp_path / "log"
     record = start_detached([sys.executable, "-c", PARENT], log, env=os.environ)
     started.append(record)
@@ -98,11 +98,13 @@ async def test_what_a_process_started_ends_with_it(tmp_path: Path, started: list
     assert stat is None or stat.zombie
 
 
-async def test_a_number_given_out_again_is_not_touched(tmp_path: Path, started: list[ProcessRecord]) -> None:
+async def test_a_number_given_out_again_is_not_touched(
+    tmp_path: Path, started: list[DetachedProcess]
+) -> None:
     record = start_detached(["sleep", "60"], tmp_path / "log", env=os.environ)
     started.append(record)
-    former = ProcessRecord(record.pid, record.start_time - 1, record.boot)
-    of_another_boot = ProcessRecord(record.pid, record.start_time, "another")
+    former = DetachedProcess(record.pid, record.start_time - 1, record.boot)
+    of_another_boot = DetachedProcess(record.pid, record.start_time, "another")
     assert not former.alive
     assert not of_another_boot.alive
     assert family([former, of_another_boot]) == []
@@ -113,9 +115,9 @@ async def test_a_number_given_out_again_is_not_touched(tmp_path: Path, started: 
 def test_the_table_is_found_again(tmp_path: Path) -> None:
     table = ProcessTable(tmp_path / "processes.json")
     assert table.get("etcd") is None
-    own = ProcessRecord(os.getpid(), read_stat(os.getpid()).start_time, boot_id())
+    own = DetachedProcess(os.getpid(), read_stat(os.getpid()).start_time, boot_id())
     table.put("etcd", own)
-    table.put("node1", ProcessRecord(own.pid, own.start_time - 1, own.boot))
+    table.put("node1", DetachedProcess(own.pid, own.start_time - 1, own.boot))
     again = ProcessTable(tmp_path / "processes.json")
     assert again.get("etcd") == own
     assert again.get("node1") is None
@@ -130,7 +132,7 @@ def test_a_damaged_table_is_named(tmp_path: Path) -> None:
 
 
 def test_records_of_others_are_read_where_they_can_be(tmp_path: Path) -> None:
-    record = ProcessRecord(1, 2, "boot")
+    record = DetachedProcess(1, 2, "boot")
     (tmp_path / "good").write_bytes(msgspec.json.encode({**msgspec.to_builtins(record), "port": 1}))
     (tmp_path / "bad").write_text("{")
     assert load_records([tmp_path / "good", tmp_path / "bad", tmp_path / "none"]) == [record]

@@ -15,7 +15,7 @@ from bridge_agent.limits.cgroup import LimitsRefused
 from bridge_agent.limits.isolation import probe
 from bridge_agent.limits.isolation_report import concerns
 from bridge_agent.limits.launcher import IsolatedLauncher, IsolationRefused
-from bridge_core.node_class import Isolation, Limits, NodeClass
+from bridge_core.node_class import Isolation, NodeClass, ResourceLimits
 from tests.engine_support import fake_config, supervised
 from tests.inside import inside
 
@@ -75,7 +75,7 @@ async def walls() -> None:
 
 def launcher(state: Path, most: int | None, **isolation) -> IsolatedLauncher:
     isolation.setdefault("walls", ())
-    node_class = NodeClass(limits=Limits(disk_max=most), isolation=Isolation(**isolation))
+    node_class = NodeClass(limits=ResourceLimits(disk_max=most), isolation=Isolation(**isolation))
     return IsolatedLauncher(state, node_class=node_class, cgroups=None, without="not in this test")
 
 
@@ -142,9 +142,11 @@ async def test_a_limit_follows_its_class_while_the_engine_runs_and_is_lifted_at_
     async with supervised(config, state, launcher=it, leave=True) as engine:
         await engine.state("ready", 60)
         isolation = it.node_class.isolation
-        assert it.update(NodeClass(limits=Limits(disk_max=16 * MIB), isolation=isolation)) == ()
+        assert it.update(NodeClass(limits=ResourceLimits(disk_max=16 * MIB), isolation=isolation)) == ()
         assert usage(home)[1] == 16 * MIB
-        assert it.update(NodeClass(limits=Limits(disk_max=SIZE * 2), isolation=isolation)) == ("n1/0",)
+        assert it.update(NodeClass(limits=ResourceLimits(disk_max=SIZE * 2), isolation=isolation)) == (
+            "n1/0",
+        )
         assert "the disk has" in it.report("n1/0").pending
         assert usage(home)[1] == 16 * MIB
     again = launcher(state, 4 * MIB)

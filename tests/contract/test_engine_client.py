@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from bridge_agent.engines.client import EngineClient, EngineFault, Resident
+from bridge_agent.engines.client import EngineClient, EngineFault, ResidentModel
 from bridge_core.errors import BridgeError
 from bridge_core.http1 import serve
 from bridge_core.snapshot import ModelDetails
@@ -87,7 +87,7 @@ async def test_the_models_in_memory_as_recorded():
 )
 def test_how_long_a_model_stays(expires_at, expected):
     now = datetime(2026, 11, 23, 21, 0, 0, tzinfo=UTC)
-    assert Resident("m", expires_at=expires_at).expires_in_s(now) == expected
+    assert ResidentModel("m", expires_at=expires_at).expires_in_s(now) == expected
 
 
 @pytest.mark.parametrize("body", [b'{"models":[]}', b'{"models":null}', b"{}"])

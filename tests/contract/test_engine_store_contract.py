@@ -15,7 +15,7 @@ import psutil
 import pytest
 
 from bridge_core.dialects.errors import ApiError
-from bridge_core.model_store.layout import Store
+from bridge_core.model_store.layout import ModelStore
 from bridge_core.names import ModelName
 from bridge_engine.seed import seed
 from bridge_engine.store.pull import pull
@@ -96,12 +96,12 @@ def _name(registry: Registry, model: str = "tiny") -> ModelName:
     return ModelName.parse(f"127.0.0.1:{registry.server_address[1]}/library/{model}:latest")
 
 
-def _pulled(store: Store, name: ModelName) -> list[dict[str, Any]]:
+def _pulled(store: ModelStore, name: ModelName) -> list[dict[str, Any]]:
     return list(pull(store, name, scheme="http"))
 
 
 def test_a_pull_brings_the_model_with_progress(tmp_path: Path, registry: Registry) -> None:
-    store = Store(tmp_path / "models")
+    store = ModelStore(tmp_path / "models")
     records = _pulled(store, _name(registry))
     assert records[0] == {"status": "pulling manifest"}
     assert [record["status"] for record in records[-3:]] == [
@@ -123,7 +123,7 @@ def test_a_pull_goes_on_where_the_connection_broke(
     tmp_path: Path, registry: Registry, ignore_ranges: bool
 ) -> None:
     registry.cut_after, registry.ignore_ranges = 100_000, ignore_ranges
-    store = Store(tmp_path / "models")
+    store = ModelStore(tmp_path / "models")
     assert _pulled(store, _name(registry))[-1] == {"status": "success"}
     assert bool(registry.ranges) is not ignore_ranges
     assert ignore_ranges != any(wanted.startswith("bytes=100000-") for wanted in registry.ranges)
@@ -132,7 +132,7 @@ def test_a_pull_goes_on_where_the_connection_broke(
 def test_a_pull_goes_on_from_what_an_earlier_one_left(
     tmp_path: Path, registry: Registry, source: Path
 ) -> None:
-    store = Store(tmp_path / "models")
+    store = ModelStore(tmp_path / "models")
     digest = model_blob(source, "tiny")
     whole = (source / "blobs" / digest.replace(":", "-")).read_bytes()
     partial = store.blob_path(digest).with_name(store.blob_path(digest).name + "-partial")
@@ -144,7 +144,7 @@ def test_a_pull_goes_on_from_what_an_earlier_one_left(
 
 def test_a_damaged_blob_is_refused_and_not_kept(tmp_path: Path, registry: Registry) -> None:
     registry.damage = True
-    store = Store(tmp_path / "models")
+    store = ModelStore(tmp_path / "models")
     with pytest.raises(ApiError, match="digest mismatch"):
         _pulled(store, _name(registry))
     assert store.find(_name(registry)) is None
@@ -153,7 +153,7 @@ def test_a_damaged_blob_is_refused_and_not_kept(tmp_path: Path, registry: Regist
 
 def test_a_model_that_the_registry_lacks_is_named(tmp_path: Path, registry: Registry) -> None:
     with pytest.raises(ApiError, match="pull model manifest: file does not exist"):
-        _pulled(Store(tmp_path / "models"), _name(registry, "nope"))
+        _pulled(ModelStore(tmp_path / "models"), _name(registry, "nope"))
 
 
 @pytest.fixture(scope="module")

@@ -15,7 +15,7 @@ from bridge_agent.gateway.config import Caller, Denial
 from bridge_agent.routing.affinity import affinity_key
 from bridge_core.http1 import ConnectFailed, IncompleteResponse, Pool
 from bridge_core.snapshot import Backend, Node, Route, RoutePolicy
-from bridge_core.traffic import Admission
+from bridge_core.traffic import AdmissionPolicy
 from tests.contract.gateway_bed import Bed, foreign_context, issue, mesh
 from tests.fakes.recorded_engine import Fault, RecordedEngine
 from tests.support import eventually
@@ -43,7 +43,7 @@ async def bed(tmp_path: Path) -> AsyncIterator[Bed]:
 
 
 def queue_of(per_slot: int) -> RoutePolicy:
-    return RoutePolicy(admission=Admission(queue_per_slot=per_slot))
+    return RoutePolicy(admission=AdmissionPolicy(queue_per_slot=per_slot))
 
 
 def served(bed: Bed) -> dict[str, int]:

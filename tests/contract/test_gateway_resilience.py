@@ -15,10 +15,10 @@ import pytest
 from bridge_agent.gateway.explain import HopReport
 from bridge_agent.routing.affinity import affinity_key
 from bridge_agent.routing.choose import Load, choose
-from bridge_agent.telemetry.tally import Tally
+from bridge_agent.telemetry.tally import BackendTally
 from bridge_core.http1 import Pool, coroutine_app, serve
 from bridge_core.snapshot import Backend, Node, Route, RoutePolicy
-from bridge_core.traffic import Admission, Outlier, Retries
+from bridge_core.traffic import AdmissionPolicy, Outlier, Retries
 from tests.contract.gateway_bed import Answer, Bed, mesh
 from tests.contract.test_gateway_mesh import ALL, session_for
 from tests.fakes.recorded_engine import Fault, RecordedEngine
@@ -74,7 +74,7 @@ async def test_the_more_urgent_goes_first_and_a_malformed_urgency_is_refused(lon
 
 
 async def test_a_full_queue_gives_way_to_the_more_urgent(tmp_path: Path) -> None:
-    policy = RoutePolicy(admission=Admission(queue_per_slot=1))
+    policy = RoutePolicy(admission=AdmissionPolicy(queue_per_slot=1))
     async with mesh(tmp_path, {"a": RecordedEngine((ALL,), slots=1)}, policy=policy) as bed:
         first = await occupy(bed)
         displaced = asyncio.create_task(bed["a"].infer(stream=False))
@@ -91,7 +91,10 @@ async def test_a_full_queue_gives_way_to_the_more_urgent(tmp_path: Path) -> None
 async def test_a_routes_queue_is_as_long_and_as_patient_at_every_node(tmp_path: Path, entry: str) -> None:
     engines = {"a": RecordedEngine((ALL,), slots=1), "b": RecordedEngine(("other",))}
     async with mesh(tmp_path, engines) as bed:
-        for name, admission in (("none", Admission(queue_per_slot=0)), ("brief", Admission(max_wait_s=0.05))):
+        for name, admission in (
+            ("none", AdmissionPolicy(queue_per_slot=0)),
+            ("brief", AdmissionPolicy(max_wait_s=0.05)),
+        ):
             policy = RoutePolicy(admission=admission)
             bed.publish(**{f"route__{name}": Route(name, (Backend(ALL),), policy)})
         first = await occupy(bed)
@@ -126,7 +129,7 @@ async def test_a_deadline_ends_the_wait(lone: Bed) -> None:
 
 
 async def test_who_waited_too_long_is_told_to_come_back(tmp_path: Path) -> None:
-    policy = RoutePolicy(admission=Admission(max_wait_s=0.05))
+    policy = RoutePolicy(admission=AdmissionPolicy(max_wait_s=0.05))
     async with mesh(tmp_path, {"a": RecordedEngine((ALL,), slots=1)}, policy=policy) as bed:
         first = await occupy(bed)
         refused = await bed["a"].infer("/v1/messages", max_tokens=5)
@@ -402,7 +405,7 @@ async def test_what_another_instance_made_good_is_still_a_failure_of_the_backend
         bed.publish(route__even=Route("even", (Backend(ALL, name="canary"),), policy=even))
         engines["a"].faults.append(Fault(kind, times=1))
         engines["b"].faults.append(Fault(kind, times=1))
-        tally = Tally()
+        tally = BackendTally()
         for _ in range(6):
             assert (await bed["a"].infer(model="even")).status in {200, 500, 502}
         await eventually(lambda: len(bed["a"].gateway.records()) == 6)
@@ -432,7 +435,7 @@ async def test_what_a_backend_on_trial_fails_the_stable_one_makes_good(
         assert b'"model":"all"' in answer.body
         assert json.loads(bed["d"].engine.inferences()[0].body)["model"] == ALL
         await eventually(lambda: bool(bed["a"].gateway.records()))
-        tally = Tally()
+        tally = BackendTally()
         tally.take(bed["a"].gateway.records()[0])
         assert {key: counts.errors for key, counts in tally.counts.items()} == {("all", "canary"): 1}
 

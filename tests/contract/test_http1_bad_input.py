@@ -25,7 +25,7 @@ def echo(exchange: http1.Exchange) -> None:
 
 POST = b"POST /api/chat HTTP/1.1\r\nHost: x\r\n"
 CHUNKED = POST + b"Transfer-Encoding: chunked\r\n\r\n"
-SMALL = http1.Limits(request_line=100, head=1000, header_count=10, body=1000)
+SMALL = http1.HttpLimits(request_line=100, head=1000, header_count=10, body=1000)
 
 REFUSED = {
     "not HTTP": (b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03", 400),
@@ -192,7 +192,7 @@ async def test_client_reads_the_refusal_though_it_is_still_sending() -> None:
         assert (await client.answer())[0] == 413
 
 
-FAST = http1.Limits(head_s=0.2, body_idle_s=0.2, keep_alive_s=0.4, linger_s=0.2)
+FAST = http1.HttpLimits(head_s=0.2, body_idle_s=0.2, keep_alive_s=0.4, linger_s=0.2)
 
 
 @pytest.mark.parametrize(
@@ -225,7 +225,7 @@ async def test_dripping_head_times_out_however_steadily_it_drips() -> None:
 
 @on_uvloop
 async def test_dripping_body_times_out_however_steadily_it_drips() -> None:
-    limits = http1.Limits(body_idle_s=0.2, body_rate=1000, linger_s=0.2)
+    limits = http1.HttpLimits(body_idle_s=0.2, body_rate=1000, linger_s=0.2)
     async with serving(echo, limits=limits) as server, raw(server.port) as client:
         client.send(POST + b"Content-Length: 1000\r\n\r\n")
         assert (await dripped(client)).startswith(b"HTTP/1.1 408 ")
@@ -262,7 +262,7 @@ async def test_trailer_fields_never_become_headers() -> None:
 
 @on_uvloop
 async def test_one_connection_too_many_is_told_so() -> None:
-    async with serving(echo, limits=http1.Limits(connections=1)) as server, raw(server.port) as first:
+    async with serving(echo, limits=http1.HttpLimits(connections=1)) as server, raw(server.port) as first:
         first.send(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
         assert (await first.answer())[0] == 200
         assert (await talk(server.port, b"")).startswith(b"HTTP/1.1 503 ")

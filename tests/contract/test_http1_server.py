@@ -291,7 +291,7 @@ async def test_slow_reader_pauses_the_writer_and_memory_stays_bounded() -> None:
 
 async def test_client_that_never_reads_is_cut_in_the_end() -> None:
     held = Held()
-    limits = http1.Limits(write_stall_s=0.2, head_s=0.4)
+    limits = http1.HttpLimits(write_stall_s=0.2, head_s=0.4)
     async with serving(held, limits=limits) as server, raw(server.port) as client:
         client.writer.transport.pause_reading()
         client.send(GET % b"")
@@ -320,7 +320,7 @@ async def test_streamed_body_reaches_the_reader_as_it_comes_and_pauses_the_clien
     size = 8 * 1024 * 1024
     async with asyncio.TaskGroup() as group:
         app = http1.coroutine_app(handler, group)
-        limits = http1.Limits(body=1000)
+        limits = http1.HttpLimits(body=1000)
         async with (
             serving(app, stream_body=lambda head: True, limits=limits) as server,
             raw(server.port) as client,
@@ -352,7 +352,7 @@ async def test_streamed_body_cut_off_fails_in_the_reader() -> None:
 
     async with asyncio.TaskGroup() as group:
         app = http1.coroutine_app(handler, group)
-        limits = http1.Limits(body_idle_s=0.1, linger_s=0.1)
+        limits = http1.HttpLimits(body_idle_s=0.1, linger_s=0.1)
         async with serving(app, stream_body=lambda head: True, limits=limits) as server:
             answer = await talk(server.port, b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 9\r\n\r\nabc")
     assert answer.startswith(b"HTTP/1.1 408 ")

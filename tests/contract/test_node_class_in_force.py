@@ -16,7 +16,7 @@ from bridge_agent.limits.gpu import NoGpus
 from bridge_agent.limits.gpus import GpuKeeper
 from bridge_agent.limits.launcher import UNCLASSED, IsolatedLauncher, Placed
 from bridge_agent.limits.node_isolation import NodeIsolation
-from bridge_core.node_class import GpuSharing, Isolation, Limits, NodeClass
+from bridge_core.node_class import GpuSharing, Isolation, NodeClass, ResourceLimits
 from bridge_core.snapshot import Node, Snapshot, Version, encode_entry
 from tests.engine_support import Supervised, fake_config, supervised
 from tests.support import eventually
@@ -73,11 +73,11 @@ async def test_without_a_class_nothing_is_walled_and_groups_are_not_looked_for(t
         view = await it.state("ready", PATIENCE_S)
         assert view.network_pid == 0
         report = starts.report("n1/0")
-        assert (report.walls, report.missing, report.limits) == ((), {}, Limits())
+        assert (report.walls, report.missing, report.limits) == ((), {}, ResourceLimits())
 
 
 async def test_limits_that_nothing_here_holds_forbid_the_start_and_say_why(tmp_path) -> None:
-    limited = NodeClass("small", limits=Limits(memory_max=1 << 30))
+    limited = NodeClass("small", limits=ResourceLimits(memory_max=1 << 30))
     state = tmp_path / "s"
     async with supervised(fake_config(tmp_path), state, launcher=launcher(state, limited)) as it:
         await eventually(lambda: it.status.phase == "backoff" and READ_ONLY in it.status.reason, PATIENCE_S)
@@ -193,16 +193,16 @@ async def test_less_memory_than_is_in_use_waits_and_other_limits_follow(tmp_path
     if groups is None or {"memory", "pids"} - set(groups.hierarchy.controllers):
         pytest.skip(f"SKIPPED LOUDLY: no groups for memory and processes here: {why}")
     state = tmp_path / "s"
-    first = NodeClass("c", limits=Limits(memory_max=512 << 20, pids_max=100))
+    first = NodeClass("c", limits=ResourceLimits(memory_max=512 << 20, pids_max=100))
     starts = IsolatedLauncher(state, node_class=first, cgroups=groups)
     async with supervised(fake_config(tmp_path), state, launcher=starts) as it:
         await it.state("ready", PATIENCE_S)
         pid = it.status.pid
-        less = NodeClass("c", limits=Limits(memory_max=1 << 20, pids_max=50))
+        less = NodeClass("c", limits=ResourceLimits(memory_max=1 << 20, pids_max=50))
         assert starts.update(less) == ("n1/0",)
         assert "of memory now; 1 MiB is all it gets at its next start" in starts.report("n1/0").pending
         assert starts.report("n1/0").limits.memory_max == 512 << 20
-        more = NodeClass("c", limits=Limits(memory_max=600 << 20, pids_max=50))
+        more = NodeClass("c", limits=ResourceLimits(memory_max=600 << 20, pids_max=50))
         assert starts.update(more) == ()
         report = starts.report("n1/0")
         assert (report.pending, report.limits.memory_max, report.limits.pids_max) == ("", 600 << 20, 50)

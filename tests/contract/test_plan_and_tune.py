@@ -11,12 +11,12 @@ import pytest
 from typer.testing import CliRunner
 
 from bridge_agent.cli import app
+from bridge_agent.config import AgentConfig, StateDir, load_config, save_settings
 from bridge_agent.engines.config import EngineConfig
-from bridge_agent.settings import AgentSettings, StateDir, load_settings, save_settings
 from bridge_agent.tuning.measure import Bench
 from bridge_agent.tuning.model_shapes import shape_of, stored_shapes
 from bridge_agent.tuning.plan_rules import NodePlan
-from bridge_agent.tuning.records import FILE, Choice, Measured, Record, Trial, load_records, save_record
+from bridge_agent.tuning.records import FILE, Choice, Measured, Trial, TuningRecord, load_records, save_record
 from bridge_core.errors import Fatal
 from bridge_core.model_store.gguf import read_header
 from bridge_engine.seed import seed
@@ -94,7 +94,7 @@ def test_what_cannot_be_planned_is_a_sentence(
 
 def test_a_plan_is_saved_for_the_agents_next_start(tmp_path: Path, store: Path) -> None:
     state = StateDir(tmp_path)
-    before = AgentSettings(
+    before = AgentConfig(
         "n",
         "t",
         (),
@@ -106,7 +106,7 @@ def test_a_plan_is_saved_for_the_agents_next_start(tmp_path: Path, store: Path) 
     code, out, err = run("plan", "--slots", "3", "--save", "--state-dir", str(tmp_path))
     assert code == 0, err
     assert "next start" in out
-    after = load_settings(state)
+    after = load_config(state)
     assert msgspec.structs.replace(after, engines=()) == msgspec.structs.replace(before, engines=())
     assert {(one.num_parallel, one.keep_alive, one.kv_cache_type) for one in after.engines} == {
         (3, "-1", "f16"),
@@ -127,7 +127,7 @@ def test_what_cannot_be_saved_changes_nothing(
     tmp_path: Path, store: Path, engine: EngineConfig, arguments: tuple[str, ...], says: str
 ) -> None:
     state = StateDir(tmp_path)
-    save_settings(state, AgentSettings("n", "t", (), (), "127.0.0.1:1", engines=(engine,)))
+    save_settings(state, AgentConfig("n", "t", (), (), "127.0.0.1:1", engines=(engine,)))
     before = state.settings.read_bytes()
     code, _, err = run("plan", *arguments, "--save", "--state-dir", str(tmp_path), "--models", str(store))
     assert code == 1
@@ -200,7 +200,7 @@ async def test_a_choice_that_cannot_run_is_a_fault_and_not_the_end(store: Path) 
 
 def test_records_are_kept_a_model_each_and_damaged_ones_named(tmp_path: Path) -> None:
     trial = Trial(Choice(slots=2), Measured(10.0, 0.1))
-    record = Record("a", "cpu", "e", 1.0, 2048, trial, ("because",), (trial,))
+    record = TuningRecord("a", "cpu", "e", 1.0, 2048, trial, ("because",), (trial,))
     save_record(tmp_path / "new", "d1", record)
     save_record(tmp_path / "new", "d2", msgspec.structs.replace(record, model="b"))
     found = load_records(tmp_path / "new")

@@ -21,7 +21,7 @@ import pytest
 
 from bridge_cli.etcd_ready import ready
 from bridge_core.errors import BridgeError, Fatal, Reaction
-from bridge_core.etcd_server import EtcdSettings, find_etcd
+from bridge_core.etcd_server import EtcdOptions, find_etcd
 from bridge_core.identity import JoinToken, SpiffeId
 from bridge_core.identity.certificates import create_csr, describe, generate_key, key_to_pem
 from bridge_core.registry_channel import fetch_ca, open_channel
@@ -62,7 +62,7 @@ class Mesh:
         done = command("init", "--state-dir", self.state)
         assert done.returncode == 0, done.stderr
         self.etcd = EtcdServer(
-            EtcdSettings(
+            EtcdOptions(
                 data_dir=folder / "etcd",
                 log_file=folder / "etcd.log",
                 client_port=free_port(),

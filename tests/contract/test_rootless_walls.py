@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 from bridge_agent.limits.cgroup import find_hierarchy, open_cgroups
-from bridge_core.node_class import Limits
+from bridge_core.node_class import ResourceLimits
 
 SOMEBODY = 61236  # nobody's number on any machine
 WALLS = ("mount", "pid", "ipc", "uts", "net", "capabilities", "no_new_privs")
@@ -33,7 +33,7 @@ from bridge_agent.engines.network import connect_inside
 from bridge_agent.limits.isolation import probe
 from bridge_agent.limits.launcher import IsolatedLauncher
 from bridge_core.errors import BridgeError
-from bridge_core.node_class import Isolation, Limits, NodeClass
+from bridge_core.node_class import Isolation, ResourceLimits, NodeClass
 from tests.inside import inside
 
 asked = json.loads(sys.argv[1])
@@ -43,7 +43,7 @@ async def main():
     cgroups, why = open_cgroups(f"test-{os.getpid()}")
     said = {"probe": await probe(), "without": why}
     isolation = Isolation(walls=tuple(asked["walls"]), require=tuple(asked["require"]))
-    node_class = NodeClass(isolation=isolation, limits=Limits(**asked["limits"]))
+    node_class = NodeClass(isolation=isolation, limits=ResourceLimits(**asked["limits"]))
     it = IsolatedLauncher(state, node_class=node_class, cgroups=cgroups, without=why)
     try:
         async with inside(
@@ -121,7 +121,7 @@ def delegated():
     ours, why = open_cgroups(f"test-{os.getpid()}-rootless")
     if ours is None:
         pytest.skip(f"SKIPPED LOUDLY: no cgroups here: {why}")
-    made = tuple(Path(group).parent for group in ours.prepare("n1/user", Limits()))
+    made = tuple(Path(group).parent for group in ours.prepare("n1/user", ResourceLimits()))
     groups = tuple(group / "user" for group in made)
     for group in groups:
         for path in (group, *group.glob("cgroup.*"), *group.glob("tasks")):

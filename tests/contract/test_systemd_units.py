@@ -13,15 +13,15 @@ import msgspec
 import pytest
 
 from bridge_agent import systemd as agent_service
+from bridge_agent.config import AgentConfig, Listeners, StateDir
 from bridge_agent.engines.config import EngineConfig
-from bridge_agent.settings import AgentSettings, Listeners, StateDir
 from bridge_core.errors import BridgeError, Fatal
 from bridge_core.systemd.manager import ServiceManager
 from bridge_core.systemd.units import Unit
 from bridge_registry import systemd as registry_service
 from bridge_registry.systemd import ServiceOptions
 
-SETTINGS = AgentSettings(
+SETTINGS = AgentConfig(
     name="node1",
     trust_domain="bridge.local",
     registries=("registry.example:11400",),
@@ -36,7 +36,7 @@ analyze = pytest.mark.skipif(
 EXPOSURE = {"bridge-agent.service": 5.5, "bridge-registry.service": 1.7, "bridge-etcd.service": 1.7}
 
 
-def agent_units(state: Path, settings: AgentSettings = SETTINGS) -> list[Unit]:
+def agent_units(state: Path, settings: AgentConfig = SETTINGS) -> list[Unit]:
     return agent_service.agent_units(settings, StateDir(state))
 
 

@@ -21,7 +21,7 @@ from bridge_agent.engines.process import ProcessRecord
 from bridge_agent.limits.isolation import probe
 from bridge_agent.limits.launcher import IsolatedLauncher, IsolationRefused
 from bridge_agent.limits.walls import WALLS
-from bridge_core.node_class import Isolation, Limits, NodeClass
+from bridge_core.node_class import Isolation, NodeClass, ResourceLimits
 from tests.engine_support import embedded_installed, everything_of, fake_config, gone, supervised
 from tests.inside import PROGRAM, inside
 from tests.support import eventually
@@ -37,7 +37,7 @@ pytestmark = pytest.mark.skipif(
 def launcher(state: Path, *, walls: tuple[str, ...] | None = ALL, **options) -> IsolatedLauncher:
     isolation = {name: options.pop(name) for name in ("require", "uid", "tmp_bytes") if name in options}
     node_class = NodeClass(
-        isolation=Isolation(walls=walls, **isolation), limits=options.pop("limits", Limits())
+        isolation=Isolation(walls=walls, **isolation), limits=options.pop("limits", ResourceLimits())
     )
     return IsolatedLauncher(state, node_class=node_class, cgroups=None, without="not in this test", **options)
 

@@ -18,7 +18,7 @@ import zstandard
 from bridge_agent.engines.view import LocalInstance
 from bridge_core.http1 import Exchange, Server, coroutine_app, serve
 from bridge_core.names import InvalidName, canonical, display
-from bridge_core.snapshot import Model, ModelDetails
+from bridge_core.snapshot import MemberModel, ModelDetails
 
 RECORDINGS = Path(__file__).parent.parent / "contract" / "recordings"
 DIED = "an error was encountered while running the model: unexpected EOF"
@@ -110,7 +110,7 @@ class RecordedEngine:
 
     def instance(self, id_: str, state: str = "ready") -> LocalInstance:
         models = tuple(
-            Model(
+            MemberModel(
                 display(name),
                 "f" * 64,
                 42,

@@ -16,15 +16,15 @@ from bridge_core.store.api import (
     Changes,
     Delete,
     Deleted,
+    KeyListing,
     KeyValue,
     LeaseGone,
-    Listing,
     Op,
-    Outcome,
     Put,
     StoreFault,
     StoreRefused,
     StoreUnavailable,
+    TxnOutcome,
     Unchanged,
     WatchEvent,
 )
@@ -111,10 +111,10 @@ class FakeEtcd:
             self.history.append(Changes(tuple(events), revision))
             self._notify()
 
-    def listing(self, prefix: str) -> Listing:
+    def listing(self, prefix: str) -> KeyListing:
         """Everything under `prefix` now."""
         items = tuple(self.items[key] for key in sorted(self.items) if key.startswith(prefix))
-        return Listing(items, self.revision)
+        return KeyListing(items, self.revision)
 
     async def wait(self, timeout_s: float) -> None:
         """Waits for the next change of anything."""
@@ -186,20 +186,20 @@ class FakeStore:
         self._reach(key)
         return self.etcd.items.get(key)
 
-    async def list(self, prefix: str) -> Listing:
+    async def list(self, prefix: str) -> KeyListing:
         """See `Store.list`."""
         self._reach(prefix)
         return self.etcd.listing(prefix)
 
-    async def commit(self, ops: Sequence[Op], *, if_: Sequence[Unchanged] = ()) -> Outcome:
+    async def commit(self, ops: Sequence[Op], *, if_: Sequence[Unchanged] = ()) -> TxnOutcome:
         """See `Store.commit`."""
         self._reach(*(op.key for op in ops))
         for condition in if_:
             item = self.etcd.items.get(condition.key)
             if (0 if item is None else item.mod_revision) != condition.mod_revision:
-                return Outcome(committed=False, revision=self.etcd.revision)
+                return TxnOutcome(committed=False, revision=self.etcd.revision)
         self.etcd.apply(ops)
-        return Outcome(committed=True, revision=self.etcd.revision)
+        return TxnOutcome(committed=True, revision=self.etcd.revision)
 
     async def watch(self, prefix: str) -> AsyncGenerator[WatchEvent, None]:
         """See `Store.watch`."""

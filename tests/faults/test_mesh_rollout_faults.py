@@ -19,7 +19,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from bridge_agent.settings import StateDir, load_settings, save_settings
+from bridge_agent.config import StateDir, load_config, save_settings
 from bridge_cli.up import load_layout
 from tests.cluster.load import Load, load_on
 from tests.cluster.mesh_bed import NODES, Mesh, call
@@ -155,7 +155,7 @@ async def another_registry(mesh: Mesh) -> AsyncIterator[str]:
         address = str(msgspec.json.decode(ready.read_bytes())["grpc"])
         for node in NODES:
             where = StateDir(mesh.state / node)
-            settings = load_settings(where)
+            settings = load_config(where)
             registries = (*settings.registries, address)
             save_settings(where, msgspec.structs.replace(settings, registries=registries))
             await asyncio.to_thread(mesh.kill, node)

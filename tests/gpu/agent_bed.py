@@ -24,9 +24,9 @@ from bridge_agent.limits.gpu import GpuInventory
 from bridge_agent.limits.gpus import GpuKeeper
 from bridge_agent.limits.launcher import IsolatedLauncher
 from bridge_agent.limits.nvml import open_inventory
-from bridge_core.model_store.layout import Store
+from bridge_core.model_store.layout import ModelStore
 from bridge_core.names import ModelName
-from bridge_core.node_class import GpuSharing, Isolation, Limits, NodeClass
+from bridge_core.node_class import GpuSharing, Isolation, NodeClass, ResourceLimits
 from bridge_engine.modelgen import LlamaShape, generate
 from bridge_engine.store.create import create
 from tests.support import eventually
@@ -70,7 +70,7 @@ def cuda(*arguments: str, env: dict[str, str] | None = None) -> subprocess.Popen
 
 def make_store(folder: Path, name: str, shape: LlamaShape = SMALL, weights: str = "f16") -> Path:
     """An Ollama store with one generated model."""
-    store = Store(folder)
+    store = ModelStore(folder)
     file = folder / "model.gguf"
     generate(file, shape, weights=weights)
     with file.open("rb") as data:
@@ -167,7 +167,7 @@ class GpuAgent:
             **(keeping or {}),
         )
         cgroups, lacking = open_cgroups(f"gputest-{os.getpid()}") if walls else (None, "none is asked for")
-        limits = Limits(pids_max=512) if cgroups is not None else Limits()
+        limits = ResourceLimits(pids_max=512) if cgroups is not None else ResourceLimits()
         node_class = NodeClass(isolation=Isolation(walls=tuple(walls)), limits=limits, gpu=sharing)
         self.launcher = IsolatedLauncher(
             state, node_class=node_class, cgroups=cgroups, without=lacking, devices=self.keeper

@@ -12,7 +12,7 @@ from bridge_core.errors import Unavailable
 from bridge_core.snapshot import Snapshot, Version
 from bridge_core.store.api import Delete, Put, Unchanged
 from bridge_registry import keyspace
-from bridge_registry.membership.load_book import LoadBook
+from bridge_registry.membership.load_book import LoadReports
 from bridge_registry.membership.mesh_table import MeshTable
 from bridge_registry.publication.builder import entries, next_version
 from bridge_registry.records import NodeRecord, decode, encode
@@ -30,7 +30,7 @@ class Registry:
         self.name, self._plane = name, plane
         self.store = FakeStore(plane.etcd)
         self.table = MeshTable(())
-        self.load = LoadBook()
+        self.load = LoadReports()
         self.snapshot = Snapshot(Version(), {})
         self.alive = True
         self._away = False

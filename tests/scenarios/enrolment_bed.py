@@ -10,13 +10,13 @@ from pathlib import Path
 
 import psutil
 
+from bridge_agent.config import Listeners, StateDir
 from bridge_agent.engines.config import EngineConfig
 from bridge_agent.membership.join import JoinPlan
-from bridge_agent.settings import Listeners, StateDir
 from bridge_core.registry_channel import open_channel
 from bridge_registry.app import Registry
 from bridge_registry.enrolment.store_access import OpenAccess
-from bridge_registry.settings import RegistrySettings
+from bridge_registry.options import RegistryOptions
 from bridge_wire.v1 import registry_pb2 as pb
 from bridge_wire.v1.registry_pb2_grpc import AdminStub
 from tests.fakes.store import FakeEtcd, FakeStore
@@ -68,7 +68,7 @@ class EnrolmentBed:
 
 @contextlib.asynccontextmanager
 async def open_enrolment_bed(folder: Path, trust_domain: str = "bed.local") -> AsyncIterator[EnrolmentBed]:
-    settings = RegistrySettings(
+    settings = RegistryOptions(
         state_dir=folder / "registry",
         name="registry1",
         grpc=("127.0.0.1", 0),

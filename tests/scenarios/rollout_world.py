@@ -14,13 +14,13 @@ import msgspec
 from bridge_core.counts import Counter
 from bridge_core.errors import BridgeError
 from bridge_core.probe import ProbeResult
-from bridge_core.snapshot import Instance, Model, Snapshot, Version, encode_entry
+from bridge_core.snapshot import Instance, MemberModel, Snapshot, Version, encode_entry
 from bridge_core.store.api import Put
 from bridge_core.traffic import shares, split
 from bridge_registry import keyspace
-from bridge_registry.membership.load_book import Report
+from bridge_registry.membership.load_book import NodeLoadReport
 from bridge_registry.records import NodeRecord, encode
-from bridge_registry.rollouts.rollout_rules import Position
+from bridge_registry.rollouts.rollout_rules import RolloutPosition
 from tests.scenarios.control_plane import ControlPlane
 
 ROUTE = """\
@@ -79,7 +79,7 @@ class Agent:
             ttft_s = how.ttft_s * self._rng.uniform(0.7, 1.5)
             counter.answered(ttft_s, tokens=100, generating_s=100 / how.speed, broken=broken)
 
-    def report(self, behaviours: dict[str, Behaviour]) -> Report:
+    def report(self, behaviours: dict[str, Behaviour]) -> NodeLoadReport:
         results = tuple(
             ProbeResult(
                 probe.rollout,
@@ -92,7 +92,7 @@ class Agent:
             if probe.questions
         )
         counts = {key: counter.counts for key, counter in self.counters.items()}
-        return Report(self.began, 0, self.snapshot.version, counts, results)
+        return NodeLoadReport(self.began, 0, self.snapshot.version, counts, results)
 
 
 class World(ControlPlane):
@@ -107,7 +107,9 @@ class World(ControlPlane):
         self.faults: list[str] = []
         ops = []
         for agent in self.agents:
-            instance = Instance(f"{agent.name}/0", agent.name, models=(Model("old"), Model("new")))
+            instance = Instance(
+                f"{agent.name}/0", agent.name, models=(MemberModel("old"), MemberModel("new"))
+            )
             ops.append(Put(f"{keyspace.MEMBERS}{agent.name}/0", encode_entry(instance)))
             ops.append(Put(keyspace.NODES + agent.name, encode(NodeRecord(agent.name))))
         self.etcd.apply(ops)
@@ -150,10 +152,10 @@ class World(ControlPlane):
         raise AssertionError(f"not within {limit_s} s: {self.line()}")
 
     @property
-    def stored(self) -> Position | None:
+    def stored(self) -> RolloutPosition | None:
         """The rollout's position as etcd has it."""
         item = self.etcd.items.get(keyspace.ROLLOUTS + "roll")
-        return None if item is None else msgspec.json.decode(item.value, type=Position)
+        return None if item is None else msgspec.json.decode(item.value, type=RolloutPosition)
 
     @property
     def phase(self) -> str:

@@ -13,13 +13,13 @@ import msgspec
 import pytest
 import structlog
 
+from bridge_agent.config import AgentConfig, StateDir, load_config
 from bridge_agent.membership.join import join
 from bridge_agent.membership.leave import leave
 from bridge_agent.membership.new_key import new_key
 from bridge_agent.membership.registry_client import RegistryClient
 from bridge_agent.membership.renewal import Renewal
-from bridge_agent.membership.subscription import Subscription
-from bridge_agent.settings import AgentSettings, StateDir, load_settings
+from bridge_agent.membership.subscription import SnapshotSubscription
 from bridge_core.errors import BridgeError
 from bridge_core.snapshot_file import SnapshotFile
 from bridge_core.tls import TlsIdentity
@@ -39,14 +39,14 @@ def content(state: StateDir) -> set[str]:
     return {str(path.relative_to(state.root)) for path in state.root.rglob("*")}
 
 
-async def joined(bed: EnrolmentBed, name: str = "node1") -> tuple[StateDir, AgentSettings]:
+async def joined(bed: EnrolmentBed, name: str = "node1") -> tuple[StateDir, AgentConfig]:
     state = bed.state(name)
     return state, await join(bed.plan(await bed.token(), name), state)
 
 
 async def test_a_join_leaves_a_whole_node_behind(bed: EnrolmentBed) -> None:
     state, settings = await joined(bed)
-    assert load_settings(state) == settings
+    assert load_config(state) == settings
     assert (settings.name, settings.trust_domain) == ("node1", "bed.local")
     assert settings.etcd == ("https://127.0.0.1:1",)
     identity = TlsIdentity(state.certificate, state.key, state.ca)
@@ -120,7 +120,7 @@ async def test_a_second_join_in_the_same_folder_is_refused(bed: EnrolmentBed) ->
     state, settings = await joined(bed)
     with pytest.raises(BridgeError, match="enrolled"):
         await join(bed.plan(await bed.token(), "node2"), state)
-    assert load_settings(state) == settings
+    assert load_config(state) == settings
 
 
 async def test_models_that_were_there_before_a_failed_join_stay(bed: EnrolmentBed) -> None:
@@ -178,7 +178,7 @@ async def test_snapshots_follow_the_registry(bed: EnrolmentBed) -> None:
     file = SnapshotFile(state.snapshot, now=lambda: 0.0)
     seen = []
     client = RegistryClient(bed.address, state)
-    subscription = Subscription(
+    subscription = SnapshotSubscription(
         [client], file, on_snapshot=seen.append, now=lambda: 0.0, rng=random.Random(1)
     )
     task = asyncio.create_task(subscription.run())
@@ -252,6 +252,6 @@ async def test_leaving_without_a_registry_changes_nothing_unless_forced(bed: Enr
     lost = msgspec.structs.replace(settings, registries=("127.0.0.1:1",))
     with pytest.raises(BridgeError, match="no registry answers"):
         await leave(lost, state, force=False, drain_s=1.0)
-    assert load_settings(state) == settings
+    assert load_config(state) == settings
     await leave(lost, state, force=True, drain_s=1.0)
     assert not state.joined

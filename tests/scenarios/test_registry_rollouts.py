@@ -10,7 +10,7 @@ import grpc
 import pytest
 
 from bridge_core.counts import Counter
-from bridge_core.snapshot import Model
+from bridge_core.snapshot import MemberModel
 from bridge_core.traffic import shares
 from bridge_wire.v1 import registry_pb2 as pb
 from tests.fakes.store import FakeEtcd, FakeStore
@@ -90,7 +90,7 @@ def share(follower: Follower) -> float:
 
 async def test_a_rollout_from_apply_to_the_end_and_back(bed: Bed, etcd: FakeEtcd) -> None:
     node, store = await bed.join("n1"), FakeStore(etcd)
-    await node.register(store, models=(Model("old"), Model("new")))
+    await node.register(store, models=(MemberModel("old"), MemberModel("new")))
     tick = bed.registry.rollouts.tick
     async with bed.admin() as admin, following(node, Follower()) as follower, reporting(node) as reporter:
         await reporter.send(follower)

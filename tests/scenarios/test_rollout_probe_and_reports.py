@@ -16,7 +16,7 @@ from bridge_agent.telemetry.load_reporter import LoadReporter
 from bridge_core.counts import Counts
 from bridge_core.errors import Unavailable
 from bridge_core.probe import Probe, ProbeResult, Question
-from bridge_core.snapshot import Model, Node, Snapshot, Version, encode_entry
+from bridge_core.snapshot import MemberModel, Node, Snapshot, Version, encode_entry
 from tests.support import eventually
 
 ASK = Probe("roll", 1, "tiny", questions=(Question("2+2", "4"), Question("sky", "blue")))
@@ -52,7 +52,7 @@ class Bed:
         self.now = 0.0
         self.probes: tuple[Probe, ...] = (ASK,)
         self.instances = tuple(
-            LocalInstance(f"n1/{at}", "h", 1, "ready", (Model("tiny:latest"),)) for at in range(2)
+            LocalInstance(f"n1/{at}", "h", 1, "ready", (MemberModel("tiny:latest"),)) for at in range(2)
         )
         self.prober = RolloutProber(
             "n1", self.snapshot, lambda: self.instances, self.connect, lambda: self.now
@@ -116,7 +116,7 @@ async def test_others_instances_are_not_asked(bed: Bed, probe: Probe) -> None:
 
 async def test_an_instance_is_asked_when_it_is_ready_again(bed: Bed) -> None:
     ready = bed.instances
-    bed.instances = (LocalInstance("n1/0", "h", 0, "starting", (Model("tiny"),)),)
+    bed.instances = (LocalInstance("n1/0", "h", 0, "starting", (MemberModel("tiny"),)),)
     await bed.prober.look()
     assert bed.asked == []
     bed.instances = ready[:1]

@@ -9,8 +9,8 @@ from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 
 from bridge_agent.membership.follow_rules import MAX_REJECTIONS
-from bridge_agent.membership.registry_api import Issued, Update
-from bridge_agent.membership.subscription import Subscription
+from bridge_agent.membership.registry_api import IssuedIdentity, Update
+from bridge_agent.membership.subscription import SnapshotSubscription
 from bridge_core.errors import Unavailable
 from bridge_core.ring import ring_of
 from bridge_core.snapshot import EMPTY, Instance, Node, Snapshot, Version, diff, encode_entry, whole
@@ -50,7 +50,7 @@ class ScriptedRegistry:
             raise Unavailable(f"registry {self.address} ended the snapshot stream")
         return update
 
-    async def renew(self, csr: bytes) -> Issued:
+    async def renew(self, csr: bytes) -> IssuedIdentity:
         raise NotImplementedError
 
     async def leave(self) -> None:
@@ -74,9 +74,9 @@ def change(old: Snapshot, new: Snapshot) -> Update:
 @contextlib.asynccontextmanager
 async def following(
     folder: Path, *registries: ScriptedRegistry, on_snapshot: Callable[[Snapshot], None] = lambda _: None
-) -> AsyncIterator[Subscription]:
+) -> AsyncIterator[SnapshotSubscription]:
     file = SnapshotFile(folder / "snapshot.json", now=lambda: 0.0)
-    subscription = Subscription(
+    subscription = SnapshotSubscription(
         registries, file, on_snapshot=on_snapshot, now=lambda: 5.0, rng=random.Random(1)
     )
     task = asyncio.create_task(subscription.run())

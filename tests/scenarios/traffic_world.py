@@ -27,16 +27,16 @@ from bridge_agent.routing.health_rules import Failure, HealthBook, retry_allowed
 from bridge_agent.routing.load_rules import LoadBook
 from bridge_agent.routing.pulse_rules import Pulse
 from bridge_agent.routing.resume import Continuation
-from bridge_agent.routing.resume.places import Sought, places
+from bridge_agent.routing.resume.places import ContinuationPlace, places
 from bridge_agent.routing.strategies import Turns
 from bridge_agent.routing.view import Index, Target
 from bridge_core.counts import Counter
 from bridge_core.errors import BridgeError
 from bridge_core.names import canonical
-from bridge_core.snapshot import Instance, Model, Snapshot, Version, encode_entry
+from bridge_core.snapshot import Instance, MemberModel, Snapshot, Version, encode_entry
 from bridge_core.store.api import Delete, Put
 from bridge_registry import keyspace
-from bridge_registry.membership.load_book import Report
+from bridge_registry.membership.load_book import NodeLoadReport
 from bridge_registry.records import NodeRecord, encode
 from tests.scenarios.control_plane import ControlPlane
 
@@ -112,7 +112,7 @@ class Agent:
         self.alive = True
         self.starts += 1
         self.counters: dict[tuple[str, str], Counter] = {}
-        models = (Model("old"), Model("new"))
+        models = (MemberModel("old"), MemberModel("new"))
         self.own = LocalInstance(self.instance, "127.0.0.1", 1, "ready", models, ("old", "new"), SLOTS)
         self.in_flight: Tally[str] = Tally()
         self.health, self.pulse, self.turns = HealthBook(), Pulse(), Turns()
@@ -227,7 +227,7 @@ class Agent:
         """Asks for the rest of a stream elsewhere; the next tick tries again when there is nobody."""
         now = self.world.now
         avoided = [id_ for id_, until in job.avoid.items() if until > now]
-        sought = Sought(job.decision.model, "", "chat", job.decision.backend)
+        sought = ContinuationPlace(job.decision.model, "", "chat", job.decision.backend)
         for target in places(self.index, sought, self.load(), avoided):
             job.continuation = Continuation(
                 job.request, job.tracker, resumed=job.resumed + 1, spent_ns=0, decoded_ns=0
@@ -376,10 +376,10 @@ class Agent:
 
     # -- what it tells the registry, and its lease
 
-    def report(self) -> Report:
+    def report(self) -> NodeLoadReport:
         """What its requests came to."""
         counts = {key: counter.counts for key, counter in self.counters.items()}
-        return Report(self.starts, len(self.jobs), self.snapshot.version, counts)
+        return NodeLoadReport(self.starts, len(self.jobs), self.snapshot.version, counts)
 
     def renew(self) -> None:
         """What keeps its record in etcd; the store ends it when nobody does."""

@@ -8,7 +8,14 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from bridge_agent.routing.admission_rules import ADMITTED, QUEUED, Priority, Queued, Refused, SlotQueue
+from bridge_agent.routing.admission_rules import (
+    ADMITTED,
+    QUEUED,
+    AdmissionRefused,
+    Priority,
+    Queued,
+    SlotQueue,
+)
 
 NORMAL = Priority.NORMAL
 
@@ -29,7 +36,7 @@ def test_no_more_run_than_there_are_slots_and_no_more_wait_than_the_bound() -> N
     assert [offer(queue, name, bound=1) for name in "ab"] == [ADMITTED, ADMITTED]
     assert offer(queue, "c", bound=1) is QUEUED
     refused = offer(queue, "d", bound=1)
-    assert isinstance(refused, Refused)
+    assert isinstance(refused, AdmissionRefused)
     assert refused.reason.startswith("server busy")
     assert queue.work == 3
     assert queue.give_back(1.0) == ["c"]
@@ -70,7 +77,7 @@ def test_who_would_miss_its_deadline_is_refused_at_once_with_the_time_to_come_ba
     offer(queue, "runs")
     offer(queue, "waits")
     refused = queue.offer("late", "c", NORMAL, bound=9, now=100.0, deadline=115.0)
-    assert refused == Refused("server busy: the request would wait longer than its deadline", 20)
+    assert refused == AdmissionRefused("server busy: the request would wait longer than its deadline", 20)
     assert queue.offer("in time", "c", NORMAL, bound=9, now=100.0, deadline=125.0) is QUEUED
     # Those of lower priority are not ahead of it.
     assert queue.offer("urgent", "c", Priority.HIGH, bound=9, now=100.0, deadline=111.0) is QUEUED
@@ -109,8 +116,8 @@ def test_a_full_queue_gives_way_to_the_more_urgent() -> None:
     for name, client in (("a1", "a"), ("b1", "b"), ("b2", "b")):
         offer(queue, name, client, bound=3)
     assert offer(queue, "urgent", priority=Priority.HIGH, bound=3) == Queued("b2")
-    assert isinstance(offer(queue, "late", bound=3), Refused)
-    assert isinstance(offer(queue, "later", priority=Priority.LOW, bound=3), Refused)
+    assert isinstance(offer(queue, "late", bound=3), AdmissionRefused)
+    assert isinstance(offer(queue, "later", priority=Priority.LOW, bound=3), AdmissionRefused)
     assert queue.waiting == 3
     assert drain(queue) == ["urgent", "a1", "b1"]
 
@@ -123,7 +130,7 @@ def test_who_is_refused_for_its_deadline_takes_nobodys_place() -> None:
     offer(queue, "runs")
     offer(queue, "waits", bound=1)
     refused = queue.offer("urgent", "c", Priority.HIGH, bound=1, now=100.0, deadline=101.0)
-    assert isinstance(refused, Refused)
+    assert isinstance(refused, AdmissionRefused)
     assert drain(queue) == ["waits"]
 
 

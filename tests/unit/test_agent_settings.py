@@ -8,19 +8,19 @@ import msgspec
 import pytest
 
 from bridge_agent.cli import _engine, _moved
-from bridge_agent.engines.config import EngineConfig
-from bridge_agent.settings import (
-    AgentSettings,
+from bridge_agent.config import (
+    AgentConfig,
     Listeners,
     StateDir,
-    load_settings,
+    load_config,
     save_settings,
 )
+from bridge_agent.engines.config import EngineConfig
 from bridge_core.addresses import join_address, split_address
 from bridge_core.command.labels import labels_of
 from bridge_core.errors import Fatal
 
-SETTINGS = AgentSettings(
+SETTINGS = AgentConfig(
     name="n1",
     trust_domain="mesh",
     registries=("r:11400",),
@@ -54,7 +54,7 @@ def test_what_is_no_address_names_the_flag(text: str) -> None:
 def test_settings_survive_the_disk(tmp_path: Path) -> None:
     state = StateDir(tmp_path)
     save_settings(state, SETTINGS)
-    assert load_settings(state) == SETTINGS
+    assert load_config(state) == SETTINGS
     assert state.settings.stat().st_mode & 0o777 == 0o600
 
 
@@ -62,7 +62,7 @@ def test_settings_survive_the_disk(tmp_path: Path) -> None:
 def test_damaged_settings_are_said_to_be_so(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "agent.json").write_bytes(content)
     with pytest.raises(Fatal, match=r"agent\.json cannot be used"):
-        load_settings(StateDir(tmp_path))
+        load_config(StateDir(tmp_path))
 
 
 def test_two_listeners_at_one_port_are_refused() -> None:
@@ -92,14 +92,14 @@ def test_labels() -> None:
 
 def test_settings_of_a_later_release_are_read() -> None:
     document = msgspec.to_builtins(SETTINGS) | {"future": 1}
-    assert msgspec.json.decode(msgspec.json.encode(document), type=AgentSettings) == SETTINGS
+    assert msgspec.json.decode(msgspec.json.encode(document), type=AgentConfig) == SETTINGS
 
 
 def test_a_nodes_own_class_is_read_as_mesh_config_is(tmp_path: Path) -> None:
     state = StateDir(tmp_path)
     limits = {"memoryMax": "2GiB", "pidsMax": 500}
     save_settings(state, msgspec.structs.replace(SETTINGS, node_class={"limits": limits}))
-    own = load_settings(state).own_class
+    own = load_config(state).own_class
     assert own is not None
     assert (own.limits.memory_max, own.limits.pids_max) == (2 << 30, 500)
     assert SETTINGS.own_class is None

@@ -5,18 +5,18 @@ from __future__ import annotations
 import msgspec
 import pytest
 
-from bridge_agent.gateway.config import Caller, ListenerKind, Outcome, Record
+from bridge_agent.gateway.config import Caller, ListenerKind, Outcome, RequestRecord
 from bridge_agent.gateway.routes import Framing
 from bridge_agent.gateway.watch import StreamWatch
 from bridge_agent.routing.attempts import Attempt
 from bridge_agent.routing.choose import Decision
 from bridge_agent.routing.health_rules import Failure
 from bridge_agent.routing.view import Target
-from bridge_agent.telemetry.tally import Tally
+from bridge_agent.telemetry.tally import BackendTally
 from bridge_core.counts import Counts
 
 SERVED = (Target("n1/0", "n1", True, "127.0.0.1:1", True),)
-RECORD = Record(
+RECORD = RequestRecord(
     request_id="r",
     caller=Caller("local", ListenerKind.LOCAL),
     method="POST",
@@ -40,7 +40,7 @@ FAILED = (Attempt("n1/0", 10.0, Failure.CUT),)
 
 
 def counted(**changes: object) -> Counts:
-    tally = Tally()
+    tally = BackendTally()
     tally.take(msgspec.structs.replace(RECORD, **changes))
     return tally.counts.get(("chat", "canary"), Counts())
 

@@ -1,11 +1,11 @@
-"""Limits to control files, on v1, v2 and hybrid trees."""
+"""ResourceLimits to control files, on v1, v2 and hybrid trees."""
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from bridge_agent.limits import cgroup_rules as rules
-from bridge_agent.limits.spec import IoLimit, Limits, Machine, faults, parse_cpuset
+from bridge_agent.limits.spec import IoLimit, Machine, ResourceLimits, faults, parse_cpuset
 
 V1_MOUNTS = """\
 31 23 0:28 / /sys/fs/cgroup rw,relatime - tmpfs tmpfs rw,mode=755
@@ -49,7 +49,7 @@ def test_a_hybrid_machine_takes_from_v2_what_v1_lacks() -> None:
 
 
 def test_every_limit_has_its_v2_file() -> None:
-    limits = Limits(
+    limits = ResourceLimits(
         memory_max=1 << 30,
         memory_high=1 << 29,
         swap_max=0,
@@ -76,7 +76,7 @@ def test_every_limit_has_its_v2_file() -> None:
 
 
 def test_every_limit_has_its_v1_file_and_swap_counts_with_memory() -> None:
-    limits = Limits(memory_max=1000, swap_max=500, cpu_weight=100, cpu_max=0.5)
+    limits = ResourceLimits(memory_max=1000, swap_max=500, cpu_weight=100, cpu_max=0.5)
     plan = rules.plan(limits, v1(), "b/0", device)
     values = {write.path.rpartition("/")[2]: write.value for write in plan.writes}
     assert values == {
@@ -93,7 +93,7 @@ def test_every_limit_has_its_v1_file_and_swap_counts_with_memory() -> None:
 
 def test_a_limit_without_its_controller_is_named() -> None:
     nothing = rules.parse_hierarchy("", "0::/\n", no_controllers)
-    plan = rules.plan(Limits(memory_max=1, pids_max=2), nothing, "b/0", device)
+    plan = rules.plan(ResourceLimits(memory_max=1, pids_max=2), nothing, "b/0", device)
     assert plan.missing == ("memory_max", "pids_max")
     assert plan.writes == ()
 
@@ -101,27 +101,27 @@ def test_a_limit_without_its_controller_is_named() -> None:
 @pytest.mark.parametrize(
     ("limits", "says"),
     [
-        (Limits(memory_max=9 << 30), "the machine has"),
-        (Limits(memory_max=-1), "more than 0"),
-        (Limits(memory_max=1 << 20, memory_high=1 << 21), "above memory_max"),
-        (Limits(swap_max=-1), "0 bytes or more"),
-        (Limits(cpu_weight=0), "1 to 10000"),
-        (Limits(cpu_max=5), "the machine has 4"),
-        (Limits(cpu_max=0), "at least 0.01"),
-        (Limits(cpuset="0-9"), "no CPU 4, 5"),
-        (Limits(cpuset="3-1"), "backwards"),
-        (Limits(cpuset="a"), "no CPU and no range"),
-        (Limits(pids_max=0), "1 or more"),
-        (Limits(disk_max=0), "more than 0 bytes"),
-        (Limits(io=(IoLimit("/", read_iops=0),)), "more than 0"),
+        (ResourceLimits(memory_max=9 << 30), "the machine has"),
+        (ResourceLimits(memory_max=-1), "more than 0"),
+        (ResourceLimits(memory_max=1 << 20, memory_high=1 << 21), "above memory_max"),
+        (ResourceLimits(swap_max=-1), "0 bytes or more"),
+        (ResourceLimits(cpu_weight=0), "1 to 10000"),
+        (ResourceLimits(cpu_max=5), "the machine has 4"),
+        (ResourceLimits(cpu_max=0), "at least 0.01"),
+        (ResourceLimits(cpuset="0-9"), "no CPU 4, 5"),
+        (ResourceLimits(cpuset="3-1"), "backwards"),
+        (ResourceLimits(cpuset="a"), "no CPU and no range"),
+        (ResourceLimits(pids_max=0), "1 or more"),
+        (ResourceLimits(disk_max=0), "more than 0 bytes"),
+        (ResourceLimits(io=(IoLimit("/", read_iops=0),)), "more than 0"),
     ],
 )
-def test_limits_that_cannot_hold_are_named(limits: Limits, says: str) -> None:
+def test_limits_that_cannot_hold_are_named(limits: ResourceLimits, says: str) -> None:
     assert any(says in fault for fault in faults(limits, MACHINE))
 
 
 def test_all_faults_come_at_once() -> None:
-    assert len(faults(Limits(memory_max=-1, cpu_weight=0, pids_max=0), MACHINE)) == 3
+    assert len(faults(ResourceLimits(memory_max=-1, cpu_weight=0, pids_max=0), MACHINE)) == 3
 
 
 @given(st.sets(st.integers(0, 300), min_size=1))
@@ -171,19 +171,21 @@ def test_an_agent_in_its_leaf_finds_the_group_it_left() -> None:
 @pytest.mark.parametrize(
     ("asked", "memory", "cpu"),
     [
-        (Limits(), int((8 << 30) * 0.85), 3.4),
-        (Limits(memory_max=8 << 30, cpu_max=4.0), int((8 << 30) * 0.85), 3.4),
-        (Limits(memory_max=1 << 30, cpu_max=0.5), 1 << 30, 0.5),
+        (ResourceLimits(), int((8 << 30) * 0.85), 3.4),
+        (ResourceLimits(memory_max=8 << 30, cpu_max=4.0), int((8 << 30) * 0.85), 3.4),
+        (ResourceLimits(memory_max=1 << 30, cpu_max=0.5), 1 << 30, 0.5),
     ],
 )
-def test_no_instance_gets_more_than_its_part_of_the_node(asked: Limits, memory: int, cpu: float) -> None:
+def test_no_instance_gets_more_than_its_part_of_the_node(
+    asked: ResourceLimits, memory: int, cpu: float
+) -> None:
     held = rules.within_node(asked, v2(), MACHINE)
     assert (held.memory_max, held.cpu_max) == (memory, pytest.approx(cpu))
 
 
 def test_a_part_that_no_controller_holds_is_left_as_it_was() -> None:
     bare = rules.Hierarchy({"pids": rules.Tree(2, "/x")})
-    assert rules.within_node(Limits(pids_max=5), bare, MACHINE) == Limits(pids_max=5)
+    assert rules.within_node(ResourceLimits(pids_max=5), bare, MACHINE) == ResourceLimits(pids_max=5)
 
 
 def test_usage_reads_forks_refused_and_bytes_moved_on_both_versions() -> None:

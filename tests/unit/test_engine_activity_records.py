@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import pytest
 
-from bridge_agent.gateway.config import Caller, ListenerKind, Outcome, Record
+from bridge_agent.gateway.config import Caller, ListenerKind, Outcome, RequestRecord
 from bridge_agent.records import generated
 
 
-def finished(path: str, outcome: Outcome, status: int = 200, instance: str = "n1/0") -> Record:
+def finished(path: str, outcome: Outcome, status: int = 200, instance: str = "n1/0") -> RequestRecord:
     caller = Caller("local", ListenerKind.LOCAL)
     times = (1.0, 1.1, 1.2, 2.0)
-    return Record("id", caller, "POST", path, "m", status, outcome, *times, None, instance, (), 0, 0)
+    return RequestRecord("id", caller, "POST", path, "m", status, outcome, *times, None, instance, (), 0, 0)
 
 
 @pytest.mark.parametrize(

@@ -27,7 +27,7 @@ from bridge_engine.options import (
 )
 from bridge_engine.prompting import closed_schema, with_image_marks
 from bridge_engine.runner.planning import plan, serves
-from bridge_engine.runner.spec import Spec
+from bridge_engine.runner.spec import RunnerSpec
 
 
 @pytest.mark.parametrize(
@@ -137,7 +137,7 @@ def test_options_of_another_type_are_refused(name: str, value: Any, kind: str) -
     assert fault.value.status == 500
 
 
-def planned(values: dict[str, Any], *, shift: bool = True, port: int = 0) -> Spec:
+def planned(values: dict[str, Any], *, shift: bool = True, port: int = 0) -> RunnerSpec:
     model: Any = SimpleNamespace(
         trained_context=2048,
         capabilities=["completion"],

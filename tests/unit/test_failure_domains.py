@@ -14,8 +14,8 @@ from bridge_core.names import canonical
 from bridge_core.snapshot import (
     MESH_KEY,
     Instance,
-    MeshSettings,
-    Model,
+    MemberModel,
+    MeshConfig,
     Node,
     RoutePolicy,
     Snapshot,
@@ -25,7 +25,7 @@ from bridge_core.snapshot import (
 from bridge_core.traffic import Strategy
 
 GPU = "a/gpu-1"
-MODEL = (Model("m:latest"),)
+MODEL = (MemberModel("m:latest"),)
 
 
 def target(id_: str, domain: str) -> Target:
@@ -33,7 +33,7 @@ def target(id_: str, domain: str) -> Target:
 
 
 def mesh(strategy: Strategy, domains: dict[str, str]) -> Index:
-    entries = {MESH_KEY: encode_entry(MeshSettings(defaults=RoutePolicy(strategy=strategy)))}
+    entries = {MESH_KEY: encode_entry(MeshConfig(defaults=RoutePolicy(strategy=strategy)))}
     for id_, domain in domains.items():
         node = id_.partition("/")[0]
         entries[f"node/{node}"] = encode_entry(Node(node, "127.0.0.1:1"))

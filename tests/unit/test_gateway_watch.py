@@ -9,11 +9,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bridge_agent.gateway.routes import Framing, fast_match
-from bridge_agent.gateway.watch import StreamWatch, Verdict
+from bridge_agent.gateway.watch import StreamVerdict, StreamWatch
 from tests.fakes.recorded_engine import recording
 
 
-def verdict(framing: Framing, *chunks: bytes) -> Verdict:
+def verdict(framing: Framing, *chunks: bytes) -> StreamVerdict:
     watch = StreamWatch(framing)
     for chunk in chunks:
         watch.feed(chunk)
@@ -37,16 +37,16 @@ def _streams() -> list[Any]:
 STREAMS = _streams()
 
 
-def expected(chunks: list[bytes], file: str) -> Verdict:
+def expected(chunks: list[bytes], file: str) -> StreamVerdict:
     if chunks[-1].startswith(b'{"error"'):
-        return Verdict.ENGINE_ERROR
-    return Verdict.TRUNCATED if file == "faults" else Verdict.COMPLETE
+        return StreamVerdict.ENGINE_ERROR
+    return StreamVerdict.TRUNCATED if file == "faults" else StreamVerdict.COMPLETE
 
 
 @pytest.mark.parametrize(("framing", "chunks", "file"), STREAMS)
 def test_recorded_streams(framing: Framing, chunks: list[bytes], file: str) -> None:
     assert verdict(framing, *chunks) is expected(chunks, file)
-    assert verdict(framing, *chunks[:-1]) is Verdict.TRUNCATED
+    assert verdict(framing, *chunks[:-1]) is StreamVerdict.TRUNCATED
 
 
 @settings(max_examples=150)
@@ -76,17 +76,17 @@ TEXTS = [
 
 @pytest.mark.parametrize(("framing", "body"), TEXTS)
 def test_what_only_looks_like_an_end_is_none(framing: Framing, body: bytes) -> None:
-    assert verdict(framing, body) is Verdict.TRUNCATED
+    assert verdict(framing, body) is StreamVerdict.TRUNCATED
 
 
 def test_an_end_without_its_line_end_is_one() -> None:
-    assert verdict(Framing.NDJSON, b'{"done":true}') is Verdict.COMPLETE
-    assert verdict(Framing.CHAT_SSE, b"data: [DONE]") is Verdict.COMPLETE
+    assert verdict(Framing.NDJSON, b'{"done":true}') is StreamVerdict.COMPLETE
+    assert verdict(Framing.CHAT_SSE, b"data: [DONE]") is StreamVerdict.COMPLETE
 
 
 def test_a_very_long_line_is_bounded() -> None:
     watch = StreamWatch(Framing.NDJSON)
     for _ in range(40):
         watch.feed(b"x" * (1 << 20))
-    assert watch.verdict is Verdict.TRUNCATED
+    assert watch.verdict is StreamVerdict.TRUNCATED
     assert len(watch._tail) <= 17 << 20

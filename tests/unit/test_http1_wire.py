@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from bridge_core.http1 import BadHeader, Headers
 from bridge_core.http1.heads import chunked_body, content_length, lines, request_head, response_head
-from bridge_core.http1.rules import CHUNKED, Refusal, check_head
+from bridge_core.http1.rules import CHUNKED, HeadRefusal, check_head
 
 _TOKEN = st.text("!#$%&'*+-.^_`|~0123456789abcdefghijklmnopqrstuvwxyz", min_size=1, max_size=20).map(
     lambda text: b"x-" + text.encode("ascii")
@@ -162,6 +162,6 @@ def test_good_heads(
 def test_bad_heads(
     method: bytes, minor: int, target: bytes, pairs: list[tuple[bytes, bytes]], status: int
 ) -> None:
-    with pytest.raises(Refusal) as caught:
+    with pytest.raises(HeadRefusal) as caught:
         check_head(method, minor, target, pairs)
     assert caught.value.status == status

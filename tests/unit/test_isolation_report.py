@@ -25,7 +25,7 @@ from bridge_agent.status_report import (
     print_report,
 )
 from bridge_agent.telemetry.isolation_metrics import isolation_metrics
-from bridge_core.node_class import GpuSharing, IoLimit, Isolation, Limits, NodeClass
+from bridge_core.node_class import GpuSharing, IoLimit, Isolation, NodeClass, ResourceLimits
 from bridge_core.snapshot import Node, Snapshot, Version, encode_entry
 
 FULL = IsolationReport(
@@ -46,7 +46,7 @@ FULL = IsolationReport(
         pids_refused=3,
     ),
     node_class="strict",
-    limits=Limits(memory_max=300 << 20, cpu_max=1.5, pids_max=200, cpuset="0-1", io=(IoLimit("/m"),)),
+    limits=ResourceLimits(memory_max=300 << 20, cpu_max=1.5, pids_max=200, cpuset="0-1", io=(IoLimit("/m"),)),
     pending="other walls stand only after its next start",
 )
 DOMAIN = DomainReport("n/gpu-1", ("n/0",), 1, 2, "Xid 31")
@@ -76,7 +76,7 @@ def test_what_an_operator_should_look_at_is_named() -> None:
     ]
     assert concerns([IsolationReport("n/1")]) == []
     filled = IsolationReport(
-        "n/1", limits=Limits(disk_max=100 << 20), stored={"/home": 94 << 20, "/models": 95 << 20}
+        "n/1", limits=ResourceLimits(disk_max=100 << 20), stored={"/home": 94 << 20, "/models": 95 << 20}
     )
     assert concerns([filled]) == [
         "n/1 has filled /models: 95 MiB of 100 MiB; remove models, or raise its diskMax"
@@ -169,13 +169,13 @@ def test_a_nodes_class_is_its_own_then_the_meshs_then_none() -> None:
 
 
 def test_limits_follow_a_running_engine_and_walls_and_gpus_do_not() -> None:
-    old = NodeClass(limits=Limits(memory_max=1 << 30, io=(IoLimit("/m", 1),)))
+    old = NodeClass(limits=ResourceLimits(memory_max=1 << 30, io=(IoLimit("/m", 1),)))
     same = NodeClass("other name", {"a": "b"}, old.limits)
     assert needs_restart(old, same) == ""
-    more = NodeClass(limits=Limits(memory_max=2 << 30, pids_max=9, io=(IoLimit("/m", 2),)))
+    more = NodeClass(limits=ResourceLimits(memory_max=2 << 30, pids_max=9, io=(IoLimit("/m", 2),)))
     assert needs_restart(old, more) == ""
     assert needs_restart(NodeClass(), old) == ""
-    small, large = NodeClass(limits=Limits(disk_max=1)), NodeClass(limits=Limits(disk_max=2))
+    small, large = NodeClass(limits=ResourceLimits(disk_max=1)), NodeClass(limits=ResourceLimits(disk_max=2))
     assert needs_restart(small, large) == ""
     assert "from its next start on" in needs_restart(NodeClass(), small)
     assert "disk_max can be lifted only" in needs_restart(small, NodeClass())

@@ -7,18 +7,18 @@ from bridge_core.counts import BOUNDS, Counter, Counts
 from bridge_core.probe import ProbeResult
 from bridge_core.snapshot import Instance, Node, Snapshot, Version, encode_entry
 from bridge_registry.membership.drain_rules import safe_to_stop
-from bridge_registry.membership.load_book import LoadBook, NodeLoad, Report
+from bridge_registry.membership.load_book import LoadReports, NodeLoad, NodeLoadReport
 
 KEY = ("chat", "m")
 
 
-def report(requests: int | None, began: int = 1, **more: object) -> Report:
+def report(requests: int | None, began: int = 1, **more: object) -> NodeLoadReport:
     backends = {} if requests is None else {KEY: Counts(requests)}
-    return Report(began, 0, Version(1, 1), backends, **more)  # type: ignore[arg-type]  # test shorthand
+    return NodeLoadReport(began, 0, Version(1, 1), backends, **more)  # type: ignore[arg-type]  # test shorthand
 
 
 def test_only_what_was_added_since_the_first_report_counts_and_once() -> None:
-    book = LoadBook()
+    book = LoadReports()
     for requests in (100, 130, 131):
         book.take_report("n1", report(requests), 0.0)
     assert book.take(*KEY) == Counts(31)
@@ -26,7 +26,7 @@ def test_only_what_was_added_since_the_first_report_counts_and_once() -> None:
 
 
 def test_the_mesh_is_added_up_and_a_restarted_agent_counts_from_zero() -> None:
-    book = LoadBook()
+    book = LoadReports()
     for node in ("n1", "n2"):
         book.take_report(node, report(50), 0.0)
         book.take_report(node, report(60), 0.0)
@@ -35,14 +35,14 @@ def test_the_mesh_is_added_up_and_a_restarted_agent_counts_from_zero() -> None:
 
 
 def test_a_backend_that_is_new_in_a_known_agents_report_counts_whole() -> None:
-    book = LoadBook()
+    book = LoadReports()
     book.take_report("n1", report(None), 0.0)
     book.take_report("n1", report(3), 0.0)
     assert book.take(*KEY) == Counts(3)
 
 
 def test_the_newest_probe_result_of_each_instance_is_kept() -> None:
-    book = LoadBook()
+    book = LoadReports()
     for round_, passed in ((1, True), (2, False)):
         result = ProbeResult("roll", round_, "n1/0", passed)
         book.take_report("n1", report(None, results=(result,)), 0.0)

@@ -11,8 +11,8 @@ from bridge_core.config import load, mesh_settings, route
 from bridge_core.config.base import parse_duration
 from bridge_core.config.documents import MODELS, MeshDocument, ModelRouteDocument
 from bridge_core.config.schema import schemas
-from bridge_core.snapshot import Backend, MeshSettings, Route, RoutePolicy
-from bridge_core.traffic import Admission, Breaker, Outlier, Retries
+from bridge_core.snapshot import Backend, MeshConfig, Route, RoutePolicy
+from bridge_core.traffic import AdmissionPolicy, Breaker, Outlier, Retries
 
 FOLDER = Path(__file__).parents[2] / "mesh_config"
 
@@ -64,7 +64,7 @@ def test_a_mesh_document_becomes_settings() -> None:
     text = a_mesh("leaseTtl: 7s, ringPoints: 40, certificateTtl: 1h30m, defaults: {boundedLoad: 1}")
     (document,) = load([("f", text)]).documents
     assert isinstance(document.parsed, MeshDocument)
-    assert mesh_settings(document.parsed.spec, "x.mesh", ("ab",)) == MeshSettings(
+    assert mesh_settings(document.parsed.spec, "x.mesh", ("ab",)) == MeshConfig(
         trust_domain="x.mesh",
         lease_ttl_s=7.0,
         ring_points=40,
@@ -75,7 +75,7 @@ def test_a_mesh_document_becomes_settings() -> None:
 
 
 def test_no_mesh_document_means_the_snapshots_own_defaults() -> None:
-    assert mesh_settings(None, "bridge.local") == MeshSettings()
+    assert mesh_settings(None, "bridge.local") == MeshConfig()
 
 
 def test_a_route_document_becomes_a_route() -> None:
@@ -238,7 +238,7 @@ def test_an_applied_document_is_replaced_by_one_of_its_name() -> None:
 def test_the_example_shows_the_defaults() -> None:
     (document,) = load([("mesh.yaml", (FOLDER / "mesh.yaml").read_text())]).documents
     assert isinstance(document.parsed, MeshDocument)
-    assert mesh_settings(document.parsed.spec, "bridge.local") == MeshSettings()
+    assert mesh_settings(document.parsed.spec, "bridge.local") == MeshConfig()
 
 
 def test_a_route_stands_over_the_mesh_and_that_over_the_defaults() -> None:
@@ -267,7 +267,7 @@ keepAliveBytes: 5s"""
         hedge_after_s=0.3,
         outlier=Outlier(max_ejection_s=9.0),
         breaker=Breaker(open_s=60.0),
-        admission=Admission(queue_per_slot=0, max_wait_s=0.0),
+        admission=AdmissionPolicy(queue_per_slot=0, max_wait_s=0.0),
         slow_start_s=1.0,
         keep_alive_bytes_s=5.0,
     )

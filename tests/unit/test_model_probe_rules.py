@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bridge_agent.health.probe_rules import ModelHealth, ProbePolicy, Verdict, judge, probe_due
+from bridge_agent.health.probe_rules import ModelHealth, ProbePolicy, ProbeVerdict, judge, probe_due
 
 POLICY = ProbePolicy(quiet_s=10.0, idle_window_s=100.0, timeout_s=5.0, busy_timeout_s=300.0)
 
@@ -53,13 +53,13 @@ def test_a_hung_model_is_asked_again_until_it_answers():
 @pytest.mark.parametrize(
     ("computed", "progressed", "now", "verdict"),
     [
-        (None, 0.0, 104.9, Verdict.WAIT),
-        (None, 0.0, 105.0, Verdict.HUNG),
-        (None, 101.0, 105.0, Verdict.NEEDLESS),
-        (104.0, 0.0, 105.0, Verdict.WAIT),
-        (104.0, 0.0, 109.0, Verdict.HUNG),
-        (399.0, 0.0, 400.0, Verdict.HUNG),
-        (50.0, 0.0, 105.0, Verdict.HUNG),
+        (None, 0.0, 104.9, ProbeVerdict.WAIT),
+        (None, 0.0, 105.0, ProbeVerdict.HUNG),
+        (None, 101.0, 105.0, ProbeVerdict.NEEDLESS),
+        (104.0, 0.0, 105.0, ProbeVerdict.WAIT),
+        (104.0, 0.0, 109.0, ProbeVerdict.HUNG),
+        (399.0, 0.0, 400.0, ProbeVerdict.HUNG),
+        (50.0, 0.0, 105.0, ProbeVerdict.HUNG),
     ],
 )
 def test_silence_is_judged_by_progress_computing_and_patience(computed, progressed, now, verdict):

@@ -7,7 +7,7 @@ import pytest
 from bridge_core.config import load, node_class, own_node_class
 from bridge_core.config.documents import NodeClassDocument
 from bridge_core.config.node_class_spec import WALLS, parse_size
-from bridge_core.node_class import GpuSharing, IoLimit, Isolation, Limits, NodeClass, choose
+from bridge_core.node_class import GpuSharing, IoLimit, Isolation, NodeClass, ResourceLimits, choose
 
 
 def a_class(spec: str, name: str = "c") -> str:
@@ -50,7 +50,7 @@ def test_a_document_becomes_what_agents_hold_engines_to() -> None:
     ) == NodeClass(
         "c",
         {"gpu": "h200"},
-        Limits(
+        ResourceLimits(
             48 << 30,
             3 << 29,
             0,
@@ -68,7 +68,9 @@ def test_a_document_becomes_what_agents_hold_engines_to() -> None:
         ("mount",), (), 990, 991
     )
     # The limit of the disk puts that wall up.
-    assert becomes("limits: {diskMax: 1GiB}\nisolation: {tmpSize: 64MiB}").limits == Limits(disk_max=1 << 30)
+    assert becomes("limits: {diskMax: 1GiB}\nisolation: {tmpSize: 64MiB}").limits == ResourceLimits(
+        disk_max=1 << 30
+    )
 
 
 def test_what_a_document_leaves_out_stays_as_it_is() -> None:
@@ -143,7 +145,7 @@ def test_the_class_with_the_most_labels_of_a_node_is_its() -> None:
 
 def test_a_nodes_own_class_is_written_as_in_mesh_config() -> None:
     assert own_node_class({"limits": {"memoryMax": "1GiB"}}) == NodeClass(
-        "own", limits=Limits(memory_max=1 << 30)
+        "own", limits=ResourceLimits(memory_max=1 << 30)
     )
     with pytest.raises(ValueError, match=r"limits\.memoryMax: .*; limits\.pids: is not a known key"):
         own_node_class({"limits": {"memoryMax": "1GB", "pids": 3}})

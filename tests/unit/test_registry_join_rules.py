@@ -11,7 +11,7 @@ from bridge_core.errors import Fatal
 from bridge_core.identity import JoinToken
 from bridge_core.identity import certificates as x509
 from bridge_registry.enrolment import join_rules
-from bridge_registry.enrolment.join_rules import EnrolmentRefused, Refusal
+from bridge_registry.enrolment.join_rules import EnrolmentRefused, JoinRefusal
 from bridge_registry.enrolment.key_sealing import seal, unseal
 from bridge_registry.records import NodeRecord, TokenRecord
 
@@ -20,7 +20,7 @@ TOKEN = JoinToken.mint(PIN, bytes(range(40)))
 RECORD = TokenRecord(TOKEN.id, TOKEN.secret_hash, expires=1000.0, uses_left=1)
 
 
-def refusal(work: object) -> tuple[Refusal, str]:
+def refusal(work: object) -> tuple[JoinRefusal, str]:
     with pytest.raises(EnrolmentRefused) as caught:
         work()  # type: ignore[operator]  # a thunk
     assert TOKEN.secret not in str(caught.value)
@@ -39,7 +39,7 @@ def test_a_good_token_is_taken() -> None:
 
 def test_a_foreign_ca_is_told_before_anything_else() -> None:
     kind, says = refusal(lambda: join_rules.check_token(TOKEN, None, "cd" * 32))
-    assert (kind, "another mesh" in says) == (Refusal.UNAUTHENTICATED, True)
+    assert (kind, "another mesh" in says) == (JoinRefusal.UNAUTHENTICATED, True)
 
 
 def test_an_unknown_id_and_a_wrong_secret_are_told_apart_by_nobody() -> None:
@@ -61,19 +61,19 @@ def test_an_unknown_id_and_a_wrong_secret_are_told_apart_by_nobody() -> None:
 )
 def test_a_token_past_its_use_says_why(record: TokenRecord, now: float, says: str) -> None:
     kind, message = refusal(lambda: join_rules.check_use(record, now))
-    assert kind is Refusal.UNAUTHENTICATED
+    assert kind is JoinRefusal.UNAUTHENTICATED
     assert says in message
 
 
 def test_a_name_is_taken_unless_the_token_was_made_for_it() -> None:
     existing = NodeRecord("a")
     assert refusal(lambda: join_rules.check_name("a", RECORD, existing)) == (
-        Refusal.TAKEN,
+        JoinRefusal.TAKEN,
         "the node name a is taken",
     )
     join_rules.check_name("a", changed(node_name="a"), existing)
     kind, says = refusal(lambda: join_rules.check_name("b", changed(node_name="a"), None))
-    assert (kind, says) == (Refusal.UNAUTHENTICATED, "the join token is for the node a, not b")
+    assert (kind, says) == (JoinRefusal.UNAUTHENTICATED, "the join token is for the node a, not b")
 
 
 def test_only_the_same_key_with_the_same_token_is_a_repetition() -> None:
@@ -94,16 +94,16 @@ def test_a_certificate_names_what_its_node_is_dialled_by() -> None:
 @pytest.mark.parametrize(
     ("asked", "kind"),
     [
-        ("b", Refusal.DENIED),
-        ("10.0.0.2", Refusal.DENIED),
-        ("registry.bridge.internal", Refusal.DENIED),
-        ("*.example", Refusal.INVALID),
-        ("a b", Refusal.INVALID),
-        ("ä.example", Refusal.INVALID),
-        ("x" * 254, Refusal.INVALID),
+        ("b", JoinRefusal.DENIED),
+        ("10.0.0.2", JoinRefusal.DENIED),
+        ("registry.bridge.internal", JoinRefusal.DENIED),
+        ("*.example", JoinRefusal.INVALID),
+        ("a b", JoinRefusal.INVALID),
+        ("ä.example", JoinRefusal.INVALID),
+        ("x" * 254, JoinRefusal.INVALID),
     ],
 )
-def test_a_certificate_never_names_somebody_else(asked: str, kind: Refusal) -> None:
+def test_a_certificate_never_names_somebody_else(asked: str, kind: JoinRefusal) -> None:
     others = {"a": NodeRecord("a", "10.0.0.1:1"), "b": NodeRecord("b", "10.0.0.2:1")}
     assert refusal(lambda: join_rules.grantable_names("a", "10.0.0.1:1", [asked], others))[0] is kind
 
@@ -115,13 +115,13 @@ def test_nodes_of_one_machine_share_its_address() -> None:
 
 @pytest.mark.parametrize("address", ["", "a", "a:", ":1", "a:0", "a:65536", "a:b", "http://a:1", "a b:1"])
 def test_bad_peer_addresses(address: str) -> None:
-    assert refusal(lambda: join_rules.check_peer_address(address))[0] is Refusal.INVALID
+    assert refusal(lambda: join_rules.check_peer_address(address))[0] is JoinRefusal.INVALID
 
 
 def test_labels_are_bounded() -> None:
     join_rules.check_labels({"gpu": "h200"})
     for labels in ({"": "x"}, {"k" * 129: ""}, {"k": "v" * 257}, {str(at): "" for at in range(65)}):
-        assert refusal(lambda labels=labels: join_rules.check_labels(labels))[0] is Refusal.INVALID
+        assert refusal(lambda labels=labels: join_rules.check_labels(labels))[0] is JoinRefusal.INVALID
 
 
 def test_the_cas_key_opens_with_its_own_kek_and_certificate_alone() -> None:

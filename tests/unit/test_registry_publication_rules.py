@@ -8,10 +8,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bridge_core.node_class import Limits, NodeClass
+from bridge_core.node_class import NodeClass, ResourceLimits
 from bridge_core.ring import ring_of
 from bridge_core.snapshot import Instance, Snapshot, SnapshotRejected, Version, apply
-from bridge_core.store.api import Changes, Deleted, KeyValue, Listing
+from bridge_core.store.api import Changes, Deleted, KeyListing, KeyValue
 from bridge_registry.membership.mesh_table import MeshTable
 from bridge_registry.publication import builder
 from bridge_registry.publication.hub import KEPT, Hub
@@ -61,17 +61,17 @@ def test_an_applied_node_class_is_published_and_goes_with_its_document() -> None
         "spec: {nodeLabels: {a: b}, limits: {memoryMax: 1GiB}}\n"
     )
     table = MeshTable(())
-    table.apply(Listing((item("config/NodeClass/c", text.encode()),), 3), 0.0)
+    table.apply(KeyListing((item("config/NodeClass/c", text.encode()),), 3), 0.0)
     found = Snapshot(Version(1, 3), build(table))
-    assert found.node_classes == {"c": NodeClass("c", {"a": "b"}, Limits(memory_max=1 << 30))}
-    table.apply(Listing((), 4), 0.0)
+    assert found.node_classes == {"c": NodeClass("c", {"a": "b"}, ResourceLimits(memory_max=1 << 30))}
+    table.apply(KeyListing((), 4), 0.0)
     assert Snapshot(Version(1, 4), build(table)).node_classes == {}
 
 
 def test_a_table_becomes_entries() -> None:
     table = MeshTable(())
     table.apply(
-        Listing(
+        KeyListing(
             (
                 item("nodes/a", NodeRecord("a", peer="h:1", token="secret-id", key="k")),
                 item("nodes/gone", NodeRecord("gone", state="revoked")),
@@ -96,7 +96,7 @@ def test_a_table_becomes_entries() -> None:
 def test_an_instance_that_claims_another_place_is_ignored() -> None:
     table = MeshTable(())
     lie = item("members/a/0", Instance(id="b/0", node="b"))
-    table.apply(Listing((lie, item("members/a/1", b"{")), 3), 0.0)
+    table.apply(KeyListing((lie, item("members/a/1", b"{")), 3), 0.0)
     assert table.membership.members == {}
     assert set(table.faults) == {"/bridge/v1/members/a/0", "/bridge/v1/members/a/1"}
     table.apply(Changes((member("a"),), 4), 0.0)
@@ -106,7 +106,7 @@ def test_an_instance_that_claims_another_place_is_ignored() -> None:
 
 def test_a_bad_document_keeps_the_last_good_one() -> None:
     table = MeshTable(())
-    table.apply(Listing((item("config/ModelRoute/r", ROUTE.encode()),), 3), 0.0)
+    table.apply(KeyListing((item("config/ModelRoute/r", ROUTE.encode()),), 3), 0.0)
     table.apply(Changes((item("config/ModelRoute/r", b"kind: Foo", 4),), 4), 0.0)
     assert [route.metadata.name for route in table.routes] == ["r"]
     assert "not a known kind" in table.faults["/bridge/v1/config/ModelRoute/r"]
@@ -117,9 +117,9 @@ def test_a_bad_document_keeps_the_last_good_one() -> None:
 def test_a_new_listing_replaces_what_was() -> None:
     table = MeshTable(())
     table.apply(
-        Listing((item("nodes/a", NodeRecord("a")), item("ca/revoked/1", SerialRecord("x", 1.0))), 3), 0.0
+        KeyListing((item("nodes/a", NodeRecord("a")), item("ca/revoked/1", SerialRecord("x", 1.0))), 3), 0.0
     )
-    table.apply(Listing((item("nodes/b", NodeRecord("b")),), 8), 0.0)
+    table.apply(KeyListing((item("nodes/b", NodeRecord("b")),), 8), 0.0)
     assert (set(table.nodes), table.revoked, table.revision) == ({"b"}, {}, 8)
 
 

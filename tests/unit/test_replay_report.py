@@ -14,7 +14,7 @@ from bridge_agent.telemetry.audit import AuditRecord
 from bridge_agent.telemetry.past import past_requests
 from bridge_core.errors import Fatal
 from bridge_core.names import canonical
-from bridge_core.snapshot import Instance, Model, Node, Snapshot, Version, encode_entry
+from bridge_core.snapshot import Instance, MemberModel, Node, Snapshot, Version, encode_entry
 
 CHAT = canonical("chat")
 ROUTE = """
@@ -32,7 +32,7 @@ def mesh() -> Snapshot:
     entries = {}
     for name in "ab":
         entries[f"node/{name}"] = encode_entry(Node(name, f"{name}:1"))
-        entries[f"instance/{name}/0"] = encode_entry(Instance(f"{name}/0", name, models=(Model("x"),)))
+        entries[f"instance/{name}/0"] = encode_entry(Instance(f"{name}/0", name, models=(MemberModel("x"),)))
     return Snapshot(Version(1, 1), entries)
 
 

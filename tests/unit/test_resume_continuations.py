@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bridge_agent.gateway.routes import ROUTES
-from bridge_agent.gateway.watch import StreamWatch, Verdict
+from bridge_agent.gateway.watch import StreamVerdict, StreamWatch
 from bridge_agent.routing import resume
 from bridge_agent.routing.resume import Continuation, NotResumable
 from bridge_core.dialects import Stamp, translate
@@ -159,7 +159,7 @@ def check_equal(path: str, out: bytes, expected: bytes, tokens: list[str]) -> No
     assert text == expected_text == "".join(tokens)
     watch = StreamWatch(FRAMINGS[path])
     watch.feed(out)
-    assert watch.verdict is Verdict.COMPLETE
+    assert watch.verdict is StreamVerdict.COMPLETE
     assert counts(path, records) == counts(path, expected_records)
     # Where nothing but OpenAI's last line was missing there is no record to mark.
     assert b'"bridge":{"resumed":' in out or out.endswith(expected[-40:])
@@ -184,7 +184,7 @@ def test_a_stream_cut_at_any_line_continues_to_the_same_text(path: str) -> None:
         got = b"".join(lines[:cut])
         watch = StreamWatch(FRAMINGS[path])
         watch.feed(got)
-        if watch.verdict is Verdict.COMPLETE:
+        if watch.verdict is StreamVerdict.COMPLETE:
             continue
         check_equal(path, continued(path, got, tokens, cuts=[]), expected, tokens)
 
@@ -201,7 +201,7 @@ def test_a_stream_that_dies_again_and_again_continues_to_the_same_text(path: str
     got = b"".join(lines[:cut])
     watch = StreamWatch(FRAMINGS[path])
     watch.feed(got)
-    if watch.verdict is Verdict.COMPLETE:
+    if watch.verdict is StreamVerdict.COMPLETE:
         return
     cuts = data.draw(st.lists(st.integers(0, 4), max_size=4))
     out = continued(path, got, tokens, cuts=cuts, pieces=data.draw(st.integers(1, 300)))

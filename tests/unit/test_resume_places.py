@@ -8,14 +8,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bridge_agent.routing.choose import Load
-from bridge_agent.routing.resume import Sought, better, places, renders_only
-from bridge_agent.routing.resume.plan import Request, render_body
+from bridge_agent.routing.resume import ContinuationPlace, better, places, renders_only
+from bridge_agent.routing.resume.plan import ResumableRequest, render_body
 from bridge_agent.routing.view import Index
 from bridge_core.names import canonical
 from bridge_core.snapshot import (
     Backend,
     Instance,
-    Model,
+    MemberModel,
     Node,
     Route,
     Snapshot,
@@ -24,7 +24,7 @@ from bridge_core.snapshot import (
 )
 
 X = canonical("x")
-SOUGHT = Sought(X, "d1")
+SOUGHT = ContinuationPlace(X, "d1")
 
 
 def mesh(instances: dict[str, dict[str, Any]], *routes: Route) -> Index:
@@ -32,7 +32,7 @@ def mesh(instances: dict[str, dict[str, Any]], *routes: Route) -> Index:
     entries = {}
     for name, fields in instances.items():
         labels = fields.pop("labels", {})
-        model = Model("x", fields.pop("digest", "d1"))
+        model = MemberModel("x", fields.pop("digest", "d1"))
         given_ = {"models": (model,), "slots": 2, **fields}
         entries[f"instance/{name}/0"] = encode_entry(Instance(f"{name}/0", name, **given_))
         entries[f"node/{name}"] = encode_entry(Node(name, f"{name}:1", labels=labels))
@@ -44,7 +44,7 @@ def three() -> dict[str, dict[str, Any]]:
     return {name: {} for name in "abc"}
 
 
-def names(index: Index, sought: Sought = SOUGHT, load: Load | None = None, *avoided: str) -> str:
+def names(index: Index, sought: ContinuationPlace = SOUGHT, load: Load | None = None, *avoided: str) -> str:
     return "".join(one.node for one in places(index, sought, load or Load({}), avoided))
 
 
@@ -68,7 +68,7 @@ def test_only_the_same_model_will_do() -> None:
     nodes = three() | {"b": {"digest": "d2"}}
     assert names(mesh(nodes)) == "ac"
     assert names(mesh({"a": {"digest": "d2"}})) == ""
-    assert names(mesh(three()), Sought(canonical("nobody-has-it"))) == ""
+    assert names(mesh(three()), ContinuationPlace(canonical("nobody-has-it"))) == ""
 
 
 def test_those_that_do_not_answer_come_last_and_those_ejected_before_them() -> None:
@@ -80,7 +80,7 @@ def test_those_that_do_not_answer_come_last_and_those_ejected_before_them() -> N
 
 def test_those_that_fall_together_with_the_dead_come_after_the_others() -> None:
     nodes = three() | {"a": {"failure_domain": "gpu0"}}
-    assert names(mesh(nodes), Sought(X, "d1", domain="gpu0")) == "bca"
+    assert names(mesh(nodes), ContinuationPlace(X, "d1", domain="gpu0")) == "bca"
 
 
 def test_what_narrows_a_backend_holds_for_the_rest() -> None:
@@ -88,23 +88,23 @@ def test_what_narrows_a_backend_holds_for_the_rest() -> None:
         "r", (Backend("x", name="own", instances=("a/0",)), Backend("x", name="other", labels={"z": "1"}))
     )
     nodes = three() | {"b": {"labels": {"z": "1"}}}
-    sought = Sought(X, "d1", "r", "own")
+    sought = ContinuationPlace(X, "d1", "r", "own")
     assert names(mesh(nodes, route), sought) == "ab"
     nodes = three() | {"b": {"labels": {"z": "1"}}}
-    assert names(mesh(nodes, route), Sought(X, "d1", "r", "other")) == "ba"
+    assert names(mesh(nodes, route), ContinuationPlace(X, "d1", "r", "other")) == "ba"
     nodes = three() | {"b": {"labels": {"z": "1"}}}
     assert names(mesh(nodes, route), sought, None, "a/0") == "b"
 
 
 def test_the_backends_of_a_fallback_narrow_too() -> None:
     routes = (Route("r", (Backend("gone"),), fallback="f"), Route("f", (Backend("x", instances=("c/0",)),)))
-    assert names(mesh(three(), *routes), Sought(X, "d1", "r", "x")) == "c"
+    assert names(mesh(three(), *routes), ContinuationPlace(X, "d1", "r", "x")) == "c"
 
 
 def test_a_route_that_is_gone_narrows_nothing() -> None:
-    assert names(mesh(three()), Sought(X, "d1", "r", "own")) == "abc"
+    assert names(mesh(three()), ContinuationPlace(X, "d1", "r", "own")) == "abc"
     other = Route("r", (Backend("y"),))
-    assert names(mesh(three(), other), Sought(X, "d1", "r", "own")) == "abc"
+    assert names(mesh(three(), other), ContinuationPlace(X, "d1", "r", "own")) == "abc"
 
 
 def test_who_waits_goes_where_a_slot_is_free() -> None:
@@ -122,7 +122,7 @@ def test_who_waits_at_its_own_backend_stays_there() -> None:
     """Were it to leave, it would be sent back there at once."""
     route = Route("r", (Backend("x", name="own", instances=("a/0",)), Backend("x", name="b", weight=1)))
     index = mesh(three(), route)
-    sought = Sought(X, "d1", "r", "own")
+    sought = ContinuationPlace(X, "d1", "r", "own")
     assert places(index, sought, Load({"a/0": 3}))[0].id == "a/0"
     assert not better(index, sought, Load({"a/0": 3}), "a/0")
 
@@ -140,7 +140,7 @@ def test_going_elsewhere_always_helps(work: list[int], asked: str) -> None:
 
 
 def test_only_a_request_to_render_needs_no_slot() -> None:
-    asked = render_body(Request("/api/chat", {"model": "x", "messages": []}))
+    asked = render_body(ResumableRequest("/api/chat", {"model": "x", "messages": []}))
     assert asked is not None
     assert renders_only(asked)
     for body in (

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from bridge_agent.membership.revocation import Revocations
-from bridge_core.snapshot import MESH_KEY, MeshSettings, Node, Snapshot, Version, encode_entry
+from bridge_core.snapshot import MESH_KEY, MeshConfig, Node, Snapshot, Version, encode_entry
 
 ALICE = "spiffe://bridge.local/client/alice"
 NODE2 = "spiffe://bridge.local/node/node2"
@@ -22,7 +22,7 @@ class Connection:
 
 
 def snapshot(*serials: str, revoked_node: str = "") -> Snapshot:
-    entries = {MESH_KEY: encode_entry(MeshSettings(revoked_serials=serials))}
+    entries = {MESH_KEY: encode_entry(MeshConfig(revoked_serials=serials))}
     if revoked_node:
         entries[f"node/{revoked_node}"] = encode_entry(Node(name=revoked_node, state="revoked"))
     return Snapshot(Version(1, 1), entries)

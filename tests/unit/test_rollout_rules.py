@@ -12,15 +12,15 @@ from bridge_core.config.rollout_spec import RolloutDocument
 from bridge_core.counts import Counter, Counts
 from bridge_core.errors import BridgeError
 from bridge_core.probe import Question
-from bridge_core.snapshot import Backend, Instance, Model, Node, Route
+from bridge_core.snapshot import Backend, Instance, MemberModel, Node, Route
 from bridge_core.traffic import shares
 from bridge_registry.rollouts.effect_rules import eligible, probes, route_under
 from bridge_registry.rollouts.guard_rules import lower_bound, verdict
-from bridge_registry.rollouts.plan import Guards, Plan, Step, plan_of
+from bridge_registry.rollouts.plan import Guards, RolloutPlan, Step, plan_of
 from bridge_registry.rollouts.rollout_rules import (
     Commanded,
-    Position,
     Probed,
+    RolloutPosition,
     Save,
     Tell,
     Ticked,
@@ -31,7 +31,7 @@ from bridge_registry.rollouts.rollout_rules import (
 
 ROUTE = Route("chat", (Backend("old", 90), Backend("new", 10)))
 STEPS = (Step(10, 10), Step(50, 10), Step(100, 10))
-PLAN = Plan("roll", "chat", "old", "new", STEPS)
+PLAN = RolloutPlan("roll", "chat", "old", "new", STEPS)
 ASKING = msgspec.structs.replace(PLAN, questions=(Question("2+2", "4"),), probe_every_s=5.0)
 
 
@@ -47,14 +47,14 @@ def counts(
     return counter.counts
 
 
-def run(plan: Plan, position: Position, *events: object) -> Position:
+def run(plan: RolloutPlan, position: RolloutPosition, *events: object) -> RolloutPosition:
     for event in events:
         position, _ = decide(plan, position, event, 0.0)  # type: ignore[arg-type]  # test shorthand
         validate(plan, position)
     return position
 
 
-def start(plan: Plan = PLAN) -> Position:
+def start(plan: RolloutPlan = PLAN) -> RolloutPosition:
     return begin(plan, 0.0)[0]
 
 
@@ -224,22 +224,22 @@ def test_another_pair_of_backends_is_another_rollout() -> None:
 @pytest.mark.parametrize(
     ("position", "share"),
     [
-        (Position(PLAN.identity), 0.1),
-        (Position(PLAN.identity, step=1), 0.5),
-        (Position(PLAN.identity, "paused", step=1), 0.5),
-        (Position(PLAN.identity, "complete"), 1.0),
-        (Position(PLAN.identity, "rolled-back", step=1), 0.0),
-        (Position(PLAN.identity, "aborted", step=1), 0.0),
+        (RolloutPosition(PLAN.identity), 0.1),
+        (RolloutPosition(PLAN.identity, step=1), 0.5),
+        (RolloutPosition(PLAN.identity, "paused", step=1), 0.5),
+        (RolloutPosition(PLAN.identity, "complete"), 1.0),
+        (RolloutPosition(PLAN.identity, "rolled-back", step=1), 0.0),
+        (RolloutPosition(PLAN.identity, "aborted", step=1), 0.0),
     ],
 )
-def test_what_a_position_makes_of_the_weights(position: Position, share: float) -> None:
+def test_what_a_position_makes_of_the_weights(position: RolloutPosition, share: float) -> None:
     three = msgspec.structs.replace(ROUTE, backends=(*ROUTE.backends, Backend("third", 100)))
     found = shares(route_under(three, PLAN, position, (), {}).backends)
     assert found == pytest.approx({"old": (1 - share) / 2, "new": share / 2, "third": 0.5})
 
 
 def fleet(*homes: str) -> tuple[tuple[Instance, ...], dict[str, Node]]:
-    models = (Model("old"), Model("new:latest"))
+    models = (MemberModel("old"), MemberModel("new:latest"))
     instances = tuple(Instance(f"{home}/0", home, models=models) for home in homes)
     return instances, {home: Node(home, labels={"zone": home[-1]}) for home in homes}
 
@@ -277,7 +277,7 @@ def test_agents_are_asked_while_it_runs_and_the_old_side_is_kept_warm_after_the_
 # Plans
 
 
-def plan(spec: str) -> Plan:
+def plan(spec: str) -> RolloutPlan:
     text = (
         "apiVersion: bridge.deepseek.io/v1\nkind: Rollout\nmetadata: {name: roll}\n"
         f"spec: {{route: chat, stable: old, canary: new{spec}}}\n"
@@ -345,7 +345,7 @@ def test_any_history_keeps_the_invariants_and_survives_being_stored(events, plan
             continue
         validate(plan, position)
         # What a new leader reads is what the old one had: nothing lives outside the record.
-        assert msgspec.json.decode(msgspec.json.encode(position), type=Position) == position
+        assert msgspec.json.decode(msgspec.json.encode(position), type=RolloutPosition) == position
         if (before.phase, before.step) != (position.phase, position.step):
             assert Save() in effects
             assert any(isinstance(effect, Tell) for effect in effects)

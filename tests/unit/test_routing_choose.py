@@ -19,8 +19,8 @@ from bridge_core.names import canonical
 from bridge_core.snapshot import (
     Backend,
     Instance,
-    MeshSettings,
-    Model,
+    MemberModel,
+    MeshConfig,
     Node,
     Route,
     RoutePolicy,
@@ -42,7 +42,7 @@ def snapshot(
     """Instances by node name; each has the model x unless it says otherwise."""
     entries = {}
     for name, fields in instances.items():
-        models = tuple(Model(model) for model in fields.pop("models", ("x:latest",)))
+        models = tuple(MemberModel(model) for model in fields.pop("models", ("x:latest",)))
         entries[f"instance/{name}/0"] = encode_entry(Instance(f"{name}/0", name, models=models, **fields))
         node = {"peer": f"{name}:11445", **(nodes or {}).get(name, {})}
         entries[f"node/{name}"] = encode_entry(Node(name, **node))
@@ -102,7 +102,7 @@ def test_who_is_not_eligible_is_named_with_the_reason(
 
 
 def test_an_instance_of_a_node_that_is_not_enrolled_is_skipped() -> None:
-    entries = {"instance/a/0": encode_entry(Instance("a/0", "a", models=(Model("x"),)))}
+    entries = {"instance/a/0": encode_entry(Instance("a/0", "a", models=(MemberModel("x"),)))}
     decision = choose(Index("me", Snapshot(Version(1, 1), entries), ()), X, b"k", IDLE)
     assert skipped(decision) == {"a/0": "node is not enrolled"}
 
@@ -110,7 +110,7 @@ def test_an_instance_of_a_node_that_is_not_enrolled_is_skipped() -> None:
 def local(
     id_: str, *, state: Any = "ready", port: int = 5, models: tuple[str, ...] = ("x",)
 ) -> LocalInstance:
-    return LocalInstance(id_, "127.0.0.1", port, state, tuple(Model(model) for model in models))
+    return LocalInstance(id_, "127.0.0.1", port, state, tuple(MemberModel(model) for model in models))
 
 
 def test_about_its_own_node_the_supervisor_is_right() -> None:
@@ -354,7 +354,7 @@ def test_an_affinity_says_what_keeps_requests_together(
 
 def test_a_route_and_the_mesh_say_how_an_instance_is_chosen() -> None:
     entries = snapshot(five()).entries
-    entries["mesh"] = encode_entry(MeshSettings(defaults=RoutePolicy(strategy="round_robin")))
+    entries["mesh"] = encode_entry(MeshConfig(defaults=RoutePolicy(strategy="round_robin")))
     entries["route/r"] = encode_entry(Route("r", (Backend("x"),), RoutePolicy(strategy="least_request")))
     mesh = Index("me", Snapshot(Version(1, 1), entries), ())
     load = Load({})

@@ -7,12 +7,12 @@ import pytest
 from bridge_agent.engines.view import InstanceState, LocalInstance
 from bridge_agent.routing.unheard import PATIENCE_S, Unheard
 from bridge_agent.routing.view import Index
-from bridge_core.snapshot import EMPTY, Instance, Model, Node, Snapshot, Version, encode_entry
+from bridge_core.snapshot import EMPTY, Instance, MemberModel, Node, Snapshot, Version, encode_entry
 
-SOME = (Model("x:latest"),)
+SOME = (MemberModel("x:latest"),)
 
 
-def own(state: InstanceState = "ready", models: tuple[Model, ...] = SOME) -> LocalInstance:
+def own(state: InstanceState = "ready", models: tuple[MemberModel, ...] = SOME) -> LocalInstance:
     return LocalInstance("me/0", "127.0.0.1", 1, state, models)
 
 

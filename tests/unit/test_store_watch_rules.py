@@ -9,11 +9,11 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 from bridge_core.store.api import Deleted, KeyValue
 from bridge_core.store.watch_rules import (
     REQUESTED_PROGRESS,
-    Header,
-    Lost,
-    Position,
-    Refused,
     Response,
+    WatchHeader,
+    WatchLost,
+    WatchPosition,
+    WatchRefused,
     listed,
     received,
     resumed,
@@ -24,54 +24,54 @@ def put(revision: int, key: str = "/a") -> KeyValue:
     return KeyValue(key, b"", revision, revision)
 
 
-def header(revision: int, cluster: int = 1, term: int = 1) -> Header:
-    return Header(cluster, revision, term)
+def header(revision: int, cluster: int = 1, term: int = 1) -> WatchHeader:
+    return WatchHeader(cluster, revision, term)
 
 
 def test_a_listing_is_followed_from_the_next_revision() -> None:
-    assert listed(header(7)) == Position(8, 1, 1)
+    assert listed(header(7)) == WatchPosition(8, 1, 1)
 
 
 def test_a_batch_moves_the_position_past_its_last_event_only() -> None:
-    at, changes = received(Position(8, 1, 1), Response(header(20), events=(put(8), put(11))))
-    assert at == Position(12, 1, 1)
+    at, changes = received(WatchPosition(8, 1, 1), Response(header(20), events=(put(8), put(11))))
+    assert at == WatchPosition(12, 1, 1)
     assert [change.revision for change in changes] == [8, 11]
 
 
 def test_events_of_one_revision_come_together() -> None:
     events = (put(8), Deleted("/b", 8), put(9))
-    _, changes = received(Position(8, 1, 1), Response(header(9), events=events))
+    _, changes = received(WatchPosition(8, 1, 1), Response(header(9), events=events))
     assert [change.events for change in changes] == [events[:2], events[2:]]
 
 
 def test_an_event_told_before_is_dropped() -> None:
-    at, changes = received(Position(9, 1, 1), Response(header(9), events=(put(8), put(9))))
-    assert at == Position(10, 1, 1)
+    at, changes = received(WatchPosition(9, 1, 1), Response(header(9), events=(put(8), put(9))))
+    assert at == WatchPosition(10, 1, 1)
     assert [change.revision for change in changes] == [9]
 
 
 def test_only_the_watch_s_own_progress_moves_the_position() -> None:
-    at = Position(8, 1, 1)
-    assert received(at, Response(header(20))) == (Position(21, 1, 1), ())
+    at = WatchPosition(8, 1, 1)
+    assert received(at, Response(header(20))) == (WatchPosition(21, 1, 1), ())
     assert received(at, Response(header(20), watch_id=REQUESTED_PROGRESS)) == (at, ())
     assert received(at, Response(header(20), created=True)) == (at, ())
 
 
 def test_a_cancelled_watch_is_lost_or_refused() -> None:
-    at = Position(8, 1, 1)
+    at = WatchPosition(8, 1, 1)
     compacted, _ = received(at, Response(header(20), cancelled=True, compact_revision=15))
-    assert compacted == Lost("compacted up to revision 15")
+    assert compacted == WatchLost("compacted up to revision 15")
     denied = Response(header(20), cancelled=True, cancel_reason="rpc error: etcdserver: permission denied")
-    assert isinstance(received(at, denied)[0], Refused)
-    assert isinstance(received(at, Response(header(20), cancelled=True))[0], Lost)
+    assert isinstance(received(at, denied)[0], WatchRefused)
+    assert isinstance(received(at, Response(header(20), cancelled=True))[0], WatchLost)
 
 
 def test_history_is_resumed_only_where_it_was_left() -> None:
-    at = Position(8, cluster_id=1, raft_term=3)
-    assert resumed(at, header(7, term=4)) == Position(8, 1, 4)
-    assert isinstance(resumed(at, header(6, term=3)), Lost)
-    assert isinstance(resumed(at, header(9, term=2)), Lost)
-    assert isinstance(resumed(at, header(9, cluster=2, term=3)), Lost)
+    at = WatchPosition(8, cluster_id=1, raft_term=3)
+    assert resumed(at, header(7, term=4)) == WatchPosition(8, 1, 4)
+    assert isinstance(resumed(at, header(6, term=3)), WatchLost)
+    assert isinstance(resumed(at, header(9, term=2)), WatchLost)
+    assert isinstance(resumed(at, header(9, cluster=2, term=3)), WatchLost)
 
 
 class WatchedStore(RuleBasedStateMachine):
@@ -88,7 +88,7 @@ class WatchedStore(RuleBasedStateMachine):
         self.compacted = 0
         self.term = 1
         self.cluster = 1
-        self.position: Position | None = None
+        self.position: WatchPosition | None = None
         self.connected = False
         self.sent = 0  # next revision the server puts on the stream
         self.copy: dict[str, int] = {}
@@ -107,7 +107,7 @@ class WatchedStore(RuleBasedStateMachine):
                 state[event.key] = event.mod_revision
         return state
 
-    def head(self) -> Header:
+    def head(self) -> WatchHeader:
         return header(self.revision, self.cluster, self.term)
 
     def take(self, response: Response) -> None:
@@ -121,11 +121,11 @@ class WatchedStore(RuleBasedStateMachine):
                     del self.copy[event.key]
                 else:
                     self.copy[event.key] = event.mod_revision
-        assert not isinstance(verdict, Refused)
+        assert not isinstance(verdict, WatchRefused)
         self.settle(verdict)
 
-    def settle(self, verdict: Position | Lost) -> None:
-        self.position = None if isinstance(verdict, Lost) else verdict
+    def settle(self, verdict: WatchPosition | WatchLost) -> None:
+        self.position = None if isinstance(verdict, WatchLost) else verdict
         self.connected = self.connected and self.position is not None
 
     @rule(key=st.sampled_from("abc"))

@@ -1,7 +1,7 @@
 # ruff: noqa: E501, Q000 - a template and what it prints stand on one line
 import pytest
 
-from bridge_core.dialects.values import Record
+from bridge_core.dialects.values import TemplateRecord
 from bridge_engine.templates import Dates, TemplateFault
 from bridge_engine.templates.interpreter import execute
 from bridge_engine.templates.parser import parse
@@ -11,7 +11,7 @@ DATA = {
     "Empty": "",
     "List": ["a", "b", "c"],
     "Map": {"z": 1, "a": 2},
-    "Row": Record(Role="user", Content="hi"),
+    "Row": TemplateRecord(Role="user", Content="hi"),
     "Number": 3,
     "Yes": True,
 }

@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 from bridge_agent.limits.placement_rules import Device, ModelShape
 from bridge_agent.tuning import tune_rules as rules
 from bridge_agent.tuning.node_facts import parse_size, supposed
-from bridge_agent.tuning.plan_rules import NodePlan, Wish, plan_node
-from bridge_agent.tuning.records import Choice, Measured, Record, Trial
+from bridge_agent.tuning.plan_rules import ModelDemand, NodePlan, plan_node
+from bridge_agent.tuning.records import Choice, Measured, Trial, TuningRecord
 from bridge_agent.tuning.tune import tune
 from bridge_core.errors import Fatal, Unavailable
 from bridge_engine.cli import default_threads
@@ -129,7 +129,7 @@ def test_a_node_without_a_gpu_varies_threads_and_one_with_engines_under_mps_thei
 
 def planned(names: list[str], devices: list[Device], **options) -> NodePlan:
     shapes = [(shape(name, options.pop("weights", 4 * GIB)), name) for name in names]
-    settings = {"cores": 16, "about": "", "wish": Wish(), "records": {}} | options
+    settings = {"cores": 16, "about": "", "wish": ModelDemand(), "records": {}} | options
     return plan_node(shapes, devices, **settings)
 
 
@@ -145,7 +145,12 @@ def test_models_that_run_alike_share_an_instance() -> None:
 def test_an_embedding_model_has_one_slot_and_a_batch_for_a_whole_text() -> None:
     embedder = msgspec.structs.replace(shape("e", 100 << 20), embeds=True)
     plan = plan_node(
-        [(embedder, "e")], [Device("GPU-0", 80 * GIB)], cores=16, about="", wish=Wish(slots=8), records={}
+        [(embedder, "e")],
+        [Device("GPU-0", 80 * GIB)],
+        cores=16,
+        about="",
+        wish=ModelDemand(slots=8),
+        records={},
     )
     assert [(one.num_parallel, one.num_batch) for one in plan.engines] == [(1, 2048)]
 
@@ -166,7 +171,7 @@ def test_without_a_gpu_the_cores_are_shared_out() -> None:
 
 def test_what_was_measured_goes_before_what_is_planned() -> None:
     best = Trial(Choice(slots=2, threads=3, batch=128, kv_type="q8_0"), Measured(77.0, 0.25))
-    record = Record("a", "cpu", "e", 0.0, 2048, best, (), (best,))
+    record = TuningRecord("a", "cpu", "e", 0.0, 2048, best, (), (best,))
     plan = planned(["a"], [Device("cpu", 100 * GIB, mps=False, cpu=True)], records={"a": record})
     engine = plan.engines[0]
     assert (engine.num_parallel, engine.num_thread, engine.num_batch, engine.kv_cache_type) == (

@@ -5,19 +5,19 @@ from __future__ import annotations
 import pytest
 
 from bridge_agent.limits.walls import decide, demanded
-from bridge_core.node_class import Isolation, Limits
+from bridge_core.node_class import Isolation, ResourceLimits
 
 
 @pytest.mark.parametrize(
     ("limits", "walls"),
     [
-        (Limits(), ()),
-        (Limits(memory_max=1), ("cgroup",)),
-        (Limits(disk_max=1), ("user", "mount")),
-        (Limits(pids_max=1, disk_max=1), ("cgroup", "user", "mount")),
+        (ResourceLimits(), ()),
+        (ResourceLimits(memory_max=1), ("cgroup",)),
+        (ResourceLimits(disk_max=1), ("user", "mount")),
+        (ResourceLimits(pids_max=1, disk_max=1), ("cgroup", "user", "mount")),
     ],
 )
-def test_a_limit_demands_the_walls_that_make_it_whole(limits: Limits, walls: tuple[str, ...]) -> None:
+def test_a_limit_demands_the_walls_that_make_it_whole(limits: ResourceLimits, walls: tuple[str, ...]) -> None:
     assert demanded(limits) == walls
 
 

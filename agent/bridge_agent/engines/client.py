@@ -11,7 +11,7 @@ import msgspec
 from bridge_agent.engines.address import engine_address
 from bridge_core.errors import BridgeError, Reaction
 from bridge_core.http1 import Pool
-from bridge_core.snapshot import Model
+from bridge_core.snapshot import MemberModel
 
 T = TypeVar("T")
 
@@ -32,7 +32,7 @@ class EngineFault(BridgeError):
         self.status = status
 
 
-class Resident(msgspec.Struct, frozen=True):
+class ResidentModel(msgspec.Struct, frozen=True):
     """A model in an engine's memory, as /api/ps lists it."""
 
     name: str
@@ -59,11 +59,11 @@ class _Version(msgspec.Struct):
 
 
 class _Tags(msgspec.Struct):
-    models: tuple[Model, ...] | None = ()
+    models: tuple[MemberModel, ...] | None = ()
 
 
 class _Ps(msgspec.Struct):
-    models: tuple[Resident, ...] | None = ()
+    models: tuple[ResidentModel, ...] | None = ()
 
 
 class _Message(msgspec.Struct):
@@ -98,11 +98,11 @@ class EngineClient:
         """Its version; the cheapest sign of life."""
         return (await self._call("GET", "/api/version", _Version)).version
 
-    async def models(self) -> tuple[Model, ...]:
+    async def models(self) -> tuple[MemberModel, ...]:
         """The models on its disk."""
         return (await self._call("GET", "/api/tags", _Tags)).models or ()
 
-    async def loaded(self) -> tuple[Resident, ...]:
+    async def loaded(self) -> tuple[ResidentModel, ...]:
         """The models in its memory."""
         return (await self._call("GET", "/api/ps", _Ps)).models or ()
 

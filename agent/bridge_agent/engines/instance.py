@@ -38,7 +38,7 @@ from bridge_agent.engines.process import (
     ProcessRecord,
     sweep_marked,
 )
-from bridge_agent.engines.runtime import EngineRuntime, Listing, Timing
+from bridge_agent.engines.runtime import EngineListing, EngineRuntime, EngineTiming
 from bridge_agent.engines.view import InstanceState, LocalInstance
 from bridge_agent.health.probe_rules import ProbePolicy
 from bridge_core.errors import BridgeError
@@ -122,7 +122,7 @@ class EngineInstance:
         clock: Callable[[], float],
         rng: Callable[[], float],
         policy: Policy,
-        timing: Timing,
+        timing: EngineTiming,
         probing: ProbePolicy,
     ) -> None:
         self.id = id
@@ -141,10 +141,10 @@ class EngineInstance:
         self._state = Lifecycle(owned=config.attach is None)
         self._since = clock()
         # What happened, and to which runtime: news of an engine already replaced is dropped.
-        self._mailbox: asyncio.Queue[tuple[EngineRuntime | None, Event | Listing]] = asyncio.Queue()
+        self._mailbox: asyncio.Queue[tuple[EngineRuntime | None, Event | EngineListing]] = asyncio.Queue()
         self._runtime: EngineRuntime | None = None
         self._watcher: asyncio.Task[None] | None = None
-        self._listing = Listing((), ())
+        self._listing = EngineListing((), ())
         self._launches = 0
         self._adopted = False
         self._looked = False
@@ -222,7 +222,7 @@ class EngineInstance:
             if not self._state.owned and self._watcher is not None:
                 self._watcher.cancel()
 
-    async def _next(self) -> tuple[EngineRuntime | None, Event | Listing]:
+    async def _next(self) -> tuple[EngineRuntime | None, Event | EngineListing]:
         wake_at = self._state.wake_at
         try:
             async with asyncio.timeout(None if wake_at is None else max(0.0, wake_at - self._clock())):
@@ -230,8 +230,8 @@ class EngineInstance:
         except TimeoutError:
             return None, Tick()
 
-    async def _take(self, event: Event | Listing, group: asyncio.TaskGroup) -> None:
-        if isinstance(event, Listing):
+    async def _take(self, event: Event | EngineListing, group: asyncio.TaskGroup) -> None:
+        if isinstance(event, EngineListing):
             self._listing = event
         else:
             await self._feed(event, group)
@@ -356,7 +356,7 @@ class EngineInstance:
         return await self._launcher.launch(spec), place.port
 
     def _watch(self, host: str, port: int, process: EngineProcess | None, group: asyncio.TaskGroup) -> None:
-        def post(event: Event | Listing) -> None:
+        def post(event: Event | EngineListing) -> None:
             self._mailbox.put_nowait((runtime, event))
 
         runtime = EngineRuntime(

@@ -10,7 +10,7 @@ from typing import TypeVar
 
 import structlog
 
-from bridge_agent.engines.client import EngineClient, EngineFault, Resident
+from bridge_agent.engines.client import EngineClient, EngineFault, ResidentModel
 from bridge_agent.engines.config import EngineConfig
 from bridge_agent.engines.lifecycle_rules import Answered, Event, Exited, Generated, Hung, ProbeFailed
 from bridge_agent.engines.network import private_network
@@ -20,7 +20,7 @@ from bridge_agent.health.probe_rules import ProbePolicy
 from bridge_agent.health.prober import LoadedModel, Prober
 from bridge_core.errors import BridgeError, Unavailable
 from bridge_core.names import InvalidName, canonical
-from bridge_core.snapshot import Model
+from bridge_core.snapshot import MemberModel
 
 T = TypeVar("T")
 
@@ -28,7 +28,7 @@ log = structlog.get_logger()
 
 
 @dataclass(frozen=True, slots=True)
-class Timing:
+class EngineTiming:
     """How often to look, and for how long to wait; in seconds.
 
     Attributes:
@@ -47,10 +47,10 @@ class Timing:
 
 
 @dataclass(frozen=True, slots=True)
-class Listing:
+class EngineListing:
     """What an engine holds, on disk and in memory."""
 
-    models: tuple[Model, ...]
+    models: tuple[MemberModel, ...]
     loaded: tuple[str, ...]
 
 
@@ -75,9 +75,9 @@ class EngineRuntime:
         port: int,
         process: EngineProcess | None,
         *,
-        post: Callable[[Event | Listing], None],
+        post: Callable[[Event | EngineListing], None],
         clock: Callable[[], float],
-        timing: Timing,
+        timing: EngineTiming,
         probing: ProbePolicy,
     ) -> None:
         self.host = host
@@ -91,7 +91,7 @@ class EngineRuntime:
         self._poll_now = asyncio.Event()
         # Only our own are looked at often while they start: those we know to come.
         self._pause_s = timing.poll_s if process is None else timing.start_poll_s
-        self._listing: Listing | None = None
+        self._listing: EngineListing | None = None
         self._not_listed = ""
         self.prober = Prober(
             hung=lambda reason: post(Hung(reason)),
@@ -155,12 +155,12 @@ class EngineRuntime:
         self._not_listed = ""
         embedding = {model.name for model in models if _embeds(model)}
         self.prober.update(self._probed(resident, resident.name in embedding) for resident in residents)
-        listing = Listing(models, tuple(resident.name for resident in residents))
+        listing = EngineListing(models, tuple(resident.name for resident in residents))
         if listing != self._listing:
             self._listing = listing
             self._post(listing)
 
-    def _probed(self, resident: Resident, embedding: bool) -> LoadedModel:
+    def _probed(self, resident: ResidentModel, embedding: bool) -> LoadedModel:
         async def probe() -> None:
             still = await self._in_time(self._client.loaded())
             if resident.name not in {model.name for model in still}:
@@ -197,5 +197,5 @@ def model_key(name: str) -> str:
         return name.lower()  # an engine may list what we would not accept
 
 
-def _embeds(model: Model) -> bool:
+def _embeds(model: MemberModel) -> bool:
     return "embedding" in model.capabilities and "completion" not in model.capabilities

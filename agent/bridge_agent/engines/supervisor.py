@@ -14,7 +14,7 @@ from bridge_agent.engines.config import EngineConfig
 from bridge_agent.engines.instance import EngineInstance, InstanceStatus
 from bridge_agent.engines.lifecycle_rules import Drain, Failed, Policy, Start, Stop
 from bridge_agent.engines.process import Launcher, PlainLauncher
-from bridge_agent.engines.runtime import Timing
+from bridge_agent.engines.runtime import EngineTiming
 from bridge_agent.engines.view import LocalInstance
 from bridge_agent.health.probe_rules import ProbePolicy
 from bridge_core.errors import Fatal
@@ -52,7 +52,7 @@ class EngineSupervisor:
         rng: Callable[[], float] = random.random,
         launcher: Launcher | None = None,
         policy: Policy | None = None,
-        timing: Timing | None = None,
+        timing: EngineTiming | None = None,
         probing: ProbePolicy | None = None,
     ) -> None:
         twice = [index for index, count in Counter(config.index for config in configs).items() if count > 1]
@@ -72,7 +72,7 @@ class EngineSupervisor:
                 clock=clock,
                 rng=rng,
                 policy=policy or Policy(),
-                timing=timing or Timing(),
+                timing=timing or EngineTiming(),
                 probing=probing or ProbePolicy(),
             )
             for config in configs

@@ -6,7 +6,7 @@ from typing import Literal
 
 import msgspec
 
-from bridge_core.snapshot import Model
+from bridge_core.snapshot import MemberModel
 
 InstanceState = Literal["starting", "ready", "draining", "stopped"]
 
@@ -34,7 +34,7 @@ class LocalInstance(msgspec.Struct, frozen=True, omit_defaults=True):
     host: str
     port: int
     state: InstanceState
-    models: tuple[Model, ...] = ()
+    models: tuple[MemberModel, ...] = ()
     loaded: tuple[str, ...] = ()
     slots: int = 1
     engine: str = "llamacpp"

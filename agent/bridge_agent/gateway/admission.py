@@ -7,7 +7,7 @@ from abc import abstractmethod
 from collections.abc import Callable
 from typing import Final
 
-from bridge_agent.routing.admission_rules import Answer, Priority, Queued, SlotQueue
+from bridge_agent.routing.admission_rules import AdmissionAnswer, Priority, Queued, SlotQueue
 from bridge_agent.routing.view import Index, Target
 
 # A real Ollama on a CPU goes on with a cancelled prefill for one batch, which takes two to three seconds.
@@ -59,7 +59,7 @@ class Admission:
         queue_per_slot: int,
         now: float,
         deadline: float | None,
-    ) -> Answer:
+    ) -> AdmissionAnswer:
         """Asks for a slot; a waiter that is queued is told by `proceed`."""
         queue = self._queues.get(target.id)
         if queue is None:

@@ -13,9 +13,9 @@ from typing import Final, Protocol
 from bridge_agent.gateway.config import Outcome
 from bridge_agent.gateway.core import Arrival, Core
 from bridge_agent.gateway.relay import Relay
-from bridge_agent.gateway.routes import Framing, Kind, Route
+from bridge_agent.gateway.routes import Framing, HttpRoute, Kind
 from bridge_agent.gateway.shapes import stream_error
-from bridge_agent.gateway.watch import StreamWatch, Verdict, error_at
+from bridge_agent.gateway.watch import StreamVerdict, StreamWatch, error_at
 from bridge_agent.peers.hop import LOAD, OURS, OVERHEAD, REFUSED, REQUEST_ID
 from bridge_agent.routing.attempts import UNBUDGETED, Attempt, Attempts, Step
 from bridge_agent.routing.choose import Decision, node_subject
@@ -78,7 +78,7 @@ class Answer(Relay):
         "tracker",
     )
 
-    def __init__(self, core: Core, arrival: Arrival, route: Route) -> None:
+    def __init__(self, core: Core, arrival: Arrival, route: HttpRoute) -> None:
         super().__init__(arrival.exchange)
         self.rewrites = False
         self.route = route
@@ -271,10 +271,10 @@ class Answer(Relay):
             self._settle(status, Outcome.OK if status < 500 else Outcome.ENGINE_ERROR)
             return self.renamed(b"".join(held)) if held else b""
         verdict = watch.verdict
-        if verdict is Verdict.COMPLETE:
+        if verdict is StreamVerdict.COMPLETE:
             self._settle(200, Outcome.OK)
             return self.renamed(self._torn)
-        if verdict is Verdict.ENGINE_ERROR:
+        if verdict is StreamVerdict.ENGINE_ERROR:
             return None if self._continues("engine_error", "the engine's own error") else self._told_error()
         message = "the engine stopped before the answer was complete"
         return None if self._continues("truncated", message) else self._broken(message)
@@ -290,7 +290,7 @@ class Answer(Relay):
 
     def _failed_midway(self, error: UpstreamError) -> None:
         exchange, watch = self.exchange, self._watch
-        if watch is not None and watch.verdict is Verdict.COMPLETE:
+        if watch is not None and watch.verdict is StreamVerdict.COMPLETE:
             self._settle(200, Outcome.OK)
             exchange.finish(self.renamed(self._torn))
             return

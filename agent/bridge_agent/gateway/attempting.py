@@ -14,10 +14,9 @@ from bridge_agent.gateway.answer import Answer
 from bridge_agent.gateway.core import Arrival, Core
 from bridge_agent.gateway.hedge import Hedge, Hedged
 from bridge_agent.gateway.peek import Peek
-from bridge_agent.gateway.routes import Kind, Route
+from bridge_agent.gateway.routes import HttpRoute, Kind
 from bridge_agent.peers.hop import OURS, REQUEST_ID, Hop, compress, lines_of
-from bridge_agent.routing.admission_rules import ADMITTED, Refused
-from bridge_agent.routing.admission_rules import Answer as Answered
+from bridge_agent.routing.admission_rules import ADMITTED, AdmissionAnswer, AdmissionRefused
 from bridge_agent.routing.attempts import Attempts, GiveUp, Step
 from bridge_agent.routing.choose import Decision, node_subject
 from bridge_agent.routing.health_rules import Failure
@@ -77,7 +76,7 @@ class Attempting(Answer, Waiter, Hedged):
         "_wait_timer",
     )
 
-    def __init__(self, core: Core, arrival: Arrival, route: Route) -> None:
+    def __init__(self, core: Core, arrival: Arrival, route: HttpRoute) -> None:
         super().__init__(core, arrival, route)
         self._attempts: Attempts | None = None
         self._candidates: tuple[Target, ...] = ()
@@ -145,7 +144,7 @@ class Attempting(Answer, Waiter, Hedged):
             elif not self._needs_no_slot(target):
                 answer = self._enter(target)
                 if answer is not ADMITTED:
-                    if not isinstance(answer, Refused):
+                    if not isinstance(answer, AdmissionRefused):
                         self._wait(target)
                         return None
                     core.counters.refused["queue_full"] += 1
@@ -159,7 +158,7 @@ class Attempting(Answer, Waiter, Hedged):
             self._release()
         return failure
 
-    def _enter(self, target: Target) -> Answered:
+    def _enter(self, target: Target) -> AdmissionAnswer:
         core, arrival = self._core, self._arrival
         return core.admission.enter(
             target,

@@ -108,7 +108,7 @@ class Outcome(Enum):
     CANCELLED = "cancelled"  # the client went away
 
 
-class Record(msgspec.Struct, frozen=True, gc=False):
+class RequestRecord(msgspec.Struct, frozen=True, gc=False):
     """One request, when it is over: for audit, metrics and `explain`. Times are monotonic seconds."""
 
     request_id: str

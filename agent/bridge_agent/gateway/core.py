@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Final
 from typing import Protocol as Interface
 
 from bridge_agent.gateway.admission import Admission
-from bridge_agent.gateway.config import Authorize, Caller, GatewayConfig, ListenerKind, Outcome, Record
+from bridge_agent.gateway.config import Authorize, Caller, GatewayConfig, ListenerKind, Outcome, RequestRecord
 from bridge_agent.gateway.counters import GatewayCounters
-from bridge_agent.gateway.routes import Protocol, Route, protocol_of
+from bridge_agent.gateway.routes import HttpRoute, Protocol, protocol_of
 from bridge_agent.gateway.shapes import error_body
 from bridge_agent.peers.hop import REFUSED, REQUEST_ID, Hop
 from bridge_agent.peers.upstreams import Upstreams
@@ -51,7 +51,7 @@ class Resume(Interface):
 class Unload(Interface):
     """Has a model unloaded wherever it lies; made by the gateway, for `Inference`."""
 
-    def __call__(self, arrival: Arrival, route: Route, model: str, /) -> None:
+    def __call__(self, arrival: Arrival, route: HttpRoute, model: str, /) -> None:
         """Answers the request, which asks for nothing else."""
 
 
@@ -81,8 +81,8 @@ class Core:
         self.retrying = 0
         self._turns = Turns()
         self._draw = secrets.randbits(64)
-        self.records: deque[Record] = deque(maxlen=config.explained)
-        self.on_record: Callable[[Record], None] | None = None
+        self.records: deque[RequestRecord] = deque(maxlen=config.explained)
+        self.on_record: Callable[[RequestRecord], None] | None = None
         self.on_progress: Callable[[str, str], None] | None = None
         self.node_spoke: Callable[[str], None] = lambda _node: None
         self.resume: Resume | None = None
@@ -155,7 +155,7 @@ class Core:
         self.admission.follow(index)
         self.unheard.follow(index, self.now())
 
-    def settle(self, record: Record) -> None:
+    def settle(self, record: RequestRecord) -> None:
         """A request is over."""
         counters = self.counters
         # `_value_` is what `value` gives, without the descriptor's Python call.
@@ -190,7 +190,7 @@ class Core:
         exchange = arrival.exchange
         now = self.now()
         self.settle(
-            Record(
+            RequestRecord(
                 arrival.request_id,
                 arrival.caller,
                 exchange.request.method,
@@ -219,7 +219,7 @@ class Core:
         )
         self.note(arrival, path, Outcome.REFUSED)
 
-    def admits(self, arrival: Arrival, route: Route, names: tuple[str, ...] = ("",)) -> bool:
+    def admits(self, arrival: Arrival, route: HttpRoute, names: tuple[str, ...] = ("",)) -> bool:
         """Whether the caller may do this with each of these models; else it was answered."""
         for name in names:
             denial = self.authorize(arrival.caller, route.action, name)

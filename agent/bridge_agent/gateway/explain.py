@@ -7,7 +7,7 @@ import asyncio
 import msgspec
 import structlog
 
-from bridge_agent.gateway.config import Record
+from bridge_agent.gateway.config import RequestRecord
 from bridge_agent.gateway.core import Core
 from bridge_agent.gateway.fanout import peer_targets
 from bridge_agent.routing.view import Target
@@ -21,7 +21,7 @@ log = structlog.get_logger()
 _ANSWER_MOST = 4 << 20
 
 
-def report(record: Record, node: str) -> HopReport:
+def report(record: RequestRecord, node: str) -> HopReport:
     """What `node` has to say of one of its records."""
     decision, began = record.decision, record.began
     considered: tuple[Considered, ...] = ()

@@ -14,7 +14,7 @@ from bridge_agent.gateway.core import Arrival, Core
 from bridge_agent.gateway.listing import OLLAMA_JSON, merged_ps
 from bridge_agent.gateway.peek import BadBody, peek
 from bridge_agent.gateway.reading import models_made, names_in
-from bridge_agent.gateway.routes import Framing, Route
+from bridge_agent.gateway.routes import Framing, HttpRoute
 from bridge_agent.peers.hop import REQUEST_ID, Hop, headers_of
 from bridge_agent.routing.choose import node_subject
 from bridge_agent.routing.view import Target
@@ -53,7 +53,7 @@ async def _get_ps(core: Core, arrival: Arrival, target: Target, hop: bool) -> tu
         return None
 
 
-async def unload(core: Core, arrival: Arrival, route: Route, targets: list[Target]) -> None:
+async def unload(core: Core, arrival: Arrival, route: HttpRoute, targets: list[Target]) -> None:
     """Has a model unloaded at every instance: a client that stops it means the mesh, not one of its nodes.
 
     One that does not answer in time is left out; where all failed, the first failure is the answer.
@@ -82,7 +82,7 @@ async def _unload_at(core: Core, arrival: Arrival, target: Target) -> tuple[int,
         return 502, OLLAMA_JSON, msgspec.json.encode({"error": f"{target.id}: {reason}"})
 
 
-async def mutate_all(core: Core, arrival: Arrival, route: Route, nodes: list[Target]) -> None:
+async def mutate_all(core: Core, arrival: Arrival, route: HttpRoute, nodes: list[Target]) -> None:
     """Does a mutation on every node; a streamed answer names the node of each record."""
     exchange = arrival.exchange
     try:
@@ -125,7 +125,7 @@ async def _collect(core: Core, arrival: Arrival, target: Target) -> tuple[str, i
         return target.node, 502, msgspec.json.encode({"error": fault.message})
 
 
-async def _stream_all(core: Core, arrival: Arrival, route: Route, nodes: list[Target]) -> None:
+async def _stream_all(core: Core, arrival: Arrival, route: HttpRoute, nodes: list[Target]) -> None:
     exchange = arrival.exchange
     pairs: list[Pair] = [(b"content-type", b"application/x-ndjson"), *arrival.cors]
     exchange.start(200, [*pairs, (REQUEST_ID, arrival.request_id.encode())])

@@ -26,7 +26,7 @@ from bridge_agent.gateway.config import (
     GatewayConfig,
     ListenerKind,
     Outcome,
-    Record,
+    RequestRecord,
     allow_all,
 )
 from bridge_agent.gateway.core import Arrival, Core
@@ -38,17 +38,17 @@ from bridge_agent.gateway.resume import Resumptions
 from bridge_agent.gateway.routes import (
     ROUTES,
     Found,
+    HttpRoute,
     Kind,
     Moved,
     NotAllowed,
-    Route,
     match,
     protocol_of,
 )
 from bridge_agent.gateway.shapes import error_body
 from bridge_agent.gateway.unknown import unknown_model
 from bridge_agent.peers.hop import PRIORITY, REQUEST_ID
-from bridge_agent.peers.pulse import Watch
+from bridge_agent.peers.pulse import PulseWatch
 from bridge_agent.peers.upstreams import Upstreams
 from bridge_agent.routing.admission_rules import PRIORITIES, Priority
 from bridge_agent.routing.choose import MAX_CANDIDATES
@@ -66,7 +66,7 @@ _JSON: Final = ((b"content-type", b"application/json"),)
 _RUNNING: Final = b"Ollama is running"
 
 Authenticate = Callable[[Request], str | None]
-_Handler = Callable[[Arrival, Route, str], None]
+_Handler = Callable[[Arrival, HttpRoute, str], None]
 
 
 class _Asked(NamedTuple):
@@ -79,7 +79,7 @@ class _Asked(NamedTuple):
     seconds: float | None  # that it may take
     priority: Priority
     answer: _Handler
-    route: Route | None
+    route: HttpRoute | None
 
 
 class Gateway:
@@ -167,7 +167,7 @@ class Gateway:
         """Instances and nodes skipped after failures, and for how many seconds more."""
         return self._core.health.ejections(self._core.now())
 
-    def on_record(self, listener: Callable[[Record], None]) -> None:
+    def on_record(self, listener: Callable[[RequestRecord], None]) -> None:
         """Calls `listener` with the record of each request when it is over."""
         self._core.on_record = listener
 
@@ -175,7 +175,7 @@ class Gateway:
         """Calls `listener` with instance and model now and then while an own engine's answer streams."""
         self._core.on_progress = listener
 
-    def records(self, request_id: str | None = None) -> Sequence[Record]:
+    def records(self, request_id: str | None = None) -> Sequence[RequestRecord]:
         """The last requests, newest last; of one id when given."""
         kept = self._core.records
         return [record for record in kept if request_id is None or record.request_id == request_id]
@@ -192,7 +192,7 @@ class Gateway:
         policy = core.config.pulse
         if policy is None:
             return
-        watch = Watch(
+        watch = PulseWatch(
             core.view,
             core.upstreams,
             policy,
@@ -355,17 +355,17 @@ class Gateway:
 
     # -- by kind
 
-    def _infer(self, arrival: Arrival, route: Route, _parameter: str) -> None:
+    def _infer(self, arrival: Arrival, route: HttpRoute, _parameter: str) -> None:
         Inference(self._core, arrival, route).start()
 
-    def _unload(self, arrival: Arrival, route: Route, model: str) -> None:
+    def _unload(self, arrival: Arrival, route: HttpRoute, model: str) -> None:
         core = self._core
         pool = core.view.index.pool(model)
         able = [one for one in (() if pool is None else pool.targets.values()) if one.available]
         targets = list(fanout.that_answer(core, able)) or able
         self._spawn(arrival, lambda: fanout.unload(core, arrival, route, targets))
 
-    def _local(self, arrival: Arrival, route: Route, _parameter: str) -> None:
+    def _local(self, arrival: Arrival, route: HttpRoute, _parameter: str) -> None:
         candidates = self._own()
         if not arrival.over_hop and "GET" in route.methods:
             # What clients look at to see whether they are connected: they are, also without own engine.
@@ -373,7 +373,7 @@ class Gateway:
             candidates = (*candidates[:1], *islice(peers, MAX_CANDIDATES - 1))
         Inference(self._core, arrival, route).start_at(candidates)
 
-    def _mutate(self, arrival: Arrival, route: Route, _parameter: str) -> None:
+    def _mutate(self, arrival: Arrival, route: HttpRoute, _parameter: str) -> None:
         core, exchange = self._core, arrival.exchange
         where = (exchange.request.headers.get(WHERE) or b"").decode("latin-1")
         if arrival.over_hop or where in ("", core.config.node):
@@ -401,19 +401,19 @@ class Gateway:
     def _own(self) -> tuple[Target, ...]:
         return tuple(target for target in self._core.view.index.local if target.available)
 
-    def _tags(self, arrival: Arrival, route: Route, _parameter: str) -> None:
+    def _tags(self, arrival: Arrival, route: HttpRoute, _parameter: str) -> None:
         if not self._core.admits(arrival, route):
             return
         models = listing.models_of(self._core.view.index, only_local=arrival.over_hop)
         self._respond(arrival, route, listing.OLLAMA_JSON, listing.tags_body(models))
 
-    def _models(self, arrival: Arrival, route: Route, _parameter: str) -> None:
+    def _models(self, arrival: Arrival, route: HttpRoute, _parameter: str) -> None:
         if not self._core.admits(arrival, route):
             return
         models = listing.models_of(self._core.view.index, only_local=arrival.over_hop)
         self._respond(arrival, route, listing.OPENAI_JSON, listing.openai_models_body(models))
 
-    def _model(self, arrival: Arrival, route: Route, parameter: str) -> None:
+    def _model(self, arrival: Arrival, route: HttpRoute, parameter: str) -> None:
         try:
             names = (canonical(parameter),)
         except InvalidName:
@@ -428,14 +428,14 @@ class Gateway:
             return
         self._respond(arrival, route, listing.OPENAI_JSON, body)
 
-    def _ps(self, arrival: Arrival, route: Route, _parameter: str) -> None:
+    def _ps(self, arrival: Arrival, route: HttpRoute, _parameter: str) -> None:
         if self._core.admits(arrival, route):
             self._spawn(arrival, lambda: fanout.ps(self._core, arrival))
 
-    def _root(self, arrival: Arrival, route: Route, _parameter: str) -> None:
+    def _root(self, arrival: Arrival, route: HttpRoute, _parameter: str) -> None:
         self._respond(arrival, route, _TEXT, _RUNNING)
 
-    def _respond(self, arrival: Arrival, route: Route, content_type: bytes, body: bytes) -> None:
+    def _respond(self, arrival: Arrival, route: HttpRoute, content_type: bytes, body: bytes) -> None:
         core = self._core
         pairs: list[Pair] = [
             (b"content-type", content_type),

@@ -14,11 +14,11 @@ from typing import Final
 import msgspec
 
 from bridge_agent.gateway.attempting import SESSION, Attempting
-from bridge_agent.gateway.config import Outcome, Record
+from bridge_agent.gateway.config import Outcome, RequestRecord
 from bridge_agent.gateway.keep_alive import KeptAlive
 from bridge_agent.gateway.peek import BadBody, Peek, Shape, peek, with_model
 from bridge_agent.gateway.reading import body_of, is_compressed, models_made, names_in, unloads
-from bridge_agent.gateway.routes import Kind, Route
+from bridge_agent.gateway.routes import HttpRoute, Kind
 from bridge_agent.gateway.unknown import unknown_model
 from bridge_agent.peers.hop import REQUEST_ID, decompress, frame_of
 from bridge_agent.routing.affinity import affinity_key
@@ -297,7 +297,7 @@ class Inference(Attempting):
         core, arrival, attempts = self._core, self._arrival, self._attempts
         exchange: Exchange = self.exchange
         core.settle(
-            Record(
+            RequestRecord(
                 arrival.request_id,
                 arrival.caller,
                 exchange.request.method,
@@ -325,7 +325,7 @@ class Inference(Attempting):
         return 0 if watch is None or decision is None or not decision.route else watch.tokens
 
 
-def _unnamed(route: Route, name: str) -> tuple[int, str]:
+def _unnamed(route: HttpRoute, name: str) -> tuple[int, str]:
     """What a missing or malformed model name is answered with, as each route words it."""
     if "try pulling" in route.missing or (not name and route.path == "/api/generate"):
         return 404, route.missing.format(name, name)

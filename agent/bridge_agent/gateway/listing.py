@@ -10,19 +10,19 @@ import msgspec
 
 from bridge_agent.routing.view import Index
 from bridge_core.names import InvalidName, ModelName, canonical, display
-from bridge_core.snapshot import Model, Route
+from bridge_core.snapshot import MemberModel, Route
 
 OLLAMA_JSON: Final = b"application/json; charset=utf-8"
 OPENAI_JSON: Final = b"application/json"
 _EPOCH: Final = "0001-01-01T00:00:00Z"  # Go's zero time
 
 
-def models_of(index: Index, *, only_local: bool = False) -> list[Model]:
+def models_of(index: Index, *, only_local: bool = False) -> list[MemberModel]:
     """Every model once, and every route that somebody can answer under its own name, newest first.
 
     Of a model that several instances have, the entry of the first instance by id counts.
     """
-    found: dict[str, Model] = {}
+    found: dict[str, MemberModel] = {}
     for target in sorted(index.targets.values(), key=lambda target: target.id):
         if only_local and not target.local:
             continue
@@ -54,12 +54,12 @@ def _models_behind(index: Index, route: Route) -> Iterator[str]:
         current = follow
 
 
-def tags_body(models: Iterable[Model]) -> bytes:
+def tags_body(models: Iterable[MemberModel]) -> bytes:
     """The answer of /api/tags."""
     return msgspec.json.encode({"models": [_tag(model) for model in models]})
 
 
-def openai_models_body(models: Iterable[Model]) -> bytes:
+def openai_models_body(models: Iterable[MemberModel]) -> bytes:
     """The answer of /v1/models."""
     entries = [_openai(model) for model in models]
     return msgspec.json.encode({"object": "list", "data": entries or None}) + b"\n"
@@ -86,7 +86,7 @@ def merged_ps(answers: Iterable[tuple[str, bytes]]) -> bytes:
     return msgspec.json.encode({"models": entries})
 
 
-def _tag(model: Model) -> dict[str, Any]:
+def _tag(model: MemberModel) -> dict[str, Any]:
     details = model.details
     described: dict[str, Any] = {
         "parent_model": details.parent_model,
@@ -113,7 +113,7 @@ def _tag(model: Model) -> dict[str, Any]:
     return entry
 
 
-def _openai(model: Model) -> dict[str, Any]:
+def _openai(model: MemberModel) -> dict[str, Any]:
     return {
         "id": model.name,
         "object": "model",

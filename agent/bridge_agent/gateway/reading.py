@@ -9,7 +9,7 @@ import msgspec
 
 from bridge_agent.gateway.core import Arrival
 from bridge_agent.gateway.peek import BadBody, Peek, peek, text
-from bridge_agent.gateway.routes import Route
+from bridge_agent.gateway.routes import HttpRoute
 from bridge_agent.peers.hop import BadHop, decompress
 from bridge_core.names import InvalidName, canonical
 
@@ -31,7 +31,7 @@ _MODEL_PART: Final = re.compile(
 )
 
 
-def body_of(arrival: Arrival, route: Route, limit: int) -> tuple[bytes, bytes]:
+def body_of(arrival: Arrival, route: HttpRoute, limit: int) -> tuple[bytes, bytes]:
     """The body to pass on and the body to read.
 
     Raises:
@@ -64,13 +64,13 @@ def _form_as_json(body: bytes) -> bytes:
         raise BadBody('ambiguous request body: "model" is not valid UTF-8') from None
 
 
-def is_compressed(arrival: Arrival, route: Route) -> bool:
+def is_compressed(arrival: Arrival, route: HttpRoute) -> bool:
     """Whether the client sent a zstd body on the one route that takes them."""
     coding = arrival.exchange.request.headers.get(b"content-encoding")
     return coding == b"zstd" and route.path == "/v1/responses"
 
 
-def unloads(peeked: Peek, route: Route) -> bool:
+def unloads(peeked: Peek, route: HttpRoute) -> bool:
     """Whether a body asks for nothing but to have its model unloaded, as `ollama stop` does."""
     given = peeked.fields.get("keep_alive")
     if given is None or _NO_TIME.fullmatch(given) is None:
@@ -79,7 +79,7 @@ def unloads(peeked: Peek, route: Route) -> bool:
     return key is not None and bytes(peeked.fields.get(key, b"null")) in _NOTHING
 
 
-def models_made(body: bytes, route: Route) -> tuple[str, ...]:
+def models_made(body: bytes, route: HttpRoute) -> tuple[str, ...]:
     """The models that are there, in canonical form, once a mutation with this body succeeded."""
     keys = _MADE.get(route.path)
     if keys is None or route.shape is None:
@@ -92,7 +92,7 @@ def models_made(body: bytes, route: Route) -> tuple[str, ...]:
         return ()
 
 
-def names_in(peeked: Peek, route: Route) -> tuple[str, ...]:
+def names_in(peeked: Peek, route: HttpRoute) -> tuple[str, ...]:
     """Every model that a mutation names, in canonical form; what is no name the engine refuses.
 
     Raises:

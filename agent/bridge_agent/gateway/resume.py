@@ -25,7 +25,7 @@ from bridge_agent.routing import resume
 from bridge_agent.routing.admission_rules import Priority
 from bridge_agent.routing.attempts import Attempt
 from bridge_agent.routing.health_rules import Failure
-from bridge_agent.routing.resume import Continuation, NotResumable, Sought, Stalls, Tracker
+from bridge_agent.routing.resume import Continuation, ContinuationPlace, NotResumable, Stalls, Tracker
 from bridge_agent.routing.view import Target
 from bridge_core.errors import BridgeError
 from bridge_core.http1 import Headers, Request
@@ -129,7 +129,7 @@ class Resumptions:
             return None
         self.closed(answer)
         decision = answer.decision
-        sought = Sought(
+        sought = ContinuationPlace(
             model,
             resume.digest_of(target, model),
             "" if decision is None else decision.route,
@@ -167,8 +167,8 @@ class Death(msgspec.Struct, frozen=True):
 
     target: Target
     reason: str
-    sought: Sought
-    request: resume.Request
+    sought: ContinuationPlace
+    request: resume.ResumableRequest
     body: bytes
 
 

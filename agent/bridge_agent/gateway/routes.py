@@ -48,7 +48,7 @@ class Framing(Enum):
     NONE = "none"
 
 
-class Route(msgspec.Struct, frozen=True):
+class HttpRoute(msgspec.Struct, frozen=True):
     """One path of the API.
 
     Attributes:
@@ -73,7 +73,7 @@ class Route(msgspec.Struct, frozen=True):
 class Found(msgspec.Struct, frozen=True):
     """A route and the value of its path parameter."""
 
-    route: Route
+    route: HttpRoute
     parameter: str = ""
 
 
@@ -108,9 +108,9 @@ def _infer(
     streams: bool = False,
     missing: str = "model '{0}' not found",
     action: str = "infer",
-) -> Route:
+) -> HttpRoute:
     shape = Shape(go_type, _TUNING | keys, ("model",), streams)
-    return Route(path, ("POST",), Kind.INFER, protocol, framing, shape, missing, action)
+    return HttpRoute(path, ("POST",), Kind.INFER, protocol, framing, shape, missing, action)
 
 
 _EMBED_MISSING: Final = 'model "{0}" not found, try pulling it first'
@@ -118,21 +118,23 @@ _NAMED: Final = ("model", "name")
 _NAME_KEYS: Final = frozenset({"model", "name", "stream"})
 
 
-def _mutate(path: str, go_type: str, action: str, *, method: str = "POST", streams: bool = False) -> Route:
+def _mutate(
+    path: str, go_type: str, action: str, *, method: str = "POST", streams: bool = False
+) -> HttpRoute:
     keys = _NAME_KEYS | {"source", "destination", "from", "files", "insecure", "username", "password"}
     framing = Framing.PROGRESS if streams else Framing.NONE
     model_keys = ("source",) if action == "copy" else _NAMED
     shape = Shape(go_type, keys, model_keys, streams)
-    return Route(path, (method,), Kind.MUTATE, "ollama", framing, shape, action=action)
+    return HttpRoute(path, (method,), Kind.MUTATE, "ollama", framing, shape, action=action)
 
 
 ROUTES: Final = (
-    Route("/", ("HEAD", "GET"), Kind.ROOT),
-    Route("/api/version", ("HEAD", "GET"), Kind.LOCAL),
-    Route("/api/status", ("GET",), Kind.LOCAL),
-    Route("/api/tags", ("HEAD", "GET"), Kind.TAGS, action="list"),
-    Route("/api/ps", ("GET",), Kind.PS, action="list"),
-    Route(
+    HttpRoute("/", ("HEAD", "GET"), Kind.ROOT),
+    HttpRoute("/api/version", ("HEAD", "GET"), Kind.LOCAL),
+    HttpRoute("/api/status", ("GET",), Kind.LOCAL),
+    HttpRoute("/api/tags", ("HEAD", "GET"), Kind.TAGS, action="list"),
+    HttpRoute("/api/ps", ("GET",), Kind.PS, action="list"),
+    HttpRoute(
         "/api/show",
         ("POST",),
         Kind.SHOW,
@@ -145,7 +147,7 @@ ROUTES: Final = (
     _mutate("/api/create", "CreateRequest", "create", streams=True),
     _mutate("/api/copy", "CopyRequest", "copy"),
     _mutate("/api/delete", "DeleteRequest", "delete", method="DELETE"),
-    Route("/api/blobs/:digest", ("POST", "HEAD"), Kind.BLOB, action="create"),
+    HttpRoute("/api/blobs/:digest", ("POST", "HEAD"), Kind.BLOB, action="create"),
     _infer(
         "/api/generate",
         "GenerateRequest",
@@ -162,12 +164,12 @@ ROUTES: Final = (
     ),
     _infer("/api/embed", "EmbedRequest", {"input"}, missing=_EMBED_MISSING),
     _infer("/api/embeddings", "EmbeddingRequest", {"prompt"}, missing=_EMBED_MISSING),
-    Route("/api/me", ("POST",), Kind.LOCAL, action="account"),
-    Route("/api/signout", ("POST",), Kind.LOCAL, action="account"),
-    Route("/api/user/keys/:encodedKey", ("DELETE",), Kind.LOCAL, action="account"),
-    Route("/api/experimental/web_search", ("POST",), Kind.LOCAL, action="web"),
-    Route("/api/experimental/web_fetch", ("POST",), Kind.LOCAL, action="web"),
-    Route("/api/experimental/model-recommendations", ("GET",), Kind.LOCAL, action="list"),
+    HttpRoute("/api/me", ("POST",), Kind.LOCAL, action="account"),
+    HttpRoute("/api/signout", ("POST",), Kind.LOCAL, action="account"),
+    HttpRoute("/api/user/keys/:encodedKey", ("DELETE",), Kind.LOCAL, action="account"),
+    HttpRoute("/api/experimental/web_search", ("POST",), Kind.LOCAL, action="web"),
+    HttpRoute("/api/experimental/web_fetch", ("POST",), Kind.LOCAL, action="web"),
+    HttpRoute("/api/experimental/model-recommendations", ("GET",), Kind.LOCAL, action="list"),
     _infer(
         "/v1/chat/completions",
         "ChatCompletionRequest",
@@ -197,8 +199,8 @@ ROUTES: Final = (
         protocol="openai",
         action="transcribe",
     ),
-    Route("/v1/models", ("GET",), Kind.MODELS, "openai", action="list"),
-    Route(
+    HttpRoute("/v1/models", ("GET",), Kind.MODELS, "openai", action="list"),
+    HttpRoute(
         "/v1/models/:model", ("GET",), Kind.MODEL, "openai", missing="model '{1}' not found", action="show"
     ),
     _infer(
@@ -229,7 +231,7 @@ def match(method: str, path: str) -> Match:
     return found
 
 
-def fast_match(method: str, path: str) -> Route | None:
+def fast_match(method: str, path: str) -> HttpRoute | None:
     """The route of an exact path with an allowed method: one look-up for the hot path."""
     route = _EXACT.get(path)
     return route if route is not None and method in route.methods else None

@@ -5,12 +5,12 @@ from __future__ import annotations
 from typing import Final, NamedTuple
 
 from bridge_agent.gateway.core import Core
-from bridge_agent.gateway.routes import Route
+from bridge_agent.gateway.routes import HttpRoute
 
 _RETRY_S: Final = 1
 
 
-class Refusal(NamedTuple):
+class UnknownModelRefusal(NamedTuple):
     """The answer; `retry_after` in seconds, None where trying again will not help."""
 
     status: int
@@ -18,7 +18,7 @@ class Refusal(NamedTuple):
     retry_after: int | None
 
 
-def unknown_model(core: Core, route: Route, asked: str, name: str, now: float) -> Refusal:
+def unknown_model(core: Core, route: HttpRoute, asked: str, name: str, now: float) -> UnknownModelRefusal:
     """503 for as long as it may still turn up, else the route's own 404.
 
     Args:
@@ -30,6 +30,6 @@ def unknown_model(core: Core, route: Route, asked: str, name: str, now: float) -
     """
     why = core.unheard.reason(now)
     if not why:
-        return Refusal(404, route.missing.format(asked, name), None)
+        return UnknownModelRefusal(404, route.missing.format(asked, name), None)
     core.counters.refused["unheard"] += 1
-    return Refusal(503, f"model '{asked}' is not known yet: {why}", _RETRY_S)
+    return UnknownModelRefusal(503, f"model '{asked}' is not known yet: {why}", _RETRY_S)

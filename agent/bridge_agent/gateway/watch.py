@@ -22,7 +22,7 @@ _LONGEST_LINE: Final = 16 << 20  # a final record holds the whole context of a g
 _decode: Final = msgspec.json.decode
 
 
-class Verdict(Enum):
+class StreamVerdict(Enum):
     """How a stream ended."""
 
     COMPLETE = "complete"
@@ -61,13 +61,13 @@ class StreamWatch:
         self._fresh = end != len(data)
 
     @property
-    def verdict(self) -> Verdict:
+    def verdict(self) -> StreamVerdict:
         """How the stream ended, if it ended here."""
         record = self._record
         if self._framing is Framing.CHAT_SSE and record == b"[DONE]":
-            return Verdict.COMPLETE
+            return StreamVerdict.COMPLETE
         last = _object(record)
-        return Verdict.TRUNCATED if last is None else _judge(self._framing, last)
+        return StreamVerdict.TRUNCATED if last is None else _judge(self._framing, last)
 
     @property
     def tokens(self) -> int:
@@ -101,7 +101,7 @@ def error_at(framing: Framing, data: bytes) -> int:
             named = start if line.startswith(b"event:") else start + len(line)
         else:
             last = _object(line.strip().removeprefix(b"data:"))
-            if last is not None and _judge(framing, last) is Verdict.ENGINE_ERROR:
+            if last is not None and _judge(framing, last) is StreamVerdict.ENGINE_ERROR:
                 return start if framing is Framing.NDJSON else named
             named = start + len(line)
         start += len(line)
@@ -116,7 +116,7 @@ def _object(record: bytes) -> dict[str, Any] | None:
     return last if isinstance(last, dict) else None
 
 
-def _judge(framing: Framing, last: dict[str, Any]) -> Verdict:
+def _judge(framing: Framing, last: dict[str, Any]) -> StreamVerdict:
     kind = last.get("type")
     if framing is Framing.NDJSON:
         complete = last.get("done") is True
@@ -130,7 +130,7 @@ def _judge(framing: Framing, last: dict[str, Any]) -> Verdict:
             "response.incomplete",
         )
     if complete:
-        return Verdict.COMPLETE
+        return StreamVerdict.COMPLETE
     if kind in ("error", "response.failed") or last.get("error"):
-        return Verdict.ENGINE_ERROR
-    return Verdict.TRUNCATED
+        return StreamVerdict.ENGINE_ERROR
+    return StreamVerdict.TRUNCATED

@@ -82,7 +82,7 @@ def probe_due(health: ModelHealth, policy: ProbePolicy) -> float | None:
     return due if lasts and due <= health.last_progress + policy.idle_window_s else None
 
 
-class Verdict(enum.Enum):
+class ProbeVerdict(enum.Enum):
     """What a probe without an answer so far means."""
 
     WAIT = "wait"
@@ -92,7 +92,7 @@ class Verdict(enum.Enum):
 
 def judge(
     *, started: float, computed: float | None, progressed: float, now: float, policy: ProbePolicy
-) -> Verdict:
+) -> ProbeVerdict:
     """What to think of a probe that was sent at `started` and is still unanswered.
 
     Args:
@@ -103,8 +103,8 @@ def judge(
         policy: How patient to be.
     """
     if progressed > started:
-        return Verdict.NEEDLESS
+        return ProbeVerdict.NEEDLESS
     if now - started >= policy.busy_timeout_s:
-        return Verdict.HUNG
+        return ProbeVerdict.HUNG
     silent_since = started if computed is None else max(started, computed)
-    return Verdict.HUNG if now - silent_since >= policy.timeout_s else Verdict.WAIT
+    return ProbeVerdict.HUNG if now - silent_since >= policy.timeout_s else ProbeVerdict.WAIT

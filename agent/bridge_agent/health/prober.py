@@ -10,7 +10,7 @@ from typing import Final
 
 import structlog
 
-from bridge_agent.health.probe_rules import ModelHealth, ProbePolicy, Verdict, judge, probe_due
+from bridge_agent.health.probe_rules import ModelHealth, ProbePolicy, ProbeVerdict, judge, probe_due
 from bridge_core.errors import BridgeError
 
 log = structlog.get_logger()
@@ -138,7 +138,7 @@ class Prober:
             await asyncio.wait({answer})
         self._settle(model.key, verdict, self._fault_of(answer, model.key), started)
 
-    async def _judged(self, answer: asyncio.Future[None], key: str, started: float) -> Verdict | None:
+    async def _judged(self, answer: asyncio.Future[None], key: str, started: float) -> ProbeVerdict | None:
         """Waits for the answer for as long as the rules are patient; None: it came."""
         computed: float | None = None
         done, at = await self._effort(), started
@@ -158,7 +158,7 @@ class Prober:
                 now=now,
                 policy=self._policy,
             )
-            if verdict is not Verdict.WAIT:
+            if verdict is not ProbeVerdict.WAIT:
                 return verdict
 
     def _fault_of(self, answer: asyncio.Future[None], key: str) -> BridgeError | None:
@@ -171,11 +171,13 @@ class Prober:
             return fault
         raise fault
 
-    def _settle(self, key: str, verdict: Verdict | None, fault: BridgeError | None, started: float) -> None:
+    def _settle(
+        self, key: str, verdict: ProbeVerdict | None, fault: BridgeError | None, started: float
+    ) -> None:
         if key not in self._health:
             return  # unloaded meanwhile
         now, had_hung, health = self._clock(), self._any_hung(), self._now(key)
-        if verdict is Verdict.HUNG:
+        if verdict is ProbeVerdict.HUNG:
             self._health[key] = health.unanswered(now, hung=True)
             log.warning("model_hung", model=key, silent_s=round(now - started, 1))
             self._report_hung(f"model {key} did not generate a token within {now - started:.0f} s")

@@ -15,7 +15,7 @@ from typing import Final
 import structlog
 
 from bridge_agent.limits import cgroup_rules as rules
-from bridge_agent.limits.spec import Limits, Machine, faults
+from bridge_agent.limits.spec import Machine, ResourceLimits, faults
 from bridge_core.errors import BridgeError, Fatal, Reaction
 from bridge_core.proc import read_stat
 
@@ -27,7 +27,7 @@ _PROBE: Final = "probe"
 
 
 class LimitsRefused(Fatal):
-    """Limits that this machine cannot hold; nothing was started, nothing is half-limited."""
+    """ResourceLimits that this machine cannot hold; nothing was started, nothing is half-limited."""
 
 
 def machine() -> Machine:
@@ -106,7 +106,7 @@ class Cgroups:
             raise ValueError(f"{instance!r} names no instance")  # its group would hold all of them
         return f"{self._parent}/{number}"
 
-    def prepare(self, instance: str, limits: Limits) -> tuple[str, ...]:
+    def prepare(self, instance: str, limits: ResourceLimits) -> tuple[str, ...]:
         """Makes the instance's groups with their limits; returns their directories.
 
         A process placed in all of them before it execs is limited from its first instruction. No
@@ -126,7 +126,7 @@ class Cgroups:
             raise
         return plan.groups
 
-    def update(self, instance: str, limits: Limits) -> None:
+    def update(self, instance: str, limits: ResourceLimits) -> None:
         """Writes other values of limits over those that running processes are held to.
 
         Raises:
@@ -185,7 +185,7 @@ class Cgroups:
                 hint="the agent needs a writable cgroup subtree: run as root or with Delegate=yes",
             )
 
-    def _plan(self, instance: str, limits: Limits) -> rules.Plan:
+    def _plan(self, instance: str, limits: ResourceLimits) -> rules.CgroupPlan:
         here = machine()
         wrong = faults(limits, here)
         if wrong:

@@ -19,7 +19,7 @@ from typing import Final
 
 import msgspec
 
-from bridge_agent.limits.spec import IoLimit, Limits, Machine
+from bridge_agent.limits.spec import IoLimit, Machine, ResourceLimits
 
 CPU_PERIOD_US: Final = 100_000
 # cpu.shares of v1 has 1024 where cpu.weight of v2 has 100 (its default on both).
@@ -66,7 +66,7 @@ class Write(msgspec.Struct, frozen=True):
     limit: str
 
 
-class Plan(msgspec.Struct, frozen=True):
+class CgroupPlan(msgspec.Struct, frozen=True):
     """What to make and write, in this order, to hold an instance to its limits."""
 
     groups: tuple[str, ...]  # directories, one a tree
@@ -116,7 +116,7 @@ def parse_hierarchy(mountinfo: str, own_cgroup: str, v2_controllers: Callable[[s
     return found if found.controllers else Hierarchy({})
 
 
-def within_node(limits: Limits, hierarchy: Hierarchy, machine: Machine) -> Limits:
+def within_node(limits: ResourceLimits, hierarchy: Hierarchy, machine: Machine) -> ResourceLimits:
     """The limits, lowered to the most that one instance may take of this machine.
 
     Where no controller holds memory or CPU time, that part stays as it was asked for.
@@ -154,7 +154,9 @@ def below_agent(hierarchy: Hierarchy, unit: str) -> bool:
     return any(tree.version == 2 and not tree.own.endswith(f"/{unit}") for tree in trees)
 
 
-def plan(limits: Limits, hierarchy: Hierarchy, group: str, device_of: Callable[[str], str]) -> Plan:
+def plan(
+    limits: ResourceLimits, hierarchy: Hierarchy, group: str, device_of: Callable[[str], str]
+) -> CgroupPlan:
     """The groups and writes that hold an instance.
 
     Every controller that is there gets a group, limited or not, so that usage is accounted and
@@ -180,14 +182,14 @@ def plan(limits: Limits, hierarchy: Hierarchy, group: str, device_of: Callable[[
                 continue
             writes.extend(Write(f"{tree.own}/{group}/{file}", value, name) for file, value in pairs)
     groups = dict.fromkeys(f"{tree.own}/{group}" for tree in hierarchy.trees.values())
-    return Plan(tuple(groups), tuple(writes), tuple(missing))
+    return CgroupPlan(tuple(groups), tuple(writes), tuple(missing))
 
 
 _Pairs = tuple[tuple[str, str], ...]
 
 
 def _values(
-    limits: Limits, device_of: Callable[[str], str]
+    limits: ResourceLimits, device_of: Callable[[str], str]
 ) -> dict[str, list[tuple[str, _Pairs | None, _Pairs | None]]]:
     """By controller: (limit's name, its v1 files, its v2 files); None where a version has none."""
     memory: list[tuple[str, _Pairs | None, _Pairs | None]] = []

@@ -56,7 +56,7 @@ class Mounts(msgspec.Struct, frozen=True):
     tmp_bytes: int = 256 << 20
 
 
-class Spec(msgspec.Struct, frozen=True):
+class WallSpec(msgspec.Struct, frozen=True):
     """What the shim is told; see shim.py."""
 
     argv: tuple[str, ...]
@@ -79,7 +79,7 @@ class Started(msgspec.Struct, frozen=True):
     pid: int
 
 
-async def start(spec: Spec, *, output: int) -> Started:
+async def start(spec: WallSpec, *, output: int) -> Started:
     """Starts a program behind walls, its output into a descriptor, and returns once it has exec'ed.
 
     Without the wall "pid" the program is a child of this process, to be reaped by its pid; with it
@@ -91,7 +91,7 @@ async def start(spec: Spec, *, output: int) -> Started:
     return await asyncio.to_thread(_start, spec, output)
 
 
-def _with_system(spec: Spec) -> Spec:
+def _with_system(spec: WallSpec) -> WallSpec:
     """The spec with what every engine sees, and does not see, of this machine."""
     own = spec.mount
     readable = [*own.readable, *disk.with_libraries(Path(path) for path in own.readable)]
@@ -112,7 +112,7 @@ def _with_system(spec: Spec) -> Spec:
     return msgspec.structs.replace(spec, mount=mount)
 
 
-def _start(spec: Spec, output: int) -> Started:
+def _start(spec: WallSpec, output: int) -> Started:
     if "mount" in spec.walls:
         spec = _with_system(spec)
     # A plain Popen: the loop's own would reap the engine, or kill it when the agent goes away.
@@ -171,7 +171,9 @@ async def probe() -> dict[str, str]:
     for wall in walls.NAMESPACES:
         names = tuple(dict.fromkeys((*base, wall)))
         try:
-            started = await start(Spec(("/bin/true",), {}, "/", "probe", names), output=subprocess.DEVNULL)
+            started = await start(
+                WallSpec(("/bin/true",), {}, "/", "probe", names), output=subprocess.DEVNULL
+            )
         except WallRefused as fault:
             impossible[wall] = fault.reason
             continue

@@ -8,7 +8,7 @@ from typing import Final
 import msgspec
 
 from bridge_agent.limits.cgroup_rules import Usage
-from bridge_core.node_class import Limits
+from bridge_core.node_class import ResourceLimits
 
 FULL_AT: Final = 0.95  # of the limit of the disk: the next layer of a model will not fit
 
@@ -40,7 +40,7 @@ class IsolationReport(msgspec.Struct, frozen=True, omit_defaults=True):
     oom_kills: int = 0
     usage: Usage = Usage()
     node_class: str = ""
-    limits: Limits = Limits()
+    limits: ResourceLimits = ResourceLimits()
     pending: str = ""
     stored: dict[str, int] = {}
 
@@ -105,7 +105,7 @@ def size(count: int) -> str:
     return f"{value:.4g} TiB"
 
 
-def _limits(limits: Limits) -> str:
+def _limits(limits: ResourceLimits) -> str:
     parts = [
         f"{word} {size(value)}"
         for word, value in (
@@ -131,7 +131,7 @@ def _limits(limits: Limits) -> str:
     return ", ".join(parts)
 
 
-def _usage(usage: Usage, limits: Limits) -> str:
+def _usage(usage: Usage, limits: ResourceLimits) -> str:
     parts = []
     if usage.memory_bytes is not None:
         most = f" of {size(limits.memory_max)}" if limits.memory_max is not None else ""

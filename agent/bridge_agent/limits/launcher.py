@@ -23,7 +23,7 @@ from bridge_agent.limits.spec import by_groups
 from bridge_agent.limits.surroundings import mounts
 from bridge_core.errors import BridgeError, Reaction
 from bridge_core.files import write_atomically
-from bridge_core.node_class import Isolation, Limits, NodeClass
+from bridge_core.node_class import Isolation, NodeClass, ResourceLimits
 from bridge_core.proc import read_stat
 
 log = structlog.get_logger()
@@ -215,7 +215,7 @@ class IsolatedLauncher:
         log.info("limits_changed", instance=instance, node_class=wanted.name)
         return ""
 
-    def _write(self, instance: str, standing: Standing, limits: Limits) -> None:
+    def _write(self, instance: str, standing: Standing, limits: ResourceLimits) -> None:
         if self._cgroups is not None and "cgroup" in standing.walls:
             self._cgroups.update(instance, limits)
         if limits.disk_max is not None:
@@ -269,7 +269,7 @@ class IsolatedLauncher:
 
     # -- inside
 
-    def _in_force(self, standing: Standing) -> Limits:
+    def _in_force(self, standing: Standing) -> ResourceLimits:
         limits = standing.applied.limits
         if self._cgroups is None or "cgroup" not in standing.walls:
             return limits
@@ -315,7 +315,7 @@ class IsolatedLauncher:
 
     async def _decide(
         self, wanted: NodeClass, placed: Placed, spec: LaunchSpec, refused: Mapping[str, str]
-    ) -> walls.Decision:
+    ) -> walls.WallDecision:
         impossible = dict(await self._probe(wanted)) | dict(placed.given_up) | dict(refused)
         if self._groups(wanted) is None:
             impossible["cgroup"] = self._without
@@ -347,7 +347,7 @@ class IsolatedLauncher:
         spec: LaunchSpec,
         wanted: NodeClass,
         placed: Placed,
-        decision: walls.Decision,
+        decision: walls.WallDecision,
         groups: tuple[str, ...],
     ) -> int:
         environment = {**spec.env, **placed.environment, MARK: str(spec.folder)}
@@ -362,7 +362,7 @@ class IsolatedLauncher:
             raise LaunchFault(f"cannot prepare {spec.folder}: {fault.strerror}") from fault
         try:
             started = await isolation.start(
-                isolation.Spec(
+                isolation.WallSpec(
                     argv=spec.argv,
                     env=environment,
                     cwd=str(spec.folder),

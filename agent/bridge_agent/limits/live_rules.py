@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import msgspec
 
-from bridge_core.node_class import Limits, NodeClass
+from bridge_core.node_class import NodeClass, ResourceLimits
 
 
 def needs_restart(old: NodeClass, new: NodeClass) -> str:
@@ -23,7 +23,7 @@ def needs_restart(old: NodeClass, new: NodeClass) -> str:
         return "its disk can be limited only from its next start on"
     lifted = [
         field.name
-        for field in msgspec.structs.fields(Limits)
+        for field in msgspec.structs.fields(ResourceLimits)
         if getattr(new.limits, field.name) is None and getattr(old.limits, field.name) is not None
     ]
     lifted += sorted(f"io of {path}" for path in _paths(old) - _paths(new))

@@ -103,7 +103,7 @@ class Device(msgspec.Struct, frozen=True):
         return CPU_PROCESS_BYTES if self.cpu else CUDA_CONTEXT_BYTES
 
 
-class Settings(msgspec.Struct, frozen=True):
+class EngineSizing(msgspec.Struct, frozen=True):
     """One way to run a demand's model."""
 
     slots: int
@@ -124,7 +124,7 @@ class Placement(msgspec.Struct, frozen=True):
 
     model: str
     device: str
-    settings: Settings
+    settings: EngineSizing
     bytes: int
     thread_percentage: int
     why: tuple[str, ...]
@@ -145,7 +145,7 @@ class Planned(msgspec.Struct, frozen=True):
 
 
 def need(
-    model: ModelShape, settings: Settings, *, processes: int = 1, overhead: int = CUDA_CONTEXT_BYTES
+    model: ModelShape, settings: EngineSizing, *, processes: int = 1, overhead: int = CUDA_CONTEXT_BYTES
 ) -> int:
     """Bytes that the model takes when run so, with what its processes take before they have it."""
     each = overhead + model.weight_bytes + model.compute_bytes(settings.batch)
@@ -153,12 +153,12 @@ def need(
     return processes * each + int(cache) + 1
 
 
-def levels(demand: Demand) -> tuple[Settings, ...]:
+def levels(demand: Demand) -> tuple[EngineSizing, ...]:
     """Every way to serve a demand, best first: precision goes first, then slots, then context."""
     context = max(min(demand.context, demand.model.trained_context), 1)
     least = min(demand.min_context, context)
     return tuple(
-        Settings(slots, size, kv_type, demand.batch)
+        EngineSizing(slots, size, kv_type, demand.batch)
         for size in _halvings(context, least)
         for slots in _halvings(demand.slots, demand.min_slots)
         for kv_type in demand.kv_types
@@ -212,9 +212,9 @@ def plan(demands: Sequence[Demand], devices: Sequence[Device]) -> Planned:
 class _Way(msgspec.Struct, frozen=True):
     """The level that a demand got, what it had to fit into, and the better ones that did not."""
 
-    settings: Settings
+    settings: EngineSizing
     room: int
-    rejected: tuple[Settings, ...]
+    rejected: tuple[EngineSizing, ...]
 
 
 def _raise(demand: Demand, device: Device, budget: dict[str, int]) -> _Way:
@@ -228,7 +228,7 @@ def _raise(demand: Demand, device: Device, budget: dict[str, int]) -> _Way:
     return _Way(ways[best], room, ways[:best])
 
 
-def _processes(demand: Demand, settings: Settings, device: Device, budget: dict[str, int]) -> int:
+def _processes(demand: Demand, settings: EngineSizing, device: Device, budget: dict[str, int]) -> int:
     """How many processes share the slots (rule 2); takes what more than one needs from the budget."""
     small = demand.model.weight_bytes * settings.slots < SLOTS_WIN_BYTES
     if demand.walled or device.cpu or not device.mps or settings.slots == 1 or not small:
@@ -262,7 +262,7 @@ def _halvings(most: int, least: int) -> tuple[int, ...]:
     return tuple(dict.fromkeys([*values, min(most, least)]))
 
 
-def _too_large(demand: Demand, least: Settings, largest: int) -> str:
+def _too_large(demand: Demand, least: EngineSizing, largest: int) -> str:
     model = demand.model
     said = (
         f"{model.name} needs at least {_mib(need(model, least))};"

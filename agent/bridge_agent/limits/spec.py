@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import msgspec
 
-from bridge_core.node_class import IoLimit, Limits
+from bridge_core.node_class import IoLimit, ResourceLimits
 
-__all__ = ["IoLimit", "Limits", "Machine", "by_groups", "faults", "parse_cpuset"]
+__all__ = ["IoLimit", "Machine", "ResourceLimits", "by_groups", "faults", "parse_cpuset"]
 
 
 class Machine(msgspec.Struct, frozen=True):
@@ -16,12 +16,12 @@ class Machine(msgspec.Struct, frozen=True):
     cpus: frozenset[int]
 
 
-def by_groups(limits: Limits) -> Limits:
+def by_groups(limits: ResourceLimits) -> ResourceLimits:
     """The part of the limits that control groups hold."""
     return msgspec.structs.replace(limits, disk_max=None)
 
 
-def faults(limits: Limits, machine: Machine) -> tuple[str, ...]:
+def faults(limits: ResourceLimits, machine: Machine) -> tuple[str, ...]:
     """Every reason why `limits` cannot hold on `machine`, a sentence each; empty when they can."""
     found: list[str] = []
     for name, value in (("memory_max", limits.memory_max), ("memory_high", limits.memory_high)):

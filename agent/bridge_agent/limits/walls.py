@@ -8,7 +8,7 @@ from typing import Final
 import msgspec
 
 from bridge_agent.limits.spec import by_groups
-from bridge_core.node_class import Isolation, Limits
+from bridge_core.node_class import Isolation, ResourceLimits
 
 # In the order in which they are named to people.
 WALLS: Final = ("cgroup", "user", "mount", "pid", "ipc", "uts", "net", "capabilities", "no_new_privs")
@@ -19,7 +19,7 @@ FREE: Final = ("capabilities", "no_new_privs")
 FREE_FOR_ROOT: Final = ("cgroup", *FREE)
 
 
-class Decision(msgspec.Struct, frozen=True):
+class WallDecision(msgspec.Struct, frozen=True):
     """The walls to put up, those that cannot be (with why), and the faults that forbid a start."""
 
     walls: tuple[str, ...]
@@ -27,17 +27,17 @@ class Decision(msgspec.Struct, frozen=True):
     faults: tuple[str, ...]
 
 
-def demanded(limits: Limits) -> tuple[str, ...]:
+def demanded(limits: ResourceLimits) -> tuple[str, ...]:
     """The walls without which an engine would be held to its limits by half.
 
     A quota holds what lies in folders, so the engine must write nowhere else ("mount"), and have no
     right that stands above quotas, as root's and a file owner's do outside a user namespace ("user").
     """
-    found = ("cgroup",) if by_groups(limits) != Limits() else ()
+    found = ("cgroup",) if by_groups(limits) != ResourceLimits() else ()
     return found if limits.disk_max is None else (*found, "user", "mount")
 
 
-def decide(isolation: Isolation, impossible: Mapping[str, str], *, root: bool) -> Decision:
+def decide(isolation: Isolation, impossible: Mapping[str, str], *, root: bool) -> WallDecision:
     """Chooses the walls.
 
     A user namespace is only a means: an agent without root needs one for the others, one with
@@ -79,6 +79,6 @@ def decide(isolation: Isolation, impossible: Mapping[str, str], *, root: bool) -
         for wall in missing
         if wall in isolation.require
     )
-    return Decision(
+    return WallDecision(
         tuple(wall for wall in WALLS if wall in wanted and wall not in missing), missing, tuple(faults)
     )

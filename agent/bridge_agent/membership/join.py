@@ -16,16 +16,16 @@ import grpc.aio
 import msgspec
 import structlog
 
-from bridge_agent.engines.config import EngineConfig
-from bridge_agent.membership.follow_rules import judge
-from bridge_agent.membership.identity_files import remove_identity, write_identity
-from bridge_agent.membership.registry_client import update_of
-from bridge_agent.settings import (
-    AgentSettings,
+from bridge_agent.config import (
+    AgentConfig,
     Listeners,
     StateDir,
     save_settings,
 )
+from bridge_agent.engines.config import EngineConfig
+from bridge_agent.membership.follow_rules import judge
+from bridge_agent.membership.identity_files import remove_identity, write_identity
+from bridge_agent.membership.registry_client import update_of
 from bridge_core.addresses import join_address, split_address
 from bridge_core.errors import BridgeError, Fatal, Unavailable
 from bridge_core.files import write_atomically
@@ -60,7 +60,7 @@ class JoinPlan(msgspec.Struct, frozen=True):
     advertise: str | None = None
 
 
-async def join(plan: JoinPlan, state: StateDir) -> AgentSettings:
+async def join(plan: JoinPlan, state: StateDir) -> AgentConfig:
     """Enrols the node and writes its identity, first snapshot and settings into `state`.
 
     Args:
@@ -136,7 +136,7 @@ def _scratch(state: StateDir) -> Iterator[None]:
 
 def _keep(
     plan: JoinPlan, state: StateDir, response: pb.JoinResponse, key_pem: bytes, peer_address: str
-) -> AgentSettings:
+) -> AgentConfig:
     identity = response.identity
     write_identity(
         state.identity,
@@ -149,7 +149,7 @@ def _keep(
         log.warning("first_snapshot_rejected", reason=judged.rejected)
     else:
         write_atomically(state.snapshot, encode(judged.snapshot))
-    settings = AgentSettings(
+    settings = AgentConfig(
         name=identity.node_name,
         trust_domain=identity.trust_domain,
         registries=plan.registries,

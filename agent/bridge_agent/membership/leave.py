@@ -14,10 +14,10 @@ from collections.abc import Callable, Sequence
 
 import structlog
 
+from bridge_agent.config import AgentConfig, StateDir
 from bridge_agent.lock import holder_of
 from bridge_agent.membership.identity_files import remove_identity
 from bridge_agent.membership.registry_client import RegistryClient
-from bridge_agent.settings import AgentSettings, StateDir
 from bridge_core.addresses import split_address
 from bridge_core.errors import BridgeError, Fatal, Unavailable
 
@@ -28,7 +28,7 @@ _STOP_GRACE_S = 15.0  # beyond the drain, for the engines to stop
 
 
 async def leave(
-    settings: AgentSettings,
+    settings: AgentConfig,
     state: StateDir,
     *,
     force: bool,

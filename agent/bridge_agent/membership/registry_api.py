@@ -24,7 +24,7 @@ class Update(msgspec.Struct, frozen=True):
     ring_digest: bytes
 
 
-class Issued(msgspec.Struct, frozen=True):
+class IssuedIdentity(msgspec.Struct, frozen=True):
     """A certificate chain (leaf first) and every CA to trust, PEM."""
 
     certificate_chain: bytes
@@ -77,7 +77,7 @@ class SnapshotStream(Protocol):
         """The next update."""
 
 
-class Registry(Protocol):
+class RegistryApi(Protocol):
     """One registry."""
 
     @property
@@ -90,7 +90,7 @@ class Registry(Protocol):
     def report_load(self) -> AbstractAsyncContextManager[LoadStream]:
         """Opens a stream of reports; leaving the context ends it."""
 
-    async def renew(self, csr: bytes) -> Issued:
+    async def renew(self, csr: bytes) -> IssuedIdentity:
         """A fresh certificate for the calling node and the CSR's key (PKCS#10, PEM)."""
 
     async def leave(self) -> None:

@@ -15,14 +15,14 @@ from typing import Any
 import grpc
 import grpc.aio
 
+from bridge_agent.config import StateDir
 from bridge_agent.membership.registry_api import (
-    Issued,
+    IssuedIdentity,
     LoadReport,
     LoadStream,
     SnapshotStream,
     Update,
 )
-from bridge_agent.settings import StateDir
 from bridge_core.counts import Counts
 from bridge_core.errors import BridgeError, Unavailable
 from bridge_core.registry_channel import open_channel
@@ -71,7 +71,7 @@ class RegistryClient:
             finally:
                 call.cancel()
 
-    async def renew(self, csr: bytes) -> Issued:
+    async def renew(self, csr: bytes) -> IssuedIdentity:
         """See `Registry.renew`."""
         async with self._stub() as stub:
             with _translated(self.address):
@@ -138,9 +138,9 @@ def update_of(message: pb.SnapshotUpdate) -> Update:
     return Update(delta, message.ring_digest)
 
 
-def issued(identity: pb.Identity) -> Issued:
+def issued(identity: pb.Identity) -> IssuedIdentity:
     """The certificates in a message."""
-    return Issued(identity.certificate_chain_pem, identity.trust_bundle_pem)
+    return IssuedIdentity(identity.certificate_chain_pem, identity.trust_bundle_pem)
 
 
 def translate(address: str, code: grpc.StatusCode, details: str | None) -> BridgeError:

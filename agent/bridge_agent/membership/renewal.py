@@ -11,11 +11,11 @@ from collections.abc import Callable, Sequence
 
 import structlog
 
+from bridge_agent.config import StateDir
 from bridge_agent.membership.identity_files import write_identity
 from bridge_agent.membership.link_status import LinkStatus
 from bridge_agent.membership.new_key import new_key
-from bridge_agent.membership.registry_api import Registry
-from bridge_agent.settings import StateDir
+from bridge_agent.membership.registry_api import RegistryApi
 from bridge_core.backoff import Backoff
 from bridge_core.errors import BridgeError
 from bridge_core.identity import CertificateState, SpiffeId, certificate_state
@@ -46,7 +46,7 @@ class Renewal:
         identity: TlsIdentity,
         node: SpiffeId,
         state: StateDir,
-        registries: Sequence[Registry],
+        registries: Sequence[RegistryApi],
         *,
         on_renewed: Callable[[], None],
         now: Callable[[], float],

@@ -14,7 +14,7 @@ import structlog
 
 from bridge_agent.membership.follow_rules import MAX_REJECTIONS, judge
 from bridge_agent.membership.link_status import LinkStatus
-from bridge_agent.membership.registry_api import Registry, SnapshotStream
+from bridge_agent.membership.registry_api import RegistryApi, SnapshotStream
 from bridge_core.backoff import Backoff
 from bridge_core.errors import BridgeError, Unavailable
 from bridge_core.snapshot import EMPTY, Snapshot
@@ -25,7 +25,7 @@ log = structlog.get_logger()
 _QUIET_S = 1.0
 
 
-class Subscription:
+class SnapshotSubscription:
     """Holds the agent's snapshot; `run` keeps it current.
 
     Args:
@@ -38,7 +38,7 @@ class Subscription:
 
     def __init__(
         self,
-        registries: Sequence[Registry],
+        registries: Sequence[RegistryApi],
         file: SnapshotFile,
         *,
         on_snapshot: Callable[[Snapshot], None],

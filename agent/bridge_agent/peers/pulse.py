@@ -33,7 +33,7 @@ def answer_body(work: Mapping[str, int]) -> bytes:
     return msgspec.json.encode(work)
 
 
-class Watch:
+class PulseWatch:
     """Keeps asking, and tells what follows.
 
     Args:
@@ -119,7 +119,7 @@ class Watch:
 class _Question(ResponseSink):
     __slots__ = ("_body", "_node", "_status", "_watch")
 
-    def __init__(self, watch: Watch, node: str) -> None:
+    def __init__(self, watch: PulseWatch, node: str) -> None:
         self._watch = watch
         self._node = node
         self._status = 0

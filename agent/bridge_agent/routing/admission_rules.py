@@ -47,14 +47,14 @@ class Queued(msgspec.Struct, frozen=True):
     displaced: object = None
 
 
-class Refused(msgspec.Struct, frozen=True):
+class AdmissionRefused(msgspec.Struct, frozen=True):
     """It should go elsewhere, or come again after so many seconds."""
 
     reason: str
     retry_after_s: int
 
 
-Answer: TypeAlias = Admitted | Queued | Refused
+AdmissionAnswer: TypeAlias = Admitted | Queued | AdmissionRefused
 ADMITTED: Final = Admitted()
 QUEUED: Final = Queued()
 
@@ -113,18 +113,18 @@ class SlotQueue(Generic[W]):
         bound: int,
         now: float = 0.0,
         deadline: float | None = None,
-    ) -> Answer:
+    ) -> AdmissionAnswer:
         """Takes a request in, makes it wait, or refuses it."""
         if self.take():
             return ADMITTED
         wait = self.expected_wait(priority)
         hint = max(1, min(_LONGEST_HINT_S, math.ceil(wait)))
         if deadline is not None and now + wait > deadline:
-            return Refused("server busy: the request would wait longer than its deadline", hint)
+            return AdmissionRefused("server busy: the request would wait longer than its deadline", hint)
         # Last: who is displaced has to be told, so nothing may refuse the newcomer after it.
         displaced = self._displace(priority) if self.waiting >= bound else None
         if self.waiting >= bound:
-            return Refused("server busy, please try again.  maximum pending requests exceeded", hint)
+            return AdmissionRefused("server busy, please try again.  maximum pending requests exceeded", hint)
         self._lines[priority].setdefault(client, deque()).append(waiter)
         self.waiting += 1
         return QUEUED if displaced is None else Queued(displaced)

@@ -23,7 +23,7 @@ import msgspec
 
 from bridge_agent.routing import strategies
 from bridge_agent.routing.strategies import MAX_CANDIDATES, Turns, ramp
-from bridge_agent.routing.view import Index, Pool, Target
+from bridge_agent.routing.view import Index, ModelPool, Target
 from bridge_core.names import canonical_or_same
 from bridge_core.snapshot import Backend, Route, RoutePolicy
 from bridge_core.traffic import split
@@ -242,7 +242,7 @@ def _among(
 
 
 def _order(
-    pool: Pool,
+    pool: ModelPool,
     candidates: Iterable[Target],
     load: Load,
     policy: RoutePolicy,
@@ -271,7 +271,9 @@ def _order(
     return tuple(strategies.residency(listed, pool.name, shares, work, load.draw))
 
 
-def _room(pool: Pool, candidates: Iterable[Target], work: Mapping[str, int], bound: float) -> float | None:
+def _room(
+    pool: ModelPool, candidates: Iterable[Target], work: Mapping[str, int], bound: float
+) -> float | None:
     """Work that an instance may have per unit of capacity; None while all are idle."""
     if isinstance(candidates, list):
         total = sum(work.get(target.id, 0) for target in candidates)

@@ -54,7 +54,7 @@ class Placed(msgspec.Struct, frozen=True):
     behind: int
 
 
-class Tally(msgspec.Struct):
+class ReplayTally(msgspec.Struct):
     """What became of the requests for one name."""
 
     requests: int = 0
@@ -86,11 +86,11 @@ def replay(index: Index, past: Iterable[Past]) -> list[Placed]:
     return placed
 
 
-def tally(past: Iterable[Past], placed: Iterable[Placed]) -> dict[str, Tally]:
+def tally(past: Iterable[Past], placed: Iterable[Placed]) -> dict[str, ReplayTally]:
     """The outcome by name asked for."""
-    found: dict[str, Tally] = {}
+    found: dict[str, ReplayTally] = {}
     for one, where in zip(past, placed, strict=True):
-        entry = found.setdefault(one.asked, Tally())
+        entry = found.setdefault(one.asked, ReplayTally())
         entry.requests += 1
         if where.backend:
             entry.by_backend[where.backend] += 1

@@ -18,7 +18,7 @@ import msgspec
 from bridge_agent.engines.view import LocalInstance
 from bridge_core.names import InvalidName, canonical
 from bridge_core.ring import Ring
-from bridge_core.snapshot import EMPTY, Instance, Model, Node, Route, Snapshot
+from bridge_core.snapshot import EMPTY, Instance, MemberModel, Node, Route, Snapshot
 
 
 class Target(msgspec.Struct, frozen=True):
@@ -41,7 +41,7 @@ class Target(msgspec.Struct, frozen=True):
     reason: str = ""
     slots: int = 1
     weight: int = 100
-    models: tuple[Model, ...] = ()
+    models: tuple[MemberModel, ...] = ()
     loaded: frozenset[str] = frozenset()
     failure_domain: str = ""
     starting: bool = False
@@ -52,7 +52,7 @@ class Target(msgspec.Struct, frozen=True):
         return self.weight * self.slots
 
 
-class Pool(msgspec.Struct, frozen=True):
+class ModelPool(msgspec.Struct, frozen=True):
     """The instances that have one model, and the ring over them.
 
     Attributes:
@@ -97,7 +97,7 @@ class Index:
         weights = ((target.id, target.weight) for target in self.targets.values())
         self.ring = Ring(weights, snapshot.mesh.ring_points)
         self._owners = _owners(self.targets.values())
-        self._pools: dict[str, Pool] = {}
+        self._pools: dict[str, ModelPool] = {}
         self._rings: dict[frozenset[str], Ring] = {}
         # For whoever decides: decisions that depend on nothing but this index, by model.
         self.settled: dict[str, Any] = {}
@@ -107,7 +107,7 @@ class Index:
         """Canonical names of every model on any disk of the mesh."""
         return self._owners
 
-    def pool(self, name: str) -> Pool | None:
+    def pool(self, name: str) -> ModelPool | None:
         """The instances that have the model of this canonical name; None when nobody has it."""
         pool = self._pools.get(name)
         if pool is None and name in self._owners:
@@ -117,7 +117,7 @@ class Index:
                 ring = self._rings[ids] = self.ring.restrict(ids)
             targets = {id_: self.targets[id_] for id_ in sorted(ids)}
             capacity = sum(target.capacity for target in targets.values() if target.available)
-            pool = self._pools[name] = Pool(name, targets, ring, capacity)
+            pool = self._pools[name] = ModelPool(name, targets, ring, capacity)
         return pool
 
     def node_record(self, name: str) -> Node | None:

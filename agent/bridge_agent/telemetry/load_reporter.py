@@ -9,7 +9,7 @@ from typing import Final
 
 import structlog
 
-from bridge_agent.membership.registry_api import LoadReport, Registry
+from bridge_agent.membership.registry_api import LoadReport, RegistryApi
 from bridge_core.backoff import Backoff
 from bridge_core.errors import BridgeError
 
@@ -30,7 +30,7 @@ class LoadReporter:
 
     def __init__(
         self,
-        registries: Sequence[Registry],
+        registries: Sequence[RegistryApi],
         report: Callable[[], LoadReport],
         rng: random.Random,
         *,
@@ -55,7 +55,7 @@ class LoadReporter:
             at += 1
             await asyncio.sleep(self._backoff.next_s())
 
-    async def _to(self, registry: Registry) -> None:
+    async def _to(self, registry: RegistryApi) -> None:
         sent: dict[tuple[str, str], object] = {}
         async with registry.report_load() as stream:
             while True:

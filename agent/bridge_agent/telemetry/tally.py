@@ -10,14 +10,14 @@ room, or that came over a hop (their entry agent counts them) do not count.
 
 from __future__ import annotations
 
-from bridge_agent.gateway.config import ListenerKind, Outcome, Record
+from bridge_agent.gateway.config import ListenerKind, Outcome, RequestRecord
 from bridge_agent.routing.health_rules import Failure
 from bridge_core.counts import Counter, Counts
 
 _UNCOUNTED = frozenset({Outcome.CANCELLED, Outcome.REFUSED})
 
 
-class Tally:
+class BackendTally:
     """Counts since the agent began; one task feeds it."""
 
     def __init__(self) -> None:
@@ -28,7 +28,7 @@ class Tally:
         """By route and backend."""
         return {key: counter.counts for key, counter in self._counters.items()}
 
-    def take(self, record: Record) -> None:
+    def take(self, record: RequestRecord) -> None:
         """A request is over."""
         decision = record.decision
         if decision is None or not decision.route or not decision.backend:

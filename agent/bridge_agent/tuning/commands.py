@@ -15,16 +15,16 @@ import msgspec
 import structlog
 from rich.console import Console
 
+from bridge_agent.config import StateDir, load_config, save_settings
 from bridge_agent.engines.config import EngineConfig
 from bridge_agent.limits.placement_rules import thread_percentage
 from bridge_agent.limits.surroundings import open_gpus
-from bridge_agent.settings import StateDir, load_settings, save_settings
 from bridge_agent.tuning.measure import Bench
 from bridge_agent.tuning.model_shapes import stored_shapes
 from bridge_agent.tuning.node_facts import CPU, NodeFacts, supposed, this_node
 from bridge_agent.tuning.plan_report import print_plan
-from bridge_agent.tuning.plan_rules import Wish, as_configs, plan_node
-from bridge_agent.tuning.records import Record, Trial, load_records, save_record
+from bridge_agent.tuning.plan_rules import ModelDemand, as_configs, plan_node
+from bridge_agent.tuning.records import Trial, TuningRecord, load_records, save_record
 from bridge_agent.tuning.tune import tune
 from bridge_agent.tuning.tune_rules import describe, explain, node_space
 from bridge_core.command.guard import guarded
@@ -41,7 +41,7 @@ def plan_command(
     vram: str | None,
     gpus: int,
     mps: bool,
-    wish: Wish,
+    wish: ModelDemand,
     save: bool,
     as_json: bool,
 ) -> None:
@@ -65,7 +65,7 @@ def plan_command(
         else:
             print_plan(plan, _out)
         if save:
-            settings = load_settings(state)
+            settings = load_config(state)
             engines = as_configs(plan, settings.engines[0])
             try:
                 save_settings(state, msgspec.structs.replace(settings, engines=engines))
@@ -116,7 +116,9 @@ def tune_command(order: TuneOrder, state: StateDir, *, as_json: bool) -> None:
     guarded(work)
 
 
-async def _tune(order: TuneOrder, state: StateDir, told: Callable[[Trial], None]) -> tuple[Record, Path]:
+async def _tune(
+    order: TuneOrder, state: StateDir, told: Callable[[Trial], None]
+) -> tuple[TuningRecord, Path]:
     config, store = _engine(state, order.store)
     if config.kind != "llamacpp":
         raise Fatal(f"engines of kind {config.kind} are not tuned", hint="Ollama chooses for itself")
@@ -142,7 +144,7 @@ async def _tune(order: TuneOrder, state: StateDir, told: Callable[[Trial], None]
         device=None if device.cpu else device.uuid,
     )
     best, trials = await tune(bench, space, limit_s=order.limit_s, told=told)
-    record = Record(
+    record = TuningRecord(
         model=shape.name,
         device=CPU if device.cpu else device.uuid,
         engine=f"bridge-engine {version('deepseek-ollama-bridge')}",
@@ -157,7 +159,7 @@ async def _tune(order: TuneOrder, state: StateDir, told: Callable[[Trial], None]
 
 def _engine(state: StateDir, models: Path | None) -> tuple[EngineConfig, Path]:
     """The node's first engine, or a plain one where no node is enrolled; and the model store."""
-    settings = load_settings(state) if state.joined else None
+    settings = load_config(state) if state.joined else None
     config = settings.engines[0] if settings is not None and settings.engines else EngineConfig(index=0)
     if models is not None:
         return config, models.absolute()

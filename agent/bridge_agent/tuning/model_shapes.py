@@ -8,8 +8,8 @@ from pathlib import Path
 from bridge_agent.limits.placement_rules import ModelShape
 from bridge_core.dialects.errors import ApiError
 from bridge_core.errors import Fatal
-from bridge_core.model_store.gguf import Header
-from bridge_core.model_store.layout import Store, Stored
+from bridge_core.model_store.gguf import GgufHeader
+from bridge_core.model_store.layout import ModelStore, Stored
 from bridge_core.model_store.weights import read_weights, weights_layer
 from bridge_core.names import InvalidName, ModelName
 
@@ -24,7 +24,7 @@ def stored_shapes(folder: Path, names: Sequence[str]) -> list[tuple[ModelShape, 
         raise Fatal(
             f"{folder} is no model store", hint="name the one that `ollama` or the engine uses with --models"
         )
-    store = Store(folder)
+    store = ModelStore(folder)
     found = []
     try:
         wanted = [_find(store, name) for name in names] or store.all()
@@ -39,7 +39,7 @@ def stored_shapes(folder: Path, names: Sequence[str]) -> list[tuple[ModelShape, 
     return found
 
 
-def _find(store: Store, name: str) -> Stored:
+def _find(store: ModelStore, name: str) -> Stored:
     try:
         stored = store.find(ModelName.parse(name))
     except InvalidName as fault:
@@ -50,7 +50,7 @@ def _find(store: Store, name: str) -> Stored:
     return stored
 
 
-def shape_of(name: str, header: Header, weight_bytes: int) -> ModelShape:
+def shape_of(name: str, header: GgufHeader, weight_bytes: int) -> ModelShape:
     """What a GGUF header says of the memory its model needs.
 
     Args:

@@ -18,7 +18,7 @@ import msgspec
 
 from bridge_agent.engines.config import EngineConfig
 from bridge_agent.limits.placement_rules import Demand, Device, ModelShape, Placement, Planned, plan
-from bridge_agent.tuning.records import Record
+from bridge_agent.tuning.records import TuningRecord
 from bridge_core.errors import Fatal
 from bridge_core.model_store.weights import EMBEDDING_BATCH
 
@@ -50,7 +50,7 @@ class NodePlan(msgspec.Struct, frozen=True):
     mps: bool
 
 
-class Wish(msgspec.Struct, frozen=True):
+class ModelDemand(msgspec.Struct, frozen=True):
     """What every model is asked to get, as far as it fits."""
 
     slots: int = 4
@@ -65,8 +65,8 @@ def plan_node(
     *,
     cores: int,
     about: str,
-    wish: Wish,
-    records: Mapping[str, Record],
+    wish: ModelDemand,
+    records: Mapping[str, TuningRecord],
 ) -> NodePlan:
     """Plans a node.
 
@@ -114,7 +114,7 @@ def as_configs(plan: NodePlan, like: EngineConfig) -> tuple[EngineConfig, ...]:
     )
 
 
-def _demand(shape: ModelShape, wish: Wish, record: Record | None) -> Demand:
+def _demand(shape: ModelShape, wish: ModelDemand, record: TuningRecord | None) -> Demand:
     if shape.embeds:
         return Demand(shape, slots=1, context=wish.context, min_context=1, batch=EMBEDDING_BATCH)
     if record is None:
@@ -132,7 +132,7 @@ def _demand(shape: ModelShape, wish: Wish, record: Record | None) -> Demand:
 
 
 def _engines(
-    planned: Planned, devices: Sequence[Device], cores: int, measured: Mapping[str, Record]
+    planned: Planned, devices: Sequence[Device], cores: int, measured: Mapping[str, TuningRecord]
 ) -> tuple[EnginePlan, ...]:
     on_cpu = {device.uuid for device in devices if device.cpu}
     groups: dict[tuple[object, ...], list[Placement]] = {}
@@ -175,7 +175,7 @@ def _processes_on(planned: Planned, device: str) -> int:
     return sum(one.processes for one in planned.placements if one.device == device)
 
 
-def _told(record: Record) -> str:
+def _told(record: TuningRecord) -> str:
     best = record.best
     return (
         f"{record.model}: measured here: {best.choice.slots} slots, {best.choice.threads or 'all'} threads,"

@@ -54,7 +54,7 @@ class Trial(msgspec.Struct, frozen=True):
     measured: Measured
 
 
-class Record(msgspec.Struct, frozen=True):
+class TuningRecord(msgspec.Struct, frozen=True):
     """The tuning of one model on this node.
 
     Attributes:
@@ -78,7 +78,7 @@ class Record(msgspec.Struct, frozen=True):
     trials: tuple[Trial, ...]
 
 
-def load_records(state: Path) -> dict[str, Record]:
+def load_records(state: Path) -> dict[str, TuningRecord]:
     """Records by model digest; empty where nothing was measured yet.
 
     Raises:
@@ -86,7 +86,7 @@ def load_records(state: Path) -> dict[str, Record]:
     """
     path = state / FILE
     try:
-        return msgspec.json.decode(path.read_bytes(), type=dict[str, Record])
+        return msgspec.json.decode(path.read_bytes(), type=dict[str, TuningRecord])
     except FileNotFoundError:
         return {}
     except OSError as fault:
@@ -95,7 +95,7 @@ def load_records(state: Path) -> dict[str, Record]:
         raise Fatal(f"{path} cannot be used: {fault}", hint="remove it and measure again") from fault
 
 
-def save_record(state: Path, digest: str, record: Record) -> Path:
+def save_record(state: Path, digest: str, record: TuningRecord) -> Path:
     """Keeps a record, in place of the model's last one.
 
     Raises:

@@ -10,7 +10,7 @@ from bridge_core.config.documents import (
     ModelRouteSpec,
     NodeClassSpec,
 )
-from bridge_core.config.loader import Loaded, load, own_node_class
+from bridge_core.config.loader import LoadedDocuments, load, own_node_class
 from bridge_core.config.yaml_lines import decoded
 
 __all__ = [
@@ -18,7 +18,7 @@ __all__ = [
     "Document",
     "Fault",
     "Kind",
-    "Loaded",
+    "LoadedDocuments",
     "MeshSpec",
     "ModelRouteSpec",
     "NodeClassSpec",

@@ -8,18 +8,18 @@ import msgspec
 
 from bridge_core.config.base import Strict
 from bridge_core.config.documents import MeshSpec, ModelRouteDocument, NodeClassSpec
-from bridge_core.node_class import GpuSharing, IoLimit, Isolation, Limits, NodeClass
-from bridge_core.snapshot import Backend, MeshSettings, Route, RoutePolicy
+from bridge_core.node_class import GpuSharing, IoLimit, Isolation, NodeClass, ResourceLimits
+from bridge_core.snapshot import Backend, MeshConfig, Route, RoutePolicy
 
 S = TypeVar("S", bound=msgspec.Struct)
 
 
 def mesh_settings(
     spec: MeshSpec | None, trust_domain: str, revoked_serials: tuple[str, ...] = ()
-) -> MeshSettings:
+) -> MeshConfig:
     """The mesh's settings; the defaults of the schema without a Mesh document."""
     spec = spec or MeshSpec()
-    return MeshSettings(
+    return MeshConfig(
         trust_domain=trust_domain,
         lease_ttl_s=spec.lease_ttl,
         ring_points=spec.ring_points,
@@ -55,7 +55,7 @@ def node_class(name: str, spec: NodeClassSpec) -> NodeClass:
     return NodeClass(
         name,
         spec.node_labels,
-        Limits(
+        ResourceLimits(
             limits.memory_max,
             limits.memory_high,
             limits.swap_max,

@@ -38,7 +38,7 @@ _WORDS: Final = {
 }
 
 
-class Loaded(msgspec.Struct, frozen=True):
+class LoadedDocuments(msgspec.Struct, frozen=True):
     """What files hold. Documents are to be used only when there are no faults."""
 
     documents: tuple[Document, ...]
@@ -51,7 +51,7 @@ def load(
     trust_domain: str | None = None,
     applied: Mapping[str, str] | None = None,
     alone: bool = False,
-) -> Loaded:
+) -> LoadedDocuments:
     """The documents of `files`, pairs of name and text.
 
     Args:
@@ -73,10 +73,10 @@ def load(
             else:
                 faults += result
     if alone:
-        return Loaded(tuple(documents), tuple(sorted(set(faults))))
+        return LoadedDocuments(tuple(documents), tuple(sorted(set(faults))))
     beside = _applied_documents(applied or {}, {document.key for document in documents})
     faults += cross_check(documents, beside, trust_domain)
-    return Loaded(tuple(documents), tuple(sorted(set(faults))))
+    return LoadedDocuments(tuple(documents), tuple(sorted(set(faults))))
 
 
 def _document(file: str, raw: RawDocument) -> Document | list[Fault]:

@@ -11,10 +11,10 @@ from typing import Final, Literal
 from pydantic import Field
 
 from bridge_core.config.base import Duration, Metadata, Name, Strict
-from bridge_core.traffic import Admission, Affinity, Breaker, Outlier, Retries, RoutePolicy, Strategy
+from bridge_core.traffic import AdmissionPolicy, Affinity, Breaker, Outlier, Retries, RoutePolicy, Strategy
 
 _DAY: Final = 86_400.0
-_RETRIES, _OUTLIER, _BREAKER, _ADMISSION = Retries(), Outlier(), Breaker(), Admission()
+_RETRIES, _OUTLIER, _BREAKER, _ADMISSION = Retries(), Outlier(), Breaker(), AdmissionPolicy()
 _POLICY: Final = RoutePolicy()
 
 

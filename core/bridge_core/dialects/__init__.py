@@ -17,15 +17,15 @@ from bridge_core.dialects.openai_completions import Completion
 from bridge_core.dialects.openai_embeddings import Embeddings
 from bridge_core.dialects.openai_models import model, model_list
 from bridge_core.dialects.openai_responses import Responses
-from bridge_core.dialects.wire import BROKEN_OFF, Exchange, Reply, Stamp, Stream
+from bridge_core.dialects.wire import BROKEN_OFF, Reply, Stamp, Stream, Translation
 
 __all__ = [
     "BROKEN_OFF",
     "PATHS",
-    "Exchange",
     "Reply",
     "Stamp",
     "Stream",
+    "Translation",
     "failure",
     "model",
     "model_list",
@@ -33,7 +33,7 @@ __all__ = [
     "translate",
 ]
 
-PATHS: Final[Mapping[str, Callable[[bytes, Stamp], Exchange]]] = MappingProxyType(
+PATHS: Final[Mapping[str, Callable[[bytes, Stamp], Translation]]] = MappingProxyType(
     {
         "/v1/chat/completions": ChatCompletion,
         "/v1/completions": Completion,
@@ -45,7 +45,7 @@ PATHS: Final[Mapping[str, Callable[[bytes, Stamp], Exchange]]] = MappingProxyTyp
 """What reads the requests of each POST path."""
 
 
-def translate(path: str, body: bytes, stamp: Stamp) -> Exchange:
+def translate(path: str, body: bytes, stamp: Stamp) -> Translation:
     """Reads a request to one of PATHS.
 
     Raises:

@@ -10,7 +10,7 @@ from bridge_core.dialects.anthropic_wire import error_body, stop_reason
 from bridge_core.dialects.errors import ApiError
 from bridge_core.dialects.gojson import ANY, BOOL, FLOAT64, INT, MAP, STRING, STRINGS, ListOf, Struct, decode
 from bridge_core.dialects.values import as_list, as_map
-from bridge_core.dialects.wire import Exchange, Reply, Stamp, Stream, encode, usage, whole
+from bridge_core.dialects.wire import Reply, Stamp, Stream, Translation, encode, usage, whole
 
 _MESSAGE: Final = Struct("MessageParam", {"role": STRING, "content": ANY}, go="anthropic.MessageParam")
 _TOOL: Final = Struct(
@@ -40,7 +40,7 @@ _REQUEST: Final = Struct(
 )
 
 
-class Messages(Exchange):
+class Messages(Translation):
     """One request for a message."""
 
     path = "/api/chat"

@@ -8,7 +8,7 @@ from typing import Any, Final
 from bridge_core.dialects import openai_common as common
 from bridge_core.dialects.errors import ApiError
 from bridge_core.dialects.gojson import ANY, BOOL, FLOAT64, INT, MAP, STRING, ListOf, Struct, decode
-from bridge_core.dialects.wire import Exchange, Reply, Stamp, Stream, data_line, usage, whole
+from bridge_core.dialects.wire import Reply, Stamp, Stream, Translation, data_line, usage, whole
 
 _TOOL_CALL: Final = Struct(
     "ToolCall", {"id": STRING, "index": INT, "type": STRING, "function": MAP}, go="openai.ToolCall"
@@ -59,7 +59,7 @@ _REQUEST: Final = Struct(
 )
 
 
-class ChatCompletion(Exchange):
+class ChatCompletion(Translation):
     """One chat completion."""
 
     path = "/api/chat"

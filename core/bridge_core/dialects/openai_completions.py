@@ -8,7 +8,7 @@ from typing import Any, Final
 from bridge_core.dialects import openai_common as common
 from bridge_core.dialects.gojson import ANY, BOOL, FLOAT64, INT, STRING, Struct, decode
 from bridge_core.dialects.openai_chat import STREAM_OPTIONS, usage_of
-from bridge_core.dialects.wire import Exchange, Reply, Stamp, Stream, data_line, whole
+from bridge_core.dialects.wire import Reply, Stamp, Stream, Translation, data_line, whole
 
 _NO_USAGE: Final = {"prompt_tokens": 0, "completion_tokens": 0, "total_tokens": 0}
 _REQUEST: Final = Struct(
@@ -33,7 +33,7 @@ _REQUEST: Final = Struct(
 )
 
 
-class Completion(Exchange):
+class Completion(Translation):
     """One text completion."""
 
     path = "/api/generate"

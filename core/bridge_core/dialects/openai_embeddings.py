@@ -10,7 +10,7 @@ from typing import Any, Final
 from bridge_core.dialects import openai_common as common
 from bridge_core.dialects.errors import ApiError
 from bridge_core.dialects.gojson import ANY, INT, STRING, Struct, decode
-from bridge_core.dialects.wire import Exchange, Reply, Stamp, Stream, whole
+from bridge_core.dialects.wire import Reply, Stamp, Stream, Translation, whole
 
 _REQUEST: Final = Struct(
     "EmbedRequest",
@@ -18,7 +18,7 @@ _REQUEST: Final = Struct(
 )
 
 
-class Embeddings(Exchange):
+class Embeddings(Translation):
     """One request for embeddings; there is no streamed form."""
 
     path = "/api/embed"

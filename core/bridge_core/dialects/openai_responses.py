@@ -11,7 +11,7 @@ from bridge_core.dialects.gojson import ANY, BOOL, FLOAT64, INT, MAP, STRING, Li
 from bridge_core.dialects.openai_responses_stream import ResponseStream
 from bridge_core.dialects.response_object import Items, ResponseObject
 from bridge_core.dialects.values import as_list, as_map
-from bridge_core.dialects.wire import Exchange, Reply, Stamp, Stream, whole
+from bridge_core.dialects.wire import Reply, Stamp, Stream, Translation, whole
 
 _REQUEST: Final = Struct(
     "ResponsesRequest",
@@ -35,7 +35,7 @@ _REQUEST: Final = Struct(
 )
 
 
-class Responses(Exchange):
+class Responses(Translation):
     """One request for a response."""
 
     path = "/api/chat"

@@ -1,6 +1,6 @@
 """Values inside templates, and Go's ideas of printing, truth and order for them.
 
-Templates see plain Python values. Two kinds stand for Go's structs and named types: `Record`, whose
+Templates see plain Python values. Two kinds stand for Go's structs and named types: `TemplateRecord`, whose
 unknown fields are faults, and `JsonText`, a mapping or list that prints as JSON.
 """
 
@@ -12,11 +12,11 @@ from typing import Any
 import msgspec
 
 
-class Record(dict[str, Any]):
+class TemplateRecord(dict[str, Any]):
     """A struct: fields by their Go names; reading one that it lacks is a fault."""
 
 
-class JsonRecord(Record):
+class JsonRecord(TemplateRecord):
     """A struct that prints as JSON of `wire`, its form outside of templates."""
 
     wire: Any = None
@@ -81,7 +81,7 @@ def _inner(value: Any) -> str:
         return go_json(value)
     if isinstance(value, TypeList):
         return str(value[0]) if len(value) == 1 else "[" + ", ".join(map(str, value)) + "]"
-    if isinstance(value, Record):
+    if isinstance(value, TemplateRecord):
         return "{" + " ".join(_inner(item) for item in value.values()) + "}"
     if isinstance(value, Mapping):
         return "map[" + " ".join(f"{key}:{_inner(value[key])}" for key in sorted(value)) + "]"
@@ -98,7 +98,7 @@ def _float(value: float) -> str:
 
 def truth(value: Any) -> bool:
     """Whether `if` takes the value for true: anything but false, 0, nil and the empty."""
-    if isinstance(value, Record):
+    if isinstance(value, TemplateRecord):
         return True
     return bool(value)
 

@@ -104,7 +104,7 @@ class Stream(abc.ABC):
     def _failure(self, status: int, message: str) -> bytes: ...
 
 
-class Exchange(abc.ABC):
+class Translation(abc.ABC):
     """One request of another protocol, as the native request that answers it.
 
     Attributes:

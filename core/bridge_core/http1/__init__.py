@@ -23,7 +23,7 @@ from bridge_core.http1.errors import (
 from bridge_core.http1.exchange import Exchange
 from bridge_core.http1.headers import HOP_BY_HOP, Headers, Pair
 from bridge_core.http1.heads import BadHeader, lines
-from bridge_core.http1.limits import Limits, PoolLimits
+from bridge_core.http1.limits import HttpLimits, PoolLimits
 from bridge_core.http1.pool import Address, Pool
 from bridge_core.http1.request import BodyStream, Request
 from bridge_core.http1.response import ClientResponse
@@ -45,9 +45,9 @@ __all__ = [
     "Exchange",
     "Handler",
     "Headers",
+    "HttpLimits",
     "Identify",
     "IncompleteResponse",
-    "Limits",
     "Pair",
     "Pool",
     "PoolBusy",

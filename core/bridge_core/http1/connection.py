@@ -26,7 +26,7 @@ from bridge_core.http1.exchange import Exchange
 from bridge_core.http1.headers import Pair
 from bridge_core.http1.heads import CONTINUE, response_head
 from bridge_core.http1.reading import PARSER_STOPS, RequestReader
-from bridge_core.http1.rules import Refusal
+from bridge_core.http1.rules import HeadRefusal
 
 if TYPE_CHECKING:
     from bridge_core.http1.server import Server
@@ -72,7 +72,7 @@ class ServerConnection(RequestReader):
         self._parser = httptools.HttpRequestParser(self)
         self.deadline = server.now + server.limits.head_s
         if len(server.connections) > server.limits.connections:
-            self._refuse(Refusal(503, "too many connections"))
+            self._refuse(HeadRefusal(503, "too many connections"))
 
     def data_received(self, data: bytes) -> None:  # noqa: D102
         if self._deaf:
@@ -112,7 +112,7 @@ class ServerConnection(RequestReader):
             # otherwise keep a dead connection open.
             self.cut()
         elif not self._deaf and (self._in_head or self._parsing is not None):
-            self._refuse(Refusal(400, "the request ended early"))
+            self._refuse(HeadRefusal(400, "the request ended early"))
         return None
 
     def connection_lost(self, exc: Exception | None) -> None:  # noqa: D102
@@ -251,9 +251,9 @@ class ServerConnection(RequestReader):
         elif self._current is not None:
             self._expire_stream(self._current, now)
         elif self._in_head:
-            self._refuse(Refusal(408, "the request head took too long"))
+            self._refuse(HeadRefusal(408, "the request head took too long"))
         elif self._parsing is not None:
-            self._refuse(Refusal(408, "the request body stopped"))
+            self._refuse(HeadRefusal(408, "the request body stopped"))
         elif self._transport.get_write_buffer_size():
             self.cut()
         else:
@@ -278,7 +278,7 @@ class ServerConnection(RequestReader):
         elapsed = now - self._body_began
         if elapsed <= limits.body_idle_s or self._body_size >= elapsed * limits.body_rate:
             return False
-        self._refuse(Refusal(408, "the request body came too slowly"))
+        self._refuse(HeadRefusal(408, "the request body came too slowly"))
         return True
 
     def drain(self) -> None:
@@ -309,7 +309,7 @@ class ServerConnection(RequestReader):
         """The Date field, at most one timer tick old."""
         return self.server.date_line
 
-    def _refuse(self, refusal: Refusal) -> None:
+    def _refuse(self, refusal: HeadRefusal) -> None:
         """Answers what is no valid request, and closes: the framing is in doubt."""
         path = self._target.partition(b"?")[0].decode("latin-1")
         pairs, body = self.error_answer(refusal.status, refusal.message, path)

@@ -6,7 +6,7 @@ import dataclasses
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
-class Limits:
+class HttpLimits:
     """Bounds of a server's connections; sizes in bytes, times in seconds.
 
     Attributes:

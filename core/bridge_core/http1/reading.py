@@ -20,7 +20,7 @@ from bridge_core.http1.exchange import Exchange
 from bridge_core.http1.headers import Pair
 from bridge_core.http1.repeated import RepeatedHead
 from bridge_core.http1.request import BodyStream, Request
-from bridge_core.http1.rules import CHUNKED, Refusal, check_head
+from bridge_core.http1.rules import CHUNKED, HeadRefusal, check_head
 
 if TYPE_CHECKING:
     from bridge_core.http1.server import Server
@@ -54,7 +54,7 @@ class RequestReader(asyncio.Protocol):
         self._current: Exchange | None = None
         self._parsing: Request | None = None  # whose body is being read
         self._upgrading: Request | None = None
-        self._refusal: Refusal | None = None
+        self._refusal: HeadRefusal | None = None
         self._known: RepeatedHead | None = None
         self._known_request: Request | None = None
         self._target = b""
@@ -99,7 +99,7 @@ class RequestReader(asyncio.Protocol):
         try:
             minor = self._minor(keep_alive)
             target, headers, length, expects_continue = check_head(method, minor, target, pairs)
-        except Refusal as refusal:
+        except HeadRefusal as refusal:
             self._reject(refusal)
         request = Request(_METHODS.get(method) or method.decode("ascii"), target, headers)
         request.remote = self._remote
@@ -126,7 +126,7 @@ class RequestReader(asyncio.Protocol):
             return 1  # older versions are kept alive only where Connection says so
         version = self._parser.get_http_version()
         if version not in {"1.1", "1.0"}:
-            raise Refusal(505, f"HTTP version {version} is not supported")
+            raise HeadRefusal(505, f"HTTP version {version} is not supported")
         return 1 if version == "1.1" else 0
 
     def _expect_body(self, request: Request, length: int, expects_continue: bool) -> None:
@@ -137,7 +137,7 @@ class RequestReader(asyncio.Protocol):
             request.stream = BodyStream(self._flow)
             self._ready.append(request)
         elif length > server.limits.body:
-            self._reject(Refusal(413, "the request body is too large"))
+            self._reject(HeadRefusal(413, "the request body is too large"))
         self._chunked = length == CHUNKED
         self._continue = expects_continue
 
@@ -150,7 +150,7 @@ class RequestReader(asyncio.Protocol):
             request.stream.feed(data)
             return
         if self._body_size > self._limits.body:
-            self._reject(Refusal(413, "the request body is too large"))
+            self._reject(HeadRefusal(413, "the request body is too large"))
         self._body.append(data)
 
     def on_message_complete(self) -> None:  # noqa: D102
@@ -168,7 +168,7 @@ class RequestReader(asyncio.Protocol):
             self._body = []
         self._ready.append(request)
 
-    def _reject(self, refusal: Refusal) -> NoReturn:
+    def _reject(self, refusal: HeadRefusal) -> NoReturn:
         """Stops the parser; the refusal is answered when its turn comes."""
         self._refusal = refusal
         raise refusal
@@ -176,11 +176,11 @@ class RequestReader(asyncio.Protocol):
     def _check_size(self) -> None:
         limits = self._limits
         if len(self._target) > limits.request_line:
-            self._reject(Refusal(414, "the request target is too long"))
+            self._reject(HeadRefusal(414, "the request target is too long"))
         if len(self._pairs) > limits.header_count:
-            self._reject(Refusal(431, "the request has too many headers"))
+            self._reject(HeadRefusal(431, "the request has too many headers"))
         if sum(len(name) + len(value) + 4 for name, value in self._pairs) > limits.head:
-            self._reject(Refusal(431, "the request headers are too large"))
+            self._reject(HeadRefusal(431, "the request headers are too large"))
 
     def _parse_failed(self, fault: Exception, data: bytes) -> None:
         if isinstance(fault, httptools.HttpParserUpgrade):
@@ -189,9 +189,9 @@ class RequestReader(asyncio.Protocol):
             pass  # ours, raised through the parser
         elif isinstance(fault, httptools.HttpParserCallbackError):
             log.error("http_parse_failed", listener=self.server.name, exc_info=fault)
-            self._refusal = Refusal(500, "internal error")
+            self._refusal = HeadRefusal(500, "internal error")
         elif self._in_head or self._parsing is not None or not self._closes_after():
-            self._refusal = Refusal(400, f"malformed HTTP: {fault}")
+            self._refusal = HeadRefusal(400, f"malformed HTTP: {fault}")
 
     def _closes_after(self) -> bool:
         """Whether the last request parsed was the connection's last: what follows is ignored."""
@@ -232,9 +232,9 @@ class RequestReader(asyncio.Protocol):
             if self._unparsed > limits.head and self._refusal is None:
                 long_target = len(self._target) > limits.request_line
                 self._refusal = (
-                    Refusal(414, "the request target is too long")
+                    HeadRefusal(414, "the request target is too long")
                     if long_target
-                    else Refusal(431, "the request headers are too large")
+                    else HeadRefusal(431, "the request headers are too large")
                 )
             return
         if not self.write_paused and (self._current is None or self._current.request is self._parsing):
@@ -243,7 +243,7 @@ class RequestReader(asyncio.Protocol):
             self._overhead += received
             bound = _OVERHEAD_FREE + _OVERHEAD_FACTOR * self._body_size
             if self._overhead > bound and self._refusal is None:
-                self._refusal = Refusal(400, "malformed HTTP: too much chunk framing")
+                self._refusal = HeadRefusal(400, "malformed HTTP: too much chunk framing")
 
     def _flow(self) -> None:
         """Reads, or stops reading."""

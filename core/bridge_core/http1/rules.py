@@ -18,7 +18,7 @@ _ABSOLUTE = re.compile(rb"https?://([^/?#@]+)([/?][^#]*)?", re.IGNORECASE)
 _SLASH = ord("/")
 
 
-class Refusal(Exception):
+class HeadRefusal(Exception):
     """A request that cannot be served: the status and the sentence to answer with."""
 
     def __init__(self, status: int, message: str) -> None:
@@ -56,9 +56,9 @@ def check_head(
     host = index.get(b"host")
     if host is None:
         if minor:
-            raise Refusal(400, "the Host header is missing")
+            raise HeadRefusal(400, "the Host header is missing")
     elif _HOST.fullmatch(host) is None:
-        raise Refusal(400, "the Host header is malformed")
+        raise HeadRefusal(400, "the Host header is malformed")
     headers = Headers(pairs, index)
     if target[0] != _SLASH:
         target, headers = _check_unusual_target(method, target, headers)
@@ -71,7 +71,7 @@ def check_head(
         return target, headers, 0, False
     # llhttp has refused all but digits; an absurd number would only cost time here.
     if not length.isdigit() or len(length) > 18:
-        raise Refusal(400, "the Content-Length header is malformed")
+        raise HeadRefusal(400, "the Content-Length header is malformed")
     return target, headers, int(length), expects
 
 
@@ -79,7 +79,7 @@ def _expects_continue(index: dict[bytes, bytes], minor: int) -> bool:
     if not minor:
         return False
     if index[b"expect"].lower() != b"100-continue":
-        raise Refusal(417, "only Expect: 100-continue is supported")
+        raise HeadRefusal(417, "only Expect: 100-continue is supported")
     return True
 
 
@@ -87,28 +87,28 @@ def _check_repeated(pairs: list[Pair]) -> None:
     names = [name for name, _ in pairs]
     for name in (b"host", b"content-length", b"transfer-encoding", b"expect"):
         if names.count(name) > 1:
-            raise Refusal(400, f"the {name.decode('ascii').title()} header is repeated")
+            raise HeadRefusal(400, f"the {name.decode('ascii').title()} header is repeated")
 
 
 def _check_coding(index: dict[bytes, bytes], minor: int) -> None:
     if b"content-length" in index:
-        raise Refusal(400, "Content-Length and Transfer-Encoding exclude each other")
+        raise HeadRefusal(400, "Content-Length and Transfer-Encoding exclude each other")
     if not minor:
-        raise Refusal(400, "Transfer-Encoding needs HTTP/1.1")
+        raise HeadRefusal(400, "Transfer-Encoding needs HTTP/1.1")
     if index[b"transfer-encoding"].lower() != b"chunked":
-        raise Refusal(501, "the only transfer coding supported is chunked")
+        raise HeadRefusal(501, "the only transfer coding supported is chunked")
 
 
 def _check_unusual_target(method: bytes, target: bytes, headers: Headers) -> tuple[bytes, Headers]:
     if method == b"CONNECT":
-        raise Refusal(501, "the method CONNECT is not supported")
+        raise HeadRefusal(501, "the method CONNECT is not supported")
     if target == b"*":
         if method != b"OPTIONS":
-            raise Refusal(400, "the request target * needs the method OPTIONS")
+            raise HeadRefusal(400, "the request target * needs the method OPTIONS")
         return target, headers
     absolute = _ABSOLUTE.fullmatch(target)
     if absolute is None or _HOST.fullmatch(absolute.group(1)) is None:
-        raise Refusal(400, "the request target is malformed")
+        raise HeadRefusal(400, "the request target is malformed")
     rest = absolute.group(2) or b"/"
     # RFC 9112 3.2.2: the authority of the target replaces whatever Host says.
     others = [pair for pair in headers.pairs if pair[0] != b"host"]

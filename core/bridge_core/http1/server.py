@@ -12,7 +12,7 @@ from collections.abc import Callable
 
 from bridge_core.errors import Fatal
 from bridge_core.http1.connection import App, ServerConnection
-from bridge_core.http1.limits import Limits
+from bridge_core.http1.limits import HttpLimits
 from bridge_core.http1.request import Request
 
 ErrorBody = Callable[[int, str, str], tuple[bytes, bytes]]
@@ -41,7 +41,7 @@ class Server:
         app: App,
         *,
         name: str,
-        limits: Limits,
+        limits: HttpLimits,
         stream_body: Callable[[Request], bool] | None,
         identify: Identify | None,
         error_body: ErrorBody,
@@ -132,7 +132,7 @@ async def serve(
     port: int = 0,
     sock: socket.socket | None = None,
     ssl: ssl_module.SSLContext | None = None,
-    limits: Limits | None = None,
+    limits: HttpLimits | None = None,
     stream_body: Callable[[Request], bool] | None = None,
     identify: Identify | None = None,
     error_body: ErrorBody = json_error,
@@ -147,7 +147,7 @@ async def serve(
         port: Port to listen on; 0 picks a free one (see `Server.port`).
         sock: A bound socket to listen on instead.
         ssl: Serve TLS.
-        limits: What is accepted; the defaults of `Limits`.
+        limits: What is accepted; the defaults of `HttpLimits`.
         stream_body: Asked once a head is there: True calls the app at once, with the body to be
             read through `Exchange.body_stream`; such a body has no size limit.
         identify: Gives the identity of a TLS client; asked once a connection.
@@ -162,7 +162,7 @@ async def serve(
     server = Server(
         app,
         name=name,
-        limits=limits or Limits(),
+        limits=limits or HttpLimits(),
         stream_body=stream_body,
         identify=identify,
         error_body=error_body,

@@ -60,7 +60,7 @@ class Array(NamedTuple):
     offset: int
 
 
-class Tensor(NamedTuple):
+class GgufTensor(NamedTuple):
     """One tensor: name, type by name, dimensions as the file lists them."""
 
     name: str
@@ -68,12 +68,12 @@ class Tensor(NamedTuple):
     shape: list[int]
 
 
-class Header(NamedTuple):
+class GgufHeader(NamedTuple):
     """What the header says; arrays of `metadata` are `Array`s."""
 
     path: Path
     metadata: dict[str, Any]
-    tensors: list[Tensor]
+    tensors: list[GgufTensor]
 
     @property
     def architecture(self) -> str:
@@ -119,7 +119,7 @@ def _plain(reader: _Reader, value: Any) -> Any:
     return [_plain(inner, inner.value(value.element)) for _ in range(value.length)]
 
 
-def read_header(path: Path) -> Header:
+def read_header(path: Path) -> GgufHeader:
     """Reads metadata and tensor list.
 
     Raises:
@@ -136,7 +136,7 @@ def read_header(path: Path) -> Header:
             raise NotGguf(f"damaged GGUF header: {fault}") from fault
 
 
-def _parse(path: Path, reader: _Reader) -> Header:
+def _parse(path: Path, reader: _Reader) -> GgufHeader:
     version = reader.u32()
     if version not in (2, 3):
         raise NotGguf(f"unsupported GGUF version {version}")
@@ -147,7 +147,7 @@ def _parse(path: Path, reader: _Reader) -> Header:
     for _ in range(entries):
         key = reader.string()
         metadata[key] = reader.value(reader.u32())
-    return Header(path, metadata, [reader.tensor() for _ in range(tensors)])
+    return GgufHeader(path, metadata, [reader.tensor() for _ in range(tensors)])
 
 
 class _Reader:
@@ -182,7 +182,7 @@ class _Reader:
         self._at += scalar.size
         return value
 
-    def tensor(self) -> Tensor:
+    def tensor(self) -> GgufTensor:
         name = self.string()
         dimensions = self.u32()
         if dimensions > 8:
@@ -190,7 +190,7 @@ class _Reader:
         shape = [self.u64() for _ in range(dimensions)]
         kind = self.u32()
         self.u64()  # offset into the data
-        return Tensor(name, TENSOR_TYPES.get(kind, f"unknown type {kind}"), shape)
+        return GgufTensor(name, TENSOR_TYPES.get(kind, f"unknown type {kind}"), shape)
 
     def _array(self) -> Array:
         element, length = self.u32(), self.u64()

@@ -84,7 +84,7 @@ def hex_digest(digest: str) -> str:
     return found[1].lower()
 
 
-class Store:
+class ModelStore:
     """One models directory. Its methods block on the disk: call the long ones in a thread."""
 
     def __init__(self, root: Path) -> None:
@@ -218,7 +218,7 @@ class Store:
 class BlobWriter:
     """Takes a blob as it arrives; it appears under its name only when its digest is right."""
 
-    def __init__(self, store: Store, digest: str) -> None:
+    def __init__(self, store: ModelStore, digest: str) -> None:
         self._digest = hex_digest(digest)
         self._target = store.blob_path(digest)
         self._hash = hashlib.sha256()

@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Final
 
 from bridge_core.dialects.errors import ApiError
-from bridge_core.model_store.gguf import Header, NotGguf, read_header
-from bridge_core.model_store.layout import Layer, Store, Stored
+from bridge_core.model_store.gguf import GgufHeader, NotGguf, read_header
+from bridge_core.model_store.layout import Layer, ModelStore, Stored
 
 EMBEDDING_BATCH: Final = 2048
 """Tokens that an embedding model reads at a time: a text is embedded in one batch or not at all."""
@@ -25,7 +25,7 @@ def weights_layer(stored: Stored) -> Layer:
     raise ApiError(500, f"{stored.name.short()} has no weights: its manifest names no model layer")
 
 
-def read_weights(store: Store, layer: Layer) -> tuple[Path, Header]:
+def read_weights(store: ModelStore, layer: Layer) -> tuple[Path, GgufHeader]:
     """The file of a layer of weights, and its header.
 
     Raises:

@@ -3,9 +3,9 @@
 `bridge_core.store.etcd` is the real one; the fake in tests/fakes passes the same contract suite.
 
 Rules of a watch:
-1. The first event is a `Listing` of the whole prefix; every later one is a `Changes`, in revision
-   order, without a gap and without a repetition, until the next `Listing`.
-2. A new `Listing` comes whenever continuity cannot be proved (compaction, a cancelled watch, a
+1. The first event is a `KeyListing` of the whole prefix; every later one is a `Changes`, in revision
+   order, without a gap and without a repetition, until the next `KeyListing`.
+2. A new `KeyListing` comes whenever continuity cannot be proved (compaction, a cancelled watch, a
    store restored to an older revision); its reader replaces what it had.
 3. An unreachable store is not an event: the iterator waits, and `Store.fault` says since when.
 """
@@ -30,7 +30,7 @@ class KeyValue(msgspec.Struct, frozen=True):
     lease: int = 0
 
 
-class Listing(msgspec.Struct, frozen=True):
+class KeyListing(msgspec.Struct, frozen=True):
     """Everything under a prefix at one revision."""
 
     items: tuple[KeyValue, ...]
@@ -51,7 +51,7 @@ class Changes(msgspec.Struct, frozen=True):
     revision: int
 
 
-WatchEvent: TypeAlias = Listing | Changes
+WatchEvent: TypeAlias = KeyListing | Changes
 
 
 class Put(msgspec.Struct, frozen=True):
@@ -79,7 +79,7 @@ class Unchanged(msgspec.Struct, frozen=True):
     mod_revision: int
 
 
-class Outcome(msgspec.Struct, frozen=True):
+class TxnOutcome(msgspec.Struct, frozen=True):
     """What a transaction did. `revision` is the store's after it."""
 
     committed: bool
@@ -141,10 +141,10 @@ class Store(Protocol):
     async def get(self, key: str) -> KeyValue | None:
         """The key now (linearizable), or None. Raises StoreUnavailable, StoreRefused."""
 
-    async def list(self, prefix: str) -> Listing:
+    async def list(self, prefix: str) -> KeyListing:
         """Everything under `prefix` at one revision. Raises StoreUnavailable, StoreRefused."""
 
-    async def commit(self, ops: Sequence[Op], *, if_: Sequence[Unchanged] = ()) -> Outcome:
+    async def commit(self, ops: Sequence[Op], *, if_: Sequence[Unchanged] = ()) -> TxnOutcome:
         """All of `ops` in one transaction if every condition holds, else nothing.
 
         Never repeated by itself after a request was sent: StoreUnavailable leaves the outcome

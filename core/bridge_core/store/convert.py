@@ -13,8 +13,8 @@ from etcd3aio._protobuf import (
     TxnRequest,
 )
 
-from bridge_core.store.api import Deleted, KeyValue, Listing, Op, Put, Unchanged
-from bridge_core.store.watch_rules import Header, Response
+from bridge_core.store.api import Deleted, KeyListing, KeyValue, Op, Put, Unchanged
+from bridge_core.store.watch_rules import Response, WatchHeader
 
 _DELETE_EVENT = 1  # mvccpb.Event.DELETE
 
@@ -29,9 +29,9 @@ def key_range(prefix: str) -> dict[str, bytes]:
     return {"key": start, "range_end": stem[:-1] + bytes([stem[-1] + 1])}
 
 
-def header_of(header: Any) -> Header:
+def header_of(header: Any) -> WatchHeader:
     """An answer's header."""
-    return Header(header.cluster_id, header.revision, header.raft_term)
+    return WatchHeader(header.cluster_id, header.revision, header.raft_term)
 
 
 def key_value_of(kv: Any) -> KeyValue:
@@ -39,9 +39,9 @@ def key_value_of(kv: Any) -> KeyValue:
     return KeyValue(kv.key.decode(), kv.value, kv.mod_revision, kv.create_revision, kv.lease)
 
 
-def listing_of(answer: Any) -> Listing:
+def listing_of(answer: Any) -> KeyListing:
     """A range's answer."""
-    return Listing(tuple(key_value_of(kv) for kv in answer.kvs), answer.header.revision)
+    return KeyListing(tuple(key_value_of(kv) for kv in answer.kvs), answer.header.revision)
 
 
 def response_of(answer: Any) -> Response:

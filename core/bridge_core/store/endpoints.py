@@ -45,7 +45,7 @@ class ClientTls(msgspec.Struct, frozen=True):
     ca: Path
 
 
-class Timing(msgspec.Struct, frozen=True):
+class StoreTiming(msgspec.Struct, frozen=True):
     """How long to wait for what, in seconds."""
 
     connect_s: float = 1.5  # for one endpoint to accept a connection
@@ -228,7 +228,7 @@ class Endpoints:
         fault: Why none answers and since when; None while one does.
     """
 
-    def __init__(self, urls: Sequence[str], tls: ClientTls | None, timing: Timing) -> None:
+    def __init__(self, urls: Sequence[str], tls: ClientTls | None, timing: StoreTiming) -> None:
         if not urls:
             raise Fatal("no etcd endpoint given")
         self.timing = timing

@@ -15,20 +15,20 @@ import grpc.aio
 from etcd3aio._protobuf import KVStub, RangeRequest
 
 from bridge_core.store.api import (
+    KeyListing,
     KeyValue,
-    Listing,
     Op,
-    Outcome,
     StoreFault,
+    TxnOutcome,
     Unchanged,
     WatchEvent,
 )
 from bridge_core.store.convert import key_range, key_value_of, listing_of, transaction
-from bridge_core.store.endpoints import ClientTls, Endpoints, Timing
+from bridge_core.store.endpoints import ClientTls, Endpoints, StoreTiming
 from bridge_core.store.leases import Lease
-from bridge_core.store.watching import Watch
+from bridge_core.store.watching import StoreWatch
 
-__all__ = ["ClientTls", "EtcdStore", "Timing"]
+__all__ = ["ClientTls", "EtcdStore", "StoreTiming"]
 
 
 class EtcdStore:
@@ -46,11 +46,11 @@ class EtcdStore:
     """
 
     def __init__(
-        self, endpoints: Sequence[str], tls: ClientTls | None = None, *, timing: Timing | None = None
+        self, endpoints: Sequence[str], tls: ClientTls | None = None, *, timing: StoreTiming | None = None
     ) -> None:
-        self._endpoints = Endpoints(endpoints, tls, timing or Timing())
+        self._endpoints = Endpoints(endpoints, tls, timing or StoreTiming())
         self._keepers: set[asyncio.Task[None]] = set()
-        self._watches: set[Watch] = set()
+        self._watches: set[StoreWatch] = set()
 
     @property
     def fault(self) -> StoreFault | None:
@@ -62,11 +62,11 @@ class EtcdStore:
         answer = await self._range({"key": key.encode()})
         return key_value_of(answer.kvs[0]) if answer.kvs else None
 
-    async def list(self, prefix: str) -> Listing:
+    async def list(self, prefix: str) -> KeyListing:
         """See `Store.list`."""
         return listing_of(await self._range(key_range(prefix)))
 
-    async def commit(self, ops: Sequence[Op], *, if_: Sequence[Unchanged] = ()) -> Outcome:
+    async def commit(self, ops: Sequence[Op], *, if_: Sequence[Unchanged] = ()) -> TxnOutcome:
         """See `Store.commit`."""
         request = transaction(ops, if_)
 
@@ -74,11 +74,11 @@ class EtcdStore:
             return await KVStub(channel).Txn(request, timeout=timeout)
 
         answer = await self._endpoints.write(call)
-        return Outcome(answer.succeeded, answer.header.revision)
+        return TxnOutcome(answer.succeeded, answer.header.revision)
 
     async def watch(self, prefix: str) -> AsyncGenerator[WatchEvent, None]:
         """See `Store.watch`."""
-        watch = Watch(self._endpoints, prefix)
+        watch = StoreWatch(self._endpoints, prefix)
         self._watches.add(watch)
         try:
             async with contextlib.aclosing(watch.events()) as events:

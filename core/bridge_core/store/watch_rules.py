@@ -27,7 +27,7 @@ from bridge_core.store.api import Changes, Deleted, KeyValue
 REQUESTED_PROGRESS = -1  # etcd's watch id on answers to progress requests
 
 
-class Header(msgspec.Struct, frozen=True):
+class WatchHeader(msgspec.Struct, frozen=True):
     """What every answer of the store says about the store."""
 
     cluster_id: int
@@ -35,7 +35,7 @@ class Header(msgspec.Struct, frozen=True):
     raft_term: int
 
 
-class Position(msgspec.Struct, frozen=True):
+class WatchPosition(msgspec.Struct, frozen=True):
     """Where a watch stands: every revision below `next_revision` was delivered."""
 
     next_revision: int
@@ -46,7 +46,7 @@ class Position(msgspec.Struct, frozen=True):
 class Response(msgspec.Struct, frozen=True):
     """One message of the store's watch stream."""
 
-    header: Header
+    header: WatchHeader
     watch_id: int = 0
     created: bool = False
     cancelled: bool = False
@@ -55,44 +55,44 @@ class Response(msgspec.Struct, frozen=True):
     events: tuple[KeyValue | Deleted, ...] = ()
 
 
-class Lost(msgspec.Struct, frozen=True):
+class WatchLost(msgspec.Struct, frozen=True):
     """Continuity cannot be proved: list again."""
 
     reason: str
 
 
-class Refused(msgspec.Struct, frozen=True):
+class WatchRefused(msgspec.Struct, frozen=True):
     """The store will not let this client watch."""
 
     reason: str
 
 
-Verdict: TypeAlias = Position | Lost | Refused
+Verdict: TypeAlias = WatchPosition | WatchLost | WatchRefused
 
 
-def listed(header: Header) -> Position:
+def listed(header: WatchHeader) -> WatchPosition:
     """The position after a listing whose answer had this header."""
-    return Position(header.revision + 1, header.cluster_id, header.raft_term)
+    return WatchPosition(header.revision + 1, header.cluster_id, header.raft_term)
 
 
-def resumed(position: Position, header: Header) -> Position | Lost:
+def resumed(position: WatchPosition, header: WatchHeader) -> WatchPosition | WatchLost:
     """Whether the store that answered a linearizable read with `header` continues our history."""
     if header.cluster_id != position.cluster_id:
-        return Lost("another cluster answers at this address")
+        return WatchLost("another cluster answers at this address")
     if header.raft_term < position.raft_term:
-        return Lost(f"raft term went back from {position.raft_term} to {header.raft_term}")
+        return WatchLost(f"raft term went back from {position.raft_term} to {header.raft_term}")
     if header.revision < position.next_revision - 1:
-        return Lost(f"revision went back from {position.next_revision - 1} to {header.revision}")
-    return Position(position.next_revision, position.cluster_id, header.raft_term)
+        return WatchLost(f"revision went back from {position.next_revision - 1} to {header.revision}")
+    return WatchPosition(position.next_revision, position.cluster_id, header.raft_term)
 
 
-def received(position: Position, response: Response) -> tuple[Verdict, tuple[Changes, ...]]:
+def received(position: WatchPosition, response: Response) -> tuple[Verdict, tuple[Changes, ...]]:
     """The position after `response`, and what to hand to the reader, one `Changes` a revision."""
     if response.cancelled:
         return _cancelled(response), ()
     if response.header.revision < position.next_revision - 1:
         went = f"revision went back from {position.next_revision - 1} to {response.header.revision}"
-        return Lost(went), ()
+        return WatchLost(went), ()
     if response.events:
         return _advanced(position, response.events)
     if response.created or response.watch_id == REQUESTED_PROGRESS:
@@ -100,18 +100,18 @@ def received(position: Position, response: Response) -> tuple[Verdict, tuple[Cha
     return _moved(position, response.header.revision + 1), ()
 
 
-def _cancelled(response: Response) -> Lost | Refused:
+def _cancelled(response: Response) -> WatchLost | WatchRefused:
     if response.compact_revision:
-        return Lost(f"compacted up to revision {response.compact_revision}")
+        return WatchLost(f"compacted up to revision {response.compact_revision}")
     reason = response.cancel_reason or "cancelled by the store"
     if "permission denied" in reason:
-        return Refused(reason)
-    return Lost(reason)
+        return WatchRefused(reason)
+    return WatchLost(reason)
 
 
 def _advanced(
-    position: Position, events: tuple[KeyValue | Deleted, ...]
-) -> tuple[Position, tuple[Changes, ...]]:
+    position: WatchPosition, events: tuple[KeyValue | Deleted, ...]
+) -> tuple[WatchPosition, tuple[Changes, ...]]:
     fresh: dict[int, list[KeyValue | Deleted]] = {}
     for event in events:
         if event.mod_revision >= position.next_revision:
@@ -120,6 +120,6 @@ def _advanced(
     return _moved(position, max(fresh, default=0) + 1), changes
 
 
-def _moved(position: Position, next_revision: int) -> Position:
+def _moved(position: WatchPosition, next_revision: int) -> WatchPosition:
     newest = max(position.next_revision, next_revision)
-    return Position(newest, position.cluster_id, position.raft_term)
+    return WatchPosition(newest, position.cluster_id, position.raft_term)

@@ -13,14 +13,14 @@ import structlog
 from etcd3aio._protobuf import KVStub, RangeRequest, WatchCreateRequest, WatchRequest, WatchStub, rpc_pb2
 
 from bridge_core.store import watch_rules as rules
-from bridge_core.store.api import Changes, Listing, StoreRefused, StoreUnavailable, WatchEvent
+from bridge_core.store.api import Changes, KeyListing, StoreRefused, StoreUnavailable, WatchEvent
 from bridge_core.store.convert import header_of, key_range, listing_of, response_of
 from bridge_core.store.endpoints import Endpoint, Endpoints, cancelled_only_by_callers, translate
 
 log = structlog.get_logger()
 
 
-class Watch:
+class StoreWatch:
     """Follows one prefix; `events` is what `Store.watch` returns.
 
     A server that is paused or cut off says nothing, and neither does a quiet prefix: after
@@ -31,7 +31,7 @@ class Watch:
         self._endpoints = endpoints
         self._prefix = prefix
         self._timing = endpoints.timing
-        self._position: rules.Position | None = None
+        self._position: rules.WatchPosition | None = None
         self._backoff = endpoints.timing.backoff()
         self._interrupted = False
         self._refused = False
@@ -61,7 +61,7 @@ class Watch:
             self._interrupted = True
             log.warning("store_watch_interrupted", prefix=self._prefix, reason=fault.message)
 
-    async def _list(self) -> Listing:
+    async def _list(self) -> KeyListing:
         request = RangeRequest(**key_range(self._prefix))
 
         async def call(channel: grpc.aio.Channel, timeout: float) -> Any:
@@ -93,7 +93,7 @@ class Watch:
                 for change in changes:
                     yield change
                 self._settle(verdict)
-                self._refused = isinstance(verdict, rules.Refused)
+                self._refused = isinstance(verdict, rules.WatchRefused)
         except grpc.RpcError as error:
             fault = translate(error, endpoint.url)
             self._endpoints.failed(endpoint, fault)
@@ -118,18 +118,18 @@ class Watch:
         return endpoint
 
     def _settle(self, verdict: rules.Verdict) -> None:
-        if isinstance(verdict, rules.Refused):
+        if isinstance(verdict, rules.WatchRefused):
             # etcd also says so when a change of users overtook the request; a listing tells them apart.
             if self._refused:
                 raise StoreRefused(f"etcd refuses to watch {self._prefix}: {verdict.reason}")
             self._position = None
-        elif isinstance(verdict, rules.Lost):
+        elif isinstance(verdict, rules.WatchLost):
             log.info("store_watch_lists_again", prefix=self._prefix, reason=verdict.reason)
             self._position = None
         else:
             self._position = verdict
 
-    def _create(self, position: rules.Position) -> Any:
+    def _create(self, position: rules.WatchPosition) -> Any:
         create = WatchCreateRequest(
             **key_range(self._prefix), start_revision=position.next_revision, progress_notify=True
         )

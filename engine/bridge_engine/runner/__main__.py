@@ -15,14 +15,14 @@ from typing import Any
 
 import msgspec
 
-from bridge_engine.runner.spec import READY_MARK, KvType, Spec, server_arguments
+from bridge_engine.runner.spec import READY_MARK, KvType, RunnerSpec, server_arguments
 
 _PR_SET_PDEATHSIG = 1
 
 
 def main() -> None:
     """Entry point of `python -m bridge_engine.runner SPEC PARENT-PID`."""
-    spec = msgspec.json.decode(sys.argv[1], type=Spec)
+    spec = msgspec.json.decode(sys.argv[1], type=RunnerSpec)
     die_with(int(sys.argv[2]))
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the engine decides
     if spec.llama_server:
@@ -37,7 +37,7 @@ def die_with(parent: int) -> None:
         sys.exit(1)
 
 
-def serve(spec: Spec) -> None:
+def serve(spec: RunnerSpec) -> None:
     """Loads the model with the wheel's server and waits to be ended."""
     import xllamacpp
 
@@ -49,7 +49,7 @@ def serve(spec: Spec) -> None:
         signal.pause()
 
 
-def _parameters(xllamacpp: Any, spec: Spec) -> Any:
+def _parameters(xllamacpp: Any, spec: RunnerSpec) -> Any:
     parameters = xllamacpp.CommonParams()
     parameters.model.path = spec.model
     parameters.hostnames = ["127.0.0.1"]

@@ -8,8 +8,8 @@ import msgspec
 
 from bridge_core.model_store.weights import EMBEDDING_BATCH
 from bridge_engine.options import RunnerOptions
-from bridge_engine.runner.spec import Spec
-from bridge_engine.store.model import Model
+from bridge_engine.runner.spec import RunnerSpec
+from bridge_engine.store.model import OpenedModel
 
 DEFAULT_BATCH: Final = 512
 # These keep state that cannot be shared between sequences in one context.
@@ -17,7 +17,7 @@ _SERIAL: Final = ("mllama", "qwen3vl", "qwen35", "qwen3next", "lfm2", "nemotron_
 
 
 def plan(
-    model: Model,
+    model: OpenedModel,
     options: RunnerOptions,
     *,
     parallel: int,
@@ -27,7 +27,7 @@ def plan(
     kv_cache_type: str = "f16",
     threads: int = 0,
     batch: int = 0,
-) -> Spec:
+) -> RunnerSpec:
     """Decides how a model is loaded.
 
     Args:
@@ -49,7 +49,7 @@ def plan(
     if embedding:  # a text is embedded in one batch or not at all
         size = max(size, min(EMBEDDING_BATCH, num_ctx))
     serial = embedding or model.header.architecture.startswith(_SERIAL)
-    return Spec(
+    return RunnerSpec(
         model=str(model.weights),
         num_ctx=num_ctx,
         parallel=1 if serial else parallel,
@@ -69,7 +69,7 @@ def plan(
     )
 
 
-def serves(running: Spec, wanted: Spec) -> bool:
+def serves(running: RunnerSpec, wanted: RunnerSpec) -> bool:
     """Whether a runner that was started with one plan may answer what another one was made for.
 
     Plans are compared, not options: a request that names the very context that the runner chose by

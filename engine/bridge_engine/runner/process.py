@@ -21,7 +21,7 @@ import structlog
 from bridge_core.dialects.errors import ApiError, RunnerFailed
 from bridge_core.errors import BridgeError
 from bridge_core.http1 import Pool, PoolBusy, PoolLimits, ResponseTooLarge
-from bridge_engine.runner.spec import READY_MARK, Spec
+from bridge_engine.runner.spec import READY_MARK, RunnerSpec
 
 log = structlog.get_logger()
 
@@ -60,7 +60,7 @@ class Runner:
         gone: Done when the process has ended.
     """
 
-    def __init__(self, spec: Spec, process: asyncio.subprocess.Process, marker: str) -> None:
+    def __init__(self, spec: RunnerSpec, process: asyncio.subprocess.Process, marker: str) -> None:
         self.spec = spec
         self.marker = marker
         self.pid = process.pid
@@ -76,7 +76,7 @@ class Runner:
         self.gone = asyncio.create_task(self._watch(), name=f"runner-{process.pid}")
 
     @classmethod
-    async def start(cls, spec: Spec, *, stall_s: float) -> Runner:
+    async def start(cls, spec: RunnerSpec, *, stall_s: float) -> Runner:
         """Starts a process and waits until it has loaded the model.
 
         Args:

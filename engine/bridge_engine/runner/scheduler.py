@@ -26,8 +26,8 @@ from bridge_engine.options import RunnerOptions
 from bridge_engine.runner.planning import plan, serves
 from bridge_engine.runner.process import Runner, free_port
 from bridge_engine.runner.schedule import Resident, expired, next_expiry, victim
-from bridge_engine.runner.spec import Spec
-from bridge_engine.store.model import Model
+from bridge_engine.runner.spec import RunnerSpec
+from bridge_engine.store.model import OpenedModel
 
 log = structlog.get_logger()
 
@@ -35,7 +35,7 @@ _PROBE_EVERY_S: Final = 1.0
 _MOST_LOADS: Final = 3  # of one request: a runner that ends as soon as it is ready must not loop
 
 
-class Settings(msgspec.Struct, frozen=True, kw_only=True):
+class SchedulerOptions(msgspec.Struct, frozen=True, kw_only=True):
     """How the engine loads models.
 
     Attributes:
@@ -75,7 +75,7 @@ class Loaded:
         users: Requests that use it now.
     """
 
-    def __init__(self, key: str, model: Model, options: RunnerOptions) -> None:
+    def __init__(self, key: str, model: OpenedModel, options: RunnerOptions) -> None:
         self.key = key
         self.model = model
         self.options = options
@@ -100,7 +100,7 @@ class Loaded:
 class Scheduler:
     """Owns every runner. Use as a context manager: leaving ends them all."""
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: SchedulerOptions) -> None:
         self.settings = settings
         self._loaded: dict[str, Loaded] = {}
         self._turn = asyncio.Lock()
@@ -134,7 +134,7 @@ class Scheduler:
 
     @contextlib.asynccontextmanager
     async def use(
-        self, model: Model, options: RunnerOptions, keep_alive_s: float | None
+        self, model: OpenedModel, options: RunnerOptions, keep_alive_s: float | None
     ) -> AsyncIterator[Runner]:
         """Gives the model's runner, loading it first where need be; it stays loaded inside.
 
@@ -154,7 +154,7 @@ class Scheduler:
             loaded.touch(time.monotonic())
             self._notify()
 
-    def expire(self, model: Model) -> None:
+    def expire(self, model: OpenedModel) -> None:
         """Unloads a model as soon as nobody uses it."""
         loaded = self._loaded.get(_key(model))
         if loaded is not None:
@@ -168,7 +168,7 @@ class Scheduler:
             if loaded.model.stored.digest == stored.digest and loaded.model.name == stored.name:
                 self.expire(loaded.model)
 
-    async def _acquire(self, model: Model, options: RunnerOptions) -> Loaded:
+    async def _acquire(self, model: OpenedModel, options: RunnerOptions) -> Loaded:
         key = _key(model)
         found = self._ready(key, model, options)
         if found is not None and key not in self._blocked:
@@ -183,7 +183,7 @@ class Scheduler:
         finally:
             self._waiting -= 1
 
-    async def _acquire_in_turn(self, key: str, model: Model, options: RunnerOptions) -> Loaded:
+    async def _acquire_in_turn(self, key: str, model: OpenedModel, options: RunnerOptions) -> Loaded:
         self._blocked.add(key)
         loads = 0
         try:
@@ -208,7 +208,7 @@ class Scheduler:
         finally:
             self._blocked.discard(key)
 
-    def _ready(self, key: str, model: Model, options: RunnerOptions) -> Loaded | None:
+    def _ready(self, key: str, model: OpenedModel, options: RunnerOptions) -> Loaded | None:
         found = self._loaded.get(key)
         if found is None or found.runner is None or not found.runner.alive:
             return None
@@ -216,7 +216,7 @@ class Scheduler:
             return found
         return None
 
-    def _plan(self, model: Model, options: RunnerOptions, *, port: int) -> Spec:
+    def _plan(self, model: OpenedModel, options: RunnerOptions, *, port: int) -> RunnerSpec:
         settings = self.settings
         return plan(
             model,
@@ -239,7 +239,7 @@ class Scheduler:
         await self._unload(self._loaded[key])
         return len(self._loaded) < self.settings.max_loaded
 
-    async def _load(self, key: str, model: Model, options: RunnerOptions) -> None:
+    async def _load(self, key: str, model: OpenedModel, options: RunnerOptions) -> None:
         if self._tasks is None:
             raise RuntimeError("the scheduler was not entered")
         loaded = self._loaded[key] = Loaded(key, model, options)
@@ -329,5 +329,5 @@ class Scheduler:
                     runner.fail(f"the runner did not answer for {self.settings.hang_s:g} s")
 
 
-def _key(model: Model) -> str:
+def _key(model: OpenedModel) -> str:
     return "+".join(map(str, (model.weights, *model.projectors, *model.adapters)))

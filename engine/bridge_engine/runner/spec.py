@@ -18,7 +18,7 @@ class KvType(enum.StrEnum):
     Q4_0 = "q4_0"
 
 
-class Spec(msgspec.Struct, frozen=True, kw_only=True):
+class RunnerSpec(msgspec.Struct, frozen=True, kw_only=True):
     """One runner: files, sizes, and the back end that serves them."""
 
     model: str
@@ -39,7 +39,7 @@ class Spec(msgspec.Struct, frozen=True, kw_only=True):
     port: int = 0
 
 
-def server_arguments(spec: Spec) -> list[str]:
+def server_arguments(spec: RunnerSpec) -> list[str]:
     """The command line for a `llama-server` binary."""
     arguments = [
         "--model",

@@ -12,20 +12,20 @@ from typing import Any
 import msgspec
 
 from bridge_core.dialects.errors import ApiError
-from bridge_core.model_store.gguf import Header, NotGguf, read_header
+from bridge_core.model_store.gguf import GgufHeader, NotGguf, read_header
 from bridge_core.model_store.layout import (
     CONFIG_MEDIA,
     MEDIA,
     Layer,
     Manifest,
-    Store,
+    ModelStore,
     Stored,
     hex_digest,
 )
 from bridge_core.names import InvalidName, ModelName
 from bridge_engine.options import Options, merge
 from bridge_engine.store.details import human_count
-from bridge_engine.store.model import Config
+from bridge_engine.store.model import ModelConfig
 from bridge_engine.templates.fault import TemplateFault
 from bridge_engine.templates.pick import pick
 from bridge_engine.templates.prompt import Template
@@ -60,7 +60,7 @@ def parse_name(name: str) -> ModelName:
         raise ApiError(400, "invalid model name") from fault
 
 
-def create(store: Store, name: ModelName, body: dict[str, Any], fetch: Fetch) -> Records:
+def create(store: ModelStore, name: ModelName, body: dict[str, Any], fetch: Fetch) -> Records:
     """Makes the model; yields Ollama's status records.
 
     Args:
@@ -94,7 +94,7 @@ def create(store: Store, name: ModelName, body: dict[str, Any], fetch: Fetch) ->
     yield {"status": "success"}
 
 
-def _from_model(store: Store, source: str, fetch: Fetch) -> Any:
+def _from_model(store: ModelStore, source: str, fetch: Fetch) -> Any:
     try:
         name = parse_name(source)
     except ApiError as fault:
@@ -114,15 +114,15 @@ def _with_parent(layer: Layer, parent: Stored) -> Layer:
     return msgspec.structs.replace(layer, from_=parent.name.short())
 
 
-def _config_of(store: Store, model: Stored) -> Config:
+def _config_of(store: ModelStore, model: Stored) -> ModelConfig:
     try:
-        return msgspec.json.decode(store.read_blob(model.manifest.config), type=Config)
+        return msgspec.json.decode(store.read_blob(model.manifest.config), type=ModelConfig)
     except msgspec.DecodeError as fault:
         raise ApiError(500, f"damaged configuration of {model.name.short()}: {fault}", late=True) from fault
 
 
-def _from_files(store: Store, files: dict[str, Any]) -> Any:
-    config = Config(model_format="gguf")
+def _from_files(store: ModelStore, files: dict[str, Any]) -> Any:
+    config = ModelConfig(model_format="gguf")
     layers: list[Layer] = []
     for digest in files.values():
         yield {"status": "parsing GGUF"}
@@ -130,7 +130,7 @@ def _from_files(store: Store, files: dict[str, Any]) -> Any:
         yield {"status": "verifying conversion"}
         yield {"status": f"using existing layer {layer.digest}"}
         if layer.kind == "model":
-            config = Config(
+            config = ModelConfig(
                 model_format="gguf",
                 model_family=header.architecture,
                 model_families=[header.architecture],
@@ -144,7 +144,7 @@ def _from_files(store: Store, files: dict[str, Any]) -> Any:
     return config, layers
 
 
-def _file_layer(store: Store, digest: str) -> tuple[Layer, Header]:
+def _file_layer(store: ModelStore, digest: str) -> tuple[Layer, GgufHeader]:
     path = store.blob_path(digest)
     try:
         header = read_header(path)
@@ -161,7 +161,7 @@ def _file_layer(store: Store, digest: str) -> tuple[Layer, Header]:
     return layer, header
 
 
-def _detect_template(store: Store, header: Header, layers: list[Layer]) -> Records:
+def _detect_template(store: ModelStore, header: GgufHeader, layers: list[Layer]) -> Records:
     jinja = header.metadata.get("tokenizer.chat_template")
     known = pick(jinja) if isinstance(jinja, str) else None
     if known is None:
@@ -171,7 +171,7 @@ def _detect_template(store: Store, header: Header, layers: list[Layer]) -> Recor
     layers.append(store.add_blob("params", _go_map({"stop": list(known.stop)}))[0])
 
 
-def _set_texts(store: Store, body: dict[str, Any], layers: list[Layer]) -> Records:
+def _set_texts(store: ModelStore, body: dict[str, Any], layers: list[Layer]) -> Records:
     """Puts the request's template, system, licence, parameters and messages over what was there."""
     if body.get("template"):
         try:
@@ -193,7 +193,7 @@ def _set_texts(store: Store, body: dict[str, Any], layers: list[Layer]) -> Recor
         yield from _replace(store, layers, "messages", msgspec.json.encode(body["messages"]))
 
 
-def _replace(store: Store, layers: list[Layer], kind: str, data: bytes) -> Records:
+def _replace(store: ModelStore, layers: list[Layer], kind: str, data: bytes) -> Records:
     layers[:] = [layer for layer in layers if layer.kind != kind]
     layer, new = store.add_blob(kind, data)
     layers.append(layer)
@@ -204,7 +204,7 @@ def _status(layer: Layer, *, new: bool) -> dict[str, Any]:
     return {"status": f"{'creating new' if new else 'using existing'} layer {layer.digest}"}
 
 
-def _parameters(store: Store, layers: list[Layer]) -> dict[str, Any]:
+def _parameters(store: ModelStore, layers: list[Layer]) -> dict[str, Any]:
     for layer in layers:
         if layer.kind == "params":
             return dict(msgspec.json.decode(store.read_blob(layer), type=dict[str, Any]))
@@ -227,7 +227,7 @@ def _go_map(value: dict[str, Any]) -> bytes:
     return data.replace(b"<", b"\\u003c").replace(b">", b"\\u003e").replace(b"&", b"\\u0026") + b"\n"
 
 
-def _config_bytes(config: Config, layers: list[Layer]) -> bytes:
+def _config_bytes(config: ModelConfig, layers: list[Layer]) -> bytes:
     about = msgspec.to_builtins(config)
     about |= {
         "architecture": "amd64",

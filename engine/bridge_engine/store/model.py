@@ -9,8 +9,8 @@ from typing import Any, Final
 import msgspec
 
 from bridge_core.dialects.errors import ApiError
-from bridge_core.model_store.gguf import Header
-from bridge_core.model_store.layout import Layer, Store, Stored
+from bridge_core.model_store.gguf import GgufHeader
+from bridge_core.model_store.layout import Layer, ModelStore, Stored
 from bridge_core.model_store.weights import read_weights, weights_layer
 from bridge_core.names import ModelName
 from bridge_engine.options import Options, merge
@@ -21,7 +21,7 @@ from bridge_engine.templates.prompt import Template
 DEFAULT_TEMPLATE: Final = "{{ .Prompt }}"
 
 
-class Config(msgspec.Struct, omit_defaults=True):
+class ModelConfig(msgspec.Struct, omit_defaults=True):
     """The config blob: what listings show without opening the weights."""
 
     model_format: str = ""
@@ -34,13 +34,13 @@ class Config(msgspec.Struct, omit_defaults=True):
     requires: str = ""
 
 
-class Model(msgspec.Struct, frozen=True):
+class OpenedModel(msgspec.Struct, frozen=True):
     """Everything about a model but its weights."""
 
     stored: Stored
-    config: Config
+    config: ModelConfig
     weights: Path
-    header: Header
+    header: GgufHeader
     projectors: tuple[Path, ...]
     adapters: tuple[Path, ...]
     template: str
@@ -105,12 +105,12 @@ def _of_template(text: str) -> tuple[str, ...]:
 class Models:
     """Opens models of a store; headers are kept by digest, because a blob never changes."""
 
-    def __init__(self, store: Store) -> None:
+    def __init__(self, store: ModelStore) -> None:
         self.store = store
-        self._headers: dict[str, Header] = {}
-        self._opened: dict[str, Model] = {}
+        self._headers: dict[str, GgufHeader] = {}
+        self._opened: dict[str, OpenedModel] = {}
 
-    def open(self, stored: Stored) -> Model:
+    def open(self, stored: Stored) -> OpenedModel:
         """Opens a stored model.
 
         Raises:
@@ -124,15 +124,15 @@ class Models:
             found = self._opened[key] = self._open(stored)
         return found
 
-    def _open(self, stored: Stored) -> Model:
+    def _open(self, stored: Stored) -> OpenedModel:
         layers: dict[str, list[Layer]] = {}
         for layer in stored.manifest.layers:
             layers.setdefault(layer.kind, []).append(layer)
         weights = weights_layer(stored)
         text = {kind: self._text(layers, kind) for kind in ("template", "system")}
-        return Model(
+        return OpenedModel(
             stored=stored,
-            config=self._json(stored.manifest.config, Config),
+            config=self._json(stored.manifest.config, ModelConfig),
             weights=self.store.blob_path(weights.digest),
             header=self._header(weights),
             projectors=self._paths(layers, "projector"),
@@ -147,7 +147,7 @@ class Models:
             parent=weights.from_,
         )
 
-    def _header(self, layer: Layer) -> Header:
+    def _header(self, layer: Layer) -> GgufHeader:
         header = self._headers.get(layer.digest)
         if header is None:
             _, header = read_weights(self.store, layer)

@@ -29,7 +29,7 @@ from bridge_core.model_store.layout import (
     MANIFEST_MEDIA,
     Layer,
     Manifest,
-    Store,
+    ModelStore,
     disk_errors,
     hex_digest,
 )
@@ -65,7 +65,7 @@ class _StartOver(Exception):
     """The registry does not serve the rest of a blob, only all of it."""
 
 
-def pull(store: Store, name: ModelName, *, scheme: str = "https") -> Iterator[dict[str, Any]]:
+def pull(store: ModelStore, name: ModelName, *, scheme: str = "https") -> Iterator[dict[str, Any]]:
     """Fetches a model; yields Ollama's progress records.
 
     Raises:
@@ -103,7 +103,7 @@ def _manifest(url: str) -> Manifest:
         raise ApiError(500, message, late=True) from fault
 
 
-def _blob(store: Store, base: str, layer: Layer) -> Iterator[dict[str, Any]]:
+def _blob(store: ModelStore, base: str, layer: Layer) -> Iterator[dict[str, Any]]:
     path = store.blob_path(layer.digest)
     status = {
         "status": f"pulling {hex_digest(layer.digest)[:12]}",

@@ -10,7 +10,7 @@ from bridge_core.dialects.values import (
     JsonList,
     JsonMap,
     JsonRecord,
-    Record,
+    TemplateRecord,
     TypeList,
     as_list,
     as_map,
@@ -25,10 +25,10 @@ class Message:
     content: str
     source: Mapping[str, Any]
 
-    def record(self) -> Record:
+    def record(self) -> TemplateRecord:
         """The message as templates see it."""
         calls = [_call(call, index) for index, call in enumerate(as_list(self.source.get("tool_calls")))]
-        return Record(
+        return TemplateRecord(
             Role=self.role,
             Content=self.content,
             Thinking=self.source.get("thinking") or "",
@@ -62,12 +62,12 @@ def tool_records(tools: Sequence[Mapping[str, Any]]) -> JsonList:
     return JsonList(_tool(tool) for tool in tools)
 
 
-def _call(call: Mapping[str, Any], index: int) -> Record:
+def _call(call: Mapping[str, Any], index: int) -> TemplateRecord:
     call = as_map(call)
     function = as_map(call.get("function"))
-    return Record(
+    return TemplateRecord(
         ID=call.get("id") or "",
-        Function=Record(
+        Function=TemplateRecord(
             Index=function.get("index", index),
             Name=function.get("name") or "",
             Arguments=JsonMap(as_map(function.get("arguments"))),
@@ -107,7 +107,7 @@ def _tool(tool: Mapping[str, Any]) -> JsonRecord:
     )
 
 
-def _property(source: Any) -> Record:
+def _property(source: Any) -> TemplateRecord:
     schema = as_map(source)
     types = schema.get("type")
     return _json_record(

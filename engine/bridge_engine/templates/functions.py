@@ -19,7 +19,7 @@ _WIDEST = 1000  # of a padded number or text: a format string must not be able t
 _VERB = re.compile(r"%([-+# 0]*)(\d*)(?:\.(\d+))?([a-zA-Z%])")
 
 
-class CallFault(Exception):
+class FunctionFault(Exception):
     """A function refuses its arguments; the interpreter adds the line."""
 
 
@@ -43,7 +43,7 @@ def call(name: str, arguments: Sequence[Any], dates: Dates) -> Any:
         return dates.yesterday
     least, most, function = _FUNCTIONS[name]
     if not least <= len(arguments) <= most:
-        raise CallFault(f"wrong number of arguments for {name}: {len(arguments)}")
+        raise FunctionFault(f"wrong number of arguments for {name}: {len(arguments)}")
     return function(*arguments)
 
 
@@ -63,7 +63,7 @@ def _println(*values: Any) -> str:
 
 def _printf(layout: Any, *values: Any) -> str:
     if not isinstance(layout, str):
-        raise CallFault("printf: the format must be a string")
+        raise FunctionFault("printf: the format must be a string")
     waiting = list(values)
 
     def one(match: re.Match[str]) -> str:
@@ -73,7 +73,7 @@ def _printf(layout: Any, *values: Any) -> str:
         if not waiting:
             return f"%!{verb}(MISSING)"
         if int(width or 0) > _WIDEST or int(precision or 0) > _WIDEST:
-            raise CallFault(f"printf: %{width}{verb} is too wide")
+            raise FunctionFault(f"printf: %{width}{verb} is too wide")
         text = _formatted(verb, waiting.pop(0), flags, precision)
         if "-" in flags:
             return text.ljust(int(width or 0))
@@ -106,32 +106,32 @@ def _length(value: Any) -> int:
         return len(value.encode())
     if isinstance(value, Mapping | Sequence):
         return len(value)
-    raise CallFault("len: has no length")
+    raise FunctionFault("len: has no length")
 
 
 def _index(value: Any, *keys: Any) -> Any:
     for key in keys:
         if value is None:
-            raise CallFault("index of untyped nil")
+            raise FunctionFault("index of untyped nil")
         if isinstance(value, Mapping):
             if not isinstance(key, str):
-                raise CallFault("index: a map's keys are strings")
+                raise FunctionFault("index: a map's keys are strings")
             value = value.get(key)
         elif isinstance(value, str | Sequence):
             items: Sequence[Any] = value.encode() if isinstance(value, str) else value
             value = items[_place(key, len(items) - 1)]
         else:
-            raise CallFault("index: cannot be indexed")
+            raise FunctionFault("index: cannot be indexed")
     return value
 
 
 def _slice(value: Any, *bounds: Any) -> Any:
     if not isinstance(value, str | Sequence):
-        raise CallFault("slice: cannot be sliced")
+        raise FunctionFault("slice: cannot be sliced")
     items: Any = value.encode() if isinstance(value, str) else value
     places = [_place(bound, len(items)) for bound in bounds]
     if sorted(places) != places:
-        raise CallFault("slice: bounds out of order")
+        raise FunctionFault("slice: bounds out of order")
     low, high = (*places, 0)[0] if places else 0, places[1] if len(places) > 1 else len(items)
     part = items[low:high]
     return part.decode(errors="replace") if isinstance(value, str) else part
@@ -139,25 +139,25 @@ def _slice(value: Any, *bounds: Any) -> Any:
 
 def _place(key: Any, last: int) -> int:
     if isinstance(key, bool) or not isinstance(key, int):
-        raise CallFault("cannot index with a value that is not an integer")
+        raise FunctionFault("cannot index with a value that is not an integer")
     if not 0 <= key <= last:
-        raise CallFault(f"index out of range: {key}")
+        raise FunctionFault(f"index out of range: {key}")
     return key
 
 
 def _equal(first: Any, *others: Any) -> bool:
     if not others:
-        raise CallFault("eq: missing argument for comparison")
+        raise FunctionFault("eq: missing argument for comparison")
     for other in others:
         if kind(first) != kind(other) and None not in (first, other):
-            raise CallFault("incompatible types for comparison")
+            raise FunctionFault("incompatible types for comparison")
     return first in others
 
 
 def _compare(test: Callable[[Any, Any], bool]) -> Callable[[Any, Any], bool]:
     def compare(first: Any, second: Any) -> bool:
         if kind(first) != kind(second) or kind(first) not in {"number", "string"}:
-            raise CallFault("incompatible types for comparison")
+            raise FunctionFault("incompatible types for comparison")
         return test(first, second)
 
     return compare

@@ -8,9 +8,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from bridge_core.dialects.values import Record, text_of, truth
+from bridge_core.dialects.values import TemplateRecord, text_of, truth
 from bridge_engine.templates.fault import TemplateFault
-from bridge_engine.templates.functions import CallFault, Dates, call
+from bridge_engine.templates.functions import Dates, FunctionFault, call
 from bridge_engine.templates.nodes import (
     ActionNode,
     Body,
@@ -163,7 +163,7 @@ class _Run:
         arguments = [self._value(operand, dot, scopes) for operand in operands]
         try:
             return call(function.name, (*arguments, *piped), self._dates)
-        except CallFault as fault:
+        except FunctionFault as fault:
             raise TemplateFault(str(fault), function.line) from fault
 
     def _value(self, operand: Operand, dot: Any, scopes: list[dict[str, Any]]) -> Any:
@@ -187,7 +187,7 @@ def _pairs(value: Any, line: int) -> list[tuple[Any, Any]]:
         if value > MOST_STEPS:
             raise TemplateFault("takes too many steps", line)
         return [(number, number) for number in range(value)]
-    if isinstance(value, Mapping) and not isinstance(value, Record):
+    if isinstance(value, Mapping) and not isinstance(value, TemplateRecord):
         return [(key, value[key]) for key in sorted(value)]
     if isinstance(value, list | tuple):
         return list(enumerate(value))
@@ -200,7 +200,7 @@ def _path(value: Any, names: Sequence[str], line: int) -> Any:
             raise TemplateFault(f"nil has no field {name}", line)
         if not isinstance(value, Mapping):
             raise TemplateFault(f"can't evaluate field {name}", line)
-        if isinstance(value, Record) and name not in value:
+        if isinstance(value, TemplateRecord) and name not in value:
             raise TemplateFault(f"can't evaluate field {name}", line)
         value = value.get(name)
     return value

@@ -48,7 +48,7 @@ def _around(body: Body) -> Tags | None:
     return None
 
 
-class Part(NamedTuple):
+class ThinkingPart(NamedTuple):
     """Text that was recognised: thinking, and answer."""
 
     thinking: str
@@ -80,7 +80,7 @@ class ThinkingParser:
         self._state = _State.OPENED if opened else _State.BEFORE
         self._held = ""
 
-    def feed(self, text: str) -> Part:
+    def feed(self, text: str) -> ThinkingPart:
         """The parts that this text completes."""
         self._held += text
         thinking = content = ""
@@ -91,49 +91,49 @@ class ThinkingParser:
             content += part.content
             if self._state is state:
                 break
-        return Part(thinking, content)
+        return ThinkingPart(thinking, content)
 
-    def finish(self) -> Part:
+    def finish(self) -> ThinkingPart:
         """What was held back: the text ended before it became a tag."""
         held, self._held = self._held, ""
         if self._state is _State.THINKING:
-            return Part(held, "")
+            return ThinkingPart(held, "")
         if self._state in {_State.OPENED, _State.CLOSED}:
-            return Part("", "")
-        return Part("", held)
+            return ThinkingPart("", "")
+        return ThinkingPart("", held)
 
-    def _advance(self) -> Part:
+    def _advance(self) -> ThinkingPart:
         if self._state is _State.BEFORE:
             return self._before()
         if self._state in {_State.OPENED, _State.CLOSED}:
             self._held = self._held.lstrip()
             if self._held:
                 self._state = _State.THINKING if self._state is _State.OPENED else _State.ANSWER
-            return Part("", "")
+            return ThinkingPart("", "")
         if self._state is _State.THINKING:
             return self._thinking()
         content, self._held = self._held, ""
-        return Part("", content)
+        return ThinkingPart("", content)
 
-    def _before(self) -> Part:
+    def _before(self) -> ThinkingPart:
         stripped = self._held.lstrip()
         if stripped.startswith(self._tags.opening):
             self._held = stripped[len(self._tags.opening) :]
             self._state = _State.OPENED
         elif not self._tags.opening.startswith(stripped):
             self._state = _State.ANSWER
-        return Part("", "")
+        return ThinkingPart("", "")
 
-    def _thinking(self) -> Part:
+    def _thinking(self) -> ThinkingPart:
         thought, tag, rest = self._held.partition(self._tags.closing)
         if tag:
             self._held = rest
             self._state = _State.CLOSED
-            return Part(thought, "")
+            return ThinkingPart(thought, "")
         kept = overlap(self._held, self._tags.closing)
         thought = self._held[: len(self._held) - kept]
         self._held = self._held[len(thought) :]
-        return Part(thought, "")
+        return ThinkingPart(thought, "")
 
 
 def overlap(text: str, tag: str) -> int:

@@ -22,7 +22,7 @@ from bridge_core.store.api import Delete, KeyValue, Op, Put, Store, Unchanged
 from bridge_core.tls import Peer
 from bridge_registry import keyspace
 from bridge_registry.enrolment import join_rules
-from bridge_registry.enrolment.join_rules import EnrolmentRefused, Refusal
+from bridge_registry.enrolment.join_rules import EnrolmentRefused, JoinRefusal
 from bridge_registry.enrolment.store_access import StoreAccess
 from bridge_registry.records import NodeRecord, SerialRecord, TokenRecord, decode, encode
 
@@ -113,7 +113,7 @@ class Enroller:
         except (TokenFault, EnrolmentRefused) as fault:
             audit.warning("join_refused", reason=fault.message)
             if isinstance(fault, TokenFault):
-                raise EnrolmentRefused(Refusal.UNAUTHENTICATED, fault.message, hint=fault.hint) from fault
+                raise EnrolmentRefused(JoinRefusal.UNAUTHENTICATED, fault.message, hint=fault.hint) from fault
             raise
         except BridgeError as fault:
             audit.warning("join_failed", reason=fault.message)
@@ -266,12 +266,14 @@ class Enroller:
         name = peer.identity.name
         if self._directory.is_revoked(peer.serial):
             raise EnrolmentRefused(
-                Refusal.DENIED, f"the certificate of {name} was revoked", hint="join again with a new token"
+                JoinRefusal.DENIED,
+                f"the certificate of {name} was revoked",
+                hint="join again with a new token",
             )
         record = decode(item, NodeRecord) if item is not None else None
         if item is None or record is None or record.state == "revoked":
             raise EnrolmentRefused(
-                Refusal.DENIED,
+                JoinRefusal.DENIED,
                 f"{name} is not a node of this mesh any more",
                 hint="join again with a new token",
             )

@@ -31,7 +31,7 @@ _HOST_NAME: Final = re.compile(r"[A-Za-z0-9_](?:[A-Za-z0-9_.-]*[A-Za-z0-9])?")
 _LOOPBACK_NAMES: Final = ("localhost", "127.0.0.1", "::1")
 
 
-class Refusal(enum.Enum):
+class JoinRefusal(enum.Enum):
     """Why a request is refused; each becomes one gRPC status."""
 
     UNAUTHENTICATED = "unauthenticated"
@@ -43,7 +43,7 @@ class Refusal(enum.Enum):
 class EnrolmentRefused(BridgeError):
     """A Join, Renew or Leave that is not granted."""
 
-    def __init__(self, refusal: Refusal, message: str, *, hint: str = "") -> None:
+    def __init__(self, refusal: JoinRefusal, message: str, *, hint: str = "") -> None:
         super().__init__(message, hint=hint)
         self.refusal = refusal
 
@@ -63,13 +63,13 @@ def check_token(token: JoinToken, record: TokenRecord | None, ca_pin: str) -> To
     """
     if token.ca_pin != ca_pin:
         raise EnrolmentRefused(
-            Refusal.UNAUTHENTICATED,
+            JoinRefusal.UNAUTHENTICATED,
             "the join token is of another mesh: it names another CA",
             hint="make one with `bridgectl token create` against this registry",
         )
     if record is None or not token.proves(record.secret_hash):
         raise EnrolmentRefused(
-            Refusal.UNAUTHENTICATED,
+            JoinRefusal.UNAUTHENTICATED,
             "the join token is wrong: this registry did not make it",
             hint="make one with `bridgectl token create` against this registry",
         )
@@ -84,12 +84,12 @@ def check_use(record: TokenRecord, now: float) -> None:
     """
     hint = "make a new one with `bridgectl token create`"
     if record.revoked:
-        raise EnrolmentRefused(Refusal.UNAUTHENTICATED, "the join token was revoked", hint=hint)
+        raise EnrolmentRefused(JoinRefusal.UNAUTHENTICATED, "the join token was revoked", hint=hint)
     if now >= record.expires:
         ago = int(now - record.expires)
-        raise EnrolmentRefused(Refusal.UNAUTHENTICATED, f"the join token expired {ago} s ago", hint=hint)
+        raise EnrolmentRefused(JoinRefusal.UNAUTHENTICATED, f"the join token expired {ago} s ago", hint=hint)
     if record.uses_left < 1:
-        raise EnrolmentRefused(Refusal.UNAUTHENTICATED, "the join token was already used", hint=hint)
+        raise EnrolmentRefused(JoinRefusal.UNAUTHENTICATED, "the join token was already used", hint=hint)
 
 
 def is_repetition(existing: NodeRecord | None, token_id: str, key: str) -> bool:
@@ -109,13 +109,13 @@ def check_name(name: str, record: TokenRecord, existing: NodeRecord | None) -> N
     """
     if record.node_name not in {"", name}:
         raise EnrolmentRefused(
-            Refusal.UNAUTHENTICATED,
+            JoinRefusal.UNAUTHENTICATED,
             f"the join token is for the node {record.node_name}, not {name}",
             hint=f"join as {record.node_name}, or make a token for {name}",
         )
     if existing is not None and record.node_name != name:
         raise EnrolmentRefused(
-            Refusal.TAKEN,
+            JoinRefusal.TAKEN,
             f"the node name {name} is taken",
             hint=f"choose another --name, or make a token with --node {name} to replace that node",
         )
@@ -137,11 +137,11 @@ def grantable_names(
     for host in [own_host, *asked]:
         if host in theirs and host != own_host:
             raise EnrolmentRefused(
-                Refusal.DENIED, f"the certificate request asks for {host}, which is another node's"
+                JoinRefusal.DENIED, f"the certificate request asks for {host}, which is another node's"
             )
         if host.endswith(RESERVED_SUFFIX):
             raise EnrolmentRefused(
-                Refusal.DENIED, f"the certificate request asks for {host}, a name of the Bridge's own"
+                JoinRefusal.DENIED, f"the certificate request asks for {host}, a name of the Bridge's own"
             )
         if host:
             hosts[host] = None
@@ -156,7 +156,7 @@ def _by_kind(hosts: Iterable[str]) -> Names:
         except ValueError:
             if len(host) > 253 or not _HOST_NAME.fullmatch(host):  # no wildcards either
                 raise EnrolmentRefused(
-                    Refusal.INVALID, f"the certificate request asks for {host!r}, which is no host name"
+                    JoinRefusal.INVALID, f"the certificate request asks for {host!r}, which is no host name"
                 ) from None
             dns_names.append(host)
     return Names(tuple(dns_names), tuple(addresses))
@@ -170,9 +170,9 @@ def check_peer_address(address: str) -> None:
     """
     host, _, port = address.rpartition(":")
     if not host or not port.isdecimal() or not 0 < int(port) < 65_536:
-        raise EnrolmentRefused(Refusal.INVALID, f"{address!r} is not a peer address", hint="host:port")
+        raise EnrolmentRefused(JoinRefusal.INVALID, f"{address!r} is not a peer address", hint="host:port")
     if any(mark in host for mark in "/ @,") or len(host) > 253:
-        raise EnrolmentRefused(Refusal.INVALID, f"{address!r} is not a peer address", hint="host:port")
+        raise EnrolmentRefused(JoinRefusal.INVALID, f"{address!r} is not a peer address", hint="host:port")
 
 
 def check_labels(labels: Mapping[str, str]) -> None:
@@ -185,7 +185,7 @@ def check_labels(labels: Mapping[str, str]) -> None:
         not key or len(key) > 128 or len(value) > 256 for key, value in labels.items()
     ):
         raise EnrolmentRefused(
-            Refusal.INVALID, "too many or too long labels", hint="64 at most, keys of 128, values of 256"
+            JoinRefusal.INVALID, "too many or too long labels", hint="64 at most, keys of 128, values of 256"
         )
 
 
@@ -196,4 +196,4 @@ def host_of(address: str) -> str:
 
 def as_refusal(fault: IdentityFault) -> EnrolmentRefused:
     """The refusal that a bad name or request is."""
-    return EnrolmentRefused(Refusal.INVALID, fault.message, hint=fault.hint)
+    return EnrolmentRefused(JoinRefusal.INVALID, fault.message, hint=fault.hint)

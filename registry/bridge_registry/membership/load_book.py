@@ -20,7 +20,7 @@ from bridge_core.snapshot import Version
 Key = tuple[str, str]  # route, backend
 
 
-class Report(msgspec.Struct, frozen=True):
+class NodeLoadReport(msgspec.Struct, frozen=True):
     """One report of one agent; `backends` holds those that changed since the one before."""
 
     began: int
@@ -39,7 +39,7 @@ class NodeLoad(msgspec.Struct, frozen=True):
     snapshot: Version
 
 
-class LoadBook:
+class LoadReports:
     """See the module."""
 
     def __init__(self) -> None:
@@ -48,7 +48,7 @@ class LoadBook:
         self._pending: dict[Key, Counts] = {}
         self._results: dict[str, dict[str, ProbeResult]] = {}
 
-    def take_report(self, node: str, report: Report, now: float) -> None:
+    def take_report(self, node: str, report: NodeLoadReport, now: float) -> None:
         """Takes a report in, at monotonic time `now`."""
         before = self.nodes.get(node)
         self.nodes[node] = NodeLoad(now, report.began, report.in_flight, report.snapshot)

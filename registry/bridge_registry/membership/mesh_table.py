@@ -21,12 +21,12 @@ from bridge_core.config.documents import (
     RolloutDocument,
 )
 from bridge_core.snapshot import Instance
-from bridge_core.store.api import Deleted, KeyValue, Listing, WatchEvent
+from bridge_core.store.api import Deleted, KeyListing, KeyValue, WatchEvent
 from bridge_registry import keyspace
 from bridge_registry.membership.membership_rules import Membership
 from bridge_registry.records import NodeRecord, RecordFault, SerialRecord, decode
-from bridge_registry.rollouts.plan import Plan, plan_of
-from bridge_registry.rollouts.rollout_rules import Position
+from bridge_registry.rollouts.plan import RolloutPlan, plan_of
+from bridge_registry.rollouts.rollout_rules import RolloutPosition
 
 T = TypeVar("T", bound=msgspec.Struct)
 
@@ -59,7 +59,7 @@ class MeshTable:
         self.texts: dict[str, str] = {}
         self.modified: dict[str, int] = {}
         self.created: dict[str, int] = {}
-        self.positions: dict[str, tuple[Position, int]] = {}
+        self.positions: dict[str, tuple[RolloutPosition, int]] = {}
         self.faults: dict[str, str] = {}
 
     @property
@@ -79,7 +79,7 @@ class MeshTable:
         return [document for document in self.documents.values() if isinstance(document, NodeClassDocument)]
 
     @property
-    def plans(self) -> list[Plan]:
+    def plans(self) -> list[RolloutPlan]:
         """Every applied rollout."""
         return [
             plan_of(one, self.created.get(key, 0))
@@ -88,7 +88,7 @@ class MeshTable:
         ]
 
     @property
-    def rollouts(self) -> list[tuple[Plan, Position]]:
+    def rollouts(self) -> list[tuple[RolloutPlan, RolloutPosition]]:
         """Every applied rollout that has begun."""
         return [
             (plan, self.positions[plan.name][0])
@@ -102,7 +102,7 @@ class MeshTable:
 
     def apply(self, event: WatchEvent, now: float) -> None:
         """Takes one event in, at monotonic time `now`."""
-        if isinstance(event, Listing):
+        if isinstance(event, KeyListing):
             self._replace(event, now)
         else:
             for change in event.events:
@@ -114,7 +114,7 @@ class MeshTable:
         if self.mesh_spec is not None:
             self.membership.ttl_s = self.mesh_spec.lease_ttl
 
-    def _replace(self, listing: Listing, now: float) -> None:
+    def _replace(self, listing: KeyListing, now: float) -> None:
         keys = {item.key for item in listing.items}
         for prefix, held in (
             (keyspace.NODES, self.nodes),
@@ -180,7 +180,7 @@ class MeshTable:
         self.created[name] = item.create_revision
 
     def _put_position(self, item: KeyValue) -> None:
-        position = self._decoded(item, Position)
+        position = self._decoded(item, RolloutPosition)
         if position is not None:
             self.positions[item.key.removeprefix(keyspace.ROLLOUTS)] = (position, item.mod_revision)
 

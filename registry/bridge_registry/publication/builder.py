@@ -10,8 +10,8 @@ from bridge_core.names import canonical
 from bridge_core.snapshot import MESH_KEY, Instance, Node, Route, Version, encode_entry
 from bridge_registry.records import NodeRecord
 from bridge_registry.rollouts.effect_rules import probes, route_under
-from bridge_registry.rollouts.plan import Plan
-from bridge_registry.rollouts.rollout_rules import Position
+from bridge_registry.rollouts.plan import RolloutPlan
+from bridge_registry.rollouts.rollout_rules import RolloutPosition
 
 
 def entries(
@@ -22,7 +22,7 @@ def entries(
     nodes: Mapping[str, NodeRecord],
     members: Iterable[Instance],
     revoked: Iterable[str],
-    rollouts: Iterable[tuple[Plan, Position]] = (),
+    rollouts: Iterable[tuple[RolloutPlan, RolloutPosition]] = (),
     node_classes: Iterable[NodeClassDocument] = (),
 ) -> dict[str, bytes]:
     """Every entry of the snapshot. An instance counts only on an enrolled node that is not revoked."""
@@ -50,7 +50,11 @@ def entries(
 
 
 def _under(
-    made: Route, plan: Plan, position: Position, members: tuple[Instance, ...], nodes: Mapping[str, Node]
+    made: Route,
+    plan: RolloutPlan,
+    position: RolloutPosition,
+    members: tuple[Instance, ...],
+    nodes: Mapping[str, Node],
 ) -> tuple[Route, dict[str, bytes]]:
     made = route_under(made, plan, position, members, nodes)
     return made, {key: encode_entry(probe) for key, probe in probes(plan, position, made).items()}

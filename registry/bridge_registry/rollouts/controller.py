@@ -17,16 +17,16 @@ from bridge_core.errors import BridgeError, Unavailable
 from bridge_core.snapshot import Snapshot
 from bridge_core.store.api import Delete, Put, Store, Unchanged
 from bridge_registry import keyspace
-from bridge_registry.membership.load_book import LoadBook
+from bridge_registry.membership.load_book import LoadReports
 from bridge_registry.membership.mesh_table import MeshTable
 from bridge_registry.records import encode
 from bridge_registry.rollouts.effect_rules import eligible
-from bridge_registry.rollouts.plan import Plan
+from bridge_registry.rollouts.plan import RolloutPlan
 from bridge_registry.rollouts.rollout_rules import (
     Commanded,
     Effect,
-    Position,
     Probed,
+    RolloutPosition,
     Tell,
     Ticked,
     begin,
@@ -68,7 +68,7 @@ class RolloutController:
         store: Store,
         leadership: Office,
         table: MeshTable,
-        load: LoadBook,
+        load: LoadReports,
         snapshot: Callable[[], Snapshot],
         *,
         clock: Callable[[], float] = time.time,
@@ -82,7 +82,7 @@ class RolloutController:
         self._clock = clock
         self._monotonic = monotonic
         # Positions ahead of the store by what was measured since, and the revision they come from.
-        self._ahead: dict[str, tuple[Position, int]] = {}
+        self._ahead: dict[str, tuple[RolloutPosition, int]] = {}
         self._saved_at: dict[str, float] = {}
         self._turn = asyncio.Lock()  # a command waits for the tick that runs, and the other way round
 
@@ -114,7 +114,7 @@ class RolloutController:
             for name in self._table.positions.keys() - plans.keys():
                 await self._forget(name)
 
-    async def command(self, name: str, verb: str, by: str) -> Position:
+    async def command(self, name: str, verb: str, by: str) -> RolloutPosition:
         """Does what an admin says; returns the position after it.
 
         Raises:
@@ -130,7 +130,7 @@ class RolloutController:
             await self._save(plan, position, current[1], effects)
             return position
 
-    def plan(self, name: str) -> Plan:
+    def plan(self, name: str) -> RolloutPlan:
         """The applied rollout of this name.
 
         Raises:
@@ -141,13 +141,13 @@ class RolloutController:
                 return plan
         raise BridgeError(f"there is no rollout {name!r}", hint="`bridgectl rollout status` lists them")
 
-    def positions(self) -> Iterable[tuple[Plan, Position]]:
+    def positions(self) -> Iterable[tuple[RolloutPlan, RolloutPosition]]:
         """Every rollout and where it stands, the newest measurements included."""
         for plan in self._table.plans:
             found = self._position(plan)
-            yield plan, found[0] if found else Position(plan.identity)
+            yield plan, found[0] if found else RolloutPosition(plan.identity)
 
-    async def _move(self, plan: Plan, seconds: float) -> None:
+    async def _move(self, plan: RolloutPlan, seconds: float) -> None:
         stable, canary = (self._load.take(plan.route, key) for key in (plan.stable, plan.canary))
         current = self._position(plan)
         if current is None:
@@ -164,7 +164,7 @@ class RolloutController:
         else:
             self._ahead[plan.name] = (position, current[1])
 
-    def _position(self, plan: Plan) -> tuple[Position, int] | None:
+    def _position(self, plan: RolloutPlan) -> tuple[RolloutPosition, int] | None:
         """The position to go on from; one that is stored stands over one that was made from an older."""
         stored = self._table.positions.get(plan.name)
         ahead = self._ahead.get(plan.name)
@@ -172,7 +172,9 @@ class RolloutController:
             return ahead
         return stored
 
-    async def _save(self, plan: Plan, position: Position, revision: int, effects: Iterable[Effect]) -> None:
+    async def _save(
+        self, plan: RolloutPlan, position: RolloutPosition, revision: int, effects: Iterable[Effect]
+    ) -> None:
         key = keyspace.ROLLOUTS + plan.name
         conditions = [Unchanged(key, revision), self._leadership.fence()]
         try:
@@ -195,13 +197,13 @@ class RolloutController:
         self._load.forget(name)
         log.info("rollout", name=name, what="its document is gone")
 
-    def _instances(self, plan: Plan) -> tuple[str, ...]:
+    def _instances(self, plan: RolloutPlan) -> tuple[str, ...]:
         snapshot = self._snapshot()
         route = snapshot.routes.get(plan.route)
         canary = [backend for backend in route.backends if backend.key == plan.canary] if route else []
         return eligible(canary[0], snapshot.instances.values(), snapshot.nodes) if canary else ()
 
-    def _probed(self, plan: Plan) -> tuple[Probed, ...]:
+    def _probed(self, plan: RolloutPlan) -> tuple[Probed, ...]:
         return tuple(
             Probed(result.instance, result.round, result.passed, result.detail)
             for result in self._load.results(plan.name)

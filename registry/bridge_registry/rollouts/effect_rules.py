@@ -20,14 +20,18 @@ import msgspec
 from bridge_core.names import canonical_or_same
 from bridge_core.probe import Probe
 from bridge_core.snapshot import Backend, Instance, Node, Route
-from bridge_registry.rollouts.plan import Plan
-from bridge_registry.rollouts.rollout_rules import Position, step_of
+from bridge_registry.rollouts.plan import RolloutPlan
+from bridge_registry.rollouts.rollout_rules import RolloutPosition, step_of
 
 _FINE: Final = 1000  # a thousandth of a request in a hundred is the smallest share
 
 
 def route_under(
-    route: Route, plan: Plan, position: Position, instances: Iterable[Instance], nodes: Mapping[str, Node]
+    route: Route,
+    plan: RolloutPlan,
+    position: RolloutPosition,
+    instances: Iterable[Instance],
+    nodes: Mapping[str, Node],
 ) -> Route:
     """The route as it is in force."""
     sides = {backend.key: backend for backend in route.backends}
@@ -53,7 +57,7 @@ def route_under(
     return msgspec.structs.replace(route, backends=backends)
 
 
-def probes(plan: Plan, position: Position, route: Route) -> dict[str, Probe]:
+def probes(plan: RolloutPlan, position: RolloutPosition, route: Route) -> dict[str, Probe]:
     """Entry keys and what agents are asked."""
     sides = {backend.key: backend for backend in route.backends}
     found: dict[str, Probe] = {}
@@ -93,7 +97,7 @@ def eligible(backend: Backend, instances: Iterable[Instance], nodes: Mapping[str
 
 
 def _share(
-    plan: Plan, position: Position, own: tuple[str, ...], everybody: int
+    plan: RolloutPlan, position: RolloutPosition, own: tuple[str, ...], everybody: int
 ) -> tuple[float, tuple[str, ...]]:
     """The canary's percent, and the instances it is narrowed to; empty: it is not."""
     if position.phase == "complete":

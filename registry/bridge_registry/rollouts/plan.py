@@ -28,7 +28,7 @@ class Guards(msgspec.Struct, frozen=True):
     tokens_per_s: float | None = 0.7
 
 
-class Plan(msgspec.Struct, frozen=True):
+class RolloutPlan(msgspec.Struct, frozen=True):
     """One rollout, from beginning to end.
 
     Attributes:
@@ -66,11 +66,11 @@ class Plan(msgspec.Struct, frozen=True):
         return f"{self.route} {self.stable} {self.canary} {self.born}"
 
 
-def plan_of(document: RolloutDocument, born: int = 0) -> Plan:
+def plan_of(document: RolloutDocument, born: int = 0) -> RolloutPlan:
     """The plan of a document that was created at revision `born`."""
     spec, probe = document.spec, document.spec.probe
     guards = spec.guards
-    return Plan(
+    return RolloutPlan(
         name=document.metadata.name,
         route=spec.route,
         stable=spec.stable,

@@ -31,7 +31,7 @@ import msgspec
 from bridge_core.counts import Counts
 from bridge_core.errors import BridgeError
 from bridge_registry.rollouts.guard_rules import verdict
-from bridge_registry.rollouts.plan import Plan, Step
+from bridge_registry.rollouts.plan import RolloutPlan, Step
 
 Phase: TypeAlias = Literal["progressing", "paused", "complete", "rolled-back", "aborted"]
 _KEPT_EVENTS: Final = 50
@@ -45,7 +45,7 @@ class Happening(msgspec.Struct, frozen=True):
     what: str
 
 
-class Position(msgspec.Struct, frozen=True, omit_defaults=True):
+class RolloutPosition(msgspec.Struct, frozen=True, omit_defaults=True):
     """Where a rollout stands; what is stored of it.
 
     Attributes:
@@ -130,15 +130,15 @@ class Tell(msgspec.Struct, frozen=True):
 
 
 Effect: TypeAlias = Save | Tell
-Result: TypeAlias = tuple[Position, tuple[Effect, ...]]
+Result: TypeAlias = tuple[RolloutPosition, tuple[Effect, ...]]
 
 
-def begin(plan: Plan, now: float, last_round: int = 0) -> Result:
+def begin(plan: RolloutPlan, now: float, last_round: int = 0) -> Result:
     """The position of a rollout that was just applied, in place of one that came to round `last_round`."""
-    return _told(Position(plan.identity, round=_fresh(last_round)), f"began: {_words(plan, 0)}", now)
+    return _told(RolloutPosition(plan.identity, round=_fresh(last_round)), f"began: {_words(plan, 0)}", now)
 
 
-def decide(plan: Plan, position: Position, event: Event, now: float) -> Result:
+def decide(plan: RolloutPlan, position: RolloutPosition, event: Event, now: float) -> Result:
     """The position after `event` and what follows from it; `now` stamps the log.
 
     Raises:
@@ -153,12 +153,12 @@ def decide(plan: Plan, position: Position, event: Event, now: float) -> Result:
     return _tick(plan, _within(plan, position), event, now)
 
 
-def step_of(plan: Plan, position: Position) -> Step:
+def step_of(plan: RolloutPlan, position: RolloutPosition) -> Step:
     """The step it is in."""
     return plan.steps[min(position.step, len(plan.steps) - 1)]
 
 
-def validate(plan: Plan, position: Position) -> None:
+def validate(plan: RolloutPlan, position: RolloutPosition) -> None:
     """Raises AssertionError if an invariant is broken; for tests."""
     if not 0 <= position.step < len(plan.steps):
         raise AssertionError(f"step {position.step} of {len(plan.steps)}")
@@ -168,7 +168,7 @@ def validate(plan: Plan, position: Position) -> None:
         raise AssertionError("the log grows without end")
 
 
-def _tick(plan: Plan, position: Position, event: Ticked, now: float) -> Result:
+def _tick(plan: RolloutPlan, position: RolloutPosition, event: Ticked, now: float) -> Result:
     position = msgspec.structs.replace(
         position,
         stable=position.stable.plus(event.stable),
@@ -190,7 +190,7 @@ def _tick(plan: Plan, position: Position, event: Ticked, now: float) -> Result:
     return _next_step(plan, position, now)
 
 
-def _fault(plan: Plan, position: Position, event: Ticked) -> str:
+def _fault(plan: RolloutPlan, position: RolloutPosition, event: Ticked) -> str:
     enough = position.stable.answered >= plan.guards.min_requests or not position.reference.requests
     stable = position.stable if enough else position.reference
     fault = verdict(plan.guards, stable, position.canary)
@@ -200,7 +200,7 @@ def _fault(plan: Plan, position: Position, event: Ticked) -> str:
     return f"the probe failed on {wrong[0].instance}: {wrong[0].detail}" if wrong else ""
 
 
-def _probe(plan: Plan, position: Position, event: Ticked) -> Result:
+def _probe(plan: RolloutPlan, position: RolloutPosition, event: Ticked) -> Result:
     """Closes a round that all have passed, and begins the next when it is due."""
     if not plan.questions:
         return position, ()
@@ -213,12 +213,12 @@ def _probe(plan: Plan, position: Position, event: Ticked) -> Result:
     return position, ()
 
 
-def _unprobed(position: Position, event: Ticked) -> list[str]:
+def _unprobed(position: RolloutPosition, event: Ticked) -> list[str]:
     right = {one.instance for one in event.probed if one.round == position.round and one.passed}
     return [instance for instance in event.instances if instance not in right]
 
 
-def _waits(plan: Plan, position: Position, event: Ticked) -> str:
+def _waits(plan: RolloutPlan, position: RolloutPosition, event: Ticked) -> str:
     """What a step still waits for; empty when it can end."""
     step = step_of(plan, position)
     if position.elapsed_s < step.hold_s:
@@ -233,7 +233,7 @@ def _waits(plan: Plan, position: Position, event: Ticked) -> str:
     return ""
 
 
-def _next_step(plan: Plan, position: Position, now: float) -> Result:
+def _next_step(plan: RolloutPlan, position: RolloutPosition, now: float) -> Result:
     enough = position.stable.answered >= plan.guards.min_requests
     step = position.step + 1
     position = msgspec.structs.replace(
@@ -251,11 +251,11 @@ def _next_step(plan: Plan, position: Position, now: float) -> Result:
     return _told(position, _words(plan, step), now)
 
 
-def _command(plan: Plan, position: Position, event: Commanded, now: float) -> Result:
+def _command(plan: RolloutPlan, position: RolloutPosition, event: Commanded, now: float) -> Result:
     verb, phase = event.verb, position.phase
     by = f"{verb} by {event.by}"
     if verb == "restart":
-        fresh = Position(plan.identity, round=_fresh(position.round), events=position.events)
+        fresh = RolloutPosition(plan.identity, round=_fresh(position.round), events=position.events)
         return _told(fresh, f"{by}: {_words(plan, 0)}", now)
     if verb == "pause" and phase == "progressing":
         return _told(msgspec.structs.replace(position, phase="paused", reason=by), by, now)
@@ -275,23 +275,23 @@ def _fresh(last_round: int) -> int:
     return last_round + 1 if last_round else 0
 
 
-def _ended(position: Position, phase: Phase, reason: str, said: str, now: float) -> Result:
+def _ended(position: RolloutPosition, phase: Phase, reason: str, said: str, now: float) -> Result:
     return _told(msgspec.structs.replace(position, phase=phase, reason=reason), said, now)
 
 
-def _told(position: Position, what: str, now: float) -> Result:
+def _told(position: RolloutPosition, what: str, now: float) -> Result:
     events: Sequence[Happening] = (*position.events, Happening(now, what))
     position = msgspec.structs.replace(position, events=tuple(events[-_KEPT_EVENTS:]))
     return position, (Save(), Tell(what))
 
 
-def _within(plan: Plan, position: Position) -> Position:
+def _within(plan: RolloutPlan, position: RolloutPosition) -> RolloutPosition:
     """The position in a plan whose schedule was made shorter meanwhile."""
     last = len(plan.steps) - 1
     return position if position.step <= last else msgspec.structs.replace(position, step=last)
 
 
-def _words(plan: Plan, at: int) -> str:
+def _words(plan: RolloutPlan, at: int) -> str:
     step = plan.steps[at]
     share = f"{step.instances} instance(s)" if step.instances else f"{step.percent:g} %"
     return f"step {at + 1} of {len(plan.steps)}: {share} to {plan.canary}"

@@ -18,13 +18,13 @@ from bridge_registry import keyspace
 from bridge_registry.enrolment.enroller import Enroller
 from bridge_registry.enrolment.token_desk import TokenDesk
 from bridge_registry.membership.drain_rules import reports, safe_to_stop
-from bridge_registry.membership.load_book import LoadBook
+from bridge_registry.membership.load_book import LoadReports
 from bridge_registry.membership.mesh_table import MeshTable
 from bridge_registry.publication.hub import Hub
 from bridge_registry.records import NodeRecord, decode, encode
 from bridge_registry.rollouts.controller import RolloutController
-from bridge_registry.rollouts.plan import Plan
-from bridge_registry.rollouts.rollout_rules import Position
+from bridge_registry.rollouts.plan import RolloutPlan
+from bridge_registry.rollouts.rollout_rules import RolloutPosition
 from bridge_registry.rpc import messages
 from bridge_registry.rpc.gate import Context, Gate
 from bridge_registry.rpc.load_messages import rollout_message
@@ -53,7 +53,7 @@ class AdminService(rpc.AdminServicer):
         config: ConfigDesk,
         enroller: Enroller,
         rollouts: RolloutController,
-        load: LoadBook,
+        load: LoadReports,
         store: Store,
         table: MeshTable,
         hub: Hub,
@@ -186,7 +186,7 @@ class AdminService(rpc.AdminServicer):
             position = await self._rollouts.command(request.name, request.verb, _author(peer))
             return self._rollout(self._rollouts.plan(request.name), position)
 
-    def _rollout(self, plan: Plan, position: Position) -> pb.RolloutStatus:
+    def _rollout(self, plan: RolloutPlan, position: RolloutPosition) -> pb.RolloutStatus:
         route = self._hub.current.routes.get(plan.route)
         return rollout_message(plan, position, shares(route.backends) if route is not None else {})
 

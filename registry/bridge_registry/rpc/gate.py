@@ -18,18 +18,18 @@ import structlog
 from bridge_core.errors import BridgeError, Reaction
 from bridge_core.store.api import StoreRefused
 from bridge_core.tls import Peer
-from bridge_registry.enrolment.join_rules import EnrolmentRefused, Refusal
-from bridge_registry.rpc.tls_front import Caller
+from bridge_registry.enrolment.join_rules import EnrolmentRefused, JoinRefusal
+from bridge_registry.rpc.tls_front import RpcCaller
 
 log = structlog.get_logger()
 
 Context: TypeAlias = grpc.aio.ServicerContext[Any, Any]
 
 _STATUS: Final = {
-    Refusal.UNAUTHENTICATED: grpc.StatusCode.UNAUTHENTICATED,
-    Refusal.TAKEN: grpc.StatusCode.ALREADY_EXISTS,
-    Refusal.INVALID: grpc.StatusCode.INVALID_ARGUMENT,
-    Refusal.DENIED: grpc.StatusCode.PERMISSION_DENIED,
+    JoinRefusal.UNAUTHENTICATED: grpc.StatusCode.UNAUTHENTICATED,
+    JoinRefusal.TAKEN: grpc.StatusCode.ALREADY_EXISTS,
+    JoinRefusal.INVALID: grpc.StatusCode.INVALID_ARGUMENT,
+    JoinRefusal.DENIED: grpc.StatusCode.PERMISSION_DENIED,
 }
 _BY_REACTION: Final = {
     Reaction.RETRY: grpc.StatusCode.UNAVAILABLE,
@@ -49,7 +49,7 @@ def status_of(fault: BridgeError) -> grpc.StatusCode:
 
 
 def admission_fault(
-    caller: Caller, kind: str, trust_domain: str, is_revoked: Callable[[str], bool]
+    caller: RpcCaller, kind: str, trust_domain: str, is_revoked: Callable[[str], bool]
 ) -> tuple[grpc.StatusCode, str] | None:
     """Why `caller` may not call what is for identities of `kind`; None: it may."""
     peer = caller.peer
@@ -73,7 +73,7 @@ class Gate:
     """
 
     def __init__(
-        self, caller_of: Callable[[str], Caller], trust_domain: str, is_revoked: Callable[[str], bool]
+        self, caller_of: Callable[[str], RpcCaller], trust_domain: str, is_revoked: Callable[[str], bool]
     ) -> None:
         self._caller_of = caller_of
         self._trust_domain = trust_domain

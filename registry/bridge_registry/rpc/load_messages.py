@@ -4,16 +4,16 @@ from __future__ import annotations
 
 from bridge_core.counts import Counts
 from bridge_core.probe import ProbeResult
-from bridge_registry.membership.load_book import Report
-from bridge_registry.rollouts.plan import Plan
-from bridge_registry.rollouts.rollout_rules import Position, step_of
+from bridge_registry.membership.load_book import NodeLoadReport
+from bridge_registry.rollouts.plan import RolloutPlan
+from bridge_registry.rollouts.rollout_rules import RolloutPosition, step_of
 from bridge_registry.rpc.messages import version_of
 from bridge_wire.v1 import registry_pb2 as pb
 
 
-def report_of(message: pb.LoadReport, node: str) -> Report:
+def report_of(message: pb.LoadReport, node: str) -> NodeLoadReport:
     """What a node says; results of others' instances are left out."""
-    return Report(
+    return NodeLoadReport(
         message.began_unix_ms,
         message.in_flight,
         version_of(message.snapshot),
@@ -26,7 +26,9 @@ def report_of(message: pb.LoadReport, node: str) -> Report:
     )
 
 
-def rollout_message(plan: Plan, position: Position, weights: dict[str, float]) -> pb.RolloutStatus:
+def rollout_message(
+    plan: RolloutPlan, position: RolloutPosition, weights: dict[str, float]
+) -> pb.RolloutStatus:
     """A rollout; `weights` are the shares in force, by backend."""
     step = step_of(plan, position)
     return pb.RolloutStatus(

@@ -11,7 +11,7 @@ from collections.abc import AsyncIterator, Callable
 from bridge_core.errors import Unavailable
 from bridge_core.snapshot import Version
 from bridge_registry.enrolment.enroller import Enroller
-from bridge_registry.membership.load_book import LoadBook
+from bridge_registry.membership.load_book import LoadReports
 from bridge_registry.publication.hub import Acknowledgement, Hub
 from bridge_registry.publication.subscription_rules import RESEND_S, Subscription, acknowledged, next_send
 from bridge_registry.rpc.gate import Context, Gate
@@ -33,7 +33,7 @@ class MeshService(rpc.MeshServicer):
     """
 
     def __init__(
-        self, gate: Gate, enroller: Enroller, hub: Hub, load: LoadBook, check_serving: Callable[[], None]
+        self, gate: Gate, enroller: Enroller, hub: Hub, load: LoadReports, check_serving: Callable[[], None]
     ) -> None:
         self._gate = gate
         self._enroller = enroller

@@ -35,7 +35,7 @@ _LONGEST_FOLDER: Final = 90  # a Unix socket's whole path has 107 bytes
 _MAX_CONNECTIONS: Final = 8192
 
 
-class Caller(msgspec.Struct, frozen=True):
+class RpcCaller(msgspec.Struct, frozen=True):
     """Who is at the other end of a connection. `peer` is None without a client certificate."""
 
     remote: str
@@ -56,7 +56,7 @@ class TlsFront:
         shutil.rmtree(folder, ignore_errors=True)  # what a killed registry left
         folder.mkdir(mode=0o700, parents=True)
         self._folder = folder.absolute()
-        self._callers: dict[str, Caller] = {}
+        self._callers: dict[str, RpcCaller] = {}
         self._numbers = itertools.count()
         self._server: asyncio.Server | None = None
         self._connections: set[asyncio.Task[None]] = set()
@@ -71,9 +71,9 @@ class TlsFront:
         """The port that `serve` listens on; 0 before."""
         return int(self._server.sockets[0].getsockname()[1]) if self._server is not None else 0
 
-    def caller(self, grpc_peer: str) -> Caller:
+    def caller(self, grpc_peer: str) -> RpcCaller:
         """Who made the call of which gRPC says that it came from `grpc_peer`."""
-        return self._callers.get(grpc_peer.removeprefix("unix:"), Caller("unknown", None))
+        return self._callers.get(grpc_peer.removeprefix("unix:"), RpcCaller("unknown", None))
 
     async def serve(self, host: str, port: int, context: ssl.SSLContext) -> None:
         """Listens on host:port (0: any) from now on.
@@ -130,7 +130,7 @@ class TlsFront:
 
     async def _forward(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         path = str(self._folder / f"c{next(self._numbers)}")
-        self._callers[path] = Caller(_remote(writer), peer(writer.get_extra_info("ssl_object")))
+        self._callers[path] = RpcCaller(_remote(writer), peer(writer.get_extra_info("ssl_object")))
         inner: asyncio.StreamWriter | None = None
         end = socket.socket(socket.AF_UNIX)
         try:

@@ -13,15 +13,15 @@ import trustme
 from etcd3aio._protobuf import CompactionRequest, KVStub
 
 from bridge_cli.etcd_ready import ready
-from bridge_core.etcd_server import EtcdSettings
+from bridge_core.etcd_server import EtcdOptions
 from bridge_core.store.api import Store
-from bridge_core.store.etcd import ClientTls, EtcdStore, Timing
+from bridge_core.store.etcd import ClientTls, EtcdStore, StoreTiming
 from tests.etcd_server import EtcdServer
 from tests.fakes.store import FakeEtcd, FakeStore
 from tests.support import eventually
 
 # Short waits, so that silence is noticed within a test's patience.
-QUICK = Timing(connect_s=0.5, answer_s=0.5, idle_s=0.3, backoff_first_s=0.02, backoff_most_s=0.2)
+QUICK = StoreTiming(connect_s=0.5, answer_s=0.5, idle_s=0.3, backoff_first_s=0.02, backoff_most_s=0.2)
 
 
 class Bed(Protocol):
@@ -96,7 +96,7 @@ class EtcdBed:
     def __init__(self, folder: Path, certificates: Certificates) -> None:
         self.certificates = certificates
         self.server = EtcdServer(
-            EtcdSettings(
+            EtcdOptions(
                 data_dir=folder / "data",
                 log_file=folder / "etcd.log",
                 client_port=free_port(),

@@ -14,7 +14,7 @@ from etcd3aio import Etcd3Client
 
 from bridge_cli.etcd_ready import ready
 from bridge_core.errors import Fatal
-from bridge_core.store.api import Changes, Listing, Put, StoreRefused, StoreUnavailable
+from bridge_core.store.api import Changes, KeyListing, Put, StoreRefused, StoreUnavailable
 from bridge_core.store.etcd import ClientTls, EtcdStore
 from tests.contract.store.beds import QUICK, Certificates, EtcdBed, free_port
 from tests.support import eventually
@@ -79,7 +79,7 @@ async def test_an_etcd_that_is_not_there_is_waited_for(tmp_path: Path) -> None:
         bed.server.start()
         try:
             listing = await asyncio.wait_for(first, 20.0)
-            assert isinstance(listing, Listing)
+            assert isinstance(listing, KeyListing)
             assert await asyncio.wait_for(lease.changed(0), 5.0)
             assert store.fault is None
         finally:
@@ -148,7 +148,7 @@ async def test_of_several_endpoints_one_that_answers_is_used(etcd_bed: EtcdBed) 
     async with opened([dead, etcd_bed.url], etcd_bed.certificates.client) as store:
         assert (await store.commit([Put("/several/a", b"1")])).committed
         watch = store.watch("/several/")
-        assert isinstance(await asyncio.wait_for(anext(watch), 5.0), Listing)
+        assert isinstance(await asyncio.wait_for(anext(watch), 5.0), KeyListing)
         await store.commit([Put("/several/a", b"2")])
         assert isinstance(await asyncio.wait_for(anext(watch), 5.0), Changes)
         await watch.aclose()
@@ -182,7 +182,7 @@ async def test_a_store_put_back_to_an_older_state_is_listed_again(own_etcd: Etcd
         own_etcd.server.start()
         await own_etcd.ready()
         watch = store.watch("/a")
-        assert isinstance(await anext(watch), Listing)
+        assert isinstance(await anext(watch), KeyListing)
         for number in range(5):
             await store.commit([Put("/a", b"%d" % number)])
             assert isinstance(await asyncio.wait_for(anext(watch), 5.0), Changes)
@@ -192,7 +192,7 @@ async def test_a_store_put_back_to_an_older_state_is_listed_again(own_etcd: Etcd
         own_etcd.server.start()
         again = await asyncio.wait_for(anext(watch), 20.0)
         await watch.aclose()
-    assert isinstance(again, Listing)
+    assert isinstance(again, KeyListing)
     assert [item.value for item in again.items] == [b"old"]
 
 
@@ -208,5 +208,5 @@ async def test_a_large_listing_and_a_large_transaction_pass(etcd_bed: EtcdBed) -
         watch = store.watch("/large/")
         listing = await asyncio.wait_for(anext(watch), 10.0)
         await watch.aclose()
-        assert len(listing.items if isinstance(listing, Listing) else ()) == 2_500
+        assert len(listing.items if isinstance(listing, KeyListing) else ()) == 2_500
         await eventually(lambda: store.fault is None)

@@ -8,7 +8,7 @@ import contextlib
 import pytest
 
 from bridge_core.store.api import Put
-from bridge_core.store.endpoints import Endpoints, Timing
+from bridge_core.store.endpoints import Endpoints, StoreTiming
 from bridge_core.store.etcd import EtcdStore
 from bridge_registry.enrolment.store_access import EtcdAccess
 from tests.contract.store.beds import EtcdBed
@@ -22,7 +22,7 @@ WRITES = 60
 async def test_every_call_is_done_once_while_nodes_enrol(own_etcd: EtcdBed) -> None:
     tls = own_etcd.certificates.client
     async with contextlib.AsyncExitStack() as stack:
-        channels = Endpoints([own_etcd.url], tls, Timing())
+        channels = Endpoints([own_etcd.url], tls, StoreTiming())
         stack.push_async_callback(channels.close)
         store = EtcdStore([own_etcd.url], tls)
         stack.push_async_callback(store.close)

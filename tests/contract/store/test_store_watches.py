@@ -12,8 +12,8 @@ from bridge_core.store.api import (
     Changes,
     Delete,
     Deleted,
+    KeyListing,
     KeyValue,
-    Listing,
     Put,
     Store,
     StoreUnavailable,
@@ -36,7 +36,7 @@ class Follower:
 
     @property
     def listings(self) -> int:
-        return sum(isinstance(event, Listing) for event in self.events)
+        return sum(isinstance(event, KeyListing) for event in self.events)
 
     def values(self) -> dict[str, bytes]:
         return {key.removeprefix(self._prefix): item.value for key, item in self.items.items()}
@@ -47,9 +47,9 @@ class Follower:
                 self._take(event)
 
     def _take(self, event: WatchEvent) -> None:
-        assert self.events or isinstance(event, Listing), "the first event is a listing"
+        assert self.events or isinstance(event, KeyListing), "the first event is a listing"
         self.events.append(event)
-        if isinstance(event, Listing):
+        if isinstance(event, KeyListing):
             self.items = {item.key: item for item in event.items}
         else:
             assert event.revision > self.revision, "a repeated or reordered event"
@@ -96,7 +96,7 @@ async def test_a_watch_lists_first_then_tells_each_revision_once(store: Store, p
     async with following(store, prefix) as follower:
         await eventually(lambda: follower.events)
         (first,) = follower.events
-        assert isinstance(first, Listing)
+        assert isinstance(first, KeyListing)
         assert [item.value for item in first.items] == [b"1"]
         both = await store.commit([Put(prefix + "b", b"2"), Delete(prefix + "a")])
         await store.commit([Put(prefix.removesuffix("/") + "0", b"not ours")])
@@ -176,7 +176,7 @@ async def test_a_reader_behind_a_compaction_gets_a_new_listing(bed: Bed, store: 
     await writer.commit([Put(prefix + "gone", b""), Put(prefix + "kept", b"1")])
     watch = store.watch(prefix)
     first = await anext(watch)
-    assert isinstance(first, Listing)
+    assert isinstance(first, KeyListing)
     # Not reading: the position stays here while history goes.
     await writer.commit([Delete(prefix + "gone")])
     for number in range(5):
@@ -185,7 +185,7 @@ async def test_a_reader_behind_a_compaction_gets_a_new_listing(bed: Bed, store: 
     second = await asyncio.wait_for(anext(watch), 10.0)
     await watch.aclose()
     await writer.close()
-    assert isinstance(second, Listing)
+    assert isinstance(second, KeyListing)
     assert [(item.key, item.value) for item in second.items] == [(prefix + "kept", b"4")]
 
 

@@ -12,7 +12,7 @@ from grpc_health.v1 import health_pb2
 from bridge_agent.gateway.grpc_adapter import unary
 from bridge_agent.gateway.grpc_adapter.health import Health, HealthApplication
 from bridge_agent.gateway.grpc_adapter.reflection import reflection_applications
-from bridge_agent.gateway.grpc_adapter.service import Caller, ModelInferenceService, caller_of_call
+from bridge_agent.gateway.grpc_adapter.service import GrpcCaller, ModelInferenceService, caller_of_call
 from bridge_agent.gateway.grpc_adapter.translate import MAX_MESSAGE
 from bridge_core.http1 import App
 from bridge_core.identity import IdentityFault
@@ -77,14 +77,14 @@ def _paths(file: FileDescriptor, application: Any) -> dict[str, Any]:
     }
 
 
-def _caller(scope: dict[str, Any]) -> tuple[Caller, str]:
+def _caller(scope: dict[str, Any]) -> tuple[GrpcCaller, str]:
     tls = scope.get("extensions", {}).get("tls")
     client = scope.get("client")
     remote = (client[0], client[1]) if client else None
     if not tls or not tls["client_cert_chain"] or (tls["tls_version"] or 0) < _TLS_1_3:
-        return Caller(None, remote), ""
+        return GrpcCaller(None, remote), ""
     identity, serial = _named(tls["client_cert_chain"][0])
-    return Caller(identity, remote), serial
+    return GrpcCaller(identity, remote), serial
 
 
 @lru_cache(maxsize=1024)

@@ -30,7 +30,7 @@ LISTENER: Final = "grpc"
 TIMEOUT: Final = b"x-bridge-timeout"
 
 
-class Caller(msgspec.Struct, frozen=True):
+class GrpcCaller(msgspec.Struct, frozen=True):
     """Who is at the other end of the connection. `identity` is the SPIFFE id of its certificate."""
 
     identity: str | None
@@ -38,7 +38,7 @@ class Caller(msgspec.Struct, frozen=True):
 
 
 # Set by the application around each call: connectrpc's own context does not carry the connection.
-caller_of_call: ContextVar[Caller] = ContextVar("caller_of_call")
+caller_of_call: ContextVar[GrpcCaller] = ContextVar("caller_of_call")
 
 _CODES: Final = {
     Status.CANCELLED: Code.CANCELED,
@@ -125,7 +125,9 @@ class ModelInferenceService:
         return open_call(self._pipeline, caller_of_call.get(), call, timeout_s)
 
 
-def open_call(pipeline: App, caller: Caller, call: Call, timeout_s: float | None) -> in_process.AnswerReader:
+def open_call(
+    pipeline: App, caller: GrpcCaller, call: Call, timeout_s: float | None
+) -> in_process.AnswerReader:
     """Hands a call to the pipeline; read the answer within the context of what it returns."""
     headers = list(call.headers)
     if timeout_s is not None:

@@ -14,7 +14,7 @@ from typing import Any, Final
 from google.protobuf.message import DecodeError
 
 from bridge_agent.gateway.grpc_adapter.in_process import AnswerReader
-from bridge_agent.gateway.grpc_adapter.service import Caller, encoder, open_call
+from bridge_agent.gateway.grpc_adapter.service import GrpcCaller, encoder, open_call
 from bridge_agent.gateway.grpc_adapter.translate import (
     MAX_MESSAGE,
     CallFault,
@@ -54,7 +54,7 @@ def takes(headers: dict[bytes, bytes]) -> bool:
 
 
 async def predict(
-    pipeline: App, caller: Caller, headers: dict[bytes, bytes], receive: Receive, send: Send
+    pipeline: App, caller: GrpcCaller, headers: dict[bytes, bytes], receive: Receive, send: Send
 ) -> None:
     """Serves one call; a client that goes away cancels the work behind it."""
     try:
@@ -78,7 +78,7 @@ async def predict(
 
 
 async def _answer(
-    pipeline: App, caller: Caller, data: bytes, remaining: float | None, receive: Receive
+    pipeline: App, caller: GrpcCaller, data: bytes, remaining: float | None, receive: Receive
 ) -> bytes | None:
     """The response message; None when the client has gone."""
     try:

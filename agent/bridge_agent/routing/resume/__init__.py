@@ -2,12 +2,12 @@
 
 from bridge_agent.routing.resume.continuation import Continuation
 from bridge_agent.routing.resume.pace import Stalls
-from bridge_agent.routing.resume.places import Sought, better, crowded, digest_of, places
+from bridge_agent.routing.resume.places import ContinuationPlace, better, crowded, digest_of, places
 from bridge_agent.routing.resume.plan import (
     CHAT,
     GENERATE,
     NotResumable,
-    Request,
+    ResumableRequest,
     check,
     check_ending,
     continuation_body,
@@ -23,9 +23,9 @@ __all__ = [
     "CHAT",
     "GENERATE",
     "Continuation",
+    "ContinuationPlace",
     "NotResumable",
-    "Request",
-    "Sought",
+    "ResumableRequest",
     "Stalls",
     "Tracker",
     "better",

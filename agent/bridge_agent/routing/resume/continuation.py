@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any, Final
 
 from bridge_agent.routing.resume.openai_chunks import ChunkTracker
-from bridge_agent.routing.resume.plan import Request, is_whole
+from bridge_agent.routing.resume.plan import ResumableRequest, is_whole
 from bridge_agent.routing.resume.stops import StopGuard
 from bridge_agent.routing.resume.tracker import Tracker
 
@@ -31,7 +31,7 @@ class Continuation:
     """
 
     def __init__(
-        self, request: Request, tracker: Tracker, *, resumed: int, spent_ns: int, decoded_ns: int
+        self, request: ResumableRequest, tracker: Tracker, *, resumed: int, spent_ns: int, decoded_ns: int
     ) -> None:
         if isinstance(tracker, ChunkTracker):
             tracker.wants_usage(request.usage)

@@ -27,7 +27,7 @@ from bridge_core.snapshot import Backend
 _EVERYWHERE: Final = (Backend(""),)
 
 
-class Sought(msgspec.Struct, frozen=True):
+class ContinuationPlace(msgspec.Struct, frozen=True):
     """What the rest of a stream needs.
 
     Attributes:
@@ -45,7 +45,9 @@ class Sought(msgspec.Struct, frozen=True):
     domain: str = ""
 
 
-def places(index: Index, sought: Sought, load: Load, avoided: Collection[str] = ()) -> tuple[Target, ...]:
+def places(
+    index: Index, sought: ContinuationPlace, load: Load, avoided: Collection[str] = ()
+) -> tuple[Target, ...]:
     """Whom to ask for the rest, in order.
 
     Args:
@@ -70,7 +72,9 @@ def places(index: Index, sought: Sought, load: Load, avoided: Collection[str] = 
     return tuple(target for _, target in sorted(ranked, key=lambda pair: pair[0]))
 
 
-def better(index: Index, sought: Sought, load: Load, asked: str, avoided: Collection[str] = ()) -> bool:
+def better(
+    index: Index, sought: ContinuationPlace, load: Load, asked: str, avoided: Collection[str] = ()
+) -> bool:
     """Whether the rest waits in a queue at `asked`, and asked for anew it would not wait."""
     target = index.targets.get(asked)
     if target is None or not crowded(target, load.work):
@@ -91,7 +95,7 @@ def digest_of(target: Target, model: str) -> str:
     return next((known.digest for known in target.models if canonical_or_same(known.name) == model), "")
 
 
-def _backends(index: Index, sought: Sought) -> tuple[Backend, ...]:
+def _backends(index: Index, sought: ContinuationPlace) -> tuple[Backend, ...]:
     """The backends of this model, of the route and its fallbacks, the stream's own first.
 
     A route that is gone narrows nothing, nor does one that no longer has the model: a rollout may have
@@ -108,7 +112,7 @@ def _backends(index: Index, sought: Sought) -> tuple[Backend, ...]:
     return tuple(sorted(found, key=lambda one: one.key != sought.backend)) or _EVERYWHERE
 
 
-def _rank(target: Target, side: int, sought: Sought, load: Load) -> tuple[int | float | str, ...]:
+def _rank(target: Target, side: int, sought: ContinuationPlace, load: Load) -> tuple[int | float | str, ...]:
     return (
         _dead(target, load),
         side,

@@ -41,7 +41,7 @@ class NotResumable(Exception):
     """Why a stream cannot be continued."""
 
 
-class Request(msgspec.Struct, frozen=True):
+class ResumableRequest(msgspec.Struct, frozen=True):
     """What was asked, in Ollama's own words.
 
     Attributes:
@@ -88,7 +88,7 @@ def tracker_for(path: str) -> Tracker | None:
     return ResponseTracker() if path == "/v1/responses" else None
 
 
-def request_of(path: str, body: bytes) -> Request:
+def request_of(path: str, body: bytes) -> ResumableRequest:
     """Reads what was asked.
 
     Raises:
@@ -97,14 +97,14 @@ def request_of(path: str, body: bytes) -> Request:
     try:
         if path in (CHAT, GENERATE):
             native = msgspec.json.decode(body, type=dict[str, Any])
-            return Request(path, native)
+            return ResumableRequest(path, native)
         exchange = translate(path, body, _ANY_STAMP)
     except (ApiError, msgspec.DecodeError, UnicodeError, RecursionError, ValueError) as fault:
         raise NotResumable("the request cannot be read") from fault
-    return Request(exchange.path, exchange.native, bool(getattr(exchange, "wants_usage", False)))
+    return ResumableRequest(exchange.path, exchange.native, bool(getattr(exchange, "wants_usage", False)))
 
 
-def check(request: Request, tracker: Tracker) -> None:
+def check(request: ResumableRequest, tracker: Tracker) -> None:
     """Returns when the rest of the stream can be generated from its text.
 
     Raises:
@@ -142,7 +142,7 @@ def check_ending(tracker: Tracker) -> None:
         raise NotResumable("the engine ends answers that repeat one token")
 
 
-def render_body(request: Request) -> bytes | None:
+def render_body(request: ResumableRequest) -> bytes | None:
     """Asks for the prompt without generating; None where the request's own prompt is raw already."""
     native = request.native
     if request.path == GENERATE and native.get("raw"):
@@ -168,7 +168,7 @@ def rendered_prompt(answer: bytes) -> str | None:
     return prompt if isinstance(prompt, str) else None
 
 
-def continuation_body(request: Request, rendered: str | None, tracker: Tracker) -> bytes:
+def continuation_body(request: ResumableRequest, rendered: str | None, tracker: Tracker) -> bytes:
     """Asks for what comes after the text delivered.
 
     Where nothing comes after it, one token is asked for all the same: the count of the prompt's
@@ -192,6 +192,6 @@ def continuation_body(request: Request, rendered: str | None, tracker: Tracker) 
     return msgspec.json.encode(body | {key: native[key] for key in _KEPT if key in native})
 
 
-def is_whole(request: Request, tracker: Tracker) -> bool:
+def is_whole(request: ResumableRequest, tracker: Tracker) -> bool:
     """Whether the client has all of the text, and only the end is missing."""
     return tracker.finished or request.left(tracker.tokens) == 0

@@ -11,7 +11,7 @@ from bridge_registry.enrolment import pki_files
 from bridge_registry.enrolment.pki_files import Ensured, Pki
 
 
-class RegistrySettings(msgspec.Struct, frozen=True):
+class RegistryOptions(msgspec.Struct, frozen=True):
     """How one registry runs.
 
     Attributes:

@@ -30,7 +30,7 @@ class Listeners(msgspec.Struct, frozen=True):
     admin: str = "127.0.0.1:11446"
 
 
-class AgentSettings(msgspec.Struct, frozen=True):
+class AgentConfig(msgspec.Struct, frozen=True):
     """The agent's part of `agent.json`."""
 
     name: str
@@ -103,14 +103,14 @@ class StateDir:
         return self.settings.exists()
 
 
-def load_settings(state: StateDir) -> AgentSettings:
+def load_config(state: StateDir) -> AgentConfig:
     """The settings of the node enrolled in `state`.
 
     Raises:
         Fatal: no node is enrolled there, or the file cannot be read or does not decode.
     """
     try:
-        return msgspec.json.decode(state.settings.read_bytes(), type=AgentSettings)
+        return msgspec.json.decode(state.settings.read_bytes(), type=AgentConfig)
     except FileNotFoundError:
         raise Fatal(
             f"no node is enrolled in {state.root}",
@@ -124,6 +124,6 @@ def load_settings(state: StateDir) -> AgentSettings:
         ) from fault
 
 
-def save_settings(state: StateDir, settings: AgentSettings) -> None:
+def save_settings(state: StateDir, settings: AgentConfig) -> None:
     """Writes `agent.json`. Raises OSError."""
     write_atomically(state.settings, msgspec.json.format(msgspec.json.encode(settings), indent=2) + b"\n")
