@@ -4,10 +4,11 @@ BIN := $(VENV)/bin
 # Tests of the parts wait more than they compute; of those of whole meshes two run at a time.
 JOBS ?= 3
 MESHES ?= 2
+FUZZ ?= 60
 export VENV
 
 .DEFAULT_GOAL := help
-.PHONY: help up down status setup setup-dev check lint types layers protos-check protos test unit bench lock clean
+.PHONY: help up down status setup setup-dev check lint types layers dependencies audit protos-check protos test unit fuzz mutants bench lock clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' Makefile | sed -E 's/:.*## /\t/' | expand -t 16
@@ -34,7 +35,7 @@ test: setup-dev ## set up, then run every test
 unit: setup-dev ## only the tests that start no process
 	$(BIN)/python -m pytest tests/unit $(T)
 
-check: setup-dev lint types layers protos-check ## style, types, layers, generated code
+check: setup-dev lint types layers dependencies protos-check ## style, types, layers, dependencies, generated code
 
 lint:
 	$(BIN)/ruff format --check .
@@ -45,6 +46,19 @@ types:
 
 layers:
 	$(BIN)/lint-imports
+	$(BIN)/python tools/import_cycles.py
+
+dependencies:
+	$(BIN)/python tools/audit_dependencies.py
+
+audit: ## ask a database of advisories about the locked packages (needs pip-audit and a network)
+	pip-audit --strict --require-hashes --disable-pip -r requirements/run.txt
+
+fuzz: setup-dev ## hostile bytes at every decoder, FUZZ seconds each
+	$(BIN)/python tools/fuzz.py --seconds $(FUZZ)
+
+mutants: setup-dev ## change the rules, one comparison at a time: do the tests notice?
+	$(BIN)/python tools/mutate.py $(M)
 
 protos-check:
 	tools/protos.sh --check
