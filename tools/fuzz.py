@@ -1,0 +1,254 @@
+"""`python tools/fuzz.py [--seconds 60] [--seed 1] [TARGET …]`: hostile bytes at everything that reads them.
+
+Each target gets inputs grown from a few good ones: bits turned, pieces cut out, doubled and swapped, words of
+the grammar put in, nested deeply, numbers made long. It may raise what its contract names, and nothing
+else; it may not take longer than two seconds. What breaks that is kept as a file, to become a test.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import logging
+import random
+import signal
+import sys
+import tempfile
+import time
+import traceback
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import msgspec
+import structlog
+
+from bridge_agent.gateway.peek import BadBody, Shape, peek
+from bridge_agent.peers.hop import decompress
+from bridge_core.config import load
+from bridge_core.dialects import PATHS, translate
+from bridge_core.dialects.errors import ApiError
+from bridge_core.dialects.wire import Stamp
+from bridge_core.errors import BridgeError
+from bridge_core.http1.connection import ServerConnection
+from bridge_core.http1.limits import HttpLimits
+from bridge_core.http1.server import Server, json_error
+from bridge_core.identity import JoinToken, SpiffeId
+from bridge_core.identity.certificates import read_csr
+from bridge_core.model_store.gguf import read_header
+from bridge_core.names import ModelName
+from bridge_core.snapshot_file import decode
+from bridge_engine.templates import Template, TemplateFault, Values
+
+LIMIT_S = 2.0
+_TOKENS = (
+    *(b'{"', b'":', b"[[[[", b"]]]]", b"\\u0000", b"\xff", b"\xed\xa0\x80", b"1e999", b"-1", b"null", b"NaN"),
+    *(b"{{ range . }}", b"{{ end }}", b"{{ if ", b"$ref", b"allOf", b"\r\n", b"\r\n\r\n", b"0x", b"9" * 5000),
+    *(
+        b"Transfer-Encoding: chunked\r\n",
+        b"Content-Length: 5\r\n",
+        b"Expect: 100-continue\r\n",
+        b"- &a *a",
+        b"!!",
+    ),
+)
+
+
+@dataclass(frozen=True)
+class Target:
+    """What is fed: good inputs to begin with, and the faults that its contract names."""
+
+    feed: Callable[[bytes], Any]
+    seeds: Sequence[bytes]
+    allowed: tuple[type[Exception], ...]
+
+
+class _Silence:
+    """A transport that keeps nothing."""
+
+    def get_extra_info(self, name: str, default: Any = None) -> Any:
+        return ("127.0.0.1", 1) if name == "peername" else default
+
+    def write(self, _data: bytes) -> None: ...
+    def close(self) -> None: ...
+    def abort(self) -> None: ...
+    def is_closing(self) -> bool:
+        return False
+
+    def pause_reading(self) -> None: ...
+    def resume_reading(self) -> None: ...
+    def write_eof(self) -> None: ...
+    def can_write_eof(self) -> bool:
+        return True
+
+    def get_write_buffer_size(self) -> int:
+        return 0
+
+    def set_write_buffer_limits(self, **_limits: int) -> None: ...
+
+
+def http_request(data: bytes) -> None:
+    """A connection that gets these bytes in three pieces."""
+
+    async def serve() -> None:
+        server = Server(
+            lambda exchange: exchange.respond(200, (), exchange.request.body),
+            name="fuzz",
+            limits=HttpLimits(),
+            stream_body=None,
+            identify=None,
+            error_body=json_error,
+            varying=frozenset(),
+        )
+        connection = ServerConnection(server)
+        connection.connection_made(_Silence())  # type: ignore[arg-type]  # as much of one as is used
+        third = len(data) // 3 + 1
+        for at in range(0, len(data), third):
+            connection.data_received(data[at : at + third])
+        connection.eof_received()
+        connection.connection_lost(None)
+
+    asyncio.run(serve())
+
+
+def body(data: bytes) -> None:
+    """A request's body to each of the translated routes."""
+    for path in PATHS:
+        try:
+            translate(path, data, Stamp(0, "0" * 48))
+        except ApiError:
+            continue
+
+
+def template(data: bytes) -> None:
+    """A template, and what it makes of a conversation."""
+    messages = [{"role": "user", "content": "hi"}, {"role": "assistant", "content": "ho"}]
+    Template(data.decode("utf-8", "replace")).render(Values(messages=messages))
+
+
+def gguf(data: bytes) -> None:
+    """A file of weights."""
+    with tempfile.NamedTemporaryFile() as file:
+        file.write(data)
+        file.flush()
+        read_header(Path(file.name))
+
+
+def text(read: Callable[[str], Any]) -> Callable[[bytes], Any]:
+    """A target that reads text."""
+    return lambda data: read(data.decode("utf-8", "surrogateescape"))
+
+
+_CHAT = (
+    b'{"model":"m","messages":[{"role":"user","content":"hi"}],"stream":true,"tools":[],'
+    b'"format":{"type":"object"}}'
+)
+_RESPONSES = b'{"model":"m","input":[{"type":"function_call","call_id":"c","name":"f","arguments":"{}"}]}'
+_YAML = Path(__file__).resolve().parents[1].joinpath("mesh_config/routes.yaml").read_bytes()
+_GGUF = b"GGUF\x03\x00\x00\x00" + bytes(8) + (1).to_bytes(8, "little") + (3).to_bytes(8, "little") + b"a.b"
+_HTTP = b"POST /api/chat HTTP/1.1\r\nHost: a\r\nContent-Length: 2\r\n\r\n{}GET / HTTP/1.1\r\nHost: a\r\n\r\n"
+
+TARGETS: dict[str, Target] = {
+    "http": Target(
+        http_request, [_HTTP, _HTTP.replace(b"Content-Length: 2", b"Transfer-Encoding: chunked")], ()
+    ),
+    "peek": Target(lambda data: peek(data, Shape("ChatRequest", frozenset({"model"}))), [_CHAT], (BadBody,)),
+    "dialects": Target(body, [_CHAT, _RESPONSES], ()),
+    "template": Target(
+        template, [b"{{ range .Messages }}{{ .Role }}: {{ .Content }}{{ end }}"], (TemplateFault,)
+    ),
+    "gguf": Target(gguf, [_GGUF], (BridgeError,)),
+    "snapshot": Target(
+        decode, [b'{"version":{"epoch":1,"revision":2},"entries":{}}'], (BridgeError, msgspec.DecodeError)
+    ),
+    "mesh_config": Target(text(lambda said: load([("f.yaml", said)])), [_YAML], ()),
+    "name": Target(text(ModelName.parse), [b"registry.ollama.ai/library/m:latest"], (BridgeError,)),
+    "token": Target(text(JoinToken.parse), [b"brj1.abc.def.0123"], (BridgeError,)),
+    "spiffe": Target(text(SpiffeId.parse), [b"spiffe://mesh/node/n1"], (BridgeError,)),
+    "csr": Target(
+        read_csr,
+        [b"-----BEGIN CERTIFICATE REQUEST-----\nAAAA\n-----END CERTIFICATE REQUEST-----\n"],
+        (BridgeError,),
+    ),
+    "zstd": Target(
+        lambda data: decompress(data, 1 << 20), [b"\x28\xb5\x2f\xfd\x04\x00\x01\x00\x00a"], (BridgeError,)
+    ),
+}
+
+
+def changed(draw: random.Random, data: bytes) -> bytes:
+    """A hostile relative of an input."""
+    made = bytearray(data)
+    for _ in range(draw.choice((1, 1, 2, 4, 8))):
+        at = draw.randrange(len(made) + 1)
+        end = min(len(made), at + draw.randrange(1, 32))
+        match draw.randrange(7):
+            case 0 if made:
+                made[at % len(made)] ^= 1 << draw.randrange(8)
+            case 1:
+                del made[at:end]
+            case 2:
+                made[at:at] = made[at:end] * draw.choice((1, 2, 50))
+            case 3:
+                made[at:at] = draw.choice(_TOKENS)
+            case 4:
+                made[at:at] = draw.choice((b"[", b'{"a":', b"(", b"{{ if . }}")) * draw.choice((3, 900, 5000))
+            case 5:
+                made[at:end] = draw.randbytes(end - at)
+            case _:
+                del made[at:]
+        del made[1 << 20 :]
+    return bytes(made)
+
+
+def run(name: str, target: Target, seconds: float, seed: int) -> bytes | None:
+    """Feeds a target; the input that it did not bear."""
+    draw, corpus, count = random.Random(f"{name}{seed}"), list(target.seeds), 0
+    until = time.monotonic() + seconds
+    while time.monotonic() < until:
+        data = changed(draw, draw.choice(corpus)) if count else corpus[0]
+        count += 1
+        signal.setitimer(signal.ITIMER_REAL, LIMIT_S)
+        try:
+            target.feed(data)
+        except target.allowed:
+            continue
+        except Exception:  # noqa: BLE001 - whatever it is, it is what was looked for
+            traceback.print_exc()
+            return data
+        finally:
+            signal.setitimer(signal.ITIMER_REAL, 0)
+        if len(corpus) < 500 and len(data) < 4096:
+            corpus.append(data)  # it was read: its relatives get further than noise does
+    print(f"{name}: {count} inputs, {len(corpus)} kept")
+    return None
+
+
+def _late(_number: int, _frame: FrameType | None) -> None:
+    raise TimeoutError(f"longer than {LIMIT_S:g} s")
+
+
+def main() -> int:
+    """Feeds the targets one after the other."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("targets", nargs="*", choices=[[], *TARGETS], default=[])
+    parser.add_argument("--seconds", type=float, default=60.0)
+    parser.add_argument("--seed", type=int, default=1)
+    asked = parser.parse_args()
+    signal.signal(signal.SIGALRM, _late)
+    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.CRITICAL))
+    broken = 0
+    for name in asked.targets or TARGETS:
+        data = run(name, TARGETS[name], asked.seconds, asked.seed)
+        if data is not None:
+            broken += 1
+            kept = Path(tempfile.gettempdir()) / f"fuzz-{name}.bin"
+            kept.write_bytes(data)
+            print(f"{name}: broken by the {len(data)} bytes in {kept}")
+    return int(bool(broken))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
