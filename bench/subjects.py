@@ -27,7 +27,6 @@ from bridge_agent import records
 from bridge_agent.engines.view import LocalInstance
 from bridge_agent.gateway.config import GatewayConfig, ListenerKind
 from bridge_agent.gateway.gateway import Gateway
-from bridge_agent.gateway.relay import Relay
 from bridge_agent.peers.hop import VARYING
 from bridge_agent.peers.upstreams import Upstreams
 from bridge_agent.routing.view import MeshView
@@ -45,6 +44,7 @@ from bridge_core.snapshot import (
 )
 from bridge_core.tls import TlsIdentity, peer_identity
 from bridge_core.traffic import AdmissionPolicy
+from tests.bare_relay import Relay
 
 DOMAIN = "bench.local"
 SLOTS, QUEUE_PER_SLOT = 10, 8  # of a gateway under pressure

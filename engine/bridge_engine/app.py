@@ -308,7 +308,7 @@ class Engine:
             return
         writer = await asyncio.to_thread(BlobWriter, self._store, call.parameter)
         try:
-            async for part in call.exchange.body_stream():
+            async for part in call.exchange.request.body_parts():
                 await asyncio.to_thread(writer.write, part)
             await asyncio.to_thread(writer.commit)
         finally:

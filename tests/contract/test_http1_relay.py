@@ -9,8 +9,8 @@ from collections.abc import Iterable
 
 import pytest
 
-from bridge_agent.gateway.relay import Relay
 from bridge_core import http1
+from tests.bare_relay import Relay
 from tests.contract.http1_bed import (
     Script,
     ScriptedServer,

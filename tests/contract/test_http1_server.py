@@ -313,7 +313,7 @@ async def test_streamed_body_reaches_the_reader_as_it_comes_and_pauses_the_clien
 
     async def handler(exchange: http1.Exchange) -> None:
         await go.wait()
-        async for part in exchange.body_stream():
+        async for part in exchange.request.body_parts():
             got.append(part)  # noqa: PERF401  # the test looks at it on the way
         exchange.respond(201, (), b"%d" % sum(map(len, got)))
 
@@ -344,7 +344,7 @@ async def test_streamed_body_cut_off_fails_in_the_reader() -> None:
 
     async def handler(exchange: http1.Exchange) -> None:
         try:
-            async for _ in exchange.body_stream():
+            async for _ in exchange.request.body_parts():
                 pass
         except http1.BodyTimeout as failure:
             failures.append(failure)

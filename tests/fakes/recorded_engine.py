@@ -128,7 +128,7 @@ class RecordedEngine:
 
     async def _handle(self, exchange: Exchange) -> None:
         request = exchange.request
-        body = b"".join([part async for part in exchange.body_stream()])
+        body = b"".join([part async for part in exchange.request.body_parts()])
         self.asked.append(Asked(request.method, request.target, dict(request.headers), body))
         host = request.headers.get(b"host") or b""
         if not host.startswith(b"127.0.0.1:"):

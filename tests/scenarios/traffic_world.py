@@ -21,11 +21,11 @@ import msgspec
 from bridge_agent.engines.view import LocalInstance
 from bridge_agent.routing import resume
 from bridge_agent.routing.admission_rules import Admitted, Priority, Queued, SlotQueue
-from bridge_agent.routing.attempts import Attempts, GiveUp, Step
 from bridge_agent.routing.choose import Decision, Load, choose, node_subject
 from bridge_agent.routing.health_rules import Failure, HealthBook, retry_allowed
 from bridge_agent.routing.load_rules import LoadBook
 from bridge_agent.routing.pulse_rules import Pulse
+from bridge_agent.routing.request_rules import GiveUp, RequestLife, Step, Try
 from bridge_agent.routing.resume import Continuation
 from bridge_agent.routing.resume.places import ContinuationPlace, places
 from bridge_agent.routing.strategies import Turns
@@ -35,6 +35,7 @@ from bridge_core.errors import BridgeError
 from bridge_core.names import canonical
 from bridge_core.snapshot import Instance, MemberModel, Snapshot, Version, encode_entry
 from bridge_core.store.api import Delete, Put
+from bridge_core.traffic import Retries
 from bridge_registry import keyspace
 from bridge_registry.membership.load_book import NodeLoadReport
 from bridge_registry.records import NodeRecord, encode
@@ -67,7 +68,7 @@ class Job:
         tracker = resume.tracker_for("/api/generate")
         assert tracker is not None
         self.tracker = tracker
-        self.attempts = Attempts(())
+        self.life = RequestLife((), None, Retries())
         self.decision = Decision("", (), known=True)
         self.owner: Agent | None = None
         self.place = 0  # which stay at an owner: what an earlier one still sends is nobody's
@@ -145,16 +146,17 @@ class Agent:
         """A client's request came."""
         self.jobs.append(job)
         job.decision = choose(self.index, canonical("chat"), job.key, self.load())
-        job.attempts = Attempts(job.decision.candidates, None, job.decision.policy.retries)
-        self.follow(job, job.attempts.start(self.world.now))
+        job.life = RequestLife(job.decision.candidates, None, job.decision.policy.retries)
+        self.follow(job, job.life.start(self.world.now))
 
     def follow(self, job: Job, step: Step) -> None:
-        while not isinstance(step, GiveUp):
+        while isinstance(step, Try):
             failure, detail = self.send(job, step.target)
             if failure is None:
                 return
             step = self.after(job, step.target, failure, detail)
-        self.end(job, f"refused ({step.status})" if step.status == 503 else f"failed: {step.message}")
+        if isinstance(step, GiveUp):
+            self.end(job, f"refused ({step.status})" if step.status == 503 else f"failed: {step.message}")
 
     def after(self, job: Job, target: Target, failure: Failure, detail: str) -> Step:
         """Notes a failure of the running attempt."""
@@ -162,7 +164,9 @@ class Agent:
         away = failure is Failure.CONNECT
         self.health.failed(node_subject(target.node) if away else target.id, failure, now)
         allowed = retry_allowed(self.in_flight.total(), 0, retries.budget, retries.budget_floor)
-        return job.attempts.after(failure, detail, now, allowed=allowed)
+        tried = job.life.running
+        assert tried is not None
+        return job.life.failed(tried, failure, detail, now, allowed=allowed)
 
     def send(self, job: Job, target: Target) -> tuple[Failure | None, str]:
         """Sends it there; how it failed when it did at once."""
@@ -246,7 +250,8 @@ class Agent:
         self.pulse.alive(job.owner.name, self.world.now)
         if job.first_at is None:
             job.first_at = self.world.now
-            job.attempts.delivered()
+            assert job.life.running is not None
+            job.life.answered(job.life.running)
         record = {"model": "chat", "created_at": "", "response": token, "done": last}
         record |= {"eval_count": 1} if last else {}
         if job.continuation is not None:
@@ -262,7 +267,7 @@ class Agent:
     def end(self, job: Job, result: str) -> None:
         job.result = result
         counter = self.counters.setdefault(("chat", job.decision.backend), Counter())
-        lost = any(one.failure is not Failure.REFUSED for one in job.attempts.failed)
+        lost = any(one.failure is not Failure.REFUSED for one in job.life.failed_attempts)
         if lost or "fail" in result:
             counter.failed()
         elif result == "done" and job.first_at is not None:

@@ -8,9 +8,9 @@ import pytest
 from bridge_agent.gateway.config import Caller, ListenerKind, Outcome, RequestRecord
 from bridge_agent.gateway.routes import Framing
 from bridge_agent.gateway.watch import StreamWatch
-from bridge_agent.routing.attempts import Attempt
 from bridge_agent.routing.choose import Decision
 from bridge_agent.routing.health_rules import Failure
+from bridge_agent.routing.request_rules import FailedAttempt
 from bridge_agent.routing.view import Target
 from bridge_agent.telemetry.tally import BackendTally
 from bridge_core.counts import Counts
@@ -36,7 +36,7 @@ RECORD = RequestRecord(
     tokens=100,
 )
 NOBODY = Decision("new", (), True, route="chat", backend="canary")
-FAILED = (Attempt("n1/0", 10.0, Failure.CUT),)
+FAILED = (FailedAttempt("n1/0", 10.0, Failure.CUT),)
 
 
 def counted(**changes: object) -> Counts:
@@ -57,7 +57,7 @@ def test_an_answer_counts_with_its_times() -> None:
         {"status": 502, "outcome": Outcome.FAILED, "head": 0.0},
         {"status": 500, "outcome": Outcome.ENGINE_ERROR},
         {"failed": FAILED},  # another attempt saved it
-        {"failed": (Attempt("n1/0", 10.0, Failure.ANSWERED_500),)},
+        {"failed": (FailedAttempt("n1/0", 10.0, Failure.ANSWERED_500),)},
         # Nobody is there to serve it; once its leases ended, nobody even has its model.
         {"status": 503, "outcome": Outcome.REFUSED, "head": 0.0, "decision": NOBODY},
         {"status": 404, "outcome": Outcome.REFUSED, "head": 0.0, "decision": NOBODY},
@@ -90,7 +90,7 @@ def test_what_does_not_count(changes) -> None:
 
 
 def test_a_refusal_for_want_of_room_is_no_failure_of_the_backend() -> None:
-    assert counted(failed=(Attempt("n1/0", 10.0, Failure.REFUSED),)).errors == 0
+    assert counted(failed=(FailedAttempt("n1/0", 10.0, Failure.REFUSED),)).errors == 0
 
 
 @pytest.mark.parametrize(

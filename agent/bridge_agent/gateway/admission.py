@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from abc import abstractmethod
 from collections.abc import Callable
-from typing import Final
+from typing import Final, Protocol
 
 from bridge_agent.routing.admission_rules import AdmissionAnswer, Priority, Queued, SlotQueue
 from bridge_agent.routing.view import Index, Target
@@ -14,16 +13,12 @@ from bridge_agent.routing.view import Index, Target
 SUSPECT_S: Final = 3.0
 
 
-class Waiter:
-    """A request that may have to wait for a slot."""
+class Waiter(Protocol):
+    """What may have to wait for a slot."""
 
-    __slots__ = ()
-
-    @abstractmethod
     def proceed(self) -> None:
         """It has a slot now; called from the loop, not from within a call to `Admission`."""
 
-    @abstractmethod
     def lose_place(self) -> None:
         """A more urgent one has its place in the queue; called from within a call to `Admission`."""
 
@@ -59,14 +54,14 @@ class Admission:
         queue_per_slot: int,
         now: float,
         deadline: float | None,
-    ) -> AdmissionAnswer:
+    ) -> AdmissionAnswer[Waiter]:
         """Asks for a slot; a waiter that is queued is told by `proceed`."""
         queue = self._queues.get(target.id)
         if queue is None:
             queue = self._queues[target.id] = SlotQueue(target.slots)
         bound = queue_per_slot * queue.slots
         answer = queue.offer(waiter, client, priority, bound=bound, now=now, deadline=deadline)
-        if isinstance(answer, Queued) and isinstance(answer.displaced, Waiter):
+        if isinstance(answer, Queued) and answer.displaced is not None:
             answer.displaced.lose_place()
         return answer
 

@@ -10,9 +10,9 @@ import msgspec
 
 from bridge_agent.gateway.access import Origins
 from bridge_agent.gateway.admission import SUSPECT_S
-from bridge_agent.routing.attempts import Attempt
 from bridge_agent.routing.choose import Decision
 from bridge_agent.routing.pulse_rules import PulsePolicy
+from bridge_agent.routing.request_rules import FailedAttempt
 
 
 class ResumePolicy(msgspec.Struct, frozen=True):
@@ -124,7 +124,7 @@ class RequestRecord(msgspec.Struct, frozen=True, gc=False):
     ended: float
     decision: Decision | None
     instance: str
-    failed: tuple[Attempt, ...]
+    failed: tuple[FailedAttempt, ...]
     bytes_in: int
     bytes_out: int
     waited: float = 0.0  # for a slot, of the time before `sent`

@@ -8,8 +8,8 @@ import msgspec
 import structlog
 
 from bridge_agent.gateway.config import RequestRecord
-from bridge_agent.gateway.core import Core
 from bridge_agent.gateway.fanout import peer_targets
+from bridge_agent.gateway.state import GatewayState
 from bridge_agent.routing.view import Target
 from bridge_core.errors import BridgeError
 from bridge_core.explanation import PATH, Considered, HopReport, PassedOver, Tried
@@ -52,7 +52,7 @@ def report(record: RequestRecord, node: str) -> HopReport:
             Tried(
                 one.instance,
                 _ms(one.began - began),
-                "" if one.failure is None else one.failure.value,
+                one.failure.value,
                 one.detail,
             )
             for one in record.failed
@@ -69,23 +69,23 @@ def report(record: RequestRecord, node: str) -> HopReport:
     )
 
 
-def own_reports(core: Core, request_id: str) -> list[HopReport]:
+def own_reports(state: GatewayState, request_id: str) -> list[HopReport]:
     """This node's hops of a request, while it still remembers them."""
-    return [report(one, core.config.node) for one in core.records if one.request_id == request_id]
+    return [report(one, state.config.node) for one in state.records if one.request_id == request_id]
 
 
-async def all_reports(core: Core, request_id: str) -> list[HopReport]:
+async def all_reports(state: GatewayState, request_id: str) -> list[HopReport]:
     """Every node's hops of a request, the entry's first; nodes that do not answer in time are left out."""
-    answers = await asyncio.gather(*(_ask(core, target, request_id) for target in peer_targets(core)))
-    found = own_reports(core, request_id) + [one for answer in answers for one in answer]
+    answers = await asyncio.gather(*(_ask(state, target, request_id) for target in peer_targets(state)))
+    found = own_reports(state, request_id) + [one for answer in answers for one in answer]
     return sorted(found, key=lambda one: bool(one.via))
 
 
-async def _ask(core: Core, target: Target, request_id: str) -> list[HopReport]:
+async def _ask(state: GatewayState, target: Target, request_id: str) -> list[HopReport]:
     try:
-        async with asyncio.timeout(core.config.fan_out_s):
+        async with asyncio.timeout(state.config.fan_out_s):
             path = f"{PATH}?id={request_id}"
-            async with core.upstreams.pool(target).request("GET", path, ()) as response:
+            async with state.upstreams.pool(target).request("GET", path, ()) as response:
                 body = await response.read(_ANSWER_MOST)
                 return msgspec.json.decode(body, type=list[HopReport]) if response.status == 200 else []
     except (BridgeError, TimeoutError, msgspec.DecodeError) as fault:

@@ -9,42 +9,46 @@ from typing import Any, Final
 import msgspec
 import structlog
 
+from bridge_agent.gateway.arrival import Arrival
 from bridge_agent.gateway.config import Outcome
-from bridge_agent.gateway.core import Arrival, Core
 from bridge_agent.gateway.listing import OLLAMA_JSON, merged_ps
 from bridge_agent.gateway.peek import BadBody, peek
 from bridge_agent.gateway.reading import models_made, names_in
+from bridge_agent.gateway.replies import admits, note, refuse, respond_error
 from bridge_agent.gateway.routes import Framing, HttpRoute
+from bridge_agent.gateway.state import GatewayState
 from bridge_agent.peers.hop import REQUEST_ID, Hop, headers_of
 from bridge_agent.routing.choose import node_subject
 from bridge_agent.routing.view import Target
 from bridge_core.errors import BridgeError
-from bridge_core.http1 import Pair
+from bridge_core.http1 import Exchange, Pair, coroutine_app
 
 log = structlog.get_logger()
 
 _ANSWER_MOST: Final = 8 << 20
 
 
-async def ps(core: Core, arrival: Arrival) -> None:
+async def ps(state: GatewayState, arrival: Arrival) -> None:
     """Answers /api/ps: of this node's engines over a hop, of the whole mesh otherwise.
 
     A node that does not answer in time is left out: the list must not hang on the slowest.
     """
-    targets = [(target, False) for target in core.view.index.local if target.available]
+    targets = [(target, False) for target in state.view.index.local if target.available]
     if not arrival.over_hop:
-        targets += [(target, True) for target in peer_targets(core)]
-    answers = await asyncio.gather(*(_get_ps(core, arrival, target, hop) for target, hop in targets))
+        targets += [(target, True) for target in peer_targets(state)]
+    answers = await asyncio.gather(*(_get_ps(state, arrival, target, hop) for target, hop in targets))
     body = merged_ps([answer for answer in answers if answer is not None])
-    _respond(core, arrival, 200, OLLAMA_JSON, body)
-    core.note(arrival, "/api/ps", Outcome.OK)
+    _respond(state, arrival, 200, OLLAMA_JSON, body)
+    note(state, arrival, "/api/ps", Outcome.OK)
 
 
-async def _get_ps(core: Core, arrival: Arrival, target: Target, hop: bool) -> tuple[str, bytes] | None:
-    headers = _hop_headers(core, arrival) if hop else []
+async def _get_ps(
+    state: GatewayState, arrival: Arrival, target: Target, hop: bool
+) -> tuple[str, bytes] | None:
+    headers = _hop_headers(state, arrival) if hop else []
     try:
-        async with asyncio.timeout(core.config.fan_out_s):
-            pool = core.upstreams.pool(target)
+        async with asyncio.timeout(state.config.fan_out_s):
+            pool = state.upstreams.pool(target)
             async with pool.request("GET", "/api/ps", headers) as response:
                 body = await response.read(_ANSWER_MOST)
                 return (target.node, body) if response.status == 200 else None
@@ -53,26 +57,38 @@ async def _get_ps(core: Core, arrival: Arrival, target: Target, hop: bool) -> tu
         return None
 
 
-async def unload(core: Core, arrival: Arrival, route: HttpRoute, targets: list[Target]) -> None:
+def unload(state: GatewayState, arrival: Arrival, route: HttpRoute, model: str) -> None:
+    """Has a model unloaded wherever it lies; answers the request, which asks for nothing else."""
+    pool = state.view.index.pool(model)
+    able = [one for one in (() if pool is None else pool.targets.values()) if one.available]
+    targets = list(that_answer(state, able)) or able
+
+    async def handler(_exchange: Exchange) -> None:
+        await _unload_all(state, arrival, route, targets)
+
+    coroutine_app(handler, state.group)(arrival.exchange)
+
+
+async def _unload_all(state: GatewayState, arrival: Arrival, route: HttpRoute, targets: list[Target]) -> None:
     """Has a model unloaded at every instance: a client that stops it means the mesh, not one of its nodes.
 
     One that does not answer in time is left out; where all failed, the first failure is the answer.
     """
-    answers = await asyncio.gather(*(_unload_at(core, arrival, target) for target in targets))
+    answers = await asyncio.gather(*(_unload_at(state, arrival, target) for target in targets))
     status, kind, answer = min(answers, key=lambda one: one[0])
-    _respond(core, arrival, status, kind, answer)
-    core.note(arrival, route.path, Outcome.OK if status == 200 else Outcome.ENGINE_ERROR)
+    _respond(state, arrival, status, kind, answer)
+    note(state, arrival, route.path, Outcome.OK if status == 200 else Outcome.ENGINE_ERROR)
 
 
-async def _unload_at(core: Core, arrival: Arrival, target: Target) -> tuple[int, bytes, bytes]:
+async def _unload_at(state: GatewayState, arrival: Arrival, target: Target) -> tuple[int, bytes, bytes]:
     request = arrival.exchange.request
     pairs: list[Pair] = [(b"content-type", b"application/json")]
     if not target.local:
-        hop = Hop(core.config.node, arrival.caller.principal, arrival.request_id, instance=target.id)
+        hop = Hop(state.config.node, arrival.caller.principal, arrival.request_id, instance=target.id)
         pairs += headers_of(hop)
     try:
-        async with asyncio.timeout(core.config.fan_out_s):
-            pool = core.upstreams.pool(target)
+        async with asyncio.timeout(state.config.fan_out_s):
+            pool = state.upstreams.pool(target)
             async with pool.request("POST", request.path, pairs, request.body) as response:
                 kind = response.headers.get(b"content-type") or OLLAMA_JSON
                 return response.status, kind, await response.read(_ANSWER_MOST)
@@ -82,7 +98,7 @@ async def _unload_at(core: Core, arrival: Arrival, target: Target) -> tuple[int,
         return 502, OLLAMA_JSON, msgspec.json.encode({"error": f"{target.id}: {reason}"})
 
 
-async def mutate_all(core: Core, arrival: Arrival, route: HttpRoute, nodes: list[Target]) -> None:
+async def mutate_all(state: GatewayState, arrival: Arrival, route: HttpRoute, nodes: list[Target]) -> None:
     """Does a mutation on every node; a streamed answer names the node of each record."""
     exchange = arrival.exchange
     try:
@@ -92,47 +108,47 @@ async def mutate_all(core: Core, arrival: Arrival, route: HttpRoute, nodes: list
             peeked = peek(exchange.request.body, route.shape)
             names, streams = names_in(peeked, route), peeked.stream
     except BadBody as fault:
-        core.refuse(arrival, route.path, 400, fault.message)
+        refuse(state, arrival, route, 400, fault.message)
         return
-    if not core.admits(arrival, route, names or ("",)):
+    if not admits(state, arrival, route, names or ("",)):
         return
     if route.framing is Framing.PROGRESS and streams:
-        await _stream_all(core, arrival, route, nodes)
+        await _stream_all(state, arrival, route, nodes)
         return
-    results = await asyncio.gather(*(_collect(core, arrival, target) for target in nodes))
+    results = await asyncio.gather(*(_collect(state, arrival, target) for target in nodes))
     failed = [(node, status, body) for node, status, body in results if status >= 400]
     if failed:
         node, status, body = failed[0]
         message = f"{node}: {_message(body)}"
-        core.respond_error(exchange, status, message, arrival.request_id, extra=arrival.cors)
-        core.note(arrival, route.path, Outcome.ENGINE_ERROR)
+        respond_error(state, exchange, status, message, arrival.request_id, extra=arrival.cors)
+        note(state, arrival, route.path, Outcome.ENGINE_ERROR)
         return
     if route.framing is Framing.PROGRESS:
         done = msgspec.json.encode({"status": "success", "nodes": sorted(node for node, _, _ in results)})
-        _respond(core, arrival, 200, b"application/json", done)
+        _respond(state, arrival, 200, b"application/json", done)
     else:
-        _respond(core, arrival, 200, b"", b"")
+        _respond(state, arrival, 200, b"", b"")
     if nodes:
-        core.made(models_made(exchange.request.body, route), nodes[0])
-    core.note(arrival, route.path, Outcome.OK)
+        state.made(models_made(exchange.request.body, route), nodes[0])
+    note(state, arrival, route.path, Outcome.OK)
 
 
-async def _collect(core: Core, arrival: Arrival, target: Target) -> tuple[str, int, bytes]:
+async def _collect(state: GatewayState, arrival: Arrival, target: Target) -> tuple[str, int, bytes]:
     try:
-        async with _request(core, arrival, target) as response:
+        async with _request(state, arrival, target) as response:
             return target.node, response.status, await response.read(_ANSWER_MOST)
     except BridgeError as fault:
         return target.node, 502, msgspec.json.encode({"error": fault.message})
 
 
-async def _stream_all(core: Core, arrival: Arrival, route: HttpRoute, nodes: list[Target]) -> None:
+async def _stream_all(state: GatewayState, arrival: Arrival, route: HttpRoute, nodes: list[Target]) -> None:
     exchange = arrival.exchange
     pairs: list[Pair] = [(b"content-type", b"application/x-ndjson"), *arrival.cors]
     exchange.start(200, [*pairs, (REQUEST_ID, arrival.request_id.encode())])
 
     async def follow(target: Target) -> bool:
         ended = False
-        async for record in _records(core, arrival, target):
+        async for record in _records(state, arrival, target):
             ended = record.get("status") == "success"
             if not ended:
                 exchange.write(msgspec.json.encode({**record, "node": target.node}) + b"\n")
@@ -142,19 +158,19 @@ async def _stream_all(core: Core, arrival: Arrival, route: HttpRoute, nodes: lis
     outcomes = await asyncio.gather(*(follow(target) for target in nodes))
     if all(outcomes):
         if nodes:
-            core.made(models_made(exchange.request.body, route), nodes[0])
+            state.made(models_made(exchange.request.body, route), nodes[0])
         exchange.finish(b'{"status":"success"}\n')
-        core.note(arrival, route.path, Outcome.OK)
+        note(state, arrival, route.path, Outcome.OK)
         return
     bad = ", ".join(target.node for target, good in zip(nodes, outcomes, strict=True) if not good)
     exchange.finish(msgspec.json.encode({"error": f"failed on {bad}"}) + b"\n")
-    core.note(arrival, route.path, Outcome.ENGINE_ERROR)
+    note(state, arrival, route.path, Outcome.ENGINE_ERROR)
 
 
-async def _records(core: Core, arrival: Arrival, target: Target) -> AsyncIterator[dict[str, Any]]:
+async def _records(state: GatewayState, arrival: Arrival, target: Target) -> AsyncIterator[dict[str, Any]]:
     rest = b""
     try:
-        async with _request(core, arrival, target) as response:
+        async with _request(state, arrival, target) as response:
             async for data in response:
                 *lines, rest = (rest + data).split(b"\n")
                 for line in lines:
@@ -168,25 +184,25 @@ async def _records(core: Core, arrival: Arrival, target: Target) -> AsyncIterato
         yield {"error": f"node {target.node} answered what is no JSON"}
 
 
-def _request(core: Core, arrival: Arrival, target: Target) -> Any:
+def _request(state: GatewayState, arrival: Arrival, target: Target) -> Any:
     request = arrival.exchange.request
     pairs = [pair for pair in request.headers.pairs if pair[0] in (b"content-type", b"accept")]
     if not target.local:
-        pairs += _hop_headers(core, arrival)
-    return core.upstreams.pool(target).request(request.method, request.target, pairs, request.body)
+        pairs += _hop_headers(state, arrival)
+    return state.upstreams.pool(target).request(request.method, request.target, pairs, request.body)
 
 
-def peer_targets(core: Core) -> Iterator[Target]:
+def peer_targets(state: GatewayState) -> Iterator[Target]:
     """The peer listener of every other node that may be asked something."""
-    for node in core.view.current.nodes.values():
-        if node.name != core.config.node and node.peer and node.state != "revoked":
+    for node in state.view.current.nodes.values():
+        if node.name != state.config.node and node.peer and node.state != "revoked":
             yield node_target(node.name, node.peer)
 
 
-def that_answer(core: Core, targets: Iterable[Target]) -> Iterator[Target]:
+def that_answer(state: GatewayState, targets: Iterable[Target]) -> Iterator[Target]:
     """Of these, those on nodes that are not taken for dead."""
-    now = core.now()
-    return (one for one in targets if not core.health.down(node_subject(one.node), now))
+    now = state.now()
+    return (one for one in targets if not state.health.down(node_subject(one.node), now))
 
 
 def node_target(node: str, address: str) -> Target:
@@ -194,13 +210,13 @@ def node_target(node: str, address: str) -> Target:
     return Target(f"{node}/*", node, False, address, True)
 
 
-def _hop_headers(core: Core, arrival: Arrival) -> list[Pair]:
-    return headers_of(Hop(core.config.node, arrival.caller.principal, arrival.request_id))
+def _hop_headers(state: GatewayState, arrival: Arrival) -> list[Pair]:
+    return headers_of(Hop(state.config.node, arrival.caller.principal, arrival.request_id))
 
 
-def _respond(core: Core, arrival: Arrival, status: int, content_type: bytes, body: bytes) -> None:
+def _respond(state: GatewayState, arrival: Arrival, status: int, content_type: bytes, body: bytes) -> None:
     pairs: list[Pair] = [(b"content-type", content_type)] if content_type else []
-    pairs += [(REQUEST_ID, arrival.request_id.encode()), (b"x-bridge-node", core.node), *arrival.cors]
+    pairs += [(REQUEST_ID, arrival.request_id.encode()), (b"x-bridge-node", state.node), *arrival.cors]
     arrival.exchange.respond(status, pairs, body)
 
 

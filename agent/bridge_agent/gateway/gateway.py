@@ -20,6 +20,7 @@ import msgspec
 
 from bridge_agent.gateway import explain, fanout, listing
 from bridge_agent.gateway.access import cors_headers, host_allowed, preflight_headers, same_origin
+from bridge_agent.gateway.arrival import Arrival
 from bridge_agent.gateway.config import (
     Authorize,
     Caller,
@@ -29,12 +30,11 @@ from bridge_agent.gateway.config import (
     RequestRecord,
     allow_all,
 )
-from bridge_agent.gateway.core import Arrival, Core
 from bridge_agent.gateway.counters import GatewayCounters
-from bridge_agent.gateway.inference import Inference
+from bridge_agent.gateway.inference import infer, send_to
 from bridge_agent.gateway.lingering import Lingering
 from bridge_agent.gateway.peer_side import PeerSide
-from bridge_agent.gateway.resume import Resumptions
+from bridge_agent.gateway.replies import admits, note, refuse, respond_error
 from bridge_agent.gateway.routes import (
     ROUTES,
     Found,
@@ -46,6 +46,8 @@ from bridge_agent.gateway.routes import (
     protocol_of,
 )
 from bridge_agent.gateway.shapes import error_body
+from bridge_agent.gateway.state import GatewayState
+from bridge_agent.gateway.stream_keeper import ResumingKeeper
 from bridge_agent.gateway.unknown import unknown_model
 from bridge_agent.peers.hop import PRIORITY, REQUEST_ID
 from bridge_agent.peers.pulse import PulseWatch
@@ -107,13 +109,12 @@ class Gateway:
         authenticate: Authenticate | None = None,
         now: Callable[[], float] = monotonic,
     ) -> None:
-        self._core = Core(config, view, upstreams, authorize, now)
+        self._state = GatewayState(config, view, upstreams, group, authorize=authorize, now=now)
         self._group = group
-        self._lingering = Lingering(self._core.admission, view, upstreams, group)
-        self._core.admission.watch = self._lingering.watch
-        self._core.unload = self._unload
+        self._lingering = Lingering(self._state.admission, view, upstreams, group)
+        self._state.admission.watch = self._lingering.watch
         if config.resume is not None:
-            self._core.resume = Resumptions(self._core, group, config.resume)
+            self._state.keeper = ResumingKeeper(self._state, config.resume)
         self._authenticate = authenticate
         self._answers: dict[Kind, _Handler] = {
             Kind.INFER: self._infer,
@@ -127,7 +128,7 @@ class Gateway:
             Kind.PS: self._ps,
             Kind.ROOT: self._root,
         }
-        self._peer_side = PeerSide(self._core, self._answer)
+        self._peer_side = PeerSide(self._state, self._answer)
         self._direct = {
             (method, route.path): (self._answers[route.kind], route)
             for route in ROUTES
@@ -138,74 +139,74 @@ class Gateway:
     @property
     def counters(self) -> GatewayCounters:
         """What to export as metrics."""
-        return self._core.counters
+        return self._state.counters
 
     @property
     def in_flight(self) -> int:
         """Requests that this agent has at engines and peers now."""
-        return sum(self._core.counters.in_flight.values())
+        return sum(self._state.counters.in_flight.values())
 
     @property
     def own_work(self) -> int:
         """Of those, the requests at this node's own engines."""
-        in_flight = self._core.counters.in_flight
-        return sum(in_flight.get(target.id, 0) for target in self._core.view.index.local)
+        in_flight = self._state.counters.in_flight
+        return sum(in_flight.get(target.id, 0) for target in self._state.view.index.local)
 
     def known_work(self) -> Mapping[str, int]:
         """The work at each instance, own and others', as far as this agent knows."""
-        return self._core.loads.work(self._core.now())
+        return self._state.loads.work(self._state.now())
 
     def waiting(self) -> dict[str, int]:
         """Requests that wait for a slot, by instance."""
-        return self._core.admission.waiting()
+        return self._state.admission.waiting()
 
     def suspected(self) -> dict[str, int]:
         """Slots that a request gave up and whose engine may still be busy with it, by instance."""
-        return self._core.admission.suspected()
+        return self._state.admission.suspected()
 
     def ejections(self) -> dict[str, float]:
         """Instances and nodes skipped after failures, and for how many seconds more."""
-        return self._core.health.ejections(self._core.now())
+        return self._state.health.ejections(self._state.now())
 
     def on_record(self, listener: Callable[[RequestRecord], None]) -> None:
         """Calls `listener` with the record of each request when it is over."""
-        self._core.on_record = listener
+        self._state.on_record = listener
 
     def on_progress(self, listener: Callable[[str, str], None]) -> None:
         """Calls `listener` with instance and model now and then while an own engine's answer streams."""
-        self._core.on_progress = listener
+        self._state.on_progress = listener
 
     def records(self, request_id: str | None = None) -> Sequence[RequestRecord]:
         """The last requests, newest last; of one id when given."""
-        kept = self._core.records
+        kept = self._state.records
         return [record for record in kept if request_id is None or record.request_id == request_id]
 
     async def explain(self, exchange: Exchange) -> None:
         """Answers a request of the admin listener: every hop of the request `?id=`, as JSON."""
         request_id = "".join(parse_qs(exchange.request.query).get("id", []))
-        hops = await explain.all_reports(self._core, request_id) if request_id else []
+        hops = await explain.all_reports(self._state, request_id) if request_id else []
         exchange.respond(200, _JSON, msgspec.json.encode(hops))
 
     async def watch_peers(self) -> None:
         """Asks the other nodes whether they are there until cancelled; run it as a task."""
-        core = self._core
-        policy = core.config.pulse
+        state = self._state
+        policy = state.config.pulse
         if policy is None:
             return
         watch = PulseWatch(
-            core.view,
-            core.upstreams,
+            state.view,
+            state.upstreams,
             policy,
-            in_use=core.nodes_in_use,
-            on_answer=core.peer_answered,
-            on_silent=core.health.silent,
-            now=core.now,
+            in_use=state.nodes_in_use,
+            on_answer=state.peer_answered,
+            on_silent=state.health.silent,
+            now=state.now,
         )
-        core.node_spoke = watch.alive
+        state.node_spoke = watch.alive
         try:
             await watch.run()
         finally:
-            core.admission.close()
+            state.admission.close()
             self._lingering.close()
 
     def drain(self, *, draining: bool = True) -> None:
@@ -214,12 +215,12 @@ class Gateway:
         What peers forward is refused, they go elsewhere; what clients bring is forwarded to peers, and
         refused (503 with Retry-After) only where no other node can serve it.
         """
-        self._core.draining = draining
-        self._core.view.drain(draining=draining)
+        self._state.draining = draining
+        self._state.view.drain(draining=draining)
 
     def error_body(self, status: int, message: str, path: str) -> tuple[bytes, bytes]:
         """Renders what a listener refuses by itself in the shape of the path's protocol."""
-        return error_body(protocol_of(path), status, message, self._core.request_id(None), unread=True)
+        return error_body(protocol_of(path), status, message, self._state.request_id(None), unread=True)
 
     @staticmethod
     def stream_body(request: Request) -> bool:
@@ -249,7 +250,7 @@ class Gateway:
         self._dispatch(exchange, _LOCAL)
 
     def _host_passes(self, host: bytes) -> bool:
-        return host_allowed(host.decode("latin-1"), self._core.config.host_name)
+        return host_allowed(host.decode("latin-1"), self._state.config.host_name)
 
     def _on_tls(self, exchange: Exchange) -> None:
         request = exchange.request
@@ -257,23 +258,23 @@ class Gateway:
         if principal is None and self._authenticate is not None:
             principal = self._authenticate(request)
         if principal is None and request.method != "OPTIONS":
-            request_id = self._core.request_id(None)
-            self._core.respond_error(exchange, 401, "a client certificate or API key is needed", request_id)
+            request_id = self._state.request_id(None)
+            respond_error(self._state, exchange, 401, "a client certificate or API key is needed", request_id)
             return
         self._dispatch(exchange, Caller(principal or "", ListenerKind.TLS))
 
     # -- one request
 
     def _dispatch(self, exchange: Exchange, caller: Caller) -> None:
-        core, request = self._core, exchange.request
+        state, request = self._state, exchange.request
         asked: _Asked | None = request.memo.get(_Asked)
         if asked is None:
             asked = self._read_head(exchange)
             if asked is None:
                 return
             request.memo[_Asked] = asked
-        began = core.now()
-        request_id = core.request_id(request.headers.get(REQUEST_ID))
+        began = state.now()
+        request_id = state.request_id(request.headers.get(REQUEST_ID))
         deadline = None if asked.seconds is None else began + asked.seconds
         arrival = Arrival(
             exchange,
@@ -292,7 +293,7 @@ class Gateway:
 
     def _read_head(self, exchange: Exchange) -> _Asked | None:
         """What a head asks for; None when it was answered."""
-        core, request = self._core, exchange.request
+        state, request = self._state, exchange.request
         headers = request.headers
         cors: tuple[Pair, ...] = ()
         origin = headers.get(b"origin")
@@ -300,7 +301,7 @@ class Gateway:
             if not self._origin_passes(exchange, origin):
                 return None
             cors = cors_headers(origin)
-        seconds = core.config.default_deadline_s
+        seconds = state.config.default_deadline_s
         given = headers.get(TIMEOUT)
         wrong = ""
         if given is not None:
@@ -312,7 +313,7 @@ class Gateway:
         if priority is None and not wrong:
             wrong = "malformed X-Bridge-Priority: it is high, normal or low"
         if wrong or priority is None:
-            core.respond_error(exchange, 400, wrong, core.request_id(headers.get(REQUEST_ID)), extra=cors)
+            respond_error(state, exchange, 400, wrong, state.request_id(headers.get(REQUEST_ID)), extra=cors)
             return None
         answer, route = self._direct.get((request.method, request.path), (self._infer, None))
         return _Asked(cors, seconds, priority, answer, route)
@@ -345,7 +346,7 @@ class Gateway:
         request = exchange.request
         found = match(request.method, request.path)
         allow: list[Pair] = [(b"allow", found.allow.encode())] if isinstance(found, NotAllowed) else []
-        if not self._core.config.origins.allows(origin.decode("latin-1")):
+        if not self._state.config.origins.allows(origin.decode("latin-1")):
             exchange.respond(403, allow)
             return False
         if request.method == "OPTIONS":
@@ -356,61 +357,54 @@ class Gateway:
     # -- by kind
 
     def _infer(self, arrival: Arrival, route: HttpRoute, _parameter: str) -> None:
-        Inference(self._core, arrival, route).start()
-
-    def _unload(self, arrival: Arrival, route: HttpRoute, model: str) -> None:
-        core = self._core
-        pool = core.view.index.pool(model)
-        able = [one for one in (() if pool is None else pool.targets.values()) if one.available]
-        targets = list(fanout.that_answer(core, able)) or able
-        self._spawn(arrival, lambda: fanout.unload(core, arrival, route, targets))
+        infer(self._state, arrival, route)
 
     def _local(self, arrival: Arrival, route: HttpRoute, _parameter: str) -> None:
         candidates = self._own()
         if not arrival.over_hop and "GET" in route.methods:
             # What clients look at to see whether they are connected: they are, also without own engine.
-            peers = fanout.that_answer(self._core, fanout.peer_targets(self._core))
+            peers = fanout.that_answer(self._state, fanout.peer_targets(self._state))
             candidates = (*candidates[:1], *islice(peers, MAX_CANDIDATES - 1))
-        Inference(self._core, arrival, route).start_at(candidates)
+        send_to(self._state, arrival, route, candidates)
 
     def _mutate(self, arrival: Arrival, route: HttpRoute, _parameter: str) -> None:
-        core, exchange = self._core, arrival.exchange
+        state, exchange = self._state, arrival.exchange
         where = (exchange.request.headers.get(WHERE) or b"").decode("latin-1")
-        if arrival.over_hop or where in ("", core.config.node):
+        if arrival.over_hop or where in ("", state.config.node):
             # One instance of the node does it: they share the node's store.
-            Inference(core, arrival, route).start_at(self._own()[:1])
+            send_to(state, arrival, route, self._own()[:1])
             return
         if where == "all":
             if route.kind is Kind.BLOB:
                 message = "blobs go to one node at a time: name it in X-Bridge-Node"
-                core.refuse(arrival, route.path, 400, message)
+                refuse(state, arrival, route, 400, message)
                 return
-            if core.draining:
-                core.refuse(arrival, route.path, 503, "this node is draining")
+            if state.draining:
+                refuse(state, arrival, route, 503, "this node is draining")
                 return
-            nodes = [*self._own()[:1], *fanout.peer_targets(core)]
-            self._spawn(arrival, lambda: fanout.mutate_all(core, arrival, route, nodes))
+            nodes = [*self._own()[:1], *fanout.peer_targets(state)]
+            self._spawn(arrival, lambda: fanout.mutate_all(state, arrival, route, nodes))
             return
-        node = core.view.index.node_record(where)
+        node = state.view.index.node_record(where)
         if node is None or not node.peer or node.state == "revoked":
             message = f"node '{where}' not found"
-            core.refuse(arrival, route.path, 404, message)
+            refuse(state, arrival, route, 404, message)
             return
-        Inference(core, arrival, route).start_at((fanout.node_target(where, node.peer),))
+        send_to(state, arrival, route, (fanout.node_target(where, node.peer),))
 
     def _own(self) -> tuple[Target, ...]:
-        return tuple(target for target in self._core.view.index.local if target.available)
+        return tuple(target for target in self._state.view.index.local if target.available)
 
     def _tags(self, arrival: Arrival, route: HttpRoute, _parameter: str) -> None:
-        if not self._core.admits(arrival, route):
+        if not admits(self._state, arrival, route):
             return
-        models = listing.models_of(self._core.view.index, only_local=arrival.over_hop)
+        models = listing.models_of(self._state.view.index, only_local=arrival.over_hop)
         self._respond(arrival, route, listing.OLLAMA_JSON, listing.tags_body(models))
 
     def _models(self, arrival: Arrival, route: HttpRoute, _parameter: str) -> None:
-        if not self._core.admits(arrival, route):
+        if not admits(self._state, arrival, route):
             return
-        models = listing.models_of(self._core.view.index, only_local=arrival.over_hop)
+        models = listing.models_of(self._state.view.index, only_local=arrival.over_hop)
         self._respond(arrival, route, listing.OPENAI_JSON, listing.openai_models_body(models))
 
     def _model(self, arrival: Arrival, route: HttpRoute, parameter: str) -> None:
@@ -418,33 +412,40 @@ class Gateway:
             names = (canonical(parameter),)
         except InvalidName:
             names = ("",)
-        if not self._core.admits(arrival, route, names):
+        if not admits(self._state, arrival, route, names):
             return
-        body = listing.openai_model_body(self._core.view.index, parameter)
+        body = listing.openai_model_body(self._state.view.index, parameter)
         if body is None:
             tag = "" if ":" in parameter.rpartition("/")[2] else ":latest"
-            refusal = unknown_model(self._core, route, parameter, parameter + tag, arrival.began)
-            self._core.refuse(arrival, route.path, *refusal)
+            refusal = unknown_model(self._state, route, parameter, parameter + tag, arrival.began)
+            refuse(
+                self._state,
+                arrival,
+                route,
+                refusal.status,
+                refusal.message,
+                retry_after=refusal.retry_after,
+            )
             return
         self._respond(arrival, route, listing.OPENAI_JSON, body)
 
     def _ps(self, arrival: Arrival, route: HttpRoute, _parameter: str) -> None:
-        if self._core.admits(arrival, route):
-            self._spawn(arrival, lambda: fanout.ps(self._core, arrival))
+        if admits(self._state, arrival, route):
+            self._spawn(arrival, lambda: fanout.ps(self._state, arrival))
 
     def _root(self, arrival: Arrival, route: HttpRoute, _parameter: str) -> None:
         self._respond(arrival, route, _TEXT, _RUNNING)
 
     def _respond(self, arrival: Arrival, route: HttpRoute, content_type: bytes, body: bytes) -> None:
-        core = self._core
+        state = self._state
         pairs: list[Pair] = [
             (b"content-type", content_type),
             (b"x-request-id", arrival.request_id.encode()),
-            (b"x-bridge-node", core.node),
+            (b"x-bridge-node", state.node),
             *arrival.cors,
         ]
         arrival.exchange.respond(200, pairs, body)
-        core.note(arrival, route.path, Outcome.OK)
+        note(state, arrival, route.path, Outcome.OK)
 
     def _spawn(self, arrival: Arrival, work: Callable[[], Awaitable[Any]]) -> None:
         async def handler(_exchange: Exchange) -> None:

@@ -32,8 +32,8 @@ _BYTES: Final = {
 _ERROR_MOST: Final = 64 << 10
 
 
-class KeptAlive(Exchange):
-    """An exchange that looks unanswered while keep-alive bytes go to its client.
+class KeptAliveExchange:
+    """An `Exchange` that looks unanswered while keep-alive bytes go to its client.
 
     Args:
         inner: The client's exchange.
@@ -43,15 +43,28 @@ class KeptAlive(Exchange):
         request_id: For errors.
     """
 
+    __slots__ = (
+        "_early",
+        "_error",
+        "_every_s",
+        "_framing",
+        "_inner",
+        "_pairs",
+        "_request_id",
+        "_timer",
+        "request",
+        "started",
+        "status",
+    )
+
     def __init__(
         self, inner: Exchange, framing: Framing, every_s: float, pairs: Iterable[Pair], request_id: str
     ) -> None:
-        # Not the base class's: everything that it keeps but these is the inner exchange's.
         self.request = inner.request
         self.started = False
         self.status = 0
         self._inner = inner
-        self._stream = framing
+        self._framing = framing
         self._every_s = every_s
         self._pairs = tuple(pairs)
         self._request_id = request_id
@@ -67,9 +80,9 @@ class KeptAlive(Exchange):
             return
         if not self._early:
             self._early = True
-            kind = b"application/x-ndjson" if self._stream is Framing.NDJSON else b"text/event-stream"
+            kind = b"application/x-ndjson" if self._framing is Framing.NDJSON else b"text/event-stream"
             inner.start(200, [(b"content-type", kind), *self._pairs])
-        inner.write(_BYTES[self._stream])
+        inner.write(_BYTES[self._framing])
         self._timer = asyncio.get_running_loop().call_later(self._every_s, self._tick)
 
     # -- as an exchange
@@ -141,7 +154,7 @@ class KeptAlive(Exchange):
         await self._inner.drain()
 
     def _in_stream(self, status: int, message: str) -> bytes:
-        return stream_error(self._stream, status, message, self._request_id)
+        return stream_error(self._framing, status, message, self._request_id)
 
     @property
     def write_paused(self) -> bool:
@@ -149,17 +162,17 @@ class KeptAlive(Exchange):
         return self._inner.write_paused
 
     @property
-    def finished(self) -> bool:  # type: ignore[override]  # only the exchange itself sets it
+    def finished(self) -> bool:
         """See `Exchange`."""
         return self._inner.finished
 
     @property
-    def disconnected(self) -> bool:  # type: ignore[override]  # only the exchange itself sets it
+    def disconnected(self) -> bool:
         """See `Exchange`."""
         return self._inner.disconnected
 
     @property
-    def sent(self) -> int:  # type: ignore[override]  # only the exchange itself sets it
+    def sent(self) -> int:
         """See `Exchange`."""
         return self._inner.sent
 

@@ -15,8 +15,10 @@ from urllib.parse import parse_qs
 import msgspec
 
 from bridge_agent.gateway import explain
+from bridge_agent.gateway.arrival import Arrival
 from bridge_agent.gateway.config import Caller, ListenerKind
-from bridge_agent.gateway.core import Arrival, Core
+from bridge_agent.gateway.replies import respond_error
+from bridge_agent.gateway.state import GatewayState
 from bridge_agent.peers import pulse
 from bridge_agent.peers.hop import HOP, BadHop, Hop, read_hop
 from bridge_core import snapshot_file
@@ -31,12 +33,12 @@ class PeerSide:
     """The application of the peer listener.
 
     Args:
-        core: What the gateway's requests share.
+        state: What the gateway's requests share.
         answer: Answers a forwarded request.
     """
 
-    def __init__(self, core: Core, answer: Callable[[Arrival], None]) -> None:
-        self._core = core
+    def __init__(self, state: GatewayState, answer: Callable[[Arrival], None]) -> None:
+        self._state = state
         self._answer = answer
         self._between_agents: dict[str, Callable[[Request], bytes]] = {
             pulse.PATH: self._pulse,
@@ -44,7 +46,7 @@ class PeerSide:
         }
         self._for_admins: dict[str, App] = {
             explain.PATH: _page(self._explain),
-            SNAPSHOT: _page(lambda _request: snapshot_file.encode(core.view.current)),
+            SNAPSHOT: _page(lambda _request: snapshot_file.encode(state.view.current)),
         }
 
     def serve_admins(self, path: str, page: App) -> None:
@@ -53,7 +55,7 @@ class PeerSide:
 
     def app(self, exchange: Exchange) -> None:
         """Answers one request; see the module's rules."""
-        core, request = self._core, exchange.request
+        state, request = self._state, exchange.request
         page = self._for_admins.get(request.path)
         if page is not None and self._is_admin(request.identity):
             page(exchange)
@@ -71,19 +73,19 @@ class PeerSide:
             refusal = (400, f"the peer listener takes forwarded requests only ({HOP.decode()} is missing)")
         if refusal is not None or hop is None:
             status, message = refusal or (400, "")
-            core.respond_error(exchange, status, message, core.request_id(None))
+            respond_error(state, exchange, status, message, state.request_id(None))
             return
         self._answer(self._arrival(exchange, hop))
 
     def _arrival(self, exchange: Exchange, hop: Hop) -> Arrival:
-        core = self._core
-        began = core.now()
+        state = self._state
+        began = state.now()
         return Arrival(
             exchange,
             Caller(hop.principal, ListenerKind.PEER, hop.entry),
             hop,
             began,
-            core.request_id(hop.request_id.encode()),
+            state.request_id(hop.request_id.encode()),
             deadline=None if hop.remaining_s is None else began + hop.remaining_s,
             priority=hop.priority,
         )
@@ -95,13 +97,13 @@ class PeerSide:
             peer = _spiffe_id(identity)
         except IdentityFault:
             return False
-        return (peer.kind, peer.trust_domain) == ("admin", self._core.view.current.mesh.trust_domain)
+        return (peer.kind, peer.trust_domain) == ("admin", self._state.view.current.mesh.trust_domain)
 
     def _refusal(self, identity: str | None) -> tuple[int, str] | None:
         """Why this caller may not forward; None: it may."""
         if identity is None:
             return 401, "a node certificate of this mesh is needed"
-        snapshot = self._core.view.current
+        snapshot = self._state.view.current
         try:
             peer = _spiffe_id(identity)
         except IdentityFault:
@@ -115,11 +117,11 @@ class PeerSide:
         return None
 
     def _pulse(self, _request: Request) -> bytes:
-        return pulse.answer_body({one.id: self._core.work(one.id) for one in self._core.view.index.local})
+        return pulse.answer_body({one.id: self._state.work(one.id) for one in self._state.view.index.local})
 
     def _explain(self, request: Request) -> bytes:
         request_id = "".join(parse_qs(request.query).get("id", []))
-        return msgspec.json.encode(explain.own_reports(self._core, request_id))
+        return msgspec.json.encode(explain.own_reports(self._state, request_id))
 
 
 def _page(render: Callable[[Request], bytes]) -> App:

@@ -7,7 +7,7 @@ from typing import Final
 
 import msgspec
 
-from bridge_agent.gateway.core import Arrival
+from bridge_agent.gateway.arrival import Arrival
 from bridge_agent.gateway.peek import BadBody, Peek, peek, text
 from bridge_agent.gateway.routes import HttpRoute
 from bridge_agent.peers.hop import BadHop, decompress

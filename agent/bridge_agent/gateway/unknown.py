@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Final, NamedTuple
 
-from bridge_agent.gateway.core import Core
 from bridge_agent.gateway.routes import HttpRoute
+from bridge_agent.gateway.state import GatewayState
 
 _RETRY_S: Final = 1
 
@@ -18,18 +18,20 @@ class UnknownModelRefusal(NamedTuple):
     retry_after: int | None
 
 
-def unknown_model(core: Core, route: HttpRoute, asked: str, name: str, now: float) -> UnknownModelRefusal:
+def unknown_model(
+    state: GatewayState, route: HttpRoute, asked: str, name: str, now: float
+) -> UnknownModelRefusal:
     """503 for as long as it may still turn up, else the route's own 404.
 
     Args:
-        core: Where the request is.
+        state: Where the request is.
         route: Which words to say it in.
         asked: The model, as the client spelled it.
         name: The same with its tag, for routes that say it so.
         now: Monotonic time.
     """
-    why = core.unheard.reason(now)
+    why = state.unheard.reason(now)
     if not why:
         return UnknownModelRefusal(404, route.missing.format(asked, name), None)
-    core.counters.refused["unheard"] += 1
+    state.counters.refused["unheard"] += 1
     return UnknownModelRefusal(503, f"model '{asked}' is not known yet: {why}", _RETRY_S)

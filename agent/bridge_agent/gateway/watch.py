@@ -18,7 +18,7 @@ import msgspec
 
 from bridge_agent.gateway.routes import Framing
 
-_LONGEST_LINE: Final = 16 << 20  # a final record holds the whole context of a generate
+_LONGEST_LINE: Final = 17 << 20  # more than any that is passed on
 _decode: Final = msgspec.json.decode
 
 
@@ -63,11 +63,7 @@ class StreamWatch:
     @property
     def verdict(self) -> StreamVerdict:
         """How the stream ended, if it ended here."""
-        record = self._record
-        if self._framing is Framing.CHAT_SSE and record == b"[DONE]":
-            return StreamVerdict.COMPLETE
-        last = _object(record)
-        return StreamVerdict.TRUNCATED if last is None else _judge(self._framing, last)
+        return verdict_of(self._framing, self._record)
 
     @property
     def tokens(self) -> int:
@@ -88,8 +84,18 @@ class StreamWatch:
     @property
     def _record(self) -> bytes:
         """The last line's value."""
-        record = self._tail.rstrip().rpartition(b"\n")[2].strip()
-        return record[5:].strip() if record.startswith(b"data:") else record
+        return self._tail.rstrip().rpartition(b"\n")[2]
+
+
+def verdict_of(framing: Framing, line: bytes) -> StreamVerdict:
+    """How a stream ended whose last line this is."""
+    record = line.strip()
+    if record.startswith(b"data:"):
+        record = record[5:].strip()
+    if framing is Framing.CHAT_SSE and record == b"[DONE]":
+        return StreamVerdict.COMPLETE
+    last = _object(record)
+    return StreamVerdict.TRUNCATED if last is None else _judge(framing, last)
 
 
 def error_at(framing: Framing, data: bytes) -> int:
@@ -100,7 +106,7 @@ def error_at(framing: Framing, data: bytes) -> int:
         if not line.startswith(b"data:") and framing is not Framing.NDJSON:
             named = start if line.startswith(b"event:") else start + len(line)
         else:
-            last = _object(line.strip().removeprefix(b"data:"))
+            last = _object(line)
             if last is not None and _judge(framing, last) is StreamVerdict.ENGINE_ERROR:
                 return start if framing is Framing.NDJSON else named
             named = start + len(line)
@@ -109,8 +115,9 @@ def error_at(framing: Framing, data: bytes) -> int:
 
 
 def _object(record: bytes) -> dict[str, Any] | None:
+    record = record.strip()
     try:
-        last = _decode(record)
+        last = _decode(record[5:] if record.startswith(b"data:") else record)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         return None
     return last if isinstance(last, dict) else None

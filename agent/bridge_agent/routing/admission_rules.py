@@ -15,7 +15,7 @@ from __future__ import annotations
 import math
 from collections import deque
 from enum import IntEnum
-from typing import Final, Generic, TypeAlias, TypeVar
+from typing import Any, Final, Generic, TypeAlias, TypeVar
 
 import msgspec
 
@@ -41,10 +41,10 @@ class Admitted(msgspec.Struct, frozen=True):
     """It has a slot."""
 
 
-class Queued(msgspec.Struct, frozen=True):
+class Queued(msgspec.Struct, Generic[W], frozen=True):
     """It waits; in place of `displaced`, where that is not None."""
 
-    displaced: object = None
+    displaced: W | None = None
 
 
 class AdmissionRefused(msgspec.Struct, frozen=True):
@@ -54,9 +54,9 @@ class AdmissionRefused(msgspec.Struct, frozen=True):
     retry_after_s: int
 
 
-AdmissionAnswer: TypeAlias = Admitted | Queued | AdmissionRefused
+AdmissionAnswer: TypeAlias = Admitted | Queued[W] | AdmissionRefused
 ADMITTED: Final = Admitted()
-QUEUED: Final = Queued()
+QUEUED: Final[Queued[Any]] = Queued()
 
 
 class SlotQueue(Generic[W]):
@@ -113,7 +113,7 @@ class SlotQueue(Generic[W]):
         bound: int,
         now: float = 0.0,
         deadline: float | None = None,
-    ) -> AdmissionAnswer:
+    ) -> AdmissionAnswer[W]:
         """Takes a request in, makes it wait, or refuses it."""
         if self.take():
             return ADMITTED

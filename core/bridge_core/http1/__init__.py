@@ -20,7 +20,7 @@ from bridge_core.http1.errors import (
     ResponseTooLarge,
     UpstreamError,
 )
-from bridge_core.http1.exchange import Exchange
+from bridge_core.http1.exchange import Exchange, HttpExchange
 from bridge_core.http1.headers import HOP_BY_HOP, Headers, Pair
 from bridge_core.http1.heads import BadHeader, lines
 from bridge_core.http1.limits import HttpLimits, PoolLimits
@@ -45,6 +45,7 @@ __all__ = [
     "Exchange",
     "Handler",
     "Headers",
+    "HttpExchange",
     "HttpLimits",
     "Identify",
     "IncompleteResponse",

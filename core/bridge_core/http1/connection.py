@@ -22,7 +22,7 @@ import httptools
 import structlog
 
 from bridge_core.http1.errors import BodyTimeout, Disconnected
-from bridge_core.http1.exchange import Exchange
+from bridge_core.http1.exchange import Exchange, HttpExchange
 from bridge_core.http1.headers import Pair
 from bridge_core.http1.heads import CONTINUE, response_head
 from bridge_core.http1.reading import PARSER_STOPS, RequestReader
@@ -151,7 +151,7 @@ class ServerConnection(RequestReader):
         self._dispatching = True
         ready = self._ready
         while ready and self._current is None and not self._deaf:
-            exchange = self._current = Exchange(self, ready.popleft(), self._write)
+            exchange = self._current = HttpExchange(self, ready.popleft(), self._write)
             self.deadline = math.inf
             try:
                 self.server.app(exchange)
@@ -162,7 +162,7 @@ class ServerConnection(RequestReader):
         if self._current is not None and self._current.request.stream is not None:
             self._set_deadline()
 
-    def exchange_done(self, exchange: Exchange) -> None:
+    def exchange_done(self, exchange: HttpExchange) -> None:
         """The current exchange was answered in full."""
         if exchange is not self._current:
             return
@@ -259,7 +259,7 @@ class ServerConnection(RequestReader):
         else:
             self._close()
 
-    def _expire_stream(self, exchange: Exchange, now: float) -> None:
+    def _expire_stream(self, exchange: HttpExchange, now: float) -> None:
         stream = exchange.request.stream
         if stream is None or stream.complete:
             self.deadline = math.inf

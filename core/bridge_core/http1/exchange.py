@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Iterable
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING, Protocol
 
 from bridge_core.errors import BridgeError
 from bridge_core.http1.errors import Disconnected
@@ -25,23 +25,120 @@ _BODILESS = frozenset({204, 304})
 _NOTHING, _LENGTH, _CHUNKS, _UNTIL_CLOSE = range(4)
 
 
-class Exchange:
+class Exchange(Protocol):
     """A request and its answer; answer with `respond`, or `start`, `write`…, `finish`.
 
     All methods are to be called on the loop that serves the connection. After the client has gone
     they do nothing, so that whoever writes need not check first.
 
     Attributes:
-        request: What was asked.
-        started: A head was written.
-        finished: The answer is complete or was cut.
-        disconnected: The client went away before the answer was complete.
-        on_disconnect: Called once when that happens.
+        on_disconnect: Called once when the client goes away before the answer is complete.
         on_writable: Called with False when the client's side is over its high-water mark, with True
             when it drained again.
-        status: The status answered; 0 before.
-        sent: Bytes of body written.
     """
+
+    on_disconnect: Callable[[], None] | None
+    on_writable: Callable[[bool], None] | None
+
+    @property
+    def request(self) -> Request:
+        """What was asked."""
+
+    @property
+    def started(self) -> bool:
+        """Whether a head was written."""
+
+    @property
+    def finished(self) -> bool:
+        """Whether the answer is complete or was cut."""
+
+    @property
+    def disconnected(self) -> bool:
+        """Whether the client went away before the answer was complete."""
+
+    @property
+    def status(self) -> int:
+        """The status answered; 0 before."""
+
+    @property
+    def sent(self) -> int:
+        """Bytes of body written."""
+
+    @property
+    def write_paused(self) -> bool:
+        """Whether the client's side is over its high-water mark."""
+
+    def respond(
+        self,
+        status: int,
+        headers: Iterable[Pair] | bytes = (),
+        body: bytes = b"",
+        *,
+        forwarded: bool = False,
+    ) -> None:
+        """Answers in one go; see `start`.
+
+        Raises:
+            BadHeader: a header would break the message; nothing was written.
+            RuntimeError: an answer was started already.
+        """
+
+    def start(
+        self,
+        status: int,
+        headers: Iterable[Pair] | bytes = (),
+        length: int | None = None,
+        *,
+        cork: bool = False,
+        forwarded: bool = False,
+    ) -> None:
+        """Writes the head.
+
+        Args:
+            status: The status code, 200 or above.
+            headers: Fields, names in lower case, framing fields left out; or lines that were checked
+                already (`Headers.block`, `lines`).
+            length: Bytes of body to come; None for a body of unknown length.
+            cork: Hold the head back until the first `write` or `finish`, which must follow at once.
+            forwarded: The answer is another server's: it has its own Date.
+
+        Raises:
+            BadHeader: a header would break the message; nothing was written.
+            RuntimeError: an answer was started already.
+        """
+
+    def write(self, data: bytes) -> None:
+        """Writes a part of the body.
+
+        Raises:
+            RuntimeError: no answer was started, or more was written than `length` promised.
+        """
+
+    def flush(self) -> None:
+        """Writes a head that `start` held back."""
+
+    def finish(self, data: bytes = b"") -> None:
+        """Ends the answer, with a last part of the body where there is one.
+
+        An answer shorter than its announced length is cut instead, so that the client can tell.
+        """
+
+    def fail(self, status: int, message: str) -> None:
+        """Answers an error in the listener's shape, or cuts the answer where it had begun."""
+
+    def abort(self) -> None:
+        """Cuts the answer, so that the client sees that it is not whole."""
+
+    async def drain(self) -> None:
+        """Waits until the client's side is below its high-water mark.
+
+        Raises:
+            Disconnected: the client went away.
+        """
+
+
+class HttpExchange:
+    """The exchange of a request that came over a connection; see `Exchange`."""
 
     __slots__ = (
         "_connection",
@@ -86,12 +183,7 @@ class Exchange:
         *,
         forwarded: bool = False,
     ) -> None:
-        """Answers in one go; see `start`.
-
-        Raises:
-            BadHeader: a header would break the message; nothing was written.
-            RuntimeError: an answer was started already.
-        """
+        """See `Exchange`."""
         head = self._begin(status, headers, len(body), forwarded)
         if not head:
             return
@@ -109,20 +201,7 @@ class Exchange:
         cork: bool = False,
         forwarded: bool = False,
     ) -> None:
-        """Writes the head.
-
-        Args:
-            status: The status code, 200 or above.
-            headers: Fields, names in lower case, framing fields left out; or lines that were checked
-                already (`Headers.block`, `lines`).
-            length: Bytes of body to come; None for a body of unknown length.
-            cork: Hold the head back until the first `write` or `finish`, which must follow at once.
-            forwarded: The answer is another server's: it has its own Date.
-
-        Raises:
-            BadHeader: a header would break the message; nothing was written.
-            RuntimeError: an answer was started already.
-        """
+        """See `Exchange`."""
         head = self._begin(status, headers, length, forwarded)
         if not head:
             return
@@ -170,11 +249,7 @@ class Exchange:
         return framing if request.minor else framing + _KEEP_ALIVE
 
     def write(self, data: bytes) -> None:
-        """Writes a part of the body; one call is one chunk.
-
-        Raises:
-            RuntimeError: no answer was started, or more was written than `length` promised.
-        """
+        """See `Exchange`: one call is one chunk."""
         if self.finished or self.disconnected or not data:
             return
         if not self.started:
@@ -197,16 +272,13 @@ class Exchange:
         self._write(data)
 
     def flush(self) -> None:
-        """Writes a head that `start` held back."""
+        """See `Exchange`."""
         if self._head:
             head, self._head = self._head, b""
             self._write(head)
 
     def finish(self, data: bytes = b"") -> None:
-        """Ends the answer, with a last part of the body where there is one.
-
-        An answer shorter than its announced length is cut instead, so that the client can tell.
-        """
+        """See `Exchange`."""
         if self.finished or self.disconnected:
             return
         if not self.started:
@@ -228,7 +300,7 @@ class Exchange:
         self._connection.exchange_done(self)
 
     def fail(self, status: int, message: str) -> None:
-        """Answers an error in the listener's shape, or cuts the answer where it had begun."""
+        """See `Exchange`."""
         if self.finished or self.disconnected:
             return
         if self._head:
@@ -241,18 +313,14 @@ class Exchange:
         self.respond(status, pairs, body)
 
     def abort(self) -> None:
-        """Cuts the connection, so that the client sees a truncated answer."""
+        """See `Exchange`: the connection is cut."""
         if self.finished:
             return
         self.finished = True
         self._connection.cut()
 
     async def drain(self) -> None:
-        """Waits until the client's side is below its high-water mark.
-
-        Raises:
-            Disconnected: the client went away.
-        """
+        """See `Exchange`."""
         if self.disconnected:
             raise Disconnected("the client went away")
         if self._connection.write_paused:
@@ -260,22 +328,9 @@ class Exchange:
                 self._drained = asyncio.get_running_loop().create_future()
             await self._drained
 
-    async def body_stream(self) -> AsyncIterator[bytes]:
-        """The request's body, part by part as it arrives (one part where it was read whole).
-
-        Raises:
-            Disconnected, BodyTimeout: the rest of the body will not come.
-        """
-        if self.request.stream is None:
-            if self.request.body:
-                yield self.request.body
-            return
-        async for part in self.request.stream:
-            yield part
-
     @property
     def write_paused(self) -> bool:
-        """Whether the client's side is over its high-water mark."""
+        """See `Exchange`."""
         return self._connection.write_paused
 
     # For the connection only.

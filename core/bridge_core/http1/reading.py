@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 import httptools
 import structlog
 
-from bridge_core.http1.exchange import Exchange
+from bridge_core.http1.exchange import HttpExchange
 from bridge_core.http1.headers import Pair
 from bridge_core.http1.repeated import RepeatedHead
 from bridge_core.http1.request import BodyStream, Request
@@ -51,7 +51,7 @@ class RequestReader(asyncio.Protocol):
         self._body: list[bytes] = []
         self._remote: tuple[str, int] | None = None
         self._identity: str | None = None
-        self._current: Exchange | None = None
+        self._current: HttpExchange | None = None
         self._parsing: Request | None = None  # whose body is being read
         self._upgrading: Request | None = None
         self._refusal: HeadRefusal | None = None

@@ -81,6 +81,19 @@ class Request:
             self._split()
         return self._query
 
+    async def body_parts(self) -> AsyncIterator[bytes]:
+        """The body, part by part as it arrives (one part where it was read whole).
+
+        Raises:
+            Disconnected, BodyTimeout: the rest of the body will not come.
+        """
+        if self.stream is None:
+            if self.body:
+                yield self.body
+            return
+        async for part in self.stream:
+            yield part
+
     def again(self, headers: Headers, body: bytes) -> Request:
         """A request whose head repeats this one's, on the same connection."""
         if self._path is None:

@@ -149,7 +149,7 @@ async def serve(
         ssl: Serve TLS.
         limits: What is accepted; the defaults of `HttpLimits`.
         stream_body: Asked once a head is there: True calls the app at once, with the body to be
-            read through `Exchange.body_stream`; such a body has no size limit.
+            read through `Request.body_parts`; such a body has no size limit.
         identify: Gives the identity of a TLS client; asked once a connection.
         error_body: Renders refusals: `(status, message, path) -> (content type, body)`.
         varying: Names of fields that differ from one request of a connection to the next: a head that

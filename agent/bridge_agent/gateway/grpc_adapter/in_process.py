@@ -13,22 +13,51 @@ from types import TracebackType
 from typing import Final, Self
 
 from bridge_core.errors import BridgeError
-from bridge_core.http1 import Disconnected, Exchange, Headers, IncompleteResponse, Pair, Request
+from bridge_core.http1 import (
+    Disconnected,
+    Exchange,
+    Headers,
+    IncompleteResponse,
+    Pair,
+    Request,
+    ResponseTooLarge,
+)
 
+LINE_MOST: Final = 17 << 20
+"""Bytes of a line: more than any that the pipeline passes on."""
 HIGH_WATER: Final = 256 * 1024
 LOW_WATER: Final = 64 * 1024
 
 
-class InProcessExchange(Exchange):
-    """The pipeline's side. `reader` is the other one."""
+class InProcessExchange:
+    """The pipeline's side, an `Exchange`. `reader` is the other one."""
 
-    __slots__ = ("_paused", "reader")
+    __slots__ = (
+        "_drained",
+        "disconnected",
+        "finished",
+        "on_disconnect",
+        "on_writable",
+        "reader",
+        "request",
+        "sent",
+        "started",
+        "status",
+        "write_paused",
+    )
 
     def __init__(self, request: Request) -> None:
-        # The base class's connection is never touched: everything that writes is overridden here.
-        super().__init__(None, request, _refuse)  # type: ignore[arg-type]  # there is no connection
+        self.request = request
         self.reader = AnswerReader(self)
-        self._paused = False
+        self.started = False
+        self.finished = False
+        self.disconnected = False
+        self.write_paused = False
+        self.on_disconnect: Callable[[], None] | None = None
+        self.on_writable: Callable[[bool], None] | None = None
+        self.status = 0
+        self.sent = 0
+        self._drained: asyncio.Future[None] | None = None
 
     def respond(
         self,
@@ -70,9 +99,8 @@ class InProcessExchange(Exchange):
             raise RuntimeError("write before start")
         self.sent += len(data)
         self.reader.take_data(data)
-        if not self._paused and self.reader.buffered > HIGH_WATER:
-            self._paused = True
-            self.set_writable(False)
+        if not self.write_paused and self.reader.buffered > HIGH_WATER:
+            self._pause(paused=True)
 
     def finish(self, data: bytes = b"") -> None:
         """See `Exchange.finish`."""
@@ -106,21 +134,39 @@ class InProcessExchange(Exchange):
         """See `Exchange.drain`."""
         if self.disconnected:
             raise Disconnected("the client went away")
-        if self._paused:
+        if self.write_paused:
             if self._drained is None:
                 self._drained = asyncio.get_running_loop().create_future()
             await self._drained
 
-    @property
-    def write_paused(self) -> bool:
-        """See `Exchange.write_paused`."""
-        return self._paused
+    # For the reader only.
 
     def reader_took(self) -> None:
         """The reader consumed something."""
-        if self._paused and self.reader.buffered <= LOW_WATER:
-            self._paused = False
-            self.set_writable(True)
+        if self.write_paused and self.reader.buffered <= LOW_WATER:
+            self._pause(paused=False)
+
+    def reader_left(self) -> None:
+        """Nobody reads any more."""
+        if self.disconnected:
+            return
+        self.disconnected = True
+        drained, self._drained = self._drained, None
+        if drained is not None and not drained.done():
+            drained.set_exception(Disconnected("the client went away"))
+        callback, self.on_disconnect = self.on_disconnect, None
+        if callback is not None and not self.finished:
+            callback()
+        self.on_writable = None
+
+    def _pause(self, *, paused: bool) -> None:
+        self.write_paused = paused
+        if not paused:
+            drained, self._drained = self._drained, None
+            if drained is not None and not drained.done():
+                drained.set_result(None)
+        if self.on_writable is not None:
+            self.on_writable(not paused)
 
 
 class AnswerReader:
@@ -143,7 +189,7 @@ class AnswerReader:
         self, kind: type[BaseException] | None, fault: BaseException | None, trace: TracebackType | None
     ) -> None:
         if not self._ended:
-            self._exchange.lose_client(Disconnected("the client went away"))
+            self._exchange.reader_left()
 
     async def head(self) -> int:
         """Waits for the head; the answer's status.
@@ -157,15 +203,22 @@ class AnswerReader:
             await self._wait()
         return self.status
 
-    async def read(self) -> bytes:
+    async def read(self, most: int) -> bytes:
         """The whole body.
 
         Raises:
             IncompleteResponse: it was cut off.
+            ResponseTooLarge: it has more than `most` bytes.
         """
-        if self._ended and self._fault is None and len(self._parts) == 1:
+        if self._ended and self._fault is None and len(self._parts) == 1 and self.buffered <= most:
             return self._parts.popleft()
-        return b"".join([part async for part in self.parts()])
+        parts, size = [], 0
+        async for part in self.parts():
+            size += len(part)
+            if size > most:
+                raise ResponseTooLarge(f"the answer has more than the {most} bytes that are read of it")
+            parts.append(part)
+        return b"".join(parts)
 
     async def parts(self) -> AsyncIterator[bytes]:
         """The body in parts, as they were written.
@@ -190,20 +243,28 @@ class AnswerReader:
 
         Raises:
             IncompleteResponse: it was cut off.
+            ResponseTooLarge: a line has more than LINE_MOST bytes.
         """
-        rest = b""
+        rest = bytearray()
         async for part in self.parts():
-            *whole, rest = (rest + part if rest else part).split(b"\n")
+            first, *whole = part.split(b"\n")
+            rest += first
+            if len(rest) > LINE_MOST:
+                raise ResponseTooLarge(f"a line of the answer is longer than {LINE_MOST >> 20} MiB")
+            if not whole:
+                continue
+            *whole, last = bytes(rest), *whole
+            rest = bytearray(last)
             for line in whole:
                 if line:
                     yield line
         if rest.strip():
-            yield rest
+            yield bytes(rest)
 
     def give_up(self, fault: BridgeError) -> None:
         """Cancels what is not answered yet; whoever reads gets `fault`."""
         if not self._ended:
-            self._exchange.lose_client(Disconnected("the client went away"))
+            self._exchange.reader_left()
             self.take_end(fault)
 
     # For the exchange only.
@@ -257,7 +318,3 @@ def _pairs(lines: bytes) -> tuple[Pair, ...]:
     """The fields of header lines as the pipeline writes them."""
     fields = (line.partition(b":") for line in lines.split(b"\r\n") if line)
     return tuple((name, value.strip()) for name, _, value in fields)
-
-
-def _refuse(_: bytes) -> None:
-    raise RuntimeError("an in-process exchange has no connection to write to")

@@ -14,6 +14,7 @@ from connectrpc.request import RequestContext
 
 from bridge_agent.gateway.grpc_adapter import in_process
 from bridge_agent.gateway.grpc_adapter.translate import (
+    MAX_OUTPUT,
     Call,
     CallFault,
     Status,
@@ -69,7 +70,7 @@ class ModelInferenceService:
             call = to_call(request.model_name, request.input_data, request.metadata, stream=False)
             with self._open(call, ctx.timeout_ms) as answer:
                 status = await answer.head()
-                body = await answer.read()
+                body = await answer.read(MAX_OUTPUT)
             if status != 200:
                 raise fault_of(status, body, answer.headers)
         except BridgeError as fault:
@@ -105,7 +106,7 @@ class ModelInferenceService:
         with self._open(call, ctx.timeout_ms) as answer:
             status = await answer.head()
             if status != 200 or not call.streams:
-                body = await answer.read()
+                body = await answer.read(MAX_OUTPUT)
                 if status != 200:
                     raise fault_of(status, body, answer.headers)
                 metadata = answer_metadata(answer.headers)

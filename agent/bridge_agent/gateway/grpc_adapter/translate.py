@@ -23,6 +23,8 @@ from bridge_core.names import canonical_or_same
 MAX_INPUT: Final = 100 * 1024 * 1024
 # The message around input_data: names, metadata and protobuf's own lengths.
 MAX_MESSAGE: Final = MAX_INPUT + 1024 * 1024
+MAX_OUTPUT: Final = MAX_INPUT
+"""Bytes of an answer that becomes one message."""
 _STEP: Final = 4 * 1024
 
 PATHS: Final = {"generate": b"/api/generate", "chat": b"/api/chat", "embed": b"/api/embed"}

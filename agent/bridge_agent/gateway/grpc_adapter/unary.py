@@ -17,6 +17,7 @@ from bridge_agent.gateway.grpc_adapter.in_process import AnswerReader
 from bridge_agent.gateway.grpc_adapter.service import GrpcCaller, encoder, open_call
 from bridge_agent.gateway.grpc_adapter.translate import (
     MAX_MESSAGE,
+    MAX_OUTPUT,
     CallFault,
     Status,
     answer_metadata,
@@ -95,7 +96,7 @@ async def _answer(
             deadline = loop.call_later(remaining, reader.give_up, late)
         try:
             status = await reader.head()
-            body = await reader.read()
+            body = await reader.read(MAX_OUTPUT)
         except _ClientGone:
             return None
         finally:

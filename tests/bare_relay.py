@@ -1,47 +1,12 @@
-"""Passing a request to another server and its answer back, without a task or a copy to spare."""
+"""A relay that decides nothing: what the HTTP stack is tested and measured with, alone."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 
+from bridge_agent.gateway.forwarding import forwarded_head, with_body, with_stream
 from bridge_core.errors import BridgeError
-from bridge_core.http1.client import ClientExchange, ResponseHead, ResponseSink
-from bridge_core.http1.errors import UpstreamError
-from bridge_core.http1.exchange import Exchange
-from bridge_core.http1.headers import Pair
-from bridge_core.http1.heads import content_length, request_line
-from bridge_core.http1.pool import Pool
-from bridge_core.http1.request import BodyStream, Request
-
-
-def forwarded(request: Request, host: bytes, without: frozenset[bytes], extra: bytes, body: bytes) -> bytes:
-    """A client's request as it goes to another server, with a body of known length.
-
-    Args:
-        request: The client's.
-        host: The server's.
-        without: Names of fields that are not passed on, besides the hop-by-hop ones.
-        extra: Header lines to add, checked already.
-        body: The body to send.
-
-    Raises:
-        BadHeader: the target cannot be written.
-    """
-    head = forwarded_head(request, host, without)
-    return b"%b%bcontent-length: %d\r\n\r\n%b" % (head, extra, len(body), body)
-
-
-def forwarded_head(request: Request, host: bytes, without: frozenset[bytes]) -> bytes:
-    """The request line and fields of `forwarded`; made once for all requests that repeat the head."""
-    key = (host, without)
-    repeats = request.headers.repeats(without)
-    head: bytes | None = request.memo.get(key) if repeats else None
-    if head is None:
-        line = request_line(request.method.encode("ascii"), request.target)
-        head = b"%bhost: %b\r\n%b" % (line, host, request.headers.block(without))
-        if repeats:
-            request.memo[key] = head
-    return head
+from bridge_core.http1 import ClientExchange, Exchange, Pair, Pool, ResponseHead, ResponseSink, UpstreamError
 
 
 class Relay(ResponseSink):
@@ -96,24 +61,16 @@ class Relay(ResponseSink):
             return
         request = exchange.request
         stream = request.stream
+        head = forwarded_head(request, pool.host, without)
         if body is None and stream is not None:
-            self._forward_stream(pool, stream, forwarded_head(request, pool.host, without) + extra)
-            return
-        body = request.body if body is None else body
-        self.upstream = pool.send(forwarded(request, pool.host, without, extra, body), self)
+            data, chunked = with_stream(head, extra, request.headers)
+            upstream = self.upstream = pool.send(data, self, more=True, chunked=chunked)
+            stream.attach(upstream.write, upstream.finish, self._on_upload_failed)
+        else:
+            body = request.body if body is None else body
+            self.upstream = pool.send(with_body(head, extra, body), self)
         exchange.on_disconnect = self._on_disconnect
         exchange.on_writable = self._on_client_writable
-
-    def _forward_stream(self, pool: Pool, stream: BodyStream, head: bytes) -> None:
-        """Sends the head at once and the body as it comes."""
-        exchange = self.exchange
-        length = exchange.request.headers.get(b"content-length")
-        framing = b"transfer-encoding: chunked\r\n" if length is None else content_length(int(length))
-        data = b"%b%b\r\n" % (head, framing)
-        self.upstream = pool.send(data, self, more=True, chunked=length is None)
-        exchange.on_disconnect = self._on_disconnect
-        exchange.on_writable = self._on_client_writable
-        stream.attach(self.upstream.write, self.upstream.finish, self._on_upload_failed)
 
     def cancel(self) -> None:
         """Gives the attempt up; no hook is called any more, the exchange stays as it is."""

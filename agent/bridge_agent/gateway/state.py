@@ -2,63 +2,44 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
 import secrets
 from collections import deque
 from collections.abc import Callable, Iterable
 from time import monotonic
-from typing import TYPE_CHECKING, Final
-from typing import Protocol as Interface
+from typing import Final
 
 from bridge_agent.gateway.admission import Admission
-from bridge_agent.gateway.config import Authorize, Caller, GatewayConfig, ListenerKind, Outcome, RequestRecord
+from bridge_agent.gateway.config import Authorize, GatewayConfig, RequestRecord
 from bridge_agent.gateway.counters import GatewayCounters
-from bridge_agent.gateway.routes import HttpRoute, Protocol, protocol_of
-from bridge_agent.gateway.shapes import error_body
-from bridge_agent.peers.hop import REFUSED, REQUEST_ID, Hop
+from bridge_agent.gateway.ports import StreamKeeper
 from bridge_agent.peers.upstreams import Upstreams
-from bridge_agent.routing.admission_rules import Priority
 from bridge_agent.routing.choose import Load
 from bridge_agent.routing.health_rules import HealthBook, retry_allowed
 from bridge_agent.routing.load_rules import LoadBook
 from bridge_agent.routing.strategies import Turns
 from bridge_agent.routing.unheard import Unheard
 from bridge_agent.routing.view import Index, MeshView, Target
-from bridge_core.http1 import Exchange, Pair
 from bridge_core.snapshot import RoutePolicy
-
-if TYPE_CHECKING:
-    from bridge_agent.gateway.answer import Answer, Rest
 
 _FRESH_S: Final = 5.0  # a model that was just made is listed by then, here and in the snapshot
 _GIVEN_ID: Final = re.compile(rb"[A-Za-z0-9._:/+=-]{1,128}")
-NODE: Final = b"x-bridge-node"
 
 
-class Resume(Interface):
-    """Who continues streams that died; made by the gateway, for `Answer`."""
-
-    def opened(self, answer: Answer) -> None:
-        """A stream began."""
-
-    def closed(self, answer: Answer) -> None:
-        """A stream is over."""
-
-    def take_over(self, answer: Answer, target: Target, reason: str) -> Rest | None:
-        """Has the rest of a stream that died at `target` generated; None where that cannot be."""
-
-
-class Unload(Interface):
-    """Has a model unloaded wherever it lies; made by the gateway, for `Inference`."""
-
-    def __call__(self, arrival: Arrival, route: HttpRoute, model: str, /) -> None:
-        """Answers the request, which asks for nothing else."""
-
-
-class Core:
+class GatewayState:
     """The gateway's shared state: view, links, counters, health and recent records.
 
     Owned by the loop that serves the listeners; nothing in it is touched from elsewhere.
+
+    Attributes:
+        group: Where the tasks of slow routes, and of streams that are continued, run.
+        retrying: Requests that were tried again or hedged, and are not over.
+        draining: This node's engines get no new work.
+        keeper: Who continues streams that died; None: nobody.
+        on_record: Told of each request when it is over.
+        on_progress: Told of instance and model now and then while an own engine's answer streams.
+        node_spoke: Told of a node whose long answer goes on.
     """
 
     def __init__(
@@ -66,12 +47,15 @@ class Core:
         config: GatewayConfig,
         view: MeshView,
         upstreams: Upstreams,
+        group: asyncio.TaskGroup,
+        *,
         authorize: Authorize,
         now: Callable[[], float] = monotonic,
     ) -> None:
         self.config = config
         self.view = view
         self.upstreams = upstreams
+        self.group = group
         self.authorize = authorize
         self.now = now
         self.counters = GatewayCounters()
@@ -84,9 +68,8 @@ class Core:
         self.records: deque[RequestRecord] = deque(maxlen=config.explained)
         self.on_record: Callable[[RequestRecord], None] | None = None
         self.on_progress: Callable[[str, str], None] | None = None
-        self.node_spoke: Callable[[str], None] = lambda _node: None
-        self.resume: Resume | None = None
-        self.unload: Unload = lambda *_args: None  # the gateway's
+        self.node_spoke: Callable[[str], None] | None = None
+        self.keeper: StreamKeeper | None = None
         self.draining = False
         self.node = config.node.encode()
         self._made: dict[str, tuple[Target, float]] = {}
@@ -184,127 +167,3 @@ class Core:
         """Where a model was made a moment ago; None where none of this name was."""
         target, until = self._made.get(name, (None, 0.0))
         return target if until > self.now() else None
-
-    def note(self, arrival: Arrival, path: str, outcome: Outcome) -> None:
-        """Writes the record of a request that went to no instance: a list, or a refusal."""
-        exchange = arrival.exchange
-        now = self.now()
-        self.settle(
-            RequestRecord(
-                arrival.request_id,
-                arrival.caller,
-                exchange.request.method,
-                path,
-                "",
-                exchange.status,
-                outcome,
-                arrival.began,
-                now,
-                0.0,
-                now,
-                None,
-                "",
-                (),
-                len(exchange.request.body),
-                exchange.sent,
-            )
-        )
-
-    def refuse(
-        self, arrival: Arrival, path: str, status: int, message: str, retry_after: int | None = None
-    ) -> None:
-        """Answers with an error and writes the record."""
-        self.respond_error(
-            arrival.exchange, status, message, arrival.request_id, retry_after=retry_after, extra=arrival.cors
-        )
-        self.note(arrival, path, Outcome.REFUSED)
-
-    def admits(self, arrival: Arrival, route: HttpRoute, names: tuple[str, ...] = ("",)) -> bool:
-        """Whether the caller may do this with each of these models; else it was answered."""
-        for name in names:
-            denial = self.authorize(arrival.caller, route.action, name)
-            if denial is not None:
-                self.refuse(arrival, route.path, denial.status, denial.message)
-                return False
-        return True
-
-    def respond_error(
-        self,
-        exchange: Exchange,
-        status: int,
-        message: str,
-        request_id: str,
-        *,
-        protocol: Protocol | None = None,
-        retry_after: int | None = None,
-        refused: bool = False,
-        unread: bool = False,
-        extra: tuple[Pair, ...] = (),
-    ) -> None:
-        """Answers with an error in the shape of the path's protocol."""
-        content_type, body = error_body(
-            protocol or protocol_of(exchange.request.path), status, message, request_id, unread=unread
-        )
-        pairs: list[Pair] = [
-            (b"content-type", content_type),
-            (REQUEST_ID, request_id.encode()),
-            (NODE, self.node),
-            *extra,
-        ]
-        if retry_after is not None:
-            pairs.append((b"retry-after", b"%d" % retry_after))
-        if refused:
-            pairs.append((REFUSED, b"1"))
-        exchange.respond(status, pairs, body)
-
-
-class Arrival:
-    """A request with who sent it and when: what each handler starts from.
-
-    Attributes:
-        exchange: The client's exchange.
-        caller: Who asks.
-        hop: What the entry agent said, when it came over a hop.
-        began: When it arrived.
-        request_id: The id in logs and answers.
-        deadline: When it must be over; None: no limit.
-        cors: What an answer to an allowed origin carries.
-        priority: How urgent it is.
-    """
-
-    __slots__ = ("began", "caller", "cors", "deadline", "exchange", "hop", "priority", "request_id")
-
-    def __init__(
-        self,
-        exchange: Exchange,
-        caller: Caller,
-        hop: Hop | None,
-        began: float,
-        request_id: str,
-        *,
-        deadline: float | None = None,
-        cors: tuple[Pair, ...] = (),
-        priority: Priority = Priority.NORMAL,
-    ) -> None:
-        self.priority = priority
-        self.cors = cors
-        self.exchange = exchange
-        self.caller = caller
-        self.hop = hop
-        self.began = began
-        self.request_id = request_id
-        self.deadline = deadline
-
-    @property
-    def client(self) -> str:
-        """Between whom a queue is fair."""
-        caller = self.caller
-        if caller.listener is ListenerKind.LOCAL:
-            remote = self.exchange.request.remote
-            return remote[0] if remote else ""
-        return f"{caller.via}/{caller.principal}"
-
-    @property
-    def over_hop(self) -> bool:
-        """Whether it was forwarded by another agent, and so is answered here or not at all."""
-        return self.caller.listener is ListenerKind.PEER

@@ -1,19 +1,13 @@
-"""Passive health and the attempts of one request, as pure machines."""
+"""Passive health, as a pure machine."""
 
 from __future__ import annotations
 
-import msgspec
-import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bridge_agent.routing.attempts import Attempts, GiveUp, Try
 from bridge_agent.routing.health_rules import Failure, HealthBook, Window, retry_allowed
-from bridge_agent.routing.view import Target
 from bridge_core.snapshot import RoutePolicy
-from bridge_core.traffic import Breaker, Outlier, Retries
-
-TARGETS = tuple(Target(f"{name}/0", name, False, f"{name}:1", True) for name in "abcd")
+from bridge_core.traffic import Breaker, Outlier
 
 
 def test_a_failure_to_connect_ejects_at_once_and_for_longer_each_time() -> None:
@@ -216,113 +210,3 @@ def test_subjects_that_are_gone_are_forgotten() -> None:
     book.failed("n", Failure.CONNECT, 0.0)
     book.forget(["m"])
     assert book.quiet
-
-
-# -- attempts
-
-
-def test_connect_failures_go_through_all_candidates() -> None:
-    attempts = Attempts(TARGETS)
-    assert attempts.start(0.0) == Try(TARGETS[0])
-    for target in TARGETS[1:]:
-        assert attempts.after(Failure.CONNECT, "down", 1.0) == Try(target)
-    assert attempts.after(Failure.CONNECT, "down", 1.0) == GiveUp(502, "down")
-    assert [one.instance for one in attempts.failed] == [target.id for target in TARGETS]
-
-
-@pytest.mark.parametrize(
-    ("failure", "tries"), [(Failure.CUT, 3), (Failure.REFUSED, 3), (Failure.SERVER_ERROR, 2)]
-)
-def test_other_failures_are_tried_as_often_as_the_policy_says(failure: Failure, tries: int) -> None:
-    attempts = Attempts(TARGETS, policy=Retries(attempts=3))
-    attempts.start(0.0)
-    for number in range(1, tries):
-        assert attempts.may_retry(failure)
-        assert attempts.after(failure, "no", 1.0) == Try(TARGETS[number])
-    assert not attempts.may_retry(failure)
-    assert isinstance(attempts.after(failure, "no", 1.0), GiveUp)
-
-
-@pytest.mark.parametrize(
-    "failure", [Failure.CONNECT, Failure.CUT, Failure.SERVER_ERROR, Failure.ANSWERED_500]
-)
-def test_without_budget_what_a_death_dropped_still_moves_on(failure: Failure) -> None:
-    attempts = Attempts(TARGETS)
-    attempts.start(0.0)
-    assert attempts.after(failure, "dead", 1.0, allowed=False) == Try(TARGETS[1])
-
-
-@pytest.mark.parametrize("failure", [Failure.REFUSED, Failure.TIMEOUT])
-def test_without_budget_what_overload_made_stays(failure: Failure) -> None:
-    attempts = Attempts(TARGETS)
-    attempts.start(0.0)
-    assert isinstance(attempts.after(failure, "full", 1.0, allowed=False), GiveUp)
-
-
-@given(st.sampled_from(Failure))
-def test_nothing_is_tried_again_after_a_byte(failure: Failure) -> None:
-    attempts = Attempts(TARGETS)
-    attempts.start(0.0)
-    attempts.delivered()
-    assert not attempts.may_retry()
-    step = attempts.after(failure, "died", 1.0)
-    assert isinstance(step, GiveUp)
-    assert step.in_stream
-
-
-def test_nothing_is_tried_after_the_deadline() -> None:
-    assert Attempts(TARGETS, 5.0).start(5.0) == GiveUp(504, "deadline exceeded")
-    attempts = Attempts(TARGETS, 5.0)
-    attempts.start(0.0)
-    assert attempts.after(Failure.CONNECT, "down", 5.0) == GiveUp(504, "deadline exceeded")
-
-
-def test_without_candidates_it_is_unavailable() -> None:
-    step = Attempts(()).start(0.0)
-    assert isinstance(step, GiveUp)
-    assert step.status == 503
-
-
-SPARE = tuple(msgspec.structs.replace(target, id=f"{target.id}-stable") for target in TARGETS)
-
-
-@pytest.mark.parametrize("spare", [(), SPARE], ids=["alone", "with a spare"])
-@given(failures=st.lists(st.sampled_from(Failure), max_size=12))
-def test_every_run_ends_and_no_instance_is_tried_twice(
-    spare: tuple[Target, ...], failures: list[Failure]
-) -> None:
-    attempts = Attempts(TARGETS, spare=spare)
-    step = attempts.start(0.0)
-    tried = []
-    for failure in [*failures, *[Failure.CUT] * 8]:
-        if isinstance(step, GiveUp):
-            break
-        tried.append(step.target.id)
-        step = attempts.after(failure, "x", 1.0)
-    assert isinstance(step, GiveUp)
-    assert len(tried) == len(set(tried)) == attempts.count
-
-
-@pytest.mark.parametrize("failure", [Failure.CUT, Failure.SERVER_ERROR, Failure.ANSWERED_500])
-def test_what_an_engine_on_trial_failed_is_made_good_by_the_spare(failure: Failure) -> None:
-    attempts = Attempts(TARGETS, spare=SPARE)
-    attempts.start(0.0)
-    assert attempts.may_retry(failure)
-    assert attempts.after(failure, "no", 1.0) == Try(SPARE[0], spare=True)
-    assert attempts.after(Failure.CONNECT, "down", 1.0) == Try(SPARE[1])
-    assert attempts.count == 3
-
-
-def test_a_single_instance_on_trial_has_a_spare_too() -> None:
-    attempts = Attempts(TARGETS[:1], spare=SPARE[:1])
-    attempts.start(0.0)
-    assert not attempts.may_retry(Failure.REFUSED)
-    assert attempts.after(Failure.ANSWERED_500, "no", 1.0) == Try(SPARE[0], spare=True)
-    assert isinstance(attempts.after(Failure.ANSWERED_500, "no", 1.0), GiveUp)
-
-
-@pytest.mark.parametrize("failure", [Failure.CONNECT, Failure.REFUSED, Failure.TIMEOUT])
-def test_what_is_no_fault_of_the_engine_stays_with_the_backend(failure: Failure) -> None:
-    attempts = Attempts(TARGETS, spare=SPARE)
-    attempts.start(0.0)
-    assert attempts.after(failure, "no", 1.0) == Try(TARGETS[1])

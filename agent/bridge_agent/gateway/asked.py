@@ -1,0 +1,84 @@
+"""What an engine is asked for: as the client wrote it, and as its backend gets it."""
+
+from __future__ import annotations
+
+import msgspec
+
+from bridge_agent.gateway.peek import Peek, with_model
+from bridge_agent.gateway.stream_filter import Renaming
+from bridge_agent.peers.hop import decompress, frame_of
+from bridge_agent.routing.choose import Decision
+from bridge_agent.routing.resume import renders_only
+from bridge_core.errors import BridgeError
+from bridge_core.names import canonical
+
+
+class AskedBody:
+    """A request's body, and what was read in it.
+
+    Attributes:
+        model: Canonical name of the model that the client asked for.
+        body: As it goes to the engine.
+        streams: The client wants a stream.
+        slotless: It is answered without a slot of the engine.
+        renaming: The names to exchange in the answer, where a route changed them.
+
+    Args:
+        model: See there.
+        body: As the client sent it.
+        streams: See there.
+        packed: The body is a zstd frame.
+        most: Bytes that such a frame may hold.
+    """
+
+    __slots__ = ("_kept", "_most", "_packed", "body", "model", "renaming", "slotless", "streams")
+
+    def __init__(
+        self, model: str, body: bytes, *, streams: bool = True, packed: bool = False, most: int = 0
+    ) -> None:
+        self.model = model
+        self.body = body
+        self.streams = streams
+        self.slotless = False
+        self.renaming: Renaming | None = None
+        self._packed = packed
+        self._most = most
+        self._kept: tuple[Peek, bytes] | None = None
+
+    def keep(self, peeked: Peek) -> None:
+        """Keeps it as the client wrote it: there is another backend to turn to."""
+        self._kept = peeked, self.body
+
+    def turn(self, decision: Decision) -> None:
+        """Makes it anew for the backend that makes good what the first one failed."""
+        kept, self._kept = self._kept, None
+        if kept is None:
+            return
+        peeked, self.body = kept
+        self.renaming = None
+        if decision.rewritten is not None:
+            self.rewrite(peeked, decision.rewritten)
+
+    def rewrite(self, peeked: Peek, model: str) -> None:
+        """Asks the engine for the backend's model; the client gets back the name that it asked for."""
+        if canonical(model) == self.model:
+            return
+        body = with_model(peeked.fields, "model", model)
+        self.body = frame_of(body) if self._packed else body
+        encode = msgspec.json.encode
+        self.renaming = Renaming(b'"model":' + encode(model), b'"model":' + encode(peeked.model))
+
+    def readable(self) -> bytes:
+        """As the engine reads it.
+
+        Raises:
+            BridgeError: it cannot be decompressed.
+        """
+        return decompress(self.body, self._most) if self._packed else self.body
+
+    def renders_only(self) -> bool:
+        """Whether it has a prompt rendered, and nothing generated."""
+        try:
+            return renders_only(self.readable())
+        except BridgeError:
+            return False

@@ -1,0 +1,435 @@
+"""One try of a request at one instance: admitted, sent, timed, and its answer passed to the client."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, Final, NamedTuple
+
+from bridge_agent.gateway.config import Outcome
+from bridge_agent.gateway.forwarding import forwarded_head, with_body, with_stream
+from bridge_agent.gateway.routes import Framing, Kind
+from bridge_agent.gateway.stream_filter import EndlessLine, Renaming, StreamFilter
+from bridge_agent.peers.hop import LOAD, OURS, OVERHEAD, REFUSED, REQUEST_ID, Hop, compress, lines_of
+from bridge_agent.routing.admission_rules import ADMITTED, AdmissionRefused
+from bridge_agent.routing.health_rules import Failure
+from bridge_agent.routing.request_rules import Hold, Phase, Try
+from bridge_agent.routing.resume import tracker_for
+from bridge_core.errors import BridgeError
+from bridge_core.http1 import (
+    BadHeader,
+    ClientExchange,
+    ConnectFailed,
+    PoolBusy,
+    PoolClosed,
+    ResponseHead,
+    ResponseSink,
+    UpstreamError,
+    lines,
+)
+
+if TYPE_CHECKING:
+    from bridge_agent.gateway.request import RoutedRequest
+
+SESSION: Final = b"x-bridge-session"
+# What stays here of a client's head: credentials, origins (an engine would answer 403), what only
+# the gateway reads, and codings that nobody asked the engine for.
+_KEPT_BACK: Final = frozenset(
+    {
+        b"accept-encoding",
+        b"access-control-request-headers",
+        b"access-control-request-method",
+        b"api-key",
+        b"authorization",
+        b"cookie",
+        b"origin",
+        b"referer",
+        b"x-api-key",
+        REQUEST_ID,
+        SESSION,
+        b"x-bridge-node",
+        b"x-bridge-priority",
+        b"x-bridge-timeout",
+        *OURS,
+    }
+)
+_ADDED: Final = frozenset({REQUEST_ID, b"x-bridge-node", b"x-bridge-attempts", *OURS})
+_RETRIED: Final = frozenset({404, 500, 502, 503})
+# What an engine says of itself, not of the request: full, or its model was deleted a moment ago.
+_ELSEWHERE: Final = frozenset({404, 503})
+# A 502 is an engine that failed behind the hop; a 500 may be the request's own fault, and the others
+# only say "not here, not now".
+_FAILURES: Final = {500: Failure.ANSWERED_500, 502: Failure.SERVER_ERROR}
+_TELL_EVERY_S: Final = 0.5
+_DIGITS_MOST: Final = 12  # of a number that a peer tells
+_STREAMED: Final = (b"application/x-ndjson", b"text/event-stream")
+
+
+class Fault(NamedTuple):
+    """Why a try failed before it was sent."""
+
+    failure: Failure
+    detail: str
+
+
+class Attempt(ResponseSink):
+    """One try, and the only sink of what comes from there.
+
+    Attributes:
+        tried: What the request's life knows of it.
+        upstream: The request there; None before it was sent.
+    """
+
+    __slots__ = ("_renaming", "_request", "_stream", "_timer", "_told_at", "tried", "upstream")
+
+    def __init__(self, request: RoutedRequest, tried: Try) -> None:
+        self._request = request
+        self.tried = tried
+        self.upstream: ClientExchange | None = None
+        self._timer: asyncio.TimerHandle | None = None
+        self._stream: StreamFilter | None = None
+        self._renaming: Renaming | None = None
+        self._told_at = 0.0
+
+    # -- to the instance
+
+    def begin(self) -> Fault | None:
+        """Sends it, or has it wait for a slot; how it failed where that cannot be."""
+        request, target = self._request, self.tried.target
+        state = request.state
+        state.counters.begin(target.id)
+        if target.local and request.route.kind is Kind.INFER:
+            if state.admission.take(target.id):
+                request.life.admitted(self.tried, state.now())
+            elif not self._needs_no_slot():
+                return self._enter()
+        return self._send()
+
+    def let_go(self) -> None:
+        """Lets go of the instance: its count, its slot or its place in the queue."""
+        request, tried = self._request, self.tried
+        state, target = request.state, tried.target
+        state.counters.end(target.id)
+        if self._timer is not None:
+            self._timer.cancel()
+        hold = tried.hold
+        if hold is Hold.SLOT:
+            tried.hold = Hold.NOTHING
+            state.admission.give_back(target.id, state.now() - tried.since, suspect=tried.suspect)
+        elif hold is Hold.PLACE:
+            request.waited += request.life.left(tried, state.now())
+            arrival = request.arrival
+            state.admission.leave(target.id, self, arrival.client, arrival.priority)
+
+    def cancel(self) -> None:
+        """Gives it up; nothing more comes from there."""
+        if self.upstream is not None:
+            self.upstream.cancel()
+
+    def _needs_no_slot(self) -> bool:
+        """Whether it would wait for a slot that it does not need: nothing is generated.
+
+        A model is unloaded, or a prompt rendered: the rest of a stream that died begins with that, and must
+        not queue twice.
+        """
+        asked, target = self._request.asked, self.tried.target
+        if asked.slotless:
+            return True
+        return self._request.state.admission.work(target.id) >= target.slots and asked.renders_only()
+
+    def _enter(self) -> Fault | None:
+        request, tried = self._request, self.tried
+        state, arrival, life = request.state, request.arrival, request.life
+        admission = request.policy.admission
+        now = state.now()
+        answer = state.admission.enter(
+            tried.target,
+            self,
+            arrival.client,
+            arrival.priority,
+            queue_per_slot=admission.queue_per_slot,
+            now=now,
+            deadline=life.deadline,
+        )
+        if answer is ADMITTED:
+            life.admitted(tried, now)
+            return self._send()
+        if isinstance(answer, AdmissionRefused):
+            state.counters.refused["queue_full"] += 1
+            request.retry_after = answer.retry_after_s
+            return Fault(Failure.REFUSED, answer.reason)
+        life.queued(tried, now)
+        longest = admission.max_wait_s
+        self._timer = asyncio.get_running_loop().call_later(longest, self._waited_out, longest)
+        return None
+
+    def proceed(self) -> None:
+        """See `Waiter`."""
+        request = self._request
+        if self.tried.hold is not Hold.PLACE:
+            return
+        if self._timer is not None:
+            self._timer.cancel()
+        request.waited += request.life.admitted(self.tried, request.state.now())
+        fault = self._send()
+        if fault is not None:
+            request.failed(self, *fault)
+
+    def lose_place(self) -> None:
+        """See `Waiter`."""
+        request = self._request
+        request.waited += request.life.left(self.tried, request.state.now())
+        if self._timer is not None:
+            self._timer.cancel()
+        asyncio.get_running_loop().call_soon(self._displaced)
+
+    def _displaced(self) -> None:
+        request = self._request
+        if request.life.tries(self.tried):
+            request.state.counters.refused["displaced"] += 1
+            request.failed(self, Failure.REFUSED, "server busy: more urgent requests came")
+
+    def _waited_out(self, longest: float) -> None:
+        request = self._request
+        if self.tried.hold is Hold.PLACE:
+            request.state.counters.refused["waited_out"] += 1
+            request.failed(self, Failure.REFUSED, f"server busy: no slot was free within {longest:g} s")
+
+    def _send(self) -> Fault | None:
+        request, target = self._request, self.tried.target
+        state, asked = request.state, request.exchange.request
+        try:
+            pool = state.upstreams.pool(target)
+            extra, body = (b"", request.asked.body) if target.local else self._over_hop()
+            now = state.now()
+            if request.life.rival is None:
+                request.sent_at = now
+            if not state.health.quiet:
+                state.health.began(target.id, now)
+            head = forwarded_head(asked, pool.host, _KEPT_BACK)
+            stream = asked.stream
+            if stream is None:
+                self.upstream = pool.send(with_body(head, extra, body), self)
+            else:
+                data, chunked = with_stream(head, extra, asked.headers)
+                upstream = self.upstream = pool.send(data, self, more=True, chunked=chunked)
+                stream.attach(upstream.write, upstream.finish, self._on_upload_failed)
+        except (PoolBusy, PoolClosed) as fault:
+            return Fault(Failure.REFUSED, fault.message)
+        except BadHeader as fault:
+            return Fault(Failure.SERVER_ERROR, f"the request cannot be forwarded: {fault}")
+        policy = request.policy
+        limit = policy.retries.per_try_timeout_s
+        if limit is not None:
+            self._timer = asyncio.get_running_loop().call_later(limit, self._too_slow, limit)
+        if policy.hedge_after_s is not None:
+            request.expect_hedge(policy.hedge_after_s)
+        return None
+
+    def _over_hop(self) -> tuple[bytes, bytes]:
+        """Header lines to add for a peer, and the body to send it."""
+        request = self._request
+        state, arrival, body = request.state, request.arrival, request.asked.body
+        packed = compress(body)
+        deadline = request.life.deadline
+        hop = Hop(
+            state.config.node,
+            arrival.caller.principal,
+            arrival.request_id,
+            None if deadline is None else max(0.001, deadline - state.now()),
+            packed is not None,
+            self.tried.target.id if request.route.kind is Kind.INFER else "",
+            arrival.priority,
+            request.decision.route,
+        )
+        return lines_of(hop), body if packed is None else packed
+
+    def _too_slow(self, limit: float) -> None:
+        """It took too long for itself."""
+        request = self._request
+        if request.life.phase is Phase.TRYING:
+            self.cancel()
+            request.failed(self, Failure.TIMEOUT, f"no answer within {limit:g} s")
+
+    # -- from the instance
+
+    def on_whole(self, head: ResponseHead, body: bytes) -> bool:
+        """See `ResponseSink`: an answer that is no stream is one write."""
+        request = self._request
+        exchange = request.exchange
+        if head.status != 200 or exchange.disconnected:
+            return False
+        kind = head.headers.get(b"content-type")
+        if kind is not None and kind.startswith(_STREAMED):
+            return False
+        request.answered(self)
+        fields = self._fields(head)
+        renaming = request.asked.renaming
+        if renaming is not None:
+            body = renaming.whole(body)
+        request.settle(200, Outcome.OK, more=len(body))  # before the client can ask for more
+        exchange.respond(200, fields, body, forwarded=True)
+        return True
+
+    def on_head(self, head: ResponseHead) -> None:
+        """See `ResponseSink`: a refusal is tried elsewhere where that can do better."""
+        request, target = self._request, self.tried.target
+        if head.status in _RETRIED and self._declines(head):
+            failure = _FAILURES.get(head.status, Failure.REFUSED)
+            words = "does not take it at present" if failure is Failure.REFUSED else f"answered {head.status}"
+            self.cancel()
+            request.failed(self, failure, f"node {target.node} {words}")
+            return
+        request.answered(self)
+        renaming, length = request.asked.renaming, head.length
+        kind = head.headers.get(b"content-type")
+        framing = request.route.framing
+        streamed = kind is not None and kind.startswith(_STREAMED)
+        if streamed and head.status == 200 and framing is not Framing.NONE:
+            self._begin_stream(framing, renaming)
+        if renaming is not None:
+            length = None
+            if self._stream is None:
+                self._renaming = renaming
+        exchange = request.exchange
+        exchange.on_writable = self._on_client_writable
+        exchange.start(head.status, self._fields(head), length, cork=head.more, forwarded=True)
+
+    def _begin_stream(self, framing: Framing, renaming: Renaming | None) -> None:
+        request = self._request
+        route, keeper = request.route, request.state.keeper
+        watched = keeper is not None and route.kind is Kind.INFER and not request.arrival.over_hop
+        tracker = tracker_for(route.path) if watched else None
+        self._stream = request.stream = StreamFilter(framing, renaming, tracker)
+        self._told_at = request.head_at
+        if watched and keeper is not None:
+            keeper.opened(request)
+
+    def on_data(self, data: bytes) -> None:
+        """See `ResponseSink`."""
+        request, stream = self._request, self._stream
+        if stream is not None:
+            now = request.state.now()
+            if now - self._told_at >= _TELL_EVERY_S:
+                self._tell_progress(now)
+            try:
+                data = stream.take(data)
+            except EndlessLine as fault:
+                self.cancel()
+                request.stream_broke(self, fault.message)
+                return
+        elif self._renaming is not None:
+            data = self._renaming.take(data)
+        if data:
+            request.exchange.write(data)
+        else:
+            request.exchange.flush()
+
+    def on_end(self) -> None:
+        """See `ResponseSink`."""
+        request = self._request
+        if self._stream is not None:
+            request.stream_ended(self, self._stream)
+            return
+        exchange = request.exchange
+        rest = b"" if self._renaming is None else self._renaming.rest()
+        status = exchange.status
+        request.settle(status, Outcome.OK if status < 500 else Outcome.ENGINE_ERROR, more=len(rest))
+        exchange.finish(rest)
+
+    def on_error(self, error: UpstreamError) -> None:
+        """See `ResponseSink`: the next try before an answer, the protocol's error within one."""
+        request = self._request
+        if request.life.phase is Phase.TRYING:
+            failure = Failure.CONNECT if isinstance(error, ConnectFailed) else Failure.CUT
+            request.failed(self, failure, error.message)
+        else:
+            request.answer_failed(self, error.message)
+
+    def on_writable(self, writable: bool) -> None:
+        """See `ResponseSink`: the instance reads slowly, so the upload waits."""
+        stream = self._request.exchange.request.stream
+        if stream is not None:
+            if writable:
+                stream.resume()
+            else:
+                stream.pause()
+
+    def _on_client_writable(self, writable: bool) -> None:
+        if self.upstream is not None:
+            if writable:
+                self.upstream.resume()
+            else:
+                self.upstream.pause()
+
+    def _on_upload_failed(self, failure: BridgeError) -> None:  # the server's side answers the client
+        self.cancel()
+
+    def _declines(self, head: ResponseHead) -> bool:
+        """Whether another instance may do better than this answer.
+
+        A 500 before a byte is most often a runner that died under the request; a request that is
+        itself to blame gets the same answer from the next one.
+        """
+        request, tried = self._request, self.tried
+        state, life = request.state, request.life
+        self._note_patience(head)
+        failure = _FAILURES.get(head.status, Failure.REFUSED)
+        if not life.may_move(tried, failure, allowed=state.retry_allowed(request.policy)):
+            return False
+        if life.rival is not None:
+            return True
+        if head.status == 500:
+            return request.route.kind is Kind.INFER
+        if tried.target.local:
+            return head.status in _ELSEWHERE
+        return REFUSED in head.headers
+
+    def _note_patience(self, head: ResponseHead) -> None:
+        """An engine's own Retry-After keeps others away from it; a peer's full queue shows in its load."""
+        after = head.headers.get(b"retry-after")
+        if head.status != 503 or after is None or not after.isdigit() or len(after) > 6:
+            return
+        request = self._request
+        request.retry_after = max(1, int(after))
+        if REFUSED not in head.headers:
+            state = request.state
+            state.health.asked_for_patience(self.tried.target.id, float(after), state.now())
+
+    def _fields(self, head: ResponseHead) -> bytes:
+        """The fields to answer with: the engine's, and ours in place of any by their names."""
+        request, target = self._request, self.tried.target
+        arrival, state = request.arrival, request.state
+        overhead_us = int((request.sent_at - arrival.began - request.waited) * 1e6)
+        if target.local:
+            if arrival.over_hop:
+                refused = b"x-bridge-refused: 1\r\n" if head.status in _ELSEWHERE else b""
+                return b"%bx-bridge-overhead-us: %d\r\nx-bridge-load: %d\r\n%b" % (
+                    head.headers.block(_ADDED),
+                    overhead_us,
+                    state.work(target.id),
+                    refused,
+                )
+        else:
+            behind = head.headers.get(OVERHEAD)
+            if behind is not None and behind.isdigit() and len(behind) < _DIGITS_MOST:
+                overhead_us += int(behind)
+            load = head.headers.get(LOAD)
+            if load is not None and load.isdigit() and len(load) < _DIGITS_MOST:
+                state.loads.heard(target.id, int(load), request.head_at)
+        added = (
+            f"x-request-id: {arrival.request_id}\r\nx-bridge-node: {target.node}\r\n"
+            f"x-bridge-attempts: {request.life.count}\r\nx-bridge-overhead-us: {overhead_us}\r\n"
+        )
+        fields = head.headers.block(_ADDED) + added.encode()
+        return fields + lines(arrival.cors) if arrival.cors else fields
+
+    def _tell_progress(self, now: float) -> None:
+        """Tells now and then that a long answer goes on: its model, or its node, is well."""
+        request, target = self._request, self.tried.target
+        state = request.state
+        self._told_at = now
+        if not target.local:
+            if state.node_spoke is not None:
+                state.node_spoke(target.node)
+        elif state.on_progress is not None:
+            state.on_progress(target.id, request.asked.model)
