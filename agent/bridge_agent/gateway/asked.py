@@ -20,6 +20,7 @@ class AskedBody:
         model: Canonical name of the model that the client asked for.
         body: As it goes to the engine.
         streams: The client wants a stream.
+        packed: The body is a zstd frame.
         slotless: It is answered without a slot of the engine.
         renaming: The names to exchange in the answer, where a route changed them.
 
@@ -27,22 +28,17 @@ class AskedBody:
         model: See there.
         body: As the client sent it.
         streams: See there.
-        packed: The body is a zstd frame.
-        most: Bytes that such a frame may hold.
     """
 
-    __slots__ = ("_kept", "_most", "_packed", "body", "model", "renaming", "slotless", "streams")
+    __slots__ = ("_kept", "body", "model", "packed", "renaming", "slotless", "streams")
 
-    def __init__(
-        self, model: str, body: bytes, *, streams: bool = True, packed: bool = False, most: int = 0
-    ) -> None:
+    def __init__(self, model: str, body: bytes, streams: bool = True) -> None:
         self.model = model
         self.body = body
         self.streams = streams
         self.slotless = False
         self.renaming: Renaming | None = None
-        self._packed = packed
-        self._most = most
+        self.packed = False
         self._kept: tuple[Peek, bytes] | None = None
 
     def keep(self, peeked: Peek) -> None:
@@ -64,21 +60,21 @@ class AskedBody:
         if canonical(model) == self.model:
             return
         body = with_model(peeked.fields, "model", model)
-        self.body = frame_of(body) if self._packed else body
+        self.body = frame_of(body) if self.packed else body
         encode = msgspec.json.encode
         self.renaming = Renaming(b'"model":' + encode(model), b'"model":' + encode(peeked.model))
 
-    def readable(self) -> bytes:
+    def readable(self, most: int) -> bytes:
         """As the engine reads it.
 
         Raises:
-            BridgeError: it cannot be decompressed.
+            BridgeError: it cannot be decompressed into so many bytes.
         """
-        return decompress(self.body, self._most) if self._packed else self.body
+        return decompress(self.body, most) if self.packed else self.body
 
-    def renders_only(self) -> bool:
+    def renders_only(self, most: int) -> bool:
         """Whether it has a prompt rendered, and nothing generated."""
         try:
-            return renders_only(self.readable())
+            return renders_only(self.readable(most))
         except BridgeError:
             return False

@@ -79,16 +79,13 @@ class Attempt(ResponseSink):
         upstream: The request there; None before it was sent.
     """
 
-    __slots__ = ("_renaming", "_request", "_stream", "_timer", "_told_at", "tried", "upstream")
+    __slots__ = ("_request", "_timer", "tried", "upstream")
 
     def __init__(self, request: RoutedRequest, tried: Try) -> None:
         self._request = request
         self.tried = tried
         self.upstream: ClientExchange | None = None
         self._timer: asyncio.TimerHandle | None = None
-        self._stream: StreamFilter | None = None
-        self._renaming: Renaming | None = None
-        self._told_at = 0.0
 
     # -- to the instance
 
@@ -106,19 +103,19 @@ class Attempt(ResponseSink):
 
     def let_go(self) -> None:
         """Lets go of the instance: its count, its slot or its place in the queue."""
-        request, tried = self._request, self.tried
-        state, target = request.state, tried.target
-        state.counters.end(target.id)
+        tried = self.tried
+        state, instance = self._request.state, tried.target.id
+        state.counters.end(instance)
         if self._timer is not None:
             self._timer.cancel()
-        hold = tried.hold
-        if hold is Hold.SLOT:
+        if tried.hold is Hold.SLOT:
             tried.hold = Hold.NOTHING
-            state.admission.give_back(target.id, state.now() - tried.since, suspect=tried.suspect)
-        elif hold is Hold.PLACE:
+            state.admission.give_back(instance, state.now() - tried.since, suspect=tried.suspect)
+        elif tried.hold is Hold.PLACE:
+            request = self._request
             request.waited += request.life.left(tried, state.now())
             arrival = request.arrival
-            state.admission.leave(target.id, self, arrival.client, arrival.priority)
+            state.admission.leave(instance, self, arrival.client, arrival.priority)
 
     def cancel(self) -> None:
         """Gives it up; nothing more comes from there."""
@@ -131,10 +128,11 @@ class Attempt(ResponseSink):
         A model is unloaded, or a prompt rendered: the rest of a stream that died begins with that, and must
         not queue twice.
         """
-        asked, target = self._request.asked, self.tried.target
+        state, asked, target = self._request.state, self._request.asked, self.tried.target
         if asked.slotless:
             return True
-        return self._request.state.admission.work(target.id) >= target.slots and asked.renders_only()
+        full = state.admission.work(target.id) >= target.slots
+        return full and asked.renders_only(state.config.max_body)
 
     def _enter(self) -> Fault | None:
         request, tried = self._request, self.tried
@@ -196,7 +194,8 @@ class Attempt(ResponseSink):
 
     def _send(self) -> Fault | None:
         request, target = self._request, self.tried.target
-        state, asked = request.state, request.exchange.request
+        state = request.state
+        asked = request.exchange.request
         try:
             pool = state.upstreams.pool(target)
             extra, body = (b"", request.asked.body) if target.local else self._over_hop()
@@ -217,7 +216,7 @@ class Attempt(ResponseSink):
             return Fault(Failure.REFUSED, fault.message)
         except BadHeader as fault:
             return Fault(Failure.SERVER_ERROR, f"the request cannot be forwarded: {fault}")
-        policy = request.policy
+        policy = request.decision.policy
         limit = policy.retries.per_try_timeout_s
         if limit is not None:
             self._timer = asyncio.get_running_loop().call_later(limit, self._too_slow, limit)
@@ -228,7 +227,8 @@ class Attempt(ResponseSink):
     def _over_hop(self) -> tuple[bytes, bytes]:
         """Header lines to add for a peer, and the body to send it."""
         request = self._request
-        state, arrival, body = request.state, request.arrival, request.asked.body
+        state, arrival = request.state, request.arrival
+        body = request.asked.body
         packed = compress(body)
         deadline = request.life.deadline
         hop = Hop(
@@ -255,8 +255,7 @@ class Attempt(ResponseSink):
     def on_whole(self, head: ResponseHead, body: bytes) -> bool:
         """See `ResponseSink`: an answer that is no stream is one write."""
         request = self._request
-        exchange = request.exchange
-        if head.status != 200 or exchange.disconnected:
+        if head.status != 200:
             return False
         kind = head.headers.get(b"content-type")
         if kind is not None and kind.startswith(_STREAMED):
@@ -267,7 +266,7 @@ class Attempt(ResponseSink):
         if renaming is not None:
             body = renaming.whole(body)
         request.settle(200, Outcome.OK, more=len(body))  # before the client can ask for more
-        exchange.respond(200, fields, body, forwarded=True)
+        request.exchange.respond(200, fields, body, forwarded=True)
         return True
 
     def on_head(self, head: ResponseHead) -> None:
@@ -288,8 +287,6 @@ class Attempt(ResponseSink):
             self._begin_stream(framing, renaming)
         if renaming is not None:
             length = None
-            if self._stream is None:
-                self._renaming = renaming
         exchange = request.exchange
         exchange.on_writable = self._on_client_writable
         exchange.start(head.status, self._fields(head), length, cork=head.more, forwarded=True)
@@ -299,26 +296,28 @@ class Attempt(ResponseSink):
         route, keeper = request.route, request.state.keeper
         watched = keeper is not None and route.kind is Kind.INFER and not request.arrival.over_hop
         tracker = tracker_for(route.path) if watched else None
-        self._stream = request.stream = StreamFilter(framing, renaming, tracker)
-        self._told_at = request.head_at
+        request.stream = StreamFilter(framing, renaming, tracker)
+        request.stream.told_at = request.head_at
         if watched and keeper is not None:
             keeper.opened(request)
 
     def on_data(self, data: bytes) -> None:
         """See `ResponseSink`."""
-        request, stream = self._request, self._stream
+        request = self._request
+        stream, renaming = request.stream, request.asked.renaming
         if stream is not None:
             now = request.state.now()
-            if now - self._told_at >= _TELL_EVERY_S:
-                self._tell_progress(now)
+            if now - stream.told_at >= _TELL_EVERY_S:
+                stream.told_at = now
+                self._tell_progress()
             try:
                 data = stream.take(data)
             except EndlessLine as fault:
                 self.cancel()
                 request.stream_broke(self, fault.message)
                 return
-        elif self._renaming is not None:
-            data = self._renaming.take(data)
+        elif renaming is not None:
+            data = renaming.take(data)
         if data:
             request.exchange.write(data)
         else:
@@ -327,11 +326,11 @@ class Attempt(ResponseSink):
     def on_end(self) -> None:
         """See `ResponseSink`."""
         request = self._request
-        if self._stream is not None:
-            request.stream_ended(self, self._stream)
+        if request.stream is not None:
+            request.stream_ended(self, request.stream)
             return
-        exchange = request.exchange
-        rest = b"" if self._renaming is None else self._renaming.rest()
+        exchange, renaming = request.exchange, request.asked.renaming
+        rest = b"" if renaming is None else renaming.rest()
         status = exchange.status
         request.settle(status, Outcome.OK if status < 500 else Outcome.ENGINE_ERROR, more=len(rest))
         exchange.finish(rest)
@@ -423,11 +422,10 @@ class Attempt(ResponseSink):
         fields = head.headers.block(_ADDED) + added.encode()
         return fields + lines(arrival.cors) if arrival.cors else fields
 
-    def _tell_progress(self, now: float) -> None:
+    def _tell_progress(self) -> None:
         """Tells now and then that a long answer goes on: its model, or its node, is well."""
         request, target = self._request, self.tried.target
         state = request.state
-        self._told_at = now
         if not target.local:
             if state.node_spoke is not None:
                 state.node_spoke(target.node)

@@ -69,7 +69,11 @@ class StreamDeath(msgspec.Struct, frozen=True):
 
 
 class StreamContinuation:
-    """The rest of one stream: sought, generated, passed on, until it is whole or nobody can."""
+    """The rest of one stream: sought, generated, passed on, until it is whole or nobody can.
+
+    Attributes:
+        instance: Where it came from last.
+    """
 
     def __init__(
         self,
@@ -96,6 +100,7 @@ class StreamContinuation:
         self._rendered: str | None = None
         self._died_at = state.now()
         self._task: asyncio.Task[None] | None = None
+        self.instance = ""
 
     def start(self) -> None:
         """Begins; the answer is told how it ends."""
@@ -312,7 +317,7 @@ class StreamContinuation:
 
     def _note(self, trail: Trail) -> None:
         """The stream moves again."""
-        self._request.continued(trail.last)
+        self.instance = trail.last
         self._resumed += 1
         self._state.counters.streams_resumed[self._reason] += 1
         log.info(

@@ -16,7 +16,7 @@ from bridge_agent.gateway.attempt import SESSION
 from bridge_agent.gateway.keep_alive import KeptAliveExchange
 from bridge_agent.gateway.peek import BadBody, Peek, Shape, peek
 from bridge_agent.gateway.reading import body_of, is_compressed, names_in, unloads
-from bridge_agent.gateway.replies import refuse
+from bridge_agent.gateway.replies import admits, refuse
 from bridge_agent.gateway.request import RoutedRequest
 from bridge_agent.gateway.routes import HttpRoute, Kind
 from bridge_agent.gateway.state import GatewayState
@@ -48,23 +48,29 @@ def infer(state: GatewayState, arrival: Arrival, route: HttpRoute) -> None:
         unread = route.protocol == "anthropic" and not peeked.model
         refuse(state, arrival, route, *_unnamed(route, peeked.model), unread=unread)
         return
-    if not _admitted(state, arrival, route, (name,)):
+    denial = state.authorize(arrival.caller, route.action, name)
+    if denial is not None:
+        refuse(state, arrival, route, denial.status, denial.message, model=name)
         return
-    decision = _decide(state, arrival, name, peeked)
-    if not decision.candidates and not _may_begin(state, arrival, route, peeked.model, decision=decision):
+    if state.draining and not _takes_while_draining(state, arrival, route, name):
         return
-    asked = AskedBody(
-        name,
-        body,
-        streams=peeked.stream,
-        packed=is_compressed(arrival, route),
-        most=state.config.max_body,
-    )
-    if decision.spare is not None:
-        asked.keep(peeked)
-    if decision.rewritten is not None:
-        asked.rewrite(peeked, decision.rewritten)
-    hop, policy = arrival.hop, decision.policy
+    index, hop = state.view.index, arrival.hop
+    decision = only_choice(index, name) if hop is None else named_choice(index, name, hop.instance, hop.route)
+    if decision is None:
+        decision = _choose(state, arrival, name, peeked)
+        if not decision.candidates and not _may_begin(state, arrival, route, peeked.model, decision=decision):
+            return
+    asked = AskedBody(name, body, peeked.stream)
+    if readable is not body:
+        asked.packed = is_compressed(arrival, route)
+    policy = decision.policy
+    spare: tuple[Target, ...] = ()
+    if decision.route:
+        if decision.spare is not None:
+            asked.keep(peeked)
+            spare = decision.spare.candidates
+        if decision.rewritten is not None:
+            asked.rewrite(peeked, decision.rewritten)
     if "keep_alive" in peeked.fields and unloads(peeked, route):
         asked.slotless = True
         # By a route it is one of its instances that is meant: another route may need the others.
@@ -78,7 +84,6 @@ def infer(state: GatewayState, arrival: Arrival, route: HttpRoute) -> None:
         if policy.deadline_s is not None:
             limit = arrival.began + policy.deadline_s
             deadline = limit if deadline is None else min(limit, deadline)
-    spare = decision.spare.candidates if decision.spare is not None else ()
     life = RequestLife(decision.candidates, deadline, policy.retries, spare)
     RoutedRequest(state, arrival, route, asked, decision=decision, life=life).begin()
 
@@ -94,24 +99,21 @@ def send_to(state: GatewayState, arrival: Arrival, route: HttpRoute, candidates:
         except BadBody as fault:
             refuse(state, arrival, route, 400, fault.message, unread=True)
             return
-    if _admitted(state, arrival, route, names):
-        policy = state.view.index.defaults
-        decision = Decision(names[0], candidates, True, strategy="node", policy=policy)
-        life = RequestLife(candidates, arrival.deadline, policy.retries)
-        asked = AskedBody(names[0], body)
-        RoutedRequest(state, arrival, route, asked, decision=decision, life=life).begin()
+    if not admits(state, arrival, route, names):
+        return
+    if state.draining and not _takes_while_draining(state, arrival, route, names[0]):
+        return
+    policy = state.view.index.defaults
+    decision = Decision(names[0], candidates, True, strategy="node", policy=policy)
+    life = RequestLife(candidates, arrival.deadline, policy.retries)
+    asked = AskedBody(names[0], body)
+    RoutedRequest(state, arrival, route, asked, decision=decision, life=life).begin()
 
 
-def _admitted(state: GatewayState, arrival: Arrival, route: HttpRoute, names: tuple[str, ...]) -> bool:
-    """Whether the caller may, and this node takes new work; else it was answered."""
-    for name in names:
-        denial = state.authorize(arrival.caller, route.action, name)
-        if denial is not None:
-            refuse(state, arrival, route, denial.status, denial.message, model=name)
-            return False
-    # While it drains, what clients ask for is what its peers can still answer.
-    if state.draining and (arrival.over_hop or route.kind not in _FORWARDED):
-        _refuse_drained(state, arrival, route, names[0], None)
+def _takes_while_draining(state: GatewayState, arrival: Arrival, route: HttpRoute, name: str) -> bool:
+    """Whether peers can still answer it: what clients ask for; else it was refused."""
+    if arrival.over_hop or route.kind not in _FORWARDED:
+        _refuse_drained(state, arrival, route, name, None)
         return False
     return True
 
@@ -123,14 +125,13 @@ def _refuse_drained(
     refuse(state, arrival, route, 503, "this node is draining", retry_after=1, model=name, decision=decision)
 
 
-def _decide(state: GatewayState, arrival: Arrival, name: str, peeked: Peek) -> Decision:
-    """Where it goes."""
-    index, hop = state.view.index, arrival.hop
-    decision = only_choice(index, name) if hop is None else named_choice(index, name, hop.instance, hop.route)
-    if decision is None:
-        key, came_by = _key(state, arrival, name, peeked), "" if hop is None else hop.route
-        load = state.load(arrival.began)
-        decision = choose(index, name, key, load, only_local=hop is not None, came_by=came_by)
+def _choose(state: GatewayState, arrival: Arrival, name: str, peeked: Peek) -> Decision:
+    """Where it goes, of several places or none."""
+    hop = arrival.hop
+    key, came_by = _key(state, arrival, name, peeked), "" if hop is None else hop.route
+    load = state.load(arrival.began)
+    index = state.view.index
+    decision = choose(index, name, key, load, only_local=hop is not None, came_by=came_by)
     if not decision.known:
         maker = state.maker(name)
         if maker is not None and (maker.local or hop is None):

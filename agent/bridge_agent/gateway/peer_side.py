@@ -56,13 +56,14 @@ class PeerSide:
     def app(self, exchange: Exchange) -> None:
         """Answers one request; see the module's rules."""
         state, request = self._state, exchange.request
-        page = self._for_admins.get(request.path)
+        path = request.path
+        page = self._for_admins.get(path)
         if page is not None and self._is_admin(request.identity):
             page(exchange)
             return
         refusal = self._refusal(request.identity)
-        if refusal is None and request.path in self._between_agents:
-            exchange.respond(200, _JSON, self._between_agents[request.path](request))
+        if refusal is None and path in self._between_agents:
+            exchange.respond(200, _JSON, self._between_agents[path](request))
             return
         hop = None
         try:

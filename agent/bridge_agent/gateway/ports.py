@@ -10,7 +10,13 @@ if TYPE_CHECKING:
 
 
 class ContinuationTask(Protocol):
-    """The rest of a stream, while it is sought and generated."""
+    """The rest of a stream, while it is sought and generated.
+
+    Attributes:
+        instance: Where it came from last; empty while none came.
+    """
+
+    instance: str
 
     def stop(self) -> None:
         """Gives it up, and what it has running."""

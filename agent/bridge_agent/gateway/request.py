@@ -58,7 +58,6 @@ class RoutedRequest:
         route: By which it came.
         asked: What it asks for.
         decision: Where it was decided that it goes; at first, where there is a spare backend.
-        policy: How it is treated.
         life: Its life: what is tried, held, over.
         stream: Its answer, where that is a stream.
         trail: Whether it is internal: its answer is whole or cut, and has no record of its own.
@@ -69,11 +68,9 @@ class RoutedRequest:
     """
 
     __slots__ = (
-        "_continued_on",
         "_hedge",
-        "_hedge_timer",
         "_rest",
-        "_timer",
+        "_timers",
         "arrival",
         "asked",
         "attempt",
@@ -81,7 +78,6 @@ class RoutedRequest:
         "exchange",
         "head_at",
         "life",
-        "policy",
         "retry_after",
         "route",
         "sent_at",
@@ -108,7 +104,6 @@ class RoutedRequest:
         self.route = route
         self.asked = asked
         self.decision = decision
-        self.policy: RoutePolicy = decision.policy
         self.life = life
         self.trail = trail
         self.stream: StreamFilter | None = None
@@ -118,21 +113,20 @@ class RoutedRequest:
         self.waited = 0.0
         self.retry_after = 1
         self._hedge: Attempt | None = None
-        self._timer: asyncio.TimerHandle | None = None
-        self._hedge_timer: asyncio.TimerHandle | None = None
+        self._timers: list[asyncio.TimerHandle] | None = None
         self._rest: ContinuationTask | None = None
-        self._continued_on = ""
 
     def begin(self) -> None:
         """Has it answered."""
-        life, exchange, began = self.life, self.exchange, self.arrival.began
+        exchange, life = self.exchange, self.life
         if exchange.disconnected:
             self.settle(499, Outcome.CANCELLED)
             return
         exchange.on_disconnect = self._client_left
+        began = self.arrival.began
         if life.deadline is not None:
             left = max(0.0, life.deadline - began)
-            self._timer = asyncio.get_running_loop().call_later(left, self._expired)
+            self._timers = [asyncio.get_running_loop().call_later(left, self._expired)]
         self._follow(life.start(began))
 
     # -- before an answer
@@ -144,8 +138,6 @@ class RoutedRequest:
     def _follow(self, step: Step) -> None:
         """Takes a step, and the next ones while they fail at once."""
         while isinstance(step, Try):
-            if step.spare and self.decision.spare is not None:
-                self.asked.turn(self.decision.spare)
             if self.trail is not None:
                 self.trail.note(step.target.id)
             attempt = self.attempt = Attempt(self, step)
@@ -174,6 +166,8 @@ class RoutedRequest:
             self._hedge = None
         elif isinstance(step, Try):
             state.counters.retries += 1
+            if step.spare and self.decision.spare is not None:
+                self.asked.turn(self.decision.spare)
             if life.count == 2:
                 state.retrying += 1
         return step
@@ -200,7 +194,8 @@ class RoutedRequest:
     def expect_hedge(self, after_s: float) -> None:
         """The first try was sent: a call that does not stream is hedged when that is slow."""
         if self.life.count == 1 and not self.asked.streams:
-            self._hedge_timer = asyncio.get_running_loop().call_later(after_s, self._send_hedge)
+            timer = asyncio.get_running_loop().call_later(after_s, self._send_hedge)
+            self._timers = [*(self._timers or ()), timer]
 
     def _send_hedge(self) -> None:
         """Asks the next candidate too, where one is free."""
@@ -329,14 +324,15 @@ class RoutedRequest:
         return True
 
     @property
+    def policy(self) -> RoutePolicy:
+        """How it is treated."""
+        return self.decision.policy
+
+    @property
     def serving(self) -> Decision:
         """The decision that holds: the spare one once that was turned to."""
         decision = self.decision
         return decision.spare if self.life.turned and decision.spare is not None else decision
-
-    def continued(self, instance: str) -> None:
-        """The rest of the stream comes from there."""
-        self._continued_on = instance
 
     def rest_failed(self, attempt: FailedAttempt) -> None:
         """A try to have the rest generated failed."""
@@ -365,6 +361,10 @@ class RoutedRequest:
 
     def _client_left(self) -> None:
         self._cancel()
+        if self.life.phase is Phase.TRYING:
+            for attempt in (self.attempt, self._hedge):
+                if attempt is not None and not attempt.tried.target.local:
+                    self.state.loads.lingers(attempt.tried.target.id, self.state.now())
         self.settle(499, Outcome.CANCELLED, abandoned=True)
 
     def _expired(self) -> None:
@@ -400,39 +400,33 @@ class RoutedRequest:
             more: Bytes of the answer that are written after this.
             abandoned: Nobody waited for the answer.
         """
-        life, state = self.life, self.state
-        phase = life.phase
-        if phase is Phase.SETTLED:
+        life = self.life
+        if life.phase is Phase.SETTLED:
             return
+        state = self.state
         running = life.running
         target = None if running is None else running.target
         if self.route.kind is Kind.MUTATE and status == 200 and outcome is Outcome.OK and target is not None:
             state.made(models_made(self.asked.body, self.route), target)
-        if self._timer is not None:
-            self._timer.cancel()
-        if self._hedge_timer is not None:
-            self._hedge_timer.cancel()
+        if self._timers is not None:
+            for timer in self._timers:
+                timer.cancel()
         if life.count > 1:
             state.retrying -= 1
-        for tried in life.settled(abandoned=abandoned):
-            self._let_go(tried)
-            if outcome is Outcome.CANCELLED and phase is Phase.TRYING and not tried.target.local:
-                state.loads.lingers(tried.target.id, state.now())
-        if self.stream is not None and state.keeper is not None:
+        life.settled(abandoned=abandoned)
+        if running is not None and self.attempt is not None:
+            self.attempt.let_go()
+            if self._hedge is not None:
+                self._hedge.let_go()
+        stream = self.stream
+        if stream is not None and state.keeper is not None:
             state.keeper.closed(self)
         if self.trail is None:
             self._record(status, outcome, target, more)
 
-    def _let_go(self, tried: Try) -> None:
-        attempt = self.attempt
-        if attempt is not None and attempt.tried is not tried:
-            attempt = self._hedge
-        if attempt is not None:
-            attempt.let_go()
-
     def _record(self, status: int, outcome: Outcome, target: Target | None, more: int) -> None:
         state, arrival, exchange, asked = self.state, self.arrival, self.exchange, self.asked
-        stream = self.stream
+        stream, rest = self.stream, self._rest
         state.settle(
             RequestRecord(
                 arrival.request_id,
@@ -447,7 +441,7 @@ class RoutedRequest:
                 self.head_at,
                 state.now(),
                 self.decision,
-                self._continued_on if target is None else target.id,
+                target.id if target is not None else "" if rest is None else rest.instance,
                 self.life.failed_attempts,
                 len(asked.body),
                 exchange.sent + more,

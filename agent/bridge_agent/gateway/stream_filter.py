@@ -69,6 +69,7 @@ class StreamFilter:
 
     Attributes:
         framing: How its records are told apart.
+        told_at: When it was last told that it goes on.
         tracker: What the client has of it, where it may be continued; else None.
 
     Args:
@@ -77,10 +78,11 @@ class StreamFilter:
         tracker: See there.
     """
 
-    __slots__ = ("_error", "_renaming", "_torn", "_watch", "framing", "tracker")
+    __slots__ = ("_error", "_renaming", "_torn", "_watch", "framing", "told_at", "tracker")
 
     def __init__(self, framing: Framing, renaming: Renaming | None, tracker: Tracker | None) -> None:
         self.framing = framing
+        self.told_at = 0.0
         self.tracker = tracker
         self._renaming = renaming
         self._watch = StreamWatch(framing)

@@ -61,7 +61,7 @@ class ResumingKeeper:
             return None
         tracker, decision = stream.tracker, request.serving
         try:
-            body = request.asked.readable()
+            body = request.asked.readable(self._state.config.max_body)
             tracker.settle()
             asked = resume.request_of(request.route.path, body)
             if tracker.begun or tracker.lost:

@@ -126,17 +126,16 @@ class HealthBook:
     """What subjects (instances, nodes) did lately, by id. While nobody fails nothing is kept.
 
     Times are monotonic seconds. The policy of an event is that of the request it happened to.
+
+    Attributes:
+        quiet: Nobody has failed: nothing needs to be looked up.
     """
 
     def __init__(self, policy: RoutePolicy | None = None) -> None:
         self._policy = policy or RoutePolicy()
         self._records: dict[str, _Record] = {}
         self._silent: set[str] = set()
-
-    @property
-    def quiet(self) -> bool:
-        """Nobody has failed: nothing needs to be looked up."""
-        return not self._records and not self._silent
+        self.quiet = True
 
     # -- questions
 
@@ -213,6 +212,7 @@ class HealthBook:
     def silent(self, node: str) -> None:
         """The node does not answer its peers."""
         self._silent.add(node)
+        self.quiet = False
 
     def spoke(self, node: str, now: float) -> None:
         """The node answered its peers: a failure to connect to it is over, too."""
@@ -221,24 +221,31 @@ class HealthBook:
         if record is not None:
             record.down = 0.0
             record.until = min(record.until, now)
+        self._hush()
 
     def forget(self, known: Iterable[str]) -> None:
         """Drops the records of all but these subjects."""
         kept = set(known)
         self._records = {name: record for name, record in self._records.items() if name in kept}
         self._silent &= kept
+        self._hush()
 
     def tidy(self, now: float) -> None:
         """Drops every record once none says anything any more: no recent failure, no time running."""
         if not any(record.speaks(now) for record in self._records.values()):
             self._records.clear()
+            self._hush()
 
     # -- judging
+
+    def _hush(self) -> None:
+        self.quiet = not self._records and not self._silent
 
     def _record(self, subject: str, now: float) -> _Record:
         record = self._records.get(subject)
         if record is None:
             record = self._records[subject] = _Record()
+            self.quiet = False
             record.window(self._policy.breaker.window_s, now)  # the one in which all are compared
         return record
 

@@ -328,18 +328,16 @@ class RequestLife:
 
     # -- the end
 
-    def settled(self, *, abandoned: bool) -> tuple[Try, ...]:
-        """It is over; returns the tries that are to be let go.
+    def settled(self, *, abandoned: bool) -> None:
+        """It is over; whatever it still tried is to be let go.
 
         `abandoned`: nobody waited for the answer, so an engine that said nothing may still be busy with it.
         """
-        tries = self._tried()
         if abandoned and self.phase is Phase.TRYING:
-            for tried in tries:
+            for tried in self._tried():
                 tried.suspect = tried.hold is Hold.SLOT
         self.phase = Phase.SETTLED
         self.running = self.rival = None
-        return tries
 
     def validate(self) -> None:
         """Tests call it after each event.
