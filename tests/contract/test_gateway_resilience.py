@@ -320,6 +320,66 @@ async def test_a_slow_short_call_is_hedged_and_the_first_answer_wins(tmp_path: P
         await eventually(lambda: queued(bed, 0) and queued(bed, 0, "b"))
 
 
+@pytest.mark.parametrize("failing", ["first", "hedge"])
+@pytest.mark.parametrize("how", ["close", "died"])
+async def test_a_hedge_goes_on_when_the_other_try_fails(tmp_path: Path, failing: str, how: str) -> None:
+    first, second = Fault(how, slow=True, times=1), Fault("", slow=True, times=1)
+    faults = {"b": [first], "a": [second]} if failing == "first" else {"b": [second], "a": [first]}
+    engines = {name: RecordedEngine((ALL,), faults=faults[name]) for name in "ab"}
+    async with mesh(tmp_path, engines, policy=RoutePolicy(hedge_after_s=0.05), suspect_s=30.0) as bed:
+        for engine in engines.values():
+            engine.release.clear()
+        answer = asyncio.create_task(bed["a"].infer(headers=session_for(bed, "a", "b"), stream=False))
+        await eventually(lambda: engines["a"].running == engines["b"].running == 1)
+        bad, good = ("b", "a") if failing == "first" else ("a", "b")
+        engines[bad].release.set()
+        await eventually(lambda: engines[bad].running == 0)
+        engines[good].release.set()
+        told = await answer
+        assert (told.status, told.headers.get(b"x-bridge-node")) == (200, good.encode())
+        assert [len(engine.inferences()) for engine in engines.values()] == [1, 1]
+        gateway = bed["a"].gateway
+        assert (gateway.suspected(), gateway.in_flight) == ({}, 0)
+        assert [one.instance for one in gateway.records()[-1].failed] == [f"{bad}/0"]
+
+
+@pytest.mark.parametrize("given", ["2562047h", "999999999h", "99999999999999999s", "5e9s"])
+@pytest.mark.parametrize("entry", ["a", "b"])
+async def test_a_time_that_no_clock_reaches_is_as_good_as_none(
+    tmp_path: Path, entry: str, given: str
+) -> None:
+    engines = {"a": RecordedEngine(("other",)), "b": RecordedEngine((ALL,))}
+    async with mesh(tmp_path, engines) as bed:
+        answer = await bed[entry].infer(headers={"X-Bridge-Timeout": given})
+        assert answer.status == (400 if "e" in given else 200)
+
+
+@pytest.mark.parametrize("given", ["%ff%fe", "%E2%82%AC", "a%0d%0ab", "x" * 5000, "a%20b", "%00"])
+async def test_explain_of_what_is_no_id_is_refused_in_words(tmp_path: Path, given: str) -> None:
+    engines = {"a": RecordedEngine((ALL,)), "b": RecordedEngine((ALL,))}
+    async with mesh(tmp_path, engines) as bed, asyncio.TaskGroup() as group:
+        page = await serve(coroutine_app(bed["a"].gateway.explain, group), name="admin")
+        pool = Pool(("127.0.0.1", page.port))
+        async with pool.request("GET", f"/explain?id={given}") as response:
+            assert response.status == 400
+            assert "request id" in msgspec.json.decode(await response.read())["error"]
+        await pool.close()
+        await page.close()
+
+
+async def test_explain_finds_an_id_with_every_sign_that_one_may_have(tmp_path: Path) -> None:
+    engines = {"a": RecordedEngine(("other",)), "b": RecordedEngine((ALL,))}
+    async with mesh(tmp_path, engines) as bed, asyncio.TaskGroup() as group:
+        assert (await bed["a"].infer(headers={"X-Request-Id": "a+b/c=d:e.f_g-h"})).status == 200
+        page = await serve(coroutine_app(bed["a"].gateway.explain, group), name="admin")
+        pool = Pool(("127.0.0.1", page.port))
+        async with pool.request("GET", "/explain?id=a%2Bb%2Fc%3Dd:e.f_g-h") as response:
+            hops = msgspec.json.decode(await response.read(), type=list[HopReport])
+        await pool.close()
+        await page.close()
+    assert [hop.node for hop in hops] == ["a", "b"]
+
+
 async def test_an_engine_that_asks_for_patience_is_left_alone_for_as_long(tmp_path: Path) -> None:
     engines = {"a": RecordedEngine((ALL, "solo")), "b": RecordedEngine((ALL,))}
     async with mesh(tmp_path, engines) as bed:

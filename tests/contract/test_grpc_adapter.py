@@ -15,6 +15,9 @@ import zstandard
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha.proto_reflection_descriptor_database import ProtoReflectionDescriptorDatabase
 
+from bridge_agent.gateway.config import LONGEST_S
+from bridge_agent.gateway.grpc_adapter import unary
+from bridge_agent.gateway.grpc_adapter.translate import CallFault
 from bridge_wire.v1 import inference_pb2_grpc
 from bridge_wire.v1.inference_pb2 import InferenceRequest
 from tests.contract.grpc_bed import Bed, Credentials, open_bed
@@ -219,6 +222,20 @@ async def test_a_deadline_ends_the_call_and_the_work_behind_it(bed: Bed, stub: A
     await eventually(lambda: bed.engine.cancelled == 1)
 
 
+@pytest.mark.parametrize("given", [b"2562047H", b"99999999H", b"99999999S", b"9m"])
+def test_grpc_timeouts_are_read_and_none_is_longer_than_a_clock_reaches(given: bytes) -> None:
+    seconds = unary.read_timeout(given)
+    assert seconds is not None
+    assert 0 < seconds <= LONGEST_S
+    assert (seconds == LONGEST_S) is (given[-1:] in b"HS")
+
+
+@pytest.mark.parametrize("given", [b"", b"H", b"1", b"-1S", b"123456789S", b"1.5S", b"1x"])
+def test_malformed_grpc_timeouts_are_refused(given: bytes) -> None:
+    with pytest.raises(CallFault):
+        unary.read_timeout(given)
+
+
 async def test_a_deadline_in_a_stream(bed: Bed, stub: Any) -> None:
     fault = await failure(read_all(stub.PredictStream(ask("forever"), timeout=0.2)))
     assert fault.code() is grpc.StatusCode.DEADLINE_EXCEEDED
@@ -311,6 +328,11 @@ async def test_a_stream_without_its_last_record_is_a_failure(stub: Any, model: s
         (ask("echo", zstandard.compress(b"hi") + b"more", encoding="zstd"), "goes on after"),
         (ask("echo", {"model": "other", "prompt": "hi"}), "names the model 'other'"),
         (ask("echo", {"model": 7, "prompt": "hi"}), "not a string"),
+        (ask("echo", b'{"model":"\xff","prompt":"hi"}'), "not a string"),
+        (ask("", b'{"model":"\xff","prompt":"hi"}'), "not a string"),
+        (ask("echo", b'{"\xff":1}', api="chat"), "not a JSON object"),
+        (ask("echo", b'{"messages":' + b"[" * 5000 + b"]" * 5000 + b"}", api="chat"), "not a JSON object"),
+        (ask("echo", b'{"a":' * 5000 + b"1" + b"}" * 5000, api="embed"), "not a JSON object"),
         (ask("echo", "hi", **{"x-bridge-session": "a\r\nb: c"}), "not printable"),
     ],
 )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from enum import Enum
-from typing import TypeAlias
+from typing import Final, TypeAlias
 
 import msgspec
 
@@ -13,6 +13,9 @@ from bridge_agent.gateway.admission import SUSPECT_S
 from bridge_agent.routing.choose import Decision
 from bridge_agent.routing.pulse_rules import PulsePolicy
 from bridge_agent.routing.request_rules import FailedAttempt
+
+LONGEST_S: Final = 366 * 86_400.0
+"""The longest time that a request may ask for; what clients mean as "for ever" is no longer."""
 
 
 class ResumePolicy(msgspec.Struct, frozen=True):

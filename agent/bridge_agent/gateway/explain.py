@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from urllib.parse import quote
 
 import msgspec
 import structlog
@@ -84,11 +85,11 @@ async def all_reports(state: GatewayState, request_id: str) -> list[HopReport]:
 async def _ask(state: GatewayState, target: Target, request_id: str) -> list[HopReport]:
     try:
         async with asyncio.timeout(state.config.fan_out_s):
-            path = f"{PATH}?id={request_id}"
+            path = f"{PATH}?id={quote(request_id, safe='')}"
             async with state.upstreams.pool(target).request("GET", path, ()) as response:
                 body = await response.read(_ANSWER_MOST)
                 return msgspec.json.decode(body, type=list[HopReport]) if response.status == 200 else []
-    except (BridgeError, TimeoutError, msgspec.DecodeError) as fault:
+    except (BridgeError, TimeoutError, msgspec.DecodeError, UnicodeDecodeError, RecursionError) as fault:
         log.info("explain_node_left_out", node=target.node, reason=str(fault) or "timed out")
         return []
 

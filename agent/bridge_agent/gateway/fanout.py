@@ -26,6 +26,8 @@ from bridge_core.http1 import Exchange, Pair, coroutine_app
 log = structlog.get_logger()
 
 _ANSWER_MOST: Final = 8 << 20
+_RECORD_MOST: Final = 1 << 20
+_decode_record: Final = msgspec.json.Decoder(dict[str, Any]).decode
 
 
 async def ps(state: GatewayState, arrival: Arrival) -> None:
@@ -168,6 +170,7 @@ async def _stream_all(state: GatewayState, arrival: Arrival, route: HttpRoute, n
 
 
 async def _records(state: GatewayState, arrival: Arrival, target: Target) -> AsyncIterator[dict[str, Any]]:
+    """The records of a node's progress; the last one is an error where there cannot be more."""
     rest = b""
     try:
         async with _request(state, arrival, target) as response:
@@ -175,13 +178,26 @@ async def _records(state: GatewayState, arrival: Arrival, target: Target) -> Asy
                 *lines, rest = (rest + data).split(b"\n")
                 for line in lines:
                     if line.strip():
-                        yield msgspec.json.decode(line)
+                        yield _record(line)
+                if len(rest) > _RECORD_MOST:
+                    raise _BadRecord(f"it answered a record of more than {_RECORD_MOST >> 10} KiB")
             if rest.strip():
-                yield msgspec.json.decode(rest)
+                yield _record(rest)
     except BridgeError as fault:
         yield {"error": fault.message}
-    except msgspec.DecodeError:
-        yield {"error": f"node {target.node} answered what is no JSON"}
+
+
+class _BadRecord(BridgeError):
+    """A node's answer that cannot be read."""
+
+
+def _record(line: bytes) -> dict[str, Any]:
+    if len(line) > _RECORD_MOST:
+        raise _BadRecord(f"it answered a record of more than {_RECORD_MOST >> 10} KiB")
+    try:
+        return _decode_record(line)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        raise _BadRecord("it answered what is no JSON object") from None
 
 
 def _request(state: GatewayState, arrival: Arrival, target: Target) -> Any:
@@ -223,5 +239,5 @@ def _respond(state: GatewayState, arrival: Arrival, status: int, content_type: b
 def _message(body: bytes) -> str:
     try:
         return str(msgspec.json.decode(body)["error"])
-    except (msgspec.DecodeError, KeyError, TypeError):
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError, KeyError, TypeError):
         return body[:200].decode("utf-8", "replace") or "failed"

@@ -22,6 +22,7 @@ from bridge_agent.gateway import explain, fanout, listing
 from bridge_agent.gateway.access import cors_headers, host_allowed, preflight_headers, same_origin
 from bridge_agent.gateway.arrival import Arrival
 from bridge_agent.gateway.config import (
+    LONGEST_S,
     Authorize,
     Caller,
     GatewayConfig,
@@ -46,7 +47,7 @@ from bridge_agent.gateway.routes import (
     protocol_of,
 )
 from bridge_agent.gateway.shapes import error_body
-from bridge_agent.gateway.state import GatewayState
+from bridge_agent.gateway.state import GatewayState, is_request_id
 from bridge_agent.gateway.stream_keeper import ResumingKeeper
 from bridge_agent.gateway.unknown import unknown_model
 from bridge_agent.peers.hop import PRIORITY, REQUEST_ID
@@ -60,7 +61,7 @@ from bridge_core.names import InvalidName, canonical
 
 TIMEOUT: Final = b"x-bridge-timeout"
 WHERE: Final = b"x-bridge-node"
-_DURATION: Final = re.compile(rb"(\d{1,9}(?:\.\d{1,6})?)(ms|s|m|h)?")
+_DURATION: Final = re.compile(rb"(\d{1,18}(?:\.\d{1,6})?)(ms|s|m|h)?")
 _UNITS: Final = {b"ms": 0.001, b"s": 1.0, b"m": 60.0, b"h": 3600.0, b"": 1.0}
 _LOCAL: Final = Caller("local", ListenerKind.LOCAL)
 _TEXT: Final = b"text/plain; charset=utf-8"
@@ -184,6 +185,10 @@ class Gateway:
     async def explain(self, exchange: Exchange) -> None:
         """Answers a request of the admin listener: every hop of the request `?id=`, as JSON."""
         request_id = "".join(parse_qs(exchange.request.query).get("id", []))
+        if request_id and not is_request_id(request_id):
+            message = "a request id has 1 to 128 letters, digits and signs of . _ : / + = -"
+            exchange.respond(400, _JSON, msgspec.json.encode({"error": message}))
+            return
         hops = await explain.all_reports(self._state, request_id) if request_id else []
         exchange.respond(200, _JSON, msgspec.json.encode(hops))
 
@@ -459,7 +464,7 @@ def _seconds(given: bytes) -> float | None:
     if found is None:
         return None
     seconds = float(found.group(1)) * _UNITS[found.group(2) or b""]
-    return seconds if seconds > 0 else None
+    return min(seconds, LONGEST_S) if seconds > 0 else None
 
 
 def _escaped(text: str) -> str:

@@ -67,9 +67,7 @@ class Lingering:
         if self._closed or target is None or target.address in self._mute:
             return False
         if instance not in self._tasks:
-            task = self._group.create_task(self._follow(target), name=f"slots-{instance}")
-            self._tasks[instance] = task
-            task.add_done_callback(lambda _: self._tasks.pop(instance, None))
+            self._tasks[instance] = self._group.create_task(self._watch(target), name=f"slots-{instance}")
         return True
 
     def close(self) -> None:
@@ -77,6 +75,14 @@ class Lingering:
         self._closed = True
         for task in self._tasks.values():
             task.cancel()
+
+    async def _watch(self, target: Target) -> None:
+        try:
+            await self._follow(target)
+        finally:
+            # Here and not when the task is done: a slot that turns suspect in between has its own watcher.
+            del self._tasks[target.id]
+        self._admission.clear_in_time(target.id)
 
     async def _follow(self, target: Target) -> None:
         admission = self._admission
@@ -90,7 +96,6 @@ class Lingering:
                     await asyncio.sleep(_EVERY_S)
         except TimeoutError:
             log.warning("slot_stays_busy", instance=target.id, asked_for_s=_LONGEST_S)
-        admission.clear_in_time(target.id)
 
     async def _ask(self, target: Target) -> int | None:
         """Slots that the engine works in for nobody; None where it does not say."""
@@ -102,7 +107,7 @@ class Lingering:
                 self._mute.add(target.address)
                 return None
             models = msgspec.json.decode(body, type=_Answer).models
-        except (BridgeError, TimeoutError, msgspec.DecodeError) as fault:
+        except (BridgeError, TimeoutError, msgspec.DecodeError, UnicodeDecodeError, RecursionError) as fault:
             log.info("slots_not_told", instance=target.id, reason=str(fault) or "timed out")
             return None
         by_engine = sum(max(0, one.busy - one.running) for one in models)

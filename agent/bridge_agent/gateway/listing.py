@@ -17,6 +17,13 @@ OPENAI_JSON: Final = b"application/json"
 _EPOCH: Final = "0001-01-01T00:00:00Z"  # Go's zero time
 
 
+class _LoadedModels(msgspec.Struct):
+    models: list[dict[str, Any]] | None = None
+
+
+_loaded_models: Final = msgspec.json.Decoder(_LoadedModels).decode
+
+
 def models_of(index: Index, *, only_local: bool = False) -> list[MemberModel]:
     """Every model once, and every route that somebody can answer under its own name, newest first.
 
@@ -79,8 +86,8 @@ def merged_ps(answers: Iterable[tuple[str, bytes]]) -> bytes:
     entries: list[dict[str, Any]] = []
     for node, body in answers:
         try:
-            listed = msgspec.json.decode(body).get("models") or []
-        except (msgspec.DecodeError, AttributeError):
+            listed = _loaded_models(body).models or []
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
             continue
         entries += [{**entry, "node": entry.get("node", node)} for entry in listed]
     return msgspec.json.encode({"models": entries})

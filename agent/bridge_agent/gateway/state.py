@@ -27,6 +27,11 @@ _FRESH_S: Final = 5.0  # a model that was just made is listed by then, here and 
 _GIVEN_ID: Final = re.compile(rb"[A-Za-z0-9._:/+=-]{1,128}")
 
 
+def is_request_id(text: str) -> bool:
+    """Whether a request can have this id."""
+    return text.isascii() and _GIVEN_ID.fullmatch(text.encode()) is not None
+
+
 class GatewayState:
     """The gateway's shared state: view, links, counters, health and recent records.
 

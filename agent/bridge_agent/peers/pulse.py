@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Mapping
 from time import monotonic
-from typing import Final
+from typing import Annotated, Final
 
 import msgspec
 import structlog
@@ -25,7 +25,7 @@ log = structlog.get_logger()
 
 PATH: Final = "/bridge/pulse"
 _MOST: Final = 64 * 1024
-_WORK: Final = msgspec.json.Decoder(dict[str, int])
+_WORK: Final = msgspec.json.Decoder(dict[str, Annotated[int, msgspec.Meta(ge=0, le=1_000_000)]])
 
 
 def answer_body(work: Mapping[str, int]) -> bytes:
@@ -103,7 +103,7 @@ class PulseWatch:
             log.info("peer_answers_again", node=node)
         try:
             work = _WORK.decode(body) if status == 200 else {}
-        except msgspec.DecodeError:
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
             work = {}
         self._on_answer(node, work)
 

@@ -12,6 +12,7 @@ from connectrpc.code import Code
 from connectrpc.errors import ConnectError
 from connectrpc.request import RequestContext
 
+from bridge_agent.gateway.config import LONGEST_S
 from bridge_agent.gateway.grpc_adapter import in_process
 from bridge_agent.gateway.grpc_adapter.translate import (
     MAX_OUTPUT,
@@ -132,7 +133,7 @@ def open_call(
     """Hands a call to the pipeline; read the answer within the context of what it returns."""
     headers = list(call.headers)
     if timeout_s is not None:
-        headers.append((TIMEOUT, b"%.3f" % max(timeout_s, 0.001)))
+        headers.append((TIMEOUT, b"%.3f" % min(max(timeout_s, 0.001), LONGEST_S)))
     return in_process.call(
         pipeline,
         "POST",

@@ -25,6 +25,7 @@ MAX_INPUT: Final = 100 * 1024 * 1024
 MAX_MESSAGE: Final = MAX_INPUT + 1024 * 1024
 MAX_OUTPUT: Final = MAX_INPUT
 """Bytes of an answer that becomes one message."""
+_UNREADABLE: Final = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
 _STEP: Final = 4 * 1024
 
 PATHS: Final = {"generate": b"/api/generate", "chat": b"/api/chat", "embed": b"/api/embed"}
@@ -137,7 +138,7 @@ def fault_of(status: int, body: bytes, headers: Iterable[tuple[bytes, bytes]] = 
     """What an engine's or the pipeline's error answer means to a gRPC client."""
     try:
         message = msgspec.json.decode(body, type=Record).error
-    except (msgspec.DecodeError, UnicodeDecodeError):
+    except _UNREADABLE:
         message = None
     words = message or body[:200].decode("utf-8", "replace").strip() or f"the engine answered {status}"
     known = _STATUS.get(status, Status.UNKNOWN if status < 500 else Status.INTERNAL)
@@ -153,7 +154,7 @@ def read_record(line: bytes) -> Record:
     """
     try:
         record = msgspec.json.decode(line, type=Record)
-    except (msgspec.DecodeError, UnicodeDecodeError):
+    except _UNREADABLE:
         raise CallFault(Status.INTERNAL, "the engine sent a record that is not JSON") from None
     if record.error is not None:
         raise CallFault(Status.UNAVAILABLE, record.error)
@@ -209,7 +210,7 @@ def _fields(api: str, data: bytes) -> dict[str, msgspec.Raw]:
     if data.lstrip()[:1] == b"{":
         try:
             return msgspec.json.decode(data, type=dict[str, msgspec.Raw])
-        except (msgspec.DecodeError, UnicodeDecodeError) as fault:
+        except _UNREADABLE as fault:
             if api != "generate":
                 raise CallFault(
                     Status.INVALID_ARGUMENT, f"input_data is not a JSON object: {fault}"
@@ -231,7 +232,7 @@ def _model(wanted: str, raw: msgspec.Raw | None) -> str:
     else:
         try:
             named = msgspec.json.decode(raw, type=str)
-        except msgspec.DecodeError:
+        except _UNREADABLE:
             raise CallFault(Status.INVALID_ARGUMENT, "model in input_data is not a string") from None
     if not wanted and not named:
         raise CallFault(Status.INVALID_ARGUMENT, "model_name is empty")

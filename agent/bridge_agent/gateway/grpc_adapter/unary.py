@@ -13,6 +13,7 @@ from typing import Any, Final
 
 from google.protobuf.message import DecodeError
 
+from bridge_agent.gateway.config import LONGEST_S
 from bridge_agent.gateway.grpc_adapter.in_process import AnswerReader
 from bridge_agent.gateway.grpc_adapter.service import GrpcCaller, encoder, open_call
 from bridge_agent.gateway.grpc_adapter.translate import (
@@ -59,7 +60,7 @@ async def predict(
 ) -> None:
     """Serves one call; a client that goes away cancels the work behind it."""
     try:
-        remaining = _timeout(headers.get(b"grpc-timeout"))
+        remaining = read_timeout(headers.get(b"grpc-timeout"))
         data = await _message(receive)
         if data is None:
             return
@@ -146,13 +147,18 @@ async def _message(receive: Receive) -> bytes | None:
     return data[5:]
 
 
-def _timeout(given: bytes | None) -> float | None:
+def read_timeout(given: bytes | None) -> float | None:
+    """The seconds that a call may take; None without a limit.
+
+    Raises:
+        CallFault: it is malformed.
+    """
     if given is None:
         return None
     unit = _UNITS.get(given[-1:])
     if unit is None or not given[:-1].isdigit() or len(given) > 9:
         raise CallFault(Status.INVALID_ARGUMENT, "malformed grpc-timeout")
-    return int(given[:-1]) * unit
+    return min(int(given[:-1]) * unit, LONGEST_S)
 
 
 async def _fail(send: Send, fault: CallFault) -> None:

@@ -163,7 +163,7 @@ def rendered_prompt(answer: bytes) -> str | None:
     """The prompt in the answer to `render_body`; None where there is none."""
     try:
         prompt = msgspec.json.decode(answer)["_debug_info"]["rendered_template"]
-    except (msgspec.DecodeError, UnicodeError, KeyError, TypeError):
+    except (msgspec.DecodeError, UnicodeError, RecursionError, KeyError, TypeError):
         return None
     return prompt if isinstance(prompt, str) else None
 
