@@ -8,6 +8,7 @@ from typing import Any, Final
 
 from bridge_core.dialects.errors import ApiError
 from bridge_engine.options import Options, bounded_predict
+from bridge_engine.schema import converted
 from bridge_engine.store.model import OpenedModel, parsed_template
 from bridge_engine.templates.fault import TemplateFault
 from bridge_engine.templates.prompt import Template, Values
@@ -24,8 +25,6 @@ number ::= "-"? ( "0" | [1-9] [0-9]* ) ( "." [0-9]+ )? ( [eE] [-+]? [0-9]+ )?
 gap ::= [ \t\n]*
 """
 """Any JSON object, without anything after its closing brace."""
-
-_SCHEMA_TYPES: Final = frozenset({"object", "array", "string", "number", "integer", "boolean", "null"})
 
 
 def template_of(model: OpenedModel, override: str = "") -> Template:
@@ -94,7 +93,8 @@ def completion_body(
     """The body of llama-server's `/completion`.
 
     Raises:
-        ApiError: 500 as Ollama answers; `format_` is neither "json" nor a schema.
+        ApiError: 500 as Ollama answers; `format_` is neither "json" nor a schema. 400; the schema cannot
+            be converted.
     """
     body: dict[str, Any] = {
         "prompt": prompt,
@@ -121,7 +121,7 @@ def completion_body(
     if probabilities:
         body["n_probs"] = probabilities
     if isinstance(format_, dict):
-        body["json_schema"] = closed_schema(format_)
+        body["json_schema"] = converted(format_)
     elif format_ == "json":
         body["grammar"] = JSON_GRAMMAR
     elif format_ not in (None, ""):
@@ -134,41 +134,6 @@ def completion_body(
             prompt = prompt.replace(f"[img-{number}]", marker, 1)
         body["prompt"] = {"prompt_string": prompt, "multimodal_data": list(images)}
     return body
-
-
-def closed_schema(schema: Any, path: str = "#") -> Any:
-    """A schema by which objects have no properties but those that it names.
-
-    llama.cpp's newer converters allow others unless the schema forbids them, and let an unknown
-    type pass for any; Ollama's forbids the first and refuses the second.
-
-    Raises:
-        ApiError: 400; a type is unknown.
-    """
-    if isinstance(schema, list):
-        return [closed_schema(item, path) for item in schema]
-    if not isinstance(schema, dict):
-        return schema
-    kinds = schema.get("type", [])
-    for kind in kinds if isinstance(kinds, list) else [kinds]:
-        if isinstance(kind, str) and kind not in _SCHEMA_TYPES:
-            raise _bad_schema(f"JSON schema error at {path}: unrecognized type {kind}")
-    closed = dict(schema)
-    for name in ("properties", "$defs", "definitions"):
-        if isinstance(schema.get(name), dict):
-            closed[name] = {key: closed_schema(item, f"{path}/{key}") for key, item in schema[name].items()}
-    for name in ("items", "prefixItems", "anyOf", "oneOf", "allOf"):
-        if name in schema:
-            closed[name] = closed_schema(schema[name], path)
-    if schema.get("properties") and "additionalProperties" not in schema:
-        closed["additionalProperties"] = False
-    return closed
-
-
-def _bad_schema(problem: str) -> ApiError:
-    message = f"Field 'json_schema': \"json_schema\": JSON schema conversion failed:\n{problem}"
-    about = {"code": 400, "message": message, "type": "invalid_request_error"}
-    return ApiError(400, json.dumps({"error": about}, separators=(",", ":")), late=True)
 
 
 def logprobs(event: dict[str, Any], *, top: bool) -> list[dict[str, Any]]:

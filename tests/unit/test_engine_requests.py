@@ -1,4 +1,4 @@
-"""How the embedded engine reads requests: Go's JSON rules, options, durations, schemas, hosts."""
+"""How the embedded engine reads requests: Go's JSON rules, options, durations, hosts."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from bridge_engine.options import (
     runner_options,
     truncated_prompt,
 )
-from bridge_engine.prompting import closed_schema, with_image_marks
+from bridge_engine.prompting import with_image_marks
 from bridge_engine.runner.planning import plan, serves
 from bridge_engine.runner.spec import RunnerSpec
 
@@ -188,23 +188,6 @@ def test_the_recorded_prompt_is_cut_to_the_recorded_length() -> None:
 
 def test_open_ended_generation_is_bounded() -> None:
     assert [bounded_predict(n, 100) for n in (-1, 0, -2, 7, 5000)] == [1000, 1000, 1000, 7, 1000]
-
-
-def test_schemas_are_closed_and_checked() -> None:
-    schema = {
-        "type": "object",
-        "properties": {"a": {"type": "object", "properties": {"b": {"type": "integer"}}}},
-    }
-    closed = closed_schema(schema)
-    assert closed["additionalProperties"] is False
-    assert closed["properties"]["a"]["additionalProperties"] is False
-    assert "additionalProperties" not in schema
-    assert closed_schema({"type": "object"}) == {"type": "object"}
-    assert closed_schema({"properties": {"type": {"type": "string"}}})["properties"]["type"] == {
-        "type": "string"
-    }
-    with pytest.raises(ApiError, match="unrecognized type nonsense"):
-        closed_schema({"type": "array", "items": {"type": "nonsense"}})
 
 
 def test_images_are_marked_where_the_text_says_or_before_it() -> None:
