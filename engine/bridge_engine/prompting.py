@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
+import msgspec
+
 from bridge_core.dialects.errors import ApiError
+from bridge_core.dialects.values import as_list, as_map
 from bridge_engine.options import Options, bounded_predict
 from bridge_engine.schema import converted
 from bridge_engine.store.model import OpenedModel, parsed_template
@@ -25,6 +28,16 @@ number ::= "-"? ( "0" | [1-9] [0-9]* ) ( "." [0-9]+ )? ( [eE] [-+]? [0-9]+ )?
 gap ::= [ \t\n]*
 """
 """Any JSON object, without anything after its closing brace."""
+
+
+def refuse_what_is_not_understood(model: OpenedModel, name: str) -> None:
+    """Refuses a model whose prompts cannot be made as its manifest says.
+
+    Raises:
+        ApiError: 501; names what is not understood.
+    """
+    if model.prompts.refusal:
+        raise ApiError(501, f"{json.dumps(name)} cannot be used with this engine: {model.prompts.refusal}")
 
 
 def template_of(model: OpenedModel, override: str = "") -> Template:
@@ -72,12 +85,52 @@ def with_image_marks(messages: Sequence[dict[str, Any]]) -> tuple[list[dict[str,
 def conversation(
     model: OpenedModel, messages: Sequence[dict[str, Any]], system: str = ""
 ) -> list[dict[str, Any]]:
-    """The messages of a chat with what the model itself brings before them."""
-    whole = [*model.messages, *messages]
+    """The messages of a chat, roles in lower case, with what the model itself brings before them."""
+    given = [{**one, "role": str(one.get("role") or "").lower()} for one in messages]
+    whole = [*model.messages, *given]
     system = system or model.system
-    if system and (not messages or messages[0].get("role") != "system"):
+    if system and (not given or given[0]["role"] != "system"):
         whole.insert(0, {"role": "system", "content": system})
     return whole
+
+
+def apply_body(values: Values) -> dict[str, Any]:
+    """The body of llama-server's `/apply-template`: the conversation in OpenAI's shape."""
+    body: dict[str, Any] = {"messages": [_openai_message(one) for one in values.messages]}
+    if values.tools:
+        body["tools"] = list(values.tools)
+    if values.think is not None:
+        # Families call the same switch by different names.
+        variables: dict[str, Any] = {"enable_thinking": bool(values.think), "thinking": bool(values.think)}
+        if isinstance(values.think, str):
+            variables["reasoning_effort"] = values.think
+        body["chat_template_kwargs"] = variables
+    return body
+
+
+def _openai_message(message: Mapping[str, Any]) -> dict[str, Any]:
+    found: dict[str, Any] = {"role": message["role"], "content": message.get("content") or ""}
+    if message.get("thinking"):
+        found["reasoning_content"] = message["thinking"]
+    for name, theirs in (("tool_name", "name"), ("tool_call_id", "tool_call_id")):
+        if message.get(name):
+            found[theirs] = message[name]
+    calls = [as_map(call) for call in as_list(message.get("tool_calls"))]
+    if calls:
+        found["tool_calls"] = [
+            {
+                "id": str(call.get("id") or f"call_{number}"),
+                "type": "function",
+                "function": {
+                    "name": str(as_map(call.get("function")).get("name") or ""),
+                    "arguments": msgspec.json.encode(
+                        as_map(as_map(call.get("function")).get("arguments"))
+                    ).decode(),
+                },
+            }
+            for number, call in enumerate(calls)
+        ]
+    return found
 
 
 def completion_body(
@@ -89,6 +142,7 @@ def completion_body(
     marker: str = "",
     format_: Any = None,
     probabilities: int = 0,
+    marks: Sequence[str] = (),
 ) -> dict[str, Any]:
     """The body of llama-server's `/completion`.
 
@@ -120,6 +174,8 @@ def completion_body(
         body["stop"] = list(options.stop)
     if probabilities:
         body["n_probs"] = probabilities
+    if marks:
+        body["preserved_tokens"] = list(marks)
     if isinstance(format_, dict):
         body["json_schema"] = converted(format_)
     elif format_ == "json":
