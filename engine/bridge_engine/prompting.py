@@ -13,7 +13,7 @@ from bridge_core.dialects.values import as_list, as_map
 from bridge_engine.options import Options, bounded_predict
 from bridge_engine.schema import converted
 from bridge_engine.store.model import OpenedModel, parsed_template
-from bridge_engine.templates.fault import TemplateFault
+from bridge_engine.templates.fault import TemplateFault, TemplateLimit
 from bridge_engine.templates.prompt import Template, Values
 
 JSON_GRAMMAR: Final = r"""
@@ -56,10 +56,13 @@ def render(template: Template, values: Values) -> str:
     """Renders a prompt.
 
     Raises:
-        ApiError: 500; the template does not fit the conversation.
+        ApiError: 400; the template asks for more than one prompt may cost. 500; it does not fit the
+            conversation.
     """
     try:
         return template.render(values)
+    except TemplateLimit as fault:
+        raise ApiError(400, f"template error: {fault.message}") from fault
     except TemplateFault as fault:
         raise ApiError(500, f"template error: {fault.message}") from fault
 
