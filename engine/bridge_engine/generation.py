@@ -151,9 +151,9 @@ class Generation:
         started = time.perf_counter_ns()
         keep_alive = requests.keep_alive(body.get("keep_alive"))
         think = requests.think(body.get("think"))
-        model = self._catalog.find(body.get("model", ""), missing=missing)
         if not 0 <= body.get("top_logprobs", 0) <= _MOST_PROBABILITIES:
             raise ApiError(400, "top_logprobs must be between 0 and 20")
+        model = self._catalog.find(body.get("model", ""), missing=missing)
         return GenerationRequest(
             name=body.get("model", ""),
             model=model,

@@ -33,6 +33,8 @@ KINDS: Final = frozenset(
 _RENDERERS: Final = ("qwen", "deepseek", "glm", "gemma")
 """Families of renderers, by the beginnings of their names."""
 
+_HARMONY_FAMILIES: Final = ("gptoss", "gpt-oss")
+_HARMONY_MARKS: Final = ("<|start|>", "<|end|>")
 _THINK: Final = Tags("<think>", "</think>")
 _CHANNEL: Final = Tags("<|channel>thought", "<channel|>")
 _JSON: Final = "<tool_call>"
@@ -109,6 +111,7 @@ class Manifested(NamedTuple):
         renderer: As the configuration says.
         parser: As the configuration says.
         remote: Where the configuration says that the model runs instead; empty: here.
+        family: As the configuration says.
         kinds: Of all layers.
     """
 
@@ -117,6 +120,7 @@ class Manifested(NamedTuple):
     renderer: str = ""
     parser: str = ""
     remote: str = ""
+    family: str = ""
     kinds: tuple[str, ...] = ()
 
 
@@ -150,6 +154,8 @@ def _refusal(model: Manifested) -> str:
     strange = sorted(set(model.kinds) - KINDS)
     if strange:
         return f'its manifest has a layer "{strange[0]}", which this engine does not know'
+    if model.family in _HARMONY_FAMILIES and all(mark in model.template for mark in _HARMONY_MARKS):
+        return 'its template has it answer in the format "harmony", which this engine does not read'
     if model.renderer and not model.renderer.lower().startswith(_RENDERERS):
         return f'its manifest asks for the renderer "{model.renderer}", which this engine does not know'
     if model.renderer and not model.jinja:

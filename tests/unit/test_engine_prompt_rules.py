@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bridge_engine.prompt_rules import Manifested, plan_prompts, reading_of_jinja
+from bridge_engine.prompting import without_old_thinking
 from bridge_engine.templates.call_styles import (
     FUNCTIONS,
     GEMMA,
@@ -52,6 +53,7 @@ def test_what_decides_the_prompt(model: Manifested, jinja: bool, capabilities: t
         (Manifested("{{ .Prompt }}", JINJA, renderer="nonsense"), 'renderer "nonsense"'),
         (Manifested("{{ .Prompt }}", renderer="qwen3-coder"), 'renderer "qwen3-coder"'),
         (Manifested("{{ .Prompt }}", JINJA, parser="harmony"), 'parser "harmony"'),
+        (Manifested("<|start|>{{ .Prompt }}<|end|>", family="gptoss"), 'format "harmony"'),
         (Manifested("{{ .Prompt }}", remote="https://ollama.com:443"), '"https://ollama.com:443"'),
         (Manifested("{{ .Prompt }}", kinds=("model", "template", "voice")), 'layer "voice"'),
     ],
@@ -68,6 +70,13 @@ def test_a_jinja_template_tells_how_answers_are_read() -> None:
     assert reading_of_jinja("<think></think>").tags == Tags("<think>", "</think>")
     assert reading_of_jinja("<|channel>thought").marks == ("<|channel>", "<channel|>")
     assert plan_prompts(Manifested(jinja=JINJA)).reading.marks == ()
+
+
+def test_old_thinking_is_cut_from_the_texts_of_earlier_turns() -> None:
+    old = {"role": "assistant", "content": "<think>hm</think>\n\nso"}
+    asked = {"role": "user", "content": "<think>x</think>"}
+    assert without_old_thinking([asked, old, asked, old]) == [asked, {**old, "content": "so"}, asked, old]
+    assert without_old_thinking([old]) == [old]
 
 
 def tool(name: str, **properties: Any) -> dict[str, Any]:

@@ -132,6 +132,7 @@ class Models:
             renderer=config.renderer,
             parser=config.parser,
             remote=config.remote_host or config.remote_model,
+            family=config.model_family,
             kinds=tuple(layers),
         )
         return OpenedModel(
