@@ -26,6 +26,7 @@ from bridge_engine.prompting import (
     logprobs,
     metrics,
     refuse_what_is_not_understood,
+    refused_by_weights,
     render,
     template_of,
     with_image_marks,
@@ -404,12 +405,8 @@ async def _prompt(runner: Runner, template: Template | None, values: Values) -> 
     except TimeoutError:
         runner.fail("the chat template of the weights does not end")
         raise RunnerFailed("the chat template of the weights does not end") from None
-    except RunnerFailed:
-        raise
     except ApiError as fault:
-        raise ApiError(
-            400, f"the chat template of the weights refuses the conversation: {fault.message}"
-        ) from fault
+        raise refused_by_weights(fault) from fault
 
 
 def _thinking(request: GenerationRequest, reading: Reading, prompt: str) -> ThinkingParser | None:

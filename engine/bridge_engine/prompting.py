@@ -8,7 +8,7 @@ from typing import Any, Final
 
 import msgspec
 
-from bridge_core.dialects.errors import ApiError
+from bridge_core.dialects.errors import ApiError, RunnerFailed
 from bridge_core.dialects.values import as_list, as_map
 from bridge_engine.options import Options, bounded_predict
 from bridge_engine.schema import converted
@@ -66,6 +66,19 @@ def render(template: Template, values: Values) -> str:
         raise ApiError(400, f"template error: {fault.message}") from fault
     except TemplateFault as fault:
         raise ApiError(500, f"template error: {fault.message}") from fault
+    except RecursionError as fault:  # of what the model brings with it: what requests bring is bounded
+        raise ApiError(400, "template error: the conversation nests too deeply") from fault
+
+
+def refused_by_weights(fault: ApiError) -> ApiError:
+    """What a client reads when the runner could not render: a 400, or a runner's own failure as it is."""
+    if isinstance(fault, RunnerFailed) or fault.status not in {400, 500}:
+        return fault
+    try:
+        message = str(msgspec.json.decode(fault.message)["error"]["message"])
+    except (msgspec.DecodeError, UnicodeError, RecursionError, KeyError, TypeError):
+        message = fault.message
+    return ApiError(400, f"the chat template of the weights refuses the conversation: {message[:1000]}")
 
 
 def with_image_marks(messages: Sequence[dict[str, Any]]) -> tuple[list[dict[str, Any]], list[str]]:

@@ -263,6 +263,17 @@ def test_a_case_is_refused_by_name(path: str, body: dict[str, Any], words: str) 
     assert words in fault.value.message
 
 
+@pytest.mark.parametrize("path", BASE)
+def test_depth_is_bounded_wherever_it_stands(path: str) -> None:
+    body = json.dumps(
+        {"model": "m", **BASE[path], "tools": 1, "messages": 1, "input": 1, "metadata": 1}
+    ).encode()
+    deep = b"[" * 900 + b"]" * 900
+    for field in (b'"tools": ', b'"messages": ', b'"input": ', b'"metadata": '):
+        with pytest.raises(ApiError, match="exceeded max depth"):
+            translate(path, body.replace(field + b"1", field + deep), STAMP)
+
+
 def test_only_a_finished_answer_ends_in_tool_calls() -> None:
     exchange = translate(CHAT, json.dumps({"model": "m", **BASE[CHAT]}).encode(), STAMP)
     for reason, told in (("stop", "tool_calls"), ("length", "length")):
