@@ -62,6 +62,8 @@ def _checked(pattern: Any) -> str:
     if any(_SET_OPERATION.search(found.group()[1:]) for found in _CLASS.finditer(pattern)):
         raise Misfit("pattern", "has a set inside a set")
     bare = _CLASS.sub("x", pattern.removeprefix("^").removesuffix("$"))
+    if "[" in bare:
+        raise Misfit("pattern", "has a set that is not closed")
     if "^" in bare or "$" in bare:
         raise Misfit("pattern", "has an anchor in its middle")
     if "{" in _REPEAT.sub("", bare):

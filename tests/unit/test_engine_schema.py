@@ -94,7 +94,19 @@ REFUSED = {
     "additionalProperties": [{"allOf": [{**AGE, "additionalProperties": False}, {"properties": {"b": {}}}]}],
     "pattern": [
         {"type": "string", "pattern": pattern}
-        for pattern in ("(?=a)b", r"(a)\1", r"\bfoo", "[a-", "a^b", "(a{999}){999}", "a{,3}", "x" * 501, 5)
+        for pattern in (
+            "(?=a)b",
+            r"(a)\1",
+            r"\bfoo",
+            "[a-",
+            "a^b",
+            "(a{999}){999}",
+            "a{,3}",
+            "x" * 501,
+            "a[[b",
+            "[a[b]]",
+            5,
+        )
     ],
     "type": [{"allOf": [{"type": "string"}, {"type": "integer"}]}, {"type": []}],
     "enum": [{"enum": []}, {"type": "integer", "enum": ["a"]}, {"enum": 5}],
