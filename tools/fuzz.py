@@ -30,6 +30,7 @@ from bridge_agent.peers.hop import decompress
 from bridge_core.config import load
 from bridge_core.dialects import PATHS, translate
 from bridge_core.dialects.errors import ApiError
+from bridge_core.dialects.gojson import decode_value
 from bridge_core.dialects.wire import Stamp
 from bridge_core.errors import BridgeError
 from bridge_core.http1.connection import ServerConnection
@@ -40,7 +41,9 @@ from bridge_core.identity.certificates import read_csr
 from bridge_core.model_store.gguf import read_header
 from bridge_core.names import ModelName
 from bridge_core.snapshot_file import decode
+from bridge_engine.schema import converted
 from bridge_engine.templates import Template, TemplateFault, Values
+from bridge_engine.templates.call_styles import FUNCTIONS, GEMMA, PAIRS, SEPARATED, FramedCallParser
 
 LIMIT_S = 2.0
 _TOKENS = (
@@ -128,6 +131,22 @@ def template(data: bytes) -> None:
     Template(data.decode("utf-8", "replace")).render(Values(messages=messages))
 
 
+def schema(data: bytes) -> None:
+    """A schema that a client wants an answer in."""
+    given = decode_value(data.decode("utf-8", "replace"), "no JSON")
+    if isinstance(given, dict):
+        converted(given)
+
+
+def calls(data: bytes) -> None:
+    """What a model may write for a call of a tool, in each family's way."""
+    tool = {"function": {"name": "f", "parameters": {"properties": {"a": {"type": "integer"}}}}}
+    for style in (FUNCTIONS, PAIRS, SEPARATED, GEMMA):
+        parser = FramedCallParser(style, [tool])
+        parser.feed(data.decode("utf-8", "replace"))
+        parser.finish()
+
+
 def gguf(data: bytes) -> None:
     """A file of weights."""
     with tempfile.NamedTemporaryFile() as file:
@@ -146,6 +165,27 @@ _CHAT = (
     b'"format":{"type":"object"}}'
 )
 _RESPONSES = b'{"model":"m","input":[{"type":"function_call","call_id":"c","name":"f","arguments":"{}"}]}'
+_MESSAGES = (
+    b'{"model":"m","max_tokens":5,"system":[{"type":"text","text":"s"}],"messages":[{"role":"assistant","content":'
+    b'[{"type":"tool_use","id":"c","name":"f","input":{}}]},{"role":"user","content":[{"type":"tool_result",'
+    b'"tool_use_id":"c","content":[{"type":"text","text":"1"}]}]}],"output_config":{"effort":"high"}}'
+)
+_SCHEMA = (
+    b'{"type":"object","properties":{"a":{"$ref":"#/$defs/B"},"b":{"anyOf":[{"type":"integer","minimum":1},'
+    b'{"enum":["x"]}]}},"required":["a"],"allOf":[{"properties":{"c":{"type":"string","pattern":"^a{1,3}$"}}}],'
+    b'"$defs":{"B":{"type":"array","items":{"$ref":"#"},"minItems":0}}}'
+)
+_CALLS = (
+    b"<tool_call><function=f><parameter=a>1</parameter></function></tool_call>",
+    b"<tool_call>f<arg_key>a</arg_key><arg_value>1</arg_value></tool_call>",
+    "<｜tool▁call▁begin｜>f<｜tool▁sep｜>{}<｜tool▁call▁end｜>".encode(),
+    b'<|tool_call>call:f{a:[1,{b:<|"|>x<|"|>}]}<tool_call|>',
+)
+_TEMPLATE = (
+    b'{{ define "t" }}{{ range $i, $m := . }}{{ $x := printf "%5s" (json $m) }}{{ html $x }}{{ end }}'
+    b"{{ end }}"
+    b'{{ template "t" .Messages }}{{ with slice .Messages 1 }}{{ len . }}{{ end }}'
+)
 _YAML = Path(__file__).resolve().parents[1].joinpath("mesh_config/routes.yaml").read_bytes()
 _GGUF = b"GGUF\x03\x00\x00\x00" + bytes(8) + (1).to_bytes(8, "little") + (3).to_bytes(8, "little") + b"a.b"
 _HTTP = b"POST /api/chat HTTP/1.1\r\nHost: a\r\nContent-Length: 2\r\n\r\n{}GET / HTTP/1.1\r\nHost: a\r\n\r\n"
@@ -155,9 +195,16 @@ TARGETS: dict[str, Target] = {
         http_request, [_HTTP, _HTTP.replace(b"Content-Length: 2", b"Transfer-Encoding: chunked")], ()
     ),
     "peek": Target(lambda data: peek(data, Shape("ChatRequest", frozenset({"model"}))), [_CHAT], (BadBody,)),
-    "dialects": Target(body, [_CHAT, _RESPONSES], ()),
+    "dialects": Target(body, [_CHAT, _RESPONSES, _MESSAGES], ()),
+    "schema": Target(schema, [_SCHEMA], (ApiError,)),
+    "calls": Target(calls, _CALLS, ()),
     "template": Target(
-        template, [b"{{ range .Messages }}{{ .Role }}: {{ .Content }}{{ end }}"], (TemplateFault,)
+        template,
+        [
+            b"{{ range .Messages }}{{ .Role }}: {{ .Content }}{{ end }}",
+            _TEMPLATE,
+        ],
+        (TemplateFault,),
     ),
     "gguf": Target(gguf, [_GGUF], (BridgeError,)),
     "snapshot": Target(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import html
+import json
 import secrets
 import socket
 import time
@@ -276,7 +277,9 @@ class Engine:
 
     async def _delete(self, call: EngineCall) -> None:
         asked = requests.model_field(call.read(requests.DELETE))
-        model = self._store.find(_name(asked, f"name '{asked}' is invalid"))
+        if not asked:
+            raise ApiError(400, "model is required")
+        model = self._store.find(_name(asked, f"name {json.dumps(asked, ensure_ascii=False)} is invalid"))
         if model is None:
             raise ApiError(404, f"model '{asked}' not found")
         self._scheduler.expire_name(model)
@@ -293,7 +296,10 @@ class Engine:
 
     async def _push(self, call: EngineCall) -> None:
         body = call.read(requests.PUSH)
-        name = _name(requests.model_field(body), "invalid model name")
+        asked = requests.model_field(body)
+        if not asked:
+            raise ApiError(400, "model is required")
+        name = _name(asked, "invalid model name")
         await call.answer.progress(_push(self._store, name), stream=body.get("stream", True))
 
     async def _head_blob(self, call: EngineCall) -> None:

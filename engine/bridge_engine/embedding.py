@@ -34,7 +34,9 @@ class Embedding:
         """`POST /api/embed`."""
         started = time.perf_counter_ns()
         texts = _inputs(body.get("input"))
-        vectors, tokens, load_ns = await self._vectors(body, texts, started)
+        vectors, tokens, load_ns = await self._vectors(
+            body, texts, started, ApiError(404, "model '' not found")
+        )
         size = body.get("dimensions", 0)
         if size > 0:
             vectors = [_normalised(vector[:size]) for vector in vectors]
@@ -51,13 +53,22 @@ class Embedding:
     async def embeddings(self, body: Json) -> AsyncIterator[Json]:
         """`POST /api/embeddings`."""
         texts = [body["prompt"]] if body.get("prompt") else []
-        vectors, _, _ = await self._vectors(body, texts, time.perf_counter_ns())
+        vectors, _, _ = await self._vectors(
+            body, texts, time.perf_counter_ns(), ApiError(400, "model is required")
+        )
         yield {"embedding": [float(number) for number in vectors[0]] if vectors else []}
 
-    async def _vectors(self, body: Json, texts: list[str], started: int) -> tuple[list[Vector], int, int]:
-        """Normalised vectors, the number of tokens read, and nanoseconds until the model was there."""
+    async def _vectors(
+        self, body: Json, texts: list[str], started: int, unnamed: ApiError
+    ) -> tuple[list[Vector], int, int]:
+        """Normalised vectors, the number of tokens read, and nanoseconds until the model was there.
+
+        `unnamed` is raised where the request names no model: each route has words of its own.
+        """
         keep_alive = requests.keep_alive(body.get("keep_alive"))
         name = body.get("model", "")
+        if not name:
+            raise unnamed
         missing = f"model {json.dumps(name, ensure_ascii=False)} not found, try pulling it first"
         model = self._catalog.find(name, missing=missing)
         options = merge(model.options, body.get("options") or {})

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import datetime as dt
 import secrets
@@ -12,15 +13,20 @@ from typing import Final
 import msgspec
 
 from bridge_core.dialects.errors import ApiError, RunnerFailed
+from bridge_core.dialects.values import as_map
 from bridge_engine import requests
 from bridge_engine.catalog import Catalog, in_full
 from bridge_engine.native import Json
 from bridge_engine.options import Options, merge, runner_options, truncated_prompt
+from bridge_engine.prompt_rules import Reading
 from bridge_engine.prompting import (
+    apply_body,
     completion_body,
     conversation,
     logprobs,
     metrics,
+    refuse_what_is_not_understood,
+    refused_by_weights,
     render,
     template_of,
     with_image_marks,
@@ -29,12 +35,14 @@ from bridge_engine.runner.process import Runner
 from bridge_engine.runner.scheduler import Scheduler
 from bridge_engine.store.details import timestamp
 from bridge_engine.store.model import OpenedModel
+from bridge_engine.templates.call_styles import CallStyle, FramedCallParser
 from bridge_engine.templates.functions import Dates
 from bridge_engine.templates.prompt import Template, Values
 from bridge_engine.templates.thinking import ThinkingParser, infer_tags
-from bridge_engine.templates.tool_calls import ToolCallParser, infer_prefix
+from bridge_engine.templates.tool_calls import Found, ToolCallParser
 
 _MOST_PROBABILITIES: Final = 20
+_RENDER_S: Final = 10.0  # for a template that the weights carry: it may have been written to never end
 _TOO_LONG: Final = (
     "the prompt does not fit the context length that the model is loaded with; shorten it, or raise num_ctx"
 )
@@ -80,7 +88,8 @@ class Prepared(msgspec.Struct, kw_only=True):
     prompt: str
     images: Sequence[str] = ()
     thinking: ThinkingParser | None = None
-    tools: ToolCallParser | None = None
+    tools: ToolCallParser | FramedCallParser | None = None
+    marks: Sequence[str] = ()
 
 
 class Generation:
@@ -143,9 +152,9 @@ class Generation:
         started = time.perf_counter_ns()
         keep_alive = requests.keep_alive(body.get("keep_alive"))
         think = requests.think(body.get("think"))
-        model = self._catalog.find(body.get("model", ""), missing=missing)
         if not 0 <= body.get("top_logprobs", 0) <= _MOST_PROBABILITIES:
             raise ApiError(400, "top_logprobs must be between 0 and 20")
+        model = self._catalog.find(body.get("model", ""), missing=missing)
         return GenerationRequest(
             name=body.get("model", ""),
             model=model,
@@ -165,7 +174,10 @@ class Generation:
             raise ApiError(400, f'"{request.name}" does not support generate')
         if body.get("suffix") and "insert" not in can:
             raise ApiError(400, f"{in_full(request.model)} does not support insert")
-        requests.images(body.get("images") or [])
+        if body.get("prompt") and not body.get("raw"):
+            refuse_what_is_not_understood(request.model, request.name)
+        if body.get("images"):
+            body["images"] = requests.images(body["images"])
         self._settle_thinking(request)
         self._settle_options(request)
 
@@ -176,15 +188,20 @@ class Generation:
             raise ApiError(400, f'"{request.name}" does not support chat')
         if body.get("tools") and "tools" not in can:
             raise ApiError(400, f"{in_full(request.model)} does not support tools")
+        if body.get("messages"):
+            refuse_what_is_not_understood(request.model, request.name)
         for message in body.get("messages") or ():
-            requests.images(message.get("images") or [])
+            if message.get("images"):
+                message["images"] = requests.images(message["images"])
         self._settle_thinking(request)
         self._settle_options(request)
 
     def _settle_thinking(self, request: GenerationRequest) -> None:
         can_think = "thinking" in request.model.capabilities
         if request.think and not can_think:
-            raise ApiError(400, f'"{request.name}" does not support thinking')
+            if not request.body.get("_relax_thinking"):
+                raise ApiError(400, f'"{request.name}" does not support thinking')
+            request.think = None
         if request.think is None and can_think:
             request.think = True
 
@@ -221,44 +238,50 @@ class Generation:
         if body.get("raw"):
             marks = "".join(f"[img-{number}]" for number in range(len(images)))
             return Prepared(prompt=marks + body["prompt"], images=images)
-        template = template_of(request.model, body.get("template", ""))
-        if body.get("suffix"):
+        own = body.get("template", "")
+        template = None if request.model.prompts.jinja and not own else template_of(request.model, own)
+        if body.get("suffix") and template is not None:
             values = Values(prompt=body["prompt"], suffix=body["suffix"], think=request.think, dates=_dates())
             return Prepared(prompt=render(template, values))
         turn = {"role": "user", "content": body["prompt"], "images": images}
         messages = conversation(request.model, [turn], body.get("system", ""))
         marked, images = with_image_marks(messages)
-        prompt = render(template, Values(messages=marked, think=request.think, dates=_dates()))
+        values = Values(messages=marked, think=request.think, dates=_dates())
+        prompt = await _prompt(runner, template, values)
         if body.get("context"):
             prompt = await _text(runner, body["context"]) + prompt
-        return Prepared(prompt=prompt, images=images, thinking=_thinking(request, template, prompt))
+        reading = Reading(infer_tags(template)) if own and template else request.model.prompts.reading
+        return Prepared(
+            prompt=prompt, images=images, thinking=_thinking(request, reading, prompt), marks=reading.marks
+        )
 
     async def _prepare_chat(self, request: GenerationRequest, runner: Runner) -> Prepared:
         body = request.body
-        template = template_of(request.model)
+        template = None if request.model.prompts.jinja else template_of(request.model)
         messages = conversation(request.model, body["messages"])
         tools = body.get("tools") or []
 
-        def rendered(first: int) -> Prepared:
+        async def rendered(first: int) -> Prepared:
             kept = [one for one in messages[:first] if one.get("role") == "system"] + messages[first:]
             marked, images = with_image_marks(kept)
             values = Values(messages=marked, tools=tools, think=request.think, dates=_dates())
-            return Prepared(prompt=render(template, values), images=images)
+            return Prepared(prompt=await _prompt(runner, template, values), images=images)
 
-        prepared = rendered(0)
+        prepared = await rendered(0)
         if request.truncate and len(prepared.prompt.encode()) >= runner.spec.num_ctx:
             low, high = 0, len(messages) - 1
             while low < high:  # the fewest of the oldest messages that must go
                 middle = (low + high) // 2
-                if len(await _tokens(runner, rendered(middle).prompt)) <= runner.spec.num_ctx:
+                if len(await _tokens(runner, (await rendered(middle)).prompt)) <= runner.spec.num_ctx:
                     high = middle
                 else:
                     low = middle + 1
-            prepared = rendered(low)
-        prepared.thinking = _thinking(request, template, prepared.prompt)
+            prepared = await rendered(low)
+        reading = request.model.prompts.reading
+        prepared.thinking = _thinking(request, reading, prepared.prompt)
+        prepared.marks = reading.marks
         if tools:
-            names = [str((tool.get("function") or {}).get("name", "")) for tool in tools]
-            prepared.tools = ToolCallParser(infer_prefix(template), names)
+            prepared.tools = _calls(reading.calls, tools)
         return prepared
 
     async def _fitted(
@@ -301,6 +324,7 @@ class Generation:
             marker=runner.marker,
             format_=request.body.get("format"),
             probabilities=request.probabilities,
+            marks=prepared.marks,
         )
         reader = _Reader(prepared)
         unsaid = ""  # text held back from records still counts for the context
@@ -348,10 +372,11 @@ class _Reader:
         record: Json = {"response": text}
         if self._tools is not None:
             found = self._tools.feed(text)
-            text = found.content + (self._tools.finish().content if final else "")
-            record["response"] = text
-            if found.calls:
-                record["tool_calls"] = [self._call(call.name, call.arguments) for call in found.calls]
+            last = self._tools.finish() if final else Found((), "")
+            record["response"] = found.content + last.content
+            calls = found.calls + last.calls
+            if calls:
+                record["tool_calls"] = [self._call(call.name, call.arguments) for call in calls]
         if thinking:
             record["thinking"] = thinking
         return record
@@ -362,11 +387,31 @@ class _Reader:
         return {"id": f"call_{secrets.token_hex(4)}", "function": function}
 
 
-def _thinking(request: GenerationRequest, template: Template, prompt: str) -> ThinkingParser | None:
-    if not request.think:
-        return None
-    tags = infer_tags(template)
-    if tags is None:
+def _calls(calls: CallStyle | str, tools: Sequence[Json]) -> ToolCallParser | FramedCallParser | None:
+    if isinstance(calls, CallStyle):
+        return FramedCallParser(calls, tools)
+    names = [str(as_map(as_map(tool).get("function")).get("name") or "") for tool in tools]
+    return ToolCallParser(calls, names) if calls else None
+
+
+async def _prompt(runner: Runner, template: Template | None, values: Values) -> str:
+    """The prompt, rendered here, or by the runner with the template of the weights."""
+    if template is not None:
+        return render(template, values)
+    try:
+        async with asyncio.timeout(_RENDER_S):
+            answer = await runner.call("/apply-template", apply_body(values))
+        return str(answer["prompt"])
+    except TimeoutError:
+        runner.fail("the chat template of the weights does not end")
+        raise RunnerFailed("the chat template of the weights does not end") from None
+    except ApiError as fault:
+        raise refused_by_weights(fault) from fault
+
+
+def _thinking(request: GenerationRequest, reading: Reading, prompt: str) -> ThinkingParser | None:
+    tags = reading.tags
+    if not request.think or tags is None:
         return None
     return ThinkingParser(tags, opened=prompt.rstrip().endswith(tags.opening))
 

@@ -69,6 +69,9 @@ _FLOATS: Final = frozenset(
     ["top_p", "min_p", "typical_p", "temperature", "repeat_penalty", "presence_penalty", "frequency_penalty"]
 )
 
+_LARGEST: Final = {"seed": 1 << 32, "num_thread": 1 << 10}
+_LARGEST_FLOAT: Final = 3.4e38
+
 
 def merge(base: Options, values: dict[str, Any]) -> Options:
     """Lays the options of a model file or a request over `base`; unknown ones are ignored.
@@ -87,11 +90,11 @@ def merge(base: Options, values: dict[str, Any]) -> Options:
 def _typed(name: str, value: Any) -> Any:
     number = isinstance(value, int | float) and not isinstance(value, bool)
     if name in _INTEGERS:
-        if number:
+        if number and abs(value) < _LARGEST.get(name, 1 << 31):
             return int(value)
         raise _wrong(name, "integer")
     if name in _FLOATS:
-        if number:
+        if number and abs(value) < _LARGEST_FLOAT:
             return float(value)
         raise _wrong(name, "float32")
     if name == "use_mmap":

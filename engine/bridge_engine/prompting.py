@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
-from bridge_core.dialects.errors import ApiError
+import msgspec
+
+from bridge_core.dialects.errors import ApiError, RunnerFailed
+from bridge_core.dialects.values import as_list, as_map
 from bridge_engine.options import Options, bounded_predict
+from bridge_engine.schema import converted
 from bridge_engine.store.model import OpenedModel, parsed_template
-from bridge_engine.templates.fault import TemplateFault
+from bridge_engine.templates.fault import TemplateFault, TemplateLimit
 from bridge_engine.templates.prompt import Template, Values
+from bridge_engine.templates.thinking import Tags, ThinkingParser
 
 JSON_GRAMMAR: Final = r"""
 root ::= object
@@ -25,7 +30,15 @@ gap ::= [ \t\n]*
 """
 """Any JSON object, without anything after its closing brace."""
 
-_SCHEMA_TYPES: Final = frozenset({"object", "array", "string", "number", "integer", "boolean", "null"})
+
+def refuse_what_is_not_understood(model: OpenedModel, name: str) -> None:
+    """Refuses a model whose prompts cannot be made as its manifest says.
+
+    Raises:
+        ApiError: 501; names what is not understood.
+    """
+    if model.prompts.refusal:
+        raise ApiError(501, f"{json.dumps(name)} cannot be used with this engine: {model.prompts.refusal}")
 
 
 def template_of(model: OpenedModel, override: str = "") -> Template:
@@ -44,12 +57,28 @@ def render(template: Template, values: Values) -> str:
     """Renders a prompt.
 
     Raises:
-        ApiError: 500; the template does not fit the conversation.
+        ApiError: 400; the template asks for more than one prompt may cost. 500; it does not fit the
+            conversation.
     """
     try:
         return template.render(values)
+    except TemplateLimit as fault:
+        raise ApiError(400, f"template error: {fault.message}") from fault
     except TemplateFault as fault:
         raise ApiError(500, f"template error: {fault.message}") from fault
+    except RecursionError as fault:  # of what the model brings with it: what requests bring is bounded
+        raise ApiError(400, "template error: the conversation nests too deeply") from fault
+
+
+def refused_by_weights(fault: ApiError) -> ApiError:
+    """What a client reads when the runner could not render: a 400, or a runner's own failure as it is."""
+    if isinstance(fault, RunnerFailed) or fault.status not in {400, 500}:
+        return fault
+    try:
+        message = str(msgspec.json.decode(fault.message)["error"]["message"])
+    except (msgspec.DecodeError, UnicodeError, RecursionError, KeyError, TypeError):
+        message = fault.message
+    return ApiError(400, f"the chat template of the weights refuses the conversation: {message[:1000]}")
 
 
 def with_image_marks(messages: Sequence[dict[str, Any]]) -> tuple[list[dict[str, Any]], list[str]]:
@@ -73,12 +102,69 @@ def with_image_marks(messages: Sequence[dict[str, Any]]) -> tuple[list[dict[str,
 def conversation(
     model: OpenedModel, messages: Sequence[dict[str, Any]], system: str = ""
 ) -> list[dict[str, Any]]:
-    """The messages of a chat with what the model itself brings before them."""
-    whole = [*model.messages, *messages]
+    """The messages of a chat, roles in lower case, with what the model itself brings before them."""
+    given = [{**one, "role": str(one.get("role") or "").lower()} for one in messages]
+    whole = [*model.messages, *given]
+    if model.config.model_family == "qwen3" or model.name.model == "deepseek-r1":
+        whole = without_old_thinking(whole)
     system = system or model.system
-    if system and (not messages or messages[0].get("role") != "system"):
+    if system and (not given or given[0]["role"] != "system"):
         whole.insert(0, {"role": "system", "content": system})
     return whole
+
+
+def without_old_thinking(messages: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The messages, with what an assistant thought before the last question cut from its texts.
+
+    Clients from before thinking was apart send it back in the text, and these models are not used to it.
+    """
+    users = [number for number, one in enumerate(messages) if one.get("role") == "user"]
+    found = list(messages)
+    for number, one in enumerate(messages[: users[-1] if users else 0]):
+        if one.get("role") == "assistant":
+            parser = ThinkingParser(Tags("<think>", "</think>"))
+            text = parser.feed(str(one.get("content") or "")).content + parser.finish().content
+            found[number] = {**one, "content": text}
+    return found
+
+
+def apply_body(values: Values) -> dict[str, Any]:
+    """The body of llama-server's `/apply-template`: the conversation in OpenAI's shape."""
+    body: dict[str, Any] = {"messages": [_openai_message(one) for one in values.messages]}
+    if values.tools:
+        body["tools"] = list(values.tools)
+    if values.think is not None:
+        # Families call the same switch by different names.
+        variables: dict[str, Any] = {"enable_thinking": bool(values.think), "thinking": bool(values.think)}
+        if isinstance(values.think, str):
+            variables["reasoning_effort"] = values.think
+        body["chat_template_kwargs"] = variables
+    return body
+
+
+def _openai_message(message: Mapping[str, Any]) -> dict[str, Any]:
+    found: dict[str, Any] = {"role": message["role"], "content": message.get("content") or ""}
+    if message.get("thinking"):
+        found["reasoning_content"] = message["thinking"]
+    for name, theirs in (("tool_name", "name"), ("tool_call_id", "tool_call_id")):
+        if message.get(name):
+            found[theirs] = message[name]
+    calls = [as_map(call) for call in as_list(message.get("tool_calls"))]
+    if calls:
+        found["tool_calls"] = [
+            {
+                "id": str(call.get("id") or f"call_{number}"),
+                "type": "function",
+                "function": {
+                    "name": str(as_map(call.get("function")).get("name") or ""),
+                    "arguments": msgspec.json.encode(
+                        as_map(as_map(call.get("function")).get("arguments"))
+                    ).decode(),
+                },
+            }
+            for number, call in enumerate(calls)
+        ]
+    return found
 
 
 def completion_body(
@@ -90,11 +176,13 @@ def completion_body(
     marker: str = "",
     format_: Any = None,
     probabilities: int = 0,
+    marks: Sequence[str] = (),
 ) -> dict[str, Any]:
     """The body of llama-server's `/completion`.
 
     Raises:
-        ApiError: 500 as Ollama answers; `format_` is neither "json" nor a schema.
+        ApiError: 500 as Ollama answers; `format_` is neither "json" nor a schema. 400; the schema cannot
+            be converted.
     """
     body: dict[str, Any] = {
         "prompt": prompt,
@@ -120,8 +208,10 @@ def completion_body(
         body["stop"] = list(options.stop)
     if probabilities:
         body["n_probs"] = probabilities
+    if marks:
+        body["preserved_tokens"] = list(marks)
     if isinstance(format_, dict):
-        body["json_schema"] = closed_schema(format_)
+        body["json_schema"] = converted(format_)
     elif format_ == "json":
         body["grammar"] = JSON_GRAMMAR
     elif format_ not in (None, ""):
@@ -134,41 +224,6 @@ def completion_body(
             prompt = prompt.replace(f"[img-{number}]", marker, 1)
         body["prompt"] = {"prompt_string": prompt, "multimodal_data": list(images)}
     return body
-
-
-def closed_schema(schema: Any, path: str = "#") -> Any:
-    """A schema by which objects have no properties but those that it names.
-
-    llama.cpp's newer converters allow others unless the schema forbids them, and let an unknown
-    type pass for any; Ollama's forbids the first and refuses the second.
-
-    Raises:
-        ApiError: 400; a type is unknown.
-    """
-    if isinstance(schema, list):
-        return [closed_schema(item, path) for item in schema]
-    if not isinstance(schema, dict):
-        return schema
-    kinds = schema.get("type", [])
-    for kind in kinds if isinstance(kinds, list) else [kinds]:
-        if isinstance(kind, str) and kind not in _SCHEMA_TYPES:
-            raise _bad_schema(f"JSON schema error at {path}: unrecognized type {kind}")
-    closed = dict(schema)
-    for name in ("properties", "$defs", "definitions"):
-        if isinstance(schema.get(name), dict):
-            closed[name] = {key: closed_schema(item, f"{path}/{key}") for key, item in schema[name].items()}
-    for name in ("items", "prefixItems", "anyOf", "oneOf", "allOf"):
-        if name in schema:
-            closed[name] = closed_schema(schema[name], path)
-    if schema.get("properties") and "additionalProperties" not in schema:
-        closed["additionalProperties"] = False
-    return closed
-
-
-def _bad_schema(problem: str) -> ApiError:
-    message = f"Field 'json_schema': \"json_schema\": JSON schema conversion failed:\n{problem}"
-    about = {"code": 400, "message": message, "type": "invalid_request_error"}
-    return ApiError(400, json.dumps({"error": about}, separators=(",", ":")), late=True)
 
 
 def logprobs(event: dict[str, Any], *, top: bool) -> list[dict[str, Any]]:

@@ -286,7 +286,7 @@ def test_anthropic_blocks_become_ollamas():
     assert found == {
         "model": "m",
         "messages": [
-            {"role": "system", "content": "one\ntwo"},
+            {"role": "system", "content": "onetwo"},
             {"role": "user", "content": "a", "images": ["AAAA"]},
             {"role": "assistant", "content": "", "thinking": "hm", "tool_calls": [{"id": "t1", "function": {"index": 0, "name": "f", "arguments": {"a": 1}}}]},
             {"role": "tool", "content": "42", "tool_call_id": "t1", "tool_name": "f"},
@@ -295,7 +295,6 @@ def test_anthropic_blocks_become_ollamas():
         "stream": False,
         "options": {"num_predict": 5, "top_k": 3, "stop": ["E"]},
         "tools": [{"type": "function", "function": {"name": "f", "description": "d", "parameters": {"type": "object"}}}],
-        "think": True,
     }  # fmt: skip
 
 

@@ -1,4 +1,4 @@
-"""How the embedded engine reads requests: Go's JSON rules, options, durations, schemas, hosts."""
+"""How the embedded engine reads requests: Go's JSON rules, options, durations, hosts."""
 
 from __future__ import annotations
 
@@ -25,7 +25,8 @@ from bridge_engine.options import (
     runner_options,
     truncated_prompt,
 )
-from bridge_engine.prompting import closed_schema, with_image_marks
+from bridge_engine.prompt_rules import PromptPlan
+from bridge_engine.prompting import with_image_marks
 from bridge_engine.runner.planning import plan, serves
 from bridge_engine.runner.spec import RunnerSpec
 
@@ -88,6 +89,46 @@ def test_what_is_no_request_is_refused(body: bytes, message: str) -> None:
     assert fault.value.status == 400
 
 
+DEEP = b"[" * 900 + b"]" * 900
+
+
+@pytest.mark.parametrize(
+    ("body", "message"),
+    [
+        (b'{"format":%s}' % DEEP, "exceeded max depth"),
+        (b'{"Format":%s}' % DEEP, "exceeded max depth"),
+        (b'{"ignored":%s}' % DEEP, "exceeded max depth"),
+        (b'{"format":' + b"[" * 1_000_000, "exceeded max depth"),
+        (b'{"format":' + b'{"a":' * 1_000_000, "exceeded max depth"),
+        (b'{"options":{"num_ctx":%s}}' % (b"9" * 5000), "cannot unmarshal number"),
+        (b'{"options":{"num_ctx":1e400}}', "cannot unmarshal number"),
+        (b'{"context":[%s]}' % (b"9" * 30), "cannot unmarshal number"),
+    ],
+)
+def test_depth_and_numbers_are_bounded(body: bytes, message: str) -> None:
+    with pytest.raises(ApiError, match=message) as fault:
+        decode(body, requests.GENERATE)
+    assert fault.value.status == 400
+
+
+def test_numbers_too_large_for_an_option_are_refused() -> None:
+    read = decode(b'{"options":{"num_ctx":%s,"seed":4294967295}}' % (b"9" * 30), requests.GENERATE)
+    with pytest.raises(ApiError, match='option "num_ctx" must be of type integer'):
+        merge(Options(), read["options"])
+    assert merge(Options(), {"seed": read["options"]["seed"]}).seed == 4294967295
+
+
+@pytest.mark.parametrize("image", ["aGVs\r\nbG8=", "aGVsbG8=\n", ""])
+def test_base64_may_have_line_breaks(image: str) -> None:
+    assert requests.images([image]) == [image.replace("\r", "").replace("\n", "")]
+
+
+@pytest.mark.parametrize("image", ["aGVsbG8", "_-__", "aGVs bG8=", "aGVsbG8=aGVs", "=", "ä"])
+def test_what_go_does_not_take_for_base64_is_refused(image: str) -> None:
+    with pytest.raises(ApiError, match="illegal base64"):
+        requests.images([image])
+
+
 @given(st.binary(max_size=200))
 def test_no_body_breaks_the_reader(body: bytes) -> None:
     with contextlib.suppress(ApiError):
@@ -145,6 +186,7 @@ def planned(values: dict[str, Any], *, shift: bool = True, port: int = 0) -> Run
         weights="w.gguf",
         projectors=(),
         adapters=(),
+        prompts=PromptPlan(),
     )
     options = runner_options(merge(Options(), values), shift=shift)
     return plan(model, options, parallel=2, context_length=4096, llama_server="", port=port)
@@ -188,23 +230,6 @@ def test_the_recorded_prompt_is_cut_to_the_recorded_length() -> None:
 
 def test_open_ended_generation_is_bounded() -> None:
     assert [bounded_predict(n, 100) for n in (-1, 0, -2, 7, 5000)] == [1000, 1000, 1000, 7, 1000]
-
-
-def test_schemas_are_closed_and_checked() -> None:
-    schema = {
-        "type": "object",
-        "properties": {"a": {"type": "object", "properties": {"b": {"type": "integer"}}}},
-    }
-    closed = closed_schema(schema)
-    assert closed["additionalProperties"] is False
-    assert closed["properties"]["a"]["additionalProperties"] is False
-    assert "additionalProperties" not in schema
-    assert closed_schema({"type": "object"}) == {"type": "object"}
-    assert closed_schema({"properties": {"type": {"type": "string"}}})["properties"]["type"] == {
-        "type": "string"
-    }
-    with pytest.raises(ApiError, match="unrecognized type nonsense"):
-        closed_schema({"type": "array", "items": {"type": "nonsense"}})
 
 
 def test_images_are_marked_where_the_text_says_or_before_it() -> None:

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Final
 
+from bridge_core.dialects.anthropic_input import input_messages, system_messages
 from bridge_core.dialects.anthropic_stream import MessageStream
 from bridge_core.dialects.anthropic_wire import error_body, stop_reason
 from bridge_core.dialects.errors import ApiError
 from bridge_core.dialects.gojson import ANY, BOOL, FLOAT64, INT, MAP, STRING, STRINGS, ListOf, Struct, decode
-from bridge_core.dialects.values import as_list, as_map
 from bridge_core.dialects.wire import Reply, Stamp, Stream, Translation, encode, usage, whole
 
 _MESSAGE: Final = Struct("MessageParam", {"role": STRING, "content": ANY}, go="anthropic.MessageParam")
@@ -35,9 +35,13 @@ _REQUEST: Final = Struct(
         "stop_sequences": STRINGS,
         "tools": ListOf("[]anthropic.Tool", _TOOL),
         "thinking": _THINKING,
+        "output_config": Struct(
+            "OutputConfig", {"effort": STRING, "format": MAP}, go="anthropic.OutputConfig"
+        ),
         "keep_alive": ANY,
     },
 )
+_EFFORTS: Final = {"low": "low", "medium": "medium", "high": "high", "xhigh": "high", "max": "max"}
 
 
 class Messages(Translation):
@@ -62,14 +66,20 @@ class Messages(Translation):
         self._stamp = stamp
         self.native = {
             "model": request["model"],
-            "messages": [*_system(request.get("system")), *_messages(request["messages"])],
+            "messages": [*system_messages(request.get("system")), *input_messages(request["messages"])],
             "stream": request.get("stream", False),
             "options": _options(request),
         }
-        if request.get("tools"):
-            self.native["tools"] = [_tool(tool) for tool in request["tools"]]
-        if (request.get("thinking") or {}).get("type") == "enabled":
-            self.native["think"] = True
+        # Web search would run on the server, which has none: it is not on offer.
+        tools = [
+            one for one in request.get("tools") or () if not one.get("type", "").startswith("web_search")
+        ]
+        if tools:
+            self.native["tools"] = [_tool(tool) for tool in tools]
+        output = request.get("output_config") or {}
+        self.native |= _think(request.get("thinking") or {}, output)
+        if output.get("format"):
+            self.native["format"] = _format(output["format"])
         if "keep_alive" in request:
             self.native["keep_alive"] = request["keep_alive"]
 
@@ -129,11 +139,24 @@ def _options(request: Mapping[str, Any]) -> dict[str, Any]:
     return found
 
 
-def _system(system: Any) -> list[dict[str, Any]]:
-    if isinstance(system, list):
-        blocks = [as_map(block) for block in system]
-        system = "\n".join(str(block.get("text") or "") for block in blocks if block.get("type") == "text")
-    return [{"role": "system", "content": system}] if isinstance(system, str) and system else []
+def _think(thinking: Mapping[str, Any], output: Mapping[str, Any]) -> dict[str, Any]:
+    """What the request says of thinking. Agents ask every model to think; those that cannot answer without.
+
+    So "enabled" is left to the model, which thinks by default where it can.
+    """
+    kind = thinking.get("type")
+    effort = output.get("effort", "").strip().lower()
+    if kind == "disabled":
+        return {"think": False}
+    if kind == "enabled" or effort not in _EFFORTS:
+        return {}
+    return {"think": _EFFORTS[effort], "_relax_thinking": True}
+
+
+def _format(wanted: Mapping[str, Any]) -> Any:
+    if wanted.get("type") != "json_schema" or not isinstance(wanted.get("schema"), Mapping):
+        raise ApiError(400, "output_config.format must be a json_schema with a schema")
+    return wanted["schema"]
 
 
 def _tool(tool: Mapping[str, Any]) -> dict[str, Any]:
@@ -141,70 +164,3 @@ def _tool(tool: Mapping[str, Any]) -> dict[str, Any]:
     if tool.get("description"):
         function["description"] = tool["description"]
     return {"type": "function", "function": {**function, "parameters": tool.get("input_schema") or {}}}
-
-
-def _messages(messages: list[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    found: list[dict[str, Any]] = []
-    called: dict[str, str] = {}  # names of tools by the id of their call: results give only the id
-    for message in messages:
-        found += _message(str(message.get("role", "")).lower(), message.get("content"), called)
-    return found
-
-
-def _message(role: str, content: Any, called: dict[str, str]) -> list[dict[str, Any]]:
-    if isinstance(content, str):
-        return [{"role": role, "content": content}]
-    if not isinstance(content, list):
-        raise ApiError(400, "invalid message content type")
-    native: dict[str, Any] = {"role": role, "content": ""}
-    results: list[dict[str, Any]] = []
-    for block in content:
-        if not isinstance(block, Mapping):
-            raise ApiError(400, "invalid content block format")
-        _block(block, native, results, called)
-    # Results answer the assistant's calls, so they stand before what the user adds to them.
-    return [*results, native] if len(native) > 2 or native["content"] else results
-
-
-def _block(
-    block: Mapping[str, Any], native: dict[str, Any], results: list[dict[str, Any]], called: dict[str, str]
-) -> None:
-    kind = block.get("type")
-    if kind == "text":
-        native["content"] += str(block.get("text") or "")
-    elif kind == "image":
-        native.setdefault("images", []).append(_image(block.get("source")))
-    elif kind == "thinking":
-        native["thinking"] = native.get("thinking", "") + str(block.get("thinking") or "")
-    elif kind == "tool_use":
-        if not block.get("id"):
-            raise ApiError(400, "tool_use block missing required 'id' field")
-        if not block.get("name"):
-            raise ApiError(400, "tool_use block missing required 'name' field")
-        called[str(block["id"])] = str(block["name"])
-        calls = native.setdefault("tool_calls", [])
-        function = {"index": len(calls), "name": str(block["name"]), "arguments": as_map(block.get("input"))}
-        calls.append({"id": str(block["id"]), "function": function})
-    elif kind == "tool_result":
-        identity = str(block.get("tool_use_id") or "")
-        result = {"role": "tool", "content": _result_text(block.get("content")), "tool_call_id": identity}
-        if identity in called:
-            result["tool_name"] = called[identity]
-        results.append(result)
-
-
-def _image(source: Any) -> str:
-    if not isinstance(source, Mapping):
-        raise ApiError(400, "invalid image source")
-    if source.get("type") != "base64":
-        raise ApiError(
-            400, f"invalid image source type: {source.get('type')}. Only base64 images are supported."
-        )
-    return str(source.get("data") or "")
-
-
-def _result_text(content: Any) -> str:
-    if isinstance(content, str):
-        return content
-    blocks = [as_map(block) for block in as_list(content)]
-    return "".join(str(block.get("text") or "") for block in blocks if block.get("type") == "text")

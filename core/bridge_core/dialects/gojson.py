@@ -5,14 +5,19 @@ Rules:
 2. `null` leaves a field at its zero value: here it is absent.
 3. Whatever follows the first JSON value is ignored; unknown keys are ignored.
 4. Bytes that are not UTF-8, and lone surrogates, become U+FFFD, one for each byte.
-5. A value of another type is an error that names the field and the Go type.
-6. Keys inside a map (`options`, a JSON schema) are data: their case is kept.
+5. A value of another type, or a number that the type cannot hold, is an error that names both.
+6. Keys inside a map (`options`, a JSON schema) are data: their case is kept; numbers too large for 64
+   bits become floats, as all do in Go.
+7. Values nest at most MOST_DEPTH deep. Go allows 10,000; here every walk over a body may recurse.
 """
 
 from __future__ import annotations
 
+import binascii
 import codecs
 import json
+import math
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -20,7 +25,12 @@ import msgspec
 
 from bridge_core.dialects.errors import ApiError
 
+MOST_DEPTH: Final = 128
+"""Objects and lists within each other that a body may have."""
+
 _REPLACEMENT: Final = "�"
+_TOO_DEEP: Final = "exceeded max depth"
+_INT64: Final = range(-(1 << 63), 1 << 63)
 
 
 @dataclass(frozen=True)
@@ -73,30 +83,113 @@ def decode(body: bytes, shape: Struct) -> dict[str, Any]:
         ApiError: 400; the body is empty, is not JSON, or a value has the wrong type.
     """
     try:
-        return _struct(msgspec.json.decode(body), shape, shape.name, top=True)
-    except (msgspec.DecodeError, UnicodeDecodeError, _FoldedKey):
-        return _struct(_decode_slowly(body), shape, shape.name, top=True)
+        return _struct(_bounded(msgspec.json.decode(body)), shape, shape.name, top=True)
+    except RecursionError:
+        raise ApiError(400, _TOO_DEEP) from None
+    except (msgspec.DecodeError, UnicodeDecodeError, ValueError, _FoldedKey):
+        return _struct(_bounded(_decode_slowly(body)), shape, shape.name, top=True)
 
 
-class _FoldedKey(Exception):
-    """A key in another case: the order of keys counts, which the fast decoder does not keep."""
+def decode_value(text: str, otherwise: str) -> Any:
+    """Reads JSON that a body carries in a string.
+
+    Raises:
+        ApiError: 400 with the words of `otherwise`; it is no JSON, or nests too deeply.
+    """
+    try:
+        return _bounded(msgspec.json.decode(text))
+    except (msgspec.DecodeError, UnicodeError, RecursionError, ApiError) as fault:
+        raise ApiError(400, otherwise) from fault
+
+
+def _bounded(value: Any) -> Any:
+    """The value, in place, with numbers that fit, level by level: no depth exhausts the stack."""
+    outer = [value]
+    level: list[Any] = [outer]
+    for _ in range(MOST_DEPTH + 1):
+        inner: list[Any] = []
+        for container in level:
+            if isinstance(container, _Pairs):  # its numbers were seen to when they were read
+                inner += (item for _, item in container if isinstance(item, list))
+                continue
+            for key, item in container.items() if isinstance(container, dict) else enumerate(container):
+                if isinstance(item, list | dict):
+                    inner.append(item)
+                elif isinstance(item, int) and item not in _INT64:
+                    container[key] = _float(item)
+        if not inner:
+            return outer[0]
+        level = inner
+    raise ApiError(400, _TOO_DEEP)
+
+
+def _integer(digits: str) -> int | float:
+    number = _float(digits)
+    return int(digits) if abs(number) < 1e18 else number
+
+
+def _float(number: int | str) -> float:
+    try:
+        found = float(number)
+    except OverflowError:
+        found = math.inf
+    if not math.isfinite(found):
+        raise ApiError(400, "json: cannot unmarshal number into Go value of type float64")
+    return found
+
+
+def string_of(value: Mapping[str, Any], key: str, where: str) -> str:
+    """A string of an object whose shape depends on its kind; empty where it is missing or null.
+
+    Raises:
+        ApiError: 400; it is something else. `where` names the object.
+    """
+    found = value.get(key)
+    if found is None:
+        return ""
+    if not isinstance(found, str):
+        raise _mismatch(found, f"{where}.{key}", "string")
+    return found
+
+
+def one_line_base64(text: str, otherwise: str) -> str:
+    """Base64 as Go's standard decoder reads it: line breaks anywhere, padding, no URL alphabet.
+
+    Returns:
+        The same without line breaks.
+
+    Raises:
+        ApiError: 400 with the words of `otherwise`; it is not base64.
+    """
+    text = text.replace("\r", "").replace("\n", "")
+    try:
+        binascii.a2b_base64(text, strict_mode=True)
+    except (binascii.Error, ValueError) as fault:
+        raise ApiError(400, otherwise) from fault
+    return text
 
 
 class _Pairs(list[tuple[str, Any]]):
     """An object as its key-value pairs in the order of the body."""
 
 
+class _FoldedKey(Exception):
+    """A key in another case: the order of keys counts, which the fast decoder does not keep."""
+
+
 def _decode_slowly(body: bytes) -> Any:
     text = body.decode("utf-8", errors="bridge_go").lstrip(" \t\r\n")
     if not text:
         raise ApiError(400, "missing request body")
-    decoder = json.JSONDecoder(object_pairs_hook=_Pairs, parse_constant=_no_constant)
+    decoder = json.JSONDecoder(
+        object_pairs_hook=_Pairs, parse_constant=_no_constant, parse_int=_integer, parse_float=_float
+    )
     try:
         value, _ = decoder.raw_decode(text)
     except json.JSONDecodeError as fault:
         raise ApiError(400, _syntax_message(text, fault)) from fault
     except RecursionError as fault:
-        raise ApiError(400, "exceeded max depth") from fault
+        raise ApiError(400, _TOO_DEEP) from fault
     return value
 
 

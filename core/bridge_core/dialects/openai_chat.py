@@ -88,8 +88,10 @@ class ChatCompletion(Translation):
         wanted = _format(request.get("response_format") or {})
         if wanted is not None:
             self.native["format"] = wanted
-        effort = request.get("reasoning_effort") or (request.get("reasoning") or {}).get("effort", "")
-        think = common.think(effort)
+        if "reasoning" in request:
+            think = common.think(request["reasoning"].get("effort", ""))
+        else:
+            think = common.think(request.get("reasoning_effort", ""))
         if think is not None:
             self.native["think"] = think
 
@@ -105,7 +107,7 @@ class ChatCompletion(Translation):
         reason = native.get("done_reason") or None
         if message.get("tool_calls"):
             answer["tool_calls"] = common.openai_calls(message["tool_calls"], 0, self.token)
-            reason = "tool_calls"
+            reason = "tool_calls" if reason in {None, "stop"} else reason
         choice = {"index": 0, "message": answer, "finish_reason": reason, **_logprobs(native)}
         return whole(
             {
@@ -197,9 +199,14 @@ def _debug(native: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _format(wanted: Mapping[str, Any]) -> Any:
-    kind = str(wanted.get("type", "")).lower()
+    kind = str(wanted.get("type", "")).strip().lower()
     if kind == "json_object":
         return "json"
     if kind == "json_schema":
-        return (wanted.get("json_schema") or {}).get("schema")
+        schema = (wanted.get("json_schema") or {}).get("schema")
+        if schema is None:
+            raise ApiError(400, "response_format is json_schema, and json_schema.schema is missing")
+        return schema
+    if kind not in {"", "text"}:
+        raise ApiError(400, f"response_format {wanted['type']!r} is not supported")
     return None

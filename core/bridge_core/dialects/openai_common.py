@@ -2,18 +2,31 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any
 
-import msgspec
-
 from bridge_core.dialects.errors import ApiError
+from bridge_core.dialects.gojson import decode_value, one_line_base64, string_of
+from bridge_core.dialects.values import as_map
 from bridge_core.dialects.wire import Reply, encode
 
 FINGERPRINT = "fp_ollama"
-_IMAGE = re.compile(r"data:image/(?:jpeg|jpg|png|webp);base64,", re.IGNORECASE)
-_EFFORTS = frozenset({"high", "medium", "low", "max"})
+_IMAGE = re.compile(r"data:(?:image/(?:jpeg|jpg|png|webp))?;base64,", re.IGNORECASE)
+_EFFORTS: Mapping[str, bool | str] = MappingProxyType(
+    {
+        "none": False,
+        "minimal": "low",
+        "low": "low",
+        "medium": "medium",
+        "high": "high",
+        "xhigh": "max",
+        "ultra": "max",
+        "max": "max",
+    }
+)
 
 
 def error(status: int, message: str) -> dict[str, Any]:
@@ -60,19 +73,17 @@ def options(request: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def think(effort: str) -> bool | str | None:
-    """Ollama's `think` for OpenAI's reasoning effort; None leaves it to the model.
+    """Ollama's `think` for OpenAI's reasoning effort, the nearest tier; None leaves it to the model.
 
     Raises:
         ApiError: There is no such effort.
     """
     if not effort:
         return None
-    if effort == "none":
-        return False
     if effort not in _EFFORTS:
-        message = f'invalid reasoning value: \'{effort}\' (must be "high", "medium", "low", "max", or "none")'
-        raise ApiError(400, message)
-    return effort
+        known = ", ".join(f'"{one}"' for one in _EFFORTS)
+        raise ApiError(400, f"invalid reasoning value: {json.dumps(effort)} (must be one of {known})")
+    return _EFFORTS[effort]
 
 
 def image(url: Any) -> str:
@@ -83,13 +94,17 @@ def image(url: Any) -> str:
     """
     if isinstance(url, Mapping):
         url = url.get("url")
-    matched = _IMAGE.match(url) if isinstance(url, str) else None
+    if not isinstance(url, str):
+        raise ApiError(400, "invalid message format")
+    if url.startswith(("http://", "https://")):
+        raise ApiError(400, "images at URLs are not fetched, please send them as base64 in a data URL")
+    matched = _IMAGE.match(url)
     if matched is None:
         raise ApiError(400, "invalid image input")
-    return str(url)[matched.end() :]
+    return one_line_base64(url[matched.end() :], "invalid image input")
 
 
-def native_messages(messages: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
+def native_messages(messages: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     """Chat messages in Ollama's shape; each part of a message becomes a message.
 
     Raises:
@@ -98,10 +113,12 @@ def native_messages(messages: Iterable[Mapping[str, Any]]) -> list[dict[str, Any
     found: list[dict[str, Any]] = []
     called: dict[str, str] = {}  # names of tools by the id of their call: results give only the id
     for message in messages:
+        for call in _native_calls(message.get("tool_calls") or ()):
+            called[call["id"]] = call["function"]["name"]
+    for message in messages:
         calls = _native_calls(message.get("tool_calls") or ())
-        called |= {call["id"]: call["function"]["name"] for call in calls}
         base = {"role": message.get("role", "")}
-        parts = _parts(message.get("content"), has_calls=bool(calls))
+        parts = _parts(message.get("content"), optional="tool_calls" in message)
         natives = [base | part for part in parts] or [base | {"content": ""}]
         last = natives[-1]
         if message.get("reasoning"):
@@ -111,16 +128,16 @@ def native_messages(messages: Iterable[Mapping[str, Any]]) -> list[dict[str, Any
         if message.get("tool_call_id"):
             last["tool_call_id"] = message["tool_call_id"]
         name = message.get("name") or called.get(message.get("tool_call_id", ""))
-        if name and base["role"] == "tool":
+        if name and base["role"].lower() == "tool":
             last["tool_name"] = name
         found += natives
     return found
 
 
-def _parts(content: Any, *, has_calls: bool) -> list[dict[str, Any]]:
+def _parts(content: Any, *, optional: bool) -> list[dict[str, Any]]:
     if isinstance(content, str):
         return [{"content": content}]
-    if content is None and has_calls:
+    if content is None and optional:
         return [{"content": ""}]
     if not isinstance(content, list):
         raise ApiError(400, f"invalid message content type: {_go_type(content)}")
@@ -130,11 +147,19 @@ def _parts(content: Any, *, has_calls: bool) -> list[dict[str, Any]]:
 def _part(part: Any) -> dict[str, Any]:
     if not isinstance(part, Mapping):
         raise ApiError(400, "invalid message format")
-    if part.get("type") == "text" and isinstance(part.get("text"), str):
+    kind = part.get("type")
+    if kind == "text" and isinstance(part.get("text"), str):
         return {"content": part["text"]}
-    if part.get("type") == "image_url":
+    if kind == "image_url":
         return {"content": "", "images": [image(part.get("image_url"))]}
-    raise ApiError(400, "invalid message format")
+    if kind == "text":
+        raise ApiError(400, "invalid message format: a text part has no text")
+    raise ApiError(400, f"invalid message format: content parts of the type {_named(kind)} are not supported")
+
+
+def _named(kind: Any) -> str:
+    """A kind as a message repeats it."""
+    return json.dumps(kind)[:100]
 
 
 def _go_type(value: Any) -> str:
@@ -146,17 +171,13 @@ def _go_type(value: Any) -> str:
 
 
 def _native_calls(calls: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    return [
-        {
-            "id": str(call.get("id") or ""),
-            "function": {
-                "index": index,
-                "name": str((call.get("function") or {}).get("name") or ""),
-                "arguments": arguments((call.get("function") or {}).get("arguments")),
-            },
-        }
-        for index, call in enumerate(calls)
-    ]
+    found = []
+    for index, call in enumerate(calls):
+        function = as_map(call.get("function"))
+        name, text = string_of(function, "name", "ToolCall.function"), function.get("arguments")
+        native = {"index": index, "name": name, "arguments": arguments(text)}
+        found.append({"id": str(call.get("id") or ""), "function": native})
+    return found
 
 
 def arguments(text: Any) -> dict[str, Any]:
@@ -165,12 +186,12 @@ def arguments(text: Any) -> dict[str, Any]:
     Raises:
         ApiError: It is not JSON of an object.
     """
-    try:
-        value = msgspec.json.decode(text or "{}") if isinstance(text, str | None) else text
-    except msgspec.DecodeError as fault:
-        raise ApiError(400, "invalid tool call arguments") from fault
+    problem = "invalid tool call arguments"
+    value = decode_value(text or "{}", problem) if isinstance(text, str | None) else text
+    if value is None:
+        return {}
     if not isinstance(value, dict):
-        raise ApiError(400, "invalid tool call arguments")
+        raise ApiError(400, problem)
     return value
 
 

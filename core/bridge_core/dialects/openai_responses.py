@@ -2,15 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import json
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, Final
 
 from bridge_core.dialects import openai_common as common
 from bridge_core.dialects.errors import ApiError
-from bridge_core.dialects.gojson import ANY, BOOL, FLOAT64, INT, MAP, STRING, ListOf, Struct, decode
+from bridge_core.dialects.gojson import (
+    ANY,
+    BOOL,
+    FLOAT64,
+    INT,
+    MAP,
+    STRING,
+    ListOf,
+    Struct,
+    decode,
+    string_of,
+)
+from bridge_core.dialects.openai_responses_input import input_messages
 from bridge_core.dialects.openai_responses_stream import ResponseStream
 from bridge_core.dialects.response_object import Items, ResponseObject
-from bridge_core.dialects.values import as_list, as_map
+from bridge_core.dialects.values import as_map
 from bridge_core.dialects.wire import Reply, Stamp, Stream, Translation, whole
 
 _REQUEST: Final = Struct(
@@ -31,8 +44,13 @@ _REQUEST: Final = Struct(
         "parallel_tool_calls": BOOL,
         "metadata": MAP,
         "keep_alive": ANY,
+        "previous_response_id": ANY,
+        "conversation": ANY,
+        "prompt": ANY,
     },
 )
+_STATE: Final = ("previous_response_id", "conversation", "prompt")
+"""What would bring in text that is not in the request."""
 
 
 class Responses(Translation):
@@ -52,22 +70,18 @@ class Responses(Translation):
             "model": request.get("model", ""),
             "messages": _messages(request),
             "stream": request.get("stream", False),
-            "options": {
-                "temperature": request.get("temperature", 1.0),
-                "top_p": request.get("top_p", 1.0),
-            },
+            "options": {"temperature": request.get("temperature", 1.0)},
         }
-        if "max_output_tokens" in request:
-            self.native["options"]["num_predict"] = request["max_output_tokens"]
-        tools = [_tool(tool) for tool in request.get("tools") or () if tool.get("type") == "function"]
+        for name, native in (("top_p", "top_p"), ("max_output_tokens", "num_predict")):
+            if name in request:
+                self.native["options"][native] = request[name]
+        tools = list(_tools(request.get("tools") or ()))
         if tools:
             self.native["tools"] = tools
-        wanted = as_map(as_map(request.get("text")).get("format"))
-        if wanted.get("type") == "json_schema":
-            self.native["format"] = wanted.get("schema")
-        elif wanted.get("type") == "json_object":
-            self.native["format"] = "json"
-        think = common.think(str(as_map(request.get("reasoning")).get("effort") or ""))
+        wanted = _format(request.get("text") or {})
+        if wanted is not None:
+            self.native["format"] = wanted
+        think = common.think(string_of(request.get("reasoning") or {}, "effort", "reasoning"))
         if think is not None:
             self.native["think"] = think
         if "keep_alive" in request:
@@ -95,64 +109,46 @@ class Responses(Translation):
         return common.failure(status, message)
 
 
-def _tool(tool: Mapping[str, Any]) -> dict[str, Any]:
-    function = {"name": tool.get("name") or "", "parameters": as_map(tool.get("parameters"))}
-    if tool.get("description"):
-        function["description"] = tool["description"]
-    return {"type": "function", "function": function}
-
-
 def _messages(request: Mapping[str, Any]) -> list[dict[str, Any]]:
-    found: list[dict[str, Any]] = []
-    if request.get("instructions"):
-        found.append({"role": "system", "content": request["instructions"]})
-    items = request.get("input")
-    if isinstance(items, str):
-        return [*found, {"role": "user", "content": items}]
-    if not isinstance(items, list):
-        raise ApiError(400, "input must be a string or an array of items")
-    called: dict[str, str] = {}
-    thinking = ""
-    for item in items:
-        if not isinstance(item, Mapping):
-            raise ApiError(400, "input items must be objects")
-        kind = item.get("type") or ("message" if "role" in item else "")
-        if kind == "reasoning":
-            thinking += _texts(item.get("summary"))
-            continue
-        message = _item(kind, item, called)
-        if thinking and message["role"] == "assistant":
-            message["thinking"], thinking = thinking, ""
-        found.append(message)
-    return found
+    for name in _STATE:
+        if request.get(name):
+            raise ApiError(400, f"{name} is not supported: no state is kept, send the whole conversation")
+    system = request.get("instructions")
+    before = [{"role": "system", "content": system}] if system else []
+    return [*before, *input_messages(request.get("input"))]
 
 
-def _item(kind: str, item: Mapping[str, Any], called: dict[str, str]) -> dict[str, Any]:
-    if kind == "message":
-        role = str(item.get("role") or "user")
-        return {"role": "system" if role == "developer" else role, **_content(item.get("content"))}
-    if kind == "function_call":
-        identity, name = str(item.get("call_id") or ""), str(item.get("name") or "")
-        called[identity] = name
-        function = {"index": 0, "name": name, "arguments": common.arguments(item.get("arguments"))}
-        return {"role": "assistant", "content": "", "tool_calls": [{"id": identity, "function": function}]}
-    if kind == "function_call_output":
-        identity = str(item.get("call_id") or "")
-        output = item.get("output")
-        text = output if isinstance(output, str) else _texts(output)
-        result = {"role": "tool", "content": text, "tool_call_id": identity}
-        return result | {"tool_name": called[identity]} if identity in called else result
-    raise ApiError(400, f"unknown input item type: {kind}")
+def _tools(tools: Iterable[Mapping[str, Any]], prefix: str = "") -> Iterator[dict[str, Any]]:
+    """The tools as functions; those of a namespace under its name, one level deep.
+
+    Web search would run on the server, which has none: it is not on offer.
+    """
+    for tool in tools:
+        kind, name = (string_of(tool, key, "tools") for key in ("type", "name"))
+        if kind == "namespace" and not prefix:
+            members = tool.get("tools")
+            if not isinstance(members, list) or not all(isinstance(one, Mapping) for one in members):
+                raise ApiError(
+                    400, f"the tools of the namespace {json.dumps(name)[:100]} must be a list of tools"
+                )
+            yield from _tools(members, f"{name}." if name else "")
+        elif not kind.startswith("web_search"):
+            if kind == "namespace" or not name:
+                raise ApiError(400, f"tools of the type {json.dumps(kind)[:100]} are not supported")
+            named = name if name.startswith(prefix) else prefix + name
+            function = {"name": named, "parameters": as_map(tool.get("parameters"))}
+            if tool.get("description"):
+                function["description"] = string_of(tool, "description", "tools")
+            yield {"type": "function", "function": function}
 
 
-def _content(content: Any) -> dict[str, Any]:
-    if isinstance(content, str):
-        return {"content": content}
-    parts = [as_map(part) for part in as_list(content)]
-    images = [common.image(part.get("image_url")) for part in parts if part.get("type") == "input_image"]
-    found: dict[str, Any] = {"content": _texts(parts)}
-    return found | {"images": images} if images else found
-
-
-def _texts(parts: Any) -> str:
-    return "".join(str(as_map(part).get("text") or "") for part in as_list(parts))
+def _format(text: Mapping[str, Any]) -> Any:
+    wanted = as_map(text.get("format"))
+    kind = string_of(wanted, "type", "text.format") or "text"
+    if kind == "json_schema":
+        if wanted.get("schema") is None:
+            raise ApiError(400, "text.format is json_schema, and its schema is missing")
+        return wanted["schema"]
+    if kind not in {"text", "json_object"}:
+        raise ApiError(400, f"text.format {json.dumps(kind)[:100]} is not supported")
+    return "json" if kind == "json_object" else None

@@ -30,12 +30,14 @@ class Items:
         }
 
     def reasoning(self, text: str) -> dict[str, Any]:
-        """What the model thought."""
-        return {
-            "id": self.reasoning_id,
-            "type": "reasoning",
-            "summary": [{"type": "summary_text", "text": text}] if text else [],
-        }
+        """What the model thought; nothing while it is in progress.
+
+        Clients that keep no summaries send `encrypted_content` back, which Ollama does not encrypt either.
+        """
+        item: dict[str, Any] = {"id": self.reasoning_id, "type": "reasoning", "summary": []}
+        if text:
+            item |= {"summary": [{"type": "summary_text", "text": text}], "encrypted_content": text}
+        return item
 
     def call(self, call: Mapping[str, Any], index: int, status: str = "completed") -> dict[str, Any]:
         """A call of a tool; without arguments while it is in progress."""

@@ -58,6 +58,7 @@ def generate(
     seed: int = 1,
     name: str = "",
     pooling: int | None = None,
+    jinja: str = CHATML_JINJA,
 ) -> None:
     """Writes a model of random weights to `path`, whole or not at all.
 
@@ -68,6 +69,7 @@ def generate(
         seed: Same seed, shape and weight type: same bytes.
         name: Goes into the file as `general.name`; empty leaves that out.
         pooling: llama.cpp's pooling type, which makes it an embedding model (1 is the mean).
+        jinja: The chat template that it carries.
 
     Raises:
         ShapeFault: The shape contradicts itself, or its rows do not divide into blocks.
@@ -83,6 +85,7 @@ def generate(
     writer = gguf.GGUFWriter(partial, shape.architecture)
     try:
         _describe(writer, shape, weights, name, pooling)
+        writer.add_chat_template(jinja)
         _write_tensors(writer, shape, weights, seed)
         writer.close()
         with partial.open("rb") as written:
@@ -163,7 +166,6 @@ def _describe_tokenizer(writer: Any, vocabulary: int) -> None:
     writer.add_bos_token_id(BYTE_TOKENS)
     writer.add_eos_token_id(BYTE_TOKENS + 1)
     writer.add_add_bos_token(True)
-    writer.add_chat_template(CHATML_JINJA)
 
 
 def _byte_alphabet() -> list[str]:

@@ -64,9 +64,10 @@ def _parameters(xllamacpp: Any, spec: RunnerSpec) -> Any:
     parameters.n_ubatch = spec.micro_batch
     parameters.ctx_shift = spec.shift
     parameters.embedding = spec.embedding
-    # Prompts arrive rendered: the model's own template must not be parsed, it may not even parse.
-    parameters.use_jinja = False
-    parameters.chat_template = "chatml"
+    parameters.use_jinja = spec.jinja
+    if not spec.jinja:
+        # Prompts arrive rendered: the model's own template must not be parsed, it may not even parse.
+        parameters.chat_template = "chatml"
     if spec.num_gpu >= 0:
         parameters.n_gpu_layers = spec.num_gpu
     if spec.main_gpu is not None:

@@ -66,6 +66,7 @@ def plan(
         adapters=tuple(map(str, model.adapters)),
         llama_server=llama_server,
         port=port,
+        jinja=model.prompts.jinja,
     )
 
 

@@ -37,6 +37,7 @@ class RunnerSpec(msgspec.Struct, frozen=True, kw_only=True):
     adapters: tuple[str, ...] = ()
     llama_server: str = ""
     port: int = 0
+    jinja: bool = False  # the runner renders prompts, with the weights' own template
 
 
 def server_arguments(spec: RunnerSpec) -> list[str]:
@@ -53,7 +54,10 @@ def server_arguments(spec: RunnerSpec) -> list[str]:
     ]
     arguments += ["--ctx-size", str(spec.num_ctx * spec.parallel), "--parallel", str(spec.parallel)]
     arguments += ["--batch-size", str(spec.batch), "--ubatch-size", str(spec.micro_batch)]
-    arguments += ["--no-webui", "--no-jinja", "--chat-template", "chatml"]
+    arguments += [
+        "--no-webui",
+        *(("--jinja",) if spec.jinja else ("--no-jinja", "--chat-template", "chatml")),
+    ]
     if spec.shift:
         arguments.append("--context-shift")
     if spec.embedding:

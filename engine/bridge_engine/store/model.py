@@ -14,8 +14,7 @@ from bridge_core.model_store.layout import Layer, ModelStore, Stored
 from bridge_core.model_store.weights import read_weights, weights_layer
 from bridge_core.names import ModelName
 from bridge_engine.options import Options, merge
-from bridge_engine.templates.capabilities import of_template
-from bridge_engine.templates.fault import TemplateFault
+from bridge_engine.prompt_rules import Manifested, PromptPlan, plan_prompts
 from bridge_engine.templates.prompt import Template
 
 DEFAULT_TEMPLATE: Final = "{{ .Prompt }}"
@@ -32,6 +31,8 @@ class ModelConfig(msgspec.Struct, omit_defaults=True):
     renderer: str = ""
     parser: str = ""
     requires: str = ""
+    remote_host: str = ""
+    remote_model: str = ""
 
 
 class OpenedModel(msgspec.Struct, frozen=True):
@@ -49,6 +50,7 @@ class OpenedModel(msgspec.Struct, frozen=True):
     messages: list[dict[str, Any]]
     licenses: list[str]
     parent: str
+    prompts: PromptPlan
 
     @property
     def name(self) -> ModelName:
@@ -70,7 +72,7 @@ class OpenedModel(msgspec.Struct, frozen=True):
             found.append("vision")
         if self.header.architecture_value("audio.block_count") is not None:
             found.append("audio")
-        found += _of_template(self.template)
+        found += self.prompts.capabilities
         return found
 
     @property
@@ -92,14 +94,6 @@ def parsed_template(text: str) -> Template:
         TemplateFault: it is not a template.
     """
     return Template(text)
-
-
-@lru_cache(maxsize=256)
-def _of_template(text: str) -> tuple[str, ...]:
-    try:
-        return of_template(parsed_template(text))
-    except TemplateFault:
-        return ()
 
 
 class Models:
@@ -129,22 +123,34 @@ class Models:
         for layer in stored.manifest.layers:
             layers.setdefault(layer.kind, []).append(layer)
         weights = weights_layer(stored)
-        text = {kind: self._text(layers, kind) for kind in ("template", "system")}
+        template = self._text(layers, "template") or self._text(layers, "prompt")
+        config, header = self._json(stored.manifest.config, ModelConfig), self._header(weights)
+        jinja = header.metadata.get("tokenizer.chat_template")
+        decides = Manifested(
+            template=template,
+            jinja=jinja if isinstance(jinja, str) else "",
+            renderer=config.renderer,
+            parser=config.parser,
+            remote=config.remote_host or config.remote_model,
+            family=config.model_family,
+            kinds=tuple(layers),
+        )
         return OpenedModel(
             stored=stored,
-            config=self._json(stored.manifest.config, ModelConfig),
+            config=config,
             weights=self.store.blob_path(weights.digest),
-            header=self._header(weights),
+            header=header,
             projectors=self._paths(layers, "projector"),
             adapters=self._paths(layers, "adapter"),
-            template=text["template"] or DEFAULT_TEMPLATE,
-            system=text["system"],
+            template=template or DEFAULT_TEMPLATE,
+            system=self._text(layers, "system"),
             parameters=self._json(layers["params"][-1], dict[str, Any]) if "params" in layers else {},
             messages=self._json(layers["messages"][-1], list[dict[str, Any]]) if "messages" in layers else [],
             licenses=[
                 self.store.read_blob(layer).decode("utf-8", "replace") for layer in layers.get("license", ())
             ],
             parent=weights.from_,
+            prompts=plan_prompts(decides),
         )
 
     def _header(self, layer: Layer) -> GgufHeader:

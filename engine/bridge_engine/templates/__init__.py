@@ -1,7 +1,7 @@
 """Model templates: Go's text/template as Ollama uses it, and what a model writes by them."""
 
 from bridge_engine.templates.capabilities import of_template
-from bridge_engine.templates.fault import TemplateFault
+from bridge_engine.templates.fault import TemplateFault, TemplateLimit
 from bridge_engine.templates.functions import Dates
 from bridge_engine.templates.known import FALLBACK, KNOWN, KnownTemplate
 from bridge_engine.templates.pick import pick
@@ -17,6 +17,7 @@ __all__ = [
     "Tags",
     "Template",
     "TemplateFault",
+    "TemplateLimit",
     "ThinkingParser",
     "ToolCall",
     "ToolCallParser",

@@ -15,3 +15,7 @@ class TemplateFault(BridgeError):
     def __init__(self, problem: str, line: int = 0) -> None:
         super().__init__(f"template: line {line}: {problem}" if line else f"template: {problem}")
         self.line = line
+
+
+class TemplateLimit(TemplateFault):
+    """A template asks for more steps, text or depth than one may have."""

@@ -15,7 +15,7 @@ import msgspec
 from bridge_core.dialects.values import go_json, kind, text_of, truth
 from bridge_engine.templates.lexer import character
 
-_WIDEST = 1000  # of a padded number or text: a format string must not be able to fill memory
+_WIDEST = 999  # of a padded number or text: a format string must not be able to fill memory
 _VERB = re.compile(r"%([-+# 0]*)(\d*)(?:\.(\d+))?([a-zA-Z%])")
 
 
@@ -72,8 +72,8 @@ def _printf(layout: Any, *values: Any) -> str:
             return "%"
         if not waiting:
             return f"%!{verb}(MISSING)"
-        if int(width or 0) > _WIDEST or int(precision or 0) > _WIDEST:
-            raise FunctionFault(f"printf: %{width}{verb} is too wide")
+        if len(width) > len(str(_WIDEST)) or len(precision or "") > len(str(_WIDEST)):
+            raise FunctionFault(f"printf: %{width[:9]}{verb} is too wide")
         text = _formatted(verb, waiting.pop(0), flags, precision)
         if "-" in flags:
             return text.ljust(int(width or 0))
@@ -151,7 +151,9 @@ def _equal(first: Any, *others: Any) -> bool:
     for other in others:
         if kind(first) != kind(other) and None not in (first, other):
             raise FunctionFault("incompatible types for comparison")
-    return first in others
+        if None not in (first, other) and kind(first) not in {"bool", "number", "string"}:
+            raise FunctionFault("incomparable types")
+    return any(first == other for other in others)
 
 
 def _compare(test: Callable[[Any, Any], bool]) -> Callable[[Any, Any], bool]:
@@ -191,6 +193,17 @@ def _typescript_name(name: str, value: Mapping[str, Any]) -> str:
         return f"{_TYPESCRIPT.get(inner, 'any') if isinstance(inner, str) else 'any'}[]"
     return "Record<string, any>" if name == "object" else _TYPESCRIPT.get(name, "any")
 
+
+EXPANDS: Mapping[str, int] = {
+    "print": 1,
+    "println": 1,
+    "json": 6,
+    "js": 6,
+    "html": 6,
+    "printf": 12,
+    "urlquery": 12,
+}
+"""How many characters the functions that write may make of one that they are given."""
 
 _MANY = 1 << 30
 _FUNCTIONS: Mapping[str, tuple[int, int, Callable[..., Any]]] = {

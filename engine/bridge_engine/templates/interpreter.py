@@ -1,16 +1,14 @@
-"""Executes parsed templates.
-
-A template may come with a request, so it is not trusted: steps, output and depth are bounded.
-"""
+"""Executes parsed templates, whose steps, text and depth a meter bounds."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from bridge_core.dialects.values import TemplateRecord, text_of, truth
 from bridge_engine.templates.fault import TemplateFault
-from bridge_engine.templates.functions import Dates, FunctionFault, call
+from bridge_engine.templates.functions import EXPANDS, Dates, FunctionFault, call
+from bridge_engine.templates.meter import MOST_STEPS, Meter
 from bridge_engine.templates.nodes import (
     ActionNode,
     Body,
@@ -27,39 +25,42 @@ from bridge_engine.templates.nodes import (
     VariablePath,
 )
 
-MOST_STEPS = 1_000_000
-MOST_OUTPUT = 64 << 20
-_DEEPEST = 100
-
 
 class _Jump(Exception):
     """`break` or `continue` on its way to the loop."""
 
 
-def execute(body: Body, data: Any, *, defined: Mapping[str, Body], dates: Dates) -> str:
+def execute(
+    body: Body, data: Any, *, defined: Mapping[str, Body], dates: Dates, meter: Meter | None = None
+) -> str:
     """What the template prints for the data.
 
+    Args:
+        body: The template.
+        data: What it reads.
+        defined: Templates that it may call.
+        dates: What `currentDate` and `yesterdayDate` say.
+        meter: What was done for the same prompt before; counts on.
+
     Raises:
-        TemplateFault: It reads a field that a value lacks, calls a function wrongly, or does not end
-            within MOST_STEPS and MOST_OUTPUT.
+        TemplateLimit: It asks for more than the meter allows.
+        TemplateFault: It reads a field that a value lacks, or calls a function wrongly.
     """
-    run = _Run(defined, dates)
+    run = _Run(defined, dates, meter or Meter())
     run.body(body, data, [{"": data}])
     return "".join(run.out)
 
 
 class _Run:
-    def __init__(self, defined: Mapping[str, Body], dates: Dates) -> None:
+    def __init__(self, defined: Mapping[str, Body], dates: Dates, meter: Meter) -> None:
         self.out: list[str] = []
         self._defined = defined
         self._dates = dates
-        self._steps = 0
-        self._size = 0
-        self._depth = 0
+        self._meter = meter
 
     def body(self, body: Body, dot: Any, scopes: list[dict[str, Any]]) -> None:
         for node in body:
-            self._step(node.line)
+            self._meter.step(node.line)
             if isinstance(node, TextNode):
                 self._write(node.text, node.line)
             elif isinstance(node, ActionNode):
@@ -73,40 +74,37 @@ class _Run:
             elif isinstance(node, JumpNode):
                 raise _Jump(node.keyword)
 
-    def _step(self, line: int) -> None:
-        self._steps += 1
-        if self._steps > MOST_STEPS:
-            raise TemplateFault("takes too many steps", line)
+    def _inner(self, body: Body, dot: Any, scopes: list[dict[str, Any]], line: int) -> None:
+        self._meter.enter(line)
+        try:
+            self.body(body, dot, scopes)
+        finally:
+            self._meter.depth -= 1
 
     def _write(self, text: str, line: int) -> None:
-        self._size += len(text)
-        if self._size > MOST_OUTPUT:
-            raise TemplateFault("prints too much", line)
+        self._meter.work(len(text), line)
         self.out.append(text)
 
     def _call(self, node: CallNode, dot: Any, scopes: list[dict[str, Any]]) -> None:
         if node.name not in self._defined:
             raise TemplateFault(f"template {node.name!r} not defined", node.line)
-        if self._depth >= _DEEPEST:
-            raise TemplateFault("templates call each other too deeply", node.line)
         value = None if node.pipeline is None else self._pipeline(node.pipeline, dot, scopes)
-        self._depth += 1
-        self.body(self._defined[node.name], value, [{"": value}])
-        self._depth -= 1
+        self._inner(self._defined[node.name], value, [{"": value}], node.line)
 
     def _branch(self, node: BranchNode, dot: Any, scopes: list[dict[str, Any]]) -> None:
         value = self._pipeline(node.pipeline, dot, scopes, bind=node.keyword != "range")
         if node.keyword == "range":
             self._range(node, value, dot, scopes)
         elif truth(value):
-            self.body(node.body, value if node.keyword == "with" else dot, scopes)
+            self._inner(node.body, value if node.keyword == "with" else dot, scopes, node.line)
         else:
-            self.body(node.otherwise, dot, scopes)
+            self._inner(node.otherwise, dot, scopes, node.line)
 
     def _range(self, node: BranchNode, value: Any, dot: Any, scopes: list[dict[str, Any]]) -> None:
-        pairs = _pairs(value, node.line)
-        for key, item in pairs:
-            self._step(node.line)
+        empty = True
+        for key, item in self._pairs(value, node.line):
+            empty = False
+            self._meter.step(node.line)
             inner = [*scopes, {}]
             names = node.pipeline.variables
             if names:
@@ -114,12 +112,12 @@ class _Run:
                 for name, part in zip(names, bound, strict=True):
                     _assign(inner, name, part, declares=node.pipeline.declares)
             try:
-                self.body(node.body, item, inner)
+                self._inner(node.body, item, inner, node.line)
             except _Jump as jump:
                 if jump.args[0] == "break":
                     break
-        if not pairs:
-            self.body(node.otherwise, dot, scopes)
+        if empty:
+            self._inner(node.otherwise, dot, scopes, node.line)
 
     def _pipeline(
         self, pipeline: Pipeline, dot: Any, scopes: list[dict[str, Any]], *, bind: bool = True
@@ -150,7 +148,7 @@ class _Run:
         dot: Any,
         scopes: list[dict[str, Any]],
     ) -> Any:
-        self._step(function.line)
+        self._meter.step(function.line)
         if function.name in {"and", "or"}:
             value: Any = None
             if not operands and not piped:
@@ -161,12 +159,30 @@ class _Run:
                     return value
             return piped[0] if piped else value
         arguments = [self._value(operand, dot, scopes) for operand in operands]
+        arguments += piped
+        for argument in arguments:
+            self._pay(argument, function)
         try:
-            return call(function.name, (*arguments, *piped), self._dates)
+            value = call(function.name, arguments, self._dates)
         except FunctionFault as fault:
             raise TemplateFault(str(fault), function.line) from fault
+        if isinstance(value, str | list):
+            self._meter.work(len(value), function.line)
+        return value
+
+    def _pay(self, argument: Any, function: Function) -> None:
+        """Counts what a function may read, and make, of an argument."""
+        expands = EXPANDS.get(function.name, 0)
+        if isinstance(argument, str):
+            self._meter.work(len(argument) * (expands or 1), function.line)
+        elif expands and isinstance(argument, Mapping | list | tuple):
+            self._meter.work(len(text_of(argument)) * expands, function.line)
 
     def _value(self, operand: Operand, dot: Any, scopes: list[dict[str, Any]]) -> Any:
+        if isinstance(operand, FieldPath | VariablePath | Chain):
+            self._meter.step(operand.line, 1 + len(operand.names))
+        else:
+            self._meter.step(operand.line)
         if isinstance(operand, Constant):
             return operand.value
         if isinstance(operand, FieldPath):
@@ -177,21 +193,19 @@ class _Run:
             return _path(self._pipeline(operand.base, dot, scopes), operand.names, operand.line)
         return self._function(operand, (), (), dot, scopes)
 
-
-def _pairs(value: Any, line: int) -> list[tuple[Any, Any]]:
-    if value is None:
-        return []
-    if isinstance(value, bool):
-        raise TemplateFault("range can't iterate over a boolean", line)
-    if isinstance(value, int):
-        if value > MOST_STEPS:
-            raise TemplateFault("takes too many steps", line)
-        return [(number, number) for number in range(value)]
-    if isinstance(value, Mapping) and not isinstance(value, TemplateRecord):
-        return [(key, value[key]) for key in sorted(value)]
-    if isinstance(value, list | tuple):
-        return list(enumerate(value))
-    raise TemplateFault("range can't iterate over this value", line)
+    def _pairs(self, value: Any, line: int) -> Iterator[tuple[Any, Any]]:
+        if isinstance(value, bool):
+            raise TemplateFault("range can't iterate over a boolean", line)
+        if isinstance(value, int):
+            return ((number, number) for number in range(min(value, MOST_STEPS + 1)))
+        if isinstance(value, Mapping) and not isinstance(value, TemplateRecord):
+            self._meter.step(line, len(value))
+            return ((key, value[key]) for key in sorted(value))
+        if isinstance(value, list | tuple):
+            return iter(enumerate(value))
+        if value is None:
+            return iter(())
+        raise TemplateFault("range can't iterate over this value", line)
 
 
 def _path(value: Any, names: Sequence[str], line: int) -> Any:

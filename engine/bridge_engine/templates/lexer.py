@@ -108,8 +108,13 @@ def _inside(source: str, start: int, line: int) -> tuple[str | None, int, bool]:
                 source[position - 1] == "-" and source[position - 2] in _SPACE and position - 2 >= start - 1
             )
             return source[start : position - 1 if trims else position], position + 2, trims
-        quoted = source[position] in "\"`'" and _TOKEN.match(source, position)
-        position = quoted.end() if quoted else position + 1
+        if source[position] in "\"`'":
+            quoted = _TOKEN.match(source, position)
+            if quoted is None:  # looking for its end from every further quote would take for ever
+                raise TemplateFault("unterminated quoted string", line)
+            position = quoted.end()
+        else:
+            position += 1
     raise TemplateFault("unclosed action", line)
 
 

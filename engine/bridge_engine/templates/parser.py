@@ -8,7 +8,7 @@ from types import MappingProxyType
 from typing import Any
 
 from bridge_engine.templates import lexer
-from bridge_engine.templates.fault import TemplateFault
+from bridge_engine.templates.fault import TemplateFault, TemplateLimit
 from bridge_engine.templates.functions import FUNCTION_NAMES
 from bridge_engine.templates.nodes import (
     ActionNode,
@@ -28,7 +28,10 @@ from bridge_engine.templates.nodes import (
 )
 
 _CONSTANTS = {"true": True, "false": False, "nil": None}
-_DEEPEST = 100  # blocks and brackets within each other: a fault, not a Python recursion error
+_DEEPEST = 100  # blocks within each other: a fault, not a Python recursion error
+_DEEPEST_BRACKETS = 40
+MOST_SOURCE = 128 << 10
+"""Characters of a template: ten times what the longest of any known model has."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -45,6 +48,8 @@ def parse(source: str) -> ParsedTemplate:
     Raises:
         TemplateFault: It is not a template; names the line.
     """
+    if len(source) > MOST_SOURCE:
+        raise TemplateLimit(f"is longer than {MOST_SOURCE} characters")
     parser = _Parser(source)
     body = parser.root()
     return ParsedTemplate(body, MappingProxyType(parser.defined))
@@ -56,6 +61,7 @@ class _Parser:
         self.defined: dict[str, Body] = {}
         self._scopes: list[set[str]] = [set()]
         self._loops = 0
+        self._depth = 0
 
     def root(self) -> Body:
         body, end = self._body()
@@ -103,8 +109,7 @@ class _Parser:
         return ActionNode(pipeline, tokens.line)
 
     def _branch(self, keyword: str, tokens: _Tokens) -> BranchNode:
-        if len(self._scopes) > _DEEPEST:
-            raise TemplateFault("blocks are nested too deeply", tokens.line)
+        self._enter(tokens.line)
         self._scopes.append(set())
         pipeline = self._pipeline(tokens, in_range=keyword == "range")
         tokens.finish()
@@ -119,22 +124,33 @@ class _Parser:
                 if chained.text not in {"if", "with"} or chained.text != keyword:
                     raise TemplateFault(f"unexpected {chained.text!r} after else", end.line)
                 otherwise = (self._branch(keyword, end),)
-                self._scopes.pop()
+                self._leave()
                 return BranchNode(keyword, pipeline, body, otherwise, tokens.line)
             otherwise, end = self._body()
         self._close(end, keyword, tokens.line)
-        self._scopes.pop()
+        self._leave()
         return BranchNode(keyword, pipeline, body, otherwise, tokens.line)
+
+    def _enter(self, line: int) -> None:
+        self._depth += 1
+        if self._depth > _DEEPEST:
+            raise TemplateLimit("blocks are nested too deeply", line)
+
+    def _leave(self) -> None:
+        self._depth -= 1
+        self._scopes.pop()
 
     def _define(self, keyword: str, tokens: _Tokens) -> Node | None:
         name = tokens.expect("string").text
         pipeline = self._pipeline(tokens) if keyword == "block" else None
         tokens.finish()
+        self._enter(tokens.line)
         outer, self._scopes = self._scopes, [set()]
         loops, self._loops = self._loops, 0
         body, end = self._body()
         self._close(end, keyword, tokens.line)
         self._scopes, self._loops = outer, loops
+        self._depth -= 1
         self.defined[name] = body
         return CallNode(name, pipeline, tokens.line) if keyword == "block" else None
 
@@ -147,8 +163,8 @@ class _Parser:
 
     def _pipeline(self, tokens: _Tokens, *, in_range: bool = False, depth: int = 0) -> Pipeline:
         line = tokens.line
-        if depth > _DEEPEST:
-            raise TemplateFault("brackets are nested too deeply", line)
+        if depth > _DEEPEST_BRACKETS:
+            raise TemplateLimit("brackets are nested too deeply", line)
         variables, declares = self._targets(tokens, in_range=in_range)
         commands = [self._command(tokens, depth)]
         while tokens.accept("|"):
@@ -281,7 +297,11 @@ class _Tokens:
 
 def _number(token: lexer.Token) -> Any:
     text = token.text.replace("_", "")
+    number: int | float
     try:
-        return int(text, 0)
+        number = int(text, 0)
     except ValueError:
-        return float(text)
+        number = float(text)
+    if not -(1 << 63) <= number < 1 << 64:
+        raise TemplateFault(f"{text[:20]} overflows", token.line)
+    return number

@@ -14,6 +14,7 @@ from typing import Any
 from bridge_engine.templates.convert import Message, collate, tool_records
 from bridge_engine.templates.functions import Dates
 from bridge_engine.templates.interpreter import execute
+from bridge_engine.templates.meter import Meter
 from bridge_engine.templates.nodes import (
     ActionNode,
     Body,
@@ -78,6 +79,7 @@ class Template:
         """The prompt.
 
         Raises:
+            TemplateLimit: It asks for more than one prompt may cost.
             TemplateFault: The template does not fit the values.
         """
         thinking = {
@@ -102,10 +104,11 @@ class Template:
 
     def _turn_by_turn(self, messages: Sequence[Message], thinking: Mapping[str, Any], dates: Dates) -> str:
         out: list[str] = []
+        meter = Meter()
         turn = {"System": "", "Prompt": "", "Response": ""}
 
         def complete() -> None:
-            out.append(self._execute(self.body, {**turn, **thinking}, dates))
+            out.append(self._execute(self.body, {**turn, **thinking}, dates, meter))
             turn.update(System="", Prompt="", Response="")
 
         for message in messages:
@@ -119,11 +122,11 @@ class Template:
                 turn["Prompt"] = message.content
             elif message.role == "assistant":
                 turn["Response"] = message.content
-        out.append(self._execute(_cut(self.body), {**turn, **thinking}, dates))
+        out.append(self._execute(_cut(self.body), {**turn, **thinking}, dates, meter))
         return "".join(out)
 
-    def _execute(self, body: Body, data: Mapping[str, Any], dates: Dates) -> str:
-        return execute(body, dict(data), defined=self.defined, dates=dates)
+    def _execute(self, body: Body, data: Mapping[str, Any], dates: Dates, meter: Meter | None = None) -> str:
+        return execute(body, dict(data), defined=self.defined, dates=dates, meter=meter)
 
 
 def _cut(body: Body) -> Body:

@@ -131,7 +131,7 @@ class ToolCallParser:
     def _read(self, before: str, text: str) -> Iterator[ToolCall]:
         try:
             value = _DECODER.decode(text)
-        except (json.JSONDecodeError, RecursionError):
+        except (ValueError, RecursionError):  # also of a number with too many digits
             return
         for one in value if isinstance(value, list) else [value]:
             if not isinstance(one, Mapping):
@@ -151,7 +151,7 @@ class ToolCallParser:
         if isinstance(arguments, str):
             try:
                 arguments = _DECODER.decode(arguments)
-            except json.JSONDecodeError:
+            except (ValueError, RecursionError):
                 return None
         return ToolCall(name, dict(arguments)) if isinstance(arguments, Mapping) else None
 
