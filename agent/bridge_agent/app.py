@@ -29,8 +29,9 @@ from bridge_agent.engines.supervisor import EngineSupervisor
 from bridge_agent.engines.view import LocalInstance
 from bridge_agent.gateway.config import GatewayConfig, ListenerKind, RequestRecord
 from bridge_agent.gateway.gateway import Gateway
-from bridge_agent.gateway.grpc_adapter.deferred import DeferredGrpc, Serving
+from bridge_agent.gateway.grpc_adapter.deferred import DeferredGrpc
 from bridge_agent.gateway.grpc_adapter.listener import GrpcListener
+from bridge_agent.gateway.grpc_adapter.serving import Serving
 from bridge_agent.health.rollout_probe import RolloutProber
 from bridge_agent.limits.gpus import GpuKeeper
 from bridge_agent.limits.isolation_report import IsolationReport, concerns

@@ -14,8 +14,9 @@ from typing import Any
 import grpc
 import grpc.aio
 
-from bridge_agent.gateway.grpc_adapter.deferred import DeferredGrpc, Serving
+from bridge_agent.gateway.grpc_adapter.deferred import DeferredGrpc
 from bridge_agent.gateway.grpc_adapter.listener import GrpcListener
+from bridge_agent.gateway.grpc_adapter.serving import Serving
 from bridge_core.http1 import App, Exchange, coroutine_app
 from bridge_core.identity import SpiffeId
 from bridge_core.identity.certificates import (

@@ -12,7 +12,7 @@ from connectrpc.method import IdempotencyLevel, MethodInfo, StreamType
 from connectrpc.server import ConnectASGIApplication, Endpoint
 from grpc_health.v1 import health_pb2
 
-from bridge_agent.gateway.grpc_adapter.deferred import Serving
+from bridge_agent.gateway.grpc_adapter.serving import Serving
 
 PATH: Final = "/grpc.health.v1.Health"
 _SERVICE: Final = "grpc.health.v1.Health"
