@@ -13,7 +13,7 @@ import grpc.aio
 import msgspec
 import structlog
 
-from bridge_core import http1
+from bridge_core import http1, keyspace
 from bridge_core.errors import Fatal, Unavailable
 from bridge_core.files import write_atomically
 from bridge_core.store.api import Store, StoreRefused
@@ -21,7 +21,7 @@ from bridge_core.store.endpoints import Endpoints, StoreTiming
 from bridge_core.store.etcd import ClientTls, EtcdStore
 from bridge_core.systemd.notify import Notifier
 from bridge_core.tls import TlsIdentity
-from bridge_registry import keyspace, upkeep
+from bridge_registry import upkeep
 from bridge_registry.admin_http import AdminApp, Readiness
 from bridge_registry.election import Election
 from bridge_registry.enrolment.enroller import Enroller

@@ -10,11 +10,11 @@ from typing import Final
 import msgspec
 import structlog
 
+from bridge_core import keyspace
 from bridge_core.errors import BridgeError, Fatal, Unavailable
 from bridge_core.identity import certificates as x509
 from bridge_core.store.api import Delete, KeyValue, Put, Store, Unchanged
 from bridge_core.tls import TlsIdentity
-from bridge_registry import keyspace
 from bridge_registry.enrolment import pki_files
 from bridge_registry.enrolment.pki_files import Pki
 from bridge_registry.enrolment.store_access import StoreAccess

@@ -333,3 +333,21 @@ async def test_a_taken_port_is_named(tmp_path: Path, etcd: FakeEtcd, listener: s
         with pytest.raises(Fatal, match=f"127.0.0.1:{where[1]}"):
             await Registry(settings, store, OpenAccess(), settings.ensure_pki()).serve()
     await store.close()
+
+
+async def test_an_agent_that_reconnects_keeps_its_acknowledgement_when_its_old_stream_ends(bed: Bed) -> None:
+    node, hub = await bed.join("n1"), bed.registry.publisher.hub
+    async with node.mesh() as old_stub, node.mesh() as new_stub:
+        old, new = old_stub.WatchSnapshot(), new_stub.WatchSnapshot()
+        await old.write(pb.SnapshotAck())
+        await old.read()
+        await new.write(pb.SnapshotAck())
+        update = await new.read()
+        await new.write(pb.SnapshotAck(have=update.version))
+        version = Version(update.version.epoch, update.version.revision)
+        await eventually(lambda: "n1" in hub.acknowledged and hub.acknowledged["n1"].have == version)
+        await old.done_writing()
+        assert await old.read() is grpc.aio.EOF
+        assert hub.acknowledged["n1"].have == version
+        await new.done_writing()
+        await eventually(lambda: "n1" not in hub.acknowledged)

@@ -298,6 +298,51 @@ async def test_a_join_that_broke_half_way_is_completed_by_its_repetition(tmp_pat
     await store.close()
 
 
+class RecordingAccess(OpenAccess):
+    """Remembers who was expelled; `fault` is raised in its place."""
+
+    def __init__(self) -> None:
+        self.expelled: list[str] = []
+        self.fault: StoreUnavailable | None = None
+
+    async def expel(self, node: str) -> None:
+        if self.fault is not None:
+            raise self.fault
+        self.expelled.append(node)
+
+
+async def test_a_leave_that_cannot_be_committed_takes_nothing(tmp_path: Path, etcd: FakeEtcd) -> None:
+    one, two = tmp_path / "one", tmp_path / "two"
+    stores, access = (FakeStore(etcd), FakeStore(etcd)), RecordingAccess()
+    async with running(make_settings(one), stores[0]) as leader:
+        await leader.leads()
+        node = await leader.join("n1")
+        (two / "pki").mkdir(parents=True)
+        for name in ("ca.pem", "ca.key.enc", "kek"):
+            (two / "pki" / name).write_bytes((one / "pki" / name).read_bytes())
+        async with running(make_settings(two, "r2"), stores[1], access) as follower:
+            await eventually(lambda: "n1" in follower.registry.publisher.table.nodes)
+            async with node.mesh(follower) as stub:
+                code, says = await refused(stub.Leave(pb.LeaveRequest()))
+        assert (code, "leads" in says) == (grpc.StatusCode.UNAVAILABLE, True)
+        assert access.expelled == []
+        assert "/bridge/v1/nodes/n1" in etcd.items
+    for store in stores:
+        await store.close()
+
+
+async def test_a_node_has_left_though_its_access_could_not_be_taken(tmp_path: Path, etcd: FakeEtcd) -> None:
+    store, access = FakeStore(etcd), RecordingAccess()
+    async with running(make_settings(tmp_path), store, access) as bed:
+        await bed.leads()
+        node = await bed.join("n1")
+        access.fault = StoreUnavailable("gone")
+        async with node.mesh() as stub:
+            await stub.Leave(pb.LeaveRequest())
+        assert "/bridge/v1/nodes/n1" not in etcd.items
+    await store.close()
+
+
 def expire(etcd: FakeEtcd, token: str) -> None:
     """Moves a token's end into the past."""
     key = f"/bridge/v1/tokens/{token}"

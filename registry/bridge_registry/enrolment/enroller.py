@@ -15,12 +15,12 @@ import msgspec
 import structlog
 from cryptography.hazmat.primitives import serialization
 
+from bridge_core import keyspace
 from bridge_core.errors import BridgeError, Unavailable
 from bridge_core.identity import IdentityFault, JoinToken, SpiffeId, TokenFault, check_node_name
 from bridge_core.identity import certificates as x509
-from bridge_core.store.api import Delete, KeyValue, Op, Put, Store, Unchanged
+from bridge_core.store.api import Delete, KeyValue, Op, Put, Store, StoreRefused, Unchanged
 from bridge_core.tls import Peer
-from bridge_registry import keyspace
 from bridge_registry.enrolment import join_rules
 from bridge_registry.enrolment.join_rules import EnrolmentRefused, JoinRefusal
 from bridge_registry.enrolment.store_access import StoreAccess
@@ -154,8 +154,13 @@ class Enroller:
             Delete(keyspace.members_of(name), prefix=True),
             *(Put(keyspace.REVOKED + serial, encode(gone)) for serial, gone in revocations.items()),
         ]
-        await self._access.expel(name)
         await self._commit_or_retry(ops, [Unchanged(item.key, item.mod_revision)])
+        # After the commit: until then the node is a member and needs its access. What is left of it
+        # when this fails opens nothing: records of a node that is not enrolled do not count.
+        try:
+            await self._access.expel(name)
+        except (Unavailable, StoreRefused) as fault:
+            log.warning("node_access_not_removed", node=name, reason=str(fault))
         log.info("node_left", node=name, serial=peer.serial)
 
     async def revoke(self, name: str, author: str) -> None:

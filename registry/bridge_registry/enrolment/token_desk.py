@@ -9,10 +9,10 @@ from typing import Final
 import msgspec
 import structlog
 
+from bridge_core import keyspace
 from bridge_core.errors import BridgeError, Unavailable
 from bridge_core.identity import JoinToken, check_node_name
 from bridge_core.store.api import Put, Store, Unchanged
-from bridge_registry import keyspace
 from bridge_registry.enrolment.join_rules import check_labels
 from bridge_registry.records import TokenRecord, decode, encode
 

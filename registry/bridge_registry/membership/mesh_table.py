@@ -11,6 +11,7 @@ from typing import TypeVar
 
 import msgspec
 
+from bridge_core import keyspace
 from bridge_core.config import load
 from bridge_core.config.documents import (
     AnyDocument,
@@ -22,7 +23,6 @@ from bridge_core.config.documents import (
 )
 from bridge_core.snapshot import Instance
 from bridge_core.store.api import Deleted, KeyListing, KeyValue, WatchEvent
-from bridge_registry import keyspace
 from bridge_registry.membership.membership_rules import Membership
 from bridge_registry.records import NodeRecord, RecordFault, SerialRecord, decode
 from bridge_registry.rollouts.plan import RolloutPlan, plan_of

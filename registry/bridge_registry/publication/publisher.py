@@ -13,10 +13,10 @@ from typing import Final
 
 import structlog
 
+from bridge_core import keyspace
 from bridge_core.snapshot import Snapshot
 from bridge_core.snapshot_file import SnapshotFile
 from bridge_core.store.api import Store, WatchEvent
-from bridge_registry import keyspace
 from bridge_registry.election import Election
 from bridge_registry.membership.mesh_table import MeshTable
 from bridge_registry.publication import builder

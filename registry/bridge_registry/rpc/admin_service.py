@@ -10,16 +10,16 @@ from collections.abc import Callable, Iterable
 import msgspec
 import structlog
 
+from bridge_core import keyspace
 from bridge_core.errors import BridgeError, Unavailable
 from bridge_core.store.api import Put, Store, Unchanged
 from bridge_core.tls import Peer
 from bridge_core.traffic import shares
-from bridge_registry import keyspace
 from bridge_registry.enrolment.enroller import Enroller
 from bridge_registry.enrolment.token_desk import TokenDesk
-from bridge_registry.membership.drain_rules import reports, safe_to_stop
 from bridge_registry.membership.load_book import LoadReports
 from bridge_registry.membership.mesh_table import MeshTable
+from bridge_registry.membership.node_status import standings
 from bridge_registry.publication.hub import Hub
 from bridge_registry.records import NodeRecord, decode, encode
 from bridge_registry.rollouts.controller import RolloutController
@@ -197,29 +197,22 @@ class AdminService(rpc.AdminServicer):
             return pb.StatusResponse(
                 trust_domain=self._trust_domain,
                 version=messages.version_message(self._hub.current.version),
-                nodes=[self._node_status(node) for node in self._table.nodes.values()],
+                nodes=self._node_statuses(),
                 leader=standing.leader,
                 store_fault=standing.store_fault,
             )
 
-    def _node_status(self, node: NodeRecord) -> pb.NodeStatus:
-        said = self._hub.acknowledged.get(node.name)
-        have = said.have if said is not None else None
-        members = self._table.membership.members.values()
-        load, now = self._load.nodes.get(node.name), time.monotonic()
-        heard = [one.have for one in self._hub.acknowledged.values()]
-        return pb.NodeStatus(
-            name=node.name,
-            state=node.state,
-            peer_address=node.peer,
-            instances=sorted(instance.id for instance in members if instance.node == node.name),
-            certificate_expires_unix=int(node.expires),
-            acknowledged=None if have is None else messages.version_message(have),
-            rejected=said.rejected if said is not None else "",
-            in_flight=load.in_flight if load is not None else 0,
-            reports=reports(load, now),
-            safe_to_stop=safe_to_stop(node.name, self._hub.known, heard, load, now),
+    def _node_statuses(self) -> list[pb.NodeStatus]:
+        said = self._hub.acknowledged
+        found = standings(
+            self._table.nodes.values(),
+            self._table.membership.members.values(),
+            self._hub.known,
+            (one.have for one in said.values()),
+            self._load.nodes,
+            now=time.monotonic(),
         )
+        return [messages.node_status_message(one, said.get(one.node.name)) for one in found]
 
 
 def _files(files: Iterable[pb.ConfigFile]) -> list[tuple[str, str]]:

@@ -97,6 +97,7 @@ class _Stream:
         self._check = check
         self._state = Subscription()
         self._heard = asyncio.Event()
+        self._said: Acknowledgement | None = None
         self._ended = False
 
     async def run(self, requests: AsyncIterator[pb.SnapshotAck]) -> None:
@@ -112,7 +113,9 @@ class _Stream:
         finally:
             listener.cancel()
             await asyncio.gather(listener, return_exceptions=True)
-            self._hub.acknowledged.pop(self._node, None)
+            # An agent that came back has another stream, whose word stays.
+            if self._hub.acknowledged.get(self._node) is self._said:
+                self._hub.acknowledged.pop(self._node, None)
 
     async def _listen(self, requests: AsyncIterator[pb.SnapshotAck]) -> None:
         try:
@@ -121,7 +124,7 @@ class _Stream:
                 if have == Version():
                     have = None
                 self._state = acknowledged(self._state, have, ack.rejected, time.monotonic())
-                self._hub.acknowledged[self._node] = Acknowledgement(have, ack.rejected)
+                self._said = self._hub.acknowledged[self._node] = Acknowledgement(have, ack.rejected)
                 self._heard.set()
         finally:
             self._ended = True

@@ -12,10 +12,10 @@ from typing import Final
 import msgspec
 import structlog
 
+from bridge_core import keyspace
 from bridge_core.config import Fault, load
 from bridge_core.errors import BridgeError, Unavailable
 from bridge_core.store.api import Delete, KeyValue, Op, Put, Store, Unchanged
-from bridge_registry import keyspace
 from bridge_registry.records import RevisionRecord, decode, encode
 from bridge_registry.traffic.config_rules import Change, change, texts
 
