@@ -27,14 +27,19 @@ class AdminApp:
         publisher: Has the figures.
         leads: Whether this registry leads.
         readiness: Whether it is ready.
+        foreign: Whether the store is not the one that the mesh lived in.
     """
 
     def __init__(
-        self, publisher: Publisher, leads: Callable[[], bool], readiness: Callable[[], Readiness]
+        self,
+        publisher: Publisher,
+        leads: Callable[[], bool],
+        readiness: Callable[[], Readiness],
+        foreign: Callable[[], bool],
     ) -> None:
         self._readiness = readiness
         self._metrics = CollectorRegistry()
-        self._metrics.register(_Figures(publisher, leads))
+        self._metrics.register(_Figures(publisher, leads, foreign))
 
     def __call__(self, exchange: Exchange) -> None:
         """Answers one request."""
@@ -60,7 +65,8 @@ def _text(exchange: Exchange, status: int, text: str) -> None:
 class _Figures(Collector):
     """Reads the figures when they are asked for."""
 
-    def __init__(self, publisher: Publisher, leads: Callable[[], bool]) -> None:
+    def __init__(self, publisher: Publisher, leads: Callable[[], bool], foreign: Callable[[], bool]) -> None:
+        self._foreign = foreign
         self._publisher = publisher
         self._leads = leads
 
@@ -69,6 +75,11 @@ class _Figures(Collector):
         figures = {
             "leader": ("1 while this registry leads", int(self._leads())),
             "store_up": ("1 while etcd answers", int(publisher.store_up)),
+            "store_foreign": ("1 while the store is not the one that the mesh knew", int(self._foreign())),
+            "snapshot_entries_not_published": (
+                "Entries that agents would refuse",
+                len(publisher.entry_faults),
+            ),
             "snapshot_epoch": ("Epoch of the published snapshot", hub.current.version.epoch),
             "snapshot_revision": ("Revision of the published snapshot", hub.current.version.revision),
             "snapshot_instances": ("Instances in the published snapshot", len(hub.current.instances)),

@@ -6,6 +6,7 @@ from typing import TypeVar
 
 import msgspec
 
+from bridge_core.decoding import Undecodable, decode_json
 from bridge_core.errors import BridgeError
 from bridge_core.snapshot import Node
 from bridge_core.store.api import KeyValue
@@ -100,6 +101,7 @@ def decode(item: KeyValue, kind: type[T]) -> T:
         RecordFault: it does not decode.
     """
     try:
-        return msgspec.json.decode(item.value, type=kind)
-    except msgspec.DecodeError as fault:
-        raise RecordFault(f"{item.key} in etcd does not decode as {kind.__name__}: {fault}") from fault
+        return decode_json(item.value, kind)
+    except Undecodable as fault:
+        name = kind.__name__
+        raise RecordFault(f"{item.key} in etcd does not decode as {name}: {fault.message}") from fault

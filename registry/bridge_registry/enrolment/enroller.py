@@ -144,6 +144,7 @@ class Enroller:
             EnrolmentRefused: it is revoked or unknown.
             Unavailable: the store does not answer; the same request may be repeated.
         """
+        self._fence()  # while the store is not the mesh's, that a record is not there means nothing
         name = peer.identity.name
         item, record = self._check_member(peer, await self._store.get(keyspace.NODES + name))
         # Also when its serial's record is gone or was never written.
@@ -172,6 +173,7 @@ class Enroller:
             BridgeError: there is no such node.
             Unavailable, StoreRefused: the store did not take it.
         """
+        self._fence()
         item = await self._store.get(keyspace.NODES + name)
         if item is None:
             raise BridgeError(f"there is no node {name!r}", hint="`bridgectl status` lists them")
@@ -189,6 +191,7 @@ class Enroller:
 
     async def _join(self, token: JoinToken, request: JoinRequest) -> Issued:
         identity, csr = self._check_request(request)
+        self._fence()
         for attempt in range(_ATTEMPTS):
             token_item = await self._store.get(keyspace.TOKENS + token.id)
             found = decode(token_item, TokenRecord) if token_item is not None else None
@@ -238,6 +241,7 @@ class Enroller:
             csr = x509.read_csr(csr_pem)
         except IdentityFault as fault:
             raise join_rules.as_refusal(fault) from fault
+        self._fence()  # while the store is not the mesh's, that a record is not there means nothing
         name = peer.identity.name
         item, record = self._check_member(peer, await self._store.get(keyspace.NODES + name))
         address = peer_address or record.peer

@@ -6,12 +6,13 @@ is left out and kept in `faults`; of a config document the last good text stays 
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from typing import TypeVar
+from collections.abc import Iterable, Mapping
+from typing import Final, TypeVar
 
 import msgspec
 
 from bridge_core import keyspace
+from bridge_core.bounds import MAX_INSTANCES
 from bridge_core.config import load
 from bridge_core.config.documents import (
     AnyDocument,
@@ -30,6 +31,9 @@ from bridge_registry.rollouts.rollout_rules import RolloutPosition
 
 T = TypeVar("T", bound=msgspec.Struct)
 
+MAX_FAULTS: Final = 1000
+_NUMBERS: Final = frozenset(map(str, range(MAX_INSTANCES)))
+
 
 class MeshTable:
     """The mesh as the store last told it.
@@ -47,7 +51,8 @@ class MeshTable:
         modified: The same as the revision it was applied at.
         created: The same as the revision it was first applied at.
         positions: Where each rollout stands, and the revision that says so, by its name.
-        faults: Key to what is wrong with what is stored there.
+        records: Every record that lasts, by key, as it was written.
+        faults: Key to what is wrong with what is stored there; `MAX_FAULTS` at most.
     """
 
     def __init__(self, remembered: Iterable[Instance], *, ttl_s: float = 5.0) -> None:
@@ -60,6 +65,7 @@ class MeshTable:
         self.modified: dict[str, int] = {}
         self.created: dict[str, int] = {}
         self.positions: dict[str, tuple[RolloutPosition, int]] = {}
+        self.records: dict[str, bytes] = {}
         self.faults: dict[str, str] = {}
 
     @property
@@ -100,6 +106,11 @@ class MeshTable:
         """Whether the certificate of this serial is no longer accepted."""
         return serial in self.revoked
 
+    def remember(self, records: Mapping[str, bytes]) -> None:
+        """Takes in what the store was last known to hold, until it is listed."""
+        for key, raw in records.items():
+            self._put(KeyValue(key, raw, 0, 0))
+
     def apply(self, event: WatchEvent, now: float) -> None:
         """Takes one event in, at monotonic time `now`."""
         if isinstance(event, KeyListing):
@@ -124,6 +135,7 @@ class MeshTable:
         ):
             for name in [name for name in held if prefix + name not in keys]:
                 self._delete(prefix + name, now)
+        self.records = {key: raw for key, raw in self.records.items() if key in keys}
         self.faults = {key: fault for key, fault in self.faults.items() if key in keys}
         instances = []
         for item in listing.items:
@@ -136,6 +148,8 @@ class MeshTable:
 
     def _put(self, item: KeyValue) -> None:
         self.faults.pop(item.key, None)
+        if keyspace.is_lasting(item.key):
+            self.records[item.key] = item.value
         if item.key.startswith(keyspace.MEMBERS):
             if (instance := self._instance(item)) is not None:
                 self.membership.put(instance)
@@ -152,6 +166,7 @@ class MeshTable:
 
     def _delete(self, key: str, now: float) -> None:
         self.faults.pop(key, None)
+        self.records.pop(key, None)
         if key.startswith(keyspace.MEMBERS):
             self.membership.delete(key.removeprefix(keyspace.MEMBERS), now)
         elif key.startswith(keyspace.NODES):
@@ -172,7 +187,7 @@ class MeshTable:
         text = item.value.decode("utf-8", "replace")
         loaded = load([(name, text)], alone=True)
         if loaded.faults or len(loaded.documents) != 1 or loaded.documents[0].key != name:
-            self.faults[item.key] = "; ".join(map(str, loaded.faults)) or "not this one document"
+            self._fault(item.key, "; ".join(map(str, loaded.faults)) or "not this one document")
             return
         self.documents[name] = loaded.documents[0].parsed
         self.texts[name] = text
@@ -189,15 +204,24 @@ class MeshTable:
         if instance is None:
             return None
         place = item.key.removeprefix(keyspace.MEMBERS)
+        node, _, number = place.partition("/")
         # etcd lets a node write under its own prefix only; this keeps it from claiming more inside.
-        if instance.id != place or instance.node != place.rpartition("/")[0]:
-            self.faults[item.key] = f"names the instance {instance.id!r} of node {instance.node!r}"
-            return None
-        return instance
+        if instance.id != place or instance.node != node:
+            self._fault(item.key, f"names the instance {instance.id!r} of node {instance.node!r}")
+        elif number not in _NUMBERS:
+            self._fault(item.key, f"an instance's number is one of 0 to {MAX_INSTANCES - 1}")
+        else:
+            return instance
+        return None
 
     def _decoded(self, item: KeyValue, kind: type[T]) -> T | None:
         try:
             return decode(item, kind)
         except RecordFault as fault:
-            self.faults[item.key] = fault.message
+            self._fault(item.key, fault.message)
             return None
+
+    def _fault(self, key: str, says: str) -> None:
+        # Bounded: a node may write as many keys under its prefix as etcd has room for.
+        if len(self.faults) < MAX_FAULTS:
+            self.faults[key] = says

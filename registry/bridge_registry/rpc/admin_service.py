@@ -22,6 +22,7 @@ from bridge_registry.membership.mesh_table import MeshTable
 from bridge_registry.membership.node_status import standings
 from bridge_registry.publication.hub import Hub
 from bridge_registry.records import NodeRecord, decode, encode
+from bridge_registry.restore import Restorer
 from bridge_registry.rollouts.controller import RolloutController
 from bridge_registry.rollouts.plan import RolloutPlan
 from bridge_registry.rollouts.rollout_rules import RolloutPosition
@@ -36,10 +37,13 @@ log = structlog.get_logger()
 
 
 class Standing(msgspec.Struct, frozen=True):
-    """How this registry stands: whether it leads, and why the store does not answer, if so."""
+    """How this registry stands: whether it leads, why the store does not answer, if so, and what an
+    admin should look after.
+    """
 
     leader: bool
     store_fault: str
+    concerns: tuple[str, ...] = ()
 
 
 class AdminService(rpc.AdminServicer):
@@ -60,6 +64,7 @@ class AdminService(rpc.AdminServicer):
         trust_domain: str,
         fence: Callable[[], Unchanged],
         standing: Callable[[], Standing],
+        restorer: Restorer,
     ) -> None:
         self._gate = gate
         self._tokens = tokens
@@ -73,6 +78,7 @@ class AdminService(rpc.AdminServicer):
         self._trust_domain = trust_domain
         self._fence = fence
         self._standing = standing
+        self._restorer = restorer
 
     async def CreateToken(self, request: pb.CreateTokenRequest, context: Context) -> pb.CreateTokenResponse:
         """See registry.proto."""
@@ -142,6 +148,7 @@ class AdminService(rpc.AdminServicer):
     async def Drain(self, request: pb.DrainRequest, context: Context) -> pb.DrainResponse:
         """See registry.proto."""
         async with self._gate.admit(context, "admin") as peer:
+            self._fence()
             item = await self._store.get(keyspace.NODES + request.node_name)
             if item is None:
                 raise BridgeError(
@@ -200,6 +207,20 @@ class AdminService(rpc.AdminServicer):
                 nodes=self._node_statuses(),
                 leader=standing.leader,
                 store_fault=standing.store_fault,
+                concerns=standing.concerns,
+            )
+
+    async def Restore(self, request: pb.RestoreRequest, context: Context) -> pb.RestoreResponse:
+        """See registry.proto."""
+        async with self._gate.admit(context, "admin") as peer:
+            done = await self._restorer.restore(accept_store=request.accept_store, author=_author(peer))
+            return pb.RestoreResponse(
+                reason=done.reason,
+                nodes=done.count(keyspace.NODES),
+                documents=done.count(keyspace.CONFIG),
+                revocations=done.count(keyspace.REVOKED),
+                tokens=done.count(keyspace.TOKENS),
+                removed=len(done.removed),
             )
 
     def _node_statuses(self) -> list[pb.NodeStatus]:

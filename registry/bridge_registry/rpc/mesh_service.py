@@ -8,6 +8,7 @@ import asyncio
 import time
 from collections.abc import AsyncIterator, Callable
 
+from bridge_core.bounds import MAX_REASON
 from bridge_core.errors import Unavailable
 from bridge_core.snapshot import Version
 from bridge_registry.enrolment.enroller import Enroller
@@ -74,7 +75,8 @@ class MeshService(rpc.MeshServicer):
                     self._check_serving()
                     if not self._gate.still_admitted(context, "node"):
                         break
-                    self._load.take_report(node, report_of(message, node), time.monotonic())
+                    report = report_of(message, node, self._hub.current)
+                    self._load.take_report(node, report, time.monotonic())
                     received += 1
             finally:
                 self._load.gone(node)
@@ -124,7 +126,9 @@ class _Stream:
                 if have == Version():
                     have = None
                 self._state = acknowledged(self._state, have, ack.rejected, time.monotonic())
-                self._said = self._hub.acknowledged[self._node] = Acknowledgement(have, ack.rejected)
+                self._said = self._hub.acknowledged[self._node] = Acknowledgement(
+                    have, ack.rejected[:MAX_REASON]
+                )
                 self._heard.set()
         finally:
             self._ended = True
