@@ -29,6 +29,7 @@ class TokenRecord(msgspec.Struct, frozen=True, omit_defaults=True):
     labels: dict[str, str] = {}
     created_by: str = ""
     revoked: bool = False
+    dns_names: tuple[str, ...] = ()
 
 
 class NodeRecord(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -44,6 +45,7 @@ class NodeRecord(msgspec.Struct, frozen=True, omit_defaults=True):
         version: What its agent said it is.
         token: Id of the token it joined with.
         key: SHA-256 of its public key: recognises a repeated Join whose answer was lost.
+        dns_names: Host names that its certificates may carry, from its token.
     """
 
     name: str
@@ -55,6 +57,7 @@ class NodeRecord(msgspec.Struct, frozen=True, omit_defaults=True):
     version: str = ""
     token: str = ""
     key: str = ""
+    dns_names: tuple[str, ...] = ()
 
     def public(self) -> Node:
         """What every agent is told about it."""

@@ -88,6 +88,7 @@ class AdminService(rpc.AdminServicer):
                 uses=request.uses,
                 node_name=request.node_name,
                 labels=request.labels,
+                dns_names=request.dns_names,
                 author=_author(peer),
             )
             return pb.CreateTokenResponse(token=str(token), id=token.id, expires_unix=int(record.expires))

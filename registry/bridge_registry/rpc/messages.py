@@ -55,6 +55,7 @@ def token_message(record: TokenRecord) -> pb.TokenInfo:
         node_name=record.node_name,
         labels=record.labels,
         created_by=record.created_by,
+        dns_names=record.dns_names,
     )
 
 
