@@ -9,6 +9,7 @@ from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.registry import Collector
 
+from bridge_core.admin_access import refusal
 from bridge_core.http1 import Exchange
 from bridge_registry.publication.publisher import Publisher
 
@@ -28,6 +29,7 @@ class AdminApp:
         leads: Whether this registry leads.
         readiness: Whether it is ready.
         foreign: Whether the store is not the one that the mesh lived in.
+        own_name: This machine's, which requests may be for.
     """
 
     def __init__(
@@ -36,15 +38,19 @@ class AdminApp:
         leads: Callable[[], bool],
         readiness: Callable[[], Readiness],
         foreign: Callable[[], bool],
+        own_name: str,
     ) -> None:
         self._readiness = readiness
+        self._own_name = own_name
         self._metrics = CollectorRegistry()
         self._metrics.register(_Figures(publisher, leads, foreign))
 
     def __call__(self, exchange: Exchange) -> None:
         """Answers one request."""
-        path = exchange.request.path
-        if exchange.request.method not in {"GET", "HEAD"}:
+        path, headers = exchange.request.path, exchange.request.headers
+        if reason := refusal(headers.get(b"host"), headers.get(b"origin"), self._own_name):
+            _text(exchange, 403, f"{reason}\n")
+        elif exchange.request.method not in {"GET", "HEAD"}:
             _text(exchange, 405, "method not allowed\n")
         elif path == "/healthz":
             _text(exchange, 200, "ok\n")

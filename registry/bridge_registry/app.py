@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+import socket
 import time
 from collections.abc import Awaitable, Callable, Iterator
 from typing import Final
@@ -179,7 +180,11 @@ class Registry:
             await server.start()
             await self._front.serve(*self.settings.grpc, self._identity.server(require_client=False))
             app = AdminApp(
-                self.publisher, self._leadership.leads, self._readiness, lambda: bool(self._memory.foreign)
+                self.publisher,
+                self._leadership.leads,
+                self._readiness,
+                lambda: bool(self._memory.foreign),
+                socket.gethostname(),
             )
             host, port = self.settings.admin
             admin = await http1.serve(app, name="registry-admin", host=host, port=port)
