@@ -143,6 +143,7 @@ def diff_command(
     answer = where.call(work)
     _refuse_faults(answer.faults)
     sys.stdout.write(answer.unified_diff)
+    _print_warnings(answer.warnings)
     if answer.unified_diff:
         raise SystemExit(1)
 
@@ -182,7 +183,8 @@ def history_command(
         _out.print("Nothing was applied yet.")
     for revision in revisions:
         line = f"{revision.number}  {_time(revision.applied_unix)}  {_who(revision.author)}  "
-        _out.print(line + ", ".join(revision.changed), markup=False)
+        back = f"back to revision {revision.restores}: " if revision.restores else ""
+        _out.print(line + back + ", ".join(revision.changed), markup=False)
         if diffs:
             sys.stdout.write(revision.unified_diff)
 
@@ -204,9 +206,17 @@ def rollback_command(
 def _print_applied(answer: Any) -> None:
     _refuse_faults(answer.faults)
     if answer.changed:
-        _out.print(f"Revision {answer.revision}: {', '.join(answer.changed)}", markup=False)
+        gone = frozenset(answer.removed)
+        changes = ", ".join(f"{key} (deleted)" if key in gone else key for key in answer.changed)
+        _out.print(f"Revision {answer.revision}: {changes}", markup=False)
     else:
         _out.print("Nothing to change.")
+    _print_warnings(answer.warnings)
+
+
+def _print_warnings(warnings: Iterable[str]) -> None:
+    for warning in warnings:
+        _err.print(f"warning: {warning}", markup=False)
 
 
 def _refuse_faults(faults: Iterable[Any]) -> None:

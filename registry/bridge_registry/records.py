@@ -81,6 +81,7 @@ class RevisionRecord(msgspec.Struct, frozen=True, omit_defaults=True):
         applied: When, Unix seconds.
         changed: "<kind>/<name>" of each document that changed or went.
         diff: Unified diff of the documents.
+        restores: The revision that it went back to; 0: it was an apply.
         documents: Everything applied after it, "<kind>/<name>" to YAML: what a rollback restores.
     """
 
@@ -90,6 +91,7 @@ class RevisionRecord(msgspec.Struct, frozen=True, omit_defaults=True):
     changed: tuple[str, ...] = ()
     diff: str = ""
     documents: dict[str, str] = {}
+    restores: int = 0
 
 
 def encode(record: msgspec.Struct) -> bytes:

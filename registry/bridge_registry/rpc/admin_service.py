@@ -11,6 +11,7 @@ import msgspec
 import structlog
 
 from bridge_core import keyspace
+from bridge_core.config import load
 from bridge_core.errors import BridgeError, Unavailable
 from bridge_core.store.api import Put, Store, Unchanged
 from bridge_core.tls import Peer
@@ -29,7 +30,8 @@ from bridge_registry.rollouts.rollout_rules import RolloutPosition
 from bridge_registry.rpc import messages
 from bridge_registry.rpc.gate import Context, Gate
 from bridge_registry.rpc.load_messages import rollout_message
-from bridge_registry.traffic.config_desk import ConfigDesk
+from bridge_registry.traffic.config_desk import Applied, ConfigDesk
+from bridge_registry.traffic.warning_rules import unserved
 from bridge_wire.v1 import registry_pb2 as pb
 from bridge_wire.v1 import registry_pb2_grpc as rpc
 
@@ -110,7 +112,7 @@ class AdminService(rpc.AdminServicer):
         async with self._gate.admit(context, "admin") as peer:
             files = _files(request.files)
             applied = await self._config.apply(files, prune=request.prune, author=_author(peer))
-            return messages.apply_message(applied)
+            return messages.apply_message(applied, self._warnings(applied))
 
     async def Diff(self, request: pb.ApplyRequest, context: Context) -> pb.DiffResponse:
         """See registry.proto."""
@@ -119,6 +121,7 @@ class AdminService(rpc.AdminServicer):
             return pb.DiffResponse(
                 unified_diff=planned.change.diff if planned.change is not None else "",
                 faults=messages.fault_messages(planned.faults),
+                warnings=self._warnings(planned),
             )
 
     async def GetConfig(self, request: pb.GetConfigRequest, context: Context) -> pb.GetConfigResponse:
@@ -144,7 +147,7 @@ class AdminService(rpc.AdminServicer):
         """See registry.proto."""
         async with self._gate.admit(context, "admin") as peer:
             applied = await self._config.rollback(request.revision, author=_author(peer))
-            return messages.apply_message(applied)
+            return messages.apply_message(applied, self._warnings(applied))
 
     async def Drain(self, request: pb.DrainRequest, context: Context) -> pb.DrainResponse:
         """See registry.proto."""
@@ -193,6 +196,13 @@ class AdminService(rpc.AdminServicer):
         async with self._gate.admit(context, "admin") as peer:
             position = await self._rollouts.command(request.name, request.verb, _author(peer))
             return self._rollout(self._rollouts.plan(request.name), position)
+
+    def _warnings(self, applied: Applied) -> tuple[str, ...]:
+        if applied.change is None or applied.faults:
+            return ()
+        loaded = load(applied.change.documents.items(), alone=True).documents
+        members = self._table.membership.members.values()
+        return unserved((one.parsed for one in loaded if one.key in applied.change.changed), members)
 
     def _rollout(self, plan: RolloutPlan, position: RolloutPosition) -> pb.RolloutStatus:
         route = self._hub.current.routes.get(plan.route)

@@ -66,12 +66,14 @@ def fault_messages(faults: Iterable[Fault]) -> list[pb.Fault]:
     ]
 
 
-def apply_message(applied: Applied) -> pb.ApplyResponse:
+def apply_message(applied: Applied, warnings: Iterable[str] = ()) -> pb.ApplyResponse:
     """What came of an apply or rollback."""
     return pb.ApplyResponse(
         revision=applied.revision,
         changed=applied.change.touched if applied.change is not None else (),
         faults=fault_messages(applied.faults),
+        removed=applied.change.removed if applied.change is not None else (),
+        warnings=warnings,
     )
 
 
@@ -83,6 +85,7 @@ def revision_message(record: RevisionRecord) -> pb.Revision:
         applied_unix=int(record.applied),
         changed=record.changed,
         unified_diff=record.diff,
+        restores=record.restores,
     )
 
 

@@ -107,7 +107,7 @@ class ConfigDesk:
         def plan(state: _State) -> Applied:
             return Applied(change=change(state.texts, wanted, prune=True))
 
-        return await self._carry_out(plan, author)
+        return await self._carry_out(plan, author, restores=revision)
 
     async def history(self, limit: int) -> list[RevisionRecord]:
         """The newest revisions, newest first.
@@ -130,7 +130,9 @@ class ConfigDesk:
         listing = await self._store.list(keyspace.CONFIG + (f"{kind}/" if kind else ""))
         return [item for item in listing.items if not name or _name_of(item.key) == name]
 
-    async def _carry_out(self, plan: Callable[[_State], Applied], author: str) -> Applied:
+    async def _carry_out(
+        self, plan: Callable[[_State], Applied], author: str, *, restores: int = 0
+    ) -> Applied:
         for _ in range(_ATTEMPTS):
             state = await self._read()
             planned = plan(state)
@@ -147,6 +149,7 @@ class ConfigDesk:
                 planned.change.touched,
                 planned.change.diff,
                 planned.change.documents,
+                restores,
             )
             ops: list[Op] = [
                 *(
