@@ -252,6 +252,10 @@ class Registry:
             return Readiness(ready=True, reason=str(fault))
         if not standing.leader:
             return Readiness(ready=False, reason="no registry leads yet")
+        try:
+            self._leadership.fence()
+        except Unavailable as fault:
+            return Readiness(ready=False, reason=fault.message)
         return Readiness(ready=True, reason="leading")
 
 

@@ -8,7 +8,7 @@ import msgspec
 
 from bridge_core.config import mesh_settings, node_class, route
 from bridge_core.config.documents import MeshSpec, ModelRouteDocument, NodeClassDocument
-from bridge_core.names import canonical
+from bridge_core.names import canonical_or_same
 from bridge_core.snapshot import (
     MESH_KEY,
     Instance,
@@ -46,10 +46,10 @@ def entries(
     result = {MESH_KEY: encode_entry(settings)}
     for name, node in public.items():
         result[f"node/{name}"] = encode_entry(node)
-    moving = {canonical(plan.route): (plan, position) for plan, position in rollouts}
+    moving = {canonical_or_same(plan.route): (plan, position) for plan, position in rollouts}
     for document in routes:
         made = route(document, settings.defaults)
-        if (found := moving.get(canonical(made.name))) is not None:
+        if (found := moving.get(canonical_or_same(made.name))) is not None:
             made, asked = _under(made, *found, members, public)
             result |= asked
         result[f"route/{document.metadata.name}"] = encode_entry(made)

@@ -93,6 +93,7 @@ class Publisher:
                 group.create_task(self._publish(events), name="registry-publish")
                 group.create_task(self._keep_on_disk(), name="registry-snapshot-file")
                 group.create_task(self._look_for_another_store(), name="registry-store-identity")
+                group.create_task(self._read_anew_when_elected(), name="registry-read-anew")
         finally:
             self._save(math.inf)
 
@@ -104,6 +105,14 @@ class Publisher:
                 watching = group.create_task(self._watch(events))
                 await self._another.wait()
                 watching.cancel()
+
+    async def _read_anew_when_elected(self) -> None:
+        # Elected perhaps in another store than the one that is watched: nobody can tell before it is read.
+        office = self._election.office
+        while True:
+            if self._candidacy and self._candidacy != self._watched_under:
+                self._another.set()
+            office = await self._election.changed(office)
 
     async def _look_for_another_store(self) -> None:
         # A watch that goes on after a pause cannot tell a store that began anew from the one it knew
@@ -134,8 +143,6 @@ class Publisher:
                     await asyncio.sleep(_COALESCE_S)
             while not events.empty():
                 self._take(*events.get_nowait())
-            if self._candidacy and self._candidacy != self._watched_under:
-                self._another.set()  # elected, perhaps in another store: it is read through anew
             now = time.monotonic()
             self._note_store(now)
             if not self._store_was_away and not self._memory.foreign:
