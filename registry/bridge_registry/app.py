@@ -218,7 +218,9 @@ class Registry:
     def _standing(self) -> Standing:
         fault = self._store.fault
         away = f"for {time.monotonic() - fault.since:.0f} s: {fault.reason}" if fault is not None else ""
-        return Standing(self._leadership.leads(), away, tuple(self._concerns()))
+        # Who leads and has not read the store through yet may lead in another one: it cannot tell.
+        leads = self._leadership.leads() and self._memory.candidacy == self._leadership.office_fence().key
+        return Standing(leads, away, tuple(self._concerns()))
 
     def _concerns(self) -> Iterator[str]:
         if self._memory.foreign:
