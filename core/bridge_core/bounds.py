@@ -12,6 +12,7 @@ from typing import Annotated, Final, TypeAlias
 from msgspec import Meta
 
 MAX_INSTANCES: Final = 256  # of one node
+MAX_MEMBER_BYTES: Final = 4 * 1024 * 1024  # of the records of all instances of one node
 MAX_MODELS: Final = 4096  # of one instance
 MAX_BACKENDS: Final = 4096  # that one load report counts
 MAX_RING_POINTS: Final = 16_000_000  # of the whole mesh

@@ -218,3 +218,20 @@ def test_results_of_rollouts_and_instances_that_are_not_there_are_left_out() -> 
 
     assert results("p", "a/0") == 1
     assert results("p", "a/7") == results("other", "a/0") == results("p", "b/0") == 0
+
+
+def test_the_records_of_one_node_are_bounded_together() -> None:
+    model = MemberModel("m" * 500)
+
+    def record(n: int, models: int) -> KeyValue:
+        return put(f"members/a/{n}", encode_entry(Instance(f"a/{n}", "a", models=(model,) * models)))
+
+    table = MeshTable(())
+    table.apply(KeyListing(tuple(record(n, 2100) for n in range(6)), 5), 0.0)
+    assert set(table.membership.members) == {"a/0", "a/1", "a/2"}  # a MiB and some each
+    assert len(table.faults) == 3
+    gone, small = Deleted("/bridge/v1/members/a/0", 6), record(1, 1)
+    table.apply(Changes((gone, small, record(4, 2100)), 6), 0.0)
+    assert set(table.membership.members) == {"a/1", "a/2", "a/4"}
+    table.apply(KeyListing((record(0, 2100), record(1, 2100)), 7), 0.0)
+    assert table.faults == {}

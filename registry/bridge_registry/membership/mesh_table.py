@@ -12,7 +12,7 @@ from typing import Final, TypeVar
 import msgspec
 
 from bridge_core import keyspace
-from bridge_core.bounds import MAX_INSTANCES
+from bridge_core.bounds import MAX_INSTANCES, MAX_MEMBER_BYTES
 from bridge_core.config import load
 from bridge_core.config.documents import (
     AnyDocument,
@@ -67,6 +67,7 @@ class MeshTable:
         self.positions: dict[str, tuple[RolloutPosition, int]] = {}
         self.records: dict[str, bytes] = {}
         self.faults: dict[str, str] = {}
+        self._member_sizes: dict[str, dict[str, int]] = {}
 
     @property
     def mesh_spec(self) -> MeshSpec | None:
@@ -137,6 +138,7 @@ class MeshTable:
                 self._delete(prefix + name, now)
         self.records = {key: raw for key, raw in self.records.items() if key in keys}
         self.faults = {key: fault for key, fault in self.faults.items() if key in keys}
+        self._member_sizes.clear()
         instances = []
         for item in listing.items:
             if item.key.startswith(keyspace.MEMBERS):
@@ -168,7 +170,9 @@ class MeshTable:
         self.faults.pop(key, None)
         self.records.pop(key, None)
         if key.startswith(keyspace.MEMBERS):
-            self.membership.delete(key.removeprefix(keyspace.MEMBERS), now)
+            place = key.removeprefix(keyspace.MEMBERS)
+            self._member_sizes.get(place.partition("/")[0], {}).pop(key, None)
+            self.membership.delete(place, now)
         elif key.startswith(keyspace.NODES):
             self.nodes.pop(key.removeprefix(keyspace.NODES), None)
         elif key.startswith(keyspace.REVOKED):
@@ -208,11 +212,22 @@ class MeshTable:
         # etcd lets a node write under its own prefix only; this keeps it from claiming more inside.
         if instance.id != place or instance.node != node:
             self._fault(item.key, f"names the instance {instance.id!r} of node {instance.node!r}")
+        elif not self._has_room(node, item):
+            self._fault(item.key, f"the node's records have more than {MAX_MEMBER_BYTES} bytes")
         elif number not in _NUMBERS:
             self._fault(item.key, f"an instance's number is one of 0 to {MAX_INSTANCES - 1}")
         else:
             return instance
         return None
+
+    def _has_room(self, node: str, item: KeyValue) -> bool:
+        """Whether the node's records, this one among them, are as small as they have to be."""
+        sizes = self._member_sizes.setdefault(node, {})
+        others = sum(sizes.values()) - sizes.pop(item.key, 0)
+        if others + len(item.value) > MAX_MEMBER_BYTES:
+            return False
+        sizes[item.key] = len(item.value)
+        return True
 
     def _decoded(self, item: KeyValue, kind: type[T]) -> T | None:
         try:
