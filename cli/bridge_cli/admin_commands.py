@@ -54,13 +54,24 @@ def token_create(
     label: Annotated[
         list[str] | None, typer.Option("--label", help="KEY=VALUE for nodes that join with it; repeatable.")
     ] = None,
+    dns_name: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--dns-name",
+            help="A host name that certificates of these nodes may carry, or *.DOMAIN; repeatable.",
+        ),
+    ] = None,
     where: Where,
 ) -> None:
     """Make a join token and print it: the only time it can be seen."""
 
     async def work(stub: Any) -> Any:
         request = wire.CreateTokenRequest(
-            ttl_seconds=_seconds(ttl), uses=uses, node_name=node, labels=labels_of(label or [])
+            ttl_seconds=_seconds(ttl),
+            uses=uses,
+            node_name=node,
+            labels=labels_of(label or []),
+            dns_names=dns_name or [],
         )
         return await stub.CreateToken(request, timeout=_TIMEOUT_S)
 

@@ -316,3 +316,10 @@ def test_warnings_of_an_apply_are_printed_and_are_no_failure(registry: Registry,
     ended = bridge(registry, "apply", "-f", str(tmp_path / "a.yaml"))
     assert ended.exit_code == 0
     assert "warning: route a: no node has m" in ended.stderr
+
+
+def test_a_token_may_let_its_nodes_have_host_names(registry: Registry) -> None:
+    registry.answer = wire.CreateTokenResponse(token="brj1.x", id="x", expires_unix=1)
+    flags = ("--dns-name", "gpu-01.example", "--dns-name", "*.rack.example")
+    assert bridge(registry, "token", "create", *flags).exit_code == 0
+    assert list(registry.asked[-1].dns_names) == ["gpu-01.example", "*.rack.example"]
