@@ -201,6 +201,8 @@ async def _ask_each(
                 stub: Any = EnrolmentStub(channel)  # type: ignore[no-untyped-call]  # generated
                 response: pb.JoinResponse = await stub.Join(request, timeout=_CALL_S)
                 return response
+        except Unavailable as fault:
+            last = fault
         except grpc.aio.AioRpcError as fault:
             last = _refusal(address, fault)
             if fault.code() is not grpc.StatusCode.UNAVAILABLE:
@@ -233,7 +235,7 @@ async def _undo(registries: Iterable[str], response: pb.JoinResponse, key_pem: b
     """Frees the name again after the answer could not be kept. Best effort."""
     identity = response.identity
     for address in registries:
-        with contextlib.suppress(grpc.aio.AioRpcError):
+        with contextlib.suppress(grpc.aio.AioRpcError, BridgeError):
             async with open_channel(
                 address,
                 identity.trust_bundle_pem,
