@@ -22,6 +22,14 @@ import uvloop
 from bridge_agent import records
 from bridge_agent.activation import inherited_sockets
 from bridge_agent.admin import admin_app
+from bridge_agent.concern_rules import (
+    FailureNotes,
+    audit_concern,
+    disk_concerns,
+    ejection_concerns,
+    engine_concerns,
+    member_concern,
+)
 from bridge_agent.config import AgentConfig, StateDir
 from bridge_agent.engines.address import engine_address
 from bridge_agent.engines.client import EngineClient
@@ -37,15 +45,19 @@ from bridge_agent.limits.gpus import GpuKeeper
 from bridge_agent.limits.isolation_report import IsolationReport, concerns
 from bridge_agent.limits.launcher import IsolatedLauncher
 from bridge_agent.limits.node_isolation import NodeIsolation, in_force
-from bridge_agent.limits.surroundings import engine_groups, open_gpus
+from bridge_agent.limits.surroundings import disks_of, engine_groups, open_gpus
 from bridge_agent.listeners import NAMES, address_of, bind_all, close_all
 from bridge_agent.lock import AgentLock
+from bridge_agent.membership.advertise import subject_names
+from bridge_agent.membership.clock import ClockWatch
 from bridge_agent.membership.link_status import LinkReport
+from bridge_agent.membership.presence import Presence, holder_id
 from bridge_agent.membership.registration import Registration
-from bridge_agent.membership.registry_api import InstanceLoad, LoadReport
+from bridge_agent.membership.registry_api import InstanceLoad, LoadReport, NotAMember
 from bridge_agent.membership.registry_client import RegistryClient
 from bridge_agent.membership.renewal import Renewal
 from bridge_agent.membership.revocation import Revocations
+from bridge_agent.membership.standing_rules import certificate_concern, way_back
 from bridge_agent.membership.subscription import SnapshotSubscription
 from bridge_agent.peers.hop import VARYING
 from bridge_agent.peers.upstreams import Upstreams
@@ -69,6 +81,7 @@ from bridge_core.tls import TlsIdentity
 log = structlog.get_logger()
 
 DRAIN_S = 30.0
+_FIRST_WORD_S = 5.0  # for a registry to say whether another agent is this node
 _TAKE_UP_S = 2.0  # for engines that run already
 _CUT_S = 2.0  # for answers that ended to leave the buffers
 
@@ -134,6 +147,7 @@ class Agent:
             registries,
             SnapshotFile(state.snapshot, now=time.time),
             on_snapshot=self._take_snapshot,
+            on_confirmed=self._take_confirmed,
             now=time.time,
             rng=rng,
         )
@@ -142,20 +156,29 @@ class Agent:
         self._revocations = Revocations(snapshot)
         self._upstreams = Upstreams(self._view, self._identity, self._engine_address)
         self._store = EtcdStore(settings.etcd, ClientTls(state.certificate, state.key, state.ca))
+        holder = holder_id(state.root)
         self._registration = Registration(
-            self._store, ttl_s=snapshot.mesh.lease_ttl_s, now=time.time, rng=rng
+            self._store,
+            ttl_s=snapshot.mesh.lease_ttl_s,
+            now=time.time,
+            rng=rng,
+            holder=holder,
+            patience_s=_FIRST_WORD_S,
         )
-        known = snapshot.nodes.get(settings.name)
+        self._presence = Presence(settings.name, holder, peer_address, now=time.time, clock=time.monotonic)
+        self._clock = ClockWatch(settings.registries, state.ca, now=time.time)
         self._renewal = Renewal(
             self._identity,
             self._node,
+            subject_names(split_address(peer_address, flag="peer_address")[0]),
             state,
             registries,
             on_renewed=self._renewed,
             now=time.time,
             rng=rng,
-            at_once=known is not None and known.peer != peer_address,
+            withheld=lambda: self._presence.withheld,
         )
+        self._failures = FailureNotes()
         self._launcher, self._supervisor, self._keeper = self._engines(snapshot)
         self._isolation = NodeIsolation(
             settings.name,
@@ -199,6 +222,7 @@ class Agent:
                 group.create_task(self._subscription.run(), name="subscription"),
                 group.create_task(self._registration.run(), name="registration"),
                 group.create_task(self._renewal.run(), name="renewal"),
+                group.create_task(self._clock.run(), name="clock"),
                 group.create_task(self._audit.run(), name="audit"),
                 group.create_task(self._follow_renewals(), name="grpc-renewal"),
                 group.create_task(self._notifier.keep_alive(), name="watchdog"),
@@ -357,6 +381,11 @@ class Agent:
                 if connection.identity in cut:
                     connection.cut()
 
+    def _take_confirmed(self, snapshot: Snapshot) -> None:
+        self._registration.stand(self._presence.take(snapshot, self._registration.registered))
+        if self._presence.address_differs():
+            self._renewal.renew_now()
+
     def _engine_address(self, target: Target) -> Address:
         """Where an engine is connected to; only through here is one in a network of its own reached."""
         one = next(one for one in self._supervisor.instances() if one.id == target.id)
@@ -372,6 +401,8 @@ class Agent:
         self._audit.put(record)
         self._tally.take(record)
         self._settled.set()
+        for attempt in record.failed:
+            self._failures.take(attempt.instance, attempt.detail)
         changed = records.changes_models(record)
         if changed:
             self._supervisor.refresh(record.instance)
@@ -458,6 +489,26 @@ class Agent:
             self._subscription.status.report(),
             self._registration.report(time.monotonic()),
             self._renewal.status.report(),
+            self._presence.status.report(),
+            self._clock.status.report(),
+        )
+
+    def _concerns(self) -> tuple[str, ...]:
+        """What an operator should look at."""
+        info, standing = self._identity.info, self._presence.standing
+        back = way_back(self._settings.name, self._settings.registries)
+        faults = (self._subscription.status.fault, self._renewal.status.fault)
+        refusal = next((str(one) for one in faults if isinstance(one, NotAMember)), "")
+        certificate = certificate_concern(info.not_before, info.not_after, time.time(), back)
+        told = [certificate, self._presence.withheld, self._clock.status.report().reason]
+        return (
+            *[one for one in told if one],
+            *member_concern(None if standing is None else standing.member, refusal, back),
+            *engine_concerns(self._supervisor.status()),
+            *ejection_concerns(self._gateway.ejections() if self._gateway else {}, self._failures),
+            *audit_concern(self._audit.lost),
+            *disk_concerns(disks_of(self._state_dir.root, self._settings.engines)),
+            *concerns(self._isolation_reports(), self._isolation.domains()),
         )
 
     def _load(self) -> LoadReport:
@@ -495,7 +546,7 @@ class Agent:
             ),
             node_class=isolation.node_class.name,
             node_class_from=isolation.source,
-            concerns=tuple(concerns(self._isolation_reports(), isolation.domains())),
+            concerns=self._concerns(),
             gpus=isolation.gpus(),
             domains=isolation.domains(),
         )

@@ -95,6 +95,7 @@ class Instance(msgspec.Struct, frozen=True, omit_defaults=True):
     models: tuple[MemberModel, ...] = ()
     loaded: tuple[str, ...] = ()  # names resident in memory
     failure_domain: str = ""  # instances that die together; empty: the node
+    holder: str = ""  # the agent that wrote this, told apart from another on a copy of its state folder
 
 
 class Node(msgspec.Struct, frozen=True, omit_defaults=True):

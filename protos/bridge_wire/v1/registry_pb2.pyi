@@ -35,6 +35,16 @@ class JoinRequest(_message.Message):
     facts: NodeFacts
     def __init__(self, token: _Optional[str] = ..., node_name: _Optional[str] = ..., csr_pem: _Optional[bytes] = ..., facts: _Optional[_Union[NodeFacts, _Mapping]] = ...) -> None: ...
 
+class ClockRequest(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
+class ClockResponse(_message.Message):
+    __slots__ = ("unix_ms",)
+    UNIX_MS_FIELD_NUMBER: _ClassVar[int]
+    unix_ms: int
+    def __init__(self, unix_ms: _Optional[int] = ...) -> None: ...
+
 class Identity(_message.Message):
     __slots__ = ("certificate_chain_pem", "trust_bundle_pem", "trust_domain", "node_name")
     CERTIFICATE_CHAIN_PEM_FIELD_NUMBER: _ClassVar[int]

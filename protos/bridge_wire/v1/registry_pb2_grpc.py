@@ -40,6 +40,11 @@ class EnrolmentStub:
                 request_serializer=bridge__wire_dot_v1_dot_registry__pb2.JoinRequest.SerializeToString,
                 response_deserializer=bridge__wire_dot_v1_dot_registry__pb2.JoinResponse.FromString,
                 _registered_method=True)
+        self.Clock = channel.unary_unary(
+                '/bridge.v1.Enrolment/Clock',
+                request_serializer=bridge__wire_dot_v1_dot_registry__pb2.ClockRequest.SerializeToString,
+                response_deserializer=bridge__wire_dot_v1_dot_registry__pb2.ClockResponse.FromString,
+                _registered_method=True)
 
 
 class EnrolmentServicer:
@@ -55,6 +60,14 @@ class EnrolmentServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def Clock(self, request, context):
+        """What time it is here. Asked before a token is spent: a machine whose clock is wrong would get a
+        certificate that is not of its now.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_EnrolmentServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -62,6 +75,11 @@ def add_EnrolmentServicer_to_server(servicer, server):
                     servicer.Join,
                     request_deserializer=bridge__wire_dot_v1_dot_registry__pb2.JoinRequest.FromString,
                     response_serializer=bridge__wire_dot_v1_dot_registry__pb2.JoinResponse.SerializeToString,
+            ),
+            'Clock': grpc.unary_unary_rpc_method_handler(
+                    servicer.Clock,
+                    request_deserializer=bridge__wire_dot_v1_dot_registry__pb2.ClockRequest.FromString,
+                    response_serializer=bridge__wire_dot_v1_dot_registry__pb2.ClockResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -92,6 +110,33 @@ class Enrolment:
             '/bridge.v1.Enrolment/Join',
             bridge__wire_dot_v1_dot_registry__pb2.JoinRequest.SerializeToString,
             bridge__wire_dot_v1_dot_registry__pb2.JoinResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Clock(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/bridge.v1.Enrolment/Clock',
+            bridge__wire_dot_v1_dot_registry__pb2.ClockRequest.SerializeToString,
+            bridge__wire_dot_v1_dot_registry__pb2.ClockResponse.FromString,
             options,
             channel_credentials,
             insecure,

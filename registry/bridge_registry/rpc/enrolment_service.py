@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 
 from bridge_registry.enrolment.enroller import Enroller, JoinRequest
@@ -15,7 +16,7 @@ from bridge_wire.v1 import registry_pb2_grpc as rpc
 
 
 class EnrolmentService(rpc.EnrolmentServicer):
-    """Join: called without a client certificate.
+    """Join and Clock: called without a client certificate.
 
     Args:
         gate: Admits calls.
@@ -49,3 +50,8 @@ class EnrolmentService(rpc.EnrolmentServicer):
                 etcd=pb.EtcdAccess(endpoints=self._etcd_endpoints),
                 snapshot=update_message(self._hub.delta(None), self._hub.ring_digest),
             )
+
+    async def Clock(self, _request: pb.ClockRequest, context: Context) -> pb.ClockResponse:
+        """See registry.proto."""
+        async with self._gate.admit(context, None):
+            return pb.ClockResponse(unix_ms=time.time_ns() // 1_000_000)
