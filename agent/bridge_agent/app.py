@@ -22,14 +22,7 @@ import uvloop
 from bridge_agent import records
 from bridge_agent.activation import inherited_sockets
 from bridge_agent.admin import admin_app
-from bridge_agent.concern_rules import (
-    FailureNotes,
-    audit_concern,
-    disk_concerns,
-    ejection_concerns,
-    engine_concerns,
-    member_concern,
-)
+from bridge_agent.concerns import Concerns
 from bridge_agent.config import AgentConfig, StateDir
 from bridge_agent.engines.address import engine_address
 from bridge_agent.engines.client import EngineClient
@@ -45,19 +38,18 @@ from bridge_agent.limits.gpus import GpuKeeper
 from bridge_agent.limits.isolation_report import IsolationReport, concerns
 from bridge_agent.limits.launcher import IsolatedLauncher
 from bridge_agent.limits.node_isolation import NodeIsolation, in_force
-from bridge_agent.limits.surroundings import disks_of, engine_groups, open_gpus
+from bridge_agent.limits.surroundings import engine_groups, open_gpus
 from bridge_agent.listeners import NAMES, address_of, bind_all, close_all
 from bridge_agent.lock import AgentLock
 from bridge_agent.membership.advertise import subject_names
 from bridge_agent.membership.clock import ClockWatch
 from bridge_agent.membership.link_status import LinkReport
-from bridge_agent.membership.presence import Presence, holder_id
+from bridge_agent.membership.presence import FIRST_WORD_S, Presence, holder_id
 from bridge_agent.membership.registration import Registration
-from bridge_agent.membership.registry_api import InstanceLoad, LoadReport, NotAMember
+from bridge_agent.membership.registry_api import InstanceLoad, LoadReport
 from bridge_agent.membership.registry_client import RegistryClient
 from bridge_agent.membership.renewal import Renewal
 from bridge_agent.membership.revocation import Revocations
-from bridge_agent.membership.standing_rules import certificate_concern, way_back
 from bridge_agent.membership.subscription import SnapshotSubscription
 from bridge_agent.peers.hop import VARYING
 from bridge_agent.peers.upstreams import Upstreams
@@ -81,7 +73,6 @@ from bridge_core.tls import TlsIdentity
 log = structlog.get_logger()
 
 DRAIN_S = 30.0
-_FIRST_WORD_S = 5.0  # for a registry to say whether another agent is this node
 _TAKE_UP_S = 2.0  # for engines that run already
 _CUT_S = 2.0  # for answers that ended to leave the buffers
 
@@ -163,7 +154,7 @@ class Agent:
             now=time.time,
             rng=rng,
             holder=holder,
-            patience_s=_FIRST_WORD_S,
+            patience_s=FIRST_WORD_S,
         )
         self._presence = Presence(settings.name, holder, peer_address, now=time.time, clock=time.monotonic)
         self._clock = ClockWatch(settings.registries, state.ca, now=time.time)
@@ -176,9 +167,8 @@ class Agent:
             on_renewed=self._renewed,
             now=time.time,
             rng=rng,
-            withheld=lambda: self._presence.withheld,
+            may=lambda: self._presence.may_act,
         )
-        self._failures = FailureNotes()
         self._launcher, self._supervisor, self._keeper = self._engines(snapshot)
         self._isolation = NodeIsolation(
             settings.name,
@@ -190,6 +180,17 @@ class Agent:
             idle=lambda: not self._load().in_flight,
         )
         self._audit = AuditLog(state.root / "audit" / "audit.jsonl", records.audited)
+        self._concerns = Concerns(
+            settings,
+            state.root,
+            identity=self._identity,
+            presence=self._presence,
+            clock=self._clock.status,
+            registries=(self._subscription.status, self._renewal.status),
+            engines=self._supervisor.status,
+            ejections=lambda: {} if self._gateway is None else self._gateway.ejections(),
+            lost=lambda: self._audit.lost,
+        )
         self._tally = BackendTally()
         self._reporter = LoadReporter(registries, self._load, rng)
         self._prober = RolloutProber(
@@ -402,7 +403,7 @@ class Agent:
         self._tally.take(record)
         self._settled.set()
         for attempt in record.failed:
-            self._failures.take(attempt.instance, attempt.detail)
+            self._concerns.failures.take(attempt.instance, attempt.detail)
         changed = records.changes_models(record)
         if changed:
             self._supervisor.refresh(record.instance)
@@ -493,24 +494,6 @@ class Agent:
             self._clock.status.report(),
         )
 
-    def _concerns(self) -> tuple[str, ...]:
-        """What an operator should look at."""
-        info, standing = self._identity.info, self._presence.standing
-        back = way_back(self._settings.name, self._settings.registries)
-        faults = (self._subscription.status.fault, self._renewal.status.fault)
-        refusal = next((str(one) for one in faults if isinstance(one, NotAMember)), "")
-        certificate = certificate_concern(info.not_before, info.not_after, time.time(), back)
-        told = [certificate, self._presence.withheld, self._clock.status.report().reason]
-        return (
-            *[one for one in told if one],
-            *member_concern(None if standing is None else standing.member, refusal, back),
-            *engine_concerns(self._supervisor.status()),
-            *ejection_concerns(self._gateway.ejections() if self._gateway else {}, self._failures),
-            *audit_concern(self._audit.lost),
-            *disk_concerns(disks_of(self._state_dir.root, self._settings.engines)),
-            *concerns(self._isolation_reports(), self._isolation.domains()),
-        )
-
     def _load(self) -> LoadReport:
         gateway = self._gateway
         in_flight = gateway.counters.in_flight if gateway is not None else {}
@@ -546,7 +529,10 @@ class Agent:
             ),
             node_class=isolation.node_class.name,
             node_class_from=isolation.source,
-            concerns=self._concerns(),
+            concerns=(
+                *self._concerns.all(),
+                *concerns(self._isolation_reports(), isolation.domains()),
+            ),
             gpus=isolation.gpus(),
             domains=isolation.domains(),
         )

@@ -236,7 +236,7 @@ class Twin:
             on_renewed=self.renewed.set,
             now=time.time,
             rng=rng,
-            withheld=lambda: self.presence.withheld,
+            may=lambda: self.presence.may_act,
         )
         self.subscription = SnapshotSubscription(
             [client],
@@ -302,6 +302,7 @@ async def test_the_living_ones_record_comes_back_after_a_clone_that_took_it(bed:
         clone_state = StateDir(bed.folder / "clone")
         # One that was started while no registry told it better: it writes over the record and the address.
         clone = Twin(bed, clone_state, "127.0.0.1:2002")
+        clone.presence.standing = msgspec.structs.replace(first.presence.standing, other="")
         clone.registration.stand(
             msgspec.structs.replace(first.presence.standing, other="", missing=frozenset())
         )

@@ -5,12 +5,9 @@ from __future__ import annotations
 import ctypes
 import hashlib
 import os
-import shutil
 from collections.abc import Iterable
 from pathlib import Path
 
-from bridge_agent.concern_rules import Disk
-from bridge_agent.engines.config import EngineConfig
 from bridge_agent.engines.proc import place_of
 from bridge_agent.engines.process import LaunchSpec
 from bridge_agent.limits.cgroup import Cgroups, open_cgroups
@@ -34,19 +31,6 @@ def engine_groups(node: str, state_dir: Path) -> tuple[Cgroups | None, str]:
         return open_cgroups(f"{node}-{mark}")
     except OSError as fault:
         return None, f"{fault.filename}: {fault.strerror}"
-
-
-def disks_of(state_dir: Path, engines: Iterable[EngineConfig]) -> list[Disk]:
-    """The file systems that the agent and its engines write to, each once."""
-    folders = [state_dir, *(Path(one.models_dir) for one in engines if one.models_dir and not one.attach)]
-    found: dict[int, Disk] = {}
-    for folder in folders:
-        try:
-            device, usage = folder.stat().st_dev, shutil.disk_usage(folder)
-        except OSError:
-            continue  # a store that is not there yet, or not any more: its engine says so
-        found.setdefault(device, Disk(str(folder), usage.free, usage.total))
-    return list(found.values())
 
 
 def open_gpus() -> tuple[GpuInventory, str]:

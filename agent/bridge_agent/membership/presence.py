@@ -17,6 +17,7 @@ from bridge_core.snapshot import Snapshot
 
 log = structlog.get_logger()
 
+FIRST_WORD_S: Final = 5.0  # for a registry to say whether another agent is this node
 _ADDRESS_EVERY_S: Final = 30.0  # a mesh that keeps another address is told no more often
 
 
@@ -47,14 +48,22 @@ class Presence:
         self._holder = holder
         self._peer = peer
         self._clock = clock
+        self._began = clock()
         self._told_address = float("-inf")
         self.standing: Standing | None = None
         self.status = LinkStatus("identity", now)
         self.status.works()
 
     @property
+    def may_act(self) -> bool:
+        """Whether this agent is the node, as far as it can know, and may change what the mesh has of it."""
+        if self.standing is None:
+            return self._clock() - self._began >= FIRST_WORD_S
+        return not self.standing.other
+
+    @property
     def withheld(self) -> str:
-        """Why this agent must not act for the node; empty: it may."""
+        """Why another agent is the node; empty: none is known of."""
         if self.standing is None or not self.standing.other:
             return ""
         return (

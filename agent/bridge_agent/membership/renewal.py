@@ -46,8 +46,7 @@ class Renewal:
         on_renewed: Called after the new certificate is in the files and in `identity`'s contexts.
         now: The wall clock in seconds.
         rng: For the jitter.
-        withheld: Why not to renew now; empty: nothing is against it.
-        at_once: Renew now, whatever the certificate's age: the registry has to learn a new address.
+        may: Whether to renew now what is due: not while another agent is the node.
     """
 
     def __init__(
@@ -61,10 +60,9 @@ class Renewal:
         on_renewed: Callable[[], None],
         now: Callable[[], float],
         rng: random.Random,
-        withheld: Callable[[], str] = str,
-        at_once: bool = False,
+        may: Callable[[], bool] = lambda: True,
     ) -> None:
-        self._at_once = at_once
+        self._at_once = False
         self._identity = identity
         self._node = node
         self._names = names
@@ -73,7 +71,7 @@ class Renewal:
         self._on_renewed = on_renewed
         self._now = now
         self._rng = rng
-        self._withheld = withheld
+        self._may = may
         self._backoff = Backoff(rng, first_s=1.0, most_s=60.0)
         self._taken = self._on_disk()
         self._woken = asyncio.Event()
@@ -99,10 +97,12 @@ class Renewal:
                     log.warning("certificate_not_yet_valid", not_before=info.not_before)
                 await self._pause(_LOOK_S)
                 continue
-            if (verdict is CertificateState.FRESH and not self._at_once) or self._withheld():
-                if verdict is CertificateState.FRESH:
-                    self.status.works()
+            if verdict is CertificateState.FRESH and not self._at_once:
+                self.status.works()
                 await self._pause(_LOOK_S)
+                continue
+            if not self._may():
+                await self._pause(_GLANCE_S)
                 continue
             try:
                 await self._renew()
