@@ -86,7 +86,12 @@ async def open_channel(
         BridgeError: the certificates or the address cannot be used.
     """
     context = _context(ca_pem, cert_pem, key_pem, any_time=any_time)
-    tunnel = _Tunnel(address, *await _dial(address, context))
+    reader, writer = await _dial(address, context)
+    try:
+        tunnel = _Tunnel(address, reader, writer)
+    except OSError as fault:  # no descriptor is left
+        writer.transport.abort()
+        raise Unavailable(f"no socket to call the registry at {address}: {fault.strerror}") from fault
     try:
         async with grpc.aio.insecure_channel(tunnel.target, options=_OPTIONS) as channel:
             yield channel
@@ -149,8 +154,10 @@ class _Tunnel:
         self._writer.transport.abort()
 
     async def _carry(self) -> None:
-        inner_reader, inner = await asyncio.open_unix_connection(sock=await self._accepted())
-        self._listener.close()
+        try:
+            inner_reader, inner = await asyncio.open_unix_connection(sock=await self._accepted())
+        finally:
+            self._listener.close()  # who waits there is refused, and does not wait for ever
         pumps = [
             asyncio.create_task(self._outwards(inner_reader)),
             asyncio.create_task(self._inwards(inner)),
@@ -176,16 +183,17 @@ class _Tunnel:
             await _pump(inner, self._writer)
 
     async def _inwards(self, inner: asyncio.StreamWriter) -> None:
-        with contextlib.suppress(OSError):
+        try:
+            first = await self._reader.read(_CHUNK)
+        except OSError:
             first = b""
-            try:
-                first = await self._reader.read(_CHUNK)
-            finally:
-                if not first:  # in TLS 1.3 a caller learns only now that its certificate is not taken
-                    self.fault = CertificateRefused(
-                        f"the registry at {self._address} hung up: "
-                        "it is stopping, or does not accept this certificate"
-                    )
+        if not first:  # in TLS 1.3 a caller learns only now that its certificate is not taken
+            self.fault = CertificateRefused(
+                f"the registry at {self._address} hung up: "
+                "it is stopping, or does not accept this certificate"
+            )
+            return
+        with contextlib.suppress(OSError):
             inner.write(first)
             await _pump(self._reader, inner)
 

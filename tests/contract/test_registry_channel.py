@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import ssl
+import sys
 import time
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -130,3 +131,56 @@ async def test_a_registry_that_hangs_up_is_told_apart_from_one_that_is_away(tmp_
         # Without one at all it answers, in its own words.
         with pytest.raises(grpc.aio.AioRpcError, match="client certificate"):
             await call(bed.address, bed.ca_pem)
+
+
+async def test_a_registry_that_is_stopped_is_not_taken_for_one_that_refuses(tmp_path: Path) -> None:
+    async def silent(_reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await done.wait()
+        writer.transport.abort()
+
+    done = asyncio.Event()
+    key = generate_key()
+    leaf = issue(
+        AUTHORITY,
+        key.public_key(),
+        SpiffeId(MESH, "registry", "r"),
+        now=time.time(),
+        ttl_s=600,
+        dns_names=[REGISTRY_SERVER_NAME],
+    )
+    (tmp_path / "own.pem").write_bytes(to_pem(leaf) + AUTHORITY.pem)
+    (tmp_path / "own.key").write_bytes(key_to_pem(key))
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(tmp_path / "own.pem", tmp_path / "own.key")
+    server = await asyncio.start_server(silent, "127.0.0.1", 0, ssl=context)
+    async with server:
+        with pytest.raises(grpc.aio.AioRpcError) as caught:
+            async with open_channel(
+                f"127.0.0.1:{server.sockets[0].getsockname()[1]}", AUTHORITY.pem
+            ) as channel:
+                await AdminStub(channel).Status(pb.StatusRequest(), timeout=0.2)
+        done.set()
+    assert caught.value.code() is grpc.StatusCode.DEADLINE_EXCEEDED
+
+
+async def test_nobody_else_gets_into_the_socket(tmp_path: Path) -> None:
+    """Who reads the socket's name in /proc/net/unix and is quicker is turned away."""
+    async with leading(tmp_path, FakeEtcd()) as bed, bed.admin() as admin:
+        name = next(
+            line for line in Path("/proc/net/unix").read_text().splitlines() if "@bridge-" in line
+        )
+        code = (
+            "import socket, sys\n"
+            "s = socket.socket(socket.AF_UNIX)\n"
+            "s.settimeout(5)\n"
+            "try:\n"
+            "    s.connect('\\0' + sys.argv[1])\n"
+            "    sys.exit(len(s.recv(1)))\n"
+            "except OSError:\n"
+            "    sys.exit(0)\n"
+        )
+        stranger = await asyncio.create_subprocess_exec(
+            sys.executable, "-c", code, name.rpartition("@")[2]
+        )
+        assert await stranger.wait() == 0
+        assert (await admin.Status(pb.StatusRequest(), timeout=10)).trust_domain == MESH
