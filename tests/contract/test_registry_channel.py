@@ -166,9 +166,7 @@ async def test_a_registry_that_is_stopped_is_not_taken_for_one_that_refuses(tmp_
 async def test_nobody_else_gets_into_the_socket(tmp_path: Path) -> None:
     """Who reads the socket's name in /proc/net/unix and is quicker is turned away."""
     async with leading(tmp_path, FakeEtcd()) as bed, bed.admin() as admin:
-        name = next(
-            line for line in Path("/proc/net/unix").read_text().splitlines() if "@bridge-" in line
-        )
+        name = next(line for line in Path("/proc/net/unix").read_text().splitlines() if "@bridge-" in line)
         code = (
             "import socket, sys\n"
             "s = socket.socket(socket.AF_UNIX)\n"
@@ -179,8 +177,6 @@ async def test_nobody_else_gets_into_the_socket(tmp_path: Path) -> None:
             "except OSError:\n"
             "    sys.exit(0)\n"
         )
-        stranger = await asyncio.create_subprocess_exec(
-            sys.executable, "-c", code, name.rpartition("@")[2]
-        )
+        stranger = await asyncio.create_subprocess_exec(sys.executable, "-c", code, name.rpartition("@")[2])
         assert await stranger.wait() == 0
         assert (await admin.Status(pb.StatusRequest(), timeout=10)).trust_domain == MESH

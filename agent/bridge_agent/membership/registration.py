@@ -93,6 +93,7 @@ class Registration:
         self._desired = {}
         if self._lease is not None:
             lease, self._lease = self._lease, None
+            self._written = {}  # they go with the lease; what stands there next is another's
             await lease.revoke()
             log.info("lease_revoked")
 
