@@ -60,6 +60,14 @@ def parse_name(name: str) -> ModelName:
         raise ApiError(400, "invalid model name") from fault
 
 
+def must_pull(store: ModelStore, body: dict[str, Any]) -> bool:
+    """Whether making this model would wait for a registry."""
+    try:
+        return bool(body.get("from")) and store.find(ModelName.parse(str(body["from"]))) is None
+    except (InvalidName, ApiError):
+        return False  # refused without a network
+
+
 def create(store: ModelStore, name: ModelName, body: dict[str, Any], fetch: Fetch) -> Records:
     """Makes the model; yields Ollama's status records.
 

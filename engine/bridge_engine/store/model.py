@@ -9,7 +9,7 @@ from typing import Any, Final
 import msgspec
 
 from bridge_core.dialects.errors import ApiError
-from bridge_core.model_store.gguf import GgufHeader
+from bridge_core.model_store.gguf import Array, GgufHeader
 from bridge_core.model_store.layout import Layer, ModelStore, Stored
 from bridge_core.model_store.weights import read_weights, weights_layer
 from bridge_core.names import ModelName
@@ -79,6 +79,12 @@ class OpenedModel(msgspec.Struct, frozen=True):
     def trained_context(self) -> int:
         """The context length that the weights were trained for, 0 where the file does not say."""
         return int(self.header.architecture_value("context_length") or 0)
+
+    @property
+    def vocabulary(self) -> int:
+        """How many tokens it knows."""
+        tokens = self.header.metadata.get("tokenizer.ggml.tokens")
+        return tokens.length if isinstance(tokens, Array) else 0
 
     @property
     def adds_bos(self) -> bool:

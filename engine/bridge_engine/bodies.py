@@ -1,0 +1,150 @@
+"""Reading a request's body: bounded in depth, and off the event loop where it is large."""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+import numpy as np
+import numpy.typing as npt
+import zstandard
+
+from bridge_core.dialects.errors import ApiError
+from bridge_core.dialects.gojson import Struct, decode
+from bridge_core.http1 import Request
+
+MOST_DEPTH: Final = 128
+"""Levels of lists and objects: whatever walks over a body has Python's recursion limit left by far."""
+
+MOST_VALUES: Final = 1 << 20
+"""Lists, objects and their members in a body: each takes fifty times the memory of its two bytes."""
+
+LARGE: Final = 256 * 1024
+"""Bytes from which a body is read in a thread."""
+
+_MOST_UNCOMPRESSED: Final = 20 << 20
+_PIECE: Final = 1 << 20
+_QUOTE, _BACKSLASH, _OPENS, _CLOSES, _COMMA = range(1, 6)
+_KINDS: Final = np.zeros(256, dtype=np.int8)
+for _bytes, _kind in (
+    (b'"', _QUOTE),
+    (b"\\", _BACKSLASH),
+    (b"[{", _OPENS),
+    (b"]}", _CLOSES),
+    (b",", _COMMA),
+):
+    _KINDS[list(_bytes)] = _kind
+
+
+def read(body: bytes, shape: Struct) -> dict[str, Any]:
+    """A body of the native API.
+
+    Raises:
+        ApiError: 400; it is nested too deep, is not JSON, or not what `shape` says.
+    """
+    check_depth(body)
+    try:
+        return decode(body, shape)
+    except RecursionError as fault:
+        raise _too_deep() from fault
+    except (ValueError, OverflowError) as fault:  # a number of thousands of digits
+        raise ApiError(400, "a number in the request body is out of range") from fault
+
+
+def check_depth(body: bytes) -> None:
+    """Refuses what is nested deeper than MOST_DEPTH or has more than MOST_VALUES, without decoding it.
+
+    Raises:
+        ApiError: 400.
+    """
+    opens = commas = 0
+    # In pieces, here and below: between them other threads get their turn.
+    for start in range(0, len(body), _PIECE):
+        end = start + _PIECE
+        opens += body.count(b"[", start, end) + body.count(b"{", start, end)
+        commas += body.count(b",", start, end)
+    if opens > MOST_DEPTH or opens + commas > MOST_VALUES:
+        check_structure(body)
+
+
+def check_structure(
+    body: bytes, piece_size: int = _PIECE, *, most_depth: int = MOST_DEPTH, most_values: int = MOST_VALUES
+) -> None:
+    """The same by what stands outside of strings alone.
+
+    Raises:
+        ApiError: 400.
+    """
+    depth = values = backslashes = quotes = 0
+    for start in range(0, len(body), piece_size):
+        piece = np.frombuffer(body, np.uint8, min(piece_size, len(body) - start), start)
+        kinds = _KINDS[piece]
+        at = np.flatnonzero(kinds)
+        kind = kinds[at]
+        preceding, backslashes = _backslashes_before(at, kind, len(piece), backslashes)
+        if not at.size:
+            continue
+        counted = np.cumsum((kind == _QUOTE) & (preceding % 2 == 0)) + quotes
+        outside = counted % 2 == 0
+        opens = outside & (kind == _OPENS)
+        levels = np.cumsum(opens.astype(np.int64) - (outside & (kind == _CLOSES))) + depth
+        values += int(np.count_nonzero(opens | (outside & (kind == _COMMA))))
+        if int(levels.max()) > most_depth:
+            raise _too_deep()
+        if values > most_values:
+            raise ApiError(400, f"the request body has more than {most_values} values")
+        depth, quotes = int(levels[-1]), int(counted[-1]) % 2
+
+
+def _backslashes_before(
+    at: npt.NDArray[np.intp], kind: npt.NDArray[np.int8], size: int, before: int
+) -> tuple[npt.NDArray[np.intp], int]:
+    """How many backslashes stand right before each byte that matters: an odd number escapes it.
+
+    Args:
+        at: Where those bytes are in a piece of a body.
+        kind: Which they are.
+        size: Of the piece.
+        before: Backslashes right before the piece.
+
+    Returns:
+        The numbers, and how many backslashes the piece ends with.
+    """
+    backslash = kind == _BACKSLASH
+    if not backslash.any():
+        preceding = np.zeros(len(at), dtype=np.intp)
+        preceding[:1] = before * (at[:1] == 0)
+        return preceding, 0
+    number = np.arange(len(at))
+    follows = np.empty(len(at), dtype=bool)  # right after a backslash
+    follows[0] = before > 0 and at[0] == 0
+    follows[1:] = backslash[:-1] & (np.diff(at) == 1)
+    begin = np.maximum.accumulate(np.where(backslash & follows, -before, number))
+    run = number - begin + 1
+    preceding = np.where(follows, np.concatenate(([before], run[:-1])), 0)
+    at_end = backslash[-1] and at[-1] == size - 1
+    return preceding, int(run[-1]) if at_end else 0
+
+
+def _too_deep() -> ApiError:
+    return ApiError(400, f"the request body is nested deeper than {MOST_DEPTH} levels: exceeded max depth")
+
+
+def uncompressed(request: Request) -> bytes:
+    """A body of a compatible API as it was before its content coding, its depth checked.
+
+    Raises:
+        ApiError: 400 or 413.
+    """
+    body = request.body
+    if (request.headers.get(b"content-encoding") or b"").lower() == b"zstd":
+        if request.path != "/v1/responses":
+            raise ApiError(400, "zstd request bodies are accepted on /v1/responses only")
+        try:
+            with zstandard.ZstdDecompressor().stream_reader(body) as reader:
+                body = reader.read(_MOST_UNCOMPRESSED + 1)
+        except zstandard.ZstdError as fault:
+            raise ApiError(400, "the body is not zstd") from fault
+        if len(body) > _MOST_UNCOMPRESSED:
+            raise ApiError(413, "the uncompressed body is too large")
+    check_depth(body)
+    return bytes(body)
