@@ -309,11 +309,10 @@ class Engine:
 
     async def _push(self, call: EngineCall) -> None:
         body = await call.read(requests.PUSH)
-        asked = requests.model_field(body)
-        if not asked:
-            raise ApiError(400, "model is required")
-        name = _name(asked, "invalid model name")
-        await call.answer.progress(_push(self._store, name), self._pools.network, stream=body.get("stream", True))
+        name = _name(requests.model_field(body), "invalid model name")
+        await call.answer.progress(
+            _push(self._store, name), self._pools.network, stream=body.get("stream", True)
+        )
 
     async def _head_blob(self, call: EngineCall) -> None:
         path = self._store.blob_path(call.parameter)

@@ -21,6 +21,7 @@ from bridge_engine.images import settle_images, size_of_images
 from bridge_engine.native import Json
 from bridge_engine.options import Options, merge, runner_options, truncated_prompt
 from bridge_engine.prompt_rules import Reading
+from bridge_engine.pools import CORES, Pool
 from bridge_engine.prompting import (
     apply_body,
     completion_body,
@@ -33,7 +34,6 @@ from bridge_engine.prompting import (
     template_of,
     with_image_marks,
 )
-from bridge_engine.pools import CORES, Pool
 from bridge_engine.runner.process import Runner
 from bridge_engine.runner.scheduler import Scheduler
 from bridge_engine.store.details import timestamp
