@@ -405,7 +405,10 @@ async def test_a_refused_upload_without_end_is_cut_off() -> None:
 
     sent = 0
     limits = http1.HttpLimits(linger_s=0.1)
-    async with serving(app, stream_body=lambda head: True, limits=limits) as server, raw(server.port) as client:
+    async with (
+        serving(app, stream_body=lambda head: True, limits=limits) as server,
+        raw(server.port) as client,
+    ):
         client.send(UPLOAD % (1 << 40))
         assert (await client.answer())[0] == 403
         with contextlib.suppress(ConnectionError):
