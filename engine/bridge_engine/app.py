@@ -16,7 +16,6 @@ import msgspec
 import structlog
 
 from bridge_core import dialects
-from bridge_core.dialects import Translation
 from bridge_core.dialects.errors import ApiError
 from bridge_core.dialects.gojson import Struct
 from bridge_core.http1 import Exchange, Pair, Request, coroutine_app, json_error, serve
@@ -169,6 +168,8 @@ class Engine:
                 await handle(EngineCall(exchange, answer, found.parameter, self._pools.decode))
             except ApiError as fault:
                 answer.json({"error": fault.message}, status=fault.status)
+            except OverflowError:
+                exchange.fail(400, bodies.OUT_OF_RANGE)
         elif found.methods is not None:
             answer.raw(405, TEXT, b"405 method not allowed", allow)
         elif found.redirect:
@@ -191,11 +192,8 @@ class Engine:
         request = call.exchange.request
         stamp = _stamp()
 
-        def translate() -> Translation:
-            return dialects.translate(request.path, bodies.uncompressed(request), stamp)
-
         try:
-            translated = await call.off_loop(len(request.body), translate)
+            translated = await call.off_loop(len(request.body), bodies.translated, request, stamp)
         except ApiError as fault:
             call.answer.reply(dialects.refusal(request.path, fault.status, fault.message, stamp))
             return

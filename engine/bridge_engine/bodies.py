@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
 from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
 import zstandard
 
+from bridge_core import dialects
 from bridge_core.dialects.errors import ApiError
 from bridge_core.dialects.gojson import Struct, decode
 from bridge_core.http1 import Request
@@ -17,6 +20,8 @@ MOST_DEPTH: Final = 128
 
 MOST_VALUES: Final = 1 << 20
 """Lists, objects and their members in a body: each takes fifty times the memory of its two bytes."""
+
+OUT_OF_RANGE: Final = "a number in the request is out of range"
 
 LARGE: Final = 256 * 1024
 """Bytes from which a body is read in a thread."""
@@ -42,12 +47,30 @@ def read(body: bytes, shape: Struct) -> dict[str, Any]:
         ApiError: 400; it is nested too deep, is not JSON, or not what `shape` says.
     """
     check_depth(body)
-    try:
+    with _refusals():
         return decode(body, shape)
+
+
+def translated(request: Request, stamp: dialects.Stamp) -> dialects.Translation:
+    """A request to one of the compatible APIs.
+
+    Raises:
+        ApiError: 400 or 413; as `read`, or it cannot be translated.
+    """
+    body = _uncompressed(request)
+    check_depth(body)
+    with _refusals():
+        return dialects.translate(request.path, body, stamp)
+
+
+@contextlib.contextmanager
+def _refusals() -> Iterator[None]:
+    try:
+        yield
     except RecursionError as fault:
         raise _too_deep() from fault
     except (ValueError, OverflowError) as fault:  # a number of thousands of digits
-        raise ApiError(400, "a number in the request body is out of range") from fault
+        raise ApiError(400, OUT_OF_RANGE) from fault
 
 
 def check_depth(body: bytes) -> None:
@@ -129,12 +152,7 @@ def _too_deep() -> ApiError:
     return ApiError(400, f"the request body is nested deeper than {MOST_DEPTH} levels: exceeded max depth")
 
 
-def uncompressed(request: Request) -> bytes:
-    """A body of a compatible API as it was before its content coding, its depth checked.
-
-    Raises:
-        ApiError: 400 or 413.
-    """
+def _uncompressed(request: Request) -> bytes:
     body = request.body
     if (request.headers.get(b"content-encoding") or b"").lower() == b"zstd":
         if request.path != "/v1/responses":
@@ -146,5 +164,4 @@ def uncompressed(request: Request) -> bytes:
             raise ApiError(400, "the body is not zstd") from fault
         if len(body) > _MOST_UNCOMPRESSED:
             raise ApiError(413, "the uncompressed body is too large")
-    check_depth(body)
     return bytes(body)

@@ -388,15 +388,15 @@ async def test_a_paused_upload_goes_on_once_it_was_answered() -> None:
         await asyncio.sleep(0)
         exchange.respond(200)
 
-    async with asyncio.TaskGroup() as group:
-        async with (
-            serving(http1.coroutine_app(app, group), stream_body=lambda head: True) as server,
-            raw(server.port) as client,
-        ):
-            client.send(UPLOAD % (8 << 20) + b"x" * (8 << 20))
-            assert (await client.answer())[0] == 200
-            client.send(UPLOAD % 1 + b"x")
-            assert (await client.answer())[0] == 200
+    async with (
+        asyncio.TaskGroup() as group,
+        serving(http1.coroutine_app(app, group), stream_body=lambda head: True) as server,
+        raw(server.port) as client,
+    ):
+        client.send(UPLOAD % (8 << 20) + b"x" * (8 << 20))
+        assert (await client.answer())[0] == 200
+        client.send(UPLOAD % 1 + b"x")
+        assert (await client.answer())[0] == 200
 
 
 async def test_a_refused_upload_without_end_is_cut_off() -> None:
