@@ -34,6 +34,8 @@ from bridge_engine.runner.scheduler import Loaded, Scheduler, SchedulerOptions
 from bridge_engine.store.create import check, create, must_pull
 from bridge_engine.store.details import details, listed, shown, timestamp
 from bridge_engine.store.pull import pull
+from bridge_engine.store.push import push
+from bridge_engine.store.registry import Registry, refuse_plain
 
 log = structlog.get_logger()
 
@@ -265,7 +267,7 @@ class Engine:
     async def _create(self, call: EngineCall) -> None:
         body = await call.read(requests.CREATE)
         name = check(body)
-        steps = create(self._store, name, body, lambda source: pull(self._store, source))
+        steps = create(self._store, name, body, lambda source: pull(self._store, source, Registry(source)))
         pulls = await self._pools.disk.run(must_pull, self._store, body)
         pool = self._pools.network if pulls else self._pools.disk
         await call.answer.progress(steps, pool, stream=body.get("stream", True))
@@ -301,16 +303,21 @@ class Engine:
         body = await call.read(requests.PULL)
         asked = requests.model_field(body)
         name = _name(asked, "invalid model name")
-        plain = asked.startswith("http://") or body.get("insecure", False)
-        steps = pull(self._store, name, scheme="http" if plain else "https")
+        insecure = body.get("insecure", False)
+        refuse_plain(asked, insecure=insecure)
+        steps = pull(self._store, name, Registry(name, insecure=insecure))
         await call.answer.progress(steps, self._pools.network, stream=body.get("stream", True))
 
     async def _push(self, call: EngineCall) -> None:
         body = await call.read(requests.PUSH)
-        name = _name(requests.model_field(body), "invalid model name")
-        await call.answer.progress(
-            _push(self._store, name), self._pools.network, stream=body.get("stream", True)
-        )
+        asked = requests.model_field(body)
+        if not asked:
+            raise ApiError(400, "model is required")
+        name = _name(asked, "invalid model name")
+        insecure = body.get("insecure", False)
+        refuse_plain(asked, insecure=insecure)
+        steps = push(self._store, name, Registry(name, insecure=insecure))
+        await call.answer.progress(steps, self._pools.network, stream=body.get("stream", True))
 
     async def _head_blob(self, call: EngineCall) -> None:
         path = self._store.blob_path(call.parameter)
@@ -445,14 +452,6 @@ def _tagged(name: str) -> str:
         return ModelName.parse(name).short()
     except InvalidName:
         return name
-
-
-def _push(store: ModelStore, name: ModelName) -> Any:
-    yield {"status": "retrieving manifest"}
-    if store.find(name) is None:
-        yield {"status": "couldn't retrieve manifest"}
-        raise ApiError(404, f"open {store.manifest_path(name)}: no such file or directory", late=True)
-    raise ApiError(501, "this engine cannot push: it has no key that a registry knows", late=True)
 
 
 def ready_record(host: str, port: int, pid: int) -> bytes:

@@ -31,6 +31,9 @@ log = structlog.get_logger()
 MEDIA: Final = "application/vnd.ollama.image."
 CONFIG_MEDIA: Final = "application/vnd.docker.container.image.v1+json"
 MANIFEST_MEDIA: Final = "application/vnd.docker.distribution.manifest.v2+json"
+UNREADABLE: Final = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
+"""What decoding raises over something that another wrote: the last two are no DecodeError."""
+
 _DIGEST: Final = re.compile(r"sha256[:-]([0-9a-fA-F]{64})")
 _PARTIAL: Final = ".partial"
 
