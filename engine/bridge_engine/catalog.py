@@ -43,13 +43,13 @@ class Catalog:
         return None if stored is None else self.models.open(stored)
 
     def all(self) -> list[OpenedModel]:
-        """Every model that can be opened; damaged ones are left out. Blocks on the disk."""
+        """Every model that can be opened; damaged ones are set aside. Blocks on the disk."""
         found = []
         for stored in self.store.all():
             try:
                 found.append(self.models.open(stored))
-            except ApiError:
-                continue
+            except ApiError as fault:
+                self.store.set_aside(stored.name, fault)
         return found
 
 

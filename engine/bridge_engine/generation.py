@@ -316,7 +316,7 @@ class Generation:
         if known is None:
             tokens = model.header.array("tokenizer.ggml.tokens")
             number = model.header.metadata.get("tokenizer.ggml.bos_token_id", -1)
-            known = str(tokens[number]) if 0 <= number < len(tokens) else ""
+            known = str(tokens[number]) if isinstance(number, int) and 0 <= number < len(tokens) else ""
             self._leading_bos[model.stored.digest] = known
         return prompt.removeprefix(known) if known else prompt
 

@@ -22,7 +22,7 @@ import msgspec
 
 from bridge_core.errors import BridgeError
 from bridge_core.files import write_atomically
-from bridge_core.model_store.layout import ModelStore
+from bridge_core.model_store.layout import UNREADABLE, ModelStore
 from bridge_core.names import ModelName
 from bridge_engine import modelgen
 from bridge_engine.store.create import create
@@ -97,7 +97,7 @@ def _layers(store: Path, name: str) -> list[dict[str, Any]] | None:
     try:
         manifest = msgspec.json.decode(_manifest_path(store, name).read_bytes())
         return [manifest["config"], *manifest["layers"]]
-    except (FileNotFoundError, msgspec.DecodeError, KeyError, TypeError):
+    except (FileNotFoundError, KeyError, TypeError, *UNREADABLE):
         return None
 
 

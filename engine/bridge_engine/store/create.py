@@ -16,6 +16,7 @@ from bridge_core.model_store.gguf import GgufHeader, NotGguf, read_header
 from bridge_core.model_store.layout import (
     CONFIG_MEDIA,
     MEDIA,
+    UNREADABLE,
     Layer,
     Manifest,
     ModelStore,
@@ -125,7 +126,7 @@ def _with_parent(layer: Layer, parent: Stored) -> Layer:
 def _config_of(store: ModelStore, model: Stored) -> ModelConfig:
     try:
         return msgspec.json.decode(store.read_blob(model.manifest.config), type=ModelConfig)
-    except msgspec.DecodeError as fault:
+    except UNREADABLE as fault:
         raise ApiError(500, f"damaged configuration of {model.name.short()}: {fault}", late=True) from fault
 
 
@@ -215,7 +216,10 @@ def _status(layer: Layer, *, new: bool) -> dict[str, Any]:
 def _parameters(store: ModelStore, layers: list[Layer]) -> dict[str, Any]:
     for layer in layers:
         if layer.kind == "params":
-            return dict(msgspec.json.decode(store.read_blob(layer), type=dict[str, Any]))
+            try:
+                return dict(msgspec.json.decode(store.read_blob(layer), type=dict[str, Any]))
+            except UNREADABLE as fault:
+                raise ApiError(500, f"damaged blob {layer.digest}: {fault}", late=True) from fault
     return {}
 
 

@@ -48,7 +48,7 @@ def listed(model: OpenedModel) -> dict[str, Any]:
     about = details(model)
     for name, value in (
         ("context_length", model.trained_context),
-        ("embedding_length", model.header.architecture_value("embedding_length")),
+        ("embedding_length", model.header.architecture_count("embedding_length")),
     ):
         if value:
             about[name] = value
@@ -162,7 +162,9 @@ def _modelfile(model: OpenedModel, system: str | None) -> str:
         lines.append(f"PARSER {model.config.parser}")
     lines += [f"PARAMETER {key} {_file_quoted(_bare(value))}" for key, value in _parameters(model.parameters)]
     lines += [f"LICENSE {_file_quoted(text)}" for text in model.licenses]
-    lines += [f"MESSAGE {one['role']} {_file_quoted(one.get('content', ''))}" for one in model.messages]
+    lines += [
+        f"MESSAGE {one.get('role', '')} {_file_quoted(str(one.get('content', '')))}" for one in model.messages
+    ]
     return "\n".join(lines) + "\n"
 
 

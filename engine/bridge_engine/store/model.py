@@ -10,13 +10,14 @@ import msgspec
 
 from bridge_core.dialects.errors import ApiError
 from bridge_core.model_store.gguf import Array, GgufHeader
-from bridge_core.model_store.layout import Layer, ModelStore, Stored
+from bridge_core.model_store.layout import UNREADABLE, Layer, ModelStore, Stored
 from bridge_core.model_store.weights import read_weights, weights_layer
 from bridge_core.names import ModelName
 from bridge_engine.options import Options, merge
 from bridge_engine.prompt_rules import Manifested, PromptPlan, plan_prompts
 from bridge_engine.templates.prompt import Template
 
+_MOST_HEADERS: Final = 256
 DEFAULT_TEMPLATE: Final = "{{ .Prompt }}"
 
 
@@ -78,7 +79,7 @@ class OpenedModel(msgspec.Struct, frozen=True):
     @property
     def trained_context(self) -> int:
         """The context length that the weights were trained for, 0 where the file does not say."""
-        return int(self.header.architecture_value("context_length") or 0)
+        return self.header.architecture_count("context_length")
 
     @property
     def vocabulary(self) -> int:
@@ -163,6 +164,8 @@ class Models:
         header = self._headers.get(layer.digest)
         if header is None:
             _, header = read_weights(self.store, layer)
+            if len(self._headers) > _MOST_HEADERS:
+                self._headers.clear()
             self._headers[layer.digest] = header
         return header
 
@@ -176,5 +179,5 @@ class Models:
     def _json(self, layer: Layer, kind: Any) -> Any:
         try:
             return msgspec.json.decode(self.store.read_blob(layer), type=kind)
-        except msgspec.DecodeError as fault:
+        except UNREADABLE as fault:
             raise ApiError(500, f"damaged blob {layer.digest}: {fault}") from fault
