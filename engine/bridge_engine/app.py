@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import html
+import http
 import json
 import secrets
 import socket
@@ -11,6 +12,7 @@ import time
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any, Final, ParamSpec, TypeVar
+from urllib.parse import quote
 
 import msgspec
 import structlog
@@ -19,7 +21,14 @@ from bridge_core import dialects
 from bridge_core.dialects.errors import ApiError
 from bridge_core.dialects.gojson import Struct
 from bridge_core.http1 import Exchange, Pair, Request, coroutine_app, json_error, serve
-from bridge_core.http_access import Origins, cors_headers, host_allowed, preflight_headers, same_origin
+from bridge_core.http_access import (
+    Origins,
+    cors_headers,
+    host_allowed,
+    is_address,
+    preflight_headers,
+    same_origin,
+)
 from bridge_core.model_store.layout import BlobWriter, ModelStore
 from bridge_core.names import InvalidName, ModelName
 from bridge_engine import bodies, requests
@@ -27,7 +36,7 @@ from bridge_engine.answers import TEXT, EngineAnswer
 from bridge_engine.catalog import Catalog
 from bridge_engine.embedding import Embedding
 from bridge_engine.generation import Generation
-from bridge_engine.http_rules import match
+from bridge_engine.http_rules import Match, match
 from bridge_engine.native import Json
 from bridge_engine.pools import Pool, Pools
 from bridge_engine.runner.scheduler import Loaded, Scheduler, SchedulerOptions
@@ -46,6 +55,7 @@ SLOTS_PATH: Final = "/bridge/slots"
 _SLOTS_ANSWER_S: Final = 2.0
 _FOREVER_S: Final = 9_223_372_036  # what Ollama shows for a model that never expires: 292 years
 _ORIGINS: Final = Origins()
+_UNQUOTED: Final = "/:@!$&'()*+,;=~"
 T = TypeVar("T")
 P = ParamSpec("P")
 Handle = Callable[["EngineCall"], Awaitable[None]]
@@ -145,10 +155,10 @@ class Engine:
     async def handle(self, exchange: Exchange) -> None:
         """Answers one request."""
         request = exchange.request
-        found = match(self._routes, request.path)
+        handle, found = match(self._routes, request.method, request.path)
         allow: list[Pair] = []
-        if found.methods is not None and request.method not in found.methods:
-            allow = [(b"allow", ", ".join(found.methods).encode())]
+        if handle is None and found.allow:
+            allow = [(b"allow", ", ".join(found.allow).encode())]
         host = request.headers.get(b"host") or b""
         if not host_allowed(host.decode("latin-1"), self._own_name):
             exchange.respond(403, allow)
@@ -163,19 +173,21 @@ class Engine:
                 exchange.respond(204, [*preflight_headers(origin), *allow])
                 return
             extra = cors_headers(origin)
+        if request.method == "OPTIONS" and not is_address(host.decode("latin-1")):
+            exchange.respond(204, allow)
+            return
         answer = EngineAnswer(exchange, extra)
-        handle = (found.methods or {}).get(request.method)
-        if callable(handle):
+        if handle is not None:
             try:
                 await handle(EngineCall(exchange, answer, found.parameter, self._pools.decode))
             except ApiError as fault:
                 answer.json({"error": fault.message}, status=fault.status)
             except OverflowError:
                 exchange.fail(400, bodies.OUT_OF_RANGE)
-        elif found.methods is not None:
-            answer.raw(405, TEXT, b"405 method not allowed", allow)
         elif found.redirect:
-            _redirect(answer, request, found.redirect)
+            _redirect(answer, request, found)
+        elif allow:
+            answer.raw(405, TEXT, b"405 method not allowed", allow)
         else:
             answer.raw(404, TEXT, b"404 page not found")
 
@@ -412,10 +424,14 @@ def _both(handle: Handle) -> dict[str, Handle]:
     return {"HEAD": handle, "GET": handle}
 
 
-def _redirect(answer: EngineAnswer, request: Request, path: str) -> None:
-    location = path + (f"?{request.query}" if request.query else "")
-    body = f'<a href="{html.escape(location)}">Temporary Redirect</a>.\n\n'.encode()
-    answer.raw(307, b"text/html; charset=utf-8", body, [(b"location", location.encode())])
+def _redirect(answer: EngineAnswer, request: Request, found: Match) -> None:
+    where = quote(found.redirect, safe=_UNQUOTED) + (f"?{request.query}" if request.query else "")
+    location = [(b"location", where.encode())]
+    if request.method not in ("GET", "HEAD"):
+        answer.raw(found.status, b"", b"", location)
+        return
+    body = f'<a href="{html.escape(where)}">{http.HTTPStatus(found.status).phrase}</a>.\n\n'.encode()
+    answer.raw(found.status, b"text/html; charset=utf-8", body, location)
 
 
 def _process(loaded: Loaded) -> Json:

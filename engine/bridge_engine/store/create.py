@@ -41,11 +41,18 @@ def check(body: dict[str, Any]) -> ModelName:
     Raises:
         ApiError: 400.
     """
+    for file in body.get("files") or {}:
+        if file != "." and not all(part not in {"", ".", ".."} for part in file.split("/")):
+            raise ApiError(400, "file path must be relative")
     name = parse_name(str(body.get("model") or body.get("name") or ""))
     for digest in (*(body.get("files") or {}).values(), *(body.get("adapters") or {}).values()):
         hex_digest(str(digest))
     if body.get("quantize"):
-        raise ApiError(400, "this engine cannot quantize: create from a GGUF file of the wanted type")
+        raise ApiError(
+            400,
+            f"this engine cannot quantize to {str(body['quantize'])[:20]}: make a GGUF file of that type "
+            "with llama-quantize, or pull one, and create the model from it",
+        )
     return name
 
 
