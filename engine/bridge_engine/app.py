@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import html
 import http
 import json
@@ -385,26 +386,26 @@ async def run_engine(
         OSError: the models directory cannot be made.
     """
     store = ModelStore(models)
-    async with asyncio.TaskGroup() as group, Scheduler(settings) as scheduler:
-        pools = Pools()
-        engine = Engine(store, scheduler, pools)
-        server = await serve(
-            coroutine_app(engine.handle, group),
-            name="engine",
-            host=host,
-            port=port,
-            stream_body=_is_upload,
-            error_body=_error_body,
-        )
-        try:
-            ready(host, server.port)
-            await stop.wait()
-        finally:
-            await server.close(grace_s)
-            pools.close()
+    # The threads outlive the requests: what is cancelled still cleans up in one.
+    with contextlib.closing(Pools()) as pools:
+        async with asyncio.TaskGroup() as group, Scheduler(settings) as scheduler:
+            engine = Engine(store, scheduler, pools)
+            server = await serve(
+                coroutine_app(engine.handle, group),
+                name="engine",
+                host=host,
+                port=port,
+                stream_body=_is_upload,
+                error_body=error_body,
+            )
+            try:
+                ready(host, server.port)
+                await stop.wait()
+            finally:
+                await server.close(grace_s)
 
 
-def _error_body(status: int, message: str, path: str) -> tuple[bytes, bytes]:
+def error_body(status: int, message: str, path: str) -> tuple[bytes, bytes]:
     """What the listener itself answers, a fault of ours included, in the protocol of the path."""
     if path in dialects.PATHS:
         reply = dialects.refusal(path, status, message, _stamp())

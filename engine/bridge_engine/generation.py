@@ -297,7 +297,11 @@ class Generation:
         self, request: GenerationRequest, runner: Runner, prepared: Prepared
     ) -> str | list[int]:
         """The prompt as it is sent: cut where it is too long and may be cut."""
-        prompt = self._without_bos(request.model, prepared.prompt)
+        prompt = prepared.prompt
+        if request.model.stored.digest in self._leading_bos:
+            prompt = self._without_bos(request.model, prompt)
+        else:  # the whole vocabulary is read for it
+            prompt = await self._decode.run(self._without_bos, request.model, prompt)
         num_ctx = runner.spec.num_ctx
         bounds.check_text(prompt, num_ctx)
         if not request.truncate or prepared.images or len(prompt.encode()) < num_ctx:

@@ -7,7 +7,6 @@ needs the disk or a processor would go on either.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import os
 from collections.abc import AsyncGenerator, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -26,24 +25,16 @@ _WAIT_FACTOR: Final = 8  # how many may wait for each thread before one more is 
 
 
 class Pool:
-    """A bounded number of threads, and of those who wait for one."""
+    """A bounded number of threads, and of long pieces of work that wait for one."""
 
     def __init__(self, name: str, threads: int) -> None:
         self._executor = ThreadPoolExecutor(threads, thread_name_prefix=name)
         self._most = threads * (1 + _WAIT_FACTOR)
-        self._users = 0
+        self._long = 0
 
     async def run(self, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-        """The result of `work`, which runs in a thread to its end even if nobody waits any more.
-
-        Raises:
-            ApiError: 503; as many wait as may.
-        """
-        self._enter()
-        future = self._executor.submit(work, *args, **kwargs)
-        loop = asyncio.get_running_loop()
-        future.add_done_callback(lambda _: _call(loop, self._leave))
-        return await asyncio.wrap_future(future)
+        """The result of `work`, which is short, and runs to its end even if nobody waits any more."""
+        return await asyncio.wrap_future(self._executor.submit(work, *args, **kwargs))
 
     async def steps(self, steps: Iterator[T]) -> AsyncGenerator[T]:
         """Runs a generator that blocks, a step at a time.
@@ -53,7 +44,9 @@ class Pool:
         Raises:
             ApiError: 503; as many wait as may, and nothing was begun.
         """
-        self._enter()
+        if self._long >= self._most:
+            raise ApiError(503, "server busy, please try again.  maximum pending requests exceeded")
+        self._long += 1
         step: asyncio.Future[Any] | None = None
         try:
             while True:
@@ -67,24 +60,11 @@ class Pool:
                 await asyncio.wait([step])
             if hasattr(steps, "close"):
                 await asyncio.wrap_future(self._executor.submit(steps.close))
-            self._leave()
-
-    def _enter(self) -> None:
-        if self._users >= self._most:
-            raise ApiError(503, "server busy, please try again.  maximum pending requests exceeded")
-        self._users += 1
-
-    def _leave(self) -> None:
-        self._users -= 1
+            self._long -= 1
 
     def close(self) -> None:
         """Ends the threads once they are done; waits for none."""
         self._executor.shutdown(wait=False, cancel_futures=True)
-
-
-def _call(loop: asyncio.AbstractEventLoop, callback: Callable[[], None]) -> None:
-    with contextlib.suppress(RuntimeError):  # the loop has ended, and what is counted with it
-        loop.call_soon_threadsafe(callback)
 
 
 class Pools:
