@@ -119,6 +119,44 @@ def test_no_body_raises_anything_but_a_refusal(body: bytes) -> None:
         bodies.read(body, requests.CHAT)
 
 
+LONG = st.text(alphabet="Ab9+/=", min_size=0, max_size=60)
+LIFTABLE = st.recursive(
+    st.one_of(st.none(), st.integers(0, 10**30), LONG, st.text(alphabet='[]{},"\\\n é', max_size=9)),
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(LONG, inner, max_size=4),
+    max_leaves=30,
+)
+
+
+@given(LIFTABLE, st.integers(1, 12))
+def test_what_was_lifted_is_put_back(value: Any, step: int) -> None:
+    small, lifted = bodies.lift(json.dumps(value).encode(), step)
+    assert bodies.put_back(json.loads(small), lifted) == value
+    assert all(len(one) >= step for one in lifted.values())
+
+
+@given(st.text(alphabet='AAAAAA"\\{}[]:,1', max_size=60), st.integers(1, 6))
+def test_lifting_makes_json_of_nothing_that_was_none(text: str, step: int) -> None:
+    small, lifted = bodies.lift(text.encode(), step)
+    try:
+        wanted = json.loads(text)
+    except ValueError:
+        with pytest.raises(ValueError):  # noqa: PT011 - whatever is wrong with it
+            json.loads(small)
+    else:
+        assert bodies.put_back(json.loads(small), lifted) == wanted
+
+
+def test_a_large_image_is_lifted() -> None:
+    image = base64.b64encode(bytes(1 << 20)).decode()
+    body = json.dumps(
+        {"prompt": 'say \\"x', "images": [image, "YQ==", image], "options": {"a": [1]}}
+    ).encode()
+    small, lifted = bodies.lift(body)
+    assert len(small) < 400
+    assert list(lifted.values()) == [image, image]
+    assert bodies.read(body, requests.GENERATE) == json.loads(body)
+
+
 # -- images
 
 
