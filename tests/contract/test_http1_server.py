@@ -442,7 +442,7 @@ async def test_a_streamed_body_is_called_for_when_its_reader_begins() -> None:
 
     async def handler(exchange: http1.Exchange) -> None:
         await begin.wait()
-        data = [part async for part in exchange.body_stream()]
+        data = [part async for part in exchange.request.body_parts()]
         exchange.respond(201, (), b"".join(data))
 
     async with asyncio.TaskGroup() as group:
