@@ -13,11 +13,8 @@ import zstandard
 
 from bridge_core import dialects
 from bridge_core.dialects.errors import ApiError
-from bridge_core.dialects.gojson import Struct, decode
+from bridge_core.dialects.gojson import MOST_DEPTH, Struct, decode
 from bridge_core.http1 import Request
-
-MOST_DEPTH: Final = 128
-"""Levels of lists and objects: whatever walks over a body has Python's recursion limit left by far."""
 
 MOST_VALUES: Final = 1 << 20
 """Lists, objects and their members in a body: each takes fifty times the memory of its two bytes."""

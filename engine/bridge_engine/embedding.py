@@ -52,8 +52,6 @@ class Embedding:
 
     async def embeddings(self, body: Json) -> AsyncIterator[Json]:
         """`POST /api/embeddings`."""
-        if not body.get("model"):
-            raise ApiError(400, "model is required")
         texts = [body["prompt"]] if body.get("prompt") else []
         vectors, _, _ = await self._vectors(
             body, texts, time.perf_counter_ns(), ApiError(400, "model is required")
@@ -72,8 +70,6 @@ class Embedding:
         if not name:
             raise unnamed
         missing = f"model {json.dumps(name, ensure_ascii=False)} not found, try pulling it first"
-        if not name:
-            missing = "model '' not found"
         model = await self._catalog.find(name, missing=missing)
         options = bounds.bounded(merge(model.options, body.get("options") or {}), CORES)
         wanted = runner_options(options, shift=True)

@@ -20,8 +20,8 @@ from bridge_engine.catalog import Catalog, in_full
 from bridge_engine.images import settle_images, size_of_images
 from bridge_engine.native import Json
 from bridge_engine.options import Options, merge, runner_options, truncated_prompt
-from bridge_engine.prompt_rules import Reading
 from bridge_engine.pools import CORES, Pool
+from bridge_engine.prompt_rules import Reading
 from bridge_engine.prompting import (
     apply_body,
     completion_body,

@@ -118,17 +118,6 @@ def test_numbers_too_large_for_an_option_are_refused() -> None:
     assert merge(Options(), {"seed": read["options"]["seed"]}).seed == 4294967295
 
 
-@pytest.mark.parametrize("image", ["aGVs\r\nbG8=", "aGVsbG8=\n", ""])
-def test_base64_may_have_line_breaks(image: str) -> None:
-    assert requests.images([image]) == [image.replace("\r", "").replace("\n", "")]
-
-
-@pytest.mark.parametrize("image", ["aGVsbG8", "_-__", "aGVs bG8=", "aGVsbG8=aGVs", "=", "ä"])
-def test_what_go_does_not_take_for_base64_is_refused(image: str) -> None:
-    with pytest.raises(ApiError, match="illegal base64"):
-        requests.images([image])
-
-
 @given(st.binary(max_size=200))
 def test_no_body_breaks_the_reader(body: bytes) -> None:
     with contextlib.suppress(ApiError):
