@@ -31,15 +31,14 @@ log = structlog.get_logger()
 MEDIA: Final = "application/vnd.ollama.image."
 CONFIG_MEDIA: Final = "application/vnd.docker.container.image.v1+json"
 MANIFEST_MEDIA: Final = "application/vnd.docker.distribution.manifest.v2+json"
-UNREADABLE: Final = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
-"""What decoding raises over something that another wrote: the last two are no DecodeError."""
-
 _DIGEST: Final = re.compile(r"sha256[:-]([0-9a-fA-F]{64})")
 _PARTIAL: Final = ".partial"
 
 
+MOST_TEXT: Final = 64 << 20
+"""Bytes of a template, a licence, parameters: what is read whole."""
+
 _MOST_MANIFEST: Final = 4 << 20
-_MOST_TEXT: Final = 64 << 20  # of a template, a licence, parameters: what is read whole
 _MOST_NAMED: Final = 1024
 
 
@@ -186,10 +185,10 @@ class ModelStore:
     def _read(self, name: ModelName, path: Path) -> Stored:
         try:
             data = read_bounded(path, _MOST_MANIFEST)
-            manifest = msgspec.json.decode(data, type=Manifest)
+            manifest = decode_json(data, Manifest, most=_MOST_MANIFEST)
             changed = path.stat().st_mtime_ns
             _check(manifest)
-        except (OSError, ValueError, *UNREADABLE) as fault:
+        except (OSError, ValueError, Undecodable) as fault:
             raise ApiError(500, f"damaged manifest of {name.short()}: {fault}") from fault
         return Stored(name, manifest, hashlib.sha256(data).hexdigest(), changed)
 
@@ -213,7 +212,7 @@ class ModelStore:
         """
         with disk_errors():
             try:
-                return read_bounded(self.blob_path(layer.digest), _MOST_TEXT)
+                return read_bounded(self.blob_path(layer.digest), MOST_TEXT)
             except ValueError as fault:
                 raise ApiError(500, f"damaged blob {layer.digest}: {fault}") from fault
 

@@ -11,12 +11,13 @@ from typing import Any
 
 import msgspec
 
+from bridge_core.decoding import Undecodable, decode_json
 from bridge_core.dialects.errors import ApiError
 from bridge_core.model_store.gguf import GgufHeader, NotGguf, read_header
 from bridge_core.model_store.layout import (
     CONFIG_MEDIA,
     MEDIA,
-    UNREADABLE,
+    MOST_TEXT,
     Layer,
     Manifest,
     ModelStore,
@@ -132,8 +133,8 @@ def _with_parent(layer: Layer, parent: Stored) -> Layer:
 
 def _config_of(store: ModelStore, model: Stored) -> ModelConfig:
     try:
-        return msgspec.json.decode(store.read_blob(model.manifest.config), type=ModelConfig)
-    except UNREADABLE as fault:
+        return decode_json(store.read_blob(model.manifest.config), ModelConfig, most=MOST_TEXT)
+    except Undecodable as fault:
         raise ApiError(500, f"damaged configuration of {model.name.short()}: {fault}", late=True) from fault
 
 
@@ -224,8 +225,8 @@ def _parameters(store: ModelStore, layers: list[Layer]) -> dict[str, Any]:
     for layer in layers:
         if layer.kind == "params":
             try:
-                return dict(msgspec.json.decode(store.read_blob(layer), type=dict[str, Any]))
-            except UNREADABLE as fault:
+                return decode_json(store.read_blob(layer), dict[str, Any], most=MOST_TEXT)
+            except Undecodable as fault:
                 raise ApiError(500, f"damaged blob {layer.digest}: {fault}", late=True) from fault
     return {}
 

@@ -8,9 +8,10 @@ from typing import Any, Final
 
 import msgspec
 
+from bridge_core.decoding import Undecodable, decode_json
 from bridge_core.dialects.errors import ApiError
 from bridge_core.model_store.gguf import Array, GgufHeader
-from bridge_core.model_store.layout import UNREADABLE, Layer, ModelStore, Stored
+from bridge_core.model_store.layout import MOST_TEXT, Layer, ModelStore, Stored
 from bridge_core.model_store.weights import read_weights, weights_layer
 from bridge_core.names import ModelName
 from bridge_engine.options import Options, merge
@@ -178,6 +179,6 @@ class Models:
 
     def _json(self, layer: Layer, kind: Any) -> Any:
         try:
-            return msgspec.json.decode(self.store.read_blob(layer), type=kind)
-        except UNREADABLE as fault:
+            return decode_json(self.store.read_blob(layer), kind, most=MOST_TEXT)
+        except Undecodable as fault:
             raise ApiError(500, f"damaged blob {layer.digest}: {fault}") from fault

@@ -19,13 +19,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Final
 
-import msgspec
-
+from bridge_core.decoding import Undecodable, decode_json
 from bridge_core.dialects.errors import ApiError
 from bridge_core.files import sync_folder
 from bridge_core.model_store.layout import (
     MANIFEST_MEDIA,
-    UNREADABLE,
     Layer,
     Manifest,
     ModelStore,
@@ -70,12 +68,12 @@ def _manifest(registry: Registry, url: str) -> Manifest:
     try:
         with registry.open("GET", url, headers={"Accept": MANIFEST_MEDIA}) as response:
             data = response.read(_MAX_MANIFEST)
-        return msgspec.json.decode(data, type=Manifest)
+        return decode_json(data, Manifest, most=_MAX_MANIFEST)
     except urllib.error.HTTPError as fault:
         why = "file does not exist" if fault.code == 404 else reason(fault, url)
         fault.close()
         raise ApiError(500, f"pull model manifest: {why}", late=True) from fault
-    except UNREADABLE as fault:
+    except Undecodable as fault:
         raise ApiError(500, f"pull model manifest: not a manifest: {fault}", late=True) from fault
     except (OSError, http.client.HTTPException) as fault:
         message = f'pull model manifest: Get "{url}": {reason(fault, url)}'

@@ -21,8 +21,8 @@ from urllib.parse import urlencode, urljoin, urlsplit
 
 import msgspec
 
+from bridge_core.decoding import Undecodable, decode_json
 from bridge_core.dialects.errors import ApiError
-from bridge_core.model_store.layout import UNREADABLE
 from bridge_core.names import ModelName
 
 STALL_S: Final = 30.0
@@ -122,8 +122,8 @@ class Registry:
         request = urllib.request.Request(f"{realm}{'&' if '?' in realm else '?'}{query}")  # noqa: S310 -- see _trusted
         try:
             with _OPENER.open(request, timeout=STALL_S) as answer:
-                found = msgspec.json.decode(answer.read(_MOST_TOKEN_ANSWER), type=_TokenAnswer)
-        except (*UNREADABLE, OSError, http.client.HTTPException) as fault:
+                found = decode_json(answer.read(_MOST_TOKEN_ANSWER), _TokenAnswer)
+        except (Undecodable, OSError, http.client.HTTPException) as fault:
             raise refusal from fault
         token = found.token or found.access_token
         if _TOKEN.fullmatch(token) is None:
