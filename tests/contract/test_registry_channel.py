@@ -40,9 +40,15 @@ class Impostor:
 
 def named(leaf: x509.Certificate, name: str) -> x509.Certificate:
     """The certificate signed anew with a name that our CA would not put into it for everybody."""
-    made = x509.CertificateBuilder(
-        leaf.issuer, leaf.subject, leaf.public_key(), leaf.serial_number, leaf.not_valid_before_utc
-    ).not_valid_after(leaf.not_valid_after_utc)
+    made = (
+        x509.CertificateBuilder()
+        .issuer_name(leaf.issuer)
+        .subject_name(leaf.subject)
+        .public_key(leaf.public_key())
+        .serial_number(leaf.serial_number)
+        .not_valid_before(leaf.not_valid_before_utc)
+        .not_valid_after(leaf.not_valid_after_utc)
+    )
     for one in leaf.extensions:
         value = one.value
         if isinstance(value, x509.SubjectAlternativeName):
