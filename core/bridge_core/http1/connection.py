@@ -18,25 +18,21 @@ from __future__ import annotations
 import asyncio
 import math
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import httptools
 import structlog
 
 from bridge_core.http1.errors import BodyTimeout, Disconnected
-from bridge_core.http1.exchange import Exchange, HttpExchange
 from bridge_core.http1.headers import Pair
 from bridge_core.http1.heads import CONTINUE, response_head
+from bridge_core.http1.http_exchange import HttpExchange
+from bridge_core.http1.listening import Listening
 from bridge_core.http1.reading import PARSER_STOPS, RequestReader
 from bridge_core.http1.request import Request
 from bridge_core.http1.rules import HeadRefusal
 
-if TYPE_CHECKING:
-    from bridge_core.http1.server import Server
-
 log = structlog.get_logger()
-
-App = Callable[[Exchange], None]
 
 _UNHEARD_S = 1.0  # for the first request of a connection accepted just before the server closed
 _DRAIN_MOST = 4 * 1024 * 1024  # of a refused request's rest, before the connection is reset
@@ -57,7 +53,7 @@ class ServerConnection(RequestReader):
     _discarded = 0
     _discard_most = math.inf
 
-    def __init__(self, server: Server) -> None:
+    def __init__(self, server: Listening) -> None:
         super().__init__(server)
         self._transport: Any = None
         self._write: Callable[[bytes], None] = _discard
