@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import resource
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from grpc_reflection.v1alpha.proto_reflection_descriptor_database import ProtoRe
 from bridge_agent.gateway.config import LONGEST_S
 from bridge_agent.gateway.grpc_adapter import unary
 from bridge_agent.gateway.grpc_adapter.translate import CallFault
+from bridge_core.errors import Fatal
 from bridge_wire.v1 import inference_pb2_grpc
 from bridge_wire.v1.inference_pb2 import InferenceRequest
 from tests.contract.grpc_bed import Bed, Credentials, open_bed
@@ -537,3 +539,36 @@ async def test_grpc_web(bed: Bed) -> None:
     assert status == 200
     assert body[0] == 0
     assert b"grpc-status:0" in body.replace(b" ", b"").lower()
+
+
+async def test_a_renewal_without_a_key_is_refused_and_the_listener_stays(bed: Bed) -> None:
+    before = await _served_serial(bed)
+    key = bed.node.key.read_bytes()
+    bed.node.key.unlink()
+    with pytest.raises(Fatal, match="gRPC listener does not start"):
+        await bed.listener.renew()
+    bed.node.key.write_bytes(b"no key")
+    with pytest.raises(Fatal, match="gRPC listener does not start"):
+        await bed.listener.renew()
+    assert await _served_serial(bed) == before
+    bed.node.key.write_bytes(key)
+    await bed.listener.renew()
+
+
+async def test_a_renewal_without_descriptors_is_refused_and_the_listener_stays(bed: Bed) -> None:
+    before = await _served_serial(bed)
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (3, hard))
+    try:
+        with pytest.raises(Fatal, match="gRPC listener does not start"):
+            await bed.listener.renew()
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    assert await _served_serial(bed) == before
+    await bed.listener.renew()
+
+
+async def test_a_listener_that_was_closed_is_not_opened_again_by_a_renewal(bed: Bed) -> None:
+    bed.listener.retire()
+    await bed.listener.renew()
+    assert bed.listener._server is None

@@ -78,7 +78,7 @@ def test_a_plan_of_supposed_gpus_as_json(tmp_path: Path, store: Path) -> None:
     ("arguments", "says"),
     [
         (("plan", "nope"), "there is no model 'nope'"),
-        (("plan", "--vram", "3x"), "'3x' is no size of memory"),
+        (("plan", "--vram", "3x"), "--vram '3x' is not a size"),
         (("plan", "--vram", "1GiB", "--gpus", "0"), "suppose one at least"),
         (("tune", "nope"), "there is no model 'nope'"),
         (("tune", "tiny-embed"), "makes embeddings"),
