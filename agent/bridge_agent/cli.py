@@ -24,7 +24,7 @@ from bridge_agent.config import (
     load_config,
 )
 from bridge_agent.engines.config import EngineConfig
-from bridge_agent.serve import ServeArguments, become
+from bridge_agent.serve import ServeOptions, become
 from bridge_core.addresses import split_address
 from bridge_core.command.guard import guarded
 from bridge_core.command.labels import labels_of
@@ -146,7 +146,7 @@ def run_command(
     def work() -> None:
         settings = load_config(StateDir(state_dir))
         listeners = _moved(settings.listeners, http=http, https=https, grpc=grpc, peer=peer, admin=admin)
-        become(ServeArguments(str(state_dir), listeners, log_level, keep_engines))
+        become(ServeOptions(str(state_dir), listeners, log_level, keep_engines))
 
     guarded(work)
 
@@ -294,7 +294,7 @@ def tune_command(
     """Measure which settings make a model fastest on this node, and keep them for `plan`."""
     from bridge_agent.tuning import commands
 
-    order = commands.TuneOrder(name, models, context, tokens, limit_s, engines, ttft_s)
+    order = commands.TuneOptions(name, models, context, tokens, limit_s, engines, ttft_s)
     commands.tune_command(order, StateDir(state_dir), as_json=as_json)
 
 

@@ -8,7 +8,7 @@ from bridge_core.errors import BridgeError, Fatal
 def parse_address(text: str) -> tuple[str, int] | None:
     """Host and port of "host:port", "[v6]:port" or ":port" (an empty host); None: it is none of these."""
     host, colon, port = text.rpartition(":")
-    if not colon or not port.isascii() or not port.isdecimal() or int(port) > 65_535:
+    if not colon or not port.isascii() or not port.isdecimal() or len(port) > 5 or int(port) > 65_535:
         return None
     return host.strip("[]"), int(port)
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from typing import Final
+from collections.abc import Iterable, Iterator
+from typing import Any, Final, get_args
+
+import msgspec
 
 _LONGEST: Final = 100  # of a word that is compared: what is longer is no slip of a finger
 _ALIKE: Final = 0.6
@@ -32,6 +34,37 @@ def did_you_mean(word: str, known: Iterable[str]) -> str:
 def shortened(text: str, most: int = _LONGEST) -> str:
     """What somebody wrote, fit to be quoted in a message."""
     return text if len(text) <= most else f"{text[:most]}… ({len(text):,} characters)"
+
+
+def unknown_keys(data: object, kind: Any, at: str = "") -> Iterator[str]:
+    """Every key of decoded JSON that the struct `kind` has no field for, a sentence each.
+
+    Args:
+        data: What was decoded.
+        kind: A struct, or what holds one: `tuple[Engine, ...]`, `Engine | None`.
+        at: Where `data` stands in what it is a part of.
+    """
+    struct = _struct(kind)
+    if struct is None:
+        return
+    if isinstance(data, list):
+        for index, item in enumerate(data):
+            if isinstance(item, dict):
+                yield from unknown_keys(item, struct, f"{at}[{index}]")
+    elif isinstance(data, dict):
+        fields = {field.encode_name: field.type for field in msgspec.structs.fields(struct)}
+        for key, value in data.items():
+            path = f"{at}.{key}" if at else key
+            if key in fields:
+                yield from unknown_keys(value, fields[key], path)
+            else:
+                yield f"{shortened(path)} is not a known key{did_you_mean(key, fields)}"
+
+
+def _struct(kind: Any) -> type[msgspec.Struct] | None:
+    if isinstance(kind, type) and issubclass(kind, msgspec.Struct):
+        return kind
+    return next((found for part in get_args(kind) if (found := _struct(part)) is not None), None)
 
 
 def _plain(word: str) -> str:

@@ -210,9 +210,10 @@ class Gateway:
         state.node_spoke = watch.alive
         try:
             await watch.run()
-        finally:
+        except asyncio.CancelledError:  # the end; after a fault it is run again
             state.admission.close()
             self._lingering.close()
+            raise
 
     def drain(self, *, draining: bool = True) -> None:
         """Gives this node's engines no new work from now on; what runs goes on.

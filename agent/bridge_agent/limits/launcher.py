@@ -211,8 +211,8 @@ class IsolatedLauncher:
             )
         try:
             self._write(instance, standing, wanted.limits)
-        except BridgeError as fault:
-            with contextlib.suppress(BridgeError):  # what was written before the one refused
+        except (BridgeError, OSError) as fault:
+            with contextlib.suppress(BridgeError, OSError):  # what was written before the one refused
                 self._write(instance, standing, standing.applied.limits)
             return str(fault)
         log.info("limits_changed", instance=instance, node_class=wanted.name)

@@ -20,7 +20,7 @@ from bridge_agent.config import (
     AgentConfig,
     Listeners,
     StateDir,
-    save_settings,
+    save_config,
 )
 from bridge_agent.engines.config import EngineConfig
 from bridge_agent.membership.follow_rules import judge
@@ -159,7 +159,7 @@ def _keep(
         engines=plan.engines,
         labels=plan.labels,
     )
-    save_settings(state, settings)
+    save_config(state, settings)
     return settings
 
 

@@ -84,6 +84,11 @@ class AuditLog:
             self.lost += 1
         queue.append(record)
 
+    def concerns(self) -> list[str]:
+        """What an operator should know of, a sentence each."""
+        failing = ", and it cannot be written now" if self._failing else ""
+        return [f"the audit lost {self.lost} records{failing}: {self._path}"] if self.lost else []
+
     async def run(self) -> None:
         """Writes until cancelled, then once more."""
         try:
