@@ -65,7 +65,6 @@ class EngineSupervisor:
         self._publish = publish
         self._clock = clock
         self._ancillaries = ancillaries or Ancillaries(random.Random())  # noqa: S311 - jitter
-        self._stopping = False
         root = state_dir.absolute()  # engines run in folders of their own
 
         def made(config: EngineConfig) -> EngineInstance:
@@ -110,9 +109,9 @@ class EngineSupervisor:
         async def run() -> None:
             nonlocal first
             if not first:
-                self._instances[instance_id] = self._make[instance_id]()
-                if self._stopping:
-                    self._instances[instance_id].request(Stop(), final=True)
+                former, fresh = self._instances[instance_id], self._make[instance_id]()
+                fresh.succeed(former)
+                self._instances[instance_id] = fresh
             first = False
             await self._instances[instance_id].run()
 
@@ -201,7 +200,6 @@ class EngineSupervisor:
 
     async def stop(self) -> None:
         """Ends every engine that is ours; returns once they are gone and `run` has returned."""
-        self._stopping = True
         for instance in self._instances.values():
             instance.request(Stop(), final=True)
         await self._ended.wait()
