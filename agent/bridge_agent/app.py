@@ -265,6 +265,7 @@ class Agent:
             key=state.key,
             ca=state.ca,
             group=self._requests,
+            ended=self._grpc_ended,
         )
         self._listening = Listening(self._sockets, self._identity, self._revocations.identify, grpc, serving)
 
@@ -348,6 +349,9 @@ class Agent:
 
     def _renewed(self) -> None:
         self._listening.renewed()
+
+    def _grpc_ended(self) -> None:
+        self._listening.grpc_ended()
 
     def _load(self) -> LoadReport:
         return self._reports.load()

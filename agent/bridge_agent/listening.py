@@ -12,6 +12,7 @@ import structlog
 from bridge_agent.gateway.grpc_adapter.listener import GrpcListener
 from bridge_agent.gateway.grpc_adapter.serving import Serving
 from bridge_agent.listeners import close_all
+from bridge_core.errors import Unavailable
 from bridge_core.http1 import App, Request, Server, serve
 from bridge_core.tls import TlsIdentity
 
@@ -56,6 +57,7 @@ class Listening:
         self._serving = serving
         self._servers: list[Server] = []
         self._renewed = asyncio.Event()
+        self._grpc_ended = False
 
     async def open_gateway(
         self,
@@ -94,14 +96,22 @@ class Listening:
         """
         self._renewed.set()
 
+    def grpc_ended(self) -> None:
+        """The gRPC listener ended by itself: `follow_renewals` opens it again."""
+        self._grpc_ended = True
+        self._renewed.set()
+
     async def follow_renewals(self) -> None:
         """Until cancelled: has the gRPC listener take up renewed certificates.
 
         Raises:
-            Fatal: it cannot; run it again, which tries again.
+            BridgeError: it cannot, or the listener ended by itself; run this again, which tries again.
         """
         while True:
             await self._renewed.wait()
+            if self._grpc_ended:
+                self._grpc_ended = False
+                raise Unavailable("the gRPC listener ended by itself")
             self._renewed.clear()
             try:
                 await self._grpc.renew()

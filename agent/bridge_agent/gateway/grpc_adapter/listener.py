@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Final
 
@@ -33,6 +34,7 @@ class GrpcListener:
         ca: Whom to accept client certificates from.
         group: Where its tasks live.
         grace_s: How long a server that is replaced or closed finishes what it has.
+        ended: Called when the listener no longer serves and nobody asked it to end.
     """
 
     def __init__(
@@ -45,12 +47,14 @@ class GrpcListener:
         ca: Path,
         group: asyncio.TaskGroup,
         grace_s: float = 30.0,
+        ended: Callable[[], None] = lambda: None,
     ) -> None:
         self._application = application
         self._socket = sock
         self._files = (cert, key, ca)
         self._group = group
         self._grace_s = grace_s
+        self._ended = ended
         self._server: Server | None = None
         self._retired = False
         self._tasks: set[asyncio.Task[None]] = set()
@@ -138,6 +142,8 @@ class GrpcListener:
         except (OSError, ValueError) as fault:
             # `start` has heard of it, if it was starting. The group is everybody's: one listener's fault
             # must not end the others.
-            log.error("grpc_listener_ended", reason=str(fault))
-            if self._server is server:
+            log.error("grpc_listener_failed", reason=str(fault))
+        finally:
+            if self._server is server and not self._retired:
                 self._server = None
+                self._ended()
