@@ -17,10 +17,10 @@ import zstandard
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha.proto_reflection_descriptor_database import ProtoReflectionDescriptorDatabase
 
+from bridge_agent.ancillaries import Ancillaries
 from bridge_agent.gateway.config import LONGEST_S
 from bridge_agent.gateway.grpc_adapter import unary
 from bridge_agent.gateway.grpc_adapter.translate import CallFault
-from bridge_agent.ancillaries import Ancillaries
 from bridge_agent.listening import Listening
 from bridge_core.errors import Fatal
 from bridge_core.tls import TlsIdentity
