@@ -18,6 +18,7 @@ LONGEST_S: Final = 366 * 86_400.0
 """The longest time that a request may ask for; what clients mean as "for ever" is no longer."""
 
 _DAY = 86_400.0
+_LONGEST_ORIGIN: Final = 300  # characters
 _Seconds: TypeAlias = Annotated[float, msgspec.Meta(ge=0.0, le=_DAY)]
 _WholeSeconds: TypeAlias = Annotated[int, msgspec.Meta(ge=1, le=86_400)]
 
@@ -68,6 +69,20 @@ class GatewaySection(
     suspect_s: _Seconds = SUSPECT_S
     pulse: PulsePolicy | None = PulsePolicy()
     resume: ResumePolicy | None = ResumePolicy()
+
+    def __post_init__(self) -> None:
+        """Refuses origins that would match no page: a browser sends scheme, host and port alone.
+
+        Raises:
+            ValueError: which becomes msgspec.ValidationError when decoding.
+        """
+        for one in self.origins.extra:
+            scheme, separator, host = one.partition("://")
+            fits = one == "*" or (separator and scheme and host and "/" not in host)
+            if not fits or one.count("*") > 1 or len(one) > _LONGEST_ORIGIN:
+                raise ValueError(
+                    f"{one[:_LONGEST_ORIGIN]!r} is no origin: scheme://host[:port], with one * at most"
+                )
 
 
 class GatewayConfig(GatewaySection, frozen=True, kw_only=True):
