@@ -31,7 +31,7 @@ import msgspec
 import psutil
 
 from bench import results
-from bridge_agent.config import StateDir, load_config, save_settings
+from bridge_agent.config import StateDir, load_config, save_config
 from bridge_engine import seed
 from tests.cluster.mesh_bed import NODES, TALKER, Mesh
 from tests.cluster.survival import DEATHS, PATHS, SPARED, Seen, asked, one_stream, survive
@@ -353,7 +353,7 @@ def _mesh(state: Path, slots: int) -> Iterator[Mesh]:
             where = StateDir(state / node)
             settings = load_config(where)
             engines = tuple(msgspec.structs.replace(one, num_parallel=slots) for one in settings.engines)
-            save_settings(where, msgspec.structs.replace(settings, engines=engines))
+            save_config(where, msgspec.structs.replace(settings, engines=engines))
         mesh.up()
         yield mesh
     finally:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from types import FrameType
+from typing import Any, Final
 
 import msgspec
 
@@ -14,6 +16,7 @@ from bridge_core.http1 import App, Exchange
 
 _TEXT = b"text/plain; charset=utf-8"
 _JSON = b"application/json"
+_DEEPEST: Final = 12  # frames of a task
 
 
 def admin_app(
@@ -73,8 +76,23 @@ def _tasks() -> bytes:
     lines = []
     for task in sorted(asyncio.all_tasks(), key=asyncio.Task.get_name):
         lines.append(f"# {task.get_name()}: {getattr(task.get_coro(), '__qualname__', '?')}")
-        # By hand: Task.print_stack fails on frames of compiled code (gRPC's), which have no source.
-        for frame in task.get_stack(limit=8):
-            code = frame.f_code
-            lines.append(f"    {code.co_filename}:{frame.f_lineno} {code.co_qualname}")
+        lines += [
+            f"    {frame.f_code.co_filename}:{frame.f_lineno} {frame.f_code.co_qualname}"
+            for frame in _frames(task)
+        ]
     return "\n".join(lines).encode() + b"\n"
+
+
+def _frames(task: asyncio.Task[Any]) -> Iterator[FrameType]:
+    """Where a task is, and what it waits in.
+
+    By hand: `Task.get_stack` sees the outermost coroutine of a task that waits, and `print_stack` fails on
+    frames of compiled code (gRPC's), which have no source.
+    """
+    waits_in: Any = task.get_coro()
+    for _ in range(_DEEPEST):
+        frame = getattr(waits_in, "cr_frame", None) or getattr(waits_in, "gi_frame", None)
+        if frame is None:
+            return
+        yield frame
+        waits_in = getattr(waits_in, "cr_await", None) or getattr(waits_in, "gi_yieldfrom", None)

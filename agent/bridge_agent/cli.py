@@ -24,11 +24,11 @@ from bridge_agent.config import (
     Listeners,
     StateDir,
     load_config,
-    save_settings,
+    save_config,
 )
 from bridge_agent.engines.config import EngineConfig
 from bridge_agent.lock import holder_of
-from bridge_agent.serve import ServeArguments, become
+from bridge_agent.serve import ServeOptions, become
 from bridge_core.addresses import join_address, split_address
 from bridge_core.command.guard import guarded
 from bridge_core.command.labels import labels_of
@@ -182,7 +182,7 @@ def run_command(
     def work() -> None:
         settings = load_config(StateDir(state_dir))
         listeners = _moved(settings.listeners, http=http, https=https, grpc=grpc, peer=peer, admin=admin)
-        become(ServeArguments(str(state_dir), listeners, log_level, keep_engines))
+        become(ServeOptions(str(state_dir), listeners, log_level, keep_engines))
 
     guarded(work)
 
@@ -220,7 +220,7 @@ def set_command(state_dir: StateOption, advertise: AdvertiseOption = None) -> No
         port = split_address(settings.peer_address, flag="peer_address")[1]
         peer = join_address(advertised_host(advertise), port)
         try:
-            save_settings(state, msgspec.structs.replace(settings, peer_address=peer))
+            save_config(state, msgspec.structs.replace(settings, peer_address=peer))
         except OSError as fault:
             raise Fatal(f"cannot write to {state.root}: {fault.strerror}") from fault
         _out.print(f"{settings.name} is to be reached at {peer}; the mesh is told when its agent starts")
@@ -353,7 +353,7 @@ def tune_command(
     """Measure which settings make a model fastest on this node, and keep them for `plan`."""
     from bridge_agent.tuning import commands
 
-    order = commands.TuneOrder(name, models, context, tokens, limit_s, engines, ttft_s)
+    order = commands.TuneOptions(name, models, context, tokens, limit_s, engines, ttft_s)
     commands.tune_command(order, StateDir(state_dir), as_json=as_json)
 
 

@@ -11,8 +11,7 @@ from typing import TYPE_CHECKING, Final
 
 import msgspec
 
-from bridge_agent.limits.isolation_report import size
-from bridge_agent.membership.standing_rules import span
+from bridge_core.quantities import say_size, say_span
 
 if TYPE_CHECKING:
     from bridge_agent.engines.instance import InstanceStatus
@@ -52,7 +51,7 @@ class FailureNotes:
 def ejection_concerns(ejections: Mapping[str, float], notes: FailureNotes) -> list[str]:
     """Who is passed over, for how many seconds more, and why."""
     return [
-        f"{subject} is passed over for {span(left)} more: {notes.of(subject) or 'it does not answer'}"
+        f"{subject} is passed over for {say_span(left)} more: {notes.of(subject) or 'it does not answer'}"
         for subject, left in sorted(ejections.items())
     ]
 
@@ -69,17 +68,10 @@ def engine_concerns(instances: Iterable[InstanceStatus]) -> list[str]:
     return found
 
 
-def audit_concern(lost: int) -> list[str]:
-    """Records of requests that the audit log does not have."""
-    if not lost:
-        return []
-    return [f"{lost} audit records were lost: the disk is full or too slow, or the log cannot be written"]
-
-
 def disk_concerns(disks: Iterable[Disk]) -> list[str]:
     """File systems that are nearly full."""
     return [
-        f"{one.path} has {size(one.free)} of {size(one.total)} free: remove models, or what else fills it"
+        f"{one.path} has {say_size(one.free)} of {say_size(one.total)} free: remove models, or what fills it"
         for one in disks
         if one.free < min(LOW_DISK_BYTES, LOW_DISK * one.total)
     ]

@@ -10,7 +10,6 @@ from pathlib import Path
 from bridge_agent.concern_rules import (
     Disk,
     FailureNotes,
-    audit_concern,
     disk_concerns,
     ejection_concerns,
     engine_concerns,
@@ -38,7 +37,6 @@ class Concerns:
         registries: What asks registries, and may have been told that the node is none of theirs.
         engines: The instances' status.
         ejections: Who is passed over, and for how many seconds more.
-        lost: How many audit records were lost.
 
     Attributes:
         failures: To be told of every failed attempt.
@@ -55,7 +53,6 @@ class Concerns:
         registries: Sequence[LinkStatus],
         engines: Callable[[], Sequence[InstanceStatus]],
         ejections: Callable[[], Mapping[str, float]],
-        lost: Callable[[], int],
     ) -> None:
         self._config = config
         self._state_dir = state_dir
@@ -65,7 +62,6 @@ class Concerns:
         self._registries = tuple(registries)
         self._engines = engines
         self._ejections = ejections
-        self._lost = lost
         self.failures = FailureNotes()
 
     def all(self) -> tuple[str, ...]:
@@ -74,7 +70,6 @@ class Concerns:
             *self._of_the_node(),
             *engine_concerns(self._engines()),
             *ejection_concerns(self._ejections(), self.failures),
-            *audit_concern(self._lost()),
             *disk_concerns(disks(self._state_dir, self._config.engines)),
         )
 

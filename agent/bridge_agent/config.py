@@ -7,20 +7,23 @@ enrolled and everything else in the folder is whole.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Final
 
 import msgspec
 
 from bridge_agent.engines.config import EngineConfig
+from bridge_agent.gateway.config import GatewaySection
 from bridge_core.errors import Fatal
 from bridge_core.files import write_atomically
 from bridge_core.identity.spiffe import SpiffeId
 from bridge_core.node_class import NodeClass
+from bridge_core.spelling import unknown_keys
 
 DEFAULT_PORTS = {"http": 11434, "https": 11443, "grpc": 11444, "peer": 11445, "admin": 11446}
+_MAX_BYTES: Final = 4 << 20
 
 
-class Listeners(msgspec.Struct, frozen=True):
+class Listeners(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Where the agent listens, each "host:port"; the names are the flags that move them."""
 
     http: str = "127.0.0.1:11434"
@@ -30,18 +33,32 @@ class Listeners(msgspec.Struct, frozen=True):
     admin: str = "127.0.0.1:11446"
 
 
-class AgentConfig(msgspec.Struct, frozen=True):
-    """The agent's part of `agent.json`."""
+class AgentConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What `agent.json` holds.
+
+    Attributes:
+        name: The node's.
+        trust_domain: The mesh's.
+        registries: Where they answer, host:port each.
+        etcd: URLs of its endpoints.
+        peer_address: The host:port that other agents reach the peer listener at.
+        listeners: Where the agent listens.
+        engines: Its engines.
+        labels: The node's own, as it joined with them.
+        node_class: As the `spec` of a NodeClass document; it stands over the mesh's.
+        gateway: How requests are served.
+    """
 
     name: str
     trust_domain: str
-    registries: tuple[str, ...]
-    etcd: tuple[str, ...]
-    peer_address: str  # host:port that other agents reach the peer listener at
+    registries: Annotated[tuple[str, ...], msgspec.Meta(max_length=64)]
+    etcd: Annotated[tuple[str, ...], msgspec.Meta(max_length=64)]
+    peer_address: str
     listeners: Listeners = Listeners()
-    engines: tuple[EngineConfig, ...] = (EngineConfig(index=0),)
-    labels: dict[str, str] = {}
-    node_class: dict[str, Any] | None = None  # as the `spec` of a NodeClass document
+    engines: Annotated[tuple[EngineConfig, ...], msgspec.Meta(max_length=1024)] = (EngineConfig(index=0),)
+    labels: Annotated[dict[str, str], msgspec.Meta(max_length=64)] = {}
+    node_class: dict[str, Any] | None = None
+    gateway: GatewaySection = GatewaySection()
 
     @property
     def instances(self) -> dict[str, EngineConfig]:
@@ -104,13 +121,13 @@ class StateDir:
 
 
 def load_config(state: StateDir) -> AgentConfig:
-    """The settings of the node enrolled in `state`.
+    """The configuration of the node enrolled in `state`.
 
     Raises:
-        Fatal: no node is enrolled there, or the file cannot be read or does not decode.
+        Fatal: no node is enrolled there, or the file cannot be read or is at fault; says where.
     """
     try:
-        return msgspec.json.decode(state.settings.read_bytes(), type=AgentConfig)
+        return _decoded(state.settings.read_bytes())
     except FileNotFoundError:
         raise Fatal(
             f"no node is enrolled in {state.root}",
@@ -118,12 +135,21 @@ def load_config(state: StateDir) -> AgentConfig:
         ) from None
     except OSError as fault:
         raise Fatal(f"cannot read {state.settings}: {fault.strerror}") from fault
-    except msgspec.DecodeError as fault:
+    except (ValueError, RecursionError) as fault:  # msgspec's and Unicode's among them
         raise Fatal(
             f"{state.settings} cannot be used: {fault}", hint="correct it, or leave and join again"
         ) from fault
 
 
-def save_settings(state: StateDir, settings: AgentConfig) -> None:
+def _decoded(data: bytes) -> AgentConfig:
+    if len(data) > _MAX_BYTES:
+        raise ValueError(f"it is larger than {_MAX_BYTES} bytes")
+    # All of them at once, each with the one that was meant: msgspec tells the first alone.
+    if unknown := list(unknown_keys(msgspec.json.decode(data), AgentConfig)):
+        raise ValueError("; ".join(unknown[:20]))
+    return msgspec.json.decode(data, type=AgentConfig)
+
+
+def save_config(state: StateDir, config: AgentConfig) -> None:
     """Writes `agent.json`. Raises OSError."""
-    write_atomically(state.settings, msgspec.json.format(msgspec.json.encode(settings), indent=2) + b"\n")
+    write_atomically(state.settings, msgspec.json.format(msgspec.json.encode(config), indent=2) + b"\n")

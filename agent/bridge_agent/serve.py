@@ -29,7 +29,7 @@ _ENVIRONMENT: Final = {
 }
 
 
-class ServeArguments(msgspec.Struct, frozen=True):
+class ServeOptions(msgspec.Struct, frozen=True):
     """What `bridge-agent run` was asked for, checked."""
 
     state_dir: str
@@ -38,17 +38,17 @@ class ServeArguments(msgspec.Struct, frozen=True):
     keep_engines: bool
 
 
-def become(order: ServeArguments) -> NoReturn:
+def become(options: ServeOptions) -> NoReturn:
     """Replaces this process by the agent."""
     sys.stdout.flush()
     environment = {**_ENVIRONMENT, **os.environ}
-    said = msgspec.json.encode(order).decode()
+    said = msgspec.json.encode(options).decode()
     os.execve(sys.executable, [sys.executable, "-P", "-m", __name__, said], environment)  # noqa: S606 - no shell wanted
 
 
 def main() -> None:
-    """Serves as ordered by the only argument."""
-    order = msgspec.json.decode(sys.argv[1], type=ServeArguments)
+    """Serves with the options in the only argument."""
+    options = msgspec.json.decode(sys.argv[1], type=ServeOptions)
     sys.argv[0] = _PROGRAM
     with contextlib.suppress(OSError):  # for ps and top, and for `bridgectl up`, which says who has a port
         Path("/proc/self/comm").write_text(_PROGRAM)
@@ -59,10 +59,10 @@ def main() -> None:
         from bridge_agent.app import run_agent
         from bridge_agent.telemetry.logs import configure_logs
 
-        configure_logs(order.log_level)
-        state = StateDir(Path(order.state_dir))
-        settings = msgspec.structs.replace(load_config(state), listeners=order.listeners)
-        run_agent(state, settings, keep_engines=order.keep_engines)
+        configure_logs(options.log_level)
+        state = StateDir(Path(options.state_dir))
+        config = msgspec.structs.replace(load_config(state), listeners=options.listeners)
+        run_agent(state, config, keep_engines=options.keep_engines)
 
     guarded(work)
 

@@ -13,10 +13,11 @@ from bridge_agent.config import AgentConfig
 from bridge_agent.engines.instance import InstanceStatus
 from bridge_agent.engines.view import LocalInstance
 from bridge_agent.limits.gpu import Gpu
-from bridge_agent.limits.isolation_report import DomainReport, IsolationReport, lines, size
+from bridge_agent.limits.isolation_report import DomainReport, IsolationReport, lines
 from bridge_agent.membership.link_status import LinkReport
 from bridge_core.addresses import split_address
 from bridge_core.errors import Unavailable
+from bridge_core.quantities import say_size, say_span
 from bridge_core.snapshot import Snapshot
 
 if TYPE_CHECKING:
@@ -141,7 +142,7 @@ def print_report(report: AgentReport, console: Console, *, now: float | None = N
     snapshot = report.snapshot
     console.print(
         f"{report.name} in {report.trust_domain}: {report.state}, process {report.pid}, "
-        f"up {_span(at - report.started_unix)}, version {report.version}",
+        f"up {say_span(at - report.started_unix)}, version {report.version}",
         markup=False,
     )
     console.print(
@@ -150,7 +151,7 @@ def print_report(report: AgentReport, console: Console, *, now: float | None = N
     )
     console.print(f"certificate {_validity(report.certificate.expires_unix - at)}")
     for link in report.links:
-        since = _span(at - link.since_unix)
+        since = say_span(at - link.since_unix)
         words = f"{link.name}: in order" if link.up else f"{link.name}: NOT for {since}: {link.reason}"
         console.print(words, markup=False, soft_wrap=True)
     where = ", ".join(f"{name} {address}" for name, address in report.listeners.items())
@@ -180,7 +181,7 @@ def print_report(report: AgentReport, console: Console, *, now: float | None = N
 
 def _gpu(gpu: Gpu) -> str:
     words = [f"GPU {gpu.index} {gpu.name} {gpu.uuid}"]
-    words.append(f"{size(gpu.free_bytes)} of {size(gpu.memory_bytes)} free")
+    words.append(f"{say_size(gpu.free_bytes)} of {say_size(gpu.memory_bytes)} free")
     words += [f"{gpu.temperature_c} °C"] if gpu.temperature_c is not None else []
     words += [f"{gpu.power_w:.0f} W"] if gpu.power_w is not None else []
     words += [f"{gpu.utilization} % busy"] if gpu.utilization is not None else []
@@ -190,12 +191,4 @@ def _gpu(gpu: Gpu) -> str:
 
 
 def _validity(left: float) -> str:
-    return f"valid for {_span(left)}" if left > 0 else f"EXPIRED {_span(-left)} ago"
-
-
-def _span(seconds: float) -> str:
-    whole = max(0, int(seconds))
-    for unit, seconds_each in (("d", 86_400), ("h", 3_600), ("min", 60)):
-        if whole >= 2 * seconds_each:
-            return f"{whole // seconds_each} {unit}"
-    return f"{whole} s"
+    return f"valid for {say_span(left)}" if left > 0 else f"EXPIRED {say_span(-left)} ago"

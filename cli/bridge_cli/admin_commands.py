@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import datetime as dt
-import re
 import sys
 from collections.abc import Iterable
 from pathlib import Path
@@ -17,13 +16,12 @@ from bridge_cli.where import Where, asks_registry
 from bridge_core.command.labels import labels_of
 from bridge_core.config import decoded
 from bridge_core.errors import Fatal
+from bridge_core.quantities import parse_duration
 from bridge_wire.v1 import registry_pb2 as wire
 
 T = TypeVar("T")
 
 _TIMEOUT_S = 15.0
-_SPAN = re.compile(r"(\d+)([smhd])")
-_UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
 _out = Console(highlight=False, soft_wrap=True)
 _err = Console(stderr=True, highlight=False, soft_wrap=True)
 
@@ -262,10 +260,13 @@ def _read(paths: Iterable[Path]) -> list[Any]:
 
 
 def _seconds(text: str) -> int:
-    match = _SPAN.fullmatch(text.strip())
-    if match is None or int(match[1]) == 0:
-        raise Fatal(f"--ttl {text!r} is not a time", hint="a number and s, m, h or d: 30m, 1h, 7d")
-    return int(match[1]) * _UNITS[match[2]]
+    try:
+        seconds = int(parse_duration(text.strip()))
+    except ValueError as fault:
+        raise Fatal(f"--ttl {text!r} is {fault}", hint="such as 30m, 1h or 7d") from None
+    if not seconds:
+        raise Fatal(f"--ttl {text!r} is less than a second", hint="such as 30m, 1h or 7d")
+    return seconds
 
 
 def _who(identity: str) -> str:

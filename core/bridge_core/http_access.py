@@ -18,7 +18,7 @@ from __future__ import annotations
 import ipaddress
 import re
 from functools import lru_cache
-from typing import Final
+from typing import Annotated, Final
 
 import msgspec
 
@@ -37,10 +37,10 @@ _ALLOWED_HEADERS: Final = (
 _METHODS: Final = b"GET,POST,PUT,PATCH,DELETE,HEAD,OPTIONS"
 
 
-class Origins(msgspec.Struct, frozen=True):
-    """Origins allowed besides this machine's own; `*` in an entry matches anything."""
+class Origins(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Origins allowed besides this machine's own; one `*` in an entry matches anything."""
 
-    extra: tuple[str, ...] = ()
+    extra: Annotated[tuple[str, ...], msgspec.Meta(max_length=1000)] = ()
 
     def allows(self, origin: str) -> bool:
         """Whether pages of this origin may call."""

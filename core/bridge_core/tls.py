@@ -22,6 +22,7 @@ from bridge_core.identity.certificate_info import CertificateInfo, single_identi
 from bridge_core.identity.own_certificate import serial_of, shown_by, uris_of
 from bridge_core.identity.rotation_rules import CLOCK_SKEW_S
 from bridge_core.identity.spiffe import IdentityFault, SpiffeId
+from bridge_core.quantities import say_span
 
 
 class TlsFault(BridgeError):
@@ -178,7 +179,7 @@ def _fresh(
     at = time.time() if now is None else now
     if at > info.not_after + CLOCK_SKEW_S:
         raise TlsFault(
-            f"the certificate in {cert} expired {_age(at - info.not_after)} ago",
+            f"the certificate in {cert} expired {say_span(at - info.not_after)} ago",
             hint="get a new one, or set this machine's clock",
         )
     return context, info
@@ -229,11 +230,3 @@ def _read(path: Path | str, what: str) -> bytes:
     if not data.strip():
         raise TlsFault(f"the {what} file {path} is empty", hint="join again, or restore the file")
     return data
-
-
-def _age(seconds: float) -> str:
-    for unit, size in (("day", 86_400), ("hour", 3_600), ("minute", 60)):
-        if seconds >= size:
-            count = int(seconds // size)
-            return f"{count} {unit}{'s' if count > 1 else ''}"
-    return "seconds"

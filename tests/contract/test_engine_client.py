@@ -126,7 +126,9 @@ async def test_a_probe_asks_for_one_token_with_the_context_that_is_loaded():
         (500, b"oops", "answered 500: oops"),
         (403, b"", "answered 403: nothing"),
         (200, b"<html>", "does not decode"),
-        (200, b'{"models":[{"name":7}]}', "does not decode"),
+        (200, b'{"models":7}', "does not decode"),
+        (200, b'{"models":"\xff"}', "does not decode"),
+        (200, b'{"models":' + b"[" * 100_000, "does not decode"),
     ],
 )
 async def test_an_answer_of_failure_or_of_something_else_is_named(status, body, message):
@@ -134,6 +136,13 @@ async def test_an_answer_of_failure_or_of_something_else_is_named(status, body, 
         with pytest.raises(EngineFault, match=message) as caught:
             await client.models()
     assert caught.value.status == status
+
+
+async def test_a_model_that_no_mesh_takes_does_not_hide_the_others():
+    family = "f" * 5000
+    listed = b'{"models":[{"name":7},{"name":"m"},{"name":"n","details":{"family":"%b"}},{"name":"o"}]}'
+    async with answering(200, listed % family.encode()) as client:
+        assert [model.name for model in await client.models()] == ["m", "o"]
 
 
 async def test_nobody_there_is_a_fault_of_ours():

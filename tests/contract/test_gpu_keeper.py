@@ -5,8 +5,10 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import random
 import signal
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,10 +16,12 @@ from typing import Any
 
 import pytest
 
+from bridge_agent.ancillaries import Ancillaries
 from bridge_agent.engines.config import EngineConfig
 from bridge_agent.engines.process import ProcessRecord
 from bridge_agent.limits.fault_domain import FaultDomain
-from bridge_agent.limits.gpus import SETTLE_S
+from bridge_agent.limits.gpu import Gpu, Xid
+from bridge_agent.limits.gpus import SETTLE_S, GpuKeeper
 from bridge_core.errors import Unavailable
 from bridge_core.node_class import GpuSharing
 from bridge_core.proc import read_stat
@@ -365,3 +369,81 @@ async def test_a_domain_does_not_wait_for_ever_for_one_that_does_not_come(tmp_pa
         entered = group.create_task(domain.enter("b"))
         group.create_task(domain.reopen())
     assert entered.done()
+
+
+class SlowGpus(FakeGpus):
+    """Threads that are inside stay there until the test lets them out."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.inside = threading.Event()
+        self.out = threading.Event()
+        self.closed_under_a_thread = False
+
+    def wait_xid(self, timeout_s: float) -> Xid | None:
+        self.inside.set()
+        self.out.wait(20)
+        self.inside.clear()
+        return None
+
+    def close(self) -> None:
+        self.closed_under_a_thread = self.inside.is_set()
+        super().close()
+
+
+class NoEngines:
+    """A node without any."""
+
+    def process(self, instance: str) -> None:
+        return None
+
+    def fail(self, instance: str, reason: str) -> None:
+        raise AssertionError
+
+    def halt(self, instance: str) -> None:
+        raise AssertionError
+
+
+def a_keeper(folder: Path, gpus: FakeGpus, **options: Any) -> GpuKeeper:
+    return GpuKeeper(
+        gpus, without="", folder=folder, node="n1", instances=[], sharing=None, engines=NoEngines(), **options
+    )
+
+
+async def test_the_driver_is_let_go_of_after_the_last_thread_has_left_it(tmp_path: Path) -> None:
+    gpus = SlowGpus()
+    task = asyncio.create_task(a_keeper(tmp_path, gpus).run())
+    await eventually(gpus.inside.is_set)
+    task.cancel()
+    for _ in range(5):
+        await asyncio.sleep(0)
+    assert not gpus.closed
+    gpus.out.set()
+    await asyncio.gather(task, return_exceptions=True)
+    assert gpus.closed
+    assert not gpus.closed_under_a_thread
+
+
+async def test_a_fault_in_reading_gpus_is_counted_and_ends_nothing(tmp_path: Path) -> None:
+    class Broken(FakeGpus):
+        faults = 0
+        started = False
+
+        def read(self) -> tuple[Gpu, ...]:
+            if self.started and self.faults < 2:
+                self.faults += 1
+                raise RuntimeError("not what a driver says")
+            return super().read()
+
+    gpus, ancillaries = Broken(), Ancillaries(random.Random(1))
+    keeper = a_keeper(tmp_path, gpus, read_s=0.01, ancillaries=ancillaries)
+    gpus.started = True
+    task = asyncio.create_task(keeper.run())
+    await eventually(lambda: ancillaries.faults.get("gpu-inventory") == 2)
+    assert not task.done()
+    assert not gpus.closed
+    assert "not what a driver says" in ancillaries.concerns()[0]
+    gpus.lose(0)
+    await eventually(lambda: bool(keeper.gpus[0].fault))
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)

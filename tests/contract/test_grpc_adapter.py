@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import json
+import random
+import resource
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -15,9 +17,13 @@ import zstandard
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha.proto_reflection_descriptor_database import ProtoReflectionDescriptorDatabase
 
+from bridge_agent.ancillaries import Ancillaries
 from bridge_agent.gateway.config import LONGEST_S
 from bridge_agent.gateway.grpc_adapter import unary
 from bridge_agent.gateway.grpc_adapter.translate import CallFault
+from bridge_agent.listening import Listening
+from bridge_core.errors import Fatal
+from bridge_core.tls import TlsIdentity
 from bridge_wire.v1 import inference_pb2_grpc
 from bridge_wire.v1.inference_pb2 import InferenceRequest
 from tests.contract.grpc_bed import Bed, Credentials, open_bed
@@ -537,3 +543,62 @@ async def test_grpc_web(bed: Bed) -> None:
     assert status == 200
     assert body[0] == 0
     assert b"grpc-status:0" in body.replace(b" ", b"").lower()
+
+
+async def test_a_renewal_without_a_key_is_refused_and_the_listener_stays(bed: Bed) -> None:
+    before = await _served_serial(bed)
+    key = bed.node.key.read_bytes()
+    bed.node.key.unlink()
+    with pytest.raises(Fatal, match="gRPC listener does not start"):
+        await bed.listener.renew()
+    bed.node.key.write_bytes(b"no key")
+    with pytest.raises(Fatal, match="gRPC listener does not start"):
+        await bed.listener.renew()
+    assert await _served_serial(bed) == before
+    bed.node.key.write_bytes(key)
+    await bed.listener.renew()
+
+
+async def test_a_renewal_without_descriptors_is_refused_and_the_listener_stays(bed: Bed) -> None:
+    before = await _served_serial(bed)
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (3, hard))
+    try:
+        with pytest.raises(Fatal, match="gRPC listener does not start"):
+            await bed.listener.renew()
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    assert await _served_serial(bed) == before
+    await bed.listener.renew()
+
+
+async def test_a_listener_that_was_closed_is_not_opened_again_by_a_renewal(bed: Bed) -> None:
+    bed.listener.retire()
+    await bed.listener.renew()
+    assert bed.listener._server is None
+
+
+async def test_a_listener_that_ends_by_itself_is_opened_again(bed: Bed, tmp_path: Path) -> None:
+    identity = TlsIdentity(bed.node.cert, bed.node.key, bed.node.ca)
+    listening = Listening({}, identity, lambda _: None, bed.listener, bed.serving)
+    bed.listener._ended = listening.grpc_ended
+    ancillaries = Ancillaries(random.Random(1), sleep=lambda _: asyncio.sleep(0.01))
+    follows = asyncio.create_task(ancillaries.keep("grpc-renewal", listening.follow_renewals))
+    ended = bed.listener._server
+    assert ended is not None
+    ended.shutdown()
+    await eventually(lambda: bed.listener._server not in {None, ended})
+    assert ancillaries.faults == {"grpc-renewal": 1}
+    assert "ended by itself" in ancillaries.concerns()[0]
+    assert await _served_serial(bed)
+    key = bed.node.key.read_bytes()
+    bed.node.key.unlink()
+    listening.renewed()
+    await eventually(lambda: ancillaries.faults["grpc-renewal"] >= 2, 30)
+    assert await _served_serial(bed)
+    bed.node.key.write_bytes(key)
+    before = bed.listener._server
+    await eventually(lambda: bed.listener._server is not before, 30)
+    listening.retire()
+    follows.cancel()
+    await asyncio.gather(follows, return_exceptions=True)

@@ -139,3 +139,19 @@ def test_a_machine_without_mps_says_what_to_do(tmp_path: Path, monkeypatch: pyte
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(mps.MpsMissing, match="not on PATH"):
         mps.MpsDaemon("GPU-0", tmp_path, on_fault=lambda _: None)
+
+
+async def test_a_control_program_that_is_gone_ends_nothing(fake: Control, tmp_path: Path) -> None:
+    heard: list[MpsFault] = []
+    async with running(fake, tmp_path / "mps", heard) as daemon:
+        aside = Path(fake.binary).with_suffix(".aside")
+        Path(fake.binary).rename(aside)
+        with pytest.raises(Unavailable, match=r"cannot be asked.*No such file"):
+            await daemon.command("get_server_list")
+        record = ProcessRecord.load(tmp_path / "mps" / "daemon.json")
+        assert record is not None
+        os.kill(record.pid, signal.SIGKILL)
+        await eventually(lambda: any("could not be started" in fault.text for fault in heard), 30)
+        aside.rename(fake.binary)
+        async with asyncio.timeout(30):
+            await daemon.ready()

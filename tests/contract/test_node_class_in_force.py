@@ -133,6 +133,22 @@ async def test_a_running_engine_waits_for_other_walls_and_its_next_start_has_the
         assert "next start" in node.report("n1/0").pending
 
 
+async def test_a_snapshot_that_is_told_of_is_followed_beside_what_told_it(tmp_path) -> None:
+    state = tmp_path / "s"
+    starts = launcher(state)
+    async with supervised(fake_config(tmp_path), state, launcher=starts) as it:
+        await it.state("ready", PATIENCE_S)
+        node = in_charge(starts, it, tmp_path)
+        follows = asyncio.create_task(node.run())
+        try:
+            node.told(mesh(NodeClass("strict", isolation=Isolation(walls=("no_new_privs",)))))
+            assert node.node_class == UNCLASSED
+            await eventually(lambda: node.node_class.name == "strict", PATIENCE_S)
+        finally:
+            follows.cancel()
+            await asyncio.gather(follows, return_exceptions=True)
+
+
 async def test_an_engine_that_took_no_request_yet_is_started_anew_for_its_class(tmp_path) -> None:
     (tmp_path / "never").touch()  # it runs and does not answer
     state = tmp_path / "s"

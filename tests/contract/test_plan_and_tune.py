@@ -11,7 +11,7 @@ import pytest
 from typer.testing import CliRunner
 
 from bridge_agent.cli import app
-from bridge_agent.config import AgentConfig, StateDir, load_config, save_settings
+from bridge_agent.config import AgentConfig, StateDir, load_config, save_config
 from bridge_agent.engines.config import EngineConfig
 from bridge_agent.tuning.measure import Bench
 from bridge_agent.tuning.model_shapes import shape_of, stored_shapes
@@ -78,7 +78,7 @@ def test_a_plan_of_supposed_gpus_as_json(tmp_path: Path, store: Path) -> None:
     ("arguments", "says"),
     [
         (("plan", "nope"), "there is no model 'nope'"),
-        (("plan", "--vram", "3x"), "'3x' is no size of memory"),
+        (("plan", "--vram", "3x"), "--vram '3x' is not a size"),
         (("plan", "--vram", "1GiB", "--gpus", "0"), "suppose one at least"),
         (("tune", "nope"), "there is no model 'nope'"),
         (("tune", "tiny-embed"), "makes embeddings"),
@@ -102,7 +102,7 @@ def test_a_plan_is_saved_for_the_agents_next_start(tmp_path: Path, store: Path) 
         "127.0.0.1:1",
         engines=(EngineConfig(index=0, keep_alive="-1", models_dir=str(store)),),
     )
-    save_settings(state, before)
+    save_config(state, before)
     code, out, err = run("plan", "--slots", "3", "--save", "--state-dir", str(tmp_path))
     assert code == 0, err
     assert "next start" in out
@@ -127,7 +127,7 @@ def test_what_cannot_be_saved_changes_nothing(
     tmp_path: Path, store: Path, engine: EngineConfig, arguments: tuple[str, ...], says: str
 ) -> None:
     state = StateDir(tmp_path)
-    save_settings(state, AgentConfig("n", "t", (), (), "127.0.0.1:1", engines=(engine,)))
+    save_config(state, AgentConfig("n", "t", (), (), "127.0.0.1:1", engines=(engine,)))
     before = state.settings.read_bytes()
     code, _, err = run("plan", *arguments, "--save", "--state-dir", str(tmp_path), "--models", str(store))
     assert code == 1

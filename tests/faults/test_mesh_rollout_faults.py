@@ -19,7 +19,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from bridge_agent.config import StateDir, load_config, save_settings
+from bridge_agent.config import StateDir, load_config, save_config
 from bridge_cli.up import load_layout
 from tests.cluster.load import Load, load_on
 from tests.cluster.mesh_bed import NODES, Mesh, call
@@ -157,7 +157,7 @@ async def another_registry(mesh: Mesh) -> AsyncIterator[str]:
             where = StateDir(mesh.state / node)
             settings = load_config(where)
             registries = (*settings.registries, address)
-            save_settings(where, msgspec.structs.replace(settings, registries=registries))
+            save_config(where, msgspec.structs.replace(settings, registries=registries))
             await asyncio.to_thread(mesh.kill, node)
         await mesh.repair()
         await mesh.whole(90)

@@ -5,8 +5,11 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import threading
 from collections.abc import AsyncIterator
 from pathlib import Path
+
+import msgspec
 
 from bridge_agent.telemetry.audit import AuditLog, AuditRecord
 from tests.support import eventually
@@ -88,3 +91,47 @@ async def test_a_full_file_is_put_aside_and_old_ones_go(tmp_path: Path) -> None:
         "audit.jsonl.1": ["r3"],
         "audit.jsonl.2": ["r2"],
     }
+
+
+async def test_a_record_that_cannot_be_rendered_costs_itself_alone(tmp_path: Path) -> None:
+    def read(number: int) -> AuditRecord:
+        if number == 2:
+            raise KeyError(number)
+        return msgspec.structs.replace(record(number), path="/\udcff" if number == 3 else "/api/chat")
+
+    path = tmp_path / "audit.jsonl"
+    audit = AuditLog(path, read)
+    for number in range(1, 5):
+        audit.put(number)
+    async with running(audit):
+        await eventually(lambda: audit.written == 2)
+        audit.put(5)
+        await eventually(lambda: audit.written == 3)
+    assert lines(path) == ["r1", "r4", "r5"]
+    assert audit.lost == 2
+
+
+async def test_the_last_records_wait_for_the_thread_that_writes(tmp_path: Path) -> None:
+    within, go = threading.Event(), threading.Event()
+    threads: list[int] = []
+
+    def read(one: AuditRecord) -> AuditRecord:
+        threads.append(threading.get_ident())
+        if one.request_id == "r1":
+            within.set()
+            assert go.wait(20)
+        return one
+
+    path = tmp_path / "audit.jsonl"
+    audit = AuditLog(path, read)
+    task = asyncio.create_task(audit.run())
+    audit.put(record(1))
+    await eventually(within.is_set)
+    audit.put(record(2))
+    task.cancel()
+    for _ in range(5):
+        await asyncio.sleep(0)
+    assert len(threads) == 1, "two threads were in the file"
+    go.set()
+    await asyncio.gather(task, return_exceptions=True)
+    assert lines(path) == ["r1", "r2"]

@@ -14,7 +14,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from bridge_agent.config import AgentConfig, StateDir, load_config, save_settings
+from bridge_agent.config import AgentConfig, StateDir, load_config, save_config
 from bridge_agent.engines.config import EngineConfig
 from bridge_agent.membership.advertise import subject_names
 from bridge_agent.membership.clock import ClockWatch
@@ -336,7 +336,7 @@ async def test_an_agent_started_again_is_no_other(bed: EnrolmentBed) -> None:
 
 async def test_a_changed_address_is_told_and_its_old_one_no_more_asked_for(bed: EnrolmentBed) -> None:
     state, settings = await joined(bed)
-    save_settings(state, msgspec.structs.replace(settings, peer_address="127.0.0.9:1001"))
+    save_config(state, msgspec.structs.replace(settings, peer_address="127.0.0.9:1001"))
     moved = Twin(bed, state, "127.0.0.9:1001")
     async with running(*moved.parts):
         await eventually(lambda: peer_of(bed) == "127.0.0.9:1001")

@@ -95,3 +95,23 @@ async def test_revoking_takes_the_records_at_once(etcd: FakeEtcd) -> None:
         await eventually(lambda: members(etcd).keys() == at(ONE))
         await registration.revoke()
         assert members(etcd) == {}
+
+
+async def test_after_a_fault_it_goes_on_under_the_lease_that_it_has(etcd: FakeEtcd) -> None:
+    store = FakeStore(etcd)
+    registration = Registration(store, ttl_s=5.0, now=time.time, rng=random.Random(1))
+    first = asyncio.create_task(registration.run())
+    registration.publish([ONE])
+    await eventually(lambda: members(etcd).keys() == at(ONE))
+    first.cancel()
+    await asyncio.gather(first, return_exceptions=True)
+    registration.publish([ONE, TWO])
+    again = asyncio.create_task(registration.run())
+    await eventually(lambda: members(etcd).keys() == at(ONE, TWO))
+    assert len(etcd.leases) == 1
+    again.cancel()
+    await asyncio.gather(again, return_exceptions=True)
+    await registration.revoke()
+    await registration.run()  # given up is given up
+    assert not etcd.leases
+    await store.close()

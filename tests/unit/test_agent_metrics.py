@@ -32,6 +32,7 @@ async def test_counters_histograms_links_and_engines() -> None:
             instances=lambda: [LocalInstance("n/0", "127.0.0.1", 1, "ready", slots=4)],
             expires_unix=lambda: 99.0,
             audit=audit,
+            task_faults=lambda: {"audit": 2},
         )
     )
     samples = {
@@ -53,6 +54,7 @@ async def test_counters_histograms_links_and_engines() -> None:
     assert value("bridge_ejected_seconds", subject="n/0") == 2.5
     assert value("bridge_certificate_expires_seconds") == 99
     assert value("bridge_audit_lost_total") == 4
+    assert value("bridge_task_faults_total", task="audit") == 2
     assert value("bridge_request_duration_seconds_bucket", le="0.001") == 1
     assert value("bridge_request_duration_seconds_bucket", le="300") == 2
     assert value("bridge_request_duration_seconds_bucket", le="+Inf") == 3

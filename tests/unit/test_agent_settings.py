@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import pytest
@@ -13,12 +14,14 @@ from bridge_agent.config import (
     Listeners,
     StateDir,
     load_config,
-    save_settings,
+    save_config,
 )
 from bridge_agent.engines.config import EngineConfig
+from bridge_agent.gateway.config import GatewayConfig, GatewaySection, ResumePolicy
 from bridge_core.addresses import join_address, split_address
 from bridge_core.command.labels import labels_of
 from bridge_core.errors import Fatal
+from bridge_core.http_access import Origins
 
 SETTINGS = AgentConfig(
     name="n1",
@@ -53,7 +56,7 @@ def test_what_is_no_address_names_the_flag(text: str) -> None:
 
 def test_settings_survive_the_disk(tmp_path: Path) -> None:
     state = StateDir(tmp_path)
-    save_settings(state, SETTINGS)
+    save_config(state, SETTINGS)
     assert load_config(state) == SETTINGS
     assert state.settings.stat().st_mode & 0o777 == 0o600
 
@@ -90,15 +93,85 @@ def test_labels() -> None:
         labels_of(["novalue"])
 
 
-def test_settings_of_a_later_release_are_read() -> None:
-    document = msgspec.to_builtins(SETTINGS) | {"future": 1}
-    assert msgspec.json.decode(msgspec.json.encode(document), type=AgentConfig) == SETTINGS
+def written(tmp_path: Path, **changes: Any) -> StateDir:
+    document = msgspec.to_builtins(SETTINGS) | changes
+    (tmp_path / "agent.json").write_bytes(msgspec.json.encode(document))
+    return StateDir(tmp_path)
+
+
+def test_every_unknown_key_is_told_with_the_one_that_was_meant(tmp_path: Path) -> None:
+    state = written(
+        tmp_path,
+        nodeClass={},
+        listeners={"http": "127.0.0.1:1", "htps": "127.0.0.1:2"},
+        engines=[{"index": 0}, {"index": 1, "num-paralel": 3}],
+        gateway={"maxBody": 1, "resume": {"patiense": 3}, "zzz": 1},
+    )
+    with pytest.raises(Fatal) as caught:
+        load_config(state)
+    assert caught.value.message.partition("cannot be used: ")[2].split("; ") == [
+        "listeners.htps is not a known key: did you mean https?",
+        "engines[1].num-paralel is not a known key: did you mean num_parallel?",
+        "gateway.maxBody is not a known key: did you mean max_body?",
+        "gateway.resume.patiense is not a known key: did you mean patience?",
+        "gateway.zzz is not a known key",
+        "nodeClass is not a known key: did you mean node_class?",
+    ]
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"gateway": {"node": "n2"}},
+        {"gateway": {"max_body": 0}},
+        {"gateway": {"fan_out_s": -1}},
+        {"gateway": {"pulse": {"tick_s": 0}}},
+        {"gateway": {"origins": {"extra": ["https://chat.example/"]}}},
+        {"gateway": {"origins": {"extra": ["chat.example"]}}},
+        {"gateway": {"origins": {"extra": ["https://*.*.example"]}}},
+        {"labels": {f"k{n}": "" for n in range(65)}},
+        {"registries": ["r:1"] * 65},
+        {"engines": [{"index": 0, "context_length": 1 << 40}]},
+    ],
+)
+def test_what_an_agent_could_not_run_with_is_refused(tmp_path: Path, changes: dict[str, Any]) -> None:
+    with pytest.raises(Fatal, match=r"agent\.json cannot be used: .*"):
+        load_config(written(tmp_path, **changes))
+
+
+@pytest.mark.parametrize("content", [b"[" * 100_000, b'{"name": "\xff"}', b" " * (5 << 20), b"1" * 10_000])
+def test_whatever_lies_there_is_no_more_than_refused(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "agent.json").write_bytes(content)
+    with pytest.raises(Fatal, match=r"agent\.json cannot be used"):
+        load_config(StateDir(tmp_path))
+
+
+def test_every_field_of_the_gateway_is_reached_from_the_file(tmp_path: Path) -> None:
+    wanted = GatewaySection(
+        origins=Origins(("https://chat.example", "http://*.lab.example:3000", "*")),
+        max_body=5,
+        default_deadline_s=7.5,
+        fan_out_s=0.5,
+        explained=3,
+        suspect_s=0.0,
+        pulse=None,
+        resume=ResumePolicy(stall_floor=2, patience=0.0),
+    )
+    fields = msgspec.structs.asdict(wanted)
+    assert all(value != getattr(GatewaySection(), name) for name, value in fields.items())
+    config = load_config(written(tmp_path, gateway=wanted))
+    assert config.gateway == wanted
+    own = {"node", "host_name"}
+    assert own | set(fields) == set(GatewayConfig.__struct_fields__)
+    assert GatewayConfig(node="n1", **fields).origins.allows("https://chat.example")
+    save_config(StateDir(tmp_path), config)
+    assert load_config(StateDir(tmp_path)) == config
 
 
 def test_a_nodes_own_class_is_read_as_mesh_config_is(tmp_path: Path) -> None:
     state = StateDir(tmp_path)
     limits = {"memoryMax": "2GiB", "pidsMax": 500}
-    save_settings(state, msgspec.structs.replace(SETTINGS, node_class={"limits": limits}))
+    save_config(state, msgspec.structs.replace(SETTINGS, node_class={"limits": limits}))
     own = load_config(state).own_class
     assert own is not None
     assert (own.limits.memory_max, own.limits.pids_max) == (2 << 30, 500)

@@ -5,7 +5,6 @@ from __future__ import annotations
 from bridge_agent.concern_rules import (
     Disk,
     FailureNotes,
-    audit_concern,
     disk_concerns,
     ejection_concerns,
     engine_concerns,
@@ -63,11 +62,6 @@ def test_engines_that_crash_are_told_for_a_while() -> None:
     )
     assert engine_concerns([instance(since_s=601.0)]) == []
     assert engine_concerns([instance(failures=0)]) == []
-
-
-def test_lost_audit_records_are_counted() -> None:
-    assert audit_concern(0) == []
-    assert audit_concern(7)[0].startswith("7 audit records were lost")
 
 
 def test_a_disk_is_low_by_share_and_by_bytes() -> None:

@@ -95,9 +95,9 @@ def test_a_binary_that_is_missing_or_not_executable_is_named(tmp_path):
 @pytest.mark.parametrize(
     ("document", "fault"),
     [
-        ('{"index": -1}', "index -1 is negative"),
+        ('{"index": -1}', "index -1 is not between"),
         ('{"index": 0, "num_parallel": 0}', "num_parallel 0 is not between"),
-        ('{"index": 0, "context_length": 0}', "context_length 0 is not positive"),
+        ('{"index": 0, "context_length": 0}', "context_length 0 is not between"),
         ('{"index": 0, "attach": "https://h:1"}', "not of the form http://HOST:PORT"),
         ('{"index": 0, "attach": "http://h:99999"}', "port"),
         ('{"index": 0, "attach": "http://u@h:1"}', "not of the form"),
@@ -105,7 +105,7 @@ def test_a_binary_that_is_missing_or_not_executable_is_named(tmp_path):
         ('{"index": 0, "kind": "vllm"}', "vllm"),
         ('{"index": 0, "kv_cache_type": "q2"}', "q2"),
         ('{"index": 0, "kind": "ollama", "num_thread": 2}', "for the engine llamacpp only"),
-        ('{"index": 0, "num_batch": 0}', "num_batch 0 is not positive"),
+        ('{"index": 0, "num_batch": 0}', "num_batch 0 is not between"),
         ('{"index": 0, "kind": "ollama", "llama_server": "/x"}', "for the engine llamacpp only"),
         ('{"index": 0, "numparallel": 1}', "numparallel"),
         ("{}", "index"),

@@ -13,7 +13,7 @@ from bridge_agent.engines.instance import InstanceStatus
 from bridge_agent.engines.view import LocalInstance
 from bridge_agent.limits.cgroup_rules import Usage
 from bridge_agent.limits.gpu import Gpu
-from bridge_agent.limits.isolation_report import DomainReport, IsolationReport, concerns, lines, size
+from bridge_agent.limits.isolation_report import DomainReport, IsolationReport, concerns, lines
 from bridge_agent.limits.launcher import UNCLASSED
 from bridge_agent.limits.live_rules import needs_restart
 from bridge_agent.limits.node_isolation import in_force
@@ -82,16 +82,6 @@ def test_what_an_operator_should_look_at_is_named() -> None:
         "n/1 has filled /models: 95 MiB of 100 MiB; remove models, or raise its diskMax"
     ]
     assert lines(filled) == ["limits: each folder 100 MiB", "stores: 94 MiB in /home, 95 MiB in /models"]
-
-
-def test_sizes_read_as_people_write_them() -> None:
-    assert [size(count) for count in (0, 1023, 1 << 20, 3 << 29, 5 << 40)] == [
-        "0 B",
-        "1023 B",
-        "1 MiB",
-        "1.5 GiB",
-        "5 TiB",
-    ]
 
 
 def test_every_figure_is_a_metric() -> None:

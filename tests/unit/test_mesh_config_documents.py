@@ -8,7 +8,6 @@ from pathlib import Path
 import pytest
 
 from bridge_core.config import load, mesh_settings, route
-from bridge_core.config.base import parse_duration
 from bridge_core.config.documents import MODELS, MeshDocument, ModelRouteDocument
 from bridge_core.config.schema import schemas
 from bridge_core.snapshot import Backend, MeshConfig, Route, RoutePolicy
@@ -92,20 +91,6 @@ def test_a_document_keeps_its_own_text_and_place() -> None:
     first, second = load([("f", text)]).documents
     assert (first.line, second.line) == (3, 11)
     assert load([("g", second.text)]).documents[0].parsed == second.parsed
-
-
-@pytest.mark.parametrize(
-    ("text", "seconds"),
-    [("5s", 5), ("250ms", 0.25), ("1h30m", 5400), ("1.5m", 90), ("2d", 172_800), ("0s", 0)],
-)
-def test_durations(text: str, seconds: float) -> None:
-    assert parse_duration(text) == seconds
-
-
-@pytest.mark.parametrize("text", ["", "5", "s", "-5s", "5 s", "5y", "1h-3m", "٣s"])
-def test_bad_durations(text: str) -> None:
-    with pytest.raises(ValueError, match="duration"):
-        parse_duration(text)
 
 
 @pytest.mark.parametrize(

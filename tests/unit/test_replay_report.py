@@ -67,7 +67,7 @@ def test_the_log_gives_the_requests_that_clients_brought_here(tmp_path: Path) ->
         audit(180.0, 6, model=""),
     ]
     lines = [msgspec.json.encode(record) for record in records]
-    (tmp_path / "audit.jsonl.1").write_bytes(b"\n".join(lines[:2]) + b'\n{"cut')
+    (tmp_path / "audit.jsonl.1").write_bytes(b"\n".join(lines[:2]) + b'\n{"cut\n\xff\n' + b"[" * 100_000)
     (tmp_path / "audit.jsonl").write_bytes(b"\n".join(lines[2:]) + b"\n")
     assert [one.request_id for one in past_requests(tmp_path, 100.0)] == ["r2", "r3"]
 

@@ -7,10 +7,10 @@ import pytest
 from bridge_agent.membership.standing_rules import (
     certificate_concern,
     clock_concern,
-    span,
     standing,
     way_back,
 )
+from bridge_core.quantities import say_span
 from bridge_core.snapshot import Instance, Node, Snapshot, Version, encode_entry
 
 ME, OTHER = "a" * 16, "b" * 16
@@ -71,7 +71,7 @@ def test_the_way_back_can_be_typed() -> None:
 def test_whose_clock_is_off() -> None:
     assert clock_concern(90_000.0) == "this machine's clock is 25 h ahead of the registry's"
     assert clock_concern(-3600.0) == "this machine's clock is 60 min behind the registry's"
-    assert [span(at) for at in (-1, 0, 119, 120, 7200, 172_800)] == [
+    assert [say_span(at) for at in (-1, 0, 119, 120, 7200, 172_800)] == [
         "0 s",
         "0 s",
         "119 s",

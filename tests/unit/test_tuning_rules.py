@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from bridge_agent.limits.placement_rules import Device, ModelShape
 from bridge_agent.tuning import tune_rules as rules
-from bridge_agent.tuning.node_facts import parse_size, supposed
+from bridge_agent.tuning.node_facts import supposed
 from bridge_agent.tuning.plan_rules import ModelDemand, NodePlan, plan_node
 from bridge_agent.tuning.records import Choice, Measured, Trial, TuningRecord
 from bridge_agent.tuning.tune import tune
@@ -196,21 +196,10 @@ def test_only_a_server_pinned_to_a_gpu_leaves_the_cores_to_others(monkeypatch: p
     assert default_threads(server) == 0
 
 
-@pytest.mark.parametrize(
-    ("text", "size"),
-    [("24GiB", 24 << 30), ("24g", 24 << 30), ("1.5 G", 3 << 29), ("512MiB", 512 << 20), ("4096", 4096)],
-)
-def test_sizes_are_read(text: str, size: int) -> None:
-    assert parse_size(text) == size
-
-
-@pytest.mark.parametrize("text", ["", "x", "3x", "-1G", "0", "1 2G"])
-def test_what_is_no_size_is_said_to_be_none(text: str) -> None:
-    with pytest.raises(Fatal, match="no size of memory"):
-        parse_size(text)
-
-
 def test_supposed_gpus_need_to_be_one_at_least() -> None:
     assert len(supposed("24GiB", gpus=3, cores=4).devices) == 3
     with pytest.raises(Fatal, match="suppose one"):
         supposed("24GiB", gpus=0)
+    for text in ("24GB", "0GiB", "much"):
+        with pytest.raises(Fatal, match=f"--vram '{text}' is"):
+            supposed(text)

@@ -7,6 +7,7 @@ from datetime import UTC, datetime
 from typing import Any, TypeVar
 
 import msgspec
+import structlog
 
 from bridge_agent.engines.address import engine_address
 from bridge_core.errors import BridgeError, Reaction
@@ -14,6 +15,8 @@ from bridge_core.http1 import Pool
 from bridge_core.snapshot import MemberModel
 
 T = TypeVar("T")
+
+log = structlog.get_logger()
 
 _ANSWER_LIMIT = 64 * 1024 * 1024  # bytes; /api/tags of thousands of models is some MiB
 
@@ -59,7 +62,7 @@ class _Version(msgspec.Struct):
 
 
 class _Tags(msgspec.Struct):
-    models: tuple[MemberModel, ...] | None = ()
+    models: tuple[msgspec.Raw, ...] | None = ()
 
 
 class _Ps(msgspec.Struct):
@@ -89,6 +92,7 @@ class EngineClient:
     def __init__(self, host: str, port: int, network_pid: int = 0) -> None:
         # Ollama answers 403 to Host fields that name a public host.
         self._pool = Pool(engine_address(host, port, network_pid), host=f"127.0.0.1:{port}".encode())
+        self._left_out = ""
 
     async def close(self) -> None:
         """Closes its connections."""
@@ -100,7 +104,18 @@ class EngineClient:
 
     async def models(self) -> tuple[MemberModel, ...]:
         """The models on its disk."""
-        return (await self._call("GET", "/api/tags", _Tags)).models or ()
+        listed = (await self._call("GET", "/api/tags", _Tags)).models or ()
+        models, left_out = [], ""
+        for raw in listed:
+            try:
+                models.append(msgspec.json.decode(raw, type=MemberModel))
+            except (ValueError, RecursionError) as fault:
+                # One with more to it than a mesh takes must not hide the others.
+                left_out = str(fault)
+        if left_out != self._left_out:  # said once, not at every look
+            self._left_out = left_out
+            log.warning("models_left_out", count=len(listed) - len(models), reason=left_out)
+        return tuple(models)
 
     async def loaded(self) -> tuple[ResidentModel, ...]:
         """The models in its memory."""
@@ -156,12 +171,12 @@ class EngineClient:
             raise EngineFault(f"{method} {path} answered {status}: {_reason(answer)}", status)
         try:
             return msgspec.json.decode(answer, type=kind)
-        except msgspec.DecodeError as fault:
+        except (ValueError, RecursionError) as fault:  # msgspec's and Unicode's among them
             raise EngineFault(f"{method} {path} answered what does not decode: {fault}", status) from fault
 
 
 def _reason(answer: bytes) -> str:
     try:
         return msgspec.json.decode(answer, type=_Error).error
-    except msgspec.DecodeError:
+    except (ValueError, RecursionError):
         return answer[:200].decode(errors="replace") or "nothing"

@@ -10,6 +10,8 @@ from urllib.parse import urlsplit
 import msgspec
 
 MAX_PARALLEL = 1024
+_MAX_INDEX = 9999
+_MOST = 1 << 31
 DEFAULT_MAX_LOADED = 3  # both engines' own, where none is set
 
 
@@ -68,14 +70,14 @@ class EngineConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit
 
     def _number_faults(self) -> list[str]:
         faults = []
-        if self.index < 0:
-            faults.append(f"index {self.index} is negative")
+        if not 0 <= self.index <= _MAX_INDEX:
+            faults.append(f"index {self.index} is not between 0 and {_MAX_INDEX}")
         if not 1 <= self.num_parallel <= MAX_PARALLEL:
             faults.append(f"num_parallel {self.num_parallel} is not between 1 and {MAX_PARALLEL}")
         for name in ("context_length", "max_loaded", "num_thread", "num_batch"):
             value = getattr(self, name)
-            if value is not None and value < 1:
-                faults.append(f"{name} {value} is not positive")
+            if value is not None and not 1 <= value <= _MOST:
+                faults.append(f"{name} {value} is not between 1 and {_MOST}")
         return faults
 
     def _kind_faults(self) -> list[str]:

@@ -24,6 +24,7 @@ from bridge_agent.engines.lifecycle_rules import (
     Phase,
     Policy,
     Start,
+    Stop,
     Terminate,
     Tick,
     step,
@@ -208,6 +209,12 @@ class EngineInstance:
         """A request went to a model, named canonically; see `Prober.heard`."""
         if self._runtime is not None:
             self._runtime.prober.sent(now, model)
+
+    def succeed(self, former: EngineInstance) -> None:
+        """Stands in for one whose own task failed: until it has looked, its engine is as it was."""
+        self.view = former.view
+        if former._final:
+            self.request(Stop(), final=True)
 
     async def run(self) -> None:
         """Keeps it running until a final stop; cancelled, it leaves the engine running."""

@@ -8,8 +8,10 @@ import random
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 
+from bridge_agent.ancillaries import Ancillaries
 from bridge_agent.engines.config import EngineConfig
 from bridge_agent.engines.instance import EngineInstance, InstanceStatus
 from bridge_agent.engines.lifecycle_rules import Drain, Failed, Policy, Start, Stop
@@ -36,6 +38,7 @@ class EngineSupervisor:
         policy: How patient to be with processes.
         timing: How often to look at engines.
         probing: When to make loaded models generate.
+        ancillaries: Begins an instance anew whose own task failed; its engine runs on meanwhile.
 
     Raises:
         Fatal: two configurations have the same index.
@@ -54,15 +57,18 @@ class EngineSupervisor:
         policy: Policy | None = None,
         timing: EngineTiming | None = None,
         probing: ProbePolicy | None = None,
+        ancillaries: Ancillaries | None = None,
     ) -> None:
         twice = [index for index, count in Counter(config.index for config in configs).items() if count > 1]
         if twice:
             raise Fatal(f"engine {twice[0]} is configured twice", hint="give each engine its own index")
         self._publish = publish
         self._clock = clock
+        self._ancillaries = ancillaries or Ancillaries(random.Random())  # noqa: S311 - jitter
         root = state_dir.absolute()  # engines run in folders of their own
-        self._instances = {
-            f"{node}/{config.index}": EngineInstance(
+
+        def made(config: EngineConfig) -> EngineInstance:
+            return EngineInstance(
                 f"{node}/{config.index}",
                 config,
                 root / "engines" / str(config.index),
@@ -75,8 +81,9 @@ class EngineSupervisor:
                 timing=timing or EngineTiming(),
                 probing=probing or ProbePolicy(),
             )
-            for config in configs
-        }
+
+        self._make = {f"{node}/{config.index}": partial(made, config) for config in configs}
+        self._instances = {instance_id: make() for instance_id, make in self._make.items()}
         self._news = asyncio.Event()
         self._ended = asyncio.Event()
         self._ended.set()
@@ -90,10 +97,25 @@ class EngineSupervisor:
         self._changed()
         try:
             async with asyncio.TaskGroup() as group:
-                for instance in self._instances.values():
-                    group.create_task(instance.run())
+                for instance_id in self._instances:
+                    group.create_task(self._keep(instance_id), name=f"engine {instance_id} (kept)")
         finally:
             self._ended.set()
+
+    async def _keep(self, instance_id: str) -> None:
+        """Runs an instance; one whose task failed is begun anew, and takes over the engine that runs."""
+        first = True
+
+        async def run() -> None:
+            nonlocal first
+            if not first:
+                former, fresh = self._instances[instance_id], self._make[instance_id]()
+                fresh.succeed(former)
+                self._instances[instance_id] = fresh
+            first = False
+            await self._instances[instance_id].run()
+
+        await self._ancillaries.keep(f"engine {instance_id}", run)
 
     async def taken_up(self, within_s: float) -> None:
         """Returns once engines that ran before `run` are in use, or after `within_s`."""

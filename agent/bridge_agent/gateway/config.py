@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from enum import Enum
-from typing import Final, TypeAlias
+from typing import Annotated, Final, TypeAlias
 
 import msgspec
 
@@ -17,8 +17,13 @@ from bridge_core.http_access import Origins
 LONGEST_S: Final = 366 * 86_400.0
 """The longest time that a request may ask for; what clients mean as "for ever" is no longer."""
 
+_DAY = 86_400.0
+_LONGEST_ORIGIN: Final = 300  # characters
+_Seconds: TypeAlias = Annotated[float, msgspec.Meta(ge=0.0, le=_DAY)]
+_WholeSeconds: TypeAlias = Annotated[int, msgspec.Meta(ge=1, le=86_400)]
 
-class ResumePolicy(msgspec.Struct, frozen=True):
+
+class ResumePolicy(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """When streams count as dead, and how long their rest is sought; times in seconds.
 
     Attributes:
@@ -31,20 +36,20 @@ class ResumePolicy(msgspec.Struct, frozen=True):
             is taken for what kills them.
     """
 
-    stall_floor: int = 10
-    stall_ceiling: int = 120
-    patience: float = 20.0
-    patience_gone: float = 3.0
-    first_record: float = 60.0
-    deaths: int = 4
+    stall_floor: _WholeSeconds = 10
+    stall_ceiling: _WholeSeconds = 120
+    patience: _Seconds = 20.0
+    patience_gone: _Seconds = 3.0
+    first_record: _Seconds = 60.0
+    deaths: Annotated[int, msgspec.Meta(ge=1, le=1000)] = 4
 
 
-class GatewayConfig(msgspec.Struct, frozen=True):
-    """Settings of one agent's gateway; times in seconds, sizes in bytes.
+class GatewaySection(
+    msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True
+):
+    """What `agent.json` may say of the gateway in its section `gateway`; times in seconds, sizes in bytes.
 
     Attributes:
-        node: This node's name.
-        host_name: This machine's host name, allowed in Host headers.
         origins: Browser origins allowed besides the machine's own.
         max_body: Largest body accepted from a peer once decompressed.
         default_deadline_s: Limit of a request that names none; None: no limit.
@@ -56,16 +61,40 @@ class GatewayConfig(msgspec.Struct, frozen=True):
         resume: How streams that died are continued; None: they end with an error.
     """
 
-    node: str
-    host_name: str = ""
     origins: Origins = Origins()
-    max_body: int = 100 << 20
-    default_deadline_s: float | None = None
-    fan_out_s: float = 2.0
-    explained: int = 1024
-    suspect_s: float = SUSPECT_S
+    max_body: Annotated[int, msgspec.Meta(ge=1, le=1 << 40)] = 100 << 20
+    default_deadline_s: Annotated[float, msgspec.Meta(gt=0.0, le=_DAY)] | None = None
+    fan_out_s: Annotated[float, msgspec.Meta(gt=0.0, le=600.0)] = 2.0
+    explained: Annotated[int, msgspec.Meta(ge=1, le=1_000_000)] = 1024
+    suspect_s: _Seconds = SUSPECT_S
     pulse: PulsePolicy | None = PulsePolicy()
     resume: ResumePolicy | None = ResumePolicy()
+
+    def __post_init__(self) -> None:
+        """Refuses origins that would match no page: a browser sends scheme, host and port alone.
+
+        Raises:
+            ValueError: which becomes msgspec.ValidationError when decoding.
+        """
+        for one in self.origins.extra:
+            scheme, separator, host = one.partition("://")
+            fits = one == "*" or (separator and scheme and host and "/" not in host)
+            if not fits or one.count("*") > 1 or len(one) > _LONGEST_ORIGIN:
+                raise ValueError(
+                    f"{one[:_LONGEST_ORIGIN]!r} is no origin: scheme://host[:port], with one * at most"
+                )
+
+
+class GatewayConfig(GatewaySection, frozen=True, kw_only=True):
+    """That, and whose gateway it is.
+
+    Attributes:
+        node: This node's name.
+        host_name: This machine's host name, allowed in Host headers.
+    """
+
+    node: str
+    host_name: str = ""
 
 
 class ListenerKind(Enum):

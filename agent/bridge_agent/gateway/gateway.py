@@ -196,23 +196,25 @@ class Gateway:
         """Asks the other nodes whether they are there until cancelled; run it as a task."""
         state = self._state
         policy = state.config.pulse
-        if policy is None:
-            return
-        watch = PulseWatch(
-            state.view,
-            state.upstreams,
-            policy,
-            in_use=state.nodes_in_use,
-            on_answer=state.peer_answered,
-            on_silent=state.health.silent,
-            now=state.now,
-        )
-        state.node_spoke = watch.alive
         try:
-            await watch.run()
-        finally:
+            if policy is None:
+                await asyncio.Event().wait()  # for the end
+            else:
+                watch = PulseWatch(
+                    state.view,
+                    state.upstreams,
+                    policy,
+                    in_use=state.nodes_in_use,
+                    on_answer=state.peer_answered,
+                    on_silent=state.health.silent,
+                    now=state.now,
+                )
+                state.node_spoke = watch.alive
+                await watch.run()
+        except asyncio.CancelledError:  # the end; after a fault it is run again
             state.admission.close()
             self._lingering.close()
+            raise
 
     def drain(self, *, draining: bool = True) -> None:
         """Gives this node's engines no new work from now on; what runs goes on.

@@ -5,13 +5,14 @@ from __future__ import annotations
 import asyncio
 import random
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Final, Protocol
+from typing import Any, Final, Protocol, TypeVar
 
 import msgspec
 import structlog
 
+from bridge_agent.ancillaries import Ancillaries, Run
 from bridge_agent.engines.process import LaunchSpec
 from bridge_agent.limits import mps_rules
 from bridge_agent.limits.domain_rules import Family, Seats, culprit, seat
@@ -28,6 +29,8 @@ from bridge_core.node_class import GpuSharing
 from bridge_core.proc import family
 
 log = structlog.get_logger()
+
+T = TypeVar("T")
 
 READ_S: Final = 2.0
 MPS_READY_S: Final = 15.0
@@ -64,6 +67,8 @@ class GpuKeeper:
         mps_binary: Stands in for nvidia-cuda-mps-control.
         clock: Monotonic time in seconds.
         read_s: How often the GPUs are read.
+        ancillaries: Keep the tasks that watch; a fault of one is not to end an MPS daemon, and with it
+            every engine below.
     """
 
     def __init__(
@@ -80,6 +85,7 @@ class GpuKeeper:
         mps_binary: str | None = None,
         clock: Callable[[], float] = time.monotonic,
         read_s: float = READ_S,
+        ancillaries: Ancillaries | None = None,
     ) -> None:
         self._inventory = inventory
         self._without = without
@@ -93,6 +99,8 @@ class GpuKeeper:
         self._clock = clock
         self._read_s = read_s
         self._rng = random.Random()  # noqa: S311 - jitter
+        self._ancillaries = ancillaries or Ancillaries(self._rng)
+        self._inside: set[asyncio.Future[Any]] = set()  # threads that are in the driver
         self._gpus: tuple[Gpu, ...] = inventory.read()
         self._seats = Seats({}, {})
         self._xids: dict[str, str] = {}
@@ -225,27 +233,50 @@ class GpuKeeper:
                 on_fault=lambda fault: self._heard(device, fault),
                 binary=self._mps_binary,
             )
-            backoff = Backoff(self._rng, first_s=0.2, most_s=10.0)
-            self._group.create_task(daemon.run(backoff), name=f"mps-{device}")
             domain = self._domains[device] = FaultDomain(daemon)
+            self._tend(self._group, device, daemon)
             self._changed()
         return domain
 
     # -- watching
 
     async def run(self) -> None:
-        """Watches devices and domains until cancelled; MPS daemons end then, unless `leave` was called."""
+        """Watches devices and domains until cancelled; MPS daemons end then, unless `leave` was called.
+
+        After a fault it may be run again. Cancelled, it lets go of the driver.
+        """
         try:
             async with asyncio.TaskGroup() as group:
                 self._group = group
+                for device, domain in self._domains.items():  # of the run before
+                    self._tend(group, device, domain.daemon)
                 self._take_over()
                 if self._gpus:
-                    group.create_task(self._read(), name="gpu-inventory")
-                    group.create_task(self._listen(), name="gpu-xids")
+                    self._keep(group, "gpu-inventory", self._read)
+                    self._keep(group, "gpu-xids", self._listen)
                 await asyncio.Event().wait()
+        except asyncio.CancelledError:
+            # A thread goes on when its task is cancelled, and the driver must not go from under it.
+            if self._inside:
+                await asyncio.wait(self._inside)
+            self._inventory.close()
+            raise
         finally:
             self._group = None
-            self._inventory.close()
+
+    def _keep(self, group: asyncio.TaskGroup, name: str, run: Run) -> None:
+        group.create_task(self._ancillaries.keep(name, run), name=name)
+
+    def _tend(self, group: asyncio.TaskGroup, device: str, daemon: MpsDaemon) -> None:
+        backoff = Backoff(self._rng, first_s=0.2, most_s=10.0)
+        self._keep(group, f"mps-{device}", lambda: daemon.run(backoff))
+
+    async def _in_thread(self, ask: Callable[..., T], *arguments: Any) -> T:
+        """What the driver answers; whoever waits for it may be cancelled, the thread may not."""
+        inside = asyncio.ensure_future(asyncio.to_thread(ask, *arguments))
+        self._inside.add(inside)
+        inside.add_done_callback(self._inside.discard)
+        return await asyncio.shield(inside)
 
     def _take_over(self) -> None:
         """Looks after what an earlier agent left: its engines, adopted, never ask for admission."""
@@ -268,7 +299,7 @@ class GpuKeeper:
         while True:
             await asyncio.sleep(self._read_s)
             before = {gpu.uuid: gpu.fault for gpu in self._gpus}
-            self._gpus = await asyncio.to_thread(self._inventory.read)
+            self._gpus = await self._in_thread(self._inventory.read)
             for gpu in self._gpus:
                 if gpu.fault != before.get(gpu.uuid, ""):
                     log.error("gpu_fault", device=gpu.uuid, fault=gpu.fault or "gone")
@@ -287,7 +318,7 @@ class GpuKeeper:
 
     async def _listen(self) -> None:
         while True:
-            xid = await asyncio.to_thread(self._inventory.wait_xid, 1.0)
+            xid = await self._in_thread(self._inventory.wait_xid, 1.0)
             if xid is not None:
                 self._take_xid(xid)
 
@@ -315,7 +346,8 @@ class GpuKeeper:
             # At once: the log tells of one fault in several lines.
             members = self._seats.on(device)
             domain.close([one for one in members if not domain.quarantine.quarantined(one)])
-            task = self._group.create_task(self._recover(device, domain, fault))
+            recovery = self._ancillaries.once("mps-recovery", self._recover(device, domain, fault))
+            task = self._group.create_task(recovery)
             self._pending.add(task)
             task.add_done_callback(self._pending.discard)
 
@@ -334,6 +366,20 @@ class GpuKeeper:
         members = self._seats.on(device)
         before = {instance: self._engines.process(instance) for instance in members}
         log.error("mps_domain_restarting", domain=self._name(device), engines=members, reason=domain.last)
+        try:
+            await self._end_all(domain, fault, members, before)
+        finally:  # whatever became of it: engines are waiting to be let in
+            domain.recovered_at = self._clock()
+            await domain.reopen()
+            self._changed()
+
+    async def _end_all(
+        self,
+        domain: FaultDomain,
+        fault: mps_rules.MpsFault,
+        members: Sequence[str],
+        before: Mapping[str, tuple[int, int] | None],
+    ) -> None:
         for instance in members:
             if domain.quarantine.quarantined(instance):
                 log.error("engine_quarantined", instance=instance)
@@ -346,9 +392,6 @@ class GpuKeeper:
             for instance, process in before.items()
         ):
             await asyncio.sleep(0.02)
-        domain.recovered_at = self._clock()
-        await domain.reopen()
-        self._changed()
 
     # -- inside
 

@@ -9,6 +9,7 @@ import msgspec
 
 from bridge_agent.limits.cgroup_rules import Usage
 from bridge_core.node_class import ResourceLimits
+from bridge_core.quantities import say_size
 
 FULL_AT: Final = 0.95  # of the limit of the disk: the next layer of a model will not fit
 
@@ -65,7 +66,9 @@ def lines(report: IsolationReport) -> list[str]:
     if usage := _usage(report.usage, report.limits):
         found.append(f"uses: {usage}")
     if report.stored:
-        found.append("stores: " + ", ".join(f"{size(count)} in {at}" for at, count in report.stored.items()))
+        found.append(
+            "stores: " + ", ".join(f"{say_size(count)} in {at}" for at, count in report.stored.items())
+        )
     if report.device:
         found.append(f"GPU: {report.device}" + (f", falls with {report.domain}" if report.domain else ""))
     return found
@@ -78,7 +81,7 @@ def concerns(reports: Iterable[IsolationReport], domains: Iterable[DomainReport]
         if one.fault:
             found.append(f"{one.instance} takes no requests: {one.fault}")
         if one.oom_kills:
-            limit = f" of {size(one.limits.memory_max)}" if one.limits.memory_max is not None else ""
+            limit = f" of {say_size(one.limits.memory_max)}" if one.limits.memory_max is not None else ""
             times = "once" if one.oom_kills == 1 else f"{one.oom_kills} times"
             found.append(f"{one.instance} was killed at its memory limit{limit} {times}")
         if one.pending:
@@ -87,7 +90,7 @@ def concerns(reports: Iterable[IsolationReport], domains: Iterable[DomainReport]
         full = {at: count for at, count in one.stored.items() if count >= FULL_AT * most}
         what_next = "remove models, or raise its diskMax"
         found += [
-            f"{one.instance} has filled {at}: {size(count)} of {size(most)}; {what_next}"
+            f"{one.instance} has filled {at}: {say_size(count)} of {say_size(most)}; {what_next}"
             for at, count in full.items()
         ]
         found += [f"{one.instance} has no wall {wall}: {why}" for wall, why in one.missing.items()]
@@ -95,19 +98,9 @@ def concerns(reports: Iterable[IsolationReport], domains: Iterable[DomainReport]
     return found
 
 
-def size(count: int) -> str:
-    """Bytes in the largest unit that leaves something before the point."""
-    value = float(count)
-    for unit in ("B", "KiB", "MiB", "GiB"):
-        if value < 1024:
-            return f"{value:.4g} {unit}"
-        value /= 1024
-    return f"{value:.4g} TiB"
-
-
 def _limits(limits: ResourceLimits) -> str:
     parts = [
-        f"{word} {size(value)}"
+        f"{word} {say_size(value)}"
         for word, value in (
             ("memory", limits.memory_max),
             ("slowed above", limits.memory_high),
@@ -134,9 +127,9 @@ def _limits(limits: ResourceLimits) -> str:
 def _usage(usage: Usage, limits: ResourceLimits) -> str:
     parts = []
     if usage.memory_bytes is not None:
-        most = f" of {size(limits.memory_max)}" if limits.memory_max is not None else ""
-        peak = f" (peak {size(usage.memory_peak_bytes)})" if usage.memory_peak_bytes is not None else ""
-        parts.append(f"{size(usage.memory_bytes)}{most} of memory{peak}")
+        most = f" of {say_size(limits.memory_max)}" if limits.memory_max is not None else ""
+        peak = f" (peak {say_size(usage.memory_peak_bytes)})" if usage.memory_peak_bytes is not None else ""
+        parts.append(f"{say_size(usage.memory_bytes)}{most} of memory{peak}")
     if usage.pids is not None:
         parts.append(f"{usage.pids} processes and threads")
     if usage.cpu_seconds is not None:

@@ -17,7 +17,7 @@ from bridge_agent.engines.process import EngineProcess, LaunchFault, LaunchSpec
 from bridge_agent.limits import disk_quota, folders, isolation, walls
 from bridge_agent.limits.cgroup import Cgroups, LimitsRefused, machine
 from bridge_agent.limits.cgroup_rules import Usage, within_node
-from bridge_agent.limits.isolation_report import IsolationReport, size
+from bridge_agent.limits.isolation_report import IsolationReport
 from bridge_agent.limits.live_rules import needs_restart
 from bridge_agent.limits.spec import by_groups
 from bridge_agent.limits.surroundings import mounts
@@ -25,6 +25,7 @@ from bridge_core.errors import BridgeError, Reaction
 from bridge_core.files import write_atomically
 from bridge_core.node_class import Isolation, NodeClass, ResourceLimits
 from bridge_core.proc import read_stat
+from bridge_core.quantities import say_size
 
 log = structlog.get_logger()
 
@@ -205,11 +206,13 @@ class IsolatedLauncher:
         most, used = wanted.limits.memory_max, self._read(instance).memory_bytes
         if most is not None and used is not None and used > most:
             # v1 would refuse it after a search for memory to take back, v2 would end the engine.
-            return f"it uses {size(used)} of memory now; {size(most)} is all it gets at its next start"
+            return (
+                f"it uses {say_size(used)} of memory now; {say_size(most)} is all it gets at its next start"
+            )
         try:
             self._write(instance, standing, wanted.limits)
-        except BridgeError as fault:
-            with contextlib.suppress(BridgeError):  # what was written before the one refused
+        except (BridgeError, OSError) as fault:
+            with contextlib.suppress(BridgeError, OSError):  # what was written before the one refused
                 self._write(instance, standing, standing.applied.limits)
             return str(fault)
         log.info("limits_changed", instance=instance, node_class=wanted.name)

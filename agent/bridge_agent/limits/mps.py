@@ -93,10 +93,16 @@ class MpsDaemon:
         """Keeps the daemon running until cancelled; then ends it, its servers and its clients.
 
         With `leave` set it stays, and the next agent takes it over as this one would. Anything else
-        found on our pipe is ended first: two daemons would refuse each other's clients.
+        found on our pipe is ended first: two daemons would refuse each other's clients. After a fault
+        of this task it may be run again; its engines have been told by then that their server is gone.
         """
-        for folder in (self.pipe, self.log):
-            folder.mkdir(parents=True, exist_ok=True, mode=0o755)
+        try:
+            await self._keep(backoff)
+        except Exception as fault:
+            self._on_fault(rules.MpsFault("server_exit", 0, f"the control daemon was given up: {fault}"))
+            raise
+
+    async def _keep(self, backoff: Backoff) -> None:
         process = await self._find_earlier()
         while True:
             try:
@@ -137,7 +143,7 @@ class MpsDaemon:
         """What the control daemon answers to one command ("get_server_list").
 
         Raises:
-            Unavailable: it did not answer.
+            Unavailable: it did not answer, or cannot be asked.
         """
         try:
             process = await asyncio.create_subprocess_exec(
@@ -147,15 +153,18 @@ class MpsDaemon:
                 stderr=asyncio.subprocess.STDOUT,
                 env=self._environment(),
             )
-        except OSError as fault:  # removed by an update of the driver, or no process to be had
-            raise Unavailable(f"MPS on {self.device}: cannot run {self._binary}: {fault.strerror}") from fault
+        except OSError as fault:  # the program went with an update of the driver; no descriptor is left
+            raise Unavailable(
+                f"MPS on {self.device} cannot be asked: {self._binary}: {fault.strerror}",
+                hint="install the NVIDIA driver's MPS tools again",
+            ) from fault
         try:
             async with asyncio.timeout(COMMAND_TIMEOUT_S):
                 output, _ = await converse(process, line.encode() + b"\n")
         except TimeoutError:
-            process.kill()
-            await process.wait()
             raise Unavailable(f"MPS on {self.device} did not answer {line!r}") from None
+        except (OSError, RuntimeError) as fault:  # it ended before it had read the command
+            raise Unavailable(f"MPS on {self.device} did not take {line!r}: {fault}") from fault
         text = output.decode(errors="replace").strip()
         if process.returncode != 0:
             raise Unavailable(f"MPS on {self.device} refused {line!r}: {text}")
@@ -179,6 +188,8 @@ class MpsDaemon:
         # Not the loop's own kind of child: that would be ended with the loop, and engines with it.
         output = self.log / _OUTPUT
         try:
+            for folder in (self.pipe, self.log):
+                folder.mkdir(parents=True, exist_ok=True, mode=0o755)
             if _size(output) > _MAX_OUTPUT:
                 output.replace(output.with_suffix(".log.1"))
             with output.open("ab") as log_file:
@@ -191,12 +202,15 @@ class MpsDaemon:
                     start_new_session=True,
                 )
         except OSError as fault:
-            raise MpsMissing(f"cannot start {self._binary}: {fault.strerror}") from fault
+            raise MpsMissing(f"cannot start {fault.filename or self._binary}: {fault.strerror}") from fault
         child.returncode = 0  # reaped by its number, as one taken over would be
         stat = read_stat(child.pid)
         if stat is None:
             raise MpsMissing(f"{self._binary} ended as soon as it was started")
-        process = EngineProcess(child.pid, stat.start_time)
+        try:
+            process = EngineProcess(child.pid, stat.start_time)
+        except OSError as fault:  # it has ended, or no descriptor is left; what runs is swept before the next
+            raise MpsMissing(f"cannot watch {self._binary}: {fault.strerror or 'it ended'}") from fault
         record = ProcessRecord.of(process, "", 0, self.device)
         with contextlib.suppress(OSError):  # only a later agent would have liked to know
             record.save(self._record)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Callable, Iterable, Mapping
 from typing import Final, Protocol
 
@@ -83,6 +84,13 @@ class NodeIsolation:
         self._engines = engines
         self._idle = idle
         self._drained = False
+        self._snapshot: Snapshot | None = None
+        self._told = asyncio.Event()
+
+    def told(self, snapshot: Snapshot) -> None:
+        """There is another snapshot, for `run` to follow: a fault in that must not end what told us."""
+        self._snapshot = snapshot
+        self._told.set()
 
     def follow(self, snapshot: Snapshot) -> None:
         """Puts the NodeClass that a snapshot has for this node in force."""
@@ -99,9 +107,17 @@ class NodeIsolation:
             self._engines.fail_untried(instance, self._why)
 
     async def run(self) -> None:
-        """Until cancelled: has a drained node's engines follow what they can follow only from a start."""
+        """Until cancelled: follows snapshots, and has a drained node's engines follow what they can only
+        from a start.
+        """
         while True:
-            await asyncio.sleep(DRAINED_S)
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(DRAINED_S):
+                    await self._told.wait()
+            self._told.clear()
+            if self._snapshot is not None:
+                self.follow(self._snapshot)
+                self._snapshot = None
             if self._drained and self._idle():
                 for instance in self._launcher.pending:
                     self._engines.fail(instance, self._why)

@@ -20,7 +20,7 @@ from bridge_agent.config import (
     AgentConfig,
     Listeners,
     StateDir,
-    save_settings,
+    save_config,
 )
 from bridge_agent.engines.config import EngineConfig
 from bridge_agent.membership.advertise import reachable_host, subject_names
@@ -221,7 +221,7 @@ def _keep(
         labels=plan.labels,
         node_class=plan.node_class,
     )
-    save_settings(state, settings)
+    save_config(state, settings)
     return settings
 
 

@@ -53,13 +53,15 @@ async def new_key(node: SpiffeId, names: SubjectNames) -> NewKey:
             made, said = await converse(process, wanted)
     except TimeoutError as fault:
         raise BridgeError(f"a key was not made within {_PATIENCE_S:g} s") from fault
+    except (OSError, RuntimeError) as fault:  # it ended before it had read what is wanted
+        raise BridgeError(f"a key was not made: its process ended at once ({fault})") from fault
     finally:
         if process.returncode is None:
             process.kill()
             await process.wait()
     try:
         return msgspec.json.decode(made, type=NewKey)
-    except msgspec.DecodeError as fault:
+    except (ValueError, RecursionError) as fault:
         last = said.decode(errors="replace").strip().rpartition("\n")[2]
         raise BridgeError(f"a key was not made: {last or f'status {process.returncode}'}") from fault
 

@@ -54,6 +54,7 @@ class Registration:
         self._written: rules.Written = {}
         self._lease: LeaseHandle | None = None
         self._lease_id = 0
+        self._revoked = False
         self._wake = asyncio.Event()
         self._now = now
         self._status = LinkStatus("etcd", now)
@@ -81,8 +82,16 @@ class Registration:
         self._wake.set()
 
     async def run(self) -> None:
-        """Writes until cancelled. The lease outlives a cancellation: `revoke` gives it back."""
-        self._lease = await self._store.lease(self._ttl_s)
+        """Writes until cancelled. The lease outlives a cancellation: `revoke` gives it back.
+
+        After a fault it may be run again.
+        """
+        if self._revoked:
+            return
+        if self._lease is None:
+            self._lease = await self._store.lease(self._ttl_s)
+        if self._desired:
+            self._wake.set()
         async with asyncio.TaskGroup() as group:
             group.create_task(self._follow_lease(self._lease), name="lease")
             group.create_task(self._write(), name="registration")
@@ -90,6 +99,7 @@ class Registration:
     async def revoke(self) -> None:
         """Gives the lease back: the instances leave the ring at once. Best effort, bounded in time."""
         self._desired = {}
+        self._revoked = True
         if self._lease is not None:
             lease, self._lease = self._lease, None
             self._written = {}  # they go with the lease; what stands there next is another's

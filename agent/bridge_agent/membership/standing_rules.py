@@ -18,6 +18,7 @@ from collections.abc import Sequence
 import msgspec
 
 from bridge_core.identity import CertificateState, certificate_state
+from bridge_core.quantities import say_span
 from bridge_core.snapshot import Snapshot
 
 
@@ -63,15 +64,16 @@ def certificate_concern(not_before: float, not_after: float, now: float, back: s
     """What an operator should do about the certificate; empty: nothing. Times are Unix seconds."""
     match certificate_state(not_before, not_after, now, 0.5):
         case CertificateState.EXPIRED:
-            ago = span(now - not_after)
+            ago = say_span(now - not_after)
             return f"the certificate expired {ago} ago: no peer and no registry takes it; {back}"
         case CertificateState.NOT_YET_VALID:
             return (
-                f"the certificate is valid in {span(not_before - now)} only: this machine's clock is behind "
+                f"the certificate is valid in {say_span(not_before - now)} only: "
+                "this machine's clock is behind "
                 "the registry's; set it"
             )
         case _ if now > not_before + 0.9 * (not_after - not_before):
-            return f"the certificate expires in {span(not_after - now)} and could not be renewed yet"
+            return f"the certificate expires in {say_span(not_after - now)} and could not be renewed yet"
         case _:
             return ""
 
@@ -79,13 +81,4 @@ def certificate_concern(not_before: float, not_after: float, now: float, back: s
 def clock_concern(ahead_s: float) -> str:
     """Whose clock is off and by how much, `ahead_s` being this machine's lead over the registry's."""
     way = "ahead of" if ahead_s > 0 else "behind"
-    return f"this machine's clock is {span(abs(ahead_s))} {way} the registry's"
-
-
-def span(seconds: float) -> str:
-    """A length of time for people: "3 d", "2 h", "5 min", "40 s"."""
-    whole = max(0, int(seconds))
-    for unit, each in (("d", 86_400), ("h", 3_600), ("min", 60)):
-        if whole >= 2 * each:
-            return f"{whole // each} {unit}"
-    return f"{whole} s"
+    return f"this machine's clock is {say_span(abs(ahead_s))} {way} the registry's"

@@ -17,7 +17,8 @@ import structlog
 from bridge_agent.peers.upstreams import Upstreams
 from bridge_agent.routing.pulse_rules import Pulse, PulsePolicy
 from bridge_agent.routing.view import MeshView
-from bridge_core.http1 import PoolBusy, PoolClosed, UpstreamError
+from bridge_core.errors import BridgeError
+from bridge_core.http1 import UpstreamError
 from bridge_core.http1.client import ResponseHead, ResponseSink
 from bridge_core.http1.heads import content_length, request_head
 
@@ -93,7 +94,7 @@ class PulseWatch:
         head = request_head(b"GET", PATH.encode(), b"host: %b\r\n" % address.encode(), content_length(0))
         try:
             self._upstreams.peer(node, address).send(head, _Question(self, node))
-        except (PoolBusy, PoolClosed):
+        except BridgeError:  # also of one node whose address is none: the others are asked all the same
             self._pulse.failed(node)
 
     def heard(self, node: str, status: int, body: bytes) -> None:

@@ -12,14 +12,17 @@ Rules:
 from __future__ import annotations
 
 from collections.abc import Collection
-from typing import Final
+from typing import Annotated, Final, TypeAlias
 
 import msgspec
 
 _STOOD_STILL: Final = 3  # ticks late: so long nothing could be heard
 
 
-class PulsePolicy(msgspec.Struct, frozen=True):
+_Seconds: TypeAlias = Annotated[float, msgspec.Meta(ge=0.01, le=3600.0)]
+
+
+class PulsePolicy(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """How nodes are watched; seconds.
 
     Attributes:
@@ -30,11 +33,11 @@ class PulsePolicy(msgspec.Struct, frozen=True):
         cut_s: Unanswered for so long, those that it has are given up.
     """
 
-    tick_s: float = 0.1
-    quick_s: float = 0.2
-    questions_per_s: float = 50.0
-    silent_s: float = 0.7
-    cut_s: float = 3.0
+    tick_s: _Seconds = 0.1
+    quick_s: _Seconds = 0.2
+    questions_per_s: Annotated[float, msgspec.Meta(ge=0.1, le=10_000.0)] = 50.0
+    silent_s: _Seconds = 0.7
+    cut_s: _Seconds = 3.0
 
 
 class Verdicts(msgspec.Struct, frozen=True):

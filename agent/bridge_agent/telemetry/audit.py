@@ -69,6 +69,7 @@ class AuditLog:
         self._rotate_bytes = rotate_bytes
         self._keep = keep
         self._wake = asyncio.Event()
+        self._writing: asyncio.Future[None] | None = None
         self._failing = False
         self.written = 0
         self.lost = 0
@@ -83,6 +84,11 @@ class AuditLog:
             self.lost += 1
         queue.append(record)
 
+    def concerns(self) -> list[str]:
+        """What an operator should know of, a sentence each."""
+        failing = ", and it cannot be written now" if self._failing else ""
+        return [f"the audit lost {self.lost} records{failing}: {self._path}"] if self.lost else []
+
     async def run(self) -> None:
         """Writes until cancelled, then once more."""
         try:
@@ -92,12 +98,16 @@ class AuditLog:
                 await self._write()
                 await asyncio.sleep(_PAUSE_S)
         finally:
+            if self._writing is not None:
+                # A thread goes on when its task is cancelled: there must not be two in the file.
+                await asyncio.wait([self._writing])
             self._append(self._taken())
 
     async def _write(self) -> None:
         batch = self._taken()
         if batch:
-            await asyncio.to_thread(self._append, batch)
+            self._writing = asyncio.ensure_future(asyncio.to_thread(self._append, batch))
+            await asyncio.shield(self._writing)
 
     def _taken(self) -> list[Any]:
         batch = list(self._queue)
@@ -108,7 +118,10 @@ class AuditLog:
         """Runs in a thread; nothing else touches the file."""
         if not batch:
             return
-        data = b"\n".join([_encode(self._read(one)) for one in batch]) + b"\n"
+        rendered = self._rendered(batch)
+        if not rendered:
+            return
+        data = b"\n".join(rendered) + b"\n"
         try:
             self._path.parent.mkdir(mode=0o700, exist_ok=True)
             self._rotate()
@@ -118,7 +131,7 @@ class AuditLog:
             finally:
                 os.close(handle)
         except OSError as fault:
-            self.lost += len(batch)
+            self.lost += len(rendered)
             if not self._failing:
                 log.warning("audit_not_written", path=str(self._path), reason=fault.strerror)
             self._failing = True
@@ -126,7 +139,19 @@ class AuditLog:
             if self._failing:
                 log.info("audit_written_again", lost=self.lost)
             self._failing = False
-            self.written += len(batch)
+            self.written += len(rendered)
+
+    def _rendered(self, batch: list[Any]) -> list[bytes]:
+        """The lines of a batch; a record that cannot be made into one is lost alone."""
+        found, lost = [], self.lost
+        for one in batch:
+            try:
+                found.append(_encode(self._read(one)))
+            except Exception:  # the record's root: it was made from what clients sent
+                if self.lost == lost:  # once a batch
+                    log.exception("audit_record_not_rendered", lost=self.lost + 1)
+                self.lost += 1
+        return found
 
     def _rotate(self) -> None:
         try:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
 from prometheus_client import CollectorRegistry, ProcessCollector, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily
@@ -36,6 +36,7 @@ class Sources:
         isolation: Limits, walls and usage of the node's engines.
         gpus: The node's GPUs.
         domains: Fault domains under MPS.
+        task_faults: How often tasks beside the serving failed, by name.
     """
 
     def __init__(
@@ -52,6 +53,7 @@ class Sources:
         isolation: Callable[[], Iterable[IsolationReport]] = tuple,
         gpus: Callable[[], Sequence[Gpu]] = tuple,
         domains: Callable[[], Iterable[DomainReport]] = tuple,
+        task_faults: Callable[[], Mapping[str, int]] = dict,
     ) -> None:
         self.counters = counters
         self.ejections = ejections
@@ -64,6 +66,7 @@ class Sources:
         self.isolation = isolation
         self.gpus = gpus
         self.domains = domains
+        self.task_faults = task_faults
 
 
 def metrics_page(sources: Sources) -> Callable[[], bytes]:
@@ -122,6 +125,9 @@ class _AgentCollector(Collector):
         yield waiting
         yield _counter("bridge_audit_written", "Audit records written.", sources.audit.written)
         yield _counter("bridge_audit_lost", "Audit records lost.", sources.audit.lost)
+        yield _counters(
+            "bridge_task_faults", "Faults of tasks beside the serving.", "task", sources.task_faults()
+        )
 
     def _engines(self) -> Iterator[Metric]:
         ready = GaugeMetricFamily("bridge_engine_ready", "1 while it takes requests.", labels=["instance"])
@@ -187,7 +193,7 @@ def _counter(name: str, help_: str, value: float) -> Metric:
     return CounterMetricFamily(name, help_, value=value)
 
 
-def _counters(name: str, help_: str, label: str, values: dict[str, int]) -> Metric:
+def _counters(name: str, help_: str, label: str, values: Mapping[str, int]) -> Metric:
     family = CounterMetricFamily(name, help_, labels=[label])
     for key, count in list(values.items()):
         family.add_metric([key], count)

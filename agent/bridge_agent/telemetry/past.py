@@ -33,13 +33,17 @@ def past_requests(folder: Path, since: float) -> list[Past]:
     """The requests that clients brought to this node since then (Unix time), from its audit log."""
     found = []
     for path in sorted(folder.glob("audit.jsonl*")):
-        for line in path.read_bytes().splitlines():
+        try:
+            lines = path.read_bytes().splitlines()
+        except OSError:
+            continue  # put aside or removed a moment ago
+        for line in lines:
             try:
                 record = msgspec.json.decode(line, type=AuditRecord)
-            except msgspec.DecodeError:
-                continue  # a line that a full disk cut
-            if record.at >= since and record.path in _INFERENCE and not record.via and record.model:
-                found.append(_past(record))
+                if record.at >= since and record.path in _INFERENCE and not record.via and record.model:
+                    found.append(_past(record))
+            except (ValueError, RecursionError):
+                continue  # a line that a full disk cut, or that is none of ours
     return sorted(found, key=lambda one: one.at)
 
 

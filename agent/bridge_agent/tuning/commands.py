@@ -15,7 +15,7 @@ import msgspec
 import structlog
 from rich.console import Console
 
-from bridge_agent.config import StateDir, load_config, save_settings
+from bridge_agent.config import StateDir, load_config, save_config
 from bridge_agent.engines.config import EngineConfig
 from bridge_agent.limits.placement_rules import thread_percentage
 from bridge_agent.limits.surroundings import open_gpus
@@ -68,7 +68,7 @@ def plan_command(
             settings = load_config(state)
             engines = as_configs(plan, settings.engines[0])
             try:
-                save_settings(state, msgspec.structs.replace(settings, engines=engines))
+                save_config(state, msgspec.structs.replace(settings, engines=engines))
             except OSError as fault:
                 raise Fatal(f"cannot write {state.settings}: {fault.strerror}") from fault
             if not as_json:
@@ -77,7 +77,7 @@ def plan_command(
     guarded(work)
 
 
-class TuneOrder(msgspec.Struct, frozen=True):
+class TuneOptions(msgspec.Struct, frozen=True):
     """What `bridge-agent tune` was asked for; see its options."""
 
     model: str
@@ -89,7 +89,7 @@ class TuneOrder(msgspec.Struct, frozen=True):
     ttft_s: float
 
 
-def tune_command(order: TuneOrder, state: StateDir, *, as_json: bool) -> None:
+def tune_command(order: TuneOptions, state: StateDir, *, as_json: bool) -> None:
     """Measures candidates and keeps the best."""
 
     def told(trial: Trial) -> None:
@@ -117,7 +117,7 @@ def tune_command(order: TuneOrder, state: StateDir, *, as_json: bool) -> None:
 
 
 async def _tune(
-    order: TuneOrder, state: StateDir, told: Callable[[Trial], None]
+    order: TuneOptions, state: StateDir, told: Callable[[Trial], None]
 ) -> tuple[TuningRecord, Path]:
     config, store = _engine(state, order.store)
     if config.kind != "llamacpp":

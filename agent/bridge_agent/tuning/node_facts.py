@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 import shutil
 from pathlib import Path
 from typing import Final
@@ -16,10 +15,9 @@ from bridge_agent.limits.mps import CONTROL
 from bridge_agent.limits.placement_rules import Device
 from bridge_agent.limits.surroundings import open_gpus
 from bridge_core.errors import Fatal
+from bridge_core.quantities import parse_size, say_size
 
 CPU: Final = "cpu"
-_UNITS: Final = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40}
-_SIZE: Final = re.compile(r"(?P<number>\d+(?:\.\d+)?)\s*(?P<unit>[KMGT]?)(?:i?B)?", re.IGNORECASE)
 
 
 class NodeFacts(msgspec.Struct, frozen=True):
@@ -54,7 +52,7 @@ def this_node() -> NodeFacts:
     limit = _own_limit()
     room = free if limit is None else min(free, limit)
     reason = f" ({without})" if without else ""
-    about = f"no usable GPU{reason}: {room >> 20:,} MiB of memory are free, {cores} cores"
+    about = f"no usable GPU{reason}: {say_size(room)} of memory are free, {cores} cores"
     return NodeFacts((Device(CPU, room, mps=False, cpu=True),), cores, about)
 
 
@@ -70,25 +68,17 @@ def supposed(vram: str, *, gpus: int = 1, cores: int | None = None, mps: bool = 
     Raises:
         Fatal: `vram` is no size, or there are no GPUs.
     """
-    size = parse_size(vram)
+    try:
+        size = parse_size(vram)
+    except ValueError as fault:
+        raise Fatal(f"--vram {vram!r} is {fault}", hint="for example 24GiB") from None
+    if not size:
+        raise Fatal(f"--vram {vram!r} is nothing to suppose", hint="for example 24GiB")
     if gpus < 1:
         raise Fatal(f"--gpus {gpus}: suppose one at least", hint="leave --vram out for a node without GPUs")
     devices = tuple(Device(f"gpu-{number}", size, mps=mps) for number in range(gpus))
     count = cores or len(os.sched_getaffinity(0))
-    return NodeFacts(devices, count, f"supposed: {gpus} GPU of {size >> 20:,} MiB each, {count} cores")
-
-
-def parse_size(text: str) -> int:
-    """Bytes of "24GiB", "24G", "512 MiB" or a plain number; every unit is a power of 1024.
-
-    Raises:
-        Fatal: it is none of these, or 0.
-    """
-    found = _SIZE.fullmatch(text.strip())
-    size = int(float(found["number"]) * _UNITS[found["unit"].upper()]) if found else 0
-    if size <= 0:
-        raise Fatal(f"{text!r} is no size of memory", hint="for example 24GiB or 512MiB")
-    return size
+    return NodeFacts(devices, count, f"supposed: {gpus} GPU of {say_size(size)} each, {count} cores")
 
 
 def _devices(gpu: Gpu) -> list[Device]:

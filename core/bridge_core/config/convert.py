@@ -1,17 +1,21 @@
-"""What documents become in a snapshot."""
+"""What documents become in a snapshot.
+
+Policies are merged field by field, each by its own name: what a document gives stands over what was
+there before. A field that one side renames is an error at once and no setting without effect.
+"""
 
 from __future__ import annotations
 
-from typing import Any, TypeVar
-
-import msgspec
+from typing import TypeVar
 
 from bridge_core.config.base import Strict
 from bridge_core.config.documents import MeshSpec, ModelRouteDocument, NodeClassSpec
+from bridge_core.config.route_spec import AdmissionSpec, BreakerSpec, OutlierSpec, PolicySpec, RetriesSpec
 from bridge_core.node_class import GpuSharing, IoLimit, Isolation, NodeClass, ResourceLimits
 from bridge_core.snapshot import Backend, MeshConfig, Route, RoutePolicy
+from bridge_core.traffic import AdmissionPolicy, Breaker, Outlier, Retries
 
-S = TypeVar("S", bound=msgspec.Struct)
+T = TypeVar("T")
 
 
 def mesh_settings(
@@ -25,7 +29,7 @@ def mesh_settings(
         ring_points=spec.ring_points,
         certificate_ttl_s=spec.certificate_ttl,
         revoked_serials=revoked_serials,
-        defaults=over(RoutePolicy(), spec.defaults),
+        defaults=policy(RoutePolicy(), spec.defaults),
     )
 
 
@@ -44,7 +48,7 @@ def route(document: ModelRouteDocument, defaults: RoutePolicy | None = None) -> 
             )
             for backend in spec.backends
         ),
-        policy=over(defaults or RoutePolicy(), spec),
+        policy=policy(defaults or RoutePolicy(), spec),
         fallback=spec.fallback,
     )
 
@@ -82,13 +86,62 @@ def node_class(name: str, spec: NodeClassSpec) -> NodeClass:
     )
 
 
-def over(base: S, spec: Strict) -> S:
-    """`base` with what was given in `spec`; durations end in _s there."""
-    changes: dict[str, Any] = {}
-    for name in spec.model_fields_set:
-        field = name if name in base.__struct_fields__ else f"{name}_s"
-        if field not in base.__struct_fields__:
-            continue  # not of the policy: backends, fallback
-        value = getattr(spec, name)
-        changes[field] = over(getattr(base, field), value) if isinstance(value, Strict) else value
-    return msgspec.structs.replace(base, **changes)
+def policy(base: RoutePolicy, spec: PolicySpec) -> RoutePolicy:
+    """`base` with what a document gives in its place."""
+    return RoutePolicy(
+        strategy=_given(spec, "strategy", base.strategy),
+        affinity=_given(spec, "affinity", base.affinity),
+        bounded_load=_given(spec, "bounded_load", base.bounded_load),
+        retries=_retries(base.retries, spec.retries),
+        deadline_s=_given(spec, "deadline", base.deadline_s),
+        hedge_after_s=_given(spec, "hedge_after", base.hedge_after_s),
+        outlier=_outlier(base.outlier, spec.outlier),
+        breaker=_breaker(base.breaker, spec.breaker),
+        admission=_admission(base.admission, spec.admission),
+        slow_start_s=_given(spec, "slow_start", base.slow_start_s),
+        keep_alive_bytes_s=_given(spec, "keep_alive_bytes", base.keep_alive_bytes_s),
+    )
+
+
+def _retries(base: Retries, spec: RetriesSpec) -> Retries:
+    return Retries(
+        attempts=_given(spec, "attempts", base.attempts),
+        per_try_timeout_s=_given(spec, "per_try_timeout", base.per_try_timeout_s),
+        budget=_given(spec, "budget", base.budget),
+        budget_floor=_given(spec, "budget_floor", base.budget_floor),
+    )
+
+
+def _outlier(base: Outlier, spec: OutlierSpec) -> Outlier:
+    return Outlier(
+        consecutive_failures=_given(spec, "consecutive_failures", base.consecutive_failures),
+        base_ejection_s=_given(spec, "base_ejection", base.base_ejection_s),
+        max_ejection_s=_given(spec, "max_ejection", base.max_ejection_s),
+        max_ejected=_given(spec, "max_ejected", base.max_ejected),
+        panic_threshold=_given(spec, "panic_threshold", base.panic_threshold),
+        success_rate=_given(spec, "success_rate", base.success_rate),
+    )
+
+
+def _breaker(base: Breaker, spec: BreakerSpec) -> Breaker:
+    return Breaker(
+        failure_share=_given(spec, "failure_share", base.failure_share),
+        min_requests=_given(spec, "min_requests", base.min_requests),
+        window_s=_given(spec, "window", base.window_s),
+        open_s=_given(spec, "open", base.open_s),
+    )
+
+
+def _admission(base: AdmissionPolicy, spec: AdmissionSpec) -> AdmissionPolicy:
+    return AdmissionPolicy(
+        queue_per_slot=_given(spec, "queue_per_slot", base.queue_per_slot),
+        max_wait_s=_given(spec, "max_wait", base.max_wait_s),
+    )
+
+
+def _given(spec: Strict, field: str, otherwise: T) -> T:
+    """What a document gives for a field, which the schema has; `otherwise` where it says nothing."""
+    if field not in type(spec).model_fields:
+        raise AttributeError(f"{type(spec).__name__} has no field {field}")
+    value: T = getattr(spec, field) if field in spec.model_fields_set else otherwise
+    return value

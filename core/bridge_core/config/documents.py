@@ -47,7 +47,9 @@ class MeshSpec(Strict):
     """Mesh-wide settings. One document of this kind, named `mesh`."""
 
     trust_domain: str | None = Field(
-        default=None, description="The mesh's name in every identity. Fixed at init: a check, no setting."
+        default=None,
+        max_length=255,
+        description="The mesh's name in every identity. Fixed at init: a check, no setting.",
     )
     lease_ttl: Duration = Field(
         default=5.0, ge=1.0, le=300.0, description="How long a silent instance stays on the ring (1s–300s)."

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from typing import Any, Final
+import math
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any, Final, get_args
 
 import msgspec
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 
+from bridge_core.config.base import Bytes, Seconds
 from bridge_core.config.convert import node_class
 from bridge_core.config.cross_checks import cross_check
 from bridge_core.config.documents import (
@@ -23,6 +25,8 @@ from bridge_core.config.documents import (
 from bridge_core.config.node_class_checks import faults as node_class_faults
 from bridge_core.config.yaml_lines import RawDocument, read
 from bridge_core.node_class import NodeClass
+from bridge_core.quantities import parse_duration, say_duration, say_size
+from bridge_core.spelling import did_you_mean, shortened
 
 # What pydantic says, in the words of somebody who reads YAML.
 _WORDS: Final = {
@@ -35,7 +39,18 @@ _WORDS: Final = {
     "dict_type": "should be a mapping",
     "model_type": "should be a mapping",
     "model_attributes_type": "should be a mapping",
+    "too_long": "has more than {max_length} entries",
+    "finite_number": "should be a finite number",
 }
+# Bounds, with where pydantic keeps them.
+_BOUNDS: Final = {
+    "greater_than_equal": ("ge", "should be greater than or equal to {}"),
+    "greater_than": ("gt", "should be greater than {}"),
+    "less_than_equal": ("le", "should be less than or equal to {}"),
+    "less_than": ("lt", "should be less than {}"),
+}
+_LONGEST_PATH: Final = 200
+_LARGE: Final = 200  # bits of a number that is not written out
 
 
 class LoadedDocuments(msgspec.Struct, frozen=True):
@@ -81,7 +96,7 @@ def load(
 
 def _document(file: str, raw: RawDocument) -> Document | list[Fault]:
     def fault(path: str, message: str) -> Fault:
-        return Fault(file, line_at(raw.lines, path, raw.line), path, message)
+        return Fault(file, line_at(raw.lines, path, raw.line), shortened(path, _LONGEST_PATH), message)
 
     if not isinstance(raw.data, dict):
         return [fault("", "a document is a mapping with apiVersion, kind, metadata and spec")]
@@ -90,15 +105,15 @@ def _document(file: str, raw: RawDocument) -> Document | list[Fault]:
         return [fault("kind", f"{kind} is not yet supported by this version")]
     if not isinstance(kind, str) or kind not in MODELS:
         known = ", ".join(MODELS)
-        says = "is missing" if kind is None else f"{kind!r} is not a known kind"
+        says = "is missing" if kind is None else f"{_shown(kind)} is not a known kind"
         return [fault("kind", f"{says}: one of {known}")]
     if version != API_VERSION:
-        says = "is missing" if version is None else f"{version!r} is not known"
+        says = "is missing" if version is None else f"{_shown(version)} is not known"
         return [fault("apiVersion", f"{says}: {kind} has {API_VERSION}")]
     try:
         parsed = MODELS[kind].model_validate(raw.data)
     except ValidationError as error:
-        return [fault(path, message) for path, message in _said(error)]
+        return [fault(path, message) for path, message in _said(error, MODELS[kind])]
     return Document(parsed, file, raw.line, raw.text, raw.lines)
 
 
@@ -111,7 +126,7 @@ def own_node_class(data: object) -> NodeClass:
     try:
         spec = NodeClassSpec.model_validate(data)
     except ValidationError as error:
-        faults = _said(error)
+        faults = _said(error, NodeClassSpec)
     else:
         faults = list(node_class_faults(spec))
     if faults:
@@ -119,8 +134,8 @@ def own_node_class(data: object) -> NodeClass:
     return node_class("own", spec)
 
 
-def _said(error: ValidationError) -> list[tuple[str, str]]:
-    return [(_path(item["loc"]), _say(item)) for item in error.errors(include_url=False)]
+def _said(error: ValidationError, model: type[BaseModel]) -> list[tuple[str, str]]:
+    return [(_path(item["loc"]), _say(item, model)) for item in error.errors(include_url=False)]
 
 
 def _path(location: tuple[int | str, ...]) -> str:
@@ -130,14 +145,65 @@ def _path(location: tuple[int | str, ...]) -> str:
     return path
 
 
-def _say(item: Mapping[str, Any]) -> str:
-    words = _WORDS.get(item["type"])
-    if words is None:
+def _say(item: Mapping[str, Any], model: type[BaseModel]) -> str:
+    kind, given, context = item["type"], item.get("input"), item.get("ctx", {})
+    if kind == "extra_forbidden":
+        *above, key = item["loc"]
+        return _WORDS[kind] + did_you_mean(str(key), _keys(model, tuple(above)))
+    if kind in _BOUNDS:
+        name, words = _BOUNDS[kind]
+        return f"{words.format(_alike(given, context[name]))}, not {_alike(given, given)}"
+    words = _WORDS.get(kind, "").format(**context)
+    if not words:
         message: str = item["msg"]
         words = message.removeprefix("Input ").removeprefix("Value ")
-    given = item.get("input")
-    shown = item["type"] not in {"missing", "extra_forbidden"} and isinstance(given, str | int | float)
-    return f"{words}, not {given!r}" if shown and "quotes" not in words else words
+    shown = kind != "missing" and isinstance(given, str | int | float)
+    return f"{words}, not {_shown(given)}" if shown and "quotes" not in words else words
+
+
+def _alike(given: object, value: object) -> str:
+    """A value or bound of a field in the field's own unit; what was `given` tells which that is."""
+    if isinstance(given, str):  # as it was written: a duration or a size, for nothing else is compared
+        try:
+            given = Seconds(parse_duration(given))
+        except ValueError:
+            given = Bytes()
+    if isinstance(given, Seconds) and isinstance(value, int | float):
+        return say_duration(value)
+    if isinstance(given, Bytes) and isinstance(value, int | float):
+        return say_size(int(value))
+    if isinstance(value, float) and value.is_integer():
+        return str(int(value))
+    return value if isinstance(value, str) else _shown(value)
+
+
+def _shown(value: object) -> str:
+    """What somebody wrote, short enough for a message."""
+    if isinstance(value, int) and value.bit_length() > _LARGE:
+        return f"a number of about {int(value.bit_length() * math.log10(2)):,} digits"
+    return shortened(repr(value))
+
+
+def _keys(model: type[BaseModel], location: tuple[int | str, ...]) -> list[str]:
+    """The keys that may stand at a place of a document."""
+    here = model
+    for part in location:
+        if isinstance(part, int):
+            continue  # an entry of the list that the field before it is
+        field = next((one for one in here.model_fields.values() if one.alias == part), None)
+        below = next(_models(field.annotation), None) if field is not None else None
+        if below is None:
+            return []
+        here = below
+    return [one.alias or name for name, one in here.model_fields.items()]
+
+
+def _models(annotation: Any) -> Iterator[type[BaseModel]]:
+    """The models in an annotation such as `list[Spec] | None`."""
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        yield annotation
+    for part in get_args(annotation):
+        yield from _models(part)
 
 
 def _applied_documents(applied: Mapping[str, str], replaced: set[str]) -> list[Document]:

@@ -2,71 +2,34 @@
 
 from __future__ import annotations
 
-import re
-from typing import Annotated, Any, Final, Literal, TypeAlias, get_args
+from typing import Final, Literal, TypeAlias, get_args
 
-from pydantic import BeforeValidator, Field, WithJsonSchema
-from pydantic_core import PydanticCustomError
+from pydantic import Field
 
-from bridge_core.config.base import Metadata, Name, Strict
+from bridge_core.config.base import Labels, Metadata, Name, Size, Strict
 from bridge_core.node_class import GpuSharing, Isolation
+from bridge_core.quantities import MAX_SIZE
 
 Wall: TypeAlias = Literal[
     "cgroup", "user", "mount", "pid", "ipc", "uts", "net", "capabilities", "no_new_privs"
 ]
 WALLS: Final[tuple[str, ...]] = get_args(Wall)
 
-_UNITS: Final = {"KiB": 1 << 10, "MiB": 1 << 20, "GiB": 1 << 30, "TiB": 1 << 40}
-_SIZE: Final = re.compile(r"([0-9]+(?:\.[0-9]+)?)(KiB|MiB|GiB|TiB)")
 _ISOLATION, _GPU = Isolation(), GpuSharing()
-_MOST: Final = 1 << 60
-
-
-def parse_size(text: str) -> int:
-    """Bytes of "512MiB" or "1.5GiB".
-
-    Raises:
-        ValueError: it is not a size.
-    """
-    match = _SIZE.fullmatch(text)
-    if match is None:
-        raise ValueError("not a size")
-    return int(float(match[1]) * _UNITS[match[2]])
-
-
-def _size(value: Any) -> int:
-    if isinstance(value, int) and not isinstance(value, bool):
-        return value
-    if isinstance(value, str):
-        try:
-            return parse_size(value)
-        except ValueError:
-            pass
-    raise PydanticCustomError("size", "should be a size such as 512MiB, 1.5GiB or a number of bytes")
-
-
-Size: TypeAlias = Annotated[
-    int,
-    BeforeValidator(_size),
-    WithJsonSchema(
-        {
-            "anyOf": [
-                {"type": "integer", "minimum": 0},
-                {"type": "string", "pattern": f"^{_SIZE.pattern}$", "examples": ["512MiB", "1.5GiB"]},
-            ]
-        }
-    ),
-]
+_MOST: Final = MAX_SIZE
+_IOPS: Final = 1_000_000_000
 
 
 class IoLimitSpec(Strict):
     """How fast an engine may use the disk that a path lies on."""
 
-    path: str = Field(pattern="^/", description="Any path on the disk, e.g. the models folder.")
+    path: str = Field(
+        pattern="^/", max_length=4096, description="Any path on the disk, e.g. the models folder."
+    )
     read_per_second: Size | None = Field(default=None, ge=1, le=_MOST, description="Bytes.")
     write_per_second: Size | None = Field(default=None, ge=1, le=_MOST, description="Bytes.")
-    read_iops: int | None = Field(default=None, ge=1)
-    write_iops: int | None = Field(default=None, ge=1)
+    read_iops: int | None = Field(default=None, ge=1, le=_IOPS)
+    write_iops: int | None = Field(default=None, ge=1, le=_IOPS)
 
 
 class LimitsSpec(Strict):
@@ -85,7 +48,8 @@ class LimitsSpec(Strict):
     cpu_max: float | None = Field(default=None, ge=0.01, le=4096, description="CPUs' worth of time.")
     cpuset: str | None = Field(
         default=None,
-        pattern=r"^[0-9]+(-[0-9]+)?(,[0-9]+(-[0-9]+)?)*$",
+        pattern=r"^[0-9]{1,6}(-[0-9]{1,6})?(,[0-9]{1,6}(-[0-9]{1,6})?)*$",
+        max_length=4096,
         description='CPUs it may run on, as "0-3,8".',
     )
     pids_max: int | None = Field(
@@ -106,10 +70,13 @@ class IsolationSpec(Strict):
 
     walls: list[Wall] | None = Field(
         default=None,
+        max_length=len(WALLS),
         description="Put up where the node allows it. Left out: those that always stand and cost nothing.",
     )
     require: list[Wall] = Field(
-        default_factory=list, description="Put up, too; where one cannot stand, no engine is started."
+        default_factory=list,
+        max_length=len(WALLS),
+        description="Put up, too; where one cannot stand, no engine is started.",
     )
     uid: int | None = Field(default=None, ge=1, le=4_294_967_294, description="The user that engines run as.")
     gid: int | None = Field(default=None, ge=1, le=4_294_967_294, description="Its group; else as the user.")
@@ -142,7 +109,7 @@ class GpuSpec(Strict):
 class NodeClassSpec(Strict):
     """What the nodes with certain labels do for their engines."""
 
-    node_labels: dict[str, str] = Field(
+    node_labels: Labels = Field(
         default_factory=dict,
         description="The nodes that have all of these; none: every node. The most labels win.",
     )

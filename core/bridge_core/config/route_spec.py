@@ -10,7 +10,7 @@ from typing import Final, Literal
 
 from pydantic import Field
 
-from bridge_core.config.base import Duration, Metadata, Name, Strict
+from bridge_core.config.base import Duration, Labels, Metadata, Name, Strict
 from bridge_core.traffic import AdmissionPolicy, Affinity, Breaker, Outlier, Retries, RoutePolicy, Strategy
 
 _DAY: Final = 86_400.0
@@ -122,7 +122,7 @@ class BackendSpec(Strict):
     name: str | None = Field(
         default=None, min_length=1, max_length=512, description="Tells backends of the same model apart."
     )
-    node_labels: dict[str, str] = Field(
+    node_labels: Labels = Field(
         default_factory=dict, description="Only instances on nodes with all of these."
     )
     instances: list[Name] = Field(

@@ -16,6 +16,10 @@ from bridge_core.config.documents import Fault
 MAX_FILE_CHARS: Final = 1024 * 1024
 _MAX_DEPTH: Final = 32
 _MAX_BITS: Final = 64
+_MAX_KEY: Final = 1024  # characters
+_MAX_NUMBER: Final = 64  # characters
+_MAX_VALUES: Final = 100_000  # in a document
+_WITH_LIMIT: Final = frozenset(f"tag:yaml.org,2002:{kind}" for kind in ("int", "float", "timestamp"))
 _UNREADABLE: Final = "\uffff"  # no character, and nothing that YAML may hold
 
 
@@ -90,6 +94,7 @@ class _Reader:
         self.lines: dict[str, int] = {}
         self._file = file
         self._loader = loader
+        self._values = 0
 
     def build(self, node: yaml.Node, path: str, depth: int) -> Any:
         line = node.start_mark.line + 1
@@ -97,10 +102,19 @@ class _Reader:
         if depth > _MAX_DEPTH:
             self._fault(line, path, "nested too deeply")
             return None
+        self._values += 1
+        if self._values > _MAX_VALUES:
+            if self._values == _MAX_VALUES + 1:
+                self._fault(line, path, f"a document holds {_MAX_VALUES:,} values at most")
+            return None
         if isinstance(node, yaml.MappingNode):
             return self._mapping(node, path, depth)
         if isinstance(node, yaml.SequenceNode):
             return [self.build(item, f"{path}[{at}]", depth + 1) for at, item in enumerate(node.value)]
+        # What it takes to read a number, and to say it again, grows faster than its length.
+        if node.tag in _WITH_LIMIT and len(node.value) > _MAX_NUMBER:
+            self._fault(line, path, "the number is too large")
+            return None
         try:
             value = self._loader.construct_object(node)
         except (yaml.MarkedYAMLError, ValueError) as fault:
@@ -130,6 +144,9 @@ class _Reader:
                 self._fault(line, path, "keys have to be plain strings")
                 continue
             key = key_node.value
+            if len(key) > _MAX_KEY:
+                self._fault(line, path, f"a key has {_MAX_KEY} characters at most, not {len(key):,}")
+                continue
             below = f"{path}.{key}" if path else key
             if key in result:
                 self._fault(line, below, "this key is there twice")

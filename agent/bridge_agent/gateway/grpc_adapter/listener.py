@@ -7,14 +7,17 @@ the first then finishes what it has.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import socket
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Final
 
+import structlog
 from h2corn import Config, Server
 
 from bridge_core.errors import Fatal
+
+log = structlog.get_logger()
 
 _MAX_STREAMS: Final = 1000
 _HANDSHAKE_S: Final = 10.0
@@ -31,6 +34,7 @@ class GrpcListener:
         ca: Whom to accept client certificates from.
         group: Where its tasks live.
         grace_s: How long a server that is replaced or closed finishes what it has.
+        ended: Called when the listener no longer serves and nobody asked it to end.
     """
 
     def __init__(
@@ -43,13 +47,16 @@ class GrpcListener:
         ca: Path,
         group: asyncio.TaskGroup,
         grace_s: float = 30.0,
+        ended: Callable[[], None] = lambda: None,
     ) -> None:
         self._application = application
         self._socket = sock
         self._files = (cert, key, ca)
         self._group = group
         self._grace_s = grace_s
+        self._ended = ended
         self._server: Server | None = None
+        self._retired = False
         self._tasks: set[asyncio.Task[None]] = set()
 
     @property
@@ -63,6 +70,23 @@ class GrpcListener:
         Raises:
             Fatal: the files cannot be used.
         """
+        try:
+            server = self._made()
+            task = self._group.create_task(self._run(server), name="grpc-listener")
+            self._tasks.add(task)
+            task.add_done_callback(self._tasks.discard)
+            await server.wait_started()
+        except (OSError, RuntimeError, ValueError) as fault:
+            raise Fatal(
+                f"the gRPC listener does not start: {fault}",
+                hint="check the identity's files, and how many files this process may open",
+            ) from fault
+        if self._retired:  # meanwhile
+            server.shutdown()
+        else:
+            self._server = server
+
+    def _made(self) -> Server:
         cert, key, ca = self._files
         config = Config(
             bind=(f"fd://{self._socket.fileno()}",),
@@ -79,25 +103,24 @@ class GrpcListener:
             timeout_handshake=_HANDSHAKE_S,
             timeout_graceful_shutdown=self._grace_s,
         )
-        server = Server(self._application, config)
-        task = self._group.create_task(self._run(server), name="grpc-listener")
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
-        try:
-            await server.wait_started()
-        except (OSError, RuntimeError, ValueError) as fault:
-            raise Fatal(f"the gRPC listener does not start: {fault}") from fault
-        self._server = server
+        return Server(self._application, config)
 
     async def renew(self) -> None:
-        """Takes up a renewed certificate; calls under way are not disturbed."""
+        """Takes up a renewed certificate; calls under way are not disturbed.
+
+        Raises:
+            Fatal: that could not be done; what serves goes on with the certificate that it has.
+        """
+        if self._retired:
+            return
         former = self._server
         await self.start()
         if former is not None:
             former.shutdown()
 
     def retire(self) -> None:
-        """Stops accepting; what runs goes on."""
+        """Stops accepting, for good; what runs goes on."""
+        self._retired = True
         if self._server is not None:
             self._server.shutdown()
             self._server = None
@@ -112,5 +135,15 @@ class GrpcListener:
         self._socket.close()
 
     async def _run(self, server: Server) -> None:
-        with contextlib.suppress(RuntimeError):  # calls that outlast the grace: they are cut
+        try:
             await server.serve()
+        except RuntimeError:
+            pass  # calls that outlast the grace: they are cut
+        except (OSError, ValueError) as fault:
+            # `start` has heard of it, if it was starting. The group is everybody's: one listener's fault
+            # must not end the others.
+            log.error("grpc_listener_failed", reason=str(fault))
+        finally:
+            if self._server is server and not self._retired:
+                self._server = None
+                self._ended()

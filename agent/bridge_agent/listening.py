@@ -1,0 +1,159 @@
+"""The agent's listeners while they are open: certificates, revocations, and how they close."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from collections.abc import Callable, Collection, Mapping
+from typing import Any, Protocol
+
+import structlog
+
+from bridge_agent.gateway.grpc_adapter.listener import GrpcListener
+from bridge_agent.gateway.grpc_adapter.serving import Serving
+from bridge_agent.listeners import close_all
+from bridge_core.errors import Unavailable
+from bridge_core.http1 import App, Request, Server, serve
+from bridge_core.tls import TlsIdentity
+
+log = structlog.get_logger()
+
+
+class Pipeline(Protocol):
+    """What is served: the gateway, as a listener sees it."""
+
+    def stream_body(self, request: Request) -> bool:
+        """Whether a request's body is to be passed on as it comes."""
+        ...
+
+    def error_body(self, status: int, message: str, path: str) -> tuple[bytes, bytes]:
+        """Renders what a listener refuses by itself."""
+        ...
+
+
+class Listening:
+    """Open listeners on sockets that are bound already.
+
+    Args:
+        sockets: By the listener's name; its own from now on.
+        identity: For those over TLS.
+        identify: Who is at the other end of a TLS connection; None: nobody who is to be served.
+        grpc: The gRPC listener, which has a certificate and tasks of its own.
+        serving: What gRPC's health service says.
+    """
+
+    def __init__(
+        self,
+        sockets: Mapping[str, socket.socket],
+        identity: TlsIdentity,
+        identify: Callable[[Any], str | None],
+        grpc: GrpcListener,
+        serving: Serving,
+    ) -> None:
+        self._sockets = sockets
+        self._identity = identity
+        self._identify = identify
+        self._grpc = grpc
+        self._serving = serving
+        self._servers: list[Server] = []
+        self._renewed = asyncio.Event()
+        self._grpc_ended = False
+
+    async def open_gateway(
+        self,
+        name: str,
+        app: App,
+        pipeline: Pipeline,
+        *,
+        require_client: bool | None = None,
+        varying: frozenset[bytes] = frozenset(),
+    ) -> None:
+        """Opens a listener of the gateway; `require_client` None: in the clear. Raises BridgeError."""
+        context = None if require_client is None else self._identity.server(require_client=require_client)
+        server = await serve(
+            app,
+            name=name,
+            sock=self._sockets[name],
+            ssl=context,
+            stream_body=pipeline.stream_body,
+            identify=None if context is None else self._identify,
+            error_body=pipeline.error_body,
+            varying=varying,
+        )
+        self._servers.append(server)
+
+    async def open_admin(self, app: App) -> None:
+        """Opens the admin listener, in the clear on loopback."""
+        self._servers.append(await serve(app, name="admin", sock=self._sockets["admin"]))
+
+    async def open_grpc(self) -> None:
+        """Opens the gRPC listener. Raises BridgeError."""
+        await self._grpc.start()
+
+    def renewed(self) -> None:
+        """The certificate's files are new ones. Contexts follow by themselves, the gRPC listener by a
+        change of server, which `follow_renewals` makes.
+        """
+        self._renewed.set()
+
+    def grpc_ended(self) -> None:
+        """The gRPC listener ended by itself: `follow_renewals` opens it again."""
+        self._grpc_ended = True
+        self._renewed.set()
+
+    async def follow_renewals(self) -> None:
+        """Until cancelled: has the gRPC listener take up renewed certificates.
+
+        Raises:
+            BridgeError: it cannot, or the listener ended by itself; run this again, which tries again.
+        """
+        while True:
+            await self._renewed.wait()
+            if self._grpc_ended:
+                self._grpc_ended = False
+                raise Unavailable("the gRPC listener ended by itself")
+            self._renewed.clear()
+            try:
+                await self._grpc.renew()
+            except BaseException:
+                self._renewed.set()
+                raise
+
+    def cut(self, identities: Collection[str]) -> None:
+        """Ends the connections of those who are revoked."""
+        for server in self._servers:
+            for connection in list(server.connections):
+                if connection.identity in identities:
+                    connection.cut()
+
+    def tell_draining(self) -> None:
+        """Says to gRPC's health clients that no more is taken."""
+        self._serving.value = False
+
+    def retire(self) -> None:
+        """Whoever connects from now on waits in the sockets' queues, for the next agent to answer."""
+        for server in self._servers:
+            server.retire()
+        self._grpc.retire()
+
+    async def close(self, grace_s: float, hurry: asyncio.Task[None]) -> None:
+        """Closes every listener; answers under way may take `grace_s` more, or until `hurry` is done."""
+        servers, self._servers = self._servers, []
+
+        async def close() -> None:
+            await asyncio.gather(close_all(servers, grace_s), self._grpc.close(grace_s))
+
+        closing = asyncio.create_task(close())
+        await asyncio.wait({closing, hurry}, return_when=asyncio.FIRST_COMPLETED)
+        if hurry.done():
+            for connection in [one for server in servers for one in server.connections]:
+                connection.cut()
+            await self._grpc.close(0.0)
+        await closing
+
+    async def release(self) -> None:
+        """Lets go of everything at once, also after a start that failed half-way."""
+        servers, self._servers = self._servers, []
+        await close_all(servers, 0.0)
+        for sock in self._sockets.values():
+            sock.close()

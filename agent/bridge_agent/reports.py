@@ -1,0 +1,159 @@
+"""What a running agent says of itself: to operators, to the registry, to whoever asks if it is ready."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Mapping
+from importlib.metadata import version
+
+from bridge_agent.ancillaries import Ancillaries
+from bridge_agent.concerns import Concerns
+from bridge_agent.config import AgentConfig
+from bridge_agent.engines.supervisor import EngineSupervisor
+from bridge_agent.gateway.gateway import Gateway
+from bridge_agent.health.rollout_probe import RolloutProber
+from bridge_agent.lifecycle import Phase
+from bridge_agent.limits.isolation_report import IsolationReport, concerns
+from bridge_agent.limits.node_isolation import NodeIsolation
+from bridge_agent.membership.link_status import LinkReport
+from bridge_agent.membership.registry_api import InstanceLoad, LoadReport
+from bridge_agent.routing.view import MeshView
+from bridge_agent.status_report import AgentReport, CertificateReport, SnapshotReport, instance_reports
+from bridge_agent.telemetry.audit import AuditLog
+from bridge_agent.telemetry.metrics import Sources
+from bridge_agent.telemetry.tally import BackendTally
+from bridge_core.tls import TlsIdentity
+
+
+class Reports:
+    """Reads the agent's parts when it is asked.
+
+    Args:
+        config: The node's.
+        identity: Its certificate.
+        listeners: Where it listens, by name.
+        view: The mesh.
+        gateway: Requests.
+        engines: The node's instances.
+        isolation: Their limits, walls and GPUs.
+        prober: Rollouts' questions.
+        tally: What became of requests, by backend.
+        audit: What was written and lost.
+        ancillaries: Which tasks failed.
+        concerns: What an operator should look at.
+        links: Whether what the agent depends on answers.
+        phase: Where it is in its life.
+    """
+
+    def __init__(
+        self,
+        config: AgentConfig,
+        *,
+        identity: TlsIdentity,
+        listeners: Mapping[str, str],
+        view: MeshView,
+        gateway: Gateway,
+        engines: EngineSupervisor,
+        isolation: NodeIsolation,
+        prober: RolloutProber,
+        tally: BackendTally,
+        audit: AuditLog,
+        ancillaries: Ancillaries,
+        concerns: Concerns,
+        links: Callable[[], tuple[LinkReport, ...]],
+        phase: Callable[[], Phase],
+    ) -> None:
+        self._config = config
+        self._identity = identity
+        self._listeners = dict(listeners)
+        self._view = view
+        self._gateway = gateway
+        self._engines = engines
+        self._isolation = isolation
+        self._prober = prober
+        self._tally = tally
+        self._audit = audit
+        self._ancillaries = ancillaries
+        self._concerns = concerns
+        self._links = links
+        self._phase = phase
+        self._started = time.time()
+
+    def not_ready(self) -> str:
+        """Why requests cannot be served; empty when they can."""
+        phase = self._phase()
+        if phase != "serving":
+            return f"the agent is {phase}"
+        if not any(target.available for target in self._view.index.targets.values()):
+            return "no engine is ready, here or elsewhere in the mesh"
+        starting = {one.id for one in self._engines.instances() if one.state == "starting"}
+        return "; ".join(
+            f"{one.id} is starting{f' again: {one.reason}' if one.reason else ''}"
+            for one in (self._engines.status() if starting else ())
+            if one.id in starting
+        )
+
+    def load(self) -> LoadReport:
+        """How the node stands, for the registry."""
+        in_flight, waiting = self._gateway.counters.in_flight, self._gateway.waiting()
+        return LoadReport(
+            began_unix_ms=int(self._started * 1000),
+            # Those that wait for a slot, too: a drained node is not safe to stop before they are served.
+            in_flight=sum(in_flight.values()) + sum(waiting.values()),
+            version=self._view.current.version,
+            instances=tuple(
+                InstanceLoad(one.id, in_flight.get(one.id, 0), waiting.get(one.id, 0), one.slots)
+                for one in self._engines.instances()
+            ),
+            backends=self._tally.counts,
+            results=self._prober.results,
+        )
+
+    def report(self) -> AgentReport:
+        """All of it, for `bridge-agent status`."""
+        isolation, reports = self._isolation, self.isolation()
+        return AgentReport(
+            name=self._config.name,
+            trust_domain=self._config.trust_domain,
+            version=version("deepseek-ollama-bridge"),
+            pid=os.getpid(),
+            state=self._phase(),
+            started_unix=self._started,
+            listeners=self._listeners,
+            snapshot=SnapshotReport.of(self._view.current),
+            certificate=CertificateReport(self._identity.info.serial, self._identity.info.not_after),
+            links=self._links(),
+            instances=instance_reports(self._engines.instances(), self._engines.status(), reports),
+            node_class=isolation.node_class.name,
+            node_class_from=isolation.source,
+            concerns=(
+                *self._concerns.all(),
+                *self._ancillaries.concerns(),
+                *self._audit.concerns(),
+                *concerns(reports, isolation.domains()),
+            ),
+            gpus=isolation.gpus(),
+            domains=isolation.domains(),
+        )
+
+    def isolation(self) -> list[IsolationReport]:
+        """Limits, walls and usage of each engine."""
+        return [self._isolation.report(one.id) for one in self._engines.instances()]
+
+    def sources(self) -> Sources:
+        """Where the metrics come from."""
+        return Sources(
+            counters=self._gateway.counters,
+            ejections=self._gateway.ejections,
+            links=self._links,
+            snapshot=lambda: self._view.current,
+            instances=self._engines.instances,
+            expires_unix=lambda: self._identity.info.not_after,
+            audit=self._audit,
+            waiting=self._gateway.waiting,
+            isolation=self.isolation,
+            gpus=self._isolation.gpus,
+            domains=self._isolation.domains,
+            task_faults=lambda: self._ancillaries.faults,
+        )
