@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import json
 import time
 from collections.abc import AsyncIterator
@@ -13,8 +14,10 @@ import msgspec
 import pytest
 
 from bridge_agent.gateway.explain import HopReport
+from bridge_agent.gateway.request import RoutedRequest
 from bridge_agent.routing.affinity import affinity_key
 from bridge_agent.routing.choose import Load, choose
+from bridge_agent.routing.request_rules import Phase
 from bridge_agent.telemetry.tally import BackendTally
 from bridge_core.http1 import Pool, coroutine_app, serve
 from bridge_core.snapshot import Backend, Node, Route, RoutePolicy
@@ -341,6 +344,39 @@ async def test_a_hedge_goes_on_when_the_other_try_fails(tmp_path: Path, failing:
         gateway = bed["a"].gateway
         assert (gateway.suspected(), gateway.in_flight) == ({}, 0)
         assert [one.instance for one in gateway.records()[-1].failed] == [f"{bad}/0"]
+
+
+async def test_no_timer_and_no_slot_outlives_its_request(tmp_path: Path) -> None:
+    engines = {"a": RecordedEngine((ALL,), slots=1), "b": RecordedEngine((ALL,), slots=1)}
+    policy = RoutePolicy(
+        deadline_s=300.0,
+        hedge_after_s=0.02,
+        retries=Retries(per_try_timeout_s=200.0),
+        keep_alive_bytes_s=90.0,
+    )
+    async with mesh(tmp_path, engines, policy=policy, suspect_s=0.01) as bed:
+        for engine in engines.values():
+            engine.release.clear()
+        running = [asyncio.create_task(bed["a"].infer(stream=bool(n % 2))) for n in range(8)]
+        await eventually(lambda: all(engine.running == 1 for engine in engines.values()))
+        requests = [one for one in gc.get_objects() if type(one) is RoutedRequest]
+        assert requests
+        for task in running[:3]:
+            task.cancel()
+        for engine in engines.values():
+            engine.release.set()
+        assert {(await task).status for task in running[3:]} == {200}
+        await eventually(lambda: bed["a"].gateway.in_flight == bed["b"].gateway.in_flight == 0)
+        for request in requests:
+            assert request.life.phase is Phase.SETTLED
+            assert all(timer.cancelled() for timer in request._timers or ())
+            if request.attempt is not None and request.attempt._timer is not None:
+                assert request.attempt._timer.cancelled()
+        for node in "ab":
+            state = bed[node].gateway._state
+            assert state.retrying == 0
+            await eventually(lambda node=node: bed[node].gateway.suspected() == {})
+            assert state.admission.work(f"{node}/0") == 0
 
 
 @pytest.mark.parametrize("given", ["2562047h", "999999999h", "99999999999999999s", "5e9s"])
