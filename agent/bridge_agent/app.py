@@ -60,6 +60,7 @@ from bridge_core.addresses import join_address, split_address
 from bridge_core.errors import BridgeError
 from bridge_core.http1 import App, Server, coroutine_app, serve
 from bridge_core.http1.pool import Address
+from bridge_core.identity.spiffe import GUARD_SERVER_NAME
 from bridge_core.snapshot import Snapshot
 from bridge_core.snapshot_file import SnapshotFile
 from bridge_core.store.etcd import ClientTls, EtcdStore
@@ -141,7 +142,9 @@ class Agent:
         self._view = MeshView(settings.name, snapshot)
         self._revocations = Revocations(snapshot)
         self._upstreams = Upstreams(self._view, self._identity, self._engine_address)
-        self._store = EtcdStore(settings.etcd, ClientTls(state.certificate, state.key, state.ca))
+        self._store = EtcdStore(
+            settings.etcd, ClientTls(state.certificate, state.key, state.ca, GUARD_SERVER_NAME)
+        )
         self._registration = Registration(
             self._store, ttl_s=snapshot.mesh.lease_ttl_s, now=time.time, rng=rng
         )

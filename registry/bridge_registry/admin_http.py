@@ -1,4 +1,4 @@
-"""The registry's admin listener: /healthz, /readyz, /metrics."""
+"""The admin listener of a registry and of a store guard: /healthz, /readyz, /metrics."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from bridge_registry.publication.publisher import Publisher
 
 
 class Readiness(msgspec.Struct, frozen=True):
-    """Whether the registry does its work; `reason` says why not, or what is amiss all the same."""
+    """Whether the process does its work; `reason` says why not, or what is amiss all the same."""
 
     ready: bool
     reason: str
@@ -24,17 +24,14 @@ class AdminApp:
     """Answers the admin listener's requests.
 
     Args:
-        publisher: Has the figures.
-        leads: Whether this registry leads.
+        figures: What /metrics shows.
         readiness: Whether it is ready.
     """
 
-    def __init__(
-        self, publisher: Publisher, leads: Callable[[], bool], readiness: Callable[[], Readiness]
-    ) -> None:
+    def __init__(self, figures: Collector, readiness: Callable[[], Readiness]) -> None:
         self._readiness = readiness
         self._metrics = CollectorRegistry()
-        self._metrics.register(_Figures(publisher, leads))
+        self._metrics.register(figures)
 
     def __call__(self, exchange: Exchange) -> None:
         """Answers one request."""
@@ -57,14 +54,15 @@ def _text(exchange: Exchange, status: int, text: str) -> None:
     exchange.respond(status, [(b"content-type", b"text/plain; charset=utf-8")], text.encode())
 
 
-class _Figures(Collector):
-    """Reads the figures when they are asked for."""
+class RegistryFigures(Collector):
+    """Reads the registry's figures when they are asked for. `leads` says whether this registry does."""
 
     def __init__(self, publisher: Publisher, leads: Callable[[], bool]) -> None:
         self._publisher = publisher
         self._leads = leads
 
     def collect(self) -> Iterator[GaugeMetricFamily]:
+        """See prometheus_client."""
         publisher, hub = self._publisher, self._publisher.hub
         figures = {
             "leader": ("1 while this registry leads", int(self._leads())),

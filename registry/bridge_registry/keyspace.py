@@ -14,10 +14,11 @@ CA_CERTIFICATE: Final = ROOT + "ca/certificate"
 CA_SEALED_KEY: Final = ROOT + "ca/key"
 SERIALS: Final = ROOT + "ca/serials/"
 REVOKED: Final = ROOT + "ca/revoked/"
+LEASES: Final = ROOT + "leases/"
 ROLLOUTS: Final = ROOT + "rollouts/"
 LEADER: Final = ROOT + "leader/"
 
 
 def members_of(node: str) -> str:
-    """The prefix that a node, and it alone, may write."""
+    """The prefix that a node, and it alone, may write, through the store guard."""
     return f"{MEMBERS}{node}/"

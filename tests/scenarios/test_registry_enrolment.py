@@ -16,12 +16,11 @@ from bridge_core.identity import JoinToken, SpiffeId
 from bridge_core.identity import certificates as x509
 from bridge_core.identity.certificates import create_csr, describe, generate_key
 from bridge_core.registry_channel import WrongAuthority, open_channel
-from bridge_core.store.api import Put, StoreUnavailable
-from bridge_registry.enrolment.store_access import OpenAccess
+from bridge_core.store.api import Put
 from bridge_wire.v1 import registry_pb2 as pb
 from bridge_wire.v1 import registry_pb2_grpc as rpc
 from tests.fakes.store import FakeEtcd, FakeStore
-from tests.registry_bed import MESH, Bed, Follower, Node, following, leading, make_settings, refused, running
+from tests.registry_bed import MESH, Bed, Follower, Node, following, leading, refused
 from tests.support import eventually
 
 UNAUTHENTICATED = grpc.StatusCode.UNAUTHENTICATED
@@ -271,31 +270,6 @@ async def joined(bed: Bed, token: str, key: object) -> bool:
     except grpc.aio.AioRpcError:
         return False
     return True
-
-
-class FailingAccess(OpenAccess):
-    """etcd goes away between the Join's transaction and the grant of access."""
-
-    def __init__(self) -> None:
-        self.faults = 1
-        self.admitted: list[str] = []
-
-    async def admit(self, node: str) -> None:
-        if self.faults:
-            self.faults -= 1
-            raise StoreUnavailable("gone")
-        self.admitted.append(node)
-
-
-async def test_a_join_that_broke_half_way_is_completed_by_its_repetition(tmp_path: Path) -> None:
-    store, access = FakeStore(FakeEtcd()), FailingAccess()
-    async with running(make_settings(tmp_path), store, access) as bed:
-        await bed.leads()
-        token, key = await bed.token(), generate_key()
-        assert (await refused(bed.join("n1", token, key=key)))[0] is grpc.StatusCode.UNAVAILABLE
-        await bed.join("n1", token, key=key)
-        assert access.admitted == ["n1"]
-    await store.close()
 
 
 def expire(etcd: FakeEtcd, token: str) -> None:

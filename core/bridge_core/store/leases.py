@@ -10,16 +10,12 @@ from typing import Any
 import grpc
 import grpc.aio
 import structlog
-from etcd3aio._protobuf import (
-    LeaseGrantRequest,
-    LeaseKeepAliveRequest,
-    LeaseRevokeRequest,
-    LeaseStub,
-)
 
 from bridge_core.errors import BridgeError
 from bridge_core.store.api import LeaseGone, StoreUnavailable
 from bridge_core.store.endpoints import Endpoints
+from bridge_wire.etcd.rpc_pb2 import LeaseGrantRequest, LeaseKeepAliveRequest, LeaseRevokeRequest
+from bridge_wire.etcd.rpc_pb2_grpc import LeaseStub
 
 log = structlog.get_logger()
 
@@ -63,7 +59,8 @@ class Lease:
             return
 
         async def call(channel: grpc.aio.Channel, timeout: float) -> Any:
-            return await LeaseStub(channel).LeaseRevoke(LeaseRevokeRequest(ID=lease_id), timeout=timeout)
+            stub = LeaseStub(channel)  # type: ignore[no-untyped-call]  # generated
+            return await stub.LeaseRevoke(LeaseRevokeRequest(ID=lease_id), timeout=timeout)
 
         try:
             async with asyncio.timeout(_REVOKE_DEADLINE_S):
@@ -97,7 +94,7 @@ class Lease:
         request = LeaseGrantRequest(TTL=self._ttl_s)
 
         async def call(channel: grpc.aio.Channel, timeout: float) -> Any:
-            return await LeaseStub(channel).LeaseGrant(request, timeout=timeout)
+            return await LeaseStub(channel).LeaseGrant(request, timeout=timeout)  # type: ignore[no-untyped-call]  # generated
 
         sent = time.monotonic()
         # A grant whose answer was lost expires unused, so it may be repeated.
@@ -113,7 +110,7 @@ class Lease:
         async def call(channel: grpc.aio.Channel, timeout: float) -> Any:
             nonlocal sent
             sent = time.monotonic()
-            stream = LeaseStub(channel).LeaseKeepAlive(timeout=timeout)
+            stream = LeaseStub(channel).LeaseKeepAlive(timeout=timeout)  # type: ignore[no-untyped-call]  # generated
             try:
                 await stream.write(LeaseKeepAliveRequest(ID=self.id))
                 answer = await stream.read()

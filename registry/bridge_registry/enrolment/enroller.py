@@ -23,7 +23,6 @@ from bridge_core.tls import Peer
 from bridge_registry import keyspace
 from bridge_registry.enrolment import join_rules
 from bridge_registry.enrolment.join_rules import EnrolmentRefused, JoinRefusal
-from bridge_registry.enrolment.store_access import StoreAccess
 from bridge_registry.records import NodeRecord, SerialRecord, TokenRecord, decode, encode
 
 log = structlog.get_logger()
@@ -71,7 +70,6 @@ class Enroller:
         authority: The open CA.
         trust_domain: The mesh.
         directory: The mesh's nodes.
-        access: etcd's own access control.
         certificate_ttl_s: Gives the lifetime of a node's certificate now.
         fence: Gives the condition under which this registry may write; raises when it does not lead.
         clock: Unix seconds.
@@ -84,7 +82,6 @@ class Enroller:
         authority: x509.Authority,
         trust_domain: str,
         directory: Directory,
-        access: StoreAccess,
         certificate_ttl_s: Callable[[], float],
         fence: Callable[[], Unchanged],
         clock: Callable[[], float],
@@ -93,7 +90,6 @@ class Enroller:
         self._authority = authority
         self._trust_domain = trust_domain
         self._directory = directory
-        self._access = access
         self._certificate_ttl_s = certificate_ttl_s
         self._fence = fence
         self._clock = clock
@@ -154,7 +150,6 @@ class Enroller:
             Delete(keyspace.members_of(name), prefix=True),
             *(Put(keyspace.REVOKED + serial, encode(gone)) for serial, gone in revocations.items()),
         ]
-        await self._access.expel(name)
         await self._commit_or_retry(ops, [Unchanged(item.key, item.mod_revision)])
         log.info("node_left", node=name, serial=peer.serial)
 
@@ -178,8 +173,6 @@ class Enroller:
             *(Put(keyspace.REVOKED + serial, encode(gone)) for serial, gone in revocations.items()),
         ]
         await self._commit_or_retry(ops, [Unchanged(item.key, item.mod_revision)])
-        # After the commit, so that a failure here leaves a node that is revoked and can be again.
-        await self._access.expel(name)
         log.warning("node_revoked", node=name, by=author, certificates=sorted(revocations))
 
     async def _join(self, token: JoinToken, request: JoinRequest) -> Issued:
@@ -222,8 +215,6 @@ class Enroller:
             ]
             outcome = await self._store.commit(ops, if_=[*conditions, self._fence()])
             if outcome.committed:
-                # After the commit: a failure here is repaired by repeating the Join (rule 3).
-                await self._access.admit(request.node)
                 return issued
             await asyncio.sleep(0.01 * attempt)  # others use the same token at the same moment
         raise Unavailable("too many joins at once with this token", hint="try again")

@@ -10,12 +10,13 @@ from typing import Any, Protocol
 
 import grpc
 import trustme
-from etcd3aio._protobuf import CompactionRequest, KVStub
 
 from bridge_cli.etcd_ready import ready
 from bridge_core.etcd_server import EtcdOptions
 from bridge_core.store.api import Store
 from bridge_core.store.etcd import ClientTls, EtcdStore, StoreTiming
+from bridge_wire.etcd.rpc_pb2 import CompactionRequest
+from bridge_wire.etcd.rpc_pb2_grpc import KVStub
 from tests.etcd_server import EtcdServer
 from tests.fakes.store import FakeEtcd, FakeStore
 from tests.support import eventually
@@ -131,8 +132,8 @@ class EtcdBed:
     async def ready(self) -> None:
         await ready([self.url], self.certificates.client, 20.0)
 
-    def channel(self) -> Any:
-        tls = self.certificates.client
+    def channel(self, tls: ClientTls | None = None) -> Any:
+        tls = tls or self.certificates.client
         credentials = grpc.ssl_channel_credentials(
             tls.ca.read_bytes(), tls.key.read_bytes(), tls.cert.read_bytes()
         )
