@@ -7,7 +7,7 @@ from typing import Final
 ROOT: Final = "/bridge/v1/"
 MEMBERS: Final = ROOT + "members/"
 NODES: Final = ROOT + "nodes/"
-CONFIG: Final = ROOT + "config/"
+CONFIG: Final = ROOT + "config"  # one value: whatever is applied is applied at once
 REVISIONS: Final = ROOT + "revisions/"
 TOKENS: Final = ROOT + "tokens/"
 CA_CERTIFICATE: Final = ROOT + "ca/certificate"

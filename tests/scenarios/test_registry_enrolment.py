@@ -43,7 +43,7 @@ async def test_a_node_joins_and_is_in_everybodys_snapshot(bed: Bed, etcd: FakeEt
     assert str(info.identity) == "spiffe://bridge.local/node/n1"
     assert 86_300 < info.not_after - time.time() <= 86_400
     assert node.joined.identity.trust_bundle_pem == bed.ca_pem
-    assert list(node.joined.etcd.endpoints) == ["https://etcd.example:2379"]
+    assert list(node.joined.etcd.endpoints) == ["https://guard.example:11404"]
     store = FakeStore(etcd)
     async with following(node, Follower()) as follower:
         await eventually(lambda: "n1" in follower.snapshot.nodes)

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from bridge_core.node_class import NodeClass, ResourceLimits
 from bridge_core.ring import ring_of
 from bridge_core.snapshot import Instance, Snapshot, SnapshotRejected, Version, apply
-from bridge_core.store.api import Changes, Deleted, KeyListing, KeyValue
+from bridge_core.store.api import Changes, KeyListing, KeyValue
 from bridge_registry.membership.mesh_table import MeshTable
 from bridge_registry.publication import builder
 from bridge_registry.publication.hub import KEPT, Hub
@@ -22,8 +22,8 @@ from bridge_registry.publication.subscription_rules import (
     acknowledged,
     next_send,
 )
-from bridge_registry.records import NodeRecord, SerialRecord, encode
-from bridge_registry.traffic.config_rules import change
+from bridge_registry.records import ConfigRecord, NodeRecord, SerialRecord, encode, pack
+from bridge_registry.traffic.config_rules import change, stored
 from bridge_registry.upkeep import ended
 
 ROUTE = """\
@@ -37,6 +37,10 @@ spec: {backends: [{model: m}]}
 def item(key: str, value: object, revision: int = 5) -> KeyValue:
     raw = value if isinstance(value, bytes) else encode(value)  # type: ignore[arg-type]  # a struct
     return KeyValue(f"/bridge/v1/{key}", raw, revision, revision)
+
+
+def config(texts: dict[str, str]) -> KeyValue:
+    return item("config", pack(ConfigRecord(1, stored({}, texts, 1))))
 
 
 def member(node: str, n: int = 0, **more: object) -> KeyValue:
@@ -61,7 +65,7 @@ def test_an_applied_node_class_is_published_and_goes_with_its_document() -> None
         "spec: {nodeLabels: {a: b}, limits: {memoryMax: 1GiB}}\n"
     )
     table = MeshTable(())
-    table.apply(KeyListing((item("config/NodeClass/c", text.encode()),), 3), 0.0)
+    table.apply(KeyListing((config({"NodeClass/c": text}),), 3), 0.0)
     found = Snapshot(Version(1, 3), build(table))
     assert found.node_classes == {"c": NodeClass("c", {"a": "b"}, ResourceLimits(memory_max=1 << 30))}
     table.apply(KeyListing((), 4), 0.0)
@@ -78,7 +82,7 @@ def test_a_table_becomes_entries() -> None:
                 member("a"),
                 member("gone"),
                 member("stranger"),
-                item("config/ModelRoute/r", ROUTE.encode()),
+                config({"ModelRoute/r": ROUTE}),
                 item("ca/revoked/ff", SerialRecord("x", 1.0)),
                 item("tokens/t", b"whatever"),
             ),
@@ -106,12 +110,19 @@ def test_an_instance_that_claims_another_place_is_ignored() -> None:
 
 def test_a_bad_document_keeps_the_last_good_one() -> None:
     table = MeshTable(())
-    table.apply(KeyListing((item("config/ModelRoute/r", ROUTE.encode()),), 3), 0.0)
-    table.apply(Changes((item("config/ModelRoute/r", b"kind: Foo", 4),), 4), 0.0)
+    table.apply(KeyListing((config({"ModelRoute/r": ROUTE}),), 3), 0.0)
+    table.apply(Changes((config({"ModelRoute/r": "kind: Foo"}),), 4), 0.0)
     assert [route.metadata.name for route in table.routes] == ["r"]
     assert "not a known kind" in table.faults["/bridge/v1/config/ModelRoute/r"]
-    table.apply(Changes((Deleted("/bridge/v1/config/ModelRoute/r", 5),), 5), 0.0)
+    table.apply(Changes((item("config", b"rubbish"),), 5), 0.0)
+    assert [route.metadata.name for route in table.routes] == ["r"]
+    assert "cannot be unpacked" in table.faults["/bridge/v1/config"]
+    table.apply(Changes((config({}),), 6), 0.0)
     assert (table.routes, table.faults) == ([], {})
+    table.apply(Changes((config({"ModelRoute/r": ROUTE}),), 7), 0.0)
+    assert table.created == {"ModelRoute/r": 1}
+    table.apply(KeyListing((), 8), 0.0)
+    assert (table.routes, table.texts, table.created) == ([], {}, {})
 
 
 def test_a_new_listing_replaces_what_was() -> None:

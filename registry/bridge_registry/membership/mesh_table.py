@@ -6,7 +6,7 @@ is left out and kept in `faults`; of a config document the last good text stays 
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from typing import TypeVar
 
 import msgspec
@@ -24,7 +24,7 @@ from bridge_core.snapshot import Instance
 from bridge_core.store.api import Deleted, KeyListing, KeyValue, WatchEvent
 from bridge_registry import keyspace
 from bridge_registry.membership.membership_rules import Membership
-from bridge_registry.records import NodeRecord, RecordFault, SerialRecord, decode
+from bridge_registry.records import ConfigRecord, NodeRecord, RecordFault, SerialRecord, decode, unpack
 from bridge_registry.rollouts.plan import RolloutPlan, plan_of
 from bridge_registry.rollouts.rollout_rules import RolloutPosition
 
@@ -44,8 +44,7 @@ class MeshTable:
         revoked: Revoked certificates by serial.
         documents: Applied config, "<kind>/<name>" to what it says.
         texts: The same as YAML.
-        modified: The same as the revision it was applied at.
-        created: The same as the revision it was first applied at.
+        created: The same as the number of the config's revision since which it has been there.
         positions: Where each rollout stands, and the revision that says so, by its name.
         faults: Key to what is wrong with what is stored there.
     """
@@ -57,7 +56,6 @@ class MeshTable:
         self.revoked: dict[str, SerialRecord] = {}
         self.documents: dict[str, AnyDocument] = {}
         self.texts: dict[str, str] = {}
-        self.modified: dict[str, int] = {}
         self.created: dict[str, int] = {}
         self.positions: dict[str, tuple[RolloutPosition, int]] = {}
         self.faults: dict[str, str] = {}
@@ -119,12 +117,13 @@ class MeshTable:
         for prefix, held in (
             (keyspace.NODES, self.nodes),
             (keyspace.REVOKED, self.revoked),
-            (keyspace.CONFIG, self.texts),
             (keyspace.ROLLOUTS, self.positions),
         ):
             for name in [name for name in held if prefix + name not in keys]:
                 self._delete(prefix + name, now)
-        self.faults = {key: fault for key, fault in self.faults.items() if key in keys}
+        if keyspace.CONFIG not in keys:
+            self._delete(keyspace.CONFIG, now)
+        self.faults = {key: fault for key, fault in self.faults.items() if _stored_at(key) in keys}
         instances = []
         for item in listing.items:
             if item.key.startswith(keyspace.MEMBERS):
@@ -145,7 +144,7 @@ class MeshTable:
         elif item.key.startswith(keyspace.REVOKED):
             if (serial := self._decoded(item, SerialRecord)) is not None:
                 self.revoked[item.key.removeprefix(keyspace.REVOKED)] = serial
-        elif item.key.startswith(keyspace.CONFIG):
+        elif item.key == keyspace.CONFIG:
             self._put_config(item)
         elif item.key.startswith(keyspace.ROLLOUTS):
             self._put_position(item)
@@ -160,24 +159,46 @@ class MeshTable:
             self.revoked.pop(key.removeprefix(keyspace.REVOKED), None)
         elif key.startswith(keyspace.ROLLOUTS):
             self.positions.pop(key.removeprefix(keyspace.ROLLOUTS), None)
-        elif key.startswith(keyspace.CONFIG):
-            name = key.removeprefix(keyspace.CONFIG)
-            for held in (self.documents, self.texts, self.modified, self.created):
-                held.pop(name, None)
+        elif key == keyspace.CONFIG:
+            self._keep_documents(())
 
     def _put_config(self, item: KeyValue) -> None:
-        name = item.key.removeprefix(keyspace.CONFIG)
-        if self.modified.get(name) == item.mod_revision:
+        config = self._unpacked(item)
+        if config is None:
             return
-        text = item.value.decode("utf-8", "replace")
+        self._keep_documents(config.documents)
+        for name, document in config.documents.items():
+            if self.texts.get(name) != document.text:
+                self._put_document(name, document.text)
+            if name in self.texts:
+                self.created[name] = document.born
+
+    def _put_document(self, name: str, text: str) -> None:
+        key = f"{keyspace.CONFIG}/{name}"
         loaded = load([(name, text)], alone=True)
         if loaded.faults or len(loaded.documents) != 1 or loaded.documents[0].key != name:
-            self.faults[item.key] = "; ".join(map(str, loaded.faults)) or "not this one document"
+            self.faults[key] = "; ".join(map(str, loaded.faults)) or "not this one document"
             return
+        self.faults.pop(key, None)
         self.documents[name] = loaded.documents[0].parsed
         self.texts[name] = text
-        self.modified[name] = item.mod_revision
-        self.created[name] = item.create_revision
+
+    def _keep_documents(self, names: Collection[str]) -> None:
+        for name in [name for name in self.texts if name not in names]:
+            for held in (self.documents, self.texts, self.created):
+                held.pop(name, None)
+        self.faults = {
+            key: fault
+            for key, fault in self.faults.items()
+            if _stored_at(key) == key or key.removeprefix(f"{keyspace.CONFIG}/") in names
+        }
+
+    def _unpacked(self, item: KeyValue) -> ConfigRecord | None:
+        try:
+            return unpack(item, ConfigRecord)
+        except RecordFault as fault:
+            self.faults[item.key] = fault.message
+            return None
 
     def _put_position(self, item: KeyValue) -> None:
         position = self._decoded(item, RolloutPosition)
@@ -201,3 +222,8 @@ class MeshTable:
         except RecordFault as fault:
             self.faults[item.key] = fault.message
             return None
+
+
+def _stored_at(key: str) -> str:
+    """The key that a fault's key is about: documents are all in one."""
+    return keyspace.CONFIG if key.startswith(f"{keyspace.CONFIG}/") else key

@@ -94,7 +94,7 @@ def free_port() -> int:
 class EtcdBed:
     lease_s = 2.0  # etcd's least: one and a half election timeouts, rounded up
 
-    def __init__(self, folder: Path, certificates: Certificates) -> None:
+    def __init__(self, folder: Path, certificates: Certificates, *, default_limits: bool = False) -> None:
         self.certificates = certificates
         self.server = EtcdServer(
             EtcdOptions(
@@ -105,7 +105,8 @@ class EtcdBed:
                 cert=certificates.server_cert,
                 key=certificates.server_key,
                 ca=certificates.ca,
-            )
+            ),
+            default_limits=default_limits,
         )
         self.url = self.server.settings.url
 
