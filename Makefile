@@ -29,7 +29,7 @@ status: ## what of the mesh is alive
 	@$(BIN)/bridgectl status $(UP)
 
 test: setup-dev ## set up, then run every test
-	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile tests/unit tests/contract tests/scenarios $(T)
+	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile tests/unit tests/contract tests/scenarios tests/attacks $(T)
 	$(BIN)/python -m pytest -n $(MESHES) --dist loadfile tests/cluster tests/faults tests/gpu $(T)
 
 unit: setup-dev ## only the tests that start no process

@@ -28,6 +28,7 @@ from bridge_registry.records import NodeRecord, SerialRecord, TokenRecord, decod
 log = structlog.get_logger()
 
 _ATTEMPTS: Final = 8  # of a transaction that others keep overtaking
+_BATCH: Final = 100  # operations: etcd's default is 128 a transaction
 
 
 class JoinRequest(msgspec.Struct, frozen=True):
@@ -144,13 +145,17 @@ class Enroller:
         item, record = self._check_member(peer, await self._store.get(keyspace.NODES + name))
         # Also when its serial's record is gone or was never written.
         own = SerialRecord(str(peer.identity), record.expires, "left")
-        revocations = {peer.serial: own, **await self._live_serials(name, "left")}
+        others = await self._live_serials(name, "left")
+        unchanged = [Unchanged(item.key, item.mod_revision)]
+        # Its own with its record: a node whose leaving broke off can ask again.
+        own = others.pop(peer.serial, own)
         ops: list[Op] = [
             Delete(item.key),
             Delete(keyspace.members_of(name), prefix=True),
-            *(Put(keyspace.REVOKED + serial, encode(gone)) for serial, gone in revocations.items()),
+            *await self._revoking(others, unchanged),
+            Put(keyspace.REVOKED + peer.serial, encode(own)),
         ]
-        await self._commit_or_retry(ops, [Unchanged(item.key, item.mod_revision)])
+        await self._commit_or_retry(ops, unchanged)
         log.info("node_left", node=name, serial=peer.serial)
 
     async def revoke(self, name: str, author: str) -> None:
@@ -167,12 +172,13 @@ class Enroller:
             raise BridgeError(f"there is no node {name!r}", hint="`bridgectl status` lists them")
         record = msgspec.structs.replace(decode(item, NodeRecord), state="revoked")
         revocations = await self._live_serials(name, f"revoked by {author}")
+        unchanged = [Unchanged(item.key, item.mod_revision)]
         ops: list[Op] = [
             Put(item.key, encode(record)),
             Delete(keyspace.members_of(name), prefix=True),
-            *(Put(keyspace.REVOKED + serial, encode(gone)) for serial, gone in revocations.items()),
+            *await self._revoking(revocations, unchanged),
         ]
-        await self._commit_or_retry(ops, [Unchanged(item.key, item.mod_revision)])
+        await self._commit_or_retry(ops, unchanged)
         log.warning("node_revoked", node=name, by=author, certificates=sorted(revocations))
 
     async def _join(self, token: JoinToken, request: JoinRequest) -> Issued:
@@ -203,16 +209,16 @@ class Enroller:
                 Put(keyspace.NODES + request.node, encode(node)),
                 self._serial_op(issued),
             ]
+            conditions = [
+                Unchanged(keyspace.TOKENS + token.id, token_item.mod_revision if token_item else 0),
+                Unchanged(keyspace.NODES + request.node, node_item.mod_revision if node_item else 0),
+            ]
             if not repeated:
                 used = msgspec.structs.replace(record, uses_left=record.uses_left - 1)
                 ops.append(Put(keyspace.TOKENS + token.id, encode(used)))
                 if existing is not None:
                     replaced = await self._live_serials(request.node, "replaced")
-                    ops += [Put(keyspace.REVOKED + old, encode(gone)) for old, gone in replaced.items()]
-            conditions = [
-                Unchanged(keyspace.TOKENS + token.id, token_item.mod_revision if token_item else 0),
-                Unchanged(keyspace.NODES + request.node, node_item.mod_revision if node_item else 0),
-            ]
+                    ops += await self._revoking(replaced, conditions)
             outcome = await self._store.commit(ops, if_=[*conditions, self._fence()])
             if outcome.committed:
                 return issued
@@ -308,6 +314,19 @@ class Enroller:
             for serial, record in records
             if record.identity == identity and record.expires > now
         }
+
+    async def _revoking(
+        self, revocations: Mapping[str, SerialRecord], conditions: list[Unchanged]
+    ) -> list[Op]:
+        """The writes that revoke certificates, for the caller's transaction.
+
+        Of more than fit into one the first are written now: a node may have let itself be given any number.
+        """
+        ops: list[Op] = [Put(keyspace.REVOKED + serial, encode(gone)) for serial, gone in revocations.items()]
+        while len(ops) > _BATCH:
+            await self._commit_or_retry(ops[:_BATCH], conditions)
+            del ops[:_BATCH]
+        return ops
 
     async def _commit_or_retry(self, ops: list[Op], conditions: list[Unchanged]) -> None:
         outcome = await self._store.commit(ops, if_=[*conditions, self._fence()])
