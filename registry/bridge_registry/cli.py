@@ -83,6 +83,7 @@ def run_command(
         str,
         typer.Option(
             "--store-guard",
+            envvar="BRIDGE_REGISTRY_STORE_GUARD",
             help="Store guards as nodes reach them: https://a:11404,https://b:11404. "
             "Without, one at the first --host.",
         ),
@@ -126,14 +127,25 @@ def run_command(
 @app.command("store-guard")
 def store_guard_command(
     *,
-    etcd: Annotated[str, typer.Option("--etcd", help="Endpoints: https://a:2379,https://b:2379")],
+    etcd: Annotated[
+        str,
+        typer.Option(
+            "--etcd", envvar="BRIDGE_REGISTRY_ETCD", help="Endpoints: https://a:2379,https://b:2379"
+        ),
+    ],
     state_dir: StateDir = _STATE,
     name: Name = _NAME,
     listen: Annotated[
-        str, typer.Option("--listen", help="host:port that nodes reach it at; port 0: any.")
+        str,
+        typer.Option(
+            "--listen",
+            envvar="BRIDGE_STORE_GUARD_LISTEN",
+            help="host:port that nodes reach it at; port 0: any.",
+        ),
     ] = f"0.0.0.0:{GUARD_PORT}",
     admin: Annotated[
-        str, typer.Option("--admin", help="host:port of the admin listener.")
+        str,
+        typer.Option("--admin", envvar="BRIDGE_STORE_GUARD_ADMIN", help="host:port of the admin listener."),
     ] = f"127.0.0.1:{GUARD_PORT + 1}",
     ready_file: Annotated[
         Path | None, typer.Option("--ready-file", help="Written when it listens: pid and addresses, JSON.")
