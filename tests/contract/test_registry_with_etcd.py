@@ -213,6 +213,22 @@ async def test_a_node_joins_registers_and_writes_nobody_elses_prefix(mesh: Mesh)
     await two.close()
 
 
+async def test_a_lease_goes_on_while_no_registry_runs(mesh: Mesh) -> None:
+    store, _, _ = await enrol(mesh, "outlives")
+    lease = await store.lease(2.0)
+    held = await lease.changed(0)
+    key = "/bridge/v1/members/outlives/0"
+    assert (await store.commit([Put(key, b"{}", lease=held)])).committed
+    assert await asyncio.to_thread(mesh.stop) == 0
+    end = time.monotonic() + 5.0  # more than two lives of the lease
+    await eventually(lambda: lease.expires_at > end, 30)
+    assert (lease.id, store.fault) == (held, None)
+    assert await store.get(key) is not None
+    await store.close()
+    mesh.start()
+    await mesh.serving()
+
+
 async def test_a_restart_keeps_tokens_nodes_and_identity(mesh: Mesh) -> None:
     store, answer, key_pem = await enrol(mesh, "stays")
     before = describe((mesh.pki / "registry.pem").read_bytes()).serial
