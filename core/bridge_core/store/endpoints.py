@@ -106,6 +106,10 @@ _REFUSALS: Final = frozenset(
 )
 
 
+class StoreSilent(StoreUnavailable):
+    """A stream of a connection that stands gave no answer in time."""
+
+
 def translate(error: grpc.RpcError, url: str) -> StoreUnavailable | StoreRefused:
     """The error of the store that a gRPC error stands for."""
     code, details = error.code(), error.details() or ""
@@ -292,8 +296,11 @@ class Endpoints:
             else:
                 self.failed(endpoint, fault, timeout=error.code() is grpc.StatusCode.DEADLINE_EXCEEDED)
             raise fault from error
-        except (StoreRefused, StoreUnavailable) as fault:  # unreadable files, a closed channel
-            self.failed(endpoint, fault)
+        except (
+            StoreRefused,
+            StoreUnavailable,
+        ) as fault:  # unreadable files, a closed channel, a silent stream
+            self.failed(endpoint, fault, timeout=isinstance(fault, StoreSilent))
             raise
         self.answered(endpoint)
         return answer

@@ -134,6 +134,7 @@ class GuardProcess:
         finally:
             if admin is not None:
                 await admin.close(0.0)
+            self.service.close()
             await server.stop(_GRACE_S)
             await self._front.close()
 

@@ -26,6 +26,7 @@ from bridge_registry.store_guard.budget_rules import AT_ONCE, NodeBudget
 from bridge_registry.store_guard.guard_rules import Allowed, Reason, Refused
 from bridge_registry.store_guard.guard_table import GuardTable
 from bridge_registry.store_guard.refusal_log import RefusalLog
+from bridge_registry.store_guard.renewals import Renewals
 from bridge_wire.etcd.rpc_pb2 import (
     LeaseGrantRequest,
     LeaseGrantResponse,
@@ -45,7 +46,6 @@ log = structlog.get_logger()
 
 Context: TypeAlias = grpc.aio.ServicerContext[bytes, bytes]
 
-_STREAM_S: Final = 60.0  # a stream that renews a lease ends after this, used or not
 _MOST_BUDGETS: Final = 4_096
 
 _METHODS: Final[dict[str, type[Message]]] = {
@@ -104,6 +104,7 @@ class StoreGuard(grpc.GenericRpcHandler):  # type: ignore[misc]  # grpc has no t
         self._trust_domain = trust_domain
         self._caller_of = caller_of
         self._now = now
+        self._renewals = Renewals(endpoints)
         self._budgets: dict[str, NodeBudget] = {}
         self._said = RefusalLog(now)
         self.allowed: Counter[str] = Counter()
@@ -133,13 +134,15 @@ class StoreGuard(grpc.GenericRpcHandler):  # type: ignore[misc]  # grpc has no t
 
         return grpc.unary_unary_rpc_method_handler(unary)
 
+    def close(self) -> None:
+        """Ends its streams to etcd."""
+        self._renewals.close()
+
     async def _keep_alive(self, requests: AsyncIterator[bytes], context: Context) -> AsyncIterator[bytes]:
         async with self._answering(_KEEP_ALIVE, context) as peer:
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(_STREAM_S):
-                    async for data in requests:
-                        yield (await self._renewed(peer, data)).SerializeToString()
-                        self.allowed[_KEEP_ALIVE] += 1
+            async for data in requests:
+                yield (await self._renewed(peer, data)).SerializeToString()
+                self.allowed[_KEEP_ALIVE] += 1
 
     async def _renewed(self, peer: Peer | None, data: bytes) -> LeaseKeepAliveResponse:
         try:
@@ -221,7 +224,7 @@ class StoreGuard(grpc.GenericRpcHandler):  # type: ignore[misc]  # grpc has no t
             case LeaseRevokeRequest():
                 return await self._read(lambda channel, t: _lease(channel).LeaseRevoke(request, timeout=t))
             case LeaseKeepAliveRequest():
-                return await self._read(lambda channel, t: _keep(channel, request, t))
+                return await self._renewals.renew(request.ID)
             case StatusRequest():
                 await self._read(lambda channel, t: _maintenance(channel).Status(request, timeout=t))
                 return StatusResponse()  # that etcd answers is all a node needs to know
@@ -271,20 +274,6 @@ def _parsed(kind: type[Message], data: bytes) -> Any:
         return kind.FromString(data)
     except DecodeError as fault:  # also of what is nested without end
         raise _Refusal(Refused(Reason.MALFORMED, f"not a {kind.__name__}")) from fault
-
-
-async def _keep(channel: grpc.aio.Channel, request: LeaseKeepAliveRequest, timeout: float) -> Any:
-    stream = _lease(channel).LeaseKeepAlive(timeout=timeout)
-    try:
-        await stream.write(request)
-        answer = await stream.read()
-    except asyncio.InvalidStateError as fault:  # the call ended before the write
-        raise StoreUnavailable("etcd ended the keep-alive") from fault
-    finally:
-        stream.cancel()
-    if answer is grpc.aio.EOF:
-        raise StoreUnavailable("etcd ended the keep-alive")
-    return answer
 
 
 def _kv(channel: grpc.aio.Channel) -> Any:
