@@ -70,6 +70,7 @@ class RegistryFigures(Collector):
             "snapshot_epoch": ("Epoch of the published snapshot", hub.current.version.epoch),
             "snapshot_revision": ("Revision of the published snapshot", hub.current.version.revision),
             "snapshot_instances": ("Instances in the published snapshot", len(hub.current.instances)),
+            "store_guards": ("Store guards that live", len(publisher.table.guards)),
             "nodes": ("Enrolled nodes", len(publisher.table.nodes)),
             "members_missing": ("Members kept by grace alone", len(publisher.table.membership.missing)),
             "agents_connected": ("Agents that follow snapshots here", len(hub.acknowledged)),

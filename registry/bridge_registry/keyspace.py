@@ -15,6 +15,7 @@ CA_SEALED_KEY: Final = ROOT + "ca/key"
 SERIALS: Final = ROOT + "ca/serials/"
 REVOKED: Final = ROOT + "ca/revoked/"
 LEASES: Final = ROOT + "leases/"
+GUARDS: Final = ROOT + "guards/"
 ROLLOUTS: Final = ROOT + "rollouts/"
 LEADER: Final = ROOT + "leader/"
 

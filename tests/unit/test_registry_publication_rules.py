@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from bridge_core.node_class import NodeClass, ResourceLimits
 from bridge_core.ring import ring_of
 from bridge_core.snapshot import Instance, Snapshot, SnapshotRejected, Version, apply
-from bridge_core.store.api import Changes, KeyListing, KeyValue
+from bridge_core.store.api import Changes, Deleted, KeyListing, KeyValue
 from bridge_registry.membership.mesh_table import MeshTable
 from bridge_registry.publication import builder
 from bridge_registry.publication.hub import KEPT, Hub
@@ -106,6 +106,25 @@ def test_an_instance_that_claims_another_place_is_ignored() -> None:
     table.apply(Changes((member("a"),), 4), 0.0)
     assert set(table.membership.members) == {"a/0"}
     assert set(table.faults) == {"/bridge/v1/members/a/1"}
+
+
+def test_leases_that_end_while_no_store_guard_lives_are_not_believed() -> None:
+    table = MeshTable(())
+    table.apply(KeyListing((member("a"), item("guards/r1", b"{}"), item("guards/r2", b"{}")), 3), 0.0)
+    for guard in ("r1", "r2"):
+        table.apply(Changes((Deleted(f"/bridge/v1/guards/{guard}", 4),), 4), 1.0)
+    table.apply(Changes((Deleted("/bridge/v1/members/a/0", 5),), 5), 3.0)
+    assert set(table.membership.members) == {"a/0"}
+    assert table.membership.settle(100.0) == ()
+    table.apply(Changes((item("guards/r1", b"{}"),), 6), 100.0)
+    assert table.membership.settle(106.0) == ("a/0",)
+
+
+def test_a_mesh_that_never_had_a_store_guard_believes_as_before() -> None:
+    table = MeshTable(())
+    table.apply(KeyListing((member("a"), member("b"), member("c")), 3), 0.0)
+    table.apply(Changes((Deleted("/bridge/v1/members/a/0", 5),), 5), 3.0)
+    assert set(table.membership.members) == {"b/0", "c/0"}
 
 
 def test_a_bad_document_keeps_the_last_good_one() -> None:

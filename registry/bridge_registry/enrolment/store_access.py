@@ -35,6 +35,7 @@ Rpc = Callable[[AuthStub, float], Awaitable[Any]]
 _GUARD_MAY: Final = (
     (keyspace.MEMBERS, Permission.READWRITE),
     (keyspace.LEASES, Permission.READWRITE),
+    (keyspace.GUARDS, Permission.READWRITE),
     (keyspace.NODES, Permission.READ),
     (keyspace.REVOKED, Permission.READ),
 )

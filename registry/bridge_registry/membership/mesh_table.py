@@ -46,6 +46,7 @@ class MeshTable:
         texts: The same as YAML.
         created: The same as the number of the config's revision since which it has been there.
         positions: Where each rollout stands, and the revision that says so, by its name.
+        guards: Keys of the store guards that live.
         faults: Key to what is wrong with what is stored there.
     """
 
@@ -58,6 +59,7 @@ class MeshTable:
         self.texts: dict[str, str] = {}
         self.created: dict[str, int] = {}
         self.positions: dict[str, tuple[RolloutPosition, int]] = {}
+        self.guards: set[str] = set()
         self.faults: dict[str, str] = {}
 
     @property
@@ -108,12 +110,14 @@ class MeshTable:
                     self._delete(change.key, now)
                 else:
                     self._put(change)
+            self._note_guards(event.events, now)
         self.revision = event.revision
         if self.mesh_spec is not None:
             self.membership.ttl_s = self.mesh_spec.lease_ttl
 
     def _replace(self, listing: KeyListing, now: float) -> None:
         keys = {item.key for item in listing.items}
+        self._set_guards({key for key in keys if key.startswith(keyspace.GUARDS)}, now)
         for prefix, held in (
             (keyspace.NODES, self.nodes),
             (keyspace.REVOKED, self.revoked),
@@ -132,6 +136,21 @@ class MeshTable:
             else:
                 self._put(item)
         self.membership.replace(instances, now)
+
+    def _note_guards(self, events: Iterable[KeyValue | Deleted], now: float) -> None:
+        guards = set(self.guards)
+        for event in events:
+            if event.key.startswith(keyspace.GUARDS):
+                (guards.discard if isinstance(event, Deleted) else guards.add)(event.key)
+        self._set_guards(guards, now)
+
+    def _set_guards(self, guards: set[str], now: float) -> None:
+        # Only a mesh that was seen to have some can be without.
+        if self.guards and not guards:
+            self.membership.cut_off(now)
+        elif guards and not self.guards:
+            self.membership.guarded_again(now)
+        self.guards = guards
 
     def _put(self, item: KeyValue) -> None:
         self.faults.pop(item.key, None)

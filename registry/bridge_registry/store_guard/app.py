@@ -19,11 +19,12 @@ from bridge_core import http1
 from bridge_core.errors import BridgeError, Fatal
 from bridge_core.etcd_server import parse_version, trusted_alone
 from bridge_core.files import write_atomically
-from bridge_core.store.api import StoreRefused
+from bridge_core.store.api import Put, StoreRefused
 from bridge_core.store.endpoints import Endpoints, StoreTiming
 from bridge_core.store.etcd import EtcdStore
 from bridge_core.systemd.notify import Notifier
 from bridge_core.tls import TlsIdentity
+from bridge_registry import keyspace
 from bridge_registry.admin_http import AdminApp, Readiness
 from bridge_registry.enrolment.pki_files import Pki
 from bridge_registry.rpc.tls_front import TlsFront
@@ -38,6 +39,7 @@ log = structlog.get_logger()
 
 _RETRY_S: Final = 1.0
 _GRACE_S: Final = 0.5
+_KNOWN_TTL_S: Final = 2.0  # etcd's least: gone before any node's lease is
 _LOOK_S: Final = 60.0  # how often its certificate's files are looked at
 _MAX_REQUEST_BYTES: Final = 1024 * 1024  # etcd's default is 1.5 MiB
 _CONNECTIONS_EACH: Final = 8  # of one node: an agent needs one, and one more when it restarts
@@ -142,9 +144,26 @@ class GuardProcess:
         async with asyncio.TaskGroup() as group:
             tasks = [group.create_task(self._follow(prefix), name=f"watch {prefix}") for prefix in PREFIXES]
             tasks += [group.create_task(self._renew_identity()), group.create_task(self._judge_etcd())]
+            tasks.append(group.create_task(self._be_known()))
             await self._stop.wait()
             for task in tasks:
                 task.cancel()
+
+    async def _be_known(self) -> None:
+        """Keeps this guard's key: while there is none, registries believe no lease's end (rule 3d there)."""
+        key = keyspace.GUARDS + self._options.pki.name
+        lease = await self._store.lease(_KNOWN_TTL_S)
+        try:
+            held = 0
+            while True:
+                held = await lease.changed(held)
+                while lease.id == held:
+                    with contextlib.suppress(BridgeError):
+                        await self._store.commit([Put(key, b"{}", lease=held)])
+                        break
+                    await asyncio.sleep(_RETRY_S)
+        finally:
+            await asyncio.shield(lease.revoke())
 
     @property
     def _fault(self) -> str:

@@ -157,12 +157,18 @@ async def test_its_figures_say_what_it_let_through_and_what_not(bed: GuardBed) -
     async with bed.guard() as guard, node.store() as store:
         await registered(store, KEY)
 
-        def figures() -> str:
-            url = f"http://127.0.0.1:{guard.admin_port}"
-            assert urllib.request.urlopen(f"{url}/readyz", timeout=5).read() == b"guarding\n"
-            return urllib.request.urlopen(f"{url}/metrics", timeout=5).read().decode()
+        def asked(path: str) -> str:
+            try:
+                url = f"http://127.0.0.1:{guard.admin_port}{path}"
+                return str(urllib.request.urlopen(url, timeout=5).read().decode())
+            except OSError as fault:
+                return str(fault)
 
-        said = await asyncio.to_thread(figures)
+        async def ready() -> bool:
+            return await asyncio.to_thread(asked, "/readyz") == "guarding\n"
+
+        await eventually(ready)
+        said = await asyncio.to_thread(asked, "/metrics")
         assert 'bridge_store_guard_allowed_total{method="Txn"} 1.0' in said
         assert "bridge_store_guard_leases 1.0" in said
         assert "bridge_store_guard_store_up 1.0" in said
