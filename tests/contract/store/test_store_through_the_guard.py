@@ -168,6 +168,7 @@ async def test_its_figures_say_what_it_let_through_and_what_not(bed: GuardBed) -
             return await asyncio.to_thread(asked, "/readyz") == "guarding\n"
 
         await eventually(ready)
+        await eventually(lambda: bool(guard.table.leases))
         said = await asyncio.to_thread(asked, "/metrics")
         assert 'bridge_store_guard_allowed_total{method="Txn"} 1.0' in said
         assert "bridge_store_guard_leases 1.0" in said
