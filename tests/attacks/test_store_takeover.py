@@ -328,6 +328,7 @@ async def test_one_node_cannot_take_what_all_need(scene: Scene) -> None:
         await registry.commit([Put(keyspace.NODES + "two2", b'{"name":"two2"}')])
     async with contextlib.AsyncExitStack() as stack:
         channels = [await stack.enter_async_context(scene.one.channel()) for _ in range(12)]
+        await keep_alive(channels[0], scene.own)  # this one stands before there are too many
         streams = []
         for channel in channels:
             for _ in range(40):
