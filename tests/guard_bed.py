@@ -13,6 +13,7 @@ import grpc
 import grpc.aio
 
 from bridge_cli.etcd_ready import ready
+from bridge_core import keyspace
 from bridge_core.etcd_server import EtcdOptions
 from bridge_core.identity import SpiffeId
 from bridge_core.identity import certificates as x509
@@ -20,7 +21,6 @@ from bridge_core.identity.spiffe import GUARD_SERVER_NAME
 from bridge_core.store.api import Delete, KeyListing, Put, StoreRefused
 from bridge_core.store.endpoints import Endpoints, StoreTiming
 from bridge_core.store.etcd import ClientTls, EtcdStore
-from bridge_registry import keyspace
 from bridge_registry.enrolment import pki_files
 from bridge_registry.enrolment.pki_files import GUARD_USER, REGISTRY_USER
 from bridge_registry.enrolment.store_access import EtcdAccess

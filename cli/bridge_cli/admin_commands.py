@@ -54,13 +54,24 @@ def token_create(
     label: Annotated[
         list[str] | None, typer.Option("--label", help="KEY=VALUE for nodes that join with it; repeatable.")
     ] = None,
+    dns_name: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--dns-name",
+            help="A host name that certificates of these nodes may carry, or *.DOMAIN; repeatable.",
+        ),
+    ] = None,
     where: Where,
 ) -> None:
     """Make a join token and print it: the only time it can be seen."""
 
     async def work(stub: Any) -> Any:
         request = wire.CreateTokenRequest(
-            ttl_seconds=_seconds(ttl), uses=uses, node_name=node, labels=labels_of(label or [])
+            ttl_seconds=_seconds(ttl),
+            uses=uses,
+            node_name=node,
+            labels=labels_of(label or []),
+            dns_names=dns_name or [],
         )
         return await stub.CreateToken(request, timeout=_TIMEOUT_S)
 
@@ -143,6 +154,7 @@ def diff_command(
     answer = where.call(work)
     _refuse_faults(answer.faults)
     sys.stdout.write(answer.unified_diff)
+    _print_warnings(answer.warnings)
     if answer.unified_diff:
         raise SystemExit(1)
 
@@ -182,7 +194,8 @@ def history_command(
         _out.print("Nothing was applied yet.")
     for revision in revisions:
         line = f"{revision.number}  {_time(revision.applied_unix)}  {_who(revision.author)}  "
-        _out.print(line + ", ".join(revision.changed), markup=False)
+        back = f"back to revision {revision.restores}: " if revision.restores else ""
+        _out.print(line + back + ", ".join(revision.changed), markup=False)
         if diffs:
             sys.stdout.write(revision.unified_diff)
 
@@ -204,9 +217,17 @@ def rollback_command(
 def _print_applied(answer: Any) -> None:
     _refuse_faults(answer.faults)
     if answer.changed:
-        _out.print(f"Revision {answer.revision}: {', '.join(answer.changed)}", markup=False)
+        gone = frozenset(answer.removed)
+        changes = ", ".join(f"{key} (deleted)" if key in gone else key for key in answer.changed)
+        _out.print(f"Revision {answer.revision}: {changes}", markup=False)
     else:
         _out.print("Nothing to change.")
+    _print_warnings(answer.warnings)
+
+
+def _print_warnings(warnings: Iterable[str]) -> None:
+    for warning in warnings:
+        _err.print(f"warning: {warning}", markup=False)
 
 
 def _refuse_faults(faults: Iterable[Any]) -> None:

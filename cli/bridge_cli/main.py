@@ -14,7 +14,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from bridge_cli import admin_commands, hindsight_commands, traffic_commands
+from bridge_cli import admin_commands, hindsight_commands, restore_command, traffic_commands
 from bridge_cli.connection import default_state_dir
 from bridge_cli.layout import MeshFile
 from bridge_cli.progress import Progress
@@ -155,6 +155,7 @@ def status_command(*, state_dir: StateOption, as_json: JsonOption = False) -> No
 # After those that one begins with: this is the order of `bridge --help`.
 admin_commands.register(app)
 traffic_commands.register(app)
+restore_command.register(app)
 hindsight_commands.register(app)
 
 

@@ -142,6 +142,7 @@ class _Raising:
         self.table = table
         self.started: list[str] = []
         self._progress = progress
+        self._concerns: tuple[str, ...] = ()
         self._access = Access(
             layout.registry_grpc, layout.pki / "ca.pem", layout.pki / "admin.pem", layout.pki / "admin.key"
         )
@@ -173,7 +174,11 @@ class _Raising:
                 await self._wait("guard", self._guard_answers)
             with self._progress.step(f"registry at {layout.registry_grpc}"):
                 self._start("registry")
-                await self._wait("registry", self._registry_answers(leading=bool(unjoined)))
+                # What an etcd that was away brings back is known once a registry leads in it.
+                leading = bool(unjoined) or "etcd" in missing
+                await self._wait("registry", self._registry_answers(leading=leading))
+            for concern in self._concerns:
+                self._progress.say(f"! {concern}")
             if unjoined:
                 with self._progress.step(f"joined: {', '.join(unjoined)}"):
                     await self._join(unjoined)
@@ -247,6 +252,7 @@ class _Raising:
                 status = await stub.Status(wire.StatusRequest(), timeout=2.0)
             if leading and not status.leader:
                 raise Unavailable("no registry leads yet")
+            self._concerns = tuple(status.concerns)
 
         return answers
 

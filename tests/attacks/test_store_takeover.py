@@ -17,11 +17,11 @@ import grpc
 import grpc.aio
 import pytest
 
+from bridge_core import keyspace
 from bridge_core.etcd_server import Version, trusted_alone
 from bridge_core.identity import certificates as x509
 from bridge_core.store.api import Delete, Put, StoreRefused, StoreUnavailable
 from bridge_core.store.endpoints import ClientTls
-from bridge_registry import keyspace
 from bridge_registry.store_guard.app import GuardProcess
 from bridge_registry.store_guard.guard_rules import Reason
 from bridge_wire.etcd import rpc_pb2 as pb

@@ -10,10 +10,10 @@ from pathlib import Path
 
 import pytest
 
+from bridge_core import keyspace
 from bridge_core.errors import BridgeError
 from bridge_core.store.api import Put, StoreRefused, Unchanged
 from bridge_core.store.etcd import EtcdStore
-from bridge_registry import keyspace
 from bridge_registry.membership.mesh_table import MeshTable
 from bridge_registry.traffic.config_desk import ConfigDesk
 from tests.contract.store.beds import Certificates, EtcdBed

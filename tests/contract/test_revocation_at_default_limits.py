@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pytest
 
+from bridge_core import keyspace
 from bridge_core.store.api import Put
 from bridge_core.store.etcd import EtcdStore
-from bridge_registry import keyspace
 from bridge_registry.records import SerialRecord, encode
 from bridge_wire.v1 import registry_pb2 as pb
 from tests.contract.store.beds import Certificates, EtcdBed

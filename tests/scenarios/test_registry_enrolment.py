@@ -20,7 +20,17 @@ from bridge_core.store.api import Put
 from bridge_wire.v1 import registry_pb2 as pb
 from bridge_wire.v1 import registry_pb2_grpc as rpc
 from tests.fakes.store import FakeEtcd, FakeStore
-from tests.registry_bed import MESH, Bed, Follower, Node, following, leading, refused
+from tests.registry_bed import (
+    MESH,
+    Bed,
+    Follower,
+    Node,
+    following,
+    leading,
+    make_settings,
+    refused,
+    running,
+)
 from tests.support import eventually
 
 UNAUTHENTICATED = grpc.StatusCode.UNAUTHENTICATED
@@ -56,11 +66,39 @@ async def test_a_node_joins_and_is_in_everybodys_snapshot(bed: Bed, etcd: FakeEt
 
 async def test_the_csr_decides_nothing_but_the_key(bed: Bed) -> None:
     key = generate_key()
-    csr = create_csr(key, SpiffeId(MESH, "admin", "root"), dns_names=["a.example"])
-    node = await bed.join("n1", key=key, csr_pem=csr)
+    csr = create_csr(key, SpiffeId(MESH, "admin", "root"), dns_names=["a.example", "google.com"])
+    token = await bed.token(dns_names=["*.Example"])
+    node = await bed.join("n1", token, key=key, csr_pem=csr)
     info = describe(node.cert_pem)
     assert info.identity == SpiffeId(MESH, "node", "n1")
-    assert "a.example" in info.dns_names
+    assert info.dns_names == ("n1", "localhost", "a.example")
+    async with node.mesh() as stub:
+        renewed = await stub.Renew(pb.RenewRequest(csr_pem=csr))
+    assert describe(renewed.identity.certificate_chain_pem).dns_names == info.dns_names
+
+
+async def test_no_request_makes_a_node_the_registry_or_another_node(bed: Bed) -> None:
+    node = await bed.join("n1")
+    await bed.join("node3")
+    await eventually(lambda: "node3" in bed.registry.publisher.table.nodes)
+    key = generate_key()
+    identity = SpiffeId(MESH, "node", "n1")
+    async with node.mesh() as stub:
+        for name in ("registry.Bridge.internal", "REGISTRY.BRIDGE.INTERNAL.", "NODE3", "node3."):
+            csr = create_csr(key, identity, dns_names=[name])
+            code, says = await refused(stub.Renew(pb.RenewRequest(csr_pem=csr)))
+            assert (code, "asks for" in says) == (grpc.StatusCode.PERMISSION_DENIED, True), name
+            facts = pb.NodeFacts(peer_address=f"{name}:11445")
+            plain = create_csr(key, identity)
+            code, says = await refused(stub.Renew(pb.RenewRequest(csr_pem=plain, facts=facts)))
+            assert code is grpc.StatusCode.PERMISSION_DENIED, name
+
+
+async def test_anybody_is_told_the_registrys_time_before_a_token_is_sent(bed: Bed) -> None:
+    async with open_channel(bed.address, bed.ca_pem) as channel:
+        hello = await rpc.EnrolmentStub(channel).Hello(pb.HelloRequest())
+    assert abs(hello.server_time_unix_ms / 1000 - time.time()) < 60
+    assert hello.trust_domain == MESH
 
 
 async def test_a_token_is_spent_after_its_uses(bed: Bed) -> None:
@@ -270,6 +308,25 @@ async def joined(bed: Bed, token: str, key: object) -> bool:
     except grpc.aio.AioRpcError:
         return False
     return True
+
+
+async def test_a_leave_that_cannot_be_committed_takes_nothing(tmp_path: Path, etcd: FakeEtcd) -> None:
+    one, two = tmp_path / "one", tmp_path / "two"
+    stores = (FakeStore(etcd), FakeStore(etcd))
+    async with running(make_settings(one), stores[0]) as leader:
+        await leader.leads()
+        node = await leader.join("n1")
+        (two / "pki").mkdir(parents=True)
+        for name in ("ca.pem", "ca.key.enc", "kek"):
+            (two / "pki" / name).write_bytes((one / "pki" / name).read_bytes())
+        async with running(make_settings(two, "r2"), stores[1]) as follower:
+            await eventually(lambda: "n1" in follower.registry.publisher.table.nodes)
+            async with node.mesh(follower) as stub:
+                code, says = await refused(stub.Leave(pb.LeaveRequest()))
+        assert (code, "leads" in says) == (grpc.StatusCode.UNAVAILABLE, True)
+        assert "/bridge/v1/nodes/n1" in etcd.items
+    for store in stores:
+        await store.close()
 
 
 def expire(etcd: FakeEtcd, token: str) -> None:

@@ -5,8 +5,8 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
+from bridge_core import keyspace
 from bridge_core.store.api import Changes, Deleted, KeyListing, KeyValue
-from bridge_registry import keyspace
 from bridge_registry.records import NodeRecord, encode
 from bridge_registry.store_guard import budget_rules as budget
 from bridge_registry.store_guard.budget_rules import NodeBudget

@@ -15,9 +15,9 @@ import grpc
 import grpc.aio
 import structlog
 
+from bridge_core import keyspace
 from bridge_core.store.api import StoreRefused
 from bridge_core.store.convert import key_range
-from bridge_registry import keyspace
 from bridge_wire.etcd.auth_pb2 import Permission, UserAddOptions
 from bridge_wire.etcd.rpc_pb2 import (
     AuthEnableRequest,

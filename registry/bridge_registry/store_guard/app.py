@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import os
 import signal
+import socket
 import time
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -15,7 +16,7 @@ import grpc.aio
 import msgspec
 import structlog
 
-from bridge_core import http1
+from bridge_core import http1, keyspace
 from bridge_core.errors import BridgeError, Fatal
 from bridge_core.etcd_server import parse_version, trusted_alone
 from bridge_core.files import write_atomically
@@ -24,7 +25,6 @@ from bridge_core.store.endpoints import Endpoints, StoreTiming
 from bridge_core.store.etcd import EtcdStore
 from bridge_core.systemd.notify import Notifier
 from bridge_core.tls import TlsIdentity
-from bridge_registry import keyspace
 from bridge_registry.admin_http import AdminApp, Readiness
 from bridge_registry.enrolment.pki_files import Pki
 from bridge_registry.rpc.tls_front import TlsFront
@@ -127,7 +127,8 @@ class GuardProcess:
         try:
             await server.start()
             await self._front.serve(*self._options.listen, self._identity.server(require_client=True))
-            app = AdminApp(GuardFigures(self.service, self.table, lambda: self._fault), self._readiness)
+            figures = GuardFigures(self.service, self.table, lambda: self._fault)
+            app = AdminApp(figures, self._readiness, socket.gethostname())
             host, port = self._options.admin
             admin = await http1.serve(app, name="guard-admin", host=host, port=port)
             self.port, self.admin_port = self._front.port, admin.port

@@ -21,9 +21,9 @@ from typing import Final, Protocol, TypeAlias
 
 import msgspec
 
+from bridge_core import keyspace
 from bridge_core.store.convert import key_range
 from bridge_core.tls import Peer
-from bridge_registry import keyspace
 from bridge_wire.etcd.rpc_pb2 import (
     Compare,
     DeleteRangeRequest,

@@ -7,8 +7,8 @@ from typing import Final
 
 import msgspec
 
+from bridge_core import keyspace
 from bridge_core.store.api import Deleted, KeyListing, WatchEvent
-from bridge_registry import keyspace
 
 PREFIXES: Final = (keyspace.NODES, keyspace.REVOKED, keyspace.LEASES)
 

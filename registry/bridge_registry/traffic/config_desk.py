@@ -16,10 +16,10 @@ from typing import Final
 import msgspec
 import structlog
 
+from bridge_core import keyspace
 from bridge_core.config import Fault, load
 from bridge_core.errors import BridgeError, Unavailable
 from bridge_core.store.api import Delete, Op, Put, Store, Unchanged
-from bridge_registry import keyspace
 from bridge_registry.records import ConfigRecord, RevisionRecord, StoredDocument, pack, unpack
 from bridge_registry.traffic.config_rules import Change, change, stored, texts
 
@@ -110,7 +110,7 @@ class ConfigDesk:
         def plan(state: _State) -> Applied:
             return Applied(change=change(state.texts, wanted, prune=True))
 
-        return await self._carry_out(plan, author)
+        return await self._carry_out(plan, author, restores=revision)
 
     async def history(self, limit: int) -> list[RevisionRecord]:
         """The newest revisions, newest first.
@@ -138,7 +138,9 @@ class ConfigDesk:
                 found[key] = document
         return found
 
-    async def _carry_out(self, plan: Callable[[_State], Applied], author: str) -> Applied:
+    async def _carry_out(
+        self, plan: Callable[[_State], Applied], author: str, *, restores: int = 0
+    ) -> Applied:
         for _ in range(_ATTEMPTS):
             state = await self._read()
             planned = plan(state)
@@ -155,6 +157,7 @@ class ConfigDesk:
                 planned.change.touched,
                 planned.change.diff,
                 planned.change.documents,
+                restores,
             )
             documents = stored(state.config.documents, planned.change.documents, number)
             config, revision = pack(ConfigRecord(number, documents)), pack(record)

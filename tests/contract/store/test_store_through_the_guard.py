@@ -13,11 +13,11 @@ from pathlib import Path
 import pytest
 
 from bridge_agent.membership.registration import Registration
+from bridge_core import keyspace
 from bridge_core.etcd_server import find_etcd, parse_version, trusted_alone, version_of
 from bridge_core.snapshot import Instance
 from bridge_core.store.api import LeaseGone, Put, StoreUnavailable
 from bridge_core.store.etcd import EtcdStore
-from bridge_registry import keyspace
 from bridge_registry.store_guard.guard_rules import MAX_LEASES, MAX_VALUE_BYTES
 from bridge_wire.etcd.rpc_pb2 import LeaseRevokeRequest
 from bridge_wire.etcd.rpc_pb2_grpc import LeaseStub
