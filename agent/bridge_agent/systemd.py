@@ -138,7 +138,7 @@ async def stop_engines(state: StateDir) -> list[int]:
 
 async def _end(folder: Path) -> list[int]:
     record = ProcessRecord.load(folder / "process.json")
-    process = record.find() if record is not None else None
+    process = record.find(folder) if record is not None else None
     if process is not None:
         try:
             await process.end(_ENGINE_GRACE_S)

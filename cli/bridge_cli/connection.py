@@ -15,7 +15,7 @@ import msgspec
 from bridge_cli.layout import MeshFile
 from bridge_core.addresses import split_address
 from bridge_core.errors import BridgeError, Fatal, Unavailable
-from bridge_core.registry_channel import open_channel
+from bridge_core.registry_channel import CertificateRefused, WrongAuthority, open_channel
 from bridge_core.tls import TlsFault, check_files
 from bridge_wire.v1 import registry_pb2_grpc as wire_grpc
 
@@ -96,43 +96,25 @@ async def admin(to: Access) -> AsyncIterator[Any]:
         check_files(to.cert, to.key, to.ca)
     except TlsFault as fault:
         raise Fatal(fault.message, hint=_IDENTITY_HINT) from fault
-    channel = open_channel(
-        to.registry, to.ca.read_bytes(), cert_pem=to.cert.read_bytes(), key_pem=to.key.read_bytes()
-    )
     try:
-        yield wire_grpc.AdminStub(channel)  # type: ignore[no-untyped-call]  # generated
+        async with open_channel(
+            to.registry, to.ca.read_bytes(), cert_pem=to.cert.read_bytes(), key_pem=to.key.read_bytes()
+        ) as channel:
+            yield wire_grpc.AdminStub(channel)  # type: ignore[no-untyped-call]  # generated
     except grpc.aio.AioRpcError as error:
         raise _translate(error, to) from error
-    finally:
-        await channel.close()
+    except WrongAuthority as fault:
+        raise Fatal(f"{fault.message}; it has to be of the mesh of {to.ca}", hint=_IDENTITY_HINT) from fault
+    except CertificateRefused as fault:
+        raise Unavailable(f"{fault.message} ({to.cert})", hint=_IDENTITY_HINT) from fault
 
 
 def _translate(error: grpc.aio.AioRpcError, to: Access) -> BridgeError:
     code, details, registry = error.code(), (error.details() or "").rstrip("."), to.registry
-    if code is grpc.StatusCode.UNAVAILABLE and ("connect" in details or "resolving" in details):
-        return _unreached(details, to)
+    if code is grpc.StatusCode.UNAVAILABLE and "connect" in details:
+        return Unavailable(f"the connection to the registry at {registry} was lost", hint="try again")
     if code is grpc.StatusCode.DEADLINE_EXCEEDED:
         return Unavailable(f"the registry at {registry} did not answer in time")
     if code is grpc.StatusCode.UNIMPLEMENTED:
         return BridgeError(f"the registry at {registry} does not know this command", hint="is it older?")
     return BridgeError(details or f"the registry at {registry} answers {code.name}")
-
-
-def _unreached(details: str, to: Access) -> BridgeError:
-    """Why there is no connection, as far as gRPC's words tell."""
-    registry = to.registry
-    if "CERTIFICATE_VERIFY_FAILED" in details:
-        return Fatal(f"the registry at {registry} is not of the mesh of {to.ca}", hint=_IDENTITY_HINT)
-    if "WRONG_VERSION_NUMBER" in details:
-        return Fatal(
-            f"what answers at {registry} is no registry", hint="its gRPC port is 11400 unless it was moved"
-        )
-    if "Socket closed" in details:
-        return Unavailable(
-            f"the registry at {registry} hung up: it is stopping, or does not accept {to.cert}",
-            hint=_IDENTITY_HINT,
-        )
-    return Unavailable(
-        f"no registry answers at {registry}",
-        hint="`bridgectl status` says what runs; `bridgectl up` starts it",
-    )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -14,6 +15,15 @@ import trustme
 from typer.testing import CliRunner, Result
 
 from bridge_cli.main import app
+from bridge_core.identity import SpiffeId
+from bridge_core.identity.certificates import (
+    Authority,
+    create_authority,
+    generate_key,
+    issue,
+    key_to_pem,
+    to_pem,
+)
 from bridge_core.registry_channel import REGISTRY_SERVER_NAME
 from bridge_wire.v1 import registry_pb2 as wire
 from bridge_wire.v1 import registry_pb2_grpc as wire_grpc
@@ -39,19 +49,21 @@ class Registry(wire_grpc.AdminServicer):
     Status = Revoke = Rollouts = CommandRollout = Restore = _serve
 
 
+def issued(authority: Authority, kind: str, *names: str) -> tuple[bytes, bytes]:
+    key, identity = generate_key(), SpiffeId.make("m", kind, "one")
+    leaf = issue(authority, key.public_key(), identity, now=time.time(), ttl_s=600, dns_names=names)
+    return key_to_pem(key), to_pem(leaf)
+
+
 @pytest.fixture
 def registry(tmp_path: Path) -> Iterator[Registry]:
-    authority = trustme.CA()
-    authority.cert_pem.write_to_path(tmp_path / "ca.pem")
-    admin = authority.issue_cert("admin.test")
-    admin.cert_chain_pems[0].write_to_path(tmp_path / "admin.pem")
-    admin.private_key_pem.write_to_path(tmp_path / "admin.key")
-    own = authority.issue_cert(REGISTRY_SERVER_NAME)
-    credentials = grpc.ssl_server_credentials(
-        [(own.private_key_pem.bytes(), own.cert_chain_pems[0].bytes())],
-        authority.cert_pem.bytes(),
-        require_client_auth=True,
-    )
+    authority = create_authority("m", now=time.time(), ttl_s=600)
+    (tmp_path / "ca.pem").write_bytes(authority.pem)
+    admin_key, admin = issued(authority, "admin")
+    (tmp_path / "admin.pem").write_bytes(admin)
+    (tmp_path / "admin.key").write_bytes(admin_key)
+    own = issued(authority, "registry", REGISTRY_SERVER_NAME)
+    credentials = grpc.ssl_server_credentials([own], authority.pem, require_client_auth=True)
     with ThreadPoolExecutor(2) as pool:
         server = grpc.server(pool)
         servicer = Registry()
@@ -226,7 +238,7 @@ def test_a_registry_that_is_not_there_is_named(registry: Registry) -> None:
     registry.port = 1
     ended = bridge(registry, "history")
     assert ended.exit_code == 1
-    assert ended.stderr.startswith("bridgectl: no registry answers at 127.0.0.1:1\n")
+    assert ended.stderr.startswith("bridgectl: no registry answers at 127.0.0.1:1: Connection refused\n")
     assert "Traceback" not in ended.output
 
 
@@ -251,8 +263,8 @@ def no_key(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("harm", "says"),
     [
-        (foreign_ca, "is not of the mesh of {folder}/ca.pem"),
-        (foreign_pair, "hung up: it is stopping, or does not accept {folder}/admin.pem"),
+        (foreign_ca, "it has to be of the mesh of {folder}/ca.pem"),
+        (foreign_pair, "hung up: it is stopping, or does not accept this certificate ({folder}/admin.pem)"),
         (rubbish, "{folder}/admin.pem holds no certificate"),
         (no_key, "there is no key file {folder}/admin.key"),
     ],

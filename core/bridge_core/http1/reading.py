@@ -66,6 +66,7 @@ class RequestReader(asyncio.Protocol):
         self._in_head = False
         self._chunked = False
         self._continue = False
+        self._keep_after_continue = False
         self.write_paused = False
         self.deadline = math.inf
 
@@ -140,6 +141,9 @@ class RequestReader(asyncio.Protocol):
             self._reject(HeadRefusal(413, "the request body is too large"))
         self._chunked = length == CHUNKED
         self._continue = expects_continue
+        if expects_continue and request.stream is not None:
+            # Until the reader begins: a client that is answered first may or may not send its body.
+            self._keep_after_continue, request.keep_alive = request.keep_alive, False
 
     def on_body(self, data: bytes) -> None:  # noqa: D102
         request = self._parsing

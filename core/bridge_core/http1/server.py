@@ -10,6 +10,7 @@ import socket
 import ssl as ssl_module
 from collections.abc import Callable
 
+from bridge_core.addresses import join_address
 from bridge_core.errors import Fatal
 from bridge_core.http1.connection import App, ServerConnection
 from bridge_core.http1.limits import HttpLimits
@@ -184,7 +185,7 @@ async def serve(
             )
     except OSError as fault:
         await server.close()
-        where = f"{host}:{port}" if sock is None else "the given socket"
+        where = join_address(host, port) if sock is None else "the given socket"
         raise Fatal(
             f"cannot listen on {where} for {name}: {os.strerror(fault.errno) if fault.errno else fault}",
             hint="another program may use the port; choose another one",
