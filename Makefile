@@ -8,7 +8,7 @@ FUZZ ?= 60
 export VENV
 
 .DEFAULT_GOAL := help
-.PHONY: help up down status setup setup-dev check lint types layers dependencies audit protos-check protos test unit fuzz mutants bench lock clean
+.PHONY: help up down status setup setup-dev check lint types layers dependencies audit protos-check protos etcd-protos test unit fuzz mutants bench lock clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' Makefile | sed -E 's/:.*## /\t/' | expand -t 16
@@ -29,7 +29,7 @@ status: ## what of the mesh is alive
 	@$(BIN)/bridgectl status $(UP)
 
 test: setup-dev ## set up, then run every test
-	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile tests/unit tests/contract tests/scenarios $(T)
+	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile tests/unit tests/contract tests/scenarios tests/attacks $(T)
 	$(BIN)/python -m pytest -n $(MESHES) --dist loadfile tests/cluster tests/faults tests/gpu $(T)
 
 unit: setup-dev ## only the tests that start no process
@@ -62,9 +62,13 @@ mutants: setup-dev ## change the rules, one comparison at a time: do the tests n
 
 protos-check:
 	tools/protos.sh --check
+	tools/etcd_protos.sh --check
 
 protos: setup-dev ## generate the protobuf, gRPC and Connect stubs
 	tools/protos.sh
+
+etcd-protos: setup-dev ## generate the stubs of etcd's API
+	tools/etcd_protos.sh
 
 bench: setup-dev ## measure against nginx and Envoy, into bench/RESULTS.md
 	$(BIN)/python -m bench $(B)

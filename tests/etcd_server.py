@@ -9,10 +9,11 @@ from bridge_core.etcd_server import EtcdOptions, arguments, environment
 
 
 class EtcdServer:
-    """An etcd that is stopped with us."""
+    """An etcd that is stopped with us. With `default_limits`, as somebody else would run it."""
 
-    def __init__(self, settings: EtcdOptions) -> None:
+    def __init__(self, settings: EtcdOptions, *, default_limits: bool = False) -> None:
         self.settings = settings
+        self._left_out = ("--max-txn-ops=", "--max-request-bytes=") if default_limits else ()
         self._process: subprocess.Popen[bytes] | None = None
 
     @property
@@ -29,7 +30,7 @@ class EtcdServer:
         self.settings.data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
         with self.settings.log_file.open("ab") as log_file:
             self._process = subprocess.Popen(
-                arguments(self.settings),
+                [word for word in arguments(self.settings) if not word.startswith(self._left_out)],
                 env=environment(),
                 stdin=subprocess.DEVNULL,
                 stdout=log_file,

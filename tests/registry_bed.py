@@ -100,6 +100,7 @@ def make_settings(state: Path, name: str = "r1", **more: object) -> RegistryOpti
         grpc=("127.0.0.1", 0),
         admin=("127.0.0.1", 0),
         etcd=("https://etcd.example:2379",),
+        guards=("https://guard.example:11404",),
         **more,  # type: ignore[arg-type]  # test shorthand
     )
 

@@ -58,6 +58,7 @@ from bridge_agent.telemetry.tally import BackendTally
 from bridge_core.addresses import join_address, split_address
 from bridge_core.http1 import coroutine_app
 from bridge_core.http1.pool import Address
+from bridge_core.identity.spiffe import GUARD_SERVER_NAME
 from bridge_core.snapshot import Snapshot
 from bridge_core.snapshot_file import SnapshotFile
 from bridge_core.store.etcd import ClientTls, EtcdStore
@@ -179,7 +180,8 @@ class Agent:
         self._view = MeshView(config.name, snapshot)
         self._revocations = Revocations(snapshot)
         self._upstreams = Upstreams(self._view, self._identity, self._engine_address)
-        self._store = EtcdStore(config.etcd, ClientTls(state.certificate, state.key, state.ca))
+        tls = ClientTls(state.certificate, state.key, state.ca, GUARD_SERVER_NAME)
+        self._store = EtcdStore(config.etcd, tls)
         holder = holder_id(state.root)
         self._registration = Registration(
             self._store,

@@ -32,10 +32,11 @@ async def take_down(state: Path, progress: Progress, *, grace_s: float = _AGENT_
     if layout is None:
         raise Fatal(f"no mesh in {state}", hint="--state-dir (or BRIDGE_STATE_DIR) names another place")
     table = load_table(state)
-    running = len(family(_roots(layout, table, (*layout.names, "registry", "etcd"))))
+    running = len(family(_roots(layout, table, (*layout.names, "registry", "guard", "etcd"))))
     for what, members, grace in (
         ("agents and their engines", layout.names, grace_s),
         ("registry", ["registry"], _OTHER_GRACE_S),
+        ("store guard", ["guard"], _OTHER_GRACE_S),
         ("etcd", ["etcd"], _OTHER_GRACE_S),
     ):
         roots = _roots(layout, table, members)
@@ -85,6 +86,7 @@ async def report(state: Path) -> dict[str, object]:
     return {
         "agents": agents,
         "registry": _alive(msgspec.to_builtins(mesh.registry), table, "registry"),
+        "guard": _alive(msgspec.to_builtins(mesh.guard), table, "guard"),
         "etcd": etcd,
         "ca": mesh.ca,
         "client": msgspec.to_builtins(mesh.client),

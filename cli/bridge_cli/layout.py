@@ -2,7 +2,7 @@
 
 With the base port B (11434): node k's HTTP is B + 1000·(k-1), its HTTPS, gRPC, peer and admin
 listeners follow at +9 to +12; the registry's gRPC and admin listeners are B-34 and B-33, etcd's client
-and peer listeners B-32 and B-31.
+and peer listeners B-32 and B-31, the store guard's and its admin listener B-30 and B-29.
 """
 
 from __future__ import annotations
@@ -68,6 +68,14 @@ class EtcdEntry(msgspec.Struct, frozen=True):
     endpoints: tuple[str, ...]
 
 
+class GuardEntry(msgspec.Struct, frozen=True):
+    """The store guard in mesh.json: what agents reach etcd through."""
+
+    pid: int
+    listener: str
+    admin: str
+
+
 class ClientEntry(msgspec.Struct, frozen=True):
     """An identity to call the mesh with: an admin's."""
 
@@ -81,6 +89,7 @@ class MeshFile(msgspec.Struct, frozen=True):
     agents: tuple[AgentEntry, ...]
     registry: RegistryEntry
     etcd: EtcdEntry
+    guard: GuardEntry
     ca: str
     client: ClientEntry
 
@@ -102,6 +111,8 @@ class Layout:
         self.registry_admin = f"{LOOPBACK}:{base - 33}"
         self.etcd_client_port = base - 32
         self.etcd_peer_port = base - 31
+        self.guard = f"{host}:{base - 30}"
+        self.guard_admin = f"{LOOPBACK}:{base - 29}"
 
     @property
     def names(self) -> list[str]:
@@ -111,7 +122,7 @@ class Layout:
     @property
     def etcd_urls(self) -> tuple[str, ...]:
         """Where etcd is reached."""
-        return self.options.etcd or (f"https://{self.options.host}:{self.etcd_client_port}",)
+        return self.options.etcd or (f"https://{LOOPBACK}:{self.etcd_client_port}",)
 
     def node_state(self, name: str) -> Path:
         """A node's state dir."""
@@ -130,15 +141,16 @@ class Layout:
         }
 
     def addresses(self, part: str) -> dict[str, str]:
-        """What listens where in a part: "etcd", "registry" or a node's name."""
+        """What listens where in a part: "etcd", "guard", "registry" or a node's name."""
         if part == "etcd":
             if self.options.etcd:
                 return {}
-            host = self.options.host
             return {
-                "clients": f"{host}:{self.etcd_client_port}",
+                "clients": f"{LOOPBACK}:{self.etcd_client_port}",
                 "peers": f"{LOOPBACK}:{self.etcd_peer_port}",
             }
+        if part == "guard":
+            return {"nodes": self.guard, "admin": self.guard_admin}
         if part == "registry":
             return {"gRPC": self.registry_grpc, "admin": self.registry_admin}
         return self.listeners(part)
@@ -151,6 +163,7 @@ class Layout:
             ),
             registry=RegistryEntry(pids.get("registry", 0), self.registry_grpc, self.registry_admin),
             etcd=EtcdEntry(pids.get("etcd", 0), self.etcd_urls),
+            guard=GuardEntry(pids.get("guard", 0), self.guard, self.guard_admin),
             ca=str(self.pki / "ca.pem"),
             client=ClientEntry(str(self.pki / "admin.pem"), str(self.pki / "admin.key")),
         )

@@ -50,7 +50,7 @@ def up_command(
         typer.Option(
             "--base-port",
             help="Node 1's HTTP port (11434). Node k's is 1000·(k-1) higher; a node's HTTPS, gRPC, peer "
-            "and admin ports follow at +9 to +12, registry and etcd lie below at -34 to -31.",
+            "and admin ports follow at +9 to +12, registry, etcd and store guard lie below at -34 to -29.",
         ),
     ] = None,
     engine: Annotated[
@@ -143,7 +143,8 @@ def status_command(*, state_dir: StateOption, as_json: JsonOption = False) -> No
         else:
             _print_status(found)
         return all(agent["alive"] and agent["ready"] for agent in found["agents"]) and bool(
-            found["registry"]["alive"] and found["etcd"]["alive"] in {True, None}
+            all(found[part]["alive"] for part in ("registry", "guard"))
+            and found["etcd"]["alive"] in {True, None}
         )
 
     state = state_dir.absolute()
@@ -185,8 +186,9 @@ def _print_status(found: dict[str, Any]) -> None:
     for agent in found["agents"]:
         alive = "ready" if agent["ready"] else "not ready" if agent["alive"] else "no"
         table.add_row(agent["name"], alive, str(agent["pid"] or ""), f"http://{agent['http']}")
-    registry, etcd = found["registry"], found["etcd"]
+    registry, etcd, guard = found["registry"], found["etcd"], found["guard"]
     table.add_row("registry", _yes(registry["alive"]), str(registry["pid"] or ""), registry["grpc"])
+    table.add_row("store guard", _yes(guard["alive"]), str(guard["pid"] or ""), guard["listener"])
     table.add_row("etcd", _yes(etcd["alive"]), str(etcd["pid"] or ""), ", ".join(etcd["endpoints"]))
     _out.print(table)
     for agent in found["agents"]:

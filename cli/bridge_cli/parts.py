@@ -54,20 +54,23 @@ def etcd_settings(layout: Layout) -> EtcdOptions:
         peer_port=layout.etcd_peer_port,
         cert=layout.pki / "etcd.pem",
         key=layout.pki / "etcd.key",
-        ca=layout.pki / "ca.pem",
-        host=layout.options.host,
+        ca=layout.pki / "etcd-ca.pem",
     )
 
 
 def launch(layout: Layout, part: str) -> tuple[list[str], dict[str, str]]:
-    """Command line and environment of "etcd", "registry" or a node."""
+    """Command line and environment of "etcd", "guard", "registry" or a node."""
     if part == "etcd":
         return arguments(etcd_settings(layout)), etcd_environment()
+    if part == "guard":
+        argv = [command("bridge-registry"), "store-guard", "--state-dir", str(layout.registry_state)]
+        argv += ["--etcd", ",".join(layout.etcd_urls)]
+        return [*argv, "--listen", layout.guard, "--admin", layout.guard_admin], environment()
     if part == "registry":
         argv = [command("bridge-registry"), "run", "--state-dir", str(layout.registry_state)]
         argv += ["--etcd", ",".join(layout.etcd_urls)]
         argv += ["--grpc", layout.registry_grpc, "--admin", layout.registry_admin]
-        argv += ["--host", layout.options.host]
+        argv += ["--host", layout.options.host, "--store-guard", f"https://{layout.guard}"]
         if not layout.options.etcd:  # ours alone, so its access control may be turned on
             argv.append("--etcd-rbac")
         return argv, environment()

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import fcntl
+import http.client
 import os
 import signal
 import time
@@ -151,7 +152,7 @@ class _Raising:
         layout = self.layout
         nodes = layout.names
         own_etcd = [] if layout.options.etcd else ["etcd"]
-        missing = [part for part in (*own_etcd, "registry", *nodes) if self.table.get(part) is None]
+        missing = [part for part in (*own_etcd, "guard", "registry", *nodes) if self.table.get(part) is None]
         unjoined = [name for name in nodes if not _joined(layout, name)]
         if not missing and not unjoined:
             await self._nodes_ready("every node is ready")
@@ -168,6 +169,9 @@ class _Raising:
                 await parts.run_to_end(parts.init_command(layout))
             with self._progress.step(f"etcd at {', '.join(layout.etcd_urls)}"):
                 await self._etcd()
+            with self._progress.step(f"store guard at {layout.guard}"):
+                self._start("guard")
+                await self._wait("guard", self._guard_answers)
             with self._progress.step(f"registry at {layout.registry_grpc}"):
                 self._start("registry")
                 # What an etcd that was away brings back is known once a registry leads in it.
@@ -213,15 +217,15 @@ class _Raising:
 
     async def _etcd(self) -> None:
         pki = self.layout.pki
-        tls = ClientTls(pki / "registry.pem", pki / "registry.key", pki / "ca.pem")
+        tls = ClientTls(pki / "registry-etcd.pem", pki / "registry-etcd.key", pki / "etcd-ca.pem")
         if self.layout.options.etcd:
             try:
                 await etcd_ready(self.layout.etcd_urls, tls, _FOREIGN_ETCD_DEADLINE_S)
             except BridgeError as fault:
                 raise Fatal(
                     fault.message,
-                    hint=f"it has to trust {pki / 'ca.pem'} (--trusted-ca-file) and to hold a certificate "
-                    f"of it, such as {pki / 'etcd.pem'}; its log says more",
+                    hint=f"it has to trust {pki / 'etcd-ca.pem'} (--trusted-ca-file) and to hold a "
+                    f"certificate of it, such as {pki / 'etcd.pem'}; its log says more",
                 ) from fault
             return
         self.layout.etcd_data.mkdir(mode=0o700, exist_ok=True)
@@ -231,6 +235,14 @@ class _Raising:
             await etcd_ready(self.layout.etcd_urls, tls, 0.0)
 
         await self._wait("etcd", answers)
+
+    async def _guard_answers(self) -> None:
+        try:
+            ready, words = await parts.ask(self.layout.guard_admin, "/readyz")
+        except (OSError, http.client.HTTPException) as fault:
+            raise Unavailable(f"the store guard does not answer: {fault}") from fault
+        if ready != 200:
+            raise Unavailable(words.decode(errors="replace").strip())
 
     def _registry_answers(self, *, leading: bool) -> Callable[[], Awaitable[None]]:
         # Only a leader enrols nodes; after a hard end the former one's lease has to run out first,

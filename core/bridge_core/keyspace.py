@@ -7,18 +7,20 @@ from typing import Final
 ROOT: Final = "/bridge/v1/"
 MEMBERS: Final = ROOT + "members/"
 NODES: Final = ROOT + "nodes/"
-CONFIG: Final = ROOT + "config/"
+CONFIG: Final = ROOT + "config"  # one value: whatever is applied is applied at once
 REVISIONS: Final = ROOT + "revisions/"
 TOKENS: Final = ROOT + "tokens/"
 CA_CERTIFICATE: Final = ROOT + "ca/certificate"
 CA_SEALED_KEY: Final = ROOT + "ca/key"
 SERIALS: Final = ROOT + "ca/serials/"
 REVOKED: Final = ROOT + "ca/revoked/"
+LEASES: Final = ROOT + "leases/"
+GUARDS: Final = ROOT + "guards/"
 ROLLOUTS: Final = ROOT + "rollouts/"
 LEADER: Final = ROOT + "leader/"
 STORE: Final = ROOT + "store"  # which store this is; see the registry's store_identity_rules
 
-_LEASED: Final = (MEMBERS, LEADER)
+_LEASED: Final = (MEMBERS, LEADER, LEASES, GUARDS)
 # History is large and only read by people; the rest of these are in the registry's own files.
 _NOT_KEPT: Final = (*_LEASED, REVISIONS, STORE, CA_CERTIFICATE, CA_SEALED_KEY)
 
@@ -29,5 +31,5 @@ def is_lasting(key: str) -> bool:
 
 
 def members_of(node: str) -> str:
-    """The prefix that a node, and it alone, may write."""
+    """The prefix that a node, and it alone, may write, through the store guard."""
     return f"{MEMBERS}{node}/"

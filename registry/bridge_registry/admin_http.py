@@ -1,4 +1,4 @@
-"""The registry's admin listener: /healthz, /readyz, /metrics."""
+"""The admin listener of a registry and of a store guard: /healthz, /readyz, /metrics."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from bridge_registry.publication.publisher import Publisher
 
 
 class Readiness(msgspec.Struct, frozen=True):
-    """Whether the registry does its work; `reason` says why not, or what is amiss all the same."""
+    """Whether the process does its work; `reason` says why not, or what is amiss all the same."""
 
     ready: bool
     reason: str
@@ -25,25 +25,16 @@ class AdminApp:
     """Answers the admin listener's requests.
 
     Args:
-        publisher: Has the figures.
-        leads: Whether this registry leads.
+        figures: What /metrics shows.
         readiness: Whether it is ready.
-        foreign: Whether the store is not the one that the mesh lived in.
         own_name: This machine's, which requests may be for.
     """
 
-    def __init__(
-        self,
-        publisher: Publisher,
-        leads: Callable[[], bool],
-        readiness: Callable[[], Readiness],
-        foreign: Callable[[], bool],
-        own_name: str,
-    ) -> None:
+    def __init__(self, figures: Collector, readiness: Callable[[], Readiness], own_name: str) -> None:
         self._readiness = readiness
         self._own_name = own_name
         self._metrics = CollectorRegistry()
-        self._metrics.register(_Figures(publisher, leads, foreign))
+        self._metrics.register(figures)
 
     def __call__(self, exchange: Exchange) -> None:
         """Answers one request."""
@@ -68,8 +59,14 @@ def _text(exchange: Exchange, status: int, text: str) -> None:
     exchange.respond(status, [(b"content-type", b"text/plain; charset=utf-8")], text.encode())
 
 
-class _Figures(Collector):
-    """Reads the figures when they are asked for."""
+class RegistryFigures(Collector):
+    """Reads the registry's figures when they are asked for.
+
+    Args:
+        publisher: Has most of them.
+        leads: Whether this registry leads.
+        foreign: Whether the store is not the one that the mesh lived in.
+    """
 
     def __init__(self, publisher: Publisher, leads: Callable[[], bool], foreign: Callable[[], bool]) -> None:
         self._foreign = foreign
@@ -77,6 +74,7 @@ class _Figures(Collector):
         self._leads = leads
 
     def collect(self) -> Iterator[GaugeMetricFamily]:
+        """See prometheus_client."""
         publisher, hub = self._publisher, self._publisher.hub
         figures = {
             "leader": ("1 while this registry leads", int(self._leads())),
@@ -89,6 +87,7 @@ class _Figures(Collector):
             "snapshot_epoch": ("Epoch of the published snapshot", hub.current.version.epoch),
             "snapshot_revision": ("Revision of the published snapshot", hub.current.version.revision),
             "snapshot_instances": ("Instances in the published snapshot", len(hub.current.instances)),
+            "store_guards": ("Store guards that live", len(publisher.table.guards)),
             "nodes": ("Enrolled nodes", len(publisher.table.nodes)),
             "members_missing": ("Members kept by grace alone", len(publisher.table.membership.missing)),
             "agents_connected": ("Agents that follow snapshots here", len(hub.acknowledged)),

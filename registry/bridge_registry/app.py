@@ -20,14 +20,14 @@ from bridge_core.errors import Fatal, Unavailable
 from bridge_core.files import write_atomically
 from bridge_core.store.api import Store, StoreRefused
 from bridge_core.store.endpoints import Endpoints, StoreTiming
-from bridge_core.store.etcd import ClientTls, EtcdStore
+from bridge_core.store.etcd import EtcdStore
 from bridge_core.systemd.notify import Notifier
 from bridge_core.tls import TlsIdentity
 from bridge_registry import upkeep
-from bridge_registry.admin_http import AdminApp, Readiness
+from bridge_registry.admin_http import AdminApp, Readiness, RegistryFigures
 from bridge_registry.election import Election
 from bridge_registry.enrolment.enroller import Enroller
-from bridge_registry.enrolment.pki_files import STORE_USER, Ensured
+from bridge_registry.enrolment.pki_files import GUARD_USER, REGISTRY_USER, Ensured
 from bridge_registry.enrolment.store_access import EtcdAccess, OpenAccess, StoreAccess
 from bridge_registry.enrolment.token_desk import TokenDesk
 from bridge_registry.leadership import Candidate, Leadership
@@ -107,7 +107,6 @@ class Registry:
             authority=ensured.authority,
             trust_domain=domain,
             directory=table,
-            access=access,
             certificate_ttl_s=lambda: table.mesh_spec.certificate_ttl if table.mesh_spec else 86_400.0,
             fence=fence,
             clock=time.time,
@@ -128,7 +127,9 @@ class Registry:
         )
         self.rollouts = RolloutController(store, self._leadership, table, load, lambda: hub.current)
         self._services = (
-            EnrolmentService(gate, enroller, hub, settings.etcd, trust_domain=domain, clock=time.time),
+            EnrolmentService(
+                gate, enroller, hub, settings.advertised_guards, trust_domain=domain, clock=time.time
+            ),
             MeshService(gate, enroller, hub, load, self._leadership.check_serving),
             AdminService(
                 gate=gate,
@@ -179,13 +180,10 @@ class Registry:
         try:
             await server.start()
             await self._front.serve(*self.settings.grpc, self._identity.server(require_client=False))
-            app = AdminApp(
-                self.publisher,
-                self._leadership.leads,
-                self._readiness,
-                lambda: bool(self._memory.foreign),
-                socket.gethostname(),
+            figures = RegistryFigures(
+                self.publisher, self._leadership.leads, lambda: bool(self._memory.foreign)
             )
+            app = AdminApp(figures, self._readiness, socket.gethostname())
             host, port = self.settings.admin
             admin = await http1.serve(app, name="registry-admin", host=host, port=port)
             self.grpc_port, self.admin_port = self._front.port, admin.port
@@ -269,12 +267,11 @@ async def run(settings: RegistryOptions) -> None:
     """
     notifier = Notifier()
     ensured = settings.ensure_pki()
-    cert, key = settings.pki.pair("registry")
-    tls = ClientTls(cert, key, settings.pki.ca)
+    tls = settings.pki.etcd_client("registry")
     store = EtcdStore(settings.etcd, tls)
     channels = Endpoints(settings.etcd, tls, StoreTiming())
     try:
-        access = EtcdAccess(channels.write, STORE_USER) if settings.etcd_rbac else OpenAccess()
+        access = EtcdAccess(channels.write, REGISTRY_USER, GUARD_USER) if settings.etcd_rbac else OpenAccess()
         registry = Registry(settings, store, access, ensured)
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):

@@ -16,7 +16,8 @@ from bridge_core.command.logs import exception_renderer
 from bridge_core.command.program import program
 from bridge_core.identity import check_node_name
 from bridge_registry import service_commands
-from bridge_registry.options import RegistryOptions
+from bridge_registry.enrolment.pki_files import Pki
+from bridge_registry.options import GUARD_PORT, RegistryOptions
 
 app = program("The registry: the mesh's CA, its members, its config, and the snapshots of all that.")
 app.add_typer(service_commands.group, name="service")
@@ -79,11 +80,20 @@ def run_command(
     admin: Annotated[
         str, typer.Option("--admin", help="host:port of the admin listener.")
     ] = "127.0.0.1:11401",
+    store_guard: Annotated[
+        str,
+        typer.Option(
+            "--store-guard",
+            envvar="BRIDGE_REGISTRY_STORE_GUARD",
+            help="Store guards as nodes reach them: https://a:11404,https://b:11404. "
+            "Without, one at the first --host.",
+        ),
+    ] = "",
     etcd_rbac: Annotated[
         bool,
         typer.Option(
             "--etcd-rbac",
-            help="Turn on etcd's access control: each node writes its own keys alone. "
+            help="Turn on etcd's access control: a store guard writes what it forwards alone. "
             "Only for an etcd that nobody else uses.",
         ),
     ] = False,
@@ -102,7 +112,8 @@ def run_command(
         name=guarded(lambda: check_node_name(name)),
         grpc=guarded(lambda: split_address(grpc, flag="--grpc")),
         admin=guarded(lambda: split_address(admin, flag="--admin")),
-        etcd=tuple(part.strip() for part in etcd.split(",") if part.strip()),
+        etcd=_listed(etcd),
+        guards=_listed(store_guard),
         etcd_rbac=etcd_rbac,
         trust_domain=trust_domain,
         hosts=tuple(host or ()),
@@ -112,6 +123,55 @@ def run_command(
     from bridge_registry import app as registry
 
     guarded(lambda: uvloop.run(registry.run(settings)))
+
+
+@app.command("store-guard")
+def store_guard_command(
+    *,
+    etcd: Annotated[
+        str,
+        typer.Option(
+            "--etcd", envvar="BRIDGE_REGISTRY_ETCD", help="Endpoints: https://a:2379,https://b:2379"
+        ),
+    ],
+    state_dir: StateDir = _STATE,
+    name: Name = _NAME,
+    listen: Annotated[
+        str,
+        typer.Option(
+            "--listen",
+            envvar="BRIDGE_STORE_GUARD_LISTEN",
+            help="host:port that nodes reach it at; port 0: any.",
+        ),
+    ] = f"0.0.0.0:{GUARD_PORT}",
+    admin: Annotated[
+        str,
+        typer.Option("--admin", envvar="BRIDGE_STORE_GUARD_ADMIN", help="host:port of the admin listener."),
+    ] = f"127.0.0.1:{GUARD_PORT + 1}",
+    ready_file: Annotated[
+        Path | None, typer.Option("--ready-file", help="Written when it listens: pid and addresses, JSON.")
+    ] = None,
+) -> None:
+    """Runs the store guard: lets nodes through to etcd, each to its own lease and records alone.
+
+    Run it beside etcd and apart from the registry, so that leases go on while the registry is down.
+    """
+    _log_to_stderr()
+    from bridge_registry.store_guard import app as guard
+
+    options = guard.GuardOptions(
+        pki=Pki(state_dir / "pki", guarded(lambda: check_node_name(name))),
+        sockets=state_dir / "guard-sockets",
+        listen=guarded(lambda: split_address(listen, flag="--listen")),
+        admin=guarded(lambda: split_address(admin, flag="--admin")),
+        etcd=_listed(etcd),
+        ready_file=ready_file,
+    )
+    guarded(lambda: uvloop.run(guard.run(options)))
+
+
+def _listed(text: str) -> tuple[str, ...]:
+    return tuple(part.strip() for part in text.split(",") if part.strip())
 
 
 def _log_to_stderr() -> None:

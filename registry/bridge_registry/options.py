@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import time
 from pathlib import Path
+from typing import Final
 
 import msgspec
 
+from bridge_core.addresses import join_address
 from bridge_registry.enrolment import pki_files
 from bridge_registry.enrolment.pki_files import Ensured, Pki
+
+GUARD_PORT: Final = 11404  # where a store guard listens unless told otherwise
 
 
 class RegistryOptions(msgspec.Struct, frozen=True):
@@ -19,9 +23,10 @@ class RegistryOptions(msgspec.Struct, frozen=True):
         name: In its identity and in the election.
         grpc: (host, port) of the gRPC listener; port 0: any.
         admin: (host, port) of the admin listener; port 0: any.
-        etcd: Endpoints, as they are also told to joining nodes.
-        etcd_rbac: Turn on etcd's access control and keep each node to its own prefix. Only for an
-            etcd of the Bridge's own: other users of a shared one would be locked out.
+        etcd: Endpoints.
+        guards: Store guards, as joining nodes are told; empty: one at the first of `hosts`.
+        etcd_rbac: Turn on etcd's access control and keep the store guards to what they forward. Only
+            for an etcd of the Bridge's own: other users of a shared one would be locked out.
         trust_domain: The mesh; None: that of the CA.
         hosts: Further names and addresses that registry and etcd are dialled by.
         mesh_config: Folder whose YAML is the applied config; None: what admins apply.
@@ -33,6 +38,7 @@ class RegistryOptions(msgspec.Struct, frozen=True):
     grpc: tuple[str, int]
     admin: tuple[str, int]
     etcd: tuple[str, ...]
+    guards: tuple[str, ...] = ()
     etcd_rbac: bool = False
     trust_domain: str | None = None
     hosts: tuple[str, ...] = ()
@@ -65,6 +71,12 @@ class RegistryOptions(msgspec.Struct, frozen=True):
         """host:port that agents and other registries are told."""
         host = self.hosts[0] if self.hosts else self.grpc[0]
         return f"{host}:{self.grpc[1]}"
+
+    @property
+    def advertised_guards(self) -> tuple[str, ...]:
+        """Where joining nodes are told that the store is."""
+        host = self.hosts[0] if self.hosts else self.grpc[0]
+        return self.guards or (f"https://{join_address(host, GUARD_PORT)}",)
 
     def ensure_pki(self) -> Ensured:
         """The CA and the registry's own certificates, made or renewed where due.

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from typing import TypeVar
+from typing import Final, TypeVar
 
 import msgspec
+import zstandard
 
 from bridge_core.decoding import Undecodable, decode_json
 from bridge_core.errors import BridgeError
@@ -12,6 +13,8 @@ from bridge_core.snapshot import Node
 from bridge_core.store.api import KeyValue
 
 T = TypeVar("T", bound=msgspec.Struct)
+
+MAX_UNPACKED_BYTES: Final = 64 * 1024 * 1024
 
 
 class RecordFault(BridgeError):
@@ -72,6 +75,27 @@ class SerialRecord(msgspec.Struct, frozen=True, omit_defaults=True):
     reason: str = ""
 
 
+class StoredDocument(msgspec.Struct, frozen=True, array_like=True):
+    """One applied document.
+
+    Attributes:
+        text: YAML.
+        changed: Number of the revision that gave it this text.
+        born: Number of the revision since which it has been there.
+    """
+
+    text: str
+    changed: int
+    born: int
+
+
+class ConfigRecord(msgspec.Struct, frozen=True):
+    """Everything that is applied: `documents` by "<kind>/<name>", as revision `number` left them."""
+
+    number: int = 0
+    documents: dict[str, StoredDocument] = {}
+
+
 class RevisionRecord(msgspec.Struct, frozen=True, omit_defaults=True):
     """One change of the applied config.
 
@@ -97,6 +121,24 @@ class RevisionRecord(msgspec.Struct, frozen=True, omit_defaults=True):
 def encode(record: msgspec.Struct) -> bytes:
     """The record's JSON."""
     return msgspec.json.encode(record, order="sorted")
+
+
+def pack(record: msgspec.Struct) -> bytes:
+    """The record's JSON, compressed: for records that hold many documents."""
+    return zstandard.ZstdCompressor(level=9).compress(encode(record))
+
+
+def unpack(item: KeyValue, kind: type[T]) -> T:
+    """The record in `item`, which `pack` made.
+
+    Raises:
+        RecordFault: it does not decode, or is larger than any config can be.
+    """
+    try:
+        raw = zstandard.ZstdDecompressor().decompress(item.value, max_output_size=MAX_UNPACKED_BYTES)
+    except zstandard.ZstdError as fault:
+        raise RecordFault(f"{item.key} in etcd cannot be unpacked: {fault}") from fault
+    return decode(msgspec.structs.replace(item, value=raw), kind)
 
 
 def decode(item: KeyValue, kind: type[T]) -> T:

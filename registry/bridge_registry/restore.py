@@ -13,12 +13,11 @@ import msgspec
 import structlog
 
 from bridge_core import keyspace
-from bridge_core.errors import BridgeError, Unavailable
+from bridge_core.errors import Unavailable
 from bridge_core.store.api import Delete, KeyValue, Op, Put, Store, StoreRefused, Unchanged
 from bridge_registry.enrolment.store_access import StoreAccess
 from bridge_registry.membership import store_identity_rules as rules
-from bridge_registry.records import NodeRecord, RecordFault, decode, encode
-from bridge_registry.rollouts.rollout_rules import RolloutPosition
+from bridge_registry.records import ConfigRecord, RecordFault, encode, unpack
 from bridge_registry.store_memory import StoreMemory, identity_of
 
 log = structlog.get_logger()
@@ -33,6 +32,7 @@ class Restored(msgspec.Struct, frozen=True):
     reason: str
     put: tuple[str, ...] = ()
     removed: tuple[str, ...] = ()
+    documents: int = 0
 
     def count(self, prefix: str) -> int:
         """How many records under `prefix` were put back."""
@@ -92,8 +92,6 @@ class Restorer:
         if not accept_store:
             done = await self._put_back(reason, there)
         await self._commit([Put(key, value) for key, value in self._founding.items()])
-        for name in _nodes(self._records()):
-            await self._access.admit(name)
         record = rules.restored(known, identity_of(listing))
         await self._commit([Put(keyspace.STORE, encode(record))])
         log.warning(
@@ -111,37 +109,10 @@ class Restorer:
         wanted = self._records()
         removed = tuple(sorted(key for key in there.keys() - wanted.keys() if keyspace.is_lasting(key)))
         put = {key: raw for key, raw in wanted.items() if key not in there or there[key].value != raw}
-        positions = {key: raw for key, raw in put.items() if key.startswith(keyspace.ROLLOUTS)}
         await self._commit(
-            [
-                *(Delete(key) for key in removed),
-                *(Put(key, raw) for key, raw in sorted(put.items()) if key not in positions),
-            ]
+            [*(Delete(key) for key in removed), *(Put(key, raw) for key, raw in sorted(put.items()))]
         )
-        await self._commit([Put(key, raw) for key, raw in (await self._reborn(positions)).items()])
-        return Restored(reason, tuple(sorted(put)), removed)
-
-    async def _reborn(self, positions: Mapping[str, bytes]) -> dict[str, bytes]:
-        """Where rollouts stand, of their documents as they are in this store.
-
-        A rollout is told by the revision that its document was created at, which is another now; it
-        would begin anew, and traffic that had moved would move back.
-        """
-        born = {
-            item.key.removeprefix(keyspace.CONFIG): item.create_revision
-            for item in (await self._store.list(keyspace.CONFIG)).items
-        }
-        result = {}
-        for key, raw in positions.items():
-            try:
-                position = decode(KeyValue(key, raw, 0, 0), RolloutPosition)
-            except RecordFault:
-                continue
-            name = key.removeprefix(keyspace.ROLLOUTS)
-            stem = position.identity.rpartition(" ")[0]
-            identity = f"{stem} {born.get(f'Rollout/{name}', 0)}"
-            result[key] = encode(msgspec.structs.replace(position, identity=identity))
-        return result
+        return Restored(reason, tuple(sorted(put)), removed, _documents(put))
 
     async def _commit(self, ops: Sequence[Op]) -> None:
         for batch in _batches(ops):
@@ -162,12 +133,12 @@ def _batches(ops: Iterable[Op]) -> Iterator[list[Op]]:
         yield batch
 
 
-def _nodes(records: Mapping[str, bytes]) -> Iterator[str]:
-    for key, raw in records.items():
-        if key.startswith(keyspace.NODES):
-            try:
-                node = decode(KeyValue(key, raw, 0, 0), NodeRecord)
-            except BridgeError:
-                continue
-            if node.state != "revoked":
-                yield node.name
+def _documents(put: Mapping[str, bytes]) -> int:
+    """How many documents of the config are among what is put back."""
+    raw = put.get(keyspace.CONFIG)
+    if raw is None:
+        return 0
+    try:
+        return len(unpack(KeyValue(keyspace.CONFIG, raw, 0, 0), ConfigRecord).documents)
+    except RecordFault:
+        return 0

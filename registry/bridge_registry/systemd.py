@@ -95,8 +95,7 @@ def _etcd(options: ServiceOptions) -> EtcdOptions:
         peer_port=peer,
         cert=pki / "etcd.pem",
         key=pki / "etcd.key",
-        ca=pki / "ca.pem",
-        host=f"[{host}]" if ":" in host else host,
+        ca=pki / "etcd-ca.pem",
     )
 
 

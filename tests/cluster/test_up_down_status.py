@@ -40,7 +40,7 @@ def bridge(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Bridge]:
 def pids(bridge: Bridge) -> dict[str, int]:
     mesh = bridge.status()
     parts = {agent["name"]: agent["pid"] for agent in mesh["agents"]}
-    return {**parts, "registry": mesh["registry"]["pid"], "etcd": mesh["etcd"]["pid"]}
+    return {**parts, **{part: mesh[part]["pid"] for part in ("registry", "guard", "etcd")}}
 
 
 def identities(bridge: Bridge) -> dict[str, bytes]:
@@ -67,12 +67,15 @@ def test_mesh_json_and_status_say_what_runs(bridge: Bridge) -> None:
         assert ports == [first, first + 9, first + 10, first + 11, first + 12]
     assert mesh["registry"]["grpc"] == layout.registry_grpc
     assert mesh["etcd"]["endpoints"] == list(layout.etcd_urls)
-    assert set(mesh) == {"agents", "registry", "etcd", "ca", "client"}
+    assert set(mesh) == {"agents", "registry", "etcd", "guard", "ca", "client"}
     for path in (mesh["ca"], mesh["client"]["cert"], mesh["client"]["key"]):
         assert Path(path).is_file()
     running = {process.pid for process in bridge.processes()}
     assert set(pids(bridge).values()) <= running
-    assert all(part["alive"] for part in (*status["agents"], status["registry"], status["etcd"]))
+    assert all(
+        part["alive"]
+        for part in (*status["agents"], *(status[part] for part in ("registry", "guard", "etcd")))
+    )
     assert all(agent["ready"] and agent["instances_seen"] == NODES for agent in status["agents"])
 
 
@@ -187,7 +190,7 @@ def test_an_etcd_of_somebody_else_is_waited_for_named_and_used(tmp_path: Path) -
             peer_port=bed.base_port + 501,
             cert=pki / "etcd.pem",
             key=pki / "etcd.key",
-            ca=pki / "ca.pem",
+            ca=pki / "etcd-ca.pem",
         )
     )
     try:

@@ -27,7 +27,7 @@ def free_base_port(nodes: int) -> int:
     for _ in range(100):
         base = random.randrange(12_000, 30_000 - 1000 * nodes)
         layout = Layout(Path(), MeshOptions(nodes=nodes, base_port=base))
-        parts = ("etcd", "registry", *layout.names)
+        parts = ("etcd", "guard", "registry", *layout.names)
         with contextlib.suppress(Fatal):
             check_free((part, where) for part in parts for where in layout.addresses(part).values())
             return base

@@ -24,7 +24,9 @@ from bridge_cli.etcd_ready import ready
 from bridge_core.errors import BridgeError, Fatal, Reaction
 from bridge_core.etcd_server import EtcdOptions, find_etcd
 from bridge_core.identity import JoinToken, SpiffeId
+from bridge_core.identity import certificates as x509
 from bridge_core.identity.certificates import create_csr, describe, generate_key, key_to_pem
+from bridge_core.identity.spiffe import GUARD_SERVER_NAME
 from bridge_core.registry_channel import fetch_ca, open_channel
 from bridge_core.snapshot import Instance, encode_entry
 from bridge_core.store.api import Put, StoreRefused
@@ -39,6 +41,9 @@ from tests.support import eventually
 pytestmark = pytest.mark.etcd
 
 COMMAND = [sys.executable, "-c", "from bridge_registry.cli import run; run()"]
+
+
+PAIRS = ("registry", "guard", "admin", "etcd", "registry-etcd", "guard-etcd")
 
 
 def command(*arguments: object) -> subprocess.CompletedProcess[str]:
@@ -70,16 +75,29 @@ class Mesh:
                 peer_port=free_port(),
                 cert=self.pki / "etcd.pem",
                 key=self.pki / "etcd.key",
-                ca=self.pki / "ca.pem",
+                ca=self.pki / "etcd-ca.pem",
             )
         )
         self.url = self.etcd.settings.url
+        self.guard_ready = folder / "guard.json"
         self.process: subprocess.Popen[bytes] | None = None
+        self.guard: subprocess.Popen[bytes] | None = None
         self.log = (folder / "registry.log").open("ab")
+
+    def start_guard(self) -> None:
+        arguments = ["store-guard", "--state-dir", self.state, "--etcd", self.url]
+        arguments += ["--listen", "127.0.0.1:0", "--admin", "127.0.0.1:0", "--ready-file", self.guard_ready]
+        self.guard = subprocess.Popen([*COMMAND, *map(str, arguments)], stderr=self.log)
+        end = time.monotonic() + 30
+        while not self.guard_ready.exists():
+            assert time.monotonic() < end
+            assert self.guard.poll() is None
+        self.guard_url = f"https://{json.loads(self.guard_ready.read_text())['listen']}"
 
     def start(self) -> None:
         self.ready_file.unlink(missing_ok=True)
         arguments = ["run", "--state-dir", self.state, "--etcd", self.url, "--etcd-rbac"]
+        arguments += ["--store-guard", self.guard_url]
         arguments += ["--grpc", "127.0.0.1:0", "--admin", "127.0.0.1:0", "--ready-file", self.ready_file]
         self.process = subprocess.Popen([*COMMAND, *map(str, arguments)], stderr=self.log)
 
@@ -103,9 +121,10 @@ class Mesh:
         return self.process.wait(20)
 
     def close(self) -> None:
-        if self.process is not None and self.process.poll() is None:
-            self.process.kill()
-            self.process.wait(10)
+        for process in (self.process, self.guard):
+            if process is not None and process.poll() is None:
+                process.kill()
+                process.wait(10)
         self.etcd.stop()
         self.log.close()
 
@@ -122,6 +141,7 @@ def processes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Mesh]:
         pytest.skip(str(fault))
     mesh = Mesh(tmp_path_factory.mktemp("mesh"))
     mesh.etcd.start()
+    mesh.start_guard()
     mesh.start()
     yield mesh
     mesh.close()
@@ -129,7 +149,8 @@ def processes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Mesh]:
 
 @pytest.fixture
 async def mesh(processes: Mesh) -> Mesh:
-    tls = ClientTls(processes.pki / "registry.pem", processes.pki / "registry.key", processes.pki / "ca.pem")
+    pki = processes.pki
+    tls = ClientTls(pki / "registry-etcd.pem", pki / "registry-etcd.key", pki / "etcd-ca.pem")
     await ready([processes.url], tls, 20)
     await processes.serving()
     return processes
@@ -150,7 +171,8 @@ async def enrol(mesh: Mesh, name: str) -> tuple[EtcdStore, pb.JoinResponse, byte
     (folder / "ca.pem").write_bytes(answer.identity.trust_bundle_pem)
     (folder / "cert.pem").write_bytes(answer.identity.certificate_chain_pem)
     (folder / "key.pem").write_bytes(key_to_pem(key))
-    tls = ClientTls(folder / "cert.pem", folder / "key.pem", folder / "ca.pem")
+    assert list(answer.etcd.endpoints) == [mesh.guard_url]
+    tls = ClientTls(folder / "cert.pem", folder / "key.pem", folder / "ca.pem", GUARD_SERVER_NAME)
     return EtcdStore(list(answer.etcd.endpoints), tls), answer, key_to_pem(key)
 
 
@@ -168,8 +190,8 @@ async def test_a_node_joins_registers_and_writes_nobody_elses_prefix(mesh: Mesh)
         "/bridge/v1/nodes/one",
         "/bridge/v1/ca/key",
     ):
-        with pytest.raises(StoreRefused):
-            await one.commit([Put(key, b"{}")])
+        with pytest.raises(StoreRefused, match="is not a record of one"):
+            await one.commit([Put(key, b"{}", lease=lease.id)])
         with pytest.raises(StoreRefused):
             await one.get(key)
     chain = answer.identity.certificate_chain_pem
@@ -190,6 +212,22 @@ async def test_a_node_joins_registers_and_writes_nobody_elses_prefix(mesh: Mesh)
         await one.get("/bridge/v1/members/one/0")
     await one.close()
     await two.close()
+
+
+async def test_a_lease_goes_on_while_no_registry_runs(mesh: Mesh) -> None:
+    store, _, _ = await enrol(mesh, "outlives")
+    lease = await store.lease(2.0)
+    held = await lease.changed(0)
+    key = "/bridge/v1/members/outlives/0"
+    assert (await store.commit([Put(key, b"{}", lease=held)])).committed
+    assert await asyncio.to_thread(mesh.stop) == 0
+    end = time.monotonic() + 5.0  # more than two lives of the lease
+    await eventually(lambda: lease.expires_at > end, 30)
+    assert (lease.id, store.fault) == (held, None)
+    assert await store.get(key) is not None
+    await store.close()
+    mesh.start()
+    await mesh.serving()
 
 
 async def test_a_restart_keeps_tokens_nodes_and_identity(mesh: Mesh) -> None:
@@ -247,7 +285,10 @@ async def test_the_admin_listener_answers(mesh: Mesh) -> None:
 def test_init_is_private_and_harmless_when_repeated(tmp_path: Path) -> None:
     first = command("init", "--state-dir", tmp_path, "--trust-domain", "x.mesh", "--host", "10.1.2.3")
     assert first.returncode == 0
-    assert "mesh x.mesh: made ca, registry, etcd, admin" in first.stdout
+    assert (
+        "mesh x.mesh: made ca, etcd-ca, registry, guard, admin, etcd, registry-etcd, guard-etcd"
+        in first.stdout
+    )
     pki = tmp_path / "pki"
     assert stat.S_IMODE(pki.stat().st_mode) == 0o700
     for path in pki.iterdir():
@@ -263,10 +304,12 @@ def test_init_is_private_and_harmless_when_repeated(tmp_path: Path) -> None:
     assert "Traceback" not in other.stderr
 
 
-@pytest.mark.parametrize("broken", ["kek", "ca.pem", "ca.key.enc", "registry.key"])
+@pytest.mark.parametrize(
+    "broken", ["kek", "ca.pem", "ca.key.enc", "registry.key", "etcd-ca.pem", "etcd-ca.key"]
+)
 def test_a_damaged_state_dir_is_named_and_never_overwritten(tmp_path: Path, broken: str) -> None:
     settings = make_settings(tmp_path)
-    assert settings.ensure_pki().written == ("ca", "registry", "etcd", "admin")
+    assert settings.ensure_pki().written == ("ca", "etcd-ca", *PAIRS)
     path = tmp_path / "pki" / broken
     path.write_bytes(b"rubbish")
     with pytest.raises(BridgeError) as caught:
@@ -281,8 +324,27 @@ def test_what_the_ca_can_issue_again_is(tmp_path: Path) -> None:
     (tmp_path / "pki" / "registry.pem").write_bytes(b"rubbish")
     (tmp_path / "pki" / "etcd.key").unlink()
     assert settings.ensure_pki().written == ("registry", "etcd")
-    for what in ("registry", "etcd", "admin"):
-        check_files(*settings.pki.pair(what), settings.pki.ca)
+    for what in PAIRS:
+        check_files(*settings.pki.pair(what), settings.pki.etcd_ca if "etcd" in what else settings.pki.ca)
+
+
+def test_etcds_own_ca_signs_for_registries_and_guards_alone(tmp_path: Path) -> None:
+    pki = make_settings(tmp_path).pki
+    ensured = make_settings(tmp_path).ensure_pki()
+    assert stat.S_IMODE(pki.etcd_ca_key.stat().st_mode) == 0o600
+    trusted = x509.from_pem(pki.etcd_ca.read_bytes())
+    for what in PAIRS:
+        leaf = x509.from_pem(pki.pair(what)[0].read_bytes())
+        signer = trusted if "etcd" in what else ensured.authority.certificate
+        leaf.verify_directly_issued_by(signer)
+        assert leaf.issuer == signer.subject
+
+
+def test_a_new_etcd_ca_signs_anew_what_the_old_one_signed(tmp_path: Path) -> None:
+    settings = make_settings(tmp_path)
+    settings.ensure_pki()
+    settings.pki.etcd_ca.unlink()
+    assert settings.ensure_pki().written == ("etcd-ca", "etcd", "registry-etcd", "guard-etcd")
 
 
 def test_an_interrupted_init_begins_again_and_a_lost_ca_does_not(tmp_path: Path) -> None:

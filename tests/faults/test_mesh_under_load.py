@@ -45,6 +45,7 @@ async def passing(load: Load, more: int = SOME) -> None:
         pytest.param(lambda mesh: end_hard(mesh.engine_pid("node2")), id="engine"),
         pytest.param(lambda mesh: mesh.kill("registry"), id="registry"),
         pytest.param(lambda mesh: mesh.kill("etcd"), id="etcd"),
+        pytest.param(lambda mesh: mesh.kill("guard"), id="store guard"),
     ],
 )
 async def test_a_kill_loses_no_request(harmed_mesh: Mesh, harm: Callable[[Mesh], None]) -> None:

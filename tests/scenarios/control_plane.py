@@ -6,6 +6,8 @@ builder, the rollout controller. Only the clock, the watch and the election are 
 
 from __future__ import annotations
 
+from collections.abc import Collection, Mapping
+
 import msgspec
 
 from bridge_core import keyspace
@@ -15,9 +17,10 @@ from bridge_core.store.api import Delete, Put, Unchanged
 from bridge_registry.membership.load_book import LoadReports
 from bridge_registry.membership.mesh_table import MeshTable
 from bridge_registry.publication.builder import entries, next_version
-from bridge_registry.records import NodeRecord, decode, encode
+from bridge_registry.records import ConfigRecord, NodeRecord, decode, encode, pack, unpack
 from bridge_registry.rollouts.controller import RolloutController
 from bridge_registry.traffic.config_desk import ConfigDesk
+from bridge_registry.traffic.config_rules import stored
 from tests.fakes.store import FakeEtcd, FakeStore
 
 LEADER_KEY = keyspace.LEADER + "1"
@@ -103,6 +106,15 @@ class ControlPlane:
         """A new leader: the key of the old one is gone."""
         self.etcd.apply([Delete(LEADER_KEY)])
         self.etcd.apply([Put(LEADER_KEY, name.encode())])
+
+    def write_config(self, texts: Mapping[str, str], *, remove: Collection[str] = ()) -> None:
+        """Documents as an apply leaves them, without what it checks."""
+        item = self.etcd.items.get(keyspace.CONFIG)
+        before = unpack(item, ConfigRecord) if item is not None else ConfigRecord()
+        kept = {key: document.text for key, document in before.documents.items() if key not in remove}
+        # No revision of its own: those are for what is told in a scenario.
+        documents = stored(before.documents, {**kept, **texts}, self.etcd.revision)
+        self.etcd.apply([Put(keyspace.CONFIG, pack(ConfigRecord(before.number, documents)))])
 
     @property
     def leader(self) -> Registry | None:

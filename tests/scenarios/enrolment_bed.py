@@ -79,7 +79,8 @@ async def open_enrolment_bed(folder: Path, trust_domain: str = "bed.local") -> A
         name="registry1",
         grpc=("127.0.0.1", 0),
         admin=("127.0.0.1", 0),
-        etcd=("https://127.0.0.1:1",),
+        etcd=("https://etcd.example:2379",),
+        guards=("https://127.0.0.1:1",),
         trust_domain=trust_domain,
     )
     ensured = settings.ensure_pki()

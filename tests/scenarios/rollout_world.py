@@ -116,12 +116,7 @@ class World(ControlPlane):
 
     def apply(self, spec: str = "") -> None:
         """Applies the route and a rollout."""
-        self.etcd.apply(
-            [
-                Put(keyspace.CONFIG + "ModelRoute/chat", ROUTE.encode()),
-                Put(keyspace.CONFIG + "Rollout/roll", (ROLLOUT % spec).encode()),
-            ]
-        )
+        self.write_config({"ModelRoute/chat": ROUTE, "Rollout/roll": ROLLOUT % spec})
 
     async def second(self) -> None:
         """One second for everybody."""

@@ -16,12 +16,21 @@ from bridge_core.identity import JoinToken, SpiffeId
 from bridge_core.identity import certificates as x509
 from bridge_core.identity.certificates import create_csr, describe, generate_key
 from bridge_core.registry_channel import WrongAuthority, open_channel
-from bridge_core.store.api import Put, StoreUnavailable
-from bridge_registry.enrolment.store_access import OpenAccess
+from bridge_core.store.api import Put
 from bridge_wire.v1 import registry_pb2 as pb
 from bridge_wire.v1 import registry_pb2_grpc as rpc
 from tests.fakes.store import FakeEtcd, FakeStore
-from tests.registry_bed import MESH, Bed, Follower, Node, following, leading, make_settings, refused, running
+from tests.registry_bed import (
+    MESH,
+    Bed,
+    Follower,
+    Node,
+    following,
+    leading,
+    make_settings,
+    refused,
+    running,
+)
 from tests.support import eventually
 
 UNAUTHENTICATED = grpc.StatusCode.UNAUTHENTICATED
@@ -44,7 +53,7 @@ async def test_a_node_joins_and_is_in_everybodys_snapshot(bed: Bed, etcd: FakeEt
     assert str(info.identity) == "spiffe://bridge.local/node/n1"
     assert 86_300 < info.not_after - time.time() <= 86_400
     assert node.joined.identity.trust_bundle_pem == bed.ca_pem
-    assert list(node.joined.etcd.endpoints) == ["https://etcd.example:2379"]
+    assert list(node.joined.etcd.endpoints) == ["https://guard.example:11404"]
     store = FakeStore(etcd)
     async with following(node, Follower()) as follower:
         await eventually(lambda: "n1" in follower.snapshot.nodes)
@@ -301,74 +310,23 @@ async def joined(bed: Bed, token: str, key: object) -> bool:
     return True
 
 
-class FailingAccess(OpenAccess):
-    """etcd goes away between the Join's transaction and the grant of access."""
-
-    def __init__(self) -> None:
-        self.faults = 1
-        self.admitted: list[str] = []
-
-    async def admit(self, node: str) -> None:
-        if self.faults:
-            self.faults -= 1
-            raise StoreUnavailable("gone")
-        self.admitted.append(node)
-
-
-async def test_a_join_that_broke_half_way_is_completed_by_its_repetition(tmp_path: Path) -> None:
-    store, access = FakeStore(FakeEtcd()), FailingAccess()
-    async with running(make_settings(tmp_path), store, access) as bed:
-        await bed.leads()
-        token, key = await bed.token(), generate_key()
-        assert (await refused(bed.join("n1", token, key=key)))[0] is grpc.StatusCode.UNAVAILABLE
-        await bed.join("n1", token, key=key)
-        assert access.admitted == ["n1"]
-    await store.close()
-
-
-class RecordingAccess(OpenAccess):
-    """Remembers who was expelled; `fault` is raised in its place."""
-
-    def __init__(self) -> None:
-        self.expelled: list[str] = []
-        self.fault: StoreUnavailable | None = None
-
-    async def expel(self, node: str) -> None:
-        if self.fault is not None:
-            raise self.fault
-        self.expelled.append(node)
-
-
 async def test_a_leave_that_cannot_be_committed_takes_nothing(tmp_path: Path, etcd: FakeEtcd) -> None:
     one, two = tmp_path / "one", tmp_path / "two"
-    stores, access = (FakeStore(etcd), FakeStore(etcd)), RecordingAccess()
+    stores = (FakeStore(etcd), FakeStore(etcd))
     async with running(make_settings(one), stores[0]) as leader:
         await leader.leads()
         node = await leader.join("n1")
         (two / "pki").mkdir(parents=True)
         for name in ("ca.pem", "ca.key.enc", "kek"):
             (two / "pki" / name).write_bytes((one / "pki" / name).read_bytes())
-        async with running(make_settings(two, "r2"), stores[1], access) as follower:
+        async with running(make_settings(two, "r2"), stores[1]) as follower:
             await eventually(lambda: "n1" in follower.registry.publisher.table.nodes)
             async with node.mesh(follower) as stub:
                 code, says = await refused(stub.Leave(pb.LeaveRequest()))
         assert (code, "leads" in says) == (grpc.StatusCode.UNAVAILABLE, True)
-        assert access.expelled == []
         assert "/bridge/v1/nodes/n1" in etcd.items
     for store in stores:
         await store.close()
-
-
-async def test_a_node_has_left_though_its_access_could_not_be_taken(tmp_path: Path, etcd: FakeEtcd) -> None:
-    store, access = FakeStore(etcd), RecordingAccess()
-    async with running(make_settings(tmp_path), store, access) as bed:
-        await bed.leads()
-        node = await bed.join("n1")
-        access.fault = StoreUnavailable("gone")
-        async with node.mesh() as stub:
-            await stub.Leave(pb.LeaveRequest())
-        assert "/bridge/v1/nodes/n1" not in etcd.items
-    await store.close()
 
 
 def expire(etcd: FakeEtcd, token: str) -> None:

@@ -7,9 +7,7 @@ import random
 import msgspec
 import pytest
 
-from bridge_core import keyspace
 from bridge_core.snapshot import Snapshot
-from bridge_core.store.api import Delete
 from bridge_core.traffic import split
 from tests.scenarios.rollout_world import PROBE, Behaviour, World
 
@@ -101,7 +99,7 @@ async def test_a_rollout_that_is_removed_and_applied_again_begins_anew() -> None
     world.behaviours["new"] = Behaviour(answer="5")
     world.apply(PROBE)
     await world.until(lambda: world.phase == "rolled-back", 10)
-    world.etcd.apply([Delete(keyspace.CONFIG + "Rollout/roll")])
+    world.write_config({}, remove=["Rollout/roll"])
     world.apply()  # before anybody has looked
     await world.until(lambda: world.phase == "progressing", 3)
 

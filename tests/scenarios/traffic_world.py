@@ -427,8 +427,8 @@ class TrafficWorld(ControlPlane):
         self._number = 0
         self.etcd.apply(
             [Put(keyspace.NODES + name, encode(NodeRecord(name, f"{name}:1"))) for name in self.names]
-            + [Put(keyspace.CONFIG + "ModelRoute/chat", (ROUTE % (70, 30)).encode())]
         )
+        self.write_config({"ModelRoute/chat": ROUTE % (70, 30)})
         for _ in range(3):
             self.tick()
 

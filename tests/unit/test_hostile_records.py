@@ -58,9 +58,7 @@ def test_every_way_not_to_decode_is_one_error(raw: bytes) -> None:
 
 
 @pytest.mark.parametrize("raw", BAD.values(), ids=BAD.keys())
-@pytest.mark.parametrize(
-    "place", ["members/a/0", "nodes/a", "ca/revoked/1", "rollouts/r", "config/ModelRoute/r"]
-)
+@pytest.mark.parametrize("place", ["members/a/0", "nodes/a", "ca/revoked/1", "rollouts/r", "config"])
 def test_a_record_that_does_not_decode_is_named_and_set_aside(place: str, raw: bytes) -> None:
     table = MeshTable(())
     good = put("members/b/0", encode_entry(Instance("b/0", "b")))

@@ -28,26 +28,27 @@ def test_ports_follow_the_base_port() -> None:
     assert layout.listeners("node3")["admin"] == "127.0.0.1:13446"
     assert (layout.registry_grpc, layout.registry_admin) == ("127.0.0.1:11400", "127.0.0.1:11401")
     assert layout.etcd_urls == ("https://127.0.0.1:11402",)
+    assert (layout.guard, layout.guard_admin) == ("127.0.0.1:11404", "127.0.0.1:11405")
 
 
 def test_no_two_listeners_share_a_port() -> None:
     layout = Layout(STATE, MeshOptions(nodes=40))
-    addresses = [
-        address for part in ("etcd", "registry", *layout.names) for address in layout.addresses(part).values()
-    ]
+    parts = ("etcd", "guard", "registry", *layout.names)
+    addresses = [address for part in parts for address in layout.addresses(part).values()]
     ports = [address.rpartition(":")[2] for address in addresses]
-    assert len(set(ports)) == len(ports) == 2 + 2 + 5 * 40
+    assert len(set(ports)) == len(ports) == 2 + 2 + 2 + 5 * 40
 
 
 def test_only_http_and_admin_stay_on_the_loopback() -> None:
     listeners = Layout(STATE, MeshOptions(host="10.0.0.1")).listeners("node1")
     away = {name for name, address in listeners.items() if address.startswith("10.0.0.1:")}
+    assert Layout(STATE, MeshOptions(host="10.0.0.1")).etcd_urls == ("https://127.0.0.1:11402",)
     assert away == {"https", "grpc", "peer"}
 
 
 def test_mesh_json_has_the_promised_shape() -> None:
     layout = Layout(STATE, MeshOptions(nodes=1))
-    mesh = layout.mesh({"etcd": 1, "registry": 2, "node1": 3})
+    mesh = layout.mesh({"etcd": 1, "registry": 2, "node1": 3, "guard": 4})
     decoded = msgspec.json.decode(msgspec.json.encode(mesh))
     assert decoded == {
         "agents": [
@@ -63,6 +64,7 @@ def test_mesh_json_has_the_promised_shape() -> None:
         ],
         "registry": {"pid": 2, "grpc": "127.0.0.1:11400", "admin": "127.0.0.1:11401"},
         "etcd": {"pid": 1, "endpoints": ["https://127.0.0.1:11402"]},
+        "guard": {"pid": 4, "listener": "127.0.0.1:11404", "admin": "127.0.0.1:11405"},
         "ca": "/state/registry/pki/ca.pem",
         "client": {"cert": "/state/registry/pki/admin.pem", "key": "/state/registry/pki/admin.key"},
     }

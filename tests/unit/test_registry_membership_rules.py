@@ -87,6 +87,33 @@ def test_a_new_listing_gives_grace_to_whom_it_lacks() -> None:
     assert sorted(members.settle(105.0)) == ["a/0", "c/0"]
 
 
+def test_while_no_guard_lives_nobodys_end_is_believed() -> None:
+    members = settled("a", "b", "c", "d", "e")
+    members.cut_off(100.0)
+    members.delete("a/0", 103.0)
+    members.delete("b/0", 104.0)
+    assert members.deadline() is None
+    assert members.settle(1_000.0) == ()
+    assert ids(members) == {"a", "b", "c", "d", "e"}
+    members.guarded_again(1_000.0)
+    members.put(an("a"))
+    assert members.settle(1_004.9) == ()
+    assert members.settle(1_005.0) == ("b/0",)
+    members.delete("c/0", 1_011.0)
+    assert ids(members) == {"a", "d", "e"}
+
+
+def test_who_went_just_before_the_last_guard_was_missed_comes_back() -> None:
+    members = settled("a", "b", "c", "d", "e")
+    members.delete("a/0", 99.0)
+    members.cut_off(100.0)
+    assert ids(members) == {"a", "b", "c", "d", "e"}
+    members.replace([an(name) for name in "bcd"], 120.0)
+    assert members.settle(200.0) == ()
+    members.guarded_again(200.0)
+    assert sorted(members.settle(205.0)) == ["a/0", "e/0"]
+
+
 def test_a_draining_instance_goes_at_once_even_in_grace() -> None:
     members = settled("a", "b")
     members.put(an("a", "draining"))

@@ -22,8 +22,8 @@ from bridge_registry.publication.subscription_rules import (
     acknowledged,
     next_send,
 )
-from bridge_registry.records import NodeRecord, SerialRecord, encode
-from bridge_registry.traffic.config_rules import change
+from bridge_registry.records import ConfigRecord, NodeRecord, SerialRecord, encode, pack
+from bridge_registry.traffic.config_rules import change, stored
 from bridge_registry.upkeep import ended
 
 ROUTE = """\
@@ -37,6 +37,10 @@ spec: {backends: [{model: m}]}
 def item(key: str, value: object, revision: int = 5) -> KeyValue:
     raw = value if isinstance(value, bytes) else encode(value)  # type: ignore[arg-type]  # a struct
     return KeyValue(f"/bridge/v1/{key}", raw, revision, revision)
+
+
+def config(texts: dict[str, str]) -> KeyValue:
+    return item("config", pack(ConfigRecord(1, stored({}, texts, 1))))
 
 
 def member(node: str, n: int = 0, **more: object) -> KeyValue:
@@ -61,7 +65,7 @@ def test_an_applied_node_class_is_published_and_goes_with_its_document() -> None
         "spec: {nodeLabels: {a: b}, limits: {memoryMax: 1GiB}}\n"
     )
     table = MeshTable(())
-    table.apply(KeyListing((item("config/NodeClass/c", text.encode()),), 3), 0.0)
+    table.apply(KeyListing((config({"NodeClass/c": text}),), 3), 0.0)
     found = Snapshot(Version(1, 3), build(table))
     assert found.node_classes == {"c": NodeClass("c", {"a": "b"}, ResourceLimits(memory_max=1 << 30))}
     table.apply(KeyListing((), 4), 0.0)
@@ -78,7 +82,7 @@ def test_a_table_becomes_entries() -> None:
                 member("a"),
                 member("gone"),
                 member("stranger"),
-                item("config/ModelRoute/r", ROUTE.encode()),
+                config({"ModelRoute/r": ROUTE}),
                 item("ca/revoked/ff", SerialRecord("x", 1.0)),
                 item("tokens/t", b"whatever"),
             ),
@@ -104,14 +108,40 @@ def test_an_instance_that_claims_another_place_is_ignored() -> None:
     assert set(table.faults) == {"/bridge/v1/members/a/1"}
 
 
+def test_leases_that_end_while_no_store_guard_lives_are_not_believed() -> None:
+    table = MeshTable(())
+    table.apply(KeyListing((member("a"), item("guards/r1", b"{}"), item("guards/r2", b"{}")), 3), 0.0)
+    for guard in ("r1", "r2"):
+        table.apply(Changes((Deleted(f"/bridge/v1/guards/{guard}", 4),), 4), 1.0)
+    table.apply(Changes((Deleted("/bridge/v1/members/a/0", 5),), 5), 3.0)
+    assert set(table.membership.members) == {"a/0"}
+    assert table.membership.settle(100.0) == ()
+    table.apply(Changes((item("guards/r1", b"{}"),), 6), 100.0)
+    assert table.membership.settle(106.0) == ("a/0",)
+
+
+def test_a_mesh_that_never_had_a_store_guard_believes_as_before() -> None:
+    table = MeshTable(())
+    table.apply(KeyListing((member("a"), member("b"), member("c")), 3), 0.0)
+    table.apply(Changes((Deleted("/bridge/v1/members/a/0", 5),), 5), 3.0)
+    assert set(table.membership.members) == {"b/0", "c/0"}
+
+
 def test_a_bad_document_keeps_the_last_good_one() -> None:
     table = MeshTable(())
-    table.apply(KeyListing((item("config/ModelRoute/r", ROUTE.encode()),), 3), 0.0)
-    table.apply(Changes((item("config/ModelRoute/r", b"kind: Foo", 4),), 4), 0.0)
+    table.apply(KeyListing((config({"ModelRoute/r": ROUTE}),), 3), 0.0)
+    table.apply(Changes((config({"ModelRoute/r": "kind: Foo"}),), 4), 0.0)
     assert [route.metadata.name for route in table.routes] == ["r"]
     assert "not a known kind" in table.faults["/bridge/v1/config/ModelRoute/r"]
-    table.apply(Changes((Deleted("/bridge/v1/config/ModelRoute/r", 5),), 5), 0.0)
+    table.apply(Changes((item("config", b"rubbish"),), 5), 0.0)
+    assert [route.metadata.name for route in table.routes] == ["r"]
+    assert "cannot be unpacked" in table.faults["/bridge/v1/config"]
+    table.apply(Changes((config({}),), 6), 0.0)
     assert (table.routes, table.faults) == ([], {})
+    table.apply(Changes((config({"ModelRoute/r": ROUTE}),), 7), 0.0)
+    assert table.created == {"ModelRoute/r": 1}
+    table.apply(KeyListing((), 8), 0.0)
+    assert (table.routes, table.texts, table.created) == ([], {}, {})
 
 
 def test_a_new_listing_replaces_what_was() -> None:

@@ -119,10 +119,10 @@ def read_csr(pem: bytes) -> CertificateRequest:
     return CertificateRequest(key, names[1], names[2])
 
 
-def create_authority(trust_domain: str, *, now: float, ttl_s: float) -> Authority:
-    """A new self-signed CA of `trust_domain`, valid from `now` (less the clock skew)."""
+def create_authority(trust_domain: str, *, now: float, ttl_s: float, name: str = "Bridge CA") -> Authority:
+    """A new self-signed CA of `trust_domain`, called `name`, valid from `now` (less the clock skew)."""
     key = generate_key()
-    subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, f"Bridge CA {trust_domain}"[:64])])
+    subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, f"{name} {trust_domain}"[:64])])
     certificate = (
         _validity(x509.CertificateBuilder(), now, ttl_s)
         .subject_name(subject)
@@ -201,6 +201,15 @@ def from_pem(pem: bytes) -> x509.Certificate:
 def pin(certificate: x509.Certificate) -> str:
     """SHA-256 of the certificate's DER, hexadecimal."""
     return hashlib.sha256(certificate.public_bytes(serialization.Encoding.DER)).hexdigest()
+
+
+def issued_by(pem: bytes, authority: Authority) -> bool:
+    """Whether the first certificate in `pem` bears the authority's signature."""
+    try:
+        from_pem(pem).verify_directly_issued_by(authority.certificate)
+    except (IdentityFault, InvalidSignature, ValueError, TypeError):
+        return False
+    return True
 
 
 def uris_of(certificate: x509.Certificate) -> tuple[str, ...]:

@@ -9,11 +9,15 @@ import msgspec
 
 from bridge_core.errors import BridgeError
 
-KINDS: Final = ("node", "admin", "client", "registry", "etcd")
+KINDS: Final = ("node", "admin", "client", "registry", "guard", "etcd")
 
 # A name that the CA puts into registries' certificates and into no others: callers check it in place
 # of the address they dialled, since registries move.
 REGISTRY_SERVER_NAME: Final = "registry.bridge.internal"
+# The same for the store guards, which agents reach in etcd's place.
+GUARD_SERVER_NAME: Final = "guard.bridge.internal"
+# In the certificate of an etcd of ours, from etcd's own CA: who may be its peer.
+ETCD_SERVER_NAME: Final = "etcd.bridge.internal"
 
 # "node/" and the name are together a certificate's common name, which X.509 caps at 64 characters.
 MAX_NAME: Final = 57

@@ -5,28 +5,34 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from etcd3aio._protobuf import (
+from bridge_core.store.api import Deleted, KeyListing, KeyValue, Op, Put, Unchanged
+from bridge_core.store.watch_rules import Response, WatchHeader
+from bridge_wire.etcd.rpc_pb2 import (
     Compare,
     DeleteRangeRequest,
     PutRequest,
+    RangeRequest,
     RequestOp,
     TxnRequest,
 )
 
-from bridge_core.store.api import Deleted, KeyListing, KeyValue, Op, Put, Unchanged
-from bridge_core.store.watch_rules import Response, WatchHeader
-
 _DELETE_EVENT = 1  # mvccpb.Event.DELETE
 
 
-def key_range(prefix: str) -> dict[str, bytes]:
-    """The `key` and `range_end` fields that mean everything under `prefix`."""
+def key_range(prefix: str) -> tuple[bytes, bytes]:
+    """The `key` and `range_end` that mean everything under `prefix`."""
     start = prefix.encode()
     # The end is the prefix with its last byte that can be raised raised by one.
     stem = start.rstrip(b"\xff")
     if not stem:
-        return {"key": start or b"\0", "range_end": b"\0"}
-    return {"key": start, "range_end": stem[:-1] + bytes([stem[-1] + 1])}
+        return start or b"\0", b"\0"
+    return start, stem[:-1] + bytes([stem[-1] + 1])
+
+
+def range_of(prefix: str, *, count_only: bool = False) -> RangeRequest:
+    """The request for everything under `prefix`, or for how many keys that is."""
+    key, range_end = key_range(prefix)
+    return RangeRequest(key=key, range_end=range_end, count_only=count_only)
 
 
 def header_of(header: Any) -> WatchHeader:
@@ -36,7 +42,7 @@ def header_of(header: Any) -> WatchHeader:
 
 def key_value_of(kv: Any) -> KeyValue:
     """A key as etcd sends it."""
-    return KeyValue(kv.key.decode(), kv.value, kv.mod_revision, kv.create_revision, kv.lease)
+    return KeyValue(_name(kv.key), kv.value, kv.mod_revision, kv.create_revision, kv.lease)
 
 
 def listing_of(answer: Any) -> KeyListing:
@@ -58,7 +64,7 @@ def response_of(answer: Any) -> Response:
     )
 
 
-def transaction(ops: Sequence[Op], conditions: Sequence[Unchanged]) -> Any:
+def transaction(ops: Sequence[Op], conditions: Sequence[Unchanged]) -> TxnRequest:
     """The request that does `ops` if all of `conditions` hold."""
     compare = [
         Compare(
@@ -72,16 +78,21 @@ def transaction(ops: Sequence[Op], conditions: Sequence[Unchanged]) -> Any:
     return TxnRequest(compare=compare, success=[_request_op(op) for op in ops])
 
 
+def _name(key: bytes) -> str:
+    # Anybody who may write may have written any bytes; no key of ours has a backslash.
+    return key.decode("utf-8", "backslashreplace")
+
+
 def _events(events: Iterable[Any]) -> Iterable[KeyValue | Deleted]:
     for event in events:
         if event.type == _DELETE_EVENT:
-            yield Deleted(event.kv.key.decode(), event.kv.mod_revision)
+            yield Deleted(_name(event.kv.key), event.kv.mod_revision)
         else:
             yield key_value_of(event.kv)
 
 
-def _request_op(op: Op) -> Any:
+def _request_op(op: Op) -> RequestOp:
     if isinstance(op, Put):
         return RequestOp(request_put=PutRequest(key=op.key.encode(), value=op.value, lease=op.lease))
-    span = key_range(op.key) if op.prefix else {"key": op.key.encode()}
-    return RequestOp(request_delete_range=DeleteRangeRequest(**span))
+    key, range_end = key_range(op.key) if op.prefix else (op.key.encode(), b"")
+    return RequestOp(request_delete_range=DeleteRangeRequest(key=key, range_end=range_end))

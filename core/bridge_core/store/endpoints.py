@@ -10,7 +10,7 @@ Rules:
 4. Certificates are read again when their files change, so a renewed one is used from the next
    call on.
 5. A call that etcd turns away because its users or roles changed meanwhile is repeated, a write
-   too: etcd says so before it does anything. Nodes that enrol at the same moment cause it.
+   too: etcd says so before it does anything. A registry that starts makes such changes.
 """
 
 from __future__ import annotations
@@ -27,22 +27,28 @@ from urllib.parse import urlsplit
 import grpc
 import grpc.aio
 import msgspec
-from etcd3aio._protobuf import MaintenanceStub, StatusRequest
 
 from bridge_core.backoff import Backoff
 from bridge_core.errors import Fatal
 from bridge_core.store.api import LeaseGone, StoreFault, StoreRefused, StoreUnavailable
+from bridge_wire.etcd.rpc_pb2 import StatusRequest
+from bridge_wire.etcd.rpc_pb2_grpc import MaintenanceStub
 
 T = TypeVar("T")
 Call = Callable[[grpc.aio.Channel, float], Awaitable[T]]
 
 
 class ClientTls(msgspec.Struct, frozen=True):
-    """The files of a client's identity (PEM). Read anew when they change."""
+    """The files of a client's identity (PEM). Read anew when they change.
+
+    With a `server_name`, servers are known by that name in their certificates, not by the address
+    that they were dialled at.
+    """
 
     cert: Path
     key: Path
     ca: Path
+    server_name: str | None = None
 
 
 class StoreTiming(msgspec.Struct, frozen=True):
@@ -79,7 +85,7 @@ _OPTIONS: Final = (
 )
 
 # How often a call is repeated that a change of users or roles overtook (rule 5), and the pauses, at
-# random below this: every node that enrols makes four such changes.
+# random below this: a registry that starts makes some ten such changes.
 _OVERTAKEN: Final = "auth: revision in header is old"
 _OVERTAKEN_TRIES: Final = 20
 _OVERTAKEN_PAUSE_S: Final = 0.02
@@ -98,6 +104,10 @@ _REFUSALS: Final = frozenset(
         grpc.StatusCode.UNIMPLEMENTED,
     }
 )
+
+
+class StoreSilent(StoreUnavailable):
+    """A stream of a connection that stands gave no answer in time."""
 
 
 def translate(error: grpc.RpcError, url: str) -> StoreUnavailable | StoreRefused:
@@ -169,7 +179,7 @@ class Endpoint:
             if credentials is None:
                 self._channel = grpc.aio.insecure_channel(self._target, options=_OPTIONS)
             else:
-                self._channel = grpc.aio.secure_channel(self._target, credentials, options=_OPTIONS)
+                self._channel = grpc.aio.secure_channel(self._target, credentials, options=self._options())
         return self._channel
 
     def answered(self) -> None:
@@ -201,6 +211,10 @@ class Endpoint:
         self._closing.add(task)
         task.add_done_callback(self._closing.discard)
         self._channel = None
+
+    def _options(self) -> list[tuple[str, str | int]]:
+        name = self._tls.server_name if self._tls is not None else None
+        return [*_OPTIONS, *([("grpc.ssl_target_name_override", name)] if name else [])]
 
     def _files_stamp(self) -> tuple[int, ...]:
         if self._tls is None:
@@ -282,8 +296,11 @@ class Endpoints:
             else:
                 self.failed(endpoint, fault, timeout=error.code() is grpc.StatusCode.DEADLINE_EXCEEDED)
             raise fault from error
-        except (StoreRefused, StoreUnavailable) as fault:  # unreadable files, a closed channel
-            self.failed(endpoint, fault)
+        except (
+            StoreRefused,
+            StoreUnavailable,
+        ) as fault:  # unreadable files, a closed channel, a silent stream
+            self.failed(endpoint, fault, timeout=isinstance(fault, StoreSilent))
             raise
         self.answered(endpoint)
         return answer
@@ -330,7 +347,8 @@ class Endpoints:
             return
 
         async def status(channel: grpc.aio.Channel, _: float) -> Any:
-            return await MaintenanceStub(channel).Status(StatusRequest(), timeout=self.timing.connect_s)
+            stub = MaintenanceStub(channel)  # type: ignore[no-untyped-call]  # generated
+            return await stub.Status(StatusRequest(), timeout=self.timing.connect_s)
 
         await self.on(endpoint, status)
 

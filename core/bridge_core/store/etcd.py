@@ -1,8 +1,4 @@
-"""The store on a real etcd.
-
-Of `etcd3aio` only the generated stubs are used: its retries repeat writes, its keep-alive goes on
-after errors, and its watch passes compactions over and can skip events when it resumes.
-"""
+"""The store on a real etcd, over the stubs of its public v3 API."""
 
 from __future__ import annotations
 
@@ -12,7 +8,6 @@ from collections.abc import AsyncGenerator, Sequence
 from typing import Any
 
 import grpc.aio
-from etcd3aio._protobuf import KVStub, RangeRequest
 
 from bridge_core.store.api import (
     KeyListing,
@@ -23,10 +18,12 @@ from bridge_core.store.api import (
     Unchanged,
     WatchEvent,
 )
-from bridge_core.store.convert import key_range, key_value_of, listing_of, transaction
+from bridge_core.store.convert import key_value_of, listing_of, range_of, transaction
 from bridge_core.store.endpoints import ClientTls, Endpoints, StoreTiming
 from bridge_core.store.leases import Lease
 from bridge_core.store.watching import StoreWatch
+from bridge_wire.etcd.rpc_pb2 import RangeRequest
+from bridge_wire.etcd.rpc_pb2_grpc import KVStub
 
 __all__ = ["ClientTls", "EtcdStore", "StoreTiming"]
 
@@ -59,19 +56,19 @@ class EtcdStore:
 
     async def get(self, key: str) -> KeyValue | None:
         """See `Store.get`."""
-        answer = await self._range({"key": key.encode()})
+        answer = await self._range(RangeRequest(key=key.encode()))
         return key_value_of(answer.kvs[0]) if answer.kvs else None
 
     async def list(self, prefix: str) -> KeyListing:
         """See `Store.list`."""
-        return listing_of(await self._range(key_range(prefix)))
+        return listing_of(await self._range(range_of(prefix)))
 
     async def commit(self, ops: Sequence[Op], *, if_: Sequence[Unchanged] = ()) -> TxnOutcome:
         """See `Store.commit`."""
         request = transaction(ops, if_)
 
         async def call(channel: grpc.aio.Channel, timeout: float) -> Any:
-            return await KVStub(channel).Txn(request, timeout=timeout)
+            return await KVStub(channel).Txn(request, timeout=timeout)  # type: ignore[no-untyped-call]  # generated
 
         answer = await self._endpoints.write(call)
         return TxnOutcome(answer.succeeded, answer.header.revision)
@@ -104,9 +101,9 @@ class EtcdStore:
         await asyncio.gather(*self._keepers, return_exceptions=True)
         await self._endpoints.close()
 
-    async def _range(self, span: dict[str, bytes]) -> Any:
+    async def _range(self, request: RangeRequest) -> Any:
         async def call(channel: grpc.aio.Channel, timeout: float) -> Any:
-            return await KVStub(channel).Range(RangeRequest(**span), timeout=timeout)
+            return await KVStub(channel).Range(request, timeout=timeout)  # type: ignore[no-untyped-call]  # generated
 
         answer, _ = await self._endpoints.read(call)
         return answer

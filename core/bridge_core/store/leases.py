@@ -10,20 +10,62 @@ from typing import Any
 import grpc
 import grpc.aio
 import structlog
-from etcd3aio._protobuf import (
-    LeaseGrantRequest,
-    LeaseKeepAliveRequest,
-    LeaseRevokeRequest,
-    LeaseStub,
-)
 
 from bridge_core.errors import BridgeError
 from bridge_core.store.api import LeaseGone, StoreUnavailable
-from bridge_core.store.endpoints import Endpoints
+from bridge_core.store.endpoints import Endpoints, StoreSilent
+from bridge_wire.etcd.rpc_pb2 import (
+    LeaseGrantRequest,
+    LeaseKeepAliveRequest,
+    LeaseKeepAliveResponse,
+    LeaseRevokeRequest,
+)
+from bridge_wire.etcd.rpc_pb2_grpc import LeaseStub
 
 log = structlog.get_logger()
 
 _REVOKE_DEADLINE_S = 2.0
+
+
+class RenewalStream:
+    """One stream of renewals, opened when it is needed and kept: a call a renewal costs five times as much.
+
+    For one caller at a time.
+    """
+
+    def __init__(self) -> None:
+        self._channel: grpc.aio.Channel | None = None
+        self._stream: Any = None
+
+    async def ask(self, channel: grpc.aio.Channel, lease: int, timeout: float) -> LeaseKeepAliveResponse:
+        """Renews it over `channel`. Raises grpc.RpcError, StoreUnavailable; StoreSilent after `timeout`."""
+        if self._stream is None or self._channel is not channel or self._stream.done():
+            self.close()
+            stub = LeaseStub(channel)  # type: ignore[no-untyped-call]  # generated
+            self._channel, self._stream = channel, stub.LeaseKeepAlive()
+        try:
+            async with asyncio.timeout(timeout):
+                await self._stream.write(LeaseKeepAliveRequest(ID=lease))
+                answer: LeaseKeepAliveResponse = await self._stream.read()
+        except TimeoutError as fault:
+            self.close()
+            raise StoreSilent("etcd did not answer a keep-alive in time") from fault
+        except asyncio.InvalidStateError as fault:  # the call ended before the write
+            self.close()
+            raise StoreUnavailable("etcd ended the keep-alive") from fault
+        except BaseException:
+            self.close()  # an answer that still comes would be taken for the next one's
+            raise
+        if answer is grpc.aio.EOF:
+            self.close()
+            raise StoreUnavailable("etcd ended the keep-alive")
+        return answer
+
+    def close(self) -> None:
+        """Ends the stream, if there is one."""
+        if self._stream is not None:
+            self._stream.cancel()
+        self._channel = self._stream = None
 
 
 class Lease:
@@ -41,6 +83,7 @@ class Lease:
         self.expires_at = -math.inf
         self._replaced = asyncio.Condition()
         self._keeper: asyncio.Task[None] | None = None
+        self._renewals = RenewalStream()
 
     def start(self) -> asyncio.Task[None]:
         """Starts to keep it; the task is its store's to cancel."""
@@ -63,7 +106,8 @@ class Lease:
             return
 
         async def call(channel: grpc.aio.Channel, timeout: float) -> Any:
-            return await LeaseStub(channel).LeaseRevoke(LeaseRevokeRequest(ID=lease_id), timeout=timeout)
+            stub = LeaseStub(channel)  # type: ignore[no-untyped-call]  # generated
+            return await stub.LeaseRevoke(LeaseRevokeRequest(ID=lease_id), timeout=timeout)
 
         try:
             async with asyncio.timeout(_REVOKE_DEADLINE_S):
@@ -74,6 +118,12 @@ class Lease:
             log.info("lease_not_revoked", lease=f"{lease_id:x}", reason=str(fault) or "no answer in time")
 
     async def _keep(self) -> None:
+        try:
+            await self._keep_on()
+        finally:
+            self._renewals.close()
+
+    async def _keep_on(self) -> None:
         backoff = self._endpoints.timing.backoff()
         failing = False
         while True:
@@ -97,7 +147,7 @@ class Lease:
         request = LeaseGrantRequest(TTL=self._ttl_s)
 
         async def call(channel: grpc.aio.Channel, timeout: float) -> Any:
-            return await LeaseStub(channel).LeaseGrant(request, timeout=timeout)
+            return await LeaseStub(channel).LeaseGrant(request, timeout=timeout)  # type: ignore[no-untyped-call]  # generated
 
         sent = time.monotonic()
         # A grant whose answer was lost expires unused, so it may be repeated.
@@ -113,17 +163,7 @@ class Lease:
         async def call(channel: grpc.aio.Channel, timeout: float) -> Any:
             nonlocal sent
             sent = time.monotonic()
-            stream = LeaseStub(channel).LeaseKeepAlive(timeout=timeout)
-            try:
-                await stream.write(LeaseKeepAliveRequest(ID=self.id))
-                answer = await stream.read()
-            except asyncio.InvalidStateError as fault:  # the call ended before the write
-                raise StoreUnavailable("etcd ended the keep-alive") from fault
-            finally:
-                stream.cancel()
-            if answer is grpc.aio.EOF:
-                raise StoreUnavailable("etcd ended the keep-alive")
-            return answer
+            return await self._renewals.ask(channel, self.id, timeout)
 
         answer, _ = await self._endpoints.read(call)
         if answer.TTL <= 0:

@@ -10,12 +10,13 @@ from typing import Any
 import grpc
 import grpc.aio
 import structlog
-from etcd3aio._protobuf import KVStub, RangeRequest, WatchCreateRequest, WatchRequest, WatchStub, rpc_pb2
 
 from bridge_core.store import watch_rules as rules
 from bridge_core.store.api import Changes, KeyListing, StoreRefused, StoreUnavailable, WatchEvent
-from bridge_core.store.convert import header_of, key_range, listing_of, response_of
+from bridge_core.store.convert import header_of, key_range, listing_of, range_of, response_of
 from bridge_core.store.endpoints import Endpoint, Endpoints, cancelled_only_by_callers, translate
+from bridge_wire.etcd.rpc_pb2 import WatchCreateRequest, WatchProgressRequest, WatchRequest
+from bridge_wire.etcd.rpc_pb2_grpc import KVStub, WatchStub
 
 log = structlog.get_logger()
 
@@ -62,10 +63,10 @@ class StoreWatch:
             log.warning("store_watch_interrupted", prefix=self._prefix, reason=fault.message)
 
     async def _list(self) -> KeyListing:
-        request = RangeRequest(**key_range(self._prefix))
+        request = range_of(self._prefix)
 
         async def call(channel: grpc.aio.Channel, timeout: float) -> Any:
-            return await KVStub(channel).Range(request, timeout=timeout)
+            return await KVStub(channel).Range(request, timeout=timeout)  # type: ignore[no-untyped-call]  # generated
 
         answer, _ = await self._endpoints.read(call)
         self._position = rules.listed(header_of(answer.header))
@@ -77,7 +78,7 @@ class StoreWatch:
         if self._position is None:
             return
         metadata = (("hasleader", "true"),)  # a server cut off from its cluster ends the stream
-        stream = WatchStub(endpoint.channel()).Watch(metadata=metadata)
+        stream = WatchStub(endpoint.channel()).Watch(metadata=metadata)  # type: ignore[no-untyped-call]  # generated
         try:
             with cancelled_only_by_callers(endpoint.url):
                 await self._within(stream.write(self._create(self._position)), "the watch request")
@@ -106,11 +107,10 @@ class StoreWatch:
 
     async def _resume(self) -> Endpoint:
         """Finds an endpoint and makes sure that it continues our history."""
-        request = RangeRequest(key=b"\0", count_only=True)
-        request.MergeFrom(RangeRequest(**key_range(self._prefix)))
+        request = range_of(self._prefix, count_only=True)
 
         async def call(channel: grpc.aio.Channel, timeout: float) -> Any:
-            return await KVStub(channel).Range(request, timeout=timeout)
+            return await KVStub(channel).Range(request, timeout=timeout)  # type: ignore[no-untyped-call]  # generated
 
         answer, endpoint = await self._endpoints.read(call)
         if self._position is not None:
@@ -129,9 +129,10 @@ class StoreWatch:
         else:
             self._position = verdict
 
-    def _create(self, position: rules.WatchPosition) -> Any:
+    def _create(self, position: rules.WatchPosition) -> WatchRequest:
+        key, range_end = key_range(self._prefix)
         create = WatchCreateRequest(
-            **key_range(self._prefix), start_revision=position.next_revision, progress_notify=True
+            key=key, range_end=range_end, start_revision=position.next_revision, progress_notify=True
         )
         return WatchRequest(create_request=create)
 
@@ -141,7 +142,7 @@ class StoreWatch:
         try:
             done, _ = await asyncio.wait({read}, timeout=self._timing.idle_s)
             if not done:
-                ask = WatchRequest(progress_request=rpc_pb2.WatchProgressRequest())
+                ask = WatchRequest(progress_request=WatchProgressRequest())
                 await self._within(stream.write(ask), "a progress request")
                 done, _ = await asyncio.wait({read}, timeout=self._timing.answer_s)
             if not done:

@@ -19,16 +19,16 @@ from bridge_core import keyspace
 from bridge_core.errors import BridgeError, Unavailable
 from bridge_core.identity import IdentityFault, JoinToken, SpiffeId, TokenFault, check_node_name
 from bridge_core.identity import certificates as x509
-from bridge_core.store.api import Delete, KeyValue, Op, Put, Store, StoreRefused, Unchanged
+from bridge_core.store.api import Delete, KeyValue, Op, Put, Store, Unchanged
 from bridge_core.tls import Peer
 from bridge_registry.enrolment import join_rules
 from bridge_registry.enrolment.join_rules import EnrolmentRefused, JoinRefusal
-from bridge_registry.enrolment.store_access import StoreAccess
 from bridge_registry.records import NodeRecord, SerialRecord, TokenRecord, decode, encode
 
 log = structlog.get_logger()
 
 _ATTEMPTS: Final = 8  # of a transaction that others keep overtaking
+_BATCH: Final = 100  # operations: etcd's default is 128 a transaction
 
 
 class JoinRequest(msgspec.Struct, frozen=True):
@@ -71,7 +71,6 @@ class Enroller:
         authority: The open CA.
         trust_domain: The mesh.
         directory: The mesh's nodes.
-        access: etcd's own access control.
         certificate_ttl_s: Gives the lifetime of a node's certificate now.
         fence: Gives the condition under which this registry may write; raises when it does not lead.
         clock: Unix seconds.
@@ -84,7 +83,6 @@ class Enroller:
         authority: x509.Authority,
         trust_domain: str,
         directory: Directory,
-        access: StoreAccess,
         certificate_ttl_s: Callable[[], float],
         fence: Callable[[], Unchanged],
         clock: Callable[[], float],
@@ -93,7 +91,6 @@ class Enroller:
         self._authority = authority
         self._trust_domain = trust_domain
         self._directory = directory
-        self._access = access
         self._certificate_ttl_s = certificate_ttl_s
         self._fence = fence
         self._clock = clock
@@ -149,19 +146,17 @@ class Enroller:
         item, record = self._check_member(peer, await self._store.get(keyspace.NODES + name))
         # Also when its serial's record is gone or was never written.
         own = SerialRecord(str(peer.identity), record.expires, "left")
-        revocations = {peer.serial: own, **await self._live_serials(name, "left")}
+        others = await self._live_serials(name, "left")
+        unchanged = [Unchanged(item.key, item.mod_revision)]
+        # Its own with its record: a node whose leaving broke off can ask again.
+        own = others.pop(peer.serial, own)
         ops: list[Op] = [
             Delete(item.key),
             Delete(keyspace.members_of(name), prefix=True),
-            *(Put(keyspace.REVOKED + serial, encode(gone)) for serial, gone in revocations.items()),
+            *await self._revoking(others, unchanged),
+            Put(keyspace.REVOKED + peer.serial, encode(own)),
         ]
-        await self._commit_or_retry(ops, [Unchanged(item.key, item.mod_revision)])
-        # After the commit: until then the node is a member and needs its access. What is left of it
-        # when this fails opens nothing: records of a node that is not enrolled do not count.
-        try:
-            await self._access.expel(name)
-        except (Unavailable, StoreRefused) as fault:
-            log.warning("node_access_not_removed", node=name, reason=str(fault))
+        await self._commit_or_retry(ops, unchanged)
         log.info("node_left", node=name, serial=peer.serial)
 
     async def revoke(self, name: str, author: str) -> None:
@@ -179,14 +174,13 @@ class Enroller:
             raise BridgeError(f"there is no node {name!r}", hint="`bridgectl status` lists them")
         record = msgspec.structs.replace(decode(item, NodeRecord), state="revoked")
         revocations = await self._live_serials(name, f"revoked by {author}")
+        unchanged = [Unchanged(item.key, item.mod_revision)]
         ops: list[Op] = [
             Put(item.key, encode(record)),
             Delete(keyspace.members_of(name), prefix=True),
-            *(Put(keyspace.REVOKED + serial, encode(gone)) for serial, gone in revocations.items()),
+            *await self._revoking(revocations, unchanged),
         ]
-        await self._commit_or_retry(ops, [Unchanged(item.key, item.mod_revision)])
-        # After the commit, so that a failure here leaves a node that is revoked and can be again.
-        await self._access.expel(name)
+        await self._commit_or_retry(ops, unchanged)
         log.warning("node_revoked", node=name, by=author, certificates=sorted(revocations))
 
     async def _join(self, token: JoinToken, request: JoinRequest) -> Issued:
@@ -219,20 +213,18 @@ class Enroller:
                 Put(keyspace.NODES + request.node, encode(node)),
                 self._serial_op(issued),
             ]
+            conditions = [
+                Unchanged(keyspace.TOKENS + token.id, token_item.mod_revision if token_item else 0),
+                Unchanged(keyspace.NODES + request.node, node_item.mod_revision if node_item else 0),
+            ]
             if not repeated:
                 used = msgspec.structs.replace(record, uses_left=record.uses_left - 1)
                 ops.append(Put(keyspace.TOKENS + token.id, encode(used)))
                 if existing is not None:
                     replaced = await self._live_serials(request.node, "replaced")
-                    ops += [Put(keyspace.REVOKED + old, encode(gone)) for old, gone in replaced.items()]
-            conditions = [
-                Unchanged(keyspace.TOKENS + token.id, token_item.mod_revision if token_item else 0),
-                Unchanged(keyspace.NODES + request.node, node_item.mod_revision if node_item else 0),
-            ]
+                    ops += await self._revoking(replaced, conditions)
             outcome = await self._store.commit(ops, if_=[*conditions, self._fence()])
             if outcome.committed:
-                # After the commit: a failure here is repaired by repeating the Join (rule 3).
-                await self._access.admit(request.node)
                 return issued
             await asyncio.sleep(0.01 * attempt)  # others use the same token at the same moment
         raise Unavailable("too many joins at once with this token", hint="try again")
@@ -340,6 +332,19 @@ class Enroller:
             for serial, record in records
             if record.identity == identity and record.expires > now
         }
+
+    async def _revoking(
+        self, revocations: Mapping[str, SerialRecord], conditions: list[Unchanged]
+    ) -> list[Op]:
+        """The writes that revoke certificates, for the caller's transaction.
+
+        Of more than fit into one the first are written now: a node may have let itself be given any number.
+        """
+        ops: list[Op] = [Put(keyspace.REVOKED + serial, encode(gone)) for serial, gone in revocations.items()]
+        while len(ops) > _BATCH:
+            await self._commit_or_retry(ops[:_BATCH], conditions)
+            del ops[:_BATCH]
+        return ops
 
     async def _commit_or_retry(self, ops: list[Op], conditions: list[Unchanged]) -> None:
         outcome = await self._store.commit(ops, if_=[*conditions, self._fence()])

@@ -3,17 +3,21 @@
 Under `<state dir>/pki/` (the state dir of `bridgectl up` for its registry is `<state>/registry`), files
 0600, folder 0700:
 
-    ca.pem               the mesh's CA certificate: what everybody trusts
-    ca.key.enc           its key, AES-256-GCM under kek
-    kek                  the key-encryption key, 32 bytes
-    registry.pem/.key    this registry: server certificate (with the CA after it) and, in etcd, the
-                         client whose user `registry` has the role root
-    etcd.pem/.key        etcd's server and peer certificate
-    admin.pem/.key       the first admin, `spiffe://<mesh>/admin/admin`
+    ca.pem                   the mesh's CA certificate: what everybody trusts
+    ca.key.enc               its key, AES-256-GCM under kek
+    kek                      the key-encryption key, 32 bytes
+    registry.pem/.key        this registry's server certificate (with the CA after it)
+    guard.pem/.key           the store guard's, which agents reach in etcd's place
+    admin.pem/.key           the first admin, `spiffe://<mesh>/admin/admin`
+    etcd-ca.pem/.key         etcd's own CA: whoever it signs for may talk to etcd, so it signs for
+                             the following three alone
+    etcd.pem/.key            etcd's server and peer certificate
+    registry-etcd.pem/.key   this registry as etcd's client, user `registry` with the role root
+    guard-etcd.pem/.key      the guard as etcd's client, user `guard`
 
-`ensure` makes what is missing and renews what is past 70 % of its life, so it may run at every
-start; etcd reads its files anew at every handshake. A second registry gets copies of the first
-three files before its own `init`.
+`ensure` makes what is missing and renews what is past half of its life, so it may run at every
+start; etcd reads its files anew at every handshake. A second registry gets copies of ca.pem,
+ca.key.enc, kek and etcd-ca.* before its own `init`.
 """
 
 from __future__ import annotations
@@ -32,12 +36,13 @@ from bridge_core.files import write_atomically
 from bridge_core.identity import IdentityFault, SpiffeId, renew_at
 from bridge_core.identity import certificates as x509
 from bridge_core.identity.host_names import canonical_host
-from bridge_core.identity.spiffe import REGISTRY_SERVER_NAME
+from bridge_core.identity.spiffe import ETCD_SERVER_NAME, GUARD_SERVER_NAME, REGISTRY_SERVER_NAME
+from bridge_core.store.endpoints import ClientTls
 from bridge_registry.enrolment.key_sealing import KEK_BYTES, seal, unseal
 
-ETCD_SERVER_NAME: Final = "etcd.bridge.internal"
 # All registries of a mesh are one user of etcd: a second one gets in without being admitted first.
-STORE_USER: Final = "registry"
+REGISTRY_USER: Final = "registry"
+GUARD_USER: Final = "guard"
 CA_TTL_S: Final = 10 * 365 * 86_400.0
 INFRASTRUCTURE_TTL_S: Final = 90 * 86_400.0
 # Renewed by whoever starts the registry, so a start after a long pause still finds valid ones.
@@ -70,8 +75,23 @@ class Pki(msgspec.Struct, frozen=True):
         """The key-encryption key."""
         return self.folder / "kek"
 
+    @property
+    def etcd_ca(self) -> Path:
+        """The certificate of etcd's CA."""
+        return self.folder / "etcd-ca.pem"
+
+    @property
+    def etcd_ca_key(self) -> Path:
+        """Its key, not encrypted."""
+        return self.folder / "etcd-ca.key"
+
+    def etcd_client(self, who: str) -> ClientTls:
+        """How "registry" or "guard" shows itself to etcd."""
+        cert, key = self.pair(f"{who}-etcd")
+        return ClientTls(cert, key, self.etcd_ca)
+
     def pair(self, what: str) -> tuple[Path, Path]:
-        """Certificate and key of "registry", "etcd" or "admin"."""
+        """Certificate and key of "registry", "guard", "admin", "etcd", "registry-etcd", "guard-etcd"."""
         return self.folder / f"{what}.pem", self.folder / f"{what}.key"
 
 
@@ -104,15 +124,21 @@ def ensure(pki: Pki, trust_domain: str | None, hosts: Iterable[str], *, now: flo
                 f"the CA in {pki.folder} is of the mesh {found}, not {trust_domain}",
                 hint="leave out --trust-domain, or choose another --state-dir",
             )
-        written = [*made]
+        etcd_authority, etcd_made = _ensure_etcd_authority(pki, found, now=now)
+        written = [*made, *etcd_made]
         dns_names, addresses = _split(hosts)
-        for what, identity, extra in (
-            ("registry", SpiffeId.make(found, "registry", pki.name), [REGISTRY_SERVER_NAME]),
-            ("etcd", SpiffeId.make(found, "etcd", pki.name), [ETCD_SERVER_NAME]),
-            ("admin", SpiffeId.make(found, "admin", _ADMIN_NAME), []),
+        registry, guard = (SpiffeId.make(found, kind, pki.name) for kind in ("registry", "guard"))
+        etcd, admin = SpiffeId.make(found, "etcd", pki.name), SpiffeId.make(found, "admin", _ADMIN_NAME)
+        for what, signer, identity, server_name, user in (
+            ("registry", authority, registry, REGISTRY_SERVER_NAME, None),
+            ("guard", authority, guard, GUARD_SERVER_NAME, None),
+            ("admin", authority, admin, None, None),
+            ("etcd", etcd_authority, etcd, ETCD_SERVER_NAME, None),
+            ("registry-etcd", etcd_authority, registry, None, REGISTRY_USER),
+            ("guard-etcd", etcd_authority, guard, None, GUARD_USER),
         ):
-            names = ([*extra, *dns_names], addresses) if extra else ([], [])
-            if _ensure_pair(pki, what, authority, identity, names, now=now):
+            names = ([server_name, *dns_names], addresses) if server_name else ([], [])
+            if _ensure_pair(pki, what, signer, identity, names, user=user, now=now):
                 written.append(what)
     except OSError as fault:
         raise Fatal(
@@ -159,7 +185,7 @@ def default_hosts() -> list[str]:
 def _ensure_authority(pki: Pki, trust_domain: str, *, now: float) -> tuple[x509.Authority, list[str]]:
     # A CA that ever issued anything is never replaced: every certificate would be worthless. One
     # whose making was interrupted has no ca.pem (written last) and has issued nothing.
-    issued = [pki.ca, *(pki.pair(what)[0] for what in ("registry", "etcd", "admin"))]
+    issued = [pki.ca, *(pki.pair(what)[0] for what in ("registry", "guard", "admin"))]
     if any(path.exists() for path in issued):
         return open_authority(pki), []
     authority = x509.create_authority(trust_domain, now=now, ttl_s=CA_TTL_S)
@@ -170,6 +196,24 @@ def _ensure_authority(pki: Pki, trust_domain: str, *, now: float) -> tuple[x509.
     return authority, ["ca"]
 
 
+def _ensure_etcd_authority(pki: Pki, trust_domain: str, *, now: float) -> tuple[x509.Authority, list[str]]:
+    # Unlike the mesh's CA this one may be lost: all that it signed lies beside it and is made again.
+    try:
+        certificate = x509.from_pem(pki.etcd_ca.read_bytes())
+        return x509.Authority(certificate, _read_key(pki.etcd_ca_key)), []
+    except FileNotFoundError:
+        pass
+    except IdentityFault as fault:
+        raise Fatal(
+            f"{pki.etcd_ca} is damaged: {fault.message}",
+            hint="restore it, or remove etcd-ca.*, run init again and restart etcd",
+        ) from fault
+    authority = x509.create_authority(trust_domain, now=now, ttl_s=CA_TTL_S, name="Bridge etcd CA")
+    write_atomically(pki.etcd_ca_key, x509.key_to_pem(authority.key))
+    write_atomically(pki.etcd_ca, authority.pem)
+    return authority, ["etcd-ca"]
+
+
 def _ensure_pair(
     pki: Pki,
     what: str,
@@ -177,10 +221,12 @@ def _ensure_pair(
     identity: SpiffeId,
     names: tuple[list[str], list[str]],
     *,
+    user: str | None,
     now: float,
 ) -> bool:
     cert_path, key_path = pki.pair(what)
-    if key_path.exists() and cert_path.exists() and _still_good(cert_path, identity, names, now=now):
+    there = key_path.exists() and cert_path.exists()
+    if there and _still_good(cert_path, authority, identity, names, now=now):
         _read_key(key_path)
         return False
     # A renewal keeps the key: certificate and key are two files, and a reader between the two
@@ -194,7 +240,7 @@ def _ensure_pair(
         ttl_s=INFRASTRUCTURE_TTL_S,
         dns_names=names[0],
         addresses=names[1],
-        common_name=STORE_USER if what == "registry" else None,
+        common_name=user,
     )
     write_atomically(key_path, x509.key_to_pem(key))
     write_atomically(cert_path, x509.to_pem(leaf) + authority.pem)
@@ -211,10 +257,18 @@ def _read_key(path: Path) -> x509.PrivateKey:
 
 
 def _still_good(
-    cert_path: Path, identity: SpiffeId, names: tuple[list[str], list[str]], *, now: float
+    cert_path: Path,
+    authority: x509.Authority,
+    identity: SpiffeId,
+    names: tuple[list[str], list[str]],
+    *,
+    now: float,
 ) -> bool:
+    pem = cert_path.read_bytes()
+    if not x509.issued_by(pem, authority):
+        return False
     try:
-        info = x509.describe(cert_path.read_bytes())
+        info = x509.describe(pem)
     except IdentityFault:
         return False
     covered = set(names[0]) <= set(info.dns_names) and set(names[1]) <= set(info.addresses)

@@ -1,38 +1,44 @@
-"""etcd's own RBAC: each node's certificate may write its members prefix and nothing else.
+"""etcd's own RBAC, the wall behind the store guard: registries may do all, the guard what it forwards.
 
-etcd takes the common name of a client certificate as the user. The registries' user has the role
-root; a node's user has one role of its own that covers `/bridge/v1/members/<node>/`.
+etcd takes the common name of a client certificate as the user. Its CA signs for nobody but registries
+and guards, so these two users are all there are. The guard's role keeps a fault in it from reaching
+tokens and keys, on an etcd that looks into nested transactions (`etcd_server.trusted_alone`).
 """
 
 from __future__ import annotations
 
 import contextlib
 from collections.abc import Awaitable, Callable, Iterator
-from typing import Any, Protocol
+from typing import Any, Final, Protocol
 
 import grpc
 import grpc.aio
 import structlog
-from etcd3aio._protobuf import (
+
+from bridge_core import keyspace
+from bridge_core.store.api import StoreRefused
+from bridge_core.store.convert import key_range
+from bridge_wire.etcd.auth_pb2 import Permission, UserAddOptions
+from bridge_wire.etcd.rpc_pb2 import (
     AuthEnableRequest,
     AuthRoleAddRequest,
-    AuthRoleDeleteRequest,
     AuthRoleGrantPermissionRequest,
-    AuthStatusRequest,
-    AuthStub,
     AuthUserAddRequest,
-    AuthUserDeleteRequest,
     AuthUserGrantRoleRequest,
-    Permission,
-    UserAddOptions,
 )
-
-from bridge_core.keyspace import members_of
-from bridge_core.store.api import StoreRefused
+from bridge_wire.etcd.rpc_pb2_grpc import AuthStub
 
 log = structlog.get_logger()
 
 Rpc = Callable[[AuthStub, float], Awaitable[Any]]
+
+_GUARD_MAY: Final = (
+    (keyspace.MEMBERS, Permission.READWRITE),
+    (keyspace.LEASES, Permission.READWRITE),
+    (keyspace.GUARDS, Permission.READWRITE),
+    (keyspace.NODES, Permission.READ),
+    (keyspace.REVOKED, Permission.READ),
+)
 
 
 class StoreAccess(Protocol):
@@ -41,23 +47,11 @@ class StoreAccess(Protocol):
     async def prepare(self) -> None:
         """Makes the store enforce access. May be repeated. Raises StoreUnavailable, StoreRefused."""
 
-    async def admit(self, node: str) -> None:
-        """Lets `node` write its members prefix. May be repeated. Raises as `prepare`."""
-
-    async def expel(self, node: str) -> None:
-        """Takes that back; its open connections lose it, too. May be repeated. Raises as `prepare`."""
-
 
 class OpenAccess:
     """For a store whose access somebody else administers: does nothing."""
 
     async def prepare(self) -> None:
-        """Nothing to do."""
-
-    async def admit(self, node: str) -> None:
-        """Nothing to do."""
-
-    async def expel(self, node: str) -> None:
         """Nothing to do."""
 
 
@@ -67,54 +61,42 @@ class EtcdAccess:
     Args:
         write: Sends one call to an endpoint that can be reached, translating its errors
             (`bridge_core.store.endpoints.Endpoints.write`).
-        own_user: The registries' user: the common name of their certificates.
+        registry_user: The registries' user: the common name of their certificates for etcd.
+        guard_user: The guards'.
     """
 
     def __init__(
         self,
         write: Callable[[Callable[[grpc.aio.Channel, float], Awaitable[Any]]], Awaitable[Any]],
-        own_user: str,
+        registry_user: str,
+        guard_user: str,
     ) -> None:
         self._write = write
-        self._own_user = own_user
+        self._registry_user = registry_user
+        self._guard_user = guard_user
 
     async def prepare(self) -> None:
         """See `StoreAccess`. `root` itself has no password and no certificate: nobody is it."""
-        status = await self._call(lambda stub, t: stub.AuthStatus(AuthStatusRequest(), timeout=t))
-        users = [self._own_user] if status.enabled else ["root", self._own_user]
-        if not status.enabled:
-            await self._add(
-                "the role root", lambda s, t: s.RoleAdd(AuthRoleAddRequest(name="root"), timeout=t)
-            )
-        for user in users:
+        # Whether it is enabled already cannot be asked before etcd 3.5; every step may be repeated.
+        await self._add_role("root")
+        for user in ("root", self._registry_user):
             await self._add_user(user, "root")
-        if not status.enabled:
-            await self._call(lambda stub, t: stub.AuthEnable(AuthEnableRequest(), timeout=t))
-            log.info("etcd_access_control_enabled", root=self._own_user)
+        await self._add_role(self._guard_user)
+        for prefix, permitted in _GUARD_MAY:
+            key, range_end = key_range(prefix)
+            permission = Permission(permType=permitted, key=key, range_end=range_end)
+            request = AuthRoleGrantPermissionRequest(name=self._guard_user, perm=permission)
+            await self._call(lambda stub, t, r=request: stub.RoleGrantPermission(r, timeout=t))  # type: ignore[misc]  # the default binds it
+        await self._add_user(self._guard_user, self._guard_user)
+        await self._call(lambda stub, t: stub.AuthEnable(AuthEnableRequest(), timeout=t))
+        log.info("etcd_access_control_enabled", root=self._registry_user, guard=self._guard_user)
 
-    async def admit(self, node: str) -> None:
-        """See `StoreAccess`."""
-        role = user = _user(node)
-        await self._add(f"the role {role}", lambda s, t: s.RoleAdd(AuthRoleAddRequest(name=role), timeout=t))
-        prefix = members_of(node).encode()
-        permission = Permission(
-            permType=Permission.READWRITE, key=prefix, range_end=prefix[:-1] + bytes([prefix[-1] + 1])
-        )
-        request = AuthRoleGrantPermissionRequest(name=role, perm=permission)
-        await self._call(lambda stub, t: stub.RoleGrantPermission(request, timeout=t))
-        await self._add_user(user, role)
-
-    async def expel(self, node: str) -> None:
-        """See `StoreAccess`."""
-        name = _user(node)
-        with _tolerating("not found"):
-            await self._call(lambda s, t: s.UserDelete(AuthUserDeleteRequest(name=name), timeout=t))
-        with _tolerating("not found"):
-            await self._call(lambda s, t: s.RoleDelete(AuthRoleDeleteRequest(role=name), timeout=t))
+    async def _add_role(self, role: str) -> None:
+        request = AuthRoleAddRequest(name=role)
+        await self._add(f"the role {role}", lambda stub, t: stub.RoleAdd(request, timeout=t))
 
     async def _add_user(self, user: str, role: str) -> None:
-        options = UserAddOptions(no_password=True)
-        request = AuthUserAddRequest(name=user, options=options)
+        request = AuthUserAddRequest(name=user, options=UserAddOptions(no_password=True))
         await self._add(f"the user {user}", lambda stub, t: stub.UserAdd(request, timeout=t))
         grant = AuthUserGrantRoleRequest(user=user, role=role)
         await self._call(lambda stub, t: stub.UserGrantRole(grant, timeout=t))
@@ -125,11 +107,10 @@ class EtcdAccess:
             log.info("etcd_access_added", what=what)
 
     async def _call(self, rpc: Rpc) -> Any:
-        return await self._write(lambda channel, timeout: rpc(AuthStub(channel), timeout))
+        def send(channel: grpc.aio.Channel, timeout: float) -> Awaitable[Any]:
+            return rpc(AuthStub(channel), timeout)  # type: ignore[no-untyped-call]  # generated
 
-
-def _user(node: str) -> str:
-    return f"node/{node}"
+        return await self._write(send)
 
 
 @contextlib.contextmanager

@@ -9,7 +9,8 @@ Rules:
    b. when it is missing from a new listing, which comes after a gap in what was seen, the time
       before this registry began included;
    c. when more than half of the members (and at least two) have gone within one TTL: that is
-      rather the store's fault than theirs. What went in that time before comes back, too.
+      rather the store's fault than theirs. What went in that time before comes back, too;
+   d. while no store guard lives: nobody can renew. It stays until one TTL after one is there again.
    The instance then stays a member for one TTL; if its key is put again it never was gone.
 4. An instance that said it is draining goes at once: its agent revoked the lease itself.
 
@@ -38,6 +39,7 @@ class Membership:
         self._missing = {instance.id: (instance, math.inf) for instance in remembered}
         self._lost: dict[str, tuple[Instance, float]] = {}  # believed gone within the last TTL
         self._suspicious_until = -math.inf
+        self._cut_off = False
 
     @property
     def members(self) -> dict[str, Instance]:
@@ -63,7 +65,7 @@ class Membership:
         self._lost = {lost: entry for lost, entry in self._lost.items() if entry[1] > now - self.ttl_s}
         self._lost[name] = (instance, now)
         many = len(self._lost) >= 2 and len(self._lost) > len(self._confirmed)
-        if many:
+        if many or self._cut_off:
             self._hold(self._lost, now)
         elif now < self._suspicious_until:
             self._hold((name,), now)
@@ -75,18 +77,30 @@ class Membership:
         gone = {name: held for name, held in before.items() if name not in self._confirmed}
         for name, instance in gone.items():
             if instance.state != "draining":
-                self._missing[name] = (instance, now + self.ttl_s)
+                self._missing[name] = (instance, self._deadline(now))
         for name, (instance, deadline) in list(self._missing.items()):
             if name in self._confirmed:
                 del self._missing[name]
             else:
-                self._missing[name] = (instance, min(deadline, now + self.ttl_s))
+                self._missing[name] = (instance, min(deadline, self._deadline(now)))
+
+    def cut_off(self, now: float) -> None:
+        """No store guard lives any more (rule 3d)."""
+        self._cut_off = True
+        self._hold(self._lost, now)
+        self._missing = {name: (held, math.inf) for name, (held, _) in self._missing.items()}
+
+    def guarded_again(self, now: float) -> None:
+        """A store guard is there again."""
+        if self._cut_off:
+            self._cut_off = False
+            self.store_answers_again(now)
 
     def store_answers_again(self, now: float) -> None:
         """The store was away until now: everybody gets a TTL from here (rule 3a)."""
         self._suspicious_until = now + self.ttl_s
         self._hold(self._lost, now)
-        self._missing = {name: (held, now + self.ttl_s) for name, (held, _) in self._missing.items()}
+        self._missing = {name: (held, self._deadline(now)) for name, (held, _) in self._missing.items()}
 
     def deadline(self) -> float | None:
         """When `settle` has something to do next; None: nothing is missing, or no listing came yet."""
@@ -109,4 +123,7 @@ class Membership:
     def _hold(self, names: Iterable[str], now: float) -> None:
         for name in list(names):
             if name not in self._confirmed and name in self._lost:
-                self._missing[name] = (self._lost.pop(name)[0], now + self.ttl_s)
+                self._missing[name] = (self._lost.pop(name)[0], self._deadline(now))
+
+    def _deadline(self, now: float) -> float:
+        return math.inf if self._cut_off else now + self.ttl_s

@@ -6,7 +6,7 @@ is left out and kept in `faults`; of a config document the last good text stays 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from typing import Final, TypeVar
 
 import msgspec
@@ -25,7 +25,7 @@ from bridge_core.config.documents import (
 from bridge_core.snapshot import Instance
 from bridge_core.store.api import Deleted, KeyListing, KeyValue, WatchEvent
 from bridge_registry.membership.membership_rules import Membership
-from bridge_registry.records import NodeRecord, RecordFault, SerialRecord, decode
+from bridge_registry.records import ConfigRecord, NodeRecord, RecordFault, SerialRecord, decode, unpack
 from bridge_registry.rollouts.plan import RolloutPlan, plan_of
 from bridge_registry.rollouts.rollout_rules import RolloutPosition
 
@@ -48,9 +48,9 @@ class MeshTable:
         revoked: Revoked certificates by serial.
         documents: Applied config, "<kind>/<name>" to what it says.
         texts: The same as YAML.
-        modified: The same as the revision it was applied at.
-        created: The same as the revision it was first applied at.
+        created: The same as the number of the config's revision since which it has been there.
         positions: Where each rollout stands, and the revision that says so, by its name.
+        guards: Keys of the store guards that live.
         records: Every record that lasts, by key, as it was written.
         faults: Key to what is wrong with what is stored there; `MAX_FAULTS` at most.
     """
@@ -62,9 +62,9 @@ class MeshTable:
         self.revoked: dict[str, SerialRecord] = {}
         self.documents: dict[str, AnyDocument] = {}
         self.texts: dict[str, str] = {}
-        self.modified: dict[str, int] = {}
         self.created: dict[str, int] = {}
         self.positions: dict[str, tuple[RolloutPosition, int]] = {}
+        self.guards: set[str] = set()
         self.records: dict[str, bytes] = {}
         self.faults: dict[str, str] = {}
         self._member_sizes: dict[str, dict[str, int]] = {}
@@ -122,22 +122,25 @@ class MeshTable:
                     self._delete(change.key, now)
                 else:
                     self._put(change)
+            self._note_guards(event.events, now)
         self.revision = event.revision
         if self.mesh_spec is not None:
             self.membership.ttl_s = self.mesh_spec.lease_ttl
 
     def _replace(self, listing: KeyListing, now: float) -> None:
         keys = {item.key for item in listing.items}
+        self._set_guards({key for key in keys if key.startswith(keyspace.GUARDS)}, now)
         for prefix, held in (
             (keyspace.NODES, self.nodes),
             (keyspace.REVOKED, self.revoked),
-            (keyspace.CONFIG, self.texts),
             (keyspace.ROLLOUTS, self.positions),
         ):
             for name in [name for name in held if prefix + name not in keys]:
                 self._delete(prefix + name, now)
+        if keyspace.CONFIG not in keys:
+            self._delete(keyspace.CONFIG, now)
         self.records = {key: raw for key, raw in self.records.items() if key in keys}
-        self.faults = {key: fault for key, fault in self.faults.items() if key in keys}
+        self.faults = {key: fault for key, fault in self.faults.items() if _stored_at(key) in keys}
         self._member_sizes.clear()
         instances = []
         for item in listing.items:
@@ -147,6 +150,21 @@ class MeshTable:
             else:
                 self._put(item)
         self.membership.replace(instances, now)
+
+    def _note_guards(self, events: Iterable[KeyValue | Deleted], now: float) -> None:
+        guards = set(self.guards)
+        for event in events:
+            if event.key.startswith(keyspace.GUARDS):
+                (guards.discard if isinstance(event, Deleted) else guards.add)(event.key)
+        self._set_guards(guards, now)
+
+    def _set_guards(self, guards: set[str], now: float) -> None:
+        # Only a mesh that was seen to have some can be without.
+        if self.guards and not guards:
+            self.membership.cut_off(now)
+        elif guards and not self.guards:
+            self.membership.guarded_again(now)
+        self.guards = guards
 
     def _put(self, item: KeyValue) -> None:
         self.faults.pop(item.key, None)
@@ -161,7 +179,7 @@ class MeshTable:
         elif item.key.startswith(keyspace.REVOKED):
             if (serial := self._decoded(item, SerialRecord)) is not None:
                 self.revoked[item.key.removeprefix(keyspace.REVOKED)] = serial
-        elif item.key.startswith(keyspace.CONFIG):
+        elif item.key == keyspace.CONFIG:
             self._put_config(item)
         elif item.key.startswith(keyspace.ROLLOUTS):
             self._put_position(item)
@@ -179,24 +197,46 @@ class MeshTable:
             self.revoked.pop(key.removeprefix(keyspace.REVOKED), None)
         elif key.startswith(keyspace.ROLLOUTS):
             self.positions.pop(key.removeprefix(keyspace.ROLLOUTS), None)
-        elif key.startswith(keyspace.CONFIG):
-            name = key.removeprefix(keyspace.CONFIG)
-            for held in (self.documents, self.texts, self.modified, self.created):
-                held.pop(name, None)
+        elif key == keyspace.CONFIG:
+            self._keep_documents(())
 
     def _put_config(self, item: KeyValue) -> None:
-        name = item.key.removeprefix(keyspace.CONFIG)
-        if self.modified.get(name) == item.mod_revision:
+        config = self._unpacked(item)
+        if config is None:
             return
-        text = item.value.decode("utf-8", "replace")
+        self._keep_documents(config.documents)
+        for name, document in config.documents.items():
+            if self.texts.get(name) != document.text:
+                self._put_document(name, document.text)
+            if name in self.texts:
+                self.created[name] = document.born
+
+    def _put_document(self, name: str, text: str) -> None:
+        key = f"{keyspace.CONFIG}/{name}"
         loaded = load([(name, text)], alone=True)
         if loaded.faults or len(loaded.documents) != 1 or loaded.documents[0].key != name:
-            self._fault(item.key, "; ".join(map(str, loaded.faults)) or "not this one document")
+            self._fault(key, "; ".join(map(str, loaded.faults)) or "not this one document")
             return
+        self.faults.pop(key, None)
         self.documents[name] = loaded.documents[0].parsed
         self.texts[name] = text
-        self.modified[name] = item.mod_revision
-        self.created[name] = item.create_revision
+
+    def _keep_documents(self, names: Collection[str]) -> None:
+        for name in [name for name in self.texts if name not in names]:
+            for held in (self.documents, self.texts, self.created):
+                held.pop(name, None)
+        self.faults = {
+            key: fault
+            for key, fault in self.faults.items()
+            if _stored_at(key) == key or key.removeprefix(f"{keyspace.CONFIG}/") in names
+        }
+
+    def _unpacked(self, item: KeyValue) -> ConfigRecord | None:
+        try:
+            return unpack(item, ConfigRecord)
+        except RecordFault as fault:
+            self._fault(item.key, fault.message)
+            return None
 
     def _put_position(self, item: KeyValue) -> None:
         position = self._decoded(item, RolloutPosition)
@@ -240,3 +280,8 @@ class MeshTable:
         # Bounded: a node may write as many keys under its prefix as etcd has room for.
         if len(self.faults) < MAX_FAULTS:
             self.faults[key] = says
+
+
+def _stored_at(key: str) -> str:
+    """The key that a fault's key is about: documents are all in one."""
+    return keyspace.CONFIG if key.startswith(f"{keyspace.CONFIG}/") else key

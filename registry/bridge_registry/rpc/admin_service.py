@@ -127,13 +127,12 @@ class AdminService(rpc.AdminServicer):
     async def GetConfig(self, request: pb.GetConfigRequest, context: Context) -> pb.GetConfigResponse:
         """See registry.proto."""
         async with self._gate.admit(context, "admin"):
-            items = await self._config.documents(request.kind, request.name)
+            found = await self._config.documents(request.kind, request.name)
             documents = []
-            for item in items:
-                kind, _, name = item.key.removeprefix(keyspace.CONFIG).partition("/")
-                text = item.value.decode("utf-8", "replace")
+            for key, document in sorted(found.items()):
+                kind, _, name = key.partition("/")
                 documents.append(
-                    pb.ConfigDocument(kind=kind, name=name, yaml=text, revision=item.mod_revision)
+                    pb.ConfigDocument(kind=kind, name=name, yaml=document.text, revision=document.changed)
                 )
             return pb.GetConfigResponse(documents=documents)
 
@@ -228,7 +227,7 @@ class AdminService(rpc.AdminServicer):
             return pb.RestoreResponse(
                 reason=done.reason,
                 nodes=done.count(keyspace.NODES),
-                documents=done.count(keyspace.CONFIG),
+                documents=done.documents,
                 revocations=done.count(keyspace.REVOKED),
                 tokens=done.count(keyspace.TOKENS),
                 removed=len(done.removed),

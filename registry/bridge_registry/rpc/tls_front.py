@@ -17,6 +17,7 @@ import shutil
 import socket
 import ssl
 import tempfile
+from collections import Counter
 from pathlib import Path
 from typing import Final
 
@@ -24,6 +25,7 @@ import msgspec
 import structlog
 
 from bridge_core.errors import Fatal
+from bridge_core.identity.spiffe import SpiffeId
 from bridge_core.tls import Peer, peer
 
 log = structlog.get_logger()
@@ -48,14 +50,19 @@ class TlsFront:
     Args:
         folder: Of its own, for the private sockets; emptied now. One elsewhere is taken when the
             path is too long for a socket's.
+        flag: What moves its listener, for a message.
+        most_each: Connections that one identity may hold.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, *, flag: str = "--grpc", most_each: int = _MAX_CONNECTIONS) -> None:
         if len(os.fsencode(folder.absolute())) > _LONGEST_FOLDER:
             folder = Path(tempfile.mkdtemp(prefix="bridge-registry-"))
         shutil.rmtree(folder, ignore_errors=True)  # what a killed registry left
         folder.mkdir(mode=0o700, parents=True)
         self._folder = folder.absolute()
+        self._flag = flag
+        self._most_each = most_each
+        self._held: Counter[SpiffeId | None] = Counter()
         self._callers: dict[str, RpcCaller] = {}
         self._numbers = itertools.count()
         self._server: asyncio.Server | None = None
@@ -96,7 +103,7 @@ class TlsFront:
         except OSError as fault:
             raise Fatal(
                 f"cannot listen on {host}:{port}: {os.strerror(fault.errno) if fault.errno else fault}",
-                hint="move it with --grpc HOST:PORT",
+                hint=f"move it with {self._flag} HOST:PORT",
             ) from fault
 
     async def close(self) -> None:
@@ -129,8 +136,14 @@ class TlsFront:
             self._connections.discard(task)
 
     async def _forward(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        found = peer(writer.get_extra_info("ssl_object"))
+        identity = found.identity if found is not None else None
+        if self._held[identity] >= self._most_each:
+            log.debug("registry_connection_refused", remote=_remote(writer), identity=str(identity))
+            return
         path = str(self._folder / f"c{next(self._numbers)}")
-        self._callers[path] = RpcCaller(_remote(writer), peer(writer.get_extra_info("ssl_object")))
+        self._callers[path] = RpcCaller(_remote(writer), found)
+        self._held[identity] += 1
         inner: asyncio.StreamWriter | None = None
         end = socket.socket(socket.AF_UNIX)
         try:
@@ -148,6 +161,9 @@ class TlsFront:
                     pump.cancel()
         finally:
             del self._callers[path]
+            self._held[identity] -= 1
+            if not self._held[identity]:
+                del self._held[identity]
             with contextlib.suppress(OSError):
                 os.unlink(path)  # noqa: PTH108 - one name, not worth a thread
             if inner is not None:

@@ -1,7 +1,11 @@
 """mesh_config applied to the store: one transaction each, with a record of who changed what.
 
-The whole config is checked and written against the revision counter it was read at, so two applies
-at once cannot mix: the later one is made again on what the earlier one left.
+What is applied is one value (`ConfigRecord`), so that whoever reads sees one revision or another and
+never a part of one, however many documents change or go: etcd takes 128 operations a transaction and
+1.5 MiB a request by default. The value is compressed; what does not fit is refused, with the numbers.
+
+The config is written against the revision that it was read at, so two applies at once cannot mix: the
+later one is made again on what the earlier one left.
 """
 
 from __future__ import annotations
@@ -15,16 +19,16 @@ import structlog
 from bridge_core import keyspace
 from bridge_core.config import Fault, load
 from bridge_core.errors import BridgeError, Unavailable
-from bridge_core.store.api import Delete, KeyValue, Op, Put, Store, Unchanged
-from bridge_registry.records import RevisionRecord, decode, encode
-from bridge_registry.traffic.config_rules import Change, change, texts
+from bridge_core.store.api import Delete, Op, Put, Store, Unchanged
+from bridge_registry.records import ConfigRecord, RevisionRecord, StoredDocument, pack, unpack
+from bridge_registry.traffic.config_rules import Change, change, stored, texts
 
 log = structlog.get_logger()
 
 _ATTEMPTS: Final = 5
-_MAX_DOCUMENTS: Final = 100  # etcd takes 128 operations a transaction
+_MAX_DOCUMENTS: Final = 1_000
+_MAX_BYTES: Final = 1_400 * 1024  # of one request, for the config and its revision; etcd's default is 1,536
 _KEPT_REVISIONS: Final = 100
-_COUNTER: Final = keyspace.ROOT + "revision_counter"
 
 Files = Sequence[tuple[str, str]]
 
@@ -38,13 +42,12 @@ class Applied(msgspec.Struct, frozen=True):
 
 
 class _State(msgspec.Struct, frozen=True):
-    documents: dict[str, KeyValue]
-    number: int
-    counter: Unchanged
+    config: ConfigRecord
+    unchanged: Unchanged
 
     @property
     def texts(self) -> dict[str, str]:
-        return {key: item.value.decode("utf-8", "replace") for key, item in self.documents.items()}
+        return {key: document.text for key, document in self.config.documents.items()}
 
 
 class ConfigDesk:
@@ -99,7 +102,7 @@ class ConfigDesk:
         item = await self._store.get(_revision_key(revision))
         if item is None:
             raise BridgeError(f"there is no revision {revision}", hint="`bridgectl history` lists them")
-        wanted = decode(item, RevisionRecord).documents
+        wanted = unpack(item, RevisionRecord).documents
         loaded = load([(key, text) for key, text in wanted.items()], trust_domain=self._trust_domain)
         if loaded.faults:
             return Applied(faults=loaded.faults)
@@ -115,20 +118,25 @@ class ConfigDesk:
         Raises:
             Unavailable, StoreRefused: the store does not answer.
         """
-        listing = await self._store.list(keyspace.REVISIONS)
-        records = sorted(
-            (decode(item, RevisionRecord) for item in listing.items), key=lambda r: r.number, reverse=True
-        )
-        return records[: limit or 20]
+        newest = (await self._read()).config.number
+        count = min(limit or 20, _KEPT_REVISIONS)
+        # One by one: together they may be larger than a message.
+        numbers = range(newest, max(0, newest - count), -1)
+        items = [await self._store.get(_revision_key(number)) for number in numbers]
+        return [unpack(item, RevisionRecord) for item in items if item is not None]
 
-    async def documents(self, kind: str, name: str) -> list[KeyValue]:
-        """The applied documents, of `kind` and `name` when these are given.
+    async def documents(self, kind: str, name: str) -> dict[str, StoredDocument]:
+        """The applied documents by "<kind>/<name>", those of `kind` and `name` when these are given.
 
         Raises:
             Unavailable, StoreRefused: the store does not answer.
         """
-        listing = await self._store.list(keyspace.CONFIG + (f"{kind}/" if kind else ""))
-        return [item for item in listing.items if not name or _name_of(item.key) == name]
+        found = {}
+        for key, document in (await self._read()).config.documents.items():
+            its_kind, _, its_name = key.partition("/")
+            if kind in {"", its_kind} and name in {"", its_name}:
+                found[key] = document
+        return found
 
     async def _carry_out(
         self, plan: Callable[[_State], Applied], author: str, *, restores: int = 0
@@ -140,8 +148,8 @@ class ConfigDesk:
                 log.warning("config_refused", by=author, faults=[str(fault) for fault in planned.faults])
                 return planned
             if not planned.change.touched:
-                return Applied(state.number, planned.change)
-            number = state.number + 1
+                return Applied(state.config.number, planned.change)
+            number = state.config.number + 1
             record = RevisionRecord(
                 number,
                 author,
@@ -151,32 +159,23 @@ class ConfigDesk:
                 planned.change.documents,
                 restores,
             )
-            ops: list[Op] = [
-                *(
-                    Put(keyspace.CONFIG + key, planned.change.documents[key].encode())
-                    for key in planned.change.changed
-                ),
-                *(Delete(keyspace.CONFIG + key) for key in planned.change.removed),
-                Put(_revision_key(number), encode(record)),
-                Put(_COUNTER, str(number).encode()),
-            ]
+            documents = stored(state.config.documents, planned.change.documents, number)
+            config, revision = pack(ConfigRecord(number, documents)), pack(record)
+            _check_size(len(documents), len(config) + len(revision))
+            ops: list[Op] = [Put(keyspace.CONFIG, config), Put(_revision_key(number), revision)]
             if number > _KEPT_REVISIONS:
                 ops.append(Delete(_revision_key(number - _KEPT_REVISIONS)))
-            outcome = await self._store.commit(ops, if_=[state.counter, self._fence()])
+            outcome = await self._store.commit(ops, if_=[state.unchanged, self._fence()])
             if outcome.committed:
                 log.info("config_applied", revision=number, by=author, changed=planned.change.touched)
                 return Applied(number, planned.change)
         raise Unavailable("others apply config at the same moment", hint="try again")
 
     async def _read(self) -> _State:
-        # The counter first: documents that are newer than it make the commit fail, never pass.
-        counter = await self._store.get(_COUNTER)
-        listing = await self._store.list(keyspace.CONFIG)
-        return _State(
-            {item.key.removeprefix(keyspace.CONFIG): item for item in listing.items},
-            int(counter.value) if counter is not None else 0,
-            Unchanged(_COUNTER, counter.mod_revision if counter is not None else 0),
-        )
+        item = await self._store.get(keyspace.CONFIG)
+        if item is None:
+            return _State(ConfigRecord(), Unchanged(keyspace.CONFIG, 0))
+        return _State(unpack(item, ConfigRecord), Unchanged(keyspace.CONFIG, item.mod_revision))
 
     def _plan(self, state: _State, files: Files, *, prune: bool) -> Applied:
         applied = {} if prune else state.texts
@@ -188,12 +187,17 @@ class ConfigDesk:
             return Applied(faults=(Fault(loaded.documents[_MAX_DOCUMENTS].file, 1, "", what),))
         if not loaded.documents and not prune:
             return Applied(faults=(Fault(files[0][0] if files else "", 1, "", "there is no document"),))
-        return Applied(state.number, change(state.texts, texts(loaded.documents), prune=prune))
+        return Applied(state.config.number, change(state.texts, texts(loaded.documents), prune=prune))
 
 
 def _revision_key(number: int) -> str:
     return f"{keyspace.REVISIONS}{number:010d}"
 
 
-def _name_of(key: str) -> str:
-    return key.removeprefix(keyspace.CONFIG).partition("/")[2]
+def _check_size(documents: int, size: int) -> None:
+    if size > _MAX_BYTES:
+        raise BridgeError(
+            f"{documents} documents and what changed of them are {size // 1024} KiB compressed; the store "
+            f"takes at most {_MAX_BYTES // 1024} KiB at once",
+            hint="shorten them (comments are kept, too), or apply them in several steps",
+        )

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Mapping
 import msgspec
 
 from bridge_core.config import Document
+from bridge_registry.records import StoredDocument
 
 
 class Change(msgspec.Struct, frozen=True):
@@ -46,6 +47,20 @@ def change(applied: Mapping[str, str], wanted: Mapping[str, str], *, prune: bool
             "/dev/null" if new is None else f"new/{key}",
         )
     return Change(after, changed, removed, "".join(parts))
+
+
+def stored(
+    before: Mapping[str, StoredDocument], after: Mapping[str, str], number: int
+) -> dict[str, StoredDocument]:
+    """`after` as revision `number` stores it, when `before` was stored."""
+    result = {}
+    for key, text in after.items():
+        old = before.get(key)
+        if old is None:
+            result[key] = StoredDocument(text, number, number)
+        else:
+            result[key] = old if old.text == text else StoredDocument(text, number, old.born)
+    return result
 
 
 def texts(documents: Iterable[Document]) -> dict[str, str]:

@@ -10,12 +10,13 @@ from typing import Any, Protocol
 
 import grpc
 import trustme
-from etcd3aio._protobuf import CompactionRequest, KVStub
 
 from bridge_cli.etcd_ready import ready
 from bridge_core.etcd_server import EtcdOptions
 from bridge_core.store.api import Store
 from bridge_core.store.etcd import ClientTls, EtcdStore, StoreTiming
+from bridge_wire.etcd.rpc_pb2 import CompactionRequest
+from bridge_wire.etcd.rpc_pb2_grpc import KVStub
 from tests.etcd_server import EtcdServer
 from tests.fakes.store import FakeEtcd, FakeStore
 from tests.support import eventually
@@ -93,7 +94,7 @@ def free_port() -> int:
 class EtcdBed:
     lease_s = 2.0  # etcd's least: one and a half election timeouts, rounded up
 
-    def __init__(self, folder: Path, certificates: Certificates) -> None:
+    def __init__(self, folder: Path, certificates: Certificates, *, default_limits: bool = False) -> None:
         self.certificates = certificates
         self.server = EtcdServer(
             EtcdOptions(
@@ -104,7 +105,8 @@ class EtcdBed:
                 cert=certificates.server_cert,
                 key=certificates.server_key,
                 ca=certificates.ca,
-            )
+            ),
+            default_limits=default_limits,
         )
         self.url = self.server.settings.url
 
@@ -131,8 +133,8 @@ class EtcdBed:
     async def ready(self) -> None:
         await ready([self.url], self.certificates.client, 20.0)
 
-    def channel(self) -> Any:
-        tls = self.certificates.client
+    def channel(self, tls: ClientTls | None = None) -> Any:
+        tls = tls or self.certificates.client
         credentials = grpc.ssl_channel_credentials(
             tls.ca.read_bytes(), tls.key.read_bytes(), tls.cert.read_bytes()
         )

@@ -10,12 +10,21 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
-from etcd3aio import Etcd3Client
 
 from bridge_cli.etcd_ready import ready
 from bridge_core.errors import Fatal
 from bridge_core.store.api import Changes, KeyListing, Put, StoreRefused, StoreUnavailable
+from bridge_core.store.convert import key_range
 from bridge_core.store.etcd import ClientTls, EtcdStore
+from bridge_wire.etcd.auth_pb2 import Permission, UserAddOptions
+from bridge_wire.etcd.rpc_pb2 import (
+    AuthEnableRequest,
+    AuthRoleAddRequest,
+    AuthRoleGrantPermissionRequest,
+    AuthUserAddRequest,
+    AuthUserGrantRoleRequest,
+)
+from bridge_wire.etcd.rpc_pb2_grpc import AuthStub
 from tests.contract.store.beds import QUICK, Certificates, EtcdBed, free_port
 from tests.support import eventually
 
@@ -102,33 +111,21 @@ async def test_a_renewed_certificate_is_used_without_a_restart(own_etcd: EtcdBed
 
 
 async def test_what_its_role_does_not_cover_a_client_is_refused(own_etcd: EtcdBed) -> None:
-    """As enrolment sets it up: a certificate's common name may touch its own members alone."""
+    """A certificate's common name may touch what its role covers alone."""
     certificates = own_etcd.certificates
     root, node = certificates.client_tls("root"), certificates.client_tls("node1")
-    etcd = Etcd3Client(
-        [own_etcd.url.removeprefix("https://")],
-        ca_cert=root.ca.read_bytes(),
-        cert_key=root.key.read_bytes(),
-        cert_chain=root.cert.read_bytes(),
-        tls_server_name="localhost",
-    )
-    async with etcd:
-        assert etcd.auth is not None
-        await etcd.auth.user_add("root", "", no_password=True)
-        await etcd.auth.user_grant_role("root", "root")
-        await etcd.auth.user_add("node1", "", no_password=True)
-        await etcd.auth.role_add("node1")
-        from etcd3aio.auth import PermissionType
-        from etcd3aio.kv import prefix_range_end
-
-        await etcd.auth.role_grant_permission(
-            "node1",
-            key="/members/node1/",
-            range_end=prefix_range_end("/members/node1/"),
-            perm_type=PermissionType.READWRITE,
-        )
-        await etcd.auth.user_grant_role("node1", "node1")
-        await etcd.auth.auth_enable()
+    async with own_etcd.channel(root) as channel:
+        auth = AuthStub(channel)
+        for user in ("root", "node1"):
+            await auth.UserAdd(AuthUserAddRequest(name=user, options=UserAddOptions(no_password=True)))
+        await auth.RoleAdd(AuthRoleAddRequest(name="root"))
+        await auth.RoleAdd(AuthRoleAddRequest(name="node1"))
+        key, range_end = key_range("/members/node1/")
+        own = Permission(permType=Permission.READWRITE, key=key, range_end=range_end)
+        await auth.RoleGrantPermission(AuthRoleGrantPermissionRequest(name="node1", perm=own))
+        for name in ("root", "node1"):
+            await auth.UserGrantRole(AuthUserGrantRoleRequest(user=name, role=name))
+        await auth.AuthEnable(AuthEnableRequest())
     async with opened([own_etcd.url], node) as store:
         lease = await store.lease(5.0)
         await store.commit([Put("/members/node1/0", b"", lease=await lease.changed(0))])
