@@ -76,9 +76,21 @@ def find_etcd() -> Path:
 
 def arguments(settings: EtcdOptions) -> list[str]:
     """The command line of a server with these settings."""
+    binary = settings.binary or find_etcd()
+    return [str(binary), *(f"--{name}={value}" for name, value in _options(settings).items())]
+
+
+def option_variables(settings: EtcdOptions) -> dict[str, str]:
+    """The same as variables of its environment, for where the command line is to stay as it is."""
+    return {
+        f"ETCD_{name.upper().replace('-', '_')}": str(value) for name, value in _options(settings).items()
+    }
+
+
+def _options(settings: EtcdOptions) -> dict[str, object]:
     peer_url = f"https://127.0.0.1:{settings.peer_port}"
     listen = dict.fromkeys([settings.url, f"https://127.0.0.1:{settings.client_port}"])
-    options = {
+    return {
         "name": "bridge",
         "data-dir": settings.data_dir,
         "listen-client-urls": ",".join(listen),
@@ -108,8 +120,6 @@ def arguments(settings: EtcdOptions) -> list[str]:
         "log-level": "warn",
         "log-outputs": "stderr",
     }
-    binary = settings.binary or find_etcd()
-    return [str(binary), *(f"--{name}={value}" for name, value in options.items())]
 
 
 def environment() -> dict[str, str]:

@@ -9,7 +9,8 @@ from rich.console import Console
 
 from bridge_core.errors import Fatal
 from bridge_core.files import write_atomically
-from bridge_core.systemd.units import Unit
+from bridge_core.systemd.manager import ServiceManager
+from bridge_core.systemd.units import Service
 
 _out = Console(highlight=False)
 
@@ -20,18 +21,19 @@ def say(done: Iterable[str]) -> None:
         _out.print(sentence, markup=False, soft_wrap=True)
 
 
-def show(units: Iterable[Unit], into: Path | None) -> None:
-    """Prints units, or writes them to a folder.
+def show(service: Service, into: Path | None) -> None:
+    """Prints what an install would write, or writes it to a folder.
 
     Raises:
         Fatal: it cannot be written.
     """
-    for unit in units:
-        if into is None:
-            _out.print(f"# {unit.name}\n{unit.text}", markup=False, soft_wrap=True)
-            continue
+    if into is None:
+        for path, text in ServiceManager().files(service).items():
+            _out.print(f"# {path}\n{text}", markup=False, soft_wrap=True)
+        return
+    for path, text in ServiceManager(into, variables=into).files(service).items():
         try:
-            into.mkdir(parents=True, exist_ok=True)
-            write_atomically(into / unit.name, unit.text.encode(), mode=0o644)
+            path.parent.mkdir(parents=True, exist_ok=True)
+            write_atomically(path, text.encode(), mode=0o644)
         except OSError as fault:
-            raise Fatal(f"cannot write {into / unit.name}: {fault.strerror}") from fault
+            raise Fatal(f"cannot write {path}: {fault.strerror}") from fault
