@@ -475,6 +475,7 @@ class Agent:
             ),
             backends=self._tally.counts,
             results=self._prober.results,
+            silent_peers=gateway.silent_peers() if gateway is not None else {},
         )
 
     def _report(self) -> AgentReport:

@@ -5,7 +5,6 @@ A command imports what it needs when it runs: the agent must not keep what other
 
 from __future__ import annotations
 
-import asyncio
 import sys
 import time
 from pathlib import Path
@@ -13,7 +12,6 @@ from typing import Annotated
 
 import msgspec
 import typer
-from rich.console import Console
 
 from bridge_agent import service_commands, systemd
 from bridge_agent.cli_options import StateOption
@@ -37,7 +35,6 @@ DEFAULT_PARALLEL = EngineConfig(index=0).num_parallel
 
 app = program("The sidecar of a DeepSeek-Ollama Bridge node.")
 app.add_typer(service_commands.group, name="service")
-_out = Console(highlight=False)
 
 
 HttpOption = Annotated[str | None, typer.Option("--http", help="Ollama's API in the clear, HOST:PORT.")]
@@ -96,6 +93,8 @@ def join_command(
     """Enrol this machine as a node of a mesh."""
 
     def work() -> None:
+        import asyncio
+
         from bridge_agent.membership.join import JoinPlan, default_name, join
 
         state, manager = StateDir(state_dir), ServiceManager()
@@ -113,11 +112,11 @@ def join_command(
         if as_service:
             systemd.check_listeners(plan.listeners)
         settings = asyncio.run(join(plan, state))
-        _out.print(f"{settings.name} joined the mesh {settings.trust_domain}; its state is in {state_dir}")
+        typer.echo(f"{settings.name} joined the mesh {settings.trust_domain}; its state is in {state_dir}")
         if as_service:
             say(systemd.install(manager, settings, state))
         else:
-            _out.print(f"Start it: {as_called('bridge-agent')} run --state-dir {state_dir}")
+            typer.echo(f"Start it: {as_called('bridge-agent')} run --state-dir {state_dir}")
 
     guarded(work)
 
@@ -165,7 +164,9 @@ def status_command(
         if as_json:
             sys.stdout.buffer.write(msgspec.json.format(msgspec.json.encode(report), indent=2) + b"\n")
         else:
-            print_report(report, _out)
+            from rich.console import Console
+
+            print_report(report, Console(highlight=False))
 
     guarded(work)
 
@@ -188,7 +189,9 @@ def explain_command(
         if as_json:
             sys.stdout.buffer.write(msgspec.json.format(msgspec.json.encode(hops), indent=2) + b"\n")
         else:
-            print_explanation(hops, _out)
+            from rich.console import Console
+
+            print_explanation(hops, Console(highlight=False))
 
     guarded(work)
 
@@ -220,7 +223,7 @@ def replay_command(
             found = replay_collected(handed, folder)
             for name, node in () if as_json else handed.nodes.items():
                 if node.left_out:
-                    _out.print(
+                    typer.echo(
                         f"{name} told its newest {len(node.requests)} requests, {node.left_out} are older"
                     )
         else:
@@ -228,7 +231,9 @@ def replay_command(
         if as_json:
             sys.stdout.buffer.write(msgspec.json.format(msgspec.json.encode(found), indent=2) + b"\n")
         else:
-            print_comparison(found, _out)
+            from rich.console import Console
+
+            print_comparison(found, Console(highlight=False))
 
     guarded(work)
 
@@ -311,6 +316,8 @@ def leave_command(
     """Take this node out of its mesh for good: drain, stop, revoke and forget its identity."""
 
     def work() -> None:
+        import asyncio
+
         from bridge_agent.membership.leave import leave
 
         state, manager = StateDir(state_dir), ServiceManager()
@@ -321,7 +328,7 @@ def leave_command(
         # Stopped by anybody but systemd, the agent would be started again.
         stop = (lambda: manager.stop(systemd.AGENT_UNIT)) if service else None
         asyncio.run(leave(settings, state, force=force, drain_s=drain_s, stop=stop))
-        _out.print(f"{settings.name} has left the mesh {settings.trust_domain}")
+        typer.echo(f"{settings.name} has left the mesh {settings.trust_domain}")
         if service:
             say(systemd.remove(manager))
 

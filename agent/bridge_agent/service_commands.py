@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from pathlib import Path
 from typing import Annotated
 
@@ -56,6 +55,8 @@ def stop_engines_command(state_dir: StateOption) -> None:
     """End the engines that an agent has left running."""
 
     def work() -> None:
+        import asyncio
+
         ended = asyncio.run(systemd.stop_engines(StateDir(state_dir)))
         say([f"engines ended: {', '.join(map(str, ended)) or 'none'}"])
 

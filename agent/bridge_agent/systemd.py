@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import asyncio
 import ipaddress
 from pathlib import Path
 
-from bridge_agent.config import AgentConfig, Listeners, StateDir
-from bridge_agent.engines.process import ProcessRecord, sweep_marked
-from bridge_agent.listeners import NAMES
+from bridge_agent.config import DEFAULT_PORTS, AgentConfig, Listeners, StateDir
 from bridge_core.addresses import join_address, split_address
 from bridge_core.errors import Fatal
 from bridge_core.systemd import placement
@@ -17,7 +14,7 @@ from bridge_core.systemd.units import Service, quoted_path, unit, variable, vari
 
 AGENT_UNIT = "bridge-agent.service"
 ENGINES_UNIT = "bridge-engines.service"
-SOCKET_UNITS = {name: f"bridge-agent-{name}.socket" for name in NAMES}
+SOCKET_UNITS = {name: f"bridge-agent-{name}.socket" for name in DEFAULT_PORTS}
 # Sockets first: removed before the agent, no connection starts it again.
 ALL_UNITS = (*SOCKET_UNITS.values(), AGENT_UNIT, ENGINES_UNIT)
 
@@ -102,7 +99,7 @@ def _fixed(name: str, address: str) -> str:
 
 def check_listeners(listeners: Listeners) -> None:
     """Raises Fatal where systemd could not open one of them."""
-    for name in NAMES:
+    for name in DEFAULT_PORTS:
         _fixed(name, getattr(listeners, name))
 
 
@@ -142,11 +139,15 @@ def remove(manager: ServiceManager) -> list[str]:
 
 async def stop_engines(state: StateDir) -> list[int]:
     """Ends every engine that an agent of this folder has left running; returns their process ids."""
+    import asyncio
+
     folders = [folder for folder in sorted(_children(state.engines.absolute())) if folder.is_dir()]
     return [pid for found in await asyncio.gather(*map(_end, folders)) for pid in found]
 
 
 async def _end(folder: Path) -> list[int]:
+    from bridge_agent.engines.process import ProcessRecord, sweep_marked
+
     record = ProcessRecord.load(folder / "process.json")
     process = record.find() if record is not None else None
     if process is not None:

@@ -54,7 +54,7 @@ def etcd_settings(layout: Layout) -> EtcdOptions:
         cert=layout.pki / "etcd.pem",
         key=layout.pki / "etcd.key",
         ca=layout.pki / "ca.pem",
-        host=layout.options.host,
+        host=f"[{listens}]" if ":" in (listens := layout.options.listens) else listens,
     )
 
 
@@ -65,8 +65,8 @@ def launch(layout: Layout, part: str) -> tuple[list[str], dict[str, str]]:
     if part == "registry":
         argv = [command("bridge-registry"), "run", "--state-dir", str(layout.registry_state)]
         argv += ["--etcd", ",".join(layout.etcd_urls)]
-        argv += ["--grpc", layout.registry_grpc, "--admin", layout.registry_admin]
-        argv += ["--host", layout.options.host]
+        argv += ["--grpc", layout.addresses(part)["gRPC"], "--admin", layout.registry_admin]
+        argv += _hosts(layout)
         if not layout.options.etcd:  # ours alone, so its access control may be turned on
             argv.append("--etcd-rbac")
         return argv, environment()
@@ -76,7 +76,12 @@ def launch(layout: Layout, part: str) -> tuple[list[str], dict[str, str]]:
 def init_command(layout: Layout) -> list[str]:
     """What makes the CA and the first identities; harmless when they are there."""
     argv = [command("bridge-registry"), "init", "--state-dir", str(layout.registry_state)]
-    return [*argv, "--host", layout.options.host]
+    return [*argv, *_hosts(layout)]
+
+
+def _hosts(layout: Layout) -> list[str]:
+    options = layout.options
+    return [word for host in dict.fromkeys([options.host, options.listens]) for word in ("--host", host)]
 
 
 def join_command(layout: Layout, name: str) -> list[str]:
@@ -85,6 +90,8 @@ def join_command(layout: Layout, name: str) -> list[str]:
     argv += ["--state-dir", str(layout.node_state(name)), "--engine", engine_of(layout, name)]
     for flag, address in layout.listeners(name).items():
         argv += [f"--{flag}", address]
+    if layout.options.address:  # of a name, which is what others are to use
+        argv += ["--advertise", layout.options.host]
     return argv
 
 

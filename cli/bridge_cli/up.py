@@ -18,10 +18,11 @@ from pathlib import Path
 import msgspec
 
 from bridge_cli import parts
-from bridge_cli.connection import Access, admin
+from bridge_cli.access import Access
+from bridge_cli.connection import ask
 from bridge_cli.etcd_ready import ready as etcd_ready
 from bridge_cli.layout import Layout, MeshFile, MeshOptions, check_options, combined
-from bridge_cli.ports import check_free
+from bridge_cli.ports import check_free, resolved
 from bridge_cli.processes import ProcessTable, end, rotate, start_detached
 from bridge_cli.progress import Progress
 from bridge_core.errors import BridgeError, Fatal, Unavailable
@@ -111,6 +112,7 @@ async def bring_up(state: Path, given: dict[str, object], progress: Progress) ->
     """
     options = combined(_settled(state), given)
     check_options(options)
+    options = msgspec.structs.replace(options, address=options.address or resolved(options.host))
     parts.check_engine(options.engine)
     raising = _Raising(Layout(state, options), load_table(state), progress)
     try:
@@ -142,7 +144,7 @@ class _Raising:
         self.started: list[str] = []
         self._progress = progress
         self._access = Access(
-            layout.registry_grpc, layout.pki / "ca.pem", layout.pki / "admin.pem", layout.pki / "admin.key"
+            (layout.registry_grpc,), layout.pki / "ca.pem", layout.pki / "admin.pem", layout.pki / "admin.key"
         )
 
     async def run(self) -> bool:
@@ -154,6 +156,7 @@ class _Raising:
         unjoined = [name for name in nodes if not _joined(layout, name)]
         if not missing and not unjoined:
             await self._nodes_ready("every node is ready")
+            await self._led()
             return False
         check_free(
             (f"{part}'s {what} listener", address)
@@ -178,6 +181,8 @@ class _Raising:
         for name in nodes:
             self._start(name)
         await self._nodes_ready(f"{len(nodes)} nodes serve and see each other")
+        await self._led()
+        self._all_run([*own_etcd, "registry", *nodes])
         return True
 
     def write(self) -> MeshFile:
@@ -231,10 +236,11 @@ class _Raising:
         # Only a leader enrols nodes; after a hard end the former one's lease has to run out first,
         # and a mesh whose nodes are all enrolled does not wait for that.
         async def answers() -> None:
-            async with admin(self._access) as stub:
-                status = await stub.Status(wire.StatusRequest(), timeout=2.0)
+            status = await ask(self._access, lambda stub: stub.Status(wire.StatusRequest(), timeout=2.0))
+            if leading and status.store_fault:
+                raise Unavailable(f"etcd does not answer it {status.store_fault}")
             if leading and not status.leader:
-                raise Unavailable("no registry leads yet")
+                raise Unavailable("it does not lead")
 
         return answers
 
@@ -243,9 +249,8 @@ class _Raising:
 
         async def created() -> None:  # a leader that was just elected may step down once more
             nonlocal token
-            async with admin(self._access) as stub:
-                request = wire.CreateTokenRequest(ttl_seconds=_TOKEN_TTL_S, uses=len(names))
-                token = (await stub.CreateToken(request, timeout=10.0)).token
+            request = wire.CreateTokenRequest(ttl_seconds=_TOKEN_TTL_S, uses=len(names))
+            token = (await ask(self._access, lambda stub: stub.CreateToken(request, timeout=10.0))).token
 
         await self._wait("registry", created)
         await asyncio.gather(
@@ -261,6 +266,17 @@ class _Raising:
             if seed is not None and not done.exists():
                 await parts.run_to_end(seed)
                 write_atomically(done, b"")
+
+    async def _led(self) -> None:
+        """Nodes serve without a registry, too: that they do says nothing of it."""
+        with self._progress.step("the registry leads, and etcd answers"):
+            await self._wait("registry", self._registry_answers(leading=True))
+
+    def _all_run(self, expected: list[str]) -> None:
+        """What began well may have ended since."""
+        for part in expected:
+            if self.table.get(part) is None:
+                raise parts.ended(part, self._log(part))
 
     async def _nodes_ready(self, what: str) -> None:
         with self._progress.step(what):

@@ -14,6 +14,7 @@ import msgspec
 import structlog
 
 from bridge_core import http1
+from bridge_core.addresses import join_address
 from bridge_core.errors import Fatal, Unavailable
 from bridge_core.files import write_atomically
 from bridge_core.store.api import Store, StoreRefused
@@ -188,7 +189,14 @@ class Registry:
     def _standing(self) -> Standing:
         fault = self._store.fault
         away = f"for {time.monotonic() - fault.since:.0f} s: {fault.reason}" if fault is not None else ""
-        return Standing(self._leadership.leads(), away)
+        leader = self._leadership.leader
+        return Standing(
+            self._leadership.leads(),
+            away,
+            self.settings.name,
+            leader.name if leader is not None else "",
+            leader.address if leader is not None else "",
+        )
 
     def _readiness(self) -> Readiness:
         standing = self._standing()
@@ -244,8 +252,8 @@ async def _announce(registry: Registry, notifier: Notifier) -> None:
     settings = registry.settings
     where = {
         "pid": os.getpid(),
-        "grpc": f"{settings.grpc[0]}:{registry.grpc_port}",
-        "admin": f"{settings.admin[0]}:{registry.admin_port}",
+        "grpc": join_address(settings.grpc[0], registry.grpc_port),
+        "admin": join_address(settings.admin[0], registry.admin_port),
     }
     log.info("registry_listening", name=settings.name, grpc=where["grpc"], admin=where["admin"])
     if settings.ready_file is not None:

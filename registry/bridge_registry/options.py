@@ -7,6 +7,7 @@ from pathlib import Path
 
 import msgspec
 
+from bridge_core.addresses import join_address
 from bridge_registry.enrolment import pki_files
 from bridge_registry.enrolment.pki_files import Ensured, Pki
 
@@ -59,7 +60,7 @@ class RegistryOptions(msgspec.Struct, frozen=True):
     def advertised(self) -> str:
         """host:port that agents and other registries are told."""
         host = self.hosts[0] if self.hosts else self.grpc[0]
-        return f"{host}:{self.grpc[1]}"
+        return join_address(host, self.grpc[1])
 
     def ensure_pki(self) -> Ensured:
         """The CA and the registry's own certificates, made or renewed where due.

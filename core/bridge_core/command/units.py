@@ -2,23 +2,20 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterable
 from pathlib import Path
-
-from rich.console import Console
 
 from bridge_core.errors import Fatal
 from bridge_core.files import write_atomically
 from bridge_core.systemd.manager import ServiceManager
 from bridge_core.systemd.units import Service
 
-_out = Console(highlight=False)
-
 
 def say(done: Iterable[str]) -> None:
     """Prints what was done, a sentence a line."""
     for sentence in done:
-        _out.print(sentence, markup=False, soft_wrap=True)
+        sys.stdout.write(sentence + "\n")
 
 
 def show(service: Service, into: Path | None) -> None:
@@ -29,7 +26,7 @@ def show(service: Service, into: Path | None) -> None:
     """
     if into is None:
         for path, text in ServiceManager().files(service).items():
-            _out.print(f"# {path}\n{text}", markup=False, soft_wrap=True)
+            sys.stdout.write(f"# {path}\n{text}\n")
         return
     for path, text in ServiceManager(into, variables=into).files(service).items():
         try:

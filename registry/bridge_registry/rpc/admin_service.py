@@ -6,6 +6,8 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable
+from importlib.metadata import version
+from typing import Final
 
 import msgspec
 import structlog
@@ -34,12 +36,25 @@ from bridge_wire.v1 import registry_pb2_grpc as rpc
 
 log = structlog.get_logger()
 
+_MOST_FAULTS: Final = 20
+
 
 class Standing(msgspec.Struct, frozen=True):
-    """How this registry stands: whether it leads, and why the store does not answer, if so."""
+    """How this registry stands.
+
+    Attributes:
+        leader: Whether it leads.
+        store_fault: Why the store does not answer, if so.
+        name: Its own.
+        leader_name: Who leads, as far as it knows; empty: nobody.
+        leader_address: Where that one is reached.
+    """
 
     leader: bool
     store_fault: str
+    name: str = ""
+    leader_name: str = ""
+    leader_address: str = ""
 
 
 class AdminService(rpc.AdminServicer):
@@ -200,25 +215,42 @@ class AdminService(rpc.AdminServicer):
                 nodes=[self._node_status(node) for node in self._table.nodes.values()],
                 leader=standing.leader,
                 store_fault=standing.store_fault,
+                registry=standing.name,
+                registry_version=version("deepseek-ollama-bridge"),
+                leader_name=standing.leader_name,
+                leader_address=standing.leader_address,
+                unreadable=[
+                    f"{key}: {why}" for key, why in sorted(self._table.faults.items())[:_MOST_FAULTS]
+                ],
+                now_unix=int(time.time()),
             )
 
     def _node_status(self, node: NodeRecord) -> pb.NodeStatus:
         said = self._hub.acknowledged.get(node.name)
         have = said.have if said is not None else None
-        members = self._table.membership.members.values()
+        own = [one for one in self._table.membership.members.values() if one.node == node.name]
         load, now = self._load.nodes.get(node.name), time.monotonic()
         heard = [one.have for one in self._hub.acknowledged.values()]
         return pb.NodeStatus(
             name=node.name,
             state=node.state,
             peer_address=node.peer,
-            instances=sorted(instance.id for instance in members if instance.node == node.name),
+            instances=sorted(instance.id for instance in own),
+            models=sorted({model.name for instance in own for model in instance.models}),
             certificate_expires_unix=int(node.expires),
             acknowledged=None if have is None else messages.version_message(have),
             rejected=said.rejected if said is not None else "",
             in_flight=load.in_flight if load is not None else 0,
             reports=reports(load, now),
             safe_to_stop=safe_to_stop(node.name, self._hub.known, heard, load, now),
+            version=node.version,
+            began_unix=load.began // 1000 if load is not None else 0,
+            heard_unix=int(time.time() - (now - load.heard)) if load is not None else 0,
+            silent_peers=[
+                pb.SilentPeer(node=name, since_unix=since)
+                for name, since in (load.silent_peers.items() if load is not None else ())
+                if name in self._table.nodes
+            ],
         )
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Final
+
 from bridge_core.counts import Counts
 from bridge_core.probe import ProbeResult
 from bridge_registry.membership.load_book import NodeLoadReport
@@ -9,6 +11,8 @@ from bridge_registry.rollouts.plan import RolloutPlan
 from bridge_registry.rollouts.rollout_rules import RolloutPosition, step_of
 from bridge_registry.rpc.messages import version_of
 from bridge_wire.v1 import registry_pb2 as pb
+
+_MOST_PEERS: Final = 1_000
 
 
 def report_of(message: pb.LoadReport, node: str) -> NodeLoadReport:
@@ -23,6 +27,7 @@ def report_of(message: pb.LoadReport, node: str) -> NodeLoadReport:
             for one in message.probes
             if one.instance.rpartition("/")[0] == node
         ),
+        {one.node: one.since_unix for one in message.silent_peers[:_MOST_PEERS]},
     )
 
 
