@@ -100,6 +100,19 @@ def access(flags: Flags) -> Access:
     )
 
 
+def state_of(flags: Flags) -> Path:
+    """The state folder of the mesh that is asked for, whether there is one or not.
+
+    Raises:
+        Fatal: the contexts cannot be read.
+    """
+    if flags.state_dir is not None:
+        return flags.state_dir
+    contexts = load_contexts()
+    found = contexts.contexts.get(flags.context or contexts.current)
+    return Path(found.state) if found is not None and found.state else default_state_dir()
+
+
 def _base(flags: Flags) -> Access:
     if flags.state_dir is not None and not flags.context:
         return access_of(read_mesh(flags.state_dir / "mesh.json"))

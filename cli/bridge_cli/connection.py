@@ -22,7 +22,7 @@ from bridge_wire.v1 import registry_pb2_grpc as wire_grpc
 T = TypeVar("T")
 
 _CONNECT_S: Final = 3.0  # with others to go to, one that hangs is not waited for longer
-_TIMEOUT_S: Final = 15.0
+_STATUS_S: Final = 5.0  # answered from memory
 
 # gRPC's own lines come before our sentence and say the same less clearly.
 os.environ.setdefault("GRPC_VERBOSITY", "NONE")
@@ -69,7 +69,7 @@ async def status_of(to: Access) -> Any:
     """
 
     async def work(stub: Any) -> Any:
-        return await stub.Status(wire.StatusRequest(), timeout=_TIMEOUT_S)
+        return await stub.Status(wire.StatusRequest(), timeout=_STATUS_S)
 
     status = await ask(to, work)
     if status.leader or not status.leader_address:
@@ -91,7 +91,7 @@ async def _ask(registry: str, to: Access, work: Callable[[Any], Awaitable[T]], *
                 raise fault from error
             # Whether it only did not lead is asked of it, not read from its words.
             with contextlib.suppress(grpc.aio.AioRpcError):
-                status = await stub.Status(wire.StatusRequest(), timeout=_TIMEOUT_S)
+                status = await stub.Status(wire.StatusRequest(), timeout=_STATUS_S)
                 if not status.leader and status.leader_address not in {"", registry}:
                     raise _Elsewhere(fault, status.leader_address) from error
             raise fault from error
@@ -110,12 +110,20 @@ async def _stub(registry: str, to: Access, *, patient: bool) -> AsyncIterator[An
     try:
         if not patient:
             try:
-                await asyncio.wait_for(channel.channel_ready(), _CONNECT_S)
+                await asyncio.wait_for(_tried(channel), _CONNECT_S)
             except TimeoutError:
                 raise _unreached("", registry, to) from None
         yield wire_grpc.AdminStub(channel)  # type: ignore[no-untyped-call]  # generated
     finally:
         await channel.close()
+
+
+async def _tried(channel: grpc.aio.Channel) -> None:
+    """Returns when there is a connection, or a failure that the first call will tell."""
+    state = channel.get_state(try_to_connect=True)
+    while state not in {grpc.ChannelConnectivity.READY, grpc.ChannelConnectivity.TRANSIENT_FAILURE}:
+        await channel.wait_for_state_change(state)
+        state = channel.get_state(try_to_connect=True)
 
 
 def _translate(error: grpc.aio.AioRpcError, registry: str, to: Access) -> BridgeError:
@@ -126,7 +134,8 @@ def _translate(error: grpc.aio.AioRpcError, registry: str, to: Access) -> Bridge
         return Unavailable(f"the registry at {registry} did not answer in time")
     if code is grpc.StatusCode.UNIMPLEMENTED:
         return BridgeError(f"the registry at {registry} does not know this command", hint="is it older?")
-    return BridgeError(details or f"the registry at {registry} answers {code.name}")
+    kind = Unavailable if code is grpc.StatusCode.UNAVAILABLE else BridgeError
+    return kind(details or f"the registry at {registry} answers {code.name}")
 
 
 def _unreached(details: str, registry: str, to: Access) -> BridgeError:

@@ -23,12 +23,14 @@ class Context(msgspec.Struct, frozen=True):
         ca: The mesh's CA certificate.
         cert: An admin's certificate.
         key: Its key.
+        state: Where `bridgectl up` keeps this mesh, if it does, on this machine.
     """
 
     registries: tuple[str, ...]
     ca: str
     cert: str
     key: str
+    state: str = ""
 
 
 class ContextFile(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

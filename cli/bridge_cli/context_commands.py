@@ -117,8 +117,9 @@ def show_command(
             return
         say(_line(name or file.current, current=(name or file.current) == file.current))
         say(f"  registries  {', '.join(found.registries)}")
-        for what in ("ca", "cert", "key"):
-            say(f"  {what:<10}  {getattr(found, what)}")
+        for what in ("ca", "cert", "key", "state"):
+            if value := getattr(found, what):
+                say(f"  {what:<10}  {value}")
 
     guarded(work)
 

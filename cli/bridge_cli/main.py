@@ -166,7 +166,8 @@ def _keep_context(mesh: MeshFile, state: Path, progress: Progress) -> None:
     to = access_of(mesh)
     name = "local" if state == Path.home() / ".local/state/bridge" else str(state)
     try:
-        before = put_context(name, Context(to.registries, str(to.ca), str(to.cert), str(to.key)), use=True)
+        kept = Context(to.registries, str(to.ca), str(to.cert), str(to.key), str(state))
+        before = put_context(name, kept, use=True)
     except Fatal as fault:  # the mesh is up all the same
         progress.say(f"! {fault.message}: name the mesh with --state-dir {state}")
         return
@@ -192,7 +193,7 @@ Try{_with_what(state)}:
   curl http://{last.http}/api/chat -d '{chat},"stream":false,"options":{{"temperature":0}}}}'
   curl http://{first.http}/v1/chat/completions {json} -d '{chat},"temperature":0}}'
   curl {secure} {json} \\
-    https://{first.grpc}/bridge.v1.ModelInference/Predict \\
+    'https://{first.grpc}/bridge.v1.ModelInference/Predict' \\
     -d '{{"modelName":"smollm2:135m","inputData":"{prompt}"}}'
 
 State, logs and mesh.json: {state}. Stop it: {as_called("bridgectl")} down{_flag(state)}

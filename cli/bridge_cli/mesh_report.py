@@ -183,7 +183,7 @@ def _troubles(status: Any, leader: str, nodes: tuple[NodeLine, ...], now: float)
     if not leader:
         yield "no registry leads: nobody joins, and nothing can be applied"
     if status.store_fault:
-        yield f"etcd does not answer {status.store_fault}: nodes serve on from what they know"
+        yield "etcd does not answer: nodes serve on from what they know"
     if status.now_unix and abs(status.now_unix - now) > _SKEW_S:
         yield f"this machine's clock and the registry's differ by {span(abs(status.now_unix - now))}"
     # What nobody reports to, nobody can call away.

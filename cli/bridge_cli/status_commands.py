@@ -82,9 +82,9 @@ def nodes_command(
 
 async def _look(where: Where) -> tuple[dict[str, Any] | None, Any, str]:
     """What runs on this machine, what the registry says, and why that is nothing."""
-    from bridge_cli.access import access_of, default_state_dir, read_mesh
+    from bridge_cli.access import access_of, read_mesh, state_of
 
-    state = where.flags.state_dir or default_state_dir()
+    state = state_of(where.flags)
     here = read_mesh(state / "mesh.json") if (state / "mesh.json").exists() else None
     to = where.access()
     if here is not None and access_of(here) != to:

@@ -5,7 +5,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from importlib.metadata import version
 from typing import Final
 
@@ -219,9 +219,7 @@ class AdminService(rpc.AdminServicer):
                 registry_version=version("deepseek-ollama-bridge"),
                 leader_name=standing.leader_name,
                 leader_address=standing.leader_address,
-                unreadable=[
-                    f"{key}: {why}" for key, why in sorted(self._table.faults.items())[:_MOST_FAULTS]
-                ],
+                unreadable=_unreadable(self._table.faults),
                 now_unix=int(time.time()),
             )
 
@@ -260,3 +258,8 @@ def _files(files: Iterable[pb.ConfigFile]) -> list[tuple[str, str]]:
 
 def _author(peer: Peer | None) -> str:
     return str(peer.identity) if peer is not None else "unknown"
+
+
+def _unreadable(faults: Mapping[str, str]) -> list[str]:
+    found = sorted(faults.items())[:_MOST_FAULTS]
+    return [why if why.startswith(key) else f"{key}: {why}" for key, why in found]
