@@ -15,7 +15,7 @@ from bridge_core.command.guard import guarded
 
 T = TypeVar("T")
 
-_PANEL: Final = "Which registry is asked, and as whom (by default the current context says it)"
+_PANEL: Final = "Which registry, and as whom (else as the current context says)"
 
 
 class Where:
