@@ -9,6 +9,8 @@ from typing import Final
 
 import msgspec
 
+from bridge_core.errors import Fatal
+
 _HERE: Final = Path(__file__).parent
 _WHEEL: Final = _HERE / "unit_files"  # where a wheel has the folder
 _CHECKOUT: Final = _HERE.parents[2] / "systemd"
@@ -57,12 +59,21 @@ def unit(name: str, drop_in: Mapping[str, Iterable[str]] | None = None, *, enabl
         name: A file in `systemd/`.
         drop_in: Lines by section, for what differs here; sections without lines are left out.
         enabled: See `Unit`.
+
+    Raises:
+        Fatal: the program was installed without it.
     """
+    try:
+        said = (unit_folder() / name).read_text("utf-8")
+    except OSError as fault:
+        raise Fatal(
+            f"cannot read {fault.filename}: {fault.strerror}", hint="install the package whole"
+        ) from fault
     sections = {section: tuple(lines) for section, lines in (drop_in or {}).items()}
     text = "\n".join(
         "\n".join([f"[{section}]", *lines]) + "\n" for section, lines in sections.items() if lines
     )
-    return Unit(name, (unit_folder() / name).read_text("utf-8"), text, enabled)
+    return Unit(name, said, text, enabled)
 
 
 def variables(words: Mapping[str, str], *, says: str) -> str:
