@@ -164,6 +164,7 @@ def diff_command(
         raise SystemExit(1 if answer.faults or answer.unified_diff else 0)
     _refuse_faults(answer.faults)
     sys.stdout.write(answer.unified_diff)
+    _say_warnings(answer)
     if answer.unified_diff:
         raise SystemExit(1)
 
@@ -215,6 +216,8 @@ def history_command(
         say("Nothing was applied yet.")
     for revision in revisions:
         line = f"{revision.number}  {when(revision.applied_unix)}  {_who(revision.author)}  "
+        if restored := getattr(revision, "restores", 0):
+            line += f"back to revision {restored}: "
         say(line + ", ".join(revision.changed))
         if diffs:
             sys.stdout.write(revision.unified_diff)
@@ -242,9 +245,15 @@ def _print_applied(answer: Any, *, as_json: bool) -> None:
         print_json(plain(answer))
         raise SystemExit(1 if answer.faults else 0)
     _refuse_faults(answer.faults)
-    say(
-        f"Revision {answer.revision}: {', '.join(answer.changed)}" if answer.changed else "Nothing to change."
-    )
+    gone = frozenset(getattr(answer, "removed", ()))
+    changes = ", ".join(f"{key} (deleted)" if key in gone else key for key in answer.changed)
+    say(f"Revision {answer.revision}: {changes}" if answer.changed else "Nothing to change.")
+    _say_warnings(answer)
+
+
+def _say_warnings(answer: Any) -> None:
+    for warning in getattr(answer, "warnings", ()):
+        say_aside(f"warning: {warning}")
 
 
 def _refuse_faults(faults: Iterable[Any]) -> None:

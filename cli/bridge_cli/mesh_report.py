@@ -204,7 +204,7 @@ def _troubles(status: Any, leader: str, nodes: tuple[NodeLine, ...], now: float)
     yield from _capped(
         f"{node.name} refused the snapshot: {node.rejected}" for node in nodes if node.rejected
     )
-    yield from _capped(f"left out, cannot be read: {one}" for one in status.unreadable)
+    yield from _capped(status.concerns)
 
 
 def _unreachable(nodes: tuple[NodeLine, ...], away: set[str], now: float) -> Iterable[str]:

@@ -46,7 +46,7 @@ def test_a_hundred_nodes_are_a_few_lines() -> None:
 
 def test_trouble_is_told_once_and_capped() -> None:
     nodes = [node(number, rejected="digest differs") for number in range(30)]
-    report = report_of(status(nodes, unreadable=[f"key{n}: rubbish" for n in range(20)]), NOW)
+    report = report_of(status(nodes, concerns=[f"key{n}: rubbish" for n in range(20)]), NOW)
     assert len([line for line in report.troubles if "refused the snapshot" in line]) == 8
     assert len([line for line in report.troubles if "more like it" in line]) == 2
 

@@ -516,27 +516,27 @@ class NodeStatus(_message.Message):
     def __init__(self, name: _Optional[str] = ..., state: _Optional[str] = ..., peer_address: _Optional[str] = ..., instances: _Optional[_Iterable[str]] = ..., certificate_expires_unix: _Optional[int] = ..., acknowledged: _Optional[_Union[SnapshotVersion, _Mapping]] = ..., rejected: _Optional[str] = ..., in_flight: _Optional[int] = ..., reports: _Optional[bool] = ..., safe_to_stop: _Optional[bool] = ..., version: _Optional[str] = ..., began_unix: _Optional[int] = ..., heard_unix: _Optional[int] = ..., models: _Optional[_Iterable[str]] = ..., silent_peers: _Optional[_Iterable[_Union[SilentPeer, _Mapping]]] = ...) -> None: ...
 
 class StatusResponse(_message.Message):
-    __slots__ = ("trust_domain", "version", "nodes", "leader", "store_fault", "registry", "registry_version", "leader_name", "leader_address", "unreadable", "now_unix")
+    __slots__ = ("trust_domain", "version", "nodes", "leader", "store_fault", "concerns", "registry", "registry_version", "leader_name", "leader_address", "now_unix")
     TRUST_DOMAIN_FIELD_NUMBER: _ClassVar[int]
     VERSION_FIELD_NUMBER: _ClassVar[int]
     NODES_FIELD_NUMBER: _ClassVar[int]
     LEADER_FIELD_NUMBER: _ClassVar[int]
     STORE_FAULT_FIELD_NUMBER: _ClassVar[int]
+    CONCERNS_FIELD_NUMBER: _ClassVar[int]
     REGISTRY_FIELD_NUMBER: _ClassVar[int]
     REGISTRY_VERSION_FIELD_NUMBER: _ClassVar[int]
     LEADER_NAME_FIELD_NUMBER: _ClassVar[int]
     LEADER_ADDRESS_FIELD_NUMBER: _ClassVar[int]
-    UNREADABLE_FIELD_NUMBER: _ClassVar[int]
     NOW_UNIX_FIELD_NUMBER: _ClassVar[int]
     trust_domain: str
     version: SnapshotVersion
     nodes: _containers.RepeatedCompositeFieldContainer[NodeStatus]
     leader: bool
     store_fault: str
+    concerns: _containers.RepeatedScalarFieldContainer[str]
     registry: str
     registry_version: str
     leader_name: str
     leader_address: str
-    unreadable: _containers.RepeatedScalarFieldContainer[str]
     now_unix: int
-    def __init__(self, trust_domain: _Optional[str] = ..., version: _Optional[_Union[SnapshotVersion, _Mapping]] = ..., nodes: _Optional[_Iterable[_Union[NodeStatus, _Mapping]]] = ..., leader: _Optional[bool] = ..., store_fault: _Optional[str] = ..., registry: _Optional[str] = ..., registry_version: _Optional[str] = ..., leader_name: _Optional[str] = ..., leader_address: _Optional[str] = ..., unreadable: _Optional[_Iterable[str]] = ..., now_unix: _Optional[int] = ...) -> None: ...
+    def __init__(self, trust_domain: _Optional[str] = ..., version: _Optional[_Union[SnapshotVersion, _Mapping]] = ..., nodes: _Optional[_Iterable[_Union[NodeStatus, _Mapping]]] = ..., leader: _Optional[bool] = ..., store_fault: _Optional[str] = ..., concerns: _Optional[_Iterable[str]] = ..., registry: _Optional[str] = ..., registry_version: _Optional[str] = ..., leader_name: _Optional[str] = ..., leader_address: _Optional[str] = ..., now_unix: _Optional[int] = ...) -> None: ...

@@ -219,7 +219,7 @@ class AdminService(rpc.AdminServicer):
                 registry_version=version("deepseek-ollama-bridge"),
                 leader_name=standing.leader_name,
                 leader_address=standing.leader_address,
-                unreadable=_unreadable(self._table.faults),
+                concerns=_concerns(self._table.faults),
                 now_unix=int(time.time()),
             )
 
@@ -260,6 +260,6 @@ def _author(peer: Peer | None) -> str:
     return str(peer.identity) if peer is not None else "unknown"
 
 
-def _unreadable(faults: Mapping[str, str]) -> list[str]:
+def _concerns(faults: Mapping[str, str]) -> list[str]:
     found = sorted(faults.items())[:_MOST_FAULTS]
     return [why if why.startswith(key) else f"{key}: {why}" for key, why in found]
