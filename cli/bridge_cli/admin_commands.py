@@ -109,6 +109,7 @@ def token_list(
 def token_revoke(
     *,
     token_id: Annotated[str, typer.Argument(metavar="ID", help="As `bridgectl token list` shows it.")],
+    as_json: JsonOption = False,
     where: Where,
 ) -> None:
     """Make a token useless from now on."""
@@ -119,7 +120,10 @@ def token_revoke(
         await stub.RevokeToken(wire.RevokeTokenRequest(id=token_id), timeout=_TIMEOUT_S)
 
     where.call(work)
-    say(f"Token {token_id} is revoked.")
+    if as_json:
+        print_json({"id": token_id, "revoked": True})
+    else:
+        say(f"Token {token_id} is revoked.")
 
 
 @asks_registry

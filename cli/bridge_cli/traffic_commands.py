@@ -123,6 +123,7 @@ def drain_command(
 def revoke_command(
     *,
     node: Annotated[str, typer.Argument(help="The node's name.")],
+    as_json: JsonOption = False,
     where: Where,
 ) -> None:
     """Throw a node out: nobody accepts its certificates any more, and it gets no other."""
@@ -133,6 +134,9 @@ def revoke_command(
         await stub.Revoke(wire.RevokeRequest(node_name=node), timeout=_TIMEOUT_S)
 
     where.call(work)
+    if as_json:
+        print_json({"name": node, "state": "revoked"})
+        return
     say(f"{node} is revoked. `bridgectl token create --node {node}` lets a machine join in its place.")
 
 
