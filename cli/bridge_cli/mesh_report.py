@@ -24,7 +24,8 @@ class NodeLine(msgspec.Struct, frozen=True):
 
     Attributes:
         name: Its name.
-        state: "serving", "drained", "away" (in service, and not heard of), "no engine" or "revoked".
+        state: "serving", "drained", "away" (in service, without a lease and not heard of), "no engine" or
+            "revoked".
         since_unix: When its agent began, or, where it is away, when it was last heard of; 0: not known.
         version: Of its agent.
         expires_unix: When its certificate ends.
@@ -35,6 +36,7 @@ class NodeLine(msgspec.Struct, frozen=True):
         safe_to_stop: Whether stopping it now cuts no request.
         silent_to: Nodes that it gets no answer from, with since when.
         rejected: Why it refused the last snapshot, if it did.
+        reports: Whether it reports to the registry that was asked.
     """
 
     name: str
@@ -49,6 +51,7 @@ class NodeLine(msgspec.Struct, frozen=True):
     safe_to_stop: bool
     silent_to: dict[str, int]
     rejected: str
+    reports: bool
 
 
 class MeshReport(msgspec.Struct, frozen=True):
@@ -159,10 +162,10 @@ def _leader(report: MeshReport) -> str:
 def _node(one: Any) -> NodeLine:
     if one.state != "active":
         state = one.state
-    elif not one.reports:
-        state = "away"
+    elif one.instances:
+        state = "serving"
     else:
-        state = "serving" if one.instances else "no engine"
+        state = "no engine" if one.reports else "away"
     return NodeLine(
         name=one.name,
         state=state,
@@ -176,6 +179,7 @@ def _node(one: Any) -> NodeLine:
         safe_to_stop=one.safe_to_stop,
         silent_to={peer.node: peer.since_unix for peer in one.silent_peers} if one.reports else {},
         rejected=one.rejected,
+        reports=one.reports,
     )
 
 
@@ -186,13 +190,17 @@ def _troubles(status: Any, leader: str, nodes: tuple[NodeLine, ...], now: float)
         yield "etcd does not answer: nodes serve on from what they know"
     if status.now_unix and abs(status.now_unix - now) > _SKEW_S:
         yield f"this machine's clock and the registry's differ by {span(abs(status.now_unix - now))}"
-    # What nobody reports to, nobody can call away.
-    away = [node for node in nodes if node.state == "away"] if leader else []
+    away = [node for node in nodes if node.state == "away"]
     heard = sorted({f" (last heard {span(now - node.since_unix)} ago)" for node in away if node.since_unix})
     if away:
         yield f"{few(node.name for node in away)}: not heard of" + (
             heard[0] if len(away) == 1 and heard else ""
         )
+    # Reports are for the leader: any other registry hears of nobody.
+    if deaf := [
+        node.name for node in nodes if node.state == "serving" and not node.reports and status.leader
+    ]:
+        yield f"{few(deaf)}: in the mesh, but not in touch with the registry that leads"
     if idle := [node.name for node in nodes if node.state == "no engine"]:
         yield f"{few(idle)}: no engine that is ready"
     yield from _capped(_unreachable(nodes, {node.name for node in away}, now))

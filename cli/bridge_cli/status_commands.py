@@ -149,7 +149,7 @@ def _print_nodes(nodes: list[Any]) -> None:
                 span(now - node.since_unix) if node.since_unix else "",
                 node.version,
                 "" if node.state == "revoked" else span(left) if left > 0 else "EXPIRED",
-                str(node.in_flight) if node.state not in {"away", "revoked"} else "",
+                str(node.in_flight) if node.reports else "",
                 node.address,
                 few(node.models),
             )

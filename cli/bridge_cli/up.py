@@ -33,6 +33,7 @@ from bridge_wire.v1 import registry_pb2 as wire
 _OPTIONS_FILE = "up.json"
 _TABLE_FILE = "processes.json"
 READY_DEADLINE_S = 60.0
+_ORDER_DEADLINE_S = 30.0  # a dead leader's lease runs out meanwhile
 _TOKEN_TTL_S = 600
 _FOREIGN_ETCD_DEADLINE_S = 5.0
 _ENDING_S = 5.0
@@ -236,13 +237,17 @@ class _Raising:
         # Only a leader enrols nodes; after a hard end the former one's lease has to run out first,
         # and a mesh whose nodes are all enrolled does not wait for that.
         async def answers() -> None:
-            status = await ask(self._access, lambda stub: stub.Status(wire.StatusRequest(), timeout=2.0))
-            if leading and status.store_fault:
-                raise Unavailable(f"etcd does not answer it {status.store_fault}")
+            status = await self._status()
             if leading and not status.leader:
                 raise Unavailable("it does not lead")
 
         return answers
+
+    async def _status(self) -> wire.StatusResponse:
+        found: wire.StatusResponse = await ask(
+            self._access, lambda stub: stub.Status(wire.StatusRequest(), timeout=2.0)
+        )
+        return found
 
     async def _join(self, names: list[str]) -> None:
         token = ""
@@ -269,8 +274,26 @@ class _Raising:
 
     async def _led(self) -> None:
         """Nodes serve without a registry, too: that they do says nothing of it."""
-        with self._progress.step("the registry leads, and etcd answers"):
-            await self._wait("registry", self._registry_answers(leading=True))
+        concerns: list[str] = []
+
+        async def in_order() -> None:
+            status = await self._status()
+            concerns[:] = status.concerns
+            if status.store_fault:
+                raise Unavailable(f"etcd does not answer it {status.store_fault}")
+            if not (status.leader or status.leader_name):  # another one may lead, too
+                raise Unavailable("no registry leads")
+            known = {node.name for node in status.nodes if node.state != "revoked"}
+            if lost := [name for name in self.layout.names if name not in known]:
+                told = f" ({'; '.join(concerns)})" if concerns else ""
+                raise Unavailable(
+                    f"it knows nothing of {', '.join(lost)}, as if its etcd were another one{told}"
+                )
+
+        with self._progress.step("a registry leads, etcd answers, and they know every node"):
+            await self._wait("registry", in_order, within_s=_ORDER_DEADLINE_S)
+        for concern in concerns:
+            self._progress.say(f"! {concern}")
 
     def _all_run(self, expected: list[str]) -> None:
         """What began well may have ended since."""
@@ -292,9 +315,11 @@ class _Raising:
 
         return ready
 
-    async def _wait(self, part: str, answers: Callable[[], Awaitable[None]]) -> None:
+    async def _wait(
+        self, part: str, answers: Callable[[], Awaitable[None]], *, within_s: float = READY_DEADLINE_S
+    ) -> None:
         """Until `answers` raises no longer; raises itself when the process ends or takes too long."""
-        until = time.monotonic() + READY_DEADLINE_S
+        until = time.monotonic() + within_s
         while True:
             if self.table.get(part) is None:
                 raise parts.ended(part, self._log(part))
@@ -304,7 +329,7 @@ class _Raising:
             except BridgeError as fault:
                 if time.monotonic() > until:
                     raise Fatal(
-                        f"{part} was not ready within {READY_DEADLINE_S:g} s: {fault.message}",
+                        f"{part} was not ready within {within_s:g} s: {fault.message}",
                         hint=f"its log is {self._log(part)}",
                     ) from fault
             await asyncio.sleep(0.05)

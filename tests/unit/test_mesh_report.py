@@ -54,16 +54,26 @@ def test_trouble_is_told_once_and_capped() -> None:
 def test_whoever_is_away_is_not_also_told_to_be_unreachable() -> None:
     silent = [wire.SilentPeer(node="n2", since_unix=int(NOW) - 90)]
     heard = int(NOW) - 150
-    nodes = [node(1, silent_peers=silent), node(2, reports=False, heard_unix=heard)]
+    nodes = [node(1, silent_peers=silent), node(2, reports=False, instances=[], heard_unix=heard)]
     report = report_of(status(nodes), NOW)
     assert report.troubles == ("n2: not heard of (last heard 2 min ago)",)
 
 
-def test_nobody_is_away_where_nobody_is_reported_to() -> None:
+def test_a_registry_that_does_not_lead_is_not_believed_about_who_reports() -> None:
     nodes = [node(1, reports=False)]
     report = report_of(status(nodes, leader=False, leader_name=""), NOW)
     assert report.broken
     assert report.troubles == ("no registry leads: nobody joins, and nothing can be applied",)
+    assert [one.state for one in report.nodes] == ["serving"]
+
+
+def test_a_node_with_a_lease_that_the_leader_does_not_hear_is_told_apart_from_one_that_is_gone() -> None:
+    report = report_of(status([node(1, reports=False), node(2, reports=False, instances=[])]), NOW)
+    assert [one.state for one in report.nodes] == ["serving", "away"]
+    assert report.troubles == (
+        "n2: not heard of",
+        "n1: in the mesh, but not in touch with the registry that leads",
+    )
 
 
 def test_ends_of_certificates_and_clocks_apart_are_told() -> None:
