@@ -22,12 +22,12 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-import msgspec
 import structlog
 
 from bridge_agent.gateway.peek import BadBody, Shape, peek
 from bridge_agent.peers.hop import decompress
 from bridge_core.config import load
+from bridge_core.decoding import decode_json
 from bridge_core.dialects import PATHS, translate
 from bridge_core.dialects.errors import ApiError
 from bridge_core.dialects.gojson import decode_value
@@ -38,8 +38,10 @@ from bridge_core.http1.limits import HttpLimits
 from bridge_core.http1.server import Server, json_error
 from bridge_core.identity import JoinToken, SpiffeId
 from bridge_core.identity.certificates import read_csr
+from bridge_core.identity.host_names import canonical_host
 from bridge_core.model_store.gguf import read_header
 from bridge_core.names import ModelName
+from bridge_core.snapshot import Instance, encode_entry
 from bridge_core.snapshot_file import decode
 from bridge_engine.schema import converted
 from bridge_engine.templates import Template, TemplateFault, Values
@@ -207,9 +209,13 @@ TARGETS: dict[str, Target] = {
         (TemplateFault,),
     ),
     "gguf": Target(gguf, [_GGUF], (BridgeError,)),
-    "snapshot": Target(
-        decode, [b'{"version":{"epoch":1,"revision":2},"entries":{}}'], (BridgeError, msgspec.DecodeError)
+    "snapshot": Target(decode, [b'{"version":{"epoch":1,"revision":2},"entries":{}}'], (BridgeError,)),
+    "member": Target(
+        lambda data: encode_entry(decode_json(data, Instance)),
+        [b'{"id":"n1/0","node":"n1","slots":4,"models":[{"name":"m","details":{"families":["f"]}}]}'],
+        (BridgeError,),
     ),
+    "host": Target(text(canonical_host), [b"GPU-01.example.com.", b"::ffff:10.0.0.1"], (BridgeError,)),
     "mesh_config": Target(text(lambda said: load([("f.yaml", said)])), [_YAML], ()),
     "name": Target(text(ModelName.parse), [b"registry.ollama.ai/library/m:latest"], (BridgeError,)),
     "token": Target(text(JoinToken.parse), [b"brj1.abc.def.0123"], (BridgeError,)),

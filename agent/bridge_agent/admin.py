@@ -9,6 +9,7 @@ import msgspec
 
 from bridge_agent.status_report import AgentReport
 from bridge_agent.telemetry.metrics import CONTENT_TYPE
+from bridge_core.admin_access import refusal
 from bridge_core.http1 import App, Exchange
 
 _TEXT = b"text/plain; charset=utf-8"
@@ -20,6 +21,7 @@ def admin_app(
     metrics: Callable[[], bytes],
     report: Callable[[], AgentReport],
     not_ready: Callable[[], str],
+    own_name: str,
     explain: App | None = None,
 ) -> App:
     """The listener's application.
@@ -28,6 +30,7 @@ def admin_app(
         metrics: Renders /metrics.
         report: Makes /status.
         not_ready: Why the agent cannot serve at present; empty when it can.
+        own_name: This machine's, which requests may be for.
         explain: Answers /explain?id=.
     """
 
@@ -47,6 +50,10 @@ def admin_app(
         pages["/explain"] = explain
 
     def app(exchange: Exchange) -> None:
+        headers = exchange.request.headers
+        if reason := refusal(headers.get(b"host"), headers.get(b"origin"), own_name):
+            _answer(exchange, 403, _TEXT, f"{reason}\n".encode())
+            return
         page = pages.get(exchange.request.path)
         if page is None:
             _answer(exchange, 404, _TEXT, f"pages: {' '.join(pages)}\n".encode())

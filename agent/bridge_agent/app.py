@@ -304,6 +304,7 @@ class Agent:
             metrics=metrics_page(sources),
             report=self._report,
             not_ready=self._not_ready,
+            own_name=config.host_name,
             explain=coroutine_app(gateway.explain, group),
         )
         self._servers.append(await serve(admin, name="admin", sock=self._sockets["admin"]))

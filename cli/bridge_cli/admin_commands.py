@@ -46,6 +46,13 @@ def token_create(
     label: Annotated[
         list[str] | None, typer.Option("--label", help="KEY=VALUE for nodes that join with it; repeatable.")
     ] = None,
+    dns_name: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--dns-name",
+            help="A host name that certificates of these nodes may carry, or *.DOMAIN; repeatable.",
+        ),
+    ] = None,
     as_json: JsonOption = False,
     where: Where,
 ) -> None:
@@ -55,7 +62,11 @@ def token_create(
         from bridge_wire.v1 import registry_pb2 as wire
 
         request = wire.CreateTokenRequest(
-            ttl_seconds=_seconds(ttl), uses=uses, node_name=node, labels=labels_of(label or [])
+            ttl_seconds=_seconds(ttl),
+            uses=uses,
+            node_name=node,
+            labels=labels_of(label or []),
+            dns_names=dns_name or [],
         )
         return await stub.CreateToken(request, timeout=_TIMEOUT_S)
 
@@ -220,8 +231,8 @@ def history_command(
         say("Nothing was applied yet.")
     for revision in revisions:
         line = f"{revision.number}  {when(revision.applied_unix)}  {_who(revision.author)}  "
-        if restored := getattr(revision, "restores", 0):
-            line += f"back to revision {restored}: "
+        if revision.restores:
+            line += f"back to revision {revision.restores}: "
         say(line + ", ".join(revision.changed))
         if diffs:
             sys.stdout.write(revision.unified_diff)
@@ -249,14 +260,14 @@ def _print_applied(answer: Any, *, as_json: bool) -> None:
         print_json(plain(answer))
         raise SystemExit(1 if answer.faults else 0)
     _refuse_faults(answer.faults)
-    gone = frozenset(getattr(answer, "removed", ()))
+    gone = frozenset(answer.removed)
     changes = ", ".join(f"{key} (deleted)" if key in gone else key for key in answer.changed)
     say(f"Revision {answer.revision}: {changes}" if answer.changed else "Nothing to change.")
     _say_warnings(answer)
 
 
 def _say_warnings(answer: Any) -> None:
-    for warning in getattr(answer, "warnings", ()):
+    for warning in answer.warnings:
         say_aside(f"warning: {warning}")
 
 

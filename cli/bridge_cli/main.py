@@ -9,7 +9,13 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import typer
 
-from bridge_cli import admin_commands, hindsight_commands, status_commands, traffic_commands
+from bridge_cli import (
+    admin_commands,
+    hindsight_commands,
+    restore_command,
+    status_commands,
+    traffic_commands,
+)
 from bridge_cli.access import default_state_dir
 from bridge_cli.context_commands import contexts
 from bridge_cli.layout import host_of
@@ -136,6 +142,7 @@ status_commands.register(app)
 app.add_typer(contexts, name="context")
 admin_commands.register(app)
 traffic_commands.register(app)
+restore_command.register(app)
 hindsight_commands.register(app)
 
 

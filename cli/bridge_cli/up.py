@@ -173,7 +173,9 @@ class _Raising:
                 await self._etcd()
             with self._progress.step(f"registry at {layout.registry_grpc}"):
                 self._start("registry")
-                await self._wait("registry", self._registry_answers(leading=bool(unjoined)))
+                # What an etcd that was away brings back is known once a registry leads in it.
+                leading = bool(unjoined) or "etcd" in missing
+                await self._wait("registry", self._registry_answers(leading=leading))
             if unjoined:
                 with self._progress.step(f"joined: {', '.join(unjoined)}"):
                     await self._join(unjoined)
@@ -284,11 +286,9 @@ class _Raising:
             if not (status.leader or status.leader_name):  # another one may lead, too
                 raise Unavailable("no registry leads")
             known = {node.name for node in status.nodes if node.state != "revoked"}
-            if lost := [name for name in self.layout.names if name not in known]:
-                told = f" ({'; '.join(concerns)})" if concerns else ""
-                raise Unavailable(
-                    f"it knows nothing of {', '.join(lost)}, as if its etcd were another one{told}"
-                )
+            lost = [name for name in self.layout.names if name not in known]
+            if lost and not concerns:  # those say why, and what to do while all of it runs
+                raise Unavailable(f"it knows nothing of {', '.join(lost)}, as if its etcd were another one")
 
         with self._progress.step("a registry leads, etcd answers, and they know every node"):
             await self._wait("registry", in_order, within_s=_ORDER_DEADLINE_S)

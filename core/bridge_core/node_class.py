@@ -10,18 +10,21 @@ Rules:
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from typing import Annotated
 
 import msgspec
+
+from bridge_core.bounds import Count, Labels, Name, Names, Seconds, Small, Words
 
 
 class IoLimit(msgspec.Struct, frozen=True, omit_defaults=True):
     """Bandwidth and rate of one block device, named by any path on it; None: unlimited."""
 
-    path: str
-    read_bytes_per_s: int | None = None
-    write_bytes_per_s: int | None = None
-    read_iops: int | None = None
-    write_iops: int | None = None
+    path: Name
+    read_bytes_per_s: Count | None = None
+    write_bytes_per_s: Count | None = None
+    read_iops: Count | None = None
+    write_iops: Count | None = None
 
 
 class ResourceLimits(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -41,15 +44,15 @@ class ResourceLimits(msgspec.Struct, frozen=True, omit_defaults=True):
             folder share its limit.
     """
 
-    memory_max: int | None = None
-    memory_high: int | None = None
-    swap_max: int | None = None
-    cpu_weight: int | None = None
-    cpu_max: float | None = None
-    cpuset: str | None = None
-    pids_max: int | None = None
-    io: tuple[IoLimit, ...] = ()
-    disk_max: int | None = None
+    memory_max: Count | None = None
+    memory_high: Count | None = None
+    swap_max: Count | None = None
+    cpu_weight: Small | None = None
+    cpu_max: Seconds | None = None
+    cpuset: Name | None = None
+    pids_max: Count | None = None
+    io: Annotated[tuple[IoLimit, ...], msgspec.Meta(max_length=64)] = ()
+    disk_max: Count | None = None
 
 
 class Isolation(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -63,11 +66,11 @@ class Isolation(msgspec.Struct, frozen=True, omit_defaults=True):
         tmp_bytes: Size of the private /tmp; what is in it counts as the engine's memory.
     """
 
-    walls: tuple[str, ...] | None = None
-    require: tuple[str, ...] = ()
-    uid: int | None = None
-    gid: int | None = None
-    tmp_bytes: int = 256 << 20
+    walls: Words | None = None
+    require: Words = ()
+    uid: Count | None = None
+    gid: Count | None = None
+    tmp_bytes: Count = 256 << 20
 
 
 class GpuSharing(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -81,18 +84,18 @@ class GpuSharing(msgspec.Struct, frozen=True, omit_defaults=True):
         memory_bytes: Device memory of each engine under MPS; None: not limited.
     """
 
-    devices: tuple[str, ...] = ()
-    per_gpu: int = 1
+    devices: Names = ()
+    per_gpu: Small = 1
     mps: bool = False
-    thread_percentage: int | None = None
-    memory_bytes: int | None = None
+    thread_percentage: Small | None = None
+    memory_bytes: Count | None = None
 
 
 class NodeClass(msgspec.Struct, frozen=True, omit_defaults=True):
     """One class of nodes; see the module's rules. `gpu` None: GPUs are left to the engines."""
 
-    name: str = "local"
-    selector: dict[str, str] = {}
+    name: Name = "local"
+    selector: Labels = {}
     limits: ResourceLimits = ResourceLimits()
     isolation: Isolation = Isolation()
     gpu: GpuSharing | None = None

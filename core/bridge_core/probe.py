@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 from difflib import SequenceMatcher
-from typing import Literal
+from typing import Annotated, Literal
 
 import msgspec
+
+from bridge_core.bounds import Count, Labels, Name, Names, Prompt, Seconds, Share, Small
 
 
 class Question(msgspec.Struct, frozen=True, omit_defaults=True):
     """A prompt and the answer it should get. See the Rollout document for `match`."""
 
-    prompt: str
-    expect: str
-    system: str = ""
+    prompt: Prompt
+    expect: Prompt
+    system: Prompt = ""
     match: Literal["contains", "equals", "similar"] = "contains"
-    similarity: float = 0.8
+    similarity: Share = 0.8
 
     def fault(self, answer: str) -> str:
         """What is wrong with `answer`; empty when nothing is."""
@@ -48,15 +50,15 @@ class Probe(msgspec.Struct, frozen=True, omit_defaults=True):
         keep_alive_s: Instead of asking: load the model and keep it loaded for so long; 0: ask.
     """
 
-    rollout: str
-    round: int
-    model: str
-    instances: tuple[str, ...] = ()
-    labels: dict[str, str] = {}
-    questions: tuple[Question, ...] = ()
-    pass_share: float = 1.0
-    max_tokens: int = 64
-    keep_alive_s: float = 0.0
+    rollout: Name
+    round: Count
+    model: Name
+    instances: Names = ()
+    labels: Labels = {}
+    questions: Annotated[tuple[Question, ...], msgspec.Meta(max_length=1000)] = ()
+    pass_share: Share = 1.0
+    max_tokens: Small = 64
+    keep_alive_s: Seconds = 0.0
 
 
 class ProbeResult(msgspec.Struct, frozen=True):

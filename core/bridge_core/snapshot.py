@@ -4,7 +4,9 @@ Rules:
 1. A snapshot is a mapping from entry keys to JSON documents; `Snapshot.entries` is the truth and
    everything else in it is derived from that alone.
 2. Versions only go up: by epoch (the registry's leadership), then by revision (etcd's).
-3. A delta names the version it changes; applied to any other base it is refused, and so is one
+3. What is from another store is refused, whatever its version, unless an admin made that one the mesh's
+   by a restore: a store that was lost has no say over what was in it.
+4. A delta names the version it changes; applied to any other base it is refused, and so is one
    whose result does not have the digest that was published with it. The old snapshot stays.
 
 Keys: "mesh", "node/<name>", "instance/<node>/<n>", "route/<name>", "nodeclass/<name>",
@@ -16,10 +18,27 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterable, Mapping
 from functools import cached_property
-from typing import Final, TypeVar
+from typing import Annotated, Final, TypeVar
 
 import msgspec
 
+from bridge_core.bounds import (
+    MAX_ENTRIES,
+    MAX_MODELS,
+    MAX_RING_POINTS,
+    Count,
+    Labels,
+    Name,
+    Names,
+    RingPoints,
+    Seconds,
+    Slots,
+    Text,
+    Weight,
+    Word,
+    Words,
+)
+from bridge_core.decoding import Undecodable, decode_json
 from bridge_core.errors import BridgeError, Reaction
 from bridge_core.node_class import NodeClass
 from bridge_core.probe import Probe
@@ -41,6 +60,7 @@ __all__ = [
     "SnapshotRejected",
     "Version",
     "apply",
+    "check_entry",
     "diff",
     "encode_entry",
     "whole",
@@ -59,25 +79,25 @@ class Version(msgspec.Struct, frozen=True, order=True):
 class ModelDetails(msgspec.Struct, frozen=True, omit_defaults=True):
     """Ollama's `details` object of a model."""
 
-    parent_model: str = ""
-    format: str = ""
-    family: str = ""
-    families: tuple[str, ...] | None = None
-    parameter_size: str = ""
-    quantization_level: str = ""
-    context_length: int = 0
-    embedding_length: int = 0
+    parent_model: Name = ""
+    format: Word = ""
+    family: Text = ""
+    families: Words | None = None
+    parameter_size: Text = ""
+    quantization_level: Text = ""
+    context_length: Count = 0
+    embedding_length: Count = 0
 
 
 class MemberModel(msgspec.Struct, frozen=True, omit_defaults=True):
     """A model on an instance's disk, as its engine's /api/tags lists it."""
 
-    name: str
-    digest: str = ""
-    size: int = 0
-    modified_at: str = ""
+    name: Name
+    digest: Text = ""
+    size: Count = 0
+    modified_at: Word = ""
     details: ModelDetails = ModelDetails()
-    capabilities: tuple[str, ...] = ()
+    capabilities: Words = ()
 
 
 class Instance(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -86,36 +106,39 @@ class Instance(msgspec.Struct, frozen=True, omit_defaults=True):
     Written by its agent under /bridge/v1/members/<node>/<n>; gone when the lease is.
     """
 
-    id: str  # "<node>/<n>"
-    node: str
-    engine: str = "llamacpp"  # or "ollama"
-    state: str = "ready"  # "starting", "ready", "draining"
-    slots: int = 1
-    weight: int = 100
-    models: tuple[MemberModel, ...] = ()
-    loaded: tuple[str, ...] = ()  # names resident in memory
-    failure_domain: str = ""  # instances that die together; empty: the node
+    id: Text  # "<node>/<n>"
+    node: Word
+    engine: Word = "llamacpp"  # or "ollama"
+    state: Word = "ready"  # "starting", "ready", "draining"
+    slots: Slots = 1
+    weight: Weight = 100
+    models: Annotated[tuple[MemberModel, ...], msgspec.Meta(max_length=MAX_MODELS)] = ()
+    loaded: Names = ()  # names resident in memory
+    failure_domain: Text = ""  # instances that die together; empty: the node
 
 
 class Node(msgspec.Struct, frozen=True, omit_defaults=True):
     """An enrolled machine."""
 
-    name: str
-    peer: str = ""  # host:port of its peer listener
-    state: str = "active"  # "active", "drained", "revoked"
-    labels: dict[str, str] = {}
-    serial: str = ""  # hex serial of its current certificate
+    name: Word
+    peer: Name = ""  # host:port of its peer listener
+    state: Word = "active"  # "active", "drained", "revoked"
+    labels: Labels = {}
+    serial: Word = ""  # hex serial of its current certificate
 
 
 class MeshConfig(msgspec.Struct, frozen=True, omit_defaults=True):
     """Mesh-wide settings: what the Mesh document becomes."""
 
-    trust_domain: str = "bridge.local"
-    lease_ttl_s: float = 5.0
-    ring_points: int = 160  # points of an instance of weight 100
-    certificate_ttl_s: float = 86_400.0
-    revoked_serials: tuple[str, ...] = ()  # hex serials that no agent accepts
+    trust_domain: Text = "bridge.local"
+    lease_ttl_s: Seconds = 5.0
+    ring_points: RingPoints = 160  # points of an instance of weight 100
+    certificate_ttl_s: Seconds = 86_400.0
+    revoked_serials: Annotated[
+        tuple[Word, ...], msgspec.Meta(max_length=MAX_ENTRIES)
+    ] = ()  # hex serials that no agent accepts
     defaults: RoutePolicy = RoutePolicy()  # for requests that no route names
+    store_id: Word = ""  # of the store that all this is from
 
     @property
     def bounded_load(self) -> float:
@@ -130,6 +153,7 @@ class SnapshotRejected(BridgeError):
 
 
 MESH_KEY: Final = "mesh"
+GENERATION_BITS: Final = 48  # an epoch's low bits; those above count how often the store was restored
 
 
 class Snapshot:
@@ -226,7 +250,8 @@ def apply(current: Snapshot, delta: Delta) -> Snapshot:
 
     Raises:
         SnapshotRejected: the base is not `current`, the version does not go up, the digest of
-            the result differs from the published one, or an entry does not decode.
+            the result differs from the published one, an entry does not decode or is out of bounds, or
+            there are too many of them.
     """
     if delta.base is not None and delta.base != current.version:
         raise SnapshotRejected(f"update changes snapshot {delta.base}, this agent has {current.version}")
@@ -239,12 +264,51 @@ def apply(current: Snapshot, delta: Delta) -> Snapshot:
     result = Snapshot(delta.version, entries)
     if result.digest != delta.digest:
         raise SnapshotRejected(f"digest of snapshot {delta.version} differs from the published one")
+    if _of_another_store(current, result):
+        raise SnapshotRejected(
+            f"snapshot {delta.version} is of the store {result.mesh.store_id or 'without a name'}, "
+            f"not of {current.mesh.store_id}"
+        )
+    if len(entries) > MAX_ENTRIES:
+        raise SnapshotRejected(
+            f"snapshot {delta.version} has {len(entries)} entries, {MAX_ENTRIES} are taken"
+        )
     _ = result.mesh, result.nodes, result.instances, result.routes, result.node_classes, result.probes
+    points = result.mesh.ring_points * sum(one.weight for one in result.instances.values()) // 100
+    if points > MAX_RING_POINTS:
+        raise SnapshotRejected(f"the ring of snapshot {delta.version} would have {points} points")
     return result
+
+
+def _of_another_store(current: Snapshot, new: Snapshot) -> bool:
+    restored = new.version.epoch >> GENERATION_BITS > current.version.epoch >> GENERATION_BITS
+    known = current.mesh.store_id
+    return bool(known) and new.mesh.store_id != known and not restored
+
+
+_KINDS: Final[dict[str, type[msgspec.Struct]]] = {
+    "node": Node,
+    "instance": Instance,
+    "route": Route,
+    "nodeclass": NodeClass,
+    "probe": Probe,
+    MESH_KEY: MeshConfig,
+}
+
+
+def check_entry(key: str, raw: bytes) -> None:
+    """Returns when every agent can take this entry.
+
+    Raises:
+        SnapshotRejected: it does not decode or is out of bounds.
+    """
+    kind = _KINDS.get(key.partition("/")[0])
+    if kind is not None:
+        _decode(key, raw, kind)
 
 
 def _decode(key: str, raw: bytes, kind: type[T]) -> T:
     try:
-        return msgspec.json.decode(raw, type=kind)
-    except msgspec.DecodeError as fault:
-        raise SnapshotRejected(f"snapshot entry {key} does not decode: {fault}") from fault
+        return decode_json(raw, kind)
+    except Undecodable as fault:
+        raise SnapshotRejected(f"snapshot entry {key} does not decode: {fault.message}") from fault

@@ -4,15 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Final
 
 import msgspec
 import structlog
 
+from bridge_core.decoding import decode_json
 from bridge_core.errors import BridgeError
 from bridge_core.files import write_atomically
 from bridge_core.snapshot import EMPTY, Delta, Snapshot, apply, whole
 
 log = structlog.get_logger()
+
+_MAX_BYTES: Final = 512 * 1024 * 1024
 
 
 def encode(snapshot: Snapshot) -> bytes:
@@ -24,10 +28,10 @@ def decode(data: bytes) -> Snapshot:
     """The snapshot in a file's content.
 
     Raises:
-        msgspec.DecodeError: it is not what `encode` writes.
+        Undecodable: it is not what `encode` writes.
         SnapshotRejected: its entries do not match its digest.
     """
-    return apply(EMPTY, msgspec.json.decode(data, type=Delta))
+    return apply(EMPTY, decode_json(data, Delta, most=_MAX_BYTES))
 
 
 class SnapshotFile:
@@ -49,7 +53,7 @@ class SnapshotFile:
             return EMPTY
         except OSError as fault:
             log.warning("snapshot_unreadable", path=str(self._path), reason=fault.strerror)
-        except (msgspec.DecodeError, BridgeError) as fault:
+        except BridgeError as fault:
             aside = self._path.with_name(f"{self._path.name}.damaged-{int(self._now())}")
             log.warning("snapshot_damaged", moved_to=str(aside), reason=str(fault))
             try:

@@ -16,9 +16,11 @@ from __future__ import annotations
 import hashlib
 import math
 from collections.abc import Sequence
-from typing import Final, Literal, TypeAlias
+from typing import Annotated, Final, Literal, TypeAlias
 
 import msgspec
+
+from bridge_core.bounds import MAX_BACKENDS, Count, Factor, Labels, Name, Names, Seconds, Share, Small
 
 Strategy: TypeAlias = Literal["round_robin", "least_request", "ring_hash", "residency"]
 Affinity: TypeAlias = Literal["conversation", "session", "client", "none"]
@@ -36,10 +38,10 @@ class Retries(msgspec.Struct, frozen=True, omit_defaults=True):
         budget_floor: Retries in progress that are always allowed.
     """
 
-    attempts: int = 3
-    per_try_timeout_s: float | None = None
-    budget: float = 0.2
-    budget_floor: int = 3
+    attempts: Small = 3
+    per_try_timeout_s: Seconds | None = None
+    budget: Share = 0.2
+    budget_floor: Small = 3
 
 
 class Outlier(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -54,11 +56,11 @@ class Outlier(msgspec.Struct, frozen=True, omit_defaults=True):
         success_rate: Also eject those whose success rate lies far below the others'.
     """
 
-    consecutive_failures: int = 3
-    base_ejection_s: float = 1.0
-    max_ejection_s: float = 30.0
-    max_ejected: float = 0.5
-    panic_threshold: float = 0.5
+    consecutive_failures: Small = 3
+    base_ejection_s: Seconds = 1.0
+    max_ejection_s: Seconds = 30.0
+    max_ejected: Share = 0.5
+    panic_threshold: Share = 0.5
     success_rate: bool = True
 
 
@@ -72,10 +74,10 @@ class Breaker(msgspec.Struct, frozen=True, omit_defaults=True):
         open_s: How long it stays open.
     """
 
-    failure_share: float = 0.5
-    min_requests: int = 20
-    window_s: float = 10.0
-    open_s: float = 5.0
+    failure_share: Share = 0.5
+    min_requests: Small = 20
+    window_s: Seconds = 10.0
+    open_s: Seconds = 5.0
 
 
 class AdmissionPolicy(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -87,8 +89,8 @@ class AdmissionPolicy(msgspec.Struct, frozen=True, omit_defaults=True):
         max_wait_s: A request that waited this long is refused.
     """
 
-    queue_per_slot: int = 128
-    max_wait_s: float = 300.0
+    queue_per_slot: Small = 128
+    max_wait_s: Seconds = 300.0
 
 
 class RoutePolicy(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -113,15 +115,15 @@ class RoutePolicy(msgspec.Struct, frozen=True, omit_defaults=True):
 
     strategy: Strategy = "ring_hash"
     affinity: Affinity = "conversation"
-    bounded_load: float = 0.25
+    bounded_load: Factor = 0.25
     retries: Retries = Retries()
-    deadline_s: float | None = None
-    hedge_after_s: float | None = None
+    deadline_s: Seconds | None = None
+    hedge_after_s: Seconds | None = None
     outlier: Outlier = Outlier()
     breaker: Breaker = Breaker()
     admission: AdmissionPolicy = AdmissionPolicy()
-    slow_start_s: float = 10.0
-    keep_alive_bytes_s: float | None = None
+    slow_start_s: Seconds = 10.0
+    keep_alive_bytes_s: Seconds | None = None
 
 
 class Backend(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -136,11 +138,11 @@ class Backend(msgspec.Struct, frozen=True, omit_defaults=True):
         on_trial: A rollout is trying it out: a request that fails there is made good by another backend.
     """
 
-    model: str
-    weight: int = 100
-    name: str = ""
-    labels: dict[str, str] = {}
-    instances: tuple[str, ...] = ()
+    model: Name
+    weight: Count = 100
+    name: Name = ""
+    labels: Labels = {}
+    instances: Names = ()
     on_trial: bool = False
 
     @property
@@ -165,11 +167,11 @@ class Route(msgspec.Struct, frozen=True, omit_defaults=True):
         salt: Seeds the split; empty: the name. It stays the same through a rollout.
     """
 
-    name: str
-    backends: tuple[Backend, ...] = ()
+    name: Name
+    backends: Annotated[tuple[Backend, ...], msgspec.Meta(max_length=MAX_BACKENDS)] = ()
     policy: RoutePolicy = RoutePolicy()
-    fallback: str | None = None
-    salt: str = ""
+    fallback: Name | None = None
+    salt: Name = ""
 
     @property
     def deadline_s(self) -> float | None:

@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncGenerator, AsyncIterator, Iterator
+from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Sequence
 from typing import Any, Final, TypeVar
 
 import msgspec
 
 from bridge_core.dialects import Reply, Translation
 from bridge_core.dialects.errors import ApiError
-from bridge_core.http1 import Exchange
-from bridge_engine.http_rules import Pairs
+from bridge_core.http1 import Exchange, Pair
 from bridge_engine.native import Json, merged
 
 T = TypeVar("T")
@@ -26,14 +25,14 @@ TEXT: Final = b"text/plain"
 class EngineAnswer:
     """The answer to one request, with the headers that all answers to it carry."""
 
-    def __init__(self, exchange: Exchange, extra: Pairs) -> None:
+    def __init__(self, exchange: Exchange, extra: Sequence[Pair]) -> None:
         self.exchange = exchange
         self._extra = extra
 
-    def raw(self, status: int, content_type: bytes, body: bytes, headers: Pairs | None = None) -> None:
+    def raw(self, status: int, content_type: bytes, body: bytes, headers: Sequence[Pair] = ()) -> None:
         """A whole answer of any kind."""
         kind = [(b"content-type", content_type)] if content_type else []
-        self.exchange.respond(status, [*self._extra, *(headers or ()), *kind], body)
+        self.exchange.respond(status, [*self._extra, *headers, *kind], body)
 
     def json(self, value: Any, *, status: int = 200, content_type: bytes = JSON_UTF8) -> None:
         """A whole JSON answer."""

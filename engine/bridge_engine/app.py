@@ -19,7 +19,8 @@ import zstandard
 from bridge_core import dialects
 from bridge_core.dialects.errors import ApiError
 from bridge_core.dialects.gojson import Struct, decode
-from bridge_core.http1 import Exchange, Request, coroutine_app, serve
+from bridge_core.http1 import Exchange, Pair, Request, coroutine_app, serve
+from bridge_core.http_access import Origins, cors_headers, host_allowed, preflight_headers, same_origin
 from bridge_core.model_store.layout import BlobWriter, ModelStore
 from bridge_core.names import InvalidName, ModelName
 from bridge_engine import requests
@@ -27,14 +28,7 @@ from bridge_engine.answers import TEXT, EngineAnswer
 from bridge_engine.catalog import Catalog
 from bridge_engine.embedding import Embedding
 from bridge_engine.generation import Generation
-from bridge_engine.http_rules import (
-    Pairs,
-    cors_headers,
-    host_allowed,
-    match,
-    origin_allowed,
-    preflight_headers,
-)
+from bridge_engine.http_rules import match
 from bridge_engine.native import Json
 from bridge_engine.runner.scheduler import Loaded, Scheduler, SchedulerOptions
 from bridge_engine.store.create import check, create
@@ -50,6 +44,7 @@ SLOTS_PATH: Final = "/bridge/slots"
 _SLOTS_ANSWER_S: Final = 2.0
 _FOREVER_S: Final = 9_223_372_036  # what Ollama shows for a model that never expires: 292 years
 _MOST_UNCOMPRESSED: Final = 20 << 20
+_ORIGINS: Final = Origins()
 Handle = Callable[["EngineCall"], Awaitable[None]]
 
 
@@ -139,17 +134,17 @@ class Engine:
         """Answers one request."""
         request = exchange.request
         found = match(self._routes, request.path)
-        allow: Pairs = []
+        allow: list[Pair] = []
         if found.methods is not None and request.method not in found.methods:
             allow = [(b"allow", ", ".join(found.methods).encode())]
-        host = (request.headers.get(b"host") or b"").decode("latin-1")
-        if not host_allowed(host, self._own_name):
+        host = request.headers.get(b"host") or b""
+        if not host_allowed(host.decode("latin-1"), self._own_name):
             exchange.respond(403, allow)
             return
-        origin = (request.headers.get(b"origin") or b"").decode("latin-1")
-        extra: Pairs = []
-        if origin:
-            if not origin_allowed(origin, host):
+        origin = request.headers.get(b"origin")
+        extra: tuple[Pair, ...] = ()
+        if origin and not same_origin(origin, host):
+            if not _ORIGINS.allows(origin.decode("latin-1")):
                 exchange.respond(403, allow)
                 return
             if request.method == "OPTIONS":

@@ -404,7 +404,7 @@ async def _prompt(runner: Runner, template: Template | None, values: Values) -> 
         return str(answer["prompt"])
     except TimeoutError:
         runner.fail("the chat template of the weights does not end")
-        raise RunnerFailed("the chat template of the weights does not end") from None
+        raise ApiError(400, "the chat template of the weights does not end") from None
     except ApiError as fault:
         raise refused_by_weights(fault) from fault
 

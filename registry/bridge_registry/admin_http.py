@@ -9,6 +9,7 @@ from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.registry import Collector
 
+from bridge_core.admin_access import refusal
 from bridge_core.http1 import Exchange
 from bridge_registry.publication.publisher import Publisher
 
@@ -27,19 +28,29 @@ class AdminApp:
         publisher: Has the figures.
         leads: Whether this registry leads.
         readiness: Whether it is ready.
+        foreign: Whether the store is not the one that the mesh lived in.
+        own_name: This machine's, which requests may be for.
     """
 
     def __init__(
-        self, publisher: Publisher, leads: Callable[[], bool], readiness: Callable[[], Readiness]
+        self,
+        publisher: Publisher,
+        leads: Callable[[], bool],
+        readiness: Callable[[], Readiness],
+        foreign: Callable[[], bool],
+        own_name: str,
     ) -> None:
         self._readiness = readiness
+        self._own_name = own_name
         self._metrics = CollectorRegistry()
-        self._metrics.register(_Figures(publisher, leads))
+        self._metrics.register(_Figures(publisher, leads, foreign))
 
     def __call__(self, exchange: Exchange) -> None:
         """Answers one request."""
-        path = exchange.request.path
-        if exchange.request.method not in {"GET", "HEAD"}:
+        path, headers = exchange.request.path, exchange.request.headers
+        if reason := refusal(headers.get(b"host"), headers.get(b"origin"), self._own_name):
+            _text(exchange, 403, f"{reason}\n")
+        elif exchange.request.method not in {"GET", "HEAD"}:
             _text(exchange, 405, "method not allowed\n")
         elif path == "/healthz":
             _text(exchange, 200, "ok\n")
@@ -60,7 +71,8 @@ def _text(exchange: Exchange, status: int, text: str) -> None:
 class _Figures(Collector):
     """Reads the figures when they are asked for."""
 
-    def __init__(self, publisher: Publisher, leads: Callable[[], bool]) -> None:
+    def __init__(self, publisher: Publisher, leads: Callable[[], bool], foreign: Callable[[], bool]) -> None:
+        self._foreign = foreign
         self._publisher = publisher
         self._leads = leads
 
@@ -69,6 +81,11 @@ class _Figures(Collector):
         figures = {
             "leader": ("1 while this registry leads", int(self._leads())),
             "store_up": ("1 while etcd answers", int(publisher.store_up)),
+            "store_foreign": ("1 while the store is not the one that the mesh knew", int(self._foreign())),
+            "snapshot_entries_not_published": (
+                "Entries that agents would refuse",
+                len(publisher.entry_faults),
+            ),
             "snapshot_epoch": ("Epoch of the published snapshot", hub.current.version.epoch),
             "snapshot_revision": ("Revision of the published snapshot", hub.current.version.revision),
             "snapshot_instances": ("Instances in the published snapshot", len(hub.current.instances)),

@@ -5,16 +5,18 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+import socket
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
 from typing import Final
 
 import grpc.aio
 import msgspec
 import structlog
 
-from bridge_core import http1
+from bridge_core import http1, keyspace
 from bridge_core.addresses import join_address
+from bridge_core.bounds import MAX_REASON
 from bridge_core.errors import Fatal, Unavailable
 from bridge_core.files import write_atomically
 from bridge_core.store.api import Store, StoreRefused
@@ -22,7 +24,7 @@ from bridge_core.store.endpoints import Endpoints, StoreTiming
 from bridge_core.store.etcd import ClientTls, EtcdStore
 from bridge_core.systemd.notify import Notifier
 from bridge_core.tls import TlsIdentity
-from bridge_registry import keyspace, upkeep
+from bridge_registry import upkeep
 from bridge_registry.admin_http import AdminApp, Readiness
 from bridge_registry.election import Election
 from bridge_registry.enrolment.enroller import Enroller
@@ -33,12 +35,14 @@ from bridge_registry.leadership import Candidate, Leadership
 from bridge_registry.membership.load_book import LoadReports
 from bridge_registry.options import RegistryOptions
 from bridge_registry.publication.publisher import Publisher
+from bridge_registry.restore import Restorer
 from bridge_registry.rollouts.controller import RolloutController
 from bridge_registry.rpc.admin_service import AdminService, Standing
 from bridge_registry.rpc.enrolment_service import EnrolmentService
 from bridge_registry.rpc.gate import Gate
 from bridge_registry.rpc.mesh_service import MeshService
 from bridge_registry.rpc.tls_front import TlsFront
+from bridge_registry.store_memory import HINT, StoreMemory
 from bridge_registry.traffic.config_desk import ConfigDesk
 from bridge_registry.traffic.directory_watch import DirectoryWatch
 from bridge_registry.upkeep import Upkeep
@@ -93,8 +97,9 @@ class Registry:
         domain = ensured.trust_domain
         own = Candidate(settings.name, settings.advertised)
         self._election = Election(store, keyspace.LEADER, msgspec.json.encode(own), LEADER_TTL_S)
-        self._leadership = Leadership(self._election, own, time.monotonic)
-        self.publisher = Publisher(store, self._election, domain, settings.snapshot_file)
+        self._memory = StoreMemory(settings.store_file)
+        self._leadership = Leadership(self._election, own, time.monotonic, self._memory.check)
+        self.publisher = Publisher(store, self._election, domain, settings.snapshot_file, self._memory)
         table, hub, fence = self.publisher.table, self.publisher.hub, self._leadership.fence
         self._front = TlsFront(settings.state_dir / "sockets")
         gate = Gate(self._front.caller, domain, table.is_revoked)
@@ -110,9 +115,21 @@ class Registry:
         )
         self._config = ConfigDesk(store, domain, fence, time.time)
         load = LoadReports()
+        founding = {
+            keyspace.CA_CERTIFICATE: ensured.authority.pem,
+            keyspace.CA_SEALED_KEY: settings.pki.sealed_key.read_bytes(),
+        }
+        restorer = Restorer(
+            store=store,
+            memory=self._memory,
+            records=lambda: table.records,
+            access=access,
+            founding=founding,
+            fence=self._leadership.office_fence,
+        )
         self.rollouts = RolloutController(store, self._leadership, table, load, lambda: hub.current)
         self._services = (
-            EnrolmentService(gate, enroller, hub, settings.etcd),
+            EnrolmentService(gate, enroller, hub, settings.etcd, trust_domain=domain, clock=time.time),
             MeshService(gate, enroller, hub, load, self._leadership.check_serving),
             AdminService(
                 gate=gate,
@@ -127,6 +144,7 @@ class Registry:
                 trust_domain=domain,
                 fence=fence,
                 standing=self._standing,
+                restorer=restorer,
             ),
         )
         self.mesh_config_watch = (
@@ -134,8 +152,14 @@ class Registry:
             if settings.mesh_config is not None
             else None
         )
-        sealed = settings.pki.sealed_key.read_bytes()
-        self._upkeep = Upkeep(store, self._leadership, access, ensured.authority, sealed)
+        self._upkeep = Upkeep(
+            store,
+            self._leadership,
+            access,
+            ensured.authority,
+            founding=founding,
+            mesh_id=lambda: self._memory.mesh_id,
+        )
 
     def stop(self) -> None:
         """Makes `serve` return."""
@@ -156,7 +180,13 @@ class Registry:
         try:
             await server.start()
             await self._front.serve(*self.settings.grpc, self._identity.server(require_client=False))
-            app = AdminApp(self.publisher, self._leadership.leads, self._readiness)
+            app = AdminApp(
+                self.publisher,
+                self._leadership.leads,
+                self._readiness,
+                lambda: bool(self._memory.foreign),
+                socket.gethostname(),
+            )
             host, port = self.settings.admin
             admin = await http1.serve(app, name="registry-admin", host=host, port=port)
             self.grpc_port, self.admin_port = self._front.port, admin.port
@@ -189,14 +219,31 @@ class Registry:
     def _standing(self) -> Standing:
         fault = self._store.fault
         away = f"for {time.monotonic() - fault.since:.0f} s: {fault.reason}" if fault is not None else ""
+        # Who leads and has not read the store through yet may lead in another one: it cannot tell.
+        leads = self._leadership.leads() and self._memory.candidacy == self._leadership.office_fence().key
         leader = self._leadership.leader
         return Standing(
-            self._leadership.leads(),
+            leads,
             away,
+            tuple(self._concerns()),
             self.settings.name,
             leader.name if leader is not None else "",
             leader.address if leader is not None else "",
         )
+
+    def _concerns(self) -> Iterator[str]:
+        if self._memory.foreign:
+            yield f"{self._memory.foreign}; nothing is written or published until then: {HINT}"
+        if unread := self.publisher.table.faults:
+            key, reason = min(unread.items())
+            many = "1 record" if len(unread) == 1 else f"{len(unread)} records"
+            does = "does" if len(unread) == 1 else "do"
+            yield f"{many} in the store {does} not decode: {key} ({reason[:MAX_REASON]})"
+        for key, reason in self.publisher.entry_faults.items():
+            yield f"{key} is not published as it is, agents would refuse it: {reason[:MAX_REASON]}"
+        if self.mesh_config_watch is not None:
+            for fault in self.mesh_config_watch.faults:
+                yield f"the folder of mesh_config is not applied: {fault[:MAX_REASON]}"
 
     def _readiness(self) -> Readiness:
         standing = self._standing()
@@ -204,6 +251,8 @@ class Registry:
             return Readiness(
                 ready=False, reason=f"no state yet; store {standing.store_fault or 'not read yet'}"
             )
+        if self._memory.foreign:
+            return Readiness(ready=True, reason=f"serving the last snapshot; {self._memory.foreign} ({HINT})")
         if standing.store_fault:
             return Readiness(
                 ready=True, reason=f"serving the last snapshot; store away {standing.store_fault}"
@@ -214,6 +263,10 @@ class Registry:
             return Readiness(ready=True, reason=str(fault))
         if not standing.leader:
             return Readiness(ready=False, reason="no registry leads yet")
+        try:
+            self._leadership.fence()
+        except Unavailable as fault:
+            return Readiness(ready=False, reason=fault.message)
         return Readiness(ready=True, reason="leading")
 
 

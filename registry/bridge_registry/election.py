@@ -4,9 +4,11 @@ Rules:
 1. Every candidate puts one key, `<prefix><lease id>`, under its own lease. The key with the lowest
    create_revision leads; that revision is the epoch, so epochs only go up.
 2. A leader acts as one only until its lease's `expires_at`, which is on its own monotonic clock and
-   never later than the store's: two candidates never hold the office at one time.
+   never later than the store's: two candidates never hold the office at one time. The lease has to
+   be the one that its key was put under: one that was granted again starts behind the others.
 3. What only a leader may write is written under `fence`, so that a write that was on its way when
    the office went is refused by the store.
+4. A lease that was lost may mean another store at the same address: the candidates are listed again.
 """
 
 from __future__ import annotations
@@ -83,7 +85,10 @@ class Election:
 
     def leads(self, now: float) -> bool:
         """Whether this candidate holds the office at monotonic time `now` (rule 2)."""
-        return self._office.fence is not None and self._lease is not None and now < self._lease.expires_at
+        fence, lease = self._office.fence, self._lease
+        if fence is None or lease is None:
+            return False
+        return fence.key == self._key(lease.id) and now < lease.expires_at
 
     async def changed(self, seen: Office) -> Office:
         """Waits until the office is not `seen`; returns it."""
@@ -100,17 +105,20 @@ class Election:
         self._lease = await self._store.lease(self._ttl_s)
         try:
             async with asyncio.TaskGroup() as group:
-                group.create_task(self._stand(self._lease), name="election-stand")
-                group.create_task(self._follow(), name="election-follow")
+                await self._stand(self._lease, group)
         finally:
             self._office = Office()
             await asyncio.shield(self._lease.revoke())
 
-    async def _stand(self, lease: LeaseHandle) -> None:
-        seen = 0
+    async def _stand(self, lease: LeaseHandle, group: asyncio.TaskGroup) -> None:
+        following = group.create_task(self._follow(), name="election-follow")
+        held = 0
         while True:
-            seen = await lease.changed(seen)
-            await self._put(lease, seen)
+            before, held = held, await lease.changed(held)
+            if before:
+                following.cancel()
+                following = group.create_task(self._follow(), name="election-follow")
+            await self._put(lease, held)
             await self._publish()
 
     async def _put(self, lease: LeaseHandle, lease_id: int) -> None:

@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 import msgspec
 
+from bridge_core.decoding import Undecodable, decode_json
 from bridge_core.errors import Unavailable
 from bridge_core.store.api import Unchanged
 from bridge_registry.election import Election
@@ -25,12 +26,21 @@ class Leadership:
         election: The election this registry stands in.
         own: This registry as it stands there.
         now: Monotonic seconds.
+        check_store: Raises Unavailable while the store is not known to be the mesh's, told the key of
+            the candidacy under which this registry leads.
     """
 
-    def __init__(self, election: Election, own: Candidate, now: Callable[[], float]) -> None:
+    def __init__(
+        self,
+        election: Election,
+        own: Candidate,
+        now: Callable[[], float],
+        check_store: Callable[[str], None] = lambda _: None,
+    ) -> None:
         self._election = election
         self._own = own
         self._now = now
+        self._check_store = check_store
 
     def leads(self) -> bool:
         """Whether this registry leads now."""
@@ -51,7 +61,18 @@ class Leadership:
         """The condition under which this registry may write.
 
         Raises:
-            Unavailable: it does not lead; the message names who does.
+            Unavailable: the store is not the mesh's, or this registry does not lead; the message says so,
+                or names who does.
+        """
+        fence = self.office_fence()
+        self._check_store(fence.key)
+        return fence
+
+    def office_fence(self) -> Unchanged:
+        """The same in whatever store it is: for the restore of one that is not the mesh's.
+
+        Raises:
+            Unavailable: this registry does not lead; the message names who does.
         """
         fence = self._election.office.fence
         if fence is None or not self.leads():
@@ -73,7 +94,9 @@ class Leadership:
         if raw is None or own:
             return Unavailable("no registry leads at present", hint="try again in some seconds")
         try:
-            leader = msgspec.json.decode(raw, type=Candidate)
-        except msgspec.DecodeError:
+            leader = decode_json(raw, Candidate)
+        except Undecodable:
             return Unavailable("another registry leads")
+        if leader.name == self._own.name:  # its own candidacy from before its lease was lost
+            return Unavailable("no registry leads at present", hint="try again in some seconds")
         return Unavailable(f"the registry {leader.name} leads: ask it at {leader.address}")

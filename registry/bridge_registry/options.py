@@ -51,6 +51,11 @@ class RegistryOptions(msgspec.Struct, frozen=True):
         return self.state_dir / "snapshot.json"
 
     @property
+    def store_file(self) -> Path:
+        """What it last knew of the store."""
+        return self.state_dir / "store.json"
+
+    @property
     def all_hosts(self) -> list[str]:
         """Every name and address that registry and etcd are dialled by."""
         listening = [host for host in (self.grpc[0],) if host not in {"", "0.0.0.0", "::"}]

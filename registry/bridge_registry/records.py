@@ -6,6 +6,7 @@ from typing import TypeVar
 
 import msgspec
 
+from bridge_core.decoding import Undecodable, decode_json
 from bridge_core.errors import BridgeError
 from bridge_core.snapshot import Node
 from bridge_core.store.api import KeyValue
@@ -28,6 +29,7 @@ class TokenRecord(msgspec.Struct, frozen=True, omit_defaults=True):
     labels: dict[str, str] = {}
     created_by: str = ""
     revoked: bool = False
+    dns_names: tuple[str, ...] = ()
 
 
 class NodeRecord(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -43,6 +45,7 @@ class NodeRecord(msgspec.Struct, frozen=True, omit_defaults=True):
         version: What its agent said it is.
         token: Id of the token it joined with.
         key: SHA-256 of its public key: recognises a repeated Join whose answer was lost.
+        dns_names: Host names that its certificates may carry, from its token.
     """
 
     name: str
@@ -54,6 +57,7 @@ class NodeRecord(msgspec.Struct, frozen=True, omit_defaults=True):
     version: str = ""
     token: str = ""
     key: str = ""
+    dns_names: tuple[str, ...] = ()
 
     def public(self) -> Node:
         """What every agent is told about it."""
@@ -77,6 +81,7 @@ class RevisionRecord(msgspec.Struct, frozen=True, omit_defaults=True):
         applied: When, Unix seconds.
         changed: "<kind>/<name>" of each document that changed or went.
         diff: Unified diff of the documents.
+        restores: The revision that it went back to; 0: it was an apply.
         documents: Everything applied after it, "<kind>/<name>" to YAML: what a rollback restores.
     """
 
@@ -86,6 +91,7 @@ class RevisionRecord(msgspec.Struct, frozen=True, omit_defaults=True):
     changed: tuple[str, ...] = ()
     diff: str = ""
     documents: dict[str, str] = {}
+    restores: int = 0
 
 
 def encode(record: msgspec.Struct) -> bytes:
@@ -100,6 +106,7 @@ def decode(item: KeyValue, kind: type[T]) -> T:
         RecordFault: it does not decode.
     """
     try:
-        return msgspec.json.decode(item.value, type=kind)
-    except msgspec.DecodeError as fault:
-        raise RecordFault(f"{item.key} in etcd does not decode as {kind.__name__}: {fault}") from fault
+        return decode_json(item.value, kind)
+    except Undecodable as fault:
+        name = kind.__name__
+        raise RecordFault(f"{item.key} in etcd does not decode as {name}: {fault.message}") from fault

@@ -3,22 +3,25 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import time
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from typing import Final
 
 import msgspec
 import structlog
 
+from bridge_core import keyspace
 from bridge_core.errors import BridgeError, Fatal, Unavailable
 from bridge_core.identity import certificates as x509
 from bridge_core.store.api import Delete, KeyValue, Put, Store, Unchanged
 from bridge_core.tls import TlsIdentity
-from bridge_registry import keyspace
 from bridge_registry.enrolment import pki_files
 from bridge_registry.enrolment.pki_files import Pki
 from bridge_registry.enrolment.store_access import StoreAccess
 from bridge_registry.leadership import Leadership
+from bridge_registry.membership.store_identity_rules import StoreRecord
+from bridge_registry.records import RecordFault, decode, encode
 
 log = structlog.get_logger()
 
@@ -38,8 +41,8 @@ def ended(items: Iterable[KeyValue], now: float, remembered_s: float = 0.0) -> l
     result = []
     for item in items:
         try:
-            record = msgspec.json.decode(item.value, type=_Ends)
-        except msgspec.DecodeError:
+            record = decode(item, _Ends)
+        except RecordFault:
             continue
         if record.expires + remembered_s < now:
             result.append(item)
@@ -54,7 +57,8 @@ class Upkeep:
         leadership: Only the leader writes.
         access: etcd's access control.
         authority: The open CA.
-        sealed_key: The CA's sealed key, kept in etcd beside the certificate.
+        founding: What every store of the mesh holds: the CA's certificate and its sealed key.
+        mesh_id: Gives the mesh's own id in every store, once it has one.
     """
 
     def __init__(
@@ -63,13 +67,16 @@ class Upkeep:
         leadership: Leadership,
         access: StoreAccess,
         authority: x509.Authority,
-        sealed_key: bytes,
+        *,
+        founding: Mapping[str, bytes],
+        mesh_id: Callable[[], str],
     ) -> None:
         self._store = store
         self._leadership = leadership
         self._access = access
         self._authority = authority
-        self._sealed_key = sealed_key
+        self._founding = dict(founding)
+        self._mesh_id = mesh_id
 
     async def run(self) -> None:
         """Founds the mesh as soon as the store answers and clears it up until cancelled.
@@ -91,13 +98,16 @@ class Upkeep:
                 hint="point --etcd elsewhere, or bring pki/ of that mesh's registry",
             )
         if kept is None:
-            ops = [
-                Put(keyspace.CA_CERTIFICATE, self._authority.pem),
-                Put(keyspace.CA_SEALED_KEY, self._sealed_key),
-            ]
-            free = Unchanged(keyspace.CA_CERTIFICATE, 0)
-            if not (await self._store.commit(ops, if_=[free, self._leadership.fence()])).committed:
-                raise Unavailable("another registry founds the mesh at this moment")
+            ops = [Put(key, value) for key, value in self._founding.items()]
+            await self._add(keyspace.CA_CERTIFICATE, ops)
+        if await self._store.get(keyspace.STORE) is None:
+            record = StoreRecord(self._mesh_id() or os.urandom(16).hex())
+            await self._add(keyspace.STORE, [Put(keyspace.STORE, encode(record))])
+
+    async def _add(self, key: str, ops: Sequence[Put]) -> None:
+        fence = self._leadership.fence()
+        if not (await self._store.commit(ops, if_=[Unchanged(key, 0), fence])).committed:
+            raise Unavailable("another registry founds the mesh at this moment")
 
     async def _clear(self) -> None:
         if not self._leadership.leads():

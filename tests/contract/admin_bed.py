@@ -38,7 +38,7 @@ class Registry(wire_grpc.AdminServicer):
 
     CreateToken = ListTokens = RevokeToken = _serve
     Apply = Diff = GetConfig = History = Rollback = Drain = _serve
-    Status = Revoke = Rollouts = CommandRollout = _serve
+    Status = Revoke = Rollouts = CommandRollout = Restore = _serve
 
     @property
     def address(self) -> str:

@@ -234,3 +234,51 @@ def test_an_address_that_is_none_is_named(registry: Registry) -> None:
     )
     assert ended.exit_code == 1
     assert ended.stderr.startswith("bridgectl: 'here' is not an address\n")
+
+
+def test_restore_says_what_was_the_matter_and_what_was_put_back(registry: Registry) -> None:
+    registry.answer = wire.RestoreResponse(
+        reason="the store came back empty: it holds no mesh", nodes=3, documents=1, revocations=2, removed=1
+    )
+    ended = bridge(registry, "restore", "--from-snapshot")
+    assert ended.exit_code == 0
+    assert "came back empty" in ended.stdout
+    put = "3 nodes, 1 document of mesh_config, 2 revocations, 0 join tokens"
+    assert f"Put back: {put}.\nRemoved: 1 record" in ended.stdout
+    assert not registry.asked[-1].accept_store
+    assert "as it is" in bridge(registry, "restore", "--accept-store").stdout
+    assert registry.asked[-1].accept_store
+
+
+@pytest.mark.parametrize("flags", [[], ["--from-snapshot", "--accept-store"]])
+def test_restore_is_told_which_way(registry: Registry, flags: list[str]) -> None:
+    ended = bridge(registry, "restore", *flags)
+    assert ended.exit_code == 1
+    assert registry.asked == []
+
+
+def test_a_rollback_says_what_it_deletes_and_history_that_it_was_one(registry: Registry) -> None:
+    changed = ["ModelRoute/a", "ModelRoute/b"]
+    registry.answer = wire.ApplyResponse(revision=3, changed=changed, removed=["ModelRoute/b"])
+    assert "Revision 3: ModelRoute/a, ModelRoute/b (deleted)" in bridge(registry, "rollback", "1").stdout
+    registry.answer = wire.HistoryResponse(
+        revisions=[wire.Revision(number=3, author="spiffe://m/admin/a", changed=changed, restores=1)]
+    )
+    assert "back to revision 1" in bridge(registry, "history").stdout
+
+
+def test_warnings_of_an_apply_are_printed_and_are_no_failure(registry: Registry, tmp_path: Path) -> None:
+    registry.answer = wire.ApplyResponse(
+        revision=1, changed=["ModelRoute/a"], warnings=["route a: no node has m"]
+    )
+    (tmp_path / "a.yaml").write_text("kind: x")
+    ended = bridge(registry, "apply", "-f", str(tmp_path / "a.yaml"))
+    assert ended.exit_code == 0
+    assert "warning: route a: no node has m" in ended.stderr
+
+
+def test_a_token_may_let_its_nodes_have_host_names(registry: Registry) -> None:
+    registry.answer = wire.CreateTokenResponse(token="brj1.x", id="x", expires_unix=1)
+    flags = ("--dns-name", "gpu-01.example", "--dns-name", "*.rack.example")
+    assert bridge(registry, "token", "create", *flags).exit_code == 0
+    assert list(registry.asked[-1].dns_names) == ["gpu-01.example", "*.rack.example"]

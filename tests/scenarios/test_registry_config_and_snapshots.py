@@ -12,7 +12,7 @@ import msgspec
 import pytest
 
 from bridge_core.errors import Fatal
-from bridge_core.snapshot import Snapshot, Version
+from bridge_core.snapshot import MemberModel, Snapshot, Version
 from bridge_registry.app import Registry
 from bridge_registry.enrolment.store_access import OpenAccess
 from bridge_wire.v1 import registry_pb2 as pb
@@ -332,4 +332,44 @@ async def test_a_taken_port_is_named(tmp_path: Path, etcd: FakeEtcd, listener: s
         settings = msgspec.structs.replace(make_settings(tmp_path), **{listener: where})
         with pytest.raises(Fatal, match=f"127.0.0.1:{where[1]}"):
             await Registry(settings, store, OpenAccess(), settings.ensure_pki()).serve()
+    await store.close()
+
+
+async def test_an_agent_that_reconnects_keeps_its_acknowledgement_when_its_old_stream_ends(bed: Bed) -> None:
+    node, hub = await bed.join("n1"), bed.registry.publisher.hub
+    async with node.mesh() as old_stub, node.mesh() as new_stub:
+        old, new = old_stub.WatchSnapshot(), new_stub.WatchSnapshot()
+        await old.write(pb.SnapshotAck())
+        await old.read()
+        await new.write(pb.SnapshotAck())
+        update = await new.read()
+        await new.write(pb.SnapshotAck(have=update.version))
+        version = Version(update.version.epoch, update.version.revision)
+        await eventually(lambda: "n1" in hub.acknowledged and hub.acknowledged["n1"].have == version)
+        await old.done_writing()
+        assert await old.read() is grpc.aio.EOF
+        assert hub.acknowledged["n1"].have == version
+        await new.done_writing()
+        await eventually(lambda: "n1" not in hub.acknowledged)
+
+
+async def test_an_apply_warns_of_models_that_nobody_has_and_a_rollback_says_what_it_deletes(
+    bed: Bed, etcd: FakeEtcd
+) -> None:
+    node, store = await bed.join("n1"), FakeStore(etcd)
+    await node.register(store, models=(MemberModel("Tiny:latest"),))
+    hub = bed.registry.publisher.hub
+    await eventually(lambda: "n1/0" in hub.current.instances)
+    async with bed.admin() as admin:
+        files = [a_route("a", "tiny"), a_route("b", "nobody:has")]
+        warning = "route b: no node has the model nobody:has"
+        assert list((await admin.Diff(pb.ApplyRequest(files=files))).warnings) == [warning]
+        first = await admin.Apply(pb.ApplyRequest(files=files[:1]))
+        assert (list(first.faults), list(first.warnings)) == ([], [])
+        second = await admin.Apply(pb.ApplyRequest(files=files))
+        assert (list(second.faults), list(second.warnings)) == ([], [warning])
+        back = await admin.Rollback(pb.RollbackRequest(revision=first.revision))
+        assert (list(back.changed), list(back.removed)) == (["ModelRoute/b"], ["ModelRoute/b"])
+        revisions = (await admin.History(pb.HistoryRequest())).revisions
+        assert [one.restores for one in revisions] == [first.revision, 0, 0]
     await store.close()

@@ -57,11 +57,39 @@ async def test_a_node_joins_and_is_in_everybodys_snapshot(bed: Bed, etcd: FakeEt
 
 async def test_the_csr_decides_nothing_but_the_key(bed: Bed) -> None:
     key = generate_key()
-    csr = create_csr(key, SpiffeId(MESH, "admin", "root"), dns_names=["a.example"])
-    node = await bed.join("n1", key=key, csr_pem=csr)
+    csr = create_csr(key, SpiffeId(MESH, "admin", "root"), dns_names=["a.example", "google.com"])
+    token = await bed.token(dns_names=["*.Example"])
+    node = await bed.join("n1", token, key=key, csr_pem=csr)
     info = describe(node.cert_pem)
     assert info.identity == SpiffeId(MESH, "node", "n1")
-    assert "a.example" in info.dns_names
+    assert info.dns_names == ("n1", "localhost", "a.example")
+    async with node.mesh() as stub:
+        renewed = await stub.Renew(pb.RenewRequest(csr_pem=csr))
+    assert describe(renewed.identity.certificate_chain_pem).dns_names == info.dns_names
+
+
+async def test_no_request_makes_a_node_the_registry_or_another_node(bed: Bed) -> None:
+    node = await bed.join("n1")
+    await bed.join("node3")
+    await eventually(lambda: "node3" in bed.registry.publisher.table.nodes)
+    key = generate_key()
+    identity = SpiffeId(MESH, "node", "n1")
+    async with node.mesh() as stub:
+        for name in ("registry.Bridge.internal", "REGISTRY.BRIDGE.INTERNAL.", "NODE3", "node3."):
+            csr = create_csr(key, identity, dns_names=[name])
+            code, says = await refused(stub.Renew(pb.RenewRequest(csr_pem=csr)))
+            assert (code, "asks for" in says) == (grpc.StatusCode.PERMISSION_DENIED, True), name
+            facts = pb.NodeFacts(peer_address=f"{name}:11445")
+            plain = create_csr(key, identity)
+            code, says = await refused(stub.Renew(pb.RenewRequest(csr_pem=plain, facts=facts)))
+            assert code is grpc.StatusCode.PERMISSION_DENIED, name
+
+
+async def test_anybody_is_told_the_registrys_time_before_a_token_is_sent(bed: Bed) -> None:
+    async with open_channel(bed.address, bed.ca_pem) as channel:
+        hello = await rpc.EnrolmentStub(channel).Hello(pb.HelloRequest())
+    assert abs(hello.server_time_unix_ms / 1000 - time.time()) < 60
+    assert hello.trust_domain == MESH
 
 
 async def test_a_token_is_spent_after_its_uses(bed: Bed) -> None:
@@ -295,6 +323,51 @@ async def test_a_join_that_broke_half_way_is_completed_by_its_repetition(tmp_pat
         assert (await refused(bed.join("n1", token, key=key)))[0] is grpc.StatusCode.UNAVAILABLE
         await bed.join("n1", token, key=key)
         assert access.admitted == ["n1"]
+    await store.close()
+
+
+class RecordingAccess(OpenAccess):
+    """Remembers who was expelled; `fault` is raised in its place."""
+
+    def __init__(self) -> None:
+        self.expelled: list[str] = []
+        self.fault: StoreUnavailable | None = None
+
+    async def expel(self, node: str) -> None:
+        if self.fault is not None:
+            raise self.fault
+        self.expelled.append(node)
+
+
+async def test_a_leave_that_cannot_be_committed_takes_nothing(tmp_path: Path, etcd: FakeEtcd) -> None:
+    one, two = tmp_path / "one", tmp_path / "two"
+    stores, access = (FakeStore(etcd), FakeStore(etcd)), RecordingAccess()
+    async with running(make_settings(one), stores[0]) as leader:
+        await leader.leads()
+        node = await leader.join("n1")
+        (two / "pki").mkdir(parents=True)
+        for name in ("ca.pem", "ca.key.enc", "kek"):
+            (two / "pki" / name).write_bytes((one / "pki" / name).read_bytes())
+        async with running(make_settings(two, "r2"), stores[1], access) as follower:
+            await eventually(lambda: "n1" in follower.registry.publisher.table.nodes)
+            async with node.mesh(follower) as stub:
+                code, says = await refused(stub.Leave(pb.LeaveRequest()))
+        assert (code, "leads" in says) == (grpc.StatusCode.UNAVAILABLE, True)
+        assert access.expelled == []
+        assert "/bridge/v1/nodes/n1" in etcd.items
+    for store in stores:
+        await store.close()
+
+
+async def test_a_node_has_left_though_its_access_could_not_be_taken(tmp_path: Path, etcd: FakeEtcd) -> None:
+    store, access = FakeStore(etcd), RecordingAccess()
+    async with running(make_settings(tmp_path), store, access) as bed:
+        await bed.leads()
+        node = await bed.join("n1")
+        access.fault = StoreUnavailable("gone")
+        async with node.mesh() as stub:
+            await stub.Leave(pb.LeaveRequest())
+        assert "/bridge/v1/nodes/n1" not in etcd.items
     await store.close()
 
 

@@ -29,8 +29,9 @@ def identity(folder: Path) -> TlsIdentity:
     return TlsIdentity(*paths)
 
 
-def tls_client(port: int) -> ssl.SSLSocket:
+def tls_client(port: int, highest: ssl.TLSVersion = ssl.TLSVersion.TLSv1_3) -> ssl.SSLSocket:
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.maximum_version = highest
     context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
     context.set_alpn_protocols(["h2"])
     return context.wrap_socket(socket.create_connection(("127.0.0.1", port)))
@@ -69,3 +70,12 @@ def test_closing_leaves_no_socket_behind(tmp_path: Path, says: bytes) -> None:
         gc.collect()
         caller.close()
     assert [str(one.message) for one in caught if one.category is ResourceWarning] == []
+
+
+async def test_a_caller_of_an_older_tls_is_not_let_in(tmp_path: Path) -> None:
+    front = TlsFront(tmp_path / "s")
+    await front.serve("127.0.0.1", 0, identity(tmp_path).server(require_client=False))
+    (await asyncio.to_thread(tls_client, front.port)).close()
+    with pytest.raises(ssl.SSLError):
+        await asyncio.to_thread(tls_client, front.port, ssl.TLSVersion.TLSv1_2)
+    await front.close()

@@ -7,10 +7,10 @@ import random
 import msgspec
 import pytest
 
+from bridge_core import keyspace
 from bridge_core.snapshot import Snapshot
 from bridge_core.store.api import Delete
 from bridge_core.traffic import split
-from bridge_registry import keyspace
 from tests.scenarios.rollout_world import PROBE, Behaviour, World
 
 # What the first step sends to a canary is 10 % of 15 requests a second: its 20th request, before

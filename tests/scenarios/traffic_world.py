@@ -30,13 +30,13 @@ from bridge_agent.routing.resume import Continuation
 from bridge_agent.routing.resume.places import ContinuationPlace, places
 from bridge_agent.routing.strategies import Turns
 from bridge_agent.routing.view import Index, Target
+from bridge_core import keyspace
 from bridge_core.counts import Counter
 from bridge_core.errors import BridgeError
 from bridge_core.names import canonical
 from bridge_core.snapshot import Instance, MemberModel, Snapshot, Version, encode_entry
 from bridge_core.store.api import Delete, Put
 from bridge_core.traffic import Retries
-from bridge_registry import keyspace
 from bridge_registry.membership.load_book import NodeLoadReport
 from bridge_registry.records import NodeRecord, encode
 from tests.scenarios.control_plane import ControlPlane

@@ -354,3 +354,24 @@ def test_one_broken_file_among_ten_is_named_and_the_others_are_not() -> None:
 def test_every_kind_of_document_has_a_schema_that_names_its_keys() -> None:
     for kind in MODELS:
         assert f"{kind.lower()}.schema.json" in schemas()
+
+
+@pytest.mark.parametrize(
+    "weight",
+    [
+        "0x" + "f" * 200_000,
+        "0b" + "1" * 200_000,
+        "9" * 200_000,
+        "1:" * 2000 + "1",
+        "!!timestamp x",
+        "!!bool x",
+    ],
+    ids=["hex", "binary", "decimal", "base 60", "timestamp", "bool"],
+)
+def test_a_value_that_cannot_be_read_or_shown_is_a_fault_of_its_line(weight: str) -> None:
+    text = (
+        "apiVersion: bridge.deepseek.io/v1\nkind: ModelRoute\nmetadata: {name: r}\n"
+        f"spec: {{backends: [{{model: m, weight: {weight}}}]}}\n"
+    )
+    (fault,) = load([("f", text)]).faults
+    assert (fault.line, fault.path) == (4, "spec.backends[0].weight")

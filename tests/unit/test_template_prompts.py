@@ -166,3 +166,29 @@ def test_a_foreign_template_is_not_recognised():
 def test_edit_distance_within_its_limit(one, other, limit, distance):
     assert edit_distance(one, other, limit) == distance
     assert edit_distance(other, one, limit) == distance
+
+
+CALLS = "{{ range .ToolCalls }}<call>{{ .Function.Name }}</call>{{ end }}"
+TURN = '{{ range .Messages }}<{{ .Role }}>{{ if eq .Role "assistant" }}%s{{ else }}{{ .Content }}{{ end }}{{ end }}'
+SHAPES = {
+    "text, else calls": TURN
+    % ("{{ if .Content }}{{ .Content }}{{ else if .ToolCalls }}" + CALLS + "{{ end }}"),
+    "calls, else text": TURN % ("{{ if .ToolCalls }}" + CALLS + "{{ else }}{{ .Content }}{{ end }}"),
+    "text and calls": TURN % ("{{ .Content }}{{ if .ToolCalls }}" + CALLS + "{{ end }}"),
+}
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_no_call_and_no_text_vanishes_whatever_the_template_writes(shape):
+    def said(content, *names):
+        calls = [{"function": {"name": name, "arguments": {}}} for name in names]
+        return {"role": "assistant", "content": content, "tool_calls": calls}
+
+    for turn in (
+        [said("so", "f", "g")],
+        [said("so"), said("", "f"), said("", "g")],
+        [said("so", "f"), said("", "g")],
+    ):
+        printed = Template(SHAPES[shape]).render(Values(messages=[{"role": "user", "content": "q"}, *turn]))
+        between = "<assistant>" if "else" in shape else ""
+        assert printed == f"<user>q<assistant>so{between}<call>f</call><call>g</call>"

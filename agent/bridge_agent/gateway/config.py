@@ -8,11 +8,11 @@ from typing import Final, TypeAlias
 
 import msgspec
 
-from bridge_agent.gateway.access import Origins
 from bridge_agent.gateway.admission import SUSPECT_S
 from bridge_agent.routing.choose import Decision
 from bridge_agent.routing.pulse_rules import PulsePolicy
 from bridge_agent.routing.request_rules import FailedAttempt
+from bridge_core.http_access import Origins
 
 LONGEST_S: Final = 366 * 86_400.0
 """The longest time that a request may ask for; what clients mean as "for ever" is no longer."""

@@ -19,7 +19,6 @@ from urllib.parse import parse_qs
 import msgspec
 
 from bridge_agent.gateway import explain, fanout, listing
-from bridge_agent.gateway.access import cors_headers, host_allowed, preflight_headers, same_origin
 from bridge_agent.gateway.arrival import Arrival
 from bridge_agent.gateway.config import (
     LONGEST_S,
@@ -57,6 +56,7 @@ from bridge_agent.routing.admission_rules import PRIORITIES, Priority
 from bridge_agent.routing.choose import MAX_CANDIDATES
 from bridge_agent.routing.view import MeshView, Target
 from bridge_core.http1 import App, Exchange, Pair, Request, coroutine_app
+from bridge_core.http_access import cors_headers, host_allowed, preflight_headers, same_origin
 from bridge_core.names import InvalidName, canonical
 
 TIMEOUT: Final = b"x-bridge-timeout"

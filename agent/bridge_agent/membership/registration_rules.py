@@ -10,12 +10,11 @@ Rules:
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from typing import Final, TypeAlias
+from typing import TypeAlias
 
+from bridge_core.keyspace import MEMBERS
 from bridge_core.snapshot import Instance, encode_entry
 from bridge_core.store.api import Delete, Op, Put
-
-MEMBERS: Final = "/bridge/v1/members/"
 
 # Key to (lease, value) that the store holds; None when a write's outcome is unknown.
 Written: TypeAlias = dict[str, tuple[int, bytes] | None]

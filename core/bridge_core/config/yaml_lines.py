@@ -15,6 +15,7 @@ from bridge_core.config.documents import Fault
 
 MAX_FILE_CHARS: Final = 1024 * 1024
 _MAX_DEPTH: Final = 32
+_MAX_BITS: Final = 64
 _UNREADABLE: Final = "\uffff"  # no character, and nothing that YAML may hold
 
 
@@ -101,11 +102,24 @@ class _Reader:
         if isinstance(node, yaml.SequenceNode):
             return [self.build(item, f"{path}[{at}]", depth + 1) for at, item in enumerate(node.value)]
         try:
-            return self._loader.construct_object(node)
+            value = self._loader.construct_object(node)
         except (yaml.MarkedYAMLError, ValueError) as fault:
             reason = fault.problem if isinstance(fault, yaml.MarkedYAMLError) else str(fault)
             self._fault(line, path, f"cannot be read: {reason}")
             return None
+        except (
+            AttributeError,
+            LookupError,
+            TypeError,
+            OverflowError,
+        ):  # PyYAML's, of `!!bool x` and its like
+            self._fault(line, path, f"cannot be read: it is no {node.tag.rpartition(':')[2]}")
+            return None
+        if isinstance(value, int) and value.bit_length() > _MAX_BITS:
+            # Written in hex it would be read, and could then not be shown: Python writes no such number.
+            self._fault(line, path, "the number is too large")
+            return None
+        return value
 
     def _mapping(self, node: yaml.MappingNode, path: str, depth: int) -> dict[str, Any]:
         result: dict[str, Any] = {}

@@ -19,12 +19,15 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from bridge_core.identity.certificate_info import CertificateInfo, single_identity
+from bridge_core.identity.host_names import canonical_host, is_reserved
 from bridge_core.identity.rotation_rules import CLOCK_SKEW_S
 from bridge_core.identity.spiffe import IdentityFault, SpiffeId
 
 PrivateKey: TypeAlias = ec.EllipticCurvePrivateKey
 
 MAX_CSR_BYTES: Final = 16 * 1024
+# Kinds of identity that nobody takes for a part of the control plane.
+_OUTSIDERS: Final = frozenset({"node", "admin", "client"})
 
 
 class CertificateRequest(msgspec.Struct, frozen=True):
@@ -152,7 +155,13 @@ def issue(
     """A leaf certificate, for servers and clients alike, valid from `now` less the clock skew.
 
     Its common name, which etcd takes as the user, is the identity's unless given.
+
+    Raises:
+        IdentityFault: a name is none, or is one of the Bridge's own and the holder is no part of it.
     """
+    dns_names = tuple(map(canonical_host, dns_names))
+    if identity.kind in _OUTSIDERS and any(map(is_reserved, dns_names)):
+        raise IdentityFault(f"a name of the Bridge's own is not for {identity}")
     usage = [ExtendedKeyUsageOID.SERVER_AUTH, ExtendedKeyUsageOID.CLIENT_AUTH]
     return (
         _validity(x509.CertificateBuilder(), now, ttl_s)

@@ -21,6 +21,7 @@ from typing import Any, Final
 import msgspec
 import structlog
 
+from bridge_core.decoding import Undecodable, decode_json
 from bridge_core.dialects.errors import ApiError
 from bridge_core.files import sync_folder, write_atomically
 from bridge_core.names import InvalidName, ModelName
@@ -139,9 +140,9 @@ class ModelStore:
     def _read(self, name: ModelName, path: Path) -> Stored:
         try:
             data = path.read_bytes()
-            manifest = msgspec.json.decode(data, type=Manifest)
+            manifest = decode_json(data, Manifest)
             changed = path.stat().st_mtime_ns
-        except (OSError, msgspec.DecodeError) as fault:
+        except (OSError, Undecodable) as fault:
             raise ApiError(500, f"damaged manifest of {name.short()}: {fault}") from fault
         return Stored(name, manifest, hashlib.sha256(data).hexdigest(), changed)
 

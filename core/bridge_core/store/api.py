@@ -31,10 +31,11 @@ class KeyValue(msgspec.Struct, frozen=True):
 
 
 class KeyListing(msgspec.Struct, frozen=True):
-    """Everything under a prefix at one revision."""
+    """Everything under a prefix at one revision, and which cluster says so (0: it is not known)."""
 
     items: tuple[KeyValue, ...]
     revision: int
+    cluster_id: int = 0
 
 
 class Deleted(msgspec.Struct, frozen=True):

@@ -41,7 +41,8 @@ def key_value_of(kv: Any) -> KeyValue:
 
 def listing_of(answer: Any) -> KeyListing:
     """A range's answer."""
-    return KeyListing(tuple(key_value_of(kv) for kv in answer.kvs), answer.header.revision)
+    items = tuple(key_value_of(kv) for kv in answer.kvs)
+    return KeyListing(items, answer.header.revision, answer.header.cluster_id)
 
 
 def response_of(answer: Any) -> Response:

@@ -26,6 +26,10 @@ from bridge_engine.runner.spec import READY_MARK, RunnerSpec
 log = structlog.get_logger()
 
 _TAIL_LINES: Final = 50
+# Weights are read in silence, and may take long; then llama-server tries their own template, which may
+# have been written to never end. No other model loads meanwhile.
+_WEIGHTS_READ: Final = "n_slots"
+_TEMPLATE_STALL_S: Final = 8.0
 _MAX_ANSWER: Final = 256 << 20
 _MAX_SLOTS: Final = 16 << 20
 _BUFFER: Final = re.compile(r"(\S+)\s+(model|KV|compute|output|RS) buffer size\s*=\s*([\d.]+)\s*MiB")
@@ -69,6 +73,7 @@ class Runner:
         self._tail: deque[str] = deque(maxlen=_TAIL_LINES)
         self._buffers: dict[tuple[str, str], float] = {}
         self._last_output = time.monotonic()
+        self._weights_read = False
         self._address: asyncio.Future[str] = asyncio.get_running_loop().create_future()
         self._pool: Pool | None = None
         self._probes: Pool | None = None  # apart, so that no number of requests can delay a probe
@@ -84,7 +89,7 @@ class Runner:
             stall_s: How long it may be silent while loading.
 
         Raises:
-            ApiError: 500; it ended or stalled first.
+            ApiError: 500; it ended or stalled first. 400; its own chat template does not end.
         """
         marker = f"<__media_{secrets.token_hex(8)}__>"
         environment = {key: value for key, value in os.environ.items() if not key.startswith("LLAMA_ARG_")}
@@ -124,7 +129,11 @@ class Runner:
     def _check_loading(self, stall_s: float) -> None:
         if self.gone.done():
             raise ApiError(500, f"llama runner process has terminated: {self.last_words()}", late=True)
-        if time.monotonic() - self._last_output > stall_s:
+        silence = time.monotonic() - self._last_output
+        if self._weights_read and self.spec.jinja and silence > _TEMPLATE_STALL_S:
+            # A 400: it would not end elsewhere either.
+            raise ApiError(400, "the chat template of the weights does not end", late=True)
+        if silence > stall_s:
             raise ApiError(500, "timed out waiting for llama runner to start", late=True)
 
     async def _watch(self) -> None:
@@ -151,6 +160,7 @@ class Runner:
             return
         if found := _BUFFER.search(line):
             self._buffers[found[1], found[2]] = float(found[3])
+        self._weights_read = self._weights_read or _WEIGHTS_READ in line
         if line:
             self._tail.append(line)
 

@@ -42,7 +42,7 @@ class Message:
 def collate(messages: Iterable[Mapping[str, Any]]) -> tuple[str, list[Message]]:
     """All system messages joined, and the messages with neighbours of one role made one.
 
-    Tool results stay apart: each answers a call of its own.
+    Tool results stay apart: each answers a call of its own. Nothing that a neighbour holds is lost.
     """
     system: list[str] = []
     collated: list[Message] = []
@@ -51,10 +51,36 @@ def collate(messages: Iterable[Mapping[str, Any]]) -> tuple[str, list[Message]]:
         if message.role == "system":
             system.append(message.content)
         if collated and collated[-1].role == message.role and message.role != "tool":
-            collated[-1].content += "\n\n" + message.content
+            _join(collated[-1], message)
         else:
             collated.append(message)
     return "\n\n".join(system), collated
+
+
+def _join(one: Message, other: Message) -> None:
+    both = one.source, other.source
+    calls = [call for source in both for call in as_list(source.get("tool_calls"))]
+    if calls:
+        one.content = "\n\n".join(text for text in (one.content, other.content) if text)
+    else:
+        one.content += "\n\n" + other.content
+    images = [image for source in both for image in as_list(source.get("images"))]
+    thinking = "\n\n".join(str(source["thinking"]) for source in both if source.get("thinking"))
+    found = {"tool_calls": calls, "images": images, "thinking": thinking}
+    one.source = {**one.source, **{name: value for name, value in found.items() if value}}
+
+
+def apart(messages: Iterable[Message]) -> list[Message]:
+    """The messages, those with text and calls made two: for templates that write one of both."""
+    found = []
+    for message in messages:
+        if message.content and as_list(message.source.get("tool_calls")):
+            text = {key: value for key, value in message.source.items() if key != "tool_calls"}
+            calls = {key: value for key, value in message.source.items() if key not in {"images", "thinking"}}
+            found += [Message(message.role, message.content, text), Message(message.role, "", calls)]
+        else:
+            found.append(message)
+    return found
 
 
 def tool_records(tools: Sequence[Mapping[str, Any]]) -> JsonList:

@@ -11,7 +11,7 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from bridge_engine.templates.convert import Message, collate, tool_records
+from bridge_engine.templates.convert import Message, apart, collate, tool_records
 from bridge_engine.templates.functions import Dates
 from bridge_engine.templates.interpreter import execute
 from bridge_engine.templates.meter import Meter
@@ -70,6 +70,7 @@ class Template:
         self.defined = parsed.defined
         bodies = (parsed.body, *parsed.defined.values())
         nodes = [node for body in bodies for node in walk(body)]
+        self._one_of_both = any(_writes_one_of_both(node) for node in nodes)
         self.variables = frozenset(name.lower() for node in nodes for name in fields_of(node))
         # A template that never says where the answer goes gets it at its end.
         complete = self.variables & {"messages", "response"}
@@ -92,6 +93,8 @@ class Template:
             return self._execute(self.body, data, values.dates)
         system, messages = collate(values.messages)
         if "messages" in self.variables:
+            if self._one_of_both:
+                messages = apart(messages)
             data = {
                 "System": system,
                 "Messages": [message.record() for message in messages],
@@ -127,6 +130,21 @@ class Template:
 
     def _execute(self, body: Body, data: Mapping[str, Any], dates: Dates, meter: Meter | None = None) -> str:
         return execute(body, dict(data), defined=self.defined, dates=dates, meter=meter)
+
+
+def _writes_one_of_both(node: Node) -> bool:
+    """Whether the node writes a message's text or its calls, and never both."""
+    if not isinstance(node, BranchNode) or node.keyword != "if":
+        return False
+    asked, body, otherwise = set(fields_of(node)), _fields(node.body), _fields(node.otherwise)
+    for one, other in (("Content", "ToolCalls"), ("ToolCalls", "Content")):
+        if one in asked and other in otherwise and other not in body:
+            return True
+    return False
+
+
+def _fields(body: Body) -> set[str]:
+    return {name for node in walk(body) for name in fields_of(node)}
 
 
 def _cut(body: Body) -> Body:

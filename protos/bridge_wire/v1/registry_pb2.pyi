@@ -6,6 +6,20 @@ from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
 
 DESCRIPTOR: _descriptor.FileDescriptor
 
+class HelloRequest(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
+class HelloResponse(_message.Message):
+    __slots__ = ("trust_domain", "server_time_unix_ms", "version")
+    TRUST_DOMAIN_FIELD_NUMBER: _ClassVar[int]
+    SERVER_TIME_UNIX_MS_FIELD_NUMBER: _ClassVar[int]
+    VERSION_FIELD_NUMBER: _ClassVar[int]
+    trust_domain: str
+    server_time_unix_ms: int
+    version: str
+    def __init__(self, trust_domain: _Optional[str] = ..., server_time_unix_ms: _Optional[int] = ..., version: _Optional[str] = ...) -> None: ...
+
 class NodeFacts(_message.Message):
     __slots__ = ("labels", "peer_address", "version")
     class LabelsEntry(_message.Message):
@@ -206,7 +220,7 @@ class LoadReportSummary(_message.Message):
     def __init__(self, received: _Optional[int] = ...) -> None: ...
 
 class CreateTokenRequest(_message.Message):
-    __slots__ = ("ttl_seconds", "uses", "node_name", "labels")
+    __slots__ = ("ttl_seconds", "uses", "node_name", "labels", "dns_names")
     class LabelsEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -218,11 +232,13 @@ class CreateTokenRequest(_message.Message):
     USES_FIELD_NUMBER: _ClassVar[int]
     NODE_NAME_FIELD_NUMBER: _ClassVar[int]
     LABELS_FIELD_NUMBER: _ClassVar[int]
+    DNS_NAMES_FIELD_NUMBER: _ClassVar[int]
     ttl_seconds: int
     uses: int
     node_name: str
     labels: _containers.ScalarMap[str, str]
-    def __init__(self, ttl_seconds: _Optional[int] = ..., uses: _Optional[int] = ..., node_name: _Optional[str] = ..., labels: _Optional[_Mapping[str, str]] = ...) -> None: ...
+    dns_names: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, ttl_seconds: _Optional[int] = ..., uses: _Optional[int] = ..., node_name: _Optional[str] = ..., labels: _Optional[_Mapping[str, str]] = ..., dns_names: _Optional[_Iterable[str]] = ...) -> None: ...
 
 class CreateTokenResponse(_message.Message):
     __slots__ = ("token", "id", "expires_unix")
@@ -239,7 +255,7 @@ class ListTokensRequest(_message.Message):
     def __init__(self) -> None: ...
 
 class TokenInfo(_message.Message):
-    __slots__ = ("id", "expires_unix", "uses_left", "node_name", "labels", "created_by")
+    __slots__ = ("id", "expires_unix", "uses_left", "node_name", "labels", "created_by", "dns_names")
     class LabelsEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -253,13 +269,15 @@ class TokenInfo(_message.Message):
     NODE_NAME_FIELD_NUMBER: _ClassVar[int]
     LABELS_FIELD_NUMBER: _ClassVar[int]
     CREATED_BY_FIELD_NUMBER: _ClassVar[int]
+    DNS_NAMES_FIELD_NUMBER: _ClassVar[int]
     id: str
     expires_unix: int
     uses_left: int
     node_name: str
     labels: _containers.ScalarMap[str, str]
     created_by: str
-    def __init__(self, id: _Optional[str] = ..., expires_unix: _Optional[int] = ..., uses_left: _Optional[int] = ..., node_name: _Optional[str] = ..., labels: _Optional[_Mapping[str, str]] = ..., created_by: _Optional[str] = ...) -> None: ...
+    dns_names: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, id: _Optional[str] = ..., expires_unix: _Optional[int] = ..., uses_left: _Optional[int] = ..., node_name: _Optional[str] = ..., labels: _Optional[_Mapping[str, str]] = ..., created_by: _Optional[str] = ..., dns_names: _Optional[_Iterable[str]] = ...) -> None: ...
 
 class ListTokensResponse(_message.Message):
     __slots__ = ("tokens",)
@@ -306,22 +324,28 @@ class Fault(_message.Message):
     def __init__(self, file: _Optional[str] = ..., line: _Optional[int] = ..., path: _Optional[str] = ..., message: _Optional[str] = ...) -> None: ...
 
 class ApplyResponse(_message.Message):
-    __slots__ = ("revision", "changed", "faults")
+    __slots__ = ("revision", "changed", "faults", "removed", "warnings")
     REVISION_FIELD_NUMBER: _ClassVar[int]
     CHANGED_FIELD_NUMBER: _ClassVar[int]
     FAULTS_FIELD_NUMBER: _ClassVar[int]
+    REMOVED_FIELD_NUMBER: _ClassVar[int]
+    WARNINGS_FIELD_NUMBER: _ClassVar[int]
     revision: int
     changed: _containers.RepeatedScalarFieldContainer[str]
     faults: _containers.RepeatedCompositeFieldContainer[Fault]
-    def __init__(self, revision: _Optional[int] = ..., changed: _Optional[_Iterable[str]] = ..., faults: _Optional[_Iterable[_Union[Fault, _Mapping]]] = ...) -> None: ...
+    removed: _containers.RepeatedScalarFieldContainer[str]
+    warnings: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, revision: _Optional[int] = ..., changed: _Optional[_Iterable[str]] = ..., faults: _Optional[_Iterable[_Union[Fault, _Mapping]]] = ..., removed: _Optional[_Iterable[str]] = ..., warnings: _Optional[_Iterable[str]] = ...) -> None: ...
 
 class DiffResponse(_message.Message):
-    __slots__ = ("unified_diff", "faults")
+    __slots__ = ("unified_diff", "faults", "warnings")
     UNIFIED_DIFF_FIELD_NUMBER: _ClassVar[int]
     FAULTS_FIELD_NUMBER: _ClassVar[int]
+    WARNINGS_FIELD_NUMBER: _ClassVar[int]
     unified_diff: str
     faults: _containers.RepeatedCompositeFieldContainer[Fault]
-    def __init__(self, unified_diff: _Optional[str] = ..., faults: _Optional[_Iterable[_Union[Fault, _Mapping]]] = ...) -> None: ...
+    warnings: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, unified_diff: _Optional[str] = ..., faults: _Optional[_Iterable[_Union[Fault, _Mapping]]] = ..., warnings: _Optional[_Iterable[str]] = ...) -> None: ...
 
 class GetConfigRequest(_message.Message):
     __slots__ = ("kind", "name")
@@ -356,18 +380,20 @@ class HistoryRequest(_message.Message):
     def __init__(self, limit: _Optional[int] = ...) -> None: ...
 
 class Revision(_message.Message):
-    __slots__ = ("number", "author", "applied_unix", "changed", "unified_diff")
+    __slots__ = ("number", "author", "applied_unix", "changed", "unified_diff", "restores")
     NUMBER_FIELD_NUMBER: _ClassVar[int]
     AUTHOR_FIELD_NUMBER: _ClassVar[int]
     APPLIED_UNIX_FIELD_NUMBER: _ClassVar[int]
     CHANGED_FIELD_NUMBER: _ClassVar[int]
     UNIFIED_DIFF_FIELD_NUMBER: _ClassVar[int]
+    RESTORES_FIELD_NUMBER: _ClassVar[int]
     number: int
     author: str
     applied_unix: int
     changed: _containers.RepeatedScalarFieldContainer[str]
     unified_diff: str
-    def __init__(self, number: _Optional[int] = ..., author: _Optional[str] = ..., applied_unix: _Optional[int] = ..., changed: _Optional[_Iterable[str]] = ..., unified_diff: _Optional[str] = ...) -> None: ...
+    restores: int
+    def __init__(self, number: _Optional[int] = ..., author: _Optional[str] = ..., applied_unix: _Optional[int] = ..., changed: _Optional[_Iterable[str]] = ..., unified_diff: _Optional[str] = ..., restores: _Optional[int] = ...) -> None: ...
 
 class HistoryResponse(_message.Message):
     __slots__ = ("revisions",)
@@ -540,3 +566,25 @@ class StatusResponse(_message.Message):
     leader_address: str
     now_unix: int
     def __init__(self, trust_domain: _Optional[str] = ..., version: _Optional[_Union[SnapshotVersion, _Mapping]] = ..., nodes: _Optional[_Iterable[_Union[NodeStatus, _Mapping]]] = ..., leader: _Optional[bool] = ..., store_fault: _Optional[str] = ..., concerns: _Optional[_Iterable[str]] = ..., registry: _Optional[str] = ..., registry_version: _Optional[str] = ..., leader_name: _Optional[str] = ..., leader_address: _Optional[str] = ..., now_unix: _Optional[int] = ...) -> None: ...
+
+class RestoreRequest(_message.Message):
+    __slots__ = ("accept_store",)
+    ACCEPT_STORE_FIELD_NUMBER: _ClassVar[int]
+    accept_store: bool
+    def __init__(self, accept_store: _Optional[bool] = ...) -> None: ...
+
+class RestoreResponse(_message.Message):
+    __slots__ = ("reason", "nodes", "documents", "revocations", "tokens", "removed")
+    REASON_FIELD_NUMBER: _ClassVar[int]
+    NODES_FIELD_NUMBER: _ClassVar[int]
+    DOCUMENTS_FIELD_NUMBER: _ClassVar[int]
+    REVOCATIONS_FIELD_NUMBER: _ClassVar[int]
+    TOKENS_FIELD_NUMBER: _ClassVar[int]
+    REMOVED_FIELD_NUMBER: _ClassVar[int]
+    reason: str
+    nodes: int
+    documents: int
+    revocations: int
+    tokens: int
+    removed: int
+    def __init__(self, reason: _Optional[str] = ..., nodes: _Optional[int] = ..., documents: _Optional[int] = ..., revocations: _Optional[int] = ..., tokens: _Optional[int] = ..., removed: _Optional[int] = ...) -> None: ...

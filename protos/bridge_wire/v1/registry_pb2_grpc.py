@@ -35,6 +35,11 @@ class EnrolmentStub:
         Args:
             channel: A grpc.Channel.
         """
+        self.Hello = channel.unary_unary(
+                '/bridge.v1.Enrolment/Hello',
+                request_serializer=bridge__wire_dot_v1_dot_registry__pb2.HelloRequest.SerializeToString,
+                response_deserializer=bridge__wire_dot_v1_dot_registry__pb2.HelloResponse.FromString,
+                _registered_method=True)
         self.Join = channel.unary_unary(
                 '/bridge.v1.Enrolment/Join',
                 request_serializer=bridge__wire_dot_v1_dot_registry__pb2.JoinRequest.SerializeToString,
@@ -45,6 +50,13 @@ class EnrolmentStub:
 class EnrolmentServicer:
     """Called without a client certificate: the token is the credential.
     """
+
+    def Hello(self, request, context):
+        """Whom a node would join, asked before its token is sent. Answered to anybody, by any registry.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
 
     def Join(self, request, context):
         """Exchanges a join token and a CSR for a node's identity. Errors: UNAUTHENTICATED (wrong,
@@ -58,6 +70,11 @@ class EnrolmentServicer:
 
 def add_EnrolmentServicer_to_server(servicer, server):
     rpc_method_handlers = {
+            'Hello': grpc.unary_unary_rpc_method_handler(
+                    servicer.Hello,
+                    request_deserializer=bridge__wire_dot_v1_dot_registry__pb2.HelloRequest.FromString,
+                    response_serializer=bridge__wire_dot_v1_dot_registry__pb2.HelloResponse.SerializeToString,
+            ),
             'Join': grpc.unary_unary_rpc_method_handler(
                     servicer.Join,
                     request_deserializer=bridge__wire_dot_v1_dot_registry__pb2.JoinRequest.FromString,
@@ -74,6 +91,33 @@ def add_EnrolmentServicer_to_server(servicer, server):
 class Enrolment:
     """Called without a client certificate: the token is the credential.
     """
+
+    @staticmethod
+    def Hello(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/bridge.v1.Enrolment/Hello',
+            bridge__wire_dot_v1_dot_registry__pb2.HelloRequest.SerializeToString,
+            bridge__wire_dot_v1_dot_registry__pb2.HelloResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
 
     @staticmethod
     def Join(request,
@@ -386,6 +430,11 @@ class AdminStub:
                 request_serializer=bridge__wire_dot_v1_dot_registry__pb2.StatusRequest.SerializeToString,
                 response_deserializer=bridge__wire_dot_v1_dot_registry__pb2.StatusResponse.FromString,
                 _registered_method=True)
+        self.Restore = channel.unary_unary(
+                '/bridge.v1.Admin/Restore',
+                request_serializer=bridge__wire_dot_v1_dot_registry__pb2.RestoreRequest.SerializeToString,
+                response_deserializer=bridge__wire_dot_v1_dot_registry__pb2.RestoreResponse.FromString,
+                _registered_method=True)
 
 
 class AdminServicer:
@@ -474,6 +523,14 @@ class AdminServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def Restore(self, request, context):
+        """Ends the state in which the store is not the one that this mesh's registries knew: nothing is
+        written or published in it but this. FAILED_PRECONDITION when the store is the known one.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_AdminServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -541,6 +598,11 @@ def add_AdminServicer_to_server(servicer, server):
                     servicer.Status,
                     request_deserializer=bridge__wire_dot_v1_dot_registry__pb2.StatusRequest.FromString,
                     response_serializer=bridge__wire_dot_v1_dot_registry__pb2.StatusResponse.SerializeToString,
+            ),
+            'Restore': grpc.unary_unary_rpc_method_handler(
+                    servicer.Restore,
+                    request_deserializer=bridge__wire_dot_v1_dot_registry__pb2.RestoreRequest.FromString,
+                    response_serializer=bridge__wire_dot_v1_dot_registry__pb2.RestoreResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -895,6 +957,33 @@ class Admin:
             '/bridge.v1.Admin/Status',
             bridge__wire_dot_v1_dot_registry__pb2.StatusRequest.SerializeToString,
             bridge__wire_dot_v1_dot_registry__pb2.StatusResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Restore(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/bridge.v1.Admin/Restore',
+            bridge__wire_dot_v1_dot_registry__pb2.RestoreRequest.SerializeToString,
+            bridge__wire_dot_v1_dot_registry__pb2.RestoreResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -15,12 +15,12 @@ import msgspec
 import structlog
 from cryptography.hazmat.primitives import serialization
 
+from bridge_core import keyspace
 from bridge_core.errors import BridgeError, Unavailable
 from bridge_core.identity import IdentityFault, JoinToken, SpiffeId, TokenFault, check_node_name
 from bridge_core.identity import certificates as x509
-from bridge_core.store.api import Delete, KeyValue, Op, Put, Store, Unchanged
+from bridge_core.store.api import Delete, KeyValue, Op, Put, Store, StoreRefused, Unchanged
 from bridge_core.tls import Peer
-from bridge_registry import keyspace
 from bridge_registry.enrolment import join_rules
 from bridge_registry.enrolment.join_rules import EnrolmentRefused, JoinRefusal
 from bridge_registry.enrolment.store_access import StoreAccess
@@ -144,6 +144,7 @@ class Enroller:
             EnrolmentRefused: it is revoked or unknown.
             Unavailable: the store does not answer; the same request may be repeated.
         """
+        self._fence()  # while the store is not the mesh's, that a record is not there means nothing
         name = peer.identity.name
         item, record = self._check_member(peer, await self._store.get(keyspace.NODES + name))
         # Also when its serial's record is gone or was never written.
@@ -154,8 +155,13 @@ class Enroller:
             Delete(keyspace.members_of(name), prefix=True),
             *(Put(keyspace.REVOKED + serial, encode(gone)) for serial, gone in revocations.items()),
         ]
-        await self._access.expel(name)
         await self._commit_or_retry(ops, [Unchanged(item.key, item.mod_revision)])
+        # After the commit: until then the node is a member and needs its access. What is left of it
+        # when this fails opens nothing: records of a node that is not enrolled do not count.
+        try:
+            await self._access.expel(name)
+        except (Unavailable, StoreRefused) as fault:
+            log.warning("node_access_not_removed", node=name, reason=str(fault))
         log.info("node_left", node=name, serial=peer.serial)
 
     async def revoke(self, name: str, author: str) -> None:
@@ -167,6 +173,7 @@ class Enroller:
             BridgeError: there is no such node.
             Unavailable, StoreRefused: the store did not take it.
         """
+        self._fence()
         item = await self._store.get(keyspace.NODES + name)
         if item is None:
             raise BridgeError(f"there is no node {name!r}", hint="`bridgectl status` lists them")
@@ -183,7 +190,8 @@ class Enroller:
         log.warning("node_revoked", node=name, by=author, certificates=sorted(revocations))
 
     async def _join(self, token: JoinToken, request: JoinRequest) -> Issued:
-        identity, csr = self._check_request(request)
+        identity, csr, request = self._check_request(request)
+        self._fence()
         for attempt in range(_ATTEMPTS):
             token_item = await self._store.get(keyspace.TOKENS + token.id)
             found = decode(token_item, TokenRecord) if token_item is not None else None
@@ -195,7 +203,7 @@ class Enroller:
             if not repeated:
                 join_rules.check_use(record, self._clock())
                 join_rules.check_name(request.node, record, existing)
-            issued = self._issue(identity, csr, request.peer_address)
+            issued = self._issue(identity, csr, request.peer_address, record.dns_names)
             node = NodeRecord(
                 name=request.node,
                 peer=request.peer_address,
@@ -205,6 +213,7 @@ class Enroller:
                 version=request.version,
                 token=token.id,
                 key=key,
+                dns_names=record.dns_names,
             )
             ops: list[Op] = [
                 Put(keyspace.NODES + request.node, encode(node)),
@@ -233,12 +242,12 @@ class Enroller:
             csr = x509.read_csr(csr_pem)
         except IdentityFault as fault:
             raise join_rules.as_refusal(fault) from fault
+        self._fence()  # while the store is not the mesh's, that a record is not there means nothing
         name = peer.identity.name
         item, record = self._check_member(peer, await self._store.get(keyspace.NODES + name))
-        address = peer_address or record.peer
-        if address:
-            join_rules.check_peer_address(address)
-        issued = self._issue(peer.identity, csr, address)
+        join_rules.check_version(version)
+        address = join_rules.check_peer_address(peer_address) if peer_address else record.peer
+        issued = self._issue(peer.identity, csr, address, record.dns_names)
         node = msgspec.structs.replace(
             record,
             peer=address,
@@ -251,16 +260,18 @@ class Enroller:
         await self._commit_or_retry(ops, [Unchanged(item.key, item.mod_revision)])
         return issued
 
-    def _check_request(self, request: JoinRequest) -> tuple[SpiffeId, x509.CertificateRequest]:
+    def _check_request(self, request: JoinRequest) -> tuple[SpiffeId, x509.CertificateRequest, JoinRequest]:
         try:
             check_node_name(request.node)
             csr = x509.read_csr(request.csr_pem)
         except IdentityFault as fault:
             raise join_rules.as_refusal(fault) from fault
-        if request.peer_address:
-            join_rules.check_peer_address(request.peer_address)
         join_rules.check_labels(request.labels)
-        return SpiffeId.make(self._trust_domain, "node", request.node), csr
+        join_rules.check_version(request.version)
+        if request.peer_address:
+            address = join_rules.check_peer_address(request.peer_address)
+            request = msgspec.structs.replace(request, peer_address=address)
+        return SpiffeId.make(self._trust_domain, "node", request.node), csr, request
 
     def _check_member(self, peer: Peer, item: KeyValue | None) -> tuple[KeyValue, NodeRecord]:
         name = peer.identity.name
@@ -279,10 +290,22 @@ class Enroller:
             )
         return item, record
 
-    def _issue(self, identity: SpiffeId, csr: x509.CertificateRequest, peer_address: str) -> Issued:
-        names = join_rules.grantable_names(
-            identity.name, peer_address, (*csr.dns_names, *csr.addresses), self._directory.nodes
-        )
+    def _issue(
+        self,
+        identity: SpiffeId,
+        csr: x509.CertificateRequest,
+        peer_address: str,
+        allowed: tuple[str, ...],
+    ) -> Issued:
+        asked = (*csr.dns_names, *csr.addresses)
+        names = join_rules.grantable_names(identity.name, peer_address, asked, self._directory.nodes, allowed)
+        if names.left_out:
+            log.info(
+                "certificate_names_left_out",
+                node=identity.name,
+                names=names.left_out,
+                hint="a token made with --dns-name lets its nodes have host names",
+            )
         now, ttl_s = self._clock(), self._certificate_ttl_s()
         try:
             leaf = x509.issue(

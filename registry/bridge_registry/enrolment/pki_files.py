@@ -31,6 +31,7 @@ from bridge_core.errors import Fatal
 from bridge_core.files import write_atomically
 from bridge_core.identity import IdentityFault, SpiffeId, renew_at
 from bridge_core.identity import certificates as x509
+from bridge_core.identity.host_names import canonical_host
 from bridge_core.identity.spiffe import REGISTRY_SERVER_NAME
 from bridge_registry.enrolment.key_sealing import KEK_BYTES, seal, unseal
 
@@ -147,8 +148,12 @@ def trust_domain_of(authority: x509.Authority) -> str:
 
 
 def default_hosts() -> list[str]:
-    """How this machine is dialled from itself and by its own name."""
-    return ["localhost", "127.0.0.1", "::1", socket.gethostname()]
+    """How this machine is dialled from itself and by its own name, where it has one."""
+    loopback = ["localhost", "127.0.0.1", "::1"]
+    try:
+        return [*loopback, canonical_host(socket.gethostname())]
+    except IdentityFault:
+        return loopback
 
 
 def _ensure_authority(pki: Pki, trust_domain: str, *, now: float) -> tuple[x509.Authority, list[str]]:
@@ -216,11 +221,18 @@ def _still_good(
     return covered and info.identity == identity and now < renew_at(info.not_before, info.not_after, 0.5)
 
 
+def _host_name(host: str) -> str:
+    try:
+        return canonical_host(host)
+    except IdentityFault as fault:
+        raise Fatal(fault.message, hint="--host takes a host name or an address") from fault
+
+
 def _split(hosts: Iterable[str]) -> tuple[list[str], list[str]]:
     dns_names, addresses = [], []
     for host in hosts:
         try:
             addresses.append(str(ipaddress.ip_address(host)))
         except ValueError:
-            dns_names.append(host)
+            dns_names.append(_host_name(host))
     return dns_names, addresses

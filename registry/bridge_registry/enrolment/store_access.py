@@ -27,8 +27,8 @@ from etcd3aio._protobuf import (
     UserAddOptions,
 )
 
+from bridge_core.keyspace import members_of
 from bridge_core.store.api import StoreRefused
-from bridge_registry.keyspace import members_of
 
 log = structlog.get_logger()
 

@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Final
 
 import msgspec
 import structlog
 
+from bridge_core import keyspace
 from bridge_core.errors import BridgeError, Unavailable
 from bridge_core.identity import JoinToken, check_node_name
 from bridge_core.store.api import Put, Store, Unchanged
-from bridge_registry import keyspace
-from bridge_registry.enrolment.join_rules import check_labels
+from bridge_registry.enrolment.join_rules import check_dns_names, check_labels
 from bridge_registry.records import TokenRecord, decode, encode
 
 log = structlog.get_logger()
@@ -42,7 +42,14 @@ class TokenDesk:
         self._clock = clock
 
     async def create(
-        self, *, ttl_s: int, uses: int, node_name: str, labels: Mapping[str, str], author: str
+        self,
+        *,
+        ttl_s: int,
+        uses: int,
+        node_name: str,
+        labels: Mapping[str, str],
+        author: str,
+        dns_names: Iterable[str] = (),
     ) -> tuple[JoinToken, TokenRecord]:
         """A new token. 0 as `ttl_s` or `uses`: an hour, once.
 
@@ -67,6 +74,7 @@ class TokenDesk:
             node_name=node_name,
             labels=dict(labels),
             created_by=author,
+            dns_names=check_dns_names(dns_names),
         )
         await self._write(record, 0)
         log.info("token_created", token=token.id, by=author, ttl_s=ttl_s, uses=uses, node=node_name)
@@ -87,6 +95,7 @@ class TokenDesk:
             BridgeError: there is none of this id.
             Unavailable, StoreRefused: the store did not take it.
         """
+        self._fence()  # while the store is not the mesh's, that a record is not there means nothing
         item = await self._store.get(keyspace.TOKENS + token_id)
         if item is None:
             raise BridgeError(f"there is no token {token_id!r}", hint="`bridgectl token list` shows them")

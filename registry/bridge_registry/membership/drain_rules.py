@@ -31,13 +31,14 @@ def safe_to_stop(
     now: float,
 ) -> bool:
     """Whether stopping the node `name` cuts no request."""
+    newest = published[max(published)]
+    if not _drained(name, newest):
+        return False
     if any(have is None or not _drained(name, published.get(have)) for have in acknowledged):
         return False
     if load is not None and reports(load, now):
         return _drained(name, published.get(load.snapshot)) and load.in_flight == 0
-    newest = published[max(published)]
-    alone = not any(instance.node == name for instance in newest.instances.values())
-    return alone and _drained(name, newest)
+    return not any(instance.node == name for instance in newest.instances.values())
 
 
 def _drained(name: str, snapshot: Snapshot | None) -> bool:

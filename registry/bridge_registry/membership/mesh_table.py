@@ -6,11 +6,13 @@ is left out and kept in `faults`; of a config document the last good text stays 
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from typing import TypeVar
+from collections.abc import Iterable, Mapping
+from typing import Final, TypeVar
 
 import msgspec
 
+from bridge_core import keyspace
+from bridge_core.bounds import MAX_INSTANCES, MAX_MEMBER_BYTES
 from bridge_core.config import load
 from bridge_core.config.documents import (
     AnyDocument,
@@ -22,13 +24,15 @@ from bridge_core.config.documents import (
 )
 from bridge_core.snapshot import Instance
 from bridge_core.store.api import Deleted, KeyListing, KeyValue, WatchEvent
-from bridge_registry import keyspace
 from bridge_registry.membership.membership_rules import Membership
 from bridge_registry.records import NodeRecord, RecordFault, SerialRecord, decode
 from bridge_registry.rollouts.plan import RolloutPlan, plan_of
 from bridge_registry.rollouts.rollout_rules import RolloutPosition
 
 T = TypeVar("T", bound=msgspec.Struct)
+
+MAX_FAULTS: Final = 1000
+_NUMBERS: Final = frozenset(map(str, range(MAX_INSTANCES)))
 
 
 class MeshTable:
@@ -47,7 +51,8 @@ class MeshTable:
         modified: The same as the revision it was applied at.
         created: The same as the revision it was first applied at.
         positions: Where each rollout stands, and the revision that says so, by its name.
-        faults: Key to what is wrong with what is stored there.
+        records: Every record that lasts, by key, as it was written.
+        faults: Key to what is wrong with what is stored there; `MAX_FAULTS` at most.
     """
 
     def __init__(self, remembered: Iterable[Instance], *, ttl_s: float = 5.0) -> None:
@@ -60,7 +65,9 @@ class MeshTable:
         self.modified: dict[str, int] = {}
         self.created: dict[str, int] = {}
         self.positions: dict[str, tuple[RolloutPosition, int]] = {}
+        self.records: dict[str, bytes] = {}
         self.faults: dict[str, str] = {}
+        self._member_sizes: dict[str, dict[str, int]] = {}
 
     @property
     def mesh_spec(self) -> MeshSpec | None:
@@ -100,6 +107,11 @@ class MeshTable:
         """Whether the certificate of this serial is no longer accepted."""
         return serial in self.revoked
 
+    def remember(self, records: Mapping[str, bytes]) -> None:
+        """Takes in what the store was last known to hold, until it is listed."""
+        for key, raw in records.items():
+            self._put(KeyValue(key, raw, 0, 0))
+
     def apply(self, event: WatchEvent, now: float) -> None:
         """Takes one event in, at monotonic time `now`."""
         if isinstance(event, KeyListing):
@@ -124,7 +136,9 @@ class MeshTable:
         ):
             for name in [name for name in held if prefix + name not in keys]:
                 self._delete(prefix + name, now)
+        self.records = {key: raw for key, raw in self.records.items() if key in keys}
         self.faults = {key: fault for key, fault in self.faults.items() if key in keys}
+        self._member_sizes.clear()
         instances = []
         for item in listing.items:
             if item.key.startswith(keyspace.MEMBERS):
@@ -136,6 +150,8 @@ class MeshTable:
 
     def _put(self, item: KeyValue) -> None:
         self.faults.pop(item.key, None)
+        if keyspace.is_lasting(item.key):
+            self.records[item.key] = item.value
         if item.key.startswith(keyspace.MEMBERS):
             if (instance := self._instance(item)) is not None:
                 self.membership.put(instance)
@@ -152,8 +168,11 @@ class MeshTable:
 
     def _delete(self, key: str, now: float) -> None:
         self.faults.pop(key, None)
+        self.records.pop(key, None)
         if key.startswith(keyspace.MEMBERS):
-            self.membership.delete(key.removeprefix(keyspace.MEMBERS), now)
+            place = key.removeprefix(keyspace.MEMBERS)
+            self._member_sizes.get(place.partition("/")[0], {}).pop(key, None)
+            self.membership.delete(place, now)
         elif key.startswith(keyspace.NODES):
             self.nodes.pop(key.removeprefix(keyspace.NODES), None)
         elif key.startswith(keyspace.REVOKED):
@@ -172,7 +191,7 @@ class MeshTable:
         text = item.value.decode("utf-8", "replace")
         loaded = load([(name, text)], alone=True)
         if loaded.faults or len(loaded.documents) != 1 or loaded.documents[0].key != name:
-            self.faults[item.key] = "; ".join(map(str, loaded.faults)) or "not this one document"
+            self._fault(item.key, "; ".join(map(str, loaded.faults)) or "not this one document")
             return
         self.documents[name] = loaded.documents[0].parsed
         self.texts[name] = text
@@ -189,15 +208,35 @@ class MeshTable:
         if instance is None:
             return None
         place = item.key.removeprefix(keyspace.MEMBERS)
+        node, _, number = place.partition("/")
         # etcd lets a node write under its own prefix only; this keeps it from claiming more inside.
-        if instance.id != place or instance.node != place.rpartition("/")[0]:
-            self.faults[item.key] = f"names the instance {instance.id!r} of node {instance.node!r}"
-            return None
-        return instance
+        if instance.id != place or instance.node != node:
+            self._fault(item.key, f"names the instance {instance.id!r} of node {instance.node!r}")
+        elif not self._has_room(node, item):
+            self._fault(item.key, f"the node's records have more than {MAX_MEMBER_BYTES} bytes")
+        elif number not in _NUMBERS:
+            self._fault(item.key, f"an instance's number is one of 0 to {MAX_INSTANCES - 1}")
+        else:
+            return instance
+        return None
+
+    def _has_room(self, node: str, item: KeyValue) -> bool:
+        """Whether the node's records, this one among them, are as small as they have to be."""
+        sizes = self._member_sizes.setdefault(node, {})
+        others = sum(sizes.values()) - sizes.pop(item.key, 0)
+        if others + len(item.value) > MAX_MEMBER_BYTES:
+            return False
+        sizes[item.key] = len(item.value)
+        return True
 
     def _decoded(self, item: KeyValue, kind: type[T]) -> T | None:
         try:
             return decode(item, kind)
         except RecordFault as fault:
-            self.faults[item.key] = fault.message
+            self._fault(item.key, fault.message)
             return None
+
+    def _fault(self, key: str, says: str) -> None:
+        # Bounded: a node may write as many keys under its prefix as etcd has room for.
+        if len(self.faults) < MAX_FAULTS:
+            self.faults[key] = says

@@ -4,10 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 
+import msgspec
+
 from bridge_core.config import mesh_settings, node_class, route
 from bridge_core.config.documents import MeshSpec, ModelRouteDocument, NodeClassDocument
-from bridge_core.names import canonical
-from bridge_core.snapshot import MESH_KEY, Instance, Node, Route, Version, encode_entry
+from bridge_core.names import canonical_or_same
+from bridge_core.snapshot import (
+    MESH_KEY,
+    Instance,
+    Node,
+    Route,
+    SnapshotRejected,
+    Version,
+    check_entry,
+    encode_entry,
+)
 from bridge_registry.records import NodeRecord
 from bridge_registry.rollouts.effect_rules import probes, route_under
 from bridge_registry.rollouts.plan import RolloutPlan
@@ -17,6 +28,7 @@ from bridge_registry.rollouts.rollout_rules import RolloutPosition
 def entries(
     *,
     trust_domain: str,
+    store_id: str = "",
     spec: MeshSpec | None,
     routes: Iterable[ModelRouteDocument],
     nodes: Mapping[str, NodeRecord],
@@ -28,14 +40,16 @@ def entries(
     """Every entry of the snapshot. An instance counts only on an enrolled node that is not revoked."""
     members = tuple(members)
     public = {node.name: node.public() for node in nodes.values()}
-    settings = mesh_settings(spec, trust_domain, tuple(sorted(revoked)))
+    settings = msgspec.structs.replace(
+        mesh_settings(spec, trust_domain, tuple(sorted(revoked))), store_id=store_id
+    )
     result = {MESH_KEY: encode_entry(settings)}
     for name, node in public.items():
         result[f"node/{name}"] = encode_entry(node)
-    moving = {canonical(plan.route): (plan, position) for plan, position in rollouts}
+    moving = {canonical_or_same(plan.route): (plan, position) for plan, position in rollouts}
     for document in routes:
         made = route(document, settings.defaults)
-        if (found := moving.get(canonical(made.name))) is not None:
+        if (found := moving.get(canonical_or_same(made.name))) is not None:
             made, asked = _under(made, *found, members, public)
             result |= asked
         result[f"route/{document.metadata.name}"] = encode_entry(made)
@@ -58,6 +72,26 @@ def _under(
 ) -> tuple[Route, dict[str, bytes]]:
     made = route_under(made, plan, position, members, nodes)
     return made, {key: encode_entry(probe) for key, probe in probes(plan, position, made).items()}
+
+
+def checked(made: Mapping[str, bytes], last: Mapping[str, bytes]) -> tuple[dict[str, bytes], dict[str, str]]:
+    """What of `made` every agent can take, and what is wrong with the rest, by key.
+
+    One entry that agents refuse would keep them from the whole snapshot: such a one stays as it was
+    published last, or out.
+    """
+    good, faults = dict(made), dict[str, str]()
+    for key, raw in made.items():
+        if last.get(key) == raw:
+            continue
+        try:
+            check_entry(key, raw)
+        except SnapshotRejected as fault:
+            faults[key] = fault.message
+            del good[key]
+            if key in last:
+                good[key] = last[key]
+    return good, faults
 
 
 def next_version(last: Version, epoch: int, revision: int) -> Version:

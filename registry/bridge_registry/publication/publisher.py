@@ -7,25 +7,32 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import math
 import time
 from pathlib import Path
-from typing import Final
+from typing import Final, TypeAlias
 
 import structlog
 
+from bridge_core import keyspace
+from bridge_core.errors import BridgeError
 from bridge_core.snapshot import Snapshot
 from bridge_core.snapshot_file import SnapshotFile
-from bridge_core.store.api import Store, WatchEvent
-from bridge_registry import keyspace
+from bridge_core.store.api import KeyListing, Store, WatchEvent
 from bridge_registry.election import Election
 from bridge_registry.membership.mesh_table import MeshTable
+from bridge_registry.membership.store_identity_rules import epoch_of
 from bridge_registry.publication import builder
 from bridge_registry.publication.hub import Hub
+from bridge_registry.store_memory import StoreMemory
 
 log = structlog.get_logger()
 
+Events: TypeAlias = asyncio.Queue[tuple[WatchEvent, str]]  # with the candidacy it was asked for under
+
 _COALESCE_S: Final = 0.01  # a burst of changes becomes one snapshot
 _CHECK_S: Final = 0.25  # how often the store's state is looked at while no event comes
+_LOOK_S: Final = 1.0
 _SAVE_EVERY_S: Final = 2.0  # disk writes are spread: the file is for restarts
 
 
@@ -37,9 +44,17 @@ class Publisher:
         election: Says whether this registry leads, and since which epoch.
         trust_domain: The mesh.
         path: Where the last snapshot is kept.
+        memory: What was last known of the store.
+
+    Attributes:
+        hub: The published snapshots.
+        table: The mesh as the store, as long as it is the known one, last told it.
+        entry_faults: What is not published, as agents would refuse it, by key.
     """
 
-    def __init__(self, store: Store, election: Election, trust_domain: str, path: Path) -> None:
+    def __init__(
+        self, store: Store, election: Election, trust_domain: str, path: Path, memory: StoreMemory
+    ) -> None:
         self._file = SnapshotFile(path, now=time.time)
         last = self._file.load()
         self._store = store
@@ -51,7 +66,12 @@ class Publisher:
         self._store_was_away = False
         self.hub = Hub(last)
         self.table = MeshTable(last.instances.values(), ttl_s=last.mesh.lease_ttl_s if last.entries else 5.0)
+        self.entry_faults: dict[str, str] = {}
         self._reported: dict[str, str] = {}
+        self._memory = memory
+        self._another = asyncio.Event()
+        self._watched_under = ""
+        self.table.remember(memory.records)
 
     @property
     def store_up(self) -> bool:
@@ -66,31 +86,66 @@ class Publisher:
     async def run(self) -> None:
         """Works until cancelled; then the last snapshot is on disk."""
         # Bounded, so that a burst waits in the store's client rather than here.
-        events: asyncio.Queue[WatchEvent] = asyncio.Queue(256)
+        events: Events = asyncio.Queue(256)
         try:
             async with asyncio.TaskGroup() as group:
                 group.create_task(self._follow(events), name="registry-watch")
                 group.create_task(self._publish(events), name="registry-publish")
                 group.create_task(self._keep_on_disk(), name="registry-snapshot-file")
+                group.create_task(self._look_for_another_store(), name="registry-store-identity")
+                group.create_task(self._read_anew_when_elected(), name="registry-read-anew")
         finally:
-            self._save()
+            self._save(math.inf)
 
-    async def _follow(self, events: asyncio.Queue[WatchEvent]) -> None:
+    async def _follow(self, events: Events) -> None:
+        """Watches; from a new listing on whenever the store may be another."""
+        while True:
+            self._another.clear()
+            async with asyncio.TaskGroup() as group:
+                watching = group.create_task(self._watch(events))
+                await self._another.wait()
+                watching.cancel()
+
+    async def _read_anew_when_elected(self) -> None:
+        # Elected perhaps in another store than the one that is watched: nobody can tell before it is read.
+        office = self._election.office
+        while True:
+            if self._candidacy and self._candidacy != self._watched_under:
+                self._another.set()
+            office = await self._election.changed(office)
+
+    async def _look_for_another_store(self) -> None:
+        # A watch that goes on after a pause cannot tell a store that began anew from the one it knew
+        # once that has come as far: so the founding record is looked at, too. Twice, as the watch may
+        # just be about to tell of it.
+        differed = False
+        while True:
+            await asyncio.sleep(_LOOK_S)
+            try:
+                differs = self._memory.differs(await self._store.get(keyspace.STORE))
+            except BridgeError:  # the watch says so
+                continue
+            if differs and differed:
+                self._another.set()
+            differed = differs
+
+    async def _watch(self, events: Events) -> None:
+        candidacy = self._watched_under = self._candidacy
         async with contextlib.aclosing(self._store.watch(keyspace.ROOT)) as changes:
             async for event in changes:
-                await events.put(event)
+                await events.put((event, candidacy))
 
-    async def _publish(self, events: asyncio.Queue[WatchEvent]) -> None:
+    async def _publish(self, events: Events) -> None:
         while True:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(self._pause()):
-                    self._take(await events.get())
+                    self._take(*await events.get())
                     await asyncio.sleep(_COALESCE_S)
             while not events.empty():
-                self._take(events.get_nowait())
+                self._take(*events.get_nowait())
             now = time.monotonic()
             self._note_store(now)
-            if not self._store_was_away:
+            if not self._store_was_away and not self._memory.foreign:
                 dropped = self.table.membership.settle(now)
                 if dropped:
                     log.info("members_dropped", instances=dropped)
@@ -102,12 +157,15 @@ class Publisher:
         office, table, last = self._election.office, self.table, self.hub.current
         if not (self._dirty or office != self._office) or not table.revision:
             return
+        if self._memory.foreign or self._memory.candidacy != self._candidacy:
+            return
         if not self._election.leads(time.monotonic()):
             return
         self._dirty, self._office = False, office
         members = table.membership.members
-        entries = builder.entries(
+        made = builder.entries(
             trust_domain=self._trust_domain,
+            store_id=self._memory.mesh_id,
             spec=table.mesh_spec,
             routes=table.routes,
             nodes=table.nodes,
@@ -116,9 +174,15 @@ class Publisher:
             rollouts=table.rollouts,
             node_classes=table.node_classes,
         )
-        if entries == last.entries and office.epoch <= last.version.epoch:
+        entries, faults = builder.checked(made, last.entries)
+        for key, fault in faults.items():
+            if self.entry_faults.get(key) != fault:
+                log.error("snapshot_entry_not_published", entry=key, reason=fault)
+        self.entry_faults = faults
+        epoch = epoch_of(self._memory.generation, office.epoch)
+        if entries == last.entries and epoch <= last.version.epoch:
             return
-        version = builder.next_version(last.version, office.epoch, table.revision)
+        version = builder.next_version(last.version, epoch, table.revision)
         self.hub.publish(Snapshot(version, entries))
         log.info(
             "snapshot_published",
@@ -128,12 +192,26 @@ class Publisher:
             missing=len(table.membership.missing),
         )
 
-    def _take(self, event: WatchEvent) -> None:
+    @property
+    def _candidacy(self) -> str:
+        """The key under which this registry leads; empty: it does not."""
+        fence = self._election.office.fence
+        return fence.key if fence is not None else ""
+
+    def _take(self, event: WatchEvent, candidacy: str) -> None:
         now = time.monotonic()
         # Before the event: what expired during an outage comes right behind the store's return.
         self._note_store(now)
         if self._store_was_away:  # the event itself shows that it is back
             self.table.membership.store_answers_again(now)
+        if isinstance(event, KeyListing):
+            same = self._memory.look(event, candidacy)
+        else:
+            same = self._memory.follow(event)
+            if not same and any(one.key == keyspace.STORE for one in event.events):
+                self._another.set()  # a restore ends with that
+        if not same:
+            return
         self.table.apply(event, now)
         self._dirty = True
         if self.table.faults != self._reported:
@@ -160,15 +238,14 @@ class Publisher:
 
     async def _keep_on_disk(self) -> None:
         while True:
-            change = self.hub.next_change
-            if self.hub.current is self._saved:
-                await change.wait()
             await asyncio.sleep(_SAVE_EVERY_S)
-            await asyncio.to_thread(self._save)
+            await asyncio.to_thread(self._save, time.monotonic())
 
-    def _save(self) -> None:
+    def _save(self, now: float) -> None:
+        records = dict(self.table.records)
+        if self._memory.due(records, now):
+            self._memory.save(records, now)
         current = self.hub.current
-        if current is self._saved:
-            return
-        self._file.save(current)
-        self._saved = current
+        if current is not self._saved:
+            self._file.save(current)
+            self._saved = current

@@ -13,10 +13,10 @@ from typing import Final, Protocol
 
 import structlog
 
+from bridge_core import keyspace
 from bridge_core.errors import BridgeError, Unavailable
 from bridge_core.snapshot import Snapshot
 from bridge_core.store.api import Delete, Put, Store, Unchanged
-from bridge_registry import keyspace
 from bridge_registry.membership.load_book import LoadReports
 from bridge_registry.membership.mesh_table import MeshTable
 from bridge_registry.records import encode

@@ -5,38 +5,38 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from importlib.metadata import version
-from typing import Final
 
 import msgspec
 import structlog
 
+from bridge_core import keyspace
+from bridge_core.config import load
 from bridge_core.errors import BridgeError, Unavailable
 from bridge_core.store.api import Put, Store, Unchanged
 from bridge_core.tls import Peer
 from bridge_core.traffic import shares
-from bridge_registry import keyspace
 from bridge_registry.enrolment.enroller import Enroller
 from bridge_registry.enrolment.token_desk import TokenDesk
-from bridge_registry.membership.drain_rules import reports, safe_to_stop
 from bridge_registry.membership.load_book import LoadReports
 from bridge_registry.membership.mesh_table import MeshTable
+from bridge_registry.membership.node_status import standings
 from bridge_registry.publication.hub import Hub
 from bridge_registry.records import NodeRecord, decode, encode
+from bridge_registry.restore import Restorer
 from bridge_registry.rollouts.controller import RolloutController
 from bridge_registry.rollouts.plan import RolloutPlan
 from bridge_registry.rollouts.rollout_rules import RolloutPosition
 from bridge_registry.rpc import messages
 from bridge_registry.rpc.gate import Context, Gate
 from bridge_registry.rpc.load_messages import rollout_message
-from bridge_registry.traffic.config_desk import ConfigDesk
+from bridge_registry.traffic.config_desk import Applied, ConfigDesk
+from bridge_registry.traffic.warning_rules import unserved
 from bridge_wire.v1 import registry_pb2 as pb
 from bridge_wire.v1 import registry_pb2_grpc as rpc
 
 log = structlog.get_logger()
-
-_MOST_FAULTS: Final = 20
 
 
 class Standing(msgspec.Struct, frozen=True):
@@ -45,6 +45,7 @@ class Standing(msgspec.Struct, frozen=True):
     Attributes:
         leader: Whether it leads.
         store_fault: Why the store does not answer, if so.
+        concerns: What an admin should look after.
         name: Its own.
         leader_name: Who leads, as far as it knows; empty: nobody.
         leader_address: Where that one is reached.
@@ -52,6 +53,7 @@ class Standing(msgspec.Struct, frozen=True):
 
     leader: bool
     store_fault: str
+    concerns: tuple[str, ...] = ()
     name: str = ""
     leader_name: str = ""
     leader_address: str = ""
@@ -75,6 +77,7 @@ class AdminService(rpc.AdminServicer):
         trust_domain: str,
         fence: Callable[[], Unchanged],
         standing: Callable[[], Standing],
+        restorer: Restorer,
     ) -> None:
         self._gate = gate
         self._tokens = tokens
@@ -88,6 +91,7 @@ class AdminService(rpc.AdminServicer):
         self._trust_domain = trust_domain
         self._fence = fence
         self._standing = standing
+        self._restorer = restorer
 
     async def CreateToken(self, request: pb.CreateTokenRequest, context: Context) -> pb.CreateTokenResponse:
         """See registry.proto."""
@@ -97,6 +101,7 @@ class AdminService(rpc.AdminServicer):
                 uses=request.uses,
                 node_name=request.node_name,
                 labels=request.labels,
+                dns_names=request.dns_names,
                 author=_author(peer),
             )
             return pb.CreateTokenResponse(token=str(token), id=token.id, expires_unix=int(record.expires))
@@ -118,7 +123,7 @@ class AdminService(rpc.AdminServicer):
         async with self._gate.admit(context, "admin") as peer:
             files = _files(request.files)
             applied = await self._config.apply(files, prune=request.prune, author=_author(peer))
-            return messages.apply_message(applied)
+            return messages.apply_message(applied, self._warnings(applied))
 
     async def Diff(self, request: pb.ApplyRequest, context: Context) -> pb.DiffResponse:
         """See registry.proto."""
@@ -127,6 +132,7 @@ class AdminService(rpc.AdminServicer):
             return pb.DiffResponse(
                 unified_diff=planned.change.diff if planned.change is not None else "",
                 faults=messages.fault_messages(planned.faults),
+                warnings=self._warnings(planned),
             )
 
     async def GetConfig(self, request: pb.GetConfigRequest, context: Context) -> pb.GetConfigResponse:
@@ -152,11 +158,12 @@ class AdminService(rpc.AdminServicer):
         """See registry.proto."""
         async with self._gate.admit(context, "admin") as peer:
             applied = await self._config.rollback(request.revision, author=_author(peer))
-            return messages.apply_message(applied)
+            return messages.apply_message(applied, self._warnings(applied))
 
     async def Drain(self, request: pb.DrainRequest, context: Context) -> pb.DrainResponse:
         """See registry.proto."""
         async with self._gate.admit(context, "admin") as peer:
+            self._fence()
             item = await self._store.get(keyspace.NODES + request.node_name)
             if item is None:
                 raise BridgeError(
@@ -201,6 +208,13 @@ class AdminService(rpc.AdminServicer):
             position = await self._rollouts.command(request.name, request.verb, _author(peer))
             return self._rollout(self._rollouts.plan(request.name), position)
 
+    def _warnings(self, applied: Applied) -> tuple[str, ...]:
+        if applied.change is None or applied.faults:
+            return ()
+        loaded = load(applied.change.documents.items(), alone=True).documents
+        members = self._table.membership.members.values()
+        return unserved((one.parsed for one in loaded if one.key in applied.change.changed), members)
+
     def _rollout(self, plan: RolloutPlan, position: RolloutPosition) -> pb.RolloutStatus:
         route = self._hub.current.routes.get(plan.route)
         return rollout_message(plan, position, shares(route.backends) if route is not None else {})
@@ -212,44 +226,47 @@ class AdminService(rpc.AdminServicer):
             return pb.StatusResponse(
                 trust_domain=self._trust_domain,
                 version=messages.version_message(self._hub.current.version),
-                nodes=[self._node_status(node) for node in self._table.nodes.values()],
+                nodes=self._node_statuses(),
                 leader=standing.leader,
                 store_fault=standing.store_fault,
+                concerns=standing.concerns,
                 registry=standing.name,
                 registry_version=version("deepseek-ollama-bridge"),
                 leader_name=standing.leader_name,
                 leader_address=standing.leader_address,
-                concerns=_concerns(self._table.faults),
                 now_unix=int(time.time()),
             )
 
-    def _node_status(self, node: NodeRecord) -> pb.NodeStatus:
-        said = self._hub.acknowledged.get(node.name)
-        have = said.have if said is not None else None
-        own = [one for one in self._table.membership.members.values() if one.node == node.name]
-        load, now = self._load.nodes.get(node.name), time.monotonic()
-        heard = [one.have for one in self._hub.acknowledged.values()]
-        return pb.NodeStatus(
-            name=node.name,
-            state=node.state,
-            peer_address=node.peer,
-            instances=sorted(instance.id for instance in own),
-            models=sorted({model.name for instance in own for model in instance.models}),
-            certificate_expires_unix=int(node.expires),
-            acknowledged=None if have is None else messages.version_message(have),
-            rejected=said.rejected if said is not None else "",
-            in_flight=load.in_flight if load is not None else 0,
-            reports=reports(load, now),
-            safe_to_stop=safe_to_stop(node.name, self._hub.known, heard, load, now),
-            version=node.version,
-            began_unix=load.began // 1000 if load is not None else 0,
-            heard_unix=int(time.time() - (now - load.heard)) if load is not None else 0,
-            silent_peers=[
-                pb.SilentPeer(node=name, since_unix=since)
-                for name, since in (load.silent_peers.items() if load is not None else ())
-                if name in self._table.nodes
-            ],
+    async def Restore(self, request: pb.RestoreRequest, context: Context) -> pb.RestoreResponse:
+        """See registry.proto."""
+        async with self._gate.admit(context, "admin") as peer:
+            done = await self._restorer.restore(accept_store=request.accept_store, author=_author(peer))
+            return pb.RestoreResponse(
+                reason=done.reason,
+                nodes=done.count(keyspace.NODES),
+                documents=done.count(keyspace.CONFIG),
+                revocations=done.count(keyspace.REVOKED),
+                tokens=done.count(keyspace.TOKENS),
+                removed=len(done.removed),
+            )
+
+    def _node_statuses(self) -> list[pb.NodeStatus]:
+        said = self._hub.acknowledged
+        found = standings(
+            self._table.nodes.values(),
+            self._table.membership.members.values(),
+            self._hub.known,
+            (one.have for one in said.values()),
+            self._load.nodes,
+            now=time.monotonic(),
         )
+        ahead = time.time() - time.monotonic()  # of the monotonic clock
+        return [
+            messages.node_status_message(
+                one, said.get(one.node.name), one.load.heard + ahead if one.load is not None else 0.0
+            )
+            for one in found
+        ]
 
 
 def _files(files: Iterable[pb.ConfigFile]) -> list[tuple[str, str]]:
@@ -258,8 +275,3 @@ def _files(files: Iterable[pb.ConfigFile]) -> list[tuple[str, str]]:
 
 def _author(peer: Peer | None) -> str:
     return str(peer.identity) if peer is not None else "unknown"
-
-
-def _concerns(faults: Mapping[str, str]) -> list[str]:
-    found = sorted(faults.items())[:_MOST_FAULTS]
-    return [why if why.startswith(key) else f"{key}: {why}" for key, why in found]

@@ -4,7 +4,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from importlib.metadata import version
 
 from bridge_registry.enrolment.enroller import Enroller, JoinRequest
 from bridge_registry.publication.hub import Hub
@@ -22,13 +23,35 @@ class EnrolmentService(rpc.EnrolmentServicer):
         enroller: Grants identities.
         hub: Gives the snapshot that comes with one.
         etcd_endpoints: What nodes are told to register at.
+        trust_domain: The mesh.
+        clock: Unix seconds.
     """
 
-    def __init__(self, gate: Gate, enroller: Enroller, hub: Hub, etcd_endpoints: Sequence[str]) -> None:
+    def __init__(
+        self,
+        gate: Gate,
+        enroller: Enroller,
+        hub: Hub,
+        etcd_endpoints: Sequence[str],
+        *,
+        trust_domain: str,
+        clock: Callable[[], float],
+    ) -> None:
         self._gate = gate
         self._enroller = enroller
         self._hub = hub
         self._etcd_endpoints = tuple(etcd_endpoints)
+        self._trust_domain = trust_domain
+        self._clock = clock
+
+    async def Hello(self, request: pb.HelloRequest, context: Context) -> pb.HelloResponse:
+        """See registry.proto."""
+        async with self._gate.admit(context, None):
+            return pb.HelloResponse(
+                trust_domain=self._trust_domain,
+                server_time_unix_ms=int(self._clock() * 1000),
+                version=version("deepseek-ollama-bridge"),
+            )
 
     async def Join(self, request: pb.JoinRequest, context: Context) -> pb.JoinResponse:
         """See registry.proto."""

@@ -4,30 +4,44 @@ from __future__ import annotations
 
 from typing import Final
 
-from bridge_core.counts import Counts
+from bridge_core.bounds import MAX_REASON
+from bridge_core.counts import BOUNDS, Counts
 from bridge_core.probe import ProbeResult
+from bridge_core.snapshot import Snapshot
 from bridge_registry.membership.load_book import NodeLoadReport
 from bridge_registry.rollouts.plan import RolloutPlan
 from bridge_registry.rollouts.rollout_rules import RolloutPosition, step_of
 from bridge_registry.rpc.messages import version_of
 from bridge_wire.v1 import registry_pb2 as pb
 
-_MOST_PEERS: Final = 1_000
+_MOST: Final = 1 << 48  # of any counter: sums over a whole mesh still fit 64 bits
 
 
-def report_of(message: pb.LoadReport, node: str) -> NodeLoadReport:
-    """What a node says; results of others' instances are left out."""
+def report_of(message: pb.LoadReport, node: str, snapshot: Snapshot) -> NodeLoadReport:
+    """What a node says, as far as it can be.
+
+    Left out is what is not in `snapshot` (backends, rollouts, instances, also other nodes') and what no
+    agent can have counted: nothing that a node makes up is kept or added to what others say.
+    """
+    asked = {probe.rollout for probe in snapshot.probes}
+    known = {(route.name, one.key) for route in snapshot.routes.values() for one in route.backends}
     return NodeLoadReport(
         message.began_unix_ms,
         message.in_flight,
         version_of(message.snapshot),
-        {(one.route, one.backend): _counts(one) for one in message.backends},
+        {
+            (one.route, one.backend): counts
+            for one in message.backends
+            if (one.route, one.backend) in known and (counts := _counts(one)) is not None
+        },
         tuple(
-            ProbeResult(one.rollout, one.round, one.instance, one.passed, one.detail[:1000])
+            ProbeResult(one.rollout, one.round, one.instance, one.passed, one.detail[:MAX_REASON])
             for one in message.probes
-            if one.instance.rpartition("/")[0] == node
+            if one.rollout in asked
+            and one.instance in snapshot.instances
+            and snapshot.instances[one.instance].node == node
         ),
-        {one.node: one.since_unix for one in message.silent_peers[:_MOST_PEERS]},
+        {one.node: one.since_unix for one in message.silent_peers if one.node in snapshot.nodes},
     )
 
 
@@ -64,7 +78,14 @@ def _side(backend: str, counts: Counts, weights: dict[str, float]) -> pb.Rollout
     )
 
 
-def _counts(message: pb.BackendLoad) -> Counts:
+def _counts(message: pb.BackendLoad) -> Counts | None:
+    """The counters; None: no agent can have counted that."""
+    counters = (message.requests, message.errors, message.stream_errors, message.tokens)
+    if len(message.ttft_buckets) > len(BOUNDS) + 1 or max(*counters, *message.ttft_buckets) > _MOST:
+        return None
+    # Also false for what is no number.
+    if not all(0.0 <= one < _MOST for one in (message.ttft_seconds, message.generating_seconds)):
+        return None
     return Counts(
         message.requests,
         message.errors,

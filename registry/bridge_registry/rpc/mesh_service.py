@@ -8,6 +8,7 @@ import asyncio
 import time
 from collections.abc import AsyncIterator, Callable
 
+from bridge_core.bounds import MAX_REASON
 from bridge_core.errors import Unavailable
 from bridge_core.snapshot import Version
 from bridge_registry.enrolment.enroller import Enroller
@@ -74,7 +75,8 @@ class MeshService(rpc.MeshServicer):
                     self._check_serving()
                     if not self._gate.still_admitted(context, "node"):
                         break
-                    self._load.take_report(node, report_of(message, node), time.monotonic())
+                    report = report_of(message, node, self._hub.current)
+                    self._load.take_report(node, report, time.monotonic())
                     received += 1
             finally:
                 self._load.gone(node)
@@ -97,6 +99,7 @@ class _Stream:
         self._check = check
         self._state = Subscription()
         self._heard = asyncio.Event()
+        self._said: Acknowledgement | None = None
         self._ended = False
 
     async def run(self, requests: AsyncIterator[pb.SnapshotAck]) -> None:
@@ -112,7 +115,9 @@ class _Stream:
         finally:
             listener.cancel()
             await asyncio.gather(listener, return_exceptions=True)
-            self._hub.acknowledged.pop(self._node, None)
+            # An agent that came back has another stream, whose word stays.
+            if self._hub.acknowledged.get(self._node) is self._said:
+                self._hub.acknowledged.pop(self._node, None)
 
     async def _listen(self, requests: AsyncIterator[pb.SnapshotAck]) -> None:
         try:
@@ -121,7 +126,9 @@ class _Stream:
                 if have == Version():
                     have = None
                 self._state = acknowledged(self._state, have, ack.rejected, time.monotonic())
-                self._hub.acknowledged[self._node] = Acknowledgement(have, ack.rejected)
+                self._said = self._hub.acknowledged[self._node] = Acknowledgement(
+                    have, ack.rejected[:MAX_REASON]
+                )
                 self._heard.set()
         finally:
             self._ended = True

@@ -7,6 +7,8 @@ from collections.abc import Iterable
 from bridge_core.config import Fault
 from bridge_core.snapshot import Delta, Version
 from bridge_registry.enrolment.enroller import Issued
+from bridge_registry.membership.node_status import NodeStanding
+from bridge_registry.publication.hub import Acknowledgement
 from bridge_registry.records import RevisionRecord, TokenRecord
 from bridge_registry.traffic.config_desk import Applied
 from bridge_wire.v1 import registry_pb2 as pb
@@ -53,6 +55,7 @@ def token_message(record: TokenRecord) -> pb.TokenInfo:
         node_name=record.node_name,
         labels=record.labels,
         created_by=record.created_by,
+        dns_names=record.dns_names,
     )
 
 
@@ -63,12 +66,14 @@ def fault_messages(faults: Iterable[Fault]) -> list[pb.Fault]:
     ]
 
 
-def apply_message(applied: Applied) -> pb.ApplyResponse:
+def apply_message(applied: Applied, warnings: Iterable[str] = ()) -> pb.ApplyResponse:
     """What came of an apply or rollback."""
     return pb.ApplyResponse(
         revision=applied.revision,
         changed=applied.change.touched if applied.change is not None else (),
         faults=fault_messages(applied.faults),
+        removed=applied.change.removed if applied.change is not None else (),
+        warnings=warnings,
     )
 
 
@@ -80,4 +85,39 @@ def revision_message(record: RevisionRecord) -> pb.Revision:
         applied_unix=int(record.applied),
         changed=record.changed,
         unified_diff=record.diff,
+        restores=record.restores,
+    )
+
+
+def node_status_message(
+    standing: NodeStanding, said: Acknowledgement | None, heard_unix: float
+) -> pb.NodeStatus:
+    """A node in the status.
+
+    Args:
+        standing: How it stands.
+        said: What its agent, if it is connected, last acknowledged.
+        heard_unix: When it last reported; 0: not yet.
+    """
+    node, load = standing.node, standing.load
+    have = said.have if said is not None else None
+    return pb.NodeStatus(
+        name=node.name,
+        state=node.state,
+        peer_address=node.peer,
+        instances=standing.instances,
+        certificate_expires_unix=int(node.expires),
+        acknowledged=None if have is None else version_message(have),
+        rejected=said.rejected if said is not None else "",
+        in_flight=load.in_flight if load is not None else 0,
+        reports=standing.reports,
+        safe_to_stop=standing.safe_to_stop,
+        models=standing.models,
+        version=node.version,
+        began_unix=load.began // 1000 if load is not None else 0,
+        heard_unix=int(heard_unix),
+        silent_peers=[
+            pb.SilentPeer(node=name, since_unix=since)
+            for name, since in (load.silent_peers.items() if load is not None else ())
+        ],
     )

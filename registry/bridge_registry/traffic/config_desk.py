@@ -12,10 +12,10 @@ from typing import Final
 import msgspec
 import structlog
 
+from bridge_core import keyspace
 from bridge_core.config import Fault, load
 from bridge_core.errors import BridgeError, Unavailable
 from bridge_core.store.api import Delete, KeyValue, Op, Put, Store, Unchanged
-from bridge_registry import keyspace
 from bridge_registry.records import RevisionRecord, decode, encode
 from bridge_registry.traffic.config_rules import Change, change, texts
 
@@ -107,7 +107,7 @@ class ConfigDesk:
         def plan(state: _State) -> Applied:
             return Applied(change=change(state.texts, wanted, prune=True))
 
-        return await self._carry_out(plan, author)
+        return await self._carry_out(plan, author, restores=revision)
 
     async def history(self, limit: int) -> list[RevisionRecord]:
         """The newest revisions, newest first.
@@ -130,7 +130,9 @@ class ConfigDesk:
         listing = await self._store.list(keyspace.CONFIG + (f"{kind}/" if kind else ""))
         return [item for item in listing.items if not name or _name_of(item.key) == name]
 
-    async def _carry_out(self, plan: Callable[[_State], Applied], author: str) -> Applied:
+    async def _carry_out(
+        self, plan: Callable[[_State], Applied], author: str, *, restores: int = 0
+    ) -> Applied:
         for _ in range(_ATTEMPTS):
             state = await self._read()
             planned = plan(state)
@@ -147,6 +149,7 @@ class ConfigDesk:
                 planned.change.touched,
                 planned.change.diff,
                 planned.change.documents,
+                restores,
             )
             ops: list[Op] = [
                 *(

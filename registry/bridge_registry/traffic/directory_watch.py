@@ -14,6 +14,7 @@ from typing import Final
 import structlog
 
 from bridge_core.config import decoded
+from bridge_core.config.yaml_lines import MAX_FILE_CHARS
 from bridge_core.errors import BridgeError
 from bridge_registry.traffic.config_desk import ConfigDesk
 
@@ -48,7 +49,11 @@ class DirectoryWatch:
     async def run(self) -> None:
         """Looks and applies until cancelled."""
         while True:
-            await self.look()
+            try:
+                await self.look()
+            except Exception:  # the task's root: a folder that breaks us ends nothing, and says so
+                log.exception("mesh_config_look_failed", folder=str(self._folder))
+                self.faults = ("internal error: see the registry's log",)
             await asyncio.sleep(_LOOK_EVERY_S)
 
     async def look(self) -> None:
@@ -92,4 +97,15 @@ class DirectoryWatch:
         stamp = tuple((path.name, stat.st_mtime_ns, stat.st_size) for path, stat in stats)
         if stamp == self._seen:
             return stamp, []
-        return stamp, [(str(path), decoded(path.read_bytes())) for path in paths]
+        return stamp, [(_printable(path), decoded(_start_of(path))) for path in paths]
+
+
+def _start_of(path: Path) -> bytes:
+    # As much as shows that it is too large; a log that was put here by mistake need not fit into memory.
+    with path.open("rb") as file:
+        return file.read(4 * MAX_FILE_CHARS + 4)
+
+
+def _printable(path: Path) -> str:
+    # A file's name need not be UTF-8, and what faults are told in has to be.
+    return str(path).encode("utf-8", "replace").decode()

@@ -16,6 +16,16 @@ SERIALS: Final = ROOT + "ca/serials/"
 REVOKED: Final = ROOT + "ca/revoked/"
 ROLLOUTS: Final = ROOT + "rollouts/"
 LEADER: Final = ROOT + "leader/"
+STORE: Final = ROOT + "store"  # which store this is; see the registry's store_identity_rules
+
+_LEASED: Final = (MEMBERS, LEADER)
+# History is large and only read by people; the rest of these are in the registry's own files.
+_NOT_KEPT: Final = (*_LEASED, REVISIONS, STORE, CA_CERTIFICATE, CA_SEALED_KEY)
+
+
+def is_lasting(key: str) -> bool:
+    """Whether a registry keeps a copy of the record: it is the mesh's own and under nobody's lease."""
+    return key.startswith(ROOT) and not key.startswith(_NOT_KEPT)
 
 
 def members_of(node: str) -> str:

@@ -1,28 +1,33 @@
-"""Who may reach the local listener: Ollama's Host and CORS rules.
+"""Who may reach a listener that asks for no credentials: Ollama's Host and CORS rules. Pure.
 
 Rules:
-1. On a loopback listener the Host header must name this machine: a loopback, private or
-   unspecified address, one of its own addresses, `localhost`, its host name, or a name under
-   `.localhost`, `.local` or `.internal`; else 403 without a body. This keeps pages of other sites
-   from reaching it by a rebound DNS name.
-2. A request with an Origin must come from an allowed one, else 403 without a body; an allowed
-   one gets its CORS headers, and OPTIONS is answered at once, whatever else it asks for.
+1. The Host header must name this machine: a loopback, private or unspecified address, `localhost`,
+   the machine's own name, or a name under `.localhost`, `.local` or `.internal`; else 403 without a
+   body. No foreign name server can forge one of these, so that no page of another site reaches the
+   listener through a name that was re-pointed at this machine (DNS rebinding).
+2. A request with an Origin must come from an allowed one, else 403 without a body; an allowed one
+   gets its CORS headers, and OPTIONS is answered at once, whatever else it asks for. Allowed are pages
+   of this machine (`localhost`, 127.0.0.1, 0.0.0.0, `[::1]`, any port), applications with a scheme of
+   their own, and what the admin names.
 3. A page of the very host that it calls is of no other origin: it is answered like who sends none.
+4. Names are compared in lower case, without port, brackets, and the dot that ends an absolute name.
 """
 
 from __future__ import annotations
 
 import ipaddress
+import re
 from functools import lru_cache
 from typing import Final
-from urllib.parse import urlsplit
 
 import msgspec
 
 Header = tuple[bytes, bytes]
 
-_HOSTS: Final = ("localhost", "127.0.0.1", "0.0.0.0")
+_LOCAL_NAMES: Final = frozenset(["localhost", "127.0.0.1", "0.0.0.0", "::1"])
+_LOCAL_SUFFIXES: Final = (".localhost", ".local", ".internal")
 _APP_SCHEMES: Final = ("app://", "file://", "tauri://", "vscode-webview://", "vscode-file://")
+_PAGE: Final = re.compile(r"https?://(\[[0-9a-f:.]+\]|[^:/@?#\[\]]+)(?::[0-9]{1,5})?")
 _ALLOWED_HEADERS: Final = (
     b"Authorization,Content-Type,User-Agent,Accept,X-Requested-With,Openai-Beta,X-Stainless-Arch,"
     b"X-Stainless-Async,X-Stainless-Custom-Poll-Interval,X-Stainless-Helper-Method,X-Stainless-Lang,"
@@ -49,25 +54,21 @@ def _allows(origin: str, extra: tuple[str, ...]) -> bool:
         return True
     for pattern in extra:
         head, star, tail = pattern.lower().partition("*")
-        if lowered == head or (star and lowered.startswith(head) and lowered.endswith(tail)):
+        fits = lowered.startswith(head) and lowered.endswith(tail) and len(lowered) >= len(head) + len(tail)
+        if fits if star else lowered == head:
             return True
-    try:
-        parts = urlsplit(lowered)
-        return parts.scheme in ("http", "https") and parts.hostname in _HOSTS and parts.path == ""
-    except ValueError:
-        return False
+    page = _PAGE.fullmatch(lowered)
+    return page is not None and _bare(page[1]) in _LOCAL_NAMES
 
 
 @lru_cache(maxsize=256)
 def host_allowed(host: str, own_name: str) -> bool:
     """Whether a Host header names this machine."""
-    name = _host_only(host).lower().rstrip(".")
+    name = _bare(host.strip().lower())
     try:
         address = ipaddress.ip_address(name)
     except ValueError:
-        return name in ("", "localhost", own_name.lower()) or name.endswith(
-            (".localhost", ".local", ".internal")
-        )
+        return name in {"", "localhost", _bare(own_name.lower())} or name.endswith(_LOCAL_SUFFIXES)
     return address.is_loopback or address.is_private or address.is_unspecified
 
 
@@ -76,10 +77,13 @@ def same_origin(origin: bytes, host: bytes) -> bool:
     return origin in (b"http://" + host, b"https://" + host)
 
 
-def _host_only(host: str) -> str:
+def _bare(host: str) -> str:
+    """The name or address alone: no brackets, no port, no dot at the end."""
     if host.startswith("["):
-        return host[1:].partition("]")[0]
-    return host if host.count(":") > 1 else host.partition(":")[0]
+        address, _, rest = host[1:].partition("]")
+        return address if not rest or rest.startswith(":") else host
+    name = host if host.count(":") > 1 else host.partition(":")[0]
+    return name.removesuffix(".")
 
 
 def cors_headers(origin: bytes) -> tuple[Header, ...]:

@@ -1,0 +1,173 @@
+"""Putting the mesh back into a store that lost it, at an admin's word.
+
+Everything is written under the leader's fence, and the founding record last: as long as that is not
+there no registry takes the store for the mesh's, so a restore that broke off is simply repeated.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Final
+
+import msgspec
+import structlog
+
+from bridge_core import keyspace
+from bridge_core.errors import BridgeError, Unavailable
+from bridge_core.store.api import Delete, KeyValue, Op, Put, Store, StoreRefused, Unchanged
+from bridge_registry.enrolment.store_access import StoreAccess
+from bridge_registry.membership import store_identity_rules as rules
+from bridge_registry.records import NodeRecord, RecordFault, decode, encode
+from bridge_registry.rollouts.rollout_rules import RolloutPosition
+from bridge_registry.store_memory import StoreMemory, identity_of
+
+log = structlog.get_logger()
+
+_BATCH_OPS: Final = 64  # of etcd's 128 a transaction
+_BATCH_BYTES: Final = 512 * 1024  # of etcd's 1.5 MiB a request
+
+
+class Restored(msgspec.Struct, frozen=True):
+    """What a restore did."""
+
+    reason: str
+    put: tuple[str, ...] = ()
+    removed: tuple[str, ...] = ()
+
+    def count(self, prefix: str) -> int:
+        """How many records under `prefix` were put back."""
+        return sum(key.startswith(prefix) for key in self.put)
+
+
+class Restorer:
+    """See the module.
+
+    Args:
+        store: etcd.
+        memory: Says what is wrong with it.
+        records: Gives the records that the mesh had.
+        access: etcd's access control.
+        founding: The CA's records.
+        fence: Gives the condition under which the leader may write, whatever store it is.
+    """
+
+    def __init__(
+        self,
+        *,
+        store: Store,
+        memory: StoreMemory,
+        records: Callable[[], Mapping[str, bytes]],
+        access: StoreAccess,
+        founding: Mapping[str, bytes],
+        fence: Callable[[], Unchanged],
+    ) -> None:
+        self._store = store
+        self._memory = memory
+        self._records = records
+        self._access = access
+        self._founding = dict(founding)
+        self._fence = fence
+
+    async def restore(self, *, accept_store: bool, author: str) -> Restored:
+        """Makes the store at hand the mesh's.
+
+        Args:
+            accept_store: Its records are right as they are; else they become those that were known.
+            author: Who says so.
+
+        Raises:
+            StoreRefused: it is the mesh's already, or another mesh's.
+            Unavailable: it does not answer, or this registry does not lead; may be repeated.
+        """
+        reason, known = self._memory.foreign, self._memory.known
+        if not reason or known is None:
+            raise StoreRefused("the store is the one that this registry knows: there is nothing to restore")
+        await self._access.prepare()
+        listing = await self._store.list(keyspace.ROOT)
+        there = {item.key: item for item in listing.items}
+        ca = there.get(keyspace.CA_CERTIFICATE)
+        if ca is not None and ca.value != self._founding[keyspace.CA_CERTIFICATE]:
+            raise StoreRefused("this etcd belongs to a mesh with another CA", hint="point --etcd elsewhere")
+        done = Restored(reason)
+        if not accept_store:
+            done = await self._put_back(reason, there)
+        await self._commit([Put(key, value) for key, value in self._founding.items()])
+        for name in _nodes(self._records()):
+            await self._access.admit(name)
+        record = rules.restored(known, identity_of(listing))
+        await self._commit([Put(keyspace.STORE, encode(record))])
+        log.warning(
+            "store_restored_by_admin",
+            by=author,
+            reason=reason,
+            accepted=accept_store,
+            generation=record.generation,
+            put=len(done.put),
+            removed=done.removed,
+        )
+        return done
+
+    async def _put_back(self, reason: str, there: Mapping[str, KeyValue]) -> Restored:
+        wanted = self._records()
+        removed = tuple(sorted(key for key in there.keys() - wanted.keys() if keyspace.is_lasting(key)))
+        put = {key: raw for key, raw in wanted.items() if key not in there or there[key].value != raw}
+        positions = {key: raw for key, raw in put.items() if key.startswith(keyspace.ROLLOUTS)}
+        await self._commit(
+            [
+                *(Delete(key) for key in removed),
+                *(Put(key, raw) for key, raw in sorted(put.items()) if key not in positions),
+            ]
+        )
+        await self._commit([Put(key, raw) for key, raw in (await self._reborn(positions)).items()])
+        return Restored(reason, tuple(sorted(put)), removed)
+
+    async def _reborn(self, positions: Mapping[str, bytes]) -> dict[str, bytes]:
+        """Where rollouts stand, of their documents as they are in this store.
+
+        A rollout is told by the revision that its document was created at, which is another now; it
+        would begin anew, and traffic that had moved would move back.
+        """
+        born = {
+            item.key.removeprefix(keyspace.CONFIG): item.create_revision
+            for item in (await self._store.list(keyspace.CONFIG)).items
+        }
+        result = {}
+        for key, raw in positions.items():
+            try:
+                position = decode(KeyValue(key, raw, 0, 0), RolloutPosition)
+            except RecordFault:
+                continue
+            name = key.removeprefix(keyspace.ROLLOUTS)
+            stem = position.identity.rpartition(" ")[0]
+            identity = f"{stem} {born.get(f'Rollout/{name}', 0)}"
+            result[key] = encode(msgspec.structs.replace(position, identity=identity))
+        return result
+
+    async def _commit(self, ops: Sequence[Op]) -> None:
+        for batch in _batches(ops):
+            if not (await self._store.commit(batch, if_=[self._fence()])).committed:
+                raise Unavailable("another registry leads by now", hint="repeat the restore there")
+
+
+def _batches(ops: Iterable[Op]) -> Iterator[list[Op]]:
+    batch, size = list[Op](), 0
+    for op in ops:
+        length = len(op.key) + (len(op.value) if isinstance(op, Put) else 0)
+        if batch and (len(batch) == _BATCH_OPS or size + length > _BATCH_BYTES):
+            yield batch
+            batch, size = [], 0
+        batch.append(op)
+        size += length
+    if batch:
+        yield batch
+
+
+def _nodes(records: Mapping[str, bytes]) -> Iterator[str]:
+    for key, raw in records.items():
+        if key.startswith(keyspace.NODES):
+            try:
+                node = decode(KeyValue(key, raw, 0, 0), NodeRecord)
+            except BridgeError:
+                continue
+            if node.state != "revoked":
+                yield node.name
