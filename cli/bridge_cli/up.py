@@ -156,8 +156,8 @@ class _Raising:
         missing = [part for part in (*own_etcd, "registry", *nodes) if self.table.get(part) is None]
         unjoined = [name for name in nodes if not _joined(layout, name)]
         if not missing and not unjoined:
-            await self._nodes_ready("every node is ready")
             await self._led()
+            await self._nodes_ready("every node is ready")
             return False
         check_free(
             (f"{part}'s {what} listener", address)
@@ -183,8 +183,8 @@ class _Raising:
                 await seeding
         for name in nodes:
             self._start(name)
-        await self._nodes_ready(f"{len(nodes)} nodes serve and see each other")
         await self._led()
+        await self._nodes_ready(f"{len(nodes)} nodes serve and see each other")
         self._all_run([*own_etcd, "registry", *nodes])
         return True
 
