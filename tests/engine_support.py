@@ -24,7 +24,7 @@ FAKE = Path(__file__).parent / "fakes" / "fake_ollama.py"
 POLICY = Policy(start_timeout_s=20.0, backoff_first_s=0.05, backoff_most_s=0.4)
 TIMING = EngineTiming(poll_s=0.1, start_poll_s=0.02, answer_s=2.0, stop_grace_s=3.0, replace_grace_s=0.5)
 NO_PROBES = ProbePolicy(quiet_s=3600.0)
-PROBES = ProbePolicy(quiet_s=0.2, timeout_s=0.8, busy_timeout_s=30.0)
+PROBES = ProbePolicy(quiet_s=0.2, timeout_s=0.8, unseen_timeout_s=1.2, busy_timeout_s=30.0)
 
 
 def fake_config(folder: Path, kind: str = "ollama", **env: str) -> EngineConfig:

@@ -22,6 +22,7 @@ import uvloop
 from bridge_agent import records
 from bridge_agent.activation import inherited_sockets
 from bridge_agent.admin import admin_app
+from bridge_agent.concerns import Concerns
 from bridge_agent.config import AgentConfig, StateDir
 from bridge_agent.engines.address import engine_address
 from bridge_agent.engines.client import EngineClient
@@ -40,7 +41,10 @@ from bridge_agent.limits.node_isolation import NodeIsolation, in_force
 from bridge_agent.limits.surroundings import engine_groups, open_gpus
 from bridge_agent.listeners import NAMES, address_of, bind_all, close_all
 from bridge_agent.lock import AgentLock
+from bridge_agent.membership.advertise import subject_names
+from bridge_agent.membership.clock import ClockWatch
 from bridge_agent.membership.link_status import LinkReport
+from bridge_agent.membership.presence import FIRST_WORD_S, Presence, holder_id
 from bridge_agent.membership.registration import Registration
 from bridge_agent.membership.registry_api import InstanceLoad, LoadReport
 from bridge_agent.membership.registry_client import RegistryClient
@@ -134,6 +138,7 @@ class Agent:
             registries,
             SnapshotFile(state.snapshot, now=time.time),
             on_snapshot=self._take_snapshot,
+            on_confirmed=self._take_confirmed,
             now=time.time,
             rng=rng,
         )
@@ -142,19 +147,27 @@ class Agent:
         self._revocations = Revocations(snapshot)
         self._upstreams = Upstreams(self._view, self._identity, self._engine_address)
         self._store = EtcdStore(settings.etcd, ClientTls(state.certificate, state.key, state.ca))
+        holder = holder_id(state.root)
         self._registration = Registration(
-            self._store, ttl_s=snapshot.mesh.lease_ttl_s, now=time.time, rng=rng
+            self._store,
+            ttl_s=snapshot.mesh.lease_ttl_s,
+            now=time.time,
+            rng=rng,
+            holder=holder,
+            patience_s=FIRST_WORD_S,
         )
-        known = snapshot.nodes.get(settings.name)
+        self._presence = Presence(settings.name, holder, peer_address, now=time.time, clock=time.monotonic)
+        self._clock = ClockWatch(settings.registries, state.ca, now=time.time)
         self._renewal = Renewal(
             self._identity,
             self._node,
+            subject_names(split_address(peer_address, flag="peer_address")[0]),
             state,
             registries,
             on_renewed=self._renewed,
             now=time.time,
             rng=rng,
-            at_once=known is not None and known.peer != peer_address,
+            may=lambda: self._presence.may_act,
         )
         self._launcher, self._supervisor, self._keeper = self._engines(snapshot)
         self._isolation = NodeIsolation(
@@ -167,6 +180,17 @@ class Agent:
             idle=lambda: not self._load().in_flight,
         )
         self._audit = AuditLog(state.root / "audit" / "audit.jsonl", records.audited)
+        self._concerns = Concerns(
+            settings,
+            state.root,
+            identity=self._identity,
+            presence=self._presence,
+            clock=self._clock.status,
+            registries=(self._subscription.status, self._renewal.status),
+            engines=self._supervisor.status,
+            ejections=lambda: {} if self._gateway is None else self._gateway.ejections(),
+            lost=lambda: self._audit.lost,
+        )
         self._tally = BackendTally()
         self._reporter = LoadReporter(registries, self._load, rng)
         self._prober = RolloutProber(
@@ -199,6 +223,7 @@ class Agent:
                 group.create_task(self._subscription.run(), name="subscription"),
                 group.create_task(self._registration.run(), name="registration"),
                 group.create_task(self._renewal.run(), name="renewal"),
+                group.create_task(self._clock.run(), name="clock"),
                 group.create_task(self._audit.run(), name="audit"),
                 group.create_task(self._follow_renewals(), name="grpc-renewal"),
                 group.create_task(self._notifier.keep_alive(), name="watchdog"),
@@ -358,6 +383,11 @@ class Agent:
                 if connection.identity in cut:
                     connection.cut()
 
+    def _take_confirmed(self, snapshot: Snapshot) -> None:
+        self._registration.stand(self._presence.take(snapshot, self._registration.registered))
+        if self._presence.address_differs():
+            self._renewal.renew_now()
+
     def _engine_address(self, target: Target) -> Address:
         """Where an engine is connected to; only through here is one in a network of its own reached."""
         one = next(one for one in self._supervisor.instances() if one.id == target.id)
@@ -373,6 +403,8 @@ class Agent:
         self._audit.put(record)
         self._tally.take(record)
         self._settled.set()
+        for attempt in record.failed:
+            self._concerns.failures.take(attempt.instance, attempt.detail)
         changed = records.changes_models(record)
         if changed:
             self._supervisor.refresh(record.instance)
@@ -459,6 +491,8 @@ class Agent:
             self._subscription.status.report(),
             self._registration.report(time.monotonic()),
             self._renewal.status.report(),
+            self._presence.status.report(),
+            self._clock.status.report(),
         )
 
     def _load(self) -> LoadReport:
@@ -497,7 +531,10 @@ class Agent:
             ),
             node_class=isolation.node_class.name,
             node_class_from=isolation.source,
-            concerns=tuple(concerns(self._isolation_reports(), isolation.domains())),
+            concerns=(
+                *self._concerns.all(),
+                *concerns(self._isolation_reports(), isolation.domains()),
+            ),
             gpus=isolation.gpus(),
             domains=isolation.domains(),
         )

@@ -1,12 +1,14 @@
-"""The command bridge-agent: join, run, status, explain, replay, plan, tune, leave.
+"""The command bridge-agent: join, run, status, set, explain, replay, plan, tune, leave.
 
 A command imports what it needs when it runs: the agent must not keep what others of them need.
 """
 
 from __future__ import annotations
 
+import os
 import sys
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated
 
@@ -20,10 +22,12 @@ from bridge_agent.config import (
     Listeners,
     StateDir,
     load_config,
+    save_settings,
 )
 from bridge_agent.engines.config import EngineConfig
+from bridge_agent.lock import holder_of
 from bridge_agent.serve import ServeArguments, become
-from bridge_core.addresses import split_address
+from bridge_core.addresses import join_address, split_address
 from bridge_core.command.guard import guarded
 from bridge_core.command.labels import labels_of
 from bridge_core.command.program import as_called, program
@@ -44,6 +48,14 @@ PeerOption = Annotated[str | None, typer.Option("--peer", help="Where other agen
 ModelsOption = Annotated[
     Path | None,
     typer.Option("--models", help="The model store; default: the one of the node's first engine."),
+]
+AdvertiseOption = Annotated[
+    str | None,
+    typer.Option(
+        "--advertise",
+        help="The host name or address that other agents reach this one at; without it, the host of "
+        "--peer, or this machine's address towards the registry.",
+    ),
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="All of it as JSON.")]
 AdminOption = Annotated[str | None, typer.Option("--admin", help="Metrics and status, HOST:PORT.")]
@@ -68,13 +80,15 @@ def join_command(
     grpc: GrpcOption = None,
     peer: PeerOption = None,
     admin: AdminOption = None,
-    advertise: Annotated[
-        str | None,
-        typer.Option("--advertise", help="The host or address that other agents reach this one at."),
-    ] = None,
+    advertise: AdvertiseOption = None,
     engine: Annotated[
-        str, typer.Option("--engine", help="llamacpp, ollama, or attach=URL for one that runs already.")
-    ] = "llamacpp",
+        str | None,
+        typer.Option(
+            "--engine",
+            show_default="llamacpp",
+            help="llamacpp, ollama, or attach=URL for one that runs already.",
+        ),
+    ] = None,
     num_parallel: Annotated[
         int | None, typer.Option("--num-parallel", help="Requests that the engine decodes at a time.")
     ] = None,
@@ -89,25 +103,47 @@ def join_command(
             "--systemd", help="Also install it as a service of systemd, start it, and at each boot."
         ),
     ] = False,
+    replace: Annotated[
+        bool,
+        typer.Option(
+            "--replace",
+            help="Give the node that is enrolled here a new key and certificate, and keep its engines, "
+            "models and settings: after a revocation, or a pause longer than the certificate's life. The "
+            "token is made with `bridgectl token create --node NAME`. An agent that runs takes it up.",
+        ),
+    ] = False,
 ) -> None:
-    """Enrol this machine as a node of a mesh."""
+    """Enrol this machine as a node of a mesh, or (--replace) bring an enrolled one back."""
 
     def work() -> None:
         import asyncio
 
-        from bridge_agent.membership.join import JoinPlan, default_name, join
+        from bridge_agent.membership.advertise import advertised_host
+        from bridge_agent.membership.join import JoinPlan, default_name, join, replacing
 
         state, manager = StateDir(state_dir), ServiceManager()
+        registries = tuple(part.strip() for part in registry.split(",") if part.strip())
+        secret = sys.stdin.readline() if token == "-" else token  # noqa: S105 - a dash is no secret
+        host = None if advertise is None else advertised_host(advertise)
+        if replace:
+            settings = load_config(state)
+            kept = {"--engine": engine, "--num-parallel": num_parallel, "--models": models, "--label": label}
+            kept |= {"--http": http, "--https": https, "--grpc": grpc, "--peer": peer, "--admin": admin}
+            _refuse_changes({**kept, "--systemd": as_service or None}, name, settings.name)
+            settings = asyncio.run(join(replacing(settings, registries, secret, advertise=host), state))
+            typer.echo(f"{settings.name} is a node of the mesh {settings.trust_domain} again")
+            _say_when_used(state, "The agent that runs takes the new certificate up by itself")
+            return
         if as_service:  # refused before the token is spent
             systemd.check(manager, state)
         plan = JoinPlan(
-            registries=tuple(part.strip() for part in registry.split(",") if part.strip()),
-            token=sys.stdin.readline() if token == "-" else token,  # noqa: S105 - a dash is no secret
+            registries=registries,
+            token=secret,
             name=name or default_name(),
             listeners=_moved(Listeners(), http=http, https=https, grpc=grpc, peer=peer, admin=admin),
-            engines=(_engine(engine, num_parallel, models),),
+            engines=(_engine(engine or "llamacpp", num_parallel, models),),
             labels=labels_of(label or []),
-            advertise=advertise,
+            advertise=host,
         )
         if as_service:
             systemd.check_listeners(plan.listeners)
@@ -167,6 +203,29 @@ def status_command(
             from rich.console import Console
 
             print_report(report, Console(highlight=False))
+
+    guarded(work)
+
+
+@app.command("set")
+def set_command(state_dir: StateOption, advertise: AdvertiseOption = None) -> None:
+    """Change what the node is known by in its mesh: after a move, the host that others reach it at."""
+
+    def work() -> None:
+        from bridge_agent.membership.advertise import advertised_host
+
+        if advertise is None:
+            raise Fatal("nothing to set was given", hint="bridge-agent set --advertise HOST")
+        state = StateDir(state_dir)
+        settings = load_config(state)
+        port = split_address(settings.peer_address, flag="peer_address")[1]
+        peer = join_address(advertised_host(advertise), port)
+        try:
+            save_settings(state, msgspec.structs.replace(settings, peer_address=peer))
+        except OSError as fault:
+            raise Fatal(f"cannot write to {state.root}: {fault.strerror}") from fault
+        typer.echo(f"{settings.name} is to be reached at {peer}; the mesh is told when its agent starts")
+        _say_when_used(state, "Restart the agent that runs")
 
     guarded(work)
 
@@ -327,8 +386,10 @@ def leave_command(
             manager.check()
         # Stopped by anybody but systemd, the agent would be started again.
         stop = (lambda: manager.stop(systemd.AGENT_UNIT)) if service else None
-        asyncio.run(leave(settings, state, force=force, drain_s=drain_s, stop=stop))
+        note = asyncio.run(leave(settings, state, force=force, drain_s=drain_s, stop=stop))
         typer.echo(f"{settings.name} has left the mesh {settings.trust_domain}")
+        if note:
+            typer.echo(note)
         if service:
             say(systemd.remove(manager))
 
@@ -337,7 +398,28 @@ def leave_command(
 
 def run() -> None:
     """The command's entry point."""
+    os.environ.setdefault("GRPC_VERBOSITY", "NONE")  # what its core writes besides comes as an error, too
     app()
+
+
+def _refuse_changes(given: Mapping[str, object], name: str | None, enrolled: str) -> None:
+    """Raises Fatal where `join --replace` was also told to change what it keeps."""
+    if name not in {None, enrolled}:
+        raise Fatal(
+            f"the node enrolled here is {enrolled}, not {name}",
+            hint="leave out --name, or choose another --state-dir and leave out --replace",
+        )
+    for flag, value in given.items():
+        if value is not None:
+            raise Fatal(
+                f"--replace keeps what the node has: {flag} cannot go with it",
+                hint="the node's settings are in its agent.json",
+            )
+
+
+def _say_when_used(state: StateDir, running: str) -> None:
+    how = f"Start it: {as_called('bridge-agent')} run --state-dir {state.root}"
+    typer.echo(how if holder_of(state.lock) is None else running)
 
 
 def _moved(listeners: Listeners, **addresses: str | None) -> Listeners:

@@ -19,11 +19,13 @@ from bridge_core.command.guard import guarded
 
 _PROGRAM: Final = "bridge-agent"
 # Not for the engines, which get nothing of the agent's environment that is not named (`engine.kinds`).
-_ALLOCATORS: Final = {
+_ENVIRONMENT: Final = {
     # glibc gives each thread its own heap, up to eight a core: of a dozen threads that hardly allocate.
     "MALLOC_ARENA_MAX": "2",
     # h2corn's takes memory in whole huge pages, of which an idle listener needs next to nothing.
     "MIMALLOC_ARENA_EAGER_COMMIT": "0",
+    # gRPC's core writes lines of its own among the JSON of the log; what they say comes as an error, too.
+    "GRPC_VERBOSITY": "NONE",
 }
 
 
@@ -39,7 +41,7 @@ class ServeArguments(msgspec.Struct, frozen=True):
 def become(order: ServeArguments) -> NoReturn:
     """Replaces this process by the agent."""
     sys.stdout.flush()
-    environment = {**_ALLOCATORS, **os.environ}
+    environment = {**_ENVIRONMENT, **os.environ}
     said = msgspec.json.encode(order).decode()
     os.execve(sys.executable, [sys.executable, "-P", "-m", __name__, said], environment)  # noqa: S606 - no shell wanted
 

@@ -149,7 +149,7 @@ async def _end(folder: Path) -> list[int]:
     from bridge_agent.engines.process import ProcessRecord, sweep_marked
 
     record = ProcessRecord.load(folder / "process.json")
-    process = record.find() if record is not None else None
+    process = record.find(folder) if record is not None else None
     if process is not None:
         try:
             await process.end(_ENGINE_GRACE_S)

@@ -14,7 +14,7 @@ import grpc.aio
 from bridge_cli.access import IDENTITY_HINT, Access
 from bridge_core.addresses import split_address
 from bridge_core.errors import BridgeError, Fatal, Unavailable
-from bridge_core.registry_channel import open_channel
+from bridge_core.registry_channel import CertificateRefused, WrongAuthority, open_channel
 from bridge_core.tls import TlsFault, check_files
 from bridge_wire.v1 import registry_pb2 as wire
 from bridge_wire.v1 import registry_pb2_grpc as wire_grpc
@@ -82,12 +82,12 @@ async def status_of(to: Access) -> Any:
 
 async def _ask(registry: str, to: Access, work: Callable[[Any], Awaitable[T]], *, last: bool = False) -> T:
     patient = last or len(to.registries) == 1
-    async with _stub(registry, to, patient=patient) as stub:
+    async with _stub(registry, to, patience_s=None if patient else _CONNECT_S) as stub:
         try:
             return await work(stub)
         except grpc.aio.AioRpcError as error:
-            fault = _translate(error, registry, to)
-            if last or error.code() is not grpc.StatusCode.UNAVAILABLE or isinstance(fault, _Unreached):
+            fault = _translate(error, registry)
+            if last or error.code() is not grpc.StatusCode.UNAVAILABLE:
                 raise fault from error
             # Whether it only did not lead is asked of it, not read from its words.
             with contextlib.suppress(grpc.aio.AioRpcError):
@@ -98,60 +98,38 @@ async def _ask(registry: str, to: Access, work: Callable[[Any], Awaitable[T]], *
 
 
 @contextlib.asynccontextmanager
-async def _stub(registry: str, to: Access, *, patient: bool) -> AsyncIterator[Any]:
+async def _stub(registry: str, to: Access, *, patience_s: float | None) -> AsyncIterator[Any]:
     split_address(registry)
     try:
         check_files(to.cert, to.key, to.ca)
     except TlsFault as fault:
         raise Fatal(fault.message, hint=IDENTITY_HINT) from fault
-    channel = open_channel(
+    opening = open_channel(
         registry, to.ca.read_bytes(), cert_pem=to.cert.read_bytes(), key_pem=to.key.read_bytes()
     )
     try:
-        if not patient:
+        async with contextlib.AsyncExitStack() as stack:
             try:
-                await asyncio.wait_for(_tried(channel), _CONNECT_S)
+                async with asyncio.timeout(patience_s):
+                    channel = await stack.enter_async_context(opening)
             except TimeoutError:
-                raise _unreached("", registry, to) from None
-        yield wire_grpc.AdminStub(channel)  # type: ignore[no-untyped-call]  # generated
-    finally:
-        await channel.close()
+                raise _Unreached(f"no registry answers at {registry} within {patience_s:g} s") from None
+            except Unavailable as fault:
+                raise _Unreached(fault.message, hint=fault.hint) from fault
+            yield wire_grpc.AdminStub(channel)  # type: ignore[no-untyped-call]  # generated
+    except WrongAuthority as fault:
+        raise Fatal(f"{fault.message}; it has to be of the mesh of {to.ca}", hint=IDENTITY_HINT) from fault
+    except CertificateRefused as fault:
+        raise _Unreached(f"{fault.message} ({to.cert})", hint=IDENTITY_HINT) from fault
 
 
-async def _tried(channel: grpc.aio.Channel) -> None:
-    """Returns when there is a connection, or a failure that the first call will tell."""
-    state = channel.get_state(try_to_connect=True)
-    while state not in {grpc.ChannelConnectivity.READY, grpc.ChannelConnectivity.TRANSIENT_FAILURE}:
-        await channel.wait_for_state_change(state)
-        state = channel.get_state(try_to_connect=True)
-
-
-def _translate(error: grpc.aio.AioRpcError, registry: str, to: Access) -> BridgeError:
+def _translate(error: grpc.aio.AioRpcError, registry: str) -> BridgeError:
     code, details = error.code(), (error.details() or "").rstrip(".")
-    if code is grpc.StatusCode.UNAVAILABLE and ("connect" in details or "resolving" in details):
-        return _unreached(details, registry, to)
+    if code is grpc.StatusCode.UNAVAILABLE and "connect" in details:
+        return Unavailable(f"the connection to the registry at {registry} was lost", hint="try again")
     if code is grpc.StatusCode.DEADLINE_EXCEEDED:
         return Unavailable(f"the registry at {registry} did not answer in time")
     if code is grpc.StatusCode.UNIMPLEMENTED:
         return BridgeError(f"the registry at {registry} does not know this command", hint="is it older?")
     kind = Unavailable if code is grpc.StatusCode.UNAVAILABLE else BridgeError
     return kind(details or f"the registry at {registry} answers {code.name}")
-
-
-def _unreached(details: str, registry: str, to: Access) -> BridgeError:
-    """Why there is no connection, as far as gRPC's words tell."""
-    if "CERTIFICATE_VERIFY_FAILED" in details:
-        return Fatal(f"the registry at {registry} is not of the mesh of {to.ca}", hint=IDENTITY_HINT)
-    if "WRONG_VERSION_NUMBER" in details:
-        return Fatal(
-            f"what answers at {registry} is no registry", hint="its gRPC port is 11400 unless it was moved"
-        )
-    if "Socket closed" in details:
-        return _Unreached(
-            f"the registry at {registry} hung up: it is stopping, or does not accept {to.cert}",
-            hint=IDENTITY_HINT,
-        )
-    return _Unreached(
-        f"no registry answers at {registry}",
-        hint="`bridgectl status` says what runs; on a machine of `bridgectl up`, that starts what is missing",
-    )

@@ -15,6 +15,7 @@ from typing import Any
 import msgspec
 
 from bridge_cli.layout import Layout
+from bridge_core.child import converse
 from bridge_core.errors import BridgeError, Fatal
 from bridge_core.etcd_server import EtcdOptions, arguments
 from bridge_core.etcd_server import environment as etcd_environment
@@ -144,7 +145,7 @@ async def run_to_end(argv: list[str], *, given: str = "") -> None:
         start_new_session=True,  # Ctrl-C is for `up` alone: it ends this, and says so in its own words
     )
     try:
-        output, _ = await process.communicate(given.encode())
+        output, _ = await converse(process, given.encode())
     except asyncio.CancelledError:
         process.kill()
         await process.wait()

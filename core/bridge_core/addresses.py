@@ -8,9 +8,13 @@ from bridge_core.errors import BridgeError, Fatal
 def parse_address(text: str) -> tuple[str, int] | None:
     """Host and port of "host:port", "[v6]:port" or ":port" (an empty host); None: it is none of these."""
     host, colon, port = text.rpartition(":")
-    if not colon or not port.isascii() or not port.isdecimal() or int(port) > 65_535:
+    if not colon or not port.isascii() or not port.isdecimal() or len(port) > 5 or int(port) > 65_535:
         return None
-    return host.strip("[]"), int(port)
+    bracketed = host.startswith("[") and host.endswith("]")
+    inner = host[1:-1] if bracketed else host
+    if (":" in inner) is not bracketed or "[" in inner or "]" in inner:
+        return None  # of "::1:80" nobody knows where the address ends
+    return inner, int(port)
 
 
 def split_address(address: str, *, flag: str = "") -> tuple[str, int]:
@@ -28,7 +32,10 @@ def split_address(address: str, *, flag: str = "") -> tuple[str, int]:
     found = parse_address(address)
     if flag:
         if found is None:
-            raise Fatal(f"{flag} {address!r} is not HOST:PORT", hint=f"for example {flag} 127.0.0.1:11434")
+            raise Fatal(
+                f"{flag} {address!r} is not HOST:PORT",
+                hint=f"for example {flag} 127.0.0.1:11434, or {flag} [::1]:11434",
+            )
         return found[0] or "0.0.0.0", found[1]
     if found is None or not all(found):
         raise BridgeError(f"{address!r} is not an address", hint="host:port, e.g. registry.example:11400")

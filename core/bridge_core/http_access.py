@@ -72,6 +72,15 @@ def host_allowed(host: str, own_name: str) -> bool:
     return address.is_loopback or address.is_private or address.is_unspecified
 
 
+def is_address(host: str) -> bool:
+    """Whether a Host header names an address and not a name."""
+    try:
+        ipaddress.ip_address(_bare(host.strip()))
+    except ValueError:
+        return False
+    return True
+
+
 def same_origin(origin: bytes, host: bytes) -> bool:
     """Whether a page calls the server that it came from."""
     return origin in (b"http://" + host, b"https://" + host)

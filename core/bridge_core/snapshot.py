@@ -100,6 +100,9 @@ class MemberModel(msgspec.Struct, frozen=True, omit_defaults=True):
     capabilities: Words = ()
 
 
+HolderId = Annotated[str, msgspec.Meta(pattern="^([0-9a-f]{16})?$", max_length=16)]
+
+
 class Instance(msgspec.Struct, frozen=True, omit_defaults=True):
     """One engine process: the unit of a lease and of the ring.
 
@@ -115,6 +118,9 @@ class Instance(msgspec.Struct, frozen=True, omit_defaults=True):
     models: Annotated[tuple[MemberModel, ...], msgspec.Meta(max_length=MAX_MODELS)] = ()
     loaded: Names = ()  # names resident in memory
     failure_domain: Text = ""  # instances that die together; empty: the node
+    holder: Annotated[str, msgspec.Meta(pattern="^([0-9a-f]{16})?$", max_length=16)] = (
+        ""  # the agent that wrote this, told apart from another on a copy of its state folder
+    )
 
 
 class Node(msgspec.Struct, frozen=True, omit_defaults=True):

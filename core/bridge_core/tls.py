@@ -53,6 +53,8 @@ class Peer(msgspec.Struct, frozen=True):
 class TlsIdentity:
     """A certificate, its key and the CA on disk, and the contexts made of them.
 
+    One that has expired is taken too: its holder goes on with what needs none, and says so.
+
     Args:
         cert: Leaf first, PEM.
         key: PEM, readable by its owner alone.
@@ -62,15 +64,16 @@ class TlsIdentity:
     def __init__(self, cert: Path, key: Path, ca: Path) -> None:
         self.cert, self.key, self.ca = cert, key, ca
         self._contexts: list[ssl.SSLContext] = []
-        self.info = check_files(cert, key, ca)
+        self.info = _loaded(ssl.PROTOCOL_TLS_CLIENT, cert, key, ca)[1]
 
     def server(self, *, require_client: bool) -> ssl.SSLContext:
         """A listener's context, kept current by `reload`."""
-        return self._keep(server_context(self.cert, self.key, self.ca, require_client=require_client))
+        context = _loaded(ssl.PROTOCOL_TLS_SERVER, self.cert, self.key, self.ca)[0]
+        return self._keep(_as_server(context, require_client=require_client))
 
     def client(self) -> ssl.SSLContext:
         """A client's context, kept current by `reload`."""
-        return self._keep(client_context(self.cert, self.key, self.ca))
+        return self._keep(_as_client(_loaded(ssl.PROTOCOL_TLS_CLIENT, self.cert, self.key, self.ca)[0]))
 
     def reload(self) -> CertificateInfo:
         """Takes the files as they are now into every context handed out.
@@ -78,7 +81,7 @@ class TlsIdentity:
         Raises:
             TlsFault: they cannot be used; the contexts stay as they were.
         """
-        self.info = check_files(self.cert, self.key, self.ca)
+        self.info = _loaded(ssl.PROTOCOL_TLS_CLIENT, self.cert, self.key, self.ca)[1]
         for context in self._contexts:
             context.load_cert_chain(self.cert, self.key)
             context.load_verify_locations(self.ca)
@@ -97,11 +100,7 @@ def server_context(
     Raises:
         TlsFault: a file is missing, unreadable, malformed or expired.
     """
-    context = _context(ssl.PROTOCOL_TLS_SERVER, cert, key, ca)
-    context.verify_mode = ssl.CERT_REQUIRED if require_client else ssl.CERT_OPTIONAL
-    # A resumed session is not verified again: an expired or revoked certificate would live on in it.
-    context.num_tickets = 0
-    return context
+    return _as_server(_fresh(ssl.PROTOCOL_TLS_SERVER, cert, key, ca)[0], require_client=require_client)
 
 
 def client_context(cert: Path | str, key: Path | str, ca: Path | str) -> ssl.SSLContext:
@@ -110,10 +109,7 @@ def client_context(cert: Path | str, key: Path | str, ca: Path | str) -> ssl.SSL
     Raises:
         TlsFault: a file is missing, unreadable, malformed or expired.
     """
-    context = _context(ssl.PROTOCOL_TLS_CLIENT, cert, key, ca)
-    context.check_hostname = False
-    context.verify_mode = ssl.CERT_REQUIRED
-    return context
+    return _as_client(_fresh(ssl.PROTOCOL_TLS_CLIENT, cert, key, ca)[0])
 
 
 def peer(ssl_object: SslObject | None) -> Peer | None:
@@ -158,15 +154,38 @@ def check_files(
         TlsFault: a file is missing, unreadable or malformed, the key is not the certificate's, or
             the certificate has expired.
     """
-    return _loaded(ssl.PROTOCOL_TLS_CLIENT, cert, key, ca, now=now)[1]
+    return _fresh(ssl.PROTOCOL_TLS_CLIENT, cert, key, ca, now=now)[1]
 
 
-def _context(protocol: int, cert: Path | str, key: Path | str, ca: Path | str) -> ssl.SSLContext:
-    return _loaded(protocol, cert, key, ca)[0]
+def _as_server(context: ssl.SSLContext, *, require_client: bool) -> ssl.SSLContext:
+    context.verify_mode = ssl.CERT_REQUIRED if require_client else ssl.CERT_OPTIONAL
+    # A resumed session is not verified again: an expired or revoked certificate would live on in it.
+    context.num_tickets = 0
+    return context
+
+
+def _as_client(context: ssl.SSLContext) -> ssl.SSLContext:
+    context.check_hostname = False
+    context.verify_mode = ssl.CERT_REQUIRED
+    return context
+
+
+def _fresh(
+    protocol: int, cert: Path | str, key: Path | str, ca: Path | str, *, now: float | None = None
+) -> tuple[ssl.SSLContext, CertificateInfo]:
+    """As `_loaded`, of a certificate that has not expired."""
+    context, info = _loaded(protocol, cert, key, ca)
+    at = time.time() if now is None else now
+    if at > info.not_after + CLOCK_SKEW_S:
+        raise TlsFault(
+            f"the certificate in {cert} expired {_age(at - info.not_after)} ago",
+            hint="get a new one, or set this machine's clock",
+        )
+    return context, info
 
 
 def _loaded(
-    protocol: int, cert: Path | str, key: Path | str, ca: Path | str, *, now: float | None = None
+    protocol: int, cert: Path | str, key: Path | str, ca: Path | str
 ) -> tuple[ssl.SSLContext, CertificateInfo]:
     pem = _read(cert, "certificate")
     _read(key, "key")
@@ -174,12 +193,6 @@ def _loaded(
     context = ssl.SSLContext(protocol)
     context.minimum_version = ssl.TLSVersion.TLSv1_3
     info = shown_by(cert, key, ca) or _described(pem, cert)
-    at = time.time() if now is None else now
-    if at > info.not_after + CLOCK_SKEW_S:
-        raise TlsFault(
-            f"the certificate in {cert} expired {_age(at - info.not_after)} ago",
-            hint="join again with a new token, or set this machine's clock",
-        )
     try:
         context.load_cert_chain(cert, key)
     except ssl.SSLError as fault:

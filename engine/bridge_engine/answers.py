@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Sequence
-from typing import Any, Final, TypeVar
+from typing import Any, Final
 
 import msgspec
 
@@ -13,13 +12,14 @@ from bridge_core.dialects import Reply, Translation
 from bridge_core.dialects.errors import ApiError
 from bridge_core.http1 import Exchange, Pair
 from bridge_engine.native import Json, merged
-
-T = TypeVar("T")
+from bridge_engine.pools import Pool
 
 JSON_UTF8: Final = b"application/json; charset=utf-8"
 JSON: Final = b"application/json"
 NDJSON: Final = b"application/x-ndjson"
 TEXT: Final = b"text/plain"
+_UNBUFFERED: Final = (b"x-accel-buffering", b"no")  # else nginx keeps a stream back until it is whole
+_STREAM: Final = ((b"content-type", NDJSON), _UNBUFFERED)
 
 
 class EngineAnswer:
@@ -64,7 +64,7 @@ class EngineAnswer:
             if _is_single(first):
                 self.json(first)
                 return
-            self.exchange.start(200, [*self._extra, (b"content-type", NDJSON)])
+            self.exchange.start(200, [*self._extra, *_STREAM])
             await self._lines(first, source)
 
     async def _whole(self, source: AsyncIterator[Json]) -> None:
@@ -93,7 +93,7 @@ class EngineAnswer:
                 self.reply(translated.failure(fault.status, fault.message))
                 return
             headers = [(name.lower(), value) for name, value in translated.stream_headers]
-            self.exchange.start(200, [*self._extra, *headers])
+            self.exchange.start(200, [*self._extra, *headers, _UNBUFFERED])
             stream = translated.stream()
             write = self.exchange.write
             write(stream.feed(first))
@@ -105,16 +105,20 @@ class EngineAnswer:
                 write(stream.error(fault.status, fault.message))
             self.exchange.finish(stream.finish())
 
-    async def progress(self, steps: Iterator[Json], *, stream: bool) -> None:
-        """Status records of work that blocks (create, pull), which runs in a thread meanwhile."""
-        async with contextlib.aclosing(in_thread(steps)) as records:
+    async def progress(self, steps: Iterator[Json], pool: Pool, *, stream: bool) -> None:
+        """Status records of work that blocks (create, pull), which runs in threads of `pool` meanwhile.
+
+        Raises:
+            ApiError: 503; too many wait for one.
+        """
+        async with contextlib.aclosing(pool.steps(steps)) as records:
             if not stream:
                 await self._last(records)
                 return
             first = await self._first(records)
             if first is None:
                 return
-            self.exchange.start(200, [*self._extra, (b"content-type", NDJSON)])
+            self.exchange.start(200, [*self._extra, *_STREAM])
             await self._lines(first, records)
 
     async def _last(self, records: AsyncIterator[Json]) -> None:
@@ -163,24 +167,3 @@ async def _chain(first: Json, rest: AsyncIterator[Json]) -> AsyncIterator[Json]:
     yield first
     async for record in rest:
         yield record
-
-
-async def in_thread(steps: Iterator[T]) -> AsyncGenerator[T]:
-    """Runs a generator that blocks, a step at a time, in threads.
-
-    Closing waits for the step under way, then closes the generator, so that it cleans up.
-    """
-    end = object()
-    step: asyncio.Task[Any] | None = None
-    try:
-        while True:
-            step = asyncio.create_task(asyncio.to_thread(next, steps, end))
-            value = await asyncio.shield(step)
-            if value is end:
-                return
-            yield value
-    finally:
-        if step is not None and not step.done():
-            await asyncio.wait([step])
-        if hasattr(steps, "close"):
-            await asyncio.to_thread(steps.close)

@@ -3,37 +3,49 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import html
+import http
 import json
 import secrets
 import socket
 import time
 from collections.abc import Awaitable, Callable
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, ParamSpec, TypeVar
+from urllib.parse import quote
 
 import msgspec
 import structlog
-import zstandard
 
 from bridge_core import dialects
 from bridge_core.dialects.errors import ApiError
-from bridge_core.dialects.gojson import Struct, decode
-from bridge_core.http1 import Exchange, Pair, Request, coroutine_app, serve
-from bridge_core.http_access import Origins, cors_headers, host_allowed, preflight_headers, same_origin
+from bridge_core.dialects.gojson import Struct
+from bridge_core.http1 import Exchange, Pair, Request, coroutine_app, json_error, serve
+from bridge_core.http_access import (
+    Origins,
+    cors_headers,
+    host_allowed,
+    is_address,
+    preflight_headers,
+    same_origin,
+)
 from bridge_core.model_store.layout import BlobWriter, ModelStore
 from bridge_core.names import InvalidName, ModelName
-from bridge_engine import requests
+from bridge_engine import bodies, requests
 from bridge_engine.answers import TEXT, EngineAnswer
 from bridge_engine.catalog import Catalog
 from bridge_engine.embedding import Embedding
 from bridge_engine.generation import Generation
-from bridge_engine.http_rules import match
+from bridge_engine.http_rules import Match, match
 from bridge_engine.native import Json
+from bridge_engine.pools import Pool, Pools
 from bridge_engine.runner.scheduler import Loaded, Scheduler, SchedulerOptions
-from bridge_engine.store.create import check, create
+from bridge_engine.store.create import check, create, must_pull
 from bridge_engine.store.details import details, listed, shown, timestamp
 from bridge_engine.store.pull import pull
+from bridge_engine.store.push import push
+from bridge_engine.store.registry import Registry, refuse_plain
 
 log = structlog.get_logger()
 
@@ -43,37 +55,48 @@ API_VERSION: Final = "0.32.15"
 SLOTS_PATH: Final = "/bridge/slots"
 _SLOTS_ANSWER_S: Final = 2.0
 _FOREVER_S: Final = 9_223_372_036  # what Ollama shows for a model that never expires: 292 years
-_MOST_UNCOMPRESSED: Final = 20 << 20
 _ORIGINS: Final = Origins()
+_UNQUOTED: Final = "/:@!$&'()*+,;=~"
+T = TypeVar("T")
+P = ParamSpec("P")
 Handle = Callable[["EngineCall"], Awaitable[None]]
 
 
 class EngineCall:
     """One request on its way through the engine."""
 
-    def __init__(self, exchange: Exchange, answer: EngineAnswer, parameter: str) -> None:
+    def __init__(self, exchange: Exchange, answer: EngineAnswer, parameter: str, decode: Pool) -> None:
         self.exchange = exchange
         self.answer = answer
         self.parameter = parameter
+        self._decode = decode
 
-    def read(self, shape: Struct) -> Json:
+    async def read(self, shape: Struct) -> Json:
         """The body.
 
         Raises:
             ApiError: 400; it is not what `shape` says.
         """
-        return decode(self.exchange.request.body, shape)
+        body = self.exchange.request.body
+        return await self.off_loop(len(body), bodies.read, body, shape)
+
+    async def off_loop(self, size: int, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        """What `work` makes of so many bytes: in a thread where that takes the loop too long."""
+        if size < bodies.LARGE:
+            return work(*args, **kwargs)
+        return await self._decode.run(work, *args, **kwargs)
 
 
 class Engine:
     """Ollama's HTTP API over one store and one scheduler."""
 
-    def __init__(self, store: ModelStore, scheduler: Scheduler) -> None:
+    def __init__(self, store: ModelStore, scheduler: Scheduler, pools: Pools) -> None:
         self._store = store
         self._scheduler = scheduler
-        self._catalog = Catalog(store)
-        self._generation = Generation(self._catalog, scheduler)
-        self._embedding = Embedding(self._catalog, scheduler)
+        self._pools = pools
+        self._catalog = Catalog(store, pools.disk)
+        self._generation = Generation(self._catalog, scheduler, pools.decode)
+        self._embedding = Embedding(self._catalog, scheduler, pools.decode)
         self._own_name = socket.gethostname()
         self._routes = self._table()
 
@@ -133,10 +156,10 @@ class Engine:
     async def handle(self, exchange: Exchange) -> None:
         """Answers one request."""
         request = exchange.request
-        found = match(self._routes, request.path)
+        handle, found = match(self._routes, request.method, request.path)
         allow: list[Pair] = []
-        if found.methods is not None and request.method not in found.methods:
-            allow = [(b"allow", ", ".join(found.methods).encode())]
+        if handle is None and found.allow:
+            allow = [(b"allow", ", ".join(found.allow).encode())]
         host = request.headers.get(b"host") or b""
         if not host_allowed(host.decode("latin-1"), self._own_name):
             exchange.respond(403, allow)
@@ -151,17 +174,21 @@ class Engine:
                 exchange.respond(204, [*preflight_headers(origin), *allow])
                 return
             extra = cors_headers(origin)
+        if request.method == "OPTIONS" and not is_address(host.decode("latin-1")):
+            exchange.respond(204, allow)
+            return
         answer = EngineAnswer(exchange, extra)
-        handle = (found.methods or {}).get(request.method)
-        if callable(handle):
+        if handle is not None:
             try:
-                await handle(EngineCall(exchange, answer, found.parameter))
+                await handle(EngineCall(exchange, answer, found.parameter, self._pools.decode))
             except ApiError as fault:
                 answer.json({"error": fault.message}, status=fault.status)
-        elif found.methods is not None:
-            answer.raw(405, TEXT, b"405 method not allowed", allow)
+            except OverflowError:
+                exchange.fail(400, bodies.OUT_OF_RANGE)
         elif found.redirect:
-            _redirect(answer, request, found.redirect)
+            _redirect(answer, request, found)
+        elif allow:
+            answer.raw(405, TEXT, b"405 method not allowed", allow)
         else:
             answer.raw(404, TEXT, b"404 page not found")
 
@@ -171,16 +198,17 @@ class Engine:
         streams = path in ("/api/generate", "/api/chat")
 
         async def handle(call: EngineCall) -> None:
-            body = call.read(shape)
+            body = await call.read(shape)
             await call.answer.records(self.native(path, body), stream=streams and body.get("stream", True))
 
         return handle
 
     async def _compatible(self, call: EngineCall) -> None:
         request = call.exchange.request
-        stamp = dialects.Stamp(created=int(time.time()), token=secrets.token_hex(32))
+        stamp = _stamp()
+
         try:
-            translated = dialects.translate(request.path, _uncompressed(request), stamp)
+            translated = await call.off_loop(len(request.body), bodies.translated, request, stamp)
         except ApiError as fault:
             call.answer.reply(dialects.refusal(request.path, fault.status, fault.message, stamp))
             return
@@ -204,10 +232,10 @@ class Engine:
         return [listed(model) for model in self._catalog.all()]
 
     async def _tags(self, call: EngineCall) -> None:
-        call.answer.json({"models": await asyncio.to_thread(self._listed)})
+        call.answer.json({"models": await self._pools.disk.run(self._listed)})
 
     async def _v1_models(self, call: EngineCall) -> None:
-        call.answer.reply(dialects.model_list({"models": await asyncio.to_thread(self._listed)}))
+        call.answer.reply(dialects.model_list({"models": await self._pools.disk.run(self._listed)}))
 
     async def _v1_model(self, call: EngineCall) -> None:
         try:
@@ -236,27 +264,29 @@ class Engine:
         call.answer.json({"models": about})
 
     async def _show(self, call: EngineCall) -> None:
-        call.answer.json(await self._about(call.read(requests.SHOW)))
+        call.answer.json(await self._about(await call.read(requests.SHOW)))
 
     async def _about(self, body: Json) -> Json:
         name = requests.model_field(body)
         if not name:
             raise ApiError(400, "model is required")
-        model = self._catalog.find(name, missing=f"model '{_tagged(name)}' not found")
-        return await asyncio.to_thread(
+        model = await self._catalog.find(name, missing=f"model '{_tagged(name)}' not found")
+        return await self._pools.disk.run(
             shown, model, verbose=body.get("verbose", False), system=body.get("system") or None
         )
 
     # -- changing the store
 
     async def _create(self, call: EngineCall) -> None:
-        body = call.read(requests.CREATE)
+        body = await call.read(requests.CREATE)
         name = check(body)
-        steps = create(self._store, name, body, lambda source: pull(self._store, source))
-        await call.answer.progress(steps, stream=body.get("stream", True))
+        steps = create(self._store, name, body, lambda source: pull(self._store, source, Registry(source)))
+        pulls = await self._pools.disk.run(must_pull, self._store, body)
+        pool = self._pools.network if pulls else self._pools.disk
+        await call.answer.progress(steps, pool, stream=body.get("stream", True))
 
     async def _copy(self, call: EngineCall) -> None:
-        body = call.read(requests.COPY)
+        body = await call.read(requests.COPY)
         names = []
         for field in ("source", "destination"):
             text = body.get(field, "")
@@ -264,38 +294,43 @@ class Engine:
                 names.append(ModelName.parse(text))
             except InvalidName as fault:
                 raise ApiError(400, f'{field} "{text}" is invalid') from fault
-        source = self._store.find(names[0])
+        source = await self._pools.disk.run(self._store.find, names[0])
         if source is None:
             raise ApiError(404, f'model "{body["source"]}" not found')
-        await asyncio.to_thread(self._store.write_manifest, names[1], source.manifest)
+        await self._pools.disk.run(self._store.write_manifest, names[1], source.manifest)
         call.answer.raw(200, b"", b"")
 
     async def _delete(self, call: EngineCall) -> None:
-        asked = requests.model_field(call.read(requests.DELETE))
+        asked = requests.model_field(await call.read(requests.DELETE))
         if not asked:
             raise ApiError(400, "model is required")
-        model = self._store.find(_name(asked, f"name {json.dumps(asked, ensure_ascii=False)} is invalid"))
+        name = _name(asked, f"name {json.dumps(asked, ensure_ascii=False)} is invalid")
+        model = await self._pools.disk.run(self._store.find, name)
         if model is None:
             raise ApiError(404, f"model '{asked}' not found")
         self._scheduler.expire_name(model)
-        await asyncio.to_thread(self._store.delete, model)
+        await self._pools.disk.run(self._store.delete, model)
         call.answer.raw(200, b"", b"")
 
     async def _pull(self, call: EngineCall) -> None:
-        body = call.read(requests.PULL)
+        body = await call.read(requests.PULL)
         asked = requests.model_field(body)
         name = _name(asked, "invalid model name")
-        plain = asked.startswith("http://") or body.get("insecure", False)
-        steps = pull(self._store, name, scheme="http" if plain else "https")
-        await call.answer.progress(steps, stream=body.get("stream", True))
+        insecure = body.get("insecure", False)
+        refuse_plain(asked, insecure=insecure)
+        steps = pull(self._store, name, Registry(name, insecure=insecure))
+        await call.answer.progress(steps, self._pools.network, stream=body.get("stream", True))
 
     async def _push(self, call: EngineCall) -> None:
-        body = call.read(requests.PUSH)
+        body = await call.read(requests.PUSH)
         asked = requests.model_field(body)
         if not asked:
             raise ApiError(400, "model is required")
         name = _name(asked, "invalid model name")
-        await call.answer.progress(_push(self._store, name), stream=body.get("stream", True))
+        insecure = body.get("insecure", False)
+        refuse_plain(asked, insecure=insecure)
+        steps = push(self._store, name, Registry(name, insecure=insecure))
+        await call.answer.progress(steps, self._pools.network, stream=body.get("stream", True))
 
     async def _head_blob(self, call: EngineCall) -> None:
         path = self._store.blob_path(call.parameter)
@@ -307,11 +342,11 @@ class Engine:
         if self._store.blob_path(call.parameter).is_file():
             call.answer.raw(200, b"", b"")
             return
-        writer = await asyncio.to_thread(BlobWriter, self._store, call.parameter)
+        writer = await self._pools.disk.run(BlobWriter, self._store, call.parameter)
         try:
             async for part in call.exchange.request.body_parts():
-                await asyncio.to_thread(writer.write, part)
-            await asyncio.to_thread(writer.commit)
+                await self._pools.disk.run(writer.write, part)
+            await self._pools.disk.run(writer.commit)
         finally:
             writer.close()
         call.answer.raw(201, b"", b"")
@@ -351,16 +386,35 @@ async def run_engine(
         OSError: the models directory cannot be made.
     """
     store = ModelStore(models)
-    async with asyncio.TaskGroup() as group, Scheduler(settings) as scheduler:
-        engine = Engine(store, scheduler)
-        server = await serve(
-            coroutine_app(engine.handle, group), name="engine", host=host, port=port, stream_body=_is_upload
-        )
-        try:
-            ready(host, server.port)
-            await stop.wait()
-        finally:
-            await server.close(grace_s)
+    # The threads outlive the requests: what is cancelled still cleans up in one.
+    with contextlib.closing(Pools()) as pools:
+        async with asyncio.TaskGroup() as group, Scheduler(settings) as scheduler:
+            engine = Engine(store, scheduler, pools)
+            server = await serve(
+                coroutine_app(engine.handle, group),
+                name="engine",
+                host=host,
+                port=port,
+                stream_body=_is_upload,
+                error_body=error_body,
+            )
+            try:
+                ready(host, server.port)
+                await stop.wait()
+            finally:
+                await server.close(grace_s)
+
+
+def error_body(status: int, message: str, path: str) -> tuple[bytes, bytes]:
+    """What the listener itself answers, a fault of ours included, in the protocol of the path."""
+    if path in dialects.PATHS:
+        reply = dialects.refusal(path, status, message, _stamp())
+        return reply.content_type.encode(), reply.body
+    return json_error(status, message, path)
+
+
+def _stamp() -> dialects.Stamp:
+    return dialects.Stamp(created=int(time.time()), token=secrets.token_hex(32))
 
 
 def _is_upload(request: Request) -> bool:
@@ -371,10 +425,14 @@ def _both(handle: Handle) -> dict[str, Handle]:
     return {"HEAD": handle, "GET": handle}
 
 
-def _redirect(answer: EngineAnswer, request: Request, path: str) -> None:
-    location = path + (f"?{request.query}" if request.query else "")
-    body = f'<a href="{html.escape(location)}">Temporary Redirect</a>.\n\n'.encode()
-    answer.raw(307, b"text/html; charset=utf-8", body, [(b"location", location.encode())])
+def _redirect(answer: EngineAnswer, request: Request, found: Match) -> None:
+    where = quote(found.redirect, safe=_UNQUOTED) + (f"?{request.query}" if request.query else "")
+    location = [(b"location", where.encode())]
+    if request.method not in ("GET", "HEAD"):
+        answer.raw(found.status, b"", b"", location)
+        return
+    body = f'<a href="{html.escape(where)}">{http.HTTPStatus(found.status).phrase}</a>.\n\n'.encode()
+    answer.raw(found.status, b"text/html; charset=utf-8", body, location)
 
 
 def _process(loaded: Loaded) -> Json:
@@ -411,30 +469,6 @@ def _tagged(name: str) -> str:
         return ModelName.parse(name).short()
     except InvalidName:
         return name
-
-
-def _push(store: ModelStore, name: ModelName) -> Any:
-    yield {"status": "retrieving manifest"}
-    if store.find(name) is None:
-        yield {"status": "couldn't retrieve manifest"}
-        raise ApiError(404, f"open {store.manifest_path(name)}: no such file or directory", late=True)
-    raise ApiError(501, "this engine cannot push: it has no key that a registry knows", late=True)
-
-
-def _uncompressed(request: Request) -> bytes:
-    encoding = (request.headers.get(b"content-encoding") or b"").lower()
-    if encoding != b"zstd":
-        return request.body
-    if request.path != "/v1/responses":
-        raise ApiError(400, "zstd request bodies are accepted on /v1/responses only")
-    try:
-        with zstandard.ZstdDecompressor().stream_reader(request.body) as reader:
-            body = reader.read(_MOST_UNCOMPRESSED + 1)
-    except zstandard.ZstdError as fault:
-        raise ApiError(400, "the body is not zstd") from fault
-    if len(body) > _MOST_UNCOMPRESSED:
-        raise ApiError(413, "the uncompressed body is too large")
-    return bytes(body)
 
 
 def ready_record(host: str, port: int, pid: int) -> bytes:

@@ -5,17 +5,19 @@ from __future__ import annotations
 from bridge_core.dialects.errors import ApiError
 from bridge_core.model_store.layout import ModelStore
 from bridge_core.names import InvalidName, ModelName
+from bridge_engine.pools import Pool
 from bridge_engine.store.model import Models, OpenedModel
 
 
 class Catalog:
-    """The models of one store."""
+    """The models of one store, looked up in threads: a disk may be slow, and a store may be large."""
 
-    def __init__(self, store: ModelStore) -> None:
+    def __init__(self, store: ModelStore, disk: Pool) -> None:
         self.store = store
         self.models = Models(store)
+        self._disk = disk
 
-    def find(self, asked: str, *, missing: str) -> OpenedModel:
+    async def find(self, asked: str, *, missing: str) -> OpenedModel:
         """Opens the model that a request names.
 
         Args:
@@ -31,19 +33,23 @@ class Catalog:
             name = ModelName.parse(asked)
         except InvalidName as fault:
             raise ApiError(400, "invalid model name") from fault
-        stored = self.store.find(name)
-        if stored is None:
+        found = await self._disk.run(self._open, name)
+        if found is None:
             raise ApiError(404, missing)
-        return self.models.open(stored)
+        return found
+
+    def _open(self, name: ModelName) -> OpenedModel | None:
+        stored = self.store.find(name)
+        return None if stored is None else self.models.open(stored)
 
     def all(self) -> list[OpenedModel]:
-        """Every model that can be opened; damaged ones are left out."""
+        """Every model that can be opened; damaged ones are set aside. Blocks on the disk."""
         found = []
         for stored in self.store.all():
             try:
                 found.append(self.models.open(stored))
-            except ApiError:
-                continue
+            except ApiError as fault:
+                self.store.set_aside(stored.name, fault)
         return found
 
 

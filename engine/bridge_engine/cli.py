@@ -7,12 +7,10 @@ import contextlib
 import os
 import shutil
 import signal
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated
 
-import structlog
 import typer
 import uvloop
 
@@ -152,7 +150,6 @@ def _binary(path: Path | None) -> str:
 
 def run() -> None:
     """Entry point of the console script."""
-    structlog.configure(logger_factory=structlog.PrintLoggerFactory(sys.stderr))
     guarded(app)
 
 

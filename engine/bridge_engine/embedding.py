@@ -11,14 +11,16 @@ import numpy as np
 import numpy.typing as npt
 
 from bridge_core.dialects.errors import ApiError
-from bridge_engine import requests
+from bridge_engine import bounds, requests
 from bridge_engine.catalog import Catalog
 from bridge_engine.native import Json
 from bridge_engine.options import merge, runner_options
+from bridge_engine.pools import CORES, Pool
 from bridge_engine.runner.process import Runner
 from bridge_engine.runner.scheduler import Scheduler
 
 Vector = npt.NDArray[np.float32]
+_BATCH = 128  # texts that the runner is given at a time: it must stay able to answer others
 _TOO_LONG = "the input length exceeds the context length"
 _TOO_LONG_SIGNS = ("too large", "context size", "context length", "physical batch size")
 
@@ -26,9 +28,10 @@ _TOO_LONG_SIGNS = ("too large", "context size", "context length", "physical batc
 class Embedding:
     """The two embedding calls; see `native.NativeApi`."""
 
-    def __init__(self, catalog: Catalog, scheduler: Scheduler) -> None:
+    def __init__(self, catalog: Catalog, scheduler: Scheduler, decode: Pool) -> None:
         self._catalog = catalog
         self._scheduler = scheduler
+        self._decode = decode
 
     async def embed(self, body: Json) -> AsyncIterator[Json]:
         """`POST /api/embed`."""
@@ -37,12 +40,9 @@ class Embedding:
         vectors, tokens, load_ns = await self._vectors(
             body, texts, started, ApiError(404, "model '' not found")
         )
-        size = body.get("dimensions", 0)
-        if size > 0:
-            vectors = [_normalised(vector[:size]) for vector in vectors]
         answer: Json = {
             "model": body.get("model", ""),
-            "embeddings": [_shortest(vector) for vector in vectors],
+            "embeddings": await self._decode.run(_numbers, vectors, body.get("dimensions", 0)),
         }
         if texts:
             answer["total_duration"] = time.perf_counter_ns() - started
@@ -70,8 +70,8 @@ class Embedding:
         if not name:
             raise unnamed
         missing = f"model {json.dumps(name, ensure_ascii=False)} not found, try pulling it first"
-        model = self._catalog.find(name, missing=missing)
-        options = merge(model.options, body.get("options") or {})
+        model = await self._catalog.find(name, missing=missing)
+        options = bounds.bounded(merge(model.options, body.get("options") or {}), CORES)
         wanted = runner_options(options, shift=True)
         async with self._scheduler.use(model, wanted, keep_alive) as runner:
             load_ns = time.perf_counter_ns() - started
@@ -88,12 +88,25 @@ def _inputs(value: Any) -> list[str]:
     if isinstance(value, str):
         return [value]
     if isinstance(value, list) and all(isinstance(text, str) for text in value):
+        bounds.check_inputs(value)
         return value
     raise ApiError(400, "invalid input type")
 
 
 async def _embed(runner: Runner, texts: list[str], *, truncate: bool) -> tuple[list[Vector], int]:
+    """Embeds the texts, a number of them in one call."""
+    vectors, total = [], 0
+    for start in range(0, len(texts), _BATCH):
+        found, tokens = await _embed_some(runner, texts[start : start + _BATCH], truncate=truncate)
+        vectors += found
+        total += tokens
+    return vectors, total
+
+
+async def _embed_some(runner: Runner, texts: list[str], *, truncate: bool) -> tuple[list[Vector], int]:
     """Embeds all texts in one call; where one is too long, one by one with that one cut."""
+    for text in texts:
+        bounds.check_text(text, runner.spec.num_ctx)
     try:
         return await _ask(runner, texts)
     except ApiError as fault:
@@ -128,6 +141,12 @@ async def _ask(runner: Runner, texts: list[str]) -> tuple[list[Vector], int]:
     ordered = sorted(answer["data"], key=lambda one: one["index"])
     vectors = [_normalised(np.asarray(one["embedding"], dtype=np.float32)) for one in ordered]
     return vectors, int(answer["usage"]["prompt_tokens"])
+
+
+def _numbers(vectors: list[Vector], size: int) -> list[list[float]]:
+    """The vectors as they are answered, cut to `size` where that is not 0."""
+    cut = [_normalised(vector[:size]) for vector in vectors] if size > 0 else vectors
+    return [_shortest(vector) for vector in cut]
 
 
 def _normalised(vector: Vector) -> Vector:

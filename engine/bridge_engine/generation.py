@@ -14,10 +14,13 @@ import msgspec
 
 from bridge_core.dialects.errors import ApiError, RunnerFailed
 from bridge_core.dialects.values import as_map
-from bridge_engine import requests
+from bridge_engine import bounds, requests
+from bridge_engine.bodies import LARGE
 from bridge_engine.catalog import Catalog, in_full
+from bridge_engine.images import settle_images, size_of_images
 from bridge_engine.native import Json
 from bridge_engine.options import Options, merge, runner_options, truncated_prompt
+from bridge_engine.pools import CORES, Pool
 from bridge_engine.prompt_rules import Reading
 from bridge_engine.prompting import (
     apply_body,
@@ -95,14 +98,16 @@ class Prepared(msgspec.Struct, kw_only=True):
 class Generation:
     """The two generative calls; see `native.NativeApi`."""
 
-    def __init__(self, catalog: Catalog, scheduler: Scheduler) -> None:
+    def __init__(self, catalog: Catalog, scheduler: Scheduler, decode: Pool) -> None:
         self._catalog = catalog
         self._scheduler = scheduler
+        self._decode = decode
         self._leading_bos: dict[str, str] = {}
 
     async def generate(self, body: Json) -> AsyncIterator[Json]:
         """`POST /api/generate`."""
-        request = self._request(body, missing=f"model '{body.get('model', '')}' not found")
+        await self._settle_images(body)
+        request = await self._request(body, missing=f"model '{body.get('model', '')}' not found")
         self._check_generate(request)
         empty = {"response": ""}
         if not body.get("prompt") and request.keep_alive == 0:
@@ -128,7 +133,8 @@ class Generation:
         """`POST /api/chat`."""
         if not body.get("model"):
             raise ApiError(400, "model is required")
-        request = self._request(body, missing=f"model '{body['model']}' not found")
+        await self._settle_images(body)
+        request = await self._request(body, missing=f"model '{body['model']}' not found")
         self._check_chat(request)
         empty = {"message": {"role": "assistant", "content": ""}}
         if not body.get("messages") and request.keep_alive == 0:
@@ -148,13 +154,19 @@ class Generation:
 
     # -- checking
 
-    def _request(self, body: Json, *, missing: str) -> GenerationRequest:
+    async def _settle_images(self, body: Json) -> None:
+        if size_of_images(body) > LARGE:
+            await self._decode.run(settle_images, body)
+        else:
+            settle_images(body)
+
+    async def _request(self, body: Json, *, missing: str) -> GenerationRequest:
         started = time.perf_counter_ns()
         keep_alive = requests.keep_alive(body.get("keep_alive"))
         think = requests.think(body.get("think"))
         if not 0 <= body.get("top_logprobs", 0) <= _MOST_PROBABILITIES:
             raise ApiError(400, "top_logprobs must be between 0 and 20")
-        model = self._catalog.find(body.get("model", ""), missing=missing)
+        model = await self._catalog.find(body.get("model", ""), missing=missing)
         return GenerationRequest(
             name=body.get("model", ""),
             model=model,
@@ -176,8 +188,6 @@ class Generation:
             raise ApiError(400, f"{in_full(request.model)} does not support insert")
         if body.get("prompt") and not body.get("raw"):
             refuse_what_is_not_understood(request.model, request.name)
-        if body.get("images"):
-            body["images"] = requests.images(body["images"])
         self._settle_thinking(request)
         self._settle_options(request)
 
@@ -190,9 +200,6 @@ class Generation:
             raise ApiError(400, f"{in_full(request.model)} does not support tools")
         if body.get("messages"):
             refuse_what_is_not_understood(request.model, request.name)
-        for message in body.get("messages") or ():
-            if message.get("images"):
-                message["images"] = requests.images(message["images"])
         self._settle_thinking(request)
         self._settle_options(request)
 
@@ -206,7 +213,8 @@ class Generation:
             request.think = True
 
     def _settle_options(self, request: GenerationRequest) -> None:
-        request.options = merge(request.model.options, request.body.get("options") or {})
+        merged = merge(request.model.options, request.body.get("options") or {})
+        request.options = bounds.bounded(merged, CORES)
 
     # -- answers without generating
 
@@ -249,6 +257,7 @@ class Generation:
         values = Values(messages=marked, think=request.think, dates=_dates())
         prompt = await _prompt(runner, template, values)
         if body.get("context"):
+            bounds.check_tokens(body["context"], request.model.vocabulary)
             prompt = await _text(runner, body["context"]) + prompt
         reading = Reading(infer_tags(template)) if own and template else request.model.prompts.reading
         return Prepared(
@@ -288,8 +297,13 @@ class Generation:
         self, request: GenerationRequest, runner: Runner, prepared: Prepared
     ) -> str | list[int]:
         """The prompt as it is sent: cut where it is too long and may be cut."""
-        prompt = self._without_bos(request.model, prepared.prompt)
+        prompt = prepared.prompt
+        if request.model.stored.digest in self._leading_bos:
+            prompt = self._without_bos(request.model, prompt)
+        else:  # the whole vocabulary is read for it
+            prompt = await self._decode.run(self._without_bos, request.model, prompt)
         num_ctx = runner.spec.num_ctx
+        bounds.check_text(prompt, num_ctx)
         if not request.truncate or prepared.images or len(prompt.encode()) < num_ctx:
             return prompt
         tokens = await _tokens(runner, prompt, special=True)
@@ -306,7 +320,7 @@ class Generation:
         if known is None:
             tokens = model.header.array("tokenizer.ggml.tokens")
             number = model.header.metadata.get("tokenizer.ggml.bos_token_id", -1)
-            known = str(tokens[number]) if 0 <= number < len(tokens) else ""
+            known = str(tokens[number]) if isinstance(number, int) and 0 <= number < len(tokens) else ""
             self._leading_bos[model.stored.digest] = known
         return prompt.removeprefix(known) if known else prompt
 
@@ -430,6 +444,7 @@ def _as_message(record: Json) -> Json:
 
 
 async def _tokens(runner: Runner, text: str, *, special: bool = False) -> list[int]:
+    bounds.check_text(text, runner.spec.num_ctx)
     answer = await runner.call("/tokenize", {"content": text, "add_special": special})
     tokens: list[int] = answer["tokens"]
     return tokens

@@ -7,7 +7,7 @@ import re
 from typing import Any, Final
 
 from bridge_core.dialects.errors import ApiError
-from bridge_core.dialects.gojson import ANY, BOOL, INT, MAP, STRING, ListOf, Struct, one_line_base64
+from bridge_core.dialects.gojson import ANY, BOOL, INT, MAP, STRING, ListOf, Struct
 
 FOREVER: Final = float("inf")
 
@@ -152,15 +152,6 @@ def think(value: Any) -> bool | str | None:
         choices = ", ".join(f'"{effort}"' for effort in ("high", "medium", "low", "max"))
         raise ApiError(400, f"invalid think value: {json.dumps(value)} (must be {choices}, true, or false)")
     raise ApiError(400, 'think must be a boolean or string ("high", "medium", "low", "max", true, or false)')
-
-
-def images(values: list[str]) -> list[str]:
-    """Images in base64 without line breaks, which Go's decoder passes over.
-
-    Raises:
-        ApiError: 400; one is not base64 (the URL alphabet and missing padding are not, to Go neither).
-    """
-    return [one_line_base64(value, "illegal base64 data in images") for value in values]
 
 
 def model_field(body: dict[str, Any]) -> str:

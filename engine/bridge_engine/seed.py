@@ -18,8 +18,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
-import msgspec
-
+from bridge_core.decoding import Undecodable, decode_json
 from bridge_core.errors import BridgeError
 from bridge_core.files import write_atomically
 from bridge_core.model_store.layout import ModelStore
@@ -95,9 +94,9 @@ def _blob_path(store: Path, digest: str) -> Path:
 def _layers(store: Path, name: str) -> list[dict[str, Any]] | None:
     """Config and layers that the manifest names, or None without a readable manifest."""
     try:
-        manifest = msgspec.json.decode(_manifest_path(store, name).read_bytes())
+        manifest = decode_json(_manifest_path(store, name).read_bytes(), dict[str, Any])
         return [manifest["config"], *manifest["layers"]]
-    except (FileNotFoundError, msgspec.DecodeError, KeyError, TypeError):
+    except (FileNotFoundError, KeyError, TypeError, Undecodable):
         return None
 
 

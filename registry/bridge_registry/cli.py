@@ -12,6 +12,7 @@ import uvloop
 
 from bridge_core.addresses import split_address
 from bridge_core.command.guard import guarded
+from bridge_core.command.logs import exception_renderer
 from bridge_core.command.program import program
 from bridge_core.identity import check_node_name
 from bridge_registry import service_commands
@@ -144,7 +145,7 @@ def _log_to_stderr() -> None:
             structlog.contextvars.merge_contextvars,
             structlog.processors.add_log_level,
             structlog.processors.TimeStamper(fmt="iso", utc=True),
-            structlog.processors.format_exc_info,
+            exception_renderer,
             structlog.processors.JSONRenderer(),
         ],
         logger_factory=structlog.PrintLoggerFactory(sys.stderr),

@@ -11,9 +11,11 @@ from typing import Any
 
 import pytest
 
+from bridge_agent.config import load_config
 from bridge_core.http1 import Pool
 from bridge_core.tls import client_context
 from tests.cluster.agent_bed import AgentBed, AgentProcess, open_agent_bed, report_of
+from tests.scenarios.enrolment_bed import DAY, age
 from tests.support import eventually
 
 pytestmark = pytest.mark.cluster
@@ -134,6 +136,55 @@ async def test_a_taken_port_is_named_with_its_flag(bed: AgentBed) -> None:
     log = agent.log.read_text()
     assert f"{host}:{port} is taken by another program (--grpc)" in log
     assert "Traceback" not in log
+
+
+async def test_after_a_weekend_it_serves_its_own_and_one_command_brings_it_back(bed: AgentBed) -> None:
+    age(bed.enrolment, bed.state, 3 * DAY)
+    agent = bed.start()
+    await agent.ready()
+    status, body = await agent.get("/api/tags", listener="http")
+    assert (status, report_of(body)["models"][0]["name"]) == (200, "held:latest")
+    command = f"bridge-agent join {bed.enrolment.address} --token TOKEN --replace"
+
+    async def says_so() -> bool:
+        code, text = await bed.command("status")
+        lines = [line for line in text.splitlines() if line.startswith("! the certificate expired")]
+        return code == 0 and len(lines) == 1 and command in lines[0] and "certificate: NOT for" in text
+
+    await eventually(says_so, 30)
+    assert 'bridge_link_up{link="certificate"} 0.0' in (await agent.get("/metrics"))[1].decode()
+    log = [json.loads(line) for line in agent.log.read_text().splitlines()]  # none but ours
+    assert any(line["event"] == "renewal_failed" and command in line["remedy"] for line in log)
+    code, text = await bed.command("leave")
+    assert code == 1
+    assert command in " ".join(text.split())
+    assert (await agent.get("/readyz"))[0] == 200  # it was not stopped for that
+
+    token = await bed.enrolment.token(node="node1")
+    code, text = await bed.command("join", bed.enrolment.address, "--token", token, "--replace")
+    assert code == 0, text
+    assert "The agent that runs takes the new certificate up by itself" in text
+
+    async def member_again() -> bool:
+        report = report_of((await agent.get("/status"))[1])
+        links = {link["name"]: link["up"] for link in report["links"]}
+        return links["certificate"] and links["registry"] and not report["concerns"]
+
+    await eventually(member_again, 30)
+    assert load_config(bed.state) == bed.settings
+
+
+async def test_a_changed_address_has_a_command(bed: AgentBed) -> None:
+    code, text = await bed.command("set", "--advertise", "[::1]")
+    assert (code, "reached at [::1]:" in text, "Start it" in text) == (0, True, True), text
+    agent = bed.start()
+    await agent.ready()
+    await eventually(lambda: (bed.enrolment.node_record("node1") or {})["peer"].startswith("[::1]:"))
+    code, text = await bed.command("set", "--advertise", "0.0.0.0")
+    assert code == 1
+    assert "--advertise 0.0.0.0 is all addresses and none" in " ".join(text.split())
+    code, text = await bed.command("join", "x:1", "--token", "t", "--replace", "--engine", "ollama")
+    assert (code, "--engine cannot go with it" in " ".join(text.split())) == (1, True), text
 
 
 async def test_two_agents_do_not_share_a_folder(bed: AgentBed) -> None:

@@ -15,6 +15,7 @@ import msgspec
 import pytest
 
 from bridge_agent.engines.client import EngineClient
+from bridge_agent.engines.proc import place_of
 from bridge_agent.engines.process import ProcessRecord
 from bridge_agent.limits.cgroup import find_hierarchy, open_cgroups
 from bridge_agent.limits.isolation import probe
@@ -81,7 +82,7 @@ class WalledMesh:
 
 def groups_of(state: Path) -> list[str]:
     """The cgroups that were made for the nodes of a mesh."""
-    marks = {hashlib.sha256(os.fsencode(state / node)).hexdigest()[:8] for node in NODES}
+    marks = {hashlib.sha256(place_of(state / node).encode()).hexdigest()[:8] for node in NODES}
     trees = {tree.own for tree in find_hierarchy().trees.values()}
     return [str(path) for tree in trees for mark in marks for path in Path(tree).glob(f"bridge-node*-{mark}")]
 

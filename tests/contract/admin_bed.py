@@ -3,14 +3,23 @@
 from __future__ import annotations
 
 import contextlib
+import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import grpc
-import trustme
 
+from bridge_core.identity import SpiffeId
+from bridge_core.identity.certificates import (
+    Authority,
+    create_authority,
+    generate_key,
+    issue,
+    key_to_pem,
+    to_pem,
+)
 from bridge_core.registry_channel import REGISTRY_SERVER_NAME
 from bridge_wire.v1 import registry_pb2_grpc as wire_grpc
 
@@ -51,20 +60,23 @@ class Registry(wire_grpc.AdminServicer):
         return [type(one).__name__ for one in self.asked]
 
 
+def issued(authority: Authority, kind: str, *names: str) -> tuple[bytes, bytes]:
+    """Key and certificate of an identity of the mesh m."""
+    key, identity = generate_key(), SpiffeId.make("m", kind, "one")
+    leaf = issue(authority, key.public_key(), identity, now=time.time(), ttl_s=600, dns_names=names)
+    return key_to_pem(key), to_pem(leaf)
+
+
 @contextlib.contextmanager
 def serving(folder: Path, count: int = 1) -> Iterator[list[Registry]]:
     """Registries of one mesh; `folder` gets an admin's identity."""
-    authority = trustme.CA()
-    authority.cert_pem.write_to_path(folder / "ca.pem")
-    admin = authority.issue_cert("admin.test")
-    admin.cert_chain_pems[0].write_to_path(folder / "admin.pem")
-    admin.private_key_pem.write_to_path(folder / "admin.key")
-    own = authority.issue_cert(REGISTRY_SERVER_NAME)
-    credentials = grpc.ssl_server_credentials(
-        [(own.private_key_pem.bytes(), own.cert_chain_pems[0].bytes())],
-        authority.cert_pem.bytes(),
-        require_client_auth=True,
-    )
+    authority = create_authority("m", now=time.time(), ttl_s=600)
+    (folder / "ca.pem").write_bytes(authority.pem)
+    admin_key, admin = issued(authority, "admin")
+    (folder / "admin.pem").write_bytes(admin)
+    (folder / "admin.key").write_bytes(admin_key)
+    own = issued(authority, "registry", REGISTRY_SERVER_NAME)
+    credentials = grpc.ssl_server_credentials([own], authority.pem, require_client_auth=True)
     with ThreadPoolExecutor(2 * count) as pool:
         servers, registries = [], []
         for _ in range(count):

@@ -185,7 +185,7 @@ def test_a_registry_that_is_not_there_is_named(registry: Registry) -> None:
     registry.port = 1
     ended = bridge(registry, "history")
     assert ended.exit_code == 1
-    assert ended.stderr.startswith("bridgectl: no registry answers at 127.0.0.1:1\n")
+    assert ended.stderr.startswith("bridgectl: no registry answers at 127.0.0.1:1: Connection refused\n")
     assert "Traceback" not in ended.output
 
 
@@ -210,8 +210,8 @@ def no_key(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("harm", "says"),
     [
-        (foreign_ca, "is not of the mesh of {folder}/ca.pem"),
-        (foreign_pair, "hung up: it is stopping, or does not accept {folder}/admin.pem"),
+        (foreign_ca, "it has to be of the mesh of {folder}/ca.pem"),
+        (foreign_pair, "hung up: it is stopping, or does not accept this certificate ({folder}/admin.pem)"),
         (rubbish, "{folder}/admin.pem holds no certificate"),
         (no_key, "there is no key file {folder}/admin.key"),
     ],

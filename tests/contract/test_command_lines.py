@@ -81,14 +81,14 @@ def test_a_shell_can_complete_every_program(name: str) -> None:
     variable = f"_{name.replace('-', '_').upper()}_COMPLETE"
     told = subprocess.run(
         [str(Path(sys.executable).with_name(name))],
-        env={**os.environ, variable: "complete_bash", "COMP_WORDS": f"{name} se", "COMP_CWORD": "1"},
+        env={**os.environ, variable: "complete_bash", "COMP_WORDS": f"{name} s", "COMP_CWORD": "1"},
         capture_output=True,
         text=True,
         timeout=60,
         check=False,
     )
-    words = {"bridgectl": [], "bridge-engine": ["serve", "seed"]}
-    assert told.stdout.split() == words.get(name, ["service"])
+    word = {"bridgectl": "status", "bridge-engine": "serve"}.get(name, "service")
+    assert word in told.stdout.split()
 
 
 def test_no_default_is_kept_from_the_reader() -> None:

@@ -137,7 +137,8 @@ def test_the_first_registry_that_answers_is_asked(registries: list[Registry]) ->
     other = free_address()
     ended = bridgectl("history", "--registry", f"{gone},{other}")
     assert ended.exit_code == 1
-    assert f"no registry answers at {gone}; no registry answers at {other}" in ended.stderr
+    for address in (gone, other):
+        assert f"no registry answers at {address}" in ended.stderr
 
 
 def test_a_registry_that_hangs_is_passed_over(registries: list[Registry]) -> None:

@@ -19,6 +19,7 @@ from bridge_core.model_store.layout import ModelStore
 from bridge_core.names import ModelName
 from bridge_engine.seed import seed
 from bridge_engine.store.pull import pull
+from bridge_engine.store.registry import Registry as Connection
 from tests.contract.ollama_target import Engine, ask, engine, model_blob
 from tests.support import eventually
 
@@ -97,7 +98,7 @@ def _name(registry: Registry, model: str = "tiny") -> ModelName:
 
 
 def _pulled(store: ModelStore, name: ModelName) -> list[dict[str, Any]]:
-    return list(pull(store, name, scheme="http"))
+    return list(pull(store, name, Connection(name, insecure=True)))
 
 
 def test_a_pull_brings_the_model_with_progress(tmp_path: Path, registry: Registry) -> None:

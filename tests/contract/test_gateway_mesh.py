@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 import zstandard
 
@@ -266,8 +267,10 @@ async def test_a_route_that_is_answered_is_listed(bed: Bed) -> None:
 
 async def test_the_peer_listener_takes_forwarded_requests_of_nodes_only(bed: Bed, tmp_path: Path) -> None:
     address = ("127.0.0.1", bed["c"].peer.port)
-    hop = [(b"x-bridge-hop", b"a")]
     body = json.dumps({"model": "solo", "prompt": "x", "stream": False}).encode()
+
+    def hop(name: str) -> list[tuple[bytes, bytes]]:
+        return [(b"x-bridge-hop", name.encode())]
 
     async def status(kind: str, name: str, headers: list[tuple[bytes, bytes]]) -> int:
         pool = Pool(address, ssl=foreign_context(tmp_path, kind, name))
@@ -278,13 +281,15 @@ async def test_the_peer_listener_takes_forwarded_requests_of_nodes_only(bed: Bed
         finally:
             await pool.close()
 
-    assert await status("client", "eve", hop) == 403
-    assert await status("admin", "root", hop) == 403
+    assert await status("client", "eve", hop("eve")) == 403
+    assert await status("admin", "root", hop("root")) == 403
     assert await status("node", "a", []) == 400
-    assert await status("node", "a", hop) == 200
-    assert await status("node", "newcomer", hop) == 200
+    assert await status("node", "a", hop("a")) == 200
+    assert await status("node", "newcomer", hop("newcomer")) == 200
+    assert await status("node", "newcomer", hop("a")) == 403
+    assert await status("node", "a", hop("A")) == 403
     bed.publish(node__b=Node("b", "127.0.0.1:1", state="revoked"))
-    assert await status("node", "b", hop) == 403
+    assert await status("node", "b", hop("b")) == 403
     bare = Pool(address)
     with pytest.raises((ConnectFailed, IncompleteResponse)):
         async with bare.request("GET", "/"):
@@ -378,6 +383,24 @@ async def test_a_client_is_connected_also_where_the_own_engine_is_not(bed: Bed) 
     bed["b"].gateway.drain()
     assert (await bed["b"].ask("HEAD", "/api/version")).headers.get(b"x-bridge-node") == b"c"
     assert (await bed["b"].ask("POST", "/api/me")).status == 503
+
+
+@pytest.mark.parametrize("state", ["starting", "ready"])
+async def test_what_needs_no_slot_is_not_refused_while_the_engine_is_kept_out(
+    tmp_path: Path, state: str
+) -> None:
+    engine = RecordedEngine((ALL,))
+    async with mesh(tmp_path, {"a": engine}) as lone:
+        fault = "did not generate a token within 15 s" if state == "ready" else ""
+        kept_out = msgspec.structs.replace(engine.instance("a/0", state), fault=fault)
+        lone["a"].view.publish_local((kept_out,))
+        assert (await lone["a"].infer()).status == 503
+        assert (await lone["a"].ask("GET", "/api/version")).status == 200
+        assert (await lone["a"].ask("GET", "/api/tags")).status == 200
+        assert (await lone["a"].ask("POST", "/api/blobs/sha256:" + "0" * 64, b"x")).status == 201
+        assert (await lone["a"].ask("POST", "/api/pull", {"model": "m", "stream": False})).status == 200
+        lone["a"].gateway.drain()
+        assert (await lone["a"].ask("POST", "/api/pull", {"model": "m", "stream": False})).status == 503
 
 
 async def test_nobody_left_is_an_error_in_the_protocols_shape(bed: Bed) -> None:

@@ -359,13 +359,117 @@ async def test_streamed_body_cut_off_fails_in_the_reader() -> None:
     assert len(failures) == 1
 
 
-async def test_answer_before_a_streamed_body_is_read_closes_the_connection() -> None:
+UPLOAD = b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n"
+
+
+@pytest.mark.parametrize("status", [200, 403])
+async def test_a_client_answered_before_its_body_was_read_can_send_all_of_it(status: int) -> None:
+    def app(exchange: http1.Exchange) -> None:
+        exchange.respond(status, (), b"known")
+
+    size = 32 << 20
+    async with serving(app, stream_body=lambda head: True) as server, raw(server.port) as client:
+        client.send(UPLOAD % size)
+        assert (await client.answer())[::2] == (status, b"known")
+        for _ in range(32):
+            client.send(b"x" * (1 << 20))
+            async with asyncio.timeout(5):
+                await client.writer.drain()
+        for _ in range(2):
+            client.send(UPLOAD % 3 + b"abc" + UPLOAD % 3 + b"def")
+            for _ in range(2):
+                assert (await client.answer())[::2] == (status, b"known"), "the connection is in order"
+
+
+async def test_a_paused_upload_goes_on_once_it_was_answered() -> None:
+    async def app(exchange: http1.Exchange) -> None:
+        exchange.request.stream.attach(lambda data: None, lambda: None, lambda failure: None)
+        exchange.request.stream.pause()
+        await asyncio.sleep(0)
+        exchange.respond(200)
+
+    async with (
+        asyncio.TaskGroup() as group,
+        serving(http1.coroutine_app(app, group), stream_body=lambda head: True) as server,
+        raw(server.port) as client,
+    ):
+        client.send(UPLOAD % (8 << 20) + b"x" * (8 << 20))
+        assert (await client.answer())[0] == 200
+        client.send(UPLOAD % 1 + b"x")
+        assert (await client.answer())[0] == 200
+
+
+async def test_a_refused_upload_without_end_is_cut_off() -> None:
     def app(exchange: http1.Exchange) -> None:
         exchange.respond(403, (), b"no")
 
+    sent = 0
+    limits = http1.HttpLimits(linger_s=0.1)
+    async with (
+        serving(app, stream_body=lambda head: True, limits=limits) as server,
+        raw(server.port) as client,
+    ):
+        client.send(UPLOAD % (1 << 40))
+        assert (await client.answer())[0] == 403
+        with contextlib.suppress(ConnectionError):
+            while sent < 4 << 30:
+                client.send(b"x" * (1 << 20))
+                async with asyncio.timeout(5):
+                    await client.writer.drain()
+                sent += 1 << 20
+        assert 64 << 20 <= sent < 1 << 30
+
+
+@pytest.mark.parametrize(
+    ("rest", "idle_s"), [(b"", 0.1), (b"5\r\nhello\r\nnonsense", 60.0)], ids=["silence", "malformed"]
+)
+async def test_what_goes_wrong_with_a_body_after_its_answer_gets_no_second_one(
+    rest: bytes, idle_s: float
+) -> None:
+    def app(exchange: http1.Exchange) -> None:
+        exchange.respond(200, (), b"known")
+
+    limits = http1.HttpLimits(body_idle_s=idle_s, linger_s=0.1)
+    async with serving(app, stream_body=lambda head: True, limits=limits) as server:
+        head = b"POST / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n"
+        answer = await talk(server.port, head + b"3\r\nabc\r\n" + rest)
+    assert answer.count(b"HTTP/1.1 ") == 1
+    assert answer.endswith(b"known")
+
+
+async def test_a_streamed_body_is_called_for_when_its_reader_begins() -> None:
+    begin = asyncio.Event()
+
+    async def handler(exchange: http1.Exchange) -> None:
+        await begin.wait()
+        data = [part async for part in exchange.request.body_parts()]
+        exchange.respond(201, (), b"".join(data))
+
+    async with asyncio.TaskGroup() as group:
+        app = http1.coroutine_app(handler, group)
+        async with serving(app, stream_body=lambda head: True) as server, raw(server.port) as client:
+            expecting = (UPLOAD % 3).replace(b"\r\n\r\n", b"\r\nExpect: 100-continue\r\n\r\n")
+            client.send(expecting)
+            await eventually(lambda: server.connections)
+            begin.set()
+            assert await client.until(b"\r\n\r\n") == b"HTTP/1.1 100 Continue\r\n\r\n"
+            client.send(b"abc")
+            assert (await client.answer())[::2] == (201, b"abc")
+            client.send(expecting)
+            assert await client.until(b"\r\n\r\n") == b"HTTP/1.1 100 Continue\r\n\r\n"
+            client.send(b"def")
+            assert (await client.answer())[::2] == (201, b"def")
+
+
+async def test_a_body_that_is_not_wanted_is_not_called_for() -> None:
+    def app(exchange: http1.Exchange) -> None:
+        exchange.respond(200, (), b"known")
+
     async with serving(app, stream_body=lambda head: True) as server:
-        answer = await talk(server.port, b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 9\r\n\r\nabc")
-    assert answer.startswith(b"HTTP/1.1 403 ")
+        expecting = (UPLOAD % 3).replace(b"\r\n\r\n", b"\r\nExpect: 100-continue\r\n\r\n")
+        answer = await talk(server.port, expecting)
+    assert answer.startswith(b"HTTP/1.1 200 ")
+    assert b"connection: close" in answer, "whether the body follows is not known"
 
 
 async def test_coroutine_is_cancelled_when_the_client_leaves() -> None:

@@ -14,6 +14,7 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
+from contextlib import AbstractAsyncContextManager
 from pathlib import Path
 
 import grpc
@@ -108,7 +109,7 @@ class Mesh:
         self.etcd.stop()
         self.log.close()
 
-    def admin_channel(self) -> grpc.aio.Channel:
+    def admin_channel(self) -> AbstractAsyncContextManager[grpc.aio.Channel]:
         pem = [(self.pki / name).read_bytes() for name in ("ca.pem", "admin.pem", "admin.key")]
         return open_channel(self.grpc, pem[0], cert_pem=pem[1], key_pem=pem[2])
 

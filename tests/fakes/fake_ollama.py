@@ -9,7 +9,10 @@ Environment:
     FAKE_RUNNER: "1": a loaded model has a process, as with the real ones.
     FAKE_MODELS: models on disk, separated by commas.
 
-POST /fault {"generate": "hang" | "ok"} makes generating and embedding wait, or go on.
+    FAKE_WORK: "1": generating takes some processor time, as with the real ones.
+
+POST /fault {"generate": "hang" | "busy" | "ok"} makes generating and embedding wait, in silence or while
+others' work computes in a runner, or go on.
 """
 
 from __future__ import annotations
@@ -20,6 +23,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
@@ -41,6 +45,20 @@ class World:
         self.generating = threading.Event()
         self.generating.set()
         self.generated = 0
+        self.worker: subprocess.Popen[bytes] | None = None
+
+    def hang(self) -> None:
+        self.generating.clear()
+
+    def busy(self) -> None:
+        self.generating.clear()
+        self.worker = subprocess.Popen([sys.executable, "-c", "while True: pass"])
+
+    def ok(self) -> None:
+        if self.worker is not None:
+            self.worker.kill()
+            self.worker.wait()
+        self.generating.set()
 
     def load(self, name: str, context: int) -> None:
         if name not in self.loaded and os.environ.get("FAKE_RUNNER"):
@@ -92,7 +110,7 @@ class Handler(BaseHTTPRequestHandler):
     def do_POST(self) -> None:
         body = self.body()
         if self.path == "/fault":
-            {"hang": self.world.generating.clear, "ok": self.world.generating.set}[body["generate"]]()
+            {"hang": self.world.hang, "busy": self.world.busy, "ok": self.world.ok}[body["generate"]]()
             return self.answer(200, {})
         name = body.get("model", "")
         name = name if ":" in name else f"{name}:latest"
@@ -115,6 +133,9 @@ class Handler(BaseHTTPRequestHandler):
             return self.answer(200, done | {"response": "", "done_reason": "load"})
         self.world.generating.wait()
         self.world.generated += 1
+        until = time.thread_time() + (0.1 if os.environ.get("FAKE_WORK") else 0.0)
+        while time.thread_time() < until:
+            pass
         return self.answer(200, done | {"response": "a", "done_reason": "length", "eval_count": 1})
 
     def body(self) -> dict:

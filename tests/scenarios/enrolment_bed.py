@@ -5,16 +5,21 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import time
 from collections.abc import AsyncIterator
 from pathlib import Path
 
 import psutil
 
-from bridge_agent.config import Listeners, StateDir
+from bridge_agent.config import Listeners, StateDir, load_config
 from bridge_agent.engines.config import EngineConfig
+from bridge_agent.membership.identity_files import write_identity
 from bridge_agent.membership.join import JoinPlan
+from bridge_core.identity import SpiffeId
+from bridge_core.identity.certificates import generate_key, issue, key_to_pem, to_pem
 from bridge_core.registry_channel import open_channel
 from bridge_registry.app import Registry
+from bridge_registry.enrolment.pki_files import open_authority
 from bridge_registry.enrolment.store_access import OpenAccess
 from bridge_registry.options import RegistryOptions
 from bridge_wire.v1 import registry_pb2 as pb
@@ -22,6 +27,7 @@ from bridge_wire.v1.registry_pb2_grpc import AdminStub
 from tests.fakes.store import FakeEtcd, FakeStore
 from tests.support import eventually
 
+DAY = 86_400.0
 ANY_PORT = Listeners(
     http="127.0.0.1:0", https="127.0.0.1:0", grpc="127.0.0.1:0", peer="127.0.0.1:0", admin="127.0.0.1:0"
 )
@@ -99,3 +105,12 @@ async def open_enrolment_bed(folder: Path, trust_domain: str = "bed.local") -> A
 def _open_at(port: int) -> list[object]:
     """This process's connections at the registry's end."""
     return [link for link in psutil.Process().net_connections("tcp") if link.laddr.port == port]
+
+
+def age(bed: EnrolmentBed, state: StateDir, by_s: float) -> None:
+    """Gives the node a certificate of its mesh that is so much older."""
+    authority, key = open_authority(bed.registry.settings.pki), generate_key()
+    identity = SpiffeId.make("bed.local", "node", load_config(state).name)
+    leaf = issue(authority, key.public_key(), identity, now=time.time() - by_s, ttl_s=DAY)
+    chain = to_pem(leaf) + authority.pem
+    write_identity(state.identity, key=key_to_pem(key), certificate_chain=chain, trust_bundle=authority.pem)

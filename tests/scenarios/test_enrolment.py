@@ -14,6 +14,7 @@ import pytest
 import structlog
 
 from bridge_agent.config import AgentConfig, StateDir, load_config
+from bridge_agent.membership.advertise import SubjectNames, subject_names
 from bridge_agent.membership.join import join
 from bridge_agent.membership.leave import leave
 from bridge_agent.membership.new_key import new_key
@@ -204,6 +205,7 @@ async def test_a_renewal_replaces_key_and_certificate_together(bed: EnrolmentBed
     renewal = Renewal(
         identity,
         before.identity,
+        subject_names("127.0.0.1"),
         state,
         clients,
         on_renewed=told.set,
@@ -228,7 +230,7 @@ async def test_a_key_that_cannot_be_made_says_why(bed: EnrolmentBed) -> None:
     info = TlsIdentity(state.certificate, state.key, state.ca).info
     assert info.identity is not None
     with pytest.raises(BridgeError, match=r"a key was not made: .*not a host name or address"):
-        await new_key(info.identity, msgspec.structs.replace(info, addresses=("nowhere",)))
+        await new_key(info.identity, SubjectNames((), ("nowhere",)))
 
 
 async def test_leaving_frees_the_name_and_forgets_the_identity(bed: EnrolmentBed) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import dataclasses
 import itertools
 import math
 import time
@@ -13,29 +14,32 @@ from bridge_agent.health.prober import LoadedModel, Prober
 from bridge_core.errors import Unavailable
 from tests.support import eventually
 
-POLICY = ProbePolicy(quiet_s=0.01, timeout_s=0.08, busy_timeout_s=60.0)
+POLICY = ProbePolicy(quiet_s=0.01, timeout_s=0.08, unseen_timeout_s=0.3, busy_timeout_s=60.0)
 
 
 class Bench:
-    def __init__(self) -> None:
+    def __init__(
+        self, *, ours: bool = True, effort: float | None = 0.0, policy: ProbePolicy = POLICY
+    ) -> None:
         self.hung: list[str] = []
         self.recovered = 0
         self.probes: list[str] = []
         self.answers = asyncio.Event()
         self.answers.set()
-        self.done = itertools.repeat(0.0)
+        self.done = itertools.repeat(effort)
         self.prober = Prober(
             hung=self.hung.append,
             recovered=self.recover,
             effort=self.effort,
             clock=time.monotonic,
-            policy=POLICY,
+            policy=policy,
+            ours=ours,
         )
 
     def recover(self) -> None:
         self.recovered += 1
 
-    async def effort(self) -> float:
+    async def effort(self) -> float | None:
         return next(self.done)
 
     def model(self, key: str) -> LoadedModel:
@@ -89,6 +93,41 @@ async def test_an_engine_that_computes_is_given_time_until_it_no_longer_does():
     async with bench.running("a"):
         await eventually(lambda: bench.hung)
     assert time.monotonic() - started > 40 * POLICY.timeout_s / 8
+
+
+async def test_a_busy_engine_whose_work_cannot_be_seen_is_not_taken_for_hung():
+    bench = Bench(ours=False, effort=None, policy=dataclasses.replace(POLICY, unseen_timeout_s=2.0))
+    bench.answers.clear()
+    left_s = itertools.count(300.0, 2.0)
+
+    def others_end() -> bool:
+        """Others' requests end there, one after the other, while each probe waits its turn behind them."""
+        bench.prober.update([LoadedModel("a", next(left_s), bench.model("a").probe)])
+        return len(bench.probes) >= 4
+
+    async with bench.running("a"):
+        await eventually(others_end)
+        assert bench.hung == []
+        await eventually(lambda: bench.hung)  # then nobody's end any more
+
+
+async def test_processes_that_never_showed_work_prove_nothing_by_standing_still():
+    patient = dataclasses.replace(POLICY, unseen_timeout_s=1.0)
+    for ours, said in ((True, "within 0 s"), (False, "within 1 s")):
+        bench = Bench(ours=ours, policy=patient)
+        bench.answers.clear()
+        async with bench.running("a"):
+            await eventually(lambda bench=bench: bench.hung)
+        assert said in bench.hung[0]
+
+
+async def test_an_engine_whose_work_was_seen_once_is_found_hung_as_soon_as_our_own():
+    bench = Bench(ours=False, policy=dataclasses.replace(POLICY, unseen_timeout_s=3600.0))
+    bench.done = itertools.chain((0.0, 0.2), itertools.repeat(0.2))
+    async with bench.running("a"):
+        await eventually(lambda: len(bench.probes) >= 2)  # one is answered, and computed for it
+        bench.answers.clear()
+        await eventually(lambda: bench.hung)
 
 
 async def test_a_probe_that_cannot_be_asked_is_no_hang():

@@ -397,7 +397,8 @@ class Agent:
         elif self.alive:
             self.lease_until = now + TTL_S
             if key not in etcd.items:
-                record = Instance(self.instance, self.name, slots=SLOTS, models=self.own.models)
+                models, loaded = self.own.models, self.own.loaded
+                record = Instance(self.instance, self.name, slots=SLOTS, models=models, loaded=loaded)
                 etcd.apply([Put(key, encode_entry(record))])
 
 

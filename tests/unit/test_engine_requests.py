@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from bridge_core.dialects.errors import ApiError
 from bridge_core.dialects.gojson import decode
 from bridge_engine import requests
-from bridge_engine.http_rules import match
+from bridge_engine.http_rules import Match, match
 from bridge_engine.native import merged
 from bridge_engine.options import (
     Options,
@@ -116,17 +116,6 @@ def test_numbers_too_large_for_an_option_are_refused() -> None:
     with pytest.raises(ApiError, match='option "num_ctx" must be of type integer'):
         merge(Options(), read["options"])
     assert merge(Options(), {"seed": read["options"]["seed"]}).seed == 4294967295
-
-
-@pytest.mark.parametrize("image", ["aGVs\r\nbG8=", "aGVsbG8=\n", ""])
-def test_base64_may_have_line_breaks(image: str) -> None:
-    assert requests.images([image]) == [image.replace("\r", "").replace("\n", "")]
-
-
-@pytest.mark.parametrize("image", ["aGVsbG8", "_-__", "aGVs bG8=", "aGVsbG8=aGVs", "=", "ä"])
-def test_what_go_does_not_take_for_base64_is_refused(image: str) -> None:
-    with pytest.raises(ApiError, match="illegal base64"):
-        requests.images([image])
 
 
 @given(st.binary(max_size=200))
@@ -248,12 +237,56 @@ def test_paths_lead_to_routes() -> None:
         "/api/blobs/": {"HEAD": 2},
         "/v1/models/": {"GET": 3},
     }
-    assert match(routes, "/api/tags").methods == {"GET": 1}
-    assert match(routes, "/api/blobs/sha256:ab")[:2] == ({"HEAD": 2}, "sha256:ab")
-    assert match(routes, "/v1/models/a/b:c")[:2] == ({"GET": 3}, "a/b:c")
-    assert match(routes, "//api/tags").redirect == "/api/tags"
-    for path in ("/api/tags/", "/API/tags", "/api/blobs/a/b", "/api", "/v1/models/"):
-        assert match(routes, path) == (None, "", ""), path
+    assert match(routes, "GET", "/api/tags") == (1, Match(("GET",)))
+    assert match(routes, "HEAD", "/api/blobs/sha256:ab") == (2, Match(("HEAD",), "sha256:ab"))
+    assert match(routes, "GET", "/v1/models/a/b:c") == (3, Match(("GET",), "a/b:c"))
+    for path in ("/API/tags", "/api/blobs/a/b", "/api", "/api/blobs/", "/nope/", "/v1/models//"[:-1]):
+        assert match(routes, "POST", path) == (None, Match()), path
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "status", "where"),
+    [
+        ("GET", "//api/tags", 307, "/api/tags"), ("POST", "/api/./nope", 307, "/api/nope"),
+        ("GET", "/api//tags/", 307, "/api/tags/"), ("GET", "/..", 307, "/"),
+        ("GET", "/a/../api", 307, "/api"),
+        ("GET", "/api/tags/", 301, "/api/tags"), ("POST", "/api/chat/", 307, "/api/chat"),
+        ("HEAD", "/api/blobs/sha256:ab/", 307, "/api/blobs/sha256:ab"),
+        ("GET", "/v1/models/", 301, "/v1/models"),
+        ("GET", "/v1/models/x/", 301, "/v1/models/x"),
+    ],
+)  # fmt: skip
+def test_paths_that_are_nearly_routes_are_redirected(method: str, path: str, status: int, where: str) -> None:
+    routes = {
+        "/": {"GET": 0}, "/api/tags": {"HEAD": 1, "GET": 1}, "/api/chat": {"POST": 1},
+        "/api/blobs/": {"POST": 2, "HEAD": 2}, "/v1/models": {"GET": 3}, "/v1/models/": {"GET": 3},
+    }  # fmt: skip
+    assert match(routes, method, path) == (None, Match((), "", where, status))
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "allow"),
+    [
+        ("GET", "/api/chat", ("POST",)), ("GET", "/api/chat/", ()), ("PUT", "/api/blobs/x", ("HEAD", "POST")),
+        ("DELETE", "/api/tags", ("HEAD", "GET")), ("OPTIONS", "/nope", ()), ("OPTIONS", "*", ()),
+    ],
+)  # fmt: skip
+def test_other_methods_are_named(method: str, path: str, allow: tuple[str, ...]) -> None:
+    both = {"POST": 2, "HEAD": 2}
+    routes = {"/api/tags": {"HEAD": 1, "GET": 1}, "/api/chat": {"POST": 1}, "/api/blobs/": both}
+    assert match(routes, method, path)[1].allow == allow
+    assert match(routes, method, path)[1].redirect == ""
+
+
+@given(st.text(alphabet="/.ab:%", max_size=12))
+def test_a_redirect_leads_to_a_path_that_is_not_redirected_again_for_the_same_reason(path: str) -> None:
+    routes = {"/": {"GET": 0}, "/a": {"GET": 1}, "/a/b": {"GET": 1}, "/v1/models/": {"GET": 2}}
+    steps = 0
+    while where := match(routes, "GET", path)[1].redirect:
+        assert where.startswith("/")
+        assert not where.startswith("//"), "that would be another host"
+        path, steps = where, steps + 1
+        assert steps <= 2
 
 
 async def test_records_are_merged_into_one() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 
 import pytest
@@ -65,6 +66,43 @@ def test_a_hung_model_is_asked_again_until_it_answers():
 def test_silence_is_judged_by_progress_computing_and_patience(computed, progressed, now, verdict):
     found = judge(started=100.0, computed=computed, progressed=progressed, now=now, policy=POLICY)
     assert found is verdict
+
+
+@pytest.mark.parametrize(
+    ("false_alarms", "waits_s"), [(0, 60.0), (1, 120.0), (2, 240.0), (3, 300.0), (99, 300.0)]
+)
+def test_silence_that_cannot_be_looked_behind_gets_growing_patience(false_alarms, waits_s):
+    policy = dataclasses.replace(POLICY, unseen_timeout_s=60.0)
+
+    def verdict(now, computed=None):
+        return judge(
+            started=100.0,
+            computed=computed,
+            progressed=0.0,
+            now=now,
+            policy=policy,
+            seen=False,
+            false_alarms=false_alarms,
+        )
+
+    assert verdict(100.0 + waits_s - 0.1) is ProbeVerdict.WAIT
+    assert verdict(100.0 + waits_s) is ProbeVerdict.HUNG, "a hung one is still found"
+
+
+def test_a_sign_of_life_after_a_hang_was_a_false_alarm():
+    health = ModelHealth(0.0).unanswered(10.0, hung=True)
+    assert health.answered(20.0).false_alarms == 1
+    assert health.progressed(20.0).false_alarms == 1
+    assert health.answered(20.0).answered(30.0).false_alarms == 1
+    assert health.answered(20.0).unanswered(40.0, hung=True).answered(50.0).false_alarms == 2
+
+
+def test_unloading_put_off_shows_that_somebody_elses_request_ended():
+    health = ModelHealth(0.0).listed(200.0)
+    assert health.used_by_others(300.0)
+    assert not health.used_by_others(200.5), "clocks of two listings"
+    assert not health.used_by_others(190.0)
+    assert not ModelHealth(0.0).used_by_others(math.inf), "one that stays for ever tells nothing"
 
 
 times = st.floats(0, 1e6)

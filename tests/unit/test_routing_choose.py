@@ -75,6 +75,29 @@ def test_the_order_is_the_rings() -> None:
         assert names(choose(mesh, X, key, IDLE)) == order[:MAX_CANDIDATES]
 
 
+@given(st.integers(0, 99), st.sets(st.sampled_from("abcde")))
+def test_who_has_the_model_in_memory_comes_before_who_would_have_to_load_it(
+    number: int, having: set[str]
+) -> None:
+    """Who has not loaded it has nothing cached of any conversation."""
+    mesh = index({name: {"loaded": ("x:latest",) if name in having else ()} for name in "abcde"})
+    key = f"k{number}".encode()
+    order = [id_.partition("/")[0] for id_ in mesh.ring.lookup(key)]
+    found = names(choose(mesh, X, key, IDLE))
+    if order[0] in having or not having:
+        assert found == order[:MAX_CANDIDATES]
+    else:
+        # The same one for all turns of a conversation, whichever has it loaded.
+        assert found[0] == next(name for name in order if name in having)
+    assert len(found) == len(set(found)) == MAX_CANDIDATES
+
+
+def test_one_that_is_too_busy_does_not_keep_the_others_from_loading_the_model() -> None:
+    mesh = index({name: {"loaded": ("x:latest",) if name == "a" else ()} for name in "abcde"})
+    for number in range(20):
+        assert names(choose(mesh, X, b"%d" % number, Load({"a/0": 40})))[0] != "a"
+
+
 def test_an_unknown_model_is_not_known() -> None:
     decision = choose(index(five()), canonical("nope"), b"k", IDLE)
     assert (decision.known, decision.candidates) == (False, ())

@@ -139,7 +139,7 @@ def test_every_strategy_gives_distinct_candidates_and_at_least_one(work: dict[st
         round_robin(targets, shares(targets), Turns(), "m"),
         least_request(targets, shares(targets), work, draw),
         residency(targets, "m", shares(targets), work, draw),
-        [*chain(*ring_hash(targets, {}, work, 1.25 * (sum(work.values()) + 1) / 900))][:4],
+        [*chain(*ring_hash(targets, "m", {}, work, 1.25 * (sum(work.values()) + 1) / 900))][:4],
     ):
         assert 1 <= len(order) <= strategies.MAX_CANDIDATES
         assert len({one.id for one in order}) == len(order)
@@ -148,7 +148,7 @@ def test_every_strategy_gives_distinct_candidates_and_at_least_one(work: dict[st
 def test_a_free_slot_is_never_passed_over_for_the_bound() -> None:
     targets = [target("a", slots=4), target("b", slots=4)]
     for busy, first in ((3, "a"), (4, "b")):
-        under, over = ring_hash(targets, {}, {"a/0": busy}, 1.25 * (busy + 1) / 800)
+        under, over = ring_hash(targets, "m", {}, {"a/0": busy}, 1.25 * (busy + 1) / 800)
         assert [*under, *over][0].node == first
 
 

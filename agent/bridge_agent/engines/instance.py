@@ -41,6 +41,7 @@ from bridge_agent.engines.process import (
 from bridge_agent.engines.runtime import EngineListing, EngineRuntime, EngineTiming
 from bridge_agent.engines.view import InstanceState, LocalInstance
 from bridge_agent.health.probe_rules import ProbePolicy
+from bridge_core.addresses import join_address
 from bridge_core.errors import BridgeError
 
 log = structlog.get_logger()
@@ -171,7 +172,7 @@ class EngineInstance:
             launches=self._launches,
             adopted=self._adopted,
             pid=process.pid if process else None,
-            address=f"{runtime.host}:{runtime.port}" if runtime else "",
+            address=join_address(runtime.host, runtime.port) if runtime else "",
             log=str(self._log.path) if state.owned else "",
             log_tail=self._log.tail() if state.owned else [],
         )
@@ -282,7 +283,7 @@ class EngineInstance:
     async def _find_earlier(self) -> tuple[ProcessRecord, EngineProcess] | None:
         """An engine that an earlier agent left, if it is alive, well and run as configured now."""
         record = ProcessRecord.load(self._record)
-        process = record.find() if record is not None else None
+        process = record.find(self._folder) if record is not None else None
         if record is not None and process is not None:
             why = await self._unfit(record)
             if not why:

@@ -9,22 +9,42 @@ from bridge_core.proc import ProcStat, everyone
 
 _PROC = Path("/proc")
 
-# In the environment of an engine and so of its runners: the folder of their instance. By it they
+# In the environment of an engine and so of its runners: which folder is their instance's. By it they
 # are found where their record was lost.
-MARK = "BRIDGE_ENGINE_FOLDER"
+MARK = "BRIDGE_ENGINE_PLACE"
+
+
+def place_of(folder: Path) -> str:
+    """Which folder this is, whatever it is called: containers that see each other's processes have
+    folders of the same path, and of a copied folder the original may be in use.
+
+    Raises:
+        OSError: there is none.
+    """
+    found = folder.stat()
+    return f"{found.st_dev:x}:{found.st_ino:x}"
 
 
 def marked(folder: Path) -> list[ProcStat]:
-    """The processes that were started for the instance of a folder, by whichever agent."""
-    mark = f"{MARK}={folder}".encode()
-    return [stat for stat in everyone() if not stat.zombie and mark in _environment(stat.pid)]
+    """The processes that were started for the instance of a folder, by whichever agent of that folder."""
+    try:
+        mark = f"{MARK}={place_of(folder)}".encode()
+    except OSError:
+        return []
+    return [stat for stat in everyone() if not stat.zombie and mark in (_environment(stat.pid) or ())]
 
 
-def _environment(pid: int) -> list[bytes]:
+def is_elsewhere(pid: int, folder: Path) -> bool:
+    """Whether a process was started for another folder than this; False also where that is not told."""
+    environment = _environment(pid)
+    return environment is not None and f"{MARK}={place_of(folder)}".encode() not in environment
+
+
+def _environment(pid: int) -> list[bytes] | None:
     try:
         return (_PROC / str(pid) / "environ").read_bytes().split(b"\0")
     except OSError:  # ended, or another user's
-        return []
+        return None
 
 
 def effort(processes: Iterable[ProcStat]) -> float:

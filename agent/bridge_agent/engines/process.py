@@ -15,7 +15,7 @@ from typing import Protocol
 import msgspec
 
 from bridge_agent.engines.logfile import LogFile
-from bridge_agent.engines.proc import MARK, marked
+from bridge_agent.engines.proc import MARK, is_elsewhere, marked, place_of
 from bridge_core.errors import BridgeError, Reaction
 from bridge_core.files import write_atomically
 from bridge_core.proc import ProcStat, alive, boot_id, family, read_stat
@@ -171,7 +171,7 @@ def _spawn(spec: LaunchSpec) -> EngineProcess:
         try:
             child = subprocess.Popen(
                 spec.argv,
-                env={**spec.env, MARK: str(spec.folder)},
+                env={**spec.env, MARK: place_of(spec.folder)},
                 cwd=spec.folder,
                 stdin=subprocess.DEVNULL,
                 stdout=output,
@@ -228,9 +228,12 @@ class ProcessRecord(msgspec.Struct, frozen=True):
         """Writes the record. Raises OSError."""
         write_atomically(path, msgspec.json.encode(self))
 
-    def find(self) -> EngineProcess | None:
-        """The process, if it still runs."""
-        if not alive(self.pid, self.start_time):
+    def find(self, folder: Path) -> EngineProcess | None:
+        """The process, if it still runs; `folder` is the one that it was started for.
+
+        A copied folder's record names a process too, which is the original's.
+        """
+        if not alive(self.pid, self.start_time) or is_elsewhere(self.pid, folder):
             return None
         try:
             return EngineProcess(self.pid, self.start_time)

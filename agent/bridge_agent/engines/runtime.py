@@ -12,6 +12,7 @@ import structlog
 
 from bridge_agent.engines.client import EngineClient, EngineFault, ResidentModel
 from bridge_agent.engines.config import EngineConfig
+from bridge_agent.engines.foreign import ForeignProcess
 from bridge_agent.engines.lifecycle_rules import Answered, Event, Exited, Generated, Hung, ProbeFailed
 from bridge_agent.engines.network import private_network
 from bridge_agent.engines.proc import effort
@@ -99,7 +100,9 @@ class EngineRuntime:
             effort=self._effort,
             clock=clock,
             policy=probing,
+            ours=process is not None,
         )
+        self._foreign = ForeignProcess(host, port)
 
     async def run(self) -> None:
         """Watches until the process has ended, or until cancelled. The process is left alone."""
@@ -184,9 +187,10 @@ class EngineRuntime:
             raise Unavailable(f"no answer within {self._timing.answer_s:g} s") from None
 
     async def _effort(self) -> float | None:
-        if self.process is None:
-            return None
-        return effort(await asyncio.to_thread(self.process.family))
+        if self.process is not None:
+            return effort(await asyncio.to_thread(self.process.family))
+        found = await asyncio.to_thread(self._foreign.family)
+        return effort(found) if found else None
 
 
 def model_key(name: str) -> str:

@@ -3,22 +3,27 @@
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING, Final, NamedTuple
+from typing import Final, NamedTuple, Protocol
 
+from bridge_agent.gateway.arrival import Arrival
+from bridge_agent.gateway.asked import AskedBody
 from bridge_agent.gateway.config import Outcome
 from bridge_agent.gateway.forwarding import forwarded_head, with_body, with_stream
-from bridge_agent.gateway.routes import Framing, Kind
+from bridge_agent.gateway.routes import Framing, HttpRoute, Kind
+from bridge_agent.gateway.state import GatewayState
 from bridge_agent.gateway.stream_filter import EndlessLine, Renaming, StreamFilter
 from bridge_agent.peers.hop import LOAD, OURS, OVERHEAD, REFUSED, REQUEST_ID, Hop, compress, lines_of
 from bridge_agent.routing.admission_rules import ADMITTED, AdmissionRefused
+from bridge_agent.routing.choose import Decision
 from bridge_agent.routing.health_rules import Failure
-from bridge_agent.routing.request_rules import Hold, Phase, Try
+from bridge_agent.routing.request_rules import Hold, Phase, RequestLife, Try
 from bridge_agent.routing.resume import tracker_for
 from bridge_core.errors import BridgeError
 from bridge_core.http1 import (
     BadHeader,
     ClientExchange,
     ConnectFailed,
+    Exchange,
     PoolBusy,
     PoolClosed,
     ResponseHead,
@@ -26,9 +31,6 @@ from bridge_core.http1 import (
     UpstreamError,
     lines,
 )
-
-if TYPE_CHECKING:
-    from bridge_agent.gateway.request import RoutedRequest
 
 SESSION: Final = b"x-bridge-session"
 # What stays here of a client's head: credentials, origins (an engine would answer 403), what only
@@ -64,6 +66,74 @@ _DIGITS_MOST: Final = 12  # of a number that a peer tells
 _STREAMED: Final = (b"application/x-ndjson", b"text/event-stream")
 
 
+class AttemptOwner(Protocol):
+    """The request that is tried, as `RoutedRequest` is one; see its attributes there."""
+
+    sent_at: float
+    waited: float
+    retry_after: int
+
+    @property
+    def state(self) -> GatewayState:
+        """What all requests share."""
+
+    @property
+    def arrival(self) -> Arrival:
+        """The request as it came."""
+
+    @property
+    def exchange(self) -> Exchange:
+        """The client's."""
+
+    @property
+    def route(self) -> HttpRoute:
+        """By which it came."""
+
+    @property
+    def asked(self) -> AskedBody:
+        """What it asks for."""
+
+    @property
+    def decision(self) -> Decision:
+        """Where it was decided that it goes."""
+
+    @property
+    def life(self) -> RequestLife:
+        """What was tried, is held, is over."""
+
+    @property
+    def head_at(self) -> float:
+        """When its answer began."""
+
+    @property
+    def stream(self) -> StreamFilter | None:
+        """Its answer, where that is a stream."""
+
+    def began_stream(self, stream: StreamFilter, *, watched: bool) -> None:
+        """Its answer is a stream; `watched`: it may be continued."""
+
+    def failed(self, attempt: Attempt, failure: Failure, detail: str) -> None:
+        """A try failed before it answered."""
+
+    def expect_hedge(self, after_s: float) -> None:
+        """A try was sent: it may be hedged."""
+
+    def answered(self, attempt: Attempt) -> None:
+        """An answer begins."""
+
+    def answer_failed(self, attempt: Attempt, message: str) -> None:
+        """The answer broke off before its end."""
+
+    def stream_ended(self, attempt: Attempt, stream: StreamFilter) -> None:
+        """The body of a stream ended."""
+
+    def stream_broke(self, attempt: Attempt, message: str) -> None:
+        """The stream cannot go on, and its instance is to blame."""
+
+    def settle(self, status: int, outcome: Outcome, *, more: int = 0) -> None:
+        """It is over."""
+
+
 class Fault(NamedTuple):
     """Why a try failed before it was sent."""
 
@@ -81,7 +151,7 @@ class Attempt(ResponseSink):
 
     __slots__ = ("_request", "_timer", "tried", "upstream")
 
-    def __init__(self, request: RoutedRequest, tried: Try) -> None:
+    def __init__(self, request: AttemptOwner, tried: Try) -> None:
         self._request = request
         self.tried = tried
         self.upstream: ClientExchange | None = None
@@ -137,7 +207,7 @@ class Attempt(ResponseSink):
     def _enter(self) -> Fault | None:
         request, tried = self._request, self.tried
         state, arrival, life = request.state, request.arrival, request.life
-        admission = request.policy.admission
+        admission = request.decision.policy.admission
         now = state.now()
         answer = state.admission.enter(
             tried.target,
@@ -296,10 +366,9 @@ class Attempt(ResponseSink):
         route, keeper = request.route, request.state.keeper
         watched = keeper is not None and route.kind is Kind.INFER and not request.arrival.over_hop
         tracker = tracker_for(route.path) if watched else None
-        request.stream = StreamFilter(framing, renaming, tracker)
-        request.stream.told_at = request.head_at
-        if watched and keeper is not None:
-            keeper.opened(request)
+        stream = StreamFilter(framing, renaming, tracker)
+        stream.told_at = request.head_at
+        request.began_stream(stream, watched=watched)
 
     def on_data(self, data: bytes) -> None:
         """See `ResponseSink`."""
@@ -373,7 +442,7 @@ class Attempt(ResponseSink):
         state, life = request.state, request.life
         self._note_patience(head)
         failure = _FAILURES.get(head.status, Failure.REFUSED)
-        if not life.may_move(tried, failure, allowed=state.retry_allowed(request.policy)):
+        if not life.may_move(tried, failure, allowed=state.retry_allowed(request.decision.policy)):
             return False
         if life.rival is not None:
             return True

@@ -18,8 +18,10 @@ from bridge_agent.gateway.arrival import Arrival
 from bridge_agent.gateway.asked import AskedBody
 from bridge_agent.gateway.config import ResumePolicy
 from bridge_agent.gateway.grpc_adapter.in_process import AnswerReader, InProcessExchange
+from bridge_agent.gateway.ports import ContinuableRequest
 from bridge_agent.gateway.request import RoutedRequest, Trail
 from bridge_agent.gateway.routes import ROUTES
+from bridge_agent.gateway.state import GatewayState
 from bridge_agent.gateway.stream_filter import StreamFilter
 from bridge_agent.routing import resume
 from bridge_agent.routing.admission_rules import Priority
@@ -59,6 +61,7 @@ class StreamDeath(msgspec.Struct, frozen=True):
         sought: What its rest needs.
         asked: What was asked, in Ollama's own words.
         body: What was asked, as its engine got it.
+        tracker: What the client has of it.
     """
 
     target: Target
@@ -66,6 +69,7 @@ class StreamDeath(msgspec.Struct, frozen=True):
     sought: ContinuationPlace
     asked: resume.ResumableRequest
     body: bytes
+    tracker: Tracker
 
 
 class StreamContinuation:
@@ -77,17 +81,17 @@ class StreamContinuation:
 
     def __init__(
         self,
+        state: GatewayState,
         policy: ResumePolicy,
-        request: RoutedRequest,
+        request: ContinuableRequest,
         stream: StreamFilter,
-        tracker: Tracker,
         death: StreamDeath,
     ) -> None:
-        state = self._state = request.state
+        self._state = state
         self._policy = policy
         self._request = request
         self._stream = stream
-        self._tracker = tracker
+        self._tracker = death.tracker
         self._asked = death.asked
         self._sought = death.sought
         self._body = death.body

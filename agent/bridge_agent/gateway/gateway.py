@@ -371,11 +371,12 @@ class Gateway:
         infer(self._state, arrival, route)
 
     def _local(self, arrival: Arrival, route: HttpRoute, _parameter: str) -> None:
-        candidates = self._own()
+        state, candidates = self._state, self._own()
         if not arrival.over_hop and "GET" in route.methods:
             # What clients look at to see whether they are connected: they are, also without own engine.
-            peers = fanout.that_answer(self._state, fanout.peer_targets(self._state))
-            candidates = (*candidates[:1], *islice(peers, MAX_CANDIDATES - 1))
+            peers = fanout.that_answer(state, fanout.peer_targets(state))
+            ready = tuple(target for target in candidates[:1] if target.available)
+            candidates = (*ready, *islice(peers, MAX_CANDIDATES - 1)) or candidates
         send_to(self._state, arrival, route, candidates)
 
     def _mutate(self, arrival: Arrival, route: HttpRoute, _parameter: str) -> None:
@@ -404,7 +405,12 @@ class Gateway:
         send_to(state, arrival, route, (fanout.node_target(where, node.peer),))
 
     def _own(self) -> tuple[Target, ...]:
-        return tuple(target for target in self._state.view.index.local if target.available)
+        """This node's engines for what needs no slot: where none takes requests, those that may answer."""
+        local = self._state.view.index.local
+        ready = tuple(target for target in local if target.available)
+        if ready or self._state.draining:
+            return ready
+        return tuple(target for target in local if not target.address.endswith(":0"))
 
     def _tags(self, arrival: Arrival, route: HttpRoute, _parameter: str) -> None:
         if not admits(self._state, arrival, route):

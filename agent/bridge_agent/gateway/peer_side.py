@@ -1,7 +1,8 @@
 """What the peer listener answers: requests that other agents forward, their questions, and admins' pages.
 
 Rules:
-1. Only proven, unrevoked nodes of this mesh may forward, and only requests that carry a hop.
+1. Only proven, unrevoked nodes of this mesh may forward, and only requests that carry a hop, which names
+   the node that the link's certificate does.
 2. An admin's certificate opens the pages for admins, and nothing else.
 """
 
@@ -62,21 +63,25 @@ class PeerSide:
             page(exchange)
             return
         refusal = self._refusal(request.identity)
-        if refusal is None and path in self._between_agents:
-            exchange.respond(200, _JSON, self._between_agents[path](request))
-            return
-        hop = None
-        try:
-            hop = read_hop(request.headers, request.memo)
-        except BadHop as fault:
-            refusal = refusal or (400, fault.message)
-        if refusal is None and hop is None:
-            refusal = (400, f"the peer listener takes forwarded requests only ({HOP.decode()} is missing)")
-        if refusal is not None or hop is None:
-            status, message = refusal or (400, "")
-            respond_error(state, exchange, status, message, state.request_id(None))
-            return
-        self._answer(self._arrival(exchange, hop))
+        if refusal is None:
+            if path in self._between_agents:
+                exchange.respond(200, _JSON, self._between_agents[path](request))
+                return
+            try:
+                hop = read_hop(request.headers, request.memo)
+            except BadHop as fault:
+                refusal = 400, fault.message
+            else:
+                if hop is not None and request.memo.get(PeerSide) is request.identity:
+                    self._answer(self._arrival(exchange, hop))
+                    return
+                refusal = self._impostor(request, hop)
+                if refusal is None and hop is not None:
+                    request.memo[PeerSide] = request.identity
+                    self._answer(self._arrival(exchange, hop))
+                    return
+        status, message = refusal or (400, "")
+        respond_error(state, exchange, status, message, state.request_id(None))
 
     def _arrival(self, exchange: Exchange, hop: Hop) -> Arrival:
         state = self._state
@@ -115,6 +120,19 @@ class PeerSide:
         # A node that joined a moment ago may not be in our snapshot yet; its certificate proves it.
         if record is not None and record.state == "revoked":
             return 403, f"node {peer.name} is revoked"
+        return None
+
+    @staticmethod
+    def _impostor(request: Request, hop: Hop | None) -> tuple[int, str] | None:
+        """Why what the request says of its entry is not believed; None: it is.
+
+        It is looked at once for all requests of a connection that repeat a head.
+        """
+        if hop is None:
+            return 400, f"the peer listener takes forwarded requests only ({HOP.decode()} is missing)"
+        proven = _spiffe_id(request.identity or "").name
+        if hop.entry != proven:
+            return 403, f"{HOP.decode()} says {hop.entry}, but the certificate of this link is {proven}'s"
         return None
 
     def _pulse(self, _request: Request) -> bytes:

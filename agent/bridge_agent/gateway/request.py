@@ -239,6 +239,12 @@ class RoutedRequest:
             other.cancel()
             other.let_go()
 
+    def began_stream(self, stream: StreamFilter, *, watched: bool) -> None:
+        """Its answer is a stream; `watched`: it may be continued."""
+        self.stream = stream
+        if watched and self.state.keeper is not None:
+            self.state.keeper.opened(self)
+
     def answer_failed(self, attempt: Attempt, message: str) -> None:
         """The answer broke off before its end."""
         stream, exchange = self.stream, self.exchange

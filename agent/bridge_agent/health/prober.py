@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import dataclasses
 from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass
 from typing import Final
@@ -15,6 +14,9 @@ from bridge_core.errors import BridgeError
 
 log = structlog.get_logger()
 
+# Effort of one probe, in processor seconds, that shows that an engine's work can be seen in these
+# processes: more than whoever merely hands bytes on to it needs.
+_ITS_WORK: Final = 0.05
 # Effort a second from which an engine is said to compute. Idle loops and answers to version and ps
 # stay below; one that loads a model from a slow disk is above.
 _COMPUTING: Final = 0.02
@@ -43,6 +45,7 @@ class Prober:
         hung: Called with a reason when a model is found hung.
         recovered: Called when no model is known to hang any more.
         effort: What the engine's processes have done so far, in processor seconds; None: not known.
+        ours: The processes are known to be the engine's; else they have to show it.
         clock: Monotonic time in seconds.
         policy: How patient to be.
     """
@@ -55,7 +58,9 @@ class Prober:
         effort: Callable[[], Awaitable[float | None]],
         clock: Callable[[], float],
         policy: ProbePolicy,
+        ours: bool = True,
     ) -> None:
+        self._seen = ours
         self._report_hung = hung
         self._report_recovered = recovered
         self._effort = effort
@@ -65,6 +70,7 @@ class Prober:
         self._health: dict[str, ModelHealth] = {}
         self._heard: dict[str, float] = {}
         self._sent: dict[str, float] = {}
+        self._asked: set[str] = set()  # probed since they were last listed: that moved their unloading
         self._changed = asyncio.Event()
 
     def heard(self, now: float, model: str | None = None) -> None:
@@ -90,8 +96,13 @@ class Prober:
         for key in self._health.keys() - self._models.keys():
             del self._health[key]
         for key, model in self._models.items():
-            health = self._health.get(key) or ModelHealth(self._clock())
-            self._health[key] = dataclasses.replace(health, expires_in_s=model.expires_in_s)
+            now = self._clock()
+            health = self._health.get(key) or ModelHealth(now, expires_in_s=model.expires_in_s)
+            others = not self._seen and key not in self._asked and health.used_by_others(model.expires_in_s)
+            if others:
+                self._heard[key] = now
+            self._asked.discard(key)
+            self._health[key] = health.listed(model.expires_in_s)
         if had_hung and not self._any_hung():
             self._report_recovered()
         self._changed.set()
@@ -136,18 +147,22 @@ class Prober:
         finally:
             answer.cancel()
             await asyncio.wait({answer})
+            self._asked.add(model.key)
         self._settle(model.key, verdict, self._fault_of(answer, model.key), started)
 
     async def _judged(self, answer: asyncio.Future[None], key: str, started: float) -> ProbeVerdict | None:
         """Waits for the answer for as long as the rules are patient; None: it came."""
         computed: float | None = None
-        done, at = await self._effort(), started
+        first = done = await self._effort()
+        at = started
         while True:
             await asyncio.wait({answer}, timeout=self._policy.timeout_s / 8)
             now = self._clock()
+            before, done = done, None if answer.done() and self._seen else await self._effort()
+            if first is not None and done is not None and done - first > _ITS_WORK:
+                self._seen = True
             if answer.done():
                 return None
-            before, done = done, await self._effort()
             if before is not None and done is not None and done - before > _COMPUTING * (now - at):
                 computed = now
             at = now
@@ -157,6 +172,8 @@ class Prober:
                 progressed=self._heard.get(key, started),
                 now=now,
                 policy=self._policy,
+                seen=self._seen and done is not None,
+                false_alarms=self._health[key].false_alarms if key in self._health else 0,
             )
             if verdict is not ProbeVerdict.WAIT:
                 return verdict

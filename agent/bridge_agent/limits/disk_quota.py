@@ -63,9 +63,9 @@ def hold(folders: Iterable[Path], most: int | None) -> tuple[str, ...]:
                 _lift(handle)
             continue
         with _opened(str(folder)) as handle:
-            project = _OURS | int.from_bytes(
-                hashlib.sha256(os.fsencode(folder.resolve())).digest()[:3], "big"
-            )
+            # By what the folder is, not its path: another container's may be called the same.
+            inode = os.fstat(handle).st_ino
+            project = _OURS | int.from_bytes(hashlib.sha256(str(inode).encode()).digest()[:3], "big")
             _check(folder, handle, most)
             try:
                 _set_limit(handle, project, most)

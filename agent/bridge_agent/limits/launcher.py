@@ -12,7 +12,7 @@ from typing import Final, Protocol
 import msgspec
 import structlog
 
-from bridge_agent.engines.proc import MARK
+from bridge_agent.engines.proc import MARK, place_of
 from bridge_agent.engines.process import EngineProcess, LaunchFault, LaunchSpec
 from bridge_agent.limits import disk_quota, folders, isolation, walls
 from bridge_agent.limits.cgroup import Cgroups, LimitsRefused, machine
@@ -350,13 +350,14 @@ class IsolatedLauncher:
         decision: walls.WallDecision,
         groups: tuple[str, ...],
     ) -> int:
-        environment = {**spec.env, **placed.environment, MARK: str(spec.folder)}
+        environment = {**spec.env, **placed.environment}
         if "mount" in decision.walls:
             environment.pop("TMPDIR", None)  # its own /tmp is the only one it can write to
         uid, gid = wanted.isolation.uid, wanted.isolation.gid
         try:
             if uid is not None:
                 await asyncio.to_thread(folders.give, spec, uid, gid if gid is not None else uid)
+            environment[MARK] = place_of(spec.folder)
             output = spec.log.open()
         except OSError as fault:
             raise LaunchFault(f"cannot prepare {spec.folder}: {fault.strerror}") from fault

@@ -12,10 +12,11 @@ from pathlib import Path
 
 import structlog
 
-from bridge_agent.engines.proc import MARK
+from bridge_agent.engines.proc import MARK, place_of
 from bridge_agent.engines.process import EngineProcess, ProcessRecord, sweep_marked
 from bridge_agent.limits import mps_rules as rules
 from bridge_core.backoff import Backoff
+from bridge_core.child import converse
 from bridge_core.errors import Fatal, Unavailable
 from bridge_core.proc import read_stat
 
@@ -138,16 +139,19 @@ class MpsDaemon:
         Raises:
             Unavailable: it did not answer.
         """
-        process = await asyncio.create_subprocess_exec(
-            self._binary,
-            stdin=asyncio.subprocess.PIPE,
-            stdout=asyncio.subprocess.PIPE,
-            stderr=asyncio.subprocess.STDOUT,
-            env=self._environment(),
-        )
+        try:
+            process = await asyncio.create_subprocess_exec(
+                self._binary,
+                stdin=asyncio.subprocess.PIPE,
+                stdout=asyncio.subprocess.PIPE,
+                stderr=asyncio.subprocess.STDOUT,
+                env=self._environment(),
+            )
+        except OSError as fault:  # removed by an update of the driver, or no process to be had
+            raise Unavailable(f"MPS on {self.device}: cannot run {self._binary}: {fault.strerror}") from fault
         try:
             async with asyncio.timeout(COMMAND_TIMEOUT_S):
-                output, _ = await process.communicate(line.encode() + b"\n")
+                output, _ = await converse(process, line.encode() + b"\n")
         except TimeoutError:
             process.kill()
             await process.wait()
@@ -167,7 +171,7 @@ class MpsDaemon:
             "CUDA_VISIBLE_DEVICES": self.device,
             "CUDA_MPS_PIPE_DIRECTORY": str(self.pipe),
             "CUDA_MPS_LOG_DIRECTORY": str(self.log),
-            MARK: str(self._folder),
+            MARK: place_of(self._folder),
             **{name: os.environ[name] for name in ("LD_LIBRARY_PATH",) if name in os.environ},
         }
 
@@ -201,7 +205,9 @@ class MpsDaemon:
     async def _find_earlier(self) -> EngineProcess | None:
         """The daemon that an earlier agent left, if it answers; ends it otherwise."""
         record = ProcessRecord.load(self._record)
-        process = record.find() if record is not None and record.fingerprint == self.device else None
+        process = (
+            record.find(self._folder) if record is not None and record.fingerprint == self.device else None
+        )
         if process is not None:
             with contextlib.suppress(Unavailable):
                 await self.command("get_default_active_thread_percentage")

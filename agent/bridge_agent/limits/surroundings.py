@@ -8,6 +8,7 @@ import os
 from collections.abc import Iterable
 from pathlib import Path
 
+from bridge_agent.engines.proc import place_of
 from bridge_agent.engines.process import LaunchSpec
 from bridge_agent.limits.cgroup import Cgroups, open_cgroups
 from bridge_agent.limits.gpu import GpuInventory, NoGpus
@@ -23,10 +24,10 @@ def engine_groups(node: str, state_dir: Path) -> tuple[Cgroups | None, str]:
     Args:
         node: The node's name.
         state_dir: The agent's state folder: of two agents that have the same node name on one
-            machine (two meshes), each keeps to its own groups.
+            machine (two meshes, or containers that share their control group), each keeps to its own groups.
     """
-    mark = hashlib.sha256(os.fsencode(state_dir.absolute())).hexdigest()[:8]
     try:
+        mark = hashlib.sha256(place_of(state_dir).encode()).hexdigest()[:8]
         return open_cgroups(f"{node}-{mark}")
     except OSError as fault:
         return None, f"{fault.filename}: {fault.strerror}"

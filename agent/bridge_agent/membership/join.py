@@ -7,7 +7,7 @@ import contextlib
 import shutil
 import socket
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from importlib.metadata import version
 from typing import Any
 
@@ -23,6 +23,8 @@ from bridge_agent.config import (
     save_settings,
 )
 from bridge_agent.engines.config import EngineConfig
+from bridge_agent.membership.advertise import reachable_host, subject_names
+from bridge_agent.membership.clock import check_clock
 from bridge_agent.membership.follow_rules import judge
 from bridge_agent.membership.identity_files import remove_identity, write_identity
 from bridge_agent.membership.registry_client import update_of
@@ -30,7 +32,7 @@ from bridge_core.addresses import join_address, split_address
 from bridge_core.errors import BridgeError, Fatal, Unavailable
 from bridge_core.files import write_atomically
 from bridge_core.identity import JoinToken, SpiffeId, check_node_name
-from bridge_core.identity.certificates import create_csr, generate_key, key_to_pem
+from bridge_core.identity.certificates import create_csr, from_pem, generate_key, key_to_pem, uris_of
 from bridge_core.registry_channel import fetch_ca, open_channel
 from bridge_core.snapshot import EMPTY
 from bridge_core.snapshot_file import encode
@@ -49,7 +51,19 @@ class JoinRefused(BridgeError):
 
 
 class JoinPlan(msgspec.Struct, frozen=True):
-    """What the operator asked for. `advertise` is the host that other agents reach this one at."""
+    """What the operator asked for.
+
+    Attributes:
+        registries: Where the mesh's registries are.
+        token: What `bridgectl token create` printed.
+        name: The node's.
+        listeners: Where it listens.
+        engines: What it runs.
+        labels: What routes and classes may choose it by.
+        advertise: The host that other agents reach this one at; None: looked up.
+        node_class: Its own NodeClass's `spec`.
+        replace: The node that is enrolled here already, to be given a new key and certificate.
+    """
 
     registries: tuple[str, ...]
     token: str
@@ -58,36 +72,68 @@ class JoinPlan(msgspec.Struct, frozen=True):
     engines: tuple[EngineConfig, ...] = (EngineConfig(index=0),)
     labels: dict[str, str] = {}
     advertise: str | None = None
+    node_class: dict[str, Any] | None = None
+    replace: AgentConfig | None = None
 
 
-async def join(plan: JoinPlan, state: StateDir) -> AgentConfig:
+def replacing(
+    settings: AgentConfig, registries: tuple[str, ...], token: str, *, advertise: str | None = None
+) -> JoinPlan:
+    """The plan that gives an enrolled node a new key and certificate and leaves all else as it is.
+
+    Raises:
+        Fatal: the address that it advertised is none any more.
+    """
+    before = split_address(settings.peer_address, flag="peer_address")[0]
+    return JoinPlan(
+        registries,
+        token,
+        settings.name,
+        settings.listeners,
+        settings.engines,
+        settings.labels,
+        advertise if advertise is not None else before,
+        settings.node_class,
+        replace=settings,
+    )
+
+
+async def join(plan: JoinPlan, state: StateDir, *, now: Callable[[], float] = time.time) -> AgentConfig:
     """Enrols the node and writes its identity, first snapshot and settings into `state`.
+
+    With `plan.replace` the node that is enrolled there gets a new identity, also while its agent runs,
+    which takes it up by itself.
 
     Args:
         plan: Who joins what.
-        state: Where; a failed join leaves nothing in it that was not there before.
+        state: Where; a failed join leaves nothing in it that was not there before, and all that was.
+
+        now: The wall clock in seconds: it has to agree with the registry's before the token is spent.
 
     Raises:
         BridgeError: a sentence for the operator: bad token, name taken, foreign CA, registry
-            unreachable, folder not writable, node already enrolled here.
+            unreachable, folder not writable, node already enrolled here, clock wrong.
     """
     token = JoinToken.parse(plan.token)
     check_node_name(plan.name)
-    if state.joined:
+    if state.joined and plan.replace is None:
         raise Fatal(
             f"a node is enrolled in {state.root} already",
-            hint="bridge-agent leave takes it out; --state-dir makes a second node on this machine",
+            hint="--replace gives it a new certificate and keeps its engines, models and settings; "
+            "bridge-agent leave takes it out; --state-dir makes a second node on this machine",
         )
     if not plan.registries:
         raise Fatal("no registry was given", hint="bridge-agent join HOST:PORT --token TOKEN")
     with _scratch(state):
         address, ca_pem = await _first_pinned(plan.registries, token)
-        advertise = plan.advertise or _reachable_host(plan.listeners.peer, address)
+        _check_mesh(plan, ca_pem)
+        await check_clock(address, ca_pem, now)
+        advertise = plan.advertise or reachable_host(plan.listeners.peer, address)
         key = generate_key()
         # The registry names the mesh; until then the id only has to be well-formed.
         identity = SpiffeId.make("joining", "node", plan.name)
-        names, addresses = _subject_names(advertise)
-        csr = create_csr(key, identity, dns_names=names, addresses=addresses)
+        names = subject_names(advertise)
+        csr = create_csr(key, identity, dns_names=names.dns_names, addresses=names.addresses)
         port = split_address(plan.listeners.peer, flag="--peer")[1]
         peer_address = join_address(advertise, port)
         facts = pb.NodeFacts(
@@ -122,16 +168,31 @@ def _scratch(state: StateDir) -> Iterator[None]:
             f"cannot write to {state.root}: {fault.strerror}",
             hint="run as a user that may, or name another folder with --state-dir",
         ) from fault
+    enrolled = state.joined
     try:
         yield
     except BaseException:
-        with contextlib.suppress(OSError):
-            remove_identity(state.identity)
-            state.snapshot.unlink(missing_ok=True)
-            state.settings.unlink(missing_ok=True)
+        if not enrolled:
+            with contextlib.suppress(OSError):
+                remove_identity(state.identity)
+                state.snapshot.unlink(missing_ok=True)
+                state.settings.unlink(missing_ok=True)
         if not existed:
             shutil.rmtree(state.root, ignore_errors=True)
         raise
+
+
+def _check_mesh(plan: JoinPlan, ca_pem: bytes) -> None:
+    """Refuses, before the token is spent, a token of another mesh than the one that the node is of."""
+    if plan.replace is None:
+        return
+    mesh = f"spiffe://{plan.replace.trust_domain}"
+    found = uris_of(from_pem(ca_pem))
+    if mesh not in found:
+        raise Fatal(
+            f"{plan.name} is a node of {mesh}, and the token is of {', '.join(found) or 'another mesh'}",
+            hint="bridge-agent leave takes it out of its mesh first; --state-dir makes a second node here",
+        )
 
 
 def _keep(
@@ -147,7 +208,7 @@ def _keep(
     judged = judge(EMPTY, update_of(response.snapshot))
     if judged.rejected:
         log.warning("first_snapshot_rejected", reason=judged.rejected)
-    else:
+    elif plan.replace is None:  # else there is one, which the running agent keeps current
         write_atomically(state.snapshot, encode(judged.snapshot))
     settings = AgentConfig(
         name=identity.node_name,
@@ -158,6 +219,7 @@ def _keep(
         listeners=plan.listeners,
         engines=plan.engines,
         labels=plan.labels,
+        node_class=plan.node_class,
     )
     save_settings(state, settings)
     return settings
@@ -201,6 +263,8 @@ async def _ask_each(
                 stub: Any = EnrolmentStub(channel)  # type: ignore[no-untyped-call]  # generated
                 response: pb.JoinResponse = await stub.Join(request, timeout=_CALL_S)
                 return response
+        except Unavailable as fault:
+            last = fault
         except grpc.aio.AioRpcError as fault:
             last = _refusal(address, fault)
             if fault.code() is not grpc.StatusCode.UNAVAILABLE:
@@ -233,7 +297,7 @@ async def _undo(registries: Iterable[str], response: pb.JoinResponse, key_pem: b
     """Frees the name again after the answer could not be kept. Best effort."""
     identity = response.identity
     for address in registries:
-        with contextlib.suppress(grpc.aio.AioRpcError):
+        with contextlib.suppress(grpc.aio.AioRpcError, BridgeError):
             async with open_channel(
                 address,
                 identity.trust_bundle_pem,
@@ -243,33 +307,6 @@ async def _undo(registries: Iterable[str], response: pb.JoinResponse, key_pem: b
                 stub: Any = MeshStub(channel)  # type: ignore[no-untyped-call]  # generated
                 await stub.Leave(pb.LeaveRequest(), timeout=_CALL_S)
                 return
-
-
-def _reachable_host(peer_listener: str, registry: str) -> str:
-    """Where others reach the peer listener: its own host, or this machine's address towards the registry."""
-    host, _ = split_address(peer_listener, flag="--peer")
-    if host not in {"0.0.0.0", "::"}:
-        return host
-    target = split_address(registry, flag="REGISTRY")
-    family, kind, _, _, remote = socket.getaddrinfo(*target, type=socket.SOCK_DGRAM)[0]
-    with socket.socket(family, kind) as probe:
-        probe.connect(remote)  # of a datagram socket: chooses a route, sends nothing
-        return str(probe.getsockname()[0])
-
-
-def _subject_names(advertise: str) -> tuple[list[str], list[str]]:
-    """The host names and addresses that clients from outside may check in the certificate."""
-    names, addresses = ["localhost", socket.gethostname().lower()], ["127.0.0.1", "::1"]
-    (addresses if _is_address(advertise) else names).append(advertise)
-    return [name for name in dict.fromkeys(names) if name.isascii() and "_" not in name], addresses
-
-
-def _is_address(host: str) -> bool:
-    for family in (socket.AF_INET, socket.AF_INET6):
-        with contextlib.suppress(OSError):
-            socket.inet_pton(family, host)
-            return True
-    return False
 
 
 def default_name() -> str:

@@ -1,8 +1,9 @@
 """Taking this node out of its mesh for good.
 
-The order is what makes it safe: a registry is found first, so that an agent is not stopped for
-nothing; the agent drains and revokes its lease; the registry revokes the certificate and frees the
-name; only then is the identity forgotten here.
+The order is what makes it safe: a registry is found first that answers and knows the node, so that an
+agent is not stopped for nothing; the agent drains and revokes its lease; the registry revokes the
+certificate and frees the name; only then is the identity forgotten here. A registry that does not know
+the node any more, revoked or gone by an earlier try whose answer was lost, has let it go already.
 """
 
 from __future__ import annotations
@@ -10,20 +11,20 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 
 import structlog
 
 from bridge_agent.config import AgentConfig, StateDir
 from bridge_agent.lock import holder_of
 from bridge_agent.membership.identity_files import remove_identity
+from bridge_agent.membership.registry_api import NotAMember
 from bridge_agent.membership.registry_client import RegistryClient
-from bridge_core.addresses import split_address
+from bridge_agent.membership.standing_rules import way_back
 from bridge_core.errors import BridgeError, Fatal, Unavailable
 
 log = structlog.get_logger()
 
-_REACH_S = 5.0
 _STOP_GRACE_S = 15.0  # beyond the drain, for the engines to stop
 
 
@@ -34,7 +35,7 @@ async def leave(
     force: bool,
     drain_s: float,
     stop: Callable[[], None] | None = None,
-) -> None:
+) -> str:
     """Leaves the mesh.
 
     Args:
@@ -44,22 +45,31 @@ async def leave(
         drain_s: How long the running agent is waited for.
         stop: Stops the agent and returns once it has; None: a signal does.
 
+    Returns:
+        What an operator should know besides; mostly nothing.
+
     Raises:
         BridgeError: no registry answers or it refuses (and not `force`), or the agent does not
-            stop. The node is then still enrolled.
+            stop. The node is then still enrolled; the message says what can be done.
     """
-    if not force:
-        await _reach_any(settings.registries)
+    registries = [RegistryClient(address, state) for address in settings.registries]
+    note = "" if force else await _asked(registries, RegistryClient.check, settings, "it serves on")
     if stop is not None:
         await asyncio.to_thread(stop)
     else:
         await _stop_agent(state, drain_s)
     try:
-        await _tell_any(settings.registries, state)
+        note = await _asked(
+            registries, RegistryClient.leave, settings, "it is stopped; bridge-agent run starts it again"
+        )
     except BridgeError as fault:
         if not force:
             raise
         log.warning("registry_not_told", reason=str(fault))
+        note = (
+            f"no registry was told: {settings.name} stays in the mesh's list until an admin says "
+            f"`bridgectl revoke {settings.name}`"
+        )
     try:
         state.settings.unlink(missing_ok=True)
         remove_identity(state.identity)
@@ -69,21 +79,42 @@ async def leave(
             f"cannot remove {fault.filename}: {fault.strerror}",
             hint="the mesh has let the node go; delete it by hand",
         ) from fault
+    return note
 
 
-async def _reach_any(registries: Sequence[str]) -> None:
-    for address in registries:
+async def _asked(
+    registries: Sequence[RegistryClient],
+    call: Callable[[RegistryClient], Awaitable[None]],
+    settings: AgentConfig,
+    meanwhile: str,
+) -> str:
+    """Asks one registry after the other; what there is to say of the one that answered.
+
+    Raises:
+        BridgeError: none answered, or one refused; the node stays enrolled, and `meanwhile`.
+    """
+    last: BridgeError = Unavailable("no registry is configured")
+    for registry in registries:
         try:
-            async with asyncio.timeout(_REACH_S):
-                _, writer = await asyncio.open_connection(*split_address(address))
-                writer.close()
-                await writer.wait_closed()
-        except (OSError, TimeoutError):
-            continue
-        return
-    raise Unavailable(
-        f"no registry answers at {', '.join(registries)}",
-        hint="the node stays enrolled and serves on; --force forgets its identity here all the same",
+            await call(registry)
+        except NotAMember as fault:
+            return f"{fault.message.rstrip('.')}: the mesh had let the node go already"
+        except Unavailable as fault:
+            last = fault
+        except BridgeError as fault:
+            raise _stays(fault, settings, meanwhile) from fault
+        else:
+            return ""
+    raise _stays(last, settings, meanwhile) from last
+
+
+def _stays(fault: BridgeError, settings: AgentConfig, meanwhile: str) -> BridgeError:
+    back = way_back(settings.name, settings.registries)
+    return BridgeError(
+        f"{fault.message}; {settings.name} stays enrolled, and {meanwhile}",
+        hint="try again once a registry answers; or forget the identity here with "
+        f"`bridge-agent leave --force`; or, where the certificate is the trouble, keep the node: {back}",
+        reaction=fault.reaction,
     )
 
 
@@ -119,15 +150,3 @@ async def _stop_agent(state: StateDir, drain_s: float) -> None:
             loop.remove_reader(process)
     finally:
         os.close(process)
-
-
-async def _tell_any(registries: Sequence[str], state: StateDir) -> None:
-    last: BridgeError | None = None
-    for address in registries:
-        try:
-            await RegistryClient(address, state).leave()
-        except Unavailable as fault:
-            last = fault
-        else:
-            return
-    raise last or BridgeError("no registry is configured")

@@ -26,6 +26,7 @@ class LinkStatus:
         self._up = False
         self._since = now()
         self._reason = "not reached yet"
+        self.fault: Exception | None = None  # behind the reason, while it does not answer
 
     @property
     def up(self) -> bool:
@@ -36,15 +37,16 @@ class LinkStatus:
         """It answered; True when that is news."""
         news = not self._up
         if news:
-            self._up, self._since, self._reason = True, self._now(), ""
+            self._up, self._since, self._reason, self.fault = True, self._now(), "", None
         return news
 
-    def failed(self, reason: object) -> bool:
-        """It did not answer; True when that, or the reason, is news."""
+    def failed(self, reason: object, *, because: Exception | None = None) -> bool:
+        """It did not answer, `because` of this fault; True when that, or the reason, is news."""
         news = self._up or self._reason != str(reason)
         if self._up:
             self._up, self._since = False, self._now()
         self._reason = str(reason)
+        self.fault = because
         return news
 
     def report(self) -> LinkReport:

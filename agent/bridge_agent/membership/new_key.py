@@ -12,8 +12,9 @@ from typing import Final
 
 import msgspec
 
+from bridge_agent.membership.advertise import SubjectNames
+from bridge_core.child import converse
 from bridge_core.errors import BridgeError
-from bridge_core.identity.certificate_info import CertificateInfo
 from bridge_core.identity.spiffe import SpiffeId
 
 _PATIENCE_S: Final = 30.0
@@ -23,8 +24,7 @@ class Wanted(msgspec.Struct, frozen=True):
     """Whom the request is for, and the host names and addresses that it asks for."""
 
     identity: SpiffeId
-    dns_names: tuple[str, ...]
-    addresses: tuple[str, ...]
+    names: SubjectNames
 
 
 class NewKey(msgspec.Struct, frozen=True):
@@ -34,13 +34,13 @@ class NewKey(msgspec.Struct, frozen=True):
     csr_pem: bytes
 
 
-async def new_key(node: SpiffeId, like: CertificateInfo) -> NewKey:
-    """A new key of `node`, and a request for the names and addresses that `like` has.
+async def new_key(node: SpiffeId, names: SubjectNames) -> NewKey:
+    """A new key of `node`, and a request for these names and addresses.
 
     Raises:
         BridgeError: no process could be started, or it failed or hung.
     """
-    wanted = msgspec.json.encode(Wanted(node, like.dns_names, like.addresses))
+    wanted = msgspec.json.encode(Wanted(node, names))
     pipe = asyncio.subprocess.PIPE
     try:
         process = await asyncio.create_subprocess_exec(
@@ -50,7 +50,7 @@ async def new_key(node: SpiffeId, like: CertificateInfo) -> NewKey:
         raise BridgeError(f"no process to make a key in: {fault.strerror}") from fault
     try:
         async with asyncio.timeout(_PATIENCE_S):
-            made, said = await process.communicate(wanted)
+            made, said = await converse(process, wanted)
     except TimeoutError as fault:
         raise BridgeError(f"a key was not made within {_PATIENCE_S:g} s") from fault
     finally:
@@ -70,7 +70,7 @@ def main() -> None:
 
     wanted = msgspec.json.decode(sys.stdin.buffer.read(), type=Wanted)
     key = generate_key()
-    csr = create_csr(key, wanted.identity, dns_names=wanted.dns_names, addresses=wanted.addresses)
+    csr = create_csr(key, wanted.identity, dns_names=wanted.names.dns_names, addresses=wanted.names.addresses)
     sys.stdout.buffer.write(msgspec.json.encode(NewKey(key_to_pem(key), csr)))
 
 

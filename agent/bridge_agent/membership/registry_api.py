@@ -1,7 +1,7 @@
 """A registry as the agent sees it; `registry_client` is the real one.
 
-Every call raises a `BridgeError`: `Unavailable` when the registry does not answer, a refusal
-otherwise.
+Every call raises a `BridgeError`: `Unavailable` when the registry does not answer, `NotAMember` when it
+does not know this node any more, another refusal otherwise.
 """
 
 from __future__ import annotations
@@ -13,8 +13,13 @@ from typing import Protocol
 import msgspec
 
 from bridge_core.counts import Counts
+from bridge_core.errors import BridgeError
 from bridge_core.probe import ProbeResult
 from bridge_core.snapshot import Delta, Version
+
+
+class NotAMember(BridgeError):
+    """The registry no longer takes this node for one of the mesh: revoked, gone, or replaced."""
 
 
 class Update(msgspec.Struct, frozen=True):
@@ -94,6 +99,9 @@ class RegistryApi(Protocol):
 
     async def renew(self, csr: bytes) -> IssuedIdentity:
         """A fresh certificate for the calling node and the CSR's key (PKCS#10, PEM)."""
+
+    async def check(self) -> None:
+        """Returns when the registry answers and takes the calling node for a member."""
 
     async def leave(self) -> None:
         """The calling node goes for good."""

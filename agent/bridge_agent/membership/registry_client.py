@@ -20,6 +20,7 @@ from bridge_agent.membership.registry_api import (
     IssuedIdentity,
     LoadReport,
     LoadStream,
+    NotAMember,
     SnapshotStream,
     Update,
 )
@@ -40,6 +41,7 @@ _RETRYABLE = frozenset(
         grpc.StatusCode.RESOURCE_EXHAUSTED,
     }
 )
+_NOT_A_MEMBER = frozenset({grpc.StatusCode.PERMISSION_DENIED, grpc.StatusCode.UNAUTHENTICATED})
 
 
 class RegistryClient:
@@ -77,6 +79,15 @@ class RegistryClient:
             with _translated(self.address):
                 response = await stub.Renew(pb.RenewRequest(csr_pem=csr, facts=self._facts), timeout=_CALL_S)
         return issued(response.identity)
+
+    async def check(self) -> None:
+        """See `Registry.check`: a stream of load reports that has none."""
+        async with self._stub() as stub:
+            with _translated(self.address):
+                call = stub.ReportLoad(timeout=_CALL_S)
+                with contextlib.suppress(grpc.aio.InternalError):  # it has ended already; how, is next
+                    await call.done_writing()
+                await call
 
     async def leave(self) -> None:
         """See `Registry.leave`."""
@@ -148,6 +159,8 @@ def translate(address: str, code: grpc.StatusCode, details: str | None) -> Bridg
     words = details or code.name
     if code in _RETRYABLE:
         return Unavailable(f"registry {address} does not answer: {words}")
+    if code in _NOT_A_MEMBER:
+        return NotAMember(f"registry {address} refused: {words}")
     return BridgeError(f"registry {address} refused: {words}")
 
 
@@ -157,7 +170,7 @@ def _translated(address: str, what: str = "snapshot stream") -> Iterator[None]:
         yield
     except grpc.aio.AioRpcError as fault:
         raise translate(address, fault.code(), fault.details()) from fault
-    except (grpc.aio.UsageError, asyncio.InvalidStateError) as fault:  # the call ended between two messages
+    except (grpc.aio.BaseError, asyncio.InvalidStateError) as fault:  # the call ended between two messages
         raise Unavailable(f"registry {address} ended the {what}") from fault
 
 

@@ -1,21 +1,27 @@
 """Renews the node's certificate in good time and hands it to whoever uses it.
 
-When no registry answers it keeps trying; `status` says until when the present certificate holds.
+When no registry answers it keeps trying, also past the certificate's end: `status` says until when it
+holds, or what brings the node back. Where somebody else put a new identity into the folder, which
+`join --replace` does while the agent runs, that one is taken.
 """
 
 from __future__ import annotations
 
 import asyncio
+import os
 import random
 from collections.abc import Callable, Sequence
+from typing import Final
 
 import structlog
 
 from bridge_agent.config import StateDir
+from bridge_agent.membership.advertise import SubjectNames
 from bridge_agent.membership.identity_files import write_identity
 from bridge_agent.membership.link_status import LinkStatus
 from bridge_agent.membership.new_key import new_key
-from bridge_agent.membership.registry_api import RegistryApi
+from bridge_agent.membership.registry_api import NotAMember, RegistryApi
+from bridge_agent.membership.standing_rules import way_back
 from bridge_core.backoff import Backoff
 from bridge_core.errors import BridgeError
 from bridge_core.identity import CertificateState, SpiffeId, certificate_state
@@ -24,7 +30,8 @@ from bridge_core.tls import TlsIdentity
 log = structlog.get_logger()
 
 # The wall clock is looked at this often: a machine that slept, or whose clock was set, is noticed.
-_LOOK_S = 30.0
+_LOOK_S: Final = 30.0
+_GLANCE_S: Final = 1.0  # and whose files these are, this often
 
 
 class Renewal:
@@ -33,71 +40,93 @@ class Renewal:
     Args:
         identity: The files, reloaded after each renewal.
         node: Whose certificate it is.
+        names: What it is to name besides; a name that is the node's no more may be another's now.
         state: Where its files lie.
         registries: Asked in turn.
         on_renewed: Called after the new certificate is in the files and in `identity`'s contexts.
         now: The wall clock in seconds.
         rng: For the jitter.
-        at_once: Renew now, whatever the certificate's age: the registry has to learn a new address.
+        may: Whether to renew now what is due: not while another agent is the node.
     """
 
     def __init__(
         self,
         identity: TlsIdentity,
         node: SpiffeId,
+        names: SubjectNames,
         state: StateDir,
         registries: Sequence[RegistryApi],
         *,
         on_renewed: Callable[[], None],
         now: Callable[[], float],
         rng: random.Random,
-        at_once: bool = False,
+        may: Callable[[], bool] = lambda: True,
     ) -> None:
-        self._at_once = at_once
+        self._at_once = False
         self._identity = identity
         self._node = node
+        self._names = names
         self._state = state
         self._registries = tuple(registries)
         self._on_renewed = on_renewed
         self._now = now
         self._rng = rng
+        self._may = may
         self._backoff = Backoff(rng, first_s=1.0, most_s=60.0)
+        self._taken = self._on_disk()
+        self._woken = asyncio.Event()
         self.status = LinkStatus("certificate", now)
         self.status.works()
+
+    def renew_now(self) -> None:
+        """Renews at the next opportunity: the registry has another address of this node than its own."""
+        self._at_once = True
+        self._woken.set()
 
     async def run(self) -> None:
         """Looks at the certificate and renews it when due, until cancelled."""
         jitter = self._rng.random()
         while True:
+            self._woken.clear()
+            if self._on_disk() != self._taken:
+                self._take_replaced()
             info = self._identity.info
             verdict = certificate_state(info.not_before, info.not_after, self._now(), jitter)
-            if verdict is CertificateState.FRESH and not self._at_once:
-                await asyncio.sleep(_LOOK_S)
-                continue
             if verdict is CertificateState.NOT_YET_VALID:
                 if self.status.failed("not yet valid: this machine's clock is behind the registry's"):
                     log.warning("certificate_not_yet_valid", not_before=info.not_before)
-                await asyncio.sleep(_LOOK_S)
+                await self._pause(_LOOK_S)
+                continue
+            if verdict is CertificateState.FRESH and not self._at_once:
+                self.status.works()
+                await self._pause(_LOOK_S)
+                continue
+            if not self._may():
+                await self._pause(_GLANCE_S)
                 continue
             try:
                 await self._renew()
             except (BridgeError, OSError) as fault:
-                expired = verdict is CertificateState.EXPIRED
-                if self.status.failed(
-                    f"expired, and not renewed: {fault}" if expired else f"not renewed: {fault}"
-                ):
-                    log.warning(
-                        "renewal_failed", expires_unix=info.not_after, expired=expired, reason=str(fault)
-                    )
-                await asyncio.sleep(self._backoff.next_s())
+                self._failed(fault, expired=verdict is CertificateState.EXPIRED)
+                await self._pause(self._backoff.next_s())
                 continue
             self._at_once = False
             self._backoff.reset()
             self.status.works()
             jitter = self._rng.random()
 
+    def _failed(self, fault: Exception, *, expired: bool) -> None:
+        words = f"expired, and not renewed: {fault}" if expired else f"not renewed: {fault}"
+        lost = expired or isinstance(fault, NotAMember)
+        back = way_back(self._node.name, [one.address for one in self._registries]) if lost else ""
+        if self.status.failed(f"{words}; {back}" if back else words, because=fault):
+            expires = self._identity.info.not_after
+            log.warning(
+                "renewal_failed", expires_unix=expires, expired=expired, reason=str(fault), remedy=back
+            )
+
     async def _renew(self) -> None:
-        made = await new_key(self._node, self._identity.info)
+        made = await new_key(self._node, self._names)
         last: BridgeError | None = None
         for registry in self._registries:
             try:
@@ -111,8 +140,37 @@ class Renewal:
                 certificate_chain=fresh.certificate_chain,
                 trust_bundle=fresh.trust_bundle,
             )
-            self._identity.reload()
-            log.info("certificate_renewed", expires_unix=self._identity.info.not_after)
-            self._on_renewed()
+            self._reload("certificate_renewed")
             return
         raise last or BridgeError("no registry is configured")
+
+    def _take_replaced(self) -> None:
+        try:
+            self._reload("certificate_replaced")
+        except BridgeError as fault:  # a set is put in place whole; this one is damaged all the same
+            self._taken = self._on_disk()
+            log.warning("certificate_not_taken", reason=str(fault))
+
+    def _reload(self, event: str) -> None:
+        self._taken = self._on_disk()
+        self._identity.reload()
+        log.info(event, expires_unix=self._identity.info.not_after)
+        self._on_renewed()
+
+    async def _pause(self, seconds: float) -> None:
+        """Waits, not past `renew_now` nor past the identity's being replaced."""
+        until = asyncio.get_running_loop().time() + seconds
+        while (left := until - asyncio.get_running_loop().time()) > 0 and self._on_disk() == self._taken:
+            try:
+                async with asyncio.timeout(min(left, _GLANCE_S)):
+                    await self._woken.wait()
+            except TimeoutError:
+                continue
+            return
+
+    def _on_disk(self) -> str:
+        """Which set of files is in place."""
+        try:
+            return os.readlink(self._state.identity)  # noqa: PTH115 - kept relative
+        except OSError:
+            return ""

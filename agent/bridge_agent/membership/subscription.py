@@ -32,6 +32,8 @@ class SnapshotSubscription:
         registries: Tried in turn.
         file: Where the snapshot is kept.
         on_snapshot: Called with every new snapshot, in the loop's thread.
+        on_confirmed: Called with the snapshot whenever a registry has said, if only by having nothing
+            newer, that it is the mesh's present one.
         now: The wall clock in seconds, for `status`.
         rng: For the back-off's jitter and for where in `registries` to begin.
     """
@@ -42,12 +44,14 @@ class SnapshotSubscription:
         file: SnapshotFile,
         *,
         on_snapshot: Callable[[Snapshot], None],
+        on_confirmed: Callable[[Snapshot], None] | None = None,
         now: Callable[[], float],
         rng: random.Random,
     ) -> None:
         self._registries = tuple(registries)
         self._file = file
         self._on_snapshot = on_snapshot
+        self._on_confirmed = on_confirmed
         self._backoff = Backoff(rng, first_s=0.2, most_s=5.0)
         # A thousand agents spread over the registries instead of all beginning at the first.
         self._next = rng.randrange(len(self._registries))
@@ -84,7 +88,7 @@ class SnapshotSubscription:
                 async with registry.watch() as stream:
                     await self._follow(registry.address, stream)
             except BridgeError as fault:
-                if self.status.failed(fault):
+                if self.status.failed(fault, because=fault):
                     log.warning("snapshot_watch_failed", registry=registry.address, reason=str(fault))
             self._next += 1
             await asyncio.sleep(self._backoff.next_s())
@@ -93,11 +97,20 @@ class SnapshotSubscription:
         have = None if self.snapshot is EMPTY else self.snapshot.version
         await stream.send(have)
         # A registry that has nothing new says nothing; one that refuses says so at once.
-        quiet = asyncio.get_running_loop().call_later(_QUIET_S, self._works, address)
+        quiet = asyncio.get_running_loop().call_later(_QUIET_S, self._quiet, address)
         try:
             await self._receive(address, stream)
         finally:
             quiet.cancel()
+
+    def _quiet(self, address: str) -> None:
+        self._works(address)
+        if self.snapshot is not EMPTY:
+            self._confirmed()
+
+    def _confirmed(self) -> None:
+        if self._on_confirmed is not None:
+            self._on_confirmed(self.snapshot)
 
     def _works(self, address: str) -> None:
         if self.status.works():
@@ -128,6 +141,7 @@ class SnapshotSubscription:
             log.info("snapshot_taken", version=_dotted(snapshot), entries=len(snapshot.entries))
         self.snapshot = snapshot
         self._on_snapshot(snapshot)
+        self._confirmed()
         self._unsaved.set()
 
 

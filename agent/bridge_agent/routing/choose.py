@@ -8,7 +8,8 @@ Rules:
    policy's share of them is ejected at once; with too few healthy ones left, ejection is not
    regarded (panic); those that are down are asked when there is nobody else.
 3. Their order is the strategy's. On the ring, those over their bounded share of the work come
-   after all others, keeping the ring's order. The share is of the candidates' work among the
+   after all others, keeping the ring's order, and those that have yet to load the model after those that
+   have it in memory. The share is of the candidates' work among the
    candidates: what lies idle outside a narrowed backend, or is down, takes none of it.
 4. A request that came over a hop goes to this node's own instances alone, and is treated as the route
    says that it came by there.
@@ -259,7 +260,7 @@ def _order(
     }
     if policy.strategy == "ring_hash":
         room = _room(pool, candidates, work, policy.bounded_load)
-        under, over = strategies.ring_hash(candidates, slow, work, room)
+        under, over = strategies.ring_hash(candidates, pool.name, slow, work, room)
         skipped += [Skipped(target.id, "over its bounded share") for target in over]
         return tuple(strategies.apart(under + over)[:MAX_CANDIDATES])
     listed = list(candidates)

@@ -20,6 +20,7 @@ from bridge_agent.routing.view import Target
 MAX_CANDIDATES: Final = 4
 TWO_CHOICES_ABOVE: Final = 8  # beyond that, comparing everybody costs more than it gains
 _SLOWEST: Final = 0.1
+_LOOKED_AT: Final = 64  # for one that has the model in memory
 _WORTH_WAITING: Final = 4  # slots' worth of work that is sooner done than a model is loaded
 
 Work = Mapping[str, int]
@@ -113,11 +114,12 @@ def residency_tier(target: Target, model: str, work: Work) -> int:
 
 
 def ring_hash(
-    clockwise: Iterable[Target], shares: Mapping[str, float], work: Work, room: float | None
+    clockwise: Iterable[Target], model: str, shares: Mapping[str, float], work: Work, room: float | None
 ) -> tuple[list[Target], list[Target]]:
     """The ring's order, split into those within their bounded share of the work and those over it.
 
-    One with a free slot is within it: a cache that fits is worth more than evenness among the idle.
+    One with a free slot is within it: a cache that fits is worth more than evenness among the idle. One
+    that has yet to load the model has nothing cached of anybody, so who has it loaded comes before it.
     `room` is the work allowed per unit of share; None: everybody is idle. `shares` need only hold
     those whose share differs from their capacity.
     """
@@ -131,8 +133,12 @@ def ring_hash(
             under.append(target)
             domain = under[0].failure_domain
             # Past its neighbours in the domain the search goes on until there is one of another.
-            if len(under) >= MAX_CANDIDATES and (not domain or target.failure_domain != domain):
+            enough = len(under) >= MAX_CANDIDATES and (not domain or target.failure_domain != domain)
+            # Likewise until there is one that has the model in memory.
+            if enough and (model in under[0].loaded or model in target.loaded or len(under) >= _LOOKED_AT):
                 break
+    if under and model not in under[0].loaded:
+        under.sort(key=lambda one: model not in one.loaded)
     return under, over
 
 

@@ -16,6 +16,7 @@ from typing import Any
 import msgspec
 
 from bridge_agent.engines.view import LocalInstance
+from bridge_core.addresses import join_address
 from bridge_core.names import InvalidName, canonical
 from bridge_core.ring import Ring
 from bridge_core.snapshot import EMPTY, Instance, MemberModel, Node, Route, Snapshot
@@ -192,7 +193,7 @@ def _local_target(node: str, instance: LocalInstance, snapshot: Snapshot, closed
         instance.id,
         node,
         True,
-        f"{instance.host}:{instance.port}",
+        join_address(instance.host, instance.port),
         not reason,
         reason,
         instance.slots,

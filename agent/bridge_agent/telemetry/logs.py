@@ -8,6 +8,7 @@ import sys
 import msgspec
 import structlog
 
+from bridge_core.command.logs import exception_renderer, readable_lines
 from bridge_core.errors import Fatal
 
 _LEVELS = {
@@ -34,10 +35,10 @@ def configure_logs(level: str) -> None:
         structlog.processors.StackInfoRenderer(),
     ]
     if terminal:
-        shared.append(structlog.dev.ConsoleRenderer())
+        shared.append(readable_lines(colors=True))
     else:
         shared += [
-            structlog.processors.format_exc_info,
+            exception_renderer,
             structlog.processors.JSONRenderer(serializer=_to_json),
         ]
     structlog.configure(

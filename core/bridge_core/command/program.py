@@ -25,7 +25,11 @@ def program(says: str) -> typer.Typer:
             bool,
             typer.Option("--version", callback=_tell_version, is_eager=True, help="Print the version."),
         ] = False,
-    ) -> None: ...
+    ) -> None:
+        from bridge_core.command.logs import log_readably
+
+        # Before any command's own: what structlog does unasked writes the values of variables.
+        log_readably()
 
     return app
 

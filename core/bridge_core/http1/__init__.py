@@ -6,7 +6,6 @@ Servers (`serve`) and clients (`Pool`).
 from __future__ import annotations
 
 from bridge_core.http1.client import ClientExchange, ResponseHead, ResponseSink
-from bridge_core.http1.connection import App
 from bridge_core.http1.coroutine import Handler, coroutine_app
 from bridge_core.http1.errors import (
     BadResponse,
@@ -20,14 +19,16 @@ from bridge_core.http1.errors import (
     ResponseTooLarge,
     UpstreamError,
 )
-from bridge_core.http1.exchange import Exchange, HttpExchange
+from bridge_core.http1.exchange import App, Exchange
 from bridge_core.http1.headers import HOP_BY_HOP, Headers, Pair
 from bridge_core.http1.heads import BadHeader, lines
+from bridge_core.http1.http_exchange import HttpExchange
 from bridge_core.http1.limits import HttpLimits, PoolLimits
+from bridge_core.http1.listening import ErrorBody, Identify
 from bridge_core.http1.pool import Address, Pool
 from bridge_core.http1.request import BodyStream, Request
 from bridge_core.http1.response import ClientResponse
-from bridge_core.http1.server import ErrorBody, Identify, Server, json_error, serve
+from bridge_core.http1.server import Server, json_error, serve
 
 __all__ = [
     "HOP_BY_HOP",

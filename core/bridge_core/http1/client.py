@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 import httptools
 import structlog
@@ -11,14 +11,32 @@ import structlog
 from bridge_core.http1.errors import BadResponse, IncompleteResponse, UpstreamError
 from bridge_core.http1.headers import Headers, Pair
 from bridge_core.http1.heads import LAST_CHUNK, chunk
+from bridge_core.http1.limits import PoolLimits
 from bridge_core.http1.repeated import RepeatedHead
-
-if TYPE_CHECKING:
-    from bridge_core.http1.pool import Pool
 
 log = structlog.get_logger()
 
 _KNOWN_HEAD_MOST = 4096
+
+
+class ConnectionPool(Protocol):
+    """The pool that a connection belongs to, as `Pool` is one."""
+
+    limits: PoolLimits
+    label: str
+    varying: frozenset[bytes]
+
+    def release(self, connection: ClientConnection) -> None:
+        """It is idle."""
+
+    def lost(self, connection: ClientConnection) -> None:
+        """It is closed."""
+
+    def send_again(self, exchange: ClientExchange) -> bool:
+        """Sends a request once more that lost the race against a keep-alive; False: not this one."""
+
+    def forget(self, exchange: ClientExchange) -> None:
+        """A request that waits for a connection is given up."""
 
 
 class ResponseHead:
@@ -84,7 +102,7 @@ class ClientExchange:
 
     __slots__ = ("chunked", "connection", "data", "done", "more", "pool", "retried", "sent_at", "sink")
 
-    def __init__(self, pool: Pool, data: bytes, sink: ResponseSink, sent_at: float) -> None:
+    def __init__(self, pool: ConnectionPool, data: bytes, sink: ResponseSink, sent_at: float) -> None:
         self.pool = pool
         self.data = data
         self.sink = sink
@@ -154,7 +172,7 @@ class ClientConnection(asyncio.Protocol):
         idle_since: Loop time at which it became idle.
     """
 
-    def __init__(self, pool: Pool) -> None:
+    def __init__(self, pool: ConnectionPool) -> None:
         self._pool = pool
         self._transport: Any = None
         self._parser: Any = httptools.HttpResponseParser(self)

@@ -7,7 +7,9 @@ How a connection lives:
 2. While requests wait, or a streamed body's reader lags, the socket is not read. Otherwise it is,
    also during an answer, so that a client that leaves is noticed at once.
 3. What breaks the protocol is answered after the requests before it; then the connection is closed,
-   after a short drain, because closing with unread input would reset it under the answer.
+   after a short drain, because closing with unread input would reset it under the answer. For the same
+   reason a streamed body whose answer came first is read to its end and dropped: whole where it was
+   answered well (it costs less than to take it), up to a bound where it was refused.
 4. `deadline` is the one time limit that counts at present; the server's coarse timer looks at it.
 """
 
@@ -16,27 +18,25 @@ from __future__ import annotations
 import asyncio
 import math
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import httptools
 import structlog
 
 from bridge_core.http1.errors import BodyTimeout, Disconnected
-from bridge_core.http1.exchange import Exchange, HttpExchange
 from bridge_core.http1.headers import Pair
 from bridge_core.http1.heads import CONTINUE, response_head
+from bridge_core.http1.http_exchange import HttpExchange
+from bridge_core.http1.listening import Listening
 from bridge_core.http1.reading import PARSER_STOPS, RequestReader
+from bridge_core.http1.request import Request
 from bridge_core.http1.rules import HeadRefusal
-
-if TYPE_CHECKING:
-    from bridge_core.http1.server import Server
 
 log = structlog.get_logger()
 
-App = Callable[[Exchange], None]
-
 _UNHEARD_S = 1.0  # for the first request of a connection accepted just before the server closed
 _DRAIN_MOST = 4 * 1024 * 1024  # of a refused request's rest, before the connection is reset
+_DISCARD_MOST = 64 * 1024 * 1024  # of a refused upload, before the connection is closed
 
 
 class ServerConnection(RequestReader):
@@ -49,8 +49,11 @@ class ServerConnection(RequestReader):
     _reading = True
     _deaf = False
     _used = False  # whether anything was ever received
+    _discarding: Request | None = None  # whose body is dropped, its answer being written
+    _discarded = 0
+    _discard_most = math.inf
 
-    def __init__(self, server: Server) -> None:
+    def __init__(self, server: Listening) -> None:
         super().__init__(server)
         self._transport: Any = None
         self._write: Callable[[bytes], None] = _discard
@@ -95,6 +98,8 @@ class ServerConnection(RequestReader):
             self._know(data)
         if self._in_head or self._parsing is not None:
             self._count(len(data))
+        if self._discarding is not None and not self._goes_on_after(self._discarding, len(data)):
+            return
         current = self._current
         if current is None:
             if self._ready:
@@ -170,7 +175,10 @@ class ServerConnection(RequestReader):
         request = exchange.request
         exchange.on_disconnect = exchange.on_writable = None
         if request.stream is not None and not request.stream.complete:
-            self._linger()
+            if self._continue:
+                self._linger()
+            else:
+                self._discard(request, exchange.status)
         elif not request.keep_alive or self.server.closing:
             self._close()
         elif not self._dispatching:
@@ -180,6 +188,26 @@ class ServerConnection(RequestReader):
                 self._settle()
             if not self._reading:
                 self._flow()
+
+    def _discard(self, request: Request, status: int) -> None:
+        """Drops the rest of a body whose answer was written, so that the client can read that."""
+        if self._deaf or request.stream is None:
+            return
+        self._discarding, self._discarded = request, 0
+        self._discard_most = math.inf if status < 400 else _DISCARD_MOST
+        self.deadline = self.server.now + self._limits.body_idle_s
+        request.stream.discard()
+
+    def _goes_on_after(self, dropped: Request, received: int) -> bool:
+        """Counts what came of a body that is dropped; False once the connection ends with it."""
+        self._discarded += received
+        if dropped.stream is None or dropped.stream.complete:
+            self._discarding = None
+            if not dropped.keep_alive:
+                self._close()
+        elif self._discarded > self._discard_most:
+            self._linger()
+        return not self._deaf
 
     def _settle(self) -> None:
         """Nothing is being answered: what comes next, and by when?"""
@@ -222,6 +250,8 @@ class ServerConnection(RequestReader):
             wants = stream is None or stream.complete or stream.wants_data
         if self._deaf:
             wants = True
+        elif self._continue and self._current is not None:
+            self._call_for(self._current.request)
         if wants is self._reading or self._transport is None or self._transport.is_closing():
             return
         self._reading = wants
@@ -229,6 +259,13 @@ class ServerConnection(RequestReader):
             self._transport.resume_reading()
         else:
             self._transport.pause_reading()
+
+    def _call_for(self, request: Request) -> None:
+        """Has a client send the body that it holds back, once somebody reads it."""
+        if request.stream is not None and request.stream.wanted and request is self._parsing:
+            self._continue = False
+            request.keep_alive = self._keep_after_continue
+            self._write(CONTINUE)
 
     # -- ends
 
@@ -311,6 +348,10 @@ class ServerConnection(RequestReader):
 
     def _refuse(self, refusal: HeadRefusal) -> None:
         """Answers what is no valid request, and closes: the framing is in doubt."""
+        if self._discarding is not None:  # it has its answer
+            self._refusal = None
+            self._linger()
+            return
         path = self._target.partition(b"?")[0].decode("latin-1")
         pairs, body = self.error_answer(refusal.status, refusal.message, path)
         framing = b"%bcontent-length: %d\r\nconnection: close\r\n" % (self.date_line, len(body))

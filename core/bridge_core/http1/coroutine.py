@@ -7,9 +7,8 @@ from collections.abc import Awaitable, Callable
 
 import structlog
 
-from bridge_core.http1.connection import App
 from bridge_core.http1.errors import BodyTimeout, Disconnected
-from bridge_core.http1.exchange import Exchange
+from bridge_core.http1.exchange import App, Exchange
 
 log = structlog.get_logger()
 

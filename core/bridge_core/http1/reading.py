@@ -11,19 +11,17 @@ from __future__ import annotations
 import asyncio
 import math
 from collections import deque
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import Any, NoReturn
 
 import httptools
 import structlog
 
-from bridge_core.http1.exchange import HttpExchange
 from bridge_core.http1.headers import Pair
+from bridge_core.http1.http_exchange import HttpExchange
+from bridge_core.http1.listening import Listening
 from bridge_core.http1.repeated import RepeatedHead
 from bridge_core.http1.request import BodyStream, Request
 from bridge_core.http1.rules import CHUNKED, HeadRefusal, check_head
-
-if TYPE_CHECKING:
-    from bridge_core.http1.server import Server
 
 log = structlog.get_logger()
 
@@ -42,7 +40,7 @@ class RequestReader(asyncio.Protocol):
         write_paused: The client's side is over its high-water mark.
     """
 
-    def __init__(self, server: Server) -> None:
+    def __init__(self, server: Listening) -> None:
         self.server = server
         self._limits = server.limits
         self._parser: Any = None
@@ -66,6 +64,7 @@ class RequestReader(asyncio.Protocol):
         self._in_head = False
         self._chunked = False
         self._continue = False
+        self._keep_after_continue = False
         self.write_paused = False
         self.deadline = math.inf
 
@@ -140,6 +139,9 @@ class RequestReader(asyncio.Protocol):
             self._reject(HeadRefusal(413, "the request body is too large"))
         self._chunked = length == CHUNKED
         self._continue = expects_continue
+        if expects_continue and request.stream is not None:
+            # Until the reader begins: a client that is answered first may or may not send its body.
+            self._keep_after_continue, request.keep_alive = request.keep_alive, False
 
     def on_body(self, data: bytes) -> None:  # noqa: D102
         request = self._parsing

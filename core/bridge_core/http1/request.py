@@ -126,9 +126,15 @@ class BodyStream:
 
     Read it with `async for`, or take the callbacks with `attach`; not both. The connection stops
     reading while more than `STREAM_BUFFER` bytes wait or while the reader has paused it.
+
+    Attributes:
+        buffered: Bytes that wait for the reader.
+        complete: All of the body has arrived.
+        wanted: A reader has begun: a client that waits for that may be told to send.
     """
 
     __slots__ = (
+        "_discards",
         "_failure",
         "_flow",
         "_on_data",
@@ -139,6 +145,7 @@ class BodyStream:
         "_waiter",
         "buffered",
         "complete",
+        "wanted",
     )
 
     def __init__(self, flow: Callable[[], None]) -> None:
@@ -150,8 +157,10 @@ class BodyStream:
         self._on_end: Callable[[], None] | None = None
         self._on_failure: Callable[[BridgeError], None] | None = None
         self._paused = False
+        self._discards = False
         self.buffered = 0
         self.complete = False
+        self.wanted = False
 
     @property
     def wants_data(self) -> bool:
@@ -160,6 +169,8 @@ class BodyStream:
 
     def feed(self, data: bytes) -> None:
         """Takes what the connection received; `pump` hands it on."""
+        if self._discards:
+            return
         self._parts.append(data)
         self.buffered += len(data)
 
@@ -196,14 +207,26 @@ class BodyStream:
     ) -> None:
         """Delivers what has arrived and all that follows through callbacks."""
         self._on_data, self._on_end, self._on_failure = on_data, on_end, on_failure
+        self.wanted = True
         self.pump()
         if self._failure is not None:
             on_failure(self._failure)
         elif not self.complete:
             self._flow()
 
+    def discard(self) -> None:
+        """Nobody reads on: what has arrived and all that follows is dropped."""
+        self._on_data = self._on_end = self._on_failure = None
+        self._parts.clear()
+        self.buffered = 0
+        self._paused = False
+        self._discards = True
+        self._flow()
+
     def pause(self) -> None:
         """Stops reading from the client until `resume`."""
+        if self._discards:
+            return
         self._paused = True
         self._flow()
 
@@ -218,6 +241,8 @@ class BodyStream:
             waiter.set_result(None)
 
     async def __aiter__(self) -> AsyncIterator[bytes]:
+        self.wanted = True
+        self._flow()
         while True:
             while self._parts:
                 part = self._parts.popleft()

@@ -6,15 +6,12 @@ import asyncio
 from collections import deque
 from collections.abc import AsyncIterable, AsyncIterator, Iterable
 from types import TracebackType
-from typing import TYPE_CHECKING
+from typing import Protocol
 
 from bridge_core.http1.client import ClientExchange, ResponseHead, ResponseSink
 from bridge_core.http1.errors import ResponseTimeout, ResponseTooLarge, UpstreamError
 from bridge_core.http1.headers import Headers, Pair
 from bridge_core.http1.heads import content_length, request_head
-
-if TYPE_CHECKING:
-    from bridge_core.http1.pool import Pool
 
 _BUFFER = 256 * 1024
 _READ_MOST = 64 * 1024 * 1024
@@ -161,6 +158,17 @@ class ClientResponse(ResponseSink):
         exchange.finish()
 
 
+class RequestPool(Protocol):
+    """Where a request is sent, as `Pool` is one."""
+
+    host: bytes
+
+    def send(
+        self, data: bytes, sink: ResponseSink, *, more: bool = False, chunked: bool = False
+    ) -> ClientExchange:
+        """See `Pool.send`."""
+
+
 class RequestContext:
     """A request under way; see `Pool.request`."""
 
@@ -168,7 +176,7 @@ class RequestContext:
 
     def __init__(
         self,
-        pool: Pool,
+        pool: RequestPool,
         method: str,
         target: str | bytes,
         headers: Iterable[Pair],

@@ -10,13 +10,13 @@ import socket
 import ssl as ssl_module
 from collections.abc import Callable
 
+from bridge_core.addresses import join_address
 from bridge_core.errors import Fatal
-from bridge_core.http1.connection import App, ServerConnection
+from bridge_core.http1.connection import ServerConnection
+from bridge_core.http1.exchange import App
 from bridge_core.http1.limits import HttpLimits
+from bridge_core.http1.listening import ErrorBody, Identify, Listening
 from bridge_core.http1.request import Request
-
-ErrorBody = Callable[[int, str, str], tuple[bytes, bytes]]
-Identify = Callable[[ssl_module.SSLObject], str | None]
 
 
 def json_error(status: int, message: str, path: str) -> tuple[bytes, bytes]:
@@ -24,16 +24,11 @@ def json_error(status: int, message: str, path: str) -> tuple[bytes, bytes]:
     return b"application/json; charset=utf-8", json.dumps({"error": message}).encode("utf-8")
 
 
-class Server:
+class Server(Listening):
     """A listener and its connections; make it with `serve`.
 
     Attributes:
         port: The TCP port it listens on (0 for a socket without).
-        name: The listener's name; requests carry it.
-        connections: What is open now.
-        closing: `close` was called.
-        now: The loop's time at the last tick; what deadlines are counted from.
-        date_line: The Date field, as of the last tick.
     """
 
     def __init__(
@@ -47,21 +42,18 @@ class Server:
         error_body: ErrorBody,
         varying: frozenset[bytes],
     ) -> None:
-        self.app = app
-        self.name = name
-        self.limits = limits
-        self.stream_body = stream_body
-        self.identify = identify
-        self.error_body = error_body
-        self.varying = varying
-        self.connections: set[ServerConnection] = set()
-        self.closing = False
+        super().__init__(
+            app,
+            name=name,
+            limits=limits,
+            stream_body=stream_body,
+            identify=identify,
+            error_body=error_body,
+            varying=varying,
+        )
         self.port = 0
         self._loop = asyncio.get_running_loop()
-        self.now = self._loop.time()
-        self.date_line = b""
         self._listener: asyncio.Server | None = None
-        self._empty: asyncio.Future[None] | None = None
         shortest = min(limits.head_s, limits.body_idle_s, limits.keep_alive_s, limits.linger_s)
         self._tick_s = max(0.01, min(1.0, shortest / 4))
         self._timer: asyncio.TimerHandle | None = None
@@ -72,16 +64,6 @@ class Server:
         self._listener = listener
         address = listener.sockets[0].getsockname()
         self.port = address[1] if isinstance(address, tuple) else 0
-
-    def add(self, connection: ServerConnection) -> None:
-        """A connection was accepted."""
-        self.connections.add(connection)
-
-    def remove(self, connection: ServerConnection) -> None:
-        """A connection has ended."""
-        self.connections.discard(connection)
-        if not self.connections and self._empty is not None and not self._empty.done():
-            self._empty.set_result(None)
 
     def retire(self) -> None:
         """Stops accepting and closes idle connections; answers from now on say `Connection: close`.
@@ -184,7 +166,7 @@ async def serve(
             )
     except OSError as fault:
         await server.close()
-        where = f"{host}:{port}" if sock is None else "the given socket"
+        where = join_address(host, port) if sock is None else "the given socket"
         raise Fatal(
             f"cannot listen on {where} for {name}: {os.strerror(fault.errno) if fault.errno else fault}",
             hint="another program may use the port; choose another one",

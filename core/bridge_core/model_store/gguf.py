@@ -7,6 +7,7 @@ Long arrays are skipped and remembered by their position; `array` reads one when
 
 from __future__ import annotations
 
+import math
 import mmap
 import struct
 from pathlib import Path
@@ -32,7 +33,11 @@ _U32: Final = struct.Struct("<I")
 _U64: Final = struct.Struct("<Q")
 _STRING: Final = 8
 _ARRAY: Final = 9
-_MAX_ENTRIES: Final = 1 << 20  # a corrupt count must not become a loop of years
+# What a header may claim: whoever uploads one must not get memory or hours for a few bytes.
+_MAX_ENTRIES: Final = 1 << 17  # the largest models have 50,000 tensors
+_MAX_STRINGS: Final = 16 << 20  # bytes of all keys, names and texts together
+_MAX_ELEMENTS: Final = 1 << 23  # of all arrays of strings together; the largest vocabularies have 2^18
+_MAX_WEIGHTS: Final = 1 << 63
 
 TENSOR_TYPES: Final = {
     0: "F32", 1: "F16", 2: "Q4_0", 3: "Q4_1", 6: "Q5_0", 7: "Q5_1", 8: "Q8_0", 9: "Q8_1", 10: "Q2_K",
@@ -84,6 +89,11 @@ class GgufHeader(NamedTuple):
         """The metadata value `<architecture>.<key>`, or None."""
         return self.metadata.get(f"{self.architecture}.{key}")
 
+    def architecture_count(self, key: str) -> int:
+        """The same where it is a number that a count can be, else 0."""
+        value = self.architecture_value(key)
+        return value if type(value) is int and 0 < value < 1 << 31 else 0
+
     @property
     def parameters(self) -> int:
         """How many weights all tensors have."""
@@ -98,25 +108,21 @@ class GgufHeader(NamedTuple):
     @property
     def file_type(self) -> str:
         """The quantisation by name, or "unknown"."""
-        return FILE_TYPES.get(self.metadata.get("general.file_type", -1), "unknown")
+        kind = self.metadata.get("general.file_type")
+        return FILE_TYPES.get(kind, "unknown") if isinstance(kind, int) else "unknown"
 
     def array(self, key: str) -> list[Any]:
-        """Reads an array of the metadata.
+        """Reads an array of the metadata; empty where there is none under `key`.
 
         Raises:
             NotGguf: the file changed since the header was read.
         """
-        where: Array = self.metadata[key]
+        where = self.metadata.get(key)
+        if not isinstance(where, Array):
+            return []
         with self.path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
             reader = _Reader(data, where.offset)
-            return [_plain(reader, reader.value(where.element)) for _ in range(where.length)]
-
-
-def _plain(reader: _Reader, value: Any) -> Any:
-    if not isinstance(value, Array):
-        return value
-    inner = _Reader(reader.data, value.offset)
-    return [_plain(inner, inner.value(value.element)) for _ in range(value.length)]
+            return [reader.value(where.element) for _ in range(where.length)]
 
 
 def read_header(path: Path) -> GgufHeader:
@@ -132,7 +138,7 @@ def read_header(path: Path) -> GgufHeader:
         try:
             with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
                 return _parse(path, _Reader(data, 4))
-        except (struct.error, IndexError, KeyError, ValueError, OverflowError) as fault:
+        except (struct.error, LookupError, ValueError, OverflowError) as fault:
             raise NotGguf(f"damaged GGUF header: {fault}") from fault
 
 
@@ -156,6 +162,8 @@ class _Reader:
     def __init__(self, data: mmap.mmap, offset: int) -> None:
         self.data = data
         self._at = offset
+        self._strings = 0  # bytes read so far
+        self._elements = 0
 
     def u32(self) -> int:
         value: int = _U32.unpack_from(self.data, self._at)[0]
@@ -169,6 +177,9 @@ class _Reader:
 
     def string(self) -> str:
         length = self.u64()
+        self._strings += length
+        if self._strings > _MAX_STRINGS:
+            raise NotGguf("damaged GGUF header: senseless amount of text")
         self._advance(length)
         return self.data[self._at - length : self._at].decode("utf-8", errors="replace")
 
@@ -190,12 +201,17 @@ class _Reader:
         shape = [self.u64() for _ in range(dimensions)]
         kind = self.u32()
         self.u64()  # offset into the data
+        if math.prod(shape) >= _MAX_WEIGHTS:
+            raise NotGguf(f"damaged GGUF header: tensor of {math.prod(shape)} weights")
         return GgufTensor(name, TENSOR_TYPES.get(kind, f"unknown type {kind}"), shape)
 
     def _array(self) -> Array:
         element, length = self.u32(), self.u64()
         found = Array(element, length, self._at)
         if element == _STRING:
+            self._elements += length
+            if self._elements > _MAX_ELEMENTS:
+                raise NotGguf("damaged GGUF header: senseless number of strings")
             unpack, data, at, end = _U64.unpack_from, self.data, self._at, len(self.data)
             for _ in range(length):
                 at += 8 + unpack(data, at)[0]
@@ -203,8 +219,7 @@ class _Reader:
                     raise NotGguf("damaged GGUF header: it ends early")
             self._at = at
         elif element == _ARRAY:
-            for _ in range(length):
-                self._array()
+            raise NotGguf("damaged GGUF header: arrays of arrays are not read")
         else:
             self._advance(length * _SCALARS[element].size)
         return found

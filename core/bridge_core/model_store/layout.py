@@ -35,6 +35,13 @@ _DIGEST: Final = re.compile(r"sha256[:-]([0-9a-fA-F]{64})")
 _PARTIAL: Final = ".partial"
 
 
+MOST_TEXT: Final = 64 << 20
+"""Bytes of a template, a licence, parameters: what is read whole."""
+
+_MOST_MANIFEST: Final = 4 << 20
+_MOST_NAMED: Final = 1024
+
+
 class Layer(msgspec.Struct, rename={"media_type": "mediaType"}, omit_defaults=True):
     """One blob that a manifest names, by kind, digest and size in bytes."""
 
@@ -73,6 +80,33 @@ class Stored(msgspec.Struct, frozen=True):
         return self.manifest.config.size + sum(layer.size for layer in self.manifest.layers)
 
 
+def _check(manifest: Manifest) -> None:
+    """What its shape does not say.
+
+    Raises:
+        ValueError: A digest or a size is none.
+    """
+    for layer in (manifest.config, *manifest.layers):
+        if _DIGEST.fullmatch(layer.digest) is None:
+            raise ValueError(f"invalid digest {layer.digest[:80]!r}")
+        if not 0 <= layer.size < 1 << 62:
+            raise ValueError(f"invalid size {layer.size}")
+
+
+def read_bounded(path: Path, most: int) -> bytes:
+    """The content of a file that is small.
+
+    Raises:
+        OSError: It cannot be read.
+        ValueError: It is larger than `most` bytes.
+    """
+    with path.open("rb") as file:
+        data = file.read(most + 1)
+    if len(data) > most:
+        raise ValueError(f"{path.name} is larger than {most} bytes")
+    return data
+
+
 def hex_digest(digest: str) -> str:
     """The 64 hexadecimal digits of `sha256:<hex>`.
 
@@ -92,6 +126,7 @@ class ModelStore:
         self.root = root
         self.blobs = root / "blobs"
         self.manifests = root / "manifests"
+        self._named: set[tuple[str, str]] = set()
         self._changing = threading.Lock()  # manifest changes and blob removal exclude each other
         for folder in (self.blobs, self.manifests):
             folder.mkdir(parents=True, exist_ok=True)
@@ -111,8 +146,9 @@ class ModelStore:
             ApiError: 500; its manifest is damaged or unreadable.
         """
         path = self.manifest_path(name)
-        if path.is_file():
-            return self._read(name, path)
+        with contextlib.suppress(OSError):  # a name too long for a file: there is none
+            if path.is_file():
+                return self._read(name, path)
         wanted = str(name).lower()
         for found in self._paths():
             if str(found[0]).lower() == wanted:
@@ -120,14 +156,23 @@ class ModelStore:
         return None
 
     def all(self) -> list[Stored]:
-        """Every readable model, the last changed first; damaged manifests are logged and left out."""
+        """Every readable model, the last changed first; damaged ones are set aside and named in the log."""
         models = []
         for name, path in self._paths():
             try:
                 models.append(self._read(name, path))
             except ApiError as fault:
-                log.warning("bad_manifest", path=str(path), fault=fault.message)
+                self.set_aside(name, fault)
         return sorted(models, key=lambda model: -model.modified_ns)
+
+    def set_aside(self, name: ModelName, fault: ApiError) -> None:
+        """Names a model that cannot be listed; once, for lists are asked for every few seconds."""
+        what = (str(name), fault.message)
+        if what not in self._named:
+            if len(self._named) > _MOST_NAMED:
+                self._named.clear()
+            self._named.add(what)
+            log.warning("model_set_aside", model=name.short(), fault=fault.message)
 
     def _paths(self) -> Iterator[tuple[ModelName, Path]]:
         for path in self.manifests.glob("*/*/*/*"):
@@ -139,10 +184,11 @@ class ModelStore:
 
     def _read(self, name: ModelName, path: Path) -> Stored:
         try:
-            data = path.read_bytes()
-            manifest = decode_json(data, Manifest)
+            data = read_bounded(path, _MOST_MANIFEST)
+            manifest = decode_json(data, Manifest, most=_MOST_MANIFEST)
             changed = path.stat().st_mtime_ns
-        except (OSError, Undecodable) as fault:
+            _check(manifest)
+        except (OSError, ValueError, Undecodable) as fault:
             raise ApiError(500, f"damaged manifest of {name.short()}: {fault}") from fault
         return Stored(name, manifest, hashlib.sha256(data).hexdigest(), changed)
 
@@ -162,10 +208,13 @@ class ModelStore:
         """The content of a (small) blob.
 
         Raises:
-            ApiError: 500; it is missing or unreadable.
+            ApiError: 500; it is missing, unreadable, or of a size that only weights have.
         """
         with disk_errors():
-            return self.blob_path(layer.digest).read_bytes()
+            try:
+                return read_bounded(self.blob_path(layer.digest), MOST_TEXT)
+            except ValueError as fault:
+                raise ApiError(500, f"damaged blob {layer.digest}: {fault}") from fault
 
     def add_blob(self, kind: str, data: bytes) -> tuple[Layer, bool]:
         """Stores a small blob; tells whether it is new.
@@ -202,12 +251,12 @@ class ModelStore:
         """
         with self._changing, disk_errors():
             used = {
-                layer.digest
+                hex_digest(layer.digest)
                 for model in self.all()
                 for layer in (model.manifest.config, *model.manifest.layers)
             }
             for layer in (manifest.config, *manifest.layers):
-                if layer.digest not in used:
+                if hex_digest(layer.digest) not in used:
                     self.blob_path(layer.digest).unlink(missing_ok=True)
 
     def _remove_empty_folders(self, folder: Path) -> None:

@@ -11,11 +11,13 @@ from typing import Any
 
 import msgspec
 
+from bridge_core.decoding import Undecodable, decode_json
 from bridge_core.dialects.errors import ApiError
 from bridge_core.model_store.gguf import GgufHeader, NotGguf, read_header
 from bridge_core.model_store.layout import (
     CONFIG_MEDIA,
     MEDIA,
+    MOST_TEXT,
     Layer,
     Manifest,
     ModelStore,
@@ -40,11 +42,18 @@ def check(body: dict[str, Any]) -> ModelName:
     Raises:
         ApiError: 400.
     """
+    for file in body.get("files") or {}:
+        if file != "." and not all(part not in {"", ".", ".."} for part in file.split("/")):
+            raise ApiError(400, "file path must be relative")
     name = parse_name(str(body.get("model") or body.get("name") or ""))
     for digest in (*(body.get("files") or {}).values(), *(body.get("adapters") or {}).values()):
         hex_digest(str(digest))
     if body.get("quantize"):
-        raise ApiError(400, "this engine cannot quantize: create from a GGUF file of the wanted type")
+        raise ApiError(
+            400,
+            f"this engine cannot quantize to {str(body['quantize'])[:20]}: make a GGUF file of that type "
+            "with llama-quantize, or pull one, and create the model from it",
+        )
     return name
 
 
@@ -58,6 +67,14 @@ def parse_name(name: str) -> ModelName:
         return ModelName.parse(name)
     except InvalidName as fault:
         raise ApiError(400, "invalid model name") from fault
+
+
+def must_pull(store: ModelStore, body: dict[str, Any]) -> bool:
+    """Whether making this model would wait for a registry."""
+    try:
+        return bool(body.get("from")) and store.find(ModelName.parse(str(body["from"]))) is None
+    except (InvalidName, ApiError):
+        return False  # refused without a network
 
 
 def create(store: ModelStore, name: ModelName, body: dict[str, Any], fetch: Fetch) -> Records:
@@ -116,8 +133,8 @@ def _with_parent(layer: Layer, parent: Stored) -> Layer:
 
 def _config_of(store: ModelStore, model: Stored) -> ModelConfig:
     try:
-        return msgspec.json.decode(store.read_blob(model.manifest.config), type=ModelConfig)
-    except msgspec.DecodeError as fault:
+        return decode_json(store.read_blob(model.manifest.config), ModelConfig, most=MOST_TEXT)
+    except Undecodable as fault:
         raise ApiError(500, f"damaged configuration of {model.name.short()}: {fault}", late=True) from fault
 
 
@@ -207,7 +224,10 @@ def _status(layer: Layer, *, new: bool) -> dict[str, Any]:
 def _parameters(store: ModelStore, layers: list[Layer]) -> dict[str, Any]:
     for layer in layers:
         if layer.kind == "params":
-            return dict(msgspec.json.decode(store.read_blob(layer), type=dict[str, Any]))
+            try:
+                return decode_json(store.read_blob(layer), dict[str, Any], most=MOST_TEXT)
+            except Undecodable as fault:
+                raise ApiError(500, f"damaged blob {layer.digest}: {fault}", late=True) from fault
     return {}
 
 

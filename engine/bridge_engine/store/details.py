@@ -7,7 +7,7 @@ from typing import Any
 
 from bridge_core.dialects.errors import ApiError
 from bridge_core.model_store.gguf import Array
-from bridge_engine.store.model import DEFAULT_TEMPLATE, OpenedModel
+from bridge_engine.store.model import OpenedModel
 
 
 def timestamp(nanoseconds: int) -> str:
@@ -48,7 +48,7 @@ def listed(model: OpenedModel) -> dict[str, Any]:
     about = details(model)
     for name, value in (
         ("context_length", model.trained_context),
-        ("embedding_length", model.header.architecture_value("embedding_length")),
+        ("embedding_length", model.header.architecture_count("embedding_length")),
     ):
         if value:
             about[name] = value
@@ -150,16 +150,21 @@ def _modelfile(model: OpenedModel, system: str | None) -> str:
         "",
         f"FROM {model.weights}",
     ]
-    lines += [f"FROM {path}" for path in model.projectors]
     lines += [f"ADAPTER {path}" for path in model.adapters]
-    if model.template != DEFAULT_TEMPLATE:
-        lines.append(f"TEMPLATE {_file_quoted(model.template)}")
+    lines += [f"FROM {path}" for path in model.projectors]
+    lines.append(f"TEMPLATE {_file_quoted(model.template)}")
     system = system if system is not None else model.system
     if system:
         lines.append(f"SYSTEM {_file_quoted(system)}")
+    if model.config.renderer:
+        lines.append(f"RENDERER {model.config.renderer}")
+    if model.config.parser:
+        lines.append(f"PARSER {model.config.parser}")
     lines += [f"PARAMETER {key} {_file_quoted(_bare(value))}" for key, value in _parameters(model.parameters)]
     lines += [f"LICENSE {_file_quoted(text)}" for text in model.licenses]
-    lines += [f"MESSAGE {one['role']} {_file_quoted(one.get('content', ''))}" for one in model.messages]
+    lines += [
+        f"MESSAGE {one.get('role', '')} {_file_quoted(str(one.get('content', '')))}" for one in model.messages
+    ]
     return "\n".join(lines) + "\n"
 
 

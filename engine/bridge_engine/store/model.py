@@ -8,15 +8,17 @@ from typing import Any, Final
 
 import msgspec
 
+from bridge_core.decoding import Undecodable, decode_json
 from bridge_core.dialects.errors import ApiError
-from bridge_core.model_store.gguf import GgufHeader
-from bridge_core.model_store.layout import Layer, ModelStore, Stored
+from bridge_core.model_store.gguf import Array, GgufHeader
+from bridge_core.model_store.layout import MOST_TEXT, Layer, ModelStore, Stored
 from bridge_core.model_store.weights import read_weights, weights_layer
 from bridge_core.names import ModelName
 from bridge_engine.options import Options, merge
 from bridge_engine.prompt_rules import Manifested, PromptPlan, plan_prompts
 from bridge_engine.templates.prompt import Template
 
+_MOST_HEADERS: Final = 256
 DEFAULT_TEMPLATE: Final = "{{ .Prompt }}"
 
 
@@ -78,7 +80,13 @@ class OpenedModel(msgspec.Struct, frozen=True):
     @property
     def trained_context(self) -> int:
         """The context length that the weights were trained for, 0 where the file does not say."""
-        return int(self.header.architecture_value("context_length") or 0)
+        return self.header.architecture_count("context_length")
+
+    @property
+    def vocabulary(self) -> int:
+        """How many tokens it knows."""
+        tokens = self.header.metadata.get("tokenizer.ggml.tokens")
+        return tokens.length if isinstance(tokens, Array) else 0
 
     @property
     def adds_bos(self) -> bool:
@@ -157,6 +165,8 @@ class Models:
         header = self._headers.get(layer.digest)
         if header is None:
             _, header = read_weights(self.store, layer)
+            if len(self._headers) > _MOST_HEADERS:
+                self._headers.clear()
             self._headers[layer.digest] = header
         return header
 
@@ -169,6 +179,6 @@ class Models:
 
     def _json(self, layer: Layer, kind: Any) -> Any:
         try:
-            return msgspec.json.decode(self.store.read_blob(layer), type=kind)
-        except msgspec.DecodeError as fault:
+            return decode_json(self.store.read_blob(layer), kind, most=MOST_TEXT)
+        except Undecodable as fault:
             raise ApiError(500, f"damaged blob {layer.digest}: {fault}") from fault

@@ -1,4 +1,4 @@
-"""`/api/pull`: a model from any registry that serves manifests and blobs without authentication.
+"""`/api/pull`: a model from any registry that serves manifests and blobs without a login.
 
 Blocks on network and disk: run it in a thread. A blob arrives in `sha256-<hex>-partial` and goes on
 from there after any interruption; it gets its name only when its digest is right.
@@ -15,14 +15,11 @@ import ssl
 import threading
 import time
 import urllib.error
-import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Final
-from urllib.parse import urlsplit
 
-import msgspec
-
+from bridge_core.decoding import Undecodable, decode_json
 from bridge_core.dialects.errors import ApiError
 from bridge_core.files import sync_folder
 from bridge_core.model_store.layout import (
@@ -34,8 +31,8 @@ from bridge_core.model_store.layout import (
     hex_digest,
 )
 from bridge_core.names import ModelName
+from bridge_engine.store.registry import Registry, reason
 
-_STALL_S: Final = 30.0
 _ATTEMPTS: Final = 6
 _MAX_BREAKS: Final = 100
 _CHUNK: Final = 1 << 20
@@ -43,40 +40,21 @@ _REPORT_S: Final = 0.1
 _MAX_MANIFEST: Final = 4 << 20
 
 
-def _opener() -> urllib.request.OpenerDirector:
-    """HTTP, HTTPS and the environment's proxies; no `file:` or `ftp:` that a redirect could name."""
-    opener = urllib.request.OpenerDirector()
-    for handler in (
-        urllib.request.ProxyHandler(),
-        urllib.request.HTTPHandler(),
-        urllib.request.HTTPSHandler(),
-        urllib.request.HTTPRedirectHandler(),
-        urllib.request.HTTPDefaultErrorHandler(),
-        urllib.request.HTTPErrorProcessor(),
-    ):
-        opener.add_handler(handler)
-    return opener
-
-
-_OPENER: Final = _opener()
-
-
 class _StartOver(Exception):
     """The registry does not serve the rest of a blob, only all of it."""
 
 
-def pull(store: ModelStore, name: ModelName, *, scheme: str = "https") -> Iterator[dict[str, Any]]:
+def pull(store: ModelStore, name: ModelName, registry: Registry) -> Iterator[dict[str, Any]]:
     """Fetches a model; yields Ollama's progress records.
 
     Raises:
         ApiError: the registry or the disk refused; what arrived of a blob stays for the next try.
     """
-    base = f"{scheme}://{name.host}/v2/{name.namespace}/{name.model}"
     yield {"status": "pulling manifest"}
-    manifest = _manifest(f"{base}/manifests/{name.tag}")
+    manifest = _manifest(registry, f"{registry.base}/manifests/{name.tag}")
     layers = [*manifest.layers, manifest.config]
     for layer in layers:
-        yield from _blob(store, base, layer)
+        yield from _blob(store, registry, layer)
     yield {"status": "verifying sha256 digest"}
     yield {"status": "writing manifest"}
     replaced = store.find(name)
@@ -86,24 +64,23 @@ def pull(store: ModelStore, name: ModelName, *, scheme: str = "https") -> Iterat
     yield {"status": "success"}
 
 
-def _manifest(url: str) -> Manifest:
-    request = urllib.request.Request(url, headers={"Accept": MANIFEST_MEDIA})  # noqa: S310 -- see _opener
+def _manifest(registry: Registry, url: str) -> Manifest:
     try:
-        with _OPENER.open(request, timeout=_STALL_S) as response:
+        with registry.open("GET", url, headers={"Accept": MANIFEST_MEDIA}) as response:
             data = response.read(_MAX_MANIFEST)
-        return msgspec.json.decode(data, type=Manifest)
+        return decode_json(data, Manifest, most=_MAX_MANIFEST)
     except urllib.error.HTTPError as fault:
+        why = "file does not exist" if fault.code == 404 else reason(fault, url)
         fault.close()
-        reason = "file does not exist" if fault.code == 404 else f"{fault.code} {fault.reason}"
-        raise ApiError(500, f"pull model manifest: {reason}", late=True) from fault
-    except msgspec.DecodeError as fault:
+        raise ApiError(500, f"pull model manifest: {why}", late=True) from fault
+    except Undecodable as fault:
         raise ApiError(500, f"pull model manifest: not a manifest: {fault}", late=True) from fault
     except (OSError, http.client.HTTPException) as fault:
-        message = f'pull model manifest: Get "{url}": {_reason(fault, url)}'
+        message = f'pull model manifest: Get "{url}": {reason(fault, url)}'
         raise ApiError(500, message, late=True) from fault
 
 
-def _blob(store: ModelStore, base: str, layer: Layer) -> Iterator[dict[str, Any]]:
+def _blob(store: ModelStore, registry: Registry, layer: Layer) -> Iterator[dict[str, Any]]:
     path = store.blob_path(layer.digest)
     status = {
         "status": f"pulling {hex_digest(layer.digest)[:12]}",
@@ -113,12 +90,12 @@ def _blob(store: ModelStore, base: str, layer: Layer) -> Iterator[dict[str, Any]
     yield dict(status)
     with _one_at_a_time(path):
         if not path.exists():
-            for completed in _download(f"{base}/blobs/{layer.digest}", path, layer):
+            for completed in _download(registry, f"{registry.base}/blobs/{layer.digest}", path, layer):
                 yield {**status, "completed": completed}
     yield {**status, "completed": layer.size}
 
 
-def _download(url: str, path: Path, layer: Layer) -> Iterator[int]:
+def _download(registry: Registry, url: str, path: Path, layer: Layer) -> Iterator[int]:
     """Fetches a blob into its partial file, over several connections where they break."""
     partial = path.with_name(f"{path.name}-partial")
     with disk_errors():
@@ -131,7 +108,7 @@ def _download(url: str, path: Path, layer: Layer) -> Iterator[int]:
         while file.tell() < layer.size:
             begun = file.tell()
             try:
-                yield from _receive(url, file, digest, layer.size)
+                yield from _receive(registry, url, file, digest, layer.size)
                 if file.tell() < layer.size:
                     raise http.client.IncompleteRead(b"")
             except _StartOver:
@@ -143,18 +120,17 @@ def _download(url: str, path: Path, layer: Layer) -> Iterator[int]:
                 failures += 1 if file.tell() == begun else 0
                 breaks += 1
                 if failures >= _ATTEMPTS or breaks >= _MAX_BREAKS or _hopeless(fault):
-                    message = f'Get "{url}": {_reason(fault, url)}'
+                    message = f'Get "{url}": {reason(fault, url)}'
                     raise ApiError(500, message, late=True) from fault
                 time.sleep(min(0.1 * 2**failures, 5.0))  # in a worker thread, never on the loop
         _settle(file, partial, path, digest.hexdigest(), layer)
 
 
-def _receive(url: str, file: Any, digest: Any, size: int) -> Iterator[int]:
+def _receive(registry: Registry, url: str, file: Any, digest: Any, size: int) -> Iterator[int]:
     start = file.tell()
     wanted = {"Range": f"bytes={start}-{size - 1}"} if start else {}
-    request = urllib.request.Request(url, headers=wanted)  # noqa: S310 -- see _opener
     reported = time.monotonic()
-    with _OPENER.open(request, timeout=_STALL_S) as response:
+    with registry.open("GET", url, headers=wanted) as response:
         if start and response.status != 206:
             raise _StartOver
         while file.tell() < size and (data := response.read(_CHUNK)):
@@ -184,22 +160,6 @@ def _hopeless(fault: Exception) -> bool:
         return fault.code in (400, 401, 403, 404)
     reason = fault.reason if isinstance(fault, urllib.error.URLError) else fault
     return isinstance(reason, socket.gaierror | ssl.SSLCertVerificationError)
-
-
-def _reason(fault: Exception, url: str) -> str:
-    """Why a request failed, in the words Ollama's users know from Go."""
-    host = urlsplit(url)
-    reason = fault.reason if isinstance(fault, urllib.error.URLError) else fault
-    if isinstance(reason, socket.gaierror):
-        return f"dial tcp: lookup {host.hostname}: no such host"
-    if isinstance(reason, ConnectionRefusedError):
-        port = host.port or (443 if host.scheme == "https" else 80)
-        return f"dial tcp {host.hostname}:{port}: connect: connection refused"
-    if isinstance(reason, TimeoutError):
-        return "i/o timeout"
-    if isinstance(fault, urllib.error.HTTPError):
-        return f"{fault.code} {fault.reason}"
-    return str(reason) or type(reason).__name__
 
 
 _guard = threading.Lock()

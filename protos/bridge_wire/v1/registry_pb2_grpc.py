@@ -52,7 +52,8 @@ class EnrolmentServicer:
     """
 
     def Hello(self, request, context):
-        """Whom a node would join, asked before its token is sent. Answered to anybody, by any registry.
+        """Whom a node would join and what time it is there, asked before its token is sent: a machine whose
+        clock is wrong would get a certificate that is not of its now. Answered to anybody, by any registry.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

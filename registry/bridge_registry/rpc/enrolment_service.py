@@ -16,7 +16,7 @@ from bridge_wire.v1 import registry_pb2_grpc as rpc
 
 
 class EnrolmentService(rpc.EnrolmentServicer):
-    """Join: called without a client certificate.
+    """Hello and Join: called without a client certificate.
 
     Args:
         gate: Admits calls.

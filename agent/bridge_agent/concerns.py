@@ -1,0 +1,102 @@
+"""Gathers what an operator should look at from the agent's parts; `concern_rules` says what that is."""
+
+from __future__ import annotations
+
+import shutil
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+from bridge_agent.concern_rules import (
+    Disk,
+    FailureNotes,
+    audit_concern,
+    disk_concerns,
+    ejection_concerns,
+    engine_concerns,
+    member_concern,
+)
+from bridge_agent.config import AgentConfig
+from bridge_agent.engines.config import EngineConfig
+from bridge_agent.engines.instance import InstanceStatus
+from bridge_agent.membership.link_status import LinkStatus
+from bridge_agent.membership.presence import Presence
+from bridge_agent.membership.registry_api import NotAMember
+from bridge_agent.membership.standing_rules import certificate_concern, way_back
+from bridge_core.tls import TlsIdentity
+
+
+class Concerns:
+    """Reads the parts when it is asked.
+
+    Args:
+        config: The node's.
+        state_dir: Where it writes.
+        identity: Its certificate.
+        presence: Whether the node runs once.
+        clock: How the clocks stand.
+        registries: What asks registries, and may have been told that the node is none of theirs.
+        engines: The instances' status.
+        ejections: Who is passed over, and for how many seconds more.
+        lost: How many audit records were lost.
+
+    Attributes:
+        failures: To be told of every failed attempt.
+    """
+
+    def __init__(
+        self,
+        config: AgentConfig,
+        state_dir: Path,
+        *,
+        identity: TlsIdentity,
+        presence: Presence,
+        clock: LinkStatus,
+        registries: Sequence[LinkStatus],
+        engines: Callable[[], Sequence[InstanceStatus]],
+        ejections: Callable[[], Mapping[str, float]],
+        lost: Callable[[], int],
+    ) -> None:
+        self._config = config
+        self._state_dir = state_dir
+        self._identity = identity
+        self._presence = presence
+        self._clock = clock
+        self._registries = tuple(registries)
+        self._engines = engines
+        self._ejections = ejections
+        self._lost = lost
+        self.failures = FailureNotes()
+
+    def all(self) -> tuple[str, ...]:
+        """Everything, the gravest first."""
+        return (
+            *self._of_the_node(),
+            *engine_concerns(self._engines()),
+            *ejection_concerns(self._ejections(), self.failures),
+            *audit_concern(self._lost()),
+            *disk_concerns(disks(self._state_dir, self._config.engines)),
+        )
+
+    def _of_the_node(self) -> list[str]:
+        info, standing = self._identity.info, self._presence.standing
+        back = way_back(self._config.name, self._config.registries)
+        faults = [one.fault for one in self._registries]
+        refusal = next((str(one) for one in faults if isinstance(one, NotAMember)), "")
+        certificate = certificate_concern(info.not_before, info.not_after, time.time(), back)
+        told = [certificate, self._presence.withheld, self._clock.report().reason]
+        member = None if standing is None else standing.member
+        return [*(one for one in told if one), *member_concern(member, refusal, back)]
+
+
+def disks(state_dir: Path, engines: Sequence[EngineConfig]) -> list[Disk]:
+    """The file systems that the agent and its engines write to, each once."""
+    folders = [state_dir, *(Path(one.models_dir) for one in engines if one.models_dir and not one.attach)]
+    found: dict[int, Disk] = {}
+    for folder in folders:
+        try:
+            device, usage = folder.stat().st_dev, shutil.disk_usage(folder)
+        except OSError:
+            continue  # a store that is not there yet, or not any more: its engine says so
+        found.setdefault(device, Disk(str(folder), usage.free, usage.total))
+    return list(found.values())

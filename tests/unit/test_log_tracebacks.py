@@ -1,0 +1,95 @@
+"""What the programs write of an exception: where it was, never what the variables held."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+from collections.abc import Callable
+
+import pytest
+import structlog
+import typer
+
+from bridge_agent.cli import app as agent
+from bridge_agent.telemetry.logs import configure_logs
+from bridge_cli.main import app as bridgectl
+from bridge_core.command.logs import log_readably, short_traceback
+from bridge_engine.cli import app as engine
+from bridge_registry.cli import _log_to_stderr
+from bridge_registry.cli import app as registry
+
+SECRET = "what the client asked for"
+
+
+def _dive(depth: int, prompt: str) -> None:
+    if depth:
+        _dive(depth - 1, prompt)
+    else:
+        raise RecursionError("too deep")
+
+
+class Stderr(io.TextIOWrapper):
+    """Standard error, of a terminal or not, that can be read."""
+
+    def __init__(self, *, terminal: bool) -> None:
+        self._raw = io.BytesIO()
+        self._terminal = terminal
+        super().__init__(self._raw, write_through=True)
+
+    def isatty(self) -> bool:
+        return self._terminal
+
+    def text(self) -> str:
+        self.flush()
+        return self._raw.getvalue().decode()
+
+
+@pytest.fixture(params=[False, True], ids=["file", "terminal"])
+def stderr(request: pytest.FixtureRequest) -> Stderr:
+    return Stderr(terminal=request.param)
+
+
+def _log_of(stderr: Stderr, set_up: Callable[[], None], depth: int) -> str:
+    with contextlib.redirect_stderr(stderr):
+        set_up()
+        try:
+            _dive(depth, SECRET)
+        except RecursionError:
+            structlog.get_logger().exception("failed", path="/api/generate")
+    return stderr.text()
+
+
+@pytest.mark.parametrize("set_up", [log_readably, _log_to_stderr, lambda: configure_logs("info")])
+def test_an_exception_is_logged_short_and_without_values(stderr: Stderr, set_up: Callable[[], None]) -> None:
+    text = _log_of(stderr, set_up, 600)
+    assert "too deep" in text
+    assert "_dive" in text
+    assert SECRET not in text
+    assert text.count("_dive(depth - 1, prompt)") <= 12
+    assert len(text) < 8000
+
+
+@pytest.mark.parametrize("command", [agent, bridgectl, engine, registry])
+def test_every_command_sets_its_log_up_before_it_does_anything(stderr: Stderr, command: typer.Typer) -> None:
+    """Neither typer nor structlog draws a traceback with values where rich is installed."""
+    structlog.reset_defaults()
+    assert not command.pretty_exceptions_enable
+    text = _log_of(stderr, command.registered_callback.callback, 3)
+    assert "too deep" in text
+    assert SECRET not in text
+
+
+def test_a_message_that_quotes_the_request_is_cut() -> None:
+    try:
+        {}[SECRET * 10_000]
+    except KeyError as fault:
+        text = short_traceback((type(fault), fault, fault.__traceback__))
+    assert len(text) < 7000
+    assert "characters left out" in text
+
+
+@pytest.mark.parametrize("stderr", [False], indirect=True)
+def test_logs_in_json_stay_one_line_a_record(stderr: Stderr) -> None:
+    (line,) = _log_of(stderr, lambda: configure_logs("info"), 2).splitlines()
+    assert "too deep" in json.loads(line)["exception"]
