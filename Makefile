@@ -5,10 +5,13 @@ BIN := $(VENV)/bin
 JOBS ?= 3
 MESHES ?= 2
 FUZZ ?= 60
+# Where `make install` links the commands: below $(PREFIX)/bin.
+PREFIX ?= /usr/local
+COMMANDS := bridgectl bridge-agent bridge-registry bridge-engine
 export VENV
 
 .DEFAULT_GOAL := help
-.PHONY: help up down status setup setup-dev check lint types layers dependencies audit protos-check protos etcd-protos test unit fuzz mutants bench lock clean
+.PHONY: help up down status install uninstall setup setup-dev check lint types layers dependencies audit protos-check protos etcd-protos test unit fuzz mutants bench lock clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' Makefile | sed -E 's/:.*## /\t/' | expand -t 16
@@ -25,8 +28,23 @@ up: setup ## set up, then start a mesh of three nodes on this machine
 down: ## stop what `make up` started
 	@$(BIN)/bridgectl down $(UP)
 
-status: ## what of the mesh is alive
+status: ## how the mesh is, and what of it runs here
 	@$(BIN)/bridgectl status $(UP)
+
+install: setup ## put the four commands on PATH: links in $(PREFIX)/bin (PREFIX=/usr/local)
+	@mkdir -p $(DESTDIR)$(PREFIX)/bin
+	@for name in $(COMMANDS); do \
+	  link=$(DESTDIR)$(PREFIX)/bin/$$name; \
+	  if [ -e $$link ] && [ ! -L $$link ]; then \
+	    echo "$$link is there and not a link of ours: move it away, then run this again" >&2; exit 1; fi; \
+	  ln -sfn $(abspath $(BIN))/$$name $$link; echo "linked $$link to $(abspath $(BIN))/$$name"; \
+	done
+
+uninstall: ## remove the links that `make install` made
+	@for name in $(COMMANDS); do \
+	  link=$(DESTDIR)$(PREFIX)/bin/$$name; \
+	  if [ "$$(readlink $$link)" = $(abspath $(BIN))/$$name ]; then rm $$link; echo "removed $$link"; fi; \
+	done
 
 test: setup-dev ## set up, then run every test
 	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile tests/unit tests/contract tests/scenarios tests/attacks $(T)

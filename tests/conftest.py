@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 
 import hypothesis
@@ -11,6 +12,12 @@ import structlog
 # How long an example takes says how busy the machine is.
 hypothesis.settings.register_profile("bridge", deadline=None)
 hypothesis.settings.load_profile("bridge")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def contexts_of_nobody(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """Meshes that tests start are not what the commands of whoever runs them ask afterwards."""
+    os.environ["BRIDGE_CONTEXT"] = str(tmp_path_factory.mktemp("contexts") / "context.json")
 
 
 @pytest.fixture(autouse=True)

@@ -21,11 +21,14 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import bridge_agent
+import bridge_cli
 import bridge_core
+import bridge_engine
 import bridge_registry
 import bridge_wire
 from bridge_agent.limits.cgroup import find_hierarchy
 from bridge_agent.limits.cgroup_rules import PRESSURE
+from bridge_core.systemd.units import unit_folder
 
 VARIABLE = "BRIDGE_TEST_SYSTEMD"
 PREFIX = "/opt/bridge"
@@ -187,9 +190,9 @@ def _site_packages() -> Path:
 
 def _sources() -> set[Path]:
     """Where our own packages lie when they are not in site-packages: an editable install."""
-    packages = (bridge_agent, bridge_core, bridge_registry, bridge_wire)
+    packages = (bridge_agent, bridge_cli, bridge_core, bridge_engine, bridge_registry, bridge_wire)
     folders = {Path(path).parent for package in packages for path in package.__path__}
-    return {folder for folder in folders if folder != _site_packages()}
+    return {folder for folder in (*folders, unit_folder()) if folder != _site_packages()}
 
 
 @contextlib.contextmanager

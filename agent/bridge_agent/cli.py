@@ -5,7 +5,6 @@ A command imports what it needs when it runs: the agent must not keep what other
 
 from __future__ import annotations
 
-import asyncio
 import os
 import sys
 import time
@@ -15,7 +14,6 @@ from typing import Annotated
 
 import msgspec
 import typer
-from rich.console import Console
 
 from bridge_agent import service_commands, systemd
 from bridge_agent.cli_options import StateOption
@@ -41,7 +39,6 @@ DEFAULT_PARALLEL = EngineConfig(index=0).num_parallel
 
 app = program("The sidecar of a DeepSeek-Ollama Bridge node.")
 app.add_typer(service_commands.group, name="service")
-_out = Console(highlight=False)
 
 
 HttpOption = Annotated[str | None, typer.Option("--http", help="Ollama's API in the clear, HOST:PORT.")]
@@ -119,6 +116,8 @@ def join_command(
     """Enrol this machine as a node of a mesh, or (--replace) bring an enrolled one back."""
 
     def work() -> None:
+        import asyncio
+
         from bridge_agent.membership.advertise import advertised_host
         from bridge_agent.membership.join import JoinPlan, default_name, join, replacing
 
@@ -132,7 +131,7 @@ def join_command(
             kept |= {"--http": http, "--https": https, "--grpc": grpc, "--peer": peer, "--admin": admin}
             _refuse_changes({**kept, "--systemd": as_service or None}, name, settings.name)
             settings = asyncio.run(join(replacing(settings, registries, secret, advertise=host), state))
-            _out.print(f"{settings.name} is a node of the mesh {settings.trust_domain} again")
+            typer.echo(f"{settings.name} is a node of the mesh {settings.trust_domain} again")
             _say_when_used(state, "The agent that runs takes the new certificate up by itself")
             return
         if as_service:  # refused before the token is spent
@@ -149,11 +148,11 @@ def join_command(
         if as_service:
             systemd.check_listeners(plan.listeners)
         settings = asyncio.run(join(plan, state))
-        _out.print(f"{settings.name} joined the mesh {settings.trust_domain}; its state is in {state_dir}")
+        typer.echo(f"{settings.name} joined the mesh {settings.trust_domain}; its state is in {state_dir}")
         if as_service:
             say(systemd.install(manager, settings, state))
         else:
-            _out.print(f"Start it: {as_called('bridge-agent')} run --state-dir {state_dir}")
+            typer.echo(f"Start it: {as_called('bridge-agent')} run --state-dir {state_dir}")
 
     guarded(work)
 
@@ -201,7 +200,9 @@ def status_command(
         if as_json:
             sys.stdout.buffer.write(msgspec.json.format(msgspec.json.encode(report), indent=2) + b"\n")
         else:
-            print_report(report, _out)
+            from rich.console import Console
+
+            print_report(report, Console(highlight=False))
 
     guarded(work)
 
@@ -223,7 +224,7 @@ def set_command(state_dir: StateOption, advertise: AdvertiseOption = None) -> No
             save_config(state, msgspec.structs.replace(settings, peer_address=peer))
         except OSError as fault:
             raise Fatal(f"cannot write to {state.root}: {fault.strerror}") from fault
-        _out.print(f"{settings.name} is to be reached at {peer}; the mesh is told when its agent starts")
+        typer.echo(f"{settings.name} is to be reached at {peer}; the mesh is told when its agent starts")
         _say_when_used(state, "Restart the agent that runs")
 
     guarded(work)
@@ -247,7 +248,9 @@ def explain_command(
         if as_json:
             sys.stdout.buffer.write(msgspec.json.format(msgspec.json.encode(hops), indent=2) + b"\n")
         else:
-            print_explanation(hops, _out)
+            from rich.console import Console
+
+            print_explanation(hops, Console(highlight=False))
 
     guarded(work)
 
@@ -279,7 +282,7 @@ def replay_command(
             found = replay_collected(handed, folder)
             for name, node in () if as_json else handed.nodes.items():
                 if node.left_out:
-                    _out.print(
+                    typer.echo(
                         f"{name} told its newest {len(node.requests)} requests, {node.left_out} are older"
                     )
         else:
@@ -287,7 +290,9 @@ def replay_command(
         if as_json:
             sys.stdout.buffer.write(msgspec.json.format(msgspec.json.encode(found), indent=2) + b"\n")
         else:
-            print_comparison(found, _out)
+            from rich.console import Console
+
+            print_comparison(found, Console(highlight=False))
 
     guarded(work)
 
@@ -370,6 +375,8 @@ def leave_command(
     """Take this node out of its mesh for good: drain, stop, revoke and forget its identity."""
 
     def work() -> None:
+        import asyncio
+
         from bridge_agent.membership.leave import leave
 
         state, manager = StateDir(state_dir), ServiceManager()
@@ -380,9 +387,9 @@ def leave_command(
         # Stopped by anybody but systemd, the agent would be started again.
         stop = (lambda: manager.stop(systemd.AGENT_UNIT)) if service else None
         note = asyncio.run(leave(settings, state, force=force, drain_s=drain_s, stop=stop))
-        _out.print(f"{settings.name} has left the mesh {settings.trust_domain}")
+        typer.echo(f"{settings.name} has left the mesh {settings.trust_domain}")
         if note:
-            _out.print(note, markup=False, soft_wrap=True)
+            typer.echo(note)
         if service:
             say(systemd.remove(manager))
 
@@ -412,7 +419,7 @@ def _refuse_changes(given: Mapping[str, object], name: str | None, enrolled: str
 
 def _say_when_used(state: StateDir, running: str) -> None:
     how = f"Start it: {as_called('bridge-agent')} run --state-dir {state.root}"
-    _out.print(how if holder_of(state.lock) is None else running, soft_wrap=True)
+    typer.echo(how if holder_of(state.lock) is None else running)
 
 
 def _moved(listeners: Listeners, **addresses: str | None) -> Listeners:

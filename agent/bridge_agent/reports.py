@@ -108,6 +108,7 @@ class Reports:
             ),
             backends=self._tally.counts,
             results=self._prober.results,
+            silent_peers=self._gateway.silent_peers(),
         )
 
     def report(self) -> AgentReport:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from pathlib import Path
 from typing import Annotated
 
@@ -20,7 +19,7 @@ group = typer.Typer(help="Run the enrolled node as a service of systemd.", no_ar
 
 @group.command("install")
 def install_command(state_dir: StateOption) -> None:
-    """Write the node's units, enable and start them."""
+    """Write the node's units, enable and start them; put our commands on PATH."""
 
     def work() -> None:
         state = StateDir(state_dir)
@@ -39,14 +38,14 @@ def remove_command() -> None:
 def show_command(
     state_dir: StateOption,
     into: Annotated[
-        Path | None, typer.Option("--into", help="A folder to write the units to, instead of printing.")
+        Path | None, typer.Option("--into", help="A folder to write them to, instead of printing.")
     ] = None,
 ) -> None:
-    """Print the units that `install` would write; changes nothing."""
+    """Print the files that `install` would write; changes nothing."""
 
     def work() -> None:
         state = StateDir(state_dir)
-        show(systemd.agent_units(load_config(state), state), into)
+        show(systemd.agent_service(load_config(state), state), into)
 
     guarded(work)
 
@@ -56,6 +55,8 @@ def stop_engines_command(state_dir: StateOption) -> None:
     """End the engines that an agent has left running."""
 
     def work() -> None:
+        import asyncio
+
         ended = asyncio.run(systemd.stop_engines(StateDir(state_dir)))
         say([f"engines ended: {', '.join(map(str, ended)) or 'none'}"])
 

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from bridge_agent.config import AgentConfig
-from bridge_agent.engines.instance import InstanceStatus
 from bridge_agent.engines.view import LocalInstance
 from bridge_agent.limits.gpu import Gpu
 from bridge_agent.limits.isolation_report import DomainReport, IsolationReport, lines
@@ -22,6 +21,8 @@ from bridge_core.snapshot import Snapshot
 
 if TYPE_CHECKING:
     from rich.console import Console
+
+    from bridge_agent.engines.instance import InstanceStatus
 
 
 class SnapshotReport(msgspec.Struct, frozen=True):

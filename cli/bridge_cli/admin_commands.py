@@ -2,28 +2,20 @@
 
 from __future__ import annotations
 
-import datetime as dt
 import sys
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any
 
 import typer
-from rich.console import Console
-from rich.table import Column, Table
 
+from bridge_cli.output import JsonOption, plain, print_json, say, say_aside, when
 from bridge_cli.where import Where, asks_registry
 from bridge_core.command.labels import labels_of
-from bridge_core.config import decoded
 from bridge_core.errors import Fatal
 from bridge_core.quantities import parse_duration
-from bridge_wire.v1 import registry_pb2 as wire
-
-T = TypeVar("T")
 
 _TIMEOUT_S = 15.0
-_out = Console(highlight=False, soft_wrap=True)
-_err = Console(stderr=True, highlight=False, soft_wrap=True)
 
 FilesOption = Annotated[
     list[Path], typer.Option("--file", "-f", help="A YAML file, or a folder of them; repeatable.")
@@ -59,11 +51,14 @@ def token_create(
             help="A host name that certificates of these nodes may carry, or *.DOMAIN; repeatable.",
         ),
     ] = None,
+    as_json: JsonOption = False,
     where: Where,
 ) -> None:
     """Make a join token and print it: the only time it can be seen."""
 
     async def work(stub: Any) -> Any:
+        from bridge_wire.v1 import registry_pb2 as wire
+
         request = wire.CreateTokenRequest(
             ttl_seconds=_seconds(ttl),
             uses=uses,
@@ -74,7 +69,10 @@ def token_create(
         return await stub.CreateToken(request, timeout=_TIMEOUT_S)
 
     made = where.call(work)
-    _err.print(f"Token {made.id} for {uses} use{'s' if uses > 1 else ''}, until {_time(made.expires_unix)}:")
+    if as_json:
+        print_json(plain(made))
+        return
+    say_aside(f"Token {made.id} for {uses} use{'s' if uses > 1 else ''}, until {when(made.expires_unix)}:")
     sys.stdout.write(made.token + "\n")
 
 
@@ -82,25 +80,37 @@ def token_create(
 @asks_registry
 def token_list(
     *,
+    as_json: JsonOption = False,
     where: Where,
 ) -> None:
     """List the tokens that can still be used."""
 
     async def work(stub: Any) -> Any:
+        from bridge_wire.v1 import registry_pb2 as wire
+
         return await stub.ListTokens(wire.ListTokensRequest(), timeout=_TIMEOUT_S)
 
     found = where.call(work).tokens
+    if as_json:
+        print_json([plain(token) for token in found])
+        return
+    if not found:
+        say("No tokens.")
+        return
+    from rich.console import Console
+    from rich.table import Column, Table
+
     # An id cut short could not be pasted into `revoke`.
     table = Table(
         Column("id", no_wrap=True, min_width=16), "expires", "uses left", "node", "labels", "made by"
     )
     for token in found:
         labels = ", ".join(f"{name}={value}" for name, value in sorted(token.labels.items()))
-        expires = _time(token.expires_unix)
+        expires = when(token.expires_unix)
         table.add_row(
             token.id, expires, str(token.uses_left), token.node_name, labels, _who(token.created_by)
         )
-    _out.print(table if found else "No tokens.")
+    Console(highlight=False, soft_wrap=True).print(table)
 
 
 @tokens.command("revoke")
@@ -108,15 +118,21 @@ def token_list(
 def token_revoke(
     *,
     token_id: Annotated[str, typer.Argument(metavar="ID", help="As `bridgectl token list` shows it.")],
+    as_json: JsonOption = False,
     where: Where,
 ) -> None:
     """Make a token useless from now on."""
 
     async def work(stub: Any) -> None:
+        from bridge_wire.v1 import registry_pb2 as wire
+
         await stub.RevokeToken(wire.RevokeTokenRequest(id=token_id), timeout=_TIMEOUT_S)
 
     where.call(work)
-    _out.print(f"Token {token_id} is revoked.", markup=False)
+    if as_json:
+        print_json({"id": token_id, "revoked": True})
+    else:
+        say(f"Token {token_id} is revoked.")
 
 
 @asks_registry
@@ -126,15 +142,18 @@ def apply_command(
     prune: Annotated[
         bool, typer.Option("--prune", help="Also delete applied documents that are not in the files.")
     ] = False,
+    as_json: JsonOption = False,
     where: Where,
 ) -> None:
     """Apply mesh_config documents: all of them in one revision, or none."""
 
     async def work(stub: Any) -> Any:
+        from bridge_wire.v1 import registry_pb2 as wire
+
         request = wire.ApplyRequest(files=_read(files), prune=prune)
         return await stub.Apply(request, timeout=_TIMEOUT_S)
 
-    _print_applied(where.call(work))
+    _print_applied(where.call(work), as_json=as_json)
 
 
 @asks_registry
@@ -142,17 +161,23 @@ def diff_command(
     *,
     files: FilesOption,
     prune: Annotated[bool, typer.Option("--prune", help="As `apply --prune` would.")] = False,
+    as_json: JsonOption = False,
     where: Where,
 ) -> None:
     """Show what `apply` would change. Exits 1 when it would change something."""
 
     async def work(stub: Any) -> Any:
+        from bridge_wire.v1 import registry_pb2 as wire
+
         return await stub.Diff(wire.ApplyRequest(files=_read(files), prune=prune), timeout=_TIMEOUT_S)
 
     answer = where.call(work)
+    if as_json:
+        print_json(plain(answer))
+        raise SystemExit(1 if answer.faults or answer.unified_diff else 0)
     _refuse_faults(answer.faults)
     sys.stdout.write(answer.unified_diff)
-    _print_warnings(answer.warnings)
+    _say_warnings(answer)
     if answer.unified_diff:
         raise SystemExit(1)
 
@@ -162,16 +187,22 @@ def get_command(
     *,
     kind: Annotated[str, typer.Argument(help="Mesh, ModelRoute, …; without it, all.")] = "",
     name: Annotated[str, typer.Argument(help="One document's name.")] = "",
+    as_json: JsonOption = False,
     where: Where,
 ) -> None:
     """Print applied documents as YAML."""
 
     async def work(stub: Any) -> Any:
+        from bridge_wire.v1 import registry_pb2 as wire
+
         return await stub.GetConfig(wire.GetConfigRequest(kind=kind, name=name), timeout=_TIMEOUT_S)
 
     documents = where.call(work).documents
+    if as_json:
+        print_json([plain(document) for document in documents])
+        return
     if not documents:
-        _err.print("Nothing of that kind and name is applied." if kind else "Nothing is applied.")
+        say_aside("Nothing of that kind and name is applied." if kind else "Nothing is applied.")
     sys.stdout.write("---\n".join(document.yaml.rstrip("\n") + "\n" for document in documents))
 
 
@@ -180,20 +211,27 @@ def history_command(
     *,
     limit: Annotated[int, typer.Option("--limit", min=1, help="How many revisions.")] = 20,
     diffs: Annotated[bool, typer.Option("--diff", help="With what each changed.")] = False,
+    as_json: JsonOption = False,
     where: Where,
 ) -> None:
     """List applied revisions, newest first."""
 
     async def work(stub: Any) -> Any:
+        from bridge_wire.v1 import registry_pb2 as wire
+
         return await stub.History(wire.HistoryRequest(limit=limit), timeout=_TIMEOUT_S)
 
     revisions = where.call(work).revisions
+    if as_json:
+        print_json([plain(revision) for revision in revisions])
+        return
     if not revisions:
-        _out.print("Nothing was applied yet.")
+        say("Nothing was applied yet.")
     for revision in revisions:
-        line = f"{revision.number}  {_time(revision.applied_unix)}  {_who(revision.author)}  "
-        back = f"back to revision {revision.restores}: " if revision.restores else ""
-        _out.print(line + back + ", ".join(revision.changed), markup=False)
+        line = f"{revision.number}  {when(revision.applied_unix)}  {_who(revision.author)}  "
+        if revision.restores:
+            line += f"back to revision {revision.restores}: "
+        say(line + ", ".join(revision.changed))
         if diffs:
             sys.stdout.write(revision.unified_diff)
 
@@ -202,30 +240,33 @@ def history_command(
 def rollback_command(
     *,
     revision: Annotated[int, typer.Argument(help="As `bridgectl history` numbers them.")],
+    as_json: JsonOption = False,
     where: Where,
 ) -> None:
     """Apply what was applied at a revision, as a new revision."""
 
     async def work(stub: Any) -> Any:
+        from bridge_wire.v1 import registry_pb2 as wire
+
         return await stub.Rollback(wire.RollbackRequest(revision=revision), timeout=_TIMEOUT_S)
 
-    _print_applied(where.call(work))
+    _print_applied(where.call(work), as_json=as_json)
 
 
-def _print_applied(answer: Any) -> None:
+def _print_applied(answer: Any, *, as_json: bool) -> None:
+    if as_json:
+        print_json(plain(answer))
+        raise SystemExit(1 if answer.faults else 0)
     _refuse_faults(answer.faults)
-    if answer.changed:
-        gone = frozenset(answer.removed)
-        changes = ", ".join(f"{key} (deleted)" if key in gone else key for key in answer.changed)
-        _out.print(f"Revision {answer.revision}: {changes}", markup=False)
-    else:
-        _out.print("Nothing to change.")
-    _print_warnings(answer.warnings)
+    gone = frozenset(answer.removed)
+    changes = ", ".join(f"{key} (deleted)" if key in gone else key for key in answer.changed)
+    say(f"Revision {answer.revision}: {changes}" if answer.changed else "Nothing to change.")
+    _say_warnings(answer)
 
 
-def _print_warnings(warnings: Iterable[str]) -> None:
-    for warning in warnings:
-        _err.print(f"warning: {warning}", markup=False)
+def _say_warnings(answer: Any) -> None:
+    for warning in answer.warnings:
+        say_aside(f"warning: {warning}")
 
 
 def _refuse_faults(faults: Iterable[Any]) -> None:
@@ -234,7 +275,7 @@ def _refuse_faults(faults: Iterable[Any]) -> None:
         sys.stderr.write(line + "\n")
     if lines:
         count = f"{len(lines)} fault{'s' if len(lines) > 1 else ''}"
-        _err.print(f"bridgectl: nothing was applied: {count}")
+        say_aside(f"bridgectl: nothing was applied: {count}")
         raise SystemExit(1)
 
 
@@ -245,6 +286,9 @@ def _fault(fault: Any) -> str:
 
 
 def _read(paths: Iterable[Path]) -> list[Any]:
+    from bridge_core.config import decoded
+    from bridge_wire.v1 import registry_pb2 as wire
+
     files: list[Path] = []
     for path in paths:
         if path.is_dir():
@@ -272,7 +316,3 @@ def _seconds(text: str) -> int:
 def _who(identity: str) -> str:
     """`spiffe://<mesh>/admin/ann` as `admin/ann`."""
     return identity.partition("://")[2].partition("/")[2] or identity
-
-
-def _time(unix: int) -> str:
-    return dt.datetime.fromtimestamp(unix, dt.UTC).astimezone().isoformat(" ", "minutes")

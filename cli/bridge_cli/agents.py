@@ -8,12 +8,12 @@ from typing import Any, Final
 
 import msgspec
 
-from bridge_cli.connection import Access, admin
+from bridge_cli.access import Access
+from bridge_cli.connection import status_of
 from bridge_core.addresses import split_address
 from bridge_core.errors import BridgeError
 from bridge_core.http1 import Pool
 from bridge_core.tls import client_context, verify_peer
-from bridge_wire.v1 import registry_pb2 as wire
 
 _TIMEOUT_S: Final = 15.0
 _MOST: Final = 1 << 30
@@ -32,8 +32,7 @@ async def ask_agents(to: Access, path: str, *, first: bool = False) -> Said:
     Raises:
         BridgeError: no registry answers, or an identity cannot be used.
     """
-    async with admin(to) as stub:
-        status = await stub.Status(wire.StatusRequest(), timeout=_TIMEOUT_S)
+    status = await status_of(to)
     context = client_context(to.cert, to.key, to.ca)
     said = Said({}, {})
     nodes = [node for node in status.nodes if node.state != "revoked"]

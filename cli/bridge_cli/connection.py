@@ -2,119 +2,134 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import os
-from collections.abc import AsyncIterator
-from pathlib import Path
-from typing import Any, Final
+from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import Any, Final, TypeVar
 
 import grpc
 import grpc.aio
-import msgspec
 
-from bridge_cli.layout import MeshFile
+from bridge_cli.access import IDENTITY_HINT, Access
 from bridge_core.addresses import split_address
 from bridge_core.errors import BridgeError, Fatal, Unavailable
 from bridge_core.registry_channel import CertificateRefused, WrongAuthority, open_channel
 from bridge_core.tls import TlsFault, check_files
+from bridge_wire.v1 import registry_pb2 as wire
 from bridge_wire.v1 import registry_pb2_grpc as wire_grpc
 
-_IDENTITY_HINT: Final = (
-    "--ca, --cert and --key name an admin's identity in the registry's mesh; `bridge-registry init` there "
-    "makes it, and renews it when due"
-)
+T = TypeVar("T")
+
+_CONNECT_S: Final = 3.0  # with others to go to, one that hangs is not waited for longer
+_STATUS_S: Final = 5.0  # answered from memory
+
+# gRPC's own lines come before our sentence and say the same less clearly.
+os.environ.setdefault("GRPC_VERBOSITY", "NONE")
 
 
-class Access(msgspec.Struct, frozen=True):
-    """Where the registry is and who calls it."""
-
-    registry: str
-    ca: Path
-    cert: Path
-    key: Path
+class _Unreached(Unavailable):
+    """There was no connection, so nothing was asked."""
 
 
-def default_state_dir() -> Path:
-    """Where `bridgectl` keeps its mesh unless told otherwise."""
-    given = os.environ.get("BRIDGE_STATE_DIR")
-    return Path(given) if given else Path.home() / ".local/state/bridge"
+class _Elsewhere(Unavailable):
+    """The registry does not lead and knows who does; nothing was done."""
+
+    def __init__(self, refusal: BridgeError, address: str) -> None:
+        super().__init__(refusal.message, hint=refusal.hint)
+        self.address = address
 
 
-def read_mesh(path: Path) -> MeshFile:
-    """mesh.json.
-
-    Raises:
-        Fatal: there is none, or it does not decode.
-    """
-    try:
-        return msgspec.json.decode(path.read_bytes(), type=MeshFile)
-    except FileNotFoundError:
-        raise Fatal(
-            f"no mesh in {path.parent}",
-            hint="`bridgectl up` makes one; --state-dir (or BRIDGE_STATE_DIR) names another place",
-        ) from None
-    except (OSError, msgspec.DecodeError) as fault:
-        raise Fatal(f"cannot read {path}: {fault}", hint="`bridgectl up` writes it anew") from fault
-
-
-def access(state: Path, registry: str | None, ca: Path | None, cert: Path | None, key: Path | None) -> Access:
-    """From flags, and from mesh.json what the flags leave open.
-
-    Raises:
-        Fatal: something is missing.
-    """
-    if registry and ca and cert and key:
-        return Access(registry, ca, cert, key)
-    try:
-        mesh = read_mesh(state / "mesh.json")
-    except Fatal as fault:
-        if registry is None:
-            raise
-        raise Fatal(
-            f"--registry {registry} has to come with --ca, --cert and --key: {fault.message}",
-            hint="its state folder has them: pki/ca.pem, pki/admin.pem and pki/admin.key",
-        ) from fault
-    return Access(
-        registry or mesh.registry.grpc,
-        ca or Path(mesh.ca),
-        cert or Path(mesh.client.cert),
-        key or Path(mesh.client.key),
-    )
-
-
-@contextlib.asynccontextmanager
-async def admin(to: Access) -> AsyncIterator[Any]:
-    """The Admin service's stub; gRPC errors inside become BridgeErrors.
+async def ask(to: Access, work: Callable[[Any], Awaitable[T]]) -> T:
+    """Runs `work` with the Admin stub of the first registry that answers, or of the leader that it names.
 
     Raises:
         Unavailable: no registry answers.
-        BridgeError: it refused; its own words.
-        Fatal: the address is none, or a file of the identity cannot be used.
+        BridgeError: one refused; its own words.
+        Fatal: an address is none, or a file of the identity cannot be used.
     """
-    split_address(to.registry)
+    unreached: list[_Unreached] = []
+    for registry in to.registries:
+        try:
+            return await _ask(registry, to, work)
+        except _Unreached as fault:
+            unreached.append(fault)
+        except _Elsewhere as elsewhere:
+            return await _ask(elsewhere.address, to, work, last=True)
+    if len(unreached) == 1:
+        raise unreached[0]
+    raise Unavailable("; ".join(fault.message for fault in unreached), hint=unreached[-1].hint)
+
+
+async def status_of(to: Access) -> Any:
+    """What the registry that leads says of the mesh; where none is known to lead, what any says.
+
+    Raises:
+        BridgeError: as `ask`.
+    """
+
+    async def work(stub: Any) -> Any:
+        return await stub.Status(wire.StatusRequest(), timeout=_STATUS_S)
+
+    status = await ask(to, work)
+    if status.leader or not status.leader_address:
+        return status
+    try:
+        return await _ask(status.leader_address, to, work, last=True)
+    except Unavailable:  # gone, and its office not yet
+        return status
+
+
+async def _ask(registry: str, to: Access, work: Callable[[Any], Awaitable[T]], *, last: bool = False) -> T:
+    patient = last or len(to.registries) == 1
+    async with _stub(registry, to, patience_s=None if patient else _CONNECT_S) as stub:
+        try:
+            return await work(stub)
+        except grpc.aio.AioRpcError as error:
+            fault = _translate(error, registry)
+            if last or error.code() is not grpc.StatusCode.UNAVAILABLE:
+                raise fault from error
+            # Whether it only did not lead is asked of it, not read from its words.
+            with contextlib.suppress(grpc.aio.AioRpcError):
+                status = await stub.Status(wire.StatusRequest(), timeout=_STATUS_S)
+                if not status.leader and status.leader_address not in {"", registry}:
+                    raise _Elsewhere(fault, status.leader_address) from error
+            raise fault from error
+
+
+@contextlib.asynccontextmanager
+async def _stub(registry: str, to: Access, *, patience_s: float | None) -> AsyncIterator[Any]:
+    split_address(registry)
     try:
         check_files(to.cert, to.key, to.ca)
     except TlsFault as fault:
-        raise Fatal(fault.message, hint=_IDENTITY_HINT) from fault
+        raise Fatal(fault.message, hint=IDENTITY_HINT) from fault
+    opening = open_channel(
+        registry, to.ca.read_bytes(), cert_pem=to.cert.read_bytes(), key_pem=to.key.read_bytes()
+    )
     try:
-        async with open_channel(
-            to.registry, to.ca.read_bytes(), cert_pem=to.cert.read_bytes(), key_pem=to.key.read_bytes()
-        ) as channel:
+        async with contextlib.AsyncExitStack() as stack:
+            try:
+                async with asyncio.timeout(patience_s):
+                    channel = await stack.enter_async_context(opening)
+            except TimeoutError:
+                raise _Unreached(f"no registry answers at {registry} within {patience_s:g} s") from None
+            except Unavailable as fault:
+                raise _Unreached(fault.message, hint=fault.hint) from fault
             yield wire_grpc.AdminStub(channel)  # type: ignore[no-untyped-call]  # generated
-    except grpc.aio.AioRpcError as error:
-        raise _translate(error, to) from error
     except WrongAuthority as fault:
-        raise Fatal(f"{fault.message}; it has to be of the mesh of {to.ca}", hint=_IDENTITY_HINT) from fault
+        raise Fatal(f"{fault.message}; it has to be of the mesh of {to.ca}", hint=IDENTITY_HINT) from fault
     except CertificateRefused as fault:
-        raise Unavailable(f"{fault.message} ({to.cert})", hint=_IDENTITY_HINT) from fault
+        raise _Unreached(f"{fault.message} ({to.cert})", hint=IDENTITY_HINT) from fault
 
 
-def _translate(error: grpc.aio.AioRpcError, to: Access) -> BridgeError:
-    code, details, registry = error.code(), (error.details() or "").rstrip("."), to.registry
+def _translate(error: grpc.aio.AioRpcError, registry: str) -> BridgeError:
+    code, details = error.code(), (error.details() or "").rstrip(".")
     if code is grpc.StatusCode.UNAVAILABLE and "connect" in details:
         return Unavailable(f"the connection to the registry at {registry} was lost", hint="try again")
     if code is grpc.StatusCode.DEADLINE_EXCEEDED:
         return Unavailable(f"the registry at {registry} did not answer in time")
     if code is grpc.StatusCode.UNIMPLEMENTED:
         return BridgeError(f"the registry at {registry} does not know this command", hint="is it older?")
-    return BridgeError(details or f"the registry at {registry} answers {code.name}")
+    kind = Unavailable if code is grpc.StatusCode.UNAVAILABLE else BridgeError
+    return kind(details or f"the registry at {registry} answers {code.name}")

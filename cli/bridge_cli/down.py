@@ -7,7 +7,7 @@ from pathlib import Path
 
 import msgspec
 
-from bridge_cli.connection import read_mesh
+from bridge_cli.access import read_mesh
 from bridge_cli.layout import Layout
 from bridge_cli.parts import agent_state
 from bridge_cli.processes import DetachedProcess, ProcessTable, end, family, load_records

@@ -2,30 +2,22 @@
 
 from __future__ import annotations
 
-import asyncio
-import subprocess
-import sys
 from pathlib import Path
-from typing import Annotated, Final
-from urllib.parse import quote
+from typing import TYPE_CHECKING, Annotated, Final
 
-import msgspec
 import typer
-from rich.console import Console
 
-from bridge_cli.agents import Said, ask_agents
-from bridge_cli.parts import command
+from bridge_cli.output import JsonOption, print_json, say_aside
 from bridge_cli.where import Where, asks_registry
-from bridge_core.command.explanation_text import print_explanation
 from bridge_core.command.guard import guarded
 from bridge_core.errors import BridgeError, Fatal
-from bridge_core.explanation import PATH, HopReport
+
+if TYPE_CHECKING:
+    from bridge_cli.agents import Said
+    from bridge_core.explanation import HopReport
 
 _SNAPSHOT: Final = "/bridge/snapshot"
 _PAST: Final = "/bridge/past"
-_out = Console(highlight=False)
-_err = Console(stderr=True, highlight=False, soft_wrap=True)
-JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON and nothing else.")]
 
 
 def register(app: typer.Typer) -> None:
@@ -46,6 +38,15 @@ def explain_command(
     """Say why a request went where it went: who was asked, who was not and why, and how long it took."""
 
     def work() -> None:
+        import asyncio
+        from urllib.parse import quote
+
+        from rich.console import Console
+
+        from bridge_cli.agents import ask_agents
+        from bridge_core.command.explanation_text import print_explanation
+        from bridge_core.explanation import PATH
+
         to = where.access()
         said = asyncio.run(ask_agents(to, f"{PATH}?id={quote(request_id, safe='')}"))
         hops = [hop for body in said.bodies.values() for hop in _hops(body)]
@@ -57,9 +58,9 @@ def explain_command(
                 hint="the id is in X-Request-Id of the answer; nodes remember their last requests only",
             )
         if as_json:
-            sys.stdout.buffer.write(msgspec.json.format(msgspec.json.encode(hops), indent=2) + b"\n")
+            print_json(hops)
         else:
-            print_explanation(hops, _out)
+            print_explanation(hops, Console(highlight=False))
 
     guarded(work)
 
@@ -77,6 +78,14 @@ def replay_command(
     """Say where the mesh's last requests would have gone with another mesh_config. Changes nothing."""
 
     def work() -> int:
+        import asyncio
+        import subprocess
+
+        import msgspec
+
+        from bridge_cli.agents import ask_agents
+        from bridge_cli.parts import command
+
         to = where.access()
         snapshot = asyncio.run(ask_agents(to, _SNAPSHOT, first=True))
         past = asyncio.run(ask_agents(to, f"{_PAST}?seconds={max(1, round(hours * 3600))}"))
@@ -95,6 +104,10 @@ def replay_command(
 
 
 def _hops(body: bytes) -> list[HopReport]:
+    import msgspec
+
+    from bridge_core.explanation import HopReport
+
     try:
         return msgspec.json.decode(body, type=list[HopReport])
     except msgspec.DecodeError as fault:
@@ -105,4 +118,4 @@ def _hops(body: bytes) -> list[HopReport]:
 
 def _tell_silent(said: Said) -> None:
     for node, why in sorted(said.silent.items()):
-        _err.print(f"bridgectl: {node} is left out: {why}", markup=False)
+        say_aside(f"bridgectl: {node} is left out: {why}")

@@ -8,11 +8,12 @@ and peer listeners B-32 and B-31, the store guard's and its admin listener B-30 
 from __future__ import annotations
 
 import re
-from ipaddress import IPv4Address
+from ipaddress import ip_address
 from pathlib import Path
 
 import msgspec
 
+from bridge_core.addresses import join_address
 from bridge_core.errors import Fatal
 
 LOOPBACK = "127.0.0.1"
@@ -20,6 +21,7 @@ DEFAULT_BASE_PORT = 11434
 _NODE_STRIDE = 1000
 _HIGHEST_OFFSET = 12
 _LOWEST_OFFSET = 34
+_NAME = re.compile(r"(?!.{254})[a-z0-9_]([a-z0-9_-]{0,62})(\.[a-z0-9_-]{1,63})*\.?")
 _URL = re.compile(r"https?://(\[[0-9a-fA-F:]+\]|[^/\s:\[\]]+)(:\d{1,5})?/?")
 
 
@@ -29,7 +31,8 @@ class MeshOptions(msgspec.Struct, frozen=True):
     Attributes:
         nodes: How many agents.
         base_port: Node 1's HTTP port; see the module's text for the others.
-        host: Address that everything but HTTP and the admin listeners listens on.
+        host: Name or address that other machines reach this one at.
+        address: What that name is the name of; empty where `host` is an address.
         engine: As `bridgectl up --engine` takes it.
         etcd: Endpoints of an etcd that somebody else runs; empty: our own.
     """
@@ -37,8 +40,14 @@ class MeshOptions(msgspec.Struct, frozen=True):
     nodes: int = 3
     base_port: int = DEFAULT_BASE_PORT
     host: str = LOOPBACK
+    address: str = ""
     engine: str = "llamacpp"
     etcd: tuple[str, ...] = ()
+
+    @property
+    def listens(self) -> str:
+        """The address that everything but HTTP and the admin listeners listens on."""
+        return self.address or self.host
 
 
 class AgentEntry(msgspec.Struct, frozen=True):
@@ -106,12 +115,12 @@ class Layout:
         self.pki = self.registry_state / "pki"
         self.etcd_data = state / "etcd"
         self.model_cache = state / "model-cache"
-        base, host = options.base_port, options.host
-        self.registry_grpc = f"{host}:{base - 34}"
+        base = options.base_port
+        self.registry_grpc = join_address(options.host, base - 34)
         self.registry_admin = f"{LOOPBACK}:{base - 33}"
         self.etcd_client_port = base - 32
         self.etcd_peer_port = base - 31
-        self.guard = f"{host}:{base - 30}"
+        self.guard = join_address(options.host, base - 30)
         self.guard_admin = f"{LOOPBACK}:{base - 29}"
 
     @property
@@ -130,13 +139,15 @@ class Layout:
 
     def listeners(self, name: str) -> dict[str, str]:
         """A node's listeners by the name of the flag that moves each."""
+        return self._node(name, self.options.listens)
+
+    def _node(self, name: str, host: str) -> dict[str, str]:
         first = self.options.base_port + _NODE_STRIDE * self.names.index(name)
-        host = self.options.host
         return {
             "http": f"{LOOPBACK}:{first}",
-            "https": f"{host}:{first + 9}",
-            "grpc": f"{host}:{first + 10}",
-            "peer": f"{host}:{first + 11}",
+            "https": join_address(host, first + 9),
+            "grpc": join_address(host, first + 10),
+            "peer": join_address(host, first + 11),
             "admin": f"{LOOPBACK}:{first + 12}",
         }
 
@@ -150,16 +161,19 @@ class Layout:
                 "peers": f"{LOOPBACK}:{self.etcd_peer_port}",
             }
         if part == "guard":
-            return {"nodes": self.guard, "admin": self.guard_admin}
+            nodes = join_address(self.options.listens, self.options.base_port - 30)
+            return {"nodes": nodes, "admin": self.guard_admin}
         if part == "registry":
-            return {"gRPC": self.registry_grpc, "admin": self.registry_admin}
+            grpc = join_address(self.options.listens, self.options.base_port - 34)
+            return {"gRPC": grpc, "admin": self.registry_admin}
         return self.listeners(part)
 
     def mesh(self, pids: dict[str, int]) -> MeshFile:
         """What mesh.json says when the parts have these process ids."""
         return MeshFile(
             agents=tuple(
-                AgentEntry(name=name, pid=pids.get(name, 0), **self.listeners(name)) for name in self.names
+                AgentEntry(name=name, pid=pids.get(name, 0), **self._node(name, self.options.host))
+                for name in self.names
             ),
             registry=RegistryEntry(pids.get("registry", 0), self.registry_grpc, self.registry_admin),
             etcd=EtcdEntry(pids.get("etcd", 0), self.etcd_urls),
@@ -175,12 +189,7 @@ def check_options(options: MeshOptions) -> None:
     Raises:
         Fatal: an address is none, or a port would not be one.
     """
-    try:
-        IPv4Address(options.host)
-    except ValueError:
-        raise Fatal(
-            f"--host {options.host!r} is not an IPv4 address", hint="this machine's own, such as 192.0.2.10"
-        ) from None
+    host_of(options.host)
     for url in options.etcd:
         if _URL.fullmatch(url) is None:
             raise Fatal(f"--etcd {url!r} is not an address", hint="https://HOST:PORT, several with commas")
@@ -193,6 +202,31 @@ def check_options(options: MeshOptions) -> None:
             f"--base-port {options.base_port} with {options.nodes} nodes needs ports {lowest} to {highest}",
             hint="they have to lie between 1024 and 65535",
         )
+
+
+def host_of(text: str) -> str:
+    """What `--host` names, spelled as it is compared and dialled: a name, or an address without brackets.
+
+    Raises:
+        Fatal: it is neither, or an address that nobody can be reached at.
+    """
+    host = text.strip().lower().removeprefix("[").removesuffix("]")
+    try:
+        address = ip_address(host)
+    except ValueError:
+        # Digits and dots alone are a mistyped address.
+        if _NAME.fullmatch(host) and not host.replace(".", "").isdecimal():
+            return host
+        raise Fatal(
+            f"--host {text!r} is neither a name nor an address",
+            hint="this machine's own, such as 192.0.2.10, fd00::10 or gpu1.example",
+        ) from None
+    if address.is_unspecified or address.is_multicast or (address.version == 6 and address.scope_id):
+        raise Fatal(
+            f"--host {text!r} is no address that another machine can reach",
+            hint="one of this machine's own; `ip address` lists them",
+        )
+    return str(address)
 
 
 def combined(kept: MeshOptions | None, given: dict[str, object]) -> MeshOptions:

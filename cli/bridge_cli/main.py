@@ -2,30 +2,35 @@
 
 from __future__ import annotations
 
-import asyncio
 import base64
-import sys
 from collections.abc import Coroutine
 from pathlib import Path
-from typing import Annotated, Any, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
-import msgspec
 import typer
-from rich.console import Console
-from rich.table import Table
 
-from bridge_cli import admin_commands, hindsight_commands, restore_command, traffic_commands
-from bridge_cli.connection import default_state_dir
-from bridge_cli.layout import MeshFile
-from bridge_cli.progress import Progress
+from bridge_cli import (
+    admin_commands,
+    hindsight_commands,
+    restore_command,
+    status_commands,
+    traffic_commands,
+)
+from bridge_cli.access import default_state_dir
+from bridge_cli.context_commands import contexts
+from bridge_cli.layout import host_of
+from bridge_cli.output import JsonOption, print_json
 from bridge_core.command.guard import guarded
 from bridge_core.command.program import as_called, program
 from bridge_core.errors import Fatal
 
+if TYPE_CHECKING:
+    from bridge_cli.layout import MeshFile
+    from bridge_cli.progress import Progress
+
 T = TypeVar("T")
 
 app = program("A mesh of Ollama-compatible nodes: start one on this machine, or administer one.")
-_out = Console(highlight=False)
 
 StateOption = Annotated[
     Path,
@@ -37,7 +42,6 @@ StateOption = Annotated[
         help="Where the mesh's files lie.",
     ),
 ]
-JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON and nothing else.")]
 
 
 @app.command("up")
@@ -70,7 +74,7 @@ def up_command(
     host: Annotated[
         str | None,
         typer.Option(
-            "--host", help="IPv4 address that other machines reach this one at (127.0.0.1: none can)."
+            "--host", help="Name or address that other machines reach this one at (127.0.0.1: none can)."
         ),
     ] = None,
     as_json: JsonOption = False,
@@ -79,21 +83,23 @@ def up_command(
     given: dict[str, object] = {
         "nodes": nodes,
         "base_port": base_port,
-        "host": host,
+        "host": guarded(lambda: host_of(host)) if host is not None else None,
         "engine": _engine(engine) if engine else None,
         "etcd": tuple(url.strip() for url in etcd.split(",")) if etcd else None,
     }
     given = {name: value for name, value in given.items() if value is not None}
 
     async def work() -> None:
+        from bridge_cli.progress import Progress
         from bridge_cli.up import bring_up, locked
 
-        progress = Progress(_out, quiet=as_json)
+        progress = Progress(quiet=as_json)
         with locked(state):
             progress.say(f"Mesh in {state}")
             mesh, changed = await bring_up(state, given, progress)
+        _keep_context(mesh, state, progress)
         if as_json:
-            _print_json(mesh)
+            print_json(mesh)
             return
         done = "The mesh is up" if changed else "The mesh was up already"
         progress.say(f"{done} ({progress.elapsed_s:.1f} s).")
@@ -114,15 +120,16 @@ def down_command(
 
     async def work() -> None:
         from bridge_cli.down import take_down
+        from bridge_cli.progress import Progress
         from bridge_cli.up import locked
 
-        progress = Progress(_out, quiet=as_json)
+        progress = Progress(quiet=as_json)
         if not state.exists():
             raise Fatal(f"no mesh in {state}", hint="--state-dir (or BRIDGE_STATE_DIR) names another place")
         with locked(state):
             running = await take_down(state, progress, grace_s=grace)
         if as_json:
-            _print_json({"ended": running})
+            print_json({"ended": running})
         else:
             progress.say("The mesh is down." if running else "The mesh was down already.")
 
@@ -130,29 +137,9 @@ def down_command(
     _run(work())
 
 
-@app.command("status")
-def status_command(*, state_dir: StateOption, as_json: JsonOption = False) -> None:
-    """Say what of the mesh is alive. Exits 1 when something is not."""
-
-    async def work() -> bool:
-        from bridge_cli.down import report
-
-        found: dict[str, Any] = await report(state)
-        if as_json:
-            _print_json(found)
-        else:
-            _print_status(found)
-        return all(agent["alive"] and agent["ready"] for agent in found["agents"]) and bool(
-            all(found[part]["alive"] for part in ("registry", "guard"))
-            and found["etcd"]["alive"] in {True, None}
-        )
-
-    state = state_dir.absolute()
-    if not _run(work()):
-        raise SystemExit(1)
-
-
-# After those that one begins with: this is the order of `bridge --help`.
+# After those that one begins with: this is the order of `bridgectl --help`.
+status_commands.register(app)
+app.add_typer(contexts, name="context")
 admin_commands.register(app)
 traffic_commands.register(app)
 restore_command.register(app)
@@ -165,6 +152,8 @@ def run() -> None:
 
 
 def _run(work: Coroutine[Any, Any, T]) -> T:
+    import asyncio
+
     return guarded(lambda: asyncio.run(work))
 
 
@@ -176,30 +165,23 @@ def _engine(text: str) -> str:
     return text
 
 
-def _print_json(value: object) -> None:
-    sys.stdout.buffer.write(msgspec.json.format(msgspec.json.encode(value), indent=2) + b"\n")
-    sys.stdout.buffer.flush()
+def _keep_context(mesh: MeshFile, state: Path, progress: Progress) -> None:
+    """Makes the mesh what commands ask from now on."""
+    from bridge_cli.access import access_of
+    from bridge_cli.context import Context, put_context
 
-
-def _print_status(found: dict[str, Any]) -> None:
-    table = Table("part", "alive", "process", "where")
-    for agent in found["agents"]:
-        alive = "ready" if agent["ready"] else "not ready" if agent["alive"] else "no"
-        table.add_row(agent["name"], alive, str(agent["pid"] or ""), f"http://{agent['http']}")
-    registry, etcd, guard = found["registry"], found["etcd"], found["guard"]
-    table.add_row("registry", _yes(registry["alive"]), str(registry["pid"] or ""), registry["grpc"])
-    table.add_row("store guard", _yes(guard["alive"]), str(guard["pid"] or ""), guard["listener"])
-    table.add_row("etcd", _yes(etcd["alive"]), str(etcd["pid"] or ""), ", ".join(etcd["endpoints"]))
-    _out.print(table)
-    for agent in found["agents"]:
-        if agent["alive"] and agent["reason"]:
-            _out.print(f"! {agent['name']}: {agent['reason']}", markup=False, soft_wrap=True)
-        for concern in agent["concerns"]:
-            _out.print(f"! {concern}", markup=False, soft_wrap=True)
-
-
-def _yes(alive: bool | None) -> str:
-    return "not ours" if alive is None else "yes" if alive else "no"
+    to = access_of(mesh)
+    name = "local" if state == Path.home() / ".local/state/bridge" else str(state)
+    try:
+        kept = Context(to.registries, str(to.ca), str(to.cert), str(to.key), str(state))
+        before = put_context(name, kept, use=True)
+    except Fatal as fault:  # the mesh is up all the same
+        progress.say(f"! {fault.message}: name the mesh with --state-dir {state}")
+        return
+    if before.current not in {name, ""}:
+        progress.say(
+            f"Commands ask this mesh from now on; `bridgectl context use {before.current}` goes back."
+        )
 
 
 def _invitation(mesh: MeshFile, state: Path) -> str:
@@ -218,7 +200,7 @@ Try{_with_what(state)}:
   curl http://{last.http}/api/chat -d '{chat},"stream":false,"options":{{"temperature":0}}}}'
   curl http://{first.http}/v1/chat/completions {json} -d '{chat},"temperature":0}}'
   curl {secure} {json} \\
-    https://{first.grpc}/bridge.v1.ModelInference/Predict \\
+    'https://{first.grpc}/bridge.v1.ModelInference/Predict' \\
     -d '{{"modelName":"smollm2:135m","inputData":"{prompt}"}}'
 
 State, logs and mesh.json: {state}. Stop it: {as_called("bridgectl")} down{_flag(state)}

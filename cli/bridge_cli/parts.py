@@ -65,12 +65,18 @@ def launch(layout: Layout, part: str) -> tuple[list[str], dict[str, str]]:
     if part == "guard":
         argv = [command("bridge-registry"), "store-guard", "--state-dir", str(layout.registry_state)]
         argv += ["--etcd", ",".join(layout.etcd_urls)]
-        return [*argv, "--listen", layout.guard, "--admin", layout.guard_admin], environment()
+        return [
+            *argv,
+            "--listen",
+            layout.addresses(part)["nodes"],
+            "--admin",
+            layout.guard_admin,
+        ], environment()
     if part == "registry":
         argv = [command("bridge-registry"), "run", "--state-dir", str(layout.registry_state)]
         argv += ["--etcd", ",".join(layout.etcd_urls)]
-        argv += ["--grpc", layout.registry_grpc, "--admin", layout.registry_admin]
-        argv += ["--host", layout.options.host, "--store-guard", f"https://{layout.guard}"]
+        argv += ["--grpc", layout.addresses(part)["gRPC"], "--admin", layout.registry_admin]
+        argv += [*_hosts(layout), "--store-guard", f"https://{layout.guard}"]
         if not layout.options.etcd:  # ours alone, so its access control may be turned on
             argv.append("--etcd-rbac")
         return argv, environment()
@@ -80,7 +86,12 @@ def launch(layout: Layout, part: str) -> tuple[list[str], dict[str, str]]:
 def init_command(layout: Layout) -> list[str]:
     """What makes the CA and the first identities; harmless when they are there."""
     argv = [command("bridge-registry"), "init", "--state-dir", str(layout.registry_state)]
-    return [*argv, "--host", layout.options.host]
+    return [*argv, *_hosts(layout)]
+
+
+def _hosts(layout: Layout) -> list[str]:
+    options = layout.options
+    return [word for host in dict.fromkeys([options.host, options.listens]) for word in ("--host", host)]
 
 
 def join_command(layout: Layout, name: str) -> list[str]:
@@ -89,6 +100,8 @@ def join_command(layout: Layout, name: str) -> list[str]:
     argv += ["--state-dir", str(layout.node_state(name)), "--engine", engine_of(layout, name)]
     for flag, address in layout.listeners(name).items():
         argv += [f"--{flag}", address]
+    if layout.options.address:  # of a name, which is what others are to use
+        argv += ["--advertise", layout.options.host]
     return argv
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import ipaddress
 import socket
 from collections.abc import Iterable
 
@@ -31,6 +32,30 @@ def check_free(wanted: Iterable[tuple[str, str]]) -> None:
         f"taken: {'; '.join(words)}",
         hint="`bridgectl up --base-port PORT` moves all ports of the mesh (node1's HTTP port is PORT)",
     )
+
+
+def resolved(host: str) -> str:
+    """The address of this machine that a name is for; empty where `host` is an address.
+
+    Raises:
+        Fatal: nobody knows the name, or nobody else reaches what it is the name of.
+    """
+    with contextlib.suppress(ValueError):
+        ipaddress.ip_address(host)
+        return ""
+    try:
+        found = [str(entry[4][0]) for entry in socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)]
+    except (OSError, UnicodeError) as fault:
+        raise Fatal(
+            f"--host {host}: the name is not known here", hint="give an address, or put it into /etc/hosts"
+        ) from fault
+    abroad = [one for one in found if not ipaddress.ip_address(one).is_loopback]
+    if not abroad and host != "localhost":
+        raise Fatal(
+            f"--host {host} is {found[0]} here, where no other machine gets",
+            hint="give this machine's own address, or mend /etc/hosts",
+        )
+    return (abroad or found)[0]
 
 
 def _free(address: str) -> bool:

@@ -13,8 +13,8 @@ from rich.markup import escape
 class Progress:
     """Prints steps as they go. Silent when `quiet`, as for --json."""
 
-    def __init__(self, console: Console, *, quiet: bool = False) -> None:
-        self._console = console
+    def __init__(self, *, quiet: bool = False) -> None:
+        self._console = Console(highlight=False)
         self._quiet = quiet
         self._began = time.monotonic()
 

@@ -5,14 +5,12 @@ from __future__ import annotations
 from typing import Annotated, Any, Final
 
 import typer
-from rich.console import Console
 
+from bridge_cli.output import JsonOption, plain, print_json, say
 from bridge_cli.where import Where, asks_registry
 from bridge_core.errors import Fatal
-from bridge_wire.v1 import registry_pb2 as wire
 
 _TIMEOUT_S: Final = 120.0
-_out = Console(highlight=False, soft_wrap=True)
 
 
 def register(app: typer.Typer) -> None:
@@ -30,6 +28,7 @@ def restore_command(
     accept_store: Annotated[
         bool, typer.Option("--accept-store", help="The store is right as it is, say after its own restore.")
     ] = False,
+    as_json: JsonOption = False,
     where: Where,
 ) -> None:
     """Go on with a store that came back empty or older, or that is another one.
@@ -43,12 +42,17 @@ def restore_command(
         )
 
     async def work(stub: Any) -> Any:
+        from bridge_wire.v1 import registry_pb2 as wire
+
         return await stub.Restore(wire.RestoreRequest(accept_store=accept_store), timeout=_TIMEOUT_S)
 
     done = where.call(work)
-    _out.print(f"What was the matter: {done.reason}.", markup=False)
+    if as_json:
+        print_json(plain(done))
+        return
+    say(f"What was the matter: {done.reason}.")
     if accept_store:
-        _out.print("The store is the mesh's as it is.")
+        say("The store is the mesh's as it is.")
         return
     put = (
         (done.nodes, "node"),
@@ -56,9 +60,9 @@ def restore_command(
         (done.revocations, "revocation"),
         (done.tokens, "join token"),
     )
-    _out.print(f"Put back: {', '.join(_count(*one) for one in put)}.", markup=False)
+    say(f"Put back: {', '.join(_count(*one) for one in put)}.")
     if done.removed:
-        _out.print(f"Removed: {_count(done.removed, 'record')} that the mesh no longer had.", markup=False)
+        say(f"Removed: {_count(done.removed, 'record')} that the mesh no longer had.")
 
 
 def _count(count: int, what: str) -> str:

@@ -2,30 +2,23 @@
 
 from __future__ import annotations
 
-import asyncio
 import datetime as dt
 import sys
 import time
 from typing import Annotated, Any, Final
 
-import msgspec
 import typer
-from google.protobuf.json_format import MessageToDict
-from rich.console import Console
-from rich.table import Table
 
+from bridge_cli.output import JsonOption, plain, print_json, say
 from bridge_cli.where import Where, asks_registry
 from bridge_core.errors import BridgeError
-from bridge_wire.v1 import registry_pb2 as wire
 
 _TIMEOUT_S: Final = 15.0
 _LOOK_S: Final = 0.5
-_out = Console(highlight=False, soft_wrap=True)
 rollouts = typer.Typer(
     help="Rollouts: what the Rollout documents that are applied have come to.", no_args_is_help=True
 )
 NameArgument = Annotated[str, typer.Argument(metavar="NAME", help="The Rollout document's name.")]
-JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON and nothing else.")]
 
 
 def register(app: typer.Typer) -> None:
@@ -46,15 +39,16 @@ def rollout_status(
     """Say where rollouts stand and why, what both sides did in this step, and what happened so far."""
 
     async def work(stub: Any) -> Any:
+        from bridge_wire.v1 import registry_pb2 as wire
+
         return await stub.Rollouts(wire.RolloutsRequest(name=name), timeout=_TIMEOUT_S)
 
     found = where.call(work).rollouts
     if as_json:
-        plain = [MessageToDict(one, always_print_fields_with_no_presence=True) for one in found]
-        sys.stdout.write(msgspec.json.format(msgspec.json.encode(plain), indent=2).decode() + "\n")
+        print_json([plain(one) for one in found])
         return
     if not found:
-        _out.print("No rollout is applied.")
+        say("No rollout is applied.")
     for one in found:
         _print(one)
 
@@ -64,14 +58,20 @@ def _command(verb: str, says: str) -> None:
     def run(
         *,
         name: NameArgument,
+        as_json: JsonOption = False,
         where: Where,
     ) -> None:
         async def work(stub: Any) -> Any:
+            from bridge_wire.v1 import registry_pb2 as wire
+
             request = wire.CommandRolloutRequest(name=name, verb=verb)
             return await stub.CommandRollout(request, timeout=_TIMEOUT_S)
 
         one = where.call(work)
-        _out.print(f"{one.name} is {one.phase}.", markup=False)
+        if as_json:
+            print_json(plain(one))
+        else:
+            say(f"{one.name} is {one.phase}.")
 
     rollouts.command(verb, help=says)(run)
 
@@ -94,21 +94,27 @@ def drain_command(
     timeout: Annotated[
         float, typer.Option("--timeout", min=0.0, help="Seconds to wait for what runs there; 0: do not wait.")
     ] = 300.0,
+    as_json: JsonOption = False,
     where: Where,
 ) -> None:
     """Send no new requests to a node, and say when it is safe to stop. Exits 1 when it is not yet."""
 
     async def work(stub: Any) -> Any:
+        from bridge_wire.v1 import registry_pb2 as wire
+
         await stub.Drain(wire.DrainRequest(node_name=node, drained=not undo), timeout=_TIMEOUT_S)
-        return None if undo else await _until_safe(stub, node, timeout)
+        return None if undo else await _until_safe(stub, node, timeout, quiet=as_json)
 
     found = where.call(work)
+    if as_json:
+        print_json({"name": node, "drained": not undo} if found is None else plain(found))
+        raise SystemExit(0 if found is None or found.safe_to_stop or not timeout else 1)
     if found is None:
-        _out.print(f"{node} is back in service.", markup=False)
+        say(f"{node} is back in service.")
     elif found.safe_to_stop:
-        _out.print(f"{node} is drained: safe to stop.", markup=False)
+        say(f"{node} is drained: safe to stop.")
     elif not timeout:
-        _out.print(f"{node} takes no new requests; {_left(found)}.", markup=False)
+        say(f"{node} takes no new requests; {_left(found)}.")
     else:
         raise SystemExit(f"bridgectl: {node} is not safe to stop after {timeout:g} s: {_left(found)}")
 
@@ -117,21 +123,28 @@ def drain_command(
 def revoke_command(
     *,
     node: Annotated[str, typer.Argument(help="The node's name.")],
+    as_json: JsonOption = False,
     where: Where,
 ) -> None:
     """Throw a node out: nobody accepts its certificates any more, and it gets no other."""
 
     async def work(stub: Any) -> None:
+        from bridge_wire.v1 import registry_pb2 as wire
+
         await stub.Revoke(wire.RevokeRequest(node_name=node), timeout=_TIMEOUT_S)
 
     where.call(work)
-    _out.print(
-        f"{node} is revoked. `bridgectl token create --node {node}` lets a machine join in its place.",
-        markup=False,
-    )
+    if as_json:
+        print_json({"name": node, "state": "revoked"})
+        return
+    say(f"{node} is revoked. `bridgectl token create --node {node}` lets a machine join in its place.")
 
 
-async def _until_safe(stub: Any, node: str, timeout_s: float) -> Any:
+async def _until_safe(stub: Any, node: str, timeout_s: float, *, quiet: bool) -> Any:
+    import asyncio
+
+    from bridge_wire.v1 import registry_pb2 as wire
+
     deadline = time.monotonic() + timeout_s
     said = ""
     while True:
@@ -141,9 +154,9 @@ async def _until_safe(stub: Any, node: str, timeout_s: float) -> Any:
             raise BridgeError(f"{node} has left the mesh")
         if found.safe_to_stop or time.monotonic() >= deadline:
             return found
-        if (now := _left(found)) != said:
+        if not quiet and (now := _left(found)) != said:
             said = now
-            _out.print(f"{node}: {now} …", markup=False)
+            say(f"{node}: {now} …")
         await asyncio.sleep(_LOOK_S)
 
 
@@ -154,10 +167,12 @@ def _left(found: Any) -> str:
 
 
 def _print(one: Any) -> None:
-    _out.print(
+    from rich.console import Console
+    from rich.table import Table
+
+    say(
         f"{one.name}: {one.phase}, step {one.step + 1} of {one.steps}, "
-        f"{one.elapsed_seconds:.0f} of {one.hold_seconds:.0f} s" + (f" ({one.reason})" if one.reason else ""),
-        markup=False,
+        f"{one.elapsed_seconds:.0f} of {one.hold_seconds:.0f} s" + (f" ({one.reason})" if one.reason else "")
     )
     table = Table("side", "backend", "share", "requests", "errors", "in stream", "TTFT p50/p95", "tokens/s")
     for name, side in (("stable", one.stable), ("canary", one.canary)):
@@ -171,12 +186,12 @@ def _print(one: Any) -> None:
             f"{side.ttft_p50:.3f} / {side.ttft_p95:.3f} s",
             f"{side.tokens_per_second:.1f}",
         )
-    _out.print(table)
+    Console(highlight=False, soft_wrap=True).print(table)
     for event in one.events:
         at = dt.datetime.fromtimestamp(event.at_unix, dt.UTC).astimezone().isoformat(" ", "seconds")
-        _out.print(f"  {at}  {event.what}", markup=False)
+        say(f"  {at}  {event.what}")
     if after := _what_next(one):
-        _out.print(after, markup=False)
+        say(after)
     sys.stdout.flush()
 
 

@@ -19,10 +19,11 @@ from pathlib import Path
 import msgspec
 
 from bridge_cli import parts
-from bridge_cli.connection import Access, admin
+from bridge_cli.access import Access
+from bridge_cli.connection import ask
 from bridge_cli.etcd_ready import ready as etcd_ready
 from bridge_cli.layout import Layout, MeshFile, MeshOptions, check_options, combined
-from bridge_cli.ports import check_free
+from bridge_cli.ports import check_free, resolved
 from bridge_cli.processes import ProcessTable, end, rotate, start_detached
 from bridge_cli.progress import Progress
 from bridge_core.errors import BridgeError, Fatal, Unavailable
@@ -33,6 +34,7 @@ from bridge_wire.v1 import registry_pb2 as wire
 _OPTIONS_FILE = "up.json"
 _TABLE_FILE = "processes.json"
 READY_DEADLINE_S = 60.0
+_ORDER_DEADLINE_S = 30.0  # a dead leader's lease runs out meanwhile
 _TOKEN_TTL_S = 600
 _FOREIGN_ETCD_DEADLINE_S = 5.0
 _ENDING_S = 5.0
@@ -112,6 +114,7 @@ async def bring_up(state: Path, given: dict[str, object], progress: Progress) ->
     """
     options = combined(_settled(state), given)
     check_options(options)
+    options = msgspec.structs.replace(options, address=options.address or resolved(options.host))
     parts.check_engine(options.engine)
     raising = _Raising(Layout(state, options), load_table(state), progress)
     try:
@@ -142,9 +145,8 @@ class _Raising:
         self.table = table
         self.started: list[str] = []
         self._progress = progress
-        self._concerns: tuple[str, ...] = ()
         self._access = Access(
-            layout.registry_grpc, layout.pki / "ca.pem", layout.pki / "admin.pem", layout.pki / "admin.key"
+            (layout.registry_grpc,), layout.pki / "ca.pem", layout.pki / "admin.pem", layout.pki / "admin.key"
         )
 
     async def run(self) -> bool:
@@ -155,6 +157,7 @@ class _Raising:
         missing = [part for part in (*own_etcd, "guard", "registry", *nodes) if self.table.get(part) is None]
         unjoined = [name for name in nodes if not _joined(layout, name)]
         if not missing and not unjoined:
+            await self._led()
             await self._nodes_ready("every node is ready")
             return False
         check_free(
@@ -177,8 +180,6 @@ class _Raising:
                 # What an etcd that was away brings back is known once a registry leads in it.
                 leading = bool(unjoined) or "etcd" in missing
                 await self._wait("registry", self._registry_answers(leading=leading))
-            for concern in self._concerns:
-                self._progress.say(f"! {concern}")
             if unjoined:
                 with self._progress.step(f"joined: {', '.join(unjoined)}"):
                     await self._join(unjoined)
@@ -186,7 +187,9 @@ class _Raising:
                 await seeding
         for name in nodes:
             self._start(name)
+        await self._led()
         await self._nodes_ready(f"{len(nodes)} nodes serve and see each other")
+        self._all_run([*own_etcd, "registry", *nodes])
         return True
 
     def write(self) -> MeshFile:
@@ -248,22 +251,25 @@ class _Raising:
         # Only a leader enrols nodes; after a hard end the former one's lease has to run out first,
         # and a mesh whose nodes are all enrolled does not wait for that.
         async def answers() -> None:
-            async with admin(self._access) as stub:
-                status = await stub.Status(wire.StatusRequest(), timeout=2.0)
+            status = await self._status()
             if leading and not status.leader:
-                raise Unavailable("no registry leads yet")
-            self._concerns = tuple(status.concerns)
+                raise Unavailable("it does not lead")
 
         return answers
+
+    async def _status(self) -> wire.StatusResponse:
+        found: wire.StatusResponse = await ask(
+            self._access, lambda stub: stub.Status(wire.StatusRequest(), timeout=2.0)
+        )
+        return found
 
     async def _join(self, names: list[str]) -> None:
         token = ""
 
         async def created() -> None:  # a leader that was just elected may step down once more
             nonlocal token
-            async with admin(self._access) as stub:
-                request = wire.CreateTokenRequest(ttl_seconds=_TOKEN_TTL_S, uses=len(names))
-                token = (await stub.CreateToken(request, timeout=10.0)).token
+            request = wire.CreateTokenRequest(ttl_seconds=_TOKEN_TTL_S, uses=len(names))
+            token = (await ask(self._access, lambda stub: stub.CreateToken(request, timeout=10.0))).token
 
         await self._wait("registry", created)
         await asyncio.gather(
@@ -280,6 +286,33 @@ class _Raising:
                 await parts.run_to_end(seed)
                 write_atomically(done, b"")
 
+    async def _led(self) -> None:
+        """Nodes serve without a registry, too: that they do says nothing of it."""
+        concerns: list[str] = []
+
+        async def in_order() -> None:
+            status = await self._status()
+            concerns[:] = status.concerns
+            if status.store_fault:
+                raise Unavailable(f"etcd does not answer it {status.store_fault}")
+            if not (status.leader or status.leader_name):  # another one may lead, too
+                raise Unavailable("no registry leads")
+            known = {node.name for node in status.nodes if node.state != "revoked"}
+            lost = [name for name in self.layout.names if name not in known]
+            if lost and not concerns:  # those say why, and what to do while all of it runs
+                raise Unavailable(f"it knows nothing of {', '.join(lost)}, as if its etcd were another one")
+
+        with self._progress.step("a registry leads, etcd answers, and they know every node"):
+            await self._wait("registry", in_order, within_s=_ORDER_DEADLINE_S)
+        for concern in concerns:
+            self._progress.say(f"! {concern}")
+
+    def _all_run(self, expected: list[str]) -> None:
+        """What began well may have ended since."""
+        for part in expected:
+            if self.table.get(part) is None:
+                raise parts.ended(part, self._log(part))
+
     async def _nodes_ready(self, what: str) -> None:
         with self._progress.step(what):
             await asyncio.gather(*(self._wait(name, self._node_ready(name)) for name in self.layout.names))
@@ -294,9 +327,11 @@ class _Raising:
 
         return ready
 
-    async def _wait(self, part: str, answers: Callable[[], Awaitable[None]]) -> None:
+    async def _wait(
+        self, part: str, answers: Callable[[], Awaitable[None]], *, within_s: float = READY_DEADLINE_S
+    ) -> None:
         """Until `answers` raises no longer; raises itself when the process ends or takes too long."""
-        until = time.monotonic() + READY_DEADLINE_S
+        until = time.monotonic() + within_s
         while True:
             if self.table.get(part) is None:
                 raise parts.ended(part, self._log(part))
@@ -306,7 +341,7 @@ class _Raising:
             except BridgeError as fault:
                 if time.monotonic() > until:
                     raise Fatal(
-                        f"{part} was not ready within {READY_DEADLINE_S:g} s: {fault.message}",
+                        f"{part} was not ready within {within_s:g} s: {fault.message}",
                         hint=f"its log is {self._log(part)}",
                     ) from fault
             await asyncio.sleep(0.05)

@@ -2,46 +2,62 @@
 
 from __future__ import annotations
 
-import asyncio
 import functools
 import inspect
-import os
 from collections.abc import Awaitable, Callable
 from pathlib import Path
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any, Final, TypeVar
 
 import typer
 
-from bridge_cli.connection import Access, access, admin, default_state_dir
+from bridge_cli.access import Access, Flags, access
 from bridge_core.command.guard import guarded
 
 T = TypeVar("T")
 
+_PANEL: Final = "Which registry, and as whom (else as the current context says)"
+
 
 class Where:
-    """A registry and the identity to call it with, as the options give them."""
+    """Registries and the identity to call them with, as the options give them."""
 
     def __init__(
         self,
         *,
+        context: Annotated[
+            str | None,
+            typer.Option("--context", rich_help_panel=_PANEL, help="One of `bridgectl context list`."),
+        ] = None,
         state_dir: Annotated[
-            Path,
+            Path | None,
             typer.Option(
                 "--state-dir",
                 envvar="BRIDGE_STATE_DIR",
-                default_factory=default_state_dir,
-                show_default="~/.local/state/bridge",
-                help="Of the mesh that `bridgectl up` made: its mesh.json says all that is asked for below.",
+                rich_help_panel=_PANEL,
+                help="Of a mesh that `bridgectl up` made: its mesh.json says all of this.",
             ),
-        ],
-        registry: Annotated[
-            str | None, typer.Option("--registry", envvar="BRIDGE_REGISTRY", help="The registry, HOST:PORT.")
         ] = None,
-        ca: Annotated[Path | None, typer.Option("--ca", help="The mesh's CA certificate.")] = None,
-        cert: Annotated[Path | None, typer.Option("--cert", help="An admin's certificate.")] = None,
-        key: Annotated[Path | None, typer.Option("--key", help="Its private key.")] = None,
+        registry: Annotated[
+            str | None,
+            typer.Option(
+                "--registry",
+                envvar="BRIDGE_REGISTRY",
+                rich_help_panel=_PANEL,
+                help="HOST:PORT[,HOST:PORT…]; the first that answers is asked.",
+            ),
+        ] = None,
+        ca: Annotated[
+            Path | None, typer.Option("--ca", rich_help_panel=_PANEL, help="The mesh's CA certificate.")
+        ] = None,
+        cert: Annotated[
+            Path | None, typer.Option("--cert", rich_help_panel=_PANEL, help="An admin's certificate.")
+        ] = None,
+        key: Annotated[
+            Path | None, typer.Option("--key", rich_help_panel=_PANEL, help="Its private key.")
+        ] = None,
     ) -> None:
-        self._given = (state_dir.absolute(), registry, ca, cert, key)
+        state = state_dir.absolute() if state_dir is not None else None
+        self.flags = Flags(state, context, registry, ca, cert, key)
 
     def access(self) -> Access:
         """The same, as addresses and files.
@@ -49,18 +65,15 @@ class Where:
         Raises:
             Fatal: something is missing.
         """
-        return access(*self._given)
+        return access(self.flags)
 
     def call(self, work: Callable[[Any], Awaitable[T]]) -> T:
         """Runs `work` with the Admin stub; see `guarded`."""
-        # gRPC's own lines come before our sentence and say the same less clearly.
-        os.environ.setdefault("GRPC_VERBOSITY", "NONE")
+        import asyncio
 
-        async def run() -> T:
-            async with admin(self.access()) as stub:
-                return await work(stub)
+        from bridge_cli.connection import ask
 
-        return guarded(lambda: asyncio.run(run()))
+        return guarded(lambda: asyncio.run(ask(self.access(), work)))
 
 
 def asks_registry(command: Callable[..., None]) -> Callable[..., None]:

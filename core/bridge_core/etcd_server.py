@@ -132,9 +132,20 @@ def _said(binary: Path, flag: str) -> str:
 
 def arguments(settings: EtcdOptions) -> list[str]:
     """The command line of a server with these settings."""
-    peer_url = f"https://127.0.0.1:{settings.peer_port}"
     binary = settings.binary or find_etcd()
-    options = {
+    return [str(binary), *(f"--{name}={value}" for name, value in _options(settings).items())]
+
+
+def option_variables(settings: EtcdOptions) -> dict[str, str]:
+    """The same as variables of its environment, for where the command line is to stay as it is."""
+    return {
+        f"ETCD_{name.upper().replace('-', '_')}": str(value) for name, value in _options(settings).items()
+    }
+
+
+def _options(settings: EtcdOptions) -> dict[str, object]:
+    peer_url = f"https://127.0.0.1:{settings.peer_port}"
+    options: dict[str, object] = {
         "name": "bridge",
         "data-dir": settings.data_dir,
         "listen-client-urls": settings.url,
@@ -167,11 +178,11 @@ def arguments(settings: EtcdOptions) -> list[str]:
         "log-outputs": "stderr",
     }
     # Older ones cannot refuse TLS 1.2, but do without all of its suites that are not AEAD.
-    if "--tls-min-version" in _said(binary, "--help"):
+    if "--tls-min-version" in _said(settings.binary or find_etcd(), "--help"):
         options["tls-min-version"] = "TLS1.3"
     else:
         options["cipher-suites"] = ",".join(_TLS12_SUITES)
-    return [str(binary), *(f"--{name}={value}" for name, value in options.items())]
+    return options
 
 
 def environment() -> dict[str, str]:

@@ -15,6 +15,7 @@ import msgspec
 import structlog
 
 from bridge_core import http1, keyspace
+from bridge_core.addresses import join_address
 from bridge_core.bounds import MAX_REASON
 from bridge_core.errors import Fatal, Unavailable
 from bridge_core.files import write_atomically
@@ -218,7 +219,15 @@ class Registry:
         away = f"for {time.monotonic() - fault.since:.0f} s: {fault.reason}" if fault is not None else ""
         # Who leads and has not read the store through yet may lead in another one: it cannot tell.
         leads = self._leadership.leads() and self._memory.candidacy == self._leadership.office_fence().key
-        return Standing(leads, away, tuple(self._concerns()))
+        leader = self._leadership.leader
+        return Standing(
+            leads,
+            away,
+            tuple(self._concerns()),
+            self.settings.name,
+            leader.name if leader is not None else "",
+            leader.address if leader is not None else "",
+        )
 
     def _concerns(self) -> Iterator[str]:
         if self._memory.foreign:
@@ -293,8 +302,8 @@ async def _announce(registry: Registry, notifier: Notifier) -> None:
     settings = registry.settings
     where = {
         "pid": os.getpid(),
-        "grpc": f"{settings.grpc[0]}:{registry.grpc_port}",
-        "admin": f"{settings.admin[0]}:{registry.admin_port}",
+        "grpc": join_address(settings.grpc[0], registry.grpc_port),
+        "admin": join_address(settings.admin[0], registry.admin_port),
     }
     log.info("registry_listening", name=settings.name, grpc=where["grpc"], admin=where["admin"])
     if settings.ready_file is not None:

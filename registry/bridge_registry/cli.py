@@ -23,19 +23,28 @@ app = program("The registry: the mesh's CA, its members, its config, and the sna
 app.add_typer(service_commands.group, name="service")
 StateDir = Annotated[Path, typer.Option("--state-dir", help="Where keys and the last snapshot are kept.")]
 Name = Annotated[
-    str, typer.Option("--name", help="This registry's name; registries of one mesh differ in it.")
+    str,
+    typer.Option(
+        "--name",
+        envvar="BRIDGE_REGISTRY_NAME",
+        help="This registry's name; registries of one mesh differ in it.",
+    ),
 ]
 Domain = Annotated[
     str | None,
     typer.Option(
         "--trust-domain",
+        envvar="BRIDGE_REGISTRY_TRUST_DOMAIN",
         help="The mesh's name in every identity, bridge.local by default. Fixed at init.",
     ),
 ]
 Hosts = Annotated[
     list[str] | None,
     typer.Option(
-        "--host", "--advertise", help="A name or address that agents reach this registry by. May be repeated."
+        "--host",
+        "--advertise",
+        envvar="BRIDGE_REGISTRY_HOST",
+        help="A name or address that agents reach this registry by. May be repeated.",
     ),
 ]
 
@@ -69,16 +78,27 @@ def init(
 @app.command("run")
 def run_command(
     *,
-    etcd: Annotated[str, typer.Option("--etcd", help="Endpoints: https://a:2379,https://b:2379")],
+    etcd: Annotated[
+        str,
+        typer.Option(
+            "--etcd", envvar="BRIDGE_REGISTRY_ETCD", help="Endpoints: https://a:2379,https://b:2379"
+        ),
+    ],
     state_dir: StateDir = _STATE,
     name: Name = _NAME,
     trust_domain: Domain = None,
     host: Hosts = None,
     grpc: Annotated[
-        str, typer.Option("--grpc", "--listen", help="host:port of the gRPC listener; port 0: any.")
+        str,
+        typer.Option(
+            "--grpc",
+            "--listen",
+            envvar="BRIDGE_REGISTRY_GRPC",
+            help="host:port of the gRPC listener; port 0: any.",
+        ),
     ] = "0.0.0.0:11400",
     admin: Annotated[
-        str, typer.Option("--admin", help="host:port of the admin listener.")
+        str, typer.Option("--admin", envvar="BRIDGE_REGISTRY_ADMIN", help="host:port of the admin listener.")
     ] = "127.0.0.1:11401",
     store_guard: Annotated[
         str,
@@ -93,13 +113,18 @@ def run_command(
         bool,
         typer.Option(
             "--etcd-rbac",
+            envvar="BRIDGE_REGISTRY_ETCD_RBAC",
             help="Turn on etcd's access control: a store guard writes what it forwards alone. "
             "Only for an etcd that nobody else uses.",
         ),
     ] = False,
     mesh_config: Annotated[
         Path | None,
-        typer.Option("--mesh-config", help="A folder of YAML that is the config, applied when it changes."),
+        typer.Option(
+            "--mesh-config",
+            envvar="BRIDGE_REGISTRY_MESH_CONFIG",
+            help="A folder of YAML that is the config, applied when it changes.",
+        ),
     ] = None,
     ready_file: Annotated[
         Path | None, typer.Option("--ready-file", help="Written when it listens: pid and addresses, JSON.")

@@ -46,6 +46,17 @@ class Leadership:
         """Whether this registry leads now."""
         return self._election.leads(self._now())
 
+    @property
+    def leader(self) -> Candidate | None:
+        """Who leads, as last heard from the store; None: nobody, or one that cannot be read."""
+        raw = self._election.office.leader
+        if raw is None or (self._election.office.fence is not None and not self.leads()):
+            return None
+        try:
+            return msgspec.json.decode(raw, type=Candidate)
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+            return None
+
     def fence(self) -> Unchanged:
         """The condition under which this registry may write.
 

@@ -70,7 +70,7 @@ class RegistryOptions(msgspec.Struct, frozen=True):
     def advertised(self) -> str:
         """host:port that agents and other registries are told."""
         host = self.hosts[0] if self.hosts else self.grpc[0]
-        return f"{host}:{self.grpc[1]}"
+        return join_address(host, self.grpc[1])
 
     @property
     def advertised_guards(self) -> tuple[str, ...]:

@@ -50,7 +50,7 @@ def install_command(
     etcd: Etcd = "",
     mesh_config: MeshConfig = None,
 ) -> None:
-    """Write the registry's units, enable and start them; its state is in /var/lib/bridge."""
+    """Write the registry's units, enable and start them; put our commands on PATH. State: /var/lib/bridge."""
 
     def work() -> None:
         options = ServiceOptions(
@@ -78,10 +78,10 @@ def show_command(
     etcd: Etcd = "",
     mesh_config: MeshConfig = None,
     into: Annotated[
-        Path | None, typer.Option("--into", help="A folder to write the units to, instead of printing.")
+        Path | None, typer.Option("--into", help="A folder to write them to, instead of printing.")
     ] = None,
 ) -> None:
-    """Print the units that `install` would write; changes nothing."""
+    """Print the files that `install` would write; changes nothing."""
 
     def work() -> None:
         options = ServiceOptions(
@@ -93,7 +93,7 @@ def show_command(
             etcd=etcd,
             mesh_config=mesh_config,
         )
-        show(systemd.registry_units(options), into)
+        show(systemd.registry_service(options), into)
 
     guarded(work)
 

@@ -6,17 +6,21 @@ from pathlib import Path
 
 import msgspec
 
+from bridge_core.addresses import join_address, split_address
 from bridge_core.errors import Fatal
-from bridge_core.etcd_server import EtcdOptions, arguments
+from bridge_core.etcd_server import EtcdOptions, find_etcd, option_variables
 from bridge_core.systemd import placement
 from bridge_core.systemd.manager import ServiceManager
-from bridge_core.systemd.units import Unit, quoted, render
+from bridge_core.systemd.units import Service, quoted, unit, variables
 
 REGISTRY_UNIT = "bridge-registry.service"
 ETCD_UNIT = "bridge-etcd.service"
+VARIABLES = "registry.env"
+ETCD_VARIABLES = "etcd.env"
 STATE = Path("/var/lib/bridge/registry")
 _ETCD_DATA = Path("/var/lib/bridge/etcd")
 _ETCD_PORTS = (2379, 2380)
+_ON_PATH = (Path("/usr/local/bin/etcd"), Path("/usr/bin/etcd"))
 
 
 class ServiceOptions(msgspec.Struct, frozen=True):
@@ -41,39 +45,41 @@ class ServiceOptions(msgspec.Struct, frozen=True):
     mesh_config: Path | None = None
 
 
-def registry_units(options: ServiceOptions) -> list[Unit]:
-    """The units, etcd's first where it is ours.
+def registry_service(options: ServiceOptions) -> Service:
+    """The registry's service, with etcd's unit before it where that is ours.
 
     Raises:
         Fatal: there is no etcd to run, or no address for it.
     """
-    program = placement.program("bridge-registry")
-    identity = ["--state-dir", str(STATE), "--name", options.name]
-    if options.trust_domain is not None:
-        identity += ["--trust-domain", options.trust_domain]
-    for host in options.hosts:
-        identity += ["--host", host]
-    own = _etcd(options) if not options.etcd else None
-    run = [program, "run", *identity, "--grpc", options.grpc, "--admin", options.admin]
-    run += ["--etcd", own.url if own is not None else options.etcd]
-    if own is not None:  # ours alone, so its access control may be turned on
-        run.append("--etcd-rbac")
-    if options.mesh_config is not None:
-        run += ["--mesh-config", str(options.mesh_config.absolute())]
-    sandbox = render("sandbox", {"HOME": placement.protect_home(_seen(options))}).text.rstrip()
-    wants = f"Wants={ETCD_UNIT}" if own is not None else ""
-    values = {"NAME": options.name, "RUN": quoted(run), "SANDBOX": sandbox, "WANTS": wants}
-    units = [render(REGISTRY_UNIT, values)]
-    if own is not None:
-        init = quoted([program, "init", *identity])
-        units.insert(0, render(ETCD_UNIT, {"INIT": init, "RUN": quoted(arguments(own)), "SANDBOX": sandbox}))
-    return units
+    own = None if options.etcd else _etcd(options)
+    words = {
+        "NAME": options.name,
+        "TRUST_DOMAIN": options.trust_domain or "",
+        "HOST": " ".join(options.hosts),
+        "GRPC": options.grpc,
+        "ADMIN": options.admin,
+        "ETCD": options.etcd if own is None else own.url,
+        # Ours alone, so its access control may be turned on.
+        "ETCD_RBAC": "" if own is None else "1",
+        "MESH_CONFIG": "" if options.mesh_config is None else str(options.mesh_config.absolute()),
+    }
+    said = {f"BRIDGE_REGISTRY_{name}": value for name, value in words.items() if value}
+    files = {VARIABLES: variables(said, says="The registry; written by `bridge-registry service install`.")}
+    home = placement.home_settings(_seen(options))
+    units = [unit(REGISTRY_UNIT, {"Service": home})]
+    if own is None:
+        return Service(tuple(units), files, gone=(ETCD_UNIT,))
+    binary = own.binary or find_etcd()
+    program = [] if binary in _ON_PATH else ["ExecStart=", f"ExecStart={quoted([str(binary)])}"]
+    says = "etcd; written by `bridge-registry service install`."
+    files[ETCD_VARIABLES] = variables(option_variables(own), says=says)
+    return Service((unit(ETCD_UNIT, {"Service": [*program, *home]}), *units), files)
 
 
 def _seen(options: ServiceOptions) -> list[str]:
     folders = placement.program_folders()
     if not options.etcd:
-        folders.append(arguments(_etcd(options))[0])
+        folders.append(str(find_etcd()))
     if options.mesh_config is not None:
         folders.append(str(options.mesh_config.absolute()))
     return folders
@@ -104,10 +110,14 @@ def install(manager: ServiceManager, options: ServiceOptions) -> list[str]:
     manager.check()
     placement.check_lasting(_seen(options))
     placement.check_open_to_all(_seen(options))
-    done = manager.install(registry_units(options))
-    return [*done, f"the first admin's certificate, for `bridgectl token create`, is in {STATE / 'pki'}"]
+    done = manager.install(registry_service(options))
+    address = join_address(options.hosts[0] if options.hosts else "127.0.0.1", split_address(options.grpc)[1])
+    return [
+        *done,
+        f"next, as root: bridgectl context set {options.name} --registry {address} --pki {STATE / 'pki'}",
+    ]
 
 
 def remove(manager: ServiceManager) -> list[str]:
     """Stops the services and takes their units away; returns what was done. Raises BridgeError."""
-    return manager.remove((REGISTRY_UNIT, ETCD_UNIT))
+    return manager.remove((REGISTRY_UNIT, ETCD_UNIT), (VARIABLES, ETCD_VARIABLES))

@@ -11,6 +11,7 @@ import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
+import msgspec
 import psutil
 import pytest
 
@@ -77,6 +78,13 @@ def test_mesh_json_and_status_say_what_runs(bridge: Bridge) -> None:
         for part in (*status["agents"], *(status[part] for part in ("registry", "guard", "etcd")))
     )
     assert all(agent["ready"] and agent["instances_seen"] == NODES for agent in status["agents"])
+    told = status["mesh"]
+    assert (told["leader"], told["broken"], told["troubles"]) == ("registry1", False, [])
+    assert [(node["name"], node["state"]) for node in told["nodes"]] == [
+        ("node1", "serving"),
+        ("node2", "serving"),
+    ]
+    assert told["models"]["tiny-solo:latest"] == ["node2"]
 
 
 def test_nothing_of_it_hangs_on_the_terminal(bridge: Bridge) -> None:
@@ -126,6 +134,53 @@ def test_up_starts_what_is_missing_and_nothing_else(bridge: Bridge) -> None:
     }
     assert after["node2"] not in {0, before["node2"]}
     assert_answers(bridge)
+
+
+def test_the_mesh_is_not_said_to_be_up_without_a_registry(bridge: Bridge) -> None:
+    key = bridge.state / "registry/pki/registry.key"
+    sound = key.read_bytes()
+    os.kill(pids(bridge)["registry"], signal.SIGKILL)
+    key.write_bytes(b"rubbish")
+    try:
+        ended = bridge.run("up", check=False)
+        assert (ended.returncode, "is up" in ended.stdout) == (1, False)
+        assert f"{key} is damaged" in ended.stderr
+        said = bridge.run("status", check=False)
+        assert said.returncode == 1
+        assert "! no registry answers at" in said.stdout
+        assert bridge.status()["mesh"] is None
+    finally:
+        key.write_bytes(sound)
+    bridge.run("up")
+    assert bridge.run("status").returncode == 0
+
+
+def test_a_context_finds_the_mesh_again(bridge: Bridge) -> None:
+    told = bridge.status()
+    by_context = subprocess.run(
+        [BRIDGE, "status", "--json", "--context", str(bridge.state)],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=True,
+    )
+    assert msgspec.json.decode(by_context.stdout)["agents"] == told["agents"]
+
+
+@pytest.mark.parametrize("host", ["::1", "localhost"])
+def test_a_mesh_is_reached_by_an_ipv6_address_or_a_name(tmp_path: Path, host: str) -> None:
+    bed = Bridge(tmp_path / "state", 1)
+    try:
+        said = bed.up("--host", host).stdout
+        shown = "[::1]" if host == "::1" else host
+        assert f"gRPC over TLS: {shown}:" in said
+        assert bed.mesh()["registry"]["grpc"].startswith(f"{shown}:")
+        [node] = bed.status()["mesh"]["nodes"]
+        assert node["address"].startswith(f"{shown}:")
+        assert bed.run("nodes").returncode == 0
+        bed.run("down")
+    finally:
+        bed.kill_everything()
 
 
 def test_after_the_hard_end_of_everything_up_brings_the_same_mesh_back(bridge: Bridge) -> None:
@@ -241,7 +296,7 @@ async def test_ctrl_c_leaves_nothing_running_however_often_it_is_pressed(tmp_pat
             os.killpg(process.pid, signal.SIGINT)
         said += (await asyncio.to_thread(process.communicate, timeout=60))[0]
         assert process.returncode == 130
-        assert said == "Ending what was started …\nbridge: interrupted\n"
+        assert said == "Ending what was started …\nbridgectl: interrupted\n"
         assert not bed.processes()
     finally:
         bed.kill_everything()

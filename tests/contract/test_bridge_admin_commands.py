@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import json
-import time
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
 
 import grpc
 import pytest
@@ -15,64 +12,14 @@ import trustme
 from typer.testing import CliRunner, Result
 
 from bridge_cli.main import app
-from bridge_core.identity import SpiffeId
-from bridge_core.identity.certificates import (
-    Authority,
-    create_authority,
-    generate_key,
-    issue,
-    key_to_pem,
-    to_pem,
-)
-from bridge_core.registry_channel import REGISTRY_SERVER_NAME
 from bridge_wire.v1 import registry_pb2 as wire
-from bridge_wire.v1 import registry_pb2_grpc as wire_grpc
-
-
-class Registry(wire_grpc.AdminServicer):
-    """Answers what a test has laid out and keeps what it was asked."""
-
-    def __init__(self) -> None:
-        self.asked: list[Any] = []
-        self.answer: Any = None
-        self.answers: dict[str, Any] = {}  # by the request's type, before `answer`
-        self.refusal: tuple[grpc.StatusCode, str] | None = None
-
-    def _serve(self, request: Any, context: grpc.ServicerContext) -> Any:
-        self.asked.append(request)
-        if self.refusal is not None:
-            context.abort(*self.refusal)
-        return self.answers.get(type(request).__name__, self.answer)
-
-    CreateToken = ListTokens = RevokeToken = _serve
-    Apply = Diff = GetConfig = History = Rollback = Drain = _serve
-    Status = Revoke = Rollouts = CommandRollout = Restore = _serve
-
-
-def issued(authority: Authority, kind: str, *names: str) -> tuple[bytes, bytes]:
-    key, identity = generate_key(), SpiffeId.make("m", kind, "one")
-    leaf = issue(authority, key.public_key(), identity, now=time.time(), ttl_s=600, dns_names=names)
-    return key_to_pem(key), to_pem(leaf)
+from tests.contract.admin_bed import Registry, serving
 
 
 @pytest.fixture
 def registry(tmp_path: Path) -> Iterator[Registry]:
-    authority = create_authority("m", now=time.time(), ttl_s=600)
-    (tmp_path / "ca.pem").write_bytes(authority.pem)
-    admin_key, admin = issued(authority, "admin")
-    (tmp_path / "admin.pem").write_bytes(admin)
-    (tmp_path / "admin.key").write_bytes(admin_key)
-    own = issued(authority, "registry", REGISTRY_SERVER_NAME)
-    credentials = grpc.ssl_server_credentials([own], authority.pem, require_client_auth=True)
-    with ThreadPoolExecutor(2) as pool:
-        server = grpc.server(pool)
-        servicer = Registry()
-        wire_grpc.add_AdminServicer_to_server(servicer, server)
-        servicer.port = server.add_secure_port("127.0.0.1:0", credentials)
-        server.start()
-        servicer.folder = tmp_path
-        yield servicer
-        server.stop(None).wait()
+    with serving(tmp_path) as [registry]:
+        yield registry
 
 
 def bridge(registry: Registry, *argv: str) -> Result:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import socket
 import subprocess
 import sys
@@ -55,6 +56,39 @@ def test_what_one_tries_first_is_answered(program: typer.Typer) -> None:
     wrong = runner.invoke(program, ["nonsense"])
     assert wrong.exit_code == 2
     assert "No such command 'nonsense'" in wrong.output
+
+
+_HEAVY = ("grpc", "google.protobuf", "pydantic", "numpy", "cryptography", "structlog", "uvloop", "rich")
+
+
+@pytest.mark.parametrize(
+    "modules",
+    ["bridge_cli.main", "bridge_agent.cli", "bridge_agent.cli, bridge_agent.status_report"],
+)
+def test_a_command_loads_what_it_needs_and_no_more(modules: str) -> None:
+    told = subprocess.run(
+        [sys.executable, "-c", f"import sys, {modules}; print(*sys.modules)"],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=True,
+    )
+    assert set(_HEAVY) & set(told.stdout.split()) == set()
+
+
+@pytest.mark.parametrize("name", PROGRAMS)
+def test_a_shell_can_complete_every_program(name: str) -> None:
+    variable = f"_{name.replace('-', '_').upper()}_COMPLETE"
+    told = subprocess.run(
+        [str(Path(sys.executable).with_name(name))],
+        env={**os.environ, variable: "complete_bash", "COMP_WORDS": f"{name} s", "COMP_CWORD": "1"},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    word = {"bridgectl": "status", "bridge-engine": "serve"}.get(name, "service")
+    assert word in told.stdout.split()
 
 
 def test_no_default_is_kept_from_the_reader() -> None:

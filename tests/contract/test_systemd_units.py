@@ -6,19 +6,24 @@ import re
 import shutil
 import subprocess
 import sys
+import zipfile
 from collections.abc import Sequence
 from pathlib import Path
 
 import msgspec
 import pytest
+import typer
 
 from bridge_agent import systemd as agent_service
 from bridge_agent.config import AgentConfig, Listeners, StateDir
 from bridge_agent.engines.config import EngineConfig
 from bridge_core.errors import BridgeError, Fatal
+from bridge_core.etcd_server import find_etcd
+from bridge_core.systemd import placement
 from bridge_core.systemd.manager import ServiceManager
-from bridge_core.systemd.units import Unit
+from bridge_core.systemd.units import Service, Unit, unit_folder
 from bridge_registry import systemd as registry_service
+from bridge_registry.cli import app as registry_command
 from bridge_registry.systemd import ServiceOptions
 
 SETTINGS = AgentConfig(
@@ -36,19 +41,26 @@ analyze = pytest.mark.skipif(
 EXPOSURE = {"bridge-agent.service": 5.5, "bridge-registry.service": 1.7, "bridge-etcd.service": 1.7}
 
 
-def agent_units(state: Path, settings: AgentConfig = SETTINGS) -> list[Unit]:
-    return agent_service.agent_units(settings, StateDir(state))
+def agent_files(state: Path, settings: AgentConfig = SETTINGS) -> Service:
+    return agent_service.agent_service(settings, StateDir(state))
 
 
-def registry_units() -> list[Unit]:
-    return registry_service.registry_units(ServiceOptions(name="registry1", hosts=("127.0.0.1",)))
+def registry_files() -> Service:
+    return registry_service.registry_service(ServiceOptions(name="registry1", hosts=("127.0.0.1",)))
 
 
-def written(units: Sequence[Unit], folder: Path) -> list[Path]:
-    folder.mkdir(exist_ok=True)
-    for unit in units:
-        (folder / unit.name).write_text(unit.text)
-    return [folder / unit.name for unit in units]
+def machine(root: Path, *services: Service) -> Path:
+    """A system's root with these services as they are installed, and what they start; returns their units."""
+    folder, commands = root / "etc/systemd/system", root / "usr/local/bin"
+    for one in services:
+        for path, text in ServiceManager(folder, variables=root / "etc/bridge").files(one).items():
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(text)
+    commands.mkdir(parents=True)
+    for command in (*placement.COMMANDS, "etcd"):
+        (commands / command).write_text("#!/bin/sh\n")
+        (commands / command).chmod(0o755)
+    return folder
 
 
 def run_analyze(*arguments: str | Path) -> str:
@@ -59,58 +71,122 @@ def run_analyze(*arguments: str | Path) -> str:
     return done.stdout + done.stderr
 
 
-@analyze
-def test_systemd_finds_no_fault_with_them(tmp_path: Path) -> None:
-    state = tmp_path / "a state folder, 100% odd"
-    files = written([*agent_units(state), *registry_units()], tmp_path / "units")
-    said = run_analyze("verify", "--man=no", *files)
-    ours = [line for line in said.splitlines() if "bridge-" in line]
-    assert ours == []
-
-
-@analyze
-def test_a_fault_in_a_unit_would_be_found(tmp_path: Path) -> None:
-    [unit] = [unit for unit in agent_units(tmp_path) if unit.name == agent_service.AGENT_UNIT]
-    broken = msgspec.structs.replace(unit, text=unit.text.replace("Type=notify", "Type=notifies"))
-    [file] = written([broken], tmp_path / "units")
-    said = subprocess.run(
-        ["systemd-analyze", "verify", "--man=no", file],
+def faults(folder: Path) -> list[str]:
+    """What systemd says of the units in a folder; that the programs are not here is not theirs."""
+    units = sorted(path for path in folder.iterdir() if path.is_file())
+    done = subprocess.run(
+        ["systemd-analyze", "verify", "--man=no", *map(str, units)],
         capture_output=True,
         text=True,
         timeout=60,
         check=False,
     )
-    assert "notifies" in said.stderr
+    said = (done.stdout + done.stderr).splitlines()
+    return [line for line in said if "bridge-" in line and "is not executable" not in line]
+
+
+@analyze
+def test_systemd_finds_no_fault_with_them(tmp_path: Path) -> None:
+    settings = msgspec.structs.replace(
+        SETTINGS,
+        listeners=Listeners(http="127.0.0.1:8000", peer="[fd00::1]:9000"),
+        engines=(EngineConfig(index=0, models_dir=str(tmp_path / "big disk")),),
+    )
+    odd = agent_files(tmp_path / "a state folder, 100% odd", settings)
+    assert all(one.drop_in for one in odd.units if one.name != agent_service.ENGINES_UNIT)
+    assert faults(machine(tmp_path / "odd", odd, registry_files())) == []
+    assert faults(machine(tmp_path / "plain", agent_files(agent_service.STATE), registry_files())) == []
+
+
+@analyze
+def test_a_fault_in_a_unit_would_be_found(tmp_path: Path) -> None:
+    folder = machine(tmp_path, agent_files(tmp_path / "state"))
+    unit = folder / agent_service.AGENT_UNIT
+    unit.write_text(unit.read_text().replace("Type=notify", "Type=notifies"))
+    assert any("notifies" in line for line in faults(folder))
 
 
 @analyze
 @pytest.mark.parametrize("name", EXPOSURE)
 def test_they_are_as_closed_as_their_jobs_allow(tmp_path: Path, name: str) -> None:
-    written([*agent_units(tmp_path / "state"), *registry_units()], tmp_path / "units")
+    folder = machine(tmp_path, agent_files(agent_service.STATE), registry_files())
     version = re.search(r"systemd (\d+)", run_analyze("--version"))
     if version is None or int(version[1]) < 250:
         pytest.skip("systemd-analyze cannot judge units offline before version 250")
-    said = run_analyze("security", "--offline=yes", "--no-pager", tmp_path / "units" / name)
+    said = run_analyze("security", "--offline=yes", "--no-pager", folder / name)
     found = re.search(r"Overall exposure level for \S+: ([\d.]+)", said)
     assert found is not None
     assert float(found[1]) <= EXPOSURE[name]
 
 
-def test_the_agents_unit_follows_its_settings(tmp_path: Path) -> None:
-    models = str(tmp_path / "big disk")
+def test_units_are_installed_as_they_lie_in_the_folder(tmp_path: Path) -> None:
+    units = [*agent_files(tmp_path / "state").units, *registry_files().units]
+    assert {one.name: one.text for one in units} == {
+        path.name: path.read_text() for path in unit_folder().iterdir()
+    }
+
+
+def test_what_the_folder_says_of_a_usual_node_needs_no_drop_in() -> None:
+    service = agent_files(agent_service.STATE)
+    # Where the program lies in somebody's home, that is one thing more to say.
+    assert {one.drop_in.replace("[Service]\nProtectHome=read-only\n", "") for one in service.units} == {""}
+    words = "BRIDGE_AGENT_STATE_DIR=/var/lib/bridge/agent\n"
+    assert service.variables == {
+        "agent.env": f"# The node node1; written by `bridge-agent service install`.\n{words}"
+    }
+
+
+def test_both_services_of_a_registry_are_walled_off_alike() -> None:
+    etcd, registry = (one.text.partition("# A user that exists")[2] for one in registry_files().units)
+    assert etcd == registry != ""
+
+
+def test_the_agents_units_follow_its_settings(tmp_path: Path) -> None:
+    models, state = str(tmp_path / "big disk"), tmp_path / "state"
     settings = msgspec.structs.replace(
         SETTINGS,
         listeners=Listeners(http="127.0.0.1:8000", peer="[fd00::1]:9000", grpc=":7000"),
         engines=(EngineConfig(index=0, models_dir=models),),
     )
-    units = {unit.name: unit for unit in agent_units(tmp_path / "state", settings)}
-    assert "ListenStream=127.0.0.1:8000\nFileDescriptorName=http\n" in units["bridge-agent-http.socket"].text
-    assert "ListenStream=[fd00::1]:9000\n" in units["bridge-agent-peer.socket"].text
-    assert "ListenStream=0.0.0.0:7000\n" in units["bridge-agent-grpc.socket"].text
-    agent = units["bridge-agent.service"].text
-    assert f'ReadWritePaths={tmp_path / "state"} "{models}"\n' in agent
-    assert [unit.name for unit in units.values() if not unit.enabled] == ["bridge-engines.service"]
-    assert not any(re.search(r"@[A-Z_]+@", unit.text) for unit in units.values())
+    service = agent_files(state, settings)
+    added = {one.name: one.drop_in for one in service.units}
+    condition = f"ConditionPathExists=\nConditionPathExists={state}/agent.json\n"
+    assert added["bridge-agent-http.socket"] == (
+        f"[Unit]\n{condition}\n[Socket]\nListenStream=\nListenStream=127.0.0.1:8000\n"
+    )
+    assert "ListenStream=\nListenStream=[fd00::1]:9000\n" in added["bridge-agent-peer.socket"]
+    assert "ListenStream=\nListenStream=0.0.0.0:7000\n" in added["bridge-agent-grpc.socket"]
+    assert added["bridge-agent-https.socket"] == f"[Unit]\n{condition}"
+    assert f'ReadWritePaths=\nReadWritePaths={state} "{models}"\n' in added["bridge-agent.service"]
+    assert condition in added["bridge-agent.service"]
+    assert [one.name for one in service.units if not one.enabled] == ["bridge-engines.service"]
+    assert f"BRIDGE_AGENT_STATE_DIR={state}\n" in service.variables["agent.env"]
+
+
+def test_the_registrys_options_are_variables_that_its_command_reads() -> None:
+    options = ServiceOptions(
+        name="r1",
+        trust_domain="lab.example",
+        hosts=("192.0.2.1", "r1.example"),
+        etcd="https://a:2379,https://b:2379",
+        mesh_config=Path("/etc/bridge/mesh config"),
+    )
+    words = dict(
+        line.split("=", 1)
+        for line in registry_service.registry_service(options).variables["registry.env"].splitlines()[1:]
+    )
+    assert words == {
+        "BRIDGE_REGISTRY_NAME": "r1",
+        "BRIDGE_REGISTRY_TRUST_DOMAIN": "lab.example",
+        "BRIDGE_REGISTRY_HOST": '"192.0.2.1 r1.example"',
+        "BRIDGE_REGISTRY_GRPC": "0.0.0.0:11400",
+        "BRIDGE_REGISTRY_ADMIN": "127.0.0.1:11401",
+        "BRIDGE_REGISTRY_ETCD": "https://a:2379,https://b:2379",
+        "BRIDGE_REGISTRY_MESH_CONFIG": '"/etc/bridge/mesh config"',
+    }
+    run = typer.main.get_command(registry_command).commands["run"]
+    read = {option.envvar for option in run.params if option.envvar}
+    assert set(words) | {"BRIDGE_REGISTRY_ETCD_RBAC"} == read
 
 
 @pytest.mark.parametrize(
@@ -119,15 +195,26 @@ def test_the_agents_unit_follows_its_settings(tmp_path: Path) -> None:
 def test_a_listener_that_systemd_cannot_open_is_refused(tmp_path: Path, address: str, why: str) -> None:
     settings = msgspec.structs.replace(SETTINGS, listeners=Listeners(https=address))
     with pytest.raises(Fatal, match=f"listener https {why}"):
-        agent_units(tmp_path, settings)
+        agent_files(tmp_path, settings)
 
 
 def test_a_foreign_etcd_gets_no_unit_and_its_access_control_is_left_alone() -> None:
-    [unit] = registry_service.registry_units(ServiceOptions(name="r1", etcd="https://etcd.example:2379"))
-    assert unit.name == "bridge-registry.service"
-    assert "--etcd https://etcd.example:2379" in unit.text
-    assert "--etcd-rbac" not in unit.text
-    assert "Wants=" not in unit.text
+    service = registry_service.registry_service(ServiceOptions(name="r1", etcd="https://etcd.example:2379"))
+    assert [one.name for one in service.units] == ["bridge-registry.service"]
+    assert service.gone == ("bridge-etcd.service",)
+    assert list(service.variables) == ["registry.env"]
+    assert "BRIDGE_REGISTRY_ETCD=https://etcd.example:2379\n" in service.variables["registry.env"]
+    assert "RBAC" not in service.variables["registry.env"]
+
+
+def test_an_etcd_of_ours_is_told_all_by_variables() -> None:
+    service = registry_files()
+    [etcd, _] = service.units
+    binary = find_etcd()
+    named = f"ExecStart=\nExecStart={binary}\n" in etcd.drop_in
+    assert named != (str(binary) in {"/usr/local/bin/etcd", "/usr/bin/etcd"})  # where systemd finds it itself
+    assert "ETCD_DATA_DIR=/var/lib/bridge/etcd\n" in service.variables["etcd.env"]
+    assert "ETCD_CLIENT_CERT_AUTH=true\n" in service.variables["etcd.env"]
 
 
 class Recorded:
@@ -144,7 +231,13 @@ class Recorded:
         return ""
 
 
-UNITS = [Unit("a.socket", "[Socket]\n"), Unit("b.service", "[Service]\n", enabled=False)]
+SERVICE = Service(
+    (
+        Unit("bridge-a.socket", "[Socket]\n", drop_in="[Unit]\n"),
+        Unit("bridge-b.service", "[Service]\n", enabled=False),
+    ),
+    {"a.env": "A=1\n"},
+)
 
 
 @pytest.fixture
@@ -156,38 +249,93 @@ def systemctl() -> Recorded:
 def manager(tmp_path: Path, systemctl: Recorded) -> ServiceManager:
     folder = tmp_path / "units"
     folder.mkdir()
-    return ServiceManager(folder, running=tmp_path, call=systemctl, root=True)
+    return ServiceManager(
+        folder,
+        variables=tmp_path / "bridge",
+        commands=tmp_path / "bin",
+        running=tmp_path,
+        call=systemctl,
+        root=True,
+    )
 
 
-def test_installing_writes_then_enables_and_says_so(manager: ServiceManager, systemctl: Recorded) -> None:
-    done = manager.install(UNITS)
-    assert {file.name: file.read_text() for file in manager.folder.iterdir()} == {
-        "a.socket": "[Socket]\n",
-        "b.service": "[Service]\n",
-    }
-    assert (manager.folder / "a.socket").stat().st_mode & 0o777 == 0o644
-    assert systemctl.calls == [["daemon-reload"], ["enable", "--now", "a.socket"]]
-    assert done == [
-        f"wrote {manager.folder}/a.socket",
-        f"wrote {manager.folder}/b.service",
-        "enabled and started a.socket",
+def test_installing_writes_then_enables_and_says_so(
+    tmp_path: Path, manager: ServiceManager, systemctl: Recorded
+) -> None:
+    done = manager.install(SERVICE)
+    written = manager.files(SERVICE)
+    assert {path: path.read_text() for path in written} == written
+    assert [str(path.relative_to(tmp_path)) for path in written] == [
+        "bridge/a.env",
+        "units/bridge-a.socket",
+        "units/bridge-a.socket.d/10-bridge.conf",
+        "units/bridge-b.service",
     ]
-    assert manager.install(UNITS) == ["enabled and started a.socket"]  # nothing to write
+    assert {path.stat().st_mode & 0o777 for path in written} == {0o644}
+    assert systemctl.calls == [["daemon-reload"], ["enable", "--now", "bridge-a.socket"]]
+    beside = Path(sys.executable).parent
+    assert done == [
+        *(f"linked {tmp_path}/bin/{name} to {beside / name}" for name in placement.COMMANDS),
+        *(f"wrote {path}" for path in written),
+        "enabled and started bridge-a.socket",
+    ]
+    assert manager.install(SERVICE) == ["enabled and started bridge-a.socket"]  # nothing to write
 
 
-def test_removing_takes_what_is_there(manager: ServiceManager, systemctl: Recorded) -> None:
-    manager.install(UNITS[:1])
+def test_what_ran_before_a_change_is_said_to_go_on(manager: ServiceManager) -> None:
+    manager.install(SERVICE)
+    plain = msgspec.structs.replace(SERVICE, units=tuple(Unit(one.name, one.text) for one in SERVICE.units))
+    assert "systemctl restart" not in str(manager.install(plain))
+    assert not (manager.folder / "bridge-a.socket.d/10-bridge.conf").exists()
+    other = msgspec.structs.replace(plain, variables={"a.env": "A=2\n"})
+    assert manager.install(other)[-1].startswith(
+        "what ran already goes on as it was started, until systemctl"
+    )
+
+
+def test_removing_takes_what_is_there_and_leaves_the_administrators_own(
+    tmp_path: Path, manager: ServiceManager, systemctl: Recorded
+) -> None:
+    manager.install(SERVICE)
+    own = manager.folder / "bridge-a.socket.d/override.conf"
+    own.write_text("[Socket]\n")
     systemctl.calls.clear()
-    manager.remove(["a.socket", "b.service"])
-    assert list(manager.folder.iterdir()) == []
-    assert systemctl.calls == [["disable", "--now", "a.socket"], ["daemon-reload"]]
-    assert manager.remove(["a.socket", "b.service"]) == []
+    done = manager.remove(["bridge-a.socket", "bridge-b.service"], ["a.env"])
+    assert [path for path in manager.folder.rglob("*") if path.is_file()] == [own]
+    assert systemctl.calls == [["disable", "--now", "bridge-a.socket", "bridge-b.service"], ["daemon-reload"]]
+    assert not (tmp_path / "bridge").exists()
+    assert done[-1] == f"removed the link {tmp_path}/bin/bridge-engine"
+    assert list((tmp_path / "bin").iterdir()) == []
+    assert manager.remove(["bridge-a.socket", "bridge-b.service"]) == []
+
+
+def test_the_commands_stay_while_another_service_does(manager: ServiceManager, tmp_path: Path) -> None:
+    manager.install(SERVICE)
+    (manager.folder / "bridge-registry.service").write_text("[Service]\n")
+    manager.remove(["bridge-a.socket", "bridge-b.service"], ["a.env"])
+    assert len(list((tmp_path / "bin").iterdir())) == 4
+
+
+def test_a_unit_that_is_done_without_goes(manager: ServiceManager, systemctl: Recorded) -> None:
+    manager.install(SERVICE)
+    systemctl.calls.clear()
+    manager.install(Service((SERVICE.units[1],), {}, gone=("bridge-a.socket",)))
+    assert systemctl.calls[0] == ["disable", "--now", "bridge-a.socket"]
+    assert not manager.has("bridge-a.socket")
+
+
+def test_a_program_of_our_name_is_left_and_named(manager: ServiceManager, tmp_path: Path) -> None:
+    (tmp_path / "bin").mkdir()
+    (tmp_path / "bin/bridgectl").write_text("theirs")
+    with pytest.raises(Fatal, match="bridgectl is there and not a link of ours"):
+        manager.install(SERVICE)
+    assert (tmp_path / "bin/bridgectl").read_text() == "theirs"
 
 
 def test_a_unit_that_does_not_start_is_told(manager: ServiceManager, systemctl: Recorded) -> None:
     systemctl.fault = "Job for a.socket failed."
     with pytest.raises(BridgeError, match=re.escape("Job for a.socket failed.")):
-        manager.install(UNITS)
+        manager.install(SERVICE)
 
 
 def test_nothing_is_written_without_systemd_or_rights(tmp_path: Path, systemctl: Recorded) -> None:
@@ -199,7 +347,7 @@ def test_nothing_is_written_without_systemd_or_rights(tmp_path: Path, systemctl:
         (ServiceManager(tmp_path / "gone", running=tmp_path, call=systemctl, root=True), "cannot be written"),
     ):
         with pytest.raises(Fatal, match=sentence):
-            manager.install(UNITS)
+            manager.install(SERVICE)
     assert systemctl.calls == []
     assert list(folder.iterdir()) == []
 
@@ -207,9 +355,21 @@ def test_nothing_is_written_without_systemd_or_rights(tmp_path: Path, systemctl:
 def test_only_the_installed_nodes_folder_is_taken_for_the_service(
     tmp_path: Path, manager: ServiceManager
 ) -> None:
+    assert not agent_service.runs_as_service(manager, StateDir(tmp_path / "agent"))
+    manager.install(agent_files(tmp_path / "agent"))
     for name, expected in (("agent", True), ("agent2", False), ("agen", False)):
-        written(agent_units(tmp_path / "agent"), manager.folder)
         assert agent_service.runs_as_service(manager, StateDir(tmp_path / name)) is expected
+
+
+def test_a_wheel_has_the_units_too(tmp_path: Path) -> None:
+    project = unit_folder().parent
+    command = [sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", str(tmp_path)]
+    subprocess.run(command, cwd=project, check=True, capture_output=True, timeout=100)
+    [wheel] = tmp_path.glob("*.whl")
+    with zipfile.ZipFile(wheel) as packed:
+        folder = "bridge_core/systemd/unit_files/"
+        names = {name.removeprefix(folder) for name in packed.namelist() if name.startswith(folder)}
+    assert names == {path.name for path in unit_folder().iterdir()}
 
 
 @pytest.mark.skipif(Path("/run/systemd/system").is_dir(), reason="systemd runs this machine")

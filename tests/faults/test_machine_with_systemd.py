@@ -14,6 +14,7 @@ from collections.abc import Iterator
 
 import pytest
 
+from bridge_core.systemd.units import unit_folder
 from tests import systemd_bed
 from tests.systemd_bed import DISK, Machine
 
@@ -73,6 +74,18 @@ def agent(machine: Machine) -> int:
 
 def alive(machine: Machine, pid: int) -> bool:
     return machine.ok(f"test -d /proc/{pid}")
+
+
+def test_units_are_installed_as_they_lie_in_the_folder_and_commands_can_be_typed(machine: Machine) -> None:
+    for path in unit_folder().iterdir():
+        installed = machine.sh(f"cat /etc/systemd/system/{path.name}")
+        assert installed == path.read_text(), path.name
+    usual = "env -i PATH=/usr/local/bin:/usr/bin:/bin HOME=/root"
+    machine.sh(f"{usual} bridgectl context set main --registry 127.0.0.1:11400 --pki {PKI}")
+    said = machine.sh(f"{usual} bridgectl status")
+    assert "1: 1 serving" in said
+    for name in ("bridge-agent", "bridge-registry", "bridge-engine"):
+        machine.sh(f"{usual} {name} --version")
 
 
 def test_after_a_reboot_it_serves_by_itself(machine: Machine) -> None:

@@ -38,7 +38,12 @@ class Reporter:
         self.old, self.new = Counter(), Counter()
 
     async def send(
-        self, follower: Follower, *, in_flight: int = 0, probes: tuple[pb.ProbeResult, ...] = ()
+        self,
+        follower: Follower,
+        *,
+        in_flight: int = 0,
+        probes: tuple[pb.ProbeResult, ...] = (),
+        silent: tuple[str, ...] = (),
     ) -> None:
         version = follower.snapshot.version
         await self.call.write(
@@ -57,6 +62,7 @@ class Reporter:
                     for key, counter in (("old", self.old), ("new", self.new))
                 ],
                 probes=probes,
+                silent_peers=[pb.SilentPeer(node=name, since_unix=9) for name in silent],
             )
         )
 
@@ -162,6 +168,36 @@ async def test_a_node_cannot_speak_for_anothers_instance(bed: Bed, etcd: FakeEtc
     await store.close()
 
 
+async def test_the_status_tells_who_does_not_answer_whom_and_when_each_was_heard(bed: Bed) -> None:
+    nodes = [await bed.join(name) for name in ("n1", "n2")]
+    async with bed.admin() as admin, following(nodes[0], Follower()) as follower:
+
+        async def told() -> pb.NodeStatus:
+            status = await admin.Status(pb.StatusRequest())
+            assert (status.registry, status.leader_name) == ("r1", "r1")
+            assert status.leader_address
+            assert status.registry_version
+            return next(one for one in status.nodes if one.name == "n1")
+
+        before = await told()
+        assert (before.began_unix, before.heard_unix) == (0, 0)
+        async with reporting(nodes[0]) as reporter:
+            await reporter.send(follower, silent=("n2", "never-heard-of"))
+
+            async def heard() -> bool:
+                found = await told()
+                return [(one.node, one.since_unix) for one in found.silent_peers] == [("n2", 9)]
+
+            await eventually(heard)
+            reporter.call.cancel()
+
+        async def gone() -> bool:
+            found = await told()
+            return not found.reports and found.heard_unix > 0
+
+        await eventually(gone)
+
+
 async def test_a_drained_node_is_safe_to_stop_when_its_last_request_ended(bed: Bed) -> None:
     nodes = [await bed.join(name) for name in ("n1", "n2")]
     async with (
@@ -227,4 +263,6 @@ async def test_a_revoked_node_cannot_be_taken_back_by_a_drain(bed: Bed) -> None:
             request = pb.DrainRequest(node_name="n1", drained=drained)
             code, says = await refused(admin.Drain(request))
             assert (code, "'n1' is revoked" in says) == (grpc.StatusCode.INVALID_ARGUMENT, True)
-        await eventually(lambda: follower.snapshot.nodes["n1"].state == "revoked")
+        await eventually(
+            lambda: "n1" in (nodes := follower.snapshot.nodes) and nodes["n1"].state == "revoked"
+        )

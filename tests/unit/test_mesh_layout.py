@@ -7,8 +7,9 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from bridge_cli.layout import Layout, MeshFile, MeshOptions, check_options, combined
-from bridge_cli.parts import check_engine, ended, engine_of
+from bridge_cli.layout import Layout, MeshFile, MeshOptions, check_options, combined, host_of
+from bridge_cli.parts import check_engine, ended, engine_of, etcd_settings, init_command, join_command
+from bridge_cli.ports import resolved
 from bridge_core.errors import Fatal
 
 STATE = Path("/state")
@@ -46,6 +47,48 @@ def test_only_http_and_admin_stay_on_the_loopback() -> None:
     assert away == {"https", "grpc", "peer"}
 
 
+@pytest.mark.parametrize(
+    ("typed", "host"),
+    [
+        ("192.0.2.10", "192.0.2.10"),
+        ("[FD00::0010]", "fd00::10"),
+        ("fd00::10", "fd00::10"),
+        ("GPU1.example", "gpu1.example"),
+        (" localhost ", "localhost"),
+    ],
+)
+def test_a_host_is_a_name_or_an_address_spelled_in_one_way(typed: str, host: str) -> None:
+    assert host_of(typed) == host
+
+
+def test_an_ipv6_host_has_brackets_wherever_a_port_follows() -> None:
+    layout = Layout(STATE, MeshOptions(nodes=1, host="fd00::10"))
+    assert layout.registry_grpc == "[fd00::10]:11400"
+    assert layout.etcd_urls == ("https://[fd00::10]:11402",)
+    assert layout.listeners("node1")["peer"] == "[fd00::10]:11445"
+    assert layout.mesh({}).agents[0].https == "[fd00::10]:11443"
+    assert etcd_settings(layout).url == "https://[fd00::10]:11402"
+    assert "--advertise" not in join_command(layout, "node1")
+
+
+def test_a_name_is_dialled_and_its_address_is_listened_on() -> None:
+    layout = Layout(STATE, MeshOptions(nodes=1, host="gpu1.example", address="192.0.2.10"))
+    assert layout.registry_grpc == layout.mesh({}).registry.grpc == "gpu1.example:11400"
+    assert layout.addresses("registry")["gRPC"] == "192.0.2.10:11400"
+    assert layout.listeners("node1")["https"] == "192.0.2.10:11443"
+    assert layout.mesh({}).agents[0].https == "gpu1.example:11443"
+    argv = join_command(layout, "node1")
+    assert argv[argv.index("--advertise") + 1] == "gpu1.example"
+    assert init_command(layout)[-4:] == ["--host", "gpu1.example", "--host", "192.0.2.10"]
+
+
+def test_a_name_that_no_other_machine_could_use_is_refused() -> None:
+    with pytest.raises(Fatal, match="not known here"):
+        resolved("no-such-host.invalid")
+    assert resolved("localhost") in {"127.0.0.1", "::1"}
+    assert resolved("fd00::10") == ""
+
+
 def test_mesh_json_has_the_promised_shape() -> None:
     layout = Layout(STATE, MeshOptions(nodes=1))
     mesh = layout.mesh({"etcd": 1, "registry": 2, "node1": 3, "guard": 4})
@@ -79,8 +122,11 @@ def test_mesh_json_has_the_promised_shape() -> None:
         (MeshOptions(nodes=60), "70446"),
         (MeshOptions(nodes=0), "--nodes"),
         (MeshOptions(host=""), "--host"),
-        (MeshOptions(host="::1"), "--host"),
-        (MeshOptions(host="here.example"), "--host"),
+        (MeshOptions(host="0.0.0.0"), "--host"),
+        (MeshOptions(host="::"), "--host"),
+        (MeshOptions(host="fe80::1%eth0"), "--host"),
+        (MeshOptions(host="192.0.2"), "--host"),
+        (MeshOptions(host="a host"), "--host"),
         (MeshOptions(etcd=("https://10.0.0.1:2379", "foo")), "--etcd 'foo'"),
         (MeshOptions(etcd=("",)), "--etcd"),
         (MeshOptions(etcd=("https://a:2379/x",)), "--etcd"),

@@ -6,7 +6,7 @@ import pytest
 
 from bridge_agent.activation import named_descriptors
 from bridge_core.systemd.placement import protect_home
-from bridge_core.systemd.units import quoted, quoted_path, render
+from bridge_core.systemd.units import quoted, quoted_path, variable
 
 
 @pytest.mark.parametrize(
@@ -28,9 +28,19 @@ def test_paths_of_settings_know_no_variables() -> None:
     assert quoted_path("/srv/$data 100%") == '"/srv/$data 100%%"'
 
 
-def test_a_template_with_a_place_left_open_is_refused() -> None:
-    with pytest.raises(KeyError):
-        render("bridge-agent.socket", {})
+@pytest.mark.parametrize(
+    ("value", "line"),
+    [
+        ("/var/lib/bridge/agent", "A=/var/lib/bridge/agent\n"),
+        ("[fd00::1]:80", "A=[fd00::1]:80\n"),
+        ("100%", "A=100%\n"),
+        ("a b", 'A="a b"\n'),
+        ('say "$HOME" `ls` \\', 'A="say \\"\\$HOME\\" \\`ls\\` \\\\"\n'),
+        ("#no comment", 'A="#no comment"\n'),
+    ],
+)
+def test_variables_mean_themselves(value: str, line: str) -> None:
+    assert variable("A", value) == line
 
 
 @pytest.mark.parametrize(

@@ -114,6 +114,7 @@ class Gateway:
         self._group = group
         self._lingering = Lingering(self._state.admission, view, upstreams, group)
         self._state.admission.watch = self._lingering.watch
+        self._watch: PulseWatch | None = None
         if config.resume is not None:
             self._state.keeper = ResumingKeeper(self._state, config.resume)
         self._authenticate = authenticate
@@ -192,6 +193,10 @@ class Gateway:
         hops = await explain.all_reports(self._state, request_id) if request_id else []
         exchange.respond(200, _JSON, msgspec.json.encode(hops))
 
+    def silent_peers(self) -> dict[str, float]:
+        """Nodes that do not answer this one, with the Unix time since when."""
+        return self._watch.silent if self._watch is not None else {}
+
     async def watch_peers(self) -> None:
         """Asks the other nodes whether they are there until cancelled; run it as a task."""
         state = self._state
@@ -210,6 +215,7 @@ class Gateway:
                     now=state.now,
                 )
                 state.node_spoke = watch.alive
+                self._watch = watch
                 await watch.run()
         except asyncio.CancelledError:  # the end; after a fault it is run again
             state.admission.close()

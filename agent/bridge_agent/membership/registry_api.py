@@ -55,6 +55,7 @@ class LoadReport(msgspec.Struct, frozen=True):
         instances: Its own.
         backends: Counters by route and backend.
         results: Of the probes' present rounds.
+        silent_peers: Nodes that do not answer this one, with the Unix time since when.
     """
 
     began_unix_ms: int
@@ -63,6 +64,7 @@ class LoadReport(msgspec.Struct, frozen=True):
     instances: tuple[InstanceLoad, ...] = ()
     backends: Mapping[tuple[str, str], Counts] = {}
     results: tuple[ProbeResult, ...] = ()
+    silent_peers: Mapping[str, float] = {}
 
 
 class LoadStream(Protocol):

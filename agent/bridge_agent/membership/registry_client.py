@@ -215,4 +215,7 @@ def _load_message(report: LoadReport, news: Mapping[tuple[str, str], Counts]) ->
             )
             for one in report.results
         ],
+        silent_peers=[
+            pb.SilentPeer(node=node, since_unix=int(since)) for node, since in report.silent_peers.items()
+        ],
     )

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Mapping
-from time import monotonic
+from time import monotonic, time
 from typing import Annotated, Final
 
 import msgspec
@@ -45,6 +45,9 @@ class PulseWatch:
         on_answer: Called with node, the work of its instances, and whether it had been silent.
         on_silent: Called with each node that stopped answering.
         now: Monotonic seconds.
+
+    Attributes:
+        silent: Nodes that do not answer, with the Unix time since when.
     """
 
     def __init__(
@@ -66,6 +69,7 @@ class PulseWatch:
         self._on_silent = on_silent
         self._now = now
         self._pulse = Pulse(policy)
+        self.silent: dict[str, float] = {}
 
     async def run(self) -> None:
         """Asks until cancelled."""
@@ -80,9 +84,12 @@ class PulseWatch:
             for node in index.snapshot.nodes.values()
             if node.name != index.node and node.peer and node.state != "revoked"
         }
+        if self.silent:
+            self.silent = {node: since for node, since in self.silent.items() if node in nodes}
         verdicts = self._pulse.tick(nodes, self._in_use(), self._now())
         for node in verdicts.silent:
             log.warning("peer_silent", node=node)
+            self.silent[node] = time()
             self._on_silent(node)
         for node in verdicts.cut:
             log.warning("peer_link_cut", node=node)
@@ -102,6 +109,7 @@ class PulseWatch:
         # Any answer proves a loop that turns; an older node may not know the question.
         if self._pulse.answered(node):
             log.info("peer_answers_again", node=node)
+            self.silent.pop(node, None)
         try:
             work = _WORK.decode(body) if status == 200 else {}
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):

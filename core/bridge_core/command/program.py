@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import shutil
 import sys
-from importlib.metadata import version
 from pathlib import Path
 from typing import Annotated
 
@@ -16,7 +14,6 @@ def program(says: str) -> typer.Typer:
     app = typer.Typer(
         help=says,
         no_args_is_help=True,
-        add_completion=False,
         pretty_exceptions_enable=False,
         context_settings={"help_option_names": ["-h", "--help"]},
     )
@@ -39,6 +36,8 @@ def program(says: str) -> typer.Typer:
 
 def as_called(name: str) -> str:
     """How to call the command `name` from where this one was called: for lines that people copy."""
+    import shutil
+
     beside = Path(sys.argv[0]).with_name(name)
     found = shutil.which(name)
     if not beside.exists() or (found is not None and Path(found).resolve() == beside.resolve()):
@@ -48,5 +47,7 @@ def as_called(name: str) -> str:
 
 def _tell_version(asked: bool) -> None:
     if asked:
+        from importlib.metadata import version
+
         typer.echo(version("deepseek-ollama-bridge"))
         raise typer.Exit

@@ -2,36 +2,35 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterable
 from pathlib import Path
 
-from rich.console import Console
-
 from bridge_core.errors import Fatal
 from bridge_core.files import write_atomically
-from bridge_core.systemd.units import Unit
-
-_out = Console(highlight=False)
+from bridge_core.systemd.manager import ServiceManager
+from bridge_core.systemd.units import Service
 
 
 def say(done: Iterable[str]) -> None:
     """Prints what was done, a sentence a line."""
     for sentence in done:
-        _out.print(sentence, markup=False, soft_wrap=True)
+        sys.stdout.write(sentence + "\n")
 
 
-def show(units: Iterable[Unit], into: Path | None) -> None:
-    """Prints units, or writes them to a folder.
+def show(service: Service, into: Path | None) -> None:
+    """Prints what an install would write, or writes it to a folder.
 
     Raises:
         Fatal: it cannot be written.
     """
-    for unit in units:
-        if into is None:
-            _out.print(f"# {unit.name}\n{unit.text}", markup=False, soft_wrap=True)
-            continue
+    if into is None:
+        for path, text in ServiceManager().files(service).items():
+            sys.stdout.write(f"# {path}\n{text}\n")
+        return
+    for path, text in ServiceManager(into, variables=into).files(service).items():
         try:
-            into.mkdir(parents=True, exist_ok=True)
-            write_atomically(into / unit.name, unit.text.encode(), mode=0o644)
+            path.parent.mkdir(parents=True, exist_ok=True)
+            write_atomically(path, text.encode(), mode=0o644)
         except OSError as fault:
-            raise Fatal(f"cannot write {into / unit.name}: {fault.strerror}") from fault
+            raise Fatal(f"cannot write {path}: {fault.strerror}") from fault

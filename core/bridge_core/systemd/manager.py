@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import subprocess
 from collections.abc import Callable, Iterable, Sequence
@@ -9,9 +10,11 @@ from pathlib import Path
 
 from bridge_core.errors import BridgeError, Fatal, Unavailable
 from bridge_core.files import write_atomically
-from bridge_core.systemd.units import Unit
+from bridge_core.systemd import placement
+from bridge_core.systemd.units import DROP_IN, Service
 
 UNIT_FOLDER = Path("/etc/systemd/system")
+VARIABLES_FOLDER = Path("/etc/bridge")
 _RUNS = Path("/run/systemd/system")
 _CALL_S = 180.0  # a stop waits for the drain
 
@@ -48,6 +51,8 @@ class ServiceManager:
 
     Args:
         folder: Where units of the administrator's lie.
+        variables: Where files of variables lie.
+        commands: The folder that the commands are linked into.
         running: The folder that is there while systemd runs the machine.
         call: Runs systemctl.
         root: Whether this process may change services.
@@ -57,11 +62,15 @@ class ServiceManager:
         self,
         folder: Path = UNIT_FOLDER,
         *,
+        variables: Path = VARIABLES_FOLDER,
+        commands: Path = placement.BIN_FOLDER,
         running: Path = _RUNS,
         call: Systemctl = systemctl,
         root: bool | None = None,
     ) -> None:
         self.folder = folder
+        self.variables = variables
+        self._commands = commands
         self._running = running
         self._call = call
         self._root = os.geteuid() == 0 if root is None else root
@@ -78,15 +87,25 @@ class ServiceManager:
         if not os.access(self.folder, os.W_OK):
             raise Fatal(f"{self.folder} cannot be written", hint="is the system mounted read-only?")
 
-    def text(self, name: str) -> str:
-        """The unit file of that name; empty where there is none."""
-        try:
-            return (self.folder / name).read_text("utf-8")
-        except OSError:
-            return ""
+    def has(self, name: str) -> bool:
+        """Whether the unit of that name is installed."""
+        return (self.folder / name).exists()
 
-    def install(self, units: Iterable[Unit]) -> list[str]:
-        """Writes the units, enables and starts them; what runs already runs on as it was started.
+    def text(self, name: str) -> str:
+        """The file of variables of that name; empty where there is none."""
+        return _text(self.variables / name) or ""
+
+    def files(self, service: Service) -> dict[Path, str]:
+        """Every file that `install` writes, with its text."""
+        texts = {self.variables / name: text for name, text in service.variables.items()}
+        for unit in service.units:
+            texts[self.folder / unit.name] = unit.text
+            if unit.drop_in:
+                texts[_drop_in(self.folder / unit.name)] = unit.drop_in
+        return texts
+
+    def install(self, service: Service) -> list[str]:
+        """Writes the files, enables and starts the units; what runs already runs on as it was started.
 
         Returns:
             What was done, a sentence each.
@@ -95,21 +114,33 @@ class ServiceManager:
             BridgeError: systemd runs nothing here, a file cannot be written, or a unit does not start.
         """
         self.check()
-        units = list(units)
-        changed = [unit for unit in units if self.text(unit.name) != unit.text]
+        done = self._remove_units(service.gone)
+        done += placement.put_on_path(self._commands)
+        wanted = self.files(service)
+        before = {path: _text(path) for path in wanted}
+        changed = [path for path, text in wanted.items() if before[path] != text]
+        stale = [_drop_in(self.folder / unit.name) for unit in service.units if not unit.drop_in]
         try:
-            for unit in changed:
-                write_atomically(self.folder / unit.name, unit.text.encode(), mode=0o644)
+            for path in changed:
+                path.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
+                write_atomically(path, wanted[path].encode(), mode=0o644)
+            for path in stale:
+                path.unlink(missing_ok=True)
         except OSError as fault:
-            raise Fatal(f"cannot write {self.folder / unit.name}: {fault.strerror}") from fault
+            raise Fatal(f"cannot write {fault.filename}: {fault.strerror}") from fault
         self._call(["daemon-reload"])
-        enabled = [unit.name for unit in units if unit.enabled]
+        enabled = [unit.name for unit in service.units if unit.enabled]
         self._call(["enable", "--now", *enabled])
-        done = [f"wrote {self.folder / unit.name}" for unit in changed]
-        return [*done, f"enabled and started {', '.join(enabled)}"]
+        done += [f"wrote {path}" for path in changed]
+        done.append(f"enabled and started {', '.join(enabled)}")
+        if any(before[path] is not None for path in changed):
+            done.append(f"what ran already goes on as it was started, until systemctl restart {enabled[-1]}")
+        return done
 
-    def remove(self, names: Iterable[str]) -> list[str]:
+    def remove(self, names: Iterable[str], variables: Iterable[str] = ()) -> list[str]:
         """Stops and disables the units of these names that are there, and removes their files.
+
+        With the last of our units the commands go from PATH.
 
         Returns:
             What was done, a sentence each.
@@ -117,7 +148,22 @@ class ServiceManager:
         Raises:
             BridgeError: as `install`.
         """
-        present = [name for name in names if (self.folder / name).exists()]
+        done = self._remove_units(names)
+        if not done:
+            return []
+        try:
+            for name in variables:
+                (self.variables / name).unlink(missing_ok=True)
+            if self.variables.is_dir() and not any(self.variables.iterdir()):
+                self.variables.rmdir()
+        except OSError as fault:
+            raise Fatal(f"cannot remove {fault.filename}: {fault.strerror}") from fault
+        if not any(self.folder.glob("bridge-*.service")):
+            done += placement.take_off_path(self._commands)
+        return done
+
+    def _remove_units(self, names: Iterable[str]) -> list[str]:
+        present = [name for name in names if self.has(name)]
         if not present:
             return []
         self.check()
@@ -125,6 +171,10 @@ class ServiceManager:
         try:
             for name in present:
                 (self.folder / name).unlink(missing_ok=True)
+                ours = _drop_in(self.folder / name)
+                ours.unlink(missing_ok=True)
+                with contextlib.suppress(OSError):  # the administrator's own may lie beside it
+                    ours.parent.rmdir()
         except OSError as fault:
             raise Fatal(f"cannot remove {fault.filename}: {fault.strerror}") from fault
         self._call(["daemon-reload"])
@@ -133,3 +183,14 @@ class ServiceManager:
     def stop(self, name: str) -> None:
         """Stops a unit and all that its stop takes along. Raises BridgeError."""
         self._call(["stop", name])
+
+
+def _drop_in(unit: Path) -> Path:
+    return unit.with_name(f"{unit.name}.d") / DROP_IN
+
+
+def _text(path: Path) -> str | None:
+    try:
+        return path.read_text("utf-8")
+    except (OSError, UnicodeDecodeError):
+        return None

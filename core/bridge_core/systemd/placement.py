@@ -1,18 +1,21 @@
-"""What a service may see, judged by where the program and its files lie."""
+"""Where the program lies, what a service may see of that, and the commands on everybody's PATH."""
 
 from __future__ import annotations
 
 import sys
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Final
 
 from bridge_core.errors import Fatal
 
+COMMANDS: Final = ("bridgectl", "bridge-agent", "bridge-registry", "bridge-engine")
+BIN_FOLDER: Final = Path("/usr/local/bin")
 _HOMES = ("/home", "/root", "/run/user")
 _FLEETING = ("/tmp", "/var/tmp", "/dev/shm")  # noqa: S108 - named to be refused
 
 
-def program(name: str) -> str:
+def program(name: str) -> Path:
     """The path of one of our commands beside this interpreter.
 
     Raises:
@@ -21,7 +24,47 @@ def program(name: str) -> str:
     found = Path(sys.executable).with_name(name)
     if not found.exists():
         raise Fatal(f"{found} is not there", hint="install the package whole, then run this again")
-    return str(found)
+    return found
+
+
+def put_on_path(folder: Path = BIN_FOLDER) -> list[str]:
+    """Links every command into a folder that is on everybody's PATH, and on systemd's.
+
+    Returns:
+        What was done, a sentence each; nothing where the commands lie there or are linked already.
+
+    Raises:
+        Fatal: one of our names is somebody else's program there, or the folder cannot be written.
+    """
+    done = []
+    for name in COMMANDS:
+        ours, link = program(name), folder / name
+        if (link.is_symlink() and link.readlink() == ours) or link == ours:
+            continue
+        if link.exists() and not link.is_symlink():
+            raise Fatal(f"{link} is there and not a link of ours", hint="move it away, then run this again")
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            link.unlink(missing_ok=True)
+            link.symlink_to(ours)
+        except OSError as fault:
+            raise Fatal(f"cannot link {link}: {fault.strerror}") from fault
+        done.append(f"linked {link} to {ours}")
+    return done
+
+
+def take_off_path(folder: Path = BIN_FOLDER) -> list[str]:
+    """Removes the links that `put_on_path` made; returns what was done, a sentence each. Raises Fatal."""
+    done = []
+    for name in COMMANDS:
+        link = folder / name
+        if link.is_symlink() and link.readlink() == Path(sys.executable).with_name(name):
+            try:
+                link.unlink()
+            except OSError as fault:
+                raise Fatal(f"cannot remove {link}: {fault.strerror}") from fault
+            done.append(f"removed the link {link}")
+    return done
 
 
 def program_folders() -> list[str]:
@@ -32,6 +75,12 @@ def program_folders() -> list[str]:
 def protect_home(paths: Iterable[str]) -> str:
     """The value of ProtectHome= that leaves these paths to be seen."""
     return "read-only" if any(_below(path, _HOMES) for path in paths) else "yes"
+
+
+def home_settings(paths: Iterable[str]) -> list[str]:
+    """The lines of a drop-in that leave these paths to be seen; the units themselves hide all homes."""
+    value = protect_home(paths)
+    return [] if value == "yes" else [f"ProtectHome={value}"]
 
 
 def check_lasting(paths: Iterable[str]) -> None:

@@ -187,21 +187,31 @@ class ProbeResult(_message.Message):
     detail: str
     def __init__(self, rollout: _Optional[str] = ..., round: _Optional[int] = ..., instance: _Optional[str] = ..., passed: _Optional[bool] = ..., detail: _Optional[str] = ...) -> None: ...
 
+class SilentPeer(_message.Message):
+    __slots__ = ("node", "since_unix")
+    NODE_FIELD_NUMBER: _ClassVar[int]
+    SINCE_UNIX_FIELD_NUMBER: _ClassVar[int]
+    node: str
+    since_unix: int
+    def __init__(self, node: _Optional[str] = ..., since_unix: _Optional[int] = ...) -> None: ...
+
 class LoadReport(_message.Message):
-    __slots__ = ("instances", "backends", "probes", "began_unix_ms", "in_flight", "snapshot")
+    __slots__ = ("instances", "backends", "probes", "began_unix_ms", "in_flight", "snapshot", "silent_peers")
     INSTANCES_FIELD_NUMBER: _ClassVar[int]
     BACKENDS_FIELD_NUMBER: _ClassVar[int]
     PROBES_FIELD_NUMBER: _ClassVar[int]
     BEGAN_UNIX_MS_FIELD_NUMBER: _ClassVar[int]
     IN_FLIGHT_FIELD_NUMBER: _ClassVar[int]
     SNAPSHOT_FIELD_NUMBER: _ClassVar[int]
+    SILENT_PEERS_FIELD_NUMBER: _ClassVar[int]
     instances: _containers.RepeatedCompositeFieldContainer[InstanceLoad]
     backends: _containers.RepeatedCompositeFieldContainer[BackendLoad]
     probes: _containers.RepeatedCompositeFieldContainer[ProbeResult]
     began_unix_ms: int
     in_flight: int
     snapshot: SnapshotVersion
-    def __init__(self, instances: _Optional[_Iterable[_Union[InstanceLoad, _Mapping]]] = ..., backends: _Optional[_Iterable[_Union[BackendLoad, _Mapping]]] = ..., probes: _Optional[_Iterable[_Union[ProbeResult, _Mapping]]] = ..., began_unix_ms: _Optional[int] = ..., in_flight: _Optional[int] = ..., snapshot: _Optional[_Union[SnapshotVersion, _Mapping]] = ...) -> None: ...
+    silent_peers: _containers.RepeatedCompositeFieldContainer[SilentPeer]
+    def __init__(self, instances: _Optional[_Iterable[_Union[InstanceLoad, _Mapping]]] = ..., backends: _Optional[_Iterable[_Union[BackendLoad, _Mapping]]] = ..., probes: _Optional[_Iterable[_Union[ProbeResult, _Mapping]]] = ..., began_unix_ms: _Optional[int] = ..., in_flight: _Optional[int] = ..., snapshot: _Optional[_Union[SnapshotVersion, _Mapping]] = ..., silent_peers: _Optional[_Iterable[_Union[SilentPeer, _Mapping]]] = ...) -> None: ...
 
 class LoadReportSummary(_message.Message):
     __slots__ = ("received",)
@@ -498,7 +508,7 @@ class StatusRequest(_message.Message):
     def __init__(self) -> None: ...
 
 class NodeStatus(_message.Message):
-    __slots__ = ("name", "state", "peer_address", "instances", "certificate_expires_unix", "acknowledged", "rejected", "in_flight", "reports", "safe_to_stop")
+    __slots__ = ("name", "state", "peer_address", "instances", "certificate_expires_unix", "acknowledged", "rejected", "in_flight", "reports", "safe_to_stop", "version", "began_unix", "heard_unix", "models", "silent_peers")
     NAME_FIELD_NUMBER: _ClassVar[int]
     STATE_FIELD_NUMBER: _ClassVar[int]
     PEER_ADDRESS_FIELD_NUMBER: _ClassVar[int]
@@ -509,6 +519,11 @@ class NodeStatus(_message.Message):
     IN_FLIGHT_FIELD_NUMBER: _ClassVar[int]
     REPORTS_FIELD_NUMBER: _ClassVar[int]
     SAFE_TO_STOP_FIELD_NUMBER: _ClassVar[int]
+    VERSION_FIELD_NUMBER: _ClassVar[int]
+    BEGAN_UNIX_FIELD_NUMBER: _ClassVar[int]
+    HEARD_UNIX_FIELD_NUMBER: _ClassVar[int]
+    MODELS_FIELD_NUMBER: _ClassVar[int]
+    SILENT_PEERS_FIELD_NUMBER: _ClassVar[int]
     name: str
     state: str
     peer_address: str
@@ -519,23 +534,38 @@ class NodeStatus(_message.Message):
     in_flight: int
     reports: bool
     safe_to_stop: bool
-    def __init__(self, name: _Optional[str] = ..., state: _Optional[str] = ..., peer_address: _Optional[str] = ..., instances: _Optional[_Iterable[str]] = ..., certificate_expires_unix: _Optional[int] = ..., acknowledged: _Optional[_Union[SnapshotVersion, _Mapping]] = ..., rejected: _Optional[str] = ..., in_flight: _Optional[int] = ..., reports: _Optional[bool] = ..., safe_to_stop: _Optional[bool] = ...) -> None: ...
+    version: str
+    began_unix: int
+    heard_unix: int
+    models: _containers.RepeatedScalarFieldContainer[str]
+    silent_peers: _containers.RepeatedCompositeFieldContainer[SilentPeer]
+    def __init__(self, name: _Optional[str] = ..., state: _Optional[str] = ..., peer_address: _Optional[str] = ..., instances: _Optional[_Iterable[str]] = ..., certificate_expires_unix: _Optional[int] = ..., acknowledged: _Optional[_Union[SnapshotVersion, _Mapping]] = ..., rejected: _Optional[str] = ..., in_flight: _Optional[int] = ..., reports: _Optional[bool] = ..., safe_to_stop: _Optional[bool] = ..., version: _Optional[str] = ..., began_unix: _Optional[int] = ..., heard_unix: _Optional[int] = ..., models: _Optional[_Iterable[str]] = ..., silent_peers: _Optional[_Iterable[_Union[SilentPeer, _Mapping]]] = ...) -> None: ...
 
 class StatusResponse(_message.Message):
-    __slots__ = ("trust_domain", "version", "nodes", "leader", "store_fault", "concerns")
+    __slots__ = ("trust_domain", "version", "nodes", "leader", "store_fault", "concerns", "registry", "registry_version", "leader_name", "leader_address", "now_unix")
     TRUST_DOMAIN_FIELD_NUMBER: _ClassVar[int]
     VERSION_FIELD_NUMBER: _ClassVar[int]
     NODES_FIELD_NUMBER: _ClassVar[int]
     LEADER_FIELD_NUMBER: _ClassVar[int]
     STORE_FAULT_FIELD_NUMBER: _ClassVar[int]
     CONCERNS_FIELD_NUMBER: _ClassVar[int]
+    REGISTRY_FIELD_NUMBER: _ClassVar[int]
+    REGISTRY_VERSION_FIELD_NUMBER: _ClassVar[int]
+    LEADER_NAME_FIELD_NUMBER: _ClassVar[int]
+    LEADER_ADDRESS_FIELD_NUMBER: _ClassVar[int]
+    NOW_UNIX_FIELD_NUMBER: _ClassVar[int]
     trust_domain: str
     version: SnapshotVersion
     nodes: _containers.RepeatedCompositeFieldContainer[NodeStatus]
     leader: bool
     store_fault: str
     concerns: _containers.RepeatedScalarFieldContainer[str]
-    def __init__(self, trust_domain: _Optional[str] = ..., version: _Optional[_Union[SnapshotVersion, _Mapping]] = ..., nodes: _Optional[_Iterable[_Union[NodeStatus, _Mapping]]] = ..., leader: _Optional[bool] = ..., store_fault: _Optional[str] = ..., concerns: _Optional[_Iterable[str]] = ...) -> None: ...
+    registry: str
+    registry_version: str
+    leader_name: str
+    leader_address: str
+    now_unix: int
+    def __init__(self, trust_domain: _Optional[str] = ..., version: _Optional[_Union[SnapshotVersion, _Mapping]] = ..., nodes: _Optional[_Iterable[_Union[NodeStatus, _Mapping]]] = ..., leader: _Optional[bool] = ..., store_fault: _Optional[str] = ..., concerns: _Optional[_Iterable[str]] = ..., registry: _Optional[str] = ..., registry_version: _Optional[str] = ..., leader_name: _Optional[str] = ..., leader_address: _Optional[str] = ..., now_unix: _Optional[int] = ...) -> None: ...
 
 class RestoreRequest(_message.Message):
     __slots__ = ("accept_store",)

@@ -28,15 +28,24 @@ class NodeLoadReport(msgspec.Struct, frozen=True):
     snapshot: Version
     backends: Mapping[Key, Counts]
     results: tuple[ProbeResult, ...] = ()
+    silent_peers: Mapping[str, int] = {}
 
 
 class NodeLoad(msgspec.Struct, frozen=True):
-    """How a node stands; `at` is the monotonic time of its last report."""
+    """How a node stands.
+
+    Attributes:
+        at: Monotonic time of its last report; minus infinity once its reports have ended.
+        heard: The same, also then.
+        silent_peers: Nodes that do not answer it, with the Unix time since when.
+    """
 
     at: float
     began: int
     in_flight: int
     snapshot: Version
+    heard: float = 0.0
+    silent_peers: Mapping[str, int] = {}
 
 
 class LoadReports:
@@ -51,7 +60,9 @@ class LoadReports:
     def take_report(self, node: str, report: NodeLoadReport, now: float) -> None:
         """Takes a report in, at monotonic time `now`."""
         before = self.nodes.get(node)
-        self.nodes[node] = NodeLoad(now, report.began, report.in_flight, report.snapshot)
+        self.nodes[node] = NodeLoad(
+            now, report.began, report.in_flight, report.snapshot, now, report.silent_peers
+        )
         anew = before is not None and before.began != report.began
         seen = self._seen.setdefault(node, {})
         if anew:

@@ -24,6 +24,7 @@ class NodeStanding(msgspec.Struct, frozen=True):
         load: What it last reported; None: nothing.
         reports: Whether that is of now.
         safe_to_stop: See `drain_rules`.
+        models: Names of what its members have, sorted.
     """
 
     node: NodeRecord
@@ -31,6 +32,7 @@ class NodeStanding(msgspec.Struct, frozen=True):
     load: NodeLoad | None
     reports: bool
     safe_to_stop: bool
+    models: tuple[str, ...] = ()
 
 
 def standings(
@@ -44,8 +46,10 @@ def standings(
 ) -> Iterator[NodeStanding]:
     """Every node's standing at monotonic time `now`."""
     instances: dict[str, list[str]] = {}
+    models: dict[str, set[str]] = {}
     for instance in members:
         instances.setdefault(instance.node, []).append(instance.id)
+        models.setdefault(instance.node, set()).update(model.name for model in instance.models)
     heard = frozenset(acknowledged)
     for node in nodes:
         load = loads.get(node.name)
@@ -55,4 +59,5 @@ def standings(
             load,
             reports(load, now),
             safe_to_stop(node.name, published, heard, load, now),
+            tuple(sorted(models.get(node.name, ()))),
         )

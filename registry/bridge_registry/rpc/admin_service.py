@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable
+from importlib.metadata import version
 
 import msgspec
 import structlog
@@ -39,13 +40,23 @@ log = structlog.get_logger()
 
 
 class Standing(msgspec.Struct, frozen=True):
-    """How this registry stands: whether it leads, why the store does not answer, if so, and what an
-    admin should look after.
+    """How this registry stands.
+
+    Attributes:
+        leader: Whether it leads.
+        store_fault: Why the store does not answer, if so.
+        concerns: What an admin should look after.
+        name: Its own.
+        leader_name: Who leads, as far as it knows; empty: nobody.
+        leader_address: Where that one is reached.
     """
 
     leader: bool
     store_fault: str
     concerns: tuple[str, ...] = ()
+    name: str = ""
+    leader_name: str = ""
+    leader_address: str = ""
 
 
 class AdminService(rpc.AdminServicer):
@@ -218,6 +229,11 @@ class AdminService(rpc.AdminServicer):
                 leader=standing.leader,
                 store_fault=standing.store_fault,
                 concerns=standing.concerns,
+                registry=standing.name,
+                registry_version=version("deepseek-ollama-bridge"),
+                leader_name=standing.leader_name,
+                leader_address=standing.leader_address,
+                now_unix=int(time.time()),
             )
 
     async def Restore(self, request: pb.RestoreRequest, context: Context) -> pb.RestoreResponse:
@@ -243,7 +259,13 @@ class AdminService(rpc.AdminServicer):
             self._load.nodes,
             now=time.monotonic(),
         )
-        return [messages.node_status_message(one, said.get(one.node.name)) for one in found]
+        ahead = time.time() - time.monotonic()  # of the monotonic clock
+        return [
+            messages.node_status_message(
+                one, said.get(one.node.name), one.load.heard + ahead if one.load is not None else 0.0
+            )
+            for one in found
+        ]
 
 
 def _files(files: Iterable[pb.ConfigFile]) -> list[tuple[str, str]]:

@@ -41,6 +41,7 @@ def report_of(message: pb.LoadReport, node: str, snapshot: Snapshot) -> NodeLoad
             and one.instance in snapshot.instances
             and snapshot.instances[one.instance].node == node
         ),
+        {one.node: one.since_unix for one in message.silent_peers if one.node in snapshot.nodes},
     )
 
 

@@ -89,8 +89,16 @@ def revision_message(record: RevisionRecord) -> pb.Revision:
     )
 
 
-def node_status_message(standing: NodeStanding, said: Acknowledgement | None) -> pb.NodeStatus:
-    """A node in the status; `said` is what its agent, if it is connected, last acknowledged."""
+def node_status_message(
+    standing: NodeStanding, said: Acknowledgement | None, heard_unix: float
+) -> pb.NodeStatus:
+    """A node in the status.
+
+    Args:
+        standing: How it stands.
+        said: What its agent, if it is connected, last acknowledged.
+        heard_unix: When it last reported; 0: not yet.
+    """
     node, load = standing.node, standing.load
     have = said.have if said is not None else None
     return pb.NodeStatus(
@@ -104,4 +112,12 @@ def node_status_message(standing: NodeStanding, said: Acknowledgement | None) ->
         in_flight=load.in_flight if load is not None else 0,
         reports=standing.reports,
         safe_to_stop=standing.safe_to_stop,
+        models=standing.models,
+        version=node.version,
+        began_unix=load.began // 1000 if load is not None else 0,
+        heard_unix=int(heard_unix),
+        silent_peers=[
+            pb.SilentPeer(node=name, since_unix=since)
+            for name, since in (load.silent_peers.items() if load is not None else ())
+        ],
     )

@@ -1,0 +1,58 @@
+"""Printing for people and for programs. Rich is loaded only where a table is drawn."""
+
+from __future__ import annotations
+
+import datetime as dt
+import sys
+from collections.abc import Sequence
+from typing import Annotated, Any
+
+import msgspec
+import typer
+
+JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON and nothing else.")]
+
+
+def say(text: str) -> None:
+    """Prints a line."""
+    sys.stdout.write(text + "\n")
+
+
+def say_aside(text: str) -> None:
+    """Prints a line that is not the command's result."""
+    sys.stdout.flush()
+    sys.stderr.write(text + "\n")
+
+
+def columns(rows: Sequence[Sequence[str]]) -> list[str]:
+    """Rows as lines, each column as wide as its widest cell."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return ["  ".join(map(str.ljust, row, widths)).rstrip() for row in rows]
+
+
+def when(unix: int) -> str:
+    """A moment, in this machine's time."""
+    return dt.datetime.fromtimestamp(unix, dt.UTC).astimezone().isoformat(" ", "minutes")
+
+
+def print_json(value: object) -> None:
+    """Prints a value as JSON."""
+    sys.stdout.write(msgspec.json.format(msgspec.json.encode(value), indent=2).decode() + "\n")
+    sys.stdout.flush()
+
+
+def plain(message: Any) -> dict[str, Any]:
+    """A protobuf message as what JSON can say: every field that it could have, numbers as numbers."""
+    return {
+        field.json_name: _plain(getattr(message, field.name), field)
+        for field in message.DESCRIPTOR.fields
+        if not field.has_presence or message.HasField(field.name)
+    }
+
+
+def _plain(value: Any, field: Any) -> Any:
+    if field.message_type is None:
+        return list(value) if field.is_repeated else value
+    if field.message_type.GetOptions().map_entry:
+        return dict(value)
+    return [plain(one) for one in value] if field.is_repeated else plain(value)
