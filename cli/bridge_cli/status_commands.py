@@ -109,7 +109,8 @@ def _well(local: dict[str, Any] | None) -> bool:
     if local is None:
         return True
     parts = all(agent["alive"] and agent["ready"] for agent in local["agents"])
-    return parts and bool(local["registry"]["alive"]) and local["etcd"]["alive"] in {True, None}
+    ours = all(local[part]["alive"] for part in ("registry", "guard"))
+    return parts and ours and local["etcd"]["alive"] in {True, None}
 
 
 def _print_local(local: dict[str, Any]) -> None:
@@ -118,8 +119,9 @@ def _print_local(local: dict[str, Any]) -> None:
     for agent in local["agents"]:
         alive = "ready" if agent["ready"] else "not ready" if agent["alive"] else "no"
         rows.append((agent["name"], alive, str(agent["pid"] or ""), f"http://{agent['http']}"))
-    registry, etcd = local["registry"], local["etcd"]
+    registry, guard, etcd = local["registry"], local["guard"], local["etcd"]
     rows.append(("registry", _yes(registry["alive"]), str(registry["pid"] or ""), registry["grpc"]))
+    rows.append(("store guard", _yes(guard["alive"]), str(guard["pid"] or ""), guard["listener"]))
     rows.append(("etcd", _yes(etcd["alive"]), str(etcd["pid"] or ""), ", ".join(etcd["endpoints"])))
     for line in columns(rows):
         say(line)
