@@ -33,7 +33,7 @@ from bridge_agent.limits.gpus import GpuKeeper
 from bridge_agent.limits.launcher import IsolatedLauncher
 from bridge_agent.limits.node_isolation import NodeIsolation, in_force
 from bridge_agent.limits.surroundings import engine_groups, open_gpus
-from bridge_agent.listeners import NAMES, address_of, bind_all
+from bridge_agent.listeners import NAMES, address_of, bind_all, connections_of, raise_descriptors
 from bridge_agent.listening import Listening
 from bridge_agent.lock import AgentLock
 from bridge_agent.membership.advertise import subject_names
@@ -122,6 +122,7 @@ class Agent:
         self._identity = TlsIdentity(state.certificate, state.key, state.ca)
         self._node = config.own_id(self._identity.info.identity)
         self._inherited = inherited_sockets(NAMES)
+        raise_descriptors()
         self._sockets = bind_all(config.listeners, self._inherited)
         self._addresses = {name: address_of(sock) for name, sock in self._sockets.items()}
         self._join_mesh()
@@ -282,6 +283,7 @@ class Agent:
             ca=state.ca,
             group=self._requests,
             ended=self._grpc_ended,
+            connections=connections_of("grpc"),
         )
         self._listening = Listening(self._sockets, self._identity, self._revocations.identify, grpc, serving)
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import errno
+import resource
 import socket
 from collections.abc import Mapping
 
@@ -12,11 +14,16 @@ import structlog
 from bridge_agent.config import Listeners
 from bridge_core.addresses import join_address, split_address
 from bridge_core.errors import Fatal
-from bridge_core.http1 import Server
+from bridge_core.http1 import HttpLimits, Server
 
 log = structlog.get_logger()
 
 NAMES = ("http", "https", "grpc", "peer", "admin")
+_DESCRIPTORS = 65_536  # as many as the program asks for, where it may
+# Of ten descriptors, who may take how many: what is left is for engines, peers, the registry and files.
+_TENTHS = {"http": 2, "https": 2, "grpc": 1, "peer": 2}
+_ADMIN_CONNECTIONS = 64
+_ADMIN_BODY = 64 * 1024  # its pages take none
 
 
 def bind_all(
@@ -44,6 +51,35 @@ def bind_all(
             sock.close()
         raise
     return bound
+
+
+def raise_descriptors() -> None:
+    """Asks the system for the descriptors that many connections need."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = _DESCRIPTORS if hard == resource.RLIM_INFINITY else min(hard, _DESCRIPTORS)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+
+
+def connections_of(name: str) -> int:
+    """How many connections a listener may have: never so many that none are left for the agent itself."""
+    if name == "admin":
+        return _ADMIN_CONNECTIONS
+    soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return (_DESCRIPTORS if soft == resource.RLIM_INFINITY else min(soft, _DESCRIPTORS)) * _TENTHS[name] // 10
+
+
+def limits_of(name: str) -> HttpLimits:
+    """What a listener accepts."""
+    usual, connections = HttpLimits(), connections_of(name)
+    strangers = min(usual.strangers, connections // 4)
+    return dataclasses.replace(
+        usual,
+        connections=connections,
+        strangers=strangers,
+        strangers_each=min(usual.strangers_each, strangers // 4),
+        body=_ADMIN_BODY if name == "admin" else usual.body,
+    )
 
 
 def _bind(name: str, address: str) -> socket.socket:

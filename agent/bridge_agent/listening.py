@@ -5,25 +5,28 @@ from __future__ import annotations
 import asyncio
 import socket
 from collections.abc import Callable, Collection, Mapping
-from typing import Any, Protocol
+from typing import Any, Final, Protocol
 
 import structlog
 
+from bridge_agent.gateway.config import ListenerKind
 from bridge_agent.gateway.grpc_adapter.listener import GrpcListener
 from bridge_agent.gateway.grpc_adapter.serving import Serving
-from bridge_agent.listeners import close_all
+from bridge_agent.listeners import close_all, limits_of
 from bridge_core.errors import Unavailable
 from bridge_core.http1 import App, Request, Server, serve
 from bridge_core.tls import TlsIdentity
 
 log = structlog.get_logger()
 
+_KINDS: Final = {"http": ListenerKind.LOCAL, "https": ListenerKind.TLS, "peer": ListenerKind.PEER}
+
 
 class Pipeline(Protocol):
     """What is served: the gateway, as a listener sees it."""
 
-    def stream_body(self, request: Request) -> bool:
-        """Whether a request's body is to be passed on as it comes."""
+    def unread(self, listener: ListenerKind) -> Callable[[Request], bool]:
+        """Says of a listener's requests whose bodies are not read whole before the answer."""
         ...
 
     def error_body(self, status: int, message: str, path: str) -> tuple[bytes, bytes]:
@@ -75,7 +78,8 @@ class Listening:
             name=name,
             sock=self._sockets[name],
             ssl=context,
-            stream_body=pipeline.stream_body,
+            limits=limits_of(name),
+            stream_body=pipeline.unread(_KINDS[name]),
             identify=None if context is None else self._identify,
             error_body=pipeline.error_body,
             varying=varying,
@@ -84,7 +88,9 @@ class Listening:
 
     async def open_admin(self, app: App) -> None:
         """Opens the admin listener, in the clear on loopback."""
-        self._servers.append(await serve(app, name="admin", sock=self._sockets["admin"]))
+        self._servers.append(
+            await serve(app, name="admin", sock=self._sockets["admin"], limits=limits_of("admin"))
+        )
 
     async def open_grpc(self) -> None:
         """Opens the gRPC listener. Raises BridgeError."""

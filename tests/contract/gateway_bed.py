@@ -153,7 +153,7 @@ async def mesh(
                 gateway.http_app(ListenerKind.LOCAL),
                 name="local",
                 error_body=gateway.error_body,
-                stream_body=gateway.stream_body,
+                stream_body=gateway.unread(ListenerKind.LOCAL),
             )
             peer = await serve(
                 gateway.peer_app,
@@ -162,7 +162,7 @@ async def mesh(
                 identify=peer_identity,
                 varying=VARYING,
                 error_body=gateway.error_body,
-                stream_body=gateway.stream_body,
+                stream_body=gateway.unread(ListenerKind.PEER),
             )
             pool = Pool(("127.0.0.1", local.port))
             watches.append(group.create_task(gateway.watch_peers()))

@@ -79,3 +79,20 @@ async def test_a_caller_of_an_older_tls_is_not_let_in(tmp_path: Path) -> None:
     with pytest.raises(ssl.SSLError):
         await asyncio.to_thread(tls_client, front.port, ssl.TLSVersion.TLSv1_2)
     await front.close()
+
+
+async def test_callers_without_a_word_are_bounded_and_others_are_let_in(tmp_path: Path) -> None:
+    front = TlsFront(tmp_path / "s")
+    private = Path(front.inner_target.removeprefix("unix:"))
+    server = await asyncio.start_unix_server(lambda _reader, writer: writer.close(), private)
+    await front.serve("127.0.0.1", 0, identity(tmp_path).server(require_client=False))
+    silent = [await asyncio.open_connection("127.0.0.1", front.port) for _ in range(80)]
+    ended = [reader for reader, _ in silent[:16]]  # 64 may be there
+    assert await asyncio.wait_for(asyncio.gather(*(reader.read() for reader in ended)), 30) == [b""] * 16
+    caller = await asyncio.to_thread(tls_client, front.port)
+    assert await asyncio.to_thread(caller.recv, 1) == b""  # by gRPC's stand-in: it was let in
+    caller.close()
+    for _, writer in silent:
+        writer.transport.abort()
+    await front.close()
+    server.close()

@@ -3,7 +3,7 @@
 view = MeshView(node); upstreams = Upstreams(view, tls)
 gateway = Gateway(GatewayConfig(node=node), view, upstreams, group)
 await serve(gateway.http_app(ListenerKind.LOCAL), error_body=gateway.error_body,
-            stream_body=gateway.stream_body, …)
+            stream_body=gateway.unread(ListenerKind.LOCAL), …)
 """
 
 from __future__ import annotations
@@ -235,10 +235,18 @@ class Gateway:
         """Renders what a listener refuses by itself in the shape of the path's protocol."""
         return error_body(protocol_of(path), status, message, self._state.request_id(None), unread=True)
 
-    @staticmethod
-    def stream_body(request: Request) -> bool:
-        """Whether a request's body is to be passed on as it comes."""
-        return request.method == "POST" and request.path.startswith("/api/blobs/")
+    def unread(self, listener: ListenerKind) -> Callable[[Request], bool]:
+        """Says of a listener's requests, by their heads, whose bodies are not read whole before the answer.
+
+        They are passed on as they come, or belong to callers who will be refused: those get their answer
+        at once, and nothing of theirs is kept.
+        """
+        refused = {
+            ListenerKind.LOCAL: lambda request: not self._host_passes(request.headers.get(b"host") or b""),
+            ListenerKind.TLS: lambda request: self._principal(request) is None,
+            ListenerKind.PEER: self._peer_side.refuses,
+        }[listener]
+        return lambda request: _is_blob(request) or refused(request)
 
     def http_app(self, listener: ListenerKind) -> App:
         """The application of a client listener: `LOCAL` or `TLS`."""
@@ -267,14 +275,20 @@ class Gateway:
 
     def _on_tls(self, exchange: Exchange) -> None:
         request = exchange.request
-        principal = request.identity
-        if principal is None and self._authenticate is not None:
-            principal = self._authenticate(request)
+        principal = self._principal(request)
         if principal is None and request.method != "OPTIONS":
+            request.keep_alive = False  # a stranger holds nothing for longer than it takes to say no
             request_id = self._state.request_id(None)
             respond_error(self._state, exchange, 401, "a client certificate or API key is needed", request_id)
             return
         self._dispatch(exchange, Caller(principal or "", ListenerKind.TLS))
+
+    def _principal(self, request: Request) -> str | None:
+        """Who asks on the TLS listener; None: a stranger."""
+        principal = request.identity
+        if principal is None and self._authenticate is not None:
+            principal = self._authenticate(request)
+        return principal
 
     # -- one request
 
@@ -471,6 +485,10 @@ class Gateway:
             await work()
 
         coroutine_app(handler, self._group)(arrival.exchange)
+
+
+def _is_blob(request: Request) -> bool:
+    return request.method == "POST" and request.path.startswith("/api/blobs/")
 
 
 def _seconds(given: bytes) -> float | None:

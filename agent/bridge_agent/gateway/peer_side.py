@@ -83,6 +83,11 @@ class PeerSide:
         status, message = refusal or (400, "")
         respond_error(state, exchange, status, message, state.request_id(None))
 
+    def refuses(self, request: Request) -> bool:
+        """Whether the caller may send nothing here, whatever it asks."""
+        identity = request.identity
+        return not self._is_admin(identity) and self._refusal(identity) is not None
+
     def _arrival(self, exchange: Exchange, hop: Hop) -> Arrival:
         state = self._state
         began = state.now()

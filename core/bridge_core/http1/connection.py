@@ -52,6 +52,7 @@ class ServerConnection(RequestReader):
     _discarding: Request | None = None  # whose body is dropped, its answer being written
     _discarded = 0
     _discard_most = math.inf
+    _discard_until = math.inf
 
     def __init__(self, server: Listening) -> None:
         super().__init__(server)
@@ -194,7 +195,10 @@ class ServerConnection(RequestReader):
         if self._deaf or request.stream is None:
             return
         self._discarding, self._discarded = request, 0
-        self._discard_most = math.inf if status < 400 else _DISCARD_MOST
+        self._discard_most = self._discard_until = math.inf
+        if status >= 400:
+            self._discard_most = _DISCARD_MOST
+            self._discard_until = self.server.now + self._limits.refused_s
         self.deadline = self.server.now + self._limits.body_idle_s
         request.stream.discard()
 
@@ -270,6 +274,11 @@ class ServerConnection(RequestReader):
     # -- ends
 
     @property
+    def open(self) -> bool:
+        """Whether it has not ended."""
+        return self._parser is not None
+
+    @property
     def identity(self) -> str | None:
         """Who the client's verified certificate names, as the server's `identify` said."""
         return self._identity
@@ -307,8 +316,12 @@ class ServerConnection(RequestReader):
             exchange.fail(408, "the request body stopped")
 
     def too_slow(self, now: float) -> bool:
-        """Whether a body that is read whole drips in; answers it then."""
+        """Whether a body that is read whole drips in; answers it then. Also ends a refused body's rest."""
         limits = self._limits
+        if self._discarding is not None and now >= self._discard_until:
+            self._discarding = None
+            self._linger()
+            return True
         request = self._parsing
         if not limits.body_rate or request is None or request.stream is not None or self._current is not None:
             return False

@@ -22,6 +22,10 @@ class HttpLimits:
         write_stall_s: How long a client may take none of the bytes that wait for it.
         linger_s: How long a refused connection is drained so that the client can read the answer.
         connections: Most open connections; one more is answered 503 and closed.
+        strangers: Most connections of a TLS listener that have shown no certificate, in the handshake or
+            after it; one more ends the one that has been there longest.
+        strangers_each: The same for those of one address.
+        refused_s: How long a client may go on sending a body that was refused before it was read.
     """
 
     request_line: int = 8 * 1024
@@ -35,6 +39,9 @@ class HttpLimits:
     write_stall_s: float = 120.0
     linger_s: float = 2.0
     connections: int = 16_384
+    strangers: int = 1024
+    strangers_each: int = 128
+    refused_s: float = 30.0
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

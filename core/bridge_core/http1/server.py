@@ -9,14 +9,18 @@ import os
 import socket
 import ssl as ssl_module
 from collections.abc import Callable
+from typing import Final
 
+from bridge_core.accepting import Acceptor, bound
 from bridge_core.addresses import join_address
 from bridge_core.errors import Fatal
 from bridge_core.http1.connection import ServerConnection
 from bridge_core.http1.exchange import App
 from bridge_core.http1.limits import HttpLimits
-from bridge_core.http1.listening import ErrorBody, Identify, Listening
+from bridge_core.http1.listening import ErrorBody, Identify, Listening, OpenConnection
 from bridge_core.http1.request import Request
+
+_BACKLOG: Final = 1024
 
 
 def json_error(status: int, message: str, path: str) -> tuple[bytes, bytes]:
@@ -54,6 +58,7 @@ class Server(Listening):
         self.port = 0
         self._loop = asyncio.get_running_loop()
         self._listener: asyncio.Server | None = None
+        self._acceptor: Acceptor | None = None
         shortest = min(limits.head_s, limits.body_idle_s, limits.keep_alive_s, limits.linger_s)
         self._tick_s = max(0.01, min(1.0, shortest / 4))
         self._timer: asyncio.TimerHandle | None = None
@@ -65,6 +70,32 @@ class Server(Listening):
         address = listener.sockets[0].getsockname()
         self.port = address[1] if isinstance(address, tuple) else 0
 
+    def listening_tls(self, sock: socket.socket, context: ssl_module.SSLContext) -> None:
+        """Takes over a bound socket, and accepts TLS connections on it."""
+        address = sock.getsockname()
+        self.port = address[1] if isinstance(address, tuple) else 0
+        limits = self.limits
+        self._acceptor = Acceptor(
+            sock,
+            context,
+            lambda: ServerConnection(self),
+            name=self.name,
+            most=limits.strangers,
+            each=limits.strangers_each,
+            handshake_s=limits.head_s,
+        )
+
+    @property
+    def strangers(self) -> int:
+        """Connections of a TLS listener that have shown no certificate."""
+        return 0 if self._acceptor is None else self._acceptor.strangers
+
+    def remove(self, connection: OpenConnection) -> None:
+        """A connection has ended."""
+        super().remove(connection)
+        if self._acceptor is not None and isinstance(connection, ServerConnection):
+            self._acceptor.left(connection)
+
     def retire(self) -> None:
         """Stops accepting and closes idle connections; answers from now on say `Connection: close`.
 
@@ -73,12 +104,16 @@ class Server(Listening):
         self.closing = True
         if self._listener is not None:
             self._listener.close()
+        if self._acceptor is not None:
+            self._acceptor.retire()
         for connection in list(self.connections):
             connection.drain()
 
     async def close(self, grace_s: float = 0.0) -> None:
         """Stops accepting, lets answers under way finish, and cuts what is left after `grace_s`."""
         self.retire()
+        if self._acceptor is not None:
+            await self._acceptor.close()
         if not await self._emptied(grace_s):
             for connection in list(self.connections):
                 connection.cut()
@@ -154,16 +189,13 @@ async def serve(
     def accept() -> ServerConnection:
         return ServerConnection(server)
 
-    handshake_s = server.limits.head_s if ssl is not None else None
     try:
-        if sock is not None:
-            listener = await loop.create_server(
-                accept, sock=sock, ssl=ssl, backlog=1024, ssl_handshake_timeout=handshake_s
-            )
+        if ssl is not None:
+            server.listening_tls(sock or bound(host, port), ssl)
+        elif sock is not None:
+            server.listening(await loop.create_server(accept, sock=sock, backlog=_BACKLOG))
         else:
-            listener = await loop.create_server(
-                accept, host, port, ssl=ssl, backlog=1024, ssl_handshake_timeout=handshake_s
-            )
+            server.listening(await loop.create_server(accept, host, port, backlog=_BACKLOG))
     except OSError as fault:
         await server.close()
         where = join_address(host, port) if sock is None else "the given socket"
@@ -171,5 +203,4 @@ async def serve(
             f"cannot listen on {where} for {name}: {os.strerror(fault.errno) if fault.errno else fault}",
             hint="another program may use the port; choose another one",
         ) from fault
-    server.listening(listener)
     return server

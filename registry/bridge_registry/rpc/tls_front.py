@@ -18,12 +18,14 @@ import socket
 import ssl
 import tempfile
 from collections import Counter
+from collections.abc import Awaitable, Callable
 from pathlib import Path
-from typing import Final
+from typing import Final, cast
 
 import msgspec
 import structlog
 
+from bridge_core.accepting import Acceptor, bound
 from bridge_core.errors import Fatal
 from bridge_core.identity.spiffe import SpiffeId
 from bridge_core.tls import Peer, peer
@@ -35,6 +37,8 @@ _HANDSHAKE_S: Final = 10.0
 _GOODBYE_S: Final = 0.5
 _LONGEST_FOLDER: Final = 90  # a Unix socket's whole path has 107 bytes
 _MAX_CONNECTIONS: Final = 8192
+_STRANGERS: Final = 512  # who show no certificate: nodes that join, and whoever else comes
+_STRANGERS_EACH: Final = 64
 
 
 class RpcCaller(msgspec.Struct, frozen=True):
@@ -65,7 +69,7 @@ class TlsFront:
         self._held: Counter[SpiffeId | None] = Counter()
         self._callers: dict[str, RpcCaller] = {}
         self._numbers = itertools.count()
-        self._server: asyncio.Server | None = None
+        self._acceptor: Acceptor | None = None
         self._connections: set[asyncio.Task[None]] = set()
 
     @property
@@ -76,7 +80,7 @@ class TlsFront:
     @property
     def port(self) -> int:
         """The port that `serve` listens on; 0 before."""
-        return int(self._server.sockets[0].getsockname()[1]) if self._server is not None else 0
+        return self._acceptor.port if self._acceptor is not None else 0
 
     def caller(self, grpc_peer: str) -> RpcCaller:
         """Who made the call of which gRPC says that it came from `grpc_peer`."""
@@ -90,15 +94,16 @@ class TlsFront:
         """
         context.set_alpn_protocols(["h2"])
         try:
-            self._server = await asyncio.start_server(
-                self._accept,
-                host,
-                port,
-                ssl=context,
-                ssl_handshake_timeout=_HANDSHAKE_S,
+            self._acceptor = Acceptor(
+                bound(host, port),
+                context,
+                lambda: _Connection(self._accept, self._left),
+                name="registry",
+                most=_STRANGERS,
+                each=_STRANGERS_EACH,
+                handshake_s=_HANDSHAKE_S,
                 # gRPC hangs up without TLS's goodbye; asyncio would wait 30 s for it.
-                ssl_shutdown_timeout=_GOODBYE_S,
-                backlog=1024,
+                goodbye_s=_GOODBYE_S,
             )
         except OSError as fault:
             raise Fatal(
@@ -108,12 +113,16 @@ class TlsFront:
 
     async def close(self) -> None:
         """Stops listening and cuts every connection."""
-        if self._server is not None:
-            self._server.close()
+        if self._acceptor is not None:
+            await self._acceptor.close()
         for task in list(self._connections):
             task.cancel()
         await asyncio.gather(*self._connections, return_exceptions=True)
         shutil.rmtree(self._folder, ignore_errors=True)
+
+    def _left(self, connection: _Connection) -> None:
+        if self._acceptor is not None:
+            self._acceptor.left(connection)
 
     async def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         task = asyncio.current_task()
@@ -170,6 +179,39 @@ class TlsFront:
                 inner.close()
             else:
                 end.close()
+
+
+class _Connection(asyncio.StreamReaderProtocol):
+    """A stream of the front; see `Newcomer`."""
+
+    def __init__(
+        self,
+        accepted: Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]],
+        left: Callable[[_Connection], None],
+    ) -> None:
+        super().__init__(asyncio.StreamReader(), accepted)
+        self._on_left = left
+        self._wire: asyncio.Transport | None = None
+        self.identity: str | None = None
+
+    @property
+    def open(self) -> bool:
+        return self._wire is not None
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._wire = cast("asyncio.Transport", transport)
+        found = peer(transport.get_extra_info("ssl_object"))
+        self.identity = None if found is None else str(found.identity)
+        super().connection_made(transport)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._wire = None
+        super().connection_lost(exc)
+        self._on_left(self)
+
+    def cut(self) -> None:
+        if self._wire is not None:
+            self._wire.abort()
 
 
 async def _pump(source: asyncio.StreamReader, sink: asyncio.StreamWriter) -> None:

@@ -20,6 +20,7 @@ from bridge_core.errors import Fatal
 log = structlog.get_logger()
 
 _MAX_STREAMS: Final = 1000
+_HEAD: Final = 64 * 1024
 _HANDSHAKE_S: Final = 10.0
 
 
@@ -35,6 +36,7 @@ class GrpcListener:
         group: Where its tasks live.
         grace_s: How long a server that is replaced or closed finishes what it has.
         ended: Called when the listener no longer serves and nobody asked it to end.
+        connections: Most of them, those in the handshake included; 0: no bound.
     """
 
     def __init__(
@@ -48,6 +50,7 @@ class GrpcListener:
         group: asyncio.TaskGroup,
         grace_s: float = 30.0,
         ended: Callable[[], None] = lambda: None,
+        connections: int = 0,
     ) -> None:
         self._application = application
         self._socket = sock
@@ -55,6 +58,7 @@ class GrpcListener:
         self._group = group
         self._grace_s = grace_s
         self._ended = ended
+        self._connections = connections
         self._server: Server | None = None
         self._retired = False
         self._tasks: set[asyncio.Task[None]] = set()
@@ -100,6 +104,10 @@ class GrpcListener:
             lifespan="off",
             server_header="off",
             max_concurrent_streams=_MAX_STREAMS,
+            limit_connections=self._connections,
+            limit_request_head_size=_HEAD,
+            h2_max_header_list_size=_HEAD,
+            h2_max_header_block_size=_HEAD,
             timeout_handshake=_HANDSHAKE_S,
             timeout_graceful_shutdown=self._grace_s,
         )
