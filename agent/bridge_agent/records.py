@@ -55,6 +55,8 @@ def audited(record: RequestRecord) -> AuditRecord:
         tuple([f"{attempt.instance}: {attempt.detail}" for attempt in record.failed])
         if record.failed
         else (),
+        "" if decision is None else decision.route,
+        "" if decision is None else decision.backend,
         "" if decision is None else decision.key.hex(),
     )
 

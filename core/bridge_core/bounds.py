@@ -17,7 +17,12 @@ MAX_MODELS: Final = 4096  # of one instance
 MAX_BACKENDS: Final = 4096  # that one load report counts
 MAX_RING_POINTS: Final = 16_000_000  # of the whole mesh
 MAX_ENTRIES: Final = 200_000  # of a snapshot
+MAX_WORK: Final = 1_000_000  # requests at one instance
+MAX_OVERHEAD_US: Final = 3_600_000_000
+MAX_PATIENCE_S: Final = 3600  # that anybody may ask for before a request is tried again
 MAX_REASON: Final = 1000  # characters that an agent says why
+
+_DIGITS: Final = 20
 
 _Key: TypeAlias = Annotated[str, Meta(max_length=128)]
 _Value: TypeAlias = Annotated[str, Meta(max_length=256)]
@@ -39,3 +44,11 @@ Share: TypeAlias = Annotated[float, Meta(ge=0.0, le=1.0)]
 Factor: TypeAlias = Annotated[float, Meta(ge=0.0, le=1000.0)]
 Seconds: TypeAlias = Annotated[float, Meta(ge=0.0, le=1e9)]
 Moment: TypeAlias = Annotated[float, Meta(ge=0.0, le=1e11)]  # Unix seconds
+
+
+def number(value: bytes | None, most: int) -> int | None:
+    """The whole number that a header of another program holds; None without one, or beyond `most`."""
+    if value is None or not value.isdigit() or len(value) > _DIGITS:
+        return None
+    found = int(value)
+    return found if found <= most else None

@@ -9,6 +9,7 @@ from bridge_agent.gateway.arrival import Arrival
 from bridge_agent.gateway.asked import AskedBody
 from bridge_agent.gateway.config import Outcome
 from bridge_agent.gateway.forwarding import forwarded_head, with_body, with_stream
+from bridge_agent.gateway.replies import by_route
 from bridge_agent.gateway.routes import Framing, HttpRoute, Kind
 from bridge_agent.gateway.state import GatewayState
 from bridge_agent.gateway.stream_filter import EndlessLine, Renaming, StreamFilter
@@ -18,6 +19,7 @@ from bridge_agent.routing.choose import Decision
 from bridge_agent.routing.health_rules import Failure
 from bridge_agent.routing.request_rules import Hold, Phase, RequestLife, Try
 from bridge_agent.routing.resume import tracker_for
+from bridge_core.bounds import MAX_OVERHEAD_US, MAX_PATIENCE_S, MAX_WORK, number
 from bridge_core.errors import BridgeError
 from bridge_core.http1 import (
     BadHeader,
@@ -55,14 +57,15 @@ _KEPT_BACK: Final = frozenset(
     }
 )
 _ADDED: Final = frozenset({REQUEST_ID, b"x-bridge-node", b"x-bridge-attempts", *OURS})
-_RETRIED: Final = frozenset({404, 500, 502, 503})
-# What an engine says of itself, not of the request: full, or its model was deleted a moment ago.
-_ELSEWHERE: Final = frozenset({404, 503})
+_RETRIED: Final = frozenset({404, 500, 501, 502, 503})
+# What an engine says of itself, not of the request: full, its model was deleted a moment ago, or it cannot
+# render and read this one.
+_ELSEWHERE: Final = frozenset({404, 501, 503})
 # A 502 is an engine that failed behind the hop; a 500 may be the request's own fault, and the others
 # only say "not here, not now".
 _FAILURES: Final = {500: Failure.ANSWERED_500, 502: Failure.SERVER_ERROR}
 _TELL_EVERY_S: Final = 0.5
-_DIGITS_MOST: Final = 12  # of a number that a peer tells
+_ACCEL: Final = b"x-accel-buffering"  # an nginx in between would keep a stream back until it is whole
 _STREAMED: Final = (b"application/x-ndjson", b"text/event-stream")
 
 
@@ -96,6 +99,10 @@ class AttemptOwner(Protocol):
     @property
     def decision(self) -> Decision:
         """Where it was decided that it goes."""
+
+    @property
+    def serving(self) -> Decision:
+        """The decision that holds."""
 
     @property
     def life(self) -> RequestLife:
@@ -454,11 +461,11 @@ class Attempt(ResponseSink):
 
     def _note_patience(self, head: ResponseHead) -> None:
         """An engine's own Retry-After keeps others away from it; a peer's full queue shows in its load."""
-        after = head.headers.get(b"retry-after")
-        if head.status != 503 or after is None or not after.isdigit() or len(after) > 6:
+        after = number(head.headers.get(b"retry-after"), MAX_PATIENCE_S) if head.status == 503 else None
+        if after is None:
             return
         request = self._request
-        request.retry_after = max(1, int(after))
+        request.retry_after = max(1, after)
         if REFUSED not in head.headers:
             state = request.state
             state.health.asked_for_patience(self.tried.target.id, float(after), state.now())
@@ -471,25 +478,32 @@ class Attempt(ResponseSink):
         if target.local:
             if arrival.over_hop:
                 refused = b"x-bridge-refused: 1\r\n" if head.status in _ELSEWHERE else b""
-                return b"%bx-bridge-overhead-us: %d\r\nx-bridge-load: %d\r\n%b" % (
+                return b"%bx-bridge-overhead-us: %d\r\nx-bridge-load: %d\r\n%b%b" % (
                     head.headers.block(_ADDED),
                     overhead_us,
                     state.work(target.id),
                     refused,
+                    self._unbuffered(head),
                 )
         else:
-            behind = head.headers.get(OVERHEAD)
-            if behind is not None and behind.isdigit() and len(behind) < _DIGITS_MOST:
-                overhead_us += int(behind)
-            load = head.headers.get(LOAD)
-            if load is not None and load.isdigit() and len(load) < _DIGITS_MOST:
-                state.loads.heard(target.id, int(load), request.head_at)
+            overhead_us += number(head.headers.get(OVERHEAD), MAX_OVERHEAD_US) or 0
+            load = number(head.headers.get(LOAD), MAX_WORK)
+            if load is not None:
+                state.loads.heard(target.id, load, request.head_at)
         added = (
             f"x-request-id: {arrival.request_id}\r\nx-bridge-node: {target.node}\r\n"
             f"x-bridge-attempts: {request.life.count}\r\nx-bridge-overhead-us: {overhead_us}\r\n"
         )
-        fields = head.headers.block(_ADDED) + added.encode()
+        fields = head.headers.block(_ADDED) + added.encode() + self._unbuffered(head)
+        by = request.serving
+        if by.route:
+            fields += lines(by_route(by))
         return fields + lines(arrival.cors) if arrival.cors else fields
+
+    def _unbuffered(self, head: ResponseHead) -> bytes:
+        """A line for a stream whose engine did not say that it is to be passed on as it comes."""
+        missing = self._request.stream is not None and _ACCEL not in head.headers
+        return b"x-accel-buffering: no\r\n" if missing else b""
 
     def _tell_progress(self) -> None:
         """Tells now and then that a long answer goes on: its model, or its node, is well."""

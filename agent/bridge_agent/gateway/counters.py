@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections import Counter
+from collections.abc import Container
 from typing import Final
 
 SECONDS: Final = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300)
@@ -40,6 +41,7 @@ class GatewayCounters:
         streams_broken: In-stream errors told to clients, by framing.
         streams_resumed: Deaths of streams that were continued elsewhere, by reason.
         streams_not_resumed: Deaths of streams that could not be, by reason.
+        by_backend: Requests that came in here by a route, by (route, backend, status).
         in_flight: Requests in flight now, by instance id.
         duration: Seconds from request to end of answer.
         first_byte: Seconds from request to the head of the answer.
@@ -58,11 +60,18 @@ class GatewayCounters:
         self.streams_broken: Counter[str] = Counter()
         self.streams_resumed: Counter[str] = Counter()
         self.streams_not_resumed: Counter[str] = Counter()
+        self.by_backend: Counter[tuple[str, str, int]] = Counter()
         self.in_flight: dict[str, int] = {}
         self.duration = Histogram(SECONDS)
         self.first_byte = Histogram(SECONDS)
         self.overhead = Histogram(OVERHEAD_S)
         self.wait = Histogram(SECONDS)
+
+    def keep_routes(self, routes: Container[str]) -> None:
+        """These routes are there: what was counted of others is dropped, so that nothing piles up."""
+        gone = [key for key in self.by_backend if key[0] not in routes]
+        for key in gone:
+            del self.by_backend[key]
 
     def begin(self, instance: str) -> None:
         """A request went to this instance."""

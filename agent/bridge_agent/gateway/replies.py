@@ -9,11 +9,18 @@ from bridge_agent.gateway.config import Outcome, RequestRecord
 from bridge_agent.gateway.routes import HttpRoute, Protocol, protocol_of
 from bridge_agent.gateway.shapes import error_body
 from bridge_agent.gateway.state import GatewayState
-from bridge_agent.peers.hop import REFUSED, REQUEST_ID
+from bridge_agent.peers.hop import BACKEND, REFUSED, REQUEST_ID, ROUTE
 from bridge_agent.routing.choose import Decision
 from bridge_core.http1 import Exchange, Pair
 
 NODE: Final = b"x-bridge-node"
+
+
+def by_route(decision: Decision | None) -> tuple[Pair, ...]:
+    """The fields that say by which route a request went, and to which of its backends."""
+    if decision is None or not decision.route:
+        return ()
+    return (ROUTE, decision.route.encode()), (BACKEND, decision.backend.encode())
 
 
 def note(
@@ -87,7 +94,7 @@ def refuse(
         retry_after=retry_after,
         unread=unread,
         refused=arrival.over_hop and (refused or status == 503),
-        extra=arrival.cors,
+        extra=(*arrival.cors, *by_route(decision)),
     )
     note(state, arrival, route.path, Outcome.REFUSED, model=model, decision=decision)
 

@@ -14,7 +14,7 @@ from bridge_agent.gateway.attempt import Attempt
 from bridge_agent.gateway.config import Outcome, RequestRecord
 from bridge_agent.gateway.ports import ContinuationTask
 from bridge_agent.gateway.reading import models_made
-from bridge_agent.gateway.replies import respond_error
+from bridge_agent.gateway.replies import by_route, respond_error
 from bridge_agent.gateway.routes import HttpRoute, Kind
 from bridge_agent.gateway.shapes import stream_error
 from bridge_agent.gateway.state import GatewayState
@@ -186,7 +186,7 @@ class RoutedRequest:
             protocol=self.route.protocol,
             retry_after=self.retry_after if status == 503 else None,
             refused=arrival.over_hop and status in (502, 503),
-            extra=arrival.cors,
+            extra=(*arrival.cors, *by_route(self.serving)),
         )
 
     # -- hedging

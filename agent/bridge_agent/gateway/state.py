@@ -11,7 +11,7 @@ from time import monotonic
 from typing import Final
 
 from bridge_agent.gateway.admission import Admission
-from bridge_agent.gateway.config import Authorize, GatewayConfig, RequestRecord
+from bridge_agent.gateway.config import Authorize, GatewayConfig, ListenerKind, RequestRecord
 from bridge_agent.gateway.counters import GatewayCounters
 from bridge_agent.gateway.ports import StreamKeeper
 from bridge_agent.peers.upstreams import Upstreams
@@ -142,6 +142,7 @@ class GatewayState:
         self.health.forget({*index.targets, *(target.node for target in index.targets.values())})
         self.admission.follow(index)
         self.unheard.follow(index, self.now())
+        self.counters.keep_routes({route.name for route in index.routes.values()})
 
     def settle(self, record: RequestRecord) -> None:
         """A request is over."""
@@ -149,6 +150,9 @@ class GatewayState:
         # `_value_` is what `value` gives, without the descriptor's Python call.
         counters.requests[record.path, record.status, record.caller.listener._value_] += 1
         counters.outcomes[record.outcome._value_] += 1
+        decision = record.decision
+        if decision is not None and decision.route and record.caller.listener is not ListenerKind.PEER:
+            counters.by_backend[decision.route, decision.backend, record.status] += 1
         began = record.began
         counters.duration.observe(record.ended - began)
         if record.head:

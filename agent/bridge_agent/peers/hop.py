@@ -34,9 +34,12 @@ OVERHEAD: Final = b"x-bridge-overhead-us"
 INSTANCE: Final = b"x-bridge-instance"
 PRIORITY: Final = b"x-bridge-priority"
 ROUTE: Final = b"x-bridge-route"
+BACKEND: Final = b"x-bridge-backend"
 LOAD: Final = b"x-bridge-load"
 # What agents tell one another; no client's and no engine's word counts for it.
-OURS: Final = frozenset({HOP, PRINCIPAL, DEADLINE, BODY, REFUSED, OVERHEAD, INSTANCE, PRIORITY, ROUTE, LOAD})
+OURS: Final = frozenset(
+    {HOP, PRINCIPAL, DEADLINE, BODY, REFUSED, OVERHEAD, INSTANCE, PRIORITY, ROUTE, BACKEND, LOAD}
+)
 # What differs in each request over a link, and in each answer.
 VARYING: Final = frozenset({REQUEST_ID, DEADLINE})
 VARYING_BACK: Final = frozenset({OVERHEAD, LOAD})

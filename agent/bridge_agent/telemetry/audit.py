@@ -38,6 +38,8 @@ class AuditRecord(msgspec.Struct, frozen=True, omit_defaults=True):
     instance: str = ""
     via: str = ""
     failed_attempts: tuple[str, ...] = ()
+    route: str = ""
+    backend: str = ""  # the route's, that was chosen
     key: str = ""  # what the choice of the instance hung on: a digest, hexadecimal
 
 

@@ -149,6 +149,14 @@ def _requests(counters: GatewayCounters) -> Iterator[Metric]:
     for (path, status, listener), count in list(counters.requests.items()):
         requests.add_metric([path, str(status), listener], count)
     yield requests
+    by_backend = CounterMetricFamily(
+        "bridge_route_requests",
+        "Requests that came in here by a route, by the backend that was chosen.",
+        labels=["route", "backend", "status"],
+    )
+    for (route, backend, status), count in list(counters.by_backend.items()):
+        by_backend.add_metric([route, backend, str(status)], count)
+    yield by_backend
     yield _counters("bridge_outcomes", "How requests ended.", "outcome", counters.outcomes)
     yield _counters("bridge_refused", "Requests refused for want of room.", "reason", counters.refused)
     yield _counters(
