@@ -30,6 +30,7 @@ from bridge_core.http_access import (
     preflight_headers,
     same_origin,
 )
+from bridge_core.large_json import LARGE
 from bridge_core.model_store.layout import BlobWriter, ModelStore
 from bridge_core.names import InvalidName, ModelName
 from bridge_engine import bodies, requests
@@ -82,7 +83,7 @@ class EngineCall:
 
     async def off_loop(self, size: int, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         """What `work` makes of so many bytes: in a thread where that takes the loop too long."""
-        if size < bodies.LARGE:
+        if size < LARGE:
             return work(*args, **kwargs)
         return await self._decode.run(work, *args, **kwargs)
 

@@ -15,18 +15,14 @@ from bridge_core import dialects
 from bridge_core.dialects.errors import ApiError
 from bridge_core.dialects.gojson import MOST_DEPTH, Struct, decode
 from bridge_core.http1 import Request
+from bridge_core.large_json import LARGE, PIECE, STEP, base64_strings
 
 MOST_VALUES: Final = 1 << 20
 """Lists, objects and their members in a body: each takes fifty times the memory of its two bytes."""
 
 OUT_OF_RANGE: Final = "a number in the request is out of range"
 
-LARGE: Final = 256 * 1024
-"""Bytes from which a body is read in a thread."""
-
 _MOST_UNCOMPRESSED: Final = 20 << 20
-BASE64: Final = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/="
-_PIECE: Final = 1 << 20
 _QUOTE, _BACKSLASH, _OPENS, _CLOSES, _COMMA = range(1, 6)
 _KINDS: Final = np.zeros(256, dtype=np.int8)
 for _bytes, _kind in (
@@ -54,11 +50,10 @@ def read(body: bytes, shape: Struct) -> dict[str, Any]:
         return found
 
 
-def lift(body: bytes, step: int = 64 * 1024) -> tuple[bytes, dict[str, str]]:
+def lift(body: bytes, step: int = STEP) -> tuple[bytes, dict[str, str]]:
     """Takes strings of nothing but base64 out of a body: a decoder lets no other thread run meanwhile.
 
-    What stands between two quotes, the first of them not escaped, and has no character but these is a
-    whole string, or the body is not JSON: then it is none without it either.
+    A body that is not JSON is none without them either.
 
     Args:
         body: Any bytes.
@@ -70,27 +65,15 @@ def lift(body: bytes, step: int = 64 * 1024) -> tuple[bytes, dict[str, str]]:
     kept: list[bytes] = []
     lifted: dict[str, str] = {}
     word = f"lifted-{secrets.token_hex(16)}-"
-    done, at = 0, step
-    while at < len(body):
-        end = body.find(b'"', at)
-        begin = body.rfind(b'"', 0, at) + 1
-        if end < 0:
-            break
-        whole = begin > done and body[begin - 2 : begin - 1] != b"\\"
-        if whole and end - begin >= step and _is_base64(body, begin, end):
-            name = f"{word}{len(lifted)}"
-            lifted[name] = str(memoryview(body)[begin:end], "ascii")
-            kept += [body[done:begin], name.encode()]
-            done = end
-        at = end + step
+    done = 0
+    for begin, end in base64_strings(body, step):
+        name = f"{word}{len(lifted)}"
+        lifted[name] = str(memoryview(body)[begin:end], "ascii")
+        kept += [body[done:begin], name.encode()]
+        done = end
     if not lifted:
         return body, lifted
     return b"".join([*kept, body[done:]]), lifted
-
-
-def _is_base64(body: bytes, begin: int, end: int) -> bool:
-    pieces = range(begin, end, _PIECE)
-    return not any(body[at : min(at + _PIECE, end)].translate(None, BASE64) for at in pieces)
 
 
 def put_back(value: Any, lifted: dict[str, str]) -> Any:
@@ -136,8 +119,8 @@ def check_depth(body: bytes) -> None:
     """
     opens = commas = 0
     # In pieces, here and below: between them other threads get their turn.
-    for start in range(0, len(body), _PIECE):
-        end = start + _PIECE
+    for start in range(0, len(body), PIECE):
+        end = start + PIECE
         opens += body.count(b"[", start, end) + body.count(b"{", start, end)
         commas += body.count(b",", start, end)
     if opens > MOST_DEPTH or opens + commas > MOST_VALUES:
@@ -145,7 +128,7 @@ def check_depth(body: bytes) -> None:
 
 
 def check_structure(
-    body: bytes, piece_size: int = _PIECE, *, most_depth: int = MOST_DEPTH, most_values: int = MOST_VALUES
+    body: bytes, piece_size: int = PIECE, *, most_depth: int = MOST_DEPTH, most_values: int = MOST_VALUES
 ) -> None:
     """The same by what stands outside of strings alone.
 

@@ -14,8 +14,8 @@ import msgspec
 
 from bridge_core.dialects.errors import ApiError, RunnerFailed
 from bridge_core.dialects.values import as_map
+from bridge_core.large_json import LARGE
 from bridge_engine import bounds, requests
-from bridge_engine.bodies import LARGE
 from bridge_engine.catalog import Catalog, in_full
 from bridge_engine.images import settle_images, size_of_images
 from bridge_engine.native import Json

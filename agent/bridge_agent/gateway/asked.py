@@ -6,10 +6,11 @@ import msgspec
 
 from bridge_agent.gateway.peek import Peek, with_model
 from bridge_agent.gateway.stream_filter import Renaming
-from bridge_agent.peers.hop import decompress, frame_of
+from bridge_agent.peers.hop import compress, decompress, frame_of
 from bridge_agent.routing.choose import Decision
 from bridge_agent.routing.resume import renders_only
 from bridge_core.errors import BridgeError
+from bridge_core.large_json import LARGE, Shortened
 from bridge_core.names import canonical
 
 
@@ -23,6 +24,8 @@ class AskedBody:
         packed: The body is a zstd frame.
         slotless: It is answered without a slot of the engine.
         renaming: The names to exchange in the answer, where a route changed them.
+        shortened: What was read in the place of a large body.
+        frame: A large body as it travels to a peer, where it was compressed.
 
     Args:
         model: See there.
@@ -30,7 +33,17 @@ class AskedBody:
         streams: See there.
     """
 
-    __slots__ = ("_kept", "body", "model", "packed", "renaming", "slotless", "streams")
+    __slots__ = (
+        "_kept",
+        "body",
+        "frame",
+        "model",
+        "packed",
+        "renaming",
+        "shortened",
+        "slotless",
+        "streams",
+    )
 
     def __init__(self, model: str, body: bytes, streams: bool = True) -> None:
         self.model = model
@@ -39,6 +52,8 @@ class AskedBody:
         self.slotless = False
         self.renaming: Renaming | None = None
         self.packed = False
+        self.shortened: Shortened | None = None
+        self.frame: bytes | None = None
         self._kept: tuple[Peek, bytes] | None = None
 
     def keep(self, peeked: Peek) -> None:
@@ -51,7 +66,7 @@ class AskedBody:
         if kept is None:
             return
         peeked, self.body = kept
-        self.renaming = None
+        self.renaming = self.frame = None
         if decision.rewritten is not None:
             self.rewrite(peeked, decision.rewritten)
 
@@ -60,9 +75,16 @@ class AskedBody:
         if canonical(model) == self.model:
             return
         body = with_model(peeked.fields, "model", model)
+        if self.shortened is not None:
+            body = self.shortened.whole(body)
+        self.frame = None
         self.body = frame_of(body) if self.packed else body
         encode = msgspec.json.encode
         self.renaming = Renaming(b'"model":' + encode(model), b'"model":' + encode(peeked.model))
+
+    def for_peer(self) -> bytes | None:
+        """As a zstd frame where that is worth its while; a large one only where it was made in a thread."""
+        return compress(self.body) if len(self.body) < LARGE else self.frame
 
     def readable(self, most: int) -> bytes:
         """As the engine reads it.

@@ -13,7 +13,7 @@ from bridge_agent.gateway.replies import by_route
 from bridge_agent.gateway.routes import Framing, HttpRoute, Kind
 from bridge_agent.gateway.state import GatewayState
 from bridge_agent.gateway.stream_filter import EndlessLine, Renaming, StreamFilter
-from bridge_agent.peers.hop import LOAD, OURS, OVERHEAD, REFUSED, REQUEST_ID, Hop, compress, lines_of
+from bridge_agent.peers.hop import LOAD, OURS, OVERHEAD, REFUSED, REQUEST_ID, Hop, lines_of
 from bridge_agent.routing.admission_rules import ADMITTED, AdmissionRefused
 from bridge_agent.routing.choose import Decision
 from bridge_agent.routing.health_rules import Failure
@@ -306,7 +306,7 @@ class Attempt(ResponseSink):
         request = self._request
         state, arrival = request.state, request.arrival
         body = request.asked.body
-        packed = compress(body)
+        packed = request.asked.for_peer()
         deadline = request.life.deadline
         hop = Hop(
             state.config.node,

@@ -7,7 +7,10 @@ No task and no await. Order of events of one request:
 
 from __future__ import annotations
 
+import asyncio
 from typing import Final
+
+import structlog
 
 from bridge_agent.gateway import fanout
 from bridge_agent.gateway.arrival import Arrival
@@ -15,19 +18,22 @@ from bridge_agent.gateway.asked import AskedBody
 from bridge_agent.gateway.attempt import SESSION
 from bridge_agent.gateway.keep_alive import KeptAliveExchange
 from bridge_agent.gateway.peek import BadBody, Peek, Shape, peek
-from bridge_agent.gateway.reading import body_of, is_compressed, names_in, unloads
+from bridge_agent.gateway.reading import body_of, is_compressed, is_large, names_in, read_large, unloads
 from bridge_agent.gateway.replies import admits, refuse
 from bridge_agent.gateway.request import RoutedRequest
 from bridge_agent.gateway.routes import HttpRoute, Kind
 from bridge_agent.gateway.state import GatewayState
 from bridge_agent.gateway.unknown import unknown_model
-from bridge_agent.peers.hop import REQUEST_ID
+from bridge_agent.peers.hop import REQUEST_ID, compress
 from bridge_agent.routing.affinity import affinity_key
 from bridge_agent.routing.choose import Decision, choose, named_choice, only_choice
 from bridge_agent.routing.request_rules import RequestLife
 from bridge_agent.routing.view import Target
 from bridge_core.http1 import HttpExchange
+from bridge_core.large_json import Shortened
 from bridge_core.names import InvalidName, canonical
+
+log = structlog.get_logger()
 
 _FORWARDED: Final = (Kind.INFER, Kind.SHOW, Kind.LOCAL)
 _NO_SHAPE: Final = Shape("Request", frozenset())
@@ -35,34 +41,79 @@ _NO_SHAPE: Final = Shape("Request", frozenset())
 
 def infer(state: GatewayState, arrival: Arrival, route: HttpRoute) -> None:
     """Decides on a request for a model, and sends it on or answers it with an error."""
+    if is_large(arrival, route):
+        state.group.create_task(_infer_large(state, arrival, route))
+        return
     try:
         body, readable = body_of(arrival, route, state.config.max_body)
         peeked = peek(readable, route.shape or _NO_SHAPE)
     except BadBody as fault:
         refuse(state, arrival, route, 400, fault.message, unread=True)
         return
+    packed = readable is not body and is_compressed(arrival, route)
+    request = _decided(state, arrival, route, body, peeked, packed=packed)
+    if request is not None:
+        request.begin()
+
+
+async def _infer_large(state: GatewayState, arrival: Arrival, route: HttpRoute) -> None:
+    """The same for a large body, which is read and compressed in threads: the loop serves others, too."""
+    loop, exchange = asyncio.get_running_loop(), arrival.exchange
+    shape = route.shape or _NO_SHAPE
+    try:
+        try:
+            read = await loop.run_in_executor(
+                state.bodies, read_large, arrival, route, state.config.max_body, shape
+            )
+        except BadBody as fault:
+            refuse(state, arrival, route, 400, fault.message, unread=True)
+            return
+        request = _decided(
+            state, arrival, route, read.body, read.peeked, packed=read.packed, shortened=read.shortened
+        )
+        if request is None:
+            return
+        candidates, asked = request.decision.candidates, request.asked
+        if not read.packed and candidates and not candidates[0].local:
+            asked.frame = await loop.run_in_executor(state.bodies, compress, asked.body)
+        request.begin()
+    except Exception:  # the task's root: one request's fault must not end the gateway
+        log.exception("large_request_failed", path=route.path)
+        exchange.fail(500, "internal error")
+
+
+def _decided(
+    state: GatewayState,
+    arrival: Arrival,
+    route: HttpRoute,
+    body: bytes,
+    peeked: Peek,
+    *,
+    packed: bool,
+    shortened: Shortened | None = None,
+) -> RoutedRequest | None:
+    """A request for a model with where it goes; None when it was answered."""
     try:
         name = canonical(peeked.model)
     except InvalidName:
         # Anthropic's shape is refused without a name while its body is read, as Ollama does it.
         unread = route.protocol == "anthropic" and not peeked.model
         refuse(state, arrival, route, *_unnamed(route, peeked.model), unread=unread)
-        return
+        return None
     denial = state.authorize(arrival.caller, route.action, name)
     if denial is not None:
         refuse(state, arrival, route, denial.status, denial.message, model=name)
-        return
+        return None
     if state.draining and not _takes_while_draining(state, arrival, route, name):
-        return
+        return None
     index, hop = state.view.index, arrival.hop
     decision = only_choice(index, name) if hop is None else named_choice(index, name, hop.instance, hop.route)
     if decision is None:
         decision = _choose(state, arrival, name, peeked)
         if not decision.candidates and not _may_begin(state, arrival, route, peeked.model, decision=decision):
-            return
+            return None
     asked = AskedBody(name, body, peeked.stream)
-    if readable is not body:
-        asked.packed = is_compressed(arrival, route)
+    asked.packed, asked.shortened = packed, shortened
     policy = decision.policy
     spare: tuple[Target, ...] = ()
     if decision.route:
@@ -76,7 +127,7 @@ def infer(state: GatewayState, arrival: Arrival, route: HttpRoute) -> None:
         # By a route it is one of its instances that is meant: another route may need the others.
         if hop is None and not decision.route and len(decision.candidates) > 1:
             fanout.unload(state, arrival, route, name)
-            return
+            return None
     deadline = arrival.deadline
     if hop is None:
         if policy.keep_alive_bytes_s is not None and peeked.stream:
@@ -85,7 +136,7 @@ def infer(state: GatewayState, arrival: Arrival, route: HttpRoute) -> None:
             limit = arrival.began + policy.deadline_s
             deadline = limit if deadline is None else min(limit, deadline)
     life = RequestLife(decision.candidates, deadline, policy.retries, spare)
-    RoutedRequest(state, arrival, route, asked, decision=decision, life=life).begin()
+    return RoutedRequest(state, arrival, route, asked, decision=decision, life=life)
 
 
 def send_to(state: GatewayState, arrival: Arrival, route: HttpRoute, candidates: tuple[Target, ...]) -> None:

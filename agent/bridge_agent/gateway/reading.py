@@ -8,9 +8,11 @@ from typing import Final
 import msgspec
 
 from bridge_agent.gateway.arrival import Arrival
-from bridge_agent.gateway.peek import BadBody, Peek, peek, text
+from bridge_agent.gateway.peek import BadBody, Peek, Shape, peek, text
 from bridge_agent.gateway.routes import HttpRoute
-from bridge_agent.peers.hop import BadHop, decompress
+from bridge_agent.peers.hop import BadHop, decompress, unpacked_size
+from bridge_agent.routing.affinity import BEGINNING
+from bridge_core.large_json import LARGE, Shortened
 from bridge_core.names import InvalidName, canonical
 
 _RESPONSES_MOST: Final = 20 << 20  # what Ollama accepts of a compressed /v1/responses body
@@ -29,6 +31,46 @@ _MODEL_PART: Final = re.compile(
     rb'content-disposition:[^\r\n]*[; ]name="?model"?[^\r\n]*\r\n(?:[^\r\n]+\r\n)*\r\n([^\r\n]*)\r\n--',
     re.IGNORECASE,
 )
+
+
+def is_large(arrival: Arrival, route: HttpRoute) -> bool:
+    """Whether a body is too large to be read on the event loop."""
+    body = arrival.exchange.request.body
+    if len(body) >= LARGE:
+        return True
+    hop = arrival.hop
+    if hop is None and route.path not in _SPECIAL:
+        return False
+    packed = (hop is not None and hop.compressed) or is_compressed(arrival, route)
+    return packed and unpacked_size(body) >= LARGE
+
+
+class LargeBody(msgspec.Struct, frozen=True):
+    """A large body, read in a thread.
+
+    Attributes:
+        body: As it is passed on.
+        peeked: What was read.
+        packed: It is a zstd frame that the client made.
+        shortened: What was read in its place.
+    """
+
+    body: bytes
+    peeked: Peek
+    packed: bool
+    shortened: Shortened
+
+
+def read_large(arrival: Arrival, route: HttpRoute, limit: int, shape: Shape) -> LargeBody:
+    """Reads a large body; to be called in a thread.
+
+    Raises:
+        BadBody: it cannot be read.
+    """
+    body, readable = body_of(arrival, route, limit)
+    shortened = Shortened(readable, BEGINNING)
+    packed = readable is not body and is_compressed(arrival, route)
+    return LargeBody(body, peek(shortened.text, shape), packed, shortened)
 
 
 def body_of(arrival: Arrival, route: HttpRoute, limit: int) -> tuple[bytes, bytes]:

@@ -7,6 +7,7 @@ import re
 import secrets
 from collections import deque
 from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
 from time import monotonic
 from typing import Final
 
@@ -61,6 +62,8 @@ class GatewayState:
         self.view = view
         self.upstreams = upstreams
         self.group = group
+        # Of its own: what the default one does may wait for names and files.
+        self.bodies = ThreadPoolExecutor(2, "bodies")
         self.authorize = authorize
         self.now = now
         self.counters = GatewayCounters()

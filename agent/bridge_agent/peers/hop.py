@@ -23,6 +23,7 @@ from bridge_agent.routing.admission_rules import PRIORITIES, Priority
 from bridge_core.errors import BridgeError, Reaction
 from bridge_core.http1.headers import Headers, Pair
 from bridge_core.http1.heads import lines
+from bridge_core.large_json import LARGE
 
 HOP: Final = b"x-bridge-hop"
 PRINCIPAL: Final = b"x-bridge-principal"
@@ -174,13 +175,23 @@ def compress(body: bytes) -> bytes | None:
     """The body as a zstd frame when that is worth its while, else None."""
     if len(body) < COMPRESS_FROM:
         return None
-    frame = _compressor.compress(body)
+    # One that is shared is for the loop's thread alone; large bodies come from others.
+    compressor = _compressor if len(body) < LARGE else zstandard.ZstdCompressor(level=1)
+    frame = compressor.compress(body)
     return frame if len(frame) < len(body) * 9 // 10 else None
 
 
 def frame_of(body: bytes) -> bytes:
     """The body as a zstd frame, whatever its size."""
     return _compressor.compress(body)
+
+
+def unpacked_size(frame: bytes) -> int:
+    """How large the body in a zstd frame says that it is; 0 where it does not say."""
+    try:
+        return max(0, zstandard.frame_content_size(frame))
+    except zstandard.ZstdError:
+        return 0
 
 
 def decompress(frame: bytes, limit: int) -> bytes:
@@ -194,6 +205,8 @@ def decompress(frame: bytes, limit: int) -> bytes:
         if size > limit:
             raise BadHop(f"a compressed body is larger than the {limit} bytes that this node accepts")
         # A frame that does not say its size, or lies about it, fails at the bound; a cut one, too.
-        return _decompressor.decompress(frame, max_output_size=limit)
+        shared = max(size, len(frame)) < LARGE
+        decompressor = _decompressor if shared else zstandard.ZstdDecompressor()
+        return decompressor.decompress(frame, max_output_size=limit)
     except zstandard.ZstdError as fault:
         raise BadHop(f"a compressed body does not decompress within {limit} bytes: {fault}") from fault

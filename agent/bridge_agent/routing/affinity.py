@@ -19,7 +19,8 @@ import msgspec
 from bridge_core.traffic import Affinity
 
 _PREFIX: Final = 512  # bytes of a bare prompt that count as its beginning
-_MOST: Final = 64 * _PREFIX  # and of a conversation's
+BEGINNING: Final = 64 * _PREFIX
+"""Bytes of a conversation that count: what comes after them may be anything."""
 _TURNS: Final = msgspec.json.Decoder(list[msgspec.Raw])
 _ANY: Final = msgspec.json.Decoder(Any)
 _SYSTEM: Final = frozenset({"system", "developer"})
@@ -72,7 +73,7 @@ def _beginning(fields: Mapping[str, msgspec.Raw]) -> bytes:
         if key in fields:
             raw = bytes(fields[key])
             parts += _first_turns(raw) if raw[:1] == b"[" and key != "prompt" else [_bare(raw)]
-    return b"\0".join(part for part in parts if part)[:_MOST]
+    return b"\0".join(part for part in parts if part)[:BEGINNING]
 
 
 def _bare(raw: bytes) -> bytes:

@@ -17,6 +17,7 @@ from bridge_core.http1.repeated import RepeatedHead
 log = structlog.get_logger()
 
 _KNOWN_HEAD_MOST = 4096
+_AT_ONCE = 256 * 1024  # bytes of a request that are written in one turn of the loop
 
 
 class ConnectionPool(Protocol):
@@ -192,6 +193,8 @@ class ClientConnection(asyncio.Protocol):
         self._surplus = False
         self._seen = False
         self._reading = True
+        self._rest: memoryview | None = None  # of the request, to be written
+        self._full = False
         self.requests = 0
         self.idle_since = 0.0
 
@@ -208,8 +211,22 @@ class ClientConnection(asyncio.Protocol):
         self._head_size = 0
         self.requests += 1
         exchange.connection = self
-        self._transport.write(exchange.data)
+        if len(exchange.data) <= _AT_ONCE or exchange.more:
+            self._transport.write(exchange.data)
+        else:
+            self._rest = memoryview(exchange.data)
+            self._write_rest()
         self._head_only = exchange.data[:5] == b"HEAD "
+
+    def _write_rest(self) -> None:
+        """Writes the next piece of a large request: to encrypt all of it would hold up everybody else."""
+        rest = self._rest
+        if rest is None or self._transport.is_closing():
+            return
+        self._rest = rest[_AT_ONCE:] if len(rest) > _AT_ONCE else None
+        self._transport.write(bytes(rest[:_AT_ONCE]))
+        if self._rest is not None and not self._full:
+            asyncio.get_running_loop().call_soon(self._write_rest)
 
     def write(self, data: bytes) -> None:
         """Sends more of the request's body."""
@@ -306,7 +323,7 @@ class ClientConnection(asyncio.Protocol):
             if self._exchange is exchange:
                 exchange.done = True
                 self._exchange = None
-                if exchange.more:
+                if exchange.more or self._rest is not None:
                     self._transport.close()
                 else:
                     if not self._reading:
@@ -351,10 +368,14 @@ class ClientConnection(asyncio.Protocol):
         )
 
     def pause_writing(self) -> None:  # noqa: D102
+        self._full = True
         if self._exchange is not None:
             self._exchange.sink.on_writable(False)
 
     def resume_writing(self) -> None:  # noqa: D102
+        self._full = False
+        if self._rest is not None:
+            asyncio.get_running_loop().call_soon(self._write_rest)
         if self._exchange is not None:
             self._exchange.sink.on_writable(True)
 
@@ -459,7 +480,14 @@ class ClientConnection(asyncio.Protocol):
 
     def _release(self, exchange: ClientExchange, *, broken: bool) -> None:
         head, self._head = self._head, None
-        if head is None or not head.keep_alive or exchange.more or broken or self._surplus:
+        if (
+            head is None
+            or not head.keep_alive
+            or exchange.more
+            or self._rest is not None
+            or broken
+            or self._surplus
+        ):
             self._transport.close()
             return
         if self._head_only:

@@ -1,0 +1,124 @@
+"""A large body at the gateway: it reaches the engine as it is, and others are served meanwhile."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from bridge_agent.gateway.peek import Shape, peek
+from bridge_agent.routing.affinity import BEGINNING, affinity_key
+from bridge_core.large_json import LARGE, Shortened
+from bridge_core.snapshot import Backend, Route
+from tests.contract.gateway_bed import mesh
+from tests.fakes.recorded_engine import RecordedEngine
+
+MODEL = "smollm2:135m"
+MiB = 1 << 20
+SHAPE = Shape("ChatRequest", frozenset({"model", "stream", "messages"}), ("model",), True)
+
+
+class CountingEngine(RecordedEngine):
+    """Answers what it is asked without looking into it: a fake must not stop the loop either."""
+
+    async def _infer(self, exchange, path, body):  # type: ignore[no-untyped-def]
+        exchange.respond(200, [(b"content-type", b"application/json")], b'{"done":true}')
+
+
+def chat(image: int, model: str = MODEL, question: str = "what is it?") -> bytes:
+    """A chat with an image of so many bytes of base64."""
+    message = {"role": "user", "content": question, "images": ["QUJD" * (image // 4)]}
+    return json.dumps({"model": model, "stream": False, "messages": [message]}).encode()
+
+
+@pytest.mark.parametrize("entry", ["a", "b"])
+async def test_small_requests_are_answered_while_a_large_body_is_taken(tmp_path: Path, entry: str) -> None:
+    engines = {"a": RecordedEngine(("other",)), "b": CountingEngine((MODEL,))}
+    async with mesh(tmp_path, engines) as bed:
+        body = chat(60 * MiB)
+        large = asyncio.create_task(bed[entry].ask("POST", "/api/chat", body))
+        answered = 0
+        while not large.done():
+            assert (await bed["a"].ask("GET", "/api/version")).status == 200
+            answered += 1
+        assert (await large).status == 200
+        assert answered >= 20
+        asked = [one for one in bed["b"].engine.asked if one.target == b"/api/chat"]
+        assert [len(one.body) for one in asked] == [len(body)]
+        assert asked[0].body == body
+
+
+@pytest.mark.parametrize("size", [LARGE, 2 * MiB])
+async def test_a_large_body_goes_by_a_route_with_its_images_whole(tmp_path: Path, size: int) -> None:
+    engines = {"a": RecordedEngine(("other",)), "b": CountingEngine((MODEL,))}
+    async with mesh(tmp_path, engines) as bed:
+        bed.publish(route__seeing=Route("seeing", (Backend(MODEL),)))
+        for entry in ("a", "b"):
+            assert (await bed[entry].ask("POST", "/api/chat", chat(size, "seeing"))).status == 200
+            assert json.loads(bed["b"].engine.asked[-1].body) == json.loads(chat(size))
+
+
+@pytest.mark.parametrize(
+    ("body", "status"),
+    [
+        (b"x" * LARGE, 400),
+        (chat(LARGE)[:-1], 400),
+        (chat(LARGE).replace(b"{", b'{"Model":"other",', 1), 400),
+        (chat(LARGE, "nobody-has-it"), 404),
+        (b'{"model":"' + b"A" * LARGE + b'"}', 400),
+    ],
+    ids=["no JSON", "cut", "ambiguous", "unknown", "a name of nothing else"],
+)
+async def test_a_large_body_is_refused_as_a_small_one(tmp_path: Path, body: bytes, status: int) -> None:
+    async with mesh(tmp_path, {"a": CountingEngine((MODEL,))}) as bed:
+        answer = await bed["a"].ask("POST", "/api/chat", body)
+        assert answer.status == status
+        assert "error" in answer.json()
+        assert (await bed["a"].infer()).status == 200
+
+
+async def test_a_client_that_leaves_while_its_large_body_is_read_is_let_go(tmp_path: Path) -> None:
+    async with mesh(tmp_path, {"a": CountingEngine((MODEL,))}) as bed:
+        task = asyncio.create_task(bed["a"].ask("POST", "/api/chat", chat(4 * MiB)))
+        await asyncio.sleep(0)
+        task.cancel()
+        await asyncio.wait([task])
+        assert (await bed["a"].infer()).status == 200
+        assert bed["a"].gateway.in_flight == 0
+
+
+def test_what_is_cut_short_keeps_a_conversation_where_it_is() -> None:
+    keys = set()
+    for question in ("hi", "x" * 70_000):
+        for image in (0, LARGE, 2 * LARGE):
+            text = chat(image, question=question)
+            short = Shortened(text, BEGINNING).text
+            assert image == 0 or len(short) < len(text)
+            for body in (text, short, Shortened(text, BEGINNING).text):
+                fields = peek(body, SHAPE).fields
+                keys.add(affinity_key(MODEL, fields, session=None, client=b"c"))
+    assert len(keys) == 2
+    part = {"type": "image_url", "image_url": {"url": "QUJD" * LARGE}}
+    text = json.dumps({"model": "m", "messages": [{"role": "user", "content": [part, "hi"]}]}).encode()
+    ours = {
+        affinity_key(MODEL, peek(body, SHAPE).fields, session=None, client=b"c")
+        for body in (text, Shortened(text, BEGINNING).text)
+    }
+    assert len(ours) == 1
+
+
+words = st.text('ABCabc019+/="\\ ,:{}[]é', max_size=8)
+
+
+@given(st.lists(st.tuples(words, st.integers(0, 300)), max_size=6), st.integers(0, 64))
+def test_what_was_cut_short_is_made_whole(parts: list[tuple[str, int]], keep: int) -> None:
+    value = {f"{number}": [word * 3, "QUJD" * (times * 1000)] for number, (word, times) in enumerate(parts)}
+    body = json.dumps(value).encode()
+    short = Shortened(body, keep)
+    assert short.whole(short.text) == body
+    assert len(short.text) <= len(body)
+    json.loads(short.text)
