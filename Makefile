@@ -47,8 +47,8 @@ uninstall: ## remove the links that `make install` made
 	done
 
 test: setup-dev ## set up, then run every test
-	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile tests/unit tests/contract tests/scenarios tests/attacks $(T)
-	$(BIN)/python -m pytest -n $(MESHES) --dist loadfile tests/cluster tests/faults tests/gpu $(T)
+	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile tests/unit tests/contract tests/scenarios $(T)
+	$(BIN)/python -m pytest -n $(MESHES) --dist loadfile tests/cluster tests/faults tests/attacks tests/gpu $(T)
 
 unit: setup-dev ## only the tests that start no process
 	$(BIN)/python -m pytest tests/unit $(T)

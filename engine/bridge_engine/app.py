@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import html
-import http
 import json
 import secrets
 import socket
@@ -13,7 +11,6 @@ import time
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any, Final, ParamSpec, TypeVar
-from urllib.parse import quote
 
 import msgspec
 import structlog
@@ -33,12 +30,12 @@ from bridge_core.http_access import (
 from bridge_core.large_json import LARGE
 from bridge_core.model_store.layout import BlobWriter, ModelStore
 from bridge_core.names import InvalidName, ModelName
+from bridge_core.route_rules import Match, location, match, redirect_body
 from bridge_engine import bodies, requests
 from bridge_engine.answers import TEXT, EngineAnswer
 from bridge_engine.catalog import Catalog
 from bridge_engine.embedding import Embedding
 from bridge_engine.generation import Generation
-from bridge_engine.http_rules import Match, match
 from bridge_engine.native import Json
 from bridge_engine.pools import Pool, Pools
 from bridge_engine.runner.scheduler import Loaded, Scheduler, SchedulerOptions
@@ -57,7 +54,6 @@ SLOTS_PATH: Final = "/bridge/slots"
 _SLOTS_ANSWER_S: Final = 2.0
 _FOREVER_S: Final = 9_223_372_036  # what Ollama shows for a model that never expires: 292 years
 _ORIGINS: Final = Origins()
-_UNQUOTED: Final = "/:@!$&'()*+,;=~"
 T = TypeVar("T")
 P = ParamSpec("P")
 Handle = Callable[["EngineCall"], Awaitable[None]]
@@ -427,13 +423,10 @@ def _both(handle: Handle) -> dict[str, Handle]:
 
 
 def _redirect(answer: EngineAnswer, request: Request, found: Match) -> None:
-    where = quote(found.redirect, safe=_UNQUOTED) + (f"?{request.query}" if request.query else "")
-    location = [(b"location", where.encode())]
-    if request.method not in ("GET", "HEAD"):
-        answer.raw(found.status, b"", b"", location)
-        return
-    body = f'<a href="{html.escape(where)}">{http.HTTPStatus(found.status).phrase}</a>.\n\n'.encode()
-    answer.raw(found.status, b"text/html; charset=utf-8", body, location)
+    where = location(found.redirect, request.query)
+    body = redirect_body(request.method, found.status, where)
+    kind = b"text/html; charset=utf-8" if body else b""
+    answer.raw(found.status, kind, body, [(b"location", where.encode())])
 
 
 def _process(loaded: Loaded) -> Json:

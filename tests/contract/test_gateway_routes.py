@@ -109,3 +109,32 @@ async def test_origins_come_before_methods(
     headers = {} if origin is None else {"Origin": origin}
     answer = await bed["a"].ask(method, path, headers=headers)
     assert (answer.status, answer.headers.get(b"allow")) == (status, allow)
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "status", "field"),
+    [
+        ("GET", "/api/tags/", 301, "/api/tags"),
+        ("GET", "/api/tags/?x=1", 301, "/api/tags?x=1"),
+        ("POST", "/api/chat/", 307, "/api/chat"),
+        ("GET", "//api/tags", 307, "/api/tags"),
+        ("POST", "/api/./nope", 307, "/api/nope"),
+        ("GET", "/v1/models/", 301, "/v1/models"),
+        ("HEAD", "/api/blobs/sha256:ab/", 307, "/api/blobs/sha256:ab"),
+        ("PUT", "/api/blobs/x", 405, "HEAD, POST"),
+        ("GET", "/api/chat/", 404, None),
+        ("OPTIONS", "/nope", 404, None),
+    ],
+)
+async def test_nearly_a_route_is_answered_by_the_rules_that_engines_have(
+    bed: Bed, method: str, path: str, status: int, field: str | None
+) -> None:
+    answer = await bed["a"].ask(method, path)
+    said = answer.headers.get(b"location") or answer.headers.get(b"allow")
+    assert (answer.status, said) == (status, None if field is None else field.encode())
+    assert bool(answer.body) is (method == "GET" or status in {404, 405})
+
+
+async def test_options_to_a_name_are_answered_before_the_router(bed: Bed) -> None:
+    answer = await bed["a"].ask("OPTIONS", "/api/chat", headers={"Host": "localhost:11434"})
+    assert (answer.status, answer.headers.get(b"allow"), answer.body) == (204, b"POST", b"")

@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 
 from bridge_core.dialects.errors import ApiError
 from bridge_core.dialects.gojson import decode
+from bridge_core.route_rules import Match, match
 from bridge_engine import requests
-from bridge_engine.http_rules import Match, match
 from bridge_engine.native import merged
 from bridge_engine.options import (
     Options,

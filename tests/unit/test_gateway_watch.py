@@ -8,8 +8,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bridge_agent.gateway.routes import Framing, fast_match
+from bridge_agent.gateway.routes import BY_PATH, Framing
 from bridge_agent.gateway.watch import StreamVerdict, StreamWatch
+from bridge_core.route_rules import match
 from tests.fakes.recorded_engine import recording
 
 
@@ -28,7 +29,7 @@ def _streams() -> list[Any]:
             if kind not in ("application/x-ndjson", "text/event-stream"):
                 continue
             request = entry["request"]
-            route = fast_match(request["method"], request["path"])
+            route, _ = match(BY_PATH, request["method"], request["path"])
             chunks = [chunk.encode() for chunk in entry["chunks"] if not chunk.startswith("... ")]
             found.append(pytest.param(route.framing, chunks, file, id=f"{file}: {entry['case']}"))
     return found

@@ -35,16 +35,7 @@ from bridge_agent.gateway.inference import infer, send_to
 from bridge_agent.gateway.lingering import Lingering
 from bridge_agent.gateway.peer_side import PeerSide
 from bridge_agent.gateway.replies import admits, note, refuse, respond_error
-from bridge_agent.gateway.routes import (
-    ROUTES,
-    Found,
-    HttpRoute,
-    Kind,
-    Moved,
-    NotAllowed,
-    match,
-    protocol_of,
-)
+from bridge_agent.gateway.routes import BY_PATH, ROUTES, HttpRoute, Kind, protocol_of
 from bridge_agent.gateway.shapes import error_body
 from bridge_agent.gateway.state import GatewayState, is_request_id
 from bridge_agent.gateway.stream_keeper import ResumingKeeper
@@ -56,8 +47,9 @@ from bridge_agent.routing.admission_rules import PRIORITIES, Priority
 from bridge_agent.routing.choose import MAX_CANDIDATES
 from bridge_agent.routing.view import MeshView, Target
 from bridge_core.http1 import App, Exchange, Pair, Request, coroutine_app
-from bridge_core.http_access import cors_headers, host_allowed, preflight_headers, same_origin
+from bridge_core.http_access import cors_headers, host_allowed, is_address, preflight_headers, same_origin
 from bridge_core.names import InvalidName, canonical
+from bridge_core.route_rules import location, match, redirect_body
 
 TIMEOUT: Final = b"x-bridge-timeout"
 WHERE: Final = b"x-bridge-node"
@@ -352,27 +344,33 @@ class Gateway:
             answer, route = direct
             answer(arrival, route, "")
             return
-        found = match(request.method, request.path)
-        if isinstance(found, Found):
-            self._answers[found.route.kind](arrival, found.route, found.parameter)
+        known, found = match(BY_PATH, request.method, request.path)
+        if known is not None:
+            self._answers[known.kind](arrival, known, found.parameter)
             return
-        pairs: list[Pair] = [(b"content-type", b"text/plain"), *arrival.cors]
-        if isinstance(found, NotAllowed):
-            pairs.append((b"allow", found.allow.encode()))
-            arrival.exchange.respond(405, pairs, b"405 method not allowed")
-        elif isinstance(found, Moved):
-            where = found.location + (f"?{request.query}" if request.query else "")
-            pairs = [(b"content-type", b"text/html; charset=utf-8"), (b"location", where.encode())]
-            body = f'<a href="{_escaped(where)}">Temporary Redirect</a>.\n\n'.encode()
-            arrival.exchange.respond(307, [*pairs, *arrival.cors], body)
+        exchange = arrival.exchange
+        allow: list[Pair] = [(b"allow", ", ".join(found.allow).encode())] if found.allow else []
+        host = (request.headers.get(b"host") or b"").decode("latin-1")
+        if request.method == "OPTIONS" and arrival.caller is _LOCAL and not is_address(host):
+            exchange.respond(204, [*allow, *arrival.cors])
+        elif found.redirect:
+            where = location(found.redirect, request.query)
+            body = redirect_body(request.method, found.status, where)
+            pairs: list[Pair] = [(b"location", where.encode()), *arrival.cors]
+            if body:
+                pairs.append((b"content-type", b"text/html; charset=utf-8"))
+            exchange.respond(found.status, pairs, body)
         else:
-            arrival.exchange.respond(404, pairs, b"404 page not found")
+            pairs = [(b"content-type", b"text/plain"), *arrival.cors, *allow]
+            text = b"405 method not allowed" if allow else b"404 page not found"
+            exchange.respond(405 if allow else 404, pairs, text)
 
     def _origin_passes(self, exchange: Exchange, origin: bytes) -> bool:
         """Answers preflights and foreign origins; True for a request that goes on."""
         request = exchange.request
-        found = match(request.method, request.path)
-        allow: list[Pair] = [(b"allow", found.allow.encode())] if isinstance(found, NotAllowed) else []
+        route, found = match(BY_PATH, request.method, request.path)
+        listed = route is None and found.allow
+        allow: list[Pair] = [(b"allow", ", ".join(found.allow).encode())] if listed else []
         if not self._state.config.origins.allows(origin.decode("latin-1")):
             exchange.respond(403, allow)
             return False
@@ -497,7 +495,3 @@ def _seconds(given: bytes) -> float | None:
         return None
     seconds = float(found.group(1)) * _UNITS[found.group(2) or b""]
     return min(seconds, LONGEST_S) if seconds > 0 else None
-
-
-def _escaped(text: str) -> str:
-    return text.replace("&", "&amp;").replace('"', "&#34;").replace("<", "&lt;").replace(">", "&gt;")

@@ -1,19 +1,13 @@
 """Every route of an engine's API, and what Ollama's router answers to everything else.
 
-Rules, as recorded from Ollama:
-1. Paths match exactly and with case, after percent-decoding; a trailing slash is another path.
-2. A known path with another method is 405 with `Allow`; `OPTIONS` alone too.
-3. A path that is known once repeated slashes and dot segments are cleaned is 307 to the clean one,
-   whatever the method.
-4. All else is 404.
+Which of them a request names is `bridge_core.route_rules`'s to say.
 """
 
 from __future__ import annotations
 
-import posixpath
+from collections.abc import Mapping
 from enum import Enum
 from typing import Final, Literal, TypeAlias
-from urllib.parse import quote
 
 import msgspec
 
@@ -69,31 +63,6 @@ class HttpRoute(msgspec.Struct, frozen=True):
     missing: str = "model '{0}' not found"
     action: str = ""
 
-
-class Found(msgspec.Struct, frozen=True):
-    """A route and the value of its path parameter."""
-
-    route: HttpRoute
-    parameter: str = ""
-
-
-class NotAllowed(msgspec.Struct, frozen=True):
-    """A known path asked with another method."""
-
-    allow: str
-
-
-class Moved(msgspec.Struct, frozen=True):
-    """A path that is known by its clean spelling."""
-
-    location: str
-
-
-class Unknown(msgspec.Struct, frozen=True):
-    """No such path."""
-
-
-Match: TypeAlias = Found | NotAllowed | Moved | Unknown
 
 _TUNING: Final = frozenset({"model", "stream", "options", "keep_alive", "format"})
 
@@ -212,29 +181,10 @@ ROUTES: Final = (
     ),
 )
 
-_EXACT: Final = {route.path: route for route in ROUTES if ":" not in route.path}
-_PREFIXED: Final = tuple(
-    (route.path[: route.path.index(":")], route) for route in ROUTES if ":" in route.path
-)
-
-
-def match(method: str, path: str) -> Match:
-    """The route of a percent-decoded path, or what to answer instead."""
-    found = _find(path)
-    if found is None:
-        clean = _cleaned(path)
-        if clean != path and _find(clean) is not None:
-            return Moved(quote(clean, safe="/:@!$&'()*+,;=-._~"))
-        return Unknown()
-    if method not in found.route.methods:
-        return NotAllowed(", ".join(found.route.methods))
-    return found
-
-
-def fast_match(method: str, path: str) -> HttpRoute | None:
-    """The route of an exact path with an allowed method: one look-up for the hot path."""
-    route = _EXACT.get(path)
-    return route if route is not None and method in route.methods else None
+BY_PATH: Final[Mapping[str, Mapping[str, HttpRoute]]] = {
+    route.path.partition(":")[0]: dict.fromkeys(route.methods, route) for route in ROUTES
+}
+"""The routes as `route_rules.match` takes them."""
 
 
 def protocol_of(path: str) -> Protocol:
@@ -242,21 +192,3 @@ def protocol_of(path: str) -> Protocol:
     if path.startswith("/v1/messages"):
         return "anthropic"
     return "openai" if path.startswith("/v1/") else "ollama"
-
-
-def _find(path: str) -> Found | None:
-    route = _EXACT.get(path)
-    if route is not None:
-        return Found(route)
-    for prefix, route in _PREFIXED:
-        if path.startswith(prefix):
-            rest = path[len(prefix) :]
-            # A model's own slashes are part of its name; clients send them percent-encoded or not.
-            if rest and ("/" not in rest or route.kind is Kind.MODEL):
-                return Found(route, rest)
-    return None
-
-
-def _cleaned(path: str) -> str:
-    clean = posixpath.normpath("/" + path.lstrip("/"))
-    return clean + "/" if path.endswith("/") and clean != "/" else clean

@@ -1,4 +1,4 @@
-"""Which route a path and method name, as Ollama's router does it. Pure.
+"""Which route a path and method name, as Ollama's router does it, at an engine and at a gateway. Pure.
 
 Rules, in this order:
 1. A path that is not clean (`//`, `.` and `..` in it) is redirected to the clean one with 307, whatever
@@ -10,9 +10,12 @@ Rules, in this order:
 
 from __future__ import annotations
 
+import html
+import http
 import posixpath
 from collections.abc import Mapping
 from typing import Final, NamedTuple, TypeVar
+from urllib.parse import quote
 
 T = TypeVar("T")
 
@@ -54,6 +57,18 @@ def match(routes: Mapping[str, Mapping[str, T]], method: str, path: str) -> tupl
     if without not in {"", path} and method in _lookup(routes, without)[0]:
         return None, Match(redirect=without, status=301 if method == "GET" else 307)
     return None, Match(tuple(sorted(methods, key=_ORDER.index)), parameter)
+
+
+def location(redirect: str, query: str) -> str:
+    """A redirect's path as a Location field has it, with the request's query."""
+    return quote(redirect, safe="/:@!$&'()*+,;=~") + (f"?{query}" if query else "")
+
+
+def redirect_body(method: str, status: int, where: str) -> bytes:
+    """The page that goes with a redirect, as Go writes it: for those who ask to read one."""
+    if method not in {"GET", "HEAD"}:
+        return b""
+    return f'<a href="{html.escape(where)}">{http.HTTPStatus(status).phrase}</a>.\n\n'.encode()
 
 
 def _clean(path: str) -> str:
