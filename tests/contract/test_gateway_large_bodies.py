@@ -122,3 +122,37 @@ def test_what_was_cut_short_is_made_whole(parts: list[tuple[str, int]], keep: in
     assert short.whole(short.text) == body
     assert len(short.text) <= len(body)
     json.loads(short.text)
+
+
+def form(*fields: tuple[str, bytes], file: bytes = b"") -> bytes:
+    parts = [
+        b'--xx\r\nContent-Disposition: form-data; name="%b"\r\n\r\n%b\r\n' % (name.encode(), value)
+        for name, value in fields
+    ]
+    head = b'--xx\r\nContent-Disposition: form-data; name="file"; filename="a.wav"\r\n\r\n'
+    return b"".join([*parts[:1], head, file, b"\r\n", *parts[1:], b"--xx--\r\n"])
+
+
+AUDIO = {"Content-Type": "multipart/form-data; boundary=xx"}
+
+
+@pytest.mark.parametrize(
+    ("body", "status"),
+    [
+        (form(("language", b"en"), ("model", MODEL.encode()), file=b"\0\r\n-" * (8 * MiB)), 200),
+        (form(("model", MODEL.encode()), ("models", b"other"), file=b"x" * MiB), 200),
+        (form(("model", MODEL.encode()), ("model", b"other"), file=b"x" * MiB), 400),
+        (form(("model", b"\xff"), file=b"x" * MiB), 400),
+        (form(("model", MODEL.encode()), file=b"\r\n--" * MiB), 400),
+        (form(file=b"x" * MiB), 400),
+    ],
+    ids=["after a file", "and another field", "twice", "no UTF-8", "parts without end", "none"],
+)
+async def test_the_model_of_a_form_with_a_large_file_decides(
+    tmp_path: Path, body: bytes, status: int
+) -> None:
+    async with mesh(tmp_path, {"a": CountingEngine((MODEL,))}) as bed:
+        large = asyncio.create_task(bed["a"].ask("POST", "/v1/audio/transcriptions", body, AUDIO))
+        while not large.done():
+            assert (await bed["a"].ask("GET", "/api/version")).status == 200
+        assert (await large).status == status

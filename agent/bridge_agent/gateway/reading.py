@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 from typing import Final
 
 import msgspec
@@ -12,7 +13,7 @@ from bridge_agent.gateway.peek import BadBody, Peek, Shape, peek, text
 from bridge_agent.gateway.routes import HttpRoute
 from bridge_agent.peers.hop import BadHop, decompress, unpacked_size
 from bridge_agent.routing.affinity import BEGINNING
-from bridge_core.large_json import LARGE, Shortened
+from bridge_core.large_json import LARGE, PIECE, Shortened
 from bridge_core.names import InvalidName, canonical
 
 _RESPONSES_MOST: Final = 20 << 20  # what Ollama accepts of a compressed /v1/responses body
@@ -27,10 +28,11 @@ _NO_TIME: Final = re.compile(rb'-?0(?:\.0+)?|"[+-]?0+(?:\.0*)?(?:ns|us|ms|s|m|h)
 _ASKED: Final = {"/api/generate": "prompt", "/api/chat": "messages"}
 _NOTHING: Final = (b'""', b"[]", b"null")
 _SPECIAL: Final = ("/v1/responses", "/v1/audio/transcriptions")
-_MODEL_PART: Final = re.compile(
-    rb'content-disposition:[^\r\n]*[; ]name="?model"?[^\r\n]*\r\n(?:[^\r\n]+\r\n)*\r\n([^\r\n]*)\r\n--',
-    re.IGNORECASE,
+_MODEL_HEAD: Final = re.compile(
+    rb'content-disposition:[^\r\n]*[; ]name=(?:"model"|model)[ \t]*(?:[;\r\n]|$)', re.IGNORECASE
 )
+_PART_MOST: Final = 8 * 1024  # of a part's head, and of a model's name
+_PARTS_MOST: Final = 1000
 
 
 def is_large(arrival: Arrival, route: HttpRoute) -> bool:
@@ -97,13 +99,41 @@ def body_of(arrival: Arrival, route: HttpRoute, limit: int) -> tuple[bytes, byte
 
 def _form_as_json(body: bytes) -> bytes:
     """The model of a multipart form, as the JSON that the other routes have."""
-    found: list[bytes] = _MODEL_PART.findall(body)
+    found = [value for value in map(_model_of_part, _parts(body)) if value is not None]
     if len(found) > 1:
         raise BadBody('ambiguous request body: "model" is given more than once')
     try:
         return msgspec.json.encode({"model": found[0].decode() if found else ""})
     except UnicodeDecodeError:
         raise BadBody('ambiguous request body: "model" is not valid UTF-8') from None
+
+
+def _parts(body: bytes) -> Iterator[bytes]:
+    """The beginning of whatever may be a part of a form. A file in it is passed over, not looked through."""
+    at, count = 0, 0
+    while at >= 0:
+        yield body[at : at + _PART_MOST]
+        count += 1
+        if count > _PARTS_MOST:
+            raise BadBody(f"a form has no more than {_PARTS_MOST} parts")
+        at = _next_part(body, at + 1)
+
+
+def _next_part(body: bytes, at: int) -> int:
+    """In pieces, between which others get their turn; -1: there is none."""
+    for start in range(at, len(body), PIECE):
+        found = body.find(b"\r\n--", start, start + PIECE + 3)
+        if found >= 0:
+            return found
+    return -1
+
+
+def _model_of_part(beginning: bytes) -> bytes | None:
+    head, _, rest = beginning.partition(b"\r\n\r\n")
+    if _MODEL_HEAD.search(head) is None:
+        return None
+    value, end, after = rest.partition(b"\r\n")
+    return value if end and after.startswith(b"--") else None
 
 
 def is_compressed(arrival: Arrival, route: HttpRoute) -> bool:
