@@ -483,7 +483,7 @@ class Attempt(ResponseSink):
                     overhead_us,
                     state.work(target.id),
                     refused,
-                    self._unbuffered(head),
+                    b"" if request.stream is None else _unbuffered(head),
                 )
         else:
             overhead_us += number(head.headers.get(OVERHEAD), MAX_OVERHEAD_US) or 0
@@ -494,16 +494,12 @@ class Attempt(ResponseSink):
             f"x-request-id: {arrival.request_id}\r\nx-bridge-node: {target.node}\r\n"
             f"x-bridge-attempts: {request.life.count}\r\nx-bridge-overhead-us: {overhead_us}\r\n"
         )
-        fields = head.headers.block(_ADDED) + added.encode() + self._unbuffered(head)
-        by = request.serving
-        if by.route:
-            fields += lines(by_route(by))
+        fields = head.headers.block(_ADDED) + added.encode()
+        if request.stream is not None:
+            fields += _unbuffered(head)
+        if request.decision.route:
+            fields += lines(by_route(request.serving))
         return fields + lines(arrival.cors) if arrival.cors else fields
-
-    def _unbuffered(self, head: ResponseHead) -> bytes:
-        """A line for a stream whose engine did not say that it is to be passed on as it comes."""
-        missing = self._request.stream is not None and _ACCEL not in head.headers
-        return b"x-accel-buffering: no\r\n" if missing else b""
 
     def _tell_progress(self) -> None:
         """Tells now and then that a long answer goes on: its model, or its node, is well."""
@@ -514,3 +510,8 @@ class Attempt(ResponseSink):
                 state.node_spoke(target.node)
         elif state.on_progress is not None:
             state.on_progress(target.id, request.asked.model)
+
+
+def _unbuffered(head: ResponseHead) -> bytes:
+    """A line for a stream whose engine did not say that it is to be passed on as it comes."""
+    return b"" if _ACCEL in head.headers else b"x-accel-buffering: no\r\n"

@@ -138,8 +138,9 @@ def _model_of_part(beginning: bytes) -> bytes | None:
 
 def is_compressed(arrival: Arrival, route: HttpRoute) -> bool:
     """Whether the client sent a zstd body on the one route that takes them."""
-    coding = arrival.exchange.request.headers.get(b"content-encoding")
-    return coding == b"zstd" and route.path == "/v1/responses"
+    if route.path != "/v1/responses":
+        return False
+    return arrival.exchange.request.headers.get(b"content-encoding") == b"zstd"
 
 
 def unloads(peeked: Peek, route: HttpRoute) -> bool:
