@@ -118,9 +118,8 @@ def lease(machine: Machine) -> str:
         "$(dirname $(systemctl show -P ExecStart bridge-etcd | sed 's/.*path=\\([^ ]*\\).*/\\1/'))/etcdctl"
     )
     keys = f"--cacert {PKI}/etcd-ca.pem --cert {PKI}/registry-etcd.pem --key {PKI}/registry-etcd.key"
-    said = machine.sh(
-        f"ETCDCTL_API=3 {etcdctl} --endpoints https://127.0.0.1:2379 {keys} get members/ --prefix -w fields"
-    )
+    call = f"{etcdctl} --endpoints https://127.0.0.1:2379 {keys}"
+    said = machine.sh(f"ETCDCTL_API=3 {call} get /bridge/v1/members/ --prefix -w fields")
     [found] = [line for line in said.splitlines() if line.startswith('"Lease"')]
     return found
 
