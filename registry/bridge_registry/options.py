@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Final
 
@@ -63,20 +64,17 @@ class RegistryOptions(msgspec.Struct, frozen=True):
     @property
     def all_hosts(self) -> list[str]:
         """Every name and address that registry and etcd are dialled by."""
-        listening = [host for host in (self.grpc[0],) if host not in {"", "0.0.0.0", "::"}]
-        return [*pki_files.default_hosts(), *listening, *self.hosts]
+        return [*pki_files.default_hosts(), *filter(_one, self.grpc[:1]), *self.hosts]
 
     @property
     def advertised(self) -> str:
         """host:port that agents and other registries are told."""
-        host = self.hosts[0] if self.hosts else self.grpc[0]
-        return join_address(host, self.grpc[1])
+        return join_address(dialled_host(self.hosts, self.grpc[0]), self.grpc[1])
 
     @property
     def advertised_guards(self) -> tuple[str, ...]:
         """Where joining nodes are told that the store is."""
-        host = self.hosts[0] if self.hosts else self.grpc[0]
-        return self.guards or (f"https://{join_address(host, GUARD_PORT)}",)
+        return self.guards or (f"https://{join_address(dialled_host(self.hosts, self.grpc[0]), GUARD_PORT)}",)
 
     def ensure_pki(self) -> Ensured:
         """The CA and the registry's own certificates, made or renewed where due.
@@ -85,3 +83,16 @@ class RegistryOptions(msgspec.Struct, frozen=True):
             Fatal: they cannot be.
         """
         return pki_files.ensure(self.pki, self.trust_domain, self.all_hosts, now=time.time())
+
+
+def dialled_host(hosts: Iterable[str], listening: str) -> str:
+    """What others dial: the first of `hosts`, else where it listens, else this machine's own name.
+
+    All interfaces are no address to dial.
+    """
+    return next(host for host in (*hosts, listening, pki_files.default_hosts()[-1]) if _one(host))
+
+
+def _one(host: str) -> bool:
+    """Whether it is one address, not all interfaces."""
+    return host not in {"", "0.0.0.0", "::"}

@@ -14,7 +14,7 @@ from bridge_core.systemd.manager import ServiceManager
 from bridge_registry import systemd
 from bridge_registry.systemd import ServiceOptions
 
-group = typer.Typer(help="Run the registry as a service of systemd.", no_args_is_help=True)
+group = typer.Typer(help="Run the registry and its store guard as services of systemd.", no_args_is_help=True)
 
 Name = Annotated[
     str, typer.Option("--name", help="This registry's name; registries of one mesh differ in it.")
@@ -22,9 +22,7 @@ Name = Annotated[
 Domain = Annotated[str | None, typer.Option("--trust-domain", help="The mesh's name in every identity.")]
 Hosts = Annotated[
     list[str] | None,
-    typer.Option(
-        "--host", help="An address, then names, that agents reach this machine by. May be repeated."
-    ),
+    typer.Option("--host", help="A name or address that agents reach this machine by. May be repeated."),
 ]
 Grpc = Annotated[str, typer.Option("--grpc", help="host:port of the gRPC listener.")]
 Admin = Annotated[str, typer.Option("--admin", help="host:port of the admin listener.")]
@@ -32,6 +30,17 @@ Etcd = Annotated[
     str,
     typer.Option("--etcd", help="Endpoints of an etcd there is; without, one of our own is a service, too."),
 ]
+Guards = Annotated[
+    str,
+    typer.Option(
+        "--store-guard",
+        help="Store guards as nodes reach them: https://a:11404,https://b:11404. Without, this machine's.",
+    ),
+]
+GuardListen = Annotated[
+    str, typer.Option("--store-guard-listen", help="host:port of this machine's store guard.")
+]
+GuardAdmin = Annotated[str, typer.Option("--store-guard-admin", help="host:port of its admin listener.")]
 MeshConfig = Annotated[
     Path | None,
     typer.Option("--mesh-config", help="A folder of YAML that is the config, applied when it changes."),
@@ -48,6 +57,9 @@ def install_command(
     grpc: Grpc = _DEFAULTS.grpc,
     admin: Admin = _DEFAULTS.admin,
     etcd: Etcd = "",
+    store_guard: Guards = "",
+    store_guard_listen: GuardListen = _DEFAULTS.guard_listen,
+    store_guard_admin: GuardAdmin = _DEFAULTS.guard_admin,
     mesh_config: MeshConfig = None,
 ) -> None:
     """Write the registry's units, enable and start them; put our commands on PATH. State: /var/lib/bridge."""
@@ -60,6 +72,9 @@ def install_command(
             grpc=grpc,
             admin=admin,
             etcd=etcd,
+            guards=store_guard,
+            guard_listen=store_guard_listen,
+            guard_admin=store_guard_admin,
             mesh_config=mesh_config,
         )
         say(systemd.install(ServiceManager(), options))
@@ -76,6 +91,9 @@ def show_command(
     grpc: Grpc = _DEFAULTS.grpc,
     admin: Admin = _DEFAULTS.admin,
     etcd: Etcd = "",
+    store_guard: Guards = "",
+    store_guard_listen: GuardListen = _DEFAULTS.guard_listen,
+    store_guard_admin: GuardAdmin = _DEFAULTS.guard_admin,
     mesh_config: MeshConfig = None,
     into: Annotated[
         Path | None, typer.Option("--into", help="A folder to write them to, instead of printing.")
@@ -91,6 +109,9 @@ def show_command(
             grpc=grpc,
             admin=admin,
             etcd=etcd,
+            guards=store_guard,
+            guard_listen=store_guard_listen,
+            guard_admin=store_guard_admin,
             mesh_config=mesh_config,
         )
         show(systemd.registry_service(options), into)

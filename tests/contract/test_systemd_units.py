@@ -9,6 +9,7 @@ import sys
 import zipfile
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import pytest
@@ -36,9 +37,10 @@ SETTINGS = AgentConfig(
 analyze = pytest.mark.skipif(
     shutil.which("systemd-analyze") is None, reason="systemd-analyze is not installed (Debian: systemd)"
 )
-# `systemd-analyze security` of 252 said 5.3, 1.4 and 1.4 (installed in /opt: 5.1, 1.1 and 1.1); versions
+# `systemd-analyze security` of 252 said 5.3 and 1.4 of the others (installed in /opt: 5.1 and 1.1); versions
 # differ a little. 10 is open to all, and what loses a wall by mistake is past these.
-EXPOSURE = {"bridge-agent.service": 5.5, "bridge-registry.service": 1.7, "bridge-etcd.service": 1.7}
+CONTROL_PLANE = ("bridge-etcd.service", "bridge-store-guard.service", "bridge-registry.service")
+EXPOSURE = {"bridge-agent.service": 5.5, **dict.fromkeys(CONTROL_PLANE, 1.7)}
 
 
 def agent_files(state: Path, settings: AgentConfig = SETTINGS) -> Service:
@@ -136,9 +138,51 @@ def test_what_the_folder_says_of_a_usual_node_needs_no_drop_in() -> None:
     }
 
 
-def test_both_services_of_a_registry_are_walled_off_alike() -> None:
-    etcd, registry = (one.text.partition("# A user that exists")[2] for one in registry_files().units)
-    assert etcd == registry != ""
+def test_the_services_of_a_registry_are_walled_off_alike() -> None:
+    etcd, guard, registry = (one.text.partition("# A user that exists")[2] for one in registry_files().units)
+    assert etcd == guard == registry != ""
+
+
+def test_nodes_get_a_guard_that_comes_after_etcd_and_before_the_registry() -> None:
+    own = registry_files()
+    foreign = registry_service.registry_service(ServiceOptions(name="r1", etcd="https://etcd.example:2379"))
+    assert [one.name for one in own.units] == list(CONTROL_PLANE)
+    assert [one.name for one in foreign.units] == list(CONTROL_PLANE[1:])
+    assert all(one.enabled for one in own.units)
+    texts = {one.name: one.text for one in own.units}
+    for name, before in (
+        ("bridge-store-guard.service", ["bridge-etcd.service"]),
+        ("bridge-registry.service", ["bridge-etcd.service", "bridge-store-guard.service"]),
+    ):
+        for setting in ("After", "Wants"):
+            [line] = [line for line in texts[name].splitlines() if line.startswith(f"{setting}=")]
+            assert set(before) <= set(line.partition("=")[2].split()), (name, setting)
+
+
+@pytest.mark.parametrize(
+    ("given", "told"),
+    [
+        ({"hosts": ("192.0.2.1",)}, None),  # the registry itself says the first host's
+        ({"hosts": ("192.0.2.1",), "guard_listen": ":7404"}, "https://192.0.2.1:7404"),
+        ({"grpc": "[fd00::1]:11400", "guard_listen": "[::]:7404"}, "https://[fd00::1]:7404"),
+        ({"guards": "https://a:11404,https://b:11404"}, "https://a:11404,https://b:11404"),
+    ],
+)
+def test_nodes_are_told_where_the_guard_listens(given: dict[str, Any], told: str | None) -> None:
+    service = registry_service.registry_service(ServiceOptions(name="r1", etcd="https://a:2379", **given))
+    words = service.variables["registry.env"].splitlines()
+    said = [line.partition("=")[2] for line in words if line.startswith("BRIDGE_REGISTRY_STORE_GUARD=")]
+    assert said == ([] if told is None else [told])
+
+
+def test_a_guard_without_a_fixed_port_is_refused() -> None:
+    with pytest.raises(Fatal, match="no fixed port"):
+        registry_service.registry_service(ServiceOptions(name="r1", guard_listen="0.0.0.0:0"))
+
+
+def test_etcd_is_on_the_loopback_so_a_registry_may_be_known_by_a_name_alone() -> None:
+    service = registry_service.registry_service(ServiceOptions(name="r1", hosts=("registry.example",)))
+    assert "ETCD_LISTEN_CLIENT_URLS=https://127.0.0.1:2379\n" in service.variables["etcd.env"]
 
 
 def test_the_agents_units_follow_its_settings(tmp_path: Path) -> None:
@@ -169,6 +213,7 @@ def test_the_registrys_options_are_variables_that_its_command_reads() -> None:
         trust_domain="lab.example",
         hosts=("192.0.2.1", "r1.example"),
         etcd="https://a:2379,https://b:2379",
+        guards="https://r1.example:11404,https://r2.example:11404",
         mesh_config=Path("/etc/bridge/mesh config"),
     )
     words = dict(
@@ -182,11 +227,21 @@ def test_the_registrys_options_are_variables_that_its_command_reads() -> None:
         "BRIDGE_REGISTRY_GRPC": "0.0.0.0:11400",
         "BRIDGE_REGISTRY_ADMIN": "127.0.0.1:11401",
         "BRIDGE_REGISTRY_ETCD": "https://a:2379,https://b:2379",
+        "BRIDGE_REGISTRY_STORE_GUARD": "https://r1.example:11404,https://r2.example:11404",
         "BRIDGE_REGISTRY_MESH_CONFIG": '"/etc/bridge/mesh config"',
+        "BRIDGE_STORE_GUARD_LISTEN": "0.0.0.0:11404",
+        "BRIDGE_STORE_GUARD_ADMIN": "127.0.0.1:11405",
     }
-    run = typer.main.get_command(registry_command).commands["run"]
-    read = {option.envvar for option in run.params if option.envvar}
-    assert set(words) | {"BRIDGE_REGISTRY_ETCD_RBAC"} == read
+    commands = typer.main.get_command(registry_command).commands
+    run, guard, init = (
+        {option.envvar for option in commands[name].params if option.envvar}
+        for name in ("run", "store-guard", "init")
+    )
+    assert set(words) | {"BRIDGE_REGISTRY_ETCD_RBAC"} == run | guard
+    # Each starts with what the others were told: one registry's identities, one etcd.
+    assert guard - run == {"BRIDGE_STORE_GUARD_LISTEN", "BRIDGE_STORE_GUARD_ADMIN"}
+    assert guard & run == {"BRIDGE_REGISTRY_ETCD", "BRIDGE_REGISTRY_NAME"}
+    assert init <= run
 
 
 @pytest.mark.parametrize(
@@ -200,7 +255,7 @@ def test_a_listener_that_systemd_cannot_open_is_refused(tmp_path: Path, address:
 
 def test_a_foreign_etcd_gets_no_unit_and_its_access_control_is_left_alone() -> None:
     service = registry_service.registry_service(ServiceOptions(name="r1", etcd="https://etcd.example:2379"))
-    assert [one.name for one in service.units] == ["bridge-registry.service"]
+    assert "bridge-etcd.service" not in {one.name for one in service.units}
     assert service.gone == ("bridge-etcd.service",)
     assert list(service.variables) == ["registry.env"]
     assert "BRIDGE_REGISTRY_ETCD=https://etcd.example:2379\n" in service.variables["registry.env"]
@@ -209,7 +264,7 @@ def test_a_foreign_etcd_gets_no_unit_and_its_access_control_is_left_alone() -> N
 
 def test_an_etcd_of_ours_is_told_all_by_variables() -> None:
     service = registry_files()
-    [etcd, _] = service.units
+    etcd = service.units[0]
     binary = find_etcd()
     named = f"ExecStart=\nExecStart={binary}\n" in etcd.drop_in
     assert named != (str(binary) in {"/usr/local/bin/etcd", "/usr/bin/etcd"})  # where systemd finds it itself

@@ -38,7 +38,10 @@ def machine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Machine]:
     # Not below /tmp, which may be a tmpfs: an overlay's upper folder holds all that is written.
     with systemd_bed.machine(tmp_path_factory.mktemp("machine")) as machine:
         said = machine.sh("bridge-registry service install --host 127.0.0.1")
-        assert "enabled and started bridge-etcd.service, bridge-registry.service" in said
+        assert (
+            "enabled and started bridge-etcd.service, bridge-store-guard.service, bridge-registry.service"
+            in said
+        )
         machine.sh(f"bridge-engine seed --models {STATE}/models --cache /var/lib/bridge/cache tiny")
         join(machine)
         yield machine
@@ -98,9 +101,42 @@ def test_after_a_reboot_it_serves_by_itself(machine: Machine) -> None:
     print(f"booted again in {booted:.1f} s, ready {time.monotonic() - began - booted:.1f} s later")
     assert machine.sh("cat /proc/sys/kernel/random/boot_id /proc/1/stat") != boot
     generates(machine)
-    for unit in ("bridge-etcd", "bridge-registry", "bridge-agent", *SOCKETS):
+    for unit in ("bridge-etcd", "bridge-store-guard", "bridge-registry", "bridge-agent", *SOCKETS):
         assert machine.show(unit, "ActiveState") == "active", unit
     assert machine.sh("systemctl list-units 'bridge*' --state=failed --no-legend") == ""
+
+
+def figure(machine: Machine, name: str) -> float:
+    """A figure of the store guard's; 0 while there is none."""
+    said = machine.sh("curl -sf http://127.0.0.1:11405/metrics || true")
+    return next((float(line.split()[-1]) for line in said.splitlines() if line.startswith(f"{name} ")), 0.0)
+
+
+def lease(machine: Machine) -> str:
+    """The lease that the node's record in etcd lies under, as etcd itself says."""
+    etcdctl = (
+        "$(dirname $(systemctl show -P ExecStart bridge-etcd | sed 's/.*path=\\([^ ]*\\).*/\\1/'))/etcdctl"
+    )
+    keys = f"--cacert {PKI}/etcd-ca.pem --cert {PKI}/registry-etcd.pem --key {PKI}/registry-etcd.key"
+    call = f"{etcdctl} --endpoints https://127.0.0.1:2379 {keys}"
+    said = machine.sh(f"ETCDCTL_API=3 {call} get /bridge/v1/members/ --prefix -w fields")
+    [found] = [line for line in said.splitlines() if line.startswith('"Lease"')]
+    return found
+
+
+@pytest.mark.parametrize("how", ["systemctl restart", "systemctl kill --kill-whom=main -s KILL"])
+def test_a_guard_that_starts_again_leaves_nodes_their_leases(machine: Machine, how: str) -> None:
+    ready(machine)
+    assert '"https://127.0.0.1:11404"' in machine.sh(f"cat {STATE}/agent.json")  # not etcd itself
+    machine.until(lambda: figure(machine, "bridge_store_guard_leases") == 1, 30)
+    held, process = lease(machine), machine.show("bridge-store-guard", "MainPID")
+    machine.sh(f"{how} bridge-store-guard")
+    machine.until(lambda: machine.show("bridge-store-guard", "MainPID") not in {process, "0"}, 60)
+    # What it counts begins anew: this one renewed it.
+    renewed = 'bridge_store_guard_allowed_total{method="LeaseKeepAlive"}'
+    machine.until(lambda: figure(machine, renewed) >= 2, 60)
+    assert lease(machine) == held
+    generates(machine)
 
 
 def test_a_hung_agent_is_replaced_and_its_engine_adopted(machine: Machine) -> None:

@@ -16,6 +16,7 @@ import pytest
 
 from bridge_agent.config import AgentConfig, StateDir, load_config, save_config
 from bridge_agent.engines.config import EngineConfig
+from bridge_agent.gateway.config import GatewaySection
 from bridge_agent.membership.advertise import subject_names
 from bridge_agent.membership.clock import ClockWatch
 from bridge_agent.membership.join import join, replacing
@@ -27,6 +28,7 @@ from bridge_agent.membership.registry_client import RegistryClient
 from bridge_agent.membership.renewal import Renewal
 from bridge_agent.membership.subscription import SnapshotSubscription
 from bridge_core.errors import BridgeError, Fatal
+from bridge_core.http_access import Origins
 from bridge_core.registry_channel import open_channel
 from bridge_core.snapshot import Instance
 from bridge_core.snapshot_file import SnapshotFile
@@ -119,6 +121,18 @@ async def test_a_token_for_any_name_says_which_one_is_needed(bed: EnrolmentBed) 
     assert load_config(state) == settings
     assert state.key.read_bytes() == key
     await RegistryClient(bed.address, state).check()
+
+
+async def test_a_node_that_comes_back_keeps_what_its_file_says_of_the_gateway(
+    bed: EnrolmentBed, tmp_path: Path
+) -> None:
+    state, settings = await joined(bed)
+    section = GatewaySection(origins=Origins(("https://chat.example",)))
+    settings = msgspec.structs.replace(settings, gateway=section)
+    save_config(state, settings)
+    token = await bed.token(node="node1")
+    await join(replacing(settings, settings.registries, token), state)
+    assert load_config(state) == settings
 
 
 async def test_a_token_of_another_mesh_replaces_nothing(bed: EnrolmentBed, tmp_path: Path) -> None:

@@ -210,16 +210,24 @@ def _keep(
         log.warning("first_snapshot_rejected", reason=judged.rejected)
     elif plan.replace is None:  # else there is one, which the running agent keeps current
         write_atomically(state.snapshot, encode(judged.snapshot))
-    settings = AgentConfig(
+    before = plan.replace or AgentConfig(
+        name="",
+        trust_domain="",
+        registries=(),
+        etcd=(),
+        peer_address="",
+        listeners=plan.listeners,
+        engines=plan.engines,
+        labels=plan.labels,
+        node_class=plan.node_class,
+    )
+    settings = msgspec.structs.replace(
+        before,
         name=identity.node_name,
         trust_domain=identity.trust_domain,
         registries=plan.registries,
         etcd=tuple(response.etcd.endpoints),
         peer_address=peer_address,
-        listeners=plan.listeners,
-        engines=plan.engines,
-        labels=plan.labels,
-        node_class=plan.node_class,
     )
     save_config(state, settings)
     return settings

@@ -174,8 +174,8 @@ def trust_domain_of(authority: x509.Authority) -> str:
 
 
 def default_hosts() -> list[str]:
-    """How this machine is dialled from itself and by its own name, where it has one."""
-    loopback = ["localhost", "127.0.0.1", "::1"]
+    """How this machine is dialled from itself and, last, by its own name, where it has one."""
+    loopback = ["localhost", "::1", "127.0.0.1"]
     try:
         return [*loopback, canonical_host(socket.gethostname())]
     except IdentityFault:
