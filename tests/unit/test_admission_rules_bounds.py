@@ -161,6 +161,13 @@ def test_a_suspect_slot_counts_as_work_until_it_is_clear() -> None:
     assert not queue.take()
 
 
+def test_each_suspect_slot_is_cleared_by_itself() -> None:
+    queue = held(2)
+    queue.give_back(1.0, suspect=True)
+    queue.give_back(1.0, suspect=True)
+    assert [queue.clear(), queue.suspect, queue.take(), queue.take()] == [[], 1, True, False]
+
+
 def test_more_slots_admit_who_waits_and_no_more() -> None:
     queue = held(1)
     for name in "abc":

@@ -32,6 +32,38 @@ def test_what_a_pulse_is_by_default() -> None:
     assert found == {"silent": 0.7, "cut": 3.0}
 
 
+def test_how_often_nodes_are_asked_by_default() -> None:
+    def asked_again(nodes: int, in_use: tuple[str, ...]) -> float:
+        pulse, names = Pulse(), tuple(f"n{at}" for at in range(nodes))
+        pulse.tick(names, in_use, 0.0)
+        for name in names:
+            pulse.answered(name)
+        return next(at / 100 for at in range(1, 200) if "n0" in pulse.tick(names, in_use, at / 100).ask)
+
+    assert asked_again(1, ("n0",)) == asked_again(1, ()) == 0.2
+    assert asked_again(60, ("n0",)) == 0.2
+    assert asked_again(60, ()) == 1.2
+
+
+def test_standing_still_is_three_tenths_of_a_second_by_default() -> None:
+    def silent_at(resumed: float) -> float:
+        pulse = Pulse()
+        times = [0.0, *(resumed + at / 100 for at in range(200))]
+        verdicts = ticked(pulse, *times)
+        return next(now for now, one in zip(times, verdicts, strict=True) if one.silent)
+
+    assert silent_at(0.39) == pytest.approx(0.7)
+    assert silent_at(0.41) == pytest.approx(1.01, abs=0.011)
+
+
+def test_a_node_that_answered_is_cut_anew_when_it_falls_silent_again() -> None:
+    pulse = Pulse(EXACT)
+    assert ticked(pulse, *every(0.0, 3.0))[-1].cut == ("n",)
+    pulse.answered("n")
+    verdicts = dict(zip(times := every(3.125, 7.0), ticked(pulse, *times), strict=True))
+    assert [now for now, one in verdicts.items() if one.cut] == [6.125]
+
+
 def test_a_node_in_use_is_asked_at_the_quick_interval_once_it_answered() -> None:
     pulse = Pulse(EXACT)
     assert ticked(pulse, 0.0) == [ASKED]

@@ -237,6 +237,29 @@ def test_far_below_is_nearly_two_deviations_and_15_points_at_least(
     assert rated(own, others) is ejects
 
 
+def test_15_points_below_is_not_yet_far() -> None:
+    assert not rated(0.85, [1.0, 1.0], requests=20)
+    assert rated(0.80, [1.0, 1.0], requests=20)
+
+
+def test_nothing_that_is_over_counts_in_the_first_second_of_a_clock() -> None:
+    book = HealthBook(PLAIN)
+    book.asked_for_patience("n", 0.25, 0.0)
+    assert (book.down("n", 0.0), book.ejected("n", 0.25)) == (0.0, 0.0)
+    book.tidy(0.25)
+    assert book.quiet
+    for event in ("succeeded", "spoke"):
+        book = HealthBook(RoutePolicy(outlier=Outlier(base_ejection_s=0.5), breaker=NEVER))
+        book.failed("n", Failure.CONNECT, 0.0)
+        getattr(book, event)("n", 0.25)
+        assert book.down("n", 0.25) == 0.0
+    tripped = RoutePolicy(outlier=Outlier(consecutive_failures=99), breaker=Breaker(0.5, 1, 1.0, 0.25))
+    book = HealthBook(tripped)
+    book.failed("n", Failure.CUT, 0.0)
+    book.succeeded("n", 0.25)
+    assert book.ejected("n", 0.25) == 0.0
+
+
 def test_only_who_had_enough_requests_is_compared() -> None:
     assert rated(0.5, [1.0, 1.0], requests=20)
     assert not rated(0.5, [1.0, 1.0], requests=19)

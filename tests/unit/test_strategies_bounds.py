@@ -196,6 +196,8 @@ def test_an_owners_word_counts_for_three_seconds() -> None:
     said.heard("a/0", 1, 10.0)
     assert said.work(13.0) == {"a/0": 1}
     assert said.work(13.01) == {}
+    said.heard("b/0", 0, 14.0)
+    assert said.work(14.0) == {}
 
 
 def test_what_an_owner_says_less_ours_is_the_others() -> None:
