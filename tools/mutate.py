@@ -264,7 +264,12 @@ def main() -> int:
     began = time.monotonic()
     found, callers = in_place(chosen, asked)
     results = [one == NOTICED for one in found]
-    slow = [index for index, one in enumerate(found) if one == NOT_IN_PLACE]
+    # What was made of a class or a constant while its module was imported has the old value in it.
+    slow = [
+        index
+        for index, one in enumerate(found)
+        if one == NOT_IN_PLACE or (one != NOTICED and not chosen[index].first_line)
+    ]
     names = [[name for _, name in _tests_of(chosen[index], callers)[:_MOST_TESTS]] for index in slow]
     anew = attempts([(chosen[index], tests) for index, tests in zip(slow, names, strict=True)], asked.jobs)
     for index, seen in zip(slow, anew, strict=True):

@@ -263,6 +263,7 @@ def test_the_three_best_levels_that_did_not_fit_are_told() -> None:
 
 def test_what_is_said_of_nothing() -> None:
     shape = ModelShape("m", 1, 1, 1, 1, 1, 1, 1, 1)
+    assert shape.kv_bytes("f16") == 4.0
     assert (shape.mla_row, shape.parameters, shape.precision, shape.embeds) == (0, 0, "", False)
     demand = Demand(shape)
     assert (demand.slots, demand.min_slots, demand.context, demand.min_context) == (4, 1, 4096, 2048)

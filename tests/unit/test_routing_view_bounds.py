@@ -12,7 +12,7 @@ from bridge_agent.routing.affinity import affinity_key
 from bridge_agent.routing.choose import Decision, Load, choose, named_choice, only_choice, outside
 from bridge_agent.routing.replay_rules import Past, Placed, ReplayTally, replay, tally
 from bridge_agent.routing.unheard import Unheard
-from bridge_agent.routing.view import Index, MeshView
+from bridge_agent.routing.view import Index, MeshView, Target
 from bridge_core.names import canonical
 from bridge_core.snapshot import (
     Backend,
@@ -67,6 +67,11 @@ def nodes(decision: Decision | None) -> str:
 
 
 # -- the view
+
+
+def test_a_target_has_one_slot_and_a_plain_weight_where_nothing_is_said() -> None:
+    target = Target("a/0", "a", False, "a:1", True)
+    assert (target.capacity, target.slots, target.starting) == (100, 1, False)
 
 
 def test_an_instance_of_another_node_as_its_record_says() -> None:
@@ -188,6 +193,7 @@ def test_the_decision_for_a_model_in_one_place_is_made_once() -> None:
     assert decision is not None
     assert only_choice(index, X) is decision
     assert (nodes(decision), decision.known, decision.strategy) == ("a", True, "only")
+    assert not decision.panic
     assert only_choice(mesh("a", "b"), X) is None
     assert only_choice(index, canonical("y")) is None
     assert only_choice(mesh("a", state="draining"), X) is None
@@ -260,6 +266,12 @@ def test_a_model_that_is_down_is_told_before_one_that_nobody_has() -> None:
     for backends in ((down, unknown), (unknown, down)):
         index = mesh("a", state="draining", extra=(Route("r", backends),))
         assert choose(index, canonical("r"), b"k", IDLE).known
+    index = mesh("a", state="draining", extra=(Node("b", "b:1"), remote("b", "y", state="draining")))
+    for one, other in (("x", "y"), ("y", "x")):
+        entries = index.snapshot.entries
+        entries = entries | {"route/r": encode_entry(Route("r", (Backend(one), Backend(other, 1))))}
+        decision = choose(Index("me", Snapshot(Version(1, 1), entries), ()), canonical("r"), b"k", IDLE)
+        assert decision.model == canonical(one), "of two that are down the first is told"
     index = mesh("a", state="draining", extra=(Route("r", (unknown,), fallback="x"),))
     assert choose(index, canonical("r"), b"k", IDLE).known
     empty = choose(mesh("a", extra=(Route("r", ()),)), canonical("r"), b"k", IDLE)
@@ -344,6 +356,10 @@ def test_the_bound_is_of_the_candidates_work(work: dict[str, int], over: list[st
     assert bounded(work, **load) == over
 
 
+def test_instances_without_a_share_are_on_no_ring() -> None:
+    assert choose(mesh("a", "b", weight=0), X, b"k", Load({"a/0": 1})).candidates == ()
+
+
 def test_slow_start_lessens_a_share_until_its_window_is_over() -> None:
     config = MeshConfig(defaults=RoutePolicy(strategy="least_request", slow_start_s=10.0))
     index = mesh("a", "b", extra=(config,))
@@ -426,6 +442,18 @@ def test_a_narrowed_backend_has_its_own_turns(health: Any) -> None:
     seen = "".join(choose(index, canonical("r"), b"k", load).candidates[0].node for _ in range(4))
     assert seen == "abab"
     assert nodes(choose(index, canonical("all"), b"k", load)) == "abc", "its turns began nowhere else"
+    assert choose(index, canonical("all"), b"k", load).candidates[0].node == "b"
+    wide = mesh("a", "b", "c", extra=(MeshConfig(defaults=policy), Route("all", (Backend("x"),), policy)))
+    turns = Load({}, health)
+    assert choose(wide, X, b"k", turns).candidates[0].node == "a"
+    assert choose(wide, canonical("all"), b"k", turns).candidates[0].node == "b", (
+        "a whole model has one rotation"
+    )
+
+
+def test_a_load_says_nothing_of_itself() -> None:
+    config = MeshConfig(defaults=RoutePolicy(strategy="least_request"))
+    assert nodes(choose(mesh("a", "b", "c", extra=(config,)), X, b"k", Load({}))) == "abc"
 
 
 # -- affinity
@@ -469,7 +497,25 @@ def test_of_a_conversation_32_kib_count(length: int, same: bool) -> None:
     assert (talk("a") == talk("b")) is same, 'with "user:" before it'
 
 
+def test_a_prompt_of_1024_bytes_is_decoded_and_a_longer_one_cut_behind_its_quote() -> None:
+    assert key(prompt=text(511, "a" + "x" * 510)) != key(prompt=text(511, "b" + "x" * 510))
+    assert key(prompt=text(511, "a" + "x" * 511)) == key(prompt=text(511, "b" + "x" * 511))
+    assert key(prompt="a" + text(2000)) != key(prompt="b" + text(2000))
+
+
+def test_keys_are_the_same_in_every_version() -> None:
+    """A frozen vector: while a mesh is upgraded its agents have to agree on keys."""
+    assert key(prompt="hello").hex() == "a4f07b51ef6b53b5f9bc2257abff887f"
+    assert (
+        key(messages=[{"role": "system", "content": "s"}, {"role": "user", "content": "u"}]).hex()
+        == "f25d0d17a2d085005e5d38b8f7a192b6"
+    )
+    assert key(b"session").hex() == "d14342e117020f56f93f6966e51637a6"
+
+
 def test_a_list_of_prompts_is_no_conversation() -> None:
+    assert key(prompt=["a", "b"]) != key(prompt=["a", "c"])
+    assert key(input="a") != key(input="b")
     assert key(prompt=["a"]) != key(prompt=["b"])
     assert key(input=["a"]) != key(input=["b"])
     assert key(prompt=[]) == key() == key(input=[]) == key(prompt=None)
