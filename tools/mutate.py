@@ -16,15 +16,17 @@ import json
 import os
 import random
 import signal
-import subprocess
 import sys
 import tempfile
 import time
+import traceback
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+import mutate_plugin
 import pytest
+from mutate_in_place import NOT_IN_PLACE, NOTICED, InPlace
 
 ROOT = Path(__file__).resolve().parents[1]
 SOURCES = ("agent", "engine", "registry", "cli", "core")
@@ -33,6 +35,8 @@ EQUIVALENT = ROOT / "tools" / "equivalent_mutants.txt"
 BAR = 0.95
 _MOST_TESTS = 300  # of a function that everything calls, the quickest
 _LIMIT_S = 120.0
+_OPTIONS = ("-q", "-p", "mutate_plugin", "-p", "no:cacheprovider", "--timeout", "60")
+_OPTIONS += ("-W", "ignore:Module already imported")
 _LIBRARIES = ("asyncio", "numpy", "grpc", "msgspec", "pydantic", "structlog", "uvloop", "yaml")
 
 _SWAPPED: dict[type[ast.cmpop], type[ast.cmpop]] = {
@@ -56,6 +60,7 @@ class Mutant:
     path: str
     function: str
     first_line: int
+    line: int
     at: int
     part: int
     says: str
@@ -82,27 +87,42 @@ def mutants(path: Path) -> Iterator[Mutant]:
 
     def visit(node: ast.AST, function: str, line: int) -> Iterator[Mutant]:
         for child in ast.iter_child_nodes(node):
-            if isinstance(child, ast.keyword) and isinstance(node, ast.ClassDef):
-                continue  # frozen=True and the like: not a rule
+            if not _decides(child, node):
+                continue
             if isinstance(child, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
                 inner = child.name if not function else f"{function}.{child.name}"
                 is_class = isinstance(child, ast.ClassDef)
                 yield from visit(child, inner, line if is_class else _first_line(child))
                 continue
-            if isinstance(child, ast.arg | ast.ImportFrom | ast.Import):
-                continue
-            for part, says in _changes(child):
-                yield Mutant(name, function or "module", line, numbers[id(child)], part, says)
+            for part, says in _changes(child, node):
+                where = getattr(child, "lineno", 0)
+                yield Mutant(name, function or "module", line, where, numbers[id(child)], part, says)
             yield from visit(child, function, line)
 
     yield from visit(tree, "", 0)
+
+
+def _decides(child: ast.AST, parent: ast.AST) -> bool:
+    """Whether a part of the source can decide anything: types, names and shapes of classes do not."""
+    match parent:
+        case ast.ClassDef() if child in parent.decorator_list or isinstance(child, ast.keyword):
+            return False  # frozen=True and the like
+        case ast.FunctionDef() | ast.AsyncFunctionDef() if child in parent.decorator_list:
+            return False
+        case ast.FunctionDef() | ast.AsyncFunctionDef() if child is parent.returns:
+            return False
+        case ast.AnnAssign() if child is parent.annotation:
+            return False
+        case ast.Call(func=ast.Name(id="zip")) if isinstance(child, ast.keyword):
+            return False  # strict=True
+    return not isinstance(child, ast.arg | ast.ImportFrom | ast.Import)
 
 
 def _first_line(node: ast.FunctionDef | ast.AsyncFunctionDef) -> int:
     return node.decorator_list[0].lineno if node.decorator_list else node.lineno
 
 
-def _changes(node: ast.AST) -> Iterator[tuple[int, str]]:
+def _changes(node: ast.AST, parent: ast.AST) -> Iterator[tuple[int, str]]:
     match node:
         case ast.Compare():
             for part, operator in enumerate(node.ops):
@@ -113,7 +133,8 @@ def _changes(node: ast.AST) -> Iterator[tuple[int, str]]:
         case ast.UnaryOp(op=ast.Not()):
             yield 0, f"{ast.unparse(node)} without not"
         case ast.Constant(value=bool() | int() | float()):
-            yield 0, f"{node.value!r} changed"
+            around = "" if isinstance(parent, ast.FunctionDef) else ast.unparse(parent)
+            yield 0, f"{node.value!r} of {around.splitlines()[0] if around else 'the defaults'} changed"
         case ast.If() | ast.IfExp() | ast.While():
             if not isinstance(node.test, ast.Compare) or len(node.test.ops) > 1:
                 yield 0, f"branch on {ast.unparse(node.test)} turned"
@@ -141,38 +162,37 @@ def mutated(mutant: Mutant) -> str:
     return ast.unparse(ast.fix_missing_locations(tree))
 
 
-def known_callers(cache: Path | None) -> dict[str, list[tuple[float, str]]]:
-    """`touched`, or what an earlier run wrote to `cache`."""
-    if cache is not None and cache.exists():
-        kept: dict[str, list[tuple[float, str]]] = json.loads(cache.read_text())
-        return kept
-    found = touched()
-    if cache is not None:
-        cache.write_text(json.dumps(found))
-    return found
+def in_place(
+    chosen: list[Mutant], asked: argparse.Namespace
+) -> tuple[list[int], dict[str, list[tuple[float, str]]]]:
+    """What came of each change, and which tests call what; in a process of its own.
 
-
-def touched() -> dict[str, list[tuple[float, str]]]:
-    """By function, as "path:line": the tests that call it, the quickest first. By module: "path:0"."""
+    This one stays without our modules, for the changes that need them imported anew.
+    """
     with tempfile.TemporaryDirectory() as folder:
-        note = Path(folder) / "touched.json"
-        environment = os.environ | {"MUTATE_RECORD": str(note), "PYTHONPATH": str(ROOT / "tools")}
-        command = [
-            sys.executable,
-            "-m",
-            "pytest",
-            "-q",
-            "-p",
-            "mutate_plugin",
-            "-p",
-            "no:cacheprovider",
-            *TESTS,
-        ]
-        done = subprocess.run(command, cwd=ROOT, env=environment, check=False, capture_output=True, text=True)
-        if done.returncode:
-            raise SystemExit(f"the tests fail before anything was changed:\n{done.stdout[-3000:]}")
-        found: dict[str, list[tuple[float, str]]] = json.loads(note.read_text())
-    return found
+        note, kept = Path(folder) / "results.json", asked.callers or Path(folder) / "callers.json"
+        process = os.fork()
+        if not process:
+            try:
+                changes = [(ROOT / one.path, one.first_line, mutated(one)) for one in chosen]
+                callers = json.loads(kept.read_text()) if kept.exists() else {}
+                plugin = InPlace(
+                    changes, callers, jobs=asked.jobs, root=ROOT, kept=kept, seconds=asked.seconds
+                )
+                pytest.main([*_OPTIONS, "-s", *asked.tests], plugins=[plugin])
+                note.write_text(json.dumps([plugin.results, plugin.callers]))
+            except BaseException:  # noqa: BLE001 - it is shown, and the process ends
+                traceback.print_exc()
+            finally:
+                sys.stdout.flush()
+                os._exit(0)
+        os.waitpid(process, 0)
+        if not note.exists():
+            raise SystemExit("the tests do not run")
+        results, callers = json.loads(note.read_text())
+        if not callers:
+            raise SystemExit("the tests fail before anything was changed")
+        return results, callers
 
 
 def attempts(chosen: list[tuple[Mutant, list[str]]], jobs: int) -> list[bool]:
@@ -210,14 +230,17 @@ def _start(mutant: Mutant, tests: list[str], source: Path) -> int:
     if process:
         return process
     try:
-        os.environ |= {"MUTATE_PATH": str(ROOT / mutant.path), "MUTATE_SOURCE": str(source)}
+        mutate_plugin.put_in_force(str(ROOT / mutant.path), source)
         silence = os.open(os.devnull, os.O_RDWR)
         for handle in (0, 1, 2):
             os.dup2(silence, handle)
-        options = ["-q", "-x", "-p", "mutate_plugin", "-p", "no:cacheprovider", "--timeout", "30"]
-        os._exit(int(pytest.main([*options, *tests])))
+        os._exit(int(pytest.main([*_OPTIONS, "-x", *tests])))
     finally:
         os._exit(99)
+
+
+def _tests_of(mutant: Mutant, callers: dict[str, list[tuple[float, str]]]) -> list[tuple[float, str]]:
+    return callers.get(f"{mutant.path}:{mutant.first_line}") or callers.get(f"{mutant.path}:0") or []
 
 
 def main() -> int:
@@ -226,23 +249,34 @@ def main() -> int:
     parser.add_argument("--count", type=int, default=200)
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--jobs", type=int, default=2)
-    parser.add_argument("--only", default="", help="modules whose path contains this")
+    parser.add_argument(
+        "--only", default="", help="modules whose path contains this, or one of these, by commas"
+    )
     parser.add_argument("--callers", type=Path, help="keeps which tests call what, for the next run")
+    parser.add_argument("--seconds", type=float, default=30.0, help="the most that one change's tests take")
+    parser.add_argument("tests", nargs="*", default=list(TESTS), help="test files or folders, as for pytest")
     asked = parser.parse_args()
     known = {line.split(" # ")[0].strip() for line in EQUIVALENT.read_text().splitlines() if " # " in line}
-    every = [one for path in rules() if asked.only in str(path) for one in mutants(path)]
+    only = asked.only.split(",")
+    every = [one for path in rules() if any(part in str(path) for part in only) for one in mutants(path)]
     every = [one for one in every if one.key not in known]
     chosen = random.Random(asked.seed).sample(every, min(asked.count, len(every)))
-    callers = known_callers(asked.callers)
     began = time.monotonic()
-    tests = [
-        callers.get(f"{one.path}:{one.first_line}") or callers.get(f"{one.path}:0") or [] for one in chosen
+    found, callers = in_place(chosen, asked)
+    results = [one == NOTICED for one in found]
+    # What was made of a class or a constant while its module was imported has the old value in it.
+    slow = [
+        index
+        for index, one in enumerate(found)
+        if one == NOT_IN_PLACE or (one != NOTICED and not chosen[index].first_line)
     ]
-    names = [[name for _, name in found[:_MOST_TESTS]] for found in tests]
-    results = attempts(list(zip(chosen, names, strict=True)), asked.jobs)
-    for mutant, seen in zip(chosen, results, strict=True):
-        if not seen:
-            print(f"unnoticed: {mutant.key}")
+    names = [[name for _, name in _tests_of(chosen[index], callers)[:_MOST_TESTS]] for index in slow]
+    anew = attempts([(chosen[index], tests) for index, tests in zip(slow, names, strict=True)], asked.jobs)
+    for index, seen in zip(slow, anew, strict=True):
+        results[index] = seen
+    unnoticed = [mutant for mutant, seen in zip(chosen, results, strict=True) if not seen]
+    for mutant in sorted(unnoticed, key=lambda one: (one.path, one.line)):
+        print(f"unnoticed (line {mutant.line}): {mutant.key}")
     share = sum(results) / len(results) if results else 1.0
     print(
         f"{sum(results)} of {len(results)} changes noticed ({share:.1%}), of {len(every)} there are; "

@@ -9,6 +9,7 @@ import json
 import os
 import sys
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from types import CodeType, FrameType, ModuleType
 from typing import Any
@@ -17,8 +18,8 @@ import hypothesis
 import pytest
 
 ROOT = str(Path(__file__).resolve().parents[1])
-_record = os.environ.get("MUTATE_RECORD", "")
-_path = os.environ.get("MUTATE_PATH", "")
+_record: Path | None = None
+_changed: tuple[str, Path] | None = None
 _codes: dict[CodeType, str | None] = {}
 _calls: dict[str, set[str]] = {}
 _times: dict[str, float] = {}
@@ -29,7 +30,8 @@ class _Loader(importlib.machinery.SourceFileLoader):
     """Loads the changed module in place of the one on disk."""
 
     def get_code(self, fullname: str) -> CodeType:
-        return compile(Path(os.environ["MUTATE_SOURCE"]).read_text(), self.path, "exec")
+        assert _changed is not None
+        return compile(_changed[1].read_text(), self.path, "exec")
 
 
 class _Finder(importlib.abc.MetaPathFinder):
@@ -39,12 +41,15 @@ class _Finder(importlib.abc.MetaPathFinder):
         if not fullname.startswith("bridge_"):
             return None
         spec = importlib.machinery.PathFinder.find_spec(fullname, path)
-        if spec is not None and spec.origin == _path:
-            return importlib.util.spec_from_loader(fullname, _Loader(fullname, _path))
+        if spec is not None and _changed is not None and spec.origin == _changed[0]:
+            return importlib.util.spec_from_loader(fullname, _Loader(fullname, _changed[0]))
         return None
 
 
-if _path:
+def put_in_force(path: str, source: Path) -> None:
+    """Has a module, not imported yet, come from another source than its own."""
+    global _changed  # noqa: PLW0603 - a finder is asked by the import system alone
+    _changed = path, source
     sys.meta_path.insert(0, _Finder())
 
 
@@ -62,6 +67,19 @@ def _profile(frame: FrameType, event: str, _argument: Any) -> None:
         _running.add(where)
 
 
+@contextmanager
+def recording(note: Path) -> Iterator[None]:
+    """Writes down which tests call which functions of the rules, run within."""
+    global _record  # noqa: PLW0603 - a profile function has nowhere else to look
+    _record = note
+    yield
+    callers: dict[str, list[tuple[float, str]]] = {}
+    for test, places in _calls.items():
+        for place in {*places, *(f"{place.rpartition(':')[0]}:0" for place in places)}:
+            callers.setdefault(place, []).append((_times.get(test, 0.0), test))
+    note.write_text(json.dumps({place: sorted(tests) for place, tests in callers.items()}))
+
+
 @pytest.hookimpl(trylast=True)
 def pytest_configure() -> None:
     """Finding that a test fails is enough: nobody reads how small the example could be made."""
@@ -76,11 +94,11 @@ def pytest_configure() -> None:
 def pytest_runtest_protocol(item: pytest.Item) -> Iterator[None]:
     """Notes what a test calls."""
     global _running  # noqa: PLW0603 - a profile function has nowhere else to look
-    if _record:
+    if _record is not None:
         _running = _calls.setdefault(item.nodeid, set())
         sys.setprofile(_profile)
     yield
-    if _record:
+    if _record is not None:
         sys.setprofile(None)
         _running = None
 
@@ -88,14 +106,3 @@ def pytest_runtest_protocol(item: pytest.Item) -> Iterator[None]:
 def pytest_runtest_logreport(report: pytest.TestReport) -> None:
     """Notes how long a test takes."""
     _times[report.nodeid] = _times.get(report.nodeid, 0.0) + report.duration
-
-
-def pytest_sessionfinish() -> None:
-    """Writes down who calls what."""
-    if not _record:
-        return
-    callers: dict[str, list[tuple[float, str]]] = {}
-    for test, places in _calls.items():
-        for place in {*places, *(f"{place.rpartition(':')[0]}:0" for place in places)}:
-            callers.setdefault(place, []).append((_times.get(test, 0.0), test))
-    Path(_record).write_text(json.dumps({place: sorted(tests) for place, tests in callers.items()}))

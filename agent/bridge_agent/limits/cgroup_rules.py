@@ -206,7 +206,7 @@ def _values(
         memory.append(("swap_max", v1, (("memory.swap.max", str(limits.swap_max)),)))
     cpu: list[tuple[str, _Pairs | None, _Pairs | None]] = []
     if limits.cpu_weight is not None:
-        shares = str(max(2, round(limits.cpu_weight * SHARES_PER_WEIGHT)))
+        shares = str(round(limits.cpu_weight * SHARES_PER_WEIGHT))
         cpu.append(("cpu_weight", (("cpu.shares", shares),), (("cpu.weight", str(limits.cpu_weight)),)))
     if limits.cpu_max is not None:
         quota = round(limits.cpu_max * CPU_PERIOD_US)

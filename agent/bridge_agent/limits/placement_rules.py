@@ -46,7 +46,7 @@ PRECISIONS: Final = (
 )
 # By neighbours on the GPU, itself counted: the best of a sweep on an H200 with a 1.1B model
 # (bench/RESULTS.md). Never 100 / N: decoding leaves most of its share idle most of the time.
-THREAD_PERCENTAGE: Final = ((1, 100), (2, 75), (4, 75), (8, 40), (16, 25))
+THREAD_PERCENTAGE: Final = ((2, 75), (4, 75), (8, 40), (16, 25))
 
 
 class ModelShape(msgspec.Struct, frozen=True):
@@ -128,7 +128,7 @@ class Placement(msgspec.Struct, frozen=True):
     bytes: int
     thread_percentage: int
     why: tuple[str, ...]
-    processes: int = 1
+    processes: int
 
     @property
     def slots(self) -> int:
@@ -202,7 +202,7 @@ def plan(demands: Sequence[Demand], devices: Sequence[Device]) -> Planned:
     for (demand, device), way, count in zip(homes, chosen, counts, strict=True):
         on_device = zip(homes, counts, strict=True)
         neighbours = sum(number for (_, other), number in on_device if other.uuid == device.uuid)
-        share = thread_percentage(neighbours) if device.mps and neighbours > 1 else 100
+        share = thread_percentage(neighbours) if device.mps else 100
         size = need(demand.model, way.settings, processes=count, overhead=device.overhead)
         why = _explain(demand, device, way, count, neighbours=neighbours, share=share)
         placements.append(Placement(demand.model.name, device.uuid, way.settings, size, share, why, count))
@@ -271,7 +271,7 @@ def _too_large(demand: Demand, least: EngineSizing, largest: int) -> str:
     for name, bits in PRECISIONS:
         size = int(model.parameters * bits / 8)
         smaller = msgspec.structs.replace(model, weight_bytes=size)
-        if 0 < size < model.weight_bytes and need(smaller, least) <= largest:
+        if size and need(smaller, least) <= largest:
             return f"{said}; a file of it in {name} would need {_mib(need(smaller, least))} and fit"
     return said
 

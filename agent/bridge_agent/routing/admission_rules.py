@@ -147,8 +147,7 @@ class SlotQueue(Generic[W]):
             self.suspect += 1
             return []
         self._held += 1
-        weight = 1 / self._held if self._held < 1 / _SMOOTHING else _SMOOTHING
-        self._mean += (held_s - self._mean) * weight
+        self._mean += (held_s - self._mean) * max(1 / self._held, _SMOOTHING)
         return self._fill() if self.waiting else []
 
     def clear(self) -> list[W]:

@@ -30,7 +30,7 @@ from bridge_core.traffic import Breaker
 
 _LONGEST_PATIENCE_S: Final = 30.0
 _FEWEST_OTHERS: Final = 2  # with fewer there is nobody to be worse than
-_FAR_BELOW: Final = 1.9  # standard deviations, as Envoy's default
+_FAR_ABOVE: Final = 1.9  # standard deviations, as Envoy's default
 _LEAST_GAP: Final = 0.15
 
 
@@ -261,9 +261,9 @@ class HealthBook:
     def _outlies(self, subject: str, record: _Record, policy: RoutePolicy, now: float) -> bool:
         if record.ejections > 0 or record.failures >= policy.outlier.consecutive_failures:
             return True
-        return policy.outlier.success_rate and self._far_below(subject, policy.breaker.min_requests, now)
+        return policy.outlier.success_rate and self._far_above(subject, policy.breaker.min_requests, now)
 
-    def _far_below(self, subject: str, least: int, now: float) -> bool:
+    def _far_above(self, subject: str, least: int, now: float) -> bool:
         length_s = self._policy.breaker.window_s
         rates = {}
         for name, record in self._records.items():
@@ -271,14 +271,14 @@ class HealthBook:
                 continue  # a node's own record says of its instance once more what the instance's does
             total, bad = record.window(length_s, now).totals(now)
             if total >= least:
-                rates[name] = 1 - bad / total
+                rates[name] = bad / total
         own = rates.pop(subject, None)
         if own is None or len(rates) < _FEWEST_OTHERS:
             return False
         others = list(rates.values())
         mean = sum(others) / len(others)
         spread = math.sqrt(sum((rate - mean) ** 2 for rate in others) / len(others))
-        return own < mean - max(_LEAST_GAP, _FAR_BELOW * spread)
+        return own > mean + max(_LEAST_GAP, _FAR_ABOVE * spread)
 
 
 def retry_allowed(requests: int, retries: int, budget: float, floor: int) -> bool:

@@ -28,7 +28,7 @@ Work = Mapping[str, int]
 
 def ramp(age_s: float, window_s: float) -> float:
     """The share of its capacity that an instance gets so long after it came (back)."""
-    if age_s >= window_s or window_s <= 0:
+    if age_s >= window_s:
         return 1.0
     return max(_SLOWEST, age_s / window_s)
 
