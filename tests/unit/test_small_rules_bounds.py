@@ -7,6 +7,7 @@ from typing import Any
 
 import msgspec
 import pytest
+from bridge_engine.http_rules import host_allowed, match, origin_allowed
 
 from bridge_agent.health.probe_rules import ModelHealth, ProbePolicy, ProbeVerdict, judge, probe_due
 from bridge_agent.membership.follow_rules import judge as judge_update
@@ -15,7 +16,6 @@ from bridge_agent.membership.registry_api import Update
 from bridge_core.ring import ring_of
 from bridge_core.snapshot import EMPTY, Instance, Node, Snapshot, Version, encode_entry, whole
 from bridge_core.store.api import Delete, Put
-from bridge_engine.http_rules import host_allowed, match, origin_allowed
 from bridge_engine.prompt_rules import Manifested, plan_prompts
 
 POLICY = ProbePolicy()
