@@ -186,6 +186,52 @@ async def test_what_was_just_made_is_there_before_any_list_says_so(
     assert (await node.infer(model="solo2")).status == 404
 
 
+async def test_a_name_means_what_its_own_node_lists_and_what_most_have_elsewhere(tmp_path: Path) -> None:
+    old, new = "0" * 64, "1" * 64
+    engines = {
+        "a": RecordedEngine(("m",), new),
+        "b": RecordedEngine(("m",), old),
+        "c": RecordedEngine(("m",), old),
+        "d": RecordedEngine((ALL,)),
+    }
+    async with mesh(tmp_path, engines) as bed:
+        for entry, owners in (("a", {b"a"}), ("b", {b"b", b"c"}), ("d", {b"b", b"c"})):
+            asked = [await bed[entry].infer(model="m", headers=session(number)) for number in range(10)]
+            assert {answer.status for answer in asked} == {200}
+            assert {answer.headers.get(b"x-bridge-node") for answer in asked} <= owners
+            shown = await bed[entry].ask("POST", "/api/show", {"model": "m"})
+            assert shown.headers.get(b"x-bridge-node") in owners
+        tags = {tag["name"]: tag for tag in (await bed["a"].ask("GET", "/api/tags")).json()["models"]}
+        assert tags["m:latest"]["digest"] == new
+        assert tags["m:latest"]["different"] == [{"node": "b", "digest": old}, {"node": "c", "digest": old}]
+        assert "different" not in tags[ALL]
+        tags = {tag["name"]: tag for tag in (await bed["d"].ask("GET", "/api/tags")).json()["models"]}
+        assert (tags["m:latest"]["digest"], tags["m:latest"]["different"][0]["node"]) == (old, "a")
+
+
+def session(number: int) -> dict[str, str]:
+    return {"X-Bridge-Session": f"s{number}"}
+
+
+@pytest.mark.parametrize(
+    ("path", "body"),
+    [
+        ("/api/copy", {"source": ALL, "destination": "solo"}),
+        ("/api/create", {"model": "solo", "from": ALL, "stream": False}),
+        ("/api/pull", {"name": "solo"}),
+    ],
+)
+async def test_what_was_just_made_here_is_not_asked_of_those_who_had_the_name(
+    bed: Bed, path: str, body: dict[str, Any]
+) -> None:
+    assert (await bed["a"].infer(model="solo")).headers.get(b"x-bridge-node") == b"c"
+    bed["a"].engine.models = (ALL, "solo")
+    assert (await bed["a"].ask("POST", path, body)).status == 200
+    bed.publish()  # another index, in which the list still does not say so
+    asked = [await bed["a"].infer(model="solo", headers=session(number)) for number in range(10)]
+    assert {answer.headers.get(b"x-bridge-node") for answer in asked} == {b"a"}
+
+
 @pytest.mark.parametrize("path", ["/api/chat", "/api/show"])
 @pytest.mark.parametrize("entry", ["a", "b"])
 async def test_what_one_node_has_deleted_is_found_at_another_before_any_list_says_so(

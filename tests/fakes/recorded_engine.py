@@ -86,6 +86,7 @@ class RecordedEngine:
     """One engine with these models; `instance(id)` is what a supervisor would publish."""
 
     models: tuple[str, ...] = ("smollm2:135m",)
+    digest: str = "f" * 64  # of all its models
     slots: int = 4
     faults: list[Fault] = field(default_factory=list)
     asked: list[Asked] = field(default_factory=list)
@@ -112,7 +113,7 @@ class RecordedEngine:
         models = tuple(
             MemberModel(
                 display(name),
-                "f" * 64,
+                self.digest,
                 42,
                 "2026-11-23T21:35:30.065954458Z",
                 ModelDetails(format="gguf", family="llama", families=("llama",)),

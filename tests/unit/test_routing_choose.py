@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from bridge_agent.engines.view import LocalInstance
 from bridge_agent.routing.affinity import affinity_key
-from bridge_agent.routing.choose import MAX_CANDIDATES, Load, choose
+from bridge_agent.routing.choose import MAX_CANDIDATES, Load, choose, named_choice
 from bridge_agent.routing.replay_rules import Past, replay, tally
 from bridge_agent.routing.view import Index, MeshView
 from bridge_core.names import canonical
@@ -134,6 +134,63 @@ def local(
     id_: str, *, state: Any = "ready", port: int = 5, models: tuple[str, ...] = ("x",)
 ) -> LocalInstance:
     return LocalInstance(id_, "127.0.0.1", port, state, tuple(MemberModel(model) for model in models))
+
+
+def differing(*digests: tuple[str, str], state: Any = None, drained: str = "", own: str = "me") -> Index:
+    """Nodes with the model x of a digest each; the own one has an instance in this state."""
+    entries, mine = {}, ()
+    for node, digest in digests:
+        models = (MemberModel("x", digest),)
+        entries[f"instance/{node}/0"] = encode_entry(Instance(f"{node}/0", node, models=models))
+        state_of = "drained" if node == drained else "active"
+        entries[f"node/{node}"] = encode_entry(Node(node, f"{node}:11445", state_of))
+        if node == own:
+            mine = (LocalInstance(f"{own}/0", "127.0.0.1", 5, state or "ready", models),)
+    return Index(own, Snapshot(Version(1, 1), entries), mine)
+
+
+def test_others_by_the_same_name_are_no_candidates_and_named_with_their_digest() -> None:
+    decision = choose(differing(("me", "new"), ("b", "old"), ("c", "new")), X, b"k", IDLE)
+    assert set(names(decision)) == {"me", "c"}
+    assert skipped(decision) == {"b/0": "has other weights by this name: digest old, new is meant here"}
+    alone = choose(differing(("me", "new"), ("b", "old"), ("c", "old")), X, b"k", IDLE)
+    assert (names(alone), set(skipped(alone))) == (["me"], {"b/0", "c/0"})
+
+
+def test_a_node_whose_engine_starts_again_does_not_turn_to_other_weights() -> None:
+    restarting = choose(differing(("me", "new"), ("b", "old"), state="starting"), X, b"k", IDLE)
+    assert (names(restarting), restarting.known) == ([], True)
+    stopped = choose(differing(("me", "new"), ("b", "old"), state="stopped"), X, b"k", IDLE)
+    assert names(stopped) == ["b"]
+    drained = choose(differing(("me", "new"), ("b", "old"), drained="me"), X, b"k", IDLE)
+    assert names(drained) == ["b"]
+
+
+def test_over_a_hop_the_other_node_says_which_instance_is_meant() -> None:
+    mesh = differing(("me", "new"), ("b", "old"), ("c", "old"))
+    found = named_choice(mesh, X, "me/0")
+    assert found is not None
+    assert names(found) == ["me"]
+
+
+def test_a_narrowed_backend_means_what_its_own_part_of_the_mesh_has() -> None:
+    mesh = differing(("a", "old"), ("b", "old"), ("c", "new"))
+    route = Route("r", (Backend("x", instances=("c/0",)),))
+    entries = {**mesh.snapshot.entries, "route/r": encode_entry(route)}
+    decision = choose(Index("me", Snapshot(Version(1, 2), entries), ()), canonical("r"), b"k", IDLE)
+    assert names(decision) == ["c"]
+    assert skipped(decision)["a/0"] == "not an instance of this backend"
+
+
+@given(digests=st.lists(st.sampled_from(["one", "two"]), min_size=2, max_size=6), number=st.integers(0, 99))
+@settings(max_examples=50)
+def test_where_all_agree_the_ring_is_as_if_digests_were_unknown(digests: list[str], number: int) -> None:
+    same = differing(*((f"n{at}", "one") for at in range(len(digests))))
+    unknown = differing(*((f"n{at}", "") for at in range(len(digests))))
+    key = f"k{number}".encode()
+    assert names(choose(same, X, key, IDLE)) == names(choose(unknown, X, key, IDLE))
+    mixed = choose(differing(*((f"n{at}", digest) for at, digest in enumerate(digests))), X, key, IDLE)
+    assert len({digests[int(name[1:])] for name in names(mixed)}) == 1
 
 
 def test_about_its_own_node_the_supervisor_is_right() -> None:

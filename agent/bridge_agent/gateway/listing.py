@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import datetime as dt
 from collections.abc import Iterable, Iterator
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import msgspec
 
+from bridge_agent.routing.digest_rules import Copy, is_meant, meant, moment
 from bridge_agent.routing.view import Index
 from bridge_core.names import InvalidName, ModelName, canonical, display
 from bridge_core.snapshot import MemberModel, Route
@@ -24,26 +24,33 @@ class _LoadedModels(msgspec.Struct):
 _loaded_models: Final = msgspec.json.Decoder(_LoadedModels).decode
 
 
-def models_of(index: Index, *, only_local: bool = False) -> list[MemberModel]:
+class Listed(NamedTuple):
+    """A model as it is listed, and the copies by its name that have another digest."""
+
+    model: MemberModel
+    different: tuple[Copy, ...] = ()
+
+
+def models_of(index: Index, *, only_local: bool = False) -> list[Listed]:
     """Every model once, and every route that somebody can answer under its own name, newest first.
 
-    Of a model that several instances have, the entry of the first instance by id counts.
+    Of a model that several instances have, the entry of the first one by id counts that serves it.
     """
-    found: dict[str, MemberModel] = {}
-    for target in sorted(index.targets.values(), key=lambda target: target.id):
-        if only_local and not target.local:
-            continue
-        for model in target.models:
-            name = _canonical(model.name)
-            if name:
-                found.setdefault(name, model)
+    found: dict[str, Listed] = {}
+    for name in index.models:
+        copies = [copy for copy in index.copies(name).values() if copy.own or not only_local]
+        digest = meant(copies)
+        first = next((copy for copy in copies if is_meant(copy, digest)), None)
+        if first is not None:
+            different = (copy for copy in copies if not is_meant(copy, digest))
+            found[name] = Listed(first.model, () if only_local else tuple(different))
     if not only_local:
         for name, route in index.routes.items():
             behind = (found.get(_canonical(model)) for model in _models_behind(index, route))
-            first = next((model for model in behind if model is not None), None)
-            if first is not None:
-                found[name] = msgspec.structs.replace(first, name=display(route.name))
-    return sorted(found.values(), key=lambda model: model.modified_at, reverse=True)
+            listed = next((one for one in behind if one is not None), None)
+            if listed is not None:
+                found[name] = Listed(msgspec.structs.replace(listed.model, name=display(route.name)))
+    return sorted(found.values(), key=lambda one: one.model.modified_at, reverse=True)
 
 
 def _models_behind(index: Index, route: Route) -> Iterator[str]:
@@ -61,21 +68,21 @@ def _models_behind(index: Index, route: Route) -> Iterator[str]:
         current = follow
 
 
-def tags_body(models: Iterable[MemberModel]) -> bytes:
-    """The answer of /api/tags."""
-    return msgspec.json.encode({"models": [_tag(model) for model in models]})
+def tags_body(models: Iterable[Listed]) -> bytes:
+    """The answer of /api/tags; who has other weights by a model's name is in its `different`."""
+    return msgspec.json.encode({"models": [_tag(*listed) for listed in models]})
 
 
-def openai_models_body(models: Iterable[MemberModel]) -> bytes:
+def openai_models_body(models: Iterable[Listed]) -> bytes:
     """The answer of /v1/models."""
-    entries = [_openai(model) for model in models]
+    entries = [_openai(listed.model) for listed in models]
     return msgspec.json.encode({"object": "list", "data": entries or None}) + b"\n"
 
 
 def openai_model_body(index: Index, name: str) -> bytes | None:
     """The answer of /v1/models/:model; None when nobody has it."""
     wanted = _canonical(name)
-    for model in models_of(index):
+    for model, _ in models_of(index):
         if wanted and _canonical(model.name) == wanted:
             return msgspec.json.encode({**_openai(model), "id": name}) + b"\n"
     return None
@@ -93,7 +100,7 @@ def merged_ps(answers: Iterable[tuple[str, bytes]]) -> bytes:
     return msgspec.json.encode({"models": entries})
 
 
-def _tag(model: MemberModel) -> dict[str, Any]:
+def _tag(model: MemberModel, different: Iterable[Copy]) -> dict[str, Any]:
     details = model.details
     described: dict[str, Any] = {
         "parent_model": details.parent_model,
@@ -117,6 +124,9 @@ def _tag(model: MemberModel) -> dict[str, Any]:
     }
     if model.capabilities:
         entry["capabilities"] = model.capabilities
+    others = [{"node": copy.node, "digest": copy.model.digest} for copy in different]
+    if others:
+        entry["different"] = others
     return entry
 
 
@@ -124,17 +134,9 @@ def _openai(model: MemberModel) -> dict[str, Any]:
     return {
         "id": model.name,
         "object": "model",
-        "created": _unix(model.modified_at),
+        "created": int(moment(model.modified_at)),
         "owned_by": ModelName.parse(model.name).namespace,
     }
-
-
-def _unix(stamp: str) -> int:
-    try:
-        # Go writes nanoseconds, which fromisoformat takes as far as microseconds.
-        return int(dt.datetime.fromisoformat(stamp).timestamp())
-    except ValueError:
-        return 0
 
 
 def _canonical(name: str) -> str:

@@ -16,7 +16,7 @@ from bridge_agent.gateway.config import Authorize, GatewayConfig, ListenerKind, 
 from bridge_agent.gateway.counters import GatewayCounters
 from bridge_agent.gateway.ports import StreamKeeper
 from bridge_agent.peers.upstreams import Upstreams
-from bridge_agent.routing.choose import Load
+from bridge_agent.routing.choose import Decision, Load
 from bridge_agent.routing.health_rules import HealthBook, retry_allowed
 from bridge_agent.routing.load_rules import LoadBook
 from bridge_agent.routing.strategies import Turns
@@ -146,6 +146,7 @@ class GatewayState:
         self.admission.follow(index)
         self.unheard.follow(index, self.now())
         self.counters.keep_routes({route.name for route in index.routes.values()})
+        self._prefer_made(index)
 
     def settle(self, record: RequestRecord) -> None:
         """A request is over."""
@@ -172,8 +173,26 @@ class GatewayState:
     def made(self, names: Iterable[str], target: Target) -> None:
         """Models of these canonical names were just made there: who asks next is quicker than lists."""
         now = self.now()
-        self._made = {other: entry for other, entry in self._made.items() if entry[1] > now}
-        self._made |= dict.fromkeys(names, (target, now + _FRESH_S))
+        made = dict.fromkeys(names, (target, now + _FRESH_S))
+        self._made = {other: entry for other, entry in self._made.items() if entry[1] > now} | made
+        self._prefer_made(self.view.index)
+        if made and target.local:
+            asyncio.get_running_loop().call_later(_FRESH_S, self._list_made, made)
+
+    def _prefer_made(self, index: Index) -> None:
+        """What was just made here is what its name means here, whatever others have by it."""
+        for name, (target, _) in self._made.items():
+            known = index.targets.get(target.id)
+            if known is not None and known.local and known.available and name not in index.routes:
+                policy = index.defaults
+                index.settled[name] = Decision(name, (known,), True, strategy="just_made", policy=policy)
+
+    def _list_made(self, made: dict[str, tuple[Target, float]]) -> None:
+        """By now the lists know it."""
+        for name, entry in made.items():
+            if self._made.get(name) == entry:
+                del self._made[name]
+                self.view.index.settled.pop(name, None)
 
     def maker(self, name: str) -> Target | None:
         """Where a model was made a moment ago; None where none of this name was."""

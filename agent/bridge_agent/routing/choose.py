@@ -4,9 +4,10 @@ Rules:
 1. A name that is a route's goes to one of its backends, by weight, the same one for the same key;
    with nobody to serve it, to the other backends, then to the route's fallback. What goes to a backend
    on trial has the next one that is not to spare.
-2. Candidates have the model, are available, and are neither down nor ejected. No more than the
-   policy's share of them is ejected at once; with too few healthy ones left, ejection is not
-   regarded (panic); those that are down are asked when there is nobody else.
+2. Candidates have the model, by the digest that its name means (`digest_rules`), are available, and are
+   neither down nor ejected. No more than the policy's share of them is ejected at once; with too few
+   healthy ones left, ejection is not regarded (panic); those that are down are asked when there is
+   nobody else.
 3. Their order is the strategy's. On the ring, those over their bounded share of the work come
    after all others, keeping the ring's order, and those that have yet to load the model after those that
    have it in memory. The share is of the candidates' work among the
@@ -24,7 +25,7 @@ import msgspec
 
 from bridge_agent.routing import strategies
 from bridge_agent.routing.strategies import MAX_CANDIDATES, Turns, ramp
-from bridge_agent.routing.view import Index, ModelPool, Target
+from bridge_agent.routing.view import Index, ModelPool, Skipped, Target
 from bridge_core.names import canonical_or_same
 from bridge_core.snapshot import Backend, Route, RoutePolicy
 from bridge_core.traffic import split
@@ -46,13 +47,6 @@ _PLAIN: Final = RoutePolicy()
 
 # How long a subject is still skipped, in seconds; 0: it is not.
 Skips = Callable[[str], float]
-
-
-class Skipped(msgspec.Struct, frozen=True):
-    """A candidate that was passed over, and why."""
-
-    instance: str
-    reason: str
 
 
 class Decision(msgspec.Struct, frozen=True):
@@ -133,10 +127,10 @@ def named_choice(index: Index, name: str, instance: str, came_by: str = "") -> D
     `came_by` is the route that it was asked for by, there.
     """
     target = index.targets.get(instance)
-    pool = index.pool(name)
     if target is None or not (target.local and target.available):
         return None
-    if pool is None or instance not in pool.targets:
+    # The other agent knows what it means by the name: here it may be another digest.
+    if instance not in index.copies(name):
         return None
     return Decision(name, (target,), True, strategy="named", policy=_policy(index, came_by))
 
@@ -216,25 +210,28 @@ def _among(
     backend: Backend | None = None,
     only_local: bool = False,
 ) -> Decision:
-    pool = index.pool(name)
+    rotation, narrowed = name, backend is not None and backend.narrowed
+    if backend is None or not narrowed:
+        pool = index.pool(name)
+    else:
+        # Each set of candidates has its turns: one that is not among them is forgotten.
+        rotation, within = f"{name} {backend.labels} {backend.instances}", backend
+        pool = index.part(rotation, name, lambda target: outside(index, within, target))
     if pool is None:
         return Decision(name, (), False, policy=policy, key=key)
-    skipped: list[Skipped] = []
-    if len(pool.targets) == 1:
+    skipped = list(pool.others)
+    if len(pool.targets) == 1 and not narrowed:
         # Nearly every model of a small mesh: no ring, no bound, no ejection (rule 2).
-        fit = tuple(_fit(index, pool.targets.values(), skipped, backend, only_local))
+        fit = tuple(_fit(pool.targets.values(), skipped, only_local))
         return Decision(name, fit, True, skipped=tuple(skipped), policy=policy, key=key)
     on_ring = policy.strategy == "ring_hash"
     targets = (pool.targets[id_] for id_ in pool.ring.lookup(key)) if on_ring else pool.targets.values()
-    candidates: Iterable[Target] = _fit(index, targets, skipped, backend, only_local)
-    narrowed = backend is not None and backend.narrowed
+    candidates: Iterable[Target] = _fit(targets, skipped, only_local)
     panic = False
     if load.ejected is not None or load.down is not None:
         candidates, panic = _healthy(list(candidates), load, policy, skipped)
     elif narrowed:
         candidates = list(candidates)
-    # Each set of candidates has its turns: one that is not among them is forgotten.
-    rotation = f"{name} {backend.labels} {backend.instances}" if backend is not None and narrowed else name
     order = _order(pool, candidates, load, policy, skipped, rotation=rotation)
     work = tuple(load.work.get(target.id, 0) for target in order)
     return Decision(
@@ -285,21 +282,12 @@ def _room(
     return (1 + bound) * (total + 1) / capacity if total and capacity else None
 
 
-def _fit(
-    index: Index,
-    targets: Iterable[Target],
-    skipped: list[Skipped],
-    backend: Backend | None,
-    only_local: bool,
-) -> Iterator[Target]:
+def _fit(targets: Iterable[Target], skipped: list[Skipped], only_local: bool) -> Iterator[Target]:
     """Those that may serve the request at all; the others are noted with the reason."""
-    narrowed = backend if backend is not None and backend.narrowed else None
     for target in targets:
         reason = target.reason
         if only_local and not target.local:
             reason = "not of this node"
-        elif narrowed is not None and not reason:
-            reason = outside(index, narrowed, target)
         if reason:
             skipped.append(Skipped(target.id, reason))
         else:

@@ -6,20 +6,25 @@ Rules:
 2. About this node its own supervisor is right, about every other node the snapshot is. While the
    node drains its own instances take no new work: clients are served by the others.
 3. A new index replaces the old one in one assignment, so a decision never sees half of each.
+4. Where the copies of a model differ, only those of the digest that its name means here serve it
+   (`digest_rules`); that is worked out once an index.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
-from typing import Any
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, Final
 
 import msgspec
 
 from bridge_agent.engines.view import LocalInstance
+from bridge_agent.routing.digest_rules import Copy, difference, is_meant, meant
 from bridge_core.addresses import join_address
 from bridge_core.names import InvalidName, canonical
 from bridge_core.ring import Ring
 from bridge_core.snapshot import EMPTY, Instance, MemberModel, Node, Route, Snapshot
+
+_GOING: Final = frozenset({"draining", "stopped"})
 
 
 class Target(msgspec.Struct, frozen=True):
@@ -32,6 +37,7 @@ class Target(msgspec.Struct, frozen=True):
         reason: Why it is not available.
         failure_domain: What it falls together with, beyond its node; empty: nothing.
         starting: It is expected to be ready soon.
+        leaving: It was told to take no new work, or is gone until started again.
     """
 
     id: str
@@ -46,6 +52,7 @@ class Target(msgspec.Struct, frozen=True):
     loaded: frozenset[str] = frozenset()
     failure_domain: str = ""
     starting: bool = False
+    leaving: bool = False
 
     @property
     def capacity(self) -> int:
@@ -53,19 +60,28 @@ class Target(msgspec.Struct, frozen=True):
         return self.weight * self.slots
 
 
+class Skipped(msgspec.Struct, frozen=True):
+    """A candidate that was passed over, and why."""
+
+    instance: str
+    reason: str
+
+
 class ModelPool(msgspec.Struct, frozen=True):
-    """The instances that have one model, and the ring over them.
+    """The instances that serve one model, and the ring over them.
 
     Attributes:
         name: The model's canonical name.
         targets: By instance id.
         capacity: Of those that are available, together.
+        others: Those that have a model of this name and are none of the pool's.
     """
 
     name: str
     targets: dict[str, Target]
     ring: Ring
     capacity: int
+    others: tuple[Skipped, ...] = ()
 
 
 class Index:
@@ -97,7 +113,7 @@ class Index:
         )
         weights = ((target.id, target.weight) for target in self.targets.values())
         self.ring = Ring(weights, snapshot.mesh.ring_points)
-        self._owners = _owners(self.targets.values())
+        self._copies = _copies(node, self.targets.values())
         self._pools: dict[str, ModelPool] = {}
         self._rings: dict[frozenset[str], Ring] = {}
         # For whoever decides: decisions that depend on nothing but this index, by model.
@@ -106,19 +122,43 @@ class Index:
     @property
     def models(self) -> Iterable[str]:
         """Canonical names of every model on any disk of the mesh."""
-        return self._owners
+        return self._copies
+
+    def copies(self, name: str) -> Mapping[str, Copy]:
+        """Who has a model of this canonical name, by instance id; whatever its digest."""
+        return self._copies.get(name, {})
 
     def pool(self, name: str) -> ModelPool | None:
-        """The instances that have the model of this canonical name; None when nobody has it."""
+        """The instances that serve the model of this canonical name; None when nobody has it."""
         pool = self._pools.get(name)
-        if pool is None and name in self._owners:
-            ids = frozenset(self._owners[name])
-            ring = self._rings.get(ids)
-            if ring is None:
-                ring = self._rings[ids] = self.ring.restrict(ids)
-            targets = {id_: self.targets[id_] for id_ in sorted(ids)}
-            capacity = sum(target.capacity for target in targets.values() if target.available)
-            pool = self._pools[name] = ModelPool(name, targets, ring, capacity)
+        if pool is None and name in self._copies:
+            pool = self._pool_of(name, name, ())
+        return pool
+
+    def part(self, key: str, name: str, outside: Callable[[Target], str]) -> ModelPool | None:
+        """The same of those that are not `outside` of a part of the mesh, which says why they are.
+
+        What the name means is worked out among them. `key` tells the parts apart.
+        """
+        pool = self._pools.get(key)
+        if pool is None and name in self._copies:
+            found = ((id_, outside(self.targets[id_])) for id_ in self._copies[name])
+            pool = self._pool_of(key, name, tuple(Skipped(id_, why) for id_, why in found if why))
+        return pool
+
+    def _pool_of(self, key: str, name: str, outside: tuple[Skipped, ...]) -> ModelPool:
+        out = {one.instance for one in outside}
+        copies = [copy for id_, copy in self._copies[name].items() if id_ not in out]
+        digest = meant(copies)
+        ids = frozenset(copy.instance for copy in copies if is_meant(copy, digest))
+        different = (copy for copy in copies if copy.instance not in ids)
+        others = (*outside, *(Skipped(copy.instance, difference(copy, digest)) for copy in different))
+        ring = self._rings.get(ids)
+        if ring is None:
+            ring = self._rings[ids] = self.ring.restrict(ids)
+        targets = {id_: self.targets[id_] for id_ in sorted(ids)}
+        capacity = sum(target.capacity for target in targets.values() if target.available)
+        pool = self._pools[key] = ModelPool(name, targets, ring, capacity, others)
         return pool
 
     def node_record(self, name: str) -> Node | None:
@@ -202,6 +242,7 @@ def _local_target(node: str, instance: LocalInstance, snapshot: Snapshot, closed
         _canonicals(instance.loaded),
         instance.failure_domain,
         instance.state == "starting",
+        bool(closed) or instance.state in _GOING or (own is not None and own.state != "active"),
     )
 
 
@@ -228,15 +269,22 @@ def _remote_target(record: Instance, node: Node | None) -> Target:
         _canonicals(record.loaded),
         record.failure_domain,
         record.state == "starting",
+        node is None or node.state != "active" or record.state in _GOING,
     )
 
 
-def _owners(targets: Iterable[Target]) -> dict[str, list[str]]:
-    owners: dict[str, list[str]] = {}
-    for target in targets:
-        for name in _canonicals(model.name for model in target.models):
-            owners.setdefault(name, []).append(target.id)
-    return owners
+def _copies(node: str, targets: Iterable[Target]) -> dict[str, dict[str, Copy]]:
+    """By canonical name and instance id, in the order of the ids."""
+    found: dict[str, dict[str, Copy]] = {}
+    for target in sorted(targets, key=lambda one: one.id):
+        for model in target.models:
+            try:
+                name = canonical(model.name)
+            except InvalidName:
+                continue  # an engine may list what no request can name
+            copy = Copy(target.id, target.node, model, target.node == node, target.leaving)
+            found.setdefault(name, {}).setdefault(target.id, copy)
+    return found
 
 
 def _canonicals(names: Iterable[str]) -> frozenset[str]:
