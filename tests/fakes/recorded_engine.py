@@ -87,6 +87,7 @@ class RecordedEngine:
 
     models: tuple[str, ...] = ("smollm2:135m",)
     digest: str = "f" * 64  # of all its models
+    lacks: tuple[str, ...] = ()  # models that cannot be deleted
     slots: int = 4
     faults: list[Fault] = field(default_factory=list)
     asked: list[Asked] = field(default_factory=list)
@@ -148,9 +149,11 @@ class RecordedEngine:
             self._json(exchange, about, 404 if self.busy is None else 200)
         elif path.startswith("/api/blobs/"):
             self._blob(exchange, path.rpartition("/")[2], body)
+        elif path == "/api/delete" and json.loads(body).get("model") in self.lacks:
+            self._json(exchange, {"error": "model not found"}, 404)
         elif path in ("/api/delete", "/api/copy"):
             exchange.respond(200)
-        elif path in ("/api/pull", "/api/create"):
+        elif path in ("/api/pull", "/api/create", "/api/push"):
             await self._progress(exchange, json.loads(body).get("stream", True))
         else:
             self.running += 1

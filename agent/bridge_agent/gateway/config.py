@@ -57,6 +57,8 @@ class GatewaySection(
         explained: Decisions kept for `explain`.
         suspect_s: For how long a slot counts as taken after a request was cancelled before its first
             byte: an engine finishes the batch of a prefill that nobody wants any more.
+        ask_owner: Whether a mutation that names no node and needs a model that one other node has alone
+            goes there; else it is refused, and the owner named.
         pulse: How peers are watched; None: they are not.
         resume: How streams that died are continued; None: they end with an error.
     """
@@ -67,6 +69,7 @@ class GatewaySection(
     fan_out_s: Annotated[float, msgspec.Meta(gt=0.0, le=600.0)] = 2.0
     explained: Annotated[int, msgspec.Meta(ge=1, le=1_000_000)] = 1024
     suspect_s: _Seconds = SUSPECT_S
+    ask_owner: bool = False
     pulse: PulsePolicy | None = PulsePolicy()
     resume: ResumePolicy | None = ResumePolicy()
 

@@ -101,7 +101,7 @@ async def _unload_at(state: GatewayState, arrival: Arrival, target: Target) -> t
 
 
 async def mutate_all(state: GatewayState, arrival: Arrival, route: HttpRoute, nodes: list[Target]) -> None:
-    """Does a mutation on every node; a streamed answer names the node of each record."""
+    """Does a mutation on each of `nodes`; a streamed answer names the node of each record."""
     exchange = arrival.exchange
     try:
         names: tuple[str, ...] = ()
@@ -114,11 +114,17 @@ async def mutate_all(state: GatewayState, arrival: Arrival, route: HttpRoute, no
         return
     if not admits(state, arrival, route, names or ("",)):
         return
+    if not nodes:
+        refuse(state, arrival, route, 503, "no node can take this at present", retry_after=1)
+        return
     if route.framing is Framing.PROGRESS and streams:
         await _stream_all(state, arrival, route, nodes)
         return
     results = await asyncio.gather(*(_collect(state, arrival, target) for target in nodes))
     failed = [(node, status, body) for node, status, body in results if status >= 400]
+    if route.action == "delete" and any(status == 200 for _, status, _ in results):
+        # Who never had it needs not delete it.
+        failed = [one for one in failed if one[1] != 404]
     if failed:
         node, status, body = failed[0]
         message = f"{node}: {_message(body)}"
@@ -130,8 +136,7 @@ async def mutate_all(state: GatewayState, arrival: Arrival, route: HttpRoute, no
         _respond(state, arrival, 200, b"application/json", done)
     else:
         _respond(state, arrival, 200, b"", b"")
-    if nodes:
-        state.made(models_made(exchange.request.body, route), nodes[0])
+    state.made(models_made(exchange.request.body, route), nodes[0])
     note(state, arrival, route.path, Outcome.OK)
 
 
@@ -159,8 +164,7 @@ async def _stream_all(state: GatewayState, arrival: Arrival, route: HttpRoute, n
 
     outcomes = await asyncio.gather(*(follow(target) for target in nodes))
     if all(outcomes):
-        if nodes:
-            state.made(models_made(exchange.request.body, route), nodes[0])
+        state.made(models_made(exchange.request.body, route), nodes[0])
         exchange.finish(b'{"status":"success"}\n')
         note(state, arrival, route.path, Outcome.OK)
         return

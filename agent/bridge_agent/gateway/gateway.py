@@ -31,6 +31,7 @@ from bridge_agent.gateway.config import (
     allow_all,
 )
 from bridge_agent.gateway.counters import GatewayCounters
+from bridge_agent.gateway.elsewhere import found_elsewhere
 from bridge_agent.gateway.inference import infer, send_to
 from bridge_agent.gateway.lingering import Lingering
 from bridge_agent.gateway.peer_side import PeerSide
@@ -394,27 +395,42 @@ class Gateway:
         send_to(self._state, arrival, route, candidates)
 
     def _mutate(self, arrival: Arrival, route: HttpRoute, _parameter: str) -> None:
-        state, exchange = self._state, arrival.exchange
-        where = (exchange.request.headers.get(WHERE) or b"").decode("latin-1")
-        if arrival.over_hop or where in ("", state.config.node):
-            # One instance of the node does it: they share the node's store.
-            send_to(state, arrival, route, self._own()[:1])
-            return
-        if where == "all":
-            if route.kind is Kind.BLOB:
-                message = "blobs go to one node at a time: name it in X-Bridge-Node"
-                refuse(state, arrival, route, 400, message)
-                return
-            if state.draining:
-                refuse(state, arrival, route, 503, "this node is draining")
-                return
+        state = self._state
+        where = (arrival.exchange.request.headers.get(WHERE) or b"").decode("latin-1")
+        if arrival.over_hop:
+            self._mutate_here(arrival, route)
+        elif where != "all":
+            self._mutate_at(arrival, route, where)
+        elif route.kind is Kind.BLOB:
+            message = "blobs go to one node at a time: name it in X-Bridge-Node"
+            refuse(state, arrival, route, 400, message)
+        elif state.draining:
+            refuse(state, arrival, route, 503, "this node is draining")
+        else:
             nodes = [*self._own()[:1], *fanout.peer_targets(state)]
             self._spawn(arrival, lambda: fanout.mutate_all(state, arrival, route, nodes))
+
+    def _mutate_here(self, arrival: Arrival, route: HttpRoute) -> None:
+        # One instance of the node does it: they share the node's store.
+        send_to(self._state, arrival, route, self._own()[:1])
+
+    def _mutate_at(self, arrival: Arrival, route: HttpRoute, where: str) -> None:
+        """On the node of this name; empty: on this one, or where the model is."""
+        state = self._state
+        lacks = found_elsewhere(state, route, arrival.exchange.request.body, where or state.config.node)
+        if lacks is not None:
+            if not admits(state, arrival, route, lacks.names):
+                return
+            if where or not state.config.ask_owner or len(lacks.owners) != 1:
+                refuse(state, arrival, route, 404, lacks.message, model=lacks.name)
+                return
+            where = lacks.owners[0]
+        if where in ("", state.config.node):
+            self._mutate_here(arrival, route)
             return
         node = state.view.index.node_record(where)
         if node is None or not node.peer or node.state == "revoked":
-            message = f"node '{where}' not found"
-            refuse(state, arrival, route, 404, message)
+            refuse(state, arrival, route, 404, f"node '{where}' not found")
             return
         send_to(state, arrival, route, (fanout.node_target(where, node.peer),))
 
