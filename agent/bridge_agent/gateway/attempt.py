@@ -289,6 +289,8 @@ class Attempt(ResponseSink):
                 data, chunked = with_stream(head, extra, asked.headers)
                 upstream = self.upstream = pool.send(data, self, more=True, chunked=chunked)
                 stream.attach(upstream.write, upstream.finish, self._on_upload_failed)
+        except ConnectFailed as fault:
+            return Fault(Failure.CONNECT, state.upstreams.unreachable(target, fault.message))
         except (PoolBusy, PoolClosed) as fault:
             return Fault(Failure.REFUSED, fault.message)
         except BadHeader as fault:
@@ -415,8 +417,13 @@ class Attempt(ResponseSink):
         """See `ResponseSink`: the next try before an answer, the protocol's error within one."""
         request = self._request
         if request.life.phase is Phase.TRYING:
-            failure = Failure.CONNECT if isinstance(error, ConnectFailed) else Failure.CUT
-            request.failed(self, failure, error.message)
+            if not isinstance(error, ConnectFailed):
+                request.failed(self, Failure.CUT, error.message)
+                return
+            target, words = self.tried.target, error.message
+            if not target.local:
+                words = request.state.upstreams.unreachable(target, words)
+            request.failed(self, Failure.CONNECT, words)
         else:
             request.answer_failed(self, error.message)
 

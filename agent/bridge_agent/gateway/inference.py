@@ -180,7 +180,8 @@ def _choose(state: GatewayState, arrival: Arrival, name: str, peeked: Peek) -> D
     """Where it goes, of several places or none."""
     hop = arrival.hop
     key, came_by = _key(state, arrival, name, peeked), "" if hop is None else hop.route
-    load = state.load(arrival.began)
+    size = len(arrival.exchange.request.body)
+    load = state.load(arrival.began, state.outlook(name, key, size) if hop is None else None)
     index = state.view.index
     decision = choose(index, name, key, load, only_local=hop is not None, came_by=came_by)
     if not decision.known:

@@ -141,7 +141,9 @@ class PeerSide:
         return None
 
     def _pulse(self, _request: Request) -> bytes:
-        return pulse.answer_body({one.id: self._state.work(one.id) for one in self._state.view.index.local})
+        state = self._state
+        work = {one.id: state.work(one.id) for one in state.view.index.local}
+        return pulse.answer_body(work, state.upstreams.links.unreached())
 
     def _explain(self, request: Request) -> bytes:
         request_id = "".join(parse_qs(request.query).get("id", []))

@@ -428,7 +428,24 @@ class RoutedRequest:
         if stream is not None and state.keeper is not None:
             state.keeper.closed(self)
         if self.trail is None:
+            if status == 200 and self.decision.key and target is not None:
+                self._learn(target)
             self._record(status, outcome, target, more)
+
+    def _learn(self, target: Target) -> None:
+        """Where a conversation is cached now, and how quickly its model went."""
+        decision, asked, book = self.decision, self.asked, self.state.conversations
+        if not self.head_at or decision.policy.affinity not in ("conversation", "session"):
+            return
+        size = len(asked.body)
+        cached = book.cached(decision.key).get(target.id, 0)
+        book.answered(decision.key, target.id, size)
+        at = next((at for at, one in enumerate(decision.candidates) if one.id == target.id), None)
+        if at is None or at >= len(decision.work) or decision.work[at] >= target.slots:
+            return  # what it took says more of the others that were there
+        prefill_s = self.head_at - self.sent_at if self.stream is not None else 0.0
+        held_s = self.state.now() - self.sent_at
+        book.observed(asked.model, size=size, cached=cached, prefill_s=prefill_s, held_s=held_s)
 
     def _record(self, status: int, outcome: Outcome, target: Target | None, more: int) -> None:
         state, arrival, exchange, asked = self.state, self.arrival, self.exchange, self.asked

@@ -19,6 +19,7 @@ from bridge_agent.peers.upstreams import Upstreams
 from bridge_agent.routing.choose import Decision, Load
 from bridge_agent.routing.health_rules import HealthBook, retry_allowed
 from bridge_agent.routing.load_rules import LoadBook
+from bridge_agent.routing.outlook_rules import Conversations, Outlook
 from bridge_agent.routing.strategies import Turns
 from bridge_agent.routing.unheard import Unheard
 from bridge_agent.routing.view import Index, MeshView, Target
@@ -70,6 +71,7 @@ class GatewayState:
         self.health = HealthBook()
         self.admission = Admission(config.suspect_s)
         self.loads = LoadBook(self.counters.in_flight)
+        self.conversations = Conversations()
         self.retrying = 0
         self._turns = Turns()
         self._draw = secrets.randbits(64)
@@ -94,7 +96,7 @@ class GatewayState:
         self._sequence += 1
         return f"{self._prefix}{self._sequence:08x}"
 
-    def load(self, now: float) -> Load:
+    def load(self, now: float, outlook: Outlook | None = None) -> Load:
         """What a choice at this moment takes into account."""
         health, loads = self.health, self.loads
         # Any number will do, so long as it is another one for each request.
@@ -106,7 +108,7 @@ class GatewayState:
         if suspected:  # what others know from what this node tells them
             work = {**work, **{id_: work.get(id_, 0) + count for id_, count in suspected.items()}}
         if health.quiet:
-            return Load(work, None, None, ages, self._turns, draw)
+            return Load(work, None, None, ages, self._turns, draw, outlook)
         return Load(
             work,
             lambda subject: health.ejected(subject, now),
@@ -114,7 +116,15 @@ class GatewayState:
             ages,
             self._turns,
             draw,
+            outlook,
         )
+
+    def outlook(self, model: str, key: bytes, size: int) -> Outlook | None:
+        """What is known of a request for a model with a prompt of this size; None: nothing that matters."""
+        cached, far = self.conversations.cached(key), self.upstreams.links.far
+        if not cached and not far:
+            return None
+        return Outlook(size, cached, self.conversations.pace(model), far)
 
     def retry_allowed(self, policy: RoutePolicy) -> bool:
         """Whether the retry budget has room: retries must not become a storm of their own."""

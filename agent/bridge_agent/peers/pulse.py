@@ -1,4 +1,4 @@
-"""Asks the other nodes whether they are there, and tells what work their instances have.
+"""Asks the other nodes whether they are there, what work their instances have, and whom they reach.
 
 A question is a GET on the peer link, so that it proves all that a request needs: the network, the
 mutual TLS, and a loop that turns.
@@ -7,7 +7,7 @@ mutual TLS, and a loop that turns.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from time import monotonic, time
 from typing import Annotated, Final
 
@@ -17,8 +17,9 @@ import structlog
 from bridge_agent.peers.upstreams import Upstreams
 from bridge_agent.routing.pulse_rules import Pulse, PulsePolicy
 from bridge_agent.routing.view import MeshView
+from bridge_core.bounds import Small, Text, Word
 from bridge_core.errors import BridgeError
-from bridge_core.http1 import UpstreamError
+from bridge_core.http1 import ConnectFailed, UpstreamError
 from bridge_core.http1.client import ResponseHead, ResponseSink
 from bridge_core.http1.heads import content_length, request_head
 
@@ -26,12 +27,28 @@ log = structlog.get_logger()
 
 PATH: Final = "/bridge/pulse"
 _MOST: Final = 64 * 1024
-_WORK: Final = msgspec.json.Decoder(dict[str, Annotated[int, msgspec.Meta(ge=0, le=1_000_000)]])
+_NODES_MOST: Final = 256
 
 
-def answer_body(work: Mapping[str, int]) -> bytes:
-    """What a node answers: the work of its instances by id."""
-    return msgspec.json.encode(work)
+class PulseAnswer(msgspec.Struct, frozen=True, omit_defaults=True):
+    """What a node answers.
+
+    Attributes:
+        work: Of its instances, by id.
+        unreached: Nodes that it cannot reach.
+    """
+
+    work: dict[Text, Small] = {}
+    unreached: Annotated[tuple[Word, ...], msgspec.Meta(max_length=_NODES_MOST)] = ()
+
+
+_ANSWER: Final = msgspec.json.Decoder(PulseAnswer)
+_NOTHING: Final = PulseAnswer()
+
+
+def answer_body(work: Mapping[str, int], unreached: Sequence[str] = ()) -> bytes:
+    """What a node answers: the work of its instances by id, and whom it cannot reach."""
+    return msgspec.json.encode(PulseAnswer(dict(work), tuple(unreached[:_NODES_MOST])))
 
 
 class PulseWatch:
@@ -39,10 +56,10 @@ class PulseWatch:
 
     Args:
         view: Who is there.
-        upstreams: The links; those of a node that stays silent are dropped.
+        upstreams: The links; those of a node that stays silent are dropped, and what is known of them.
         policy: How often, how long.
         in_use: Nodes that have requests of this agent, or had some lately.
-        on_answer: Called with node, the work of its instances, and whether it had been silent.
+        on_answer: Called with node and the work of its instances.
         on_silent: Called with each node that stopped answering.
         now: Monotonic seconds.
 
@@ -90,6 +107,8 @@ class PulseWatch:
         for node in verdicts.silent:
             log.warning("peer_silent", node=node)
             self.silent[node] = time()
+            self._upstreams.links.fell_silent(node)
+            self._upstreams.cut(node)
             self._on_silent(node)
         for node in verdicts.cut:
             log.warning("peer_link_cut", node=node)
@@ -100,37 +119,43 @@ class PulseWatch:
     def _ask(self, node: str, address: str) -> None:
         head = request_head(b"GET", PATH.encode(), b"host: %b\r\n" % address.encode(), content_length(0))
         try:
-            self._upstreams.peer(node, address).send(head, _Question(self, node))
+            self._upstreams.link(node, address).send(head, _Question(self, node, self._now()))
         except BridgeError:  # also of one node whose address is none: the others are asked all the same
             self._pulse.failed(node)
 
-    def heard(self, node: str, status: int, body: bytes) -> None:
-        """An answer came."""
-        # Any answer proves a loop that turns; an older node may not know the question.
+    def heard(self, node: str, status: int, body: bytes, asked: float) -> None:
+        """An answer came to what was asked then."""
+        # Any answer proves a loop that turns; what does not decode says nothing else.
         if self._pulse.answered(node):
             log.info("peer_answers_again", node=node)
             self.silent.pop(node, None)
         try:
-            work = _WORK.decode(body) if status == 200 else {}
+            answer = _ANSWER.decode(body) if status == 200 else _NOTHING
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-            work = {}
-        self._on_answer(node, work)
+            answer = _NOTHING
+        self._upstreams.links.answered(node, self._now() - asked, answer.unreached)
+        self._upstreams.mend(node)
+        self._on_answer(node, answer.work)
 
     def alive(self, node: str) -> None:
         """The node sent something else: it may be too busy to answer questions, but it is there."""
         self._pulse.alive(node, self._now())
 
-    def unheard(self, node: str) -> None:
+    def unheard(self, node: str, fault: UpstreamError) -> None:
         """None will come."""
         self._pulse.failed(node)
+        if isinstance(fault, ConnectFailed):
+            self._upstreams.links.not_brought(node, fault.message)
+            self._upstreams.cut(node)
 
 
 class _Question(ResponseSink):
-    __slots__ = ("_body", "_node", "_status", "_watch")
+    __slots__ = ("_asked", "_body", "_node", "_status", "_watch")
 
-    def __init__(self, watch: PulseWatch, node: str) -> None:
+    def __init__(self, watch: PulseWatch, node: str, asked: float) -> None:
         self._watch = watch
         self._node = node
+        self._asked = asked
         self._status = 0
         self._body = b""
 
@@ -142,7 +167,7 @@ class _Question(ResponseSink):
             self._body += data
 
     def on_end(self) -> None:
-        self._watch.heard(self._node, self._status, self._body)
+        self._watch.heard(self._node, self._status, self._body, self._asked)
 
     def on_error(self, error: UpstreamError) -> None:
-        self._watch.unheard(self._node)
+        self._watch.unheard(self._node, error)

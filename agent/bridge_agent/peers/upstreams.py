@@ -1,4 +1,8 @@
-"""Connections to where requests go: this node's engines, and the peers' mutual-TLS links."""
+"""Connections to where requests go: this node's engines, and the peers' mutual-TLS links.
+
+Over a link that is known to be cut (`link_rules`) only questions are sent, which find out when it is whole
+again; requests fail at once.
+"""
 
 from __future__ import annotations
 
@@ -10,9 +14,10 @@ from typing import Protocol
 import structlog
 
 from bridge_agent.peers.hop import VARYING_BACK
+from bridge_agent.routing.link_rules import LinkBook
 from bridge_agent.routing.view import Index, MeshView, Target
 from bridge_core.addresses import split_address
-from bridge_core.http1 import Pool
+from bridge_core.http1 import ConnectFailed, Pool
 from bridge_core.http1.limits import PoolLimits
 from bridge_core.http1.pool import Address
 from bridge_core.tls import verify_peer
@@ -39,6 +44,9 @@ class Upstreams:
         tls: This node's identity; None where there are no peers.
         local_address: Where a local instance's engine is connected to; by default its address.
             An engine in a network namespace of its own is reached through a socket factory.
+
+    Attributes:
+        links: What is known of the links to the peers.
     """
 
     def __init__(
@@ -51,31 +59,58 @@ class Upstreams:
         self._tls = tls
         self._context: ssl.SSLContext | None = None
         self._local_address = local_address or (lambda target: split_address(target.address))
+        self.links = LinkBook()
         self._pools: dict[tuple[str, str], Pool] = {}
+        self._cut: set[str] = set()
+        self._ways: dict[tuple[str, str], Pool] = {}  # of those the ones that requests may take
         self._closing: set[asyncio.Task[None]] = set()
         view.subscribe(self._prune)
 
     def pool(self, target: Target) -> Pool:
-        """The pool of an instance's engine, or of its node's peer link."""
-        if target.local:
-            pool = self._pools.get((target.id, target.address))
-            return pool if pool is not None else self._open_local(target)
-        return self.peer(target.node, target.address)
+        """The pool of an instance's engine, or of its node's peer link.
 
-    def peer(self, node: str, address: str) -> Pool:
-        """The link to a node's peer listener."""
+        Raises:
+            ConnectFailed: the link is cut.
+        """
+        if target.local:
+            pool = self._ways.get((target.id, target.address))
+            return pool if pool is not None else self._open_local(target)
+        pool = self._ways.get((target.node, target.address))
+        return pool if pool is not None else self._open_way(target.node, target.address)
+
+    def link(self, node: str, address: str) -> Pool:
+        """The link to a node's peer listener, cut or not."""
         pool = self._pools.get((node, address))
         return pool if pool is not None else self._open_peer(node, address)
 
+    def cut(self, node: str) -> None:
+        """Sends nothing to a node whose link is cut; called when that may have come about."""
+        if self.links.fault(node) and node not in self._cut:
+            self._cut.add(node)
+            for key in [key for key in self._ways if key[0] == node]:
+                del self._ways[key]
+
+    def mend(self, node: str) -> None:
+        """The node answered."""
+        self._cut.discard(node)
+
+    def unreachable(self, target: Target, reason: str) -> str:
+        """What to tell a client whose request could not be brought to a peer."""
+        # The pool's words name the node, which these do already.
+        bare = reason.removeprefix(f"cannot connect to {_label(target.node)}: ")
+        bare = bare.replace(f"connecting to {_label(target.node)} took", "connecting took")
+        return self.links.words(self._view.index.node, target.node, target.address, bare)
+
     def reset(self, node: str, address: str) -> None:
         """Drops the link to a node that does not answer; requests on their way there fail."""
+        self._ways.pop((node, address), None)
         pool = self._pools.pop((node, address), None)
         if pool is not None:
             self._close(pool)
 
     async def close(self) -> None:
         """Closes every connection; requests under way fail."""
-        pools, self._pools = list(self._pools.values()), {}
+        pools, self._pools, self._ways = list(self._pools.values()), {}, {}
         for pool in pools:
             await pool.close()
         if self._closing:
@@ -90,7 +125,13 @@ class Upstreams:
             label=f"the engine {target.id}",
             limits=_LOCAL_LIMITS,
         )
-        self._pools[target.id, target.address] = pool
+        self._pools[target.id, target.address] = self._ways[target.id, target.address] = pool
+        return pool
+
+    def _open_way(self, node: str, address: str) -> Pool:
+        if node in self._cut:
+            raise ConnectFailed(self.links.fault(node))
+        pool = self._ways[node, address] = self.link(node, address)
         return pool
 
     def _open_peer(self, node: str, address: str) -> Pool:
@@ -106,7 +147,7 @@ class Upstreams:
             ssl=self._context,
             verify_peer=check if self._context is not None else None,
             host=address.encode(),
-            label=f"node {node}",
+            label=_label(node),
             limits=_PEER_LIMITS,
             varying=VARYING_BACK,
         )
@@ -124,9 +165,17 @@ class Upstreams:
         for key, pool in list(self._pools.items()):
             if key not in wanted and pool.size == pool.idle:
                 del self._pools[key]
+                self._ways.pop(key, None)
                 self._close(pool)
+        nodes = index.snapshot.nodes.keys()
+        self.links.forget(nodes)
+        self._cut &= nodes
 
     def _close(self, pool: Pool) -> None:
         task = asyncio.get_running_loop().create_task(pool.close())
         self._closing.add(task)
         task.add_done_callback(self._closing.discard)
+
+
+def _label(node: str) -> str:
+    return f"node {node}"

@@ -12,6 +12,8 @@ Rules:
    after all others, keeping the ring's order, and those that have yet to load the model after those that
    have it in memory. The share is of the candidates' work among the
    candidates: what lies idle outside a narrowed backend, or is down, takes none of it.
+   A conversation that is cached somewhere, and whatever could go to a far node, goes where its first
+   token is to be expected soonest (`outlook_rules`), over the share or not.
 4. A request that came over a hop goes to this node's own instances alone, and is treated as the route
    says that it came by there.
 """
@@ -24,6 +26,7 @@ from typing import Final
 import msgspec
 
 from bridge_agent.routing import strategies
+from bridge_agent.routing.outlook_rules import Outlook, soonest_first
 from bridge_agent.routing.strategies import MAX_CANDIDATES, Turns, ramp
 from bridge_agent.routing.view import Index, ModelPool, Skipped, Target
 from bridge_core.names import canonical_or_same
@@ -93,6 +96,7 @@ class Load(msgspec.Struct, frozen=True):
         ages: Seconds since an instance came (back), of those that came lately: they start slowly.
         turns: Where the round robins stand; a choice moves them on.
         draw: Any number, another for each request.
+        outlook: What is known of the request itself and of the ways; None: nothing that would matter.
     """
 
     work: Mapping[str, int]
@@ -101,6 +105,7 @@ class Load(msgspec.Struct, frozen=True):
     ages: Mapping[str, float] = {}
     turns: Turns = msgspec.field(default_factory=Turns)
     draw: int = 0
+    outlook: Outlook | None = None
 
 
 def only_choice(index: Index, name: str) -> Decision | None:
@@ -258,6 +263,9 @@ def _order(
     if policy.strategy == "ring_hash":
         room = _room(pool, candidates, work, policy.bounded_load)
         under, over = strategies.ring_hash(candidates, pool.name, slow, work, room)
+        if load.outlook is not None:
+            under += _cached(pool, candidates, under + over, load.outlook)
+            return _soonest(pool, under, over, load, skipped)
         skipped += [Skipped(target.id, "over its bounded share") for target in over]
         return tuple(strategies.apart(under + over)[:MAX_CANDIDATES])
     listed = list(candidates)
@@ -265,8 +273,37 @@ def _order(
     if policy.strategy == "round_robin":
         return tuple(strategies.round_robin(listed, shares, load.turns, rotation))
     if policy.strategy == "least_request":
-        return tuple(strategies.least_request(listed, shares, work, load.draw))
-    return tuple(strategies.residency(listed, pool.name, shares, work, load.draw))
+        order = strategies.least_request(listed, shares, work, load.draw)
+    else:
+        order = strategies.residency(listed, pool.name, shares, work, load.draw)
+    if load.outlook is not None and load.outlook.far:
+        return _soonest(pool, order, [], load, skipped)
+    return tuple(order)
+
+
+def _cached(
+    pool: ModelPool, candidates: Iterable[Target], looked_at: list[Target], outlook: Outlook
+) -> list[Target]:
+    """The candidates that the conversation is cached at and that the ring was not followed to."""
+    among = {one.id for one in candidates} if isinstance(candidates, list) else pool.targets.keys()
+    ids = outlook.cached.keys() - {one.id for one in looked_at}
+    return [pool.targets[id_] for id_ in sorted(ids & among) if pool.targets[id_].available]
+
+
+def _soonest(
+    pool: ModelPool, under: list[Target], over: list[Target], load: Load, skipped: list[Skipped]
+) -> tuple[Target, ...]:
+    """Those of this order where the first token is to be expected soonest, by `outlook_rules`."""
+    timed = soonest_first([*under, *over], pool.name, load.work, load.outlook or Outlook())
+    if not timed:
+        return ()
+    best_s, best = timed[0]
+    passed = {one.id for one in (under[: under.index(best)] if best in under else under) + over}
+    for seconds, one in timed:
+        if one.id in passed and one is not best:
+            reason = f"first token expected after {seconds:.2f} s, from {best.id} after {best_s:.2f} s"
+            skipped.append(Skipped(one.id, reason))
+    return tuple(strategies.apart([one for _, one in timed])[:MAX_CANDIDATES])
 
 
 def _room(
