@@ -12,6 +12,7 @@ import typer
 from bridge_cli import (
     admin_commands,
     hindsight_commands,
+    models_command,
     restore_command,
     status_commands,
     traffic_commands,
@@ -139,6 +140,7 @@ def down_command(
 
 # After those that one begins with: this is the order of `bridgectl --help`.
 status_commands.register(app)
+models_command.register(app)
 app.add_typer(contexts, name="context")
 admin_commands.register(app)
 traffic_commands.register(app)

@@ -7,8 +7,8 @@ from typing import Any, Final, NamedTuple
 
 import msgspec
 
-from bridge_agent.routing.digest_rules import Copy, is_meant, meant, moment
 from bridge_agent.routing.view import Index
+from bridge_core.model_digests import Copy, is_meant, meant, moment
 from bridge_core.names import InvalidName, ModelName, canonical, display
 from bridge_core.snapshot import MemberModel, Route
 

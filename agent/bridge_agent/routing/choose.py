@@ -4,7 +4,7 @@ Rules:
 1. A name that is a route's goes to one of its backends, by weight, the same one for the same key;
    with nobody to serve it, to the other backends, then to the route's fallback. What goes to a backend
    on trial has the next one that is not to spare.
-2. Candidates have the model, by the digest that its name means (`digest_rules`), are available, and are
+2. Candidates have the model, by the digest that its name means (`model_digests`), are available, and are
    neither down nor ejected. No more than the policy's share of them is ejected at once; with too few
    healthy ones left, ejection is not regarded (panic); those that are down are asked when there is
    nobody else.

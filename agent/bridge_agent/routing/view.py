@@ -7,7 +7,7 @@ Rules:
    node drains its own instances take no new work: clients are served by the others.
 3. A new index replaces the old one in one assignment, so a decision never sees half of each.
 4. Where the copies of a model differ, only those of the digest that its name means here serve it
-   (`digest_rules`); that is worked out once an index.
+   (`model_digests`); that is worked out once an index.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ from typing import Any, Final
 import msgspec
 
 from bridge_agent.engines.view import LocalInstance
-from bridge_agent.routing.digest_rules import Copy, difference, is_meant, meant
 from bridge_core.addresses import join_address
+from bridge_core.model_digests import Copy, difference, is_meant, meant
 from bridge_core.names import InvalidName, canonical
 from bridge_core.ring import Ring
 from bridge_core.snapshot import EMPTY, Instance, MemberModel, Node, Route, Snapshot

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bridge_agent.routing.digest_rules import Copy, is_meant, meant, moment
+from bridge_core.model_digests import Copy, is_meant, meant, moment
 from bridge_core.snapshot import MemberModel
 
 

@@ -1,0 +1,148 @@
+"""`bridgectl models`: which node has which weights by a model's name, and which node is behind."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated, Final
+
+import msgspec
+import typer
+
+from bridge_cli.output import JsonOption, columns, print_json, say, say_aside
+from bridge_cli.where import Where, asks_registry
+from bridge_core.command.guard import guarded
+from bridge_core.errors import BridgeError, Fatal
+
+if TYPE_CHECKING:
+    from bridge_core.model_digests import Copy
+    from bridge_core.snapshot import Snapshot
+
+_SNAPSHOT: Final = "/bridge/snapshot"
+_SHORT: Final = 12
+
+
+class Weights(msgspec.Struct, frozen=True):
+    """One digest that nodes have by a model's name.
+
+    Attributes:
+        digest: Empty where the nodes do not say.
+        nodes: Who has it.
+        modified_at: Its newest copy's time, as the engine says it.
+        meant: A node without a copy of its own means this one.
+        behind: Other nodes have newer weights by the name.
+    """
+
+    digest: str
+    nodes: tuple[str, ...]
+    modified_at: str
+    meant: bool
+    behind: bool
+
+
+class ModelReport(msgspec.Struct, frozen=True):
+    """A model of the mesh; `weights` newest first, one entry where all nodes agree."""
+
+    name: str
+    weights: tuple[Weights, ...]
+
+
+def register(app: typer.Typer) -> None:
+    """Adds the command to the command `bridgectl`."""
+    app.command("models")(models_command)
+
+
+@asks_registry
+def models_command(
+    *,
+    names: Annotated[list[str] | None, typer.Argument(metavar="[NAME]…", help="Only these.")] = None,
+    as_json: JsonOption = False,
+    where: Where,
+) -> None:
+    """List the mesh's models: who has them, and which node is behind where their weights differ."""
+
+    def work() -> None:
+        import asyncio
+
+        from bridge_cli.agents import ask_agents
+        from bridge_core import snapshot_file
+        from bridge_core.names import canonical_or_same
+
+        said = asyncio.run(ask_agents(where.access(), _SNAPSHOT, first=True))
+        if not said.bodies:
+            raise BridgeError("no node answers", hint="`bridgectl status` says what runs")
+        found = model_reports(snapshot_file.decode(next(iter(said.bodies.values()))))
+        wanted = {canonical_or_same(name) for name in names or ()}
+        shown = [one for one in found if not wanted or canonical_or_same(one.name) in wanted]
+        if wanted and not shown:
+            raise Fatal(f"nobody has {', '.join(names or ())}", hint="`bridgectl models` lists what there is")
+        if as_json:
+            print_json(shown)
+        else:
+            _print(shown)
+
+    guarded(work)
+
+
+def model_reports(snapshot: Snapshot) -> list[ModelReport]:
+    """Every model of the mesh, by name."""
+    from bridge_core.model_digests import Copy, meant
+    from bridge_core.names import InvalidName, canonical, display
+
+    copies: dict[str, list[Copy]] = {}
+    for instance in snapshot.instances.values():
+        node = snapshot.nodes.get(instance.node)
+        leaving = node is None or node.state != "active" or instance.state in ("draining", "stopped")
+        for model in instance.models:
+            try:
+                name = canonical(model.name)
+            except InvalidName:
+                continue  # an engine may list what no request can name
+            copies.setdefault(name, []).append(Copy(instance.id, instance.node, model, leaving=leaving))
+    return [
+        ModelReport(display(name), _weights(found, meant(found))) for name, found in sorted(copies.items())
+    ]
+
+
+def _weights(copies: list[Copy], digest: str) -> tuple[Weights, ...]:
+    from bridge_core.model_digests import moment
+
+    groups: dict[str, list[Copy]] = {}
+    for copy in copies:
+        groups.setdefault(copy.model.digest, []).append(copy)
+    newest = {
+        one: max((copy.model.modified_at for copy in group), key=moment) for one, group in groups.items()
+    }
+    order = sorted(groups, key=lambda one: (-moment(newest[one]), one))
+    latest = moment(newest[order[0]])
+    return tuple(
+        Weights(
+            one,
+            tuple(sorted({copy.node for copy in groups[one]})),
+            newest[one],
+            one == digest,
+            bool(one) and moment(newest[one]) < latest,
+        )
+        for one in order
+    )
+
+
+def _print(models: list[ModelReport]) -> None:
+    if not models:
+        say_aside("No node has a model.")
+        return
+    rows = [("MODEL", "DIGEST", "MODIFIED", "NODES", "")]
+    for model in models:
+        for at, one in enumerate(model.weights):
+            remarks = ["behind"] if one.behind else []
+            if len(model.weights) > 1 and one.meant:
+                remarks.append("meant at nodes without a copy")
+            name = "" if at else model.name
+            digest = one.digest[:_SHORT] or "not known"
+            rows.append((name, digest, one.modified_at[:19], ", ".join(one.nodes), "; ".join(remarks)))
+    for line in columns(rows):
+        say(line)
+    differing = [model.name for model in models if len(model.weights) > 1]
+    if differing:
+        say_aside(
+            f"Nodes have different weights by the name of {', '.join(differing)}; each node serves its own. "
+            "Pull or create it again where it is behind."
+        )

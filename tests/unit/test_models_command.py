@@ -1,0 +1,51 @@
+"""What `bridgectl models` says of models whose weights differ between nodes."""
+
+from __future__ import annotations
+
+import pytest
+
+from bridge_cli.models_command import _print, model_reports
+from bridge_core.snapshot import Instance, MemberModel, Node, Snapshot, Version, encode_entry
+
+OLD, NEW = "2026-01-01T00:00:00Z", "2026-02-01T01:00:00+02:00"
+
+
+def mesh(*copies: tuple[str, str, str, str], drained: str = "") -> Snapshot:
+    """Of node, model, digest and time."""
+    entries = {}
+    for node in {copy[0] for copy in copies}:
+        models = tuple(
+            MemberModel(copy[1], copy[2], modified_at=copy[3]) for copy in copies if copy[0] == node
+        )
+        entries[f"instance/{node}/0"] = encode_entry(Instance(f"{node}/0", node, models=models))
+        entries[f"node/{node}"] = encode_entry(Node(node, state="drained" if node == drained else "active"))
+    return Snapshot(Version(1, 1), entries)
+
+
+def test_nodes_that_agree_are_one_line() -> None:
+    (report,) = model_reports(mesh(("a", "m", "d1", OLD), ("b", "M:latest", "d1", NEW)))
+    assert report.name == "m:latest"
+    assert [(one.digest, one.nodes, one.meant, one.behind) for one in report.weights] == [
+        ("d1", ("a", "b"), True, False)
+    ]
+
+
+def test_the_node_that_is_behind_is_named_whatever_most_have(capsys: pytest.CaptureFixture[str]) -> None:
+    (report,) = model_reports(mesh(("a", "m", "new", NEW), ("b", "m", "old", OLD), ("c", "m", "old", OLD)))
+    assert [(one.digest, one.nodes, one.meant, one.behind) for one in report.weights] == [
+        ("new", ("a",), False, False),
+        ("old", ("b", "c"), True, True),
+    ]
+    _print([report])
+    out = capsys.readouterr().out.splitlines()
+    assert out[1].split() == ["m:latest", "new", "2026-02-01T01:00:00", "a"]
+    assert out[2].endswith("b, c   behind; meant at nodes without a copy")
+
+
+def test_a_node_that_does_not_say_is_not_called_behind() -> None:
+    (report,) = model_reports(mesh(("a", "m", "new", NEW), ("b", "m", "", "")))
+    assert [(one.digest, one.behind) for one in report.weights] == [("new", False), ("", False)]
+
+
+def test_what_no_request_can_name_is_left_out() -> None:
+    assert model_reports(mesh(("a", "a/b/c/d/e", "d", OLD))) == []
