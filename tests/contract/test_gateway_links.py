@@ -20,12 +20,12 @@ def links(bed: Bed, node: str) -> LinkBook:
     return bed[node].upstreams.links
 
 
-def hide(bed: Bed, viewer: str, node: str) -> None:
+def hide(bed: Bed, viewer: str, node: str, address: str = "127.0.0.1:1") -> None:
     """Gives `viewer` an address of `node` at which nobody listens."""
     snapshot = bed[viewer].view.current
     entries = dict(snapshot.entries)
     record = msgspec.json.decode(entries[f"node/{node}"], type=Node)
-    changed = msgspec.structs.replace(record, peer="127.0.0.1:1")
+    changed = msgspec.structs.replace(record, peer=address)
     entries[f"node/{node}"] = msgspec.json.encode(changed)
     bed[viewer].view.publish(type(snapshot)(snapshot.version, entries))
 
@@ -73,3 +73,13 @@ async def test_a_far_node_gets_nothing_while_near_ones_are_idle(tmp_path: Path) 
         for number in range(20):
             answer = await bed["a"].infer(model="m", headers={"X-Bridge-Session": f"s{number}"})
             assert answer.headers.get(b"x-bridge-node") in (b"a", b"b")
+
+
+async def test_an_address_that_is_none_is_told_as_a_link_and_costs_nobody_else(tmp_path: Path) -> None:
+    engines = {"a": RecordedEngine(("m",)), "b": RecordedEngine(("solo",)), "c": RecordedEngine(("m",))}
+    async with mesh(tmp_path, engines) as bed:
+        hide(bed, "a", "b", "nowhere")
+        answer = await bed["a"].infer(model="solo")
+        assert answer.status == 502
+        assert answer.json()["error"].startswith("a cannot reach b at nowhere: ")
+        assert (await bed["a"].infer(model="m")).status == 200

@@ -17,6 +17,7 @@ from bridge_agent.peers.hop import VARYING_BACK
 from bridge_agent.routing.link_rules import LinkBook
 from bridge_agent.routing.view import Index, MeshView, Target
 from bridge_core.addresses import split_address
+from bridge_core.errors import BridgeError
 from bridge_core.http1 import ConnectFailed, Pool
 from bridge_core.http1.limits import PoolLimits
 from bridge_core.http1.pool import Address
@@ -70,7 +71,7 @@ class Upstreams:
         """The pool of an instance's engine, or of its node's peer link.
 
         Raises:
-            ConnectFailed: the link is cut.
+            ConnectFailed: the link is cut, or the node's address is none.
         """
         if target.local:
             pool = self._ways.get((target.id, target.address))
@@ -131,7 +132,10 @@ class Upstreams:
     def _open_way(self, node: str, address: str) -> Pool:
         if node in self._cut:
             raise ConnectFailed(self.links.fault(node))
-        pool = self._ways[node, address] = self.link(node, address)
+        try:
+            pool = self._ways[node, address] = self.link(node, address)
+        except BridgeError as fault:
+            raise ConnectFailed(fault.message, hint=fault.hint) from fault
         return pool
 
     def _open_peer(self, node: str, address: str) -> Pool:
