@@ -58,6 +58,8 @@ class Pool:
         finally:
             if step is not None and not step.done():
                 await asyncio.wait([step])
+                if not step.cancelled():
+                    step.exception()  # seen: whoever would hear of it has left
             if hasattr(steps, "close"):
                 await asyncio.wrap_future(self._executor.submit(steps.close))
             self._long -= 1

@@ -317,7 +317,7 @@ async def test_a_number_without_end_in_an_admins_file_is_refused_in_words(
         "apiVersion: bridge.deepseek.io/v1\nkind: ModelRoute\nmetadata:\n  name: r\n"
         f"spec:\n  backends:\n    - model: tiny\n      weight: {weight}\n"
     )
-    ended = await asyncio.to_thread(mesh.run, "diff", str(tmp_path), check=False)
-    assert ended.returncode == 1
+    ended = await asyncio.to_thread(mesh.run, "diff", "-f", str(tmp_path), check=False)
+    assert ended.returncode != 0
     assert "weight" in ended.stdout + ended.stderr
     assert len(ended.stdout + ended.stderr) < 10_000

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import threading
 from collections.abc import Iterator
 
@@ -76,3 +77,30 @@ async def test_what_work_raises_arrives(pool: Pool) -> None:
     assert await anext(steps) == 1
     with pytest.raises(ApiError, match="gone"):
         await anext(steps)
+
+
+async def test_a_step_that_fails_after_everybody_left_is_no_fault_of_the_programs() -> None:
+    pool, begun, go_on = Pool("test", 1), threading.Event(), threading.Event()
+    told: list[object] = []
+    asyncio.get_running_loop().set_exception_handler(lambda _loop, context: told.append(context))
+
+    def steps() -> Iterator[int]:
+        begun.set()
+        go_on.wait(10)
+        raise OSError("the registry hung up")
+        yield 1
+
+    async def follow() -> None:
+        async for _ in pool.steps(steps()):
+            pass
+
+    task = asyncio.create_task(follow())
+    await asyncio.to_thread(begun.wait, 10)
+    task.cancel()
+    await asyncio.sleep(0)
+    go_on.set()
+    await asyncio.wait([task])
+    del task
+    gc.collect()
+    assert told == []
+    pool.close()
