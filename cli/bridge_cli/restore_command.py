@@ -26,7 +26,10 @@ def restore_command(
         typer.Option("--from-snapshot", help="Put back into the store everything that the registry knows."),
     ] = False,
     accept_store: Annotated[
-        bool, typer.Option("--accept-store", help="The store is right as it is, say after its own restore.")
+        bool,
+        typer.Option(
+            "--accept-store", help="The store is right as it is, say after its own restore. Agents follow it."
+        ),
     ] = False,
     as_json: JsonOption = False,
     where: Where,

@@ -71,16 +71,19 @@ class Restorer:
     async def restore(self, *, accept_store: bool, author: str) -> Restored:
         """Makes the store at hand the mesh's.
 
+        A registry that came back from a backup with its store knows of nothing amiss, but agents that saw
+        more than the backup refuse what it publishes: `accept_store` has them follow again.
+
         Args:
             accept_store: Its records are right as they are; else they become those that were known.
             author: Who says so.
 
         Raises:
-            StoreRefused: it is the mesh's already, or another mesh's.
+            StoreRefused: it is the mesh's already, as nobody doubts, or another mesh's.
             Unavailable: it does not answer, or this registry does not lead; may be repeated.
         """
         reason, known = self._memory.foreign, self._memory.known
-        if not reason or known is None:
+        if known is None or not (reason or accept_store):
             raise StoreRefused("the store is the one that this registry knows: there is nothing to restore")
         await self._access.prepare()
         listing = await self._store.list(keyspace.ROOT)
@@ -88,7 +91,7 @@ class Restorer:
         ca = there.get(keyspace.CA_CERTIFICATE)
         if ca is not None and ca.value != self._founding[keyspace.CA_CERTIFICATE]:
             raise StoreRefused("this etcd belongs to a mesh with another CA", hint="point --etcd elsewhere")
-        done = Restored(reason)
+        done = Restored(reason or "nothing that this registry could see")
         if not accept_store:
             done = await self._put_back(reason, there)
         await self._commit([Put(key, value) for key, value in self._founding.items()])

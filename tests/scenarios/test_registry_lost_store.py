@@ -11,7 +11,7 @@ import pytest
 
 from bridge_core.identity import SpiffeId
 from bridge_core.identity.certificates import create_csr, generate_key
-from bridge_core.snapshot import Snapshot
+from bridge_core.snapshot import Snapshot, Version
 from bridge_wire.v1 import registry_pb2 as pb
 from tests.fakes.store import FakeEtcd, FakeStore
 from tests.registry_bed import MESH, Bed, Follower, Node, following, make_settings, refused, running
@@ -171,6 +171,24 @@ async def test_a_store_that_is_right_as_it_is_can_be_accepted(tmp_path: Path) ->
             await eventually(lambda: follower.snapshot.version > before.version)
             await eventually(lambda: not follower.snapshot.nodes)
             assert follower.snapshot.mesh.store_id == before.mesh.store_id
+    await store.close()
+
+
+async def test_agents_that_saw_more_than_a_backup_follow_at_an_admins_word(tmp_path: Path) -> None:
+    etcd = FakeEtcd()
+    store = FakeStore(etcd)
+    async with a_registry(tmp_path, etcd) as bed:
+        node = await a_mesh(bed, store)
+        before = bed.registry.publisher.hub.current
+        # What a registry in the lost machine's place publishes is older than what this agent has.
+        seen = Version(before.version.epoch + 1000, before.version.revision)
+        ahead = Follower(Snapshot(seen, before.entries))
+        async with bed.admin() as admin, following(node, ahead) as follower:
+            await admin.Restore(pb.RestoreRequest(accept_store=True))
+            await eventually(lambda: bed.registry.publisher.hub.current.version > seen)
+            await eventually(lambda: follower.snapshot.version == bed.registry.publisher.hub.current.version)
+            assert contents(follower.snapshot) == contents(before)
+            await admin.Apply(pb.ApplyRequest(files=[a_route("b")]))
     await store.close()
 
 
