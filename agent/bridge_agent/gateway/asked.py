@@ -31,6 +31,7 @@ class AskedBody:
         model: See there.
         body: As the client sent it.
         streams: See there.
+        packed: See there.
     """
 
     __slots__ = (
@@ -45,13 +46,13 @@ class AskedBody:
         "streams",
     )
 
-    def __init__(self, model: str, body: bytes, streams: bool = True) -> None:
+    def __init__(self, model: str, body: bytes, streams: bool = True, packed: bool = False) -> None:
         self.model = model
         self.body = body
         self.streams = streams
         self.slotless = False
         self.renaming: Renaming | None = None
-        self.packed = False
+        self.packed = packed
         self.shortened: Shortened | None = None
         self.frame: bytes | None = None
         self._kept: tuple[Peek, bytes] | None = None

@@ -18,7 +18,15 @@ from bridge_agent.gateway.asked import AskedBody
 from bridge_agent.gateway.attempt import SESSION
 from bridge_agent.gateway.keep_alive import KeptAliveExchange
 from bridge_agent.gateway.peek import BadBody, Peek, Shape, peek
-from bridge_agent.gateway.reading import body_of, is_compressed, is_large, names_in, read_large, unloads
+from bridge_agent.gateway.reading import (
+    SPECIAL,
+    body_of,
+    is_compressed,
+    is_large,
+    names_in,
+    read_large,
+    unloads,
+)
 from bridge_agent.gateway.replies import admits, refuse
 from bridge_agent.gateway.request import RoutedRequest
 from bridge_agent.gateway.routes import HttpRoute, Kind
@@ -30,7 +38,7 @@ from bridge_agent.routing.choose import Decision, choose, named_choice, only_cho
 from bridge_agent.routing.request_rules import RequestLife
 from bridge_agent.routing.view import Target
 from bridge_core.http1 import HttpExchange
-from bridge_core.large_json import Shortened
+from bridge_core.large_json import LARGE, Shortened
 from bridge_core.names import InvalidName, canonical
 
 log = structlog.get_logger()
@@ -41,11 +49,15 @@ _NO_SHAPE: Final = Shape("Request", frozenset())
 
 def infer(state: GatewayState, arrival: Arrival, route: HttpRoute) -> None:
     """Decides on a request for a model, and sends it on or answers it with an error."""
-    if is_large(arrival, route):
+    body = readable = arrival.exchange.request.body
+    # The common body is read as it lies there; one that is packed is looked at more closely.
+    plain = arrival.hop is None and route.path not in SPECIAL
+    if len(body) >= LARGE or (not plain and is_large(arrival, route)):
         state.group.create_task(_infer_large(state, arrival, route))
         return
     try:
-        body, readable = body_of(arrival, route, state.config.max_body)
+        if not plain:
+            body, readable = body_of(arrival, route, state.config.max_body)
         peeked = peek(readable, route.shape or _NO_SHAPE)
     except BadBody as fault:
         refuse(state, arrival, route, 400, fault.message, unread=True)
@@ -112,8 +124,9 @@ def _decided(
         decision = _choose(state, arrival, name, peeked)
         if not decision.candidates and not _may_begin(state, arrival, route, peeked.model, decision=decision):
             return None
-    asked = AskedBody(name, body, peeked.stream)
-    asked.packed, asked.shortened = packed, shortened
+    asked = AskedBody(name, body, peeked.stream, packed)
+    if shortened is not None:
+        asked.shortened = shortened
     policy = decision.policy
     spare: tuple[Target, ...] = ()
     if decision.route:

@@ -27,7 +27,7 @@ _MADE: Final = {
 _NO_TIME: Final = re.compile(rb'-?0(?:\.0+)?|"[+-]?0+(?:\.0*)?(?:ns|us|ms|s|m|h)?"')
 _ASKED: Final = {"/api/generate": "prompt", "/api/chat": "messages"}
 _NOTHING: Final = (b'""', b"[]", b"null")
-_SPECIAL: Final = ("/v1/responses", "/v1/audio/transcriptions")
+SPECIAL: Final = ("/v1/responses", "/v1/audio/transcriptions")
 _MODEL_HEAD: Final = re.compile(
     rb'content-disposition:[^\r\n]*[; ]name=(?:"model"|model)[ \t]*(?:[;\r\n]|$)', re.IGNORECASE
 )
@@ -41,7 +41,7 @@ def is_large(arrival: Arrival, route: HttpRoute) -> bool:
     if len(body) >= LARGE:
         return True
     hop = arrival.hop
-    if hop is None and route.path not in _SPECIAL:
+    if hop is None and route.path not in SPECIAL:
         return False
     packed = (hop is not None and hop.compressed) or is_compressed(arrival, route)
     return packed and unpacked_size(body) >= LARGE
@@ -83,7 +83,7 @@ def body_of(arrival: Arrival, route: HttpRoute, limit: int) -> tuple[bytes, byte
     """
     request = arrival.exchange.request
     body = request.body
-    if arrival.hop is None and route.path not in _SPECIAL:
+    if arrival.hop is None and route.path not in SPECIAL:
         return body, body
     try:
         if arrival.hop is not None and arrival.hop.compressed:

@@ -428,7 +428,7 @@ class RoutedRequest:
         if stream is not None and state.keeper is not None:
             state.keeper.closed(self)
         if self.trail is None:
-            if status == 200 and self.decision.key and target is not None:
+            if self.decision.key and status == 200 and target is not None:
                 self._learn(target)
             self._record(status, outcome, target, more)
 

@@ -211,12 +211,13 @@ class ClientConnection(asyncio.Protocol):
         self._head_size = 0
         self.requests += 1
         exchange.connection = self
-        if len(exchange.data) <= _AT_ONCE or exchange.more:
-            self._transport.write(exchange.data)
+        data = exchange.data
+        if len(data) <= _AT_ONCE or exchange.more:
+            self._transport.write(data)
         else:
-            self._rest = memoryview(exchange.data)
+            self._rest = memoryview(data)
             self._write_rest()
-        self._head_only = exchange.data[:5] == b"HEAD "
+        self._head_only = data[:5] == b"HEAD "
 
     def _write_rest(self) -> None:
         """Writes the next piece of a large request: to encrypt all of it would hold up everybody else."""
