@@ -328,6 +328,15 @@ def test_who_went_or_is_missing_when_the_store_comes_back_gets_a_ttl() -> None:
     assert found.deadline() == 108.0
 
 
+def test_who_came_back_by_a_listing_is_not_missing_when_the_store_answers_again() -> None:
+    found = members("a", "b", "c", gone="a")
+    assert members("a", "b", gone="ab").members == {"a": an("a"), "b": an("b")}
+    found.replace([an("a"), an("b"), an("c")], 101.0)
+    found.store_answers_again(102.0)
+    found.validate()
+    assert found.missing == frozenset()
+
+
 def test_who_was_draining_goes_at_once() -> None:
     found = Membership(TTL, ())
     found.replace([an("a", "draining"), an("b", "draining"), an("c")], 0.0)

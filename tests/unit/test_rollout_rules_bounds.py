@@ -122,6 +122,12 @@ def test_a_95th_percentile_needs_three_times_as_many(stable: Counts, canary: Cou
     assert not fails or "p95 1.262 s against 0.808 s" in found
 
 
+def test_of_few_answers_the_slowest_is_what_a_rank_beyond_all_means() -> None:
+    assert verdict(guards(ttft_p95=1.5), answered(60), answered(60)) == ""
+    one = verdict(guards(min_requests=0, ttft_p50=1.5), answered(1), answered(0, 1))
+    assert one.startswith("time to first byte p50")
+
+
 @pytest.mark.parametrize(
     ("times", "slack", "fails"),
     [
