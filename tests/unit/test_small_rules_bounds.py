@@ -8,6 +8,7 @@ from typing import Any
 import msgspec
 import pytest
 
+from bridge_agent.ancillary_rules import Restarts
 from bridge_agent.concern_rules import Disk, FailureNotes, disk_concerns, member_concern
 from bridge_agent.health.probe_rules import ModelHealth, ProbePolicy, ProbeVerdict, judge, probe_due
 from bridge_agent.membership.follow_rules import judge as judge_update
@@ -220,6 +221,25 @@ def test_notes_of_failures_are_bounded_and_of_a_node_or_an_instance() -> None:
     assert (notes.of("n/0"), notes.of("m/0")) == ("z", "y"), "1024 are kept"
     notes.take("o/0", "w")
     assert (notes.of("o/0"), notes.of("n/0")) == ("w", "")
+
+
+@pytest.mark.parametrize(("lasted", "first_again"), [(59.9, False), (60.0, True)])
+def test_a_run_of_a_minute_ends_a_row_of_faults(lasted: float, first_again: bool) -> None:
+    class Least:
+        def uniform(self, low: float, high: float) -> float:
+            return high
+
+        def random(self) -> float:
+            return 0.999
+
+    restarts = Restarts(Least())  # type: ignore[arg-type]  # all that it asks of a source of chance
+    pauses = [restarts.failed("x", 1.0) for _ in range(3)]
+    assert pauses[0] < pauses[1] < pauses[2]
+    restarts.began(100.0)
+    assert (restarts.failed("x", 100.0 + lasted) == pauses[0]) is first_again
+    failed_at = 100.0 + lasted
+    assert "4 times" in restarts.concern(failed_at + 600.0)
+    assert restarts.concern(failed_at + 600.1) == ""
 
 
 def budget(requests: int, now: float = 0.0, size: int = 0) -> tuple[NodeBudget, list[bool]]:
