@@ -1,4 +1,4 @@
-"""`python tools/mutate.py [--count 200] [--seed 1] [--only TEXT]`: are the rules' tests any good?
+"""`python tools/mutate.py [--count 200] [--seed 1] [--only TEXT] [TESTS]`: are the rules' tests any good?
 
 Changes one comparison, boolean, number or branch of the rules (`routing/` and every `*_rules.py`) at a
 time, and runs the unit and scenario tests that touch the changed function. A change that no test notices

@@ -17,6 +17,7 @@ from bridge_core.store.watch_rules import (
     WatchLost,
     WatchPosition,
     WatchRefused,
+    listed,
     received,
     resumed,
 )
@@ -116,10 +117,14 @@ OTHERS = {
 
 
 def test_what_a_certificate_names() -> None:
-    names = join_rules.grantable_names("a", "10.0.0.9:1", ["x.example", "", "FD00::1"], OTHERS)
-    assert names == Names(("a", "localhost", "x.example"), ("127.0.0.1", "::1", "10.0.0.9", "fd00::1"))
-    assert join_rules.grantable_names("a", "", [], {}) == Names(("a", "localhost"), ("127.0.0.1", "::1"))
-    assert "mine" in join_rules.grantable_names("a", "mine:1", ["mine"], OTHERS).dns_names
+    names = join_rules.grantable_names
+    assert names("a", "10.0.0.9:1", ["x.example", "10.0.0.9", "10.0.0.8"], OTHERS, ["x.example"]) == Names(
+        ("a", "localhost", "x.example"), ("127.0.0.1", "::1", "10.0.0.9"), ("10.0.0.8",)
+    )
+    assert names("a", "", ["z"], {}, []) == Names(("a", "localhost"), ("127.0.0.1", "::1"), ("z",))
+    wild = names("a", "", ["x.example", "y.x.example", "example"], {}, ["*.example"])
+    assert wild.dns_names == ("a", "localhost", "x.example")
+    assert names("a", "mine:1", [], OTHERS, ["mine"]).dns_names == ("a", "localhost", "mine")
 
 
 @pytest.mark.parametrize(
@@ -129,18 +134,21 @@ def test_what_a_certificate_names() -> None:
         ("h:1", ["10.0.0.2"], JoinRefusal.DENIED),
         ("h:1", ["fd00::3"], JoinRefusal.DENIED),
         ("10.0.0.2:1", ["10.0.0.2"], None),  # two nodes of one machine
-        ("h:1", ["localhost"], None),
+        ("b:1", ["b"], JoinRefusal.DENIED),  # but never another's name
+        ("h:1", ["localhost", "a", "127.0.0.1"], None),
+        ("h:1", ["mine"], None),  # its own record is nobody else's
         ("h:1", ["x.bridge.internal"], JoinRefusal.DENIED),
         ("h:1", ["*.example"], JoinRefusal.INVALID),
-        ("h:1", ["-x"], JoinRefusal.INVALID),
-        ("h:1", ["x-"], JoinRefusal.INVALID),
-        ("h:1", ["x", "_y.z-1"], None),
-        ("h:1", ["a" * 253], None),
-        ("h:1", ["a" * 254], JoinRefusal.INVALID),
     ],
 )
 def test_a_certificate_names_nobody_else(peer: str, asked: list[str], refused: JoinRefusal | None) -> None:
-    assert refusal(join_rules.grantable_names, "a", peer, asked, OTHERS) is refused
+    assert refusal(join_rules.grantable_names, "a", peer, asked, OTHERS, ()) is refused
+
+
+@pytest.mark.parametrize(("length", "good"), [(64, True), (65, False)])
+def test_a_version_is_short_and_printable(length: int, good: bool) -> None:
+    assert refusal(join_rules.check_version, "v" * length) is (None if good else JoinRefusal.INVALID)
+    assert refusal(join_rules.check_version, "v" * (length - 1) + "\n") is JoinRefusal.INVALID
 
 
 @pytest.mark.parametrize(
@@ -159,8 +167,15 @@ def test_a_certificate_names_nobody_else(peer: str, asked: list[str], refused: J
         ("a/b:1", False),
         ("a@b:1", False),
         ("a,b:1", False),
-        ("a" * 253 + ":1", True),
-        ("a" * 254 + ":1", False),
+        ("h:00001", True),
+        ("h:000001", False),
+        ("h:\u0661", False),
+        ("0.0.0.0:1", False),
+        ("224.0.0.1:1", False),
+        ("::1:5", False),
+        ("[h]:5", False),
+        ("[::1:5", False),
+        ("[::]:5", False),
     ],
 )
 def test_what_others_can_dial(address: str, good: bool) -> None:
@@ -177,6 +192,8 @@ def test_what_others_can_dial(address: str, good: bool) -> None:
         ({"k" * 129: "v"}, False),
         ({"k": "v" * 257}, False),
         ({"": "v"}, False),
+        ({"k": "v "}, False),
+        ({"k": "v\n"}, False),
     ],
 )
 def test_labels_are_few_and_short(labels: dict[str, str], good: bool) -> None:
@@ -233,6 +250,8 @@ def test_a_node_without_an_instance_that_does_not_report_is_stopped_already() ->
     ):
         newest = KNOWN | {Version(1, 3): published(state, *members)}
         assert safe_to_stop("n", newest, [], None, 10.0) is safe
+    undrained = {DRAINED: published("drained"), Version(1, 3): published("active")}
+    assert not safe_to_stop("n", undrained, [DRAINED], NodeLoad(10.0, 1, 0, DRAINED), 10.0)
     assert not safe_to_stop("gone", KNOWN | {Version(1, 3): published("drained")}, [], None, 10.0)
 
 
@@ -307,6 +326,15 @@ def test_who_went_or_is_missing_when_the_store_comes_back_gets_a_ttl() -> None:
     assert found.deadline() == 107.0
     found.store_answers_again(103.0)
     assert found.deadline() == 108.0
+
+
+def test_who_came_back_by_a_listing_is_not_missing_when_the_store_answers_again() -> None:
+    found = members("a", "b", "c", gone="a")
+    assert members("a", "b", gone="ab").members == {"a": an("a"), "b": an("b")}
+    found.replace([an("a"), an("b"), an("c")], 101.0)
+    found.store_answers_again(102.0)
+    found.validate()
+    assert found.missing == frozenset()
 
 
 def test_who_was_draining_goes_at_once() -> None:
@@ -435,6 +463,10 @@ AT = WatchPosition(8, 1, 5)
 
 def header(revision: int, *, cluster: int = 1, term: int = 5) -> WatchHeader:
     return WatchHeader(cluster, revision, term)
+
+
+def test_a_listing_is_followed_from_the_next_revision() -> None:
+    assert listed(header(7)) == WatchPosition(8, 1, 5)
 
 
 @pytest.mark.parametrize(

@@ -305,6 +305,27 @@ def test_a_mebibyte_of_an_unfinished_line_is_the_most(size: int, lost: bool) -> 
     assert (tracker.lost, tracker.tokens) == (lost, 0 if lost else 1)
 
 
+def test_a_response_without_any_text_is_ended_whole() -> None:
+    created = 'data: {"type":"response.created","response":{"id":"resp_1"}}\n\n'
+    rest = tracked("/v1/responses", created).end({}, 1)
+    kinds = [line.rpartition(b".")[2] for line in rest.split(b"\n") if line.startswith(b"event: ")]
+    assert kinds == [b"in_progress", b"added", b"added", b"done", b"done", b"done", b"completed"]
+
+
+def test_a_block_without_an_index_is_the_first() -> None:
+    begun = 'data: {"type":"content_block_start"}\n\n'
+    assert b'{"type":"content_block_stop","index":0}' in tracked("/v1/messages", begun).end({}, 1)
+
+
+def test_a_data_line_after_an_event_line_is_what_came_last() -> None:
+    path = "/v1/completions"
+    tracker = tracked(path, record(path))
+    for piece, lead in (("event: x\n", b""), (record(path)[:-1], b"\n")):
+        tracker.feed(piece.encode())
+        tracker.settle()
+        assert tracker.lead == lead
+
+
 def test_usage_is_not_told_to_who_did_not_ask() -> None:
     tracker = ChunkTracker(chat=True)
     tracker.feed(record("/v1/chat/completions").encode())
@@ -361,6 +382,16 @@ def test_old_pauses_count_half_after_twenty_thousand() -> None:
         assert pace.limit(floor=1, ceiling=1000) == 1
         pace.moved(0, 20)
         assert pace.limit(floor=1, ceiling=1000) == 84
+
+
+def test_each_length_of_old_pauses_counts_half() -> None:
+    pace = Pace()
+    for _ in range(250):
+        pace.moved(1, 50)
+    pace.moved(20_001 - 250, 0)
+    assert pace.limit(floor=1, ceiling=1000) == 204, "125 of 10,000"
+    pace.moved(0, 0)
+    assert Pace().limit(floor=0, ceiling=9) == 0
 
 
 def ticks(stalls: Stalls, fed: int, count: int) -> list[bool]:
@@ -469,6 +500,7 @@ def test_what_the_text_alone_tells_can_be_continued(native: dict[str, Any], piec
         ("q" + ("y" * 23 + "z") * 30, True),
         (("y" * 24 + "z") * 30, False),
         ("no" + ("y" * 23 + "z") * 30 + " " * 24, True),
+        (("y" * 23 + "z") * 30 + " " * 25, False),  # so far back nobody looks
         ("a" * 30 + " \n", True),
         ("a" * 30 + "b", False),
         ("\n" * 30, True),
@@ -668,6 +700,29 @@ def test_who_waits_goes_only_where_it_would_not_wait_and_all_is_well(
     assert better(index, ContinuationPlace(X), Load(work, **load), "a/0") is helps
     assert not better(index, ContinuationPlace(X), Load(work, **load), "gone/0")
     assert not better(mesh("a"), ContinuationPlace(X), Load(work), "a/0")
+
+
+def test_who_is_ill_is_no_better_place_even_as_the_only_one() -> None:
+    index, waits = mesh("ab"), {"a/0": 2}
+    for load, helps in ({}, True), ({"down": half("b")}, False), ({"ejected": half("b")}, False):
+        assert better(index, ContinuationPlace(X), Load(waits, **load), "a/0", ("a/0",)) is helps
+
+
+def test_of_two_alike_the_one_with_the_model_in_memory_comes_first() -> None:
+    index = mesh("ab")
+    for name in "ab":
+        known = Instance(f"{name}/0", name, models=(MemberModel("x", "d"),), loaded=("x",))
+        entries = index.snapshot.entries | {f"instance/{name}/0": encode_entry(known)}
+        assert order(Index("me", Snapshot(Version(1, 1), entries), ()), Load({}))[0] == name
+
+
+def test_work_is_told_by_what_an_instance_can_do() -> None:
+    index = mesh("ab", weight=1)
+    strong = Instance("b/0", "b", models=(MemberModel("x", "d"),), weight=2)
+    entries = index.snapshot.entries | {"instance/b/0": encode_entry(strong)}
+    both = Index("me", Snapshot(Version(1, 1), entries), ())
+    assert order(both, Load({"a/0": 2, "b/0": 3})) == "ba"
+    assert order(both, Load({"a/0": 1, "b/0": 3})) == "ab"
 
 
 def test_an_instance_is_crowded_with_more_than_its_slots() -> None:

@@ -410,8 +410,8 @@ def test_panic_begins_below_its_threshold(ejected: int, panic: bool) -> None:
 
 
 def test_without_ejections_nothing_is_panic() -> None:
-    assert not healthy(4, {}, panic_threshold=1.5).panic
-    assert healthy(4, {"n0/0": 1.0}, panic_threshold=1.5).panic
+    assert not healthy(4, {}, panic_threshold=1.0).panic
+    assert healthy(4, {"n0/0": 1.0}, panic_threshold=1.0).panic
 
 
 def test_those_that_are_down_are_out_as_long_as_there_are_others() -> None:

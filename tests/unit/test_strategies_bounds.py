@@ -91,7 +91,7 @@ def test_among_many_every_order_of_four_is_drawn_once() -> None:
 
 def test_nobody_is_an_order_of_nobody() -> None:
     assert least_request([], {}, {}, 5) == residency([], "m", {}, {}, 5) == apart([]) == []
-    assert ring_hash([], {}, {}, 1.0) == ([], [])
+    assert ring_hash([], "m", {}, {}, 1.0) == ([], [])
 
 
 def test_a_request_that_would_come_counts_with_those_that_are_there() -> None:
@@ -113,7 +113,7 @@ def test_who_is_not_among_the_work_is_idle() -> None:
     a, b = target("a"), target("b")
     known = shares([a, b])
     assert {least_request([a, b], known, {a.id: 0}, draw)[0].node for draw in range(4)} == {"a", "b"}
-    assert ring_hash([a], {}, {}, 0.0) == ([a], [])
+    assert ring_hash([a], "m", {}, {}, 0.0) == ([a], [])
 
 
 @pytest.mark.parametrize(
@@ -158,15 +158,15 @@ def test_those_that_fall_with_the_first_come_last_in_their_order() -> None:
 )
 def test_the_bound_of_the_ring(slots: int, room: float, share: float, busy: int, over: bool) -> None:
     one = target("a", slots=slots)
-    found = ring_hash([one], {one.id: share}, {one.id: busy}, room)
+    found = ring_hash([one], "m", {one.id: share}, {one.id: busy}, room)
     assert found == (([], [one]) if over else ([one], []))
 
 
 def test_whose_share_is_not_given_has_its_capacity() -> None:
     one = target("a", weight=200)
-    assert ring_hash([one], {}, {one.id: 3}, 0.02) == ([one], [])
-    assert ring_hash([one], {}, {one.id: 4}, 0.02) == ([], [one])
-    assert ring_hash([one], {}, {one.id: 99}, None) == ([one], [])
+    assert ring_hash([one], "m", {}, {one.id: 3}, 0.02) == ([one], [])
+    assert ring_hash([one], "m", {}, {one.id: 4}, 0.02) == ([], [one])
+    assert ring_hash([one], "m", {}, {one.id: 99}, None) == ([one], [])
 
 
 @pytest.mark.parametrize(
@@ -180,11 +180,31 @@ def test_the_ring_is_followed_until_four_are_found_and_one_that_falls_alone(
 
     def clockwise() -> Iterator[Target]:
         for at, domain in enumerate(domains):
-            seen.append(target(f"n{at}", domain=domain.strip("-")))
+            seen.append(target(f"n{at}", domain=domain.strip("-"), loaded=frozenset({"m"})))
             yield seen[-1]
 
-    under, over = ring_hash(clockwise(), {}, {}, None)
+    under, over = ring_hash(clockwise(), "m", {}, {}, None)
     assert (len(seen), under, over) == (looked_at, seen, [])
+
+
+@pytest.mark.parametrize(
+    ("loaded", "order"),
+    [
+        ("x-----", "abcd"),
+        ("-x----", "bacd"),
+        ("----x-", "eabc"),
+        ("-----x", "fabc"),
+        ("------", "abcd"),
+        ("-x-x--", "bdac"),
+    ],
+)
+def test_who_has_the_model_in_memory_comes_before_who_would_have_to_load_it(loaded: str, order: str) -> None:
+    targets = [
+        target(name, loaded=frozenset({"m"}) if mark == "x" else frozenset())
+        for name, mark in zip("abcdef", loaded, strict=True)
+    ]
+    under, over = ring_hash(targets, "m", {}, {}, None)
+    assert (names(under)[:4], over) == (order, [])
 
 
 def book(own: Mapping[str, int]) -> LoadBook:

@@ -360,7 +360,7 @@ def _healthy(
     well = [target for target in alive if target.id not in out]
     skipped += [Skipped(target.id, "does not answer") for target in fit if target.id in dead]
     skipped += [Skipped(id_, "ejected after failures") for id_ in ejected if id_ in out]
-    return well, panic and bool(ejected)
+    return well, panic
 
 
 def _left(skips: Skips | None, target: Target) -> float:

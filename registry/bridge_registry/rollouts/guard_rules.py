@@ -59,7 +59,7 @@ def _faults(guards: Guards, stable: Counts, canary: Counts) -> Iterator[str]:
     old, new = stable.tokens_per_s, canary.tokens_per_s
     if guards.tokens_per_s is None or answered < 3 * guards.min_requests:
         return
-    if old > 0 and 0 < new < old * guards.tokens_per_s:
+    if 0 < new < old * guards.tokens_per_s:
         yield f"{new:.1f} tokens/s against {old:.1f}"
 
 

@@ -287,8 +287,7 @@ def _told(position: RolloutPosition, what: str, now: float) -> Result:
 
 def _within(plan: RolloutPlan, position: RolloutPosition) -> RolloutPosition:
     """The position in a plan whose schedule was made shorter meanwhile."""
-    last = len(plan.steps) - 1
-    return position if position.step <= last else msgspec.structs.replace(position, step=last)
+    return msgspec.structs.replace(position, step=min(position.step, len(plan.steps) - 1))
 
 
 def _words(plan: RolloutPlan, at: int) -> str:

@@ -20,7 +20,6 @@ class _Message(msgspec.Struct):
 
 class _Record(msgspec.Struct):
     model: str = ""
-    done: bool = False
     response: str | None = None
     thinking: str | None = None
     tool_calls: list[msgspec.Raw] | None = None

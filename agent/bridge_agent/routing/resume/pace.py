@@ -34,7 +34,7 @@ class Pace:
             self._counts[after] = self._counts.get(after, 0) + 1
         if self._total > _FADE_AT:
             self._total //= 2
-            self._counts = {length: count // 2 for length, count in self._counts.items() if count > 1}
+            self._counts = {length: count // 2 for length, count in self._counts.items()}
 
     def limit(self, *, floor: int, ceiling: int) -> int:
         """Ticks of silence after which a stream of this model counts as dead."""

@@ -95,7 +95,6 @@ class ResponseTracker(EventTracker):
             out += self._write("response.content_part.done", **place, part=part(text))
         if self._stage < 5:
             out += self._write("response.output_item.done", output_index=self._output, item=item)
-        self._stage = 5
         return out + self._write("response.completed", response=self._response(item, native) | mark(resumed))
 
     def _up_to_text(self) -> bytes:
