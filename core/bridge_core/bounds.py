@@ -48,7 +48,6 @@ Moment: TypeAlias = Annotated[float, Meta(ge=0.0, le=1e11)]  # Unix seconds
 
 def number(value: bytes | None, most: int) -> int | None:
     """The whole number that a header of another program holds; None without one, or beyond `most`."""
-    if value is None or not value.isdigit() or len(value) > _DIGITS:
-        return None
-    found = int(value)
-    return found if found <= most else None
+    if value and len(value) <= _DIGITS and value.isdigit() and (found := int(value)) <= most:
+        return found
+    return None

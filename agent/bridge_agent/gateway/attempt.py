@@ -493,8 +493,9 @@ class Attempt(ResponseSink):
                     b"" if request.stream is None else _unbuffered(head),
                 )
         else:
-            overhead_us += number(head.headers.get(OVERHEAD), MAX_OVERHEAD_US) or 0
-            load = number(head.headers.get(LOAD), MAX_WORK)
+            block = head.headers
+            overhead_us += number(block.get(OVERHEAD), MAX_OVERHEAD_US) or 0
+            load = number(block.get(LOAD), MAX_WORK)
             if load is not None:
                 state.loads.heard(target.id, load, request.head_at)
         added = (

@@ -51,7 +51,8 @@ def infer(state: GatewayState, arrival: Arrival, route: HttpRoute) -> None:
     """Decides on a request for a model, and sends it on or answers it with an error."""
     body = readable = arrival.exchange.request.body
     # The common body is read as it lies there; one that is packed is looked at more closely.
-    plain = arrival.hop is None and route.path not in SPECIAL
+    hop = arrival.hop
+    plain = (hop is None or not hop.compressed) and route.path not in SPECIAL
     if len(body) >= LARGE or (not plain and is_large(arrival, route)):
         state.group.create_task(_infer_large(state, arrival, route))
         return

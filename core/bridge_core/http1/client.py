@@ -212,11 +212,11 @@ class ClientConnection(asyncio.Protocol):
         self.requests += 1
         exchange.connection = self
         data = exchange.data
-        if len(data) <= _AT_ONCE or exchange.more:
-            self._transport.write(data)
-        else:
+        if len(data) > _AT_ONCE and not exchange.more:
             self._rest = memoryview(data)
             self._write_rest()
+        else:
+            self._transport.write(data)
         self._head_only = data[:5] == b"HEAD "
 
     def _write_rest(self) -> None:
