@@ -7,9 +7,10 @@ from typing import Any
 import msgspec
 import pytest
 
+from bridge_core.config import load
 from bridge_core.identity import JoinToken
 from bridge_core.identity.rotation_rules import CertificateState, certificate_state, renew_at
-from bridge_core.snapshot import Instance, Node, Snapshot, Version, encode_entry
+from bridge_core.snapshot import Instance, MemberModel, Node, Snapshot, Version, encode_entry
 from bridge_core.store.api import KeyValue
 from bridge_core.store.watch_rules import (
     Response,
@@ -28,7 +29,8 @@ from bridge_registry.membership.load_book import NodeLoad
 from bridge_registry.membership.membership_rules import Membership
 from bridge_registry.publication.subscription_rules import Send, Subscription, acknowledged, next_send
 from bridge_registry.records import NodeRecord, TokenRecord
-from bridge_registry.traffic.config_rules import change
+from bridge_registry.traffic.config_rules import StoredDocument, change, stored
+from bridge_registry.traffic.warning_rules import unserved
 
 PIN = "ab" * 32
 TOKEN = JoinToken.mint(PIN, bytes(range(40)))
@@ -143,6 +145,18 @@ def test_what_a_certificate_names() -> None:
 )
 def test_a_certificate_names_nobody_else(peer: str, asked: list[str], refused: JoinRefusal | None) -> None:
     assert refusal(join_rules.grantable_names, "a", peer, asked, OTHERS, ()) is refused
+
+
+@pytest.mark.parametrize(("count", "good"), [(64, True), (65, False)])
+def test_an_admin_gives_64_names_at_most(count: int, good: bool) -> None:
+    names = [f"n{at}.example" for at in range(count)]
+    assert refusal(join_rules.check_dns_names, names) is (None if good else JoinRefusal.INVALID)
+    assert join_rules.check_dns_names(["X.example", "*.Y.example", "x.example"]) == (
+        "x.example",
+        "*.y.example",
+    )
+    for bad in ("10.0.0.1", "x.bridge.internal", "*.", "a b"):
+        assert refusal(join_rules.check_dns_names, [bad]) is JoinRefusal.INVALID
 
 
 @pytest.mark.parametrize(("length", "good"), [(64, True), (65, False)])
@@ -415,6 +429,39 @@ def test_a_whole_update_that_is_refused_is_not_sent_again_for_two_seconds() -> N
 
 
 # -- documents
+
+
+ROUTE_TEXT = """\
+apiVersion: bridge.deepseek.io/v1
+kind: ModelRoute
+metadata: {name: r}
+spec: {backends: [{model: m}, {model: y, name: k, instances: [n/0]}]}
+"""
+
+
+def test_a_document_that_did_not_change_keeps_its_revision() -> None:
+    before = {"a": StoredDocument("1", 3, 2), "b": StoredDocument("2", 3, 1)}
+    assert stored(before, {"a": "1", "b": "3", "c": "4"}, 9) == {
+        "a": StoredDocument("1", 3, 2),
+        "b": StoredDocument("3", 9, 1),
+        "c": StoredDocument("4", 9, 9),
+    }
+
+
+def test_a_backend_that_nobody_can_answer_for_is_warned_of() -> None:
+    node_class = ROUTE_TEXT.partition("kind:")[0] + "kind: NodeClass\nmetadata: {name: c}\nspec: {}\n"
+    typed = [one.parsed for text in (ROUTE_TEXT, node_class) for one in load([("f", text)]).documents]
+
+    def warned(**models: tuple[str, ...]) -> list[str]:
+        there = [
+            Instance(f"{node}/0", node, models=tuple(map(MemberModel, has))) for node, has in models.items()
+        ]
+        return [one.rpartition(" ")[2] for one in unserved(typed, there)]
+
+    assert warned() == ["m", "y"]
+    assert warned(n=("m", "y")) == []
+    assert warned(n=("m",), o=("y",)) == ["y"]
+    assert warned(o=("m",)) == ["y"]
 
 
 def test_what_an_apply_changes() -> None:

@@ -69,7 +69,8 @@ def test_what_ends_a_hang_and_a_wait() -> None:
     assert hung.answered(9.0) == ModelHealth(0.0, None, 9.0, False, false_alarms=1)
     assert hung.answered(9.0).answered(9.0).false_alarms == 1
     assert not ModelHealth(0.0, expires_in_s=100.0).used_by_others(100.0)
-    assert ModelHealth(0.0, expires_in_s=100.0).used_by_others(200.0)
+    assert ModelHealth(0.0, expires_in_s=100.0).used_by_others(101.5)
+    assert not ModelHealth(0.0, expires_in_s=100.0).used_by_others(101.0)
     assert not hung.unanswered(9.0, hung=False).hung
     assert ModelHealth(0.0) == ModelHealth(0.0, None, None, False, math.inf)
 
