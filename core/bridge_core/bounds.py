@@ -17,8 +17,8 @@ MAX_MODELS: Final = 4096  # of one instance
 MAX_BACKENDS: Final = 4096  # that one load report counts
 MAX_RING_POINTS: Final = 16_000_000  # of the whole mesh
 MAX_ENTRIES: Final = 200_000  # of a snapshot
-MAX_WORK: Final = 1_000_000  # requests at one instance
-MAX_OVERHEAD_US: Final = 3_600_000_000
+WORK_DIGITS: Final = 6  # of the number of requests at one instance
+OVERHEAD_DIGITS: Final = 10  # of microseconds that an agent added
 MAX_PATIENCE_S: Final = 3600  # that anybody may ask for before a request is tried again
 MAX_REASON: Final = 1000  # characters that an agent says why
 

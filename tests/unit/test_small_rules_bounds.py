@@ -7,7 +7,6 @@ from typing import Any
 
 import msgspec
 import pytest
-from bridge_engine.http_rules import match
 
 from bridge_agent.ancillary_rules import Restarts
 from bridge_agent.concern_rules import Disk, FailureNotes, disk_concerns, member_concern
@@ -17,6 +16,7 @@ from bridge_agent.membership.registration_rules import after, plan
 from bridge_agent.membership.registry_api import Update
 from bridge_agent.membership.standing_rules import certificate_concern, clock_concern, standing
 from bridge_core.ring import ring_of
+from bridge_core.route_rules import match
 from bridge_core.snapshot import EMPTY, Instance, Node, Snapshot, Version, encode_entry, whole
 from bridge_core.store.api import Delete, Put
 from bridge_engine.prompt_rules import Manifested, plan_prompts

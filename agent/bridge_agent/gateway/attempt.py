@@ -19,7 +19,7 @@ from bridge_agent.routing.choose import Decision
 from bridge_agent.routing.health_rules import Failure
 from bridge_agent.routing.request_rules import Hold, Phase, RequestLife, Try
 from bridge_agent.routing.resume import tracker_for
-from bridge_core.bounds import MAX_OVERHEAD_US, MAX_PATIENCE_S, MAX_WORK, number
+from bridge_core.bounds import MAX_PATIENCE_S, OVERHEAD_DIGITS, WORK_DIGITS, number
 from bridge_core.errors import BridgeError
 from bridge_core.http1 import (
     BadHeader,
@@ -493,11 +493,13 @@ class Attempt(ResponseSink):
                     b"" if request.stream is None else _unbuffered(head),
                 )
         else:
-            block = head.headers
-            overhead_us += number(block.get(OVERHEAD), MAX_OVERHEAD_US) or 0
-            load = number(block.get(LOAD), MAX_WORK)
-            if load is not None:
-                state.loads.heard(target.id, load, request.head_at)
+            # In place and by their digits: every answer of a peer has these two.
+            behind = head.headers.get(OVERHEAD)
+            if behind is not None and len(behind) <= OVERHEAD_DIGITS and behind.isdigit():
+                overhead_us += int(behind)
+            load = head.headers.get(LOAD)
+            if load is not None and len(load) <= WORK_DIGITS and load.isdigit():
+                state.loads.heard(target.id, int(load), request.head_at)
         added = (
             f"x-request-id: {arrival.request_id}\r\nx-bridge-node: {target.node}\r\n"
             f"x-bridge-attempts: {request.life.count}\r\nx-bridge-overhead-us: {overhead_us}\r\n"
