@@ -65,7 +65,9 @@ _ELSEWHERE: Final = frozenset({404, 501, 503})
 # only say "not here, not now".
 _FAILURES: Final = {500: Failure.ANSWERED_500, 502: Failure.SERVER_ERROR}
 _TELL_EVERY_S: Final = 0.5
-_ACCEL: Final = b"x-accel-buffering"  # an nginx in between would keep a stream back until it is whole
+# An nginx in between would keep a stream back until it is whole.
+_ACCEL: Final = b"x-accel-buffering"
+_UNBUFFERED: Final = _ACCEL + b": no\r\n"
 _STREAMED: Final = (b"application/x-ndjson", b"text/event-stream")
 
 
@@ -368,7 +370,10 @@ class Attempt(ResponseSink):
             length = None
         exchange = request.exchange
         exchange.on_writable = self._on_client_writable
-        exchange.start(head.status, self._fields(head), length, cork=head.more, forwarded=True)
+        fields = self._fields(head)
+        if request.stream is not None and _ACCEL not in head.headers:
+            fields += _UNBUFFERED
+        exchange.start(head.status, fields, length, cork=head.more, forwarded=True)
 
     def _begin_stream(self, framing: Framing, renaming: Renaming | None) -> None:
         request = self._request
@@ -485,12 +490,11 @@ class Attempt(ResponseSink):
         if target.local:
             if arrival.over_hop:
                 refused = b"x-bridge-refused: 1\r\n" if head.status in _ELSEWHERE else b""
-                return b"%bx-bridge-overhead-us: %d\r\nx-bridge-load: %d\r\n%b%b" % (
+                return b"%bx-bridge-overhead-us: %d\r\nx-bridge-load: %d\r\n%b" % (
                     head.headers.block(_ADDED),
                     overhead_us,
                     state.work(target.id),
                     refused,
-                    b"" if request.stream is None else _unbuffered(head),
                 )
         else:
             # In place and by their digits: every answer of a peer has these two.
@@ -505,8 +509,6 @@ class Attempt(ResponseSink):
             f"x-bridge-attempts: {request.life.count}\r\nx-bridge-overhead-us: {overhead_us}\r\n"
         )
         fields = head.headers.block(_ADDED) + added.encode()
-        if request.stream is not None:
-            fields += _unbuffered(head)
         if request.decision.route:
             fields += lines(by_route(request.serving))
         return fields + lines(arrival.cors) if arrival.cors else fields
@@ -520,8 +522,3 @@ class Attempt(ResponseSink):
                 state.node_spoke(target.node)
         elif state.on_progress is not None:
             state.on_progress(target.id, request.asked.model)
-
-
-def _unbuffered(head: ResponseHead) -> bytes:
-    """A line for a stream whose engine did not say that it is to be passed on as it comes."""
-    return b"" if _ACCEL in head.headers else b"x-accel-buffering: no\r\n"

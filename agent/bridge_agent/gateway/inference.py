@@ -20,6 +20,7 @@ from bridge_agent.gateway.keep_alive import KeptAliveExchange
 from bridge_agent.gateway.peek import BadBody, Peek, Shape, peek
 from bridge_agent.gateway.reading import (
     SPECIAL,
+    LargeBody,
     body_of,
     is_compressed,
     is_large,
@@ -38,7 +39,7 @@ from bridge_agent.routing.choose import Decision, choose, named_choice, only_cho
 from bridge_agent.routing.request_rules import RequestLife
 from bridge_agent.routing.view import Target
 from bridge_core.http1 import HttpExchange
-from bridge_core.large_json import LARGE, Shortened
+from bridge_core.large_json import LARGE
 from bridge_core.names import InvalidName, canonical
 
 log = structlog.get_logger()
@@ -47,87 +48,55 @@ _FORWARDED: Final = (Kind.INFER, Kind.SHOW, Kind.LOCAL)
 _NO_SHAPE: Final = Shape("Request", frozenset())
 
 
-def infer(state: GatewayState, arrival: Arrival, route: HttpRoute) -> None:
-    """Decides on a request for a model, and sends it on or answers it with an error."""
-    body = readable = arrival.exchange.request.body
-    # The common body is read as it lies there; one that is packed is looked at more closely.
+def infer(state: GatewayState, arrival: Arrival, route: HttpRoute, read: LargeBody | None = None) -> None:
+    """Decides on a request for a model, and sends it on or answers it with an error.
+
+    Args:
+        state: What all requests share.
+        arrival: The request.
+        route: By which it came.
+        read: Its body, where that was too large to be read here.
+    """
     hop = arrival.hop
-    plain = (hop is None or not hop.compressed) and route.path not in SPECIAL
-    if len(body) >= LARGE or (not plain and is_large(arrival, route)):
-        state.group.create_task(_infer_large(state, arrival, route))
-        return
-    try:
-        if not plain:
-            body, readable = body_of(arrival, route, state.config.max_body)
-        peeked = peek(readable, route.shape or _NO_SHAPE)
-    except BadBody as fault:
-        refuse(state, arrival, route, 400, fault.message, unread=True)
-        return
-    packed = readable is not body and is_compressed(arrival, route)
-    request = _decided(state, arrival, route, body, peeked, packed=packed)
-    if request is not None:
-        request.begin()
-
-
-async def _infer_large(state: GatewayState, arrival: Arrival, route: HttpRoute) -> None:
-    """The same for a large body, which is read and compressed in threads: the loop serves others, too."""
-    loop, exchange = asyncio.get_running_loop(), arrival.exchange
-    shape = route.shape or _NO_SHAPE
-    try:
+    if read is None:
+        body = readable = arrival.exchange.request.body
+        # The common body is read as it lies there; one that is packed is looked at more closely.
+        plain = (hop is None or not hop.compressed) and route.path not in SPECIAL
+        if len(body) >= LARGE or (not plain and is_large(arrival, route)):
+            state.group.create_task(_infer_large(state, arrival, route))
+            return
         try:
-            read = await loop.run_in_executor(
-                state.bodies, read_large, arrival, route, state.config.max_body, shape
-            )
+            if not plain:
+                body, readable = body_of(arrival, route, state.config.max_body)
+            peeked = peek(readable, route.shape or _NO_SHAPE)
         except BadBody as fault:
             refuse(state, arrival, route, 400, fault.message, unread=True)
             return
-        request = _decided(
-            state, arrival, route, read.body, read.peeked, packed=read.packed, shortened=read.shortened
-        )
-        if request is None:
-            return
-        candidates, asked = request.decision.candidates, request.asked
-        if not read.packed and candidates and not candidates[0].local:
-            asked.frame = await loop.run_in_executor(state.bodies, compress, asked.body)
-        request.begin()
-    except Exception:  # the task's root: one request's fault must not end the gateway
-        log.exception("large_request_failed", path=route.path)
-        exchange.fail(500, "internal error")
-
-
-def _decided(
-    state: GatewayState,
-    arrival: Arrival,
-    route: HttpRoute,
-    body: bytes,
-    peeked: Peek,
-    *,
-    packed: bool,
-    shortened: Shortened | None = None,
-) -> RoutedRequest | None:
-    """A request for a model with where it goes; None when it was answered."""
+        packed = readable is not body and is_compressed(arrival, route)
+    else:
+        body, peeked, packed = read.body, read.peeked, read.packed
     try:
         name = canonical(peeked.model)
     except InvalidName:
         # Anthropic's shape is refused without a name while its body is read, as Ollama does it.
         unread = route.protocol == "anthropic" and not peeked.model
         refuse(state, arrival, route, *_unnamed(route, peeked.model), unread=unread)
-        return None
+        return
     denial = state.authorize(arrival.caller, route.action, name)
     if denial is not None:
         refuse(state, arrival, route, denial.status, denial.message, model=name)
-        return None
+        return
     if state.draining and not _takes_while_draining(state, arrival, route, name):
-        return None
-    index, hop = state.view.index, arrival.hop
+        return
+    index = state.view.index
     decision = only_choice(index, name) if hop is None else named_choice(index, name, hop.instance, hop.route)
     if decision is None:
         decision = _choose(state, arrival, name, peeked)
         if not decision.candidates and not _may_begin(state, arrival, route, peeked.model, decision=decision):
-            return None
+            return
     asked = AskedBody(name, body, peeked.stream, packed)
-    if shortened is not None:
-        asked.shortened = shortened
+    if read is not None:
+        asked.shortened = read.shortened
     policy = decision.policy
     spare: tuple[Target, ...] = ()
     if decision.route:
@@ -141,7 +110,7 @@ def _decided(
         # By a route it is one of its instances that is meant: another route may need the others.
         if hop is None and not decision.route and len(decision.candidates) > 1:
             fanout.unload(state, arrival, route, name)
-            return None
+            return
     deadline = arrival.deadline
     if hop is None:
         if policy.keep_alive_bytes_s is not None and peeked.stream:
@@ -150,7 +119,38 @@ def _decided(
             limit = arrival.began + policy.deadline_s
             deadline = limit if deadline is None else min(limit, deadline)
     life = RequestLife(decision.candidates, deadline, policy.retries, spare)
-    return RoutedRequest(state, arrival, route, asked, decision=decision, life=life)
+    request = RoutedRequest(state, arrival, route, asked, decision=decision, life=life)
+    if read is None or packed or not decision.candidates or decision.candidates[0].local:
+        request.begin()
+    else:
+        state.group.create_task(_begin_compressed(state, request))
+
+
+async def _infer_large(state: GatewayState, arrival: Arrival, route: HttpRoute) -> None:
+    """Has a large body read in a thread: the loop serves others, too."""
+    shape, most = route.shape or _NO_SHAPE, state.config.max_body
+    loop = asyncio.get_running_loop()
+    try:
+        try:
+            read = await loop.run_in_executor(state.bodies, read_large, arrival, route, most, shape)
+        except BadBody as fault:
+            refuse(state, arrival, route, 400, fault.message, unread=True)
+            return
+        infer(state, arrival, route, read)
+    except Exception:  # the task's root: one request's fault must not end the gateway
+        log.exception("large_request_failed", path=route.path)
+        arrival.exchange.fail(500, "internal error")
+
+
+async def _begin_compressed(state: GatewayState, request: RoutedRequest) -> None:
+    """Begins a request whose large body goes to a peer: compressed in a thread as well."""
+    asked = request.asked
+    try:
+        asked.frame = await asyncio.get_running_loop().run_in_executor(state.bodies, compress, asked.body)
+        request.begin()
+    except Exception:  # the task's root: one request's fault must not end the gateway
+        log.exception("large_request_failed", path=request.route.path)
+        request.exchange.fail(500, "internal error")
 
 
 def send_to(state: GatewayState, arrival: Arrival, route: HttpRoute, candidates: tuple[Target, ...]) -> None:

@@ -94,8 +94,10 @@ def peek(body: bytes, shape: Shape) -> Peek:
     model = ""
     for key in shape.model_keys:
         if key in fields:
-            model = model or _text(fields, key, shape)
-    return Peek(model, _flag(fields, "stream", shape) if "stream" in fields else shape.streams, fields)
+            model = model or _text(fields[key], key, shape)
+    return Peek(
+        model, _flag(fields["stream"], "stream", shape) if "stream" in fields else shape.streams, fields
+    )
 
 
 def text(peeked: Peek, key: str, shape: Shape) -> str:
@@ -104,7 +106,8 @@ def text(peeked: Peek, key: str, shape: Shape) -> str:
     Raises:
         BadBody: it is not a string.
     """
-    return _text(peeked.fields, key, shape)
+    raw = peeked.fields.get(key)
+    return "" if raw is None else _text(raw, key, shape)
 
 
 def with_model(fields: Mapping[str, msgspec.Raw], key: str, model: str) -> bytes:
@@ -154,10 +157,7 @@ def _outside(pattern: re.Pattern[bytes], body: bytes, fields: Fields) -> int:
     return total and total - sum(sum(1 for _ in pattern.finditer(value)) for value in fields.values())
 
 
-def _text(fields: Fields, key: str, shape: Shape) -> str:
-    raw = fields.get(key)
-    if raw is None:
-        return ""
+def _text(raw: msgspec.Raw, key: str, shape: Shape) -> str:
     try:
         return _string.decode(raw)
     except msgspec.ValidationError:
@@ -170,10 +170,7 @@ def _text(fields: Fields, key: str, shape: Shape) -> str:
         raise BadBody(f'ambiguous request body: "{key}" is not valid UTF-8') from None
 
 
-def _flag(fields: Fields, key: str, shape: Shape) -> bool:
-    raw = fields.get(key)
-    if raw is None:
-        return shape.streams
+def _flag(raw: msgspec.Raw, key: str, shape: Shape) -> bool:
     value = bytes(raw)
     if value == b"true":
         return True

@@ -35,6 +35,8 @@ def note(
     """Writes the record of a request that went to no instance: a list, or a refusal."""
     exchange = arrival.exchange
     now = state.now()
+    if decision is not None:
+        state.count_backend(decision, arrival.caller, exchange.status)
     state.settle(
         RequestRecord(
             arrival.request_id,

@@ -428,8 +428,11 @@ class RoutedRequest:
         if stream is not None and state.keeper is not None:
             state.keeper.closed(self)
         if self.trail is None:
-            if self.decision.key and status == 200 and target is not None:
-                self._learn(target)
+            decision = self.decision
+            if decision.key or decision.route:
+                state.count_backend(decision, self.arrival.caller, status)
+                if decision.key and status == 200 and target is not None:
+                    self._learn(target)
             self._record(status, outcome, target, more)
 
     def _learn(self, target: Target) -> None:

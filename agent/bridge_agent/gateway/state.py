@@ -12,7 +12,7 @@ from time import monotonic
 from typing import Final
 
 from bridge_agent.gateway.admission import Admission
-from bridge_agent.gateway.config import Authorize, GatewayConfig, ListenerKind, RequestRecord
+from bridge_agent.gateway.config import Authorize, Caller, GatewayConfig, ListenerKind, RequestRecord
 from bridge_agent.gateway.counters import GatewayCounters
 from bridge_agent.gateway.ports import StreamKeeper
 from bridge_agent.peers.upstreams import Upstreams
@@ -158,15 +158,17 @@ class GatewayState:
         self.counters.keep_routes({route.name for route in index.routes.values()})
         self._prefer_made(index)
 
+    def count_backend(self, decision: Decision, caller: Caller, status: int) -> None:
+        """A request that came in here by a route is over."""
+        if decision.route and caller.listener is not ListenerKind.PEER:
+            self.counters.by_backend[decision.route, decision.backend, status] += 1
+
     def settle(self, record: RequestRecord) -> None:
         """A request is over."""
         counters = self.counters
         # `_value_` is what `value` gives, without the descriptor's Python call.
         counters.requests[record.path, record.status, record.caller.listener._value_] += 1
         counters.outcomes[record.outcome._value_] += 1
-        decision = record.decision
-        if decision is not None and decision.route and record.caller.listener is not ListenerKind.PEER:
-            counters.by_backend[decision.route, decision.backend, record.status] += 1
         began = record.began
         counters.duration.observe(record.ended - began)
         if record.head:
