@@ -4,8 +4,8 @@ Rules:
 1. A link is cut once its node is silent and the last question could not be brought there: no connection
    came about. It is whole again with the first answer. Over a cut link nothing is sent: it would fail as
    the question did, only later.
-2. A node is far when its answers take long: by a smoothed time, so that one late answer does not count
-   for much. What is usual within one site counts as nothing.
+2. A node is far when even the quickest of its last answers took long: distance holds up every answer, a
+   machine that has much to do only some. What is usual within one site counts as nothing.
 3. Each node tells the others whom it cannot reach, so that one can say whether somebody else could.
 """
 
@@ -15,7 +15,8 @@ from collections.abc import Collection, Iterable, Mapping
 from typing import Final
 
 FAR_S: Final = 0.1
-_SMOOTHING: Final = 0.2
+_LAST: Final = 8  # answers that tell of the distance
+_FEWEST: Final = 4  # before which nothing is said of it
 _NAMED: Final = 3  # nodes that a message names
 
 
@@ -28,7 +29,7 @@ class LinkBook:
 
     def __init__(self) -> None:
         self.far: Mapping[str, float] = {}
-        self._took: dict[str, float] = {}
+        self._took: dict[str, tuple[float, ...]] = {}  # the last answers
         self._silent: set[str] = set()
         self._failed: dict[str, str] = {}  # why the last question was not brought there
         self._unreached: dict[str, frozenset[str]] = {}  # what each node said
@@ -38,10 +39,12 @@ class LinkBook:
         self._silent.discard(node)
         self._failed.pop(node, None)
         self._unreached[node] = frozenset(unreached)
-        before = self._took.get(node, took_s)
-        took = self._took[node] = before + (took_s - before) * _SMOOTHING
-        if took >= FAR_S or node in self.far:
-            self.far = {name: took for name, took in self._took.items() if took >= FAR_S}
+        last = self._took[node] = (*self._took.get(node, ()), took_s)[-_LAST:]
+        quickest = min(last) if len(last) >= _FEWEST else 0.0
+        if quickest >= FAR_S:
+            self.far = {**self.far, node: quickest}
+        elif node in self.far:
+            self.far = {name: took for name, took in self.far.items() if name != node}
 
     def fell_silent(self, node: str) -> None:
         """A node left its question unanswered for too long."""
