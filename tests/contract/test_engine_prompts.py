@@ -200,7 +200,7 @@ def test_deeply_nested_json_is_a_quick_400(post):
         body = b'{"model":"%s","prompt":"x","stream":false,%s:%s}' % (MODEL.encode(), field, deep)
         answer = post("/api/generate", body)
         assert answer.status == 400
-        assert answer.json() == {"error": "exceeded max depth"}
+        assert answer.json()["error"].endswith("exceeded max depth")
 
 
 def test_thinking_is_relaxed_for_anthropic_clients_only(post):

@@ -135,7 +135,10 @@ async def test_a_second_machine_joins_vanishes_and_comes_back(
     token = await asyncio.to_thread(first.run, BRIDGE, "token", "create", "--ttl", "1h")
     joining = (AGENT, "join", f"{FIRST}:11400", "--token", "-", "--name", "far", "--advertise", SECOND)
     await asyncio.to_thread(second.run, *joining, given=token)
-    seed.seed(second.state / "models", ["tiny", "tiny-embed"], tmp_path / "cache")
+    models = second.state / "models"
+    seed.seed(models, ["tiny", "tiny-embed"], tmp_path / "cache")
+    library = models / "manifests/registry.ollama.ai/library"
+    shutil.copytree(library / "tiny", library / "tiny-far")  # what nobody else can answer
     with (tmp_path / "far.log").open("wb") as log:
         running = second.argv(AGENT, "run", "--state-dir", str(second.state))
         process = subprocess.Popen(running, stdout=log, stderr=log)
@@ -144,7 +147,7 @@ async def test_a_second_machine_joins_vanishes_and_comes_back(
         seen: set[tuple[str, str]] = set()
 
         async def far_takes_part() -> bool:
-            seen.add(await first.ask("tiny"))
+            seen.add(await first.ask("tiny-far"))
             return ("200", "far") in seen
 
         await eventually(far_takes_part, 30)

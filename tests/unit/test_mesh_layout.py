@@ -64,10 +64,11 @@ def test_a_host_is_a_name_or_an_address_spelled_in_one_way(typed: str, host: str
 def test_an_ipv6_host_has_brackets_wherever_a_port_follows() -> None:
     layout = Layout(STATE, MeshOptions(nodes=1, host="fd00::10"))
     assert layout.registry_grpc == "[fd00::10]:11400"
-    assert layout.etcd_urls == ("https://[fd00::10]:11402",)
+    assert layout.guard == "[fd00::10]:11404"
+    assert layout.etcd_urls == ("https://127.0.0.1:11402",)  # nobody but the guard and the registry
     assert layout.listeners("node1")["peer"] == "[fd00::10]:11445"
     assert layout.mesh({}).agents[0].https == "[fd00::10]:11443"
-    assert etcd_settings(layout).url == "https://[fd00::10]:11402"
+    assert etcd_settings(layout).url == "https://127.0.0.1:11402"
     assert "--advertise" not in join_command(layout, "node1")
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import types
 
 from bridge_agent.peers.pulse import PulseWatch
+from bridge_agent.routing.link_rules import LinkBook
 from bridge_agent.routing.pulse_rules import PulsePolicy
 from bridge_core.snapshot import Node
 
@@ -17,6 +18,7 @@ class World:
         self.nodes = {name: Node(name, f"{name}:1") for name in ("n1", "n2", "n3")}
         self.dead: set[str] = set()
         self.asked = ""
+        self.links = LinkBook()
         snapshot = types.SimpleNamespace(nodes=self.nodes)
         view = types.SimpleNamespace(index=types.SimpleNamespace(node="n1", snapshot=snapshot))
         self.watch = PulseWatch(
@@ -29,13 +31,19 @@ class World:
             now=lambda: self.now,
         )
 
-    def peer(self, node: str, _address: str) -> World:
+    def link(self, node: str, _address: str) -> World:
         self.asked = node
         return self
 
     def send(self, _head: bytes, question: object) -> None:
         if self.asked not in self.dead:
             self.watch.heard(self.asked, 200, b"{}")
+
+    def cut(self, _node: str) -> None:
+        """Nothing more is sent over it."""
+
+    def mend(self, _node: str) -> None:
+        """It is whole."""
 
     def reset(self, _node: str, _address: str) -> None:
         """The links of a node that is cut."""
