@@ -37,7 +37,7 @@ class World:
 
     def send(self, _head: bytes, question: object) -> None:
         if self.asked not in self.dead:
-            self.watch.heard(self.asked, 200, b"{}")
+            self.watch.heard(self.asked, 200, b"{}", self.now)
 
     def cut(self, _node: str) -> None:
         """Nothing more is sent over it."""
@@ -65,7 +65,7 @@ def test_the_silent_are_told_until_they_answer_or_leave() -> None:
     since = dict(world.watch.silent)
     world.run(5)
     assert world.watch.silent == since
-    world.watch.heard("n2", 200, b"{}")
+    world.watch.heard("n2", 200, b"{}", world.now)
     assert set(world.watch.silent) == {"n3"}
     del world.nodes["n3"]
     world.run(0.2)
