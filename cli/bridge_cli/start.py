@@ -12,4 +12,8 @@ def bridgectl() -> None:
     from bridge_cli.main import run
 
     signal.signal(signal.SIGINT, signal.default_int_handler)
-    run()
+    try:
+        run()
+    finally:
+        # The command is over; one more Ctrl-C while Python takes itself down would change its exit status.
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
