@@ -12,6 +12,7 @@ from typing import Any, Final
 import msgspec
 
 from bridge_core.names import InvalidName, display
+from bridge_core.quantities import say_span
 
 _NAMED: Final = 3
 _LINES: Final = 8  # of one kind of trouble
@@ -123,7 +124,7 @@ def summary(report: MeshReport, now: float) -> list[str]:
     if living:
         first = min(living, key=lambda node: node.expires_unix)
         lines.append(
-            f"identities valid for {span(first.expires_unix - now)} or more ({first.name} ends first)"
+            f"identities valid for {say_span(first.expires_unix - now)} or more ({first.name} ends first)"
         )
     shown = list(report.models.items())[:_LINES]
     everywhere = [node.name for node in report.nodes if node.models]
@@ -140,15 +141,6 @@ def few(names: Iterable[str]) -> str:
     known = list(names)
     left = len(known) - _NAMED
     return ", ".join(known) if left <= 1 else f"{', '.join(known[:_NAMED])} and {left} more"
-
-
-def span(seconds: float) -> str:
-    """A time in the largest unit that it has two of."""
-    whole = max(0, int(seconds))
-    for unit, each in (("d", 86_400), ("h", 3_600), ("min", 60)):
-        if whole >= 2 * each:
-            return f"{whole // each} {unit}"
-    return f"{whole} s"
 
 
 def _leader(report: MeshReport) -> str:
@@ -189,9 +181,11 @@ def _troubles(status: Any, leader: str, nodes: tuple[NodeLine, ...], now: float)
     if status.store_fault:
         yield "etcd does not answer: nodes serve on from what they know"
     if status.now_unix and abs(status.now_unix - now) > _SKEW_S:
-        yield f"this machine's clock and the registry's differ by {span(abs(status.now_unix - now))}"
+        yield f"this machine's clock and the registry's differ by {say_span(abs(status.now_unix - now))}"
     away = [node for node in nodes if node.state == "away"]
-    heard = sorted({f" (last heard {span(now - node.since_unix)} ago)" for node in away if node.since_unix})
+    heard = sorted(
+        {f" (last heard {say_span(now - node.since_unix)} ago)" for node in away if node.since_unix}
+    )
     if away:
         yield f"{few(node.name for node in away)}: not heard of" + (
             heard[0] if len(away) == 1 and heard else ""
@@ -208,7 +202,7 @@ def _troubles(status: Any, leader: str, nodes: tuple[NodeLine, ...], now: float)
     if over := [node.name for node in ending if node.expires_unix <= now]:
         yield f"{few(over)}: certificate EXPIRED; it cannot renew it any more and has to join anew"
     if soon := [node.name for node in ending if node.expires_unix > now]:
-        yield f"{few(soon)}: certificate ends within {span(_SOON_S)} and is not renewed yet"
+        yield f"{few(soon)}: certificate ends within {say_span(_SOON_S)} and is not renewed yet"
     yield from _capped(
         f"{node.name} refused the snapshot: {node.rejected}" for node in nodes if node.rejected
     )
@@ -223,7 +217,7 @@ def _unreachable(nodes: tuple[NodeLine, ...], away: set[str], now: float) -> Ite
             if peer not in away:
                 deaf[peer][node.name] = since
     for peer, askers in sorted(deaf.items(), key=lambda item: -len(item[1])):
-        yield f"{few(askers)} cannot reach {peer} (for {span(now - min(askers.values()))})"
+        yield f"{few(askers)} cannot reach {peer} (for {say_span(now - min(askers.values()))})"
 
 
 def _capped(lines: Iterable[str]) -> Iterable[str]:

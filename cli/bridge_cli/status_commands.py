@@ -138,7 +138,8 @@ def _yes(alive: bool | None) -> str:
 
 
 def _print_nodes(nodes: list[Any]) -> None:
-    from bridge_cli.mesh_report import few, span
+    from bridge_cli.mesh_report import few
+    from bridge_core.quantities import say_span
 
     now = time.time()
     rows = [("NAME", "STATE", "SINCE", "VERSION", "CERTIFICATE", "REQUESTS", "ADDRESS", "MODELS")]
@@ -148,9 +149,9 @@ def _print_nodes(nodes: list[Any]) -> None:
             (
                 node.name,
                 node.state,
-                span(now - node.since_unix) if node.since_unix else "",
+                say_span(now - node.since_unix) if node.since_unix else "",
                 node.version,
-                "" if node.state == "revoked" else span(left) if left > 0 else "EXPIRED",
+                "" if node.state == "revoked" else say_span(left) if left > 0 else "EXPIRED",
                 str(node.in_flight) if node.reports else "",
                 node.address,
                 few(node.models),

@@ -16,7 +16,7 @@ from bridge_core.store.api import Put, StoreRefused, Unchanged
 from bridge_core.store.etcd import EtcdStore
 from bridge_registry.membership.mesh_table import MeshTable
 from bridge_registry.traffic.config_desk import ConfigDesk
-from tests.contract.store.beds import Certificates, EtcdBed
+from tests.contract.store.beds import limited_store
 from tests.support import eventually
 
 pytestmark = pytest.mark.etcd
@@ -36,15 +36,8 @@ spec:
 
 @pytest.fixture
 async def store(tmp_path: Path) -> AsyncIterator[EtcdStore]:
-    bed = EtcdBed(tmp_path, Certificates(tmp_path), default_limits=True)
-    bed.server.start()
-    try:
-        await bed.ready()
-        client = EtcdStore([bed.url], bed.certificates.client)
-        yield client
-        await client.close()
-    finally:
-        bed.server.stop()
+    async with limited_store(tmp_path) as store:
+        yield store
 
 
 @pytest.fixture

@@ -16,7 +16,7 @@ from bridge_core.store.api import Put
 from bridge_core.store.etcd import EtcdStore
 from bridge_registry.records import SerialRecord, encode
 from bridge_wire.v1 import registry_pb2 as pb
-from tests.contract.store.beds import Certificates, EtcdBed
+from tests.contract.store.beds import limited_store
 from tests.registry_bed import Bed, make_settings, running
 from tests.support import eventually
 
@@ -27,15 +27,8 @@ MANY = 300
 
 @pytest.fixture
 async def store(tmp_path: Path) -> AsyncIterator[EtcdStore]:
-    bed = EtcdBed(tmp_path, Certificates(tmp_path), default_limits=True)
-    bed.server.start()
-    try:
-        await bed.ready()
-        client = EtcdStore([bed.url], bed.certificates.client)
-        yield client
-        await client.close()
-    finally:
-        bed.server.stop()
+    async with limited_store(tmp_path) as store:
+        yield store
 
 
 @pytest.fixture

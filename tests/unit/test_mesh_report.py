@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from bridge_cli.mesh_report import few, report_of, span, summary
+from bridge_cli.mesh_report import few, report_of, summary
+from bridge_core.quantities import say_span
 from bridge_wire.v1 import registry_pb2 as wire
 
 NOW = 1_000_000.0
@@ -101,4 +102,4 @@ def test_words() -> None:
     assert few(["a", "b", "c", "d"]) == "a, b, c, d"
     assert few(["a", "b", "c", "d", "e"]) == "a, b, c and 2 more"
     spans = {-1: "0 s", 119: "119 s", 120: "2 min", 7_200: "2 h", 172_800: "2 d"}
-    assert {seconds: span(seconds) for seconds in spans} == spans
+    assert {seconds: say_span(seconds) for seconds in spans} == spans

@@ -3,21 +3,17 @@
 from __future__ import annotations
 
 import asyncio
-from typing import Final, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Final, NamedTuple
 
-from bridge_agent.gateway.arrival import Arrival
-from bridge_agent.gateway.asked import AskedBody
 from bridge_agent.gateway.config import Outcome
 from bridge_agent.gateway.forwarding import forwarded_head, with_body, with_stream
 from bridge_agent.gateway.replies import by_route
-from bridge_agent.gateway.routes import Framing, HttpRoute, Kind
-from bridge_agent.gateway.state import GatewayState
+from bridge_agent.gateway.routes import Framing, Kind
 from bridge_agent.gateway.stream_filter import EndlessLine, Renaming, StreamFilter
 from bridge_agent.peers.hop import LOAD, OURS, OVERHEAD, REFUSED, REQUEST_ID, Hop, lines_of
 from bridge_agent.routing.admission_rules import ADMITTED, AdmissionRefused
-from bridge_agent.routing.choose import Decision
 from bridge_agent.routing.health_rules import Failure
-from bridge_agent.routing.request_rules import Hold, Phase, RequestLife, Try
+from bridge_agent.routing.request_rules import Hold, Phase, Try
 from bridge_agent.routing.resume import tracker_for
 from bridge_core.bounds import MAX_PATIENCE_S, OVERHEAD_DIGITS, WORK_DIGITS, number
 from bridge_core.errors import BridgeError
@@ -25,7 +21,6 @@ from bridge_core.http1 import (
     BadHeader,
     ClientExchange,
     ConnectFailed,
-    Exchange,
     PoolBusy,
     PoolClosed,
     ResponseHead,
@@ -33,6 +28,9 @@ from bridge_core.http1 import (
     UpstreamError,
     lines,
 )
+
+if TYPE_CHECKING:
+    from bridge_agent.gateway.request import RoutedRequest
 
 SESSION: Final = b"x-bridge-session"
 # What stays here of a client's head: credentials, origins (an engine would answer 403), what only
@@ -71,78 +69,6 @@ _UNBUFFERED: Final = _ACCEL + b": no\r\n"
 _STREAMED: Final = (b"application/x-ndjson", b"text/event-stream")
 
 
-class AttemptOwner(Protocol):
-    """The request that is tried, as `RoutedRequest` is one; see its attributes there."""
-
-    sent_at: float
-    waited: float
-    retry_after: int
-
-    @property
-    def state(self) -> GatewayState:
-        """What all requests share."""
-
-    @property
-    def arrival(self) -> Arrival:
-        """The request as it came."""
-
-    @property
-    def exchange(self) -> Exchange:
-        """The client's."""
-
-    @property
-    def route(self) -> HttpRoute:
-        """By which it came."""
-
-    @property
-    def asked(self) -> AskedBody:
-        """What it asks for."""
-
-    @property
-    def decision(self) -> Decision:
-        """Where it was decided that it goes."""
-
-    @property
-    def serving(self) -> Decision:
-        """The decision that holds."""
-
-    @property
-    def life(self) -> RequestLife:
-        """What was tried, is held, is over."""
-
-    @property
-    def head_at(self) -> float:
-        """When its answer began."""
-
-    @property
-    def stream(self) -> StreamFilter | None:
-        """Its answer, where that is a stream."""
-
-    def began_stream(self, stream: StreamFilter, *, watched: bool) -> None:
-        """Its answer is a stream; `watched`: it may be continued."""
-
-    def failed(self, attempt: Attempt, failure: Failure, detail: str) -> None:
-        """A try failed before it answered."""
-
-    def expect_hedge(self, after_s: float) -> None:
-        """A try was sent: it may be hedged."""
-
-    def answered(self, attempt: Attempt) -> None:
-        """An answer begins."""
-
-    def answer_failed(self, attempt: Attempt, message: str) -> None:
-        """The answer broke off before its end."""
-
-    def stream_ended(self, attempt: Attempt, stream: StreamFilter) -> None:
-        """The body of a stream ended."""
-
-    def stream_broke(self, attempt: Attempt, message: str) -> None:
-        """The stream cannot go on, and its instance is to blame."""
-
-    def settle(self, status: int, outcome: Outcome, *, more: int = 0) -> None:
-        """It is over."""
-
-
 class Fault(NamedTuple):
     """Why a try failed before it was sent."""
 
@@ -160,7 +86,7 @@ class Attempt(ResponseSink):
 
     __slots__ = ("_request", "_timer", "tried", "upstream")
 
-    def __init__(self, request: AttemptOwner, tried: Try) -> None:
+    def __init__(self, request: RoutedRequest, tried: Try) -> None:
         self._request = request
         self.tried = tried
         self.upstream: ClientExchange | None = None

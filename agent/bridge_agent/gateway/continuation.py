@@ -18,7 +18,6 @@ from bridge_agent.gateway.arrival import Arrival
 from bridge_agent.gateway.asked import AskedBody
 from bridge_agent.gateway.config import ResumePolicy
 from bridge_agent.gateway.grpc_adapter.in_process import AnswerReader, InProcessExchange
-from bridge_agent.gateway.ports import ContinuableRequest
 from bridge_agent.gateway.request import RoutedRequest, Trail
 from bridge_agent.gateway.routes import ROUTES
 from bridge_agent.gateway.state import GatewayState
@@ -83,7 +82,7 @@ class StreamContinuation:
         self,
         state: GatewayState,
         policy: ResumePolicy,
-        request: ContinuableRequest,
+        request: RoutedRequest,
         stream: StreamFilter,
         death: StreamDeath,
     ) -> None:

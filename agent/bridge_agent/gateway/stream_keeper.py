@@ -12,7 +12,7 @@ import structlog
 
 from bridge_agent.gateway.config import ResumePolicy
 from bridge_agent.gateway.continuation import StreamContinuation, StreamDeath
-from bridge_agent.gateway.ports import ContinuableRequest
+from bridge_agent.gateway.request import RoutedRequest
 from bridge_agent.gateway.state import GatewayState
 from bridge_agent.routing import resume
 from bridge_agent.routing.resume import ContinuationPlace, NotResumable, Stalls
@@ -36,17 +36,17 @@ class ResumingKeeper:
         self._state = state
         self._policy = policy
         self._stalls = Stalls(policy.stall_floor, policy.stall_ceiling)
-        self._requests: dict[ContinuableRequest, str] = {}
+        self._requests: dict[RoutedRequest, str] = {}
         self._timer: asyncio.TimerHandle | None = None
 
-    def opened(self, request: ContinuableRequest) -> None:
+    def opened(self, request: RoutedRequest) -> None:
         """See `StreamKeeper`."""
         self._stalls.open(request)
         self._requests[request] = request.asked.model
         if self._timer is None:
             self._timer = asyncio.get_running_loop().call_later(_TICK_S, self._tick)
 
-    def closed(self, request: ContinuableRequest) -> None:
+    def closed(self, request: RoutedRequest) -> None:
         """See `StreamKeeper`."""
         self._stalls.close(request)
         self._requests.pop(request, None)
@@ -54,9 +54,7 @@ class ResumingKeeper:
             self._timer.cancel()
             self._timer = None
 
-    def take_over(
-        self, request: ContinuableRequest, target: Target, reason: str
-    ) -> StreamContinuation | None:
+    def take_over(self, request: RoutedRequest, target: Target, reason: str) -> StreamContinuation | None:
         """See `StreamKeeper`."""
         counters, stream = self._state.counters, request.stream
         if stream is None or stream.tracker is None or request.exchange.disconnected:

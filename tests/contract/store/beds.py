@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import signal
 import socket
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -143,3 +145,17 @@ class EtcdBed:
     async def compact(self, revision: int) -> None:
         async with self.channel() as channel:
             await KVStub(channel).Compact(CompactionRequest(revision=revision, physical=True), timeout=5.0)
+
+
+@asynccontextmanager
+async def limited_store(folder: Path) -> AsyncIterator[EtcdStore]:
+    """A store on an etcd with its default limits: 128 operations a transaction, requests of 1.5 MiB."""
+    bed = EtcdBed(folder, Certificates(folder), default_limits=True)
+    bed.server.start()
+    try:
+        await bed.ready()
+        client = EtcdStore([bed.url], bed.certificates.client)
+        yield client
+        await client.close()
+    finally:
+        bed.server.stop()
