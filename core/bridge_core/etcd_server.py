@@ -15,6 +15,7 @@ import os
 import re
 import subprocess
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 from typing import Final, TypeAlias
 
@@ -115,6 +116,7 @@ def _candidates() -> Iterator[Path]:
             yield binary
 
 
+@cache
 def _said(binary: Path, flag: str) -> str:
     try:
         done = subprocess.run(
