@@ -10,6 +10,7 @@ from collections.abc import Iterable
 
 import psutil
 
+from bridge_cli.layout import LOOPBACK
 from bridge_core.errors import Fatal
 
 _NAMED = 4  # of many taken ports the first show what is going on
@@ -43,6 +44,8 @@ def resolved(host: str) -> str:
     with contextlib.suppress(ValueError):
         ipaddress.ip_address(host)
         return ""
+    if host == "localhost":  # whether or not a bare machine's /etc/hosts has it (RFC 6761)
+        return LOOPBACK
     try:
         found = [str(entry[4][0]) for entry in socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)]
     except (OSError, UnicodeError) as fault:
@@ -50,12 +53,12 @@ def resolved(host: str) -> str:
             f"--host {host}: the name is not known here", hint="give an address, or put it into /etc/hosts"
         ) from fault
     abroad = [one for one in found if not ipaddress.ip_address(one).is_loopback]
-    if not abroad and host != "localhost":
+    if not abroad:
         raise Fatal(
             f"--host {host} is {found[0]} here, where no other machine gets",
             hint="give this machine's own address, or mend /etc/hosts",
         )
-    return (abroad or found)[0]
+    return abroad[0]
 
 
 def _free(address: str) -> bool:

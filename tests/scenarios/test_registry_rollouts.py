@@ -206,7 +206,7 @@ async def test_a_drained_node_is_safe_to_stop_when_its_last_request_ended(bed: B
         following(nodes[1], Follower()) as other,
         reporting(nodes[0]) as reporter,
     ):
-        await eventually(lambda: len(other.snapshot.nodes) == 2)
+        await eventually(lambda: len(other.snapshot.nodes) == 2 == len(follower.snapshot.nodes))
 
         async def state() -> tuple[str, int, bool]:
             found = next(one for one in (await admin.Status(pb.StatusRequest())).nodes if one.name == "n1")

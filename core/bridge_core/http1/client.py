@@ -250,7 +250,8 @@ class ClientConnection(asyncio.Protocol):
 
     def close(self) -> None:
         """Ends an idle connection, or one whose answer is whole."""
-        if self._transport is not None:
+        # Once, as at the server's side.
+        if self._transport is not None and not self._transport.is_closing():
             self._transport.close()
 
     def close_now(self, error: UpstreamError) -> None:

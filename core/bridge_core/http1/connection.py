@@ -399,7 +399,9 @@ class ServerConnection(RequestReader):
         """Ends the connection after what was written; nothing unread is expected."""
         self._deaf = True
         self.deadline = self.server.now + self._limits.linger_s
-        self._transport.close()
+        # Once: asyncio's TLS before 3.11.3 cannot be aborted any more after a second time.
+        if not self._transport.is_closing():
+            self._transport.close()
 
 
 def _discard(data: bytes) -> None:

@@ -128,13 +128,15 @@ class TlsFront:
         task = asyncio.current_task()
         assert task is not None  # noqa: S101 - a stream callback is a task
         self._connections.add(task)
+        remote = _remote(writer)  # not to be asked of a connection that has ended
         try:
             if len(self._connections) <= _MAX_CONNECTIONS:
                 await self._forward(reader, writer)
-            writer.close()
+            if not writer.is_closing():
+                writer.close()
             await writer.wait_closed()
         except OSError as fault:  # ssl.SSLError is one
-            log.debug("registry_connection_cut", remote=_remote(writer), reason=fault.strerror)
+            log.debug("registry_connection_cut", remote=remote, reason=fault.strerror)
         except asyncio.CancelledError:
             # From `close` alone, which waits for this task. A polite end would wait for a peer that
             # may be stopped; and a stream callback that ends cancelled is reported as a fault.
