@@ -16,13 +16,18 @@ SERIALS: Final = ROOT + "ca/serials/"
 REVOKED: Final = ROOT + "ca/revoked/"
 LEASES: Final = ROOT + "leases/"
 GUARDS: Final = ROOT + "guards/"
+CLIENTS: Final = ROOT + "clients/"
+KEY_SETS: Final = ROOT + "keysets/"  # fetched for identity providers
+SECRETS: Final = ROOT + "secrets/"  # sealed: what agents are told beside the snapshot
+ADMINS: Final = ROOT + "admins/"
+USAGE: Final = ROOT + "usage/"
 ROLLOUTS: Final = ROOT + "rollouts/"
 LEADER: Final = ROOT + "leader/"
 STORE: Final = ROOT + "store"  # which store this is; see the registry's store_identity_rules
 
 _LEASED: Final = (MEMBERS, LEADER, LEASES, GUARDS)
 # History is large and only read by people; the rest of these are in the registry's own files.
-_NOT_KEPT: Final = (*_LEASED, REVISIONS, STORE, CA_CERTIFICATE, CA_SEALED_KEY)
+_NOT_KEPT: Final = (*_LEASED, REVISIONS, USAGE, STORE, CA_CERTIFICATE, CA_SEALED_KEY)
 
 
 def is_lasting(key: str) -> bool:

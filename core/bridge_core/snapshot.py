@@ -10,7 +10,7 @@ Rules:
    whose result does not have the digest that was published with it. The old snapshot stays.
 
 Keys: "mesh", "node/<name>", "instance/<node>/<n>", "route/<name>", "nodeclass/<name>",
-"probe/<rollout>/<side>".
+"probe/<rollout>/<side>", "client/<name>", "policy/<name>", "quota/<name>", "provider/<name>".
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterable, Mapping
 from functools import cached_property
-from typing import Annotated, Final, TypeVar
+from typing import Annotated, Final, TypeAlias, TypeVar
 
 import msgspec
 
@@ -38,10 +38,15 @@ from bridge_core.bounds import (
     Word,
     Words,
 )
+from bridge_core.clients import Client
 from bridge_core.decoding import Undecodable, decode_json
 from bridge_core.errors import BridgeError, Reaction
 from bridge_core.node_class import NodeClass
+from bridge_core.policy.statements import AccessPolicy
 from bridge_core.probe import Probe
+from bridge_core.providers import IdentityProvider
+from bridge_core.quotas import Quota
+from bridge_core.security_settings import AuditSettings, SecuritySettings
 from bridge_core.traffic import Backend, Route, RoutePolicy
 
 __all__ = [
@@ -145,6 +150,8 @@ class MeshConfig(msgspec.Struct, frozen=True, omit_defaults=True):
     ] = ()  # hex serials that no agent accepts
     defaults: RoutePolicy = RoutePolicy()  # for requests that no route names
     store_id: Word = ""  # of the store that all this is from
+    security: SecuritySettings = SecuritySettings()
+    audit: AuditSettings = AuditSettings()
 
     @property
     def bounded_load(self) -> float:
@@ -215,6 +222,26 @@ class Snapshot:
         """What running rollouts ask of agents."""
         return tuple(self._section("probe/", Probe))
 
+    @cached_property
+    def clients(self) -> dict[str, Client]:
+        """Clients by name."""
+        return {one.name: one for one in self._section("client/", Client)}
+
+    @cached_property
+    def policies(self) -> tuple[AccessPolicy, ...]:
+        """Access policies, by name."""
+        return tuple(self._section("policy/", AccessPolicy))
+
+    @cached_property
+    def quotas(self) -> tuple[Quota, ...]:
+        """Quotas, by name."""
+        return tuple(self._section("quota/", Quota))
+
+    @cached_property
+    def providers(self) -> tuple[IdentityProvider, ...]:
+        """Issuers of tokens that the mesh believes, by name."""
+        return tuple(self._section("provider/", IdentityProvider))
+
     def _section(self, prefix: str, kind: type[T]) -> Iterable[T]:
         return (
             _decode(key, self.entries[key], kind) for key in sorted(self.entries) if key.startswith(prefix)
@@ -234,7 +261,21 @@ class Delta(msgspec.Struct, frozen=True):
     digest: bytes
 
 
-def encode_entry(document: Node | Instance | Route | MeshConfig | NodeClass | Probe) -> bytes:
+Entry: TypeAlias = (
+    Node
+    | Instance
+    | Route
+    | MeshConfig
+    | NodeClass
+    | Probe
+    | Client
+    | AccessPolicy
+    | Quota
+    | IdentityProvider
+)
+
+
+def encode_entry(document: Entry) -> bytes:
     """The JSON of an entry, with keys in declaration order so that equal values are equal bytes."""
     return msgspec.json.encode(document, order="sorted")
 
@@ -280,6 +321,7 @@ def apply(current: Snapshot, delta: Delta) -> Snapshot:
             f"snapshot {delta.version} has {len(entries)} entries, {MAX_ENTRIES} are taken"
         )
     _ = result.mesh, result.nodes, result.instances, result.routes, result.node_classes, result.probes
+    _ = result.clients, result.policies, result.quotas, result.providers
     points = result.mesh.ring_points * sum(one.weight for one in result.instances.values()) // 100
     if points > MAX_RING_POINTS:
         raise SnapshotRejected(f"the ring of snapshot {delta.version} would have {points} points")
@@ -298,6 +340,10 @@ _KINDS: Final[dict[str, type[msgspec.Struct]]] = {
     "route": Route,
     "nodeclass": NodeClass,
     "probe": Probe,
+    "client": Client,
+    "policy": AccessPolicy,
+    "quota": Quota,
+    "provider": IdentityProvider,
     MESH_KEY: MeshConfig,
 }
 

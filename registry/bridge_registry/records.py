@@ -7,6 +7,7 @@ from typing import Final, TypeVar
 import msgspec
 import zstandard
 
+from bridge_core.clients import Client
 from bridge_core.decoding import Undecodable, decode_json
 from bridge_core.errors import BridgeError
 from bridge_core.snapshot import Node
@@ -73,6 +74,27 @@ class SerialRecord(msgspec.Struct, frozen=True, omit_defaults=True):
     identity: str
     expires: float
     reason: str = ""
+
+
+class ClientRecord(msgspec.Struct, frozen=True, omit_defaults=True):
+    """A client of the mesh.
+
+    Attributes:
+        client: What every agent is told.
+        created: Unix seconds.
+        created_by: The admin.
+    """
+
+    client: Client
+    created: float = 0.0
+    created_by: str = ""
+
+
+class KeySetRecord(msgspec.Struct, frozen=True):
+    """The key set that was fetched for an identity provider, and when (Unix seconds)."""
+
+    keys: str
+    fetched: float
 
 
 class StoredDocument(msgspec.Struct, frozen=True, array_like=True):

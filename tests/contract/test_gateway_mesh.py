@@ -316,7 +316,7 @@ async def test_the_peer_listener_takes_forwarded_requests_of_nodes_only(bed: Bed
     body = json.dumps({"model": "solo", "prompt": "x", "stream": False}).encode()
 
     def hop(name: str) -> list[tuple[bytes, bytes]]:
-        return [(b"x-bridge-hop", name.encode())]
+        return [(b"x-bridge-hop", name.encode()), (b"x-bridge-principal", b"local")]
 
     async def status(kind: str, name: str, headers: list[tuple[bytes, bytes]]) -> int:
         pool = Pool(address, ssl=foreign_context(tmp_path, kind, name))
@@ -346,7 +346,9 @@ async def test_the_peer_listener_takes_forwarded_requests_of_nodes_only(bed: Bed
 async def test_a_forwarded_request_is_never_forwarded_again(bed: Bed, tmp_path: Path) -> None:
     pool = Pool(("127.0.0.1", bed["a"].peer.port), ssl=foreign_context(tmp_path, "node", "b"))
     body = json.dumps({"model": "solo", "prompt": "x"}).encode()
-    async with pool.request("POST", "/api/generate", [(b"x-bridge-hop", b"b")], body) as response:
+    async with pool.request(
+        "POST", "/api/generate", [(b"x-bridge-hop", b"b"), (b"x-bridge-principal", b"local")], body
+    ) as response:
         assert response.status == 503
         assert b"x-bridge-refused" in response.headers
         await response.read()

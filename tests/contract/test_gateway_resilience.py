@@ -13,13 +13,14 @@ from typing import Any
 import msgspec
 import pytest
 
+from bridge_agent.gateway.attempt import Attempt
 from bridge_agent.gateway.explain import HopReport
 from bridge_agent.gateway.request import RoutedRequest
 from bridge_agent.routing.affinity import affinity_key
 from bridge_agent.routing.choose import Load, choose
 from bridge_agent.routing.request_rules import Phase
 from bridge_agent.telemetry.tally import BackendTally
-from bridge_core.http1 import Pool, coroutine_app, serve
+from bridge_core.http1 import HttpExchange, Pool, coroutine_app, serve
 from bridge_core.snapshot import Backend, Node, Route, RoutePolicy
 from bridge_core.traffic import AdmissionPolicy, Outlier, Retries
 from tests.contract.gateway_bed import Answer, Bed, mesh
@@ -360,7 +361,9 @@ async def test_no_timer_and_no_slot_outlives_its_request(tmp_path: Path) -> None
         running = [asyncio.create_task(bed["a"].infer(stream=bool(n % 2))) for n in range(8)]
         await eventually(lambda: all(engine.running == 1 for engine in engines.values()))
         requests = [one for one in gc.get_objects() if type(one) is RoutedRequest]
+        attempts = [one for one in gc.get_objects() if type(one) is Attempt]
         assert requests
+        assert attempts
         for task in running[:3]:
             task.cancel()
         for engine in engines.values():
@@ -370,13 +373,30 @@ async def test_no_timer_and_no_slot_outlives_its_request(tmp_path: Path) -> None
         for request in requests:
             assert request.life.phase is Phase.SETTLED
             assert all(timer.cancelled() for timer in request._timers or ())
-            if request.attempt is not None and request.attempt._timer is not None:
-                assert request.attempt._timer.cancelled()
+        assert all(one._timer is None or one._timer.cancelled() for one in attempts)
         for node in "ab":
             state = bed[node].gateway._state
             assert state.retrying == 0
             await eventually(lambda node=node: bed[node].gateway.suspected() == {})
             assert state.admission.work(f"{node}/0") == 0
+
+
+async def test_what_is_over_is_freed_at_once_and_not_by_the_garbage_collector(tmp_path: Path) -> None:
+    """Objects that hold one another would cost every request its share of the collector's time."""
+    async with mesh(tmp_path, {"a": RecordedEngine((ALL,)), "b": RecordedEngine()}) as bed:
+        gc.collect()
+        gc.disable()
+        try:
+            for entry in "ab":
+                for stream in (False, True):
+                    assert (await bed[entry].infer(stream=stream)).status == 200
+            await eventually(lambda: bed["a"].gateway.in_flight == bed["b"].gateway.in_flight == 0)
+            kept = [
+                type(one) for one in gc.get_objects() if type(one) in (RoutedRequest, Attempt, HttpExchange)
+            ]
+        finally:
+            gc.enable()
+    assert kept == []
 
 
 @pytest.mark.parametrize("given", ["2562047h", "999999999h", "99999999999999999s", "5e9s"])

@@ -147,10 +147,13 @@ def test_a_bad_route_says_what_and_where(spec: str, fault: str) -> None:
         ("[1]", "0.yaml:1: a document is a mapping with"),
         ("\n\nkind: Mesh", "0.yaml:3: apiVersion: is missing: Mesh has bridge.deepseek.io/v1"),
         ("apiVersion: v2\nkind: Mesh", "0.yaml:1: apiVersion: 'v2' is not known"),
-        ("apiVersion: bridge.deepseek.io/v1\nkind: Quota", "0.yaml:2: kind: Quota is not yet supported"),
         (
-            "apiVersion: security.deepseek.io/v1\nkind: ModelAccessPolicy",
-            "0.yaml:2: kind: ModelAccessPolicy is not yet supported",
+            "apiVersion: bridge.deepseek.io/v1\nkind: AlertRule",
+            "0.yaml:2: kind: AlertRule is not yet supported",
+        ),
+        (
+            "apiVersion: bridge.deepseek.io/v1\nkind: ModelAccessPolicy",
+            "0.yaml:1: apiVersion: 'bridge.deepseek.io/v1' is not known: ModelAccessPolicy has security",
         ),
         ("a: [", "0.yaml:1: not YAML"),
         ("a: \x07", "0.yaml:1: not YAML"),

@@ -107,8 +107,9 @@ class Attempt(ResponseSink):
         return self._send()
 
     def let_go(self) -> None:
-        """Lets go of the instance: its count, its slot or its place in the queue."""
+        """Lets go of the instance: its count, its slot or its place in the queue; what it sent has ended."""
         tried = self.tried
+        self.upstream = None  # whose sink this is
         state, instance = self._request.state, tried.target.id
         state.counters.end(instance)
         if self._timer is not None:

@@ -13,6 +13,7 @@ from bridge_agent.routing.choose import Decision
 from bridge_agent.routing.pulse_rules import PulsePolicy
 from bridge_agent.routing.request_rules import FailedAttempt
 from bridge_core.http_access import Origins
+from bridge_core.identity.principal import Principal
 
 LONGEST_S: Final = 366 * 86_400.0
 """The longest time that a request may ask for; what clients mean as "for ever" is no longer."""
@@ -109,11 +110,20 @@ class ListenerKind(Enum):
 
 
 class Caller(msgspec.Struct, frozen=True, gc=False):
-    """Who asks: a principal, and the node it came through when over a hop."""
+    """Who asks, at which listener, and the node it came through when over a hop."""
 
-    principal: str
+    who: Principal
     listener: ListenerKind
     via: str = ""
+
+    @property
+    def principal(self) -> str:
+        """As it travels and is recorded."""
+        return self.who.text
+
+
+STRANGER: Final = Caller(Principal("client", "", ""), ListenerKind.TLS)
+"""Who shows no credentials: its preflights are answered, and nothing else."""
 
 
 class Denial(msgspec.Struct, frozen=True):

@@ -18,10 +18,12 @@ from urllib.parse import parse_qs
 
 import msgspec
 
+from bridge_agent.authentication.principals import UnknownPrincipal
 from bridge_agent.gateway import explain, fanout, listing
 from bridge_agent.gateway.arrival import Arrival
 from bridge_agent.gateway.config import (
     LONGEST_S,
+    STRANGER,
     Authorize,
     Caller,
     GatewayConfig,
@@ -56,7 +58,6 @@ TIMEOUT: Final = b"x-bridge-timeout"
 WHERE: Final = b"x-bridge-node"
 _DURATION: Final = re.compile(rb"(\d{1,18}(?:\.\d{1,6})?)(ms|s|m|h)?")
 _UNITS: Final = {b"ms": 0.001, b"s": 1.0, b"m": 60.0, b"h": 3600.0, b"": 1.0}
-_LOCAL: Final = Caller("local", ListenerKind.LOCAL)
 _TEXT: Final = b"text/plain; charset=utf-8"
 _JSON: Final = ((b"content-type", b"application/json"),)
 _RUNNING: Final = b"Ollama is running"
@@ -111,6 +112,7 @@ class Gateway:
         if config.resume is not None:
             self._state.keeper = ResumingKeeper(self._state, config.resume)
         self._authenticate = authenticate
+        self._callers = self._state.callers
         self._answers: dict[Kind, _Handler] = {
             Kind.INFER: self._infer,
             Kind.SHOW: self._infer,
@@ -261,7 +263,7 @@ class Gateway:
         if _Asked not in request.memo and not self._host_passes(request.headers.get(b"host") or b""):
             exchange.respond(403)
             return
-        self._dispatch(exchange, _LOCAL)
+        self._dispatch(exchange, self._callers.local)
 
     def _host_passes(self, host: bytes) -> bool:
         return host_allowed(host.decode("latin-1"), self._state.config.host_name)
@@ -274,7 +276,13 @@ class Gateway:
             request_id = self._state.request_id(None)
             respond_error(self._state, exchange, 401, "a client certificate or API key is needed", request_id)
             return
-        self._dispatch(exchange, Caller(principal or "", ListenerKind.TLS))
+        try:  # a preflight shows no credentials, and is answered without a look at them
+            caller = STRANGER if principal is None else self._callers.at_tls(principal)
+        except UnknownPrincipal as fault:
+            request.keep_alive = False
+            respond_error(self._state, exchange, 403, fault.message, self._state.request_id(None))
+            return
+        self._dispatch(exchange, caller)
 
     def _principal(self, request: Request) -> str | None:
         """Who asks on the TLS listener; None: a stranger."""
@@ -352,7 +360,7 @@ class Gateway:
         exchange = arrival.exchange
         allow: list[Pair] = [(b"allow", ", ".join(found.allow).encode())] if found.allow else []
         host = (request.headers.get(b"host") or b"").decode("latin-1")
-        if request.method == "OPTIONS" and arrival.caller is _LOCAL and not is_address(host):
+        if request.method == "OPTIONS" and arrival.caller is self._callers.local and not is_address(host):
             exchange.respond(204, [*allow, *arrival.cors])
         elif found.redirect:
             where = location(found.redirect, request.query)

@@ -15,9 +15,9 @@ from urllib.parse import parse_qs
 
 import msgspec
 
+from bridge_agent.authentication.principals import UnknownPrincipal
 from bridge_agent.gateway import explain
 from bridge_agent.gateway.arrival import Arrival
-from bridge_agent.gateway.config import Caller, ListenerKind
 from bridge_agent.gateway.replies import respond_error
 from bridge_agent.gateway.state import GatewayState
 from bridge_agent.peers import pulse
@@ -72,14 +72,17 @@ class PeerSide:
             except BadHop as fault:
                 refusal = 400, fault.message
             else:
-                if hop is not None and request.memo.get(PeerSide) is request.identity:
-                    self._answer(self._arrival(exchange, hop))
-                    return
-                refusal = self._impostor(request, hop)
+                if request.memo.get(PeerSide) is not request.identity:
+                    refusal = self._impostor(request, hop)
                 if refusal is None and hop is not None:
                     request.memo[PeerSide] = request.identity
-                    self._answer(self._arrival(exchange, hop))
-                    return
+                    try:
+                        arrival = self._arrival(exchange, hop)
+                    except UnknownPrincipal as fault:
+                        refusal = 403, fault.message
+                    else:
+                        self._answer(arrival)
+                        return
         status, message = refusal or (400, "")
         respond_error(state, exchange, status, message, state.request_id(None))
 
@@ -93,7 +96,7 @@ class PeerSide:
         began = state.now()
         return Arrival(
             exchange,
-            Caller(hop.principal, ListenerKind.PEER, hop.entry),
+            state.callers.over_hop(hop.principal, hop.entry),
             hop,
             began,
             state.request_id(hop.request_id.encode()),

@@ -155,8 +155,9 @@ class RoutedRequest:
         allowed = state.retry_allowed(self.policy)
         step = life.failed(attempt.tried, failure, detail, now, allowed=allowed)
         state.counters.attempts_failed[target.id, failure.value] += 1
+        sent = attempt.upstream is not None
         attempt.let_go()
-        if attempt.upstream is not None:  # else it was never sent there
+        if sent:
             unreachable = failure is Failure.CONNECT and not target.local
             subject = node_subject(target.node) if unreachable else target.id
             state.health.failed(subject, failure, now, self.policy)
@@ -424,6 +425,7 @@ class RoutedRequest:
             self.attempt.let_go()
             if self._hedge is not None:
                 self._hedge.let_go()
+        self.attempt = self._hedge = None  # they know it, too: else only the garbage collector ended them
         stream = self.stream
         if stream is not None and state.keeper is not None:
             state.keeper.closed(self)

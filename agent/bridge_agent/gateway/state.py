@@ -12,6 +12,7 @@ from time import monotonic
 from typing import Final
 
 from bridge_agent.gateway.admission import Admission
+from bridge_agent.gateway.callers import Callers
 from bridge_agent.gateway.config import Authorize, Caller, GatewayConfig, ListenerKind, RequestRecord
 from bridge_agent.gateway.counters import GatewayCounters
 from bridge_agent.gateway.ports import StreamKeeper
@@ -82,6 +83,7 @@ class GatewayState:
         self.keeper: StreamKeeper | None = None
         self.draining = False
         self.node = config.node.encode()
+        self.callers = Callers(view, config.node)
         self._made: dict[str, tuple[Target, float]] = {}
         self._prefix = secrets.token_hex(6)
         self._sequence = 0

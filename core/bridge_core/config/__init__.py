@@ -1,6 +1,13 @@
 """mesh_config: the documents that admins write, checked whole, and what they become."""
 
-from bridge_core.config.convert import mesh_settings, node_class, route
+from bridge_core.config.convert import (
+    access_policy,
+    identity_provider,
+    mesh_settings,
+    node_class,
+    quota,
+    route,
+)
 from bridge_core.config.documents import (
     API_VERSION,
     Document,
@@ -22,10 +29,13 @@ __all__ = [
     "MeshSpec",
     "ModelRouteSpec",
     "NodeClassSpec",
+    "access_policy",
     "decoded",
+    "identity_provider",
     "load",
     "mesh_settings",
     "node_class",
     "own_node_class",
+    "quota",
     "route",
 ]

@@ -11,7 +11,19 @@ from typing import TypeVar
 from bridge_core.config.base import Strict
 from bridge_core.config.documents import MeshSpec, ModelRouteDocument, NodeClassSpec
 from bridge_core.config.route_spec import AdmissionSpec, BreakerSpec, OutlierSpec, PolicySpec, RetriesSpec
+from bridge_core.config.security_spec import (
+    AuditSpec,
+    IdentityProviderDocument,
+    ModelAccessPolicyDocument,
+    QuotaDocument,
+    SecuritySpec,
+    SubjectSpec,
+)
 from bridge_core.node_class import GpuSharing, IoLimit, Isolation, NodeClass, ResourceLimits
+from bridge_core.policy.statements import AccessPolicy, Condition, Resource, Subject
+from bridge_core.providers import IdentityProvider
+from bridge_core.quotas import Quota
+from bridge_core.security_settings import AuditSettings, SecuritySettings
 from bridge_core.snapshot import Backend, MeshConfig, Route, RoutePolicy
 from bridge_core.traffic import AdmissionPolicy, Breaker, Outlier, Retries
 
@@ -30,6 +42,8 @@ def mesh_settings(
         certificate_ttl_s=spec.certificate_ttl,
         revoked_serials=revoked_serials,
         defaults=policy(RoutePolicy(), spec.defaults),
+        security=_security(spec.security),
+        audit=_audit(spec.audit),
     )
 
 
@@ -83,6 +97,72 @@ def node_class(name: str, spec: NodeClassSpec) -> NodeClass:
         None
         if gpu is None
         else GpuSharing(tuple(gpu.devices), gpu.per_gpu, gpu.mps, gpu.thread_percentage, gpu.memory),
+    )
+
+
+def access_policy(document: ModelAccessPolicyDocument) -> AccessPolicy:
+    """The policy that `document` describes."""
+    spec = document.spec
+    return AccessPolicy(
+        document.metadata.name,
+        _subjects(spec.subjects),
+        tuple(Resource(tuple(one.kinds), tuple(one.names)) for one in spec.resources),
+        tuple(spec.actions),
+        tuple(Condition(one.key, one.operator, tuple(one.values)) for one in spec.conditions),
+        spec.effect,
+        spec.shadow,
+    )
+
+
+def quota(document: QuotaDocument) -> Quota:
+    """The quota that `document` describes."""
+    spec = document.spec
+    return Quota(
+        document.metadata.name,
+        _subjects(spec.subjects),
+        tuple(spec.models),
+        spec.window,
+        spec.per,
+        spec.requests,
+        spec.prompt_tokens,
+        spec.output_tokens,
+        spec.concurrency,
+        spec.shadow,
+    )
+
+
+def identity_provider(document: IdentityProviderDocument, keys: str = "") -> IdentityProvider:
+    """The provider that `document` describes, with the key set that was fetched for it."""
+    spec = document.spec
+    return IdentityProvider(
+        document.metadata.name,
+        spec.issuer,
+        tuple(spec.audiences),
+        tuple(spec.algorithms),
+        keys or spec.jwks or "",
+        spec.claims.subject,
+        spec.claims.groups,
+        spec.claims.attributes,
+        spec.kubernetes,
+    )
+
+
+def _subjects(specs: list[SubjectSpec]) -> tuple[Subject, ...]:
+    return tuple(Subject(one.kind, one.name) for one in specs)
+
+
+def _security(spec: SecuritySpec) -> SecuritySettings:
+    return SecuritySettings(spec.default_effect, spec.local_listener, spec.renewal_grace)
+
+
+def _audit(spec: AuditSpec) -> AuditSettings:
+    return AuditSettings(
+        spec.retention,
+        spec.cosigners,
+        spec.on_full_disk,
+        spec.content,
+        spec.key_period,
+        spec.timestamp_authority,
     )
 
 

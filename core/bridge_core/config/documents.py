@@ -15,22 +15,33 @@ from bridge_core.config.base import Duration, Metadata, Strict
 from bridge_core.config.node_class_spec import NodeClassDocument, NodeClassSpec
 from bridge_core.config.rollout_spec import RolloutDocument, RolloutSpec
 from bridge_core.config.route_spec import ModelRouteDocument, ModelRouteSpec, PolicySpec
+from bridge_core.config.security_spec import (
+    AuditSpec,
+    IdentityProviderDocument,
+    ModelAccessPolicyDocument,
+    QuotaDocument,
+    SecuritySpec,
+)
 
 __all__ = [
     "API_VERSION",
     "LATER_KINDS",
     "MODELS",
     "SECURITY_API_VERSION",
+    "SECURITY_KINDS",
     "AnyDocument",
     "Document",
     "Fault",
+    "IdentityProviderDocument",
     "Kind",
     "MeshDocument",
     "MeshSpec",
+    "ModelAccessPolicyDocument",
     "ModelRouteDocument",
     "ModelRouteSpec",
     "NodeClassDocument",
     "NodeClassSpec",
+    "QuotaDocument",
     "RolloutDocument",
     "RolloutSpec",
     "line_at",
@@ -39,8 +50,11 @@ __all__ = [
 API_VERSION: Final = "bridge.deepseek.io/v1"
 SECURITY_API_VERSION: Final = "security.deepseek.io/v1"
 
-Kind: TypeAlias = Literal["Mesh", "ModelRoute", "Rollout", "NodeClass"]
-LATER_KINDS: Final = frozenset({"ModelAccessPolicy", "AutoscalePolicy", "AlertRule", "Quota"})
+Kind: TypeAlias = Literal[
+    "Mesh", "ModelRoute", "Rollout", "NodeClass", "ModelAccessPolicy", "Quota", "IdentityProvider"
+]
+SECURITY_KINDS: Final = frozenset({"ModelAccessPolicy", "IdentityProvider"})
+LATER_KINDS: Final = frozenset({"AutoscalePolicy", "AlertRule"})
 
 
 class MeshSpec(Strict):
@@ -63,6 +77,8 @@ class MeshSpec(Strict):
     defaults: PolicySpec = Field(
         default=PolicySpec(), description="For models without a route, and where a route says nothing."
     )
+    security: SecuritySpec = SecuritySpec()
+    audit: AuditSpec = AuditSpec()
 
 
 class MeshDocument(Strict):
@@ -74,12 +90,23 @@ class MeshDocument(Strict):
     spec: MeshSpec
 
 
-AnyDocument: TypeAlias = MeshDocument | ModelRouteDocument | RolloutDocument | NodeClassDocument
+AnyDocument: TypeAlias = (
+    MeshDocument
+    | ModelRouteDocument
+    | RolloutDocument
+    | NodeClassDocument
+    | ModelAccessPolicyDocument
+    | QuotaDocument
+    | IdentityProviderDocument
+)
 MODELS: Final[dict[str, type[AnyDocument]]] = {
     "Mesh": MeshDocument,
     "ModelRoute": ModelRouteDocument,
     "Rollout": RolloutDocument,
     "NodeClass": NodeClassDocument,
+    "ModelAccessPolicy": ModelAccessPolicyDocument,
+    "Quota": QuotaDocument,
+    "IdentityProvider": IdentityProviderDocument,
 }
 
 

@@ -17,6 +17,7 @@ from bridge_core.config.documents import (
     LATER_KINDS,
     MODELS,
     SECURITY_API_VERSION,
+    SECURITY_KINDS,
     Document,
     Fault,
     NodeClassSpec,
@@ -107,9 +108,10 @@ def _document(file: str, raw: RawDocument) -> Document | list[Fault]:
         known = ", ".join(MODELS)
         says = "is missing" if kind is None else f"{_shown(kind)} is not a known kind"
         return [fault("kind", f"{says}: one of {known}")]
-    if version != API_VERSION:
+    wanted = SECURITY_API_VERSION if kind in SECURITY_KINDS else API_VERSION
+    if version != wanted:
         says = "is missing" if version is None else f"{_shown(version)} is not known"
-        return [fault("apiVersion", f"{says}: {kind} has {API_VERSION}")]
+        return [fault("apiVersion", f"{says}: {kind} has {wanted}")]
     try:
         parsed = MODELS[kind].model_validate(raw.data)
     except ValidationError as error:

@@ -124,20 +124,29 @@ class SnapshotEntry(_message.Message):
     def __init__(self, key: _Optional[str] = ..., value: _Optional[bytes] = ...) -> None: ...
 
 class SnapshotUpdate(_message.Message):
-    __slots__ = ("version", "base", "entries", "removed", "digest", "ring_digest")
+    __slots__ = ("version", "base", "entries", "removed", "digest", "ring_digest", "secrets")
+    class SecretsEntry(_message.Message):
+        __slots__ = ("key", "value")
+        KEY_FIELD_NUMBER: _ClassVar[int]
+        VALUE_FIELD_NUMBER: _ClassVar[int]
+        key: str
+        value: bytes
+        def __init__(self, key: _Optional[str] = ..., value: _Optional[bytes] = ...) -> None: ...
     VERSION_FIELD_NUMBER: _ClassVar[int]
     BASE_FIELD_NUMBER: _ClassVar[int]
     ENTRIES_FIELD_NUMBER: _ClassVar[int]
     REMOVED_FIELD_NUMBER: _ClassVar[int]
     DIGEST_FIELD_NUMBER: _ClassVar[int]
     RING_DIGEST_FIELD_NUMBER: _ClassVar[int]
+    SECRETS_FIELD_NUMBER: _ClassVar[int]
     version: SnapshotVersion
     base: SnapshotVersion
     entries: _containers.RepeatedCompositeFieldContainer[SnapshotEntry]
     removed: _containers.RepeatedScalarFieldContainer[str]
     digest: bytes
     ring_digest: bytes
-    def __init__(self, version: _Optional[_Union[SnapshotVersion, _Mapping]] = ..., base: _Optional[_Union[SnapshotVersion, _Mapping]] = ..., entries: _Optional[_Iterable[_Union[SnapshotEntry, _Mapping]]] = ..., removed: _Optional[_Iterable[str]] = ..., digest: _Optional[bytes] = ..., ring_digest: _Optional[bytes] = ...) -> None: ...
+    secrets: _containers.ScalarMap[str, bytes]
+    def __init__(self, version: _Optional[_Union[SnapshotVersion, _Mapping]] = ..., base: _Optional[_Union[SnapshotVersion, _Mapping]] = ..., entries: _Optional[_Iterable[_Union[SnapshotEntry, _Mapping]]] = ..., removed: _Optional[_Iterable[str]] = ..., digest: _Optional[bytes] = ..., ring_digest: _Optional[bytes] = ..., secrets: _Optional[_Mapping[str, bytes]] = ...) -> None: ...
 
 class InstanceLoad(_message.Message):
     __slots__ = ("instance", "in_flight", "queued", "slots")

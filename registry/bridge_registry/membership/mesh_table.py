@@ -16,20 +16,33 @@ from bridge_core.bounds import MAX_INSTANCES, MAX_MEMBER_BYTES
 from bridge_core.config import load
 from bridge_core.config.documents import (
     AnyDocument,
+    IdentityProviderDocument,
     MeshDocument,
     MeshSpec,
+    ModelAccessPolicyDocument,
     ModelRouteDocument,
     NodeClassDocument,
+    QuotaDocument,
     RolloutDocument,
 )
 from bridge_core.snapshot import Instance
 from bridge_core.store.api import Deleted, KeyListing, KeyValue, WatchEvent
 from bridge_registry.membership.membership_rules import Membership
-from bridge_registry.records import ConfigRecord, NodeRecord, RecordFault, SerialRecord, decode, unpack
+from bridge_registry.records import (
+    ClientRecord,
+    ConfigRecord,
+    KeySetRecord,
+    NodeRecord,
+    RecordFault,
+    SerialRecord,
+    decode,
+    unpack,
+)
 from bridge_registry.rollouts.plan import RolloutPlan, plan_of
 from bridge_registry.rollouts.rollout_rules import RolloutPosition
 
 T = TypeVar("T", bound=msgspec.Struct)
+D = TypeVar("D", bound=AnyDocument)
 
 MAX_FAULTS: Final = 1000
 _NUMBERS: Final = frozenset(map(str, range(MAX_INSTANCES)))
@@ -46,6 +59,8 @@ class MeshTable:
         revision: Of the newest event; 0 until the first listing.
         nodes: Enrolled nodes by name.
         revoked: Revoked certificates by serial.
+        clients: Clients by name.
+        key_sets: Key sets that were fetched for identity providers, by the provider's name.
         documents: Applied config, "<kind>/<name>" to what it says.
         texts: The same as YAML.
         created: The same as the number of the config's revision since which it has been there.
@@ -60,6 +75,8 @@ class MeshTable:
         self.membership = Membership(ttl_s, remembered)
         self.nodes: dict[str, NodeRecord] = {}
         self.revoked: dict[str, SerialRecord] = {}
+        self.clients: dict[str, ClientRecord] = {}
+        self.key_sets: dict[str, str] = {}
         self.documents: dict[str, AnyDocument] = {}
         self.texts: dict[str, str] = {}
         self.created: dict[str, int] = {}
@@ -78,12 +95,30 @@ class MeshTable:
     @property
     def routes(self) -> list[ModelRouteDocument]:
         """Every applied route."""
-        return [document for document in self.documents.values() if isinstance(document, ModelRouteDocument)]
+        return self._applied(ModelRouteDocument)
 
     @property
     def node_classes(self) -> list[NodeClassDocument]:
         """Every applied NodeClass."""
-        return [document for document in self.documents.values() if isinstance(document, NodeClassDocument)]
+        return self._applied(NodeClassDocument)
+
+    @property
+    def policies(self) -> list[ModelAccessPolicyDocument]:
+        """Every applied ModelAccessPolicy."""
+        return self._applied(ModelAccessPolicyDocument)
+
+    @property
+    def quotas(self) -> list[QuotaDocument]:
+        """Every applied Quota."""
+        return self._applied(QuotaDocument)
+
+    @property
+    def providers(self) -> list[IdentityProviderDocument]:
+        """Every applied IdentityProvider."""
+        return self._applied(IdentityProviderDocument)
+
+    def _applied(self, kind: type[D]) -> list[D]:
+        return [document for document in self.documents.values() if isinstance(document, kind)]
 
     @property
     def plans(self) -> list[RolloutPlan]:
@@ -133,6 +168,8 @@ class MeshTable:
         for prefix, held in (
             (keyspace.NODES, self.nodes),
             (keyspace.REVOKED, self.revoked),
+            (keyspace.CLIENTS, self.clients),
+            (keyspace.KEY_SETS, self.key_sets),
             (keyspace.ROLLOUTS, self.positions),
         ):
             for name in [name for name in held if prefix + name not in keys]:
@@ -179,6 +216,12 @@ class MeshTable:
         elif item.key.startswith(keyspace.REVOKED):
             if (serial := self._decoded(item, SerialRecord)) is not None:
                 self.revoked[item.key.removeprefix(keyspace.REVOKED)] = serial
+        elif item.key.startswith(keyspace.CLIENTS):
+            if (client := self._decoded(item, ClientRecord)) is not None:
+                self.clients[item.key.removeprefix(keyspace.CLIENTS)] = client
+        elif item.key.startswith(keyspace.KEY_SETS):
+            if (keys := self._decoded(item, KeySetRecord)) is not None:
+                self.key_sets[item.key.removeprefix(keyspace.KEY_SETS)] = keys.keys
         elif item.key == keyspace.CONFIG:
             self._put_config(item)
         elif item.key.startswith(keyspace.ROLLOUTS):
@@ -197,6 +240,10 @@ class MeshTable:
             self.revoked.pop(key.removeprefix(keyspace.REVOKED), None)
         elif key.startswith(keyspace.ROLLOUTS):
             self.positions.pop(key.removeprefix(keyspace.ROLLOUTS), None)
+        elif key.startswith(keyspace.CLIENTS):
+            self.clients.pop(key.removeprefix(keyspace.CLIENTS), None)
+        elif key.startswith(keyspace.KEY_SETS):
+            self.key_sets.pop(key.removeprefix(keyspace.KEY_SETS), None)
         elif key == keyspace.CONFIG:
             self._keep_documents(())
 

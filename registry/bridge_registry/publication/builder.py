@@ -3,11 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from typing import Final
 
 import msgspec
 
-from bridge_core.config import mesh_settings, node_class, route
-from bridge_core.config.documents import MeshSpec, ModelRouteDocument, NodeClassDocument
+from bridge_core.clients import Client
+from bridge_core.config import access_policy, identity_provider, mesh_settings, node_class, quota, route
+from bridge_core.config.documents import (
+    IdentityProviderDocument,
+    MeshSpec,
+    ModelAccessPolicyDocument,
+    ModelRouteDocument,
+    NodeClassDocument,
+    QuotaDocument,
+)
 from bridge_core.names import canonical_or_same
 from bridge_core.snapshot import (
     MESH_KEY,
@@ -25,6 +34,29 @@ from bridge_registry.rollouts.plan import RolloutPlan
 from bridge_registry.rollouts.rollout_rules import RolloutPosition
 
 
+class SecurityDocuments(msgspec.Struct, frozen=True):
+    """Who may what: clients, policies, quotas, and issuers of tokens with the key sets that were fetched."""
+
+    clients: Iterable[Client] = ()
+    policies: Iterable[ModelAccessPolicyDocument] = ()
+    quotas: Iterable[QuotaDocument] = ()
+    providers: Iterable[IdentityProviderDocument] = ()
+    key_sets: Mapping[str, str] = {}
+
+    def entries(self) -> dict[str, bytes]:
+        """Their entries of a snapshot."""
+        result = {f"client/{one.name}": encode_entry(one) for one in self.clients}
+        result |= {f"policy/{one.metadata.name}": encode_entry(access_policy(one)) for one in self.policies}
+        result |= {f"quota/{one.metadata.name}": encode_entry(quota(one)) for one in self.quotas}
+        for one in self.providers:
+            name = one.metadata.name
+            result[f"provider/{name}"] = encode_entry(identity_provider(one, self.key_sets.get(name, "")))
+        return result
+
+
+NO_SECURITY: Final = SecurityDocuments()
+
+
 def entries(
     *,
     trust_domain: str,
@@ -36,6 +68,7 @@ def entries(
     revoked: Iterable[str],
     rollouts: Iterable[tuple[RolloutPlan, RolloutPosition]] = (),
     node_classes: Iterable[NodeClassDocument] = (),
+    security: SecurityDocuments = NO_SECURITY,
 ) -> dict[str, bytes]:
     """Every entry of the snapshot. An instance counts only on an enrolled node that is not revoked."""
     members = tuple(members)
@@ -56,6 +89,7 @@ def entries(
     for one in node_classes:
         name = one.metadata.name
         result[f"nodeclass/{name}"] = encode_entry(node_class(name, one.spec))
+    result |= security.entries()
     for instance in members:
         home = nodes.get(instance.node)
         if home is not None and home.state != "revoked":

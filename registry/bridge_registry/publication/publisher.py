@@ -173,6 +173,13 @@ class Publisher:
             revoked=table.revoked,
             rollouts=table.rollouts,
             node_classes=table.node_classes,
+            security=builder.SecurityDocuments(
+                [record.client for record in table.clients.values()],
+                table.policies,
+                table.quotas,
+                table.providers,
+                table.key_sets,
+            ),
         )
         entries, faults = builder.checked(made, last.entries)
         for key, fault in faults.items():

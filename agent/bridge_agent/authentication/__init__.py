@@ -1,0 +1,1 @@
+"""Who calls: certificates, API keys and tokens made into principals."""

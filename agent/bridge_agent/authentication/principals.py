@@ -1,0 +1,39 @@
+"""Principals out of their texts, by the snapshot: pure."""
+
+from __future__ import annotations
+
+from bridge_core.errors import BridgeError
+from bridge_core.identity.principal import LOCAL_TEXT, Kind, Principal, local
+from bridge_core.identity.spiffe import IdentityFault, SpiffeId
+from bridge_core.snapshot import Snapshot
+
+_KINDS: dict[str, Kind] = {"client": "client", "admin": "admin", "node": "node"}
+
+
+class UnknownPrincipal(BridgeError):
+    """A text that names nobody who may call here."""
+
+
+def principal_of(text: str, snapshot: Snapshot, entry: str) -> Principal:
+    """Whom a text names, as this node's own snapshot has them.
+
+    Args:
+        text: A certificate's identity, or what a hop says.
+        snapshot: The mesh.
+        entry: The node that the request came in at.
+
+    Raises:
+        UnknownPrincipal: nobody; the message says why.
+    """
+    if text == LOCAL_TEXT:
+        return local(entry)
+    try:
+        identity = SpiffeId.parse(text)
+    except IdentityFault as fault:
+        raise UnknownPrincipal(f"{text[:200]!r} names nobody") from fault
+    kind = _KINDS.get(identity.kind)
+    if kind is None or identity.trust_domain != snapshot.mesh.trust_domain:
+        raise UnknownPrincipal(f"{text} is nobody of this mesh")
+    if kind == "client" and (known := snapshot.clients.get(identity.name)) is not None:
+        return Principal(kind, identity.name, text, known.groups, known.attributes)
+    return Principal(kind, identity.name, text)
