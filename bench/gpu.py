@@ -293,6 +293,29 @@ async def several_gpus(bed: Bed, gpus: int, counts: Sequence[int], tokens: int) 
     bed.shared.gpus = bed.gpus[:1]
 
 
+async def agent_of_several_gpus(folder: Path, store: Path, gpus: int, count: int, tokens: int) -> None:
+    """The same through one whole agent: its own seats, MPS daemons, shares of threads, and `bridge-engine`."""
+    per_s = []
+    for used in (1, gpus):
+        here = folder / f"agent-{used}"
+        here.mkdir(parents=True, exist_ok=True)
+        engines = range(count * used)
+        sharing = GpuSharing(devices=tuple(map(str, range(used))), mps=True)
+        agent = GpuAgent(here, [real_engine(here, n, store) for n in engines], sharing, walls=WALLS)
+        async with agent.running():
+            await agent.ready(*engines)
+            await agent.back(engines, time.monotonic())
+            began = time.monotonic()
+            done = await asyncio.gather(*(agent.generate(n, tokens) for n in engines))
+            per_s.append(sum(done) / (time.monotonic() - began))
+            walls = agent.launcher.standing("n1/0").walls
+    print(
+        f"\n- {count} engines a GPU of one agent, 1.1B f16: {per_s[0]:,.0f} tokens/s on 1 GPU, {per_s[1]:,.0f} on"
+        f" {gpus} ({per_s[1] / per_s[0] / gpus:.2f} of {gpus} ×), behind {', '.join(walls)}",
+        flush=True,
+    )
+
+
 async def threads_of_an_engine(folder: Path, store: Path, count: int, tokens: int) -> None:
     """Engines with other numbers of CPU threads: beside a GPU that has all layers they get in the way."""
     for threads in (None, 4, 2, 1):
@@ -356,6 +379,8 @@ async def main() -> None:
     if arguments.gpus > 1:
         counts = [int(count) for count in arguments.counts.split(",")]
         await several_gpus(bed, arguments.gpus, counts, arguments.tokens)
+        store = make_store(arguments.folder / "store", "m", LARGE)
+        await agent_of_several_gpus(arguments.folder, store, arguments.gpus, max(counts), arguments.tokens)
         return
     if not arguments.only_agent:
         await table(bed, [int(count) for count in arguments.counts.split(",")], arguments.tokens)
