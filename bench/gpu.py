@@ -294,7 +294,7 @@ async def several_gpus(bed: Bed, gpus: int, counts: Sequence[int], tokens: int) 
 
 
 async def agent_of_several_gpus(folder: Path, store: Path, gpus: int, count: int, tokens: int) -> None:
-    """The same through one whole agent: its own seats, MPS daemons, shares of threads, and `bridge-engine`."""
+    """The same through one whole agent: its own seats, MPS daemons, shares and `bridge-engine`."""
     per_s = []
     for used in (1, gpus):
         here = folder / f"agent-{used}"
@@ -310,8 +310,8 @@ async def agent_of_several_gpus(folder: Path, store: Path, gpus: int, count: int
             per_s.append(sum(done) / (time.monotonic() - began))
             walls = agent.launcher.standing("n1/0").walls
     print(
-        f"\n- {count} engines a GPU of one agent, 1.1B f16: {per_s[0]:,.0f} tokens/s on 1 GPU, {per_s[1]:,.0f} on"
-        f" {gpus} ({per_s[1] / per_s[0] / gpus:.2f} of {gpus} ×), behind {', '.join(walls)}",
+        f"\n- {count} engines a GPU of one agent, 1.1B f16: {per_s[0]:,.0f} tokens/s on 1 GPU,"
+        f" {per_s[1]:,.0f} on {gpus} ({per_s[1] / per_s[0] / gpus:.2f} of {gpus} ×), behind {', '.join(walls)}",
         flush=True,
     )
 
