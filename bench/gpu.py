@@ -311,7 +311,8 @@ async def agent_of_several_gpus(folder: Path, store: Path, gpus: int, count: int
             walls = agent.launcher.standing("n1/0").walls
     print(
         f"\n- {count} engines a GPU of one agent, 1.1B f16: {per_s[0]:,.0f} tokens/s on 1 GPU,"
-        f" {per_s[1]:,.0f} on {gpus} ({per_s[1] / per_s[0] / gpus:.2f} of {gpus} ×), behind {', '.join(walls)}",
+        f" {per_s[1]:,.0f} on {gpus} ({per_s[1] / per_s[0] / gpus:.2f} of {gpus} ×),"
+        f" behind {', '.join(walls)}",
         flush=True,
     )
 
