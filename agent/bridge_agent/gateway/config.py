@@ -122,8 +122,8 @@ class Caller(msgspec.Struct, frozen=True, gc=False):
         return self.who.text
 
 
-STRANGER: Final = Caller(Principal("client", "", ""), ListenerKind.TLS)
-"""Who shows no credentials: its preflights are answered, and nothing else."""
+STRANGERS: Final = {kind: Caller(Principal("client", "", ""), kind) for kind in ListenerKind}
+"""Who shows no credentials, by listener: its preflights are answered, and nothing else."""
 
 
 class Denial(msgspec.Struct, frozen=True):

@@ -18,12 +18,13 @@ from urllib.parse import parse_qs
 
 import msgspec
 
-from bridge_agent.authentication.principals import UnknownPrincipal
+from bridge_agent.authentication.authenticator import Authenticator
+from bridge_agent.authentication.refusal import Refused
 from bridge_agent.gateway import explain, fanout, listing
 from bridge_agent.gateway.arrival import Arrival
 from bridge_agent.gateway.config import (
     LONGEST_S,
-    STRANGER,
+    STRANGERS,
     Authorize,
     Caller,
     GatewayConfig,
@@ -62,7 +63,6 @@ _TEXT: Final = b"text/plain; charset=utf-8"
 _JSON: Final = ((b"content-type", b"application/json"),)
 _RUNNING: Final = b"Ollama is running"
 
-Authenticate = Callable[[Request], str | None]
 _Handler = Callable[[Arrival, HttpRoute, str], None]
 
 
@@ -88,8 +88,7 @@ class Gateway:
         upstreams: Links to engines and peers; closed by whoever made them.
         group: Where the tasks of slow routes run.
         authorize: Whether a caller may do what it asks.
-        authenticate: A principal for requests on the TLS listener that bring no certificate (an
-            API key); None: such requests are refused.
+        authenticator: Says who asks at the client listeners; None: one without the mesh's secrets.
         now: Monotonic seconds.
     """
 
@@ -101,7 +100,7 @@ class Gateway:
         group: asyncio.TaskGroup,
         *,
         authorize: Authorize = allow_all,
-        authenticate: Authenticate | None = None,
+        authenticator: Authenticator | None = None,
         now: Callable[[], float] = monotonic,
     ) -> None:
         self._state = GatewayState(config, view, upstreams, group, authorize=authorize, now=now)
@@ -111,8 +110,7 @@ class Gateway:
         self._watch: PulseWatch | None = None
         if config.resume is not None:
             self._state.keeper = ResumingKeeper(self._state, config.resume)
-        self._authenticate = authenticate
-        self._callers = self._state.callers
+        self._authenticator = authenticator or Authenticator(view, config.node)
         self._answers: dict[Kind, _Handler] = {
             Kind.INFER: self._infer,
             Kind.SHOW: self._infer,
@@ -237,8 +235,11 @@ class Gateway:
         at once, and nothing of theirs is kept.
         """
         refused = {
-            ListenerKind.LOCAL: lambda request: not self._host_passes(request.headers.get(b"host") or b""),
-            ListenerKind.TLS: lambda request: self._principal(request) is None,
+            ListenerKind.LOCAL: lambda request: (
+                not self._host_passes(request.headers.get(b"host") or b"")
+                or self._authenticator.refuses(request, ListenerKind.LOCAL)
+            ),
+            ListenerKind.TLS: lambda request: self._authenticator.refuses(request, ListenerKind.TLS),
             ListenerKind.PEER: self._peer_side.refuses,
         }[listener]
         return lambda request: _is_blob(request) or refused(request)
@@ -263,33 +264,40 @@ class Gateway:
         if _Asked not in request.memo and not self._host_passes(request.headers.get(b"host") or b""):
             exchange.respond(403)
             return
-        self._dispatch(exchange, self._callers.local)
+        self._admit(exchange, ListenerKind.LOCAL)
 
     def _host_passes(self, host: bytes) -> bool:
         return host_allowed(host.decode("latin-1"), self._state.config.host_name)
 
     def _on_tls(self, exchange: Exchange) -> None:
+        self._admit(exchange, ListenerKind.TLS)
+
+    def _admit(self, exchange: Exchange, listener: ListenerKind) -> None:
         request = exchange.request
-        principal = self._principal(request)
-        if principal is None and request.method != "OPTIONS":
-            request.keep_alive = False  # a stranger holds nothing for longer than it takes to say no
-            request_id = self._state.request_id(None)
-            respond_error(self._state, exchange, 401, "a client certificate or API key is needed", request_id)
+        if request.method == "OPTIONS":  # a preflight shows no credentials, and learns nothing
+            self._dispatch(exchange, STRANGERS[listener])
             return
-        try:  # a preflight shows no credentials, and is answered without a look at them
-            caller = STRANGER if principal is None else self._callers.at_tls(principal)
-        except UnknownPrincipal as fault:
-            request.keep_alive = False
-            respond_error(self._state, exchange, 403, fault.message, self._state.request_id(None))
+        try:
+            caller = self._authenticator.caller(request, listener)
+        except Refused as refused:
+            self._refuse(exchange, refused)
             return
         self._dispatch(exchange, caller)
 
-    def _principal(self, request: Request) -> str | None:
-        """Who asks on the TLS listener; None: a stranger."""
-        principal = request.identity
-        if principal is None and self._authenticate is not None:
-            principal = self._authenticate(request)
-        return principal
+    def _refuse(self, exchange: Exchange, refused: Refused) -> None:
+        exchange.request.keep_alive = False  # a stranger holds nothing for longer than it takes to say no
+        extra: tuple[Pair, ...] = ()
+        if refused.status == 401:
+            extra = ((b"www-authenticate", self._authenticator.challenge(refused)),)
+        respond_error(
+            self._state,
+            exchange,
+            refused.status,
+            refused.message,
+            self._state.request_id(None),
+            retry_after=refused.retry_after,
+            extra=extra,
+        )
 
     # -- one request
 
@@ -360,7 +368,11 @@ class Gateway:
         exchange = arrival.exchange
         allow: list[Pair] = [(b"allow", ", ".join(found.allow).encode())] if found.allow else []
         host = (request.headers.get(b"host") or b"").decode("latin-1")
-        if request.method == "OPTIONS" and arrival.caller is self._callers.local and not is_address(host):
+        if (
+            request.method == "OPTIONS"
+            and arrival.caller is STRANGERS[ListenerKind.LOCAL]
+            and not is_address(host)
+        ):
             exchange.respond(204, [*allow, *arrival.cors])
         elif found.redirect:
             where = location(found.redirect, request.query)

@@ -83,7 +83,7 @@ class GatewayState:
         self.keeper: StreamKeeper | None = None
         self.draining = False
         self.node = config.node.encode()
-        self.callers = Callers(view, config.node)
+        self.callers = Callers(view)
         self._made: dict[str, tuple[Target, float]] = {}
         self._prefix = secrets.token_hex(6)
         self._sequence = 0
