@@ -16,6 +16,9 @@ from bridge_agent import records
 from bridge_agent.activation import inherited_sockets
 from bridge_agent.admin import admin_app
 from bridge_agent.ancillaries import Ancillaries, RequestTasks
+from bridge_agent.authentication.authenticator import Authenticator
+from bridge_agent.authentication.last_use import LastUse
+from bridge_agent.authentication.mesh_secrets import MeshSecrets
 from bridge_agent.concerns import Concerns
 from bridge_agent.config import AgentConfig, StateDir
 from bridge_agent.engines.address import engine_address
@@ -166,6 +169,7 @@ class Agent:
     def _join_mesh(self) -> None:
         config, state, rng = self._config, self._state, self._rng
         peer_address = self._peer_address()
+        self._secrets = MeshSecrets(state.secrets)
         registries = [
             RegistryClient(address, state, peer_address=peer_address) for address in config.registries
         ]
@@ -173,6 +177,7 @@ class Agent:
             registries,
             SnapshotFile(state.snapshot, now=time.time),
             on_snapshot=self._take_snapshot,
+            on_secrets=self._secrets.take,
             on_confirmed=self._take_confirmed,
             now=time.time,
             rng=rng,
@@ -264,12 +269,16 @@ class Agent:
         state = self._state
         self._audit = AuditLog(state.root / "audit" / "audit.jsonl", records.audited)
         self._tally = BackendTally()
+        self._last_use = LastUse()
         config = GatewayConfig(
             node=self._config.name,
             host_name=self._host_name,
             **msgspec.structs.asdict(self._config.gateway),
         )
-        self._gateway = Gateway(config, self._view, self._upstreams, self._requests)
+        authenticator = Authenticator(self._view, self._config.name, self._secrets)
+        self._gateway = Gateway(
+            config, self._view, self._upstreams, self._requests, authenticator=authenticator
+        )
         self._gateway.on_record(self._take_record)
         self._gateway.on_progress(self._take_progress)
         self._gateway.serve_admins(past.PATH, past.past_app(state.root / "audit", self._requests))
@@ -308,6 +317,7 @@ class Agent:
             registries=(self._subscription.status, self._renewal.status),
             engines=self._supervisor.status,
             ejections=self._gateway.ejections,
+            secrets=lambda: self._secrets.concerns(self._view.current),
         )
         self._reports = Reports(
             self._config,
@@ -322,6 +332,7 @@ class Agent:
             audit=self._audit,
             ancillaries=self._ancillaries,
             concerns=self._concerns,
+            last_use=self._last_use,
             links=self._links,
             phase=lambda: self._lifecycle.phase,
         )
@@ -371,6 +382,7 @@ class Agent:
     def _take_record(self, record: RequestRecord) -> None:
         self._audit.put(record)
         self._tally.take(record)
+        self._last_use.take(record.caller)
         self._lifecycle.settled()
         for attempt in record.failed:
             self._concerns.failures.take(attempt.instance, attempt.detail)

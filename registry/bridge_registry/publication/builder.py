@@ -7,7 +7,7 @@ from typing import Final
 
 import msgspec
 
-from bridge_core.clients import Client
+from bridge_core.clients import Admin, Client
 from bridge_core.config import access_policy, identity_provider, mesh_settings, node_class, quota, route
 from bridge_core.config.documents import (
     IdentityProviderDocument,
@@ -35,9 +35,10 @@ from bridge_registry.rollouts.rollout_rules import RolloutPosition
 
 
 class SecurityDocuments(msgspec.Struct, frozen=True):
-    """Who may what: clients, policies, quotas, and issuers of tokens with the key sets that were fetched."""
+    """Who may what: clients, admins, policies, quotas, and issuers of tokens with their key sets."""
 
     clients: Iterable[Client] = ()
+    admins: Iterable[Admin] = ()
     policies: Iterable[ModelAccessPolicyDocument] = ()
     quotas: Iterable[QuotaDocument] = ()
     providers: Iterable[IdentityProviderDocument] = ()
@@ -46,6 +47,7 @@ class SecurityDocuments(msgspec.Struct, frozen=True):
     def entries(self) -> dict[str, bytes]:
         """Their entries of a snapshot."""
         result = {f"client/{one.name}": encode_entry(one) for one in self.clients}
+        result |= {f"admin/{one.name}": encode_entry(one) for one in self.admins}
         result |= {f"policy/{one.metadata.name}": encode_entry(access_policy(one)) for one in self.policies}
         result |= {f"quota/{one.metadata.name}": encode_entry(quota(one)) for one in self.quotas}
         for one in self.providers:
