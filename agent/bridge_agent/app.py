@@ -19,6 +19,7 @@ from bridge_agent.ancillaries import Ancillaries, RequestTasks
 from bridge_agent.authentication.authenticator import Authenticator
 from bridge_agent.authentication.last_use import LastUse
 from bridge_agent.authentication.mesh_secrets import MeshSecrets
+from bridge_agent.authentication.refusal import Refused
 from bridge_agent.concerns import Concerns
 from bridge_agent.config import AgentConfig, StateDir
 from bridge_agent.engines.address import engine_address
@@ -59,7 +60,7 @@ from bridge_agent.telemetry.load_reporter import LoadReporter
 from bridge_agent.telemetry.metrics import metrics_page
 from bridge_agent.telemetry.tally import BackendTally
 from bridge_core.addresses import join_address, split_address
-from bridge_core.http1 import coroutine_app
+from bridge_core.http1 import Request, coroutine_app
 from bridge_core.http1.pool import Address
 from bridge_core.identity.spiffe import GUARD_SERVER_NAME
 from bridge_core.snapshot import Snapshot
@@ -284,8 +285,9 @@ class Agent:
         self._gateway.serve_admins(past.PATH, past.past_app(state.root / "audit", self._requests))
         serving = Serving()
         self._pipeline = self._gateway.http_app(ListenerKind.TLS)
+        application = DeferredGrpc(self._pipeline, serving, refusal=self._refusal)
         grpc = GrpcListener(
-            DeferredGrpc(self._pipeline, serving, admit=self._revocations.admits),
+            application,
             self._sockets["grpc"],
             cert=state.certificate,
             key=state.key,
@@ -294,7 +296,14 @@ class Agent:
             ended=self._grpc_ended,
             connections=connections_of("grpc"),
         )
-        self._listening = Listening(self._sockets, self._identity, self._revocations.identify, grpc, serving)
+        self._listening = Listening(
+            self._sockets,
+            self._identity,
+            self._revocations.identify,
+            grpc=grpc,
+            calls=application.calls,
+            serving=serving,
+        )
 
     def _live(self) -> None:
         self._lifecycle = Lifecycle(
@@ -367,6 +376,12 @@ class Agent:
         self._registration.stand(self._presence.take(snapshot, self._registration.registered))
         if self._presence.address_differs():
             self._renewal.renew_now()
+
+    def _refusal(self, request: Request, serial: str) -> Refused | None:
+        """Why a gRPC call is nobody's who may call."""
+        if request.identity is not None and not self._revocations.admits(request.identity, serial):
+            return Refused(401, f"the certificate of {request.identity} was revoked")
+        return self._gateway.refusal(request)
 
     def _engine_address(self, target: Target) -> Address:
         """Where an engine is connected to; only through here is one in a network of its own reached."""

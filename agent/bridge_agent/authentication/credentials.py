@@ -16,7 +16,9 @@ from bridge_core.http1 import Headers
 from bridge_core.identity.api_keys import is_meant
 
 _BEARER: Final = b"bearer "
-_FIELDS: Final = (b"authorization", b"x-api-key", b"api-key")
+FIELDS: Final = (b"authorization", b"x-api-key", b"api-key")
+"""The fields that a credential may come in."""
+
 _TOKEN_MOST: Final = 16 * 1024
 _TOKEN_START: Final = b"eyJ"  # '{"' in base64, with which the head of every JWT begins
 
@@ -37,7 +39,7 @@ NOTHING: Final = Shown((), ())
 def shown_by(headers: Headers) -> Shown | None:
     """What a request shows; None: a field comes twice, and two readers could take it for two callers."""
     values: list[bytes] = []
-    for name in _FIELDS:
+    for name in FIELDS:
         value = headers.get(name)
         if value is None:
             continue

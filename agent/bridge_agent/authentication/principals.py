@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+from typing import Final
+
 from bridge_core.clients import Client
 from bridge_core.errors import BridgeError
 from bridge_core.identity.principal import LOCAL_TEXT, Kind, Principal, local
 from bridge_core.identity.spiffe import IdentityFault, SpiffeId
 from bridge_core.snapshot import Snapshot
+
+ROLE: Final = "role"
+"""The attribute that says what an admin may."""
 
 _KINDS: dict[str, Kind] = {"client": "client", "admin": "admin", "node": "node"}
 
@@ -36,6 +41,11 @@ def principal_of(text: str, snapshot: Snapshot, entry: str, now: float) -> Princ
     kind = _KINDS.get(identity.kind)
     if kind is None or identity.trust_domain != snapshot.mesh.trust_domain:
         raise UnknownPrincipal(f"{text} is nobody of this mesh")
+    if kind == "admin":
+        admin = snapshot.admins.get(identity.name)
+        if admin is None:
+            raise UnknownPrincipal(f"{text} is no admin of this mesh, or not any more")
+        return Principal(kind, identity.name, text, (), {ROLE: admin.role})
     if kind != "client":
         return Principal(kind, identity.name, text)
     known = snapshot.clients.get(identity.name)

@@ -244,6 +244,14 @@ class Gateway:
         }[listener]
         return lambda request: _is_blob(request) or refused(request)
 
+    def refusal(self, request: Request) -> Refused | None:
+        """Why a request to a client listener over TLS is nobody's; None: it is somebody's."""
+        try:
+            self._authenticator.caller(request, ListenerKind.TLS)
+        except Refused as refused:
+            return refused
+        return None
+
     def http_app(self, listener: ListenerKind) -> App:
         """The application of a client listener: `LOCAL` or `TLS`."""
         return self._on_local if listener is ListenerKind.LOCAL else self._on_tls
@@ -282,6 +290,8 @@ class Gateway:
         except Refused as refused:
             self._refuse(exchange, refused)
             return
+        if request.identity is None and caller.who.kind != "local":
+            exchange.proven(caller.who.text)
         self._dispatch(exchange, caller)
 
     def _refuse(self, exchange: Exchange, refused: Refused) -> None:

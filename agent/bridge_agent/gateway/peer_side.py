@@ -3,7 +3,7 @@
 Rules:
 1. Only proven, unrevoked nodes of this mesh may forward, and only requests that carry a hop, which names
    the node that the link's certificate does.
-2. An admin's certificate opens the pages for admins, and nothing else.
+2. The certificate of an admin whom the mesh has opens the pages for admins, and nothing else.
 """
 
 from __future__ import annotations
@@ -147,7 +147,13 @@ class PeerSide:
             peer = _spiffe_id(identity)
         except IdentityFault:
             return False
-        return (peer.kind, peer.trust_domain) == ("admin", self._state.view.current.mesh.trust_domain)
+        snapshot = self._state.view.current
+        # Whatever its role: each may see everything.
+        return (
+            peer.kind == "admin"
+            and peer.trust_domain == snapshot.mesh.trust_domain
+            and peer.name in snapshot.admins
+        )
 
     def _refusal(self, identity: str | None) -> tuple[int, str] | None:
         """Why this caller may not forward; None: it may."""
