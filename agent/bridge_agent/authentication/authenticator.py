@@ -21,7 +21,7 @@ import msgspec
 from bridge_agent.authentication.credentials import shown_by
 from bridge_agent.authentication.keyring import Keyring
 from bridge_agent.authentication.mesh_secrets import MeshSecrets
-from bridge_agent.authentication.principals import UnknownPrincipal, principal_of
+from bridge_agent.authentication.principals import UnknownPrincipal, identified
 from bridge_agent.authentication.refusal import Refused
 from bridge_agent.gateway.config import Caller, ListenerKind
 from bridge_agent.routing.view import MeshView
@@ -79,7 +79,6 @@ class Authenticator:
         now: Callable[[], float] = time.time,
     ) -> None:
         self._view = view
-        self._node = node
         self._secrets = MeshSecrets() if secrets is None else secrets
         self._tokens = tokens
         self._now = now
@@ -153,7 +152,7 @@ class Authenticator:
 
     def _by_certificate(self, identity: str, now: float) -> Proven:
         try:
-            principal = principal_of(identity, self._snapshot, self._node, now)
+            principal = identified(identity, self._snapshot, now)
         except UnknownPrincipal as fault:
             raise Refused(403, fault.message) from fault
         return Proven(principal, self._end_of(principal))

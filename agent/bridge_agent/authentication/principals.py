@@ -24,7 +24,7 @@ def principal_of(text: str, snapshot: Snapshot, entry: str, now: float) -> Princ
     """Whom a text names, as this node's own snapshot has them.
 
     Args:
-        text: A certificate's identity, or what a hop says.
+        text: What a hop says.
         snapshot: The mesh.
         entry: The node that the request came in at.
         now: Unix seconds.
@@ -32,8 +32,15 @@ def principal_of(text: str, snapshot: Snapshot, entry: str, now: float) -> Princ
     Raises:
         UnknownPrincipal: nobody; the message says why.
     """
-    if text == LOCAL_TEXT:
-        return local(entry)
+    return local(entry) if text == LOCAL_TEXT else identified(text, snapshot, now)
+
+
+def identified(text: str, snapshot: Snapshot, now: float) -> Principal:
+    """Whom an identity of the mesh names at `now`, Unix seconds.
+
+    Raises:
+        UnknownPrincipal: nobody; the message says why.
+    """
     try:
         identity = SpiffeId.parse(text)
     except IdentityFault as fault:
