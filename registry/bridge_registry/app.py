@@ -36,6 +36,8 @@ from bridge_registry.enrolment.enroller import Enroller
 from bridge_registry.enrolment.pki_files import GUARD_USER, REGISTRY_USER, Ensured
 from bridge_registry.enrolment.store_access import EtcdAccess, OpenAccess, StoreAccess
 from bridge_registry.enrolment.token_desk import TokenDesk
+from bridge_registry.key_sets.fetching import fetch_key_set
+from bridge_registry.key_sets.keeper import KeySetKeeper
 from bridge_registry.leadership import Candidate, Leadership
 from bridge_registry.membership.load_book import LoadReports
 from bridge_registry.options import RegistryOptions
@@ -152,6 +154,7 @@ class Registry:
             store=store, certifier=certifier, trust_domain=domain, fence=fence, clock=time.time
         )
         self._clients = ClientsService(gate, clients, admins, lambda name: load.clients.get(name, 0))
+        self._key_sets = KeySetKeeper(store, self._leadership, table, fetch_key_set, time.time)
         self._services = (
             EnrolmentService(
                 gate, enroller, hub, settings.advertised_guards, trust_domain=domain, clock=time.time
@@ -231,6 +234,7 @@ class Registry:
                 group.create_task(_persist("publication", self.publisher.run)),
                 group.create_task(self._upkeep.run()),
                 group.create_task(self.rollouts.run(), name="rollouts"),
+                group.create_task(self._key_sets.run(), name="key-sets"),
                 group.create_task(
                     upkeep.renew_own_certificates(self.settings.pki, self.settings.all_hosts, self._identity)
                 ),
@@ -267,6 +271,7 @@ class Registry:
         yield from self._secrets.faults.values()
         for key, reason in self.publisher.entry_faults.items():
             yield f"{key} is not published as it is, agents would refuse it: {reason[:MAX_REASON]}"
+        yield from self._key_sets.concerns()
         if self.mesh_config_watch is not None:
             for fault in self.mesh_config_watch.faults:
                 yield f"the folder of mesh_config is not applied: {fault[:MAX_REASON]}"

@@ -110,10 +110,11 @@ class AdminRecord(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 class KeySetRecord(msgspec.Struct, frozen=True):
-    """The key set that was fetched for an identity provider, and when (Unix seconds)."""
+    """The key set that was fetched for an identity provider, when (Unix seconds), and from where."""
 
     keys: str
     fetched: float
+    source: str
 
 
 class StoredDocument(msgspec.Struct, frozen=True, array_like=True):

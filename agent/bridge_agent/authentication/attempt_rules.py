@@ -45,7 +45,7 @@ class Attempts:
 
     def __init__(self) -> None:
         self._failures: dict[str, _Failures] = {}
-        self._known: dict[bytes, float] = {}
+        self._known: dict[int, float] = {}
 
     def wait(self, address: str, now: float) -> float:
         """For how long what this address shows is not looked at; 0: it is."""
@@ -70,14 +70,14 @@ class Attempts:
         while len(self._failures) > MOST:
             del self._failures[next(iter(self._failures))]
 
-    def passed(self, fingerprint: bytes, now: float) -> None:
+    def passed(self, fingerprint: int, now: float) -> None:
         """A credential with this fingerprint was right."""
         self._known.pop(fingerprint, None)
         self._known[fingerprint] = now
         while len(self._known) > MOST_KNOWN:
             del self._known[next(iter(self._known))]
 
-    def is_known(self, fingerprint: bytes, now: float) -> bool:
+    def is_known(self, fingerprint: int, now: float) -> bool:
         """Whether a credential with this fingerprint was right lately: it may be looked at again."""
         return now - self._known.get(fingerprint, -KNOWN_S) < KNOWN_S
 

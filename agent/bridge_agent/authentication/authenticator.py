@@ -5,7 +5,9 @@ Rules:
    one and the same principal.
 2. On the loopback listener whoever shows nothing that counts is `local`, as far as the mesh's settings let
    it; elsewhere it is refused.
-3. What was found out is kept for all requests of a connection that repeat a head, until the snapshot, the
+3. An address that failed too often is not looked at for a while (`attempt_rules`). Only what shows a key
+   or a token, and is none that counts, is a failure: who shows nothing guesses nothing.
+4. What was found out is kept for all requests of a connection that repeat a head, until the snapshot, the
    mesh's secrets or a credential's time end it.
 """
 
@@ -13,12 +15,13 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from math import inf
+from math import ceil, inf
 from typing import Final, Protocol
 
 import msgspec
 
-from bridge_agent.authentication.credentials import shown_by
+from bridge_agent.authentication.attempt_rules import Attempts
+from bridge_agent.authentication.credentials import Shown, shown_by
 from bridge_agent.authentication.keyring import Keyring
 from bridge_agent.authentication.mesh_secrets import MeshSecrets
 from bridge_agent.authentication.principals import UnknownPrincipal, identified
@@ -67,6 +70,10 @@ class Authenticator:
         secrets: What the mesh told this node beside the snapshot.
         tokens: Who knows tokens; None: no token counts.
         now: Unix seconds.
+        clock: Monotonic seconds.
+
+    Attributes:
+        attempts: Failures by address.
     """
 
     def __init__(
@@ -77,11 +84,14 @@ class Authenticator:
         *,
         tokens: TokenVerifier | None = None,
         now: Callable[[], float] = time.time,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._view = view
         self._secrets = MeshSecrets() if secrets is None else secrets
         self._tokens = tokens
         self._now = now
+        self._clock = clock
+        self.attempts = Attempts()
         self._local = Caller(local(node), ListenerKind.LOCAL)
         self._snapshot = view.current
         self._pepper = self._secrets.pepper
@@ -103,15 +113,19 @@ class Authenticator:
             and (known.until == inf or self._now() < known.until)
         ):
             return known.caller
+        told: Refused | None = request.memo.pop(Refused, None)
+        if told is not None:
+            raise told
         verdict = self._decide(request, listener)
         request.memo[Authenticator] = verdict
         return verdict.caller
 
     def refuses(self, request: Request, listener: ListenerKind) -> bool:
-        """Whether it is nobody's."""
+        """Whether it is nobody's, and `caller` will say so: what it shows is looked at once."""
         try:
             self.caller(request, listener)
-        except Refused:
+        except Refused as refused:
+            request.memo[Refused] = refused
             return True
         return False
 
@@ -126,10 +140,30 @@ class Authenticator:
         self._round += 1
 
     def _decide(self, request: Request, listener: ListenerKind) -> _Verdict:
-        now = self._now()
         shown = shown_by(request.headers)
         if shown is None:
-            raise Refused(401, "the same credential field comes twice: send one")
+            raise Refused(401, "the same credential field comes twice: send one", reason="twice")
+        if not shown.keys and not shown.tokens:
+            return self._look(request, listener, shown)
+        address, fingerprint = request.remote[0] if request.remote else "", hash((shown.keys, shown.tokens))
+        wait = self.attempts.wait(address, self._clock())
+        if wait and not self.attempts.is_known(fingerprint, self._clock()):
+            message = (
+                "too many keys and tokens from this address were wrong: nothing is looked at for a while"
+            )
+            raise Refused(429, message, retry_after=ceil(wait), reason="too_many")
+        try:
+            verdict = self._look(request, listener, shown)
+        except Refused as refused:
+            if refused.status == 401:
+                self.attempts.failed(address, self._clock())
+            raise
+        if verdict.caller is not self._local:
+            self.attempts.passed(fingerprint, self._clock())
+        return verdict
+
+    def _look(self, request: Request, listener: ListenerKind, shown: Shown) -> _Verdict:
+        now = self._now()
         proven = [self._by_certificate(request.identity, now)] if request.identity is not None else []
         proven += [self._by_key(key, now) for key in shown.keys]
         if self._tokens is not None:
@@ -141,7 +175,10 @@ class Authenticator:
         for other in proven[1:]:
             if other.principal != who:
                 raise Refused(401, f"this shows credentials of {who.text} and of {other.principal.text}")
-        return _Verdict(Caller(who, listener), self._round, min(one.until for one in proven))
+        # A user is shown by tokens alone, and all that count name the same.
+        proof = shown.tokens[0] if who.kind == "user" else b""
+        caller = Caller(who, listener, proof=proof)
+        return _Verdict(caller, self._round, min(one.until for one in proven))
 
     def _unproven(self, listener: ListenerKind, *, shown: bool) -> _Verdict:
         if listener is not ListenerKind.LOCAL:
@@ -154,7 +191,7 @@ class Authenticator:
         try:
             principal = identified(identity, self._snapshot, now)
         except UnknownPrincipal as fault:
-            raise Refused(403, fault.message) from fault
+            raise Refused(403, fault.message, reason="not_allowed") from fault
         return Proven(principal, self._end_of(principal))
 
     def _by_key(self, text: bytes, now: float) -> Proven:

@@ -51,7 +51,7 @@ class TokenRejected(BridgeError):
     """A token that names nobody here.
 
     Attributes:
-        reason: One word, for counts.
+        reason: One word, for counts; `malformed` and `issuer`: it is none of those that the mesh believes.
     """
 
     def __init__(self, reason: str, message: str) -> None:
@@ -94,13 +94,14 @@ def _read(provider: IdentityProvider) -> Issuer:
         return Issuer(provider, fault=fault.message)
 
 
-def verify(token: bytes, issuers: Mapping[str, Issuer], now: float) -> Verified:
+def verify(token: bytes, issuers: Mapping[str, Issuer], now: float, grace_s: float = 0.0) -> Verified:
     """Whom a token names at this moment.
 
     Args:
         token: As it was sent, without the scheme before it.
         issuers: Of `issuers_of`.
         now: Unix seconds.
+        grace_s: For so long after its end it still counts.
 
     Raises:
         TokenRejected: nobody.
@@ -110,17 +111,16 @@ def verify(token: bytes, issuers: Mapping[str, Issuer], now: float) -> Verified:
     parts = _FORM.fullmatch(token)
     if parts is None:
         raise TokenRejected("malformed", "this is no JSON Web Token")
-    header, claims = _object(parts[1]), _object(parts[2])
+    header, claims, signature = _object(parts[1]), _object(parts[2]), _bytes(parts[3])
     found = claims.get("iss")
     issuer = issuers.get(found) if isinstance(found, str) else None
     if issuer is None:
         raise TokenRejected("issuer", "the token's issuer is none that this mesh believes")
     algorithm = _algorithm(header, issuer.provider)
     key = _key(header, algorithm, issuer)
-    signed, signature = token[: parts.end(2)], _bytes(parts[3])
-    if not _fits(algorithm, signed, signature, key):
+    if not _fits(algorithm, token[: parts.end(2)], signature, key):
         raise TokenRejected("signature", "the token's signature does not fit its issuer's key")
-    expires = _in_time(claims, now)
+    expires = _in_time(claims, now, grace_s)
     _for_us(claims, issuer.provider)
     try:
         return Verified(principal_from(claims, issuer.provider), expires)
@@ -179,10 +179,10 @@ def _too_deep(value: Any, levels: int) -> bool:
 
 def _algorithm(header: Mapping[str, Any], provider: IdentityProvider) -> str:
     if "crit" in header or "b64" in header:
-        raise TokenRejected("malformed", "the token's header asks for what is not understood (crit)")
+        raise TokenRejected("header", "the token's header asks for what is not understood (crit)")
     kind = header.get("typ", "JWT")
     if not isinstance(kind, str) or kind.lower() not in _TYPES:
-        raise TokenRejected("type", "the token's typ is not that of a token for access")
+        raise TokenRejected("header", "the token's typ is not that of a token for access")
     algorithm = header.get("alg")
     for allowed in provider.algorithms:
         if algorithm in (allowed, _SAME.get(allowed, allowed)):
@@ -193,7 +193,7 @@ def _algorithm(header: Mapping[str, Any], provider: IdentityProvider) -> str:
 def _key(header: Mapping[str, Any], algorithm: str, issuer: Issuer) -> ImportedKey:
     kid = header.get("kid", "")
     if not isinstance(kid, str):
-        raise TokenRejected("malformed", "the token's kid is no text")
+        raise TokenRejected("header", "the token's kid is no text")
     if issuer.fault:
         raise TokenRejected("keys", "the keys of the token's issuer are not known here yet")
     fitting = [key for public, key in issuer.keys if kid in ("", public.kid) and public.fits(algorithm)]
@@ -212,12 +212,12 @@ def _fits(algorithm: str, signed: bytes, signature: bytes, key: ImportedKey) -> 
         return False
 
 
-def _in_time(claims: Mapping[str, Any], now: float) -> float:
+def _in_time(claims: Mapping[str, Any], now: float, grace_s: float) -> float:
     """When it expires."""
     expires = _moment(claims, "exp")
     if expires is None:
         raise TokenRejected("claims", "the token never expires (exp): one that does is needed")
-    if now > expires + SKEW_S:
+    if now > expires + SKEW_S + grace_s:
         raise TokenRejected("expired", "the token has expired: get a new one")
     for name in ("nbf", "iat"):
         begins = _moment(claims, name)
@@ -231,7 +231,7 @@ def _moment(claims: Mapping[str, Any], name: str) -> float | None:
     if found is None and name not in claims:
         return None
     if isinstance(found, bool) or not isinstance(found, int | float) or not 0 <= found <= _LATEST:
-        raise TokenRejected("malformed", f"the token's {name} is no moment in time")
+        raise TokenRejected("claims", f"the token's {name} is no moment in time")
     return float(found)
 
 
@@ -239,6 +239,6 @@ def _for_us(claims: Mapping[str, Any], provider: IdentityProvider) -> None:
     found = claims.get("aud")
     audiences = found if isinstance(found, list) else [found]
     if len(audiences) > _MOST_AUDIENCES or not all(isinstance(one, str) for one in audiences):
-        raise TokenRejected("malformed", "the token's aud is neither a text nor a list of texts")
+        raise TokenRejected("audience", "the token's aud is neither a text nor a list of texts")
     if not set(provider.audiences).intersection(audiences):
         raise TokenRejected("audience", "the token is for another audience (aud)")

@@ -20,6 +20,7 @@ import msgspec
 
 from bridge_agent.authentication.authenticator import Authenticator
 from bridge_agent.authentication.refusal import Refused
+from bridge_agent.authentication.token_book import TokenBook
 from bridge_agent.gateway import explain, fanout, listing
 from bridge_agent.gateway.arrival import Arrival
 from bridge_agent.gateway.config import (
@@ -38,7 +39,7 @@ from bridge_agent.gateway.elsewhere import found_elsewhere
 from bridge_agent.gateway.inference import infer, send_to
 from bridge_agent.gateway.lingering import Lingering
 from bridge_agent.gateway.peer_side import PeerSide
-from bridge_agent.gateway.replies import admits, note, refuse, respond_error
+from bridge_agent.gateway.replies import admits, note, refuse, respond_error, turned_away
 from bridge_agent.gateway.routes import BY_PATH, ROUTES, HttpRoute, Kind, protocol_of
 from bridge_agent.gateway.shapes import error_body
 from bridge_agent.gateway.state import GatewayState, is_request_id
@@ -51,7 +52,14 @@ from bridge_agent.routing.admission_rules import PRIORITIES, Priority
 from bridge_agent.routing.choose import MAX_CANDIDATES
 from bridge_agent.routing.view import MeshView, Target
 from bridge_core.http1 import App, Exchange, Pair, Request, coroutine_app
-from bridge_core.http_access import cors_headers, host_allowed, is_address, preflight_headers, same_origin
+from bridge_core.http_access import (
+    by_foreign_page,
+    cors_headers,
+    host_allowed,
+    is_address,
+    preflight_headers,
+    same_origin,
+)
 from bridge_core.names import InvalidName, canonical
 from bridge_core.route_rules import location, match, redirect_body
 
@@ -89,6 +97,7 @@ class Gateway:
         group: Where the tasks of slow routes run.
         authorize: Whether a caller may do what it asks.
         authenticator: Says who asks at the client listeners; None: one without the mesh's secrets.
+        tokens: Proves users whom other nodes forward for; the authenticator's.
         now: Monotonic seconds.
     """
 
@@ -101,16 +110,20 @@ class Gateway:
         *,
         authorize: Authorize = allow_all,
         authenticator: Authenticator | None = None,
+        tokens: TokenBook | None = None,
         now: Callable[[], float] = monotonic,
     ) -> None:
-        self._state = GatewayState(config, view, upstreams, group, authorize=authorize, now=now)
+        tokens = tokens or TokenBook()
+        self._state = GatewayState(
+            config, view, upstreams, group, authorize=authorize, tokens=tokens, now=now
+        )
         self._group = group
         self._lingering = Lingering(self._state.admission, view, upstreams, group)
         self._state.admission.watch = self._lingering.watch
         self._watch: PulseWatch | None = None
         if config.resume is not None:
             self._state.keeper = ResumingKeeper(self._state, config.resume)
-        self._authenticator = authenticator or Authenticator(view, config.node)
+        self._authenticator = authenticator or Authenticator(view, config.node, tokens=tokens)
         self._answers: dict[Kind, _Handler] = {
             Kind.INFER: self._infer,
             Kind.SHOW: self._infer,
@@ -271,11 +284,13 @@ class Gateway:
         request = exchange.request
         if _Asked not in request.memo and not self._host_passes(request.headers.get(b"host") or b""):
             exchange.respond(403)
+            turned_away(self._state, exchange, ListenerKind.LOCAL, "host")
             return
         self._admit(exchange, ListenerKind.LOCAL)
 
     def _host_passes(self, host: bytes) -> bool:
-        return host_allowed(host.decode("latin-1"), self._state.config.host_name)
+        config = self._state.config
+        return host_allowed(host.decode("latin-1"), config.host_name, config.host_names)
 
     def _on_tls(self, exchange: Exchange) -> None:
         self._admit(exchange, ListenerKind.TLS)
@@ -288,26 +303,29 @@ class Gateway:
         try:
             caller = self._authenticator.caller(request, listener)
         except Refused as refused:
-            self._refuse(exchange, refused)
+            self._refuse(exchange, listener, refused)
             return
         if request.identity is None and caller.who.kind != "local":
             exchange.proven(caller.who.text)
         self._dispatch(exchange, caller)
 
-    def _refuse(self, exchange: Exchange, refused: Refused) -> None:
+    def _refuse(self, exchange: Exchange, listener: ListenerKind, refused: Refused) -> None:
         exchange.request.keep_alive = False  # a stranger holds nothing for longer than it takes to say no
         extra: tuple[Pair, ...] = ()
         if refused.status == 401:
             extra = ((b"www-authenticate", self._authenticator.challenge(refused)),)
+        state = self._state
+        request_id = state.request_id(None)
         respond_error(
-            self._state,
+            state,
             exchange,
             refused.status,
             refused.message,
-            self._state.request_id(None),
+            request_id,
             retry_after=refused.retry_after,
             extra=extra,
         )
+        turned_away(state, exchange, listener, refused.reason, request_id)
 
     # -- one request
 
@@ -315,7 +333,7 @@ class Gateway:
         state, request = self._state, exchange.request
         asked: _Asked | None = request.memo.get(_Asked)
         if asked is None:
-            asked = self._read_head(exchange)
+            asked = self._read_head(exchange, caller.listener)
             if asked is None:
                 return
             request.memo[_Asked] = asked
@@ -337,16 +355,20 @@ class Gateway:
         else:
             asked.answer(arrival, asked.route, "")
 
-    def _read_head(self, exchange: Exchange) -> _Asked | None:
+    def _read_head(self, exchange: Exchange, listener: ListenerKind) -> _Asked | None:
         """What a head asks for; None when it was answered."""
         state, request = self._state, exchange.request
         headers = request.headers
         cors: tuple[Pair, ...] = ()
         origin = headers.get(b"origin")
         if origin and not same_origin(origin, headers.get(b"host") or b""):
-            if not self._origin_passes(exchange, origin):
+            if not self._origin_passes(exchange, listener, origin):
                 return None
             cors = cors_headers(origin)
+        elif not origin and self._of_foreign_page(exchange.request):
+            exchange.respond(403)
+            turned_away(state, exchange, listener, "page")
+            return None
         seconds = state.config.default_deadline_s
         given = headers.get(TIMEOUT)
         wrong = ""
@@ -396,7 +418,15 @@ class Gateway:
             text = b"405 method not allowed" if allow else b"404 page not found"
             exchange.respond(405 if allow else 404, pairs, text)
 
-    def _origin_passes(self, exchange: Exchange, origin: bytes) -> bool:
+    @staticmethod
+    def _of_foreign_page(request: Request) -> bool:
+        fields = request.headers
+        site = fields.get(b"sec-fetch-site")
+        return site is not None and by_foreign_page(
+            request.method, site, fields.get(b"sec-fetch-mode"), fields.get(b"sec-fetch-dest")
+        )
+
+    def _origin_passes(self, exchange: Exchange, listener: ListenerKind, origin: bytes) -> bool:
         """Answers preflights and foreign origins; True for a request that goes on."""
         request = exchange.request
         route, found = match(BY_PATH, request.method, request.path)
@@ -404,6 +434,7 @@ class Gateway:
         allow: list[Pair] = [(b"allow", ", ".join(found.allow).encode())] if listed else []
         if not self._state.config.origins.allows(origin.decode("latin-1")):
             exchange.respond(403, allow)
+            turned_away(self._state, exchange, listener, "origin")
             return False
         if request.method == "OPTIONS":
             exchange.respond(204, [*preflight_headers(origin), *allow])

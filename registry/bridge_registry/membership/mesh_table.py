@@ -81,7 +81,7 @@ class MeshTable:
         self.clients: dict[str, ClientRecord] = {}
         self.admins: dict[str, AdminRecord] = {}
         self.sealed: dict[str, bytes] = {}
-        self.key_sets: dict[str, str] = {}
+        self.key_sets: dict[str, KeySetRecord] = {}
         self.documents: dict[str, AnyDocument] = {}
         self.texts: dict[str, str] = {}
         self.created: dict[str, int] = {}
@@ -233,7 +233,7 @@ class MeshTable:
             self.sealed[item.key.removeprefix(keyspace.SECRETS)] = item.value
         elif item.key.startswith(keyspace.KEY_SETS):
             if (keys := self._decoded(item, KeySetRecord)) is not None:
-                self.key_sets[item.key.removeprefix(keyspace.KEY_SETS)] = keys.keys
+                self.key_sets[item.key.removeprefix(keyspace.KEY_SETS)] = keys
         elif item.key == keyspace.CONFIG:
             self._put_config(item)
         elif item.key.startswith(keyspace.ROLLOUTS):

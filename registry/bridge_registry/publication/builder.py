@@ -28,7 +28,8 @@ from bridge_core.snapshot import (
     check_entry,
     encode_entry,
 )
-from bridge_registry.records import NodeRecord
+from bridge_registry.key_sets.refresh_rules import keys_for
+from bridge_registry.records import KeySetRecord, NodeRecord
 from bridge_registry.rollouts.effect_rules import probes, route_under
 from bridge_registry.rollouts.plan import RolloutPlan
 from bridge_registry.rollouts.rollout_rules import RolloutPosition
@@ -42,7 +43,7 @@ class SecurityDocuments(msgspec.Struct, frozen=True):
     policies: Iterable[ModelAccessPolicyDocument] = ()
     quotas: Iterable[QuotaDocument] = ()
     providers: Iterable[IdentityProviderDocument] = ()
-    key_sets: Mapping[str, str] = {}
+    key_sets: Mapping[str, KeySetRecord] = {}
 
     def entries(self) -> dict[str, bytes]:
         """Their entries of a snapshot."""
@@ -52,7 +53,8 @@ class SecurityDocuments(msgspec.Struct, frozen=True):
         result |= {f"quota/{one.metadata.name}": encode_entry(quota(one)) for one in self.quotas}
         for one in self.providers:
             name = one.metadata.name
-            result[f"provider/{name}"] = encode_entry(identity_provider(one, self.key_sets.get(name, "")))
+            fetched = keys_for(one.spec.jwks_uri, self.key_sets.get(name))
+            result[f"provider/{name}"] = encode_entry(identity_provider(one, fetched))
         return result
 
 
