@@ -169,7 +169,11 @@ class Bench:
         return self.answer
 
     async def applied(self, *documents: str) -> None:
-        stored = {f"IdentityProvider/{at}": StoredDocument(text, 1, 1) for at, text in enumerate(documents)}
+        names = (one.partition("name: ")[2].partition("}")[0] for one in documents)
+        stored = {
+            f"IdentityProvider/{name}": StoredDocument(text, 1, 1)
+            for name, text in zip(names, documents, strict=True)
+        }
         await self.store.commit([Put(keyspace.CONFIG, encode(ConfigRecord(1, stored)))])
 
     async def look(self) -> None:
