@@ -20,6 +20,7 @@ from bridge_agent.authentication.authenticator import Authenticator
 from bridge_agent.authentication.last_use import LastUse
 from bridge_agent.authentication.mesh_secrets import MeshSecrets
 from bridge_agent.authentication.refusal import Refused
+from bridge_agent.authentication.token_book import TokenBook
 from bridge_agent.concerns import Concerns
 from bridge_agent.config import AgentConfig, StateDir
 from bridge_agent.engines.address import engine_address
@@ -276,9 +277,15 @@ class Agent:
             host_name=self._host_name,
             **msgspec.structs.asdict(self._config.gateway),
         )
-        authenticator = Authenticator(self._view, self._config.name, self._secrets)
+        self._tokens = TokenBook()
+        authenticator = Authenticator(self._view, self._config.name, self._secrets, tokens=self._tokens)
         self._gateway = Gateway(
-            config, self._view, self._upstreams, self._requests, authenticator=authenticator
+            config,
+            self._view,
+            self._upstreams,
+            self._requests,
+            authenticator=authenticator,
+            tokens=self._tokens,
         )
         self._gateway.on_record(self._take_record)
         self._gateway.on_progress(self._take_progress)
@@ -379,9 +386,9 @@ class Agent:
 
     def _refusal(self, request: Request, serial: str) -> Refused | None:
         """Why a gRPC call is nobody's who may call."""
-        if request.identity is not None and not self._revocations.admits(request.identity, serial):
-            return Refused(401, f"the certificate of {request.identity} was revoked")
-        return self._gateway.refusal(request)
+        identity = request.identity
+        revoked = identity is not None and not self._revocations.admits(identity, serial)
+        return self._gateway.refusal(request, revoked=revoked)
 
     def _engine_address(self, target: Target) -> Address:
         """Where an engine is connected to; only through here is one in a network of its own reached."""

@@ -23,7 +23,7 @@ from bridge_registry.key_sets.fetching import fetch_key_set, is_public
 from bridge_registry.key_sets.keeper import KeySetKeeper
 from bridge_registry.membership.mesh_table import MeshTable
 from bridge_registry.publication.builder import SecurityDocuments
-from bridge_registry.records import ConfigRecord, StoredDocument, encode
+from bridge_registry.records import ConfigRecord, StoredDocument, pack
 from tests.fakes.store import FakeEtcd, FakeStore
 from tests.unit.test_identity_provider_documents import a_provider
 from tests.unit.token_support import key_set, rsa
@@ -174,7 +174,7 @@ class Bench:
             f"IdentityProvider/{name}": StoredDocument(text, 1, 1)
             for name, text in zip(names, documents, strict=True)
         }
-        await self.store.commit([Put(keyspace.CONFIG, encode(ConfigRecord(1, stored)))])
+        await self.store.commit([Put(keyspace.CONFIG, pack(ConfigRecord(1, stored)))])
 
     async def look(self) -> None:
         listing = await self.store.list(keyspace.ROOT)

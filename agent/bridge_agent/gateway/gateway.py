@@ -257,13 +257,21 @@ class Gateway:
         }[listener]
         return lambda request: _is_blob(request) or refused(request)
 
-    def refusal(self, request: Request) -> Refused | None:
-        """Why a request to a client listener over TLS is nobody's; None: it is somebody's."""
-        try:
-            self._authenticator.caller(request, ListenerKind.TLS)
-        except Refused as refused:
-            return refused
-        return None
+    def refusal(self, request: Request, *, revoked: bool = False) -> Refused | None:
+        """Why a request to a client listener over TLS is nobody's, on record; None: it is somebody's.
+
+        Args:
+            request: Its head.
+            revoked: The certificate that it comes with is.
+        """
+        refused = None
+        if revoked:
+            refused = Refused(401, f"the certificate of {request.identity} was revoked", reason="revoked")
+        elif self._authenticator.refuses(request, ListenerKind.TLS):
+            refused = request.memo.pop(Refused)
+        if refused is not None:
+            turned_away(self._state, request, ListenerKind.TLS, refused.status, refused.reason)
+        return refused
 
     def http_app(self, listener: ListenerKind) -> App:
         """The application of a client listener: `LOCAL` or `TLS`."""
@@ -284,7 +292,7 @@ class Gateway:
         request = exchange.request
         if _Asked not in request.memo and not self._host_passes(request.headers.get(b"host") or b""):
             exchange.respond(403)
-            turned_away(self._state, exchange, ListenerKind.LOCAL, "host")
+            turned_away(self._state, request, ListenerKind.LOCAL, 403, "host")
             return
         self._admit(exchange, ListenerKind.LOCAL)
 
@@ -325,7 +333,7 @@ class Gateway:
             retry_after=refused.retry_after,
             extra=extra,
         )
-        turned_away(state, exchange, listener, refused.reason, request_id)
+        turned_away(state, exchange.request, listener, refused.status, refused.reason, request_id=request_id)
 
     # -- one request
 
@@ -367,7 +375,7 @@ class Gateway:
             cors = cors_headers(origin)
         elif not origin and self._of_foreign_page(exchange.request):
             exchange.respond(403)
-            turned_away(state, exchange, listener, "page")
+            turned_away(state, exchange.request, listener, 403, "page")
             return None
         seconds = state.config.default_deadline_s
         given = headers.get(TIMEOUT)
@@ -434,7 +442,7 @@ class Gateway:
         allow: list[Pair] = [(b"allow", ", ".join(found.allow).encode())] if listed else []
         if not self._state.config.origins.allows(origin.decode("latin-1")):
             exchange.respond(403, allow)
-            turned_away(self._state, exchange, listener, "origin")
+            turned_away(self._state, request, listener, 403, "origin")
             return False
         if request.method == "OPTIONS":
             exchange.respond(204, [*preflight_headers(origin), *allow])

@@ -11,7 +11,7 @@ from bridge_agent.gateway.shapes import error_body
 from bridge_agent.gateway.state import GatewayState
 from bridge_agent.peers.hop import BACKEND, REFUSED, REQUEST_ID, ROUTE
 from bridge_agent.routing.choose import Decision
-from bridge_core.http1 import Exchange, Pair
+from bridge_core.http1 import Exchange, Pair, Request
 from bridge_core.identity.principal import Principal
 from bridge_core.route_rules import match
 
@@ -62,18 +62,25 @@ def note(
 
 
 def turned_away(
-    state: GatewayState, exchange: Exchange, listener: ListenerKind, reason: str, request_id: str = ""
+    state: GatewayState,
+    request: Request,
+    listener: ListenerKind,
+    status: int,
+    reason: str,
+    *,
+    request_id: str = "",
 ) -> None:
-    """Writes the record of a request that nobody sent who may, once it is answered.
+    """Writes the record of a request that nobody sent who may.
 
     Args:
         state: The gateway's.
-        exchange: It.
+        request: It.
         listener: Where it came in.
+        status: That it was answered with.
         reason: A word for counts.
         request_id: That the answer names.
     """
-    request, now = exchange.request, state.now()
+    now = state.now()
     route, _ = match(BY_PATH, request.method, request.path)
     who = Principal("client", "", request.identity or "")
     state.turned_away(
@@ -83,7 +90,7 @@ def turned_away(
             request.method,
             "" if route is None else route.path,
             "",
-            exchange.status,
+            status,
             Outcome.REFUSED,
             now,
             0.0,
@@ -93,7 +100,7 @@ def turned_away(
             "",
             (),
             len(request.body),
-            exchange.sent,
+            0,
             address=request.remote[0] if request.remote else "",
             reason=reason,
         )
