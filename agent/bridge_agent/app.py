@@ -16,6 +16,11 @@ from bridge_agent import records
 from bridge_agent.activation import inherited_sockets
 from bridge_agent.admin import admin_app
 from bridge_agent.ancillaries import Ancillaries, RequestTasks
+from bridge_agent.authentication.authenticator import Authenticator
+from bridge_agent.authentication.last_use import LastUse
+from bridge_agent.authentication.mesh_secrets import MeshSecrets
+from bridge_agent.authentication.refusal import Refused
+from bridge_agent.authentication.token_book import TokenBook
 from bridge_agent.concerns import Concerns
 from bridge_agent.config import AgentConfig, StateDir
 from bridge_agent.engines.address import engine_address
@@ -56,7 +61,7 @@ from bridge_agent.telemetry.load_reporter import LoadReporter
 from bridge_agent.telemetry.metrics import metrics_page
 from bridge_agent.telemetry.tally import BackendTally
 from bridge_core.addresses import join_address, split_address
-from bridge_core.http1 import coroutine_app
+from bridge_core.http1 import Request, coroutine_app
 from bridge_core.http1.pool import Address
 from bridge_core.identity.spiffe import GUARD_SERVER_NAME
 from bridge_core.snapshot import Snapshot
@@ -166,6 +171,7 @@ class Agent:
     def _join_mesh(self) -> None:
         config, state, rng = self._config, self._state, self._rng
         peer_address = self._peer_address()
+        self._secrets = MeshSecrets(state.secrets)
         registries = [
             RegistryClient(address, state, peer_address=peer_address) for address in config.registries
         ]
@@ -173,6 +179,7 @@ class Agent:
             registries,
             SnapshotFile(state.snapshot, now=time.time),
             on_snapshot=self._take_snapshot,
+            on_secrets=self._secrets.take,
             on_confirmed=self._take_confirmed,
             now=time.time,
             rng=rng,
@@ -264,19 +271,30 @@ class Agent:
         state = self._state
         self._audit = AuditLog(state.root / "audit" / "audit.jsonl", records.audited)
         self._tally = BackendTally()
+        self._last_use = LastUse()
         config = GatewayConfig(
             node=self._config.name,
             host_name=self._host_name,
             **msgspec.structs.asdict(self._config.gateway),
         )
-        self._gateway = Gateway(config, self._view, self._upstreams, self._requests)
+        self._tokens = TokenBook()
+        authenticator = Authenticator(self._view, self._config.name, self._secrets, tokens=self._tokens)
+        self._gateway = Gateway(
+            config,
+            self._view,
+            self._upstreams,
+            self._requests,
+            authenticator=authenticator,
+            tokens=self._tokens,
+        )
         self._gateway.on_record(self._take_record)
         self._gateway.on_progress(self._take_progress)
         self._gateway.serve_admins(past.PATH, past.past_app(state.root / "audit", self._requests))
         serving = Serving()
         self._pipeline = self._gateway.http_app(ListenerKind.TLS)
+        application = DeferredGrpc(self._pipeline, serving, refusal=self._refusal)
         grpc = GrpcListener(
-            DeferredGrpc(self._pipeline, serving, admit=self._revocations.admits),
+            application,
             self._sockets["grpc"],
             cert=state.certificate,
             key=state.key,
@@ -285,7 +303,14 @@ class Agent:
             ended=self._grpc_ended,
             connections=connections_of("grpc"),
         )
-        self._listening = Listening(self._sockets, self._identity, self._revocations.identify, grpc, serving)
+        self._listening = Listening(
+            self._sockets,
+            self._identity,
+            self._revocations.identify,
+            grpc=grpc,
+            calls=application.calls,
+            serving=serving,
+        )
 
     def _live(self) -> None:
         self._lifecycle = Lifecycle(
@@ -308,6 +333,7 @@ class Agent:
             registries=(self._subscription.status, self._renewal.status),
             engines=self._supervisor.status,
             ejections=self._gateway.ejections,
+            secrets=lambda: self._secrets.concerns(self._view.current),
         )
         self._reports = Reports(
             self._config,
@@ -322,6 +348,7 @@ class Agent:
             audit=self._audit,
             ancillaries=self._ancillaries,
             concerns=self._concerns,
+            last_use=self._last_use,
             links=self._links,
             phase=lambda: self._lifecycle.phase,
         )
@@ -357,6 +384,12 @@ class Agent:
         if self._presence.address_differs():
             self._renewal.renew_now()
 
+    def _refusal(self, request: Request, serial: str) -> Refused | None:
+        """Why a gRPC call is nobody's who may call."""
+        identity = request.identity
+        revoked = identity is not None and not self._revocations.admits(identity, serial)
+        return self._gateway.refusal(request, revoked=revoked)
+
     def _engine_address(self, target: Target) -> Address:
         """Where an engine is connected to; only through here is one in a network of its own reached."""
         one = next(one for one in self._supervisor.instances() if one.id == target.id)
@@ -371,6 +404,7 @@ class Agent:
     def _take_record(self, record: RequestRecord) -> None:
         self._audit.put(record)
         self._tally.take(record)
+        self._last_use.take(record.caller)
         self._lifecycle.settled()
         for attempt in record.failed:
             self._concerns.failures.take(attempt.instance, attempt.detail)

@@ -37,6 +37,7 @@ class Concerns:
         registries: What asks registries, and may have been told that the node is none of theirs.
         engines: The instances' status.
         ejections: Who is passed over, and for how many seconds more.
+        secrets: What is amiss with what the mesh told this node beside the snapshot.
 
     Attributes:
         failures: To be told of every failed attempt.
@@ -53,6 +54,7 @@ class Concerns:
         registries: Sequence[LinkStatus],
         engines: Callable[[], Sequence[InstanceStatus]],
         ejections: Callable[[], Mapping[str, float]],
+        secrets: Callable[[], Sequence[str]],
     ) -> None:
         self._config = config
         self._state_dir = state_dir
@@ -62,12 +64,14 @@ class Concerns:
         self._registries = tuple(registries)
         self._engines = engines
         self._ejections = ejections
+        self._secrets = secrets
         self.failures = FailureNotes()
 
     def all(self) -> tuple[str, ...]:
         """Everything, the gravest first."""
         return (
             *self._of_the_node(),
+            *self._secrets(),
             *engine_concerns(self._engines()),
             *ejection_concerns(self._ejections(), self.failures),
             *disk_concerns(disks(self._state_dir, self._config.engines)),

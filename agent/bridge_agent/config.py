@@ -110,6 +110,7 @@ class StateDir:
         self.certificate = self.identity / "cert.pem"
         self.ca = self.identity / "ca.pem"
         self.snapshot = root / "snapshot.json"
+        self.secrets = root / "secrets.json"
         self.models = root / "models"
         self.engines = root / "engines"
         self.lock = root / "agent.lock"

@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping
 from importlib.metadata import version
 
 from bridge_agent.ancillaries import Ancillaries
+from bridge_agent.authentication.last_use import LastUse
 from bridge_agent.concerns import Concerns
 from bridge_agent.config import AgentConfig
 from bridge_agent.engines.supervisor import EngineSupervisor
@@ -42,6 +43,7 @@ class Reports:
         audit: What was written and lost.
         ancillaries: Which tasks failed.
         concerns: What an operator should look at.
+        last_use: When clients last called.
         links: Whether what the agent depends on answers.
         phase: Where it is in its life.
     """
@@ -61,6 +63,7 @@ class Reports:
         audit: AuditLog,
         ancillaries: Ancillaries,
         concerns: Concerns,
+        last_use: LastUse,
         links: Callable[[], tuple[LinkReport, ...]],
         phase: Callable[[], Phase],
     ) -> None:
@@ -76,6 +79,7 @@ class Reports:
         self._audit = audit
         self._ancillaries = ancillaries
         self._concerns = concerns
+        self._last_use = last_use
         self._links = links
         self._phase = phase
         self._started = time.time()
@@ -109,6 +113,7 @@ class Reports:
             backends=self._tally.counts,
             results=self._prober.results,
             silent_peers=self._gateway.silent_peers(),
+            clients=self._last_use.clients,
         )
 
     def report(self) -> AgentReport:

@@ -11,6 +11,8 @@ import typer
 
 from bridge_cli import (
     admin_commands,
+    admins_commands,
+    client_commands,
     hindsight_commands,
     models_command,
     restore_command,
@@ -143,6 +145,8 @@ status_commands.register(app)
 models_command.register(app)
 app.add_typer(contexts, name="context")
 admin_commands.register(app)
+app.add_typer(client_commands.clients, name="client")
+app.add_typer(admins_commands.admins, name="admin")
 traffic_commands.register(app)
 restore_command.register(app)
 hindsight_commands.register(app)

@@ -10,7 +10,8 @@ Rules:
    whose result does not have the digest that was published with it. The old snapshot stays.
 
 Keys: "mesh", "node/<name>", "instance/<node>/<n>", "route/<name>", "nodeclass/<name>",
-"probe/<rollout>/<side>", "client/<name>", "policy/<name>", "quota/<name>", "provider/<name>".
+"probe/<rollout>/<side>", "client/<name>", "admin/<name>", "policy/<name>", "quota/<name>",
+"provider/<name>".
 """
 
 from __future__ import annotations
@@ -38,7 +39,7 @@ from bridge_core.bounds import (
     Word,
     Words,
 )
-from bridge_core.clients import Client
+from bridge_core.clients import Admin, Client
 from bridge_core.decoding import Undecodable, decode_json
 from bridge_core.errors import BridgeError, Reaction
 from bridge_core.node_class import NodeClass
@@ -228,6 +229,11 @@ class Snapshot:
         return {one.name: one for one in self._section("client/", Client)}
 
     @cached_property
+    def admins(self) -> dict[str, Admin]:
+        """Admins by name."""
+        return {one.name: one for one in self._section("admin/", Admin)}
+
+    @cached_property
     def policies(self) -> tuple[AccessPolicy, ...]:
         """Access policies, by name."""
         return tuple(self._section("policy/", AccessPolicy))
@@ -269,6 +275,7 @@ Entry: TypeAlias = (
     | NodeClass
     | Probe
     | Client
+    | Admin
     | AccessPolicy
     | Quota
     | IdentityProvider
@@ -321,7 +328,7 @@ def apply(current: Snapshot, delta: Delta) -> Snapshot:
             f"snapshot {delta.version} has {len(entries)} entries, {MAX_ENTRIES} are taken"
         )
     _ = result.mesh, result.nodes, result.instances, result.routes, result.node_classes, result.probes
-    _ = result.clients, result.policies, result.quotas, result.providers
+    _ = result.clients, result.admins, result.policies, result.quotas, result.providers
     points = result.mesh.ring_points * sum(one.weight for one in result.instances.values()) // 100
     if points > MAX_RING_POINTS:
         raise SnapshotRejected(f"the ring of snapshot {delta.version} would have {points} points")
@@ -341,6 +348,7 @@ _KINDS: Final[dict[str, type[msgspec.Struct]]] = {
     "nodeclass": NodeClass,
     "probe": Probe,
     "client": Client,
+    "admin": Admin,
     "policy": AccessPolicy,
     "quota": Quota,
     "provider": IdentityProvider,

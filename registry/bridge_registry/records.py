@@ -7,7 +7,7 @@ from typing import Final, TypeVar
 import msgspec
 import zstandard
 
-from bridge_core.clients import Client
+from bridge_core.clients import Admin, Client
 from bridge_core.decoding import Undecodable, decode_json
 from bridge_core.errors import BridgeError
 from bridge_core.snapshot import Node
@@ -83,18 +83,38 @@ class ClientRecord(msgspec.Struct, frozen=True, omit_defaults=True):
         client: What every agent is told.
         created: Unix seconds.
         created_by: The admin.
+        key_times: When each of its keys was made, by the key's id.
     """
 
     client: Client
     created: float = 0.0
     created_by: str = ""
+    key_times: dict[str, float] = {}
+
+
+class AdminRecord(msgspec.Struct, frozen=True, omit_defaults=True):
+    """An admin of the mesh.
+
+    Attributes:
+        admin: What every agent is told.
+        created: Unix seconds.
+        created_by: The admin who said so.
+        deleted: When it was deleted; 0: it was not. Its name is not given again: what the records say that
+            it did stays its own.
+    """
+
+    admin: Admin
+    created: float = 0.0
+    created_by: str = ""
+    deleted: float = 0.0
 
 
 class KeySetRecord(msgspec.Struct, frozen=True):
-    """The key set that was fetched for an identity provider, and when (Unix seconds)."""
+    """The key set that was fetched for an identity provider, when (Unix seconds), and from where."""
 
     keys: str
     fetched: float
+    source: str
 
 
 class StoredDocument(msgspec.Struct, frozen=True, array_like=True):

@@ -16,6 +16,7 @@ from bridge_core.errors import BridgeError, Fatal, Unavailable
 from bridge_core.identity import certificates as x509
 from bridge_core.store.api import Delete, KeyValue, Put, Store, Unchanged
 from bridge_core.tls import TlsIdentity
+from bridge_registry.clients.mesh_secrets import MeshSecrets
 from bridge_registry.enrolment import pki_files
 from bridge_registry.enrolment.pki_files import Pki
 from bridge_registry.enrolment.store_access import StoreAccess
@@ -59,6 +60,7 @@ class Upkeep:
         authority: The open CA.
         founding: What every store of the mesh holds: the CA's certificate and its sealed key.
         mesh_id: Gives the mesh's own id in every store, once it has one.
+        secrets: Made with the mesh.
     """
 
     def __init__(
@@ -70,6 +72,7 @@ class Upkeep:
         *,
         founding: Mapping[str, bytes],
         mesh_id: Callable[[], str],
+        secrets: MeshSecrets,
     ) -> None:
         self._store = store
         self._leadership = leadership
@@ -77,6 +80,7 @@ class Upkeep:
         self._authority = authority
         self._founding = dict(founding)
         self._mesh_id = mesh_id
+        self._secrets = secrets
 
     async def run(self) -> None:
         """Founds the mesh as soon as the store answers and clears it up until cancelled.
@@ -86,6 +90,7 @@ class Upkeep:
         """
         await self._until_done(self._access.prepare)
         await self._until_done(self._found)
+        await self._until_done(self._secrets.found)
         while True:
             await self._until_done(self._clear)
             await asyncio.sleep(_CLEAR_EVERY_S)

@@ -3,7 +3,7 @@
 Rules:
 1. Only proven, unrevoked nodes of this mesh may forward, and only requests that carry a hop, which names
    the node that the link's certificate does.
-2. An admin's certificate opens the pages for admins, and nothing else.
+2. The certificate of an admin whom the mesh has opens the pages for admins, and nothing else.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ import msgspec
 from bridge_agent.authentication.principals import UnknownPrincipal
 from bridge_agent.gateway import explain
 from bridge_agent.gateway.arrival import Arrival
-from bridge_agent.gateway.config import Caller
-from bridge_agent.gateway.replies import respond_error
+from bridge_agent.gateway.config import Caller, ListenerKind
+from bridge_agent.gateway.replies import respond_error, turned_away
 from bridge_agent.gateway.state import GatewayState
 from bridge_agent.peers import pulse
 from bridge_agent.peers.hop import HOP, BadHop, Hop, read_hop
@@ -92,7 +92,7 @@ class PeerSide:
         try:
             hop = read_hop(request.headers, request.memo)
             if caller is None:
-                caller = request.memo[_Believed] = self._believed(request, hop)
+                caller = self._believed(request, hop)
         except BadHop as fault:
             self._refuse(exchange, 400, fault.message)
         except UnknownPrincipal as fault:
@@ -107,11 +107,15 @@ class PeerSide:
         return not self._is_admin(identity) and self._refusal(identity) is not None
 
     def _refuse(self, exchange: Exchange, status: int, message: str) -> None:
-        state = self._state
-        respond_error(state, exchange, status, message, state.request_id(None))
+        state, request = self._state, exchange.request
+        request_id = state.request_id(None)
+        respond_error(state, exchange, status, message, request_id)
+        turned_away(state, request, ListenerKind.PEER, status, "peer", request_id=request_id)
 
     def _believed(self, request: Request, hop: Hop | None) -> _Believed:
         """Whom a forwarded request is from, looked at once for all that repeat its head on a connection.
+
+        Of a user each time: the token that proves it ends.
 
         Raises:
             BadHop: it is not forwarded.
@@ -124,8 +128,11 @@ class PeerSide:
             raise UnknownPrincipal(
                 f"{HOP.decode()} says {hop.entry}, but the certificate of this link is {proven}'s"
             )
-        caller = self._state.callers.over_hop(hop.principal, hop.entry)
-        return _Believed(request.identity, self._state.view.current, caller)
+        caller = self._state.callers.over_hop(hop.principal, hop.entry, hop.proof)
+        believed = _Believed(request.identity, self._state.view.current, caller)
+        if caller.who.kind != "user":
+            request.memo[_Believed] = believed
+        return believed
 
     def _arrival(self, exchange: Exchange, hop: Hop, caller: Caller) -> Arrival:
         state = self._state
@@ -147,7 +154,13 @@ class PeerSide:
             peer = _spiffe_id(identity)
         except IdentityFault:
             return False
-        return (peer.kind, peer.trust_domain) == ("admin", self._state.view.current.mesh.trust_domain)
+        snapshot = self._state.view.current
+        # Whatever its role: each may see everything.
+        return (
+            peer.kind == "admin"
+            and peer.trust_domain == snapshot.mesh.trust_domain
+            and peer.name in snapshot.admins
+        )
 
     def _refusal(self, identity: str | None) -> tuple[int, str] | None:
         """Why this caller may not forward; None: it may."""

@@ -74,6 +74,7 @@ async def leave(
         state.settings.unlink(missing_ok=True)
         remove_identity(state.identity)
         state.snapshot.unlink(missing_ok=True)
+        state.secrets.unlink(missing_ok=True)
     except OSError as fault:
         raise Fatal(
             f"cannot remove {fault.filename}: {fault.strerror}",

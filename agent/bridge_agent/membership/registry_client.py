@@ -146,7 +146,7 @@ def update_of(message: pb.SnapshotUpdate) -> Update:
         removed=tuple(message.removed),
         digest=message.digest,
     )
-    return Update(delta, message.ring_digest)
+    return Update(delta, message.ring_digest, dict(message.secrets))
 
 
 def issued(identity: pb.Identity) -> IssuedIdentity:
@@ -218,4 +218,5 @@ def _load_message(report: LoadReport, news: Mapping[tuple[str, str], Counts]) ->
         silent_peers=[
             pb.SilentPeer(node=node, since_unix=int(since)) for node, since in report.silent_peers.items()
         ],
+        clients_used_unix=report.clients,
     )

@@ -7,6 +7,7 @@ import random
 from collections.abc import Callable, Sequence
 from typing import Final
 
+import msgspec
 import structlog
 
 from bridge_agent.membership.registry_api import LoadReport, RegistryApi
@@ -57,11 +58,14 @@ class LoadReporter:
 
     async def _to(self, registry: RegistryApi) -> None:
         sent: dict[tuple[str, str], object] = {}
+        used: dict[str, int] = {}
         async with registry.report_load() as stream:
             while True:
                 report = self._report()
                 news = {key: counts for key, counts in report.backends.items() if sent.get(key) != counts}
-                await stream.send(report, news)
+                clients = {name: at for name, at in report.clients.items() if used.get(name) != at}
+                await stream.send(msgspec.structs.replace(report, clients=clients), news)
                 sent.update(news)
+                used.update(clients)
                 await asyncio.sleep(self._every_s)
                 self._backoff.reset()

@@ -29,6 +29,7 @@ class NodeLoadReport(msgspec.Struct, frozen=True):
     backends: Mapping[Key, Counts]
     results: tuple[ProbeResult, ...] = ()
     silent_peers: Mapping[str, int] = {}
+    clients: Mapping[str, int] = {}
 
 
 class NodeLoad(msgspec.Struct, frozen=True):
@@ -49,9 +50,15 @@ class NodeLoad(msgspec.Struct, frozen=True):
 
 
 class LoadReports:
-    """See the module."""
+    """See the module.
+
+    Attributes:
+        nodes: How each stands.
+        clients: When each client last called anywhere, Unix seconds.
+    """
 
     def __init__(self) -> None:
+        self.clients: dict[str, int] = {}
         self.nodes: dict[str, NodeLoad] = {}
         self._seen: dict[str, dict[Key, Counts]] = {}
         self._pending: dict[Key, Counts] = {}
@@ -74,6 +81,8 @@ class LoadReports:
                 continue
             grown = counts if earlier is None else counts.since(earlier)
             self._pending[key] = self._pending.get(key, Counts()).plus(grown)
+        for client, used in report.clients.items():
+            self.clients[client] = max(used, self.clients.get(client, 0))
         for result in report.results:
             self._results.setdefault(result.rollout, {})[result.instance] = result
 

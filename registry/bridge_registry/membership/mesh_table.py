@@ -29,6 +29,7 @@ from bridge_core.snapshot import Instance
 from bridge_core.store.api import Deleted, KeyListing, KeyValue, WatchEvent
 from bridge_registry.membership.membership_rules import Membership
 from bridge_registry.records import (
+    AdminRecord,
     ClientRecord,
     ConfigRecord,
     KeySetRecord,
@@ -60,6 +61,8 @@ class MeshTable:
         nodes: Enrolled nodes by name.
         revoked: Revoked certificates by serial.
         clients: Clients by name.
+        admins: Those on record by name, also those who were deleted.
+        sealed: The mesh's secrets by name, as they lie in the store.
         key_sets: Key sets that were fetched for identity providers, by the provider's name.
         documents: Applied config, "<kind>/<name>" to what it says.
         texts: The same as YAML.
@@ -76,7 +79,9 @@ class MeshTable:
         self.nodes: dict[str, NodeRecord] = {}
         self.revoked: dict[str, SerialRecord] = {}
         self.clients: dict[str, ClientRecord] = {}
-        self.key_sets: dict[str, str] = {}
+        self.admins: dict[str, AdminRecord] = {}
+        self.sealed: dict[str, bytes] = {}
+        self.key_sets: dict[str, KeySetRecord] = {}
         self.documents: dict[str, AnyDocument] = {}
         self.texts: dict[str, str] = {}
         self.created: dict[str, int] = {}
@@ -169,6 +174,8 @@ class MeshTable:
             (keyspace.NODES, self.nodes),
             (keyspace.REVOKED, self.revoked),
             (keyspace.CLIENTS, self.clients),
+            (keyspace.ADMINS, self.admins),
+            (keyspace.SECRETS, self.sealed),
             (keyspace.KEY_SETS, self.key_sets),
             (keyspace.ROLLOUTS, self.positions),
         ):
@@ -219,9 +226,14 @@ class MeshTable:
         elif item.key.startswith(keyspace.CLIENTS):
             if (client := self._decoded(item, ClientRecord)) is not None:
                 self.clients[item.key.removeprefix(keyspace.CLIENTS)] = client
+        elif item.key.startswith(keyspace.ADMINS):
+            if (admin := self._decoded(item, AdminRecord)) is not None:
+                self.admins[item.key.removeprefix(keyspace.ADMINS)] = admin
+        elif item.key.startswith(keyspace.SECRETS):
+            self.sealed[item.key.removeprefix(keyspace.SECRETS)] = item.value
         elif item.key.startswith(keyspace.KEY_SETS):
             if (keys := self._decoded(item, KeySetRecord)) is not None:
-                self.key_sets[item.key.removeprefix(keyspace.KEY_SETS)] = keys.keys
+                self.key_sets[item.key.removeprefix(keyspace.KEY_SETS)] = keys
         elif item.key == keyspace.CONFIG:
             self._put_config(item)
         elif item.key.startswith(keyspace.ROLLOUTS):
@@ -242,6 +254,10 @@ class MeshTable:
             self.positions.pop(key.removeprefix(keyspace.ROLLOUTS), None)
         elif key.startswith(keyspace.CLIENTS):
             self.clients.pop(key.removeprefix(keyspace.CLIENTS), None)
+        elif key.startswith(keyspace.ADMINS):
+            self.admins.pop(key.removeprefix(keyspace.ADMINS), None)
+        elif key.startswith(keyspace.SECRETS):
+            self.sealed.pop(key.removeprefix(keyspace.SECRETS), None)
         elif key.startswith(keyspace.KEY_SETS):
             self.key_sets.pop(key.removeprefix(keyspace.KEY_SETS), None)
         elif key == keyspace.CONFIG:

@@ -7,7 +7,7 @@ from typing import Final
 
 import msgspec
 
-from bridge_core.clients import Client
+from bridge_core.clients import Admin, Client
 from bridge_core.config import access_policy, identity_provider, mesh_settings, node_class, quota, route
 from bridge_core.config.documents import (
     IdentityProviderDocument,
@@ -28,29 +28,33 @@ from bridge_core.snapshot import (
     check_entry,
     encode_entry,
 )
-from bridge_registry.records import NodeRecord
+from bridge_registry.key_sets.refresh_rules import keys_for
+from bridge_registry.records import KeySetRecord, NodeRecord
 from bridge_registry.rollouts.effect_rules import probes, route_under
 from bridge_registry.rollouts.plan import RolloutPlan
 from bridge_registry.rollouts.rollout_rules import RolloutPosition
 
 
 class SecurityDocuments(msgspec.Struct, frozen=True):
-    """Who may what: clients, policies, quotas, and issuers of tokens with the key sets that were fetched."""
+    """Who may what: clients, admins, policies, quotas, and issuers of tokens with their key sets."""
 
     clients: Iterable[Client] = ()
+    admins: Iterable[Admin] = ()
     policies: Iterable[ModelAccessPolicyDocument] = ()
     quotas: Iterable[QuotaDocument] = ()
     providers: Iterable[IdentityProviderDocument] = ()
-    key_sets: Mapping[str, str] = {}
+    key_sets: Mapping[str, KeySetRecord] = {}
 
     def entries(self) -> dict[str, bytes]:
         """Their entries of a snapshot."""
         result = {f"client/{one.name}": encode_entry(one) for one in self.clients}
+        result |= {f"admin/{one.name}": encode_entry(one) for one in self.admins}
         result |= {f"policy/{one.metadata.name}": encode_entry(access_policy(one)) for one in self.policies}
         result |= {f"quota/{one.metadata.name}": encode_entry(quota(one)) for one in self.quotas}
         for one in self.providers:
             name = one.metadata.name
-            result[f"provider/{name}"] = encode_entry(identity_provider(one, self.key_sets.get(name, "")))
+            fetched = keys_for(one.spec.jwks_uri, self.key_sets.get(name))
+            result[f"provider/{name}"] = encode_entry(identity_provider(one, fetched))
         return result
 
 

@@ -19,6 +19,8 @@ from bridge_core.errors import BridgeError
 from bridge_core.snapshot import Snapshot
 from bridge_core.snapshot_file import SnapshotFile
 from bridge_core.store.api import KeyListing, Store, WatchEvent
+from bridge_registry.clients.mesh_secrets import MeshSecrets
+from bridge_registry.clients.role_rules import present
 from bridge_registry.election import Election
 from bridge_registry.membership.mesh_table import MeshTable
 from bridge_registry.membership.store_identity_rules import epoch_of
@@ -45,6 +47,7 @@ class Publisher:
         trust_domain: The mesh.
         path: Where the last snapshot is kept.
         memory: What was last known of the store.
+        secrets: Opens what agents are told beside the snapshot.
 
     Attributes:
         hub: The published snapshots.
@@ -53,7 +56,14 @@ class Publisher:
     """
 
     def __init__(
-        self, store: Store, election: Election, trust_domain: str, path: Path, memory: StoreMemory
+        self,
+        store: Store,
+        election: Election,
+        trust_domain: str,
+        path: Path,
+        memory: StoreMemory,
+        *,
+        secrets: MeshSecrets,
     ) -> None:
         self._file = SnapshotFile(path, now=time.time)
         last = self._file.load()
@@ -71,7 +81,9 @@ class Publisher:
         self._memory = memory
         self._another = asyncio.Event()
         self._watched_under = ""
+        self._secrets = secrets
         self.table.remember(memory.records)
+        self._tell_secrets()
 
     @property
     def store_up(self) -> bool:
@@ -174,11 +186,12 @@ class Publisher:
             rollouts=table.rollouts,
             node_classes=table.node_classes,
             security=builder.SecurityDocuments(
-                [record.client for record in table.clients.values()],
-                table.policies,
-                table.quotas,
-                table.providers,
-                table.key_sets,
+                clients=[record.client for record in table.clients.values()],
+                admins=[record.admin for record in present(table.admins).values()],
+                policies=table.policies,
+                quotas=table.quotas,
+                providers=table.providers,
+                key_sets=table.key_sets,
             ),
         )
         entries, faults = builder.checked(made, last.entries)
@@ -220,12 +233,17 @@ class Publisher:
         if not same:
             return
         self.table.apply(event, now)
+        self._tell_secrets()
         self._dirty = True
         if self.table.faults != self._reported:
             for key, fault in self.table.faults.items():
                 if self._reported.get(key) != fault:
                     log.warning("store_record_ignored", key=key, reason=fault)
             self._reported = dict(self.table.faults)
+
+    def _tell_secrets(self) -> None:
+        if self._secrets.take(self.table.sealed):
+            self.hub.tell(self._secrets.opened)
 
     def _note_store(self, now: float) -> None:
         fault = self._store.fault
