@@ -35,6 +35,7 @@ class Concerns:
         presence: Whether the node runs once.
         clock: How the clocks stand.
         registries: What asks registries, and may have been told that the node is none of theirs.
+        addresses: Where they are.
         engines: The instances' status.
         ejections: Who is passed over, and for how many seconds more.
 
@@ -51,6 +52,7 @@ class Concerns:
         presence: Presence,
         clock: LinkStatus,
         registries: Sequence[LinkStatus],
+        addresses: Callable[[], Sequence[str]],
         engines: Callable[[], Sequence[InstanceStatus]],
         ejections: Callable[[], Mapping[str, float]],
     ) -> None:
@@ -60,6 +62,7 @@ class Concerns:
         self._presence = presence
         self._clock = clock
         self._registries = tuple(registries)
+        self._addresses = addresses
         self._engines = engines
         self._ejections = ejections
         self.failures = FailureNotes()
@@ -75,7 +78,7 @@ class Concerns:
 
     def _of_the_node(self) -> list[str]:
         info, standing = self._identity.info, self._presence.standing
-        back = way_back(self._config.name, self._config.registries)
+        back = way_back(self._config.name, self._addresses())
         faults = [one.fault for one in self._registries]
         refusal = next((str(one) for one in faults if isinstance(one, NotAMember)), "")
         certificate = certificate_concern(info.not_before, info.not_after, time.time(), back)

@@ -31,10 +31,11 @@ from bridge_registry.enrolment.enroller import Enroller
 from bridge_registry.enrolment.pki_files import GUARD_USER, REGISTRY_USER, Ensured
 from bridge_registry.enrolment.store_access import EtcdAccess, OpenAccess, StoreAccess
 from bridge_registry.enrolment.token_desk import TokenDesk
-from bridge_registry.leadership import Candidate, Leadership
+from bridge_registry.leadership import Leadership
 from bridge_registry.membership.load_book import LoadReports
 from bridge_registry.options import RegistryOptions
 from bridge_registry.publication.publisher import Publisher
+from bridge_registry.records import Candidate
 from bridge_registry.restore import Restorer
 from bridge_registry.rollouts.controller import RolloutController
 from bridge_registry.rpc.admin_service import AdminService, Standing
@@ -95,7 +96,7 @@ class Registry:
         cert, key = settings.pki.pair("registry")
         self._identity = TlsIdentity(cert, key, settings.pki.ca)
         domain = ensured.trust_domain
-        own = Candidate(settings.name, settings.advertised)
+        own = Candidate(settings.name, settings.advertised, settings.advertised_guards)
         self._election = Election(store, keyspace.LEADER, msgspec.json.encode(own), LEADER_TTL_S)
         self._memory = StoreMemory(settings.store_file)
         self._leadership = Leadership(self._election, own, time.monotonic, self._memory.check)

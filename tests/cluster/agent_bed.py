@@ -146,20 +146,28 @@ def free_listeners() -> Listeners:
 
 
 @contextlib.asynccontextmanager
-async def open_agent_bed(folder: Path) -> AsyncIterator[AgentBed]:
-    async with open_enrolment_bed(folder) as enrolment, asyncio.TaskGroup() as group:
+async def held_engine() -> AsyncIterator[tuple[HeldEngine, EngineConfig]]:
+    """An engine that serves, and how an agent attaches to it."""
+    async with asyncio.TaskGroup() as group:
         engine = HeldEngine()
         server = await serve(coroutine_app(engine.handle, group), name="engine")
+        try:
+            yield engine, EngineConfig(index=0, kind="ollama", attach=f"http://127.0.0.1:{server.port}")
+        finally:
+            engine.release.set()
+            await server.close(0.0)
+
+
+@contextlib.asynccontextmanager
+async def open_agent_bed(folder: Path) -> AsyncIterator[AgentBed]:
+    async with open_enrolment_bed(folder) as enrolment, held_engine() as (engine, config):
         state = enrolment.state("node1")
-        config = EngineConfig(index=0, kind="ollama", attach=f"http://127.0.0.1:{server.port}")
         plan = enrolment.plan(await enrolment.token(), listeners=free_listeners(), engines=(config,))
         bed = AgentBed(enrolment, engine, state, await join(plan, state))
         try:
             yield bed
         finally:
             bed.stop_all()
-            engine.release.set()
-            await server.close(0.0)
 
 
 def report_of(body: bytes) -> dict[str, Any]:

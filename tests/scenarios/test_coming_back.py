@@ -213,7 +213,7 @@ async def test_a_wrong_clock_is_named_before_the_token_is_spent(
 async def test_a_clock_that_goes_wrong_later_is_said_and_unsaid(bed: EnrolmentBed) -> None:
     state, _ = await joined(bed)
     ahead = [0.0]
-    watch = ClockWatch(["127.0.0.1:1", bed.address], state.ca, now=lambda: time.time() + ahead[0])
+    watch = ClockWatch(lambda: ["127.0.0.1:1", bed.address], state.ca, now=lambda: time.time() + ahead[0])
     assert await watch._look()
     ahead[0] = -7230.0
     assert not await watch._look()

@@ -42,7 +42,7 @@ class Renewal:
         node: Whose certificate it is.
         names: What it is to name besides; a name that is the node's no more may be another's now.
         state: Where its files lie.
-        registries: Asked in turn.
+        registries: Asked in turn; more may come and some go.
         on_renewed: Called after the new certificate is in the files and in `identity`'s contexts.
         now: The wall clock in seconds.
         rng: For the jitter.
@@ -67,7 +67,7 @@ class Renewal:
         self._node = node
         self._names = names
         self._state = state
-        self._registries = tuple(registries)
+        self._registries = registries
         self._on_renewed = on_renewed
         self._now = now
         self._rng = rng
@@ -128,7 +128,7 @@ class Renewal:
     async def _renew(self) -> None:
         made = await new_key(self._node, self._names)
         last: BridgeError | None = None
-        for registry in self._registries:
+        for registry in tuple(self._registries):
             try:
                 fresh = await registry.renew(made.csr_pem)
             except BridgeError as fault:

@@ -29,7 +29,7 @@ class SnapshotSubscription:
     """Holds the agent's snapshot; `run` keeps it current.
 
     Args:
-        registries: Tried in turn.
+        registries: Tried in turn; more may come and some go.
         file: Where the snapshot is kept.
         on_snapshot: Called with every new snapshot, in the loop's thread.
         on_confirmed: Called with the snapshot whenever a registry has said, if only by having nothing
@@ -48,7 +48,7 @@ class SnapshotSubscription:
         now: Callable[[], float],
         rng: random.Random,
     ) -> None:
-        self._registries = tuple(registries)
+        self._registries = registries
         self._file = file
         self._on_snapshot = on_snapshot
         self._on_confirmed = on_confirmed

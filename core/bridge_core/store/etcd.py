@@ -92,6 +92,14 @@ class EtcdStore:
         keeper.add_done_callback(self._keepers.discard)
         return lease
 
+    def reach_at(self, endpoints: Sequence[str]) -> None:
+        """Uses these endpoints from now on; what runs on one that is none of them is cut.
+
+        Raises:
+            Fatal: one is not an address; nothing has changed then.
+        """
+        self._endpoints.replace(endpoints)
+
     async def close(self) -> None:
         """See `Store.close`."""
         for watch in self._watches:

@@ -29,6 +29,7 @@ from bridge_core.snapshot import Instance
 from bridge_core.store.api import Deleted, KeyListing, KeyValue, WatchEvent
 from bridge_registry.membership.membership_rules import Membership
 from bridge_registry.records import (
+    Candidate,
     ClientRecord,
     ConfigRecord,
     KeySetRecord,
@@ -66,6 +67,7 @@ class MeshTable:
         created: The same as the number of the config's revision since which it has been there.
         positions: Where each rollout stands, and the revision that says so, by its name.
         guards: Keys of the store guards that live.
+        candidates: Registries that live, by the key of their candidacy.
         records: Every record that lasts, by key, as it was written.
         faults: Key to what is wrong with what is stored there; `MAX_FAULTS` at most.
     """
@@ -82,6 +84,7 @@ class MeshTable:
         self.created: dict[str, int] = {}
         self.positions: dict[str, tuple[RolloutPosition, int]] = {}
         self.guards: set[str] = set()
+        self.candidates: dict[str, Candidate] = {}
         self.records: dict[str, bytes] = {}
         self.faults: dict[str, str] = {}
         self._member_sizes: dict[str, dict[str, int]] = {}
@@ -171,6 +174,7 @@ class MeshTable:
             (keyspace.CLIENTS, self.clients),
             (keyspace.KEY_SETS, self.key_sets),
             (keyspace.ROLLOUTS, self.positions),
+            (keyspace.LEADER, self.candidates),
         ):
             for name in [name for name in held if prefix + name not in keys]:
                 self._delete(prefix + name, now)
@@ -222,6 +226,9 @@ class MeshTable:
         elif item.key.startswith(keyspace.KEY_SETS):
             if (keys := self._decoded(item, KeySetRecord)) is not None:
                 self.key_sets[item.key.removeprefix(keyspace.KEY_SETS)] = keys.keys
+        elif item.key.startswith(keyspace.LEADER):
+            if (registry := self._decoded(item, Candidate)) is not None:
+                self.candidates[item.key.removeprefix(keyspace.LEADER)] = registry
         elif item.key == keyspace.CONFIG:
             self._put_config(item)
         elif item.key.startswith(keyspace.ROLLOUTS):
@@ -244,6 +251,8 @@ class MeshTable:
             self.clients.pop(key.removeprefix(keyspace.CLIENTS), None)
         elif key.startswith(keyspace.KEY_SETS):
             self.key_sets.pop(key.removeprefix(keyspace.KEY_SETS), None)
+        elif key.startswith(keyspace.LEADER):
+            self.candidates.pop(key.removeprefix(keyspace.LEADER), None)
         elif key == keyspace.CONFIG:
             self._keep_documents(())
 

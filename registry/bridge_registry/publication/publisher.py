@@ -173,6 +173,7 @@ class Publisher:
             revoked=table.revoked,
             rollouts=table.rollouts,
             node_classes=table.node_classes,
+            registries=table.candidates.values(),
             security=builder.SecurityDocuments(
                 [record.client for record in table.clients.values()],
                 table.policies,
