@@ -44,17 +44,25 @@ class RegistryPair:
     def __init__(self, name: str, state: Path, etcd: str) -> None:
         self.name, self.state, self._etcd = name, state, etcd
         self.address = self.admin = self.guard = self.guard_admin = ""
-        self._processes: list[subprocess.Popen[bytes]] = []
+        self._processes: dict[str, subprocess.Popen[bytes]] = {}
 
     def start(self) -> None:
         ports = [f"127.0.0.1:{free_port()}" for _ in range(4)]
         self.address, self.admin, self.guard, self.guard_admin = ports
+        self.start_guard()
+        self._run(
+            "run", "--grpc", self.address, "--admin", self.admin, "--store-guard", f"https://{self.guard}"
+        )
+
+    def start_guard(self) -> None:
+        """The guard alone, where it was."""
+        self._run("store-guard", "--listen", self.guard, "--admin", self.guard_admin)
+
+    def _run(self, command: str, *arguments: str) -> None:
         common = ["--state-dir", str(self.state), "--name", self.name, "--etcd", self._etcd]
-        guard = ["store-guard", *common, "--listen", self.guard, "--admin", self.guard_admin]
-        registry = ["run", *common, "--grpc", self.address, "--admin", self.admin]
-        registry += ["--store-guard", f"https://{self.guard}"]
         with (self.state / "run.log").open("ab") as log:
-            self._processes = [subprocess.Popen([*COMMAND, *one], stderr=log) for one in (guard, registry)]
+            argv = [*COMMAND, command, *common, *arguments]
+            self._processes[command] = subprocess.Popen(argv, stderr=log)
 
     def ready(self) -> str:
         """What it says of itself; empty while it does not serve, or its guard does not."""
@@ -68,14 +76,19 @@ class RegistryPair:
             return ""
 
     def stop(self) -> None:
-        for process in self._processes:
+        for process in self._processes.values():
             process.send_signal(signal.SIGTERM)
-        for process in self._processes:
+        for process in self._processes.values():
             process.wait(20)
-        self._processes = []
+        self._processes = {}
+
+    def stop_guard(self) -> None:
+        guard = self._processes.pop("store-guard")
+        guard.send_signal(signal.SIGTERM)
+        guard.wait(20)
 
     def kill(self) -> None:
-        for process in self._processes:
+        for process in self._processes.values():
             process.kill()
             process.wait(10)
 

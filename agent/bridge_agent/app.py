@@ -206,6 +206,7 @@ class Agent:
             now=time.time,
             rng=rng,
             may=lambda: self._presence.may_act,
+            refused=self._not_a_member,
         )
         self._reporter = LoadReporter(registries, self._load, rng)
 
@@ -307,6 +308,8 @@ class Agent:
             identity=self._identity,
             presence=self._presence,
             clock=self._clock.status,
+            store=lambda: self._registration.report(time.monotonic()),
+            lease_ttl_s=self._subscription.snapshot.mesh.lease_ttl_s,
             registries=(self._subscription.status, self._renewal.status),
             addresses=lambda: self._registries.addresses,
             engines=self._supervisor.status,
@@ -393,6 +396,9 @@ class Agent:
 
     def _grpc_ended(self) -> None:
         self._listening.grpc_ended()
+
+    def _not_a_member(self) -> str:
+        return self._concerns.not_a_member()
 
     def _load(self) -> LoadReport:
         return self._reports.load()

@@ -19,6 +19,7 @@ from bridge_core.addresses import join_address
 from bridge_core.bounds import MAX_REASON
 from bridge_core.errors import Fatal, Unavailable
 from bridge_core.files import write_atomically
+from bridge_core.quantities import say_span
 from bridge_core.store.api import Store, StoreRefused
 from bridge_core.store.endpoints import Endpoints, StoreTiming
 from bridge_core.store.etcd import EtcdStore
@@ -53,6 +54,7 @@ log = structlog.get_logger()
 
 LEADER_TTL_S: Final = 5.0
 _RETRY_S: Final = 1.0
+_GUARD_PATIENCE_S: Final = 15.0  # a guard that is started anew is no concern
 _GRACE_S: Final = 1.0
 
 _GRPC_OPTIONS: Final = (
@@ -233,6 +235,12 @@ class Registry:
     def _concerns(self) -> Iterator[str]:
         if self._memory.foreign:
             yield f"{self._memory.foreign}; nothing is written or published until then: {HINT}"
+        since = self.publisher.table.unguarded_since
+        if since is not None and (gone := time.monotonic() - since) > _GUARD_PATIENCE_S:
+            yield (
+                f"no store guard has answered for {say_span(gone)}: no node can renew its lease or register; "
+                "those that are there are kept meanwhile. Start one: systemctl start bridge-store-guard"
+            )
         if unread := self.publisher.table.faults:
             key, reason = min(unread.items())
             many = "1 record" if len(unread) == 1 else f"{len(unread)} records"

@@ -135,3 +135,28 @@ async def test_a_registry_and_its_guard_that_moved_are_found_without_a_file_bein
         assert state.settings.read_bytes() == written
     finally:
         agent.process.kill()
+
+
+async def test_a_mesh_without_a_store_guard_says_so(mesh: Registries) -> None:
+    first, _ = mesh.pairs
+    first.start()
+    await leading(first)
+
+    async def concerns() -> list[str]:
+        async with first.admin_channel() as channel:
+            stub = AdminStub(channel)  # type: ignore[no-untyped-call]  # generated
+            found = (await stub.Status(pb.StatusRequest(), timeout=10)).concerns
+        return [one for one in found if one.startswith("no store guard has answered for ")]
+
+    first.stop_guard()
+
+    async def told() -> bool:
+        return bool(await concerns())
+
+    await eventually(told, WAIT_S)
+    first.start_guard()
+
+    async def untold() -> bool:
+        return not await concerns()
+
+    await eventually(untold, WAIT_S)

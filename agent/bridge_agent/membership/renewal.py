@@ -47,6 +47,7 @@ class Renewal:
         now: The wall clock in seconds.
         rng: For the jitter.
         may: Whether to renew now what is due: not while another agent is the node.
+        refused: Why the mesh takes the certificate no more, though its time is not up; empty: it does.
     """
 
     def __init__(
@@ -61,6 +62,7 @@ class Renewal:
         now: Callable[[], float],
         rng: random.Random,
         may: Callable[[], bool] = lambda: True,
+        refused: Callable[[], str] = lambda: "",
     ) -> None:
         self._at_once = False
         self._identity = identity
@@ -72,6 +74,7 @@ class Renewal:
         self._now = now
         self._rng = rng
         self._may = may
+        self._refused = refused
         self._backoff = Backoff(rng, first_s=1.0, most_s=60.0)
         self._taken = self._on_disk()
         self._woken = asyncio.Event()
@@ -98,8 +101,8 @@ class Renewal:
                 await self._pause(_LOOK_S)
                 continue
             if verdict is CertificateState.FRESH and not self._at_once:
-                self.status.works()
-                await self._pause(_LOOK_S)
+                self._look_at_mesh()
+                await self._pause(_GLANCE_S)
                 continue
             if not self._may():
                 await self._pause(_GLANCE_S)
@@ -114,6 +117,15 @@ class Renewal:
             self._backoff.reset()
             self.status.works()
             jitter = self._rng.random()
+
+    def _look_at_mesh(self) -> None:
+        """Says of a certificate whose time is not up whether the mesh takes it."""
+        if why := self._refused():
+            back = way_back(self._node.name, [one.address for one in self._registries])
+            if self.status.failed(f"the mesh takes it no more: {why}; {back}"):
+                log.warning("certificate_refused", reason=why, remedy=back)
+        else:
+            self.status.works()
 
     def _failed(self, fault: Exception, *, expired: bool) -> None:
         words = f"expired, and not renewed: {fault}" if expired else f"not renewed: {fault}"

@@ -67,6 +67,7 @@ class MeshTable:
         created: The same as the number of the config's revision since which it has been there.
         positions: Where each rollout stands, and the revision that says so, by its name.
         guards: Keys of the store guards that live.
+        unguarded_since: Monotonic time since which none does; None: one does, or nothing was listed yet.
         candidates: Registries that live, by the key of their candidacy.
         records: Every record that lasts, by key, as it was written.
         faults: Key to what is wrong with what is stored there; `MAX_FAULTS` at most.
@@ -84,6 +85,7 @@ class MeshTable:
         self.created: dict[str, int] = {}
         self.positions: dict[str, tuple[RolloutPosition, int]] = {}
         self.guards: set[str] = set()
+        self.unguarded_since: float | None = None
         self.candidates: dict[str, Candidate] = {}
         self.records: dict[str, bytes] = {}
         self.faults: dict[str, str] = {}
@@ -206,6 +208,8 @@ class MeshTable:
         elif guards and not self.guards:
             self.membership.guarded_again(now)
         self.guards = guards
+        since = now if self.unguarded_since is None else self.unguarded_since
+        self.unguarded_since = None if guards else since
 
     def _put(self, item: KeyValue) -> None:
         self.faults.pop(item.key, None)
