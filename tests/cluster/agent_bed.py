@@ -28,14 +28,15 @@ COMMAND = str(Path(sys.executable).with_name("bridge-agent"))
 class HeldEngine:
     """An engine with one model whose answers wait for `release`."""
 
-    def __init__(self) -> None:
+    def __init__(self, model: str = "held") -> None:
+        self.model = f"{model}:latest"
         self.release = asyncio.Event()
         self.running = 0
 
     async def handle(self, exchange: Exchange) -> None:
         answers: dict[str, Any] = {
             "/api/version": {"version": "0.0.0"},
-            "/api/tags": {"models": [{"name": "held:latest", "model": "held:latest", "digest": "0" * 64}]},
+            "/api/tags": {"models": [{"name": self.model, "model": self.model, "digest": "0" * 64}]},
             "/api/ps": {"models": []},
         }
         path = exchange.request.path
@@ -146,10 +147,10 @@ def free_listeners() -> Listeners:
 
 
 @contextlib.asynccontextmanager
-async def held_engine() -> AsyncIterator[tuple[HeldEngine, EngineConfig]]:
+async def held_engine(model: str = "held") -> AsyncIterator[tuple[HeldEngine, EngineConfig]]:
     """An engine that serves, and how an agent attaches to it."""
     async with asyncio.TaskGroup() as group:
-        engine = HeldEngine()
+        engine = HeldEngine(model)
         server = await serve(coroutine_app(engine.handle, group), name="engine")
         try:
             yield engine, EngineConfig(index=0, kind="ollama", attach=f"http://127.0.0.1:{server.port}")
