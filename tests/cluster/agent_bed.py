@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import os
 import socket
 import subprocess
 import sys
@@ -13,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
+import pytest
 
 from bridge_agent.config import AgentConfig, Listeners, StateDir
 from bridge_agent.engines.config import EngineConfig
@@ -23,6 +25,26 @@ from tests.scenarios.enrolment_bed import EnrolmentBed, open_enrolment_bed
 from tests.support import eventually
 
 COMMAND = str(Path(sys.executable).with_name("bridge-agent"))
+
+
+_FAKETIME = sorted(Path("/usr/lib").glob("*/faketime/libfaketimeMT.so.1"))
+
+
+def shifted(clock_s: float) -> dict[str, str]:
+    """The environment of a process whose wall clock is so many seconds ahead; its other clocks go on.
+
+    Skips where libfaketime is not installed (Debian: faketime): nothing less moves the clock that TLS
+    libraries look at, too.
+    """
+    if not clock_s:
+        return {}
+    if not _FAKETIME:
+        pytest.skip("libfaketime is not installed (Debian: faketime)")
+    return {
+        "LD_PRELOAD": str(_FAKETIME[0]),
+        "FAKETIME": f"{clock_s:+.0f}",
+        "FAKETIME_DONT_FAKE_MONOTONIC": "1",
+    }
 
 
 class HeldEngine:
@@ -65,13 +87,16 @@ class AgentProcess:
         *flags: str,
         launcher: tuple[str, ...] = (),
         pass_fds: tuple[int, ...] = (),
+        clock_s: float = 0.0,
     ) -> None:
         self.state = state
         self.settings = settings
         self.log = state.root / "run.log"
         with self.log.open("ab") as log:
             argv = [*launcher, COMMAND, "run", "--state-dir", str(state.root), *flags]
-            self.process = subprocess.Popen(argv, stdout=log, stderr=log, pass_fds=pass_fds)
+            self.process = subprocess.Popen(
+                argv, stdout=log, stderr=log, pass_fds=pass_fds, env=os.environ | shifted(clock_s)
+            )
 
     async def get(self, path: str, *, listener: str = "admin") -> tuple[int, bytes]:
         host, _, port = getattr(self.settings.listeners, listener).rpartition(":")
@@ -115,18 +140,27 @@ class AgentBed:
         self._started: list[AgentProcess] = []
 
     def start(
-        self, *flags: str, launcher: tuple[str, ...] = (), pass_fds: tuple[int, ...] = ()
+        self,
+        *flags: str,
+        launcher: tuple[str, ...] = (),
+        pass_fds: tuple[int, ...] = (),
+        clock_s: float = 0.0,
     ) -> AgentProcess:
-        process = AgentProcess(self.state, self.settings, *flags, launcher=launcher, pass_fds=pass_fds)
+        process = AgentProcess(
+            self.state, self.settings, *flags, launcher=launcher, pass_fds=pass_fds, clock_s=clock_s
+        )
         self._started.append(process)
         return process
 
-    async def command(self, *arguments: str) -> tuple[int, str]:
+    async def command(
+        self, *arguments: str, state: StateDir | None = None, clock_s: float = 0.0
+    ) -> tuple[int, str]:
         process = await asyncio.create_subprocess_exec(
             COMMAND,
             *arguments,
             "--state-dir",
-            str(self.state.root),
+            str((state or self.state).root),
+            env=os.environ | shifted(clock_s),
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.STDOUT,
         )

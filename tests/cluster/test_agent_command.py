@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from bridge_agent.config import load_config
+from bridge_agent.config import DEFAULT_PORTS, load_config
 from bridge_core.http1 import Pool
 from bridge_core.tls import client_context
 from tests.cluster.agent_bed import AgentBed, AgentProcess, open_agent_bed, report_of
@@ -207,6 +207,41 @@ async def test_a_node_without_a_store_guard_says_what_that_means(bed: AgentBed) 
         return any(one.startswith("no store guard has answered for ") for one in concerns)
 
     await eventually(says_so, 30)
+
+
+@pytest.mark.parametrize(("clock_s", "says"), [(-3630, "60 min behind"), (25 * 3600 + 30, "25 h ahead of")])
+async def test_joining_with_a_wrong_clock_names_the_clock_and_spends_no_token(
+    bed: AgentBed, clock_s: float, says: str
+) -> None:
+    token, other = await bed.enrolment.token(), bed.enrolment.state("node2")
+    join = ["join", bed.enrolment.address, "--token", token, "--name", "node2"]
+    join += ["--engine", "attach=http://127.0.0.1:9"]
+    for flag in DEFAULT_PORTS:
+        join += [f"--{flag}", "127.0.0.1:0"]
+    code, text = await bed.command(*join, state=other, clock_s=clock_s)
+    words = " ".join(text.split())
+    assert (code, f"this machine's clock is {says} the registry's" in words) == (1, True), text
+    assert "the token has not been used" in words
+    assert not other.joined
+    code, text = await bed.command(*join, state=other)
+    assert code == 0, text
+
+
+@pytest.mark.parametrize(("clock_s", "says"), [(-3630, "60 min behind"), (25 * 3600 + 30, "25 h ahead of")])
+async def test_running_with_a_wrong_clock_serves_on_and_names_the_clock(
+    bed: AgentBed, clock_s: float, says: str
+) -> None:
+    agent = bed.start(clock_s=clock_s)
+    await agent.ready()
+
+    async def says_so() -> bool:
+        concerns = report_of((await agent.get("/status"))[1])["concerns"]
+        return any(f"this machine's clock is {says} the registry's" in one for one in concerns)
+
+    await eventually(says_so, 30)
+    assert (await agent.get("/api/tags", listener="http"))[0] == 200
+    for line in agent.log.read_text().splitlines():
+        json.loads(line)  # no library's own lines among them
 
 
 async def test_a_changed_address_has_a_command(bed: AgentBed) -> None:
