@@ -46,6 +46,7 @@ from bridge_agent.membership.clock import ClockWatch
 from bridge_agent.membership.link_status import LinkReport
 from bridge_agent.membership.presence import FIRST_WORD_S, Presence, holder_id
 from bridge_agent.membership.registration import Registration
+from bridge_agent.membership.registries import Registries, known_guards
 from bridge_agent.membership.registry_api import LoadReport
 from bridge_agent.membership.registry_client import RegistryClient
 from bridge_agent.membership.renewal import Renewal
@@ -172,9 +173,9 @@ class Agent:
         config, state, rng = self._config, self._state, self._rng
         peer_address = self._peer_address()
         self._secrets = MeshSecrets(state.secrets)
-        registries = [
-            RegistryClient(address, state, peer_address=peer_address) for address in config.registries
-        ]
+        registries = self._registries = Registries(
+            config.registries, lambda address: RegistryClient(address, state, peer_address=peer_address)
+        )
         self._subscription = SnapshotSubscription(
             registries,
             SnapshotFile(state.snapshot, now=time.time),
@@ -185,11 +186,12 @@ class Agent:
             rng=rng,
         )
         snapshot = self._subscription.snapshot
+        registries.learn(snapshot.mesh)
         self._view = MeshView(config.name, snapshot)
         self._revocations = Revocations(snapshot)
         self._upstreams = Upstreams(self._view, self._identity, self._engine_address)
         tls = ClientTls(state.certificate, state.key, state.ca, GUARD_SERVER_NAME)
-        self._store = EtcdStore(config.etcd, tls)
+        self._store = EtcdStore(known_guards(config.etcd, snapshot.mesh), tls)
         holder = holder_id(state.root)
         self._registration = Registration(
             self._store,
@@ -200,7 +202,7 @@ class Agent:
             patience_s=FIRST_WORD_S,
         )
         self._presence = Presence(config.name, holder, peer_address, now=time.time, clock=time.monotonic)
-        self._clock = ClockWatch(config.registries, state.ca, now=time.time)
+        self._clock = ClockWatch(lambda: registries.addresses, state.ca, now=time.time)
         self._renewal = Renewal(
             self._identity,
             self._node,
@@ -211,6 +213,7 @@ class Agent:
             now=time.time,
             rng=rng,
             may=lambda: self._presence.may_act,
+            refused=self._not_a_member,
         )
         self._reporter = LoadReporter(registries, self._load, rng)
 
@@ -330,7 +333,10 @@ class Agent:
             identity=self._identity,
             presence=self._presence,
             clock=self._clock.status,
+            store=lambda: self._registration.report(time.monotonic()),
+            lease_ttl_s=self._subscription.snapshot.mesh.lease_ttl_s,
             registries=(self._subscription.status, self._renewal.status),
+            addresses=lambda: self._registries.addresses,
             engines=self._supervisor.status,
             ejections=self._gateway.ejections,
             secrets=lambda: self._secrets.concerns(self._view.current),
@@ -372,6 +378,8 @@ class Agent:
     # -- what parts tell each other
 
     def _take_snapshot(self, snapshot: Snapshot) -> None:
+        self._registries.learn(snapshot.mesh)
+        self._store.reach_at(known_guards(self._config.etcd, snapshot.mesh))
         self._view.publish(snapshot)
         self._isolation.told(snapshot)
         cut = self._revocations.update(snapshot)
@@ -422,6 +430,9 @@ class Agent:
 
     def _grpc_ended(self) -> None:
         self._listening.grpc_ended()
+
+    def _not_a_member(self) -> str:
+        return self._concerns.not_a_member()
 
     def _load(self) -> LoadReport:
         return self._reports.load()

@@ -14,11 +14,13 @@ from bridge_agent.concern_rules import (
     ejection_concerns,
     engine_concerns,
     member_concern,
+    store_concern,
+    why_not_a_member,
 )
 from bridge_agent.config import AgentConfig
 from bridge_agent.engines.config import EngineConfig
 from bridge_agent.engines.instance import InstanceStatus
-from bridge_agent.membership.link_status import LinkStatus
+from bridge_agent.membership.link_status import LinkReport, LinkStatus
 from bridge_agent.membership.presence import Presence
 from bridge_agent.membership.registry_api import NotAMember
 from bridge_agent.membership.standing_rules import certificate_concern, way_back
@@ -34,7 +36,10 @@ class Concerns:
         identity: Its certificate.
         presence: Whether the node runs once.
         clock: How the clocks stand.
+        store: Whether the store answers.
+        lease_ttl_s: How long the node's lease lives without it.
         registries: What asks registries, and may have been told that the node is none of theirs.
+        addresses: Where they are.
         engines: The instances' status.
         ejections: Who is passed over, and for how many seconds more.
         secrets: What is amiss with what the mesh told this node beside the snapshot.
@@ -51,7 +56,10 @@ class Concerns:
         identity: TlsIdentity,
         presence: Presence,
         clock: LinkStatus,
+        store: Callable[[], LinkReport],
+        lease_ttl_s: float,
         registries: Sequence[LinkStatus],
+        addresses: Callable[[], Sequence[str]],
         engines: Callable[[], Sequence[InstanceStatus]],
         ejections: Callable[[], Mapping[str, float]],
         secrets: Callable[[], Sequence[str]],
@@ -61,7 +69,10 @@ class Concerns:
         self._identity = identity
         self._presence = presence
         self._clock = clock
+        self._store = store
+        self._lease_ttl_s = lease_ttl_s
         self._registries = tuple(registries)
+        self._addresses = addresses
         self._engines = engines
         self._ejections = ejections
         self._secrets = secrets
@@ -77,15 +88,23 @@ class Concerns:
             *disk_concerns(disks(self._state_dir, self._config.engines)),
         )
 
-    def _of_the_node(self) -> list[str]:
-        info, standing = self._identity.info, self._presence.standing
-        back = way_back(self._config.name, self._config.registries)
-        faults = [one.fault for one in self._registries]
+    def not_a_member(self) -> str:
+        """Why this node is none of its mesh any more; empty: nothing says that."""
+        standing, faults = self._presence.standing, [one.fault for one in self._registries]
         refusal = next((str(one) for one in faults if isinstance(one, NotAMember)), "")
-        certificate = certificate_concern(info.not_before, info.not_after, time.time(), back)
+        return why_not_a_member(None if standing is None else standing.member, refusal)
+
+    def _of_the_node(self) -> list[str]:
+        info, store, now = self._identity.info, self._store(), time.time()
+        back = way_back(self._config.name, self._addresses())
+        certificate = certificate_concern(info.not_before, info.not_after, now, back)
         told = [certificate, self._presence.withheld, self._clock.report().reason]
-        member = None if standing is None else standing.member
-        return [*(one for one in told if one), *member_concern(member, refusal, back)]
+        lost = 0.0 if store.up else now - store.since_unix
+        return [
+            *(one for one in told if one),
+            *member_concern(self.not_a_member(), back),
+            *store_concern(lost, self._lease_ttl_s, store.reason),
+        ]
 
 
 def disks(state_dir: Path, engines: Sequence[EngineConfig]) -> list[Disk]:

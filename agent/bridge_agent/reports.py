@@ -128,7 +128,9 @@ class Reports:
             started_unix=self._started,
             listeners=self._listeners,
             snapshot=SnapshotReport.of(self._view.current),
-            certificate=CertificateReport(self._identity.info.serial, self._identity.info.not_after),
+            certificate=CertificateReport(
+                self._identity.info.serial, self._identity.info.not_after, self._concerns.not_a_member()
+            ),
             links=self._links(),
             instances=instance_reports(self._engines.instances(), self._engines.status(), reports),
             node_class=isolation.node_class.name,

@@ -31,6 +31,7 @@ from bridge_core.bounds import (
     Labels,
     Name,
     Names,
+    Places,
     RingPoints,
     Seconds,
     Slots,
@@ -151,6 +152,8 @@ class MeshConfig(msgspec.Struct, frozen=True, omit_defaults=True):
     ] = ()  # hex serials that no agent accepts
     defaults: RoutePolicy = RoutePolicy()  # for requests that no route names
     store_id: Word = ""  # of the store that all this is from
+    registries: Places = ()  # host:port of those that live
+    guards: Places = ()  # https://host:port of the store guards beside them
     security: SecuritySettings = SecuritySettings()
     audit: AuditSettings = AuditSettings()
 

@@ -19,6 +19,7 @@ from bridge_core.addresses import join_address
 from bridge_core.bounds import MAX_REASON
 from bridge_core.errors import Fatal, Unavailable
 from bridge_core.files import write_atomically
+from bridge_core.quantities import say_span
 from bridge_core.store.api import Store, StoreRefused
 from bridge_core.store.endpoints import Endpoints, StoreTiming
 from bridge_core.store.etcd import EtcdStore
@@ -38,10 +39,11 @@ from bridge_registry.enrolment.store_access import EtcdAccess, OpenAccess, Store
 from bridge_registry.enrolment.token_desk import TokenDesk
 from bridge_registry.key_sets.fetching import fetch_key_set
 from bridge_registry.key_sets.keeper import KeySetKeeper
-from bridge_registry.leadership import Candidate, Leadership
+from bridge_registry.leadership import Leadership
 from bridge_registry.membership.load_book import LoadReports
 from bridge_registry.options import RegistryOptions
 from bridge_registry.publication.publisher import Publisher
+from bridge_registry.records import Candidate
 from bridge_registry.restore import Restorer
 from bridge_registry.rollouts.controller import RolloutController
 from bridge_registry.rpc.admin_service import AdminService, Standing
@@ -61,6 +63,7 @@ log = structlog.get_logger()
 
 LEADER_TTL_S: Final = 5.0
 _RETRY_S: Final = 1.0
+_GUARD_PATIENCE_S: Final = 15.0  # a guard that is started anew is no concern
 _GRACE_S: Final = 1.0
 
 _GRPC_OPTIONS: Final = (
@@ -104,7 +107,7 @@ class Registry:
         cert, key = settings.pki.pair("registry")
         self._identity = TlsIdentity(cert, key, settings.pki.ca)
         domain = ensured.trust_domain
-        own = Candidate(settings.name, settings.advertised)
+        own = Candidate(settings.name, settings.advertised, settings.advertised_guards)
         self._election = Election(store, keyspace.LEADER, msgspec.json.encode(own), LEADER_TTL_S)
         self._memory = StoreMemory(settings.store_file)
         self._leadership = Leadership(self._election, own, time.monotonic, self._memory.check)
@@ -263,6 +266,12 @@ class Registry:
     def _concerns(self) -> Iterator[str]:
         if self._memory.foreign:
             yield f"{self._memory.foreign}; nothing is written or published until then: {HINT}"
+        since = self.publisher.table.unguarded_since
+        if since is not None and (gone := time.monotonic() - since) > _GUARD_PATIENCE_S:
+            yield (
+                f"no store guard has answered for {say_span(gone)}: no node can renew its lease or register; "
+                "those that are there are kept meanwhile. Start one: systemctl start bridge-store-guard"
+            )
         if unread := self.publisher.table.faults:
             key, reason = min(unread.items())
             many = "1 record" if len(unread) == 1 else f"{len(unread)} records"

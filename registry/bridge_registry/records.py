@@ -22,6 +22,20 @@ class RecordFault(BridgeError):
     """A record in etcd that cannot be read: written by somebody else, or by a newer version."""
 
 
+class Candidate(msgspec.Struct, frozen=True, omit_defaults=True):
+    """A registry that lives, as it stands for election.
+
+    Attributes:
+        name: Its name.
+        address: host:port that agents and admins reach it at.
+        guards: https://host:port of each store guard, as it tells nodes that join.
+    """
+
+    name: str
+    address: str
+    guards: tuple[str, ...] = ()
+
+
 class TokenRecord(msgspec.Struct, frozen=True, omit_defaults=True):
     """A join token. Kept for a while after its end, so that a late use is told why it fails."""
 

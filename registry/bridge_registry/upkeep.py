@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import random
 import time
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from typing import Final
@@ -12,6 +13,7 @@ import msgspec
 import structlog
 
 from bridge_core import keyspace
+from bridge_core.backoff import Backoff
 from bridge_core.errors import BridgeError, Fatal, Unavailable
 from bridge_core.identity import certificates as x509
 from bridge_core.store.api import Delete, KeyValue, Put, Store, Unchanged
@@ -29,6 +31,7 @@ log = structlog.get_logger()
 _TOKEN_REMEMBERED_S: Final = 86_400.0  # so that a late use is told that the token was used or expired
 _CLEAR_EVERY_S: Final = 600.0
 _RENEW_EVERY_S: Final = 3_600.0
+_FIRST_RETRY_S: Final = 0.05
 _RETRY_S: Final = 1.0
 _BATCH: Final = 100  # operations of one etcd transaction
 
@@ -128,7 +131,8 @@ class Upkeep:
             log.info("ended_records_cleared", count=len(gone))
 
     async def _until_done(self, step: Callable[[], Awaitable[None]]) -> None:
-        said = ""
+        # Mostly it only waits to be elected, and a mesh that begins waits for this.
+        said, backoff = "", Backoff(random.Random(), first_s=_FIRST_RETRY_S, most_s=_RETRY_S)  # noqa: S311 - jitter
         while True:
             try:
                 await step()
@@ -139,7 +143,7 @@ class Upkeep:
                 if str(fault) != said:
                     log.warning("upkeep_waits", step=getattr(step, "__name__", ""), reason=str(fault))
                     said = str(fault)
-                await asyncio.sleep(_RETRY_S)
+                await asyncio.sleep(backoff.next_s())
 
 
 async def renew_own_certificates(pki: Pki, hosts: Iterable[str], identity: TlsIdentity) -> None:

@@ -115,3 +115,12 @@ def age(bed: EnrolmentBed, state: StateDir, by_s: float) -> None:
     leaf = issue(authority, key.public_key(), identity, now=time.time() - by_s, ttl_s=DAY)
     chain = to_pem(leaf) + authority.pem
     write_identity(state.identity, key=key_to_pem(key), certificate_chain=chain, trust_bundle=authority.pem)
+
+
+async def revoke(bed: EnrolmentBed, name: str) -> None:
+    pki = bed.registry.settings.pki
+    cert, key = pki.pair("admin")
+    pem = {"cert_pem": cert.read_bytes(), "key_pem": key.read_bytes()}
+    async with open_channel(bed.address, pki.ca.read_bytes(), **pem) as channel:
+        await AdminStub(channel).Revoke(pb.RevokeRequest(node_name=name), timeout=10)
+    await eventually(lambda: bed.registry.publisher.table.revoked)

@@ -29,7 +29,7 @@ class SnapshotSubscription:
     """Holds the agent's snapshot; `run` keeps it current.
 
     Args:
-        registries: Tried in turn.
+        registries: Tried in turn; more may come and some go.
         file: Where the snapshot is kept.
         on_snapshot: Called with every new snapshot, in the loop's thread.
         on_secrets: Called with what the mesh tells its agents beside a snapshot, when it does.
@@ -50,7 +50,7 @@ class SnapshotSubscription:
         now: Callable[[], float],
         rng: random.Random,
     ) -> None:
-        self._registries = tuple(registries)
+        self._registries = registries
         self._file = file
         self._on_snapshot = on_snapshot
         self._on_secrets = on_secrets

@@ -23,7 +23,7 @@ class LoadReporter:
     """See the module. Nothing waits for it: while no registry takes reports, none are sent.
 
     Args:
-        registries: Tried in turn; only the one that leads takes reports.
+        registries: Tried in turn, more may come and some go; only the one that leads takes reports.
         report: Makes the report of the moment.
         rng: For the back-off's jitter.
         every_s: How often.
@@ -37,7 +37,7 @@ class LoadReporter:
         *,
         every_s: float = REPORT_S,
     ) -> None:
-        self._registries = tuple(registries)
+        self._registries = registries
         self._report = report
         self._backoff = Backoff(rng, first_s=0.2, most_s=5.0)
         self._every_s = every_s

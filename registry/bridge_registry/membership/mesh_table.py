@@ -30,6 +30,7 @@ from bridge_core.store.api import Deleted, KeyListing, KeyValue, WatchEvent
 from bridge_registry.membership.membership_rules import Membership
 from bridge_registry.records import (
     AdminRecord,
+    Candidate,
     ClientRecord,
     ConfigRecord,
     KeySetRecord,
@@ -69,6 +70,8 @@ class MeshTable:
         created: The same as the number of the config's revision since which it has been there.
         positions: Where each rollout stands, and the revision that says so, by its name.
         guards: Keys of the store guards that live.
+        unguarded_since: Monotonic time since which none does; None: one does, or nothing was listed yet.
+        candidates: Registries that live, by the key of their candidacy.
         records: Every record that lasts, by key, as it was written.
         faults: Key to what is wrong with what is stored there; `MAX_FAULTS` at most.
     """
@@ -87,6 +90,8 @@ class MeshTable:
         self.created: dict[str, int] = {}
         self.positions: dict[str, tuple[RolloutPosition, int]] = {}
         self.guards: set[str] = set()
+        self.unguarded_since: float | None = None
+        self.candidates: dict[str, Candidate] = {}
         self.records: dict[str, bytes] = {}
         self.faults: dict[str, str] = {}
         self._member_sizes: dict[str, dict[str, int]] = {}
@@ -178,6 +183,7 @@ class MeshTable:
             (keyspace.SECRETS, self.sealed),
             (keyspace.KEY_SETS, self.key_sets),
             (keyspace.ROLLOUTS, self.positions),
+            (keyspace.LEADER, self.candidates),
         ):
             for name in [name for name in held if prefix + name not in keys]:
                 self._delete(prefix + name, now)
@@ -209,6 +215,8 @@ class MeshTable:
         elif guards and not self.guards:
             self.membership.guarded_again(now)
         self.guards = guards
+        since = now if self.unguarded_since is None else self.unguarded_since
+        self.unguarded_since = None if guards else since
 
     def _put(self, item: KeyValue) -> None:
         self.faults.pop(item.key, None)
@@ -234,6 +242,9 @@ class MeshTable:
         elif item.key.startswith(keyspace.KEY_SETS):
             if (keys := self._decoded(item, KeySetRecord)) is not None:
                 self.key_sets[item.key.removeprefix(keyspace.KEY_SETS)] = keys
+        elif item.key.startswith(keyspace.LEADER):
+            if (registry := self._decoded(item, Candidate)) is not None:
+                self.candidates[item.key.removeprefix(keyspace.LEADER)] = registry
         elif item.key == keyspace.CONFIG:
             self._put_config(item)
         elif item.key.startswith(keyspace.ROLLOUTS):
@@ -260,6 +271,8 @@ class MeshTable:
             self.sealed.pop(key.removeprefix(keyspace.SECRETS), None)
         elif key.startswith(keyspace.KEY_SETS):
             self.key_sets.pop(key.removeprefix(keyspace.KEY_SETS), None)
+        elif key.startswith(keyspace.LEADER):
+            self.candidates.pop(key.removeprefix(keyspace.LEADER), None)
         elif key == keyspace.CONFIG:
             self._keep_documents(())
 

@@ -7,6 +7,8 @@ from typing import Final
 
 import msgspec
 
+from bridge_core.addresses import can_be_dialled
+from bridge_core.bounds import MAX_PLACES
 from bridge_core.clients import Admin, Client
 from bridge_core.config import access_policy, identity_provider, mesh_settings, node_class, quota, route
 from bridge_core.config.documents import (
@@ -29,7 +31,7 @@ from bridge_core.snapshot import (
     encode_entry,
 )
 from bridge_registry.key_sets.refresh_rules import keys_for
-from bridge_registry.records import KeySetRecord, NodeRecord
+from bridge_registry.records import Candidate, KeySetRecord, NodeRecord
 from bridge_registry.rollouts.effect_rules import probes, route_under
 from bridge_registry.rollouts.plan import RolloutPlan
 from bridge_registry.rollouts.rollout_rules import RolloutPosition
@@ -72,13 +74,18 @@ def entries(
     revoked: Iterable[str],
     rollouts: Iterable[tuple[RolloutPlan, RolloutPosition]] = (),
     node_classes: Iterable[NodeClassDocument] = (),
+    registries: Iterable[Candidate] = (),
     security: SecurityDocuments = NO_SECURITY,
 ) -> dict[str, bytes]:
     """Every entry of the snapshot. An instance counts only on an enrolled node that is not revoked."""
     members = tuple(members)
     public = {node.name: node.public() for node in nodes.values()}
+    registries = tuple(registries)
     settings = msgspec.structs.replace(
-        mesh_settings(spec, trust_domain, tuple(sorted(revoked))), store_id=store_id
+        mesh_settings(spec, trust_domain, tuple(sorted(revoked))),
+        store_id=store_id,
+        registries=_dialled(one.address for one in registries),
+        guards=_dialled(guard for one in registries for guard in one.guards),
     )
     result = {MESH_KEY: encode_entry(settings)}
     for name, node in public.items():
@@ -99,6 +106,11 @@ def entries(
         if home is not None and home.state != "revoked":
             result[f"instance/{instance.id}"] = encode_entry(instance)
     return result
+
+
+def _dialled(places: Iterable[str]) -> tuple[str, ...]:
+    """Those that can be dialled, each once and in one order: a listener on any port names none."""
+    return tuple(sorted({one for one in places if can_be_dialled(one)})[:MAX_PLACES])
 
 
 def _under(

@@ -185,6 +185,7 @@ class Publisher:
             revoked=table.revoked,
             rollouts=table.rollouts,
             node_classes=table.node_classes,
+            registries=table.candidates.values(),
             security=builder.SecurityDocuments(
                 clients=[record.client for record in table.clients.values()],
                 admins=[record.admin for record in present(table.admins).values()],
