@@ -1,8 +1,8 @@
-"""Quotas as a snapshot has them."""
+"""Quotas as a snapshot has them, and what agents and registry must reckon alike of them: pure."""
 
 from __future__ import annotations
 
-from typing import Annotated, Literal, TypeAlias
+from typing import Annotated, Final, Literal, TypeAlias
 
 import msgspec
 
@@ -10,6 +10,15 @@ from bridge_core.bounds import Count, Name, Seconds
 from bridge_core.policy.statements import MAX_PARTS, Subject
 
 Per: TypeAlias = Literal["client", "group", "all"]
+Resource: TypeAlias = Literal["requests", "prompt_tokens", "output_tokens", "concurrency"]
+
+RESOURCES: Final[tuple[Resource, ...]] = ("requests", "prompt_tokens", "output_tokens", "concurrency")
+LEASE_S: Final = 10.0
+"""For so long after a report that was answered an agent may use what it was granted."""
+SILENT_S: Final = 15.0
+"""After so long without a report the registry takes back what it granted: the agent uses it no more."""
+MAX_CELLS: Final = 8192
+"""Buckets that one agent keeps, and that the registry takes of it."""
 
 
 class Quota(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -38,3 +47,49 @@ class Quota(msgspec.Struct, frozen=True, omit_defaults=True):
     output_tokens: Count = 0
     concurrency: Count = 0
     shadow: bool = False
+
+    @property
+    def window_ms(self) -> int:
+        """The window in milliseconds."""
+        return max(1, int(self.window_s * 1000))
+
+    def amount(self, resource: Resource) -> int:
+        """How much of it; 0: no limit."""
+        return {
+            "requests": self.requests,
+            "prompt_tokens": self.prompt_tokens,
+            "output_tokens": self.output_tokens,
+            "concurrency": self.concurrency,
+        }[resource]
+
+    def begins(self, resource: Resource, now_ms: int) -> int:
+        """When the window began that is now: a multiple of its length in Unix time; 0: it has none."""
+        return 0 if resource == "concurrency" else now_ms - now_ms % self.window_ms
+
+
+class Bucket(msgspec.Struct, frozen=True):
+    """One window of one resource of one quota, of whoever it counts.
+
+    Attributes:
+        quota: The quota's name.
+        of: The client's or group's text; empty: everybody's.
+        begins: Of the window, Unix milliseconds; 0: it has none.
+        resource: Of what.
+    """
+
+    quota: str
+    of: str
+    begins: int
+    resource: Resource
+
+
+def equal_share(amount: int, node: str, nodes: tuple[str, ...]) -> int:
+    """What a node may use of an amount while nobody has told it otherwise.
+
+    The shares of all nodes, which are in order, add up to the amount. A node that is not among them has
+    none.
+    """
+    if node not in nodes:
+        return 0
+    least, more = divmod(amount, len(nodes))
+    return least + (nodes.index(node) < more)

@@ -16,16 +16,17 @@ from bridge_agent.gateway.config import Authorize, GatewayConfig, ListenerKind, 
 from bridge_agent.gateway.gateway import Gateway
 from bridge_agent.peers.hop import VARYING
 from bridge_agent.peers.upstreams import Upstreams
+from bridge_agent.quotas.meter import Meter
 from bridge_agent.routing.view import MeshView
 from bridge_core.clients import Client
 from bridge_core.http1 import Headers, Pool, Server, serve
 from bridge_core.identity import SpiffeId
 from bridge_core.identity import certificates as x
 from bridge_core.snapshot import (
+    Entry,
     Instance,
     MeshConfig,
     Node,
-    Route,
     RoutePolicy,
     Snapshot,
     Version,
@@ -104,7 +105,7 @@ class Bed:
     def __getitem__(self, name: str) -> BedNode:
         return self.nodes[name]
 
-    def publish(self, **changes: Node | Instance | Route | None) -> None:
+    def publish(self, **changes: Entry | None) -> None:
         """Puts a new snapshot in force everywhere; keys as `node__a`, `instance__a`, `route__x`."""
         for key, value in changes.items():
             kind, _, name = key.partition("__")
@@ -137,9 +138,10 @@ async def mesh(
     *,
     authorize: Authorize = allow_all,
     policy: RoutePolicy | None = None,
+    meters: dict[str, Meter] | None = None,
     **config: Any,
 ) -> AsyncIterator[Bed]:
-    """A running mesh of one node an engine."""
+    """A running mesh of one node an engine; `meters` is filled with a meter of each node."""
     bed = Bed()
     config.setdefault("resume", None)  # what dies stays dead, unless a test is about the opposite
     if policy is not None:
@@ -152,7 +154,10 @@ async def mesh(
             tls = TlsIdentity(*issue(folder, "node", name))
             upstreams = Upstreams(view, tls)
             settings = GatewayConfig(node=name, host_name="bed-host", **config)
-            gateway = Gateway(settings, view, upstreams, group, authorize=authorize)
+            meter = None
+            if meters is not None:
+                meter = meters[name] = Meter(name, view)
+            gateway = Gateway(settings, view, upstreams, group, authorize=authorize, meter=meter)
             local = await serve(
                 gateway.http_app(ListenerKind.LOCAL),
                 name="local",
