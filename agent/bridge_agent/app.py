@@ -54,6 +54,8 @@ from bridge_agent.membership.revocation import Revocations
 from bridge_agent.membership.subscription import SnapshotSubscription
 from bridge_agent.peers.hop import VARYING
 from bridge_agent.peers.upstreams import Upstreams
+from bridge_agent.quotas.leasing import QuotaLeasing
+from bridge_agent.quotas.meter import Meter
 from bridge_agent.reports import Reports
 from bridge_agent.routing.view import MeshView, Target
 from bridge_agent.telemetry import past
@@ -151,6 +153,7 @@ class Agent:
                 "watchdog": self._notifier.keep_alive,
                 "peers": self._gateway.watch_peers,
                 "load-reports": self._reporter.run,
+                "quotas": self._leasing.run,
                 "rollout-probes": self._prober.run,
                 "isolation": self._launcher.run,
                 "gpus": self._keeper.run,
@@ -216,6 +219,8 @@ class Agent:
             refused=self._not_a_member,
         )
         self._reporter = LoadReporter(registries, self._load, rng)
+        self._meter = Meter(config.name, self._view)
+        self._leasing = QuotaLeasing(registries, self._meter, rng)
 
     def _make_engines(self) -> None:
         config, root = self._config, self._state.root
@@ -287,6 +292,7 @@ class Agent:
             self._view,
             self._upstreams,
             self._requests,
+            meter=self._meter,
             authenticator=authenticator,
             tokens=self._tokens,
         )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Annotated, Final, Literal, TypeAlias
 
 import msgspec
@@ -83,13 +84,47 @@ class Bucket(msgspec.Struct, frozen=True):
     resource: Resource
 
 
-def equal_share(amount: int, node: str, nodes: tuple[str, ...]) -> int:
+class CellUse(msgspec.Struct, frozen=True):
+    """What an agent tells of its part of a bucket.
+
+    Attributes:
+        bucket: Which.
+        used: What was used since the window began and what is reserved; of concurrency, what runs.
+        wanted: What it could use besides.
+        limit: As far as it may use it.
+    """
+
+    bucket: Bucket
+    used: int
+    wanted: int
+    limit: int
+
+
+class CellLimit(msgspec.Struct, frozen=True):
+    """What the registry tells an agent of its part of a bucket.
+
+    Attributes:
+        bucket: Which.
+        limit: As far as it may use it from now on.
+        others: What other nodes used.
+    """
+
+    bucket: Bucket
+    limit: int
+    others: int
+
+
+def ranks(nodes: Iterable[str]) -> dict[str, int]:
+    """The place of each node among all, as `equal_share` takes it."""
+    return {node: rank for rank, node in enumerate(sorted(nodes))}
+
+
+def equal_share(amount: int, rank: int | None, nodes: int) -> int:
     """What a node may use of an amount while nobody has told it otherwise.
 
-    The shares of all nodes, which are in order, add up to the amount. A node that is not among them has
-    none.
+    The shares of all nodes add up to the amount. A node that is not among them (None) has none.
     """
-    if node not in nodes:
+    if rank is None:
         return 0
-    least, more = divmod(amount, len(nodes))
-    return least + (nodes.index(node) < more)
+    least, more = divmod(amount, nodes)
+    return least + (rank < more)

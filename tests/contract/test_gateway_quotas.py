@@ -77,9 +77,7 @@ def recorded(file: str, name: str) -> tuple[int, int]:
         usage = said.get("usage") or {}
         for inner in (said.get("message"), said.get("response")):
             usage = usage or (inner.get("usage") if isinstance(inner, dict) else None) or {}
-        for key, count in {**said, **usage}.items():
-            if isinstance(count, int):
-                found[key] = count
+        found |= {key: count for key, count in {**said, **usage}.items() if isinstance(count, int)}
     prompt = found.get("prompt_eval_count", found.get("prompt_tokens", found.get("input_tokens", 0)))
     output = found.get("eval_count", found.get("completion_tokens", found.get("output_tokens", 0)))
     return prompt, output

@@ -101,13 +101,13 @@ class Cell:
     def wanted(self) -> int:
         """What it could use besides, by what came since the last report; to be asked once a report.
 
-        As much again as lately, so that one whose use grows has room before it needs it; nothing after
-        some reports in which nobody came.
+        As much again while somebody comes, so that one whose use grows has room before it needs it; nothing
+        after some reports in which nobody came.
         """
         claimed = self.claimed
         self._demand = max(claimed - self._reported, self._demand // _FORGET)
         self._reported = claimed
-        wanted = self._demand + self.refused
+        wanted = (max(self._demand, claimed) if self._demand else 0) + self.refused
         self.refused = 0
         return max(0, min(wanted, self.amount - claimed))
 

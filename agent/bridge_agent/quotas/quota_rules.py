@@ -31,7 +31,18 @@ from bridge_agent.quotas.cell_rules import Cell
 from bridge_core.identity.principal import Principal
 from bridge_core.names import InvalidName, canonical_or_same, display
 from bridge_core.policy.subjects import like, matching
-from bridge_core.quotas import LEASE_S, MAX_CELLS, RESOURCES, Bucket, Quota, Resource, equal_share
+from bridge_core.quotas import (
+    LEASE_S,
+    MAX_CELLS,
+    RESOURCES,
+    Bucket,
+    CellLimit,
+    CellUse,
+    Quota,
+    Resource,
+    equal_share,
+    ranks,
+)
 
 _REMEMBERED: Final = 4096  # principals and models whose quotas are known
 _WINDOWS_AHEAD_MS: Final = 10_000  # that a registry's clock may be ahead
@@ -94,23 +105,6 @@ def _came_to(resource: Resource, prompt: int, output: int) -> int:
     return output if resource == "output_tokens" else 0
 
 
-class CellUse(msgspec.Struct, frozen=True):
-    """What the registry is told of a cell; see quota.proto."""
-
-    bucket: Bucket
-    used: int
-    wanted: int
-    limit: int
-
-
-class CellLimit(msgspec.Struct, frozen=True):
-    """What the registry tells of a cell; see quota.proto."""
-
-    bucket: Bucket
-    limit: int
-    others: int
-
-
 class QuotaBook:
     """The buckets of one node.
 
@@ -124,7 +118,8 @@ class QuotaBook:
 
     def __init__(self, node: str) -> None:
         self._node = node
-        self._nodes: tuple[str, ...] = ()
+        self._rank: int | None = None
+        self._nodes = 0
         self.quotas: dict[str, Quota] = {}
         self._cells: dict[Bucket, Cell] = {}
         self._about: dict[tuple[str, tuple[str, ...], str], tuple[tuple[Quota, str], ...]] = {}
@@ -139,13 +134,14 @@ class QuotaBook:
     def follow(self, quotas: Iterable[Quota], nodes: Iterable[str]) -> None:
         """The mesh has these quotas and these active nodes."""
         self.quotas = {quota.name: quota for quota in quotas}
-        self._nodes = tuple(sorted(nodes))
+        places = ranks(nodes)
+        self._rank, self._nodes = places.get(self._node), len(places)
         self._about = {}
         for bucket, cell in list(self._cells.items()):
             quota = self.quotas.get(bucket.quota)
             amount = 0 if quota is None else quota.amount(bucket.resource)
             if amount:
-                cell.resize(amount, equal_share(amount, self._node, self._nodes))
+                cell.resize(amount, equal_share(amount, self._rank, self._nodes))
             else:
                 del self._cells[bucket]
 
@@ -212,17 +208,22 @@ class QuotaBook:
         self.hurried = False
         for bucket in [bucket for bucket in told if bucket not in self._cells]:
             del told[bucket]
-        news = []
+        news, gone = [], []
         for bucket, cell in self._cells.items():
             use = CellUse(bucket, cell.claimed, cell.wanted(), cell.limit)
             if told.get(bucket) != use:
                 told[bucket] = use
                 news.append(use)
+            elif not bucket.begins and cell.idle:  # the registry knows that, too
+                gone.append(bucket)
+        for bucket in gone:
+            del self._cells[bucket], told[bucket]
         return news
 
-    def take(self, limits: Iterable[CellLimit], *, sent: float, now_ms: int) -> None:
-        """The registry's word, in answer to a report that was sent at monotonic `sent`."""
-        self._leased_until = max(self._leased_until, sent + LEASE_S)
+    def take(self, limits: Iterable[CellLimit], *, sent: float | None, now_ms: int) -> None:
+        """The registry's word, in answer to a report that was sent at monotonic `sent`; None: to none."""
+        if sent is not None:
+            self._leased_until = max(self._leased_until, sent + LEASE_S)
         for one in limits:
             quota = self.quotas.get(one.bucket.quota)
             if quota is None or _over(one.bucket, quota, now_ms):
@@ -261,16 +262,12 @@ class QuotaBook:
             amount = self.quotas[bucket.quota].amount(bucket.resource)
             if not amount or bucket.begins > now_ms + _WINDOWS_AHEAD_MS:
                 return None
-            share = equal_share(amount, self._node, self._nodes)
+            share = equal_share(amount, self._rank, self._nodes)
             cell = self._cells[bucket] = Cell(bucket, amount, share)
         return cell
 
     def _tidy(self, now_ms: int) -> None:
-        gone = [
-            bucket
-            for bucket, cell in self._cells.items()
-            if _over(bucket, self.quotas[bucket.quota], now_ms) or (not bucket.begins and cell.idle)
-        ]
+        gone = [bucket for bucket in self._cells if _over(bucket, self.quotas[bucket.quota], now_ms)]
         for bucket in gone:
             del self._cells[bucket]
 
