@@ -82,9 +82,10 @@ class _Node:
         sequence: Of the last grants that were sent on this stream.
         due: Buckets that it is to be told about.
         cells: Buckets that it reported or was told about.
+        untaken: Of these, those whose last grant it has not said to have taken.
     """
 
-    __slots__ = ("began", "cells", "due", "heard", "open", "sequence")
+    __slots__ = ("began", "cells", "due", "heard", "open", "sequence", "untaken")
 
     def __init__(self) -> None:
         self.open = False
@@ -93,6 +94,7 @@ class _Node:
         self.sequence = 0
         self.due: set[Bucket] = set()
         self.cells: set[Bucket] = set()
+        self.untaken: set[Bucket] = set()
 
 
 class BucketUse(msgspec.Struct, frozen=True):
@@ -132,6 +134,7 @@ class LeaseBook:
         known = self._nodes.setdefault(node, _Node())
         known.open, known.heard, known.sequence = True, now, 0
         known.due.clear()
+        known.untaken.clear()
 
     def closed(self, node: str) -> None:
         """Its stream has ended."""
@@ -178,11 +181,18 @@ class LeaseBook:
             holds = max(min(cell.limit, self._amount(bucket)), holding.used)
             if first:
                 holding.sequence = 0
+                known.untaken.discard(bucket)
             if acknowledged >= holding.sequence:
                 holding.claim, holding.sent = holds, min(cell.limit, self._amount(bucket))
             else:  # what it was sent since may be in force by now
                 holding.claim = max(holding.claim, holds)
             touched.add(bucket)
+        for bucket in [one for one in known.untaken if self._taken(one, node, acknowledged)]:
+            known.untaken.discard(bucket)
+            if bucket not in said:  # nothing changed since but that, or it would have been said
+                holding = self._buckets[bucket][node]
+                holding.claim = max(holding.sent, holding.used)
+                touched.add(bucket)
         known.due |= said.keys()
         for bucket in touched:
             self._settle(bucket, now)
@@ -214,6 +224,7 @@ class LeaseBook:
                 continue
             holding = holdings[node]
             holding.sequence = known.sequence
+            known.untaken.add(bucket)
             others = sum(one.used + one.spent for name, one in holdings.items() if name != node)
             told.append(CellLimit(bucket, holding.sent, others + holding.spent))
         known.due.clear()
@@ -342,10 +353,14 @@ class LeaseBook:
             self._nodes[node].cells.add(bucket)
         return held
 
+    def _taken(self, bucket: Bucket, node: str, acknowledged: int) -> bool:
+        return self._buckets[bucket][node].sequence <= acknowledged
+
     def _tell(self, bucket: Bucket, node: str) -> None:
         self._nodes[node].due.add(bucket)
 
     def _began_anew(self, node: str, known: _Node) -> None:
+        known.untaken.clear()
         for bucket in list(known.cells):
             holding = self._buckets[bucket][node]
             if bucket.begins:
@@ -362,6 +377,7 @@ class LeaseBook:
         if not holding.spent:
             del self._buckets[bucket][node]
             self._nodes[node].cells.discard(bucket)
+            self._nodes[node].untaken.discard(bucket)
             if not self._buckets[bucket]:
                 self._drop(bucket)
 
@@ -369,4 +385,5 @@ class LeaseBook:
         for node in self._buckets.pop(bucket, {}):
             self._nodes[node].cells.discard(bucket)
             self._nodes[node].due.discard(bucket)
+            self._nodes[node].untaken.discard(bucket)
         self._hungry.discard(bucket)

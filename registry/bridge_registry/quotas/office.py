@@ -27,6 +27,7 @@ from bridge_registry.records import RecordFault, pack, unpack
 log = structlog.get_logger()
 
 _TICK_S: Final = 1.0
+_LOOK_S: Final = 0.2  # while it does not lead
 _SAVE_S: Final = 5.0
 _BATCH: Final = 100  # operations of one etcd transaction
 _BATCH_BYTES: Final = 1 << 20
@@ -101,7 +102,7 @@ class QuotaOffice:
                     if str(fault) != said:
                         said = str(fault)
                         log.warning("usage_not_stored", reason=said)
-                await asyncio.sleep(_TICK_S)
+                await asyncio.sleep(_LOOK_S if self._book is None else _TICK_S)
         finally:
             self._end_term()
 
