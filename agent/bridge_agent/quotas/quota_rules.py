@@ -28,9 +28,8 @@ from typing import Final
 import msgspec
 
 from bridge_agent.quotas.cell_rules import Cell
+from bridge_agent.quotas.scope_rules import Scope
 from bridge_core.identity.principal import Principal
-from bridge_core.names import InvalidName, canonical_or_same, display
-from bridge_core.policy.subjects import like, matching
 from bridge_core.quotas import (
     LEASE_S,
     MAX_CELLS,
@@ -121,6 +120,7 @@ class QuotaBook:
         self._rank: int | None = None
         self._nodes = 0
         self.quotas: dict[str, Quota] = {}
+        self._scopes: list[Scope] = []
         self._cells: dict[Bucket, Cell] = {}
         self._about: dict[tuple[str, tuple[str, ...], str], tuple[tuple[Quota, str], ...]] = {}
         self._leased_until = 0.0
@@ -137,6 +137,7 @@ class QuotaBook:
         places = ranks(nodes)
         self._rank, self._nodes = places.get(self._node), len(places)
         self._about = {}
+        self._scopes = [Scope(quota) for quota in self.quotas.values()]
         for bucket, cell in list(self._cells.items()):
             quota = self.quotas.get(bucket.quota)
             amount = 0 if quota is None else quota.amount(bucket.resource)
@@ -153,10 +154,7 @@ class QuotaBook:
             if len(self._about) >= _REMEMBERED:
                 self._about = {}
             found = self._about[key] = tuple(
-                (quota, of)
-                for quota in self.quotas.values()
-                if covers(quota.models, model)
-                for of in counted(quota, who)
+                (one.quota, of) for one in self._scopes if one.covers(model) for of in one.counted(who)
             )
         return found
 
@@ -270,33 +268,6 @@ class QuotaBook:
         gone = [bucket for bucket in self._cells if _over(bucket, self.quotas[bucket.quota], now_ms)]
         for bucket in gone:
             del self._cells[bucket]
-
-
-def covers(patterns: tuple[str, ...], model: str) -> bool:
-    """Whether one of these patterns is about a model of this canonical name; without any, all are."""
-    if not patterns:
-        return True
-    try:
-        short = display(model)
-    except InvalidName:
-        short = model
-    return any(
-        like(pattern.lower(), short) or like(pattern.lower(), model)
-        if "*" in pattern
-        else canonical_or_same(pattern) == model
-        for pattern in patterns
-    )
-
-
-def counted(quota: Quota, who: Principal) -> Iterator[str]:
-    """Of whom a quota counts what somebody uses; nobody where it is not about them."""
-    if quota.per == "group":
-        groups = {
-            group for subject in quota.subjects if subject.kind == "Group" for group in matching(subject, who)
-        }
-        yield from sorted(groups if quota.subjects else who.groups)
-    elif not quota.subjects or any(matching(subject, who) for subject in quota.subjects):
-        yield who.text if quota.per == "client" else ""
 
 
 def _over(bucket: Bucket, quota: Quota, now_ms: int) -> bool:

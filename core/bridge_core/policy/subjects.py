@@ -1,52 +1,81 @@
-"""Whether a subject of a policy or a quota is about somebody: pure.
+"""Whom policies name, and what of it a principal is. Pure.
 
-| subject | is about |
+| subject | is |
 |---|---|
-| User | a client or an admin by its name, a token's subject, `local`; or whoever's whole text it is |
-| Group | whoever belongs to it |
-| Node | a node that asks for itself, and the programs on its loopback |
-| ServiceAccount | a program's identity of Kubernetes, by its name |
+| `User ann` | the client or the admin of this name |
+| `User corp#ann` | `ann` of the identity provider `corp` |
+| `Group staff` | whoever belongs to it |
+| `Node node1` | that node itself, and whoever calls its loopback listener |
+| `ServiceAccount cluster#default:web` | `web` in the namespace `default`, by tokens of `cluster` |
+
+A service account is a User as well, by its whole name: `cluster#system:serviceaccount:default:web`.
+`*` stands for any characters; but of a User it does not go over the `#`, so that `a*` names clients and
+admins alone: whom a provider calls what is not this mesh's to say. `*` alone is every one of its kind.
 """
 
 from __future__ import annotations
 
-from bridge_core.identity.principal import LOCAL_TEXT, Principal
-from bridge_core.policy.statements import Subject
+from collections.abc import Iterable
+from typing import Final
+
+from bridge_core.identity.principal import Principal
+from bridge_core.policy.globs import ANY, Glob
+from bridge_core.policy.statements import Subject, SubjectKind
+
+_OF_PROVIDER: Final = "#"
+_PROVIDED: Final = frozenset({"User", "ServiceAccount"})
+_SERVICE_ACCOUNT: Final = "system:serviceaccount:"
 
 
-def matches(subject: Subject, who: Principal) -> bool:
-    """Whether `subject` is about `who`; in its name `*` stands for any characters."""
-    return matching(subject, who) != ()
+class Subjects:
+    """Whom one policy is about."""
+
+    __slots__ = ("_exact", "_patterns")
+
+    def __init__(self, named: Iterable[Subject]) -> None:
+        named = tuple(named)
+        self._exact = {(one.kind, one.name) for one in named if ANY not in one.name}
+        self._patterns = [_Pattern(one) for one in named if ANY in one.name]
+
+    def include(self, identities: Iterable[tuple[SubjectKind, str]]) -> bool:
+        """Whether any of what a principal is, is named."""
+        if not self._exact.isdisjoint(identities):
+            return True
+        return any(one.matches(kind, name) for one in self._patterns for kind, name in identities)
 
 
-def matching(subject: Subject, who: Principal) -> tuple[str, ...]:
-    """The names by which `subject` is about `who`: of a Group, each group of theirs that it names."""
-    kind, pattern = subject.kind, subject.name
-    if kind == "Group":
-        return tuple([group for group in who.groups if like(pattern, group)])
-    if kind == "Node":
-        found = who.kind in ("node", "local") and like(pattern, who.name)
-    elif kind == "ServiceAccount":
-        found = who.service_account and like(pattern, who.name)
-    elif who.kind == "local":  # its name is its node's
-        found = like(pattern, LOCAL_TEXT)
-    else:
-        found = who.kind != "node" and (like(pattern, who.name) or like(pattern, who.text))
-    return (who.name,) if found else ()
+class _Pattern:
+    __slots__ = ("_before", "_behind", "_kind")
 
+    def __init__(self, subject: Subject) -> None:
+        self._kind = subject.kind
+        name, mark, behind = subject.name, "", ""
+        if subject.kind in _PROVIDED and name != ANY:
+            name, mark, behind = name.partition(_OF_PROVIDER)
+        self._before = Glob(name)
+        self._behind = Glob(behind) if mark else None
 
-def like(pattern: str, text: str) -> bool:
-    """Whether `text` is what `pattern` says, in which `*` stands for any characters. Linear in both."""
-    first, *rest = pattern.split("*")
-    if not rest:
-        return pattern == text
-    last = rest.pop()
-    if len(text) < len(first) + len(last) or not (text.startswith(first) and text.endswith(last)):
-        return False
-    at, end = len(first), len(text) - len(last)
-    for part in rest:  # each as early as it can be: what comes after then has the most room
-        found = text.find(part, at, end)
-        if found < 0:
+    def matches(self, kind: SubjectKind, name: str) -> bool:
+        if kind != self._kind:
             return False
-        at = found + len(part)
-    return True
+        if kind not in _PROVIDED or (self._before.pattern == ANY and self._behind is None):
+            return self._before.matches(name)
+        provider, mark, subject = name.partition(_OF_PROVIDER)
+        if self._behind is None:
+            return not mark and self._before.matches(name)
+        return bool(mark) and self._before.matches(provider) and self._behind.matches(subject)
+
+
+def identities(who: Principal) -> tuple[tuple[SubjectKind, str], ...]:
+    """Everything that a principal is to a policy."""
+    own: list[tuple[SubjectKind, str]] = [("Group", group) for group in who.groups]
+    if who.kind in {"node", "local"}:
+        own.append(("Node", who.name))
+    elif who.kind == "user":
+        own.append(("User", who.text))
+        provider, mark, subject = who.text.partition(_OF_PROVIDER)
+        if who.service_account and subject.startswith(_SERVICE_ACCOUNT):
+            own.append(("ServiceAccount", f"{provider}{mark}{subject.removeprefix(_SERVICE_ACCOUNT)}"))
+    elif _OF_PROVIDER not in who.name:  # else a client could be called as somebody of a provider is
+        own.append(("User", who.name))
+    return tuple(own)

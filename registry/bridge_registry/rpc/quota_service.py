@@ -84,7 +84,7 @@ class QuotaAdminService(rpc.QuotaAdminServicer):
 
     async def Usage(self, request: pb.UsageRequest, context: Context) -> pb.UsageResponse:
         """See quota.proto."""
-        async with self._gate.admit(context, "admin"):
+        async with self._gate.admit(context, "admin", role="viewer"):
             found = self._office.usage(
                 principal=request.principal,
                 group=request.group,
@@ -109,7 +109,7 @@ class QuotaAdminService(rpc.QuotaAdminServicer):
 
     async def Use(self, request: pb.QuotaUseRequest, context: Context) -> pb.QuotaUseResponse:
         """See quota.proto."""
-        async with self._gate.admit(context, "admin"):
+        async with self._gate.admit(context, "admin", role="viewer"):
             return pb.QuotaUseResponse(
                 buckets=[
                     pb.BucketUse(
