@@ -62,6 +62,7 @@ from bridge_agent.telemetry import past
 from bridge_agent.telemetry.audit import AuditLog
 from bridge_agent.telemetry.load_reporter import LoadReporter
 from bridge_agent.telemetry.metrics import metrics_page
+from bridge_agent.telemetry.quota_metrics import QuotaFigures
 from bridge_agent.telemetry.tally import BackendTally
 from bridge_core.addresses import join_address, split_address
 from bridge_core.http1 import Request, coroutine_app
@@ -359,6 +360,7 @@ class Agent:
             tally=self._tally,
             audit=self._audit,
             ancillaries=self._ancillaries,
+            quotas=QuotaFigures(self._meter, lambda: self._leasing.leased),
             concerns=self._concerns,
             last_use=self._last_use,
             links=self._links,
