@@ -168,7 +168,11 @@ class LeaseBook:
         if began != known.began:
             self._began_anew(node, known)
             known.began = began
-        said = {cell.bucket: cell for cell in cells if self._takes(cell.bucket, known, now_ms)}
+        said: dict[Bucket, CellUse] = {}
+        for cell in cells:
+            if self._takes(cell.bucket, known, now_ms):
+                said[cell.bucket] = cell
+                known.cells.add(cell.bucket)
         if first:
             for bucket in known.cells - said.keys():
                 self._buckets[bucket][node].claim = self._share(bucket, node)
@@ -176,7 +180,6 @@ class LeaseBook:
                 touched.add(bucket)
         for bucket, cell in said.items():
             holding = self._holding(bucket, node)
-            known.cells.add(bucket)
             holding.used, holding.wanted = min(cell.used, _MOST), min(cell.wanted, _MOST)
             holds = max(min(cell.limit, self._amount(bucket)), holding.used)
             if first:
