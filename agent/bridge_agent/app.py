@@ -54,12 +54,15 @@ from bridge_agent.membership.revocation import Revocations
 from bridge_agent.membership.subscription import SnapshotSubscription
 from bridge_agent.peers.hop import VARYING
 from bridge_agent.peers.upstreams import Upstreams
+from bridge_agent.quotas.leasing import QuotaLeasing
+from bridge_agent.quotas.meter import Meter
 from bridge_agent.reports import Reports
 from bridge_agent.routing.view import MeshView, Target
 from bridge_agent.telemetry import past
 from bridge_agent.telemetry.audit import AuditLog
 from bridge_agent.telemetry.load_reporter import LoadReporter
 from bridge_agent.telemetry.metrics import metrics_page
+from bridge_agent.telemetry.quota_metrics import QuotaFigures
 from bridge_agent.telemetry.tally import BackendTally
 from bridge_core.addresses import join_address, split_address
 from bridge_core.http1 import Request, coroutine_app
@@ -151,6 +154,7 @@ class Agent:
                 "watchdog": self._notifier.keep_alive,
                 "peers": self._gateway.watch_peers,
                 "load-reports": self._reporter.run,
+                "quotas": self._leasing.run,
                 "rollout-probes": self._prober.run,
                 "isolation": self._launcher.run,
                 "gpus": self._keeper.run,
@@ -216,6 +220,8 @@ class Agent:
             refused=self._not_a_member,
         )
         self._reporter = LoadReporter(registries, self._load, rng)
+        self._meter = Meter(config.name, self._view)
+        self._leasing = QuotaLeasing(registries, self._meter, rng)
 
     def _make_engines(self) -> None:
         config, root = self._config, self._state.root
@@ -287,6 +293,7 @@ class Agent:
             self._view,
             self._upstreams,
             self._requests,
+            meter=self._meter,
             authenticator=authenticator,
             tokens=self._tokens,
         )
@@ -353,6 +360,7 @@ class Agent:
             tally=self._tally,
             audit=self._audit,
             ancillaries=self._ancillaries,
+            quotas=QuotaFigures(self._meter, lambda: self._leasing.leased),
             concerns=self._concerns,
             last_use=self._last_use,
             links=self._links,

@@ -23,6 +23,7 @@ from bridge_agent.routing.view import MeshView
 from bridge_agent.status_report import AgentReport, CertificateReport, SnapshotReport, instance_reports
 from bridge_agent.telemetry.audit import AuditLog
 from bridge_agent.telemetry.metrics import Sources
+from bridge_agent.telemetry.quota_metrics import QuotaFigures
 from bridge_agent.telemetry.tally import BackendTally
 from bridge_core.tls import TlsIdentity
 
@@ -42,6 +43,7 @@ class Reports:
         tally: What became of requests, by backend.
         audit: What was written and lost.
         ancillaries: Which tasks failed.
+        quotas: What callers use of theirs.
         concerns: What an operator should look at.
         last_use: When clients last called.
         links: Whether what the agent depends on answers.
@@ -62,6 +64,7 @@ class Reports:
         tally: BackendTally,
         audit: AuditLog,
         ancillaries: Ancillaries,
+        quotas: QuotaFigures,
         concerns: Concerns,
         last_use: LastUse,
         links: Callable[[], tuple[LinkReport, ...]],
@@ -78,6 +81,7 @@ class Reports:
         self._tally = tally
         self._audit = audit
         self._ancillaries = ancillaries
+        self._quotas = quotas
         self._concerns = concerns
         self._last_use = last_use
         self._links = links
@@ -164,4 +168,5 @@ class Reports:
             gpus=self._isolation.gpus,
             domains=self._isolation.domains,
             task_faults=lambda: self._ancillaries.faults,
+            quotas=self._quotas,
         )

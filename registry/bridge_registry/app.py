@@ -43,6 +43,7 @@ from bridge_registry.leadership import Leadership
 from bridge_registry.membership.load_book import LoadReports
 from bridge_registry.options import RegistryOptions
 from bridge_registry.publication.publisher import Publisher
+from bridge_registry.quotas.office import QuotaOffice
 from bridge_registry.records import Candidate
 from bridge_registry.restore import Restorer
 from bridge_registry.rollouts.controller import RolloutController
@@ -51,11 +52,13 @@ from bridge_registry.rpc.clients_service import ClientsService
 from bridge_registry.rpc.enrolment_service import EnrolmentService
 from bridge_registry.rpc.gate import Gate
 from bridge_registry.rpc.mesh_service import MeshService
+from bridge_registry.rpc.quota_service import QuotaAdminService, QuotaService
 from bridge_registry.rpc.tls_front import TlsFront
 from bridge_registry.store_memory import HINT, StoreMemory
 from bridge_registry.traffic.config_desk import ConfigDesk
 from bridge_registry.traffic.directory_watch import DirectoryWatch
 from bridge_registry.upkeep import Upkeep
+from bridge_wire.v1 import quota_pb2_grpc
 from bridge_wire.v1 import registry_pb2_grpc as rpc
 from bridge_wire.v1.clients_pb2_grpc import add_ClientsServicer_to_server
 
@@ -92,6 +95,7 @@ class Registry:
         admin_port: The admin listener's.
         publisher: What is known of the mesh, and published.
         rollouts: Moves them on.
+        quotas: Lends them, and keeps what was used.
         mesh_config_watch: Applies the folder of `--mesh-config`; None without one.
         started: Set when both listen.
     """
@@ -158,6 +162,7 @@ class Registry:
         )
         self._clients = ClientsService(gate, clients, admins, lambda name: load.clients.get(name, 0))
         self._key_sets = KeySetKeeper(store, self._leadership, table, fetch_key_set, time.time)
+        self.quotas = QuotaOffice(store, self._leadership, lambda: hub.current)
         self._services = (
             EnrolmentService(
                 gate, enroller, hub, settings.advertised_guards, trust_domain=domain, clock=time.time
@@ -178,6 +183,8 @@ class Registry:
                 standing=self._standing,
                 restorer=restorer,
             ),
+            QuotaService(gate, self.quotas),
+            QuotaAdminService(gate, self.quotas),
         )
         self.mesh_config_watch = (
             DirectoryWatch(settings.mesh_config, self._config, self._leadership.leads)
@@ -209,6 +216,8 @@ class Registry:
         rpc.add_MeshServicer_to_server(self._services[1], server)  # type: ignore[no-untyped-call]  # generated
         rpc.add_AdminServicer_to_server(self._services[2], server)  # type: ignore[no-untyped-call]  # generated
         add_ClientsServicer_to_server(self._clients, server)  # type: ignore[no-untyped-call]  # generated
+        quota_pb2_grpc.add_QuotasServicer_to_server(self._services[3], server)  # type: ignore[no-untyped-call]  # generated
+        quota_pb2_grpc.add_QuotaAdminServicer_to_server(self._services[4], server)  # type: ignore[no-untyped-call]  # generated
         server.add_insecure_port(self._front.inner_target)
         admin: http1.Server | None = None
         try:
@@ -238,6 +247,7 @@ class Registry:
                 group.create_task(self._upkeep.run()),
                 group.create_task(self.rollouts.run(), name="rollouts"),
                 group.create_task(self._key_sets.run(), name="key-sets"),
+                group.create_task(self.quotas.run(), name="quotas"),
                 group.create_task(
                     upkeep.renew_own_certificates(self.settings.pki, self.settings.all_hosts, self._identity)
                 ),

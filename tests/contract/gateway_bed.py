@@ -18,6 +18,7 @@ from bridge_agent.gateway.config import Authorize, GatewayConfig, ListenerKind, 
 from bridge_agent.gateway.gateway import Gateway
 from bridge_agent.peers.hop import VARYING
 from bridge_agent.peers.upstreams import Upstreams
+from bridge_agent.quotas.meter import Meter
 from bridge_agent.routing.view import MeshView
 from bridge_core.clients import ApiKey, Client
 from bridge_core.http1 import Headers, Pool, Server, serve
@@ -180,9 +181,10 @@ async def mesh(
     *,
     authorize: Authorize = allow_all,
     policy: RoutePolicy | None = None,
+    meters: dict[str, Meter] | None = None,
     **config: Any,
 ) -> AsyncIterator[Bed]:
-    """A running mesh of one node an engine."""
+    """A running mesh of one node an engine; `meters` is filled with a meter of each node."""
     bed = Bed()
     config.setdefault("resume", None)  # what dies stays dead, unless a test is about the opposite
     if policy is not None:
@@ -196,8 +198,17 @@ async def mesh(
             upstreams = Upstreams(view, tls)
             settings = GatewayConfig(node=name, host_name="bed-host", **config)
             authenticator = Authenticator(view, name, bed.secrets)
+            meter = None
+            if meters is not None:
+                meter = meters[name] = Meter(name, view)
             gateway = Gateway(
-                settings, view, upstreams, group, authorize=authorize, authenticator=authenticator
+                settings,
+                view,
+                upstreams,
+                group,
+                authorize=authorize,
+                authenticator=authenticator,
+                meter=meter,
             )
             local = await serve(
                 gateway.http_app(ListenerKind.LOCAL),

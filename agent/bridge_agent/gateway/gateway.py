@@ -48,6 +48,7 @@ from bridge_agent.gateway.unknown import unknown_model
 from bridge_agent.peers.hop import PRIORITY, REQUEST_ID
 from bridge_agent.peers.pulse import PulseWatch
 from bridge_agent.peers.upstreams import Upstreams
+from bridge_agent.quotas.meter import Meter
 from bridge_agent.routing.admission_rules import PRIORITIES, Priority
 from bridge_agent.routing.choose import MAX_CANDIDATES
 from bridge_agent.routing.view import MeshView, Target
@@ -96,6 +97,7 @@ class Gateway:
         upstreams: Links to engines and peers; closed by whoever made them.
         group: Where the tasks of slow routes run.
         authorize: Whether a caller may do what it asks.
+        meter: Counts what callers use, and refuses what is beyond their quotas; None: nobody does.
         authenticator: Says who asks at the client listeners; None: one without the mesh's secrets.
         tokens: Proves users whom other nodes forward for; the authenticator's.
         now: Monotonic seconds.
@@ -109,6 +111,7 @@ class Gateway:
         group: asyncio.TaskGroup,
         *,
         authorize: Authorize = allow_all,
+        meter: Meter | None = None,
         authenticator: Authenticator | None = None,
         tokens: TokenBook | None = None,
         now: Callable[[], float] = monotonic,
@@ -117,6 +120,7 @@ class Gateway:
         self._state = GatewayState(
             config, view, upstreams, group, authorize=authorize, tokens=tokens, now=now
         )
+        self._state.meter = meter
         self._group = group
         self._lingering = Lingering(self._state.admission, view, upstreams, group)
         self._state.admission.watch = self._lingering.watch

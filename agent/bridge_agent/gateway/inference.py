@@ -2,7 +2,8 @@
 
 No task and no await. Order of events of one request:
 
-    infer -> body_of -> peek -> authorize -> choose -> RoutedRequest -> Attempt (-> Attempt …) -> settle
+    infer -> body_of -> peek -> authorize -> choose -> admit
+          -> RoutedRequest -> Attempt (-> Attempt …) -> settle
 """
 
 from __future__ import annotations
@@ -16,8 +17,10 @@ from bridge_agent.gateway import fanout
 from bridge_agent.gateway.arrival import Arrival
 from bridge_agent.gateway.asked import AskedBody
 from bridge_agent.gateway.attempt import SESSION
+from bridge_agent.gateway.config import ListenerKind
 from bridge_agent.gateway.keep_alive import KeptAliveExchange
 from bridge_agent.gateway.peek import BadBody, Peek, Shape, peek
+from bridge_agent.gateway.quota_gate import admit
 from bridge_agent.gateway.reading import (
     SPECIAL,
     LargeBody,
@@ -94,6 +97,13 @@ def infer(state: GatewayState, arrival: Arrival, route: HttpRoute, read: LargeBo
         decision = _choose(state, arrival, name, peeked)
         if not decision.candidates and not _may_begin(state, arrival, route, peeked.model, decision=decision):
             return
+    ticket, meter = None, state.meter
+    if meter is not None and hop is None and route.kind is Kind.INFER:  # what nobody has is not counted
+        caller = arrival.caller
+        if not meter.quiet or caller.listener is not ListenerKind.LOCAL:
+            ticket = admit(state, meter, arrival, route, name=name, peeked=peeked, decision=decision)
+            if ticket is None:
+                return
     asked = AskedBody(name, body, peeked.stream, packed)
     if read is not None:
         asked.shortened = read.shortened
@@ -120,6 +130,7 @@ def infer(state: GatewayState, arrival: Arrival, route: HttpRoute, read: LargeBo
             deadline = limit if deadline is None else min(limit, deadline)
     life = RequestLife(decision.candidates, deadline, policy.retries, spare)
     request = RoutedRequest(state, arrival, route, asked, decision=decision, life=life)
+    request.ticket = ticket
     if read is None or packed or not decision.candidates or decision.candidates[0].local:
         request.begin()
     else:

@@ -33,6 +33,7 @@ def note(
     *,
     model: str = "",
     decision: Decision | None = None,
+    quota: str = "",
 ) -> None:
     """Writes the record of a request that went to no instance: a list, or a refusal."""
     exchange = arrival.exchange
@@ -57,6 +58,7 @@ def note(
             (),
             len(exchange.request.body),
             exchange.sent,
+            quota=quota,
         )
     )
 

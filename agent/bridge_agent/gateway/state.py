@@ -18,6 +18,7 @@ from bridge_agent.gateway.config import Authorize, Caller, GatewayConfig, Listen
 from bridge_agent.gateway.counters import GatewayCounters
 from bridge_agent.gateway.ports import StreamKeeper
 from bridge_agent.peers.upstreams import Upstreams
+from bridge_agent.quotas.meter import Meter
 from bridge_agent.routing.choose import Decision, Load
 from bridge_agent.routing.health_rules import HealthBook, retry_allowed
 from bridge_agent.routing.load_rules import LoadBook
@@ -46,6 +47,7 @@ class GatewayState:
         retrying: Requests that were tried again or hedged, and are not over.
         draining: This node's engines get no new work.
         keeper: Who continues streams that died; None: nobody.
+        meter: Who counts what callers use and refuses what is beyond their quotas; None: nobody.
         on_record: Told of each request when it is over.
         on_progress: Told of instance and model now and then while an own engine's answer streams.
         node_spoke: Told of a node whose long answer goes on.
@@ -83,6 +85,7 @@ class GatewayState:
         self.on_progress: Callable[[str, str], None] | None = None
         self.node_spoke: Callable[[str], None] | None = None
         self.keeper: StreamKeeper | None = None
+        self.meter: Meter | None = None
         self.draining = False
         self.node = config.node.encode()
         self.callers = Callers(view, tokens)
