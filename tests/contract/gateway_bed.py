@@ -14,7 +14,7 @@ from typing import Any
 
 from bridge_agent.authentication.authenticator import Authenticator
 from bridge_agent.authentication.mesh_secrets import MeshSecrets
-from bridge_agent.gateway.config import Authorize, GatewayConfig, ListenerKind, allow_all
+from bridge_agent.gateway.config import GatewayConfig, ListenerKind
 from bridge_agent.gateway.gateway import Gateway
 from bridge_agent.peers.hop import VARYING
 from bridge_agent.peers.upstreams import Upstreams
@@ -25,6 +25,7 @@ from bridge_core.http1 import Headers, Pool, Server, serve
 from bridge_core.identity import SpiffeId
 from bridge_core.identity import certificates as x
 from bridge_core.identity.api_keys import PEPPER, RANDOM_BYTES, Pepper, id_of, mint
+from bridge_core.policy.statements import AccessPolicy, Resource, Subject
 from bridge_core.snapshot import (
     Entry,
     Instance,
@@ -44,6 +45,13 @@ AUTHORITY = x.create_authority(DOMAIN, now=time.time(), ttl_s=3600)
 
 SECRET = bytes(range(32))
 """The mesh's pepper."""
+# What a node's own programs change at other nodes takes a policy; most tests are about something else.
+NEIGHBOURS = AccessPolicy(
+    "neighbours",
+    (Subject("Node", "*"),),
+    (Resource(("Node",), ("*",)),),
+    ("pull", "push", "create", "copy", "delete"),
+)
 
 
 def api_key(name: str) -> str:
@@ -140,6 +148,7 @@ class Bed:
         self.entries: dict[str, bytes] = {
             "mesh": encode_entry(MeshConfig(trust_domain=DOMAIN)),
             "client/alice": encode_entry(Client("alice")),
+            "policy/neighbours": encode_entry(NEIGHBOURS),
         }
         self.secrets = MeshSecrets()
         self.secrets.take({PEPPER: SECRET})
@@ -179,7 +188,6 @@ async def mesh(
     folder: Path,
     engines: dict[str, RecordedEngine],
     *,
-    authorize: Authorize = allow_all,
     policy: RoutePolicy | None = None,
     meters: dict[str, Meter] | None = None,
     **config: Any,
@@ -201,15 +209,7 @@ async def mesh(
             meter = None
             if meters is not None:
                 meter = meters[name] = Meter(name, view)
-            gateway = Gateway(
-                settings,
-                view,
-                upstreams,
-                group,
-                authorize=authorize,
-                authenticator=authenticator,
-                meter=meter,
-            )
+            gateway = Gateway(settings, view, upstreams, group, authenticator=authenticator, meter=meter)
             local = await serve(
                 gateway.http_app(ListenerKind.LOCAL),
                 name="local",

@@ -324,6 +324,8 @@ class RoutedRequest:
             return False
         if self.life.phase is not Phase.ANSWERED:
             return False
+        if self.arrival.verdict is not None and self.arrival.verdict.by_node:
+            return False  # where it may go on is not said by what it was allowed
         self._rest = keeper.take_over(self, target, reason)
         silent = reason == "stalled"
         if not self.life.died(attempt.tried, message, silent=silent, continuable=self._rest is not None):
@@ -490,5 +492,7 @@ class RoutedRequest:
                 tokens,
                 prompt_tokens=prompt_tokens,
                 quota=quota,
+                rule=arrival.rule,
+                shadowed=arrival.shadowed,
             )
         )

@@ -12,9 +12,10 @@ from time import monotonic
 from typing import Final
 
 from bridge_agent.authentication.token_book import TokenBook
+from bridge_agent.gateway.access import Access
 from bridge_agent.gateway.admission import Admission
 from bridge_agent.gateway.callers import Callers
-from bridge_agent.gateway.config import Authorize, Caller, GatewayConfig, ListenerKind, RequestRecord
+from bridge_agent.gateway.config import Caller, GatewayConfig, ListenerKind, RequestRecord
 from bridge_agent.gateway.counters import GatewayCounters
 from bridge_agent.gateway.ports import StreamKeeper
 from bridge_agent.peers.upstreams import Upstreams
@@ -60,7 +61,6 @@ class GatewayState:
         upstreams: Upstreams,
         group: asyncio.TaskGroup,
         *,
-        authorize: Authorize,
         tokens: TokenBook,
         now: Callable[[], float] = monotonic,
     ) -> None:
@@ -70,7 +70,6 @@ class GatewayState:
         self.group = group
         # Of its own: what the default one does may wait for names and files.
         self.bodies = ThreadPoolExecutor(2, "bodies")
-        self.authorize = authorize
         self.now = now
         self.counters = GatewayCounters()
         self.health = HealthBook()
@@ -89,6 +88,7 @@ class GatewayState:
         self.draining = False
         self.node = config.node.encode()
         self.callers = Callers(view, tokens)
+        self.access = Access(view, config.node)
         self._made: dict[str, tuple[Target, float]] = {}
         self._prefix = secrets.token_hex(6)
         self._sequence = 0
