@@ -48,11 +48,11 @@ def decide(policies: list[Any], default_effect: str, local_listener: str, asked:
     policies = sorted(policies, key=lambda one: one.name)
     in_force = [one for one in policies if not one.shadow]
     allowed, policy, by_node = _by(in_force, default_effect, local_listener, asked)
-    shadowed = []
-    if allowed and policy != "maybe":
-        for one in policies:
-            if one.shadow and not _sure_by([*in_force, one], default_effect, local_listener, asked, policy):
-                shadowed.append(one.name)
+    shadowed = [
+        one.name
+        for one in policies
+        if allowed and one.shadow and _would_refuse(one, asked, by_default=not policy)
+    ]
     return Opinion(allowed, policy, tuple(shadowed), by_node)
 
 
@@ -78,16 +78,12 @@ def _by(
     return False, "", False
 
 
-def _sure_by(
-    policies: list[Any], default_effect: str, local_listener: str, asked: Question, before: str
-) -> bool:
-    """Whether it stays allowed with one more policy, which has its effect only where it is sure of it."""
-    *_, added = policies
-    if added.effect == "Deny":
-        return _holds(added, asked) is not True
-    if before or asked.kind == "admin" or not _closed([added], asked):
-        return True
-    return _holds(added, asked) is not False
+def _would_refuse(policy: Any, asked: Question, *, by_default: bool) -> bool:
+    """Whether one in shadow surely would have, put in force: by what it denies, or by closing a model."""
+    if policy.effect == "Deny":
+        return _holds(policy, asked) is True
+    closes = by_default and asked.kind != "admin" and _closed([policy], asked)
+    return closes and _holds(policy, asked) is False
 
 
 def _closed(policies: list[Any], asked: Question) -> bool:
