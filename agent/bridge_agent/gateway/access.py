@@ -14,17 +14,17 @@ import msgspec
 
 from bridge_agent.gateway.arrival import Arrival
 from bridge_agent.gateway.asked_facts import facts_of
-from bridge_agent.gateway.config import Caller
 from bridge_agent.gateway.peek import Peek
 from bridge_agent.routing.choose import Decision
 from bridge_agent.routing.view import Index, MeshView, Skipped, Target
+from bridge_core.identity.principal import Principal
 from bridge_core.names import canonical_or_same
 from bridge_core.policy.engine import PolicyBook, Rights, Verdict
 from bridge_core.policy.facts import node_facts
 from bridge_core.policy.statements import Action, ResourceKind
 from bridge_core.snapshot import Snapshot
 
-_MOST: Final = 4096  # callers that are remembered
+_MOST: Final = 4096  # principals that are remembered
 _ELSEWHERE: Final = "policies do not let the caller use it there"
 
 
@@ -44,8 +44,7 @@ class Access:
         self._snapshot = view.current
         self._book = _book(view.current)
         self._source = view.current.policies
-        # By the caller's identity: it is made once for all of its requests, and kept alive here.
-        self._rights: dict[int, tuple[Caller, Rights]] = {}
+        self._rights: dict[tuple[str, str], Rights] = {}
 
     def verdict(
         self,
@@ -65,7 +64,7 @@ class Access:
             peeked: What it asks for, where its body was read.
             kind: Of what it is done to.
         """
-        rights = self.rights(arrival.caller)
+        rights = self.rights(arrival.caller.who)
         verdict = rights.settled(action, kind, name)
         if verdict is None:
             node = node_facts(self._node, self._labels(self._node)) if arrival.over_hop else None
@@ -76,14 +75,16 @@ class Access:
         """Whether a model of a canonical name is in the lists that a caller gets."""
         return lambda name: self.verdict(arrival, "list", name).allowed
 
-    def rights(self, caller: Caller) -> Rights:
-        """What a caller may do."""
+    def rights(self, who: Principal) -> Rights:
+        """What somebody may do."""
         if self._view.current is not self._snapshot or len(self._rights) >= _MOST:
             self._follow()
-        known = self._rights.get(id(caller))
-        if known is None or known[0] is not caller:
-            known = self._rights[id(caller)] = caller, self._book.rights(caller.who)
-        return known[1]
+        key = who.text, who.name
+        known = self._rights.get(key)
+        # Of one name they may differ: another token of a user may say other groups.
+        if known is None or (known.who is not who and known.who != who):
+            known = self._rights[key] = self._book.rights(who)
+        return known
 
     def _follow(self) -> None:
         snapshot = self._snapshot = self._view.current
@@ -114,7 +115,7 @@ class Access:
         self, arrival: Arrival, action: Action, name: str, peeked: Peek | None, targets: Iterable[Target]
     ) -> tuple[Target, ...]:
         """Of these, those on nodes where policies let the caller do something."""
-        rights, now = self.rights(arrival.caller), self._clock()
+        rights, now = self.rights(arrival.caller.who), self._clock()
         found = []
         for target in targets:
             node = node_facts(target.node, self._labels(target.node))

@@ -13,6 +13,7 @@ Rules:
    effect. What else holds within one is in `node_class_checks`.
 8. No two IdentityProviders have the same issuer. What else holds within one is in
    `identity_provider_checks`.
+9. What holds within a ModelAccessPolicy is in `access_policy_checks`.
 10. No two Quotas are about the same in the same window. What else holds within one is in `quota_checks`.
 """
 
@@ -21,12 +22,18 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Final
 
-from bridge_core.config import identity_provider_checks, node_class_checks, quota_checks
+from bridge_core.config import (
+    access_policy_checks,
+    identity_provider_checks,
+    node_class_checks,
+    quota_checks,
+)
 from bridge_core.config.documents import (
     Document,
     Fault,
     IdentityProviderDocument,
     MeshDocument,
+    ModelAccessPolicyDocument,
     ModelRouteDocument,
     ModelRouteSpec,
     NodeClassDocument,
@@ -60,6 +67,11 @@ def cross_check(
             faults += _identity_provider(document, document.parsed, [*beside, *documents])
         elif isinstance(document.parsed, QuotaDocument):
             faults += _quota(document, document.parsed, [*beside, *documents])
+        elif isinstance(document.parsed, ModelAccessPolicyDocument):
+            faults += [
+                document.fault(f"spec.{path}", message)
+                for path, message in access_policy_checks.faults(document.parsed.spec)
+            ]
     # An applied route may become wrong by a new one beside it; the new document is to blame.
     new = {document.key for document in documents}
     faults += [
