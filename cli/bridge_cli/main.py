@@ -15,6 +15,7 @@ from bridge_cli import (
     client_commands,
     hindsight_commands,
     models_command,
+    policy_commands,
     quota_commands,
     restore_command,
     status_commands,
@@ -148,6 +149,7 @@ app.add_typer(contexts, name="context")
 admin_commands.register(app)
 app.add_typer(client_commands.clients, name="client")
 app.add_typer(admins_commands.admins, name="admin")
+policy_commands.register(app)
 quota_commands.register(app)
 traffic_commands.register(app)
 restore_command.register(app)

@@ -52,6 +52,8 @@ from bridge_registry.rpc.clients_service import ClientsService
 from bridge_registry.rpc.enrolment_service import EnrolmentService
 from bridge_registry.rpc.gate import Gate
 from bridge_registry.rpc.mesh_service import MeshService
+
+from bridge_registry.rpc.policies_service import PoliciesService
 from bridge_registry.rpc.quota_service import QuotaAdminService, QuotaService
 from bridge_registry.rpc.tls_front import TlsFront
 from bridge_registry.store_memory import HINT, StoreMemory
@@ -61,6 +63,7 @@ from bridge_registry.upkeep import Upkeep
 from bridge_wire.v1 import quota_pb2_grpc
 from bridge_wire.v1 import registry_pb2_grpc as rpc
 from bridge_wire.v1.clients_pb2_grpc import add_ClientsServicer_to_server
+from bridge_wire.v1.policy_pb2_grpc import add_PoliciesServicer_to_server
 
 log = structlog.get_logger()
 
@@ -163,6 +166,7 @@ class Registry:
         self._clients = ClientsService(gate, clients, admins, lambda name: load.clients.get(name, 0))
         self._key_sets = KeySetKeeper(store, self._leadership, table, fetch_key_set, time.time)
         self.quotas = QuotaOffice(store, self._leadership, lambda: hub.current)
+        self._policies = PoliciesService(gate, table, hub, domain, time.time)
         self._services = (
             EnrolmentService(
                 gate, enroller, hub, settings.advertised_guards, trust_domain=domain, clock=time.time
@@ -218,6 +222,7 @@ class Registry:
         add_ClientsServicer_to_server(self._clients, server)  # type: ignore[no-untyped-call]  # generated
         quota_pb2_grpc.add_QuotasServicer_to_server(self._services[3], server)  # type: ignore[no-untyped-call]  # generated
         quota_pb2_grpc.add_QuotaAdminServicer_to_server(self._services[4], server)  # type: ignore[no-untyped-call]  # generated
+        add_PoliciesServicer_to_server(self._policies, server)  # type: ignore[no-untyped-call]  # generated
         server.add_insecure_port(self._front.inner_target)
         admin: http1.Server | None = None
         try:

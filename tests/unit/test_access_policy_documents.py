@@ -29,7 +29,7 @@ def a_policy(**given: str) -> str:
     spec = "\n".join(f"  {key}: {value}" for key, value in parts.items())
     return (
         "apiVersion: security.deepseek.io/v1\nkind: ModelAccessPolicy\nmetadata: {name: p}\n"
-         f"spec:\n{spec}\n"
+        f"spec:\n{spec}\n"
     )
 
 
