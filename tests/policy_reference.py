@@ -24,6 +24,7 @@ class Question:
     name: str
     groups: tuple[str, ...]
     attributes: dict[str, str]
+    role: str  # an admin's
     service_account: str  # its ServiceAccount name, or ""
     action: str
     resource: str
@@ -68,9 +69,7 @@ def _by(
     for name, answer in allows:
         if answer is True:
             return True, name, by_node
-    if asked.kind == "admin" or (
-        not _closed(policies, asked) and _default(default_effect, local_listener, asked)
-    ):
+    if _by_role(asked) or (not _closed(policies, asked) and _default(default_effect, local_listener, asked)):
         return True, "", by_node
     for name, answer in allows:
         if answer is UNKNOWN:
@@ -82,7 +81,7 @@ def _would_refuse(policy: Any, asked: Question, *, by_default: bool) -> bool:
     """Whether one in shadow surely would have, put in force: by what it denies, or by closing a model."""
     if policy.effect == "Deny":
         return _holds(policy, asked) is True
-    closes = by_default and asked.kind != "admin" and _closed([policy], asked)
+    closes = by_default and not _by_role(asked) and _closed([policy], asked)
     return closes and _holds(policy, asked) is False
 
 
@@ -93,6 +92,12 @@ def _closed(policies: list[Any], asked: Question) -> bool:
         one.effect == "Allow" and {"predict", "embed", "*"} & set(one.actions) and _is_about(one, asked)
         for one in policies
     )
+
+
+def _by_role(asked: Question) -> bool:
+    if asked.kind != "admin":
+        return False
+    return asked.role in {"operator", "admin"} or asked.action in {"list", "show", "explain"}
 
 
 def _default(default_effect: str, local_listener: str, asked: Question) -> bool:

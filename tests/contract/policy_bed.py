@@ -10,7 +10,7 @@ from typing import Any
 import msgspec
 
 from bridge_agent.gateway.config import ListenerKind
-from bridge_core.clients import Client
+from bridge_core.clients import Admin, Client
 from bridge_core.http1 import Pool, Server, serve
 from bridge_core.policy.statements import AccessPolicy, Action, Condition, Resource, Subject
 from bridge_core.security_settings import SecuritySettings
@@ -74,6 +74,7 @@ class PolicyBed:
         for key in [key for key in entries if key.startswith("policy/")]:
             del entries[key]
         entries.update({f"client/{one.name}": encode_entry(one) for one in CLIENTS})
+        entries["admin/root"] = encode_entry(Admin("root", "operator"))
         if security is not None:
             entries["mesh"] = encode_entry(MeshConfig(trust_domain=DOMAIN, security=security))
         self.bed.publish(**{f"policy__{one.name}": one for one in policies})

@@ -343,7 +343,7 @@ async def test_the_default_of_the_mesh_holds_where_no_policy_is_about_a_model(tm
 
 
 @pytest.mark.parametrize(
-    ("listener", "predicts", "deletes"), [("open", 200, 200), ("policy", 200, 403), ("off", 403, 403)]
+    ("listener", "predicts", "deletes"), [("open", 200, 200), ("policy", 200, 403), ("off", 401, 401)]
 )
 async def test_the_loopback_listener_is_open_or_by_policy_or_off(
     tmp_path: Path, listener: Any, predicts: int, deletes: int

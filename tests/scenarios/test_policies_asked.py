@@ -21,6 +21,7 @@ from bridge_wire.v1 import registry_pb2 as registry
 from tests.fakes.store import FakeEtcd, FakeStore
 from tests.registry_bed import Bed, make_settings, refused, running
 from tests.support import eventually
+from tests.unit.token_support import ec, key_set
 
 GUIDE = """apiVersion: security.deepseek.io/v1
 kind: ModelAccessPolicy
@@ -37,7 +38,7 @@ HOURS = GUIDE.replace("finance-team-policy", "hours").replace(
 CLUSTER = """apiVersion: security.deepseek.io/v1
 kind: IdentityProvider
 metadata: {name: k8s}
-spec: {issuer: "https://k8s.example", audiences: [bridge], jwks: '{"keys":[]}', kubernetes: true}
+spec: {issuer: "https://k8s.example", audiences: [bridge], jwks: 'KEYS', kubernetes: true}
 """
 ACCOUNT = """apiVersion: security.deepseek.io/v1
 kind: ModelAccessPolicy
@@ -93,7 +94,7 @@ async def test_a_question_is_answered_with_the_rule_that_decides(tmp_path: Path)
             no = await policies.TestAccess(question(subject))
             assert (no.allowed, no.policy) == (False, ""), subject
             assert no.reason.startswith("the model is closed")
-        assert (await policies.TestAccess(question("admin/root"))).allowed
+        assert (await policies.TestAccess(question("admin/admin"))).allowed
         assert (
             await policies.TestAccess(question("ann", resource="LIBRARY/Risk-Assessment-v3:latest"))
         ).allowed
@@ -127,7 +128,7 @@ async def test_a_question_may_be_about_files_that_are_not_applied(tmp_path: Path
 
 
 async def test_service_accounts_are_those_of_clusters_that_the_mesh_knows(tmp_path: Path) -> None:
-    async with asking(tmp_path, CLUSTER, ACCOUNT) as policies:
+    async with asking(tmp_path, CLUSTER.replace("KEYS", key_set(ec())), ACCOUNT) as policies:
         for provider, allowed in {"k8s": True, "corp": False}.items():
             subject = f"user/{provider}#system:serviceaccount:default:web"
             assert (await policies.TestAccess(question(subject, resource="web-model"))).allowed is allowed

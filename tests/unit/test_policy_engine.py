@@ -22,7 +22,8 @@ from bridge_core.security_settings import SecuritySettings
 OPEN = SecuritySettings()
 ANN = Principal("client", "ann", "spiffe://m/client/ann", ("finance", "staff"), {"department": "finance"})
 EVE = Principal("client", "eve", "spiffe://m/client/eve")
-ROOT = Principal("admin", "root", "spiffe://m/admin/root")
+ROOT = Principal("admin", "root", "spiffe://m/admin/root", (), {"role": "operator"})
+VIEWER = Principal("admin", "vic", "spiffe://m/admin/vic", (), {"role": "viewer"})
 NODE = Principal("node", "n1", "spiffe://m/node/n1")
 
 
@@ -77,7 +78,17 @@ def test_an_allow_closes_its_model_to_everybody_else_but_admins() -> None:
         for action in USES | CHANGES:
             assert not may(one, who, action), (who, action)
     assert all(may(one, ROOT, action) for action in USES | CHANGES)
+    assert {action for action in USES | CHANGES if may(one, VIEWER, action)} == {"list", "show", "explain"}
     assert may(one, EVE, model="other")
+
+
+def test_a_viewer_sees_everything_and_else_may_what_a_client_may() -> None:
+    assert {action for action in USES | CHANGES if may([], VIEWER, action)} == USES
+    closed = SecuritySettings("Deny")
+    sees = {action for action in USES | CHANGES if may([], VIEWER, action, mesh=closed)}
+    assert sees == {"list", "show", "explain"}
+    client = Principal("client", "vic", "spiffe://m/client/vic", (), {"role": "admin"})
+    assert not may([], client, "delete")
 
 
 @pytest.mark.parametrize("action", sorted((USES | CHANGES) - {"predict", "embed"}))

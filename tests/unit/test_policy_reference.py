@@ -122,7 +122,7 @@ def question(draw: random.Random) -> tuple[Principal, Question, Facts]:
         key: draw.choice(("finance", "eu", "3", "4.5", "x", "", "2"))
         for key in draw.sample(("department", "level", "time"), draw.randint(0, 2))
     }
-    account = ""
+    account = role = ""
     if kind == "user":
         text = draw.choice(("corp#ann", "corp#a#b", "c2#ann", "k8s#system:serviceaccount:default:web"))
         if ":web" in text and draw.random() < 0.8:
@@ -135,6 +135,9 @@ def question(draw: random.Random) -> tuple[Principal, Question, Facts]:
         groups, attributes = (), {}
     else:
         name = draw.choice(NAMES[:3])
+        if kind == "admin":
+            role = draw.choice(("viewer", "operator", "admin"))
+            groups, attributes = (), {"role": role}
         who = Principal(kind, name, f"spiffe://m/{kind}/{name}", groups, attributes)
     on: Any = draw.choice(("Model",) * 8 + ("Node", "Config"))
     if on == "Model":
@@ -153,7 +156,7 @@ def question(draw: random.Random) -> tuple[Principal, Question, Facts]:
     }
     labels = draw.choice((None, {"name": "n1"}, {"name": "gpu-1", "zone": "eu"}, {"zone": "3", "name": "x"}))
     now = draw.choice(EDGE_S)
-    its = Question(kind, name, groups, attributes, account, draw.choice(ACTIONS), asked, on, now, facts)
+    its = Question(kind, name, groups, attributes, role, account, draw.choice(ACTIONS), asked, on, now, facts)
     if labels is not None:
         its.node = labels
     given = Facts(now, node=labels, **facts)

@@ -2,7 +2,8 @@
 
 | who | may |
 |---|---|
-| an admin, by certificate | everything |
+| an admin with the role `operator` or `admin` | everything, closed models too |
+| an admin with the role `viewer` | list, show and explain everything; else what a client may |
 | `local`, listener `open` | everything at its own node, and use every model of the mesh |
 | `local`, listener `policy` | what a client may |
 | `local`, listener `off` | nothing, whatever policies say |
@@ -16,12 +17,21 @@ from __future__ import annotations
 
 from typing import Final
 
-from bridge_core.identity.principal import Principal
+from bridge_core.identity.principal import ROLE, Principal
 from bridge_core.policy.statements import Action, ResourceKind
 from bridge_core.security_settings import SecuritySettings
 
 USES: Final[frozenset[Action]] = frozenset({"predict", "embed", "list", "show", "unload", "explain"})
+_CHANGING_ROLES: Final = frozenset({"operator", "admin"})
+_SEES: Final[frozenset[Action]] = frozenset({"list", "show", "explain"})
 CHANGES: Final[frozenset[Action]] = frozenset({"pull", "push", "create", "copy", "delete"})
+
+
+def may_beside_policies(who: Principal, action: Action) -> bool:
+    """Whether somebody may do something to whatever it is, by a role: no policy has to allow it."""
+    if who.kind != "admin":
+        return False
+    return action in _SEES or who.attributes.get(ROLE) in _CHANGING_ROLES
 
 
 def may_by_default(
@@ -36,7 +46,7 @@ def may_by_default(
         name: Of a model in canonical form, empty for any; else a node's or document's.
         settings: The mesh's.
     """
-    if who.kind == "admin":
+    if may_beside_policies(who, action):
         return True
     local = who.kind == "local"
     if local and settings.local_listener == "off":

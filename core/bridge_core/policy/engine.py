@@ -4,8 +4,9 @@ Rules (why they are so: docs/adr/access-policies.md):
 1. A Deny that holds wins over every Allow, and over every default; for admins, too.
 2. Else an Allow that holds allows.
 3. Else the default counts (`defaults`), unless the model is closed. A model is closed once an Allow in
-   force names it for `predict`, `embed` or `*`: then nobody but admins may do anything with it that no
-   Allow names them for, not even who calls a node's loopback. Allows of other actions close nothing.
+   force names it for `predict`, `embed` or `*`: then nobody may do anything with it that no Allow names
+   them for, not even who calls a node's loopback; admins alone may, by their role. Allows of other
+   actions close nothing.
 4. Who is allowed to predict or embed may list and show as well: clients look before they ask. A Deny
    forbids what it names, and no more.
 5. All conditions of a policy must hold, and each policy stands for itself.
@@ -29,7 +30,7 @@ import msgspec
 from bridge_core.identity.principal import Principal
 from bridge_core.policy import resources
 from bridge_core.policy.conditions import Answer, Check
-from bridge_core.policy.defaults import may_by_default
+from bridge_core.policy.defaults import may_beside_policies, may_by_default
 from bridge_core.policy.facts import Facts
 from bridge_core.policy.globs import ANY, Glob
 from bridge_core.policy.statements import AccessPolicy, Action, Condition, ResourceKind
@@ -232,7 +233,7 @@ class Rights:
             return _Case(Verdict(False, "", "the mesh's setting localListener is off"))
         about = self._book.about(kind, name)
         its = [rule for rule in about if rule.names_action(action) and rule.is_about(who, self._known)]
-        closes = kind == "Model" and bool(name) and who.kind != "admin"
+        closes = kind == "Model" and bool(name) and not may_beside_policies(who, action)
         closed = closes and any(rule.closes and not rule.shadow for rule in about)
         by_default = may_by_default(who, action, kind, name, settings)
         if closed:

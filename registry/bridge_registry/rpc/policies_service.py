@@ -41,7 +41,7 @@ class PoliciesService(rpc.PoliciesServicer):
 
     async def TestAccess(self, request: pb.TestAccessRequest, context: Context) -> pb.TestAccessResponse:
         """See policy.proto."""
-        async with self._gate.admit(context, "admin"):
+        async with self._gate.admit(context, "admin", role="viewer"):
             book = self._book(request.files)
             of_request, attributes = access_rules.split(request.facts)
             who = access_rules.subject(request.subject, tuple(request.groups), attributes, self._known())
@@ -62,7 +62,7 @@ class PoliciesService(rpc.PoliciesServicer):
             one for one in self._table.documents.values() if isinstance(one, IdentityProviderDocument)
         )
         clusters = frozenset(one.metadata.name for one in providers if one.spec.kubernetes)
-        return access_rules.Known(self._trust_domain, clients, clusters)
+        return access_rules.Known(self._trust_domain, clients, self._hub.current.admins, clusters)
 
     def _book(self, files: Iterable[ConfigFile]) -> PolicyBook:
         """The policies in force, or those of files.

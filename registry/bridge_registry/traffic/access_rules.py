@@ -8,9 +8,9 @@ from typing import Final, get_args
 
 import msgspec
 
-from bridge_core.clients import Client
+from bridge_core.clients import Admin, Client
 from bridge_core.errors import BridgeError
-from bridge_core.identity.principal import Principal, local
+from bridge_core.identity.principal import ROLE, Principal, local
 from bridge_core.names import InvalidName, canonical
 from bridge_core.policy.conditions import NODE, OF_REQUEST
 from bridge_core.policy.facts import DAYS, Facts, clock, number
@@ -31,11 +31,13 @@ class Known(msgspec.Struct, frozen=True):
     Attributes:
         domain: Its trust domain.
         clients: By name.
+        admins: By name.
         clusters: Identity providers whose tokens are Kubernetes' own.
     """
 
     domain: str
     clients: Mapping[str, Client]
+    admins: Mapping[str, Admin]
     clusters: Collection[str] = ()
 
 
@@ -77,8 +79,15 @@ def subject(text: str, groups: tuple[str, ...], attributes: Mapping[str, str], k
             raise BridgeError("a user is <provider>#<subject>", hint=_FORMS)
         is_account = provider in known.clusters
         return Principal("user", account, name, groups, attributes, service_account=is_account)
-    if kind in {"admin", "node"}:
-        return Principal("admin" if kind == "admin" else "node", name, uri, groups, attributes)
+    if kind == "node":
+        return Principal("node", name, uri, groups, attributes)
+    if kind == "admin":
+        admin = known.admins.get(name)
+        if admin is None:
+            raise BridgeError(
+                f"there is no admin {shortened(name)}", hint="`bridgectl admin list` lists them"
+            )
+        return Principal("admin", name, uri, (), {ROLE: admin.role})
     raise BridgeError(f"{shortened(repr(kind))} is no kind of subject", hint=_FORMS)
 
 
