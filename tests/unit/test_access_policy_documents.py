@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from bridge_core.config import access_policy, load
@@ -49,6 +51,17 @@ def test_the_guides_policy_is_taken_as_it_stands() -> None:
         ("predict", "explain"),
         (Condition("department", "In", ("finance",)),),
     )
+
+
+def test_the_commented_policies_in_mesh_config_are_valid() -> None:
+    lines = (Path(__file__).parents[2] / "mesh_config/policies.yaml").read_text().splitlines()
+    loaded = load([("policies.yaml", "\n".join(line.removeprefix("#") for line in lines))])
+    assert loaded.faults == ()
+    assert [one.name for one in loaded.documents] == [
+        "finance-team-policy",
+        "pipeline",
+        "no-large-contexts-by-day",
+    ]
 
 
 @pytest.mark.parametrize(

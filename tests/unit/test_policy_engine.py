@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from bridge_core.identity.principal import Principal, local
 from bridge_core.names import canonical
-from bridge_core.policy.conditions import Check, fault
+from bridge_core.policy.conditions import Answer, Check, fault
 from bridge_core.policy.defaults import CHANGES, USES, may_by_default
 from bridge_core.policy.engine import PolicyBook, Verdict
 from bridge_core.policy.facts import UNREADABLE, Facts, clock, node_facts, number
@@ -400,7 +400,7 @@ def test_attributes_do_not_stand_for_what_is_asked_about_a_request() -> None:
 def test_a_condition_that_makes_no_sense_is_told(condition: tuple[Any, ...], says: str) -> None:
     (one,) = when(*condition)
     assert says in (fault(one) or "")
-    assert Check(one).of("1", Facts(node={})).name == "UNDECIDED"
+    assert Check(one).of_attribute("1") is Check(one).of_request(Facts(node={})) is Answer.UNDECIDED
 
 
 # -- patterns, numbers, clocks

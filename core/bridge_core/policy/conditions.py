@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import ipaddress
 from enum import Enum
+from functools import lru_cache
 from typing import Final
 
 from bridge_core.policy.facts import DAYS, Facts, clock, number
@@ -46,6 +47,13 @@ class Answer(Enum):
     UNKNOWN = 3
 
 
+# Looked up at once; an attribute of an Enum is not.
+NO: Final = Answer.NO
+YES: Final = Answer.YES
+UNDECIDED: Final = Answer.UNDECIDED
+UNKNOWN: Final = Answer.UNKNOWN
+
+
 def operators_of(key: str) -> frozenset[Operator]:
     """The operators that fit a key."""
     return OF_REQUEST.get(key, _TEXTS)
@@ -58,90 +66,101 @@ class Check:
         of_subject: It is about who asks, and so the same for all of a principal's requests.
     """
 
-    __slots__ = ("_globs", "_key", "_networks", "_numbers", "_operator", "_sound", "_texts", "of_subject")
+    __slots__ = (
+        "_globs",
+        "_key",
+        "_label",
+        "_networks",
+        "_numbers",
+        "_operator",
+        "_sound",
+        "_texts",
+        "of_subject",
+    )
 
     def __init__(self, condition: Condition) -> None:
         key, operator, values = condition.key, condition.operator, condition.values
         self._key = key
+        self._label = key.removeprefix(NODE) if key.startswith(NODE) else ""
         self._operator = operator
         self.of_subject = key not in OF_REQUEST and not key.startswith(NODE)
         self._texts = frozenset(values)
         self._globs = [Glob(value) for value in values]
         self._numbers: list[float] = []
-        self._networks: list[ipaddress.IPv4Network | ipaddress.IPv6Network] = []
+        self._networks: list[tuple[int, int, int]] = []  # version, mask, address
         self._sound = fault(condition) is None
         if self._sound and operator == "CIDR":
-            self._networks = [ipaddress.ip_network(value) for value in values]
+            networks = [ipaddress.ip_network(value) for value in values]
+            self._networks = [(one.version, int(one.netmask), int(one.network_address)) for one in networks]
         elif self._sound and (operator in {"Gt", "Lt"} or operators_of(key) == _NUMBERS):
             read = clock if key == "time" else number
             self._numbers = [found for value in values if (found := read(value)) is not None]
 
-    def of(self, attribute: str | None, facts: Facts) -> Answer:
-        """Whether it holds.
+    def of_attribute(self, value: str | None) -> Answer:
+        """Whether it holds for an attribute of the subject; None: it has none of that name."""
+        return self._of_text(value) if self._sound else UNDECIDED
 
-        Args:
-            attribute: The subject's attribute of its key, where it is about that.
-            facts: Of the request, where it is about that.
-        """
-        if not self._sound:
-            return Answer.UNDECIDED
+    def of_request(self, facts: Facts) -> Answer:
+        """Whether it holds for a request."""
         key = self._key
-        if self.of_subject:
-            return self._of_text(attribute)
-        if key.startswith(NODE):
-            if facts.node is None:
-                return Answer.UNKNOWN
-            return self._of_text(facts.node.get(key.removeprefix(NODE)))
+        if not self._sound:
+            return UNDECIDED
+        if key == "num_ctx":
+            return self._of_number(facts.num_ctx)
         if key == "network":
             return self._of_address(facts.network)
-        if key == "weekday":
-            return self._of_text(facts.weekday)
+        if self._label:
+            return UNKNOWN if facts.node is None else self._of_text(facts.node.get(self._label))
         if key == "time":
             return self._of_number(facts.second_of_day)
-        return self._of_number(
-            facts.num_ctx if key == "num_ctx" else facts.keep_alive if key == "keep_alive" else facts.images
-        )
+        if key == "weekday":
+            return self._of_text(facts.weekday)
+        return self._of_number(facts.keep_alive if key == "keep_alive" else facts.images)
 
     def _of_text(self, value: str | None) -> Answer:
         operator = self._operator
         if value is None:
-            return Answer.UNDECIDED if operator == "NotIn" else Answer.NO
+            return UNDECIDED if operator == "NotIn" else NO
+        if operator == "In":
+            return YES if value in self._texts else NO
+        if operator == "NotIn":
+            return NO if value in self._texts else YES
         if operator == "Exists":
-            return Answer.YES
-        if operator in _IS_ONE_OF:
-            return _answer((value in self._texts) is (operator == "In"))
+            return YES
         if operator == "Matches":
-            return _answer(any(glob.matches(value) for glob in self._globs))
+            return YES if any(glob.matches(value) for glob in self._globs) else NO
         found = number(value)
-        return Answer.UNDECIDED if found is None else self._of_number(found)
+        return UNDECIDED if found is None else self._of_number(found)
 
     def _of_number(self, value: float | None) -> Answer:
         operator = self._operator
         if value is None:
-            return Answer.UNDECIDED if operator == "NotIn" else Answer.NO
+            return UNDECIDED if operator == "NotIn" else NO
         if operator == "Exists":
-            return Answer.YES
+            return YES
         if value != value:  # noqa: PLR0124 - how one that is no number is found
-            return Answer.UNDECIDED
-        if operator in _IS_ONE_OF:
-            return _answer((value in self._numbers) is (operator == "In"))
-        than = self._numbers[0]
-        return _answer(value > than if operator == "Gt" else value < than)
+            return UNDECIDED
+        if operator == "Gt":
+            return YES if value > self._numbers[0] else NO
+        if operator == "Lt":
+            return YES if value < self._numbers[0] else NO
+        return YES if (value in self._numbers) is (operator == "In") else NO
 
     def _of_address(self, value: str | None) -> Answer:
         if value is None:
-            return Answer.UNKNOWN
+            return UNKNOWN
         if not value:
-            return Answer.NO
+            return NO
         if self._operator == "Exists":
-            return Answer.YES
-        try:
-            address = ipaddress.ip_address(value.partition("%")[0])
-        except ValueError:
-            return Answer.UNDECIDED
-        if isinstance(address, ipaddress.IPv6Address) and address.ipv4_mapped is not None:
-            address = address.ipv4_mapped
-        return _answer(any(address in network for network in self._networks))
+            return YES
+        address = _address(value)
+        if address is None:
+            return UNDECIDED
+        version, bits = address
+        for its, mask, network in self._networks:
+            if its == version and bits & mask == network:
+                return YES
+        return NO
 
 
 def fault(condition: Condition) -> str | None:
@@ -181,5 +200,13 @@ def _value_fault(key: str, operator: Operator, value: str) -> str | None:
     return None
 
 
-def _answer(holds: bool) -> Answer:
-    return Answer.YES if holds else Answer.NO
+@lru_cache(maxsize=1024)
+def _address(text: str) -> tuple[int, int] | None:
+    """Version and number of an address; None: it is none."""
+    try:
+        address = ipaddress.ip_address(text.partition("%")[0])
+    except ValueError:
+        return None
+    mapped = address.ipv4_mapped if isinstance(address, ipaddress.IPv6Address) else None
+    address = address if mapped is None else mapped
+    return address.version, int(address)

@@ -29,10 +29,10 @@ import msgspec
 
 from bridge_core.identity.principal import Principal
 from bridge_core.policy import resources
-from bridge_core.policy.conditions import Answer, Check
+from bridge_core.policy.conditions import NO, UNDECIDED, UNKNOWN, YES, Answer, Check
 from bridge_core.policy.defaults import may_beside_policies, may_by_default
 from bridge_core.policy.facts import Facts
-from bridge_core.policy.globs import ANY, Glob
+from bridge_core.policy.globs import Patterns
 from bridge_core.policy.statements import AccessPolicy, Action, Condition, ResourceKind
 from bridge_core.policy.subjects import Subjects, identities
 from bridge_core.security_settings import SecuritySettings
@@ -101,23 +101,23 @@ class _Rule:
         if not self.subjects.include(known):  # type: ignore[arg-type]  # what `identities` made
             return False
         return all(
-            self._counts(check.of(who.attributes.get(condition.key), _NO_FACTS))
+            self._counts(check.of_attribute(who.attributes.get(condition.key)))
             for check, condition in self.of_subject
         )
 
     def holds(self, facts: Facts) -> Answer:
         """Whether its conditions about the request do: YES, NO or UNKNOWN."""
-        unknown = False
+        found = YES
         for check in self.checks:
-            answer = check.of(None, facts)
-            if answer is Answer.UNKNOWN:
-                unknown = True
-            elif not self._counts(answer):
-                return Answer.NO
-        return Answer.UNKNOWN if unknown else Answer.YES
+            answer = check.of_request(facts)
+            if answer is UNKNOWN:
+                found = UNKNOWN
+            elif answer is not YES and not self._counts(answer):
+                return NO
+        return found
 
     def _counts(self, answer: Answer) -> bool:
-        return answer is Answer.YES or (answer is Answer.UNDECIDED and self.deny)
+        return answer is YES or (answer is UNDECIDED and self.deny)
 
 
 class PolicyBook:
@@ -131,7 +131,7 @@ class PolicyBook:
     def __init__(self, policies: Iterable[AccessPolicy], settings: SecuritySettings) -> None:
         self.settings = settings
         self._exact: dict[tuple[ResourceKind, str], list[int]] = {}
-        self._patterns: dict[ResourceKind, list[tuple[Glob, int]]] = {}
+        self._patterns: dict[ResourceKind, Patterns] = {}
         self._rules: list[_Rule] = []
         for number, policy in enumerate(sorted(policies, key=lambda one: one.name)):
             self._rules.append(_Rule(policy))
@@ -143,7 +143,7 @@ class PolicyBook:
 
     def _enter(self, kind: ResourceKind, name: str, number: int) -> None:
         if resources.is_pattern(name):
-            self._patterns.setdefault(kind, []).append((resources.pattern(kind, name), number))
+            self._patterns.setdefault(kind, Patterns()).add(resources.pattern(kind, name), number)
         else:
             self._exact.setdefault((kind, resources.exact(kind, name)), []).append(number)
 
@@ -178,20 +178,18 @@ class PolicyBook:
     def _named(self, kind: ResourceKind, name: str) -> set[int]:
         numbers = set(self._exact.get((kind, name), ()))
         patterns = self._patterns.get(kind)
-        if patterns:
-            said = resources.spellings(kind, name)
-            for glob, number in patterns:
-                if number not in numbers and any(glob.matches(one) for one in said):
-                    numbers.add(number)
+        if patterns is not None:
+            for said in resources.spellings(kind, name):
+                numbers.update(patterns.that_fit(said))
         return numbers
 
     def _any(self, kind: ResourceKind) -> set[int]:
         """Rule 9."""
-        numbers = {
-            number for (its, _), entered in self._exact.items() if its == kind for number in entered
-        } | {number for _, number in self._patterns.get(kind, ())}
-        whole = {number for glob, number in self._patterns.get(kind, ()) if glob.pattern == ANY}
-        return {number for number in numbers if number in whole or not self._rules[number].deny}
+        entered = {number for (its, _), found in self._exact.items() if its == kind for number in found}
+        patterns = self._patterns.get(kind)
+        whole = set(patterns.that_fit("")) if patterns is not None else set[int]()
+        entered.update(() if patterns is None else patterns.numbers)
+        return {number for number in entered if number in whole or not self._rules[number].deny}
 
 
 class Rights:
@@ -285,16 +283,16 @@ class _Case:
         by_node = False
         for rule in self.denies:
             answer = rule.holds(facts)
-            if answer is Answer.YES:
+            if answer is YES:
                 return rule.denied
-            by_node = by_node or answer is Answer.UNKNOWN
+            by_node = by_node or answer is UNKNOWN
         verdict, maybe = self.otherwise, None
         for rule in self.allows:
             answer = rule.holds(facts)
-            if answer is Answer.YES:
+            if answer is YES:
                 verdict = rule.allowed
                 break
-            if answer is Answer.UNKNOWN and maybe is None:
+            if answer is UNKNOWN and maybe is None:
                 maybe = rule
         if not verdict.allowed:
             if maybe is None:
@@ -306,11 +304,9 @@ class _Case:
         return Verdict(True, verdict.policy, verdict.reason, shadowed, by_node)
 
     def _shadowed(self, facts: Facts, *, by_default: bool) -> tuple[str, ...]:
-        found = [rule.name for rule in self.shadow_denies if rule.holds(facts) is Answer.YES]
+        found = [rule.name for rule in self.shadow_denies if rule.holds(facts) is YES]
         if by_default:
-            found += [
-                rule.name for rule, mine in self.would_close if not mine or rule.holds(facts) is Answer.NO
-            ]
+            found += [rule.name for rule, mine in self.would_close if not mine or rule.holds(facts) is NO]
         return tuple(sorted(found)) if found else ()
 
 
