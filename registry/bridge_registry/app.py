@@ -52,7 +52,6 @@ from bridge_registry.rpc.clients_service import ClientsService
 from bridge_registry.rpc.enrolment_service import EnrolmentService
 from bridge_registry.rpc.gate import Gate
 from bridge_registry.rpc.mesh_service import MeshService
-
 from bridge_registry.rpc.policies_service import PoliciesService
 from bridge_registry.rpc.quota_service import QuotaAdminService, QuotaService
 from bridge_registry.rpc.tls_front import TlsFront
