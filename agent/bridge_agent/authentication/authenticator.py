@@ -95,7 +95,7 @@ class Authenticator:
         self._local = Caller(local(node), ListenerKind.LOCAL)
         self._snapshot = view.current
         self._pepper = self._secrets.pepper
-        self._keyring: Keyring | None = None
+        self._keyring = Keyring({})
         self._round = 0
 
     def caller(self, request: Request, listener: ListenerKind) -> Caller:
@@ -136,7 +136,7 @@ class Authenticator:
 
     def _begin(self) -> None:
         """All that was found out before counts no more."""
-        self._snapshot, self._pepper, self._keyring = self._view.current, self._secrets.pepper, None
+        self._snapshot, self._pepper = self._view.current, self._secrets.pepper
         self._round += 1
 
     def _decide(self, request: Request, listener: ListenerKind) -> _Verdict:
@@ -195,8 +195,12 @@ class Authenticator:
         return Proven(principal, self._end_of(principal))
 
     def _by_key(self, text: bytes, now: float) -> Proven:
-        if self._keyring is None:
-            self._keyring = Keyring(self._snapshot)
+        clients = self._snapshot.clients
+        if clients is not self._keyring.clients:
+            if clients == self._keyring.clients:  # soon seen: a snapshot takes over what has not changed
+                self._keyring.clients = clients
+            else:
+                self._keyring = Keyring(clients)
         client, key = self._keyring.owner(text, self._pepper, now)
         identity = str(SpiffeId(self._snapshot.mesh.trust_domain, "client", client.name))
         proven = self._by_certificate(identity, now)
