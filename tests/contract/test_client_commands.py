@@ -73,6 +73,20 @@ def test_a_key_is_printed_alone_on_standard_output_and_the_next_step_beside_it(r
     assert not request.without_key
 
 
+def test_no_key_is_made_that_nobody_sees(registry: Registry) -> None:
+    registry.answers["CreateClientRequest"] = pb.CreateClientResponse(client=ANNA)
+    registry.refusal = (grpc.StatusCode.INVALID_ARGUMENT, "no certificate today")
+    ended = bridge("client", "create", "anna", "--cert")
+    assert (ended.exit_code, "no certificate today" in ended.stderr) == (1, True)
+    assert asked(registry, "CreateClientRequest").without_key
+    assert "RotateClientRequest" not in registry.names
+    registry.refusal = None
+    registry.answers["CertifyClientRequest"] = pb.CertifyClientResponse(expires_unix=2_000_000_000)
+    registry.answers["RotateClientRequest"] = pb.CreateClientResponse(key=KEY, client=ANNA)
+    assert bridge("client", "create", "anna", "--cert").stdout == f"{KEY}\n"
+    assert registry.names[-1] == "RotateClientRequest"
+
+
 def test_a_certificate_comes_with_a_key_that_was_made_here(registry: Registry) -> None:
     registry.answers["CreateClientRequest"] = pb.CreateClientResponse(client=ANNA)
     registry.answers["CertifyClientRequest"] = pb.CertifyClientResponse(

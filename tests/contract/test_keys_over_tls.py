@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import socket
 import ssl
@@ -253,6 +254,32 @@ async def test_connections_with_a_key_are_no_strangers(front: Front) -> None:
         await eventually(lambda strangers=strangers: server.strangers == strangers)
     assert len(server.connections) == 1
     await pool.close()
+
+
+async def test_a_flood_in_the_place_of_a_key_is_cut_off_unread(front: Front) -> None:
+    context = ssl.create_default_context(cafile=front.ca)
+    reader, writer = await asyncio.open_connection("127.0.0.1", front.port, ssl=context)
+    writer.write(b"GET / HTTP/1.1\r\nHost: a\r\nAuthorization: Bearer brk_")
+    with contextlib.suppress(ConnectionError):
+        for _ in range(800):  # 50 MiB
+            writer.write(bytes(64 * 1024).replace(b"\0", b"A"))
+            await writer.drain()
+    with contextlib.suppress(ConnectionError, ssl.SSLError):
+        head = await asyncio.wait_for(reader.read(64), 10)
+        assert not head or head.startswith(b"HTTP/1.1 431 ")
+    writer.close()
+    assert (await front.status({"x-api-key": KEY}))[0] == 200
+
+
+async def test_nobody_names_a_principal_for_itself(front: Front) -> None:
+    """What agents tell one another counts on the peer listener alone."""
+    claims = {"X-Bridge-Hop": "b", "X-Bridge-Principal": "spiffe://bed.local/admin/root"}
+    assert (await front.status(claims))[0] == 401
+    async with httpx.AsyncClient(verify=ssl.create_default_context(cafile=front.ca)) as client:
+        body = {"model": MODEL, "messages": ASK, "stream": False}
+        answer = await client.post(f"{front.url}/api/chat", json=body, headers={**claims, "x-api-key": KEY})
+    assert answer.status_code == 200
+    assert front.bed["b"].gateway.records()[0].caller.principal == "spiffe://bed.local/client/anna"
 
 
 # -- gRPC
