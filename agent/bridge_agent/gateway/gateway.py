@@ -54,6 +54,7 @@ from bridge_agent.routing.choose import MAX_CANDIDATES
 from bridge_agent.routing.view import MeshView, Target
 from bridge_core.http1 import App, Exchange, Pair, Request, coroutine_app
 from bridge_core.http_access import (
+    FETCH,
     by_foreign_page,
     cors_headers,
     host_allowed,
@@ -377,7 +378,7 @@ class Gateway:
             if not self._origin_passes(exchange, listener, origin):
                 return None
             cors = cors_headers(origin)
-        elif not origin and self._of_foreign_page(exchange.request):
+        elif not origin and by_foreign_page(exchange.request.method, *(headers.get(one) for one in FETCH)):
             exchange.respond(403)
             turned_away(state, exchange.request, listener, 403, "page")
             return None
@@ -429,14 +430,6 @@ class Gateway:
             pairs = [(b"content-type", b"text/plain"), *arrival.cors, *allow]
             text = b"405 method not allowed" if allow else b"404 page not found"
             exchange.respond(405 if allow else 404, pairs, text)
-
-    @staticmethod
-    def _of_foreign_page(request: Request) -> bool:
-        fields = request.headers
-        site = fields.get(b"sec-fetch-site")
-        return site is not None and by_foreign_page(
-            request.method, site, fields.get(b"sec-fetch-mode"), fields.get(b"sec-fetch-dest")
-        )
 
     def _origin_passes(self, exchange: Exchange, listener: ListenerKind, origin: bytes) -> bool:
         """Answers preflights and foreign origins; True for a request that goes on."""
