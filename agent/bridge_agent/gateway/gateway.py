@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import re
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from functools import partial
 from itertools import islice
 from time import monotonic
 from typing import Any, Final, NamedTuple
@@ -39,7 +40,7 @@ from bridge_agent.gateway.elsewhere import found_elsewhere
 from bridge_agent.gateway.inference import infer, send_to
 from bridge_agent.gateway.lingering import Lingering
 from bridge_agent.gateway.peer_side import PeerSide
-from bridge_agent.gateway.replies import admits, note, refuse, respond_error, turned_away
+from bridge_agent.gateway.replies import admits, broke_off, note, refuse, respond_error, turned_away
 from bridge_agent.gateway.routes import BY_PATH, ROUTES, HttpRoute, Kind, protocol_of
 from bridge_agent.gateway.shapes import error_body
 from bridge_agent.gateway.state import GatewayState, is_request_id
@@ -261,6 +262,10 @@ class Gateway:
             ListenerKind.PEER: self._peer_side.refuses,
         }[listener]
         return lambda request: _is_blob(request) or refused(request)
+
+    def handshake_refused(self, listener: ListenerKind) -> Callable[[str], None]:
+        """What is told the address of each handshake that TLS refused at a listener."""
+        return partial(broke_off, self._state, listener)
 
     def refusal(self, request: Request, *, revoked: bool = False) -> Refused | None:
         """Why a request to a client listener over TLS is nobody's, on record; None: it is somebody's.
