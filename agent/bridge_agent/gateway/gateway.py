@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import re
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from functools import partial
 from itertools import islice
 from time import monotonic
 from typing import Any, Final, NamedTuple
@@ -37,7 +38,7 @@ from bridge_agent.gateway.elsewhere import found_elsewhere
 from bridge_agent.gateway.inference import infer, send_to
 from bridge_agent.gateway.lingering import Lingering
 from bridge_agent.gateway.peer_side import PeerSide
-from bridge_agent.gateway.replies import admits, note, refuse, respond_error, turned_away
+from bridge_agent.gateway.replies import admits, broke_off, note, refuse, respond_error, turned_away
 from bridge_agent.gateway.routes import BY_PATH, ROUTES, HttpRoute, Kind, protocol_of
 from bridge_agent.gateway.shapes import error_body
 from bridge_agent.gateway.state import GatewayState, is_request_id
@@ -52,6 +53,7 @@ from bridge_agent.routing.choose import MAX_CANDIDATES
 from bridge_agent.routing.view import MeshView, Target
 from bridge_core.http1 import App, Exchange, Pair, Request, coroutine_app
 from bridge_core.http_access import (
+    FETCH,
     by_foreign_page,
     cors_headers,
     host_allowed,
@@ -255,6 +257,10 @@ class Gateway:
         }[listener]
         return lambda request: _is_blob(request) or refused(request)
 
+    def handshake_refused(self, listener: ListenerKind) -> Callable[[str], None]:
+        """What is told the address of each handshake that TLS refused at a listener."""
+        return partial(broke_off, self._state, listener)
+
     def refusal(self, request: Request, *, revoked: bool = False) -> Refused | None:
         """Why a request to a client listener over TLS is nobody's, on record; None: it is somebody's.
 
@@ -371,7 +377,7 @@ class Gateway:
             if not self._origin_passes(exchange, listener, origin):
                 return None
             cors = cors_headers(origin)
-        elif not origin and self._of_foreign_page(exchange.request):
+        elif not origin and by_foreign_page(exchange.request.method, *(headers.get(one) for one in FETCH)):
             exchange.respond(403)
             turned_away(state, exchange.request, listener, 403, "page")
             return None
@@ -423,14 +429,6 @@ class Gateway:
             pairs = [(b"content-type", b"text/plain"), *arrival.cors, *allow]
             text = b"405 method not allowed" if allow else b"404 page not found"
             exchange.respond(405 if allow else 404, pairs, text)
-
-    @staticmethod
-    def _of_foreign_page(request: Request) -> bool:
-        fields = request.headers
-        site = fields.get(b"sec-fetch-site")
-        return site is not None and by_foreign_page(
-            request.method, site, fields.get(b"sec-fetch-mode"), fields.get(b"sec-fetch-dest")
-        )
 
     def _origin_passes(self, exchange: Exchange, listener: ListenerKind, origin: bytes) -> bool:
         """Answers preflights and foreign origins; True for a request that goes on."""
