@@ -9,7 +9,6 @@ await serve(gateway.http_app(ListenerKind.LOCAL), error_body=gateway.error_body,
 from __future__ import annotations
 
 import asyncio
-import re
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from functools import partial
 from itertools import islice
@@ -62,12 +61,11 @@ from bridge_core.http_access import (
     same_origin,
 )
 from bridge_core.names import canonical_or_same
+from bridge_core.quantities import parse_patience
 from bridge_core.route_rules import location, match, redirect_body
 
 TIMEOUT: Final = b"x-bridge-timeout"
 WHERE: Final = b"x-bridge-node"
-_DURATION: Final = re.compile(rb"(\d{1,18}(?:\.\d{1,6})?)(ms|s|m|h)?")
-_UNITS: Final = {b"ms": 0.001, b"s": 1.0, b"m": 60.0, b"h": 3600.0, b"": 1.0}
 _TEXT: Final = b"text/plain; charset=utf-8"
 _JSON: Final = ((b"content-type", b"application/json"),)
 _RUNNING: Final = b"Ollama is running"
@@ -385,9 +383,10 @@ class Gateway:
         given = headers.get(TIMEOUT)
         wrong = ""
         if given is not None:
-            seconds = _seconds(given)
-            if seconds is None:
-                wrong = "malformed X-Bridge-Timeout"
+            try:
+                seconds = parse_patience(given.decode("latin-1").strip(), LONGEST_S)
+            except ValueError as fault:
+                wrong = f"malformed X-Bridge-Timeout: {fault}"
         urgency = headers.get(PRIORITY, b"normal")
         priority = PRIORITIES.get(urgency.lower())  # type: ignore[union-attr]  # has a default
         if priority is None and not wrong:
@@ -564,11 +563,3 @@ class Gateway:
 
 def _is_blob(request: Request) -> bool:
     return request.method == "POST" and request.path.startswith("/api/blobs/")
-
-
-def _seconds(given: bytes) -> float | None:
-    found = _DURATION.fullmatch(given.strip())
-    if found is None:
-        return None
-    seconds = float(found.group(1)) * _UNITS[found.group(2) or b""]
-    return min(seconds, LONGEST_S) if seconds > 0 else None
