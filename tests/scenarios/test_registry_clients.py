@@ -321,7 +321,8 @@ def test_every_call_of_an_admin_has_a_role() -> None:
     named = set().union(*ROLES.values())
     assert {name for _, name, _ in calls()} == named
     assert len(named) == sum(map(len, ROLES.values()))
-    assert 'admit(context, "admin")' not in inspect.getsource(AdminService)
+    services = Path(inspect.getfile(AdminService)).parent.glob("*.py")
+    assert [one.name for one in services if 'admit(context, "admin")' in one.read_text()] == []
 
 
 @pytest.mark.parametrize("role", ["viewer", "operator", "admin"])
