@@ -114,9 +114,8 @@ class Authenticator:
             and (known.until == inf or self._now() < known.until)
         ):
             return known.caller
-        told: Refused | None = request.memo.pop(Refused, None)
-        if told is not None:
-            raise told
+        if Refused in request.memo:
+            raise request.memo.pop(Refused)  # held by no name here: it would hold this frame, and so itself
         verdict = self._decide(request, listener)
         request.memo[Authenticator] = verdict
         return verdict.caller
@@ -126,7 +125,7 @@ class Authenticator:
         try:
             self.caller(request, listener)
         except Refused as refused:
-            request.memo[Refused] = refused
+            request.memo[Refused] = refused.with_traceback(None)  # which holds the request
             return True
         return False
 
