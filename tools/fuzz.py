@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import itertools
 import logging
 import random
 import signal
@@ -57,6 +58,7 @@ from bridge_engine.templates import Template, TemplateFault, Values
 from bridge_engine.templates.call_styles import FUNCTIONS, GEMMA, PAIRS, SEPARATED, FramedCallParser
 
 LIMIT_S = 2.0
+_ADDRESSES = itertools.count()
 _TOKENS = (
     *(b'{"', b'":', b"[[[[", b"]]]]", b"\\u0000", b"\xff", b"\xed\xa0\x80", b"1e999", b"-1", b"null", b"NaN"),
     *(b"{{ range . }}", b"{{ end }}", b"{{ if ", b"$ref", b"allOf", b"\r\n", b"\r\n\r\n", b"0x", b"9" * 5000),
@@ -171,6 +173,7 @@ def credentials(data: bytes) -> None:
     name, _, value = data.partition(b":")
     headers = Headers([(name.strip().lower(), value.strip()), (b"x-api-key", value)])
     request = Request("GET", b"/", headers)
+    request.remote = (f"address {next(_ADDRESSES)}", 1)  # of its own: who fails often is not looked at
     caller = _AUTHENTICATOR.caller(request, ListenerKind.TLS)
     assert _KEY in headers.pairs[0][1], caller.who.text
 

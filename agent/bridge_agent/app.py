@@ -295,7 +295,6 @@ class Agent:
             self._requests,
             meter=self._meter,
             authenticator=authenticator,
-            tokens=self._tokens,
         )
         self._gateway.on_record(self._take_record)
         self._gateway.on_progress(self._take_progress)

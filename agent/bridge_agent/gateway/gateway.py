@@ -19,7 +19,6 @@ import msgspec
 
 from bridge_agent.authentication.authenticator import Authenticator
 from bridge_agent.authentication.refusal import Refused
-from bridge_agent.authentication.token_book import TokenBook
 from bridge_agent.gateway import explain
 from bridge_agent.gateway.arrival import Arrival
 from bridge_agent.gateway.config import (
@@ -85,7 +84,6 @@ class Gateway:
         group: Where the tasks of slow routes run.
         meter: Counts what callers use, and refuses what is beyond their quotas; None: nobody does.
         authenticator: Says who asks at the client listeners; None: one without the mesh's secrets.
-        tokens: Proves users whom other nodes forward for; the authenticator's.
         now: Monotonic seconds.
     """
 
@@ -98,10 +96,10 @@ class Gateway:
         *,
         meter: Meter | None = None,
         authenticator: Authenticator | None = None,
-        tokens: TokenBook | None = None,
         now: Callable[[], float] = monotonic,
     ) -> None:
-        tokens = tokens or TokenBook()
+        self._authenticator = authenticator or Authenticator(view, config.node)
+        tokens = self._authenticator.tokens
         self._state = GatewayState(config, view, upstreams, group, tokens=tokens, now=now)
         self._state.meter = meter
         self._group = group
@@ -110,7 +108,6 @@ class Gateway:
         self._watch: PulseWatch | None = None
         if config.resume is not None:
             self._state.keeper = ResumingKeeper(self._state, config.resume)
-        self._authenticator = authenticator or Authenticator(view, config.node, tokens=tokens)
         self._answers = RouteHandlers(self._state, group).by_kind
         self._peer_side = PeerSide(self._state, self._answer)
         self._direct = {

@@ -11,7 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 from time import monotonic
 from typing import Final
 
-from bridge_agent.authentication.token_book import TokenBook
+from bridge_agent.authentication.authenticator import TokenVerifier
 from bridge_agent.gateway.access import Access
 from bridge_agent.gateway.admission import Admission
 from bridge_agent.gateway.callers import Callers
@@ -61,7 +61,7 @@ class GatewayState:
         upstreams: Upstreams,
         group: asyncio.TaskGroup,
         *,
-        tokens: TokenBook,
+        tokens: TokenVerifier,
         now: Callable[[], float] = monotonic,
     ) -> None:
         self.config = config
