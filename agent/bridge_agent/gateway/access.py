@@ -17,10 +17,10 @@ from bridge_agent.gateway.asked_facts import facts_of
 from bridge_agent.gateway.peek import Peek
 from bridge_agent.routing.choose import Decision
 from bridge_agent.routing.view import Index, MeshView, Skipped, Target
-from bridge_core.identity.principal import Principal
+from bridge_core.identity.principal import Principal, local
 from bridge_core.names import canonical_or_same
 from bridge_core.policy.engine import PolicyBook, Rights, Verdict
-from bridge_core.policy.facts import node_facts
+from bridge_core.policy.facts import Facts, node_facts
 from bridge_core.policy.statements import Action, ResourceKind
 from bridge_core.snapshot import Snapshot
 
@@ -40,6 +40,7 @@ class Access:
     def __init__(self, view: MeshView, node: str, clock: Callable[[], float] = time.time) -> None:
         self._view = view
         self._node = node
+        self._local = local(node)
         self._clock = clock
         self._snapshot = view.current
         self._book = _book(view.current)
@@ -74,6 +75,12 @@ class Access:
     def sees_of(self, arrival: Arrival) -> Callable[[str], bool]:
         """Whether a model of a canonical name is in the lists that a caller gets."""
         return lambda name: self.verdict(arrival, "list", name).allowed
+
+    def explains(self, name: str) -> bool:
+        """Whether a program on this node may see why requests for a model went where they went."""
+        if not name:
+            return True
+        return self.rights(self._local).decide("explain", "Model", name, Facts(self._clock())).allowed
 
     def rights(self, who: Principal) -> Rights:
         """What somebody may do."""
