@@ -156,7 +156,8 @@ async def test_the_record_names_the_rule_that_decided(tmp_path: Path) -> None:
             "spiffe://bed.local/client/ann",
             "finance-team-policy",
         )
-        assert bed.bed["a"].gateway.counters.refused["policy"] == 2
+        counters = bed.bed["a"].gateway.counters
+        assert (counters.denied, counters.shadowed) == ({"predict": 2}, {"later": 1})
 
 
 async def test_explain_shows_a_nodes_own_programs_no_request_for_a_closed_model(tmp_path: Path) -> None:

@@ -40,12 +40,14 @@ class Access:
     def __init__(self, view: MeshView, node: str, clock: Callable[[], float] = time.time) -> None:
         self._view = view
         self._node = node
-        self._local = local(node)
         self._clock = clock
-        self._snapshot = view.current
+        self._local = local(node)
+        self._policies = view.current.policies
         self._book = _book(view.current)
-        self._source = view.current.policies
-        self._rights: dict[tuple[str, str], Rights] = {}
+        # By the principal's identity, for which each keeps it alive: of one name there may be several, as
+        # another token of a user may say other groups.
+        self._rights: dict[int, Rights] = {}
+        view.subscribe(self._follow)
 
     def verdict(
         self,
@@ -65,8 +67,11 @@ class Access:
             peeked: What it asks for, where its body was read.
             kind: Of what it is done to.
         """
-        rights = self.rights(arrival.caller.who)
-        verdict = rights.settled(action, kind, name)
+        who = arrival.caller.who
+        rights = self._rights.get(id(who))
+        if rights is None or rights.who is not who:
+            rights = self._new_rights(who)
+        verdict = rights.settled.get((action, kind, name))
         if verdict is None:
             node = node_facts(self._node, self._labels(self._node)) if arrival.over_hop else None
             verdict = rights.decide(action, kind, name, facts_of(arrival, peeked, self._clock(), node))
@@ -80,24 +85,20 @@ class Access:
         """Whether a program on this node may see why requests for a model went where they went."""
         if not name:
             return True
-        return self.rights(self._local).decide("explain", "Model", name, Facts(self._clock())).allowed
+        return self._book.decide(self._local, "explain", "Model", name, Facts(self._clock())).allowed
 
-    def rights(self, who: Principal) -> Rights:
-        """What somebody may do."""
-        if self._view.current is not self._snapshot or len(self._rights) >= _MOST:
-            self._follow()
-        key = who.text, who.name
-        known = self._rights.get(key)
-        # Of one name they may differ: another token of a user may say other groups.
-        if known is None or (known.who is not who and known.who != who):
-            known = self._rights[key] = self._book.rights(who)
-        return known
+    def _new_rights(self, who: Principal) -> Rights:
+        if len(self._rights) >= _MOST:
+            self._rights = {}
+        rights = self._rights[id(who)] = self._book.rights(who)
+        return rights
 
-    def _follow(self) -> None:
-        snapshot = self._snapshot = self._view.current
+    def _follow(self, index: Index) -> None:
+        """Another snapshot may be in force: what is compiled stays while policies and settings do."""
+        snapshot = index.snapshot
         self._rights = {}
-        if snapshot.policies != self._source or snapshot.mesh.security != self._book.settings:
-            self._source, self._book = snapshot.policies, _book(snapshot)
+        if snapshot.policies != self._policies or snapshot.mesh.security != self._book.settings:
+            self._policies, self._book = snapshot.policies, _book(snapshot)
 
     def within(
         self, arrival: Arrival, action: Action, name: str, peeked: Peek | None, decision: Decision
@@ -122,7 +123,7 @@ class Access:
         self, arrival: Arrival, action: Action, name: str, peeked: Peek | None, targets: Iterable[Target]
     ) -> tuple[Target, ...]:
         """Of these, those on nodes where policies let the caller do something."""
-        rights, now = self.rights(arrival.caller.who), self._clock()
+        rights, now = self._book.rights(arrival.caller.who), self._clock()
         found = []
         for target in targets:
             node = node_facts(target.node, self._labels(target.node))
