@@ -20,7 +20,7 @@ import traceback
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from types import FrameType
+from types import FrameType, SimpleNamespace
 from typing import Any
 
 import fuzz_tokens
@@ -29,7 +29,9 @@ import structlog
 from bridge_agent.authentication.authenticator import Authenticator
 from bridge_agent.authentication.mesh_secrets import MeshSecrets
 from bridge_agent.authentication.refusal import Refused
-from bridge_agent.gateway.config import ListenerKind
+from bridge_agent.gateway.arrival import Arrival
+from bridge_agent.gateway.asked_facts import facts_of
+from bridge_agent.gateway.config import STRANGERS, ListenerKind
 from bridge_agent.gateway.peek import BadBody, Shape, peek
 from bridge_agent.peers.hop import decompress
 from bridge_agent.routing.view import MeshView
@@ -49,8 +51,13 @@ from bridge_core.identity import JoinToken, SpiffeId
 from bridge_core.identity.api_keys import PEPPER, PEPPER_BYTES, RANDOM_BYTES, Pepper, damage, id_of, mint
 from bridge_core.identity.certificates import read_csr
 from bridge_core.identity.host_names import canonical_host
+from bridge_core.identity.principal import Principal
 from bridge_core.model_store.gguf import read_header
 from bridge_core.names import ModelName
+from bridge_core.policy.engine import PolicyBook
+from bridge_core.policy.facts import Facts
+from bridge_core.policy.statements import AccessPolicy
+from bridge_core.security_settings import SecuritySettings
 from bridge_core.snapshot import Instance, Snapshot, Version, encode_entry
 from bridge_core.snapshot_file import decode
 from bridge_engine.schema import converted
@@ -178,6 +185,40 @@ def credentials(data: bytes) -> None:
     assert _KEY in headers.pairs[0][1], caller.who.text
 
 
+_WHO = (
+    Principal("client", "ann", "spiffe://m/client/ann", ("g", ""), {"k": "1", "": "x"}),
+    Principal("user", "a#b", "corp#a#b", service_account=True),
+    Principal("local", "n1", "local"),
+    Principal("admin", "root", "spiffe://m/admin/root", (), {"role": "viewer"}),
+)
+_FACTS = (Facts(), Facts(-1.0, "::ffff:1.2.3.4%x", float("nan"), float("inf"), 1e308, {"name": ""}))
+
+
+def policy(data: bytes) -> None:
+    """A policy out of a snapshot, and whoever asks about anything."""
+    book = PolicyBook([decode_json(data, AccessPolicy)], SecuritySettings())
+    for who in _WHO:
+        for facts in _FACTS:
+            for name in (
+                "registry.ollama.ai/library/m:latest",
+                "",
+                "a/b/c:d",
+                "*",
+                data.decode("latin-1")[:600],
+            ):
+                book.decide(who, "predict", "Model", name, facts)
+            book.decide(who, "pull", "Node", "n1", facts)
+
+
+def facts_of_body(data: bytes) -> None:
+    """What conditions ask of a body."""
+    caller = STRANGERS[ListenerKind.LOCAL]
+    exchange: Any = SimpleNamespace(request=SimpleNamespace(remote=("127.0.0.1", 1)))
+    facts_of(
+        Arrival(exchange, caller, None, 0.0, "r"), peek(data, Shape("ChatRequest", frozenset())), 0.0, None
+    )
+
+
 def text(read: Callable[[str], Any]) -> Callable[[bytes], Any]:
     """A target that reads text."""
     return lambda data: read(data.decode("utf-8", "surrogateescape"))
@@ -223,6 +264,26 @@ def _authenticator() -> Authenticator:
 
 _AUTHENTICATOR = _authenticator()
 _YAML = Path(__file__).resolve().parents[1].joinpath("mesh_config/routes.yaml").read_bytes()
+_POLICY = (
+    b'{"name":"p","subjects":[{"kind":"User","name":"a*"},{"kind":"Group","name":"g"}],"resources":[{"kinds":["Model",'
+    b'"Node"],"names":["m","*:7b","hf.co/*/*"]}],"actions":["predict","*"],"conditions":[{"key":"k","operator":"Gt",'
+    b'"values":["1"]},{"key":"network","operator":"CIDR","values":["10.0.0.0/8"]},{"key":"node.name","operator":'
+    b'"Matches","values":["a*b*c"]},{"key":"time","operator":"Lt","values":["08:00"]}],"effect":"Allow"}'
+)
+_FACTS_BODY = (
+    b'{"model":"m","options":{"num_ctx":4096},"keep_alive":"1h5m","images":["a"],"messages":[{"images":["x"],'
+    b'"content":[{"type":"image_url"},{"type":["image"],"content":[{"type":"image"}]}]}],"input":[{"type":1}]}'
+)
+_POLICY_YAML = b"""apiVersion: security.deepseek.io/v1
+kind: ModelAccessPolicy
+metadata: {name: p}
+spec:
+  subjects: [{kind: ServiceAccount, name: "k#a:b"}, {kind: Group, name: "*"}]
+  resources: [{kinds: ["Model", "Node"], names: ["m*"]}]
+  actions: ["predict", "pull"]
+  conditions: [{key: num_ctx, operator: Gt, values: ["1"]}, {key: weekday, operator: In, values: [Mon]}]
+  effect: Deny
+"""
 _GGUF = b"GGUF\x03\x00\x00\x00" + bytes(8) + (1).to_bytes(8, "little") + (3).to_bytes(8, "little") + b"a.b"
 _HTTP = b"POST /api/chat HTTP/1.1\r\nHost: a\r\nContent-Length: 2\r\n\r\n{}GET / HTTP/1.1\r\nHost: a\r\n\r\n"
 
@@ -250,7 +311,9 @@ TARGETS: dict[str, Target] = {
         (BridgeError,),
     ),
     "host": Target(text(canonical_host), [b"GPU-01.example.com.", b"::ffff:10.0.0.1"], (BridgeError,)),
-    "mesh_config": Target(text(lambda said: load([("f.yaml", said)])), [_YAML], ()),
+    "mesh_config": Target(text(lambda said: load([("f.yaml", said)])), [_YAML, _POLICY_YAML], ()),
+    "policy": Target(policy, [_POLICY, _POLICY.replace(b"Allow", b"Deny")], (BridgeError,)),
+    "facts": Target(facts_of_body, [_FACTS_BODY], (BadBody,)),
     "name": Target(text(ModelName.parse), [b"registry.ollama.ai/library/m:latest"], (BridgeError,)),
     "token": Target(text(JoinToken.parse), [b"brj1.abc.def.0123"], (BridgeError,)),
     "credentials": Target(

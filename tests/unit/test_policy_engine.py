@@ -457,5 +457,5 @@ def test_what_is_remembered_is_bounded_and_changes_no_answer() -> None:
     for number_ in range(20_000):
         assert rights.decide("predict", "Model", canonical(f"x{number_}"), Facts()).allowed
         assert not rights.decide("predict", "Model", canonical(f"m{number_}"), Facts()).allowed
-    assert len(rights._cases) <= 8192
+    assert len(rights._cases) + len(rights.settled) <= 8192
     assert len(book._about) <= 8192

@@ -163,14 +163,19 @@ class Gateway:
         return [record for record in kept if request_id is None or record.request_id == request_id]
 
     async def explain(self, exchange: Exchange) -> None:
-        """Answers a request of the admin listener: every hop of the request `?id=`, as JSON."""
+        """Answers a request of the admin listener: every hop of the request `?id=`, as JSON.
+
+        Of what policies let a program on this node see; an admin's certificate shows the rest, at the
+        peer listener.
+        """
         request_id = "".join(parse_qs(exchange.request.query).get("id", []))
         if request_id and not is_request_id(request_id):
             message = "a request id has 1 to 128 letters, digits and signs of . _ : / + = -"
             exchange.respond(400, _JSON, msgspec.json.encode({"error": message}))
             return
         hops = await explain.all_reports(self._state, request_id) if request_id else []
-        exchange.respond(200, _JSON, msgspec.json.encode(hops))
+        seen = [hop for hop in hops if self._state.access.explains(hop.asked)]
+        exchange.respond(200, _JSON, msgspec.json.encode(seen))
 
     def silent_peers(self) -> dict[str, float]:
         """Nodes that do not answer this one, with the Unix time since when."""

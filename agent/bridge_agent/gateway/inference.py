@@ -179,7 +179,7 @@ def _deny(
 ) -> None:
     """Refuses what a caller may not; a model that it may not look at is none that there is."""
     if route.kind is Kind.SHOW:
-        state.counters.refused["policy"] += 1
+        state.counters.denied[action] += 1
         refuse(state, arrival, route, 404, route.missing.format(asked, short(name)), model=name)
     else:
         deny(state, arrival, route, action, name)

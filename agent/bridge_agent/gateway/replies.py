@@ -64,8 +64,8 @@ def note(
             len(exchange.request.body),
             exchange.sent,
             quota=quota,
-            rule=arrival.rule,
-            shadowed=arrival.shadowed,
+            rule=arrival.verdict.policy,
+            shadowed=arrival.verdict.shadowed,
         )
     )
 
@@ -223,7 +223,7 @@ def deny(
     kind: ResourceKind = "Model",
 ) -> None:
     """Says that it may not be done, and neither why nor by which rule: that is on record."""
-    state.counters.refused["policy"] += 1
+    state.counters.denied[action] += 1
     if kind == "Node":
         message = f"this caller may not {action} on node '{name}'"
         if arrival.caller.who.kind == "local" and name != arrival.caller.who.name:

@@ -324,7 +324,7 @@ class RoutedRequest:
             return False
         if self.life.phase is not Phase.ANSWERED:
             return False
-        if self.arrival.verdict is not None and self.arrival.verdict.by_node:
+        if self.arrival.verdict.by_node:
             return False  # where it may go on is not said by what it was allowed
         self._rest = keeper.take_over(self, target, reason)
         silent = reason == "stalled"
@@ -492,7 +492,7 @@ class RoutedRequest:
                 tokens,
                 prompt_tokens=prompt_tokens,
                 quota=quota,
-                rule=arrival.rule,
-                shadowed=arrival.shadowed,
+                rule=arrival.verdict.policy,
+                shadowed=arrival.verdict.shadowed,
             )
         )

@@ -183,6 +183,8 @@ class GatewayState:
             counters.overhead.observe(record.sent - began - record.waited)
         if record.waited:
             counters.wait.observe(record.waited)
+        if record.shadowed:
+            counters.shadowed.update(record.shadowed)
         if not self.health.quiet:
             self.health.tidy(record.ended)
         self.records.append(record)

@@ -170,6 +170,13 @@ def _requests(counters: GatewayCounters) -> Iterator[Metric]:
         "reason",
         counters.turned_away,
     )
+    yield _counters("bridge_policy_denied", "Requests that policies refused.", "action", counters.denied)
+    yield _counters(
+        "bridge_policy_shadowed",
+        "Requests that a policy in shadow would have refused.",
+        "policy",
+        counters.shadowed,
+    )
     yield _counters("bridge_refused", "Requests refused for want of room.", "reason", counters.refused)
     yield _counters(
         "bridge_streams_broken", "Streams ended by an error told in them.", "framing", counters.streams_broken

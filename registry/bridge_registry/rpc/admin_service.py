@@ -32,6 +32,7 @@ from bridge_registry.rpc import messages
 from bridge_registry.rpc.gate import Context, Gate
 from bridge_registry.rpc.load_messages import rollout_message
 from bridge_registry.traffic.config_desk import Applied, ConfigDesk
+from bridge_registry.traffic.policy_warning_rules import There, suspect_policies
 from bridge_registry.traffic.warning_rules import unserved
 from bridge_wire.v1 import registry_pb2 as pb
 from bridge_wire.v1 import registry_pb2_grpc as rpc
@@ -213,7 +214,12 @@ class AdminService(rpc.AdminServicer):
         loaded = load(applied.change.documents.items(), alone=True).documents
         members = self._table.membership.members.values()
         changed = [one.parsed for one in loaded if one.key in applied.change.changed]
-        return unserved(changed, members, [one.name for one in loaded if one.kind == "ModelRoute"])
+        current = self._hub.current
+        there = There(members, self._table.nodes, current.clients, current.admins)
+        return (
+            *unserved(changed, members, [one.name for one in loaded if one.kind == "ModelRoute"]),
+            *suspect_policies(changed, [one.parsed for one in loaded], there),
+        )
 
     def _rollout(self, plan: RolloutPlan, position: RolloutPosition) -> pb.RolloutStatus:
         route = self._hub.current.routes.get(plan.route)
