@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from bridge_agent.quotas.answer_rules import WHOLE_MOST, AnswerTokens, Tokens
 from bridge_agent.quotas.cell_rules import Cell
 from bridge_agent.quotas.estimate_rules import DEFAULT_OUTPUT, Outputs, prompt_estimate, stated_limit
-from bridge_agent.quotas.limit_headers import limit_pairs
+from bridge_agent.quotas.limit_headers import limit_lines, pairs_of
 from bridge_core.quotas import Bucket, Resource
 
 NOW_MS = 1_800_000_000_000
@@ -116,7 +116,8 @@ def test_headers_name_the_quota_with_the_least_left() -> None:
         (cell("output_tokens", 500, 600), 60_000),
         (cell("concurrency", 4, 1), 60_000),
     ]
-    found = {name.decode(): value.decode() for name, value in limit_pairs(cells, NOW_MS, anthropic=True)}
+    text = limit_lines(cells, NOW_MS, anthropic=True)
+    found = {name.decode(): value.decode() for name, value in pairs_of(text)}
     assert found == {
         "x-ratelimit-limit-requests": "50",
         "x-ratelimit-remaining-requests": "5",
@@ -145,4 +146,5 @@ def test_headers_name_the_quota_with_the_least_left() -> None:
 
 
 def test_without_cells_nothing_is_said() -> None:
-    assert limit_pairs([], NOW_MS, anthropic=True) == []
+    assert limit_lines([], NOW_MS, anthropic=True) == b""
+    assert pairs_of(b"") == []
