@@ -280,3 +280,13 @@ async def test_a_model_that_nobody_has_costs_nothing(one: Metered) -> None:
     one.quota(requests=1)
     assert (await one.node.infer(stream=False, model="nope")).status == 404
     assert (await one.node.infer(stream=False)).status == 200
+
+
+async def test_unloading_a_model_everywhere_uses_and_holds_nothing(tmp_path: Path) -> None:
+    meters: dict[str, Meter] = {}
+    engines = {name: RecordedEngine((MODEL,)) for name in "ab"}
+    async with mesh(tmp_path, engines, meters=meters) as bed:
+        bed.publish(quota__q=Quota("q", requests=1, concurrency=1, window_s=HOUR))
+        for _ in range(3):
+            await bed["a"].ask("POST", "/api/generate", {"model": MODEL, "keep_alive": 0})
+        assert not list(meters["a"].book.cells)
