@@ -133,6 +133,12 @@ class RoutedRequest:
             self._timers = [asyncio.get_running_loop().call_later(left, self._expired)]
         self._follow(life.start(began))
 
+    def drop_ticket(self) -> None:
+        """It will never begin: what it holds of quotas is given back."""
+        ticket, self.ticket = self.ticket, None
+        if ticket is not None and self.state.meter is not None:
+            self.state.meter.settle(ticket, 500, begun=False)
+
     # -- before an answer
 
     def failed(self, attempt: Attempt, failure: Failure, detail: str) -> None:

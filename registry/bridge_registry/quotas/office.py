@@ -91,7 +91,7 @@ class QuotaOffice:
         self._saved_at = 0.0
 
     async def run(self) -> None:
-        """Works until cancelled; then what was used is stored."""
+        """Works until cancelled. What was not stored by then agents tell whoever leads next."""
         said = ""
         try:
             while True:
