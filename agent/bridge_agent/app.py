@@ -39,6 +39,7 @@ from bridge_agent.lock import AgentLock
 from bridge_agent.membership.advertise import subject_names
 from bridge_agent.membership.clock import ClockWatch
 from bridge_agent.membership.link_status import LinkReport
+from bridge_agent.membership.mesh_trust import MeshTrust
 from bridge_agent.membership.presence import FIRST_WORD_S, Presence, holder_id
 from bridge_agent.membership.registration import Registration
 from bridge_agent.membership.registry_api import LoadReport
@@ -119,7 +120,7 @@ class Agent:
         self._notifier = Notifier()
         self._ancillaries = Ancillaries(self._rng)
         self._requests = RequestTasks(self._ancillaries)
-        self._identity = TlsIdentity(state.certificate, state.key, state.ca)
+        self._identity = TlsIdentity(state.certificate, state.key, state.issuers)
         self._node = config.own_id(self._identity.info.identity)
         self._inherited = inherited_sockets(NAMES)
         raise_descriptors()
@@ -181,7 +182,7 @@ class Agent:
         self._view = MeshView(config.name, snapshot)
         self._revocations = Revocations(snapshot)
         self._upstreams = Upstreams(self._view, self._identity, self._engine_address)
-        tls = ClientTls(state.certificate, state.key, state.ca, GUARD_SERVER_NAME)
+        tls = ClientTls(state.certificate, state.key, state.issuers, GUARD_SERVER_NAME)
         self._store = EtcdStore(config.etcd, tls)
         holder = holder_id(state.root)
         self._registration = Registration(
@@ -205,6 +206,7 @@ class Agent:
             rng=rng,
             may=lambda: self._presence.may_act,
         )
+        self._trust = MeshTrust(state, self._identity, self._renewed)
         self._reporter = LoadReporter(registries, self._load, rng)
 
     def _make_engines(self) -> None:
@@ -280,7 +282,7 @@ class Agent:
             self._sockets["grpc"],
             cert=state.certificate,
             key=state.key,
-            ca=state.ca,
+            ca=state.issuers,
             group=self._requests,
             ended=self._grpc_ended,
             connections=connections_of("grpc"),
@@ -322,6 +324,7 @@ class Agent:
             audit=self._audit,
             ancillaries=self._ancillaries,
             concerns=self._concerns,
+            trusts=lambda: self._trust.pins,
             links=self._links,
             phase=lambda: self._lifecycle.phase,
         )
@@ -345,6 +348,8 @@ class Agent:
     # -- what parts tell each other
 
     def _take_snapshot(self, snapshot: Snapshot) -> None:
+        self._trust.take(snapshot.mesh.trust)
+        self._renewal.prefer(snapshot.mesh.trust.issuing)
         self._view.publish(snapshot)
         self._isolation.told(snapshot)
         cut = self._revocations.update(snapshot)

@@ -42,6 +42,7 @@ class Reports:
         audit: What was written and lost.
         ancillaries: Which tasks failed.
         concerns: What an operator should look at.
+        trusts: The CAs that the agent trusts in other members.
         links: Whether what the agent depends on answers.
         phase: Where it is in its life.
     """
@@ -61,6 +62,7 @@ class Reports:
         audit: AuditLog,
         ancillaries: Ancillaries,
         concerns: Concerns,
+        trusts: Callable[[], tuple[str, ...]],
         links: Callable[[], tuple[LinkReport, ...]],
         phase: Callable[[], Phase],
     ) -> None:
@@ -76,6 +78,7 @@ class Reports:
         self._audit = audit
         self._ancillaries = ancillaries
         self._concerns = concerns
+        self._trusts = trusts
         self._links = links
         self._phase = phase
         self._started = time.time()
@@ -109,6 +112,7 @@ class Reports:
             backends=self._tally.counts,
             results=self._prober.results,
             silent_peers=self._gateway.silent_peers(),
+            trusts=self._trusts(),
         )
 
     def report(self) -> AgentReport:

@@ -46,7 +46,7 @@ from bridge_core.policy.statements import AccessPolicy
 from bridge_core.probe import Probe
 from bridge_core.providers import IdentityProvider
 from bridge_core.quotas import Quota
-from bridge_core.security_settings import AuditSettings, SecuritySettings
+from bridge_core.security_settings import AuditSettings, SecuritySettings, Trust
 from bridge_core.traffic import Backend, Route, RoutePolicy
 
 __all__ = [
@@ -152,6 +152,7 @@ class MeshConfig(msgspec.Struct, frozen=True, omit_defaults=True):
     store_id: Word = ""  # of the store that all this is from
     security: SecuritySettings = SecuritySettings()
     audit: AuditSettings = AuditSettings()
+    trust: Trust = Trust()
 
     @property
     def bounded_load(self) -> float:

@@ -24,9 +24,9 @@ from bridge_core.store.endpoints import Endpoints, StoreTiming
 from bridge_core.store.etcd import EtcdStore
 from bridge_core.systemd.notify import Notifier
 from bridge_core.tls import TlsIdentity
-from bridge_registry import upkeep
 from bridge_registry.admin_http import AdminApp, Readiness, RegistryFigures
 from bridge_registry.election import Election
+from bridge_registry.enrolment.authority_keeper import AuthorityKeeper
 from bridge_registry.enrolment.enroller import Enroller
 from bridge_registry.enrolment.pki_files import GUARD_USER, REGISTRY_USER, Ensured
 from bridge_registry.enrolment.store_access import EtcdAccess, OpenAccess, StoreAccess
@@ -93,19 +93,27 @@ class Registry:
         self._stop = asyncio.Event()
         self._store = store
         cert, key = settings.pki.pair("registry")
-        self._identity = TlsIdentity(cert, key, settings.pki.ca)
+        self._identity = TlsIdentity(cert, key, settings.pki.issuers)
+        self._keeper = AuthorityKeeper(settings.pki, ensured, settings.all_hosts, self._identity)
         domain = ensured.trust_domain
         own = Candidate(settings.name, settings.advertised)
         self._election = Election(store, keyspace.LEADER, msgspec.json.encode(own), LEADER_TTL_S)
         self._memory = StoreMemory(settings.store_file)
         self._leadership = Leadership(self._election, own, time.monotonic, self._memory.check)
-        self.publisher = Publisher(store, self._election, domain, settings.snapshot_file, self._memory)
+        self.publisher = Publisher(
+            store,
+            self._election,
+            domain,
+            settings.snapshot_file,
+            self._memory,
+            on_authorities=self._keeper.take,
+        )
         table, hub, fence = self.publisher.table, self.publisher.hub, self._leadership.fence
         self._front = TlsFront(settings.state_dir / "sockets")
         gate = Gate(self._front.caller, domain, table.is_revoked)
         enroller = Enroller(
             store=store,
-            authority=ensured.authority,
+            signer=self._keeper,
             trust_domain=domain,
             directory=table,
             certificate_ttl_s=lambda: table.mesh_spec.certificate_ttl if table.mesh_spec else 86_400.0,
@@ -114,16 +122,12 @@ class Registry:
         )
         self._config = ConfigDesk(store, domain, fence, time.time)
         load = LoadReports()
-        founding = {
-            keyspace.CA_CERTIFICATE: ensured.authority.pem,
-            keyspace.CA_SEALED_KEY: settings.pki.sealed_key.read_bytes(),
-        }
         restorer = Restorer(
             store=store,
             memory=self._memory,
             records=lambda: table.records,
             access=access,
-            founding=founding,
+            authorities=lambda: self._keeper.authorities,
             fence=self._leadership.office_fence,
         )
         self.rollouts = RolloutController(store, self._leadership, table, load, lambda: hub.current)
@@ -134,7 +138,7 @@ class Registry:
             MeshService(gate, enroller, hub, load, self._leadership.check_serving),
             AdminService(
                 gate=gate,
-                tokens=TokenDesk(store, ensured.authority.pin, fence, time.time),
+                tokens=TokenDesk(store, lambda: self._keeper.pin, fence, time.time),
                 config=self._config,
                 enroller=enroller,
                 rollouts=self.rollouts,
@@ -157,8 +161,7 @@ class Registry:
             store,
             self._leadership,
             access,
-            ensured.authority,
-            founding=founding,
+            lambda: self._keeper.authorities,
             mesh_id=lambda: self._memory.mesh_id,
         )
 
@@ -204,9 +207,7 @@ class Registry:
                 group.create_task(_persist("publication", self.publisher.run)),
                 group.create_task(self._upkeep.run()),
                 group.create_task(self.rollouts.run(), name="rollouts"),
-                group.create_task(
-                    upkeep.renew_own_certificates(self.settings.pki, self.settings.all_hosts, self._identity)
-                ),
+                group.create_task(self._keeper.run(), name="own-certificates"),
             ]
             if self.mesh_config_watch is not None:
                 tasks.append(group.create_task(self.mesh_config_watch.run()))
@@ -230,6 +231,8 @@ class Registry:
         )
 
     def _concerns(self) -> Iterator[str]:
+        if self._keeper.fault:
+            yield f"the mesh's CAs are not taken up as the store has them: {self._keeper.fault}"
         if self._memory.foreign:
             yield f"{self._memory.foreign}; nothing is written or published until then: {HINT}"
         if unread := self.publisher.table.faults:

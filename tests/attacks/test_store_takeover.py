@@ -122,7 +122,7 @@ ATTACKS: dict[str, Attack] = {
     "wipe": kv("DeleteRange", pb.DeleteRangeRequest(key=b"\0", range_end=b"\0")),
     "wipe in a transaction": write(WIPE),
     "read everything": kv("Range", pb.RangeRequest(key=b"\0", range_end=b"\0")),
-    "read the CA's key": kv("Range", pb.RangeRequest(key=b"/bridge/v1/ca/key")),
+    "read the CA's key": kv("Range", pb.RangeRequest(key=b"/bridge/v1/ca/authorities")),
     "read in a transaction": write(READ),
     "watch everything": watch,
     "compact": kv("Compact", pb.CompactionRequest(revision=2, physical=True)),

@@ -188,7 +188,7 @@ async def test_a_node_joins_registers_and_writes_nobody_elses_prefix(mesh: Mesh)
         "/bridge/v1/members/one",
         "/bridge/v1/members/onex/0",
         "/bridge/v1/nodes/one",
-        "/bridge/v1/ca/key",
+        "/bridge/v1/ca/authorities",
     ):
         with pytest.raises(StoreRefused, match="is not a record of one"):
             await one.commit([Put(key, b"{}", lease=lease.id)])

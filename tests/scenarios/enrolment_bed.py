@@ -110,8 +110,15 @@ def _open_at(port: int) -> list[object]:
 
 def age(bed: EnrolmentBed, state: StateDir, by_s: float) -> None:
     """Gives the node a certificate of its mesh that is so much older."""
-    authority, key = open_authority(bed.registry.settings.pki), generate_key()
+    pki, key = bed.registry.settings.pki, generate_key()
+    authority = open_authority(pki)
     identity = SpiffeId.make("bed.local", "node", load_config(state).name)
     leaf = issue(authority, key.public_key(), identity, now=time.time() - by_s, ttl_s=DAY)
-    chain = to_pem(leaf) + authority.pem
-    write_identity(state.identity, key=key_to_pem(key), certificate_chain=chain, trust_bundle=authority.pem)
+    chain = to_pem(leaf) + authority.chain
+    write_identity(
+        state.identity,
+        key=key_to_pem(key),
+        certificate_chain=chain,
+        trust_bundle=pki.ca.read_bytes(),
+        issuers=pki.issuers.read_bytes(),
+    )

@@ -30,10 +30,11 @@ class Update(msgspec.Struct, frozen=True):
 
 
 class IssuedIdentity(msgspec.Struct, frozen=True):
-    """A certificate chain (leaf first) and every CA to trust, PEM."""
+    """A certificate chain (leaf first), and roots and issuers to trust, PEM."""
 
     certificate_chain: bytes
     trust_bundle: bytes
+    issuers: bytes
 
 
 class InstanceLoad(msgspec.Struct, frozen=True):
@@ -56,6 +57,7 @@ class LoadReport(msgspec.Struct, frozen=True):
         backends: Counters by route and backend.
         results: Of the probes' present rounds.
         silent_peers: Nodes that do not answer this one, with the Unix time since when.
+        trusts: The CAs that it trusts in other members.
     """
 
     began_unix_ms: int
@@ -65,6 +67,7 @@ class LoadReport(msgspec.Struct, frozen=True):
     backends: Mapping[tuple[str, str], Counts] = {}
     results: tuple[ProbeResult, ...] = ()
     silent_peers: Mapping[str, float] = {}
+    trusts: tuple[str, ...] = ()
 
 
 class LoadStream(Protocol):

@@ -151,7 +151,7 @@ def update_of(message: pb.SnapshotUpdate) -> Update:
 
 def issued(identity: pb.Identity) -> IssuedIdentity:
     """The certificates in a message."""
-    return IssuedIdentity(identity.certificate_chain_pem, identity.trust_bundle_pem)
+    return IssuedIdentity(identity.certificate_chain_pem, identity.trust_bundle_pem, identity.issuers_pem)
 
 
 def translate(address: str, code: grpc.StatusCode, details: str | None) -> BridgeError:
@@ -218,4 +218,5 @@ def _load_message(report: LoadReport, news: Mapping[tuple[str, str], Counts]) ->
         silent_peers=[
             pb.SilentPeer(node=node, since_unix=int(since)) for node, since in report.silent_peers.items()
         ],
+        trusts=report.trusts,
     )

@@ -8,6 +8,7 @@ holds, or what brings the node back. Where somebody else put a new identity into
 from __future__ import annotations
 
 import asyncio
+import math
 import os
 import random
 from collections.abc import Callable, Sequence
@@ -19,6 +20,7 @@ from bridge_agent.config import StateDir
 from bridge_agent.membership.advertise import SubjectNames
 from bridge_agent.membership.identity_files import write_identity
 from bridge_agent.membership.link_status import LinkStatus
+from bridge_agent.membership.mesh_trust import issuer_of
 from bridge_agent.membership.new_key import new_key
 from bridge_agent.membership.registry_api import NotAMember, RegistryApi
 from bridge_agent.membership.standing_rules import way_back
@@ -32,6 +34,9 @@ log = structlog.get_logger()
 # The wall clock is looked at this often: a machine that slept, or whose clock was set, is noticed.
 _LOOK_S: Final = 30.0
 _GLANCE_S: Final = 1.0  # and whose files these are, this often
+_SPREAD_S: Final = 300.0  # over which a mesh renews when another CA signs
+_SPREAD: Final = 0.01  # of a certificate's life, where that is less
+_OVERTAKEN_AGAIN_S: Final = 5.0  # where what was given is of the former CA all the same
 
 
 class Renewal:
@@ -63,6 +68,8 @@ class Renewal:
         may: Callable[[], bool] = lambda: True,
     ) -> None:
         self._at_once = False
+        self._preferred = ""
+        self._overtaken_at = 0.0  # the loop's time
         self._identity = identity
         self._node = node
         self._names = names
@@ -77,6 +84,13 @@ class Renewal:
         self._woken = asyncio.Event()
         self.status = LinkStatus("certificate", now)
         self.status.works()
+
+    def prefer(self, issuer: str) -> None:
+        """The CA that signs now: a certificate of another is renewed in the next minutes."""
+        if issuer != self._preferred:
+            self._preferred = issuer
+            self._spread_out(0.0)
+            self._woken.set()
 
     def renew_now(self) -> None:
         """Renews at the next opportunity: the registry has another address of this node than its own."""
@@ -97,9 +111,10 @@ class Renewal:
                     log.warning("certificate_not_yet_valid", not_before=info.not_before)
                 await self._pause(_LOOK_S)
                 continue
-            if verdict is CertificateState.FRESH and not self._at_once:
+            overtaken_s = self._overtaken_in()
+            if verdict is CertificateState.FRESH and not self._at_once and overtaken_s > 0.0:
                 self.status.works()
-                await self._pause(_LOOK_S)
+                await self._pause(min(_LOOK_S, overtaken_s))
                 continue
             if not self._may():
                 await self._pause(_GLANCE_S)
@@ -111,9 +126,22 @@ class Renewal:
                 await self._pause(self._backoff.next_s())
                 continue
             self._at_once = False
+            self._spread_out(_OVERTAKEN_AGAIN_S)
             self._backoff.reset()
             self.status.works()
             jitter = self._rng.random()
+
+    def _overtaken_in(self) -> float:
+        """Seconds until it is renewed for the sake of another CA; infinite: it is of the right one."""
+        if self._preferred in {"", issuer_of(self._state.certificate)}:
+            return math.inf
+        return self._overtaken_at - asyncio.get_running_loop().time()
+
+    def _spread_out(self, least_s: float) -> None:
+        # A whole mesh is told at the same moment.
+        info = self._identity.info
+        most_s = min(_SPREAD_S, (info.not_after - info.not_before) * _SPREAD)
+        self._overtaken_at = asyncio.get_running_loop().time() + least_s + self._rng.random() * most_s
 
     def _failed(self, fault: Exception, *, expired: bool) -> None:
         words = f"expired, and not renewed: {fault}" if expired else f"not renewed: {fault}"
@@ -139,6 +167,7 @@ class Renewal:
                 key=made.key_pem,
                 certificate_chain=fresh.certificate_chain,
                 trust_bundle=fresh.trust_bundle,
+                issuers=fresh.issuers,
             )
             self._reload("certificate_renewed")
             return

@@ -26,6 +26,9 @@ from bridge_core.identity.spiffe import IdentityFault, SpiffeId
 PrivateKey: TypeAlias = ec.EllipticCurvePrivateKey
 
 MAX_CSR_BYTES: Final = 16 * 1024
+# CAs that may be between a root and a leaf: an intermediate, and before it a successor of the root.
+_BELOW_A_ROOT: Final = 2
+_LONGEST_CHAIN: Final = 4
 # Kinds of identity that nobody takes for a part of the control plane.
 _OUTSIDERS: Final = frozenset({"node", "admin", "client"})
 
@@ -39,15 +42,28 @@ class CertificateRequest(msgspec.Struct, frozen=True):
 
 
 class Authority(msgspec.Struct, frozen=True):
-    """A CA: its certificate and its key."""
+    """A CA: its certificate and its key.
+
+    Attributes:
+        certificate: Its own.
+        key: What it signs with.
+        further: PEM of certificates that lead from it to other roots than its own: a successor's root,
+            signed by the former one.
+    """
 
     certificate: x509.Certificate
     key: ec.EllipticCurvePrivateKey
+    further: bytes = b""
 
     @property
     def pem(self) -> bytes:
         """The certificate, PEM."""
         return to_pem(self.certificate)
+
+    @property
+    def chain(self) -> bytes:
+        """What follows a leaf of its, PEM."""
+        return self.pem + self.further
 
     @property
     def pin(self) -> str:
@@ -120,25 +136,136 @@ def read_csr(pem: bytes) -> CertificateRequest:
 
 
 def create_authority(trust_domain: str, *, now: float, ttl_s: float, name: str = "Bridge CA") -> Authority:
-    """A new self-signed CA of `trust_domain`, called `name`, valid from `now` (less the clock skew)."""
+    """A new self-signed CA of `trust_domain` that signs leaves itself, valid from `now` (less the skew)."""
+    return _self_signed(trust_domain, name, 0, now, ttl_s)
+
+
+def create_root(trust_domain: str, *, now: float, ttl_s: float) -> Authority:
+    """A new root of `trust_domain`: it signs CAs that sign leaves, and a root that comes after it."""
+    return _self_signed(trust_domain, "Bridge root", _BELOW_A_ROOT, now, ttl_s)
+
+
+def create_intermediate(root: Authority, trust_domain: str, *, now: float, ttl_s: float) -> Authority:
+    """A new CA that signs leaves, under `root`, and no longer than that."""
     key = generate_key()
-    subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, f"{name} {trust_domain}"[:64])])
-    certificate = (
-        _validity(x509.CertificateBuilder(), now, ttl_s)
-        .subject_name(subject)
-        .issuer_name(subject)
-        .public_key(key.public_key())
-        .serial_number(x509.random_serial_number())
-        .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
-        .add_extension(_key_usage(ca=True), critical=True)
-        .add_extension(x509.SubjectKeyIdentifier.from_public_key(key.public_key()), critical=False)
-        .add_extension(
-            x509.SubjectAlternativeName([x509.UniformResourceIdentifier(f"spiffe://{trust_domain}")]),
-            critical=False,
-        )
-        .sign(key, hashes.SHA256())
-    )
+    subject = _ca_subject("Bridge CA", trust_domain, key.public_key())
+    public = key.public_key()
+    certificate = _certified(root, subject, public, trust_domain, path_length=0, now=now, ttl_s=ttl_s)
     return Authority(certificate, key)
+
+
+def cross_certify(former: Authority, root: x509.Certificate, trust_domain: str, *, now: float) -> bytes:
+    """PEM: `root` as signed by the root before it. Whoever knows only that one then believes both."""
+    key = root.public_key()
+    assert isinstance(key, ec.EllipticCurvePublicKey)  # noqa: S101 - a root of ours
+    ttl_s = root.not_valid_after_utc.timestamp() - now
+    certificate = _certified(former, root.subject, key, trust_domain, path_length=1, now=now, ttl_s=ttl_s)
+    return to_pem(certificate)
+
+
+def read_chain(
+    pem: bytes, key: ec.EllipticCurvePrivateKey, trust_domain: str, *, now: float
+) -> tuple[Authority, x509.Certificate]:
+    """The CA that `key` is of, and its root, out of its chain: itself first, its root last.
+
+    What lies between is kept beside it; see `Authority.further`.
+
+    Raises:
+        IdentityFault: the chain is none, or not of this key and mesh, or not valid now.
+    """
+    try:
+        chain = x509.load_pem_x509_certificates(pem)
+        if not 2 <= len(chain) <= _LONGEST_CHAIN:
+            raise IdentityFault("the chain has to hold the intermediate first and its root last")
+        own, root = chain[0], chain[-1]
+        if own.public_key() != key.public_key():
+            raise IdentityFault("the key is not the intermediate's")
+        for at, one in enumerate((own, root)):
+            _check_ca(one, trust_domain, now, below=at)
+        own.verify_directly_issued_by(root)
+        root.verify_directly_issued_by(root)
+    except (InvalidSignature, UnsupportedAlgorithm) as fault:
+        raise IdentityFault("the root signed neither itself nor the intermediate") from fault
+    except (ValueError, TypeError, x509.ExtensionNotFound, x509.DuplicateExtension) as fault:
+        raise IdentityFault(f"not a chain of CA certificates in PEM: {fault}") from fault
+    return Authority(own, key, b"".join(map(to_pem, chain[1:-1]))), root
+
+
+def _check_ca(certificate: x509.Certificate, trust_domain: str, now: float, *, below: int) -> None:
+    """Returns when the certificate is of a CA of this mesh that may sign, with `below` CAs below it."""
+    constraints = certificate.extensions.get_extension_for_class(x509.BasicConstraints).value
+    usage = certificate.extensions.get_extension_for_class(x509.KeyUsage).value
+    length = constraints.path_length
+    if not constraints.ca or not usage.key_cert_sign or (length is not None and length < below):
+        raise IdentityFault(f"{certificate.subject.rfc4514_string()} may not sign what it has to sign")
+    if not below and length != 0:
+        raise IdentityFault("the intermediate has to have a path length of 0")
+    if not below and f"spiffe://{trust_domain}" not in uris_of(certificate):
+        raise IdentityFault(f"the intermediate has to name the mesh: URI spiffe://{trust_domain}")
+    begins, ends = certificate.not_valid_before_utc, certificate.not_valid_after_utc
+    if not begins.timestamp() - CLOCK_SKEW_S <= now < ends.timestamp():
+        raise IdentityFault(f"{certificate.subject.rfc4514_string()} is not valid now")
+
+
+def _self_signed(trust_domain: str, name: str, path_length: int, now: float, ttl_s: float) -> Authority:
+    key = generate_key()
+    subject = _ca_subject(name, trust_domain, key.public_key())
+    builder = _ca_builder(subject, subject, key.public_key(), trust_domain, path_length)
+    certificate = _validity(builder, now, now + ttl_s).sign(key, hashes.SHA256())
+    return Authority(certificate, key)
+
+
+def _certified(
+    signer: Authority,
+    subject: x509.Name,
+    key: ec.EllipticCurvePublicKey,
+    trust_domain: str,
+    *,
+    path_length: int,
+    now: float,
+    ttl_s: float,
+) -> x509.Certificate:
+    builder = _ca_builder(subject, signer.certificate.subject, key, trust_domain, path_length).add_extension(
+        x509.AuthorityKeyIdentifier.from_issuer_public_key(signer.key.public_key()), critical=False
+    )
+    return _validity(builder, now, _no_later(signer, now + ttl_s)).sign(signer.key, hashes.SHA256())
+
+
+def _ca_builder(
+    subject: x509.Name,
+    issuer: x509.Name,
+    key: ec.EllipticCurvePublicKey,
+    trust_domain: str,
+    path_length: int,
+) -> x509.CertificateBuilder:
+    builder = (
+        x509.CertificateBuilder()
+        .subject_name(subject)
+        .issuer_name(issuer)
+        .public_key(key)
+        .serial_number(x509.random_serial_number())
+    )
+    for extension, critical in _ca_extensions(key, trust_domain, path_length):
+        builder = builder.add_extension(extension, critical=critical)
+    return builder
+
+
+def _ca_extensions(
+    key: ec.EllipticCurvePublicKey, trust_domain: str, path_length: int
+) -> list[tuple[x509.ExtensionType, bool]]:
+    mesh = x509.SubjectAlternativeName([x509.UniformResourceIdentifier(f"spiffe://{trust_domain}")])
+    return [
+        (x509.BasicConstraints(ca=True, path_length=path_length), True),
+        (_key_usage(ca=True), True),
+        (x509.SubjectKeyIdentifier.from_public_key(key), False),
+        (mesh, False),
+    ]
+
+
+def _ca_subject(name: str, trust_domain: str, key: ec.EllipticCurvePublicKey) -> x509.Name:
+    # Two CAs of a mesh differ in their names: who looks for an issuer goes by the name first.
+    tag = x509.SubjectKeyIdentifier.from_public_key(key).digest.hex()[:8]
+    return _subject(f"{f'{name} {trust_domain}'[:55]} {tag}")
 
 
 def issue(
@@ -154,7 +281,8 @@ def issue(
 ) -> x509.Certificate:
     """A leaf certificate, for servers and clients alike, valid from `now` less the clock skew.
 
-    Its common name, which etcd takes as the user, is the identity's unless given.
+    Its common name, which etcd takes as the user, is the identity's unless given. It ends with the CA's at
+    the latest.
 
     Raises:
         IdentityFault: a name is none, or is one of the Bridge's own and the holder is no part of it.
@@ -164,7 +292,7 @@ def issue(
         raise IdentityFault(f"a name of the Bridge's own is not for {identity}")
     usage = [ExtendedKeyUsageOID.SERVER_AUTH, ExtendedKeyUsageOID.CLIENT_AUTH]
     return (
-        _validity(x509.CertificateBuilder(), now, ttl_s)
+        _validity(x509.CertificateBuilder(), now, _no_later(authority, now + ttl_s))
         .subject_name(_subject(common_name or identity.common_name))
         .issuer_name(authority.certificate.subject)
         .public_key(public_key)
@@ -267,10 +395,14 @@ def _alternative_names(
     return x509.SubjectAlternativeName(names)
 
 
-def _validity(builder: x509.CertificateBuilder, now: float, ttl_s: float) -> x509.CertificateBuilder:
+def _validity(builder: x509.CertificateBuilder, now: float, until: float) -> x509.CertificateBuilder:
     return builder.not_valid_before(datetime.fromtimestamp(now - CLOCK_SKEW_S, UTC)).not_valid_after(
-        datetime.fromtimestamp(now + ttl_s, UTC)
+        datetime.fromtimestamp(until, UTC)
     )
+
+
+def _no_later(authority: Authority, until: float) -> float:
+    return min(until, authority.certificate.not_valid_after_utc.timestamp())
 
 
 def _key_usage(*, ca: bool) -> x509.KeyUsage:

@@ -50,16 +50,18 @@ class JoinRequest(_message.Message):
     def __init__(self, token: _Optional[str] = ..., node_name: _Optional[str] = ..., csr_pem: _Optional[bytes] = ..., facts: _Optional[_Union[NodeFacts, _Mapping]] = ...) -> None: ...
 
 class Identity(_message.Message):
-    __slots__ = ("certificate_chain_pem", "trust_bundle_pem", "trust_domain", "node_name")
+    __slots__ = ("certificate_chain_pem", "trust_bundle_pem", "trust_domain", "node_name", "issuers_pem")
     CERTIFICATE_CHAIN_PEM_FIELD_NUMBER: _ClassVar[int]
     TRUST_BUNDLE_PEM_FIELD_NUMBER: _ClassVar[int]
     TRUST_DOMAIN_FIELD_NUMBER: _ClassVar[int]
     NODE_NAME_FIELD_NUMBER: _ClassVar[int]
+    ISSUERS_PEM_FIELD_NUMBER: _ClassVar[int]
     certificate_chain_pem: bytes
     trust_bundle_pem: bytes
     trust_domain: str
     node_name: str
-    def __init__(self, certificate_chain_pem: _Optional[bytes] = ..., trust_bundle_pem: _Optional[bytes] = ..., trust_domain: _Optional[str] = ..., node_name: _Optional[str] = ...) -> None: ...
+    issuers_pem: bytes
+    def __init__(self, certificate_chain_pem: _Optional[bytes] = ..., trust_bundle_pem: _Optional[bytes] = ..., trust_domain: _Optional[str] = ..., node_name: _Optional[str] = ..., issuers_pem: _Optional[bytes] = ...) -> None: ...
 
 class EtcdAccess(_message.Message):
     __slots__ = ("endpoints",)
@@ -205,7 +207,7 @@ class SilentPeer(_message.Message):
     def __init__(self, node: _Optional[str] = ..., since_unix: _Optional[int] = ...) -> None: ...
 
 class LoadReport(_message.Message):
-    __slots__ = ("instances", "backends", "probes", "began_unix_ms", "in_flight", "snapshot", "silent_peers")
+    __slots__ = ("instances", "backends", "probes", "began_unix_ms", "in_flight", "snapshot", "silent_peers", "trusts")
     INSTANCES_FIELD_NUMBER: _ClassVar[int]
     BACKENDS_FIELD_NUMBER: _ClassVar[int]
     PROBES_FIELD_NUMBER: _ClassVar[int]
@@ -213,6 +215,7 @@ class LoadReport(_message.Message):
     IN_FLIGHT_FIELD_NUMBER: _ClassVar[int]
     SNAPSHOT_FIELD_NUMBER: _ClassVar[int]
     SILENT_PEERS_FIELD_NUMBER: _ClassVar[int]
+    TRUSTS_FIELD_NUMBER: _ClassVar[int]
     instances: _containers.RepeatedCompositeFieldContainer[InstanceLoad]
     backends: _containers.RepeatedCompositeFieldContainer[BackendLoad]
     probes: _containers.RepeatedCompositeFieldContainer[ProbeResult]
@@ -220,7 +223,8 @@ class LoadReport(_message.Message):
     in_flight: int
     snapshot: SnapshotVersion
     silent_peers: _containers.RepeatedCompositeFieldContainer[SilentPeer]
-    def __init__(self, instances: _Optional[_Iterable[_Union[InstanceLoad, _Mapping]]] = ..., backends: _Optional[_Iterable[_Union[BackendLoad, _Mapping]]] = ..., probes: _Optional[_Iterable[_Union[ProbeResult, _Mapping]]] = ..., began_unix_ms: _Optional[int] = ..., in_flight: _Optional[int] = ..., snapshot: _Optional[_Union[SnapshotVersion, _Mapping]] = ..., silent_peers: _Optional[_Iterable[_Union[SilentPeer, _Mapping]]] = ...) -> None: ...
+    trusts: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, instances: _Optional[_Iterable[_Union[InstanceLoad, _Mapping]]] = ..., backends: _Optional[_Iterable[_Union[BackendLoad, _Mapping]]] = ..., probes: _Optional[_Iterable[_Union[ProbeResult, _Mapping]]] = ..., began_unix_ms: _Optional[int] = ..., in_flight: _Optional[int] = ..., snapshot: _Optional[_Union[SnapshotVersion, _Mapping]] = ..., silent_peers: _Optional[_Iterable[_Union[SilentPeer, _Mapping]]] = ..., trusts: _Optional[_Iterable[str]] = ...) -> None: ...
 
 class LoadReportSummary(_message.Message):
     __slots__ = ("received",)

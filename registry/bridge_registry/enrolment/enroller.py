@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Final, Protocol
 
 import msgspec
@@ -48,8 +48,10 @@ class Issued(msgspec.Struct, frozen=True):
     identity: SpiffeId
     chain_pem: bytes
     bundle_pem: bytes
+    issuers_pem: bytes
     serial: str
     expires: float
+    issuer: str
 
 
 class Directory(Protocol):
@@ -63,12 +65,32 @@ class Directory(Protocol):
         """Whether the certificate of this serial is no longer accepted."""
 
 
+class Signer(Protocol):
+    """The mesh's CAs, as they are at this moment."""
+
+    @property
+    def authority(self) -> x509.Authority:
+        """The open one that signs for members."""
+
+    @property
+    def pins(self) -> Collection[str]:
+        """The roots that tokens may name."""
+
+    @property
+    def roots_pem(self) -> bytes:
+        """What a member trusts in who calls itself a registry."""
+
+    @property
+    def issuers_pem(self) -> bytes:
+        """What a member trusts in another member."""
+
+
 class Enroller:
     """Grants identities.
 
     Args:
         store: etcd.
-        authority: The open CA.
+        signer: The mesh's CAs.
         trust_domain: The mesh.
         directory: The mesh's nodes.
         certificate_ttl_s: Gives the lifetime of a node's certificate now.
@@ -80,7 +102,7 @@ class Enroller:
         self,
         *,
         store: Store,
-        authority: x509.Authority,
+        signer: Signer,
         trust_domain: str,
         directory: Directory,
         certificate_ttl_s: Callable[[], float],
@@ -88,7 +110,7 @@ class Enroller:
         clock: Callable[[], float],
     ) -> None:
         self._store = store
-        self._authority = authority
+        self._signer = signer
         self._trust_domain = trust_domain
         self._directory = directory
         self._certificate_ttl_s = certificate_ttl_s
@@ -189,7 +211,7 @@ class Enroller:
         for attempt in range(_ATTEMPTS):
             token_item = await self._store.get(keyspace.TOKENS + token.id)
             found = decode(token_item, TokenRecord) if token_item is not None else None
-            record = join_rules.check_token(token, found, self._authority.pin)
+            record = join_rules.check_token(token, found, self._signer.pins)
             node_item = await self._store.get(keyspace.NODES + request.node)
             existing = decode(node_item, NodeRecord) if node_item is not None else None
             key = _fingerprint(csr)
@@ -208,6 +230,7 @@ class Enroller:
                 token=token.id,
                 key=key,
                 dns_names=record.dns_names,
+                issuer=issued.issuer,
             )
             ops: list[Op] = [
                 Put(keyspace.NODES + request.node, encode(node)),
@@ -247,6 +270,7 @@ class Enroller:
             expires=issued.expires,
             version=version or record.version,
             key=_fingerprint(csr),
+            issuer=issued.issuer,
         )
         ops: list[Op] = [Put(item.key, encode(node)), self._serial_op(issued)]
         await self._commit_or_retry(ops, [Unchanged(item.key, item.mod_revision)])
@@ -298,25 +322,31 @@ class Enroller:
                 names=names.left_out,
                 hint="a token made with --dns-name lets its nodes have host names",
             )
-        now, ttl_s = self._clock(), self._certificate_ttl_s()
+        signer, authority = self._signer, self._signer.authority
         try:
             leaf = x509.issue(
-                self._authority,
+                authority,
                 csr.public_key,
                 identity,
-                now=now,
-                ttl_s=ttl_s,
+                now=self._clock(),
+                ttl_s=self._certificate_ttl_s(),
                 dns_names=names.dns_names,
                 addresses=names.addresses,
             )
         except IdentityFault as fault:
             raise join_rules.as_refusal(fault) from fault
-        serial = f"{leaf.serial_number:x}"
-        chain = x509.to_pem(leaf) + self._authority.pem
-        return Issued(identity, chain, self._authority.pem, serial, now + ttl_s)
+        return Issued(
+            identity,
+            x509.to_pem(leaf) + authority.chain,
+            signer.roots_pem,
+            signer.issuers_pem,
+            f"{leaf.serial_number:x}",
+            leaf.not_valid_after_utc.timestamp(),
+            authority.pin,
+        )
 
     def _serial_op(self, issued: Issued) -> Put:
-        record = SerialRecord(str(issued.identity), issued.expires)
+        record = SerialRecord(str(issued.identity), issued.expires, issuer=issued.issuer)
         return Put(keyspace.SERIALS + issued.serial, encode(record))
 
     async def _live_serials(self, node: str, reason: str) -> dict[str, SerialRecord]:

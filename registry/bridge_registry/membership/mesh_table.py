@@ -27,6 +27,7 @@ from bridge_core.config.documents import (
 )
 from bridge_core.snapshot import Instance
 from bridge_core.store.api import Deleted, KeyListing, KeyValue, WatchEvent
+from bridge_registry.enrolment.authority_rules import Authorities
 from bridge_registry.membership.membership_rules import Membership
 from bridge_registry.records import (
     ClientRecord,
@@ -36,6 +37,7 @@ from bridge_registry.records import (
     RecordFault,
     SerialRecord,
     decode,
+    decode_authorities,
     unpack,
 )
 from bridge_registry.rollouts.plan import RolloutPlan, plan_of
@@ -65,6 +67,7 @@ class MeshTable:
         texts: The same as YAML.
         created: The same as the number of the config's revision since which it has been there.
         positions: Where each rollout stands, and the revision that says so, by its name.
+        authorities: The mesh's CAs; None: not read yet.
         guards: Keys of the store guards that live.
         records: Every record that lasts, by key, as it was written.
         faults: Key to what is wrong with what is stored there; `MAX_FAULTS` at most.
@@ -81,6 +84,7 @@ class MeshTable:
         self.texts: dict[str, str] = {}
         self.created: dict[str, int] = {}
         self.positions: dict[str, tuple[RolloutPosition, int]] = {}
+        self.authorities: Authorities | None = None
         self.guards: set[str] = set()
         self.records: dict[str, bytes] = {}
         self.faults: dict[str, str] = {}
@@ -224,6 +228,8 @@ class MeshTable:
                 self.key_sets[item.key.removeprefix(keyspace.KEY_SETS)] = keys.keys
         elif item.key == keyspace.CONFIG:
             self._put_config(item)
+        elif item.key == keyspace.AUTHORITIES:
+            self._put_authorities(item)
         elif item.key.startswith(keyspace.ROLLOUTS):
             self._put_position(item)
 
@@ -257,6 +263,13 @@ class MeshTable:
                 self._put_document(name, document.text)
             if name in self.texts:
                 self.created[name] = document.born
+
+    def _put_authorities(self, item: KeyValue) -> None:
+        # Also of one that is damaged or gone the last good one stays: a mesh is never without.
+        try:
+            self.authorities = decode_authorities(item.value)
+        except RecordFault as fault:
+            self._fault(item.key, fault.message)
 
     def _put_document(self, name: str, text: str) -> None:
         key = f"{keyspace.CONFIG}/{name}"

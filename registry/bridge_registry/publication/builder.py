@@ -18,6 +18,7 @@ from bridge_core.config.documents import (
     QuotaDocument,
 )
 from bridge_core.names import canonical_or_same
+from bridge_core.security_settings import Trust
 from bridge_core.snapshot import (
     MESH_KEY,
     Instance,
@@ -28,6 +29,7 @@ from bridge_core.snapshot import (
     check_entry,
     encode_entry,
 )
+from bridge_registry.enrolment.authority_rules import Authorities
 from bridge_registry.records import NodeRecord
 from bridge_registry.rollouts.effect_rules import probes, route_under
 from bridge_registry.rollouts.plan import RolloutPlan
@@ -69,12 +71,15 @@ def entries(
     rollouts: Iterable[tuple[RolloutPlan, RolloutPosition]] = (),
     node_classes: Iterable[NodeClassDocument] = (),
     security: SecurityDocuments = NO_SECURITY,
+    authorities: Authorities | None = None,
 ) -> dict[str, bytes]:
     """Every entry of the snapshot. An instance counts only on an enrolled node that is not revoked."""
     members = tuple(members)
     public = {node.name: node.public() for node in nodes.values()}
     settings = msgspec.structs.replace(
-        mesh_settings(spec, trust_domain, tuple(sorted(revoked))), store_id=store_id
+        mesh_settings(spec, trust_domain, tuple(sorted(revoked))),
+        store_id=store_id,
+        trust=_trust(authorities),
     )
     result = {MESH_KEY: encode_entry(settings)}
     for name, node in public.items():
@@ -95,6 +100,16 @@ def entries(
         if home is not None and home.state != "revoked":
             result[f"instance/{instance.id}"] = encode_entry(instance)
     return result
+
+
+def _trust(authorities: Authorities | None) -> Trust:
+    if authorities is None:
+        return Trust()
+    return Trust(
+        tuple(authorities.roots.values()),
+        tuple(one.certificate for one in authorities.issuers),
+        authorities.issuing.pin,
+    )
 
 
 def _under(

@@ -9,6 +9,7 @@ import asyncio
 import contextlib
 import math
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Final, TypeAlias
 
@@ -20,6 +21,7 @@ from bridge_core.snapshot import Snapshot
 from bridge_core.snapshot_file import SnapshotFile
 from bridge_core.store.api import KeyListing, Store, WatchEvent
 from bridge_registry.election import Election
+from bridge_registry.enrolment.authority_rules import Authorities
 from bridge_registry.membership.mesh_table import MeshTable
 from bridge_registry.membership.store_identity_rules import epoch_of
 from bridge_registry.publication import builder
@@ -45,6 +47,7 @@ class Publisher:
         trust_domain: The mesh.
         path: Where the last snapshot is kept.
         memory: What was last known of the store.
+        on_authorities: Told of the mesh's CAs before anything of them is published.
 
     Attributes:
         hub: The published snapshots.
@@ -53,7 +56,14 @@ class Publisher:
     """
 
     def __init__(
-        self, store: Store, election: Election, trust_domain: str, path: Path, memory: StoreMemory
+        self,
+        store: Store,
+        election: Election,
+        trust_domain: str,
+        path: Path,
+        memory: StoreMemory,
+        *,
+        on_authorities: Callable[[Authorities], None],
     ) -> None:
         self._file = SnapshotFile(path, now=time.time)
         last = self._file.load()
@@ -69,6 +79,7 @@ class Publisher:
         self.entry_faults: dict[str, str] = {}
         self._reported: dict[str, str] = {}
         self._memory = memory
+        self._on_authorities = on_authorities
         self._another = asyncio.Event()
         self._watched_under = ""
         self.table.remember(memory.records)
@@ -171,6 +182,7 @@ class Publisher:
             nodes=table.nodes,
             members=members.values(),
             revoked=table.revoked,
+            authorities=table.authorities,
             rollouts=table.rollouts,
             node_classes=table.node_classes,
             security=builder.SecurityDocuments(
@@ -221,6 +233,8 @@ class Publisher:
             return
         self.table.apply(event, now)
         self._dirty = True
+        if self.table.authorities is not None:
+            self._on_authorities(self.table.authorities)
         if self.table.faults != self._reported:
             for key, fault in self.table.faults.items():
                 if self._reported.get(key) != fault:

@@ -89,7 +89,7 @@ class GuardProcess:
 
     def __init__(self, options: GuardOptions, store: EtcdStore, endpoints: Endpoints) -> None:
         cert, key = options.pki.pair("guard")
-        self._identity = TlsIdentity(cert, key, options.pki.ca)
+        self._identity = TlsIdentity(cert, key, options.pki.issuers)
         own = self._identity.info.identity
         if own is None or own.kind != "guard":
             raise Fatal(f"{cert} is not a store guard's", hint="run `bridge-registry init` once more")
