@@ -28,6 +28,14 @@ _STATUS_S: Final = 5.0  # answered from memory
 os.environ.setdefault("GRPC_VERBOSITY", "NONE")
 
 
+class Services(wire_grpc.AdminStub):
+    """The Admin stub; stubs of other services are made with its `channel`."""
+
+    def __init__(self, channel: grpc.aio.Channel) -> None:
+        super().__init__(channel)  # type: ignore[no-untyped-call]  # generated
+        self.channel = channel
+
+
 class _Unreached(Unavailable):
     """There was no connection, so nothing was asked."""
 
@@ -116,7 +124,7 @@ async def _stub(registry: str, to: Access, *, patience_s: float | None) -> Async
                 raise _Unreached(f"no registry answers at {registry} within {patience_s:g} s") from None
             except Unavailable as fault:
                 raise _Unreached(fault.message, hint=fault.hint) from fault
-            yield wire_grpc.AdminStub(channel)  # type: ignore[no-untyped-call]  # generated
+            yield Services(channel)
     except WrongAuthority as fault:
         raise Fatal(f"{fault.message}; it has to be of the mesh of {to.ca}", hint=IDENTITY_HINT) from fault
     except CertificateRefused as fault:

@@ -11,6 +11,7 @@ import typer
 
 from bridge_cli import (
     admin_commands,
+    ca_commands,
     hindsight_commands,
     models_command,
     restore_command,
@@ -142,6 +143,7 @@ def down_command(
 status_commands.register(app)
 models_command.register(app)
 app.add_typer(contexts, name="context")
+app.add_typer(ca_commands.group, name="ca")
 admin_commands.register(app)
 traffic_commands.register(app)
 restore_command.register(app)

@@ -26,6 +26,7 @@ from bridge_core.systemd.notify import Notifier
 from bridge_core.tls import TlsIdentity
 from bridge_registry.admin_http import AdminApp, Readiness, RegistryFigures
 from bridge_registry.election import Election
+from bridge_registry.enrolment.authority_desk import AuthorityDesk
 from bridge_registry.enrolment.authority_keeper import AuthorityKeeper
 from bridge_registry.enrolment.enroller import Enroller
 from bridge_registry.enrolment.pki_files import GUARD_USER, REGISTRY_USER, Ensured
@@ -38,6 +39,7 @@ from bridge_registry.publication.publisher import Publisher
 from bridge_registry.restore import Restorer
 from bridge_registry.rollouts.controller import RolloutController
 from bridge_registry.rpc.admin_service import AdminService, Standing
+from bridge_registry.rpc.authority_service import AuthorityService
 from bridge_registry.rpc.enrolment_service import EnrolmentService
 from bridge_registry.rpc.gate import Gate
 from bridge_registry.rpc.mesh_service import MeshService
@@ -47,6 +49,7 @@ from bridge_registry.traffic.config_desk import ConfigDesk
 from bridge_registry.traffic.directory_watch import DirectoryWatch
 from bridge_registry.upkeep import Upkeep
 from bridge_wire.v1 import registry_pb2_grpc as rpc
+from bridge_wire.v1.authority_pb2_grpc import add_AuthorityServicer_to_server
 
 log = structlog.get_logger()
 
@@ -152,6 +155,16 @@ class Registry:
                 restorer=restorer,
             ),
         )
+        authorities = AuthorityDesk(
+            store=store,
+            keeper=self._keeper,
+            # Who reports no more may trust less by now.
+            trusts=lambda: {name: one.trusts for name, one in load.nodes.items() if one.at > 0.0},
+            trust_domain=domain,
+            fence=fence,
+            clock=time.time,
+        )
+        self._authority_service = AuthorityService(gate, authorities, self._keeper)
         self.mesh_config_watch = (
             DirectoryWatch(settings.mesh_config, self._config, self._leadership.leads)
             if settings.mesh_config is not None
@@ -179,6 +192,7 @@ class Registry:
         rpc.add_EnrolmentServicer_to_server(self._services[0], server)  # type: ignore[no-untyped-call]  # generated
         rpc.add_MeshServicer_to_server(self._services[1], server)  # type: ignore[no-untyped-call]  # generated
         rpc.add_AdminServicer_to_server(self._services[2], server)  # type: ignore[no-untyped-call]  # generated
+        add_AuthorityServicer_to_server(self._authority_service, server)  # type: ignore[no-untyped-call]  # generated
         server.add_insecure_port(self._front.inner_target)
         admin: http1.Server | None = None
         try:

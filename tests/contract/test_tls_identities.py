@@ -25,7 +25,7 @@ from bridge_core.tls import (
 )
 
 MESH = "test.mesh"
-AUTHORITY = x.create_authority(MESH, now=time.time(), ttl_s=3600)
+AUTHORITY = x.create_authority(MESH, now=time.time(), ttl_s=86_400)
 
 
 def write(

@@ -191,6 +191,26 @@ def read_chain(
     return Authority(own, key, b"".join(map(to_pem, chain[1:-1]))), root
 
 
+def leads_to(pem: bytes, root: x509.Certificate, former: x509.Certificate) -> bool:
+    """Whether among the certificates in `pem` is `root` as signed by `former`."""
+    try:
+        found = x509.load_pem_x509_certificates(pem)
+    except ValueError:
+        return False
+    return any(
+        (one.subject, one.public_key()) == (root.subject, root.public_key()) and _signed(one, former)
+        for one in found
+    )
+
+
+def _signed(certificate: x509.Certificate, signer: x509.Certificate) -> bool:
+    try:
+        certificate.verify_directly_issued_by(signer)
+    except (InvalidSignature, ValueError, TypeError):
+        return False
+    return True
+
+
 def _check_ca(certificate: x509.Certificate, trust_domain: str, now: float, *, below: int) -> None:
     """Returns when the certificate is of a CA of this mesh that may sign, with `below` CAs below it."""
     constraints = certificate.extensions.get_extension_for_class(x509.BasicConstraints).value
@@ -334,10 +354,9 @@ def pin(certificate: x509.Certificate) -> str:
 def issued_by(pem: bytes, authority: Authority) -> bool:
     """Whether the first certificate in `pem` bears the authority's signature."""
     try:
-        from_pem(pem).verify_directly_issued_by(authority.certificate)
-    except (IdentityFault, InvalidSignature, ValueError, TypeError):
+        return _signed(from_pem(pem), authority.certificate)
+    except IdentityFault:
         return False
-    return True
 
 
 def uris_of(certificate: x509.Certificate) -> tuple[str, ...]:

@@ -50,6 +50,12 @@ class AuthorityKeeper:
         self._identity = identity
         self._wanted = ensured.authorities
         self._renewed = time.monotonic()
+        self._changed = asyncio.Event()
+
+    @property
+    def next_change(self) -> asyncio.Event:
+        """Set when the CAs are others. Taken before these are read, it cannot miss a change."""
+        return self._changed
 
     @property
     def pin(self) -> str:
@@ -84,6 +90,8 @@ class AuthorityKeeper:
             self.fault = str(fault)
             return
         self.fault = ""
+        changed, self._changed = self._changed, asyncio.Event()
+        changed.set()
         log.info(
             "authorities_taken_up",
             **{one.state: one.pin[:16] for one in wanted.issuers},

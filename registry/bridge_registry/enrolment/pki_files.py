@@ -239,6 +239,27 @@ def keep_root(pki: Pki, root: x509.Authority) -> None:
     write_atomically(pki.root_key(root.pin), seal(root, _kek(pki), os.urandom(12)))
 
 
+def take_root_away(pki: Pki, out: Path) -> None:
+    """Moves the issuing root's key and certificate, PEM, into the new file `out`.
+
+    Raises:
+        Fatal: the key is not here, or `out` is there already or cannot be written.
+    """
+    authorities = read_authorities(pki)
+    root = open_root(pki, authorities.issuing.root)
+    if root is None:
+        raise Fatal(f"the root's key is not in {pki.folder}: it is offline already, or at another registry")
+    try:
+        # Never over a file that is there: it may be the one copy of another root's key.
+        with os.fdopen(os.open(out, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
+            file.write(x509.key_to_pem(root.key) + root.pem)
+            file.flush()
+            os.fsync(file.fileno())
+        pki.root_key(root.pin).unlink()
+    except OSError as fault:
+        raise Fatal(f"cannot write {fault.filename or out}: {fault.strerror}") from fault
+
+
 def keep_authorities(pki: Pki, authorities: Authorities) -> None:
     """Makes the mesh's CAs on disk these, and forgets the roots' keys that are no longer among them.
 

@@ -231,9 +231,10 @@ class Publisher:
                 self._another.set()  # a restore ends with that
         if not same:
             return
+        authorities = self.table.authorities
         self.table.apply(event, now)
         self._dirty = True
-        if self.table.authorities is not None:
+        if self.table.authorities is not None and self.table.authorities != authorities:
             self._on_authorities(self.table.authorities)
         if self.table.faults != self._reported:
             for key, fault in self.table.faults.items():

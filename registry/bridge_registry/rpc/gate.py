@@ -18,6 +18,7 @@ import structlog
 from bridge_core.errors import BridgeError, Reaction
 from bridge_core.store.api import StoreRefused
 from bridge_core.tls import Peer
+from bridge_registry.enrolment.authority_rules import StepRefused
 from bridge_registry.enrolment.join_rules import EnrolmentRefused, JoinRefusal
 from bridge_registry.rpc.tls_front import RpcCaller
 
@@ -43,7 +44,7 @@ def status_of(fault: BridgeError) -> grpc.StatusCode:
     """The gRPC status that says what `fault` says."""
     if isinstance(fault, EnrolmentRefused):
         return _STATUS[fault.refusal]
-    if isinstance(fault, StoreRefused):
+    if isinstance(fault, StoreRefused | StepRefused):
         return grpc.StatusCode.FAILED_PRECONDITION
     return _BY_REACTION[fault.reaction]
 
