@@ -182,12 +182,16 @@ def read_chain(
             raise IdentityFault("the key is not the intermediate's")
         for at, one in enumerate((own, root)):
             _check_ca(one, trust_domain, now, below=at)
-        own.verify_directly_issued_by(root)
-        root.verify_directly_issued_by(root)
-    except (InvalidSignature, UnsupportedAlgorithm) as fault:
-        raise IdentityFault("the root signed neither itself nor the intermediate") from fault
-    except (ValueError, TypeError, x509.ExtensionNotFound, x509.DuplicateExtension) as fault:
+    except (
+        ValueError,
+        TypeError,
+        UnsupportedAlgorithm,
+        x509.ExtensionNotFound,
+        x509.DuplicateExtension,
+    ) as fault:
         raise IdentityFault(f"not a chain of CA certificates in PEM: {fault}") from fault
+    if not (_signed(own, root) and _signed(root, root)):
+        raise IdentityFault("the root did not sign the intermediate and itself")
     return Authority(own, key, b"".join(map(to_pem, chain[1:-1]))), root
 
 

@@ -112,8 +112,8 @@ class AuthorityDesk:
 
     async def _read(self) -> tuple[Authorities, int]:
         item = await self._store.get(keyspace.AUTHORITIES)
-        if item is None:
-            raise Unavailable("the mesh's CAs are not in the store yet", hint="try again")
+        if item is None:  # the mesh is being founded
+            return self._keeper.authorities, 0
         return decode_authorities(item.value), item.mod_revision
 
     async def _taken_up(self, wanted: Authorities) -> None:
