@@ -349,7 +349,7 @@ class Agent:
 
     def _take_snapshot(self, snapshot: Snapshot) -> None:
         self._trust.take(snapshot.mesh.trust)
-        self._renewal.prefer(snapshot.mesh.trust.issuing)
+        self._renewal.prefer(snapshot.mesh.trust.issuing, len(snapshot.nodes))
         self._view.publish(snapshot)
         self._isolation.told(snapshot)
         cut = self._revocations.update(snapshot)

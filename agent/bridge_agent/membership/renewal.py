@@ -34,8 +34,8 @@ log = structlog.get_logger()
 # The wall clock is looked at this often: a machine that slept, or whose clock was set, is noticed.
 _LOOK_S: Final = 30.0
 _GLANCE_S: Final = 1.0  # and whose files these are, this often
-_SPREAD_S: Final = 300.0  # over which a mesh renews when another CA signs
-_SPREAD: Final = 0.01  # of a certificate's life, where that is less
+_SPREAD_EACH_S: Final = 0.2  # when another CA signs, a mesh renews over so much for each node
+_SPREAD_S: Final = 600.0  # and no more than this
 _OVERTAKEN_AGAIN_S: Final = 5.0  # where what was given is of the former CA all the same
 
 
@@ -70,6 +70,7 @@ class Renewal:
         self._at_once = False
         self._preferred = ""
         self._overtaken_at = 0.0  # the loop's time
+        self._spread_s = 0.0
         self._identity = identity
         self._node = node
         self._names = names
@@ -85,8 +86,9 @@ class Renewal:
         self.status = LinkStatus("certificate", now)
         self.status.works()
 
-    def prefer(self, issuer: str) -> None:
-        """The CA that signs now: a certificate of another is renewed in the next minutes."""
+    def prefer(self, issuer: str, nodes: int) -> None:
+        """The CA that signs now: a certificate of another is renewed soon, by one of `nodes` at a time."""
+        self._spread_s = min(_SPREAD_S, nodes * _SPREAD_EACH_S)
         if issuer != self._preferred:
             self._preferred = issuer
             self._spread_out(0.0)
@@ -139,9 +141,8 @@ class Renewal:
 
     def _spread_out(self, least_s: float) -> None:
         # A whole mesh is told at the same moment.
-        info = self._identity.info
-        most_s = min(_SPREAD_S, (info.not_after - info.not_before) * _SPREAD)
-        self._overtaken_at = asyncio.get_running_loop().time() + least_s + self._rng.random() * most_s
+        wait_s = least_s + self._rng.random() * self._spread_s
+        self._overtaken_at = asyncio.get_running_loop().time() + wait_s
 
     def _failed(self, fault: Exception, *, expired: bool) -> None:
         words = f"expired, and not renewed: {fault}" if expired else f"not renewed: {fault}"

@@ -40,7 +40,7 @@ log = structlog.get_logger()
 _RETRY_S: Final = 1.0
 _GRACE_S: Final = 0.5
 _KNOWN_TTL_S: Final = 2.0  # etcd's least: gone before any node's lease is
-_LOOK_S: Final = 60.0  # how often its certificate's files are looked at
+_LOOK_S: Final = 1.0  # how often the files of its certificate and of whom it trusts are looked at
 _MAX_REQUEST_BYTES: Final = 1024 * 1024  # etcd's default is 1.5 MiB
 _CONNECTIONS_EACH: Final = 8  # of one node: an agent needs one, and one more when it restarts
 _GRPC_OPTIONS: Final = (
@@ -193,11 +193,11 @@ class GuardProcess:
             await asyncio.sleep(_RETRY_S)
 
     async def _renew_identity(self) -> None:
-        cert = self._identity.cert
-        seen = _stamp(cert)
+        files = self._identity.cert, self._identity.ca
+        seen = [_stamp(path) for path in files]
         while True:
             await asyncio.sleep(_LOOK_S)
-            if (stamp := _stamp(cert)) == seen:
+            if (stamp := [_stamp(path) for path in files]) == seen:
                 continue
             try:
                 self._identity.reload()
