@@ -305,6 +305,8 @@ class Agent:
             self._config,
             self._state.root,
             identity=self._identity,
+            grace_s=lambda: self._view.current.mesh.security.renewal_grace_s,
+            trust=lambda: self._trust.fault,
             presence=self._presence,
             clock=self._clock.status,
             registries=(self._subscription.status, self._renewal.status),

@@ -32,6 +32,8 @@ class Concerns:
         config: The node's.
         state_dir: Where it writes.
         identity: Its certificate.
+        grace_s: For how long after its end it may renew itself.
+        trust: What is wrong with whom the node trusts; empty: nothing.
         presence: Whether the node runs once.
         clock: How the clocks stand.
         registries: What asks registries, and may have been told that the node is none of theirs.
@@ -48,6 +50,8 @@ class Concerns:
         state_dir: Path,
         *,
         identity: TlsIdentity,
+        grace_s: Callable[[], float],
+        trust: Callable[[], str],
         presence: Presence,
         clock: LinkStatus,
         registries: Sequence[LinkStatus],
@@ -57,6 +61,8 @@ class Concerns:
         self._config = config
         self._state_dir = state_dir
         self._identity = identity
+        self._grace_s = grace_s
+        self._trust = trust
         self._presence = presence
         self._clock = clock
         self._registries = tuple(registries)
@@ -78,8 +84,11 @@ class Concerns:
         back = way_back(self._config.name, self._config.registries)
         faults = [one.fault for one in self._registries]
         refusal = next((str(one) for one in faults if isinstance(one, NotAMember)), "")
-        certificate = certificate_concern(info.not_before, info.not_after, time.time(), back)
-        told = [certificate, self._presence.withheld, self._clock.report().reason]
+        certificate = certificate_concern(
+            info.not_before, info.not_after, time.time(), back, grace_s=self._grace_s()
+        )
+        trust = f"the mesh's CAs are not taken up: {fault}" if (fault := self._trust()) else ""
+        told = [certificate, trust, self._presence.withheld, self._clock.report().reason]
         member = None if standing is None else standing.member
         return [*(one for one in told if one), *member_concern(member, refusal, back)]
 

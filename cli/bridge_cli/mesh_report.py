@@ -200,7 +200,7 @@ def _troubles(status: Any, leader: str, nodes: tuple[NodeLine, ...], now: float)
     yield from _capped(_unreachable(nodes, {node.name for node in away}, now))
     ending = [node for node in nodes if node.state != "revoked" and 0 < node.expires_unix < now + _SOON_S]
     if over := [node.name for node in ending if node.expires_unix <= now]:
-        yield f"{few(over)}: certificate EXPIRED; it cannot renew it any more and has to join anew"
+        yield f"{few(over)}: certificate EXPIRED; it has to join anew, unless renewalGrace lets it renew"
     if soon := [node.name for node in ending if node.expires_unix > now]:
         yield f"{few(soon)}: certificate ends within {say_span(_SOON_S)} and is not renewed yet"
     yield from _capped(

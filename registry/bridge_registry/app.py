@@ -29,6 +29,7 @@ from bridge_registry.election import Election
 from bridge_registry.enrolment.authority_desk import AuthorityDesk
 from bridge_registry.enrolment.authority_keeper import AuthorityKeeper
 from bridge_registry.enrolment.enroller import Enroller
+from bridge_registry.enrolment.nonces import Nonces
 from bridge_registry.enrolment.pki_files import GUARD_USER, REGISTRY_USER, Ensured
 from bridge_registry.enrolment.store_access import EtcdAccess, OpenAccess, StoreAccess
 from bridge_registry.enrolment.token_desk import TokenDesk
@@ -114,12 +115,15 @@ class Registry:
         table, hub, fence = self.publisher.table, self.publisher.hub, self._leadership.fence
         self._front = TlsFront(settings.state_dir / "sockets")
         gate = Gate(self._front.caller, domain, table.is_revoked)
+        nonces = Nonces(time.monotonic)
         enroller = Enroller(
             store=store,
             signer=self._keeper,
             trust_domain=domain,
             directory=table,
             certificate_ttl_s=lambda: table.mesh_spec.certificate_ttl if table.mesh_spec else 86_400.0,
+            renewal_grace_s=lambda: table.mesh_spec.security.renewal_grace if table.mesh_spec else 0.0,
+            nonces=nonces,
             fence=fence,
             clock=time.time,
         )
@@ -136,7 +140,13 @@ class Registry:
         self.rollouts = RolloutController(store, self._leadership, table, load, lambda: hub.current)
         self._services = (
             EnrolmentService(
-                gate, enroller, hub, settings.advertised_guards, trust_domain=domain, clock=time.time
+                gate,
+                enroller,
+                hub,
+                settings.advertised_guards,
+                trust_domain=domain,
+                nonces=nonces,
+                clock=time.time,
             ),
             MeshService(gate, enroller, hub, load, self._leadership.check_serving),
             AdminService(

@@ -103,6 +103,14 @@ class RegistryApi(Protocol):
     async def renew(self, csr: bytes) -> IssuedIdentity:
         """A fresh certificate for the calling node and the CSR's key (PKCS#10, PEM)."""
 
+    async def nonce(self) -> bytes:
+        """What is to be signed for `renew_expired` at this registry, within a minute."""
+
+    async def renew_expired(
+        self, csr: bytes, certificate: bytes, *, nonce: bytes, signature: bytes
+    ) -> IssuedIdentity:
+        """As `renew`, for a node whose certificate has ended, by what its key signed."""
+
     async def check(self) -> None:
         """Returns when the registry answers and takes the calling node for a member."""
 

@@ -1,7 +1,8 @@
 """Renews the node's certificate in good time and hands it to whoever uses it.
 
-When no registry answers it keeps trying, also past the certificate's end: `status` says until when it
-holds, or what brings the node back. Where somebody else put a new identity into the folder, which
+When no registry answers it keeps trying, also past the certificate's end, then with the old key's
+signature, which the mesh may allow for a while: `status` says until when it holds, or what brings the node
+back. Where somebody else put a new identity into the folder, which
 `join --replace` does while the agent runs, that one is taken.
 """
 
@@ -21,8 +22,8 @@ from bridge_agent.membership.advertise import SubjectNames
 from bridge_agent.membership.identity_files import write_identity
 from bridge_agent.membership.link_status import LinkStatus
 from bridge_agent.membership.mesh_trust import issuer_of
-from bridge_agent.membership.new_key import new_key
-from bridge_agent.membership.registry_api import NotAMember, RegistryApi
+from bridge_agent.membership.new_key import NewKey, OldKey, new_key
+from bridge_agent.membership.registry_api import IssuedIdentity, NotAMember, RegistryApi
 from bridge_agent.membership.standing_rules import way_back
 from bridge_core.backoff import Backoff
 from bridge_core.errors import BridgeError
@@ -122,7 +123,7 @@ class Renewal:
                 await self._pause(_GLANCE_S)
                 continue
             try:
-                await self._renew()
+                await self._renew(expired=verdict is CertificateState.EXPIRED)
             except (BridgeError, OSError) as fault:
                 self._failed(fault, expired=verdict is CertificateState.EXPIRED)
                 await self._pause(self._backoff.next_s())
@@ -154,18 +155,21 @@ class Renewal:
                 "renewal_failed", expires_unix=expires, expired=expired, reason=str(fault), remedy=back
             )
 
-    async def _renew(self) -> None:
-        made = await new_key(self._node, self._names)
+    async def _renew(self, *, expired: bool) -> None:
         last: BridgeError | None = None
+        made = None if expired else await new_key(self._node, self._names)
         for registry in self._registries:
             try:
-                fresh = await registry.renew(made.csr_pem)
+                if made is None:
+                    new, fresh = await self._renew_late(registry)
+                else:
+                    new, fresh = made, await registry.renew(made.csr_pem)
             except BridgeError as fault:
                 last = fault
                 continue
             write_identity(
                 self._state.identity,
-                key=made.key_pem,
+                key=new.key_pem,
                 certificate_chain=fresh.certificate_chain,
                 trust_bundle=fresh.trust_bundle,
                 issuers=fresh.issuers,
@@ -173,6 +177,16 @@ class Renewal:
             self._reload("certificate_renewed")
             return
         raise last or BridgeError("no registry is configured")
+
+    async def _renew_late(self, registry: RegistryApi) -> tuple[NewKey, IssuedIdentity]:
+        """With a certificate that has ended, which no listener takes: the old key signs the request."""
+        nonce = await registry.nonce()
+        certificate = self._state.certificate.read_bytes()
+        old = OldKey(certificate, self._state.key.read_bytes(), nonce)
+        made = await new_key(self._node, self._names, old)
+        return made, await registry.renew_expired(
+            made.csr_pem, certificate, nonce=nonce, signature=made.signature
+        )
 
     def _take_replaced(self) -> None:
         try:

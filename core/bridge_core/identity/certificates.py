@@ -333,6 +333,33 @@ def issue(
     )
 
 
+def possession(nonce: bytes, csr_pem: bytes, certificate_pem: bytes) -> bytes:
+    """What the holder of a certificate's key signs to renew it without a handshake; see registry.proto.
+
+    Raises:
+        IdentityFault: there is no certificate in `certificate_pem`.
+    """
+    digest = hashlib.sha256(csr_pem).digest() + bytes.fromhex(pin(from_pem(certificate_pem)))
+    return b"bridge renew-expired v1\0" + nonce + digest
+
+
+def sign(key: ec.EllipticCurvePrivateKey, data: bytes) -> bytes:
+    """ECDSA with SHA-256, DER."""
+    return key.sign(data, ec.ECDSA(hashes.SHA256()))
+
+
+def is_signed_by(certificate: x509.Certificate, signature: bytes, data: bytes) -> bool:
+    """Whether the certificate's key signed `data`, as `sign` does."""
+    key = certificate.public_key()
+    if not isinstance(key, ec.EllipticCurvePublicKey):
+        return False
+    try:
+        key.verify(signature, data, ec.ECDSA(hashes.SHA256()))
+    except InvalidSignature:
+        return False
+    return True
+
+
 def to_pem(certificate: x509.Certificate) -> bytes:
     """The certificate, PEM."""
     return certificate.public_bytes(serialization.Encoding.PEM)
@@ -355,10 +382,10 @@ def pin(certificate: x509.Certificate) -> str:
     return hashlib.sha256(certificate.public_bytes(serialization.Encoding.DER)).hexdigest()
 
 
-def issued_by(pem: bytes, authority: Authority) -> bool:
-    """Whether the first certificate in `pem` bears the authority's signature."""
+def issued_by(pem: bytes, signer: x509.Certificate) -> bool:
+    """Whether the first certificate in `pem` bears the signature of that CA."""
     try:
-        return _signed(from_pem(pem), authority.certificate)
+        return _signed(from_pem(pem), signer)
     except IdentityFault:
         return False
 

@@ -11,14 +11,16 @@ class HelloRequest(_message.Message):
     def __init__(self) -> None: ...
 
 class HelloResponse(_message.Message):
-    __slots__ = ("trust_domain", "server_time_unix_ms", "version")
+    __slots__ = ("trust_domain", "server_time_unix_ms", "version", "nonce")
     TRUST_DOMAIN_FIELD_NUMBER: _ClassVar[int]
     SERVER_TIME_UNIX_MS_FIELD_NUMBER: _ClassVar[int]
     VERSION_FIELD_NUMBER: _ClassVar[int]
+    NONCE_FIELD_NUMBER: _ClassVar[int]
     trust_domain: str
     server_time_unix_ms: int
     version: str
-    def __init__(self, trust_domain: _Optional[str] = ..., server_time_unix_ms: _Optional[int] = ..., version: _Optional[str] = ...) -> None: ...
+    nonce: bytes
+    def __init__(self, trust_domain: _Optional[str] = ..., server_time_unix_ms: _Optional[int] = ..., version: _Optional[str] = ..., nonce: _Optional[bytes] = ...) -> None: ...
 
 class NodeFacts(_message.Message):
     __slots__ = ("labels", "peer_address", "version")
@@ -86,6 +88,20 @@ class RenewRequest(_message.Message):
     csr_pem: bytes
     facts: NodeFacts
     def __init__(self, csr_pem: _Optional[bytes] = ..., facts: _Optional[_Union[NodeFacts, _Mapping]] = ...) -> None: ...
+
+class RenewExpiredRequest(_message.Message):
+    __slots__ = ("csr_pem", "facts", "certificate_pem", "nonce", "signature")
+    CSR_PEM_FIELD_NUMBER: _ClassVar[int]
+    FACTS_FIELD_NUMBER: _ClassVar[int]
+    CERTIFICATE_PEM_FIELD_NUMBER: _ClassVar[int]
+    NONCE_FIELD_NUMBER: _ClassVar[int]
+    SIGNATURE_FIELD_NUMBER: _ClassVar[int]
+    csr_pem: bytes
+    facts: NodeFacts
+    certificate_pem: bytes
+    nonce: bytes
+    signature: bytes
+    def __init__(self, csr_pem: _Optional[bytes] = ..., facts: _Optional[_Union[NodeFacts, _Mapping]] = ..., certificate_pem: _Optional[bytes] = ..., nonce: _Optional[bytes] = ..., signature: _Optional[bytes] = ...) -> None: ...
 
 class RenewResponse(_message.Message):
     __slots__ = ("identity",)

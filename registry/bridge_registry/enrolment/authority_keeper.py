@@ -73,9 +73,14 @@ class AuthorityKeeper:
         return "".join(self.authorities.roots.values()).encode()
 
     @property
-    def issuers_pem(self) -> bytes:
+    def issuers(self) -> list[bytes]:
         """The certificates of those who sign for members."""
-        return "".join(one.certificate for one in self.authorities.issuers).encode()
+        return [one.certificate.encode() for one in self.authorities.issuers]
+
+    @property
+    def issuers_pem(self) -> bytes:
+        """The same in one."""
+        return b"".join(self.issuers)
 
     def take(self, wanted: Authorities) -> None:
         """Takes up what the store says; what fails is tried again by `run`."""

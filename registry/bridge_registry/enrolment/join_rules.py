@@ -41,6 +41,7 @@ class JoinRefusal(enum.Enum):
     TAKEN = "taken"
     INVALID = "invalid"
     DENIED = "denied"
+    TOO_OFTEN = "too often"
 
 
 class EnrolmentRefused(BridgeError):

@@ -409,7 +409,7 @@ def _still_good(
     now: float,
 ) -> bool:
     pem = cert_path.read_bytes()
-    if not pem.endswith(chain) or not x509.issued_by(pem, authority):
+    if not pem.endswith(chain) or not x509.issued_by(pem, authority.certificate):
         return False
     try:
         info = x509.describe(pem)

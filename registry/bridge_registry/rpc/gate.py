@@ -31,6 +31,7 @@ _STATUS: Final = {
     JoinRefusal.TAKEN: grpc.StatusCode.ALREADY_EXISTS,
     JoinRefusal.INVALID: grpc.StatusCode.INVALID_ARGUMENT,
     JoinRefusal.DENIED: grpc.StatusCode.PERMISSION_DENIED,
+    JoinRefusal.TOO_OFTEN: grpc.StatusCode.RESOURCE_EXHAUSTED,
 }
 _BY_REACTION: Final = {
     Reaction.RETRY: grpc.StatusCode.UNAVAILABLE,
