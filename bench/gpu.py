@@ -1,6 +1,7 @@
 """Many engines on one GPU behind the agent's walls: time-sliced, under its MPS, with fewer threads each.
 
     python -m bench.gpu --llama-server PATH [--folder DIR] [--counts 1,2,4,8,16] [--tokens 200]
+    python -m bench.gpu --llama-server PATH --gpus 2 [--counts 1,2,4,8]     # several beside one
 
 Prints Markdown: the table, what the planner would choose beside what it would not, and how long a fault
 domain takes to come back. Every engine is a llama-server that the agent's launcher started in a cgroup
@@ -22,10 +23,13 @@ from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import psutil
+
 from bridge_agent.engines.logfile import LogFile
 from bridge_agent.engines.process import EngineProcess, LaunchSpec
 from bridge_agent.limits import mps_rules, nvml
 from bridge_agent.limits.cgroup import open_cgroups
+from bridge_agent.limits.gpu import Gpu
 from bridge_agent.limits.launcher import IsolatedLauncher, Placed
 from bridge_agent.limits.mps import MpsDaemon
 from bridge_agent.limits.placement_rules import thread_percentage
@@ -53,25 +57,36 @@ MIX = ("0.3B f16", "0.3B q4_0", "1.1B f16") * 2
 
 
 class Shared:
-    """Gives every engine the same MPS server and share; none while `daemon` is None."""
+    """Gives engines the GPUs in turn, and the MPS server of each with one share for all.
 
-    def __init__(self) -> None:
-        self.daemon: MpsDaemon | None = None
+    Attributes:
+        gpus: Those in use.
+        daemons: Of each under MPS; none: the engines are time-sliced.
+        share: What each engine gets.
+    """
+
+    def __init__(self, gpus: Sequence[Gpu]) -> None:
+        self.gpus = gpus
+        self.daemons: dict[str, MpsDaemon] = {}
         self.share = mps_rules.MpsShare()
 
-    async def admit(self, _spec: LaunchSpec) -> Placed:
-        if self.daemon is None:
-            return Placed()
-        pipe, log = str(self.daemon.pipe), str(self.daemon.log)
-        environment = mps_rules.client_environment(pipe, log, self.share, 1)
-        return Placed(environment=environment, shared=(pipe, log))
+    async def admit(self, spec: LaunchSpec) -> Placed:
+        gpu = self.gpus[int(spec.instance.rpartition("/")[2]) % len(self.gpus)]
+        environment = {"CUDA_VISIBLE_DEVICES": gpu.uuid}
+        daemon = self.daemons.get(gpu.uuid)
+        if daemon is None:
+            return Placed(environment, gpu.uuid, cpus=gpu.cpus)
+        pipe, log = str(daemon.pipe), str(daemon.log)
+        environment |= mps_rules.client_environment(pipe, log, self.share, 1)
+        return Placed(environment, gpu.uuid, shared=(pipe, log), cpus=gpu.cpus)
 
 
 class Bed:
     """Starts engines and asks them for tokens."""
 
     def __init__(self, folder: Path, server: str) -> None:
-        self.folder, self.server, self.shared = folder, server, Shared()
+        self.gpus = nvml.open_inventory()[0].read()
+        self.folder, self.server, self.shared = folder, server, Shared(self.gpus[:1])
         state = folder / "state"
         state.mkdir(parents=True, exist_ok=True)
         cgroups, without = open_cgroups("bench")
@@ -81,6 +96,7 @@ class Bed:
             state, node_class=node_class, cgroups=cgroups, without=without, devices=self.shared
         )
         self.models: dict[str, Path] = {}
+        self.busy = 0.0  # CPUs, while the last rate was measured
 
     def model(self, name: str) -> Path:
         if name not in self.models:
@@ -126,19 +142,25 @@ class Bed:
 
     @contextlib.asynccontextmanager
     async def mps(self, faults: list[mps_rules.MpsFault]) -> AsyncIterator[None]:
-        gpus = nvml.open_inventory()[0].read()
-        daemon = MpsDaemon(gpus[0].uuid, self.folder / "mps", on_fault=faults.append)
-        task = asyncio.create_task(daemon.run(Backoff(random.Random(1), first_s=0.1, most_s=1.0)))
+        daemons = [
+            MpsDaemon(gpu.uuid, self.folder / f"mps-{gpu.index}", on_fault=faults.append)
+            for gpu in self.shared.gpus
+        ]
+        tasks = [
+            asyncio.create_task(daemon.run(Backoff(random.Random(1), first_s=0.1, most_s=1.0)))
+            for daemon in daemons
+        ]
         try:
-            await asyncio.wait_for(daemon.ready(), 20)
-            self.shared.daemon = daemon
+            await asyncio.wait_for(asyncio.gather(*(daemon.ready() for daemon in daemons)), 20)
+            self.shared.daemons = {daemon.device: daemon for daemon in daemons}
             yield
         finally:
-            self.shared.daemon = None
+            self.shared.daemons = {}
             self.shared.share = mps_rules.MpsShare()
-            task.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await task
+            for task in tasks:
+                task.cancel()
+                with contextlib.suppress(asyncio.CancelledError):
+                    await task
 
 
 class Engine:
@@ -176,9 +198,12 @@ async def rate(bed: Bed, models: Sequence[str], tokens: int) -> float:
     """Tokens per second of all engines together, one of each of `models`."""
     async with bed.engines(models) as engines:
         await asyncio.gather(*(engine.generate(16) for engine in engines))
+        psutil.cpu_percent()
         began = time.monotonic()
         done = await asyncio.gather(*(engine.generate(tokens) for engine in engines))
-        return sum(done) / (time.monotonic() - began)
+        took_s = time.monotonic() - began
+        bed.busy = psutil.cpu_percent() / 100 * (psutil.cpu_count() or 1)
+        return sum(done) / took_s
 
 
 async def slots_rate(bed: Bed, model: str, slots: int, tokens: int) -> float:
@@ -240,6 +265,58 @@ async def several_models(bed: Bed, tokens: int) -> None:
     )
 
 
+async def several_gpus(bed: Bed, gpus: int, counts: Sequence[int], tokens: int) -> None:
+    """As many engines on each of several GPUs together as on one alone."""
+    print(
+        f"| model | engines a GPU | time-sliced, 1 GPU | {gpus} GPUs | of {gpus} × | MPS, 1 GPU | {gpus} GPUs"
+        f" | of {gpus} × | CPUs busy with {gpus} GPUs |"
+    )
+    print("|---|---|---|---|---|---|---|---|---|")
+    for model in ("1.1B f16", "0.3B f16"):
+        for count in counts:
+            cells = [model, str(count)]
+            for mps in (False, True):
+                rates = []
+                for used in (1, gpus):
+                    bed.shared.gpus = bed.gpus[:used]
+                    async with bed.mps([]) if mps else contextlib.nullcontext():
+                        percentage = thread_percentage(count)
+                        if mps and percentage < 100:
+                            bed.shared.share = mps_rules.MpsShare(thread_percentage=percentage)
+                        rates.append(await rate(bed, [model] * count * used, tokens))
+                cells += [f"{rates[0]:,.0f}", f"{rates[1]:,.0f}", f"{rates[1] / rates[0] / gpus:.2f}"]
+            print(
+                "|",
+                *(f"{cell} |" for cell in (*cells, f"{bed.busy:.1f} of {psutil.cpu_count()}")),
+                flush=True,
+            )
+    bed.shared.gpus = bed.gpus[:1]
+
+
+async def agent_of_several_gpus(folder: Path, store: Path, gpus: int, count: int, tokens: int) -> None:
+    """The same through one whole agent: its own seats, MPS daemons, shares and `bridge-engine`."""
+    per_s = []
+    for used in (1, gpus):
+        here = folder / f"agent-{used}"
+        here.mkdir(parents=True, exist_ok=True)
+        engines = range(count * used)
+        sharing = GpuSharing(devices=tuple(map(str, range(used))), mps=True)
+        agent = GpuAgent(here, [real_engine(here, n, store) for n in engines], sharing, walls=WALLS)
+        async with agent.running():
+            await agent.ready(*engines)
+            await agent.back(engines, time.monotonic())
+            began = time.monotonic()
+            done = await asyncio.gather(*(agent.generate(n, tokens) for n in engines))
+            per_s.append(sum(done) / (time.monotonic() - began))
+            walls = agent.launcher.standing("n1/0").walls
+    print(
+        f"\n- {count} engines a GPU of one agent, 1.1B f16: {per_s[0]:,.0f} tokens/s on 1 GPU,"
+        f" {per_s[1]:,.0f} on {gpus} ({per_s[1] / per_s[0] / gpus:.2f} of {gpus} ×),"
+        f" behind {', '.join(walls)}",
+        flush=True,
+    )
+
+
 async def threads_of_an_engine(folder: Path, store: Path, count: int, tokens: int) -> None:
     """Engines with other numbers of CPU threads: beside a GPU that has all layers they get in the way."""
     for threads in (None, 4, 2, 1):
@@ -292,11 +369,20 @@ async def main() -> None:
     parser.add_argument("--folder", type=Path, default=Path("/var/tmp/bridge-gpu"))
     parser.add_argument("--counts", default="1,2,4,8,16")
     parser.add_argument("--tokens", type=int, default=200)
+    parser.add_argument("--gpus", type=int, default=1, help="measure this many together, beside one")
     parser.add_argument("--only-agent", action="store_true", help="leave out what no agent supervises")
     arguments = parser.parse_args()
     os.environ["BRIDGE_TEST_LLAMA_SERVER"] = arguments.llama_server
     arguments.folder.mkdir(parents=True, exist_ok=True)
     bed = Bed(arguments.folder, arguments.llama_server)
+    if arguments.gpus > len(bed.gpus):
+        parser.error(f"--gpus {arguments.gpus}: this machine has {len(bed.gpus)}")
+    if arguments.gpus > 1:
+        counts = [int(count) for count in arguments.counts.split(",")]
+        await several_gpus(bed, arguments.gpus, counts, arguments.tokens)
+        store = make_store(arguments.folder / "store", "m", LARGE)
+        await agent_of_several_gpus(arguments.folder, store, arguments.gpus, max(counts), arguments.tokens)
+        return
     if not arguments.only_agent:
         await table(bed, [int(count) for count in arguments.counts.split(",")], arguments.tokens)
         await several_models(bed, arguments.tokens)

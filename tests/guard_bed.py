@@ -29,7 +29,7 @@ from bridge_registry.store_guard import app as guard_app
 from bridge_registry.store_guard.app import GuardOptions, GuardProcess
 from tests.contract.store.beds import QUICK, free_port
 from tests.etcd_server import EtcdServer
-from tests.support import eventually
+from tests.support import eventually, kept
 
 MESH = "bridge.local"
 
@@ -183,7 +183,7 @@ class Holder:
 
 async def registered(store: EtcdStore, key: str, value: bytes = b"{}", ttl_s: float = 30.0) -> Any:
     """Puts a record under a lease of its own; returns the lease."""
-    lease = await store.lease(ttl_s)
+    lease = kept(store, ttl_s)
     await asyncio.wait_for(lease.changed(0), 10.0)
     assert (await store.commit([Put(key, value, lease=lease.id)])).committed
     return lease

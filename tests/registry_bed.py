@@ -21,7 +21,7 @@ from bridge_registry.options import RegistryOptions
 from bridge_wire.v1 import registry_pb2 as pb
 from bridge_wire.v1 import registry_pb2_grpc as rpc
 from tests.fakes.store import FakeEtcd, FakeStore
-from tests.support import eventually
+from tests.support import eventually, kept
 
 MESH = "bridge.local"
 
@@ -43,7 +43,7 @@ class Node:
 
     async def register(self, store: Store, n: int = 0, ttl_s: float = 60.0, **more: object) -> object:
         """Puts an instance under a lease of its own; returns the lease."""
-        lease = await store.lease(ttl_s)
+        lease = kept(store, ttl_s)
         await lease.changed(0)
         instance = Instance(id=f"{self.name}/{n}", node=self.name, **more)  # type: ignore[arg-type]  # test shorthand
         key = f"/bridge/v1/members/{self.name}/{n}"
@@ -65,8 +65,8 @@ class Bed:
         return f"127.0.0.1:{self.registry.grpc_port}"
 
     async def leads(self) -> None:
-        """Waits until this registry leads and has published."""
-        await eventually(lambda: bool(self.registry.publisher.hub.current.version.epoch))
+        """Waits until this registry leads and has published, its founding among it."""
+        await eventually(lambda: bool(self.registry.publisher.hub.current.mesh.store_id))
 
     @contextlib.asynccontextmanager
     async def admin(self) -> AsyncIterator[rpc.AdminStub]:

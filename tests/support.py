@@ -8,6 +8,8 @@ import time
 from collections.abc import Awaitable, Callable
 from typing import TypeVar
 
+from bridge_core.store.api import LeaseHandle, Store
+
 T = TypeVar("T")
 
 
@@ -34,3 +36,15 @@ async def eventually(predicate: Callable[[], T | Awaitable[T]], deadline_s: floa
             raise AssertionError(message) from fault
         await asyncio.sleep(pause)
         pause = min(pause * 1.5, 0.1)
+
+
+_KEEPERS: set[asyncio.Task[None]] = set()
+
+
+def kept(store: Store, ttl_s: float) -> LeaseHandle:
+    """A lease that is kept until it is revoked, its store is closed, or the test is over."""
+    lease = store.lease(ttl_s)
+    task = asyncio.get_running_loop().create_task(lease.keep())
+    _KEEPERS.add(task)
+    task.add_done_callback(_KEEPERS.discard)
+    return lease

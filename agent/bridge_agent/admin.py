@@ -53,8 +53,7 @@ def admin_app(
         pages["/explain"] = explain
 
     def app(exchange: Exchange) -> None:
-        headers = exchange.request.headers
-        if reason := refusal(headers.get(b"host"), headers.get(b"origin"), own_name):
+        if reason := refusal(exchange.request, own_name):
             _answer(exchange, 403, _TEXT, f"{reason}\n".encode())
             return
         page = pages.get(exchange.request.path)

@@ -16,6 +16,11 @@ from bridge_agent import records
 from bridge_agent.activation import inherited_sockets
 from bridge_agent.admin import admin_app
 from bridge_agent.ancillaries import Ancillaries, RequestTasks
+from bridge_agent.authentication.authenticator import Authenticator
+from bridge_agent.authentication.last_use import LastUse
+from bridge_agent.authentication.mesh_secrets import MeshSecrets
+from bridge_agent.authentication.refusal import Refused
+from bridge_agent.authentication.token_book import TokenBook
 from bridge_agent.concerns import Concerns
 from bridge_agent.config import AgentConfig, StateDir
 from bridge_agent.engines.address import engine_address
@@ -42,6 +47,7 @@ from bridge_agent.membership.link_status import LinkReport
 from bridge_agent.membership.mesh_trust import MeshTrust
 from bridge_agent.membership.presence import FIRST_WORD_S, Presence, holder_id
 from bridge_agent.membership.registration import Registration
+from bridge_agent.membership.registries import Registries, known_guards
 from bridge_agent.membership.registry_api import LoadReport
 from bridge_agent.membership.registry_client import RegistryClient
 from bridge_agent.membership.renewal import Renewal
@@ -57,7 +63,7 @@ from bridge_agent.telemetry.load_reporter import LoadReporter
 from bridge_agent.telemetry.metrics import metrics_page
 from bridge_agent.telemetry.tally import BackendTally
 from bridge_core.addresses import join_address, split_address
-from bridge_core.http1 import coroutine_app
+from bridge_core.http1 import Request, coroutine_app
 from bridge_core.http1.pool import Address
 from bridge_core.identity.spiffe import GUARD_SERVER_NAME
 from bridge_core.snapshot import Snapshot
@@ -167,23 +173,26 @@ class Agent:
     def _join_mesh(self) -> None:
         config, state, rng = self._config, self._state, self._rng
         peer_address = self._peer_address()
-        registries = [
-            RegistryClient(address, state, peer_address=peer_address) for address in config.registries
-        ]
+        self._secrets = MeshSecrets(state.secrets)
+        registries = self._registries = Registries(
+            config.registries, lambda address: RegistryClient(address, state, peer_address=peer_address)
+        )
         self._subscription = SnapshotSubscription(
             registries,
             SnapshotFile(state.snapshot, now=time.time),
             on_snapshot=self._take_snapshot,
+            on_secrets=self._secrets.take,
             on_confirmed=self._take_confirmed,
             now=time.time,
             rng=rng,
         )
         snapshot = self._subscription.snapshot
+        registries.learn(snapshot.mesh)
         self._view = MeshView(config.name, snapshot)
         self._revocations = Revocations(snapshot)
         self._upstreams = Upstreams(self._view, self._identity, self._engine_address)
         tls = ClientTls(state.certificate, state.key, state.issuers, GUARD_SERVER_NAME)
-        self._store = EtcdStore(config.etcd, tls)
+        self._store = EtcdStore(known_guards(config.etcd, snapshot.mesh), tls)
         holder = holder_id(state.root)
         self._registration = Registration(
             self._store,
@@ -194,7 +203,7 @@ class Agent:
             patience_s=FIRST_WORD_S,
         )
         self._presence = Presence(config.name, holder, peer_address, now=time.time, clock=time.monotonic)
-        self._clock = ClockWatch(config.registries, state.ca, now=time.time)
+        self._clock = ClockWatch(lambda: registries.addresses, state.ca, now=time.time)
         self._renewal = Renewal(
             self._identity,
             self._node,
@@ -205,6 +214,7 @@ class Agent:
             now=time.time,
             rng=rng,
             may=lambda: self._presence.may_act,
+            refused=self._not_a_member,
         )
         self._trust = MeshTrust(state, self._identity, self._renewed)
         self._reporter = LoadReporter(registries, self._load, rng)
@@ -266,19 +276,30 @@ class Agent:
         state = self._state
         self._audit = AuditLog(state.root / "audit" / "audit.jsonl", records.audited)
         self._tally = BackendTally()
+        self._last_use = LastUse()
         config = GatewayConfig(
             node=self._config.name,
             host_name=self._host_name,
             **msgspec.structs.asdict(self._config.gateway),
         )
-        self._gateway = Gateway(config, self._view, self._upstreams, self._requests)
+        self._tokens = TokenBook()
+        authenticator = Authenticator(self._view, self._config.name, self._secrets, tokens=self._tokens)
+        self._gateway = Gateway(
+            config,
+            self._view,
+            self._upstreams,
+            self._requests,
+            authenticator=authenticator,
+            tokens=self._tokens,
+        )
         self._gateway.on_record(self._take_record)
         self._gateway.on_progress(self._take_progress)
         self._gateway.serve_admins(past.PATH, past.past_app(state.root / "audit", self._requests))
         serving = Serving()
         self._pipeline = self._gateway.http_app(ListenerKind.TLS)
+        application = DeferredGrpc(self._pipeline, serving, refusal=self._refusal)
         grpc = GrpcListener(
-            DeferredGrpc(self._pipeline, serving, admit=self._revocations.admits),
+            application,
             self._sockets["grpc"],
             cert=state.certificate,
             key=state.key,
@@ -287,7 +308,14 @@ class Agent:
             ended=self._grpc_ended,
             connections=connections_of("grpc"),
         )
-        self._listening = Listening(self._sockets, self._identity, self._revocations.identify, grpc, serving)
+        self._listening = Listening(
+            self._sockets,
+            self._identity,
+            self._revocations.identify,
+            grpc=grpc,
+            calls=application.calls,
+            serving=serving,
+        )
 
     def _live(self) -> None:
         self._lifecycle = Lifecycle(
@@ -309,9 +337,13 @@ class Agent:
             trust=lambda: self._trust.fault,
             presence=self._presence,
             clock=self._clock.status,
+            store=lambda: self._registration.report(time.monotonic()),
+            lease_ttl_s=self._subscription.snapshot.mesh.lease_ttl_s,
             registries=(self._subscription.status, self._renewal.status),
+            addresses=lambda: self._registries.addresses,
             engines=self._supervisor.status,
             ejections=self._gateway.ejections,
+            secrets=lambda: self._secrets.concerns(self._view.current),
         )
         self._reports = Reports(
             self._config,
@@ -327,6 +359,7 @@ class Agent:
             ancillaries=self._ancillaries,
             concerns=self._concerns,
             trusts=lambda: self._trust.pins,
+            last_use=self._last_use,
             links=self._links,
             phase=lambda: self._lifecycle.phase,
         )
@@ -352,6 +385,8 @@ class Agent:
     def _take_snapshot(self, snapshot: Snapshot) -> None:
         self._trust.take(snapshot.mesh.trust)
         self._renewal.prefer(snapshot.mesh.trust.issuing, len(snapshot.nodes))
+        self._registries.learn(snapshot.mesh)
+        self._store.reach_at(known_guards(self._config.etcd, snapshot.mesh))
         self._view.publish(snapshot)
         self._isolation.told(snapshot)
         cut = self._revocations.update(snapshot)
@@ -363,6 +398,12 @@ class Agent:
         self._registration.stand(self._presence.take(snapshot, self._registration.registered))
         if self._presence.address_differs():
             self._renewal.renew_now()
+
+    def _refusal(self, request: Request, serial: str) -> Refused | None:
+        """Why a gRPC call is nobody's who may call."""
+        identity = request.identity
+        revoked = identity is not None and not self._revocations.admits(identity, serial)
+        return self._gateway.refusal(request, revoked=revoked)
 
     def _engine_address(self, target: Target) -> Address:
         """Where an engine is connected to; only through here is one in a network of its own reached."""
@@ -378,6 +419,7 @@ class Agent:
     def _take_record(self, record: RequestRecord) -> None:
         self._audit.put(record)
         self._tally.take(record)
+        self._last_use.take(record.caller)
         self._lifecycle.settled()
         for attempt in record.failed:
             self._concerns.failures.take(attempt.instance, attempt.detail)
@@ -395,6 +437,9 @@ class Agent:
 
     def _grpc_ended(self) -> None:
         self._listening.grpc_ended()
+
+    def _not_a_member(self) -> str:
+        return self._concerns.not_a_member()
 
     def _load(self) -> LoadReport:
         return self._reports.load()

@@ -77,15 +77,26 @@ def disk_concerns(disks: Iterable[Disk]) -> list[str]:
     ]
 
 
-def member_concern(member: bool | None, refusal: str, back: str) -> list[str]:
-    """A node that its mesh does not know any more.
+def why_not_a_member(member: bool | None, refusal: str) -> str:
+    """Why a node is none of its mesh any more; empty: nothing says that.
 
     Args:
         member: Whether the mesh's snapshot has it; None: no registry has said yet.
         refusal: How a registry refused it; empty: none did.
-        back: What makes it a member again.
     """
-    if not refusal and member is not False:
+    if refusal or member is not False:
+        return refusal
+    return "the mesh's snapshot does not have it, or has it as revoked"
+
+
+def member_concern(why_not: str, back: str) -> list[str]:
+    """A node that its mesh does not know any more, and what makes it a member again."""
+    return [f"this node is not a member of the mesh: {why_not}; {back}"] if why_not else []
+
+
+def store_concern(down_s: float, ttl_s: float, reason: str) -> list[str]:
+    """A node that cannot renew its lease, for so long; its life is `ttl_s`."""
+    if down_s <= ttl_s:
         return []
-    why = refusal or "the mesh's snapshot does not have it, or has it as revoked"
-    return [f"this node is not a member of the mesh: {why}; {back}"]
+    what = f"no store guard has answered for {say_span(down_s)} ({reason}): this node's lease has run out"
+    return [f"{what}. While those of others go on, nobody sends it requests; its own clients are served"]

@@ -14,11 +14,13 @@ from bridge_agent.concern_rules import (
     ejection_concerns,
     engine_concerns,
     member_concern,
+    store_concern,
+    why_not_a_member,
 )
 from bridge_agent.config import AgentConfig
 from bridge_agent.engines.config import EngineConfig
 from bridge_agent.engines.instance import InstanceStatus
-from bridge_agent.membership.link_status import LinkStatus
+from bridge_agent.membership.link_status import LinkReport, LinkStatus
 from bridge_agent.membership.presence import Presence
 from bridge_agent.membership.registry_api import NotAMember
 from bridge_agent.membership.standing_rules import certificate_concern, way_back
@@ -36,9 +38,13 @@ class Concerns:
         trust: What is wrong with whom the node trusts; empty: nothing.
         presence: Whether the node runs once.
         clock: How the clocks stand.
+        store: Whether the store answers.
+        lease_ttl_s: How long the node's lease lives without it.
         registries: What asks registries, and may have been told that the node is none of theirs.
+        addresses: Where they are.
         engines: The instances' status.
         ejections: Who is passed over, and for how many seconds more.
+        secrets: What is amiss with what the mesh told this node beside the snapshot.
 
     Attributes:
         failures: To be told of every failed attempt.
@@ -54,9 +60,13 @@ class Concerns:
         trust: Callable[[], str],
         presence: Presence,
         clock: LinkStatus,
+        store: Callable[[], LinkReport],
+        lease_ttl_s: float,
         registries: Sequence[LinkStatus],
+        addresses: Callable[[], Sequence[str]],
         engines: Callable[[], Sequence[InstanceStatus]],
         ejections: Callable[[], Mapping[str, float]],
+        secrets: Callable[[], Sequence[str]],
     ) -> None:
         self._config = config
         self._state_dir = state_dir
@@ -65,32 +75,43 @@ class Concerns:
         self._trust = trust
         self._presence = presence
         self._clock = clock
+        self._store = store
+        self._lease_ttl_s = lease_ttl_s
         self._registries = tuple(registries)
+        self._addresses = addresses
         self._engines = engines
         self._ejections = ejections
+        self._secrets = secrets
         self.failures = FailureNotes()
 
     def all(self) -> tuple[str, ...]:
         """Everything, the gravest first."""
         return (
             *self._of_the_node(),
+            *self._secrets(),
             *engine_concerns(self._engines()),
             *ejection_concerns(self._ejections(), self.failures),
             *disk_concerns(disks(self._state_dir, self._config.engines)),
         )
 
-    def _of_the_node(self) -> list[str]:
-        info, standing = self._identity.info, self._presence.standing
-        back = way_back(self._config.name, self._config.registries)
-        faults = [one.fault for one in self._registries]
+    def not_a_member(self) -> str:
+        """Why this node is none of its mesh any more; empty: nothing says that."""
+        standing, faults = self._presence.standing, [one.fault for one in self._registries]
         refusal = next((str(one) for one in faults if isinstance(one, NotAMember)), "")
-        certificate = certificate_concern(
-            info.not_before, info.not_after, time.time(), back, grace_s=self._grace_s()
-        )
+        return why_not_a_member(None if standing is None else standing.member, refusal)
+
+    def _of_the_node(self) -> list[str]:
+        info, store, now = self._identity.info, self._store(), time.time()
+        back = way_back(self._config.name, self._addresses())
+        certificate = certificate_concern(info.not_before, info.not_after, now, back, grace_s=self._grace_s())
         trust = f"the mesh's CAs are not taken up: {fault}" if (fault := self._trust()) else ""
         told = [certificate, trust, self._presence.withheld, self._clock.report().reason]
-        member = None if standing is None else standing.member
-        return [*(one for one in told if one), *member_concern(member, refusal, back)]
+        lost = 0.0 if store.up else now - store.since_unix
+        return [
+            *(one for one in told if one),
+            *member_concern(self.not_a_member(), back),
+            *store_concern(lost, self._lease_ttl_s, store.reason),
+        ]
 
 
 def disks(state_dir: Path, engines: Sequence[EngineConfig]) -> list[Disk]:

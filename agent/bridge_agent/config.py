@@ -111,6 +111,7 @@ class StateDir:
         self.ca = self.identity / "ca.pem"  # roots: who a registry is
         self.issuers = self.identity / "issuers.pem"  # who signs certificates of members
         self.snapshot = root / "snapshot.json"
+        self.secrets = root / "secrets.json"
         self.models = root / "models"
         self.engines = root / "engines"
         self.lock = root / "agent.lock"

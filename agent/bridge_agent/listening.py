@@ -10,6 +10,7 @@ from typing import Any, Final, Protocol
 import structlog
 
 from bridge_agent.gateway.config import ListenerKind
+from bridge_agent.gateway.grpc_adapter.in_process import Calls
 from bridge_agent.gateway.grpc_adapter.listener import GrpcListener
 from bridge_agent.gateway.grpc_adapter.serving import Serving
 from bridge_agent.listeners import close_all, limits_of
@@ -42,6 +43,7 @@ class Listening:
         identity: For those over TLS.
         identify: Who is at the other end of a TLS connection; None: nobody who is to be served.
         grpc: The gRPC listener, which has a certificate and tasks of its own.
+        calls: Those under way at it.
         serving: What gRPC's health service says.
     """
 
@@ -50,13 +52,16 @@ class Listening:
         sockets: Mapping[str, socket.socket],
         identity: TlsIdentity,
         identify: Callable[[Any], str | None],
+        *,
         grpc: GrpcListener,
+        calls: Calls,
         serving: Serving,
     ) -> None:
         self._sockets = sockets
         self._identity = identity
         self._identify = identify
         self._grpc = grpc
+        self._calls = calls
         self._serving = serving
         self._servers: list[Server] = []
         self._renewed = asyncio.Event()
@@ -126,11 +131,12 @@ class Listening:
                 raise
 
     def cut(self, identities: Collection[str]) -> None:
-        """Ends the connections of those who are revoked."""
+        """Ends the connections and calls of those who are no longer accepted."""
         for server in self._servers:
             for connection in list(server.connections):
-                if connection.identity in identities:
+                if connection.identity in identities or connection.shown in identities:
                     connection.cut()
+        self._calls.cut(identities)
 
     def tell_draining(self) -> None:
         """Says to gRPC's health clients that no more is taken."""

@@ -58,6 +58,8 @@ def audited(record: RequestRecord) -> AuditRecord:
         "" if decision is None else decision.route,
         "" if decision is None else decision.backend,
         "" if decision is None else decision.key.hex(),
+        record.address,
+        record.reason,
     )
 
 

@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping
 from importlib.metadata import version
 
 from bridge_agent.ancillaries import Ancillaries
+from bridge_agent.authentication.last_use import LastUse
 from bridge_agent.concerns import Concerns
 from bridge_agent.config import AgentConfig
 from bridge_agent.engines.supervisor import EngineSupervisor
@@ -43,6 +44,7 @@ class Reports:
         ancillaries: Which tasks failed.
         concerns: What an operator should look at.
         trusts: The CAs that the agent trusts in other members.
+        last_use: When clients last called.
         links: Whether what the agent depends on answers.
         phase: Where it is in its life.
     """
@@ -63,6 +65,7 @@ class Reports:
         ancillaries: Ancillaries,
         concerns: Concerns,
         trusts: Callable[[], tuple[str, ...]],
+        last_use: LastUse,
         links: Callable[[], tuple[LinkReport, ...]],
         phase: Callable[[], Phase],
     ) -> None:
@@ -79,6 +82,7 @@ class Reports:
         self._ancillaries = ancillaries
         self._concerns = concerns
         self._trusts = trusts
+        self._last_use = last_use
         self._links = links
         self._phase = phase
         self._started = time.time()
@@ -113,6 +117,7 @@ class Reports:
             results=self._prober.results,
             silent_peers=self._gateway.silent_peers(),
             trusts=self._trusts(),
+            clients=self._last_use.clients,
         )
 
     def report(self) -> AgentReport:
@@ -127,7 +132,9 @@ class Reports:
             started_unix=self._started,
             listeners=self._listeners,
             snapshot=SnapshotReport.of(self._view.current),
-            certificate=CertificateReport(self._identity.info.serial, self._identity.info.not_after),
+            certificate=CertificateReport(
+                self._identity.info.serial, self._identity.info.not_after, self._concerns.not_a_member()
+            ),
             links=self._links(),
             instances=instance_reports(self._engines.instances(), self._engines.status(), reports),
             node_class=isolation.node_class.name,

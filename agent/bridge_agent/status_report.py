@@ -52,6 +52,7 @@ class CertificateReport(msgspec.Struct, frozen=True):
 
     serial: str
     expires_unix: float
+    refused: str = ""  # why the mesh takes it no more, though its time is not up
 
 
 class InstanceReport(msgspec.Struct, frozen=True):
@@ -150,7 +151,7 @@ def print_report(report: AgentReport, console: Console, *, now: float | None = N
         f"snapshot {snapshot.epoch}.{snapshot.revision}: {snapshot.nodes} nodes, "
         f"{snapshot.instances} instances, {snapshot.routes} routes"
     )
-    console.print(f"certificate {_validity(report.certificate.expires_unix - at)}")
+    console.print(f"certificate {_validity(report.certificate, at)}", markup=False, soft_wrap=True)
     for link in report.links:
         since = say_span(at - link.since_unix)
         words = f"{link.name}: in order" if link.up else f"{link.name}: NOT for {since}: {link.reason}"
@@ -191,5 +192,8 @@ def _gpu(gpu: Gpu) -> str:
     return ", ".join(words)
 
 
-def _validity(left: float) -> str:
+def _validity(certificate: CertificateReport, at: float) -> str:
+    left = certificate.expires_unix - at
+    if certificate.refused and left > 0:
+        return f"REFUSED by the mesh: {certificate.refused}"
     return f"valid for {say_span(left)}" if left > 0 else f"EXPIRED {say_span(-left)} ago"

@@ -11,7 +11,9 @@ import typer
 
 from bridge_cli import (
     admin_commands,
+    admins_commands,
     ca_commands,
+    client_commands,
     hindsight_commands,
     models_command,
     restore_command,
@@ -145,6 +147,8 @@ models_command.register(app)
 app.add_typer(contexts, name="context")
 app.add_typer(ca_commands.group, name="ca")
 admin_commands.register(app)
+app.add_typer(client_commands.clients, name="client")
+app.add_typer(admins_commands.admins, name="admin")
 traffic_commands.register(app)
 restore_command.register(app)
 hindsight_commands.register(app)

@@ -77,9 +77,13 @@ class Where:
 
 
 def asks_registry(command: Callable[..., None]) -> Callable[..., None]:
-    """A command that has a parameter `where: Where`, with that one's options in its place."""
+    """A command that has a parameter `where: Where`, with that one's options in its place.
+
+    Of two options of one name the command's own counts; the identity then comes from a context.
+    """
     own = inspect.signature(command, eval_str=True)
-    shared = inspect.signature(Where, eval_str=True).parameters
+    options = inspect.signature(Where, eval_str=True).parameters
+    shared = {name: one for name, one in options.items() if name not in own.parameters}
 
     @functools.wraps(command)
     def run(**given: Any) -> None:

@@ -1,7 +1,7 @@
 """Taking connections off a TLS listener: who has not proven yet who it is may hold little.
 
 A connection is a stranger from when it is accepted until the handshake has shown a certificate of
-somebody known; without one it stays a stranger. Rules:
+somebody known, or a request on it a key; without either it stays a stranger. Rules:
 
 1. There are so many strangers in all, and so many from one address. One more ends the one that has been
    there longest: an honest client is done in milliseconds, and so not the one that goes.
@@ -129,7 +129,7 @@ class Acceptor:
             await asyncio.wait(tasks)
 
     def left(self, connection: Newcomer) -> None:
-        """A connection has ended."""
+        """A connection has ended, or is a stranger no more."""
         stranger = self._known.pop(connection, None)
         if stranger is not None:
             self._forget(stranger)

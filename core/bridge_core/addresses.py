@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+from typing import Final
+
 from bridge_core.errors import BridgeError, Fatal
+
+_MAX_PLACE: Final = 256  # as bounds.Text
 
 
 def parse_address(text: str) -> tuple[str, int] | None:
@@ -40,6 +44,12 @@ def split_address(address: str, *, flag: str = "") -> tuple[str, int]:
     if found is None or not all(found):
         raise BridgeError(f"{address!r} is not an address", hint="host:port, e.g. registry.example:11400")
     return found
+
+
+def can_be_dialled(place: str) -> bool:
+    """Whether it is a host and a port to connect to, perhaps with https:// in front."""
+    found = parse_address(place.removeprefix("https://"))
+    return found is not None and all(found) and len(place) <= _MAX_PLACE
 
 
 def join_address(host: str, port: int) -> str:

@@ -1,26 +1,31 @@
 """Who may reach an admin listener, which asks for no credentials: pure.
 
 Rules:
-1. The Host header has to name this machine: what `http_access.host_allowed` takes, or a name that
-   begins with the machine's own, which its domain follows. A page of another site that reaches the
-   listener through a name re-pointed at this machine (DNS rebinding) says another one. Who says none,
-   as HTTP/1.0 may, is no browser.
-2. Nothing here is for pages of any origin: a request with an Origin is refused.
+1. The Host header has to name this machine, as `http_access.host_allowed` has it. A page of another site
+   that reaches the listener through a name re-pointed at this machine (DNS rebinding) says another one,
+   also where it begins with the machine's own. Who says none, as HTTP/1.0 may, is no browser.
+2. Nothing here is for pages of any origin: a request with an Origin is refused, and so is one that a page
+   of another site made without.
 """
 
 from __future__ import annotations
 
-from bridge_core.http_access import host_allowed
+from typing import Final
+
+from bridge_core.http1.request import Request
+from bridge_core.http_access import by_foreign_page, host_allowed
+
+_FETCH: Final = (b"site", b"mode", b"dest")
 
 
-def refusal(host: bytes | None, origin: bytes | None, own_name: str) -> str:
-    """Why a request with these headers is not answered, in a sentence; empty: it is."""
-    if origin is not None:
+def refusal(request: Request, own_name: str) -> str:
+    """Why a request is not answered, in a sentence; empty: it is."""
+    fields = request.headers
+    host, fetch = fields.get(b"host"), (fields.get(b"sec-fetch-" + name) for name in _FETCH)
+    if fields.get(b"origin") is not None:
         return "the admin listener is not for web pages: send no Origin"
-    if host is None:
-        return ""
-    named = host.decode("latin-1").strip().lower()
-    own = own_name.lower().partition(".")[0]
-    if host_allowed(named, own_name) or (own and named.startswith(f"{own}.")):
+    if by_foreign_page(request.method, *fetch):
+        return "the admin listener is not for pages of other sites"
+    if host is None or host_allowed(host.decode("latin-1"), own_name):
         return ""
     return "the Host header names another machine than this one"

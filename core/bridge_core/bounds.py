@@ -20,6 +20,7 @@ MAX_ENTRIES: Final = 200_000  # of a snapshot
 WORK_DIGITS: Final = 6  # of the number of requests at one instance
 OVERHEAD_DIGITS: Final = 10  # of microseconds that an agent added
 MAX_PATIENCE_S: Final = 3600  # that anybody may ask for before a request is tried again
+MAX_PLACES: Final = 64  # where registries, or store guards, of one mesh are reached
 MAX_REASON: Final = 1000  # characters that an agent says why
 
 _DIGITS: Final = 20
@@ -33,6 +34,7 @@ Name: TypeAlias = Annotated[str, Meta(max_length=512)]
 Prompt: TypeAlias = Annotated[str, Meta(max_length=100_000)]
 Names: TypeAlias = Annotated[tuple[Name, ...], Meta(max_length=MAX_MODELS)]
 Words: TypeAlias = Annotated[tuple[Word, ...], Meta(max_length=64)]
+Places: TypeAlias = Annotated[tuple[Text, ...], Meta(max_length=MAX_PLACES)]
 Labels: TypeAlias = Annotated[dict[_Key, _Value], Meta(max_length=128)]
 
 Count: TypeAlias = Annotated[int, Meta(ge=0, le=1 << 53)]  # what any program reads exactly

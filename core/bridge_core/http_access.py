@@ -1,16 +1,19 @@
 """Who may reach a listener that asks for no credentials: Ollama's Host and CORS rules. Pure.
 
 Rules:
-1. The Host header must name this machine: a loopback, private or unspecified address, `localhost`,
-   the machine's own name, or a name under `.localhost`, `.local` or `.internal`; else 403 without a
-   body. No foreign name server can forge one of these, so that no page of another site reaches the
-   listener through a name that was re-pointed at this machine (DNS rebinding).
+1. The Host header must name this machine: a loopback, private or unspecified address, `localhost` or a
+   name under it, the machine's own name (also under `.local` and `.internal`), one of those by which
+   containers and virtual machines call their host, or one that the admin names; else 403 without a body.
+   Ollama takes every name under `.local` and `.internal`; but who is in the same network answers for
+   those, and could re-point one at this machine under a page of its own (DNS rebinding).
 2. A request with an Origin must come from an allowed one, else 403 without a body; an allowed one
    gets its CORS headers, and OPTIONS is answered at once, whatever else it asks for. Allowed are pages
    of this machine (`localhost`, 127.0.0.1, 0.0.0.0, `[::1]`, any port), applications with a scheme of
    their own, and what the admin names.
 3. A page of the very host that it calls is of no other origin: it is answered like who sends none.
-4. Names are compared in lower case, without port, brackets, and the dot that ends an absolute name.
+4. A browser says of each request to this machine whether another site's page made it (Sec-Fetch-Site).
+   Such a request without an Origin (an image, a script, a frame) is refused; following a link is not.
+5. Names are compared in lower case, without port, brackets, and the dot that ends an absolute name.
 """
 
 from __future__ import annotations
@@ -25,7 +28,14 @@ import msgspec
 Header = tuple[bytes, bytes]
 
 _LOCAL_NAMES: Final = frozenset(["localhost", "127.0.0.1", "0.0.0.0", "::1"])
-_LOCAL_SUFFIXES: Final = (".localhost", ".local", ".internal")
+_OWN_SUFFIXES: Final = ("", ".local", ".internal", ".localhost")
+_HOSTS_OF_GUESTS: Final = frozenset(
+    f"{name}.internal"
+    for name in (
+        *("host.docker", "gateway.docker", "kubernetes.docker", "host.containers", "gateway.containers"),
+        *("host.lima", "host.orb", "host.minikube", "host.k3d", "host.rancher-desktop"),
+    )
+)
 _APP_SCHEMES: Final = ("app://", "file://", "tauri://", "vscode-webview://", "vscode-file://")
 _PAGE: Final = re.compile(r"https?://(\[[0-9a-f:.]+\]|[^:/@?#\[\]]+)(?::[0-9]{1,5})?")
 _ALLOWED_HEADERS: Final = (
@@ -62,14 +72,32 @@ def _allows(origin: str, extra: tuple[str, ...]) -> bool:
 
 
 @lru_cache(maxsize=256)
-def host_allowed(host: str, own_name: str) -> bool:
-    """Whether a Host header names this machine."""
+def host_allowed(host: str, own_name: str, extra: tuple[str, ...] = ()) -> bool:
+    """Whether a Host header names this machine; `extra`: names that the admin gave it besides."""
     name = _bare(host.strip().lower())
     try:
         address = ipaddress.ip_address(name)
     except ValueError:
-        return name in {"", "localhost", _bare(own_name.lower())} or name.endswith(_LOCAL_SUFFIXES)
+        return (
+            name in {"", "localhost", _bare(own_name.lower())}
+            or name.endswith(".localhost")
+            or name in _own_names(own_name)
+            or name in _HOSTS_OF_GUESTS
+            or name in map(str.lower, extra)
+        )
     return address.is_loopback or address.is_private or address.is_unspecified
+
+
+def _own_names(own_name: str) -> list[str]:
+    label = own_name.lower().partition(".")[0]
+    return [label + suffix for suffix in _OWN_SUFFIXES] if label else []
+
+
+def by_foreign_page(method: str, site: bytes | None, mode: bytes | None, dest: bytes | None) -> bool:
+    """Whether a page of another site made a request: by its Sec-Fetch-Site, -Mode and -Dest."""
+    if site is None or site.lower() != b"cross-site":
+        return False
+    return (method, mode, dest) != ("GET", b"navigate", b"document")
 
 
 def is_address(host: str) -> bool:

@@ -6,10 +6,11 @@ from typing import Annotated, Literal, TypeAlias
 
 import msgspec
 
-from bridge_core.bounds import Labels, Name, Words
+from bridge_core.bounds import Labels, Name
 
 Algorithm: TypeAlias = Literal["RS256", "RS384", "RS512", "PS256", "ES256", "ES384", "EdDSA"]
 KeySet = Annotated[str, msgspec.Meta(max_length=262_144)]
+Audiences: TypeAlias = Annotated[tuple[Name, ...], msgspec.Meta(max_length=64)]
 
 
 class IdentityProvider(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -29,7 +30,7 @@ class IdentityProvider(msgspec.Struct, frozen=True, omit_defaults=True):
 
     name: Name
     issuer: Name
-    audiences: Words
+    audiences: Audiences
     algorithms: Annotated[tuple[Algorithm, ...], msgspec.Meta(max_length=16)] = ("RS256", "ES256")
     keys: KeySet = ""
     subject: Name = "sub"

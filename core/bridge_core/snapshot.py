@@ -10,7 +10,8 @@ Rules:
    whose result does not have the digest that was published with it. The old snapshot stays.
 
 Keys: "mesh", "node/<name>", "instance/<node>/<n>", "route/<name>", "nodeclass/<name>",
-"probe/<rollout>/<side>", "client/<name>", "policy/<name>", "quota/<name>", "provider/<name>".
+"probe/<rollout>/<side>", "client/<name>", "admin/<name>", "policy/<name>", "quota/<name>",
+"provider/<name>".
 """
 
 from __future__ import annotations
@@ -30,6 +31,7 @@ from bridge_core.bounds import (
     Labels,
     Name,
     Names,
+    Places,
     RingPoints,
     Seconds,
     Slots,
@@ -38,7 +40,7 @@ from bridge_core.bounds import (
     Word,
     Words,
 )
-from bridge_core.clients import Client
+from bridge_core.clients import Admin, Client
 from bridge_core.decoding import Undecodable, decode_json
 from bridge_core.errors import BridgeError, Reaction
 from bridge_core.node_class import NodeClass
@@ -150,6 +152,8 @@ class MeshConfig(msgspec.Struct, frozen=True, omit_defaults=True):
     ] = ()  # hex serials that no agent accepts
     defaults: RoutePolicy = RoutePolicy()  # for requests that no route names
     store_id: Word = ""  # of the store that all this is from
+    registries: Places = ()  # host:port of those that live
+    guards: Places = ()  # https://host:port of the store guards beside them
     security: SecuritySettings = SecuritySettings()
     audit: AuditSettings = AuditSettings()
     trust: Trust = Trust()
@@ -229,6 +233,11 @@ class Snapshot:
         return {one.name: one for one in self._section("client/", Client)}
 
     @cached_property
+    def admins(self) -> dict[str, Admin]:
+        """Admins by name."""
+        return {one.name: one for one in self._section("admin/", Admin)}
+
+    @cached_property
     def policies(self) -> tuple[AccessPolicy, ...]:
         """Access policies, by name."""
         return tuple(self._section("policy/", AccessPolicy))
@@ -270,6 +279,7 @@ Entry: TypeAlias = (
     | NodeClass
     | Probe
     | Client
+    | Admin
     | AccessPolicy
     | Quota
     | IdentityProvider
@@ -322,7 +332,7 @@ def apply(current: Snapshot, delta: Delta) -> Snapshot:
             f"snapshot {delta.version} has {len(entries)} entries, {MAX_ENTRIES} are taken"
         )
     _ = result.mesh, result.nodes, result.instances, result.routes, result.node_classes, result.probes
-    _ = result.clients, result.policies, result.quotas, result.providers
+    _ = result.clients, result.admins, result.policies, result.quotas, result.providers
     points = result.mesh.ring_points * sum(one.weight for one in result.instances.values()) // 100
     if points > MAX_RING_POINTS:
         raise SnapshotRejected(f"the ring of snapshot {delta.version} would have {points} points")
@@ -342,6 +352,7 @@ _KINDS: Final[dict[str, type[msgspec.Struct]]] = {
     "nodeclass": NodeClass,
     "probe": Probe,
     "client": Client,
+    "admin": Admin,
     "policy": AccessPolicy,
     "quota": Quota,
     "provider": IdentityProvider,

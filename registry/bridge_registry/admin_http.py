@@ -38,8 +38,8 @@ class AdminApp:
 
     def __call__(self, exchange: Exchange) -> None:
         """Answers one request."""
-        path, headers = exchange.request.path, exchange.request.headers
-        if reason := refusal(headers.get(b"host"), headers.get(b"origin"), self._own_name):
+        path = exchange.request.path
+        if reason := refusal(exchange.request, self._own_name):
             _text(exchange, 403, f"{reason}\n")
         elif exchange.request.method not in {"GET", "HEAD"}:
             _text(exchange, 405, "method not allowed\n")

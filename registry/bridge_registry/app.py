@@ -19,12 +19,18 @@ from bridge_core.addresses import join_address
 from bridge_core.bounds import MAX_REASON
 from bridge_core.errors import Fatal, Unavailable
 from bridge_core.files import write_atomically
+from bridge_core.quantities import say_span
 from bridge_core.store.api import Store, StoreRefused
 from bridge_core.store.endpoints import Endpoints, StoreTiming
 from bridge_core.store.etcd import EtcdStore
 from bridge_core.systemd.notify import Notifier
 from bridge_core.tls import TlsIdentity
 from bridge_registry.admin_http import AdminApp, Readiness, RegistryFigures
+from bridge_registry.clients.admin_desk import AdminDesk
+from bridge_registry.clients.certifier import Certifier
+from bridge_registry.clients.client_desk import ClientDesk
+from bridge_registry.clients.mesh_secrets import MeshSecrets
+from bridge_registry.clients.role_rules import role_of
 from bridge_registry.election import Election
 from bridge_registry.enrolment.authority_desk import AuthorityDesk
 from bridge_registry.enrolment.authority_keeper import AuthorityKeeper
@@ -33,14 +39,18 @@ from bridge_registry.enrolment.nonces import Nonces
 from bridge_registry.enrolment.pki_files import GUARD_USER, REGISTRY_USER, Ensured
 from bridge_registry.enrolment.store_access import EtcdAccess, OpenAccess, StoreAccess
 from bridge_registry.enrolment.token_desk import TokenDesk
-from bridge_registry.leadership import Candidate, Leadership
+from bridge_registry.key_sets.fetching import fetch_key_set
+from bridge_registry.key_sets.keeper import KeySetKeeper
+from bridge_registry.leadership import Leadership
 from bridge_registry.membership.load_book import LoadReports
 from bridge_registry.options import RegistryOptions
 from bridge_registry.publication.publisher import Publisher
+from bridge_registry.records import Candidate
 from bridge_registry.restore import Restorer
 from bridge_registry.rollouts.controller import RolloutController
 from bridge_registry.rpc.admin_service import AdminService, Standing
 from bridge_registry.rpc.authority_service import AuthorityService
+from bridge_registry.rpc.clients_service import ClientsService
 from bridge_registry.rpc.enrolment_service import EnrolmentService
 from bridge_registry.rpc.gate import Gate
 from bridge_registry.rpc.mesh_service import MeshService
@@ -51,11 +61,13 @@ from bridge_registry.traffic.directory_watch import DirectoryWatch
 from bridge_registry.upkeep import Upkeep
 from bridge_wire.v1 import registry_pb2_grpc as rpc
 from bridge_wire.v1.authority_pb2_grpc import add_AuthorityServicer_to_server
+from bridge_wire.v1.clients_pb2_grpc import add_ClientsServicer_to_server
 
 log = structlog.get_logger()
 
 LEADER_TTL_S: Final = 5.0
 _RETRY_S: Final = 1.0
+_GUARD_PATIENCE_S: Final = 15.0  # a guard that is started anew is no concern
 _GRACE_S: Final = 1.0
 
 _GRPC_OPTIONS: Final = (
@@ -100,10 +112,12 @@ class Registry:
         self._identity = TlsIdentity(cert, key, settings.pki.issuers)
         self._keeper = AuthorityKeeper(settings.pki, ensured, settings.all_hosts, self._identity)
         domain = ensured.trust_domain
-        own = Candidate(settings.name, settings.advertised)
+        own = Candidate(settings.name, settings.advertised, settings.advertised_guards)
         self._election = Election(store, keyspace.LEADER, msgspec.json.encode(own), LEADER_TTL_S)
         self._memory = StoreMemory(settings.store_file)
         self._leadership = Leadership(self._election, own, time.monotonic, self._memory.check)
+        fence = self._leadership.fence
+        secrets = self._secrets = MeshSecrets(store, settings.pki.kek.read_bytes(), fence)
         self.publisher = Publisher(
             store,
             self._election,
@@ -111,10 +125,11 @@ class Registry:
             settings.snapshot_file,
             self._memory,
             on_authorities=self._keeper.take,
+            secrets=secrets,
         )
-        table, hub, fence = self.publisher.table, self.publisher.hub, self._leadership.fence
+        table, hub = self.publisher.table, self.publisher.hub
         self._front = TlsFront(settings.state_dir / "sockets")
-        gate = Gate(self._front.caller, domain, table.is_revoked)
+        gate = Gate(self._front.caller, domain, table.is_revoked, lambda name: role_of(name, table.admins))
         nonces = Nonces(time.monotonic)
         enroller = Enroller(
             store=store,
@@ -138,6 +153,21 @@ class Registry:
             fence=self._leadership.office_fence,
         )
         self.rollouts = RolloutController(store, self._leadership, table, load, lambda: hub.current)
+        certifier = Certifier(store, self._keeper, domain, time.time)
+        clients = ClientDesk(
+            store=store,
+            secrets=secrets,
+            certifier=certifier,
+            trust_domain=domain,
+            count=lambda: len(table.clients),
+            fence=fence,
+            clock=time.time,
+        )
+        admins = AdminDesk(
+            store=store, certifier=certifier, trust_domain=domain, fence=fence, clock=time.time
+        )
+        self._clients = ClientsService(gate, clients, admins, lambda name: load.clients.get(name, 0))
+        self._key_sets = KeySetKeeper(store, self._leadership, table, fetch_key_set, time.time)
         self._services = (
             EnrolmentService(
                 gate,
@@ -186,6 +216,7 @@ class Registry:
             access,
             lambda: self._keeper.authorities,
             mesh_id=lambda: self._memory.mesh_id,
+            secrets=secrets,
         )
 
     def stop(self) -> None:
@@ -203,6 +234,7 @@ class Registry:
         rpc.add_MeshServicer_to_server(self._services[1], server)  # type: ignore[no-untyped-call]  # generated
         rpc.add_AdminServicer_to_server(self._services[2], server)  # type: ignore[no-untyped-call]  # generated
         add_AuthorityServicer_to_server(self._authority_service, server)  # type: ignore[no-untyped-call]  # generated
+        add_ClientsServicer_to_server(self._clients, server)  # type: ignore[no-untyped-call]  # generated
         server.add_insecure_port(self._front.inner_target)
         admin: http1.Server | None = None
         try:
@@ -231,6 +263,7 @@ class Registry:
                 group.create_task(_persist("publication", self.publisher.run)),
                 group.create_task(self._upkeep.run()),
                 group.create_task(self.rollouts.run(), name="rollouts"),
+                group.create_task(self._key_sets.run(), name="key-sets"),
                 group.create_task(self._keeper.run(), name="own-certificates"),
             ]
             if self.mesh_config_watch is not None:
@@ -259,13 +292,21 @@ class Registry:
             yield f"the mesh's CAs are not taken up as the store has them: {self._keeper.fault}"
         if self._memory.foreign:
             yield f"{self._memory.foreign}; nothing is written or published until then: {HINT}"
+        since = self.publisher.table.unguarded_since
+        if since is not None and (gone := time.monotonic() - since) > _GUARD_PATIENCE_S:
+            yield (
+                f"no store guard has answered for {say_span(gone)}: no node can renew its lease or register; "
+                "those that are there are kept meanwhile. Start one: systemctl start bridge-store-guard"
+            )
         if unread := self.publisher.table.faults:
             key, reason = min(unread.items())
             many = "1 record" if len(unread) == 1 else f"{len(unread)} records"
             does = "does" if len(unread) == 1 else "do"
             yield f"{many} in the store {does} not decode: {key} ({reason[:MAX_REASON]})"
+        yield from self._secrets.faults.values()
         for key, reason in self.publisher.entry_faults.items():
             yield f"{key} is not published as it is, agents would refuse it: {reason[:MAX_REASON]}"
+        yield from self._key_sets.concerns()
         if self.mesh_config_watch is not None:
             for fault in self.mesh_config_watch.faults:
                 yield f"the folder of mesh_config is not applied: {fault[:MAX_REASON]}"

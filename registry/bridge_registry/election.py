@@ -102,9 +102,10 @@ class Election:
         Raises:
             StoreRefused: the store does not let this client take part.
         """
-        self._lease = await self._store.lease(self._ttl_s)
+        self._lease = self._store.lease(self._ttl_s)
         try:
             async with asyncio.TaskGroup() as group:
+                group.create_task(self._lease.keep(), name="election-lease")
                 await self._stand(self._lease, group)
         finally:
             self._office = Office()

@@ -10,13 +10,7 @@ from bridge_core.decoding import Undecodable, decode_json
 from bridge_core.errors import Unavailable
 from bridge_core.store.api import Unchanged
 from bridge_registry.election import Election
-
-
-class Candidate(msgspec.Struct, frozen=True):
-    """A registry as it stands for election: its name, and where agents and admins reach it."""
-
-    name: str
-    address: str
+from bridge_registry.records import Candidate
 
 
 class Leadership:

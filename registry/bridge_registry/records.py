@@ -8,7 +8,7 @@ import msgspec
 import zstandard
 
 from bridge_core import keyspace
-from bridge_core.clients import Client
+from bridge_core.clients import Admin, Client
 from bridge_core.decoding import Undecodable, decode_json
 from bridge_core.errors import BridgeError
 from bridge_core.snapshot import Node
@@ -22,6 +22,20 @@ MAX_UNPACKED_BYTES: Final = 64 * 1024 * 1024
 
 class RecordFault(BridgeError):
     """A record in etcd that cannot be read: written by somebody else, or by a newer version."""
+
+
+class Candidate(msgspec.Struct, frozen=True, omit_defaults=True):
+    """A registry that lives, as it stands for election.
+
+    Attributes:
+        name: Its name.
+        address: host:port that agents and admins reach it at.
+        guards: https://host:port of each store guard, as it tells nodes that join.
+    """
+
+    name: str
+    address: str
+    guards: tuple[str, ...] = ()
 
 
 class TokenRecord(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -96,18 +110,38 @@ class ClientRecord(msgspec.Struct, frozen=True, omit_defaults=True):
         client: What every agent is told.
         created: Unix seconds.
         created_by: The admin.
+        key_times: When each of its keys was made, by the key's id.
     """
 
     client: Client
     created: float = 0.0
     created_by: str = ""
+    key_times: dict[str, float] = {}
+
+
+class AdminRecord(msgspec.Struct, frozen=True, omit_defaults=True):
+    """An admin of the mesh.
+
+    Attributes:
+        admin: What every agent is told.
+        created: Unix seconds.
+        created_by: The admin who said so.
+        deleted: When it was deleted; 0: it was not. Its name is not given again: what the records say that
+            it did stays its own.
+    """
+
+    admin: Admin
+    created: float = 0.0
+    created_by: str = ""
+    deleted: float = 0.0
 
 
 class KeySetRecord(msgspec.Struct, frozen=True):
-    """The key set that was fetched for an identity provider, and when (Unix seconds)."""
+    """The key set that was fetched for an identity provider, when (Unix seconds), and from where."""
 
     keys: str
     fetched: float
+    source: str
 
 
 class StoredDocument(msgspec.Struct, frozen=True, array_like=True):

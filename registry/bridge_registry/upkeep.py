@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import random
 import time
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from typing import Final
@@ -12,8 +13,10 @@ import msgspec
 import structlog
 
 from bridge_core import keyspace
+from bridge_core.backoff import Backoff
 from bridge_core.errors import BridgeError, Fatal, Unavailable
 from bridge_core.store.api import Delete, KeyValue, Put, Store, Unchanged
+from bridge_registry.clients.mesh_secrets import MeshSecrets
 from bridge_registry.enrolment.authority_rules import Authorities
 from bridge_registry.enrolment.store_access import StoreAccess
 from bridge_registry.leadership import Leadership
@@ -24,6 +27,7 @@ log = structlog.get_logger()
 
 _TOKEN_REMEMBERED_S: Final = 86_400.0  # so that a late use is told that the token was used or expired
 _CLEAR_EVERY_S: Final = 600.0
+_FIRST_RETRY_S: Final = 0.05
 _RETRY_S: Final = 1.0
 _BATCH: Final = 100  # operations of one etcd transaction
 
@@ -54,6 +58,7 @@ class Upkeep:
         access: etcd's access control.
         authorities: Gives the mesh's CAs, which every store of the mesh holds.
         mesh_id: Gives the mesh's own id in every store, once it has one.
+        secrets: Made with the mesh.
     """
 
     def __init__(
@@ -64,12 +69,14 @@ class Upkeep:
         authorities: Callable[[], Authorities],
         *,
         mesh_id: Callable[[], str],
+        secrets: MeshSecrets,
     ) -> None:
         self._store = store
         self._leadership = leadership
         self._access = access
         self._authorities = authorities
         self._mesh_id = mesh_id
+        self._secrets = secrets
 
     async def run(self) -> None:
         """Founds the mesh as soon as the store answers and clears it up until cancelled.
@@ -79,6 +86,7 @@ class Upkeep:
         """
         await self._until_done(self._access.prepare)
         await self._until_done(self._found)
+        await self._until_done(self._secrets.found)
         while True:
             await self._until_done(self._clear)
             await asyncio.sleep(_CLEAR_EVERY_S)
@@ -116,7 +124,8 @@ class Upkeep:
             log.info("ended_records_cleared", count=len(gone))
 
     async def _until_done(self, step: Callable[[], Awaitable[None]]) -> None:
-        said = ""
+        # Mostly it only waits to be elected, and a mesh that begins waits for this.
+        said, backoff = "", Backoff(random.Random(), first_s=_FIRST_RETRY_S, most_s=_RETRY_S)  # noqa: S311 - jitter
         while True:
             try:
                 await step()
@@ -127,4 +136,4 @@ class Upkeep:
                 if str(fault) != said:
                     log.warning("upkeep_waits", step=getattr(step, "__name__", ""), reason=str(fault))
                     said = str(fault)
-                await asyncio.sleep(_RETRY_S)
+                await asyncio.sleep(backoff.next_s())

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import os
 import socket
 import subprocess
 import sys
@@ -13,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
+import pytest
 
 from bridge_agent.config import AgentConfig, Listeners, StateDir
 from bridge_agent.engines.config import EngineConfig
@@ -25,17 +27,38 @@ from tests.support import eventually
 COMMAND = str(Path(sys.executable).with_name("bridge-agent"))
 
 
+_FAKETIME = sorted(Path("/usr/lib").glob("*/faketime/libfaketimeMT.so.1"))
+
+
+def shifted(clock_s: float) -> dict[str, str]:
+    """The environment of a process whose wall clock is so many seconds ahead; its other clocks go on.
+
+    Skips where libfaketime is not installed (Debian: faketime): nothing less moves the clock that TLS
+    libraries look at, too.
+    """
+    if not clock_s:
+        return {}
+    if not _FAKETIME:
+        pytest.skip("libfaketime is not installed (Debian: faketime)")
+    return {
+        "LD_PRELOAD": str(_FAKETIME[0]),
+        "FAKETIME": f"{clock_s:+.0f}",
+        "FAKETIME_DONT_FAKE_MONOTONIC": "1",
+    }
+
+
 class HeldEngine:
     """An engine with one model whose answers wait for `release`."""
 
-    def __init__(self) -> None:
+    def __init__(self, model: str = "held") -> None:
+        self.model = f"{model}:latest"
         self.release = asyncio.Event()
         self.running = 0
 
     async def handle(self, exchange: Exchange) -> None:
         answers: dict[str, Any] = {
             "/api/version": {"version": "0.0.0"},
-            "/api/tags": {"models": [{"name": "held:latest", "model": "held:latest", "digest": "0" * 64}]},
+            "/api/tags": {"models": [{"name": self.model, "model": self.model, "digest": "0" * 64}]},
             "/api/ps": {"models": []},
         }
         path = exchange.request.path
@@ -64,13 +87,16 @@ class AgentProcess:
         *flags: str,
         launcher: tuple[str, ...] = (),
         pass_fds: tuple[int, ...] = (),
+        clock_s: float = 0.0,
     ) -> None:
         self.state = state
         self.settings = settings
         self.log = state.root / "run.log"
         with self.log.open("ab") as log:
             argv = [*launcher, COMMAND, "run", "--state-dir", str(state.root), *flags]
-            self.process = subprocess.Popen(argv, stdout=log, stderr=log, pass_fds=pass_fds)
+            self.process = subprocess.Popen(
+                argv, stdout=log, stderr=log, pass_fds=pass_fds, env=os.environ | shifted(clock_s)
+            )
 
     async def get(self, path: str, *, listener: str = "admin") -> tuple[int, bytes]:
         host, _, port = getattr(self.settings.listeners, listener).rpartition(":")
@@ -114,18 +140,27 @@ class AgentBed:
         self._started: list[AgentProcess] = []
 
     def start(
-        self, *flags: str, launcher: tuple[str, ...] = (), pass_fds: tuple[int, ...] = ()
+        self,
+        *flags: str,
+        launcher: tuple[str, ...] = (),
+        pass_fds: tuple[int, ...] = (),
+        clock_s: float = 0.0,
     ) -> AgentProcess:
-        process = AgentProcess(self.state, self.settings, *flags, launcher=launcher, pass_fds=pass_fds)
+        process = AgentProcess(
+            self.state, self.settings, *flags, launcher=launcher, pass_fds=pass_fds, clock_s=clock_s
+        )
         self._started.append(process)
         return process
 
-    async def command(self, *arguments: str) -> tuple[int, str]:
+    async def command(
+        self, *arguments: str, state: StateDir | None = None, clock_s: float = 0.0
+    ) -> tuple[int, str]:
         process = await asyncio.create_subprocess_exec(
             COMMAND,
             *arguments,
             "--state-dir",
-            str(self.state.root),
+            str((state or self.state).root),
+            env=os.environ | shifted(clock_s),
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.STDOUT,
         )
@@ -146,20 +181,28 @@ def free_listeners() -> Listeners:
 
 
 @contextlib.asynccontextmanager
-async def open_agent_bed(folder: Path) -> AsyncIterator[AgentBed]:
-    async with open_enrolment_bed(folder) as enrolment, asyncio.TaskGroup() as group:
-        engine = HeldEngine()
+async def held_engine(model: str = "held") -> AsyncIterator[tuple[HeldEngine, EngineConfig]]:
+    """An engine that serves, and how an agent attaches to it."""
+    async with asyncio.TaskGroup() as group:
+        engine = HeldEngine(model)
         server = await serve(coroutine_app(engine.handle, group), name="engine")
+        try:
+            yield engine, EngineConfig(index=0, kind="ollama", attach=f"http://127.0.0.1:{server.port}")
+        finally:
+            engine.release.set()
+            await server.close(0.0)
+
+
+@contextlib.asynccontextmanager
+async def open_agent_bed(folder: Path) -> AsyncIterator[AgentBed]:
+    async with open_enrolment_bed(folder) as enrolment, held_engine() as (engine, config):
         state = enrolment.state("node1")
-        config = EngineConfig(index=0, kind="ollama", attach=f"http://127.0.0.1:{server.port}")
         plan = enrolment.plan(await enrolment.token(), listeners=free_listeners(), engines=(config,))
         bed = AgentBed(enrolment, engine, state, await join(plan, state))
         try:
             yield bed
         finally:
             bed.stop_all()
-            engine.release.set()
-            await server.close(0.0)
 
 
 def report_of(body: bytes) -> dict[str, Any]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import math
 import os
 import random
 import re
@@ -18,6 +19,7 @@ import httpx
 import psutil
 
 from tests.cluster.mesh_bed import NODES, Mesh, call, end_hard
+from tests.support import eventually
 
 CHAT, GENERATE, OPENAI, ANTHROPIC = "/api/chat", "/api/generate", "/v1/chat/completions", "/v1/messages"
 PATHS = (CHAT, GENERATE, OPENAI, ANTHROPIC)
@@ -174,6 +176,7 @@ async def survive(
     share: float = 0.5,
     pieces: int = 0,
     window_s: float = 0.5,
+    early: int = 0,
     wakes: Callable[[], Awaitable[bool]] | None = None,
 ) -> list[Seen]:
     """Runs the streams, has a node die once `share` of them speak, and returns what clients saw.
@@ -184,6 +187,8 @@ async def survive(
         share: How many must have begun before.
         pieces: How many pieces of text all of them together must have brought before.
         window_s: Within how long after that it happens, at random.
+        early: With this, it happens to a node as soon as a stream of it speaks that has brought no more
+            pieces than so many, in place of all of these; where none does, nobody dies.
         wakes: What was stopped goes on once this says so; None: when all streams are over.
     """
     url = mesh.url(SPARED)
@@ -195,15 +200,48 @@ async def survive(
             group.create_task(one_stream(client, url, path, body, one))
             for (path, body), one in zip(bodies, seen, strict=True)
         ]
+
+        def speaking(most: float = math.inf) -> list[str]:
+            """Nodes that may die, once for each stream that they still speak."""
+            of = [one for one in seen if one.begun and not one.complete and one.pieces <= most]
+            return [one.node for one in of if one.node in victims]
+
         while not all(job.done() for job in jobs):
             begun, brought = sum(one.begun for one in seen), sum(one.pieces for one in seen)
-            if begun >= share * len(seen) and brought >= pieces:
+            if speaking(early) if early else begun >= share * len(seen) and brought >= pieces:
                 break
-            await asyncio.sleep(0.01)
-        await asyncio.sleep(chance.random() * window_s)
+            await asyncio.sleep(0.001 if early else 0.01)
+        if not early:
+            await asyncio.sleep(chance.random() * window_s)
         with thawed(mesh):
-            speaking = [one.node for one in seen if one.node in victims and not one.complete]
-            await asyncio.to_thread(DEATHS[death], mesh, chance.choice(speaking or victims))
+            if doomed := speaking(early) if early else speaking() or victims:
+                await asyncio.to_thread(DEATHS[death], mesh, chance.choice(doomed))
             while not all(job.done() for job in jobs) and not (wakes is not None and await wakes()):
                 await asyncio.wait(jobs, timeout=0.2)
     return seen
+
+
+async def believed_in(mesh: Mesh) -> None:
+    """Waits until every node is there, and passed over by the clients' sidecar for nothing of before."""
+    await mesh.whole()
+
+    async def nobody_is_passed_over() -> bool:
+        page = (await asyncio.to_thread(call, mesh.address(SPARED, "admin"), "GET", "/metrics"))[2]
+        return b"bridge_ejected_seconds{" not in page
+
+    await eventually(nobody_is_passed_over, 60)
+
+
+async def copied(mesh: Mesh, model: str, name: str, nodes: Sequence[str]) -> None:
+    """Gives these nodes, and no other, a model under another name that the clients' sidecar knows of."""
+    body = {"source": model, "destination": name}
+    for node in nodes:
+        status, _, said = await asyncio.to_thread(call, mesh.address(node), "POST", "/api/copy", body)
+        assert status == 200, said
+
+    async def known() -> bool:
+        return (await asyncio.to_thread(call, mesh.address(SPARED), "POST", "/api/show", {"model": name}))[
+            0
+        ] == 200
+
+    await eventually(known, 30)

@@ -11,11 +11,11 @@ from typing import Any
 
 import pytest
 
-from bridge_agent.config import load_config
+from bridge_agent.config import DEFAULT_PORTS, load_config
 from bridge_core.http1 import Pool
 from bridge_core.tls import client_context
 from tests.cluster.agent_bed import AgentBed, AgentProcess, open_agent_bed, report_of
-from tests.scenarios.enrolment_bed import DAY, age
+from tests.scenarios.enrolment_bed import DAY, age, revoke
 from tests.support import eventually
 
 pytestmark = pytest.mark.cluster
@@ -168,10 +168,80 @@ async def test_after_a_weekend_it_serves_its_own_and_one_command_brings_it_back(
     async def member_again() -> bool:
         report = report_of((await agent.get("/status"))[1])
         links = {link["name"]: link["up"] for link in report["links"]}
-        return links["certificate"] and links["registry"] and not report["concerns"]
+        concerns = [
+            one for one in report["concerns"] if not one.startswith("no store guard")
+        ]  # there is none
+        return links["certificate"] and links["registry"] and not concerns
 
     await eventually(member_again, 30)
     assert load_config(bed.state) == bed.settings
+
+
+async def test_a_revoked_node_says_that_its_certificate_is_of_no_use(bed: AgentBed) -> None:
+    agent = bed.start()
+    await agent.ready()
+    code, text = await bed.command("status")
+    assert (code, "certificate valid for" in text) == (0, True), text
+    await revoke(bed.enrolment, "node1")
+
+    async def says_so() -> bool:
+        _, text = await bed.command("status")
+        lines = text.splitlines()
+        return (
+            any(line.startswith("certificate REFUSED by the mesh: ") for line in lines)
+            and any(line.startswith("certificate: NOT for") for line in lines)
+            and any(line.startswith("! this node is not a member of the mesh") for line in lines)
+        )
+
+    await eventually(says_so, 30)
+    assert 'bridge_link_up{link="certificate"} 0.0' in (await agent.get("/metrics"))[1].decode()
+    assert (await agent.get("/api/tags", listener="http"))[0] == 200  # its own clients are served
+
+
+async def test_a_node_without_a_store_guard_says_what_that_means(bed: AgentBed) -> None:
+    agent = bed.start()
+    await agent.ready()
+
+    async def says_so() -> bool:
+        concerns = report_of((await agent.get("/status"))[1])["concerns"]
+        return any(one.startswith("no store guard has answered for ") for one in concerns)
+
+    await eventually(says_so, 30)
+
+
+@pytest.mark.parametrize(("clock_s", "says"), [(-3630, "60 min behind"), (25 * 3600 + 30, "25 h ahead of")])
+async def test_joining_with_a_wrong_clock_names_the_clock_and_spends_no_token(
+    bed: AgentBed, clock_s: float, says: str
+) -> None:
+    token, other = await bed.enrolment.token(), bed.enrolment.state("node2")
+    join = ["join", bed.enrolment.address, "--token", token, "--name", "node2"]
+    join += ["--engine", "attach=http://127.0.0.1:9"]
+    for flag in DEFAULT_PORTS:
+        join += [f"--{flag}", "127.0.0.1:0"]
+    code, text = await bed.command(*join, state=other, clock_s=clock_s)
+    words = " ".join(text.split())
+    assert (code, f"this machine's clock is {says} the registry's" in words) == (1, True), text
+    assert "the token has not been used" in words
+    assert not other.joined
+    code, text = await bed.command(*join, state=other)
+    assert code == 0, text
+
+
+@pytest.mark.parametrize(("clock_s", "says"), [(-3630, "60 min behind"), (25 * 3600 + 30, "25 h ahead of")])
+async def test_running_with_a_wrong_clock_serves_on_and_names_the_clock(
+    bed: AgentBed, clock_s: float, says: str
+) -> None:
+    agent = bed.start(clock_s=clock_s)
+    await agent.ready()
+
+    async def says_so() -> bool:
+        concerns = report_of((await agent.get("/status"))[1])["concerns"]
+        return any(f"this machine's clock is {says} the registry's" in one for one in concerns)
+
+    await eventually(says_so, 30)
+    assert (await agent.get("/api/tags", listener="http"))[0] == 200
+    for line in agent.log.read_text().splitlines():
+        json.loads(line)  # no library's own lines among them
 
 
 async def test_a_changed_address_has_a_command(bed: AgentBed) -> None:

@@ -17,6 +17,7 @@ from bridge_agent.gateway.gateway import Gateway
 from bridge_agent.peers.hop import VARYING
 from bridge_agent.peers.upstreams import Upstreams
 from bridge_agent.routing.view import MeshView
+from bridge_core.clients import Client
 from bridge_core.http1 import Headers, Pool, Server, serve
 from bridge_core.identity import SpiffeId
 from bridge_core.identity import certificates as x
@@ -94,7 +95,10 @@ class Bed:
 
     def __init__(self) -> None:
         self.nodes: dict[str, BedNode] = {}
-        self.entries: dict[str, bytes] = {"mesh": encode_entry(MeshConfig(trust_domain=DOMAIN))}
+        self.entries: dict[str, bytes] = {
+            "mesh": encode_entry(MeshConfig(trust_domain=DOMAIN)),
+            "client/alice": encode_entry(Client("alice")),
+        }
         self._revision = 0
 
     def __getitem__(self, name: str) -> BedNode:

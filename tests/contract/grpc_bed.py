@@ -14,10 +14,11 @@ from typing import Any
 import grpc
 import grpc.aio
 
+from bridge_agent.authentication.refusal import Refused
 from bridge_agent.gateway.grpc_adapter.deferred import DeferredGrpc
 from bridge_agent.gateway.grpc_adapter.listener import GrpcListener
 from bridge_agent.gateway.grpc_adapter.serving import Serving
-from bridge_core.http1 import App, Exchange, coroutine_app
+from bridge_core.http1 import App, Exchange, Request, coroutine_app
 from bridge_core.identity import SpiffeId
 from bridge_core.identity.certificates import (
     Authority,
@@ -157,6 +158,10 @@ class Bed:
         self.serving: Serving
         self.group: asyncio.TaskGroup
 
+    def refusal(self, request: Request, serial: str) -> Refused | None:
+        known = request.identity is not None and serial not in self.refused
+        return None if known else Refused(401, "a valid client certificate of this mesh is needed")
+
     @property
     def target(self) -> str:
         return f"localhost:{self.listener.port}"
@@ -177,7 +182,7 @@ async def open_bed(folder: Path, pipeline: App | None = None) -> AsyncIterator[B
         application = DeferredGrpc(
             pipeline or coroutine_app(bed.engine.handle, group),
             bed.serving,
-            admit=lambda _, serial: serial not in bed.refused,
+            refusal=bed.refusal,
         )
         sock = socket.create_server(("127.0.0.1", 0))
         bed.listener = GrpcListener(

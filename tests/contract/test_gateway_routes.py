@@ -18,7 +18,8 @@ CASES = [entry for entry in recording("meta") if entry["request"]["path"] != "/a
 @pytest.fixture
 async def bed(tmp_path: Path) -> AsyncIterator[Bed]:
     engine = RecordedEngine(("tiny-embed", "smollm2:135m", "tiny"))
-    async with mesh(tmp_path, {"a": engine}) as bed:
+    # Ollama takes every name under .internal and .local; here the admin names those that are the machine's.
+    async with mesh(tmp_path, {"a": engine}, host_names=("x.internal",)) as bed:
         yield bed
 
 
@@ -59,8 +60,11 @@ async def test_unknown_and_foreign_requests_reach_no_engine(bed: Bed) -> None:
         ("[::1]:1", 200),
         ("192.168.1.5", 200),
         ("bed-host", 200),
-        ("x.local", 200),
-        ("y.internal:80", 200),
+        ("bed-host.local:80", 200),
+        ("x.internal:80", 200),
+        ("host.docker.internal:11434", 200),
+        ("x.local", 403),
+        ("y.internal:80", 403),
         ("8.8.8.8", 403),
         ("example.com", 403),
         ("localhost.example.com", 403),

@@ -10,10 +10,11 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
 from bridge_agent.ancillaries import Ancillaries
@@ -23,7 +24,7 @@ from bridge_agent.limits.fault_domain import FaultDomain
 from bridge_agent.limits.gpu import Gpu, Xid
 from bridge_agent.limits.gpus import SETTLE_S, GpuKeeper
 from bridge_core.errors import Unavailable
-from bridge_core.node_class import GpuSharing
+from bridge_core.node_class import GpuSharing, ResourceLimits
 from bridge_core.proc import read_stat
 from tests.engine_support import FAKE, NO_PROBES, POLICY, TIMING, gone
 from tests.fakes.fake_gpus import GIB, FakeGpus
@@ -54,7 +55,14 @@ class Bed(GpuAgent):
     """Fake engines on fake GPUs."""
 
     def __init__(
-        self, folder: Path, engines: int, sharing: GpuSharing, gpus: FakeGpus, **keeping: Any
+        self,
+        folder: Path,
+        engines: int,
+        sharing: GpuSharing,
+        gpus: FakeGpus,
+        named: Mapping[int, str] = {},
+        walls: Sequence[str] = (),
+        **keeping: Any,
     ) -> None:
         control = folder / "nvidia-cuda-mps-control"
         control.write_text(f'#!/bin/sh\nexec {sys.executable} -I -S {CONTROL} "$@"\n')
@@ -63,10 +71,13 @@ class Bed(GpuAgent):
         self.changes: list[None] = []
         super().__init__(
             folder,
-            [EngineConfig(index=n, kind="ollama", binary=str(FAKE)) for n in range(engines)],
+            [
+                EngineConfig(index=n, kind="ollama", binary=str(FAKE), gpus=named.get(n))
+                for n in range(engines)
+            ],
             sharing,
             inventory=gpus,
-            walls=(),
+            walls=walls,
             keeping={
                 "mps_binary": str(control),
                 "clock": self.clock,
@@ -143,6 +154,49 @@ async def test_under_mps_the_engines_of_a_gpu_share_a_server_and_a_fate(tmp_path
         assert first["CUDA_MPS_ACTIVE_THREAD_PERCENTAGE"] == "75"
         # 30 GiB for an engine that may hold three models, each in a process of its own.
         assert first["CUDA_MPS_PINNED_DEVICE_MEM_LIMIT"] == "0=10240M"
+
+
+async def test_an_engine_that_is_split_sees_its_gpus_and_is_no_client_of_an_mps_server(
+    tmp_path: Path,
+) -> None:
+    bed = Bed(tmp_path, 2, MPS, FakeGpus(3), named={0: "0,1"})
+    async with bed.running():
+        await bed.all_ready()
+        seen = bed.environment(0)
+        assert seen["CUDA_VISIBLE_DEVICES"] == f"{bed.gpus.uuid(0)},{bed.gpus.uuid(1)}"
+        assert not [name for name in seen if name.startswith("CUDA_MPS")]
+        assert bed.keeper.domain_of("n1/0") == ""
+        bed.gpus.lose(1)
+        await eventually(lambda: "may not be used" in bed.keeper.fault_of("n1/0"), LONG_S)
+        assert bed.gpus.uuid(1) in bed.keeper.fault_of("n1/0")
+        assert not bed.keeper.fault_of("n1/1")
+
+
+async def test_an_engine_runs_on_the_cpus_beside_its_gpu(tmp_path: Path) -> None:
+    bed = Bed(tmp_path, 2, GpuSharing(), FakeGpus(2, cpus=("0", "")), walls=("cgroup",))
+    if bed.launcher._cgroups is None or "cpuset" not in bed.launcher._cgroups.hierarchy.trees:
+        pytest.skip("SKIPPED LOUDLY: no cgroups with a cpuset here")
+    async with bed.running():
+        await bed.all_ready()
+        first, second = (os.sched_getaffinity(pid) for pid in bed.pids() if pid is not None)
+        assert first == {0}
+        assert second == os.sched_getaffinity(0)
+        assert bed.launcher.report("n1/0").limits.cpuset == "0"
+        bed.launcher.update(
+            msgspec.structs.replace(bed.launcher.node_class, limits=ResourceLimits(pids_max=400))
+        )
+        assert bed.launcher.report("n1/0").limits.cpuset == "0", "another limit takes it off none"
+        assert os.sched_getaffinity(bed.pids()[0] or 0) == {0}
+
+
+async def test_cpus_that_cannot_be_kept_to_do_not_keep_an_engine_from_starting(tmp_path: Path) -> None:
+    bed = Bed(tmp_path, 1, GpuSharing(), FakeGpus(1, cpus=("4000-4001",)), walls=("cgroup",))
+    if bed.launcher._cgroups is None:
+        pytest.skip("SKIPPED LOUDLY: no cgroups here")
+    async with bed.running():
+        await bed.all_ready()
+        assert "cgroup" in bed.launcher.standing("n1/0").walls
+        assert os.sched_getaffinity(bed.pids()[0] or 0) == os.sched_getaffinity(0)
 
 
 async def test_when_a_client_faults_its_domain_and_no_other_is_started_again(tmp_path: Path) -> None:

@@ -20,6 +20,7 @@ from grpc_reflection.v1alpha.proto_reflection_descriptor_database import ProtoRe
 from bridge_agent.ancillaries import Ancillaries
 from bridge_agent.gateway.config import LONGEST_S
 from bridge_agent.gateway.grpc_adapter import unary
+from bridge_agent.gateway.grpc_adapter.in_process import Calls
 from bridge_agent.gateway.grpc_adapter.translate import CallFault
 from bridge_agent.listening import Listening
 from bridge_core.errors import Fatal
@@ -381,11 +382,11 @@ async def test_a_message_over_the_limit_is_refused(stub: Any) -> None:
 # Who may call.
 
 
-async def test_without_a_certificate_nothing_is_answered(bed: Bed) -> None:
+async def test_who_shows_neither_certificate_nor_key_reaches_no_service(bed: Bed) -> None:
     anonymous = grpc.ssl_channel_credentials(bed.node.ca.read_bytes())
     async with grpc.aio.secure_channel(bed.target, anonymous) as channel:
         fault = await failure(inference_pb2_grpc.ModelInferenceStub(channel).Predict(ask("echo"), timeout=5))
-    assert fault.code() is grpc.StatusCode.UNAVAILABLE
+    assert fault.code() is grpc.StatusCode.UNAUTHENTICATED
     assert bed.engine.asked == []
 
 
@@ -580,7 +581,7 @@ async def test_a_listener_that_was_closed_is_not_opened_again_by_a_renewal(bed: 
 
 async def test_a_listener_that_ends_by_itself_is_opened_again(bed: Bed, tmp_path: Path) -> None:
     identity = TlsIdentity(bed.node.cert, bed.node.key, bed.node.ca)
-    listening = Listening({}, identity, lambda _: None, bed.listener, bed.serving)
+    listening = Listening({}, identity, lambda _: None, grpc=bed.listener, calls=Calls(), serving=bed.serving)
     bed.listener._ended = listening.grpc_ended
     ancillaries = Ancillaries(random.Random(1), sleep=lambda _: asyncio.sleep(0.01))
     follows = asyncio.create_task(ancillaries.keep("grpc-renewal", listening.follow_renewals))

@@ -36,7 +36,7 @@ from bridge_wire.v1 import registry_pb2 as pb
 from bridge_wire.v1 import registry_pb2_grpc as rpc
 from tests.etcd_server import EtcdServer
 from tests.registry_bed import make_settings
-from tests.support import eventually
+from tests.support import eventually, kept
 
 pytestmark = pytest.mark.etcd
 
@@ -179,7 +179,7 @@ async def enrol(mesh: Mesh, name: str) -> tuple[EtcdStore, pb.JoinResponse, byte
 async def test_a_node_joins_registers_and_writes_nobody_elses_prefix(mesh: Mesh) -> None:
     one, answer, key_pem = await enrol(mesh, "one")
     two, _, _ = await enrol(mesh, "two")
-    lease = await one.lease(5.0)
+    lease = kept(one, 5.0)
     await lease.changed(0)
     instance = encode_entry(Instance(id="one/0", node="one"))
     assert (await one.commit([Put("/bridge/v1/members/one/0", instance, lease=lease.id)])).committed
@@ -216,7 +216,7 @@ async def test_a_node_joins_registers_and_writes_nobody_elses_prefix(mesh: Mesh)
 
 async def test_a_lease_goes_on_while_no_registry_runs(mesh: Mesh) -> None:
     store, _, _ = await enrol(mesh, "outlives")
-    lease = await store.lease(2.0)
+    lease = kept(store, 2.0)
     held = await lease.changed(0)
     key = "/bridge/v1/members/outlives/0"
     assert (await store.commit([Put(key, b"{}", lease=held)])).committed

@@ -18,9 +18,10 @@ class FakeGpus:
     Args:
         count: How many.
         vendor: Whose.
+        cpus: Those nearest to each.
     """
 
-    def __init__(self, count: int = 1, vendor: str = "nvidia") -> None:
+    def __init__(self, count: int = 1, vendor: str = "nvidia", cpus: tuple[str, ...] = ()) -> None:
         self._lock = threading.Lock()
         self._gpus = {
             index: Gpu(
@@ -36,6 +37,7 @@ class FakeGpus:
                 compute_capability=(9, 0),
                 reserved_bytes=RESERVED,
                 vendor=vendor,
+                cpus=cpus[index] if cpus else "",
             )
             for index in range(count)
         }

@@ -138,14 +138,19 @@ class FakeEtcd:
 
 
 class FakeLease:
-    """A client's lease, kept alive by a task of its store."""
+    """A client's lease."""
 
     def __init__(self, store: FakeStore, ttl_s: float) -> None:
         self.id = 0
         self.expires_at = -math.inf
         self._store = store
         self._ttl_s = ttl_s
-        self.keeper = asyncio.create_task(self._keep())
+        self._keeping: asyncio.Task[None] | None = None
+
+    async def keep(self) -> None:
+        """See `LeaseHandle`."""
+        async with asyncio.TaskGroup() as group:
+            self._keeping = group.create_task(self._keep())
 
     async def changed(self, seen: int) -> int:
         """See `LeaseHandle`."""
@@ -155,14 +160,15 @@ class FakeLease:
 
     async def revoke(self) -> None:
         """See `LeaseHandle`."""
-        self.keeper.cancel()
+        if self._keeping is not None:
+            self._keeping.cancel()
         if self._store.etcd.available:
             self._store.etcd.revoke(self.id)
         self.id, self.expires_at = 0, -math.inf
 
     async def _keep(self) -> None:
         etcd = self._store.etcd
-        while True:
+        while not self._store.closed:
             if self._store.reachable():
                 sent = time.monotonic()
                 if self.id and not etcd.renew(self.id, self._ttl_s):
@@ -178,8 +184,7 @@ class FakeStore:
     def __init__(self, etcd: FakeEtcd) -> None:
         self.etcd = etcd
         self.fault: StoreFault | None = None
-        self._closed = False
-        self._keepers: list[asyncio.Task[None]] = []
+        self.closed = False
 
     def reachable(self) -> bool:
         """Whether the server answers; notes it in `fault`."""
@@ -213,7 +218,7 @@ class FakeStore:
     async def watch(self, prefix: str) -> AsyncGenerator[WatchEvent, None]:
         """See `Store.watch`."""
         position: int | None = None
-        while not self._closed:
+        while not self.closed:
             if not self.reachable():
                 await self.etcd.wait(0.02)
                 continue
@@ -230,18 +235,13 @@ class FakeStore:
             if position >= self.etcd.revision or not self.etcd.available:
                 await self.etcd.wait(0.02)
 
-    async def lease(self, ttl_s: float) -> FakeLease:
+    def lease(self, ttl_s: float) -> FakeLease:
         """See `Store.lease`."""
-        lease = FakeLease(self, ttl_s)
-        self._keepers.append(lease.keeper)
-        return lease
+        return FakeLease(self, ttl_s)
 
     async def close(self) -> None:
         """See `Store.close`."""
-        self._closed = True
-        for keeper in self._keepers:
-            keeper.cancel()
-        await asyncio.gather(*self._keepers, return_exceptions=True)
+        self.closed = True
 
     def _reach(self, *keys: str) -> None:
         if not self.reachable():

@@ -18,7 +18,7 @@ from bridge_core.store.api import LeaseHandle, Put, Store, StoreRefused, StoreUn
 from bridge_wire.v1 import registry_pb2 as pb
 from tests.contract.store.beds import Certificates, EtcdBed
 from tests.registry_bed import Bed, Follower, following, make_settings, running
-from tests.support import eventually
+from tests.support import eventually, kept
 
 pytestmark = [pytest.mark.etcd, pytest.mark.faults]
 
@@ -82,7 +82,7 @@ async def keep_registered(etcd: EtcdBed, node: str) -> None:
     """What an agent does: puts its instance whenever it has a new lease."""
     store = etcd.client()
     try:
-        lease, seen = await store.lease(TTL_S), 0
+        lease, seen = kept(store, TTL_S), 0
         while True:
             seen = await lease.changed(seen)
             await register(store, node, lease, seen)

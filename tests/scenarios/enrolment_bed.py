@@ -122,3 +122,12 @@ def age(bed: EnrolmentBed, state: StateDir, by_s: float) -> None:
         trust_bundle=pki.ca.read_bytes(),
         issuers=pki.issuers.read_bytes(),
     )
+
+
+async def revoke(bed: EnrolmentBed, name: str) -> None:
+    pki = bed.registry.settings.pki
+    cert, key = pki.pair("admin")
+    pem = {"cert_pem": cert.read_bytes(), "key_pem": key.read_bytes()}
+    async with open_channel(bed.address, pki.ca.read_bytes(), **pem) as channel:
+        await AdminStub(channel).Revoke(pb.RevokeRequest(node_name=name), timeout=10)
+    await eventually(lambda: bed.registry.publisher.table.revoked)

@@ -29,14 +29,11 @@ from bridge_agent.membership.renewal import Renewal
 from bridge_agent.membership.subscription import SnapshotSubscription
 from bridge_core.errors import BridgeError, Fatal
 from bridge_core.http_access import Origins
-from bridge_core.registry_channel import open_channel
 from bridge_core.snapshot import Instance
 from bridge_core.snapshot_file import SnapshotFile
 from bridge_core.tls import TlsIdentity
-from bridge_wire.v1 import registry_pb2 as pb
-from bridge_wire.v1.registry_pb2_grpc import AdminStub
 from tests.fakes.store import FakeStore
-from tests.scenarios.enrolment_bed import DAY, EnrolmentBed, age, open_enrolment_bed
+from tests.scenarios.enrolment_bed import DAY, EnrolmentBed, age, open_enrolment_bed, revoke
 from tests.support import eventually
 
 
@@ -50,15 +47,6 @@ async def joined(bed: EnrolmentBed, name: str = "node1") -> tuple[StateDir, Agen
     state = bed.state(name)
     plan = bed.plan(await bed.token(), name, labels={"zone": "a"}, node_class={"walls": []})
     return state, await join(plan, state)
-
-
-async def revoke(bed: EnrolmentBed, name: str) -> None:
-    pki = bed.registry.settings.pki
-    cert, key = pki.pair("admin")
-    pem = {"cert_pem": cert.read_bytes(), "key_pem": key.read_bytes()}
-    async with open_channel(bed.address, pki.ca.read_bytes(), **pem) as channel:
-        await AdminStub(channel).Revoke(pb.RevokeRequest(node_name=name), timeout=10)
-    await eventually(lambda: bed.registry.publisher.table.revoked)
 
 
 def renewal_of(bed: EnrolmentBed, state: StateDir, told: asyncio.Event, **more: object) -> Renewal:
@@ -213,7 +201,7 @@ async def test_a_wrong_clock_is_named_before_the_token_is_spent(
 async def test_a_clock_that_goes_wrong_later_is_said_and_unsaid(bed: EnrolmentBed) -> None:
     state, _ = await joined(bed)
     ahead = [0.0]
-    watch = ClockWatch(["127.0.0.1:1", bed.address], state.ca, now=lambda: time.time() + ahead[0])
+    watch = ClockWatch(lambda: ["127.0.0.1:1", bed.address], state.ca, now=lambda: time.time() + ahead[0])
     assert await watch._look()
     ahead[0] = -7230.0
     assert not await watch._look()

@@ -178,7 +178,7 @@ async def test_an_agent_that_comes_back_gets_only_what_changed(bed: Bed) -> None
         await admin.Apply(pb.ApplyRequest(files=[a_route("a")]))
         async with following(node, Follower(follower.snapshot)) as again:
             await eventually(lambda: "a" in again.snapshot.routes)
-        assert [whole for _, whole in again.updates] == [False]
+        assert not any(whole for _, whole in again.updates)
         stranger = Snapshot(Version(1, 1), {"route/x": b'{"name":"x"}'})
         async with following(node, Follower(stranger)) as follower:
             await eventually(lambda: "n1" in follower.snapshot.nodes)

@@ -149,6 +149,7 @@ def test_whatever_lies_there_is_no_more_than_refused(tmp_path: Path, content: by
 def test_every_field_of_the_gateway_is_reached_from_the_file(tmp_path: Path) -> None:
     wanted = GatewaySection(
         origins=Origins(("https://chat.example", "http://*.lab.example:3000", "*")),
+        host_names=("ollama.internal",),
         max_body=5,
         default_deadline_s=7.5,
         fan_out_s=0.5,

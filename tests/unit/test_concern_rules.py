@@ -9,6 +9,8 @@ from bridge_agent.concern_rules import (
     ejection_concerns,
     engine_concerns,
     member_concern,
+    store_concern,
+    why_not_a_member,
 )
 from bridge_agent.engines.instance import InstanceStatus
 
@@ -71,9 +73,16 @@ def test_a_disk_is_low_by_share_and_by_bytes() -> None:
 
 
 def test_not_a_member_comes_with_the_way_back() -> None:
-    assert member_concern(None, "", "BACK") == []
-    assert member_concern(True, "", "BACK") == []
-    assert "snapshot does not have it" in member_concern(False, "", "BACK")[0]
-    assert member_concern(None, "it was revoked", "BACK") == [
+    assert member_concern(why_not_a_member(None, ""), "BACK") == []
+    assert member_concern(why_not_a_member(True, ""), "BACK") == []
+    assert "snapshot does not have it" in member_concern(why_not_a_member(False, ""), "BACK")[0]
+    assert member_concern(why_not_a_member(None, "it was revoked"), "BACK") == [
         "this node is not a member of the mesh: it was revoked; BACK"
     ]
+
+
+def test_a_store_that_is_away_is_a_concern_once_the_lease_is_over() -> None:
+    assert store_concern(0.0, 5.0, "") == store_concern(5.0, 5.0, "refused") == []
+    assert store_concern(125.0, 5.0, "it does not answer")[0].startswith(
+        "no store guard has answered for 2 min (it does not answer): this node's lease has run out"
+    )

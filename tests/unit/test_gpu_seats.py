@@ -75,3 +75,20 @@ def test_a_fault_is_laid_to_whoever_had_the_process() -> None:
     assert not culprit(1, families), "both have a process 1 of their own"
     assert not culprit(0, families), "nobody was named"
     assert not culprit(999, families)
+
+
+def test_an_engine_that_names_several_devices_sits_on_all_of_them() -> None:
+    seats = seat([("n/0", "0, GPU-2"), ("n/1", None), ("n/2", "0,7")], gpus(3), GpuSharing())
+    assert seats.devices == {"n/0": "GPU-0000,GPU-2222", "n/1": "GPU-0000"}
+    assert (seats.on("GPU-0000"), seats.on("GPU-1111"), seats.on("GPU-2222")) == (
+        ("n/0", "n/1"),
+        (),
+        ("n/0",),
+    )
+    assert "'7' is not there" in seats.faults["n/2"]
+
+
+def test_engines_are_spread_evenly_one_on_each_gpu_in_turn() -> None:
+    seats = seat(engines(5), gpus(2), GpuSharing())
+    assert [len(seats.on(gpu.uuid)) for gpu in gpus(2)] == [3, 2]
+    assert seats.devices["n/0"] != seats.devices["n/1"], "replicas die apart"

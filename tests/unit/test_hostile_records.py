@@ -205,14 +205,14 @@ def counted(**fields: object) -> pb.BackendLoad:
     ids=["route", "backend", "requests", "tokens", "buckets", "bucket", "nan", "inf", "negative"],
 )
 def test_a_count_that_cannot_be_is_left_out_of_a_load_report(lie: pb.BackendLoad) -> None:
-    assert report_of(pb.LoadReport(backends=[lie]), "a", SNAPSHOT).backends == {}
-    assert set(report_of(pb.LoadReport(backends=[counted()]), "a", SNAPSHOT).backends) == {("r", "m")}
+    assert report_of(pb.LoadReport(backends=[lie]), "a", SNAPSHOT, 1e9).backends == {}
+    assert set(report_of(pb.LoadReport(backends=[counted()]), "a", SNAPSHOT, 1e9).backends) == {("r", "m")}
 
 
 def test_results_of_rollouts_and_instances_that_are_not_there_are_left_out() -> None:
     def results(rollout: str, instance: str) -> int:
         probe = pb.ProbeResult(rollout=rollout, round=1, instance=instance, passed=True)
-        return len(report_of(pb.LoadReport(probes=[probe]), "a", SNAPSHOT).results)
+        return len(report_of(pb.LoadReport(probes=[probe]), "a", SNAPSHOT, 1e9).results)
 
     assert results("p", "a/0") == 1
     assert results("p", "a/7") == results("other", "a/0") == results("p", "b/0") == 0

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bridge_core.http_access import Origins, host_allowed, same_origin
+from bridge_core.http_access import Origins, by_foreign_page, host_allowed, same_origin
 
 OWN_NAME = "Me"
 LABEL = st.from_regex(r"[a-z0-9]([a-z0-9-]{0,10}[a-z0-9])?", fullmatch=True)
@@ -19,8 +19,12 @@ PORT = st.one_of(st.just(""), st.integers(0, 65535).map(lambda port: f":{port}")
     ("host", "allowed"),
     [
         ("localhost:11434", True), ("127.0.0.1:1", True), ("[::1]:1", True), ("[::1]", True), ("::1", True),
-        ("10.1.2.3", True), ("", True), ("me", True), ("x.internal", True), ("x.local:80", True),
-        ("0.0.0.0:1", True), ("localhost.", True), ("localhost.:80", True), ("x.local.", True), ("ME.", True),
+        ("10.1.2.3", True), ("", True), ("me", True), ("me.internal", True), ("me.local:80", True),
+        ("0.0.0.0:1", True), ("localhost.", True), ("localhost.:80", True), ("ME.", True),
+        ("ME.local.", True), ("host.docker.internal:11434", True), ("x.localhost", True),
+        ("x.internal", False), ("x.local:80", False), ("docker.internal", False), ("x.me.local", False),
+        ("me.evil.com", False), ("me.local.evil.com", False),
+        ("host.docker.internal.evil.com", False),
         ("ollama.example.com", False), ("8.8.8.8", False), ("[2001:4860::1]:1", False), ("local", False),
         ("localhost.evil.com", False), ("evil.com:11434", False), ("localhost..", False),
         ("evil.com.local.evil.com", False), ("127.0.0.1.evil.com", False), ("[::1].evil.com:1", False),
@@ -28,6 +32,32 @@ PORT = st.one_of(st.just(""), st.integers(0, 65535).map(lambda port: f":{port}")
 )  # fmt: skip
 def test_a_host_is_allowed_that_only_this_machine_can_be(host: str, allowed: bool) -> None:
     assert host_allowed(host, OWN_NAME) is allowed
+
+
+def test_an_admin_names_more_hosts() -> None:
+    assert host_allowed("Ollama.Internal:11434", OWN_NAME, ("ollama.internal",))
+    assert not host_allowed("x.ollama.internal", OWN_NAME, ("ollama.internal",))
+
+
+@pytest.mark.parametrize(
+    ("method", "site", "mode", "dest", "foreign"),
+    [
+        ("GET", None, None, None, False),
+        ("GET", b"none", b"navigate", b"document", False),
+        ("GET", b"same-origin", b"cors", b"empty", False),
+        ("GET", b"same-site", b"cors", b"empty", False),
+        ("GET", b"cross-site", b"navigate", b"document", False),
+        ("GET", b"cross-site", b"navigate", b"iframe", True),
+        ("POST", b"cross-site", b"navigate", b"document", True),
+        ("GET", b"cross-site", b"no-cors", b"image", True),
+        ("GET", b"Cross-Site", b"no-cors", b"script", True),
+        ("HEAD", b"cross-site", None, None, True),
+    ],
+)
+def test_what_a_page_of_another_site_asks_for_is_known(
+    method: str, site: bytes | None, mode: bytes | None, dest: bytes | None, foreign: bool
+) -> None:
+    assert by_foreign_page(method, site, mode, dest) is foreign
 
 
 @pytest.mark.parametrize(
@@ -66,7 +96,7 @@ def test_a_page_of_the_host_it_calls_is_of_no_other_origin() -> None:
 
 @given(st.lists(LABEL, min_size=2, max_size=4).map(".".join), PORT)
 def test_no_name_that_a_foreign_name_server_answers_for_is_allowed(name: str, port: str) -> None:
-    own = name.endswith((".localhost", ".local", ".internal"))
+    own = name.endswith(".localhost") or name in {"me.local", "me.internal"}
     try:
         ipaddress.ip_address(name)
     except ValueError:

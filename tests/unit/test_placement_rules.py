@@ -169,3 +169,65 @@ def test_a_model_that_fits_in_a_smaller_precision_is_told_so() -> None:
     said = rules.plan([Demand(large)], [Device("GPU-0", 12 * GIB)]).unplaced[0]
     assert "in Q8_0 would need" in said
     assert "would need" not in rules.plan([Demand(large)], [Device("GPU-0", 3 * GIB)]).unplaced[0]
+
+
+LARGE = model("llama-70b", 260 * GIB)
+
+
+def two(free: int = 139 * GIB) -> list[Device]:
+    return [Device("GPU-0", free), Device("GPU-1", free)]
+
+
+def test_a_model_that_no_gpu_has_room_for_is_split_over_as_few_as_it_takes() -> None:
+    (placement,) = rules.plan(
+        [Demand(model("m", 200 * GIB))], [*two(), Device("GPU-2", 138 * GIB)]
+    ).placements
+    assert placement.device == "GPU-0,GPU-1"
+    assert placement.thread_percentage == 100
+    assert placement.processes == 1
+    assert placement.bytes >= 200 * GIB + 2 * rules.CUDA_CONTEXT_BYTES
+    assert any("split over 2" in why and "--split-mode layer" in why for why in placement.why)
+    three = rules.plan([Demand(LARGE)], [*two(), Device("GPU-2", 138 * GIB)]).placements[0]
+    assert three.device == "GPU-0,GPU-1,GPU-2"
+
+
+def test_what_fits_on_one_gpu_is_never_split() -> None:
+    planned = rules.plan([Demand(model("m", 100 * GIB)), Demand(model("n", 1 * GIB))], two())
+    assert [placement.device for placement in planned.placements] == ["GPU-0", "GPU-1"]
+
+
+def test_a_split_model_has_its_gpus_to_itself() -> None:
+    small, large = Demand(model("n", 1 * GIB)), Demand(model("m", 200 * GIB))
+    planned = rules.plan([large, small], two())
+    assert [placement.model for placement in planned.placements] == ["m"]
+    assert len(planned.unplaced) == 1
+    planned = rules.plan([small, large], two())
+    assert [placement.model for placement in planned.placements] == ["n"], (
+        "a GPU that is taken is not split over"
+    )
+    planned = rules.plan([large, small], [*two(), Device("GPU-2", 20 * GIB)])
+    assert [placement.device for placement in planned.placements] == ["GPU-0,GPU-1", "GPU-2"]
+
+
+def test_what_is_too_large_for_all_of_them_together_is_refused() -> None:
+    planned = rules.plan([Demand(LARGE)], two())
+    assert not planned.placements
+    assert "needs at least" in planned.unplaced[0]
+
+
+def test_the_cpu_is_no_part_of_a_split() -> None:
+    planned = rules.plan([Demand(LARGE)], [*two(), Device("CPU", 200 * GIB, mps=False, cpu=True)])
+    assert not planned.placements
+
+
+@given(st.lists(demands(), max_size=6), devices)
+def test_no_gpu_of_a_split_has_anybody_else(asked: list[Demand], gpus: list[Device]) -> None:
+    placements = rules.plan(asked, gpus).placements
+    free = {gpu.uuid: gpu.free_bytes for gpu in gpus}
+    for placement in placements:
+        parts = placement.device.split(",")
+        if len(parts) > 1:
+            assert placement.bytes <= sum(free[part] for part in parts) * rules.USABLE
+            assert not [
+                one for one in placements if one is not placement and set(one.device.split(",")) & set(parts)
+            ]

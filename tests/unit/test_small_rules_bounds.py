@@ -9,7 +9,7 @@ import msgspec
 import pytest
 
 from bridge_agent.ancillary_rules import Restarts
-from bridge_agent.concern_rules import Disk, FailureNotes, disk_concerns, member_concern
+from bridge_agent.concern_rules import Disk, FailureNotes, disk_concerns, member_concern, why_not_a_member
 from bridge_agent.health.probe_rules import ModelHealth, ProbePolicy, ProbeVerdict, judge, probe_due
 from bridge_agent.membership.follow_rules import judge as judge_update
 from bridge_agent.membership.registration_rules import after, plan
@@ -208,7 +208,7 @@ def test_a_disk_is_low_below_a_twentieth_and_a_gibibyte(free: int, total: int, l
     [(None, "", False), (True, "", False), (False, "", True), (True, "no", True)],
 )
 def test_a_node_that_is_no_member_is_told(member: bool | None, refusal: str, told: bool) -> None:
-    assert bool(member_concern(member, refusal, "join")) is told
+    assert bool(member_concern(why_not_a_member(member, refusal), "join")) is told
 
 
 def test_notes_of_failures_are_bounded_and_of_a_node_or_an_instance() -> None:

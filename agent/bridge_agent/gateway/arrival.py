@@ -49,7 +49,7 @@ class Arrival:
     def client(self) -> str:
         """Between whom a queue is fair."""
         caller = self.caller
-        if caller.listener is ListenerKind.LOCAL:
+        if caller.who.kind == "local" and caller.listener is ListenerKind.LOCAL:
             remote = self.exchange.request.remote
             return remote[0] if remote else ""
         return f"{caller.via}/{caller.principal}"

@@ -248,6 +248,7 @@ class Attempt(ResponseSink):
             self.tried.target.id if request.route.kind is Kind.INFER else "",
             arrival.priority,
             request.decision.route,
+            arrival.caller.proof,
         )
         return lines_of(hop), body if packed is None else packed
 

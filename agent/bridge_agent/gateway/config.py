@@ -12,6 +12,7 @@ from bridge_agent.gateway.admission import SUSPECT_S
 from bridge_agent.routing.choose import Decision
 from bridge_agent.routing.pulse_rules import PulsePolicy
 from bridge_agent.routing.request_rules import FailedAttempt
+from bridge_core.bounds import Names
 from bridge_core.http_access import Origins
 from bridge_core.identity.principal import Principal
 
@@ -52,6 +53,7 @@ class GatewaySection(
 
     Attributes:
         origins: Browser origins allowed besides the machine's own.
+        host_names: What this machine is called besides, in the Host headers of requests to its loopback.
         max_body: Largest body accepted from a peer once decompressed.
         default_deadline_s: Limit of a request that names none; None: no limit.
         fan_out_s: How long `/api/ps` and the like wait for peers.
@@ -65,6 +67,7 @@ class GatewaySection(
     """
 
     origins: Origins = Origins()
+    host_names: Names = ()
     max_body: Annotated[int, msgspec.Meta(ge=1, le=1 << 40)] = 100 << 20
     default_deadline_s: Annotated[float, msgspec.Meta(gt=0.0, le=_DAY)] | None = None
     fan_out_s: Annotated[float, msgspec.Meta(gt=0.0, le=600.0)] = 2.0
@@ -110,11 +113,22 @@ class ListenerKind(Enum):
 
 
 class Caller(msgspec.Struct, frozen=True, gc=False):
-    """Who asks, at which listener, and the node it came through when over a hop."""
+    """Who asks.
+
+    Attributes:
+        who: The principal.
+        listener: At which it asks.
+        via: The node it came through, when over a hop.
+        proof: The token that names a user: the owner of a request looks at it again.
+    """
 
     who: Principal
     listener: ListenerKind
     via: str = ""
+    proof: bytes = b""
+
+    def __repr__(self) -> str:
+        return f"Caller({self.who.text!r}, {self.listener}, {self.via!r})"  # a repr ends up in logs
 
     @property
     def principal(self) -> str:
@@ -122,8 +136,8 @@ class Caller(msgspec.Struct, frozen=True, gc=False):
         return self.who.text
 
 
-STRANGER: Final = Caller(Principal("client", "", ""), ListenerKind.TLS)
-"""Who shows no credentials: its preflights are answered, and nothing else."""
+STRANGERS: Final = {kind: Caller(Principal("client", "", ""), kind) for kind in ListenerKind}
+"""Who shows no credentials, by listener: its preflights are answered, and nothing else."""
 
 
 class Denial(msgspec.Struct, frozen=True):
@@ -174,3 +188,5 @@ class RequestRecord(msgspec.Struct, frozen=True, gc=False):
     bytes_out: int
     waited: float = 0.0  # for a slot, of the time before `sent`
     tokens: int = 0  # generated, where the request had a route and the stream's last record says
+    address: str = ""  # of whoever was turned away at the door
+    reason: str = ""  # why, in a word

@@ -37,6 +37,7 @@ class GatewayCounters:
         retries: Attempts after the first.
         hedges: Second attempts beside a slow first one.
         hedges_won: Of them, those that answered first.
+        turned_away: Requests of nobody who may call, by reason.
         refused: Requests refused for want of room or while draining, by reason.
         streams_broken: In-stream errors told to clients, by framing.
         streams_resumed: Deaths of streams that were continued elsewhere, by reason.
@@ -56,6 +57,7 @@ class GatewayCounters:
         self.retries = 0
         self.hedges = 0
         self.hedges_won = 0
+        self.turned_away: Counter[str] = Counter()
         self.refused: Counter[str] = Counter()
         self.streams_broken: Counter[str] = Counter()
         self.streams_resumed: Counter[str] = Counter()

@@ -86,8 +86,7 @@ async def _unload_at(state: GatewayState, arrival: Arrival, target: Target) -> t
     request = arrival.exchange.request
     pairs: list[Pair] = [(b"content-type", b"application/json")]
     if not target.local:
-        hop = Hop(state.config.node, arrival.caller.principal, arrival.request_id, instance=target.id)
-        pairs += headers_of(hop)
+        pairs += _hop_headers(state, arrival, target.id)
     try:
         async with asyncio.timeout(state.config.fan_out_s):
             pool = state.upstreams.pool(target)
@@ -230,8 +229,10 @@ def node_target(node: str, address: str) -> Target:
     return Target(f"{node}/*", node, False, address, True)
 
 
-def _hop_headers(state: GatewayState, arrival: Arrival) -> list[Pair]:
-    return headers_of(Hop(state.config.node, arrival.caller.principal, arrival.request_id))
+def _hop_headers(state: GatewayState, arrival: Arrival, instance: str = "") -> list[Pair]:
+    caller = arrival.caller
+    hop = Hop(state.config.node, caller.principal, arrival.request_id, instance=instance, proof=caller.proof)
+    return headers_of(hop)
 
 
 def _respond(state: GatewayState, arrival: Arrival, status: int, content_type: bytes, body: bytes) -> None:

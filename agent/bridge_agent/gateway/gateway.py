@@ -18,12 +18,14 @@ from urllib.parse import parse_qs
 
 import msgspec
 
-from bridge_agent.authentication.principals import UnknownPrincipal
+from bridge_agent.authentication.authenticator import Authenticator
+from bridge_agent.authentication.refusal import Refused
+from bridge_agent.authentication.token_book import TokenBook
 from bridge_agent.gateway import explain, fanout, listing
 from bridge_agent.gateway.arrival import Arrival
 from bridge_agent.gateway.config import (
     LONGEST_S,
-    STRANGER,
+    STRANGERS,
     Authorize,
     Caller,
     GatewayConfig,
@@ -37,7 +39,7 @@ from bridge_agent.gateway.elsewhere import found_elsewhere
 from bridge_agent.gateway.inference import infer, send_to
 from bridge_agent.gateway.lingering import Lingering
 from bridge_agent.gateway.peer_side import PeerSide
-from bridge_agent.gateway.replies import admits, note, refuse, respond_error
+from bridge_agent.gateway.replies import admits, note, refuse, respond_error, turned_away
 from bridge_agent.gateway.routes import BY_PATH, ROUTES, HttpRoute, Kind, protocol_of
 from bridge_agent.gateway.shapes import error_body
 from bridge_agent.gateway.state import GatewayState, is_request_id
@@ -50,7 +52,14 @@ from bridge_agent.routing.admission_rules import PRIORITIES, Priority
 from bridge_agent.routing.choose import MAX_CANDIDATES
 from bridge_agent.routing.view import MeshView, Target
 from bridge_core.http1 import App, Exchange, Pair, Request, coroutine_app
-from bridge_core.http_access import cors_headers, host_allowed, is_address, preflight_headers, same_origin
+from bridge_core.http_access import (
+    by_foreign_page,
+    cors_headers,
+    host_allowed,
+    is_address,
+    preflight_headers,
+    same_origin,
+)
 from bridge_core.names import InvalidName, canonical
 from bridge_core.route_rules import location, match, redirect_body
 
@@ -62,7 +71,6 @@ _TEXT: Final = b"text/plain; charset=utf-8"
 _JSON: Final = ((b"content-type", b"application/json"),)
 _RUNNING: Final = b"Ollama is running"
 
-Authenticate = Callable[[Request], str | None]
 _Handler = Callable[[Arrival, HttpRoute, str], None]
 
 
@@ -88,8 +96,8 @@ class Gateway:
         upstreams: Links to engines and peers; closed by whoever made them.
         group: Where the tasks of slow routes run.
         authorize: Whether a caller may do what it asks.
-        authenticate: A principal for requests on the TLS listener that bring no certificate (an
-            API key); None: such requests are refused.
+        authenticator: Says who asks at the client listeners; None: one without the mesh's secrets.
+        tokens: Proves users whom other nodes forward for; the authenticator's.
         now: Monotonic seconds.
     """
 
@@ -101,18 +109,21 @@ class Gateway:
         group: asyncio.TaskGroup,
         *,
         authorize: Authorize = allow_all,
-        authenticate: Authenticate | None = None,
+        authenticator: Authenticator | None = None,
+        tokens: TokenBook | None = None,
         now: Callable[[], float] = monotonic,
     ) -> None:
-        self._state = GatewayState(config, view, upstreams, group, authorize=authorize, now=now)
+        tokens = tokens or TokenBook()
+        self._state = GatewayState(
+            config, view, upstreams, group, authorize=authorize, tokens=tokens, now=now
+        )
         self._group = group
         self._lingering = Lingering(self._state.admission, view, upstreams, group)
         self._state.admission.watch = self._lingering.watch
         self._watch: PulseWatch | None = None
         if config.resume is not None:
             self._state.keeper = ResumingKeeper(self._state, config.resume)
-        self._authenticate = authenticate
-        self._callers = self._state.callers
+        self._authenticator = authenticator or Authenticator(view, config.node, tokens=tokens)
         self._answers: dict[Kind, _Handler] = {
             Kind.INFER: self._infer,
             Kind.SHOW: self._infer,
@@ -237,11 +248,30 @@ class Gateway:
         at once, and nothing of theirs is kept.
         """
         refused = {
-            ListenerKind.LOCAL: lambda request: not self._host_passes(request.headers.get(b"host") or b""),
-            ListenerKind.TLS: lambda request: self._principal(request) is None,
+            ListenerKind.LOCAL: lambda request: (
+                not self._host_passes(request.headers.get(b"host") or b"")
+                or self._authenticator.refuses(request, ListenerKind.LOCAL)
+            ),
+            ListenerKind.TLS: lambda request: self._authenticator.refuses(request, ListenerKind.TLS),
             ListenerKind.PEER: self._peer_side.refuses,
         }[listener]
         return lambda request: _is_blob(request) or refused(request)
+
+    def refusal(self, request: Request, *, revoked: bool = False) -> Refused | None:
+        """Why a request to a client listener over TLS is nobody's, on record; None: it is somebody's.
+
+        Args:
+            request: Its head.
+            revoked: The certificate that it comes with is.
+        """
+        refused = None
+        if revoked:
+            refused = Refused(401, f"the certificate of {request.identity} was revoked", reason="revoked")
+        elif self._authenticator.refuses(request, ListenerKind.TLS):
+            refused = request.memo.pop(Refused)
+        if refused is not None:
+            turned_away(self._state, request, ListenerKind.TLS, refused.status, refused.reason)
+        return refused
 
     def http_app(self, listener: ListenerKind) -> App:
         """The application of a client listener: `LOCAL` or `TLS`."""
@@ -262,34 +292,48 @@ class Gateway:
         request = exchange.request
         if _Asked not in request.memo and not self._host_passes(request.headers.get(b"host") or b""):
             exchange.respond(403)
+            turned_away(self._state, request, ListenerKind.LOCAL, 403, "host")
             return
-        self._dispatch(exchange, self._callers.local)
+        self._admit(exchange, ListenerKind.LOCAL)
 
     def _host_passes(self, host: bytes) -> bool:
-        return host_allowed(host.decode("latin-1"), self._state.config.host_name)
+        config = self._state.config
+        return host_allowed(host.decode("latin-1"), config.host_name, config.host_names)
 
     def _on_tls(self, exchange: Exchange) -> None:
+        self._admit(exchange, ListenerKind.TLS)
+
+    def _admit(self, exchange: Exchange, listener: ListenerKind) -> None:
         request = exchange.request
-        principal = self._principal(request)
-        if principal is None and request.method != "OPTIONS":
-            request.keep_alive = False  # a stranger holds nothing for longer than it takes to say no
-            request_id = self._state.request_id(None)
-            respond_error(self._state, exchange, 401, "a client certificate or API key is needed", request_id)
+        if request.method == "OPTIONS":  # a preflight shows no credentials, and learns nothing
+            self._dispatch(exchange, STRANGERS[listener])
             return
-        try:  # a preflight shows no credentials, and is answered without a look at them
-            caller = STRANGER if principal is None else self._callers.at_tls(principal)
-        except UnknownPrincipal as fault:
-            request.keep_alive = False
-            respond_error(self._state, exchange, 403, fault.message, self._state.request_id(None))
+        try:
+            caller = self._authenticator.caller(request, listener)
+        except Refused as refused:
+            self._refuse(exchange, listener, refused)
             return
+        if request.identity is None and caller.who.kind != "local":
+            exchange.proven(caller.who.text)
         self._dispatch(exchange, caller)
 
-    def _principal(self, request: Request) -> str | None:
-        """Who asks on the TLS listener; None: a stranger."""
-        principal = request.identity
-        if principal is None and self._authenticate is not None:
-            principal = self._authenticate(request)
-        return principal
+    def _refuse(self, exchange: Exchange, listener: ListenerKind, refused: Refused) -> None:
+        exchange.request.keep_alive = False  # a stranger holds nothing for longer than it takes to say no
+        extra: tuple[Pair, ...] = ()
+        if refused.status == 401:
+            extra = ((b"www-authenticate", self._authenticator.challenge(refused)),)
+        state = self._state
+        request_id = state.request_id(None)
+        respond_error(
+            state,
+            exchange,
+            refused.status,
+            refused.message,
+            request_id,
+            retry_after=refused.retry_after,
+            extra=extra,
+        )
+        turned_away(state, exchange.request, listener, refused.status, refused.reason, request_id=request_id)
 
     # -- one request
 
@@ -297,7 +341,7 @@ class Gateway:
         state, request = self._state, exchange.request
         asked: _Asked | None = request.memo.get(_Asked)
         if asked is None:
-            asked = self._read_head(exchange)
+            asked = self._read_head(exchange, caller.listener)
             if asked is None:
                 return
             request.memo[_Asked] = asked
@@ -319,16 +363,20 @@ class Gateway:
         else:
             asked.answer(arrival, asked.route, "")
 
-    def _read_head(self, exchange: Exchange) -> _Asked | None:
+    def _read_head(self, exchange: Exchange, listener: ListenerKind) -> _Asked | None:
         """What a head asks for; None when it was answered."""
         state, request = self._state, exchange.request
         headers = request.headers
         cors: tuple[Pair, ...] = ()
         origin = headers.get(b"origin")
         if origin and not same_origin(origin, headers.get(b"host") or b""):
-            if not self._origin_passes(exchange, origin):
+            if not self._origin_passes(exchange, listener, origin):
                 return None
             cors = cors_headers(origin)
+        elif not origin and self._of_foreign_page(exchange.request):
+            exchange.respond(403)
+            turned_away(state, exchange.request, listener, 403, "page")
+            return None
         seconds = state.config.default_deadline_s
         given = headers.get(TIMEOUT)
         wrong = ""
@@ -360,7 +408,11 @@ class Gateway:
         exchange = arrival.exchange
         allow: list[Pair] = [(b"allow", ", ".join(found.allow).encode())] if found.allow else []
         host = (request.headers.get(b"host") or b"").decode("latin-1")
-        if request.method == "OPTIONS" and arrival.caller is self._callers.local and not is_address(host):
+        if (
+            request.method == "OPTIONS"
+            and arrival.caller is STRANGERS[ListenerKind.LOCAL]
+            and not is_address(host)
+        ):
             exchange.respond(204, [*allow, *arrival.cors])
         elif found.redirect:
             where = location(found.redirect, request.query)
@@ -374,7 +426,15 @@ class Gateway:
             text = b"405 method not allowed" if allow else b"404 page not found"
             exchange.respond(405 if allow else 404, pairs, text)
 
-    def _origin_passes(self, exchange: Exchange, origin: bytes) -> bool:
+    @staticmethod
+    def _of_foreign_page(request: Request) -> bool:
+        fields = request.headers
+        site = fields.get(b"sec-fetch-site")
+        return site is not None and by_foreign_page(
+            request.method, site, fields.get(b"sec-fetch-mode"), fields.get(b"sec-fetch-dest")
+        )
+
+    def _origin_passes(self, exchange: Exchange, listener: ListenerKind, origin: bytes) -> bool:
         """Answers preflights and foreign origins; True for a request that goes on."""
         request = exchange.request
         route, found = match(BY_PATH, request.method, request.path)
@@ -382,6 +442,7 @@ class Gateway:
         allow: list[Pair] = [(b"allow", ", ".join(found.allow).encode())] if listed else []
         if not self._state.config.origins.allows(origin.decode("latin-1")):
             exchange.respond(403, allow)
+            turned_away(self._state, request, listener, 403, "origin")
             return False
         if request.method == "OPTIONS":
             exchange.respond(204, [*preflight_headers(origin), *allow])

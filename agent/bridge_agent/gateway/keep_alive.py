@@ -100,6 +100,10 @@ class KeptAliveExchange:
         self.write(body)
         self.finish()
 
+    def proven(self, identity: str) -> None:
+        """See `Exchange`."""
+        self._inner.proven(identity)
+
     def start(
         self,
         status: int,

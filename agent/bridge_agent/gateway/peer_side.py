@@ -3,7 +3,7 @@
 Rules:
 1. Only proven, unrevoked nodes of this mesh may forward, and only requests that carry a hop, which names
    the node that the link's certificate does.
-2. An admin's certificate opens the pages for admins, and nothing else.
+2. The certificate of an admin whom the mesh has opens the pages for admins, and nothing else.
 """
 
 from __future__ import annotations
@@ -18,16 +18,33 @@ import msgspec
 from bridge_agent.authentication.principals import UnknownPrincipal
 from bridge_agent.gateway import explain
 from bridge_agent.gateway.arrival import Arrival
-from bridge_agent.gateway.replies import respond_error
+from bridge_agent.gateway.config import Caller, ListenerKind
+from bridge_agent.gateway.replies import respond_error, turned_away
 from bridge_agent.gateway.state import GatewayState
 from bridge_agent.peers import pulse
 from bridge_agent.peers.hop import HOP, BadHop, Hop, read_hop
 from bridge_core import snapshot_file
 from bridge_core.http1 import App, Exchange, Request
 from bridge_core.identity.spiffe import IdentityFault, SpiffeId
+from bridge_core.snapshot import Snapshot
 
 SNAPSHOT: Final = "/bridge/snapshot"
 _JSON: Final = ((b"content-type", b"application/json"),)
+
+
+class _Believed:
+    """A caller, and by which certificate and snapshot it was found to be one."""
+
+    __slots__ = ("_identity", "_snapshot", "caller")
+
+    def __init__(self, identity: str | None, snapshot: Snapshot, caller: Caller) -> None:
+        self._identity = identity
+        self._snapshot = snapshot
+        self.caller = caller
+
+    def by(self, identity: str | None, snapshot: Snapshot) -> bool:
+        """Whether nothing has changed since."""
+        return identity is self._identity and snapshot is self._snapshot
 
 
 class PeerSide:
@@ -56,47 +73,73 @@ class PeerSide:
 
     def app(self, exchange: Exchange) -> None:
         """Answers one request; see the module's rules."""
-        state, request = self._state, exchange.request
-        path = request.path
-        page = self._for_admins.get(path)
-        if page is not None and self._is_admin(request.identity):
-            page(exchange)
-            return
-        refusal = self._refusal(request.identity)
-        if refusal is None:
+        request = exchange.request
+        caller: _Believed | None = request.memo.get(_Believed)
+        if caller is None or not caller.by(request.identity, self._state.view.current):
+            path, identity = request.path, request.identity
+            page = self._for_admins.get(path)
+            if page is not None and self._is_admin(identity):
+                page(exchange)
+                return
+            refusal = self._refusal(identity)
+            if refusal is not None:
+                self._refuse(exchange, *refusal)
+                return
             if path in self._between_agents:
                 exchange.respond(200, _JSON, self._between_agents[path](request))
                 return
-            try:
-                hop = read_hop(request.headers, request.memo)
-            except BadHop as fault:
-                refusal = 400, fault.message
-            else:
-                if request.memo.get(PeerSide) is not request.identity:
-                    refusal = self._impostor(request, hop)
-                if refusal is None and hop is not None:
-                    request.memo[PeerSide] = request.identity
-                    try:
-                        arrival = self._arrival(exchange, hop)
-                    except UnknownPrincipal as fault:
-                        refusal = 403, fault.message
-                    else:
-                        self._answer(arrival)
-                        return
-        status, message = refusal or (400, "")
-        respond_error(state, exchange, status, message, state.request_id(None))
+            caller = None
+        try:
+            hop = read_hop(request.headers, request.memo)
+            if caller is None:
+                caller = self._believed(request, hop)
+        except BadHop as fault:
+            self._refuse(exchange, 400, fault.message)
+        except UnknownPrincipal as fault:
+            self._refuse(exchange, 403, fault.message)
+        else:
+            if hop is not None:  # else it is not believed
+                self._answer(self._arrival(exchange, hop, caller.caller))
 
     def refuses(self, request: Request) -> bool:
         """Whether the caller may send nothing here, whatever it asks."""
         identity = request.identity
         return not self._is_admin(identity) and self._refusal(identity) is not None
 
-    def _arrival(self, exchange: Exchange, hop: Hop) -> Arrival:
+    def _refuse(self, exchange: Exchange, status: int, message: str) -> None:
+        state, request = self._state, exchange.request
+        request_id = state.request_id(None)
+        respond_error(state, exchange, status, message, request_id)
+        turned_away(state, request, ListenerKind.PEER, status, "peer", request_id=request_id)
+
+    def _believed(self, request: Request, hop: Hop | None) -> _Believed:
+        """Whom a forwarded request is from, looked at once for all that repeat its head on a connection.
+
+        Of a user each time: the token that proves it ends.
+
+        Raises:
+            BadHop: it is not forwarded.
+            UnknownPrincipal: it is from nobody who may.
+        """
+        if hop is None:
+            raise BadHop(f"the peer listener takes forwarded requests only ({HOP.decode()} is missing)")
+        proven = _spiffe_id(request.identity or "").name
+        if hop.entry != proven:
+            raise UnknownPrincipal(
+                f"{HOP.decode()} says {hop.entry}, but the certificate of this link is {proven}'s"
+            )
+        caller = self._state.callers.over_hop(hop.principal, hop.entry, hop.proof)
+        believed = _Believed(request.identity, self._state.view.current, caller)
+        if caller.who.kind != "user":
+            request.memo[_Believed] = believed
+        return believed
+
+    def _arrival(self, exchange: Exchange, hop: Hop, caller: Caller) -> Arrival:
         state = self._state
         began = state.now()
         return Arrival(
             exchange,
-            state.callers.over_hop(hop.principal, hop.entry),
+            caller,
             hop,
             began,
             state.request_id(hop.request_id.encode()),
@@ -111,7 +154,13 @@ class PeerSide:
             peer = _spiffe_id(identity)
         except IdentityFault:
             return False
-        return (peer.kind, peer.trust_domain) == ("admin", self._state.view.current.mesh.trust_domain)
+        snapshot = self._state.view.current
+        # Whatever its role: each may see everything.
+        return (
+            peer.kind == "admin"
+            and peer.trust_domain == snapshot.mesh.trust_domain
+            and peer.name in snapshot.admins
+        )
 
     def _refusal(self, identity: str | None) -> tuple[int, str] | None:
         """Why this caller may not forward; None: it may."""
@@ -128,19 +177,6 @@ class PeerSide:
         # A node that joined a moment ago may not be in our snapshot yet; its certificate proves it.
         if record is not None and record.state == "revoked":
             return 403, f"node {peer.name} is revoked"
-        return None
-
-    @staticmethod
-    def _impostor(request: Request, hop: Hop | None) -> tuple[int, str] | None:
-        """Why what the request says of its entry is not believed; None: it is.
-
-        It is looked at once for all requests of a connection that repeat a head.
-        """
-        if hop is None:
-            return 400, f"the peer listener takes forwarded requests only ({HOP.decode()} is missing)"
-        proven = _spiffe_id(request.identity or "").name
-        if hop.entry != proven:
-            return 403, f"{HOP.decode()} says {hop.entry}, but the certificate of this link is {proven}'s"
         return None
 
     def _pulse(self, _request: Request) -> bytes:

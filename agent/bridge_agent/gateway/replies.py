@@ -5,13 +5,15 @@ from __future__ import annotations
 from typing import Final
 
 from bridge_agent.gateway.arrival import Arrival
-from bridge_agent.gateway.config import Outcome, RequestRecord
-from bridge_agent.gateway.routes import HttpRoute, Protocol, protocol_of
+from bridge_agent.gateway.config import Caller, ListenerKind, Outcome, RequestRecord
+from bridge_agent.gateway.routes import BY_PATH, HttpRoute, Protocol, protocol_of
 from bridge_agent.gateway.shapes import error_body
 from bridge_agent.gateway.state import GatewayState
 from bridge_agent.peers.hop import BACKEND, REFUSED, REQUEST_ID, ROUTE
 from bridge_agent.routing.choose import Decision
-from bridge_core.http1 import Exchange, Pair
+from bridge_core.http1 import Exchange, Pair, Request
+from bridge_core.identity.principal import Principal
+from bridge_core.route_rules import match
 
 NODE: Final = b"x-bridge-node"
 
@@ -55,6 +57,52 @@ def note(
             (),
             len(exchange.request.body),
             exchange.sent,
+        )
+    )
+
+
+def turned_away(
+    state: GatewayState,
+    request: Request,
+    listener: ListenerKind,
+    status: int,
+    reason: str,
+    *,
+    request_id: str = "",
+) -> None:
+    """Writes the record of a request that nobody sent who may.
+
+    Args:
+        state: The gateway's.
+        request: It.
+        listener: Where it came in.
+        status: That it was answered with.
+        reason: A word for counts.
+        request_id: That the answer names.
+    """
+    now = state.now()
+    route, _ = match(BY_PATH, request.method, request.path)
+    who = Principal("client", "", request.identity or "")
+    state.turned_away(
+        RequestRecord(
+            request_id or state.request_id(None),
+            Caller(who, listener),
+            request.method,
+            "" if route is None else route.path,
+            "",
+            status,
+            Outcome.REFUSED,
+            now,
+            0.0,
+            0.0,
+            now,
+            None,
+            "",
+            (),
+            len(request.body),
+            0,
+            address=request.remote[0] if request.remote else "",
+            reason=reason,
         )
     )
 

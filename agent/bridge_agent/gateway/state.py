@@ -11,6 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 from time import monotonic
 from typing import Final
 
+from bridge_agent.authentication.token_book import TokenBook
 from bridge_agent.gateway.admission import Admission
 from bridge_agent.gateway.callers import Callers
 from bridge_agent.gateway.config import Authorize, Caller, GatewayConfig, ListenerKind, RequestRecord
@@ -58,6 +59,7 @@ class GatewayState:
         group: asyncio.TaskGroup,
         *,
         authorize: Authorize,
+        tokens: TokenBook,
         now: Callable[[], float] = monotonic,
     ) -> None:
         self.config = config
@@ -83,7 +85,7 @@ class GatewayState:
         self.keeper: StreamKeeper | None = None
         self.draining = False
         self.node = config.node.encode()
-        self.callers = Callers(view, config.node)
+        self.callers = Callers(view, tokens)
         self._made: dict[str, tuple[Target, float]] = {}
         self._prefix = secrets.token_hex(6)
         self._sequence = 0
@@ -181,6 +183,15 @@ class GatewayState:
         if not self.health.quiet:
             self.health.tidy(record.ended)
         self.records.append(record)
+        if self.on_record is not None:
+            self.on_record(record)
+
+    def turned_away(self, record: RequestRecord) -> None:
+        """A request was nobody's who may call. Such ones crowd nothing out of what `explain` has."""
+        counters = self.counters
+        counters.turned_away[record.reason] += 1
+        counters.requests[record.path, record.status, record.caller.listener._value_] += 1
+        counters.outcomes[record.outcome._value_] += 1
         if self.on_record is not None:
             self.on_record(record)
 

@@ -1,7 +1,8 @@
 """Which engine sits on which GPU, and who is to blame when those of one GPU fall together. Pure.
 
 Rules:
-1. An engine whose configuration names a device sits there. The others fill the usable devices in
+1. An engine whose configuration names a device sits there, or on all of several ("0,1"): its model is split
+   over them. The others fill the usable devices in
    order, `per_gpu` on each, and begin again where engines are left.
 2. The engines of one GPU under one MPS server are one fault domain.
 3. A fault's client is known by its pid as the host sees it; by the pid that it has inside its own
@@ -19,14 +20,14 @@ from bridge_core.node_class import GpuSharing
 
 
 class Seats(msgspec.Struct, frozen=True):
-    """Instance to the UUID of its device, and instance to why it has none."""
+    """Instance to the UUID of its device (or of several, with commas), and instance to why it has none."""
 
     devices: Mapping[str, str]
     faults: Mapping[str, str]
 
     def on(self, device: str) -> tuple[str, ...]:
         """The instances on a device, in order."""
-        return tuple(instance for instance, uuid in self.devices.items() if uuid == device)
+        return tuple(instance for instance, uuid in self.devices.items() if device in uuid.split(","))
 
 
 def seat(instances: Sequence[tuple[str, str | None]], gpus: Sequence[Gpu], sharing: GpuSharing) -> Seats:
@@ -49,7 +50,7 @@ def seat(instances: Sequence[tuple[str, str | None]], gpus: Sequence[Gpu], shari
     for instance, named in instances:
         if named is not None:
             try:
-                devices[instance] = select(gpus, named).uuid
+                devices[instance] = ",".join(select(gpus, one.strip()).uuid for one in named.split(","))
             except LookupError as fault:
                 faults[instance] = str(fault)
         elif not usable:

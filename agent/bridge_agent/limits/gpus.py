@@ -156,8 +156,11 @@ class GpuKeeper:
         if domain is not None and domain.quarantine.quarantined(instance):
             limit, window = domain.quarantine.limit, domain.quarantine.window
             return f"quarantined: {limit} of {window} faults of its MPS server in a row were laid to it"
-        fault = next((gpu.fault for gpu in self.gpus if gpu.holds(device)), "")
-        return f"its GPU {device} may not be used: {fault}" if fault else ""
+        for one in device.split(","):
+            fault = next((gpu.fault for gpu in self.gpus if gpu.holds(one)), "")
+            if fault:
+                return f"its GPU {one} may not be used: {fault}"
+        return ""
 
     # -- giving out devices
 
@@ -186,13 +189,16 @@ class GpuKeeper:
         device = self._seats.devices.get(spec.instance)
         if device is None:
             return Placed()  # one that is to use no GPU
-        gpu = next(gpu for gpu in self._gpus if gpu.holds(device))
+        gpu = next(gpu for gpu in self._gpus if gpu.holds(device.partition(",")[0]))
         environment = {VISIBLE_DEVICES[gpu.vendor]: device}
+        if "," in device:
+            # An MPS server is one GPU's: who has several is a client of none.
+            return Placed(environment, device)
         neighbours = len(self._seats.on(device))
         if not sharing.mps:
             if neighbours > 1:
                 log.warning("gpu_shared_without_mps", device=device, engines=neighbours)
-            return Placed(environment, device)
+            return Placed(environment, device, cpus=gpu.cpus)
         if gpu.vendor != "nvidia":
             raise IsolationRefused(
                 f"{spec.instance} is not started: MPS is asked for and {gpu.name} is not NVIDIA's",
@@ -220,7 +226,7 @@ class GpuKeeper:
             raise Unavailable(f"MPS on {device} is not ready after {MPS_READY_S:.0f} s") from None
         pipe, logs = str(domain.daemon.pipe), str(domain.daemon.log)
         environment = mps_rules.client_environment(pipe, logs, share, spec.models)
-        return Placed(environment, device, self._name(device), shared=(pipe, logs))
+        return Placed(environment, device, self._name(device), shared=(pipe, logs), cpus=gpu.cpus)
 
     def _domain(self, device: str) -> FaultDomain:
         domain = self._domains.get(device)

@@ -50,6 +50,7 @@ class Placed(msgspec.Struct, frozen=True):
         domain: What dies together with it ("<node>/gpu-<uuid>"); empty: nothing else does.
         shared: Folders that it shares with the MPS server, writable.
         given_up: Walls that cannot stand, and why.
+        cpus: Those nearest to its GPU: it runs there where its class names no others; empty: anywhere.
     """
 
     environment: Mapping[str, str] = {}
@@ -57,6 +58,7 @@ class Placed(msgspec.Struct, frozen=True):
     domain: str = ""
     shared: tuple[str, ...] = ()
     given_up: Mapping[str, str] = {}
+    cpus: str = ""
 
 
 class Devices(Protocol):
@@ -76,6 +78,7 @@ class Standing(msgspec.Struct, frozen=True):
     domain: str = ""
     applied: NodeClass = NodeClass()
     held: tuple[str, ...] = ()  # folders that disk_max limits
+    cpus: str = ""  # that it was put on for its GPU's sake
 
 
 class IsolatedLauncher:
@@ -220,7 +223,7 @@ class IsolatedLauncher:
 
     def _write(self, instance: str, standing: Standing, limits: ResourceLimits) -> None:
         if self._cgroups is not None and "cgroup" in standing.walls:
-            self._cgroups.update(instance, limits)
+            self._cgroups.update(instance, _on_cpus(limits, standing.cpus))
         if limits.disk_max is not None:
             disk_quota.resize(standing.held, limits.disk_max)
 
@@ -273,7 +276,7 @@ class IsolatedLauncher:
     # -- inside
 
     def _in_force(self, standing: Standing) -> ResourceLimits:
-        limits = standing.applied.limits
+        limits = _on_cpus(standing.applied.limits, standing.cpus)
         if self._cgroups is None or "cgroup" not in standing.walls:
             return limits
         return within_node(limits, self._cgroups.hierarchy, machine())
@@ -299,15 +302,23 @@ class IsolatedLauncher:
             decision = await self._decide(wanted, placed, spec, refused)
             most = wanted.limits.disk_max
             held = await asyncio.to_thread(folders.hold, spec, placed.shared, most)
-            standing = Standing(decision.walls, decision.missing, placed.device, placed.domain, wanted, held)
+            cpus = placed.cpus if "cgroup" in decision.walls else ""
+            standing = Standing(
+                decision.walls, decision.missing, placed.device, placed.domain, wanted, held, cpus
+            )
             try:
                 groups: tuple[str, ...] = ()
                 if "cgroup" in decision.walls and self._cgroups is not None:
-                    groups = await asyncio.to_thread(self._cgroups.prepare, spec.instance, wanted.limits)
+                    limits = _on_cpus(wanted.limits, cpus)
+                    groups = await asyncio.to_thread(self._cgroups.prepare, spec.instance, limits)
                 pid = await self._start(spec, wanted, placed, decision, groups)
                 return standing, _watch(pid, spec)
             except (LimitsRefused, isolation.WallRefused) as fault:
                 await self.ended(spec.instance)
+                if isinstance(fault, LimitsRefused) and placed.cpus:  # a matter of speed: no reason to refuse
+                    log.warning("gpu_cpus_not_kept_to", instance=spec.instance, reason=str(fault))
+                    placed = msgspec.structs.replace(placed, cpus="")
+                    continue
                 wall = fault.wall if isinstance(fault, isolation.WallRefused) else "cgroup"
                 if wall not in decision.walls or wall in walls.demanded(wanted.limits):
                     raise
@@ -420,6 +431,13 @@ class IsolatedLauncher:
                 peak=usage.memory_peak_bytes,
             )
         self._usage[instance] = usage
+
+
+def _on_cpus(limits: ResourceLimits, cpus: str) -> ResourceLimits:
+    """The limits, on these CPUs where they name none."""
+    if not cpus or limits.cpuset is not None:
+        return limits
+    return msgspec.structs.replace(limits, cpuset=cpus)
 
 
 def _watch(pid: int, spec: LaunchSpec) -> EngineProcess:

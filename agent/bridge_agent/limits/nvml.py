@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from typing import Any
+from pathlib import Path
+from typing import Any, Final
 
 import pynvml
 
 from bridge_agent.limits.gpu import Gpu, GpuInventory, GpuProcess, MigSlice, NoGpus, Xid
+
+_PCI: Final = Path("/sys/bus/pci/devices")
+_ONLINE: Final = Path("/sys/devices/system/cpu/online")
 
 
 def open_inventory() -> tuple[GpuInventory, str]:
@@ -100,6 +104,7 @@ def _read(index: int) -> Gpu:
         compute_capability=_optional(pynvml.nvmlDeviceGetCudaComputeCapability, handle) or (0, 0),
         fault=f"{ecc} uncorrectable memory errors since it was reset" if ecc else "",
         reserved_bytes=reserved,
+        cpus=_cpus(handle),
     )
 
 
@@ -113,6 +118,21 @@ def _memory(handle: Any) -> tuple[int, int, int]:
     except pynvml.NVMLError:
         told = pynvml.nvmlDeviceGetMemoryInfo(handle)
         return int(told.total), int(told.free), 0
+
+
+def _cpus(handle: Any) -> str:
+    """The CPUs of the device's NUMA node; empty where the machine has one node, or none is told."""
+    pci = _optional(pynvml.nvmlDeviceGetPciInfo, handle)
+    if pci is None:
+        return ""
+    # NVML writes the PCI domain with eight digits, the kernel with four.
+    folder = _PCI / _text(pci.busId).lower()[-12:]
+    try:
+        node = int((folder / "numa_node").read_text())
+        near = (folder / "local_cpulist").read_text().strip()
+        return near if node >= 0 and near != _ONLINE.read_text().strip() else ""
+    except (OSError, ValueError):
+        return ""
 
 
 def _slices(handle: Any) -> tuple[MigSlice, ...]:

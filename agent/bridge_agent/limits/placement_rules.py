@@ -15,6 +15,10 @@ Rules:
    far as the rest allows. On one device more VRAM therefore never drops an earlier demand for a
    later one, and while the same ones fit, it never lowers an earlier one's level.
 
+5. A model that no device has room for is split by layers over as few whole GPUs as it takes, those that
+   nobody else is on; it has them to itself, outside MPS, whose servers are of one GPU each. What fits on one
+   device is never split: every layer boundary between devices costs time.
+
 KV sizes follow llama.cpp: K and V of every layer at the cache's type; DeepSeek's MLA keeps one
 compressed row a token and layer (kv_lora_rank + rope dimensions) and no V.
 """
@@ -96,11 +100,12 @@ class Device(msgspec.Struct, frozen=True):
     free_bytes: int
     mps: bool = True
     cpu: bool = False
+    gpus: int = 1  # several: whole devices that one model is split over, their UUIDs with commas
 
     @property
     def overhead(self) -> int:
         """Bytes that a process takes before it has any model."""
-        return CPU_PROCESS_BYTES if self.cpu else CUDA_CONTEXT_BYTES
+        return CPU_PROCESS_BYTES if self.cpu else self.gpus * CUDA_CONTEXT_BYTES
 
 
 class EngineSizing(msgspec.Struct, frozen=True):
@@ -186,9 +191,19 @@ def plan(demands: Sequence[Demand], devices: Sequence[Device]) -> Planned:
     for demand in merge(demands):
         least = levels(demand)[-1]
         sizes = {uuid: need(demand.model, least, overhead=one.overhead) for uuid, one in known.items()}
-        fitting = [uuid for uuid, left in budget.items() if left >= sizes[uuid]]
+        fitting = [uuid for uuid in known if budget[uuid] >= sizes[uuid]]
         if not fitting:
-            unplaced.append(_too_large(demand, least, max(budget.values(), default=0)))
+            taken = {part for _, home in homes for part in home.uuid.split(",")}
+            together = _together(demand, least, [one for one in devices if one.uuid not in taken])
+            if together is None:
+                unplaced.append(_too_large(demand, least, max((budget[one] for one in known), default=0)))
+                continue
+            for part in together.uuid.split(","):
+                budget[part] = 0
+            budget[together.uuid] = int(together.free_bytes * USABLE) - need(
+                demand.model, least, overhead=together.overhead
+            )
+            homes.append((demand, together))
             continue
         home = max(fitting, key=lambda uuid: budget[uuid])  # the first of equals
         budget[home] -= sizes[home]
@@ -207,6 +222,22 @@ def plan(demands: Sequence[Demand], devices: Sequence[Device]) -> Planned:
         why = _explain(demand, device, way, count, neighbours=neighbours, share=share)
         placements.append(Placement(demand.model.name, device.uuid, way.settings, size, share, why, count))
     return Planned(tuple(placements), tuple(unplaced), _warnings(devices, placements))
+
+
+def _together(demand: Demand, least: EngineSizing, free: Sequence[Device]) -> Device | None:
+    """As few whole GPUs as the demand needs, as one device; None where all of them are not enough."""
+    several: list[Device] = []
+    for device in sorted((one for one in free if not one.cpu), key=lambda one: -one.free_bytes):
+        several.append(device)
+        made = Device(
+            ",".join(one.uuid for one in several),
+            sum(one.free_bytes for one in several),
+            mps=False,
+            gpus=len(several),
+        )
+        if need(demand.model, least, overhead=made.overhead) <= int(made.free_bytes * USABLE):
+            return made if len(several) > 1 else None
+    return None
 
 
 class _Way(msgspec.Struct, frozen=True):
@@ -305,6 +336,11 @@ def _explain(
         )
     elif chosen.slots > 1:
         why.append(f"{chosen.slots} slots of one process: one reading of the weights serves them all")
+    if device.gpus > 1:
+        why.append(
+            f"no single device has room for it: its layers are split over {device.gpus}, which it has to"
+            " itself (llama-server's --split-mode layer)"
+        )
     if neighbours > 1 and device.mps:
         why.append(
             f"{neighbours} processes share the device under MPS; each may use {share} % of its threads"

@@ -68,13 +68,15 @@ class ClockWatch:
     """Compares the clocks again and again; `status` says how they stand.
 
     Args:
-        registries: Asked in turn.
+        registries: Their addresses, asked in turn.
         ca: Whom to trust for it.
         now: The wall clock in seconds.
     """
 
-    def __init__(self, registries: Sequence[str], ca: Path, *, now: Callable[[], float]) -> None:
-        self._registries = tuple(registries)
+    def __init__(
+        self, registries: Callable[[], Sequence[str]], ca: Path, *, now: Callable[[], float]
+    ) -> None:
+        self._registries = registries
         self._ca = ca
         self._now = now
         self.status = LinkStatus("clock", now)
@@ -87,7 +89,7 @@ class ClockWatch:
             await asyncio.sleep(_EVERY_S if agree else _AGAIN_S)
 
     async def _look(self) -> bool:
-        for address in self._registries:
+        for address in self._registries():
             try:
                 lead = await clock_lead(address, self._ca.read_bytes(), self._now)
             except (BridgeError, OSError):

@@ -176,6 +176,7 @@ def _scratch(state: StateDir) -> Iterator[None]:
             with contextlib.suppress(OSError):
                 remove_identity(state.identity)
                 state.snapshot.unlink(missing_ok=True)
+                state.secrets.unlink(missing_ok=True)
                 state.settings.unlink(missing_ok=True)
         if not existed:
             shutil.rmtree(state.root, ignore_errors=True)

@@ -11,17 +11,21 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+import time
 from collections.abc import Awaitable, Callable, Sequence
 
+import msgspec
 import structlog
 
 from bridge_agent.config import AgentConfig, StateDir
 from bridge_agent.lock import holder_of
 from bridge_agent.membership.identity_files import remove_identity
+from bridge_agent.membership.registries import known_registries
 from bridge_agent.membership.registry_api import NotAMember
 from bridge_agent.membership.registry_client import RegistryClient
 from bridge_agent.membership.standing_rules import way_back
 from bridge_core.errors import BridgeError, Fatal, Unavailable
+from bridge_core.snapshot_file import SnapshotFile
 
 log = structlog.get_logger()
 
@@ -52,6 +56,8 @@ async def leave(
         BridgeError: no registry answers or it refuses (and not `force`), or the agent does not
             stop. The node is then still enrolled; the message says what can be done.
     """
+    told = SnapshotFile(state.snapshot, now=time.time).load().mesh
+    settings = msgspec.structs.replace(settings, registries=known_registries(settings.registries, told))
     registries = [RegistryClient(address, state) for address in settings.registries]
     note = "" if force else await _asked(registries, RegistryClient.check, settings, "it serves on")
     if stop is not None:
@@ -74,6 +80,7 @@ async def leave(
         state.settings.unlink(missing_ok=True)
         remove_identity(state.identity)
         state.snapshot.unlink(missing_ok=True)
+        state.secrets.unlink(missing_ok=True)
     except OSError as fault:
         raise Fatal(
             f"cannot remove {fault.filename}: {fault.strerror}",

@@ -21,7 +21,7 @@ from bridge_core.backoff import Backoff
 from bridge_core.errors import BridgeError
 from bridge_core.keyspace import MEMBERS
 from bridge_core.snapshot import Instance
-from bridge_core.store.api import LeaseHandle, Store
+from bridge_core.store.api import Store
 
 log = structlog.get_logger()
 
@@ -52,7 +52,7 @@ class Registration:
         self._backoff = Backoff(rng, first_s=0.1, most_s=2.0)
         self._desired: dict[str, bytes] = {}
         self._written: rules.Written = {}
-        self._lease: LeaseHandle | None = None
+        self._lease = store.lease(ttl_s)
         self._lease_id = 0
         self._revoked = False
         self._wake = asyncio.Event()
@@ -82,29 +82,26 @@ class Registration:
         self._wake.set()
 
     async def run(self) -> None:
-        """Writes until cancelled. The lease outlives a cancellation: `revoke` gives it back.
+        """Writes, and keeps the lease, until cancelled. The lease outlives that: `revoke` gives it back.
 
         After a fault it may be run again.
         """
         if self._revoked:
             return
-        if self._lease is None:
-            self._lease = await self._store.lease(self._ttl_s)
         if self._desired:
             self._wake.set()
         async with asyncio.TaskGroup() as group:
-            group.create_task(self._follow_lease(self._lease), name="lease")
+            group.create_task(self._lease.keep(), name="lease")
+            group.create_task(self._follow_lease(), name="lease-changes")
             group.create_task(self._write(), name="registration")
 
     async def revoke(self) -> None:
         """Gives the lease back: the instances leave the ring at once. Best effort, bounded in time."""
         self._desired = {}
         self._revoked = True
-        if self._lease is not None:
-            lease, self._lease = self._lease, None
-            self._written = {}  # they go with the lease; what stands there next is another's
-            await lease.revoke()
-            log.info("lease_revoked")
+        self._written = {}  # they go with the lease; what stands there next is another's
+        await self._lease.revoke()
+        log.info("lease_revoked")
 
     def report(self, monotonic: float) -> LinkReport:
         """Whether the store answers and holds the records; `monotonic` is that clock's now."""
@@ -113,9 +110,9 @@ class Registration:
             return LinkReport("etcd", False, self._now() - (monotonic - fault.since), fault.reason)
         return self._status.report()
 
-    async def _follow_lease(self, lease: LeaseHandle) -> None:
+    async def _follow_lease(self) -> None:
         while True:
-            self._lease_id = await lease.changed(self._lease_id)
+            self._lease_id = await self._lease.changed(self._lease_id)
             log.info("lease_granted", lease=f"{self._lease_id:x}", ttl_s=self._ttl_s)
             self._wake.set()
 

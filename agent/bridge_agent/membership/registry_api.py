@@ -23,10 +23,14 @@ class NotAMember(BridgeError):
 
 
 class Update(msgspec.Struct, frozen=True):
-    """A published change, and the digest of the ring that its result makes."""
+    """A published change, and the digest of the ring that its result makes.
+
+    `secrets` are what the mesh tells beside it, all of them; empty: nothing new.
+    """
 
     delta: Delta
     ring_digest: bytes
+    secrets: Mapping[str, bytes] = {}
 
 
 class IssuedIdentity(msgspec.Struct, frozen=True):
@@ -58,6 +62,7 @@ class LoadReport(msgspec.Struct, frozen=True):
         results: Of the probes' present rounds.
         silent_peers: Nodes that do not answer this one, with the Unix time since when.
         trusts: The CAs that it trusts in other members.
+        clients: When clients last called here, Unix seconds.
     """
 
     began_unix_ms: int
@@ -68,13 +73,17 @@ class LoadReport(msgspec.Struct, frozen=True):
     results: tuple[ProbeResult, ...] = ()
     silent_peers: Mapping[str, float] = {}
     trusts: tuple[str, ...] = ()
+    clients: Mapping[str, int] = {}
 
 
 class LoadStream(Protocol):
     """One open stream of reports."""
 
     async def send(self, report: LoadReport, news: Mapping[tuple[str, str], Counts]) -> None:
-        """Sends a report, of its counters only `news`: those that changed since the one before."""
+        """Sends a report, of its counters only `news`: those that changed since the one before.
+
+        Of `report.clients`, too, there are only those.
+        """
 
 
 class SnapshotStream(Protocol):

@@ -173,7 +173,7 @@ def update_of(message: pb.SnapshotUpdate) -> Update:
         removed=tuple(message.removed),
         digest=message.digest,
     )
-    return Update(delta, message.ring_digest)
+    return Update(delta, message.ring_digest, dict(message.secrets))
 
 
 def issued(identity: pb.Identity) -> IssuedIdentity:
@@ -246,4 +246,5 @@ def _load_message(report: LoadReport, news: Mapping[tuple[str, str], Counts]) ->
             pb.SilentPeer(node=node, since_unix=int(since)) for node, since in report.silent_peers.items()
         ],
         trusts=report.trusts,
+        clients_used_unix=report.clients,
     )

@@ -48,11 +48,12 @@ class Renewal:
         node: Whose certificate it is.
         names: What it is to name besides; a name that is the node's no more may be another's now.
         state: Where its files lie.
-        registries: Asked in turn.
+        registries: Asked in turn; more may come and some go.
         on_renewed: Called after the new certificate is in the files and in `identity`'s contexts.
         now: The wall clock in seconds.
         rng: For the jitter.
         may: Whether to renew now what is due: not while another agent is the node.
+        refused: Why the mesh takes the certificate no more, though its time is not up; empty: it does.
     """
 
     def __init__(
@@ -67,6 +68,7 @@ class Renewal:
         now: Callable[[], float],
         rng: random.Random,
         may: Callable[[], bool] = lambda: True,
+        refused: Callable[[], str] = lambda: "",
     ) -> None:
         self._at_once = False
         self._preferred = ""
@@ -76,11 +78,12 @@ class Renewal:
         self._node = node
         self._names = names
         self._state = state
-        self._registries = tuple(registries)
+        self._registries = registries
         self._on_renewed = on_renewed
         self._now = now
         self._rng = rng
         self._may = may
+        self._refused = refused
         self._backoff = Backoff(rng, first_s=1.0, most_s=60.0)
         self._taken = self._on_disk()
         self._woken = asyncio.Event()
@@ -114,10 +117,9 @@ class Renewal:
                     log.warning("certificate_not_yet_valid", not_before=info.not_before)
                 await self._pause(_LOOK_S)
                 continue
-            overtaken_s = self._overtaken_in()
-            if verdict is CertificateState.FRESH and not self._at_once and overtaken_s > 0.0:
-                self.status.works()
-                await self._pause(min(_LOOK_S, overtaken_s))
+            if verdict is CertificateState.FRESH and not self._at_once and self._overtaken_in() > 0.0:
+                self._look_at_mesh()
+                await self._pause(_GLANCE_S)
                 continue
             if not self._may():
                 await self._pause(_GLANCE_S)
@@ -145,6 +147,15 @@ class Renewal:
         wait_s = least_s + self._rng.random() * self._spread_s
         self._overtaken_at = asyncio.get_running_loop().time() + wait_s
 
+    def _look_at_mesh(self) -> None:
+        """Says of a certificate whose time is not up whether the mesh takes it."""
+        if why := self._refused():
+            back = way_back(self._node.name, [one.address for one in self._registries])
+            if self.status.failed(f"the mesh takes it no more: {why}; {back}"):
+                log.warning("certificate_refused", reason=why, remedy=back)
+        else:
+            self.status.works()
+
     def _failed(self, fault: Exception, *, expired: bool) -> None:
         words = f"expired, and not renewed: {fault}" if expired else f"not renewed: {fault}"
         lost = expired or isinstance(fault, NotAMember)
@@ -158,7 +169,7 @@ class Renewal:
     async def _renew(self, *, expired: bool) -> None:
         last: BridgeError | None = None
         made = None if expired else await new_key(self._node, self._names)
-        for registry in self._registries:
+        for registry in tuple(self._registries):
             try:
                 if made is None:
                     new, fresh = await self._renew_late(registry)

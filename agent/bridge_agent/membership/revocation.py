@@ -1,4 +1,8 @@
-"""Whose certificates the present snapshot refuses; takes effect on open connections too."""
+"""Whom the present snapshot refuses; takes effect on open connections too.
+
+A certificate is refused for what stands in the snapshot about its serial or its node; a client or an admin
+that the snapshot does not have is refused by whoever looks it up, and here only its connections are ended.
+"""
 
 from __future__ import annotations
 
@@ -19,6 +23,7 @@ class Revocations:
         self._seen: dict[str, str] = {}  # serial to identity, of connections accepted
         self._serials: frozenset[str] = frozenset()
         self._nodes: frozenset[str] = frozenset()
+        self._snapshot = EMPTY
         self.update(snapshot)
 
     def update(self, snapshot: Snapshot) -> frozenset[str]:
@@ -27,7 +32,8 @@ class Revocations:
         nodes = frozenset(node.name for node in snapshot.nodes.values() if node.state == "revoked")
         cut = {self._seen[serial] for serial in serials - self._serials if serial in self._seen}
         cut |= {identity for identity in set(self._seen.values()) if _node(identity) in nodes - self._nodes}
-        self._serials, self._nodes = serials, nodes
+        cut |= _ended(self._snapshot, snapshot)
+        self._serials, self._nodes, self._snapshot = serials, nodes, snapshot
         return frozenset(cut)
 
     def admits(self, identity: str, serial: str) -> bool:
@@ -46,6 +52,18 @@ class Revocations:
             self._seen.clear()  # of connections long gone, most of it
         self._seen[found.serial] = identity
         return identity
+
+
+def _ended(before: Snapshot, after: Snapshot) -> set[str]:
+    """Clients that were blocked or deleted between two snapshots, and admins that were deleted."""
+    clients, admins = after.clients, after.admins
+    found = {
+        ("client", name)
+        for name, one in before.clients.items()
+        if not one.blocked and (name not in clients or clients[name].blocked)
+    }
+    found |= {("admin", name) for name in before.admins if name not in admins}
+    return {str(SpiffeId(before.mesh.trust_domain, *one)) for one in found}
 
 
 def _node(identity: str) -> str | None:

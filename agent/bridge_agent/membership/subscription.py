@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import structlog
 
@@ -29,9 +29,10 @@ class SnapshotSubscription:
     """Holds the agent's snapshot; `run` keeps it current.
 
     Args:
-        registries: Tried in turn.
+        registries: Tried in turn; more may come and some go.
         file: Where the snapshot is kept.
         on_snapshot: Called with every new snapshot, in the loop's thread.
+        on_secrets: Called with what the mesh tells its agents beside a snapshot, when it does.
         on_confirmed: Called with the snapshot whenever a registry has said, if only by having nothing
             newer, that it is the mesh's present one.
         now: The wall clock in seconds, for `status`.
@@ -44,13 +45,15 @@ class SnapshotSubscription:
         file: SnapshotFile,
         *,
         on_snapshot: Callable[[Snapshot], None],
+        on_secrets: Callable[[Mapping[str, bytes]], None] | None = None,
         on_confirmed: Callable[[Snapshot], None] | None = None,
         now: Callable[[], float],
         rng: random.Random,
     ) -> None:
-        self._registries = tuple(registries)
+        self._registries = registries
         self._file = file
         self._on_snapshot = on_snapshot
+        self._on_secrets = on_secrets
         self._on_confirmed = on_confirmed
         self._backoff = Backoff(rng, first_s=0.2, most_s=5.0)
         # A thousand agents spread over the registries instead of all beginning at the first.
@@ -121,6 +124,9 @@ class SnapshotSubscription:
         while True:
             update = await stream.receive()
             self._works(address)
+            # Before the snapshot that may need them, and whatever becomes of it.
+            if update.secrets and self._on_secrets is not None:
+                self._on_secrets(update.secrets)
             judged = judge(self.snapshot, update)
             if judged.rejected:
                 rejections += 1

@@ -37,9 +37,10 @@ PRIORITY: Final = b"x-bridge-priority"
 ROUTE: Final = b"x-bridge-route"
 BACKEND: Final = b"x-bridge-backend"
 LOAD: Final = b"x-bridge-load"
+PROOF: Final = b"x-bridge-proof"
 # What agents tell one another; no client's and no engine's word counts for it.
 OURS: Final = frozenset(
-    {HOP, PRINCIPAL, DEADLINE, BODY, REFUSED, OVERHEAD, INSTANCE, PRIORITY, ROUTE, BACKEND, LOAD}
+    {HOP, PRINCIPAL, DEADLINE, BODY, REFUSED, OVERHEAD, INSTANCE, PRIORITY, ROUTE, BACKEND, LOAD, PROOF}
 )
 # What differs in each request over a link, and in each answer.
 VARYING: Final = frozenset({REQUEST_ID, DEADLINE})
@@ -68,6 +69,7 @@ class Hop(msgspec.Struct, frozen=True):
         instance: Which of the node's instances is meant; empty: any.
         priority: How urgent it is.
         route: Name of the route that it came by; empty without one.
+        proof: The token that names the principal, of a user; else empty.
     """
 
     entry: str
@@ -78,6 +80,7 @@ class Hop(msgspec.Struct, frozen=True):
     instance: str = ""
     priority: Priority = Priority.NORMAL
     route: str = ""
+    proof: bytes = b""
 
 
 def headers_of(hop: Hop) -> list[Pair]:
@@ -97,6 +100,8 @@ def headers_of(hop: Hop) -> list[Pair]:
         pairs.append((PRIORITY, hop.priority.name.lower().encode()))
     if hop.route:
         pairs.append((ROUTE, hop.route.encode()))
+    if hop.proof:
+        pairs.append((PROOF, hop.proof))
     return pairs
 
 
@@ -107,7 +112,13 @@ def lines_of(hop: Hop) -> bytes:
         BadHeader: something in it would break the message.
     """
     fixed = _fixed_lines(
-        hop.entry, hop.principal, hop.instance, hop.priority, hop.route, compressed=hop.compressed
+        hop.entry,
+        hop.principal,
+        hop.instance,
+        hop.priority,
+        hop.route,
+        proof=hop.proof,
+        compressed=hop.compressed,
     )
     changing = [(REQUEST_ID, hop.request_id.encode())]
     if hop.remaining_s is not None:
@@ -117,10 +128,17 @@ def lines_of(hop: Hop) -> bytes:
 
 @lru_cache(maxsize=1024)
 def _fixed_lines(
-    entry: str, principal: str, instance: str, priority: Priority, route: str, *, compressed: bool
+    entry: str,
+    principal: str,
+    instance: str,
+    priority: Priority,
+    route: str,
+    *,
+    proof: bytes,
+    compressed: bool,
 ) -> bytes:
     """What all of a principal's requests to an instance have in common."""
-    common = Hop(entry, principal, "", None, compressed, instance, priority, route)
+    common = Hop(entry, principal, "", None, compressed, instance, priority, route, proof)
     return lines(pair for pair in headers_of(common) if pair[0] != REQUEST_ID)
 
 
@@ -152,6 +170,7 @@ def read_hop(headers: Headers, memo: dict[Any, Any]) -> Hop | None:
         same.instance,
         same.priority,
         same.route,
+        same.proof,
     )
 
 
@@ -168,6 +187,7 @@ def _read_fixed(entry: bytes, headers: Headers) -> Hop:
         headers.get(INSTANCE, b"").decode("latin-1"),  # type: ignore[union-attr]  # has a default
         PRIORITIES.get(headers.get(PRIORITY, b""), Priority.NORMAL),  # type: ignore[arg-type]  # likewise
         headers.get(ROUTE, b"").decode("latin-1"),  # type: ignore[union-attr]  # likewise
+        headers.get(PROOF, b""),  # type: ignore[arg-type]  # likewise
     )
 
 

@@ -41,6 +41,8 @@ class AuditRecord(msgspec.Struct, frozen=True, omit_defaults=True):
     route: str = ""
     backend: str = ""  # the route's, that was chosen
     key: str = ""  # what the choice of the instance hung on: a digest, hexadecimal
+    address: str = ""  # of whoever was turned away
+    reason: str = ""  # why, in a word
 
 
 class AuditLog:

@@ -7,6 +7,7 @@ import random
 from collections.abc import Callable, Sequence
 from typing import Final
 
+import msgspec
 import structlog
 
 from bridge_agent.membership.registry_api import LoadReport, RegistryApi
@@ -22,7 +23,7 @@ class LoadReporter:
     """See the module. Nothing waits for it: while no registry takes reports, none are sent.
 
     Args:
-        registries: Tried in turn; only the one that leads takes reports.
+        registries: Tried in turn, more may come and some go; only the one that leads takes reports.
         report: Makes the report of the moment.
         rng: For the back-off's jitter.
         every_s: How often.
@@ -36,7 +37,7 @@ class LoadReporter:
         *,
         every_s: float = REPORT_S,
     ) -> None:
-        self._registries = tuple(registries)
+        self._registries = registries
         self._report = report
         self._backoff = Backoff(rng, first_s=0.2, most_s=5.0)
         self._every_s = every_s
@@ -57,11 +58,14 @@ class LoadReporter:
 
     async def _to(self, registry: RegistryApi) -> None:
         sent: dict[tuple[str, str], object] = {}
+        used: dict[str, int] = {}
         async with registry.report_load() as stream:
             while True:
                 report = self._report()
                 news = {key: counts for key, counts in report.backends.items() if sent.get(key) != counts}
-                await stream.send(report, news)
+                clients = {name: at for name, at in report.clients.items() if used.get(name) != at}
+                await stream.send(msgspec.structs.replace(report, clients=clients), news)
                 sent.update(news)
+                used.update(clients)
                 await asyncio.sleep(self._every_s)
                 self._backoff.reset()

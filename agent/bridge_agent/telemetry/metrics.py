@@ -158,6 +158,12 @@ def _requests(counters: GatewayCounters) -> Iterator[Metric]:
         by_backend.add_metric([route, backend, str(status)], count)
     yield by_backend
     yield _counters("bridge_outcomes", "How requests ended.", "outcome", counters.outcomes)
+    yield _counters(
+        "bridge_authentication_refused",
+        "Requests of nobody who may call.",
+        "reason",
+        counters.turned_away,
+    )
     yield _counters("bridge_refused", "Requests refused for want of room.", "reason", counters.refused)
     yield _counters(
         "bridge_streams_broken", "Streams ended by an error told in them.", "framing", counters.streams_broken

@@ -30,6 +30,8 @@ def print_explanation(hops: list[HopReport], console: Console) -> None:
         console.print(f"{hop.node} ({role}): {asked}", markup=False, soft_wrap=True)
         where = f"route {hop.route}, backend {hop.backend}: " if hop.route else ""
         how = _STRATEGIES.get(hop.strategy, f"the order is {hop.strategy}'s")
+        if not hop.candidates and not hop.passed_over:
+            how = "which no instance has"
         panic = "; too few are healthy, so health was not regarded (panic)" if hop.panic else ""
         console.print(f"  {where}{_short(hop.model)}, {how}{panic}", markup=False, soft_wrap=True)
         table = Table("", "instance", "work/slots", "weight", "in memory", "why not")

@@ -1,14 +1,17 @@
-"""`--label KEY=VALUE`, as several commands take it."""
+"""`--label KEY=VALUE` and the like, as several commands take them."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import Final
 
 from bridge_core.errors import Fatal
 
+_SUCH: Final = {"--label": "gpu=a100", "--attr": "department=finance"}
 
-def labels_of(pairs: Iterable[str]) -> dict[str, str]:
-    """The labels that were given.
+
+def labels_of(pairs: Iterable[str], flag: str = "--label") -> dict[str, str]:
+    """The labels that were given with `flag`.
 
     Raises:
         Fatal: one of them is not KEY=VALUE.
@@ -17,6 +20,6 @@ def labels_of(pairs: Iterable[str]) -> dict[str, str]:
     for pair in pairs:
         key, equals, value = pair.partition("=")
         if not equals or not key:
-            raise Fatal(f"--label {pair!r} is not KEY=VALUE", hint="such as --label gpu=a100")
+            raise Fatal(f"{flag} {pair!r} is not KEY=VALUE", hint=f"such as {flag} {_SUCH[flag]}")
         labels[key] = value
     return labels

@@ -132,14 +132,14 @@ def quota(document: QuotaDocument) -> Quota:
 
 
 def identity_provider(document: IdentityProviderDocument, keys: str = "") -> IdentityProvider:
-    """The provider that `document` describes, with the key set that was fetched for it."""
+    """The provider that `document` describes, with the key set that was fetched where it names an address."""
     spec = document.spec
     return IdentityProvider(
         document.metadata.name,
         spec.issuer,
         tuple(spec.audiences),
         tuple(spec.algorithms),
-        keys or spec.jwks or "",
+        keys if spec.jwks is None else spec.jwks,
         spec.claims.subject,
         spec.claims.groups,
         spec.claims.attributes,

@@ -11,6 +11,8 @@ Rules:
    backend that a rollout names.
 7. No two NodeClasses are for the same labels: of two that fit a node equally, one would be without
    effect. What else holds within one is in `node_class_checks`.
+8. No two IdentityProviders have the same issuer. What else holds within one is in
+   `identity_provider_checks`.
 """
 
 from __future__ import annotations
@@ -18,10 +20,11 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Final
 
-from bridge_core.config import node_class_checks
+from bridge_core.config import identity_provider_checks, node_class_checks
 from bridge_core.config.documents import (
     Document,
     Fault,
+    IdentityProviderDocument,
     MeshDocument,
     ModelRouteDocument,
     ModelRouteSpec,
@@ -51,6 +54,8 @@ def cross_check(
             faults += _rollout(document, document.parsed, routes)
         elif isinstance(document.parsed, NodeClassDocument):
             faults += _node_class(document, document.parsed, [*beside, *documents])
+        elif isinstance(document.parsed, IdentityProviderDocument):
+            faults += _identity_provider(document, document.parsed, [*beside, *documents])
     # An applied route may become wrong by a new one beside it; the new document is to blame.
     new = {document.key for document in documents}
     faults += [
@@ -208,6 +213,20 @@ def _node_class(
                 "spec.nodeLabels",
                 f"{other.name} is for {labels or 'every node'} already: one would not count",
             )
+
+
+def _identity_provider(
+    document: Document, parsed: IdentityProviderDocument, everything: Sequence[Document]
+) -> Iterator[Fault]:
+    if fault := identity_provider_checks.name_fault(document.name):
+        yield document.fault("metadata.name", fault)
+    for path, message in identity_provider_checks.faults(parsed.spec):
+        yield document.fault(f"spec.{path}", message)
+    for other in everything:
+        if other.key == document.key or not isinstance(other.parsed, IdentityProviderDocument):
+            continue
+        if other.parsed.spec.issuer == parsed.spec.issuer:
+            yield document.fault("spec.issuer", f"is that of {other.name} already: a token names one")
 
 
 def _canonical(name: str) -> str | None:

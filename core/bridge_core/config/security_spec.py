@@ -113,8 +113,16 @@ class IdentityProviderSpec(Strict):
     jwks_uri: Name | None = Field(
         default=None, description="Where the registry gets its key set, and keeps it fresh: https."
     )
+    refresh: Duration = Field(
+        default=3600.0, ge=60.0, le=7 * _DAY, description="How old a fetched key set may get."
+    )
+    allow_private_address: bool = Field(
+        default=False, description="Let the registry fetch from an address that is not public."
+    )
     claims: ClaimsSpec = ClaimsSpec()
-    kubernetes: bool = False
+    kubernetes: bool = Field(
+        default=False, description="Its tokens are those that Kubernetes projects into pods."
+    )
 
 
 class IdentityProviderDocument(Strict):

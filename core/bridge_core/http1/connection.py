@@ -49,6 +49,7 @@ class ServerConnection(RequestReader):
     _reading = True
     _deaf = False
     _used = False  # whether anything was ever received
+    _shown: str | None = None
     _discarding: Request | None = None  # whose body is dropped, its answer being written
     _discarded = 0
     _discard_most = math.inf
@@ -282,6 +283,17 @@ class ServerConnection(RequestReader):
     def identity(self) -> str | None:
         """Who the client's verified certificate names, as the server's `identify` said."""
         return self._identity
+
+    @property
+    def shown(self) -> str | None:
+        """Who the client's last request proved to be, where it was not the certificate that said so."""
+        return self._shown
+
+    def proven(self, identity: str) -> None:
+        """The present request has proven who sends it."""
+        if self._shown is None:
+            self.server.known(self)
+        self._shown = identity
 
     def expire(self, now: float) -> None:
         """Called by the server's timer once `deadline` has passed."""

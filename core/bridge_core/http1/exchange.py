@@ -52,6 +52,9 @@ class Exchange(Protocol):
     def write_paused(self) -> bool:
         """Whether the client's side is over its high-water mark."""
 
+    def proven(self, identity: str) -> None:
+        """The request itself has proven who sends it: its connection is a stranger's no more."""
+
     def respond(
         self,
         status: int,

@@ -36,6 +36,9 @@ class ExchangeConnection(Protocol):
     def write_paused(self) -> bool:
         """Whether the client's side is over its high-water mark."""
 
+    def proven(self, identity: str) -> None:
+        """Its present request has proven who sends it."""
+
     def exchange_done(self, exchange: HttpExchange) -> None:
         """Its answer is complete."""
 
@@ -83,6 +86,10 @@ class HttpExchange:
         self._framing = _NOTHING
         self._head = b""
         self._left = 0
+
+    def proven(self, identity: str) -> None:
+        """See `Exchange.proven`."""
+        self._connection.proven(identity)
 
     def respond(
         self,

@@ -22,8 +22,8 @@ class HttpLimits:
         write_stall_s: How long a client may take none of the bytes that wait for it.
         linger_s: How long a refused connection is drained so that the client can read the answer.
         connections: Most open connections; one more is answered 503 and closed.
-        strangers: Most connections of a TLS listener that have shown no certificate, in the handshake or
-            after it; one more ends the one that has been there longest.
+        strangers: Most connections of a TLS listener that have shown neither a certificate nor a key, in the
+            handshake or after it; one more ends the one that has been there longest.
         strangers_each: The same for those of one address.
         refused_s: How long a client may go on sending a body that was refused before it was read.
     """

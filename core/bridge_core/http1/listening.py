@@ -26,6 +26,10 @@ class OpenConnection(Protocol):
     def identity(self) -> str | None:
         """Who the client's verified certificate names."""
 
+    @property
+    def shown(self) -> str | None:
+        """Who the client's last request proved to be, where it was not the certificate that said so."""
+
     def expire(self, now: float) -> None:
         """Its time is over."""
 
@@ -83,6 +87,9 @@ class Listening:
     def add(self, connection: OpenConnection) -> None:
         """A connection was accepted."""
         self.connections.add(connection)
+
+    def known(self, connection: OpenConnection) -> None:
+        """A connection without a certificate turned out to be of somebody known."""
 
     def remove(self, connection: OpenConnection) -> None:
         """A connection has ended."""

@@ -87,8 +87,13 @@ class Server(Listening):
 
     @property
     def strangers(self) -> int:
-        """Connections of a TLS listener that have shown no certificate."""
+        """Connections of a TLS listener that have not shown who they are."""
         return 0 if self._acceptor is None else self._acceptor.strangers
+
+    def known(self, connection: OpenConnection) -> None:
+        """A connection without a certificate turned out to be of somebody known."""
+        if self._acceptor is not None and isinstance(connection, ServerConnection):
+            self._acceptor.left(connection)
 
     def remove(self, connection: OpenConnection) -> None:
         """A connection has ended."""

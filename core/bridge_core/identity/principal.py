@@ -23,6 +23,7 @@ import msgspec
 Kind: TypeAlias = Literal["local", "client", "admin", "node", "user"]
 
 LOCAL_TEXT: Final = "local"
+USER_MARK: Final = "#"  # between provider and subject; no other text has it
 
 
 class Principal(msgspec.Struct, frozen=True, gc=False):
@@ -48,3 +49,13 @@ class Principal(msgspec.Struct, frozen=True, gc=False):
 def local(node: str) -> Principal:
     """Whoever calls the loopback listener of a node."""
     return Principal("local", node, LOCAL_TEXT)
+
+
+def user_text(provider: str, subject: str) -> str:
+    """The text of whom a provider's token names."""
+    return f"{provider}{USER_MARK}{subject}"
+
+
+def is_user(text: str) -> bool:
+    """Whether a text is that of a token's user, whom only the token itself can prove."""
+    return USER_MARK in text

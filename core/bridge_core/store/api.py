@@ -111,7 +111,7 @@ class LeaseGone(StoreRefused):
 
 
 class LeaseHandle(Protocol):
-    """A lease kept alive in the background.
+    """A lease, kept alive while `keep` runs.
 
     `expires_at` is on the monotonic clock, counted from before the last successful request was
     sent, so it is never later than the store's own idea.
@@ -124,6 +124,12 @@ class LeaseHandle(Protocol):
     @property
     def expires_at(self) -> float:
         """Monotonic time after which the store may have dropped it."""
+
+    async def keep(self) -> None:
+        """Has the store grant it, renews it, and replaces it when it was lost, until it is revoked.
+
+        Cancelled, it leaves the lease to be kept again, revoked, or to expire.
+        """
 
     async def changed(self, seen: int) -> int:
         """Waits until `id` is not `seen` and not 0; returns it. Whoever put keys puts them again."""
@@ -158,11 +164,8 @@ class Store(Protocol):
         Use it as `async with contextlib.aclosing(store.watch(prefix)) as events`.
         """
 
-    async def lease(self, ttl_s: float) -> LeaseHandle:
-        """Keeps a lease of `ttl_s` alive until revoked or the store is closed.
-
-        Returns at once, also while the store is unreachable (`id` is 0 until granted).
-        """
+    def lease(self, ttl_s: float) -> LeaseHandle:
+        """A lease of `ttl_s` for the caller to keep; its `id` is 0 until it was granted."""
 
     async def close(self) -> None:
         """Stops everything it started. Leases are left to expire unless revoked before."""

@@ -193,6 +193,16 @@ class Endpoint:
             self._timeouts = 0
             self._retire()
 
+    @property
+    def closing(self) -> bool:
+        """Whether something still runs on a channel of the past."""
+        return bool(self._closing)
+
+    def leave(self) -> None:
+        """It is called no more; what runs on it gets a little time."""
+        self._closed = True
+        self._retire()
+
     async def close(self) -> None:
         """Cuts everything that runs on it, for good."""
         self._closed = True
@@ -247,7 +257,29 @@ class Endpoints:
             raise Fatal("no etcd endpoint given")
         self.timing = timing
         self.fault: StoreFault | None = None
+        self._tls = tls
         self._endpoints = [Endpoint(url, tls) for url in urls]
+        self._left: list[Endpoint] = []
+
+    def replace(self, urls: Sequence[str]) -> None:
+        """Calls go to these from now on; one that is kept keeps its channel and its place in front.
+
+        Raises:
+            Fatal: there is none, or one is not an address; nothing has changed then.
+        """
+        if not urls:
+            raise Fatal("no etcd endpoint given")
+        have = {one.url: one for one in self._endpoints}
+        if have.keys() == set(urls):
+            return
+        new = [Endpoint(url, self._tls) for url in dict.fromkeys(urls) if url not in have]
+        kept = [one for one in self._endpoints if one.url in urls]
+        self._left = [one for one in self._left if one.closing] + [
+            one for one in self._endpoints if one not in kept
+        ]
+        for one in self._left:
+            one.leave()
+        self._endpoints = kept + new
 
     async def read(self, call: Call[T]) -> tuple[T, Endpoint]:
         """Calls until an endpoint answers, twice round at most; for what may be repeated.
@@ -333,7 +365,7 @@ class Endpoints:
 
     async def close(self) -> None:
         """Closes every channel."""
-        for endpoint in self._endpoints:
+        for endpoint in (*self._endpoints, *self._left):
             await endpoint.close()
 
     async def _reach(self, endpoint: Endpoint) -> None:

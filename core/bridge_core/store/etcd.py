@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 from collections.abc import AsyncGenerator, Sequence
 from typing import Any
@@ -46,7 +45,6 @@ class EtcdStore:
         self, endpoints: Sequence[str], tls: ClientTls | None = None, *, timing: StoreTiming | None = None
     ) -> None:
         self._endpoints = Endpoints(endpoints, tls, timing or StoreTiming())
-        self._keepers: set[asyncio.Task[None]] = set()
         self._watches: set[StoreWatch] = set()
 
     @property
@@ -84,21 +82,22 @@ class EtcdStore:
         finally:
             self._watches.discard(watch)
 
-    async def lease(self, ttl_s: float) -> Lease:
+    def lease(self, ttl_s: float) -> Lease:
         """See `Store.lease`."""
-        lease = Lease(self._endpoints, ttl_s)
-        keeper = lease.start()
-        self._keepers.add(keeper)
-        keeper.add_done_callback(self._keepers.discard)
-        return lease
+        return Lease(self._endpoints, ttl_s)
+
+    def reach_at(self, endpoints: Sequence[str]) -> None:
+        """Uses these endpoints from now on; what runs on one that is none of them is cut.
+
+        Raises:
+            Fatal: one is not an address; nothing has changed then.
+        """
+        self._endpoints.replace(endpoints)
 
     async def close(self) -> None:
         """See `Store.close`."""
         for watch in self._watches:
             watch.closed = True
-        for keeper in self._keepers:
-            keeper.cancel()
-        await asyncio.gather(*self._keepers, return_exceptions=True)
         await self._endpoints.close()
 
     async def _range(self, request: RangeRequest) -> Any:

@@ -69,12 +69,7 @@ class RenewalStream:
 
 
 class Lease:
-    """Grants a lease, renews it every third of its life, and replaces it when it was lost.
-
-    Attributes:
-        id: See `bridge_core.store.api.LeaseHandle`.
-        expires_at: Likewise.
-    """
+    """See `bridge_core.store.api.LeaseHandle`; renewed every third of its life."""
 
     def __init__(self, endpoints: Endpoints, ttl_s: float) -> None:
         self._endpoints = endpoints
@@ -82,25 +77,33 @@ class Lease:
         self.id = 0
         self.expires_at = -math.inf
         self._replaced = asyncio.Condition()
-        self._keeper: asyncio.Task[None] | None = None
+        self._over = asyncio.Event()
+        self._idle = asyncio.Event()
+        self._idle.set()
         self._renewals = RenewalStream()
 
-    def start(self) -> asyncio.Task[None]:
-        """Starts to keep it; the task is its store's to cancel."""
-        self._keeper = asyncio.create_task(self._keep(), name="lease-keeper")
-        return self._keeper
+    async def keep(self) -> None:
+        """See `LeaseHandle`."""
+        self._idle.clear()
+        try:
+            async with asyncio.TaskGroup() as group:
+                keeping = group.create_task(self._keep_on(), name="lease-keeper")
+                await self._over.wait()
+                keeping.cancel()
+        finally:
+            self._renewals.close()
+            self._idle.set()
 
     async def changed(self, seen: int) -> int:
-        """Waits until `id` is neither 0 nor `seen`; returns it."""
+        """See `LeaseHandle`."""
         async with self._replaced:
             await self._replaced.wait_for(lambda: self.id not in {0, seen})
             return self.id
 
     async def revoke(self) -> None:
-        """Gives it back and stops keeping it."""
-        if self._keeper is not None:
-            self._keeper.cancel()
-            await asyncio.gather(self._keeper, return_exceptions=True)
+        """See `LeaseHandle`."""
+        self._over.set()
+        await self._idle.wait()  # a grant on its way would be one that nobody gives back
         lease_id, self.id, self.expires_at = self.id, 0, -math.inf
         if not lease_id:
             return
@@ -116,12 +119,6 @@ class Lease:
             pass
         except (BridgeError, TimeoutError) as fault:
             log.info("lease_not_revoked", lease=f"{lease_id:x}", reason=str(fault) or "no answer in time")
-
-    async def _keep(self) -> None:
-        try:
-            await self._keep_on()
-        finally:
-            self._renewals.close()
 
     async def _keep_on(self) -> None:
         backoff = self._endpoints.timing.backoff()

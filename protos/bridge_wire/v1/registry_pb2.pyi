@@ -223,7 +223,14 @@ class SilentPeer(_message.Message):
     def __init__(self, node: _Optional[str] = ..., since_unix: _Optional[int] = ...) -> None: ...
 
 class LoadReport(_message.Message):
-    __slots__ = ("instances", "backends", "probes", "began_unix_ms", "in_flight", "snapshot", "silent_peers", "trusts")
+    __slots__ = ("instances", "backends", "probes", "began_unix_ms", "in_flight", "snapshot", "silent_peers", "clients_used_unix", "trusts")
+    class ClientsUsedUnixEntry(_message.Message):
+        __slots__ = ("key", "value")
+        KEY_FIELD_NUMBER: _ClassVar[int]
+        VALUE_FIELD_NUMBER: _ClassVar[int]
+        key: str
+        value: int
+        def __init__(self, key: _Optional[str] = ..., value: _Optional[int] = ...) -> None: ...
     INSTANCES_FIELD_NUMBER: _ClassVar[int]
     BACKENDS_FIELD_NUMBER: _ClassVar[int]
     PROBES_FIELD_NUMBER: _ClassVar[int]
@@ -231,6 +238,7 @@ class LoadReport(_message.Message):
     IN_FLIGHT_FIELD_NUMBER: _ClassVar[int]
     SNAPSHOT_FIELD_NUMBER: _ClassVar[int]
     SILENT_PEERS_FIELD_NUMBER: _ClassVar[int]
+    CLIENTS_USED_UNIX_FIELD_NUMBER: _ClassVar[int]
     TRUSTS_FIELD_NUMBER: _ClassVar[int]
     instances: _containers.RepeatedCompositeFieldContainer[InstanceLoad]
     backends: _containers.RepeatedCompositeFieldContainer[BackendLoad]
@@ -239,8 +247,9 @@ class LoadReport(_message.Message):
     in_flight: int
     snapshot: SnapshotVersion
     silent_peers: _containers.RepeatedCompositeFieldContainer[SilentPeer]
+    clients_used_unix: _containers.ScalarMap[str, int]
     trusts: _containers.RepeatedScalarFieldContainer[str]
-    def __init__(self, instances: _Optional[_Iterable[_Union[InstanceLoad, _Mapping]]] = ..., backends: _Optional[_Iterable[_Union[BackendLoad, _Mapping]]] = ..., probes: _Optional[_Iterable[_Union[ProbeResult, _Mapping]]] = ..., began_unix_ms: _Optional[int] = ..., in_flight: _Optional[int] = ..., snapshot: _Optional[_Union[SnapshotVersion, _Mapping]] = ..., silent_peers: _Optional[_Iterable[_Union[SilentPeer, _Mapping]]] = ..., trusts: _Optional[_Iterable[str]] = ...) -> None: ...
+    def __init__(self, instances: _Optional[_Iterable[_Union[InstanceLoad, _Mapping]]] = ..., backends: _Optional[_Iterable[_Union[BackendLoad, _Mapping]]] = ..., probes: _Optional[_Iterable[_Union[ProbeResult, _Mapping]]] = ..., began_unix_ms: _Optional[int] = ..., in_flight: _Optional[int] = ..., snapshot: _Optional[_Union[SnapshotVersion, _Mapping]] = ..., silent_peers: _Optional[_Iterable[_Union[SilentPeer, _Mapping]]] = ..., clients_used_unix: _Optional[_Mapping[str, int]] = ..., trusts: _Optional[_Iterable[str]] = ...) -> None: ...
 
 class LoadReportSummary(_message.Message):
     __slots__ = ("received",)

@@ -1,7 +1,8 @@
-"""The CA's key at rest: AES-256-GCM under a key-encryption key (KEK) kept in a file of its own.
+"""The CA's key, and other secrets of the mesh, at rest.
 
-The sealed key may lie in etcd and in backups; only who also has the KEK can use it. The CA's pin is
-authenticated along with it, so that a sealed key cannot be passed off as another CA's.
+They are sealed with AES-256-GCM under a key-encryption key (KEK) that is kept in a file of its own. A sealed
+key may lie in etcd and in backups; only who also has the KEK can use it. The CA's pin is authenticated along
+with its key, and a secret's name with the secret, so that none can be passed off as another.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from typing import Final
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
-from bridge_core.errors import Fatal
+from bridge_core.errors import BridgeError, Fatal
 from bridge_core.identity import certificates as x509
 
 MAGIC: Final = b"BRK1"
@@ -46,3 +47,28 @@ def unseal(ca_pem: bytes, sealed: bytes, kek: bytes) -> x509.Authority:
             hint="pki/kek, pki/ca.pem and pki/ca.key.enc have to come from the same registry",
         ) from fault
     return x509.Authority(certificate, x509.key_from_pem(pem))
+
+
+def seal_secret(name: str, secret: bytes, kek: bytes, nonce: bytes) -> bytes:
+    """A secret of the mesh, sealed; 12 fresh random bytes as `nonce`, never used twice."""
+    return MAGIC + nonce + AESGCM(kek).encrypt(nonce, secret, _about(name))
+
+
+def unseal_secret(name: str, sealed: bytes, kek: bytes) -> bytes:
+    """The secret of this name.
+
+    Raises:
+        BridgeError: the KEK is another one, or it is none, or another's.
+    """
+    head = len(MAGIC) + _NONCE_BYTES
+    try:
+        return AESGCM(kek).decrypt(sealed[len(MAGIC) : head], sealed[head:], _about(name))
+    except (InvalidTag, ValueError) as fault:  # also where it is too short, or no sealed secret at all
+        raise BridgeError(
+            f"the mesh's secret {name} does not open with this registry's key-encryption key",
+            hint="pki/kek has to be that of the mesh's other registries",
+        ) from fault
+
+
+def _about(name: str) -> bytes:
+    return MAGIC + b"secret/" + name.encode()

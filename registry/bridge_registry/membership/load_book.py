@@ -30,6 +30,7 @@ class NodeLoadReport(msgspec.Struct, frozen=True):
     results: tuple[ProbeResult, ...] = ()
     silent_peers: Mapping[str, int] = {}
     trusts: frozenset[str] = frozenset()
+    clients: Mapping[str, int] = {}
 
 
 class NodeLoad(msgspec.Struct, frozen=True):
@@ -52,9 +53,15 @@ class NodeLoad(msgspec.Struct, frozen=True):
 
 
 class LoadReports:
-    """See the module."""
+    """See the module.
+
+    Attributes:
+        nodes: How each stands.
+        clients: When each client last called anywhere, Unix seconds.
+    """
 
     def __init__(self) -> None:
+        self.clients: dict[str, int] = {}
         self.nodes: dict[str, NodeLoad] = {}
         self._seen: dict[str, dict[Key, Counts]] = {}
         self._pending: dict[Key, Counts] = {}
@@ -77,6 +84,8 @@ class LoadReports:
                 continue
             grown = counts if earlier is None else counts.since(earlier)
             self._pending[key] = self._pending.get(key, Counts()).plus(grown)
+        for client, used in report.clients.items():
+            self.clients[client] = max(used, self.clients.get(client, 0))
         for result in report.results:
             self._results.setdefault(result.rollout, {})[result.instance] = result
 

@@ -30,6 +30,8 @@ from bridge_core.store.api import Deleted, KeyListing, KeyValue, WatchEvent
 from bridge_registry.enrolment.authority_rules import Authorities
 from bridge_registry.membership.membership_rules import Membership
 from bridge_registry.records import (
+    AdminRecord,
+    Candidate,
     ClientRecord,
     ConfigRecord,
     KeySetRecord,
@@ -62,6 +64,8 @@ class MeshTable:
         nodes: Enrolled nodes by name.
         revoked: Revoked certificates by serial.
         clients: Clients by name.
+        admins: Those on record by name, also those who were deleted.
+        sealed: The mesh's secrets by name, as they lie in the store.
         key_sets: Key sets that were fetched for identity providers, by the provider's name.
         documents: Applied config, "<kind>/<name>" to what it says.
         texts: The same as YAML.
@@ -69,6 +73,8 @@ class MeshTable:
         positions: Where each rollout stands, and the revision that says so, by its name.
         authorities: The mesh's CAs; None: not read yet.
         guards: Keys of the store guards that live.
+        unguarded_since: Monotonic time since which none does; None: one does, or nothing was listed yet.
+        candidates: Registries that live, by the key of their candidacy.
         records: Every record that lasts, by key, as it was written.
         faults: Key to what is wrong with what is stored there; `MAX_FAULTS` at most.
     """
@@ -79,13 +85,17 @@ class MeshTable:
         self.nodes: dict[str, NodeRecord] = {}
         self.revoked: dict[str, SerialRecord] = {}
         self.clients: dict[str, ClientRecord] = {}
-        self.key_sets: dict[str, str] = {}
+        self.admins: dict[str, AdminRecord] = {}
+        self.sealed: dict[str, bytes] = {}
+        self.key_sets: dict[str, KeySetRecord] = {}
         self.documents: dict[str, AnyDocument] = {}
         self.texts: dict[str, str] = {}
         self.created: dict[str, int] = {}
         self.positions: dict[str, tuple[RolloutPosition, int]] = {}
         self.authorities: Authorities | None = None
         self.guards: set[str] = set()
+        self.unguarded_since: float | None = None
+        self.candidates: dict[str, Candidate] = {}
         self.records: dict[str, bytes] = {}
         self.faults: dict[str, str] = {}
         self._member_sizes: dict[str, dict[str, int]] = {}
@@ -173,8 +183,11 @@ class MeshTable:
             (keyspace.NODES, self.nodes),
             (keyspace.REVOKED, self.revoked),
             (keyspace.CLIENTS, self.clients),
+            (keyspace.ADMINS, self.admins),
+            (keyspace.SECRETS, self.sealed),
             (keyspace.KEY_SETS, self.key_sets),
             (keyspace.ROLLOUTS, self.positions),
+            (keyspace.LEADER, self.candidates),
         ):
             for name in [name for name in held if prefix + name not in keys]:
                 self._delete(prefix + name, now)
@@ -206,6 +219,8 @@ class MeshTable:
         elif guards and not self.guards:
             self.membership.guarded_again(now)
         self.guards = guards
+        since = now if self.unguarded_since is None else self.unguarded_since
+        self.unguarded_since = None if guards else since
 
     def _put(self, item: KeyValue) -> None:
         self.faults.pop(item.key, None)
@@ -223,9 +238,17 @@ class MeshTable:
         elif item.key.startswith(keyspace.CLIENTS):
             if (client := self._decoded(item, ClientRecord)) is not None:
                 self.clients[item.key.removeprefix(keyspace.CLIENTS)] = client
+        elif item.key.startswith(keyspace.ADMINS):
+            if (admin := self._decoded(item, AdminRecord)) is not None:
+                self.admins[item.key.removeprefix(keyspace.ADMINS)] = admin
+        elif item.key.startswith(keyspace.SECRETS):
+            self.sealed[item.key.removeprefix(keyspace.SECRETS)] = item.value
         elif item.key.startswith(keyspace.KEY_SETS):
             if (keys := self._decoded(item, KeySetRecord)) is not None:
-                self.key_sets[item.key.removeprefix(keyspace.KEY_SETS)] = keys.keys
+                self.key_sets[item.key.removeprefix(keyspace.KEY_SETS)] = keys
+        elif item.key.startswith(keyspace.LEADER):
+            if (registry := self._decoded(item, Candidate)) is not None:
+                self.candidates[item.key.removeprefix(keyspace.LEADER)] = registry
         elif item.key == keyspace.CONFIG:
             self._put_config(item)
         elif item.key == keyspace.AUTHORITIES:
@@ -248,8 +271,14 @@ class MeshTable:
             self.positions.pop(key.removeprefix(keyspace.ROLLOUTS), None)
         elif key.startswith(keyspace.CLIENTS):
             self.clients.pop(key.removeprefix(keyspace.CLIENTS), None)
+        elif key.startswith(keyspace.ADMINS):
+            self.admins.pop(key.removeprefix(keyspace.ADMINS), None)
+        elif key.startswith(keyspace.SECRETS):
+            self.sealed.pop(key.removeprefix(keyspace.SECRETS), None)
         elif key.startswith(keyspace.KEY_SETS):
             self.key_sets.pop(key.removeprefix(keyspace.KEY_SETS), None)
+        elif key.startswith(keyspace.LEADER):
+            self.candidates.pop(key.removeprefix(keyspace.LEADER), None)
         elif key == keyspace.CONFIG:
             self._keep_documents(())
 

@@ -7,7 +7,9 @@ from typing import Final
 
 import msgspec
 
-from bridge_core.clients import Client
+from bridge_core.addresses import can_be_dialled
+from bridge_core.bounds import MAX_PLACES
+from bridge_core.clients import Admin, Client
 from bridge_core.config import access_policy, identity_provider, mesh_settings, node_class, quota, route
 from bridge_core.config.documents import (
     IdentityProviderDocument,
@@ -30,29 +32,33 @@ from bridge_core.snapshot import (
     encode_entry,
 )
 from bridge_registry.enrolment.authority_rules import Authorities
-from bridge_registry.records import NodeRecord
+from bridge_registry.key_sets.refresh_rules import keys_for
+from bridge_registry.records import Candidate, KeySetRecord, NodeRecord
 from bridge_registry.rollouts.effect_rules import probes, route_under
 from bridge_registry.rollouts.plan import RolloutPlan
 from bridge_registry.rollouts.rollout_rules import RolloutPosition
 
 
 class SecurityDocuments(msgspec.Struct, frozen=True):
-    """Who may what: clients, policies, quotas, and issuers of tokens with the key sets that were fetched."""
+    """Who may what: clients, admins, policies, quotas, and issuers of tokens with their key sets."""
 
     clients: Iterable[Client] = ()
+    admins: Iterable[Admin] = ()
     policies: Iterable[ModelAccessPolicyDocument] = ()
     quotas: Iterable[QuotaDocument] = ()
     providers: Iterable[IdentityProviderDocument] = ()
-    key_sets: Mapping[str, str] = {}
+    key_sets: Mapping[str, KeySetRecord] = {}
 
     def entries(self) -> dict[str, bytes]:
         """Their entries of a snapshot."""
         result = {f"client/{one.name}": encode_entry(one) for one in self.clients}
+        result |= {f"admin/{one.name}": encode_entry(one) for one in self.admins}
         result |= {f"policy/{one.metadata.name}": encode_entry(access_policy(one)) for one in self.policies}
         result |= {f"quota/{one.metadata.name}": encode_entry(quota(one)) for one in self.quotas}
         for one in self.providers:
             name = one.metadata.name
-            result[f"provider/{name}"] = encode_entry(identity_provider(one, self.key_sets.get(name, "")))
+            fetched = keys_for(one.spec.jwks_uri, self.key_sets.get(name))
+            result[f"provider/{name}"] = encode_entry(identity_provider(one, fetched))
         return result
 
 
@@ -70,16 +76,20 @@ def entries(
     revoked: Iterable[str],
     rollouts: Iterable[tuple[RolloutPlan, RolloutPosition]] = (),
     node_classes: Iterable[NodeClassDocument] = (),
+    registries: Iterable[Candidate] = (),
     security: SecurityDocuments = NO_SECURITY,
     authorities: Authorities | None = None,
 ) -> dict[str, bytes]:
     """Every entry of the snapshot. An instance counts only on an enrolled node that is not revoked."""
     members = tuple(members)
     public = {node.name: node.public() for node in nodes.values()}
+    registries = tuple(registries)
     settings = msgspec.structs.replace(
         mesh_settings(spec, trust_domain, tuple(sorted(revoked))),
         store_id=store_id,
         trust=_trust(authorities),
+        registries=_dialled(one.address for one in registries),
+        guards=_dialled(guard for one in registries for guard in one.guards),
     )
     result = {MESH_KEY: encode_entry(settings)}
     for name, node in public.items():
@@ -110,6 +120,11 @@ def _trust(authorities: Authorities | None) -> Trust:
         tuple(one.certificate for one in authorities.issuers),
         authorities.issuing.pin,
     )
+
+
+def _dialled(places: Iterable[str]) -> tuple[str, ...]:
+    """Those that can be dialled, each once and in one order: a listener on any port names none."""
+    return tuple(sorted({one for one in places if can_be_dialled(one)})[:MAX_PLACES])
 
 
 def _under(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import OrderedDict
+from collections.abc import Mapping
 from typing import Final
 
 import msgspec
@@ -30,6 +31,7 @@ class Hub:
     Attributes:
         acknowledged: What each connected node last said.
         closed: Set once no stream is to go on.
+        secrets: What agents are told beside the snapshot, by name; replaced as a whole.
     """
 
     def __init__(self, last: Snapshot) -> None:
@@ -39,6 +41,7 @@ class Hub:
         self._ring: tuple[frozenset[tuple[str, int]], int, Ring] | None = None
         self.acknowledged: dict[str, Acknowledgement] = {}
         self.closed = False
+        self.secrets: Mapping[str, bytes] = {}
         self.current = last
         self.ring_digest = b""
         self._keep(last)
@@ -51,6 +54,11 @@ class Hub:
     def publish(self, snapshot: Snapshot) -> None:
         """Makes `snapshot` the current one and wakes every stream."""
         self._keep(snapshot)
+        self._wake()
+
+    def tell(self, secrets: Mapping[str, bytes]) -> None:
+        """Has every agent told these secrets."""
+        self.secrets = secrets
         self._wake()
 
     def close(self) -> None:

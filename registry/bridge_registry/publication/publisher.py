@@ -20,6 +20,8 @@ from bridge_core.errors import BridgeError
 from bridge_core.snapshot import Snapshot
 from bridge_core.snapshot_file import SnapshotFile
 from bridge_core.store.api import KeyListing, Store, WatchEvent
+from bridge_registry.clients.mesh_secrets import MeshSecrets
+from bridge_registry.clients.role_rules import present
 from bridge_registry.election import Election
 from bridge_registry.enrolment.authority_rules import Authorities
 from bridge_registry.membership.mesh_table import MeshTable
@@ -48,6 +50,7 @@ class Publisher:
         path: Where the last snapshot is kept.
         memory: What was last known of the store.
         on_authorities: Told of the mesh's CAs before anything of them is published.
+        secrets: Opens what agents are told beside the snapshot.
 
     Attributes:
         hub: The published snapshots.
@@ -64,6 +67,7 @@ class Publisher:
         memory: StoreMemory,
         *,
         on_authorities: Callable[[Authorities], None],
+        secrets: MeshSecrets,
     ) -> None:
         self._file = SnapshotFile(path, now=time.time)
         last = self._file.load()
@@ -82,7 +86,9 @@ class Publisher:
         self._on_authorities = on_authorities
         self._another = asyncio.Event()
         self._watched_under = ""
+        self._secrets = secrets
         self.table.remember(memory.records)
+        self._tell_secrets()
 
     @property
     def store_up(self) -> bool:
@@ -185,12 +191,14 @@ class Publisher:
             authorities=table.authorities,
             rollouts=table.rollouts,
             node_classes=table.node_classes,
+            registries=table.candidates.values(),
             security=builder.SecurityDocuments(
-                [record.client for record in table.clients.values()],
-                table.policies,
-                table.quotas,
-                table.providers,
-                table.key_sets,
+                clients=[record.client for record in table.clients.values()],
+                admins=[record.admin for record in present(table.admins).values()],
+                policies=table.policies,
+                quotas=table.quotas,
+                providers=table.providers,
+                key_sets=table.key_sets,
             ),
         )
         entries, faults = builder.checked(made, last.entries)
@@ -233,6 +241,7 @@ class Publisher:
             return
         authorities = self.table.authorities
         self.table.apply(event, now)
+        self._tell_secrets()
         self._dirty = True
         if self.table.authorities is not None and self.table.authorities != authorities:
             self._on_authorities(self.table.authorities)
@@ -241,6 +250,10 @@ class Publisher:
                 if self._reported.get(key) != fault:
                     log.warning("store_record_ignored", key=key, reason=fault)
             self._reported = dict(self.table.faults)
+
+    def _tell_secrets(self) -> None:
+        if self._secrets.take(self.table.sealed):
+            self.hub.tell(self._secrets.opened)
 
     def _note_store(self, now: float) -> None:
         fault = self._store.fault

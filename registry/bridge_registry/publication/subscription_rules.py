@@ -5,7 +5,9 @@ Rules:
    newest snapshot: whatever lay between is skipped, so a slow agent costs no memory and delays
    nobody.
 2. An update is a delta when the snapshot the agent has is still known here, else whole.
-3. After a rejection a whole one follows; when that is rejected, too, the same is not sent again
+3. Secrets go with an update: with the first of a stream, and when they are others than those told last;
+   where there is nothing else to say, with one that changes nothing.
+4. After a rejection a whole one follows; when that is rejected, too, the same is not sent again
    before `RESEND_S`.
 """
 
@@ -62,10 +64,10 @@ def acknowledged(state: Subscription, have: Version | None, rejected: str, now: 
 
 
 def next_send(
-    state: Subscription, current: Version, known: Container[Version], now: float
+    state: Subscription, current: Version, known: Container[Version], now: float, *, untold: bool = False
 ) -> tuple[Send | None, Subscription]:
-    """What to send now, if anything, and the state after it."""
-    if state.sent is not None or (state.have == current and not state.rejected):
+    """What to send now, if anything, and the state after it. `untold`: there are secrets to tell."""
+    if state.sent is not None or (state.have == current and not state.rejected and not untold):
         return None, state
     if state.refused == current and now < state.not_before:
         return None, state

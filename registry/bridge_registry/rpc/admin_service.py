@@ -95,7 +95,7 @@ class AdminService(rpc.AdminServicer):
 
     async def CreateToken(self, request: pb.CreateTokenRequest, context: Context) -> pb.CreateTokenResponse:
         """See registry.proto."""
-        async with self._gate.admit(context, "admin") as peer:
+        async with self._gate.admit(context, "admin", role="operator") as peer:
             token, record = await self._tokens.create(
                 ttl_s=request.ttl_seconds,
                 uses=request.uses,
@@ -108,26 +108,26 @@ class AdminService(rpc.AdminServicer):
 
     async def ListTokens(self, request: pb.ListTokensRequest, context: Context) -> pb.ListTokensResponse:
         """See registry.proto."""
-        async with self._gate.admit(context, "admin"):
+        async with self._gate.admit(context, "admin", role="viewer"):
             records = await self._tokens.records()
             return pb.ListTokensResponse(tokens=[messages.token_message(record) for record in records])
 
     async def RevokeToken(self, request: pb.RevokeTokenRequest, context: Context) -> pb.RevokeTokenResponse:
         """See registry.proto."""
-        async with self._gate.admit(context, "admin") as peer:
+        async with self._gate.admit(context, "admin", role="operator") as peer:
             await self._tokens.revoke(request.id, _author(peer))
             return pb.RevokeTokenResponse()
 
     async def Apply(self, request: pb.ApplyRequest, context: Context) -> pb.ApplyResponse:
         """See registry.proto."""
-        async with self._gate.admit(context, "admin") as peer:
+        async with self._gate.admit(context, "admin", role="operator") as peer:
             files = _files(request.files)
             applied = await self._config.apply(files, prune=request.prune, author=_author(peer))
             return messages.apply_message(applied, self._warnings(applied))
 
     async def Diff(self, request: pb.ApplyRequest, context: Context) -> pb.DiffResponse:
         """See registry.proto."""
-        async with self._gate.admit(context, "admin"):
+        async with self._gate.admit(context, "admin", role="viewer"):
             planned = await self._config.diff(_files(request.files), prune=request.prune)
             return pb.DiffResponse(
                 unified_diff=planned.change.diff if planned.change is not None else "",
@@ -137,7 +137,7 @@ class AdminService(rpc.AdminServicer):
 
     async def GetConfig(self, request: pb.GetConfigRequest, context: Context) -> pb.GetConfigResponse:
         """See registry.proto."""
-        async with self._gate.admit(context, "admin"):
+        async with self._gate.admit(context, "admin", role="viewer"):
             found = await self._config.documents(request.kind, request.name)
             documents = []
             for key, document in sorted(found.items()):
@@ -149,19 +149,19 @@ class AdminService(rpc.AdminServicer):
 
     async def History(self, request: pb.HistoryRequest, context: Context) -> pb.HistoryResponse:
         """See registry.proto."""
-        async with self._gate.admit(context, "admin"):
+        async with self._gate.admit(context, "admin", role="viewer"):
             records = await self._config.history(request.limit)
             return pb.HistoryResponse(revisions=[messages.revision_message(record) for record in records])
 
     async def Rollback(self, request: pb.RollbackRequest, context: Context) -> pb.ApplyResponse:
         """See registry.proto."""
-        async with self._gate.admit(context, "admin") as peer:
+        async with self._gate.admit(context, "admin", role="operator") as peer:
             applied = await self._config.rollback(request.revision, author=_author(peer))
             return messages.apply_message(applied, self._warnings(applied))
 
     async def Drain(self, request: pb.DrainRequest, context: Context) -> pb.DrainResponse:
         """See registry.proto."""
-        async with self._gate.admit(context, "admin") as peer:
+        async with self._gate.admit(context, "admin", role="operator") as peer:
             self._fence()
             item = await self._store.get(keyspace.NODES + request.node_name)
             if item is None:
@@ -184,13 +184,13 @@ class AdminService(rpc.AdminServicer):
 
     async def Revoke(self, request: pb.RevokeRequest, context: Context) -> pb.RevokeResponse:
         """See registry.proto."""
-        async with self._gate.admit(context, "admin") as peer:
+        async with self._gate.admit(context, "admin", role="operator") as peer:
             await self._enroller.revoke(request.node_name, _author(peer))
             return pb.RevokeResponse()
 
     async def Rollouts(self, request: pb.RolloutsRequest, context: Context) -> pb.RolloutsResponse:
         """See registry.proto."""
-        async with self._gate.admit(context, "admin"):
+        async with self._gate.admit(context, "admin", role="viewer"):
             if request.name:
                 self._rollouts.plan(request.name)
             return pb.RolloutsResponse(
@@ -203,7 +203,7 @@ class AdminService(rpc.AdminServicer):
 
     async def CommandRollout(self, request: pb.CommandRolloutRequest, context: Context) -> pb.RolloutStatus:
         """See registry.proto."""
-        async with self._gate.admit(context, "admin") as peer:
+        async with self._gate.admit(context, "admin", role="operator") as peer:
             position = await self._rollouts.command(request.name, request.verb, _author(peer))
             return self._rollout(self._rollouts.plan(request.name), position)
 
@@ -220,7 +220,7 @@ class AdminService(rpc.AdminServicer):
 
     async def Status(self, request: pb.StatusRequest, context: Context) -> pb.StatusResponse:
         """See registry.proto."""
-        async with self._gate.admit(context, "admin"):
+        async with self._gate.admit(context, "admin", role="viewer"):
             standing = self._standing()
             return pb.StatusResponse(
                 trust_domain=self._trust_domain,
@@ -238,7 +238,7 @@ class AdminService(rpc.AdminServicer):
 
     async def Restore(self, request: pb.RestoreRequest, context: Context) -> pb.RestoreResponse:
         """See registry.proto."""
-        async with self._gate.admit(context, "admin") as peer:
+        async with self._gate.admit(context, "admin", role="admin") as peer:
             done = await self._restorer.restore(accept_store=request.accept_store, author=_author(peer))
             return pb.RestoreResponse(
                 reason=done.reason,

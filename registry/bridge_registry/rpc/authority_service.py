@@ -29,14 +29,14 @@ class AuthorityService(rpc.AuthorityServicer):
         self, request: pb.GetAuthoritiesRequest, context: Context
     ) -> pb.GetAuthoritiesResponse:
         """See authority.proto."""
-        async with self._gate.admit(context, "admin"):
+        async with self._gate.admit(context, "admin", role="viewer"):
             return await self._answer()
 
     async def RotateAuthority(
         self, request: pb.RotateAuthorityRequest, context: Context
     ) -> pb.GetAuthoritiesResponse:
         """See authority.proto."""
-        async with self._gate.admit(context, "admin") as peer:
+        async with self._gate.admit(context, "admin", role="admin") as peer:
             step = Step(
                 request.step,
                 request.certificate_chain_pem,

@@ -1,7 +1,8 @@
 """At the edge of every call: who may call it, and what errors become.
 
-Enrolment takes anybody; Mesh takes nodes of this mesh whose certificate is not revoked; Admin takes
-admins. Only the leader writes: others answer UNAVAILABLE and name it.
+Enrolment takes anybody; Mesh takes nodes of this mesh whose certificate is not revoked; all else takes
+admins with the role that the call needs, as it is on record at that moment. Only the leader writes: others
+answer UNAVAILABLE and name it.
 """
 
 from __future__ import annotations
@@ -15,9 +16,11 @@ import grpc
 import grpc.aio
 import structlog
 
+from bridge_core.clients import Role
 from bridge_core.errors import BridgeError, Reaction
 from bridge_core.store.api import StoreRefused
 from bridge_core.tls import Peer
+from bridge_registry.clients.role_rules import suffices
 from bridge_registry.enrolment.authority_rules import StepRefused
 from bridge_registry.enrolment.join_rules import EnrolmentRefused, JoinRefusal
 from bridge_registry.rpc.tls_front import RpcCaller
@@ -51,7 +54,13 @@ def status_of(fault: BridgeError) -> grpc.StatusCode:
 
 
 def admission_fault(
-    caller: RpcCaller, kind: str, trust_domain: str, is_revoked: Callable[[str], bool]
+    caller: RpcCaller,
+    kind: str,
+    trust_domain: str,
+    is_revoked: Callable[[str], bool],
+    *,
+    role_of: Callable[[str], Role | None],
+    needed: Role,
 ) -> tuple[grpc.StatusCode, str] | None:
     """Why `caller` may not call what is for identities of `kind`; None: it may."""
     peer = caller.peer
@@ -62,6 +71,14 @@ def admission_fault(
         return grpc.StatusCode.PERMISSION_DENIED, f"this call is for the kind {kind}, not for {identity}"
     if is_revoked(peer.serial):
         return grpc.StatusCode.PERMISSION_DENIED, f"the certificate of {identity} was revoked"
+    if kind != "admin":
+        return None
+    role = role_of(identity.name)
+    if role is None:
+        return grpc.StatusCode.PERMISSION_DENIED, f"{identity} is no admin of this mesh, or not any more"
+    if not suffices(role, needed):
+        says = f"this call needs the role {needed}, and {identity.name} has the role {role}"
+        return grpc.StatusCode.PERMISSION_DENIED, says
     return None
 
 
@@ -72,25 +89,36 @@ class Gate:
         caller_of: Who is behind a gRPC peer name.
         trust_domain: The mesh.
         is_revoked: Whether the certificate of a serial is no longer accepted.
+        role_of: What an admin may, by name; None: there is no such admin.
     """
 
     def __init__(
-        self, caller_of: Callable[[str], RpcCaller], trust_domain: str, is_revoked: Callable[[str], bool]
+        self,
+        caller_of: Callable[[str], RpcCaller],
+        trust_domain: str,
+        is_revoked: Callable[[str], bool],
+        role_of: Callable[[str], Role | None],
     ) -> None:
         self._caller_of = caller_of
         self._trust_domain = trust_domain
         self._is_revoked = is_revoked
+        self._role_of = role_of
 
     def remote(self, context: Context) -> str:
         """The caller's address."""
         return self._caller_of(context.peer()).remote
 
     @asynccontextmanager
-    async def admit(self, context: Context, kind: str | None) -> AsyncIterator[Peer | None]:
-        """Runs a call's body for a caller of `kind`; None: anybody. Its errors become statuses."""
+    async def admit(
+        self, context: Context, kind: str | None, *, role: Role = "admin"
+    ) -> AsyncIterator[Peer | None]:
+        """Runs a call's body for a caller of `kind`; None: anybody. Its errors become statuses.
+
+        An admin needs `role` at least.
+        """
         caller = self._caller_of(context.peer())
         if kind is not None:
-            fault = admission_fault(caller, kind, self._trust_domain, self._is_revoked)
+            fault = self._fault(caller, kind, role)
             if fault is not None:
                 log.warning("call_refused", remote=caller.remote, reason=fault[1])
                 await context.abort(*fault)
@@ -106,5 +134,9 @@ class Gate:
 
     def still_admitted(self, context: Context, kind: str) -> bool:
         """Whether a long call's caller may go on."""
-        caller = self._caller_of(context.peer())
-        return admission_fault(caller, kind, self._trust_domain, self._is_revoked) is None
+        return self._fault(self._caller_of(context.peer()), kind, "viewer") is None
+
+    def _fault(self, caller: RpcCaller, kind: str, role: Role) -> tuple[grpc.StatusCode, str] | None:
+        return admission_fault(
+            caller, kind, self._trust_domain, self._is_revoked, role_of=self._role_of, needed=role
+        )

@@ -19,11 +19,11 @@ _PIN_DIGITS: Final = 64
 _MOST: Final = 1 << 48  # of any counter: sums over a whole mesh still fit 64 bits
 
 
-def report_of(message: pb.LoadReport, node: str, snapshot: Snapshot) -> NodeLoadReport:
-    """What a node says, as far as it can be.
+def report_of(message: pb.LoadReport, node: str, snapshot: Snapshot, now: float) -> NodeLoadReport:
+    """What a node says at `now` (Unix seconds), as far as it can be.
 
-    Left out is what is not in `snapshot` (backends, rollouts, instances, also other nodes') and what no
-    agent can have counted: nothing that a node makes up is kept or added to what others say.
+    Left out is what is not in `snapshot` (backends, rollouts, clients, instances, also other nodes') and what
+    no agent can have counted: nothing that a node makes up is kept or added to what others say.
     """
     asked = {probe.rollout for probe in snapshot.probes}
     known = {(route.name, one.key) for route in snapshot.routes.values() for one in route.backends}
@@ -45,6 +45,11 @@ def report_of(message: pb.LoadReport, node: str, snapshot: Snapshot) -> NodeLoad
         ),
         {one.node: one.since_unix for one in message.silent_peers if one.node in snapshot.nodes},
         frozenset(one for one in message.trusts[:_MOST_ISSUERS] if len(one) == _PIN_DIGITS),
+        {
+            name: min(used, int(now))
+            for name, used in message.clients_used_unix.items()
+            if name in snapshot.clients
+        },
     )
 
 

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping
 
 from bridge_core.bounds import MAX_REASON
 from bridge_core.errors import Unavailable
@@ -75,7 +75,7 @@ class MeshService(rpc.MeshServicer):
                     self._check_serving()
                     if not self._gate.still_admitted(context, "node"):
                         break
-                    report = report_of(message, node, self._hub.current)
+                    report = report_of(message, node, self._hub.current, time.time())
                     self._load.take_report(node, report, time.monotonic())
                     received += 1
             finally:
@@ -101,6 +101,7 @@ class _Stream:
         self._heard = asyncio.Event()
         self._said: Acknowledgement | None = None
         self._ended = False
+        self._told: Mapping[str, bytes] | None = None
 
     async def run(self, requests: AsyncIterator[pb.SnapshotAck]) -> None:
         """Sends until the agent goes or may not go on."""
@@ -138,10 +139,18 @@ class _Stream:
         current = self._hub.current
         if not current.entries:  # nothing is published yet
             return False
-        send, self._state = next_send(self._state, current.version, self._hub.known, time.monotonic())
+        secrets = self._hub.secrets
+        untold = secrets is not self._told
+        send, self._state = next_send(
+            self._state, current.version, self._hub.known, time.monotonic(), untold=untold
+        )
         if send is None:
             return False
-        await self._context.write(update_message(self._hub.delta(send.base), self._hub.ring_digest))
+        update = update_message(
+            self._hub.delta(send.base), self._hub.ring_digest, secrets if untold else None
+        )
+        self._told = secrets
+        await self._context.write(update)
         return True
 
     async def _wait(self, listener: asyncio.Task[None], change: asyncio.Event) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 from bridge_core.config import Fault
 from bridge_core.snapshot import Delta, Version
@@ -24,8 +24,10 @@ def version_of(message: pb.SnapshotVersion) -> Version:
     return Version(message.epoch, message.revision)
 
 
-def update_message(delta: Delta, ring_digest: bytes) -> pb.SnapshotUpdate:
-    """An update as it goes to an agent."""
+def update_message(
+    delta: Delta, ring_digest: bytes, secrets: Mapping[str, bytes] | None = None
+) -> pb.SnapshotUpdate:
+    """An update as it goes to an agent, with secrets where it has to be told them."""
     return pb.SnapshotUpdate(
         version=version_message(delta.version),
         base=None if delta.base is None else version_message(delta.base),
@@ -33,6 +35,7 @@ def update_message(delta: Delta, ring_digest: bytes) -> pb.SnapshotUpdate:
         removed=delta.removed,
         digest=delta.digest,
         ring_digest=ring_digest,
+        secrets=secrets,
     )
 
 

@@ -153,16 +153,18 @@ class GuardProcess:
     async def _be_known(self) -> None:
         """Keeps this guard's key: while there is none, registries believe no lease's end (rule 3d there)."""
         key = keyspace.GUARDS + self._options.pki.name
-        lease = await self._store.lease(_KNOWN_TTL_S)
+        lease = self._store.lease(_KNOWN_TTL_S)
         try:
-            held = 0
-            while True:
-                held = await lease.changed(held)
-                while lease.id == held:
-                    with contextlib.suppress(BridgeError):
-                        await self._store.commit([Put(key, b"{}", lease=held)])
-                        break
-                    await asyncio.sleep(_RETRY_S)
+            async with asyncio.TaskGroup() as group:
+                group.create_task(lease.keep(), name="guard-lease")
+                held = 0
+                while True:
+                    held = await lease.changed(held)
+                    while lease.id == held:
+                        with contextlib.suppress(BridgeError):
+                            await self._store.commit([Put(key, b"{}", lease=held)])
+                            break
+                        await asyncio.sleep(_RETRY_S)
         finally:
             await asyncio.shield(lease.revoke())
 

@@ -26,7 +26,7 @@ from bridge_wire.etcd.rpc_pb2 import (
 )
 from bridge_wire.etcd.rpc_pb2_grpc import AuthStub
 from tests.contract.store.beds import QUICK, Certificates, EtcdBed, free_port
-from tests.support import eventually
+from tests.support import eventually, kept
 
 pytestmark = pytest.mark.etcd
 
@@ -82,7 +82,7 @@ async def test_an_etcd_that_is_not_there_is_waited_for(tmp_path: Path) -> None:
             await store.commit([Put("/a", b"1")])
         assert store.fault is not None
         assert store.fault.since >= before
-        lease = await store.lease(5.0)
+        lease = kept(store, 5.0)
         watch = store.watch("/")
         first = asyncio.ensure_future(anext(watch))
         bed.server.start()
@@ -127,7 +127,7 @@ async def test_what_its_role_does_not_cover_a_client_is_refused(own_etcd: EtcdBe
             await auth.UserGrantRole(AuthUserGrantRoleRequest(user=name, role=name))
         await auth.AuthEnable(AuthEnableRequest())
     async with opened([own_etcd.url], node) as store:
-        lease = await store.lease(5.0)
+        lease = kept(store, 5.0)
         await store.commit([Put("/members/node1/0", b"", lease=await lease.changed(0))])
         assert (await store.list("/members/node1/")).items
         for forbidden in (store.get("/members/node2/0"), store.list("/"), store.commit([Put("/ca", b"")])):

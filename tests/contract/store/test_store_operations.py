@@ -18,7 +18,7 @@ from bridge_core.store.api import (
     Unchanged,
 )
 from tests.contract.store.beds import Bed
-from tests.support import eventually
+from tests.support import eventually, kept
 
 
 async def test_a_key_reads_back_as_written(store: Store, prefix: str) -> None:
@@ -73,7 +73,7 @@ async def test_of_many_writers_with_one_condition_one_wins(store: Store, prefix:
 
 
 async def test_a_key_goes_with_its_lease(store: Store, prefix: str) -> None:
-    lease = await store.lease(5.0)
+    lease = kept(store, 5.0)
     lease_id = await lease.changed(0)
     await store.commit([Put(prefix + "a", b"", lease=lease_id)])
     found = await store.get(prefix + "a")
@@ -86,7 +86,7 @@ async def test_a_key_goes_with_its_lease(store: Store, prefix: str) -> None:
 
 async def test_a_lease_is_kept_and_its_end_is_never_too_late(bed: Bed, store: Store, prefix: str) -> None:
     before = time.monotonic()
-    lease = await store.lease(bed.lease_s)
+    lease = kept(store, bed.lease_s)
     lease_id = await lease.changed(0)
     first_end = lease.expires_at
     assert before < first_end <= time.monotonic() + bed.lease_s
@@ -98,7 +98,7 @@ async def test_a_lease_is_kept_and_its_end_is_never_too_late(bed: Bed, store: St
 
 
 async def test_a_write_under_a_lease_that_is_gone_is_refused(store: Store, prefix: str) -> None:
-    lease = await store.lease(5.0)
+    lease = kept(store, 5.0)
     lease_id = await lease.changed(0)
     await lease.revoke()
     with pytest.raises(LeaseGone):
@@ -107,7 +107,7 @@ async def test_a_write_under_a_lease_that_is_gone_is_refused(store: Store, prefi
 
 async def test_a_closed_client_leaves_its_lease_to_expire(bed: Bed, store: Store, prefix: str) -> None:
     other = bed.client()
-    lease = await other.lease(bed.lease_s)
+    lease = kept(other, bed.lease_s)
     await other.commit([Put(prefix + "a", b"", lease=await lease.changed(0))])
     await other.close()
     assert await store.get(prefix + "a") is not None
@@ -121,7 +121,7 @@ async def test_a_closed_client_leaves_its_lease_to_expire(bed: Bed, store: Store
 async def test_a_lease_lost_while_the_server_was_away_is_replaced(
     bed: Bed, store: Store, prefix: str
 ) -> None:
-    lease = await store.lease(bed.lease_s)
+    lease = kept(store, bed.lease_s)
     lost = await lease.changed(0)
     await store.commit([Put(prefix + "a", b"", lease=lost)])
     await bed.pause()
@@ -153,7 +153,7 @@ async def test_while_the_server_is_away_calls_say_so_and_since_when(
         await store.list(prefix)
     assert store.fault is not None
     assert store.fault.since == first.since
-    lease = await store.lease(bed.lease_s)  # returns at once
+    lease = kept(store, bed.lease_s)  # returns at once
     assert lease.id == 0
     await bed.resume()
     assert await lease.changed(0)

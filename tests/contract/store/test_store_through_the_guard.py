@@ -23,7 +23,7 @@ from bridge_wire.etcd.rpc_pb2 import LeaseRevokeRequest
 from bridge_wire.etcd.rpc_pb2_grpc import LeaseStub
 from tests.contract.store.beds import QUICK
 from tests.guard_bed import GuardBed, Holder, registered
-from tests.support import eventually
+from tests.support import eventually, kept
 
 pytestmark = pytest.mark.etcd
 
@@ -142,10 +142,10 @@ async def test_the_largest_records_pass_and_leases_are_counted(bed: GuardBed) ->
         lease = await registered(store, KEY)
         large = [Put(f"/bridge/v1/members/one/{n}", b"x" * MAX_VALUE_BYTES, lease=lease.id) for n in range(7)]
         assert (await store.commit(large)).committed
-        leases = [await store.lease(30.0) for _ in range(MAX_LEASES - 1)]
+        leases = [kept(store, 30.0) for _ in range(MAX_LEASES - 1)]
         await asyncio.gather(*(one.changed(0) for one in leases))
         await eventually(lambda: guard.table.leases_of("one") == MAX_LEASES)
-        more = await store.lease(30.0)
+        more = kept(store, 30.0)
         await eventually(lambda: sum(guard.service.refused.values()) > 0)
         assert more.id == 0
         await leases[0].revoke()

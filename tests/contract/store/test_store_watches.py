@@ -21,7 +21,7 @@ from bridge_core.store.api import (
     WatchEvent,
 )
 from tests.contract.store.beds import Bed
-from tests.support import eventually
+from tests.support import eventually, kept
 
 
 class Follower:
@@ -116,7 +116,7 @@ async def test_a_watch_lists_first_then_tells_each_revision_once(store: Store, p
 
 async def test_an_expired_lease_is_told_as_a_delete(bed: Bed, store: Store, prefix: str) -> None:
     other = bed.client()
-    lease = await other.lease(bed.lease_s)
+    lease = kept(other, bed.lease_s)
     await other.commit([Put(prefix + "a", b"", lease=await lease.changed(0))])
     async with following(store, prefix) as follower:
         await eventually(lambda: follower.items)

@@ -9,12 +9,20 @@ from typing import Any, Final
 from google.protobuf.descriptor import FileDescriptor
 from grpc_health.v1 import health_pb2
 
+from bridge_agent.authentication.credentials import FIELDS
+from bridge_agent.authentication.refusal import Refused
 from bridge_agent.gateway.grpc_adapter import unary
 from bridge_agent.gateway.grpc_adapter.health import Health, HealthApplication
+from bridge_agent.gateway.grpc_adapter.in_process import Calls
 from bridge_agent.gateway.grpc_adapter.reflection import reflection_applications
-from bridge_agent.gateway.grpc_adapter.service import GrpcCaller, ModelInferenceService, caller_of_call
+from bridge_agent.gateway.grpc_adapter.service import (
+    LISTENER,
+    GrpcCaller,
+    ModelInferenceService,
+    caller_of_call,
+)
 from bridge_agent.gateway.grpc_adapter.translate import MAX_MESSAGE
-from bridge_core.http1 import App
+from bridge_core.http1 import App, Headers, Request
 from bridge_core.identity import IdentityFault
 from bridge_core.identity.certificates import describe
 from bridge_wire.v1 import inference_pb2
@@ -24,6 +32,10 @@ Receive = Callable[[], Awaitable[dict[str, Any]]]
 Send = Callable[[dict[str, Any]], Awaitable[None]]
 SERVICE: Final = "bridge.v1.ModelInference"
 _TLS_1_3: Final = 0x0304
+_CODES: Final = {401: 16, 403: 7, 429: 8, 503: 14}
+_HTTP: Final = {12: 404, 16: 401, 7: 403, 8: 429, 14: 503}
+
+Refusal = Callable[[Request, str], Refused | None]
 
 
 class GrpcApplication:
@@ -32,11 +44,13 @@ class GrpcApplication:
     Args:
         pipeline: The gateway's entry.
         health: What health clients are told.
-        admit: Whether the holder of a certificate (identity, serial) may call at all.
+        refusal: Why a call is nobody's who may call, told its head and its certificate's serial.
+        calls: Keeps those under way.
     """
 
-    def __init__(self, pipeline: App, health: Health, *, admit: Callable[[str, str], bool]) -> None:
-        self._admit = admit
+    def __init__(self, pipeline: App, health: Health, *, refusal: Refusal, calls: Calls) -> None:
+        self._refusal = refusal
+        self._calls = calls
         self._pipeline = pipeline
         inference = ModelInferenceASGIApplication(ModelInferenceService(pipeline), read_max_bytes=MAX_MESSAGE)
         # By whole path: connectrpc answers an unknown method of a known service with a broken stream.
@@ -51,9 +65,10 @@ class GrpcApplication:
         """ASGI."""
         if scope["type"] != "http":
             return
-        caller, serial = _caller(scope)
-        if caller.identity is None or not self._admit(caller.identity, serial):
-            await _refuse(scope, send, 16, "a valid client certificate of this mesh is needed")
+        caller, serial = _caller(scope, self._calls)
+        refused = self._refusal(_head(scope, caller), serial)
+        if refused is not None:
+            await _refuse(scope, send, _CODES[refused.status], refused.message)
             return
         path = scope["path"]
         if path == unary.PATH:
@@ -77,14 +92,23 @@ def _paths(file: FileDescriptor, application: Any) -> dict[str, Any]:
     }
 
 
-def _caller(scope: dict[str, Any]) -> tuple[GrpcCaller, str]:
+def _head(scope: dict[str, Any], caller: GrpcCaller) -> Request:
+    """What the pipeline will be shown of who calls."""
+    request = Request("POST", scope["path"].encode(), Headers(list(caller.credentials)), caller.memo)
+    request.identity, request.remote, request.listener = caller.identity, caller.remote, LISTENER
+    return request
+
+
+def _caller(scope: dict[str, Any], calls: Calls) -> tuple[GrpcCaller, str]:
     tls = scope.get("extensions", {}).get("tls")
     client = scope.get("client")
     remote = (client[0], client[1]) if client else None
-    if not tls or not tls["client_cert_chain"] or (tls["tls_version"] or 0) < _TLS_1_3:
-        return GrpcCaller(None, remote), ""
-    identity, serial = _named(tls["client_cert_chain"][0])
-    return GrpcCaller(identity, remote), serial
+    if not tls or (tls["tls_version"] or 0) < _TLS_1_3:
+        return GrpcCaller(None, remote, (), {}, calls), ""  # what it shows was shown to everybody
+    credentials = tuple((name, value) for name, value in scope["headers"] if name in FIELDS)
+    chain = tls["client_cert_chain"]
+    identity, serial = _named(chain[0]) if chain else (None, "")
+    return GrpcCaller(identity, remote, credentials, {}, calls), serial
 
 
 @lru_cache(maxsize=1024)
@@ -101,7 +125,7 @@ async def _refuse(scope: dict[str, Any], send: Send, code: int, message: str) ->
     """Ends a call that reaches no service, in gRPC's shape or in HTTP's."""
     content_type = dict(scope["headers"]).get(b"content-type", b"")
     headers = [(b"content-type", b"text/plain; charset=utf-8")]
-    status = {12: 404, 16: 401}[code]
+    status = _HTTP[code]
     body = f"{message}\n".encode()
     if content_type.startswith(b"application/grpc"):
         status, body = 200, b""

@@ -6,8 +6,10 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from typing import Any, Protocol
 
+from bridge_agent.authentication.refusal import Refused
+from bridge_agent.gateway.grpc_adapter.in_process import Calls
 from bridge_agent.gateway.grpc_adapter.serving import Serving
-from bridge_core.http1 import App
+from bridge_core.http1 import App, Request
 
 
 class Asgi(Protocol):
@@ -28,13 +30,20 @@ class DeferredGrpc:
     Args:
         pipeline: The gateway's entry.
         serving: What health clients are told.
-        admit: Whether the holder of a certificate (identity, serial) may call at all.
+        refusal: Why a call is nobody's who may call, told its head and its certificate's serial; None: it
+            is somebody's.
+
+    Attributes:
+        calls: Those under way.
     """
 
-    def __init__(self, pipeline: App, serving: Serving, *, admit: Callable[[str, str], bool]) -> None:
+    def __init__(
+        self, pipeline: App, serving: Serving, *, refusal: Callable[[Request, str], Refused | None]
+    ) -> None:
+        self.calls = Calls()
         self._pipeline = pipeline
         self._serving = serving
-        self._admit = admit
+        self._refusal = refusal
         self._made: Asgi | None = None
         self._making = asyncio.Lock()
 
@@ -55,4 +64,6 @@ class DeferredGrpc:
         from bridge_agent.gateway.grpc_adapter.application import SERVICE, GrpcApplication
         from bridge_agent.gateway.grpc_adapter.health import Health
 
-        return GrpcApplication(self._pipeline, Health((SERVICE,), self._serving), admit=self._admit)
+        return GrpcApplication(
+            self._pipeline, Health((SERVICE,), self._serving), refusal=self._refusal, calls=self.calls
+        )

