@@ -192,6 +192,7 @@ class Registry:
                 trust_domain=domain,
                 fence=fence,
                 standing=self._standing,
+                lives=lambda: self._keeper.lives,
                 restorer=restorer,
             ),
         )
@@ -241,7 +242,10 @@ class Registry:
             await server.start()
             await self._front.serve(*self.settings.grpc, self._identity.server(require_client=False))
             figures = RegistryFigures(
-                self.publisher, self._leadership.leads, lambda: bool(self._memory.foreign)
+                self.publisher,
+                self._leadership.leads,
+                lambda: bool(self._memory.foreign),
+                lambda: self._keeper.lives,
             )
             app = AdminApp(figures, self._readiness, socket.gethostname())
             host, port = self.settings.admin
@@ -288,8 +292,7 @@ class Registry:
         )
 
     def _concerns(self) -> Iterator[str]:
-        if self._keeper.fault:
-            yield f"the mesh's CAs are not taken up as the store has them: {self._keeper.fault}"
+        yield from self._keeper.concerns()
         if self._memory.foreign:
             yield f"{self._memory.foreign}; nothing is written or published until then: {HINT}"
         since = self.publisher.table.unguarded_since

@@ -16,6 +16,8 @@ import structlog
 from bridge_agent.config import StateDir
 from bridge_core.errors import BridgeError
 from bridge_core.files import write_atomically
+from bridge_core.identity.expiry_rules import Expiry
+from bridge_core.identity.own_certificate import serial_of
 from bridge_core.security_settings import Trust
 from bridge_core.tls import TlsIdentity
 
@@ -35,6 +37,7 @@ class MeshTrust:
     Attributes:
         pins: The CAs that members are trusted by, by the SHA-256 of their certificates.
         fault: Why what the mesh says could not be taken up; empty: it was.
+        lives: When each of the CAs ends.
     """
 
     def __init__(self, state: StateDir, identity: TlsIdentity, on_changed: Callable[[], None]) -> None:
@@ -42,6 +45,7 @@ class MeshTrust:
         self._identity = identity
         self._on_changed = on_changed
         self.pins = pins_in(state.issuers)
+        self.lives = self._read_lives()
         self.fault = ""
 
     def take(self, trust: Trust) -> None:
@@ -58,10 +62,25 @@ class MeshTrust:
             self.fault = str(fault)
             return
         self.fault = ""
-        self.pins = pins_in(self._state.issuers)
         if changed:
+            self.pins, self.lives = pins_in(self._state.issuers), self._read_lives()
             log.info("mesh_trust_taken_up", issuers=[pin[:16] for pin in self.pins], roots=len(trust.roots))
             self._on_changed()
+
+    def _read_lives(self) -> tuple[Expiry, ...]:
+        found = []
+        for kind, path in (("root", self._state.ca), ("intermediate", self._state.issuers)):
+            context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+            try:
+                context.load_verify_locations(path)
+            except OSError:
+                continue  # `TlsIdentity` says so
+            for one in context.get_ca_certs():
+                begins, ends = (
+                    ssl.cert_time_to_seconds(str(one[name])) for name in ("notBefore", "notAfter")
+                )
+                found.append(Expiry(kind, serial_of(one)[:8], begins, ends))
+        return tuple(found)
 
     def _write(self, trust: Trust) -> bool:
         """Whether anything differed."""

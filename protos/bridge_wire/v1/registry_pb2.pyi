@@ -579,8 +579,21 @@ class NodeStatus(_message.Message):
     silent_peers: _containers.RepeatedCompositeFieldContainer[SilentPeer]
     def __init__(self, name: _Optional[str] = ..., state: _Optional[str] = ..., peer_address: _Optional[str] = ..., instances: _Optional[_Iterable[str]] = ..., certificate_expires_unix: _Optional[int] = ..., acknowledged: _Optional[_Union[SnapshotVersion, _Mapping]] = ..., rejected: _Optional[str] = ..., in_flight: _Optional[int] = ..., reports: _Optional[bool] = ..., safe_to_stop: _Optional[bool] = ..., version: _Optional[str] = ..., began_unix: _Optional[int] = ..., heard_unix: _Optional[int] = ..., models: _Optional[_Iterable[str]] = ..., silent_peers: _Optional[_Iterable[_Union[SilentPeer, _Mapping]]] = ...) -> None: ...
 
+class CertificateLife(_message.Message):
+    __slots__ = ("kind", "name", "begins_unix", "ends_unix")
+    KIND_FIELD_NUMBER: _ClassVar[int]
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    BEGINS_UNIX_FIELD_NUMBER: _ClassVar[int]
+    ENDS_UNIX_FIELD_NUMBER: _ClassVar[int]
+    kind: str
+    name: str
+    begins_unix: int
+    ends_unix: int
+    def __init__(self, kind: _Optional[str] = ..., name: _Optional[str] = ..., begins_unix: _Optional[int] = ..., ends_unix: _Optional[int] = ...) -> None: ...
+
 class StatusResponse(_message.Message):
-    __slots__ = ("trust_domain", "version", "nodes", "leader", "store_fault", "concerns", "registry", "registry_version", "leader_name", "leader_address", "now_unix")
+    __slots__ = ("certificates", "trust_domain", "version", "nodes", "leader", "store_fault", "concerns", "registry", "registry_version", "leader_name", "leader_address", "now_unix")
+    CERTIFICATES_FIELD_NUMBER: _ClassVar[int]
     TRUST_DOMAIN_FIELD_NUMBER: _ClassVar[int]
     VERSION_FIELD_NUMBER: _ClassVar[int]
     NODES_FIELD_NUMBER: _ClassVar[int]
@@ -592,6 +605,7 @@ class StatusResponse(_message.Message):
     LEADER_NAME_FIELD_NUMBER: _ClassVar[int]
     LEADER_ADDRESS_FIELD_NUMBER: _ClassVar[int]
     NOW_UNIX_FIELD_NUMBER: _ClassVar[int]
+    certificates: _containers.RepeatedCompositeFieldContainer[CertificateLife]
     trust_domain: str
     version: SnapshotVersion
     nodes: _containers.RepeatedCompositeFieldContainer[NodeStatus]
@@ -603,7 +617,7 @@ class StatusResponse(_message.Message):
     leader_name: str
     leader_address: str
     now_unix: int
-    def __init__(self, trust_domain: _Optional[str] = ..., version: _Optional[_Union[SnapshotVersion, _Mapping]] = ..., nodes: _Optional[_Iterable[_Union[NodeStatus, _Mapping]]] = ..., leader: _Optional[bool] = ..., store_fault: _Optional[str] = ..., concerns: _Optional[_Iterable[str]] = ..., registry: _Optional[str] = ..., registry_version: _Optional[str] = ..., leader_name: _Optional[str] = ..., leader_address: _Optional[str] = ..., now_unix: _Optional[int] = ...) -> None: ...
+    def __init__(self, certificates: _Optional[_Iterable[_Union[CertificateLife, _Mapping]]] = ..., trust_domain: _Optional[str] = ..., version: _Optional[_Union[SnapshotVersion, _Mapping]] = ..., nodes: _Optional[_Iterable[_Union[NodeStatus, _Mapping]]] = ..., leader: _Optional[bool] = ..., store_fault: _Optional[str] = ..., concerns: _Optional[_Iterable[str]] = ..., registry: _Optional[str] = ..., registry_version: _Optional[str] = ..., leader_name: _Optional[str] = ..., leader_address: _Optional[str] = ..., now_unix: _Optional[int] = ...) -> None: ...
 
 class RestoreRequest(_message.Message):
     __slots__ = ("accept_store",)

@@ -15,6 +15,7 @@ import structlog
 
 from bridge_core.errors import BridgeError, Fatal
 from bridge_core.identity import certificates as x509
+from bridge_core.identity.expiry_rules import Expiry, expiry_concern
 from bridge_core.tls import TlsIdentity
 from bridge_registry.enrolment import pki_files
 from bridge_registry.enrolment.authority_rules import Authorities
@@ -39,6 +40,7 @@ class AuthorityKeeper:
         authority: The CA that signs for members, open.
         authorities: All of them.
         fault: Why what the store says could not be taken up; empty: it was.
+        lives: When each of this registry's certificates ends.
     """
 
     def __init__(self, pki: Pki, ensured: Ensured, hosts: Iterable[str], identity: TlsIdentity) -> None:
@@ -46,6 +48,8 @@ class AuthorityKeeper:
         self.authority: x509.Authority = ensured.authority
         self.authorities: Authorities = ensured.authorities
         self.fault = ""
+        self.lives = pki_files.lives(pki, ensured.authorities)
+        self._told = frozenset[Expiry]()
         self._hosts = list(hosts)
         self._identity = identity
         self._wanted = ensured.authorities
@@ -103,11 +107,18 @@ class AuthorityKeeper:
             roots=len(self.pins),
         )
 
+    def concerns(self) -> list[str]:
+        """What an admin should look after."""
+        told = [f"the mesh's CAs are not taken up as the store has them: {self.fault}"] if self.fault else []
+        now = time.time()
+        return told + [words for one in self.lives if (words := expiry_concern(one, now))]
+
     async def run(self) -> None:
         """Keeps this registry's, etcd's and the first admin's certificates fresh, until cancelled."""
         while True:
             await asyncio.sleep(_LOOK_S)
             self.take(self._wanted)
+            self._warn()
             if time.monotonic() - self._renewed < _RENEW_EVERY_S:
                 continue
             self._renewed = time.monotonic()
@@ -124,8 +135,19 @@ class AuthorityKeeper:
         self.authority, self.authorities = authority, wanted
         self._ensure()
 
+    def _warn(self) -> None:
+        """Logs what ends soon, once for each certificate."""
+        now = time.time()
+        ending = {one: words for one in self.lives if (words := expiry_concern(one, now))}
+        for one in ending.keys() - self._told:
+            log.warning(
+                "certificate_ends", kind=one.kind, name=one.name, ends_unix=one.ends, says=ending[one]
+            )
+        self._told = frozenset(ending)
+
     def _ensure(self) -> None:
         written = pki_files.ensure(self.pki, None, self._hosts, now=time.time()).written
         self._identity.reload()
+        self.lives = pki_files.lives(self.pki, self.authorities)
         if written:
             log.info("own_certificates_renewed", which=written)

@@ -38,6 +38,7 @@ from bridge_core.errors import Fatal
 from bridge_core.files import write_atomically
 from bridge_core.identity import IdentityFault, SpiffeId, renew_at
 from bridge_core.identity import certificates as x509
+from bridge_core.identity.expiry_rules import Expiry
 from bridge_core.identity.host_names import canonical_host
 from bridge_core.identity.spiffe import ETCD_SERVER_NAME, GUARD_SERVER_NAME, REGISTRY_SERVER_NAME
 from bridge_core.store.endpoints import ClientTls
@@ -53,6 +54,7 @@ INTERMEDIATE_TTL_S: Final = 5 * 365 * 86_400.0
 INFRASTRUCTURE_TTL_S: Final = 90 * 86_400.0
 # Renewed by whoever starts the registry, so a start after a long pause still finds valid ones.
 _ADMIN_NAME: Final = "admin"
+_PAIRS: Final = ("registry", "guard", "admin", "etcd", "registry-etcd", "guard-etcd")
 
 
 class Pki(msgspec.Struct, frozen=True):
@@ -279,6 +281,26 @@ def trust_domain_of(authority: x509.Authority) -> str:
         if uri.startswith("spiffe://"):
             return uri.removeprefix("spiffe://")
     raise Fatal("the CA's certificate names no trust domain", hint="restore pki/ from a backup")
+
+
+def lives(pki: Pki, authorities: Authorities) -> tuple[Expiry, ...]:
+    """When each of this registry's certificates ends; of those that cannot be read nothing is said."""
+    found = [("root", pem.encode()) for pem in authorities.roots.values()]
+    found += [("intermediate", one.certificate.encode()) for one in authorities.issuers]
+    for kind, path in (("etcd-ca", pki.etcd_ca), *((what, pki.pair(what)[0]) for what in _PAIRS)):
+        try:
+            found.append((kind, path.read_bytes()))
+        except OSError:
+            continue
+    result = []
+    for kind, pem in found:
+        try:
+            info = x509.describe(pem)
+        except IdentityFault:
+            continue
+        name = info.serial[:8] if info.identity is None else info.identity.name
+        result.append(Expiry(kind, name, info.not_before, info.not_after))
+    return tuple(result)
 
 
 def default_hosts() -> list[str]:
