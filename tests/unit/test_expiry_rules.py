@@ -41,7 +41,7 @@ def test_what_to_do_is_said() -> None:
 
 
 @given(kind=st.sampled_from(["root", "intermediate", "node", "guard"]), life=st.floats(1.0, 20 * YEAR))
-def test_once_told_always_told_and_never_before_half_its_life(kind: str, life: float) -> None:
+def test_once_told_it_is_told_to_the_end_and_never_from_the_start(kind: str, life: float) -> None:
     one = Expiry(kind, "x", 1e9, 1e9 + life)
     told = [bool(expiry_concern(one, 1e9 + life * at / 100)) for at in range(120)]
     assert told == sorted(told)

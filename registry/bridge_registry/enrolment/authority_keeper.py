@@ -140,9 +140,7 @@ class AuthorityKeeper:
         now = time.time()
         ending = {one: words for one in self.lives if (words := expiry_concern(one, now))}
         for one in ending.keys() - self._told:
-            log.warning(
-                "certificate_ends", kind=one.kind, name=one.name, ends_unix=one.ends, says=ending[one]
-            )
+            log.warning("certificate_ends", kind=one.kind, name=one.name, expires_unix=one.ends)
         self._told = frozenset(ending)
 
     def _ensure(self) -> None:
