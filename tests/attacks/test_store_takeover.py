@@ -156,6 +156,22 @@ ATTACKS: dict[str, Attack] = {
 }
 
 
+# What registries keep of identities, keys and money: no node reads or writes any of it.
+def put_at(key: str) -> Attack:
+    def attack(channel: grpc.aio.Channel, own: int, others: int) -> Awaitable[Any]:
+        request = pb.PutRequest(key=key.encode(), value=b"{}", lease=own)
+        return write(pb.RequestOp(request_put=request))(channel, own, others)
+
+    return attack
+
+
+for prefix in ("ca/", "tokens/", "clients/", "secrets/", "keysets/", "admins/", "usage/", "nodes/", "config"):
+    at = f"/bridge/v1/{prefix}"
+    ATTACKS[f"read {prefix}"] = kv("Range", pb.RangeRequest(key=at.encode(), range_end=b"/c"))
+    ATTACKS[f"read one of {prefix}"] = kv("Range", pb.RangeRequest(key=f"{at}one".encode()))
+    ATTACKS[f"write one of {prefix}"] = put_at(f"{at}one")
+
+
 class Scene:
     """Two nodes and a registry, each with a lease; `one` attacks."""
 

@@ -141,18 +141,20 @@ class AuthorityDesk:
             node = decode(item, NodeRecord)
             if node.state != "revoked" and node.expires > at:
                 nodes[node.name] = NodeTrust(node.issuer, trusts.get(node.name, frozenset()))
-        issuing = self._keeper.authorities.issuing.pin
+        issuing, moved = self._keeper.authorities.issuing.pin, set[str]()
         for item in (await self._store.list(keyspace.SERIALS)).items:
             record, serial = decode(item, SerialRecord), item.key.removeprefix(keyspace.SERIALS)
-            if record.expires <= at or serial in revoked or record.issuer == issuing:
+            if record.expires <= at or serial in revoked or _kind(record.identity) not in _HELD_BY:
                 continue
-            if SpiffeId.parse(record.identity).kind in _HELD_BY:
+            if record.issuer == issuing:
+                moved.add(record.identity)  # who was given a new one does without the former
+            else:
                 others[record.identity] = record.issuer
         for item in (await self._store.list(keyspace.TOKENS)).items:
             token = decode(item, TokenRecord)
             if token.expires > at and token.uses_left > 0 and not token.revoked:
                 tokens[token.id] = token.root
-        return Holders(nodes, others, tokens)
+        return Holders(nodes, {who: of for who, of in others.items() if who not in moved}, tokens)
 
     def _new(self, now: Authorities, step: Step) -> tuple[Issuer, x509.Authority | None]:
         """The issuer to begin with, and the root that was made for it."""
@@ -190,3 +192,10 @@ class AuthorityDesk:
             return pki_files.make_issuer(self._keeper.pki, authority, pem, now=self._clock())
         except Fatal as fault:
             raise IdentityFault(fault.message, hint=fault.hint) from fault
+
+
+def _kind(identity: str) -> str:
+    try:
+        return SpiffeId.parse(identity).kind
+    except IdentityFault:
+        return ""
