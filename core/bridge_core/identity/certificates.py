@@ -25,6 +25,18 @@ from bridge_core.identity.spiffe import IdentityFault, SpiffeId
 
 PrivateKey: TypeAlias = ec.EllipticCurvePrivateKey
 
+# What `cryptography` raises of bytes that a stranger chose, some of it on first use of a part.
+_UNREADABLE: Final = (
+    ValueError,
+    TypeError,
+    OverflowError,
+    InvalidSignature,
+    UnsupportedAlgorithm,
+    x509.InvalidVersion,
+    x509.DuplicateExtension,
+    x509.ExtensionNotFound,
+    x509.UnsupportedGeneralNameType,
+)
 MAX_CSR_BYTES: Final = 16 * 1024
 # CAs that may be between a root and a leaf: an intermediate, and before it a successor of the root.
 _BELOW_A_ROOT: Final = 2
@@ -126,7 +138,7 @@ def read_csr(pem: bytes) -> CertificateRequest:
         csr = x509.load_pem_x509_csr(pem)
         valid, key = csr.is_signature_valid, csr.public_key()
         names = _names_of(csr.extensions)
-    except (ValueError, TypeError, InvalidSignature, UnsupportedAlgorithm, x509.DuplicateExtension) as fault:
+    except _UNREADABLE as fault:
         raise IdentityFault("not a certificate request (PKCS#10, PEM)") from fault
     if not valid:
         raise IdentityFault("the certificate request's signature is wrong")
@@ -182,13 +194,7 @@ def read_chain(
             raise IdentityFault("the key is not the intermediate's")
         for at, one in enumerate((own, root)):
             _check_ca(one, trust_domain, now, below=at)
-    except (
-        ValueError,
-        TypeError,
-        UnsupportedAlgorithm,
-        x509.ExtensionNotFound,
-        x509.DuplicateExtension,
-    ) as fault:
+    except _UNREADABLE as fault:
         raise IdentityFault(f"not a chain of CA certificates in PEM: {fault}") from fault
     if not (_signed(own, root) and _signed(root, root)):
         raise IdentityFault("the root did not sign the intermediate and itself")
@@ -198,19 +204,18 @@ def read_chain(
 def leads_to(pem: bytes, root: x509.Certificate, former: x509.Certificate) -> bool:
     """Whether among the certificates in `pem` is `root` as signed by `former`."""
     try:
-        found = x509.load_pem_x509_certificates(pem)
-    except ValueError:
+        return any(
+            (one.subject, one.public_key()) == (root.subject, root.public_key()) and _signed(one, former)
+            for one in x509.load_pem_x509_certificates(pem)
+        )
+    except _UNREADABLE:
         return False
-    return any(
-        (one.subject, one.public_key()) == (root.subject, root.public_key()) and _signed(one, former)
-        for one in found
-    )
 
 
 def _signed(certificate: x509.Certificate, signer: x509.Certificate) -> bool:
     try:
         certificate.verify_directly_issued_by(signer)
-    except (InvalidSignature, ValueError, TypeError):
+    except _UNREADABLE:
         return False
     return True
 
@@ -350,12 +355,12 @@ def sign(key: ec.EllipticCurvePrivateKey, data: bytes) -> bytes:
 
 def is_signed_by(certificate: x509.Certificate, signature: bytes, data: bytes) -> bool:
     """Whether the certificate's key signed `data`, as `sign` does."""
-    key = certificate.public_key()
-    if not isinstance(key, ec.EllipticCurvePublicKey):
-        return False
     try:
+        key = certificate.public_key()
+        if not isinstance(key, ec.EllipticCurvePublicKey):
+            return False
         key.verify(signature, data, ec.ECDSA(hashes.SHA256()))
-    except InvalidSignature:
+    except _UNREADABLE:
         return False
     return True
 
@@ -373,7 +378,7 @@ def from_pem(pem: bytes) -> x509.Certificate:
     """
     try:
         return x509.load_pem_x509_certificate(pem)
-    except ValueError as fault:
+    except _UNREADABLE as fault:
         raise IdentityFault("not a certificate in PEM") from fault
 
 
@@ -391,8 +396,15 @@ def issued_by(pem: bytes, signer: x509.Certificate) -> bool:
 
 
 def uris_of(certificate: x509.Certificate) -> tuple[str, ...]:
-    """The URIs among the certificate's names."""
-    return _names_of(certificate.extensions)[0]
+    """The URIs among the certificate's names.
+
+    Raises:
+        IdentityFault: its extensions cannot be read.
+    """
+    try:
+        return _names_of(certificate.extensions)[0]
+    except _UNREADABLE as fault:
+        raise IdentityFault("the certificate's extensions cannot be read") from fault
 
 
 def describe(pem: bytes) -> CertificateInfo:
@@ -404,16 +416,16 @@ def describe(pem: bytes) -> CertificateInfo:
     certificate = from_pem(pem)
     try:
         uris, dns_names, addresses = _names_of(certificate.extensions)
-    except ValueError as fault:
-        raise IdentityFault("the certificate's extensions cannot be read") from fault
-    return CertificateInfo(
-        identity=single_identity(uris),
-        serial=f"{certificate.serial_number:x}",
-        not_before=certificate.not_valid_before_utc.timestamp(),
-        not_after=certificate.not_valid_after_utc.timestamp(),
-        dns_names=dns_names,
-        addresses=addresses,
-    )
+        return CertificateInfo(
+            identity=single_identity(uris),
+            serial=f"{certificate.serial_number:x}",
+            not_before=certificate.not_valid_before_utc.timestamp(),
+            not_after=certificate.not_valid_after_utc.timestamp(),
+            dns_names=dns_names,
+            addresses=addresses,
+        )
+    except _UNREADABLE as fault:
+        raise IdentityFault("the certificate's names or times cannot be read") from fault
 
 
 def _names_of(extensions: x509.Extensions) -> tuple[tuple[str, ...], tuple[str, ...], tuple[str, ...]]:
