@@ -5,13 +5,14 @@ BIN := $(VENV)/bin
 JOBS ?= 3
 MESHES ?= 2
 FUZZ ?= 60
+CASES ?= 100000
 # Where `make install` links the commands: below $(PREFIX)/bin.
 PREFIX ?= /usr/local
 COMMANDS := bridgectl bridge-agent bridge-registry bridge-engine
 export VENV
 
 .DEFAULT_GOAL := help
-.PHONY: help up down status install uninstall setup setup-dev check lint types layers dependencies audit protos-check protos etcd-protos test unit fuzz mutants bench lock clean
+.PHONY: help up down status install uninstall setup setup-dev check lint types layers dependencies audit protos-check protos etcd-protos test unit fuzz policies mutants bench lock clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' Makefile | sed -E 's/:.*## /\t/' | expand -t 16
@@ -74,6 +75,9 @@ audit: ## ask a database of advisories about the locked packages (needs pip-audi
 
 fuzz: setup-dev ## hostile bytes at every decoder, FUZZ seconds each
 	$(BIN)/python tools/fuzz.py --seconds $(FUZZ)
+
+policies: setup-dev ## 100,000 random questions to the policies, beside a simple reference and Cedar
+	BRIDGE_POLICY_CASES=$(CASES) $(BIN)/python -m pytest --timeout 1800 tests/unit/test_policy_reference.py tests/unit/test_policy_cedar.py $(T)
 
 mutants: setup-dev ## change the rules, one comparison at a time: do the tests notice?
 	$(BIN)/python tools/mutate.py $(M)

@@ -11,12 +11,24 @@ import tempfile
 from importlib import metadata
 from pathlib import Path
 
-from bench import affinity, agent, cancel_prefill, hops, in_memory, isolation, pressure, streams, survive
+from bench import (
+    affinity,
+    agent,
+    cancel_prefill,
+    hops,
+    in_memory,
+    isolation,
+    policies,
+    pressure,
+    streams,
+    survive,
+)
 from bench.processes import envoy, missing, version
 
 ROWS = {
     "agent": agent.agent,
     "in-memory": in_memory.in_memory,
+    "policy": policies.policy,
     "one-hop": hops.one_hop,
     "two-hops": hops.two_hops,
     "tokens": streams.relay,
@@ -30,7 +42,7 @@ ROWS = {
     "survive-text": survive.texts,
     "survive-bare": survive.bare,
 }
-WITHOUT_LOAD = {"agent", "isolation"}  # rows that need no load generator
+WITHOUT_LOAD = {"agent", "isolation", "policy"}  # rows that need no load generator
 LONG = ("survive", "survive-text")  # the better part of an hour: only when named
 
 

@@ -20,6 +20,7 @@ from bridge_registry.enrolment.store_access import OpenAccess, StoreAccess
 from bridge_registry.options import RegistryOptions
 from bridge_wire.v1 import registry_pb2 as pb
 from bridge_wire.v1 import registry_pb2_grpc as rpc
+from bridge_wire.v1.clients_pb2_grpc import ClientsStub
 from tests.fakes.store import FakeEtcd, FakeStore
 from tests.support import eventually, kept
 
@@ -73,6 +74,18 @@ class Bed:
         cert, key = self._admin
         async with open_channel(self.address, self.ca_pem, cert_pem=cert, key_pem=key) as channel:
             yield rpc.AdminStub(channel)
+
+    @contextlib.asynccontextmanager
+    async def called_by(self, cert_pem: bytes, key_pem: bytes) -> AsyncIterator[grpc.aio.Channel]:
+        """A channel with an identity of the test's choice."""
+        async with open_channel(self.address, self.ca_pem, cert_pem=cert_pem, key_pem=key_pem) as channel:
+            yield channel
+
+    @contextlib.asynccontextmanager
+    async def clients(self) -> AsyncIterator[ClientsStub]:
+        """The clients' service, called by the founder."""
+        async with self.called_by(*self._admin) as channel:
+            yield ClientsStub(channel)
 
     async def token(self, **fields: object) -> str:
         async with self.admin() as admin:
@@ -152,6 +165,7 @@ class Follower:
         self.reject_next = ""
         self.seen: list[set[str]] = []  # the instances after each update
         self.fault: grpc.aio.AioRpcError | None = None
+        self.secrets: list[dict[str, bytes]] = []  # of each update
 
     async def follow(self, stub: rpc.MeshStub) -> None:
         """Until the stream ends."""
@@ -169,6 +183,7 @@ class Follower:
         base = Version(update.base.epoch, update.base.revision) if update.HasField("base") else None
         version = Version(update.version.epoch, update.version.revision)
         self.updates.append((version, base is None))
+        self.secrets.append(dict(update.secrets))
         if self.reject_next:
             reason, self.reject_next = self.reject_next, ""
             return reason

@@ -26,8 +26,14 @@ from typing import Any
 
 import structlog
 
+from bridge_agent.authentication.authenticator import Authenticator
+from bridge_agent.authentication.mesh_secrets import MeshSecrets
+from bridge_agent.authentication.refusal import Refused
+from bridge_agent.gateway.config import ListenerKind
 from bridge_agent.gateway.peek import BadBody, Shape, peek
 from bridge_agent.peers.hop import decompress
+from bridge_agent.routing.view import MeshView
+from bridge_core.clients import ApiKey, Client
 from bridge_core.config import load
 from bridge_core.decoding import decode_json
 from bridge_core.dialects import PATHS, translate
@@ -35,16 +41,18 @@ from bridge_core.dialects.errors import ApiError
 from bridge_core.dialects.gojson import decode_value
 from bridge_core.dialects.wire import Stamp
 from bridge_core.errors import BridgeError
+from bridge_core.http1 import Headers, Request
 from bridge_core.http1.connection import ServerConnection
 from bridge_core.http1.limits import HttpLimits
 from bridge_core.http1.server import Server, json_error
 from bridge_core.identity import JoinToken, SpiffeId
 from bridge_core.identity import certificates as x509
+from bridge_core.identity.api_keys import PEPPER, PEPPER_BYTES, RANDOM_BYTES, Pepper, damage, id_of, mint
 from bridge_core.identity.certificates import read_csr
 from bridge_core.identity.host_names import canonical_host
 from bridge_core.model_store.gguf import read_header
 from bridge_core.names import ModelName
-from bridge_core.snapshot import Instance, encode_entry
+from bridge_core.snapshot import Instance, Snapshot, Version, encode_entry
 from bridge_core.snapshot_file import decode
 from bridge_engine.schema import converted
 from bridge_engine.templates import Template, TemplateFault, Values
@@ -161,6 +169,15 @@ def gguf(data: bytes) -> None:
         read_header(Path(file.name))
 
 
+def credentials(data: bytes) -> None:
+    """A request's head at an agent that knows one key; nothing but that key may be somebody's."""
+    name, _, value = data.partition(b":")
+    headers = Headers([(name.strip().lower(), value.strip()), (b"x-api-key", value)])
+    request = Request("GET", b"/", headers)
+    caller = _AUTHENTICATOR.caller(request, ListenerKind.TLS)
+    assert _KEY in headers.pairs[0][1], caller.who.text
+
+
 def text(read: Callable[[str], Any]) -> Callable[[bytes], Any]:
     """A target that reads text."""
     return lambda data: read(data.decode("utf-8", "surrogateescape"))
@@ -192,6 +209,19 @@ _TEMPLATE = (
     b"{{ end }}"
     b'{{ template "t" .Messages }}{{ with slice .Messages 1 }}{{ len . }}{{ end }}'
 )
+_PEPPER = bytes(PEPPER_BYTES)
+_KEY = mint(bytes(RANDOM_BYTES)).encode()
+
+
+def _authenticator() -> Authenticator:
+    key = ApiKey(id_of(_KEY).decode(), Pepper(_PEPPER).hash(_KEY).hex())
+    entries = {"client/a": encode_entry(Client("a", keys=(key,)))}
+    secrets = MeshSecrets()
+    secrets.take({PEPPER: _PEPPER})
+    return Authenticator(MeshView("n", Snapshot(Version(1, 1), entries)), "n", secrets)
+
+
+_AUTHENTICATOR = _authenticator()
 _YAML = Path(__file__).resolve().parents[1].joinpath("mesh_config/routes.yaml").read_bytes()
 _GGUF = b"GGUF\x03\x00\x00\x00" + bytes(8) + (1).to_bytes(8, "little") + (3).to_bytes(8, "little") + b"a.b"
 _HTTP = b"POST /api/chat HTTP/1.1\r\nHost: a\r\nContent-Length: 2\r\n\r\n{}GET / HTTP/1.1\r\nHost: a\r\n\r\n"
@@ -260,6 +290,10 @@ TARGETS: dict[str, Target] = {
     "mesh_config": Target(text(lambda said: load([("f.yaml", said)])), [_YAML], ()),
     "name": Target(text(ModelName.parse), [b"registry.ollama.ai/library/m:latest"], (BridgeError,)),
     "token": Target(text(JoinToken.parse), [b"brj1.abc.def.0123"], (BridgeError,)),
+    "credentials": Target(
+        credentials, [b"authorization: Bearer " + _KEY, b"api-key: " + _KEY, b"x: " + _KEY], (Refused,)
+    ),
+    "api_key": Target(lambda data: (damage(data), id_of(data), Pepper(_PEPPER).hash(data)), [_KEY], ()),
     "spiffe": Target(text(SpiffeId.parse), [b"spiffe://mesh/node/n1"], (BridgeError,)),
     "csr": Target(
         read_csr,

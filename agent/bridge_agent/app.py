@@ -55,12 +55,15 @@ from bridge_agent.membership.revocation import Revocations
 from bridge_agent.membership.subscription import SnapshotSubscription
 from bridge_agent.peers.hop import VARYING
 from bridge_agent.peers.upstreams import Upstreams
+from bridge_agent.quotas.leasing import QuotaLeasing
+from bridge_agent.quotas.meter import Meter
 from bridge_agent.reports import Reports
 from bridge_agent.routing.view import MeshView, Target
 from bridge_agent.telemetry import past
 from bridge_agent.telemetry.audit import AuditLog
 from bridge_agent.telemetry.load_reporter import LoadReporter
 from bridge_agent.telemetry.metrics import metrics_page
+from bridge_agent.telemetry.quota_metrics import QuotaFigures
 from bridge_agent.telemetry.tally import BackendTally
 from bridge_core.addresses import join_address, split_address
 from bridge_core.http1 import Request, coroutine_app
@@ -152,6 +155,7 @@ class Agent:
                 "watchdog": self._notifier.keep_alive,
                 "peers": self._gateway.watch_peers,
                 "load-reports": self._reporter.run,
+                "quotas": self._leasing.run,
                 "rollout-probes": self._prober.run,
                 "isolation": self._launcher.run,
                 "gpus": self._keeper.run,
@@ -218,6 +222,8 @@ class Agent:
         )
         self._trust = MeshTrust(state, self._identity, self._renewed)
         self._reporter = LoadReporter(registries, self._load, rng)
+        self._meter = Meter(config.name, self._view)
+        self._leasing = QuotaLeasing(registries, self._meter, rng)
 
     def _make_engines(self) -> None:
         config, root = self._config, self._state.root
@@ -289,6 +295,7 @@ class Agent:
             self._view,
             self._upstreams,
             self._requests,
+            meter=self._meter,
             authenticator=authenticator,
             tokens=self._tokens,
         )
@@ -357,6 +364,7 @@ class Agent:
             tally=self._tally,
             audit=self._audit,
             ancillaries=self._ancillaries,
+            quotas=QuotaFigures(self._meter, lambda: self._leasing.leased),
             concerns=self._concerns,
             trust=self._trust,
             last_use=self._last_use,

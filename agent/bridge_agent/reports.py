@@ -30,6 +30,7 @@ from bridge_agent.status_report import (
 )
 from bridge_agent.telemetry.audit import AuditLog
 from bridge_agent.telemetry.metrics import Sources
+from bridge_agent.telemetry.quota_metrics import QuotaFigures
 from bridge_agent.telemetry.tally import BackendTally
 from bridge_core.tls import TlsIdentity
 
@@ -49,6 +50,7 @@ class Reports:
         tally: What became of requests, by backend.
         audit: What was written and lost.
         ancillaries: Which tasks failed.
+        quotas: What callers use of theirs.
         concerns: What an operator should look at.
         trust: Whom the node trusts.
         last_use: When clients last called.
@@ -70,6 +72,7 @@ class Reports:
         tally: BackendTally,
         audit: AuditLog,
         ancillaries: Ancillaries,
+        quotas: QuotaFigures,
         concerns: Concerns,
         trust: MeshTrust,
         last_use: LastUse,
@@ -87,6 +90,7 @@ class Reports:
         self._tally = tally
         self._audit = audit
         self._ancillaries = ancillaries
+        self._quotas = quotas
         self._concerns = concerns
         self._trust = trust
         self._last_use = last_use
@@ -183,4 +187,5 @@ class Reports:
             gpus=self._isolation.gpus,
             domains=self._isolation.domains,
             task_faults=lambda: self._ancillaries.faults,
+            quotas=self._quotas,
         )

@@ -150,7 +150,7 @@ def apply_command(
     async def work(stub: Any) -> Any:
         from bridge_wire.v1 import registry_pb2 as wire
 
-        request = wire.ApplyRequest(files=_read(files), prune=prune)
+        request = wire.ApplyRequest(files=read_files(files), prune=prune)
         return await stub.Apply(request, timeout=_TIMEOUT_S)
 
     _print_applied(where.call(work), as_json=as_json)
@@ -169,7 +169,7 @@ def diff_command(
     async def work(stub: Any) -> Any:
         from bridge_wire.v1 import registry_pb2 as wire
 
-        return await stub.Diff(wire.ApplyRequest(files=_read(files), prune=prune), timeout=_TIMEOUT_S)
+        return await stub.Diff(wire.ApplyRequest(files=read_files(files), prune=prune), timeout=_TIMEOUT_S)
 
     answer = where.call(work)
     if as_json:
@@ -285,7 +285,12 @@ def _fault(fault: Any) -> str:
     return f"{where}: {path}{fault.message}"
 
 
-def _read(paths: Iterable[Path]) -> list[Any]:
+def read_files(paths: Iterable[Path]) -> list[Any]:
+    """Files of mesh_config as a registry is sent them, those of folders too.
+
+    Raises:
+        Fatal: there is none, or one cannot be read.
+    """
     from bridge_core.config import decoded
     from bridge_wire.v1 import registry_pb2 as wire
 

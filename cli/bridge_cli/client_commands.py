@@ -64,12 +64,17 @@ def create_command(
             groups=group or [],
             attributes=labels_of(attr or [], "--attr"),
             expires_unix=ends,
-            without_key=no_key,
+            without_key=no_key or cert,
         )
+        # The key comes last: whatever fails before it, none is made that nobody saw.
+        urls = await _urls(stub, where)
         made = await _stub(stub).CreateClient(request, timeout=_TIMEOUT_S)
         if cert:
             await _certify(stub, name, folder, certificate_s)
-        return made, await _urls(stub, where)
+            if not no_key:
+                rotate = wire.RotateClientRequest(name=name)
+                made = await _stub(stub).RotateClient(rotate, timeout=_TIMEOUT_S)
+        return made, urls
 
     made, urls = where.call(work)
     if as_json:

@@ -16,6 +16,8 @@ from bridge_cli import (
     client_commands,
     hindsight_commands,
     models_command,
+    policy_commands,
+    quota_commands,
     restore_command,
     status_commands,
     traffic_commands,
@@ -149,6 +151,8 @@ app.add_typer(ca_commands.group, name="ca")
 admin_commands.register(app)
 app.add_typer(client_commands.clients, name="client")
 app.add_typer(admins_commands.admins, name="admin")
+policy_commands.register(app)
+quota_commands.register(app)
 traffic_commands.register(app)
 restore_command.register(app)
 hindsight_commands.register(app)

@@ -33,8 +33,8 @@ class Newcomer(Protocol):
     """The protocol of an accepted connection."""
 
     @property
-    def identity(self) -> str | None:
-        """Who its certificate names, once it is made; None: a stranger."""
+    def known(self) -> bool:
+        """Whether it has shown who it is, once it is made."""
 
     @property
     def open(self) -> bool:
@@ -198,7 +198,7 @@ class Acceptor:
             raise
         else:
             stranger.task = None
-            if connection.identity is not None or not connection.open:
+            if connection.known or not connection.open:  # its first request may have been quicker
                 self._forget(stranger)
             else:
                 stranger.connection = connection

@@ -19,7 +19,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterable, Mapping
 from functools import cached_property
-from typing import Annotated, Final, TypeAlias, TypeVar
+from typing import Annotated, Any, Final, TypeAlias, TypeVar
 
 import msgspec
 
@@ -182,9 +182,16 @@ class Snapshot:
         entries: Entry key to the JSON that was published.
     """
 
-    def __init__(self, version: Version, entries: Mapping[str, bytes]) -> None:
+    def __init__(
+        self, version: Version, entries: Mapping[str, bytes], before: Snapshot | None = None
+    ) -> None:
+        """Of a snapshot `before` it, what is the same is not decoded again."""
         self.version = version
         self.entries = dict(entries)
+        self._decoded: dict[str, tuple[bytes, Any]] = {}
+        if before is not None:
+            known = before._decoded  # noqa: SLF001 - another of this class
+            self._decoded = {key: known[key] for key in self.entries if key in known}
 
     @cached_property
     def digest(self) -> bytes:
@@ -253,9 +260,23 @@ class Snapshot:
         return tuple(self._section("provider/", IdentityProvider))
 
     def _section(self, prefix: str, kind: type[T]) -> Iterable[T]:
-        return (
-            _decode(key, self.entries[key], kind) for key in sorted(self.entries) if key.startswith(prefix)
-        )
+        return [self._document(key, kind) for key in self._keys.get(prefix, ())]
+
+    @cached_property
+    def _keys(self) -> dict[str, list[str]]:
+        """The keys of each section, in order, by its prefix."""
+        found: dict[str, list[str]] = {}
+        for key in sorted(self.entries):
+            kind, slash, _ = key.partition("/")
+            found.setdefault(kind + slash, []).append(key)
+        return found
+
+    def _document(self, key: str, kind: type[T]) -> T:
+        raw, known = self.entries[key], self._decoded.get(key)
+        if known is None or known[0] is not raw:
+            known = self._decoded[key] = raw, _decode(key, raw, kind)
+        found: T = known[1]
+        return found
 
 
 EMPTY: Final = Snapshot(Version(), {})
@@ -319,7 +340,7 @@ def apply(current: Snapshot, delta: Delta) -> Snapshot:
     for key in delta.removed:
         entries.pop(key, None)
     entries.update(delta.changed)
-    result = Snapshot(delta.version, entries)
+    result = Snapshot(delta.version, entries, None if delta.base is None else current)
     if result.digest != delta.digest:
         raise SnapshotRejected(f"digest of snapshot {delta.version} differs from the published one")
     if _of_another_store(current, result):

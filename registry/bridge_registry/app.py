@@ -45,6 +45,7 @@ from bridge_registry.leadership import Leadership
 from bridge_registry.membership.load_book import LoadReports
 from bridge_registry.options import RegistryOptions
 from bridge_registry.publication.publisher import Publisher
+from bridge_registry.quotas.office import QuotaOffice
 from bridge_registry.records import Candidate
 from bridge_registry.restore import Restorer
 from bridge_registry.rollouts.controller import RolloutController
@@ -54,14 +55,18 @@ from bridge_registry.rpc.clients_service import ClientsService
 from bridge_registry.rpc.enrolment_service import EnrolmentService
 from bridge_registry.rpc.gate import Gate
 from bridge_registry.rpc.mesh_service import MeshService
+from bridge_registry.rpc.policies_service import PoliciesService
+from bridge_registry.rpc.quota_service import QuotaAdminService, QuotaService
 from bridge_registry.rpc.tls_front import TlsFront
 from bridge_registry.store_memory import HINT, StoreMemory
 from bridge_registry.traffic.config_desk import ConfigDesk
 from bridge_registry.traffic.directory_watch import DirectoryWatch
 from bridge_registry.upkeep import Upkeep
+from bridge_wire.v1 import quota_pb2_grpc
 from bridge_wire.v1 import registry_pb2_grpc as rpc
 from bridge_wire.v1.authority_pb2_grpc import add_AuthorityServicer_to_server
 from bridge_wire.v1.clients_pb2_grpc import add_ClientsServicer_to_server
+from bridge_wire.v1.policy_pb2_grpc import add_PoliciesServicer_to_server
 
 log = structlog.get_logger()
 
@@ -96,6 +101,7 @@ class Registry:
         admin_port: The admin listener's.
         publisher: What is known of the mesh, and published.
         rollouts: Moves them on.
+        quotas: Lends them, and keeps what was used.
         mesh_config_watch: Applies the folder of `--mesh-config`; None without one.
         started: Set when both listen.
     """
@@ -168,6 +174,8 @@ class Registry:
         )
         self._clients = ClientsService(gate, clients, admins, lambda name: load.clients.get(name, 0))
         self._key_sets = KeySetKeeper(store, self._leadership, table, fetch_key_set, time.time)
+        self.quotas = QuotaOffice(store, self._leadership, lambda: hub.current)
+        self._policies = PoliciesService(gate, table, hub, domain, time.time)
         self._services = (
             EnrolmentService(
                 gate,
@@ -195,6 +203,8 @@ class Registry:
                 lives=lambda: self._keeper.lives,
                 restorer=restorer,
             ),
+            QuotaService(gate, self.quotas),
+            QuotaAdminService(gate, self.quotas),
         )
         authorities = AuthorityDesk(
             store=store,
@@ -236,6 +246,9 @@ class Registry:
         rpc.add_AdminServicer_to_server(self._services[2], server)  # type: ignore[no-untyped-call]  # generated
         add_AuthorityServicer_to_server(self._authority_service, server)  # type: ignore[no-untyped-call]  # generated
         add_ClientsServicer_to_server(self._clients, server)  # type: ignore[no-untyped-call]  # generated
+        quota_pb2_grpc.add_QuotasServicer_to_server(self._services[3], server)  # type: ignore[no-untyped-call]  # generated
+        quota_pb2_grpc.add_QuotaAdminServicer_to_server(self._services[4], server)  # type: ignore[no-untyped-call]  # generated
+        add_PoliciesServicer_to_server(self._policies, server)  # type: ignore[no-untyped-call]  # generated
         server.add_insecure_port(self._front.inner_target)
         admin: http1.Server | None = None
         try:
@@ -268,6 +281,7 @@ class Registry:
                 group.create_task(self._upkeep.run()),
                 group.create_task(self.rollouts.run(), name="rollouts"),
                 group.create_task(self._key_sets.run(), name="key-sets"),
+                group.create_task(self.quotas.run(), name="quotas"),
                 group.create_task(self._keeper.run(), name="own-certificates"),
             ]
             if self.mesh_config_watch is not None:

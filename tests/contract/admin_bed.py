@@ -22,9 +22,10 @@ from bridge_core.identity.certificates import (
 )
 from bridge_core.registry_channel import REGISTRY_SERVER_NAME
 from bridge_wire.v1 import registry_pb2_grpc as wire_grpc
+from bridge_wire.v1.clients_pb2_grpc import ClientsServicer, add_ClientsServicer_to_server
 
 
-class Registry(wire_grpc.AdminServicer):
+class Registry(wire_grpc.AdminServicer, ClientsServicer):
     """Answers what a test has laid out and keeps what it was asked.
 
     `port` is where it listens, `folder` has ca.pem, admin.pem and admin.key.
@@ -48,6 +49,9 @@ class Registry(wire_grpc.AdminServicer):
     CreateToken = ListTokens = RevokeToken = _serve
     Apply = Diff = GetConfig = History = Rollback = Drain = _serve
     Status = Revoke = Rollouts = CommandRollout = Restore = _serve
+
+    CreateClient = ListClients = RotateClient = BlockClient = DeleteClient = CertifyClient = _serve
+    CreateAdmin = ListAdmins = DeleteAdmin = _serve
 
     @property
     def address(self) -> str:
@@ -82,6 +86,7 @@ def serving(folder: Path, count: int = 1) -> Iterator[list[Registry]]:
         for _ in range(count):
             server, registry = grpc.server(pool), Registry(folder)
             wire_grpc.add_AdminServicer_to_server(registry, server)
+            add_ClientsServicer_to_server(registry, server)
             registry.port = server.add_secure_port("127.0.0.1:0", credentials)
             server.start()
             servers.append(server)

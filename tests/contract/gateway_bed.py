@@ -12,20 +12,25 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from bridge_agent.gateway.config import Authorize, GatewayConfig, ListenerKind, allow_all
+from bridge_agent.authentication.authenticator import Authenticator
+from bridge_agent.authentication.mesh_secrets import MeshSecrets
+from bridge_agent.gateway.config import GatewayConfig, ListenerKind
 from bridge_agent.gateway.gateway import Gateway
 from bridge_agent.peers.hop import VARYING
 from bridge_agent.peers.upstreams import Upstreams
+from bridge_agent.quotas.meter import Meter
 from bridge_agent.routing.view import MeshView
-from bridge_core.clients import Client
+from bridge_core.clients import ApiKey, Client
 from bridge_core.http1 import Headers, Pool, Server, serve
 from bridge_core.identity import SpiffeId
 from bridge_core.identity import certificates as x
+from bridge_core.identity.api_keys import PEPPER, RANDOM_BYTES, Pepper, id_of, mint
+from bridge_core.policy.statements import AccessPolicy, Resource, Subject
 from bridge_core.snapshot import (
+    Entry,
     Instance,
     MeshConfig,
     Node,
-    Route,
     RoutePolicy,
     Snapshot,
     Version,
@@ -38,9 +43,38 @@ DOMAIN = "bed.local"
 AUTHORITY = x.create_authority(DOMAIN, now=time.time(), ttl_s=3600)
 
 
+SECRET = bytes(range(32))
+"""The mesh's pepper."""
+# What a node's own programs change at other nodes takes a policy; most tests are about something else.
+NEIGHBOURS = AccessPolicy(
+    "neighbours",
+    (Subject("Node", "*"),),
+    (Resource(("Node",), ("*",)),),
+    ("pull", "push", "create", "copy", "delete"),
+)
+
+
+def api_key(name: str) -> str:
+    """The key of a client of this name."""
+    return mint(name.encode().ljust(RANDOM_BYTES, b"."))
+
+
+def client_of(name: str, **more: Any) -> Client:
+    """A client that has that key."""
+    raw = api_key(name).encode()
+    return Client(name, keys=(ApiKey(id_of(raw).decode(), Pepper(SECRET).hash(raw).hex()),), **more)
+
+
 def issue(folder: Path, kind: str, name: str, authority: x.Authority = AUTHORITY) -> tuple[Path, Path, Path]:
     key = x.generate_key()
-    leaf = x.issue(authority, key.public_key(), SpiffeId(DOMAIN, kind, name), now=time.time(), ttl_s=600)
+    leaf = x.issue(
+        authority,
+        key.public_key(),
+        SpiffeId(DOMAIN, kind, name),
+        now=time.time(),
+        ttl_s=600,
+        addresses=("127.0.0.1",),
+    )
     paths = (folder / f"{name}.pem", folder / f"{name}.key", folder / "ca.pem")
     paths[0].write_bytes(x.to_pem(leaf) + authority.pem)
     paths[1].write_bytes(x.key_to_pem(key))
@@ -83,6 +117,22 @@ class BedNode:
         async with self.pool.request(method, path, pairs, data) as response:
             return Answer(response.status, response.headers, await response.read())
 
+    @contextlib.asynccontextmanager
+    async def https(self) -> AsyncIterator[Server]:
+        """The listener for clients with a certificate or a key."""
+        server = await serve(
+            self.gateway.http_app(ListenerKind.TLS),
+            name="https",
+            ssl=self.tls.server(require_client=False),
+            identify=peer_identity,
+            error_body=self.gateway.error_body,
+            stream_body=self.gateway.unread(ListenerKind.TLS),
+        )
+        try:
+            yield server
+        finally:
+            await server.close()
+
     async def infer(
         self, path: str = "/api/chat", *, headers: dict[str, str] | None = None, **fields: Any
     ) -> Answer:
@@ -98,13 +148,16 @@ class Bed:
         self.entries: dict[str, bytes] = {
             "mesh": encode_entry(MeshConfig(trust_domain=DOMAIN)),
             "client/alice": encode_entry(Client("alice")),
+            "policy/neighbours": encode_entry(NEIGHBOURS),
         }
+        self.secrets = MeshSecrets()
+        self.secrets.take({PEPPER: SECRET})
         self._revision = 0
 
     def __getitem__(self, name: str) -> BedNode:
         return self.nodes[name]
 
-    def publish(self, **changes: Node | Instance | Route | None) -> None:
+    def publish(self, **changes: Entry | None) -> None:
         """Puts a new snapshot in force everywhere; keys as `node__a`, `instance__a`, `route__x`."""
         for key, value in changes.items():
             kind, _, name = key.partition("__")
@@ -135,11 +188,11 @@ async def mesh(
     folder: Path,
     engines: dict[str, RecordedEngine],
     *,
-    authorize: Authorize = allow_all,
     policy: RoutePolicy | None = None,
+    meters: dict[str, Meter] | None = None,
     **config: Any,
 ) -> AsyncIterator[Bed]:
-    """A running mesh of one node an engine."""
+    """A running mesh of one node an engine; `meters` is filled with a meter of each node."""
     bed = Bed()
     config.setdefault("resume", None)  # what dies stays dead, unless a test is about the opposite
     if policy is not None:
@@ -152,7 +205,11 @@ async def mesh(
             tls = TlsIdentity(*issue(folder, "node", name))
             upstreams = Upstreams(view, tls)
             settings = GatewayConfig(node=name, host_name="bed-host", **config)
-            gateway = Gateway(settings, view, upstreams, group, authorize=authorize)
+            authenticator = Authenticator(view, name, bed.secrets)
+            meter = None
+            if meters is not None:
+                meter = meters[name] = Meter(name, view)
+            gateway = Gateway(settings, view, upstreams, group, authenticator=authenticator, meter=meter)
             local = await serve(
                 gateway.http_app(ListenerKind.LOCAL),
                 name="local",

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from bridge_agent.gateway.config import Caller, Denial
+from bridge_core.policy.statements import AccessPolicy, Resource, Subject
 from bridge_core.snapshot import Backend, Route
 from tests.contract.gateway_bed import Bed, mesh
 from tests.fakes.recorded_engine import RecordedEngine
@@ -91,12 +91,14 @@ async def test_a_route_is_told_from_a_model(bed: Bed) -> None:
 
 
 async def test_who_may_not_do_it_does_not_learn_who_has_it(tmp_path: Path) -> None:
-    def nobody(_caller: Caller, action: str, _model: str) -> Denial | None:
-        return Denial(403, "no") if action == "delete" else None
-
-    async with mesh(tmp_path, engines(), authorize=nobody) as bed:
+    nobody = AccessPolicy(
+        "nobody", (Subject("Node", "*"),), (Resource(("Model",), ("*",)),), ("delete",), effect="Deny"
+    )
+    async with mesh(tmp_path, engines()) as bed:
+        bed.publish(policy__nobody=nobody)
         answer = await bed["a"].ask("DELETE", "/api/delete", {"model": "solo"})
-        assert (answer.status, answer.json()) == (403, {"error": "no"})
+        assert answer.status == 403
+        assert answer.json() == {"error": "this caller may not delete model 'solo:latest'"}
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,6 @@ import msgspec
 import pytest
 import zstandard
 
-from bridge_agent.gateway.config import Caller, Denial
 from bridge_agent.routing.affinity import affinity_key
 from bridge_core.http1 import ConnectFailed, IncompleteResponse, Pool
 from bridge_core.snapshot import Backend, Node, Route, RoutePolicy
@@ -596,41 +595,3 @@ async def test_a_full_node_is_passed_over_for_another(tmp_path: Path) -> None:
             engine.release.set()
         assert {(await one).status for one in running} == {200}
         assert served(bed) == {"a": 1, "b": 1}
-
-
-# -- what may be done
-
-
-async def test_policy_is_asked_for_everything_that_is_done(tmp_path: Path) -> None:
-    asked: list[tuple[str, str, str]] = []
-
-    def authorize(caller: Caller, action: str, model: str) -> Denial | None:
-        asked.append((caller.principal, action, model.rpartition("/")[2]))
-        return Denial(403, "no") if "secret" in model or action == "delete" else None
-
-    engines = {"a": RecordedEngine((ALL,)), "b": RecordedEngine((ALL, "solo", "secret"))}
-    async with mesh(tmp_path, engines, authorize=authorize) as bed:
-        assert (await bed["a"].infer(model="solo")).status == 200
-        # The owner asks again, about the principal that the entry node vouches for.
-        assert asked == [("local", "infer", "solo:latest")] * 2
-        everywhere = {"X-Bridge-Node": "all"}
-        copy = {"source": "secret", "destination": "x"}
-        for request in (
-            ("POST", "/api/chat", {"model": "SECRET:latest"}),
-            ("POST", "/api/show", {"model": "secret"}),
-            ("GET", "/v1/models/secret", None),
-            ("POST", "/api/pull", {"name": "library/secret"}),
-            ("POST", "/api/copy", copy),
-            ("POST", "/api/copy", {"source": "solo", "destination": "secret"}),
-            ("POST", "/api/copy", copy, everywhere),
-            ("POST", "/api/create", {"model": "x", "from": "secret"}, everywhere),
-            ("DELETE", "/api/delete", {"model": "solo"}, everywhere),
-            ("DELETE", "/api/delete", {"model": "solo"}, {"X-Bridge-Node": "b"}),
-        ):
-            assert (await bed["a"].ask(*request)).status == 403, request
-        assert len(bed["a"].engine.asked) + len(bed["b"].engine.asked) == 1
-        assert {record.status for record in bed["a"].gateway.records()[1:]} == {403}
-        for path in ("/api/tags", "/v1/models", "/api/ps"):
-            asked.clear()
-            assert (await bed["a"].ask("GET", path)).status == 200
-            assert asked[0] == ("local", "list", "")

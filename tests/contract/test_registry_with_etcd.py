@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import json
 import os
 import signal
@@ -21,10 +22,12 @@ import grpc
 import pytest
 
 from bridge_cli.etcd_ready import ready
+from bridge_core import keyspace
 from bridge_core.errors import BridgeError, Fatal, Reaction
 from bridge_core.etcd_server import EtcdOptions, find_etcd
 from bridge_core.identity import JoinToken, SpiffeId
 from bridge_core.identity import certificates as x509
+from bridge_core.identity.api_keys import PEPPER, Pepper
 from bridge_core.identity.certificates import create_csr, describe, generate_key, key_to_pem
 from bridge_core.identity.spiffe import GUARD_SERVER_NAME
 from bridge_core.registry_channel import fetch_ca, open_channel
@@ -32,8 +35,10 @@ from bridge_core.snapshot import Instance, encode_entry
 from bridge_core.store.api import Put, StoreRefused
 from bridge_core.store.etcd import ClientTls, EtcdStore
 from bridge_core.tls import check_files
+from bridge_wire.v1 import clients_pb2
 from bridge_wire.v1 import registry_pb2 as pb
 from bridge_wire.v1 import registry_pb2_grpc as rpc
+from bridge_wire.v1.clients_pb2_grpc import ClientsStub
 from tests.etcd_server import EtcdServer
 from tests.registry_bed import make_settings
 from tests.support import eventually, kept
@@ -265,6 +270,73 @@ async def test_a_restart_keeps_tokens_nodes_and_identity(mesh: Mesh) -> None:
         ids = {info.id for info in (await admin.ListTokens(pb.ListTokensRequest())).tokens}
         assert JoinToken.parse(token).id in ids
     await store.close()
+
+
+async def test_clients_admins_and_the_pepper_outlive_the_registry_and_no_node_reads_them(mesh: Mesh) -> None:
+    node, answer, key_pem = await enrol(mesh, "reader")
+    own = generate_key()
+    csr = create_csr(own, SpiffeId("bridge.local", "admin", "eve"))
+    async with mesh.admin_channel() as channel:
+        clients = ClientsStub(channel)
+        made = await clients.CreateClient(clients_pb2.CreateClientRequest(name="anna", groups=["g"]))
+        eve = await clients.CreateAdmin(
+            clients_pb2.CreateAdminRequest(name="eve", role="viewer", csr_pem=csr)
+        )
+    for key in (
+        keyspace.SECRETS + PEPPER,
+        keyspace.CLIENTS + "anna",
+        keyspace.ADMINS + "eve",
+        keyspace.CA_SEALED_KEY,
+    ):
+        with pytest.raises(StoreRefused):
+            await node.get(key)
+        with pytest.raises(StoreRefused):
+            await node.commit([Put(key, b"{}")])
+    await node.close()
+
+    async def told() -> tuple[dict[str, bytes], bytes]:
+        """The mesh's secrets and the client's entry, as an agent is told them."""
+        identity = answer.identity
+        async with open_channel(
+            mesh.grpc,
+            identity.trust_bundle_pem,
+            cert_pem=identity.certificate_chain_pem,
+            key_pem=key_pem,
+        ) as channel:
+            call = rpc.MeshStub(channel).WatchSnapshot()
+            await call.write(pb.SnapshotAck())
+            secrets, entries = dict[str, bytes](), dict[str, bytes]()
+            while "client/anna" not in entries or not secrets:
+                update = await call.read()
+                secrets = dict(update.secrets) or secrets
+                entries |= {entry.key: entry.value for entry in update.entries}
+                await call.write(pb.SnapshotAck(have=update.version))
+            call.cancel()
+        return secrets, entries["client/anna"]
+
+    before = await told()
+    assert Pepper(before[0][PEPPER]).hash(made.key.encode()).hex().encode() in before[1]
+    assert await asyncio.to_thread(mesh.stop) == 0
+    mesh.start()
+    await mesh.serving()
+    assert await told() == before
+    stored = (mesh.state / "store.json").read_bytes() + (mesh.state / "snapshot.json").read_bytes()
+    stored += (mesh.folder / "registry.log").read_bytes()
+    assert made.key[17:].encode() not in stored
+    assert before[0][PEPPER].hex().encode() not in stored
+    assert base64.b64encode(before[0][PEPPER]) not in stored
+    async with open_channel(
+        mesh.grpc,
+        mesh.pki.joinpath("ca.pem").read_bytes(),
+        cert_pem=eve.certificate_chain_pem,
+        key_pem=key_to_pem(own),
+    ) as channel:
+        assert [
+            one.name
+            for one in (await ClientsStub(channel).ListClients(clients_pb2.ListClientsRequest())).clients
+        ] == ["anna"]
+        with pytest.raises(grpc.aio.AioRpcError, match="needs the role operator"):
+            await ClientsStub(channel).DeleteClient(clients_pb2.DeleteClientRequest(name="anna"))
 
 
 async def test_the_admin_listener_answers(mesh: Mesh) -> None:

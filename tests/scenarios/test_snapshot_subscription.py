@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import random
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping
 from pathlib import Path
 
 from bridge_agent.membership.follow_rules import MAX_REJECTIONS
@@ -73,11 +73,19 @@ def change(old: Snapshot, new: Snapshot) -> Update:
 
 @contextlib.asynccontextmanager
 async def following(
-    folder: Path, *registries: ScriptedRegistry, on_snapshot: Callable[[Snapshot], None] = lambda _: None
+    folder: Path,
+    *registries: ScriptedRegistry,
+    on_snapshot: Callable[[Snapshot], None] = lambda _: None,
+    on_secrets: Callable[[Mapping[str, bytes]], None] | None = None,
 ) -> AsyncIterator[SnapshotSubscription]:
     file = SnapshotFile(folder / "snapshot.json", now=lambda: 0.0)
     subscription = SnapshotSubscription(
-        registries, file, on_snapshot=on_snapshot, now=lambda: 5.0, rng=random.Random(1)
+        registries,
+        file,
+        on_snapshot=on_snapshot,
+        on_secrets=on_secrets,
+        now=lambda: 5.0,
+        rng=random.Random(1),
     )
     task = asyncio.create_task(subscription.run())
     try:
@@ -98,6 +106,20 @@ async def test_updates_are_applied_acknowledged_and_published(tmp_path: Path) ->
         assert [one.version for one in seen] == [first.version, second.version]
         assert set(subscription.snapshot.instances) == {"n1/0", "n1/1"}
         assert subscription.status.up
+
+
+async def test_secrets_are_taken_from_every_update_whatever_becomes_of_it(tmp_path: Path) -> None:
+    registry, told = ScriptedRegistry(), list[Mapping[str, bytes]]()
+    first = snapshot(1, "n1/0")
+    wrong = Update(whole(snapshot(2)), b"another ring", {"a": b"2"})
+    registry.put(Update(whole(first), ring_of(first).digest, {"a": b"1"}))
+    registry.put(Update(diff(first, first), ring_of(first).digest))
+    registry.put(wrong)
+    async with following(tmp_path, registry, on_secrets=told.append):
+        await eventually(lambda: len(registry.said) == 4)
+    assert [rejected != "" for _, rejected in registry.said] == [False, False, False, True]
+    assert told == [{"a": b"1"}, {"a": b"2"}]
+    assert b"MQ==" not in (tmp_path / "snapshot.json").read_bytes()
 
 
 async def test_a_restarted_agent_has_its_snapshot_before_it_reaches_anyone(tmp_path: Path) -> None:

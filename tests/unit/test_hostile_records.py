@@ -10,6 +10,7 @@ import pytest
 
 from bridge_agent.membership.follow_rules import judge
 from bridge_agent.membership.registry_api import Update
+from bridge_core.clients import Client
 from bridge_core.decoding import Undecodable, decode_json
 from bridge_core.node_class import NodeClass
 from bridge_core.probe import Probe
@@ -23,6 +24,8 @@ from bridge_core.snapshot import (
     Route,
     Snapshot,
     Version,
+    apply,
+    diff,
     encode_entry,
     whole,
 )
@@ -233,3 +236,21 @@ def test_the_records_of_one_node_are_bounded_together() -> None:
     assert set(table.membership.members) == {"a/1", "a/2", "a/4"}
     table.apply(KeyListing((record(0, 2100), record(1, 2100)), 7), 0.0)
     assert table.faults == {}
+
+
+def test_what_an_update_leaves_as_it_is_is_not_decoded_again() -> None:
+    first = Snapshot(
+        Version(1, 1), {"client/a": encode_entry(Client("a")), "client/b": encode_entry(Client("b"))}
+    )
+    entries = {**first.entries, "client/b": encode_entry(Client("b", blocked=True))}
+    del entries["client/a"]
+    entries["client/c"] = encode_entry(Client("c"))
+    assert first.clients["a"].name == "a"
+    second = apply(first, diff(first, Snapshot(Version(1, 2), entries)))
+    assert {name: one.blocked for name, one in second.clients.items()} == {"b": True, "c": False}
+    third = apply(
+        second, diff(second, Snapshot(Version(1, 3), {**entries, "client/d": encode_entry(Client("d"))}))
+    )
+    assert third.clients["b"] is second.clients["b"]
+    assert list(third.clients) == ["b", "c", "d"]
+    assert "client/a" not in third._decoded

@@ -39,6 +39,5 @@ def test_core_holds_only_what_two_programs_use() -> None:
         users = {one.partition(".")[0] for one in graph.find_downstream_modules(module)} - {"bridge_core"}
         if len(users) < 2:
             lonely[module] = sorted(users)
-    lonely.pop("bridge_core.identity.principal", None)
     lonely.pop("bridge_core.config.schema")  # writes the JSON Schemas beside mesh_config
     assert lonely == {}

@@ -181,6 +181,20 @@ def test_a_subscription_sends_one_at_a_time_and_the_newest() -> None:
     assert next_send(state, three, {three}, 0.0)[0] is None
 
 
+def test_secrets_that_were_not_told_go_also_with_an_update_that_changes_nothing() -> None:
+    one, two = Version(1, 1), Version(1, 2)
+    state = Subscription(have=one)
+    assert next_send(state, one, {one}, 0.0)[0] is None
+    send, state = next_send(state, one, {one}, 0.0, untold=True)
+    assert send == Send(one)
+    assert next_send(state, two, {one, two}, 0.0, untold=True)[0] is None  # one at a time
+    state = acknowledged(state, one, "", 0.0)
+    assert next_send(state, one, {one}, 0.0)[0] is None
+    # Not sooner after a rejection than anything else.
+    refused = acknowledged(Subscription(have=one, whole=True, sent=two), one, "digest", 0.0)
+    assert next_send(refused, two, {one, two}, 0.0, untold=True)[0] is None
+
+
 def test_an_unknown_base_gets_a_whole_snapshot() -> None:
     known = Version(2, 1)
     assert next_send(Subscription(have=Version(1, 7)), known, {known}, 0.0)[0] == Send(None)

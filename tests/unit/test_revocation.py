@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from bridge_agent.membership.revocation import Revocations
+from bridge_core.clients import Admin, Client
 from bridge_core.snapshot import MESH_KEY, MeshConfig, Node, Snapshot, Version, encode_entry
 
 ALICE = "spiffe://bridge.local/client/alice"
@@ -50,6 +51,23 @@ def test_a_revoked_node_is_refused_whatever_its_certificate() -> None:
     assert revocations.update(snapshot(revoked_node="node2")) == {NODE2}
     assert revocations.identify(Connection(NODE2, "3")) is None
     assert revocations.identify(Connection(ALICE, "2")) == ALICE
+
+
+def test_a_client_that_is_blocked_or_gone_and_an_admin_that_is_gone_are_cut_once() -> None:
+    def mesh(*entries: Client | Admin) -> Snapshot:
+        made = {f"{type(one).__name__.lower()}/{one.name}": encode_entry(one) for one in entries}
+        return Snapshot(Version(1, 1), {MESH_KEY: encode_entry(MeshConfig()), **made})
+
+    def identities(*names: str) -> frozenset[str]:
+        return frozenset(f"spiffe://bridge.local/{name}" for name in names)
+
+    revocations = Revocations(mesh(Client("a"), Client("b"), Client("c", blocked=True), Admin("root")))
+    assert revocations.update(mesh(Client("a", ("new",)), Client("b", blocked=True))) == identities(
+        "client/b", "admin/root"
+    )
+    assert revocations.update(mesh(Client("a"), Client("b", blocked=True))) == frozenset()
+    assert revocations.update(mesh(Client("b"))) == identities("client/a")
+    assert revocations.update(mesh()) == identities("client/b")
 
 
 def test_a_peer_without_an_identity_is_nobody() -> None:

@@ -30,10 +30,10 @@ from bridge_agent.gateway.config import Caller, ListenerKind
 from bridge_agent.routing.view import MeshView
 from bridge_core.http1 import Request
 from bridge_core.identity.principal import Principal, local
-from bridge_core.identity.spiffe import SpiffeId
 from bridge_core.snapshot import Snapshot
 
 NEEDED: Final = "a client certificate or API key is needed"
+_MOST: Final = 4096  # identities that are remembered
 
 
 class Proven(msgspec.Struct, frozen=True, gc=False):
@@ -95,7 +95,8 @@ class Authenticator:
         self._local = Caller(local(node), ListenerKind.LOCAL)
         self._snapshot = view.current
         self._pepper = self._secrets.pepper
-        self._keyring: Keyring | None = None
+        self._keyring = Keyring({})
+        self._identified: dict[str, Proven] = {}  # by identity, of this snapshot
         self._round = 0
 
     def caller(self, request: Request, listener: ListenerKind) -> Caller:
@@ -136,7 +137,8 @@ class Authenticator:
 
     def _begin(self) -> None:
         """All that was found out before counts no more."""
-        self._snapshot, self._pepper, self._keyring = self._view.current, self._secrets.pepper, None
+        self._snapshot, self._pepper = self._view.current, self._secrets.pepper
+        self._identified = {}
         self._round += 1
 
     def _decide(self, request: Request, listener: ListenerKind) -> _Verdict:
@@ -164,7 +166,7 @@ class Authenticator:
 
     def _look(self, request: Request, listener: ListenerKind, shown: Shown) -> _Verdict:
         now = self._now()
-        proven = [self._by_certificate(request.identity, now)] if request.identity is not None else []
+        proven = [self._by_identity(request.identity, now)] if request.identity is not None else []
         proven += [self._by_key(key, now) for key in shown.keys]
         if self._tokens is not None:
             found = [self._tokens.verify(token, self._snapshot, now) for token in shown.tokens]
@@ -187,20 +189,29 @@ class Authenticator:
             raise Refused(401, f"{NEEDED} also on this machine: its open listener is off", shown=shown)
         return _Verdict(self._local, self._round, inf)
 
-    def _by_certificate(self, identity: str, now: float) -> Proven:
+    def _by_identity(self, identity: str, now: float) -> Proven:
+        known = self._identified.get(identity)
+        if known is not None and now < known.until:
+            return known
         try:
             principal = identified(identity, self._snapshot, now)
         except UnknownPrincipal as fault:
             raise Refused(403, fault.message, reason="not_allowed") from fault
-        return Proven(principal, self._end_of(principal))
+        if len(self._identified) >= _MOST:
+            self._identified.clear()
+        found = self._identified[identity] = Proven(principal, self._end_of(principal))
+        return found
 
     def _by_key(self, text: bytes, now: float) -> Proven:
-        if self._keyring is None:
-            self._keyring = Keyring(self._snapshot)
+        clients = self._snapshot.clients
+        if clients is not self._keyring.clients:
+            if clients == self._keyring.clients:  # soon seen: a snapshot takes over what has not changed
+                self._keyring.clients = clients
+            else:
+                self._keyring = Keyring(clients)
         client, key = self._keyring.owner(text, self._pepper, now)
-        identity = str(SpiffeId(self._snapshot.mesh.trust_domain, "client", client.name))
-        proven = self._by_certificate(identity, now)
-        return Proven(proven.principal, min(proven.until, key.expires or inf))
+        proven = self._by_identity(f"spiffe://{self._snapshot.mesh.trust_domain}/client/{client.name}", now)
+        return Proven(proven.principal, min(proven.until, key.expires)) if key.expires else proven
 
     def _end_of(self, principal: Principal) -> float:
         client = self._snapshot.clients.get(principal.name) if principal.kind == "client" else None

@@ -52,6 +52,11 @@ def shown_by(headers: Headers) -> Shown | None:
         values.append(value.strip(b" \t"))
     if not values:
         return NOTHING
+    if len(values) == 1:  # as nearly always
+        (only,) = values
+        if is_meant(only):
+            return Shown((only,), ())
+        return Shown((), (only,)) if is_token(only) else NOTHING
     found = tuple(dict.fromkeys(values))
     return Shown(tuple(one for one in found if is_meant(one)), tuple(one for one in found if is_token(one)))
 

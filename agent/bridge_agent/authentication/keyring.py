@@ -2,26 +2,31 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Final
 
 from bridge_agent.authentication.refusal import Refused
 from bridge_core.clients import ApiKey, Client
 from bridge_core.identity.api_keys import Pepper, damage, id_of, same
-from bridge_core.snapshot import Snapshot
 
 _UNKNOWN: Final = "this API key is not known"
 _RETRY_S: Final = 5
 
 
 class Keyring:
-    """Whose keys are whose, in one snapshot."""
+    """Whose keys are whose.
 
-    __slots__ = ("_keys",)
+    Attributes:
+        clients: Theirs, as a snapshot has them.
+    """
 
-    def __init__(self, snapshot: Snapshot) -> None:
+    __slots__ = ("_keys", "clients")
+
+    def __init__(self, clients: Mapping[str, Client]) -> None:
+        self.clients = clients
         self._keys: dict[bytes, tuple[Client, ApiKey, bytes]] = {
             key.id.encode(): (client, key, bytes.fromhex(key.hash))
-            for client in snapshot.clients.values()
+            for client in clients.values()
             for key in client.keys
         }
 

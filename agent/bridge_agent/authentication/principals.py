@@ -2,16 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Final
-
 from bridge_core.clients import Client
 from bridge_core.errors import BridgeError
-from bridge_core.identity.principal import LOCAL_TEXT, Kind, Principal, local
+from bridge_core.identity.principal import LOCAL_TEXT, ROLE, Kind, Principal, local
 from bridge_core.identity.spiffe import IdentityFault, SpiffeId
 from bridge_core.snapshot import Snapshot
-
-ROLE: Final = "role"
-"""The attribute that says what an admin may."""
 
 _KINDS: dict[str, Kind] = {"client": "client", "admin": "admin", "node": "node"}
 

@@ -6,6 +6,7 @@ from bridge_agent.gateway.config import Caller, ListenerKind
 from bridge_agent.peers.hop import Hop
 from bridge_agent.routing.admission_rules import Priority
 from bridge_core.http1 import Exchange, Pair
+from bridge_core.policy.engine import Verdict
 
 
 class Arrival:
@@ -20,9 +21,20 @@ class Arrival:
         deadline: When it must be over; None: no limit.
         cors: What an answer to an allowed origin carries.
         priority: How urgent it is.
+        verdict: Whether it may be done, once that was asked.
     """
 
-    __slots__ = ("began", "caller", "cors", "deadline", "exchange", "hop", "priority", "request_id")
+    __slots__ = (
+        "began",
+        "caller",
+        "cors",
+        "deadline",
+        "exchange",
+        "hop",
+        "priority",
+        "request_id",
+        "verdict",
+    )
 
     def __init__(
         self,
@@ -37,6 +49,7 @@ class Arrival:
         priority: Priority = Priority.NORMAL,
     ) -> None:
         self.priority = priority
+        self.verdict: Verdict | None = None
         self.cors = cors
         self.exchange = exchange
         self.caller = caller
@@ -53,6 +66,16 @@ class Arrival:
             remote = self.exchange.request.remote
             return remote[0] if remote else ""
         return f"{caller.via}/{caller.principal}"
+
+    @property
+    def rule(self) -> str:
+        """The policy that decided; empty: none did."""
+        return "" if self.verdict is None else self.verdict.policy
+
+    @property
+    def shadowed(self) -> tuple[str, ...]:
+        """Policies in shadow that would have refused it."""
+        return () if self.verdict is None else self.verdict.shadowed
 
     @property
     def over_hop(self) -> bool:

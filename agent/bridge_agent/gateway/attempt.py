@@ -274,6 +274,8 @@ class Attempt(ResponseSink):
         renaming = request.asked.renaming
         if renaming is not None:
             body = renaming.whole(body)
+        if request.ticket is not None:
+            request.ticket.answer.whole(body)
         request.settle(200, Outcome.OK, more=len(body))  # before the client can ask for more
         request.exchange.respond(200, fields, body, forwarded=True)
         return True
@@ -310,6 +312,8 @@ class Attempt(ResponseSink):
         tracker = tracker_for(route.path) if watched else None
         stream = StreamFilter(framing, renaming, tracker)
         stream.told_at = request.head_at
+        if request.ticket is not None:
+            stream.answer = request.ticket.answer
         request.began_stream(stream, watched=watched)
 
     def on_data(self, data: bytes) -> None:
@@ -327,8 +331,11 @@ class Attempt(ResponseSink):
                 self.cancel()
                 request.stream_broke(self, fault.message)
                 return
-        elif renaming is not None:
-            data = renaming.take(data)
+        else:
+            if request.ticket is not None:
+                request.ticket.answer.part(data)
+            if renaming is not None:
+                data = renaming.take(data)
         if data:
             request.exchange.write(data)
         else:
@@ -439,6 +446,8 @@ class Attempt(ResponseSink):
         fields = head.headers.block(_ADDED) + added.encode()
         if request.decision.route:
             fields += lines(by_route(request.serving))
+        if request.ticket is not None and state.meter is not None:
+            fields += state.meter.lines(request.ticket, request.route.path)
         return fields + lines(arrival.cors) if arrival.cors else fields
 
     def _tell_progress(self) -> None:

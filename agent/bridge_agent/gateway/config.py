@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from enum import Enum
 from typing import Annotated, Final, TypeAlias
 
@@ -140,22 +139,6 @@ STRANGERS: Final = {kind: Caller(Principal("client", "", ""), kind) for kind in 
 """Who shows no credentials, by listener: its preflights are answered, and nothing else."""
 
 
-class Denial(msgspec.Struct, frozen=True):
-    """Why a caller may not: 401 when unknown, 403 when known."""
-
-    status: int
-    message: str
-
-
-# (caller, action, model in canonical form or "") -> None when allowed.
-Authorize: TypeAlias = Callable[[Caller, str, str], Denial | None]
-
-
-def allow_all(_caller: Caller, _action: str, _model: str) -> Denial | None:
-    """The policy of a mesh without policies."""
-    return None
-
-
 class Outcome(Enum):
     """How a request ended."""
 
@@ -168,7 +151,11 @@ class Outcome(Enum):
 
 
 class RequestRecord(msgspec.Struct, frozen=True, gc=False):
-    """One request, when it is over: for audit, metrics and `explain`. Times are monotonic seconds."""
+    """One request, when it is over: for audit, metrics and `explain`. Times are monotonic seconds.
+
+    `rule` is the policy that allowed or refused it, empty where the defaults did; `shadowed` are those in
+    shadow that would have refused it.
+    """
 
     request_id: str
     caller: Caller
@@ -187,6 +174,10 @@ class RequestRecord(msgspec.Struct, frozen=True, gc=False):
     bytes_in: int
     bytes_out: int
     waited: float = 0.0  # for a slot, of the time before `sent`
-    tokens: int = 0  # generated, where the request had a route and the stream's last record says
+    tokens: int = 0  # generated, where the request is metered, or had a route and its last record says
     address: str = ""  # of whoever was turned away at the door
     reason: str = ""  # why, in a word
+    prompt_tokens: int = 0  # read, where the request is metered
+    quota: str = ""  # that refused it; "shadow:" before one that would have
+    rule: str = ""
+    shadowed: tuple[str, ...] = ()

@@ -298,7 +298,8 @@ class StreamContinuation:
         state, route, trail = self._state, _ROUTES[path], Trail()
         policy = state.view.index.defaults
         asked = AskedBody(self._sought.model, arrival.exchange.request.body)
-        decision = Decision(self._sought.model, candidates, True, strategy="node", policy=policy)
+        came_by = self._request.decision.route  # by which its owner lets it in
+        decision = Decision(self._sought.model, candidates, True, came_by, strategy="node", policy=policy)
         life = RequestLife(candidates, arrival.deadline, policy.retries)
         RoutedRequest(state, arrival, route, asked, decision=decision, life=life, trail=trail).begin()
         return trail

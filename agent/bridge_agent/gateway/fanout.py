@@ -12,7 +12,7 @@ import structlog
 from bridge_agent.gateway.arrival import Arrival
 from bridge_agent.gateway.config import Outcome
 from bridge_agent.gateway.listing import OLLAMA_JSON, merged_ps
-from bridge_agent.gateway.peek import BadBody, peek
+from bridge_agent.gateway.peek import BadBody, Peek, peek
 from bridge_agent.gateway.reading import models_made, names_in
 from bridge_agent.gateway.replies import admits, note, refuse, respond_error
 from bridge_agent.gateway.routes import Framing, HttpRoute
@@ -39,7 +39,7 @@ async def ps(state: GatewayState, arrival: Arrival) -> None:
     if not arrival.over_hop:
         targets += [(target, True) for target in peer_targets(state)]
     answers = await asyncio.gather(*(_get_ps(state, arrival, target, hop) for target, hop in targets))
-    body = merged_ps([answer for answer in answers if answer is not None])
+    body = merged_ps([answer for answer in answers if answer is not None], state.access.sees_of(arrival))
     _respond(state, arrival, 200, OLLAMA_JSON, body)
     note(state, arrival, "/api/ps", Outcome.OK)
 
@@ -59,10 +59,12 @@ async def _get_ps(
         return None
 
 
-def unload(state: GatewayState, arrival: Arrival, route: HttpRoute, model: str) -> None:
+def unload(state: GatewayState, arrival: Arrival, route: HttpRoute, model: str, peeked: Peek) -> None:
     """Has a model unloaded wherever it lies; answers the request, which asks for nothing else."""
     pool = state.view.index.pool(model)
     able = [one for one in (() if pool is None else pool.targets.values()) if one.available]
+    if arrival.verdict is not None and arrival.verdict.by_node:
+        able = list(state.access.there(arrival, "unload", model, peeked, able))
     targets = list(that_answer(state, able)) or able
 
     async def handler(_exchange: Exchange) -> None:
@@ -105,13 +107,15 @@ async def mutate_all(state: GatewayState, arrival: Arrival, route: HttpRoute, no
     try:
         names: tuple[str, ...] = ()
         streams = False
+        peeked: Peek | None = None
         if route.shape is not None:
             peeked = peek(exchange.request.body, route.shape)
             names, streams = names_in(peeked, route), peeked.stream
     except BadBody as fault:
         refuse(state, arrival, route, 400, fault.message)
         return
-    if not admits(state, arrival, route, names or ("",)):
+    at = [target.node for target in nodes]
+    if not admits(state, arrival, route, names or ("",), nodes=at, peeked=peeked):
         return
     if not nodes:
         refuse(state, arrival, route, 503, "no node can take this at present", retry_after=1)

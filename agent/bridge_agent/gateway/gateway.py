@@ -26,13 +26,11 @@ from bridge_agent.gateway.arrival import Arrival
 from bridge_agent.gateway.config import (
     LONGEST_S,
     STRANGERS,
-    Authorize,
     Caller,
     GatewayConfig,
     ListenerKind,
     Outcome,
     RequestRecord,
-    allow_all,
 )
 from bridge_agent.gateway.counters import GatewayCounters
 from bridge_agent.gateway.elsewhere import found_elsewhere
@@ -48,6 +46,7 @@ from bridge_agent.gateway.unknown import unknown_model
 from bridge_agent.peers.hop import PRIORITY, REQUEST_ID
 from bridge_agent.peers.pulse import PulseWatch
 from bridge_agent.peers.upstreams import Upstreams
+from bridge_agent.quotas.meter import Meter
 from bridge_agent.routing.admission_rules import PRIORITIES, Priority
 from bridge_agent.routing.choose import MAX_CANDIDATES
 from bridge_agent.routing.view import MeshView, Target
@@ -60,7 +59,7 @@ from bridge_core.http_access import (
     preflight_headers,
     same_origin,
 )
-from bridge_core.names import InvalidName, canonical
+from bridge_core.names import canonical_or_same
 from bridge_core.route_rules import location, match, redirect_body
 
 TIMEOUT: Final = b"x-bridge-timeout"
@@ -95,7 +94,7 @@ class Gateway:
         view: The mesh; published into by whoever follows snapshots and engines.
         upstreams: Links to engines and peers; closed by whoever made them.
         group: Where the tasks of slow routes run.
-        authorize: Whether a caller may do what it asks.
+        meter: Counts what callers use, and refuses what is beyond their quotas; None: nobody does.
         authenticator: Says who asks at the client listeners; None: one without the mesh's secrets.
         tokens: Proves users whom other nodes forward for; the authenticator's.
         now: Monotonic seconds.
@@ -108,15 +107,14 @@ class Gateway:
         upstreams: Upstreams,
         group: asyncio.TaskGroup,
         *,
-        authorize: Authorize = allow_all,
+        meter: Meter | None = None,
         authenticator: Authenticator | None = None,
         tokens: TokenBook | None = None,
         now: Callable[[], float] = monotonic,
     ) -> None:
         tokens = tokens or TokenBook()
-        self._state = GatewayState(
-            config, view, upstreams, group, authorize=authorize, tokens=tokens, now=now
-        )
+        self._state = GatewayState(config, view, upstreams, group, tokens=tokens, now=now)
+        self._state.meter = meter
         self._group = group
         self._lingering = Lingering(self._state.admission, view, upstreams, group)
         self._state.admission.watch = self._lingering.watch
@@ -461,7 +459,8 @@ class Gateway:
             peers = fanout.that_answer(state, fanout.peer_targets(state))
             ready = tuple(target for target in candidates[:1] if target.available)
             candidates = (*ready, *islice(peers, MAX_CANDIDATES - 1)) or candidates
-        send_to(self._state, arrival, route, candidates)
+        nodes = (state.config.node,) if route.action == "admin" else ()
+        send_to(self._state, arrival, route, candidates, nodes)
 
     def _mutate(self, arrival: Arrival, route: HttpRoute, _parameter: str) -> None:
         state = self._state
@@ -481,7 +480,7 @@ class Gateway:
 
     def _mutate_here(self, arrival: Arrival, route: HttpRoute) -> None:
         # One instance of the node does it: they share the node's store.
-        send_to(self._state, arrival, route, self._own()[:1])
+        send_to(self._state, arrival, route, self._own()[:1], (self._state.config.node,))
 
     def _mutate_at(self, arrival: Arrival, route: HttpRoute, where: str) -> None:
         """On the node of this name; empty: on this one, or where the model is."""
@@ -501,7 +500,7 @@ class Gateway:
         if node is None or not node.peer or node.state == "revoked":
             refuse(state, arrival, route, 404, f"node '{where}' not found")
             return
-        send_to(state, arrival, route, (fanout.node_target(where, node.peer),))
+        send_to(state, arrival, route, (fanout.node_target(where, node.peer),), (where,))
 
     def _own(self) -> tuple[Target, ...]:
         """This node's engines for what needs no slot: where none takes requests, those that may answer."""
@@ -512,25 +511,21 @@ class Gateway:
         return tuple(target for target in local if not target.address.endswith(":0"))
 
     def _tags(self, arrival: Arrival, route: HttpRoute, _parameter: str) -> None:
-        if not admits(self._state, arrival, route):
-            return
-        models = listing.models_of(self._state.view.index, only_local=arrival.over_hop)
+        state = self._state
+        sees = state.access.sees_of(arrival)
+        models = listing.models_of(state.view.index, sees, only_local=arrival.over_hop)
         self._respond(arrival, route, listing.OLLAMA_JSON, listing.tags_body(models))
 
     def _models(self, arrival: Arrival, route: HttpRoute, _parameter: str) -> None:
-        if not admits(self._state, arrival, route):
-            return
-        models = listing.models_of(self._state.view.index, only_local=arrival.over_hop)
+        state = self._state
+        sees = state.access.sees_of(arrival)
+        models = listing.models_of(state.view.index, sees, only_local=arrival.over_hop)
         self._respond(arrival, route, listing.OPENAI_JSON, listing.openai_models_body(models))
 
     def _model(self, arrival: Arrival, route: HttpRoute, parameter: str) -> None:
-        try:
-            names = (canonical(parameter),)
-        except InvalidName:
-            names = ("",)
-        if not admits(self._state, arrival, route, names):
-            return
-        body = listing.openai_model_body(self._state.view.index, parameter)
+        name = canonical_or_same(parameter)
+        verdict = arrival.verdict = self._state.access.verdict(arrival, "show", name)
+        body = listing.openai_model_body(self._state.view.index, parameter) if verdict.allowed else None
         if body is None:
             tag = "" if ":" in parameter.rpartition("/")[2] else ":latest"
             refusal = unknown_model(self._state, route, parameter, parameter + tag, arrival.began)
@@ -545,9 +540,8 @@ class Gateway:
             return
         self._respond(arrival, route, listing.OPENAI_JSON, body)
 
-    def _ps(self, arrival: Arrival, route: HttpRoute, _parameter: str) -> None:
-        if admits(self._state, arrival, route):
-            self._spawn(arrival, lambda: fanout.ps(self._state, arrival))
+    def _ps(self, arrival: Arrival, _route: HttpRoute, _parameter: str) -> None:
+        self._spawn(arrival, lambda: fanout.ps(self._state, arrival))
 
     def _root(self, arrival: Arrival, route: HttpRoute, _parameter: str) -> None:
         self._respond(arrival, route, _TEXT, _RUNNING)

@@ -2,7 +2,8 @@
 
 No task and no await. Order of events of one request:
 
-    infer -> body_of -> peek -> authorize -> choose -> RoutedRequest -> Attempt (-> Attempt …) -> settle
+    infer -> body_of -> peek -> authorize -> choose -> admit
+          -> RoutedRequest -> Attempt (-> Attempt …) -> settle
 """
 
 from __future__ import annotations
@@ -13,11 +14,14 @@ from typing import Final
 import structlog
 
 from bridge_agent.gateway import fanout
+from bridge_agent.gateway.access import asked_over_hop
 from bridge_agent.gateway.arrival import Arrival
 from bridge_agent.gateway.asked import AskedBody
 from bridge_agent.gateway.attempt import SESSION
+from bridge_agent.gateway.config import ListenerKind
 from bridge_agent.gateway.keep_alive import KeptAliveExchange
 from bridge_agent.gateway.peek import BadBody, Peek, Shape, peek
+from bridge_agent.gateway.quota_gate import admit
 from bridge_agent.gateway.reading import (
     SPECIAL,
     LargeBody,
@@ -28,7 +32,7 @@ from bridge_agent.gateway.reading import (
     read_large,
     unloads,
 )
-from bridge_agent.gateway.replies import admits, refuse
+from bridge_agent.gateway.replies import admits, deny, refuse, short
 from bridge_agent.gateway.request import RoutedRequest
 from bridge_agent.gateway.routes import HttpRoute, Kind
 from bridge_agent.gateway.state import GatewayState
@@ -41,6 +45,7 @@ from bridge_agent.routing.view import Target
 from bridge_core.http1 import HttpExchange
 from bridge_core.large_json import LARGE
 from bridge_core.names import InvalidName, canonical
+from bridge_core.policy.statements import Action
 
 log = structlog.get_logger()
 
@@ -82,9 +87,12 @@ def infer(state: GatewayState, arrival: Arrival, route: HttpRoute, read: LargeBo
         unread = route.protocol == "anthropic" and not peeked.model
         refuse(state, arrival, route, *_unnamed(route, peeked.model), unread=unread)
         return
-    denial = state.authorize(arrival.caller, route.action, name)
-    if denial is not None:
-        refuse(state, arrival, route, denial.status, denial.message, model=name)
+    unloading = "keep_alive" in peeked.fields and unloads(peeked, route)
+    asked_for = name if hop is None or not hop.route else asked_over_hop(state.view.index, name, hop.route)
+    action: Action = "unload" if unloading else route.action or "predict"
+    verdict = arrival.verdict = state.access.verdict(arrival, action, asked_for, peeked)
+    if not verdict.allowed:
+        _deny(state, arrival, route, action, peeked.model, name=name)
         return
     if state.draining and not _takes_while_draining(state, arrival, route, name):
         return
@@ -94,6 +102,18 @@ def infer(state: GatewayState, arrival: Arrival, route: HttpRoute, read: LargeBo
         decision = _choose(state, arrival, name, peeked)
         if not decision.candidates and not _may_begin(state, arrival, route, peeked.model, decision=decision):
             return
+    if verdict.by_node and hop is None and decision.candidates:
+        decision = state.access.within(arrival, action, name, peeked, decision)
+        if not decision.candidates:
+            _deny(state, arrival, route, action, peeked.model, name=name)
+            return
+    ticket, meter = None, state.meter
+    if meter is not None and hop is None and route.kind is Kind.INFER:  # what nobody has is not counted
+        caller = arrival.caller
+        if not meter.quiet or caller.listener is not ListenerKind.LOCAL:
+            ticket = admit(state, meter, arrival, route, name=name, peeked=peeked, decision=decision)
+            if ticket is None:
+                return
     asked = AskedBody(name, body, peeked.stream, packed)
     if read is not None:
         asked.shortened = read.shortened
@@ -105,11 +125,11 @@ def infer(state: GatewayState, arrival: Arrival, route: HttpRoute, read: LargeBo
             spare = decision.spare.candidates
         if decision.rewritten is not None:
             asked.rewrite(peeked, decision.rewritten)
-    if "keep_alive" in peeked.fields and unloads(peeked, route):
+    if unloading:
         asked.slotless = True
         # By a route it is one of its instances that is meant: another route may need the others.
         if hop is None and not decision.route and len(decision.candidates) > 1:
-            fanout.unload(state, arrival, route, name)
+            fanout.unload(state, arrival, route, name, peeked)
             return
     deadline = arrival.deadline
     if hop is None:
@@ -120,6 +140,7 @@ def infer(state: GatewayState, arrival: Arrival, route: HttpRoute, read: LargeBo
             deadline = limit if deadline is None else min(limit, deadline)
     life = RequestLife(decision.candidates, deadline, policy.retries, spare)
     request = RoutedRequest(state, arrival, route, asked, decision=decision, life=life)
+    request.ticket = ticket
     if read is None or packed or not decision.candidates or decision.candidates[0].local:
         request.begin()
     else:
@@ -153,18 +174,42 @@ async def _begin_compressed(state: GatewayState, request: RoutedRequest) -> None
         request.exchange.fail(500, "internal error")
 
 
-def send_to(state: GatewayState, arrival: Arrival, route: HttpRoute, candidates: tuple[Target, ...]) -> None:
-    """Sends on a request that names its place itself: a mutation, a blob, an engine's own page."""
+def _deny(
+    state: GatewayState, arrival: Arrival, route: HttpRoute, action: Action, asked: str, *, name: str
+) -> None:
+    """Refuses what a caller may not; a model that it may not look at is none that there is."""
+    if route.kind is Kind.SHOW:
+        state.counters.refused["policy"] += 1
+        refuse(state, arrival, route, 404, route.missing.format(asked, short(name)), model=name)
+    else:
+        deny(state, arrival, route, action, name)
+
+
+def send_to(
+    state: GatewayState,
+    arrival: Arrival,
+    route: HttpRoute,
+    candidates: tuple[Target, ...],
+    nodes: tuple[str, ...] = (),
+) -> None:
+    """Sends on a request that names its place itself: a mutation, a blob, an engine's own page.
+
+    `nodes` are those that it changes something at.
+    """
     names: tuple[str, ...] = ("",)
+    peeked: Peek | None = None
     body = arrival.exchange.request.body
     if route.shape is not None:
         try:
             body, readable = body_of(arrival, route, state.config.max_body)
-            names = names_in(peek(readable, route.shape), route) or names
+            peeked = peek(readable, route.shape)
+            names = names_in(peeked, route) or names
         except BadBody as fault:
             refuse(state, arrival, route, 400, fault.message, unread=True)
             return
-    if not admits(state, arrival, route, names):
+    if not admits(
+        state, arrival, route, () if route.action == "admin" else names, nodes=nodes, peeked=peeked
+    ):
         return
     if state.draining and not _takes_while_draining(state, arrival, route, names[0]):
         return
@@ -211,7 +256,7 @@ def _may_begin(
     """Whether a request that nobody can serve goes its way nevertheless; else it was answered."""
     name = canonical(asked)
     if not decision.known:
-        refusal = unknown_model(state, route, asked, _short(name), arrival.began)
+        refusal = unknown_model(state, route, asked, short(name), arrival.began)
         refuse(
             state,
             arrival,
@@ -261,7 +306,3 @@ def _unnamed(route: HttpRoute, name: str) -> tuple[int, str]:
     if name and route.path in ("/api/generate", "/api/show"):
         return 400, "invalid model name"
     return 400, "model is required"
-
-
-def _short(name: str) -> str:
-    return name.removeprefix("registry.ollama.ai/").removeprefix("library/")

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
-from typing import Any, Final, NamedTuple
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any, Final, NamedTuple, TypeAlias
 
 import msgspec
 
 from bridge_agent.routing.view import Index
 from bridge_core.model_digests import Copy, is_meant, meant, moment
-from bridge_core.names import InvalidName, ModelName, canonical, display
+from bridge_core.names import InvalidName, ModelName, canonical, canonical_or_same, display
 from bridge_core.snapshot import MemberModel, Route
 
+Sees: TypeAlias = Callable[[str], bool]
+_NAME_MOST: Final = 600  # more than any name has
 OLLAMA_JSON: Final = b"application/json; charset=utf-8"
 OPENAI_JSON: Final = b"application/json"
 _EPOCH: Final = "0001-01-01T00:00:00Z"  # Go's zero time
@@ -31,8 +33,10 @@ class Listed(NamedTuple):
     different: tuple[Copy, ...] = ()
 
 
-def models_of(index: Index, *, only_local: bool = False) -> list[Listed]:
+def models_of(index: Index, sees: Sees, *, only_local: bool = False) -> list[Listed]:
     """Every model once, and every route that somebody can answer under its own name, newest first.
+
+    Of these, those whose canonical names the caller sees; a route needs no right to what is behind it.
 
     Of a model that several instances have, the entry of the first one by id counts that serves it.
     """
@@ -50,7 +54,8 @@ def models_of(index: Index, *, only_local: bool = False) -> list[Listed]:
             listed = next((one for one in behind if one is not None), None)
             if listed is not None:
                 found[name] = Listed(msgspec.structs.replace(listed.model, name=display(route.name)))
-    return sorted(found.values(), key=lambda one: one.model.modified_at, reverse=True)
+    seen = (listed for name, listed in found.items() if sees(name))
+    return sorted(seen, key=lambda one: one.model.modified_at, reverse=True)
 
 
 def _models_behind(index: Index, route: Route) -> Iterator[str]:
@@ -82,22 +87,30 @@ def openai_models_body(models: Iterable[Listed]) -> bytes:
 def openai_model_body(index: Index, name: str) -> bytes | None:
     """The answer of /v1/models/:model; None when nobody has it."""
     wanted = _canonical(name)
-    for model, _ in models_of(index):
+    for model, _ in models_of(index, lambda model: model == wanted):
         if wanted and _canonical(model.name) == wanted:
             return msgspec.json.encode({**_openai(model), "id": name}) + b"\n"
     return None
 
 
-def merged_ps(answers: Iterable[tuple[str, bytes]]) -> bytes:
-    """One /api/ps from several, each entry with its node; an answer that does not decode is left out."""
+def merged_ps(answers: Iterable[tuple[str, bytes]], sees: Sees) -> bytes:
+    """One /api/ps from several, each entry with its node; an answer that does not decode is left out.
+
+    So are models that the caller does not see, by either of the names that an entry has.
+    """
     entries: list[dict[str, Any]] = []
     for node, body in answers:
         try:
             listed = _loaded_models(body).models or []
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
             continue
-        entries += [{**entry, "node": entry.get("node", node)} for entry in listed]
+        entries += [{**entry, "node": entry.get("node", node)} for entry in listed if _is_seen(entry, sees)]
     return msgspec.json.encode({"models": entries})
+
+
+def _is_seen(entry: dict[str, Any], sees: Sees) -> bool:
+    names = [name for key in ("name", "model") if isinstance(name := entry.get(key), str)]
+    return bool(names) and all(sees(canonical_or_same(name[:_NAME_MOST])) for name in names)
 
 
 def _tag(model: MemberModel, different: Iterable[Copy]) -> dict[str, Any]:

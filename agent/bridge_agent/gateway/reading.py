@@ -14,7 +14,7 @@ from bridge_agent.gateway.routes import HttpRoute
 from bridge_agent.peers.hop import BadHop, decompress, unpacked_size
 from bridge_agent.routing.affinity import BEGINNING
 from bridge_core.large_json import LARGE, PIECE, Shortened
-from bridge_core.names import InvalidName, canonical
+from bridge_core.names import InvalidName, canonical, canonical_or_same
 
 _RESPONSES_MOST: Final = 20 << 20  # what Ollama accepts of a compressed /v1/responses body
 # Where a mutation says what it makes.
@@ -33,6 +33,7 @@ _MODEL_HEAD: Final = re.compile(
 )
 _PART_MOST: Final = 8 * 1024  # of a part's head, and of a model's name
 _PARTS_MOST: Final = 1000
+_NAME_MOST: Final = 600  # more than any name has
 
 
 def is_large(arrival: Arrival, route: HttpRoute) -> bool:
@@ -166,7 +167,7 @@ def models_made(body: bytes, route: HttpRoute) -> tuple[str, ...]:
 
 
 def names_in(peeked: Peek, route: HttpRoute) -> tuple[str, ...]:
-    """Every model that a mutation names, in canonical form; what is no name the engine refuses.
+    """Every model that a mutation names, in canonical form; what is no name stays as it is.
 
     Raises:
         BadBody: one of them is not a string.
@@ -177,8 +178,5 @@ def names_in(peeked: Peek, route: HttpRoute) -> tuple[str, ...]:
     for key in ("model", "name", "source", "destination", "from"):
         name = text(peeked, key, route.shape)
         if name:
-            try:
-                found.append(canonical(name))
-            except InvalidName:
-                continue
+            found.append(canonical_or_same(name[:_NAME_MOST]))
     return tuple(found)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Final
 
 from bridge_agent.gateway.arrival import Arrival
 from bridge_agent.gateway.config import Caller, ListenerKind, Outcome, RequestRecord
+from bridge_agent.gateway.peek import Peek
 from bridge_agent.gateway.routes import BY_PATH, HttpRoute, Protocol, protocol_of
 from bridge_agent.gateway.shapes import error_body
 from bridge_agent.gateway.state import GatewayState
@@ -13,9 +15,12 @@ from bridge_agent.peers.hop import BACKEND, REFUSED, REQUEST_ID, ROUTE
 from bridge_agent.routing.choose import Decision
 from bridge_core.http1 import Exchange, Pair, Request
 from bridge_core.identity.principal import Principal
+from bridge_core.policy.statements import Action, ResourceKind
 from bridge_core.route_rules import match
 
 NODE: Final = b"x-bridge-node"
+_MODEL: Final[ResourceKind] = "Model"
+_NODE: Final[ResourceKind] = "Node"
 
 
 def by_route(decision: Decision | None) -> tuple[Pair, ...]:
@@ -33,6 +38,7 @@ def note(
     *,
     model: str = "",
     decision: Decision | None = None,
+    quota: str = "",
 ) -> None:
     """Writes the record of a request that went to no instance: a list, or a refusal."""
     exchange = arrival.exchange
@@ -57,6 +63,9 @@ def note(
             (),
             len(exchange.request.body),
             exchange.sent,
+            quota=quota,
+            rule=arrival.rule,
+            shadowed=arrival.shadowed,
         )
     )
 
@@ -149,14 +158,57 @@ def refuse(
     note(state, arrival, route.path, Outcome.REFUSED, model=model, decision=decision)
 
 
-def admits(state: GatewayState, arrival: Arrival, route: HttpRoute, names: tuple[str, ...] = ("",)) -> bool:
-    """Whether the caller may do this with each of these models; else it was answered."""
-    for name in names:
-        denial = state.authorize(arrival.caller, route.action, name)
-        if denial is not None:
-            refuse(state, arrival, route, denial.status, denial.message, model=name)
-            return False
+def admits(
+    state: GatewayState,
+    arrival: Arrival,
+    route: HttpRoute,
+    names: Iterable[str] = (),
+    *,
+    nodes: Iterable[str] = (),
+    peeked: Peek | None = None,
+) -> bool:
+    """Whether the caller may do this with each of these models, at each of these nodes; else it was answered.
+
+    `names` are in canonical form, empty for none in particular.
+    """
+    action, access = route.action, state.access
+    if not action:
+        return True
+    for kind, asked in (_MODEL, names), (_NODE, nodes):
+        for name in asked:
+            verdict = access.verdict(arrival, action, name, peeked, kind=kind)
+            if kind is _MODEL or not verdict.allowed:
+                arrival.verdict = verdict
+            if not verdict.allowed:
+                deny(state, arrival, route, action, name, kind=kind)
+                return False
     return True
+
+
+def deny(
+    state: GatewayState,
+    arrival: Arrival,
+    route: HttpRoute,
+    action: Action,
+    name: str,
+    *,
+    kind: ResourceKind = "Model",
+) -> None:
+    """Says that it may not be done, and neither why nor by which rule: that is on record."""
+    state.counters.refused["policy"] += 1
+    if kind == "Node":
+        message = f"this caller may not {action} on node '{name}'"
+        if arrival.caller.who.kind == "local" and name != arrival.caller.who.name:
+            message += ": it takes an admin's certificate, or a policy"
+        refuse(state, arrival, route, 403, message)
+        return
+    what = f"model '{short(name)}'" if name else "models"
+    refuse(state, arrival, route, 403, f"this caller may not {action} {what}", model=name)
+
+
+def short(name: str) -> str:
+    """A canonical name as people write it, with its tag."""
+    return name.removeprefix("registry.ollama.ai/").removeprefix("library/")
 
 
 def respond_error(

@@ -20,6 +20,7 @@ from bridge_agent.gateway.shapes import stream_error
 from bridge_agent.gateway.state import GatewayState
 from bridge_agent.gateway.stream_filter import StreamFilter
 from bridge_agent.gateway.watch import StreamVerdict
+from bridge_agent.quotas.meter import Ticket
 from bridge_agent.routing.choose import Decision, node_subject
 from bridge_agent.routing.health_rules import Failure
 from bridge_agent.routing.request_rules import CarryOn, FailedAttempt, GiveUp, Phase, RequestLife, Step, Try
@@ -60,6 +61,7 @@ class RoutedRequest:
         decision: Where it was decided that it goes; at first, where there is a spare backend.
         life: Its life: what is tried, held, over.
         stream: Its answer, where that is a stream.
+        ticket: What it holds of its caller's quotas, and what it came to; None: nobody counts it.
         trail: Whether it is internal: its answer is whole or cut, and has no record of its own.
         sent_at: When it was last sent; 0: never.
         head_at: When its answer began; 0: it has none.
@@ -83,6 +85,7 @@ class RoutedRequest:
         "sent_at",
         "state",
         "stream",
+        "ticket",
         "trail",
         "waited",
     )
@@ -106,6 +109,7 @@ class RoutedRequest:
         self.decision = decision
         self.life = life
         self.trail = trail
+        self.ticket: Ticket | None = None
         self.stream: StreamFilter | None = None
         self.attempt: Attempt | None = None
         self.sent_at = 0.0
@@ -320,6 +324,8 @@ class RoutedRequest:
             return False
         if self.life.phase is not Phase.ANSWERED:
             return False
+        if self.arrival.verdict is not None and self.arrival.verdict.by_node:
+            return False  # where it may go on is not said by what it was allowed
         self._rest = keeper.take_over(self, target, reason)
         silent = reason == "stalled"
         if not self.life.died(attempt.tried, message, silent=silent, continuable=self._rest is not None):
@@ -454,7 +460,16 @@ class RoutedRequest:
 
     def _record(self, status: int, outcome: Outcome, target: Target | None, more: int) -> None:
         state, arrival, exchange, asked = self.state, self.arrival, self.exchange, self.asked
-        stream, rest = self.stream, self._rest
+        stream, rest, ticket = self.stream, self._rest, self.ticket
+        prompt_tokens, quota = 0, ""
+        if ticket is not None and state.meter is not None:
+            begun = self.head_at > 0
+            answered = exchange.status or status
+            prompt_tokens, tokens = state.meter.settle(ticket, answered if begun else status, begun=begun)
+            quota = ticket.quota
+        else:
+            # Only routes are compared, so only for them is the last record read again.
+            tokens = 0 if stream is None or not self.decision.route else stream.tokens
         state.settle(
             RequestRecord(
                 arrival.request_id,
@@ -474,7 +489,10 @@ class RoutedRequest:
                 len(asked.body),
                 exchange.sent + more,
                 self.waited,
-                # Only routes are compared, so only for them is the last record read again.
-                0 if stream is None or not self.decision.route else stream.tokens,
+                tokens,
+                prompt_tokens=prompt_tokens,
+                quota=quota,
+                rule=arrival.rule,
+                shadowed=arrival.shadowed,
             )
         )

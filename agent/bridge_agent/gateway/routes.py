@@ -12,6 +12,7 @@ from typing import Final, Literal, TypeAlias
 import msgspec
 
 from bridge_agent.gateway.peek import Shape
+from bridge_core.policy.statements import Action
 
 Protocol: TypeAlias = Literal["ollama", "openai", "anthropic"]
 
@@ -51,7 +52,7 @@ class HttpRoute(msgspec.Struct, frozen=True):
         shape: How its body is read; None: it has none to read.
         missing: The answer's wording when the model is not known (`{0}` is the name as asked,
             `{1}` its short canonical spelling).
-        action: What the policy is asked about.
+        action: What policies are asked for; empty: it is open to whoever may call, as it tells of no model.
     """
 
     path: str
@@ -61,7 +62,7 @@ class HttpRoute(msgspec.Struct, frozen=True):
     framing: Framing = Framing.NONE
     shape: Shape | None = None
     missing: str = "model '{0}' not found"
-    action: str = ""
+    action: Action | Literal[""] = ""
 
 
 _TUNING: Final = frozenset({"model", "stream", "options", "keep_alive", "format"})
@@ -76,7 +77,7 @@ def _infer(
     framing: Framing = Framing.NONE,
     streams: bool = False,
     missing: str = "model '{0}' not found",
-    action: str = "infer",
+    action: Action = "predict",
 ) -> HttpRoute:
     shape = Shape(go_type, _TUNING | keys, ("model",), streams)
     return HttpRoute(path, ("POST",), Kind.INFER, protocol, framing, shape, missing, action)
@@ -88,7 +89,7 @@ _NAME_KEYS: Final = frozenset({"model", "name", "stream"})
 
 
 def _mutate(
-    path: str, go_type: str, action: str, *, method: str = "POST", streams: bool = False
+    path: str, go_type: str, action: Action, *, method: str = "POST", streams: bool = False
 ) -> HttpRoute:
     keys = _NAME_KEYS | {"source", "destination", "from", "files", "insecure", "username", "password"}
     framing = Framing.PROGRESS if streams else Framing.NONE
@@ -131,13 +132,14 @@ ROUTES: Final = (
         framing=Framing.NDJSON,
         streams=True,
     ),
-    _infer("/api/embed", "EmbedRequest", {"input"}, missing=_EMBED_MISSING),
-    _infer("/api/embeddings", "EmbeddingRequest", {"prompt"}, missing=_EMBED_MISSING),
-    HttpRoute("/api/me", ("POST",), Kind.LOCAL, action="account"),
-    HttpRoute("/api/signout", ("POST",), Kind.LOCAL, action="account"),
-    HttpRoute("/api/user/keys/:encodedKey", ("DELETE",), Kind.LOCAL, action="account"),
-    HttpRoute("/api/experimental/web_search", ("POST",), Kind.LOCAL, action="web"),
-    HttpRoute("/api/experimental/web_fetch", ("POST",), Kind.LOCAL, action="web"),
+    _infer("/api/embed", "EmbedRequest", {"input"}, missing=_EMBED_MISSING, action="embed"),
+    _infer("/api/embeddings", "EmbeddingRequest", {"prompt"}, missing=_EMBED_MISSING, action="embed"),
+    # The account that the node has at ollama.com, and what is paid with it.
+    HttpRoute("/api/me", ("POST",), Kind.LOCAL, action="admin"),
+    HttpRoute("/api/signout", ("POST",), Kind.LOCAL, action="admin"),
+    HttpRoute("/api/user/keys/:encodedKey", ("DELETE",), Kind.LOCAL, action="admin"),
+    HttpRoute("/api/experimental/web_search", ("POST",), Kind.LOCAL, action="admin"),
+    HttpRoute("/api/experimental/web_fetch", ("POST",), Kind.LOCAL, action="admin"),
     HttpRoute("/api/experimental/model-recommendations", ("GET",), Kind.LOCAL, action="list"),
     _infer(
         "/v1/chat/completions",
@@ -153,7 +155,14 @@ ROUTES: Final = (
         protocol="openai",
         framing=Framing.CHAT_SSE,
     ),
-    _infer("/v1/embeddings", "EmbedRequest", {"input"}, protocol="openai", missing=_EMBED_MISSING),
+    _infer(
+        "/v1/embeddings",
+        "EmbedRequest",
+        {"input"},
+        protocol="openai",
+        missing=_EMBED_MISSING,
+        action="embed",
+    ),
     _infer(
         "/v1/responses",
         "ResponsesRequest",
@@ -166,7 +175,6 @@ ROUTES: Final = (
         "TranscriptionRequest",
         set(),
         protocol="openai",
-        action="transcribe",
     ),
     HttpRoute("/v1/models", ("GET",), Kind.MODELS, "openai", action="list"),
     HttpRoute(

@@ -16,6 +16,7 @@ _TYPES: Final = {
     413: "request_too_large",
     429: "rate_limit_error",
 }
+_CODES: Final = {429: "rate_limit_exceeded"}  # which OpenAI's clients tell one limit from another by
 _OLLAMA_JSON: Final = b"application/json; charset=utf-8"
 _COMPAT_JSON: Final = b"application/json"
 _encode: Final = msgspec.json.encode
@@ -75,6 +76,6 @@ def _error(protocol: Protocol, status: int, message: str, request_id: str) -> di
         return {"error": message}
     kind = error_type(status, protocol)
     if protocol == "openai":
-        return {"error": {"message": message, "type": kind, "param": None, "code": None}}
+        return {"error": {"message": message, "type": kind, "param": None, "code": _CODES.get(status)}}
     fault = {"type": kind, "message": message}
     return {"type": "error", "error": fault, "request_id": f"req_{request_id}"}

@@ -12,12 +12,14 @@ from time import monotonic
 from typing import Final
 
 from bridge_agent.authentication.token_book import TokenBook
+from bridge_agent.gateway.access import Access
 from bridge_agent.gateway.admission import Admission
 from bridge_agent.gateway.callers import Callers
-from bridge_agent.gateway.config import Authorize, Caller, GatewayConfig, ListenerKind, RequestRecord
+from bridge_agent.gateway.config import Caller, GatewayConfig, ListenerKind, RequestRecord
 from bridge_agent.gateway.counters import GatewayCounters
 from bridge_agent.gateway.ports import StreamKeeper
 from bridge_agent.peers.upstreams import Upstreams
+from bridge_agent.quotas.meter import Meter
 from bridge_agent.routing.choose import Decision, Load
 from bridge_agent.routing.health_rules import HealthBook, retry_allowed
 from bridge_agent.routing.load_rules import LoadBook
@@ -46,6 +48,7 @@ class GatewayState:
         retrying: Requests that were tried again or hedged, and are not over.
         draining: This node's engines get no new work.
         keeper: Who continues streams that died; None: nobody.
+        meter: Who counts what callers use and refuses what is beyond their quotas; None: nobody.
         on_record: Told of each request when it is over.
         on_progress: Told of instance and model now and then while an own engine's answer streams.
         node_spoke: Told of a node whose long answer goes on.
@@ -58,7 +61,6 @@ class GatewayState:
         upstreams: Upstreams,
         group: asyncio.TaskGroup,
         *,
-        authorize: Authorize,
         tokens: TokenBook,
         now: Callable[[], float] = monotonic,
     ) -> None:
@@ -68,7 +70,6 @@ class GatewayState:
         self.group = group
         # Of its own: what the default one does may wait for names and files.
         self.bodies = ThreadPoolExecutor(2, "bodies")
-        self.authorize = authorize
         self.now = now
         self.counters = GatewayCounters()
         self.health = HealthBook()
@@ -83,9 +84,11 @@ class GatewayState:
         self.on_progress: Callable[[str, str], None] | None = None
         self.node_spoke: Callable[[str], None] | None = None
         self.keeper: StreamKeeper | None = None
+        self.meter: Meter | None = None
         self.draining = False
         self.node = config.node.encode()
         self.callers = Callers(view, tokens)
+        self.access = Access(view, config.node)
         self._made: dict[str, tuple[Target, float]] = {}
         self._prefix = secrets.token_hex(6)
         self._sequence = 0

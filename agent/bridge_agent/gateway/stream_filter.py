@@ -16,6 +16,7 @@ from typing import Final
 
 from bridge_agent.gateway.routes import Framing
 from bridge_agent.gateway.watch import StreamVerdict, StreamWatch, error_at, verdict_of
+from bridge_agent.quotas.answer_rules import AnswerTokens
 from bridge_agent.routing.resume import Tracker
 from bridge_core.errors import BridgeError
 
@@ -68,6 +69,7 @@ class StreamFilter:
     """One stream on its way to the client, from the first engine that sends it to the last.
 
     Attributes:
+        answer: What is told of its records, where somebody counts them; else None.
         framing: How its records are told apart.
         told_at: When it was last told that it goes on.
         tracker: What the client has of it, where it may be continued; else None.
@@ -78,10 +80,11 @@ class StreamFilter:
         tracker: See there.
     """
 
-    __slots__ = ("_error", "_renaming", "_torn", "_watch", "framing", "told_at", "tracker")
+    __slots__ = ("_error", "_renaming", "_torn", "_watch", "answer", "framing", "told_at", "tracker")
 
     def __init__(self, framing: Framing, renaming: Renaming | None, tracker: Tracker | None) -> None:
         self.framing = framing
+        self.answer: AnswerTokens | None = None
         self.told_at = 0.0
         self.tracker = tracker
         self._renaming = renaming
@@ -100,6 +103,8 @@ class StreamFilter:
         if not data:
             return data
         self._watch.feed(data)
+        if self.answer is not None:
+            self.answer.records(data)
         if self._renaming is not None:
             data = self._renaming.whole(data)
         tracker = self.tracker
@@ -112,6 +117,8 @@ class StreamFilter:
     def carry(self, data: bytes) -> None:
         """Whole records of the rest go to the client, as they are."""
         self._watch.feed(data)
+        if self.answer is not None:
+            self.answer.records(data)
 
     def renamed(self, data: bytes) -> bytes:
         """Whole records with the name that the client asked for."""
@@ -125,6 +132,8 @@ class StreamFilter:
         verdict = verdict_of(self.framing, torn)
         if verdict is not StreamVerdict.TRUNCATED:
             self._watch.feed(torn)  # a last record need not end its line
+            if self.answer is not None:
+                self.answer.records(torn)
         return verdict
 
     def rest(self) -> bytes:

@@ -12,9 +12,11 @@ from typing import Protocol
 
 import msgspec
 
+from bridge_agent.quotas.stream_rules import QuotaReport
 from bridge_core.counts import Counts
 from bridge_core.errors import BridgeError
 from bridge_core.probe import ProbeResult
+from bridge_core.quotas import CellLimit
 from bridge_core.snapshot import Delta, Version
 
 
@@ -76,6 +78,14 @@ class LoadReport(msgspec.Struct, frozen=True):
     clients: Mapping[str, int] = {}
 
 
+class Grants(msgspec.Struct, frozen=True):
+    """What the registry says of quotas; see quota.proto."""
+
+    sequence: int
+    answered: int
+    limits: tuple[CellLimit, ...]
+
+
 class LoadStream(Protocol):
     """One open stream of reports."""
 
@@ -84,6 +94,16 @@ class LoadStream(Protocol):
 
         Of `report.clients`, too, there are only those.
         """
+
+
+class QuotaCall(Protocol):
+    """One open stream of quota leases."""
+
+    async def send(self, began_unix_ms: int, report: QuotaReport) -> None:
+        """Sends a report of an agent that began then."""
+
+    async def receive(self) -> Grants:
+        """What the registry says next."""
 
 
 class SnapshotStream(Protocol):
@@ -108,6 +128,9 @@ class RegistryApi(Protocol):
 
     def report_load(self) -> AbstractAsyncContextManager[LoadStream]:
         """Opens a stream of reports; leaving the context ends it."""
+
+    def lease_cells(self) -> AbstractAsyncContextManager[QuotaCall]:
+        """Opens a stream of quota leases; leaving the context ends it."""
 
     async def renew(self, csr: bytes) -> IssuedIdentity:
         """A fresh certificate for the calling node and the CSR's key (PKCS#10, PEM)."""

@@ -17,18 +17,23 @@ import grpc.aio
 
 from bridge_agent.config import StateDir
 from bridge_agent.membership.registry_api import (
+    Grants,
     IssuedIdentity,
     LoadReport,
     LoadStream,
     NotAMember,
+    QuotaCall,
     SnapshotStream,
     Update,
 )
+from bridge_agent.quotas.messages import grants_of, report_message
+from bridge_agent.quotas.stream_rules import QuotaReport
 from bridge_core.counts import Counts
 from bridge_core.errors import BridgeError, Unavailable
 from bridge_core.registry_channel import open_channel
 from bridge_core.snapshot import Delta, Version
 from bridge_wire.v1 import registry_pb2 as pb
+from bridge_wire.v1.quota_pb2_grpc import QuotasStub
 from bridge_wire.v1.registry_pb2_grpc import EnrolmentStub, MeshStub
 
 _CALL_S = 10.0
@@ -70,6 +75,16 @@ class RegistryClient:
             call = stub.ReportLoad()
             try:
                 yield _Reports(self.address, call)
+            finally:
+                call.cancel()
+
+    @contextlib.asynccontextmanager
+    async def lease_cells(self) -> AsyncIterator[QuotaCall]:
+        """See `Registry.lease_cells`."""
+        async with self._stub(QuotasStub) as stub:
+            call = stub.LeaseCells()
+            try:
+                yield _Quotas(self.address, call)
             finally:
                 call.cancel()
 
@@ -123,7 +138,7 @@ class RegistryClient:
             yield EnrolmentStub(channel)  # type: ignore[no-untyped-call]  # generated
 
     @contextlib.asynccontextmanager
-    async def _stub(self) -> AsyncIterator[Any]:
+    async def _stub(self, kind: Any = MeshStub) -> AsyncIterator[Any]:
         try:
             ca, key, cert = (
                 path.read_bytes() for path in (self._state.ca, self._state.key, self._state.certificate)
@@ -131,7 +146,7 @@ class RegistryClient:
         except OSError as fault:
             raise BridgeError(f"cannot read the node's identity: {fault}") from fault
         async with open_channel(self.address, ca, cert_pem=cert, key_pem=key) as channel:
-            yield MeshStub(channel)  # type: ignore[no-untyped-call]  # generated
+            yield kind(channel)
 
 
 class _Stream:
@@ -162,6 +177,23 @@ class _Reports:
                 await self._call  # says why
                 raise Unavailable(f"registry {self._address} ended the load reports")
             await self._call.write(_load_message(report, news))
+
+
+class _Quotas:
+    def __init__(self, address: str, call: Any) -> None:
+        self._address = address
+        self._call = call
+
+    async def send(self, began_unix_ms: int, report: QuotaReport) -> None:
+        with _translated(self._address, "quota leases"):
+            await self._call.write(report_message(began_unix_ms, report))
+
+    async def receive(self) -> Grants:
+        with _translated(self._address, "quota leases"):
+            message = await self._call.read()
+        if message is grpc.aio.EOF:
+            raise Unavailable(f"registry {self._address} ended the quota leases")
+        return grants_of(message)
 
 
 def update_of(message: pb.SnapshotUpdate) -> Update:

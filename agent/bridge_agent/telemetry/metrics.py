@@ -16,6 +16,7 @@ from bridge_agent.limits.isolation_report import DomainReport, IsolationReport
 from bridge_agent.membership.link_status import LinkReport
 from bridge_agent.telemetry.audit import AuditLog
 from bridge_agent.telemetry.isolation_metrics import isolation_metrics
+from bridge_agent.telemetry.quota_metrics import QuotaFigures, quota_metrics
 from bridge_core.snapshot import Snapshot
 
 CONTENT_TYPE = b"text/plain; version=0.0.4; charset=utf-8"
@@ -37,6 +38,7 @@ class Sources:
         gpus: The node's GPUs.
         domains: Fault domains under MPS.
         task_faults: How often tasks beside the serving failed, by name.
+        quotas: What callers use of their quotas; None: nobody counts.
     """
 
     def __init__(
@@ -54,6 +56,7 @@ class Sources:
         gpus: Callable[[], Sequence[Gpu]] = tuple,
         domains: Callable[[], Iterable[DomainReport]] = tuple,
         task_faults: Callable[[], Mapping[str, int]] = dict,
+        quotas: QuotaFigures | None = None,
     ) -> None:
         self.counters = counters
         self.ejections = ejections
@@ -67,6 +70,7 @@ class Sources:
         self.gpus = gpus
         self.domains = domains
         self.task_faults = task_faults
+        self.quotas = quotas
 
 
 def metrics_page(sources: Sources) -> Callable[[], bytes]:
@@ -88,6 +92,8 @@ class _AgentCollector(Collector):
         yield from _requests(self._sources.counters)
         yield from self._mesh()
         yield from self._engines()
+        if self._sources.quotas is not None:
+            yield from quota_metrics(self._sources.quotas)
         sources = self._sources
         yield from isolation_metrics(sources.isolation(), sources.gpus(), sources.domains())
 

@@ -7,7 +7,7 @@ from typing import Final
 
 from bridge_core.errors import Fatal
 
-_SUCH: Final = {"--label": "gpu=a100", "--attr": "department=finance"}
+_SUCH: Final = {"--label": "gpu=a100", "--attr": "department=finance", "--fact": "num_ctx=4096"}
 
 
 def labels_of(pairs: Iterable[str], flag: str = "--label") -> dict[str, str]:

@@ -13,6 +13,8 @@ Rules:
    effect. What else holds within one is in `node_class_checks`.
 8. No two IdentityProviders have the same issuer. What else holds within one is in
    `identity_provider_checks`.
+9. What holds within a ModelAccessPolicy is in `access_policy_checks`.
+10. No two Quotas are about the same in the same window. What else holds within one is in `quota_checks`.
 """
 
 from __future__ import annotations
@@ -20,15 +22,22 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Final
 
-from bridge_core.config import identity_provider_checks, node_class_checks
+from bridge_core.config import (
+    access_policy_checks,
+    identity_provider_checks,
+    node_class_checks,
+    quota_checks,
+)
 from bridge_core.config.documents import (
     Document,
     Fault,
     IdentityProviderDocument,
     MeshDocument,
+    ModelAccessPolicyDocument,
     ModelRouteDocument,
     ModelRouteSpec,
     NodeClassDocument,
+    QuotaDocument,
     RolloutDocument,
 )
 from bridge_core.names import InvalidName, canonical
@@ -56,6 +65,13 @@ def cross_check(
             faults += _node_class(document, document.parsed, [*beside, *documents])
         elif isinstance(document.parsed, IdentityProviderDocument):
             faults += _identity_provider(document, document.parsed, [*beside, *documents])
+        elif isinstance(document.parsed, QuotaDocument):
+            faults += _quota(document, document.parsed, [*beside, *documents])
+        elif isinstance(document.parsed, ModelAccessPolicyDocument):
+            faults += [
+                document.fault(f"spec.{path}", message)
+                for path, message in access_policy_checks.faults(document.parsed.spec)
+            ]
     # An applied route may become wrong by a new one beside it; the new document is to blame.
     new = {document.key for document in documents}
     faults += [
@@ -227,6 +243,18 @@ def _identity_provider(
             continue
         if other.parsed.spec.issuer == parsed.spec.issuer:
             yield document.fault("spec.issuer", f"is that of {other.name} already: a token names one")
+
+
+def _quota(document: Document, parsed: QuotaDocument, everything: Sequence[Document]) -> Iterator[Fault]:
+    for path, message in quota_checks.faults(parsed.spec):
+        yield document.fault(f"spec.{path}" if path else "spec", message)
+    others = [
+        (other.name, other.parsed.spec)
+        for other in everything
+        if other.key != document.key and isinstance(other.parsed, QuotaDocument)
+    ]
+    if other := quota_checks.same(parsed.spec, others):
+        yield document.fault("spec", f"{other} is about the same in the same window: put both into one")
 
 
 def _canonical(name: str) -> str | None:

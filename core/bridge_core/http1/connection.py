@@ -285,6 +285,11 @@ class ServerConnection(RequestReader):
         return self._identity
 
     @property
+    def known(self) -> bool:
+        """Whether the client has shown who it is."""
+        return self._identity is not None or self._shown is not None
+
+    @property
     def shown(self) -> str | None:
         """Who the client's last request proved to be, where it was not the certificate that said so."""
         return self._shown

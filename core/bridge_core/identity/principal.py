@@ -23,6 +23,8 @@ import msgspec
 Kind: TypeAlias = Literal["local", "client", "admin", "node", "user"]
 
 LOCAL_TEXT: Final = "local"
+ROLE: Final = "role"
+"""The attribute that says what an admin may: `viewer`, `operator` or `admin`."""
 USER_MARK: Final = "#"  # between provider and subject; no other text has it
 
 

@@ -22,9 +22,10 @@ _runtime_version.ValidateProtobufRuntimeVersion(
 _sym_db = _symbol_database.Default()
 
 
+from bridge_wire.v1 import registry_pb2 as bridge__wire_dot_v1_dot_registry__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1b\x62ridge_wire/v1/policy.proto\x12\tbridge.v1\"\xd2\x01\n\x11TestAccessRequest\x12\x0f\n\x07subject\x18\x01 \x01(\t\x12\x0e\n\x06\x61\x63tion\x18\x02 \x01(\t\x12\x10\n\x08resource\x18\x03 \x01(\t\x12\x15\n\rresource_kind\x18\x04 \x01(\t\x12\x36\n\x05\x66\x61\x63ts\x18\x05 \x03(\x0b\x32\'.bridge.v1.TestAccessRequest.FactsEntry\x12\r\n\x05\x66iles\x18\x06 \x03(\t\x1a,\n\nFactsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"W\n\x12TestAccessResponse\x12\x0f\n\x07\x61llowed\x18\x01 \x01(\x08\x12\x0e\n\x06policy\x18\x02 \x01(\t\x12\x0e\n\x06reason\x18\x03 \x01(\t\x12\x10\n\x08shadowed\x18\x04 \x03(\t2U\n\x08Policies\x12I\n\nTestAccess\x12\x1c.bridge.v1.TestAccessRequest\x1a\x1d.bridge.v1.TestAccessResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1b\x62ridge_wire/v1/policy.proto\x12\tbridge.v1\x1a\x1d\x62ridge_wire/v1/registry.proto\"\xf9\x01\n\x11TestAccessRequest\x12\x0f\n\x07subject\x18\x01 \x01(\t\x12\x0e\n\x06\x61\x63tion\x18\x02 \x01(\t\x12\x10\n\x08resource\x18\x03 \x01(\t\x12\x15\n\rresource_kind\x18\x04 \x01(\t\x12\x36\n\x05\x66\x61\x63ts\x18\x05 \x03(\x0b\x32\'.bridge.v1.TestAccessRequest.FactsEntry\x12$\n\x05\x66iles\x18\x06 \x03(\x0b\x32\x15.bridge.v1.ConfigFile\x12\x0e\n\x06groups\x18\x07 \x03(\t\x1a,\n\nFactsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"e\n\x12TestAccessResponse\x12\x0f\n\x07\x61llowed\x18\x01 \x01(\x08\x12\x0e\n\x06policy\x18\x02 \x01(\t\x12\x0e\n\x06reason\x18\x03 \x01(\t\x12\x10\n\x08shadowed\x18\x04 \x03(\t\x12\x0c\n\x04open\x18\x05 \x01(\x08\x32U\n\x08Policies\x12I\n\nTestAccess\x12\x1c.bridge.v1.TestAccessRequest\x1a\x1d.bridge.v1.TestAccessResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -33,12 +34,12 @@ if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_TESTACCESSREQUEST_FACTSENTRY']._loaded_options = None
   _globals['_TESTACCESSREQUEST_FACTSENTRY']._serialized_options = b'8\001'
-  _globals['_TESTACCESSREQUEST']._serialized_start=43
-  _globals['_TESTACCESSREQUEST']._serialized_end=253
-  _globals['_TESTACCESSREQUEST_FACTSENTRY']._serialized_start=209
-  _globals['_TESTACCESSREQUEST_FACTSENTRY']._serialized_end=253
-  _globals['_TESTACCESSRESPONSE']._serialized_start=255
-  _globals['_TESTACCESSRESPONSE']._serialized_end=342
-  _globals['_POLICIES']._serialized_start=344
-  _globals['_POLICIES']._serialized_end=429
+  _globals['_TESTACCESSREQUEST']._serialized_start=74
+  _globals['_TESTACCESSREQUEST']._serialized_end=323
+  _globals['_TESTACCESSREQUEST_FACTSENTRY']._serialized_start=279
+  _globals['_TESTACCESSREQUEST_FACTSENTRY']._serialized_end=323
+  _globals['_TESTACCESSRESPONSE']._serialized_start=325
+  _globals['_TESTACCESSRESPONSE']._serialized_end=426
+  _globals['_POLICIES']._serialized_start=428
+  _globals['_POLICIES']._serialized_end=513
 # @@protoc_insertion_point(module_scope)

@@ -24,33 +24,39 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1a\x62ridge_wire/v1/quota.proto\x12\tbridge.v1\"3\n\x06\x42ucket\x12\r\n\x05quota\x18\x01 \x01(\t\x12\n\n\x02of\x18\x02 \x01(\t\x12\x0e\n\x06\x62\x65gins\x18\x03 \x01(\x04\"^\n\x07\x41mounts\x12\x10\n\x08requests\x18\x01 \x01(\x04\x12\x15\n\rprompt_tokens\x18\x02 \x01(\x04\x12\x15\n\routput_tokens\x18\x03 \x01(\x04\x12\x13\n\x0b\x63oncurrency\x18\x04 \x01(\x04\"r\n\x07\x43\x65llUse\x12!\n\x06\x62ucket\x18\x01 \x01(\x0b\x32\x11.bridge.v1.Bucket\x12 \n\x04used\x18\x02 \x01(\x0b\x32\x12.bridge.v1.Amounts\x12\"\n\x06wanted\x18\x03 \x01(\x0b\x32\x12.bridge.v1.Amounts\"\x9c\x01\n\nUseOfModel\x12\x11\n\tprincipal\x18\x01 \x01(\t\x12\x0e\n\x06groups\x18\x02 \x03(\t\x12\r\n\x05model\x18\x03 \x01(\t\x12\x0b\n\x03\x64\x61y\x18\x04 \x01(\r\x12\x10\n\x08requests\x18\x05 \x01(\x04\x12\x0f\n\x07refused\x18\x06 \x01(\x04\x12\x15\n\rprompt_tokens\x18\x07 \x01(\x04\x12\x15\n\routput_tokens\x18\x08 \x01(\x04\"k\n\nCellReport\x12!\n\x05\x63\x65lls\x18\x01 \x03(\x0b\x32\x12.bridge.v1.CellUse\x12#\n\x04uses\x18\x02 \x03(\x0b\x32\x15.bridge.v1.UseOfModel\x12\x15\n\rbegan_unix_ms\x18\x03 \x01(\x04\"u\n\tCellGrant\x12!\n\x06\x62ucket\x18\x01 \x01(\x0b\x32\x11.bridge.v1.Bucket\x12#\n\x07granted\x18\x02 \x01(\x0b\x32\x12.bridge.v1.Amounts\x12 \n\x04left\x18\x03 \x01(\x0b\x32\x12.bridge.v1.Amounts\"1\n\nCellGrants\x12#\n\x05\x63\x65lls\x18\x01 \x03(\x0b\x32\x14.bridge.v1.CellGrant\"a\n\x0cUsageRequest\x12\x11\n\tprincipal\x18\x01 \x01(\t\x12\r\n\x05group\x18\x02 \x01(\t\x12\r\n\x05model\x18\x03 \x01(\t\x12\x10\n\x08\x66rom_day\x18\x04 \x01(\r\x12\x0e\n\x06to_day\x18\x05 \x01(\r\"4\n\rUsageResponse\x12#\n\x04uses\x18\x01 \x03(\x0b\x32\x15.bridge.v1.UseOfModel2H\n\x06Quotas\x12>\n\nLeaseCells\x12\x15.bridge.v1.CellReport\x1a\x15.bridge.v1.CellGrants(\x01\x30\x01\x32H\n\nQuotaAdmin\x12:\n\x05Usage\x12\x17.bridge.v1.UsageRequest\x1a\x18.bridge.v1.UsageResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1a\x62ridge_wire/v1/quota.proto\x12\tbridge.v1\"b\n\x06\x42ucket\x12\r\n\x05quota\x18\x01 \x01(\t\x12\n\n\x02of\x18\x02 \x01(\t\x12\x16\n\x0e\x62\x65gins_unix_ms\x18\x03 \x01(\x04\x12%\n\x08resource\x18\x04 \x01(\x0e\x32\x13.bridge.v1.Resource\"V\n\x04\x43\x65ll\x12!\n\x06\x62ucket\x18\x01 \x01(\x0b\x32\x11.bridge.v1.Bucket\x12\x0c\n\x04used\x18\x02 \x01(\x04\x12\x0e\n\x06wanted\x18\x03 \x01(\x04\x12\r\n\x05limit\x18\x04 \x01(\x04\"\x9c\x01\n\nUseOfModel\x12\x11\n\tprincipal\x18\x01 \x01(\t\x12\x0e\n\x06groups\x18\x02 \x03(\t\x12\r\n\x05model\x18\x03 \x01(\t\x12\x0b\n\x03\x64\x61y\x18\x04 \x01(\r\x12\x10\n\x08requests\x18\x05 \x01(\x04\x12\x0f\n\x07refused\x18\x06 \x01(\x04\x12\x15\n\rprompt_tokens\x18\x07 \x01(\x04\x12\x15\n\routput_tokens\x18\x08 \x01(\x04\"\x90\x01\n\nCellReport\x12\x10\n\x08sequence\x18\x01 \x01(\x04\x12\x14\n\x0c\x61\x63knowledged\x18\x02 \x01(\x04\x12\x15\n\rbegan_unix_ms\x18\x03 \x01(\x04\x12\x1e\n\x05\x63\x65lls\x18\x04 \x03(\x0b\x32\x0f.bridge.v1.Cell\x12#\n\x04uses\x18\x05 \x03(\x0b\x32\x15.bridge.v1.UseOfModel\"M\n\tCellGrant\x12!\n\x06\x62ucket\x18\x01 \x01(\x0b\x32\x11.bridge.v1.Bucket\x12\r\n\x05limit\x18\x02 \x01(\x04\x12\x0e\n\x06others\x18\x03 \x01(\x04\"U\n\nCellGrants\x12\x10\n\x08sequence\x18\x01 \x01(\x04\x12\x10\n\x08\x61nswered\x18\x02 \x01(\x04\x12#\n\x05\x63\x65lls\x18\x03 \x03(\x0b\x32\x14.bridge.v1.CellGrant\"a\n\x0cUsageRequest\x12\x11\n\tprincipal\x18\x01 \x01(\t\x12\r\n\x05group\x18\x02 \x01(\t\x12\r\n\x05model\x18\x03 \x01(\t\x12\x10\n\x08\x66rom_day\x18\x04 \x01(\r\x12\x0e\n\x06to_day\x18\x05 \x01(\r\"4\n\rUsageResponse\x12#\n\x04uses\x18\x01 \x03(\x0b\x32\x15.bridge.v1.UseOfModel\"\x11\n\x0fQuotaUseRequest\"~\n\tBucketUse\x12!\n\x06\x62ucket\x18\x01 \x01(\x0b\x32\x11.bridge.v1.Bucket\x12\x0e\n\x06\x61mount\x18\x02 \x01(\x04\x12\x0c\n\x04used\x18\x03 \x01(\x04\x12\r\n\x05nodes\x18\x04 \x01(\r\x12\x0e\n\x06shadow\x18\x05 \x01(\x08\x12\x11\n\twindow_ms\x18\x06 \x01(\x04\"9\n\x10QuotaUseResponse\x12%\n\x07\x62uckets\x18\x01 \x03(\x0b\x32\x14.bridge.v1.BucketUse*i\n\x08Resource\x12\x18\n\x14RESOURCE_UNSPECIFIED\x10\x00\x12\x0c\n\x08REQUESTS\x10\x01\x12\x11\n\rPROMPT_TOKENS\x10\x02\x12\x11\n\rOUTPUT_TOKENS\x10\x03\x12\x0f\n\x0b\x43ONCURRENCY\x10\x04\x32H\n\x06Quotas\x12>\n\nLeaseCells\x12\x15.bridge.v1.CellReport\x1a\x15.bridge.v1.CellGrants(\x01\x30\x01\x32\x88\x01\n\nQuotaAdmin\x12:\n\x05Usage\x12\x17.bridge.v1.UsageRequest\x1a\x18.bridge.v1.UsageResponse\x12>\n\x03Use\x12\x1a.bridge.v1.QuotaUseRequest\x1a\x1b.bridge.v1.QuotaUseResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'bridge_wire.v1.quota_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
+  _globals['_RESOURCE']._serialized_start=1060
+  _globals['_RESOURCE']._serialized_end=1165
   _globals['_BUCKET']._serialized_start=41
-  _globals['_BUCKET']._serialized_end=92
-  _globals['_AMOUNTS']._serialized_start=94
-  _globals['_AMOUNTS']._serialized_end=188
-  _globals['_CELLUSE']._serialized_start=190
-  _globals['_CELLUSE']._serialized_end=304
-  _globals['_USEOFMODEL']._serialized_start=307
-  _globals['_USEOFMODEL']._serialized_end=463
-  _globals['_CELLREPORT']._serialized_start=465
-  _globals['_CELLREPORT']._serialized_end=572
-  _globals['_CELLGRANT']._serialized_start=574
-  _globals['_CELLGRANT']._serialized_end=691
-  _globals['_CELLGRANTS']._serialized_start=693
-  _globals['_CELLGRANTS']._serialized_end=742
-  _globals['_USAGEREQUEST']._serialized_start=744
-  _globals['_USAGEREQUEST']._serialized_end=841
-  _globals['_USAGERESPONSE']._serialized_start=843
-  _globals['_USAGERESPONSE']._serialized_end=895
-  _globals['_QUOTAS']._serialized_start=897
-  _globals['_QUOTAS']._serialized_end=969
-  _globals['_QUOTAADMIN']._serialized_start=971
-  _globals['_QUOTAADMIN']._serialized_end=1043
+  _globals['_BUCKET']._serialized_end=139
+  _globals['_CELL']._serialized_start=141
+  _globals['_CELL']._serialized_end=227
+  _globals['_USEOFMODEL']._serialized_start=230
+  _globals['_USEOFMODEL']._serialized_end=386
+  _globals['_CELLREPORT']._serialized_start=389
+  _globals['_CELLREPORT']._serialized_end=533
+  _globals['_CELLGRANT']._serialized_start=535
+  _globals['_CELLGRANT']._serialized_end=612
+  _globals['_CELLGRANTS']._serialized_start=614
+  _globals['_CELLGRANTS']._serialized_end=699
+  _globals['_USAGEREQUEST']._serialized_start=701
+  _globals['_USAGEREQUEST']._serialized_end=798
+  _globals['_USAGERESPONSE']._serialized_start=800
+  _globals['_USAGERESPONSE']._serialized_end=852
+  _globals['_QUOTAUSEREQUEST']._serialized_start=854
+  _globals['_QUOTAUSEREQUEST']._serialized_end=871
+  _globals['_BUCKETUSE']._serialized_start=873
+  _globals['_BUCKETUSE']._serialized_end=999
+  _globals['_QUOTAUSERESPONSE']._serialized_start=1001
+  _globals['_QUOTAUSERESPONSE']._serialized_end=1058
+  _globals['_QUOTAS']._serialized_start=1167
+  _globals['_QUOTAS']._serialized_end=1239
+  _globals['_QUOTAADMIN']._serialized_start=1242
+  _globals['_QUOTAADMIN']._serialized_end=1378
 # @@protoc_insertion_point(module_scope)

@@ -47,8 +47,8 @@ class QuotasServicer:
     """
 
     def LeaseCells(self, request_iterator, context):
-        """The agent says about once a second what it used of its cells and what it could use; the registry
-        grants. A cell that is not renewed runs out.
+        """The agent says about once a second, and sooner when it runs short, what it used of its buckets; each
+        report is answered. A lease that is not renewed by an answer runs out.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -117,6 +117,11 @@ class QuotaAdminStub:
                 request_serializer=bridge__wire_dot_v1_dot_quota__pb2.UsageRequest.SerializeToString,
                 response_deserializer=bridge__wire_dot_v1_dot_quota__pb2.UsageResponse.FromString,
                 _registered_method=True)
+        self.Use = channel.unary_unary(
+                '/bridge.v1.QuotaAdmin/Use',
+                request_serializer=bridge__wire_dot_v1_dot_quota__pb2.QuotaUseRequest.SerializeToString,
+                response_deserializer=bridge__wire_dot_v1_dot_quota__pb2.QuotaUseResponse.FromString,
+                _registered_method=True)
 
 
 class QuotaAdminServicer:
@@ -129,6 +134,13 @@ class QuotaAdminServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def Use(self, request, context):
+        """What is used of each bucket now.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_QuotaAdminServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -136,6 +148,11 @@ def add_QuotaAdminServicer_to_server(servicer, server):
                     servicer.Usage,
                     request_deserializer=bridge__wire_dot_v1_dot_quota__pb2.UsageRequest.FromString,
                     response_serializer=bridge__wire_dot_v1_dot_quota__pb2.UsageResponse.SerializeToString,
+            ),
+            'Use': grpc.unary_unary_rpc_method_handler(
+                    servicer.Use,
+                    request_deserializer=bridge__wire_dot_v1_dot_quota__pb2.QuotaUseRequest.FromString,
+                    response_serializer=bridge__wire_dot_v1_dot_quota__pb2.QuotaUseResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -166,6 +183,33 @@ class QuotaAdmin:
             '/bridge.v1.QuotaAdmin/Usage',
             bridge__wire_dot_v1_dot_quota__pb2.UsageRequest.SerializeToString,
             bridge__wire_dot_v1_dot_quota__pb2.UsageResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Use(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/bridge.v1.QuotaAdmin/Use',
+            bridge__wire_dot_v1_dot_quota__pb2.QuotaUseRequest.SerializeToString,
+            bridge__wire_dot_v1_dot_quota__pb2.QuotaUseResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -215,7 +215,8 @@ class AdminService(rpc.AdminServicer):
             return ()
         loaded = load(applied.change.documents.items(), alone=True).documents
         members = self._table.membership.members.values()
-        return unserved((one.parsed for one in loaded if one.key in applied.change.changed), members)
+        changed = [one.parsed for one in loaded if one.key in applied.change.changed]
+        return unserved(changed, members, [one.name for one in loaded if one.kind == "ModelRoute"])
 
     def _rollout(self, plan: RolloutPlan, position: RolloutPosition) -> pb.RolloutStatus:
         route = self._hub.current.routes.get(plan.route)

@@ -131,7 +131,7 @@ class ClientsService(rpc.ClientsServicer):
             ],
             created_unix=int(record.created),
             created_by=record.created_by,
-            last_used_unix=used if used >= record.created else 0,  # else another of this name was used
+            last_used_unix=used if used >= int(record.created) else 0,  # else another of this name was used
         )
 
 

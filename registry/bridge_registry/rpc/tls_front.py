@@ -194,7 +194,7 @@ class _Connection(asyncio.StreamReaderProtocol):
         super().__init__(asyncio.StreamReader(), accepted)
         self._on_left = left
         self._wire: asyncio.Transport | None = None
-        self.identity: str | None = None
+        self.known = False
 
     @property
     def open(self) -> bool:
@@ -202,8 +202,7 @@ class _Connection(asyncio.StreamReaderProtocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._wire = cast("asyncio.Transport", transport)
-        found = peer(transport.get_extra_info("ssl_object"))
-        self.identity = None if found is None else str(found.identity)
+        self.known = peer(transport.get_extra_info("ssl_object")) is not None
         super().connection_made(transport)
 
     def connection_lost(self, exc: Exception | None) -> None:

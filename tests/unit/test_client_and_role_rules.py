@@ -1,0 +1,161 @@
+"""What clients may be given, and who of the admins may what."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
+
+from bridge_core.clients import Admin, ApiKey, Client, Role
+from bridge_core.errors import BridgeError
+from bridge_core.snapshot import check_entry, encode_entry
+from bridge_registry.clients import client_rules, role_rules
+from bridge_registry.records import AdminRecord
+
+HASH = "0" * 64
+
+
+@given(
+    st.lists(st.text(max_size=70), max_size=40),
+    st.dictionaries(st.text(max_size=130), st.text(max_size=260), max_size=40),
+    st.one_of(st.just(0.0), st.floats()),
+    st.text(max_size=70),
+)
+def test_what_a_client_is_made_of_every_agent_can_take(
+    groups: list[str], attributes: dict[str, str], expires: float, name: str
+) -> None:
+    try:
+        made = client_rules.new_client(name, groups, attributes, expires, trust_domain="mesh", now=1000.0)
+    except BridgeError:
+        return
+    check_entry(f"client/{name}", encode_entry(made))
+    assert all(one == one.strip() and one.isascii() for one in made.groups)
+
+
+class Rotation(RuleBasedStateMachine):
+    """Keys of one client, over time."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.now = 1000.0
+        self.client = Client("anna")
+        self.made = 0
+        self.ends: dict[str, float] = {}  # when each key stops counting at the latest
+
+    @rule(seconds=st.floats(0, 10_000))
+    def wait(self, seconds: float) -> None:
+        self.now += seconds
+
+    @rule(overlap=st.sampled_from([0.0, 1.0, 3600.0, 86_400.0]))
+    def rotate(self, overlap: float) -> None:
+        key = ApiKey(f"k{self.made}", HASH)
+        try:
+            self.client = client_rules.with_key(self.client, key, overlap, self.now)
+        except BridgeError:
+            alive = [one for one in self.client.keys if not client_rules.ended(one, self.now)]
+            assert len(alive) == client_rules.MAX_KEYS
+            return
+        self.made += 1
+        for id_, end in self.ends.items():
+            self.ends[id_] = min(end, self.now + overlap)
+        self.ends[key.id] = float("inf")
+
+    @invariant()
+    def no_key_counts_for_longer_than_it_was_told(self) -> None:
+        counting = {one.id for one in self.client.keys if not client_rules.ended(one, self.now)}
+        assert counting == {id_ for id_, end in self.ends.items() if self.now < end}
+        assert len(self.client.keys) <= client_rules.MAX_KEYS
+        if self.made:
+            assert self.client.keys[-1].expires == 0.0
+
+
+TestRotation = Rotation.TestCase
+
+
+@pytest.mark.parametrize(
+    ("asked", "expires", "lives"), [(0.0, 0.0, 7_776_000.0), (60.0, 0.0, 60.0), (0.0, 1500.0, 500.0)]
+)
+def test_a_certificate_lives_no_longer_than_its_client(asked: float, expires: float, lives: float) -> None:
+    assert client_rules.certificate_ttl_s(asked, Client("a", expires=expires), 1000.0) == lives
+
+
+@pytest.mark.parametrize(
+    ("client", "asked", "says"),
+    [
+        (Client("a", blocked=True), 0.0, "is blocked"),
+        (Client("a", expires=1000.0), 0.0, "has expired"),
+        (Client("a"), 1e9, "366 days at most"),
+    ],
+)
+def test_who_gets_no_certificate(client: Client, asked: float, says: str) -> None:
+    with pytest.raises(BridgeError, match=says):
+        client_rules.certificate_ttl_s(asked, client, 1000.0)
+
+
+class Admins(RuleBasedStateMachine):
+    """The admins of a mesh: made and deleted in any order."""
+
+    names = st.sampled_from(["admin", "a", "b", "c"])
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.records: dict[str, AdminRecord] = {}
+        self.gone: set[str] = set()
+
+    @rule(name=names, role=st.sampled_from(role_rules.ROLES))
+    def make(self, name: str, role: Role) -> None:
+        there = role_rules.present(self.records)
+        try:
+            role_rules.check_new(name, role, self.records)
+        except BridgeError:
+            assert name in self.gone or there[name].admin.role != role
+            return
+        assert name not in self.gone
+        if name not in role_rules.on_record(self.records):
+            self.records = {**role_rules.on_record(self.records), name: AdminRecord(Admin(name, role))}
+
+    @rule(name=names)
+    def delete(self, name: str) -> None:
+        try:
+            found = role_rules.check_deletion(name, self.records)
+        except BridgeError:
+            there = role_rules.present(self.records)
+            assert name not in there or role_rules.deciding(self.records) == [name]
+            return
+        self.gone.add(name)
+        self.records = {**self.records, name: AdminRecord(found.admin, deleted=1.0)}
+
+    @invariant()
+    def somebody_may_everything(self) -> None:
+        assert role_rules.deciding(self.records)
+        assert all(role_rules.role_of(name, self.records) is None for name in self.gone)
+
+
+TestAdmins = Admins.TestCase
+
+
+def test_a_role_suffices_for_those_below_it() -> None:
+    table = {
+        (have, need): role_rules.suffices(have, need)
+        for have in role_rules.ROLES
+        for need in role_rules.ROLES
+    }
+    assert {pair for pair, enough in table.items() if not enough} == {
+        ("viewer", "operator"),
+        ("viewer", "admin"),
+        ("operator", "admin"),
+    }
+
+
+@pytest.mark.parametrize("text", ["", "Admin", "root", "admin ", "viewer\n"])
+def test_a_role_is_one_of_three(text: str) -> None:
+    with pytest.raises(BridgeError, match="is no role"):
+        role_rules.checked_role(text)
+
+
+def test_so_many_have_the_role_admin_that_a_transaction_looks_at_each() -> None:
+    records = {f"a{n}": AdminRecord(Admin(f"a{n}", "admin")) for n in range(role_rules.MAX_WITH_ALL)}
+    with pytest.raises(BridgeError, match="64 at most"):
+        role_rules.check_new("one-more", "admin", records)
+    role_rules.check_new("one-more", "operator", records)
