@@ -89,6 +89,7 @@ class AuthorityDesk:
         """
         fence = self._fence()
         now, revision = await self._read()
+        root: x509.Authority | None = None
         match step.name:
             case "begin":
                 made, root = self._new(now, step)
@@ -106,6 +107,8 @@ class AuthorityDesk:
         put = Put(keyspace.AUTHORITIES, encode(wanted))
         condition = Unchanged(keyspace.AUTHORITIES, revision)
         if not (await self._store.commit([put], if_=[condition, fence])).committed:
+            if root is not None:
+                self._keeper.pki.root_key(root.pin).unlink(missing_ok=True)
             raise Unavailable("the CAs were changed by somebody else meanwhile", hint="look, and try again")
         log.warning("authority_rotation", step=step.name, by=author, force=step.force)
         await self._taken_up(wanted)
