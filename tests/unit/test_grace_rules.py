@@ -43,6 +43,13 @@ def test_a_budget_is_a_burst_and_then_a_rate() -> None:
     assert not budgets.take("a", 110.0)
 
 
+def test_a_clock_that_is_set_back_locks_nobody_out() -> None:
+    budgets = Budgets(2, 10.0)
+    assert [budgets.take("a", 1e6) for _ in range(3)] == [True, True, False]
+    assert not budgets.take("a", 100.0)
+    assert budgets.take("a", 110.0)
+
+
 def test_a_crowd_of_names_is_bounded_and_lets_go() -> None:
     budgets = Budgets(1, 10.0, most=2)
     assert [budgets.take(name, 0.0) for name in "abc"] == [True, True, False]

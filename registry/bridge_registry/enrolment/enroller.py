@@ -7,25 +7,22 @@ of what the name had before happen together or not at all.
 from __future__ import annotations
 
 import asyncio
-import hashlib
 from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Final, Protocol
 
 import msgspec
 import structlog
-from cryptography.hazmat.primitives import serialization
-from cryptography.hazmat.primitives.asymmetric.types import CertificatePublicKeyTypes
 
 from bridge_core import keyspace
 from bridge_core.errors import BridgeError, Unavailable
 from bridge_core.identity import IdentityFault, JoinToken, SpiffeId, TokenFault, check_node_name
 from bridge_core.identity import certificates as x509
-from bridge_core.identity.certificate_info import CertificateInfo
 from bridge_core.store.api import Delete, KeyValue, Op, Put, Store, Unchanged
 from bridge_core.tls import Peer
 from bridge_registry.enrolment import join_rules
 from bridge_registry.enrolment.grace_rules import Budgets, check_grace
 from bridge_registry.enrolment.join_rules import EnrolmentRefused, JoinRefusal
+from bridge_registry.enrolment.late_renewal import LateRenewal, fingerprint, proven
 from bridge_registry.enrolment.nonces import Nonces
 from bridge_registry.records import NodeRecord, SerialRecord, TokenRecord, decode, encode
 
@@ -47,17 +44,6 @@ class JoinRequest(msgspec.Struct, frozen=True):
     csr_pem: bytes
     peer_address: str = ""
     labels: dict[str, str] = {}
-    version: str = ""
-
-
-class LateRenewal(msgspec.Struct, frozen=True):
-    """What a node asks for whose certificate has ended; see RenewExpiredRequest."""
-
-    csr_pem: bytes
-    certificate_pem: bytes
-    nonce: bytes
-    signature: bytes
-    peer_address: str = ""
     version: str = ""
 
 
@@ -261,7 +247,7 @@ class Enroller:
             record = join_rules.check_token(token, found, self._signer.pins)
             node_item = await self._store.get(keyspace.NODES + request.node)
             existing = decode(node_item, NodeRecord) if node_item is not None else None
-            key = _fingerprint(csr.public_key)
+            key = fingerprint(csr.public_key)
             repeated = join_rules.is_repetition(existing, token.id, key)
             if not repeated:
                 join_rules.check_use(record, self._clock())
@@ -331,7 +317,7 @@ class Enroller:
             serial=issued.serial,
             expires=issued.expires,
             version=asked.version or record.version,
-            key=_fingerprint(asked.csr.public_key),
+            key=fingerprint(asked.csr.public_key),
             issuer=issued.issuer,
         )
         ops: list[Op] = [Put(item.key, encode(node)), self._serial_op(issued)]
@@ -342,18 +328,17 @@ class Enroller:
         # In the order of what each step costs.
         if not self._late.take(remote.rpartition(":")[0], self._clock()):
             raise EnrolmentRefused(JoinRefusal.TOO_OFTEN, "asked too often", hint="wait")
-        if len(request.certificate_pem) > x509.MAX_CSR_BYTES:
-            raise EnrolmentRefused(JoinRefusal.INVALID, "the certificate is too long")
         self._fence()  # while the store is not the mesh's, that a record is not there means nothing
-        info, key = self._check_proof(request)
-        assert info.identity is not None  # noqa: S101 - the proof is a node's
-        name = info.identity.name
+        shown = proven(request, self._signer.issuers, self._trust_domain)
+        name = shown.identity.name
+        if self._directory.is_revoked(shown.serial):
+            raise _revoked(name)
         item = await self._store.get(keyspace.NODES + name)
         record = check_grace(
             name,
             None if item is None else decode(item, NodeRecord),
-            key,
-            expired=info.not_after,
+            shown.key,
+            expired=shown.ended,
             now=self._clock(),
             grace_s=self._renewal_grace_s(),
         )
@@ -367,31 +352,8 @@ class Enroller:
         except IdentityFault as fault:
             raise join_rules.as_refusal(fault) from fault
         asked = _Asked(csr, request.peer_address, request.version)
-        unrevoked = Unchanged(keyspace.REVOKED + info.serial, 0)
-        return name, await self._reissue(info.identity, item, record, asked, [unrevoked])
-
-    def _check_proof(self, request: LateRenewal) -> tuple[CertificateInfo, str]:
-        """What the ended certificate says, and its key, when who asks has that key and it was a node's."""
-        pem = request.certificate_pem
-        try:
-            certificate, info = x509.from_pem(pem), x509.describe(pem)
-            data = x509.possession(request.nonce, request.csr_pem, pem)
-        except IdentityFault as fault:
-            raise join_rules.as_refusal(fault) from fault
-        identity = info.identity
-        issuers = self._signer.issuers
-        if (
-            identity is None
-            or (identity.trust_domain, identity.kind) != (self._trust_domain, "node")
-            or not any(x509.issued_by(pem, x509.from_pem(one)) for one in issuers)
-            or not x509.is_signed_by(certificate, request.signature, data)
-        ):
-            raise EnrolmentRefused(
-                JoinRefusal.UNAUTHENTICATED, "this is no proof of a node's key", hint="join with a token"
-            )
-        if self._directory.is_revoked(info.serial):
-            raise _revoked(identity.name)
-        return info, _fingerprint(certificate.public_key())
+        unrevoked = Unchanged(keyspace.REVOKED + shown.serial, 0)
+        return name, await self._reissue(shown.identity, item, record, asked, [unrevoked])
 
     def _check_request(self, request: JoinRequest) -> tuple[SpiffeId, x509.CertificateRequest, JoinRequest]:
         try:
@@ -507,8 +469,3 @@ def _revoked(name: str) -> EnrolmentRefused:
     return EnrolmentRefused(
         JoinRefusal.DENIED, f"the certificate of {name} was revoked", hint="join again with a new token"
     )
-
-
-def _fingerprint(key: CertificatePublicKeyTypes) -> str:
-    der = key.public_bytes(serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo)
-    return hashlib.sha256(der).hexdigest()

@@ -60,14 +60,17 @@ class Budgets:
         self._until: dict[str, float] = {}  # when each has all of its budget back
 
     def take(self, key: str, now: float, every_s: float | None = None) -> bool:
-        """Whether `key` may ask at monotonic time `now`; asking that is refused costs nothing."""
+        """Whether `key` may ask at `now`, in seconds; asking that is refused costs nothing.
+
+        After a clock that was set back nobody waits longer than who has used up all of it.
+        """
         every = self._every_s if every_s is None else every_s
         if key not in self._until and len(self._until) >= self._most:
             self._until = {name: until for name, until in self._until.items() if until > now}
             if len(self._until) >= self._most:
                 return False
-        until = max(now, self._until.get(key, now)) + every
-        if until - now > self._burst * every:
-            return False
-        self._until[key] = until
-        return True
+        most = now + self._burst * every
+        until = min(max(now, self._until.get(key, now)), most)
+        may = until + every <= most
+        self._until[key] = until + every if may else until
+        return may

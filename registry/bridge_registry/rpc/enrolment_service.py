@@ -7,7 +7,8 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from importlib.metadata import version
 
-from bridge_registry.enrolment.enroller import Enroller, JoinRequest, LateRenewal
+from bridge_registry.enrolment.enroller import Enroller, JoinRequest
+from bridge_registry.enrolment.late_renewal import LateRenewal
 from bridge_registry.enrolment.nonces import Nonces
 from bridge_registry.publication.hub import Hub
 from bridge_registry.rpc.gate import Context, Gate
