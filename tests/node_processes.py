@@ -45,7 +45,12 @@ async def apply_route(pair: RegistryPair, name: str) -> None:
 
 
 async def joined(
-    pair: RegistryPair, folder: Path, engine: EngineConfig, listeners: Listeners | None = None
+    pair: RegistryPair,
+    folder: Path,
+    engine: EngineConfig,
+    listeners: Listeners | None = None,
+    *,
+    advertise: str | None = None,
 ) -> NodeProcess:
     """A node that joined by this registry, named after its folder; not started."""
     plan = JoinPlan(
@@ -54,6 +59,7 @@ async def joined(
         name=folder.name,
         listeners=listeners or free_listeners(),
         engines=(engine,),
+        advertise=advertise,
     )
     state = StateDir(folder)
     return NodeProcess(state, await join(plan, state))
@@ -102,17 +108,25 @@ class NodeProcess:
 
         await eventually(up, WAIT_S)
 
-    async def ask(self, model: str) -> tuple[int, str]:
+    async def ask(self, model: str, session: str = "") -> tuple[int, str]:
         """Status and answering node of one request."""
+        status, node, _ = await self._ask(model, session)
+        return status, node
+
+    async def told(self, model: str) -> tuple[int, str]:
+        """Status and error of one request."""
+        status, _, body = await self._ask(model, "")
+        return status, "" if status == 200 else str(msgspec.json.decode(body)["error"])
+
+    async def _ask(self, model: str, session: str) -> tuple[int, str, bytes]:
         host, _, port = self.settings.listeners.http.rpartition(":")
         pool = Pool((host, int(port)))
         body = msgspec.json.encode({"model": model, "prompt": "x", "stream": False})
         try:
-            async with pool.request(
-                "POST", b"/api/generate", ((b"content-type", b"application/json"),), body
-            ) as response:
-                await response.read(1 << 20)
+            fields = ((b"content-type", b"application/json"), (b"x-bridge-session", session.encode()))
+            async with pool.request("POST", b"/api/generate", fields, body) as response:
+                said = await response.read(1 << 20)
                 node = response.headers.get(b"x-bridge-node") or b""
-                return response.status, node.decode()
+                return response.status, node.decode(), said
         finally:
             await pool.close()

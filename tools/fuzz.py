@@ -24,6 +24,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
+import fuzz_tokens
 import structlog
 
 from bridge_agent.authentication.authenticator import Authenticator
@@ -294,6 +295,9 @@ TARGETS: dict[str, Target] = {
         credentials, [b"authorization: Bearer " + _KEY, b"api-key: " + _KEY, b"x: " + _KEY], (Refused,)
     ),
     "api_key": Target(lambda data: (damage(data), id_of(data), Pepper(_PEPPER).hash(data)), [_KEY], ()),
+    "jwt": Target(fuzz_tokens.token, fuzz_tokens.TOKENS, (BridgeError,)),
+    "claims": Target(fuzz_tokens.claims, fuzz_tokens.CLAIMS, (BridgeError,)),
+    "key_set": Target(fuzz_tokens.key_set, fuzz_tokens.KEY_SETS, (BridgeError,)),
     "spiffe": Target(text(SpiffeId.parse), [b"spiffe://mesh/node/n1"], (BridgeError,)),
     "csr": Target(
         read_csr,

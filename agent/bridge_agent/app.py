@@ -350,7 +350,10 @@ class Agent:
             addresses=lambda: self._registries.addresses,
             engines=self._supervisor.status,
             ejections=self._gateway.ejections,
-            secrets=lambda: self._secrets.concerns(self._view.current),
+            secrets=lambda: [
+                *self._secrets.concerns(self._view.current),
+                *self._tokens.concerns(self._view.current),
+            ],
         )
         self._reports = Reports(
             self._config,

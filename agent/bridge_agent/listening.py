@@ -30,6 +30,10 @@ class Pipeline(Protocol):
         """Says of a listener's requests whose bodies are not read whole before the answer."""
         ...
 
+    def handshake_refused(self, listener: ListenerKind) -> Callable[[str], None]:
+        """What is told the address of each handshake that TLS refused at a listener."""
+        ...
+
     def error_body(self, status: int, message: str, path: str) -> tuple[bytes, bytes]:
         """Renders what a listener refuses by itself."""
         ...
@@ -88,6 +92,7 @@ class Listening:
             identify=None if context is None else self._identify,
             error_body=pipeline.error_body,
             varying=varying,
+            handshake_refused=pipeline.handshake_refused(_KINDS[name]),
         )
         self._servers.append(server)
 

@@ -13,13 +13,14 @@ from __future__ import annotations
 
 import asyncio
 import errno
-import ipaddress
 import socket
 import ssl as ssl_module
 from collections.abc import Callable
 from typing import Final, Protocol
 
 import structlog
+
+from bridge_core.addresses import source_of
 
 log = structlog.get_logger()
 
@@ -47,10 +48,11 @@ class Newcomer(Protocol):
 class _Stranger:
     """An accepted connection, with its handshake's task and then with what it became."""
 
-    __slots__ = ("connection", "source", "task")
+    __slots__ = ("address", "connection", "source", "task")
 
-    def __init__(self, source: str) -> None:
-        self.source = source
+    def __init__(self, address: str) -> None:
+        self.address = address
+        self.source = source_of(address)
         self.task: asyncio.Task[None] | None = None
         self.connection: Newcomer | None = None
 
@@ -70,6 +72,8 @@ class Acceptor:
         each: How many of one address.
         handshake_s: How long a handshake may take.
         goodbye_s: How long an end is waited for that the other side confirms; None: as long as the loop does.
+        refused: Told the address of each handshake that TLS refused: a certificate that does not
+            count, an older version.
     """
 
     def __init__(
@@ -83,6 +87,7 @@ class Acceptor:
         each: int,
         handshake_s: float,
         goodbye_s: float | None = None,
+        refused: Callable[[str], None] | None = None,
     ) -> None:
         self._sock = sock
         self._context = context
@@ -92,6 +97,7 @@ class Acceptor:
         self._each = each
         self._handshake_s = handshake_s
         self._goodbye_s = goodbye_s
+        self._refused = refused
         self._loop = asyncio.get_running_loop()
         self._strangers: dict[_Stranger, None] = {}  # those that came first, first
         self._by_source: dict[str, dict[_Stranger, None]] = {}
@@ -148,7 +154,7 @@ class Acceptor:
                     return
                 continue  # this one broke off before it was accepted
             sock.setblocking(False)
-            stranger = _Stranger(_source(address))
+            stranger = _Stranger(address[0] if isinstance(address, tuple) else "")
             self._make_room(stranger.source)
             self._strangers[stranger] = None
             self._by_source.setdefault(stranger.source, {})[stranger] = None
@@ -193,6 +199,9 @@ class Acceptor:
         except OSError as fault:  # ssl.SSLError and TimeoutError are such
             log.debug("handshake_failed", listener=self._name, remote=stranger.source, reason=str(fault))
             self._forget(stranger)
+            # Who goes away in the middle, as a look at a port does, was not refused.
+            if self._refused is not None and isinstance(fault, ssl_module.SSLError) and not _left(fault):
+                self._refused(stranger.address)
         except BaseException:
             self._forget(stranger)
             raise
@@ -203,6 +212,10 @@ class Acceptor:
             else:
                 stranger.connection = connection
                 self._known[connection] = stranger
+
+
+def _left(fault: ssl_module.SSLError) -> bool:
+    return isinstance(fault, ssl_module.SSLEOFError | ssl_module.SSLZeroReturnError)
 
 
 def bound(host: str, port: int) -> socket.socket:
@@ -220,14 +233,3 @@ def bound(host: str, port: int) -> socket.socket:
         sock.close()
         raise
     return sock
-
-
-def _source(address: tuple[str, int] | tuple[str, int, int, int] | str) -> str:
-    """Whose bound counts: an IPv4 address, or the network of 64 bits that a host of IPv6 has to itself."""
-    if not isinstance(address, tuple):
-        return ""
-    found = ipaddress.ip_address(address[0].partition("%")[0])
-    if isinstance(found, ipaddress.IPv4Address):
-        return str(found)
-    mapped = found.ipv4_mapped
-    return str(mapped or ipaddress.ip_network((found, 64), strict=False))

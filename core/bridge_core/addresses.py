@@ -1,7 +1,8 @@
-"""host:port, in one and in two."""
+"""host:port, in one and in two; and whose an address is."""
 
 from __future__ import annotations
 
+import ipaddress
 from typing import Final
 
 from bridge_core.errors import BridgeError, Fatal
@@ -55,3 +56,17 @@ def can_be_dialled(place: str) -> bool:
 def join_address(host: str, port: int) -> str:
     """The "host:port" of the two, with brackets around an IPv6 address."""
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
+def source_of(address: str) -> str:
+    """Whose bounds count for what comes from an address: an IPv4 address, also one mapped into IPv6, or the
+    network of 64 bits that a host of IPv6 has to itself. What is no address is itself.
+    """
+    try:
+        found = ipaddress.ip_address(address.partition("%")[0])
+    except ValueError:
+        return address[:64]
+    if isinstance(found, ipaddress.IPv4Address):
+        return str(found)
+    mapped = found.ipv4_mapped
+    return str(mapped or ipaddress.ip_network((found, 64), strict=False))

@@ -10,18 +10,14 @@ Rules:
 
 from __future__ import annotations
 
-from typing import Final
-
 from bridge_core.http1.request import Request
-from bridge_core.http_access import by_foreign_page, host_allowed
-
-_FETCH: Final = (b"site", b"mode", b"dest")
+from bridge_core.http_access import FETCH, by_foreign_page, host_allowed
 
 
 def refusal(request: Request, own_name: str) -> str:
     """Why a request is not answered, in a sentence; empty: it is."""
     fields = request.headers
-    host, fetch = fields.get(b"host"), (fields.get(b"sec-fetch-" + name) for name in _FETCH)
+    host, fetch = fields.get(b"host"), (fields.get(name) for name in FETCH)
     if fields.get(b"origin") is not None:
         return "the admin listener is not for web pages: send no Origin"
     if by_foreign_page(request.method, *fetch):

@@ -93,8 +93,12 @@ def _own_names(own_name: str) -> list[str]:
     return [label + suffix for suffix in _OWN_SUFFIXES] if label else []
 
 
+FETCH: Final = (b"sec-fetch-site", b"sec-fetch-mode", b"sec-fetch-dest")
+"""The fields in which a browser says who made a request, and for what."""
+
+
 def by_foreign_page(method: str, site: bytes | None, mode: bytes | None, dest: bytes | None) -> bool:
-    """Whether a page of another site made a request: by its Sec-Fetch-Site, -Mode and -Dest."""
+    """Whether a page of another site made a request, by what it says in the fields of `FETCH`."""
     if site is None or site.lower() != b"cross-site":
         return False
     return (method, mode, dest) != ("GET", b"navigate", b"document")

@@ -1,7 +1,9 @@
 """Durations and sizes as people write and read them: the one place that knows their units. Pure.
 
 Rules:
-1. A duration is one or more numbers, each with its unit: 250ms, 1.5s, 1h30m, 7d.
+1. A duration is one or more numbers, each with its unit: 250ms, 1.5s, 1h30m, 7d. Where a client says how
+   long it waits it may leave the unit out, and means seconds; whatever is longer than is ever waited is as
+   good as that.
 2. A size is one number with a unit that is a power of 1024: 512MiB, 1.5GiB. `GB`, which means two
    things, is none.
 3. What is longer than `MAX_TEXT`, or beyond the largest duration or size, is refused like any other
@@ -39,12 +41,28 @@ def parse_duration(text: str) -> float:
     Raises:
         ValueError: it is not a duration, or longer than `MAX_DURATION_S`.
     """
-    if len(text) > MAX_TEXT or not _DURATION.fullmatch(text):
-        raise ValueError("not a duration such as 5s, 250ms or 1h30m")
-    seconds = sum(float(number) * _SECONDS[unit] for number, unit in _DURATION_PART.findall(text))
+    seconds = _seconds(text)
     if seconds > MAX_DURATION_S:
         raise ValueError("a duration of more than a hundred years")
     return seconds
+
+
+def parse_patience(text: str, most_s: float) -> float:
+    """Seconds that a client waits, `most_s` at most, of "30", "1.5m" or "1h30m".
+
+    Raises:
+        ValueError: it is not a duration, or none at all.
+    """
+    seconds = _seconds(f"{text}s" if text[-1:].isdecimal() else text)
+    if not seconds:
+        raise ValueError("a duration of nothing")
+    return min(seconds, most_s)
+
+
+def _seconds(text: str) -> float:
+    if len(text) > MAX_TEXT or not _DURATION.fullmatch(text):
+        raise ValueError("not a duration such as 5s, 250ms or 1h30m")
+    return sum(float(number) * _SECONDS[unit] for number, unit in _DURATION_PART.findall(text))
 
 
 def parse_size(text: str) -> int:

@@ -20,7 +20,9 @@ from bridge_core.dialects.errors import ApiError
 from bridge_core.dialects.gojson import Struct
 from bridge_core.http1 import Exchange, Pair, Request, coroutine_app, json_error, serve
 from bridge_core.http_access import (
+    FETCH,
     Origins,
+    by_foreign_page,
     cors_headers,
     host_allowed,
     is_address,
@@ -162,6 +164,10 @@ class Engine:
             exchange.respond(403, allow)
             return
         origin = request.headers.get(b"origin")
+        fetch = (request.headers.get(name) for name in FETCH)
+        if not origin and by_foreign_page(request.method, *fetch):
+            exchange.respond(403, allow)
+            return
         extra: tuple[Pair, ...] = ()
         if origin and not same_origin(origin, host):
             if not _ORIGINS.allows(origin.decode("latin-1")):

@@ -15,7 +15,7 @@ from bridge_core import dialects
 from bridge_core.dialects.errors import ApiError
 from bridge_core.dialects.gojson import MOST_DEPTH, Struct, decode
 from bridge_core.http1 import Request
-from bridge_core.large_json import LARGE, PIECE, STEP, base64_strings
+from bridge_core.large_json import LARGE, PIECE, STEP, plain_strings
 
 MOST_VALUES: Final = 1 << 20
 """Lists, objects and their members in a body: each takes fifty times the memory of its two bytes."""
@@ -51,7 +51,7 @@ def read(body: bytes, shape: Struct) -> dict[str, Any]:
 
 
 def lift(body: bytes, step: int = STEP) -> tuple[bytes, dict[str, str]]:
-    """Takes strings of nothing but base64 out of a body: a decoder lets no other thread run meanwhile.
+    """Takes long strings without escapes out of a body: a decoder lets no other thread run meanwhile.
 
     A body that is not JSON is none without them either.
 
@@ -66,9 +66,9 @@ def lift(body: bytes, step: int = STEP) -> tuple[bytes, dict[str, str]]:
     lifted: dict[str, str] = {}
     word = f"lifted-{secrets.token_hex(16)}-"
     done = 0
-    for begin, end in base64_strings(body, step):
+    for begin, end in plain_strings(body, step):
         name = f"{word}{len(lifted)}"
-        lifted[name] = str(memoryview(body)[begin:end], "ascii")
+        lifted[name] = str(memoryview(body)[begin:end], "utf-8")
         kept += [body[done:begin], name.encode()]
         done = end
     if not lifted:

@@ -48,17 +48,19 @@ def shifted(clock_s: float) -> dict[str, str]:
 
 
 class HeldEngine:
-    """An engine with one model whose answers wait for `release`."""
+    """An engine whose answers wait for `release`, with these models."""
 
-    def __init__(self, model: str = "held") -> None:
-        self.model = f"{model}:latest"
+    def __init__(self, *models: str) -> None:
+        self.models = [f"{model}:latest" for model in models or ("held",)]
         self.release = asyncio.Event()
         self.running = 0
 
     async def handle(self, exchange: Exchange) -> None:
         answers: dict[str, Any] = {
             "/api/version": {"version": "0.0.0"},
-            "/api/tags": {"models": [{"name": self.model, "model": self.model, "digest": "0" * 64}]},
+            "/api/tags": {
+                "models": [{"name": name, "model": name, "digest": "0" * 64} for name in self.models]
+            },
             "/api/ps": {"models": []},
         }
         path = exchange.request.path
@@ -181,10 +183,10 @@ def free_listeners() -> Listeners:
 
 
 @contextlib.asynccontextmanager
-async def held_engine(model: str = "held") -> AsyncIterator[tuple[HeldEngine, EngineConfig]]:
+async def held_engine(*models: str) -> AsyncIterator[tuple[HeldEngine, EngineConfig]]:
     """An engine that serves, and how an agent attaches to it."""
     async with asyncio.TaskGroup() as group:
-        engine = HeldEngine(model)
+        engine = HeldEngine(*models)
         server = await serve(coroutine_app(engine.handle, group), name="engine")
         try:
             yield engine, EngineConfig(index=0, kind="ollama", attach=f"http://127.0.0.1:{server.port}")

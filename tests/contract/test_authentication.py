@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import ssl
 import time
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -11,11 +13,15 @@ import pytest
 
 from bridge_agent.authentication.attempt_rules import FREE
 from bridge_agent.gateway.config import ListenerKind, RequestRecord
+from bridge_core.errors import BridgeError
 from bridge_core.http1 import Pool, Server, serve
+from bridge_core.identity import SpiffeId
+from bridge_core.identity import certificates as x509
 from bridge_core.snapshot import encode_entry
-from bridge_core.tls import client_context, peer_identity
-from tests.contract.gateway_bed import Answer, Bed, foreign_context, issue, mesh
+from bridge_core.tls import peer_identity
+from tests.contract.gateway_bed import AUTHORITY, DOMAIN, Answer, Bed, foreign_context, issue, mesh
 from tests.fakes.recorded_engine import RecordedEngine
+from tests.support import eventually
 from tests.unit.token_support import claims, key_set, provider, rsa, token
 
 BODY = b'{"model":"solo","messages":[{"role":"user","content":"hi"}],"stream":false}'
@@ -66,12 +72,9 @@ async def door(tmp_path: Path) -> AsyncIterator[Door]:
             identify=peer_identity,
             error_body=gateway.error_body,
             stream_body=gateway.unread(ListenerKind.TLS),
+            handshake_refused=gateway.handshake_refused(ListenerKind.TLS),
         )
-        bare = client_context(*issue(tmp_path, "client", "nobody"))
-        bare = type(bare)(bare.protocol)
-        bare.load_verify_locations(tmp_path / "ca.pem")
-        bare.check_hostname = False
-        yield Door(bed, server, bare)
+        yield Door(bed, server, trusting(tmp_path))
         await server.close(0.0)
 
 
@@ -164,6 +167,54 @@ async def test_who_guesses_is_held_up_and_who_is_known_is_not(door: Door) -> Non
     assert (await door.ask(good)).status == 200
     assert (429, "too_many", "127.0.0.1") in door.turned_away()
     assert door.bed["a"].gateway.counters.turned_away["too_many"] >= 1
+
+
+def stranger_of_another_ca(folder: Path) -> ssl.SSLContext:
+    (folder / "foreign").mkdir()
+    other = x509.create_authority(DOMAIN, now=time.time(), ttl_s=600)
+    return trusting(folder, issue(folder / "foreign", "client", "alice", other))
+
+
+def certificate_that_has_ended(folder: Path) -> ssl.SSLContext:
+    key = x509.generate_key()
+    alice = SpiffeId(DOMAIN, "client", "alice")
+    leaf = x509.issue(AUTHORITY, key.public_key(), alice, now=time.time() - 7200, ttl_s=600)
+    cert, private = folder / "old.pem", folder / "old.key"
+    cert.write_bytes(x509.to_pem(leaf) + AUTHORITY.pem)
+    private.write_bytes(x509.key_to_pem(key))
+    return trusting(folder, (cert, private))
+
+
+def older_tls(folder: Path) -> ssl.SSLContext:
+    made = trusting(folder)
+    made.maximum_version = ssl.TLSVersion.TLSv1_2
+    return made
+
+
+def trusting(folder: Path, pair: tuple[Path, ...] = ()) -> ssl.SSLContext:
+    made = ssl.create_default_context(cafile=folder / "ca.pem")
+    made.check_hostname = False
+    if pair:
+        made.load_cert_chain(pair[0], pair[1])
+    return made
+
+
+@pytest.mark.parametrize("make", [stranger_of_another_ca, certificate_that_has_ended, older_tls])
+async def test_a_handshake_that_tls_refuses_is_on_record(door: Door, tmp_path: Path, make: Any) -> None:
+    door.context = make(tmp_path)
+    with pytest.raises(BridgeError):
+        await door.ask()
+    await eventually(lambda: door.turned_away() == [(0, "handshake", "127.0.0.1")])
+
+
+async def test_who_looks_whether_a_port_is_open_is_on_no_record(door: Door) -> None:
+    for sent in (b"", b"\x16\x03\x01"):
+        _, writer = await asyncio.open_connection("127.0.0.1", door.server.port)
+        writer.write(sent)
+        writer.close()
+        await writer.wait_closed()
+    await eventually(lambda: door.server.strangers == 0)
+    assert door.turned_away() == []
 
 
 async def test_who_shows_nothing_guesses_nothing(door: Door) -> None:

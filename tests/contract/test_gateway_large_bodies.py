@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 from pathlib import Path
 
+import msgspec
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bridge_agent.gateway.peek import Shape, peek
@@ -93,20 +95,20 @@ async def test_a_client_that_leaves_while_its_large_body_is_read_is_let_go(tmp_p
 
 def test_what_is_cut_short_keeps_a_conversation_where_it_is() -> None:
     keys = set()
-    for question in ("hi", "x" * 70_000):
+    for question in ("hi", "x" * 70_000, "a line\n" * 50_000, 'é"\\' * 100_000, "é" * 200_000):
         for image in (0, LARGE, 2 * LARGE):
             text = chat(image, question=question)
-            short = Shortened(text, BEGINNING).text
+            short = Shortened(text, 2 * BEGINNING).text
             assert image == 0 or len(short) < len(text)
-            for body in (text, short, Shortened(text, BEGINNING).text):
+            for body in (text, short, Shortened(text, 2 * BEGINNING).text):
                 fields = peek(body, SHAPE).fields
                 keys.add(affinity_key(MODEL, fields, session=None, client=b"c"))
-    assert len(keys) == 2
+    assert len(keys) == 5
     part = {"type": "image_url", "image_url": {"url": "QUJD" * LARGE}}
     text = json.dumps({"model": "m", "messages": [{"role": "user", "content": [part, "hi"]}]}).encode()
     ours = {
         affinity_key(MODEL, peek(body, SHAPE).fields, session=None, client=b"c")
-        for body in (text, Shortened(text, BEGINNING).text)
+        for body in (text, Shortened(text, 2 * BEGINNING).text)
     }
     assert len(ours) == 1
 
@@ -122,6 +124,63 @@ def test_what_was_cut_short_is_made_whole(parts: list[tuple[str, int]], keep: in
     assert short.whole(short.text) == body
     assert len(short.text) <= len(body)
     json.loads(short.text)
+
+
+TEXTS = st.text('ab/\n\t"\\é𝄞 {}[],:0', min_size=1, max_size=6)
+
+
+def as_text(body: bytes) -> object:
+    """What a decoder reads in it; None where it is no JSON."""
+    try:
+        return msgspec.json.decode(body)
+    except (msgspec.DecodeError, UnicodeDecodeError):
+        return None
+
+
+@given(
+    st.lists(st.tuples(TEXTS, st.integers(1, 80_000), st.lists(st.integers(0, 9))), max_size=5),
+    st.booleans(),
+    st.integers(0, 64),
+    st.one_of(st.none(), st.tuples(st.integers(0, 1 << 20), st.binary(max_size=2))),
+)
+@settings(max_examples=150)
+def test_a_body_with_long_texts_reads_the_same_when_it_is_short(
+    values: list[tuple[str, int, list[int]]], escaped: bool, keep: int, harm: tuple[int, bytes] | None
+) -> None:
+    """Harmed by some bytes put into it or taken from it, too: what is no JSON is none when it is short."""
+    value = [{"n": numbers, word: word * times} for word, times, numbers in values]
+    body = json.dumps(value, ensure_ascii=escaped).encode()
+    if harm is not None:
+        at, put = harm[0] % len(body), harm[1]
+        body = body[:at] + put + body[at + (not put) :]
+    short = Shortened(body, keep)
+    assert short.whole(short.text) == body
+    whole, read = as_text(body), as_text(short.text)
+    assert (whole is None) == (read is None)
+    if harm is None:
+        for one, other in zip(value, read, strict=True):  # type: ignore[call-overload]  # the same shape
+            for key, text in one.items():
+                beginning = re.sub("-[0-9a-f]{32}-[0-9]+-.*", "", str(other[key]), flags=re.DOTALL)
+                assert text == other[key] or str(text).startswith(beginning)
+
+
+def test_numbers_between_two_strings_are_no_text() -> None:
+    body = b'{"a":"x","n":[' + b"1," * LARGE + b'1],"b":"y"}'
+    assert Shortened(body, 0).text == body
+
+
+@pytest.mark.parametrize(
+    "text", ["x" * LARGE, "a line of it\n" * LARGE, "é" * LARGE, 'a "word" \n' * 8 + "x" * LARGE]
+)
+def test_long_texts_are_cut_and_not_only_base64(text: str) -> None:
+    body = json.dumps({"model": "m", "prompt": text}, ensure_ascii=False).encode()
+    assert len(Shortened(body, 100).text) < 1000
+
+
+@pytest.mark.parametrize("bad", [b"\xff", b"\x00", b"\\x", b"\\u12", b"\xc3", b"\n"])
+def test_what_is_no_text_is_left_to_the_decoder(bad: bytes) -> None:
+    body = b'{"model":"m","prompt":"' + b"x" * LARGE + bad + b"x" * LARGE + b'"}'
+    assert Shortened(body, 100).text == body
 
 
 def form(*fields: tuple[str, bytes], file: bytes = b"") -> bytes:

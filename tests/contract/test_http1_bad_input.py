@@ -9,6 +9,7 @@ import pytest
 
 from bridge_core import http1
 from tests.contract.http1_bed import RawClient, on_uvloop, raw, serving, talk
+from tests.support import eventually
 
 
 def echo(exchange: http1.Exchange) -> None:
@@ -266,3 +267,60 @@ async def test_one_connection_too_many_is_told_so() -> None:
         first.send(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
         assert (await first.answer())[0] == 200
         assert (await talk(server.port, b"")).startswith(b"HTTP/1.1 503 ")
+
+
+def begun(size: int, sent: int) -> bytes:
+    """A request for a body of `size`, and so many bytes of that."""
+    return POST + b"Content-Length: %d\r\n\r\n" % size + b"x" * sent
+
+
+@on_uvloop
+async def test_all_bodies_on_their_way_together_have_a_bound() -> None:
+    limits = http1.HttpLimits(bodies=1000)
+    async with serving(echo, limits=limits) as server, raw(server.port) as first, raw(server.port) as leaves:
+        first.send(begun(900, 600))
+        leaves.send(begun(900, 300))
+        await eventually(lambda: server.bodies_held == 900)
+        for late in (begun(500, 101), CHUNKED + b"65\r\n" + b"x" * 101):
+            said = (await talk(server.port, late)).decode()
+            assert said.startswith("HTTP/1.1 503 ")
+            assert "retry-after: 1" in said
+            assert "too many large requests at once" in said
+            await eventually(lambda: server.bodies_held == 900)
+        async with raw(server.port) as small:  # what comes at once waits for nothing
+            small.send(begun(500, 500))
+            assert (await small.answer())[0] == 200
+        leaves.reset()
+        await eventually(lambda: server.bodies_held == 600)
+        async with raw(server.port) as again:
+            again.send(begun(500, 101))
+            await eventually(lambda: server.bodies_held == 701)
+            again.send(b"x" * 399)
+            assert (await again.answer())[0] == 200
+        first.send(b"x" * 300)
+        assert (await first.answer())[0] == 200
+        assert server.bodies_held == 0
+        first.send(begun(900, 850))  # the connection goes on
+        await eventually(lambda: server.bodies_held == 850)
+        first.send(b"x" * 50)
+        assert (await first.answer())[0] == 200
+    assert server.bodies_held == 0
+
+
+@on_uvloop
+async def test_a_body_one_too_many_behind_a_request_that_is_answered_is_refused_in_its_turn() -> None:
+    kept: list[http1.Exchange] = []
+    async with (
+        serving(kept.append, limits=http1.HttpLimits(bodies=100)) as server,
+        raw(server.port) as client,
+    ):
+        client.send(begun(3, 3))
+        await eventually(lambda: kept)
+        client.send(begun(1000, 400))
+        await eventually(lambda: any(one._refusal for one in server.connections))  # not said yet
+        assert server.bodies_held == 0
+        client.send(b"x" * 600)
+        kept[0].respond(200, (), b"first")
+        assert (await client.answer())[::2] == (200, b"first")
+        assert (await client.answer())[0] == 503
+        assert len(kept) == 1

@@ -15,7 +15,7 @@ import pytest
 import trustme
 
 from bridge_core import http1
-from bridge_core.accepting import _source
+from bridge_core.addresses import source_of
 from tests.contract.http1_bed import on_uvloop
 from tests.support import eventually
 
@@ -187,11 +187,11 @@ async def test_a_listener_closes_while_strangers_are_in_its_door() -> None:
         (("::ffff:10.1.2.3", 5, 0, 0), "10.1.2.3"),
         (("2001:db8:1:2:3:4:5:6", 5, 0, 0), "2001:db8:1:2::/64"),
         (("fe80::1%eth0", 5, 0, 2), "fe80::/64"),
-        ("", ""),
+        (("",), ""),
     ],
 )
 def test_a_host_of_ipv6_cannot_be_many_addresses(address: tuple[str, int], source: str) -> None:
-    assert _source(address) == source
+    assert source_of(address[0]) == source
 
 
 @on_uvloop

@@ -10,6 +10,7 @@ from bridge_core.quantities import (
     MAX_DURATION_S,
     MAX_SIZE,
     parse_duration,
+    parse_patience,
     parse_size,
     say_duration,
     say_size,
@@ -31,6 +32,20 @@ def test_durations(text: str, seconds: float) -> None:
 def test_what_is_no_duration_is_none(text: str) -> None:
     with pytest.raises(ValueError, match="duration"):
         parse_duration(text)
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"),
+    [("30", 30), ("0.5", 0.5), ("250ms", 0.25), ("1h30m", 3600), ("9" * 20, 3600), ("9" * 20 + "d", 3600)],
+)
+def test_a_clients_patience_may_lack_its_unit_and_has_an_end(text: str, seconds: float) -> None:
+    assert parse_patience(text, 3600) == seconds
+
+
+@pytest.mark.parametrize("text", ["", "0", "0s", "-1", "1e9", "soon", "٣", "1 s", "1" * 65])
+def test_what_is_no_patience_is_refused(text: str) -> None:
+    with pytest.raises(ValueError, match="duration"):
+        parse_patience(text, 3600)
 
 
 @pytest.mark.parametrize(("text", "size"), [("1KiB", 1024), ("1.5MiB", 3 << 19), ("2TiB", 2 << 40)])

@@ -562,3 +562,38 @@ def test_a_replay_counts_who_would_have_had_to_wait() -> None:
     assert tally(past, replay(mesh, past))[X].queued == 0
     lone = index({"a": {"slots": 5}})
     assert tally(past, replay(lone, past))[X].queued == 15
+
+
+STRATEGIES = ("ring_hash", "round_robin", "least_request", "residency")
+
+
+def weighed(strategy: str, **weights: int) -> Index:
+    """Nodes of these weights, by a route of this strategy."""
+    route = Route("r", (Backend("x"),), policy=RoutePolicy(strategy=strategy))
+    return index({name: {"weight": weight} for name, weight in weights.items()}, routes=(route,))
+
+
+@pytest.mark.parametrize("strategy", STRATEGIES)
+@given(key=st.binary(max_size=8), draw=st.integers(0, 10_000))
+def test_an_instance_of_weight_0_is_for_when_nobody_else_can(strategy: str, key: bytes, draw: int) -> None:
+    found = weighed(strategy, a=0, b=100, c=1)
+    busy = {"b/0": 90, "c/0": 90}
+    for work in ({}, busy):
+        order = names(choose(found, canonical("r"), key, Load(work, draw=draw)))
+        assert (sorted(order[:2]), order[2:]) == (["b", "c"], ["a"])
+    down = {"b/0": 9.0, "c/0": 9.0}
+    left = choose(
+        found, canonical("r"), key, Load({}, down=lambda subject: down.get(subject, 0.0), draw=draw)
+    )
+    assert names(left) == ["a"]
+    alone = choose(weighed(strategy, a=0), canonical("r"), key, Load({}, draw=draw))
+    assert names(alone) == ["a"]
+    both = choose(weighed(strategy, a=0, d=0), canonical("r"), key, Load({}, draw=draw))
+    assert sorted(names(both)) == ["a", "d"]
+
+
+@pytest.mark.parametrize("strategy", STRATEGIES)
+def test_a_backend_that_only_one_of_weight_0_serves_is_served(strategy: str) -> None:
+    route = Route("r", (Backend("x", instances=("a/0",)),), policy=RoutePolicy(strategy=strategy))
+    found = index({"a": {"weight": 0}, "b": {}}, routes=(route,))
+    assert names(choose(found, canonical("r"), b"k", IDLE)) == ["a"]

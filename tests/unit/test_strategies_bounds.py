@@ -207,6 +207,13 @@ def test_who_has_the_model_in_memory_comes_before_who_would_have_to_load_it(load
     assert (names(under)[:4], over) == (order, [])
 
 
+@pytest.mark.parametrize(("at", "first"), [(63, 63), (64, 0)])
+def test_nobody_is_looked_for_beyond_the_sixty_fourth_who_has_it_in_memory(at: int, first: int) -> None:
+    targets = [target(f"n{n}", loaded=frozenset({"m"} if n == at else ())) for n in range(100)]
+    under, _ = ring_hash(iter(targets), "m", {}, {}, None)
+    assert (len(under), under[0]) == (64, targets[first])
+
+
 def book(own: Mapping[str, int]) -> LoadBook:
     return LoadBook(own)
 

@@ -18,11 +18,12 @@ Rules:
 
 from __future__ import annotations
 
-import ipaddress
 from functools import lru_cache
 from typing import Final
 
 import msgspec
+
+from bridge_core.addresses import source_of
 
 FREE: Final = 10
 LONGEST_S: Final = 60.0
@@ -87,15 +88,5 @@ class Attempts:
         return len(self._failures)
 
 
-@lru_cache(maxsize=1024)
-def group_of(address: str) -> str:
-    """What is counted together with an address."""
-    try:
-        found = ipaddress.ip_address(address.partition("%")[0])
-    except ValueError:
-        return address[:64]
-    if isinstance(found, ipaddress.IPv4Address):
-        return str(found)
-    if found.ipv4_mapped is not None:
-        return str(found.ipv4_mapped)
-    return str(ipaddress.IPv6Network((int(found) >> 64 << 64, 64)))
+group_of: Final = lru_cache(maxsize=1024)(source_of)
+"""What is counted together with an address."""

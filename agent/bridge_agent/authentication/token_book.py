@@ -75,9 +75,14 @@ class TokenBook:
             raise UnknownPrincipal(f"{text} is not proven: the token is another user's")
         return verified.principal
 
-    def faults(self) -> dict[str, str]:
-        """Why a provider has no keys that tokens could be checked with, by its name."""
-        return {one.provider.name: one.fault for one in self._issuers.values() if one.fault}
+    def concerns(self, snapshot: Snapshot) -> list[str]:
+        """What an operator should know, in a mesh of which this is the snapshot."""
+        self._follow(snapshot)
+        return [
+            f"no token of the identity provider {one.provider.name} counts here: {one.fault}"
+            for one in self._issuers.values()
+            if one.fault
+        ]
 
     def _follow(self, snapshot: Snapshot) -> None:
         if snapshot is self._snapshot:

@@ -9,11 +9,10 @@ await serve(gateway.http_app(ListenerKind.LOCAL), error_body=gateway.error_body,
 from __future__ import annotations
 
 import asyncio
-import re
-from collections.abc import Awaitable, Callable, Mapping, Sequence
-from itertools import islice
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from time import monotonic
-from typing import Any, Final, NamedTuple
+from typing import Final, NamedTuple
 from urllib.parse import parse_qs
 
 import msgspec
@@ -21,7 +20,7 @@ import msgspec
 from bridge_agent.authentication.authenticator import Authenticator
 from bridge_agent.authentication.refusal import Refused
 from bridge_agent.authentication.token_book import TokenBook
-from bridge_agent.gateway import explain, fanout, listing
+from bridge_agent.gateway import explain
 from bridge_agent.gateway.arrival import Arrival
 from bridge_agent.gateway.config import (
     LONGEST_S,
@@ -29,29 +28,26 @@ from bridge_agent.gateway.config import (
     Caller,
     GatewayConfig,
     ListenerKind,
-    Outcome,
     RequestRecord,
 )
 from bridge_agent.gateway.counters import GatewayCounters
-from bridge_agent.gateway.elsewhere import found_elsewhere
-from bridge_agent.gateway.inference import infer, send_to
+from bridge_agent.gateway.handlers import Handler, RouteHandlers
 from bridge_agent.gateway.lingering import Lingering
 from bridge_agent.gateway.peer_side import PeerSide
-from bridge_agent.gateway.replies import admits, note, refuse, respond_error, turned_away
+from bridge_agent.gateway.replies import broke_off, respond_error, turned_away
 from bridge_agent.gateway.routes import BY_PATH, ROUTES, HttpRoute, Kind, protocol_of
 from bridge_agent.gateway.shapes import error_body
 from bridge_agent.gateway.state import GatewayState, is_request_id
 from bridge_agent.gateway.stream_keeper import ResumingKeeper
-from bridge_agent.gateway.unknown import unknown_model
 from bridge_agent.peers.hop import PRIORITY, REQUEST_ID
 from bridge_agent.peers.pulse import PulseWatch
 from bridge_agent.peers.upstreams import Upstreams
 from bridge_agent.quotas.meter import Meter
 from bridge_agent.routing.admission_rules import PRIORITIES, Priority
-from bridge_agent.routing.choose import MAX_CANDIDATES
-from bridge_agent.routing.view import MeshView, Target
-from bridge_core.http1 import App, Exchange, Pair, Request, coroutine_app
+from bridge_agent.routing.view import MeshView
+from bridge_core.http1 import App, Exchange, Pair, Request
 from bridge_core.http_access import (
+    FETCH,
     by_foreign_page,
     cors_headers,
     host_allowed,
@@ -59,18 +55,11 @@ from bridge_core.http_access import (
     preflight_headers,
     same_origin,
 )
-from bridge_core.names import canonical_or_same
+from bridge_core.quantities import parse_patience
 from bridge_core.route_rules import location, match, redirect_body
 
 TIMEOUT: Final = b"x-bridge-timeout"
-WHERE: Final = b"x-bridge-node"
-_DURATION: Final = re.compile(rb"(\d{1,18}(?:\.\d{1,6})?)(ms|s|m|h)?")
-_UNITS: Final = {b"ms": 0.001, b"s": 1.0, b"m": 60.0, b"h": 3600.0, b"": 1.0}
-_TEXT: Final = b"text/plain; charset=utf-8"
 _JSON: Final = ((b"content-type", b"application/json"),)
-_RUNNING: Final = b"Ollama is running"
-
-_Handler = Callable[[Arrival, HttpRoute, str], None]
 
 
 class _Asked(NamedTuple):
@@ -82,7 +71,7 @@ class _Asked(NamedTuple):
     cors: tuple[Pair, ...]
     seconds: float | None  # that it may take
     priority: Priority
-    answer: _Handler
+    answer: Handler
     route: HttpRoute | None
 
 
@@ -122,18 +111,7 @@ class Gateway:
         if config.resume is not None:
             self._state.keeper = ResumingKeeper(self._state, config.resume)
         self._authenticator = authenticator or Authenticator(view, config.node, tokens=tokens)
-        self._answers: dict[Kind, _Handler] = {
-            Kind.INFER: self._infer,
-            Kind.SHOW: self._infer,
-            Kind.MUTATE: self._mutate,
-            Kind.BLOB: self._mutate,
-            Kind.LOCAL: self._local,
-            Kind.TAGS: self._tags,
-            Kind.MODELS: self._models,
-            Kind.MODEL: self._model,
-            Kind.PS: self._ps,
-            Kind.ROOT: self._root,
-        }
+        self._answers = RouteHandlers(self._state, group).by_kind
         self._peer_side = PeerSide(self._state, self._answer)
         self._direct = {
             (method, route.path): (self._answers[route.kind], route)
@@ -255,6 +233,10 @@ class Gateway:
         }[listener]
         return lambda request: _is_blob(request) or refused(request)
 
+    def handshake_refused(self, listener: ListenerKind) -> Callable[[str], None]:
+        """What is told the address of each handshake that TLS refused at a listener."""
+        return partial(broke_off, self._state, listener)
+
     def refusal(self, request: Request, *, revoked: bool = False) -> Refused | None:
         """Why a request to a client listener over TLS is nobody's, on record; None: it is somebody's.
 
@@ -371,7 +353,7 @@ class Gateway:
             if not self._origin_passes(exchange, listener, origin):
                 return None
             cors = cors_headers(origin)
-        elif not origin and self._of_foreign_page(exchange.request):
+        elif not origin and by_foreign_page(exchange.request.method, *(headers.get(one) for one in FETCH)):
             exchange.respond(403)
             turned_away(state, exchange.request, listener, 403, "page")
             return None
@@ -379,9 +361,10 @@ class Gateway:
         given = headers.get(TIMEOUT)
         wrong = ""
         if given is not None:
-            seconds = _seconds(given)
-            if seconds is None:
-                wrong = "malformed X-Bridge-Timeout"
+            try:
+                seconds = parse_patience(given.decode("latin-1").strip(), LONGEST_S)
+            except ValueError as fault:
+                wrong = f"malformed X-Bridge-Timeout: {fault}"
         urgency = headers.get(PRIORITY, b"normal")
         priority = PRIORITIES.get(urgency.lower())  # type: ignore[union-attr]  # has a default
         if priority is None and not wrong:
@@ -389,7 +372,7 @@ class Gateway:
         if wrong or priority is None:
             respond_error(state, exchange, 400, wrong, state.request_id(headers.get(REQUEST_ID)), extra=cors)
             return None
-        answer, route = self._direct.get((request.method, request.path), (self._infer, None))
+        answer, route = self._direct.get((request.method, request.path), (self._answers[Kind.INFER], None))
         return _Asked(cors, seconds, priority, answer, route)
 
     def _answer(self, arrival: Arrival) -> None:
@@ -424,14 +407,6 @@ class Gateway:
             text = b"405 method not allowed" if allow else b"404 page not found"
             exchange.respond(405 if allow else 404, pairs, text)
 
-    @staticmethod
-    def _of_foreign_page(request: Request) -> bool:
-        fields = request.headers
-        site = fields.get(b"sec-fetch-site")
-        return site is not None and by_foreign_page(
-            request.method, site, fields.get(b"sec-fetch-mode"), fields.get(b"sec-fetch-dest")
-        )
-
     def _origin_passes(self, exchange: Exchange, listener: ListenerKind, origin: bytes) -> bool:
         """Answers preflights and foreign origins; True for a request that goes on."""
         request = exchange.request
@@ -447,130 +422,6 @@ class Gateway:
             return False
         return True
 
-    # -- by kind
-
-    def _infer(self, arrival: Arrival, route: HttpRoute, _parameter: str) -> None:
-        infer(self._state, arrival, route)
-
-    def _local(self, arrival: Arrival, route: HttpRoute, _parameter: str) -> None:
-        state, candidates = self._state, self._own()
-        if not arrival.over_hop and "GET" in route.methods:
-            # What clients look at to see whether they are connected: they are, also without own engine.
-            peers = fanout.that_answer(state, fanout.peer_targets(state))
-            ready = tuple(target for target in candidates[:1] if target.available)
-            candidates = (*ready, *islice(peers, MAX_CANDIDATES - 1)) or candidates
-        nodes = (state.config.node,) if route.action == "admin" else ()
-        send_to(self._state, arrival, route, candidates, nodes)
-
-    def _mutate(self, arrival: Arrival, route: HttpRoute, _parameter: str) -> None:
-        state = self._state
-        where = (arrival.exchange.request.headers.get(WHERE) or b"").decode("latin-1")
-        if arrival.over_hop:
-            self._mutate_here(arrival, route)
-        elif where != "all":
-            self._mutate_at(arrival, route, where)
-        elif route.kind is Kind.BLOB:
-            message = "blobs go to one node at a time: name it in X-Bridge-Node"
-            refuse(state, arrival, route, 400, message)
-        elif state.draining:
-            refuse(state, arrival, route, 503, "this node is draining")
-        else:
-            nodes = [*self._own()[:1], *fanout.peer_targets(state)]
-            self._spawn(arrival, lambda: fanout.mutate_all(state, arrival, route, nodes))
-
-    def _mutate_here(self, arrival: Arrival, route: HttpRoute) -> None:
-        # One instance of the node does it: they share the node's store.
-        send_to(self._state, arrival, route, self._own()[:1], (self._state.config.node,))
-
-    def _mutate_at(self, arrival: Arrival, route: HttpRoute, where: str) -> None:
-        """On the node of this name; empty: on this one, or where the model is."""
-        state = self._state
-        lacks = found_elsewhere(state, route, arrival.exchange.request.body, where or state.config.node)
-        if lacks is not None:
-            if not admits(state, arrival, route, lacks.names):
-                return
-            if where or not state.config.ask_owner or len(lacks.owners) != 1:
-                refuse(state, arrival, route, 404, lacks.message, model=lacks.name)
-                return
-            where = lacks.owners[0]
-        if where in ("", state.config.node):
-            self._mutate_here(arrival, route)
-            return
-        node = state.view.index.node_record(where)
-        if node is None or not node.peer or node.state == "revoked":
-            refuse(state, arrival, route, 404, f"node '{where}' not found")
-            return
-        send_to(state, arrival, route, (fanout.node_target(where, node.peer),), (where,))
-
-    def _own(self) -> tuple[Target, ...]:
-        """This node's engines for what needs no slot: where none takes requests, those that may answer."""
-        local = self._state.view.index.local
-        ready = tuple(target for target in local if target.available)
-        if ready or self._state.draining:
-            return ready
-        return tuple(target for target in local if not target.address.endswith(":0"))
-
-    def _tags(self, arrival: Arrival, route: HttpRoute, _parameter: str) -> None:
-        state = self._state
-        sees = state.access.sees_of(arrival)
-        models = listing.models_of(state.view.index, sees, only_local=arrival.over_hop)
-        self._respond(arrival, route, listing.OLLAMA_JSON, listing.tags_body(models))
-
-    def _models(self, arrival: Arrival, route: HttpRoute, _parameter: str) -> None:
-        state = self._state
-        sees = state.access.sees_of(arrival)
-        models = listing.models_of(state.view.index, sees, only_local=arrival.over_hop)
-        self._respond(arrival, route, listing.OPENAI_JSON, listing.openai_models_body(models))
-
-    def _model(self, arrival: Arrival, route: HttpRoute, parameter: str) -> None:
-        name = canonical_or_same(parameter)
-        verdict = arrival.verdict = self._state.access.verdict(arrival, "show", name)
-        body = listing.openai_model_body(self._state.view.index, parameter) if verdict.allowed else None
-        if body is None:
-            tag = "" if ":" in parameter.rpartition("/")[2] else ":latest"
-            refusal = unknown_model(self._state, route, parameter, parameter + tag, arrival.began)
-            refuse(
-                self._state,
-                arrival,
-                route,
-                refusal.status,
-                refusal.message,
-                retry_after=refusal.retry_after,
-            )
-            return
-        self._respond(arrival, route, listing.OPENAI_JSON, body)
-
-    def _ps(self, arrival: Arrival, _route: HttpRoute, _parameter: str) -> None:
-        self._spawn(arrival, lambda: fanout.ps(self._state, arrival))
-
-    def _root(self, arrival: Arrival, route: HttpRoute, _parameter: str) -> None:
-        self._respond(arrival, route, _TEXT, _RUNNING)
-
-    def _respond(self, arrival: Arrival, route: HttpRoute, content_type: bytes, body: bytes) -> None:
-        state = self._state
-        pairs: list[Pair] = [
-            (b"content-type", content_type),
-            (b"x-request-id", arrival.request_id.encode()),
-            (b"x-bridge-node", state.node),
-            *arrival.cors,
-        ]
-        arrival.exchange.respond(200, pairs, body)
-        note(state, arrival, route.path, Outcome.OK)
-
-    def _spawn(self, arrival: Arrival, work: Callable[[], Awaitable[Any]]) -> None:
-        async def handler(_exchange: Exchange) -> None:
-            await work()
-
-        coroutine_app(handler, self._group)(arrival.exchange)
-
 
 def _is_blob(request: Request) -> bool:
     return request.method == "POST" and request.path.startswith("/api/blobs/")
-
-
-def _seconds(given: bytes) -> float | None:
-    found = _DURATION.fullmatch(given.strip())
-    if found is None:
-        return None
-    seconds = float(found.group(1)) * _UNITS[found.group(2) or b""]
-    return min(seconds, LONGEST_S) if seconds > 0 else None

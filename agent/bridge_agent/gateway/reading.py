@@ -71,7 +71,7 @@ def read_large(arrival: Arrival, route: HttpRoute, limit: int, shape: Shape) -> 
         BadBody: it cannot be read.
     """
     body, readable = body_of(arrival, route, limit)
-    shortened = Shortened(readable, BEGINNING)
+    shortened = Shortened(readable, 2 * BEGINNING)  # of which an escape takes two bytes each
     packed = readable is not body and is_compressed(arrival, route)
     return LargeBody(body, peek(shortened.text, shape), packed, shortened)
 

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from typing import Final
 
 from bridge_agent.gateway.arrival import Arrival
-from bridge_agent.gateway.config import Caller, ListenerKind, Outcome, RequestRecord
+from bridge_agent.gateway.config import STRANGERS, Caller, ListenerKind, Outcome, RequestRecord
 from bridge_agent.gateway.peek import Peek
 from bridge_agent.gateway.routes import BY_PATH, HttpRoute, Protocol, protocol_of
 from bridge_agent.gateway.shapes import error_body
@@ -89,15 +89,43 @@ def turned_away(
         reason: A word for counts.
         request_id: That the answer names.
     """
-    now = state.now()
     route, _ = match(BY_PATH, request.method, request.path)
-    who = Principal("client", "", request.identity or "")
+    _turn_away(
+        state,
+        Caller(Principal("client", "", request.identity or ""), listener),
+        request.method,
+        "" if route is None else route.path,
+        status=status,
+        reason=reason,
+        address=request.remote[0] if request.remote else "",
+        request_id=request_id,
+    )
+
+
+def broke_off(state: GatewayState, listener: ListenerKind, address: str) -> None:
+    """Writes the record of a handshake that TLS refused: a certificate that does not count, an older TLS."""
+    nobody = STRANGERS[listener]
+    _turn_away(state, nobody, "", "", status=0, reason="handshake", address=address, request_id="")
+
+
+def _turn_away(
+    state: GatewayState,
+    caller: Caller,
+    method: str,
+    path: str,
+    *,
+    status: int,
+    reason: str,
+    address: str,
+    request_id: str,
+) -> None:
+    now = state.now()
     state.turned_away(
         RequestRecord(
             request_id or state.request_id(None),
-            Caller(who, listener),
-            request.method,
-            "" if route is None else route.path,
+            caller,
+            method,
+            path,
             "",
             status,
             Outcome.REFUSED,
@@ -108,9 +136,9 @@ def turned_away(
             None,
             "",
             (),
-            len(request.body),
             0,
-            address=request.remote[0] if request.remote else "",
+            0,
+            address=address,
             reason=reason,
         )
     )

@@ -193,7 +193,8 @@ class GatewayState:
         """A request was nobody's who may call. Such ones crowd nothing out of what `explain` has."""
         counters = self.counters
         counters.turned_away[record.reason] += 1
-        counters.requests[record.path, record.status, record.caller.listener._value_] += 1
+        if record.status:  # else it was never a request
+            counters.requests[record.path, record.status, record.caller.listener._value_] += 1
         counters.outcomes[record.outcome._value_] += 1
         if self.on_record is not None:
             self.on_record(record)

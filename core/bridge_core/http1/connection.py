@@ -128,6 +128,7 @@ class ServerConnection(RequestReader):
         self._write = _discard
         self._parser = None
         self._ready.clear()
+        self._let_go()
         current, self._current = self._current, None
         if current is not None:
             current.lose_client(Disconnected("the client went away"))
@@ -384,6 +385,8 @@ class ServerConnection(RequestReader):
             return
         path = self._target.partition(b"?")[0].decode("latin-1")
         pairs, body = self.error_answer(refusal.status, refusal.message, path)
+        if refusal.status == 503:
+            pairs.append((b"retry-after", b"1"))
         framing = b"%bcontent-length: %d\r\nconnection: close\r\n" % (self.date_line, len(body))
         if self._parsing is not None and self._parsing.method == "HEAD":
             body = b""
@@ -403,6 +406,8 @@ class ServerConnection(RequestReader):
         self._deaf = True
         self._ready.clear()
         self._parsing = None
+        self._body = []
+        self._let_go()
         self._in_head = False
         transport = self._transport
         if transport.is_closing():

@@ -14,6 +14,8 @@ class HttpLimits:
         head: Longest head, all header lines together; longer is answered 431.
         header_count: Most header lines in a head; more is answered 431.
         body: Largest request body; larger is answered 413.
+        bodies: All bodies together that are not whole yet, of all connections; who brings one byte more is
+            answered 503. Streamed bodies are exempt.
         head_s: From the first byte of a request (or from accept) to the end of its head, else 408.
         body_idle_s: Longest silence within a request body, else 408.
         body_rate: Bytes a second that a body must average once `body_idle_s` have passed; a slower
@@ -32,6 +34,7 @@ class HttpLimits:
     head: int = 64 * 1024
     header_count: int = 128
     body: int = 100 * 1024 * 1024
+    bodies: int = 512 * 1024 * 1024
     head_s: float = 10.0
     body_idle_s: float = 60.0
     body_rate: int = 64

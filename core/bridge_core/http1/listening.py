@@ -55,6 +55,7 @@ class Listening:
         error_body: Renders what the listener refuses by itself.
         varying: Names of fields that differ from one request of a connection to the next.
         connections: What is open now.
+        bodies_held: Bytes of bodies that are read whole and are not whole yet, of all connections.
         closing: No answer keeps its connection open any more.
         now: The loop's time at the last tick; what deadlines are counted from.
         date_line: The Date field, as of the last tick.
@@ -79,6 +80,7 @@ class Listening:
         self.error_body = error_body
         self.varying = varying
         self.connections: set[OpenConnection] = set()
+        self.bodies_held = 0
         self.closing = False
         self.now = 0.0
         self.date_line = b""

@@ -57,6 +57,7 @@ class RequestReader(asyncio.Protocol):
         self._known_request: Request | None = None
         self._target = b""
         self._body_size = 0
+        self._held = 0  # of it, counted in the listener's `bodies_held`
         self._body_began = 0.0
         self._received = 0  # bytes of the present read, less what belongs to finished messages
         self._unparsed = 0  # bytes of an unfinished head, as far as known
@@ -153,18 +154,24 @@ class RequestReader(asyncio.Protocol):
             return
         if self._body_size > self._limits.body:
             self._reject(HeadRefusal(413, "the request body is too large"))
-        self._body.append(data)
+        if self._refusal is None:
+            self._body.append(data)
 
     def on_message_complete(self) -> None:  # noqa: D102
         request, self._parsing = self._parsing, None
         if request is None:
             return
         self._continue = False
+        if self._held:
+            self._let_go()
         self._received = 0  # what is left of this read is the next message's, and not known
         if request.stream is not None:
             request.stream.end()
             return
         body = self._body
+        if self._refusal is not None:  # not all of it was kept
+            self._body = []
+            return
         if body:
             request.body = body[0] if len(body) == 1 else b"".join(body)
             self._body = []
@@ -241,11 +248,29 @@ class RequestReader(asyncio.Protocol):
             return
         if not self.write_paused and (self._current is None or self._current.request is self._parsing):
             self.deadline = self.server.now + limits.body_idle_s
+        if self._parsing is not None and self._parsing.stream is None:
+            self._hold()
         if self._chunked:
             self._overhead += received
             bound = _OVERHEAD_FREE + _OVERHEAD_FACTOR * self._body_size
             if self._overhead > bound and self._refusal is None:
                 self._refusal = HeadRefusal(400, "malformed HTTP: too much chunk framing")
+
+    def _hold(self) -> None:
+        """Counts what has come of the body; whose bytes are one too many for all together is turned away."""
+        if self._refusal is not None:
+            return
+        self.server.bodies_held += self._body_size - self._held
+        self._held = self._body_size
+        if self.server.bodies_held > self._limits.bodies:
+            self._refusal = HeadRefusal(503, "too many large requests at once: try again in a moment")
+            self._body = []
+            self._let_go()
+
+    def _let_go(self) -> None:
+        """The body is whole, or is not read on."""
+        self.server.bodies_held -= self._held
+        self._held = 0
 
     def _flow(self) -> None:
         """Reads, or stops reading."""

@@ -70,8 +70,13 @@ class Server(Listening):
         address = listener.sockets[0].getsockname()
         self.port = address[1] if isinstance(address, tuple) else 0
 
-    def listening_tls(self, sock: socket.socket, context: ssl_module.SSLContext) -> None:
-        """Takes over a bound socket, and accepts TLS connections on it."""
+    def listening_tls(
+        self,
+        sock: socket.socket,
+        context: ssl_module.SSLContext,
+        refused: Callable[[str], None] | None = None,
+    ) -> None:
+        """Takes over a bound socket, and accepts TLS connections on it; see `Acceptor` for `refused`."""
         address = sock.getsockname()
         self.port = address[1] if isinstance(address, tuple) else 0
         limits = self.limits
@@ -83,6 +88,7 @@ class Server(Listening):
             most=limits.strangers,
             each=limits.strangers_each,
             handshake_s=limits.head_s,
+            refused=refused,
         )
 
     @property
@@ -159,6 +165,7 @@ async def serve(
     identify: Identify | None = None,
     error_body: ErrorBody = json_error,
     varying: frozenset[bytes] = frozenset(),
+    handshake_refused: Callable[[str], None] | None = None,
 ) -> Server:
     """Listens and serves `app` until `Server.close`.
 
@@ -176,6 +183,7 @@ async def serve(
         error_body: Renders refusals: `(status, message, path) -> (content type, body)`.
         varying: Names of fields that differ from one request of a connection to the next: a head that
             differs in their values alone is known again, and shares `Request.memo`.
+        handshake_refused: Told the address of each handshake that TLS refused.
 
     Raises:
         Fatal: the address cannot be bound.
@@ -196,7 +204,7 @@ async def serve(
 
     try:
         if ssl is not None:
-            server.listening_tls(sock or bound(host, port), ssl)
+            server.listening_tls(sock or bound(host, port), ssl, handshake_refused)
         elif sock is not None:
             server.listening(await loop.create_server(accept, sock=sock, backlog=_BACKLOG))
         else:
