@@ -286,7 +286,7 @@ async def test_clients_admins_and_the_pepper_outlive_the_registry_and_no_node_re
         keyspace.SECRETS + PEPPER,
         keyspace.CLIENTS + "anna",
         keyspace.ADMINS + "eve",
-        keyspace.CA_SEALED_KEY,
+        keyspace.AUTHORITIES,
     ):
         with pytest.raises(StoreRefused):
             await node.get(key)
