@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import base64
+import contextlib
 import itertools
 import logging
 import random
@@ -48,6 +50,7 @@ from bridge_core.http1.connection import ServerConnection
 from bridge_core.http1.limits import HttpLimits
 from bridge_core.http1.server import Server, json_error
 from bridge_core.identity import JoinToken, SpiffeId
+from bridge_core.identity import certificates as x509
 from bridge_core.identity.api_keys import PEPPER, PEPPER_BYTES, RANDOM_BYTES, Pepper, damage, id_of, mint
 from bridge_core.identity.certificates import read_csr
 from bridge_core.identity.host_names import canonical_host
@@ -63,6 +66,7 @@ from bridge_core.snapshot_file import decode
 from bridge_engine.schema import converted
 from bridge_engine.templates import Template, TemplateFault, Values
 from bridge_engine.templates.call_styles import FUNCTIONS, GEMMA, PAIRS, SEPARATED, FramedCallParser
+from bridge_registry.records import decode_authorities
 
 LIMIT_S = 2.0
 _ADDRESSES = itertools.count()
@@ -287,6 +291,43 @@ spec:
 _GGUF = b"GGUF\x03\x00\x00\x00" + bytes(8) + (1).to_bytes(8, "little") + (3).to_bytes(8, "little") + b"a.b"
 _HTTP = b"POST /api/chat HTTP/1.1\r\nHost: a\r\nContent-Length: 2\r\n\r\n{}GET / HTTP/1.1\r\nHost: a\r\n\r\n"
 
+_ROOT = x509.create_root("m", now=time.time(), ttl_s=1e8)
+_ISSUER = x509.create_intermediate(_ROOT, "m", now=time.time(), ttl_s=1e7)
+_LEAF = x509.issue(
+    _ISSUER,
+    _ISSUER.key.public_key(),
+    SpiffeId("m", "node", "n1"),
+    now=time.time(),
+    ttl_s=1e5,
+    dns_names=["a"],
+)
+
+
+def der(pem: bytes) -> bytes:
+    """What is between a PEM's lines."""
+    return base64.b64decode(b"".join(pem.splitlines()[1:-1]))
+
+
+def pem(data: bytes, kind: str = "CERTIFICATE") -> bytes:
+    """Any bytes as PEM: what is in it gets past the base64."""
+    body = base64.encodebytes(data).replace(b"\n", b"")
+    lines = b"\n".join(body[at : at + 64] for at in range(0, len(body), 64))
+    return b"-----BEGIN %b-----\n%b\n-----END %b-----\n" % (kind.encode(), lines, kind.encode())
+
+
+def certificate(data: bytes) -> None:
+    """A certificate that a stranger sends: read, judged, and taken for a proof or a CA."""
+    shown = pem(data)
+    with contextlib.suppress(BridgeError):
+        x509.read_chain(shown + _ROOT.pem, _ISSUER.key, "m", now=time.time())
+    with contextlib.suppress(BridgeError):
+        x509.read_chain(_ISSUER.pem + shown, _ISSUER.key, "m", now=time.time())
+    x509.leads_to(shown, _ROOT.certificate, _ROOT.certificate)
+    x509.issued_by(shown, _ISSUER.certificate)
+    x509.is_signed_by(x509.from_pem(shown), data[:72], x509.possession(b"n", b"csr", shown))
+    x509.describe(shown)
+
+
 TARGETS: dict[str, Target] = {
     "http": Target(
         http_request, [_HTTP, _HTTP.replace(b"Content-Length: 2", b"Transfer-Encoding: chunked")], ()
@@ -327,6 +368,19 @@ TARGETS: dict[str, Target] = {
     "csr": Target(
         read_csr,
         [b"-----BEGIN CERTIFICATE REQUEST-----\nAAAA\n-----END CERTIFICATE REQUEST-----\n"],
+        (BridgeError,),
+    ),
+    "csr_inside": Target(
+        lambda data: read_csr(pem(data, "CERTIFICATE REQUEST")),
+        [der(x509.create_csr(_ISSUER.key, SpiffeId("m", "node", "n1"), dns_names=["a"], addresses=["::1"]))],
+        (BridgeError,),
+    ),
+    "certificate": Target(
+        certificate, [der(x509.to_pem(_LEAF)), der(_ISSUER.pem), der(_ROOT.pem)], (BridgeError,)
+    ),
+    "authorities": Target(
+        decode_authorities,
+        [b'{"issuers":[{"pin":"a","certificate":"c","root":"r","root_pin":"b","sealed_key":"AAAA"}]}'],
         (BridgeError,),
     ),
     "zstd": Target(

@@ -44,6 +44,7 @@ from bridge_agent.lock import AgentLock
 from bridge_agent.membership.advertise import subject_names
 from bridge_agent.membership.clock import ClockWatch
 from bridge_agent.membership.link_status import LinkReport
+from bridge_agent.membership.mesh_trust import MeshTrust
 from bridge_agent.membership.presence import FIRST_WORD_S, Presence, holder_id
 from bridge_agent.membership.registration import Registration
 from bridge_agent.membership.registries import Registries, known_guards
@@ -128,7 +129,7 @@ class Agent:
         self._notifier = Notifier()
         self._ancillaries = Ancillaries(self._rng)
         self._requests = RequestTasks(self._ancillaries)
-        self._identity = TlsIdentity(state.certificate, state.key, state.ca)
+        self._identity = TlsIdentity(state.certificate, state.key, state.issuers)
         self._node = config.own_id(self._identity.info.identity)
         self._inherited = inherited_sockets(NAMES)
         raise_descriptors()
@@ -194,7 +195,7 @@ class Agent:
         self._view = MeshView(config.name, snapshot)
         self._revocations = Revocations(snapshot)
         self._upstreams = Upstreams(self._view, self._identity, self._engine_address)
-        tls = ClientTls(state.certificate, state.key, state.ca, GUARD_SERVER_NAME)
+        tls = ClientTls(state.certificate, state.key, state.issuers, GUARD_SERVER_NAME)
         self._store = EtcdStore(known_guards(config.etcd, snapshot.mesh), tls)
         holder = holder_id(state.root)
         self._registration = Registration(
@@ -219,6 +220,7 @@ class Agent:
             may=lambda: self._presence.may_act,
             refused=self._not_a_member,
         )
+        self._trust = MeshTrust(state, self._identity, self._renewed)
         self._reporter = LoadReporter(registries, self._load, rng)
         self._meter = Meter(config.name, self._view)
         self._leasing = QuotaLeasing(registries, self._meter, rng)
@@ -307,7 +309,7 @@ class Agent:
             self._sockets["grpc"],
             cert=state.certificate,
             key=state.key,
-            ca=state.ca,
+            ca=state.issuers,
             group=self._requests,
             ended=self._grpc_ended,
             connections=connections_of("grpc"),
@@ -337,6 +339,8 @@ class Agent:
             self._config,
             self._state.root,
             identity=self._identity,
+            grace_s=lambda: self._view.current.mesh.security.renewal_grace_s,
+            trust=self._trust,
             presence=self._presence,
             clock=self._clock.status,
             store=lambda: self._registration.report(time.monotonic()),
@@ -364,6 +368,7 @@ class Agent:
             ancillaries=self._ancillaries,
             quotas=QuotaFigures(self._meter, lambda: self._leasing.leased),
             concerns=self._concerns,
+            trust=self._trust,
             last_use=self._last_use,
             links=self._links,
             phase=lambda: self._lifecycle.phase,
@@ -388,6 +393,8 @@ class Agent:
     # -- what parts tell each other
 
     def _take_snapshot(self, snapshot: Snapshot) -> None:
+        self._trust.take(snapshot.mesh.trust)
+        self._renewal.prefer(snapshot.mesh.trust.issuing, len(snapshot.nodes))
         self._registries.learn(snapshot.mesh)
         self._store.reach_at(known_guards(self._config.etcd, snapshot.mesh))
         self._view.publish(snapshot)

@@ -12,6 +12,7 @@ import typer
 from bridge_cli import (
     admin_commands,
     admins_commands,
+    ca_commands,
     client_commands,
     hindsight_commands,
     models_command,
@@ -146,6 +147,7 @@ def down_command(
 status_commands.register(app)
 models_command.register(app)
 app.add_typer(contexts, name="context")
+app.add_typer(ca_commands.group, name="ca")
 admin_commands.register(app)
 app.add_typer(client_commands.clients, name="client")
 app.add_typer(admins_commands.admins, name="admin")

@@ -481,7 +481,7 @@ async def test_who_does_not_lead_writes_nothing(tmp_path: Path, etcd: FakeEtcd) 
     async with leading(tmp_path / "r1", etcd) as first:
         state = tmp_path / "r2" / "pki"
         state.mkdir(parents=True)
-        for one in ("ca.pem", "ca.key.enc", "kek", "etcd-ca.pem", "etcd-ca.key"):
+        for one in ("authorities.json", "kek", "etcd-ca.pem", "etcd-ca.key"):
             (state / one).write_bytes((tmp_path / "r1" / "pki" / one).read_bytes())
         store = FakeStore(etcd)
         async with running(make_settings(tmp_path / "r2", "r2"), store) as second:

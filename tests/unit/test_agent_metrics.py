@@ -30,7 +30,7 @@ async def test_counters_histograms_links_and_engines() -> None:
             links=lambda: [LinkReport("etcd", False, 17.0, "away")],
             snapshot=lambda: Snapshot(Version(2, 9), {}),
             instances=lambda: [LocalInstance("n/0", "127.0.0.1", 1, "ready", slots=4)],
-            expires_unix=lambda: 99.0,
+            expires_unix=lambda: {"node": 99.0, "root": 100.0},
             audit=audit,
             task_faults=lambda: {"audit": 2},
         )
@@ -52,7 +52,7 @@ async def test_counters_histograms_links_and_engines() -> None:
     assert value("bridge_snapshot_revision") == 9
     assert value("bridge_engine_slots", instance="n/0") == 4
     assert value("bridge_ejected_seconds", subject="n/0") == 2.5
-    assert value("bridge_certificate_expires_seconds") == 99
+    assert value("bridge_certificate_expires_seconds", kind="node") == 99
     assert value("bridge_audit_lost_total") == 4
     assert value("bridge_task_faults_total", task="audit") == 2
     assert value("bridge_request_duration_seconds_bucket", le="0.001") == 1

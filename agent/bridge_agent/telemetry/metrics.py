@@ -31,7 +31,7 @@ class Sources:
         links: Registry, etcd, certificate.
         snapshot: The one in force.
         instances: The node's own.
-        expires_unix: When the node's certificate ends.
+        expires_unix: When the first certificate of each kind ends.
         audit: What was written and lost.
         waiting: Requests that wait for a slot, by instance.
         isolation: Limits, walls and usage of the node's engines.
@@ -49,7 +49,7 @@ class Sources:
         links: Callable[[], Iterable[LinkReport]],
         snapshot: Callable[[], Snapshot],
         instances: Callable[[], Iterable[LocalInstance]],
-        expires_unix: Callable[[], float],
+        expires_unix: Callable[[], Mapping[str, float]],
         audit: AuditLog,
         waiting: Callable[[], dict[str, int]] = dict,
         isolation: Callable[[], Iterable[IsolationReport]] = tuple,
@@ -114,11 +114,14 @@ class _AgentCollector(Collector):
         )
         yield _gauge("bridge_snapshot_epoch", "Epoch of the snapshot served.", snapshot.version.epoch)
         yield _gauge("bridge_snapshot_instances", "Instances in the snapshot.", len(snapshot.instances))
-        yield _gauge(
+        ends = GaugeMetricFamily(
             "bridge_certificate_expires_seconds",
-            "Unix time of the certificate's end.",
-            sources.expires_unix(),
+            "Unix time of the end of the first certificate of a kind that ends.",
+            labels=["kind"],
         )
+        for kind, at in sources.expires_unix().items():
+            ends.add_metric([kind], at)
+        yield ends
         ejected = GaugeMetricFamily(
             "bridge_ejected_seconds", "Seconds for which it is still passed over.", labels=["subject"]
         )

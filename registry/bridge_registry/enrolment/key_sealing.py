@@ -44,7 +44,7 @@ def unseal(ca_pem: bytes, sealed: bytes, kek: bytes) -> x509.Authority:
     except InvalidTag as fault:
         raise Fatal(
             "the CA's key does not open with this key-encryption key",
-            hint="pki/kek, pki/ca.pem and pki/ca.key.enc have to come from the same registry",
+            hint="pki/kek, pki/authorities.json and pki/root-*.key.enc have to come from the same mesh",
         ) from fault
     return x509.Authority(certificate, x509.key_from_pem(pem))
 

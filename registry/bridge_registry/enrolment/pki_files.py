@@ -3,10 +3,13 @@
 Under `<state dir>/pki/` (the state dir of `bridgectl up` for its registry is `<state>/registry`), files
 0600, folder 0700:
 
-    ca.pem                   the mesh's CA certificate: what everybody trusts
-    ca.key.enc               its key, AES-256-GCM under kek
+    authorities.json         the mesh's CAs: certificates, and sealed (AES-256-GCM under kek) the keys of the
+                             intermediates, which sign certificates of members
+    root-<pin>.key.enc       a root's sealed key, where it was made here and not taken away to be offline
     kek                      the key-encryption key, 32 bytes
-    registry.pem/.key        this registry's server certificate (with the CA after it)
+    ca.pem                   the roots: what tokens name, and whoever comes from outside trusts
+    issuers.pem              the intermediates: what members trust
+    registry.pem/.key        this registry's server certificate (with its chain and the roots after it)
     guard.pem/.key           the store guard's, which agents reach in etcd's place
     admin.pem/.key           the first admin, `spiffe://<mesh>/admin/admin`
     etcd-ca.pem/.key         etcd's own CA: whoever it signs for may talk to etcd, so it signs for
@@ -16,8 +19,8 @@ Under `<state dir>/pki/` (the state dir of `bridgectl up` for its registry is `<
     guard-etcd.pem/.key      the guard as etcd's client, user `guard`
 
 `ensure` makes what is missing and renews what is past half of its life, so it may run at every
-start; etcd reads its files anew at every handshake. A second registry gets copies of ca.pem,
-ca.key.enc, kek and etcd-ca.* before its own `init`.
+start; etcd reads its files anew at every handshake. A second registry gets copies of authorities.json,
+kek and etcd-ca.* before its own `init`.
 """
 
 from __future__ import annotations
@@ -35,18 +38,23 @@ from bridge_core.errors import Fatal
 from bridge_core.files import write_atomically
 from bridge_core.identity import IdentityFault, SpiffeId, renew_at
 from bridge_core.identity import certificates as x509
+from bridge_core.identity.expiry_rules import Expiry
 from bridge_core.identity.host_names import canonical_host
 from bridge_core.identity.spiffe import ETCD_SERVER_NAME, GUARD_SERVER_NAME, REGISTRY_SERVER_NAME
 from bridge_core.store.endpoints import ClientTls
+from bridge_registry.enrolment.authority_rules import Authorities, Issuer
 from bridge_registry.enrolment.key_sealing import KEK_BYTES, seal, unseal
+from bridge_registry.records import RecordFault, decode_authorities, encode
 
 # All registries of a mesh are one user of etcd: a second one gets in without being admitted first.
 REGISTRY_USER: Final = "registry"
 GUARD_USER: Final = "guard"
 CA_TTL_S: Final = 10 * 365 * 86_400.0
+INTERMEDIATE_TTL_S: Final = 5 * 365 * 86_400.0
 INFRASTRUCTURE_TTL_S: Final = 90 * 86_400.0
 # Renewed by whoever starts the registry, so a start after a long pause still finds valid ones.
 _ADMIN_NAME: Final = "admin"
+_PAIRS: Final = ("registry", "guard", "admin", "etcd", "registry-etcd", "guard-etcd")
 
 
 class Pki(msgspec.Struct, frozen=True):
@@ -62,13 +70,22 @@ class Pki(msgspec.Struct, frozen=True):
 
     @property
     def ca(self) -> Path:
-        """The CA's certificate."""
+        """The roots' certificates."""
         return self.folder / "ca.pem"
 
     @property
-    def sealed_key(self) -> Path:
-        """The CA's sealed key."""
-        return self.folder / "ca.key.enc"
+    def issuers(self) -> Path:
+        """The certificates of those who sign for members."""
+        return self.folder / "issuers.pem"
+
+    @property
+    def authorities(self) -> Path:
+        """All of the mesh's CAs."""
+        return self.folder / "authorities.json"
+
+    def root_key(self, pin: str) -> Path:
+        """A root's sealed key."""
+        return self.folder / f"root-{pin[:16]}.key.enc"
 
     @property
     def kek(self) -> Path:
@@ -96,8 +113,9 @@ class Pki(msgspec.Struct, frozen=True):
 
 
 class Ensured(msgspec.Struct, frozen=True):
-    """The open CA and the files that `ensure` wrote."""
+    """The mesh's CAs, the open one that signs, and the files that `ensure` wrote."""
 
+    authorities: Authorities
     authority: x509.Authority
     trust_domain: str
     written: tuple[str, ...]
@@ -117,8 +135,10 @@ def ensure(pki: Pki, trust_domain: str | None, hosts: Iterable[str], *, now: flo
     """
     try:
         pki.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-        authority, made = _ensure_authority(pki, trust_domain or "bridge.local", now=now)
+        authorities, made = _ensure_authorities(pki, trust_domain or "bridge.local", now=now)
+        authority = open_issuer(pki, authorities.issuing)
         found = trust_domain_of(authority)
+        _write_trusted(pki, authorities)
         if trust_domain not in {None, found}:
             raise Fatal(
                 f"the CA in {pki.folder} is of the mesh {found}, not {trust_domain}",
@@ -138,39 +158,149 @@ def ensure(pki: Pki, trust_domain: str | None, hosts: Iterable[str], *, now: flo
             ("guard-etcd", etcd_authority, guard, None, GUARD_USER),
         ):
             names = ([server_name, *dns_names], addresses) if server_name else ([], [])
-            if _ensure_pair(pki, what, signer, identity, names, user=user, now=now):
+            # Who joins looks for the root that the token names among what the registry shows.
+            shown = "".join(authorities.roots.values()).encode() if what == "registry" else b""
+            if _ensure_pair(pki, what, signer, identity, names, shown=shown, user=user, now=now):
                 written.append(what)
     except OSError as fault:
         raise Fatal(
             f"cannot use {fault.filename or pki.folder}: {fault.strerror or fault}",
             hint="check who owns the state dir and that the disk is not full",
         ) from fault
-    return Ensured(authority, found, tuple(written))
+    return Ensured(authorities, authority, found, tuple(written))
 
 
 def open_authority(pki: Pki) -> x509.Authority:
-    """The CA, opened.
+    """The CA that signs for members, opened.
 
     Raises:
         Fatal: a file is missing, unreadable or damaged.
     """
+    return open_issuer(pki, read_authorities(pki).issuing)
+
+
+def read_authorities(pki: Pki) -> Authorities:
+    """The mesh's CAs as they are on disk.
+
+    Raises:
+        Fatal: the file is missing, unreadable or damaged.
+    """
     try:
-        return unseal(pki.ca.read_bytes(), pki.sealed_key.read_bytes(), pki.kek.read_bytes())
-    except IdentityFault as fault:
-        raise Fatal(f"{pki.ca} is damaged: {fault.message}", hint="restore pki/ from a backup") from fault
+        return decode_authorities(pki.authorities.read_bytes(), str(pki.authorities))
+    except RecordFault as fault:
+        raise Fatal(f"{pki.authorities} is damaged", hint="restore pki/ from a backup") from fault
     except OSError as fault:
-        raise Fatal(
-            f"cannot read {fault.filename}: {fault.strerror}",
-            hint="run `bridge-registry init` first, as the user that runs the registry",
-        ) from fault
+        raise _unreadable(fault) from fault
+
+
+def open_issuer(pki: Pki, issuer: Issuer) -> x509.Authority:
+    """One of the mesh's issuers, opened.
+
+    Raises:
+        Fatal: the key-encryption key is missing or another one, or the issuer is damaged.
+    """
+    opened = _unsealed(pki, issuer.certificate.encode(), issuer.sealed_key)
+    return msgspec.structs.replace(opened, further=issuer.further.encode())
+
+
+def open_root(pki: Pki, pem: str) -> x509.Authority | None:
+    """The root whose certificate is `pem`, opened; None: its key is not here.
+
+    Raises:
+        Fatal: its key is here, and cannot be opened.
+    """
+    path = pki.root_key(x509.pin(x509.from_pem(pem.encode())))
+    try:
+        sealed = path.read_bytes()
+    except FileNotFoundError:
+        return None
+    except OSError as fault:
+        raise _unreadable(fault) from fault
+    return _unsealed(pki, pem.encode(), sealed)
+
+
+def make_issuer(pki: Pki, authority: x509.Authority, root: str, *, now: float) -> Issuer:
+    """An issuer as it is kept, its key sealed.
+
+    Raises:
+        Fatal: the key-encryption key cannot be read.
+    """
+    return Issuer(
+        pin=authority.pin,
+        certificate=authority.pem.decode(),
+        root=root,
+        root_pin=x509.pin(x509.from_pem(root.encode())),
+        sealed_key=seal(authority, _kek(pki), os.urandom(12)),
+        further=authority.further.decode(),
+        since=now,
+    )
+
+
+def keep_root(pki: Pki, root: x509.Authority) -> None:
+    """Writes a root's sealed key. Raises Fatal, OSError."""
+    write_atomically(pki.root_key(root.pin), seal(root, _kek(pki), os.urandom(12)))
+
+
+def take_root_away(pki: Pki, out: Path) -> None:
+    """Moves the issuing root's key and certificate, PEM, into the new file `out`.
+
+    Raises:
+        Fatal: the key is not here, or `out` is there already or cannot be written.
+    """
+    authorities = read_authorities(pki)
+    root = open_root(pki, authorities.issuing.root)
+    if root is None:
+        raise Fatal(f"the root's key is not in {pki.folder}: it is offline already, or at another registry")
+    try:
+        # Never over a file that is there: it may be the one copy of another root's key.
+        with os.fdopen(os.open(out, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
+            file.write(x509.key_to_pem(root.key) + root.pem)
+            file.flush()
+            os.fsync(file.fileno())
+        pki.root_key(root.pin).unlink()
+    except OSError as fault:
+        raise Fatal(f"cannot write {fault.filename or out}: {fault.strerror}") from fault
+
+
+def keep_authorities(pki: Pki, authorities: Authorities) -> None:
+    """Makes the mesh's CAs on disk these, and forgets the roots' keys that are no longer among them.
+
+    Raises:
+        OSError: they cannot be written.
+    """
+    before = read_authorities(pki).roots if pki.authorities.exists() else {}
+    write_atomically(pki.authorities, encode(authorities))
+    _write_trusted(pki, authorities)
+    for gone in before.keys() - authorities.roots.keys():
+        pki.root_key(gone).unlink(missing_ok=True)
 
 
 def trust_domain_of(authority: x509.Authority) -> str:
-    """The mesh that the CA is of, as its certificate says."""
+    """The mesh that the CA is of, as its certificate says. Raises Fatal."""
     for uri in x509.uris_of(authority.certificate):
         if uri.startswith("spiffe://"):
             return uri.removeprefix("spiffe://")
-    raise Fatal("the CA's certificate names no trust domain", hint="restore pki/ca.pem from a backup")
+    raise Fatal("the CA's certificate names no trust domain", hint="restore pki/ from a backup")
+
+
+def lives(pki: Pki, authorities: Authorities) -> tuple[Expiry, ...]:
+    """When each of this registry's certificates ends; of those that cannot be read nothing is said."""
+    found = [("root", pem.encode()) for pem in authorities.roots.values()]
+    found += [("intermediate", one.certificate.encode()) for one in authorities.issuers]
+    for kind, path in (("etcd-ca", pki.etcd_ca), *((what, pki.pair(what)[0]) for what in _PAIRS)):
+        try:
+            found.append((kind, path.read_bytes()))
+        except OSError:
+            continue
+    result = []
+    for kind, pem in found:
+        try:
+            info = x509.describe(pem)
+        except IdentityFault:
+            continue
+        name = info.serial[:8] if info.identity is None else info.identity.name
+        result.append(Expiry(kind, name, info.not_before, info.not_after))
+    return tuple(result)
 
 
 def default_hosts() -> list[str]:
@@ -182,18 +312,51 @@ def default_hosts() -> list[str]:
         return loopback
 
 
-def _ensure_authority(pki: Pki, trust_domain: str, *, now: float) -> tuple[x509.Authority, list[str]]:
+def _ensure_authorities(pki: Pki, trust_domain: str, *, now: float) -> tuple[Authorities, list[str]]:
     # A CA that ever issued anything is never replaced: every certificate would be worthless. One
-    # whose making was interrupted has no ca.pem (written last) and has issued nothing.
-    issued = [pki.ca, *(pki.pair(what)[0] for what in ("registry", "guard", "admin"))]
+    # whose making was interrupted has no authorities.json (written last) and has issued nothing.
+    issued = [pki.authorities, *(pki.pair(what)[0] for what in ("registry", "guard", "admin"))]
     if any(path.exists() for path in issued):
-        return open_authority(pki), []
-    authority = x509.create_authority(trust_domain, now=now, ttl_s=CA_TTL_S)
-    kek = os.urandom(KEK_BYTES)
-    write_atomically(pki.kek, kek)
-    write_atomically(pki.sealed_key, seal(authority, kek, os.urandom(12)))
-    write_atomically(pki.ca, authority.pem, mode=0o644)
-    return authority, ["ca"]
+        return read_authorities(pki), []
+    root = x509.create_root(trust_domain, now=now, ttl_s=CA_TTL_S)
+    authority = x509.create_intermediate(root, trust_domain, now=now, ttl_s=INTERMEDIATE_TTL_S)
+    write_atomically(pki.kek, os.urandom(KEK_BYTES))
+    keep_root(pki, root)
+    made = Authorities((make_issuer(pki, authority, root.pem.decode(), now=now),))
+    keep_authorities(pki, made)
+    return made, ["ca"]
+
+
+def _write_trusted(pki: Pki, authorities: Authorities) -> None:
+    roots = "".join(authorities.roots.values()).encode()
+    issuers = "".join(one.certificate for one in authorities.issuers).encode()
+    for path, pem in ((pki.ca, roots), (pki.issuers, issuers)):
+        # Others look at when it was written.
+        if not path.exists() or path.read_bytes() != pem:
+            write_atomically(path, pem, mode=0o644)
+
+
+def _unsealed(pki: Pki, certificate: bytes, sealed: bytes) -> x509.Authority:
+    try:
+        return unseal(certificate, sealed, _kek(pki))
+    except IdentityFault as fault:
+        raise Fatal(
+            f"{pki.authorities} is damaged: {fault.message}", hint="restore pki/ from a backup"
+        ) from fault
+
+
+def _kek(pki: Pki) -> bytes:
+    try:
+        return pki.kek.read_bytes()
+    except OSError as fault:
+        raise _unreadable(fault) from fault
+
+
+def _unreadable(fault: OSError) -> Fatal:
+    return Fatal(
+        f"cannot read {fault.filename}: {fault.strerror}",
+        hint="run `bridge-registry init` first, as the user that runs the registry",
+    )
 
 
 def _ensure_etcd_authority(pki: Pki, trust_domain: str, *, now: float) -> tuple[x509.Authority, list[str]]:
@@ -221,12 +384,14 @@ def _ensure_pair(
     identity: SpiffeId,
     names: tuple[list[str], list[str]],
     *,
+    shown: bytes,
     user: str | None,
     now: float,
 ) -> bool:
     cert_path, key_path = pki.pair(what)
     there = key_path.exists() and cert_path.exists()
-    if there and _still_good(cert_path, authority, identity, names, now=now):
+    chain = authority.chain + shown
+    if there and _still_good(cert_path, authority, chain, identity, names, now=now):
         _read_key(key_path)
         return False
     # A renewal keeps the key: certificate and key are two files, and a reader between the two
@@ -243,7 +408,7 @@ def _ensure_pair(
         common_name=user,
     )
     write_atomically(key_path, x509.key_to_pem(key))
-    write_atomically(cert_path, x509.to_pem(leaf) + authority.pem)
+    write_atomically(cert_path, x509.to_pem(leaf) + chain)
     return True
 
 
@@ -259,13 +424,14 @@ def _read_key(path: Path) -> x509.PrivateKey:
 def _still_good(
     cert_path: Path,
     authority: x509.Authority,
+    chain: bytes,
     identity: SpiffeId,
     names: tuple[list[str], list[str]],
     *,
     now: float,
 ) -> bool:
     pem = cert_path.read_bytes()
-    if not x509.issued_by(pem, authority):
+    if not pem.endswith(chain) or not x509.issued_by(pem, authority.certificate):
         return False
     try:
         info = x509.describe(pem)

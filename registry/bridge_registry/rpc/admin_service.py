@@ -14,6 +14,7 @@ import structlog
 from bridge_core import keyspace
 from bridge_core.config import load
 from bridge_core.errors import BridgeError, Unavailable
+from bridge_core.identity.expiry_rules import Expiry
 from bridge_core.store.api import Put, Store, Unchanged
 from bridge_core.tls import Peer
 from bridge_core.traffic import shares
@@ -78,6 +79,7 @@ class AdminService(rpc.AdminServicer):
         trust_domain: str,
         fence: Callable[[], Unchanged],
         standing: Callable[[], Standing],
+        lives: Callable[[], Iterable[Expiry]],
         restorer: Restorer,
     ) -> None:
         self._gate = gate
@@ -92,6 +94,7 @@ class AdminService(rpc.AdminServicer):
         self._trust_domain = trust_domain
         self._fence = fence
         self._standing = standing
+        self._lives = lives
         self._restorer = restorer
 
     async def CreateToken(self, request: pb.CreateTokenRequest, context: Context) -> pb.CreateTokenResponse:
@@ -241,6 +244,12 @@ class AdminService(rpc.AdminServicer):
                 leader_name=standing.leader_name,
                 leader_address=standing.leader_address,
                 now_unix=int(time.time()),
+                certificates=[
+                    pb.CertificateLife(
+                        kind=one.kind, name=one.name, begins_unix=int(one.begins), ends_unix=int(one.ends)
+                    )
+                    for one in self._lives()
+                ],
             )
 
     async def Restore(self, request: pb.RestoreRequest, context: Context) -> pb.RestoreResponse:
