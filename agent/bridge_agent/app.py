@@ -21,6 +21,8 @@ from bridge_agent.authentication.last_use import LastUse
 from bridge_agent.authentication.mesh_secrets import MeshSecrets
 from bridge_agent.authentication.refusal import Refused
 from bridge_agent.authentication.token_book import TokenBook
+from bridge_agent.audit import past
+from bridge_agent.audit.made import made_of
 from bridge_agent.concerns import Concerns
 from bridge_agent.config import AgentConfig, StateDir
 from bridge_agent.engines.address import engine_address
@@ -58,8 +60,6 @@ from bridge_agent.quotas.leasing import QuotaLeasing
 from bridge_agent.quotas.meter import Meter
 from bridge_agent.reports import Reports
 from bridge_agent.routing.view import MeshView, Target
-from bridge_agent.telemetry import past
-from bridge_agent.telemetry.audit import AuditLog
 from bridge_agent.telemetry.load_reporter import LoadReporter
 from bridge_agent.telemetry.metrics import metrics_page
 from bridge_agent.telemetry.quota_metrics import QuotaFigures
@@ -278,7 +278,7 @@ class Agent:
 
     def _serve_requests(self) -> None:
         state = self._state
-        self._audit = AuditLog(state.root / "audit" / "audit.jsonl", records.audited)
+        self._audit = made_of(state.root / "audit", str(self._node), self._config.name, self._view)
         self._tally = BackendTally()
         self._last_use = LastUse()
         config = GatewayConfig(
@@ -298,6 +298,7 @@ class Agent:
             tokens=self._tokens,
         )
         self._gateway.on_record(self._take_record)
+        self._audit.on_refusal(self._gateway.refuse_all)
         self._gateway.on_progress(self._take_progress)
         self._gateway.serve_admins(past.PATH, past.past_app(state.root / "audit", self._requests))
         serving = Serving()
@@ -420,8 +421,8 @@ class Agent:
         if self._lifecycle.phase != "draining":
             self._registration.publish(records.registered(instances, self._config.name))
 
-    def _take_record(self, record: RequestRecord) -> None:
-        self._audit.put(record)
+    def _take_record(self, record: RequestRecord, body: bytes) -> None:
+        self._audit.put(record, body)
         self._tally.take(record)
         self._last_use.take(record.caller)
         self._lifecycle.settled()

@@ -21,10 +21,10 @@ from bridge_agent.membership.link_status import LinkReport
 from bridge_agent.membership.registry_api import InstanceLoad, LoadReport
 from bridge_agent.routing.view import MeshView
 from bridge_agent.status_report import AgentReport, CertificateReport, SnapshotReport, instance_reports
-from bridge_agent.telemetry.audit import AuditLog
 from bridge_agent.telemetry.metrics import Sources
 from bridge_agent.telemetry.quota_metrics import QuotaFigures
 from bridge_agent.telemetry.tally import BackendTally
+from bridge_core.audit.queue import AuditLog
 from bridge_core.tls import TlsIdentity
 
 

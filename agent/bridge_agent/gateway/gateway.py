@@ -152,8 +152,8 @@ class Gateway:
         """Instances and nodes skipped after failures, and for how many seconds more."""
         return self._state.health.ejections(self._state.now())
 
-    def on_record(self, listener: Callable[[RequestRecord], None]) -> None:
-        """Calls `listener` with the record of each request when it is over."""
+    def on_record(self, listener: Callable[[RequestRecord, bytes], None]) -> None:
+        """Calls `listener` with the record of each request, and with its body, when it is over."""
         self._state.on_record = listener
 
     def on_progress(self, listener: Callable[[str, str], None]) -> None:
@@ -203,6 +203,10 @@ class Gateway:
             state.admission.close()
             self._lingering.close()
             raise
+
+    def refuse_all(self, reason: str) -> None:
+        """Answers no requests (503) from now on, for this reason; an empty one ends it."""
+        self._state.unrecorded = reason
 
     def drain(self, *, draining: bool = True) -> None:
         """Gives this node's engines no new work from now on; what runs goes on.
@@ -319,6 +323,9 @@ class Gateway:
 
     def _dispatch(self, exchange: Exchange, caller: Caller) -> None:
         state, request = self._state, exchange.request
+        if state.unrecorded:
+            respond_error(state, exchange, 503, state.unrecorded, state.request_id(None), retry_after=1)
+            return
         asked: _Asked | None = request.memo.get(_Asked)
         if asked is None:
             asked = self._read_head(exchange, caller.listener)

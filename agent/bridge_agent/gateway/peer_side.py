@@ -99,7 +99,14 @@ class PeerSide:
             self._refuse(exchange, 403, fault.message)
         else:
             if hop is not None:  # else it is not believed
+                if self._state.unrecorded:
+                    self._refuse_unrecorded(exchange, hop)
+                    return
                 self._answer(self._arrival(exchange, hop, caller.caller))
+
+    def _refuse_unrecorded(self, exchange: Exchange, hop: Hop) -> None:
+        state = self._state
+        respond_error(state, exchange, 503, state.unrecorded, hop.request_id, retry_after=1, refused=True)
 
     def refuses(self, request: Request) -> bool:
         """Whether the caller may send nothing here, whatever it asks."""

@@ -14,9 +14,9 @@ from bridge_agent.gateway.counters import GatewayCounters, Histogram
 from bridge_agent.limits.gpu import Gpu
 from bridge_agent.limits.isolation_report import DomainReport, IsolationReport
 from bridge_agent.membership.link_status import LinkReport
-from bridge_agent.telemetry.audit import AuditLog
 from bridge_agent.telemetry.isolation_metrics import isolation_metrics
 from bridge_agent.telemetry.quota_metrics import QuotaFigures, quota_metrics
+from bridge_core.audit.queue import AuditLog
 from bridge_core.snapshot import Snapshot
 
 CONTENT_TYPE = b"text/plain; version=0.0.4; charset=utf-8"
