@@ -68,10 +68,13 @@ class StoredLog:
         """The entries of a full bundle, and whether its file is just as it was written.
 
         Raises:
-            Damaged: it cannot be read.
+            Damaged: it cannot be read, or is not full.
             FileNotFoundError: it is not there.
         """
-        return tiles.unpack(self.read(tiles.bundle_path(index)))
+        entries, intact = tiles.unpack(self.read(tiles.bundle_path(index)))
+        if len(entries) != WIDTH:
+            raise Damaged(f"{tiles.bundle_path(index)} does not hold {WIDTH} entries")
+        return entries, intact
 
     def tail(self, index: int) -> tuple[list[bytes], list[bytes]]:
         """The entries and the hashes of a tile that is not full; maybe not as many of each."""

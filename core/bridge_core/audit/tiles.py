@@ -65,9 +65,10 @@ def framed(entry: bytes) -> bytes:
 
 
 def entries_in(data: bytes) -> tuple[list[bytes], int]:
-    """The whole entries at the beginning of `data`, and how many bytes they take."""
-    found, at = [], 0
-    while at + 2 <= len(data):
+    """The whole entries at the beginning of `data`, and how many bytes they take; few more than a tile's."""
+    found: list[bytes] = []
+    at = 0
+    while at + 2 <= len(data) and len(found) <= WIDTH:
         end = at + 2 + int.from_bytes(data[at : at + 2], "big")
         if end > len(data):
             break
@@ -83,7 +84,7 @@ def pack(bundle: bytes) -> bytes:
 
 
 def unpack(data: bytes) -> tuple[list[bytes], bool]:
-    """The entries of a bundle's file, and whether the file is just as it was written.
+    """The entries of a bundle's file, as many as there are, and whether the file is just as it was written.
 
     Raises:
         Damaged: they cannot be read.
@@ -96,9 +97,8 @@ def unpack(data: bytes) -> tuple[list[bytes], bool]:
     except (zstandard.ZstdError, MemoryError) as fault:
         raise Damaged("it cannot be decompressed") from fault
     entries, taken = entries_in(bundle)
-    if taken != len(bundle) or len(entries) != WIDTH:
-        raise Damaged(f"it does not hold {WIDTH} entries")
-    return entries, trailer == _SUM + sha256(frame).digest()
+    intact = trailer == _SUM + sha256(frame).digest() and taken == len(bundle)
+    return entries, intact
 
 
 def hashes_in(tile: bytes) -> list[bytes]:

@@ -338,7 +338,10 @@ def public_key(folder: Path) -> PublicKey:
         BadNote: it says none.
     """
     try:
-        return PublicKey.parse((folder / f"{KEY}.pub").read_text(encoding="utf-8", errors="replace").strip())
+        text = (folder / f"{KEY}.pub").read_text(encoding="utf-8", errors="replace")
+        if text[-1:] != "\n":
+            raise BadNote(f"{KEY}.pub is not one line")
+        return PublicKey.parse(text[:-1])
     except OSError as fault:
         raise BadNote(f"{folder} holds no log: {KEY}.pub cannot be read ({fault.strerror})") from fault
 
