@@ -22,7 +22,9 @@ from bridge_agent.authentication.mesh_secrets import MeshSecrets
 from bridge_agent.authentication.refusal import Refused
 from bridge_agent.authentication.token_book import TokenBook
 from bridge_agent.audit import past
+from bridge_agent.audit.cosigning import Cosigning, witness_of
 from bridge_agent.audit.made import made_of
+from bridge_agent.audit.pages import admin_pages, node_pages
 from bridge_agent.concerns import Concerns
 from bridge_agent.config import AgentConfig, StateDir
 from bridge_agent.engines.address import engine_address
@@ -150,6 +152,7 @@ class Agent:
                 "renewal": self._renewal.run,
                 "clock": self._clock.run,
                 "audit": self._audit.run,
+                "cosigning": self._cosigning.run,
                 "grpc-renewal": self._listening.follow_renewals,
                 "watchdog": self._notifier.keep_alive,
                 "peers": self._gateway.watch_peers,
@@ -300,7 +303,14 @@ class Agent:
         self._gateway.on_record(self._take_record)
         self._audit.on_refusal(self._gateway.refuse_all)
         self._gateway.on_progress(self._take_progress)
-        self._gateway.serve_admins(past.PATH, past.past_app(state.root / "audit", self._requests))
+        folder = state.root / "audit"
+        self._gateway.serve_admins(past.PATH, past.past_app(folder, self._requests))
+        witness = witness_of(folder, self._config.trust_domain, self._audit)
+        self._cosigning = Cosigning(self._audit, witness, self._view, self._upstreams, self._config.name)
+        for path, page in node_pages(self._audit, self._cosigning, self._requests).items():
+            self._gateway.serve_nodes(path, page)
+        for path, page in admin_pages(self._audit, self._cosigning, self._requests).items():
+            self._gateway.serve_admins(path, page)
         serving = Serving()
         self._pipeline = self._gateway.http_app(ListenerKind.TLS)
         application = DeferredGrpc(self._pipeline, serving, refusal=self._refusal)
@@ -363,6 +373,7 @@ class Agent:
             prober=self._prober,
             tally=self._tally,
             audit=self._audit,
+            cosigning=self._cosigning,
             ancillaries=self._ancillaries,
             quotas=QuotaFigures(self._meter, lambda: self._leasing.leased),
             concerns=self._concerns,

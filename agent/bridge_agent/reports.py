@@ -9,6 +9,7 @@ from importlib.metadata import version
 
 from bridge_agent.ancillaries import Ancillaries
 from bridge_agent.authentication.last_use import LastUse
+from bridge_agent.audit.cosigning import Cosigning
 from bridge_agent.concerns import Concerns
 from bridge_agent.config import AgentConfig
 from bridge_agent.engines.supervisor import EngineSupervisor
@@ -42,6 +43,7 @@ class Reports:
         prober: Rollouts' questions.
         tally: What became of requests, by backend.
         audit: What was written and lost.
+        cosigning: Who vouches for it, and what was found of others'.
         ancillaries: Which tasks failed.
         quotas: What callers use of theirs.
         concerns: What an operator should look at.
@@ -63,6 +65,7 @@ class Reports:
         prober: RolloutProber,
         tally: BackendTally,
         audit: AuditLog,
+        cosigning: Cosigning,
         ancillaries: Ancillaries,
         quotas: QuotaFigures,
         concerns: Concerns,
@@ -80,6 +83,7 @@ class Reports:
         self._prober = prober
         self._tally = tally
         self._audit = audit
+        self._cosigning = cosigning
         self._ancillaries = ancillaries
         self._quotas = quotas
         self._concerns = concerns
@@ -143,6 +147,7 @@ class Reports:
                 *self._concerns.all(),
                 *self._ancillaries.concerns(),
                 *self._audit.concerns(),
+                *self._cosigning.concerns(),
                 *concerns(reports, isolation.domains()),
             ),
             gpus=isolation.gpus(),
@@ -163,6 +168,7 @@ class Reports:
             instances=self._engines.instances,
             expires_unix=lambda: self._identity.info.not_after,
             audit=self._audit,
+            cosigning=self._cosigning,
             waiting=self._gateway.waiting,
             isolation=self.isolation,
             gpus=self._isolation.gpus,

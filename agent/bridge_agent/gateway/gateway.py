@@ -270,6 +270,10 @@ class Gateway:
         """Has `page` answer an admin's requests for `path` on the peer listener."""
         self._peer_side.serve_admins(path, page)
 
+    def serve_nodes(self, path: str, page: App) -> None:
+        """Has `page` answer other nodes' own requests for `path` on the peer listener."""
+        self._peer_side.serve_nodes(path, page)
+
     # -- listeners
 
     def _on_local(self, exchange: Exchange) -> None:

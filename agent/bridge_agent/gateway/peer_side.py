@@ -62,6 +62,7 @@ class PeerSide:
             pulse.PATH: self._pulse,
             explain.PATH: self._explain,
         }
+        self._for_nodes: dict[str, App] = {}
         self._for_admins: dict[str, App] = {
             explain.PATH: _page(self._explain),
             SNAPSHOT: _page(lambda _request: snapshot_file.encode(state.view.current)),
@@ -70,6 +71,10 @@ class PeerSide:
     def serve_admins(self, path: str, page: App) -> None:
         """Has `page` answer an admin's requests for `path`."""
         self._for_admins[path] = page
+
+    def serve_nodes(self, path: str, page: App) -> None:
+        """Has `page` answer other nodes' own requests for `path`."""
+        self._for_nodes[path] = page
 
     def app(self, exchange: Exchange) -> None:
         """Answers one request; see the module's rules."""
@@ -87,6 +92,9 @@ class PeerSide:
                 return
             if path in self._between_agents:
                 exchange.respond(200, _JSON, self._between_agents[path](request))
+                return
+            if path in self._for_nodes:
+                self._for_nodes[path](exchange)
                 return
             caller = None
         try:

@@ -9,6 +9,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Histo
 from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
 
+from bridge_agent.audit.cosigning import Cosigning
 from bridge_agent.engines.view import LocalInstance
 from bridge_agent.gateway.counters import GatewayCounters, Histogram
 from bridge_agent.limits.gpu import Gpu
@@ -57,6 +58,7 @@ class Sources:
         domains: Callable[[], Iterable[DomainReport]] = tuple,
         task_faults: Callable[[], Mapping[str, int]] = dict,
         quotas: QuotaFigures | None = None,
+        cosigning: Cosigning | None = None,
     ) -> None:
         self.counters = counters
         self.ejections = ejections
@@ -71,6 +73,7 @@ class Sources:
         self.domains = domains
         self.task_faults = task_faults
         self.quotas = quotas
+        self.cosigning = cosigning
 
 
 def metrics_page(sources: Sources) -> Callable[[], bytes]:
@@ -131,6 +134,23 @@ class _AgentCollector(Collector):
         yield waiting
         yield _counter("bridge_audit_written", "Audit records written.", sources.audit.written)
         yield _counter("bridge_audit_lost", "Audit records lost.", sources.audit.lost)
+        yield _counter(
+            "bridge_audit_unhashed", "Requests too large at once to be hashed.", sources.audit.unhashed
+        )
+        head, cosigning = sources.audit.head, sources.cosigning
+        yield _gauge("bridge_audit_size", "Records in the audit log.", 0 if head is None else head.size)
+        if cosigning is not None:
+            yield _gauge(
+                "bridge_audit_cosigned_size", "Of them, those that other nodes vouch for.", cosigning.cosigned
+            )
+            yield _counter(
+                "bridge_audit_cosigned_for_others", "Heads of others cosigned.", cosigning.witness.cosigned
+            )
+            yield _gauge(
+                "bridge_audit_convicted_logs",
+                "Logs of other nodes that were found rewritten, cut or replaced.",
+                len(cosigning.witness.findings),
+            )
         yield _counters(
             "bridge_task_faults", "Faults of tasks beside the serving.", "task", sources.task_faults()
         )

@@ -12,7 +12,7 @@ from typing import Any, Final
 import structlog
 
 from bridge_core.audit.entries import BegunRecord, Entry, LostRecord, RemovedRecord, decode, encode
-from bridge_core.audit.notes import Checkpoint
+from bridge_core.audit.notes import Checkpoint, Signer
 from bridge_core.audit.stored import StoredLog
 from bridge_core.audit.tiles import WIDTH, Damaged, bundle_path
 from bridge_core.audit.writing import LogWriter, NotWritten
@@ -73,6 +73,7 @@ class AuditLog:
         self._most_held = most_held
         self._held = 0
         self._wake = asyncio.Event()
+        self._loop: asyncio.AbstractEventLoop | None = None
         self._working: asyncio.Future[None] | None = None
         self._writer: LogWriter | None = None
         self._failing = ""
@@ -120,6 +121,18 @@ class AuditLog:
                 data = None
         queue.append((record, data))
 
+    def put_from_thread(self, record: Any) -> None:
+        """As `put`, from another thread than the loop's."""
+        if self._loop is None:
+            self.put(record)
+        else:
+            self._loop.call_soon_threadsafe(self.put, record)
+
+    @property
+    def signer(self) -> Signer | None:
+        """The log's key; None while the log could not be opened."""
+        return None if self._writer is None else self._writer.signer
+
     def concerns(self) -> list[str]:
         """What an operator should know of, a sentence each."""
         found = []
@@ -134,6 +147,8 @@ class AuditLog:
 
     async def run(self) -> None:
         """Writes until cancelled, then once more."""
+        self._loop = asyncio.get_running_loop()
+        self._wake.set()  # the log is opened though nothing came yet: others ask for its key
         try:
             while True:
                 await self._turn()
@@ -161,7 +176,7 @@ class AuditLog:
         """Whether there is something to write though nothing new comes."""
         writer = self._writer
         unsigned = writer is not None and (writer.signed is None or writer.signed.size != writer.size)
-        return unsigned or self.lost != self._said
+        return unsigned or bool(self._failing) or self.lost != self._said
 
     def _taken(self) -> list[tuple[Any, bytes | None]]:
         batch = list(self._queue)
