@@ -22,9 +22,9 @@ from bridge_agent.authentication.mesh_secrets import MeshSecrets
 from bridge_agent.authentication.refusal import Refused
 from bridge_agent.authentication.token_book import TokenBook
 from bridge_agent.audit import past
-from bridge_agent.audit.cosigning import Cosigning, witness_of
-from bridge_agent.audit.made import made_of
+from bridge_agent.audit.made import cosigning_of, made_of
 from bridge_agent.audit.pages import admin_pages, node_pages
+from bridge_agent.audit.witness import witness_of
 from bridge_agent.concerns import Concerns
 from bridge_agent.config import AgentConfig, StateDir
 from bridge_agent.engines.address import engine_address
@@ -305,11 +305,11 @@ class Agent:
         self._gateway.on_progress(self._take_progress)
         folder = state.root / "audit"
         self._gateway.serve_admins(past.PATH, past.past_app(folder, self._requests))
-        witness = witness_of(folder, self._config.trust_domain, self._audit)
-        self._cosigning = Cosigning(self._audit, witness, self._view, self._upstreams, self._config.name)
-        for path, page in node_pages(self._audit, self._cosigning, self._requests).items():
+        self._witness = witness_of(folder, self._audit)
+        self._cosigning = cosigning_of(self._audit, self._view, self._upstreams)
+        for path, page in node_pages(self._audit, self._witness, self._requests).items():
             self._gateway.serve_nodes(path, page)
-        for path, page in admin_pages(self._audit, self._cosigning, self._requests).items():
+        for path, page in admin_pages(self._audit, self._witness, self._requests).items():
             self._gateway.serve_admins(path, page)
         serving = Serving()
         self._pipeline = self._gateway.http_app(ListenerKind.TLS)
@@ -374,6 +374,7 @@ class Agent:
             tally=self._tally,
             audit=self._audit,
             cosigning=self._cosigning,
+            witness=self._witness,
             ancillaries=self._ancillaries,
             quotas=QuotaFigures(self._meter, lambda: self._leasing.leased),
             concerns=self._concerns,

@@ -9,7 +9,7 @@ from importlib.metadata import version
 
 from bridge_agent.ancillaries import Ancillaries
 from bridge_agent.authentication.last_use import LastUse
-from bridge_agent.audit.cosigning import Cosigning
+from bridge_agent.audit.witness import Witness
 from bridge_agent.concerns import Concerns
 from bridge_agent.config import AgentConfig
 from bridge_agent.engines.supervisor import EngineSupervisor
@@ -25,6 +25,7 @@ from bridge_agent.status_report import AgentReport, CertificateReport, SnapshotR
 from bridge_agent.telemetry.metrics import Sources
 from bridge_agent.telemetry.quota_metrics import QuotaFigures
 from bridge_agent.telemetry.tally import BackendTally
+from bridge_core.audit.cosigning import Cosigning
 from bridge_core.audit.queue import AuditLog
 from bridge_core.tls import TlsIdentity
 
@@ -43,7 +44,8 @@ class Reports:
         prober: Rollouts' questions.
         tally: What became of requests, by backend.
         audit: What was written and lost.
-        cosigning: Who vouches for it, and what was found of others'.
+        cosigning: Who vouches for it.
+        witness: What was found of others' audit logs.
         ancillaries: Which tasks failed.
         quotas: What callers use of theirs.
         concerns: What an operator should look at.
@@ -66,6 +68,7 @@ class Reports:
         tally: BackendTally,
         audit: AuditLog,
         cosigning: Cosigning,
+        witness: Witness,
         ancillaries: Ancillaries,
         quotas: QuotaFigures,
         concerns: Concerns,
@@ -84,6 +87,7 @@ class Reports:
         self._tally = tally
         self._audit = audit
         self._cosigning = cosigning
+        self._witness = witness
         self._ancillaries = ancillaries
         self._quotas = quotas
         self._concerns = concerns
@@ -148,6 +152,7 @@ class Reports:
                 *self._ancillaries.concerns(),
                 *self._audit.concerns(),
                 *self._cosigning.concerns(),
+                *self._witness.concerns(),
                 *concerns(reports, isolation.domains()),
             ),
             gpus=isolation.gpus(),
@@ -169,6 +174,7 @@ class Reports:
             expires_unix=lambda: self._identity.info.not_after,
             audit=self._audit,
             cosigning=self._cosigning,
+            witness=self._witness,
             waiting=self._gateway.waiting,
             isolation=self.isolation,
             gpus=self._isolation.gpus,

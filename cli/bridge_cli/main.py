@@ -12,6 +12,7 @@ import typer
 from bridge_cli import (
     admin_commands,
     admins_commands,
+    audit_commands,
     client_commands,
     hindsight_commands,
     models_command,
@@ -154,6 +155,7 @@ quota_commands.register(app)
 traffic_commands.register(app)
 restore_command.register(app)
 hindsight_commands.register(app)
+audit_commands.register(app)
 
 
 def run() -> None:

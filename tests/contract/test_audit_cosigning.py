@@ -14,11 +14,12 @@ from typing import Any
 import msgspec
 import pytest
 
-from bridge_agent.audit.cosigning import Cosigning, cosigners_of, witness_of
-from bridge_agent.audit.made import made_of
+from bridge_agent.audit.made import cosigning_of, made_of
 from bridge_agent.audit.pages import admin_pages, node_pages
+from bridge_agent.audit.witness import witness_of
 from bridge_core.audit import tiles
 from bridge_core.audit.answers import EntriesAnswer, FoundRecord
+from bridge_core.audit.cosigning import cosigners_of
 from bridge_core.audit.notes import PublicKey
 from bridge_core.audit.queue import AuditLog
 from bridge_core.audit.verifying import verify
@@ -42,13 +43,13 @@ class AuditedNode:
         self.audit: AuditLog = made_of(
             self.folder, f"spiffe://{DOMAIN}/node/{node.name}", node.name, node.view
         )
-        self.witness = witness_of(self.folder, DOMAIN, self.audit)
-        self.cosigning = Cosigning(self.audit, self.witness, node.view, node.upstreams, node.name)
+        self.witness = witness_of(self.folder, self.audit)
+        self.cosigning = cosigning_of(self.audit, node.view, node.upstreams)
         node.gateway.on_record(self.audit.put)
         self.audit.on_refusal(node.gateway.refuse_all)
-        for path, page in node_pages(self.audit, self.cosigning, group).items():
+        for path, page in node_pages(self.audit, self.witness, group).items():
             node.gateway.serve_nodes(path, page)
-        for path, page in admin_pages(self.audit, self.cosigning, group).items():
+        for path, page in admin_pages(self.audit, self.witness, group).items():
             node.gateway.serve_admins(path, page)
         self.task = group.create_task(self.audit.run())
 
@@ -152,7 +153,7 @@ async def test_a_node_that_rewrites_its_log_is_refused_by_its_cosigners_and_name
         await liar.cosigning.ask_all()
         for name in ("b", "c"):
             assert bed[name].witness.findings["a"].what == "forked"
-            (concern,) = bed[name].cosigning.concerns()
+            (concern,) = bed[name].witness.concerns()
             assert f"the audit log of {DOMAIN}/node/a is not to be trusted" in concern
             log = bed[name].log
             await eventually(
@@ -160,7 +161,7 @@ async def test_a_node_that_rewrites_its_log_is_refused_by_its_cosigners_and_name
                     "finding" in [json.loads(one)["kind"] for one in independent_log.entries_of(log)]
                 )
             )
-        assert "does not cosign this node's audit log" in liar.cosigning.concerns()[0]
+        assert "does not cosign the audit log of" in liar.cosigning.concerns()[0]
         # What the others remember convicts it, whoever asks.
         status, body = await bed.page("b", "/bridge/audit/seen")
         seen = json.loads(body)["a"]
@@ -230,13 +231,13 @@ async def test_a_full_disk_refuses_traffic_where_the_mesh_says_so(tmp_path: Path
         log.rename(log.with_name("away"))
         log.write_text("no folder")
         assert (await bed.bed["a"].infer()).status == 200  # found out with this one
-        await eventually(lambda: bool(bed["a"].audit.refusal))
+        await eventually(lambda: bool(bed.bed["a"].gateway._state.unrecorded))
         answer = await bed.bed["a"].infer()
         assert answer.status == 503
         assert "nothing is served unrecorded" in answer.json()["error"]
         log.unlink()
         log.with_name("away").rename(log)
-        await eventually(lambda: not bed["a"].audit.refusal)
+        await eventually(lambda: not bed.bed["a"].gateway._state.unrecorded)
         assert (await bed.bed["a"].infer()).status == 200
     assert [json.loads(one)["kind"] for one in independent_log.entries_of(log)].count("lost") == 1
     assert verify(log).faults == ()

@@ -31,7 +31,7 @@ class Bed:
         self.witness = self.remembering()
 
     def remembering(self) -> Witness:
-        return Witness(self.folder / "witness", "m.local", self.recorded.append, lambda: 5e8)
+        return Witness(self.folder / "witness", self.recorded.append, lambda: 5e8)
 
     def asked(self, log: LogWriter, old: int) -> Asked:
         log.checkpoint()
@@ -39,9 +39,9 @@ class Bed:
         path = merkle.consistency_path(stored, old, log.size)
         return Asked(old, tuple(path), stored.read("checkpoint"))
 
-    def ask(self, log: LogWriter, old: int, node: str = "a") -> tuple[int, bytes]:
+    def ask(self, log: LogWriter, old: int, node: str = "node/a") -> tuple[int, bytes]:
         key = log.signer.public.text
-        return self.witness.add_checkpoint(node, key, self.asked(log, old).data, self.signer)
+        return self.witness._add(f"spiffe://m.local/{node}", key, self.asked(log, old).data, self.signer)
 
 
 @pytest.fixture
@@ -110,8 +110,8 @@ def test_another_key_is_taken_and_said(bed: Bed, tmp_path: Path) -> None:
 
 
 def test_nobody_speaks_for_another_nodes_log(bed: Bed) -> None:
-    assert bed.ask(bed.log, 0, node="c")[0] == 404
-    assert bed.ask(bed.log, 0, node="../a")[0] == 400
+    assert bed.ask(bed.log, 0, node="node/c")[0] == 404
+    assert bed.ask(bed.log, 0, node="node/../a")[0] == 400
 
 
 def test_what_the_logs_key_did_not_sign_convicts_nobody(bed: Bed) -> None:
@@ -122,7 +122,7 @@ def test_what_the_logs_key_did_not_sign_convicts_nobody(bed: Bed) -> None:
     text = note.text.replace(b"\n31\n", b"\n32\n")
     asked = Asked(31, (), Note(text, (forged.sign(text),)).data)
     key = bed.log.signer.public.text
-    assert bed.witness.add_checkpoint("a", key, asked.data, bed.signer)[0] == 403
+    assert bed.witness._add("spiffe://m.local/node/a", key, asked.data, bed.signer)[0] == 403
     assert bed.recorded == []
 
 

@@ -6,7 +6,9 @@ from pathlib import Path
 from typing import Final
 
 from bridge_agent.audit.rendering import Rendering
+from bridge_agent.peers.upstreams import Upstreams
 from bridge_agent.routing.view import MeshView
+from bridge_core.audit.cosigning import Cosigning
 from bridge_core.audit.input_keys import InputKeys
 from bridge_core.audit.queue import AuditLog
 from bridge_core.security_settings import AuditSettings
@@ -32,3 +34,14 @@ def made_of(folder: Path, identity: str, node: str, view: MeshView) -> AuditLog:
     reading = Rendering(node, keys, lambda: view.current, settings)
     origin = identity.removeprefix("spiffe://")
     return AuditLog(folder / LOG, origin, reading, settings=settings, tidied=keys.forget)
+
+
+def cosigning_of(audit: AuditLog, view: MeshView, upstreams: Upstreams) -> Cosigning:
+    """Who has the log's heads cosigned by other nodes."""
+    return Cosigning(
+        audit,
+        lambda: list(view.current.nodes.values()),
+        lambda node: upstreams.link(node.name, node.peer),
+        own=view.index.node,
+        many=lambda: view.current.mesh.audit.cosigners,
+    )

@@ -19,7 +19,7 @@ from urllib.parse import parse_qs
 
 import msgspec
 
-from bridge_agent.audit.cosigning import ADD, Cosigning
+from bridge_agent.audit.witness import Witness
 from bridge_core.audit import tiles
 from bridge_core.audit.answers import (
     ENTRIES,
@@ -33,6 +33,7 @@ from bridge_core.audit.answers import (
     FoundRecord,
     KeyAnswer,
 )
+from bridge_core.audit.cosigning import ADD
 from bridge_core.audit.entries import decode
 from bridge_core.audit.notes import BadNote, read_note
 from bridge_core.audit.proofs import prove
@@ -41,7 +42,6 @@ from bridge_core.audit.stored import COSIGNED, StoredLog
 from bridge_core.audit.tiles import WIDTH, Damaged
 from bridge_core.errors import BridgeError
 from bridge_core.http1 import App, Exchange, coroutine_app
-from bridge_core.identity.spiffe import IdentityFault, SpiffeId
 
 _JSON: Final = ((b"content-type", b"application/json"),)
 _TEXT: Final = ((b"content-type", b"text/plain; charset=utf-8"),)
@@ -51,27 +51,26 @@ _MOST_FOUND: Final = 64
 _MOST_BYTES: Final = 32 << 20
 
 
-def node_pages(audit: AuditLog, cosigning: Cosigning, group: asyncio.TaskGroup) -> dict[str, App]:
+def node_pages(audit: AuditLog, witness: Witness, group: asyncio.TaskGroup) -> dict[str, App]:
     """The pages that nodes may ask for."""
 
     async def add(exchange: Exchange) -> None:
         request = exchange.request
         key = "".join(parse_qs(request.query).get("key", []))
-        try:
-            node = SpiffeId.parse(request.identity or "").name
-        except IdentityFault:
-            exchange.respond(403, _TEXT, b"a node certificate is needed")
-            return
+        signer = audit.signer
         if request.method != "POST":
             exchange.respond(405, [(b"allow", b"POST")], b"")
             return
-        status, body = await cosigning.add_checkpoint(node, key, request.body)
+        if signer is None:
+            exchange.respond(503, _TEXT, b"this node has no audit log of its own yet")
+            return
+        status, body = await witness.add_checkpoint(request.identity, key, request.body, signer)
         exchange.respond(status, _SIZE if status == 409 else _TEXT, body)
 
-    return {ADD: coroutine_app(add, group), **_for_both(audit, cosigning, group)}
+    return {ADD: coroutine_app(add, group), **_for_both(audit, witness, group)}
 
 
-def admin_pages(audit: AuditLog, cosigning: Cosigning, group: asyncio.TaskGroup) -> dict[str, App]:
+def admin_pages(audit: AuditLog, witness: Witness, group: asyncio.TaskGroup) -> dict[str, App]:
     """The pages that admins may ask for."""
     reading = _Reading(audit)
 
@@ -89,14 +88,14 @@ def admin_pages(audit: AuditLog, cosigning: Cosigning, group: asyncio.TaskGroup)
         return coroutine_app(answer, group)
 
     return {
-        **_for_both(audit, cosigning, group),
+        **_for_both(audit, witness, group),
         FILES: page(reading.files, _PACKED),
         FIND: page(reading.find, _JSON),
         ENTRIES: page(reading.entries, _JSON),
     }
 
 
-def _for_both(audit: AuditLog, cosigning: Cosigning, group: asyncio.TaskGroup) -> dict[str, App]:
+def _for_both(audit: AuditLog, witness: Witness, group: asyncio.TaskGroup) -> dict[str, App]:
     async def key(exchange: Exchange) -> None:
         signer = audit.signer
         if signer is None:
@@ -106,7 +105,7 @@ def _for_both(audit: AuditLog, cosigning: Cosigning, group: asyncio.TaskGroup) -
         exchange.respond(200, _JSON, msgspec.json.encode(KeyAnswer(signer.public.text, *heads)))
 
     async def seen(exchange: Exchange) -> None:
-        found = await asyncio.to_thread(cosigning.witness.all_seen)
+        found = await asyncio.to_thread(witness.all_seen)
         exchange.respond(200, _JSON, msgspec.json.encode(found))
 
     return {KEY: coroutine_app(key, group), SEEN: coroutine_app(seen, group)}

@@ -7,7 +7,9 @@ contradict each other, and goes on this node's own record.
 
 from __future__ import annotations
 
+import asyncio
 import base64
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Final
@@ -15,12 +17,14 @@ from typing import Final
 import msgspec
 import structlog
 
+from bridge_core.audit.answers import LOGGED, file_of
 from bridge_core.audit.entries import FindingRecord
 from bridge_core.audit.notes import BadNote, PublicKey, Signer
+from bridge_core.audit.queue import AuditLog
 from bridge_core.audit.witness_rules import Answer, Seen, judge, read_request
 from bridge_core.decoding import Undecodable, decode_json
 from bridge_core.files import write_atomically
-from bridge_core.identity.spiffe import IdentityFault, check_node_name
+from bridge_core.identity.spiffe import IdentityFault, SpiffeId
 
 log = structlog.get_logger()
 
@@ -33,11 +37,10 @@ _MOST_FINDINGS: Final = 256
 
 
 class Witness:
-    """What this node saw of others' logs. One thread at a time.
+    """What this node saw of others' logs.
 
     Args:
         folder: Where it is remembered.
-        domain: The mesh's trust domain.
         record: Puts what was found on record.
         now: Unix seconds.
 
@@ -47,12 +50,12 @@ class Witness:
     """
 
     def __init__(
-        self, folder: Path, domain: str, record: Callable[[FindingRecord], None], now: Callable[[], float]
+        self, folder: Path, record: Callable[[FindingRecord], None], now: Callable[[], float]
     ) -> None:
         self._folder = folder
-        self._domain = domain
         self._record = record
         self._now = now
+        self._writing = asyncio.Lock()
         self._seen: dict[str, Seen | None] = {}
         self.findings: dict[str, FindingRecord] = {}
         self.cosigned = 0
@@ -63,20 +66,28 @@ class Witness:
                 continue
             self.findings[path.name.removesuffix(".finding.json")] = found
 
-    def add_checkpoint(self, node: str, key_text: str, data: bytes, signer: Signer) -> tuple[int, bytes]:
-        """A node asks to have its newest head cosigned: the status and the body of the answer.
+    async def add_checkpoint(
+        self, identity: str | None, key: str, data: bytes, signer: Signer
+    ) -> tuple[int, bytes]:
+        """Whoever has this identity asks to have its log's newest head cosigned: status and body."""
+        async with self._writing:
+            try:
+                return await asyncio.to_thread(self._add, identity, key, data, signer)
+            except OSError as fault:
+                return 503, f"what was cosigned cannot be remembered: {fault.strerror}".encode()
 
-        Raises:
-            OSError: it cannot be remembered; nothing was cosigned.
-        """
+    def _add(self, identity: str | None, key_text: str, data: bytes, signer: Signer) -> tuple[int, bytes]:
         try:
-            check_node_name(node)
+            who = SpiffeId.parse(identity or "")
             key = PublicKey.parse(key_text)
             asked = read_request(data)
         except (BadNote, IdentityFault) as fault:
             return 400, fault.message.encode()
-        if key.name != f"{self._domain}/node/{node}":
-            return 404, f"{key.name} is not the log of node {node}".encode()
+        if key.name != str(who).removeprefix("spiffe://"):
+            return 404, f"{key.name} is not the log of {who}".encode()
+        if who.kind not in LOGGED:
+            return 403, f"{who} has no log".encode()
+        node = file_of(who.kind, who.name)
         seen = self.seen(node)
         answer = judge(asked, key, seen)
         if answer.finding:
@@ -94,7 +105,7 @@ class Witness:
         return 200, signer.cosign(answer.head.text, at).line.encode()
 
     def seen(self, node: str) -> Seen | None:
-        """The newest head of a node's log that was cosigned here.
+        """The newest head of a log that was cosigned here, by the name of its file.
 
         Raises:
             OSError: the file is there and cannot be read.
@@ -125,9 +136,9 @@ class Witness:
     def concerns(self) -> list[str]:
         """What an operator should know of, a sentence each."""
         return [
-            f"the audit log of {one.origin} is not to be trusted: {one.detail} (since {one.at:.0f}); "
-            f"`bridgectl audit verify --node {node}` says more"
-            for node, one in sorted(self.findings.items())
+            f"the audit log of {one.origin} is not to be trusted: {one.detail} (Unix time {one.at:.0f}); "
+            "`bridgectl audit verify` says more"
+            for _, one in sorted(self.findings.items())
         ]
 
     def _found(self, node: str, key: PublicKey, answer: Answer, seen: Seen | None) -> None:
@@ -143,3 +154,8 @@ class Witness:
         self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         write_atomically(self._folder / f"{node}.finding.json", msgspec.json.encode(found))
         self._record(found)
+
+
+def witness_of(folder: Path, audit: AuditLog) -> Witness:
+    """What this node saw of others' logs, under the node's folder for its audit."""
+    return Witness(folder / "witness", audit.put_from_thread, time.time)

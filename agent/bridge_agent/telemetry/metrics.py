@@ -9,7 +9,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Histo
 from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
 
-from bridge_agent.audit.cosigning import Cosigning
+from bridge_agent.audit.witness import Witness
 from bridge_agent.engines.view import LocalInstance
 from bridge_agent.gateway.counters import GatewayCounters, Histogram
 from bridge_agent.limits.gpu import Gpu
@@ -17,6 +17,7 @@ from bridge_agent.limits.isolation_report import DomainReport, IsolationReport
 from bridge_agent.membership.link_status import LinkReport
 from bridge_agent.telemetry.isolation_metrics import isolation_metrics
 from bridge_agent.telemetry.quota_metrics import QuotaFigures, quota_metrics
+from bridge_core.audit.cosigning import Cosigning
 from bridge_core.audit.queue import AuditLog
 from bridge_core.snapshot import Snapshot
 
@@ -34,6 +35,8 @@ class Sources:
         instances: The node's own.
         expires_unix: When the node's certificate ends.
         audit: What was written and lost.
+        cosigning: Who vouches for it; None: nobody is asked.
+        witness: What was seen of others' audit logs; None: nothing.
         waiting: Requests that wait for a slot, by instance.
         isolation: Limits, walls and usage of the node's engines.
         gpus: The node's GPUs.
@@ -59,6 +62,7 @@ class Sources:
         task_faults: Callable[[], Mapping[str, int]] = dict,
         quotas: QuotaFigures | None = None,
         cosigning: Cosigning | None = None,
+        witness: Witness | None = None,
     ) -> None:
         self.counters = counters
         self.ejections = ejections
@@ -74,6 +78,7 @@ class Sources:
         self.task_faults = task_faults
         self.quotas = quotas
         self.cosigning = cosigning
+        self.witness = witness
 
 
 def metrics_page(sources: Sources) -> Callable[[], bytes]:
@@ -143,13 +148,14 @@ class _AgentCollector(Collector):
             yield _gauge(
                 "bridge_audit_cosigned_size", "Of them, those that other nodes vouch for.", cosigning.cosigned
             )
+        if sources.witness is not None:
             yield _counter(
-                "bridge_audit_cosigned_for_others", "Heads of others cosigned.", cosigning.witness.cosigned
+                "bridge_audit_cosigned_for_others", "Heads of others cosigned.", sources.witness.cosigned
             )
             yield _gauge(
                 "bridge_audit_convicted_logs",
                 "Logs of other nodes that were found rewritten, cut or replaced.",
-                len(cosigning.witness.findings),
+                len(sources.witness.findings),
             )
         yield _counters(
             "bridge_task_faults", "Faults of tasks beside the serving.", "task", sources.task_faults()

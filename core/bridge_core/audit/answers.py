@@ -12,7 +12,13 @@ FILES: Final = "/bridge/audit/files"
 FIND: Final = "/bridge/audit/find"
 ENTRIES: Final = "/bridge/audit/entries"
 MOST_FILES: Final = 64
+LOGGED: Final = ("node", "registry")  # kinds of identities that have logs
 MOST_ENTRIES: Final = 4096
+
+
+def file_of(kind: str, name: str) -> str:
+    """What a log is called among others: a node's by its name, another one's by its kind, too."""
+    return name if kind == "node" else f"{kind}={name}"
 
 
 class KeyAnswer(msgspec.Struct, frozen=True):

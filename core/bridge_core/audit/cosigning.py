@@ -1,4 +1,4 @@
-"""Having this node's heads cosigned by other nodes, and cosigning theirs.
+"""Having a log's heads cosigned by nodes.
 
 Which nodes those are hangs on the names alone (rendezvous hashing), so that a node cannot choose who
 watches it. What they signed is kept beside the log: it is what convicts whoever rewrites it.
@@ -10,15 +10,11 @@ import asyncio
 import hashlib
 import time
 from collections.abc import Callable, Iterable
-from pathlib import Path
 from typing import Final
 from urllib.parse import quote
 
 import structlog
 
-from bridge_agent.audit.witness import Witness
-from bridge_agent.peers.upstreams import Upstreams
-from bridge_agent.routing.view import MeshView
 from bridge_core.audit import merkle
 from bridge_core.audit.answers import KEY, KeyAnswer
 from bridge_core.audit.notes import (
@@ -37,6 +33,7 @@ from bridge_core.audit.witness_rules import Asked
 from bridge_core.decoding import Undecodable, decode_json
 from bridge_core.errors import BridgeError
 from bridge_core.files import write_atomically
+from bridge_core.http1 import Pool
 from bridge_core.snapshot import Node
 
 log = structlog.get_logger()
@@ -63,11 +60,11 @@ class Cosigning:
     """Asks for cosignatures as long as it runs.
 
     Args:
-        audit: This node's log.
-        witness: What this node saw of others'.
-        view: The mesh.
-        upstreams: The links to its nodes.
-        node: This node's name.
+        audit: The log.
+        nodes: The mesh's, now.
+        link: The way to one's peer listener.
+        own: The name of the log's own node, which is not asked.
+        many: How many others are wanted, now.
         every_s: Between two rounds.
         now: Unix seconds.
 
@@ -78,20 +75,19 @@ class Cosigning:
     def __init__(
         self,
         audit: AuditLog,
-        witness: Witness,
-        view: MeshView,
-        upstreams: Upstreams,
-        node: str,
+        nodes: Callable[[], Iterable[Node]],
+        link: Callable[[Node], Pool],
         *,
+        own: str,
+        many: Callable[[], int],
         every_s: float = _EVERY_S,
         now: Callable[[], float] = time.time,
     ) -> None:
         self._audit = audit
-        self._witness = witness
-        self._witnessing = asyncio.Lock()
-        self._view = view
-        self._upstreams = upstreams
-        self._node = node
+        self._nodes = nodes
+        self._link = link
+        self._own = own
+        self._many = many
         self._every_s = every_s
         self._now = now
         self._stored = StoredLog(audit.folder)
@@ -101,11 +97,6 @@ class Cosigning:
         self._late_since = 0.0
         self.cosigned = 0
 
-    @property
-    def witness(self) -> Witness:
-        """What this node saw of others' logs."""
-        return self._witness
-
     async def run(self) -> None:
         """Asks until cancelled."""
         while True:
@@ -114,21 +105,21 @@ class Cosigning:
 
     def concerns(self) -> list[str]:
         """What an operator should know of, a sentence each."""
-        found = [*self._witness.concerns()]
-        for node, why in sorted(self._refused.items()):
-            found.append(f"{node} does not cosign this node's audit log: {why}")
+        origin = self._audit.origin
+        found = [
+            f"{node} does not cosign the audit log of {origin}: {why}"
+            for node, why in sorted(self._refused.items())
+        ]
         if self._late_since and self._now() - self._late_since > _LATE_S:
-            found.append("no other node has cosigned this node's audit log for a minute")
+            found.append(f"no node has cosigned the audit log of {origin} for a minute")
         return found
 
     async def ask_all(self) -> None:
         """Asks each cosigner once for the newest head."""
-        audit, snapshot = self._audit, self._view.current
-        wanted = cosigners_of(
-            audit.origin, snapshot.nodes.values(), self._node, snapshot.mesh.audit.cosigners
-        )
-        head, signer = audit.head, audit.signer
-        self._refused = {node: why for node, why in self._refused.items() if node in {x.name for x in wanted}}
+        wanted = cosigners_of(self._audit.origin, self._nodes(), self._own, self._many())
+        head, signer = self._audit.head, self._audit.signer
+        names = {one.name for one in wanted}
+        self._refused = {node: why for node, why in self._refused.items() if node in names}
         if not wanted or head is None or signer is None or head.size <= self.cosigned:
             self._late_since = 0.0
             return
@@ -150,17 +141,6 @@ class Cosigning:
         except OSError as fault:
             log.warning("audit_cosignatures_not_kept", reason=fault.strerror)
         self.cosigned = shown.size
-
-    async def add_checkpoint(self, node: str, key: str, data: bytes) -> tuple[int, bytes]:
-        """Another node asks this one to cosign; see `Witness.add_checkpoint`."""
-        signer = self._audit.signer
-        if signer is None:
-            return 503, b"this node has no audit log of its own yet"
-        async with self._witnessing:
-            try:
-                return await asyncio.to_thread(self._witness.add_checkpoint, node, key, data, signer)
-            except OSError as fault:
-                return 503, f"what was cosigned cannot be remembered: {fault.strerror}".encode()
 
     async def _ask(self, node: Node, size: int, note: Note) -> Note | None:
         """The note with that node's cosignature; None without."""
@@ -203,14 +183,14 @@ class Cosigning:
     async def _send(self, node: Node, asked: Asked) -> tuple[int, bytes]:
         signer = self._audit.signer
         key = "" if signer is None else quote(signer.public.text, safe="")
-        pool = self._upstreams.link(node.name, node.peer)
+        pool = self._link(node)
         async with pool.request("POST", f"{ADD}?key={key}", (), asked.data) as response:
             return response.status, await response.read(_MOST)
 
     async def _key(self, node: Node) -> PublicKey:
         known = self._keys.get(node.name)
         if known is None:
-            pool = self._upstreams.link(node.name, node.peer)
+            pool = self._link(node)
             async with pool.request("GET", KEY, ()) as response:
                 body = await response.read(_MOST * 4)
             try:
@@ -219,8 +199,3 @@ class Cosigning:
                 raise BridgeError(f"it does not say the key of its log: {fault.message}") from fault
             self._keys[node.name] = known
         return known
-
-
-def witness_of(folder: Path, domain: str, audit: AuditLog) -> Witness:
-    """What this node saw of others' logs, under the node's folder for its audit."""
-    return Witness(folder / "witness", domain, audit.put_from_thread, time.time)
