@@ -121,7 +121,7 @@ def edits(folder: Path, _seconds: float, versions: list[str], command: str) -> N
     text = (
         f"A log of {RECORDS:,} records; every byte of every file but the secret key, one at a time, with one "
         "bit turned (another one at each place). Every edit has to be found; one in a bundle, tile or tail "
-        "has to name records of that file and no others. Named to the record: one record alone, else the file's "
+        "has to name records of that file and no others. Named to the record: one alone, else the file's "
         "up to 256 (a compressed file that cannot be read any more says nothing of the single ones).\n\n"
     )
     results.record(

@@ -321,6 +321,8 @@ class LogWriter:
     def _begin(self, origin: str, begun: Callable[[str], bytes], former: str) -> None:
         self._stored = StoredLog(self.folder)
         self._levels, self.size, self.signed = [[]], 0, None
+        self._unsynced.clear()
+        self._full_tails.clear()
         seed = secrets.token_bytes(_SEED_BYTES)
         self.signer = Signer(origin, seed)
         id_ = self.signer.public.text.removeprefix(f"{origin}+").partition("+")[0]
