@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import msgspec
@@ -15,7 +15,7 @@ from bridge_agent.audit.rendering import Rendering
 from bridge_agent.gateway.config import Caller, ListenerKind, Outcome, RequestRecord
 from bridge_core.audit.entries import AuditRecord, BegunRecord, encode
 from bridge_core.audit.input_keys import InputKeys
-from bridge_core.audit.notes import BadNote
+from bridge_core.audit.notes import BadNote, Checkpoint, PublicKey
 from bridge_core.audit.queue import AuditLog
 from bridge_core.audit.tiles import WIDTH
 from bridge_core.audit.verifying import Verdict, _Part, _Verification, verify
@@ -75,23 +75,56 @@ async def _drained(audit: AuditLog) -> None:
 
 
 class _Edited(_Verification):
-    """A verification that reads anew only what belongs to the edited file; all else is known from before."""
+    """A verification that reads anew only the edited file; all else is known from the whole log's.
 
-    def __init__(self, folder: Path, parts: list[_Part], edited: int | None) -> None:
-        super().__init__(folder, None, [], {})
-        self._known = parts
+    The checks are the very ones of `verify`: what is left out is reading again what did not change.
+    """
+
+    def __init__(self, folder: Path, whole: _Edited | None, edited: Path) -> None:
+        super().__init__(folder, None if whole is None else whole.key, [], {})
+        self._whole = whole
         self._edited = edited
-
-    def _part(self, index: int, width: int) -> _Part:
-        known = self._known[index] if index < len(self._known) else None
-        if known is None or index == self._edited or known.width != width:
-            return super()._part(index, width)
-        return known
+        self._number = _part_of(edited)
+        self.head: Checkpoint | None = None
 
     @property
-    def parts(self) -> list[_Part]:
-        """As they were read."""
-        return self._parts
+    def key(self) -> PublicKey:
+        """The log's."""
+        return self._key
+
+    def part(self, index: int) -> _Part:
+        """As it was read."""
+        return self._parts[index]
+
+    def _head(self) -> Checkpoint | None:
+        if self._whole is None or self._number is None:
+            self.head = super()._head()
+        else:
+            self.head = self._whole.head
+        return self.head
+
+    def _part(self, index: int, width: int) -> _Part:
+        if self._whole is None:
+            return super()._part(index, width)
+        known = self._whole.part(index)
+        if index != self._number:
+            return known
+        if self._edited.parts[0] == "tile" and self._edited.parts[1] == "0":
+            part = _Part(index, width)
+            part.said, part.had, part.times = self._stored.tile(0, index), known.had, known.times
+            part._roots[False] = known.root(said=False)  # noqa: SLF001 - the records' are the same
+            return part
+        part = super()._part(index, width)
+        part.times = known.times
+        return part
+
+    def _look_at(self, part: _Part, entries: Sequence[bytes]) -> None:
+        if self._whole is None:
+            super()._look_at(part, entries)
+
+    def _check_tail(self, size: int) -> None:
+        if self._whole is None or self._number is None or self._edited.parts[0] == "tail":
+            super()._check_tail(size)
 
 
 def edits(folder: Path, _seconds: float, versions: list[str], command: str) -> None:
@@ -100,7 +133,7 @@ def edits(folder: Path, _seconds: float, versions: list[str], command: str) -> N
     made = LogWriter(log, _ORIGIN, lambda _: encode(BegunRecord(1e9, _ORIGIN)))
     made.append(list(_entries()))
     made.checkpoint()
-    whole = _Edited(log, [], None)
+    whole = _Edited(log, None, Path("checkpoint"))
     if whole.run().faults or verify(log).faults:
         raise RuntimeError("the log has faults before any edit")
     began, rows = time.perf_counter(), []
@@ -113,7 +146,7 @@ def edits(folder: Path, _seconds: float, versions: list[str], command: str) -> N
         ("the public key", "key.pub"),
     ):
         files = sorted(one for one in log.glob(pattern) if one.is_file())
-        found = [_edit_all(log, one, whole.parts) for one in files]
+        found = [_edit_all(log, one, whole) for one in files]
         done, unseen, exact = (sum(one[at] for one in found) for at in range(3))
         rows.append((kind, len(files), f"{done:,}", f"{unseen:,}", f"{exact:,}"))
         print(rows[-1], f"{time.perf_counter() - began:.0f} s", flush=True)
@@ -142,7 +175,7 @@ def _entries() -> Iterator[bytes]:
         )
 
 
-def _edit_all(log: Path, path: Path, parts: list[_Part]) -> tuple[int, int, int]:
+def _edit_all(log: Path, path: Path, whole: _Edited) -> tuple[int, int, int]:
     """How many edits of a file were made, not found, and named to the record."""
     data, name = path.read_bytes(), path.relative_to(log)
     own = _part_of(name)
@@ -151,7 +184,7 @@ def _edit_all(log: Path, path: Path, parts: list[_Part]) -> tuple[int, int, int]
         for at, byte in enumerate(data):
             handle.seek(at)
             handle.write(bytes([byte ^ 1 << at % 8]))
-            verdict = _verdict(log, parts, own)
+            verdict = _verdict(log, whole, name)
             faults = () if verdict is None else verdict.faults
             if verdict is not None and not faults:
                 unseen += 1
@@ -165,9 +198,11 @@ def _edit_all(log: Path, path: Path, parts: list[_Part]) -> tuple[int, int, int]
     return len(data), unseen, exact
 
 
-def _verdict(log: Path, parts: list[_Part], own: int | None) -> Verdict | None:
+def _verdict(log: Path, whole: _Edited, edited: Path) -> Verdict | None:
     try:
-        return _Edited(log, parts, own).run()
+        if edited.name == "key.pub":
+            return verify(log)
+        return _Edited(log, whole, edited).run()
     except BadNote:
         return None  # the public key does not read any more: it is said
 
