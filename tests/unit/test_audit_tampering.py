@@ -258,6 +258,13 @@ def test_a_bundle_that_would_become_huge_is_not_believed(log: Path) -> None:
 def test_verifier_keys_are_read_strictly(log: Path) -> None:
     text = public_key(log).text
     assert PublicKey.parse(text).text == text
-    for wrong in ("", "a+b", text[:-4], text.replace(ORIGIN, "m.local/node/b"), text.upper()):
+    for wrong in (
+        "",
+        "a+b",
+        text[:-4],
+        text.replace(ORIGIN, "m.local/node/b"),
+        text.upper(),
+        "a\udce1" + text,
+    ):
         with pytest.raises(tiles.BridgeError):
             PublicKey.parse(wrong)

@@ -250,4 +250,5 @@ def _unbase64(text: str) -> bytes | None:
 
 
 def _is_name(name: str) -> bool:
-    return bool(name) and "+" not in name and not any(sign.isspace() for sign in name)
+    # Not printable are control characters, lone surrogates, which UTF-8 cannot say, and all spaces but one.
+    return name.isprintable() and bool(name) and "+" not in name and " " not in name
