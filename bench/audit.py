@@ -11,14 +11,14 @@ from pathlib import Path
 import msgspec
 
 from bench import results
+from bridge_agent.audit.input_keys import InputKeys
 from bridge_agent.audit.rendering import Rendering
 from bridge_agent.gateway.config import Caller, ListenerKind, Outcome, RequestRecord
+from bridge_cli.audit_verifying import Verdict, _Part, _Verification, verify
 from bridge_core.audit.entries import AuditRecord, BegunRecord, encode
-from bridge_core.audit.input_keys import InputKeys
 from bridge_core.audit.notes import BadNote, Checkpoint, PublicKey
 from bridge_core.audit.queue import AuditLog
 from bridge_core.audit.tiles import WIDTH
-from bridge_core.audit.verifying import Verdict, _Part, _Verification, verify
 from bridge_core.audit.writing import LogWriter
 from bridge_core.identity.principal import local
 from bridge_core.security_settings import AuditSettings

@@ -34,11 +34,11 @@ from bridge_agent.gateway.peek import BadBody, Shape, peek
 from bridge_agent.peers.hop import decompress
 from bridge_agent.routing.view import MeshView
 from bridge_core.clients import ApiKey, Client
+from bridge_cli.audit_verifying import verify
 from bridge_core.audit.entries import decode as decode_entry
 from bridge_core.audit.notes import BadNote, PublicKey, read_checkpoint, read_note
 from bridge_core.audit.proofs import read_proof
 from bridge_core.audit.tiles import framed, pack, unpack
-from bridge_core.audit.verifying import verify
 from bridge_core.audit.witness_rules import judge, read_request
 from bridge_core.audit.writing import LogWriter
 from bridge_core.config import load

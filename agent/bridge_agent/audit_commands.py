@@ -29,9 +29,9 @@ def forget_command(
     """
 
     def work() -> None:
+        from bridge_agent.audit.input_keys import InputKeys
         from bridge_agent.audit.made import INPUT_KEYS
         from bridge_core.audit.exports import moment
-        from bridge_core.audit.input_keys import InputKeys
 
         gone = InputKeys(StateDir(state_dir).root / "audit" / INPUT_KEYS).forget(moment(before))
         say(f"{len(gone)} keys are destroyed{': ' + ', '.join(gone) if gone else ''}")

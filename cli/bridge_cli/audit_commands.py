@@ -14,7 +14,7 @@ from bridge_core.command.program import program
 from bridge_core.errors import BridgeError, Fatal
 
 if TYPE_CHECKING:
-    from bridge_core.audit.verifying import Verdict
+    from bridge_cli.audit_verifying import Verdict
 
 audit = program("What happened in the mesh, on record: check it, prove it, export it.")
 
@@ -58,7 +58,7 @@ def verify_command(
     def work() -> int:
         import asyncio
 
-        from bridge_core.audit.verifying import verify
+        from bridge_cli.audit_verifying import verify
 
         if folder is not None:
             found = {str(folder): verify(folder)}

@@ -14,6 +14,7 @@ import msgspec
 
 from bridge_cli.access import Access
 from bridge_cli.agents import Said, ask_agents
+from bridge_cli.audit_verifying import Verdict, verify
 from bridge_core.audit import tiles
 from bridge_core.audit.answers import (
     ENTRIES,
@@ -30,7 +31,6 @@ from bridge_core.audit.notes import BadNote, Checkpoint, PublicKey, read_checkpo
 from bridge_core.audit.proofs import Proof, read_proof
 from bridge_core.audit.stored import COSIGNED
 from bridge_core.audit.tiles import WIDTH
-from bridge_core.audit.verifying import Verdict, verify
 from bridge_core.audit.witness_rules import Seen
 from bridge_core.decoding import Undecodable, decode_json
 from bridge_core.errors import BridgeError

@@ -17,12 +17,12 @@ import pytest
 from bridge_agent.audit.made import cosigning_of, made_of
 from bridge_agent.audit.pages import admin_pages, node_pages
 from bridge_agent.audit.witness import witness_of
+from bridge_cli.audit_verifying import verify
 from bridge_core.audit import tiles
 from bridge_core.audit.answers import EntriesAnswer, FoundRecord
 from bridge_core.audit.cosigning import cosigners_of
 from bridge_core.audit.notes import PublicKey
 from bridge_core.audit.queue import AuditLog
-from bridge_core.audit.verifying import verify
 from bridge_core.audit.writing import LogWriter, public_key
 from bridge_core.http1 import Pool
 from bridge_core.security_settings import AuditSettings

@@ -15,10 +15,10 @@ from pathlib import Path
 
 import pytest
 
+from bridge_cli.audit_verifying import verify
 from bridge_core.audit.entries import LostRecord
 from bridge_core.audit.notes import open_checkpoint
 from bridge_core.audit.queue import AuditLog
-from bridge_core.audit.verifying import verify
 from bridge_core.audit.writing import LogWriter
 from bridge_core.security_settings import AuditSettings
 from tests import independent_log

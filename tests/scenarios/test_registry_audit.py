@@ -8,7 +8,7 @@ from typing import Any
 
 import grpc
 
-from bridge_core.audit.verifying import verify
+from bridge_cli.audit_verifying import verify
 from bridge_wire.v1 import registry_pb2 as pb
 from tests import independent_log
 from tests.fakes.store import FakeEtcd

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from bridge_core.audit.input_keys import InputKeys
+from bridge_agent.audit.input_keys import InputKeys
 
 DAY = 86_400.0
 

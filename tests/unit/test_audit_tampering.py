@@ -10,11 +10,11 @@ from pathlib import Path
 import pytest
 import zstandard
 
+from bridge_cli.audit_verifying import Verdict, verify
 from bridge_core.audit import merkle, tiles
 from bridge_core.audit.entries import AuditRecord, BegunRecord, encode
 from bridge_core.audit.notes import Checkpoint, PublicKey
 from bridge_core.audit.stored import COSIGNED
-from bridge_core.audit.verifying import Verdict, verify
 from bridge_core.audit.writing import LogWriter, public_key
 
 ORIGIN = "m.local/node/a"

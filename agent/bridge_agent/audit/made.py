@@ -5,11 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Final
 
+from bridge_agent.audit.input_keys import InputKeys
 from bridge_agent.audit.rendering import Rendering
 from bridge_agent.peers.upstreams import Upstreams
 from bridge_agent.routing.view import MeshView
 from bridge_core.audit.cosigning import Cosigning
-from bridge_core.audit.input_keys import InputKeys
 from bridge_core.audit.queue import AuditLog
 from bridge_core.security_settings import AuditSettings
 

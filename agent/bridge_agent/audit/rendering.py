@@ -6,9 +6,9 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Final
 
+from bridge_agent.audit.input_keys import InputKeys
 from bridge_agent.gateway.config import RequestRecord
 from bridge_core.audit.entries import AuditRecord, ContentRecord, Entry
-from bridge_core.audit.input_keys import InputKeys
 from bridge_core.names import canonical_or_same
 from bridge_core.security_settings import AuditSettings
 from bridge_core.snapshot import Snapshot
