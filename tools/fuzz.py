@@ -33,7 +33,6 @@ from bridge_agent.gateway.config import ListenerKind
 from bridge_agent.gateway.peek import BadBody, Shape, peek
 from bridge_agent.peers.hop import decompress
 from bridge_agent.routing.view import MeshView
-from bridge_core.clients import ApiKey, Client
 from bridge_cli.audit_verifying import verify
 from bridge_core.audit.entries import decode as decode_entry
 from bridge_core.audit.notes import BadNote, PublicKey, read_checkpoint, read_note
@@ -41,6 +40,7 @@ from bridge_core.audit.proofs import read_proof
 from bridge_core.audit.tiles import framed, pack, unpack
 from bridge_core.audit.witness_rules import judge, read_request
 from bridge_core.audit.writing import LogWriter
+from bridge_core.clients import ApiKey, Client
 from bridge_core.config import load
 from bridge_core.decoding import decode_json
 from bridge_core.dialects import PATHS, translate

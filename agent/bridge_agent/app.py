@@ -16,15 +16,15 @@ from bridge_agent import records
 from bridge_agent.activation import inherited_sockets
 from bridge_agent.admin import admin_app
 from bridge_agent.ancillaries import Ancillaries, RequestTasks
+from bridge_agent.audit import past
+from bridge_agent.audit.made import cosigning_of, made_of
+from bridge_agent.audit.pages import admin_pages, node_pages
+from bridge_agent.audit.witness import witness_of
 from bridge_agent.authentication.authenticator import Authenticator
 from bridge_agent.authentication.last_use import LastUse
 from bridge_agent.authentication.mesh_secrets import MeshSecrets
 from bridge_agent.authentication.refusal import Refused
 from bridge_agent.authentication.token_book import TokenBook
-from bridge_agent.audit import past
-from bridge_agent.audit.made import cosigning_of, made_of
-from bridge_agent.audit.pages import admin_pages, node_pages
-from bridge_agent.audit.witness import witness_of
 from bridge_agent.concerns import Concerns
 from bridge_agent.config import AgentConfig, StateDir
 from bridge_agent.engines.address import engine_address

@@ -8,8 +8,8 @@ from collections.abc import Callable, Mapping
 from importlib.metadata import version
 
 from bridge_agent.ancillaries import Ancillaries
-from bridge_agent.authentication.last_use import LastUse
 from bridge_agent.audit.witness import Witness
+from bridge_agent.authentication.last_use import LastUse
 from bridge_agent.concerns import Concerns
 from bridge_agent.config import AgentConfig
 from bridge_agent.engines.supervisor import EngineSupervisor

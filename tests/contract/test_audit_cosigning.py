@@ -24,6 +24,7 @@ from bridge_core.audit.cosigning import cosigners_of
 from bridge_core.audit.notes import PublicKey
 from bridge_core.audit.queue import AuditLog
 from bridge_core.audit.writing import LogWriter, public_key
+from bridge_core.clients import Admin
 from bridge_core.http1 import Pool
 from bridge_core.security_settings import AuditSettings
 from bridge_core.snapshot import MeshConfig, Node, encode_entry
@@ -66,6 +67,8 @@ class AuditedBed:
         self.bed = bed
         self.nodes = {name: AuditedNode(bed[name], folder, group) for name in bed.nodes}
         self._admin = foreign_context(folder, "admin", "root")
+        bed.entries["admin/root"] = encode_entry(Admin("root"))
+        bed.publish()
 
     def __getitem__(self, name: str) -> AuditedNode:
         return self.nodes[name]

@@ -77,7 +77,7 @@ async def test_where_the_mesh_says_so_nothing_is_changed_unrecorded(tmp_path: Pa
         log.rename(log.with_name("away"))
         log.write_text("no folder")
         await admin.CreateToken(pb.CreateTokenRequest(uses=1, ttl_seconds=60))
-        await eventually(lambda: bool(bed.registry._audit.refusal))
+        await eventually(lambda: bool(bed.registry._audit.refusal), 60)
         code, why = await refused(admin.CreateToken(pb.CreateTokenRequest(uses=1, ttl_seconds=60)))
         assert code is grpc.StatusCode.UNAVAILABLE
         assert "nothing is served unrecorded" in why
@@ -85,5 +85,5 @@ async def test_where_the_mesh_says_so_nothing_is_changed_unrecorded(tmp_path: Pa
         assert any("the audit lost" in one for one in status.concerns)
         log.unlink()
         log.with_name("away").rename(log)
-        await eventually(lambda: not bed.registry._audit.refusal)
+        await eventually(lambda: not bed.registry._audit.refusal, 60)
         await admin.CreateToken(pb.CreateTokenRequest(uses=1, ttl_seconds=60))
