@@ -37,6 +37,13 @@ from bridge_agent.gateway.config import STRANGERS, ListenerKind
 from bridge_agent.gateway.peek import BadBody, Shape, peek
 from bridge_agent.peers.hop import decompress
 from bridge_agent.routing.view import MeshView
+from bridge_cli.audit_verifying import verify
+from bridge_core.audit.entries import decode as decode_entry
+from bridge_core.audit.notes import BadNote, PublicKey, read_checkpoint, read_note
+from bridge_core.audit.proofs import read_proof
+from bridge_core.audit.tiles import framed, pack, unpack
+from bridge_core.audit.witness_rules import judge, read_request
+from bridge_core.audit.writing import LogWriter
 from bridge_core.clients import ApiKey, Client
 from bridge_core.config import load
 from bridge_core.decoding import decode_json
@@ -328,7 +335,54 @@ def certificate(data: bytes) -> None:
     x509.describe(shown)
 
 
+def audit_log(data: bytes) -> None:
+    """A log's folder whose every file holds some of these bytes, checked and taken up."""
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name) / "log"
+        made = LogWriter(folder, "m/node/a", lambda _: b"begun")
+        made.append([b'{"kind":"request","at":%d}' % number for number in range(300)])
+        made.checkpoint()
+        for at, path in enumerate(
+            ("checkpoint", "key.pub", "tile/entries/000.zst", "tail/1.entries", "cosigned")
+        ):
+            if not data or data[0] >> at & 1:
+                (folder / path).write_bytes(data[1:])
+        with contextlib.suppress(BadNote):
+            verify(folder)
+        LogWriter(folder, "m/node/a", lambda _: b"begun")
+
+
+def audit_bundle(data: bytes) -> None:
+    """A bundle's file, and each of its entries."""
+    for entry in unpack(data)[0]:
+        decode_entry(entry)
+    decode_entry(data)
+
+
+def cosigner(data: bytes) -> None:
+    """What a log asks of a cosigner, and what that one remembers."""
+    note = read_request(data)
+    judge(note, PublicKey("m/node/a", bytes(32)), None)
+
+
+_BUNDLE = pack(b"".join(framed(b'{"kind":"request","at":1}') for _ in range(256)))
+_NOTE = ("m/node/a\n1\n" + "A" * 43 + "=\n\n\u2014 m/node/a " + "A" * 91 + "=\n").encode()
+_PROOF = b"c2sp.org/tlog-proof@v1\nextra eyJyZWNvcmQiOiJ4In0=\nindex 0\n\n" + _NOTE
+
+
 TARGETS: dict[str, Target] = {
+    "audit-log": Target(
+        audit_log, [b"\x01" + _NOTE, b"\x04" + _BUNDLE, b"\x08" + framed(b"x"), b"\x02a+b+c"], ()
+    ),
+    "audit-bundle": Target(audit_bundle, [_BUNDLE, b'{"kind":"request"}'], (BridgeError,)),
+    "audit-note": Target(lambda data: read_checkpoint(read_note(data).text), [_NOTE], (BridgeError,)),
+    "audit-cosigner": Target(
+        cosigner, [b"old 0\n\n" + _NOTE, b"old 7\n" + b"A" * 43 + b"=\n\n" + _NOTE], (BridgeError,)
+    ),
+    "audit-proof": Target(lambda data: read_proof(data).check(), [_PROOF], (BridgeError,)),
+    "audit-key": Target(
+        text(PublicKey.parse), [PublicKey("m/node/a", bytes(32)).text.encode()], (BridgeError,)
+    ),
     "http": Target(
         http_request, [_HTTP, _HTTP.replace(b"Content-Length: 2", b"Transfer-Encoding: chunked")], ()
     ),

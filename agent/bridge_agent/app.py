@@ -16,6 +16,10 @@ from bridge_agent import records
 from bridge_agent.activation import inherited_sockets
 from bridge_agent.admin import admin_app
 from bridge_agent.ancillaries import Ancillaries, RequestTasks
+from bridge_agent.audit import past
+from bridge_agent.audit.made import cosigning_of, made_of
+from bridge_agent.audit.pages import admin_pages, node_pages
+from bridge_agent.audit.witness import witness_of
 from bridge_agent.authentication.authenticator import Authenticator
 from bridge_agent.authentication.last_use import LastUse
 from bridge_agent.authentication.mesh_secrets import MeshSecrets
@@ -59,8 +63,6 @@ from bridge_agent.quotas.leasing import QuotaLeasing
 from bridge_agent.quotas.meter import Meter
 from bridge_agent.reports import Reports
 from bridge_agent.routing.view import MeshView, Target
-from bridge_agent.telemetry import past
-from bridge_agent.telemetry.audit import AuditLog
 from bridge_agent.telemetry.load_reporter import LoadReporter
 from bridge_agent.telemetry.metrics import metrics_page
 from bridge_agent.telemetry.quota_metrics import QuotaFigures
@@ -151,6 +153,7 @@ class Agent:
                 "renewal": self._renewal.run,
                 "clock": self._clock.run,
                 "audit": self._audit.run,
+                "cosigning": self._cosigning.run,
                 "grpc-renewal": self._listening.follow_renewals,
                 "watchdog": self._notifier.keep_alive,
                 "peers": self._gateway.watch_peers,
@@ -280,7 +283,7 @@ class Agent:
 
     def _serve_requests(self) -> None:
         state = self._state
-        self._audit = AuditLog(state.root / "audit" / "audit.jsonl", records.audited)
+        self._audit = made_of(state.root / "audit", str(self._node), self._config.name, self._view)
         self._tally = BackendTally()
         self._last_use = LastUse()
         config = GatewayConfig(
@@ -299,8 +302,16 @@ class Agent:
             authenticator=authenticator,
         )
         self._gateway.on_record(self._take_record)
+        self._audit.on_refusal(self._gateway.refuse_all)
         self._gateway.on_progress(self._take_progress)
-        self._gateway.serve_admins(past.PATH, past.past_app(state.root / "audit", self._requests))
+        folder = state.root / "audit"
+        self._gateway.serve_admins(past.PATH, past.past_app(folder, self._requests))
+        self._witness = witness_of(folder, self._audit)
+        self._cosigning = cosigning_of(self._audit, self._view, self._upstreams)
+        for path, page in node_pages(self._audit, self._witness, self._requests).items():
+            self._gateway.serve_nodes(path, page)
+        for path, page in admin_pages(self._audit, self._witness, self._requests).items():
+            self._gateway.serve_admins(path, page)
         serving = Serving()
         self._pipeline = self._gateway.http_app(ListenerKind.TLS)
         application = DeferredGrpc(self._pipeline, serving, refusal=self._refusal)
@@ -365,6 +376,8 @@ class Agent:
             prober=self._prober,
             tally=self._tally,
             audit=self._audit,
+            cosigning=self._cosigning,
+            witness=self._witness,
             ancillaries=self._ancillaries,
             quotas=QuotaFigures(self._meter, lambda: self._leasing.leased),
             concerns=self._concerns,
@@ -426,8 +439,8 @@ class Agent:
         if self._lifecycle.phase != "draining":
             self._registration.publish(records.registered(instances, self._config.name))
 
-    def _take_record(self, record: RequestRecord) -> None:
-        self._audit.put(record)
+    def _take_record(self, record: RequestRecord, body: bytes) -> None:
+        self._audit.put(record, body)
         self._tally.take(record)
         self._last_use.take(record.caller)
         self._lifecycle.settled()

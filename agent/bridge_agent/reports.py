@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping
 from importlib.metadata import version
 
 from bridge_agent.ancillaries import Ancillaries
+from bridge_agent.audit.witness import Witness
 from bridge_agent.authentication.last_use import LastUse
 from bridge_agent.concerns import Concerns
 from bridge_agent.config import AgentConfig
@@ -28,10 +29,11 @@ from bridge_agent.status_report import (
     SnapshotReport,
     instance_reports,
 )
-from bridge_agent.telemetry.audit import AuditLog
 from bridge_agent.telemetry.metrics import Sources
 from bridge_agent.telemetry.quota_metrics import QuotaFigures
 from bridge_agent.telemetry.tally import BackendTally
+from bridge_core.audit.cosigning import Cosigning
+from bridge_core.audit.queue import AuditLog
 from bridge_core.tls import TlsIdentity
 
 
@@ -49,6 +51,8 @@ class Reports:
         prober: Rollouts' questions.
         tally: What became of requests, by backend.
         audit: What was written and lost.
+        cosigning: Who vouches for it.
+        witness: What was found of others' audit logs.
         ancillaries: Which tasks failed.
         quotas: What callers use of theirs.
         concerns: What an operator should look at.
@@ -71,6 +75,8 @@ class Reports:
         prober: RolloutProber,
         tally: BackendTally,
         audit: AuditLog,
+        cosigning: Cosigning,
+        witness: Witness,
         ancillaries: Ancillaries,
         quotas: QuotaFigures,
         concerns: Concerns,
@@ -89,6 +95,8 @@ class Reports:
         self._prober = prober
         self._tally = tally
         self._audit = audit
+        self._cosigning = cosigning
+        self._witness = witness
         self._ancillaries = ancillaries
         self._quotas = quotas
         self._concerns = concerns
@@ -155,6 +163,8 @@ class Reports:
                 *self._concerns.all(),
                 *self._ancillaries.concerns(),
                 *self._audit.concerns(),
+                *self._cosigning.concerns(),
+                *self._witness.concerns(),
                 *concerns(reports, isolation.domains()),
             ),
             gpus=isolation.gpus(),
@@ -182,6 +192,8 @@ class Reports:
             instances=self._engines.instances,
             expires_unix=self._expiries,
             audit=self._audit,
+            cosigning=self._cosigning,
+            witness=self._witness,
             waiting=self._gateway.waiting,
             isolation=self.isolation,
             gpus=self._isolation.gpus,

@@ -12,6 +12,7 @@ import typer
 from bridge_cli import (
     admin_commands,
     admins_commands,
+    audit_commands,
     ca_commands,
     client_commands,
     hindsight_commands,
@@ -156,6 +157,7 @@ quota_commands.register(app)
 traffic_commands.register(app)
 restore_command.register(app)
 hindsight_commands.register(app)
+audit_commands.register(app)
 
 
 def run() -> None:

@@ -25,6 +25,7 @@ from bridge_core.store.endpoints import Endpoints, StoreTiming
 from bridge_core.store.etcd import EtcdStore
 from bridge_core.systemd.notify import Notifier
 from bridge_core.tls import TlsIdentity
+from bridge_registry import audit
 from bridge_registry.admin_http import AdminApp, Readiness, RegistryFigures
 from bridge_registry.clients.admin_desk import AdminDesk
 from bridge_registry.clients.certifier import Certifier
@@ -137,6 +138,10 @@ class Registry:
         self._front = TlsFront(settings.state_dir / "sockets")
         gate = Gate(self._front.caller, domain, table.is_revoked, lambda name: role_of(name, table.admins))
         nonces = Nonces(time.monotonic)
+        self._audit = audit.log_of(settings.state_dir, domain, settings.name, lambda: hub.current)
+        self._cosigning, self._links = audit.cosigning_of(
+            self._audit, self._identity, domain, lambda: hub.current
+        )
         enroller = Enroller(
             store=store,
             signer=self._keeper,
@@ -240,7 +245,8 @@ class Registry:
         Raises:
             Fatal: a port is taken, or the store belongs to another mesh.
         """
-        server = grpc.aio.server(options=_GRPC_OPTIONS)
+        recording = audit.AuditInterceptor(self._audit, self._front.caller, self.settings.name)
+        server = grpc.aio.server(interceptors=[recording], options=_GRPC_OPTIONS)
         rpc.add_EnrolmentServicer_to_server(self._services[0], server)  # type: ignore[no-untyped-call]  # generated
         rpc.add_MeshServicer_to_server(self._services[1], server)  # type: ignore[no-untyped-call]  # generated
         rpc.add_AdminServicer_to_server(self._services[2], server)  # type: ignore[no-untyped-call]  # generated
@@ -272,12 +278,15 @@ class Registry:
             self.publisher.hub.close()  # streams end by themselves; gRPC would cancel them noisily
             await server.stop(_GRACE_S)
             await self._front.close()
+            await self._links.close()
 
     async def _work(self) -> None:
         async with asyncio.TaskGroup() as group:
             tasks = [
                 group.create_task(_persist("election", self._election.run)),
                 group.create_task(_persist("publication", self.publisher.run)),
+                group.create_task(_kept("audit", self._audit.run)),
+                group.create_task(_kept("cosigning", self._cosigning.run)),
                 group.create_task(self._upkeep.run()),
                 group.create_task(self.rollouts.run(), name="rollouts"),
                 group.create_task(self._key_sets.run(), name="key-sets"),
@@ -307,6 +316,8 @@ class Registry:
 
     def _concerns(self) -> Iterator[str]:
         yield from self._keeper.concerns()
+        yield from self._audit.concerns()
+        yield from self._cosigning.concerns()
         if self._memory.foreign:
             yield f"{self._memory.foreign}; nothing is written or published until then: {HINT}"
         since = self.publisher.table.unguarded_since
@@ -395,6 +406,16 @@ async def _announce(registry: Registry, notifier: Notifier) -> None:
         write_atomically(settings.ready_file, msgspec.json.encode(where))
     notifier.tell("READY=1")
     await notifier.keep_alive()
+
+
+async def _kept(what: str, work: Callable[[], Awaitable[None]]) -> None:
+    # The registry's own work does not end because something beside it did.
+    while True:
+        try:
+            await work()
+        except Exception:  # the task's root
+            log.exception("task_failed", task=what)
+        await asyncio.sleep(_RETRY_S)
 
 
 async def _persist(what: str, work: Callable[[], Awaitable[None]]) -> None:

@@ -9,8 +9,8 @@ from prometheus_client.parser import text_string_to_metric_families
 from bridge_agent.engines.view import LocalInstance
 from bridge_agent.gateway.counters import GatewayCounters
 from bridge_agent.membership.link_status import LinkReport
-from bridge_agent.telemetry.audit import AuditLog
 from bridge_agent.telemetry.metrics import Sources, metrics_page
+from bridge_core.audit.queue import AuditLog
 from bridge_core.snapshot import Snapshot, Version
 
 
@@ -21,8 +21,9 @@ async def test_counters_histograms_links_and_engines() -> None:
     counters.begin("n/0")
     for seconds in (0.0005, 0.02, 400.0):
         counters.duration.observe(seconds)
-    audit = AuditLog(Path("unused"))
-    audit.lost = 4
+    audit = AuditLog(Path("unused"), "m.local/node/n", lambda record, _: (record,), capacity=1)
+    for number in range(5):
+        audit.put(number)
     page = metrics_page(
         Sources(
             counters=counters,

@@ -181,3 +181,4 @@ class RequestRecord(msgspec.Struct, frozen=True, gc=False):
     quota: str = ""  # that refused it; "shadow:" before one that would have
     rule: str = ""
     shadowed: tuple[str, ...] = ()
+    remote: tuple[str, int] | None = None  # whence all others came

@@ -149,8 +149,8 @@ class Gateway:
         """Instances and nodes skipped after failures, and for how many seconds more."""
         return self._state.health.ejections(self._state.now())
 
-    def on_record(self, listener: Callable[[RequestRecord], None]) -> None:
-        """Calls `listener` with the record of each request when it is over."""
+    def on_record(self, listener: Callable[[RequestRecord, bytes], None]) -> None:
+        """Calls `listener` with the record of each request, and with its body, when it is over."""
         self._state.on_record = listener
 
     def on_progress(self, listener: Callable[[str, str], None]) -> None:
@@ -205,6 +205,10 @@ class Gateway:
             state.admission.close()
             self._lingering.close()
             raise
+
+    def refuse_all(self, reason: str) -> None:
+        """Answers no requests (503) from now on, for this reason; an empty one ends it."""
+        self._state.unrecorded = reason
 
     def drain(self, *, draining: bool = True) -> None:
         """Gives this node's engines no new work from now on; what runs goes on.
@@ -268,6 +272,10 @@ class Gateway:
         """Has `page` answer an admin's requests for `path` on the peer listener."""
         self._peer_side.serve_admins(path, page)
 
+    def serve_nodes(self, path: str, page: App) -> None:
+        """Has `page` answer other nodes' own requests for `path` on the peer listener."""
+        self._peer_side.serve_nodes(path, page)
+
     # -- listeners
 
     def _on_local(self, exchange: Exchange) -> None:
@@ -321,6 +329,9 @@ class Gateway:
 
     def _dispatch(self, exchange: Exchange, caller: Caller) -> None:
         state, request = self._state, exchange.request
+        if state.unrecorded:
+            respond_error(state, exchange, 503, state.unrecorded, state.request_id(None), retry_after=1)
+            return
         asked: _Asked | None = request.memo.get(_Asked)
         if asked is None:
             asked = self._read_head(exchange, caller.listener)

@@ -42,6 +42,7 @@ def note(
 ) -> None:
     """Writes the record of a request that went to no instance: a list, or a refusal."""
     exchange = arrival.exchange
+    request = exchange.request
     now = state.now()
     if decision is not None:
         state.count_backend(decision, arrival.caller, exchange.status)
@@ -49,7 +50,7 @@ def note(
         RequestRecord(
             arrival.request_id,
             arrival.caller,
-            exchange.request.method,
+            request.method,
             path,
             model,
             exchange.status,
@@ -61,12 +62,14 @@ def note(
             decision,
             "",
             (),
-            len(exchange.request.body),
+            len(request.body),
             exchange.sent,
             quota=quota,
             rule=arrival.verdict.policy,
             shadowed=arrival.verdict.shadowed,
-        )
+            remote=request.remote,
+        ),
+        request.body,
     )
 
 

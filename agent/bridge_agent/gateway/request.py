@@ -467,6 +467,7 @@ class RoutedRequest:
     def _record(self, status: int, outcome: Outcome, target: Target | None, more: int) -> None:
         state, arrival, exchange, asked = self.state, self.arrival, self.exchange, self.asked
         stream, rest, ticket = self.stream, self._rest, self.ticket
+        request = exchange.request
         prompt_tokens, quota = 0, ""
         if ticket is not None and state.meter is not None:
             begun = self.head_at > 0
@@ -480,7 +481,7 @@ class RoutedRequest:
             RequestRecord(
                 arrival.request_id,
                 arrival.caller,
-                exchange.request.method,
+                request.method,
                 self.route.path,
                 asked.model,
                 status,
@@ -500,5 +501,7 @@ class RoutedRequest:
                 quota=quota,
                 rule=arrival.verdict.policy,
                 shadowed=arrival.verdict.shadowed,
-            )
+                remote=request.remote,
+            ),
+            request.body,
         )
