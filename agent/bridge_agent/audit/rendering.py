@@ -115,7 +115,7 @@ def audited(
         "" if decision is None else decision.backend,
         "" if decision is None else decision.key.hex(),
         node,
-        record.remote[0] if record.remote else record.address,
+        record.remote[0] if record.remote else "",
         digest,
         input_hash,
         input_key,

@@ -100,7 +100,7 @@ def turned_away(
         "" if route is None else route.path,
         status=status,
         reason=reason,
-        address=request.remote[0] if request.remote else "",
+        remote=request.remote,
         request_id=request_id,
     )
 
@@ -108,7 +108,7 @@ def turned_away(
 def broke_off(state: GatewayState, listener: ListenerKind, address: str) -> None:
     """Writes the record of a handshake that TLS refused: a certificate that does not count, an older TLS."""
     nobody = STRANGERS[listener]
-    _turn_away(state, nobody, "", "", status=0, reason="handshake", address=address, request_id="")
+    _turn_away(state, nobody, "", "", status=0, reason="handshake", remote=(address, 0), request_id="")
 
 
 def _turn_away(
@@ -119,7 +119,7 @@ def _turn_away(
     *,
     status: int,
     reason: str,
-    address: str,
+    remote: tuple[str, int] | None,
     request_id: str,
 ) -> None:
     now = state.now()
@@ -141,8 +141,8 @@ def _turn_away(
             (),
             0,
             0,
-            address=address,
             reason=reason,
+            remote=remote,
         )
     )
 
