@@ -34,6 +34,6 @@ def forget_command(
         from bridge_core.audit.exports import moment
 
         gone = InputKeys(StateDir(state_dir).root / "audit" / INPUT_KEYS).forget(moment(before))
-        say(f"{len(gone)} keys are destroyed{': ' + ', '.join(gone) if gone else ''}")
+        say([f"{len(gone)} keys are destroyed: {', '.join(gone)}"])
 
     guarded(work)

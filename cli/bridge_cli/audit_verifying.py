@@ -368,11 +368,11 @@ class _Verification:
             self._fault("dropped", f"the hashes of records {first} to {last} are gone", first, last)
             return
         had, signed = part.had, part.said
-        where = {hash_: at for at, hash_ in enumerate(had)}
+        where, own = {hash_: at for at, hash_ in enumerate(had)}, set(signed)
         wrong = [at for at, one in enumerate(signed) if at >= len(had) or had[at] != one]
         for at in wrong[:_MOST_NAMED]:
             number = first + at
-            if signed[at] in where:
+            if signed[at] in where and (at >= len(had) or had[at] in own):
                 self._fault("reordered", f"record {number} stands at {first + where[signed[at]]}", number)
             elif len(had) >= len(signed):
                 self._fault("edited", f"record {number} is not the one that was signed", number)
