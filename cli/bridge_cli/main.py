@@ -217,8 +217,17 @@ Try{_with_what(state)}:
     'https://{first.grpc}/bridge.v1.ModelInference/Predict' \\
     -d '{{"modelName":"smollm2:135m","inputData":"{prompt}"}}'
 
+From other machines{_from_afar(first.https, state)}
+
 State, logs and mesh.json: {state}. Stop it: {as_called("bridgectl")} down{_flag(state)}
 """
+
+
+def _from_afar(https: str, state: Path) -> str:
+    program = as_called("bridgectl")
+    if https.startswith(("127.", "localhost:", "[::1]")):
+        return f": not at all; `{program} up --host ADDRESS` in a new state dir makes one that they reach."
+    return f" it is https://{https}, with a key: {program} client create NAME{_flag(state)}"
 
 
 def _with_what(state: Path) -> str:
