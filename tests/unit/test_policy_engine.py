@@ -229,6 +229,7 @@ def test_what_cannot_be_known_yet_refuses_nothing_and_says_so() -> None:
     assert not may([allow], ANN, facts=elsewhere)
     assert not may([deny], ANN, facts=there)
     assert ask([deny], ANN, facts=elsewhere) == ask([], ANN)
+    assert ask([rule("b", "User/ann", conditions=eu), allow], ANN).policy == "a"
     sure = rule("s", "User/ann")
     assert ask([allow, sure], ANN) == Verdict(True, "s", "policy s allows it")
 
@@ -422,6 +423,11 @@ def test_a_star_within_slashes_goes_over_none(pattern: str, text: str) -> None:
         pattern == "*" or re.fullmatch("[^/]*".join(map(re.escape, pattern.split("*"))), text) is not None
     )
     assert Glob(pattern, "/").matches(text) is expected
+
+
+def test_the_ends_of_a_pattern_do_not_share_characters() -> None:
+    assert not Glob("ab*ba").matches("aba")
+    assert Glob("ab*ba").matches("abba")
 
 
 def test_a_hostile_pattern_takes_no_time() -> None:
