@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
 import random
 import shutil
+import subprocess
+import sys
 import time
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
@@ -299,3 +302,37 @@ async def test_only_nodes_lease_and_only_admins_ask(tmp_path: Path) -> None:
         ) as channel:
             with pytest.raises(Exception, match="this call is for the kind admin"):
                 await QuotaAdminStub(channel).Usage(pb.UsageRequest())
+
+
+def bridgectl(bed: Bed, *argv: str) -> subprocess.CompletedProcess[str]:
+    pki = bed.registry.settings.pki
+    cert, key = pki.pair("admin")
+    where = ["--registry", bed.address, "--ca", str(pki.ca), "--cert", str(cert), "--key", str(key)]
+    program = Path(sys.executable).with_name("bridgectl")
+    return subprocess.run([program, *argv, *where], capture_output=True, text=True, check=False, timeout=60)
+
+
+async def test_the_commands_show_what_is_used_and_what_was(tmp_path: Path) -> None:
+    async with leading(tmp_path / "r", FakeEtcd()) as bed:
+        await apply(bed, QUOTA.format(requests="6, outputTokens: 900"))
+        (a,) = await agents_of(bed, tmp_path, "a")
+        untouched = await asyncio.to_thread(bridgectl, bed, "quota", "list")
+        assert [line.split()[:6] for line in untouched.stdout.splitlines()[1:]] == [
+            ["q", "-", "requests", "0", "6"],
+            ["q", "-", "output", "tokens", "0", "900"],
+        ]
+        assert a.ask()
+        async with leased(a):
+            await eventually(lambda: _equals(requests_used(bed), 1))
+            listed = await asyncio.to_thread(bridgectl, bed, "quota", "list", "--json")
+            found = {one["resource"]: one for one in json.loads(listed.stdout)}
+            assert (found["requests"]["used"], found["requests"]["limit"]) == (1, 6)
+            assert (found["output_tokens"]["used"], found["output_tokens"]["nodes"]) == (3, 1)
+            shown = (await asyncio.to_thread(bridgectl, bed, "usage", "--client", "ann")).stdout
+            assert shown.splitlines()[1].split()[1:] == ["ann", "m:latest", "1", "0", "7", "3"]
+            as_json = await asyncio.to_thread(bridgectl, bed, "usage", "--group", "staff", "--json")
+            (one,) = json.loads(as_json.stdout)
+            assert (one["principal"], one["model"], one["groups"]) == (WHO.text, "m:latest", ["staff"])
+            nobody = await asyncio.to_thread(bridgectl, bed, "usage", "--client", "bob")
+            assert nobody.returncode == 0
+            assert "Nothing was counted" in nobody.stderr
