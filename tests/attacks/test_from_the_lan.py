@@ -23,6 +23,7 @@ from bridge_agent.authentication.attempt_rules import FREE
 from bridge_core.identity import SpiffeId
 from bridge_core.identity import certificates as x509
 from bridge_registry.enrolment.pki_files import Pki, open_authority
+from tests import independent_log
 from tests.cluster.mesh_bed import end_hard
 from tests.cluster.up_bed import BRIDGE
 from tests.support import eventually
@@ -116,8 +117,11 @@ class Lan:
 
     def records(self) -> list[dict[str, Any]]:
         """What the node has on record of who was turned away."""
-        lines = (self.state / "node1" / "audit" / "audit.jsonl").read_bytes().splitlines()
-        return [one for one in map(json.loads, lines) if one.get("reason")]
+        return [one for one in map(json.loads, self.entries()) if one.get("reason")]
+
+    def entries(self) -> list[bytes]:
+        """All that the node has on record."""
+        return independent_log.entries_of(self.state / "node1" / "audit" / "log")
 
     def _run(self, name: str, *words: str, env: dict[str, str] | None = None) -> str:
         ended = subprocess.run(
@@ -262,7 +266,7 @@ async def test_who_guesses_is_held_up_and_alice_is_not(lan: Lan) -> None:
         return ("too_many", OTHER) in found and ("credential", OTHER) in found
 
     await eventually(on_record)
-    assert lan.key not in (lan.state / "node1" / "audit" / "audit.jsonl").read_text()
+    assert lan.key.encode() not in b"".join(lan.entries())
 
 
 def test_the_ca_of_the_mesh_is_needed_to_talk_to_it(lan: Lan) -> None:

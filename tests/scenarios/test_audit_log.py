@@ -254,3 +254,17 @@ async def test_content_is_written_in_parts_that_fit(tmp_path: Path) -> None:
 
     parts = [base64.b64decode(str(one["data"])) for one in told(tmp_path) if one["kind"] == "content"]
     assert b"".join(parts) == body
+
+
+async def test_a_record_whose_hash_has_no_key_is_written_without_it(tmp_path: Path) -> None:
+    def without_a_key(one: Entry, data: bytes | None) -> Sequence[Entry]:
+        if data is not None:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return (one,)
+
+    audit = AuditLog(tmp_path, ORIGIN, without_a_key)
+    async with running(audit):
+        audit.put(record(1), b"asked")
+        await eventually(lambda: audit.written == 1)
+    assert (audit.unhashed, audit.lost) == (1, 0)
+    assert "r1" in ids(tmp_path)

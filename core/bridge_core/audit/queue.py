@@ -48,7 +48,6 @@ class AuditLog:
 
     Attributes:
         written: Records in the log since this began.
-        unhashed: Requests whose bytes were too many to wait.
         head: The newest signed head; None before the first.
     """
 
@@ -86,7 +85,8 @@ class AuditLog:
         self._signed_at = 0.0
         self._tidied_at = 0.0
         self.written = 0
-        self.unhashed = 0
+        self._too_large = 0
+        self._unkeyed = 0  # counted by the thread that writes
         self.head: Checkpoint | None = None
 
     @property
@@ -105,6 +105,11 @@ class AuditLog:
         """Calls `listener` with `refusal` after each write, in the loop."""
         self._on_refusal = listener
 
+    @property
+    def unhashed(self) -> int:
+        """Requests whose bytes were too many to wait, or for whose hash there was no key."""
+        return self._too_large + self._unkeyed
+
     def put(self, record: Any, data: bytes | None = None) -> None:
         """Queues what `read` makes records of. Never blocks, never raises."""
         queue = self._queue
@@ -117,7 +122,7 @@ class AuditLog:
             self._held += len(data)
             if self._held > self._most_held:
                 self._held -= len(data)
-                self.unhashed += 1
+                self._too_large += 1
                 data = None
         queue.append((record, data))
 
@@ -141,7 +146,7 @@ class AuditLog:
             found.append(f"the audit lost {self.lost} records{failing}: {self.folder}")
         if self.unhashed:
             found.append(
-                f"{self.unhashed} requests were too large at once for the audit to hash what they asked"
+                f"what {self.unhashed} requests asked is not hashed in the audit: too large, or no key"
             )
         return found
 
@@ -230,7 +235,7 @@ class AuditLog:
         told = False
         for one, data in batch:
             try:
-                found += map(encode, self._read(one, data))
+                found += map(encode, self._hashed(one, data))
             except Exception as fault:  # the record's root: it was made from what clients sent
                 if not told:  # once a batch
                     log.exception("audit_record_not_rendered", lost=self.lost + 1)
@@ -238,6 +243,13 @@ class AuditLog:
                 self._unwritten += 1
                 self._lost_why = self._lost_why or type(fault).__name__
         return found
+
+    def _hashed(self, record: Any, data: bytes | None) -> Sequence[Entry]:
+        try:
+            return self._read(record, data)
+        except OSError:  # the key of the hash cannot be written: the record is worth more than it
+            self._unkeyed += 1
+            return self._read(record, None)
 
     def _say_lost(self, writer: LogWriter, now: float) -> None:
         """Puts on record what is not. Raises OSError."""

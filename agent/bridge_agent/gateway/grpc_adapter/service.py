@@ -154,7 +154,7 @@ def open_call(
         identity=caller.identity,
         remote=caller.remote,
         listener=LISTENER,
-        memo=caller.memo,
+        memo=dict(caller.memo),  # of this call alone: the next one on the stream may ask for another route
         calls=caller.calls,
     )
 
