@@ -118,7 +118,7 @@ class Registry:
         self._memory = StoreMemory(settings.store_file)
         self._leadership = Leadership(self._election, own, time.monotonic, self._memory.check)
         fence = self._leadership.fence
-        secrets = self._secrets = MeshSecrets(store, settings.pki.kek.read_bytes(), fence)
+        secrets = self._secrets = MeshSecrets(store, ensured.sealer, fence)
         self.publisher = Publisher(
             store, self._election, domain, settings.snapshot_file, self._memory, secrets=secrets
         )

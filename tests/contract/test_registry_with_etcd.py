@@ -25,6 +25,7 @@ from bridge_cli.etcd_ready import ready
 from bridge_core import keyspace
 from bridge_core.errors import BridgeError, Fatal, Reaction
 from bridge_core.etcd_server import EtcdOptions, find_etcd
+from bridge_core.files import write_atomically
 from bridge_core.identity import JoinToken, SpiffeId
 from bridge_core.identity import certificates as x509
 from bridge_core.identity.api_keys import PEPPER, Pepper
@@ -377,7 +378,7 @@ def test_init_is_private_and_harmless_when_repeated(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "broken", ["kek", "ca.pem", "ca.key.enc", "registry.key", "etcd-ca.pem", "etcd-ca.key"]
+    "broken", ["kek", "keyring", "ca.pem", "ca.key.enc", "registry.key", "etcd-ca.pem", "etcd-ca.key"]
 )
 def test_a_damaged_state_dir_is_named_and_never_overwritten(tmp_path: Path, broken: str) -> None:
     settings = make_settings(tmp_path)
@@ -422,7 +423,7 @@ def test_a_new_etcd_ca_signs_anew_what_the_old_one_signed(tmp_path: Path) -> Non
 def test_an_interrupted_init_begins_again_and_a_lost_ca_does_not(tmp_path: Path) -> None:
     pki = tmp_path / "pki"
     pki.mkdir()
-    (pki / "kek").write_bytes(b"x" * 32)  # what a crash before the first certificate leaves
+    write_atomically(pki / "kek", b"x" * 32)  # what a crash before the first certificate leaves
     settings = make_settings(tmp_path)
     settings.ensure_pki()
     (pki / "ca.pem").unlink()

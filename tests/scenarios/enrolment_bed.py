@@ -110,7 +110,7 @@ def _open_at(port: int) -> list[object]:
 
 def age(bed: EnrolmentBed, state: StateDir, by_s: float) -> None:
     """Gives the node a certificate of its mesh that is so much older."""
-    authority, key = open_authority(bed.registry.settings.pki), generate_key()
+    (authority, _), key = open_authority(bed.registry.settings.pki), generate_key()
     identity = SpiffeId.make("bed.local", "node", load_config(state).name)
     leaf = issue(authority, key.public_key(), identity, now=time.time() - by_s, ttl_s=DAY)
     chain = to_pem(leaf) + authority.pem

@@ -285,7 +285,7 @@ async def test_fail_over_goes_to_a_higher_epoch_and_the_follower_names_the_leade
         leader = await first.enter_async_context(a_bed(one, etcd, "r1"))
         await leader.leads()
         (two / "pki").mkdir(parents=True)
-        for name in ("ca.pem", "ca.key.enc", "kek"):
+        for name in ("ca.pem", "ca.key.enc", "keyring", "kek"):
             (two / "pki" / name).write_bytes((one / "pki" / name).read_bytes())
         standby = await second.enter_async_context(a_bed(two, etcd, "r2"))
         node = await leader.join("n1")

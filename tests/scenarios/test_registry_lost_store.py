@@ -199,7 +199,7 @@ async def test_a_second_registry_notices_too_and_goes_on_once_the_first_restored
     async with a_registry(one, etcd) as first:
         await a_mesh(first, store)
         (two / "pki").mkdir(parents=True)
-        for name in ("ca.pem", "ca.key.enc", "kek"):
+        for name in ("ca.pem", "ca.key.enc", "keyring", "kek"):
             (two / "pki" / name).write_bytes((one / "pki" / name).read_bytes())
         async with a_registry(two, etcd, "r2") as second:
             tables = [bed.registry.publisher.table for bed in (first, second)]

@@ -4,8 +4,9 @@ Under `<state dir>/pki/` (the state dir of `bridgectl up` for its registry is `<
 0600, folder 0700:
 
     ca.pem                   the mesh's CA certificate: what everybody trusts
-    ca.key.enc               its key, AES-256-GCM under kek
-    kek                      the key-encryption key, 32 bytes
+    ca.key.enc               its key, sealed with the keyring
+    keyring                  the data keys, sealed under the key-encryption key (KEK)
+    kek                      the KEK, unless another source of it is named
     registry.pem/.key        this registry's server certificate (with the CA after it)
     guard.pem/.key           the store guard's, which agents reach in etcd's place
     admin.pem/.key           the first admin, `spiffe://<mesh>/admin/admin`
@@ -17,13 +18,12 @@ Under `<state dir>/pki/` (the state dir of `bridgectl up` for its registry is `<
 
 `ensure` makes what is missing and renews what is past half of its life, so it may run at every
 start; etcd reads its files anew at every handshake. A second registry gets copies of ca.pem,
-ca.key.enc, kek and etcd-ca.* before its own `init`.
+ca.key.enc, keyring, kek and etcd-ca.* before its own `init`.
 """
 
 from __future__ import annotations
 
 import ipaddress
-import os
 import socket
 from collections.abc import Iterable
 from pathlib import Path
@@ -37,8 +37,12 @@ from bridge_core.identity import IdentityFault, SpiffeId, renew_at
 from bridge_core.identity import certificates as x509
 from bridge_core.identity.host_names import canonical_host
 from bridge_core.identity.spiffe import ETCD_SERVER_NAME, GUARD_SERVER_NAME, REGISTRY_SERVER_NAME
+from bridge_core.key_files import read_key_file
+from bridge_core.sealing import Sealer, open_sealer
+from bridge_core.sealing.key_source import KeySource
+from bridge_core.sealing.sealer import SealFolder
 from bridge_core.store.endpoints import ClientTls
-from bridge_registry.enrolment.key_sealing import KEK_BYTES, seal, unseal
+from bridge_registry.enrolment.key_sealing import check_version, seal, unseal
 
 # All registries of a mesh are one user of etcd: a second one gets in without being admitted first.
 REGISTRY_USER: Final = "registry"
@@ -55,10 +59,12 @@ class Pki(msgspec.Struct, frozen=True):
     Attributes:
         folder: `<state dir>/pki`.
         name: This registry's name in its identity.
+        seal_key: Where the KEK comes from; None: `kek` in the folder.
     """
 
     folder: Path
     name: str
+    seal_key: KeySource | None = None
 
     @property
     def ca(self) -> Path:
@@ -71,9 +77,9 @@ class Pki(msgspec.Struct, frozen=True):
         return self.folder / "ca.key.enc"
 
     @property
-    def kek(self) -> Path:
-        """The key-encryption key."""
-        return self.folder / "kek"
+    def seal(self) -> SealFolder:
+        """The keyring and what opens it."""
+        return SealFolder(self.folder, self.seal_key)
 
     @property
     def etcd_ca(self) -> Path:
@@ -96,9 +102,10 @@ class Pki(msgspec.Struct, frozen=True):
 
 
 class Ensured(msgspec.Struct, frozen=True):
-    """The open CA and the files that `ensure` wrote."""
+    """The open CA, what seals the registry's secrets, and the files that `ensure` wrote."""
 
     authority: x509.Authority
+    sealer: Sealer
     trust_domain: str
     written: tuple[str, ...]
 
@@ -117,7 +124,7 @@ def ensure(pki: Pki, trust_domain: str | None, hosts: Iterable[str], *, now: flo
     """
     try:
         pki.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-        authority, made = _ensure_authority(pki, trust_domain or "bridge.local", now=now)
+        authority, sealer, made = _ensure_authority(pki, trust_domain or "bridge.local", now=now)
         found = trust_domain_of(authority)
         if trust_domain not in {None, found}:
             raise Fatal(
@@ -145,17 +152,22 @@ def ensure(pki: Pki, trust_domain: str | None, hosts: Iterable[str], *, now: flo
             f"cannot use {fault.filename or pki.folder}: {fault.strerror or fault}",
             hint="check who owns the state dir and that the disk is not full",
         ) from fault
-    return Ensured(authority, found, tuple(written))
+    return Ensured(authority, sealer, found, tuple(written))
 
 
-def open_authority(pki: Pki) -> x509.Authority:
-    """The CA, opened.
+def open_authority(pki: Pki) -> tuple[x509.Authority, Sealer]:
+    """The CA, opened, and what opened it.
 
     Raises:
         Fatal: a file is missing, unreadable or damaged.
     """
     try:
-        return unseal(pki.ca.read_bytes(), pki.sealed_key.read_bytes(), pki.kek.read_bytes())
+        sealed = pki.sealed_key.read_bytes()
+        check_version(sealed)
+        # A keyring that is not there is not made here: it would open nothing.
+        pki.seal.keyring.stat()
+        sealer = open_sealer(pki.seal)
+        return unseal(pki.ca.read_bytes(), sealed, sealer), sealer
     except IdentityFault as fault:
         raise Fatal(f"{pki.ca} is damaged: {fault.message}", hint="restore pki/ from a backup") from fault
     except OSError as fault:
@@ -182,18 +194,17 @@ def default_hosts() -> list[str]:
         return loopback
 
 
-def _ensure_authority(pki: Pki, trust_domain: str, *, now: float) -> tuple[x509.Authority, list[str]]:
+def _ensure_authority(pki: Pki, trust_domain: str, *, now: float) -> tuple[x509.Authority, Sealer, list[str]]:
     # A CA that ever issued anything is never replaced: every certificate would be worthless. One
     # whose making was interrupted has no ca.pem (written last) and has issued nothing.
     issued = [pki.ca, *(pki.pair(what)[0] for what in ("registry", "guard", "admin"))]
     if any(path.exists() for path in issued):
-        return open_authority(pki), []
+        return *open_authority(pki), []
+    sealer = open_sealer(pki.seal)
     authority = x509.create_authority(trust_domain, now=now, ttl_s=CA_TTL_S)
-    kek = os.urandom(KEK_BYTES)
-    write_atomically(pki.kek, kek)
-    write_atomically(pki.sealed_key, seal(authority, kek, os.urandom(12)))
+    write_atomically(pki.sealed_key, seal(authority, sealer))
     write_atomically(pki.ca, authority.pem, mode=0o644)
-    return authority, ["ca"]
+    return authority, sealer, ["ca"]
 
 
 def _ensure_etcd_authority(pki: Pki, trust_domain: str, *, now: float) -> tuple[x509.Authority, list[str]]:
@@ -249,7 +260,7 @@ def _ensure_pair(
 
 def _read_key(path: Path) -> x509.PrivateKey:
     try:
-        return x509.key_from_pem(path.read_bytes())
+        return x509.key_from_pem(read_key_file(path))
     except IdentityFault as fault:
         raise Fatal(
             f"{path} is damaged: {fault.message}", hint="restore it, or remove it and run init again"
