@@ -68,6 +68,7 @@ from bridge_core.addresses import join_address, split_address
 from bridge_core.http1 import Request, coroutine_app
 from bridge_core.http1.pool import Address
 from bridge_core.identity.spiffe import GUARD_SERVER_NAME
+from bridge_core.sealing import open_sealer
 from bridge_core.snapshot import Snapshot
 from bridge_core.snapshot_file import SnapshotFile
 from bridge_core.store.etcd import ClientTls, EtcdStore
@@ -128,6 +129,7 @@ class Agent:
         self._notifier = Notifier()
         self._ancillaries = Ancillaries(self._rng)
         self._requests = RequestTasks(self._ancillaries)
+        self._sealer = open_sealer(state.seal_folder(config.seal))
         self._identity = TlsIdentity(state.certificate, state.key, state.ca)
         self._node = config.own_id(self._identity.info.identity)
         self._inherited = inherited_sockets(NAMES)
@@ -176,13 +178,13 @@ class Agent:
     def _join_mesh(self) -> None:
         config, state, rng = self._config, self._state, self._rng
         peer_address = self._peer_address()
-        self._secrets = MeshSecrets(state.secrets)
+        self._secrets = MeshSecrets((state.secrets, self._sealer))
         registries = self._registries = Registries(
             config.registries, lambda address: RegistryClient(address, state, peer_address=peer_address)
         )
         self._subscription = SnapshotSubscription(
             registries,
-            SnapshotFile(state.snapshot, now=time.time),
+            SnapshotFile(state.snapshot, self._sealer, now=time.time),
             on_snapshot=self._take_snapshot,
             on_secrets=self._secrets.take,
             on_confirmed=self._take_confirmed,

@@ -20,6 +20,7 @@ from bridge_core.bounds import MAX_REASON
 from bridge_core.errors import Fatal, Unavailable
 from bridge_core.files import write_atomically
 from bridge_core.quantities import say_span
+from bridge_core.snapshot_file import SnapshotFile
 from bridge_core.store.api import Store, StoreRefused
 from bridge_core.store.endpoints import Endpoints, StoreTiming
 from bridge_core.store.etcd import EtcdStore
@@ -119,9 +120,8 @@ class Registry:
         self._leadership = Leadership(self._election, own, time.monotonic, self._memory.check)
         fence = self._leadership.fence
         secrets = self._secrets = MeshSecrets(store, ensured.sealer, fence)
-        self.publisher = Publisher(
-            store, self._election, domain, settings.snapshot_file, self._memory, secrets=secrets
-        )
+        file = SnapshotFile(settings.snapshot_file, ensured.sealer, now=time.time)
+        self.publisher = Publisher(store, self._election, domain, file, self._memory, secrets=secrets)
         table, hub = self.publisher.table, self.publisher.hub
         self._front = TlsFront(settings.state_dir / "sockets")
         gate = Gate(self._front.caller, domain, table.is_revoked, lambda name: role_of(name, table.admins))

@@ -15,12 +15,14 @@ from bridge_core.command.guard import guarded
 from bridge_core.command.logs import exception_renderer
 from bridge_core.command.program import program
 from bridge_core.identity import check_node_name
-from bridge_registry import service_commands
+from bridge_core.sealing.key_source import key_source
+from bridge_registry import seal_commands, service_commands
 from bridge_registry.enrolment.pki_files import Pki
 from bridge_registry.options import GUARD_PORT, RegistryOptions
 
 app = program("The registry: the mesh's CA, its members, its config, and the snapshots of all that.")
 app.add_typer(service_commands.group, name="service")
+app.add_typer(seal_commands.group, name="seal")
 StateDir = Annotated[Path, typer.Option("--state-dir", help="Where keys and the last snapshot are kept.")]
 Name = Annotated[
     str,
@@ -48,6 +50,16 @@ Hosts = Annotated[
     ),
 ]
 
+SealKey = Annotated[
+    str | None,
+    typer.Option(
+        "--seal-key",
+        envvar="BRIDGE_REGISTRY_SEAL_KEY",
+        help="Where the key comes from that opens the keyring: file:/PATH, credential:NAME of systemd, or "
+        "exec:/PROGRAM ARGUMENTS. Without, a file beside the keyring.",
+    ),
+]
+
 _STATE = Path("/var/lib/bridge/registry")
 _NAME = "registry1"
 
@@ -59,6 +71,7 @@ def init(
     name: Name = _NAME,
     trust_domain: Domain = None,
     host: Hosts = None,
+    seal_key: SealKey = None,
 ) -> None:
     """Makes the CA and the first identities, or renews them when due; harmless when repeated."""
     settings = RegistryOptions(
@@ -68,6 +81,7 @@ def init(
         admin=("127.0.0.1", 0),
         etcd=(),
         trust_domain=trust_domain,
+        seal_key=guarded(lambda: key_source(seal_key)),
         hosts=tuple(host or ()),
     )
     ensured = guarded(settings.ensure_pki)
@@ -88,6 +102,7 @@ def run_command(
     name: Name = _NAME,
     trust_domain: Domain = None,
     host: Hosts = None,
+    seal_key: SealKey = None,
     grpc: Annotated[
         str,
         typer.Option(
@@ -141,6 +156,7 @@ def run_command(
         guards=_listed(store_guard),
         etcd_rbac=etcd_rbac,
         trust_domain=trust_domain,
+        seal_key=guarded(lambda: key_source(seal_key)),
         hosts=tuple(host or ()),
         mesh_config=mesh_config,
         ready_file=ready_file,

@@ -34,6 +34,7 @@ from bridge_core.snapshot_file import SnapshotFile
 from bridge_core.tls import TlsIdentity
 from tests.fakes.store import FakeStore
 from tests.scenarios.enrolment_bed import DAY, EnrolmentBed, age, open_enrolment_bed, revoke
+from tests.sealing_bed import sealer_of
 from tests.support import eventually
 
 
@@ -242,7 +243,7 @@ class Twin:
         )
         self.subscription = SnapshotSubscription(
             [client],
-            SnapshotFile(state.snapshot, now=time.time),
+            SnapshotFile(state.snapshot, sealer_of(state), now=time.time),
             on_snapshot=lambda _: None,
             on_confirmed=self.confirmed,
             now=time.time,

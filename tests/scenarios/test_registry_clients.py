@@ -14,6 +14,8 @@ import pytest
 from structlog.testing import capture_logs
 
 from bridge_core import keyspace
+from bridge_core.files import write_atomically
+from bridge_core.sealing import open_sealer
 from bridge_core.identity import SpiffeId
 from bridge_core.identity import certificates as x509
 from bridge_core.identity.api_keys import PEPPER, Pepper, damage, id_of
@@ -107,8 +109,7 @@ async def test_the_pepper_is_sealed_in_the_store_and_told_once_a_stream(bed: Bed
     store = FakeStore(etcd)
     sealed = await store.get(keyspace.SECRETS + PEPPER)
     assert sealed is not None
-    kek = bed.registry.settings.pki.kek.read_bytes()
-    pepper = unseal_secret(PEPPER, sealed.value, kek)
+    pepper = unseal_secret(PEPPER, sealed.value, open_sealer(bed.registry.settings.pki.seal))
     assert len(pepper) == 32
     assert pepper not in sealed.value
     node = await bed.join("n1")
@@ -138,7 +139,7 @@ async def test_a_registry_that_begins_anew_has_the_same_pepper(tmp_path: Path, e
     assert found[0] == found[1]
 
 
-async def test_a_registry_with_another_kek_says_so_and_makes_no_keys(tmp_path: Path, etcd: FakeEtcd) -> None:
+async def test_a_registry_with_another_keyring_says_so_and_makes_no_keys(tmp_path: Path, etcd: FakeEtcd) -> None:
     async with leading(tmp_path, etcd) as bed:
         await eventually(lambda: PEPPER in bed.registry.publisher.hub.secrets)
     store = FakeStore(etcd)
@@ -146,10 +147,10 @@ async def test_a_registry_with_another_kek_says_so_and_makes_no_keys(tmp_path: P
     async with leading(tmp_path, etcd) as bed:
         async with bed.admin() as admin:
             concerns = (await admin.Status(registry_pb.StatusRequest())).concerns
-        assert any("does not open with this registry's key-encryption key" in one for one in concerns)
+        assert any("does not open with this registry's keyring" in one for one in concerns)
         async with bed.clients() as clients:
             code, says = await refused(clients.CreateClient(pb.CreateClientRequest(name="x")))
-        assert (code, "key-encryption key" in says) == (INVALID, True)
+        assert (code, "keyring" in says) == (INVALID, True)
         await create(bed, "y", without_key=True)
 
 
@@ -418,8 +419,8 @@ async def test_who_does_not_lead_writes_nothing(tmp_path: Path, etcd: FakeEtcd) 
     async with leading(tmp_path / "r1", etcd) as first:
         state = tmp_path / "r2" / "pki"
         state.mkdir(parents=True)
-        for one in ("ca.pem", "ca.key.enc", "kek", "etcd-ca.pem", "etcd-ca.key"):
-            (state / one).write_bytes((tmp_path / "r1" / "pki" / one).read_bytes())
+        for one in ("ca.pem", "ca.key.enc", "keyring", "kek", "etcd-ca.pem", "etcd-ca.key"):
+            write_atomically(state / one, (tmp_path / "r1" / "pki" / one).read_bytes())
         store = FakeStore(etcd)
         async with running(make_settings(tmp_path / "r2", "r2"), store) as second:
             await eventually(lambda: PEPPER in second.registry.publisher.hub.secrets)

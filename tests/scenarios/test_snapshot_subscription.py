@@ -15,6 +15,7 @@ from bridge_core.errors import Unavailable
 from bridge_core.ring import ring_of
 from bridge_core.snapshot import EMPTY, Instance, Node, Snapshot, Version, diff, encode_entry, whole
 from bridge_core.snapshot_file import SnapshotFile
+from tests.sealing_bed import SEALER
 from tests.support import eventually
 
 
@@ -78,7 +79,7 @@ async def following(
     on_snapshot: Callable[[Snapshot], None] = lambda _: None,
     on_secrets: Callable[[Mapping[str, bytes]], None] | None = None,
 ) -> AsyncIterator[SnapshotSubscription]:
-    file = SnapshotFile(folder / "snapshot.json", now=lambda: 0.0)
+    file = SnapshotFile(folder / "snapshot", SEALER, now=lambda: 0.0)
     subscription = SnapshotSubscription(
         registries,
         file,

@@ -97,6 +97,11 @@ class KeySource(msgspec.Struct, frozen=True):
         return key
 
 
+def key_source(text: str | None) -> KeySource | None:
+    """The source that an option names; None: it names none. Raises Fatal."""
+    return KeySource.parse(text) if text else None
+
+
 def _exec_fault(command: str) -> str:
     try:
         argv = shlex.split(command)

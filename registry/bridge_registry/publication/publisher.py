@@ -9,7 +9,6 @@ import asyncio
 import contextlib
 import math
 import time
-from pathlib import Path
 from typing import Final, TypeAlias
 
 import structlog
@@ -45,7 +44,7 @@ class Publisher:
         store: etcd.
         election: Says whether this registry leads, and since which epoch.
         trust_domain: The mesh.
-        path: Where the last snapshot is kept.
+        file: Where the last snapshot is kept.
         memory: What was last known of the store.
         secrets: Opens what agents are told beside the snapshot.
 
@@ -60,12 +59,12 @@ class Publisher:
         store: Store,
         election: Election,
         trust_domain: str,
-        path: Path,
+        file: SnapshotFile,
         memory: StoreMemory,
         *,
         secrets: MeshSecrets,
     ) -> None:
-        self._file = SnapshotFile(path, now=time.time)
+        self._file = file
         last = self._file.load()
         self._store = store
         self._election = election
