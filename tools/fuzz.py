@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import io
 import logging
 import random
 import signal
@@ -50,6 +51,9 @@ from bridge_core.identity.certificates import read_csr
 from bridge_core.identity.host_names import canonical_host
 from bridge_core.model_store.gguf import read_header
 from bridge_core.names import ModelName
+from bridge_core.sealing import keyring
+from bridge_core.sealing.files import SealedReader, seal_bytes
+from bridge_core.sealing.keyring import DataKey, Keyring
 from bridge_core.snapshot import Instance, Snapshot, Version, encode_entry
 from bridge_core.snapshot_file import decode
 from bridge_engine.schema import converted
@@ -175,6 +179,15 @@ def credentials(data: bytes) -> None:
     assert _KEY in headers.pairs[0][1], caller.who.text
 
 
+_RING = Keyring((DataKey(b"k" * 8, bytes(32), 0.0),))
+
+
+def sealed(data: bytes) -> None:
+    """A sealed file, read to its end."""
+    for _ in SealedReader(io.BytesIO(data), _RING, "fuzz").pieces():
+        pass
+
+
 def text(read: Callable[[str], Any]) -> Callable[[bytes], Any]:
     """A target that reads text."""
     return lambda data: read(data.decode("utf-8", "surrogateescape"))
@@ -261,6 +274,16 @@ TARGETS: dict[str, Target] = {
     "csr": Target(
         read_csr,
         [b"-----BEGIN CERTIFICATE REQUEST-----\nAAAA\n-----END CERTIFICATE REQUEST-----\n"],
+        (BridgeError,),
+    ),
+    "sealed": Target(
+        sealed,
+        [seal_bytes(_RING, "fuzz", bytes(24), b"x" * size) for size in (0, 100, 16_384, 40_000)],
+        (BridgeError,),
+    ),
+    "keyring": Target(
+        lambda data: keyring.decode(data, bytes(32)),
+        [keyring.encode(_RING, bytes(32), bytes(24))],
         (BridgeError,),
     ),
     "zstd": Target(

@@ -7,7 +7,7 @@ enrolled and everything else in the folder is whole.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any, Final
+from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import msgspec
 
@@ -17,9 +17,10 @@ from bridge_core.errors import Fatal
 from bridge_core.files import write_atomically
 from bridge_core.identity.spiffe import SpiffeId
 from bridge_core.node_class import NodeClass
-from bridge_core.sealing.key_source import key_source
-from bridge_core.sealing.sealer import SealFolder
 from bridge_core.spelling import unknown_keys
+
+if TYPE_CHECKING:
+    from bridge_core.sealing.sealer import SealFolder
 
 DEFAULT_PORTS = {"http": 11434, "https": 11443, "grpc": 11444, "peer": 11445, "admin": 11446}
 _MAX_BYTES: Final = 4 << 20
@@ -133,6 +134,9 @@ class StateDir:
 
     def seal_folder(self, section: SealSection) -> SealFolder:
         """The node's keyring and what opens it. Raises Fatal."""
+        from bridge_core.sealing.key_source import key_source  # cryptography is large, and few need it
+        from bridge_core.sealing.sealer import SealFolder
+
         return SealFolder(self.seal, key_source(section.key))
 
     @property

@@ -11,7 +11,6 @@ from bridge_agent.cli_options import StateOption
 from bridge_agent.config import SealSection, StateDir, load_config, save_config
 from bridge_core.command.guard import guarded
 from bridge_core.errors import Fatal
-from bridge_core.sealing.key_source import key_source
 
 group = typer.Typer(help="The keys that this node's files are sealed with at rest.", no_args_is_help=True)
 
@@ -49,6 +48,7 @@ def rotate_command(
 
     def work() -> None:
         from bridge_core.command.sealing import rotate
+        from bridge_core.sealing.key_source import key_source
 
         state = StateDir(state_dir)
         settings = load_config(state)

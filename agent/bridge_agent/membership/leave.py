@@ -1,4 +1,4 @@
-"""Taking this node out of its mesh for good.
+"""Taking this node out of its mesh for good. Its keyring stays, for what of its records is sealed with it.
 
 The order is what makes it safe: a registry is found first that answers and knows the node, so that an
 agent is not stopped for nothing; the agent drains and revokes its lease; the registry revokes the
