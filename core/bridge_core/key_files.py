@@ -31,21 +31,23 @@ def read_key_file(path: Path, *, most: int = _MOST) -> bytes:
     return data
 
 
-def check_key_file(path: Path) -> None:
-    """Refuses a key file that others could read or exchange; one that is not there is no fault of it.
+def check_key_files(*paths: Path) -> None:
+    """Refuses key files that others could read or exchange, for who hands them to a library by name.
+
+    One that is not there, or cannot be opened, is left to who reads it.
 
     Raises:
         Fatal: as `read_key_file`.
-        OSError: it cannot be looked at.
     """
-    try:
-        handle = _opened(path)
-    except FileNotFoundError:
-        return
-    try:
-        _check(path, os.fstat(handle))
-    finally:
-        os.close(handle)
+    for path in paths:
+        try:
+            handle = _opened(path)
+        except OSError:
+            continue
+        try:
+            _check(path, os.fstat(handle))
+        finally:
+            os.close(handle)
 
 
 def _opened(path: Path) -> int:

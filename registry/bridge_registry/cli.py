@@ -14,7 +14,9 @@ from bridge_core.addresses import split_address
 from bridge_core.command.guard import guarded
 from bridge_core.command.logs import exception_renderer
 from bridge_core.command.program import program
+from bridge_core.hardening import keep_memory_private
 from bridge_core.identity import check_node_name
+from bridge_core.key_files import check_key_files
 from bridge_core.sealing.key_source import key_source
 from bridge_registry import seal_commands, service_commands
 from bridge_registry.enrolment.pki_files import Pki
@@ -74,6 +76,7 @@ def init(
     seal_key: SealKey = None,
 ) -> None:
     """Makes the CA and the first identities, or renews them when due; harmless when repeated."""
+    keep_memory_private()
     settings = RegistryOptions(
         state_dir=state_dir,
         name=guarded(lambda: check_node_name(name)),
@@ -146,6 +149,7 @@ def run_command(
     ] = None,
 ) -> None:
     """Runs the registry until it is told to stop."""
+    keep_memory_private()
     _log_to_stderr()
     settings = RegistryOptions(
         state_dir=state_dir,
@@ -197,6 +201,7 @@ def store_guard_command(
 
     Run it beside etcd and apart from the registry, so that leases go on while the registry is down.
     """
+    keep_memory_private()
     _log_to_stderr()
     from bridge_registry.store_guard import app as guard
 
@@ -208,6 +213,7 @@ def store_guard_command(
         etcd=_listed(etcd),
         ready_file=ready_file,
     )
+    guarded(lambda: check_key_files(*(options.pki.pair(what)[1] for what in ("guard", "guard-etcd"))))
     guarded(lambda: uvloop.run(guard.run(options)))
 
 

@@ -12,7 +12,7 @@ import pytest
 
 from bridge_core.errors import Fatal
 from bridge_core.files import write_atomically
-from bridge_core.key_files import check_key_file, read_key_file
+from bridge_core.key_files import check_key_files, read_key_file
 from bridge_core.sealing import SealBroken, Sealer, key_source, keyring, open_sealer
 from bridge_core.sealing.key_source import KeySource
 from bridge_core.sealing.keyring import DataKey, Keyring
@@ -34,11 +34,11 @@ def test_a_key_file_that_others_could_read_or_exchange_is_refused(tmp_path: Path
     path = tmp_path / "key"
     write_atomically(path, KEY)
     assert read_key_file(path) == KEY
-    check_key_file(path)
-    check_key_file(tmp_path / "none")
+    check_key_files(path)
+    check_key_files(tmp_path / "none")
     for mode in (0o640, 0o604, 0o620, 0o601):
         path.chmod(mode)
-        for look in (read_key_file, check_key_file):
+        for look in (read_key_file, check_key_files):
             with pytest.raises(Fatal, match=f"open to other users .mode {mode:04o}"):
                 look(path)
 
