@@ -34,6 +34,7 @@ from bridge_agent.gateway.grpc_adapter.listener import GrpcListener
 from bridge_agent.gateway.grpc_adapter.serving import Serving
 from bridge_agent.health.rollout_probe import RolloutProber
 from bridge_agent.lifecycle import Lifecycle
+from bridge_agent.limits.default_class import default_class
 from bridge_agent.limits.gpus import GpuKeeper
 from bridge_agent.limits.launcher import IsolatedLauncher
 from bridge_agent.limits.node_isolation import NodeIsolation, in_force
@@ -227,7 +228,10 @@ class Agent:
 
     def _make_engines(self) -> None:
         config, root = self._config, self._state.root
-        wanted = in_force(self._subscription.snapshot, config.name, config.labels, config.own_class)
+        default = default_class()
+        wanted = in_force(
+            self._subscription.snapshot, config.name, config.labels, config.own_class, default=default
+        )
         self._launcher = IsolatedLauncher(
             root,
             node_class=wanted,
@@ -265,6 +269,7 @@ class Agent:
             config.name,
             config.labels,
             config.own_class,
+            default=default,
             launcher=self._launcher,
             keeper=self._keeper,
             engines=self._supervisor,

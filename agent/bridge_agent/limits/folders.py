@@ -30,6 +30,15 @@ def foreign(folders: Iterable[Path]) -> str:
     return ""
 
 
+def elsewhere(folders: Iterable[Path], state_dir: Path) -> str:
+    """The first of the folders that does not lie in the agent's state; empty when all do.
+
+    A store that other programs may share does not change hands.
+    """
+    root = state_dir.resolve()
+    return next((str(one) for one in folders if not one.resolve().is_relative_to(root)), "")
+
+
 def give(spec: LaunchSpec, uid: int, gid: int) -> None:
     """Lets the engine's user into its folder, and makes that user's what it writes to and is ours."""
     os.chown(spec.folder, -1, gid)
