@@ -22,6 +22,7 @@ from bench import (
     pressure,
     streams,
     survive,
+    walls,
 )
 from bench.processes import envoy, missing, version
 
@@ -38,11 +39,12 @@ ROWS = {
     "affinity": affinity.affinity,
     "cancel-prefill": cancel_prefill.cancel_prefill,
     "isolation": isolation.isolation,
+    "walls": walls.walls,
     "survive": survive.survival,
     "survive-text": survive.texts,
     "survive-bare": survive.bare,
 }
-WITHOUT_LOAD = {"agent", "isolation", "policy"}  # rows that need no load generator
+WITHOUT_LOAD = {"agent", "isolation", "policy", "walls"}  # rows that need no load generator
 LONG = ("survive", "survive-text")  # the better part of an hour: only when named
 
 

@@ -248,6 +248,15 @@ def set_command(state_dir: StateOption, advertise: AdvertiseOption = None) -> No
     guarded(work)
 
 
+@app.command("attest")
+def attest_command() -> None:
+    """Say what this machine has of trusted execution (TDX, SGX)."""
+    from bridge_agent.attest_report import trusted_execution
+
+    for line in trusted_execution():
+        typer.echo(line)
+
+
 @app.command("explain")
 def explain_command(
     request_id: Annotated[

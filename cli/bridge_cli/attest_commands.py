@@ -14,7 +14,7 @@ from bridge_core.command.guard import guarded
 from bridge_core.errors import BridgeError, Fatal
 
 if TYPE_CHECKING:
-    from bridge_core.attestation.statements import AttestationPolicy
+    from bridge_core.attestation import AttestationPolicy
 
 group = typer.Typer(
     help="Quotes of trusted execution (SGX, TDX), verified without a network.", no_args_is_help=True
@@ -50,7 +50,7 @@ def verify_command(
     """Verify a quote, say what it is of, and whether a policy trusts it. Exits 1 when not."""
 
     def work() -> None:
-        from bridge_core.attestation import attestation_rules, quotes
+        from bridge_cli.attestation import attestation_rules, quotes
 
         if (key is None) != (nonce is None):
             raise Fatal("--key and --nonce go together", hint="give both, or neither")
@@ -98,7 +98,7 @@ def _read(path: Path, most: int) -> bytes:
 def _bound(key: Path, nonce: str) -> bytes:
     from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat, load_pem_public_key
 
-    from bridge_core.attestation.attestation_rules import report_data
+    from bridge_cli.attestation.attestation_rules import report_data
 
     try:
         public = load_pem_public_key(_read(key, 65_536))

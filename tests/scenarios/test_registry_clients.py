@@ -139,7 +139,9 @@ async def test_a_registry_that_begins_anew_has_the_same_pepper(tmp_path: Path, e
     assert found[0] == found[1]
 
 
-async def test_a_registry_with_another_keyring_says_so_and_makes_no_keys(tmp_path: Path, etcd: FakeEtcd) -> None:
+async def test_a_registry_with_another_keyring_says_so_and_makes_no_keys(
+    tmp_path: Path, etcd: FakeEtcd
+) -> None:
     async with leading(tmp_path, etcd) as bed:
         await eventually(lambda: PEPPER in bed.registry.publisher.hub.secrets)
     store = FakeStore(etcd)

@@ -312,8 +312,14 @@ class IsolatedLauncher:
                     groups = await asyncio.to_thread(self._cgroups.prepare, spec.instance, limits)
                 pid = await self._start(spec, wanted, placed, decision, groups)
                 return standing, _watch(pid, spec)
+            except LaunchFault:
+                await self.ended(spec.instance)
+                if not await self._probed(decision):
+                    raise
             except (LimitsRefused, isolation.WallRefused) as fault:
                 await self.ended(spec.instance)
+                if isinstance(fault, isolation.WallRefused) and await self._probed(decision):
+                    continue
                 if isinstance(fault, LimitsRefused) and placed.cpus:  # a matter of speed: no reason to refuse
                     log.warning("gpu_cpus_not_kept_to", instance=spec.instance, reason=str(fault))
                     placed = msgspec.structs.replace(placed, cpus="")
@@ -329,7 +335,7 @@ class IsolatedLauncher:
     async def _decide(
         self, wanted: NodeClass, placed: Placed, spec: LaunchSpec, refused: Mapping[str, str]
     ) -> walls.WallDecision:
-        impossible = dict(await self._probe(wanted)) | dict(placed.given_up) | dict(refused)
+        impossible = {**(self._impossible or {}), **placed.given_up, **refused}
         if self._groups(wanted) is None:
             impossible["cgroup"] = self._without
         asked, demanded = wanted.isolation, walls.demanded(wanted.limits)
@@ -357,13 +363,15 @@ class IsolatedLauncher:
             return {"unprivileged": f"{where} is closed to other users (chmod -R o+rX opens it)"}
         return {}
 
-    async def _probe(self, wanted: NodeClass) -> dict[str, str]:
-        asked = {*(wanted.isolation.walls or ()), *wanted.isolation.require, *walls.demanded(wanted.limits)}
-        if not asked & set(walls.NAMESPACES):
-            return {}
-        if self._impossible is None:
-            self._impossible = await isolation.probe()
-        return self._impossible
+    async def _probed(self, decision: walls.WallDecision) -> bool:
+        """Whether trying each wall by itself shows one of these to be impossible; done once, after a failure.
+
+        It takes as long as half a dozen starts, and on most machines every wall stands.
+        """
+        if self._impossible is not None or not set(decision.walls) & set(walls.NAMESPACES):
+            return False
+        self._impossible = await isolation.probe()
+        return bool(set(decision.walls) & self._impossible.keys())
 
     async def _start(
         self,

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import TypeVar
 
-from bridge_core.attestation.statements import AttestationPolicy, Enclave, Machine
+from bridge_core.attestation import AttestationPolicy, Enclave, Machine
 from bridge_core.config.base import Strict
 from bridge_core.config.documents import MeshSpec, ModelRouteDocument, NodeClassSpec
 from bridge_core.config.route_spec import AdmissionSpec, BreakerSpec, OutlierSpec, PolicySpec, RetriesSpec

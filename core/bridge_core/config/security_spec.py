@@ -6,7 +6,7 @@ from typing import Annotated, Final, Literal, TypeAlias
 
 from pydantic import Field
 
-from bridge_core.attestation.statements import TcbStatus
+from bridge_core.attestation import TcbStatus
 from bridge_core.config.base import Duration, Labels, Metadata, Name, Strict
 from bridge_core.policy.statements import MAX_PARTS, Action, Effect, Operator, ResourceKind, SubjectKind
 from bridge_core.providers import Algorithm

@@ -10,7 +10,7 @@ from typing import Annotated, Any, Final
 
 import msgspec
 
-from bridge_core.attestation.statements import Evidence
+from bridge_core.attestation import Evidence
 from bridge_core.decoding import decode_json
 from bridge_core.errors import BridgeError, Fatal
 

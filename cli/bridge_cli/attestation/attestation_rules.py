@@ -15,7 +15,7 @@ import hmac
 from collections.abc import Iterable
 from typing import Final
 
-from bridge_core.attestation.statements import AttestationPolicy, Enclave, Evidence, Machine
+from bridge_core.attestation import AttestationPolicy, Enclave, Evidence, Machine
 
 _LABEL: Final = b"bridge attestation v1\0"
 NONCE_BYTES: Final = 32
