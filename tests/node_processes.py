@@ -15,9 +15,9 @@ from bridge_core.snapshot import Snapshot
 from bridge_core.snapshot_file import SnapshotFile
 from bridge_wire.v1 import registry_pb2 as pb
 from bridge_wire.v1.registry_pb2_grpc import AdminStub
-from tests.sealing_bed import sealer_of
 from tests.cluster.agent_bed import AgentProcess, free_listeners, report_of
 from tests.registry_processes import RegistryPair
+from tests.sealing_bed import sealer_of
 from tests.support import eventually
 
 WAIT_S = 60.0

@@ -15,10 +15,10 @@ from structlog.testing import capture_logs
 
 from bridge_core import keyspace
 from bridge_core.files import write_atomically
-from bridge_core.sealing import open_sealer
 from bridge_core.identity import SpiffeId
 from bridge_core.identity import certificates as x509
 from bridge_core.identity.api_keys import PEPPER, Pepper, damage, id_of
+from bridge_core.sealing import open_sealer
 from bridge_core.store.api import Put
 from bridge_registry.enrolment.key_sealing import unseal_secret
 from bridge_registry.rpc.admin_service import AdminService

@@ -92,7 +92,7 @@ async def leave(
 
 
 def _last_snapshot(settings: AgentConfig, state: StateDir) -> Snapshot:
-    """What the node last knew; nothing where its keyring does not open, which must keep nobody from leaving."""
+    """What the node last knew; nothing where its keyring does not open: that keeps nobody from leaving."""
     try:
         sealer = open_sealer(state.seal_folder(settings.seal))
     except BridgeError as fault:
