@@ -32,6 +32,8 @@ from bridge_core.identity.api_keys import PEPPER, Pepper
 from bridge_core.identity.certificates import create_csr, describe, generate_key, key_to_pem
 from bridge_core.identity.spiffe import GUARD_SERVER_NAME
 from bridge_core.registry_channel import fetch_ca, open_channel
+from bridge_core.sealing import open_sealer
+from bridge_core.sealing.sealer import SealFolder
 from bridge_core.snapshot import Instance, encode_entry
 from bridge_core.store.api import Put, StoreRefused
 from bridge_core.store.etcd import ClientTls, EtcdStore
@@ -321,7 +323,9 @@ async def test_clients_admins_and_the_pepper_outlive_the_registry_and_no_node_re
     mesh.start()
     await mesh.serving()
     assert await told() == before
-    stored = (mesh.state / "store.json").read_bytes() + (mesh.state / "snapshot.json").read_bytes()
+    sealer = open_sealer(SealFolder(mesh.state / "pki"))
+    stored = sealer.open((mesh.state / "snapshot.sealed").read_bytes(), "snapshot")
+    stored += (mesh.state / "store.json").read_bytes()
     stored += (mesh.folder / "registry.log").read_bytes()
     assert made.key[17:].encode() not in stored
     assert before[0][PEPPER].hex().encode() not in stored
