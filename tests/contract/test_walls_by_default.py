@@ -9,8 +9,9 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from bridge_agent.engines.process import ProcessRecord
-from bridge_agent.limits import default_class
+from bridge_agent.engines.logfile import LogFile
+from bridge_agent.engines.process import LaunchSpec, ProcessRecord
+from bridge_agent.limits import default_class, folders
 from bridge_agent.limits.default_class import DEFAULT, DELEGATED, UNCLASSED
 from bridge_agent.limits.isolation_report import concerns
 from bridge_agent.limits.launcher import IsolatedLauncher, IsolationRefused
@@ -93,6 +94,23 @@ async def test_required_it_refuses_instead(every_wall, ground) -> None:
     with pytest.raises(IsolationRefused, match="the wall 'unprivileged' is required and not to be had"):
         async with inside(it, state, {}, models=shared):
             pass
+
+
+@rooted
+def test_a_model_that_nodes_share_by_links_stays_the_agents(ground) -> None:
+    folder, models = ground / "engines/0", ground / "models"
+    for one in (folder / "home", models):
+        one.mkdir(parents=True)
+    for name, mode in (("own", 0o644), ("shared", 0o644), ("closed", 0o600)):
+        (models / name).write_bytes(b"blob")
+        (models / name).chmod(mode)
+    for name in ("shared", "closed"):
+        (ground / f"cache-{name}").hardlink_to(models / name)
+    spec = LaunchSpec(("true",), {}, folder, LogFile(folder / "log"), "n1/0", writable=(models,))
+    folders.give(spec, ENGINE_UID, ENGINE_UID)
+    owners = {path.name: path.stat().st_uid for path in models.iterdir()}
+    # What the engine could not read otherwise has to be its own.
+    assert owners == {"own": ENGINE_UID, "shared": 0, "closed": ENGINE_UID}
 
 
 def test_the_default_goes_by_the_rights_that_there_are(monkeypatch: pytest.MonkeyPatch) -> None:
