@@ -435,6 +435,24 @@ def test_an_interrupted_init_begins_again_and_a_lost_ca_does_not(tmp_path: Path)
         settings.ensure_pki()
 
 
+def test_a_lost_keyring_is_named_and_not_made_anew(tmp_path: Path) -> None:
+    settings = make_settings(tmp_path)
+    settings.ensure_pki()
+    settings.pki.seal.keyring.unlink()
+    with pytest.raises(Fatal, match="keyring is missing, and the CA's key is sealed with what is in it"):
+        settings.ensure_pki()
+    assert not settings.pki.seal.keyring.exists()
+
+
+def test_the_state_of_an_earlier_version_is_refused_in_a_sentence(tmp_path: Path) -> None:
+    make_settings(tmp_path).ensure_pki()
+    write_atomically(tmp_path / "pki" / "ca.key.enc", b"BRK1" + bytes(200))
+    (tmp_path / "pki" / "keyring").unlink()  # it had none
+    done = command("init", "--state-dir", tmp_path)
+    assert (done.returncode, "sealed by an earlier version" in done.stderr) == (1, True)
+    assert "Traceback" not in done.stderr
+
+
 def test_a_taken_port_and_a_bad_address_are_named(tmp_path: Path) -> None:
     base = ["run", "--state-dir", tmp_path, "--etcd", "https://127.0.0.1:1"]
     with socket.socket() as taken:

@@ -164,8 +164,11 @@ def open_authority(pki: Pki) -> tuple[x509.Authority, Sealer]:
     try:
         sealed = pki.sealed_key.read_bytes()
         check_version(sealed)
-        # A keyring that is not there is not made here: it would open nothing.
-        pki.seal.keyring.stat()
+        if not pki.seal.keyring.exists():  # a new one would open nothing
+            raise Fatal(
+                f"{pki.seal.keyring} is missing, and the CA's key is sealed with what is in it",
+                hint="restore pki/ from a backup; a second registry gets a copy of the first one's",
+            )
         sealer = open_sealer(pki.seal)
         return unseal(pki.ca.read_bytes(), sealed, sealer), sealer
     except IdentityFault as fault:
