@@ -20,6 +20,9 @@ from bridge_core.attestation import AttestationPolicy, Enclave, Evidence, Machin
 from bridge_core.config import load
 from bridge_core.identity.certificates import generate_key
 
+pytest.importorskip(
+    "dcap_qvl", reason="SKIPPED LOUDLY: the library dcap-qvl is not installed (see requirements)"
+)
 # The samples of github.com/Phala-Network/dcap-qvl (MIT): real quotes, with the collateral of their month.
 FOLDER = Path(__file__).parent / "vectors" / "attestation"
 THEN = 1_750_800_000.0  # 2025-06-24
