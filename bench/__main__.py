@@ -14,6 +14,7 @@ from pathlib import Path
 from bench import (
     affinity,
     agent,
+    audit,
     cancel_prefill,
     hops,
     in_memory,
@@ -30,6 +31,8 @@ ROWS = {
     "agent": agent.agent,
     "in-memory": in_memory.in_memory,
     "policy": policies.policy,
+    "audit": audit.cost,
+    "audit-edits": audit.edits,
     "one-hop": hops.one_hop,
     "two-hops": hops.two_hops,
     "tokens": streams.relay,
@@ -44,8 +47,9 @@ ROWS = {
     "survive-text": survive.texts,
     "survive-bare": survive.bare,
 }
-WITHOUT_LOAD = {"agent", "isolation", "policy", "walls"}  # rows that need no load generator
-LONG = ("survive", "survive-text")  # the better part of an hour: only when named
+# rows that need no load generator
+WITHOUT_LOAD = {"agent", "isolation", "policy", "walls", "audit", "audit-edits"}
+LONG = ("survive", "survive-text", "audit-edits")  # the better part of an hour: only when named
 
 
 def main() -> int:

@@ -23,14 +23,13 @@ from typing import NamedTuple
 import uvloop
 
 from bench import configs
-from bridge_agent import records
+from bridge_agent.audit.made import made_of
 from bridge_agent.engines.view import LocalInstance
 from bridge_agent.gateway.config import GatewayConfig, ListenerKind
 from bridge_agent.gateway.gateway import Gateway
 from bridge_agent.peers.hop import VARYING
 from bridge_agent.peers.upstreams import Upstreams
 from bridge_agent.routing.view import MeshView
-from bridge_agent.telemetry.audit import AuditLog
 from bridge_core import http1
 from bridge_core.snapshot import (
     Instance,
@@ -133,7 +132,7 @@ async def compose(
     slots = {"narrow": SLOTS, "single": 1, "lone": 1}.get(role, 4096)
     view = MeshView(node)
     upstreams = Upstreams(view, tls)
-    audit = AuditLog(folder / f"audit-{role}.jsonl", records.audited)
+    audit = made_of(folder / f"audit-{role}", f"spiffe://{DOMAIN}/node/{node}", node, view)
     auditing = group.create_task(audit.run())
     made = Gateway(GatewayConfig(node=node, host_name="bench"), view, upstreams, group)
     made.on_record(audit.put)

@@ -139,9 +139,9 @@ class GuardBed:
         leaf = x509.issue(signer, key.public_key(), identity, **values)
         folder = self.folder / f"{domain}-{kind}-{name}"
         folder.mkdir()
-        (folder / "cert.pem").write_bytes(x509.to_pem(leaf) + signer.pem)
+        (folder / "cert.pem").write_bytes(x509.to_pem(leaf) + signer.chain)
         (folder / "key.pem").write_bytes(x509.key_to_pem(key))
-        tls = ClientTls(folder / "cert.pem", folder / "key.pem", self.pki.ca, GUARD_SERVER_NAME)
+        tls = ClientTls(folder / "cert.pem", folder / "key.pem", self.pki.issuers, GUARD_SERVER_NAME)
         return Holder(self, identity, f"{leaf.serial_number:x}", tls)
 
     async def everything(self) -> KeyListing:

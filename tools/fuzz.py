@@ -9,7 +9,10 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import base64
+import contextlib
 import io
+import itertools
 import logging
 import random
 import signal
@@ -20,7 +23,7 @@ import traceback
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from types import FrameType
+from types import FrameType, SimpleNamespace
 from typing import Any
 
 import fuzz_tokens
@@ -29,10 +32,19 @@ import structlog
 from bridge_agent.authentication.authenticator import Authenticator
 from bridge_agent.authentication.mesh_secrets import MeshSecrets
 from bridge_agent.authentication.refusal import Refused
-from bridge_agent.gateway.config import ListenerKind
+from bridge_agent.gateway.arrival import Arrival
+from bridge_agent.gateway.asked_facts import facts_of
+from bridge_agent.gateway.config import STRANGERS, ListenerKind
 from bridge_agent.gateway.peek import BadBody, Shape, peek
 from bridge_agent.peers.hop import decompress
 from bridge_agent.routing.view import MeshView
+from bridge_cli.audit_verifying import verify
+from bridge_core.audit.entries import decode as decode_entry
+from bridge_core.audit.notes import BadNote, PublicKey, read_checkpoint, read_note
+from bridge_core.audit.proofs import read_proof
+from bridge_core.audit.tiles import framed, pack, unpack
+from bridge_core.audit.witness_rules import judge, read_request
+from bridge_core.audit.writing import LogWriter
 from bridge_core.clients import ApiKey, Client
 from bridge_core.config import load
 from bridge_core.decoding import decode_json
@@ -46,21 +58,29 @@ from bridge_core.http1.connection import ServerConnection
 from bridge_core.http1.limits import HttpLimits
 from bridge_core.http1.server import Server, json_error
 from bridge_core.identity import JoinToken, SpiffeId
+from bridge_core.identity import certificates as x509
 from bridge_core.identity.api_keys import PEPPER, PEPPER_BYTES, RANDOM_BYTES, Pepper, damage, id_of, mint
 from bridge_core.identity.certificates import read_csr
 from bridge_core.identity.host_names import canonical_host
+from bridge_core.identity.principal import Principal
 from bridge_core.model_store.gguf import read_header
 from bridge_core.names import ModelName
+from bridge_core.policy.engine import PolicyBook
+from bridge_core.policy.facts import Facts
+from bridge_core.policy.statements import AccessPolicy
 from bridge_core.sealing import keyring
 from bridge_core.sealing.files import SealedReader, seal_bytes
 from bridge_core.sealing.keyring import DataKey, Keyring
+from bridge_core.security_settings import SecuritySettings
 from bridge_core.snapshot import Instance, Snapshot, Version, encode_entry
 from bridge_core.snapshot_file import decode
 from bridge_engine.schema import converted
 from bridge_engine.templates import Template, TemplateFault, Values
 from bridge_engine.templates.call_styles import FUNCTIONS, GEMMA, PAIRS, SEPARATED, FramedCallParser
+from bridge_registry.records import decode_authorities
 
 LIMIT_S = 2.0
+_ADDRESSES = itertools.count()
 _TOKENS = (
     *(b'{"', b'":', b"[[[[", b"]]]]", b"\\u0000", b"\xff", b"\xed\xa0\x80", b"1e999", b"-1", b"null", b"NaN"),
     *(b"{{ range . }}", b"{{ end }}", b"{{ if ", b"$ref", b"allOf", b"\r\n", b"\r\n\r\n", b"0x", b"9" * 5000),
@@ -175,6 +195,7 @@ def credentials(data: bytes) -> None:
     name, _, value = data.partition(b":")
     headers = Headers([(name.strip().lower(), value.strip()), (b"x-api-key", value)])
     request = Request("GET", b"/", headers)
+    request.remote = (f"address {next(_ADDRESSES)}", 1)  # of its own: who fails often is not looked at
     caller = _AUTHENTICATOR.caller(request, ListenerKind.TLS)
     assert _KEY in headers.pairs[0][1], caller.who.text
 
@@ -186,6 +207,40 @@ def sealed(data: bytes) -> None:
     """A sealed file, read to its end."""
     for _ in SealedReader(io.BytesIO(data), _RING, "fuzz").pieces():
         pass
+
+
+_WHO = (
+    Principal("client", "ann", "spiffe://m/client/ann", ("g", ""), {"k": "1", "": "x"}),
+    Principal("user", "a#b", "corp#a#b", service_account=True),
+    Principal("local", "n1", "local"),
+    Principal("admin", "root", "spiffe://m/admin/root", (), {"role": "viewer"}),
+)
+_FACTS = (Facts(), Facts(-1.0, "::ffff:1.2.3.4%x", float("nan"), float("inf"), 1e308, {"name": ""}))
+
+
+def policy(data: bytes) -> None:
+    """A policy out of a snapshot, and whoever asks about anything."""
+    book = PolicyBook([decode_json(data, AccessPolicy)], SecuritySettings())
+    for who in _WHO:
+        for facts in _FACTS:
+            for name in (
+                "registry.ollama.ai/library/m:latest",
+                "",
+                "a/b/c:d",
+                "*",
+                data.decode("latin-1")[:600],
+            ):
+                book.decide(who, "predict", "Model", name, facts)
+            book.decide(who, "pull", "Node", "n1", facts)
+
+
+def facts_of_body(data: bytes) -> None:
+    """What conditions ask of a body."""
+    caller = STRANGERS[ListenerKind.LOCAL]
+    exchange: Any = SimpleNamespace(request=SimpleNamespace(remote=("127.0.0.1", 1)))
+    facts_of(
+        Arrival(exchange, caller, None, 0.0, "r"), peek(data, Shape("ChatRequest", frozenset())), 0.0, None
+    )
 
 
 def text(read: Callable[[str], Any]) -> Callable[[bytes], Any]:
@@ -233,10 +288,114 @@ def _authenticator() -> Authenticator:
 
 _AUTHENTICATOR = _authenticator()
 _YAML = Path(__file__).resolve().parents[1].joinpath("mesh_config/routes.yaml").read_bytes()
+_POLICY = (
+    b'{"name":"p","subjects":[{"kind":"User","name":"a*"},{"kind":"Group","name":"g"}],"resources":[{"kinds":["Model",'
+    b'"Node"],"names":["m","*:7b","hf.co/*/*"]}],"actions":["predict","*"],"conditions":[{"key":"k","operator":"Gt",'
+    b'"values":["1"]},{"key":"network","operator":"CIDR","values":["10.0.0.0/8"]},{"key":"node.name","operator":'
+    b'"Matches","values":["a*b*c"]},{"key":"time","operator":"Lt","values":["08:00"]}],"effect":"Allow"}'
+)
+_FACTS_BODY = (
+    b'{"model":"m","options":{"num_ctx":4096},"keep_alive":"1h5m","images":["a"],"messages":[{"images":["x"],'
+    b'"content":[{"type":"image_url"},{"type":["image"],"content":[{"type":"image"}]}]}],"input":[{"type":1}]}'
+)
+_POLICY_YAML = b"""apiVersion: security.deepseek.io/v1
+kind: ModelAccessPolicy
+metadata: {name: p}
+spec:
+  subjects: [{kind: ServiceAccount, name: "k#a:b"}, {kind: Group, name: "*"}]
+  resources: [{kinds: ["Model", "Node"], names: ["m*"]}]
+  actions: ["predict", "pull"]
+  conditions: [{key: num_ctx, operator: Gt, values: ["1"]}, {key: weekday, operator: In, values: [Mon]}]
+  effect: Deny
+"""
 _GGUF = b"GGUF\x03\x00\x00\x00" + bytes(8) + (1).to_bytes(8, "little") + (3).to_bytes(8, "little") + b"a.b"
 _HTTP = b"POST /api/chat HTTP/1.1\r\nHost: a\r\nContent-Length: 2\r\n\r\n{}GET / HTTP/1.1\r\nHost: a\r\n\r\n"
 
+_ROOT = x509.create_root("m", now=time.time(), ttl_s=1e8)
+_ISSUER = x509.create_intermediate(_ROOT, "m", now=time.time(), ttl_s=1e7)
+_LEAF = x509.issue(
+    _ISSUER,
+    _ISSUER.key.public_key(),
+    SpiffeId("m", "node", "n1"),
+    now=time.time(),
+    ttl_s=1e5,
+    dns_names=["a"],
+)
+
+
+def der(pem: bytes) -> bytes:
+    """What is between a PEM's lines."""
+    return base64.b64decode(b"".join(pem.splitlines()[1:-1]))
+
+
+def pem(data: bytes, kind: str = "CERTIFICATE") -> bytes:
+    """Any bytes as PEM: what is in it gets past the base64."""
+    body = base64.encodebytes(data).replace(b"\n", b"")
+    lines = b"\n".join(body[at : at + 64] for at in range(0, len(body), 64))
+    return b"-----BEGIN %b-----\n%b\n-----END %b-----\n" % (kind.encode(), lines, kind.encode())
+
+
+def certificate(data: bytes) -> None:
+    """A certificate that a stranger sends: read, judged, and taken for a proof or a CA."""
+    shown = pem(data)
+    with contextlib.suppress(BridgeError):
+        x509.read_chain(shown + _ROOT.pem, _ISSUER.key, "m", now=time.time())
+    with contextlib.suppress(BridgeError):
+        x509.read_chain(_ISSUER.pem + shown, _ISSUER.key, "m", now=time.time())
+    x509.leads_to(shown, _ROOT.certificate, _ROOT.certificate)
+    x509.issued_by(shown, _ISSUER.certificate)
+    x509.is_signed_by(x509.from_pem(shown), data[:72], x509.possession(b"n", b"csr", shown))
+    x509.describe(shown)
+
+
+def audit_log(data: bytes) -> None:
+    """A log's folder whose every file holds some of these bytes, checked and taken up."""
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name) / "log"
+        made = LogWriter(folder, "m/node/a", lambda _: b"begun")
+        made.append([b'{"kind":"request","at":%d}' % number for number in range(300)])
+        made.checkpoint()
+        for at, path in enumerate(
+            ("checkpoint", "key.pub", "tile/entries/000.zst", "tail/1.entries", "cosigned")
+        ):
+            if not data or data[0] >> at & 1:
+                (folder / path).write_bytes(data[1:])
+        with contextlib.suppress(BadNote):
+            verify(folder)
+        LogWriter(folder, "m/node/a", lambda _: b"begun")
+
+
+def audit_bundle(data: bytes) -> None:
+    """A bundle's file, and each of its entries."""
+    for entry in unpack(data)[0]:
+        decode_entry(entry)
+    decode_entry(data)
+
+
+def cosigner(data: bytes) -> None:
+    """What a log asks of a cosigner, and what that one remembers."""
+    note = read_request(data)
+    judge(note, PublicKey("m/node/a", bytes(32)), None)
+
+
+_BUNDLE = pack(b"".join(framed(b'{"kind":"request","at":1}') for _ in range(256)))
+_NOTE = ("m/node/a\n1\n" + "A" * 43 + "=\n\n\u2014 m/node/a " + "A" * 91 + "=\n").encode()
+_PROOF = b"c2sp.org/tlog-proof@v1\nextra eyJyZWNvcmQiOiJ4In0=\nindex 0\n\n" + _NOTE
+
+
 TARGETS: dict[str, Target] = {
+    "audit-log": Target(
+        audit_log, [b"\x01" + _NOTE, b"\x04" + _BUNDLE, b"\x08" + framed(b"x"), b"\x02a+b+c"], ()
+    ),
+    "audit-bundle": Target(audit_bundle, [_BUNDLE, b'{"kind":"request"}'], (BridgeError,)),
+    "audit-note": Target(lambda data: read_checkpoint(read_note(data).text), [_NOTE], (BridgeError,)),
+    "audit-cosigner": Target(
+        cosigner, [b"old 0\n\n" + _NOTE, b"old 7\n" + b"A" * 43 + b"=\n\n" + _NOTE], (BridgeError,)
+    ),
+    "audit-proof": Target(lambda data: read_proof(data).check(), [_PROOF], (BridgeError,)),
+    "audit-key": Target(
+        text(PublicKey.parse), [PublicKey("m/node/a", bytes(32)).text.encode()], (BridgeError,)
+    ),
     "http": Target(
         http_request, [_HTTP, _HTTP.replace(b"Content-Length: 2", b"Transfer-Encoding: chunked")], ()
     ),
@@ -260,7 +419,9 @@ TARGETS: dict[str, Target] = {
         (BridgeError,),
     ),
     "host": Target(text(canonical_host), [b"GPU-01.example.com.", b"::ffff:10.0.0.1"], (BridgeError,)),
-    "mesh_config": Target(text(lambda said: load([("f.yaml", said)])), [_YAML], ()),
+    "mesh_config": Target(text(lambda said: load([("f.yaml", said)])), [_YAML, _POLICY_YAML], ()),
+    "policy": Target(policy, [_POLICY, _POLICY.replace(b"Allow", b"Deny")], (BridgeError,)),
+    "facts": Target(facts_of_body, [_FACTS_BODY], (BadBody,)),
     "name": Target(text(ModelName.parse), [b"registry.ollama.ai/library/m:latest"], (BridgeError,)),
     "token": Target(text(JoinToken.parse), [b"brj1.abc.def.0123"], (BridgeError,)),
     "credentials": Target(
@@ -284,6 +445,19 @@ TARGETS: dict[str, Target] = {
     "keyring": Target(
         lambda data: keyring.decode(data, bytes(32)),
         [keyring.encode(_RING, bytes(32), bytes(24))],
+        (BridgeError,),
+    ),
+    "csr_inside": Target(
+        lambda data: read_csr(pem(data, "CERTIFICATE REQUEST")),
+        [der(x509.create_csr(_ISSUER.key, SpiffeId("m", "node", "n1"), dns_names=["a"], addresses=["::1"]))],
+        (BridgeError,),
+    ),
+    "certificate": Target(
+        certificate, [der(x509.to_pem(_LEAF)), der(_ISSUER.pem), der(_ROOT.pem)], (BridgeError,)
+    ),
+    "authorities": Target(
+        decode_authorities,
+        [b'{"issuers":[{"pin":"a","certificate":"c","root":"r","root_pin":"b","sealed_key":"AAAA"}]}'],
         (BridgeError,),
     ),
     "zstd": Target(

@@ -1,7 +1,7 @@
 """`python tools/mutate.py [--count 200] [--seed 1] [--only TEXT] [TESTS]`: are the rules' tests any good?
 
-Changes one comparison, boolean, number or branch of the rules (`routing/` and every `*_rules.py`) at a
-time, and runs the unit and scenario tests that touch the changed function. A change that no test notices
+Changes one comparison, boolean, number or branch of the rules (`routing/`, `policy/`, every `*_rules.py`)
+at a time, and runs the unit and scenario tests that touch the changed function. A change that no test notices
 is printed; those that change nothing that anybody could see are named in `tools/equivalent_mutants.txt`.
 Exit status 1 where fewer than 95 % are noticed.
 """
@@ -75,6 +75,7 @@ def rules() -> list[Path]:
     """The modules that decide."""
     found = [path for top in SOURCES for path in (ROOT / top).rglob("*_rules.py")]
     found += (ROOT / "agent/bridge_agent/routing").rglob("*.py")
+    found += (ROOT / "core/bridge_core/policy").rglob("*.py")
     return sorted(set(found))
 
 

@@ -16,6 +16,10 @@ from bridge_agent import records
 from bridge_agent.activation import inherited_sockets
 from bridge_agent.admin import admin_app
 from bridge_agent.ancillaries import Ancillaries, RequestTasks
+from bridge_agent.audit import past
+from bridge_agent.audit.made import cosigning_of, made_of
+from bridge_agent.audit.pages import admin_pages, node_pages
+from bridge_agent.audit.witness import witness_of
 from bridge_agent.authentication.authenticator import Authenticator
 from bridge_agent.authentication.last_use import LastUse
 from bridge_agent.authentication.mesh_secrets import MeshSecrets
@@ -45,6 +49,7 @@ from bridge_agent.lock import AgentLock
 from bridge_agent.membership.advertise import subject_names
 from bridge_agent.membership.clock import ClockWatch
 from bridge_agent.membership.link_status import LinkReport
+from bridge_agent.membership.mesh_trust import MeshTrust
 from bridge_agent.membership.presence import FIRST_WORD_S, Presence, holder_id
 from bridge_agent.membership.registration import Registration
 from bridge_agent.membership.registries import Registries, known_guards
@@ -59,8 +64,6 @@ from bridge_agent.quotas.leasing import QuotaLeasing
 from bridge_agent.quotas.meter import Meter
 from bridge_agent.reports import Reports
 from bridge_agent.routing.view import MeshView, Target
-from bridge_agent.telemetry import past
-from bridge_agent.telemetry.audit import AuditLog
 from bridge_agent.telemetry.load_reporter import LoadReporter
 from bridge_agent.telemetry.metrics import metrics_page
 from bridge_agent.telemetry.quota_metrics import QuotaFigures
@@ -131,7 +134,7 @@ class Agent:
         self._ancillaries = Ancillaries(self._rng)
         self._requests = RequestTasks(self._ancillaries)
         self._sealer = open_sealer(state.seal_folder(config.seal))
-        self._identity = TlsIdentity(state.certificate, state.key, state.ca)
+        self._identity = TlsIdentity(state.certificate, state.key, state.issuers)
         self._node = config.own_id(self._identity.info.identity)
         self._inherited = inherited_sockets(NAMES)
         raise_descriptors()
@@ -153,6 +156,7 @@ class Agent:
                 "renewal": self._renewal.run,
                 "clock": self._clock.run,
                 "audit": self._audit.run,
+                "cosigning": self._cosigning.run,
                 "grpc-renewal": self._listening.follow_renewals,
                 "watchdog": self._notifier.keep_alive,
                 "peers": self._gateway.watch_peers,
@@ -197,7 +201,7 @@ class Agent:
         self._view = MeshView(config.name, snapshot)
         self._revocations = Revocations(snapshot)
         self._upstreams = Upstreams(self._view, self._identity, self._engine_address)
-        tls = ClientTls(state.certificate, state.key, state.ca, GUARD_SERVER_NAME)
+        tls = ClientTls(state.certificate, state.key, state.issuers, GUARD_SERVER_NAME)
         self._store = EtcdStore(known_guards(config.etcd, snapshot.mesh), tls)
         holder = holder_id(state.root)
         self._registration = Registration(
@@ -222,6 +226,7 @@ class Agent:
             may=lambda: self._presence.may_act,
             refused=self._not_a_member,
         )
+        self._trust = MeshTrust(state, self._identity, self._renewed)
         self._reporter = LoadReporter(registries, self._load, rng)
         self._meter = Meter(config.name, self._view)
         self._leasing = QuotaLeasing(registries, self._meter, rng)
@@ -285,7 +290,7 @@ class Agent:
 
     def _serve_requests(self) -> None:
         state = self._state
-        self._audit = AuditLog(state.root / "audit" / "audit.jsonl", records.audited)
+        self._audit = made_of(state.root / "audit", str(self._node), self._config.name, self._view)
         self._tally = BackendTally()
         self._last_use = LastUse()
         config = GatewayConfig(
@@ -302,11 +307,18 @@ class Agent:
             self._requests,
             meter=self._meter,
             authenticator=authenticator,
-            tokens=self._tokens,
         )
         self._gateway.on_record(self._take_record)
+        self._audit.on_refusal(self._gateway.refuse_all)
         self._gateway.on_progress(self._take_progress)
-        self._gateway.serve_admins(past.PATH, past.past_app(state.root / "audit", self._requests))
+        folder = state.root / "audit"
+        self._gateway.serve_admins(past.PATH, past.past_app(folder, self._requests))
+        self._witness = witness_of(folder, self._audit)
+        self._cosigning = cosigning_of(self._audit, self._view, self._upstreams)
+        for path, page in node_pages(self._audit, self._witness, self._requests).items():
+            self._gateway.serve_nodes(path, page)
+        for path, page in admin_pages(self._audit, self._witness, self._requests).items():
+            self._gateway.serve_admins(path, page)
         serving = Serving()
         self._pipeline = self._gateway.http_app(ListenerKind.TLS)
         application = DeferredGrpc(self._pipeline, serving, refusal=self._refusal)
@@ -315,7 +327,7 @@ class Agent:
             self._sockets["grpc"],
             cert=state.certificate,
             key=state.key,
-            ca=state.ca,
+            ca=state.issuers,
             group=self._requests,
             ended=self._grpc_ended,
             connections=connections_of("grpc"),
@@ -345,6 +357,8 @@ class Agent:
             self._config,
             self._state.root,
             identity=self._identity,
+            grace_s=lambda: self._view.current.mesh.security.renewal_grace_s,
+            trust=self._trust,
             presence=self._presence,
             clock=self._clock.status,
             store=lambda: self._registration.report(time.monotonic()),
@@ -369,9 +383,12 @@ class Agent:
             prober=self._prober,
             tally=self._tally,
             audit=self._audit,
+            cosigning=self._cosigning,
+            witness=self._witness,
             ancillaries=self._ancillaries,
             quotas=QuotaFigures(self._meter, lambda: self._leasing.leased),
             concerns=self._concerns,
+            trust=self._trust,
             last_use=self._last_use,
             links=self._links,
             phase=lambda: self._lifecycle.phase,
@@ -396,6 +413,8 @@ class Agent:
     # -- what parts tell each other
 
     def _take_snapshot(self, snapshot: Snapshot) -> None:
+        self._trust.take(snapshot.mesh.trust)
+        self._renewal.prefer(snapshot.mesh.trust.issuing, len(snapshot.nodes))
         self._registries.learn(snapshot.mesh)
         self._store.reach_at(known_guards(self._config.etcd, snapshot.mesh))
         self._view.publish(snapshot)
@@ -427,8 +446,8 @@ class Agent:
         if self._lifecycle.phase != "draining":
             self._registration.publish(records.registered(instances, self._config.name))
 
-    def _take_record(self, record: RequestRecord) -> None:
-        self._audit.put(record)
+    def _take_record(self, record: RequestRecord, body: bytes) -> None:
+        self._audit.put(record, body)
         self._tally.take(record)
         self._last_use.take(record.caller)
         self._lifecycle.settled()

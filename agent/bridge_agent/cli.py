@@ -15,7 +15,7 @@ from typing import Annotated
 import msgspec
 import typer
 
-from bridge_agent import seal_commands, service_commands, systemd
+from bridge_agent import audit_commands, seal_commands, service_commands, systemd
 from bridge_agent.cli_options import StateOption
 from bridge_agent.config import (
     DEFAULT_PORTS,
@@ -41,6 +41,7 @@ DEFAULT_PARALLEL = EngineConfig(index=0).num_parallel
 app = program("The sidecar of a DeepSeek-Ollama Bridge node.")
 app.add_typer(service_commands.group, name="service")
 app.add_typer(seal_commands.group, name="seal")
+app.add_typer(audit_commands.group, name="audit")
 
 
 HttpOption = Annotated[str | None, typer.Option("--http", help="Ollama's API in the clear, HOST:PORT.")]

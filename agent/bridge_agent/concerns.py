@@ -21,9 +21,11 @@ from bridge_agent.config import AgentConfig
 from bridge_agent.engines.config import EngineConfig
 from bridge_agent.engines.instance import InstanceStatus
 from bridge_agent.membership.link_status import LinkReport, LinkStatus
+from bridge_agent.membership.mesh_trust import MeshTrust
 from bridge_agent.membership.presence import Presence
 from bridge_agent.membership.registry_api import NotAMember
 from bridge_agent.membership.standing_rules import certificate_concern, way_back
+from bridge_core.identity.expiry_rules import expiry_concern
 from bridge_core.tls import TlsIdentity
 
 
@@ -34,6 +36,8 @@ class Concerns:
         config: The node's.
         state_dir: Where it writes.
         identity: Its certificate.
+        grace_s: For how long after its end it may renew itself.
+        trust: Whom the node trusts.
         presence: Whether the node runs once.
         clock: How the clocks stand.
         store: Whether the store answers.
@@ -54,6 +58,8 @@ class Concerns:
         state_dir: Path,
         *,
         identity: TlsIdentity,
+        grace_s: Callable[[], float],
+        trust: MeshTrust,
         presence: Presence,
         clock: LinkStatus,
         store: Callable[[], LinkReport],
@@ -67,6 +73,8 @@ class Concerns:
         self._config = config
         self._state_dir = state_dir
         self._identity = identity
+        self._grace_s = grace_s
+        self._trust = trust
         self._presence = presence
         self._clock = clock
         self._store = store
@@ -97,8 +105,11 @@ class Concerns:
     def _of_the_node(self) -> list[str]:
         info, store, now = self._identity.info, self._store(), time.time()
         back = way_back(self._config.name, self._addresses())
-        certificate = certificate_concern(info.not_before, info.not_after, now, back)
-        told = [certificate, self._presence.withheld, self._clock.report().reason]
+        certificate = certificate_concern(info.not_before, info.not_after, now, back, grace_s=self._grace_s())
+        fault = self._trust.fault
+        trust = f"the mesh's CAs are not taken up: {fault}" if fault else ""
+        ending = (expiry_concern(one, now) for one in self._trust.lives)
+        told = [certificate, trust, *ending, self._presence.withheld, self._clock.report().reason]
         lost = 0.0 if store.up else now - store.since_unix
         return [
             *(one for one in told if one),

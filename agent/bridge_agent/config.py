@@ -124,7 +124,8 @@ class StateDir:
         self.identity = root / "identity"
         self.key = self.identity / "key.pem"
         self.certificate = self.identity / "cert.pem"
-        self.ca = self.identity / "ca.pem"
+        self.ca = self.identity / "ca.pem"  # roots: who a registry is
+        self.issuers = self.identity / "issuers.pem"  # who signs certificates of members
         self.snapshot = root / "snapshot.sealed"
         self.secrets = root / "secrets.sealed"
         self.seal = root / "seal"

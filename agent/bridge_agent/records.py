@@ -1,14 +1,12 @@
-"""What one part's values are in another part's words: engines to the store, requests to the audit."""
+"""What one part's values are in another part's words: engines to the store, requests to the engines."""
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterable
 
 from bridge_agent.engines.view import LocalInstance
 from bridge_agent.gateway.config import Outcome, RequestRecord
 from bridge_agent.gateway.routes import ROUTES, Kind
-from bridge_agent.telemetry.audit import AuditRecord
 from bridge_core.snapshot import Instance
 
 _INFERENCE = frozenset(route.path for route in ROUTES if route.kind is Kind.INFER)
@@ -31,36 +29,6 @@ def registered(instances: Iterable[LocalInstance], node: str) -> list[Instance]:
         for one in instances
         if one.state != "stopped" and not one.fault
     ]
-
-
-def audited(record: RequestRecord) -> AuditRecord:
-    """The audit's view of a request that was over a moment ago."""
-    wall, monotonic = time.time(), time.monotonic()
-    began, caller, decision = record.began, record.caller, record.decision
-    return AuditRecord(
-        wall - (monotonic - began),
-        record.request_id,
-        caller.principal,
-        caller.listener._value_,  # what `value` gives, without the descriptor's Python call
-        record.method,
-        record.path,
-        record.status,
-        record.outcome._value_,
-        int((record.ended - began) * 1e6) / 1000,
-        record.bytes_in,
-        record.bytes_out,
-        record.model,
-        record.instance,
-        caller.via,
-        tuple([f"{attempt.instance}: {attempt.detail}" for attempt in record.failed])
-        if record.failed
-        else (),
-        "" if decision is None else decision.route,
-        "" if decision is None else decision.backend,
-        "" if decision is None else decision.key.hex(),
-        record.address,
-        record.reason,
-    )
 
 
 def changes_models(record: RequestRecord) -> bool:

@@ -13,10 +13,10 @@ import msgspec
 from rich.console import Console
 from rich.table import Table
 
+from bridge_agent.audit.past import PastAnswer, past_requests
 from bridge_agent.config import StateDir, load_config
 from bridge_agent.routing.replay_rules import Past, Placed, ReplayTally, replay, tally
 from bridge_agent.routing.view import Index
-from bridge_agent.telemetry.past import PastAnswer, past_requests
 from bridge_core.config import load, mesh_settings, route
 from bridge_core.config.documents import MeshDocument, ModelRouteDocument
 from bridge_core.errors import BridgeError, Fatal

@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping
 from importlib.metadata import version
 
 from bridge_agent.ancillaries import Ancillaries
+from bridge_agent.audit.witness import Witness
 from bridge_agent.authentication.last_use import LastUse
 from bridge_agent.concerns import Concerns
 from bridge_agent.config import AgentConfig
@@ -18,13 +19,21 @@ from bridge_agent.lifecycle import Phase
 from bridge_agent.limits.isolation_report import IsolationReport, concerns
 from bridge_agent.limits.node_isolation import NodeIsolation
 from bridge_agent.membership.link_status import LinkReport
+from bridge_agent.membership.mesh_trust import MeshTrust
 from bridge_agent.membership.registry_api import InstanceLoad, LoadReport
 from bridge_agent.routing.view import MeshView
-from bridge_agent.status_report import AgentReport, CertificateReport, SnapshotReport, instance_reports
-from bridge_agent.telemetry.audit import AuditLog
+from bridge_agent.status_report import (
+    AgentReport,
+    AuthorityReport,
+    CertificateReport,
+    SnapshotReport,
+    instance_reports,
+)
 from bridge_agent.telemetry.metrics import Sources
 from bridge_agent.telemetry.quota_metrics import QuotaFigures
 from bridge_agent.telemetry.tally import BackendTally
+from bridge_core.audit.cosigning import Cosigning
+from bridge_core.audit.queue import AuditLog
 from bridge_core.tls import TlsIdentity
 
 
@@ -42,9 +51,12 @@ class Reports:
         prober: Rollouts' questions.
         tally: What became of requests, by backend.
         audit: What was written and lost.
+        cosigning: Who vouches for it.
+        witness: What was found of others' audit logs.
         ancillaries: Which tasks failed.
         quotas: What callers use of theirs.
         concerns: What an operator should look at.
+        trust: Whom the node trusts.
         last_use: When clients last called.
         links: Whether what the agent depends on answers.
         phase: Where it is in its life.
@@ -63,9 +75,12 @@ class Reports:
         prober: RolloutProber,
         tally: BackendTally,
         audit: AuditLog,
+        cosigning: Cosigning,
+        witness: Witness,
         ancillaries: Ancillaries,
         quotas: QuotaFigures,
         concerns: Concerns,
+        trust: MeshTrust,
         last_use: LastUse,
         links: Callable[[], tuple[LinkReport, ...]],
         phase: Callable[[], Phase],
@@ -80,9 +95,12 @@ class Reports:
         self._prober = prober
         self._tally = tally
         self._audit = audit
+        self._cosigning = cosigning
+        self._witness = witness
         self._ancillaries = ancillaries
         self._quotas = quotas
         self._concerns = concerns
+        self._trust = trust
         self._last_use = last_use
         self._links = links
         self._phase = phase
@@ -117,6 +135,7 @@ class Reports:
             backends=self._tally.counts,
             results=self._prober.results,
             silent_peers=self._gateway.silent_peers(),
+            trusts=self._trust.pins,
             clients=self._last_use.clients,
         )
 
@@ -135,6 +154,7 @@ class Reports:
             certificate=CertificateReport(
                 self._identity.info.serial, self._identity.info.not_after, self._concerns.not_a_member()
             ),
+            authorities=tuple(AuthorityReport(one.kind, one.name, one.ends) for one in self._trust.lives),
             links=self._links(),
             instances=instance_reports(self._engines.instances(), self._engines.status(), reports),
             node_class=isolation.node_class.name,
@@ -143,11 +163,20 @@ class Reports:
                 *self._concerns.all(),
                 *self._ancillaries.concerns(),
                 *self._audit.concerns(),
+                *self._cosigning.concerns(),
+                *self._witness.concerns(),
                 *concerns(reports, isolation.domains()),
             ),
             gpus=isolation.gpus(),
             domains=isolation.domains(),
         )
+
+    def _expiries(self) -> dict[str, float]:
+        """The first end of the certificates of each kind."""
+        first = {"node": self._identity.info.not_after}
+        for one in self._trust.lives:
+            first[one.kind] = min(one.ends, first.get(one.kind, one.ends))
+        return first
 
     def isolation(self) -> list[IsolationReport]:
         """Limits, walls and usage of each engine."""
@@ -161,8 +190,10 @@ class Reports:
             links=self._links,
             snapshot=lambda: self._view.current,
             instances=self._engines.instances,
-            expires_unix=lambda: self._identity.info.not_after,
+            expires_unix=self._expiries,
             audit=self._audit,
+            cosigning=self._cosigning,
+            witness=self._witness,
             waiting=self._gateway.waiting,
             isolation=self.isolation,
             gpus=self._isolation.gpus,

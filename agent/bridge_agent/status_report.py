@@ -55,6 +55,14 @@ class CertificateReport(msgspec.Struct, frozen=True):
     refused: str = ""  # why the mesh takes it no more, though its time is not up
 
 
+class AuthorityReport(msgspec.Struct, frozen=True):
+    """A CA that the node trusts; `kind` is "root" or "intermediate"."""
+
+    kind: str
+    name: str
+    expires_unix: float
+
+
 class InstanceReport(msgspec.Struct, frozen=True):
     """One local engine instance."""
 
@@ -87,6 +95,7 @@ class AgentReport(msgspec.Struct, frozen=True):
     concerns: tuple[str, ...] = ()
     gpus: tuple[Gpu, ...] = ()
     domains: tuple[DomainReport, ...] = ()
+    authorities: tuple[AuthorityReport, ...] = ()
 
 
 def instance_reports(
@@ -152,6 +161,9 @@ def print_report(report: AgentReport, console: Console, *, now: float | None = N
         f"{snapshot.instances} instances, {snapshot.routes} routes"
     )
     console.print(f"certificate {_validity(report.certificate, at)}", markup=False, soft_wrap=True)
+    if report.authorities:
+        lives = (f"{one.kind} {one.name} {_left(one.expires_unix - at)}" for one in report.authorities)
+        console.print(f"CAs: {', '.join(lives)}", markup=False, soft_wrap=True)
     for link in report.links:
         since = say_span(at - link.since_unix)
         words = f"{link.name}: in order" if link.up else f"{link.name}: NOT for {since}: {link.reason}"
@@ -196,4 +208,8 @@ def _validity(certificate: CertificateReport, at: float) -> str:
     left = certificate.expires_unix - at
     if certificate.refused and left > 0:
         return f"REFUSED by the mesh: {certificate.refused}"
+    return _left(left)
+
+
+def _left(left: float) -> str:
     return f"valid for {say_span(left)}" if left > 0 else f"EXPIRED {say_span(-left)} ago"

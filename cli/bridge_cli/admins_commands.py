@@ -7,7 +7,7 @@ from typing import Annotated, Any, Final
 
 import typer
 
-from bridge_cli.client_commands import seconds_of
+from bridge_cli.client_commands import clients_stub, seconds_of
 from bridge_cli.output import JsonOption, columns, plain, print_json, say, say_aside, when
 from bridge_cli.own_identity import IdentityFolder
 from bridge_cli.where import Where, asks_registry
@@ -49,7 +49,7 @@ def create_command(
 
         async def certify(csr: bytes) -> Any:
             request = wire.CreateAdminRequest(name=name, role=role, csr_pem=csr, ttl_seconds=ttl_s)
-            return await _stub(stub).CreateAdmin(request, timeout=_TIMEOUT_S)
+            return await clients_stub(stub).CreateAdmin(request, timeout=_TIMEOUT_S)
 
         return await folder.fill("admin", name, certify)
 
@@ -74,7 +74,7 @@ def list_command(*, as_json: JsonOption = False, where: Where) -> None:
     async def work(stub: Any) -> Any:
         from bridge_wire.v1 import clients_pb2 as wire
 
-        return await _stub(stub).ListAdmins(wire.ListAdminsRequest(), timeout=_TIMEOUT_S)
+        return await clients_stub(stub).ListAdmins(wire.ListAdminsRequest(), timeout=_TIMEOUT_S)
 
     found = where.call(work).admins
     if as_json:
@@ -94,7 +94,7 @@ def delete_command(*, name: NameArgument, as_json: JsonOption = False, where: Wh
     async def work(stub: Any) -> None:
         from bridge_wire.v1 import clients_pb2 as wire
 
-        await _stub(stub).DeleteAdmin(wire.DeleteAdminRequest(name=name), timeout=_TIMEOUT_S)
+        await clients_stub(stub).DeleteAdmin(wire.DeleteAdminRequest(name=name), timeout=_TIMEOUT_S)
 
     where.call(work)
     if as_json:
@@ -107,9 +107,3 @@ def _made(one: Any) -> str:
     if not one.created_unix:
         return "with the mesh"
     return f"{when(one.created_unix)} by {one.created_by.partition('://')[2].partition('/')[2]}"
-
-
-def _stub(stub: Any) -> Any:
-    from bridge_wire.v1.clients_pb2_grpc import ClientsStub
-
-    return ClientsStub(stub.channel)  # type: ignore[no-untyped-call]  # generated

@@ -26,8 +26,10 @@ class Said(msgspec.Struct):
     silent: dict[str, str]
 
 
-async def ask_agents(to: Access, path: str, *, first: bool = False) -> Said:
-    """Sends `GET path` to every node that the registry knows; with `first` only until one answers.
+async def ask_agents(to: Access, path: str, *, first: bool = False, only: str | None = None) -> Said:
+    """Sends `GET path` to every node that the registry knows, or to `only` that one.
+
+    With `first` only until one answers.
 
     Raises:
         BridgeError: no registry answers, or an identity cannot be used.
@@ -35,7 +37,9 @@ async def ask_agents(to: Access, path: str, *, first: bool = False) -> Said:
     status = await status_of(to)
     context = client_context(to.cert, to.key, to.ca)
     said = Said({}, {})
-    nodes = [node for node in status.nodes if node.state != "revoked"]
+    nodes = [node for node in status.nodes if node.state != "revoked" and only in (None, node.name)]
+    if only is not None and not nodes:
+        raise BridgeError(f"there is no node {only!r}", hint="`bridgectl nodes` lists them")
 
     async def one(node: Any) -> None:
         try:

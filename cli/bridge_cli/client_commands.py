@@ -68,12 +68,12 @@ def create_command(
         )
         # The key comes last: whatever fails before it, none is made that nobody saw.
         urls = await _urls(stub, where)
-        made = await _stub(stub).CreateClient(request, timeout=_TIMEOUT_S)
+        made = await clients_stub(stub).CreateClient(request, timeout=_TIMEOUT_S)
         if cert:
             await _certify(stub, name, folder, certificate_s)
             if not no_key:
                 rotate = wire.RotateClientRequest(name=name)
-                made = await _stub(stub).RotateClient(rotate, timeout=_TIMEOUT_S)
+                made = await clients_stub(stub).RotateClient(rotate, timeout=_TIMEOUT_S)
         return made, urls
 
     made, urls = where.call(work)
@@ -153,7 +153,7 @@ def rotate_command(
         request = wire.RotateClientRequest(
             name=name, overlap_seconds=seconds_of(overlap, "--overlap", least=0)
         )
-        return await _stub(stub).RotateClient(request, timeout=_TIMEOUT_S)
+        return await clients_stub(stub).RotateClient(request, timeout=_TIMEOUT_S)
 
     made = where.call(work)
     if as_json:
@@ -189,7 +189,7 @@ def delete_command(*, name: NameArgument, as_json: JsonOption = False, where: Wh
     async def work(stub: Any) -> None:
         from bridge_wire.v1 import clients_pb2 as wire
 
-        await _stub(stub).DeleteClient(wire.DeleteClientRequest(name=name), timeout=_TIMEOUT_S)
+        await clients_stub(stub).DeleteClient(wire.DeleteClientRequest(name=name), timeout=_TIMEOUT_S)
 
     where.call(work)
     _say_done({"name": name, "deleted": True}, f"Client {name} is deleted.", as_json=as_json)
@@ -235,7 +235,8 @@ def seconds_of(text: str, flag: str, *, least: int = 1) -> int:
     return found
 
 
-def _stub(stub: Any) -> Any:
+def clients_stub(stub: Any) -> Any:
+    """The stub of the clients' service, beside the one that `Where.call` gives."""
     from bridge_wire.v1.clients_pb2_grpc import ClientsStub
 
     return ClientsStub(stub.channel)  # type: ignore[no-untyped-call]  # generated
@@ -245,7 +246,7 @@ def _found(where: Where, name: str) -> list[Any]:
     async def work(stub: Any) -> Any:
         from bridge_wire.v1 import clients_pb2 as wire
 
-        return await _stub(stub).ListClients(wire.ListClientsRequest(name=name), timeout=_TIMEOUT_S)
+        return await clients_stub(stub).ListClients(wire.ListClientsRequest(name=name), timeout=_TIMEOUT_S)
 
     return list(where.call(work).clients)
 
@@ -254,7 +255,9 @@ def _block(where: Where, name: str, *, blocked: bool) -> None:
     async def work(stub: Any) -> None:
         from bridge_wire.v1 import clients_pb2 as wire
 
-        await _stub(stub).BlockClient(wire.BlockClientRequest(name=name, blocked=blocked), timeout=_TIMEOUT_S)
+        await clients_stub(stub).BlockClient(
+            wire.BlockClientRequest(name=name, blocked=blocked), timeout=_TIMEOUT_S
+        )
 
     where.call(work)
 
@@ -264,7 +267,7 @@ async def _certify(stub: Any, name: str, folder: IdentityFolder, ttl_s: int) -> 
 
     async def certify(csr: bytes) -> Any:
         request = wire.CertifyClientRequest(name=name, csr_pem=csr, ttl_seconds=ttl_s)
-        return await _stub(stub).CertifyClient(request, timeout=_TIMEOUT_S)
+        return await clients_stub(stub).CertifyClient(request, timeout=_TIMEOUT_S)
 
     return await folder.fill("client", name, certify)
 

@@ -12,6 +12,8 @@ import typer
 from bridge_cli import (
     admin_commands,
     admins_commands,
+    audit_commands,
+    ca_commands,
     client_commands,
     hindsight_commands,
     models_command,
@@ -148,6 +150,7 @@ status_commands.register(app)
 models_command.register(app)
 app.add_typer(contexts, name="context")
 app.add_typer(attest, name="attest")
+app.add_typer(ca_commands.group, name="ca")
 admin_commands.register(app)
 app.add_typer(client_commands.clients, name="client")
 app.add_typer(admins_commands.admins, name="admin")
@@ -156,6 +159,7 @@ quota_commands.register(app)
 traffic_commands.register(app)
 restore_command.register(app)
 hindsight_commands.register(app)
+audit_commands.register(app)
 
 
 def run() -> None:
@@ -215,8 +219,17 @@ Try{_with_what(state)}:
     'https://{first.grpc}/bridge.v1.ModelInference/Predict' \\
     -d '{{"modelName":"smollm2:135m","inputData":"{prompt}"}}'
 
+From other machines{_from_afar(first.https, state)}
+
 State, logs and mesh.json: {state}. Stop it: {as_called("bridgectl")} down{_flag(state)}
 """
+
+
+def _from_afar(https: str, state: Path) -> str:
+    program = as_called("bridgectl")
+    if https.startswith(("127.", "localhost:", "[::1]")):
+        return f": not at all; `{program} up --host ADDRESS` in a new state dir makes one that they reach."
+    return f" it is https://{https}, with a key: {program} client create NAME{_flag(state)}"
 
 
 def _with_what(state: Path) -> str:

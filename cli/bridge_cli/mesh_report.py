@@ -68,6 +68,8 @@ class MeshReport(msgspec.Struct, frozen=True):
         store_fault: Why etcd does not answer, and for how long; empty: it does.
         nodes: By name.
         models: Each model's nodes.
+        certificates: When certificates of the registry that answered end, Unix seconds: "kind name" to that.
+        own_expires: When the certificate ends that was shown to it; 0: not known.
         troubles: What an admin should know, a sentence each; empty: all is in order.
         broken: Whether the mesh cannot be changed: nobody leads, or etcd does not answer.
     """
@@ -81,12 +83,17 @@ class MeshReport(msgspec.Struct, frozen=True):
     store_fault: str
     nodes: tuple[NodeLine, ...]
     models: dict[str, tuple[str, ...]]
+    certificates: dict[str, int]
+    own_expires: float
     troubles: tuple[str, ...]
     broken: bool
 
 
-def report_of(status: Any, now: float) -> MeshReport:
-    """The report of a StatusResponse, at `now` by this machine's clock, in Unix seconds."""
+def report_of(status: Any, now: float, own_expires: float = 0.0) -> MeshReport:
+    """The report of a StatusResponse, at `now` by this machine's clock, in Unix seconds.
+
+    `own_expires` is when the certificate ends that it was asked with.
+    """
     nodes = tuple(sorted((_node(one) for one in status.nodes), key=lambda one: _natural(one.name)))
     models: dict[str, list[str]] = defaultdict(list)
     for node in nodes:
@@ -103,6 +110,8 @@ def report_of(status: Any, now: float) -> MeshReport:
         store_fault=status.store_fault,
         nodes=nodes,
         models={name: tuple(where) for name, where in sorted(models.items())},
+        certificates={f"{one.kind} {one.name}": one.ends_unix for one in status.certificates},
+        own_expires=own_expires,
         troubles=tuple(_troubles(status, leader, nodes, now)),
         broken=not leader or bool(status.store_fault),
     )
@@ -126,6 +135,12 @@ def summary(report: MeshReport, now: float) -> list[str]:
         lines.append(
             f"identities valid for {say_span(first.expires_unix - now)} or more ({first.name} ends first)"
         )
+    ends = sorted((at, what) for what, at in report.certificates.items())
+    if ends:
+        told = ", ".join(f"{what} {say_span(at - now)}" for at, what in ends)
+        lines.append(f"ends in    {told}")
+    if report.own_expires:
+        lines.append(f"you        your certificate is valid for {say_span(report.own_expires - now)}")
     shown = list(report.models.items())[:_LINES]
     everywhere = [node.name for node in report.nodes if node.models]
     for at, (model, names) in enumerate(shown):
@@ -200,7 +215,7 @@ def _troubles(status: Any, leader: str, nodes: tuple[NodeLine, ...], now: float)
     yield from _capped(_unreachable(nodes, {node.name for node in away}, now))
     ending = [node for node in nodes if node.state != "revoked" and 0 < node.expires_unix < now + _SOON_S]
     if over := [node.name for node in ending if node.expires_unix <= now]:
-        yield f"{few(over)}: certificate EXPIRED; it cannot renew it any more and has to join anew"
+        yield f"{few(over)}: certificate EXPIRED; it has to join anew, unless renewalGrace lets it renew"
     if soon := [node.name for node in ending if node.expires_unix > now]:
         yield f"{few(soon)}: certificate ends within {say_span(_SOON_S)} and is not renewed yet"
     yield from _capped(

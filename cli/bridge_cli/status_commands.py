@@ -97,8 +97,10 @@ async def _look(where: Where) -> tuple[dict[str, Any] | None, Any, str]:
     try:
         from bridge_cli.connection import status_of
         from bridge_cli.mesh_report import report_of
+        from bridge_core.tls import check_files
 
-        return local, report_of(await status_of(to), time.time()), ""
+        status = await status_of(to)
+        return local, report_of(status, time.time(), check_files(to.cert, to.key, to.ca).not_after), ""
     except BridgeError as fault:
         if local is None:
             raise

@@ -10,8 +10,7 @@ NODES: Final = ROOT + "nodes/"
 CONFIG: Final = ROOT + "config"  # one value: whatever is applied is applied at once
 REVISIONS: Final = ROOT + "revisions/"
 TOKENS: Final = ROOT + "tokens/"
-CA_CERTIFICATE: Final = ROOT + "ca/certificate"
-CA_SEALED_KEY: Final = ROOT + "ca/key"
+AUTHORITIES: Final = ROOT + "ca/authorities"  # one value: whoever reads it sees one step of a rotation
 SERIALS: Final = ROOT + "ca/serials/"
 REVOKED: Final = ROOT + "ca/revoked/"
 LEASES: Final = ROOT + "leases/"
@@ -27,7 +26,7 @@ STORE: Final = ROOT + "store"  # which store this is; see the registry's store_i
 
 _LEASED: Final = (MEMBERS, LEADER, LEASES, GUARDS)
 # History is large and only read by people; the rest of these are in the registry's own files.
-_NOT_KEPT: Final = (*_LEASED, REVISIONS, USAGE, STORE, CA_CERTIFICATE, CA_SEALED_KEY)
+_NOT_KEPT: Final = (*_LEASED, REVISIONS, USAGE, STORE, AUTHORITIES)
 
 
 def is_lasting(key: str) -> bool:

@@ -56,12 +56,11 @@ class Quota(msgspec.Struct, frozen=True, omit_defaults=True):
 
     def amount(self, resource: Resource) -> int:
         """How much of it; 0: no limit."""
-        return {
-            "requests": self.requests,
-            "prompt_tokens": self.prompt_tokens,
-            "output_tokens": self.output_tokens,
-            "concurrency": self.concurrency,
-        }[resource]
+        if resource == "requests":
+            return self.requests
+        if resource == "prompt_tokens":
+            return self.prompt_tokens
+        return self.output_tokens if resource == "output_tokens" else self.concurrency
 
     def begins(self, resource: Resource, now_ms: int) -> int:
         """When the window began that is now: a multiple of its length in Unix time; 0: it has none."""

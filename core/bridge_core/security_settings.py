@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from typing import Literal, TypeAlias
+from typing import Annotated, Literal, TypeAlias
 
 import msgspec
 
-from bridge_core.bounds import Name, Seconds, Small
+from bridge_core.bounds import Name, Seconds, Small, Word
 from bridge_core.policy.statements import Effect
 
 LocalListener: TypeAlias = Literal["open", "policy", "off"]
 FullDisk: TypeAlias = Literal["serve", "refuse"]
+Certificates: TypeAlias = Annotated[
+    tuple[Annotated[str, msgspec.Meta(max_length=16_384)], ...], msgspec.Meta(max_length=8)
+]
 
 
 class SecuritySettings(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -27,6 +30,20 @@ class SecuritySettings(msgspec.Struct, frozen=True, omit_defaults=True):
     default_effect: Effect = "Allow"
     local_listener: LocalListener = "open"
     renewal_grace_s: Seconds = 0.0
+
+
+class Trust(msgspec.Struct, frozen=True, omit_defaults=True):
+    """The mesh's CAs, PEM; nothing where a snapshot does not say.
+
+    Attributes:
+        roots: What a registry is known by.
+        issuers: What members are known by: the CAs that sign their certificates.
+        issuing: SHA-256 of the one that signs now, hexadecimal. Who has a certificate of another renews it.
+    """
+
+    roots: Certificates = ()
+    issuers: Certificates = ()
+    issuing: Word = ""
 
 
 class AuditSettings(msgspec.Struct, frozen=True, omit_defaults=True):

@@ -48,7 +48,7 @@ from bridge_core.policy.statements import AccessPolicy
 from bridge_core.probe import Probe
 from bridge_core.providers import IdentityProvider
 from bridge_core.quotas import Quota
-from bridge_core.security_settings import AuditSettings, SecuritySettings
+from bridge_core.security_settings import AuditSettings, SecuritySettings, Trust
 from bridge_core.traffic import Backend, Route, RoutePolicy
 
 __all__ = [
@@ -156,6 +156,7 @@ class MeshConfig(msgspec.Struct, frozen=True, omit_defaults=True):
     guards: Places = ()  # https://host:port of the store guards beside them
     security: SecuritySettings = SecuritySettings()
     audit: AuditSettings = AuditSettings()
+    trust: Trust = Trust()
 
     @property
     def bounded_load(self) -> float:

@@ -1,19 +1,23 @@
-"""TLS contexts of the mesh: TLS 1.3 only, one CA, identities in place of host names.
+"""TLS contexts of the mesh: TLS 1.3 only, the mesh's own CAs, identities in place of host names.
 
 A server's certificate names its holder by SPIFFE id, so a client inside the mesh checks that
 (`verify_peer`) after the handshake instead of the host name it dialled; addresses may then change
 and be forwarded freely. Clients from outside still find host names and addresses in it.
 
-Contexts of a `TlsIdentity` are renewed in place: listeners and pools keep theirs, and every
-handshake after `reload` uses the new certificate.
+Members trust the CAs that issue certificates of members, not the roots above these: a CA whose key leaked
+is then done with when it is out of the file, whatever its root.
+
+Contexts of a `TlsIdentity` follow its files: listeners and pools keep theirs, and every handshake after
+`reload` uses the new certificate and trusts whom the file names now, and nobody else.
 """
 
 from __future__ import annotations
 
 import ssl
 import time
+from collections.abc import Iterable
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 import msgspec
 
@@ -23,6 +27,8 @@ from bridge_core.identity.own_certificate import serial_of, shown_by, uris_of
 from bridge_core.identity.rotation_rules import CLOCK_SKEW_S
 from bridge_core.identity.spiffe import IdentityFault, SpiffeId
 from bridge_core.quantities import say_span
+
+C = TypeVar("C", bound=ssl.SSLContext)
 
 
 class TlsFault(BridgeError):
@@ -59,22 +65,26 @@ class TlsIdentity:
     Args:
         cert: Leaf first, PEM.
         key: PEM, readable by its owner alone.
-        ca: Every CA to trust, PEM.
+        ca: Every CA to trust, PEM; an intermediate may be one.
     """
 
     def __init__(self, cert: Path, key: Path, ca: Path) -> None:
         self.cert, self.key, self.ca = cert, key, ca
-        self._contexts: list[ssl.SSLContext] = []
+        self._servers: list[tuple[_Followed, bool]] = []
+        self._clients: list[_Followed] = []
         self.info = _loaded(ssl.PROTOCOL_TLS_CLIENT, cert, key, ca)[1]
 
     def server(self, *, require_client: bool) -> ssl.SSLContext:
         """A listener's context, kept current by `reload`."""
-        context = _loaded(ssl.PROTOCOL_TLS_SERVER, self.cert, self.key, self.ca)[0]
-        return self._keep(_as_server(context, require_client=require_client))
+        context = self._filled(_Followed(ssl.PROTOCOL_TLS_SERVER))
+        self._servers.append((context, require_client))
+        return _as_server(context, require_client=require_client)
 
     def client(self) -> ssl.SSLContext:
         """A client's context, kept current by `reload`."""
-        return self._keep(_as_client(_loaded(ssl.PROTOCOL_TLS_CLIENT, self.cert, self.key, self.ca)[0]))
+        context = self._filled(_Followed(ssl.PROTOCOL_TLS_CLIENT))
+        self._clients.append(context)
+        return _as_client(context)
 
     def reload(self) -> CertificateInfo:
         """Takes the files as they are now into every context handed out.
@@ -82,15 +92,42 @@ class TlsIdentity:
         Raises:
             TlsFault: they cannot be used; the contexts stay as they were.
         """
-        self.info = _loaded(ssl.PROTOCOL_TLS_CLIENT, self.cert, self.key, self.ca)[1]
-        for context in self._contexts:
-            context.load_cert_chain(self.cert, self.key)
-            context.load_verify_locations(self.ca)
-        return self.info
+        info = _loaded(ssl.PROTOCOL_TLS_CLIENT, self.cert, self.key, self.ca)[1]
+        servers = [
+            _as_server(self._filled(ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)), require_client=require)
+            for _, require in self._servers
+        ]
+        clients = [_as_client(self._filled(ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT))) for _ in self._clients]
+        for (context, _), server in zip(self._servers, servers, strict=True):
+            context.follow(server)
+        for context, client in zip(self._clients, clients, strict=True):
+            context.follow(client)
+        self.info = info
+        return info
 
-    def _keep(self, context: ssl.SSLContext) -> ssl.SSLContext:
-        self._contexts.append(context)
+    def _filled(self, context: C) -> C:
+        _fill(context, self.cert, self.key, self.ca)
         return context
+
+
+class _Followed(ssl.SSLContext):
+    """A context whose connections are made by the newest one: what a context trusts cannot be taken back."""
+
+    _newest: ssl.SSLContext | None = None
+    _protocols: tuple[str, ...] = ()
+
+    def follow(self, newest: ssl.SSLContext) -> None:
+        if self._protocols:
+            newest.set_alpn_protocols(self._protocols)
+        self._newest = newest
+
+    def set_alpn_protocols(self, alpn_protocols: Iterable[str]) -> None:
+        self._protocols = tuple(alpn_protocols)
+        super().set_alpn_protocols(self._protocols)
+
+    def wrap_bio(self, *args: Any, **named: Any) -> ssl.SSLObject:
+        newest = self._newest
+        return super().wrap_bio(*args, **named) if newest is None else newest.wrap_bio(*args, **named)
 
 
 def server_context(
@@ -188,11 +225,16 @@ def _fresh(
 def _loaded(
     protocol: int, cert: Path | str, key: Path | str, ca: Path | str
 ) -> tuple[ssl.SSLContext, CertificateInfo]:
+    context = ssl.SSLContext(protocol)
+    return context, _fill(context, cert, key, ca)
+
+
+def _fill(context: ssl.SSLContext, cert: Path | str, key: Path | str, ca: Path | str) -> CertificateInfo:
     pem = _read(cert, "certificate")
     _read(key, "key")
     trusted = _read(ca, "CA")
-    context = ssl.SSLContext(protocol)
     context.minimum_version = ssl.TLSVersion.TLSv1_3
+    context.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN
     info = shown_by(cert, key, ca) or _described(pem, cert)
     try:
         context.load_cert_chain(cert, key)
@@ -204,7 +246,7 @@ def _loaded(
         context.load_verify_locations(cadata=trusted.decode("ascii", "replace"))
     except ssl.SSLError as fault:
         raise TlsFault(f"{ca} holds no CA certificate", hint="join again, or restore the file") from fault
-    return context, info
+    return info
 
 
 def _described(pem: bytes, cert: Path | str) -> CertificateInfo:

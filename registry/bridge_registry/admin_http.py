@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 
 import msgspec
 from prometheus_client import CollectorRegistry, generate_latest
@@ -11,6 +11,7 @@ from prometheus_client.registry import Collector
 
 from bridge_core.admin_access import refusal
 from bridge_core.http1 import Exchange
+from bridge_core.identity.expiry_rules import Expiry
 from bridge_registry.publication.publisher import Publisher
 
 
@@ -66,9 +67,17 @@ class RegistryFigures(Collector):
         publisher: Has most of them.
         leads: Whether this registry leads.
         foreign: Whether the store is not the one that the mesh lived in.
+        lives: When each of the registry's certificates ends.
     """
 
-    def __init__(self, publisher: Publisher, leads: Callable[[], bool], foreign: Callable[[], bool]) -> None:
+    def __init__(
+        self,
+        publisher: Publisher,
+        leads: Callable[[], bool],
+        foreign: Callable[[], bool],
+        lives: Callable[[], Iterable[Expiry]],
+    ) -> None:
+        self._lives = lives
         self._foreign = foreign
         self._publisher = publisher
         self._leads = leads
@@ -99,3 +108,14 @@ class RegistryFigures(Collector):
         }
         for name, (text, value) in figures.items():
             yield GaugeMetricFamily(f"bridge_registry_{name}", text, value=value)
+        ends = GaugeMetricFamily(
+            "bridge_certificate_expires_seconds",
+            "Unix time of the end of the first certificate of a kind that ends.",
+            labels=["kind"],
+        )
+        first: dict[str, float] = {}
+        for one in self._lives():
+            first[one.kind] = min(one.ends, first.get(one.kind, one.ends))
+        for kind, at in first.items():
+            ends.add_metric([kind], at)
+        yield ends

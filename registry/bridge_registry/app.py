@@ -26,7 +26,7 @@ from bridge_core.store.endpoints import Endpoints, StoreTiming
 from bridge_core.store.etcd import EtcdStore
 from bridge_core.systemd.notify import Notifier
 from bridge_core.tls import TlsIdentity
-from bridge_registry import upkeep
+from bridge_registry import audit
 from bridge_registry.admin_http import AdminApp, Readiness, RegistryFigures
 from bridge_registry.clients.admin_desk import AdminDesk
 from bridge_registry.clients.certifier import Certifier
@@ -34,7 +34,10 @@ from bridge_registry.clients.client_desk import ClientDesk
 from bridge_registry.clients.mesh_secrets import MeshSecrets
 from bridge_registry.clients.role_rules import role_of
 from bridge_registry.election import Election
+from bridge_registry.enrolment.authority_desk import AuthorityDesk
+from bridge_registry.enrolment.authority_keeper import AuthorityKeeper
 from bridge_registry.enrolment.enroller import Enroller
+from bridge_registry.enrolment.nonces import Nonces
 from bridge_registry.enrolment.pki_files import GUARD_USER, REGISTRY_USER, Ensured
 from bridge_registry.enrolment.store_access import EtcdAccess, OpenAccess, StoreAccess
 from bridge_registry.enrolment.token_desk import TokenDesk
@@ -49,6 +52,7 @@ from bridge_registry.records import Candidate
 from bridge_registry.restore import Restorer
 from bridge_registry.rollouts.controller import RolloutController
 from bridge_registry.rpc.admin_service import AdminService, Standing
+from bridge_registry.rpc.authority_service import AuthorityService
 from bridge_registry.rpc.clients_service import ClientsService
 from bridge_registry.rpc.enrolment_service import EnrolmentService
 from bridge_registry.rpc.gate import Gate
@@ -62,6 +66,7 @@ from bridge_registry.traffic.directory_watch import DirectoryWatch
 from bridge_registry.upkeep import Upkeep
 from bridge_wire.v1 import quota_pb2_grpc
 from bridge_wire.v1 import registry_pb2_grpc as rpc
+from bridge_wire.v1.authority_pb2_grpc import add_AuthorityServicer_to_server
 from bridge_wire.v1.clients_pb2_grpc import add_ClientsServicer_to_server
 from bridge_wire.v1.policy_pb2_grpc import add_PoliciesServicer_to_server
 
@@ -112,7 +117,8 @@ class Registry:
         self._stop = asyncio.Event()
         self._store = store
         cert, key = settings.pki.pair("registry")
-        self._identity = TlsIdentity(cert, key, settings.pki.ca)
+        self._identity = TlsIdentity(cert, key, settings.pki.issuers)
+        self._keeper = AuthorityKeeper(settings.pki, ensured, settings.all_hosts, self._identity)
         domain = ensured.trust_domain
         own = Candidate(settings.name, settings.advertised, settings.advertised_guards)
         self._election = Election(store, keyspace.LEADER, msgspec.json.encode(own), LEADER_TTL_S)
@@ -120,36 +126,46 @@ class Registry:
         self._leadership = Leadership(self._election, own, time.monotonic, self._memory.check)
         fence = self._leadership.fence
         secrets = self._secrets = MeshSecrets(store, ensured.sealer, fence)
-        file = SnapshotFile(settings.snapshot_file, ensured.sealer, now=time.time)
-        self.publisher = Publisher(store, self._election, domain, file, self._memory, secrets=secrets)
+        self.publisher = Publisher(
+            store,
+            self._election,
+            domain,
+            SnapshotFile(settings.snapshot_file, ensured.sealer, now=time.time),
+            self._memory,
+            on_authorities=self._keeper.take,
+            secrets=secrets,
+        )
         table, hub = self.publisher.table, self.publisher.hub
         self._front = TlsFront(settings.state_dir / "sockets")
         gate = Gate(self._front.caller, domain, table.is_revoked, lambda name: role_of(name, table.admins))
+        nonces = Nonces(time.monotonic)
+        self._audit = audit.log_of(settings.state_dir, domain, settings.name, lambda: hub.current)
+        self._cosigning, self._links = audit.cosigning_of(
+            self._audit, self._identity, domain, lambda: hub.current
+        )
         enroller = Enroller(
             store=store,
-            authority=ensured.authority,
+            signer=self._keeper,
             trust_domain=domain,
             directory=table,
             certificate_ttl_s=lambda: table.mesh_spec.certificate_ttl if table.mesh_spec else 86_400.0,
+            renewal_grace_s=lambda: table.mesh_spec.security.renewal_grace if table.mesh_spec else 0.0,
+            nonces=nonces,
             fence=fence,
             clock=time.time,
         )
         self._config = ConfigDesk(store, domain, fence, time.time)
         load = LoadReports()
-        founding = {
-            keyspace.CA_CERTIFICATE: ensured.authority.pem,
-            keyspace.CA_SEALED_KEY: settings.pki.sealed_key.read_bytes(),
-        }
         restorer = Restorer(
             store=store,
             memory=self._memory,
             records=lambda: table.records,
             access=access,
-            founding=founding,
+            authorities=lambda: self._keeper.authorities,
             fence=self._leadership.office_fence,
         )
         self.rollouts = RolloutController(store, self._leadership, table, load, lambda: hub.current)
-        certifier = Certifier(store, ensured.authority, domain, time.time)
+        certifier = Certifier(store, self._keeper, domain, time.time)
         clients = ClientDesk(
             store=store,
             secrets=secrets,
@@ -168,12 +184,18 @@ class Registry:
         self._policies = PoliciesService(gate, table, hub, domain, time.time)
         self._services = (
             EnrolmentService(
-                gate, enroller, hub, settings.advertised_guards, trust_domain=domain, clock=time.time
+                gate,
+                enroller,
+                hub,
+                settings.advertised_guards,
+                trust_domain=domain,
+                nonces=nonces,
+                clock=time.time,
             ),
             MeshService(gate, enroller, hub, load, self._leadership.check_serving),
             AdminService(
                 gate=gate,
-                tokens=TokenDesk(store, ensured.authority.pin, fence, time.time),
+                tokens=TokenDesk(store, lambda: self._keeper.pin, fence, time.time),
                 config=self._config,
                 enroller=enroller,
                 rollouts=self.rollouts,
@@ -184,11 +206,22 @@ class Registry:
                 trust_domain=domain,
                 fence=fence,
                 standing=self._standing,
+                lives=lambda: self._keeper.lives,
                 restorer=restorer,
             ),
             QuotaService(gate, self.quotas),
             QuotaAdminService(gate, self.quotas),
         )
+        authorities = AuthorityDesk(
+            store=store,
+            keeper=self._keeper,
+            # Who reports no more may trust less by now.
+            trusts=lambda: {name: one.trusts for name, one in load.nodes.items() if one.at > 0.0},
+            trust_domain=domain,
+            fence=fence,
+            clock=time.time,
+        )
+        self._authority_service = AuthorityService(gate, authorities, self._keeper)
         self.mesh_config_watch = (
             DirectoryWatch(settings.mesh_config, self._config, self._leadership.leads)
             if settings.mesh_config is not None
@@ -198,8 +231,7 @@ class Registry:
             store,
             self._leadership,
             access,
-            ensured.authority,
-            founding=founding,
+            lambda: self._keeper.authorities,
             mesh_id=lambda: self._memory.mesh_id,
             secrets=secrets,
         )
@@ -214,10 +246,12 @@ class Registry:
         Raises:
             Fatal: a port is taken, or the store belongs to another mesh.
         """
-        server = grpc.aio.server(options=_GRPC_OPTIONS)
+        recording = audit.AuditInterceptor(self._audit, self._front.caller, self.settings.name)
+        server = grpc.aio.server(interceptors=[recording], options=_GRPC_OPTIONS)
         rpc.add_EnrolmentServicer_to_server(self._services[0], server)  # type: ignore[no-untyped-call]  # generated
         rpc.add_MeshServicer_to_server(self._services[1], server)  # type: ignore[no-untyped-call]  # generated
         rpc.add_AdminServicer_to_server(self._services[2], server)  # type: ignore[no-untyped-call]  # generated
+        add_AuthorityServicer_to_server(self._authority_service, server)  # type: ignore[no-untyped-call]  # generated
         add_ClientsServicer_to_server(self._clients, server)  # type: ignore[no-untyped-call]  # generated
         quota_pb2_grpc.add_QuotasServicer_to_server(self._services[3], server)  # type: ignore[no-untyped-call]  # generated
         quota_pb2_grpc.add_QuotaAdminServicer_to_server(self._services[4], server)  # type: ignore[no-untyped-call]  # generated
@@ -228,7 +262,10 @@ class Registry:
             await server.start()
             await self._front.serve(*self.settings.grpc, self._identity.server(require_client=False))
             figures = RegistryFigures(
-                self.publisher, self._leadership.leads, lambda: bool(self._memory.foreign)
+                self.publisher,
+                self._leadership.leads,
+                lambda: bool(self._memory.foreign),
+                lambda: self._keeper.lives,
             )
             app = AdminApp(figures, self._readiness, socket.gethostname())
             host, port = self.settings.admin
@@ -242,19 +279,20 @@ class Registry:
             self.publisher.hub.close()  # streams end by themselves; gRPC would cancel them noisily
             await server.stop(_GRACE_S)
             await self._front.close()
+            await self._links.close()
 
     async def _work(self) -> None:
         async with asyncio.TaskGroup() as group:
             tasks = [
                 group.create_task(_persist("election", self._election.run)),
                 group.create_task(_persist("publication", self.publisher.run)),
+                group.create_task(_kept("audit", self._audit.run)),
+                group.create_task(_kept("cosigning", self._cosigning.run)),
                 group.create_task(self._upkeep.run()),
                 group.create_task(self.rollouts.run(), name="rollouts"),
                 group.create_task(self._key_sets.run(), name="key-sets"),
                 group.create_task(self.quotas.run(), name="quotas"),
-                group.create_task(
-                    upkeep.renew_own_certificates(self.settings.pki, self.settings.all_hosts, self._identity)
-                ),
+                group.create_task(self._keeper.run(), name="own-certificates"),
             ]
             if self.mesh_config_watch is not None:
                 tasks.append(group.create_task(self.mesh_config_watch.run()))
@@ -278,6 +316,9 @@ class Registry:
         )
 
     def _concerns(self) -> Iterator[str]:
+        yield from self._keeper.concerns()
+        yield from self._audit.concerns()
+        yield from self._cosigning.concerns()
         if self._memory.foreign:
             yield f"{self._memory.foreign}; nothing is written or published until then: {HINT}"
         since = self.publisher.table.unguarded_since
@@ -366,6 +407,16 @@ async def _announce(registry: Registry, notifier: Notifier) -> None:
         write_atomically(settings.ready_file, msgspec.json.encode(where))
     notifier.tell("READY=1")
     await notifier.keep_alive()
+
+
+async def _kept(what: str, work: Callable[[], Awaitable[None]]) -> None:
+    # The registry's own work does not end because something beside it did.
+    while True:
+        try:
+            await work()
+        except Exception:  # the task's root
+            log.exception("task_failed", task=what)
+        await asyncio.sleep(_RETRY_S)
 
 
 async def _persist(what: str, work: Callable[[], Awaitable[None]]) -> None:

@@ -25,6 +25,8 @@ from bridge_registry.options import GUARD_PORT, RegistryOptions
 app = program("The registry: the mesh's CA, its members, its config, and the snapshots of all that.")
 app.add_typer(service_commands.group, name="service")
 app.add_typer(seal_commands.group, name="seal")
+authorities = typer.Typer(help="The mesh's CAs, as this registry has them.", no_args_is_help=True)
+app.add_typer(authorities, name="ca")
 StateDir = Annotated[Path, typer.Option("--state-dir", help="Where keys and the last snapshot are kept.")]
 Name = Annotated[
     str,
@@ -90,6 +92,24 @@ def init(
     ensured = guarded(settings.ensure_pki)
     made = ", ".join(ensured.written) or "nothing: all is there"
     typer.echo(f"mesh {ensured.trust_domain}: made {made} in {settings.pki.folder}")
+
+
+@authorities.command("export-root")
+def export_root(
+    *,
+    out: Annotated[Path, typer.Option("--out", help="A new file, which then has the only copy of the key.")],
+    state_dir: StateDir = _STATE,
+    name: Name = _NAME,
+    seal_key: SealKey = None,
+) -> None:
+    """Takes the root's key away from this registry, to be kept offline: all goes on without it."""
+    from bridge_registry.enrolment.pki_files import take_root_away
+
+    keep_memory_private()
+    source = guarded(lambda: key_source(seal_key))
+    pki = Pki(state_dir / "pki", guarded(lambda: check_node_name(name)), source)
+    guarded(lambda: take_root_away(pki, out))
+    typer.echo(f"the root's key and certificate are in {out}, and the key is nowhere else: keep it offline")
 
 
 @app.command("run")

@@ -7,11 +7,13 @@ from typing import Final, TypeVar
 import msgspec
 import zstandard
 
+from bridge_core import keyspace
 from bridge_core.clients import Admin, Client
 from bridge_core.decoding import Undecodable, decode_json
 from bridge_core.errors import BridgeError
 from bridge_core.snapshot import Node
 from bridge_core.store.api import KeyValue
+from bridge_registry.enrolment.authority_rules import Authorities
 
 T = TypeVar("T", bound=msgspec.Struct)
 
@@ -48,6 +50,7 @@ class TokenRecord(msgspec.Struct, frozen=True, omit_defaults=True):
     created_by: str = ""
     revoked: bool = False
     dns_names: tuple[str, ...] = ()
+    root: str = ""  # the pin that it names
 
 
 class NodeRecord(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -64,6 +67,7 @@ class NodeRecord(msgspec.Struct, frozen=True, omit_defaults=True):
         token: Id of the token it joined with.
         key: SHA-256 of its public key: recognises a repeated Join whose answer was lost.
         dns_names: Host names that its certificates may carry, from its token.
+        issuer: The pin of the CA that signed its current certificate.
     """
 
     name: str
@@ -76,6 +80,7 @@ class NodeRecord(msgspec.Struct, frozen=True, omit_defaults=True):
     token: str = ""
     key: str = ""
     dns_names: tuple[str, ...] = ()
+    issuer: str = ""
 
     def public(self) -> Node:
         """What every agent is told about it."""
@@ -83,11 +88,19 @@ class NodeRecord(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 class SerialRecord(msgspec.Struct, frozen=True, omit_defaults=True):
-    """A certificate that was issued; under `ca/revoked/` one that is no longer accepted."""
+    """A certificate that was issued; under `ca/revoked/` one that is no longer accepted.
+
+    Attributes:
+        identity: Whose.
+        expires: Unix seconds.
+        reason: Why it is no longer accepted.
+        issuer: The pin of the CA that signed it.
+    """
 
     identity: str
     expires: float
     reason: str = ""
+    issuer: str = ""
 
 
 class ClientRecord(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -172,6 +185,18 @@ class RevisionRecord(msgspec.Struct, frozen=True, omit_defaults=True):
     diff: str = ""
     documents: dict[str, str] = {}
     restores: int = 0
+
+
+def decode_authorities(raw: bytes, where: str = keyspace.AUTHORITIES) -> Authorities:
+    """The mesh's CAs.
+
+    Raises:
+        RecordFault: they do not decode, or are not as `authority_rules` has them.
+    """
+    found = decode(KeyValue(where, raw, 0, 0), Authorities)
+    if not found.sound:
+        raise RecordFault(f"{where} does not say which CA issues")
+    return found
 
 
 def encode(record: msgspec.Struct) -> bytes:

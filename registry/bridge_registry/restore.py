@@ -15,9 +15,10 @@ import structlog
 from bridge_core import keyspace
 from bridge_core.errors import Unavailable
 from bridge_core.store.api import Delete, KeyValue, Op, Put, Store, StoreRefused, Unchanged
+from bridge_registry.enrolment.authority_rules import Authorities
 from bridge_registry.enrolment.store_access import StoreAccess
 from bridge_registry.membership import store_identity_rules as rules
-from bridge_registry.records import ConfigRecord, RecordFault, encode, unpack
+from bridge_registry.records import ConfigRecord, RecordFault, decode_authorities, encode, unpack
 from bridge_registry.store_memory import StoreMemory, identity_of
 
 log = structlog.get_logger()
@@ -47,7 +48,7 @@ class Restorer:
         memory: Says what is wrong with it.
         records: Gives the records that the mesh had.
         access: etcd's access control.
-        founding: The CA's records.
+        authorities: Gives the mesh's CAs, as this registry has them.
         fence: Gives the condition under which the leader may write, whatever store it is.
     """
 
@@ -58,14 +59,14 @@ class Restorer:
         memory: StoreMemory,
         records: Callable[[], Mapping[str, bytes]],
         access: StoreAccess,
-        founding: Mapping[str, bytes],
+        authorities: Callable[[], Authorities],
         fence: Callable[[], Unchanged],
     ) -> None:
         self._store = store
         self._memory = memory
         self._records = records
         self._access = access
-        self._founding = dict(founding)
+        self._authorities = authorities
         self._fence = fence
 
     async def restore(self, *, accept_store: bool, author: str) -> Restored:
@@ -88,13 +89,13 @@ class Restorer:
         await self._access.prepare()
         listing = await self._store.list(keyspace.ROOT)
         there = {item.key: item for item in listing.items}
-        ca = there.get(keyspace.CA_CERTIFICATE)
-        if ca is not None and ca.value != self._founding[keyspace.CA_CERTIFICATE]:
+        kept, own = there.get(keyspace.AUTHORITIES), self._authorities()
+        if kept is not None and not decode_authorities(kept.value).roots.keys() & own.roots.keys():
             raise StoreRefused("this etcd belongs to a mesh with another CA", hint="point --etcd elsewhere")
         done = Restored(reason or "nothing that this registry could see")
         if not accept_store:
             done = await self._put_back(reason, there)
-        await self._commit([Put(key, value) for key, value in self._founding.items()])
+        await self._commit([Put(keyspace.AUTHORITIES, encode(own))])
         record = rules.restored(known, identity_of(listing))
         await self._commit([Put(keyspace.STORE, encode(record))])
         log.warning(

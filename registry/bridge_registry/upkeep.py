@@ -1,4 +1,4 @@
-"""What a registry does from time to time: found the mesh in etcd, clear away what ended, renew."""
+"""What a registry does from time to time: found the mesh in etcd, clear away what ended."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import asyncio
 import os
 import random
 import time
-from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from typing import Final
 
 import msgspec
@@ -15,22 +15,18 @@ import structlog
 from bridge_core import keyspace
 from bridge_core.backoff import Backoff
 from bridge_core.errors import BridgeError, Fatal, Unavailable
-from bridge_core.identity import certificates as x509
 from bridge_core.store.api import Delete, KeyValue, Put, Store, Unchanged
-from bridge_core.tls import TlsIdentity
 from bridge_registry.clients.mesh_secrets import MeshSecrets
-from bridge_registry.enrolment import pki_files
-from bridge_registry.enrolment.pki_files import Pki
+from bridge_registry.enrolment.authority_rules import Authorities
 from bridge_registry.enrolment.store_access import StoreAccess
 from bridge_registry.leadership import Leadership
 from bridge_registry.membership.store_identity_rules import StoreRecord
-from bridge_registry.records import RecordFault, decode, encode
+from bridge_registry.records import RecordFault, decode, decode_authorities, encode
 
 log = structlog.get_logger()
 
 _TOKEN_REMEMBERED_S: Final = 86_400.0  # so that a late use is told that the token was used or expired
 _CLEAR_EVERY_S: Final = 600.0
-_RENEW_EVERY_S: Final = 3_600.0
 _FIRST_RETRY_S: Final = 0.05
 _RETRY_S: Final = 1.0
 _BATCH: Final = 100  # operations of one etcd transaction
@@ -60,8 +56,7 @@ class Upkeep:
         store: etcd.
         leadership: Only the leader writes.
         access: etcd's access control.
-        authority: The open CA.
-        founding: What every store of the mesh holds: the CA's certificate and its sealed key.
+        authorities: Gives the mesh's CAs, which every store of the mesh holds.
         mesh_id: Gives the mesh's own id in every store, once it has one.
         secrets: Made with the mesh.
     """
@@ -71,17 +66,15 @@ class Upkeep:
         store: Store,
         leadership: Leadership,
         access: StoreAccess,
-        authority: x509.Authority,
+        authorities: Callable[[], Authorities],
         *,
-        founding: Mapping[str, bytes],
         mesh_id: Callable[[], str],
         secrets: MeshSecrets,
     ) -> None:
         self._store = store
         self._leadership = leadership
         self._access = access
-        self._authority = authority
-        self._founding = dict(founding)
+        self._authorities = authorities
         self._mesh_id = mesh_id
         self._secrets = secrets
 
@@ -99,15 +92,15 @@ class Upkeep:
             await asyncio.sleep(_CLEAR_EVERY_S)
 
     async def _found(self) -> None:
-        kept = await self._store.get(keyspace.CA_CERTIFICATE)
-        if kept is not None and kept.value != self._authority.pem:
+        kept = await self._store.get(keyspace.AUTHORITIES)
+        own = self._authorities()
+        if kept is None:
+            await self._add(keyspace.AUTHORITIES, [Put(keyspace.AUTHORITIES, encode(own))])
+        elif not decode_authorities(kept.value).roots.keys() & own.roots.keys():
             raise Fatal(
                 "this etcd belongs to a mesh with another CA",
                 hint="point --etcd elsewhere, or bring pki/ of that mesh's registry",
             )
-        if kept is None:
-            ops = [Put(key, value) for key, value in self._founding.items()]
-            await self._add(keyspace.CA_CERTIFICATE, ops)
         if await self._store.get(keyspace.STORE) is None:
             record = StoreRecord(self._mesh_id() or os.urandom(16).hex())
             await self._add(keyspace.STORE, [Put(keyspace.STORE, encode(record))])
@@ -144,17 +137,3 @@ class Upkeep:
                     log.warning("upkeep_waits", step=getattr(step, "__name__", ""), reason=str(fault))
                     said = str(fault)
                 await asyncio.sleep(backoff.next_s())
-
-
-async def renew_own_certificates(pki: Pki, hosts: Iterable[str], identity: TlsIdentity) -> None:
-    """Renews the registry's, etcd's and the first admin's certificates when due, until cancelled."""
-    names = list(hosts)
-    while True:
-        await asyncio.sleep(_RENEW_EVERY_S)
-        try:
-            written = pki_files.ensure(pki, None, names, now=time.time()).written
-            if written:
-                identity.reload()
-                log.info("own_certificates_renewed", which=written)
-        except BridgeError as fault:
-            log.error("own_certificates_not_renewed", reason=str(fault))

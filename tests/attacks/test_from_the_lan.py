@@ -48,7 +48,9 @@ print("ollama", "".join(one.message.content for one in ollama.chat(model, ask, o
 print("list", model in [one.model for one in ollama.list().models])
 said = openai.OpenAI().chat.completions.create(model=model, messages=ask, temperature=0, max_tokens=16)
 print("openai", said.choices[0].message.content)
-said = anthropic.Anthropic().messages.create(model=model, messages=ask, temperature=0, max_tokens=16)
+said = anthropic.Anthropic().messages.create(
+    model=model, messages=ask, max_tokens=16, extra_body={"temperature": 0}
+)
 print("anthropic", said.content[0].text)
 """
 CALL = """
@@ -230,14 +232,14 @@ def test_an_older_tls_is_refused(lan: Lan) -> None:
     assert "SSL" in lan.raw(version="TLSv1_2") or "Reset" in lan.raw(version="TLSv1_2")
 
 
-@pytest.mark.parametrize("which", ["foreign", "expired", "for a node"])
+@pytest.mark.parametrize("which", ["foreign", "expired", "nobody's"])
 def test_a_certificate_that_does_not_count_is_refused(lan: Lan, which: str) -> None:
     now, domain = time.time(), "bridge.local"
     own = open_authority(Pki(lan.state / "registry" / "pki", "test"))
     authority = x509.create_authority(domain, now=now, ttl_s=600) if which == "foreign" else own
     key = x509.generate_key()
     made = now - 7200 if which == "expired" else now
-    identity = SpiffeId(domain, "node" if which == "for a node" else "client", "alice")
+    identity = SpiffeId(domain, "client", "bob" if which == "nobody's" else "alice")
     leaf = x509.issue(authority, key.public_key(), identity, now=made, ttl_s=600)
     cert, private = lan.other / "bad.pem", lan.other / "bad.key"
     cert.write_bytes(x509.to_pem(leaf) + authority.pem)

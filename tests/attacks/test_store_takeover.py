@@ -122,7 +122,7 @@ ATTACKS: dict[str, Attack] = {
     "wipe": kv("DeleteRange", pb.DeleteRangeRequest(key=b"\0", range_end=b"\0")),
     "wipe in a transaction": write(WIPE),
     "read everything": kv("Range", pb.RangeRequest(key=b"\0", range_end=b"\0")),
-    "read the CA's key": kv("Range", pb.RangeRequest(key=b"/bridge/v1/ca/key")),
+    "read the CA's key": kv("Range", pb.RangeRequest(key=b"/bridge/v1/ca/authorities")),
     "read in a transaction": write(READ),
     "watch everything": watch,
     "compact": kv("Compact", pb.CompactionRequest(revision=2, physical=True)),
@@ -154,6 +154,22 @@ ATTACKS: dict[str, Attack] = {
     "send rubbish": lambda c, *_: c.unary_unary("/etcdserverpb.KV/Txn")(b"\xff" * 64, timeout=5),
     "send too much": kv("Txn", txn(put(MEMBER), put(b"x" * 2_000_000))),
 }
+
+
+# What registries keep of identities, keys and money: no node reads or writes any of it.
+def put_at(key: str) -> Attack:
+    def attack(channel: grpc.aio.Channel, own: int, others: int) -> Awaitable[Any]:
+        request = pb.PutRequest(key=key.encode(), value=b"{}", lease=own)
+        return write(pb.RequestOp(request_put=request))(channel, own, others)
+
+    return attack
+
+
+for prefix in ("ca/", "tokens/", "clients/", "secrets/", "keysets/", "admins/", "usage/", "nodes/", "config"):
+    at = f"/bridge/v1/{prefix}"
+    ATTACKS[f"read {prefix}"] = kv("Range", pb.RangeRequest(key=at.encode(), range_end=b"/c"))
+    ATTACKS[f"read one of {prefix}"] = kv("Range", pb.RangeRequest(key=f"{at}one".encode()))
+    ATTACKS[f"write one of {prefix}"] = put_at(f"{at}one")
 
 
 class Scene:

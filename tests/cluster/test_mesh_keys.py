@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
-import time
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import ollama
 import openai
 import pytest
 
 from tests.cluster.mesh_bed import ASK, GREEDY, NODES, TALKER, Mesh
+from tests.support import eventually
 
 pytestmark = [pytest.mark.cluster, pytest.mark.etcd, pytest.mark.llamacpp]
 
@@ -21,14 +22,12 @@ def https(mesh: Mesh, node: str) -> str:
     return f"https://{host}:{port}"
 
 
-def within(seconds: float, predicate: Any) -> None:
-    end = time.monotonic() + seconds
-    while not predicate():
-        assert time.monotonic() < end
-        time.sleep(0.02)
+async def within(seconds: float, predicate: Callable[[], bool]) -> None:
+    """Waits for what asks a mesh, off the loop."""
+    await eventually(lambda: asyncio.to_thread(predicate), seconds)
 
 
-def test_a_client_with_a_key_and_a_certificate(
+async def test_a_client_with_a_key_and_a_certificate(
     mesh: Mesh, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     out = tmp_path / "anna"
@@ -60,31 +59,33 @@ def test_a_client_with_a_key_and_a_certificate(
         return "Paris" in answer.choices[0].message.content
 
     for node in NODES:
-        within(5.0, lambda node=node: works(node))
+        await within(5.0, lambda node=node: works(node))
     monkeypatch.setenv("OLLAMA_API_KEY", key)
     with ollama.Client(host=https(mesh, "node2")) as client:
         assert "Paris" in client.chat(TALKER, messages=ASK, options=GREEDY).message.content
 
     shown = json.loads(mesh.run("client", "show", "anna", "--json").stdout)
     assert (shown["groups"], shown["attributes"]) == (["staff"], {"department": "finance"})
-    within(5.0, lambda: json.loads(mesh.run("client", "show", "anna", "--json").stdout)["lastUsedUnix"] > 0)
+    await within(
+        5.0, lambda: json.loads(mesh.run("client", "show", "anna", "--json").stdout)["lastUsedUnix"] > 0
+    )
     assert "anna" in mesh.run("client", "list").stdout
     rotated = json.loads(mesh.run("client", "rotate", "anna", "--overlap", "0s", "--json").stdout)["key"]
-    within(2.0, lambda: not works("node1"))
+    await within(2.0, lambda: not works("node1"))
     key = rotated
-    within(2.0, lambda: works("node1"))
+    await within(2.0, lambda: works("node1"))
     mesh.run("client", "block", "anna")
-    within(2.0, lambda: not any(works(node) for node in NODES))
+    await within(2.0, lambda: not any(works(node) for node in NODES))
     mesh.run("client", "unblock", "anna")
-    within(2.0, lambda: works("node3"))
+    await within(2.0, lambda: works("node3"))
     mesh.run("client", "delete", "anna")
-    within(2.0, lambda: not any(works(node) for node in NODES))
+    await within(2.0, lambda: not any(works(node) for node in NODES))
     for name, text in mesh.logs().items():
         assert key[17:] not in text, name
         assert made["key"][17:] not in text, name
 
 
-def test_keys_are_known_after_a_restart_without_any_registry(
+async def test_keys_are_known_after_a_restart_without_any_registry(
     harmed_mesh: Mesh, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     mesh = harmed_mesh
@@ -100,14 +101,14 @@ def test_keys_are_known_after_a_restart_without_any_registry(
         except openai.APIError:
             return False
 
-    within(5.0, works)
+    await within(5.0, works)
     secrets = mesh.state / "node1" / "secrets.sealed"
     assert secrets.stat().st_mode & 0o777 == 0o600
     with mesh.stopped("registry"):
         mesh.kill("node1")
         alone = mesh.start("node1")
         try:
-            within(30.0, works)
+            await within(30.0, works)
         finally:
             alone.terminate()
             alone.wait(60)

@@ -170,7 +170,12 @@ def test_a_refusal_of_the_leader_is_told_and_not_tried_twice(registries: list[Re
 
 
 def test_a_mesh_in_order_is_told_in_some_lines(registries: list[Registry]) -> None:
-    registries[0].answer = status(nodes=[node("n1"), node("n2", state="drained")])
+    now = int(time.time())
+    lives = [
+        wire.CertificateLife(kind="root", name="0a1b", ends_unix=now + 25 * 3600 + 60),
+        wire.CertificateLife(kind="registry", name="r1", ends_unix=now + 6 * 3600 + 60),
+    ]
+    registries[0].answer = status(nodes=[node("n1"), node("n2", state="drained")], certificates=lives)
     set_context("lab", registries[0])
     ended = bridgectl("status")
     assert ended.exit_code == 0, ended.output
@@ -181,6 +186,8 @@ def test_a_mesh_in_order_is_told_in_some_lines(registries: list[Registry]) -> No
         "nodes      2: 1 serving, 1 drained",
         "versions   1.0 on 2",
         "identities valid for 22 h or more (n1 ends first)",
+        "ends in    registry r1 6 h, root 0a1b 25 h",
+        "you        your certificate is valid for 9 min",
         "models     tiny:latest on n1, n2",
     ]
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from bridge_agent.records import audited
+from bridge_agent.audit.rendering import audited
 from bridge_core.http1 import Exchange
 from bridge_core.snapshot import Backend, Route
 from tests.contract.gateway_bed import mesh
@@ -71,7 +71,7 @@ async def test_a_route_and_its_backend_are_named_in_header_metric_audit_and_expl
     async with mesh(tmp_path, {"a": RecordedEngine(("other",)), "b": engine}) as bed:
         node = bed[entry]
         records: list[object] = []
-        node.gateway.on_record(lambda record: records.append(audited(record)))
+        node.gateway.on_record(lambda record, _: records.append(audited(record, 0.0)))
         plain = await node.infer()
         assert not {b"x-bridge-route", b"x-bridge-backend"} & {name for name, _ in plain.headers.pairs}
         bed.publish(route__chat=Route("chat", (Backend(MODEL),)))

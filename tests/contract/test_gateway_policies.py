@@ -8,8 +8,10 @@ from typing import Any
 import msgspec
 import pytest
 
+from bridge_agent.gateway.grpc_adapter.in_process import InProcessExchange
 from bridge_core.config import access_policy, load
 from bridge_core.config.documents import ModelAccessPolicyDocument
+from bridge_core.http1 import Headers, Request
 from bridge_core.policy.statements import AccessPolicy, Condition
 from bridge_core.security_settings import SecuritySettings
 from bridge_core.snapshot import Backend, Node, Route, Snapshot, Version, encode_entry
@@ -154,7 +156,23 @@ async def test_the_record_names_the_rule_that_decided(tmp_path: Path) -> None:
             "spiffe://bed.local/client/ann",
             "finance-team-policy",
         )
-        assert bed.bed["a"].gateway.counters.refused["policy"] == 2
+        counters = bed.bed["a"].gateway.counters
+        assert (counters.denied, counters.shadowed) == ({"predict": 2}, {"later": 1})
+
+
+async def test_explain_shows_a_nodes_own_programs_no_request_for_a_closed_model(tmp_path: Path) -> None:
+    async with policy_mesh(tmp_path, two(RISK), guide()) as bed:
+        for model in (RISK, "smollm2:135m"):
+            body = {"model": model, "prompt": "x", "stream": False}
+            asked = await bed.ask(
+                "client/ann", "POST", "/api/generate", body, {"X-Request-Id": f"id-{model}"}
+            )
+            assert asked.status == 200
+            exchange = InProcessExchange(Request("GET", f"/explain?id=id-{model}".encode(), Headers([])))
+            await bed.bed["a"].gateway.explain(exchange)
+            with exchange.reader as reader:
+                hops = msgspec.json.decode(await reader.read(1 << 20))
+            assert len(hops) == (0 if model == RISK else 1)
 
 
 # -- the owner decides again

@@ -13,10 +13,13 @@ import ollama
 import openai
 import pytest
 
+from bridge_agent.gateway.config import ResumePolicy
 from bridge_agent.quotas.meter import Meter
 from bridge_agent.quotas.usage_rules import Use
 from bridge_core.quotas import Quota
+from bridge_core.snapshot import RoutePolicy
 from tests.contract.gateway_bed import Bed, mesh
+from tests.contract.resume_bed import PROMPT, WORDS, TalkingEngine
 from tests.fakes.recorded_engine import Fault, RecordedEngine, case
 from tests.support import eventually
 
@@ -280,3 +283,72 @@ async def test_a_model_that_nobody_has_costs_nothing(one: Metered) -> None:
     one.quota(requests=1)
     assert (await one.node.infer(stream=False, model="nope")).status == 404
     assert (await one.node.infer(stream=False)).status == 200
+
+
+async def test_unloading_a_model_everywhere_uses_and_holds_nothing(tmp_path: Path) -> None:
+    meters: dict[str, Meter] = {}
+    engines = {name: RecordedEngine((MODEL,)) for name in "ab"}
+    async with mesh(tmp_path, engines, meters=meters) as bed:
+        bed.publish(quota__q=Quota("q", requests=1, concurrency=1, window_s=HOUR))
+        for _ in range(3):
+            await bed["a"].ask("POST", "/api/generate", {"model": MODEL, "keep_alive": 0})
+        assert not list(meters["a"].book.cells)
+
+
+@pytest.mark.parametrize(
+    ("path", "more"),
+    [
+        ("/api/generate", {"prompt": "hi"}),
+        ("/api/chat", {}),
+        ("/v1/chat/completions", {"stream_options": {"include_usage": True}}),
+        ("/v1/chat/completions", {}),
+        ("/v1/responses", {"input": "hi"}),
+        ("/v1/messages", {"max_tokens": 99}),
+    ],
+)
+async def test_a_stream_that_goes_on_elsewhere_is_one_request_with_all_its_tokens(
+    tmp_path: Path, path: str, more: dict[str, Any]
+) -> None:
+    meters: dict[str, Meter] = {}
+    policy = ResumePolicy(stall_floor=1, patience=3.0, first_record=2.0)
+    engines = {name: TalkingEngine((MODEL,)) for name in "ab"}
+    async with mesh(tmp_path, engines, meters=meters, resume=policy) as bed:  # type: ignore[arg-type]  # as the others
+        bed.publish(quota__q=Quota("q", requests=9, prompt_tokens=9_999, output_tokens=9_999, concurrency=9))
+        faults = [Fault("cut", 3, 1)]
+        for engine in engines.values():
+            engine.faults = faults
+        answer = await bed["a"].infer(path, stream=True, **more)
+        assert answer.status == 200
+        assert not faults[0].times
+        (use,) = meters["a"].usage.uses.values()
+        assert use.requests == 1
+        stated = path != "/v1/chat/completions" or bool(more)
+        assert use.output_tokens == len(WORDS) if stated else abs(use.output_tokens - len(WORDS)) <= 2
+        if stated:
+            assert use.prompt_tokens == PROMPT
+        assert all(not cell.reserved for cell in meters["a"].book.cells)
+        assert not meters["b"].usage.uses
+
+
+async def test_a_hedged_and_a_retried_request_count_once(tmp_path: Path) -> None:
+    meters: dict[str, Meter] = {}
+    engines = {name: RecordedEngine((MODEL,)) for name in "abc"}
+    policy = RoutePolicy(hedge_after_s=0.01)
+    async with mesh(tmp_path, engines, meters=meters, policy=policy) as bed:
+        bed.publish(quota__q=Quota("q", requests=9, output_tokens=9_999, concurrency=9, window_s=HOUR))
+        slow = [Fault("", slow=True, times=1)]
+        for engine in engines.values():
+            engine.faults = slow
+            engine.release.clear()
+        asking = asyncio.create_task(bed["a"].infer(stream=False))
+        await eventually(lambda: bed["a"].gateway.counters.hedges == 1)
+        for engine in engines.values():
+            engine.release.set()
+        assert (await asking).status == 200
+        for engine in engines.values():
+            engine.faults = [Fault("died", times=1)]
+        assert (await bed["a"].infer(stream=False)).status == 200
+        await eventually(lambda: all(not cell.reserved for cell in meters["a"].book.cells))
+        (use,) = meters["a"].usage.uses.values()
+        tokens = recorded("chat", "non-stream")
+        assert (use.requests, use.prompt_tokens, use.output_tokens) == (2, 2 * tokens[0], 2 * tokens[1])

@@ -12,6 +12,8 @@ import grpc.aio
 import pytest
 
 from bridge_agent.gateway.config import ListenerKind
+from bridge_agent.quotas.meter import Meter
+from bridge_core.quotas import Quota
 from bridge_wire.v1.inference_pb2 import InferenceRequest
 from tests.contract.gateway_bed import Bed, mesh
 from tests.contract.grpc_bed import stub_of
@@ -115,6 +117,27 @@ async def test_a_deadline_that_no_clock_reaches_is_taken(stub: Any, seconds: flo
     assert (await stub.Predict(ask(), timeout=seconds)).done
     answers = [answer async for answer in stub.PredictStream(ask(CHAT, api="chat"), timeout=seconds)]
     assert answers[-1].done
+
+
+async def test_a_quota_that_is_used_up_is_an_exhausted_resource(tmp_path: Path) -> None:
+    (tmp_path / "mesh").mkdir()
+    meters: dict[str, Meter] = {}
+    async with mesh(tmp_path / "mesh", {"a": RecordedEngine(models=(MODEL,))}, meters=meters) as bed:
+        pipeline = bed["a"].gateway.http_app(ListenerKind.TLS)
+        async with stub_of(pipeline, tmp_path / "grpc") as stub:
+            await stub.Predict(ask(), timeout=20)  # without quotas, who is known is counted all the same
+            bed.publish(quota__q=Quota("q", requests=2, window_s=3600.0))
+            await stub.Predict(ask(), timeout=20)
+            assert [answer async for answer in stub.PredictStream(ask(CHAT, api="chat"))]
+            for call in (stub.Predict(ask(), timeout=20), read_into([], stub.PredictStream(ask()))):
+                with pytest.raises(grpc.aio.AioRpcError, match="quota q is used up") as over:
+                    await call
+                assert over.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+                hints = dict(over.value.trailing_metadata() or ())
+                assert int(hints["grpc-retry-pushback-ms"]) == int(hints["retry-after"]) * 1000 > 0
+        (use,) = meters["a"].usage.uses.values()
+        assert (use.requests, use.refused) == (3, 2)
+        assert [key.principal.partition("://")[0] for key in meters["a"].usage.uses] == ["spiffe"]
 
 
 async def test_a_deadline_reaches_the_engine_behind_the_peer(bed: Bed, stub: Any) -> None:

@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
 import random
+import shutil
+import subprocess
+import sys
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
 
@@ -18,12 +22,16 @@ from bridge_agent.membership.registry_client import RegistryClient
 from bridge_agent.quotas.leasing import QuotaLeasing
 from bridge_agent.quotas.meter import Meter, OverQuota, Ticket
 from bridge_agent.routing.view import MeshView
+from bridge_cli.etcd_ready import ready
 from bridge_core import keyspace
+from bridge_core.errors import Fatal
 from bridge_core.identity.principal import Principal
 from bridge_core.registry_channel import open_channel
+from bridge_core.store.api import Store
 from bridge_wire.v1 import quota_pb2 as pb
 from bridge_wire.v1 import registry_pb2 as admin_pb
 from bridge_wire.v1.quota_pb2_grpc import QuotaAdminStub
+from tests.contract.store.beds import Certificates, EtcdBed
 from tests.fakes.store import FakeEtcd, FakeStore
 from tests.registry_bed import Bed, Node, leading, make_settings, running
 from tests.support import eventually
@@ -53,6 +61,11 @@ class Agent:
         self.view = MeshView(node.name)
         self.meter = Meter(node.name, self.view)
         self.leasing = QuotaLeasing([RegistryClient(bed.address, state)], self.meter, random.Random(1))
+
+    def lease_from(self, *beds: Bed) -> None:
+        """Leases from whichever of these leads."""
+        registries = [RegistryClient(bed.address, self.state) for bed in beds]
+        self.leasing = QuotaLeasing(registries, self.meter, random.Random(1))
 
     def sees(self, bed: Bed | None = None) -> None:
         self.view.publish((bed or self.bed).registry.publisher.hub.current)
@@ -200,20 +213,44 @@ async def _equals(found: Any, value: int) -> bool:
     return False
 
 
+@pytest.fixture(params=["fake", "etcd"])
+async def client_of(request: Any, tmp_path: Path) -> AsyncIterator[Callable[[], Store]]:
+    """Makes clients of one store: of one in memory, and of a real etcd."""
+    if request.param == "fake":
+        etcd = FakeEtcd()
+        yield lambda: FakeStore(etcd)
+        return
+    (tmp_path / "etcd").mkdir()
+    real = EtcdBed(tmp_path / "etcd", Certificates(tmp_path / "etcd"))
+    try:
+        real.server.start()
+    except Fatal as fault:
+        pytest.skip(str(fault))
+    try:
+        await ready([real.url], real.certificates.client, 20)
+        yield real.client
+    finally:
+        real.server.stop()
+
+
 async def test_usage_outlives_the_registry_and_counts_an_agent_that_began_anew_besides(
-    tmp_path: Path,
+    tmp_path: Path, client_of: Callable[[], Store]
 ) -> None:
-    etcd = FakeEtcd()
-    async with leading(tmp_path / "r", etcd) as bed:
+    store = client_of()
+    async with running(make_settings(tmp_path / "r"), store) as bed:
+        await bed.leads()
         (a,) = await agents_of(bed, tmp_path, "a")
         a.ask()
         async with leased(a):
             await eventually(lambda: _equals(requests_used(bed), 1))
-            await eventually(lambda: any(key.startswith(keyspace.USAGE) for key in etcd.items), 15)
-    store = FakeStore(etcd)
+
+            async def stored() -> bool:
+                return bool((await store.list(keyspace.USAGE)).items)
+
+            await eventually(stored, 20)
     async with running(make_settings(tmp_path / "r"), store) as bed:
         await bed.leads()
-        await eventually(lambda: _equals(requests_used(bed), 1))
+        await eventually(lambda: _equals(requests_used(bed), 1), 20)
         again = Agent(bed, a.node, tmp_path / "a")
         again.leasing._began += 1_000  # another run of the same agent
         again.sees()
@@ -221,6 +258,40 @@ async def test_usage_outlives_the_registry_and_counts_an_agent_that_began_anew_b
         async with leased(again):
             await eventually(lambda: _equals(requests_used(bed), 2))
     await store.close()
+
+
+async def test_a_registry_that_takes_over_lends_on_and_never_more(tmp_path: Path) -> None:
+    etcd = FakeEtcd()
+    stores = FakeStore(etcd), FakeStore(etcd)
+    done = 0
+    async with contextlib.AsyncExitStack() as first_ends, contextlib.AsyncExitStack() as second_ends:
+        first = await first_ends.enter_async_context(running(make_settings(tmp_path / "r"), stores[0]))
+        await first.leads()
+        shutil.copytree(tmp_path / "r" / "pki", tmp_path / "r2" / "pki")
+        second = await second_ends.enter_async_context(
+            running(make_settings(tmp_path / "r2", "r2"), stores[1])
+        )
+        await apply(first, QUOTA.format(requests=60))
+        agents = await agents_of(first, tmp_path, "a", "b", "c")
+        for agent in agents:
+            agent.lease_from(first, second)
+        async with leased(*agents):
+            a, b, _ = agents
+
+            async def some(agent: Agent, most: int) -> bool:
+                nonlocal done
+                while done < most and agent.ask():
+                    done += 1
+                return done >= most
+
+            await eventually(lambda: some(a, 35), 30)  # more than its share: it was lent
+            await first_ends.aclose()
+            await second.leads()
+            await eventually(lambda: some(b, 60), 40)
+            assert done == 60
+            assert not any(agent.ask() for agent in agents)
+    for store in stores:
+        await store.close()
 
 
 async def test_only_nodes_lease_and_only_admins_ask(tmp_path: Path) -> None:
@@ -231,3 +302,37 @@ async def test_only_nodes_lease_and_only_admins_ask(tmp_path: Path) -> None:
         ) as channel:
             with pytest.raises(Exception, match="this call is for the kind admin"):
                 await QuotaAdminStub(channel).Usage(pb.UsageRequest())
+
+
+def bridgectl(bed: Bed, *argv: str) -> subprocess.CompletedProcess[str]:
+    pki = bed.registry.settings.pki
+    cert, key = pki.pair("admin")
+    where = ["--registry", bed.address, "--ca", str(pki.ca), "--cert", str(cert), "--key", str(key)]
+    program = Path(sys.executable).with_name("bridgectl")
+    return subprocess.run([program, *argv, *where], capture_output=True, text=True, check=False, timeout=60)
+
+
+async def test_the_commands_show_what_is_used_and_what_was(tmp_path: Path) -> None:
+    async with leading(tmp_path / "r", FakeEtcd()) as bed:
+        await apply(bed, QUOTA.format(requests="6, outputTokens: 900"))
+        (a,) = await agents_of(bed, tmp_path, "a")
+        untouched = await asyncio.to_thread(bridgectl, bed, "quota", "list")
+        assert [line.split()[:6] for line in untouched.stdout.splitlines()[1:]] == [
+            ["q", "-", "requests", "0", "6"],
+            ["q", "-", "output", "tokens", "0", "900"],
+        ]
+        assert a.ask()
+        async with leased(a):
+            await eventually(lambda: _equals(requests_used(bed), 1))
+            listed = await asyncio.to_thread(bridgectl, bed, "quota", "list", "--json")
+            found = {one["resource"]: one for one in json.loads(listed.stdout)}
+            assert (found["requests"]["used"], found["requests"]["limit"]) == (1, 6)
+            assert (found["output_tokens"]["used"], found["output_tokens"]["nodes"]) == (3, 1)
+            shown = (await asyncio.to_thread(bridgectl, bed, "usage", "--client", "ann")).stdout
+            assert shown.splitlines()[1].split()[1:] == ["ann", "m:latest", "1", "0", "7", "3"]
+            as_json = await asyncio.to_thread(bridgectl, bed, "usage", "--group", "staff", "--json")
+            (one,) = json.loads(as_json.stdout)
+            assert (one["principal"], one["model"], one["groups"]) == (WHO.text, "m:latest", ["staff"])
+            nobody = await asyncio.to_thread(bridgectl, bed, "usage", "--client", "bob")
+            assert nobody.returncode == 0
+            assert "Nothing was counted" in nobody.stderr

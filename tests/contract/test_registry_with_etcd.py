@@ -196,7 +196,7 @@ async def test_a_node_joins_registers_and_writes_nobody_elses_prefix(mesh: Mesh)
         "/bridge/v1/members/one",
         "/bridge/v1/members/onex/0",
         "/bridge/v1/nodes/one",
-        "/bridge/v1/ca/key",
+        "/bridge/v1/ca/authorities",
     ):
         with pytest.raises(StoreRefused, match="is not a record of one"):
             await one.commit([Put(key, b"{}", lease=lease.id)])
@@ -289,7 +289,7 @@ async def test_clients_admins_and_the_pepper_outlive_the_registry_and_no_node_re
         keyspace.SECRETS + PEPPER,
         keyspace.CLIENTS + "anna",
         keyspace.ADMINS + "eve",
-        keyspace.CA_SEALED_KEY,
+        keyspace.AUTHORITIES,
     ):
         with pytest.raises(StoreRefused):
             await node.get(key)
@@ -369,9 +369,12 @@ def test_init_is_private_and_harmless_when_repeated(tmp_path: Path) -> None:
     pki = tmp_path / "pki"
     assert stat.S_IMODE(pki.stat().st_mode) == 0o700
     for path in pki.iterdir():
-        assert stat.S_IMODE(path.stat().st_mode) in ({0o600, 0o644} if path.name == "ca.pem" else {0o600})
+        assert stat.S_IMODE(path.stat().st_mode) in (
+            {0o600, 0o644} if path.name in {"ca.pem", "issuers.pem"} else {0o600}
+        )
     assert "10.1.2.3" in describe((pki / "registry.pem").read_bytes()).addresses
-    assert b"PRIVATE KEY" not in (pki / "ca.key.enc").read_bytes()
+    for name in ("authorities.json", next(pki.glob("root-*.key.enc")).name):
+        assert b"PRIVATE KEY" not in (pki / name).read_bytes()
     kept = {path.name: path.read_bytes() for path in pki.iterdir()}
     again = command("init", "--state-dir", tmp_path, "--host", "10.1.2.3")
     assert "nothing: all is there" in again.stdout
@@ -382,7 +385,7 @@ def test_init_is_private_and_harmless_when_repeated(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "broken", ["kek", "keyring", "ca.pem", "ca.key.enc", "registry.key", "etcd-ca.pem", "etcd-ca.key"]
+    "broken", ["kek", "keyring", "authorities.json", "registry.key", "etcd-ca.pem", "etcd-ca.key"]
 )
 def test_a_damaged_state_dir_is_named_and_never_overwritten(tmp_path: Path, broken: str) -> None:
     settings = make_settings(tmp_path)
@@ -430,7 +433,7 @@ def test_an_interrupted_init_begins_again_and_a_lost_ca_does_not(tmp_path: Path)
     write_atomically(pki / "kek", b"x" * 32)  # what a crash before the first certificate leaves
     settings = make_settings(tmp_path)
     settings.ensure_pki()
-    (pki / "ca.pem").unlink()
+    (pki / "authorities.json").unlink()
     with pytest.raises(Fatal, match="cannot read"):
         settings.ensure_pki()
 

@@ -25,7 +25,7 @@ from bridge_core.tls import (
 )
 
 MESH = "test.mesh"
-AUTHORITY = x.create_authority(MESH, now=time.time(), ttl_s=3600)
+AUTHORITY = x.create_authority(MESH, now=time.time(), ttl_s=86_400)
 
 
 def write(
@@ -201,7 +201,7 @@ def test_a_request_round_trips_and_a_changed_one_is_refused() -> None:
 def test_a_certificate_says_who_and_until_when() -> None:
     key, now = x.generate_key(), 1_800_000_000
     leaf = x.issue(
-        AUTHORITY,
+        x.create_authority(MESH, now=now, ttl_s=864_000),
         key.public_key(),
         SpiffeId(MESH, "node", "a"),
         now=now,

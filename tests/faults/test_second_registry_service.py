@@ -9,7 +9,6 @@ from collections.abc import Iterator
 
 import pytest
 
-from bridge_core.etcd_server import find_etcd
 from tests import systemd_bed
 from tests.registry_processes import SHARED
 from tests.systemd_bed import Machine
@@ -26,6 +25,7 @@ FIRST = "/srv/registry1"  # of the one that runs by hand
 PKI = f"{FIRST}/pki"
 COPIED = "/var/lib/private/bridge/registry/pki"
 ETCD = "https://127.0.0.1:2379"
+PEER = "http://127.0.0.1:2380"
 GUARDS = "https://127.0.0.1:12404,https://127.0.0.1:11404"
 ADMIN = f"--ca {PKI}/ca.pem --cert {PKI}/admin.pem --key {PKI}/admin.key"
 BOTH = f"--registry 127.0.0.1:12400,127.0.0.1:11400 {ADMIN}"
@@ -41,15 +41,23 @@ def start(machine: Machine, unit: str, command: str) -> None:
     machine.sh(f"systemd-run --quiet --unit={unit} {command}")
 
 
-def test_it_joins_the_first_and_leads_when_that_is_gone(machine: Machine) -> None:
-    machine.sh(f"bridge-registry init --state-dir {FIRST} --name registry1 --host 127.0.0.1")
+def start_etcd(machine: Machine) -> None:
+    """One that is none of our services."""
+    find = "from bridge_core.etcd_server import find_etcd; print(find_etcd())"
+    binary = machine.sh(f'python3 -c "{find}"').strip()
     start(
         machine,
         "foreign-etcd",
-        f"{find_etcd()} --data-dir /srv/etcd --client-cert-auth --trusted-ca-file {PKI}/etcd-ca.pem "
+        f"{binary} --data-dir /srv/etcd --client-cert-auth --trusted-ca-file {PKI}/etcd-ca.pem "
         f"--cert-file {PKI}/etcd.pem --key-file {PKI}/etcd.key "
-        f"--listen-client-urls {ETCD} --advertise-client-urls {ETCD}",
+        f"--listen-client-urls {ETCD} --advertise-client-urls {ETCD} "
+        f"--listen-peer-urls {PEER} --initial-advertise-peer-urls {PEER} --initial-cluster default={PEER}",
     )
+
+
+def test_it_joins_the_first_and_leads_when_that_is_gone(machine: Machine) -> None:
+    machine.sh(f"bridge-registry init --state-dir {FIRST} --name registry1 --host 127.0.0.1")
+    start_etcd(machine)
     hand = f"--state-dir {FIRST} --name registry1 --etcd {ETCD}"
     bridge_registry = machine.sh("command -v bridge-registry").strip()
     start(
@@ -83,11 +91,5 @@ def test_it_joins_the_first_and_leads_when_that_is_gone(machine: Machine) -> Non
     assert "no store guard" not in status
     assert machine.sh(f"bridgectl token create {BOTH}").strip().splitlines()[-1].startswith("brj1.")
     machine.reboot()
-    start(
-        machine,
-        "foreign-etcd",
-        f"{find_etcd()} --data-dir /srv/etcd --client-cert-auth --trusted-ca-file {PKI}/etcd-ca.pem "
-        f"--cert-file {PKI}/etcd.pem --key-file {PKI}/etcd.key "
-        f"--listen-client-urls {ETCD} --advertise-client-urls {ETCD}",
-    )
+    start_etcd(machine)
     machine.until(lambda: machine.ok("curl -sf http://127.0.0.1:11401/readyz | grep -q leading"), 90)

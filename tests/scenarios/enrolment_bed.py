@@ -16,7 +16,7 @@ from bridge_agent.engines.config import EngineConfig
 from bridge_agent.membership.identity_files import write_identity
 from bridge_agent.membership.join import JoinPlan
 from bridge_core.identity import SpiffeId
-from bridge_core.identity.certificates import generate_key, issue, key_to_pem, to_pem
+from bridge_core.identity.certificates import generate_key, issue, key_from_pem, key_to_pem, to_pem
 from bridge_core.registry_channel import open_channel
 from bridge_registry.app import Registry
 from bridge_registry.enrolment.pki_files import open_authority
@@ -108,13 +108,21 @@ def _open_at(port: int) -> list[object]:
     return [link for link in psutil.Process().net_connections("tcp") if link.laddr.port == port]
 
 
-def age(bed: EnrolmentBed, state: StateDir, by_s: float) -> None:
-    """Gives the node a certificate of its mesh that is so much older."""
-    (authority, _), key = open_authority(bed.registry.settings.pki), generate_key()
+def age(bed: EnrolmentBed, state: StateDir, by_s: float, *, own_key: bool = False) -> None:
+    """Gives the node a certificate of its mesh that is so much older, of its own key or of another."""
+    pki = bed.registry.settings.pki
+    key = key_from_pem(state.key.read_bytes()) if own_key else generate_key()
+    authority = open_authority(pki)
     identity = SpiffeId.make("bed.local", "node", load_config(state).name)
     leaf = issue(authority, key.public_key(), identity, now=time.time() - by_s, ttl_s=DAY)
-    chain = to_pem(leaf) + authority.pem
-    write_identity(state.identity, key=key_to_pem(key), certificate_chain=chain, trust_bundle=authority.pem)
+    chain = to_pem(leaf) + authority.chain
+    write_identity(
+        state.identity,
+        key=key_to_pem(key),
+        certificate_chain=chain,
+        trust_bundle=pki.ca.read_bytes(),
+        issuers=pki.issuers.read_bytes(),
+    )
 
 
 async def revoke(bed: EnrolmentBed, name: str) -> None:

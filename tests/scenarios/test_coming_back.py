@@ -21,6 +21,7 @@ from bridge_agent.membership.advertise import subject_names
 from bridge_agent.membership.clock import ClockWatch
 from bridge_agent.membership.join import join, replacing
 from bridge_agent.membership.leave import leave
+from bridge_agent.membership.mesh_trust import MeshTrust, issuer_of, pins_in
 from bridge_agent.membership.presence import Presence, holder_id
 from bridge_agent.membership.registration import Registration
 from bridge_agent.membership.registry_api import NotAMember
@@ -29,9 +30,14 @@ from bridge_agent.membership.renewal import Renewal
 from bridge_agent.membership.subscription import SnapshotSubscription
 from bridge_core.errors import BridgeError, Fatal
 from bridge_core.http_access import Origins
+from bridge_core.identity.certificates import create_authority
+from bridge_core.registry_channel import open_channel
+from bridge_core.security_settings import Trust
 from bridge_core.snapshot import Instance
 from bridge_core.snapshot_file import SnapshotFile
 from bridge_core.tls import TlsIdentity
+from bridge_wire.v1 import registry_pb2 as pb
+from bridge_wire.v1.registry_pb2_grpc import AdminStub
 from tests.fakes.store import FakeStore
 from tests.scenarios.enrolment_bed import DAY, EnrolmentBed, age, open_enrolment_bed, revoke
 from tests.sealing_bed import sealer_of
@@ -78,6 +84,83 @@ async def running(*parts: object) -> AsyncIterator[None]:
 
 
 # -- away for longer than the certificate lives
+
+
+MESH_DOCUMENT = """
+apiVersion: bridge.deepseek.io/v1
+kind: Mesh
+metadata: {name: mesh}
+spec: {security: {renewalGrace: 2h}}
+"""
+
+
+async def allow_late_renewals(bed: EnrolmentBed) -> None:
+    pki = bed.registry.settings.pki
+    cert, key = (path.read_bytes() for path in pki.pair("admin"))
+    async with open_channel(bed.address, pki.ca.read_bytes(), cert_pem=cert, key_pem=key) as channel:
+        files = [pb.ConfigFile(name="mesh.yaml", text=MESH_DOCUMENT)]
+        answer = await AdminStub(channel).Apply(pb.ApplyRequest(files=files), timeout=10)
+    assert not answer.faults
+    await eventually(lambda: bed.registry.publisher.table.mesh_spec)
+
+
+async def test_where_the_mesh_allows_it_the_old_key_brings_a_node_back(bed: EnrolmentBed) -> None:
+    state, _ = await joined(bed)
+    await allow_late_renewals(bed)
+    age(bed, state, DAY + 3600, own_key=True)
+    before, told = state.key.read_bytes(), asyncio.Event()
+    renewal = renewal_of(bed, state, told)
+    async with running(renewal):
+        await asyncio.wait_for(told.wait(), 20)
+    assert TlsIdentity(state.certificate, state.key, state.issuers).info.not_after > time.time() + DAY / 2
+    assert state.key.read_bytes() != before
+    await RegistryClient(bed.address, state).check()
+
+
+async def test_where_it_does_not_it_says_that_a_token_is_needed(bed: EnrolmentBed) -> None:
+    state, _ = await joined(bed)
+    age(bed, state, DAY + 3600, own_key=True)
+    renewal = renewal_of(bed, state, asyncio.Event())
+    async with running(renewal):
+        await eventually(lambda: not renewal.status.up)
+    said = renewal.status.report().reason
+    assert "renewalGrace is 0" in said
+    assert "bridgectl token create --node node1" in said
+
+
+# -- another CA signs
+
+
+async def test_a_certificate_of_the_former_ca_is_renewed_though_its_time_is_not_up(bed: EnrolmentBed) -> None:
+    state, _ = await joined(bed)
+    told, issuer = asyncio.Event(), issuer_of(state.certificate)
+    renewal = renewal_of(bed, state, told)
+    renewal.prefer(issuer, 3)
+    async with running(renewal):
+        before = state.certificate.read_bytes()
+        renewal.prefer("f" * 64, 3)
+        await asyncio.wait_for(told.wait(), 20)
+    assert state.certificate.read_bytes() != before
+
+
+async def test_a_node_takes_up_whom_its_mesh_trusts(bed: EnrolmentBed) -> None:
+    state, _ = await joined(bed)
+    identity, changed = TlsIdentity(state.certificate, state.key, state.issuers), list[str]()
+    trust = MeshTrust(state, identity, lambda: changed.append("changed"))
+    own = trust.pins
+    roots, issuers = ((path.read_text(),) for path in (state.ca, state.issuers))
+    trust.take(Trust(roots, issuers, own[0]))
+    trust.take(Trust())  # a snapshot that does not say
+    assert (changed, trust.pins) == ([], own)
+    new = create_authority("bed.local", now=time.time(), ttl_s=DAY)
+    trust.take(Trust(roots, (*issuers, new.pem.decode()), own[0]))
+    assert (changed, trust.pins, trust.fault) == (["changed"], (*own, new.pin), "")
+    assert {one.kind for one in trust.lives} == {"root", "intermediate"}
+    trust.take(Trust(roots, ("-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n",), own[0]))
+    assert trust.fault
+    assert trust.pins == (*own, new.pin) == pins_in(state.issuers)
+    trust.take(Trust(roots, issuers, own[0]))
+    assert (trust.pins, trust.fault) == (own, "")
 
 
 async def test_one_command_brings_a_node_back_that_was_away_for_too_long(bed: EnrolmentBed) -> None:

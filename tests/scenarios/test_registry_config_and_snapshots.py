@@ -286,7 +286,7 @@ async def test_fail_over_goes_to_a_higher_epoch_and_the_follower_names_the_leade
         leader = await first.enter_async_context(a_bed(one, etcd, "r1"))
         await leader.leads()
         (two / "pki").mkdir(parents=True)
-        for name in ("ca.pem", "ca.key.enc", "keyring", "kek"):
+        for name in ("authorities.json", "keyring", "kek"):
             write_atomically(two / "pki" / name, (one / "pki" / name).read_bytes())
         standby = await second.enter_async_context(a_bed(two, etcd, "r2"))
         node = await leader.join("n1")
@@ -313,7 +313,7 @@ async def test_fail_over_goes_to_a_higher_epoch_and_the_follower_names_the_leade
 async def test_a_store_of_another_mesh_ends_the_registry(tmp_path: Path, etcd: FakeEtcd) -> None:
     async with a_bed(tmp_path / "one", etcd) as bed:
         await bed.leads()
-        await eventually(lambda: "/bridge/v1/ca/certificate" in etcd.items)
+        await eventually(lambda: "/bridge/v1/ca/authorities" in etcd.items)
     settings, store = make_settings(tmp_path / "two"), FakeStore(etcd)
     with pytest.raises(ExceptionGroup) as caught:
         await Registry(settings, store, OpenAccess(), settings.ensure_pki()).serve()

@@ -318,7 +318,7 @@ async def test_a_leave_that_cannot_be_committed_takes_nothing(tmp_path: Path, et
         await leader.leads()
         node = await leader.join("n1")
         (two / "pki").mkdir(parents=True)
-        for name in ("ca.pem", "ca.key.enc", "keyring", "kek"):
+        for name in ("authorities.json", "keyring", "kek"):
             write_atomically(two / "pki" / name, (one / "pki" / name).read_bytes())
         async with running(make_settings(two, "r2"), stores[1]) as follower:
             await eventually(lambda: "n1" in follower.registry.publisher.table.nodes)

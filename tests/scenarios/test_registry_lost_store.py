@@ -118,7 +118,7 @@ async def test_an_empty_store_empties_nothing_and_is_filled_at_an_admins_word(
             assert contents(follower.snapshot) == contents(before)
             assert all(seen == {"n1/0"} for seen in follower.seen)
             assert not (await admin.Status(pb.StatusRequest())).concerns
-            await eventually(lambda: "/bridge/v1/ca/certificate" in etcd.items)
+            await eventually(lambda: "/bridge/v1/ca/authorities" in etcd.items)
             await admin.Apply(pb.ApplyRequest(files=[a_route("b")]))
             await eventually(lambda: set(hub.current.routes) == {"a", "b"})
             code, says = await refused(admin.Restore(pb.RestoreRequest()))
@@ -200,7 +200,7 @@ async def test_a_second_registry_notices_too_and_goes_on_once_the_first_restored
     async with a_registry(one, etcd) as first:
         await a_mesh(first, store)
         (two / "pki").mkdir(parents=True)
-        for name in ("ca.pem", "ca.key.enc", "keyring", "kek"):
+        for name in ("authorities.json", "keyring", "kek"):
             write_atomically(two / "pki" / name, (one / "pki" / name).read_bytes())
         async with a_registry(two, etcd, "r2") as second:
             tables = [bed.registry.publisher.table for bed in (first, second)]

@@ -9,8 +9,8 @@ from prometheus_client.parser import text_string_to_metric_families
 from bridge_agent.engines.view import LocalInstance
 from bridge_agent.gateway.counters import GatewayCounters
 from bridge_agent.membership.link_status import LinkReport
-from bridge_agent.telemetry.audit import AuditLog
 from bridge_agent.telemetry.metrics import Sources, metrics_page
+from bridge_core.audit.queue import AuditLog
 from bridge_core.snapshot import Snapshot, Version
 
 
@@ -21,8 +21,9 @@ async def test_counters_histograms_links_and_engines() -> None:
     counters.begin("n/0")
     for seconds in (0.0005, 0.02, 400.0):
         counters.duration.observe(seconds)
-    audit = AuditLog(Path("unused"))
-    audit.lost = 4
+    audit = AuditLog(Path("unused"), "m.local/node/n", lambda record, _: (record,), capacity=1)
+    for number in range(5):
+        audit.put(number)
     page = metrics_page(
         Sources(
             counters=counters,
@@ -30,7 +31,7 @@ async def test_counters_histograms_links_and_engines() -> None:
             links=lambda: [LinkReport("etcd", False, 17.0, "away")],
             snapshot=lambda: Snapshot(Version(2, 9), {}),
             instances=lambda: [LocalInstance("n/0", "127.0.0.1", 1, "ready", slots=4)],
-            expires_unix=lambda: 99.0,
+            expires_unix=lambda: {"node": 99.0, "root": 100.0},
             audit=audit,
             task_faults=lambda: {"audit": 2},
         )
@@ -52,7 +53,7 @@ async def test_counters_histograms_links_and_engines() -> None:
     assert value("bridge_snapshot_revision") == 9
     assert value("bridge_engine_slots", instance="n/0") == 4
     assert value("bridge_ejected_seconds", subject="n/0") == 2.5
-    assert value("bridge_certificate_expires_seconds") == 99
+    assert value("bridge_certificate_expires_seconds", kind="node") == 99
     assert value("bridge_audit_lost_total") == 4
     assert value("bridge_task_faults_total", task="audit") == 2
     assert value("bridge_request_duration_seconds_bucket", le="0.001") == 1

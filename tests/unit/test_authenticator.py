@@ -10,8 +10,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bridge_agent.authentication.authenticator import Authenticator, Proven
+from bridge_agent.authentication.authenticator import Authenticator
 from bridge_agent.authentication.mesh_secrets import MeshSecrets
+from bridge_agent.authentication.principals import Proven
 from bridge_agent.authentication.refusal import Refused
 from bridge_agent.gateway.config import ListenerKind
 from bridge_agent.routing.view import MeshView

@@ -141,7 +141,7 @@ EQUAL = Compare(key=RECORD, target=Compare.VERSION, version=0)
         (LeaseKeepAliveRequest(), Reason.FOREIGN_LEASE),
         (LeaseRevokeRequest(ID=OTHERS), Reason.FOREIGN_LEASE),
         (LeaseRevokeRequest(ID=99), Reason.LEASE_GONE),
-        (RangeRequest(key=b"/bridge/v1/ca/key"), Reason.FOREIGN_KEY),
+        (RangeRequest(key=b"/bridge/v1/ca/authorities"), Reason.FOREIGN_KEY),
         (RangeRequest(key=b"\0", range_end=b"\0"), Reason.FOREIGN_KEY),
         (RangeRequest(key=RECORD, range_end=b"\0"), Reason.FOREIGN_KEY),
         (RangeRequest(key=RECORD, range_end=b"/bridge/v1/members/one1"), Reason.FOREIGN_KEY),

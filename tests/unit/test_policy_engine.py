@@ -229,6 +229,7 @@ def test_what_cannot_be_known_yet_refuses_nothing_and_says_so() -> None:
     assert not may([allow], ANN, facts=elsewhere)
     assert not may([deny], ANN, facts=there)
     assert ask([deny], ANN, facts=elsewhere) == ask([], ANN)
+    assert ask([rule("b", "User/ann", conditions=eu), allow], ANN).policy == "a"
     sure = rule("s", "User/ann")
     assert ask([allow, sure], ANN) == Verdict(True, "s", "policy s allows it")
 
@@ -424,6 +425,11 @@ def test_a_star_within_slashes_goes_over_none(pattern: str, text: str) -> None:
     assert Glob(pattern, "/").matches(text) is expected
 
 
+def test_the_ends_of_a_pattern_do_not_share_characters() -> None:
+    assert not Glob("ab*ba").matches("aba")
+    assert Glob("ab*ba").matches("abba")
+
+
 def test_a_hostile_pattern_takes_no_time() -> None:
     assert not Glob("*a" * 128 + "b").matches("a" * 4096)  # a regular expression would be at it for ever
 
@@ -457,5 +463,5 @@ def test_what_is_remembered_is_bounded_and_changes_no_answer() -> None:
     for number_ in range(20_000):
         assert rights.decide("predict", "Model", canonical(f"x{number_}"), Facts()).allowed
         assert not rights.decide("predict", "Model", canonical(f"m{number_}"), Facts()).allowed
-    assert len(rights._cases) <= 8192
+    assert len(rights._cases) + len(rights.settled) <= 8192
     assert len(book._about) <= 8192

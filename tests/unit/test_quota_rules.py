@@ -9,12 +9,16 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
+from bridge_agent.quotas.meter import Meter, OverQuota
 from bridge_agent.quotas.quota_rules import QuotaBook, Refusal, Reservation
 from bridge_agent.quotas.scope_rules import Scope
+from bridge_agent.routing.view import MeshView
+from bridge_agent.telemetry.quota_metrics import QuotaFigures, quota_metrics
 from bridge_core.identity.principal import Principal, local
 from bridge_core.names import canonical
 from bridge_core.policy.statements import Subject
 from bridge_core.quotas import LEASE_S, Bucket, CellLimit, Quota, equal_share, ranks
+from bridge_core.snapshot import Node, Snapshot, Version, encode_entry
 
 ANN = Principal("client", "ann", "spiffe://m/client/ann", ("staff", "dev"))
 BOB = Principal("client", "bob", "spiffe://m/client/bob", ("staff",))
@@ -233,3 +237,35 @@ def test_of_whom_a_quota_counts(quota: Quota, who: Principal, of: list[str]) -> 
 )
 def test_which_models_a_quota_is_about(models: tuple[str, ...], name: str, covered: bool) -> None:
     assert Scope(Quota("q", models=models)).covers(canonical(name)) is covered
+
+
+def test_metrics_name_quotas_and_never_callers() -> None:
+    view = MeshView("a")
+    meter = Meter("a", view, unix_ms=lambda: NOW_MS)
+    entries = {
+        "node/a": encode_entry(Node("a", "x:1")),
+        "quota/q": encode_entry(Quota("q", requests=1)),
+        "quota/s": encode_entry(Quota("s", per="all", concurrency=1, shadow=True)),
+    }
+    view.publish(Snapshot(Version(1, 1), entries))
+    got = [meter.admit(who, "/api/chat", MODEL, {}) for who in (ANN, ANN, BOB)]
+    assert [isinstance(one, OverQuota) for one in got] == [False, True, False]
+    samples = {
+        (sample.name, *sample.labels.values()): sample.value
+        for family in quota_metrics(QuotaFigures(meter, lambda: True))
+        for sample in family.samples
+    }
+    assert samples == {
+        ("bridge_quota_refused_total", "q", "requests"): 1,
+        ("bridge_quota_shadowed_total", "s"): 1,
+        ("bridge_quota_buckets", "q", "requests"): 2,
+        ("bridge_quota_buckets", "s", "concurrency"): 1,
+        ("bridge_quota_claimed", "q", "requests"): 2,
+        ("bridge_quota_claimed", "s", "concurrency"): 2,
+        ("bridge_quota_granted", "q", "requests"): 2,
+        ("bridge_quota_granted", "s", "concurrency"): 1,
+        ("bridge_quota_leased",): 1,
+    }
+    view.publish(Snapshot(Version(1, 2), {"node/a": entries["node/a"]}))
+    assert not meter.refused
+    assert not meter.shadowed

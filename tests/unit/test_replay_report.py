@@ -9,9 +9,10 @@ import msgspec
 import pytest
 from rich.console import Console
 
+from bridge_agent.audit.past import past_requests
 from bridge_agent.replay_report import changed, compare, print_comparison
-from bridge_agent.telemetry.audit import AuditRecord
-from bridge_agent.telemetry.past import past_requests
+from bridge_core.audit.entries import AuditRecord, encode
+from bridge_core.audit.writing import LogWriter
 from bridge_core.errors import Fatal
 from bridge_core.names import canonical
 from bridge_core.snapshot import Instance, MemberModel, Node, Snapshot, Version, encode_entry
@@ -38,6 +39,7 @@ def mesh() -> Snapshot:
 
 def audit(at: float, number: int, **fields: object) -> AuditRecord:
     values = {
+        "kind": "request",
         "at": at,
         "request_id": f"r{number}",
         "principal": "local",
@@ -57,6 +59,10 @@ def audit(at: float, number: int, **fields: object) -> AuditRecord:
     return msgspec.convert(values, AuditRecord)
 
 
+def written(folder: Path, entries: list[bytes]) -> None:
+    LogWriter(folder / "log", "m.local/node/a", lambda _: b"begun").append(entries)
+
+
 def test_the_log_gives_the_requests_that_clients_brought_here(tmp_path: Path) -> None:
     records = [
         audit(50.0, 1),
@@ -66,15 +72,13 @@ def test_the_log_gives_the_requests_that_clients_brought_here(tmp_path: Path) ->
         audit(170.0, 5, path="/api/tags"),
         audit(180.0, 6, model=""),
     ]
-    lines = [msgspec.json.encode(record) for record in records]
-    (tmp_path / "audit.jsonl.1").write_bytes(b"\n".join(lines[:2]) + b'\n{"cut\n\xff\n' + b"[" * 100_000)
-    (tmp_path / "audit.jsonl").write_bytes(b"\n".join(lines[2:]) + b"\n")
+    entries = list(map(encode, records))
+    written(tmp_path, [*entries[:2], b'{"cut', b"\xff", b"[" * 60_000, b"", *entries[2:]])
     assert [one.request_id for one in past_requests(tmp_path, 100.0)] == ["r2", "r3"]
 
 
 def test_a_shift_of_weights_moves_its_share_and_says_how_far_it_can_be_believed(tmp_path: Path) -> None:
-    lines = [msgspec.json.encode(audit(float(number), number)) for number in range(400)]
-    (tmp_path / "audit.jsonl").write_bytes(b"\n".join(lines) + b"\n")
+    written(tmp_path, [encode(audit(float(number), number)) for number in range(400)])
     past = past_requests(tmp_path, 0.0)
     now = changed(mesh(), [("now.yaml", ROUTE % (100, 0))])
     then = changed(mesh(), [("then.yaml", ROUTE % (75, 25))])

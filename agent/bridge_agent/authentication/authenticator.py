@@ -24,8 +24,9 @@ from bridge_agent.authentication.attempt_rules import Attempts
 from bridge_agent.authentication.credentials import Shown, shown_by
 from bridge_agent.authentication.keyring import Keyring
 from bridge_agent.authentication.mesh_secrets import MeshSecrets
-from bridge_agent.authentication.principals import UnknownPrincipal, identified
+from bridge_agent.authentication.principals import Proven, UnknownPrincipal, identified
 from bridge_agent.authentication.refusal import Refused
+from bridge_agent.authentication.token_book import TokenBook
 from bridge_agent.gateway.config import Caller, ListenerKind
 from bridge_agent.routing.view import MeshView
 from bridge_core.http1 import Request
@@ -36,13 +37,6 @@ NEEDED: Final = "a client certificate or API key is needed"
 _MOST: Final = 4096  # identities that are remembered
 
 
-class Proven(msgspec.Struct, frozen=True, gc=False):
-    """Whom a credential names, and the Unix time from which on it no longer does."""
-
-    principal: Principal
-    until: float = inf
-
-
 class TokenVerifier(Protocol):
     """Knows the issuers of tokens (JWTs) that the mesh believes."""
 
@@ -51,6 +45,14 @@ class TokenVerifier(Protocol):
 
         Raises:
             Refused: it is of such an issuer, or says so, and does not count.
+        """
+        ...
+
+    def proven(self, text: str, proof: bytes, snapshot: Snapshot, now: float) -> Principal:
+        """Whom another node forwards for, who has shown it this token.
+
+        Raises:
+            UnknownPrincipal: the token does not prove that, whatever the node says.
         """
         ...
 
@@ -68,12 +70,13 @@ class Authenticator:
         view: Has the snapshot.
         node: This node's name.
         secrets: What the mesh told this node beside the snapshot.
-        tokens: Who knows tokens; None: no token counts.
+        tokens: Who knows tokens; None: a book of its own.
         now: Unix seconds.
         clock: Monotonic seconds.
 
     Attributes:
         attempts: Failures by address.
+        tokens: Who knows tokens.
     """
 
     def __init__(
@@ -88,7 +91,7 @@ class Authenticator:
     ) -> None:
         self._view = view
         self._secrets = MeshSecrets() if secrets is None else secrets
-        self._tokens = tokens
+        self.tokens: TokenVerifier = TokenBook() if tokens is None else tokens
         self._now = now
         self._clock = clock
         self.attempts = Attempts()
@@ -114,9 +117,8 @@ class Authenticator:
             and (known.until == inf or self._now() < known.until)
         ):
             return known.caller
-        told: Refused | None = request.memo.pop(Refused, None)
-        if told is not None:
-            raise told
+        if Refused in request.memo:
+            raise request.memo.pop(Refused)  # held by no name here: it would hold this frame, and so itself
         verdict = self._decide(request, listener)
         request.memo[Authenticator] = verdict
         return verdict.caller
@@ -126,7 +128,7 @@ class Authenticator:
         try:
             self.caller(request, listener)
         except Refused as refused:
-            request.memo[Refused] = refused
+            request.memo[Refused] = refused.with_traceback(None)  # which holds the request
             return True
         return False
 
@@ -168,9 +170,8 @@ class Authenticator:
         now = self._now()
         proven = [self._by_identity(request.identity, now)] if request.identity is not None else []
         proven += [self._by_key(key, now) for key in shown.keys]
-        if self._tokens is not None:
-            found = [self._tokens.verify(token, self._snapshot, now) for token in shown.tokens]
-            proven += [one for one in found if one is not None]
+        found = [self.tokens.verify(token, self._snapshot, now) for token in shown.tokens]
+        proven += [one for one in found if one is not None]
         if not proven:
             return self._unproven(listener, shown=bool(shown.tokens))
         who = proven[0].principal

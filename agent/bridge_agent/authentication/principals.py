@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from math import inf
+
+import msgspec
+
 from bridge_core.clients import Client
 from bridge_core.errors import BridgeError
 from bridge_core.identity.principal import LOCAL_TEXT, ROLE, Kind, Principal, local
@@ -13,6 +17,13 @@ _KINDS: dict[str, Kind] = {"client": "client", "admin": "admin", "node": "node"}
 
 class UnknownPrincipal(BridgeError):
     """A text that names nobody who may call here."""
+
+
+class Proven(msgspec.Struct, frozen=True, gc=False):
+    """Whom a credential names, and the Unix time from which on it no longer does."""
+
+    principal: Principal
+    until: float = inf
 
 
 def principal_of(text: str, snapshot: Snapshot, entry: str, now: float) -> Principal:

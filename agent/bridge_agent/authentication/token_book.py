@@ -5,8 +5,7 @@ from __future__ import annotations
 import hashlib
 from typing import Final, TypeVar
 
-from bridge_agent.authentication.authenticator import Proven
-from bridge_agent.authentication.principals import UnknownPrincipal
+from bridge_agent.authentication.principals import Proven, UnknownPrincipal
 from bridge_agent.authentication.refusal import Refused
 from bridge_agent.authentication.tokens import (
     SKEW_S,

@@ -17,10 +17,10 @@ from bridge_agent.gateway.asked_facts import facts_of
 from bridge_agent.gateway.peek import Peek
 from bridge_agent.routing.choose import Decision
 from bridge_agent.routing.view import Index, MeshView, Skipped, Target
-from bridge_core.identity.principal import Principal
+from bridge_core.identity.principal import Principal, local
 from bridge_core.names import canonical_or_same
 from bridge_core.policy.engine import PolicyBook, Rights, Verdict
-from bridge_core.policy.facts import node_facts
+from bridge_core.policy.facts import Facts, node_facts
 from bridge_core.policy.statements import Action, ResourceKind
 from bridge_core.snapshot import Snapshot
 
@@ -41,10 +41,13 @@ class Access:
         self._view = view
         self._node = node
         self._clock = clock
-        self._snapshot = view.current
+        self._local = local(node)
+        self._policies = view.current.policies
         self._book = _book(view.current)
-        self._source = view.current.policies
-        self._rights: dict[tuple[str, str], Rights] = {}
+        # By the principal's identity, for which each keeps it alive: of one name there may be several, as
+        # another token of a user may say other groups.
+        self._rights: dict[int, Rights] = {}
+        view.subscribe(self._follow)
 
     def verdict(
         self,
@@ -64,8 +67,11 @@ class Access:
             peeked: What it asks for, where its body was read.
             kind: Of what it is done to.
         """
-        rights = self.rights(arrival.caller.who)
-        verdict = rights.settled(action, kind, name)
+        who = arrival.caller.who
+        rights = self._rights.get(id(who))
+        if rights is None or rights.who is not who:
+            rights = self._new_rights(who)
+        verdict = rights.settled.get((action, kind, name))
         if verdict is None:
             node = node_facts(self._node, self._labels(self._node)) if arrival.over_hop else None
             verdict = rights.decide(action, kind, name, facts_of(arrival, peeked, self._clock(), node))
@@ -75,22 +81,24 @@ class Access:
         """Whether a model of a canonical name is in the lists that a caller gets."""
         return lambda name: self.verdict(arrival, "list", name).allowed
 
-    def rights(self, who: Principal) -> Rights:
-        """What somebody may do."""
-        if self._view.current is not self._snapshot or len(self._rights) >= _MOST:
-            self._follow()
-        key = who.text, who.name
-        known = self._rights.get(key)
-        # Of one name they may differ: another token of a user may say other groups.
-        if known is None or (known.who is not who and known.who != who):
-            known = self._rights[key] = self._book.rights(who)
-        return known
+    def explains(self, name: str) -> bool:
+        """Whether a program on this node may see why requests for a model went where they went."""
+        if not name:
+            return True
+        return self._book.decide(self._local, "explain", "Model", name, Facts(self._clock())).allowed
 
-    def _follow(self) -> None:
-        snapshot = self._snapshot = self._view.current
+    def _new_rights(self, who: Principal) -> Rights:
+        if len(self._rights) >= _MOST:
+            self._rights = {}
+        rights = self._rights[id(who)] = self._book.rights(who)
+        return rights
+
+    def _follow(self, index: Index) -> None:
+        """Another snapshot may be in force: what is compiled stays while policies and settings do."""
+        snapshot = index.snapshot
         self._rights = {}
-        if snapshot.policies != self._source or snapshot.mesh.security != self._book.settings:
-            self._source, self._book = snapshot.policies, _book(snapshot)
+        if snapshot.policies != self._policies or snapshot.mesh.security != self._book.settings:
+            self._policies, self._book = snapshot.policies, _book(snapshot)
 
     def within(
         self, arrival: Arrival, action: Action, name: str, peeked: Peek | None, decision: Decision
@@ -115,7 +123,7 @@ class Access:
         self, arrival: Arrival, action: Action, name: str, peeked: Peek | None, targets: Iterable[Target]
     ) -> tuple[Target, ...]:
         """Of these, those on nodes where policies let the caller do something."""
-        rights, now = self.rights(arrival.caller.who), self._clock()
+        rights, now = self._book.rights(arrival.caller.who), self._clock()
         found = []
         for target in targets:
             node = node_facts(target.node, self._labels(target.node))

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+from typing import Final
+
 from bridge_agent.gateway.config import Caller, ListenerKind
 from bridge_agent.peers.hop import Hop
 from bridge_agent.routing.admission_rules import Priority
 from bridge_core.http1 import Exchange, Pair
 from bridge_core.policy.engine import Verdict
+
+UNASKED: Final = Verdict(True)
+"""Before anybody was asked, and of what nobody is asked about."""
 
 
 class Arrival:
@@ -21,7 +26,7 @@ class Arrival:
         deadline: When it must be over; None: no limit.
         cors: What an answer to an allowed origin carries.
         priority: How urgent it is.
-        verdict: Whether it may be done, once that was asked.
+        verdict: Whether it may be done, and by which policy, once that was asked.
     """
 
     __slots__ = (
@@ -49,7 +54,7 @@ class Arrival:
         priority: Priority = Priority.NORMAL,
     ) -> None:
         self.priority = priority
-        self.verdict: Verdict | None = None
+        self.verdict = UNASKED
         self.cors = cors
         self.exchange = exchange
         self.caller = caller
@@ -66,16 +71,6 @@ class Arrival:
             remote = self.exchange.request.remote
             return remote[0] if remote else ""
         return f"{caller.via}/{caller.principal}"
-
-    @property
-    def rule(self) -> str:
-        """The policy that decided; empty: none did."""
-        return "" if self.verdict is None else self.verdict.policy
-
-    @property
-    def shadowed(self) -> tuple[str, ...]:
-        """Policies in shadow that would have refused it."""
-        return () if self.verdict is None else self.verdict.shadowed
 
     @property
     def over_hop(self) -> bool:

@@ -6,8 +6,8 @@ import time
 from collections.abc import Callable
 from typing import Final
 
+from bridge_agent.authentication.authenticator import TokenVerifier
 from bridge_agent.authentication.principals import principal_of
-from bridge_agent.authentication.token_book import TokenBook
 from bridge_agent.gateway.config import Caller, ListenerKind
 from bridge_agent.routing.view import MeshView
 from bridge_core.identity.principal import is_user
@@ -26,7 +26,7 @@ class Callers:
         now: Unix seconds.
     """
 
-    def __init__(self, view: MeshView, tokens: TokenBook, now: Callable[[], float] = time.time) -> None:
+    def __init__(self, view: MeshView, tokens: TokenVerifier, now: Callable[[], float] = time.time) -> None:
         self._view = view
         self._tokens = tokens
         self._now = now

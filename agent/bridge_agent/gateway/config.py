@@ -175,9 +175,9 @@ class RequestRecord(msgspec.Struct, frozen=True, gc=False):
     bytes_out: int
     waited: float = 0.0  # for a slot, of the time before `sent`
     tokens: int = 0  # generated, where the request is metered, or had a route and its last record says
-    address: str = ""  # of whoever was turned away at the door
-    reason: str = ""  # why, in a word
+    reason: str = ""  # why somebody was turned away at the door, in a word
     prompt_tokens: int = 0  # read, where the request is metered
     quota: str = ""  # that refused it; "shadow:" before one that would have
     rule: str = ""
     shadowed: tuple[str, ...] = ()
+    remote: tuple[str, int] | None = None  # whence it came

@@ -38,6 +38,8 @@ class GatewayCounters:
         hedges: Second attempts beside a slow first one.
         hedges_won: Of them, those that answered first.
         turned_away: Requests of nobody who may call, by reason.
+        denied: Requests refused by policies or the defaults beside them, by action.
+        shadowed: Requests that a policy in shadow would have refused, by policy.
         refused: Requests refused for want of room or while draining, by reason.
         streams_broken: In-stream errors told to clients, by framing.
         streams_resumed: Deaths of streams that were continued elsewhere, by reason.
@@ -58,6 +60,8 @@ class GatewayCounters:
         self.hedges = 0
         self.hedges_won = 0
         self.turned_away: Counter[str] = Counter()
+        self.denied: Counter[str] = Counter()
+        self.shadowed: Counter[str] = Counter()
         self.refused: Counter[str] = Counter()
         self.streams_broken: Counter[str] = Counter()
         self.streams_resumed: Counter[str] = Counter()

@@ -63,7 +63,7 @@ def unload(state: GatewayState, arrival: Arrival, route: HttpRoute, model: str, 
     """Has a model unloaded wherever it lies; answers the request, which asks for nothing else."""
     pool = state.view.index.pool(model)
     able = [one for one in (() if pool is None else pool.targets.values()) if one.available]
-    if arrival.verdict is not None and arrival.verdict.by_node:
+    if arrival.verdict.by_node:
         able = list(state.access.there(arrival, "unload", model, peeked, able))
     targets = list(that_answer(state, able)) or able
 

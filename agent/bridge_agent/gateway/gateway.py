@@ -19,7 +19,6 @@ import msgspec
 
 from bridge_agent.authentication.authenticator import Authenticator
 from bridge_agent.authentication.refusal import Refused
-from bridge_agent.authentication.token_book import TokenBook
 from bridge_agent.gateway import explain
 from bridge_agent.gateway.arrival import Arrival
 from bridge_agent.gateway.config import (
@@ -85,7 +84,6 @@ class Gateway:
         group: Where the tasks of slow routes run.
         meter: Counts what callers use, and refuses what is beyond their quotas; None: nobody does.
         authenticator: Says who asks at the client listeners; None: one without the mesh's secrets.
-        tokens: Proves users whom other nodes forward for; the authenticator's.
         now: Monotonic seconds.
     """
 
@@ -98,10 +96,10 @@ class Gateway:
         *,
         meter: Meter | None = None,
         authenticator: Authenticator | None = None,
-        tokens: TokenBook | None = None,
         now: Callable[[], float] = monotonic,
     ) -> None:
-        tokens = tokens or TokenBook()
+        self._authenticator = authenticator or Authenticator(view, config.node)
+        tokens = self._authenticator.tokens
         self._state = GatewayState(config, view, upstreams, group, tokens=tokens, now=now)
         self._state.meter = meter
         self._group = group
@@ -110,7 +108,6 @@ class Gateway:
         self._watch: PulseWatch | None = None
         if config.resume is not None:
             self._state.keeper = ResumingKeeper(self._state, config.resume)
-        self._authenticator = authenticator or Authenticator(view, config.node, tokens=tokens)
         self._answers = RouteHandlers(self._state, group).by_kind
         self._peer_side = PeerSide(self._state, self._answer)
         self._direct = {
@@ -152,8 +149,8 @@ class Gateway:
         """Instances and nodes skipped after failures, and for how many seconds more."""
         return self._state.health.ejections(self._state.now())
 
-    def on_record(self, listener: Callable[[RequestRecord], None]) -> None:
-        """Calls `listener` with the record of each request when it is over."""
+    def on_record(self, listener: Callable[[RequestRecord, bytes], None]) -> None:
+        """Calls `listener` with the record of each request, and with its body, when it is over."""
         self._state.on_record = listener
 
     def on_progress(self, listener: Callable[[str, str], None]) -> None:
@@ -166,14 +163,19 @@ class Gateway:
         return [record for record in kept if request_id is None or record.request_id == request_id]
 
     async def explain(self, exchange: Exchange) -> None:
-        """Answers a request of the admin listener: every hop of the request `?id=`, as JSON."""
+        """Answers a request of the admin listener: every hop of the request `?id=`, as JSON.
+
+        Of what policies let a program on this node see; an admin's certificate shows the rest, at the
+        peer listener.
+        """
         request_id = "".join(parse_qs(exchange.request.query).get("id", []))
         if request_id and not is_request_id(request_id):
             message = "a request id has 1 to 128 letters, digits and signs of . _ : / + = -"
             exchange.respond(400, _JSON, msgspec.json.encode({"error": message}))
             return
         hops = await explain.all_reports(self._state, request_id) if request_id else []
-        exchange.respond(200, _JSON, msgspec.json.encode(hops))
+        seen = [hop for hop in hops if self._state.access.explains(hop.asked)]
+        exchange.respond(200, _JSON, msgspec.json.encode(seen))
 
     def silent_peers(self) -> dict[str, float]:
         """Nodes that do not answer this one, with the Unix time since when."""
@@ -203,6 +205,10 @@ class Gateway:
             state.admission.close()
             self._lingering.close()
             raise
+
+    def refuse_all(self, reason: str) -> None:
+        """Answers no requests (503) from now on, for this reason; an empty one ends it."""
+        self._state.unrecorded = reason
 
     def drain(self, *, draining: bool = True) -> None:
         """Gives this node's engines no new work from now on; what runs goes on.
@@ -266,6 +272,10 @@ class Gateway:
         """Has `page` answer an admin's requests for `path` on the peer listener."""
         self._peer_side.serve_admins(path, page)
 
+    def serve_nodes(self, path: str, page: App) -> None:
+        """Has `page` answer other nodes' own requests for `path` on the peer listener."""
+        self._peer_side.serve_nodes(path, page)
+
     # -- listeners
 
     def _on_local(self, exchange: Exchange) -> None:
@@ -319,6 +329,9 @@ class Gateway:
 
     def _dispatch(self, exchange: Exchange, caller: Caller) -> None:
         state, request = self._state, exchange.request
+        if state.unrecorded:
+            respond_error(state, exchange, 503, state.unrecorded, state.request_id(None), retry_after=1)
+            return
         asked: _Asked | None = request.memo.get(_Asked)
         if asked is None:
             asked = self._read_head(exchange, caller.listener)

@@ -108,7 +108,8 @@ def infer(state: GatewayState, arrival: Arrival, route: HttpRoute, read: LargeBo
             _deny(state, arrival, route, action, peeked.model, name=name)
             return
     ticket, meter = None, state.meter
-    if meter is not None and hop is None and route.kind is Kind.INFER:  # what nobody has is not counted
+    # What nobody has is not counted, nor what asks for nothing.
+    if meter is not None and hop is None and route.kind is Kind.INFER and not unloading:
         caller = arrival.caller
         if not meter.quiet or caller.listener is not ListenerKind.LOCAL:
             ticket = admit(state, meter, arrival, route, name=name, peeked=peeked, decision=decision)
@@ -171,6 +172,7 @@ async def _begin_compressed(state: GatewayState, request: RoutedRequest) -> None
         request.begin()
     except Exception:  # the task's root: one request's fault must not end the gateway
         log.exception("large_request_failed", path=request.route.path)
+        request.drop_ticket()
         request.exchange.fail(500, "internal error")
 
 
@@ -179,7 +181,7 @@ def _deny(
 ) -> None:
     """Refuses what a caller may not; a model that it may not look at is none that there is."""
     if route.kind is Kind.SHOW:
-        state.counters.refused["policy"] += 1
+        state.counters.denied[action] += 1
         refuse(state, arrival, route, 404, route.missing.format(asked, short(name)), model=name)
     else:
         deny(state, arrival, route, action, name)

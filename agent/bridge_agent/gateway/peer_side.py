@@ -3,7 +3,8 @@
 Rules:
 1. Only proven, unrevoked nodes of this mesh may forward, and only requests that carry a hop, which names
    the node that the link's certificate does.
-2. The certificate of an admin whom the mesh has opens the pages for admins, and nothing else.
+2. The certificate of an admin whom the mesh has opens the pages for admins, and nothing else; a registry's
+   those on which a node is asked to vouch for its log.
 """
 
 from __future__ import annotations
@@ -62,6 +63,7 @@ class PeerSide:
             pulse.PATH: self._pulse,
             explain.PATH: self._explain,
         }
+        self._for_nodes: dict[str, App] = {}
         self._for_admins: dict[str, App] = {
             explain.PATH: _page(self._explain),
             SNAPSHOT: _page(lambda _request: snapshot_file.encode(state.view.current)),
@@ -70,6 +72,10 @@ class PeerSide:
     def serve_admins(self, path: str, page: App) -> None:
         """Has `page` answer an admin's requests for `path`."""
         self._for_admins[path] = page
+
+    def serve_nodes(self, path: str, page: App) -> None:
+        """Has `page` answer other nodes' own requests for `path`."""
+        self._for_nodes[path] = page
 
     def app(self, exchange: Exchange) -> None:
         """Answers one request; see the module's rules."""
@@ -81,12 +87,18 @@ class PeerSide:
             if page is not None and self._is_admin(identity):
                 page(exchange)
                 return
+            if path in self._for_nodes and self._is_registry(identity):
+                self._for_nodes[path](exchange)
+                return
             refusal = self._refusal(identity)
             if refusal is not None:
                 self._refuse(exchange, *refusal)
                 return
             if path in self._between_agents:
                 exchange.respond(200, _JSON, self._between_agents[path](request))
+                return
+            if path in self._for_nodes:
+                self._for_nodes[path](exchange)
                 return
             caller = None
         try:
@@ -99,12 +111,20 @@ class PeerSide:
             self._refuse(exchange, 403, fault.message)
         else:
             if hop is not None:  # else it is not believed
+                if self._state.unrecorded:
+                    self._refuse_unrecorded(exchange, hop)
+                    return
                 self._answer(self._arrival(exchange, hop, caller.caller))
+
+    def _refuse_unrecorded(self, exchange: Exchange, hop: Hop) -> None:
+        state = self._state
+        respond_error(state, exchange, 503, state.unrecorded, hop.request_id, retry_after=1, refused=True)
 
     def refuses(self, request: Request) -> bool:
         """Whether the caller may send nothing here, whatever it asks."""
         identity = request.identity
-        return not self._is_admin(identity) and self._refusal(identity) is not None
+        known = self._is_admin(identity) or self._is_registry(identity)
+        return not known and self._refusal(identity) is not None
 
     def _refuse(self, exchange: Exchange, status: int, message: str) -> None:
         state, request = self._state, exchange.request
@@ -148,19 +168,23 @@ class PeerSide:
         )
 
     def _is_admin(self, identity: str | None) -> bool:
+        peer = self._of_mesh(identity)
+        # Whatever its role: each may see everything.
+        return peer is not None and peer.kind == "admin" and peer.name in self._state.view.current.admins
+
+    def _is_registry(self, identity: str | None) -> bool:
+        peer = self._of_mesh(identity)
+        return peer is not None and peer.kind == "registry"
+
+    def _of_mesh(self, identity: str | None) -> SpiffeId | None:
+        """Who shows this identity; None: nobody of this mesh."""
         if identity is None:
-            return False
+            return None
         try:
             peer = _spiffe_id(identity)
         except IdentityFault:
-            return False
-        snapshot = self._state.view.current
-        # Whatever its role: each may see everything.
-        return (
-            peer.kind == "admin"
-            and peer.trust_domain == snapshot.mesh.trust_domain
-            and peer.name in snapshot.admins
-        )
+            return None
+        return peer if peer.trust_domain == self._state.view.current.mesh.trust_domain else None
 
     def _refusal(self, identity: str | None) -> tuple[int, str] | None:
         """Why this caller may not forward; None: it may."""

@@ -42,6 +42,7 @@ def note(
 ) -> None:
     """Writes the record of a request that went to no instance: a list, or a refusal."""
     exchange = arrival.exchange
+    request = exchange.request
     now = state.now()
     if decision is not None:
         state.count_backend(decision, arrival.caller, exchange.status)
@@ -49,7 +50,7 @@ def note(
         RequestRecord(
             arrival.request_id,
             arrival.caller,
-            exchange.request.method,
+            request.method,
             path,
             model,
             exchange.status,
@@ -61,12 +62,14 @@ def note(
             decision,
             "",
             (),
-            len(exchange.request.body),
+            len(request.body),
             exchange.sent,
             quota=quota,
-            rule=arrival.rule,
-            shadowed=arrival.shadowed,
-        )
+            rule=arrival.verdict.policy,
+            shadowed=arrival.verdict.shadowed,
+            remote=request.remote,
+        ),
+        request.body,
     )
 
 
@@ -97,7 +100,7 @@ def turned_away(
         "" if route is None else route.path,
         status=status,
         reason=reason,
-        address=request.remote[0] if request.remote else "",
+        remote=request.remote,
         request_id=request_id,
     )
 
@@ -105,7 +108,7 @@ def turned_away(
 def broke_off(state: GatewayState, listener: ListenerKind, address: str) -> None:
     """Writes the record of a handshake that TLS refused: a certificate that does not count, an older TLS."""
     nobody = STRANGERS[listener]
-    _turn_away(state, nobody, "", "", status=0, reason="handshake", address=address, request_id="")
+    _turn_away(state, nobody, "", "", status=0, reason="handshake", remote=(address, 0), request_id="")
 
 
 def _turn_away(
@@ -116,7 +119,7 @@ def _turn_away(
     *,
     status: int,
     reason: str,
-    address: str,
+    remote: tuple[str, int] | None,
     request_id: str,
 ) -> None:
     now = state.now()
@@ -138,8 +141,8 @@ def _turn_away(
             (),
             0,
             0,
-            address=address,
             reason=reason,
+            remote=remote,
         )
     )
 
@@ -223,7 +226,7 @@ def deny(
     kind: ResourceKind = "Model",
 ) -> None:
     """Says that it may not be done, and neither why nor by which rule: that is on record."""
-    state.counters.refused["policy"] += 1
+    state.counters.denied[action] += 1
     if kind == "Node":
         message = f"this caller may not {action} on node '{name}'"
         if arrival.caller.who.kind == "local" and name != arrival.caller.who.name:

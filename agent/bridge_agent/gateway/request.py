@@ -133,6 +133,12 @@ class RoutedRequest:
             self._timers = [asyncio.get_running_loop().call_later(left, self._expired)]
         self._follow(life.start(began))
 
+    def drop_ticket(self) -> None:
+        """It will never begin: what it holds of quotas is given back."""
+        ticket, self.ticket = self.ticket, None
+        if ticket is not None and self.state.meter is not None:
+            self.state.meter.settle(ticket, 500, begun=False)
+
     # -- before an answer
 
     def failed(self, attempt: Attempt, failure: Failure, detail: str) -> None:
@@ -324,7 +330,7 @@ class RoutedRequest:
             return False
         if self.life.phase is not Phase.ANSWERED:
             return False
-        if self.arrival.verdict is not None and self.arrival.verdict.by_node:
+        if self.arrival.verdict.by_node:
             return False  # where it may go on is not said by what it was allowed
         self._rest = keeper.take_over(self, target, reason)
         silent = reason == "stalled"
@@ -461,6 +467,7 @@ class RoutedRequest:
     def _record(self, status: int, outcome: Outcome, target: Target | None, more: int) -> None:
         state, arrival, exchange, asked = self.state, self.arrival, self.exchange, self.asked
         stream, rest, ticket = self.stream, self._rest, self.ticket
+        request = exchange.request
         prompt_tokens, quota = 0, ""
         if ticket is not None and state.meter is not None:
             begun = self.head_at > 0
@@ -474,7 +481,7 @@ class RoutedRequest:
             RequestRecord(
                 arrival.request_id,
                 arrival.caller,
-                exchange.request.method,
+                request.method,
                 self.route.path,
                 asked.model,
                 status,
@@ -492,7 +499,9 @@ class RoutedRequest:
                 tokens,
                 prompt_tokens=prompt_tokens,
                 quota=quota,
-                rule=arrival.rule,
-                shadowed=arrival.shadowed,
-            )
+                rule=arrival.verdict.policy,
+                shadowed=arrival.verdict.shadowed,
+                remote=request.remote,
+            ),
+            request.body,
         )

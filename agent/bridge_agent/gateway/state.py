@@ -11,7 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 from time import monotonic
 from typing import Final
 
-from bridge_agent.authentication.token_book import TokenBook
+from bridge_agent.authentication.authenticator import TokenVerifier
 from bridge_agent.gateway.access import Access
 from bridge_agent.gateway.admission import Admission
 from bridge_agent.gateway.callers import Callers
@@ -47,9 +47,10 @@ class GatewayState:
         group: Where the tasks of slow routes, and of streams that are continued, run.
         retrying: Requests that were tried again or hedged, and are not over.
         draining: This node's engines get no new work.
+        unrecorded: Why nothing is answered, since it would go unrecorded; empty: all is.
         keeper: Who continues streams that died; None: nobody.
         meter: Who counts what callers use and refuses what is beyond their quotas; None: nobody.
-        on_record: Told of each request when it is over.
+        on_record: Told of each request when it is over, and what it asked.
         on_progress: Told of instance and model now and then while an own engine's answer streams.
         node_spoke: Told of a node whose long answer goes on.
     """
@@ -61,7 +62,7 @@ class GatewayState:
         upstreams: Upstreams,
         group: asyncio.TaskGroup,
         *,
-        tokens: TokenBook,
+        tokens: TokenVerifier,
         now: Callable[[], float] = monotonic,
     ) -> None:
         self.config = config
@@ -80,12 +81,13 @@ class GatewayState:
         self._turns = Turns()
         self._draw = secrets.randbits(64)
         self.records: deque[RequestRecord] = deque(maxlen=config.explained)
-        self.on_record: Callable[[RequestRecord], None] | None = None
+        self.on_record: Callable[[RequestRecord, bytes], None] | None = None
         self.on_progress: Callable[[str, str], None] | None = None
         self.node_spoke: Callable[[str], None] | None = None
         self.keeper: StreamKeeper | None = None
         self.meter: Meter | None = None
         self.draining = False
+        self.unrecorded = ""
         self.node = config.node.encode()
         self.callers = Callers(view, tokens)
         self.access = Access(view, config.node)
@@ -170,8 +172,8 @@ class GatewayState:
         if decision.route and caller.listener is not ListenerKind.PEER:
             self.counters.by_backend[decision.route, decision.backend, status] += 1
 
-    def settle(self, record: RequestRecord) -> None:
-        """A request is over."""
+    def settle(self, record: RequestRecord, body: bytes) -> None:
+        """A request with this body is over."""
         counters = self.counters
         # `_value_` is what `value` gives, without the descriptor's Python call.
         counters.requests[record.path, record.status, record.caller.listener._value_] += 1
@@ -183,11 +185,13 @@ class GatewayState:
             counters.overhead.observe(record.sent - began - record.waited)
         if record.waited:
             counters.wait.observe(record.waited)
+        if record.shadowed:
+            counters.shadowed.update(record.shadowed)
         if not self.health.quiet:
             self.health.tidy(record.ended)
         self.records.append(record)
         if self.on_record is not None:
-            self.on_record(record)
+            self.on_record(record, body)
 
     def turned_away(self, record: RequestRecord) -> None:
         """A request was nobody's who may call. Such ones crowd nothing out of what `explain` has."""
@@ -197,7 +201,7 @@ class GatewayState:
             counters.requests[record.path, record.status, record.caller.listener._value_] += 1
         counters.outcomes[record.outcome._value_] += 1
         if self.on_record is not None:
-            self.on_record(record)
+            self.on_record(record, b"")
 
     def made(self, names: Iterable[str], target: Target) -> None:
         """Models of these canonical names were just made there: who asks next is quicker than lists."""

@@ -1,4 +1,4 @@
-"""The node's key, certificate and CA on disk, replaced together.
+"""The node's key and certificate, and the CAs that it trusts, on disk, replaced together.
 
 `identity` is a link to a folder that holds one matching set; a new set is written beside it and
 the link is renamed over, so that a crash never leaves a key with another key's certificate.
@@ -14,7 +14,9 @@ from pathlib import Path
 from bridge_core.files import sync_folder, write_atomically
 
 
-def write_identity(link: Path, *, key: bytes, certificate_chain: bytes, trust_bundle: bytes) -> None:
+def write_identity(
+    link: Path, *, key: bytes, certificate_chain: bytes, trust_bundle: bytes, issuers: bytes
+) -> None:
     """Makes `link` hold exactly this set; the former set is removed.
 
     Raises:
@@ -26,6 +28,7 @@ def write_identity(link: Path, *, key: bytes, certificate_chain: bytes, trust_bu
         write_atomically(folder / "key.pem", key)
         write_atomically(folder / "cert.pem", certificate_chain)
         write_atomically(folder / "ca.pem", trust_bundle)
+        write_atomically(folder / "issuers.pem", issuers)
         former = _target(link)
         temporary = link.with_name(f"{folder.name}.link")
         temporary.symlink_to(folder.name)

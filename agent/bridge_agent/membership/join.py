@@ -219,6 +219,7 @@ def _keep(
         key=key_pem,
         certificate_chain=identity.certificate_chain_pem,
         trust_bundle=identity.trust_bundle_pem,
+        issuers=identity.issuers_pem,
     )
     judged = judge(EMPTY, update_of(response.snapshot))
     if judged.rejected:

@@ -20,27 +20,37 @@ from bridge_core.identity.spiffe import SpiffeId
 _PATIENCE_S: Final = 30.0
 
 
+class OldKey(msgspec.Struct, frozen=True):
+    """The certificate to renew and its key, both PEM, and what the registry wants to have signed with it."""
+
+    certificate_pem: bytes
+    key_pem: bytes
+    nonce: bytes
+
+
 class Wanted(msgspec.Struct, frozen=True):
-    """Whom the request is for, and the host names and addresses that it asks for."""
+    """Whom the request is for, the host names and addresses that it asks for, and what proves it."""
 
     identity: SpiffeId
     names: SubjectNames
+    old: OldKey | None = None
 
 
 class NewKey(msgspec.Struct, frozen=True):
-    """A private key and a PKCS#10 request for it, both PEM."""
+    """A private key and a PKCS#10 request for it, both PEM, and the old key's signature where asked."""
 
     key_pem: bytes
     csr_pem: bytes
+    signature: bytes = b""
 
 
-async def new_key(node: SpiffeId, names: SubjectNames) -> NewKey:
-    """A new key of `node`, and a request for these names and addresses.
+async def new_key(node: SpiffeId, names: SubjectNames, old: OldKey | None = None) -> NewKey:
+    """A new key of `node`, and a request for these names and addresses, which `old` signs.
 
     Raises:
         BridgeError: no process could be started, or it failed or hung.
     """
-    wanted = msgspec.json.encode(Wanted(node, names))
+    wanted = msgspec.json.encode(Wanted(node, names, old))
     pipe = asyncio.subprocess.PIPE
     try:
         process = await asyncio.create_subprocess_exec(
@@ -68,12 +78,22 @@ async def new_key(node: SpiffeId, names: SubjectNames) -> NewKey:
 
 def main() -> None:
     """The process: `Wanted` comes in, `NewKey` goes out."""
-    from bridge_core.identity.certificates import create_csr, generate_key, key_to_pem
+    from bridge_core.identity.certificates import (
+        create_csr,
+        generate_key,
+        key_from_pem,
+        key_to_pem,
+        possession,
+        sign,
+    )
 
     wanted = msgspec.json.decode(sys.stdin.buffer.read(), type=Wanted)
     key = generate_key()
     csr = create_csr(key, wanted.identity, dns_names=wanted.names.dns_names, addresses=wanted.names.addresses)
-    sys.stdout.buffer.write(msgspec.json.encode(NewKey(key_to_pem(key), csr)))
+    signature, old = b"", wanted.old
+    if old is not None:
+        signature = sign(key_from_pem(old.key_pem), possession(old.nonce, csr, old.certificate_pem))
+    sys.stdout.buffer.write(msgspec.json.encode(NewKey(key_to_pem(key), csr, signature)))
 
 
 if __name__ == "__main__":

@@ -36,10 +36,11 @@ class Update(msgspec.Struct, frozen=True):
 
 
 class IssuedIdentity(msgspec.Struct, frozen=True):
-    """A certificate chain (leaf first) and every CA to trust, PEM."""
+    """A certificate chain (leaf first), and roots and issuers to trust, PEM."""
 
     certificate_chain: bytes
     trust_bundle: bytes
+    issuers: bytes
 
 
 class InstanceLoad(msgspec.Struct, frozen=True):
@@ -62,6 +63,7 @@ class LoadReport(msgspec.Struct, frozen=True):
         backends: Counters by route and backend.
         results: Of the probes' present rounds.
         silent_peers: Nodes that do not answer this one, with the Unix time since when.
+        trusts: The CAs that it trusts in other members.
         clients: When clients last called here, Unix seconds.
     """
 
@@ -72,6 +74,7 @@ class LoadReport(msgspec.Struct, frozen=True):
     backends: Mapping[tuple[str, str], Counts] = {}
     results: tuple[ProbeResult, ...] = ()
     silent_peers: Mapping[str, float] = {}
+    trusts: tuple[str, ...] = ()
     clients: Mapping[str, int] = {}
 
 
@@ -131,6 +134,14 @@ class RegistryApi(Protocol):
 
     async def renew(self, csr: bytes) -> IssuedIdentity:
         """A fresh certificate for the calling node and the CSR's key (PKCS#10, PEM)."""
+
+    async def nonce(self) -> bytes:
+        """What is to be signed for `renew_expired` at this registry, within a minute."""
+
+    async def renew_expired(
+        self, csr: bytes, certificate: bytes, *, nonce: bytes, signature: bytes
+    ) -> IssuedIdentity:
+        """As `renew`, for a node whose certificate has ended, by what its key signed."""
 
     async def check(self) -> None:
         """Returns when the registry answers and takes the calling node for a member."""

@@ -34,7 +34,7 @@ from bridge_core.registry_channel import open_channel
 from bridge_core.snapshot import Delta, Version
 from bridge_wire.v1 import registry_pb2 as pb
 from bridge_wire.v1.quota_pb2_grpc import QuotasStub
-from bridge_wire.v1.registry_pb2_grpc import MeshStub
+from bridge_wire.v1.registry_pb2_grpc import EnrolmentStub, MeshStub
 
 _CALL_S = 10.0
 _RETRYABLE = frozenset(
@@ -95,6 +95,24 @@ class RegistryClient:
                 response = await stub.Renew(pb.RenewRequest(csr_pem=csr, facts=self._facts), timeout=_CALL_S)
         return issued(response.identity)
 
+    async def nonce(self) -> bytes:
+        """See `Registry.nonce`."""
+        async with self._anonymous() as stub:
+            with _translated(self.address):
+                return bytes((await stub.Hello(pb.HelloRequest(), timeout=_CALL_S)).nonce)
+
+    async def renew_expired(
+        self, csr: bytes, certificate: bytes, *, nonce: bytes, signature: bytes
+    ) -> IssuedIdentity:
+        """See `Registry.renew_expired`."""
+        request = pb.RenewExpiredRequest(
+            csr_pem=csr, facts=self._facts, certificate_pem=certificate, nonce=nonce, signature=signature
+        )
+        async with self._anonymous() as stub:
+            with _translated(self.address):
+                response = await stub.RenewExpired(request, timeout=_CALL_S)
+        return issued(response.identity)
+
     async def check(self) -> None:
         """See `Registry.check`: a stream of load reports that has none."""
         async with self._stub() as stub:
@@ -109,6 +127,15 @@ class RegistryClient:
         async with self._stub() as stub:
             with _translated(self.address):
                 await stub.Leave(pb.LeaveRequest(), timeout=_CALL_S)
+
+    @contextlib.asynccontextmanager
+    async def _anonymous(self) -> AsyncIterator[Any]:
+        try:
+            ca = self._state.ca.read_bytes()
+        except OSError as fault:
+            raise BridgeError(f"cannot read the node's identity: {fault}") from fault
+        async with open_channel(self.address, ca) as channel:
+            yield EnrolmentStub(channel)  # type: ignore[no-untyped-call]  # generated
 
     @contextlib.asynccontextmanager
     async def _stub(self, kind: Any = MeshStub) -> AsyncIterator[Any]:
@@ -183,7 +210,7 @@ def update_of(message: pb.SnapshotUpdate) -> Update:
 
 def issued(identity: pb.Identity) -> IssuedIdentity:
     """The certificates in a message."""
-    return IssuedIdentity(identity.certificate_chain_pem, identity.trust_bundle_pem)
+    return IssuedIdentity(identity.certificate_chain_pem, identity.trust_bundle_pem, identity.issuers_pem)
 
 
 def translate(address: str, code: grpc.StatusCode, details: str | None) -> BridgeError:
@@ -250,5 +277,6 @@ def _load_message(report: LoadReport, news: Mapping[tuple[str, str], Counts]) ->
         silent_peers=[
             pb.SilentPeer(node=node, since_unix=int(since)) for node, since in report.silent_peers.items()
         ],
+        trusts=report.trusts,
         clients_used_unix=report.clients,
     )

@@ -60,11 +60,21 @@ def way_back(name: str, registries: Sequence[str]) -> str:
     )
 
 
-def certificate_concern(not_before: float, not_after: float, now: float, back: str) -> str:
-    """What an operator should do about the certificate; empty: nothing. Times are Unix seconds."""
+def certificate_concern(
+    not_before: float, not_after: float, now: float, back: str, *, grace_s: float = 0.0
+) -> str:
+    """What an operator should do about the certificate; empty: nothing. Times are Unix seconds.
+
+    `grace_s` is for how long after its end it renews itself, as far as is known; `back` what helps later.
+    """
     match certificate_state(not_before, not_after, now, 0.5):
         case CertificateState.EXPIRED:
             ago = say_span(now - not_after)
+            if now < not_after + grace_s:
+                return (
+                    f"the certificate expired {ago} ago: no peer takes it; it renews itself once a registry "
+                    f"answers within {say_span(not_after + grace_s - now)}"
+                )
             return f"the certificate expired {ago} ago: no peer and no registry takes it; {back}"
         case CertificateState.NOT_YET_VALID:
             return (

@@ -114,4 +114,4 @@ class Cell:
     @property
     def runs_short(self) -> bool:
         """It is worth telling the registry before its time: less is left than was claimed so far."""
-        return self.limit < self.amount and self.limit - self.claimed < self.claimed
+        return self.limit < self.amount and self.limit < 2 * (self.used + self.reserved)

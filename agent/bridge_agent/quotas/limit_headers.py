@@ -9,20 +9,29 @@ from __future__ import annotations
 
 import datetime as dt
 from collections.abc import Iterable
+from functools import lru_cache
 from typing import Final
-
-import msgspec
 
 from bridge_agent.quotas.cell_rules import Cell
 from bridge_core.http1 import Pair
 from bridge_core.quotas import Resource
 
-_NAMES: Final[dict[Resource, bytes]] = {
-    "requests": b"requests",
-    "prompt_tokens": b"prompt-tokens",
-    "output_tokens": b"output-tokens",
-    "concurrency": b"concurrency",
+Standing = tuple[int, int, int]  # left, limit, when the window ends in Unix milliseconds (0: it has none)
+
+
+def _template(name: bytes) -> bytes:
+    """One name's three lines, to be filled in: this is done with every answer."""
+    fields = ((b"limit", b"%d"), (b"remaining", b"%d"), (b"reset", b"%b"))
+    return b"".join([b"x-ratelimit-%b-%b: %b\r\n" % (field, name, sign) for field, sign in fields])
+
+
+_TEMPLATES: Final[dict[Resource, bytes]] = {
+    "requests": _template(b"requests"),
+    "prompt_tokens": _template(b"prompt-tokens"),
+    "output_tokens": _template(b"output-tokens"),
 }
+_TOKENS: Final = _template(b"tokens")
+_AT_ONCE: Final = b"x-ratelimit-limit-concurrency: %d\r\nx-ratelimit-remaining-concurrency: %d\r\n"
 _ANTHROPIC: Final[dict[Resource, bytes]] = {
     "requests": b"requests",
     "prompt_tokens": b"input-tokens",
@@ -30,16 +39,8 @@ _ANTHROPIC: Final[dict[Resource, bytes]] = {
 }
 
 
-class Standing(msgspec.Struct, frozen=True):
-    """How a bucket stands."""
-
-    limit: int
-    left: int
-    resets_ms: int  # Unix; 0: it has no window
-
-
-def limit_pairs(cells: Iterable[tuple[Cell, int]], now_ms: int, *, anthropic: bool) -> list[Pair]:
-    """The header fields.
+def limit_lines(cells: Iterable[tuple[Cell, int]], now_ms: int, *, anthropic: bool) -> bytes:
+    """The header lines.
 
     Args:
         cells: Those that the request counts in, each with its window in milliseconds.
@@ -48,50 +49,60 @@ def limit_pairs(cells: Iterable[tuple[Cell, int]], now_ms: int, *, anthropic: bo
     """
     found: dict[Resource, Standing] = {}
     for cell, window_ms in cells:
-        bucket = cell.bucket
-        resets = bucket.begins + window_ms if bucket.begins else 0
-        standing = Standing(cell.amount, cell.left, resets)
+        bucket, left = cell.bucket, cell.left
         known = found.get(bucket.resource)
-        if known is None or standing.left < known.left:
-            found[bucket.resource] = standing
-    pairs: list[Pair] = []
+        if known is None or left < known[0]:
+            found[bucket.resource] = (left, cell.amount, bucket.begins and bucket.begins + window_ms)
+    text = b""
+    tokens: Standing | None = None
     for resource, standing in found.items():
-        pairs += _openai(_NAMES[resource], standing, now_ms)
-    tokens = [one for resource, one in found.items() if resource.endswith("_tokens")]
-    if tokens:
-        pairs += _openai(b"tokens", min(tokens, key=lambda one: one.left), now_ms)
-    if anthropic:
-        for resource, name in _ANTHROPIC.items():
-            if resource in found:
-                pairs += _anthropic(name, found[resource])
-    return pairs
+        left, limit, ends = standing
+        if resource == "concurrency":
+            text += _AT_ONCE % (limit, left)
+            continue
+        text += _TEMPLATES[resource] % (limit, left, _until(ends, now_ms))
+        if resource != "requests" and (tokens is None or left < tokens[0]):
+            tokens = standing
+        if anthropic:
+            text += _anthropic(_ANTHROPIC[resource], standing)
+    if tokens is not None:
+        text += _TOKENS % (tokens[1], tokens[0], _until(tokens[2], now_ms))
+    return text
 
 
-def _openai(name: bytes, standing: Standing, now_ms: int) -> list[Pair]:
-    pairs = [
-        (b"x-ratelimit-limit-" + name, b"%d" % standing.limit),
-        (b"x-ratelimit-remaining-" + name, b"%d" % standing.left),
-    ]
-    if standing.resets_ms:
-        pairs.append((b"x-ratelimit-reset-" + name, _span(max(0, standing.resets_ms - now_ms))))
-    return pairs
+def pairs_of(text: bytes) -> list[Pair]:
+    """The same as names and values."""
+    found = []
+    for line in text.split(b"\r\n")[:-1]:
+        name, _, value = line.partition(b": ")
+        found.append((name, value))
+    return found
 
 
-def _anthropic(name: bytes, standing: Standing) -> list[Pair]:
-    moment = dt.datetime.fromtimestamp(standing.resets_ms / 1000, dt.UTC)
-    at = moment.replace(microsecond=0).isoformat().replace("+00:00", "Z")
-    return [
-        (b"anthropic-ratelimit-" + name + b"-limit", b"%d" % standing.limit),
-        (b"anthropic-ratelimit-" + name + b"-remaining", b"%d" % standing.left),
-        (b"anthropic-ratelimit-" + name + b"-reset", at.encode()),
-    ]
+def _anthropic(name: bytes, standing: Standing) -> bytes:
+    left, limit, ends = standing
+    return b"".join(
+        [
+            b"anthropic-ratelimit-%b-limit: %d\r\n" % (name, limit),
+            b"anthropic-ratelimit-%b-remaining: %d\r\n" % (name, left),
+            b"anthropic-ratelimit-%b-reset: %b\r\n" % (name, _moment(ends // 1000)),
+        ]
+    )
 
 
-def _span(milliseconds: int) -> bytes:
-    """As OpenAI writes it: `850ms`, `6s`, `1m30s`, `2h0m5s`."""
-    if milliseconds < 1000:
-        return b"%dms" % milliseconds
-    seconds = -(-milliseconds // 1000)
+@lru_cache(maxsize=1024)
+def _moment(unix: int) -> bytes:
+    return dt.datetime.fromtimestamp(unix, dt.UTC).isoformat().replace("+00:00", "Z").encode()
+
+
+def _until(ends_ms: int, now_ms: int) -> bytes:
+    left = ends_ms - now_ms
+    return b"%dms" % max(0, left) if left < 1000 else _span(-(-left // 1000))
+
+
+@lru_cache(maxsize=4096)
+def _span(seconds: int) -> bytes:
+    """As OpenAI writes it: `6s`, `1m30s`, `2h0m5s`."""
     hours, rest = divmod(seconds, 3600)
     minutes, seconds = divmod(rest, 60)
     if hours:

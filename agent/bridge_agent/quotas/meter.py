@@ -15,11 +15,11 @@ import msgspec
 
 from bridge_agent.quotas.answer_rules import AnswerTokens
 from bridge_agent.quotas.estimate_rules import Outputs, prompt_estimate, stated_limit
-from bridge_agent.quotas.limit_headers import limit_pairs
+from bridge_agent.quotas.limit_headers import limit_lines, pairs_of
 from bridge_agent.quotas.quota_rules import QuotaBook, Refusal, Reservation
 from bridge_agent.quotas.usage_rules import UsageBook
 from bridge_agent.routing.view import Index, MeshView
-from bridge_core.http1 import Pair, lines
+from bridge_core.http1 import Pair
 from bridge_core.identity.principal import Principal
 from bridge_core.quantities import say_duration
 from bridge_core.snapshot import Snapshot
@@ -30,6 +30,7 @@ _WORDS: Final = {
     "output_tokens": "output tokens",
     "concurrency": "requests at once",
 }
+_MESSAGES: Final = "/v1/messages"
 _EMBEDS: Final = frozenset({"/api/embed", "/api/embeddings", "/v1/embeddings"})
 
 
@@ -184,16 +185,13 @@ class Meter:
         reservation = ticket.reservation
         if reservation is None:
             return b""
-        return lines(self._pairs(reservation, path))
-
-    def _pairs(self, reservation: Reservation, path: str) -> list[Pair]:
         quotas = self.book.quotas
         cells = [
             (cell, quota.window_ms)
             for cell, _ in reservation.parts
             if (quota := quotas.get(cell.bucket.quota)) is not None and not quota.shadow
         ]
-        return limit_pairs(cells, self._unix_ms(), anthropic=path == "/v1/messages")
+        return limit_lines(cells, self._unix_ms(), anthropic=path == _MESSAGES) if cells else b""
 
     def _over(self, refusal: Refusal, who: Principal, model: str, path: str, now_ms: int) -> OverQuota:
         cells = [
@@ -208,7 +206,7 @@ class Meter:
             refusal.quota,
             f"quota {refusal.quota} is used up: {refusal.amount} {what}{per}; try again in {after} s",
             after,
-            tuple(limit_pairs(cells, now_ms, anthropic=path == "/v1/messages")),
+            tuple(pairs_of(limit_lines(cells, now_ms, anthropic=path == _MESSAGES))),
         )
 
     def _follow(self, _index: Index) -> None:

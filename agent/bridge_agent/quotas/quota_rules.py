@@ -23,7 +23,7 @@ Rules:
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from typing import Final
+from typing import Final, TypeAlias
 
 import msgspec
 
@@ -44,7 +44,12 @@ from bridge_core.quotas import (
 )
 
 _REMEMBERED: Final = 4096  # principals and models whose quotas are known
+_FOREVER_MS: Final = 1 << 62
 _WINDOWS_AHEAD_MS: Final = 10_000  # that a registry's clock may be ahead
+
+
+# A quota, of what, how much of it there is, and this node's part; None where no more can be kept.
+_Place: TypeAlias = tuple[Quota, Resource, int, Cell | None]
 
 
 class Refusal(msgspec.Struct, frozen=True):
@@ -123,6 +128,7 @@ class QuotaBook:
         self._scopes: list[Scope] = []
         self._cells: dict[Bucket, Cell] = {}
         self._about: dict[tuple[str, tuple[str, ...], str], tuple[tuple[Quota, str], ...]] = {}
+        self._known: dict[tuple[str, tuple[str, ...], str], tuple[int, tuple[_Place, ...]]] = {}
         self._leased_until = 0.0
         self.hurried = False
 
@@ -136,7 +142,7 @@ class QuotaBook:
         self.quotas = {quota.name: quota for quota in quotas}
         places = ranks(nodes)
         self._rank, self._nodes = places.get(self._node), len(places)
-        self._about = {}
+        self._about, self._known = {}, {}
         self._scopes = [Scope(quota) for quota in self.quotas.values()]
         for bucket, cell in list(self._cells.items()):
             quota = self.quotas.get(bucket.quota)
@@ -171,33 +177,53 @@ class QuotaBook:
             now: Monotonic seconds.
             now_ms: Unix milliseconds.
         """
-        about = self.about(who, model)
-        if not about:
+        places = self._places(who, model, now_ms)
+        if not places:
             return None
-        self._lapse(now)
+        if self._leased_until:
+            self._lapse(now)
         parts: list[tuple[Cell, int]] = []
         shadowed = ""
-        for quota, of in about:
-            for resource in RESOURCES:
-                whole = quota.amount(resource)
-                if not whole:
-                    continue
-                asked = prompt if resource == "prompt_tokens" else output
-                amount = min(whole, asked if resource.endswith("_tokens") else 1)
-                cell = self._cell(Bucket(quota.name, of, quota.begins(resource, now_ms), resource), now_ms)
-                if cell is None or not cell.fits(amount):
-                    if cell is not None:
-                        cell.refused += amount
-                        self.hurried = self.hurried or cell.left >= amount
-                    if not quota.shadow:
-                        return _refusal(quota, resource, cell, amount, now_ms)
-                    shadowed = shadowed or quota.name
-                if cell is not None:
-                    parts.append((cell, amount))
+        for quota, resource, whole, cell in places:
+            asked = prompt if resource == "prompt_tokens" else output if resource == "output_tokens" else 1
+            amount = min(whole, asked)
+            if cell is not None and cell.fits(amount):
+                parts.append((cell, amount))
+                continue
+            if cell is not None:
+                cell.refused += amount
+                self.hurried = self.hurried or cell.left >= amount
+            if not quota.shadow:
+                return _refusal(quota, resource, cell, amount, now_ms)
+            shadowed = shadowed or quota.name
+            if cell is not None:
+                parts.append((cell, amount))
         for cell, amount in parts:
             cell.reserved += amount
             self.hurried = self.hurried or cell.runs_short
         return Reservation(tuple(parts), shadowed)
+
+    def _places(self, who: Principal, model: str, now_ms: int) -> tuple[_Place, ...]:
+        """Where a request has to fit in: looked up anew when a window ends, or what is kept changes."""
+        key = (who.text, who.groups, model)
+        known = self._known.get(key)
+        if known is not None and now_ms < known[0]:
+            return known[1]
+        until, found = _FOREVER_MS, list[_Place]()
+        for quota, of in self.about(who, model):
+            for resource in RESOURCES:
+                if whole := quota.amount(resource):
+                    begins = quota.begins(resource, now_ms)
+                    cell = self._cell(Bucket(quota.name, of, begins, resource), now_ms)
+                    found.append((quota, resource, whole, cell))
+                    if begins:
+                        until = min(until, begins + quota.window_ms)
+        places = tuple(found)
+        if all(cell is not None for *_, cell in places):
+            if len(self._known) >= _REMEMBERED:
+                self._known = {}
+            self._known[key] = until, places
+        return places
 
     def report(self, told: dict[Bucket, CellUse], now: float, now_ms: int) -> list[CellUse]:
         """What changed since `told`, which is brought up to date; forgets what is over."""
@@ -216,6 +242,8 @@ class QuotaBook:
                 gone.append(bucket)
         for bucket in gone:
             del self._cells[bucket], told[bucket]
+        if gone:
+            self._known = {}
         return news
 
     def take(self, limits: Iterable[CellLimit], *, sent: float | None, now_ms: int) -> None:
@@ -268,6 +296,8 @@ class QuotaBook:
         gone = [bucket for bucket in self._cells if _over(bucket, self.quotas[bucket.quota], now_ms)]
         for bucket in gone:
             del self._cells[bucket]
+        if gone:
+            self._known = {}
 
 
 def _over(bucket: Bucket, quota: Quota, now_ms: int) -> bool:

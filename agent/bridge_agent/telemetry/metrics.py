@@ -9,14 +9,16 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Histo
 from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
 
+from bridge_agent.audit.witness import Witness
 from bridge_agent.engines.view import LocalInstance
 from bridge_agent.gateway.counters import GatewayCounters, Histogram
 from bridge_agent.limits.gpu import Gpu
 from bridge_agent.limits.isolation_report import DomainReport, IsolationReport
 from bridge_agent.membership.link_status import LinkReport
-from bridge_agent.telemetry.audit import AuditLog
 from bridge_agent.telemetry.isolation_metrics import isolation_metrics
 from bridge_agent.telemetry.quota_metrics import QuotaFigures, quota_metrics
+from bridge_core.audit.cosigning import Cosigning
+from bridge_core.audit.queue import AuditLog
 from bridge_core.snapshot import Snapshot
 
 CONTENT_TYPE = b"text/plain; version=0.0.4; charset=utf-8"
@@ -31,8 +33,10 @@ class Sources:
         links: Registry, etcd, certificate.
         snapshot: The one in force.
         instances: The node's own.
-        expires_unix: When the node's certificate ends.
+        expires_unix: When the first certificate of each kind ends.
         audit: What was written and lost.
+        cosigning: Who vouches for it; None: nobody is asked.
+        witness: What was seen of others' audit logs; None: nothing.
         waiting: Requests that wait for a slot, by instance.
         isolation: Limits, walls and usage of the node's engines.
         gpus: The node's GPUs.
@@ -49,7 +53,7 @@ class Sources:
         links: Callable[[], Iterable[LinkReport]],
         snapshot: Callable[[], Snapshot],
         instances: Callable[[], Iterable[LocalInstance]],
-        expires_unix: Callable[[], float],
+        expires_unix: Callable[[], Mapping[str, float]],
         audit: AuditLog,
         waiting: Callable[[], dict[str, int]] = dict,
         isolation: Callable[[], Iterable[IsolationReport]] = tuple,
@@ -57,6 +61,8 @@ class Sources:
         domains: Callable[[], Iterable[DomainReport]] = tuple,
         task_faults: Callable[[], Mapping[str, int]] = dict,
         quotas: QuotaFigures | None = None,
+        cosigning: Cosigning | None = None,
+        witness: Witness | None = None,
     ) -> None:
         self.counters = counters
         self.ejections = ejections
@@ -71,6 +77,8 @@ class Sources:
         self.domains = domains
         self.task_faults = task_faults
         self.quotas = quotas
+        self.cosigning = cosigning
+        self.witness = witness
 
 
 def metrics_page(sources: Sources) -> Callable[[], bytes]:
@@ -114,11 +122,14 @@ class _AgentCollector(Collector):
         )
         yield _gauge("bridge_snapshot_epoch", "Epoch of the snapshot served.", snapshot.version.epoch)
         yield _gauge("bridge_snapshot_instances", "Instances in the snapshot.", len(snapshot.instances))
-        yield _gauge(
+        ends = GaugeMetricFamily(
             "bridge_certificate_expires_seconds",
-            "Unix time of the certificate's end.",
-            sources.expires_unix(),
+            "Unix time of the end of the first certificate of a kind that ends.",
+            labels=["kind"],
         )
+        for kind, at in sources.expires_unix().items():
+            ends.add_metric([kind], at)
+        yield ends
         ejected = GaugeMetricFamily(
             "bridge_ejected_seconds", "Seconds for which it is still passed over.", labels=["subject"]
         )
@@ -131,6 +142,24 @@ class _AgentCollector(Collector):
         yield waiting
         yield _counter("bridge_audit_written", "Audit records written.", sources.audit.written)
         yield _counter("bridge_audit_lost", "Audit records lost.", sources.audit.lost)
+        yield _counter(
+            "bridge_audit_unhashed", "Requests too large at once to be hashed.", sources.audit.unhashed
+        )
+        head, cosigning = sources.audit.head, sources.cosigning
+        yield _gauge("bridge_audit_size", "Records in the audit log.", 0 if head is None else head.size)
+        if cosigning is not None:
+            yield _gauge(
+                "bridge_audit_cosigned_size", "Of them, those that other nodes vouch for.", cosigning.cosigned
+            )
+        if sources.witness is not None:
+            yield _counter(
+                "bridge_audit_cosigned_for_others", "Heads of others cosigned.", sources.witness.cosigned
+            )
+            yield _gauge(
+                "bridge_audit_convicted_logs",
+                "Logs of other nodes that were found rewritten, cut or replaced.",
+                len(sources.witness.findings),
+            )
         yield _counters(
             "bridge_task_faults", "Faults of tasks beside the serving.", "task", sources.task_faults()
         )
@@ -169,6 +198,13 @@ def _requests(counters: GatewayCounters) -> Iterator[Metric]:
         "Requests of nobody who may call.",
         "reason",
         counters.turned_away,
+    )
+    yield _counters("bridge_policy_denied", "Requests that policies refused.", "action", counters.denied)
+    yield _counters(
+        "bridge_policy_shadowed",
+        "Requests that a policy in shadow would have refused.",
+        "policy",
+        counters.shadowed,
     )
     yield _counters("bridge_refused", "Requests refused for want of room.", "reason", counters.refused)
     yield _counters(

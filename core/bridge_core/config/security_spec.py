@@ -32,7 +32,9 @@ class ResourceSpec(Strict):
 
     kinds: list[ResourceKind] = Field(min_length=1, max_length=3)
     names: list[Name] = Field(
-        min_length=1, max_length=MAX_PARTS, description="`*` stands for any characters."
+        min_length=1,
+        max_length=MAX_PARTS,
+        description="`*` stands for any characters, of a model's name but a slash; alone for all.",
     )
 
 

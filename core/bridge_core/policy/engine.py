@@ -198,32 +198,37 @@ class Rights:
     Args:
         book: The snapshot's policies.
         who: The principal.
+
+    Attributes:
+        settled: What hangs on no request, by action, kind and name, as far as it was asked.
     """
 
-    __slots__ = ("_book", "_cases", "_known", "who")
+    __slots__ = ("_book", "_cases", "_known", "settled", "who")
 
     def __init__(self, book: PolicyBook, who: Principal) -> None:
         self._book = book
         self._known = identities(who)
         self._cases: dict[tuple[Action, ResourceKind, str], _Case] = {}
+        self.settled: dict[tuple[Action, ResourceKind, str], Verdict] = {}
         self.who = who
-
-    def settled(self, action: Action, kind: ResourceKind, name: str) -> Verdict | None:
-        """The decision; None where it hangs on the request."""
-        return self._case(action, kind, name).settled
 
     def decide(self, action: Action, kind: ResourceKind, name: str, facts: Facts) -> Verdict:
         """The decision; see `PolicyBook.decide`."""
-        case = self._case(action, kind, name)
-        return case.decide(facts) if case.settled is None else case.settled
-
-    def _case(self, action: Action, kind: ResourceKind, name: str) -> _Case:
-        case = self._cases.get((action, kind, name))
+        key = action, kind, name
+        verdict = self.settled.get(key)
+        if verdict is not None:
+            return verdict
+        case = self._cases.get(key)
         if case is None:
-            if len(self._cases) >= _MOST:
+            if len(self._cases) + len(self.settled) >= _MOST:
                 self._cases.clear()
-            case = self._cases[action, kind, name] = self._new_case(action, kind, name)
-        return case
+                self.settled.clear()
+            case = self._new_case(action, kind, name)
+            if case.settled is not None:
+                self.settled[key] = case.settled
+                return case.settled
+            self._cases[key] = case
+        return case.decide(facts)
 
     def _new_case(self, action: Action, kind: ResourceKind, name: str) -> _Case:
         who, settings = self.who, self._book.settings

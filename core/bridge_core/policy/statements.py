@@ -40,7 +40,7 @@ class Subject(msgspec.Struct, frozen=True):
 
 
 class Resource(msgspec.Struct, frozen=True):
-    """What a policy is about; in names `*` stands for any characters."""
+    """What a policy is about; in names `*` stands for any characters, of a model but a slash."""
 
     kinds: Annotated[tuple[ResourceKind, ...], msgspec.Meta(max_length=MAX_PARTS)]
     names: Annotated[tuple[Name, ...], msgspec.Meta(max_length=MAX_PARTS)]

@@ -24,21 +24,21 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1e\x62ridge_wire/v1/authority.proto\x12\tbridge.v1\"o\n\rAuthorityInfo\x12\x0b\n\x03pin\x18\x01 \x01(\t\x12\x0f\n\x07subject\x18\x02 \x01(\t\x12\x0c\n\x04kind\x18\x03 \x01(\t\x12\x14\n\x0c\x65xpires_unix\x18\x04 \x01(\x04\x12\r\n\x05state\x18\x05 \x01(\t\x12\r\n\x05nodes\x18\x06 \x01(\r\"\x17\n\x15GetAuthoritiesRequest\"U\n\x16GetAuthoritiesResponse\x12-\n\x0b\x61uthorities\x18\x01 \x03(\x0b\x32\x18.bridge.v1.AuthorityInfo\x12\x0c\n\x04next\x18\x02 \x01(\t\"V\n\x16RotateAuthorityRequest\x12\x0c\n\x04step\x18\x01 \x01(\t\x12\x1d\n\x15\x63\x65rtificate_chain_pem\x18\x02 \x01(\x0c\x12\x0f\n\x07key_pem\x18\x03 \x01(\x0c\x32\xbb\x01\n\tAuthority\x12U\n\x0eGetAuthorities\x12 .bridge.v1.GetAuthoritiesRequest\x1a!.bridge.v1.GetAuthoritiesResponse\x12W\n\x0fRotateAuthority\x12!.bridge.v1.RotateAuthorityRequest\x1a!.bridge.v1.GetAuthoritiesResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1e\x62ridge_wire/v1/authority.proto\x12\tbridge.v1\"\x95\x01\n\rAuthorityInfo\x12\x0b\n\x03pin\x18\x01 \x01(\t\x12\x0f\n\x07subject\x18\x02 \x01(\t\x12\x0c\n\x04kind\x18\x03 \x01(\t\x12\x14\n\x0c\x65xpires_unix\x18\x04 \x01(\x04\x12\r\n\x05state\x18\x05 \x01(\t\x12\r\n\x05nodes\x18\x06 \x01(\r\x12\x12\n\ntrusted_by\x18\x07 \x01(\r\x12\x10\n\x08key_here\x18\x08 \x01(\x08\"\x17\n\x15GetAuthoritiesRequest\"U\n\x16GetAuthoritiesResponse\x12-\n\x0b\x61uthorities\x18\x01 \x03(\x0b\x32\x18.bridge.v1.AuthorityInfo\x12\x0c\n\x04next\x18\x02 \x01(\t\"w\n\x16RotateAuthorityRequest\x12\x0c\n\x04step\x18\x01 \x01(\t\x12\x1d\n\x15\x63\x65rtificate_chain_pem\x18\x02 \x01(\x0c\x12\x0f\n\x07key_pem\x18\x03 \x01(\x0c\x12\x10\n\x08new_root\x18\x04 \x01(\x08\x12\r\n\x05\x66orce\x18\x05 \x01(\x08\x32\xbb\x01\n\tAuthority\x12U\n\x0eGetAuthorities\x12 .bridge.v1.GetAuthoritiesRequest\x1a!.bridge.v1.GetAuthoritiesResponse\x12W\n\x0fRotateAuthority\x12!.bridge.v1.RotateAuthorityRequest\x1a!.bridge.v1.GetAuthoritiesResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'bridge_wire.v1.authority_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_AUTHORITYINFO']._serialized_start=45
-  _globals['_AUTHORITYINFO']._serialized_end=156
-  _globals['_GETAUTHORITIESREQUEST']._serialized_start=158
-  _globals['_GETAUTHORITIESREQUEST']._serialized_end=181
-  _globals['_GETAUTHORITIESRESPONSE']._serialized_start=183
-  _globals['_GETAUTHORITIESRESPONSE']._serialized_end=268
-  _globals['_ROTATEAUTHORITYREQUEST']._serialized_start=270
-  _globals['_ROTATEAUTHORITYREQUEST']._serialized_end=356
-  _globals['_AUTHORITY']._serialized_start=359
-  _globals['_AUTHORITY']._serialized_end=546
+  _globals['_AUTHORITYINFO']._serialized_start=46
+  _globals['_AUTHORITYINFO']._serialized_end=195
+  _globals['_GETAUTHORITIESREQUEST']._serialized_start=197
+  _globals['_GETAUTHORITIESREQUEST']._serialized_end=220
+  _globals['_GETAUTHORITIESRESPONSE']._serialized_start=222
+  _globals['_GETAUTHORITIESRESPONSE']._serialized_end=307
+  _globals['_ROTATEAUTHORITYREQUEST']._serialized_start=309
+  _globals['_ROTATEAUTHORITYREQUEST']._serialized_end=428
+  _globals['_AUTHORITY']._serialized_start=431
+  _globals['_AUTHORITY']._serialized_end=618
 # @@protoc_insertion_point(module_scope)

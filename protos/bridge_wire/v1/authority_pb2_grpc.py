@@ -56,7 +56,8 @@ class AuthorityServicer:
         raise NotImplementedError('Method not implemented!')
 
     def RotateAuthority(self, request, context):
-        """Adds a CA or intermediate to what is trusted, has it issue, or ends the trust in one.
+        """Announces an issuer of members' certificates, has it issue, or ends the trust in the one before.
+        FAILED_PRECONDITION: not now, and why: who does not trust it yet, or still holds what would be void.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -117,14 +117,15 @@ class ClientsServicer:
         raise NotImplementedError('Method not implemented!')
 
     def CertifyClient(self, request, context):
-        """A certificate for a client's own key.
+        """A certificate for a client's own key, which counts while the mesh has the client.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def CreateAdmin(self, request, context):
-        """An admin's certificate for an admin's own key, and the role that it has from then on.
+        """An admin's certificate for an admin's own key, and the role that it has from then on. One that there is
+        with this role gets a further certificate. INVALID_ARGUMENT: it has another role, or was deleted.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -137,7 +138,8 @@ class ClientsServicer:
         raise NotImplementedError('Method not implemented!')
 
     def DeleteAdmin(self, request, context):
-        """Its certificates are no longer accepted.
+        """Its certificates are no longer accepted, and its name is not given again. INVALID_ARGUMENT: it is the last
+        with the role admin.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -11,14 +11,16 @@ class HelloRequest(_message.Message):
     def __init__(self) -> None: ...
 
 class HelloResponse(_message.Message):
-    __slots__ = ("trust_domain", "server_time_unix_ms", "version")
+    __slots__ = ("trust_domain", "server_time_unix_ms", "version", "nonce")
     TRUST_DOMAIN_FIELD_NUMBER: _ClassVar[int]
     SERVER_TIME_UNIX_MS_FIELD_NUMBER: _ClassVar[int]
     VERSION_FIELD_NUMBER: _ClassVar[int]
+    NONCE_FIELD_NUMBER: _ClassVar[int]
     trust_domain: str
     server_time_unix_ms: int
     version: str
-    def __init__(self, trust_domain: _Optional[str] = ..., server_time_unix_ms: _Optional[int] = ..., version: _Optional[str] = ...) -> None: ...
+    nonce: bytes
+    def __init__(self, trust_domain: _Optional[str] = ..., server_time_unix_ms: _Optional[int] = ..., version: _Optional[str] = ..., nonce: _Optional[bytes] = ...) -> None: ...
 
 class NodeFacts(_message.Message):
     __slots__ = ("labels", "peer_address", "version")
@@ -50,16 +52,18 @@ class JoinRequest(_message.Message):
     def __init__(self, token: _Optional[str] = ..., node_name: _Optional[str] = ..., csr_pem: _Optional[bytes] = ..., facts: _Optional[_Union[NodeFacts, _Mapping]] = ...) -> None: ...
 
 class Identity(_message.Message):
-    __slots__ = ("certificate_chain_pem", "trust_bundle_pem", "trust_domain", "node_name")
+    __slots__ = ("certificate_chain_pem", "trust_bundle_pem", "trust_domain", "node_name", "issuers_pem")
     CERTIFICATE_CHAIN_PEM_FIELD_NUMBER: _ClassVar[int]
     TRUST_BUNDLE_PEM_FIELD_NUMBER: _ClassVar[int]
     TRUST_DOMAIN_FIELD_NUMBER: _ClassVar[int]
     NODE_NAME_FIELD_NUMBER: _ClassVar[int]
+    ISSUERS_PEM_FIELD_NUMBER: _ClassVar[int]
     certificate_chain_pem: bytes
     trust_bundle_pem: bytes
     trust_domain: str
     node_name: str
-    def __init__(self, certificate_chain_pem: _Optional[bytes] = ..., trust_bundle_pem: _Optional[bytes] = ..., trust_domain: _Optional[str] = ..., node_name: _Optional[str] = ...) -> None: ...
+    issuers_pem: bytes
+    def __init__(self, certificate_chain_pem: _Optional[bytes] = ..., trust_bundle_pem: _Optional[bytes] = ..., trust_domain: _Optional[str] = ..., node_name: _Optional[str] = ..., issuers_pem: _Optional[bytes] = ...) -> None: ...
 
 class EtcdAccess(_message.Message):
     __slots__ = ("endpoints",)
@@ -84,6 +88,20 @@ class RenewRequest(_message.Message):
     csr_pem: bytes
     facts: NodeFacts
     def __init__(self, csr_pem: _Optional[bytes] = ..., facts: _Optional[_Union[NodeFacts, _Mapping]] = ...) -> None: ...
+
+class RenewExpiredRequest(_message.Message):
+    __slots__ = ("csr_pem", "facts", "certificate_pem", "nonce", "signature")
+    CSR_PEM_FIELD_NUMBER: _ClassVar[int]
+    FACTS_FIELD_NUMBER: _ClassVar[int]
+    CERTIFICATE_PEM_FIELD_NUMBER: _ClassVar[int]
+    NONCE_FIELD_NUMBER: _ClassVar[int]
+    SIGNATURE_FIELD_NUMBER: _ClassVar[int]
+    csr_pem: bytes
+    facts: NodeFacts
+    certificate_pem: bytes
+    nonce: bytes
+    signature: bytes
+    def __init__(self, csr_pem: _Optional[bytes] = ..., facts: _Optional[_Union[NodeFacts, _Mapping]] = ..., certificate_pem: _Optional[bytes] = ..., nonce: _Optional[bytes] = ..., signature: _Optional[bytes] = ...) -> None: ...
 
 class RenewResponse(_message.Message):
     __slots__ = ("identity",)
@@ -205,7 +223,7 @@ class SilentPeer(_message.Message):
     def __init__(self, node: _Optional[str] = ..., since_unix: _Optional[int] = ...) -> None: ...
 
 class LoadReport(_message.Message):
-    __slots__ = ("instances", "backends", "probes", "began_unix_ms", "in_flight", "snapshot", "silent_peers", "clients_used_unix")
+    __slots__ = ("instances", "backends", "probes", "began_unix_ms", "in_flight", "snapshot", "silent_peers", "clients_used_unix", "trusts")
     class ClientsUsedUnixEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -221,6 +239,7 @@ class LoadReport(_message.Message):
     SNAPSHOT_FIELD_NUMBER: _ClassVar[int]
     SILENT_PEERS_FIELD_NUMBER: _ClassVar[int]
     CLIENTS_USED_UNIX_FIELD_NUMBER: _ClassVar[int]
+    TRUSTS_FIELD_NUMBER: _ClassVar[int]
     instances: _containers.RepeatedCompositeFieldContainer[InstanceLoad]
     backends: _containers.RepeatedCompositeFieldContainer[BackendLoad]
     probes: _containers.RepeatedCompositeFieldContainer[ProbeResult]
@@ -229,7 +248,8 @@ class LoadReport(_message.Message):
     snapshot: SnapshotVersion
     silent_peers: _containers.RepeatedCompositeFieldContainer[SilentPeer]
     clients_used_unix: _containers.ScalarMap[str, int]
-    def __init__(self, instances: _Optional[_Iterable[_Union[InstanceLoad, _Mapping]]] = ..., backends: _Optional[_Iterable[_Union[BackendLoad, _Mapping]]] = ..., probes: _Optional[_Iterable[_Union[ProbeResult, _Mapping]]] = ..., began_unix_ms: _Optional[int] = ..., in_flight: _Optional[int] = ..., snapshot: _Optional[_Union[SnapshotVersion, _Mapping]] = ..., silent_peers: _Optional[_Iterable[_Union[SilentPeer, _Mapping]]] = ..., clients_used_unix: _Optional[_Mapping[str, int]] = ...) -> None: ...
+    trusts: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, instances: _Optional[_Iterable[_Union[InstanceLoad, _Mapping]]] = ..., backends: _Optional[_Iterable[_Union[BackendLoad, _Mapping]]] = ..., probes: _Optional[_Iterable[_Union[ProbeResult, _Mapping]]] = ..., began_unix_ms: _Optional[int] = ..., in_flight: _Optional[int] = ..., snapshot: _Optional[_Union[SnapshotVersion, _Mapping]] = ..., silent_peers: _Optional[_Iterable[_Union[SilentPeer, _Mapping]]] = ..., clients_used_unix: _Optional[_Mapping[str, int]] = ..., trusts: _Optional[_Iterable[str]] = ...) -> None: ...
 
 class LoadReportSummary(_message.Message):
     __slots__ = ("received",)
@@ -559,8 +579,21 @@ class NodeStatus(_message.Message):
     silent_peers: _containers.RepeatedCompositeFieldContainer[SilentPeer]
     def __init__(self, name: _Optional[str] = ..., state: _Optional[str] = ..., peer_address: _Optional[str] = ..., instances: _Optional[_Iterable[str]] = ..., certificate_expires_unix: _Optional[int] = ..., acknowledged: _Optional[_Union[SnapshotVersion, _Mapping]] = ..., rejected: _Optional[str] = ..., in_flight: _Optional[int] = ..., reports: _Optional[bool] = ..., safe_to_stop: _Optional[bool] = ..., version: _Optional[str] = ..., began_unix: _Optional[int] = ..., heard_unix: _Optional[int] = ..., models: _Optional[_Iterable[str]] = ..., silent_peers: _Optional[_Iterable[_Union[SilentPeer, _Mapping]]] = ...) -> None: ...
 
+class CertificateLife(_message.Message):
+    __slots__ = ("kind", "name", "begins_unix", "ends_unix")
+    KIND_FIELD_NUMBER: _ClassVar[int]
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    BEGINS_UNIX_FIELD_NUMBER: _ClassVar[int]
+    ENDS_UNIX_FIELD_NUMBER: _ClassVar[int]
+    kind: str
+    name: str
+    begins_unix: int
+    ends_unix: int
+    def __init__(self, kind: _Optional[str] = ..., name: _Optional[str] = ..., begins_unix: _Optional[int] = ..., ends_unix: _Optional[int] = ...) -> None: ...
+
 class StatusResponse(_message.Message):
-    __slots__ = ("trust_domain", "version", "nodes", "leader", "store_fault", "concerns", "registry", "registry_version", "leader_name", "leader_address", "now_unix")
+    __slots__ = ("certificates", "trust_domain", "version", "nodes", "leader", "store_fault", "concerns", "registry", "registry_version", "leader_name", "leader_address", "now_unix")
+    CERTIFICATES_FIELD_NUMBER: _ClassVar[int]
     TRUST_DOMAIN_FIELD_NUMBER: _ClassVar[int]
     VERSION_FIELD_NUMBER: _ClassVar[int]
     NODES_FIELD_NUMBER: _ClassVar[int]
@@ -572,6 +605,7 @@ class StatusResponse(_message.Message):
     LEADER_NAME_FIELD_NUMBER: _ClassVar[int]
     LEADER_ADDRESS_FIELD_NUMBER: _ClassVar[int]
     NOW_UNIX_FIELD_NUMBER: _ClassVar[int]
+    certificates: _containers.RepeatedCompositeFieldContainer[CertificateLife]
     trust_domain: str
     version: SnapshotVersion
     nodes: _containers.RepeatedCompositeFieldContainer[NodeStatus]
@@ -583,7 +617,7 @@ class StatusResponse(_message.Message):
     leader_name: str
     leader_address: str
     now_unix: int
-    def __init__(self, trust_domain: _Optional[str] = ..., version: _Optional[_Union[SnapshotVersion, _Mapping]] = ..., nodes: _Optional[_Iterable[_Union[NodeStatus, _Mapping]]] = ..., leader: _Optional[bool] = ..., store_fault: _Optional[str] = ..., concerns: _Optional[_Iterable[str]] = ..., registry: _Optional[str] = ..., registry_version: _Optional[str] = ..., leader_name: _Optional[str] = ..., leader_address: _Optional[str] = ..., now_unix: _Optional[int] = ...) -> None: ...
+    def __init__(self, certificates: _Optional[_Iterable[_Union[CertificateLife, _Mapping]]] = ..., trust_domain: _Optional[str] = ..., version: _Optional[_Union[SnapshotVersion, _Mapping]] = ..., nodes: _Optional[_Iterable[_Union[NodeStatus, _Mapping]]] = ..., leader: _Optional[bool] = ..., store_fault: _Optional[str] = ..., concerns: _Optional[_Iterable[str]] = ..., registry: _Optional[str] = ..., registry_version: _Optional[str] = ..., leader_name: _Optional[str] = ..., leader_address: _Optional[str] = ..., now_unix: _Optional[int] = ...) -> None: ...
 
 class RestoreRequest(_message.Message):
     __slots__ = ("accept_store",)

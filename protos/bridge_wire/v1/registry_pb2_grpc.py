@@ -45,6 +45,11 @@ class EnrolmentStub:
                 request_serializer=bridge__wire_dot_v1_dot_registry__pb2.JoinRequest.SerializeToString,
                 response_deserializer=bridge__wire_dot_v1_dot_registry__pb2.JoinResponse.FromString,
                 _registered_method=True)
+        self.RenewExpired = channel.unary_unary(
+                '/bridge.v1.Enrolment/RenewExpired',
+                request_serializer=bridge__wire_dot_v1_dot_registry__pb2.RenewExpiredRequest.SerializeToString,
+                response_deserializer=bridge__wire_dot_v1_dot_registry__pb2.RenewResponse.FromString,
+                _registered_method=True)
 
 
 class EnrolmentServicer:
@@ -68,6 +73,15 @@ class EnrolmentServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def RenewExpired(self, request, context):
+        """As Mesh.Renew, for a node whose certificate has ended so that no listener takes it any more: the proof
+        is in the request. PERMISSION_DENIED: the mesh does not allow it, or not this late, or not this node:
+        a token is needed. RESOURCE_EXHAUSTED: asked too often.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_EnrolmentServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -80,6 +94,11 @@ def add_EnrolmentServicer_to_server(servicer, server):
                     servicer.Join,
                     request_deserializer=bridge__wire_dot_v1_dot_registry__pb2.JoinRequest.FromString,
                     response_serializer=bridge__wire_dot_v1_dot_registry__pb2.JoinResponse.SerializeToString,
+            ),
+            'RenewExpired': grpc.unary_unary_rpc_method_handler(
+                    servicer.RenewExpired,
+                    request_deserializer=bridge__wire_dot_v1_dot_registry__pb2.RenewExpiredRequest.FromString,
+                    response_serializer=bridge__wire_dot_v1_dot_registry__pb2.RenewResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -137,6 +156,33 @@ class Enrolment:
             '/bridge.v1.Enrolment/Join',
             bridge__wire_dot_v1_dot_registry__pb2.JoinRequest.SerializeToString,
             bridge__wire_dot_v1_dot_registry__pb2.JoinResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def RenewExpired(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/bridge.v1.Enrolment/RenewExpired',
+            bridge__wire_dot_v1_dot_registry__pb2.RenewExpiredRequest.SerializeToString,
+            bridge__wire_dot_v1_dot_registry__pb2.RenewResponse.FromString,
             options,
             channel_credentials,
             insecure,

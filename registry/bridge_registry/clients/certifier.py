@@ -11,6 +11,7 @@ from bridge_core import keyspace
 from bridge_core.identity import SpiffeId
 from bridge_core.identity import certificates as x509
 from bridge_core.store.api import Op, Put, Store
+from bridge_registry.enrolment.enroller import Signer
 from bridge_registry.records import SerialRecord, decode, encode
 
 BATCH: Final = 50  # of these in one transaction, of which etcd takes 128 operations
@@ -30,16 +31,14 @@ class Certifier:
 
     Args:
         store: etcd.
-        authority: The open CA.
+        signer: The mesh's CAs.
         trust_domain: The mesh.
         clock: Unix seconds.
     """
 
-    def __init__(
-        self, store: Store, authority: x509.Authority, trust_domain: str, clock: Callable[[], float]
-    ) -> None:
+    def __init__(self, store: Store, signer: Signer, trust_domain: str, clock: Callable[[], float]) -> None:
         self._store = store
-        self._authority = authority
+        self._signer = signer
         self._trust_domain = trust_domain
         self._clock = clock
 
@@ -50,11 +49,12 @@ class Certifier:
             IdentityFault: the name or the request is none.
         """
         identity = SpiffeId.make(self._trust_domain, kind, name)
-        csr, now = x509.read_csr(csr_pem), self._clock()
-        leaf = x509.issue(self._authority, csr.public_key, identity, now=now, ttl_s=ttl_s)
-        record = SerialRecord(str(identity), now + ttl_s)
+        csr, authority = x509.read_csr(csr_pem), self._signer.authority
+        leaf = x509.issue(authority, csr.public_key, identity, now=self._clock(), ttl_s=ttl_s)
+        expires = leaf.not_valid_after_utc.timestamp()
+        record = SerialRecord(str(identity), expires, issuer=authority.pin)
         put = Put(f"{keyspace.SERIALS}{leaf.serial_number:x}", encode(record))
-        return Certified(x509.to_pem(leaf) + self._authority.pem, self._authority.pem, now + ttl_s, put)
+        return Certified(x509.to_pem(leaf) + authority.chain, self._signer.roots_pem, expires, put)
 
     async def revoking(self, kind: str, name: str, reason: str) -> list[Op]:
         """What revokes every certificate that is recorded for somebody."""

@@ -7,13 +7,11 @@ of what the name had before happen together or not at all.
 from __future__ import annotations
 
 import asyncio
-import hashlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Final, Protocol
 
 import msgspec
 import structlog
-from cryptography.hazmat.primitives import serialization
 
 from bridge_core import keyspace
 from bridge_core.errors import BridgeError, Unavailable
@@ -22,12 +20,19 @@ from bridge_core.identity import certificates as x509
 from bridge_core.store.api import Delete, KeyValue, Op, Put, Store, Unchanged
 from bridge_core.tls import Peer
 from bridge_registry.enrolment import join_rules
+from bridge_registry.enrolment.grace_rules import Budgets, check_grace
 from bridge_registry.enrolment.join_rules import EnrolmentRefused, JoinRefusal
+from bridge_registry.enrolment.late_renewal import LateRenewal, fingerprint, proven
+from bridge_registry.enrolment.nonces import Nonces
 from bridge_registry.records import NodeRecord, SerialRecord, TokenRecord, decode, encode
 
 log = structlog.get_logger()
 
 _ATTEMPTS: Final = 8  # of a transaction that others keep overtaking
+_RENEWALS: Final = 10  # of one node at once,
+_RENEWALS_IN_A_LIFE: Final = 50  # and so many more while a certificate lives: one that is well needs two
+_LATE: Final = 10  # renewals after the end that one address may ask for at once,
+_LATE_EVERY_S: Final = 10.0  # and then one in so many seconds
 _BATCH: Final = 100  # operations: etcd's default is 128 a transaction
 
 
@@ -48,8 +53,10 @@ class Issued(msgspec.Struct, frozen=True):
     identity: SpiffeId
     chain_pem: bytes
     bundle_pem: bytes
+    issuers_pem: bytes
     serial: str
     expires: float
+    issuer: str
 
 
 class Directory(Protocol):
@@ -63,15 +70,41 @@ class Directory(Protocol):
         """Whether the certificate of this serial is no longer accepted."""
 
 
+class Signer(Protocol):
+    """The mesh's CAs, as they are at this moment."""
+
+    @property
+    def authority(self) -> x509.Authority:
+        """The open one that signs for members."""
+
+    @property
+    def pins(self) -> Collection[str]:
+        """The roots that tokens may name."""
+
+    @property
+    def issuers(self) -> Sequence[bytes]:
+        """The certificates of all that members' certificates may be of, PEM."""
+
+    @property
+    def roots_pem(self) -> bytes:
+        """What a member trusts in who calls itself a registry."""
+
+    @property
+    def issuers_pem(self) -> bytes:
+        """What a member trusts in another member."""
+
+
 class Enroller:
     """Grants identities.
 
     Args:
         store: etcd.
-        authority: The open CA.
+        signer: The mesh's CAs.
         trust_domain: The mesh.
         directory: The mesh's nodes.
         certificate_ttl_s: Gives the lifetime of a node's certificate now.
+        renewal_grace_s: Gives for how long after its end one may still renew itself.
+        nonces: What is signed for that.
         fence: Gives the condition under which this registry may write; raises when it does not lead.
         clock: Unix seconds.
     """
@@ -80,18 +113,24 @@ class Enroller:
         self,
         *,
         store: Store,
-        authority: x509.Authority,
+        signer: Signer,
         trust_domain: str,
         directory: Directory,
         certificate_ttl_s: Callable[[], float],
+        renewal_grace_s: Callable[[], float],
+        nonces: Nonces,
         fence: Callable[[], Unchanged],
         clock: Callable[[], float],
     ) -> None:
         self._store = store
-        self._authority = authority
+        self._signer = signer
         self._trust_domain = trust_domain
         self._directory = directory
         self._certificate_ttl_s = certificate_ttl_s
+        self._renewal_grace_s = renewal_grace_s
+        self._nonces = nonces
+        self._renewals = Budgets(_RENEWALS, 1.0)
+        self._late = Budgets(_LATE, _LATE_EVERY_S)
         self._fence = fence
         self._clock = clock
 
@@ -132,6 +171,22 @@ class Enroller:
             log.warning("renewal_refused", node=name, serial=peer.serial, reason=fault.message)
             raise
         log.info("renewal_granted", node=name, serial=issued.serial, expires=issued.expires)
+        return issued
+
+    async def renew_expired(self, request: LateRenewal, *, remote: str) -> Issued:
+        """A fresh certificate for a node whose own has ended, by its old key; see `grace_rules`.
+
+        Raises:
+            EnrolmentRefused: it may not; the reason is for the caller.
+            Unavailable: the store does not answer; asked again with another nonce it may.
+        """
+        audit = log.bind(remote=remote)
+        try:
+            name, issued = await self._renew_expired(request, remote)
+        except BridgeError as fault:
+            audit.warning("late_renewal_refused", reason=fault.message)
+            raise
+        audit.warning("late_renewal_granted", node=name, serial=issued.serial, expires=issued.expires)
         return issued
 
     async def leave(self, peer: Peer) -> None:
@@ -189,10 +244,10 @@ class Enroller:
         for attempt in range(_ATTEMPTS):
             token_item = await self._store.get(keyspace.TOKENS + token.id)
             found = decode(token_item, TokenRecord) if token_item is not None else None
-            record = join_rules.check_token(token, found, self._authority.pin)
+            record = join_rules.check_token(token, found, self._signer.pins)
             node_item = await self._store.get(keyspace.NODES + request.node)
             existing = decode(node_item, NodeRecord) if node_item is not None else None
-            key = _fingerprint(csr)
+            key = fingerprint(csr.public_key)
             repeated = join_rules.is_repetition(existing, token.id, key)
             if not repeated:
                 join_rules.check_use(record, self._clock())
@@ -208,6 +263,7 @@ class Enroller:
                 token=token.id,
                 key=key,
                 dns_names=record.dns_names,
+                issuer=issued.issuer,
             )
             ops: list[Op] = [
                 Put(keyspace.NODES + request.node, encode(node)),
@@ -234,23 +290,70 @@ class Enroller:
             csr = x509.read_csr(csr_pem)
         except IdentityFault as fault:
             raise join_rules.as_refusal(fault) from fault
-        self._fence()  # while the store is not the mesh's, that a record is not there means nothing
         name = peer.identity.name
+        ttl_s = self._certificate_ttl_s()
+        if not self._renewals.take(name, self._clock(), ttl_s / _RENEWALS_IN_A_LIFE):
+            raise EnrolmentRefused(
+                JoinRefusal.TOO_OFTEN, f"{name} renews its certificate too often", hint="wait"
+            )
+        self._fence()  # while the store is not the mesh's, that a record is not there means nothing
         item, record = self._check_member(peer, await self._store.get(keyspace.NODES + name))
-        join_rules.check_version(version)
-        address = join_rules.check_peer_address(peer_address) if peer_address else record.peer
-        issued = self._issue(peer.identity, csr, address, record.dns_names)
+        return await self._reissue(peer.identity, item, record, _Asked(csr, peer_address, version), [])
+
+    async def _reissue(
+        self,
+        identity: SpiffeId,
+        item: KeyValue,
+        record: NodeRecord,
+        asked: _Asked,
+        conditions: list[Unchanged],
+    ) -> Issued:
+        join_rules.check_version(asked.version)
+        address = join_rules.check_peer_address(asked.peer_address) if asked.peer_address else record.peer
+        issued = self._issue(identity, asked.csr, address, record.dns_names)
         node = msgspec.structs.replace(
             record,
             peer=address,
             serial=issued.serial,
             expires=issued.expires,
-            version=version or record.version,
-            key=_fingerprint(csr),
+            version=asked.version or record.version,
+            key=fingerprint(asked.csr.public_key),
+            issuer=issued.issuer,
         )
         ops: list[Op] = [Put(item.key, encode(node)), self._serial_op(issued)]
-        await self._commit_or_retry(ops, [Unchanged(item.key, item.mod_revision)])
+        await self._commit_or_retry(ops, [Unchanged(item.key, item.mod_revision), *conditions])
         return issued
+
+    async def _renew_expired(self, request: LateRenewal, remote: str) -> tuple[str, Issued]:
+        # In the order of what each step costs.
+        if not self._late.take(remote.rpartition(":")[0], self._clock()):
+            raise EnrolmentRefused(JoinRefusal.TOO_OFTEN, "asked too often", hint="wait")
+        self._fence()  # while the store is not the mesh's, that a record is not there means nothing
+        shown = proven(request, self._signer.issuers, self._trust_domain)
+        name = shown.identity.name
+        if self._directory.is_revoked(shown.serial):
+            raise _revoked(name)
+        item = await self._store.get(keyspace.NODES + name)
+        record = check_grace(
+            name,
+            None if item is None else decode(item, NodeRecord),
+            shown.key,
+            expired=shown.ended,
+            now=self._clock(),
+            grace_s=self._renewal_grace_s(),
+        )
+        assert item is not None  # noqa: S101 - there is a record
+        if not self._nonces.spend(request.nonce):
+            raise EnrolmentRefused(
+                JoinRefusal.UNAUTHENTICATED, "what was signed is not of this registry, or was used or is over"
+            )
+        try:
+            csr = x509.read_csr(request.csr_pem)
+        except IdentityFault as fault:
+            raise join_rules.as_refusal(fault) from fault
+        asked = _Asked(csr, request.peer_address, request.version)
+        unrevoked = Unchanged(keyspace.REVOKED + shown.serial, 0)
+        return name, await self._reissue(shown.identity, item, record, asked, [unrevoked])
 
     def _check_request(self, request: JoinRequest) -> tuple[SpiffeId, x509.CertificateRequest, JoinRequest]:
         try:
@@ -268,11 +371,7 @@ class Enroller:
     def _check_member(self, peer: Peer, item: KeyValue | None) -> tuple[KeyValue, NodeRecord]:
         name = peer.identity.name
         if self._directory.is_revoked(peer.serial):
-            raise EnrolmentRefused(
-                JoinRefusal.DENIED,
-                f"the certificate of {name} was revoked",
-                hint="join again with a new token",
-            )
+            raise _revoked(name)
         record = decode(item, NodeRecord) if item is not None else None
         if item is None or record is None or record.state == "revoked":
             raise EnrolmentRefused(
@@ -298,25 +397,31 @@ class Enroller:
                 names=names.left_out,
                 hint="a token made with --dns-name lets its nodes have host names",
             )
-        now, ttl_s = self._clock(), self._certificate_ttl_s()
+        signer, authority = self._signer, self._signer.authority
         try:
             leaf = x509.issue(
-                self._authority,
+                authority,
                 csr.public_key,
                 identity,
-                now=now,
-                ttl_s=ttl_s,
+                now=self._clock(),
+                ttl_s=self._certificate_ttl_s(),
                 dns_names=names.dns_names,
                 addresses=names.addresses,
             )
         except IdentityFault as fault:
             raise join_rules.as_refusal(fault) from fault
-        serial = f"{leaf.serial_number:x}"
-        chain = x509.to_pem(leaf) + self._authority.pem
-        return Issued(identity, chain, self._authority.pem, serial, now + ttl_s)
+        return Issued(
+            identity,
+            x509.to_pem(leaf) + authority.chain,
+            signer.roots_pem,
+            signer.issuers_pem,
+            f"{leaf.serial_number:x}",
+            leaf.not_valid_after_utc.timestamp(),
+            authority.pin,
+        )
 
     def _serial_op(self, issued: Issued) -> Put:
-        record = SerialRecord(str(issued.identity), issued.expires)
+        record = SerialRecord(str(issued.identity), issued.expires, issuer=issued.issuer)
         return Put(keyspace.SERIALS + issued.serial, encode(record))
 
     async def _live_serials(self, node: str, reason: str) -> dict[str, SerialRecord]:
@@ -352,8 +457,15 @@ class Enroller:
             raise Unavailable("the node's record changed meanwhile", hint="try again")
 
 
-def _fingerprint(csr: x509.CertificateRequest) -> str:
-    der = csr.public_key.public_bytes(
-        serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo
+class _Asked(msgspec.Struct, frozen=True):
+    """What a renewal is to certify."""
+
+    csr: x509.CertificateRequest
+    peer_address: str
+    version: str
+
+
+def _revoked(name: str) -> EnrolmentRefused:
+    return EnrolmentRefused(
+        JoinRefusal.DENIED, f"the certificate of {name} was revoked", hint="join again with a new token"
     )
-    return hashlib.sha256(der).hexdigest()

@@ -1,7 +1,7 @@
 """Whether a Join or a Renew is granted, and with what: pure.
 
 Rules:
-1. A token is good while it proves its secret, names this CA, is not revoked, has not expired and
+1. A token is good while it proves its secret, names a root of this mesh, is not revoked, has not expired and
    has uses left; the first of these that fails, in this order, is what the caller is told. Who
    cannot prove the secret learns nothing but that.
 2. A token made for a node name enrols that name alone, and may enrol it again: the older
@@ -18,7 +18,7 @@ from __future__ import annotations
 import enum
 import ipaddress
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from typing import Final
 
 import msgspec
@@ -41,6 +41,7 @@ class JoinRefusal(enum.Enum):
     TAKEN = "taken"
     INVALID = "invalid"
     DENIED = "denied"
+    TOO_OFTEN = "too often"
 
 
 class EnrolmentRefused(BridgeError):
@@ -59,13 +60,13 @@ class Names(msgspec.Struct, frozen=True):
     left_out: tuple[str, ...] = ()
 
 
-def check_token(token: JoinToken, record: TokenRecord | None, ca_pin: str) -> TokenRecord:
+def check_token(token: JoinToken, record: TokenRecord | None, pins: Collection[str]) -> TokenRecord:
     """The record, when the token is of this mesh and genuine (rule 1, first half).
 
     Raises:
         EnrolmentRefused: it is not.
     """
-    if token.ca_pin != ca_pin:
+    if token.ca_pin not in pins:
         raise EnrolmentRefused(
             JoinRefusal.UNAUTHENTICATED,
             "the join token is of another mesh: it names another CA",

@@ -34,8 +34,8 @@ def unseal(ca_pem: bytes, sealed: bytes, sealer: Sealer) -> x509.Authority:
         pem = sealer.open(sealed, _purpose(x509.pin(certificate)))
     except SealBroken as fault:
         raise Fatal(
-            f"the CA's key in pki/ca.key.enc does not open: {fault.message}",
-            hint="pki/keyring, pki/ca.pem and pki/ca.key.enc have to come from the same mesh; "
+            f"the CA's key does not open: {fault.message}",
+            hint="pki/keyring, pki/authorities.json and pki/root-*.key.enc have to come from the same mesh; "
             "restore pki/ from a backup",
         ) from fault
     return x509.Authority(certificate, x509.key_from_pem(pem))
@@ -48,11 +48,16 @@ def check_version(sealed: bytes) -> None:
         Fatal: it did.
     """
     if sealed.startswith(_EARLIER):
-        raise Fatal(
-            "the CA's key in pki/ca.key.enc was sealed by an earlier version, in a way not read any more",
-            hint="move this state folder away and start a new mesh; "
-            "its nodes join again (`bridgectl up --state-dir` takes another folder)",
-        )
+        raise earlier_version()
+
+
+def earlier_version() -> Fatal:
+    """What is said of the state of an earlier version."""
+    return Fatal(
+        "the CA's key was sealed by an earlier version, in a way not read any more",
+        hint="move this state folder away and start a new mesh; "
+        "its nodes join again (`bridgectl up --state-dir` takes another folder)",
+    )
 
 
 def seal_secret(name: str, secret: bytes, sealer: Sealer) -> bytes:

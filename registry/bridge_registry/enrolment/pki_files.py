@@ -3,11 +3,15 @@
 Under `<state dir>/pki/` (the state dir of `bridgectl up` for its registry is `<state>/registry`), files
 0600, folder 0700:
 
-    ca.pem                   the mesh's CA certificate: what everybody trusts
-    ca.key.enc               its key, sealed with the keyring
+    authorities.json         the mesh's CAs: certificates, and the keys of the intermediates, which sign
+                             certificates of members, sealed with the keyring
+    root-<pin>.key.enc       a root's key, sealed with the keyring, where it was made here and not taken away
+                             to be offline
     keyring                  the data keys, sealed under the key-encryption key (KEK)
     kek                      the KEK, unless another source of it is named
-    registry.pem/.key        this registry's server certificate (with the CA after it)
+    ca.pem                   the roots: what tokens name, and whoever comes from outside trusts
+    issuers.pem              the intermediates: what members trust
+    registry.pem/.key        this registry's server certificate (with its chain and the roots after it)
     guard.pem/.key           the store guard's, which agents reach in etcd's place
     admin.pem/.key           the first admin, `spiffe://<mesh>/admin/admin`
     etcd-ca.pem/.key         etcd's own CA: whoever it signs for may talk to etcd, so it signs for
@@ -17,13 +21,14 @@ Under `<state dir>/pki/` (the state dir of `bridgectl up` for its registry is `<
     guard-etcd.pem/.key      the guard as etcd's client, user `guard`
 
 `ensure` makes what is missing and renews what is past half of its life, so it may run at every
-start; etcd reads its files anew at every handshake. A second registry gets copies of ca.pem,
-ca.key.enc, keyring, kek and etcd-ca.* before its own `init`.
+start; etcd reads its files anew at every handshake. A second registry gets copies of authorities.json,
+keyring, kek (where it is a file of ours) and etcd-ca.* before its own `init`.
 """
 
 from __future__ import annotations
 
 import ipaddress
+import os
 import socket
 from collections.abc import Iterable
 from pathlib import Path
@@ -35,6 +40,7 @@ from bridge_core.errors import Fatal
 from bridge_core.files import write_atomically
 from bridge_core.identity import IdentityFault, SpiffeId, renew_at
 from bridge_core.identity import certificates as x509
+from bridge_core.identity.expiry_rules import Expiry
 from bridge_core.identity.host_names import canonical_host
 from bridge_core.identity.spiffe import ETCD_SERVER_NAME, GUARD_SERVER_NAME, REGISTRY_SERVER_NAME
 from bridge_core.key_files import read_key_file
@@ -42,15 +48,19 @@ from bridge_core.sealing import Sealer, open_sealer
 from bridge_core.sealing.key_source import KeySource
 from bridge_core.sealing.sealer import SealFolder
 from bridge_core.store.endpoints import ClientTls
-from bridge_registry.enrolment.key_sealing import check_version, seal, unseal
+from bridge_registry.enrolment.authority_rules import Authorities, Issuer
+from bridge_registry.enrolment.key_sealing import check_version, earlier_version, seal, unseal
+from bridge_registry.records import RecordFault, decode_authorities, encode
 
 # All registries of a mesh are one user of etcd: a second one gets in without being admitted first.
 REGISTRY_USER: Final = "registry"
 GUARD_USER: Final = "guard"
 CA_TTL_S: Final = 10 * 365 * 86_400.0
+INTERMEDIATE_TTL_S: Final = 5 * 365 * 86_400.0
 INFRASTRUCTURE_TTL_S: Final = 90 * 86_400.0
 # Renewed by whoever starts the registry, so a start after a long pause still finds valid ones.
 _ADMIN_NAME: Final = "admin"
+_PAIRS: Final = ("registry", "guard", "admin", "etcd", "registry-etcd", "guard-etcd")
 
 
 class Pki(msgspec.Struct, frozen=True):
@@ -68,12 +78,26 @@ class Pki(msgspec.Struct, frozen=True):
 
     @property
     def ca(self) -> Path:
-        """The CA's certificate."""
+        """The roots' certificates."""
         return self.folder / "ca.pem"
 
     @property
-    def sealed_key(self) -> Path:
-        """The CA's sealed key."""
+    def issuers(self) -> Path:
+        """The certificates of those who sign for members."""
+        return self.folder / "issuers.pem"
+
+    @property
+    def authorities(self) -> Path:
+        """All of the mesh's CAs."""
+        return self.folder / "authorities.json"
+
+    def root_key(self, pin: str) -> Path:
+        """A root's sealed key."""
+        return self.folder / f"root-{pin[:16]}.key.enc"
+
+    @property
+    def earlier_key(self) -> Path:
+        """The CA's sealed key of versions that had one CA only."""
         return self.folder / "ca.key.enc"
 
     @property
@@ -102,15 +126,18 @@ class Pki(msgspec.Struct, frozen=True):
 
 
 class Ensured(msgspec.Struct, frozen=True):
-    """The open CA, what seals the registry's secrets, and the files that `ensure` wrote."""
+    """The mesh's CAs, the open one that signs, what seals secrets, and the files that `ensure` wrote."""
 
+    authorities: Authorities
     authority: x509.Authority
     sealer: Sealer
     trust_domain: str
     written: tuple[str, ...]
 
 
-def ensure(pki: Pki, trust_domain: str | None, hosts: Iterable[str], *, now: float) -> Ensured:
+def ensure(
+    pki: Pki, trust_domain: str | None, hosts: Iterable[str], *, now: float, sealer: Sealer | None = None
+) -> Ensured:
     """Makes or renews every file; see the module's text.
 
     Args:
@@ -118,14 +145,19 @@ def ensure(pki: Pki, trust_domain: str | None, hosts: Iterable[str], *, now: flo
         trust_domain: The mesh's name; None: that of the CA there is, else bridge.local.
         hosts: Names and addresses that this registry and its etcd are dialled by.
         now: Unix seconds.
+        sealer: What a program that runs has open already; None: opened from the keyring.
 
     Raises:
         Fatal: the CA cannot be opened or is of another mesh, or a file cannot be written.
     """
     try:
         pki.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-        authority, sealer, made = _ensure_authority(pki, trust_domain or "bridge.local", now=now)
+        authorities, sealer, made = _ensure_authorities(
+            pki, trust_domain or "bridge.local", sealer=sealer, now=now
+        )
+        authority = open_issuer(authorities.issuing, sealer)
         found = trust_domain_of(authority)
+        _write_trusted(pki, authorities)
         if trust_domain not in {None, found}:
             raise Fatal(
                 f"the CA in {pki.folder} is of the mesh {found}, not {trust_domain}",
@@ -145,47 +177,166 @@ def ensure(pki: Pki, trust_domain: str | None, hosts: Iterable[str], *, now: flo
             ("guard-etcd", etcd_authority, guard, None, GUARD_USER),
         ):
             names = ([server_name, *dns_names], addresses) if server_name else ([], [])
-            if _ensure_pair(pki, what, signer, identity, names, user=user, now=now):
+            # Who joins looks for the root that the token names among what the registry shows.
+            shown = "".join(authorities.roots.values()).encode() if what == "registry" else b""
+            if _ensure_pair(pki, what, signer, identity, names, shown=shown, user=user, now=now):
                 written.append(what)
     except OSError as fault:
         raise Fatal(
             f"cannot use {fault.filename or pki.folder}: {fault.strerror or fault}",
             hint="check who owns the state dir and that the disk is not full",
         ) from fault
-    return Ensured(authority, sealer, found, tuple(written))
+    return Ensured(authorities, authority, sealer, found, tuple(written))
 
 
-def open_authority(pki: Pki) -> tuple[x509.Authority, Sealer]:
-    """The CA, opened, and what opened it.
+def open_authority(pki: Pki) -> x509.Authority:
+    """The CA that signs for members, opened.
 
     Raises:
         Fatal: a file is missing, unreadable or damaged.
     """
-    try:
-        sealed = pki.sealed_key.read_bytes()
-        check_version(sealed)
-        if not pki.seal.keyring.exists():  # a new one would open nothing
-            raise Fatal(
-                f"{pki.seal.keyring} is missing, and the CA's key is sealed with what is in it",
-                hint="restore pki/ from a backup; a second registry gets a copy of the first one's",
-            )
-        sealer = open_sealer(pki.seal)
-        return unseal(pki.ca.read_bytes(), sealed, sealer), sealer
-    except IdentityFault as fault:
-        raise Fatal(f"{pki.ca} is damaged: {fault.message}", hint="restore pki/ from a backup") from fault
-    except OSError as fault:
+    authorities = read_authorities(pki)
+    return open_issuer(authorities.issuing, open_seal(pki, authorities))
+
+
+def open_seal(pki: Pki, authorities: Authorities) -> Sealer:
+    """What these CAs are sealed with.
+
+    Raises:
+        Fatal: the keyring is missing or does not open, or an earlier version sealed them.
+    """
+    for one in authorities.issuers:
+        check_version(one.sealed_key)
+    if not pki.seal.keyring.exists():  # a new one would open nothing
         raise Fatal(
-            f"cannot read {fault.filename}: {fault.strerror}",
-            hint="run `bridge-registry init` first, as the user that runs the registry",
-        ) from fault
+            f"{pki.seal.keyring} is missing, and the CA's key is sealed with what is in it",
+            hint="restore pki/ from a backup; a second registry gets a copy of the first one's",
+        )
+    return open_sealer(pki.seal)
+
+
+def read_authorities(pki: Pki) -> Authorities:
+    """The mesh's CAs as they are on disk.
+
+    Raises:
+        Fatal: the file is missing, unreadable or damaged.
+    """
+    try:
+        return decode_authorities(pki.authorities.read_bytes(), str(pki.authorities))
+    except RecordFault as fault:
+        raise Fatal(f"{pki.authorities} is damaged", hint="restore pki/ from a backup") from fault
+    except FileNotFoundError as fault:
+        if pki.earlier_key.exists():
+            raise earlier_version() from fault
+        raise _unreadable(fault) from fault
+    except OSError as fault:
+        raise _unreadable(fault) from fault
+
+
+def open_issuer(issuer: Issuer, sealer: Sealer) -> x509.Authority:
+    """One of the mesh's issuers, opened.
+
+    Raises:
+        Fatal: the keyring is another one, or the issuer is damaged.
+    """
+    opened = _unsealed(issuer.certificate.encode(), issuer.sealed_key, sealer)
+    return msgspec.structs.replace(opened, further=issuer.further.encode())
+
+
+def open_root(pki: Pki, pem: str, sealer: Sealer) -> x509.Authority | None:
+    """The root whose certificate is `pem`, opened; None: its key is not here.
+
+    Raises:
+        Fatal: its key is here, and cannot be opened.
+    """
+    path = pki.root_key(x509.pin(x509.from_pem(pem.encode())))
+    try:
+        sealed = path.read_bytes()
+    except FileNotFoundError:
+        return None
+    except OSError as fault:
+        raise _unreadable(fault) from fault
+    return _unsealed(pem.encode(), sealed, sealer)
+
+
+def make_issuer(authority: x509.Authority, root: str, sealer: Sealer, *, now: float) -> Issuer:
+    """An issuer as it is kept, its key sealed."""
+    return Issuer(
+        pin=authority.pin,
+        certificate=authority.pem.decode(),
+        root=root,
+        root_pin=x509.pin(x509.from_pem(root.encode())),
+        sealed_key=seal(authority, sealer),
+        further=authority.further.decode(),
+        since=now,
+    )
+
+
+def keep_root(pki: Pki, root: x509.Authority, sealer: Sealer) -> None:
+    """Writes a root's sealed key. Raises OSError."""
+    write_atomically(pki.root_key(root.pin), seal(root, sealer))
+
+
+def take_root_away(pki: Pki, out: Path) -> None:
+    """Moves the issuing root's key and certificate, PEM, into the new file `out`.
+
+    Raises:
+        Fatal: the key is not here, or `out` is there already or cannot be written.
+    """
+    authorities = read_authorities(pki)
+    root = open_root(pki, authorities.issuing.root, open_seal(pki, authorities))
+    if root is None:
+        raise Fatal(f"the root's key is not in {pki.folder}: it is offline already, or at another registry")
+    try:
+        # Never over a file that is there: it may be the one copy of another root's key.
+        with os.fdopen(os.open(out, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
+            file.write(x509.key_to_pem(root.key) + root.pem)
+            file.flush()
+            os.fsync(file.fileno())
+        pki.root_key(root.pin).unlink()
+    except OSError as fault:
+        raise Fatal(f"cannot write {fault.filename or out}: {fault.strerror}") from fault
+
+
+def keep_authorities(pki: Pki, authorities: Authorities) -> None:
+    """Makes the mesh's CAs on disk these, and forgets the roots' keys that are no longer among them.
+
+    Raises:
+        OSError: they cannot be written.
+    """
+    before = read_authorities(pki).roots if pki.authorities.exists() else {}
+    write_atomically(pki.authorities, encode(authorities))
+    _write_trusted(pki, authorities)
+    for gone in before.keys() - authorities.roots.keys():
+        pki.root_key(gone).unlink(missing_ok=True)
 
 
 def trust_domain_of(authority: x509.Authority) -> str:
-    """The mesh that the CA is of, as its certificate says."""
+    """The mesh that the CA is of, as its certificate says. Raises Fatal."""
     for uri in x509.uris_of(authority.certificate):
         if uri.startswith("spiffe://"):
             return uri.removeprefix("spiffe://")
-    raise Fatal("the CA's certificate names no trust domain", hint="restore pki/ca.pem from a backup")
+    raise Fatal("the CA's certificate names no trust domain", hint="restore pki/ from a backup")
+
+
+def lives(pki: Pki, authorities: Authorities) -> tuple[Expiry, ...]:
+    """When each of this registry's certificates ends; of those that cannot be read nothing is said."""
+    found = [("root", pem.encode()) for pem in authorities.roots.values()]
+    found += [("intermediate", one.certificate.encode()) for one in authorities.issuers]
+    for kind, path in (("etcd-ca", pki.etcd_ca), *((what, pki.pair(what)[0]) for what in _PAIRS)):
+        try:
+            found.append((kind, path.read_bytes()))
+        except OSError:
+            continue
+    result = []
+    for kind, pem in found:
+        try:
+            info = x509.describe(pem)
+        except IdentityFault:
+            continue
+        name = info.serial[:8] if info.identity is None else info.identity.name
+        result.append(Expiry(kind, name, info.not_before, info.not_after))
+    return tuple(result)
 
 
 def default_hosts() -> list[str]:
@@ -197,17 +348,51 @@ def default_hosts() -> list[str]:
         return loopback
 
 
-def _ensure_authority(pki: Pki, trust_domain: str, *, now: float) -> tuple[x509.Authority, Sealer, list[str]]:
+def _ensure_authorities(
+    pki: Pki, trust_domain: str, *, sealer: Sealer | None, now: float
+) -> tuple[Authorities, Sealer, list[str]]:
     # A CA that ever issued anything is never replaced: every certificate would be worthless. One
-    # whose making was interrupted has no ca.pem (written last) and has issued nothing.
-    issued = [pki.ca, *(pki.pair(what)[0] for what in ("registry", "guard", "admin"))]
+    # whose making was interrupted has no authorities.json (written last) and has issued nothing.
+    issued = [
+        pki.authorities,
+        pki.earlier_key,
+        *(pki.pair(what)[0] for what in ("registry", "guard", "admin")),
+    ]
     if any(path.exists() for path in issued):
-        return *open_authority(pki), []
-    sealer = open_sealer(pki.seal)
-    authority = x509.create_authority(trust_domain, now=now, ttl_s=CA_TTL_S)
-    write_atomically(pki.sealed_key, seal(authority, sealer))
-    write_atomically(pki.ca, authority.pem, mode=0o644)
-    return authority, sealer, ["ca"]
+        authorities = read_authorities(pki)
+        return authorities, sealer or open_seal(pki, authorities), []
+    sealer = sealer or open_sealer(pki.seal)
+    root = x509.create_root(trust_domain, now=now, ttl_s=CA_TTL_S)
+    authority = x509.create_intermediate(root, trust_domain, now=now, ttl_s=INTERMEDIATE_TTL_S)
+    keep_root(pki, root, sealer)
+    made = Authorities((make_issuer(authority, root.pem.decode(), sealer, now=now),))
+    keep_authorities(pki, made)
+    return made, sealer, ["ca"]
+
+
+def _write_trusted(pki: Pki, authorities: Authorities) -> None:
+    roots = "".join(authorities.roots.values()).encode()
+    issuers = "".join(one.certificate for one in authorities.issuers).encode()
+    for path, pem in ((pki.ca, roots), (pki.issuers, issuers)):
+        # Others look at when it was written.
+        if not path.exists() or path.read_bytes() != pem:
+            write_atomically(path, pem, mode=0o644)
+
+
+def _unsealed(certificate: bytes, sealed: bytes, sealer: Sealer) -> x509.Authority:
+    try:
+        return unseal(certificate, sealed, sealer)
+    except IdentityFault as fault:
+        raise Fatal(
+            f"a CA in pki/authorities.json is damaged: {fault.message}", hint="restore pki/ from a backup"
+        ) from fault
+
+
+def _unreadable(fault: OSError) -> Fatal:
+    return Fatal(
+        f"cannot read {fault.filename}: {fault.strerror}",
+        hint="run `bridge-registry init` first, as the user that runs the registry",
+    )
 
 
 def _ensure_etcd_authority(pki: Pki, trust_domain: str, *, now: float) -> tuple[x509.Authority, list[str]]:
@@ -235,12 +420,14 @@ def _ensure_pair(
     identity: SpiffeId,
     names: tuple[list[str], list[str]],
     *,
+    shown: bytes,
     user: str | None,
     now: float,
 ) -> bool:
     cert_path, key_path = pki.pair(what)
     there = key_path.exists() and cert_path.exists()
-    if there and _still_good(cert_path, authority, identity, names, now=now):
+    chain = authority.chain + shown
+    if there and _still_good(cert_path, authority, chain, identity, names, now=now):
         _read_key(key_path)
         return False
     # A renewal keeps the key: certificate and key are two files, and a reader between the two
@@ -257,7 +444,7 @@ def _ensure_pair(
         common_name=user,
     )
     write_atomically(key_path, x509.key_to_pem(key))
-    write_atomically(cert_path, x509.to_pem(leaf) + authority.pem)
+    write_atomically(cert_path, x509.to_pem(leaf) + chain)
     return True
 
 
@@ -273,13 +460,14 @@ def _read_key(path: Path) -> x509.PrivateKey:
 def _still_good(
     cert_path: Path,
     authority: x509.Authority,
+    chain: bytes,
     identity: SpiffeId,
     names: tuple[list[str], list[str]],
     *,
     now: float,
 ) -> bool:
     pem = cert_path.read_bytes()
-    if not x509.issued_by(pem, authority):
+    if not pem.endswith(chain) or not x509.issued_by(pem, authority.certificate):
         return False
     try:
         info = x509.describe(pem)

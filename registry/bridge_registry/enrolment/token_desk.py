@@ -28,13 +28,17 @@ class TokenDesk:
 
     Args:
         store: etcd.
-        ca_pin: SHA-256 of the CA, which goes into every token.
+        ca_pin: Gives the SHA-256 of the root that a new token names.
         fence: Gives the condition under which this registry may write; raises when it does not lead.
         clock: Unix seconds.
     """
 
     def __init__(
-        self, store: Store, ca_pin: str, fence: Callable[[], Unchanged], clock: Callable[[], float]
+        self,
+        store: Store,
+        ca_pin: Callable[[], str],
+        fence: Callable[[], Unchanged],
+        clock: Callable[[], float],
     ) -> None:
         self._store = store
         self._ca_pin = ca_pin
@@ -65,7 +69,7 @@ class TokenDesk:
         if node_name:
             check_node_name(node_name)
         check_labels(labels)
-        token = JoinToken.mint(self._ca_pin, os.urandom(40))
+        token = JoinToken.mint(self._ca_pin(), os.urandom(40))
         record = TokenRecord(
             id=token.id,
             secret_hash=token.secret_hash,
@@ -75,6 +79,7 @@ class TokenDesk:
             labels=dict(labels),
             created_by=author,
             dns_names=check_dns_names(dns_names),
+            root=token.ca_pin,
         )
         await self._write(record, 0)
         log.info("token_created", token=token.id, by=author, ttl_s=ttl_s, uses=uses, node=node_name)

@@ -29,6 +29,7 @@ class NodeLoadReport(msgspec.Struct, frozen=True):
     backends: Mapping[Key, Counts]
     results: tuple[ProbeResult, ...] = ()
     silent_peers: Mapping[str, int] = {}
+    trusts: frozenset[str] = frozenset()
     clients: Mapping[str, int] = {}
 
 
@@ -39,6 +40,7 @@ class NodeLoad(msgspec.Struct, frozen=True):
         at: Monotonic time of its last report; minus infinity once its reports have ended.
         heard: The same, also then.
         silent_peers: Nodes that do not answer it, with the Unix time since when.
+        trusts: The CAs that it trusts in other members.
     """
 
     at: float
@@ -47,6 +49,7 @@ class NodeLoad(msgspec.Struct, frozen=True):
     snapshot: Version
     heard: float = 0.0
     silent_peers: Mapping[str, int] = {}
+    trusts: frozenset[str] = frozenset()
 
 
 class LoadReports:
@@ -68,7 +71,7 @@ class LoadReports:
         """Takes a report in, at monotonic time `now`."""
         before = self.nodes.get(node)
         self.nodes[node] = NodeLoad(
-            now, report.began, report.in_flight, report.snapshot, now, report.silent_peers
+            now, report.began, report.in_flight, report.snapshot, now, report.silent_peers, report.trusts
         )
         anew = before is not None and before.began != report.began
         seen = self._seen.setdefault(node, {})

@@ -27,6 +27,7 @@ from bridge_core.config.documents import (
 )
 from bridge_core.snapshot import Instance
 from bridge_core.store.api import Deleted, KeyListing, KeyValue, WatchEvent
+from bridge_registry.enrolment.authority_rules import Authorities
 from bridge_registry.membership.membership_rules import Membership
 from bridge_registry.records import (
     AdminRecord,
@@ -38,6 +39,7 @@ from bridge_registry.records import (
     RecordFault,
     SerialRecord,
     decode,
+    decode_authorities,
     unpack,
 )
 from bridge_registry.rollouts.plan import RolloutPlan, plan_of
@@ -69,6 +71,7 @@ class MeshTable:
         texts: The same as YAML.
         created: The same as the number of the config's revision since which it has been there.
         positions: Where each rollout stands, and the revision that says so, by its name.
+        authorities: The mesh's CAs; None: not read yet.
         guards: Keys of the store guards that live.
         unguarded_since: Monotonic time since which none does; None: one does, or nothing was listed yet.
         candidates: Registries that live, by the key of their candidacy.
@@ -89,6 +92,7 @@ class MeshTable:
         self.texts: dict[str, str] = {}
         self.created: dict[str, int] = {}
         self.positions: dict[str, tuple[RolloutPosition, int]] = {}
+        self.authorities: Authorities | None = None
         self.guards: set[str] = set()
         self.unguarded_since: float | None = None
         self.candidates: dict[str, Candidate] = {}
@@ -247,6 +251,8 @@ class MeshTable:
                 self.candidates[item.key.removeprefix(keyspace.LEADER)] = registry
         elif item.key == keyspace.CONFIG:
             self._put_config(item)
+        elif item.key == keyspace.AUTHORITIES:
+            self._put_authorities(item)
         elif item.key.startswith(keyspace.ROLLOUTS):
             self._put_position(item)
 
@@ -286,6 +292,13 @@ class MeshTable:
                 self._put_document(name, document.text)
             if name in self.texts:
                 self.created[name] = document.born
+
+    def _put_authorities(self, item: KeyValue) -> None:
+        # Also of one that is damaged or gone the last good one stays: a mesh is never without.
+        try:
+            self.authorities = decode_authorities(item.value)
+        except RecordFault as fault:
+            self._fault(item.key, fault.message)
 
     def _put_document(self, name: str, text: str) -> None:
         key = f"{keyspace.CONFIG}/{name}"

@@ -20,6 +20,7 @@ from bridge_core.config.documents import (
     QuotaDocument,
 )
 from bridge_core.names import canonical_or_same
+from bridge_core.security_settings import Trust
 from bridge_core.snapshot import (
     MESH_KEY,
     Instance,
@@ -30,6 +31,7 @@ from bridge_core.snapshot import (
     check_entry,
     encode_entry,
 )
+from bridge_registry.enrolment.authority_rules import Authorities
 from bridge_registry.key_sets.refresh_rules import keys_for
 from bridge_registry.records import Candidate, KeySetRecord, NodeRecord
 from bridge_registry.rollouts.effect_rules import probes, route_under
@@ -76,6 +78,7 @@ def entries(
     node_classes: Iterable[NodeClassDocument] = (),
     registries: Iterable[Candidate] = (),
     security: SecurityDocuments = NO_SECURITY,
+    authorities: Authorities | None = None,
 ) -> dict[str, bytes]:
     """Every entry of the snapshot. An instance counts only on an enrolled node that is not revoked."""
     members = tuple(members)
@@ -84,6 +87,7 @@ def entries(
     settings = msgspec.structs.replace(
         mesh_settings(spec, trust_domain, tuple(sorted(revoked))),
         store_id=store_id,
+        trust=_trust(authorities),
         registries=_dialled(one.address for one in registries),
         guards=_dialled(guard for one in registries for guard in one.guards),
     )
@@ -106,6 +110,16 @@ def entries(
         if home is not None and home.state != "revoked":
             result[f"instance/{instance.id}"] = encode_entry(instance)
     return result
+
+
+def _trust(authorities: Authorities | None) -> Trust:
+    if authorities is None:
+        return Trust()
+    return Trust(
+        tuple(authorities.roots.values()),
+        tuple(one.certificate for one in authorities.issuers),
+        authorities.issuing.pin,
+    )
 
 
 def _dialled(places: Iterable[str]) -> tuple[str, ...]:

@@ -9,6 +9,7 @@ import asyncio
 import contextlib
 import math
 import time
+from collections.abc import Callable
 from typing import Final, TypeAlias
 
 import structlog
@@ -21,6 +22,7 @@ from bridge_core.store.api import KeyListing, Store, WatchEvent
 from bridge_registry.clients.mesh_secrets import MeshSecrets
 from bridge_registry.clients.role_rules import present
 from bridge_registry.election import Election
+from bridge_registry.enrolment.authority_rules import Authorities
 from bridge_registry.membership.mesh_table import MeshTable
 from bridge_registry.membership.store_identity_rules import epoch_of
 from bridge_registry.publication import builder
@@ -46,6 +48,7 @@ class Publisher:
         trust_domain: The mesh.
         file: Where the last snapshot is kept.
         memory: What was last known of the store.
+        on_authorities: Told of the mesh's CAs before anything of them is published.
         secrets: Opens what agents are told beside the snapshot.
 
     Attributes:
@@ -62,6 +65,7 @@ class Publisher:
         file: SnapshotFile,
         memory: StoreMemory,
         *,
+        on_authorities: Callable[[Authorities], None],
         secrets: MeshSecrets,
     ) -> None:
         self._file = file
@@ -78,6 +82,7 @@ class Publisher:
         self.entry_faults: dict[str, str] = {}
         self._reported: dict[str, str] = {}
         self._memory = memory
+        self._on_authorities = on_authorities
         self._another = asyncio.Event()
         self._watched_under = ""
         self._secrets = secrets
@@ -182,6 +187,7 @@ class Publisher:
             nodes=table.nodes,
             members=members.values(),
             revoked=table.revoked,
+            authorities=table.authorities,
             rollouts=table.rollouts,
             node_classes=table.node_classes,
             registries=table.candidates.values(),
@@ -232,9 +238,12 @@ class Publisher:
                 self._another.set()  # a restore ends with that
         if not same:
             return
+        authorities = self.table.authorities
         self.table.apply(event, now)
         self._tell_secrets()
         self._dirty = True
+        if self.table.authorities is not None and self.table.authorities != authorities:
+            self._on_authorities(self.table.authorities)
         if self.table.faults != self._reported:
             for key, fault in self.table.faults.items():
                 if self._reported.get(key) != fault:

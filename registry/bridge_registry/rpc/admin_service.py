@@ -14,6 +14,7 @@ import structlog
 from bridge_core import keyspace
 from bridge_core.config import load
 from bridge_core.errors import BridgeError, Unavailable
+from bridge_core.identity.expiry_rules import Expiry
 from bridge_core.store.api import Put, Store, Unchanged
 from bridge_core.tls import Peer
 from bridge_core.traffic import shares
@@ -32,6 +33,7 @@ from bridge_registry.rpc import messages
 from bridge_registry.rpc.gate import Context, Gate
 from bridge_registry.rpc.load_messages import rollout_message
 from bridge_registry.traffic.config_desk import Applied, ConfigDesk
+from bridge_registry.traffic.policy_warning_rules import There, suspect_policies
 from bridge_registry.traffic.warning_rules import unserved
 from bridge_wire.v1 import registry_pb2 as pb
 from bridge_wire.v1 import registry_pb2_grpc as rpc
@@ -77,6 +79,7 @@ class AdminService(rpc.AdminServicer):
         trust_domain: str,
         fence: Callable[[], Unchanged],
         standing: Callable[[], Standing],
+        lives: Callable[[], Iterable[Expiry]],
         restorer: Restorer,
     ) -> None:
         self._gate = gate
@@ -91,6 +94,7 @@ class AdminService(rpc.AdminServicer):
         self._trust_domain = trust_domain
         self._fence = fence
         self._standing = standing
+        self._lives = lives
         self._restorer = restorer
 
     async def CreateToken(self, request: pb.CreateTokenRequest, context: Context) -> pb.CreateTokenResponse:
@@ -213,7 +217,12 @@ class AdminService(rpc.AdminServicer):
         loaded = load(applied.change.documents.items(), alone=True).documents
         members = self._table.membership.members.values()
         changed = [one.parsed for one in loaded if one.key in applied.change.changed]
-        return unserved(changed, members, [one.name for one in loaded if one.kind == "ModelRoute"])
+        current = self._hub.current
+        there = There(members, self._table.nodes, current.clients, current.admins)
+        return (
+            *unserved(changed, members, [one.name for one in loaded if one.kind == "ModelRoute"]),
+            *suspect_policies(changed, [one.parsed for one in loaded], there),
+        )
 
     def _rollout(self, plan: RolloutPlan, position: RolloutPosition) -> pb.RolloutStatus:
         route = self._hub.current.routes.get(plan.route)
@@ -235,6 +244,12 @@ class AdminService(rpc.AdminServicer):
                 leader_name=standing.leader_name,
                 leader_address=standing.leader_address,
                 now_unix=int(time.time()),
+                certificates=[
+                    pb.CertificateLife(
+                        kind=one.kind, name=one.name, begins_unix=int(one.begins), ends_unix=int(one.ends)
+                    )
+                    for one in self._lives()
+                ],
             )
 
     async def Restore(self, request: pb.RestoreRequest, context: Context) -> pb.RestoreResponse:

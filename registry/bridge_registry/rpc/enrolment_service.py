@@ -8,6 +8,8 @@ from collections.abc import Callable, Sequence
 from importlib.metadata import version
 
 from bridge_registry.enrolment.enroller import Enroller, JoinRequest
+from bridge_registry.enrolment.late_renewal import LateRenewal
+from bridge_registry.enrolment.nonces import Nonces
 from bridge_registry.publication.hub import Hub
 from bridge_registry.rpc.gate import Context, Gate
 from bridge_registry.rpc.messages import identity_message, update_message
@@ -16,7 +18,7 @@ from bridge_wire.v1 import registry_pb2_grpc as rpc
 
 
 class EnrolmentService(rpc.EnrolmentServicer):
-    """Hello and Join: called without a client certificate.
+    """Hello, Join and RenewExpired: called without a client certificate.
 
     Args:
         gate: Admits calls.
@@ -24,6 +26,7 @@ class EnrolmentService(rpc.EnrolmentServicer):
         hub: Gives the snapshot that comes with one.
         etcd_endpoints: What nodes are told to register at.
         trust_domain: The mesh.
+        nonces: What who renews late has to sign.
         clock: Unix seconds.
     """
 
@@ -35,6 +38,7 @@ class EnrolmentService(rpc.EnrolmentServicer):
         etcd_endpoints: Sequence[str],
         *,
         trust_domain: str,
+        nonces: Nonces,
         clock: Callable[[], float],
     ) -> None:
         self._gate = gate
@@ -42,6 +46,7 @@ class EnrolmentService(rpc.EnrolmentServicer):
         self._hub = hub
         self._etcd_endpoints = tuple(etcd_endpoints)
         self._trust_domain = trust_domain
+        self._nonces = nonces
         self._clock = clock
 
     async def Hello(self, request: pb.HelloRequest, context: Context) -> pb.HelloResponse:
@@ -51,7 +56,22 @@ class EnrolmentService(rpc.EnrolmentServicer):
                 trust_domain=self._trust_domain,
                 server_time_unix_ms=int(self._clock() * 1000),
                 version=version("deepseek-ollama-bridge"),
+                nonce=self._nonces.make(),
             )
+
+    async def RenewExpired(self, request: pb.RenewExpiredRequest, context: Context) -> pb.RenewResponse:
+        """See registry.proto."""
+        async with self._gate.admit(context, None):
+            late = LateRenewal(
+                request.csr_pem,
+                request.certificate_pem,
+                request.nonce,
+                request.signature,
+                request.facts.peer_address,
+                request.facts.version,
+            )
+            issued = await self._enroller.renew_expired(late, remote=self._gate.remote(context))
+            return pb.RenewResponse(identity=identity_message(issued))
 
     async def Join(self, request: pb.JoinRequest, context: Context) -> pb.JoinResponse:
         """See registry.proto."""

@@ -21,6 +21,7 @@ from bridge_core.errors import BridgeError, Reaction
 from bridge_core.store.api import StoreRefused
 from bridge_core.tls import Peer
 from bridge_registry.clients.role_rules import suffices
+from bridge_registry.enrolment.authority_rules import StepRefused
 from bridge_registry.enrolment.join_rules import EnrolmentRefused, JoinRefusal
 from bridge_registry.rpc.tls_front import RpcCaller
 
@@ -33,6 +34,7 @@ _STATUS: Final = {
     JoinRefusal.TAKEN: grpc.StatusCode.ALREADY_EXISTS,
     JoinRefusal.INVALID: grpc.StatusCode.INVALID_ARGUMENT,
     JoinRefusal.DENIED: grpc.StatusCode.PERMISSION_DENIED,
+    JoinRefusal.TOO_OFTEN: grpc.StatusCode.RESOURCE_EXHAUSTED,
 }
 _BY_REACTION: Final = {
     Reaction.RETRY: grpc.StatusCode.UNAVAILABLE,
@@ -46,7 +48,7 @@ def status_of(fault: BridgeError) -> grpc.StatusCode:
     """The gRPC status that says what `fault` says."""
     if isinstance(fault, EnrolmentRefused):
         return _STATUS[fault.refusal]
-    if isinstance(fault, StoreRefused):
+    if isinstance(fault, StoreRefused | StepRefused):
         return grpc.StatusCode.FAILED_PRECONDITION
     return _BY_REACTION[fault.reaction]
 

@@ -14,6 +14,8 @@ from bridge_registry.rollouts.rollout_rules import RolloutPosition, step_of
 from bridge_registry.rpc.messages import version_of
 from bridge_wire.v1 import registry_pb2 as pb
 
+_MOST_ISSUERS: Final = 8
+_PIN_DIGITS: Final = 64
 _MOST: Final = 1 << 48  # of any counter: sums over a whole mesh still fit 64 bits
 
 
@@ -42,6 +44,7 @@ def report_of(message: pb.LoadReport, node: str, snapshot: Snapshot, now: float)
             and snapshot.instances[one.instance].node == node
         ),
         {one.node: one.since_unix for one in message.silent_peers if one.node in snapshot.nodes},
+        frozenset(one for one in message.trusts[:_MOST_ISSUERS] if len(one) == _PIN_DIGITS),
         {
             name: min(used, int(now))
             for name, used in message.clients_used_unix.items()

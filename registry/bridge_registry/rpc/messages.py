@@ -44,6 +44,7 @@ def identity_message(issued: Issued) -> pb.Identity:
     return pb.Identity(
         certificate_chain_pem=issued.chain_pem,
         trust_bundle_pem=issued.bundle_pem,
+        issuers_pem=issued.issuers_pem,
         trust_domain=issued.identity.trust_domain,
         node_name=issued.identity.name,
     )

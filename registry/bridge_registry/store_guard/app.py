@@ -40,7 +40,7 @@ log = structlog.get_logger()
 _RETRY_S: Final = 1.0
 _GRACE_S: Final = 0.5
 _KNOWN_TTL_S: Final = 2.0  # etcd's least: gone before any node's lease is
-_LOOK_S: Final = 60.0  # how often its certificate's files are looked at
+_LOOK_S: Final = 1.0  # how often the files of its certificate and of whom it trusts are looked at
 _MAX_REQUEST_BYTES: Final = 1024 * 1024  # etcd's default is 1.5 MiB
 _CONNECTIONS_EACH: Final = 8  # of one node: an agent needs one, and one more when it restarts
 _GRPC_OPTIONS: Final = (
@@ -89,7 +89,7 @@ class GuardProcess:
 
     def __init__(self, options: GuardOptions, store: EtcdStore, endpoints: Endpoints) -> None:
         cert, key = options.pki.pair("guard")
-        self._identity = TlsIdentity(cert, key, options.pki.ca)
+        self._identity = TlsIdentity(cert, key, options.pki.issuers)
         own = self._identity.info.identity
         if own is None or own.kind != "guard":
             raise Fatal(f"{cert} is not a store guard's", hint="run `bridge-registry init` once more")
@@ -195,11 +195,11 @@ class GuardProcess:
             await asyncio.sleep(_RETRY_S)
 
     async def _renew_identity(self) -> None:
-        cert = self._identity.cert
-        seen = _stamp(cert)
+        files = self._identity.cert, self._identity.ca
+        seen = [_stamp(path) for path in files]
         while True:
             await asyncio.sleep(_LOOK_S)
-            if (stamp := _stamp(cert)) == seen:
+            if (stamp := [_stamp(path) for path in files]) == seen:
                 continue
             try:
                 self._identity.reload()

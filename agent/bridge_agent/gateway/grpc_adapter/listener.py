@@ -104,6 +104,7 @@ class GrpcListener:
             lifespan="off",
             server_header="off",
             max_concurrent_streams=_MAX_STREAMS,
+            # It accepts by itself: strangers are bounded together and in time, not by their address.
             limit_connections=self._connections,
             limit_request_head_size=_HEAD,
             h2_max_header_list_size=_HEAD,

@@ -175,6 +175,6 @@ def _translated(fault: BridgeError, ctx: Context) -> ConnectError:
     if not isinstance(fault, CallFault):
         # What the pipeline cut off after it had begun.
         return ConnectError(Code.UNAVAILABLE, fault.message)
-    if fault.retry_after:
-        ctx.response_trailers["retry-after"] = fault.retry_after
+    for name, value in fault.hints:
+        ctx.response_trailers[name] = value
     return ConnectError(_CODES[fault.status], fault.message)

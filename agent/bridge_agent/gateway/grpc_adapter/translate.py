@@ -27,6 +27,7 @@ MAX_OUTPUT: Final = MAX_INPUT
 """Bytes of an answer that becomes one message."""
 _UNREADABLE: Final = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
 _STEP: Final = 4 * 1024
+_DIGITS: Final = 6  # of the seconds after which anybody is told to come again
 
 PATHS: Final = {"generate": b"/api/generate", "chat": b"/api/chat", "embed": b"/api/embed"}
 # Of the map in the message: hints to the pipeline, under the names that HTTP clients use.
@@ -80,6 +81,16 @@ class CallFault(BridgeError):
         super().__init__(message)
         self.status = status
         self.retry_after = retry_after
+
+    @property
+    def hints(self) -> tuple[tuple[str, str], ...]:
+        """When to come again, as metadata: the answer's own field, and the one gRPC's clients retry by."""
+        if not self.retry_after:
+            return ()
+        found = [("retry-after", self.retry_after)]
+        if self.retry_after.isascii() and self.retry_after.isdigit() and len(self.retry_after) <= _DIGITS:
+            found.append(("grpc-retry-pushback-ms", f"{int(self.retry_after) * 1000}"))
+        return tuple(found)
 
 
 class Call(msgspec.Struct, frozen=True):

@@ -168,8 +168,7 @@ async def _fail(send: Send, fault: CallFault) -> None:
         (b"grpc-status", b"%d" % fault.status.value),
         (b"grpc-message", percent_encoded(fault.message)),
     ]
-    if fault.retry_after:
-        headers.append((b"retry-after", fault.retry_after.encode("latin-1")))
+    headers += [(name.encode(), value.encode("latin-1")) for name, value in fault.hints]
     await send({"type": "http.response.start", "status": 200, "headers": headers, "trailers": False})
     await send({"type": "http.response.body", "body": b"", "more_body": False})
 

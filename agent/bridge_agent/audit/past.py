@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 from urllib.parse import parse_qs
 
 import msgspec
 
+from bridge_agent.audit.made import LOG
 from bridge_agent.gateway.routes import ROUTES, Kind
 from bridge_agent.routing.replay_rules import Past
-from bridge_agent.telemetry.audit import AuditRecord
+from bridge_core.audit.entries import AuditRecord, decode
+from bridge_core.audit.stored import StoredLog
 from bridge_core.http1 import App, Exchange, coroutine_app
 
 PATH: Final = "/bridge/past"
@@ -31,20 +34,25 @@ class PastAnswer(msgspec.Struct, frozen=True):
 
 def past_requests(folder: Path, since: float) -> list[Past]:
     """The requests that clients brought to this node since then (Unix time), from its audit log."""
-    found = []
-    for path in sorted(folder.glob("audit.jsonl*")):
-        try:
-            lines = path.read_bytes().splitlines()
-        except OSError:
-            continue  # put aside or removed a moment ago
-        for line in lines:
-            try:
-                record = msgspec.json.decode(line, type=AuditRecord)
-                if record.at >= since and record.path in _INFERENCE and not record.via and record.model:
-                    found.append(_past(record))
-            except (ValueError, RecursionError):
-                continue  # a line that a full disk cut, or that is none of ours
-    return sorted(found, key=lambda one: one.at)
+    return sorted(map(_past, _told(folder, since)), key=lambda one: one.at)
+
+
+def _told(folder: Path, since: float) -> Iterator[AuditRecord]:
+    stored = StoredLog(folder / LOG)
+    try:
+        for _, entries in stored.bundles_down(stored.length()):
+            newest = 0.0
+            for record in map(decode, entries):
+                if not isinstance(record, AuditRecord):
+                    continue
+                newest = max(newest, record.at + record.duration_ms / 1000)
+                asked = record.path in _INFERENCE and not record.via and record.model
+                if asked and record.at >= since and _is_hex(record.key):
+                    yield record
+            if 0.0 < newest < since:  # a record is written when its request is over
+                return
+    except OSError:
+        return  # none is there, or it cannot be read
 
 
 def past_app(folder: Path, group: asyncio.TaskGroup) -> App:
@@ -74,3 +82,11 @@ def _past(record: AuditRecord) -> Past:
         record.duration_ms / 1000,
         record.request_id,
     )
+
+
+def _is_hex(text: str) -> bool:
+    try:
+        bytes.fromhex(text)
+    except ValueError:
+        return False
+    return True

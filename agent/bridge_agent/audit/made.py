@@ -1,0 +1,47 @@
+"""The node's audit log, put together."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Final
+
+from bridge_agent.audit.input_keys import InputKeys
+from bridge_agent.audit.rendering import Rendering
+from bridge_agent.peers.upstreams import Upstreams
+from bridge_agent.routing.view import MeshView
+from bridge_core.audit.cosigning import Cosigning
+from bridge_core.audit.queue import AuditLog
+from bridge_core.security_settings import AuditSettings
+
+LOG: Final = "log"
+INPUT_KEYS: Final = "input-keys"
+
+
+def made_of(folder: Path, identity: str, node: str, view: MeshView) -> AuditLog:
+    """The log under `folder`.
+
+    Args:
+        folder: The node's, for all of its audit.
+        identity: The node's SPIFFE id: without its scheme it is the log's origin.
+        node: The node's name.
+        view: Has the snapshot, and in it how the log is kept.
+    """
+
+    def settings() -> AuditSettings:
+        return view.current.mesh.audit
+
+    keys = InputKeys(folder / INPUT_KEYS)
+    reading = Rendering(node, keys, lambda: view.current, settings)
+    origin = identity.removeprefix("spiffe://")
+    return AuditLog(folder / LOG, origin, reading, settings=settings, tidied=keys.forget)
+
+
+def cosigning_of(audit: AuditLog, view: MeshView, upstreams: Upstreams) -> Cosigning:
+    """Who has the log's heads cosigned by other nodes."""
+    return Cosigning(
+        audit,
+        lambda: list(view.current.nodes.values()),
+        lambda node: upstreams.link(node.name, node.peer),
+        own=view.index.node,
+        many=lambda: view.current.mesh.audit.cosigners,
+    )

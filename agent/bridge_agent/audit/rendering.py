@@ -1,0 +1,135 @@
+"""Requests, in the words of the audit log."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from typing import Final
+
+from bridge_agent.audit.input_keys import InputKeys
+from bridge_agent.gateway.config import RequestRecord
+from bridge_core.audit.entries import AuditRecord, ContentRecord, Entry
+from bridge_core.names import canonical_or_same
+from bridge_core.security_settings import AuditSettings
+from bridge_core.snapshot import Snapshot
+
+_PART: Final = 45_000  # bytes of content in one entry, which holds them as base64
+
+
+class Rendering:
+    """Makes entries of requests that were over a moment ago. Lives in the thread that writes.
+
+    Args:
+        node: This node's name.
+        keys: What makes the hashes of what was asked.
+        snapshot: The mesh's, now.
+        settings: How the log is kept, now.
+    """
+
+    def __init__(
+        self,
+        node: str,
+        keys: InputKeys,
+        snapshot: Callable[[], Snapshot],
+        settings: Callable[[], AuditSettings],
+    ) -> None:
+        self._node = node
+        self._keys = keys
+        self._snapshot = snapshot
+        self._settings = settings
+        self._digests_of: Snapshot | None = None
+        self._digests: dict[tuple[str, str], str] = {}
+
+    def __call__(self, record: RequestRecord | Entry, body: bytes | None) -> Sequence[Entry]:
+        """The entries of one request; what is one already stays as it is."""
+        if not isinstance(record, RequestRecord):
+            return (record,)
+        settings = self._settings()
+        at = time.time() - (time.monotonic() - record.began)
+        hashed, key = ("", "") if not body else self._keys.hashed(body, at, settings.key_period_s)
+        decision = record.decision
+        model = record.model if decision is None else decision.model
+        found = audited(
+            record,
+            at,
+            node=self._node,
+            digest=self._digest(record.instance, model),
+            input_hash=hashed,
+            input_key=key,
+        )
+        if not settings.content or not body:
+            return (found,)
+        parts = [body[at : at + _PART] for at in range(0, len(body), _PART)]
+        return (
+            found,
+            *(
+                ContentRecord(at, record.request_id, number, len(parts), part)
+                for number, part in enumerate(parts)
+            ),
+        )
+
+    def _digest(self, instance: str, model: str) -> str:
+        """Of a model as an instance has it; empty where that is not known."""
+        snapshot = self._snapshot()
+        if snapshot is not self._digests_of:
+            self._digests_of, self._digests = snapshot, {}
+        found = self._digests.get((instance, model))
+        if found is None:
+            one = snapshot.instances.get(instance)
+            models = () if one is None else one.models
+            found = next((had.digest for had in models if canonical_or_same(had.name) == model), "")
+            self._digests[instance, model] = found
+        return found
+
+
+def audited(
+    record: RequestRecord,
+    at: float,
+    *,
+    node: str = "",
+    digest: str = "",
+    input_hash: str = "",
+    input_key: str = "",
+) -> AuditRecord:
+    """The audit's view of a request that came at this time (Unix seconds)."""
+    began, caller, decision = record.began, record.caller, record.decision
+    return AuditRecord(
+        at,
+        record.request_id,
+        caller.principal,
+        caller.listener._value_,  # what `value` gives, without the descriptor's Python call
+        record.method,
+        record.path,
+        record.status,
+        record.outcome._value_,
+        _ms(began, record.ended),
+        record.bytes_in,
+        record.bytes_out,
+        record.model,
+        record.instance,
+        caller.via,
+        tuple([f"{attempt.instance}: {attempt.detail}" for attempt in record.failed])
+        if record.failed
+        else (),
+        "" if decision is None else decision.route,
+        "" if decision is None else decision.backend,
+        "" if decision is None else decision.key.hex(),
+        node,
+        record.remote[0] if record.remote else "",
+        digest,
+        input_hash,
+        input_key,
+        record.rule,
+        int(record.waited * 1e6) / 1000,
+        _ms(began, record.sent) if record.sent else 0.0,
+        _ms(began, record.head) if record.head else 0.0,
+        record.prompt_tokens,
+        record.tokens,
+        record.reason,
+        record.quota,
+        record.shadowed,
+    )
+
+
+def _ms(began: float, ended: float) -> float:
+    return int((ended - began) * 1e6) / 1000

@@ -1,0 +1,164 @@
+"""A log's files as they lie, read: hashes, entries and heads. Nothing read here is believed by itself."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Final
+
+from bridge_core.audit import merkle, tiles
+from bridge_core.audit.notes import BadNote, read_checkpoint, read_note
+from bridge_core.audit.tiles import WIDTH, Damaged
+
+COSIGNED: Final = "cosigned"
+KEY: Final = "key"
+_MOST_TILES: Final = 64
+_MOST_ROOTS: Final = 1 << 17
+_MOST_BYTES: Final = tiles.MAX_BUNDLE + 4096
+
+
+class StoredLog:
+    """A log's folder, also while it grows: what a checkpoint speaks for does not change any more.
+
+    It answers what `merkle.Ranges` wants. One thread at a time.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self._tiles: dict[tuple[int, int], list[bytes]] = {}
+        self._roots: dict[tuple[int, int], bytes] = {}
+
+    def read(self, path: str) -> bytes:
+        """A file of the log. Raises OSError."""
+        with (self.folder / path).open("rb") as file:
+            return file.read(_MOST_BYTES)
+
+    def whole(self, level: int, index: int) -> bytes:
+        """See `merkle.Ranges`.
+
+        Raises:
+            Damaged: the hashes that are needed are not there.
+        """
+        tile_level, height = divmod(level, 8)
+        first = index << height
+        if height == 0:
+            return self._hash(tile_level, first)
+        count = 1 << height
+        row = self.tile(tile_level, first // WIDTH)
+        if row is not None:
+            return merkle.root_of(row[first % WIDTH : first % WIDTH + count])
+        return merkle.root_of([self._hash(tile_level, first + at) for at in range(count)])
+
+    def tile(self, level: int, index: int) -> list[bytes] | None:
+        """A full tile; None where it is not there or not whole."""
+        found = self._tiles.get((level, index))
+        if found is None:
+            try:
+                data = self.read(tiles.tile_path(level, index))
+            except FileNotFoundError:
+                return None
+            if len(data) != tiles.TILE_BYTES:
+                return None
+            if len(self._tiles) >= _MOST_TILES:
+                self._tiles.clear()
+            found = self._tiles[level, index] = tiles.hashes_in(data)
+        return found
+
+    def bundle(self, index: int) -> tuple[list[bytes], bool]:
+        """The entries of a full bundle, and whether its file is just as it was written.
+
+        Raises:
+            Damaged: it cannot be read, or is not full.
+            FileNotFoundError: it is not there.
+        """
+        entries, intact = tiles.unpack(self.read(tiles.bundle_path(index)))
+        if len(entries) != WIDTH:
+            raise Damaged(f"{tiles.bundle_path(index)} does not hold {WIDTH} entries")
+        return entries, intact
+
+    def tail(self, index: int) -> tuple[list[bytes], list[bytes]]:
+        """The entries and the hashes of a tile that is not full; maybe not as many of each."""
+        entries, hashes = (self._or_nothing(path) for path in tiles.tail_paths(index))
+        return tiles.entries_in(entries)[0][:WIDTH], tiles.hashes_in(hashes)[:WIDTH]
+
+    def entries(self, index: int) -> list[bytes]:
+        """The entries of a bundle, full or not; of one that is neither there nor growing none.
+
+        Raises:
+            Damaged: it cannot be read.
+        """
+        for _ in range(2):  # it may become full in between
+            try:
+                return self.bundle(index)[0]
+            except FileNotFoundError:
+                found = self.tail(index)[0]
+            if found:
+                return found
+        return []
+
+    def bundles_down(self, size: int) -> Iterator[tuple[int, list[bytes]]]:
+        """The bundles of so many entries that can be read, with their indices, the newest first."""
+        for index in range((size + WIDTH - 1) // WIDTH - 1, -1, -1):
+            try:
+                entries = self.entries(index)
+            except Damaged:
+                continue
+            if not entries:
+                return  # what is older is gone
+            yield index, entries[: size - index * WIDTH]
+
+    def length(self) -> int:
+        """How many entries there are, signed for or not. Raises OSError."""
+        try:
+            signed = read_checkpoint(read_note(self.read(tiles.CHECKPOINT)).text).size
+        except (FileNotFoundError, BadNote):
+            signed = 0
+        full = signed // WIDTH
+        while self._has_bundle(full):
+            full += 1
+        return max(signed, full * WIDTH + len(self.tail(full)[0]))
+
+    def oldest_bundle(self, full: int) -> int:
+        """The first of so many full bundles that is there: older ones went as they were too old."""
+        low, high = 0, full
+        while low < high:
+            middle = (low + high) // 2
+            if self._has_bundle(middle):
+                high = middle
+            else:
+                low = middle + 1
+        return low
+
+    def _has_bundle(self, index: int) -> bool:
+        return (self.folder / tiles.bundle_path(index)).exists()
+
+    def _or_nothing(self, path: str) -> bytes:
+        try:
+            return self.read(path)
+        except FileNotFoundError:
+            return b""
+
+    def _hash(self, level: int, index: int) -> bytes:
+        row = self.tile(level, index // WIDTH)
+        if row is not None:
+            return row[index % WIDTH]
+        if level == 0:
+            return self._hash_of_tail(index)
+        found = self._roots.get((level, index))
+        if found is None:
+            below = self.tile(level - 1, index)
+            if below is None:
+                raise Damaged(f"{tiles.tile_path(level - 1, index)} is missing or cut")
+            if len(self._roots) >= _MOST_ROOTS:
+                self._roots.clear()
+            found = self._roots[level, index] = merkle.root_of(below)
+        return found
+
+    def _hash_of_tail(self, index: int) -> bytes:
+        hashes = self.tail(index // WIDTH)[1]
+        if index % WIDTH < len(hashes):
+            return hashes[index % WIDTH]
+        row = self.tile(0, index // WIDTH)  # it may have become full in between
+        if row is None:
+            raise Damaged(f"the hash of entry {index} is missing")
+        return row[index % WIDTH]

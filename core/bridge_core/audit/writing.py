@@ -1,0 +1,371 @@
+"""A log on disk that is being written: entries, tiles and signed heads, in an order that a crash respects.
+
+Rules:
+1. Entries grow a tail file; what 256 of them are is packed into a bundle and its tile beside it.
+2. A head is signed over nothing that is not on the disk: entries and tiles are synced before it, and a tail
+   is removed only after a head speaks for its bundle.
+3. After a crash the log goes on behind its last whole entry; what is torn behind it was never signed for.
+4. A folder whose files contradict its signed head is never continued: it is put aside, and a log with another
+   key begun, which says so in its first entry.
+"""
+
+from __future__ import annotations
+
+import base64
+import contextlib
+import os
+import secrets
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Final
+
+import structlog
+
+from bridge_core.audit import merkle, tiles
+from bridge_core.audit.notes import (
+    BadNote,
+    Checkpoint,
+    Note,
+    PublicKey,
+    Signer,
+    open_checkpoint,
+)
+from bridge_core.audit.stored import KEY, StoredLog
+from bridge_core.audit.tiles import WIDTH, Damaged
+from bridge_core.files import sync_folder, write_atomically
+
+log = structlog.get_logger()
+
+_PRIVATE: Final = "PRIVATE+KEY+"
+_SEED_BYTES: Final = 32
+_MOST_UNSIGNED: Final = 1024  # bundles: heads are signed each second
+_KEY_TYPE: Final = b"\x01"
+
+
+class NotWritten(OSError):
+    """The disk did not take all of it.
+
+    Args:
+        written: How many of the entries it took.
+        fault: Why not the rest.
+    """
+
+    def __init__(self, written: int, fault: OSError) -> None:
+        super().__init__(fault.errno, fault.strerror or str(fault))
+        self.written = written
+
+
+class LogWriter:
+    """The one writer of a log; one thread at a time.
+
+    Args:
+        folder: The log's; made where it is missing.
+        origin: What the log is called, see `notes.Checkpoint`.
+        begun: Makes the first entry of a new log from what there was to say of a former one.
+
+    Attributes:
+        signer: The log's key.
+        size: Entries.
+        signed: The newest signed head; None before the first.
+
+    Raises:
+        OSError: the folder cannot be made, read or written.
+    """
+
+    def __init__(self, folder: Path, origin: str, begun: Callable[[str], bytes]) -> None:
+        self.folder = folder
+        self._stored = StoredLog(folder)
+        self._levels: list[list[bytes]] = [[]]
+        self._unsynced: set[Path] = set()
+        self._full_tails: set[int] = set()
+        self.size = 0
+        self.signed: Checkpoint | None = None
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        try:
+            self.signer = self._read_key(origin)
+            self._recover()
+            if self.size == 0:
+                self.append([begun("")])
+        except FileNotFoundError:
+            self._begin(origin, begun, self._put_aside("its key is gone"))
+        except (BadNote, Damaged) as fault:
+            self._begin(origin, begun, self._put_aside(fault.message))
+        self.oldest = self._stored.oldest_bundle(self.size // WIDTH)
+
+    def append(self, entries: list[bytes]) -> int:
+        """Adds entries; the index of the first of them.
+
+        Raises:
+            NotWritten: the disk did not take all; what it took is whole.
+        """
+        first, done = self.size, 0
+        try:
+            if len(self._levels[0]) == WIDTH:
+                self._pack_tail()
+            while done < len(entries):
+                part = entries[done : done + WIDTH - len(self._levels[0])]
+                self._grow_tail(part)
+                done += len(part)
+                if len(self._levels[0]) == WIDTH:
+                    self._pack_tail()
+        except OSError as fault:
+            if done < len(entries):
+                raise NotWritten(done, fault) from fault
+        return first
+
+    def root(self) -> bytes:
+        """The root of all entries."""
+        if self.size == 0:
+            return merkle.EMPTY_ROOT
+        found: bytes | None = None
+        for row in self._levels:
+            if row:
+                found = merkle.root_of(row if found is None else [*row, found])
+        return found or merkle.EMPTY_ROOT
+
+    def checkpoint(self) -> Checkpoint | None:
+        """Signs what there is, once it is on the disk; None where the newest head says it already.
+
+        Raises:
+            OSError: the disk does not take it; the former head stays.
+        """
+        if self.signed is not None and self.signed.size == self.size:
+            return None
+        self._sync()
+        head = Checkpoint(self.signer.public.name, self.size, self.root())
+        note = Note(head.text, (self.signer.sign(head.text),))
+        write_atomically(self.folder / tiles.CHECKPOINT, note.data)
+        self.signed = head
+        for index in self._full_tails:
+            for path in tiles.tail_paths(index):
+                (self.folder / path).unlink(missing_ok=True)
+        self._full_tails.clear()
+        return head
+
+    def forget_bundle(self) -> None:
+        """Removes the oldest bundle. Its hashes stay: what is younger is proved with them. Raises OSError."""
+        (self.folder / tiles.bundle_path(self.oldest)).unlink(missing_ok=True)
+        self.oldest += 1
+        group, place = divmod(self.oldest, WIDTH)
+        if place == 0 and (self.folder / tiles.tile_path(1, group - 1)).exists():
+            # Whose hashes are all in the tile above.
+            for index in range(self.oldest - WIDTH, self.oldest):
+                (self.folder / tiles.tile_path(0, index)).unlink(missing_ok=True)
+
+    # -- writing
+
+    def _grow_tail(self, entries: list[bytes]) -> None:
+        """Adds entries to the tail, all or none."""
+        index, have = divmod(self.size, WIDTH)
+        hashes = [merkle.leaf_hash(one) for one in entries]
+        (self.folder / tiles.TAIL).mkdir(mode=0o700, exist_ok=True)
+        entries_path, hashes_path = (self.folder / path for path in tiles.tail_paths(index))
+        before = _length(entries_path) if have else 0
+        try:
+            _write_at(hashes_path, have * merkle.HASH_BYTES, b"".join(hashes))
+            _write_at(entries_path, before, b"".join(map(tiles.framed, entries)))
+        except OSError:
+            with contextlib.suppress(OSError):
+                os.truncate(entries_path, before)
+                os.truncate(hashes_path, have * merkle.HASH_BYTES)
+            raise
+        self._unsynced |= {entries_path, hashes_path}
+        self._levels[0] += hashes
+        self.size += len(entries)
+
+    def _pack_tail(self) -> None:
+        """Makes a bundle and its tile of a full tail."""
+        index = self.size // WIDTH - 1
+        bundle = (self.folder / tiles.tail_paths(index)[0]).read_bytes()
+        self._write_new(tiles.bundle_path(index), tiles.pack(bundle))
+        self._close_rows(index)
+        self._full_tails.add(index)
+
+    def _close_rows(self, number: int) -> None:
+        """Writes the tile of the lowest row, which is full, and of those above that become full by it."""
+        rows, level = [list(row) for row in self._levels], 0
+        while len(rows[level]) == WIDTH:
+            path, tile = tiles.tile_path(level, number), b"".join(rows[level])
+            if self._stored.tile(level, number) != rows[level]:  # a good one is not put at risk
+                self._write_new(path, tile)
+            if level + 1 == len(rows):
+                rows.append([])
+            rows[level + 1].append(merkle.root_of(rows[level]))
+            rows[level] = []
+            level, number = level + 1, number // WIDTH
+        self._levels = rows
+
+    def _write_new(self, path: str, data: bytes) -> None:
+        """A file that is there whole or not at all to whoever reads now; `_sync` makes it last."""
+        where = self.folder / path
+        where.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        temporary = where.with_name(f".{where.name}.new")
+        handle = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+        try:
+            _write_all(handle, data)
+        finally:
+            os.close(handle)
+        temporary.replace(where)
+        self._unsynced.add(where)
+
+    def _sync(self) -> None:
+        folders = set()
+        for path in self._unsynced:
+            handle = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+            try:
+                os.fsync(handle)
+            finally:
+                os.close(handle)
+            while path != self.folder:
+                path = path.parent  # noqa: PLW2901 - upwards
+                folders.add(path)
+        for folder in folders:
+            sync_folder(folder)
+        self._unsynced.clear()
+
+    # -- beginning
+
+    def _read_key(self, origin: str) -> Signer:
+        text = (self.folder / KEY).read_text(encoding="utf-8", errors="replace").strip()
+        encoded = text.removeprefix(f"{_PRIVATE}{origin}+").partition("+")[2]
+        try:
+            seed = base64.b64decode(encoded, validate=True)[1:]
+        except ValueError:
+            seed = b""
+        if not text.startswith(f"{_PRIVATE}{origin}+") or len(seed) != _SEED_BYTES:
+            raise BadNote(f"its key is not one of {origin}")
+        return Signer(origin, seed)
+
+    def _recover(self) -> None:
+        """Goes on behind the last whole entry."""
+        try:
+            data = self._stored.read(tiles.CHECKPOINT)
+        except FileNotFoundError:
+            signed = None
+        else:
+            signed = open_checkpoint(data, self.signer.public)[0]
+        self._follow_files(0 if signed is None else signed.size)
+        if signed is not None:
+            if self.size < signed.size:
+                raise Damaged(f"{signed.size - self.size} of its {signed.size} signed entries are missing")
+            if merkle.range_root(self._stored, 0, signed.size) != signed.root:
+                raise Damaged(f"its {signed.size} entries are not those that were signed")
+        self.signed = signed
+
+    def _follow_files(self, signed: int) -> None:
+        """Takes up what there is. Behind the last signed bundle it may be torn."""
+        index = signed // WIDTH
+        self._levels = self._rows_above(index)
+        self.size = index * WIDTH
+        while True:
+            try:
+                entries = self._stored.bundle(index)[0]
+            except (FileNotFoundError, Damaged):
+                self._take_tail(index)
+                if len(self._levels[0]) < WIDTH:
+                    self._sweep(index)
+                    return
+                self._pack_tail()
+            else:
+                self._levels[0] = list(map(merkle.leaf_hash, entries))
+                self.size += WIDTH
+                self._close_rows(index)
+                self._full_tails.add(index)
+            index += 1
+
+    def _take_tail(self, index: int) -> None:
+        entries_path, hashes_path = (self.folder / path for path in tiles.tail_paths(index))
+        try:
+            data = entries_path.read_bytes()
+        except FileNotFoundError:
+            return
+        entries, taken = tiles.entries_in(data)
+        if taken != len(data):
+            log.warning("audit_log_torn", path=str(entries_path), cut_bytes=len(data) - taken)
+            os.truncate(entries_path, taken)
+        self._levels[0] = list(map(merkle.leaf_hash, entries[:WIDTH]))
+        self.size += len(self._levels[0])
+        if len(self._levels[0]) < WIDTH:  # else the bundle and its tile follow at once
+            _write_at(hashes_path, 0, b"".join(self._levels[0]))
+        self._unsynced |= {path for path in (entries_path, hashes_path) if path.exists()}
+
+    def _sweep(self, index: int) -> None:
+        """Removes what nobody signed for behind a gap: it would be taken up later as if it fitted."""
+        for number in range(index, index + _MOST_UNSIGNED):
+            (self.folder / tiles.bundle_path(number)).unlink(missing_ok=True)
+        for path in (self.folder / tiles.TAIL).glob("*.*"):
+            if path.stem.isdigit() and int(path.stem) > index:
+                path.unlink(missing_ok=True)
+
+    def _rows_above(self, full: int) -> list[list[bytes]]:
+        """The rows of hashes above so many full bundles."""
+        rows: list[list[bytes]] = [[]]
+        level, count = 1, full
+        while count:
+            first = count - count % WIDTH
+            rows.append([self._stored.whole(8 * level, at) for at in range(first, count)])
+            level, count = level + 1, count // WIDTH
+        return rows
+
+    def _put_aside(self, reason: str) -> str:
+        """Keeps what there is under another name; what is to be said of it, empty where there was nothing."""
+        if not any(self.folder.iterdir()):
+            return ""
+        aside = self.folder.with_name(f"{self.folder.name}-until-{int(time.time())}-{secrets.token_hex(2)}")
+        self.folder.rename(aside)
+        self.folder.mkdir(mode=0o700)
+        log.error("audit_log_begun_anew", former=str(aside), reason=reason)
+        return f"{reason}; it is kept as {aside.name}"
+
+    def _begin(self, origin: str, begun: Callable[[str], bytes], former: str) -> None:
+        self._stored = StoredLog(self.folder)
+        self._levels, self.size, self.signed = [[]], 0, None
+        self._unsynced.clear()
+        self._full_tails.clear()
+        seed = secrets.token_bytes(_SEED_BYTES)
+        self.signer = Signer(origin, seed)
+        id_ = self.signer.public.text.removeprefix(f"{origin}+").partition("+")[0]
+        key = f"{_PRIVATE}{origin}+{id_}+{base64.b64encode(_KEY_TYPE + seed).decode()}\n"
+        write_atomically(self.folder / KEY, key.encode())
+        write_atomically(self.folder / f"{KEY}.pub", self.signer.public.text.encode() + b"\n")
+        self.append([begun(former)])
+        self.checkpoint()
+
+
+def public_key(folder: Path) -> PublicKey:
+    """The key that a log's folder says is the log's.
+
+    Raises:
+        BadNote: it says none.
+    """
+    try:
+        text = (folder / f"{KEY}.pub").read_text(encoding="utf-8", errors="replace")
+        if text[-1:] != "\n":
+            raise BadNote(f"{KEY}.pub is not one line")
+        return PublicKey.parse(text[:-1])
+    except OSError as fault:
+        raise BadNote(f"{folder} holds no log: {KEY}.pub cannot be read ({fault.strerror})") from fault
+
+
+def _length(path: Path) -> int:
+    try:
+        return path.stat().st_size
+    except FileNotFoundError:
+        return 0
+
+
+def _write_at(path: Path, at: int, data: bytes) -> None:
+    handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        os.ftruncate(handle, at)
+        os.lseek(handle, at, os.SEEK_SET)
+        _write_all(handle, data)
+    finally:
+        os.close(handle)
+
+
+def _write_all(handle: int, data: bytes) -> None:
+    view = memoryview(data)
+    while view:
+        view = view[os.write(handle, view) :]
