@@ -14,11 +14,12 @@ import sys
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AbstractAsyncContextManager
 from pathlib import Path
 
 import grpc
+import msgspec
 import pytest
 
 from bridge_cli.etcd_ready import ready
@@ -38,6 +39,9 @@ from bridge_core.snapshot import Instance, encode_entry
 from bridge_core.store.api import Put, StoreRefused
 from bridge_core.store.etcd import ClientTls, EtcdStore
 from bridge_core.tls import check_files
+from bridge_registry.enrolment.authority_rules import Authorities
+from bridge_registry.enrolment.pki_files import Pki, read_authorities
+from bridge_registry.records import encode
 from bridge_wire.v1 import clients_pb2
 from bridge_wire.v1 import registry_pb2 as pb
 from bridge_wire.v1 import registry_pb2_grpc as rpc
@@ -447,13 +451,38 @@ def test_a_lost_keyring_is_named_and_not_made_anew(tmp_path: Path) -> None:
     assert not settings.pki.seal.keyring.exists()
 
 
-def test_the_state_of_an_earlier_version_is_refused_in_a_sentence(tmp_path: Path) -> None:
-    make_settings(tmp_path).ensure_pki()
-    write_atomically(tmp_path / "pki" / "ca.key.enc", b"BRK1" + bytes(200))
-    (tmp_path / "pki" / "keyring").unlink()  # it had none
+def with_one_ca(pki: Pki) -> None:
+    """The state before there were intermediates."""
+    write_atomically(pki.earlier_key, b"BRK1" + bytes(200))
+    pki.authorities.unlink()
+
+
+def copied_with_one_ca(pki: Pki) -> None:
+    """What a second registry was given then: it has no certificate of its own yet."""
+    with_one_ca(pki)
+    for what in PAIRS:
+        pki.pair(what)[0].unlink()
+
+
+def without_a_keyring(pki: Pki) -> None:
+    """The state before there were keyrings."""
+    found = read_authorities(pki)
+    old = tuple(msgspec.structs.replace(one, sealed_key=b"BRK1" + bytes(200)) for one in found.issuers)
+    write_atomically(pki.authorities, encode(Authorities(old)))
+
+
+@pytest.mark.parametrize("as_it_was", [with_one_ca, copied_with_one_ca, without_a_keyring])
+def test_the_state_of_an_earlier_version_is_refused_in_a_sentence(
+    tmp_path: Path, as_it_was: Callable[[Pki], None]
+) -> None:
+    settings = make_settings(tmp_path)
+    settings.ensure_pki()
+    as_it_was(settings.pki)
+    settings.pki.seal.keyring.unlink()  # it had none
     done = command("init", "--state-dir", tmp_path)
     assert (done.returncode, "sealed by an earlier version" in done.stderr) == (1, True)
     assert "Traceback" not in done.stderr
+    assert not settings.pki.seal.keyring.exists()
 
 
 def test_a_taken_port_and_a_bad_address_are_named(tmp_path: Path) -> None:

@@ -59,6 +59,20 @@ def test_moving_the_key_elsewhere_is_written_into_agent_json(state: StateDir, tm
     assert (both.exit_code, "two rotations" in both.stderr) == (1, True)
 
 
+def test_the_root_is_taken_away_with_the_key_from_elsewhere(tmp_path: Path) -> None:
+    settings = make_settings(tmp_path)
+    settings.ensure_pki()
+    write_atomically(tmp_path / "elsewhere", bytes(32))
+    registry("rotate", "--state-dir", tmp_path, "--to", f"file:{tmp_path}/elsewhere")
+    argv = ["ca", "export-root", "--state-dir", str(tmp_path), "--out", str(tmp_path / "root.pem")]
+    without = CliRunner().invoke(registry_app, argv)
+    assert (without.exit_code, "does not open with the key-encryption key" in without.stderr) == (1, True)
+    taken = CliRunner().invoke(registry_app, [*argv, "--seal-key", f"file:{tmp_path}/elsewhere"])
+    assert taken.exit_code == 0
+    assert b"PRIVATE KEY" in (tmp_path / "root.pem").read_bytes()
+    assert not list(settings.pki.folder.glob("root-*"))
+
+
 def test_a_registrys_key_moves_and_a_wrong_one_is_named(tmp_path: Path) -> None:
     make_settings(tmp_path).ensure_pki()
     write_atomically(tmp_path / "elsewhere", bytes(32))

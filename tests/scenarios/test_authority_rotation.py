@@ -11,6 +11,7 @@ from pathlib import Path
 import grpc
 import pytest
 
+from bridge_core.errors import Fatal
 from bridge_core.files import write_atomically
 from bridge_core.identity import JoinToken, SpiffeId
 from bridge_core.identity import certificates as x509
@@ -199,6 +200,16 @@ async def test_the_root_may_be_offline_and_an_intermediate_of_its_is_brought(
     await rotated(bed, node, certificate_chain_pem=made.chain + root.pem, key_pem=x509.key_to_pem(made.key))
     assert intermediates(await status(bed))["issuing"] == made.pin
     assert out.stat().st_mode & 0o777 == 0o600
+
+
+async def test_a_rotation_asks_for_the_keyrings_key_no_more(bed: Bed) -> None:
+    node, pki = await bed.join("n1"), bed.registry.settings.pki
+    (pki.folder / "kek").rename(pki.folder / "moved")  # as `seal rotate --to` has it until the next start
+    await rotated(bed, node, new_root=True)
+    with pytest.raises(Fatal, match="cannot be read"):
+        pki_files.open_authority(pki)
+    (pki.folder / "moved").rename(pki.folder / "kek")
+    assert pki_files.open_authority(pki).pin == intermediates(await status(bed))["issuing"]
 
 
 async def test_what_is_no_intermediate_of_this_mesh_is_refused(bed: Bed) -> None:
