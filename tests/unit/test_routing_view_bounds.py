@@ -356,8 +356,9 @@ def test_the_bound_is_of_the_candidates_work(work: dict[str, int], over: list[st
     assert bounded(work, **load) == over
 
 
-def test_instances_without_a_share_are_on_no_ring() -> None:
-    assert choose(mesh("a", "b", weight=0), X, b"k", Load({"a/0": 1})).candidates == ()
+def test_instances_without_a_share_serve_where_nobody_else_can() -> None:
+    chosen = choose(mesh("a", "b", weight=0), X, b"k", Load({"a/0": 1})).candidates
+    assert {target.id for target in chosen} == {"a/0", "b/0"}
 
 
 def test_slow_start_lessens_a_share_until_its_window_is_over() -> None:
