@@ -23,6 +23,7 @@ from bench import (
     pressure,
     streams,
     survive,
+    walls,
 )
 from bench.processes import envoy, missing, version
 
@@ -41,11 +42,13 @@ ROWS = {
     "affinity": affinity.affinity,
     "cancel-prefill": cancel_prefill.cancel_prefill,
     "isolation": isolation.isolation,
+    "walls": walls.walls,
     "survive": survive.survival,
     "survive-text": survive.texts,
     "survive-bare": survive.bare,
 }
-WITHOUT_LOAD = {"agent", "isolation", "policy", "audit", "audit-edits"}  # rows that need no load generator
+# rows that need no load generator
+WITHOUT_LOAD = {"agent", "isolation", "policy", "walls", "audit", "audit-edits"}
 LONG = ("survive", "survive-text", "audit-edits")  # the better part of an hour: only when named
 
 

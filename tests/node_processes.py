@@ -17,6 +17,7 @@ from bridge_wire.v1 import registry_pb2 as pb
 from bridge_wire.v1.registry_pb2_grpc import AdminStub
 from tests.cluster.agent_bed import AgentProcess, free_listeners, report_of
 from tests.registry_processes import RegistryPair
+from tests.sealing_bed import sealer_of
 from tests.support import eventually
 
 WAIT_S = 60.0
@@ -93,7 +94,7 @@ class NodeProcess:
     @property
     def snapshot(self) -> Snapshot:
         """What it has on disk."""
-        return SnapshotFile(self.state.snapshot, now=lambda: 0.0).load()
+        return SnapshotFile(self.state.snapshot, sealer_of(self.state), now=lambda: 0.0).load()
 
     async def concerns(self) -> list[str]:
         found: list[str] = report_of((await self.running.get("/status"))[1])["concerns"]

@@ -20,7 +20,8 @@ from bridge_core.registry_channel import open_channel
 from tests.etcd_server import EtcdServer
 
 COMMAND = [sys.executable, "-c", "from bridge_registry.cli import run; run()"]
-SHARED = ("authorities.json", "kek", "etcd-ca.pem", "etcd-ca.key")  # what a second registry gets
+# What a second registry gets.
+SHARED = ("authorities.json", "keyring", "kek", "etcd-ca.pem", "etcd-ca.key")
 
 
 def free_port() -> int:

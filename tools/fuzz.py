@@ -11,6 +11,7 @@ import argparse
 import asyncio
 import base64
 import contextlib
+import io
 import itertools
 import logging
 import random
@@ -67,6 +68,9 @@ from bridge_core.names import ModelName
 from bridge_core.policy.engine import PolicyBook
 from bridge_core.policy.facts import Facts
 from bridge_core.policy.statements import AccessPolicy
+from bridge_core.sealing import keyring
+from bridge_core.sealing.files import SealedReader, seal_bytes
+from bridge_core.sealing.keyring import DataKey, Keyring
 from bridge_core.security_settings import SecuritySettings
 from bridge_core.snapshot import Instance, Snapshot, Version, encode_entry
 from bridge_core.snapshot_file import decode
@@ -194,6 +198,15 @@ def credentials(data: bytes) -> None:
     request.remote = (f"address {next(_ADDRESSES)}", 1)  # of its own: who fails often is not looked at
     caller = _AUTHENTICATOR.caller(request, ListenerKind.TLS)
     assert _KEY in headers.pairs[0][1], caller.who.text
+
+
+_RING = Keyring((DataKey(b"k" * 8, bytes(32), 0.0),))
+
+
+def sealed(data: bytes) -> None:
+    """A sealed file, read to its end."""
+    for _ in SealedReader(io.BytesIO(data), _RING, "fuzz").pieces():
+        pass
 
 
 _WHO = (
@@ -422,6 +435,16 @@ TARGETS: dict[str, Target] = {
     "csr": Target(
         read_csr,
         [b"-----BEGIN CERTIFICATE REQUEST-----\nAAAA\n-----END CERTIFICATE REQUEST-----\n"],
+        (BridgeError,),
+    ),
+    "sealed": Target(
+        sealed,
+        [seal_bytes(_RING, "fuzz", bytes(24), b"x" * size) for size in (0, 100, 16_384, 40_000)],
+        (BridgeError,),
+    ),
+    "keyring": Target(
+        lambda data: keyring.decode(data, bytes(32)),
+        [keyring.encode(_RING, bytes(32), bytes(24))],
         (BridgeError,),
     ),
     "csr_inside": Target(

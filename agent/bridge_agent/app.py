@@ -38,6 +38,7 @@ from bridge_agent.gateway.grpc_adapter.listener import GrpcListener
 from bridge_agent.gateway.grpc_adapter.serving import Serving
 from bridge_agent.health.rollout_probe import RolloutProber
 from bridge_agent.lifecycle import Lifecycle
+from bridge_agent.limits.default_class import default_class
 from bridge_agent.limits.gpus import GpuKeeper
 from bridge_agent.limits.launcher import IsolatedLauncher
 from bridge_agent.limits.node_isolation import NodeIsolation, in_force
@@ -71,6 +72,7 @@ from bridge_core.addresses import join_address, split_address
 from bridge_core.http1 import Request, coroutine_app
 from bridge_core.http1.pool import Address
 from bridge_core.identity.spiffe import GUARD_SERVER_NAME
+from bridge_core.sealing import open_sealer
 from bridge_core.snapshot import Snapshot
 from bridge_core.snapshot_file import SnapshotFile
 from bridge_core.store.etcd import ClientTls, EtcdStore
@@ -131,6 +133,7 @@ class Agent:
         self._notifier = Notifier()
         self._ancillaries = Ancillaries(self._rng)
         self._requests = RequestTasks(self._ancillaries)
+        self._sealer = open_sealer(state.seal_folder(config.seal))
         self._identity = TlsIdentity(state.certificate, state.key, state.issuers)
         self._node = config.own_id(self._identity.info.identity)
         self._inherited = inherited_sockets(NAMES)
@@ -180,13 +183,13 @@ class Agent:
     def _join_mesh(self) -> None:
         config, state, rng = self._config, self._state, self._rng
         peer_address = self._peer_address()
-        self._secrets = MeshSecrets(state.secrets)
+        self._secrets = MeshSecrets((state.secrets, self._sealer))
         registries = self._registries = Registries(
             config.registries, lambda address: RegistryClient(address, state, peer_address=peer_address)
         )
         self._subscription = SnapshotSubscription(
             registries,
-            SnapshotFile(state.snapshot, now=time.time),
+            SnapshotFile(state.snapshot, self._sealer, now=time.time),
             on_snapshot=self._take_snapshot,
             on_secrets=self._secrets.take,
             on_confirmed=self._take_confirmed,
@@ -230,7 +233,10 @@ class Agent:
 
     def _make_engines(self) -> None:
         config, root = self._config, self._state.root
-        wanted = in_force(self._subscription.snapshot, config.name, config.labels, config.own_class)
+        default = default_class()
+        wanted = in_force(
+            self._subscription.snapshot, config.name, config.labels, config.own_class, default=default
+        )
         self._launcher = IsolatedLauncher(
             root,
             node_class=wanted,
@@ -268,6 +274,7 @@ class Agent:
             config.name,
             config.labels,
             config.own_class,
+            default=default,
             launcher=self._launcher,
             keeper=self._keeper,
             engines=self._supervisor,

@@ -15,11 +15,12 @@ from typing import Annotated
 import msgspec
 import typer
 
-from bridge_agent import audit_commands, service_commands, systemd
+from bridge_agent import audit_commands, seal_commands, service_commands, systemd
 from bridge_agent.cli_options import StateOption
 from bridge_agent.config import (
     DEFAULT_PORTS,
     Listeners,
+    SealSection,
     StateDir,
     load_config,
     save_config,
@@ -39,6 +40,7 @@ DEFAULT_PARALLEL = EngineConfig(index=0).num_parallel
 
 app = program("The sidecar of a DeepSeek-Ollama Bridge node.")
 app.add_typer(service_commands.group, name="service")
+app.add_typer(seal_commands.group, name="seal")
 app.add_typer(audit_commands.group, name="audit")
 
 
@@ -98,6 +100,14 @@ def join_command(
         typer.Option("--models", help="Ollama's model store; default: models in the state folder."),
     ] = None,
     label: Annotated[list[str] | None, typer.Option("--label", help="KEY=VALUE, repeatable.")] = None,
+    seal_key: Annotated[
+        str | None,
+        typer.Option(
+            "--seal-key",
+            help="Where the key comes from that opens the node's keyring: file:/PATH, credential:NAME of "
+            "systemd, or exec:/PROGRAM ARGUMENTS. Without, a file beside the keyring.",
+        ),
+    ] = None,
     as_service: Annotated[
         bool,
         typer.Option(
@@ -129,7 +139,14 @@ def join_command(
         if replace:
             settings = load_config(state)
             kept = {"--engine": engine, "--num-parallel": num_parallel, "--models": models, "--label": label}
-            kept |= {"--http": http, "--https": https, "--grpc": grpc, "--peer": peer, "--admin": admin}
+            kept |= {
+                "--seal-key": seal_key,
+                "--http": http,
+                "--https": https,
+                "--grpc": grpc,
+                "--peer": peer,
+                "--admin": admin,
+            }
             _refuse_changes({**kept, "--systemd": as_service or None}, name, settings.name)
             settings = asyncio.run(join(replacing(settings, registries, secret, advertise=host), state))
             typer.echo(f"{settings.name} is a node of the mesh {settings.trust_domain} again")
@@ -142,6 +159,7 @@ def join_command(
             token=secret,
             name=name or default_name(),
             listeners=_moved(Listeners(), http=http, https=https, grpc=grpc, peer=peer, admin=admin),
+            seal=SealSection(seal_key or ""),
             engines=(_engine(engine or "llamacpp", num_parallel, models),),
             labels=labels_of(label or []),
             advertise=host,
@@ -229,6 +247,15 @@ def set_command(state_dir: StateOption, advertise: AdvertiseOption = None) -> No
         _say_when_used(state, "Restart the agent that runs")
 
     guarded(work)
+
+
+@app.command("attest")
+def attest_command() -> None:
+    """Say what this machine has of trusted execution (TDX, SGX)."""
+    from bridge_agent.attest_report import trusted_execution
+
+    for line in trusted_execution():
+        typer.echo(line)
 
 
 @app.command("explain")

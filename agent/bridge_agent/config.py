@@ -7,7 +7,7 @@ enrolled and everything else in the folder is whole.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any, Final
+from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import msgspec
 
@@ -18,6 +18,9 @@ from bridge_core.files import write_atomically
 from bridge_core.identity.spiffe import SpiffeId
 from bridge_core.node_class import NodeClass
 from bridge_core.spelling import unknown_keys
+
+if TYPE_CHECKING:
+    from bridge_core.sealing.sealer import SealFolder
 
 DEFAULT_PORTS = {"http": 11434, "https": 11443, "grpc": 11444, "peer": 11445, "admin": 11446}
 _MAX_BYTES: Final = 4 << 20
@@ -31,6 +34,17 @@ class Listeners(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     grpc: str = "0.0.0.0:11444"
     peer: str = "0.0.0.0:11445"
     admin: str = "127.0.0.1:11446"
+
+
+class SealSection(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """How the node's files are sealed at rest.
+
+    Attributes:
+        key: Where the key comes from that opens the keyring: "file:/path", "credential:name" or
+            "exec:/program arguments"; empty: a file beside the keyring.
+    """
+
+    key: str = ""
 
 
 class AgentConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -47,6 +61,7 @@ class AgentConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         labels: The node's own, as it joined with them.
         node_class: As the `spec` of a NodeClass document; it stands over the mesh's.
         gateway: How requests are served.
+        seal: How its files are sealed.
     """
 
     name: str
@@ -59,6 +74,7 @@ class AgentConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     labels: Annotated[dict[str, str], msgspec.Meta(max_length=64)] = {}
     node_class: dict[str, Any] | None = None
     gateway: GatewaySection = GatewaySection()
+    seal: SealSection = SealSection()
 
     @property
     def instances(self) -> dict[str, EngineConfig]:
@@ -110,11 +126,19 @@ class StateDir:
         self.certificate = self.identity / "cert.pem"
         self.ca = self.identity / "ca.pem"  # roots: who a registry is
         self.issuers = self.identity / "issuers.pem"  # who signs certificates of members
-        self.snapshot = root / "snapshot.json"
-        self.secrets = root / "secrets.json"
+        self.snapshot = root / "snapshot.sealed"
+        self.secrets = root / "secrets.sealed"
+        self.seal = root / "seal"
         self.models = root / "models"
         self.engines = root / "engines"
         self.lock = root / "agent.lock"
+
+    def seal_folder(self, section: SealSection) -> SealFolder:
+        """The node's keyring and what opens it. Raises Fatal."""
+        from bridge_core.sealing.key_source import key_source  # cryptography is large, and few need it
+        from bridge_core.sealing.sealer import SealFolder
+
+        return SealFolder(self.seal, key_source(section.key))
 
     @property
     def joined(self) -> bool:

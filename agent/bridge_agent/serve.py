@@ -16,6 +16,8 @@ import msgspec
 
 from bridge_agent.config import Listeners, StateDir, load_config
 from bridge_core.command.guard import guarded
+from bridge_core.hardening import keep_memory_private
+from bridge_core.key_files import check_key_files
 
 _PROGRAM: Final = "bridge-agent"
 # Not for the engines, which get nothing of the agent's environment that is not named (`engine.kinds`).
@@ -50,6 +52,7 @@ def main() -> None:
     """Serves with the options in the only argument."""
     options = msgspec.json.decode(sys.argv[1], type=ServeOptions)
     sys.argv[0] = _PROGRAM
+    keep_memory_private()
     with contextlib.suppress(OSError):  # for ps and top, and for `bridgectl up`, which says who has a port
         Path("/proc/self/comm").write_text(_PROGRAM)
     # structlog loads it where it is there, for tracebacks on terminals.
@@ -61,6 +64,7 @@ def main() -> None:
 
         configure_logs(options.log_level)
         state = StateDir(Path(options.state_dir))
+        check_key_files(state.key)
         config = msgspec.structs.replace(load_config(state), listeners=options.listeners)
         run_agent(state, config, keep_engines=options.keep_engines)
 

@@ -14,6 +14,7 @@ import grpc.aio
 from bridge_cli.access import IDENTITY_HINT, Access
 from bridge_core.addresses import split_address
 from bridge_core.errors import BridgeError, Fatal, Unavailable
+from bridge_core.key_files import check_key_files
 from bridge_core.registry_channel import CertificateRefused, WrongAuthority, open_channel
 from bridge_core.tls import TlsFault, check_files
 from bridge_wire.v1 import registry_pb2 as wire
@@ -109,6 +110,7 @@ async def _ask(registry: str, to: Access, work: Callable[[Any], Awaitable[T]], *
 async def _stub(registry: str, to: Access, *, patience_s: float | None) -> AsyncIterator[Any]:
     split_address(registry)
     try:
+        check_key_files(to.key)
         check_files(to.cert, to.key, to.ca)
     except TlsFault as fault:
         raise Fatal(fault.message, hint=IDENTITY_HINT) from fault

@@ -24,6 +24,7 @@ from bridge_cli import (
     traffic_commands,
 )
 from bridge_cli.access import default_state_dir
+from bridge_cli.attest_commands import group as attest
 from bridge_cli.context_commands import contexts
 from bridge_cli.layout import host_of
 from bridge_cli.output import JsonOption, print_json
@@ -148,6 +149,7 @@ def down_command(
 status_commands.register(app)
 models_command.register(app)
 app.add_typer(contexts, name="context")
+app.add_typer(attest, name="attest")
 app.add_typer(ca_commands.group, name="ca")
 admin_commands.register(app)
 app.add_typer(client_commands.clients, name="client")

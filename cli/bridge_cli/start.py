@@ -10,6 +10,9 @@ def bridgectl() -> None:
     # Nothing is there yet to be ended, and what Python would say is a traceback of imports.
     signal.signal(signal.SIGINT, signal.SIG_DFL)
     from bridge_cli.main import run
+    from bridge_core.hardening import keep_memory_private
+
+    keep_memory_private()
 
     signal.signal(signal.SIGINT, signal.default_int_handler)
     try:

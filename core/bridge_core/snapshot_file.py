@@ -11,21 +11,22 @@ import structlog
 
 from bridge_core.decoding import decode_json
 from bridge_core.errors import BridgeError
-from bridge_core.files import write_atomically
+from bridge_core.sealing import Sealer
 from bridge_core.snapshot import EMPTY, Delta, Snapshot, apply, whole
 
 log = structlog.get_logger()
 
 _MAX_BYTES: Final = 512 * 1024 * 1024
+_PURPOSE: Final = "snapshot"
 
 
 def encode(snapshot: Snapshot) -> bytes:
-    """The file's content: the whole snapshot with its digest."""
+    """The whole snapshot with its digest, as it lies sealed in the file."""
     return msgspec.json.encode(whole(snapshot))
 
 
 def decode(data: bytes) -> Snapshot:
-    """The snapshot in a file's content.
+    """The snapshot in what a file holds.
 
     Raises:
         Undecodable: it is not what `encode` writes.
@@ -35,11 +36,17 @@ def decode(data: bytes) -> Snapshot:
 
 
 class SnapshotFile:
-    """Keeps one snapshot in one file; never the reason that its owner does not start."""
+    """Keeps one snapshot in one file; never the reason that its owner does not start.
 
-    def __init__(self, path: Path, *, now: Callable[[], float]) -> None:
-        """`now` is the wall clock in seconds: it names damaged files that were moved aside."""
+    Args:
+        path: The file.
+        sealer: What it is sealed with.
+        now: The wall clock in seconds: it names damaged files that were moved aside.
+    """
+
+    def __init__(self, path: Path, sealer: Sealer, *, now: Callable[[], float]) -> None:
         self._path = path
+        self._sealer = sealer
         self._now = now
 
     def load(self) -> Snapshot:
@@ -48,7 +55,7 @@ class SnapshotFile:
         A damaged file is moved aside for whoever wants to look at it.
         """
         try:
-            return decode(self._path.read_bytes())
+            return decode(self._sealer.open(self._path.read_bytes(), _PURPOSE))
         except FileNotFoundError:
             return EMPTY
         except OSError as fault:
@@ -62,9 +69,13 @@ class SnapshotFile:
                 log.warning("snapshot_not_moved_aside", path=str(self._path), reason=kept.strerror)
         return EMPTY
 
+    def write(self, snapshot: Snapshot) -> None:
+        """Replaces the file, whole or not at all. Raises OSError."""
+        self._sealer.write(self._path, encode(snapshot), _PURPOSE)
+
     def save(self, snapshot: Snapshot) -> None:
         """Replaces the file; a failure (full disk) is logged, and the old file stays."""
         try:
-            write_atomically(self._path, encode(snapshot))
+            self.write(snapshot)
         except OSError as fault:
             log.warning("snapshot_not_saved", path=str(self._path), reason=fault.strerror)

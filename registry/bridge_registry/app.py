@@ -20,6 +20,7 @@ from bridge_core.bounds import MAX_REASON
 from bridge_core.errors import Fatal, Unavailable
 from bridge_core.files import write_atomically
 from bridge_core.quantities import say_span
+from bridge_core.snapshot_file import SnapshotFile
 from bridge_core.store.api import Store, StoreRefused
 from bridge_core.store.endpoints import Endpoints, StoreTiming
 from bridge_core.store.etcd import EtcdStore
@@ -124,12 +125,12 @@ class Registry:
         self._memory = StoreMemory(settings.store_file)
         self._leadership = Leadership(self._election, own, time.monotonic, self._memory.check)
         fence = self._leadership.fence
-        secrets = self._secrets = MeshSecrets(store, settings.pki.kek.read_bytes(), fence)
+        secrets = self._secrets = MeshSecrets(store, ensured.sealer, fence)
         self.publisher = Publisher(
             store,
             self._election,
             domain,
-            settings.snapshot_file,
+            SnapshotFile(settings.snapshot_file, ensured.sealer, now=time.time),
             self._memory,
             on_authorities=self._keeper.take,
             secrets=secrets,

@@ -14,13 +14,17 @@ from bridge_core.addresses import split_address
 from bridge_core.command.guard import guarded
 from bridge_core.command.logs import exception_renderer
 from bridge_core.command.program import program
+from bridge_core.hardening import keep_memory_private
 from bridge_core.identity import check_node_name
-from bridge_registry import service_commands
+from bridge_core.key_files import check_key_files
+from bridge_core.sealing.key_source import key_source
+from bridge_registry import seal_commands, service_commands
 from bridge_registry.enrolment.pki_files import Pki
 from bridge_registry.options import GUARD_PORT, RegistryOptions
 
 app = program("The registry: the mesh's CA, its members, its config, and the snapshots of all that.")
 app.add_typer(service_commands.group, name="service")
+app.add_typer(seal_commands.group, name="seal")
 authorities = typer.Typer(help="The mesh's CAs, as this registry has them.", no_args_is_help=True)
 app.add_typer(authorities, name="ca")
 StateDir = Annotated[Path, typer.Option("--state-dir", help="Where keys and the last snapshot are kept.")]
@@ -50,6 +54,16 @@ Hosts = Annotated[
     ),
 ]
 
+SealKey = Annotated[
+    str | None,
+    typer.Option(
+        "--seal-key",
+        envvar="BRIDGE_REGISTRY_SEAL_KEY",
+        help="Where the key comes from that opens the keyring: file:/PATH, credential:NAME of systemd, or "
+        "exec:/PROGRAM ARGUMENTS. Without, a file beside the keyring.",
+    ),
+]
+
 _STATE = Path("/var/lib/bridge/registry")
 _NAME = "registry1"
 
@@ -61,8 +75,10 @@ def init(
     name: Name = _NAME,
     trust_domain: Domain = None,
     host: Hosts = None,
+    seal_key: SealKey = None,
 ) -> None:
     """Makes the CA and the first identities, or renews them when due; harmless when repeated."""
+    keep_memory_private()
     settings = RegistryOptions(
         state_dir=state_dir,
         name=guarded(lambda: check_node_name(name)),
@@ -70,6 +86,7 @@ def init(
         admin=("127.0.0.1", 0),
         etcd=(),
         trust_domain=trust_domain,
+        seal_key=guarded(lambda: key_source(seal_key)),
         hosts=tuple(host or ()),
     )
     ensured = guarded(settings.ensure_pki)
@@ -83,11 +100,14 @@ def export_root(
     out: Annotated[Path, typer.Option("--out", help="A new file, which then has the only copy of the key.")],
     state_dir: StateDir = _STATE,
     name: Name = _NAME,
+    seal_key: SealKey = None,
 ) -> None:
     """Takes the root's key away from this registry, to be kept offline: all goes on without it."""
     from bridge_registry.enrolment.pki_files import take_root_away
 
-    pki = Pki(state_dir / "pki", guarded(lambda: check_node_name(name)))
+    keep_memory_private()
+    source = guarded(lambda: key_source(seal_key))
+    pki = Pki(state_dir / "pki", guarded(lambda: check_node_name(name)), source)
     guarded(lambda: take_root_away(pki, out))
     typer.echo(f"the root's key and certificate are in {out}, and the key is nowhere else: keep it offline")
 
@@ -105,6 +125,7 @@ def run_command(
     name: Name = _NAME,
     trust_domain: Domain = None,
     host: Hosts = None,
+    seal_key: SealKey = None,
     grpc: Annotated[
         str,
         typer.Option(
@@ -148,6 +169,7 @@ def run_command(
     ] = None,
 ) -> None:
     """Runs the registry until it is told to stop."""
+    keep_memory_private()
     _log_to_stderr()
     settings = RegistryOptions(
         state_dir=state_dir,
@@ -158,6 +180,7 @@ def run_command(
         guards=_listed(store_guard),
         etcd_rbac=etcd_rbac,
         trust_domain=trust_domain,
+        seal_key=guarded(lambda: key_source(seal_key)),
         hosts=tuple(host or ()),
         mesh_config=mesh_config,
         ready_file=ready_file,
@@ -198,6 +221,7 @@ def store_guard_command(
 
     Run it beside etcd and apart from the registry, so that leases go on while the registry is down.
     """
+    keep_memory_private()
     _log_to_stderr()
     from bridge_registry.store_guard import app as guard
 
@@ -209,6 +233,7 @@ def store_guard_command(
         etcd=_listed(etcd),
         ready_file=ready_file,
     )
+    guarded(lambda: check_key_files(*(options.pki.pair(what)[1] for what in ("guard", "guard-etcd"))))
     guarded(lambda: uvloop.run(guard.run(options)))
 
 

@@ -10,6 +10,7 @@ from typing import Final
 import msgspec
 
 from bridge_core.addresses import join_address
+from bridge_core.sealing.key_source import KeySource
 from bridge_registry.enrolment import pki_files
 from bridge_registry.enrolment.pki_files import Ensured, Pki
 
@@ -20,7 +21,7 @@ class RegistryOptions(msgspec.Struct, frozen=True):
     """How one registry runs.
 
     Attributes:
-        state_dir: Its own: `pki/` (see `enrolment.pki_files`) and `snapshot.json`.
+        state_dir: Its own: `pki/` (see `enrolment.pki_files`) and `snapshot.sealed`.
         name: In its identity and in the election.
         grpc: (host, port) of the gRPC listener; port 0: any.
         admin: (host, port) of the admin listener; port 0: any.
@@ -29,6 +30,7 @@ class RegistryOptions(msgspec.Struct, frozen=True):
         etcd_rbac: Turn on etcd's access control and keep the store guards to what they forward. Only
             for an etcd of the Bridge's own: other users of a shared one would be locked out.
         trust_domain: The mesh; None: that of the CA.
+        seal_key: Where the key that opens the keyring comes from; None: a file beside it.
         hosts: Further names and addresses that registry and etcd are dialled by.
         mesh_config: Folder whose YAML is the applied config; None: what admins apply.
         ready_file: Written when it serves: `{"pid", "grpc", "admin"}`.
@@ -42,6 +44,7 @@ class RegistryOptions(msgspec.Struct, frozen=True):
     guards: tuple[str, ...] = ()
     etcd_rbac: bool = False
     trust_domain: str | None = None
+    seal_key: KeySource | None = None
     hosts: tuple[str, ...] = ()
     mesh_config: Path | None = None
     ready_file: Path | None = None
@@ -49,12 +52,12 @@ class RegistryOptions(msgspec.Struct, frozen=True):
     @property
     def pki(self) -> Pki:
         """Its keys and certificates."""
-        return Pki(self.state_dir / "pki", self.name)
+        return Pki(self.state_dir / "pki", self.name, self.seal_key)
 
     @property
     def snapshot_file(self) -> Path:
         """The last published snapshot."""
-        return self.state_dir / "snapshot.json"
+        return self.state_dir / "snapshot.sealed"
 
     @property
     def store_file(self) -> Path:

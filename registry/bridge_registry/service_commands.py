@@ -10,6 +10,7 @@ import typer
 from bridge_core.command.guard import guarded
 from bridge_core.command.units import say, show
 from bridge_core.identity import check_node_name
+from bridge_core.sealing.key_source import key_source
 from bridge_core.systemd.manager import ServiceManager
 from bridge_registry import systemd
 from bridge_registry.systemd import ServiceOptions
@@ -45,6 +46,14 @@ MeshConfig = Annotated[
     Path | None,
     typer.Option("--mesh-config", help="A folder of YAML that is the config, applied when it changes."),
 ]
+SealKey = Annotated[
+    str,
+    typer.Option(
+        "--seal-key",
+        help="Where the key comes from that opens the registry's keyring: file:/PATH, credential:NAME or "
+        "exec:/PROGRAM ARGUMENTS.",
+    ),
+]
 _DEFAULTS = ServiceOptions(name="registry1")
 
 
@@ -61,6 +70,7 @@ def install_command(
     store_guard_listen: GuardListen = _DEFAULTS.guard_listen,
     store_guard_admin: GuardAdmin = _DEFAULTS.guard_admin,
     mesh_config: MeshConfig = None,
+    seal_key: SealKey = "",
 ) -> None:
     """Write the registry's units, enable and start them; put our commands on PATH. State: /var/lib/bridge."""
 
@@ -76,6 +86,7 @@ def install_command(
             guard_listen=store_guard_listen,
             guard_admin=store_guard_admin,
             mesh_config=mesh_config,
+            seal_key=_source(seal_key),
         )
         say(systemd.install(ServiceManager(), options))
 
@@ -95,6 +106,7 @@ def show_command(
     store_guard_listen: GuardListen = _DEFAULTS.guard_listen,
     store_guard_admin: GuardAdmin = _DEFAULTS.guard_admin,
     mesh_config: MeshConfig = None,
+    seal_key: SealKey = "",
     into: Annotated[
         Path | None, typer.Option("--into", help="A folder to write them to, instead of printing.")
     ] = None,
@@ -113,6 +125,7 @@ def show_command(
             guard_listen=store_guard_listen,
             guard_admin=store_guard_admin,
             mesh_config=mesh_config,
+            seal_key=_source(seal_key),
         )
         show(systemd.registry_service(options), into)
 
@@ -123,3 +136,7 @@ def show_command(
 def remove_command() -> None:
     """Stop the services and take their units away; the state stays."""
     guarded(lambda: say(systemd.remove(ServiceManager()) or ["none of our units is installed"]))
+
+
+def _source(text: str) -> str:
+    return str(key_source(text) or "")

@@ -39,6 +39,7 @@ class ServiceOptions(msgspec.Struct, frozen=True):
         guard_listen: host:port of our own guard.
         guard_admin: host:port of its admin listener.
         mesh_config: The folder that is the config; None: what admins apply.
+        seal_key: Where the key comes from that opens the keyring; empty: a file beside it.
     """
 
     name: str
@@ -51,6 +52,7 @@ class ServiceOptions(msgspec.Struct, frozen=True):
     guard_listen: str = f"0.0.0.0:{GUARD_PORT}"
     guard_admin: str = f"127.0.0.1:{GUARD_PORT + 1}"
     mesh_config: Path | None = None
+    seal_key: str = ""
 
 
 def registry_service(options: ServiceOptions) -> Service:
@@ -71,6 +73,7 @@ def registry_service(options: ServiceOptions) -> Service:
         "REGISTRY_ETCD_RBAC": "" if own is None else "1",
         "REGISTRY_STORE_GUARD": options.guards or _guard(options),
         "REGISTRY_MESH_CONFIG": "" if options.mesh_config is None else str(options.mesh_config.absolute()),
+        "REGISTRY_SEAL_KEY": options.seal_key,
         "STORE_GUARD_LISTEN": options.guard_listen,
         "STORE_GUARD_ADMIN": options.guard_admin,
     }

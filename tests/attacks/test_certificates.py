@@ -19,6 +19,7 @@ from bridge_core.identity import JoinToken, SpiffeId
 from bridge_core.identity import certificates as x509
 from bridge_core.identity.spiffe import GUARD_SERVER_NAME
 from bridge_core.registry_channel import fetch_ca, open_channel
+from bridge_core.sealing import open_sealer
 from bridge_core.store.api import StoreRefused, StoreUnavailable
 from bridge_core.store.etcd import ClientTls, EtcdStore
 from bridge_registry.enrolment.pki_files import Pki, open_authority, open_root, read_authorities
@@ -71,6 +72,7 @@ def forged(mesh: Mesh, folder: Path, how: str) -> Shown:
     """A certificate of node1 that is not to be taken, made with more than an attacker has."""
     pki = pki_of(mesh)
     real, now, key = open_authority(pki), time.time(), x509.generate_key()
+    sealer = open_sealer(pki.seal)
     domain = load_config(StateDir(mesh.state / "node1")).trust_domain
     identity, signer, chain = SpiffeId(domain, "node", "node1"), real, real.chain
     begins, ttl_s = now, 3_600.0
@@ -83,11 +85,11 @@ def forged(mesh: Mesh, folder: Path, how: str) -> Shown:
         case "not valid yet":
             begins = now + DAY
         case "of the root itself":
-            found = open_root(pki, read_authorities(pki).issuing.root)
+            found = open_root(pki, read_authorities(pki).issuing.root, sealer)
             assert found is not None
             signer, chain = found, found.chain
         case "of an intermediate that nobody announced":
-            root = open_root(pki, read_authorities(pki).issuing.root)
+            root = open_root(pki, read_authorities(pki).issuing.root, sealer)
             assert root is not None
             signer = x509.create_intermediate(root, domain, now=now, ttl_s=DAY)
             chain = signer.chain + root.pem

@@ -102,7 +102,7 @@ async def test_keys_are_known_after_a_restart_without_any_registry(
             return False
 
     await within(5.0, works)
-    secrets = mesh.state / "node1" / "secrets.json"
+    secrets = mesh.state / "node1" / "secrets.sealed"
     assert secrets.stat().st_mode & 0o777 == 0o600
     with mesh.stopped("registry"):
         mesh.kill("node1")

@@ -11,6 +11,7 @@ from typing import Any
 
 import grpc
 
+from bridge_core.files import write_atomically
 from bridge_core.identity import SpiffeId
 from bridge_core.identity.certificates import (
     Authority,
@@ -78,7 +79,7 @@ def serving(folder: Path, count: int = 1) -> Iterator[list[Registry]]:
     (folder / "ca.pem").write_bytes(authority.pem)
     admin_key, admin = issued(authority, "admin")
     (folder / "admin.pem").write_bytes(admin)
-    (folder / "admin.key").write_bytes(admin_key)
+    write_atomically(folder / "admin.key", admin_key)
     own = issued(authority, "registry", REGISTRY_SERVER_NAME)
     credentials = grpc.ssl_server_credentials([own], authority.pem, require_client_auth=True)
     with ThreadPoolExecutor(2 * count) as pool:

@@ -12,9 +12,10 @@ import pytest
 from bridge_agent.engines.process import LaunchSpec
 from bridge_agent.limits.cgroup import Cgroups, open_cgroups
 from bridge_agent.limits.cgroup_rules import Hierarchy, Tree
+from bridge_agent.limits.default_class import UNCLASSED
 from bridge_agent.limits.gpu import NoGpus
 from bridge_agent.limits.gpus import GpuKeeper
-from bridge_agent.limits.launcher import UNCLASSED, IsolatedLauncher, Placed
+from bridge_agent.limits.launcher import IsolatedLauncher, Placed
 from bridge_agent.limits.node_isolation import NodeIsolation
 from bridge_core.node_class import GpuSharing, Isolation, NodeClass, ResourceLimits
 from bridge_core.snapshot import Node, Snapshot, Version, encode_entry

@@ -14,27 +14,34 @@ import sys
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AbstractAsyncContextManager
 from pathlib import Path
 
 import grpc
+import msgspec
 import pytest
 
 from bridge_cli.etcd_ready import ready
 from bridge_core import keyspace
 from bridge_core.errors import BridgeError, Fatal, Reaction
 from bridge_core.etcd_server import EtcdOptions, find_etcd
+from bridge_core.files import write_atomically
 from bridge_core.identity import JoinToken, SpiffeId
 from bridge_core.identity import certificates as x509
 from bridge_core.identity.api_keys import PEPPER, Pepper
 from bridge_core.identity.certificates import create_csr, describe, generate_key, key_to_pem
 from bridge_core.identity.spiffe import GUARD_SERVER_NAME
 from bridge_core.registry_channel import fetch_ca, open_channel
+from bridge_core.sealing import open_sealer
+from bridge_core.sealing.sealer import SealFolder
 from bridge_core.snapshot import Instance, encode_entry
 from bridge_core.store.api import Put, StoreRefused
 from bridge_core.store.etcd import ClientTls, EtcdStore
 from bridge_core.tls import check_files
+from bridge_registry.enrolment.authority_rules import Authorities
+from bridge_registry.enrolment.pki_files import Pki, read_authorities
+from bridge_registry.records import encode
 from bridge_wire.v1 import clients_pb2
 from bridge_wire.v1 import registry_pb2 as pb
 from bridge_wire.v1 import registry_pb2_grpc as rpc
@@ -320,7 +327,9 @@ async def test_clients_admins_and_the_pepper_outlive_the_registry_and_no_node_re
     mesh.start()
     await mesh.serving()
     assert await told() == before
-    stored = (mesh.state / "store.json").read_bytes() + (mesh.state / "snapshot.json").read_bytes()
+    sealer = open_sealer(SealFolder(mesh.state / "pki"))
+    stored = sealer.open((mesh.state / "snapshot.sealed").read_bytes(), "snapshot")
+    stored += (mesh.state / "store.json").read_bytes()
     stored += (mesh.folder / "registry.log").read_bytes()
     assert made.key[17:].encode() not in stored
     assert before[0][PEPPER].hex().encode() not in stored
@@ -379,7 +388,9 @@ def test_init_is_private_and_harmless_when_repeated(tmp_path: Path) -> None:
     assert "Traceback" not in other.stderr
 
 
-@pytest.mark.parametrize("broken", ["kek", "authorities.json", "registry.key", "etcd-ca.pem", "etcd-ca.key"])
+@pytest.mark.parametrize(
+    "broken", ["kek", "keyring", "authorities.json", "registry.key", "etcd-ca.pem", "etcd-ca.key"]
+)
 def test_a_damaged_state_dir_is_named_and_never_overwritten(tmp_path: Path, broken: str) -> None:
     settings = make_settings(tmp_path)
     assert settings.ensure_pki().written == ("ca", "etcd-ca", *PAIRS)
@@ -423,12 +434,55 @@ def test_a_new_etcd_ca_signs_anew_what_the_old_one_signed(tmp_path: Path) -> Non
 def test_an_interrupted_init_begins_again_and_a_lost_ca_does_not(tmp_path: Path) -> None:
     pki = tmp_path / "pki"
     pki.mkdir()
-    (pki / "kek").write_bytes(b"x" * 32)  # what a crash before the first certificate leaves
+    write_atomically(pki / "kek", b"x" * 32)  # what a crash before the first certificate leaves
     settings = make_settings(tmp_path)
     settings.ensure_pki()
     (pki / "authorities.json").unlink()
     with pytest.raises(Fatal, match="cannot read"):
         settings.ensure_pki()
+
+
+def test_a_lost_keyring_is_named_and_not_made_anew(tmp_path: Path) -> None:
+    settings = make_settings(tmp_path)
+    settings.ensure_pki()
+    settings.pki.seal.keyring.unlink()
+    with pytest.raises(Fatal, match="keyring is missing, and the CA's key is sealed with what is in it"):
+        settings.ensure_pki()
+    assert not settings.pki.seal.keyring.exists()
+
+
+def with_one_ca(pki: Pki) -> None:
+    """The state before there were intermediates."""
+    write_atomically(pki.earlier_key, b"BRK1" + bytes(200))
+    pki.authorities.unlink()
+
+
+def copied_with_one_ca(pki: Pki) -> None:
+    """What a second registry was given then: it has no certificate of its own yet."""
+    with_one_ca(pki)
+    for what in PAIRS:
+        pki.pair(what)[0].unlink()
+
+
+def without_a_keyring(pki: Pki) -> None:
+    """The state before there were keyrings."""
+    found = read_authorities(pki)
+    old = tuple(msgspec.structs.replace(one, sealed_key=b"BRK1" + bytes(200)) for one in found.issuers)
+    write_atomically(pki.authorities, encode(Authorities(old)))
+
+
+@pytest.mark.parametrize("as_it_was", [with_one_ca, copied_with_one_ca, without_a_keyring])
+def test_the_state_of_an_earlier_version_is_refused_in_a_sentence(
+    tmp_path: Path, as_it_was: Callable[[Pki], None]
+) -> None:
+    settings = make_settings(tmp_path)
+    settings.ensure_pki()
+    as_it_was(settings.pki)
+    settings.pki.seal.keyring.unlink()  # it had none
+    done = command("init", "--state-dir", tmp_path)
+    assert (done.returncode, "sealed by an earlier version" in done.stderr) == (1, True)
+    assert "Traceback" not in done.stderr
+    assert not settings.pki.seal.keyring.exists()
 
 
 def test_a_taken_port_and_a_bad_address_are_named(tmp_path: Path) -> None:

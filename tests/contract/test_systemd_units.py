@@ -40,7 +40,7 @@ analyze = pytest.mark.skipif(
 # `systemd-analyze security` of 252 said 5.3 and 1.4 of the others (installed in /opt: 5.1 and 1.1); versions
 # differ a little. 10 is open to all, and what loses a wall by mistake is past these.
 CONTROL_PLANE = ("bridge-etcd.service", "bridge-store-guard.service", "bridge-registry.service")
-EXPOSURE = {"bridge-agent.service": 5.5, **dict.fromkeys(CONTROL_PLANE, 1.7)}
+EXPOSURE = {"bridge-agent.service": 5.5, "bridge-engines.service": 3.0, **dict.fromkeys(CONTROL_PLANE, 1.7)}
 
 
 def agent_files(state: Path, settings: AgentConfig = SETTINGS) -> Service:
@@ -215,6 +215,7 @@ def test_the_registrys_options_are_variables_that_its_command_reads() -> None:
         etcd="https://a:2379,https://b:2379",
         guards="https://r1.example:11404,https://r2.example:11404",
         mesh_config=Path("/etc/bridge/mesh config"),
+        seal_key="credential:bridge-kek",
     )
     words = dict(
         line.split("=", 1)
@@ -229,6 +230,7 @@ def test_the_registrys_options_are_variables_that_its_command_reads() -> None:
         "BRIDGE_REGISTRY_ETCD": "https://a:2379,https://b:2379",
         "BRIDGE_REGISTRY_STORE_GUARD": "https://r1.example:11404,https://r2.example:11404",
         "BRIDGE_REGISTRY_MESH_CONFIG": '"/etc/bridge/mesh config"',
+        "BRIDGE_REGISTRY_SEAL_KEY": "credential:bridge-kek",
         "BRIDGE_STORE_GUARD_LISTEN": "0.0.0.0:11404",
         "BRIDGE_STORE_GUARD_ADMIN": "127.0.0.1:11405",
     }

@@ -33,7 +33,7 @@ def replace(path: Path, data: bytes) -> None:
 async def test_a_damaged_snapshot_is_fetched_anew(harmed_mesh: Mesh) -> None:
     mesh = harmed_mesh
     await asyncio.to_thread(mesh.kill, "node2")
-    (mesh.state / "node2" / "snapshot.json").write_bytes(b'{"half')
+    (mesh.state / "node2" / "snapshot.sealed").write_bytes(b'{"half')
     await mesh.repair()
     await mesh.whole()
     assert (await ask(mesh, "node2", SOLO))[0] == 200

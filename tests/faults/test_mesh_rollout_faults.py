@@ -142,7 +142,7 @@ async def another_registry(mesh: Mesh) -> AsyncIterator[str]:
     layout, state = load_layout(mesh.state), mesh.state / "registry2"
     assert layout is not None
     (state / "pki").mkdir(parents=True, mode=0o700)
-    for name in ("authorities.json", "kek", "etcd-ca.pem", "etcd-ca.key"):
+    for name in ("authorities.json", "keyring", "kek", "etcd-ca.pem", "etcd-ca.key"):
         shutil.copy(layout.pki / name, state / "pki" / name)
     ready = state / "ready.json"
     argv = [REGISTRY, "run", "--state-dir", str(state), "--name", "registry2", "--etcd-rbac"]

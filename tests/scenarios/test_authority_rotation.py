@@ -11,6 +11,8 @@ from pathlib import Path
 import grpc
 import pytest
 
+from bridge_core.errors import Fatal
+from bridge_core.files import write_atomically
 from bridge_core.identity import JoinToken, SpiffeId
 from bridge_core.identity import certificates as x509
 from bridge_core.registry_channel import CertificateRefused, fetch_ca, open_channel
@@ -200,6 +202,16 @@ async def test_the_root_may_be_offline_and_an_intermediate_of_its_is_brought(
     assert out.stat().st_mode & 0o777 == 0o600
 
 
+async def test_a_rotation_asks_for_the_keyrings_key_no_more(bed: Bed) -> None:
+    node, pki = await bed.join("n1"), bed.registry.settings.pki
+    (pki.folder / "kek").rename(pki.folder / "moved")  # as `seal rotate --to` has it until the next start
+    await rotated(bed, node, new_root=True)
+    with pytest.raises(Fatal, match="cannot be read"):
+        pki_files.open_authority(pki)
+    (pki.folder / "moved").rename(pki.folder / "kek")
+    assert pki_files.open_authority(pki).pin == intermediates(await status(bed))["issuing"]
+
+
 async def test_what_is_no_intermediate_of_this_mesh_is_refused(bed: Bed) -> None:
     now = time.time()
     root = x509.create_root(MESH, now=now, ttl_s=864_000)
@@ -232,8 +244,8 @@ async def test_a_rotation_outlives_its_registry_and_reaches_the_others(
     node, pki = await bed.join("n1"), bed.registry.settings.pki
     second = tmp_path / "r2" / "pki"
     second.mkdir(parents=True)
-    for name in ("authorities.json", "kek", "etcd-ca.pem", "etcd-ca.key"):
-        (second / name).write_bytes((pki.folder / name).read_bytes())
+    for name in ("authorities.json", "keyring", "kek", "etcd-ca.pem", "etcd-ca.key"):
+        write_atomically(second / name, (pki.folder / name).read_bytes())
     store = FakeStore(etcd)
     async with running(make_settings(tmp_path / "r2", "r2"), store) as other:
         await rotated(bed, node, new_root=True)

@@ -40,6 +40,7 @@ from bridge_wire.v1 import registry_pb2 as pb
 from bridge_wire.v1.registry_pb2_grpc import AdminStub
 from tests.fakes.store import FakeStore
 from tests.scenarios.enrolment_bed import DAY, EnrolmentBed, age, open_enrolment_bed, revoke
+from tests.sealing_bed import sealer_of
 from tests.support import eventually
 
 
@@ -325,7 +326,7 @@ class Twin:
         )
         self.subscription = SnapshotSubscription(
             [client],
-            SnapshotFile(state.snapshot, now=time.time),
+            SnapshotFile(state.snapshot, sealer_of(state), now=time.time),
             on_snapshot=lambda _: None,
             on_confirmed=self.confirmed,
             now=time.time,

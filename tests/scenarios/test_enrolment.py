@@ -25,6 +25,7 @@ from bridge_core.errors import BridgeError
 from bridge_core.snapshot_file import SnapshotFile
 from bridge_core.tls import TlsIdentity
 from tests.scenarios.enrolment_bed import EnrolmentBed, open_enrolment_bed
+from tests.sealing_bed import sealer_of
 from tests.support import eventually
 
 
@@ -56,7 +57,10 @@ async def test_a_join_leaves_a_whole_node_behind(bed: EnrolmentBed) -> None:
     for path in (state.key, state.certificate, state.ca, state.settings, state.snapshot):
         assert stat.S_IMODE(path.stat().st_mode) == 0o600
     assert stat.S_IMODE(state.root.stat().st_mode) == 0o700
-    assert SnapshotFile(state.snapshot, now=lambda: 0.0).load().mesh.trust_domain == "bed.local"
+    assert (
+        SnapshotFile(state.snapshot, sealer_of(state), now=lambda: 0.0).load().mesh.trust_domain
+        == "bed.local"
+    )
     assert bed.node_record("node1").get("state", "active") == "active"
 
 
@@ -176,7 +180,7 @@ async def test_a_folder_that_cannot_be_written_is_named_before_the_token_is_spen
 
 async def test_snapshots_follow_the_registry(bed: EnrolmentBed) -> None:
     state, _ = await joined(bed)
-    file = SnapshotFile(state.snapshot, now=lambda: 0.0)
+    file = SnapshotFile(state.snapshot, sealer_of(state), now=lambda: 0.0)
     seen = []
     client = RegistryClient(bed.address, state)
     subscription = SnapshotSubscription(
@@ -238,7 +242,7 @@ async def test_leaving_frees_the_name_and_forgets_the_identity(bed: EnrolmentBed
     state.models.mkdir()
     stolen = {path: path.read_bytes() for path in (state.key, state.certificate, state.ca)}
     await leave(settings, state, force=False, drain_s=1.0)
-    assert content(state) <= {"models", "agent.lock"}
+    assert content(state) <= {"models", "agent.lock", "seal", "seal/kek", "seal/keyring"}
     # What was copied before is of no use any more.
     other = StateDir(bed.folder / "copy")
     other.identity.mkdir(parents=True)

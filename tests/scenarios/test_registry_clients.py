@@ -24,10 +24,12 @@ from bridge_agent.membership.registry_client import RegistryClient
 from bridge_agent.membership.subscription import SnapshotSubscription
 from bridge_agent.routing.view import MeshView
 from bridge_core import keyspace
+from bridge_core.files import write_atomically
 from bridge_core.http1 import Headers, Request
 from bridge_core.identity import SpiffeId
 from bridge_core.identity import certificates as x509
 from bridge_core.identity.api_keys import PEPPER, Pepper, damage, id_of
+from bridge_core.sealing import open_sealer
 from bridge_core.snapshot_file import SnapshotFile
 from bridge_core.store.api import Put
 from bridge_registry.enrolment.key_sealing import unseal_secret
@@ -38,6 +40,7 @@ from bridge_wire.v1.clients_pb2_grpc import ClientsStub
 from bridge_wire.v1.registry_pb2_grpc import AdminStub
 from tests.fakes.store import FakeEtcd, FakeStore
 from tests.registry_bed import MESH, Bed, Follower, following, leading, make_settings, refused, running
+from tests.sealing_bed import SEALER
 from tests.support import eventually
 
 DENIED = grpc.StatusCode.PERMISSION_DENIED
@@ -119,8 +122,7 @@ async def test_the_pepper_is_sealed_in_the_store_and_told_once_a_stream(bed: Bed
     store = FakeStore(etcd)
     sealed = await store.get(keyspace.SECRETS + PEPPER)
     assert sealed is not None
-    kek = bed.registry.settings.pki.kek.read_bytes()
-    pepper = unseal_secret(PEPPER, sealed.value, kek)
+    pepper = unseal_secret(PEPPER, sealed.value, open_sealer(bed.registry.settings.pki.seal))
     assert len(pepper) == 32
     assert pepper not in sealed.value
     node = await bed.join("n1")
@@ -150,7 +152,9 @@ async def test_a_registry_that_begins_anew_has_the_same_pepper(tmp_path: Path, e
     assert found[0] == found[1]
 
 
-async def test_a_registry_with_another_kek_says_so_and_makes_no_keys(tmp_path: Path, etcd: FakeEtcd) -> None:
+async def test_a_registry_with_another_keyring_says_so_and_makes_no_keys(
+    tmp_path: Path, etcd: FakeEtcd
+) -> None:
     async with leading(tmp_path, etcd) as bed:
         await eventually(lambda: PEPPER in bed.registry.publisher.hub.secrets)
     store = FakeStore(etcd)
@@ -158,10 +162,10 @@ async def test_a_registry_with_another_kek_says_so_and_makes_no_keys(tmp_path: P
     async with leading(tmp_path, etcd) as bed:
         async with bed.admin() as admin:
             concerns = (await admin.Status(registry_pb.StatusRequest())).concerns
-        assert any("does not open with this registry's key-encryption key" in one for one in concerns)
+        assert any("does not open with this registry's keyring" in one for one in concerns)
         async with bed.clients() as clients:
             code, says = await refused(clients.CreateClient(pb.CreateClientRequest(name="x")))
-        assert (code, "key-encryption key" in says) == (INVALID, True)
+        assert (code, "keyring" in says) == (INVALID, True)
         await create(bed, "y", without_key=True)
 
 
@@ -295,11 +299,11 @@ async def test_an_agent_that_follows_knows_keys_at_once_and_after_a_restart_alon
     state = StateDir(tmp_path / "agent")
     state.identity.mkdir(parents=True)
     for path, pem in ((state.key, node.key_pem), (state.certificate, node.cert_pem), (state.ca, bed.ca_pem)):
-        path.write_bytes(pem)
-    file = SnapshotFile(state.snapshot, now=time.time)
+        write_atomically(path, pem)
+    file = SnapshotFile(state.snapshot, SEALER, now=time.time)
 
     def agent() -> tuple[SnapshotSubscription, Authenticator]:
-        secrets = MeshSecrets(state.secrets)
+        secrets = MeshSecrets((state.secrets, SEALER))
         view = MeshView("n1")
         subscription = SnapshotSubscription(
             [RegistryClient(bed.address, state)],
@@ -481,8 +485,8 @@ async def test_who_does_not_lead_writes_nothing(tmp_path: Path, etcd: FakeEtcd) 
     async with leading(tmp_path / "r1", etcd) as first:
         state = tmp_path / "r2" / "pki"
         state.mkdir(parents=True)
-        for one in ("authorities.json", "kek", "etcd-ca.pem", "etcd-ca.key"):
-            (state / one).write_bytes((tmp_path / "r1" / "pki" / one).read_bytes())
+        for one in ("authorities.json", "keyring", "kek", "etcd-ca.pem", "etcd-ca.key"):
+            write_atomically(state / one, (tmp_path / "r1" / "pki" / one).read_bytes())
         store = FakeStore(etcd)
         async with running(make_settings(tmp_path / "r2", "r2"), store) as second:
             await eventually(lambda: PEPPER in second.registry.publisher.hub.secrets)

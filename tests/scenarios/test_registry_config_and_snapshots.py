@@ -12,6 +12,7 @@ import msgspec
 import pytest
 
 from bridge_core.errors import Fatal
+from bridge_core.files import write_atomically
 from bridge_core.snapshot import MemberModel, Snapshot, Version
 from bridge_registry.app import Registry
 from bridge_registry.enrolment.store_access import OpenAccess
@@ -285,8 +286,8 @@ async def test_fail_over_goes_to_a_higher_epoch_and_the_follower_names_the_leade
         leader = await first.enter_async_context(a_bed(one, etcd, "r1"))
         await leader.leads()
         (two / "pki").mkdir(parents=True)
-        for name in ("authorities.json", "kek"):
-            (two / "pki" / name).write_bytes((one / "pki" / name).read_bytes())
+        for name in ("authorities.json", "keyring", "kek"):
+            write_atomically(two / "pki" / name, (one / "pki" / name).read_bytes())
         standby = await second.enter_async_context(a_bed(two, etcd, "r2"))
         node = await leader.join("n1")
         await eventually(lambda: "n1" in standby.registry.publisher.table.nodes)

@@ -12,6 +12,7 @@ import msgspec
 import pytest
 from structlog.testing import capture_logs
 
+from bridge_core.files import write_atomically
 from bridge_core.identity import JoinToken, SpiffeId
 from bridge_core.identity import certificates as x509
 from bridge_core.identity.certificates import create_csr, describe, generate_key
@@ -317,8 +318,8 @@ async def test_a_leave_that_cannot_be_committed_takes_nothing(tmp_path: Path, et
         await leader.leads()
         node = await leader.join("n1")
         (two / "pki").mkdir(parents=True)
-        for name in ("authorities.json", "kek"):
-            (two / "pki" / name).write_bytes((one / "pki" / name).read_bytes())
+        for name in ("authorities.json", "keyring", "kek"):
+            write_atomically(two / "pki" / name, (one / "pki" / name).read_bytes())
         async with running(make_settings(two, "r2"), stores[1]) as follower:
             await eventually(lambda: "n1" in follower.registry.publisher.table.nodes)
             async with node.mesh(follower) as stub:

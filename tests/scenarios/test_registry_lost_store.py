@@ -9,6 +9,7 @@ from pathlib import Path
 import grpc
 import pytest
 
+from bridge_core.files import write_atomically
 from bridge_core.identity import SpiffeId
 from bridge_core.identity.certificates import create_csr, generate_key
 from bridge_core.snapshot import Snapshot, Version
@@ -199,8 +200,8 @@ async def test_a_second_registry_notices_too_and_goes_on_once_the_first_restored
     async with a_registry(one, etcd) as first:
         await a_mesh(first, store)
         (two / "pki").mkdir(parents=True)
-        for name in ("authorities.json", "kek"):
-            (two / "pki" / name).write_bytes((one / "pki" / name).read_bytes())
+        for name in ("authorities.json", "keyring", "kek"):
+            write_atomically(two / "pki" / name, (one / "pki" / name).read_bytes())
         async with a_registry(two, etcd, "r2") as second:
             tables = [bed.registry.publisher.table for bed in (first, second)]
             await eventually(lambda: tables[1].records == tables[0].records)

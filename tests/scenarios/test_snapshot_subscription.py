@@ -15,6 +15,7 @@ from bridge_core.errors import Unavailable
 from bridge_core.ring import ring_of
 from bridge_core.snapshot import EMPTY, Instance, Node, Snapshot, Version, diff, encode_entry, whole
 from bridge_core.snapshot_file import SnapshotFile
+from tests.sealing_bed import SEALER
 from tests.support import eventually
 
 
@@ -78,7 +79,7 @@ async def following(
     on_snapshot: Callable[[Snapshot], None] = lambda _: None,
     on_secrets: Callable[[Mapping[str, bytes]], None] | None = None,
 ) -> AsyncIterator[SnapshotSubscription]:
-    file = SnapshotFile(folder / "snapshot.json", now=lambda: 0.0)
+    file = SnapshotFile(folder / "snapshot", SEALER, now=lambda: 0.0)
     subscription = SnapshotSubscription(
         registries,
         file,
@@ -119,7 +120,7 @@ async def test_secrets_are_taken_from_every_update_whatever_becomes_of_it(tmp_pa
         await eventually(lambda: len(registry.said) == 4)
     assert [rejected != "" for _, rejected in registry.said] == [False, False, False, True]
     assert told == [{"a": b"1"}, {"a": b"2"}]
-    assert b"MQ==" not in (tmp_path / "snapshot.json").read_bytes()
+    assert b"MQ==" not in SEALER.open((tmp_path / "snapshot").read_bytes(), "snapshot")
 
 
 async def test_a_restarted_agent_has_its_snapshot_before_it_reaches_anyone(tmp_path: Path) -> None:

@@ -36,6 +36,7 @@ from bridge_registry.publication.builder import checked
 from bridge_registry.rpc.load_messages import report_of
 from bridge_registry.upkeep import ended
 from bridge_wire.v1 import registry_pb2 as pb
+from tests.sealing_bed import SEALER
 
 DEEP = b'{"id":"a/0","node":"a","x":' + b"[" * 5000 + b"]" * 5000 + b"}"
 HUGE = b'{"id":"a/0","node":"a","models":[' + b'{"name":"m"},' * 300_000 + b'{"name":"m"}]}'
@@ -88,9 +89,9 @@ def test_an_agent_refuses_a_snapshot_with_such_an_entry(raw: bytes) -> None:
 
 @pytest.mark.parametrize("raw", BAD.values(), ids=BAD.keys())
 def test_a_saved_snapshot_of_such_bytes_is_moved_aside(raw: bytes, tmp_path: Path) -> None:
-    (tmp_path / "snapshot.json").write_bytes(raw)
-    assert SnapshotFile(tmp_path / "snapshot.json", now=lambda: 1.0).load() is EMPTY
-    assert [entry.name for entry in tmp_path.iterdir()] == ["snapshot.json.damaged-1"]
+    SEALER.write(tmp_path / "snapshot", raw, "snapshot")
+    assert SnapshotFile(tmp_path / "snapshot", SEALER, now=lambda: 1.0).load() is EMPTY
+    assert [entry.name for entry in tmp_path.iterdir()] == ["snapshot.damaged-1"]
 
 
 MODEL = MemberModel("m")

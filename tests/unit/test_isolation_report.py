@@ -12,9 +12,9 @@ from rich.console import Console
 from bridge_agent.engines.instance import InstanceStatus
 from bridge_agent.engines.view import LocalInstance
 from bridge_agent.limits.cgroup_rules import Usage
+from bridge_agent.limits.default_class import UNCLASSED
 from bridge_agent.limits.gpu import Gpu
 from bridge_agent.limits.isolation_report import DomainReport, IsolationReport, concerns, lines
-from bridge_agent.limits.launcher import UNCLASSED
 from bridge_agent.limits.live_rules import needs_restart
 from bridge_agent.limits.node_isolation import in_force
 from bridge_agent.status_report import (

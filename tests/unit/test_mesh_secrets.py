@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -11,17 +12,18 @@ from bridge_agent.authentication.mesh_secrets import MeshSecrets
 from bridge_agent.gateway.config import Caller, ListenerKind
 from bridge_core.identity.api_keys import PEPPER, Pepper
 from bridge_core.identity.principal import Principal, local
+from tests.sealing_bed import SEALER
 
 SECRET = bytes(range(32))
 FROZEN = b'{"api-key-pepper":"AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8="}'
 
 
 def test_it_is_kept_for_the_next_start_and_readable_by_its_owner_alone(tmp_path: Path) -> None:
-    path = tmp_path / "secrets.json"
-    MeshSecrets(path).take({PEPPER: SECRET})
-    assert path.read_bytes() == FROZEN
+    path = tmp_path / "secrets.sealed"
+    MeshSecrets((path, SEALER)).take({PEPPER: SECRET})
+    assert SEALER.open(path.read_bytes(), "mesh secrets") == FROZEN
     assert path.stat().st_mode & 0o777 == 0o600
-    again = MeshSecrets(path)
+    again = MeshSecrets((path, SEALER))
     assert again.pepper is not None
     assert again.pepper.hash(b"x") == Pepper(SECRET).hash(b"x")
 
@@ -30,17 +32,18 @@ def test_it_is_kept_for_the_next_start_and_readable_by_its_owner_alone(tmp_path:
     "found",
     [b"", b"{", b"[]", b'{"api-key-pepper":"AA=="}', b'{"api-key-pepper":1}', b"\xff", b"[" * 100_000],
 )
-def test_a_damaged_file_is_as_none(tmp_path: Path, found: bytes) -> None:
-    path = tmp_path / "secrets.json"
-    path.write_bytes(found)
-    secrets = MeshSecrets(path)
+@pytest.mark.parametrize("sealed", [lambda data: SEALER.seal(data, "mesh secrets"), lambda data: data])
+def test_a_damaged_file_is_as_none(tmp_path: Path, found: bytes, sealed: Callable[[bytes], bytes]) -> None:
+    path = tmp_path / "secrets.sealed"
+    path.write_bytes(sealed(found))
+    secrets = MeshSecrets((path, SEALER))
     assert secrets.pepper is None
     secrets.take({PEPPER: SECRET})
-    assert path.read_bytes() == FROZEN
+    assert SEALER.open(path.read_bytes(), "mesh secrets") == FROZEN
 
 
 def test_a_file_that_cannot_be_written_keeps_nobody_from_calling(tmp_path: Path) -> None:
-    secrets = MeshSecrets(tmp_path / "missing" / "secrets.json")
+    secrets = MeshSecrets((tmp_path / "missing" / "secrets", SEALER))
     secrets.take({PEPPER: SECRET})
     assert secrets.pepper is not None
 

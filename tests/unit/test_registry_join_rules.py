@@ -10,6 +10,8 @@ import pytest
 from bridge_core.errors import Fatal
 from bridge_core.identity import IdentityFault, JoinToken, SpiffeId
 from bridge_core.identity import certificates as x509
+from bridge_core.sealing import Sealer
+from bridge_core.sealing.keyring import DataKey, Keyring
 from bridge_registry.enrolment import join_rules
 from bridge_registry.enrolment.join_rules import EnrolmentRefused, JoinRefusal
 from bridge_registry.enrolment.key_sealing import seal, unseal
@@ -210,19 +212,25 @@ def test_labels_are_bounded() -> None:
         assert refusal(lambda labels=labels: join_rules.check_labels(labels))[0] is JoinRefusal.INVALID
 
 
-def test_the_cas_key_opens_with_its_own_kek_and_certificate_alone() -> None:
+def test_the_cas_key_opens_with_its_own_keyring_and_certificate_alone() -> None:
     one, two = (x509.create_authority("m", now=1e9, ttl_s=1e6) for _ in range(2))
-    kek, nonce = os.urandom(32), os.urandom(12)
-    sealed = seal(one, kek, nonce)
-    assert x509.key_to_pem(unseal(one.pem, sealed, kek).key) == x509.key_to_pem(one.key)
-    assert x509.key_to_pem(one.key) not in sealed
+    mine, other = (Sealer(Keyring((DataKey(os.urandom(8), os.urandom(32), 0.0),))) for _ in range(2))
+    sealed = seal(one, mine)
+    assert x509.key_to_pem(unseal(one.pem, sealed, mine).key) == x509.key_to_pem(one.key)
+    assert b"PRIVATE KEY" not in sealed
     damaged = sealed[:-1] + bytes([sealed[-1] ^ 1])
-    for pem, box, key in (
-        (two.pem, sealed, kek),
-        (one.pem, sealed, os.urandom(32)),
-        (one.pem, damaged, kek),
-        (one.pem, b"", kek),
-        (one.pem, sealed, b"short"),
+    for pem, box, sealer in (
+        (two.pem, sealed, mine),
+        (one.pem, sealed, other),
+        (one.pem, damaged, mine),
+        (one.pem, b"", mine),
     ):
-        with pytest.raises(Fatal):
-            unseal(pem, box, key)
+        with pytest.raises(Fatal, match="does not open"):
+            unseal(pem, box, sealer)
+
+
+def test_a_cas_key_of_an_earlier_version_is_refused_in_words_of_its_own() -> None:
+    ca = x509.create_authority("m", now=1e9, ttl_s=1e6)
+    sealer = Sealer(Keyring((DataKey(os.urandom(8), os.urandom(32), 0.0),)))
+    with pytest.raises(Fatal, match="sealed by an earlier version"):
+        unseal(ca.pem, b"BRK1" + os.urandom(60), sealer)

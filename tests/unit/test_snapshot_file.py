@@ -8,6 +8,7 @@ import pytest
 
 from bridge_core.snapshot import EMPTY, Node, Snapshot, Version, encode_entry
 from bridge_core.snapshot_file import SnapshotFile, decode, encode
+from tests.sealing_bed import SEALER
 
 SNAPSHOT = Snapshot(Version(3, 14), {"node/n1": encode_entry(Node(name="n1", peer="127.0.0.1:1"))})
 FROZEN = (
@@ -18,14 +19,15 @@ FROZEN = (
 
 
 def file_in(folder: Path) -> SnapshotFile:
-    return SnapshotFile(folder / "snapshot.json", now=lambda: 1_700_000_000.0)
+    return SnapshotFile(folder / "snapshot.sealed", SEALER, now=lambda: 1_700_000_000.0)
 
 
 def test_what_is_saved_is_loaded(tmp_path: Path) -> None:
     file_in(tmp_path).save(SNAPSHOT)
     loaded = file_in(tmp_path).load()
     assert (loaded.version, loaded.entries) == (SNAPSHOT.version, SNAPSHOT.entries)
-    assert (tmp_path / "snapshot.json").stat().st_mode & 0o777 == 0o600
+    assert b"node/n1" not in (tmp_path / "snapshot.sealed").read_bytes()
+    assert (tmp_path / "snapshot.sealed").stat().st_mode & 0o777 == 0o600
 
 
 def test_a_file_of_an_earlier_release_is_still_read() -> None:
@@ -48,14 +50,15 @@ def test_without_a_file_there_is_the_empty_snapshot(tmp_path: Path) -> None:
     ],
     ids=["cut", "empty", "zeroes", "damaged value", "damaged key"],
 )
-def test_a_damaged_file_is_moved_aside_and_the_agent_starts_empty(tmp_path: Path, damage) -> None:
+@pytest.mark.parametrize("seal", [lambda data: SEALER.seal(data, "snapshot"), lambda data: data])
+def test_a_damaged_file_is_moved_aside_and_the_agent_starts_empty(tmp_path: Path, damage, seal) -> None:
     damaged = damage(encode(SNAPSHOT))
     if damaged == encode(SNAPSHOT):
         damaged = damaged.replace(b"eyJ", b"eyK")
-    (tmp_path / "snapshot.json").write_bytes(damaged)
+    (tmp_path / "snapshot.sealed").write_bytes(seal(damaged))
     assert file_in(tmp_path).load() is EMPTY
-    assert [entry.name for entry in tmp_path.iterdir()] == ["snapshot.json.damaged-1700000000"]
+    assert [entry.name for entry in tmp_path.iterdir()] == ["snapshot.sealed.damaged-1700000000"]
 
 
 def test_a_snapshot_that_cannot_be_saved_is_not_the_end(tmp_path: Path) -> None:
-    SnapshotFile(tmp_path / "missing" / "snapshot.json", now=lambda: 0.0).save(SNAPSHOT)
+    SnapshotFile(tmp_path / "missing" / "snapshot.sealed", SEALER, now=lambda: 0.0).save(SNAPSHOT)

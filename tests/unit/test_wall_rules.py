@@ -34,3 +34,18 @@ def test_a_wall_that_only_serves_others_is_not_put_up_for_root() -> None:
     wanted = Isolation(walls=("mount",))
     assert decide(wanted, {}, root=True).walls == ("mount",)
     assert decide(wanted, {}, root=False).walls == ("user", "mount")
+
+
+def test_an_engine_of_no_rights_needs_root_its_mounts_and_no_user_namespace() -> None:
+    wanted = Isolation(walls=("mount", "unprivileged"))
+    assert decide(wanted, {}, root=True).walls == ("mount", "unprivileged")
+    assert "only root" in decide(wanted, {}, root=False).missing["unprivileged"]
+    assert "needs the wall 'mount'" in decide(wanted, {"mount": "no"}, root=True).missing["unprivileged"]
+    alone = decide(Isolation(walls=("unprivileged",)), {}, root=True)
+    assert (alone.walls, set(alone.missing)) == ((), {"unprivileged"})
+    both = decide(Isolation(walls=("user", "mount", "unprivileged")), {}, root=True)
+    assert (both.walls, set(both.missing)) == (("user", "mount"), {"unprivileged"})
+    # A user that was named is one, whoever it is.
+    assert decide(Isolation(walls=("mount", "unprivileged"), uid=990), {}, root=True).missing == {}
+    strict = decide(Isolation(walls=("mount",), require=("unprivileged",)), {"mount": "no"}, root=True)
+    assert any("'unprivileged' is required" in fault for fault in strict.faults)

@@ -1,4 +1,4 @@
-"""What the mesh tells its agents beside the snapshot, and nobody else: in memory, and in a file of mode 0600.
+"""What the mesh tells its agents beside the snapshot, and nobody else: in memory, and sealed in a file.
 
 It is kept on disk so that an agent which is restarted while no registry answers knows API keys again.
 """
@@ -13,34 +13,35 @@ import msgspec
 import structlog
 
 from bridge_core.decoding import Undecodable, decode_json
-from bridge_core.files import write_atomically
 from bridge_core.identity.api_keys import PEPPER, PEPPER_BYTES, Pepper
+from bridge_core.sealing import SealBroken, Sealer
 from bridge_core.snapshot import Snapshot
 
 log = structlog.get_logger()
 
 _MOST: Final = 64  # secrets
 _MOST_BYTES: Final = 64 * 1024  # of all of them
+_PURPOSE: Final = "mesh secrets"
 
 
 class MeshSecrets:
     """The present secrets.
 
     Args:
-        path: Where they are kept; None: nowhere.
+        file: Where they are kept, and what seals them; None: nowhere.
 
     Attributes:
         pepper: Of API keys; None: not told yet.
     """
 
-    __slots__ = ("_path", "_secrets", "pepper")
+    __slots__ = ("_file", "_secrets", "pepper")
 
-    def __init__(self, path: Path | None = None) -> None:
-        self._path = path
+    def __init__(self, file: tuple[Path, Sealer] | None = None) -> None:
+        self._file = file
         self._secrets: Mapping[str, bytes] = {}
         self.pepper: Pepper | None = None
-        if path is not None:
-            self._set(_read(path))
+        if file is not None:
+            self._set(_read(*file))
 
     def take(self, secrets: Mapping[str, bytes]) -> None:
         """Takes over what the mesh says now, and keeps it."""
@@ -51,12 +52,13 @@ class MeshSecrets:
             return
         self._set(secrets)
         log.info("mesh_secrets_taken", names=sorted(secrets))
-        if self._path is None:
+        if self._file is None:
             return
+        path, sealer = self._file
         try:
-            write_atomically(self._path, msgspec.json.encode(dict(secrets)))
+            sealer.write(path, msgspec.json.encode(dict(secrets)), _PURPOSE)
         except OSError as fault:
-            log.warning("mesh_secrets_not_saved", path=str(self._path), reason=fault.strerror)
+            log.warning("mesh_secrets_not_saved", path=str(path), reason=fault.strerror)
 
     def concerns(self, snapshot: Snapshot) -> list[str]:
         """What an operator should know, in a mesh of which this is the snapshot."""
@@ -70,11 +72,11 @@ class MeshSecrets:
         self.pepper = Pepper(pepper) if len(pepper) == PEPPER_BYTES else None
 
 
-def _read(path: Path) -> dict[str, bytes]:
+def _read(path: Path, sealer: Sealer) -> dict[str, bytes]:
     try:
-        return decode_json(path.read_bytes(), dict[str, bytes])
+        return decode_json(sealer.open(path.read_bytes(), _PURPOSE), dict[str, bytes])
     except FileNotFoundError:
         return {}
-    except (OSError, Undecodable) as fault:  # the next registry tells them anew
+    except (OSError, Undecodable, SealBroken) as fault:  # the next registry tells them anew
         log.warning("mesh_secrets_unreadable", path=str(path), reason=str(fault))
         return {}

@@ -82,6 +82,16 @@ def software(argv: Iterable[str]) -> tuple[str, ...]:
     return _there((*paths, *with_libraries(binaries)))
 
 
+def closed(argv: Iterable[str]) -> str:
+    """The first of what a program executes and imports that another user may not; empty: nothing."""
+    for path in software(argv):
+        mode = os.stat(path).st_mode  # noqa: PTH116 - as _there
+        wanted = stat.S_IROTH | stat.S_IXOTH if stat.S_ISDIR(mode) else stat.S_IROTH
+        if mode & wanted != wanted:
+            return path
+    return ""
+
+
 def _packages(programs: Iterable[str]) -> Iterator[str]:
     """The folders of the packages that these commands of ours begin in, wherever they were installed."""
     for program in programs:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import stat
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -30,13 +31,28 @@ def foreign(folders: Iterable[Path]) -> str:
     return ""
 
 
+def elsewhere(folders: Iterable[Path], state_dir: Path) -> str:
+    """The first of the folders that does not lie in the agent's state; empty when all do.
+
+    A store that other programs may share does not change hands.
+    """
+    root = state_dir.resolve()
+    return next((str(one) for one in folders if not one.resolve().is_relative_to(root)), "")
+
+
 def give(spec: LaunchSpec, uid: int, gid: int) -> None:
-    """Lets the engine's user into its folder, and makes that user's what it writes to and is ours."""
+    """Lets the engine's user into its folder, and makes that user's what it writes to and is ours.
+
+    A file that has other names, too (a model that several nodes share), stays ours where it can be read: its
+    owner could change it under all of them.
+    """
     os.chown(spec.folder, -1, gid)
     spec.folder.chmod(0o750)
     ours = os.geteuid()
     for folder in (spec.folder / "home", *spec.writable):
         for parent, _, files in os.walk(folder):
             for path in (Path(parent), *(Path(parent) / name for name in files)):
-                if path.lstat().st_uid == ours:
+                found = path.lstat()
+                shared = stat.S_ISREG(found.st_mode) and found.st_nlink > 1 and found.st_mode & stat.S_IROTH
+                if found.st_uid == ours and not shared:
                     os.chown(path, uid, gid, follow_symlinks=False)

@@ -14,16 +14,17 @@ import structlog
 
 from bridge_agent.engines.proc import MARK, place_of
 from bridge_agent.engines.process import EngineProcess, LaunchFault, LaunchSpec
-from bridge_agent.limits import disk_quota, folders, isolation, walls
+from bridge_agent.limits import disk, disk_quota, folders, isolation, walls
 from bridge_agent.limits.cgroup import Cgroups, LimitsRefused, machine
 from bridge_agent.limits.cgroup_rules import Usage, within_node
+from bridge_agent.limits.default_class import DEFAULT
 from bridge_agent.limits.isolation_report import IsolationReport
 from bridge_agent.limits.live_rules import needs_restart
 from bridge_agent.limits.spec import by_groups
 from bridge_agent.limits.surroundings import mounts
 from bridge_core.errors import BridgeError, Reaction
 from bridge_core.files import write_atomically
-from bridge_core.node_class import Isolation, NodeClass, ResourceLimits
+from bridge_core.node_class import NodeClass, ResourceLimits
 from bridge_core.proc import read_stat
 from bridge_core.quantities import say_size
 
@@ -31,8 +32,6 @@ log = structlog.get_logger()
 
 OBSERVE_S: Final = 2.0
 _RECORD: Final = "isolation.json"
-# Where no NodeClass applies: nothing is walled or limited that was not before there were any.
-UNCLASSED: Final = NodeClass(name="none", isolation=Isolation(walls=()))
 
 
 class IsolationRefused(BridgeError):
@@ -313,8 +312,14 @@ class IsolatedLauncher:
                     groups = await asyncio.to_thread(self._cgroups.prepare, spec.instance, limits)
                 pid = await self._start(spec, wanted, placed, decision, groups)
                 return standing, _watch(pid, spec)
+            except LaunchFault:
+                await self.ended(spec.instance)
+                if not await self._probed(decision):
+                    raise
             except (LimitsRefused, isolation.WallRefused) as fault:
                 await self.ended(spec.instance)
+                if isinstance(fault, isolation.WallRefused) and await self._probed(decision):
+                    continue
                 if isinstance(fault, LimitsRefused) and placed.cpus:  # a matter of speed: no reason to refuse
                     log.warning("gpu_cpus_not_kept_to", instance=spec.instance, reason=str(fault))
                     placed = msgspec.structs.replace(placed, cpus="")
@@ -330,11 +335,13 @@ class IsolatedLauncher:
     async def _decide(
         self, wanted: NodeClass, placed: Placed, spec: LaunchSpec, refused: Mapping[str, str]
     ) -> walls.WallDecision:
-        impossible = dict(await self._probe(wanted)) | dict(placed.given_up) | dict(refused)
+        impossible = {**(self._impossible or {}), **placed.given_up, **refused}
         if self._groups(wanted) is None:
             impossible["cgroup"] = self._without
         asked, demanded = wanted.isolation, walls.demanded(wanted.limits)
-        unasked = asked.walls is None or "user" in demanded
+        if "unprivileged" in (*(asked.walls or ()), *asked.require):
+            impossible |= await asyncio.to_thread(self._kept_from_others, spec)
+        unasked = asked.walls is None or wanted == DEFAULT or "user" in demanded
         if unasked and asked.uid is None and (foreign := folders.foreign(spec.writable)):
             wall = "user" if "user" in demanded else "capabilities"
             impossible[wall] = f"{foreign} belongs to another user, only root's rights open it"
@@ -348,13 +355,23 @@ class IsolatedLauncher:
             )
         return decision
 
-    async def _probe(self, wanted: NodeClass) -> dict[str, str]:
-        asked = {*(wanted.isolation.walls or ()), *wanted.isolation.require, *walls.demanded(wanted.limits)}
-        if not asked & set(walls.NAMESPACES):
-            return {}
-        if self._impossible is None:
-            self._impossible = await isolation.probe()
-        return self._impossible
+    def _kept_from_others(self, spec: LaunchSpec) -> dict[str, str]:
+        """Why an engine cannot run as another user than the agent's: what it needs is not for others."""
+        if where := folders.elsewhere(spec.writable, self._state_dir):
+            return {"unprivileged": f"{where} lies outside of {self._state_dir} and does not change hands"}
+        if where := disk.closed(spec.argv):
+            return {"unprivileged": f"{where} is closed to other users (chmod -R o+rX opens it)"}
+        return {}
+
+    async def _probed(self, decision: walls.WallDecision) -> bool:
+        """Whether trying each wall by itself shows one of these to be impossible; done once, after a failure.
+
+        It takes as long as half a dozen starts, and on most machines every wall stands.
+        """
+        if self._impossible is not None or not set(decision.walls) & set(walls.NAMESPACES):
+            return False
+        self._impossible = await isolation.probe()
+        return bool(set(decision.walls) & self._impossible.keys())
 
     async def _start(
         self,
@@ -368,12 +385,16 @@ class IsolatedLauncher:
         if "mount" in decision.walls:
             environment.pop("TMPDIR", None)  # its own /tmp is the only one it can write to
         uid, gid = wanted.isolation.uid, wanted.isolation.gid
+        if uid is None and "unprivileged" in decision.walls:
+            uid = walls.ENGINE_UID
         try:
             if uid is not None:
                 await asyncio.to_thread(folders.give, spec, uid, gid if gid is not None else uid)
             environment[MARK] = place_of(spec.folder)
             output = spec.log.open()
         except OSError as fault:
+            if "unprivileged" in decision.walls:
+                raise isolation.WallRefused("unprivileged", f"{spec.folder}: {fault.strerror}") from fault
             raise LaunchFault(f"cannot prepare {spec.folder}: {fault.strerror}") from fault
         try:
             started = await isolation.start(
@@ -395,6 +416,8 @@ class IsolatedLauncher:
         except isolation.WallRefused as fault:
             if fault.wall != "exec":
                 raise
+            if "unprivileged" in decision.walls:  # root may be able to execute what another user is not
+                raise isolation.WallRefused("unprivileged", fault.reason) from fault
             raise LaunchFault(
                 f"cannot start {spec.argv[0]}: {fault.reason}",
                 hint="check that the file is there, executable and built for this machine",

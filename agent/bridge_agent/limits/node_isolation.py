@@ -11,10 +11,11 @@ import msgspec
 import structlog
 
 from bridge_agent.engines.view import LocalInstance
+from bridge_agent.limits.default_class import UNCLASSED
 from bridge_agent.limits.gpu import Gpu
 from bridge_agent.limits.gpus import GpuKeeper
 from bridge_agent.limits.isolation_report import DomainReport, IsolationReport
-from bridge_agent.limits.launcher import UNCLASSED, IsolatedLauncher
+from bridge_agent.limits.launcher import IsolatedLauncher
 from bridge_core.node_class import NodeClass, choose
 from bridge_core.snapshot import Snapshot
 
@@ -34,7 +35,12 @@ class Engines(Protocol):
 
 
 def in_force(
-    snapshot: Snapshot, node: str, labels: Mapping[str, str], own: NodeClass | None = None
+    snapshot: Snapshot,
+    node: str,
+    labels: Mapping[str, str],
+    own: NodeClass | None = None,
+    *,
+    default: NodeClass = UNCLASSED,
 ) -> NodeClass:
     """The NodeClass of a node.
 
@@ -43,12 +49,13 @@ def in_force(
         node: The node's name.
         labels: Its own, for as long as the snapshot does not know it.
         own: What its agent.json says: it stands over the mesh's.
+        default: Where neither says anything.
     """
     if own is not None:
         return own
     known = snapshot.nodes.get(node)
     chosen = choose(snapshot.node_classes.values(), labels if known is None else known.labels)
-    return UNCLASSED if chosen is None else chosen
+    return default if chosen is None else chosen
 
 
 class NodeIsolation:
@@ -58,6 +65,7 @@ class NodeIsolation:
         node: The node's name.
         labels: From its settings.
         own: The NodeClass of its settings, if any.
+        default: The one where neither they nor the mesh have any.
         launcher: Starts engines.
         keeper: Gives them GPUs.
         engines: Starts engines anew that cannot follow as they run, where that cuts nobody's answer:
@@ -71,6 +79,7 @@ class NodeIsolation:
         labels: Mapping[str, str],
         own: NodeClass | None,
         *,
+        default: NodeClass = UNCLASSED,
         launcher: IsolatedLauncher,
         keeper: GpuKeeper,
         engines: Engines,
@@ -79,6 +88,7 @@ class NodeIsolation:
         self._node = node
         self._labels = labels
         self._own = own
+        self._default = default
         self._launcher = launcher
         self._keeper = keeper
         self._engines = engines
@@ -96,7 +106,7 @@ class NodeIsolation:
         """Puts the NodeClass that a snapshot has for this node in force."""
         known = snapshot.nodes.get(self._node)
         self._drained = known is not None and known.state == "drained"
-        wanted = in_force(snapshot, self._node, self._labels, self._own)
+        wanted = in_force(snapshot, self._node, self._labels, self._own, default=self._default)
         before = self._launcher.node_class
         if wanted == before:
             return
@@ -149,7 +159,7 @@ class NodeIsolation:
         """Where it comes from, in words."""
         if self._own is not None:
             return "agent.json"
-        return "" if self.node_class == UNCLASSED else "the mesh"
+        return "" if self.node_class == self._default else "the mesh"
 
     def report(self, instance: str) -> IsolationReport:
         """One engine's limits, walls and usage."""

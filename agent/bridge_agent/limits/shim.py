@@ -211,7 +211,8 @@ def drop_privileges(spec: dict[str, Any]) -> None:
             os.setresgid(spec["gid"], spec["gid"], spec["gid"])
             os.setresuid(spec["uid"], spec["uid"], spec["uid"])
         except OSError as fault:
-            raise WallFault("user", f"becoming uid {spec['uid']}: {fault.strerror}") from fault
+            wall = "unprivileged" if "unprivileged" in spec["walls"] else "user"
+            raise WallFault(wall, f"becoming uid {spec['uid']}: {fault.strerror}") from fault
     if spec["drop_capabilities"]:
         header = struct.pack("Ii", LINUX_CAPABILITY_VERSION_3, 0)
         call("capabilities", "capset", ctypes.create_string_buffer(header), ctypes.create_string_buffer(24))
@@ -256,9 +257,11 @@ def main() -> None:
         if "net" in walls:
             raise_loopback()
         if "mount" in walls:
+            usual = os.umask(0o022)  # another user passes through the folders made on the way
             # With one group there is one tree: v2's.
             group = spec["cgroups"][0] if len(spec["cgroups"]) == 1 else ""
             build_mounts(spec["mount"], fresh_proc="pid" in walls, group=group)
+            os.umask(usual)
         if proc != -1:
             enter_user(proc)
             os.close(proc)

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import hashlib
 import os
+import shutil
+import subprocess
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Final
 
 from bridge_agent.engines.proc import place_of
 from bridge_agent.engines.process import LaunchSpec
@@ -14,6 +18,7 @@ from bridge_agent.limits.cgroup import Cgroups, open_cgroups
 from bridge_agent.limits.gpu import GpuInventory, NoGpus
 from bridge_agent.limits.isolation import Mounts
 
+_HELPER_S: Final = 10.0  # a driver that has to be loaded first takes seconds
 # Where other parts of the Bridge keep keys.
 _PRIVATE = ("/var/lib/bridge", "/etc/bridge", "/run/bridge")
 
@@ -41,7 +46,17 @@ def open_gpus() -> tuple[GpuInventory, str]:
         return NoGpus(), "there is no NVIDIA driver here (libnvidia-ml.so.1)"
     from bridge_agent.limits.nvml import open_inventory  # 6 MiB that a machine without GPUs keeps
 
+    _make_devices()
     return open_inventory()
+
+
+def _make_devices() -> None:
+    """Makes CUDA's device files, which engines behind the wall no_new_privs can no longer make themselves."""
+    helper = shutil.which("nvidia-modprobe")
+    if os.geteuid() != 0 or helper is None or Path("/dev/nvidia-uvm").exists():
+        return
+    with contextlib.suppress(OSError, subprocess.TimeoutExpired):
+        subprocess.run([helper, "-u", "-c=0"], timeout=_HELPER_S, check=False, stdin=subprocess.DEVNULL)
 
 
 def mounts(spec: LaunchSpec, state_dir: Path, shared: Iterable[str], tmp_bytes: int) -> Mounts:

@@ -11,12 +11,17 @@ from bridge_agent.limits.spec import by_groups
 from bridge_core.node_class import Isolation, ResourceLimits
 
 # In the order in which they are named to people.
-WALLS: Final = ("cgroup", "user", "mount", "pid", "ipc", "uts", "net", "capabilities", "no_new_privs")
+WALLS: Final = (
+    *("cgroup", "user", "mount", "pid", "ipc", "uts", "net", "unprivileged", "capabilities", "no_new_privs"),
+)
 NAMESPACES: Final = ("user", "mount", "pid", "ipc", "uts", "net")
 # Where nothing is asked for: they cost nothing and break nothing. Groups take root or delegation,
 # which an agent of somebody's own account has not.
 FREE: Final = ("capabilities", "no_new_privs")
 FREE_FOR_ROOT: Final = ("cgroup", *FREE)
+# Whom engines behind the wall "unprivileged" run as: above what systems give to users and services, below
+# what they give to containers. One for all: engines of several nodes on a machine share models by links.
+ENGINE_UID: Final = 65_600
 
 
 class WallDecision(msgspec.Struct, frozen=True):
@@ -67,6 +72,14 @@ def decide(isolation: Isolation, impossible: Mapping[str, str], *, root: bool) -
                 if wall in wanted
             }
         )
+    if "unprivileged" in wanted and isolation.uid is None:
+        if not root:
+            missing["unprivileged"] = "only root can run engines as another user"
+        elif "user" in wanted:
+            missing["unprivileged"] = "the wall 'user' has no other user in it than the agent's own"
+        elif "mount" in missing or "mount" not in wanted:
+            # The state folder is the agent's alone; inside its own mounts the engine passes through.
+            missing.setdefault("unprivileged", "needs the wall 'mount' to reach its folders")
     if root and isolation.uid is not None and "user" in wanted:
         missing.setdefault("user", f"has no other user in it than the agent's own, no uid {isolation.uid}")
     if isolation.uid is not None and not root:

@@ -19,6 +19,7 @@ import structlog
 from bridge_agent.config import (
     AgentConfig,
     Listeners,
+    SealSection,
     StateDir,
     save_config,
 )
@@ -34,8 +35,9 @@ from bridge_core.files import write_atomically
 from bridge_core.identity import JoinToken, SpiffeId, check_node_name
 from bridge_core.identity.certificates import create_csr, from_pem, generate_key, key_to_pem, uris_of
 from bridge_core.registry_channel import fetch_ca, open_channel
+from bridge_core.sealing import Sealer, open_sealer
 from bridge_core.snapshot import EMPTY
-from bridge_core.snapshot_file import encode
+from bridge_core.snapshot_file import SnapshotFile
 from bridge_wire.v1 import registry_pb2 as pb
 from bridge_wire.v1.registry_pb2_grpc import EnrolmentStub, MeshStub
 
@@ -62,6 +64,7 @@ class JoinPlan(msgspec.Struct, frozen=True):
         labels: What routes and classes may choose it by.
         advertise: The host that other agents reach this one at; None: looked up.
         node_class: Its own NodeClass's `spec`.
+        seal: How its files are sealed.
         replace: The node that is enrolled here already, to be given a new key and certificate.
     """
 
@@ -73,6 +76,7 @@ class JoinPlan(msgspec.Struct, frozen=True):
     labels: dict[str, str] = {}
     advertise: str | None = None
     node_class: dict[str, Any] | None = None
+    seal: SealSection = SealSection()
     replace: AgentConfig | None = None
 
 
@@ -94,6 +98,7 @@ def replacing(
         settings.labels,
         advertise if advertise is not None else before,
         settings.node_class,
+        settings.seal,
         replace=settings,
     )
 
@@ -125,6 +130,7 @@ async def join(plan: JoinPlan, state: StateDir, *, now: Callable[[], float] = ti
     if not plan.registries:
         raise Fatal("no registry was given", hint="bridge-agent join HOST:PORT --token TOKEN")
     with _scratch(state):
+        sealer = open_sealer(state.seal_folder(plan.seal))
         address, ca_pem = await _first_pinned(plan.registries, token)
         _check_mesh(plan, ca_pem)
         await check_clock(address, ca_pem, now)
@@ -146,7 +152,7 @@ async def join(plan: JoinPlan, state: StateDir, *, now: Callable[[], float] = ti
         response = await _call_join(plan.registries, ca_pem, request)
         key_pem = key_to_pem(key)
         try:
-            return _keep(plan, state, response, key_pem, peer_address)
+            return _keep(plan, state, sealer, response, key_pem, peer_address=peer_address)
         except OSError as fault:
             await _undo(plan.registries, response, key_pem)
             raise Fatal(
@@ -168,7 +174,7 @@ def _scratch(state: StateDir) -> Iterator[None]:
             f"cannot write to {state.root}: {fault.strerror}",
             hint="run as a user that may, or name another folder with --state-dir",
         ) from fault
-    enrolled = state.joined
+    enrolled, keyed = state.joined, state.seal.exists()
     try:
         yield
     except BaseException:
@@ -178,6 +184,8 @@ def _scratch(state: StateDir) -> Iterator[None]:
                 state.snapshot.unlink(missing_ok=True)
                 state.secrets.unlink(missing_ok=True)
                 state.settings.unlink(missing_ok=True)
+        if not keyed:
+            shutil.rmtree(state.seal, ignore_errors=True)
         if not existed:
             shutil.rmtree(state.root, ignore_errors=True)
         raise
@@ -197,7 +205,13 @@ def _check_mesh(plan: JoinPlan, ca_pem: bytes) -> None:
 
 
 def _keep(
-    plan: JoinPlan, state: StateDir, response: pb.JoinResponse, key_pem: bytes, peer_address: str
+    plan: JoinPlan,
+    state: StateDir,
+    sealer: Sealer,
+    response: pb.JoinResponse,
+    key_pem: bytes,
+    *,
+    peer_address: str,
 ) -> AgentConfig:
     identity = response.identity
     write_identity(
@@ -211,7 +225,7 @@ def _keep(
     if judged.rejected:
         log.warning("first_snapshot_rejected", reason=judged.rejected)
     elif plan.replace is None:  # else there is one, which the running agent keeps current
-        write_atomically(state.snapshot, encode(judged.snapshot))
+        SnapshotFile(state.snapshot, sealer, now=time.time).write(judged.snapshot)
     before = plan.replace or AgentConfig(
         name="",
         trust_domain="",
@@ -222,6 +236,7 @@ def _keep(
         engines=plan.engines,
         labels=plan.labels,
         node_class=plan.node_class,
+        seal=plan.seal,
     )
     settings = msgspec.structs.replace(
         before,

@@ -1,4 +1,4 @@
-"""Taking this node out of its mesh for good.
+"""Taking this node out of its mesh for good. Its keyring stays, for what of its records is sealed with it.
 
 The order is what makes it safe: a registry is found first that answers and knows the node, so that an
 agent is not stopped for nothing; the agent drains and revokes its lease; the registry revokes the
@@ -25,6 +25,8 @@ from bridge_agent.membership.registry_api import NotAMember
 from bridge_agent.membership.registry_client import RegistryClient
 from bridge_agent.membership.standing_rules import way_back
 from bridge_core.errors import BridgeError, Fatal, Unavailable
+from bridge_core.sealing import open_sealer
+from bridge_core.snapshot import EMPTY, Snapshot
 from bridge_core.snapshot_file import SnapshotFile
 
 log = structlog.get_logger()
@@ -56,7 +58,7 @@ async def leave(
         BridgeError: no registry answers or it refuses (and not `force`), or the agent does not
             stop. The node is then still enrolled; the message says what can be done.
     """
-    told = SnapshotFile(state.snapshot, now=time.time).load().mesh
+    told = _last_snapshot(settings, state).mesh
     settings = msgspec.structs.replace(settings, registries=known_registries(settings.registries, told))
     registries = [RegistryClient(address, state) for address in settings.registries]
     note = "" if force else await _asked(registries, RegistryClient.check, settings, "it serves on")
@@ -87,6 +89,16 @@ async def leave(
             hint="the mesh has let the node go; delete it by hand",
         ) from fault
     return note
+
+
+def _last_snapshot(settings: AgentConfig, state: StateDir) -> Snapshot:
+    """What the node last knew; nothing where its keyring does not open: that keeps nobody from leaving."""
+    try:
+        sealer = open_sealer(state.seal_folder(settings.seal))
+    except BridgeError as fault:
+        log.warning("snapshot_unreadable", path=str(state.snapshot), reason=str(fault))
+        return EMPTY
+    return SnapshotFile(state.snapshot, sealer, now=time.time).load()
 
 
 async def _asked(

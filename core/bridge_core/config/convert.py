@@ -8,10 +8,12 @@ from __future__ import annotations
 
 from typing import TypeVar
 
+from bridge_core.attestation import AttestationPolicy, Enclave, Machine
 from bridge_core.config.base import Strict
 from bridge_core.config.documents import MeshSpec, ModelRouteDocument, NodeClassSpec
 from bridge_core.config.route_spec import AdmissionSpec, BreakerSpec, OutlierSpec, PolicySpec, RetriesSpec
 from bridge_core.config.security_spec import (
+    AttestationPolicyDocument,
     AuditSpec,
     IdentityProviderDocument,
     ModelAccessPolicyDocument,
@@ -144,6 +146,22 @@ def identity_provider(document: IdentityProviderDocument, keys: str = "") -> Ide
         spec.claims.groups,
         spec.claims.attributes,
         spec.kubernetes,
+    )
+
+
+def attestation_policy(document: AttestationPolicyDocument) -> AttestationPolicy:
+    """The policy that `document` describes."""
+    spec = document.spec
+    return AttestationPolicy(
+        document.metadata.name,
+        tuple(
+            Enclave(one.mr_enclave or "", one.mr_signer or "", one.product, one.version) for one in spec.sgx
+        ),
+        tuple(
+            Machine(one.mr_td, one.rt_mr0 or "", one.rt_mr1 or "", one.rt_mr2 or "", one.rt_mr3 or "")
+            for one in spec.tdx
+        ),
+        tuple(spec.tcb),
     )
 
 

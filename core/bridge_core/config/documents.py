@@ -16,6 +16,7 @@ from bridge_core.config.node_class_spec import NodeClassDocument, NodeClassSpec
 from bridge_core.config.rollout_spec import RolloutDocument, RolloutSpec
 from bridge_core.config.route_spec import ModelRouteDocument, ModelRouteSpec, PolicySpec
 from bridge_core.config.security_spec import (
+    AttestationPolicyDocument,
     AuditSpec,
     IdentityProviderDocument,
     ModelAccessPolicyDocument,
@@ -30,6 +31,7 @@ __all__ = [
     "SECURITY_API_VERSION",
     "SECURITY_KINDS",
     "AnyDocument",
+    "AttestationPolicyDocument",
     "Document",
     "Fault",
     "IdentityProviderDocument",
@@ -51,9 +53,16 @@ API_VERSION: Final = "bridge.deepseek.io/v1"
 SECURITY_API_VERSION: Final = "security.deepseek.io/v1"
 
 Kind: TypeAlias = Literal[
-    "Mesh", "ModelRoute", "Rollout", "NodeClass", "ModelAccessPolicy", "Quota", "IdentityProvider"
+    "Mesh",
+    "ModelRoute",
+    "Rollout",
+    "NodeClass",
+    "ModelAccessPolicy",
+    "Quota",
+    "IdentityProvider",
+    "AttestationPolicy",
 ]
-SECURITY_KINDS: Final = frozenset({"ModelAccessPolicy", "IdentityProvider"})
+SECURITY_KINDS: Final = frozenset({"ModelAccessPolicy", "IdentityProvider", "AttestationPolicy"})
 LATER_KINDS: Final = frozenset({"AutoscalePolicy", "AlertRule"})
 
 
@@ -98,6 +107,7 @@ AnyDocument: TypeAlias = (
     | ModelAccessPolicyDocument
     | QuotaDocument
     | IdentityProviderDocument
+    | AttestationPolicyDocument
 )
 MODELS: Final[dict[str, type[AnyDocument]]] = {
     "Mesh": MeshDocument,
@@ -107,6 +117,7 @@ MODELS: Final[dict[str, type[AnyDocument]]] = {
     "ModelAccessPolicy": ModelAccessPolicyDocument,
     "Quota": QuotaDocument,
     "IdentityProvider": IdentityProviderDocument,
+    "AttestationPolicy": AttestationPolicyDocument,
 }
 
 

@@ -11,7 +11,7 @@ from bridge_core.node_class import GpuSharing, Isolation
 from bridge_core.quantities import MAX_SIZE
 
 Wall: TypeAlias = Literal[
-    "cgroup", "user", "mount", "pid", "ipc", "uts", "net", "capabilities", "no_new_privs"
+    "cgroup", "user", "mount", "pid", "ipc", "uts", "net", "unprivileged", "capabilities", "no_new_privs"
 ]
 WALLS: Final[tuple[str, ...]] = get_args(Wall)
 

@@ -6,6 +6,7 @@ from typing import Annotated, Final, Literal, TypeAlias
 
 from pydantic import Field
 
+from bridge_core.attestation import TcbStatus
 from bridge_core.config.base import Duration, Labels, Metadata, Name, Strict
 from bridge_core.policy.statements import MAX_PARTS, Action, Effect, Operator, ResourceKind, SubjectKind
 from bridge_core.providers import Algorithm
@@ -134,6 +135,48 @@ class IdentityProviderDocument(Strict):
     kind: Literal["IdentityProvider"]
     metadata: Metadata
     spec: IdentityProviderSpec
+
+
+_Sha256: TypeAlias = Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
+_Sha384: TypeAlias = Annotated[str, Field(pattern="^[0-9a-f]{96}$")]
+
+
+class EnclaveSpec(Strict):
+    """An SGX enclave that is trusted: all that is said here has to be so."""
+
+    mr_enclave: _Sha256 | None = Field(default=None, description="Its exact code.")
+    mr_signer: _Sha256 | None = Field(default=None, description="Who signed it; then give `product`, too.")
+    product: int | None = Field(default=None, ge=0, le=65_535, description="Number of the signer's product.")
+    version: int = Field(default=0, ge=0, le=65_535, description="The least one (ISVSVN).")
+
+
+class MachineSpec(Strict):
+    """A TDX machine that is trusted: all that is said here has to be so."""
+
+    mr_td: _Sha384 = Field(description="What it was built from.")
+    rt_mr0: _Sha384 | None = Field(default=None, description="Its firmware's settings.")
+    rt_mr1: _Sha384 | None = Field(default=None, description="Its kernel.")
+    rt_mr2: _Sha384 | None = Field(default=None, description="Its command line and first file system.")
+    rt_mr3: _Sha384 | None = Field(default=None, description="What it measured as it ran.")
+
+
+class AttestationPolicySpec(Strict):
+    """Which enclaves and machines are trusted. Nothing else is."""
+
+    sgx: list[EnclaveSpec] = Field(default_factory=list, max_length=256)
+    tdx: list[MachineSpec] = Field(default_factory=list, max_length=256)
+    tcb: list[TcbStatus] = Field(
+        default=["UpToDate"], min_length=1, max_length=8, description="States of the firmware that are taken."
+    )
+
+
+class AttestationPolicyDocument(Strict):
+    """apiVersion, kind, metadata and spec of an AttestationPolicy."""
+
+    api_version: Literal["security.deepseek.io/v1"]
+    kind: Literal["AttestationPolicy"]
+    metadata: Metadata
+    spec: AttestationPolicySpec
 
 
 class SecuritySpec(Strict):

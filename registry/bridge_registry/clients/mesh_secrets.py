@@ -10,6 +10,7 @@ import structlog
 from bridge_core import keyspace
 from bridge_core.errors import BridgeError
 from bridge_core.identity.api_keys import PEPPER, PEPPER_BYTES, Pepper
+from bridge_core.sealing import Sealer
 from bridge_core.store.api import Put, Store, Unchanged
 from bridge_registry.enrolment.key_sealing import seal_secret, unseal_secret
 
@@ -21,7 +22,7 @@ class MeshSecrets:
 
     Args:
         store: etcd.
-        kek: The registry's key-encryption key.
+        sealer: What they are sealed with.
         fence: Gives the condition under which this registry may write; raises when it does not lead.
 
     Attributes:
@@ -29,9 +30,9 @@ class MeshSecrets:
         faults: What does not open, by name, and why.
     """
 
-    def __init__(self, store: Store, kek: bytes, fence: Callable[[], Unchanged]) -> None:
+    def __init__(self, store: Store, sealer: Sealer, fence: Callable[[], Unchanged]) -> None:
         self._store = store
-        self._kek = kek
+        self._sealer = sealer
         self._fence = fence
         self._sealed: Mapping[str, bytes] = {}
         self.opened: Mapping[str, bytes] = {}
@@ -46,7 +47,7 @@ class MeshSecrets:
         key = keyspace.SECRETS + PEPPER
         if await self._store.get(key) is not None:
             return
-        sealed = seal_secret(PEPPER, os.urandom(PEPPER_BYTES), self._kek, os.urandom(12))
+        sealed = seal_secret(PEPPER, os.urandom(PEPPER_BYTES), self._sealer)
         if (await self._store.commit([Put(key, sealed)], if_=[Unchanged(key, 0), self._fence()])).committed:
             log.info("pepper_made")
 
@@ -57,7 +58,7 @@ class MeshSecrets:
         opened, faults = dict[str, bytes](), dict[str, str]()
         for name, raw in sealed.items():
             try:
-                opened[name] = unseal_secret(name, raw, self._kek)
+                opened[name] = unseal_secret(name, raw, self._sealer)
             except BridgeError as fault:
                 faults[name] = str(fault)
                 log.error("secret_does_not_open", secret=name, reason=fault.message)

@@ -14,7 +14,7 @@ import msgspec
 import structlog
 
 from bridge_core import keyspace
-from bridge_core.errors import BridgeError, Fatal, Unavailable
+from bridge_core.errors import BridgeError, Unavailable
 from bridge_core.identity import IdentityFault
 from bridge_core.identity import certificates as x509
 from bridge_core.identity.spiffe import SpiffeId
@@ -95,7 +95,7 @@ class AuthorityDesk:
                 made, root = self._new(now, step)
                 wanted = rules.begin(now, made, self._clock())
                 if root is not None:
-                    pki_files.keep_root(self._keeper.pki, root)
+                    pki_files.keep_root(self._keeper.pki, root, self._keeper.sealer)
             case "issue":
                 wanted = rules.issue(now, await self._holders(), self._clock(), force=step.force)
             case "finish":
@@ -161,10 +161,10 @@ class AuthorityDesk:
 
     def _new(self, now: Authorities, step: Step) -> tuple[Issuer, x509.Authority | None]:
         """The issuer to begin with, and the root that was made for it."""
-        at, pki, domain = self._clock(), self._keeper.pki, self._trust_domain
+        at, keeper, domain = self._clock(), self._keeper, self._trust_domain
         if step.chain_pem:
             return self._given(now, step), None
-        root = pki_files.open_root(pki, now.issuing.root)
+        root = pki_files.open_root(keeper.pki, now.issuing.root, keeper.sealer)
         if root is None:
             raise BridgeError(
                 "this registry does not have the root's key: it is offline, or at another registry",
@@ -178,7 +178,7 @@ class AuthorityDesk:
             root = made
         authority = x509.create_intermediate(root, domain, now=at, ttl_s=pki_files.INTERMEDIATE_TTL_S)
         authority = msgspec.structs.replace(authority, further=further)
-        return pki_files.make_issuer(pki, authority, root.pem.decode(), now=at), made
+        return pki_files.make_issuer(authority, root.pem.decode(), keeper.sealer, now=at), made
 
     def _given(self, now: Authorities, step: Step) -> Issuer:
         key = x509.key_from_pem(step.key_pem)
@@ -190,11 +190,8 @@ class AuthorityDesk:
                 "as clients from outside and unused tokens do, would believe nobody",
                 hint="put the new root as signed by the former one between intermediate and root, or --force",
             )
-        try:
-            pem = x509.to_pem(root).decode()
-            return pki_files.make_issuer(self._keeper.pki, authority, pem, now=self._clock())
-        except Fatal as fault:
-            raise IdentityFault(fault.message, hint=fault.hint) from fault
+        pem = x509.to_pem(root).decode()
+        return pki_files.make_issuer(authority, pem, self._keeper.sealer, now=self._clock())
 
 
 def _kind(identity: str) -> str:

@@ -38,6 +38,7 @@ class AuthorityKeeper:
 
     Attributes:
         authority: The CA that signs for members, open.
+        sealer: What the CAs' keys are sealed with.
         authorities: All of them.
         fault: Why what the store says could not be taken up; empty: it was.
         lives: When each of this registry's certificates ends.
@@ -46,6 +47,7 @@ class AuthorityKeeper:
     def __init__(self, pki: Pki, ensured: Ensured, hosts: Iterable[str], identity: TlsIdentity) -> None:
         self.pki = pki
         self.authority: x509.Authority = ensured.authority
+        self.sealer: Final = ensured.sealer
         self.authorities: Authorities = ensured.authorities
         self.fault = ""
         self.lives = pki_files.lives(pki, ensured.authorities)
@@ -130,7 +132,7 @@ class AuthorityKeeper:
     def _take(self, wanted: Authorities) -> None:
         if not wanted.roots.keys() & self.authorities.roots.keys():
             raise Fatal("the store's CAs are of another mesh", hint="point --etcd elsewhere")
-        authority = pki_files.open_issuer(self.pki, wanted.issuing)  # before anything is overwritten
+        authority = pki_files.open_issuer(wanted.issuing, self.sealer)  # before anything is overwritten
         pki_files.keep_authorities(self.pki, wanted)
         self.authority, self.authorities = authority, wanted
         self._ensure()
@@ -144,8 +146,9 @@ class AuthorityKeeper:
         self._told = frozenset(ending)
 
     def _ensure(self) -> None:
-        written = pki_files.ensure(self.pki, None, self._hosts, now=time.time()).written
+        # The keyring is opened at the start alone: its key may take a command, and be another by now.
+        made = pki_files.ensure(self.pki, None, self._hosts, now=time.time(), sealer=self.sealer)
         self._identity.reload()
         self.lives = pki_files.lives(self.pki, self.authorities)
-        if written:
-            log.info("own_certificates_renewed", which=written)
+        if made.written:
+            log.info("own_certificates_renewed", which=made.written)

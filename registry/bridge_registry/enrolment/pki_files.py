@@ -3,10 +3,12 @@
 Under `<state dir>/pki/` (the state dir of `bridgectl up` for its registry is `<state>/registry`), files
 0600, folder 0700:
 
-    authorities.json         the mesh's CAs: certificates, and sealed (AES-256-GCM under kek) the keys of the
-                             intermediates, which sign certificates of members
-    root-<pin>.key.enc       a root's sealed key, where it was made here and not taken away to be offline
-    kek                      the key-encryption key, 32 bytes
+    authorities.json         the mesh's CAs: certificates, and the keys of the intermediates, which sign
+                             certificates of members, sealed with the keyring
+    root-<pin>.key.enc       a root's key, sealed with the keyring, where it was made here and not taken away
+                             to be offline
+    keyring                  the data keys, sealed under the key-encryption key (KEK)
+    kek                      the KEK, unless another source of it is named
     ca.pem                   the roots: what tokens name, and whoever comes from outside trusts
     issuers.pem              the intermediates: what members trust
     registry.pem/.key        this registry's server certificate (with its chain and the roots after it)
@@ -20,7 +22,7 @@ Under `<state dir>/pki/` (the state dir of `bridgectl up` for its registry is `<
 
 `ensure` makes what is missing and renews what is past half of its life, so it may run at every
 start; etcd reads its files anew at every handshake. A second registry gets copies of authorities.json,
-kek and etcd-ca.* before its own `init`.
+keyring, kek (where it is a file of ours) and etcd-ca.* before its own `init`.
 """
 
 from __future__ import annotations
@@ -41,9 +43,13 @@ from bridge_core.identity import certificates as x509
 from bridge_core.identity.expiry_rules import Expiry
 from bridge_core.identity.host_names import canonical_host
 from bridge_core.identity.spiffe import ETCD_SERVER_NAME, GUARD_SERVER_NAME, REGISTRY_SERVER_NAME
+from bridge_core.key_files import read_key_file
+from bridge_core.sealing import Sealer, open_sealer
+from bridge_core.sealing.key_source import KeySource
+from bridge_core.sealing.sealer import SealFolder
 from bridge_core.store.endpoints import ClientTls
 from bridge_registry.enrolment.authority_rules import Authorities, Issuer
-from bridge_registry.enrolment.key_sealing import KEK_BYTES, seal, unseal
+from bridge_registry.enrolment.key_sealing import check_version, earlier_version, seal, unseal
 from bridge_registry.records import RecordFault, decode_authorities, encode
 
 # All registries of a mesh are one user of etcd: a second one gets in without being admitted first.
@@ -63,10 +69,12 @@ class Pki(msgspec.Struct, frozen=True):
     Attributes:
         folder: `<state dir>/pki`.
         name: This registry's name in its identity.
+        seal_key: Where the KEK comes from; None: `kek` in the folder.
     """
 
     folder: Path
     name: str
+    seal_key: KeySource | None = None
 
     @property
     def ca(self) -> Path:
@@ -88,9 +96,14 @@ class Pki(msgspec.Struct, frozen=True):
         return self.folder / f"root-{pin[:16]}.key.enc"
 
     @property
-    def kek(self) -> Path:
-        """The key-encryption key."""
-        return self.folder / "kek"
+    def earlier_key(self) -> Path:
+        """The CA's sealed key of versions that had one CA only."""
+        return self.folder / "ca.key.enc"
+
+    @property
+    def seal(self) -> SealFolder:
+        """The keyring and what opens it."""
+        return SealFolder(self.folder, self.seal_key)
 
     @property
     def etcd_ca(self) -> Path:
@@ -113,15 +126,18 @@ class Pki(msgspec.Struct, frozen=True):
 
 
 class Ensured(msgspec.Struct, frozen=True):
-    """The mesh's CAs, the open one that signs, and the files that `ensure` wrote."""
+    """The mesh's CAs, the open one that signs, what seals secrets, and the files that `ensure` wrote."""
 
     authorities: Authorities
     authority: x509.Authority
+    sealer: Sealer
     trust_domain: str
     written: tuple[str, ...]
 
 
-def ensure(pki: Pki, trust_domain: str | None, hosts: Iterable[str], *, now: float) -> Ensured:
+def ensure(
+    pki: Pki, trust_domain: str | None, hosts: Iterable[str], *, now: float, sealer: Sealer | None = None
+) -> Ensured:
     """Makes or renews every file; see the module's text.
 
     Args:
@@ -129,14 +145,17 @@ def ensure(pki: Pki, trust_domain: str | None, hosts: Iterable[str], *, now: flo
         trust_domain: The mesh's name; None: that of the CA there is, else bridge.local.
         hosts: Names and addresses that this registry and its etcd are dialled by.
         now: Unix seconds.
+        sealer: What a program that runs has open already; None: opened from the keyring.
 
     Raises:
         Fatal: the CA cannot be opened or is of another mesh, or a file cannot be written.
     """
     try:
         pki.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-        authorities, made = _ensure_authorities(pki, trust_domain or "bridge.local", now=now)
-        authority = open_issuer(pki, authorities.issuing)
+        authorities, sealer, made = _ensure_authorities(
+            pki, trust_domain or "bridge.local", sealer=sealer, now=now
+        )
+        authority = open_issuer(authorities.issuing, sealer)
         found = trust_domain_of(authority)
         _write_trusted(pki, authorities)
         if trust_domain not in {None, found}:
@@ -167,7 +186,7 @@ def ensure(pki: Pki, trust_domain: str | None, hosts: Iterable[str], *, now: flo
             f"cannot use {fault.filename or pki.folder}: {fault.strerror or fault}",
             hint="check who owns the state dir and that the disk is not full",
         ) from fault
-    return Ensured(authorities, authority, found, tuple(written))
+    return Ensured(authorities, authority, sealer, found, tuple(written))
 
 
 def open_authority(pki: Pki) -> x509.Authority:
@@ -176,7 +195,24 @@ def open_authority(pki: Pki) -> x509.Authority:
     Raises:
         Fatal: a file is missing, unreadable or damaged.
     """
-    return open_issuer(pki, read_authorities(pki).issuing)
+    authorities = read_authorities(pki)
+    return open_issuer(authorities.issuing, open_seal(pki, authorities))
+
+
+def open_seal(pki: Pki, authorities: Authorities) -> Sealer:
+    """What these CAs are sealed with.
+
+    Raises:
+        Fatal: the keyring is missing or does not open, or an earlier version sealed them.
+    """
+    for one in authorities.issuers:
+        check_version(one.sealed_key)
+    if not pki.seal.keyring.exists():  # a new one would open nothing
+        raise Fatal(
+            f"{pki.seal.keyring} is missing, and the CA's key is sealed with what is in it",
+            hint="restore pki/ from a backup; a second registry gets a copy of the first one's",
+        )
+    return open_sealer(pki.seal)
 
 
 def read_authorities(pki: Pki) -> Authorities:
@@ -189,21 +225,25 @@ def read_authorities(pki: Pki) -> Authorities:
         return decode_authorities(pki.authorities.read_bytes(), str(pki.authorities))
     except RecordFault as fault:
         raise Fatal(f"{pki.authorities} is damaged", hint="restore pki/ from a backup") from fault
+    except FileNotFoundError as fault:
+        if pki.earlier_key.exists():
+            raise earlier_version() from fault
+        raise _unreadable(fault) from fault
     except OSError as fault:
         raise _unreadable(fault) from fault
 
 
-def open_issuer(pki: Pki, issuer: Issuer) -> x509.Authority:
+def open_issuer(issuer: Issuer, sealer: Sealer) -> x509.Authority:
     """One of the mesh's issuers, opened.
 
     Raises:
-        Fatal: the key-encryption key is missing or another one, or the issuer is damaged.
+        Fatal: the keyring is another one, or the issuer is damaged.
     """
-    opened = _unsealed(pki, issuer.certificate.encode(), issuer.sealed_key)
+    opened = _unsealed(issuer.certificate.encode(), issuer.sealed_key, sealer)
     return msgspec.structs.replace(opened, further=issuer.further.encode())
 
 
-def open_root(pki: Pki, pem: str) -> x509.Authority | None:
+def open_root(pki: Pki, pem: str, sealer: Sealer) -> x509.Authority | None:
     """The root whose certificate is `pem`, opened; None: its key is not here.
 
     Raises:
@@ -216,29 +256,25 @@ def open_root(pki: Pki, pem: str) -> x509.Authority | None:
         return None
     except OSError as fault:
         raise _unreadable(fault) from fault
-    return _unsealed(pki, pem.encode(), sealed)
+    return _unsealed(pem.encode(), sealed, sealer)
 
 
-def make_issuer(pki: Pki, authority: x509.Authority, root: str, *, now: float) -> Issuer:
-    """An issuer as it is kept, its key sealed.
-
-    Raises:
-        Fatal: the key-encryption key cannot be read.
-    """
+def make_issuer(authority: x509.Authority, root: str, sealer: Sealer, *, now: float) -> Issuer:
+    """An issuer as it is kept, its key sealed."""
     return Issuer(
         pin=authority.pin,
         certificate=authority.pem.decode(),
         root=root,
         root_pin=x509.pin(x509.from_pem(root.encode())),
-        sealed_key=seal(authority, _kek(pki), os.urandom(12)),
+        sealed_key=seal(authority, sealer),
         further=authority.further.decode(),
         since=now,
     )
 
 
-def keep_root(pki: Pki, root: x509.Authority) -> None:
-    """Writes a root's sealed key. Raises Fatal, OSError."""
-    write_atomically(pki.root_key(root.pin), seal(root, _kek(pki), os.urandom(12)))
+def keep_root(pki: Pki, root: x509.Authority, sealer: Sealer) -> None:
+    """Writes a root's sealed key. Raises OSError."""
+    write_atomically(pki.root_key(root.pin), seal(root, sealer))
 
 
 def take_root_away(pki: Pki, out: Path) -> None:
@@ -248,7 +284,7 @@ def take_root_away(pki: Pki, out: Path) -> None:
         Fatal: the key is not here, or `out` is there already or cannot be written.
     """
     authorities = read_authorities(pki)
-    root = open_root(pki, authorities.issuing.root)
+    root = open_root(pki, authorities.issuing.root, open_seal(pki, authorities))
     if root is None:
         raise Fatal(f"the root's key is not in {pki.folder}: it is offline already, or at another registry")
     try:
@@ -312,19 +348,26 @@ def default_hosts() -> list[str]:
         return loopback
 
 
-def _ensure_authorities(pki: Pki, trust_domain: str, *, now: float) -> tuple[Authorities, list[str]]:
+def _ensure_authorities(
+    pki: Pki, trust_domain: str, *, sealer: Sealer | None, now: float
+) -> tuple[Authorities, Sealer, list[str]]:
     # A CA that ever issued anything is never replaced: every certificate would be worthless. One
     # whose making was interrupted has no authorities.json (written last) and has issued nothing.
-    issued = [pki.authorities, *(pki.pair(what)[0] for what in ("registry", "guard", "admin"))]
+    issued = [
+        pki.authorities,
+        pki.earlier_key,
+        *(pki.pair(what)[0] for what in ("registry", "guard", "admin")),
+    ]
     if any(path.exists() for path in issued):
-        return read_authorities(pki), []
+        authorities = read_authorities(pki)
+        return authorities, sealer or open_seal(pki, authorities), []
+    sealer = sealer or open_sealer(pki.seal)
     root = x509.create_root(trust_domain, now=now, ttl_s=CA_TTL_S)
     authority = x509.create_intermediate(root, trust_domain, now=now, ttl_s=INTERMEDIATE_TTL_S)
-    write_atomically(pki.kek, os.urandom(KEK_BYTES))
-    keep_root(pki, root)
-    made = Authorities((make_issuer(pki, authority, root.pem.decode(), now=now),))
+    keep_root(pki, root, sealer)
+    made = Authorities((make_issuer(authority, root.pem.decode(), sealer, now=now),))
     keep_authorities(pki, made)
-    return made, ["ca"]
+    return made, sealer, ["ca"]
 
 
 def _write_trusted(pki: Pki, authorities: Authorities) -> None:
@@ -336,20 +379,13 @@ def _write_trusted(pki: Pki, authorities: Authorities) -> None:
             write_atomically(path, pem, mode=0o644)
 
 
-def _unsealed(pki: Pki, certificate: bytes, sealed: bytes) -> x509.Authority:
+def _unsealed(certificate: bytes, sealed: bytes, sealer: Sealer) -> x509.Authority:
     try:
-        return unseal(certificate, sealed, _kek(pki))
+        return unseal(certificate, sealed, sealer)
     except IdentityFault as fault:
         raise Fatal(
-            f"{pki.authorities} is damaged: {fault.message}", hint="restore pki/ from a backup"
+            f"a CA in pki/authorities.json is damaged: {fault.message}", hint="restore pki/ from a backup"
         ) from fault
-
-
-def _kek(pki: Pki) -> bytes:
-    try:
-        return pki.kek.read_bytes()
-    except OSError as fault:
-        raise _unreadable(fault) from fault
 
 
 def _unreadable(fault: OSError) -> Fatal:
@@ -414,7 +450,7 @@ def _ensure_pair(
 
 def _read_key(path: Path) -> x509.PrivateKey:
     try:
-        return x509.key_from_pem(path.read_bytes())
+        return x509.key_from_pem(read_key_file(path))
     except IdentityFault as fault:
         raise Fatal(
             f"{path} is damaged: {fault.message}", hint="restore it, or remove it and run init again"

@@ -10,7 +10,6 @@ import contextlib
 import math
 import time
 from collections.abc import Callable
-from pathlib import Path
 from typing import Final, TypeAlias
 
 import structlog
@@ -47,7 +46,7 @@ class Publisher:
         store: etcd.
         election: Says whether this registry leads, and since which epoch.
         trust_domain: The mesh.
-        path: Where the last snapshot is kept.
+        file: Where the last snapshot is kept.
         memory: What was last known of the store.
         on_authorities: Told of the mesh's CAs before anything of them is published.
         secrets: Opens what agents are told beside the snapshot.
@@ -63,13 +62,13 @@ class Publisher:
         store: Store,
         election: Election,
         trust_domain: str,
-        path: Path,
+        file: SnapshotFile,
         memory: StoreMemory,
         *,
         on_authorities: Callable[[Authorities], None],
         secrets: MeshSecrets,
     ) -> None:
-        self._file = SnapshotFile(path, now=time.time)
+        self._file = file
         last = self._file.load()
         self._store = store
         self._election = election

@@ -1,0 +1,67 @@
+"""`bridge-agent seal`: the keys that the node's files are sealed with."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import msgspec
+import typer
+
+from bridge_agent.cli_options import StateOption
+from bridge_agent.config import SealSection, StateDir, load_config, save_config
+from bridge_core.command.guard import guarded
+from bridge_core.errors import Fatal
+
+group = typer.Typer(help="The keys that this node's files are sealed with at rest.", no_args_is_help=True)
+
+
+@group.command("status")
+def status_command(state_dir: StateOption) -> None:
+    """Open the keyring and say what is in it and what opens it. Exits 1 when it does not open."""
+
+    def work() -> None:
+        from bridge_core.command.sealing import describe
+
+        state = StateDir(state_dir)
+        for line in describe(state.seal_folder(load_config(state).seal)):
+            typer.echo(line)
+
+    guarded(work)
+
+
+@group.command("rotate")
+def rotate_command(
+    state_dir: StateOption,
+    to: Annotated[
+        str | None,
+        typer.Option(
+            "--to",
+            help="Seal the keyring with the key from there: file:/PATH, credential:NAME or exec:/PROGRAM "
+            "ARGUMENTS. Without, with a new one of our own.",
+        ),
+    ] = None,
+    data_key: Annotated[
+        bool, typer.Option("--data-key", help="Add a data key for what is written from the next start on.")
+    ] = False,
+) -> None:
+    """Seal the keyring with another key; nothing else is written anew."""
+
+    def work() -> None:
+        from bridge_core.command.sealing import rotate
+        from bridge_core.sealing.key_source import key_source
+
+        state = StateDir(state_dir)
+        settings = load_config(state)
+        source = key_source(to)
+        typer.echo(rotate(state.seal_folder(settings.seal), to=source, data_key=data_key))
+        if source is None:
+            return
+        try:
+            save_config(state, msgspec.structs.replace(settings, seal=SealSection(str(source))))
+        except OSError as fault:
+            raise Fatal(
+                f"the keyring is sealed anew, and {state.settings} could not be written: {fault.strerror}",
+                hint=f'write "seal": {{"key": "{source}"}} into it',
+            ) from fault
+
+    guarded(work)

@@ -1,0 +1,1 @@
+"""Trusted execution: what a quote of SGX or TDX proves, and whether a mesh takes that for enough."""
