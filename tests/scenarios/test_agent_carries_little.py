@@ -8,8 +8,9 @@ from pathlib import Path
 from bridge_core.identity import SpiffeId
 from bridge_core.identity.certificates import create_authority, generate_key, issue, key_to_pem, to_pem
 
-# Of the commands, of rings of hundreds of instances, of gRPC calls, of making keys.
-NOT_KEPT = {"connectrpc", "cryptography", "numpy", "pydantic", "typer", "yaml"}
+# Of the commands, of rings of hundreds of instances, of gRPC calls, of making keys and certificates.
+# The ciphers of `cryptography` are needed: what an agent keeps on disk is sealed.
+NOT_KEPT = {"connectrpc", "cryptography.x509", "numpy", "pydantic", "typer", "yaml"}
 
 
 def loaded_by(code: str) -> set[str]:
