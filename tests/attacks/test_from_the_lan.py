@@ -62,7 +62,8 @@ ca, *pair = sys.argv[2:]
 credentials = grpc.ssl_channel_credentials(read(ca), *(map(read, reversed(pair)) if pair else ()))
 key = os.environ.get("KEY")
 with grpc.secure_channel(sys.argv[1], credentials) as channel:
-    ask = pb.InferenceRequest(model_name="smollm2:135m", input_data=b"What is the capital of France?")
+    asked = b'{"prompt": "What is the capital of France?", "options": {"temperature": 0}}'
+    ask = pb.InferenceRequest(model_name="smollm2:135m", input_data=asked)
     try:
         said = rpc.ModelInferenceStub(channel).Predict(
             ask, metadata=[("authorization", "Bearer " + key)] if key else [], timeout=60

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import signal
 import socket
+import time
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -13,10 +14,12 @@ import pytest
 
 from bridge_agent.config import DEFAULT_PORTS, load_config
 from bridge_core.http1 import Pool
+from bridge_core.snapshot_file import SnapshotFile
 from bridge_core.tls import client_context
 from tests import independent_log
 from tests.cluster.agent_bed import AgentBed, AgentProcess, open_agent_bed, report_of
 from tests.scenarios.enrolment_bed import DAY, age, revoke
+from tests.sealing_bed import sealer_of
 from tests.support import eventually
 
 pytestmark = pytest.mark.cluster
@@ -120,7 +123,8 @@ async def test_a_second_signal_does_not_wait(bed: AgentBed) -> None:
 async def test_after_a_kill_it_serves_again_with_nobody_to_ask(bed: AgentBed) -> None:
     agent = bed.start()
     await agent.ready()
-    await eventually(lambda: b"node/node1" in bed.state.snapshot.read_bytes())
+    kept = SnapshotFile(bed.state.snapshot, sealer_of(bed.state), now=time.time)
+    await eventually(lambda: "node1" in kept.load().nodes)
     agent.kill()
     bed.enrolment.registry.stop()
     again = bed.start()

@@ -56,3 +56,13 @@ def give(spec: LaunchSpec, uid: int, gid: int) -> None:
                 shared = stat.S_ISREG(found.st_mode) and found.st_nlink > 1 and found.st_mode & stat.S_IROTH
                 if found.st_uid == ours and not shared:
                     os.chown(path, uid, gid, follow_symlinks=False)
+
+
+def take_back(spec: LaunchSpec, uid: int) -> None:
+    """Makes ours again what was made that user's: root without its capabilities opens nobody else's files."""
+    ours, group = os.geteuid(), os.getegid()
+    for folder in (spec.folder / "home", *spec.writable):
+        for parent, _, files in os.walk(folder):
+            for path in (Path(parent), *(Path(parent) / name for name in files)):
+                if path.lstat().st_uid == uid:
+                    os.chown(path, ours, group, follow_symlinks=False)

@@ -390,6 +390,8 @@ class IsolatedLauncher:
         try:
             if uid is not None:
                 await asyncio.to_thread(folders.give, spec, uid, gid if gid is not None else uid)
+            elif os.geteuid() == 0:  # another class gave them away before
+                await asyncio.to_thread(folders.take_back, spec, walls.ENGINE_UID)
             environment[MARK] = place_of(spec.folder)
             output = spec.log.open()
         except OSError as fault:
