@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import lru_cache
-from typing import Final
+from typing import Final, NamedTuple
 from urllib.parse import parse_qs
 
 import msgspec
@@ -33,19 +33,11 @@ SNAPSHOT: Final = "/bridge/snapshot"
 _JSON: Final = ((b"content-type", b"application/json"),)
 
 
-class _Believed:
-    """A caller, and by which certificate and snapshot it was found to be one."""
+class _Forwarder(NamedTuple):
+    """Which certificate was found to be a node's that may forward, and by which snapshot."""
 
-    __slots__ = ("_identity", "_snapshot", "caller")
-
-    def __init__(self, identity: str | None, snapshot: Snapshot, caller: Caller) -> None:
-        self._identity = identity
-        self._snapshot = snapshot
-        self.caller = caller
-
-    def by(self, identity: str | None, snapshot: Snapshot) -> bool:
-        """Whether nothing has changed since."""
-        return identity is self._identity and snapshot is self._snapshot
+    identity: str | None
+    snapshot: Snapshot
 
 
 class PeerSide:
@@ -80,8 +72,9 @@ class PeerSide:
     def app(self, exchange: Exchange) -> None:
         """Answers one request; see the module's rules."""
         request = exchange.request
-        caller: _Believed | None = request.memo.get(_Believed)
-        if caller is None or not caller.by(request.identity, self._state.view.current):
+        known: _Forwarder | None = request.memo.get(_Forwarder)
+        snapshot = self._state.view.current
+        if known is None or known.identity is not request.identity or known.snapshot is not snapshot:
             path, identity = request.path, request.identity
             page = self._for_admins.get(path)
             if page is not None and self._is_admin(identity):
@@ -100,21 +93,28 @@ class PeerSide:
             if path in self._for_nodes:
                 self._for_nodes[path](exchange)
                 return
-            caller = None
+            known = None
         try:
             hop = read_hop(request.headers, request.memo)
-            if caller is None:
-                caller = self._believed(request, hop)
         except BadHop as fault:
             self._refuse(exchange, 400, fault.message)
+            return
+        if hop is None:
+            message = f"the peer listener takes forwarded requests only ({HOP.decode()} is missing)"
+            self._refuse(exchange, 400, message)
+            return
+        try:
+            if known is None:
+                self._check_entry(request, hop)
+                request.memo[_Forwarder] = _Forwarder(request.identity, snapshot)
+            caller = self._state.callers.over_hop(hop.principal, hop.entry, hop.proof)
         except UnknownPrincipal as fault:
             self._refuse(exchange, 403, fault.message)
-        else:
-            if hop is not None:  # else it is not believed
-                if self._state.unrecorded:
-                    self._refuse_unrecorded(exchange, hop)
-                    return
-                self._answer(self._arrival(exchange, hop, caller.caller))
+            return
+        if self._state.unrecorded:
+            self._refuse_unrecorded(exchange, hop)
+            return
+        self._answer(self._arrival(exchange, hop, caller))
 
     def _refuse_unrecorded(self, exchange: Exchange, hop: Hop) -> None:
         state = self._state
@@ -132,27 +132,18 @@ class PeerSide:
         respond_error(state, exchange, status, message, request_id)
         turned_away(state, request, ListenerKind.PEER, status, "peer", request_id=request_id)
 
-    def _believed(self, request: Request, hop: Hop | None) -> _Believed:
-        """Whom a forwarded request is from, looked at once for all that repeat its head on a connection.
-
-        Of a user each time: the token that proves it ends.
+    @staticmethod
+    def _check_entry(request: Request, hop: Hop) -> None:
+        """Returns when a request came in at the node that forwards it, as it says.
 
         Raises:
-            BadHop: it is not forwarded.
-            UnknownPrincipal: it is from nobody who may.
+            UnknownPrincipal: it names another one.
         """
-        if hop is None:
-            raise BadHop(f"the peer listener takes forwarded requests only ({HOP.decode()} is missing)")
         proven = _spiffe_id(request.identity or "").name
         if hop.entry != proven:
             raise UnknownPrincipal(
                 f"{HOP.decode()} says {hop.entry}, but the certificate of this link is {proven}'s"
             )
-        caller = self._state.callers.over_hop(hop.principal, hop.entry, hop.proof)
-        believed = _Believed(request.identity, self._state.view.current, caller)
-        if caller.who.kind != "user":
-            request.memo[_Believed] = believed
-        return believed
 
     def _arrival(self, exchange: Exchange, hop: Hop, caller: Caller) -> Arrival:
         state = self._state
@@ -190,14 +181,10 @@ class PeerSide:
         """Why this caller may not forward; None: it may."""
         if identity is None:
             return 401, "a node certificate of this mesh is needed"
-        snapshot = self._state.view.current
-        try:
-            peer = _spiffe_id(identity)
-        except IdentityFault:
+        peer = self._of_mesh(identity)
+        if peer is None or peer.kind != "node":
             return 403, "not a node of this mesh"
-        if peer.kind != "node" or peer.trust_domain != snapshot.mesh.trust_domain:
-            return 403, "not a node of this mesh"
-        record = snapshot.nodes.get(peer.name)
+        record = self._state.view.current.nodes.get(peer.name)
         # A node that joined a moment ago may not be in our snapshot yet; its certificate proves it.
         if record is not None and record.state == "revoked":
             return 403, f"node {peer.name} is revoked"
