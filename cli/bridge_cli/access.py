@@ -100,17 +100,20 @@ def access(flags: Flags) -> Access:
     )
 
 
-def state_of(flags: Flags) -> Path:
-    """The state folder of the mesh that is asked for, whether there is one or not.
+def mesh_here(flags: Flags, to: Access) -> tuple[Path, MeshFile] | None:
+    """The mesh that `to` reaches and its state folder, where `up` keeps it on this machine; None: elsewhere.
 
     Raises:
-        Fatal: the contexts cannot be read.
+        Fatal: the contexts or mesh.json cannot be read.
     """
-    if flags.state_dir is not None:
-        return flags.state_dir
-    contexts = load_contexts()
-    found = contexts.contexts.get(flags.context or contexts.current)
-    return Path(found.state) if found is not None and found.state else default_state_dir()
+    state = flags.state_dir
+    if state is None:
+        contexts = load_contexts()
+        found = contexts.contexts.get(flags.context or contexts.current)
+        state = Path(found.state) if found is not None and found.state else default_state_dir()
+    path = state / "mesh.json"
+    mesh = read_mesh(path) if path.exists() else None
+    return (state, mesh) if mesh is not None and access_of(mesh) == to else None
 
 
 def _base(flags: Flags) -> Access:

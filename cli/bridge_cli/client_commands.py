@@ -274,13 +274,12 @@ async def _certify(stub: Any, name: str, folder: IdentityFolder, ttl_s: int) -> 
 
 async def _urls(stub: Any, where: Where) -> list[str]:
     """Where clients reach the agents: as mesh.json says, else at the usual port of each."""
-    from bridge_cli.access import read_mesh, state_of
+    from bridge_cli.access import mesh_here
     from bridge_core.addresses import join_address, split_address
     from bridge_wire.v1 import registry_pb2 as wire
 
-    path = state_of(where.flags) / "mesh.json"
-    if where.flags.registry is None and path.exists():
-        return [f"https://{agent.https}" for agent in read_mesh(path).agents]
+    if (here := mesh_here(where.flags, where.access())) is not None:
+        return [f"https://{agent.https}" for agent in here[1].agents]
     status = await stub.Status(wire.StatusRequest(), timeout=_TIMEOUT_S)
     hosts = [split_address(node.peer_address)[0] for node in status.nodes if node.peer_address]
     return [f"https://{join_address(host, _HTTPS)}" for host in hosts]

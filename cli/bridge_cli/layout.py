@@ -13,10 +13,9 @@ from pathlib import Path
 
 import msgspec
 
-from bridge_core.addresses import join_address
+from bridge_core.addresses import LOOPBACK, join_address
 from bridge_core.errors import Fatal
 
-LOOPBACK = "127.0.0.1"
 DEFAULT_BASE_PORT = 11434
 _NODE_STRIDE = 1000
 _HIGHEST_OFFSET = 12

@@ -10,7 +10,7 @@ from collections.abc import Iterable
 
 import psutil
 
-from bridge_cli.layout import LOOPBACK
+from bridge_core.addresses import LOOPBACK, without_localhost
 from bridge_core.errors import Fatal
 
 _NAMED = 4  # of many taken ports the first show what is going on
@@ -44,7 +44,7 @@ def resolved(host: str) -> str:
     with contextlib.suppress(ValueError):
         ipaddress.ip_address(host)
         return ""
-    if host == "localhost":  # whether or not a bare machine's /etc/hosts has it (RFC 6761)
+    if without_localhost(host) != host:
         return LOOPBACK
     try:
         found = [str(entry[4][0]) for entry in socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)]

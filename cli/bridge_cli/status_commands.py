@@ -82,18 +82,14 @@ def nodes_command(
 
 async def _look(where: Where) -> tuple[dict[str, Any] | None, Any, str]:
     """What runs on this machine, what the registry says, and why that is nothing."""
-    from bridge_cli.access import access_of, read_mesh, state_of
+    from bridge_cli.access import mesh_here
 
-    state = state_of(where.flags)
-    here = read_mesh(state / "mesh.json") if (state / "mesh.json").exists() else None
     to = where.access()
-    if here is not None and access_of(here) != to:
-        here = None  # another mesh is asked for than the one on this machine
     local = None
-    if here is not None:
+    if (here := mesh_here(where.flags, to)) is not None:
         from bridge_cli.down import report
 
-        local = await report(state)
+        local = await report(here[0])
     try:
         from bridge_cli.connection import status_of
         from bridge_cli.mesh_report import report_of

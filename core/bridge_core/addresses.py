@@ -7,6 +7,7 @@ from typing import Final
 
 from bridge_core.errors import BridgeError, Fatal
 
+LOOPBACK: Final = "127.0.0.1"
 _MAX_PLACE: Final = 256  # as bounds.Text
 
 
@@ -45,6 +46,11 @@ def split_address(address: str, *, flag: str = "") -> tuple[str, int]:
     if found is None or not all(found):
         raise BridgeError(f"{address!r} is not an address", hint="host:port, e.g. registry.example:11400")
     return found
+
+
+def without_localhost(host: str) -> str:
+    """`host`, or the loopback for `localhost`, which it is also where no /etc/hosts says so (RFC 6761)."""
+    return LOOPBACK if host == "localhost" else host
 
 
 def can_be_dialled(place: str) -> bool:

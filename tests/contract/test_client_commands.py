@@ -9,10 +9,12 @@ from pathlib import Path
 from typing import Any
 
 import grpc
+import msgspec
 import pytest
 from typer.testing import CliRunner, Result
 
 from bridge_cli.context import Context, put_context
+from bridge_cli.layout import Layout, MeshOptions
 from bridge_cli.main import app
 from bridge_core.identity.certificates import key_from_pem, read_csr
 from bridge_wire.v1 import clients_pb2 as pb
@@ -85,6 +87,19 @@ def test_no_key_is_made_that_nobody_sees(registry: Registry) -> None:
     registry.answers["RotateClientRequest"] = pb.CreateClientResponse(key=KEY, client=ANNA)
     assert bridge("client", "create", "anna", "--cert").stdout == f"{KEY}\n"
     assert registry.names[-1] == "RotateClientRequest"
+
+
+def test_the_mesh_of_this_machine_lends_its_addresses_to_no_other(
+    registry: Registry, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`up` keeps a mesh here; the context names another one."""
+    monkeypatch.setenv("HOME", str(tmp_path))
+    state = tmp_path / ".local/state/bridge"
+    state.mkdir(parents=True)
+    (state / "mesh.json").write_bytes(msgspec.json.encode(Layout(state, MeshOptions()).mesh({})))
+    registry.answer = pb.CreateClientResponse(key=KEY, client=ANNA)
+    ended = bridge("client", "create", "anna")
+    assert "https://192.0.2.7:11443" in ended.stderr, ended.output
 
 
 def test_a_certificate_comes_with_a_key_that_was_made_here(registry: Registry) -> None:

@@ -13,6 +13,7 @@ import ssl
 from typing import Final
 from urllib.parse import SplitResult, urlsplit
 
+from bridge_core.addresses import without_localhost
 from bridge_core.errors import Unavailable
 from bridge_core.http1 import Pool
 from bridge_core.identity.key_sets import MAX_BYTES, read_key_set, write_key_set
@@ -53,7 +54,7 @@ async def fetch_key_set(url: str, *, private: bool = False, context: ssl.SSLCont
 
 async def _resolve(host: str, port: int, *, private: bool) -> tuple[str, int]:
     try:
-        found = await asyncio.get_running_loop().getaddrinfo(host, port, proto=6)
+        found = await asyncio.get_running_loop().getaddrinfo(without_localhost(host), port, proto=6)
     except (OSError, UnicodeError) as fault:
         raise Unavailable(f"the name {host} does not resolve: {fault}") from fault
     addresses = [str(one[4][0]) for one in found]
