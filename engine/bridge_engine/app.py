@@ -45,7 +45,7 @@ from bridge_engine.store.create import check, create, must_pull
 from bridge_engine.store.details import details, listed, shown, timestamp
 from bridge_engine.store.pull import pull
 from bridge_engine.store.push import push
-from bridge_engine.store.registry import Registry, refuse_plain
+from bridge_core.model_store.registry import Registry, refuse_plain
 
 log = structlog.get_logger()
 
