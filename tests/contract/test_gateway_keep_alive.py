@@ -112,7 +112,7 @@ async def test_an_error_after_keep_alives_is_told_in_the_stream(tmp_path: Path, 
 
 
 async def test_a_deadline_after_keep_alives_is_told_in_the_stream(tmp_path: Path) -> None:
-    policy = RoutePolicy(keep_alive_bytes_s=EVERY_S, deadline_s=0.5)
+    policy = RoutePolicy(keep_alive_bytes_s=EVERY_S, deadline_s=2.0)
     async with waiting_bed(tmp_path, Fault("", slow=True), policy=policy) as bed:
         kept = await ask(bed, "openai")
         assert kept.status == 200
