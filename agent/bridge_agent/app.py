@@ -68,7 +68,7 @@ from bridge_agent.routing.view import MeshView, Target
 from bridge_agent.telemetry.load_reporter import LoadReporter
 from bridge_agent.telemetry.metrics import metrics_page
 from bridge_agent.telemetry.quota_metrics import QuotaFigures
-from bridge_agent.telemetry.tally import BackendTally
+from bridge_agent.telemetry.tally import BackendTally, ModelTally
 from bridge_core.addresses import join_address, split_address
 from bridge_core.http1 import Request, coroutine_app
 from bridge_core.http1.pool import Address
@@ -294,6 +294,7 @@ class Agent:
         state = self._state
         self._audit = made_of(state.root / "audit", str(self._node), self._config.name, self._view)
         self._tally = BackendTally()
+        self._model_tally = ModelTally()
         self._last_use = LastUse()
         config = GatewayConfig(
             node=self._config.name,
@@ -404,6 +405,7 @@ class Agent:
             isolation=self._isolation,
             prober=self._prober,
             tally=self._tally,
+            models=self._model_tally,
             audit=self._audit,
             cosigning=self._cosigning,
             witness=self._witness,
@@ -471,6 +473,7 @@ class Agent:
     def _take_record(self, record: RequestRecord, body: bytes) -> None:
         self._audit.put(record, body)
         self._tally.take(record)
+        self._model_tally.take(record)
         self._last_use.take(record.caller)
         self._lifecycle.settled()
         for attempt in record.failed:
