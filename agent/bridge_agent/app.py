@@ -358,8 +358,12 @@ class Agent:
             group=self._requests,
             busy=lambda: self._gateway.own_work > 0,
             changed=self._models_changed,
+            running=self._gateway.running,
+            recorded=self._gateway.record_admin,
         )
         self._gateway.pull_with(desk.pulls)
+        for path, page in desk.admin_pages().items():
+            self._gateway.serve_admins(path, page)
         for path, page in desk.node_pages().items():
             self._gateway.serve_nodes(path, page)
         return desk
