@@ -64,6 +64,8 @@ from bridge_agent.quotas.leasing import QuotaLeasing
 from bridge_agent.quotas.meter import Meter
 from bridge_agent.reports import Reports
 from bridge_agent.routing.view import MeshView, Target
+from bridge_agent.scaling.holding import ModelHolding
+from bridge_agent.scaling.model_tally import ModelTally
 from bridge_agent.telemetry.load_reporter import LoadReporter
 from bridge_agent.telemetry.metrics import metrics_page
 from bridge_agent.telemetry.quota_metrics import QuotaFigures
@@ -163,6 +165,7 @@ class Agent:
                 "load-reports": self._reporter.run,
                 "quotas": self._leasing.run,
                 "rollout-probes": self._prober.run,
+                "model-holding": self._holding.run,
                 "isolation": self._launcher.run,
                 "gpus": self._keeper.run,
                 "node-class": self._isolation.run,
@@ -287,11 +290,19 @@ class Agent:
             lambda one: EngineClient(one.host, one.port, one.network_pid),
             time.monotonic,
         )
+        self._holding = ModelHolding(
+            lambda: self._view.current,
+            self._supervisor.instances,
+            lambda one: EngineClient(one.host, one.port, one.network_pid),
+            changed=self._supervisor.refresh,
+            clock=time.monotonic,
+        )
 
     def _serve_requests(self) -> None:
         state = self._state
         self._audit = made_of(state.root / "audit", str(self._node), self._config.name, self._view)
         self._tally = BackendTally()
+        self._models = ModelTally(self._config.name, self._view)
         self._last_use = LastUse()
         config = GatewayConfig(
             node=self._config.name,
@@ -382,6 +393,7 @@ class Agent:
             isolation=self._isolation,
             prober=self._prober,
             tally=self._tally,
+            models=self._models,
             audit=self._audit,
             cosigning=self._cosigning,
             witness=self._witness,
@@ -449,6 +461,7 @@ class Agent:
     def _take_record(self, record: RequestRecord, body: bytes) -> None:
         self._audit.put(record, body)
         self._tally.take(record)
+        self._models.take(record)
         self._last_use.take(record.caller)
         self._lifecycle.settled()
         for attempt in record.failed:

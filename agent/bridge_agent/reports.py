@@ -22,6 +22,7 @@ from bridge_agent.membership.link_status import LinkReport
 from bridge_agent.membership.mesh_trust import MeshTrust
 from bridge_agent.membership.registry_api import InstanceLoad, LoadReport
 from bridge_agent.routing.view import MeshView
+from bridge_agent.scaling.model_tally import ModelTally
 from bridge_agent.status_report import (
     AgentReport,
     AuthorityReport,
@@ -50,6 +51,7 @@ class Reports:
         isolation: Their limits, walls and GPUs.
         prober: Rollouts' questions.
         tally: What became of requests, by backend.
+        models: What models that are scaled were asked here.
         audit: What was written and lost.
         cosigning: Who vouches for it.
         witness: What was found of others' audit logs.
@@ -74,6 +76,7 @@ class Reports:
         isolation: NodeIsolation,
         prober: RolloutProber,
         tally: BackendTally,
+        models: ModelTally,
         audit: AuditLog,
         cosigning: Cosigning,
         witness: Witness,
@@ -94,6 +97,7 @@ class Reports:
         self._isolation = isolation
         self._prober = prober
         self._tally = tally
+        self._models = models
         self._audit = audit
         self._cosigning = cosigning
         self._witness = witness
@@ -137,6 +141,7 @@ class Reports:
             silent_peers=self._gateway.silent_peers(),
             trusts=self._trust.pins,
             clients=self._last_use.clients,
+            models=self._models.loads,
         )
 
     def report(self) -> AgentReport:

@@ -13,6 +13,7 @@ from bridge_cli import (
     admin_commands,
     admins_commands,
     audit_commands,
+    autoscale_commands,
     ca_commands,
     client_commands,
     hindsight_commands,
@@ -156,6 +157,7 @@ app.add_typer(client_commands.clients, name="client")
 app.add_typer(admins_commands.admins, name="admin")
 policy_commands.register(app)
 quota_commands.register(app)
+autoscale_commands.register(app)
 traffic_commands.register(app)
 restore_command.register(app)
 hindsight_commands.register(app)

@@ -38,6 +38,12 @@ _LOOKS: Final = frozenset(
         "Diff",
         "WatchSnapshot",
         "ReportLoad",
+        "Autoscaling",
+        "IsActive",
+        "StreamIsActive",
+        "GetMetricSpec",
+        "StreamMetricSpec",
+        "GetMetrics",
     }
 )
 # What is secret, or too long to be of use.

@@ -52,6 +52,14 @@ class InstanceLoad(msgspec.Struct, frozen=True):
     slots: int
 
 
+class ModelLoad(msgspec.Struct, frozen=True):
+    """One model at this node's instances since the agent began; see registry.proto."""
+
+    model: str
+    asked: int
+    counts: Counts
+
+
 class LoadReport(msgspec.Struct, frozen=True):
     """How a node stands.
 
@@ -65,6 +73,7 @@ class LoadReport(msgspec.Struct, frozen=True):
         silent_peers: Nodes that do not answer this one, with the Unix time since when.
         trusts: The CAs that it trusts in other members.
         clients: When clients last called here, Unix seconds.
+        models: Those that are scaled.
     """
 
     began_unix_ms: int
@@ -76,6 +85,7 @@ class LoadReport(msgspec.Struct, frozen=True):
     silent_peers: Mapping[str, float] = {}
     trusts: tuple[str, ...] = ()
     clients: Mapping[str, int] = {}
+    models: tuple[ModelLoad, ...] = ()
 
 
 class Grants(msgspec.Struct, frozen=True):

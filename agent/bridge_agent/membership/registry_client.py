@@ -279,4 +279,13 @@ def _load_message(report: LoadReport, news: Mapping[tuple[str, str], Counts]) ->
         ],
         trusts=report.trusts,
         clients_used_unix=report.clients,
+        models=[
+            pb.ModelLoad(
+                model=one.model,
+                asked=one.asked,
+                ttft_buckets=one.counts.ttft,
+                ttft_seconds=one.counts.ttft_s,
+            )
+            for one in report.models
+        ],
     )

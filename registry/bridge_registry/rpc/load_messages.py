@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from typing import Final
 
-from bridge_core.bounds import MAX_REASON
+from bridge_core.bounds import MAX_INSTANCES, MAX_REASON
 from bridge_core.counts import BOUNDS, Counts
+from bridge_core.names import canonical_or_same
 from bridge_core.probe import ProbeResult
 from bridge_core.snapshot import Snapshot
-from bridge_registry.membership.load_book import NodeLoadReport
+from bridge_registry.membership.load_book import InstanceFigures, ModelFigures, NodeLoadReport
 from bridge_registry.rollouts.plan import RolloutPlan
 from bridge_registry.rollouts.rollout_rules import RolloutPosition, step_of
 from bridge_registry.rpc.messages import version_of
@@ -50,7 +51,27 @@ def report_of(message: pb.LoadReport, node: str, snapshot: Snapshot, now: float)
             for name, used in message.clients_used_unix.items()
             if name in snapshot.clients
         },
+        {
+            one.instance: InstanceFigures(one.in_flight, one.queued, one.slots)
+            for one in message.instances[:MAX_INSTANCES]
+            if one.instance in snapshot.instances and snapshot.instances[one.instance].node == node
+        },
+        _models(message, snapshot),
     )
+
+
+def _models(message: pb.LoadReport, snapshot: Snapshot) -> dict[str, ModelFigures]:
+    scaled = {canonical_or_same(one.model) for one in snapshot.holders}
+    found: dict[str, ModelFigures] = {}
+    for one in message.models:
+        if one.model not in scaled or len(one.ttft_buckets) > len(BOUNDS) + 1:
+            continue
+        if max(one.asked, *one.ttft_buckets) > _MOST or not 0.0 <= one.ttft_seconds < _MOST:
+            continue
+        found[one.model] = ModelFigures(
+            one.asked, Counts(ttft=tuple(one.ttft_buckets), ttft_s=one.ttft_seconds)
+        )
+    return found
 
 
 def rollout_message(
