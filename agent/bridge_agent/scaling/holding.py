@@ -103,6 +103,8 @@ class ModelHolding:
                 resident = {
                     canonical_or_same(one.name): one.expires_in_s(now) for one in await engine.loaded()
                 }
+            # What is in memory no more is nobody's to let go of.
+            self._ours -= {(instance.id, name) for name in ours if name not in resident}
             for name in sorted(looked_at):
                 await self._step(
                     engine,

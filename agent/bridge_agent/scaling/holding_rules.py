@@ -3,8 +3,8 @@
 Rules:
 1. A holder has the model in memory for as long as it is one. What a request says of `keep_alive` stands
    over that in the engine, so a holder that would lose the model soon asks for it again.
-2. Whoever is no holder and has the model for ever lets go of it; the engine unloads it when nobody uses it.
-   A model that a request had loaded goes by itself, as everywhere.
+2. Whoever is no holder any more, or has the model for ever, lets go of it; the engine unloads it when nobody
+   uses it. A model that only a request had loaded goes by itself, as everywhere.
 3. What was held for a policy that is gone stays as long as a model usually does.
 4. After a fault the instance is left alone for a time.
 """
@@ -34,8 +34,8 @@ def step(*, held: bool, scaled: bool, ours: bool, expires_in_s: float | None, si
         return ""
     if held:
         return "load" if expires_in_s is None or expires_in_s < SOON_S else ""
-    if expires_in_s is None or expires_in_s < math.inf:
+    if expires_in_s is None:
         return ""
-    if scaled:
-        return "unload"
-    return "unpin" if ours else ""
+    if not scaled:
+        return "unpin" if ours else ""
+    return "unload" if ours or expires_in_s == math.inf else ""
