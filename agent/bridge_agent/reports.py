@@ -22,7 +22,7 @@ from bridge_agent.membership.link_status import LinkReport
 from bridge_agent.membership.mesh_trust import MeshTrust
 from bridge_agent.membership.registry_api import InstanceLoad, LoadReport
 from bridge_agent.routing.view import MeshView
-from bridge_agent.scaling.model_tally import ModelTally
+from bridge_agent.scaling.demand_tally import DemandTally
 from bridge_agent.status_report import (
     AgentReport,
     AuthorityReport,
@@ -32,7 +32,7 @@ from bridge_agent.status_report import (
 )
 from bridge_agent.telemetry.metrics import Sources
 from bridge_agent.telemetry.quota_metrics import QuotaFigures
-from bridge_agent.telemetry.tally import BackendTally
+from bridge_agent.telemetry.tally import BackendTally, ModelTally
 from bridge_core.audit.cosigning import Cosigning
 from bridge_core.audit.queue import AuditLog
 from bridge_core.tls import TlsIdentity
@@ -51,7 +51,8 @@ class Reports:
         isolation: Their limits, walls and GPUs.
         prober: Rollouts' questions.
         tally: What became of requests, by backend.
-        models: What models that are scaled were asked here.
+        demand: What models that are scaled were asked here.
+        models: The same by model.
         audit: What was written and lost.
         cosigning: Who vouches for it.
         witness: What was found of others' audit logs.
@@ -76,6 +77,7 @@ class Reports:
         isolation: NodeIsolation,
         prober: RolloutProber,
         tally: BackendTally,
+        demand: DemandTally,
         models: ModelTally,
         audit: AuditLog,
         cosigning: Cosigning,
@@ -97,6 +99,7 @@ class Reports:
         self._isolation = isolation
         self._prober = prober
         self._tally = tally
+        self._demand = demand
         self._models = models
         self._audit = audit
         self._cosigning = cosigning
@@ -141,7 +144,8 @@ class Reports:
             silent_peers=self._gateway.silent_peers(),
             trusts=self._trust.pins,
             clients=self._last_use.clients,
-            models=self._models.loads,
+            models=self._models.counts,
+            demand=self._demand.loads,
         )
 
     def report(self) -> AgentReport:

@@ -29,8 +29,8 @@ from bridge_core.snapshot import (
     encode_entry,
     whole,
 )
-from bridge_registry.membership.load_book import InstanceFigures, ModelFigures, NodeLoad, NodeLoadReport
 from bridge_registry.membership.load_book import LoadReports as Reports
+from bridge_registry.membership.load_book import ModelFigures, NodeLoad, NodeLoadReport
 from bridge_registry.rollouts.plan import RolloutPlan, Step
 from bridge_registry.rollouts.rollout_rules import RolloutPosition
 from bridge_registry.scaling import outside_rules
@@ -122,7 +122,7 @@ def test_holders_that_make_no_sense_are_refused_and_an_older_agent_s_snapshot_is
 
 def loads(at: float, **in_flight: int) -> dict[str, NodeLoad]:
     return {
-        name: NodeLoad(at, 1, count, Version(), instances={f"{name}/0": InstanceFigures(count + 2, 2, 4)})
+        name: NodeLoad(at, 1, count, Version(), instances={f"{name}/0": (count + 2, 2)})
         for name, count in in_flight.items()
     }
 
@@ -179,7 +179,7 @@ def test_what_was_asked_is_handed_out_once_and_counts_from_a_second_report_on() 
     book = Reports()
 
     def report(began: int, asked: int) -> None:
-        found = NodeLoadReport(began, 0, Version(), {}, models={"x": ModelFigures(asked)})
+        found = NodeLoadReport(began, 0, Version(), {}, demand={"x": ModelFigures(asked)})
         book.take_report("a", found, 1.0)
 
     report(1, 10)
@@ -193,7 +193,9 @@ def test_what_was_asked_is_handed_out_once_and_counts_from_a_second_report_on() 
 
 
 def test_the_wire_of_a_model_s_load_is_as_it_was() -> None:
-    message = pb.LoadReport(models=[pb.ModelLoad(model="x", asked=2, ttft_buckets=[0, 1], ttft_seconds=0.5)])
+    message = pb.LoadReport(
+        scaled_models=[pb.ScaledModelLoad(model="x", asked=2, ttft_buckets=[0, 1], ttft_seconds=0.5)]
+    )
     assert message.SerializeToString().hex() == "e203120a01781002" + "1a020001" + "21000000000000e03f"
 
 

@@ -20,14 +20,6 @@ from bridge_core.snapshot import Version
 Key = tuple[str, str]  # route, backend
 
 
-class InstanceFigures(msgspec.Struct, frozen=True):
-    """One instance at a moment: requests that run, that wait for a slot, and slots."""
-
-    in_flight: int
-    queued: int
-    slots: int
-
-
 class ModelFigures(msgspec.Struct, frozen=True):
     """One model at a node's instances since its agent began: how often asked for, first bytes."""
 
@@ -46,8 +38,9 @@ class NodeLoadReport(msgspec.Struct, frozen=True):
     silent_peers: Mapping[str, int] = {}
     trusts: frozenset[str] = frozenset()
     clients: Mapping[str, int] = {}
-    instances: Mapping[str, InstanceFigures] = {}
-    models: Mapping[str, ModelFigures] = {}
+    instances: Mapping[str, tuple[int, int]] = {}
+    models: Mapping[str, Counts] = {}
+    demand: Mapping[str, ModelFigures] = {}
 
 
 class NodeLoad(msgspec.Struct, frozen=True):
@@ -58,7 +51,7 @@ class NodeLoad(msgspec.Struct, frozen=True):
         heard: The same, also then.
         silent_peers: Nodes that do not answer it, with the Unix time since when.
         trusts: The CAs that it trusts in other members.
-        instances: Its instances, by id.
+        instances: Requests at each of its instances, and those that wait for it.
     """
 
     at: float
@@ -68,7 +61,7 @@ class NodeLoad(msgspec.Struct, frozen=True):
     heard: float = 0.0
     silent_peers: Mapping[str, int] = {}
     trusts: frozenset[str] = frozenset()
-    instances: Mapping[str, InstanceFigures] = {}
+    instances: Mapping[str, tuple[int, int]] = {}
 
 
 class LoadReports:
@@ -102,7 +95,7 @@ class LoadReports:
             report.instances,
         )
         anew = before is not None and before.began != report.began
-        self._take_models(node, report.models, new=before is None, anew=anew)
+        self._take_demand(node, report.demand, new=before is None, anew=anew)
         seen = self._seen.setdefault(node, {})
         if anew:
             seen.clear()
@@ -118,7 +111,7 @@ class LoadReports:
         for result in report.results:
             self._results.setdefault(result.rollout, {})[result.instance] = result
 
-    def _take_models(self, node: str, models: Mapping[str, ModelFigures], *, new: bool, anew: bool) -> None:
+    def _take_demand(self, node: str, models: Mapping[str, ModelFigures], *, new: bool, anew: bool) -> None:
         seen = {} if anew else self._models_seen.get(node, {})
         self._models_seen[node] = dict(models)
         if new:

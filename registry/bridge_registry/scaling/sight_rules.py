@@ -17,14 +17,14 @@ from bridge_core import node_class
 from bridge_core.names import canonical_or_same
 from bridge_core.node_class import NodeClass
 from bridge_core.snapshot import Instance, Node, Route
-from bridge_registry.membership.load_book import InstanceFigures, ModelFigures, NodeLoad
+from bridge_registry.membership.load_book import ModelFigures, NodeLoad
 from bridge_registry.rollouts.plan import RolloutPlan
 from bridge_registry.rollouts.rollout_rules import RolloutPosition
 from bridge_registry.scaling.plan import ScalingPlan, ScalingPosition, Seen, Sight
 
 FRESH_S: Final = 10.0
 _LOCAL: Final = "local"
-_NOTHING: Final = InstanceFigures(0, 0, 0)
+_NOTHING: Final = (0, 0)
 
 
 class Mesh(msgspec.Struct, frozen=True):
@@ -63,7 +63,7 @@ def _seen(plan: ScalingPlan, mesh: Mesh, taken: Collection[str], now: float) -> 
         if node is None or not any(canonical_or_same(model.name) == wanted for model in one.models):
             continue
         load = mesh.loads.get(one.node)
-        figures = _NOTHING if load is None else load.instances.get(one.id, _NOTHING)
+        in_flight, queued = _NOTHING if load is None else load.instances.get(one.id, _NOTHING)
         known = load is not None and now - load.at <= FRESH_S and one.id in load.instances
         loaded = {canonical_or_same(name) for name in one.loaded}
         found = node_class.choose(mesh.classes, node.labels)
@@ -72,8 +72,8 @@ def _seen(plan: ScalingPlan, mesh: Mesh, taken: Collection[str], now: float) -> 
             one.node,
             _LOCAL if found is None else found.name,
             max(1, one.slots),
-            max(0, figures.in_flight - figures.queued),
-            figures.queued,
+            max(0, in_flight - queued),
+            queued,
             wanted in loaded,
             len(loaded) <= 1,
             one.state == "ready" and node.state == "active",

@@ -5,7 +5,7 @@ from __future__ import annotations
 from bisect import bisect_left
 
 from bridge_agent.gateway.config import ListenerKind, Outcome, RequestRecord
-from bridge_agent.membership.registry_api import ModelLoad
+from bridge_agent.membership.registry_api import ModelDemand
 from bridge_agent.routing.view import MeshView
 from bridge_core.counts import BOUNDS, Counts
 
@@ -19,7 +19,7 @@ class _Model:
         self.ttft_s = 0.0
 
 
-class ModelTally:
+class DemandTally:
     """Counts since the agent began; one task feeds it.
 
     Args:
@@ -33,7 +33,7 @@ class ModelTally:
         self._models: dict[str, _Model] = {}
 
     @property
-    def loads(self) -> tuple[ModelLoad, ...]:
+    def loads(self) -> tuple[ModelDemand, ...]:
         """By model."""
         scaled = self._view.index.scaled
         self._models = {name: one for name, one in self._models.items() if name in scaled}
@@ -41,7 +41,7 @@ class ModelTally:
         for name, one in self._models.items():
             last = max((at for at, count in enumerate(one.ttft) if count), default=-1)
             counts = Counts(ttft=tuple(one.ttft[: last + 1]), ttft_s=one.ttft_s)
-            found.append(ModelLoad(name, one.asked, counts))
+            found.append(ModelDemand(name, one.asked, counts))
         return tuple(found)
 
     def take(self, record: RequestRecord) -> None:
