@@ -13,6 +13,7 @@ from bridge_cli import (
     admin_commands,
     admins_commands,
     audit_commands,
+    backup_commands,
     ca_commands,
     client_commands,
     hindsight_commands,
@@ -157,6 +158,7 @@ app.add_typer(admins_commands.admins, name="admin")
 policy_commands.register(app)
 quota_commands.register(app)
 traffic_commands.register(app)
+backup_commands.register(app)
 restore_command.register(app)
 hindsight_commands.register(app)
 audit_commands.register(app)
