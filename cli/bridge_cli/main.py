@@ -16,6 +16,7 @@ from bridge_cli import (
     backup_commands,
     ca_commands,
     client_commands,
+    doctor_commands,
     hindsight_commands,
     models_command,
     policy_commands,
@@ -23,6 +24,7 @@ from bridge_cli import (
     restore_command,
     status_commands,
     traffic_commands,
+    watch_commands,
 )
 from bridge_cli.access import default_state_dir
 from bridge_cli.attest_commands import group as attest
@@ -148,6 +150,8 @@ def down_command(
 
 # After those that one begins with: this is the order of `bridgectl --help`.
 status_commands.register(app)
+watch_commands.register(app)
+doctor_commands.register(app)
 models_command.register(app)
 app.add_typer(contexts, name="context")
 app.add_typer(attest, name="attest")

@@ -38,6 +38,8 @@ _LOOKS: Final = frozenset(
         "Diff",
         "WatchSnapshot",
         "ReportLoad",
+        "Look",
+        "WatchEvents",
     }
 )
 # What is secret, or too long to be of use.
