@@ -292,7 +292,8 @@ class Agent:
 
     def _serve_requests(self) -> None:
         state = self._state
-        self._audit = made_of(state.root / "audit", str(self._node), self._config.name, self._view)
+        folder = state.root / "audit"
+        self._audit = made_of(folder, str(self._node), self._config.name, self._view, self._sealer)
         self._tally = BackendTally()
         self._model_tally = ModelTally()
         self._last_use = LastUse()
@@ -315,8 +316,7 @@ class Agent:
         self._gateway.on_record(self._take_record)
         self._audit.on_refusal(self._gateway.refuse_all)
         self._gateway.on_progress(self._take_progress)
-        folder = state.root / "audit"
-        self._gateway.serve_admins(past.PATH, past.past_app(folder, self._requests))
+        self._gateway.serve_admins(past.PATH, past.past_app(self._audit.stored, self._requests))
         self._witness = witness_of(folder, self._audit)
         self._cosigning = cosigning_of(self._audit, self._view, self._upstreams)
         for path, page in node_pages(self._audit, self._witness, self._requests).items():

@@ -145,7 +145,9 @@ class Registry:
         self._front = TlsFront(settings.state_dir / "sockets")
         gate = Gate(self._front.caller, domain, table.is_revoked, lambda name: role_of(name, table.admins))
         nonces = Nonces(time.monotonic)
-        self._audit = audit.log_of(settings.state_dir, domain, settings.name, lambda: hub.current)
+        self._audit = audit.log_of(
+            settings.state_dir, domain, settings.name, lambda: hub.current, ensured.sealer
+        )
         self._cosigning, self._links = audit.cosigning_of(
             self._audit, self._identity, domain, lambda: hub.current
         )
