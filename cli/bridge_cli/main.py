@@ -14,6 +14,7 @@ from bridge_cli import (
     admins_commands,
     audit_commands,
     autoscale_commands,
+    backup_commands,
     ca_commands,
     client_commands,
     doctor_commands,
@@ -163,6 +164,7 @@ policy_commands.register(app)
 quota_commands.register(app)
 autoscale_commands.register(app)
 traffic_commands.register(app)
+backup_commands.register(app)
 restore_command.register(app)
 hindsight_commands.register(app)
 audit_commands.register(app)

@@ -173,7 +173,7 @@ class Registry:
         restorer = Restorer(
             store=store,
             memory=self._memory,
-            records=lambda: table.records,
+            records=lambda: {**self._memory.history, **table.records},
             access=access,
             authorities=lambda: self._keeper.authorities,
             fence=self._leadership.office_fence,
@@ -261,6 +261,7 @@ class Registry:
             lambda: self._keeper.authorities,
             mesh_id=lambda: self._memory.mesh_id,
             secrets=secrets,
+            restorer=restorer,
         )
 
     def stop(self) -> None:
