@@ -65,6 +65,8 @@ from bridge_agent.quotas.leasing import QuotaLeasing
 from bridge_agent.quotas.meter import Meter
 from bridge_agent.reports import Reports
 from bridge_agent.routing.view import MeshView, Target
+from bridge_agent.scaling.demand_tally import DemandTally
+from bridge_agent.scaling.holding import ModelHolding
 from bridge_agent.telemetry.load_reporter import LoadReporter
 from bridge_agent.telemetry.metrics import metrics_page
 from bridge_agent.telemetry.quota_metrics import QuotaFigures
@@ -164,6 +166,7 @@ class Agent:
                 "load-reports": self._reporter.run,
                 "quotas": self._leasing.run,
                 "rollout-probes": self._prober.run,
+                "model-holding": self._holding.run,
                 "isolation": self._launcher.run,
                 "gpus": self._keeper.run,
                 "node-class": self._isolation.run,
@@ -289,11 +292,20 @@ class Agent:
             lambda one: EngineClient(one.host, one.port, one.network_pid),
             time.monotonic,
         )
+        self._holding = ModelHolding(
+            lambda: self._view.current,
+            self._supervisor.instances,
+            lambda one: EngineClient(one.host, one.port, one.network_pid),
+            changed=self._supervisor.refresh,
+            clock=time.monotonic,
+        )
 
     def _serve_requests(self) -> None:
         state = self._state
-        self._audit = made_of(state.root / "audit", str(self._node), self._config.name, self._view)
+        folder = state.root / "audit"
+        self._audit = made_of(folder, str(self._node), self._config.name, self._view, self._sealer)
         self._tally = BackendTally()
+        self._demand = DemandTally(self._config.name, self._view)
         self._model_tally = ModelTally()
         self._last_use = LastUse()
         config = GatewayConfig(
@@ -315,8 +327,7 @@ class Agent:
         self._gateway.on_record(self._take_record)
         self._audit.on_refusal(self._gateway.refuse_all)
         self._gateway.on_progress(self._take_progress)
-        folder = state.root / "audit"
-        self._gateway.serve_admins(past.PATH, past.past_app(folder, self._requests))
+        self._gateway.serve_admins(past.PATH, past.past_app(self._audit.stored, self._requests))
         self._witness = witness_of(folder, self._audit)
         self._cosigning = cosigning_of(self._audit, self._view, self._upstreams)
         for path, page in node_pages(self._audit, self._witness, self._requests).items():
@@ -409,6 +420,7 @@ class Agent:
             isolation=self._isolation,
             prober=self._prober,
             tally=self._tally,
+            demand=self._demand,
             models=self._model_tally,
             audit=self._audit,
             cosigning=self._cosigning,
@@ -477,6 +489,7 @@ class Agent:
     def _take_record(self, record: RequestRecord, body: bytes) -> None:
         self._audit.put(record, body)
         self._tally.take(record)
+        self._demand.take(record)
         self._model_tally.take(record)
         self._last_use.take(record.caller)
         self._lifecycle.settled()

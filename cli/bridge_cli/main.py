@@ -13,6 +13,8 @@ from bridge_cli import (
     admin_commands,
     admins_commands,
     audit_commands,
+    autoscale_commands,
+    backup_commands,
     ca_commands,
     client_commands,
     doctor_commands,
@@ -160,7 +162,9 @@ app.add_typer(client_commands.clients, name="client")
 app.add_typer(admins_commands.admins, name="admin")
 policy_commands.register(app)
 quota_commands.register(app)
+autoscale_commands.register(app)
 traffic_commands.register(app)
+backup_commands.register(app)
 restore_command.register(app)
 hindsight_commands.register(app)
 audit_commands.register(app)

@@ -104,8 +104,8 @@ class Gateway:
         now: Callable[[], float] = monotonic,
     ) -> None:
         self._authenticator = authenticator or Authenticator(view, config.node)
-        tokens = self._authenticator.tokens
-        self._state = GatewayState(config, view, upstreams, group, tokens=tokens, now=now)
+        proofs = self._authenticator.proofs
+        self._state = GatewayState(config, view, upstreams, group, proofs=proofs, now=now)
         self._state.meter = meter
         self._group = group
         self._lingering = Lingering(self._state.admission, view, upstreams, group)
