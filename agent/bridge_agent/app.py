@@ -26,7 +26,7 @@ from bridge_agent.authentication.mesh_secrets import MeshSecrets
 from bridge_agent.authentication.refusal import Refused
 from bridge_agent.authentication.token_book import TokenBook
 from bridge_agent.concerns import Concerns
-from bridge_agent.config import AgentConfig, StateDir
+from bridge_agent.config import DRAIN_S, AgentConfig, StateDir
 from bridge_agent.engines.address import engine_address
 from bridge_agent.engines.client import EngineClient
 from bridge_agent.engines.supervisor import EngineSupervisor
@@ -81,8 +81,6 @@ from bridge_core.systemd.notify import Notifier
 from bridge_core.tls import TlsIdentity
 
 log = structlog.get_logger()
-
-DRAIN_S = 30.0
 
 
 def run_agent(
