@@ -65,6 +65,8 @@ from bridge_agent.quotas.leasing import QuotaLeasing
 from bridge_agent.quotas.meter import Meter
 from bridge_agent.reports import Reports
 from bridge_agent.routing.view import MeshView, Target
+from bridge_agent.scaling.demand_tally import DemandTally
+from bridge_agent.scaling.holding import ModelHolding
 from bridge_agent.telemetry.load_reporter import LoadReporter
 from bridge_agent.telemetry.metrics import metrics_page
 from bridge_agent.telemetry.quota_metrics import QuotaFigures
@@ -162,6 +164,7 @@ class Agent:
                 "load-reports": self._reporter.run,
                 "quotas": self._leasing.run,
                 "rollout-probes": self._prober.run,
+                "model-holding": self._holding.run,
                 "isolation": self._launcher.run,
                 "gpus": self._keeper.run,
                 "node-class": self._isolation.run,
@@ -287,12 +290,20 @@ class Agent:
             lambda one: EngineClient(one.host, one.port, one.network_pid),
             time.monotonic,
         )
+        self._holding = ModelHolding(
+            lambda: self._view.current,
+            self._supervisor.instances,
+            lambda one: EngineClient(one.host, one.port, one.network_pid),
+            changed=self._supervisor.refresh,
+            clock=time.monotonic,
+        )
 
     def _serve_requests(self) -> None:
         state = self._state
         folder = state.root / "audit"
         self._audit = made_of(folder, str(self._node), self._config.name, self._view, self._sealer)
         self._tally = BackendTally()
+        self._demand = DemandTally(self._config.name, self._view)
         self._model_tally = ModelTally()
         self._last_use = LastUse()
         config = GatewayConfig(
@@ -356,8 +367,12 @@ class Agent:
             group=self._requests,
             busy=lambda: self._gateway.own_work > 0,
             changed=self._models_changed,
+            running=self._gateway.running,
+            recorded=self._gateway.record_admin,
         )
         self._gateway.pull_with(desk.pulls)
+        for path, page in desk.admin_pages().items():
+            self._gateway.serve_admins(path, page)
         for path, page in desk.node_pages().items():
             self._gateway.serve_nodes(path, page)
         return desk
@@ -403,6 +418,7 @@ class Agent:
             isolation=self._isolation,
             prober=self._prober,
             tally=self._tally,
+            demand=self._demand,
             models=self._model_tally,
             audit=self._audit,
             cosigning=self._cosigning,
@@ -471,6 +487,7 @@ class Agent:
     def _take_record(self, record: RequestRecord, body: bytes) -> None:
         self._audit.put(record, body)
         self._tally.take(record)
+        self._demand.take(record)
         self._model_tally.take(record)
         self._last_use.take(record.caller)
         self._lifecycle.settled()
