@@ -26,7 +26,7 @@ from bridge_agent.authentication.mesh_secrets import MeshSecrets
 from bridge_agent.authentication.refusal import Refused
 from bridge_agent.authentication.token_book import TokenBook
 from bridge_agent.concerns import Concerns
-from bridge_agent.config import AgentConfig, StateDir
+from bridge_agent.config import DRAIN_S, AgentConfig, StateDir
 from bridge_agent.engines.address import engine_address
 from bridge_agent.engines.client import EngineClient
 from bridge_agent.engines.supervisor import EngineSupervisor
@@ -65,6 +65,8 @@ from bridge_agent.quotas.leasing import QuotaLeasing
 from bridge_agent.quotas.meter import Meter
 from bridge_agent.reports import Reports
 from bridge_agent.routing.view import MeshView, Target
+from bridge_agent.scaling.demand_tally import DemandTally
+from bridge_agent.scaling.holding import ModelHolding
 from bridge_agent.telemetry.load_reporter import LoadReporter
 from bridge_agent.telemetry.metrics import metrics_page
 from bridge_agent.telemetry.quota_metrics import QuotaFigures
@@ -82,8 +84,6 @@ from bridge_core.systemd.notify import Notifier
 from bridge_core.tls import TlsIdentity
 
 log = structlog.get_logger()
-
-DRAIN_S = 30.0
 
 
 def run_agent(
@@ -166,6 +166,7 @@ class Agent:
                 "load-reports": self._reporter.run,
                 "quotas": self._leasing.run,
                 "rollout-probes": self._prober.run,
+                "model-holding": self._holding.run,
                 "isolation": self._launcher.run,
                 "gpus": self._keeper.run,
                 "node-class": self._isolation.run,
@@ -291,12 +292,20 @@ class Agent:
             lambda one: EngineClient(one.host, one.port, one.network_pid),
             time.monotonic,
         )
+        self._holding = ModelHolding(
+            lambda: self._view.current,
+            self._supervisor.instances,
+            lambda one: EngineClient(one.host, one.port, one.network_pid),
+            changed=self._supervisor.refresh,
+            clock=time.monotonic,
+        )
 
     def _serve_requests(self) -> None:
         state = self._state
         folder = state.root / "audit"
         self._audit = made_of(folder, str(self._node), self._config.name, self._view, self._sealer)
         self._tally = BackendTally()
+        self._demand = DemandTally(self._config.name, self._view)
         self._model_tally = ModelTally()
         self._last_use = LastUse()
         config = GatewayConfig(
@@ -361,8 +370,12 @@ class Agent:
             group=self._requests,
             busy=lambda: self._gateway.own_work > 0,
             changed=self._models_changed,
+            running=self._gateway.running,
+            recorded=self._gateway.record_admin,
         )
         self._gateway.pull_with(desk.pulls)
+        for path, page in desk.admin_pages().items():
+            self._gateway.serve_admins(path, page)
         for path, page in desk.node_pages().items():
             self._gateway.serve_nodes(path, page)
         return desk
@@ -408,6 +421,7 @@ class Agent:
             isolation=self._isolation,
             prober=self._prober,
             tally=self._tally,
+            demand=self._demand,
             models=self._model_tally,
             audit=self._audit,
             cosigning=self._cosigning,
@@ -477,6 +491,7 @@ class Agent:
     def _take_record(self, record: RequestRecord, body: bytes) -> None:
         self._audit.put(record, body)
         self._tally.take(record)
+        self._demand.take(record)
         self._model_tally.take(record)
         self._last_use.take(record.caller)
         self._lifecycle.settled()

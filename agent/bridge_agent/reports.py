@@ -22,6 +22,7 @@ from bridge_agent.membership.link_status import LinkReport
 from bridge_agent.membership.mesh_trust import MeshTrust
 from bridge_agent.membership.registry_api import InstanceLoad, LoadReport
 from bridge_agent.routing.view import MeshView
+from bridge_agent.scaling.demand_tally import DemandTally
 from bridge_agent.status_report import (
     AgentReport,
     AuthorityReport,
@@ -51,6 +52,7 @@ class Reports:
         isolation: Their limits, walls and GPUs.
         prober: Rollouts' questions.
         tally: What became of requests, by backend.
+        demand: What models that are scaled were asked here.
         models: The same by model.
         audit: What was written and lost.
         cosigning: Who vouches for it.
@@ -77,6 +79,7 @@ class Reports:
         isolation: NodeIsolation,
         prober: RolloutProber,
         tally: BackendTally,
+        demand: DemandTally,
         models: ModelTally,
         audit: AuditLog,
         cosigning: Cosigning,
@@ -99,6 +102,7 @@ class Reports:
         self._isolation = isolation
         self._prober = prober
         self._tally = tally
+        self._demand = demand
         self._models = models
         self._audit = audit
         self._cosigning = cosigning
@@ -145,6 +149,7 @@ class Reports:
             trusts=self._trust.pins,
             clients=self._last_use.clients,
             models=self._models.counts,
+            demand=self._demand.loads,
         )
 
     def report(self) -> AgentReport:

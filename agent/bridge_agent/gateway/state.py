@@ -11,7 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 from time import monotonic
 from typing import Final
 
-from bridge_agent.authentication.authenticator import TokenVerifier
+from bridge_agent.authentication.hop_proofs import HopProofs
 from bridge_agent.gateway.access import Access
 from bridge_agent.gateway.admission import Admission
 from bridge_agent.gateway.callers import Callers
@@ -63,7 +63,7 @@ class GatewayState:
         upstreams: Upstreams,
         group: asyncio.TaskGroup,
         *,
-        tokens: TokenVerifier,
+        proofs: HopProofs,
         now: Callable[[], float] = monotonic,
     ) -> None:
         self.config = config
@@ -91,7 +91,7 @@ class GatewayState:
         self.draining = False
         self.unrecorded = ""
         self.node = config.node.encode()
-        self.callers = Callers(view, tokens)
+        self.callers = Callers(view, proofs)
         self.access = Access(view, config.node)
         self._made: dict[str, tuple[Target, float]] = {}
         self._prefix = secrets.token_hex(6)
