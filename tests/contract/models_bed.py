@@ -93,7 +93,7 @@ async def models_bed(
     folder: Path,
     *nodes: str,
     section: ModelsSection | None = None,
-    give_up_s: float = 3.0,
+    give_up_s: float = 60.0,
 ) -> AsyncIterator[ModelsBed]:
     """A mesh of these nodes, each with an empty store."""
     engines = {node: RecordedEngine(("smollm2:135m",)) for node in nodes}

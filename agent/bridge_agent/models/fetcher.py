@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -117,6 +118,7 @@ class BlobFetcher:
         finally:
             live.waiters -= 1
             if not live.waiters and not live.done and live.task is not None:
+                self._live.pop(hex_, None)  # who comes now begins anew, once the file is let go
                 live.task.cancel()
         if live.fault is not None:
             raise live.fault
@@ -144,13 +146,12 @@ class BlobFetcher:
     async def _transfer(self, live: Live) -> None:
         while True:
             try:
-                live.partial = await live.on_disk(self._open, live)
+                partial = await live.on_disk(self._open, live)
                 break
             except BlobBusy:  # another node's agent on the same store
                 await asyncio.sleep(_BUSY_S)
             if await live.on_disk(blob_size, self._root, live.hex) == live.size:
                 return
-        partial = live.partial
         live.rules = Transfer(live.count, sum(1 << piece for piece in partial.hashes))
         for _ in range(_ROUNDS):
             await self._gather(live)
@@ -162,7 +163,9 @@ class BlobFetcher:
         raise BlobFault(f"blob {live.hex[:12]} cannot be had: {_FAULTY}; it is wrong at its origin, too")
 
     def _open(self, live: Live) -> PartialBlob:
-        return PartialBlob(self._root, live.hex, live.size, reserve=self._reserve)
+        # Told here, not by who waits: cancelled meanwhile, it would never be closed.
+        live.partial = PartialBlob(self._root, live.hex, live.size, reserve=self._reserve)
+        return live.partial
 
     async def _again(self, live: Live, partial: PartialBlob) -> None:
         """The whole is wrong: finds out whose pieces, and forgets them."""
@@ -294,10 +297,19 @@ class BlobFetcher:
     ) -> Stream:
         await self._closed(old)
         loop = asyncio.get_running_loop()
-        opening = loop.run_in_executor(self._network, origin.open, digest, size, piece)
+        given_up = threading.Event()
+
+        def open_() -> Stream:
+            stream = origin.open(digest, size, piece)
+            if given_up.is_set():
+                stream.close()
+            return stream
+
+        opening = loop.run_in_executor(self._network, open_)
         try:
             return await asyncio.shield(opening)
         except asyncio.CancelledError:  # it opens nevertheless, and nobody else would close it
+            given_up.set()
             opening.add_done_callback(_close_late)
             raise
 

@@ -23,6 +23,9 @@ EVERY_S: Final = 1.0
 GIVE_UP_S: Final = 60.0
 """How long a transfer may gain nothing while nobody fetches the blob from outside."""
 
+NOBODY_S: Final = 3.0
+"""The same where no node that answers has what it lacks, and nobody may fetch it."""
+
 _ASKED: Final = 32  # nodes that are asked whether they have a blob
 _COORDINATORS: Final = 3
 _PAUSE_S: Final = 2.0
@@ -73,7 +76,7 @@ class Finding:
                 now = self._now()
                 if live.have > have or live.fetches:
                     gained, have = now, live.have
-                elif now - gained > (self._give_up_s if live.origin or said.fetcher else EVERY_S):
+                elif now - gained > self._patience(live, said):
                     live.fault = self._hopeless(live)
                 live.pulse()
                 await asyncio.sleep(EVERY_S)
@@ -81,6 +84,11 @@ class Finding:
             self._why.pop(live.hex, None)
             for task in followed.values():
                 task.cancel()
+
+    def _patience(self, live: Live, said: wire.ClaimSaid) -> float:
+        """How long it may gain nothing: long where what it lacks may still come, from whomever."""
+        may_come = live.origin is not None or said.fetcher or not live.rules.uncovered
+        return self._give_up_s if may_come else min(NOBODY_S, self._give_up_s)
 
     def _first(self, live: Live) -> list[str]:
         """The nodes that are asked first: the likely ones, and others up to a bound."""

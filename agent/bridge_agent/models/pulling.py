@@ -156,6 +156,7 @@ class ModelPulls:
         finally:
             pull.followers -= 1
             if not pull.followers and not pull.done and pull.task is not None:
+                self._pulls.pop(key, None)  # who comes now begins anew
                 pull.task.cancel()
 
     async def _run(self, pull: _Pull, key: str, name: ModelName, insecure: bool) -> None:
@@ -169,7 +170,8 @@ class ModelPulls:
             raise
         finally:
             pull.done = True
-            del self._pulls[key]
+            if self._pulls.get(key) is pull:
+                del self._pulls[key]
             pull.ready.set()
             pull.pulse()
 
