@@ -26,6 +26,7 @@ from bench import (
     walls,
 )
 from bench.processes import envoy, missing, version
+from bench.scaling import rows as scaling_rows
 
 ROWS = {
     "agent": agent.agent,
@@ -46,10 +47,12 @@ ROWS = {
     "survive": survive.survival,
     "survive-text": survive.texts,
     "survive-bare": survive.bare,
+    "scaling": scaling_rows.scaling,
 }
 # rows that need no load generator
-WITHOUT_LOAD = {"agent", "isolation", "policy", "walls", "audit", "audit-edits"}
-LONG = ("survive", "survive-text", "audit-edits")  # the better part of an hour: only when named
+WITHOUT_LOAD = {"scaling", "agent", "isolation", "policy", "walls", "audit", "audit-edits"}
+# minutes to the better part of an hour: only when named
+LONG = ("scaling", "survive", "survive-text", "audit-edits")
 
 
 def main() -> int:
