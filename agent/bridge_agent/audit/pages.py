@@ -7,6 +7,7 @@
 | `GET /bridge/audit/seen` | both | the newest heads that this node cosigned, by node |
 | `GET /bridge/audit/files?path=…` | admins | files of the log |
 | `GET /bridge/audit/find?id=` | admins | the records of a request, each with its proof |
+| `GET /bridge/audit/voucher` | admins | the node's identity vouches for the log's key |
 | `GET /bridge/audit/entries?from=&since=` | admins | records from an index, or a time, on |
 """
 
@@ -19,6 +20,7 @@ from urllib.parse import parse_qs
 
 import msgspec
 
+from bridge_agent.audit.vouching import Vouching
 from bridge_agent.audit.witness import Witness
 from bridge_core.audit import tiles
 from bridge_core.audit.answers import (
@@ -29,6 +31,7 @@ from bridge_core.audit.answers import (
     MOST_ENTRIES,
     MOST_FILES,
     SEEN,
+    VOUCHER,
     EntriesAnswer,
     FoundRecord,
     KeyAnswer,
@@ -70,7 +73,9 @@ def node_pages(audit: AuditLog, witness: Witness, group: asyncio.TaskGroup) -> d
     return {ADD: coroutine_app(add, group), **_for_both(audit, witness, group)}
 
 
-def admin_pages(audit: AuditLog, witness: Witness, group: asyncio.TaskGroup) -> dict[str, App]:
+def admin_pages(
+    audit: AuditLog, witness: Witness, vouching: Vouching, group: asyncio.TaskGroup
+) -> dict[str, App]:
     """The pages that admins may ask for."""
     reading = _Reading(audit)
 
@@ -87,8 +92,21 @@ def admin_pages(audit: AuditLog, witness: Witness, group: asyncio.TaskGroup) -> 
 
         return coroutine_app(answer, group)
 
+    async def voucher(exchange: Exchange) -> None:
+        signer = audit.signer
+        if signer is None:
+            exchange.respond(503, _TEXT, b"there is no audit log yet")
+            return
+        try:
+            made = await vouching.voucher(signer.public.name, signer.public)
+        except BridgeError as fault:
+            exchange.respond(503, _TEXT, fault.message.encode())
+        else:
+            exchange.respond(200, _PACKED, msgspec.msgpack.encode(made))
+
     return {
         **_for_both(audit, witness, group),
+        VOUCHER: coroutine_app(voucher, group),
         FILES: page(reading.files, _PACKED),
         FIND: page(reading.find, _JSON),
         ENTRIES: page(reading.entries, _JSON),
