@@ -111,8 +111,12 @@ async def models_bed(
                     group=group,
                     busy=lambda: False,
                     changed=lambda: None,
+                    running=node.gateway.running,
+                    recorded=node.gateway.record_admin,
                     give_up_s=give_up_s,
                 )
+                for path, page in desk.admin_pages().items():
+                    node.gateway.serve_admins(path, page)
                 node.gateway.pull_with(desk.pulls)
                 for path, page in desk.node_pages().items():
                     node.gateway.serve_nodes(path, page)

@@ -27,6 +27,7 @@ from bridge_agent.gateway.config import (
     Caller,
     GatewayConfig,
     ListenerKind,
+    Outcome,
     RequestRecord,
 )
 from bridge_agent.gateway.counters import GatewayCounters
@@ -34,7 +35,7 @@ from bridge_agent.gateway.handlers import Handler, RouteHandlers
 from bridge_agent.gateway.lingering import Lingering
 from bridge_agent.gateway.peer_side import PeerSide
 from bridge_agent.gateway.ports import ModelSource
-from bridge_agent.gateway.replies import broke_off, respond_error, turned_away
+from bridge_agent.gateway.replies import broke_off, note, respond_error, turned_away
 from bridge_agent.gateway.routes import BY_PATH, ROUTES, HttpRoute, Kind, protocol_of
 from bridge_agent.gateway.shapes import error_body
 from bridge_agent.gateway.state import GatewayState, is_request_id
@@ -55,6 +56,9 @@ from bridge_core.http_access import (
     preflight_headers,
     same_origin,
 )
+from bridge_core.identity.principal import Principal
+from bridge_core.identity.spiffe import SpiffeId
+from bridge_core.names import canonical_or_same
 from bridge_core.quantities import parse_patience
 from bridge_core.route_rules import location, match, redirect_body
 
@@ -206,6 +210,20 @@ class Gateway:
             state.admission.close()
             self._lingering.close()
             raise
+
+    def running(self, model: str) -> int:
+        """How many requests run at those of this node's engines that have a model of this canonical name."""
+        index, in_flight = self._state.view.index, self._state.counters.in_flight
+        return sum(in_flight.get(id_, 0) for id_, copy in index.copies(model).items() if copy.own)
+
+    def record_admin(self, exchange: Exchange, model: str) -> None:
+        """Writes the record of what an admin did on this node, which was answered."""
+        state, request = self._state, exchange.request
+        identity = request.identity or ""
+        who = Principal("admin", SpiffeId.parse(identity).name, identity)
+        arrival = Arrival(exchange, Caller(who, ListenerKind.PEER), None, state.now(), state.request_id(None))
+        outcome = Outcome.OK if exchange.status < 400 else Outcome.REFUSED
+        note(state, arrival, request.path, outcome, model=canonical_or_same(model))
 
     def pull_with(self, models: ModelSource) -> None:
         """Has models pulled to this node by `models`, and not by an engine."""

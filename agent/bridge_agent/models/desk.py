@@ -12,6 +12,7 @@ from typing import Final
 import structlog
 
 from bridge_agent.engines.config import EngineConfig
+from bridge_agent.models.admin_pages import AdminPages, Recorded
 from bridge_agent.models.blob_files import BlobFault, tidy
 from bridge_agent.models.fetcher import BlobFetcher
 from bridge_agent.models.finding import GIVE_UP_S, Finding
@@ -52,6 +53,8 @@ class ModelDesk:
         busy: Whether requests run at this node.
         changed: Called when the store has another model.
         origin: Makes the origin of a name.
+        running: How many requests for a model of a canonical name run here.
+        recorded: Puts what an admin did to a model on record.
         give_up_s: How long a transfer may gain nothing.
 
     Attributes:
@@ -71,6 +74,8 @@ class ModelDesk:
         busy: Callable[[], bool],
         changed: Callable[[], None],
         origin: MakeOrigin | None = None,
+        running: Callable[[str], int] = lambda _name: 0,
+        recorded: Recorded = lambda _exchange, _model: None,
         give_up_s: float = GIVE_UP_S,
     ) -> None:
         self.root = root
@@ -103,10 +108,15 @@ class ModelDesk:
             changed=changed,
         )
         self.pages = PeerPages(root, self.fetcher, finding, pace=pace(), busy=busy)
+        self._admin = AdminPages(root, view, self.pulls, running=running, changed=changed, recorded=recorded)
 
     def node_pages(self) -> dict[str, App]:
         """What other nodes may ask, by path."""
         return self.pages.apps(self._group)
+
+    def admin_pages(self) -> dict[str, App]:
+        """What admins may ask, by path."""
+        return self._admin.apps(self._group)
 
     async def run(self) -> None:
         """Removes what lies there of pulls that nobody went on with; run it as a task."""
