@@ -39,6 +39,7 @@ class ServeOptions(msgspec.Struct, frozen=True):
     listeners: Listeners
     log_level: str
     keep_engines: bool
+    drain_s: float
 
 
 def become(options: ServeOptions) -> NoReturn:
@@ -68,7 +69,7 @@ def main() -> None:
         state = StateDir(Path(options.state_dir))
         check_key_files(state.key)
         config = msgspec.structs.replace(load_config(state), listeners=options.listeners)
-        run_agent(state, config, keep_engines=options.keep_engines)
+        run_agent(state, config, keep_engines=options.keep_engines, drain_s=options.drain_s)
 
     guarded(work)
 

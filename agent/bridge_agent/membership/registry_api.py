@@ -52,6 +52,14 @@ class InstanceLoad(msgspec.Struct, frozen=True):
     slots: int
 
 
+class ModelDemand(msgspec.Struct, frozen=True):
+    """One model at this node's instances since the agent began; see registry.proto."""
+
+    model: str
+    asked: int
+    counts: Counts
+
+
 class LoadReport(msgspec.Struct, frozen=True):
     """How a node stands.
 
@@ -65,6 +73,8 @@ class LoadReport(msgspec.Struct, frozen=True):
         silent_peers: Nodes that do not answer this one, with the Unix time since when.
         trusts: The CAs that it trusts in other members.
         clients: When clients last called here, Unix seconds.
+        models: Counters by model.
+        demand: Of models that are scaled.
     """
 
     began_unix_ms: int
@@ -76,6 +86,8 @@ class LoadReport(msgspec.Struct, frozen=True):
     silent_peers: Mapping[str, float] = {}
     trusts: tuple[str, ...] = ()
     clients: Mapping[str, int] = {}
+    models: Mapping[str, Counts] = {}
+    demand: tuple[ModelDemand, ...] = ()
 
 
 class Grants(msgspec.Struct, frozen=True):
@@ -92,7 +104,7 @@ class LoadStream(Protocol):
     async def send(self, report: LoadReport, news: Mapping[tuple[str, str], Counts]) -> None:
         """Sends a report, of its counters only `news`: those that changed since the one before.
 
-        Of `report.clients`, too, there are only those.
+        Of `report.clients` and `report.models`, too, there are only those.
         """
 
 

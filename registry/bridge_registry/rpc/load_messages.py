@@ -6,16 +6,20 @@ from typing import Final
 
 from bridge_core.bounds import MAX_REASON
 from bridge_core.counts import BOUNDS, Counts
+from bridge_core.names import canonical_or_same
 from bridge_core.probe import ProbeResult
 from bridge_core.snapshot import Snapshot
-from bridge_registry.membership.load_book import NodeLoadReport
+from bridge_registry.membership.load_book import ModelFigures, NodeLoadReport
 from bridge_registry.rollouts.plan import RolloutPlan
 from bridge_registry.rollouts.rollout_rules import RolloutPosition, step_of
 from bridge_registry.rpc.messages import version_of
 from bridge_wire.v1 import registry_pb2 as pb
+from bridge_wire.v1.console_pb2 import ModelLoad
 
 _MOST_ISSUERS: Final = 8
 _PIN_DIGITS: Final = 64
+_MOST_MODELS: Final = 512  # more than an agent keeps
+_LONGEST_MODEL: Final = 512
 _MOST: Final = 1 << 48  # of any counter: sums over a whole mesh still fit 64 bits
 
 
@@ -50,7 +54,32 @@ def report_of(message: pb.LoadReport, node: str, snapshot: Snapshot, now: float)
             for name, used in message.clients_used_unix.items()
             if name in snapshot.clients
         },
+        {
+            one.instance: (min(one.in_flight, _MOST), min(one.queued, _MOST))
+            for one in message.instances
+            if one.instance in snapshot.instances and snapshot.instances[one.instance].node == node
+        },
+        {
+            one.model: counts
+            for one in message.models[:_MOST_MODELS]
+            if len(one.model) <= _LONGEST_MODEL and (counts := _counts(one)) is not None
+        },
+        _demand(message, snapshot),
     )
+
+
+def _demand(message: pb.LoadReport, snapshot: Snapshot) -> dict[str, ModelFigures]:
+    scaled = {canonical_or_same(one.model) for one in snapshot.holders}
+    found: dict[str, ModelFigures] = {}
+    for one in message.scaled_models:
+        if one.model not in scaled or len(one.ttft_buckets) > len(BOUNDS) + 1:
+            continue
+        if max(one.asked, *one.ttft_buckets) > _MOST or not 0.0 <= one.ttft_seconds < _MOST:
+            continue
+        found[one.model] = ModelFigures(
+            one.asked, Counts(ttft=tuple(one.ttft_buckets), ttft_s=one.ttft_seconds)
+        )
+    return found
 
 
 def rollout_message(
@@ -86,7 +115,7 @@ def _side(backend: str, counts: Counts, weights: dict[str, float]) -> pb.Rollout
     )
 
 
-def _counts(message: pb.BackendLoad) -> Counts | None:
+def _counts(message: pb.BackendLoad | ModelLoad) -> Counts | None:
     """The counters; None: no agent can have counted that."""
     counters = (message.requests, message.errors, message.stream_errors, message.tokens)
     if len(message.ttft_buckets) > len(BOUNDS) + 1 or max(*counters, *message.ttft_buckets) > _MOST:
