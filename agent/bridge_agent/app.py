@@ -375,7 +375,7 @@ class Agent:
             running=self._gateway.running,
             recorded=self._gateway.record_admin,
         )
-        self._gateway.pull_with(desk.pulls)
+        self._gateway.pull_with(desk.pulls, desk.shelf)
         for path, page in desk.admin_pages().items():
             self._gateway.serve_admins(path, page)
         for path, page in desk.node_pages().items():
