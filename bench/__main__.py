@@ -19,6 +19,7 @@ from bench import (
     hops,
     in_memory,
     isolation,
+    models,
     policies,
     pressure,
     streams,
@@ -44,15 +45,21 @@ ROWS = {
     "cancel-prefill": cancel_prefill.cancel_prefill,
     "isolation": isolation.isolation,
     "walls": walls.walls,
+    "models": models.models,
     "survive": survive.survival,
     "survive-text": survive.texts,
     "survive-bare": survive.bare,
     "scaling": scaling_rows.scaling,
 }
 # rows that need no load generator
-WITHOUT_LOAD = {"scaling", "agent", "isolation", "policy", "walls", "audit", "audit-edits"}
-# minutes to the better part of an hour: only when named
-LONG = ("scaling", "survive", "survive-text", "audit-edits")
+WITHOUT_LOAD = {"scaling", "agent", "isolation", "policy", "walls", "audit", "audit-edits", "models"}
+LONG = (
+    "scaling",
+    "survive",
+    "survive-text",
+    "audit-edits",
+    "models",
+)  # the better part of an hour, or gigabytes: only when named
 
 
 def main() -> int:

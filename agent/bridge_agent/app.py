@@ -19,6 +19,7 @@ from bridge_agent.ancillaries import Ancillaries, RequestTasks
 from bridge_agent.audit import past
 from bridge_agent.audit.made import cosigning_of, made_of
 from bridge_agent.audit.pages import admin_pages, node_pages
+from bridge_agent.audit.vouching import Vouching
 from bridge_agent.audit.witness import witness_of
 from bridge_agent.authentication.authenticator import Authenticator
 from bridge_agent.authentication.last_use import LastUse
@@ -26,7 +27,7 @@ from bridge_agent.authentication.mesh_secrets import MeshSecrets
 from bridge_agent.authentication.refusal import Refused
 from bridge_agent.authentication.token_book import TokenBook
 from bridge_agent.concerns import Concerns
-from bridge_agent.config import AgentConfig, StateDir
+from bridge_agent.config import DRAIN_S, AgentConfig, StateDir
 from bridge_agent.engines.address import engine_address
 from bridge_agent.engines.client import EngineClient
 from bridge_agent.engines.supervisor import EngineSupervisor
@@ -72,6 +73,7 @@ from bridge_agent.telemetry.metrics import metrics_page
 from bridge_agent.telemetry.quota_metrics import QuotaFigures
 from bridge_agent.telemetry.tally import BackendTally, ModelTally
 from bridge_core.addresses import join_address, split_address
+from bridge_core.audit.anchoring import Anchoring
 from bridge_core.http1 import Request, coroutine_app
 from bridge_core.http1.pool import Address
 from bridge_core.identity.spiffe import GUARD_SERVER_NAME
@@ -83,8 +85,6 @@ from bridge_core.systemd.notify import Notifier
 from bridge_core.tls import TlsIdentity
 
 log = structlog.get_logger()
-
-DRAIN_S = 30.0
 
 
 def run_agent(
@@ -160,6 +160,7 @@ class Agent:
                 "clock": self._clock.run,
                 "audit": self._audit.run,
                 "cosigning": self._cosigning.run,
+                "anchoring": self._anchoring.run,
                 "grpc-renewal": self._listening.follow_renewals,
                 "watchdog": self._notifier.keep_alive,
                 "peers": self._gateway.watch_peers,
@@ -330,9 +331,11 @@ class Agent:
         self._gateway.serve_admins(past.PATH, past.past_app(self._audit.stored, self._requests))
         self._witness = witness_of(folder, self._audit)
         self._cosigning = cosigning_of(self._audit, self._view, self._upstreams)
+        self._anchoring = Anchoring(self._audit, lambda: self._view.current.mesh.audit)
         for path, page in node_pages(self._audit, self._witness, self._requests).items():
             self._gateway.serve_nodes(path, page)
-        for path, page in admin_pages(self._audit, self._witness, self._requests).items():
+        vouching = Vouching(state.certificate, state.key)
+        for path, page in admin_pages(self._audit, self._witness, vouching, self._requests).items():
             self._gateway.serve_admins(path, page)
         serving = Serving()
         self._pipeline = self._gateway.http_app(ListenerKind.TLS)
@@ -369,8 +372,12 @@ class Agent:
             group=self._requests,
             busy=lambda: self._gateway.own_work > 0,
             changed=self._models_changed,
+            running=self._gateway.running,
+            recorded=self._gateway.record_admin,
         )
-        self._gateway.pull_with(desk.pulls)
+        self._gateway.pull_with(desk.pulls, desk.shelf)
+        for path, page in desk.admin_pages().items():
+            self._gateway.serve_admins(path, page)
         for path, page in desk.node_pages().items():
             self._gateway.serve_nodes(path, page)
         return desk
@@ -420,6 +427,7 @@ class Agent:
             models=self._model_tally,
             audit=self._audit,
             cosigning=self._cosigning,
+            anchoring=self._anchoring,
             witness=self._witness,
             ancillaries=self._ancillaries,
             quotas=QuotaFigures(self._meter, lambda: self._leasing.leased),

@@ -19,7 +19,7 @@ from bridge_cli import (
     client_commands,
     doctor_commands,
     hindsight_commands,
-    models_command,
+    models_commands,
     policy_commands,
     quota_commands,
     restore_command,
@@ -153,7 +153,7 @@ def down_command(
 status_commands.register(app)
 watch_commands.register(app)
 doctor_commands.register(app)
-models_command.register(app)
+models_commands.register(app)
 app.add_typer(contexts, name="context")
 app.add_typer(attest, name="attest")
 app.add_typer(ca_commands.group, name="ca")
