@@ -142,7 +142,7 @@ async def console(first: MeshPicture) -> AsyncIterator[Console]:
         raise AssertionError("no node is there to be asked")
 
     pages = ConsolePages(made.streams, made.traffic, dict, nobody, _history)
-    app = AdminApp(_Nothing(), lambda: Readiness(ready=True, reason="leading"), "host")
+    app = AdminApp((), lambda: Readiness(ready=True, reason="leading"), "host")
     async with asyncio.TaskGroup() as group:
         app.pages = pages.apps(group)
         server = await http1.serve(app, name="console")
@@ -153,8 +153,3 @@ async def console(first: MeshPicture) -> AsyncIterator[Console]:
         finally:
             made.streams.close()
             await server.close(0.0)
-
-
-class _Nothing:
-    def collect(self) -> list[Any]:
-        return []

@@ -19,6 +19,7 @@ from bridge_agent.ancillaries import Ancillaries, RequestTasks
 from bridge_agent.audit import past
 from bridge_agent.audit.made import cosigning_of, made_of
 from bridge_agent.audit.pages import admin_pages, node_pages
+from bridge_agent.audit.vouching import Vouching
 from bridge_agent.audit.witness import witness_of
 from bridge_agent.authentication.authenticator import Authenticator
 from bridge_agent.authentication.last_use import LastUse
@@ -26,7 +27,7 @@ from bridge_agent.authentication.mesh_secrets import MeshSecrets
 from bridge_agent.authentication.refusal import Refused
 from bridge_agent.authentication.token_book import TokenBook
 from bridge_agent.concerns import Concerns
-from bridge_agent.config import AgentConfig, StateDir
+from bridge_agent.config import DRAIN_S, AgentConfig, StateDir
 from bridge_agent.engines.address import engine_address
 from bridge_agent.engines.client import EngineClient
 from bridge_agent.engines.supervisor import EngineSupervisor
@@ -58,17 +59,21 @@ from bridge_agent.membership.registry_client import RegistryClient
 from bridge_agent.membership.renewal import Renewal
 from bridge_agent.membership.revocation import Revocations
 from bridge_agent.membership.subscription import SnapshotSubscription
+from bridge_agent.models.desk import ModelDesk, store_of
 from bridge_agent.peers.hop import VARYING
 from bridge_agent.peers.upstreams import Upstreams
 from bridge_agent.quotas.leasing import QuotaLeasing
 from bridge_agent.quotas.meter import Meter
 from bridge_agent.reports import Reports
 from bridge_agent.routing.view import MeshView, Target
+from bridge_agent.scaling.demand_tally import DemandTally
+from bridge_agent.scaling.holding import ModelHolding
 from bridge_agent.telemetry.load_reporter import LoadReporter
 from bridge_agent.telemetry.metrics import metrics_page
 from bridge_agent.telemetry.quota_metrics import QuotaFigures
 from bridge_agent.telemetry.tally import BackendTally, ModelTally
 from bridge_core.addresses import join_address, split_address
+from bridge_core.audit.anchoring import Anchoring
 from bridge_core.http1 import Request, coroutine_app
 from bridge_core.http1.pool import Address
 from bridge_core.identity.spiffe import GUARD_SERVER_NAME
@@ -80,8 +85,6 @@ from bridge_core.systemd.notify import Notifier
 from bridge_core.tls import TlsIdentity
 
 log = structlog.get_logger()
-
-DRAIN_S = 30.0
 
 
 def run_agent(
@@ -157,15 +160,18 @@ class Agent:
                 "clock": self._clock.run,
                 "audit": self._audit.run,
                 "cosigning": self._cosigning.run,
+                "anchoring": self._anchoring.run,
                 "grpc-renewal": self._listening.follow_renewals,
                 "watchdog": self._notifier.keep_alive,
                 "peers": self._gateway.watch_peers,
                 "load-reports": self._reporter.run,
                 "quotas": self._leasing.run,
                 "rollout-probes": self._prober.run,
+                "model-holding": self._holding.run,
                 "isolation": self._launcher.run,
                 "gpus": self._keeper.run,
                 "node-class": self._isolation.run,
+                **({"models": self._models.run} if self._models is not None else {}),
             },
             keep_engines=keep_engines,
             drain_s=drain_s,
@@ -287,11 +293,20 @@ class Agent:
             lambda one: EngineClient(one.host, one.port, one.network_pid),
             time.monotonic,
         )
+        self._holding = ModelHolding(
+            lambda: self._view.current,
+            self._supervisor.instances,
+            lambda one: EngineClient(one.host, one.port, one.network_pid),
+            changed=self._supervisor.refresh,
+            clock=time.monotonic,
+        )
 
     def _serve_requests(self) -> None:
         state = self._state
-        self._audit = made_of(state.root / "audit", str(self._node), self._config.name, self._view)
+        folder = state.root / "audit"
+        self._audit = made_of(folder, str(self._node), self._config.name, self._view, self._sealer)
         self._tally = BackendTally()
+        self._demand = DemandTally(self._config.name, self._view)
         self._model_tally = ModelTally()
         self._last_use = LastUse()
         config = GatewayConfig(
@@ -309,16 +324,18 @@ class Agent:
             meter=self._meter,
             authenticator=authenticator,
         )
+        self._models = self._make_models()
         self._gateway.on_record(self._take_record)
         self._audit.on_refusal(self._gateway.refuse_all)
         self._gateway.on_progress(self._take_progress)
-        folder = state.root / "audit"
-        self._gateway.serve_admins(past.PATH, past.past_app(folder, self._requests))
+        self._gateway.serve_admins(past.PATH, past.past_app(self._audit.stored, self._requests))
         self._witness = witness_of(folder, self._audit)
         self._cosigning = cosigning_of(self._audit, self._view, self._upstreams)
+        self._anchoring = Anchoring(self._audit, lambda: self._view.current.mesh.audit)
         for path, page in node_pages(self._audit, self._witness, self._requests).items():
             self._gateway.serve_nodes(path, page)
-        for path, page in admin_pages(self._audit, self._witness, self._requests).items():
+        vouching = Vouching(state.certificate, state.key)
+        for path, page in admin_pages(self._audit, self._witness, vouching, self._requests).items():
             self._gateway.serve_admins(path, page)
         serving = Serving()
         self._pipeline = self._gateway.http_app(ListenerKind.TLS)
@@ -341,6 +358,29 @@ class Agent:
             calls=application.calls,
             serving=serving,
         )
+
+    def _make_models(self) -> ModelDesk | None:
+        """Who brings models here; None where the store is somebody else's, or the engines are to do it."""
+        root = store_of(self._config.engines, self._state.models)
+        if root is None or self._config.models.pull_by_engine:
+            return None
+        desk = ModelDesk(
+            root,
+            self._config.models,
+            view=self._view,
+            upstreams=self._upstreams,
+            group=self._requests,
+            busy=lambda: self._gateway.own_work > 0,
+            changed=self._models_changed,
+            running=self._gateway.running,
+            recorded=self._gateway.record_admin,
+        )
+        self._gateway.pull_with(desk.pulls, desk.shelf)
+        for path, page in desk.admin_pages().items():
+            self._gateway.serve_admins(path, page)
+        for path, page in desk.node_pages().items():
+            self._gateway.serve_nodes(path, page)
+        return desk
 
     def _live(self) -> None:
         self._lifecycle = Lifecycle(
@@ -383,9 +423,11 @@ class Agent:
             isolation=self._isolation,
             prober=self._prober,
             tally=self._tally,
+            demand=self._demand,
             models=self._model_tally,
             audit=self._audit,
             cosigning=self._cosigning,
+            anchoring=self._anchoring,
             witness=self._witness,
             ancillaries=self._ancillaries,
             quotas=QuotaFigures(self._meter, lambda: self._leasing.leased),
@@ -451,6 +493,7 @@ class Agent:
     def _take_record(self, record: RequestRecord, body: bytes) -> None:
         self._audit.put(record, body)
         self._tally.take(record)
+        self._demand.take(record)
         self._model_tally.take(record)
         self._last_use.take(record.caller)
         self._lifecycle.settled()
@@ -461,6 +504,10 @@ class Agent:
         generated = records.generated(record)
         if generated is not None:
             self._supervisor.activity(record.instance, model=record.model, progress=generated)
+
+    def _models_changed(self) -> None:
+        for instance in self._config.instances:
+            self._supervisor.refresh(instance)
 
     def _take_progress(self, instance: str, model: str) -> None:
         self._supervisor.activity(instance, model=model, progress=True)

@@ -15,10 +15,11 @@ from typing import Annotated
 import msgspec
 import typer
 
-from bridge_agent import audit_commands, seal_commands, service_commands, systemd
+from bridge_agent import attest_commands, audit_commands, seal_commands, service_commands, systemd
 from bridge_agent.cli_options import StateOption
 from bridge_agent.config import (
     DEFAULT_PORTS,
+    DRAIN_S,
     Listeners,
     SealSection,
     StateDir,
@@ -42,6 +43,7 @@ app = program("The sidecar of a DeepSeek-Ollama Bridge node.")
 app.add_typer(service_commands.group, name="service")
 app.add_typer(seal_commands.group, name="seal")
 app.add_typer(audit_commands.group, name="audit")
+app.add_typer(attest_commands.attest, name="attest")
 
 
 HttpOption = Annotated[str | None, typer.Option("--http", help="Ollama's API in the clear, HOST:PORT.")]
@@ -194,13 +196,23 @@ def run_command(
             "--keep-engines", help="On SIGTERM leave the engines running; the next start adopts them."
         ),
     ] = False,
+    drain_s: Annotated[
+        float,
+        typer.Option(
+            "--drain",
+            envvar="BRIDGE_AGENT_DRAIN",
+            min=0.0,
+            max=86_400.0,
+            help="On SIGTERM: how long running requests may take to finish, in seconds.",
+        ),
+    ] = DRAIN_S,
 ) -> None:
     """Serve as the enrolled node until SIGTERM, which drains first."""
 
     def work() -> None:
         settings = load_config(StateDir(state_dir))
         listeners = _moved(settings.listeners, http=http, https=https, grpc=grpc, peer=peer, admin=admin)
-        become(ServeOptions(str(state_dir), listeners, log_level, keep_engines))
+        become(ServeOptions(str(state_dir), listeners, log_level, keep_engines, drain_s))
 
     guarded(work)
 
@@ -247,15 +259,6 @@ def set_command(state_dir: StateOption, advertise: AdvertiseOption = None) -> No
         _say_when_used(state, "Restart the agent that runs")
 
     guarded(work)
-
-
-@app.command("attest")
-def attest_command() -> None:
-    """Say what this machine has of trusted execution (TDX, SGX)."""
-    from bridge_agent.attest_report import trusted_execution
-
-    for line in trusted_execution():
-        typer.echo(line)
 
 
 @app.command("explain")

@@ -22,6 +22,7 @@ from bridge_agent.membership.link_status import LinkReport
 from bridge_agent.membership.mesh_trust import MeshTrust
 from bridge_agent.membership.registry_api import InstanceLoad, LoadReport
 from bridge_agent.routing.view import MeshView
+from bridge_agent.scaling.demand_tally import DemandTally
 from bridge_agent.status_report import (
     AgentReport,
     AuthorityReport,
@@ -32,8 +33,10 @@ from bridge_agent.status_report import (
 from bridge_agent.telemetry.metrics import Sources
 from bridge_agent.telemetry.quota_metrics import QuotaFigures
 from bridge_agent.telemetry.tally import BackendTally, ModelTally
+from bridge_core.audit.anchoring import Anchoring
 from bridge_core.audit.cosigning import Cosigning
 from bridge_core.audit.queue import AuditLog
+from bridge_core.form import form
 from bridge_core.tls import TlsIdentity
 
 
@@ -50,9 +53,11 @@ class Reports:
         isolation: Their limits, walls and GPUs.
         prober: Rollouts' questions.
         tally: What became of requests, by backend.
+        demand: What models that are scaled were asked here.
         models: The same by model.
         audit: What was written and lost.
         cosigning: Who vouches for it.
+        anchoring: How far it is stamped.
         witness: What was found of others' audit logs.
         ancillaries: Which tasks failed.
         quotas: What callers use of theirs.
@@ -75,9 +80,11 @@ class Reports:
         isolation: NodeIsolation,
         prober: RolloutProber,
         tally: BackendTally,
+        demand: DemandTally,
         models: ModelTally,
         audit: AuditLog,
         cosigning: Cosigning,
+        anchoring: Anchoring,
         witness: Witness,
         ancillaries: Ancillaries,
         quotas: QuotaFigures,
@@ -96,9 +103,11 @@ class Reports:
         self._isolation = isolation
         self._prober = prober
         self._tally = tally
+        self._demand = demand
         self._models = models
         self._audit = audit
         self._cosigning = cosigning
+        self._anchoring = anchoring
         self._witness = witness
         self._ancillaries = ancillaries
         self._quotas = quotas
@@ -108,6 +117,7 @@ class Reports:
         self._links = links
         self._phase = phase
         self._started = time.time()
+        self._form = form().words
 
     def not_ready(self) -> str:
         """Why requests cannot be served; empty when they can."""
@@ -141,6 +151,7 @@ class Reports:
             trusts=self._trust.pins,
             clients=self._last_use.clients,
             models=self._models.counts,
+            demand=self._demand.loads,
         )
 
     def report(self) -> AgentReport:
@@ -150,6 +161,7 @@ class Reports:
             name=self._config.name,
             trust_domain=self._config.trust_domain,
             version=version("deepseek-ollama-bridge"),
+            form=self._form,
             pid=os.getpid(),
             state=self._phase(),
             started_unix=self._started,
@@ -168,6 +180,7 @@ class Reports:
                 *self._ancillaries.concerns(),
                 *self._audit.concerns(),
                 *self._cosigning.concerns(),
+                *self._anchoring.concerns(),
                 *self._witness.concerns(),
                 *concerns(reports, isolation.domains()),
             ),
@@ -197,6 +210,7 @@ class Reports:
             expires_unix=self._expiries,
             audit=self._audit,
             cosigning=self._cosigning,
+            anchoring=self._anchoring,
             witness=self._witness,
             waiting=self._gateway.waiting,
             isolation=self.isolation,

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import tempfile
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import nullcontext
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import quote
 
 import msgspec
@@ -15,7 +15,7 @@ import msgspec
 from bridge_cli.access import Access
 from bridge_cli.agents import Said, ask_agents
 from bridge_cli.audit_verifying import Verdict, verify
-from bridge_core.audit import tiles
+from bridge_core.audit import stamps, tiles
 from bridge_core.audit.answers import (
     ENTRIES,
     FILES,
@@ -23,26 +23,35 @@ from bridge_core.audit.answers import (
     KEY,
     MOST_FILES,
     SEEN,
+    STAMPS,
+    VOUCHER,
     EntriesAnswer,
     FoundRecord,
     KeyAnswer,
 )
 from bridge_core.audit.notes import BadNote, Checkpoint, PublicKey, read_checkpoint, read_note
 from bridge_core.audit.proofs import Proof, read_proof
-from bridge_core.audit.stored import COSIGNED
+from bridge_core.audit.stored import COSIGNED, FAULT
 from bridge_core.audit.tiles import WIDTH
+from bridge_core.audit.vouchers import Voucher
 from bridge_core.audit.witness_rules import Seen
+from bridge_core.bounds import Count
 from bridge_core.decoding import Undecodable, decode_json
 from bridge_core.errors import BridgeError
 
+if TYPE_CHECKING:
+    from cryptography import x509
+
+_MOST_STAMPS: Final = 24 * 366
 _MOST_ANSWER: Final = 1 << 30
 _LAST: Final = 10
 _EVERY_S: Final = 1.0
+_VOUCHER: Final = msgspec.msgpack.Decoder(Voucher)
 _FILES: Final = msgspec.msgpack.Decoder(dict[str, bytes])
 
 
 async def fetched(
-    to: Access, only: str | None, keep: Path | None
+    to: Access, only: str | None, keep: Path | None, roots: Sequence[x509.Certificate] = ()
 ) -> tuple[dict[str, Verdict], dict[str, str]]:
     """What came of checking nodes' logs, and why some were not, by node.
 
@@ -67,7 +76,9 @@ async def fetched(
                 where = Path(folder) / name
                 await _mirror(to, name, where)
                 others = [other for node, other in known.items() if node != name]
-                verdicts[name] = verify(where, expected=key, witnesses=others, seen=_seen_of(name, key, seen))
+                verdicts[name] = verify(
+                    where, expected=key, witnesses=others, seen=_seen_of(name, key, seen), stamp_roots=roots
+                )
             except (BridgeError, OSError) as fault:
                 silent[name] = str(fault)
     return verdicts, silent
@@ -93,6 +104,7 @@ async def _mirror(to: Access, node: str, folder: Path) -> None:
     """Gets the files of a node's log that are not there yet."""
     # In this order: what a later one speaks for is in the files that are asked for after it.
     await _get(to, node, folder, ["key.pub", COSIGNED])
+    await _mirror_stamps(to, node, folder)
     await _get(to, node, folder, [tiles.CHECKPOINT])
     try:
         size = read_checkpoint(read_note((folder / tiles.CHECKPOINT).read_bytes()).text).size
@@ -113,6 +125,18 @@ async def _mirror(to: Access, node: str, folder: Path) -> None:
             await _get(to, node, folder, [tiles.bundle_path(full), tiles.tile_path(0, full)])
 
 
+async def _mirror_stamps(to: Access, node: str, folder: Path) -> None:
+    said = await ask_agents(to, STAMPS, only=node)
+    try:
+        sizes = decode_json(said.bodies.get(node, b"[]"), list[Count])
+    except Undecodable:  # of an earlier version
+        return
+    wanted = [path for size in sizes[-_MOST_STAMPS:] for path in stamps.paths(size)]
+    wanted = [path for path in wanted if not (folder / path).exists()]
+    for at in range(0, len(wanted), MOST_FILES):
+        await _get(to, node, folder, wanted[at : at + MOST_FILES])
+
+
 async def _get(to: Access, node: str, folder: Path, paths: list[str]) -> None:
     query = "&".join(f"path={quote(path)}" for path in paths)
     said = await ask_agents(to, f"{FILES}?{query}", only=node)
@@ -124,10 +148,10 @@ async def _get(to: Access, node: str, folder: Path, paths: list[str]) -> None:
     except (ValueError, RecursionError) as fault:
         raise BridgeError(f"its files do not decode: {fault}") from fault
     for path, data in files.items():
-        if path in paths:  # and so no name that it made up
+        if path.removesuffix(FAULT) in paths:  # and so no name that it made up
             (folder / path).parent.mkdir(parents=True, exist_ok=True)
             (folder / path).write_bytes(data)
-    missing = [path for path in paths if path not in files]
+    missing = [path for path in paths if path not in files and path + FAULT not in files]
     if files and missing and len(files) < len(paths) and sum(map(len, files.values())) > 1 << 24:
         await _get(to, node, folder, missing)  # they were too large for one answer
 
@@ -167,6 +191,21 @@ async def proofs(to: Access, request_id: str) -> tuple[list[tuple[str, Proof]], 
     return found, silent
 
 
+async def vouchers(to: Access) -> dict[str, Voucher]:
+    """What nodes' identities say of the keys of their logs, by node; those that do not say are left out.
+
+    Raises:
+        BridgeError: no registry answers.
+    """
+    found = {}
+    for name, body in (await ask_agents(to, VOUCHER)).bodies.items():
+        try:
+            found[name] = _VOUCHER.decode(body)
+        except (ValueError, RecursionError):
+            continue  # one from before this was there
+    return found
+
+
 async def traced(to: Access, request_id: str) -> tuple[list[dict[str, Any]], Mapping[str, str]]:
     """What is on record of a request, hop by hop.
 
@@ -186,6 +225,21 @@ async def traced(to: Access, request_id: str) -> tuple[list[dict[str, Any]], Map
             silent[name] = f"its answer does not decode: {fault.message}"
     hops.sort(key=lambda hop: (bool(hop.get("via")), hop.get("at", 0)))
     return hops, silent
+
+
+def unconfirmed(hops: list[dict[str, Any]], silent: Mapping[str, str]) -> list[str]:
+    """What is said of hops whose other end has no record of them: a sentence each. Pure.
+
+    A node that forwards records what it forwards. Where it did not, somebody else had its certificate, or it
+    keeps its log short of what it does.
+    """
+    began = {hop["recorded_by"] for hop in hops if not hop.get("via")}
+    return [
+        f"{hop['recorded_by']} was asked by {hop['via']} for {hop.get('principal') or 'nobody'}, and "
+        f"{hop['via']} has no record of it: who has that node's key? (`bridgectl revoke`)"
+        for hop in hops
+        if hop.get("via") and hop["via"] not in began and hop["via"] not in silent
+    ]
 
 
 async def records_of(

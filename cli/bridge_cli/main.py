@@ -13,11 +13,13 @@ from bridge_cli import (
     admin_commands,
     admins_commands,
     audit_commands,
+    autoscale_commands,
+    backup_commands,
     ca_commands,
     client_commands,
     doctor_commands,
     hindsight_commands,
-    models_command,
+    models_commands,
     policy_commands,
     quota_commands,
     restore_command,
@@ -151,7 +153,7 @@ def down_command(
 status_commands.register(app)
 watch_commands.register(app)
 doctor_commands.register(app)
-models_command.register(app)
+models_commands.register(app)
 app.add_typer(contexts, name="context")
 app.add_typer(attest, name="attest")
 app.add_typer(ca_commands.group, name="ca")
@@ -160,7 +162,9 @@ app.add_typer(client_commands.clients, name="client")
 app.add_typer(admins_commands.admins, name="admin")
 policy_commands.register(app)
 quota_commands.register(app)
+autoscale_commands.register(app)
 traffic_commands.register(app)
+backup_commands.register(app)
 restore_command.register(app)
 hindsight_commands.register(app)
 audit_commands.register(app)

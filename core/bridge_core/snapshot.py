@@ -11,7 +11,7 @@ Rules:
 
 Keys: "mesh", "node/<name>", "instance/<node>/<n>", "route/<name>", "nodeclass/<name>",
 "probe/<rollout>/<side>", "client/<name>", "admin/<name>", "policy/<name>", "quota/<name>",
-"provider/<name>".
+"provider/<name>", "holders/<policy>".
 """
 
 from __future__ import annotations
@@ -43,6 +43,7 @@ from bridge_core.bounds import (
 from bridge_core.clients import Admin, Client
 from bridge_core.decoding import Undecodable, decode_json
 from bridge_core.errors import BridgeError, Reaction
+from bridge_core.holders import ModelHolders
 from bridge_core.node_class import NodeClass
 from bridge_core.policy.statements import AccessPolicy
 from bridge_core.probe import Probe
@@ -259,6 +260,11 @@ class Snapshot:
         """Issuers of tokens that the mesh believes, by name."""
         return tuple(self._section("provider/", IdentityProvider))
 
+    @cached_property
+    def holders(self) -> tuple[ModelHolders, ...]:
+        """Where models that are scaled are to be, by policy."""
+        return tuple(self._section("holders/", ModelHolders))
+
     def _section(self, prefix: str, kind: type[T]) -> Iterable[T]:
         return [self._document(key, kind) for key in self._keys.get(prefix, ())]
 
@@ -304,6 +310,7 @@ Entry: TypeAlias = (
     | AccessPolicy
     | Quota
     | IdentityProvider
+    | ModelHolders
 )
 
 
@@ -353,7 +360,7 @@ def apply(current: Snapshot, delta: Delta) -> Snapshot:
             f"snapshot {delta.version} has {len(entries)} entries, {MAX_ENTRIES} are taken"
         )
     _ = result.mesh, result.nodes, result.instances, result.routes, result.node_classes, result.probes
-    _ = result.clients, result.admins, result.policies, result.quotas, result.providers
+    _ = result.clients, result.admins, result.policies, result.quotas, result.providers, result.holders
     points = result.mesh.ring_points * sum(one.weight for one in result.instances.values()) // 100
     if points > MAX_RING_POINTS:
         raise SnapshotRejected(f"the ring of snapshot {delta.version} would have {points} points")
@@ -377,6 +384,7 @@ _KINDS: Final[dict[str, type[msgspec.Struct]]] = {
     "policy": AccessPolicy,
     "quota": Quota,
     "provider": IdentityProvider,
+    "holders": ModelHolders,
     MESH_KEY: MeshConfig,
 }
 

@@ -34,12 +34,15 @@ class AdminApp:
         pages: What it answers besides, by path.
     """
 
-    def __init__(self, figures: Collector, readiness: Callable[[], Readiness], own_name: str) -> None:
+    def __init__(
+        self, figures: Iterable[Collector], readiness: Callable[[], Readiness], own_name: str
+    ) -> None:
         self._readiness = readiness
         self._own_name = own_name
         self.pages: Mapping[str, App] = {}
         self._metrics = CollectorRegistry()
-        self._metrics.register(figures)
+        for one in figures:
+            self._metrics.register(one)
 
     def __call__(self, exchange: Exchange) -> None:
         """Answers one request."""

@@ -6,7 +6,9 @@
 | `GET /bridge/audit/key` | both | the log's verifier key and its newest heads |
 | `GET /bridge/audit/seen` | both | the newest heads that this node cosigned, by node |
 | `GET /bridge/audit/files?path=…` | admins | files of the log |
+| `GET /bridge/audit/stamps` | admins | sizes of the heads that have a time stamp |
 | `GET /bridge/audit/find?id=` | admins | the records of a request, each with its proof |
+| `GET /bridge/audit/voucher` | admins | the node's identity vouches for the log's key |
 | `GET /bridge/audit/entries?from=&since=` | admins | records from an index, or a time, on |
 """
 
@@ -19,6 +21,7 @@ from urllib.parse import parse_qs
 
 import msgspec
 
+from bridge_agent.audit.vouching import Vouching
 from bridge_agent.audit.witness import Witness
 from bridge_core.audit import tiles
 from bridge_core.audit.answers import (
@@ -29,6 +32,8 @@ from bridge_core.audit.answers import (
     MOST_ENTRIES,
     MOST_FILES,
     SEEN,
+    STAMPS,
+    VOUCHER,
     EntriesAnswer,
     FoundRecord,
     KeyAnswer,
@@ -38,7 +43,8 @@ from bridge_core.audit.entries import decode
 from bridge_core.audit.notes import BadNote, read_note
 from bridge_core.audit.proofs import prove
 from bridge_core.audit.queue import AuditLog
-from bridge_core.audit.stored import COSIGNED, StoredLog
+from bridge_core.audit.stamps import is_file_of_stamps, sizes
+from bridge_core.audit.stored import COSIGNED, FAULT, StoredLog, fault_text
 from bridge_core.audit.tiles import WIDTH, Damaged
 from bridge_core.errors import BridgeError
 from bridge_core.http1 import App, Exchange, coroutine_app
@@ -70,7 +76,9 @@ def node_pages(audit: AuditLog, witness: Witness, group: asyncio.TaskGroup) -> d
     return {ADD: coroutine_app(add, group), **_for_both(audit, witness, group)}
 
 
-def admin_pages(audit: AuditLog, witness: Witness, group: asyncio.TaskGroup) -> dict[str, App]:
+def admin_pages(
+    audit: AuditLog, witness: Witness, vouching: Vouching, group: asyncio.TaskGroup
+) -> dict[str, App]:
     """The pages that admins may ask for."""
     reading = _Reading(audit)
 
@@ -87,8 +95,22 @@ def admin_pages(audit: AuditLog, witness: Witness, group: asyncio.TaskGroup) -> 
 
         return coroutine_app(answer, group)
 
+    async def voucher(exchange: Exchange) -> None:
+        signer = audit.signer
+        if signer is None:
+            exchange.respond(503, _TEXT, b"there is no audit log yet")
+            return
+        try:
+            made = await vouching.voucher(signer.public.name, signer.public)
+        except BridgeError as fault:
+            exchange.respond(503, _TEXT, fault.message.encode())
+        else:
+            exchange.respond(200, _PACKED, msgspec.msgpack.encode(made))
+
     return {
         **_for_both(audit, witness, group),
+        VOUCHER: coroutine_app(voucher, group),
+        STAMPS: page(reading.stamps, _JSON),
         FILES: page(reading.files, _PACKED),
         FIND: page(reading.find, _JSON),
         ENTRIES: page(reading.entries, _JSON),
@@ -101,7 +123,7 @@ def _for_both(audit: AuditLog, witness: Witness, group: asyncio.TaskGroup) -> di
         if signer is None:
             exchange.respond(503, _TEXT, b"there is no audit log yet")
             return
-        heads = await asyncio.to_thread(_heads, StoredLog(audit.folder))
+        heads = await asyncio.to_thread(_heads, audit.stored())
         exchange.respond(200, _JSON, msgspec.json.encode(KeyAnswer(signer.public.text, *heads)))
 
     async def seen(exchange: Exchange) -> None:
@@ -129,23 +151,33 @@ class _Reading:
         self._audit = audit
 
     def files(self, asked: dict[str, list[str]]) -> bytes:
-        """The files of these paths that there are, by path, as msgpack."""
-        stored, found, size = StoredLog(self._audit.folder), {}, 0
+        """The files of these paths that there are, by path, as msgpack; of one that is sealed what is in it.
+
+        Of one that does not open there is `<path>.fault`, which says why.
+        """
+        stored, found, size = self._audit.stored(), {}, 0
         for path in asked.get("path", [])[:MOST_FILES]:
-            if not (tiles.is_file_of_log(path) or path in {COSIGNED, "key.pub"}):
+            if not (tiles.is_file_of_log(path) or is_file_of_stamps(path) or path in {COSIGNED, "key.pub"}):
                 raise ValueError(f"{path[:80]!r} is no file of a log")
             try:
                 found[path] = stored.read(path)
             except FileNotFoundError:
+                continue
+            except Damaged as fault:
+                found[path + FAULT] = fault_text(fault)
                 continue
             size += len(found[path])
             if size > _MOST_BYTES:
                 break
         return msgspec.msgpack.encode(found)
 
+    def stamps(self, _asked: dict[str, list[str]]) -> bytes:
+        """The sizes of the stamped heads."""
+        return msgspec.json.encode(sizes(self._audit.folder))
+
     def find(self, asked: dict[str, list[str]]) -> bytes:
         """The records with a request id, the newest first, each proved in the newest head that has it."""
-        stored, wanted = StoredLog(self._audit.folder), "".join(asked.get("id", []))
+        stored, wanted = self._audit.stored(), "".join(asked.get("id", []))
         needle, found = msgspec.json.encode(wanted), []
         for index, entries in stored.bundles_down(stored.length()):
             for number, entry in enumerate(entries):
@@ -158,7 +190,7 @@ class _Reading:
 
     def entries(self, asked: dict[str, list[str]]) -> bytes:
         """Records from an index on, or of a time on."""
-        stored = StoredLog(self._audit.folder)
+        stored = self._audit.stored()
         size = stored.length()
         first = int("".join(asked.get("from", ["0"])))
         since = float("".join(asked.get("since", ["0"])))

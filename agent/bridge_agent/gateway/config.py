@@ -118,7 +118,7 @@ class Caller(msgspec.Struct, frozen=True, gc=False):
         who: The principal.
         listener: At which it asks.
         via: The node it came through, when over a hop.
-        proof: The token that names a user: the owner of a request looks at it again.
+        proof: What proves to the owner of a request that they have called here: see `hop_proofs`.
     """
 
     who: Principal

@@ -52,6 +52,14 @@ class InstanceLoad(msgspec.Struct, frozen=True):
     slots: int
 
 
+class ModelDemand(msgspec.Struct, frozen=True):
+    """One model at this node's instances since the agent began; see registry.proto."""
+
+    model: str
+    asked: int
+    counts: Counts
+
+
 class LoadReport(msgspec.Struct, frozen=True):
     """How a node stands.
 
@@ -66,6 +74,7 @@ class LoadReport(msgspec.Struct, frozen=True):
         trusts: The CAs that it trusts in other members.
         clients: When clients last called here, Unix seconds.
         models: Counters by model.
+        demand: Of models that are scaled.
     """
 
     began_unix_ms: int
@@ -78,6 +87,7 @@ class LoadReport(msgspec.Struct, frozen=True):
     trusts: tuple[str, ...] = ()
     clients: Mapping[str, int] = {}
     models: Mapping[str, Counts] = {}
+    demand: tuple[ModelDemand, ...] = ()
 
 
 class Grants(msgspec.Struct, frozen=True):

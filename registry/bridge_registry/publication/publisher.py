@@ -189,6 +189,7 @@ class Publisher:
             revoked=table.revoked,
             authorities=table.authorities,
             rollouts=table.rollouts,
+            scaled=table.scaled_positions,
             node_classes=table.node_classes,
             registries=table.candidates.values(),
             security=builder.SecurityDocuments(
