@@ -36,6 +36,7 @@ from bridge_agent.telemetry.tally import BackendTally, ModelTally
 from bridge_core.audit.anchoring import Anchoring
 from bridge_core.audit.cosigning import Cosigning
 from bridge_core.audit.queue import AuditLog
+from bridge_core.form import form
 from bridge_core.tls import TlsIdentity
 
 
@@ -116,6 +117,7 @@ class Reports:
         self._links = links
         self._phase = phase
         self._started = time.time()
+        self._form = form().words
 
     def not_ready(self) -> str:
         """Why requests cannot be served; empty when they can."""
@@ -159,6 +161,7 @@ class Reports:
             name=self._config.name,
             trust_domain=self._config.trust_domain,
             version=version("deepseek-ollama-bridge"),
+            form=self._form,
             pid=os.getpid(),
             state=self._phase(),
             started_unix=self._started,
