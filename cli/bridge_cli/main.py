@@ -15,6 +15,7 @@ from bridge_cli import (
     audit_commands,
     ca_commands,
     client_commands,
+    health_commands,
     hindsight_commands,
     models_command,
     policy_commands,
@@ -154,6 +155,7 @@ app.add_typer(ca_commands.group, name="ca")
 admin_commands.register(app)
 app.add_typer(client_commands.clients, name="client")
 app.add_typer(admins_commands.admins, name="admin")
+health_commands.register(app)
 policy_commands.register(app)
 quota_commands.register(app)
 traffic_commands.register(app)

@@ -11,7 +11,7 @@ Rules:
 
 Keys: "mesh", "node/<name>", "instance/<node>/<n>", "route/<name>", "nodeclass/<name>",
 "probe/<rollout>/<side>", "client/<name>", "admin/<name>", "policy/<name>", "quota/<name>",
-"provider/<name>".
+"provider/<name>", "verdict/<node>/<n>".
 """
 
 from __future__ import annotations
@@ -50,6 +50,7 @@ from bridge_core.providers import IdentityProvider
 from bridge_core.quotas import Quota
 from bridge_core.security_settings import AuditSettings, SecuritySettings, Trust
 from bridge_core.traffic import Backend, Route, RoutePolicy
+from bridge_core.verdicts import Verdict
 
 __all__ = [
     "EMPTY",
@@ -259,6 +260,11 @@ class Snapshot:
         """Issuers of tokens that the mesh believes, by name."""
         return tuple(self._section("provider/", IdentityProvider))
 
+    @cached_property
+    def verdicts(self) -> dict[str, Verdict]:
+        """What there is to say against instances, by their ids; who is well is not among them."""
+        return {one.instance: one for one in self._section("verdict/", Verdict)}
+
     def _section(self, prefix: str, kind: type[T]) -> Iterable[T]:
         return [self._document(key, kind) for key in self._keys.get(prefix, ())]
 
@@ -304,6 +310,7 @@ Entry: TypeAlias = (
     | AccessPolicy
     | Quota
     | IdentityProvider
+    | Verdict
 )
 
 
@@ -354,6 +361,7 @@ def apply(current: Snapshot, delta: Delta) -> Snapshot:
         )
     _ = result.mesh, result.nodes, result.instances, result.routes, result.node_classes, result.probes
     _ = result.clients, result.admins, result.policies, result.quotas, result.providers
+    _ = result.verdicts
     points = result.mesh.ring_points * sum(one.weight for one in result.instances.values()) // 100
     if points > MAX_RING_POINTS:
         raise SnapshotRejected(f"the ring of snapshot {delta.version} would have {points} points")
@@ -377,6 +385,7 @@ _KINDS: Final[dict[str, type[msgspec.Struct]]] = {
     "policy": AccessPolicy,
     "quota": Quota,
     "provider": IdentityProvider,
+    "verdict": Verdict,
     MESH_KEY: MeshConfig,
 }
 

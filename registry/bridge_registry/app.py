@@ -41,6 +41,7 @@ from bridge_registry.enrolment.nonces import Nonces
 from bridge_registry.enrolment.pki_files import GUARD_USER, REGISTRY_USER, Ensured
 from bridge_registry.enrolment.store_access import EtcdAccess, OpenAccess, StoreAccess
 from bridge_registry.enrolment.token_desk import TokenDesk
+from bridge_registry.health.keeper import HealthKeeper
 from bridge_registry.key_sets.fetching import fetch_key_set
 from bridge_registry.key_sets.keeper import KeySetKeeper
 from bridge_registry.leadership import Leadership
@@ -56,6 +57,7 @@ from bridge_registry.rpc.authority_service import AuthorityService
 from bridge_registry.rpc.clients_service import ClientsService
 from bridge_registry.rpc.enrolment_service import EnrolmentService
 from bridge_registry.rpc.gate import Gate
+from bridge_registry.rpc.health_service import HealthService
 from bridge_registry.rpc.mesh_service import MeshService
 from bridge_registry.rpc.policies_service import PoliciesService
 from bridge_registry.rpc.quota_service import QuotaAdminService, QuotaService
@@ -68,6 +70,7 @@ from bridge_wire.v1 import quota_pb2_grpc
 from bridge_wire.v1 import registry_pb2_grpc as rpc
 from bridge_wire.v1.authority_pb2_grpc import add_AuthorityServicer_to_server
 from bridge_wire.v1.clients_pb2_grpc import add_ClientsServicer_to_server
+from bridge_wire.v1.health_pb2_grpc import add_HealthServicer_to_server
 from bridge_wire.v1.policy_pb2_grpc import add_PoliciesServicer_to_server
 
 log = structlog.get_logger()
@@ -103,6 +106,7 @@ class Registry:
         admin_port: The admin listener's.
         publisher: What is known of the mesh, and published.
         rollouts: Moves them on.
+        health: What there is to say against instances.
         quotas: Lends them, and keeps what was used.
         mesh_config_watch: Applies the folder of `--mesh-config`; None without one.
         started: Set when both listen.
@@ -134,9 +138,11 @@ class Registry:
             self._memory,
             on_authorities=self._keeper.take,
             secrets=secrets,
+            verdicts=lambda: self.health.verdicts(),  # noqa: PLW0108 - made below, of the publisher
         )
         table, hub = self.publisher.table, self.publisher.hub
         self._front = TlsFront(settings.state_dir / "sockets")
+        self.health = HealthKeeper(lambda: hub.current, self._leadership.leads, self.publisher.touch)
         gate = Gate(self._front.caller, domain, table.is_revoked, lambda name: role_of(name, table.admins))
         nonces = Nonces(time.monotonic)
         self._audit = audit.log_of(settings.state_dir, domain, settings.name, lambda: hub.current)
@@ -192,7 +198,7 @@ class Registry:
                 nonces=nonces,
                 clock=time.time,
             ),
-            MeshService(gate, enroller, hub, load, self._leadership.check_serving),
+            MeshService(gate, enroller, hub, load, self._leadership.check_serving, health=self.health),
             AdminService(
                 gate=gate,
                 tokens=TokenDesk(store, lambda: self._keeper.pin, fence, time.time),
@@ -211,6 +217,13 @@ class Registry:
             ),
             QuotaService(gate, self.quotas),
             QuotaAdminService(gate, self.quotas),
+        )
+        self._health_service = HealthService(
+            gate,
+            self.health,
+            lambda: hub.current,
+            check_serving=self._leadership.check_serving,
+            now=time.time,
         )
         authorities = AuthorityDesk(
             store=store,
@@ -255,6 +268,7 @@ class Registry:
         add_ClientsServicer_to_server(self._clients, server)  # type: ignore[no-untyped-call]  # generated
         quota_pb2_grpc.add_QuotasServicer_to_server(self._services[3], server)  # type: ignore[no-untyped-call]  # generated
         quota_pb2_grpc.add_QuotaAdminServicer_to_server(self._services[4], server)  # type: ignore[no-untyped-call]  # generated
+        add_HealthServicer_to_server(self._health_service, server)  # type: ignore[no-untyped-call]  # generated
         add_PoliciesServicer_to_server(self._policies, server)  # type: ignore[no-untyped-call]  # generated
         server.add_insecure_port(self._front.inner_target)
         admin: http1.Server | None = None
@@ -317,6 +331,7 @@ class Registry:
 
     def _concerns(self) -> Iterator[str]:
         yield from self._keeper.concerns()
+        yield from self.health.concerns()
         yield from self._audit.concerns()
         yield from self._cosigning.concerns()
         if self._memory.foreign:

@@ -12,10 +12,12 @@ from bridge_core.bounds import MAX_REASON
 from bridge_core.errors import Unavailable
 from bridge_core.snapshot import Version
 from bridge_registry.enrolment.enroller import Enroller
+from bridge_registry.health.keeper import HealthKeeper
 from bridge_registry.membership.load_book import LoadReports
 from bridge_registry.publication.hub import Acknowledgement, Hub
 from bridge_registry.publication.subscription_rules import RESEND_S, Subscription, acknowledged, next_send
 from bridge_registry.rpc.gate import Context, Gate
+from bridge_registry.rpc.health_messages import health_of
 from bridge_registry.rpc.load_messages import report_of
 from bridge_registry.rpc.messages import identity_message, update_message, version_of
 from bridge_wire.v1 import registry_pb2 as pb
@@ -31,15 +33,24 @@ class MeshService(rpc.MeshServicer):
         hub: Has the snapshots.
         load: Takes what agents report.
         check_serving: Raises Unavailable when another registry leads: agents go there.
+        health: Takes what they report of health.
     """
 
     def __init__(
-        self, gate: Gate, enroller: Enroller, hub: Hub, load: LoadReports, check_serving: Callable[[], None]
+        self,
+        gate: Gate,
+        enroller: Enroller,
+        hub: Hub,
+        load: LoadReports,
+        check_serving: Callable[[], None],
+        *,
+        health: HealthKeeper,
     ) -> None:
         self._gate = gate
         self._enroller = enroller
         self._hub = hub
         self._load = load
+        self._health = health
         self._check_serving = check_serving
 
     async def Renew(self, request: pb.RenewRequest, context: Context) -> pb.RenewResponse:
@@ -77,6 +88,9 @@ class MeshService(rpc.MeshServicer):
                         break
                     report = report_of(message, node, self._hub.current, time.time())
                     self._load.take_report(node, report, time.monotonic())
+                    self._health.take(
+                        node, health_of(message, node, self._hub.current, time.time()), time.time()
+                    )
                     received += 1
             finally:
                 self._load.gone(node)
