@@ -14,7 +14,8 @@ from bench import results
 from bridge_agent.audit.input_keys import InputKeys
 from bridge_agent.audit.rendering import Rendering
 from bridge_agent.gateway.config import Caller, ListenerKind, Outcome, RequestRecord
-from bridge_cli.audit_verifying import Verdict, _Part, _Verification, verify
+from bridge_cli.audit_parts import Part
+from bridge_cli.audit_verifying import Verdict, _Verification, verify
 from bridge_core.audit.entries import AuditRecord, BegunRecord, encode
 from bridge_core.audit.notes import BadNote, Checkpoint, PublicKey
 from bridge_core.audit.queue import AuditLog
@@ -92,7 +93,7 @@ class _Edited(_Verification):
         """The log's."""
         return self._key
 
-    def part(self, index: int) -> _Part:
+    def part(self, index: int) -> Part:
         """As it was read."""
         return self._parts[index]
 
@@ -103,14 +104,14 @@ class _Edited(_Verification):
             self.head = self._whole.head
         return self.head
 
-    def _part(self, index: int, width: int) -> _Part:
+    def _part(self, index: int, width: int) -> Part:
         if self._whole is None:
             return super()._part(index, width)
         known = self._whole.part(index)
         if index != self._number:
             return known
         if self._edited.parts[0] == "tile" and self._edited.parts[1] == "0":
-            part = _Part(index, width)
+            part = Part(index, width)
             part.said, part.had, part.times = self._stored.tile(0, index), known.had, known.times
             part._roots[False] = known.root(said=False)  # noqa: SLF001 - the records' are the same
             return part
@@ -118,7 +119,7 @@ class _Edited(_Verification):
         part.times = known.times
         return part
 
-    def _look_at(self, part: _Part, entries: Sequence[bytes]) -> None:
+    def _look_at(self, part: Part, entries: Sequence[bytes]) -> None:
         if self._whole is None:
             super()._look_at(part, entries)
 

@@ -31,6 +31,8 @@ from bridge_agent.peers.hop import VARYING
 from bridge_agent.peers.upstreams import Upstreams
 from bridge_agent.routing.view import MeshView
 from bridge_core import http1
+from bridge_core.sealing import open_sealer
+from bridge_core.sealing.sealer import SealFolder
 from bridge_core.snapshot import (
     Instance,
     MemberModel,
@@ -132,7 +134,8 @@ async def compose(
     slots = {"narrow": SLOTS, "single": 1, "lone": 1}.get(role, 4096)
     view = MeshView(node)
     upstreams = Upstreams(view, tls)
-    audit = made_of(folder / f"audit-{role}", f"spiffe://{DOMAIN}/node/{node}", node, view)
+    sealer = open_sealer(SealFolder(folder / f"seal-{role}"))
+    audit = made_of(folder / f"audit-{role}", f"spiffe://{DOMAIN}/node/{node}", node, view, sealer)
     auditing = group.create_task(audit.run())
     made = Gateway(GatewayConfig(node=node, host_name="bench"), view, upstreams, group)
     made.on_record(audit.put)

@@ -60,6 +60,7 @@ from bridge_agent.membership.registry_client import RegistryClient
 from bridge_agent.membership.renewal import Renewal
 from bridge_agent.membership.revocation import Revocations
 from bridge_agent.membership.subscription import SnapshotSubscription
+from bridge_agent.models.desk import ModelDesk, store_of
 from bridge_agent.peers.hop import VARYING
 from bridge_agent.peers.upstreams import Upstreams
 from bridge_agent.quotas.leasing import QuotaLeasing
@@ -69,7 +70,7 @@ from bridge_agent.routing.view import MeshView, Target
 from bridge_agent.telemetry.load_reporter import LoadReporter
 from bridge_agent.telemetry.metrics import metrics_page
 from bridge_agent.telemetry.quota_metrics import QuotaFigures
-from bridge_agent.telemetry.tally import BackendTally
+from bridge_agent.telemetry.tally import BackendTally, ModelTally
 from bridge_core import golden
 from bridge_core.addresses import join_address, split_address
 from bridge_core.http1 import Request, coroutine_app
@@ -171,6 +172,7 @@ class Agent:
                 "isolation": self._launcher.run,
                 "gpus": self._keeper.run,
                 "node-class": self._isolation.run,
+                **({"models": self._models.run} if self._models is not None else {}),
             },
             keep_engines=keep_engines,
             drain_s=drain_s,
@@ -295,9 +297,11 @@ class Agent:
 
     def _serve_requests(self) -> None:
         state = self._state
-        self._audit = made_of(state.root / "audit", str(self._node), self._config.name, self._view)
+        folder = state.root / "audit"
+        self._audit = made_of(folder, str(self._node), self._config.name, self._view, self._sealer)
         self._tally = BackendTally()
         self._service = ServiceTally(self._config.instances.__contains__, time.monotonic)
+        self._model_tally = ModelTally()
         self._last_use = LastUse()
         config = GatewayConfig(
             node=self._config.name,
@@ -314,14 +318,14 @@ class Agent:
             meter=self._meter,
             authenticator=authenticator,
         )
+        self._models = self._make_models()
         self._gateway.on_record(self._take_record)
         self._audit.on_refusal(self._gateway.refuse_all)
         self._gateway.on_progress(self._take_progress)
         self._golden = health.page_of(self._view, self._supervisor, self._gateway)
         self._gateway.serve_nodes(golden.PATH, self._golden.app(self._requests))
         self._asker = health.asker_of(self._view, self._upstreams)
-        folder = state.root / "audit"
-        self._gateway.serve_admins(past.PATH, past.past_app(folder, self._requests))
+        self._gateway.serve_admins(past.PATH, past.past_app(self._audit.stored, self._requests))
         self._witness = witness_of(folder, self._audit)
         self._cosigning = cosigning_of(self._audit, self._view, self._upstreams)
         for path, page in node_pages(self._audit, self._witness, self._requests).items():
@@ -349,6 +353,25 @@ class Agent:
             calls=application.calls,
             serving=serving,
         )
+
+    def _make_models(self) -> ModelDesk | None:
+        """Who brings models here; None where the store is somebody else's, or the engines are to do it."""
+        root = store_of(self._config.engines, self._state.models)
+        if root is None or self._config.models.pull_by_engine:
+            return None
+        desk = ModelDesk(
+            root,
+            self._config.models,
+            view=self._view,
+            upstreams=self._upstreams,
+            group=self._requests,
+            busy=lambda: self._gateway.own_work > 0,
+            changed=self._models_changed,
+        )
+        self._gateway.pull_with(desk.pulls)
+        for path, page in desk.node_pages().items():
+            self._gateway.serve_nodes(path, page)
+        return desk
 
     def _live(self) -> None:
         self._lifecycle = Lifecycle(
@@ -400,6 +423,7 @@ class Agent:
             isolation=self._isolation,
             prober=self._prober,
             tally=self._tally,
+            models=self._model_tally,
             audit=self._audit,
             cosigning=self._cosigning,
             witness=self._witness,
@@ -471,6 +495,7 @@ class Agent:
         self._service.take(record)
         if record.instance in self._config.instances:
             self._golden.used(record.instance, record.model)
+        self._model_tally.take(record)
         self._last_use.take(record.caller)
         self._lifecycle.settled()
         for attempt in record.failed:
@@ -480,6 +505,10 @@ class Agent:
         generated = records.generated(record)
         if generated is not None:
             self._supervisor.activity(record.instance, model=record.model, progress=generated)
+
+    def _models_changed(self) -> None:
+        for instance in self._config.instances:
+            self._supervisor.refresh(instance)
 
     def _take_progress(self, instance: str, model: str) -> None:
         self._supervisor.activity(instance, model=model, progress=True)

@@ -13,6 +13,7 @@ import msgspec
 
 from bridge_agent.engines.config import EngineConfig
 from bridge_agent.gateway.config import GatewaySection
+from bridge_agent.models.section import ModelsSection
 from bridge_core.errors import Fatal
 from bridge_core.files import write_atomically
 from bridge_core.identity.spiffe import SpiffeId
@@ -62,6 +63,7 @@ class AgentConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         node_class: As the `spec` of a NodeClass document; it stands over the mesh's.
         gateway: How requests are served.
         seal: How its files are sealed.
+        models: How models come to the node, and go to others.
     """
 
     name: str
@@ -75,6 +77,7 @@ class AgentConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     node_class: dict[str, Any] | None = None
     gateway: GatewaySection = GatewaySection()
     seal: SealSection = SealSection()
+    models: ModelsSection = ModelsSection()
 
     @property
     def instances(self) -> dict[str, EngineConfig]:

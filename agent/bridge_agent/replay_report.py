@@ -13,16 +13,20 @@ import msgspec
 from rich.console import Console
 from rich.table import Table
 
+from bridge_agent.audit.made import LOG
 from bridge_agent.audit.past import PastAnswer, past_requests
 from bridge_agent.config import StateDir, load_config
 from bridge_agent.routing.replay_rules import Past, Placed, ReplayTally, replay, tally
 from bridge_agent.routing.view import Index
+from bridge_core.audit.stored import StoredLog
 from bridge_core.config import load, mesh_settings, route
 from bridge_core.config.documents import MeshDocument, ModelRouteDocument
 from bridge_core.errors import BridgeError, Fatal
 from bridge_core.names import display
+from bridge_core.sealing import open_sealer
 from bridge_core.snapshot import MESH_KEY, Snapshot, encode_entry
 from bridge_core.snapshot_file import decode
+from bridge_core.snapshot_file import read as read_snapshot
 
 
 class Collected(msgspec.Struct, frozen=True):
@@ -98,11 +102,12 @@ def replay_files(state: StateDir, folder: Path, since: float) -> Comparison:
         Fatal: no node, no snapshot, no requests, or documents with faults.
     """
     settings = load_config(state)
+    sealer = open_sealer(state.seal_folder(settings.seal))
     try:
-        snapshot = decode(state.snapshot.read_bytes())
-    except (OSError, msgspec.DecodeError, BridgeError) as fault:
+        snapshot = read_snapshot(state.snapshot, sealer)
+    except (OSError, BridgeError) as fault:
         raise Fatal(f"{state.snapshot} cannot be used: {fault}") from fault
-    past = past_requests(state.root / "audit", since)
+    past = past_requests(StoredLog(state.root / "audit" / LOG, sealer), since)
     if not past:
         raise Fatal("no requests to replay: the audit log has none of that time")
     return compare(settings.name, snapshot, changed(snapshot, documents(folder)), past)

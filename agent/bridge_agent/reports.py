@@ -32,7 +32,7 @@ from bridge_agent.status_report import (
 )
 from bridge_agent.telemetry.metrics import Sources
 from bridge_agent.telemetry.quota_metrics import QuotaFigures
-from bridge_agent.telemetry.tally import BackendTally
+from bridge_agent.telemetry.tally import BackendTally, ModelTally
 from bridge_core.audit.cosigning import Cosigning
 from bridge_core.audit.queue import AuditLog
 from bridge_core.tls import TlsIdentity
@@ -51,6 +51,7 @@ class Reports:
         isolation: Their limits, walls and GPUs.
         prober: Rollouts' questions.
         tally: What became of requests, by backend.
+        models: The same by model.
         audit: What was written and lost.
         cosigning: Who vouches for it.
         witness: What was found of others' audit logs.
@@ -76,6 +77,7 @@ class Reports:
         isolation: NodeIsolation,
         prober: RolloutProber,
         tally: BackendTally,
+        models: ModelTally,
         audit: AuditLog,
         cosigning: Cosigning,
         witness: Witness,
@@ -97,6 +99,7 @@ class Reports:
         self._isolation = isolation
         self._prober = prober
         self._tally = tally
+        self._models = models
         self._audit = audit
         self._cosigning = cosigning
         self._witness = witness
@@ -142,6 +145,7 @@ class Reports:
             trusts=self._trust.pins,
             clients=self._last_use.clients,
             health=self._health.report(),
+            models=self._models.counts,
         )
 
     def report(self) -> AgentReport:

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Annotated
-
 import msgspec
 import typer
 
 from bridge_agent.cli_options import StateOption
 from bridge_agent.config import SealSection, StateDir, load_config, save_config
 from bridge_core.command.guard import guarded
+from bridge_core.command.seal_options import DataKeyOption, ToOption
 from bridge_core.errors import Fatal
 
 group = typer.Typer(help="The keys that this node's files are sealed with at rest.", no_args_is_help=True)
@@ -32,17 +31,8 @@ def status_command(state_dir: StateOption) -> None:
 @group.command("rotate")
 def rotate_command(
     state_dir: StateOption,
-    to: Annotated[
-        str | None,
-        typer.Option(
-            "--to",
-            help="Seal the keyring with the key from there: file:/PATH, credential:NAME or exec:/PROGRAM "
-            "ARGUMENTS. Without, with a new one of our own.",
-        ),
-    ] = None,
-    data_key: Annotated[
-        bool, typer.Option("--data-key", help="Add a data key for what is written from the next start on.")
-    ] = False,
+    to: ToOption = None,
+    data_key: DataKeyOption = False,
 ) -> None:
     """Seal the keyring with another key; nothing else is written anew."""
 

@@ -46,6 +46,20 @@ def verify_command(
     keep: Annotated[
         Path | None, typer.Option("--keep", help="Keep what nodes sent in this folder, a log a node.")
     ] = None,
+    seal_key: Annotated[
+        str | None,
+        typer.Option(
+            "--seal-key",
+            help="Opens the keyring beside FOLDER, where it is no file there: credential:NAME, file:/PATH, "
+            "exec:/PROGRAM ARGUMENTS.",
+        ),
+    ] = None,
+    keyring: Annotated[
+        Path | None,
+        typer.Option(
+            "--keyring", help="The folder of the keyring of FOLDER's records.", exists=True, file_okay=False
+        ),
+    ] = None,
     as_json: JsonOption = False,
     where: Where,
 ) -> None:
@@ -61,7 +75,12 @@ def verify_command(
         from bridge_cli.audit_verifying import verify
 
         if folder is not None:
-            found = {str(folder): verify(folder)}
+            from bridge_cli.audit_keyring import sealer_beside
+
+            sealer, why = sealer_beside(folder, keyring, seal_key)
+            if why:
+                say_aside(f"bridgectl: sealed records are not read: {why}")
+            found = {str(folder): verify(folder, sealer=sealer)}
             silent: dict[str, str] = {}
         else:
             from bridge_cli.audit_fetching import fetched

@@ -29,7 +29,7 @@ from bridge_core.audit.answers import (
 )
 from bridge_core.audit.notes import BadNote, Checkpoint, PublicKey, read_checkpoint, read_note
 from bridge_core.audit.proofs import Proof, read_proof
-from bridge_core.audit.stored import COSIGNED
+from bridge_core.audit.stored import COSIGNED, FAULT
 from bridge_core.audit.tiles import WIDTH
 from bridge_core.audit.witness_rules import Seen
 from bridge_core.decoding import Undecodable, decode_json
@@ -124,10 +124,10 @@ async def _get(to: Access, node: str, folder: Path, paths: list[str]) -> None:
     except (ValueError, RecursionError) as fault:
         raise BridgeError(f"its files do not decode: {fault}") from fault
     for path, data in files.items():
-        if path in paths:  # and so no name that it made up
+        if path.removesuffix(FAULT) in paths:  # and so no name that it made up
             (folder / path).parent.mkdir(parents=True, exist_ok=True)
             (folder / path).write_bytes(data)
-    missing = [path for path in paths if path not in files]
+    missing = [path for path in paths if path not in files and path + FAULT not in files]
     if files and missing and len(files) < len(paths) and sum(map(len, files.values())) > 1 << 24:
         await _get(to, node, folder, missing)  # they were too large for one answer
 

@@ -11,12 +11,13 @@ from __future__ import annotations
 
 import datetime as dt
 import itertools
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Final
 
 import msgspec
 
+from bridge_cli.audit_parts import Part, read_part
 from bridge_core.audit import merkle, tiles
 from bridge_core.audit.entries import (
     BegunRecord,
@@ -27,13 +28,14 @@ from bridge_core.audit.entries import (
     decode,
 )
 from bridge_core.audit.notes import BadNote, Checkpoint, PublicKey, cosigned_at, open_checkpoint
+from bridge_core.audit.sealed import KeyGone
 from bridge_core.audit.stored import COSIGNED, StoredLog
 from bridge_core.audit.tiles import WIDTH, Damaged
 from bridge_core.audit.writing import public_key
+from bridge_core.sealing import Sealer
 
 _MOST_UNDECIDED: Final = 12  # tiles that are tried either way: 2^12 roots
 _MOST_NAMED: Final = 64  # records of one bundle that are named one by one
-_GONE: Final = "is gone"
 
 
 class Fault(msgspec.Struct, frozen=True):
@@ -43,7 +45,7 @@ class Fault(msgspec.Struct, frozen=True):
         first: The first record that it is about; -1: none in particular.
         last: The last one.
         what: `edited`, `dropped`, `reordered`, `added`, `truncated`, `forked`, `altered` (a file whose
-            records are whole), `unsigned` (no head speaks for it).
+            records are whole), `sealed` (with a key that is not there), `unsigned` (no head speaks for it).
         detail: A sentence.
         at: When these records were made, as far as their neighbours tell.
     """
@@ -81,70 +83,13 @@ class Verdict(msgspec.Struct, frozen=True):
     cosigned_size: int
 
 
-class _Part:
-    """A tile's worth: the hashes that its tile says, and those of the records that are there.
-
-    Attributes:
-        index: Of the tile.
-        width: Records that it has to have.
-        said: What the tile says; None where it is missing or cut.
-        had: Of the records; None where they cannot be read.
-        intact: Their file is as it was written.
-        gone: They were too old, and removed.
-        unread: Why they cannot be read.
-        times: When the first and the last of them were made; 0: not known.
-        above: The tile's root as the tile above has it, where the tile itself is gone.
-    """
-
-    def __init__(self, index: int, width: int) -> None:
-        self.index = index
-        self.width = width
-        self.said: list[bytes] | None = None
-        self.had: list[bytes] | None = None
-        self.intact = True
-        self.gone = False
-        self.unread = ""
-        self.times = (0.0, 0.0)
-        self.above = b""
-        self._roots: dict[bool, bytes] = {}
-
-    @property
-    def differs(self) -> bool:
-        """Records and hashes contradict each other."""
-        return not self.gone and self.said != self.had
-
-    @property
-    def span(self) -> tuple[int, int]:
-        """The first and the last of its records."""
-        return self.index * WIDTH, self.index * WIDTH + self.width - 1
-
-    @property
-    def ways(self) -> list[bool]:
-        """Whether its hashes can be the signed ones (True), and those of its records (False)."""
-        both = ((True, self.said), (False, self.had))
-        return [way for way, hashes in both if hashes is not None and len(hashes) == self.width]
-
-    def root(self, *, said: bool = True) -> bytes:
-        """The root of the hashes, or else of the records."""
-        found = self._roots.get(said)
-        if found is None:
-            hashes = self.said if said else self.had
-            found = self.above if hashes is None and said else merkle.root_of(hashes or ())
-            self._roots[said] = found
-        return found
-
-    def believe_records(self) -> None:
-        """The records are the signed ones."""
-        self.said = self.had
-        self._roots.clear()
-
-
 def verify(
     folder: Path,
     *,
     expected: PublicKey | None = None,
     witnesses: Iterable[PublicKey] = (),
     seen: Mapping[str, Checkpoint] | None = None,
+    sealer: Sealer | None = None,
 ) -> Verdict:
     """Checks a log.
 
@@ -153,12 +98,13 @@ def verify(
         expected: The key it has to be signed with; None: the one beside it.
         witnesses: Keys whose cosignatures count.
         seen: Heads of this log that others have seen, by who: they must fit, too.
+        sealer: Opens records that are sealed; None: they are named as sealed, and their hashes are checked.
 
     Raises:
         BadNote: the folder holds no log.
         OSError: it cannot be read.
     """
-    return _Verification(folder, expected, list(witnesses), dict(seen or {})).run()
+    return _Verification(folder, expected, list(witnesses), dict(seen or {}), sealer).run()
 
 
 class _Verification:
@@ -168,15 +114,16 @@ class _Verification:
         expected: PublicKey | None,
         witnesses: list[PublicKey],
         seen: dict[str, Checkpoint],
+        sealer: Sealer | None = None,
     ) -> None:
-        self._stored = StoredLog(folder)
+        self._stored = StoredLog(folder, sealer)
         self._folder = folder
         self._key = expected or public_key(folder)
         self._witnesses = witnesses
         self._seen = seen
         self._faults: list[Fault] = []
         self._said: list[str] = []
-        self._parts: list[_Part] = []
+        self._parts: list[Part] = []
         self._removed = 0
         self._begun = ""
         self._kept = self._unsigned = 0
@@ -189,7 +136,7 @@ class _Verification:
         if head is not None:
             self._parts = self._read(head.size)
             for part in self._parts:
-                part.gone = part.unread == _GONE and part.span[1] < self._removed
+                part.gone = part.missing and part.span[1] < self._removed
                 self._kept += len(part.had or ())
             self._check_tail(head.size)
             self._check_root(head)
@@ -202,7 +149,7 @@ class _Verification:
             0 if head is None else head.size,
             self._kept,
             self._unsigned,
-            tuple(sorted(self._faults, key=lambda one: (one.first, one.last))),
+            tuple(_joined(sorted(self._faults, key=lambda one: (one.first, one.last)))),
             tuple(self._said),
             self._cosigned,
             self._cosigned_size,
@@ -240,36 +187,17 @@ class _Verification:
         by = ", ".join(sorted(one.name for one in note.signatures if one.name != self._key.name))
         self._seen = {**self._seen, f"who cosigned it ({by})": head}
 
-    def _read(self, size: int) -> list[_Part]:
+    def _read(self, size: int) -> list[Part]:
         parts = [self._part(index, WIDTH) for index in range(size // WIDTH)]
         return parts if size % WIDTH == 0 else [*parts, self._part(size // WIDTH, size % WIDTH)]
 
-    def _part(self, index: int, width: int) -> _Part:
-        """A tile and its records as they are read, of which so many are signed for."""
-        stored, part = self._stored, _Part(index, width)
-        tail, hashes = stored.tail(index)
-        part.said = stored.tile(0, index) if width == WIDTH else None
-        if part.said is None and len(hashes) >= width:
-            part.said = hashes[:width]
-        entries: Sequence[bytes] = ()
-        try:
-            entries, part.intact = tiles.unpack(stored.read(tiles.bundle_path(index)))
-        except FileNotFoundError:
-            entries = tail  # of a bundle that became full a moment ago they are in either
-            part.unread = "" if entries else _GONE
-        except Damaged as fault:
-            part.unread = fault.message.removeprefix("it ")
-        if part.said is None and width == WIDTH:
-            above = stored.tile(1, index // WIDTH)
-            part.above = b"" if above is None else above[index % WIDTH]
-        if width < WIDTH:
-            entries = entries[:width]
-        if not part.unread:
-            part.had = list(map(merkle.leaf_hash, entries))
+    def _part(self, index: int, width: int) -> Part:
+        """See `read_part`."""
+        part, entries = read_part(self._stored, index, width)
         self._look_at(part, entries)
         return part
 
-    def _look_at(self, part: _Part, entries: Sequence[bytes]) -> None:
+    def _look_at(self, part: Part, entries: Sequence[bytes]) -> None:
         """Takes the times of records, and what the log says of itself."""
         times = []
         for number, entry in enumerate(entries):
@@ -301,13 +229,18 @@ class _Verification:
         """What is behind the signed records has to fit its own hashes. A crash may leave it torn."""
         index = size // WIDTH
         while True:
-            entries, hashes = self._stored.tail(index)
+            tail = self._stored.tail(index)
+            entries, hashes = tail.entries, tail.hashes
             behind = max(0, size - index * WIDTH)
             for number in range(behind, min(len(entries), len(hashes))):
                 if merkle.leaf_hash(entries[number]) != hashes[number]:
                     at = index * WIDTH + number
                     self._fault("edited", f"record {at}, not signed for yet, is not that of its hash", at)
             self._unsigned += max(0, len(entries) - behind)
+            if tail.fault is not None and behind <= len(entries) < len(hashes):
+                at = index * WIDTH + len(entries)
+                detail = f"records from {at} on, not signed for yet: {tail.fault.message}"
+                self._fault(_what(tail.fault), detail, at)
             if len(entries) < WIDTH:
                 return
             index += 1
@@ -332,7 +265,7 @@ class _Verification:
                 path = tiles.bundle_path(part.index)
                 self._fault("altered", f"{path} is not as it was written, its records are whole", *part.span)
 
-    def _choices(self, head: Checkpoint, undecided: list[_Part]) -> tuple[bool, ...] | None:
+    def _choices(self, head: Checkpoint, undecided: list[Part]) -> tuple[bool, ...] | None:
         """Of each undecided part whether its hashes are the signed ones (else those of its records are)."""
         able = [part.ways for part in undecided]
         if len(undecided) > _MOST_UNDECIDED:  # then the tiles are believed, or nothing is
@@ -357,19 +290,24 @@ class _Verification:
         )
         self._fault("edited", detail, fit, head.size - 1)
 
-    def _name(self, part: _Part) -> None:
+    def _name(self, part: Part) -> None:
         """Names the records of a part that are not those of its tile."""
         first, last = part.span
+        if part.fault is not None:
+            begins = first + len(part.had or ())
+            detail = part.fault.message.removeprefix("it ")
+            self._fault(_what(part.fault), f"the file of records {begins} to {last} {detail}", begins, last)
+        elif part.had is None:
+            self._fault("dropped", f"the file of records {first} to {last} is gone", first, last)
         if part.had is None:
-            what = "dropped" if part.unread == _GONE else "edited"
-            self._fault(what, f"the file of records {first} to {last} {part.unread}", first, last)
             return
         if part.said is None:
             self._fault("dropped", f"the hashes of records {first} to {last} are gone", first, last)
             return
         had, signed = part.had, part.said
         where, own = {hash_: at for at, hash_ in enumerate(had)}, set(signed)
-        wrong = [at for at, one in enumerate(signed) if at >= len(had) or had[at] != one]
+        read = len(signed) if part.fault is None else len(had)
+        wrong = [at for at, one in enumerate(signed[:read]) if at >= len(had) or had[at] != one]
         for at in wrong[:_MOST_NAMED]:
             number = first + at
             if signed[at] in where and (at >= len(had) or had[at] in own):
@@ -436,6 +374,22 @@ class _Verification:
         if since and until:
             return f"between {_when(since)} and {_when(until)}"
         return f"after {_when(since)}" if since else f"before {_when(until)}" if until else ""
+
+
+def _joined(faults: list[Fault]) -> Iterator[Fault]:
+    """The faults, with files whose key is gone told as one as far as they follow each other."""
+    for what, group in itertools.groupby(faults, key=lambda one: one.what):
+        found = list(group)
+        if what != "sealed" or len(found) == 1:
+            yield from found
+            continue
+        first, last = found[0], found[-1]
+        detail = f"{len(found)} files of records from {first.first} on: {first.detail}"
+        yield Fault(first.first, last.last, what, detail, first.at)
+
+
+def _what(fault: Damaged) -> str:
+    return "sealed" if isinstance(fault, KeyGone) else "edited"
 
 
 def _when(at: float) -> str:

@@ -13,8 +13,10 @@ from bridge_cli import (
     admin_commands,
     admins_commands,
     audit_commands,
+    backup_commands,
     ca_commands,
     client_commands,
+    doctor_commands,
     health_commands,
     hindsight_commands,
     models_command,
@@ -23,6 +25,7 @@ from bridge_cli import (
     restore_command,
     status_commands,
     traffic_commands,
+    watch_commands,
 )
 from bridge_cli.access import default_state_dir
 from bridge_cli.attest_commands import group as attest
@@ -148,6 +151,8 @@ def down_command(
 
 # After those that one begins with: this is the order of `bridgectl --help`.
 status_commands.register(app)
+watch_commands.register(app)
+doctor_commands.register(app)
 models_command.register(app)
 app.add_typer(contexts, name="context")
 app.add_typer(attest, name="attest")
@@ -159,6 +164,7 @@ health_commands.register(app)
 policy_commands.register(app)
 quota_commands.register(app)
 traffic_commands.register(app)
+backup_commands.register(app)
 restore_command.register(app)
 hindsight_commands.register(app)
 audit_commands.register(app)

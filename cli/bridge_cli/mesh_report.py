@@ -11,6 +11,7 @@ from typing import Any, Final
 
 import msgspec
 
+from bridge_core.mesh_picture import node_state
 from bridge_core.names import InvalidName, display
 from bridge_core.quantities import say_span
 
@@ -167,15 +168,9 @@ def _leader(report: MeshReport) -> str:
 
 
 def _node(one: Any) -> NodeLine:
-    if one.state != "active":
-        state = one.state
-    elif one.instances:
-        state = "serving"
-    else:
-        state = "no engine" if one.reports else "away"
     return NodeLine(
         name=one.name,
-        state=state,
+        state=node_state(one.state, instances=bool(one.instances), reports=one.reports),
         since_unix=one.began_unix if one.reports else one.heard_unix,
         version=one.version,
         expires_unix=one.certificate_expires_unix,

@@ -25,8 +25,8 @@ def check_free(wanted: Iterable[tuple[str, str]]) -> None:
     taken = [(what, address) for what, address in wanted if not _free(address)]
     if not taken:
         return
-    holders = _holders()
-    words = [f"{address} for {what}{holders.get(_port(address), '')}" for what, address in taken[:_NAMED]]
+    held = holders()
+    words = [f"{address} for {what}{held.get(_port(address), '')}" for what, address in taken[:_NAMED]]
     if len(taken) > _NAMED:
         words.append(f"and {len(taken) - _NAMED} more")
     raise Fatal(
@@ -76,7 +76,7 @@ def _free(address: str) -> bool:
     return True
 
 
-def _holders() -> dict[int, str]:
+def holders() -> dict[int, str]:
     """Who listens on each port, in words, as far as we may know."""
     found = {}
     with contextlib.suppress(psutil.Error, OSError):

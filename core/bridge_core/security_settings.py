@@ -55,6 +55,7 @@ class AuditSettings(msgspec.Struct, frozen=True, omit_defaults=True):
         on_full_disk: Whether traffic goes on unrecorded, or is refused.
         content: Whether prompts and answers are recorded as well.
         key_period_s: How long one key makes the hashes of what was asked.
+        sealed: Whether records lie sealed on the disk, from now on.
         timestamp_authority: Where a time stamp of the log (RFC 3161) is got once an hour; empty: nowhere.
     """
 
@@ -64,3 +65,4 @@ class AuditSettings(msgspec.Struct, frozen=True, omit_defaults=True):
     content: bool = False
     key_period_s: Seconds = 86_400.0
     timestamp_authority: Name = ""
+    sealed: bool = False

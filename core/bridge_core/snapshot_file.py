@@ -35,6 +35,16 @@ def decode(data: bytes) -> Snapshot:
     return apply(EMPTY, decode_json(data, Delta, most=_MAX_BYTES))
 
 
+def read(path: Path, sealer: Sealer) -> Snapshot:
+    """The snapshot in a sealed file.
+
+    Raises:
+        BridgeError: it does not open, or is no snapshot.
+        OSError: it cannot be read.
+    """
+    return decode(sealer.open(path.read_bytes(), _PURPOSE))
+
+
 class SnapshotFile:
     """Keeps one snapshot in one file; never the reason that its owner does not start.
 
@@ -55,7 +65,7 @@ class SnapshotFile:
         A damaged file is moved aside for whoever wants to look at it.
         """
         try:
-            return decode(self._sealer.open(self._path.read_bytes(), _PURPOSE))
+            return read(self._path, self._sealer)
         except FileNotFoundError:
             return EMPTY
         except OSError as fault:

@@ -17,12 +17,12 @@ import ssl
 import time
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any, Protocol, TypeVar
+from typing import Any, Literal, Protocol, TypeVar
 
 import msgspec
 
 from bridge_core.errors import BridgeError, Reaction
-from bridge_core.identity.certificate_info import CertificateInfo, single_identity
+from bridge_core.identity.certificate_info import CertificateInfo, CertifiedName, single_identity
 from bridge_core.identity.own_certificate import serial_of, shown_by, uris_of
 from bridge_core.identity.rotation_rules import CLOCK_SKEW_S
 from bridge_core.identity.spiffe import IdentityFault, SpiffeId
@@ -48,6 +48,13 @@ class SslObject(Protocol):
 
     def getpeercert(self) -> Any:
         """The peer's verified certificate, parsed."""
+
+
+class ShowsDer(Protocol):
+    """The same object, asked for the certificate itself."""
+
+    def getpeercert(self, binary_form: Literal[True], /) -> bytes | None:
+        """DER."""
 
 
 class Peer(msgspec.Struct, frozen=True):
@@ -159,10 +166,15 @@ def peer(ssl_object: SslObject | None) -> Peer | None:
     return None if identity is None else Peer(identity, serial_of(certificate))
 
 
-def peer_identity(ssl_object: SslObject | None) -> str | None:
-    """The SPIFFE id of the peer's verified certificate, or None."""
+def peer_identity(ssl_object: Any) -> str | None:
+    """The SPIFFE id of the peer's verified certificate, a `CertifiedName`; or None."""
     found = peer(ssl_object)
-    return None if found is None else str(found.identity)
+    return None if found is None or ssl_object is None else certified(found, ssl_object)
+
+
+def certified(found: Peer, ssl_object: ShowsDer) -> CertifiedName:
+    """Who the peer is, with the certificate that `peer` read."""
+    return CertifiedName(str(found.identity), ssl_object.getpeercert(True) or b"")
 
 
 def verify_peer(

@@ -31,6 +31,7 @@ from bridge_core.http_access import (
 )
 from bridge_core.large_json import LARGE
 from bridge_core.model_store.layout import BlobWriter, ModelStore
+from bridge_core.model_store.registry import Registry, refuse_plain
 from bridge_core.names import InvalidName, ModelName
 from bridge_core.route_rules import Match, location, match, redirect_body
 from bridge_engine import bodies, requests
@@ -45,7 +46,6 @@ from bridge_engine.store.create import check, create, must_pull
 from bridge_engine.store.details import details, listed, shown, timestamp
 from bridge_engine.store.pull import pull
 from bridge_engine.store.push import push
-from bridge_engine.store.registry import Registry, refuse_plain
 
 log = structlog.get_logger()
 

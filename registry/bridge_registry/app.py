@@ -33,6 +33,10 @@ from bridge_registry.clients.certifier import Certifier
 from bridge_registry.clients.client_desk import ClientDesk
 from bridge_registry.clients.mesh_secrets import MeshSecrets
 from bridge_registry.clients.role_rules import role_of
+from bridge_registry.console.console_service import ConsoleService
+from bridge_registry.console.feed import Feed
+from bridge_registry.console.painter import Painter
+from bridge_registry.console.traffic_rules import TrafficBook
 from bridge_registry.election import Election
 from bridge_registry.enrolment.authority_desk import AuthorityDesk
 from bridge_registry.enrolment.authority_keeper import AuthorityKeeper
@@ -70,6 +74,7 @@ from bridge_wire.v1 import quota_pb2_grpc
 from bridge_wire.v1 import registry_pb2_grpc as rpc
 from bridge_wire.v1.authority_pb2_grpc import add_AuthorityServicer_to_server
 from bridge_wire.v1.clients_pb2_grpc import add_ClientsServicer_to_server
+from bridge_wire.v1.console_pb2_grpc import add_ConsoleServicer_to_server
 from bridge_wire.v1.health_pb2_grpc import add_HealthServicer_to_server
 from bridge_wire.v1.policy_pb2_grpc import add_PoliciesServicer_to_server
 
@@ -107,6 +112,7 @@ class Registry:
         publisher: What is known of the mesh, and published.
         rollouts: Moves them on.
         health: What there is to say against instances.
+        feed: What people watch.
         quotas: Lends them, and keeps what was used.
         mesh_config_watch: Applies the folder of `--mesh-config`; None without one.
         started: Set when both listen.
@@ -145,7 +151,9 @@ class Registry:
         self.health = HealthKeeper(lambda: hub.current, self._leadership.leads, self.publisher.touch)
         gate = Gate(self._front.caller, domain, table.is_revoked, lambda name: role_of(name, table.admins))
         nonces = Nonces(time.monotonic)
-        self._audit = audit.log_of(settings.state_dir, domain, settings.name, lambda: hub.current)
+        self._audit = audit.log_of(
+            settings.state_dir, domain, settings.name, lambda: hub.current, ensured.sealer
+        )
         self._cosigning, self._links = audit.cosigning_of(
             self._audit, self._identity, domain, lambda: hub.current
         )
@@ -162,10 +170,11 @@ class Registry:
         )
         self._config = ConfigDesk(store, domain, fence, time.time)
         load = LoadReports()
+        self._traffic = TrafficBook(time.time())
         restorer = Restorer(
             store=store,
             memory=self._memory,
-            records=lambda: table.records,
+            records=lambda: {**self._memory.history, **table.records},
             access=access,
             authorities=lambda: self._keeper.authorities,
             fence=self._leadership.office_fence,
@@ -198,7 +207,15 @@ class Registry:
                 nonces=nonces,
                 clock=time.time,
             ),
-            MeshService(gate, enroller, hub, load, self._leadership.check_serving, health=self.health),
+            MeshService(
+                gate,
+                enroller,
+                hub,
+                load,
+                self._leadership.check_serving,
+                health=self.health,
+                traffic=self._traffic,
+            ),
             AdminService(
                 gate=gate,
                 tokens=TokenDesk(store, lambda: self._keeper.pin, fence, time.time),
@@ -235,6 +252,16 @@ class Registry:
             clock=time.time,
         )
         self._authority_service = AuthorityService(gate, authorities, self._keeper)
+        painter = Painter(
+            self.publisher,
+            load,
+            self.rollouts,
+            self._traffic,
+            trust_domain=domain,
+            standing=self._standing,
+        )
+        self.feed = Feed(painter.paint)
+        self._console = ConsoleService(gate, self.feed, self._leadership.check_serving)
         self.mesh_config_watch = (
             DirectoryWatch(settings.mesh_config, self._config, self._leadership.leads)
             if settings.mesh_config is not None
@@ -247,6 +274,7 @@ class Registry:
             lambda: self._keeper.authorities,
             mesh_id=lambda: self._memory.mesh_id,
             secrets=secrets,
+            restorer=restorer,
         )
 
     def stop(self) -> None:
@@ -269,6 +297,7 @@ class Registry:
         quota_pb2_grpc.add_QuotasServicer_to_server(self._services[3], server)  # type: ignore[no-untyped-call]  # generated
         quota_pb2_grpc.add_QuotaAdminServicer_to_server(self._services[4], server)  # type: ignore[no-untyped-call]  # generated
         add_HealthServicer_to_server(self._health_service, server)  # type: ignore[no-untyped-call]  # generated
+        add_ConsoleServicer_to_server(self._console, server)  # type: ignore[no-untyped-call]  # generated
         add_PoliciesServicer_to_server(self._policies, server)  # type: ignore[no-untyped-call]  # generated
         server.add_insecure_port(self._front.inner_target)
         admin: http1.Server | None = None
@@ -302,6 +331,7 @@ class Registry:
                 group.create_task(_persist("publication", self.publisher.run)),
                 group.create_task(_kept("audit", self._audit.run)),
                 group.create_task(_kept("cosigning", self._cosigning.run)),
+                group.create_task(_kept("console", self.feed.run)),
                 group.create_task(self._upkeep.run()),
                 group.create_task(self.rollouts.run(), name="rollouts"),
                 group.create_task(self._key_sets.run(), name="key-sets"),

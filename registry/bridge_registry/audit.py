@@ -22,6 +22,7 @@ from bridge_core.audit.cosigning import Cosigning
 from bridge_core.audit.entries import AdminRecord, Entry
 from bridge_core.audit.queue import AuditLog
 from bridge_core.http1 import Pool
+from bridge_core.sealing import Sealer
 from bridge_core.snapshot import Node, Snapshot
 from bridge_core.tls import TlsIdentity, verify_peer
 from bridge_registry.rpc.tls_front import RpcCaller
@@ -38,6 +39,8 @@ _LOOKS: Final = frozenset(
         "Diff",
         "WatchSnapshot",
         "ReportLoad",
+        "Look",
+        "WatchEvents",
     }
 )
 # What is secret, or too long to be of use.
@@ -49,14 +52,16 @@ _Context: TypeAlias = grpc.aio.ServicerContext[Any, Any]
 _Behaviour: TypeAlias = Callable[[Any, _Context], Awaitable[Any]]
 
 
-def log_of(folder: Path, trust_domain: str, name: str, snapshot: Callable[[], Snapshot]) -> AuditLog:
+def log_of(
+    folder: Path, trust_domain: str, name: str, snapshot: Callable[[], Snapshot], sealer: Sealer
+) -> AuditLog:
     """A registry's log, under its state dir."""
 
     def read(record: Entry, _data: bytes | None) -> tuple[Entry]:
         return (record,)
 
     origin = f"{trust_domain}/registry/{name}"
-    return AuditLog(folder / LOG, origin, read, settings=lambda: snapshot().mesh.audit)
+    return AuditLog(folder / LOG, origin, read, settings=lambda: snapshot().mesh.audit, sealer=sealer)
 
 
 class AuditInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[misc]  # grpc has no types
@@ -136,7 +141,7 @@ def cosigning_of(
 
 
 class Links:
-    """Connections to nodes' peer listeners."""
+    """Connections to nodes' peer listeners; of nodes that went or moved none is kept."""
 
     def __init__(self, identity: TlsIdentity, trust_domain: str) -> None:
         self._identity = identity
@@ -152,6 +157,8 @@ class Links:
         """
         known = self._pools.get((node.name, node.peer))
         if known is None:
+            # Idle connections end by themselves. A pool without any is of a node that went, or is made anew.
+            self._pools = {key: pool for key, pool in self._pools.items() if pool.size}
             self._context = self._context or self._identity.client()
 
             def check(ssl_object: Any) -> None:

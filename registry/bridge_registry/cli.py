@@ -18,13 +18,14 @@ from bridge_core.hardening import keep_memory_private
 from bridge_core.identity import check_node_name
 from bridge_core.key_files import check_key_files
 from bridge_core.sealing.key_source import key_source
-from bridge_registry import seal_commands, service_commands
+from bridge_registry import backup_commands, seal_commands, service_commands
 from bridge_registry.enrolment.pki_files import Pki
 from bridge_registry.options import GUARD_PORT, RegistryOptions
 
 app = program("The registry: the mesh's CA, its members, its config, and the snapshots of all that.")
 app.add_typer(service_commands.group, name="service")
 app.add_typer(seal_commands.group, name="seal")
+backup_commands.register(app)
 authorities = typer.Typer(help="The mesh's CAs, as this registry has them.", no_args_is_help=True)
 app.add_typer(authorities, name="ca")
 StateDir = Annotated[Path, typer.Option("--state-dir", help="Where keys and the last snapshot are kept.")]

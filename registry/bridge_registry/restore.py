@@ -109,6 +109,20 @@ class Restorer:
         )
         return done
 
+    async def put_back_as_asked(self) -> None:
+        """Fills an empty store where an admin restored a backup beside it; anything else is left alone.
+
+        Raises:
+            Unavailable: the store was not read yet, or this registry does not lead; may be repeated.
+        """
+        if not self._memory.put_back:
+            return
+        if self._memory.seen is None:
+            raise Unavailable("the store was not read yet", hint="try again in some seconds")
+        # A store that holds a mesh is not overwritten unasked, be it an older state of this one.
+        if self._memory.foreign and not self._memory.seen.id:
+            await self.restore(accept_store=False, author="bridgectl restore")
+
     async def _put_back(self, reason: str, there: Mapping[str, KeyValue]) -> Restored:
         wanted = self._records()
         removed = tuple(sorted(key for key in there.keys() - wanted.keys() if keyspace.is_lasting(key)))

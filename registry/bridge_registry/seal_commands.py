@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from bridge_core.command.guard import guarded
+from bridge_core.command.seal_options import DataKeyOption, ToOption
 from bridge_core.sealing.key_source import key_source
 from bridge_core.sealing.sealer import SealFolder
 
@@ -44,17 +45,8 @@ def rotate_command(
     *,
     state_dir: StateDir = _STATE,
     seal_key: SealKey = None,
-    to: Annotated[
-        str | None,
-        typer.Option(
-            "--to",
-            help="Seal the keyring with the key from there: file:/PATH, credential:NAME or exec:/PROGRAM "
-            "ARGUMENTS. Without, with a new one of our own.",
-        ),
-    ] = None,
-    data_key: Annotated[
-        bool, typer.Option("--data-key", help="Add a data key for what is written from the next start on.")
-    ] = False,
+    to: ToOption = None,
+    data_key: DataKeyOption = False,
 ) -> None:
     """Seal the keyring with another key; nothing else is written anew.
 

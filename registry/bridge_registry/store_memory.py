@@ -32,9 +32,22 @@ _MAX_BYTES: Final = 512 * 1024 * 1024
 _REVISION_EVERY_S: Final = 30.0  # how old the revision in the file may be while records stay
 
 
-class _File(msgspec.Struct, frozen=True):
+class _File(msgspec.Struct, frozen=True, omit_defaults=True):
     store: StoreIdentity | None
     records: dict[str, bytes] = {}
+    history: dict[str, bytes] = {}
+    put_back: bool = False
+
+
+def remembered(store: StoreIdentity, records: dict[str, bytes], history: dict[str, bytes]) -> bytes:
+    """The file of a registry that comes from a backup: what it says is put back into an empty store, unasked.
+
+    Args:
+        store: The mesh's, as of the backup.
+        records: Of it, by key: those that a registry keeps a copy of.
+        history: The others that are to be put back.
+    """
+    return msgspec.json.encode(_File(store, records, history, put_back=True))
 
 
 class StoreMemory:
@@ -46,6 +59,8 @@ class StoreMemory:
     Attributes:
         known: The store that the mesh lives in; None until one was seen.
         records: Its records when this registry began, by key.
+        history: Further ones that only a backup has; kept until the mesh has its store again.
+        put_back: An admin restored a backup here: an empty store is to be filled again.
         candidacy: Under which the store was last read through.
         foreign: Why the store at hand is not that one; empty: it is, or none was seen since the start.
     """
@@ -55,6 +70,8 @@ class StoreMemory:
         found = self._load()
         self.known = found.store
         self.records: Mapping[str, bytes] = found.records
+        self.history: Mapping[str, bytes] = found.history
+        self.put_back = found.put_back
         self.foreign = self.candidacy = ""
         self._seen: StoreIdentity | None = None
         self._saved = found
@@ -107,6 +124,7 @@ class StoreMemory:
         if self.foreign:
             log.warning("store_restored", generation=seen.generation)
         self.foreign, self.known = "", seen
+        self.history, self.put_back = {}, False
         return True
 
     def follow(self, changes: Changes) -> bool:

@@ -22,6 +22,7 @@ from bridge_registry.enrolment.store_access import StoreAccess
 from bridge_registry.leadership import Leadership
 from bridge_registry.membership.store_identity_rules import StoreRecord
 from bridge_registry.records import RecordFault, decode, decode_authorities, encode
+from bridge_registry.restore import Restorer
 
 log = structlog.get_logger()
 
@@ -59,6 +60,7 @@ class Upkeep:
         authorities: Gives the mesh's CAs, which every store of the mesh holds.
         mesh_id: Gives the mesh's own id in every store, once it has one.
         secrets: Made with the mesh.
+        restorer: Fills an empty store where a backup was restored.
     """
 
     def __init__(
@@ -70,6 +72,7 @@ class Upkeep:
         *,
         mesh_id: Callable[[], str],
         secrets: MeshSecrets,
+        restorer: Restorer,
     ) -> None:
         self._store = store
         self._leadership = leadership
@@ -77,6 +80,7 @@ class Upkeep:
         self._authorities = authorities
         self._mesh_id = mesh_id
         self._secrets = secrets
+        self._restorer = restorer
 
     async def run(self) -> None:
         """Founds the mesh as soon as the store answers and clears it up until cancelled.
@@ -85,6 +89,7 @@ class Upkeep:
             Fatal: the store belongs to another mesh.
         """
         await self._until_done(self._access.prepare)
+        await self._until_done(self._restorer.put_back_as_asked)
         await self._until_done(self._found)
         await self._until_done(self._secrets.found)
         while True:

@@ -7,6 +7,7 @@ in `tests/contract/test_engines_of_neighbours.py`: that takes mount namespaces.
 from __future__ import annotations
 
 import asyncio
+import base64
 import contextlib
 import json
 import socket
@@ -158,6 +159,18 @@ async def test_a_forwarded_request_names_the_node_that_its_certificate_does(mesh
         mesh.address("node2", "peer"), "POST", "/api/generate", ONE_TOKEN, headers, node_tls(mesh, "node1")
     )
     assert (status, b"node1" in body) == (403, True)
+
+
+@pytest.mark.parametrize("kind", ["client", "admin", "node"])
+async def test_a_stolen_node_certificate_asks_in_nobodys_name(mesh: Mesh, kind: str) -> None:
+    domain = load_config(StateDir(mesh.state / "node1")).trust_domain
+    headers = {"x-bridge-hop": "node1", "x-bridge-principal": f"spiffe://{domain}/{kind}/admin"}
+    where, tls = mesh.address("node2", "peer"), node_tls(mesh, "node1")
+    for proof in ("", "cert " + base64.b64encode(b"0" * 400).decode(), f"key {'0' * 12} {'0' * 64}"):
+        shown = headers | ({"x-bridge-proof": proof} if proof else {})
+        status, _, body = call(where, "POST", "/api/generate", ONE_TOKEN, shown, tls)
+        assert status in (403, 503), body
+        assert b"proven" in body or b"proves" in body or b"no client" in body
 
 
 # -- B1, B2: requests that kill

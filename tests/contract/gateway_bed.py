@@ -26,6 +26,7 @@ from bridge_core.identity import SpiffeId
 from bridge_core.identity import certificates as x
 from bridge_core.identity.api_keys import PEPPER, RANDOM_BYTES, Pepper, id_of, mint
 from bridge_core.policy.statements import AccessPolicy, Resource, Subject
+from bridge_core.security_settings import Trust
 from bridge_core.snapshot import (
     Entry,
     Instance,
@@ -41,7 +42,7 @@ from tests.fakes.recorded_engine import RecordedEngine
 
 DOMAIN = "bed.local"
 AUTHORITY = x.create_authority(DOMAIN, now=time.time(), ttl_s=3600)
-
+TRUST = Trust(issuers=(AUTHORITY.pem.decode(),))
 
 SECRET = bytes(range(32))
 """The mesh's pepper."""
@@ -146,7 +147,7 @@ class Bed:
     def __init__(self) -> None:
         self.nodes: dict[str, BedNode] = {}
         self.entries: dict[str, bytes] = {
-            "mesh": encode_entry(MeshConfig(trust_domain=DOMAIN)),
+            "mesh": encode_entry(MeshConfig(trust_domain=DOMAIN, trust=TRUST)),
             "client/alice": encode_entry(Client("alice")),
             "policy/neighbours": encode_entry(NEIGHBOURS),
         }
@@ -196,7 +197,7 @@ async def mesh(
     bed = Bed()
     config.setdefault("resume", None)  # what dies stays dead, unless a test is about the opposite
     if policy is not None:
-        bed.entries["mesh"] = encode_entry(MeshConfig(trust_domain=DOMAIN, defaults=policy))
+        bed.entries["mesh"] = encode_entry(MeshConfig(trust_domain=DOMAIN, trust=TRUST, defaults=policy))
     watches = []
     async with asyncio.TaskGroup() as group:
         for name, engine in engines.items():

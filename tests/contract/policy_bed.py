@@ -16,7 +16,7 @@ from bridge_core.policy.statements import AccessPolicy, Action, Condition, Resou
 from bridge_core.security_settings import SecuritySettings
 from bridge_core.snapshot import MeshConfig, encode_entry
 from bridge_core.tls import client_context, peer_identity
-from tests.contract.gateway_bed import DOMAIN, Answer, Bed, issue, mesh
+from tests.contract.gateway_bed import DOMAIN, TRUST, Answer, Bed, issue, mesh
 from tests.fakes.recorded_engine import RecordedEngine
 
 CLIENTS = (
@@ -76,7 +76,7 @@ class PolicyBed:
         entries.update({f"client/{one.name}": encode_entry(one) for one in CLIENTS})
         entries["admin/root"] = encode_entry(Admin("root", "operator"))
         if security is not None:
-            entries["mesh"] = encode_entry(MeshConfig(trust_domain=DOMAIN, security=security))
+            entries["mesh"] = encode_entry(MeshConfig(trust_domain=DOMAIN, trust=TRUST, security=security))
         self.bed.publish(**{f"policy__{one.name}": one for one in policies})
 
     async def ask(

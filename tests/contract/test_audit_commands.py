@@ -18,6 +18,8 @@ from bridge_core.audit.proofs import prove
 from bridge_core.audit.stored import StoredLog
 from bridge_core.audit.writing import LogWriter
 from bridge_core.errors import BridgeError
+from bridge_core.sealing import open_sealer
+from bridge_core.sealing.sealer import SealFolder
 
 ORIGIN = "m.local/node/a"
 REQUEST = AuditRecord(
@@ -138,3 +140,24 @@ def test_moments_that_are_none_are_refused() -> None:
     for text in ("", "yesterday", "7w", "9" * 40 + "d"):
         with pytest.raises(BridgeError):
             moment(text)
+
+
+def test_a_sealed_log_opens_with_the_keyring_beside_it_and_a_lost_one_is_named(tmp_path: Path) -> None:
+    seal, log = SealFolder(tmp_path / "seal"), tmp_path / "audit" / "log"
+    sealer = open_sealer(seal)
+    made = LogWriter(log, ORIGIN, lambda _: b"begun", sealer=sealer, wanted=lambda: True)
+    made.append([numbered(number) for number in range(1, 301)])
+    made.checkpoint()
+    done = run("bridgectl", "audit", "verify", str(log))
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "301 records signed for, 301 there" in done.stdout
+    (tmp_path / "seal" / "kek").rename(tmp_path / "kek-away")
+    lost = run("bridgectl", "audit", "verify", str(log))
+    assert lost.returncode == 1
+    assert f"the key-encryption key file:{tmp_path}/seal/kek cannot be read" in lost.stderr
+    assert (
+        "! sealed: 2 files of records from 0 on: the file of records 0 to 255 is sealed with" in lost.stdout
+    )
+    assert sealer.ring.active.id.hex() in lost.stdout
+    found = run("bridgectl", "audit", "verify", str(log), "--seal-key", f"file:{tmp_path}/kek-away")
+    assert found.returncode == 0, found.stdout + found.stderr

@@ -22,6 +22,7 @@ from bridge_core.audit import tiles
 from bridge_core.audit.answers import EntriesAnswer, FoundRecord
 from bridge_core.audit.cosigning import cosigners_of
 from bridge_core.audit.notes import PublicKey
+from bridge_core.audit.proofs import read_proof
 from bridge_core.audit.queue import AuditLog
 from bridge_core.audit.writing import LogWriter, public_key
 from bridge_core.clients import Admin
@@ -31,6 +32,7 @@ from bridge_core.snapshot import MeshConfig, Node, encode_entry
 from tests import independent_log
 from tests.contract.gateway_bed import DOMAIN, Bed, BedNode, foreign_context, mesh
 from tests.fakes.recorded_engine import RecordedEngine
+from tests.sealing_bed import SEALER
 from tests.support import eventually
 
 NAMES = ("a", "b", "c")
@@ -42,7 +44,7 @@ class AuditedNode:
     def __init__(self, node: BedNode, folder: Path, group: asyncio.TaskGroup) -> None:
         self.folder = folder / f"audit-{node.name}"
         self.audit: AuditLog = made_of(
-            self.folder, f"spiffe://{DOMAIN}/node/{node.name}", node.name, node.view
+            self.folder, f"spiffe://{DOMAIN}/node/{node.name}", node.name, node.view, SEALER
         )
         self.witness = witness_of(self.folder, self.audit)
         self.cosigning = cosigning_of(self.audit, node.view, node.upstreams)
@@ -274,3 +276,32 @@ def test_everybody_knows_the_same_cosigners(many: int) -> None:
 def test_keys_are_told_apart_by_name_and_id() -> None:
     one, other = PublicKey("m/node/a", bytes(32)), PublicKey("m/node/b", bytes(32))
     assert one.id(b"\1") != other.id(b"\1") != other.id(b"\4")
+
+
+async def test_where_the_mesh_says_so_records_lie_sealed_and_admins_read_them_as_ever(tmp_path: Path) -> None:
+    async with audited(tmp_path) as bed:
+        bed.settings(sealed=True)
+        node = bed["a"]
+        answer = await bed.bed["a"].ask("GET", "/api/tags", None, {"X-Request-Id": "find-me"})
+        assert answer.status == 200
+        await node.signed(2)
+        assert [path.name for path in (node.log / "tail").iterdir() if "hashes" not in path.name] == [
+            "0.sealed"
+        ]
+        assert b"find-me" not in b"".join(one.read_bytes() for one in node.log.rglob("*") if one.is_file())
+        _, body = await bed.page("a", "/bridge/audit/find?id=find-me")
+        (found,) = json.loads(body)
+        read_proof(found["proof"].encode()).check()
+        _, body = await bed.page("a", "/bridge/audit/entries?from=0")
+        assert "find-me" in body.decode()
+        wanted = "/bridge/audit/files?path=tail/0.entries&path=tail/0.hashes&path=tile/entries/000.zst"
+        _, body = await bed.page("a", wanted)
+        files = msgspec.msgpack.decode(body)
+        assert sorted(files) == ["tail/0.entries", "tail/0.hashes"]
+        assert b"find-me" in files["tail/0.entries"]
+        sealed = node.log / "tail/0.sealed"
+        whole = sealed.read_bytes()
+        sealed.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
+        _, body = await bed.page("a", wanted)
+        assert b"chunk 0 was changed" in msgspec.msgpack.decode(body)["tail/0.entries.fault"]
+        sealed.write_bytes(whole)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import ssl
 import time
 from collections.abc import AsyncIterator
@@ -12,14 +13,28 @@ from typing import Any
 import pytest
 
 from bridge_agent.authentication.attempt_rules import FREE
+from bridge_agent.authentication.hop_proofs import of_certificate, of_key
 from bridge_agent.gateway.config import ListenerKind, RequestRecord
+from bridge_core.clients import Admin
 from bridge_core.errors import BridgeError
 from bridge_core.http1 import Pool, Server, serve
 from bridge_core.identity import SpiffeId
 from bridge_core.identity import certificates as x509
-from bridge_core.snapshot import encode_entry
+from bridge_core.identity.api_keys import Pepper, id_of
+from bridge_core.snapshot import Snapshot, Version, encode_entry
 from bridge_core.tls import peer_identity
-from tests.contract.gateway_bed import AUTHORITY, DOMAIN, Answer, Bed, foreign_context, issue, mesh
+from tests.contract.gateway_bed import (
+    AUTHORITY,
+    DOMAIN,
+    SECRET,
+    Answer,
+    Bed,
+    api_key,
+    client_of,
+    foreign_context,
+    issue,
+    mesh,
+)
 from tests.fakes.recorded_engine import RecordedEngine
 from tests.support import eventually
 from tests.unit.token_support import claims, key_set, provider, rsa, token
@@ -147,10 +162,56 @@ async def test_a_node_cannot_invent_a_user(door: Door, tmp_path: Path) -> None:
     assert await over_link(door, tmp_path, (name, b"corp#ann"), (proof, fresh()[:-8])) == 403
     assert await over_link(door, tmp_path, (name, b"other#ann"), (proof, fresh())) == 403
     assert [(one.status, one.reason, one.caller.principal) for one in away] == [
-        (403, "peer", "spiffe://bed.local/node/a")
+        (403, "unproven", "spiffe://bed.local/node/a")
     ] * 4
     assert door.bed["b"].engine.asked == []
     assert await over_link(door, tmp_path, (name, b"corp#ann"), (proof, fresh())) == 200
+
+
+@pytest.mark.parametrize("shown", ["key", "certificate", "both"])
+async def test_a_client_is_proven_to_the_node_that_answers(door: Door, tmp_path: Path, shown: str) -> None:
+    door.bed.publish(client__alice=client_of("alice", groups=("staff",)))
+    there = list[RequestRecord]()
+    door.bed["b"].gateway.on_record(lambda record, _: there.append(record))
+    if shown != "key":
+        door.context = trusting(tmp_path, issue(tmp_path, "client", "alice"))
+    headers = [("x-api-key", api_key("alice").encode())] if shown != "certificate" else []
+    assert (await door.ask(*headers)).status == 200
+    (record,) = there
+    assert (record.caller.principal, record.caller.via) == ("spiffe://bed.local/client/alice", "a")
+    assert record.caller.who.groups == ("staff",)
+    (asked,) = [one for one in door.bed["b"].engine.asked if one.target == b"/api/chat"]
+    assert b"x-bridge-proof" not in asked.headers
+
+
+async def test_a_node_cannot_invent_a_client_or_an_admin(door: Door, tmp_path: Path) -> None:
+    door.bed.publish(client__alice=client_of("alice"), admin__root=Admin("root", "admin"))
+    away = list[RequestRecord]()
+    door.bed["b"].gateway.on_record(lambda record, _: away.append(record))
+    key = api_key("alice").encode()
+    kept = door.bed.entries["client/alice"]
+    stolen = [b"key %b %b" % (id_of(key), one) for one in re.findall(rb"[0-9a-f]{64}", kept)]
+    for who in (b"client/alice", b"admin/root", b"node/b"):
+        name = (b"x-bridge-principal", b"spiffe://bed.local/" + who)
+        for proof in (b"", *stolen, of_certificate(b"\x30\x00")):
+            assert await over_link(door, tmp_path, name, (b"x-bridge-proof", proof)) == 403
+    assert {(one.status, one.reason, one.caller.principal) for one in away} == {
+        (403, "unproven", "spiffe://bed.local/node/a")
+    }
+    assert door.bed["b"].engine.asked == []
+    alice = (b"x-bridge-principal", b"spiffe://bed.local/client/alice")
+    right = of_key(id_of(key), Pepper(SECRET).proof(key))
+    assert await over_link(door, tmp_path, alice, (b"x-bridge-proof", right)) == 200
+
+
+async def test_a_key_that_the_owner_has_not_heard_of_yet_is_no_refusal_for_good(door: Door) -> None:
+    late = client_of("late")
+    door.bed["a"].view.publish(
+        Snapshot(Version(1, 1000), door.bed.entries | {"client/late": encode_entry(late)})
+    )
+    answer = await door.ask(("x-api-key", api_key("late").encode()))
+    assert (answer.status, answer.headers.get(b"retry-after") is not None) == (503, True)
+    assert door.bed["b"].engine.asked == []
 
 
 async def test_a_client_cannot_bring_a_proof_of_its_own(door: Door) -> None:

@@ -11,11 +11,11 @@ import pytest
 
 from bridge_core.dialects.errors import ApiError
 from bridge_core.model_store.layout import ModelStore
+from bridge_core.model_store.registry import Registry, refuse_plain
 from bridge_core.names import ModelName
 from bridge_engine.seed import seed
 from bridge_engine.store.pull import pull
 from bridge_engine.store.push import push
-from bridge_engine.store.registry import Registry, refuse_plain
 from tests.contract.ollama_target import Engine, ask, engine
 from tests.fakes.oci_registry import OciRegistry, oci_registry
 

@@ -16,10 +16,10 @@ import pytest
 
 from bridge_core.dialects.errors import ApiError
 from bridge_core.model_store.layout import ModelStore
+from bridge_core.model_store.registry import Registry as Connection
 from bridge_core.names import ModelName
 from bridge_engine.seed import seed
 from bridge_engine.store.pull import pull
-from bridge_engine.store.registry import Registry as Connection
 from tests.contract.ollama_target import Engine, ask, engine, model_blob
 from tests.support import eventually
 

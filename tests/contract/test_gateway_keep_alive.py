@@ -62,6 +62,15 @@ async def after_some(bed: Bed, client: Any) -> Any:
     return await task
 
 
+def kept_waiting(body: bytes, protocol: str) -> tuple[int, bytes]:
+    """How many keep-alives lead a body, and what follows them (a busy machine may send some to anybody)."""
+    keep_alive = PROTOCOLS[protocol][2]
+    count = 0
+    while body.startswith(keep_alive, count * len(keep_alive)):
+        count += 1
+    return count, body[count * len(keep_alive) :]
+
+
 async def ask(bed: Bed, protocol: str) -> Answer:
     path, fields, _ = PROTOCOLS[protocol]
     return await bed["a"].infer(path, stream=True, **fields)
@@ -72,14 +81,12 @@ async def test_the_stream_follows_the_keep_alives_unchanged(tmp_path: Path, prot
     async with waiting_bed(tmp_path, Fault("", slow=True, times=1)) as bed:
         kept = await after_some(bed, ask(bed, protocol))
         plain = await ask(bed, protocol)
-        keep_alive = PROTOCOLS[protocol][2]
         assert kept.status == 200
         assert kept.headers.get(b"content-type").startswith(plain.headers.get(b"content-type")[:17])
         assert kept.headers.get(b"x-request-id")
-        before = len(kept.body) - len(plain.body)
-        assert before > 0
-        assert kept.body == keep_alive * (before // len(keep_alive)) + plain.body
-        assert keep_alive not in plain.body[:40]
+        count, answer = kept_waiting(kept.body, protocol)
+        assert count > 0
+        assert answer == kept_waiting(plain.body, protocol)[1]
         assert bed["a"].gateway.records()[0].outcome.value == "ok"
 
 
@@ -88,7 +95,7 @@ async def test_a_failure_after_keep_alives_is_tried_elsewhere(tmp_path: Path, pr
     async with waiting_bed(tmp_path, Fault("close", slow=True, times=1)) as bed:
         kept = await after_some(bed, ask(bed, protocol))
         plain = await ask(bed, protocol)
-        assert kept.body.endswith(plain.body)
+        assert kept_waiting(kept.body, protocol)[1] == kept_waiting(plain.body, protocol)[1]
         assert len(bed["a"].gateway.records()[0].failed) == 1
 
 
@@ -105,7 +112,7 @@ async def test_an_error_after_keep_alives_is_told_in_the_stream(tmp_path: Path, 
 
 
 async def test_a_deadline_after_keep_alives_is_told_in_the_stream(tmp_path: Path) -> None:
-    policy = RoutePolicy(keep_alive_bytes_s=EVERY_S, deadline_s=0.5)
+    policy = RoutePolicy(keep_alive_bytes_s=EVERY_S, deadline_s=2.0)
     async with waiting_bed(tmp_path, Fault("", slow=True), policy=policy) as bed:
         kept = await ask(bed, "openai")
         assert kept.status == 200

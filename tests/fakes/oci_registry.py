@@ -26,6 +26,9 @@ class OciRegistry(http.server.ThreadingHTTPServer):
         manifests: Bytes by `namespace/model:tag`.
         seen: Of each request: method, path, and whether it had credentials.
         part_most: A longer part is refused.
+        sent: Bytes of blobs that were sent.
+        ranges: It serves parts of blobs.
+        cut_after: Connections end after so many bytes of a blob.
     """
 
     def __init__(self) -> None:
@@ -41,6 +44,9 @@ class OciRegistry(http.server.ThreadingHTTPServer):
         self.token: str | None = None
         self.blob_redirect = ""
         self.part_most = 1 << 30
+        self.sent = 0
+        self.ranges = True
+        self.cut_after: int | None = None
 
     @property
     def host(self) -> str:
@@ -124,7 +130,23 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         elif self.server.blob_redirect and self.command == "GET":
             self._answer(307, headers={"Location": f"{self.server.blob_redirect}{self.path}"})
         else:
-            self._answer(200, self.server.blobs[digest])
+            self._send_blob(self.server.blobs[digest])
+
+    def _send_blob(self, data: bytes) -> None:
+        wanted = re.fullmatch(r"bytes=(\d+)-(\d*)", self.headers.get("Range") or "")
+        begin = int(wanted[1]) if wanted and self.server.ranges else 0
+        part = data[begin:]
+        self.send_response(206 if wanted and self.server.ranges else 200)
+        self.send_header("Content-Length", str(len(part)))
+        self.end_headers()
+        if self.command == "HEAD":
+            return
+        if self.server.cut_after is not None:
+            part = part[: self.server.cut_after]
+            self.close_connection = True
+        for at in range(0, len(part), 1 << 20):
+            self.server.sent += len(part[at : at + (1 << 20)])
+            self.wfile.write(part[at : at + (1 << 20)])
 
     def _manifest(self, name: str) -> None:
         if self.command == "PUT":

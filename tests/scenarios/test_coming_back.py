@@ -43,6 +43,9 @@ from tests.scenarios.enrolment_bed import DAY, EnrolmentBed, age, open_enrolment
 from tests.sealing_bed import sealer_of
 from tests.support import eventually
 
+# Of a folder that is copied while its agent writes.
+_HALF_WRITTEN = shutil.ignore_patterns(".snapshot.sealed.*")
+
 
 @pytest.fixture
 async def bed(tmp_path: Path) -> AsyncIterator[EnrolmentBed]:
@@ -364,7 +367,7 @@ async def test_a_clone_is_refused_and_takes_over_only_when_the_first_is_gone(bed
     async with running(*first.parts):
         await eventually(lambda: (holder_of(bed), peer_of(bed)) == (first.holder, "127.0.0.1:1001"))
         await eventually(lambda: "node1/0" in first.subscription.snapshot.instances)
-        shutil.copytree(state.root, bed.folder / "clone", symlinks=True)
+        shutil.copytree(state.root, bed.folder / "clone", symlinks=True, ignore=_HALF_WRITTEN)
         clone = Twin(bed, StateDir(bed.folder / "clone"), "127.0.0.1:2002")
         assert clone.holder != first.holder
         async with running(*clone.parts):
@@ -384,7 +387,7 @@ async def test_the_living_ones_record_comes_back_after_a_clone_that_took_it(bed:
     first = Twin(bed, state, "127.0.0.1:1001")
     async with running(*first.parts):
         await eventually(lambda: (holder_of(bed), peer_of(bed)) == (first.holder, "127.0.0.1:1001"))
-        shutil.copytree(state.root, bed.folder / "clone", symlinks=True)
+        shutil.copytree(state.root, bed.folder / "clone", symlinks=True, ignore=_HALF_WRITTEN)
         clone_state = StateDir(bed.folder / "clone")
         # One that was started while no registry told it better: it writes over the record and the address.
         clone = Twin(bed, clone_state, "127.0.0.1:2002")

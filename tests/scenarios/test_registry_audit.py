@@ -9,6 +9,7 @@ from typing import Any
 import grpc
 
 from bridge_cli.audit_verifying import verify
+from bridge_core.snapshot import Node
 from bridge_wire.v1 import registry_pb2 as pb
 from tests import independent_log
 from tests.fakes.store import FakeEtcd
@@ -87,3 +88,13 @@ async def test_where_the_mesh_says_so_nothing_is_changed_unrecorded(tmp_path: Pa
         log.with_name("away").rename(log)
         await eventually(lambda: not bed.registry._audit.refusal, 60)
         await admin.CreateToken(pb.CreateTokenRequest(uses=1, ttl_seconds=60))
+
+
+async def test_of_nodes_that_moved_or_went_no_connections_are_kept(tmp_path: Path) -> None:
+    async with leading(tmp_path, FakeEtcd()) as bed:
+        links = bed.registry._links
+        for port in range(1, 50):
+            links.to(Node("n1", f"127.0.0.1:{port}"))
+        pool = links.to(Node("n2", "127.0.0.1:1"))
+        assert len(links._pools) == 1
+        assert links.to(Node("n2", "127.0.0.1:1")) is pool

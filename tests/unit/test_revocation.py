@@ -18,8 +18,8 @@ class Connection:
     def __init__(self, identity: str, serial: str) -> None:
         self._certificate = {"subjectAltName": (("URI", identity),), "serialNumber": serial.upper()}
 
-    def getpeercert(self) -> Any:
-        return self._certificate
+    def getpeercert(self, binary_form: bool = False) -> Any:
+        return b"der" if binary_form else self._certificate
 
 
 def snapshot(*serials: str, revoked_node: str = "") -> Snapshot:

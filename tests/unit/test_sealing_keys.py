@@ -13,7 +13,7 @@ import pytest
 from bridge_core.errors import Fatal
 from bridge_core.files import write_atomically
 from bridge_core.key_files import check_key_files, read_key_file
-from bridge_core.sealing import SealBroken, Sealer, key_source, keyring, open_sealer
+from bridge_core.sealing import SealBroken, Sealer, keyring, open_sealer
 from bridge_core.sealing.key_source import KeySource
 from bridge_core.sealing.keyring import DataKey, Keyring
 from bridge_core.sealing.sealer import SealFolder, new_data_key, rewrap
@@ -142,12 +142,9 @@ def test_a_command_that_fails_or_babbles_is_refused_without_its_words(
 
 
 @pytest.mark.parametrize("text", ["exec sleep 600", "sleep 600 &", "exec >&-; exec sleep 600"])
-def test_a_command_that_does_not_end_is_ended_with_all_that_it_started(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: str
-) -> None:
-    monkeypatch.setattr(key_source, "EXEC_LIMIT_S", 0.3)
+def test_a_command_that_does_not_end_is_ended_with_all_that_it_started(tmp_path: Path, text: str) -> None:
     with pytest.raises(Fatal, match="gave no key within"):
-        executable(tmp_path / "get", text).read(os.environ)
+        executable(tmp_path / "get", text).read(os.environ, limit_s=0.3)
 
 
 def test_a_command_that_is_not_there_is_named(tmp_path: Path) -> None:

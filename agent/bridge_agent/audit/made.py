@@ -11,13 +11,14 @@ from bridge_agent.peers.upstreams import Upstreams
 from bridge_agent.routing.view import MeshView
 from bridge_core.audit.cosigning import Cosigning
 from bridge_core.audit.queue import AuditLog
+from bridge_core.sealing import Sealer
 from bridge_core.security_settings import AuditSettings
 
 LOG: Final = "log"
 INPUT_KEYS: Final = "input-keys"
 
 
-def made_of(folder: Path, identity: str, node: str, view: MeshView) -> AuditLog:
+def made_of(folder: Path, identity: str, node: str, view: MeshView, sealer: Sealer) -> AuditLog:
     """The log under `folder`.
 
     Args:
@@ -25,6 +26,7 @@ def made_of(folder: Path, identity: str, node: str, view: MeshView) -> AuditLog:
         identity: The node's SPIFFE id: without its scheme it is the log's origin.
         node: The node's name.
         view: Has the snapshot, and in it how the log is kept.
+        sealer: Seals records where the mesh says so.
     """
 
     def settings() -> AuditSettings:
@@ -33,7 +35,7 @@ def made_of(folder: Path, identity: str, node: str, view: MeshView) -> AuditLog:
     keys = InputKeys(folder / INPUT_KEYS)
     reading = Rendering(node, keys, lambda: view.current, settings)
     origin = identity.removeprefix("spiffe://")
-    return AuditLog(folder / LOG, origin, reading, settings=settings, tidied=keys.forget)
+    return AuditLog(folder / LOG, origin, reading, settings=settings, sealer=sealer, tidied=keys.forget)
 
 
 def cosigning_of(audit: AuditLog, view: MeshView, upstreams: Upstreams) -> Cosigning:

@@ -38,7 +38,7 @@ from bridge_core.audit.entries import decode
 from bridge_core.audit.notes import BadNote, read_note
 from bridge_core.audit.proofs import prove
 from bridge_core.audit.queue import AuditLog
-from bridge_core.audit.stored import COSIGNED, StoredLog
+from bridge_core.audit.stored import COSIGNED, FAULT, StoredLog, fault_text
 from bridge_core.audit.tiles import WIDTH, Damaged
 from bridge_core.errors import BridgeError
 from bridge_core.http1 import App, Exchange, coroutine_app
@@ -101,7 +101,7 @@ def _for_both(audit: AuditLog, witness: Witness, group: asyncio.TaskGroup) -> di
         if signer is None:
             exchange.respond(503, _TEXT, b"there is no audit log yet")
             return
-        heads = await asyncio.to_thread(_heads, StoredLog(audit.folder))
+        heads = await asyncio.to_thread(_heads, audit.stored())
         exchange.respond(200, _JSON, msgspec.json.encode(KeyAnswer(signer.public.text, *heads)))
 
     async def seen(exchange: Exchange) -> None:
@@ -129,14 +129,20 @@ class _Reading:
         self._audit = audit
 
     def files(self, asked: dict[str, list[str]]) -> bytes:
-        """The files of these paths that there are, by path, as msgpack."""
-        stored, found, size = StoredLog(self._audit.folder), {}, 0
+        """The files of these paths that there are, by path, as msgpack; of one that is sealed what is in it.
+
+        Of one that does not open there is `<path>.fault`, which says why.
+        """
+        stored, found, size = self._audit.stored(), {}, 0
         for path in asked.get("path", [])[:MOST_FILES]:
             if not (tiles.is_file_of_log(path) or path in {COSIGNED, "key.pub"}):
                 raise ValueError(f"{path[:80]!r} is no file of a log")
             try:
                 found[path] = stored.read(path)
             except FileNotFoundError:
+                continue
+            except Damaged as fault:
+                found[path + FAULT] = fault_text(fault)
                 continue
             size += len(found[path])
             if size > _MOST_BYTES:
@@ -145,7 +151,7 @@ class _Reading:
 
     def find(self, asked: dict[str, list[str]]) -> bytes:
         """The records with a request id, the newest first, each proved in the newest head that has it."""
-        stored, wanted = StoredLog(self._audit.folder), "".join(asked.get("id", []))
+        stored, wanted = self._audit.stored(), "".join(asked.get("id", []))
         needle, found = msgspec.json.encode(wanted), []
         for index, entries in stored.bundles_down(stored.length()):
             for number, entry in enumerate(entries):
@@ -158,7 +164,7 @@ class _Reading:
 
     def entries(self, asked: dict[str, list[str]]) -> bytes:
         """Records from an index on, or of a time on."""
-        stored = StoredLog(self._audit.folder)
+        stored = self._audit.stored()
         size = stored.length()
         first = int("".join(asked.get("from", ["0"])))
         since = float("".join(asked.get("since", ["0"])))

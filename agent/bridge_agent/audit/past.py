@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Iterator
-from pathlib import Path
+from collections.abc import Callable, Iterator
 from typing import Final
 from urllib.parse import parse_qs
 
 import msgspec
 
-from bridge_agent.audit.made import LOG
 from bridge_agent.gateway.routes import ROUTES, Kind
 from bridge_agent.routing.replay_rules import Past
 from bridge_core.audit.entries import AuditRecord, decode
@@ -32,13 +30,12 @@ class PastAnswer(msgspec.Struct, frozen=True):
     left_out: int = 0
 
 
-def past_requests(folder: Path, since: float) -> list[Past]:
+def past_requests(stored: StoredLog, since: float) -> list[Past]:
     """The requests that clients brought to this node since then (Unix time), from its audit log."""
-    return sorted(map(_past, _told(folder, since)), key=lambda one: one.at)
+    return sorted(map(_past, _told(stored, since)), key=lambda one: one.at)
 
 
-def _told(folder: Path, since: float) -> Iterator[AuditRecord]:
-    stored = StoredLog(folder / LOG)
+def _told(stored: StoredLog, since: float) -> Iterator[AuditRecord]:
     try:
         for _, entries in stored.bundles_down(stored.length()):
             newest = 0.0
@@ -55,7 +52,7 @@ def _told(folder: Path, since: float) -> Iterator[AuditRecord]:
         return  # none is there, or it cannot be read
 
 
-def past_app(folder: Path, group: asyncio.TaskGroup) -> App:
+def past_app(stored: Callable[[], StoredLog], group: asyncio.TaskGroup) -> App:
     """Answers `GET /bridge/past?seconds=N` with the requests of the last N seconds, oldest first."""
 
     async def answer(exchange: Exchange) -> None:
@@ -63,13 +60,13 @@ def past_app(folder: Path, group: asyncio.TaskGroup) -> App:
         if not asked.isdigit() or not 0 < int(asked) <= _LONGEST_S:
             exchange.respond(400, _JSON, b'{"error":"seconds is a number up to a week\'s"}')
             return
-        exchange.respond(200, _JSON, await asyncio.to_thread(_read, folder, time.time() - int(asked)))
+        exchange.respond(200, _JSON, await asyncio.to_thread(_read, stored(), time.time() - int(asked)))
 
     return coroutine_app(answer, group)
 
 
-def _read(folder: Path, since: float) -> bytes:
-    found = past_requests(folder, since)
+def _read(stored: StoredLog, since: float) -> bytes:
+    found = past_requests(stored, since)
     return msgspec.json.encode(PastAnswer(found[-MOST:], max(0, len(found) - MOST)))
 
 

@@ -22,7 +22,8 @@ import msgspec
 
 from bridge_agent.authentication.attempt_rules import Attempts
 from bridge_agent.authentication.credentials import Shown, shown_by
-from bridge_agent.authentication.keyring import Keyring
+from bridge_agent.authentication.hop_proofs import HopProofs, of_certificate, of_key
+from bridge_agent.authentication.keyring import Keyrings
 from bridge_agent.authentication.mesh_secrets import MeshSecrets
 from bridge_agent.authentication.principals import Proven, UnknownPrincipal, identified
 from bridge_agent.authentication.refusal import Refused
@@ -30,6 +31,7 @@ from bridge_agent.authentication.token_book import TokenBook
 from bridge_agent.gateway.config import Caller, ListenerKind
 from bridge_agent.routing.view import MeshView
 from bridge_core.http1 import Request
+from bridge_core.identity.certificate_info import CertifiedName
 from bridge_core.identity.principal import Principal, local
 from bridge_core.snapshot import Snapshot
 
@@ -49,11 +51,7 @@ class TokenVerifier(Protocol):
         ...
 
     def proven(self, text: str, proof: bytes, snapshot: Snapshot, now: float) -> Principal:
-        """Whom another node forwards for, who has shown it this token.
-
-        Raises:
-            UnknownPrincipal: the token does not prove that, whatever the node says.
-        """
+        """See `ProvesUsers`."""
         ...
 
 
@@ -77,6 +75,7 @@ class Authenticator:
     Attributes:
         attempts: Failures by address.
         tokens: Who knows tokens.
+        proofs: Says whom other nodes forward for.
     """
 
     def __init__(
@@ -98,7 +97,8 @@ class Authenticator:
         self._local = Caller(local(node), ListenerKind.LOCAL)
         self._snapshot = view.current
         self._pepper = self._secrets.pepper
-        self._keyring = Keyring({})
+        self._keyrings = Keyrings()
+        self.proofs = HopProofs(self._secrets, self._keyrings, self.tokens)
         self._identified: dict[str, Proven] = {}  # by identity, of this snapshot
         self._round = 0
 
@@ -167,9 +167,13 @@ class Authenticator:
         return verdict
 
     def _look(self, request: Request, listener: ListenerKind, shown: Shown) -> _Verdict:
-        now = self._now()
-        proven = [self._by_identity(request.identity, now)] if request.identity is not None else []
-        proven += [self._by_key(key, now) for key in shown.keys]
+        now, identity, proof = self._now(), request.identity, b""
+        proven = [self._by_identity(identity, now)] if identity is not None else []
+        if isinstance(identity, CertifiedName):
+            proof = of_certificate(identity.certificate)
+        for key in shown.keys:
+            one, proof = self._by_key(key, now)
+            proven.append(one)
         found = [self.tokens.verify(token, self._snapshot, now) for token in shown.tokens]
         proven += [one for one in found if one is not None]
         if not proven:
@@ -178,8 +182,8 @@ class Authenticator:
         for other in proven[1:]:
             if other.principal != who:
                 raise Refused(401, f"this shows credentials of {who.text} and of {other.principal.text}")
-        # A user is shown by tokens alone, and all that count name the same.
-        proof = shown.tokens[0] if who.kind == "user" else b""
+        if who.kind == "user":  # shown by tokens alone, and all that count name the same
+            proof = shown.tokens[0]
         caller = Caller(who, listener, proof=proof)
         return _Verdict(caller, self._round, min(one.until for one in proven))
 
@@ -203,16 +207,14 @@ class Authenticator:
         found = self._identified[identity] = Proven(principal, self._end_of(principal))
         return found
 
-    def _by_key(self, text: bytes, now: float) -> Proven:
-        clients = self._snapshot.clients
-        if clients is not self._keyring.clients:
-            if clients == self._keyring.clients:  # soon seen: a snapshot takes over what has not changed
-                self._keyring.clients = clients
-            else:
-                self._keyring = Keyring(clients)
-        client, key = self._keyring.owner(text, self._pepper, now)
+    def _by_key(self, text: bytes, now: float) -> tuple[Proven, bytes]:
+        """Whom a key names, and what proves to other nodes that it was shown."""
+        owned = self._keyrings.of(self._snapshot.clients).owner(text, self._pepper, now)
+        client, key = owned.client, owned.key
         proven = self._by_identity(f"spiffe://{self._snapshot.mesh.trust_domain}/client/{client.name}", now)
-        return Proven(proven.principal, min(proven.until, key.expires)) if key.expires else proven
+        if key.expires:
+            proven = Proven(proven.principal, min(proven.until, key.expires))
+        return proven, of_key(key.id.encode(), owned.proof)
 
     def _end_of(self, principal: Principal) -> float:
         client = self._snapshot.clients.get(principal.name) if principal.kind == "client" else None

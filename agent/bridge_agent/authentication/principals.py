@@ -19,6 +19,10 @@ class UnknownPrincipal(BridgeError):
     """A text that names nobody who may call here."""
 
 
+class NotToldYet(UnknownPrincipal):
+    """Whom it names cannot be told here at present: another node may, or this one in a moment."""
+
+
 class Proven(msgspec.Struct, frozen=True, gc=False):
     """Whom a credential names, and the Unix time from which on it no longer does."""
 
@@ -51,6 +55,7 @@ def identified(text: str, snapshot: Snapshot, now: float) -> Principal:
         identity = SpiffeId.parse(text)
     except IdentityFault as fault:
         raise UnknownPrincipal(f"{text[:200]!r} names nobody") from fault
+    text = str(text)  # without the certificate of a `CertifiedName`: it is written into records
     kind = _KINDS.get(identity.kind)
     if kind is None or identity.trust_domain != snapshot.mesh.trust_domain:
         raise UnknownPrincipal(f"{text} is nobody of this mesh")

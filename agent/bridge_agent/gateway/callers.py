@@ -6,8 +6,7 @@ import time
 from collections.abc import Callable
 from typing import Final
 
-from bridge_agent.authentication.authenticator import TokenVerifier
-from bridge_agent.authentication.principals import principal_of
+from bridge_agent.authentication.hop_proofs import HopProofs
 from bridge_agent.gateway.config import Caller, ListenerKind
 from bridge_agent.routing.view import MeshView
 from bridge_core.identity.principal import is_user
@@ -22,17 +21,17 @@ class Callers:
 
     Args:
         view: Has the snapshot.
-        tokens: Proves users, whom no snapshot has.
+        proofs: Says whom other nodes forward for.
         now: Unix seconds.
     """
 
-    def __init__(self, view: MeshView, tokens: TokenVerifier, now: Callable[[], float] = time.time) -> None:
+    def __init__(self, view: MeshView, proofs: HopProofs, now: Callable[[], float] = time.time) -> None:
         self._view = view
-        self._tokens = tokens
+        self._proofs = proofs
         self._now = now
         self._snapshot: Snapshot = view.current
         self._until = 0.0
-        self._known: dict[tuple[str, str], Caller] = {}
+        self._known: dict[tuple[str, str, bytes], Caller] = {}
 
     def over_hop(self, text: str, entry: str, proof: bytes = b"") -> Caller:
         """Whom another node forwards for.
@@ -40,18 +39,19 @@ class Callers:
         Args:
             text: The principal's, as that node says it.
             entry: That node.
-            proof: The token that a user has shown to it.
+            proof: What proves that they have called there.
 
         Raises:
-            UnknownPrincipal: nobody who may call.
+            NotToldYet: it cannot be told at present.
+            UnknownPrincipal: nobody who may call, or nobody proven.
         """
         snapshot, now = self._view.current, self._now()
         if is_user(text):
-            return Caller(self._tokens.proven(text, proof, snapshot, now), ListenerKind.PEER, entry)
+            return Caller(self._proofs.principal(text, entry, proof, snapshot, now), ListenerKind.PEER, entry)
         if snapshot is not self._snapshot or now >= self._until or len(self._known) >= _MOST:
             self._snapshot, self._until, self._known = snapshot, now + _AGE_S, {}
-        known = self._known.get((text, entry))
+        known = self._known.get((text, entry, proof))
         if known is None:
-            who = principal_of(text, snapshot, entry, now)
-            known = self._known[text, entry] = Caller(who, ListenerKind.PEER, entry)
+            who = self._proofs.principal(text, entry, proof, snapshot, now)
+            known = self._known[text, entry, proof] = Caller(who, ListenerKind.PEER, entry)
         return known

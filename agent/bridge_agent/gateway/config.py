@@ -118,7 +118,7 @@ class Caller(msgspec.Struct, frozen=True, gc=False):
         who: The principal.
         listener: At which it asks.
         via: The node it came through, when over a hop.
-        proof: The token that names a user: the owner of a request looks at it again.
+        proof: What proves to the owner of a request that they have called here: see `hop_proofs`.
     """
 
     who: Principal
@@ -174,7 +174,7 @@ class RequestRecord(msgspec.Struct, frozen=True, gc=False):
     bytes_in: int
     bytes_out: int
     waited: float = 0.0  # for a slot, of the time before `sent`
-    tokens: int = 0  # generated, where the request is metered, or had a route and its last record says
+    tokens: int = 0  # generated, where the request is metered, or streamed and its last record says
     reason: str = ""  # why somebody was turned away at the door, in a word
     prompt_tokens: int = 0  # read, where the request is metered
     quota: str = ""  # that refused it; "shadow:" before one that would have

@@ -9,6 +9,7 @@ from typing import Any, Final
 import msgspec
 import structlog
 
+from bridge_agent.gateway import pulls
 from bridge_agent.gateway.arrival import Arrival
 from bridge_agent.gateway.config import Outcome
 from bridge_agent.gateway.listing import OLLAMA_JSON, merged_ps
@@ -123,7 +124,7 @@ async def mutate_all(state: GatewayState, arrival: Arrival, route: HttpRoute, no
     if route.framing is Framing.PROGRESS and streams:
         await _stream_all(state, arrival, route, nodes)
         return
-    results = await asyncio.gather(*(_collect(state, arrival, target) for target in nodes))
+    results = await asyncio.gather(*(_collect(state, arrival, route, target) for target in nodes))
     failed = [(node, status, body) for node, status, body in results if status >= 400]
     if route.action == "delete" and any(status == 200 for _, status, _ in results):
         # Who never had it needs not delete it.
@@ -143,7 +144,12 @@ async def mutate_all(state: GatewayState, arrival: Arrival, route: HttpRoute, no
     note(state, arrival, route.path, Outcome.OK)
 
 
-async def _collect(state: GatewayState, arrival: Arrival, target: Target) -> tuple[str, int, bytes]:
+async def _collect(
+    state: GatewayState, arrival: Arrival, route: HttpRoute, target: Target
+) -> tuple[str, int, bytes]:
+    if target.local and pulls.takes(state, route):
+        records = [one async for one in pulls.local_records(state, arrival.exchange.request.body, route)]
+        return target.node, 500 if "error" in records[-1] else 200, msgspec.json.encode(records[-1])
     try:
         async with _request(state, arrival, target) as response:
             return target.node, response.status, await response.read(_ANSWER_MOST)
@@ -158,7 +164,7 @@ async def _stream_all(state: GatewayState, arrival: Arrival, route: HttpRoute, n
 
     async def follow(target: Target) -> bool:
         ended = False
-        async for record in _records(state, arrival, target):
+        async for record in _records(state, arrival, route, target):
             ended = record.get("status") == "success"
             if not ended:
                 exchange.write(msgspec.json.encode({**record, "node": target.node}) + b"\n")
@@ -176,8 +182,14 @@ async def _stream_all(state: GatewayState, arrival: Arrival, route: HttpRoute, n
     note(state, arrival, route.path, Outcome.ENGINE_ERROR)
 
 
-async def _records(state: GatewayState, arrival: Arrival, target: Target) -> AsyncIterator[dict[str, Any]]:
+async def _records(
+    state: GatewayState, arrival: Arrival, route: HttpRoute, target: Target
+) -> AsyncIterator[dict[str, Any]]:
     """The records of a node's progress; the last one is an error where there cannot be more."""
+    if target.local and pulls.takes(state, route):
+        async for own in pulls.local_records(state, arrival.exchange.request.body, route):
+            yield own
+        return
     rest = b""
     try:
         async with _request(state, arrival, target) as response:

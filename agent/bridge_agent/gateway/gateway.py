@@ -33,6 +33,7 @@ from bridge_agent.gateway.counters import GatewayCounters
 from bridge_agent.gateway.handlers import Handler, RouteHandlers
 from bridge_agent.gateway.lingering import Lingering
 from bridge_agent.gateway.peer_side import PeerSide
+from bridge_agent.gateway.ports import ModelSource
 from bridge_agent.gateway.replies import broke_off, respond_error, turned_away
 from bridge_agent.gateway.routes import BY_PATH, ROUTES, HttpRoute, Kind, protocol_of
 from bridge_agent.gateway.shapes import error_body
@@ -99,8 +100,8 @@ class Gateway:
         now: Callable[[], float] = monotonic,
     ) -> None:
         self._authenticator = authenticator or Authenticator(view, config.node)
-        tokens = self._authenticator.tokens
-        self._state = GatewayState(config, view, upstreams, group, tokens=tokens, now=now)
+        proofs = self._authenticator.proofs
+        self._state = GatewayState(config, view, upstreams, group, proofs=proofs, now=now)
         self._state.meter = meter
         self._group = group
         self._lingering = Lingering(self._state.admission, view, upstreams, group)
@@ -205,6 +206,10 @@ class Gateway:
             state.admission.close()
             self._lingering.close()
             raise
+
+    def pull_with(self, models: ModelSource) -> None:
+        """Has models pulled to this node by `models`, and not by an engine."""
+        self._state.models = models
 
     def refuse_all(self, reason: str) -> None:
         """Answers no requests (503) from now on, for this reason; an empty one ends it."""

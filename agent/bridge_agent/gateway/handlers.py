@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping
+from functools import partial
 from itertools import islice
 from typing import Any, Final, TypeAlias
 
-from bridge_agent.gateway import fanout, listing
+from bridge_agent.gateway import fanout, listing, pulls
 from bridge_agent.gateway.arrival import Arrival
 from bridge_agent.gateway.config import Outcome
 from bridge_agent.gateway.elsewhere import found_elsewhere
@@ -89,6 +90,15 @@ class RouteHandlers:
             self._spawn(arrival, lambda: fanout.mutate_all(state, arrival, route, nodes))
 
     def _mutate_here(self, arrival: Arrival, route: HttpRoute) -> None:
+        state = self._state
+        if pulls.takes(state, route):
+            by_engine = partial(self._by_engine, arrival, route)
+            task = self._group.create_task(pulls.pull(state, arrival, route, by_engine))
+            arrival.exchange.on_disconnect = task.cancel  # type: ignore[assignment]  # the result is not needed
+            return
+        self._by_engine(arrival, route)
+
+    def _by_engine(self, arrival: Arrival, route: HttpRoute) -> None:
         # One instance of the node does it: they share the node's store.
         send_to(self._state, arrival, route, self._own()[:1], (self._state.config.node,))
 

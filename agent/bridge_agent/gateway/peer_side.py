@@ -2,7 +2,7 @@
 
 Rules:
 1. Only proven, unrevoked nodes of this mesh may forward, and only requests that carry a hop, which names
-   the node that the link's certificate does.
+   the node that the link's certificate does and proves for whom it asks (`authentication/hop_proofs.py`).
 2. The certificate of an admin whom the mesh has opens the pages for admins, and nothing else; a registry's
    those on which a node is asked to vouch for its log.
 """
@@ -16,7 +16,7 @@ from urllib.parse import parse_qs
 
 import msgspec
 
-from bridge_agent.authentication.principals import UnknownPrincipal
+from bridge_agent.authentication.principals import NotToldYet, UnknownPrincipal
 from bridge_agent.gateway import explain
 from bridge_agent.gateway.arrival import Arrival
 from bridge_agent.gateway.config import Caller, ListenerKind
@@ -108,17 +108,21 @@ class PeerSide:
                 self._check_entry(request, hop)
                 request.memo[_Forwarder] = _Forwarder(request.identity, snapshot)
             caller = self._state.callers.over_hop(hop.principal, hop.entry, hop.proof)
+        except NotToldYet as fault:
+            self._refuse_for_now(exchange, hop, fault.message)
+            turned_away(self._state, request, ListenerKind.PEER, 503, "unproven", request_id=hop.request_id)
+            return
         except UnknownPrincipal as fault:
-            self._refuse(exchange, 403, fault.message)
+            self._refuse(exchange, 403, fault.message, "unproven")
             return
         if self._state.unrecorded:
-            self._refuse_unrecorded(exchange, hop)
+            self._refuse_for_now(exchange, hop, self._state.unrecorded)
             return
         self._answer(self._arrival(exchange, hop, caller))
 
-    def _refuse_unrecorded(self, exchange: Exchange, hop: Hop) -> None:
-        state = self._state
-        respond_error(state, exchange, 503, state.unrecorded, hop.request_id, retry_after=1, refused=True)
+    def _refuse_for_now(self, exchange: Exchange, hop: Hop, message: str) -> None:
+        """The node that forwards it may ask elsewhere."""
+        respond_error(self._state, exchange, 503, message, hop.request_id, retry_after=1, refused=True)
 
     def refuses(self, request: Request) -> bool:
         """Whether the caller may send nothing here, whatever it asks."""
@@ -126,11 +130,11 @@ class PeerSide:
         known = self._is_admin(identity) or self._is_registry(identity)
         return not known and self._refusal(identity) is not None
 
-    def _refuse(self, exchange: Exchange, status: int, message: str) -> None:
+    def _refuse(self, exchange: Exchange, status: int, message: str, reason: str = "peer") -> None:
         state, request = self._state, exchange.request
         request_id = state.request_id(None)
         respond_error(state, exchange, status, message, request_id)
-        turned_away(state, request, ListenerKind.PEER, status, "peer", request_id=request_id)
+        turned_away(state, request, ListenerKind.PEER, status, reason, request_id=request_id)
 
     @staticmethod
     def _check_entry(request: Request, hop: Hop) -> None:

@@ -1,12 +1,14 @@
-"""Who continues streams that died, as requests see it: made above them by the gateway."""
+"""What the gateway needs of others: who continues streams that died, and who pulls models."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Protocol
+from collections.abc import AsyncGenerator
+from typing import TYPE_CHECKING, Any, Protocol
 
 if TYPE_CHECKING:
     from bridge_agent.gateway.request import RoutedRequest
     from bridge_agent.routing.view import Target
+    from bridge_core.names import ModelName
 
 
 class ContinuationTask(Protocol):
@@ -31,3 +33,10 @@ class StreamKeeper(Protocol):
 
     def take_over(self, request: RoutedRequest, target: Target, reason: str) -> ContinuationTask | None:
         """Has the rest of a stream that died at `target` generated; None where that cannot be."""
+
+
+class ModelSource(Protocol):
+    """Who pulls models to this node."""
+
+    def records(self, name: ModelName, *, insecure: bool = False) -> AsyncGenerator[dict[str, Any], None]:
+        """Ollama's records of a pull, the last one `success`. Raises BridgeError."""

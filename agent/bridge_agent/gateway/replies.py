@@ -95,7 +95,7 @@ def turned_away(
     route, _ = match(BY_PATH, request.method, request.path)
     _turn_away(
         state,
-        Caller(Principal("client", "", request.identity or ""), listener),
+        Caller(Principal("client", "", str(request.identity or "")), listener),
         request.method,
         "" if route is None else route.path,
         status=status,

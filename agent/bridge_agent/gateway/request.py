@@ -475,8 +475,7 @@ class RoutedRequest:
             prompt_tokens, tokens = state.meter.settle(ticket, answered if begun else status, begun=begun)
             quota = ticket.quota
         else:
-            # Only routes are compared, so only for them is the last record read again.
-            tokens = 0 if stream is None or not self.decision.route else stream.tokens
+            tokens = 0 if stream is None else stream.tokens
         state.settle(
             RequestRecord(
                 arrival.request_id,

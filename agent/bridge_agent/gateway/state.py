@@ -11,13 +11,13 @@ from concurrent.futures import ThreadPoolExecutor
 from time import monotonic
 from typing import Final
 
-from bridge_agent.authentication.authenticator import TokenVerifier
+from bridge_agent.authentication.hop_proofs import HopProofs
 from bridge_agent.gateway.access import Access
 from bridge_agent.gateway.admission import Admission
 from bridge_agent.gateway.callers import Callers
 from bridge_agent.gateway.config import Caller, GatewayConfig, ListenerKind, RequestRecord
 from bridge_agent.gateway.counters import GatewayCounters
-from bridge_agent.gateway.ports import StreamKeeper
+from bridge_agent.gateway.ports import ModelSource, StreamKeeper
 from bridge_agent.peers.upstreams import Upstreams
 from bridge_agent.quotas.meter import Meter
 from bridge_agent.routing.choose import Decision, Load
@@ -49,6 +49,7 @@ class GatewayState:
         draining: This node's engines get no new work.
         unrecorded: Why nothing is answered, since it would go unrecorded; empty: all is.
         keeper: Who continues streams that died; None: nobody.
+        models: Who pulls models to this node; None: its engines do.
         meter: Who counts what callers use and refuses what is beyond their quotas; None: nobody.
         on_record: Told of each request when it is over, and what it asked.
         on_progress: Told of instance and model now and then while an own engine's answer streams.
@@ -62,7 +63,7 @@ class GatewayState:
         upstreams: Upstreams,
         group: asyncio.TaskGroup,
         *,
-        tokens: TokenVerifier,
+        proofs: HopProofs,
         now: Callable[[], float] = monotonic,
     ) -> None:
         self.config = config
@@ -86,10 +87,11 @@ class GatewayState:
         self.node_spoke: Callable[[str], None] | None = None
         self.keeper: StreamKeeper | None = None
         self.meter: Meter | None = None
+        self.models: ModelSource | None = None
         self.draining = False
         self.unrecorded = ""
         self.node = config.node.encode()
-        self.callers = Callers(view, tokens)
+        self.callers = Callers(view, proofs)
         self.access = Access(view, config.node)
         self._made: dict[str, tuple[Target, float]] = {}
         self._prefix = secrets.token_hex(6)

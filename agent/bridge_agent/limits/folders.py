@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import stat
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from bridge_agent.engines.process import LaunchSpec
@@ -49,20 +49,24 @@ def give(spec: LaunchSpec, uid: int, gid: int) -> None:
     os.chown(spec.folder, -1, gid)
     spec.folder.chmod(0o750)
     ours = os.geteuid()
-    for folder in (spec.folder / "home", *spec.writable):
-        for parent, _, files in os.walk(folder):
-            for path in (Path(parent), *(Path(parent) / name for name in files)):
-                found = path.lstat()
-                shared = stat.S_ISREG(found.st_mode) and found.st_nlink > 1 and found.st_mode & stat.S_IROTH
-                if found.st_uid == ours and not shared:
-                    os.chown(path, uid, gid, follow_symlinks=False)
+    for path in _written(spec):
+        found = path.lstat()
+        shared = stat.S_ISREG(found.st_mode) and found.st_nlink > 1 and found.st_mode & stat.S_IROTH
+        if found.st_uid == ours and not shared:
+            os.chown(path, uid, gid, follow_symlinks=False)
 
 
 def take_back(spec: LaunchSpec, uid: int) -> None:
     """Makes ours again what was made that user's: root without its capabilities opens nobody else's files."""
     ours, group = os.geteuid(), os.getegid()
+    for path in _written(spec):
+        if path.lstat().st_uid == uid:
+            os.chown(path, ours, group, follow_symlinks=False)
+
+
+def _written(spec: LaunchSpec) -> Iterator[Path]:
+    """The folders that the engine writes to, and all that lies in them."""
     for folder in (spec.folder / "home", *spec.writable):
         for parent, _, files in os.walk(folder):
-            for path in (Path(parent), *(Path(parent) / name for name in files)):
-                if path.lstat().st_uid == uid:
-                    os.chown(path, ours, group, follow_symlinks=False)
+            yield Path(parent)
+            yield from (Path(parent) / name for name in files)

@@ -67,6 +67,7 @@ class LoadReport(msgspec.Struct, frozen=True):
         trusts: The CAs that it trusts in other members.
         clients: When clients last called here, Unix seconds.
         health: Of its instances, and what others' answered it.
+        models: Counters by model.
     """
 
     began_unix_ms: int
@@ -79,6 +80,7 @@ class LoadReport(msgspec.Struct, frozen=True):
     trusts: tuple[str, ...] = ()
     clients: Mapping[str, int] = {}
     health: HealthReport = HealthReport()
+    models: Mapping[str, Counts] = {}
 
 
 class Grants(msgspec.Struct, frozen=True):
@@ -95,7 +97,7 @@ class LoadStream(Protocol):
     async def send(self, report: LoadReport, news: Mapping[tuple[str, str], Counts]) -> None:
         """Sends a report, of its counters only `news`: those that changed since the one before.
 
-        Of `report.clients`, too, there are only those.
+        Of `report.clients` and `report.models`, too, there are only those.
         """
 
 

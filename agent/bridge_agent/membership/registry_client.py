@@ -34,6 +34,7 @@ from bridge_core.errors import BridgeError, Unavailable
 from bridge_core.registry_channel import open_channel
 from bridge_core.snapshot import Delta, Version
 from bridge_wire.v1 import registry_pb2 as pb
+from bridge_wire.v1.console_pb2 import ModelLoad
 from bridge_wire.v1.quota_pb2_grpc import QuotasStub
 from bridge_wire.v1.registry_pb2_grpc import EnrolmentStub, MeshStub
 
@@ -283,4 +284,17 @@ def _load_message(report: LoadReport, news: Mapping[tuple[str, str], Counts]) ->
         health=health_messages(report.health),
         gauges=gauge_messages(report.health),
         golden=golden_messages(report.health),
+        models=[
+            ModelLoad(
+                model=model,
+                requests=counts.requests,
+                errors=counts.errors,
+                stream_errors=counts.stream_errors,
+                ttft_buckets=counts.ttft,
+                ttft_seconds=counts.ttft_s,
+                tokens=counts.tokens,
+                generating_seconds=counts.generating_s,
+            )
+            for model, counts in report.models.items()
+        ],
     )

@@ -11,7 +11,7 @@ from ssl import SSLObject
 from bridge_core.identity import SpiffeId
 from bridge_core.identity.spiffe import IdentityFault
 from bridge_core.snapshot import EMPTY, Snapshot
-from bridge_core.tls import peer
+from bridge_core.tls import certified, peer
 
 _MOST_SEEN = 65_536
 
@@ -45,12 +45,12 @@ class Revocations:
         found = peer(ssl_object)
         if found is None:
             return None
-        identity = str(found.identity)
+        identity = certified(found, ssl_object)
         if not self.admits(identity, found.serial):
             return None
         if len(self._seen) >= _MOST_SEEN:
             self._seen.clear()  # of connections long gone, most of it
-        self._seen[found.serial] = identity
+        self._seen[found.serial] = str(identity)
         return identity
 
 

@@ -69,7 +69,7 @@ class Hop(msgspec.Struct, frozen=True):
         instance: Which of the node's instances is meant; empty: any.
         priority: How urgent it is.
         route: Name of the route that it came by; empty without one.
-        proof: The token that names the principal, of a user; else empty.
+        proof: What proves that the principal has called there; empty: the link alone.
     """
 
     entry: str

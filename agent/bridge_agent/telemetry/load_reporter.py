@@ -59,13 +59,16 @@ class LoadReporter:
     async def _to(self, registry: RegistryApi) -> None:
         sent: dict[tuple[str, str], object] = {}
         used: dict[str, int] = {}
+        told: dict[str, object] = {}
         async with registry.report_load() as stream:
             while True:
                 report = self._report()
                 news = {key: counts for key, counts in report.backends.items() if sent.get(key) != counts}
                 clients = {name: at for name, at in report.clients.items() if used.get(name) != at}
-                await stream.send(msgspec.structs.replace(report, clients=clients), news)
+                models = {name: counts for name, counts in report.models.items() if told.get(name) != counts}
+                await stream.send(msgspec.structs.replace(report, clients=clients, models=models), news)
                 sent.update(news)
                 used.update(clients)
+                told.update(models)
                 await asyncio.sleep(self._every_s)
                 self._backoff.reset()

@@ -1,4 +1,5 @@
-"""What became of the requests that came in here, by route and backend: what rollouts are judged by.
+"""What became of the requests that came in here: by route and backend, which rollouts are judged by, and by
+model, which people watch.
 
 A request counts for the backend that was chosen for it. It counts as an error there when it came to
 nothing before its first byte, or when that backend failed and only another attempt saved it: a
@@ -10,15 +11,20 @@ room, or that came over a hop (their entry agent counts them) do not count.
 
 from __future__ import annotations
 
+from typing import Final
+
 from bridge_agent.gateway.config import ListenerKind, Outcome, RequestRecord
+from bridge_agent.routing.choose import Decision
 from bridge_agent.routing.health_rules import Failure
 from bridge_core.counts import Counter, Counts
 
 _UNCOUNTED = frozenset({Outcome.CANCELLED, Outcome.REFUSED})
+MOST_MODELS: Final = 256
+OTHER: Final = "(other)"  # no name of a model
 
 
 class BackendTally:
-    """Counts since the agent began; one task feeds it."""
+    """Counts since the agent began, by route and backend; one task feeds it."""
 
     def __init__(self) -> None:
         self._counters: dict[tuple[str, str], Counter] = {}
@@ -33,20 +39,48 @@ class BackendTally:
         decision = record.decision
         if decision is None or not decision.route or not decision.backend:
             return
-        if record.caller.listener is ListenerKind.PEER:
-            return
-        nobody = record.outcome is Outcome.REFUSED and not decision.candidates
-        if not nobody and (record.outcome in _UNCOUNTED or 400 <= record.status < 500):
-            return
-        counter = self._counters.setdefault((decision.route, decision.backend), Counter())
-        failed = any(one.failure is not Failure.REFUSED for one in record.failed)
-        served = record.head > 0 and record.status < 500 and record.outcome is not Outcome.FAILED
-        if failed or not served:
-            counter.failed()
-            return
-        counter.answered(
-            record.head - record.began,
-            tokens=record.tokens,
-            generating_s=record.ended - record.head if record.tokens else 0.0,
-            broken=record.outcome in {Outcome.BROKEN, Outcome.ENGINE_ERROR},
-        )
+        if _counts(record, decision):
+            _count(self._counters.setdefault((decision.route, decision.backend), Counter()), record)
+
+
+class ModelTally:
+    """Counts since the agent began, by model: `MOST_MODELS` of them, the others together as `OTHER`."""
+
+    def __init__(self) -> None:
+        self._counters: dict[str, Counter] = {}
+
+    @property
+    def counts(self) -> dict[str, Counts]:
+        """By the model's canonical name."""
+        return {key: counter.counts for key, counter in self._counters.items()}
+
+    def take(self, record: RequestRecord) -> None:
+        """A request is over."""
+        decision = record.decision
+        if decision is None or not decision.candidates or not _counts(record, decision):
+            return  # only what some instance has is a model: other names are anybody's invention
+        name = decision.model
+        if name not in self._counters and len(self._counters) >= MOST_MODELS:
+            name = OTHER
+        _count(self._counters.setdefault(name, Counter()), record)
+
+
+def _counts(record: RequestRecord, decision: Decision) -> bool:
+    if record.caller.listener is ListenerKind.PEER:
+        return False
+    nobody = record.outcome is Outcome.REFUSED and not decision.candidates
+    return nobody or not (record.outcome in _UNCOUNTED or 400 <= record.status < 500)
+
+
+def _count(counter: Counter, record: RequestRecord) -> None:
+    failed = any(one.failure is not Failure.REFUSED for one in record.failed)
+    served = record.head > 0 and record.status < 500 and record.outcome is not Outcome.FAILED
+    if failed or not served:
+        counter.failed()
+        return
+    counter.answered(
+        record.head - record.began,
+        tokens=record.tokens,
+        generating_s=record.ended - record.head if record.tokens else 0.0,
+        broken=record.outcome in {Outcome.BROKEN, Outcome.ENGINE_ERROR},
+    )

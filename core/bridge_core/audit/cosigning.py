@@ -90,7 +90,7 @@ class Cosigning:
         self._many = many
         self._every_s = every_s
         self._now = now
-        self._stored = StoredLog(audit.folder)
+        self._stored = StoredLog(audit.folder)  # of which it reads hashes and heads, which are never sealed
         self._old: dict[str, int] = {}  # what each cosigner signed last
         self._keys: dict[str, PublicKey] = {}
         self._refused: dict[str, str] = {}

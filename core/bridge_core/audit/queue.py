@@ -7,16 +7,20 @@ import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import structlog
 
+from bridge_core.audit import sealed
 from bridge_core.audit.entries import BegunRecord, Entry, LostRecord, RemovedRecord, decode, encode
 from bridge_core.audit.notes import Checkpoint, Signer
 from bridge_core.audit.stored import StoredLog
 from bridge_core.audit.tiles import WIDTH, Damaged, bundle_path
 from bridge_core.audit.writing import LogWriter, NotWritten
 from bridge_core.security_settings import AuditSettings
+
+if TYPE_CHECKING:
+    from bridge_core.sealing import Sealer
 
 log = structlog.get_logger()
 
@@ -42,6 +46,7 @@ class AuditLog:
             too many to be kept. It is called in the thread that writes, soon after: the way of a request is
             no place to render records.
         settings: How it is to be kept, now.
+        sealer: Seals records where the settings say so, and opens them; None: nothing is sealed.
         capacity: Records that may wait; more are lost, oldest first.
         most_held: Bytes that may wait with them.
         tidied: Called now and then in that thread with the time before which all is to be forgotten.
@@ -58,6 +63,7 @@ class AuditLog:
         read: Reader,
         *,
         settings: Callable[[], AuditSettings] = AuditSettings,
+        sealer: Sealer | None = None,
         capacity: int = 20_000,
         most_held: int = _MOST_HELD,
         tidied: Callable[[float], object] = lambda _before: None,
@@ -66,6 +72,7 @@ class AuditLog:
         self.origin = origin
         self._read = read
         self._settings = settings
+        self._sealer = sealer
         self._tidied = tidied
         self._queue: deque[tuple[Any, bytes | None]] = deque()
         self._capacity = capacity
@@ -88,6 +95,10 @@ class AuditLog:
         self._too_large = 0
         self._unkeyed = 0  # counted by the thread that writes
         self.head: Checkpoint | None = None
+
+    def stored(self) -> StoredLog:
+        """The log's files as they lie, for one who reads: one thread at a time each."""
+        return StoredLog(self.folder, self._sealer)
 
     @property
     def lost(self) -> int:
@@ -224,7 +235,11 @@ class AuditLog:
     def _open(self, now: float) -> LogWriter:
         """Takes the log up. Raises OSError."""
         made = LogWriter(
-            self.folder, self.origin, lambda former: encode(BegunRecord(now, self.origin, former))
+            self.folder,
+            self.origin,
+            lambda former: encode(BegunRecord(now, self.origin, former)),
+            sealer=self._sealer,
+            wanted=lambda: self._settings().sealed,
         )
         self._writer, self.head = made, made.signed
         return made
@@ -288,11 +303,14 @@ class AuditLog:
 def _ended(writer: LogWriter, index: int) -> float:
     """When the last record of a bundle was made; of one that cannot be read, when its file was."""
     try:
-        found = decode(StoredLog(writer.folder).bundle(index)[0][-1])
+        found = decode(writer.stored.bundle(index)[0][-1])
         if found is not None:
             return found.at
     except FileNotFoundError:
         return 0.0
     except Damaged:
         pass
-    return (writer.folder / bundle_path(index)).stat().st_mtime
+    try:
+        return (writer.folder / bundle_path(index)).stat().st_mtime
+    except FileNotFoundError:
+        return (writer.folder / sealed.bundle_path(index)).stat().st_mtime

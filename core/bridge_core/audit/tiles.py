@@ -59,6 +59,18 @@ def tail_paths(index: int) -> tuple[str, str]:
     return f"{TAIL}/{index}.entries", f"{TAIL}/{index}.hashes"
 
 
+def entries_at(path: str) -> tuple[str, int] | None:
+    """Of a file with entries whether it is a `tile`'s or the `tail`'s, and its index; of another None."""
+    kind, _, rest = path.partition("/")
+    if not is_file_of_log(path) or (kind != TAIL and not rest.startswith("entries/")):
+        return None
+    if kind == TAIL:
+        number, _, what = rest.partition(".")
+        return (TAIL, int(number)) if what == "entries" else None
+    digits = rest.removeprefix("entries/").removesuffix(".zst").replace("/", "").replace("x", "")
+    return "tile", int(digits)
+
+
 def framed(entry: bytes) -> bytes:
     """An entry with its length before it."""
     return len(entry).to_bytes(2, "big") + entry

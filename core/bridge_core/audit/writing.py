@@ -5,24 +5,24 @@ Rules:
 2. A head is signed over nothing that is not on the disk: entries and tiles are synced before it, and a tail
    is removed only after a head speaks for its bundle.
 3. After a crash the log goes on behind its last whole entry; what is torn behind it was never signed for.
-4. A folder whose files contradict its signed head is never continued: it is put aside, and a log with another
-   key begun, which says so in its first entry.
+4. Where it is asked for, records lie sealed (`sealed`) from then on; what was written before stays as it is.
+5. A folder whose files contradict its signed head, or do not open, is never continued: it is put aside, and
+   a log with another key begun, which says so in its first entry.
 """
 
 from __future__ import annotations
 
 import base64
-import contextlib
 import os
 import secrets
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import structlog
 
-from bridge_core.audit import merkle, tiles
+from bridge_core.audit import merkle, sealed, tiles
 from bridge_core.audit.notes import (
     BadNote,
     Checkpoint,
@@ -32,8 +32,12 @@ from bridge_core.audit.notes import (
     open_checkpoint,
 )
 from bridge_core.audit.stored import KEY, StoredLog
+from bridge_core.audit.tail import TailWriter, write_all
 from bridge_core.audit.tiles import WIDTH, Damaged
 from bridge_core.files import sync_folder, write_atomically
+
+if TYPE_CHECKING:
+    from bridge_core.sealing import Sealer
 
 log = structlog.get_logger()
 
@@ -63,9 +67,12 @@ class LogWriter:
         folder: The log's; made where it is missing.
         origin: What the log is called, see `notes.Checkpoint`.
         begun: Makes the first entry of a new log from what there was to say of a former one.
+        sealer: Opens what is sealed, and seals; None: nothing is.
+        wanted: Whether what is written is to be sealed, now.
 
     Attributes:
         signer: The log's key.
+        stored: Its files, read.
         size: Entries.
         signed: The newest signed head; None before the first.
 
@@ -73,11 +80,20 @@ class LogWriter:
         OSError: the folder cannot be made, read or written.
     """
 
-    def __init__(self, folder: Path, origin: str, begun: Callable[[str], bytes]) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        origin: str,
+        begun: Callable[[str], bytes],
+        *,
+        sealer: Sealer | None = None,
+        wanted: Callable[[], bool] = lambda: False,
+    ) -> None:
         self.folder = folder
-        self._stored = StoredLog(folder)
+        self._sealer = sealer
+        self._wanted = wanted
         self._levels: list[list[bytes]] = [[]]
-        self._unsynced: set[Path] = set()
+        self._look_anew()
         self._full_tails: set[int] = set()
         self.size = 0
         self.signed: Checkpoint | None = None
@@ -91,7 +107,12 @@ class LogWriter:
             self._begin(origin, begun, self._put_aside("its key is gone"))
         except (BadNote, Damaged) as fault:
             self._begin(origin, begun, self._put_aside(fault.message))
-        self.oldest = self._stored.oldest_bundle(self.size // WIDTH)
+        self.oldest = self.stored.oldest_bundle(self.size // WIDTH)
+
+    def _look_anew(self) -> None:
+        self.stored = StoredLog(self.folder, self._sealer)
+        self._tail = TailWriter(self.folder, self._sealer, self._wanted)
+        self._unsynced: set[Path] = set()
 
     def append(self, entries: list[bytes]) -> int:
         """Adds entries; the index of the first of them.
@@ -138,14 +159,13 @@ class LogWriter:
         write_atomically(self.folder / tiles.CHECKPOINT, note.data)
         self.signed = head
         for index in self._full_tails:
-            for path in tiles.tail_paths(index):
-                (self.folder / path).unlink(missing_ok=True)
+            self._tail.remove(index)
         self._full_tails.clear()
         return head
 
     def forget_bundle(self) -> None:
         """Removes the oldest bundle. Its hashes stay: what is younger is proved with them. Raises OSError."""
-        (self.folder / tiles.bundle_path(self.oldest)).unlink(missing_ok=True)
+        self._remove_bundle(self.oldest)
         self.oldest += 1
         group, place = divmod(self.oldest, WIDTH)
         if place == 0 and (self.folder / tiles.tile_path(1, group - 1)).exists():
@@ -159,35 +179,32 @@ class LogWriter:
         """Adds entries to the tail, all or none."""
         index, have = divmod(self.size, WIDTH)
         hashes = [merkle.leaf_hash(one) for one in entries]
-        (self.folder / tiles.TAIL).mkdir(mode=0o700, exist_ok=True)
-        entries_path, hashes_path = (self.folder / path for path in tiles.tail_paths(index))
-        before = _length(entries_path) if have else 0
-        try:
-            _write_at(hashes_path, have * merkle.HASH_BYTES, b"".join(hashes))
-            _write_at(entries_path, before, b"".join(map(tiles.framed, entries)))
-        except OSError:
-            with contextlib.suppress(OSError):
-                os.truncate(entries_path, before)
-                os.truncate(hashes_path, have * merkle.HASH_BYTES)
-            raise
-        self._unsynced |= {entries_path, hashes_path}
+        self._tail.grow(index, have, entries, hashes)
         self._levels[0] += hashes
         self.size += len(entries)
 
     def _pack_tail(self) -> None:
         """Makes a bundle and its tile of a full tail."""
-        index = self.size // WIDTH - 1
-        bundle = (self.folder / tiles.tail_paths(index)[0]).read_bytes()
-        self._write_new(tiles.bundle_path(index), tiles.pack(bundle))
+        index, sealer = self.size // WIDTH - 1, self._tail.sealer()
+        path, other = tiles.bundle_path(index), sealed.bundle_path(index)
+        data = tiles.pack(self._tail.bundle(index))
+        if sealer is not None:
+            data, path, other = sealed.seal_bundle(sealer, index, data), other, path
+        self._write_new(path, data)
+        (self.folder / other).unlink(missing_ok=True)  # one that a crash left behind, and that does not open
         self._close_rows(index)
         self._full_tails.add(index)
+
+    def _remove_bundle(self, index: int) -> None:
+        for path in (tiles.bundle_path(index), sealed.bundle_path(index)):
+            (self.folder / path).unlink(missing_ok=True)
 
     def _close_rows(self, number: int) -> None:
         """Writes the tile of the lowest row, which is full, and of those above that become full by it."""
         rows, level = [list(row) for row in self._levels], 0
         while len(rows[level]) == WIDTH:
             path, tile = tiles.tile_path(level, number), b"".join(rows[level])
-            if self._stored.tile(level, number) != rows[level]:  # a good one is not put at risk
+            if self.stored.tile(level, number) != rows[level]:  # a good one is not put at risk
                 self._write_new(path, tile)
             if level + 1 == len(rows):
                 rows.append([])
@@ -203,7 +220,7 @@ class LogWriter:
         temporary = where.with_name(f".{where.name}.new")
         handle = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
         try:
-            _write_all(handle, data)
+            write_all(handle, data)
         finally:
             os.close(handle)
         temporary.replace(where)
@@ -211,7 +228,7 @@ class LogWriter:
 
     def _sync(self) -> None:
         folders = set()
-        for path in self._unsynced:
+        for path in self._unsynced | self._tail.unsynced:
             handle = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
             try:
                 os.fsync(handle)
@@ -223,6 +240,7 @@ class LogWriter:
         for folder in folders:
             sync_folder(folder)
         self._unsynced.clear()
+        self._tail.unsynced.clear()
 
     # -- beginning
 
@@ -240,7 +258,7 @@ class LogWriter:
     def _recover(self) -> None:
         """Goes on behind the last whole entry."""
         try:
-            data = self._stored.read(tiles.CHECKPOINT)
+            data = self.stored.read(tiles.CHECKPOINT)
         except FileNotFoundError:
             signed = None
         else:
@@ -249,7 +267,7 @@ class LogWriter:
         if signed is not None:
             if self.size < signed.size:
                 raise Damaged(f"{signed.size - self.size} of its {signed.size} signed entries are missing")
-            if merkle.range_root(self._stored, 0, signed.size) != signed.root:
+            if merkle.range_root(self.stored, 0, signed.size) != signed.root:
                 raise Damaged(f"its {signed.size} entries are not those that were signed")
         self.signed = signed
 
@@ -260,9 +278,9 @@ class LogWriter:
         self.size = index * WIDTH
         while True:
             try:
-                entries = self._stored.bundle(index)[0]
+                entries = self.stored.bundle(index)[0]
             except (FileNotFoundError, Damaged):
-                self._take_tail(index)
+                self._take_tail(index, max(0, signed - index * WIDTH))
                 if len(self._levels[0]) < WIDTH:
                     self._sweep(index)
                     return
@@ -274,29 +292,18 @@ class LogWriter:
                 self._full_tails.add(index)
             index += 1
 
-    def _take_tail(self, index: int) -> None:
-        entries_path, hashes_path = (self.folder / path for path in tiles.tail_paths(index))
-        try:
-            data = entries_path.read_bytes()
-        except FileNotFoundError:
-            return
-        entries, taken = tiles.entries_in(data)
-        if taken != len(data):
-            log.warning("audit_log_torn", path=str(entries_path), cut_bytes=len(data) - taken)
-            os.truncate(entries_path, taken)
-        self._levels[0] = list(map(merkle.leaf_hash, entries[:WIDTH]))
-        self.size += len(self._levels[0])
-        if len(self._levels[0]) < WIDTH:  # else the bundle and its tile follow at once
-            _write_at(hashes_path, 0, b"".join(self._levels[0]))
-        self._unsynced |= {path for path in (entries_path, hashes_path) if path.exists()}
+    def _take_tail(self, index: int, signed: int) -> None:
+        entries = self._tail.take_up(index, signed)
+        self._levels[0] = list(map(merkle.leaf_hash, entries))
+        self.size += len(entries)
+        if len(entries) < WIDTH:  # else the bundle and its tile follow at once
+            self._tail.write_hashes(index, self._levels[0])
 
     def _sweep(self, index: int) -> None:
         """Removes what nobody signed for behind a gap: it would be taken up later as if it fitted."""
         for number in range(index, index + _MOST_UNSIGNED):
-            (self.folder / tiles.bundle_path(number)).unlink(missing_ok=True)
-        for path in (self.folder / tiles.TAIL).glob("*.*"):
-            if path.stem.isdigit() and int(path.stem) > index:
-                path.unlink(missing_ok=True)
+            self._remove_bundle(number)
+        self._tail.sweep(index)
 
     def _rows_above(self, full: int) -> list[list[bytes]]:
         """The rows of hashes above so many full bundles."""
@@ -304,7 +311,7 @@ class LogWriter:
         level, count = 1, full
         while count:
             first = count - count % WIDTH
-            rows.append([self._stored.whole(8 * level, at) for at in range(first, count)])
+            rows.append([self.stored.whole(8 * level, at) for at in range(first, count)])
             level, count = level + 1, count // WIDTH
         return rows
 
@@ -319,9 +326,8 @@ class LogWriter:
         return f"{reason}; it is kept as {aside.name}"
 
     def _begin(self, origin: str, begun: Callable[[str], bytes], former: str) -> None:
-        self._stored = StoredLog(self.folder)
+        self._look_anew()
         self._levels, self.size, self.signed = [[]], 0, None
-        self._unsynced.clear()
         self._full_tails.clear()
         seed = secrets.token_bytes(_SEED_BYTES)
         self.signer = Signer(origin, seed)
@@ -346,26 +352,3 @@ def public_key(folder: Path) -> PublicKey:
         return PublicKey.parse(text[:-1])
     except OSError as fault:
         raise BadNote(f"{folder} holds no log: {KEY}.pub cannot be read ({fault.strerror})") from fault
-
-
-def _length(path: Path) -> int:
-    try:
-        return path.stat().st_size
-    except FileNotFoundError:
-        return 0
-
-
-def _write_at(path: Path, at: int, data: bytes) -> None:
-    handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    try:
-        os.ftruncate(handle, at)
-        os.lseek(handle, at, os.SEEK_SET)
-        _write_all(handle, data)
-    finally:
-        os.close(handle)
-
-
-def _write_all(handle: int, data: bytes) -> None:
-    view = memoryview(data)
-    while view:
-        view = view[os.write(handle, view) :]

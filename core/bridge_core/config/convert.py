@@ -181,6 +181,7 @@ def _audit(spec: AuditSpec) -> AuditSettings:
         spec.content,
         spec.key_period,
         spec.timestamp_authority,
+        spec.sealed,
     )
 
 

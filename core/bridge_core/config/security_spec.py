@@ -210,6 +210,10 @@ class AuditSpec(Strict):
     key_period: Duration = Field(
         default=_AUDIT.key_period_s, ge=60.0, le=366 * _DAY, description="Of the key that hashes requests."
     )
+    sealed: bool = Field(
+        default=_AUDIT.sealed,
+        description="Keep records sealed on the disk, from then on, with the node's keys.",
+    )
     timestamp_authority: str = Field(
         default=_AUDIT.timestamp_authority, max_length=512, description="RFC 3161, asked once an hour."
     )

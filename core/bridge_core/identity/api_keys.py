@@ -55,10 +55,22 @@ class Pepper:
 
     def hash(self, key: bytes) -> bytes:
         """What is kept in the place of a key."""
+        return self.seal(self.proof(key))
+
+    def proof(self, key: bytes) -> bytes:
+        """What only somebody who has seen a key can make, and what does not give the key away.
+
+        It is the inner of the two hashes of an HMAC: from it everybody with the pepper makes what is kept
+        in the place of the key, and nobody makes it from that.
+        """
         inner = self._inner.copy()
         inner.update(key)
+        return inner.digest()
+
+    def seal(self, proof: bytes) -> bytes:
+        """What is kept in the place of the key that a proof is of."""
         outer = self._outer.copy()
-        outer.update(inner.digest())
+        outer.update(proof)
         return outer.digest()
 
 

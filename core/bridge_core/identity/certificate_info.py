@@ -3,10 +3,29 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Self
 
 import msgspec
 
 from bridge_core.identity.spiffe import IdentityFault, SpiffeId
+
+
+class CertifiedName(str):
+    """The text of an identity, with the certificate that it was read from.
+
+    Attributes:
+        certificate: The one that its holder has shown and proven to hold, DER.
+    """
+
+    __slots__ = ("certificate",)
+
+    certificate: bytes
+
+    def __new__(cls, text: str, certificate: bytes) -> Self:
+        """`text` of the identity that `certificate` names."""
+        made = super().__new__(cls, text)
+        made.certificate = certificate
+        return made
 
 
 class CertificateInfo(msgspec.Struct, frozen=True):

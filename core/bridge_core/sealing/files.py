@@ -23,6 +23,10 @@ HEAD_BYTES: Final = len(MAGIC) + ID_BYTES
 _START: Final = HEAD_BYTES + framing.HEAD_BYTES
 
 
+class KeyMissing(framing.SealBroken):
+    """The keyring has no data key of the id that stands in front."""
+
+
 def seal_bytes(ring: Keyring, purpose: str, salt: bytes, text: bytes) -> bytes:
     """A whole sealed file's content; see `framing.Cipher` for `salt`."""
     key = ring.active
@@ -35,20 +39,32 @@ def open_bytes(ring: Keyring, purpose: str, sealed: bytes) -> bytes:
     Raises:
         SealBroken: it is not whole, not of this purpose, or not sealed with a key of this ring.
     """
-    secret = _secret(ring, sealed[:HEAD_BYTES])
+    secret = _secret(ring, purpose, sealed[:HEAD_BYTES], sealed[HEAD_BYTES:_START])
     return framing.open_sealed(secret, purpose.encode(), sealed[HEAD_BYTES:])
 
 
-def _secret(ring: Keyring, head: bytes) -> bytes:
-    if len(head) != HEAD_BYTES or not head.startswith(MAGIC):
+def key_id(sealed: bytes) -> bytes | None:
+    """The id of the data key that a file says it is sealed with; None: it is not sealed in this way."""
+    return sealed[len(MAGIC) : HEAD_BYTES] if _is_head(sealed[:HEAD_BYTES]) else None
+
+
+def _is_head(head: bytes) -> bool:
+    return len(head) == HEAD_BYTES and head.startswith(MAGIC)
+
+
+def _secret(ring: Keyring, purpose: str, head: bytes, message_head: bytes) -> bytes:
+    if not _is_head(head):
         raise framing.SealBroken("it is not sealed in this way: its head is another one")
     key = ring.find(head[len(MAGIC) :])
-    if key is None:
-        raise framing.SealBroken(
-            f"it is sealed with the data key {head[len(MAGIC) :].hex()}, which the keyring does not hold",
-            hint="restore the keyring that was there when it was written",
-        )
-    return key.secret
+    if key is not None:
+        return key.secret
+    for other in ring.keys:  # a lost key is told from an id that somebody changed
+        if framing.is_sealed_with(message_head, other.secret, purpose.encode()):
+            raise framing.SealBroken(f"the id of its data key was changed: that is {other.id.hex()}")
+    raise KeyMissing(
+        f"it is sealed with the data key {head[len(MAGIC) :].hex()}, which the keyring does not hold",
+        hint="restore the keyring that was there when it was written",
+    )
 
 
 class SealedWriter:
@@ -134,8 +150,9 @@ class SealedReader:
         self._file = file
         length = file.seek(0, os.SEEK_END)
         file.seek(0)
-        secret = _secret(ring, file.read(HEAD_BYTES))
-        self._cipher = framing.cipher_of(file.read(framing.HEAD_BYTES), secret, purpose.encode())
+        head, message_head = file.read(HEAD_BYTES), file.read(framing.HEAD_BYTES)
+        secret = _secret(ring, purpose, head, message_head)
+        self._cipher = framing.cipher_of(message_head, secret, purpose.encode())
         self._last, rest = framing.shape(length - HEAD_BYTES)
         self._rest = rest
         self._number, self._chunk = -1, b""

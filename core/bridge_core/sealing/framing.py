@@ -100,6 +100,15 @@ def cipher_of(head: bytes, key: bytes, context: bytes) -> Cipher:
     return cipher
 
 
+def is_sealed_with(head: bytes, key: bytes, context: bytes) -> bool:
+    """Whether the message that begins with `head` was sealed with this key for this context."""
+    try:
+        cipher_of(head, key, context)
+    except SealBroken:
+        return False
+    return True
+
+
 def shape(length: int) -> tuple[int, int]:
     """Number and sealed length of the last chunk of a message of `length` bytes, head included.
 

@@ -69,8 +69,8 @@ class KeySource(msgspec.Struct, frozen=True):
     def __str__(self) -> str:
         return f"{self.kind}:{self.value}"
 
-    def read(self, environment: Mapping[str, str]) -> bytes:
-        """The key, 32 bytes. Blocks, up to EXEC_LIMIT_S for a command.
+    def read(self, environment: Mapping[str, str], limit_s: float = EXEC_LIMIT_S) -> bytes:
+        """The key, 32 bytes. Blocks, up to `limit_s` for a command.
 
         Raises:
             Fatal: it is not to be had, or is no key; says which and what to do.
@@ -82,7 +82,7 @@ class KeySource(msgspec.Struct, frozen=True):
                 case "credential":
                     data = _credential(self.value, environment)
                 case _:
-                    data = _printed(shlex.split(self.value), environment)
+                    data = _printed(shlex.split(self.value), environment, limit_s)
         except OSError as fault:
             raise Fatal(
                 f"the key-encryption key {self} cannot be read: {fault.strerror or fault}",
@@ -138,7 +138,7 @@ def _credential(name: str, environment: Mapping[str, str]) -> bytes:
         return file.read(_MOST_BYTES + 1)
 
 
-def _printed(argv: list[str], environment: Mapping[str, str]) -> bytes:
+def _printed(argv: list[str], environment: Mapping[str, str], limit_s: float) -> bytes:
     """What a command prints; it is ended when it takes too long or prints too much.
 
     What it says on stderr is not passed on: it could be the key.
@@ -158,7 +158,7 @@ def _printed(argv: list[str], environment: Mapping[str, str]) -> bytes:
         finally:
             os.close(writing)
         try:
-            data, ended = _until_end(process.pid, output, time.monotonic() + EXEC_LIMIT_S)
+            data, ended = _until_end(process.pid, output, time.monotonic() + limit_s)
         finally:
             # With all that it started. It is not waited for before, so its number is still its own.
             with contextlib.suppress(ProcessLookupError):
@@ -167,7 +167,7 @@ def _printed(argv: list[str], environment: Mapping[str, str]) -> bytes:
     if len(data) > _MOST_BYTES:
         raise Fatal(f"{argv[0]} printed more than {_MOST_BYTES} bytes, which is no key", hint=hint)
     if not ended:
-        raise Fatal(f"{argv[0]} gave no key within {EXEC_LIMIT_S:g} s", hint=hint)
+        raise Fatal(f"{argv[0]} gave no key within {limit_s:g} s", hint=hint)
     if status != 0:
         raise Fatal(f"{argv[0]} ended with status {status} and gave no key", hint=hint)
     return data

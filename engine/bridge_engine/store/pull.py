@@ -30,8 +30,8 @@ from bridge_core.model_store.layout import (
     disk_errors,
     hex_digest,
 )
+from bridge_core.model_store.registry import Registry, reason
 from bridge_core.names import ModelName
-from bridge_engine.store.registry import Registry, reason
 
 _ATTEMPTS: Final = 6
 _MAX_BREAKS: Final = 100

@@ -14,8 +14,8 @@ from urllib.parse import urlencode
 
 from bridge_core.dialects.errors import ApiError
 from bridge_core.model_store.layout import MANIFEST_MEDIA, Layer, ModelStore, disk_errors, hex_digest
+from bridge_core.model_store.registry import Registry, reason
 from bridge_core.names import ModelName
-from bridge_engine.store.registry import Registry, reason
 
 _CHUNK: Final = 16 << 20
 

@@ -1,4 +1,5 @@
 from bridge_wire.v1 import health_pb2 as _health_pb2
+from bridge_wire.v1 import console_pb2 as _console_pb2
 from google.protobuf.internal import containers as _containers
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
@@ -224,7 +225,7 @@ class SilentPeer(_message.Message):
     def __init__(self, node: _Optional[str] = ..., since_unix: _Optional[int] = ...) -> None: ...
 
 class LoadReport(_message.Message):
-    __slots__ = ("instances", "backends", "probes", "began_unix_ms", "in_flight", "snapshot", "silent_peers", "clients_used_unix", "trusts", "health", "gauges", "golden")
+    __slots__ = ("instances", "backends", "probes", "began_unix_ms", "in_flight", "snapshot", "silent_peers", "clients_used_unix", "trusts", "health", "gauges", "golden", "models")
     class ClientsUsedUnixEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -244,6 +245,7 @@ class LoadReport(_message.Message):
     HEALTH_FIELD_NUMBER: _ClassVar[int]
     GAUGES_FIELD_NUMBER: _ClassVar[int]
     GOLDEN_FIELD_NUMBER: _ClassVar[int]
+    MODELS_FIELD_NUMBER: _ClassVar[int]
     instances: _containers.RepeatedCompositeFieldContainer[InstanceLoad]
     backends: _containers.RepeatedCompositeFieldContainer[BackendLoad]
     probes: _containers.RepeatedCompositeFieldContainer[ProbeResult]
@@ -256,7 +258,8 @@ class LoadReport(_message.Message):
     health: _containers.RepeatedCompositeFieldContainer[_health_pb2.InstanceHealth]
     gauges: _containers.RepeatedCompositeFieldContainer[_health_pb2.Gauge]
     golden: _containers.RepeatedCompositeFieldContainer[_health_pb2.GoldenAnswer]
-    def __init__(self, instances: _Optional[_Iterable[_Union[InstanceLoad, _Mapping]]] = ..., backends: _Optional[_Iterable[_Union[BackendLoad, _Mapping]]] = ..., probes: _Optional[_Iterable[_Union[ProbeResult, _Mapping]]] = ..., began_unix_ms: _Optional[int] = ..., in_flight: _Optional[int] = ..., snapshot: _Optional[_Union[SnapshotVersion, _Mapping]] = ..., silent_peers: _Optional[_Iterable[_Union[SilentPeer, _Mapping]]] = ..., clients_used_unix: _Optional[_Mapping[str, int]] = ..., trusts: _Optional[_Iterable[str]] = ..., health: _Optional[_Iterable[_Union[_health_pb2.InstanceHealth, _Mapping]]] = ..., gauges: _Optional[_Iterable[_Union[_health_pb2.Gauge, _Mapping]]] = ..., golden: _Optional[_Iterable[_Union[_health_pb2.GoldenAnswer, _Mapping]]] = ...) -> None: ...
+    models: _containers.RepeatedCompositeFieldContainer[_console_pb2.ModelLoad]
+    def __init__(self, instances: _Optional[_Iterable[_Union[InstanceLoad, _Mapping]]] = ..., backends: _Optional[_Iterable[_Union[BackendLoad, _Mapping]]] = ..., probes: _Optional[_Iterable[_Union[ProbeResult, _Mapping]]] = ..., began_unix_ms: _Optional[int] = ..., in_flight: _Optional[int] = ..., snapshot: _Optional[_Union[SnapshotVersion, _Mapping]] = ..., silent_peers: _Optional[_Iterable[_Union[SilentPeer, _Mapping]]] = ..., clients_used_unix: _Optional[_Mapping[str, int]] = ..., trusts: _Optional[_Iterable[str]] = ..., health: _Optional[_Iterable[_Union[_health_pb2.InstanceHealth, _Mapping]]] = ..., gauges: _Optional[_Iterable[_Union[_health_pb2.Gauge, _Mapping]]] = ..., golden: _Optional[_Iterable[_Union[_health_pb2.GoldenAnswer, _Mapping]]] = ..., models: _Optional[_Iterable[_Union[_console_pb2.ModelLoad, _Mapping]]] = ...) -> None: ...
 
 class LoadReportSummary(_message.Message):
     __slots__ = ("received",)

@@ -14,7 +14,7 @@ from bridge_core.errors import BridgeError, Unavailable
 from bridge_core.identity.spiffe import SpiffeId
 from bridge_core.store.api import Op, Put, Store, Unchanged
 from bridge_registry.clients import role_rules as rules
-from bridge_registry.clients.certifier import BATCH, Certified, Certifier
+from bridge_registry.clients.certifier import Certified, Certifier
 from bridge_registry.records import AdminRecord, decode, encode
 
 log = structlog.get_logger()
@@ -91,10 +91,9 @@ class AdminDesk:
         found = rules.check_deletion(name, records)
         gone = msgspec.structs.replace(found, deleted=self._clock())
         names = {name, *rules.deciding(records)}
-        revocations = await self._certifier.revoking("admin", name, f"deleted by {author}")
-        while len(revocations) > BATCH:
-            await self._write(revocations[:BATCH], names, revisions)
-            del revocations[:BATCH]
+        ahead, revocations = await self._certifier.revoking("admin", name, f"deleted by {author}")
+        for ops in ahead:
+            await self._write(ops, names, revisions)
         await self._write([Put(keyspace.ADMINS + name, encode(gone)), *revocations], names, revisions)
         log.warning("admin_deleted", admin=name, by=author)
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Final
 
 import msgspec
 
@@ -12,9 +11,8 @@ from bridge_core.identity import SpiffeId
 from bridge_core.identity import certificates as x509
 from bridge_core.store.api import Op, Put, Store
 from bridge_registry.enrolment.enroller import Signer
-from bridge_registry.records import SerialRecord, decode, encode
-
-BATCH: Final = 50  # of these in one transaction, of which etcd takes 128 operations
+from bridge_registry.enrolment.revoking import batches, live_serials
+from bridge_registry.records import SerialRecord, encode
 
 
 class Certified(msgspec.Struct, frozen=True):
@@ -56,14 +54,8 @@ class Certifier:
         put = Put(f"{keyspace.SERIALS}{leaf.serial_number:x}", encode(record))
         return Certified(x509.to_pem(leaf) + authority.chain, self._signer.roots_pem, expires, put)
 
-    async def revoking(self, kind: str, name: str, reason: str) -> list[Op]:
-        """What revokes every certificate that is recorded for somebody."""
-        identity, now = str(SpiffeId.make(self._trust_domain, kind, name)), self._clock()
+    async def revoking(self, kind: str, name: str, reason: str) -> tuple[list[list[Op]], list[Op]]:
+        """What revokes every certificate that is recorded for somebody; see `revoking.batches`."""
+        identity = SpiffeId.make(self._trust_domain, kind, name)
         listing = await self._store.list(keyspace.SERIALS)
-        ops: list[Op] = []
-        for item in listing.items:
-            record = decode(item, SerialRecord)
-            if record.identity == identity and record.expires > now:
-                gone = msgspec.structs.replace(record, reason=reason)
-                ops.append(Put(keyspace.REVOKED + item.key.removeprefix(keyspace.SERIALS), encode(gone)))
-        return ops
+        return batches(live_serials(listing.items, identity, self._clock(), reason))

@@ -15,7 +15,7 @@ from bridge_core.identity.api_keys import RANDOM_BYTES, id_of, mint
 from bridge_core.identity.spiffe import SpiffeId
 from bridge_core.store.api import Delete, KeyValue, Op, Put, Store, Unchanged
 from bridge_registry.clients import client_rules as rules
-from bridge_registry.clients.certifier import BATCH, Certified, Certifier
+from bridge_registry.clients.certifier import Certified, Certifier
 from bridge_registry.clients.mesh_secrets import MeshSecrets
 from bridge_registry.enrolment.join_rules import EnrolmentRefused, JoinRefusal
 from bridge_registry.records import ClientRecord, decode, encode
@@ -137,10 +137,9 @@ class ClientDesk:
             Unavailable, StoreRefused: the store did not take it.
         """
         item, _ = await self._found(name)
-        revocations = await self._certifier.revoking("client", name, f"deleted by {author}")
-        while len(revocations) > BATCH:
-            await self._write(item, revocations[:BATCH])
-            del revocations[:BATCH]
+        ahead, revocations = await self._certifier.revoking("client", name, f"deleted by {author}")
+        for ops in ahead:
+            await self._write(item, ops)
         await self._write(item, [Delete(item.key), *revocations])
         log.warning("client_deleted", client=name, by=author)
 

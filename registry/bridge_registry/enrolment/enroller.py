@@ -24,6 +24,7 @@ from bridge_registry.enrolment.grace_rules import Budgets, check_grace
 from bridge_registry.enrolment.join_rules import EnrolmentRefused, JoinRefusal
 from bridge_registry.enrolment.late_renewal import LateRenewal, fingerprint, proven
 from bridge_registry.enrolment.nonces import Nonces
+from bridge_registry.enrolment.revoking import batches, live_serials
 from bridge_registry.records import NodeRecord, SerialRecord, TokenRecord, decode, encode
 
 log = structlog.get_logger()
@@ -33,7 +34,6 @@ _RENEWALS: Final = 10  # of one node at once,
 _RENEWALS_IN_A_LIFE: Final = 50  # and so many more while a certificate lives: one that is well needs two
 _LATE: Final = 10  # renewals after the end that one address may ask for at once,
 _LATE_EVERY_S: Final = 10.0  # and then one in so many seconds
-_BATCH: Final = 100  # operations: etcd's default is 128 a transaction
 
 
 class JoinRequest(msgspec.Struct, frozen=True):
@@ -426,30 +426,17 @@ class Enroller:
 
     async def _live_serials(self, node: str, reason: str) -> dict[str, SerialRecord]:
         """The node's certificates that could still be used, ready to be revoked."""
-        identity, now = str(SpiffeId(self._trust_domain, "node", node)), self._clock()
-        # From the store itself: what was issued a moment ago may not have come by the watch yet.
         listing = await self._store.list(keyspace.SERIALS)
-        records = (
-            (item.key.removeprefix(keyspace.SERIALS), decode(item, SerialRecord)) for item in listing.items
-        )
-        return {
-            serial: msgspec.structs.replace(record, reason=reason)
-            for serial, record in records
-            if record.identity == identity and record.expires > now
-        }
+        return live_serials(listing.items, SpiffeId(self._trust_domain, "node", node), self._clock(), reason)
 
     async def _revoking(
         self, revocations: Mapping[str, SerialRecord], conditions: list[Unchanged]
     ) -> list[Op]:
-        """The writes that revoke certificates, for the caller's transaction.
-
-        Of more than fit into one the first are written now: a node may have let itself be given any number.
-        """
-        ops: list[Op] = [Put(keyspace.REVOKED + serial, encode(gone)) for serial, gone in revocations.items()]
-        while len(ops) > _BATCH:
-            await self._commit_or_retry(ops[:_BATCH], conditions)
-            del ops[:_BATCH]
-        return ops
+        """The writes that revoke certificates; what does not fit the caller's transaction is written now."""
+        ahead, rest = batches(revocations)
+        for ops in ahead:
+            await self._commit_or_retry(ops, conditions)
+        return rest
 
     async def _commit_or_retry(self, ops: list[Op], conditions: list[Unchanged]) -> None:
         outcome = await self._store.commit(ops, if_=[*conditions, self._fence()])

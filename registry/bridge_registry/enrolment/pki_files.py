@@ -35,6 +35,7 @@ from pathlib import Path
 from typing import Final
 
 import msgspec
+from cryptography.x509 import Certificate
 
 from bridge_core.errors import Fatal
 from bridge_core.files import write_atomically
@@ -156,7 +157,7 @@ def ensure(
             pki, trust_domain or "bridge.local", sealer=sealer, now=now
         )
         authority = open_issuer(authorities.issuing, sealer)
-        found = trust_domain_of(authority)
+        found = trust_domain_of(authority.certificate)
         _write_trusted(pki, authorities)
         if trust_domain not in {None, found}:
             raise Fatal(
@@ -311,9 +312,9 @@ def keep_authorities(pki: Pki, authorities: Authorities) -> None:
         pki.root_key(gone).unlink(missing_ok=True)
 
 
-def trust_domain_of(authority: x509.Authority) -> str:
-    """The mesh that the CA is of, as its certificate says. Raises Fatal."""
-    for uri in x509.uris_of(authority.certificate):
+def trust_domain_of(certificate: Certificate) -> str:
+    """The mesh that a CA is of, as its certificate says. Raises Fatal."""
+    for uri in x509.uris_of(certificate):
         if uri.startswith("spiffe://"):
             return uri.removeprefix("spiffe://")
     raise Fatal("the CA's certificate names no trust domain", hint="restore pki/ from a backup")

@@ -31,6 +31,8 @@ class NodeLoadReport(msgspec.Struct, frozen=True):
     silent_peers: Mapping[str, int] = {}
     trusts: frozenset[str] = frozenset()
     clients: Mapping[str, int] = {}
+    instances: Mapping[str, tuple[int, int]] = {}
+    models: Mapping[str, Counts] = {}
 
 
 class NodeLoad(msgspec.Struct, frozen=True):
@@ -41,6 +43,7 @@ class NodeLoad(msgspec.Struct, frozen=True):
         heard: The same, also then.
         silent_peers: Nodes that do not answer it, with the Unix time since when.
         trusts: The CAs that it trusts in other members.
+        instances: Requests at each of its instances, and those that wait for it.
     """
 
     at: float
@@ -50,6 +53,7 @@ class NodeLoad(msgspec.Struct, frozen=True):
     heard: float = 0.0
     silent_peers: Mapping[str, int] = {}
     trusts: frozenset[str] = frozenset()
+    instances: Mapping[str, tuple[int, int]] = {}
 
 
 class LoadReports:
@@ -71,7 +75,14 @@ class LoadReports:
         """Takes a report in, at monotonic time `now`."""
         before = self.nodes.get(node)
         self.nodes[node] = NodeLoad(
-            now, report.began, report.in_flight, report.snapshot, now, report.silent_peers, report.trusts
+            now,
+            report.began,
+            report.in_flight,
+            report.snapshot,
+            now,
+            report.silent_peers,
+            report.trusts,
+            report.instances,
         )
         anew = before is not None and before.began != report.began
         seen = self._seen.setdefault(node, {})

@@ -13,9 +13,12 @@ from bridge_registry.rollouts.plan import RolloutPlan
 from bridge_registry.rollouts.rollout_rules import RolloutPosition, step_of
 from bridge_registry.rpc.messages import version_of
 from bridge_wire.v1 import registry_pb2 as pb
+from bridge_wire.v1.console_pb2 import ModelLoad
 
 _MOST_ISSUERS: Final = 8
 _PIN_DIGITS: Final = 64
+_MOST_MODELS: Final = 512  # more than an agent keeps
+_LONGEST_MODEL: Final = 512
 _MOST: Final = 1 << 48  # of any counter: sums over a whole mesh still fit 64 bits
 
 
@@ -49,6 +52,16 @@ def report_of(message: pb.LoadReport, node: str, snapshot: Snapshot, now: float)
             name: min(used, int(now))
             for name, used in message.clients_used_unix.items()
             if name in snapshot.clients
+        },
+        {
+            one.instance: (min(one.in_flight, _MOST), min(one.queued, _MOST))
+            for one in message.instances
+            if one.instance in snapshot.instances and snapshot.instances[one.instance].node == node
+        },
+        {
+            one.model: counts
+            for one in message.models[:_MOST_MODELS]
+            if len(one.model) <= _LONGEST_MODEL and (counts := _counts(one)) is not None
         },
     )
 
@@ -86,7 +99,7 @@ def _side(backend: str, counts: Counts, weights: dict[str, float]) -> pb.Rollout
     )
 
 
-def _counts(message: pb.BackendLoad) -> Counts | None:
+def _counts(message: pb.BackendLoad | ModelLoad) -> Counts | None:
     """The counters; None: no agent can have counted that."""
     counters = (message.requests, message.errors, message.stream_errors, message.tokens)
     if len(message.ttft_buckets) > len(BOUNDS) + 1 or max(*counters, *message.ttft_buckets) > _MOST:

@@ -10,7 +10,9 @@ from collections.abc import AsyncIterator, Callable, Mapping
 
 from bridge_core.bounds import MAX_REASON
 from bridge_core.errors import Unavailable
-from bridge_core.snapshot import Version
+from bridge_core.names import canonical_or_same
+from bridge_core.snapshot import Snapshot, Version
+from bridge_registry.console.traffic_rules import TrafficBook
 from bridge_registry.enrolment.enroller import Enroller
 from bridge_registry.health.keeper import HealthKeeper
 from bridge_registry.membership.load_book import LoadReports
@@ -34,6 +36,7 @@ class MeshService(rpc.MeshServicer):
         load: Takes what agents report.
         check_serving: Raises Unavailable when another registry leads: agents go there.
         health: Takes what they report of health.
+        traffic: Adds up how much models and nodes are used.
     """
 
     def __init__(
@@ -45,6 +48,7 @@ class MeshService(rpc.MeshServicer):
         check_serving: Callable[[], None],
         *,
         health: HealthKeeper,
+        traffic: TrafficBook,
     ) -> None:
         self._gate = gate
         self._enroller = enroller
@@ -52,6 +56,8 @@ class MeshService(rpc.MeshServicer):
         self._load = load
         self._health = health
         self._check_serving = check_serving
+        self._traffic = traffic
+        self._known: tuple[Snapshot | None, frozenset[str]] = (None, frozenset())
 
     async def Renew(self, request: pb.RenewRequest, context: Context) -> pb.RenewResponse:
         """See registry.proto."""
@@ -86,15 +92,25 @@ class MeshService(rpc.MeshServicer):
                     self._check_serving()
                     if not self._gate.still_admitted(context, "node"):
                         break
-                    report = report_of(message, node, self._hub.current, time.time())
-                    self._load.take_report(node, report, time.monotonic())
-                    self._health.take(
-                        node, health_of(message, node, self._hub.current, time.time()), time.time()
-                    )
+                    now, wall = time.monotonic(), time.time()
+                    report = report_of(message, node, self._hub.current, wall)
+                    self._load.take_report(node, report, now)
+                    self._health.take(node, health_of(message, node, self._hub.current, wall), wall)
+                    known = self._models()
+                    self._traffic.take(node, report.began, report.models, known, now=now, wall=wall)
                     received += 1
             finally:
                 self._load.gone(node)
             return pb.LoadReportSummary(received=received)
+
+    def _models(self) -> frozenset[str]:
+        """Every model that the mesh has; found once for each snapshot, however many agents report."""
+        current = self._hub.current
+        if self._known[0] is not current:
+            instances = current.instances.values()
+            names = (canonical_or_same(one.name) for each in instances for one in each.models)
+            self._known = (current, frozenset(names))
+        return self._known[1]
 
     def _check(self, context: Context) -> bool:
         if self._hub.closed:

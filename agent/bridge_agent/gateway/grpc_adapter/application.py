@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ssl
 from collections.abc import Awaitable, Callable
 from functools import lru_cache
 from typing import Any, Final
@@ -24,6 +25,7 @@ from bridge_agent.gateway.grpc_adapter.service import (
 from bridge_agent.gateway.grpc_adapter.translate import MAX_MESSAGE
 from bridge_core.http1 import App, Headers, Request
 from bridge_core.identity import IdentityFault
+from bridge_core.identity.certificate_info import CertifiedName
 from bridge_core.identity.certificates import describe
 from bridge_wire.v1 import inference_pb2
 from bridge_wire.v1.inference_connect import ModelInferenceASGIApplication
@@ -118,7 +120,9 @@ def _named(pem: str) -> tuple[str | None, str]:
         info = describe(pem.encode())
     except IdentityFault:
         return None, ""
-    return (None if info.identity is None else str(info.identity)), info.serial
+    if info.identity is None:
+        return None, info.serial
+    return CertifiedName(str(info.identity), ssl.PEM_cert_to_DER_cert(pem)), info.serial
 
 
 async def _refuse(scope: dict[str, Any], send: Send, code: int, message: str) -> None:

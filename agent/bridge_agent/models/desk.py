@@ -1,0 +1,125 @@
+"""The models of one node, put together: what the gateway and other nodes ask of them."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Final
+
+import structlog
+
+from bridge_agent.engines.config import EngineConfig
+from bridge_agent.models.blob_files import BlobFault, tidy
+from bridge_agent.models.fetcher import BlobFetcher
+from bridge_agent.models.finding import GIVE_UP_S, Finding
+from bridge_agent.models.origin import Origin, OriginPort
+from bridge_agent.models.pace_rules import Pace
+from bridge_agent.models.peer_client import PeerClient
+from bridge_agent.models.peer_pages import PeerPages
+from bridge_agent.models.pulling import MakeOrigin, ModelPulls
+from bridge_agent.models.section import ModelsSection
+from bridge_agent.peers.upstreams import Upstreams
+from bridge_agent.routing.view import MeshView
+from bridge_core.http1 import App
+from bridge_core.names import ModelName
+
+log = structlog.get_logger()
+
+_TIDY_S: Final = 3600.0
+_OLD_S: Final = 7 * 86_400.0
+
+
+def store_of(engines: tuple[EngineConfig, ...], default: Path) -> Path | None:
+    """The models folder that this node's engines read; None where only engines of somebody else's do."""
+    own = [one for one in engines if one.attach is None]
+    if not own:
+        return None
+    return Path(own[0].models_dir) if own[0].models_dir else default
+
+
+class ModelDesk:
+    """The models of this node.
+
+    Args:
+        root: The models folder.
+        section: How blobs travel.
+        view: The mesh.
+        upstreams: The links to other nodes.
+        group: Where pulls and transfers run.
+        busy: Whether requests run at this node.
+        changed: Called when the store has another model.
+        origin: Makes the origin of a name.
+        give_up_s: How long a transfer may gain nothing.
+
+    Attributes:
+        root: The models folder.
+        pulls: Pulls models.
+        fetcher: Gets blobs.
+    """
+
+    def __init__(
+        self,
+        root: Path,
+        section: ModelsSection,
+        *,
+        view: MeshView,
+        upstreams: Upstreams,
+        group: asyncio.TaskGroup,
+        busy: Callable[[], bool],
+        changed: Callable[[], None],
+        origin: MakeOrigin | None = None,
+        give_up_s: float = GIVE_UP_S,
+    ) -> None:
+        self.root = root
+        self._group = group
+        rng = random.Random()  # noqa: S311 - which of equally good pieces
+        peers = PeerClient(view, upstreams)
+        finding = Finding(peers, time.monotonic, give_up_s=give_up_s)
+
+        def pace() -> Pace:
+            return Pace(section.bandwidth, section.bandwidth_busy)
+
+        self.fetcher = BlobFetcher(
+            root,
+            peers,
+            finding,
+            group,
+            pace=pace(),
+            busy=busy,
+            reserve=section.reserve,
+            draw=lambda: rng.getrandbits(30),
+            now=time.monotonic,
+        )
+        self.pulls = ModelPulls(
+            root,
+            view,
+            peers=peers,
+            fetcher=self.fetcher,
+            origin=origin or _origin,
+            group=group,
+            changed=changed,
+        )
+        self.pages = PeerPages(root, self.fetcher, finding, pace=pace(), busy=busy)
+
+    def node_pages(self) -> dict[str, App]:
+        """What other nodes may ask, by path."""
+        return self.pages.apps(self._group)
+
+    async def run(self) -> None:
+        """Removes what lies there of pulls that nobody went on with; run it as a task."""
+        while True:
+            await asyncio.sleep(_TIDY_S)
+            try:
+                gone = await asyncio.to_thread(tidy, self.root, time.time() - _OLD_S)
+            except BlobFault as fault:
+                log.warning("partial_blobs_not_tidied", reason=str(fault))
+                continue
+            if gone:
+                log.info("partial_blobs_removed", count=len(gone))
+
+
+def _origin(name: ModelName, insecure: bool) -> OriginPort:
+    return Origin(name, insecure=insecure)

@@ -1,0 +1,277 @@
+"""Pulls of models: one for each name, however many ask, in the records that Ollama's own pull has.
+
+Rules:
+1. The manifest is the origin's where the origin answers: a pull brings what is newest there. Where it does
+   not, or does not know the model, it is the one that the mesh means by the name (`model_digests`), and it
+   counts only with the digest by which nodes list it.
+2. Blobs come as `fetcher` gets them: from nodes first.
+3. The manifest is written last, as the bytes that came, when every blob of it is there.
+4. Who asks for a name that is being pulled follows that pull. When nobody follows any more, it ends, and
+   what came stays for the next one.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from pathlib import Path
+from typing import Any, Final, TypeAlias
+
+import structlog
+
+from bridge_agent.models.blob_files import blob_size, give_like, make_folders
+from bridge_agent.models.fetcher import BlobFetcher
+from bridge_agent.models.manifest_rules import BadManifest, blobs_of, read_manifest
+from bridge_agent.models.origin import OriginFault, OriginPort
+from bridge_agent.models.peer_client import PeerClient, PeerFault
+from bridge_agent.routing.view import MeshView
+from bridge_core.decoding import Undecodable
+from bridge_core.dialects.errors import ApiError
+from bridge_core.errors import BridgeError
+from bridge_core.files import write_atomically
+from bridge_core.model_digests import meant
+from bridge_core.model_store.layout import Layer, Manifest, ModelStore, disk_errors, hex_digest
+from bridge_core.names import ModelName
+
+log = structlog.get_logger()
+
+Record: TypeAlias = dict[str, Any]
+MakeOrigin: TypeAlias = Callable[[ModelName, bool], OriginPort]
+
+_ROUNDS: Final = 3  # of fetching again what somebody removed meanwhile
+_ORIGIN_S: Final = 10.0  # that an origin may take for a manifest which a node has, too
+_ALONE_S: Final = 40.0
+_FOLLOW_S: Final = 1.0
+_MOST_LIKELY: Final = 64
+
+
+class WantsLogin(BridgeError):
+    """The origin wants to know who asks, and no node has the model: an engine with an account may get it."""
+
+
+class _Pull:
+    """One pull under way.
+
+    Attributes:
+        ready: Its manifest is there, or will not come.
+        fault: Why it failed.
+        done: It is over.
+        followers: How many follow it.
+    """
+
+    def __init__(self) -> None:
+        self.ready = asyncio.Event()
+        self.fault: BridgeError | None = None
+        self.done = False
+        self.followers = 0
+        self.task: asyncio.Task[Any] | None = None
+        self._records: dict[str, tuple[int, Record]] = {}
+        self._sequence = 0
+        self._news = asyncio.Event()
+
+    def say(self, key: str, **record: Any) -> None:
+        """A record; one with a key that was said before takes its place."""
+        self._sequence += 1
+        self._records[key] = (self._sequence, record)
+        self.pulse()
+
+    def pulse(self) -> None:
+        news, self._news = self._news, asyncio.Event()
+        news.set()
+
+    async def follow(self) -> AsyncIterator[Record]:
+        """Its records, as far as they are known, then each that is new."""
+        seen = 0
+        while True:
+            news = self._news
+            fresh = sorted(one for one in self._records.values() if one[0] > seen)
+            seen = self._sequence
+            for _, record in fresh:
+                yield record
+            if self.done and seen == self._sequence:
+                return
+            await news.wait()
+
+
+class ModelPulls:
+    """Pulls models into one store.
+
+    Args:
+        root: The models folder.
+        view: The mesh.
+        peers: Asks other nodes.
+        fetcher: Gets blobs.
+        origin: Makes the origin of a name; the flag says that it may be asked without TLS.
+        group: Where pulls run.
+        changed: Called when the store has another model.
+    """
+
+    def __init__(
+        self,
+        root: Path,
+        view: MeshView,
+        *,
+        peers: PeerClient,
+        fetcher: BlobFetcher,
+        origin: MakeOrigin,
+        group: asyncio.TaskGroup,
+        changed: Callable[[], None],
+    ) -> None:
+        self._root = root
+        self._view = view
+        self._peers = peers
+        self._fetcher = fetcher
+        self._origin = origin
+        self._group = group
+        self._changed = changed
+        self._pulls: dict[str, _Pull] = {}
+
+    @property
+    def under_way(self) -> int:
+        """How many pulls run."""
+        return len(self._pulls)
+
+    async def records(self, name: ModelName, *, insecure: bool = False) -> AsyncGenerator[Record, None]:
+        """Pulls a model; the last record is `success`.
+
+        Raises:
+            WantsLogin: before the first record; nothing was done.
+            BridgeError: it cannot come. What arrived of a blob stays for the next try.
+        """
+        key = str(name).lower()
+        pull = self._pulls.get(key)
+        if pull is None:
+            pull = self._pulls[key] = _Pull()
+            pull.task = self._group.create_task(self._run(pull, key, name, insecure), name=f"pull-{key}")
+        pull.followers += 1
+        try:
+            await pull.ready.wait()
+            if isinstance(pull.fault, WantsLogin):
+                raise pull.fault
+            async for record in pull.follow():
+                yield record
+            if pull.fault is not None:
+                raise pull.fault
+        finally:
+            pull.followers -= 1
+            if not pull.followers and not pull.done and pull.task is not None:
+                pull.task.cancel()
+
+    async def _run(self, pull: _Pull, key: str, name: ModelName, insecure: bool) -> None:
+        try:
+            await self._pull(pull, name, insecure)
+        except BridgeError as fault:
+            pull.fault = fault
+            log.warning("pull_failed", model=name.short(), reason=str(fault))
+        except BaseException:
+            pull.fault = BridgeError(f"the pull of {name.short()} was ended")
+            raise
+        finally:
+            pull.done = True
+            del self._pulls[key]
+            pull.ready.set()
+            pull.pulse()
+
+    async def _pull(self, pull: _Pull, name: ModelName, insecure: bool) -> None:
+        pull.say("manifest", status="pulling manifest")
+        origin = self._origin(name, insecure)
+        data, manifest, from_mesh = await self._manifest(name, origin)
+        pull.ready.set()
+        likely = self._likely(name)
+        for _ in range(_ROUNDS):
+            for layer in blobs_of(manifest):
+                await self._blob(pull, layer, None if from_mesh else origin, likely)
+            if not await asyncio.to_thread(self._lacks, manifest):
+                break
+        pull.say("verifying", status="verifying sha256 digest")
+        pull.say("writing", status="writing manifest")
+        await asyncio.to_thread(self._write, name, data)
+        self._changed()
+        log.info("pulled", model=name.short(), digest=hashlib.sha256(data).hexdigest()[:12])
+        pull.say("success", status="success")
+
+    async def _blob(
+        self, pull: _Pull, layer: Layer, origin: OriginPort | None, likely: tuple[str, ...]
+    ) -> None:
+        hex_ = hex_digest(layer.digest)
+        about = {"status": f"pulling {hex_[:12]}", "digest": layer.digest, "total": layer.size}
+
+        def report(completed: int) -> None:
+            if completed != reported[0]:
+                reported[0] = completed
+                pull.say(layer.digest, **about, completed=completed)
+
+        reported = [0]
+        pull.say(layer.digest, **about)
+        if await asyncio.to_thread(blob_size, self._root, hex_) != layer.size:
+            await self._fetcher.fetch(layer, origin, likely, report)
+        report(layer.size)
+
+    async def _manifest(self, name: ModelName, origin: OriginPort) -> tuple[bytes, Manifest, bool]:
+        """The manifest's bytes, what they say, and whether another node gave them."""
+        copies = [copy for copy in self._view.index.copies(str(name).lower()).values() if not copy.own]
+        wanted = meant(copies)
+        nodes = [copy.node for copy in copies if copy.model.digest == wanted] if wanted else []
+        try:
+            data = await self._outside(origin, _ORIGIN_S if nodes else _ALONE_S)
+            return data, self._read(name, data), False
+        except OriginFault as fault:
+            for node in dict.fromkeys(nodes):
+                try:
+                    data = await self._peers.manifest(node, str(name))
+                except PeerFault as refusal:
+                    log.info("manifest_not_given", node=node, reason=refusal.message)
+                    continue
+                if hashlib.sha256(data).hexdigest() == wanted.removeprefix("sha256:"):
+                    return data, self._read(name, data), True
+                log.warning("manifest_wrong", node=node, model=name.short())
+            message = f"pull model manifest: {fault.message}"
+            if fault.login:
+                raise WantsLogin(message) from fault
+            raise ApiError(500, message.replace(f"{fault.message}", _plain(fault)), late=True) from fault
+
+    @staticmethod
+    async def _outside(origin: OriginPort, within_s: float) -> bytes:
+        try:
+            async with asyncio.timeout(within_s):
+                return await asyncio.to_thread(origin.manifest)
+        except TimeoutError:
+            raise OriginFault(f"the registry did not answer within {within_s:g} s") from None
+
+    @staticmethod
+    def _read(name: ModelName, data: bytes) -> Manifest:
+        try:
+            return read_manifest(data)
+        except (Undecodable, BadManifest) as fault:
+            raise ApiError(
+                500, f"pull model manifest: {name.short()} is refused: {fault.message}", late=True
+            ) from fault
+
+    def _likely(self, name: ModelName) -> tuple[str, ...]:
+        """Nodes that have a model of this name, whatever its digest: layers outlive versions."""
+        copies = self._view.index.copies(str(name).lower()).values()
+        return tuple(dict.fromkeys(copy.node for copy in copies))[:_MOST_LIKELY]
+
+    def _lacks(self, manifest: Manifest) -> bool:
+        """Whether a blob is gone again: an engine may delete a model that shares it."""
+        return any(blob_size(self._root, hex_digest(one.digest)) != one.size for one in blobs_of(manifest))
+
+    def _write(self, name: ModelName, data: bytes) -> None:
+        store = ModelStore(self._root)
+        try:
+            replaced = store.find(name)
+        except ApiError:  # a damaged one is what this mends
+            replaced = None
+        path = store.manifest_path(replaced.name if replaced else name)
+        with disk_errors():
+            make_folders(store.manifests, path.parent)
+            write_atomically(path, data, mode=0o644)
+            give_like(store.manifests, path)
+        if replaced is not None:
+            store.prune(replaced.manifest)
+
+
+def _plain(fault: OriginFault) -> str:
+    """What went wrong, in the words that Ollama has for a model that is not there."""
+    return "file does not exist" if fault.message.endswith("file does not exist") else fault.message

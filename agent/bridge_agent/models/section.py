@@ -1,0 +1,25 @@
+"""The part of `agent.json` that says how models travel."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import msgspec
+
+_Rate = Annotated[int, msgspec.Meta(ge=0, le=1 << 40)]
+
+
+class ModelsSection(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """How blobs travel to and from this node.
+
+    Attributes:
+        bandwidth: Bytes a second in each direction, at most; 0: as fast as it goes.
+        bandwidth_busy: The same while requests run at this node.
+        reserve: Bytes of the disk that a pull leaves free.
+        pull_by_engine: Pulls are the engine's own, and nothing comes from other nodes.
+    """
+
+    bandwidth: _Rate = 0
+    bandwidth_busy: _Rate = 256 << 20
+    reserve: Annotated[int, msgspec.Meta(ge=0, le=1 << 50)] = 256 << 20
+    pull_by_engine: bool = False

@@ -1,0 +1,1 @@
+"""What people watch of the mesh: the picture, what happened, and the pages that show both."""

@@ -1,0 +1,115 @@
+"""How much each model and node is used, from what agents count: pure.
+
+Rules:
+1. An agent's counters only grow; what they grew by since its last report is what happened. The first report
+   of an agent that this book has not heard of is where counting begins, unless the agent began after the
+   book did: all that it counted is new.
+2. Counters that began anew (`began` differs) count from zero: the agent was restarted.
+3. Only models that the mesh has are kept by name, the others together as `OTHER`: an agent can make up
+   names, but no series. Nodes are those that the mesh has enrolled.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Collection, Mapping
+from typing import Final
+
+from bridge_core.counts import Counts
+
+SLOT_S: Final = 5.0
+WINDOW_S: Final = 60.0
+MINUTES: Final = 60
+OTHER: Final = "(other)"  # no name of a model
+
+Cell = tuple[int, int]  # requests, of them failed
+
+
+class TrafficBook:
+    """See the module; one task feeds it.
+
+    Args:
+        began: Unix seconds of now.
+
+    Attributes:
+        totals: Since this book began, by model.
+        minutes: The last hour: (Unix minute, by model, by node), oldest first.
+    """
+
+    def __init__(self, began: float) -> None:
+        self._began_ms = int(began * 1000)
+        self._seen: dict[str, tuple[int, dict[str, Counts]]] = {}
+        self._slots: deque[tuple[float, dict[str, Counts], dict[str, Counts]]] = deque()
+        self.totals: dict[str, Counts] = {}
+        self.minutes: deque[tuple[int, dict[str, Cell], dict[str, Cell]]] = deque(maxlen=MINUTES)
+
+    def take(
+        self,
+        node: str,
+        began: int,
+        models: Mapping[str, Counts],
+        known: Collection[str],
+        *,
+        now: float,
+        wall: float,
+    ) -> None:
+        """Takes in one report of a node, at monotonic `now` and Unix `wall` seconds.
+
+        Args:
+            node: Its name.
+            began: When its counters began, Unix milliseconds.
+            models: Those of its counters that changed.
+            known: Models that the mesh has.
+            now: Monotonic seconds.
+            wall: Unix seconds.
+        """
+        before = self._seen.get(node)
+        first = before is None and began < self._began_ms
+        if before is None or before[0] != began:
+            before = self._seen[node] = (began, {})
+        seen = before[1]
+        for model, counts in models.items():
+            name = model if model in known else OTHER
+            grown = counts if (earlier := seen.get(model)) is None else counts.since(earlier)
+            seen[model] = counts
+            if not first and grown != Counts():
+                self._add(node, name, grown, now, wall)
+
+    def forget(self, nodes: Collection[str]) -> None:
+        """Only these nodes are left."""
+        for gone in self._seen.keys() - set(nodes):
+            del self._seen[gone]
+
+    def by_model(self, now: float) -> dict[str, Counts]:
+        """What happened in the last minute."""
+        return self._sum(now, 1)
+
+    def by_node(self, now: float) -> dict[str, Counts]:
+        """The same, by the node at which it came in."""
+        return self._sum(now, 2)
+
+    def _sum(self, now: float, which: int) -> dict[str, Counts]:
+        while self._slots and self._slots[0][0] <= now - WINDOW_S:
+            self._slots.popleft()
+        found: dict[str, Counts] = {}
+        for slot in self._slots:
+            by: dict[str, Counts] = slot[1] if which == 1 else slot[2]
+            for name, counts in by.items():
+                found[name] = found[name].plus(counts) if name in found else counts
+        return found
+
+    def _add(self, node: str, model: str, grown: Counts, now: float, wall: float) -> None:
+        if not self._slots or now - self._slots[-1][0] >= SLOT_S:
+            self._slots.append((now, {}, {}))
+            self._sum(now, 1)  # lets go of what is past
+        _, models, nodes = self._slots[-1]
+        models[model] = models.get(model, Counts()).plus(grown)
+        nodes[node] = nodes.get(node, Counts()).plus(grown)
+        self.totals[model] = self.totals.get(model, Counts()).plus(grown)
+        minute = int(wall // 60)
+        if not self.minutes or self.minutes[-1][0] < minute:
+            self.minutes.append((minute, {}, {}))
+        _, cells_of_models, cells_of_nodes = self.minutes[-1]
+        for cells, name in ((cells_of_models, model), (cells_of_nodes, node)):
+            requests, failed = cells.get(name, (0, 0))
+            cells[name] = requests + grown.requests, failed + grown.errors + grown.stream_errors

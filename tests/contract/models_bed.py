@@ -1,0 +1,125 @@
+"""Nodes that bring models to each other: real links, real files, a registry outside."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import hashlib
+import json
+import random
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+from bridge_agent.ancillaries import Ancillaries, RequestTasks
+from bridge_agent.models.desk import ModelDesk
+from bridge_agent.models.section import ModelsSection
+from bridge_core.model_store.layout import MANIFEST_MEDIA, MEDIA
+from tests.contract.gateway_bed import Bed, mesh
+from tests.fakes.oci_registry import OciRegistry, oci_registry
+from tests.fakes.recorded_engine import RecordedEngine
+
+MIB = 1 << 20
+
+
+def bytes_of(size: int, seed: int = 1) -> bytes:
+    """So many bytes, of which no two pieces are alike."""
+    return random.Random(seed).randbytes(size)
+
+
+def digest_of(data: bytes) -> str:
+    return f"sha256:{hashlib.sha256(data).hexdigest()}"
+
+
+def offer(registry: OciRegistry, name: str, *blobs: bytes) -> bytes:
+    """Puts a model of these blobs into a registry; returns its manifest."""
+    config = json.dumps({"of": name}).encode()
+    layers = [{"mediaType": f"{MEDIA}model", "digest": digest_of(one), "size": len(one)} for one in blobs]
+    about = {"mediaType": "application/vnd.docker.container.image.v1+json", "digest": digest_of(config)}
+    manifest = json.dumps(
+        {
+            "schemaVersion": 2,
+            "mediaType": MANIFEST_MEDIA,
+            "config": {**about, "size": len(config)},
+            "layers": layers,
+        }
+    ).encode()
+    registry.blobs.update({digest_of(one): one for one in (config, *blobs)})
+    registry.manifests[name] = manifest
+    return manifest
+
+
+class ModelsBed:
+    """The mesh, its nodes' stores, and the registry outside.
+
+    Attributes:
+        desks: By node.
+    """
+
+    def __init__(self, bed: Bed, registry: OciRegistry, folder: Path) -> None:
+        self.bed = bed
+        self.registry = registry
+        self.folder = folder
+        self.desks: dict[str, ModelDesk] = {}
+
+    def root(self, node: str) -> Path:
+        return self.folder / node / "models"
+
+    def name(self, model: str = "team/big:v1") -> str:
+        return f"{self.registry.host}/{model}"
+
+    def manifest_path(self, node: str, model: str = "big", tag: str = "v1") -> Path:
+        return self.root(node) / "manifests" / self.registry.host / "team" / model / tag
+
+    def blob(self, node: str, digest: str) -> Path:
+        return self.root(node) / "blobs" / digest.replace(":", "-")
+
+    def put(self, node: str, data: bytes, digest: str | None = None) -> Path:
+        """Puts a blob into a node's store, by another digest than its own where one is given."""
+        path = self.blob(node, digest or digest_of(data))
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(data)
+        return path
+
+    async def pull(self, node: str, name: str | None = None, **fields: Any) -> list[dict[str, Any]]:
+        """The records of a pull at a node, asked for as a client does."""
+        body = {"model": name or self.name(), "insecure": True, **fields}
+        answer = await self.bed[node].ask("POST", "/api/pull", body)
+        return [json.loads(line) for line in answer.body.splitlines()]
+
+
+@contextlib.asynccontextmanager
+async def models_bed(
+    folder: Path,
+    *nodes: str,
+    section: ModelsSection | None = None,
+    give_up_s: float = 3.0,
+) -> AsyncIterator[ModelsBed]:
+    """A mesh of these nodes, each with an empty store."""
+    engines = {node: RecordedEngine(("smollm2:135m",)) for node in nodes}
+    section = section or ModelsSection(reserve=0)
+    with oci_registry() as registry:
+        async with mesh(folder, engines) as bed, RequestTasks(Ancillaries(random.Random(1))) as group:
+            models = ModelsBed(bed, registry, folder)
+            for name, node in bed.nodes.items():
+                models.root(name).joinpath("blobs").mkdir(parents=True)
+                desk = models.desks[name] = ModelDesk(
+                    models.root(name),
+                    section,
+                    view=node.view,
+                    upstreams=node.upstreams,
+                    group=group,
+                    busy=lambda: False,
+                    changed=lambda: None,
+                    give_up_s=give_up_s,
+                )
+                node.gateway.pull_with(desk.pulls)
+                for path, page in desk.node_pages().items():
+                    node.gateway.serve_nodes(path, page)
+            yield models
+
+
+async def settled(models: ModelsBed) -> bool:
+    """No transfer runs any more."""
+    await asyncio.sleep(0)
+    return not any(desk.fetcher.under_way for desk in models.desks.values())
