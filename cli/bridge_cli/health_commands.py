@@ -92,16 +92,6 @@ def health_lines(answer: Any, now: float, *, figures: bool) -> Iterable[str]:
             of = f" of {gauge.of}" if gauge.of else ""
             limit = f" of {gauge.limit:g}" if gauge.limit else ""
             yield f"  {gauge.name}{of}: {gauge.value:g}{limit}"
-    for one in answer.nodes:
-        for forecast in one.forecasts:
-            if forecast.at_unix:
-                of = f" of {forecast.of}" if forecast.of else ""
-                yield (
-                    f"  {one.node}: {forecast.name}{of} reaches its limit in "
-                    f"{say_span(max(0.0, forecast.at_unix - now))} "
-                    f"({when(int(forecast.earliest_unix))} to "
-                    f"{when(int(forecast.latest_unix)) if forecast.latest_unix else 'later'})"
-                )
 
 
 def alert_lines(answer: Any, now: float) -> Iterable[str]:
@@ -116,11 +106,4 @@ def alert_lines(answer: Any, now: float) -> Iterable[str]:
         yield f"    {one.name}, for {say_span(max(0.0, (one.ended_unix or now) - one.since_unix))}, {state}"
         yield f"    more: {one.command}; when all is well it says: {one.well}"
         if one.silenced:
-            yield f"    nobody is told: {one.silenced}"
-    for fault in answer.delivery_faults:
-        yield f"! {fault}"
-    if answer.series:
-        yield (
-            f"{answer.series} series are watched, {answer.learned} have a baseline; "
-            f"{answer.budget_per_week:g} false alarm a week is to be expected."
-        )
+            yield f"    expected: {one.silenced}"

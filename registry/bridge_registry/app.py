@@ -28,6 +28,7 @@ from bridge_core.systemd.notify import Notifier
 from bridge_core.tls import TlsIdentity
 from bridge_registry import audit
 from bridge_registry.admin_http import AdminApp, Readiness, RegistryFigures
+from bridge_registry.alerts.desk import AlertDesk
 from bridge_registry.clients.admin_desk import AdminDesk
 from bridge_registry.clients.certifier import Certifier
 from bridge_registry.clients.client_desk import ClientDesk
@@ -235,9 +236,17 @@ class Registry:
             QuotaService(gate, self.quotas),
             QuotaAdminService(gate, self.quotas),
         )
+        self._alerts = AlertDesk(
+            self.health,
+            lambda: hub.current,
+            self._leadership.leads,
+            lambda: {plan.name for plan, at in self.rollouts.positions() if at.phase == "progressing"},
+            time.time,
+        )
         self._health_service = HealthService(
             gate,
             self.health,
+            self._alerts,
             lambda: hub.current,
             check_serving=self._leadership.check_serving,
             now=time.time,
@@ -331,6 +340,7 @@ class Registry:
                 group.create_task(_persist("publication", self.publisher.run)),
                 group.create_task(_kept("audit", self._audit.run)),
                 group.create_task(_kept("cosigning", self._cosigning.run)),
+                group.create_task(_kept("alerts", self._alerts.run)),
                 group.create_task(_kept("console", self.feed.run)),
                 group.create_task(self._upkeep.run()),
                 group.create_task(self.rollouts.run(), name="rollouts"),

@@ -17,7 +17,7 @@ from tests.cluster.conftest import needs_talker
 from tests.cluster.mesh_bed import ASK, GREEDY, NODES, TALKER, Mesh, end_hard, open_mesh
 from tests.support import eventually
 
-pytestmark = [pytest.mark.cluster, pytest.mark.etcd, pytest.mark.llamacpp, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.cluster, pytest.mark.etcd, pytest.mark.llamacpp, pytest.mark.timeout(900)]
 
 SPREAD = f"""apiVersion: bridge.deepseek.io/v1
 kind: ModelRoute
@@ -46,7 +46,7 @@ async def _found_and_named(mesh: Mesh, tmp_path: Path) -> None:
         await _ask_some(mesh)  # keeps the model in use, and in memory on every node
         return all(one["compared"].startswith("agrees with") for one in await _health(mesh))
 
-    await eventually(all_agree, 200)
+    await eventually(all_agree, 300)
     _mix_layers(weights)
     end_hard(mesh.engine_pid("node3"))  # the next one loads them
 
@@ -55,7 +55,7 @@ async def _found_and_named(mesh: Mesh, tmp_path: Path) -> None:
         found = {one["instance"]: one for one in await _health(mesh)}
         return bool(found["node3/0"]["out"])
 
-    await eventually(named, 200)
+    await eventually(named, 300)
     found = {one["instance"]: one for one in await _health(mesh)}
     assert not found["node1/0"]["out"]
     assert not found["node2/0"]["out"]
@@ -68,7 +68,7 @@ async def _found_and_named(mesh: Mesh, tmp_path: Path) -> None:
         answers = [await _ask(mesh, node) for node in NODES]
         return "node3" not in {one.headers.get("x-bridge-node") for one in answers}
 
-    await eventually(all_know, 60)
+    await eventually(all_know, 120)
     # Its own clients too are served, and rightly, by the others.
     answer = await _ask(mesh, "node3")
     assert answer.status_code == 200

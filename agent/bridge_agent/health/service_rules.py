@@ -1,7 +1,6 @@
 """What the requests of an instance, and its place in its life, say of it. Pure.
 
-Only marks that hold for every model and load are here; what is slow for *this* series is learnt by the
-registry (`bridge_registry.alerts.thresholds`), which sees all nodes.
+Only marks that hold for every model and load are here.
 """
 
 from __future__ import annotations

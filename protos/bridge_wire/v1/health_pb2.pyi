@@ -92,24 +92,6 @@ class InstancesRequest(_message.Message):
     node: str
     def __init__(self, node: _Optional[str] = ...) -> None: ...
 
-class Forecast(_message.Message):
-    __slots__ = ("name", "of", "value", "limit", "at_unix", "earliest_unix", "latest_unix")
-    NAME_FIELD_NUMBER: _ClassVar[int]
-    OF_FIELD_NUMBER: _ClassVar[int]
-    VALUE_FIELD_NUMBER: _ClassVar[int]
-    LIMIT_FIELD_NUMBER: _ClassVar[int]
-    AT_UNIX_FIELD_NUMBER: _ClassVar[int]
-    EARLIEST_UNIX_FIELD_NUMBER: _ClassVar[int]
-    LATEST_UNIX_FIELD_NUMBER: _ClassVar[int]
-    name: str
-    of: str
-    value: float
-    limit: float
-    at_unix: float
-    earliest_unix: float
-    latest_unix: float
-    def __init__(self, name: _Optional[str] = ..., of: _Optional[str] = ..., value: _Optional[float] = ..., limit: _Optional[float] = ..., at_unix: _Optional[float] = ..., earliest_unix: _Optional[float] = ..., latest_unix: _Optional[float] = ...) -> None: ...
-
 class InstanceVerdict(_message.Message):
     __slots__ = ("instance", "node", "level", "out", "reasons", "compared")
     INSTANCE_FIELD_NUMBER: _ClassVar[int]
@@ -127,14 +109,12 @@ class InstanceVerdict(_message.Message):
     def __init__(self, instance: _Optional[str] = ..., node: _Optional[str] = ..., level: _Optional[str] = ..., out: _Optional[bool] = ..., reasons: _Optional[_Iterable[_Union[HealthReason, _Mapping]]] = ..., compared: _Optional[str] = ...) -> None: ...
 
 class NodeGauges(_message.Message):
-    __slots__ = ("node", "gauges", "forecasts")
+    __slots__ = ("node", "gauges")
     NODE_FIELD_NUMBER: _ClassVar[int]
     GAUGES_FIELD_NUMBER: _ClassVar[int]
-    FORECASTS_FIELD_NUMBER: _ClassVar[int]
     node: str
     gauges: _containers.RepeatedCompositeFieldContainer[Gauge]
-    forecasts: _containers.RepeatedCompositeFieldContainer[Forecast]
-    def __init__(self, node: _Optional[str] = ..., gauges: _Optional[_Iterable[_Union[Gauge, _Mapping]]] = ..., forecasts: _Optional[_Iterable[_Union[Forecast, _Mapping]]] = ...) -> None: ...
+    def __init__(self, node: _Optional[str] = ..., gauges: _Optional[_Iterable[_Union[Gauge, _Mapping]]] = ...) -> None: ...
 
 class InstancesResponse(_message.Message):
     __slots__ = ("instances", "nodes")
@@ -177,15 +157,7 @@ class Alert(_message.Message):
     def __init__(self, id: _Optional[str] = ..., name: _Optional[str] = ..., severity: _Optional[str] = ..., node: _Optional[str] = ..., instance: _Optional[str] = ..., summary: _Optional[str] = ..., since_unix: _Optional[float] = ..., ended_unix: _Optional[float] = ..., command: _Optional[str] = ..., well: _Optional[str] = ..., silenced: _Optional[str] = ...) -> None: ...
 
 class AlertsResponse(_message.Message):
-    __slots__ = ("alerts", "delivery_faults", "series", "learned", "budget_per_week")
+    __slots__ = ("alerts",)
     ALERTS_FIELD_NUMBER: _ClassVar[int]
-    DELIVERY_FAULTS_FIELD_NUMBER: _ClassVar[int]
-    SERIES_FIELD_NUMBER: _ClassVar[int]
-    LEARNED_FIELD_NUMBER: _ClassVar[int]
-    BUDGET_PER_WEEK_FIELD_NUMBER: _ClassVar[int]
     alerts: _containers.RepeatedCompositeFieldContainer[Alert]
-    delivery_faults: _containers.RepeatedScalarFieldContainer[str]
-    series: int
-    learned: int
-    budget_per_week: float
-    def __init__(self, alerts: _Optional[_Iterable[_Union[Alert, _Mapping]]] = ..., delivery_faults: _Optional[_Iterable[str]] = ..., series: _Optional[int] = ..., learned: _Optional[int] = ..., budget_per_week: _Optional[float] = ...) -> None: ...
+    def __init__(self, alerts: _Optional[_Iterable[_Union[Alert, _Mapping]]] = ...) -> None: ...

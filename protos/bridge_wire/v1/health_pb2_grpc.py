@@ -50,7 +50,7 @@ class HealthServicer:
     """Missing associated documentation comment in .proto file."""
 
     def Instances(self, request, context):
-        """Every instance's verdict with its reasons, what its node last measured, and when limits will be hit.
+        """Every instance's verdict with its reasons, and what its node last measured.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

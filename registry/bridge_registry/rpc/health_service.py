@@ -8,6 +8,8 @@ from collections.abc import Callable
 
 from bridge_core.snapshot import Instance, Snapshot
 from bridge_core.verdicts import Verdict
+from bridge_registry.alerts.alert_rules import Alert
+from bridge_registry.alerts.desk import AlertDesk
 from bridge_registry.health.keeper import HealthKeeper
 from bridge_registry.rpc.gate import Context, Gate
 from bridge_wire.v1 import health_pb2 as pb
@@ -20,6 +22,7 @@ class HealthService(rpc.HealthServicer):
     Args:
         gate: Admits calls.
         keeper: Has the verdicts.
+        desk: Has the alerts.
         snapshot: The published one.
         check_serving: Raises Unavailable when another registry leads: nodes report there.
         now: Unix seconds.
@@ -29,6 +32,7 @@ class HealthService(rpc.HealthServicer):
         self,
         gate: Gate,
         keeper: HealthKeeper,
+        desk: AlertDesk,
         snapshot: Callable[[], Snapshot],
         *,
         check_serving: Callable[[], None],
@@ -36,6 +40,7 @@ class HealthService(rpc.HealthServicer):
     ) -> None:
         self._gate = gate
         self._keeper = keeper
+        self._desk = desk
         self._snapshot = snapshot
         self._check_serving = check_serving
         self._now = now
@@ -64,6 +69,14 @@ class HealthService(rpc.HealthServicer):
                 ],
             )
 
+    async def Alerts(self, request: pb.AlertsRequest, context: Context) -> pb.AlertsResponse:
+        """See health.proto."""
+        async with self._gate.admit(context, "admin", role="viewer"):
+            self._check_serving()
+            return pb.AlertsResponse(
+                alerts=[_alert(one) for one in self._desk.alerts if request.past or not one.ended],
+            )
+
     def _instance(self, one: Instance, verdict: Verdict | None, now: float) -> pb.InstanceVerdict:
         reports = self._keeper.reports(one.node, now)
         level = verdict.level if verdict is not None else "ok" if reports else "unknown"
@@ -84,3 +97,20 @@ class HealthService(rpc.HealthServicer):
             ],
             compared=self._keeper.compared(one.id),
         )
+
+
+def _alert(one: Alert) -> pb.Alert:
+    seen = one.seen
+    return pb.Alert(
+        id=seen.id,
+        name=seen.name,
+        severity=seen.severity,
+        node=seen.node,
+        instance=seen.instance,
+        summary=seen.summary,
+        since_unix=one.since,
+        ended_unix=one.ended,
+        command=seen.command,
+        well=seen.well,
+        silenced=one.silenced,
+    )
