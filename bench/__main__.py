@@ -19,6 +19,7 @@ from bench import (
     hops,
     in_memory,
     isolation,
+    models,
     policies,
     pressure,
     streams,
@@ -43,13 +44,19 @@ ROWS = {
     "cancel-prefill": cancel_prefill.cancel_prefill,
     "isolation": isolation.isolation,
     "walls": walls.walls,
+    "models": models.models,
     "survive": survive.survival,
     "survive-text": survive.texts,
     "survive-bare": survive.bare,
 }
 # rows that need no load generator
-WITHOUT_LOAD = {"agent", "isolation", "policy", "walls", "audit", "audit-edits"}
-LONG = ("survive", "survive-text", "audit-edits")  # the better part of an hour: only when named
+WITHOUT_LOAD = {"agent", "isolation", "policy", "walls", "audit", "audit-edits", "models"}
+LONG = (
+    "survive",
+    "survive-text",
+    "audit-edits",
+    "models",
+)  # the better part of an hour, or gigabytes: only when named
 
 
 def main() -> int:

@@ -26,7 +26,7 @@ from bridge_agent.authentication.mesh_secrets import MeshSecrets
 from bridge_agent.authentication.refusal import Refused
 from bridge_agent.authentication.token_book import TokenBook
 from bridge_agent.concerns import Concerns
-from bridge_agent.config import AgentConfig, StateDir
+from bridge_agent.config import DRAIN_S, AgentConfig, StateDir
 from bridge_agent.engines.address import engine_address
 from bridge_agent.engines.client import EngineClient
 from bridge_agent.engines.supervisor import EngineSupervisor
@@ -67,12 +67,15 @@ from bridge_agent.quotas.leasing import QuotaLeasing
 from bridge_agent.quotas.meter import Meter
 from bridge_agent.reports import Reports
 from bridge_agent.routing.view import MeshView, Target
+from bridge_agent.scaling.demand_tally import DemandTally
+from bridge_agent.scaling.holding import ModelHolding
 from bridge_agent.telemetry.load_reporter import LoadReporter
 from bridge_agent.telemetry.metrics import metrics_page
 from bridge_agent.telemetry.quota_metrics import QuotaFigures
 from bridge_agent.telemetry.tally import BackendTally, ModelTally
 from bridge_core import golden
 from bridge_core.addresses import join_address, split_address
+from bridge_core.audit.anchoring import Anchoring
 from bridge_core.http1 import Request, coroutine_app
 from bridge_core.http1.pool import Address
 from bridge_core.identity.spiffe import GUARD_SERVER_NAME
@@ -84,8 +87,6 @@ from bridge_core.systemd.notify import Notifier
 from bridge_core.tls import TlsIdentity
 
 log = structlog.get_logger()
-
-DRAIN_S = 30.0
 
 
 def run_agent(
@@ -161,6 +162,7 @@ class Agent:
                 "clock": self._clock.run,
                 "audit": self._audit.run,
                 "cosigning": self._cosigning.run,
+                "anchoring": self._anchoring.run,
                 "grpc-renewal": self._listening.follow_renewals,
                 "watchdog": self._notifier.keep_alive,
                 "peers": self._gateway.watch_peers,
@@ -169,6 +171,7 @@ class Agent:
                 "rollout-probes": self._prober.run,
                 "golden-prompts": self._asker.run,
                 "health": self._health.run,
+                "model-holding": self._holding.run,
                 "isolation": self._launcher.run,
                 "gpus": self._keeper.run,
                 "node-class": self._isolation.run,
@@ -294,6 +297,13 @@ class Agent:
             lambda one: EngineClient(one.host, one.port, one.network_pid),
             time.monotonic,
         )
+        self._holding = ModelHolding(
+            lambda: self._view.current,
+            self._supervisor.instances,
+            lambda one: EngineClient(one.host, one.port, one.network_pid),
+            changed=self._supervisor.refresh,
+            clock=time.monotonic,
+        )
 
     def _serve_requests(self) -> None:
         state = self._state
@@ -301,6 +311,7 @@ class Agent:
         self._audit = made_of(folder, str(self._node), self._config.name, self._view, self._sealer)
         self._tally = BackendTally()
         self._service = ServiceTally(self._config.instances.__contains__, time.monotonic)
+        self._demand = DemandTally(self._config.name, self._view)
         self._model_tally = ModelTally()
         self._last_use = LastUse()
         config = GatewayConfig(
@@ -328,6 +339,7 @@ class Agent:
         self._gateway.serve_admins(past.PATH, past.past_app(self._audit.stored, self._requests))
         self._witness = witness_of(folder, self._audit)
         self._cosigning = cosigning_of(self._audit, self._view, self._upstreams)
+        self._anchoring = Anchoring(self._audit, lambda: self._view.current.mesh.audit)
         for path, page in node_pages(self._audit, self._witness, self._requests).items():
             self._gateway.serve_nodes(path, page)
         for path, page in admin_pages(self._audit, self._witness, self._requests).items():
@@ -367,8 +379,12 @@ class Agent:
             group=self._requests,
             busy=lambda: self._gateway.own_work > 0,
             changed=self._models_changed,
+            running=self._gateway.running,
+            recorded=self._gateway.record_admin,
         )
-        self._gateway.pull_with(desk.pulls)
+        self._gateway.pull_with(desk.pulls, desk.shelf)
+        for path, page in desk.admin_pages().items():
+            self._gateway.serve_admins(path, page)
         for path, page in desk.node_pages().items():
             self._gateway.serve_nodes(path, page)
         return desk
@@ -423,9 +439,11 @@ class Agent:
             isolation=self._isolation,
             prober=self._prober,
             tally=self._tally,
+            demand=self._demand,
             models=self._model_tally,
             audit=self._audit,
             cosigning=self._cosigning,
+            anchoring=self._anchoring,
             witness=self._witness,
             ancillaries=self._ancillaries,
             quotas=QuotaFigures(self._meter, lambda: self._leasing.leased),
@@ -495,6 +513,7 @@ class Agent:
         self._service.take(record)
         if record.instance in self._config.instances:
             self._golden.used(record.instance, record.model)
+        self._demand.take(record)
         self._model_tally.take(record)
         self._last_use.take(record.caller)
         self._lifecycle.settled()

@@ -19,6 +19,7 @@ from bridge_agent import audit_commands, seal_commands, service_commands, system
 from bridge_agent.cli_options import StateOption
 from bridge_agent.config import (
     DEFAULT_PORTS,
+    DRAIN_S,
     Listeners,
     SealSection,
     StateDir,
@@ -194,13 +195,23 @@ def run_command(
             "--keep-engines", help="On SIGTERM leave the engines running; the next start adopts them."
         ),
     ] = False,
+    drain_s: Annotated[
+        float,
+        typer.Option(
+            "--drain",
+            envvar="BRIDGE_AGENT_DRAIN",
+            min=0.0,
+            max=86_400.0,
+            help="On SIGTERM: how long running requests may take to finish, in seconds.",
+        ),
+    ] = DRAIN_S,
 ) -> None:
     """Serve as the enrolled node until SIGTERM, which drains first."""
 
     def work() -> None:
         settings = load_config(StateDir(state_dir))
         listeners = _moved(settings.listeners, http=http, https=https, grpc=grpc, peer=peer, admin=admin)
-        become(ServeOptions(str(state_dir), listeners, log_level, keep_engines))
+        become(ServeOptions(str(state_dir), listeners, log_level, keep_engines, drain_s))
 
     guarded(work)
 

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from bridge_core.sealing.sealer import SealFolder
 
 DEFAULT_PORTS = {"http": 11434, "https": 11443, "grpc": 11444, "peer": 11445, "admin": 11446}
+DRAIN_S: Final = 30.0  # for running requests, when the agent is told to end
 _MAX_BYTES: Final = 4 << 20
 
 

@@ -23,6 +23,7 @@ from bridge_agent.membership.link_status import LinkReport
 from bridge_agent.membership.mesh_trust import MeshTrust
 from bridge_agent.membership.registry_api import InstanceLoad, LoadReport
 from bridge_agent.routing.view import MeshView
+from bridge_agent.scaling.demand_tally import DemandTally
 from bridge_agent.status_report import (
     AgentReport,
     AuthorityReport,
@@ -33,8 +34,10 @@ from bridge_agent.status_report import (
 from bridge_agent.telemetry.metrics import Sources
 from bridge_agent.telemetry.quota_metrics import QuotaFigures
 from bridge_agent.telemetry.tally import BackendTally, ModelTally
+from bridge_core.audit.anchoring import Anchoring
 from bridge_core.audit.cosigning import Cosigning
 from bridge_core.audit.queue import AuditLog
+from bridge_core.form import form
 from bridge_core.tls import TlsIdentity
 
 
@@ -51,9 +54,11 @@ class Reports:
         isolation: Their limits, walls and GPUs.
         prober: Rollouts' questions.
         tally: What became of requests, by backend.
+        demand: What models that are scaled were asked here.
         models: The same by model.
         audit: What was written and lost.
         cosigning: Who vouches for it.
+        anchoring: How far it is stamped.
         witness: What was found of others' audit logs.
         ancillaries: Which tasks failed.
         quotas: What callers use of theirs.
@@ -77,9 +82,11 @@ class Reports:
         isolation: NodeIsolation,
         prober: RolloutProber,
         tally: BackendTally,
+        demand: DemandTally,
         models: ModelTally,
         audit: AuditLog,
         cosigning: Cosigning,
+        anchoring: Anchoring,
         witness: Witness,
         ancillaries: Ancillaries,
         quotas: QuotaFigures,
@@ -99,9 +106,11 @@ class Reports:
         self._isolation = isolation
         self._prober = prober
         self._tally = tally
+        self._demand = demand
         self._models = models
         self._audit = audit
         self._cosigning = cosigning
+        self._anchoring = anchoring
         self._witness = witness
         self._ancillaries = ancillaries
         self._quotas = quotas
@@ -112,6 +121,7 @@ class Reports:
         self._links = links
         self._phase = phase
         self._started = time.time()
+        self._form = form().words
 
     def not_ready(self) -> str:
         """Why requests cannot be served; empty when they can."""
@@ -146,6 +156,7 @@ class Reports:
             clients=self._last_use.clients,
             health=self._health.report(),
             models=self._models.counts,
+            demand=self._demand.loads,
         )
 
     def report(self) -> AgentReport:
@@ -155,6 +166,7 @@ class Reports:
             name=self._config.name,
             trust_domain=self._config.trust_domain,
             version=version("deepseek-ollama-bridge"),
+            form=self._form,
             pid=os.getpid(),
             state=self._phase(),
             started_unix=self._started,
@@ -175,6 +187,7 @@ class Reports:
                 *self._ancillaries.concerns(),
                 *self._audit.concerns(),
                 *self._cosigning.concerns(),
+                *self._anchoring.concerns(),
                 *self._witness.concerns(),
                 *concerns(reports, isolation.domains()),
                 *(
@@ -209,6 +222,7 @@ class Reports:
             expires_unix=self._expiries,
             audit=self._audit,
             cosigning=self._cosigning,
+            anchoring=self._anchoring,
             witness=self._witness,
             waiting=self._gateway.waiting,
             isolation=self.isolation,

@@ -59,13 +59,7 @@ async def ask_agents(to: Access, path: str, *, first: bool = False, only: str | 
 
 
 async def _ask(node: Any, path: str, context: ssl.SSLContext, trust_domain: str) -> bytes:
-    if not node.peer_address:
-        raise BridgeError("it has no address yet")
-
-    def check(ssl_object: ssl.SSLObject) -> None:
-        verify_peer(ssl_object, trust_domain=trust_domain, kind="node", name=node.name)
-
-    pool = Pool(split_address(node.peer_address), ssl=context, verify_peer=check)
+    pool = link(node.name, node.peer_address, context, trust_domain)
     try:
         async with pool.request("GET", path, ()) as response:
             body: bytes = await response.read(_MOST)
@@ -74,3 +68,18 @@ async def _ask(node: Any, path: str, context: ssl.SSLContext, trust_domain: str)
     if response.status != 200:
         raise BridgeError(f"it answered {response.status}")
     return body
+
+
+def link(node: str, address: str, context: ssl.SSLContext, trust_domain: str) -> Pool:
+    """Connections to a node's peer listener; the caller closes them.
+
+    Raises:
+        BridgeError: the node has no address.
+    """
+    if not address:
+        raise BridgeError("it has no address yet")
+
+    def check(ssl_object: ssl.SSLObject) -> None:
+        verify_peer(ssl_object, trust_domain=trust_domain, kind="node", name=node)
+
+    return Pool(split_address(address), ssl=context, verify_peer=check)

@@ -13,13 +13,14 @@ from bridge_cli import (
     admin_commands,
     admins_commands,
     audit_commands,
+    autoscale_commands,
     backup_commands,
     ca_commands,
     client_commands,
     doctor_commands,
     health_commands,
     hindsight_commands,
-    models_command,
+    models_commands,
     policy_commands,
     quota_commands,
     restore_command,
@@ -153,7 +154,7 @@ def down_command(
 status_commands.register(app)
 watch_commands.register(app)
 doctor_commands.register(app)
-models_command.register(app)
+models_commands.register(app)
 app.add_typer(contexts, name="context")
 app.add_typer(attest, name="attest")
 app.add_typer(ca_commands.group, name="ca")
@@ -163,6 +164,7 @@ app.add_typer(admins_commands.admins, name="admin")
 health_commands.register(app)
 policy_commands.register(app)
 quota_commands.register(app)
+autoscale_commands.register(app)
 traffic_commands.register(app)
 backup_commands.register(app)
 restore_command.register(app)

@@ -1,4 +1,4 @@
-"""`bridgectl models`: which node has which weights by a model's name, and which node is behind."""
+"""`bridgectl models ls`: which node has which weights by a model's name, and which node is behind."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from bridge_core.command.guard import guarded
 from bridge_core.errors import BridgeError, Fatal
 
 if TYPE_CHECKING:
+    from bridge_cli.access import Access
     from bridge_core.model_digests import Copy
     from bridge_core.snapshot import Snapshot
 
@@ -45,11 +46,6 @@ class ModelReport(msgspec.Struct, frozen=True):
     weights: tuple[Weights, ...]
 
 
-def register(app: typer.Typer) -> None:
-    """Adds the command to the command `bridgectl`."""
-    app.command("models")(models_command)
-
-
 @asks_registry
 def models_command(
     *,
@@ -62,14 +58,9 @@ def models_command(
     def work() -> None:
         import asyncio
 
-        from bridge_cli.agents import ask_agents
-        from bridge_core import snapshot_file
         from bridge_core.names import canonical_or_same
 
-        said = asyncio.run(ask_agents(where.access(), _SNAPSHOT, first=True))
-        if not said.bodies:
-            raise BridgeError("no node answers", hint="`bridgectl status` says what runs")
-        found = model_reports(snapshot_file.decode(next(iter(said.bodies.values()))))
+        found = model_reports(asyncio.run(snapshot_of(where.access())))
         wanted = {canonical_or_same(name) for name in names or ()}
         shown = [one for one in found if not wanted or canonical_or_same(one.name) in wanted]
         if wanted and not shown:
@@ -80,6 +71,21 @@ def models_command(
             _print(shown)
 
     guarded(work)
+
+
+async def snapshot_of(to: Access) -> Snapshot:
+    """The snapshot in force at the first node that answers.
+
+    Raises:
+        BridgeError: none does.
+    """
+    from bridge_cli.agents import ask_agents
+    from bridge_core import snapshot_file
+
+    said = await ask_agents(to, _SNAPSHOT, first=True)
+    if not said.bodies:
+        raise BridgeError("no node answers", hint="`bridgectl status` says what runs")
+    return snapshot_file.decode(next(iter(said.bodies.values())))
 
 
 def model_reports(snapshot: Snapshot) -> list[ModelReport]:

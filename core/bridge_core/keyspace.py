@@ -21,6 +21,7 @@ SECRETS: Final = ROOT + "secrets/"  # sealed: what agents are told beside the sn
 ADMINS: Final = ROOT + "admins/"
 USAGE: Final = ROOT + "usage/"
 ROLLOUTS: Final = ROOT + "rollouts/"
+SCALING: Final = ROOT + "scaling/"  # where each AutoscalePolicy stands
 LEADER: Final = ROOT + "leader/"
 STORE: Final = ROOT + "store"  # which store this is; see the registry's store_identity_rules
 

@@ -11,7 +11,7 @@ Rules:
 
 Keys: "mesh", "node/<name>", "instance/<node>/<n>", "route/<name>", "nodeclass/<name>",
 "probe/<rollout>/<side>", "client/<name>", "admin/<name>", "policy/<name>", "quota/<name>",
-"provider/<name>", "verdict/<node>/<n>".
+"provider/<name>", "holders/<policy>", "verdict/<node>/<n>".
 """
 
 from __future__ import annotations
@@ -43,6 +43,7 @@ from bridge_core.bounds import (
 from bridge_core.clients import Admin, Client
 from bridge_core.decoding import Undecodable, decode_json
 from bridge_core.errors import BridgeError, Reaction
+from bridge_core.holders import ModelHolders
 from bridge_core.node_class import NodeClass
 from bridge_core.policy.statements import AccessPolicy
 from bridge_core.probe import Probe
@@ -265,6 +266,11 @@ class Snapshot:
         """What there is to say against instances, by their ids; who is well is not among them."""
         return {one.instance: one for one in self._section("verdict/", Verdict)}
 
+    @cached_property
+    def holders(self) -> tuple[ModelHolders, ...]:
+        """Where models that are scaled are to be, by policy."""
+        return tuple(self._section("holders/", ModelHolders))
+
     def _section(self, prefix: str, kind: type[T]) -> Iterable[T]:
         return [self._document(key, kind) for key in self._keys.get(prefix, ())]
 
@@ -311,6 +317,7 @@ Entry: TypeAlias = (
     | Quota
     | IdentityProvider
     | Verdict
+    | ModelHolders
 )
 
 
@@ -360,8 +367,8 @@ def apply(current: Snapshot, delta: Delta) -> Snapshot:
             f"snapshot {delta.version} has {len(entries)} entries, {MAX_ENTRIES} are taken"
         )
     _ = result.mesh, result.nodes, result.instances, result.routes, result.node_classes, result.probes
-    _ = result.clients, result.admins, result.policies, result.quotas, result.providers
     _ = result.verdicts
+    _ = result.clients, result.admins, result.policies, result.quotas, result.providers, result.holders
     points = result.mesh.ring_points * sum(one.weight for one in result.instances.values()) // 100
     if points > MAX_RING_POINTS:
         raise SnapshotRejected(f"the ring of snapshot {delta.version} would have {points} points")
@@ -386,6 +393,7 @@ _KINDS: Final[dict[str, type[msgspec.Struct]]] = {
     "quota": Quota,
     "provider": IdentityProvider,
     "verdict": Verdict,
+    "holders": ModelHolders,
     MESH_KEY: MeshConfig,
 }
 

@@ -31,11 +31,14 @@ class AdminApp:
         own_name: This machine's, which requests may be for.
     """
 
-    def __init__(self, figures: Collector, readiness: Callable[[], Readiness], own_name: str) -> None:
+    def __init__(
+        self, figures: Iterable[Collector], readiness: Callable[[], Readiness], own_name: str
+    ) -> None:
         self._readiness = readiness
         self._own_name = own_name
         self._metrics = CollectorRegistry()
-        self._metrics.register(figures)
+        for one in figures:
+            self._metrics.register(one)
 
     def __call__(self, exchange: Exchange) -> None:
         """Answers one request."""

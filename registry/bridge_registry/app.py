@@ -16,6 +16,7 @@ import structlog
 
 from bridge_core import http1, keyspace
 from bridge_core.addresses import join_address
+from bridge_core.audit.anchoring import Anchoring
 from bridge_core.bounds import MAX_REASON
 from bridge_core.errors import Fatal, Unavailable
 from bridge_core.files import write_atomically
@@ -66,7 +67,10 @@ from bridge_registry.rpc.health_service import HealthService
 from bridge_registry.rpc.mesh_service import MeshService
 from bridge_registry.rpc.policies_service import PoliciesService
 from bridge_registry.rpc.quota_service import QuotaAdminService, QuotaService
+from bridge_registry.rpc.scaling_service import ExternalScalerService, ScalingService
 from bridge_registry.rpc.tls_front import TlsFront
+from bridge_registry.scaling.controller import ScalingController
+from bridge_registry.scaling.figures import ScalingFigures
 from bridge_registry.store_memory import HINT, StoreMemory
 from bridge_registry.traffic.config_desk import ConfigDesk
 from bridge_registry.traffic.directory_watch import DirectoryWatch
@@ -76,8 +80,10 @@ from bridge_wire.v1 import registry_pb2_grpc as rpc
 from bridge_wire.v1.authority_pb2_grpc import add_AuthorityServicer_to_server
 from bridge_wire.v1.clients_pb2_grpc import add_ClientsServicer_to_server
 from bridge_wire.v1.console_pb2_grpc import add_ConsoleServicer_to_server
+from bridge_wire.v1.externalscaler_pb2_grpc import add_ExternalScalerServicer_to_server
 from bridge_wire.v1.health_pb2_grpc import add_HealthServicer_to_server
 from bridge_wire.v1.policy_pb2_grpc import add_PoliciesServicer_to_server
+from bridge_wire.v1.scaling_pb2_grpc import add_ScalingServicer_to_server
 
 log = structlog.get_logger()
 
@@ -155,6 +161,7 @@ class Registry:
         self._audit = audit.log_of(
             settings.state_dir, domain, settings.name, lambda: hub.current, ensured.sealer
         )
+        self._anchoring = Anchoring(self._audit, lambda: hub.current.mesh.audit)
         self._cosigning, self._links = audit.cosigning_of(
             self._audit, self._identity, domain, lambda: hub.current
         )
@@ -181,6 +188,7 @@ class Registry:
             fence=self._leadership.office_fence,
         )
         self.rollouts = RolloutController(store, self._leadership, table, load, lambda: hub.current)
+        self.scaling = ScalingController(store, self._leadership, table, load, lambda: hub.current)
         certifier = Certifier(store, self._keeper, domain, time.time)
         clients = ClientDesk(
             store=store,
@@ -251,6 +259,8 @@ class Registry:
             check_serving=self._leadership.check_serving,
             now=time.time,
         )
+        self._scaling_service = ScalingService(gate, self.scaling)
+        self._external_scaler = ExternalScalerService(gate, self.scaling)
         authorities = AuthorityDesk(
             store=store,
             keeper=self._keeper,
@@ -306,6 +316,8 @@ class Registry:
         quota_pb2_grpc.add_QuotasServicer_to_server(self._services[3], server)  # type: ignore[no-untyped-call]  # generated
         quota_pb2_grpc.add_QuotaAdminServicer_to_server(self._services[4], server)  # type: ignore[no-untyped-call]  # generated
         add_HealthServicer_to_server(self._health_service, server)  # type: ignore[no-untyped-call]  # generated
+        add_ScalingServicer_to_server(self._scaling_service, server)  # type: ignore[no-untyped-call]  # generated
+        add_ExternalScalerServicer_to_server(self._external_scaler, server)  # type: ignore[no-untyped-call]  # generated
         add_ConsoleServicer_to_server(self._console, server)  # type: ignore[no-untyped-call]  # generated
         add_PoliciesServicer_to_server(self._policies, server)  # type: ignore[no-untyped-call]  # generated
         server.add_insecure_port(self._front.inner_target)
@@ -319,7 +331,7 @@ class Registry:
                 lambda: bool(self._memory.foreign),
                 lambda: self._keeper.lives,
             )
-            app = AdminApp(figures, self._readiness, socket.gethostname())
+            app = AdminApp((figures, ScalingFigures(self.scaling)), self._readiness, socket.gethostname())
             host, port = self.settings.admin
             admin = await http1.serve(app, name="registry-admin", host=host, port=port)
             self.grpc_port, self.admin_port = self._front.port, admin.port
@@ -341,9 +353,11 @@ class Registry:
                 group.create_task(_kept("audit", self._audit.run)),
                 group.create_task(_kept("cosigning", self._cosigning.run)),
                 group.create_task(_kept("alerts", self._alerts.run)),
+                group.create_task(_kept("anchoring", self._anchoring.run)),
                 group.create_task(_kept("console", self.feed.run)),
                 group.create_task(self._upkeep.run()),
                 group.create_task(self.rollouts.run(), name="rollouts"),
+                group.create_task(_kept("scaling", self.scaling.run), name="scaling"),
                 group.create_task(self._key_sets.run(), name="key-sets"),
                 group.create_task(self.quotas.run(), name="quotas"),
                 group.create_task(self._keeper.run(), name="own-certificates"),
@@ -374,6 +388,7 @@ class Registry:
         yield from self.health.concerns()
         yield from self._audit.concerns()
         yield from self._cosigning.concerns()
+        yield from self._anchoring.concerns()
         if self._memory.foreign:
             yield f"{self._memory.foreign}; nothing is written or published until then: {HINT}"
         since = self.publisher.table.unguarded_since

@@ -39,6 +39,12 @@ _LOOKS: Final = frozenset(
         "Diff",
         "WatchSnapshot",
         "ReportLoad",
+        "Autoscaling",
+        "IsActive",
+        "StreamIsActive",
+        "GetMetricSpec",
+        "StreamMetricSpec",
+        "GetMetrics",
         "Look",
         "WatchEvents",
     }

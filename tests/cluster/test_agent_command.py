@@ -120,6 +120,17 @@ async def test_a_second_signal_does_not_wait(bed: AgentBed) -> None:
     await pool.close()
 
 
+async def test_a_drain_lasts_as_long_as_it_was_told(bed: AgentBed) -> None:
+    agent = bed.start("--drain", "0")
+    await agent.ready()
+    pool = pool_of(agent)
+    async with pool.request("POST", b"/api/generate", (), HELD) as running:
+        assert running.status == 200
+        agent.process.send_signal(signal.SIGTERM)
+        assert await agent.ended(10) == 0  # though the request never ends by itself
+    await pool.close()
+
+
 async def test_after_a_kill_it_serves_again_with_nobody_to_ask(bed: AgentBed) -> None:
     agent = bed.start()
     await agent.ready()

@@ -111,9 +111,13 @@ async def models_bed(
                     group=group,
                     busy=lambda: False,
                     changed=lambda: None,
+                    running=node.gateway.running,
+                    recorded=node.gateway.record_admin,
                     give_up_s=give_up_s,
                 )
-                node.gateway.pull_with(desk.pulls)
+                for path, page in desk.admin_pages().items():
+                    node.gateway.serve_admins(path, page)
+                node.gateway.pull_with(desk.pulls, desk.shelf)
                 for path, page in desk.node_pages().items():
                     node.gateway.serve_nodes(path, page)
             yield models

@@ -53,6 +53,14 @@ class InstanceLoad(msgspec.Struct, frozen=True):
     slots: int
 
 
+class ModelDemand(msgspec.Struct, frozen=True):
+    """One model at this node's instances since the agent began; see registry.proto."""
+
+    model: str
+    asked: int
+    counts: Counts
+
+
 class LoadReport(msgspec.Struct, frozen=True):
     """How a node stands.
 
@@ -68,6 +76,7 @@ class LoadReport(msgspec.Struct, frozen=True):
         clients: When clients last called here, Unix seconds.
         health: Of its instances, and what others' answered it.
         models: Counters by model.
+        demand: Of models that are scaled.
     """
 
     began_unix_ms: int
@@ -81,6 +90,7 @@ class LoadReport(msgspec.Struct, frozen=True):
     clients: Mapping[str, int] = {}
     health: HealthReport = HealthReport()
     models: Mapping[str, Counts] = {}
+    demand: tuple[ModelDemand, ...] = ()
 
 
 class Grants(msgspec.Struct, frozen=True):

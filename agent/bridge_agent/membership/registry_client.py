@@ -297,4 +297,13 @@ def _load_message(report: LoadReport, news: Mapping[tuple[str, str], Counts]) ->
             )
             for model, counts in report.models.items()
         ],
+        scaled_models=[
+            pb.ScaledModelLoad(
+                model=one.model,
+                asked=one.asked,
+                ttft_buckets=one.counts.ttft,
+                ttft_seconds=one.counts.ttft_s,
+            )
+            for one in report.demand
+        ],
     )

@@ -12,6 +12,7 @@ from typing import Final
 import structlog
 
 from bridge_agent.engines.config import EngineConfig
+from bridge_agent.models.admin_pages import AdminPages, Recorded
 from bridge_agent.models.blob_files import BlobFault, tidy
 from bridge_agent.models.fetcher import BlobFetcher
 from bridge_agent.models.finding import GIVE_UP_S, Finding
@@ -21,6 +22,7 @@ from bridge_agent.models.peer_client import PeerClient
 from bridge_agent.models.peer_pages import PeerPages
 from bridge_agent.models.pulling import MakeOrigin, ModelPulls
 from bridge_agent.models.section import ModelsSection
+from bridge_agent.models.shelf import Shelf
 from bridge_agent.peers.upstreams import Upstreams
 from bridge_agent.routing.view import MeshView
 from bridge_core.http1 import App
@@ -52,12 +54,15 @@ class ModelDesk:
         busy: Whether requests run at this node.
         changed: Called when the store has another model.
         origin: Makes the origin of a name.
+        running: How many requests for a model of a canonical name run here.
+        recorded: Puts what an admin did to a model on record.
         give_up_s: How long a transfer may gain nothing.
 
     Attributes:
         root: The models folder.
         pulls: Pulls models.
         fetcher: Gets blobs.
+        shelf: Reads what the mesh has.
     """
 
     def __init__(
@@ -71,12 +76,15 @@ class ModelDesk:
         busy: Callable[[], bool],
         changed: Callable[[], None],
         origin: MakeOrigin | None = None,
+        running: Callable[[str], int] = lambda _name: 0,
+        recorded: Recorded = lambda _exchange, _model: None,
         give_up_s: float = GIVE_UP_S,
     ) -> None:
         self.root = root
         self._group = group
         rng = random.Random()  # noqa: S311 - which of equally good pieces
         peers = PeerClient(view, upstreams)
+        self.shelf = Shelf(root, view, peers)
         finding = Finding(peers, time.monotonic, give_up_s=give_up_s)
 
         def pace() -> Pace:
@@ -103,10 +111,15 @@ class ModelDesk:
             changed=changed,
         )
         self.pages = PeerPages(root, self.fetcher, finding, pace=pace(), busy=busy)
+        self._admin = AdminPages(root, view, self.pulls, running=running, changed=changed, recorded=recorded)
 
     def node_pages(self) -> dict[str, App]:
         """What other nodes may ask, by path."""
         return self.pages.apps(self._group)
+
+    def admin_pages(self) -> dict[str, App]:
+        """What admins may ask, by path."""
+        return self._admin.apps(self._group)
 
     async def run(self) -> None:
         """Removes what lies there of pulls that nobody went on with; run it as a task."""

@@ -16,8 +16,8 @@ Rules:
    token is to be expected soonest (`outlook_rules`), over the share or not.
 4. A request that came over a hop goes to this node's own instances alone, and is treated as the route
    says that it came by there.
-5. An instance of weight 0 is for when nobody else can: by every strategy it comes last, and on the ring,
-   where it has no place, too.
+5. An instance of weight 0, and of a model that is scaled one that is no active holder of it, is for when
+   nobody else can: by every strategy it comes last, and on the ring, where it has no place, too.
 """
 
 from __future__ import annotations
@@ -232,11 +232,11 @@ def _among(
         fit = tuple(_fit(pool.targets.values(), skipped, only_local))
         return Decision(name, fit, True, skipped=tuple(skipped), policy=policy, key=key)
     on_ring = policy.strategy == "ring_hash"
-    weightless = len(pool.ring.instances) < len(pool.targets)  # some are (rule 5), and not on the ring
+    reserve = pool.reserve  # (rule 5), not on the ring
     targets = (pool.targets[id_] for id_ in pool.ring.lookup(key)) if on_ring else pool.targets.values()
     candidates: Iterable[Target] = _fit(targets, skipped, only_local)
-    if weightless:
-        light = (target for target in pool.targets.values() if target.weight <= 0)
+    if reserve:
+        light = (target for target in pool.targets.values() if target.id in reserve)
         candidates = [*candidates, *(_fit(light, skipped, only_local) if on_ring else ())]
     panic = False
     if load.ejected is not None or load.down is not None:
@@ -244,9 +244,9 @@ def _among(
     elif narrowed:
         candidates = list(candidates)
     last: list[Target] = []
-    if weightless:
-        last = [target for target in candidates if target.weight <= 0]
-        candidates = [target for target in candidates if target.weight > 0]
+    if reserve:
+        last = [target for target in candidates if target.id in reserve]
+        candidates = [target for target in candidates if target.id not in reserve]
     order = _order(pool, candidates, load, policy, skipped, rotation=rotation)
     if last:
         order = (*order, *last)[:MAX_CANDIDATES]

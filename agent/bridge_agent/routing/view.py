@@ -10,6 +10,8 @@ Rules:
    here or elsewhere.
 5. Where the copies of a model differ, only those of the digest that its name means here serve it
    (`model_digests`); that is worked out once an index.
+5. Of a model that is scaled the active holders serve it, and the others are its reserve: for when none
+   of those can. While no active holder is available, nobody is in reserve.
 """
 
 from __future__ import annotations
@@ -22,11 +24,12 @@ import msgspec
 from bridge_agent.engines.view import LocalInstance
 from bridge_core.addresses import join_address
 from bridge_core.model_digests import Copy, difference, is_meant, meant
-from bridge_core.names import InvalidName, canonical
+from bridge_core.names import InvalidName, canonical, canonical_or_same
 from bridge_core.ring import Ring
 from bridge_core.snapshot import EMPTY, Instance, MemberModel, Node, Route, Snapshot
 
 _GOING: Final = frozenset({"draining", "stopped"})
+_NOBODY: Final = frozenset[str]()
 
 
 class Target(msgspec.Struct, frozen=True):
@@ -75,8 +78,10 @@ class ModelPool(msgspec.Struct, frozen=True):
     Attributes:
         name: The model's canonical name.
         targets: By instance id.
-        capacity: Of those that are available, together.
+        capacity: Of those that are available and not in reserve, together.
         others: Those that have a model of this name and are none of the pool's.
+        reserve: Those that come last, by every strategy, and have no place on the ring: their weight is 0,
+            or the model is scaled and they are no active holders of it.
     """
 
     name: str
@@ -84,6 +89,7 @@ class ModelPool(msgspec.Struct, frozen=True):
     ring: Ring
     capacity: int
     others: tuple[Skipped, ...] = ()
+    reserve: frozenset[str] = frozenset()
 
 
 class Index:
@@ -98,6 +104,7 @@ class Index:
         routes: Routes by canonical name.
         defaults: How requests that no route names are treated.
         slow_start_s: The longest slow start that anybody asks for.
+        scaled: The active holders of each model that is scaled, by its canonical name.
     """
 
     def __init__(
@@ -116,6 +123,7 @@ class Index:
         weights = ((target.id, target.weight) for target in self.targets.values())
         self.ring = Ring(weights, snapshot.mesh.ring_points)
         self._copies = _copies(node, self.targets.values())
+        self.scaled = {canonical_or_same(one.model): frozenset(one.active) for one in snapshot.holders}
         self._pools: dict[str, ModelPool] = {}
         self._rings: dict[frozenset[str], Ring] = {}
         # For whoever decides: decisions that depend on nothing but this index, by model.
@@ -155,13 +163,22 @@ class Index:
         ids = frozenset(copy.instance for copy in copies if is_meant(copy, digest))
         different = (copy for copy in copies if copy.instance not in ids)
         others = (*outside, *(Skipped(copy.instance, difference(copy, digest)) for copy in different))
-        ring = self._rings.get(ids)
-        if ring is None:
-            ring = self._rings[ids] = self.ring.restrict(ids)
         targets = {id_: self.targets[id_] for id_ in sorted(ids)}
-        capacity = sum(target.capacity for target in targets.values() if target.available)
-        pool = self._pools[key] = ModelPool(name, targets, ring, capacity, others)
+        reserve = self._reserve(name, targets)
+        in_use = ids - reserve
+        ring = self._rings.get(in_use)
+        if ring is None:
+            ring = self._rings[in_use] = self.ring.restrict(in_use)
+        capacity = sum(one.capacity for one in targets.values() if one.available and one.id not in reserve)
+        pool = self._pools[key] = ModelPool(name, targets, ring, capacity, others, reserve)
         return pool
+
+    def _reserve(self, name: str, targets: Mapping[str, Target]) -> frozenset[str]:
+        light = {id_ for id_, target in targets.items() if target.weight <= 0}
+        active = self.scaled.get(name, _NOBODY) - light
+        if not any(id_ in active and target.available for id_, target in targets.items()):
+            return frozenset(light)
+        return frozenset(targets.keys() - active)
 
     def node_record(self, name: str) -> Node | None:
         """An enrolled node, by name."""

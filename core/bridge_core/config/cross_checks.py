@@ -15,6 +15,7 @@ Rules:
    `identity_provider_checks`.
 9. What holds within a ModelAccessPolicy is in `access_policy_checks`.
 10. No two Quotas are about the same in the same window. What else holds within one is in `quota_checks`.
+11. No two AutoscalePolicies are of the same model. What else holds within one is in `autoscale_checks`.
 """
 
 from __future__ import annotations
@@ -24,11 +25,13 @@ from typing import Final
 
 from bridge_core.config import (
     access_policy_checks,
+    autoscale_checks,
     identity_provider_checks,
     node_class_checks,
     quota_checks,
 )
 from bridge_core.config.documents import (
+    AutoscalePolicyDocument,
     Document,
     Fault,
     IdentityProviderDocument,
@@ -67,6 +70,8 @@ def cross_check(
             faults += _identity_provider(document, document.parsed, [*beside, *documents])
         elif isinstance(document.parsed, QuotaDocument):
             faults += _quota(document, document.parsed, [*beside, *documents])
+        elif isinstance(document.parsed, AutoscalePolicyDocument):
+            faults += _autoscale(document, document.parsed, routes, [*beside, *documents])
         elif isinstance(document.parsed, ModelAccessPolicyDocument):
             faults += [
                 document.fault(f"spec.{path}", message)
@@ -255,6 +260,23 @@ def _quota(document: Document, parsed: QuotaDocument, everything: Sequence[Docum
     ]
     if other := quota_checks.same(parsed.spec, others):
         yield document.fault("spec", f"{other} is about the same in the same window: put both into one")
+
+
+def _autoscale(
+    document: Document,
+    parsed: AutoscalePolicyDocument,
+    routes: dict[str, Document],
+    everything: Sequence[Document],
+) -> Iterator[Fault]:
+    for path, message in autoscale_checks.faults(parsed.spec, routes.keys()):
+        yield document.fault(f"spec.{path}", message)
+    others = {
+        other.name: other.parsed.spec
+        for other in everything
+        if other.key != document.key and isinstance(other.parsed, AutoscalePolicyDocument)
+    }
+    if other := autoscale_checks.same(parsed.spec, others):
+        yield document.fault("spec.model", f"{parsed.spec.model} has the policy {other} already")
 
 
 def _canonical(name: str) -> str | None:

@@ -11,6 +11,7 @@ from typing import Final, Literal, TypeAlias
 import msgspec
 from pydantic import Field
 
+from bridge_core.config.autoscale_spec import AutoscalePolicyDocument
 from bridge_core.config.base import Duration, Metadata, Strict
 from bridge_core.config.node_class_spec import NodeClassDocument, NodeClassSpec
 from bridge_core.config.rollout_spec import RolloutDocument, RolloutSpec
@@ -32,6 +33,7 @@ __all__ = [
     "SECURITY_KINDS",
     "AnyDocument",
     "AttestationPolicyDocument",
+    "AutoscalePolicyDocument",
     "Document",
     "Fault",
     "IdentityProviderDocument",
@@ -61,9 +63,10 @@ Kind: TypeAlias = Literal[
     "Quota",
     "IdentityProvider",
     "AttestationPolicy",
+    "AutoscalePolicy",
 ]
 SECURITY_KINDS: Final = frozenset({"ModelAccessPolicy", "IdentityProvider", "AttestationPolicy"})
-LATER_KINDS: Final = frozenset({"AutoscalePolicy", "AlertRule"})
+LATER_KINDS: Final = frozenset({"AlertRule"})
 
 
 class MeshSpec(Strict):
@@ -108,6 +111,7 @@ AnyDocument: TypeAlias = (
     | QuotaDocument
     | IdentityProviderDocument
     | AttestationPolicyDocument
+    | AutoscalePolicyDocument
 )
 MODELS: Final[dict[str, type[AnyDocument]]] = {
     "Mesh": MeshDocument,
@@ -118,6 +122,7 @@ MODELS: Final[dict[str, type[AnyDocument]]] = {
     "Quota": QuotaDocument,
     "IdentityProvider": IdentityProviderDocument,
     "AttestationPolicy": AttestationPolicyDocument,
+    "AutoscalePolicy": AutoscalePolicyDocument,
 }
 
 

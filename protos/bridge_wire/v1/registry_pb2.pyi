@@ -224,8 +224,20 @@ class SilentPeer(_message.Message):
     since_unix: int
     def __init__(self, node: _Optional[str] = ..., since_unix: _Optional[int] = ...) -> None: ...
 
+class ScaledModelLoad(_message.Message):
+    __slots__ = ("model", "asked", "ttft_buckets", "ttft_seconds")
+    MODEL_FIELD_NUMBER: _ClassVar[int]
+    ASKED_FIELD_NUMBER: _ClassVar[int]
+    TTFT_BUCKETS_FIELD_NUMBER: _ClassVar[int]
+    TTFT_SECONDS_FIELD_NUMBER: _ClassVar[int]
+    model: str
+    asked: int
+    ttft_buckets: _containers.RepeatedScalarFieldContainer[int]
+    ttft_seconds: float
+    def __init__(self, model: _Optional[str] = ..., asked: _Optional[int] = ..., ttft_buckets: _Optional[_Iterable[int]] = ..., ttft_seconds: _Optional[float] = ...) -> None: ...
+
 class LoadReport(_message.Message):
-    __slots__ = ("instances", "backends", "probes", "began_unix_ms", "in_flight", "snapshot", "silent_peers", "clients_used_unix", "trusts", "health", "gauges", "golden", "models")
+    __slots__ = ("instances", "backends", "probes", "began_unix_ms", "in_flight", "snapshot", "silent_peers", "clients_used_unix", "trusts", "health", "gauges", "golden", "scaled_models", "models")
     class ClientsUsedUnixEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -245,6 +257,7 @@ class LoadReport(_message.Message):
     HEALTH_FIELD_NUMBER: _ClassVar[int]
     GAUGES_FIELD_NUMBER: _ClassVar[int]
     GOLDEN_FIELD_NUMBER: _ClassVar[int]
+    SCALED_MODELS_FIELD_NUMBER: _ClassVar[int]
     MODELS_FIELD_NUMBER: _ClassVar[int]
     instances: _containers.RepeatedCompositeFieldContainer[InstanceLoad]
     backends: _containers.RepeatedCompositeFieldContainer[BackendLoad]
@@ -258,8 +271,9 @@ class LoadReport(_message.Message):
     health: _containers.RepeatedCompositeFieldContainer[_health_pb2.InstanceHealth]
     gauges: _containers.RepeatedCompositeFieldContainer[_health_pb2.Gauge]
     golden: _containers.RepeatedCompositeFieldContainer[_health_pb2.GoldenAnswer]
+    scaled_models: _containers.RepeatedCompositeFieldContainer[ScaledModelLoad]
     models: _containers.RepeatedCompositeFieldContainer[_console_pb2.ModelLoad]
-    def __init__(self, instances: _Optional[_Iterable[_Union[InstanceLoad, _Mapping]]] = ..., backends: _Optional[_Iterable[_Union[BackendLoad, _Mapping]]] = ..., probes: _Optional[_Iterable[_Union[ProbeResult, _Mapping]]] = ..., began_unix_ms: _Optional[int] = ..., in_flight: _Optional[int] = ..., snapshot: _Optional[_Union[SnapshotVersion, _Mapping]] = ..., silent_peers: _Optional[_Iterable[_Union[SilentPeer, _Mapping]]] = ..., clients_used_unix: _Optional[_Mapping[str, int]] = ..., trusts: _Optional[_Iterable[str]] = ..., health: _Optional[_Iterable[_Union[_health_pb2.InstanceHealth, _Mapping]]] = ..., gauges: _Optional[_Iterable[_Union[_health_pb2.Gauge, _Mapping]]] = ..., golden: _Optional[_Iterable[_Union[_health_pb2.GoldenAnswer, _Mapping]]] = ..., models: _Optional[_Iterable[_Union[_console_pb2.ModelLoad, _Mapping]]] = ...) -> None: ...
+    def __init__(self, instances: _Optional[_Iterable[_Union[InstanceLoad, _Mapping]]] = ..., backends: _Optional[_Iterable[_Union[BackendLoad, _Mapping]]] = ..., probes: _Optional[_Iterable[_Union[ProbeResult, _Mapping]]] = ..., began_unix_ms: _Optional[int] = ..., in_flight: _Optional[int] = ..., snapshot: _Optional[_Union[SnapshotVersion, _Mapping]] = ..., silent_peers: _Optional[_Iterable[_Union[SilentPeer, _Mapping]]] = ..., clients_used_unix: _Optional[_Mapping[str, int]] = ..., trusts: _Optional[_Iterable[str]] = ..., health: _Optional[_Iterable[_Union[_health_pb2.InstanceHealth, _Mapping]]] = ..., gauges: _Optional[_Iterable[_Union[_health_pb2.Gauge, _Mapping]]] = ..., golden: _Optional[_Iterable[_Union[_health_pb2.GoldenAnswer, _Mapping]]] = ..., scaled_models: _Optional[_Iterable[_Union[ScaledModelLoad, _Mapping]]] = ..., models: _Optional[_Iterable[_Union[_console_pb2.ModelLoad, _Mapping]]] = ...) -> None: ...
 
 class LoadReportSummary(_message.Message):
     __slots__ = ("received",)

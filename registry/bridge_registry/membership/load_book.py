@@ -20,6 +20,13 @@ from bridge_core.snapshot import Version
 Key = tuple[str, str]  # route, backend
 
 
+class ModelFigures(msgspec.Struct, frozen=True):
+    """One model at a node's instances since its agent began: how often asked for, first bytes."""
+
+    asked: int = 0
+    ttft: Counts = Counts()
+
+
 class NodeLoadReport(msgspec.Struct, frozen=True):
     """One report of one agent; `backends` holds those that changed since the one before."""
 
@@ -33,6 +40,7 @@ class NodeLoadReport(msgspec.Struct, frozen=True):
     clients: Mapping[str, int] = {}
     instances: Mapping[str, tuple[int, int]] = {}
     models: Mapping[str, Counts] = {}
+    demand: Mapping[str, ModelFigures] = {}
 
 
 class NodeLoad(msgspec.Struct, frozen=True):
@@ -70,6 +78,8 @@ class LoadReports:
         self._seen: dict[str, dict[Key, Counts]] = {}
         self._pending: dict[Key, Counts] = {}
         self._results: dict[str, dict[str, ProbeResult]] = {}
+        self._models_seen: dict[str, dict[str, ModelFigures]] = {}
+        self._models: dict[str, ModelFigures] = {}
 
     def take_report(self, node: str, report: NodeLoadReport, now: float) -> None:
         """Takes a report in, at monotonic time `now`."""
@@ -85,6 +95,7 @@ class LoadReports:
             report.instances,
         )
         anew = before is not None and before.began != report.began
+        self._take_demand(node, report.demand, new=before is None, anew=anew)
         seen = self._seen.setdefault(node, {})
         if anew:
             seen.clear()
@@ -99,6 +110,23 @@ class LoadReports:
             self.clients[client] = max(used, self.clients.get(client, 0))
         for result in report.results:
             self._results.setdefault(result.rollout, {})[result.instance] = result
+
+    def _take_demand(self, node: str, models: Mapping[str, ModelFigures], *, new: bool, anew: bool) -> None:
+        seen = {} if anew else self._models_seen.get(node, {})
+        self._models_seen[node] = dict(models)
+        if new:
+            return
+        for model, now in models.items():
+            earlier = seen.get(model, ModelFigures())
+            so_far = self._models.get(model, ModelFigures())
+            self._models[model] = ModelFigures(
+                so_far.asked + max(0, now.asked - earlier.asked),
+                so_far.ttft.plus(now.ttft.since(earlier.ttft)),
+            )
+
+    def take_model(self, model: str) -> ModelFigures:
+        """What was asked of a model since the last time this was asked."""
+        return self._models.pop(model, ModelFigures())
 
     def gone(self, node: str) -> None:
         """The node reports no more; its counters are kept for when it comes back."""

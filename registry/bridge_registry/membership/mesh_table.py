@@ -16,6 +16,7 @@ from bridge_core.bounds import MAX_INSTANCES, MAX_MEMBER_BYTES
 from bridge_core.config import load
 from bridge_core.config.documents import (
     AnyDocument,
+    AutoscalePolicyDocument,
     IdentityProviderDocument,
     MeshDocument,
     MeshSpec,
@@ -44,6 +45,8 @@ from bridge_registry.records import (
 )
 from bridge_registry.rollouts.plan import RolloutPlan, plan_of
 from bridge_registry.rollouts.rollout_rules import RolloutPosition
+from bridge_registry.scaling.plan import ScalingPlan, ScalingPosition
+from bridge_registry.scaling.plan import plan_of as scaling_plan_of
 
 T = TypeVar("T", bound=msgspec.Struct)
 D = TypeVar("D", bound=AnyDocument)
@@ -71,6 +74,7 @@ class MeshTable:
         texts: The same as YAML.
         created: The same as the number of the config's revision since which it has been there.
         positions: Where each rollout stands, and the revision that says so, by its name.
+        scaling: Where each AutoscalePolicy stands, and the revision that says so, by its name.
         authorities: The mesh's CAs; None: not read yet.
         guards: Keys of the store guards that live.
         unguarded_since: Monotonic time since which none does; None: one does, or nothing was listed yet.
@@ -92,6 +96,7 @@ class MeshTable:
         self.texts: dict[str, str] = {}
         self.created: dict[str, int] = {}
         self.positions: dict[str, tuple[RolloutPosition, int]] = {}
+        self.scaling: dict[str, tuple[ScalingPosition, int]] = {}
         self.authorities: Authorities | None = None
         self.guards: set[str] = set()
         self.unguarded_since: float | None = None
@@ -152,6 +157,19 @@ class MeshTable:
             if plan.name in self.positions and self.positions[plan.name][0].identity == plan.identity
         ]
 
+    @property
+    def scaled(self) -> list[ScalingPlan]:
+        """Every applied AutoscalePolicy."""
+        return [scaling_plan_of(one) for one in self._applied(AutoscalePolicyDocument)]
+
+    @property
+    def scaled_positions(self) -> list[tuple[ScalingPlan, ScalingPosition]]:
+        """Every applied AutoscalePolicy that stands somewhere; of one whose model was changed it is not
+        said where the other one was.
+        """
+        found = ((plan, self.scaling.get(plan.name)) for plan in self.scaled)
+        return [(plan, kept[0]) for plan, kept in found if kept is not None and kept[0].model == plan.model]
+
     def is_revoked(self, serial: str) -> bool:
         """Whether the certificate of this serial is no longer accepted."""
         return serial in self.revoked
@@ -187,6 +205,7 @@ class MeshTable:
             (keyspace.SECRETS, self.sealed),
             (keyspace.KEY_SETS, self.key_sets),
             (keyspace.ROLLOUTS, self.positions),
+            (keyspace.SCALING, self.scaling),
             (keyspace.LEADER, self.candidates),
         ):
             for name in [name for name in held if prefix + name not in keys]:
@@ -255,6 +274,8 @@ class MeshTable:
             self._put_authorities(item)
         elif item.key.startswith(keyspace.ROLLOUTS):
             self._put_position(item)
+        elif item.key.startswith(keyspace.SCALING):
+            self._put_scaling(item)
 
     def _delete(self, key: str, now: float) -> None:
         self.faults.pop(key, None)
@@ -269,6 +290,8 @@ class MeshTable:
             self.revoked.pop(key.removeprefix(keyspace.REVOKED), None)
         elif key.startswith(keyspace.ROLLOUTS):
             self.positions.pop(key.removeprefix(keyspace.ROLLOUTS), None)
+        elif key.startswith(keyspace.SCALING):
+            self.scaling.pop(key.removeprefix(keyspace.SCALING), None)
         elif key.startswith(keyspace.CLIENTS):
             self.clients.pop(key.removeprefix(keyspace.CLIENTS), None)
         elif key.startswith(keyspace.ADMINS):
@@ -331,6 +354,11 @@ class MeshTable:
         position = self._decoded(item, RolloutPosition)
         if position is not None:
             self.positions[item.key.removeprefix(keyspace.ROLLOUTS)] = (position, item.mod_revision)
+
+    def _put_scaling(self, item: KeyValue) -> None:
+        position = self._decoded(item, ScalingPosition)
+        if position is not None:
+            self.scaling[item.key.removeprefix(keyspace.SCALING)] = (position, item.mod_revision)
 
     def _instance(self, item: KeyValue) -> Instance | None:
         instance = self._decoded(item, Instance)

@@ -38,6 +38,7 @@ from bridge_registry.records import Candidate, KeySetRecord, NodeRecord
 from bridge_registry.rollouts.effect_rules import probes, route_under
 from bridge_registry.rollouts.plan import RolloutPlan
 from bridge_registry.rollouts.rollout_rules import RolloutPosition
+from bridge_registry.scaling.plan import ScalingPlan, ScalingPosition, holders_of
 
 
 class SecurityDocuments(msgspec.Struct, frozen=True):
@@ -79,6 +80,7 @@ def entries(
     node_classes: Iterable[NodeClassDocument] = (),
     registries: Iterable[Candidate] = (),
     security: SecurityDocuments = NO_SECURITY,
+    scaled: Iterable[tuple[ScalingPlan, ScalingPosition]] = (),
     authorities: Authorities | None = None,
     verdicts: Iterable[Verdict] = (),
 ) -> dict[str, bytes]:
@@ -109,6 +111,8 @@ def entries(
         name = one.metadata.name
         result[f"nodeclass/{name}"] = encode_entry(node_class(name, one.spec))
     result |= security.entries()
+    for scaling, standing in scaled:
+        result[f"holders/{scaling.name}"] = encode_entry(holders_of(scaling, standing))
     for instance in members:
         home = nodes.get(instance.node)
         if home is not None and home.state != "revoked":

@@ -197,6 +197,7 @@ class Publisher:
             revoked=table.revoked,
             authorities=table.authorities,
             rollouts=table.rollouts,
+            scaled=table.scaled_positions,
             node_classes=table.node_classes,
             registries=table.candidates.values(),
             verdicts=self._verdicts(),

@@ -6,9 +6,10 @@ from typing import Final
 
 from bridge_core.bounds import MAX_REASON
 from bridge_core.counts import BOUNDS, Counts
+from bridge_core.names import canonical_or_same
 from bridge_core.probe import ProbeResult
 from bridge_core.snapshot import Snapshot
-from bridge_registry.membership.load_book import NodeLoadReport
+from bridge_registry.membership.load_book import ModelFigures, NodeLoadReport
 from bridge_registry.rollouts.plan import RolloutPlan
 from bridge_registry.rollouts.rollout_rules import RolloutPosition, step_of
 from bridge_registry.rpc.messages import version_of
@@ -63,7 +64,22 @@ def report_of(message: pb.LoadReport, node: str, snapshot: Snapshot, now: float)
             for one in message.models[:_MOST_MODELS]
             if len(one.model) <= _LONGEST_MODEL and (counts := _counts(one)) is not None
         },
+        _demand(message, snapshot),
     )
+
+
+def _demand(message: pb.LoadReport, snapshot: Snapshot) -> dict[str, ModelFigures]:
+    scaled = {canonical_or_same(one.model) for one in snapshot.holders}
+    found: dict[str, ModelFigures] = {}
+    for one in message.scaled_models:
+        if one.model not in scaled or len(one.ttft_buckets) > len(BOUNDS) + 1:
+            continue
+        if max(one.asked, *one.ttft_buckets) > _MOST or not 0.0 <= one.ttft_seconds < _MOST:
+            continue
+        found[one.model] = ModelFigures(
+            one.asked, Counts(ttft=tuple(one.ttft_buckets), ttft_s=one.ttft_seconds)
+        )
+    return found
 
 
 def rollout_message(

@@ -128,7 +128,7 @@ class GuardProcess:
             await server.start()
             await self._front.serve(*self._options.listen, self._identity.server(require_client=True))
             figures = GuardFigures(self.service, self.table, lambda: self._fault)
-            app = AdminApp(figures, self._readiness, socket.gethostname())
+            app = AdminApp((figures,), self._readiness, socket.gethostname())
             host, port = self._options.admin
             admin = await http1.serve(app, name="guard-admin", host=host, port=port)
             self.port, self.admin_port = self._front.port, admin.port

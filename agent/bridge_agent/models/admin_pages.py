@@ -1,0 +1,213 @@
+"""What admins ask of the models on this node's disk: `bridge_core.model_answers` lists the pages."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Final, TypeAlias
+
+import msgspec
+import structlog
+
+from bridge_agent.models.blob_files import BlobFault, hash_all, open_blob
+from bridge_agent.models.pulling import ModelPulls
+from bridge_agent.models.removal_rules import Held, refusal
+from bridge_agent.routing.view import MeshView
+from bridge_core import model_answers
+from bridge_core.decoding import Undecodable, decode_json
+from bridge_core.dialects.errors import ApiError
+from bridge_core.errors import BridgeError
+from bridge_core.http1 import App, Exchange, coroutine_app
+from bridge_core.identity.spiffe import SpiffeId
+from bridge_core.model_answers import BlobChecked, ModelAsked, Removed
+from bridge_core.model_store.layout import Layer, ModelStore, Stored, hex_digest
+from bridge_core.names import InvalidName, ModelName
+
+log = structlog.get_logger()
+
+_JSON: Final = ((b"content-type", b"application/json"),)
+_LINES: Final = ((b"content-type", b"application/x-ndjson"),)
+_MOST_ASKED: Final = 4096
+_CHANGES: Final = ("operator", "admin")
+
+_Page: TypeAlias = Callable[[Exchange, ModelAsked], Awaitable[None]]
+Recorded: TypeAlias = Callable[[Exchange, str], None]
+
+
+class AdminPages:
+    """The pages.
+
+    Args:
+        root: The models folder.
+        view: Says who the admins are, and who has what.
+        pulls: Pulls models here.
+        running: How many requests for a model, by its canonical name, run here.
+        changed: Called when the store has another model.
+        recorded: Puts what an admin did to a model on record.
+    """
+
+    def __init__(
+        self,
+        root: Path,
+        view: MeshView,
+        pulls: ModelPulls,
+        *,
+        running: Callable[[str], int],
+        changed: Callable[[], None],
+        recorded: Recorded,
+    ) -> None:
+        self._root = root
+        self._view = view
+        self._pulls = pulls
+        self._running = running
+        self._changed = changed
+        self._recorded = recorded
+        self._hashing = asyncio.Semaphore(1)
+
+    def apps(self, group: asyncio.TaskGroup) -> dict[str, App]:
+        """The pages by path."""
+        return {
+            model_answers.PULL: coroutine_app(self._asked(self._pull, changes=True), group),
+            model_answers.RM: coroutine_app(self._asked(self._rm, changes=True), group),
+            model_answers.VERIFY: coroutine_app(self._asked(self._verify, changes=False), group),
+        }
+
+    def _asked(self, page: _Page, *, changes: bool) -> Callable[[Exchange], Awaitable[None]]:
+        """A page that is told what is asked, by whom may ask it; else it was answered."""
+
+        async def answer(exchange: Exchange) -> None:
+            request = exchange.request
+            admin = self._view.current.admins.get(SpiffeId.parse(request.identity or "").name)
+            if request.method != "POST":
+                exchange.respond(405, [(b"allow", b"POST")], b"")
+                return
+            if changes and (admin is None or admin.role not in _CHANGES):
+                _error(exchange, 403, "this takes an admin of the role operator")
+                return
+            try:
+                asked = decode_json(request.body, ModelAsked, most=_MOST_ASKED)
+            except Undecodable as fault:
+                _error(exchange, 400, fault.message)
+                return
+            await page(exchange, asked)
+            if changes:
+                self._recorded(exchange, asked.model)
+
+        return answer
+
+    async def _pull(self, exchange: Exchange, asked: ModelAsked) -> None:
+        try:
+            name = ModelName.parse(asked.model)
+            async for record in self._pulls.records(name, insecure=asked.insecure):
+                if not exchange.started:
+                    exchange.start(200, _LINES)
+                exchange.write(msgspec.json.encode(record) + b"\n")
+                await exchange.drain()
+        except BridgeError as fault:  # an InvalidName is one
+            if not exchange.started:
+                _error(exchange, 400, str(fault))
+                return
+            exchange.write(msgspec.json.encode({"error": str(fault)}) + b"\n")
+        exchange.finish()
+
+    async def _rm(self, exchange: Exchange, asked: ModelAsked) -> None:
+        store = ModelStore(self._root)
+        try:
+            found = await asyncio.to_thread(store.find, ModelName.parse(asked.model))
+            if found is None:
+                _error(exchange, 404, f"this node has no model {asked.model!r}")
+                return
+            freed = await asyncio.to_thread(_freed, store, found)
+            if why := refusal(self._held(found, freed), last_copy=asked.last_copy):
+                exchange.respond(200, _JSON, msgspec.json.encode(Removed(refused=why)))
+                return
+            await asyncio.to_thread(store.delete, found)
+        except (ApiError, InvalidName) as fault:
+            _error(exchange, 500, fault.message)
+            return
+        self._changed()
+        log.info("model_removed", model=found.name.short(), bytes=freed, by=exchange.request.identity)
+        exchange.respond(200, _JSON, msgspec.json.encode(Removed(freed)))
+
+    def _held(self, model: Stored, size: int) -> Held:
+        """What the rules of removal ask about a model."""
+        name, index = str(model.name).lower(), self._view.index
+        loaded = any(
+            name in {one.lower() for one in map(_canonical, target.loaded)} for target in index.local
+        )
+        others = {
+            copy.node
+            for copy in index.copies(name).values()
+            if not copy.own and not copy.leaving and copy.model.digest.removeprefix("sha256:") == model.digest
+        }
+        return Held(name, size, len(others), loaded, self._running(name))
+
+    async def _verify(self, exchange: Exchange, asked: ModelAsked) -> None:
+        """Reads every blob and says of each whether it is what its name says."""
+        try:
+            wanted = str(ModelName.parse(asked.model)).lower() if asked.model else ""
+        except InvalidName as fault:
+            _error(exchange, 400, fault.message)
+            return
+        models = await asyncio.to_thread(ModelStore(self._root).all)
+        exchange.start(200, _LINES)
+        seen = dict[str, BlobChecked]()
+        for model in models:
+            if wanted and str(model.name).lower() != wanted:
+                continue
+            for layer in (*model.manifest.layers, model.manifest.config):
+                known = seen.get(layer.digest)
+                if known is None:
+                    async with self._hashing:  # each reads gigabytes
+                        known = await asyncio.to_thread(
+                            self._check, model.name.short(), layer, lambda: exchange.disconnected
+                        )
+                    seen[layer.digest] = known
+                said = msgspec.structs.replace(known, model=model.name.short())
+                exchange.write(msgspec.json.encode(said) + b"\n")
+                await exchange.drain()
+        exchange.finish()
+
+    def _check(self, name: str, layer: Layer, stopped: Callable[[], bool]) -> BlobChecked:
+        fault = ""
+        try:
+            handle = open_blob(self._root, hex_digest(layer.digest))
+            if handle is None:
+                fault = "it is not there"
+            else:
+                try:
+                    size = os.fstat(handle).st_size
+                    if size != layer.size:
+                        fault = f"it has {size} bytes and not {layer.size}"
+                    elif hash_all(handle, size, stopped)[0] != hex_digest(layer.digest):
+                        fault = "its bytes have another digest"
+                finally:
+                    os.close(handle)
+        except BlobFault as unread:
+            fault = unread.message[:200]
+        return BlobChecked(name, layer.digest, layer.size, fault)
+
+
+def _freed(store: ModelStore, model: Stored) -> int:
+    """Bytes of the blobs that this model alone has."""
+    others = {
+        hex_digest(layer.digest)
+        for one in store.all()
+        if one.name != model.name
+        for layer in (one.manifest.config, *one.manifest.layers)
+    }
+    own = {layer.digest: layer.size for layer in (model.manifest.config, *model.manifest.layers)}
+    return sum(size for digest, size in own.items() if hex_digest(digest) not in others)
+
+
+def _canonical(name: str) -> str:
+    try:
+        return str(ModelName.parse(name))
+    except InvalidName:
+        return name
+
+
+def _error(exchange: Exchange, status: int, message: str) -> None:
+    exchange.respond(status, _JSON, msgspec.json.encode({"error": message}))

@@ -1,0 +1,183 @@
+"""`bridgectl models`: what models the mesh has and where, and bringing, removing and checking them."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from typer.core import TyperGroup
+
+from bridge_cli.models_command import models_command, snapshot_of
+from bridge_cli.output import JsonOption, columns, print_json, say, say_aside
+from bridge_cli.where import Where, asks_registry
+from bridge_core.command.guard import guarded
+from bridge_core.errors import Fatal
+
+if TYPE_CHECKING:
+    from bridge_cli.models_remote import Outcome
+    from bridge_core.model_answers import ModelAsked
+
+
+class _Models(TyperGroup):
+    """Lists where no command of the group is named: `bridgectl models`, `bridgectl models NAME`."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """See click."""
+        if not args or (args[0] not in self.commands and args[0] not in ctx.help_option_names):
+            args = ["ls", *args]
+        return super().parse_args(ctx, args)
+
+
+models = typer.Typer(
+    cls=_Models,
+    help="The models of the mesh: list, bring, remove and check them. `bridgectl models` alone lists.",
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+ModelName = Annotated[str, typer.Argument(metavar="NAME", help="Such as smollm2:135m.")]
+NodesOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--nodes", metavar="LABEL", help="Nodes with this label (KEY=VALUE), or of this name; may repeat."
+    ),
+]
+
+
+def register(app: typer.Typer) -> None:
+    """Adds the commands to the command `bridgectl`."""
+    app.add_typer(models, name="models")
+
+
+models.command("ls")(models_command)
+
+
+@models.command("where")
+@asks_registry
+def where_command(*, name: ModelName, as_json: JsonOption = False, where: Where) -> None:
+    """Name each node that has a model, with the digest, the size, and whether it is in memory there."""
+
+    def work() -> None:
+        import asyncio
+
+        from bridge_cli.models_remote import copies_of
+
+        found = copies_of(asyncio.run(snapshot_of(where.access())), name)
+        if not found:
+            raise Fatal(f"nobody has {name}", hint="`bridgectl models` lists what there is")
+        if as_json:
+            print_json(found)
+            return
+        rows = [("INSTANCE", "DIGEST", "BYTES", "MEANT", "IN MEMORY")]
+        rows += [
+            (
+                one.instance,
+                one.digest[:12] or "not known",
+                str(one.size),
+                "yes" if one.meant else "no",
+                "yes" if one.loaded else "no",
+            )
+            for one in found
+        ]
+        for line in columns(rows):
+            say(line)
+
+    guarded(work)
+
+
+@models.command("pull")
+@asks_registry
+def pull_command(
+    *,
+    name: ModelName,
+    nodes: NodesOption = None,
+    insecure: Annotated[
+        bool, typer.Option("--insecure", help="Its registry may be asked without TLS.")
+    ] = False,
+    as_json: JsonOption = False,
+    where: Where,
+) -> None:
+    """Bring a model to nodes (all of them without --nodes): from outside once, to the others from nodes."""
+    from bridge_core import model_answers
+    from bridge_core.model_answers import ModelAsked
+
+    _at_nodes(where, model_answers.PULL, ModelAsked(name, insecure), nodes, as_json=as_json)
+
+
+@models.command("rm")
+@asks_registry
+def rm_command(
+    *,
+    name: ModelName,
+    nodes: NodesOption = None,
+    last_copy: Annotated[
+        bool, typer.Option("--last-copy", help="Also where no other node has these weights.")
+    ] = False,
+    as_json: JsonOption = False,
+    where: Where,
+) -> None:
+    """Remove a model from nodes (all of them without --nodes), one after the other.
+
+    The mesh's last copy stays, and so does a model that is in memory or at work.
+    """
+    from bridge_core import model_answers
+    from bridge_core.model_answers import ModelAsked
+
+    asked = ModelAsked(name, last_copy=last_copy)
+    _at_nodes(where, model_answers.RM, asked, nodes, as_json=as_json, in_turn=True)
+
+
+@models.command("verify")
+@asks_registry
+def verify_command(
+    *,
+    name: Annotated[str, typer.Argument(metavar="[NAME]", help="Only this model.")] = "",
+    nodes: NodesOption = None,
+    as_json: JsonOption = False,
+    where: Where,
+) -> None:
+    """Read every blob at nodes (all of them without --nodes) and say which is not what its digest says."""
+    from bridge_core import model_answers
+    from bridge_core.model_answers import ModelAsked
+
+    _at_nodes(where, model_answers.VERIFY, ModelAsked(name), nodes, as_json=as_json)
+
+
+def _at_nodes(
+    where: Where,
+    path: str,
+    asked: ModelAsked,
+    nodes: list[str] | None,
+    *,
+    as_json: bool,
+    in_turn: bool = False,
+) -> None:
+    """Asks nodes, shows how it goes, and exits 1 where one failed."""
+
+    def work() -> list[Outcome]:
+        import asyncio
+
+        from bridge_cli.models_remote import ask_nodes
+        from bridge_cli.models_show import shown
+
+        async def ask() -> list[Outcome]:
+            to = where.access()
+            snapshot = await snapshot_of(to)
+            with shown(quiet=as_json) as show:
+                return await ask_nodes(
+                    to, snapshot, nodes or [], path=path, asked=asked, show=show, in_turn=in_turn
+                )
+
+        return asyncio.run(ask())
+
+    outcomes = guarded(work)
+    if as_json:
+        print_json(outcomes)
+    else:
+        for one in outcomes:
+            say(f"{one.node}: {one.done}" if one.done else f"{one.node}: failed: {one.fault}")
+            for fault in one.faults:
+                say(f"  {fault}")
+    failed = sum(bool(one.fault or one.faults) for one in outcomes)
+    if failed:
+        say_aside(f"{failed} of {len(outcomes)} nodes failed.")
+        raise typer.Exit(1)

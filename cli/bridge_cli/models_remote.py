@@ -1,0 +1,200 @@
+"""What `bridgectl models` asks of nodes, over their peer listeners."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from typing import Any, Final, TypeAlias
+
+import msgspec
+
+from bridge_cli.access import Access
+from bridge_cli.agents import link
+from bridge_core import model_answers
+from bridge_core.decoding import Undecodable, decode_json
+from bridge_core.errors import BridgeError, Fatal
+from bridge_core.http1 import ClientResponse
+from bridge_core.model_answers import BlobChecked, ModelAsked, Removed
+from bridge_core.model_digests import Copy, meant
+from bridge_core.names import canonical_or_same
+from bridge_core.snapshot import Node, Snapshot
+from bridge_core.tls import client_context
+
+Show: TypeAlias = Callable[[str, dict[str, Any]], None]
+"""Told of each record of a node as it comes."""
+
+_MOST_LINE: Final = 1 << 20
+_MOST_FAULTS: Final = 100
+_SILENCE_S: Final = 600.0  # to hash a large blob takes minutes, of which nothing is heard
+
+
+class Outcome(msgspec.Struct, omit_defaults=True):
+    """What came of it at a node: what was done, or why it was not, and what is wrong with which blob."""
+
+    node: str
+    done: str = ""
+    fault: str = ""
+    faults: list[str] = msgspec.field(default_factory=list)
+
+
+class Place(msgspec.Struct, frozen=True):
+    """A copy of a model: where, which weights, how large; whether its name means it, and it is in memory."""
+
+    instance: str
+    node: str
+    digest: str
+    size: int
+    meant: bool
+    loaded: bool
+
+
+def copies_of(snapshot: Snapshot, name: str) -> list[Place]:
+    """Every copy of a model, by instance."""
+    wanted = canonical_or_same(name)
+    copies, loaded = [], set()
+    for one in snapshot.instances.values():
+        node = snapshot.nodes.get(one.node)
+        leaving = node is None or node.state != "active" or one.state in ("draining", "stopped")
+        copies += [
+            Copy(one.id, one.node, model, leaving=leaving)
+            for model in one.models
+            if canonical_or_same(model.name) == wanted
+        ]
+        if any(canonical_or_same(resident) == wanted for resident in one.loaded):
+            loaded.add(one.id)
+    digest = meant(copies)
+    return [
+        Place(
+            copy.instance,
+            copy.node,
+            copy.model.digest,
+            copy.model.size,
+            copy.model.digest == digest,
+            copy.instance in loaded,
+        )
+        for copy in sorted(copies, key=lambda copy: copy.instance)
+    ]
+
+
+def chosen(snapshot: Snapshot, wanted: list[str]) -> list[Node]:
+    """The nodes that have one of these labels, or names; all that are active where none is given.
+
+    Raises:
+        Fatal: one of them fits no node.
+    """
+    nodes = sorted(
+        (one for one in snapshot.nodes.values() if one.state != "revoked"), key=lambda one: one.name
+    )
+    if not wanted:
+        return [one for one in nodes if one.state == "active"]
+    found: dict[str, Node] = {}
+    for text in wanted:
+        key, equals, value = text.partition("=")
+        fit = [one for one in nodes if (one.labels.get(key) == value if equals else one.name == text)]
+        if not fit:
+            raise Fatal(f"--nodes {text!r} fits no node", hint="`bridgectl nodes` lists them")
+        found.update((one.name, one) for one in fit)
+    return list(found.values())
+
+
+async def ask_nodes(
+    to: Access,
+    snapshot: Snapshot,
+    wanted: list[str],
+    *,
+    path: str,
+    asked: ModelAsked,
+    show: Show,
+    in_turn: bool = False,
+) -> list[Outcome]:
+    """Asks the nodes that fit, all at once or one after the other; what came of it, by node.
+
+    Raises:
+        Fatal: no node fits, or the identity cannot be used.
+    """
+    nodes = chosen(snapshot, wanted)
+    context = client_context(to.cert, to.key, to.ca)
+    domain = snapshot.mesh.trust_domain
+
+    async def one(node: Node) -> Outcome:
+        outcome = Outcome(node.name)
+        try:
+            pool = link(node.name, node.peer, context, domain)
+            try:
+                body = msgspec.json.encode(asked)
+                async with pool.request(
+                    "POST", path, ((b"content-type", b"application/json"),), body
+                ) as answer:
+                    await _read(answer, path, outcome, show)
+            finally:
+                await pool.close()
+        except (BridgeError, OSError, TimeoutError) as fault:
+            outcome.fault = str(fault) or "it did not answer in time"
+        return outcome
+
+    if in_turn:
+        return [await one(node) for node in nodes]
+    return list(await asyncio.gather(*(one(node) for node in nodes)))
+
+
+async def _read(answer: ClientResponse, path: str, outcome: Outcome, show: Show) -> None:
+    if answer.status != 200:
+        body = await answer.read(_MOST_LINE)
+        raise BridgeError(_error_in(body) or f"it answered {answer.status}")
+    if path == model_answers.RM:
+        removed = _decoded(await answer.read(_MOST_LINE), Removed)
+        outcome.fault = removed.refused
+        outcome.done = "" if removed.refused else f"removed, {removed.freed} bytes are free again"
+    elif path == model_answers.PULL:
+        last: dict[str, Any] = {}
+        async for line in _lines(answer):
+            last = _decoded(line, dict)
+            show(outcome.node, last)
+        if last.get("status") == "success":
+            outcome.done = "pulled"
+        else:
+            outcome.fault = str(last.get("error") or "its answer ended early")
+    else:
+        await _checked(answer, outcome, show)
+
+
+async def _checked(answer: ClientResponse, outcome: Outcome, show: Show) -> None:
+    count = 0
+    async for line in _lines(answer):
+        blob = _decoded(line, BlobChecked)
+        count += 1
+        show(outcome.node, {"status": f"read {blob.digest[7:19]} of {blob.model}"})
+        if blob.fault and len(outcome.faults) < _MOST_FAULTS:
+            outcome.faults.append(f"{blob.model} {blob.digest[:19]}: {blob.fault}")
+    outcome.done = f"{count} blobs read, {len(outcome.faults)} of them wrong"
+
+
+async def _lines(answer: ClientResponse) -> AsyncIterator[bytes]:
+    rest = b""
+    parts = aiter(answer)
+    while True:
+        try:
+            async with asyncio.timeout(_SILENCE_S):
+                part = await anext(parts)
+        except StopAsyncIteration:
+            return
+        *lines, rest = (rest + part).split(b"\n")
+        if len(rest) > _MOST_LINE:
+            raise BridgeError(f"it answered a line of more than {_MOST_LINE} bytes")
+        for line in lines:
+            if line:
+                yield line
+
+
+def _decoded(data: bytes, kind: Any) -> Any:
+    try:
+        return decode_json(data, kind)
+    except Undecodable as fault:
+        raise BridgeError(f"its answer cannot be used: {fault.message}") from fault
+
+
+def _error_in(body: bytes) -> str:
+    try:
+        return str(decode_json(body, dict).get("error") or "")
+    except Undecodable:
+        return ""

@@ -1,0 +1,50 @@
+"""What agents answer admins about the models on their disks, and what admins ask them to do with these.
+
+| page of the peer listener | who | what |
+|---|---|---|
+| `POST /bridge/models/pull` | operators | `ModelAsked`; Ollama's records of a pull, one a line |
+| `POST /bridge/models/rm` | operators | `ModelAsked`; a `Removed` |
+| `POST /bridge/models/verify` | all admins | `ModelAsked`, empty for all models; a `BlobChecked` a line |
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+import msgspec
+
+from bridge_core.bounds import Count, Name, Text
+
+PULL: Final = "/bridge/models/pull"
+RM: Final = "/bridge/models/rm"
+VERIFY: Final = "/bridge/models/verify"
+
+
+class ModelAsked(msgspec.Struct, frozen=True):
+    """What is to be done.
+
+    Attributes:
+        model: Its name.
+        insecure: Its registry may be asked without TLS.
+        last_copy: It may be removed where no other node has it, too.
+    """
+
+    model: Name = ""
+    insecure: bool = False
+    last_copy: bool = False
+
+
+class Removed(msgspec.Struct, frozen=True):
+    """What came of a removal: how many bytes are free again, or why it stays."""
+
+    freed: Count = 0
+    refused: Text = ""
+
+
+class BlobChecked(msgspec.Struct, frozen=True):
+    """A blob as it was read: whose it is, and what is wrong with it; empty where nothing is."""
+
+    model: Name
+    digest: Text
+    size: Count = 0
+    fault: Text = ""

@@ -1,0 +1,1 @@
+"""On how many instances models are in memory: decided from slots and queues, by AutoscalePolicy."""

@@ -1,0 +1,190 @@
+"""Moves models on and off instances by their policies, while this registry leads.
+
+It sees, decides (`scaling_rules`) and saves; the publisher tells agents when the watch brought the position
+back, so a new leader goes on from exactly what agents act on. While the store is away nothing moves. A new
+leader knows nobody's load until agents have reported to it: until then policies hold.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable, Iterable
+from typing import Final
+
+import msgspec
+import structlog
+
+from bridge_core import keyspace
+from bridge_core.errors import BridgeError, Unavailable
+from bridge_core.names import canonical_or_same
+from bridge_core.snapshot import Snapshot
+from bridge_core.store.api import Delete, Put, Store, Unchanged
+from bridge_registry.membership.load_book import LoadReports
+from bridge_registry.membership.mesh_table import MeshTable
+from bridge_registry.records import encode
+from bridge_registry.rollouts.controller import Office
+from bridge_registry.scaling.plan import ScalingPlan, ScalingPosition, Sight, holders_of
+from bridge_registry.scaling.scaling_rules import Tell, begin, decide
+from bridge_registry.scaling.sight_rules import Mesh, sight
+
+log = structlog.get_logger()
+
+TICK_S: Final = 1.0
+_SAVE_EVERY_S: Final = 30.0  # what a new leader may have to measure again
+_LOOKS: Final = 3  # reports that agents have time for before a new leader begins
+
+
+class Standing(msgspec.Struct, frozen=True):
+    """A policy, where it stands and what it saw last."""
+
+    plan: ScalingPlan
+    position: ScalingPosition
+    sight: Sight
+
+
+class ScalingController:
+    """See the module.
+
+    Args:
+        store: etcd.
+        leadership: Only the leader decides.
+        table: What is applied and stored.
+        load: What agents report.
+        snapshot: The published one.
+        clock: Unix seconds.
+        monotonic: Seconds that only go on.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        leadership: Office,
+        table: MeshTable,
+        load: LoadReports,
+        snapshot: Callable[[], Snapshot],
+        *,
+        clock: Callable[[], float] = time.time,
+        monotonic: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._store = store
+        self._leadership = leadership
+        self._table = table
+        self._load = load
+        self._snapshot = snapshot
+        self._clock = clock
+        self._monotonic = monotonic
+        # Ahead of the store by what was measured since, and the revision they come from.
+        self._ahead: dict[str, tuple[ScalingPosition, int]] = {}
+        self._saved_at: dict[str, float] = {}
+        self._sights: dict[str, Sight] = {}
+        self._ticks = 0
+        self.ticked = asyncio.Condition()
+
+    async def run(self) -> None:
+        """Ticks until cancelled."""
+        said = ""
+        while True:
+            await asyncio.sleep(TICK_S)
+            try:
+                await self.tick()
+                said = ""
+            except BridgeError as fault:
+                if str(fault) != said:
+                    said = str(fault)
+                    log.warning("scaling_tick_failed", reason=said)
+            async with self.ticked:
+                self.ticked.notify_all()
+
+    async def tick(self) -> None:
+        """Every policy decides.
+
+        Raises:
+            BridgeError: a position could not be saved; the former one stays.
+        """
+        if not self._leadership.leads() or self._store.fault is not None:
+            self._ahead.clear()
+            self._sights.clear()
+            self._ticks = 0
+            return
+        self._ticks += 1
+        plans = {plan.name: plan for plan in self._table.scaled}
+        for plan in plans.values():
+            await self._move(plan, plans)
+        for name in self._table.scaling.keys() - plans.keys():
+            await self._forget(name)
+
+    def standings(self) -> Iterable[Standing]:
+        """Every policy.
+
+        Raises:
+            Unavailable: this registry does not lead, or has not seen enough yet.
+        """
+        if not self._leadership.leads():
+            self._leadership.fence()
+            raise Unavailable("no registry leads at present", hint="try again in some seconds")
+        if self._ticks <= _LOOKS:
+            raise Unavailable("the load is not known yet", hint="try again in some seconds")
+        found = []
+        for plan in self._table.scaled:
+            current, seen = self._position(plan), self._sights.get(plan.name)
+            if current is not None and seen is not None:
+                found.append(Standing(plan, current[0], seen))
+        return found
+
+    async def _move(self, plan: ScalingPlan, plans: dict[str, ScalingPlan]) -> None:
+        snapshot, now = self._snapshot(), self._clock()
+        mesh = Mesh(
+            snapshot.instances.values(),
+            snapshot.nodes,
+            snapshot.node_classes.values(),
+            self._load.nodes,
+            self._table.rollouts,
+            snapshot.routes,
+        )
+        others = {
+            name: found[0]
+            for name, other in plans.items()
+            if name != plan.name and (found := self._position(other)) is not None
+        }
+        asked = self._load.take_model(canonical_or_same(plan.model))
+        seen = self._sights[plan.name] = sight(plan, mesh, asked, others, self._monotonic())
+        current = self._position(plan)
+        if current is None:
+            if self._ticks > _LOOKS:  # members and loads have been read by then
+                stored = self._table.scaling.get(plan.name)
+                await self._save(plan, begin(plan, seen, now), stored[1] if stored else 0, ())
+            return
+        position, told = decide(plan, current[0], seen, now)
+        changed = holders_of(plan, position) != holders_of(plan, current[0])
+        if changed or self._monotonic() - self._saved_at.get(plan.name, 0.0) > _SAVE_EVERY_S:
+            await self._save(plan, position, current[1], told)
+        else:
+            self._ahead[plan.name] = (position, current[1])
+
+    def _position(self, plan: ScalingPlan) -> tuple[ScalingPosition, int] | None:
+        """The position to go on from; one that is stored stands over one made from an older."""
+        stored = self._table.scaling.get(plan.name)
+        ahead = self._ahead.get(plan.name)
+        found = ahead if ahead is not None and (stored is None or ahead[1] >= stored[1]) else stored
+        return found if found is not None and found[0].model == plan.model else None
+
+    async def _save(
+        self, plan: ScalingPlan, position: ScalingPosition, revision: int, told: Iterable[Tell]
+    ) -> None:
+        key = keyspace.SCALING + plan.name
+        conditions = [Unchanged(key, revision), self._leadership.fence()]
+        self._ahead.pop(plan.name, None)  # saved or not: without an answer the watch will tell
+        outcome = await self._store.commit([Put(key, encode(position))], if_=conditions)
+        if not outcome.committed:
+            raise Unavailable(f"where the policy {plan.name} stands changed meanwhile", hint="try again")
+        self._ahead[plan.name] = (position, outcome.revision)
+        self._saved_at[plan.name] = self._monotonic()
+        for one in told:
+            log.info("scaling", policy=plan.name, model=plan.model, what=one.what)
+
+    async def _forget(self, name: str) -> None:
+        await self._store.commit([Delete(keyspace.SCALING + name)], if_=[self._leadership.fence()])
+        self._ahead.pop(name, None)
+        self._sights.pop(name, None)
+        log.info("scaling", policy=name, what="its document is gone")

@@ -1,0 +1,52 @@
+"""The slow loop: what the load was at this time of day, and so what is to be expected soon. Pure.
+
+Rules:
+1. A day is 288 buckets of five minutes. A bucket is the mean of the needed slots in it, over days: the
+   newest day counts half.
+2. Expected is the most of the buckets that begin within the time looked ahead, times how today compares
+   with that day now; by no more than twice or half, so that one odd quarter of an hour does not carry over.
+3. What was never seen is not forecast: 0.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+from bridge_registry.scaling.plan import BUCKETS
+
+BUCKET_S: Final = 86_400 // BUCKETS
+_NEWEST: Final = 0.5
+_LEAST, _MOST = 0.5, 2.0
+_NOTHING: Final = 0.05  # slots; a day that had none says nothing of how today compares
+
+Bucket = tuple[int, float, int]
+
+
+def note(
+    profile: tuple[float, ...], bucket: Bucket, need: float, now: float
+) -> tuple[tuple[float, ...], Bucket]:
+    """The profile and the bucket under way with one more measurement."""
+    number = int(now // BUCKET_S) % BUCKETS
+    at, total, count = bucket
+    if number == at:
+        return profile, (at, total + need, count + 1)
+    if at >= 0 and count:
+        values = list(profile or (-1.0,) * BUCKETS)
+        mean = total / count
+        values[at] = round(mean if values[at] < 0 else values[at] + _NEWEST * (mean - values[at]), 2)
+        profile = tuple(values)
+    return profile, (number, need, 1)
+
+
+def expected(profile: tuple[float, ...], need: float, now: float, ahead_s: float) -> float:
+    """Slots that will be needed at some moment of the next `ahead_s`; 0: not known."""
+    if len(profile) != BUCKETS:
+        return 0.0
+    here = int(now // BUCKET_S)
+    last = int((now + ahead_s) // BUCKET_S)
+    most = max((profile[at % BUCKETS] for at in range(here + 1, last + 1)), default=-1.0)
+    current = profile[here % BUCKETS]
+    if most < 0 or current < 0:
+        return 0.0
+    ratio = 1.0 if current < _NOTHING else min(_MOST, max(_LEAST, need / current))
+    return most * ratio

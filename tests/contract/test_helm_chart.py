@@ -1,0 +1,142 @@
+"""The Helm chart: what a real helm makes of it, and what no rendering may leave out."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+import pytest
+import yaml
+
+from tests.chart_bed import CHART, each_shape, find_helm, objects, pod_of, render
+
+_LASTING = ("StatefulSet", "DaemonSet", "Deployment")
+
+
+@pytest.fixture(scope="module")
+def helm() -> str:
+    found = find_helm()
+    if found is None:
+        pytest.skip("no helm: `go install helm.sh/helm/v3/cmd/helm@v3.22.0`, then BRIDGE_TEST_HELM or PATH")
+    return found
+
+
+@pytest.fixture(scope="module", params=list(each_shape()), ids=lambda shape: str(shape[0]))
+def rendered(request: pytest.FixtureRequest, helm: str) -> list[dict[str, Any]]:
+    done = render(helm, request.param[1])
+    assert done.returncode == 0, done.stderr
+    return objects(done.stdout)
+
+
+def test_pods_are_restricted_unless_a_capability_was_asked_for(rendered: list[dict[str, Any]]) -> None:
+    """https://kubernetes.io/docs/concepts/security/pod-security-standards/#restricted."""
+    for thing in rendered:
+        pod = pod_of(thing)
+        if pod is None:
+            continue
+        spec, where = pod["spec"], thing["metadata"]["name"]
+        assert spec["securityContext"]["runAsNonRoot"] is True, where
+        assert spec["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}, where
+        assert spec["automountServiceAccountToken"] is False, where
+        assert not {"hostNetwork", "hostPID", "hostIPC"} & spec.keys(), where
+        for container in [*spec.get("initContainers", ()), *spec["containers"]]:
+            context = container["securityContext"]
+            assert context["readOnlyRootFilesystem"] is True, container["name"]
+            assert context["capabilities"]["drop"] == ["ALL"], container["name"]
+            if "add" not in context["capabilities"]:
+                assert context["allowPrivilegeEscalation"] is False, container["name"]
+                assert "runAsUser" not in context, container["name"]
+
+
+def test_what_runs_on_is_probed_bounded_and_spread(rendered: list[dict[str, Any]]) -> None:
+    for thing in rendered:
+        if thing["kind"] not in _LASTING:
+            continue
+        spec = thing["spec"]["template"]["spec"]
+        labels = thing["spec"]["template"]["metadata"]["labels"]
+        assert thing["spec"]["selector"]["matchLabels"].items() <= labels.items()
+        assert thing["kind"] == "DaemonSet" or spec["topologySpreadConstraints"]
+        for container in spec["containers"]:
+            assert container["resources"]["limits"]["memory"], container["name"]
+            if container["name"] != "renewal":
+                assert {"startupProbe", "livenessProbe"} <= container.keys(), container["name"]
+        if thing["metadata"]["name"].endswith("-agent"):
+            agent = spec["containers"][0]
+            drain = int(agent["lifecycle"]["preStop"]["exec"]["command"][-1])
+            assert spec["terminationGracePeriodSeconds"] > drain
+
+
+def test_services_policies_and_budgets_select_pods_that_there_are(rendered: list[dict[str, Any]]) -> None:
+    pods = [pod["metadata"]["labels"] for thing in rendered if (pod := pod_of(thing)) is not None]
+    selectors = []
+    for thing in rendered:
+        spec = thing.get("spec", {})
+        if thing["kind"] == "Service":
+            selectors.append(spec["selector"])
+        elif thing["kind"] in {"NetworkPolicy", "PodDisruptionBudget"}:
+            selectors.append((spec.get("podSelector") or spec["selector"])["matchLabels"])
+        elif thing["kind"] == "PodMonitor":
+            selectors.append(spec["selector"]["matchLabels"])
+    for selector in selectors:
+        assert any(selector.items() <= labels.items() for labels in pods), selector
+
+
+def test_ports_of_services_are_ports_of_containers(rendered: list[dict[str, Any]]) -> None:
+    pods = [pod for thing in rendered if (pod := pod_of(thing)) is not None]
+    for service in [thing["spec"] for thing in rendered if thing["kind"] == "Service"]:
+        named = {
+            port["name"]: port["containerPort"]
+            for pod in pods
+            if service["selector"].items() <= pod["metadata"]["labels"].items()
+            for container in pod["spec"]["containers"]
+            for port in container.get("ports", ())
+        }
+        assert {named[port["targetPort"]] for port in service["ports"]} == {
+            port["port"] for port in service["ports"]
+        }
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        {"registry": {"replicas": 0}},
+        {"registry": {"replica": 2}},
+        {"etcd": {"replicas": 2}},
+        {"etcd": {"endpoints": "http://a:2379"}},
+        {"agent": {"engine": "llamacpp'; rm -rf /; '"}},
+        {"agent": {"labels": {"a": "$(b)"}}},
+        {"agent": {"capabilities": ["BPF"]}},
+        {"agent": {"drainSeconds": 0}},
+        {"trustDomain": "a; b"},
+        {"backup": {"enabled": True}},
+    ],
+    ids=str,
+)
+def test_values_that_cannot_be_meant_are_refused(helm: str, values: dict[str, Any]) -> None:
+    done = render(helm, values)
+    assert done.returncode != 0
+    assert (
+        "values don't meet the specifications" in done.stderr or "needs backup.keySecretName" in done.stderr
+    )
+
+
+def test_long_release_names_make_names_that_are_short_enough(helm: str) -> None:
+    done = render(helm, {}, release="a" * 53)
+    assert done.returncode == 0, done.stderr
+    for thing in objects(done.stdout):
+        assert len(thing["metadata"]["name"]) <= 52, thing["kind"]  # a StatefulSet's pods add eleven
+
+
+def test_every_value_has_a_place_in_the_schema() -> None:
+    schema = msgspec.json.decode((CHART / "values.schema.json").read_bytes())
+
+    def walk(values: dict[str, Any], part: dict[str, Any], path: str) -> None:
+        assert part["additionalProperties"] is False, path
+        for name, value in values.items():
+            assert name in part["properties"], f"{path}{name}"
+            below = part["properties"][name]
+            assert "description" in below or "enum" in below or "properties" in below, f"{path}{name}"
+            if "properties" in below:
+                walk(value, below, f"{path}{name}.")
+
+    walk(yaml.safe_load((CHART / "values.yaml").read_text()), schema, "")

@@ -1,0 +1,145 @@
+"""`bridgectl models pull|rm|verify` at running nodes, as admins of several roles."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+
+from bridge_cli.access import Access
+from bridge_cli.models_remote import Outcome, ask_nodes, copies_of
+from bridge_core import model_answers
+from bridge_core.clients import Admin
+from bridge_core.errors import Fatal
+from bridge_core.model_answers import ModelAsked
+from bridge_core.snapshot import Instance, MemberModel, Node
+from tests.contract.gateway_bed import issue
+from tests.contract.models_bed import MIB, ModelsBed, bytes_of, digest_of, models_bed, offer
+
+BLOB = bytes_of(MIB)
+
+
+@pytest.fixture
+async def models(tmp_path: Path) -> AsyncIterator[ModelsBed]:
+    async with models_bed(tmp_path, "a", "b") as bed:
+        bed.bed.publish(
+            admin__op=Admin("op", "operator"),
+            admin__eye=Admin("eye", "viewer"),
+            node__b=Node("b", f"127.0.0.1:{bed.bed['b'].peer.port}", labels={"gpu": "a100"}),
+        )
+        yield bed
+
+
+async def ask(
+    models: ModelsBed, path: str, asked: ModelAsked, *nodes: str, who: str = "op"
+) -> tuple[list[Outcome], list[tuple[str, dict[str, Any]]]]:
+    cert, key, ca = issue(models.folder, "admin", who)
+    shown: list[tuple[str, dict[str, Any]]] = []
+    outcomes = await ask_nodes(
+        Access((), ca, cert, key),
+        models.bed["a"].view.current,
+        list(nodes),
+        path=path,
+        asked=asked,
+        show=lambda node, record: shown.append((node, record)),
+        in_turn=True,
+    )
+    return outcomes, shown
+
+
+def lists(models: ModelsBed, node: str, manifest: bytes) -> None:
+    """The node's engine has found the model."""
+    model = MemberModel(models.name(), digest_of(manifest)[7:])
+    local = models.bed[node].engine.instance(f"{node}/0")
+    models.bed[node].view.publish_local((msgspec.structs.replace(local, models=(*local.models, model)),))
+    models.bed.publish(**{f"instance__{node}": Instance(f"{node}/0", node, models=(model,))})
+
+
+async def test_a_model_is_brought_to_nodes_by_label(models: ModelsBed) -> None:
+    offer(models.registry, "team/big:v1", BLOB)
+    (at_b,), shown = await ask(models, model_answers.PULL, ModelAsked(models.name(), True), "gpu=a100")
+    assert (at_b.node, at_b.done, at_b.fault) == ("b", "pulled", "")
+    assert shown[0] == ("b", {"status": "pulling manifest"})
+    assert not models.manifest_path("a").exists()
+    outcomes, _ = await ask(models, model_answers.PULL, ModelAsked(models.name(), True))
+    assert [one.done for one in outcomes] == ["pulled", "pulled"]
+    assert models.manifest_path("a").exists()
+    records = models.bed["b"].gateway.records()
+    assert (records[-1].path, records[-1].caller.who.name) == (model_answers.PULL, "op")
+
+
+async def test_the_last_copy_stays_unless_it_is_said(models: ModelsBed) -> None:
+    manifest = offer(models.registry, "team/big:v1", BLOB)
+    for node in "ab":
+        await models.pull(node)
+        lists(models, node, manifest)
+    (at_a,), _ = await ask(models, model_answers.RM, ModelAsked(models.name()), "a")
+    assert "bytes are free again" in at_a.done
+    assert not models.blob("a", digest_of(BLOB)).exists()
+    models.bed.publish(instance__a=Instance("a/0", "a"))
+    (at_b,), _ = await ask(models, model_answers.RM, ModelAsked(models.name()), "b")
+    assert at_b.fault.endswith("it is the last copy")
+    assert models.blob("b", digest_of(BLOB)).exists()
+    (at_b,), _ = await ask(models, model_answers.RM, ModelAsked(models.name(), last_copy=True), "b")
+    assert at_b.done
+    assert not models.manifest_path("b").exists()
+    (at_b,), _ = await ask(models, model_answers.RM, ModelAsked(models.name()), "b")
+    assert "has no model" in at_b.fault
+
+
+async def test_what_is_wrong_on_a_disk_is_named(models: ModelsBed) -> None:
+    offer(models.registry, "team/big:v1", BLOB)
+    await models.pull("a")
+    (at_a,), _ = await ask(models, model_answers.VERIFY, ModelAsked(), "a", who="eye")
+    assert (at_a.done, at_a.faults) == ("2 blobs read, 0 of them wrong", [])
+    models.put("a", BLOB[:-1] + b"x", digest_of(BLOB))
+    (at_a,), _ = await ask(models, model_answers.VERIFY, ModelAsked(models.name()), "a", who="eye")
+    assert at_a.done == "2 blobs read, 1 of them wrong"
+    assert at_a.faults[0].endswith("its bytes have another digest")
+    models.blob("a", digest_of(BLOB)).unlink()
+    (at_a,), _ = await ask(models, model_answers.VERIFY, ModelAsked(), "a", who="eye")
+    assert at_a.faults[0].endswith("it is not there")
+
+
+@pytest.mark.parametrize("path", [model_answers.PULL, model_answers.RM])
+async def test_a_viewer_changes_nothing(models: ModelsBed, path: str) -> None:
+    (at_a,), _ = await ask(models, path, ModelAsked(models.name()), "a", who="eye")
+    assert at_a.fault == "this takes an admin of the role operator"
+
+
+@pytest.mark.parametrize("path", [model_answers.PULL, model_answers.RM, model_answers.VERIFY])
+async def test_a_node_is_no_admin(models: ModelsBed, path: str, tmp_path: Path) -> None:
+    cert, key, ca = issue(tmp_path, "node", "b")
+    (at_a,) = await ask_nodes(
+        Access((), ca, cert, key),
+        models.bed["a"].view.current,
+        ["a"],
+        path=path,
+        asked=ModelAsked("x"),
+        show=lambda *_: None,
+    )
+    assert "forwarded requests only" in at_a.fault
+
+
+async def test_what_is_no_name_is_said(models: ModelsBed) -> None:
+    for path in (model_answers.PULL, model_answers.VERIFY):
+        (at_a,), _ = await ask(models, path, ModelAsked("../x y"), "a")
+        assert "invalid model name" in at_a.fault
+
+
+async def test_a_label_that_fits_no_node_is_named(models: ModelsBed) -> None:
+    with pytest.raises(Fatal, match="'gpu=h100' fits no node"):
+        await ask(models, model_answers.PULL, ModelAsked("x"), "gpu=h100")
+
+
+async def test_where_a_model_is(models: ModelsBed) -> None:
+    manifest = offer(models.registry, "team/big:v1", BLOB)
+    lists(models, "a", manifest)
+    (place,) = copies_of(models.bed["b"].view.current, models.name().upper().replace("V1", "v1"))
+    assert json.loads(msgspec.json.encode(place))["instance"] == "a/0"
+    assert place.meant
+    assert not place.loaded

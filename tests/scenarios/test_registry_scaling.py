@@ -1,0 +1,225 @@
+"""Scaling through a registry's gRPC: from a policy to holders, what KEDA is told, and a new leader."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+from typing import Any
+
+import grpc.aio
+import msgspec
+import pytest
+
+from bridge_core import keyspace
+from bridge_core.holders import ModelHolders
+from bridge_core.snapshot import Instance, MemberModel, encode_entry
+from bridge_core.store.api import Put
+from bridge_registry.scaling.plan import ScalingPosition
+from bridge_wire.v1 import externalscaler_pb2 as keda
+from bridge_wire.v1 import registry_pb2 as pb
+from bridge_wire.v1 import scaling_pb2 as scaling
+from bridge_wire.v1.scaling_pb2_grpc import ScalingStub
+from tests.fakes.store import FakeEtcd, FakeStore
+from tests.registry_bed import Bed, Node, leading, refused
+from tests.support import eventually
+
+POLICY = """\
+apiVersion: bridge.deepseek.io/v1
+kind: AutoscalePolicy
+metadata: {name: p}
+spec: {model: m, min: 1, max: 3, coolDowns: {scaleOut: 0s}}
+"""
+
+
+@pytest.fixture
+async def etcd() -> FakeEtcd:
+    return FakeEtcd()
+
+
+@pytest.fixture
+async def bed(tmp_path: Path, etcd: FakeEtcd) -> AsyncIterator[Bed]:
+    async with leading(tmp_path, etcd) as found:
+        yield found
+
+
+class Fleet:
+    """Three nodes that load what they are told to, and report."""
+
+    def __init__(self, bed: Bed, etcd: FakeEtcd) -> None:
+        self.bed, self.store = bed, FakeStore(etcd)
+        self.nodes: dict[str, Node] = {}
+        self.calls: dict[str, Any] = {}
+        self.leases: dict[str, Any] = {}
+        self.queued = dict.fromkeys(("n1", "n2", "n3"), 0)
+
+    async def begin(self, stack: contextlib.AsyncExitStack) -> None:
+        for name in self.queued:
+            node = self.nodes[name] = await self.bed.join(name)
+            self.leases[name] = await node.register(self.store, models=(MemberModel("m:latest"),), slots=2)
+            stub = await stack.enter_async_context(node.mesh())
+            self.calls[name] = stub.ReportLoad()
+            stack.callback(self.calls[name].cancel)
+
+    @property
+    def holders(self) -> ModelHolders:
+        found = self.bed.registry.publisher.hub.current.holders
+        return found[0] if found else ModelHolders("", "")
+
+    async def step(self) -> None:
+        """Agents report and do what they are told; the registry decides."""
+        held = {*self.holders.active, *self.holders.held}
+        for name in self.nodes:
+            loaded = ("m:latest",) if f"{name}/0" in held else ()
+            found = Instance(f"{name}/0", name, models=(MemberModel("m:latest"),), slots=2, loaded=loaded)
+            key, lease = f"/bridge/v1/members/{name}/0", self.leases[name].id
+            await self.store.commit([Put(key, encode_entry(found), lease=lease)])
+            queued = self.queued[name]
+            figures = pb.InstanceLoad(
+                instance=f"{name}/0", in_flight=queued + 2 if queued else 0, queued=queued, slots=2
+            )
+            await self.calls[name].write(pb.LoadReport(began_unix_ms=1, instances=[figures]))
+        await asyncio.sleep(0)
+        with contextlib.suppress(Exception):  # the registry's own tick may just save: the next one does
+            await self.bed.registry.scaling.tick()
+
+    async def until(self, predicate: Callable[[], bool]) -> None:
+        async def stepped() -> bool:
+            await self.step()
+            return predicate()
+
+        await eventually(stepped, 30.0)
+
+
+@pytest.fixture
+async def fleet(bed: Bed, etcd: FakeEtcd) -> AsyncIterator[Fleet]:
+    async with contextlib.AsyncExitStack() as stack:
+        found = Fleet(bed, etcd)
+        await found.begin(stack)
+        yield found
+
+
+async def apply(bed: Bed, text: str = POLICY) -> None:
+    async with bed.admin() as admin:
+        found = await admin.Apply(pb.ApplyRequest(files=[pb.ConfigFile(name="p.yaml", text=text)]))
+        assert not found.faults
+
+
+def scaler(channel: grpc.aio.Channel) -> Any:
+    """The service by its wire names alone, as a client that knows nothing of this project calls it."""
+
+    class Calls:
+        is_active = channel.unary_unary(
+            "/externalscaler.ExternalScaler/IsActive",
+            request_serializer=keda.ScaledObjectRef.SerializeToString,
+            response_deserializer=keda.IsActiveResponse.FromString,
+        )
+        stream_is_active = channel.unary_stream(
+            "/externalscaler.ExternalScaler/StreamIsActive",
+            request_serializer=keda.ScaledObjectRef.SerializeToString,
+            response_deserializer=keda.IsActiveResponse.FromString,
+        )
+        get_metric_spec = channel.unary_unary(
+            "/externalscaler.ExternalScaler/GetMetricSpec",
+            request_serializer=keda.ScaledObjectRef.SerializeToString,
+            response_deserializer=keda.GetMetricSpecResponse.FromString,
+        )
+        stream_metric_spec = channel.unary_stream(
+            "/externalscaler.ExternalScaler/StreamMetricSpec",
+            request_serializer=keda.ScaledObjectRef.SerializeToString,
+            response_deserializer=keda.GetMetricSpecResponse.FromString,
+        )
+        get_metrics = channel.unary_unary(
+            "/externalscaler.ExternalScaler/GetMetrics",
+            request_serializer=keda.GetMetricsRequest.SerializeToString,
+            response_deserializer=keda.GetMetricsResponse.FromString,
+        )
+
+    return Calls
+
+
+def asked(**metadata: str) -> keda.ScaledObjectRef:
+    return keda.ScaledObjectRef(
+        name="agents", namespace="bridge", scalerMetadata={"scalerAddress": "r:11400", **metadata}
+    )
+
+
+async def test_a_policy_has_instances_loaded_and_says_so_to_whoever_asks(bed: Bed, fleet: Fleet) -> None:
+    await apply(bed)
+    await fleet.until(lambda: len(fleet.holders.active) == 1)
+    fleet.queued = dict.fromkeys(fleet.queued, 40)
+    await fleet.until(lambda: len(fleet.holders.active) > 1)
+    cert, key = bed._admin
+    async with bed.called_by(cert, key) as channel:
+        stub = ScalingStub(channel)  # type: ignore[no-untyped-call]  # generated
+        (found,) = (await stub.Autoscaling(scaling.AutoscalingRequest(policy="p"))).policies
+        assert (found.policy, found.model, found.min, found.max) == ("p", "m", 1, 3)
+        assert found.wanted >= 2
+        assert found.reason
+        assert {one.part for one in found.instances} <= {"active", "loading", "warm", "idle"}
+        assert found.lead_seconds["disk"] >= 0.0
+        code, says = await refused(stub.Autoscaling(scaling.AutoscalingRequest(policy="q")))
+        assert code is grpc.StatusCode.INVALID_ARGUMENT
+        assert "no AutoscalePolicy 'q'" in says
+
+
+async def test_keda_is_told_what_is_wanted(bed: Bed, fleet: Fleet) -> None:
+    await apply(bed)
+    await fleet.until(lambda: len(fleet.holders.active) == 1)
+    cert, key = bed._admin
+    async with bed.called_by(cert, key) as channel:
+        calls = scaler(channel)
+        assert (await calls.is_active(asked(policy="p"))).result
+        async for first in calls.stream_is_active(asked(policy="p")):
+            assert first.result
+            break
+        (spec,) = (await calls.get_metric_spec(asked(policy="p"))).metricSpecs
+        assert (spec.metricName, spec.targetSize, spec.targetSizeFloat) == ("bridge-instances-p", 1, 1.0)
+        async for told in calls.stream_metric_spec(asked(policy="p")):
+            assert list(told.metricSpecs) == [spec]
+            break
+        request = keda.GetMetricsRequest(scaledObjectRef=asked(policy="p"), metricName=spec.metricName)
+        (value,) = (await calls.get_metrics(request)).metricValues
+        assert (value.metricName, value.metricValue, value.metricValueFloat) == (spec.metricName, 1, 1.0)
+        for metadata, says in [
+            ({}, "policy is missing"),
+            ({"policy": "q"}, "no AutoscalePolicy 'q'"),
+            ({"policy": "p", "metric": "cpu"}, "'cpu' is none of"),
+        ]:
+            code, why = await refused(calls.get_metric_spec(asked(**metadata)))
+            assert code is grpc.StatusCode.INVALID_ARGUMENT
+            assert says in why
+        other = keda.GetMetricsRequest(scaledObjectRef=asked(policy="p"), metricName="s0-cpu")
+        assert (await refused(calls.get_metrics(other)))[0] is grpc.StatusCode.INVALID_ARGUMENT
+
+
+async def test_a_node_s_certificate_moves_no_pods(bed: Bed, fleet: Fleet) -> None:
+    node = fleet.nodes["n1"]
+    async with bed.called_by(node.cert_pem, node.key_pem) as channel:
+        code, _ = await refused(scaler(channel).is_active(asked(policy="p")))
+        assert code is grpc.StatusCode.PERMISSION_DENIED
+
+
+async def test_what_is_not_known_yet_is_not_made_up(bed: Bed) -> None:
+    await apply(bed)
+    cert, key = bed._admin
+    bed.registry.scaling._ticks = 0
+    async with bed.called_by(cert, key) as channel:
+        code, _ = await refused(scaler(channel).is_active(asked(policy="p")))
+        assert code is grpc.StatusCode.UNAVAILABLE
+
+
+async def test_a_policy_that_is_removed_is_forgotten(bed: Bed, fleet: Fleet, etcd: FakeEtcd) -> None:
+    await apply(bed)
+    await fleet.until(lambda: len(fleet.holders.active) == 1)
+    stored = etcd.items[keyspace.SCALING + "p"].value
+    assert msgspec.json.decode(stored, type=ScalingPosition).active == fleet.holders.active
+    async with bed.admin() as admin:
+        route = pb.ConfigFile(
+            name="r.yaml",
+            text="apiVersion: bridge.deepseek.io/v1\nkind: ModelRoute\nmetadata: {name: c}\n"
+            "spec: {backends: [{model: m}]}\n",
+        )
+        await admin.Apply(pb.ApplyRequest(files=[route], prune=True))
+    await fleet.until(lambda: keyspace.SCALING + "p" not in etcd.items and not fleet.holders.policy)
