@@ -248,7 +248,7 @@ def _local_target(node: str, instance: LocalInstance, snapshot: Snapshot, closed
         reason = instance.fault
     elif own is not None and own.state != "active":
         reason = f"node is {own.state}"
-    else:
+    elif not closed:
         reason = _taken_out(snapshot, instance.id)
     return Target(
         instance.id,
