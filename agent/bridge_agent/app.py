@@ -19,6 +19,7 @@ from bridge_agent.ancillaries import Ancillaries, RequestTasks
 from bridge_agent.audit import past
 from bridge_agent.audit.made import cosigning_of, made_of
 from bridge_agent.audit.pages import admin_pages, node_pages
+from bridge_agent.audit.vouching import Vouching
 from bridge_agent.audit.witness import witness_of
 from bridge_agent.authentication.authenticator import Authenticator
 from bridge_agent.authentication.last_use import LastUse
@@ -342,7 +343,8 @@ class Agent:
         self._anchoring = Anchoring(self._audit, lambda: self._view.current.mesh.audit)
         for path, page in node_pages(self._audit, self._witness, self._requests).items():
             self._gateway.serve_nodes(path, page)
-        for path, page in admin_pages(self._audit, self._witness, self._requests).items():
+        vouching = Vouching(state.certificate, state.key)
+        for path, page in admin_pages(self._audit, self._witness, vouching, self._requests).items():
             self._gateway.serve_admins(path, page)
         serving = Serving()
         self._pipeline = self._gateway.http_app(ListenerKind.TLS)

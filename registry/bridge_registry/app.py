@@ -37,7 +37,10 @@ from bridge_registry.clients.mesh_secrets import MeshSecrets
 from bridge_registry.clients.role_rules import role_of
 from bridge_registry.console.console_service import ConsoleService
 from bridge_registry.console.feed import Feed
+from bridge_registry.console.mesh_metrics import MeshFigures
+from bridge_registry.console.pages import ConsolePages
 from bridge_registry.console.painter import Painter
+from bridge_registry.console.streams import Streams
 from bridge_registry.console.traffic_rules import TrafficBook
 from bridge_registry.election import Election
 from bridge_registry.enrolment.authority_desk import AuthorityDesk
@@ -131,6 +134,7 @@ class Registry:
         self.settings = settings
         self.grpc_port = self.admin_port = 0
         self.started = asyncio.Event()
+        self._admin_app: AdminApp | None = None
         self._stop = asyncio.Event()
         self._store = store
         cert, key = settings.pki.pair("registry")
@@ -280,6 +284,11 @@ class Registry:
             standing=self._standing,
         )
         self.feed = Feed(painter.paint)
+        self._streams = Streams(self.feed)
+        self.feed.looked = lambda: self._streams.tell(time.monotonic())
+        self._pages = ConsolePages(
+            self._streams, self._traffic, lambda: hub.current.nodes, self._links.to, self._config.history
+        )
         self._console = ConsoleService(gate, self.feed, self._leadership.check_serving)
         self.mesh_config_watch = (
             DirectoryWatch(settings.mesh_config, self._config, self._leadership.leads)
@@ -331,13 +340,15 @@ class Registry:
                 lambda: bool(self._memory.foreign),
                 lambda: self._keeper.lives,
             )
-            app = AdminApp((figures, ScalingFigures(self.scaling)), self._readiness, socket.gethostname())
+            collectors = (figures, ScalingFigures(self.scaling), MeshFigures(self.feed, self._traffic))
+            app = self._admin_app = AdminApp(collectors, self._readiness, socket.gethostname())
             host, port = self.settings.admin
             admin = await http1.serve(app, name="registry-admin", host=host, port=port)
             self.grpc_port, self.admin_port = self._front.port, admin.port
             self.started.set()
             await self._work()
         finally:
+            self._streams.close()
             if admin is not None:
                 await admin.close(0.0)
             self.publisher.hub.close()  # streams end by themselves; gRPC would cancel them noisily
@@ -362,6 +373,8 @@ class Registry:
                 group.create_task(self.quotas.run(), name="quotas"),
                 group.create_task(self._keeper.run(), name="own-certificates"),
             ]
+            if self._admin_app is not None:
+                self._admin_app.pages = self._pages.apps(group)
             if self.mesh_config_watch is not None:
                 tasks.append(group.create_task(self.mesh_config_watch.run()))
             await self._stop.wait()
