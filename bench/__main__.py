@@ -28,6 +28,7 @@ from bench import (
 )
 from bench.processes import envoy, missing, version
 from bench.scaling import rows as scaling_rows
+from bench.scaling import streams as scaling_streams
 
 ROWS = {
     "agent": agent.agent,
@@ -50,11 +51,23 @@ ROWS = {
     "survive-text": survive.texts,
     "survive-bare": survive.bare,
     "scaling": scaling_rows.scaling,
+    "scaling-streams": scaling_streams.streams,
 }
 # rows that need no load generator
-WITHOUT_LOAD = {"scaling", "agent", "isolation", "policy", "walls", "audit", "audit-edits", "models"}
+WITHOUT_LOAD = {
+    "scaling",
+    "scaling-streams",
+    "agent",
+    "isolation",
+    "policy",
+    "walls",
+    "audit",
+    "audit-edits",
+    "models",
+}
 LONG = (
     "scaling",
+    "scaling-streams",
     "survive",
     "survive-text",
     "audit-edits",
