@@ -12,7 +12,7 @@ COMMANDS := bridgectl bridge-agent bridge-registry bridge-engine
 export VENV
 
 .DEFAULT_GOAL := help
-.PHONY: help up down status install uninstall setup setup-dev check lint types layers dependencies audit protos-check protos etcd-protos test unit fuzz policies mutants bench lock clean
+.PHONY: help up down status install uninstall setup setup-dev check lint types layers dependencies audit protos-check protos etcd-protos test unit fuzz policies mutants bench package lock clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' Makefile | sed -E 's/:.*## /\t/' | expand -t 16
@@ -94,6 +94,9 @@ etcd-protos: setup-dev ## generate the stubs of etcd's API
 
 bench: setup-dev ## measure against nginx and Envoy, into bench/RESULTS.md
 	$(BIN)/python -m bench $(B)
+
+package: setup-dev ## wheel, sdist and checksums of the last commit, into dist/
+	@tools/package.sh
 
 lock: ## renew requirements/*.txt (needs uv)
 	tools/lock.sh
