@@ -17,16 +17,34 @@ from bridge_agent.gateway.config import Caller, ListenerKind, Outcome, RequestRe
 from bridge_cli.audit_parts import Part
 from bridge_cli.audit_verifying import Verdict, _Verification, verify
 from bridge_core.audit.entries import AuditRecord, BegunRecord, encode
-from bridge_core.audit.notes import BadNote, Checkpoint, PublicKey
+from bridge_core.audit.notes import BadNote, Checkpoint, PublicKey, Signer, read_note, with_signatures
 from bridge_core.audit.queue import AuditLog
-from bridge_core.audit.tiles import WIDTH
+from bridge_core.audit.stored import COSIGNED
+from bridge_core.audit.tiles import CHECKPOINT, WIDTH
 from bridge_core.audit.writing import LogWriter
 from bridge_core.identity.principal import local
+from bridge_core.sealing import Sealer
+from bridge_core.sealing.keyring import DataKey, Keyring
 from bridge_core.security_settings import AuditSettings
 from bridge_core.snapshot import EMPTY
 
 RECORDS = 10_000
 _ORIGIN = "bench.local/node/a"
+_WITNESS = Signer("bench.local/node/b", bytes(32))
+_RING = Keyring((DataKey(b"benchkey", bytes(32), 0.0),))
+_SEALED_FILES = (
+    ("sealed bundles of records", "tile/entries/**/*.sealed"),
+    ("the sealed tail's records", "tail/*.sealed"),
+)
+_FILES = (
+    ("the tail's records", "tail/*.entries"),
+    ("the tail's hashes", "tail/*.hashes"),
+    ("the signed head", CHECKPOINT),
+    ("the cosigned head", COSIGNED),
+    ("the public key", "key.pub"),
+    ("bundles of records", "tile/entries/**/*.zst"),
+    ("tiles of hashes", "tile/[0-9]/**/*"),
+)
 
 
 def cost(folder: Path, _seconds: float, versions: list[str], command: str) -> None:
@@ -81,8 +99,8 @@ class _Edited(_Verification):
     The checks are the very ones of `verify`: what is left out is reading again what did not change.
     """
 
-    def __init__(self, folder: Path, whole: _Edited | None, edited: Path) -> None:
-        super().__init__(folder, None if whole is None else whole.key, [], {})
+    def __init__(self, folder: Path, whole: _Edited | None, edited: Path, sealer: Sealer | None) -> None:
+        super().__init__(folder, None if whole is None else whole.key, [_WITNESS.public], {}, sealer)
         self._whole = whole
         self._edited = edited
         self._number = _part_of(edited)
@@ -103,6 +121,10 @@ class _Edited(_Verification):
         else:
             self.head = self._whole.head
         return self.head
+
+    def _read_cosigned(self) -> None:
+        if self._whole is None or self._number is None:
+            super()._read_cosigned()
 
     def _part(self, index: int, width: int) -> Part:
         if self._whole is None:
@@ -130,38 +152,50 @@ class _Edited(_Verification):
 
 def edits(folder: Path, _seconds: float, versions: list[str], command: str) -> None:
     """The row `audit-edits`."""
-    log = folder / "log"
-    made = LogWriter(log, _ORIGIN, lambda _: encode(BegunRecord(1e9, _ORIGIN)))
-    made.append(list(_entries()))
-    made.checkpoint()
-    whole = _Edited(log, None, Path("checkpoint"))
-    if whole.run().faults or verify(log).faults:
-        raise RuntimeError("the log has faults before any edit")
     began, rows = time.perf_counter(), []
-    for kind, pattern in (
-        ("bundles of records", "tile/entries/**/*.zst"),
-        ("tiles of hashes", "tile/[0-9]/**/*"),
-        ("the tail's records", "tail/*.entries"),
-        ("the tail's hashes", "tail/*.hashes"),
-        ("the signed head", "checkpoint"),
-        ("the public key", "key.pub"),
-    ):
-        files = sorted(one for one in log.glob(pattern) if one.is_file())
-        found = [_edit_all(log, one, whole) for one in files]
-        done, unseen, exact = (sum(one[at] for one in found) for at in range(3))
-        rows.append((kind, len(files), f"{done:,}", f"{unseen:,}", f"{exact:,}"))
-        print(rows[-1], f"{time.perf_counter() - began:.0f} s", flush=True)
+    for sealer, kinds in ((Sealer(_RING), _SEALED_FILES), (None, _FILES)):
+        log = folder / "log"
+        whole = _written_log(log, sealer)
+        for kind, pattern in kinds:
+            files = sorted(one for one in log.glob(pattern) if one.is_file())
+            found = [_edit_all(log, one, whole, sealer) for one in files]
+            done, unseen, exact = (sum(one[at] for one in found) for at in range(3))
+            rows.append((kind, len(files), f"{done:,}", f"{unseen:,}", f"{exact:,}"))
+            print(rows[-1], f"{time.perf_counter() - began:.0f} s", flush=True)
+            _record_edits(rows, versions, command)  # also of a run that is broken off
+        shutil.rmtree(log)
+
+
+def _record_edits(rows: list[tuple[str, int, str, str, str]], versions: list[str], command: str) -> None:
     head = ("file", "files", "edits", "not found", "of them named to the record")
     text = (
-        f"A log of {RECORDS:,} records; every byte of every file but the secret key, one at a time, with one "
-        "bit turned (another one at each place). Every edit has to be found; one in a bundle, tile or tail "
-        "has to name records of that file and no others. Named to the record: one alone, else the file's "
-        "up to 256 (a compressed file that cannot be read any more says nothing of the single ones).\n\n"
+        f"A log of {RECORDS:,} records, in the clear and sealed; every byte of every file but the secret "
+        "key, one at a time, with one bit turned (another one at each place). Every edit has to be found; "
+        "one in a bundle, tile or tail has to name records of that file and no others; one in a cosignature "
+        "is found as a fault or as that of nobody who is known. Named to the record: one alone, else the "
+        "file's up to 256 (a compressed or sealed file that cannot be read any more says nothing of the "
+        "single ones).\n\n"
     )
     results.record(
         "audit-edits", "Every single-byte edit of a log", command, versions, text + results.table(head, rows)
     )
-    shutil.rmtree(log)
+
+
+def _written_log(log: Path, sealer: Sealer | None) -> _Edited:
+    """A log, cosigned, and what comes of verifying it as it is."""
+    made = LogWriter(
+        log, _ORIGIN, lambda _: encode(BegunRecord(1e9, _ORIGIN)), sealer=sealer, wanted=lambda: True
+    )
+    made.append(list(_entries()))
+    made.checkpoint()
+    note = read_note((log / CHECKPOINT).read_bytes())
+    signature = _WITNESS.cosign(note.text, 1_800_000_000)
+    (log / COSIGNED).write_bytes(with_signatures(note, [signature]).data)
+    whole = _Edited(log, None, Path(CHECKPOINT), sealer)
+    verdict = whole.run()
+    if verdict.faults or not verdict.cosigned or verify(log, sealer=sealer).faults:
+        raise RuntimeError("the log has faults before any edit")
+    return whole
 
 
 def _entries() -> Iterator[bytes]:
@@ -176,7 +210,7 @@ def _entries() -> Iterator[bytes]:
         )
 
 
-def _edit_all(log: Path, path: Path, whole: _Edited) -> tuple[int, int, int]:
+def _edit_all(log: Path, path: Path, whole: _Edited, sealer: Sealer | None) -> tuple[int, int, int]:
     """How many edits of a file were made, not found, and named to the record."""
     data, name = path.read_bytes(), path.relative_to(log)
     own = _part_of(name)
@@ -185,9 +219,9 @@ def _edit_all(log: Path, path: Path, whole: _Edited) -> tuple[int, int, int]:
         for at, byte in enumerate(data):
             handle.seek(at)
             handle.write(bytes([byte ^ 1 << at % 8]))
-            verdict = _verdict(log, whole, name)
+            verdict = _verdict(log, whole, name, sealer)
             faults = () if verdict is None else verdict.faults
-            if verdict is not None and not faults:
+            if verdict is not None and not faults and verdict.cosigned:
                 unseen += 1
                 print(f"not found: byte {at} of {name}", flush=True)
             elif own is not None and {one.first // WIDTH for one in faults} != {own}:
@@ -199,11 +233,11 @@ def _edit_all(log: Path, path: Path, whole: _Edited) -> tuple[int, int, int]:
     return len(data), unseen, exact
 
 
-def _verdict(log: Path, whole: _Edited, edited: Path) -> Verdict | None:
+def _verdict(log: Path, whole: _Edited, edited: Path, sealer: Sealer | None) -> Verdict | None:
     try:
         if edited.name == "key.pub":
-            return verify(log)
-        return _Edited(log, whole, edited).run()
+            return verify(log, sealer=sealer, witnesses=[_WITNESS.public])
+        return _Edited(log, whole, edited, sealer).run()
     except BadNote:
         return None  # the public key does not read any more: it is said
 

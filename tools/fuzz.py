@@ -26,6 +26,7 @@ from pathlib import Path
 from types import FrameType, SimpleNamespace
 from typing import Any
 
+import fuzz_stamps
 import fuzz_tokens
 import structlog
 
@@ -39,6 +40,8 @@ from bridge_agent.gateway.peek import BadBody, Shape, peek
 from bridge_agent.peers.hop import decompress
 from bridge_agent.routing.view import MeshView
 from bridge_cli.audit_verifying import verify
+from bridge_core.audit import sealed as sealed_records
+from bridge_core.audit import stamps
 from bridge_core.audit.entries import decode as decode_entry
 from bridge_core.audit.notes import BadNote, PublicKey, read_checkpoint, read_note
 from bridge_core.audit.proofs import read_proof
@@ -68,8 +71,9 @@ from bridge_core.names import ModelName
 from bridge_core.policy.engine import PolicyBook
 from bridge_core.policy.facts import Facts
 from bridge_core.policy.statements import AccessPolicy
-from bridge_core.sealing import keyring
+from bridge_core.sealing import Sealer, keyring
 from bridge_core.sealing.files import SealedReader, seal_bytes
+from bridge_core.sealing.key_source import KeySource
 from bridge_core.sealing.keyring import DataKey, Keyring
 from bridge_core.security_settings import SecuritySettings
 from bridge_core.snapshot import Instance, Snapshot, Version, encode_entry
@@ -383,7 +387,29 @@ _NOTE = ("m/node/a\n1\n" + "A" * 43 + "=\n\n\u2014 m/node/a " + "A" * 91 + "=\n"
 _PROOF = b"c2sp.org/tlog-proof@v1\nextra eyJyZWNvcmQiOiJ4In0=\nindex 0\n\n" + _NOTE
 
 
+_JOIN = str(JoinToken.mint("ab" * 32, bytes(40))).encode()
+_SEALER = Sealer(_RING)
+_PARTS = sealed_records.seal_part(_SEALER, 0, 0, framed(b"one") + framed(b"two"))
+_TAIL = _PARTS + sealed_records.seal_part(_SEALER, 0, 2, framed(b"three"))
+
+
+def sealed_tail(data: bytes) -> None:
+    """A sealed tail as it lies, then these bytes as what somebody who has the key sealed."""
+    for sealer in (_SEALER, None):
+        sealed_records.open_tail(sealer, 0, data)
+    made = sealed_records.open_tail(_SEALER, 0, sealed_records.seal_part(_SEALER, 0, 0, data))
+    assert len(made.entries) <= len(data)
+
+
+def time_stamp(data: bytes) -> None:
+    """What a time-stamp authority answers."""
+    stamps.check(data, b"head", [_ROOT.certificate])
+    raise AssertionError("a stamp of nobody was taken")
+
+
 TARGETS: dict[str, Target] = {
+    "audit-tail": Target(sealed_tail, [_TAIL, _PARTS[:60], framed(b"a")], ()),
+    "timestamp": Target(time_stamp, [fuzz_stamps.ANSWER, b"0\x000\x03\x02\x01\x00"], (BridgeError,)),
     "audit-log": Target(
         audit_log, [b"\x01" + _NOTE, b"\x04" + _BUNDLE, b"\x08" + framed(b"x"), b"\x02a+b+c"], ()
     ),
@@ -423,7 +449,14 @@ TARGETS: dict[str, Target] = {
     "policy": Target(policy, [_POLICY, _POLICY.replace(b"Allow", b"Deny")], (BridgeError,)),
     "facts": Target(facts_of_body, [_FACTS_BODY], (BadBody,)),
     "name": Target(text(ModelName.parse), [b"registry.ollama.ai/library/m:latest"], (BridgeError,)),
-    "token": Target(text(JoinToken.parse), [b"brj1.abc.def.0123"], (BridgeError,)),
+    "token": Target(
+        text(JoinToken.parse),
+        [str(JoinToken.mint("ab" * 32, bytes(40))).encode(), b"brj1.a.b.c"],
+        (BridgeError,),
+    ),
+    "key-source": Target(
+        text(KeySource.parse), [b"file:/a", b"credential:a", b"exec:/a 'b c'"], (BridgeError,)
+    ),
     "credentials": Target(
         credentials, [b"authorization: Bearer " + _KEY, b"api-key: " + _KEY, b"x: " + _KEY], (Refused,)
     ),

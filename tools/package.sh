@@ -7,7 +7,8 @@ venv=${VENV:-.venv}
 [ -z "$(git status --porcelain)" ] || { echo "package: commit first: what is built is the last commit" >&2; exit 1; }
 folder=$(mktemp -d); trap 'rm -rf "$folder"' EXIT
 git archive HEAD | tar -x -C "$folder"
-SOURCE_DATE_EPOCH=$(git log -1 --format=%ct) "$venv/bin/python" - "$folder" "$PWD/dist" <<'PYTHON'
+# Pure: what a compiler makes differs from machine to machine.
+BRIDGE_COMPILE=no SOURCE_DATE_EPOCH=$(git log -1 --format=%ct) "$venv/bin/python" - "$folder" "$PWD/dist" <<'PYTHON'
 import sys
 
 from hatchling.builders.sdist import SdistBuilder

@@ -72,6 +72,7 @@ from bridge_agent.telemetry.metrics import metrics_page
 from bridge_agent.telemetry.quota_metrics import QuotaFigures
 from bridge_agent.telemetry.tally import BackendTally, ModelTally
 from bridge_core.addresses import join_address, split_address
+from bridge_core.audit.anchoring import Anchoring
 from bridge_core.http1 import Request, coroutine_app
 from bridge_core.http1.pool import Address
 from bridge_core.identity.spiffe import GUARD_SERVER_NAME
@@ -158,6 +159,7 @@ class Agent:
                 "clock": self._clock.run,
                 "audit": self._audit.run,
                 "cosigning": self._cosigning.run,
+                "anchoring": self._anchoring.run,
                 "grpc-renewal": self._listening.follow_renewals,
                 "watchdog": self._notifier.keep_alive,
                 "peers": self._gateway.watch_peers,
@@ -328,6 +330,7 @@ class Agent:
         self._gateway.serve_admins(past.PATH, past.past_app(self._audit.stored, self._requests))
         self._witness = witness_of(folder, self._audit)
         self._cosigning = cosigning_of(self._audit, self._view, self._upstreams)
+        self._anchoring = Anchoring(self._audit, lambda: self._view.current.mesh.audit)
         for path, page in node_pages(self._audit, self._witness, self._requests).items():
             self._gateway.serve_nodes(path, page)
         for path, page in admin_pages(self._audit, self._witness, self._requests).items():
@@ -370,7 +373,7 @@ class Agent:
             running=self._gateway.running,
             recorded=self._gateway.record_admin,
         )
-        self._gateway.pull_with(desk.pulls)
+        self._gateway.pull_with(desk.pulls, desk.shelf)
         for path, page in desk.admin_pages().items():
             self._gateway.serve_admins(path, page)
         for path, page in desk.node_pages().items():
@@ -422,6 +425,7 @@ class Agent:
             models=self._model_tally,
             audit=self._audit,
             cosigning=self._cosigning,
+            anchoring=self._anchoring,
             witness=self._witness,
             ancillaries=self._ancillaries,
             quotas=QuotaFigures(self._meter, lambda: self._leasing.leased),

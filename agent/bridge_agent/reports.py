@@ -33,8 +33,10 @@ from bridge_agent.status_report import (
 from bridge_agent.telemetry.metrics import Sources
 from bridge_agent.telemetry.quota_metrics import QuotaFigures
 from bridge_agent.telemetry.tally import BackendTally, ModelTally
+from bridge_core.audit.anchoring import Anchoring
 from bridge_core.audit.cosigning import Cosigning
 from bridge_core.audit.queue import AuditLog
+from bridge_core.form import form
 from bridge_core.tls import TlsIdentity
 
 
@@ -55,6 +57,7 @@ class Reports:
         models: The same by model.
         audit: What was written and lost.
         cosigning: Who vouches for it.
+        anchoring: How far it is stamped.
         witness: What was found of others' audit logs.
         ancillaries: Which tasks failed.
         quotas: What callers use of theirs.
@@ -81,6 +84,7 @@ class Reports:
         models: ModelTally,
         audit: AuditLog,
         cosigning: Cosigning,
+        anchoring: Anchoring,
         witness: Witness,
         ancillaries: Ancillaries,
         quotas: QuotaFigures,
@@ -103,6 +107,7 @@ class Reports:
         self._models = models
         self._audit = audit
         self._cosigning = cosigning
+        self._anchoring = anchoring
         self._witness = witness
         self._ancillaries = ancillaries
         self._quotas = quotas
@@ -112,6 +117,7 @@ class Reports:
         self._links = links
         self._phase = phase
         self._started = time.time()
+        self._form = form().words
 
     def not_ready(self) -> str:
         """Why requests cannot be served; empty when they can."""
@@ -155,6 +161,7 @@ class Reports:
             name=self._config.name,
             trust_domain=self._config.trust_domain,
             version=version("deepseek-ollama-bridge"),
+            form=self._form,
             pid=os.getpid(),
             state=self._phase(),
             started_unix=self._started,
@@ -173,6 +180,7 @@ class Reports:
                 *self._ancillaries.concerns(),
                 *self._audit.concerns(),
                 *self._cosigning.concerns(),
+                *self._anchoring.concerns(),
                 *self._witness.concerns(),
                 *concerns(reports, isolation.domains()),
             ),
@@ -202,6 +210,7 @@ class Reports:
             expires_unix=self._expiries,
             audit=self._audit,
             cosigning=self._cosigning,
+            anchoring=self._anchoring,
             witness=self._witness,
             waiting=self._gateway.waiting,
             isolation=self.isolation,

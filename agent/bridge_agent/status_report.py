@@ -77,7 +77,10 @@ class InstanceReport(msgspec.Struct, frozen=True):
 
 
 class AgentReport(msgspec.Struct, frozen=True):
-    """All of it. `state` is "starting", "serving" or "draining"; `concerns` are for an operator."""
+    """All of it. `state` is "starting", "serving" or "draining"; `concerns` are for an operator.
+
+    `form` says whether the way of a request is compiled, see `bridge_core.form`.
+    """
 
     name: str
     trust_domain: str
@@ -96,6 +99,7 @@ class AgentReport(msgspec.Struct, frozen=True):
     gpus: tuple[Gpu, ...] = ()
     domains: tuple[DomainReport, ...] = ()
     authorities: tuple[AuthorityReport, ...] = ()
+    form: str = ""
 
 
 def instance_reports(
@@ -153,7 +157,8 @@ def print_report(report: AgentReport, console: Console, *, now: float | None = N
     snapshot = report.snapshot
     console.print(
         f"{report.name} in {report.trust_domain}: {report.state}, process {report.pid}, "
-        f"up {say_span(at - report.started_unix)}, version {report.version}",
+        f"up {say_span(at - report.started_unix)}, version {report.version}"
+        + (f" ({report.form})" if report.form else ""),
         markup=False,
     )
     console.print(

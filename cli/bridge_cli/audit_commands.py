@@ -60,6 +60,15 @@ def verify_command(
             "--keyring", help="The folder of the keyring of FOLDER's records.", exists=True, file_okay=False
         ),
     ] = None,
+    tsa_root: Annotated[
+        Path | None,
+        typer.Option(
+            "--tsa-root",
+            help="Certificates (PEM) of time-stamp authorities that you trust: checks who stamped the log.",
+            exists=True,
+            dir_okay=False,
+        ),
+    ] = None,
     as_json: JsonOption = False,
     where: Where,
 ) -> None:
@@ -72,20 +81,22 @@ def verify_command(
     def work() -> int:
         import asyncio
 
+        from bridge_cli.audit_stamps import roots_in
         from bridge_cli.audit_verifying import verify
 
+        roots = roots_in(tsa_root) if tsa_root is not None else []
         if folder is not None:
             from bridge_cli.audit_keyring import sealer_beside
 
             sealer, why = sealer_beside(folder, keyring, seal_key)
             if why:
                 say_aside(f"bridgectl: sealed records are not read: {why}")
-            found = {str(folder): verify(folder, sealer=sealer)}
+            found = {str(folder): verify(folder, sealer=sealer, stamp_roots=roots)}
             silent: dict[str, str] = {}
         else:
             from bridge_cli.audit_fetching import fetched
 
-            found, silent = asyncio.run(fetched(where.access(), node, keep))
+            found, silent = asyncio.run(fetched(where.access(), node, keep, roots))
             if not found and not silent:
                 raise BridgeError("no node was asked", hint="`bridgectl nodes` lists them")
         if as_json:
@@ -270,6 +281,8 @@ def _print_verdict(name: str, verdict: Verdict) -> None:
         say(f"  the first {verdict.cosigned_size} are vouched for by {', '.join(sorted(verdict.cosigned))}")
     elif verdict.size:
         say("  nobody else is known to vouch for it: who has its key could have rewritten it")
+    if verdict.stamped_size:
+        say(f"  the first {verdict.stamped_size} were there at {verdict.stamped_at}: {verdict.stamped_by}")
     for fault in verdict.faults:
         at = f" ({fault.at})" if fault.at else ""
         say(f"! {fault.what}: {fault.detail}{at}")

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import tempfile
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import nullcontext
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import quote
 
 import msgspec
@@ -15,7 +15,7 @@ import msgspec
 from bridge_cli.access import Access
 from bridge_cli.agents import Said, ask_agents
 from bridge_cli.audit_verifying import Verdict, verify
-from bridge_core.audit import tiles
+from bridge_core.audit import stamps, tiles
 from bridge_core.audit.answers import (
     ENTRIES,
     FILES,
@@ -23,6 +23,7 @@ from bridge_core.audit.answers import (
     KEY,
     MOST_FILES,
     SEEN,
+    STAMPS,
     EntriesAnswer,
     FoundRecord,
     KeyAnswer,
@@ -32,9 +33,14 @@ from bridge_core.audit.proofs import Proof, read_proof
 from bridge_core.audit.stored import COSIGNED, FAULT
 from bridge_core.audit.tiles import WIDTH
 from bridge_core.audit.witness_rules import Seen
+from bridge_core.bounds import Count
 from bridge_core.decoding import Undecodable, decode_json
 from bridge_core.errors import BridgeError
 
+if TYPE_CHECKING:
+    from cryptography import x509
+
+_MOST_STAMPS: Final = 24 * 366
 _MOST_ANSWER: Final = 1 << 30
 _LAST: Final = 10
 _EVERY_S: Final = 1.0
@@ -42,7 +48,7 @@ _FILES: Final = msgspec.msgpack.Decoder(dict[str, bytes])
 
 
 async def fetched(
-    to: Access, only: str | None, keep: Path | None
+    to: Access, only: str | None, keep: Path | None, roots: Sequence[x509.Certificate] = ()
 ) -> tuple[dict[str, Verdict], dict[str, str]]:
     """What came of checking nodes' logs, and why some were not, by node.
 
@@ -67,7 +73,9 @@ async def fetched(
                 where = Path(folder) / name
                 await _mirror(to, name, where)
                 others = [other for node, other in known.items() if node != name]
-                verdicts[name] = verify(where, expected=key, witnesses=others, seen=_seen_of(name, key, seen))
+                verdicts[name] = verify(
+                    where, expected=key, witnesses=others, seen=_seen_of(name, key, seen), stamp_roots=roots
+                )
             except (BridgeError, OSError) as fault:
                 silent[name] = str(fault)
     return verdicts, silent
@@ -93,6 +101,7 @@ async def _mirror(to: Access, node: str, folder: Path) -> None:
     """Gets the files of a node's log that are not there yet."""
     # In this order: what a later one speaks for is in the files that are asked for after it.
     await _get(to, node, folder, ["key.pub", COSIGNED])
+    await _mirror_stamps(to, node, folder)
     await _get(to, node, folder, [tiles.CHECKPOINT])
     try:
         size = read_checkpoint(read_note((folder / tiles.CHECKPOINT).read_bytes()).text).size
@@ -111,6 +120,18 @@ async def _mirror(to: Access, node: str, folder: Path) -> None:
         await _get(to, node, folder, [*reversed(tiles.tail_paths(full))])
         if not (folder / tiles.tail_paths(full)[0]).exists():  # it has become full meanwhile
             await _get(to, node, folder, [tiles.bundle_path(full), tiles.tile_path(0, full)])
+
+
+async def _mirror_stamps(to: Access, node: str, folder: Path) -> None:
+    said = await ask_agents(to, STAMPS, only=node)
+    try:
+        sizes = decode_json(said.bodies.get(node, b"[]"), list[Count])
+    except Undecodable:  # of an earlier version
+        return
+    wanted = [path for size in sizes[-_MOST_STAMPS:] for path in stamps.paths(size)]
+    wanted = [path for path in wanted if not (folder / path).exists()]
+    for at in range(0, len(wanted), MOST_FILES):
+        await _get(to, node, folder, wanted[at : at + MOST_FILES])
 
 
 async def _get(to: Access, node: str, folder: Path, paths: list[str]) -> None:

@@ -13,11 +13,12 @@ import datetime as dt
 import itertools
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import msgspec
 
 from bridge_cli.audit_parts import Part, read_part
+from bridge_cli.audit_stamps import Stamps
 from bridge_core.audit import merkle, tiles
 from bridge_core.audit.entries import (
     BegunRecord,
@@ -33,6 +34,9 @@ from bridge_core.audit.stored import COSIGNED, StoredLog
 from bridge_core.audit.tiles import WIDTH, Damaged
 from bridge_core.audit.writing import public_key
 from bridge_core.sealing import Sealer
+
+if TYPE_CHECKING:
+    from cryptography import x509
 
 _MOST_UNDECIDED: Final = 12  # tiles that are tried either way: 2^12 roots
 _MOST_NAMED: Final = 64  # records of one bundle that are named one by one
@@ -70,6 +74,9 @@ class Verdict(msgspec.Struct, frozen=True):
         said: What the log says of itself: where it began, what it lost, what it found of others.
         cosigned: By whom, and when, of the newest cosigned head.
         cosigned_size: How many records that head speaks for.
+        stamped_at: When the newest time stamp says that its records were there; empty: there is none.
+        stamped_size: How many records it speaks for.
+        stamped_by: Whether it is known who says so.
     """
 
     origin: str
@@ -81,6 +88,9 @@ class Verdict(msgspec.Struct, frozen=True):
     said: tuple[str, ...]
     cosigned: Mapping[str, int]
     cosigned_size: int
+    stamped_at: str = ""
+    stamped_size: int = 0
+    stamped_by: str = ""
 
 
 def verify(
@@ -90,6 +100,7 @@ def verify(
     witnesses: Iterable[PublicKey] = (),
     seen: Mapping[str, Checkpoint] | None = None,
     sealer: Sealer | None = None,
+    stamp_roots: Sequence[x509.Certificate] = (),
 ) -> Verdict:
     """Checks a log.
 
@@ -98,13 +109,16 @@ def verify(
         expected: The key it has to be signed with; None: the one beside it.
         witnesses: Keys whose cosignatures count.
         seen: Heads of this log that others have seen, by who: they must fit, too.
+        stamp_roots: Of time-stamp authorities that are trusted; none: who signed stamps is not looked at.
         sealer: Opens records that are sealed; None: they are named as sealed, and their hashes are checked.
 
     Raises:
         BadNote: the folder holds no log.
         OSError: it cannot be read.
     """
-    return _Verification(folder, expected, list(witnesses), dict(seen or {}), sealer).run()
+    made = _Verification(folder, expected, list(witnesses), dict(seen or {}), sealer)
+    made.stamp_roots = stamp_roots
+    return made.run()
 
 
 class _Verification:
@@ -129,6 +143,8 @@ class _Verification:
         self._kept = self._unsigned = 0
         self._cosigned: dict[str, int] = {}
         self._cosigned_size = 0
+        self.stamp_roots: Sequence[x509.Certificate] = ()
+        self._stamps: Stamps | None = None
 
     def run(self) -> Verdict:
         self._read_cosigned()  # before the newest head: the log may grow meanwhile
@@ -143,6 +159,7 @@ class _Verification:
             self._check_levels(head.size)
             self._check_seen(head)
             self._check_first(head)
+            self._check_stamps(head)
         return Verdict(
             self._key.name,
             self._key.text,
@@ -153,6 +170,7 @@ class _Verification:
             tuple(self._said),
             self._cosigned,
             self._cosigned_size,
+            *(("", 0, "") if self._stamps is None else (self._stamps.at, self._stamps.size, self._stamps.by)),
         )
 
     # -- reading
@@ -184,6 +202,15 @@ class _Verification:
             at = cosigned_at(note, key)
             if at is not None:
                 self._cosigned[key.name] = at
+            elif any(one.name == key.name for one in note.signatures):
+                self._fault("altered", f"{COSIGNED}: what stands there of {key.name} is not of its key")
+        known = {self._key.name, *(key.name for key in self._witnesses)}
+        if self._witnesses:
+            self._said += [
+                f"it was cosigned by {one.name}, whose key is not known now"
+                for one in note.signatures
+                if one.name not in known
+            ]
         by = ", ".join(sorted(one.name for one in note.signatures if one.name != self._key.name))
         self._seen = {**self._seen, f"who cosigned it ({by})": head}
 
@@ -349,6 +376,11 @@ class _Verification:
     def _check_first(self, head: Checkpoint) -> None:
         if self._parts and not self._parts[0].gone and self._begun not in {"", head.origin}:
             self._fault("forked", f"the log was begun as {self._begun}", 0)
+
+    def _check_stamps(self, head: Checkpoint) -> None:
+        self._stamps = Stamps(self._folder, self._key, head, self._parts, self.stamp_roots)
+        for what, detail, last in self._stamps.faults():
+            self._fault(what, detail, min(0, last), last)
 
     def _fits_head(self, head: Checkpoint) -> bool:
         """Whether the first records here are those that a head speaks for."""

@@ -53,7 +53,7 @@ class AuditSettings(msgspec.Struct, frozen=True, omit_defaults=True):
         retention_s: Records older than this are removed.
         cosigners: How many other nodes sign a node's checkpoints where there are so many.
         on_full_disk: Whether traffic goes on unrecorded, or is refused.
-        content: Whether prompts and answers are recorded as well.
+        content: Whether what was asked is recorded as well; answers never are.
         key_period_s: How long one key makes the hashes of what was asked.
         sealed: Whether records lie sealed on the disk, from now on.
         timestamp_authority: Where a time stamp of the log (RFC 3161) is got once an hour; empty: nowhere.

@@ -16,6 +16,7 @@ import structlog
 
 from bridge_core import http1, keyspace
 from bridge_core.addresses import join_address
+from bridge_core.audit.anchoring import Anchoring
 from bridge_core.bounds import MAX_REASON
 from bridge_core.errors import Fatal, Unavailable
 from bridge_core.files import write_atomically
@@ -153,6 +154,7 @@ class Registry:
         self._audit = audit.log_of(
             settings.state_dir, domain, settings.name, lambda: hub.current, ensured.sealer
         )
+        self._anchoring = Anchoring(self._audit, lambda: hub.current.mesh.audit)
         self._cosigning, self._links = audit.cosigning_of(
             self._audit, self._identity, domain, lambda: hub.current
         )
@@ -319,6 +321,7 @@ class Registry:
                 group.create_task(_persist("publication", self.publisher.run)),
                 group.create_task(_kept("audit", self._audit.run)),
                 group.create_task(_kept("cosigning", self._cosigning.run)),
+                group.create_task(_kept("anchoring", self._anchoring.run)),
                 group.create_task(_kept("console", self.feed.run)),
                 group.create_task(self._upkeep.run()),
                 group.create_task(self.rollouts.run(), name="rollouts"),
@@ -352,6 +355,7 @@ class Registry:
         yield from self._keeper.concerns()
         yield from self._audit.concerns()
         yield from self._cosigning.concerns()
+        yield from self._anchoring.concerns()
         if self._memory.foreign:
             yield f"{self._memory.foreign}; nothing is written or published until then: {HINT}"
         since = self.publisher.table.unguarded_since

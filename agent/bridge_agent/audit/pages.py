@@ -6,6 +6,7 @@
 | `GET /bridge/audit/key` | both | the log's verifier key and its newest heads |
 | `GET /bridge/audit/seen` | both | the newest heads that this node cosigned, by node |
 | `GET /bridge/audit/files?path=…` | admins | files of the log |
+| `GET /bridge/audit/stamps` | admins | sizes of the heads that have a time stamp |
 | `GET /bridge/audit/find?id=` | admins | the records of a request, each with its proof |
 | `GET /bridge/audit/entries?from=&since=` | admins | records from an index, or a time, on |
 """
@@ -29,6 +30,7 @@ from bridge_core.audit.answers import (
     MOST_ENTRIES,
     MOST_FILES,
     SEEN,
+    STAMPS,
     EntriesAnswer,
     FoundRecord,
     KeyAnswer,
@@ -38,6 +40,7 @@ from bridge_core.audit.entries import decode
 from bridge_core.audit.notes import BadNote, read_note
 from bridge_core.audit.proofs import prove
 from bridge_core.audit.queue import AuditLog
+from bridge_core.audit.stamps import is_file_of_stamps, sizes
 from bridge_core.audit.stored import COSIGNED, FAULT, StoredLog, fault_text
 from bridge_core.audit.tiles import WIDTH, Damaged
 from bridge_core.errors import BridgeError
@@ -89,6 +92,7 @@ def admin_pages(audit: AuditLog, witness: Witness, group: asyncio.TaskGroup) -> 
 
     return {
         **_for_both(audit, witness, group),
+        STAMPS: page(reading.stamps, _JSON),
         FILES: page(reading.files, _PACKED),
         FIND: page(reading.find, _JSON),
         ENTRIES: page(reading.entries, _JSON),
@@ -135,7 +139,7 @@ class _Reading:
         """
         stored, found, size = self._audit.stored(), {}, 0
         for path in asked.get("path", [])[:MOST_FILES]:
-            if not (tiles.is_file_of_log(path) or path in {COSIGNED, "key.pub"}):
+            if not (tiles.is_file_of_log(path) or is_file_of_stamps(path) or path in {COSIGNED, "key.pub"}):
                 raise ValueError(f"{path[:80]!r} is no file of a log")
             try:
                 found[path] = stored.read(path)
@@ -148,6 +152,10 @@ class _Reading:
             if size > _MOST_BYTES:
                 break
         return msgspec.msgpack.encode(found)
+
+    def stamps(self, _asked: dict[str, list[str]]) -> bytes:
+        """The sizes of the stamped heads."""
+        return msgspec.json.encode(sizes(self._audit.folder))
 
     def find(self, asked: dict[str, list[str]]) -> bytes:
         """The records with a request id, the newest first, each proved in the newest head that has it."""

@@ -33,6 +33,7 @@ from bridge_agent.gateway.config import (
 from bridge_agent.gateway.counters import GatewayCounters
 from bridge_agent.gateway.handlers import Handler, RouteHandlers
 from bridge_agent.gateway.lingering import Lingering
+from bridge_agent.gateway.oci import Registry
 from bridge_agent.gateway.peer_side import PeerSide
 from bridge_agent.gateway.ports import ModelSource
 from bridge_agent.gateway.replies import broke_off, note, respond_error, turned_away
@@ -40,13 +41,14 @@ from bridge_agent.gateway.routes import BY_PATH, ROUTES, HttpRoute, Kind, protoc
 from bridge_agent.gateway.shapes import error_body
 from bridge_agent.gateway.state import GatewayState, is_request_id
 from bridge_agent.gateway.stream_keeper import ResumingKeeper
+from bridge_agent.models.shelf import Shelf
 from bridge_agent.peers.hop import PRIORITY, REQUEST_ID
 from bridge_agent.peers.pulse import PulseWatch
 from bridge_agent.peers.upstreams import Upstreams
 from bridge_agent.quotas.meter import Meter
 from bridge_agent.routing.admission_rules import PRIORITIES, Priority
 from bridge_agent.routing.view import MeshView
-from bridge_core.http1 import App, Exchange, Pair, Request
+from bridge_core.http1 import App, Exchange, Pair, Request, coroutine_app
 from bridge_core.http_access import (
     FETCH,
     by_foreign_page,
@@ -111,6 +113,7 @@ class Gateway:
         self._lingering = Lingering(self._state.admission, view, upstreams, group)
         self._state.admission.watch = self._lingering.watch
         self._watch: PulseWatch | None = None
+        self._registry: Callable[[Arrival], None] | None = None
         if config.resume is not None:
             self._state.keeper = ResumingKeeper(self._state, config.resume)
         self._answers = RouteHandlers(self._state, group).by_kind
@@ -225,9 +228,18 @@ class Gateway:
         outcome = Outcome.OK if exchange.status < 400 else Outcome.REFUSED
         note(state, arrival, request.path, outcome, model=canonical_or_same(model))
 
-    def pull_with(self, models: ModelSource) -> None:
-        """Has models pulled to this node by `models`, and not by an engine."""
+    def pull_with(self, models: ModelSource, shelf: Shelf | None = None) -> None:
+        """Has models pulled to this node by `models`, and not by an engine; what `shelf` has is served."""
         self._state.models = models
+        if shelf is not None:
+            registry = Registry(self._state, shelf)
+            self._registry = lambda arrival: self._as_registry(registry, arrival)
+
+    def _as_registry(self, registry: Registry, arrival: Arrival) -> None:
+        async def handler(_exchange: Exchange) -> None:
+            await registry.answer(arrival)
+
+        coroutine_app(handler, self._group)(arrival.exchange)
 
     def refuse_all(self, reason: str) -> None:
         """Answers no requests (503) from now on, for this reason; an empty one ends it."""
@@ -417,6 +429,9 @@ class Gateway:
         if direct is not None:
             answer, route = direct
             answer(arrival, route, "")
+            return
+        if self._registry is not None and request.path.startswith("/v2/") and not arrival.over_hop:
+            self._registry(arrival)
             return
         known, found = match(BY_PATH, request.method, request.path)
         if known is not None:

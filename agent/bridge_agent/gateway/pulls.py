@@ -179,7 +179,7 @@ def _fail(state: GatewayState, arrival: Arrival, route: HttpRoute, fault: Bridge
     if exchange.started:
         exchange.finish(error + b"\n")
     else:
-        exchange.respond(500, _pairs(state, arrival, _JSON), error)
+        exchange.respond(500, _pairs(state, arrival, b"application/json"), error)
     note(state, arrival, route.path, Outcome.ENGINE_ERROR)
 
 

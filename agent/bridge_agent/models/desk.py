@@ -22,6 +22,7 @@ from bridge_agent.models.peer_client import PeerClient
 from bridge_agent.models.peer_pages import PeerPages
 from bridge_agent.models.pulling import MakeOrigin, ModelPulls
 from bridge_agent.models.section import ModelsSection
+from bridge_agent.models.shelf import Shelf
 from bridge_agent.peers.upstreams import Upstreams
 from bridge_agent.routing.view import MeshView
 from bridge_core.http1 import App
@@ -61,6 +62,7 @@ class ModelDesk:
         root: The models folder.
         pulls: Pulls models.
         fetcher: Gets blobs.
+        shelf: Reads what the mesh has.
     """
 
     def __init__(
@@ -82,6 +84,7 @@ class ModelDesk:
         self._group = group
         rng = random.Random()  # noqa: S311 - which of equally good pieces
         peers = PeerClient(view, upstreams)
+        self.shelf = Shelf(root, view, peers)
         finding = Finding(peers, time.monotonic, give_up_s=give_up_s)
 
         def pace() -> Pace:

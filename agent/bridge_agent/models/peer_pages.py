@@ -142,20 +142,7 @@ class PeerPages:
                 return None
             hash_ = partial.hashes[piece]
             return await live.on_disk(partial.read, piece), hash_
-        return await asyncio.to_thread(self._read_whole, hex_, piece)
-
-    def _read_whole(self, hex_: str, piece: int) -> tuple[bytes, str] | None:
-        handle = open_blob(self._root, hex_)
-        if handle is None:
-            return None
-        try:
-            size = os.fstat(handle).st_size
-            if piece >= piece_count(size):
-                return None
-            data = read_piece(handle, size, piece)
-        finally:
-            os.close(handle)
-        return data, hashlib.sha256(data).hexdigest()
+        return await asyncio.to_thread(read_whole, self._root, hex_, piece)
 
     async def _send(self, exchange: Exchange, data: bytes, hash_: str) -> None:
         kind = (b"content-type", b"application/octet-stream")
@@ -218,6 +205,25 @@ class PeerPages:
             return
         node = SpiffeId.parse(request.identity or "").name  # the listener has checked whose it is
         _json(exchange, self._finding.asked(node, asked))
+
+
+def read_whole(root: Path, hex_: str, piece: int) -> tuple[bytes, str] | None:
+    """A piece of a whole blob, and its hash; None: it is not here.
+
+    Raises:
+        BlobFault: it cannot be read.
+    """
+    handle = open_blob(root, hex_)
+    if handle is None:
+        return None
+    try:
+        size = os.fstat(handle).st_size
+        if piece >= piece_count(size):
+            return None
+        data = read_piece(handle, size, piece)
+    finally:
+        os.close(handle)
+    return data, hashlib.sha256(data).hexdigest()
 
 
 def manifest_bytes(store: ModelStore, name: ModelName) -> bytes | None:

@@ -17,6 +17,7 @@ from bridge_agent.limits.isolation_report import DomainReport, IsolationReport
 from bridge_agent.membership.link_status import LinkReport
 from bridge_agent.telemetry.isolation_metrics import isolation_metrics
 from bridge_agent.telemetry.quota_metrics import QuotaFigures, quota_metrics
+from bridge_core.audit.anchoring import Anchoring
 from bridge_core.audit.cosigning import Cosigning
 from bridge_core.audit.queue import AuditLog
 from bridge_core.snapshot import Snapshot
@@ -36,6 +37,7 @@ class Sources:
         expires_unix: When the first certificate of each kind ends.
         audit: What was written and lost.
         cosigning: Who vouches for it; None: nobody is asked.
+        anchoring: How far it is stamped; None: nobody is asked.
         witness: What was seen of others' audit logs; None: nothing.
         waiting: Requests that wait for a slot, by instance.
         isolation: Limits, walls and usage of the node's engines.
@@ -62,6 +64,7 @@ class Sources:
         task_faults: Callable[[], Mapping[str, int]] = dict,
         quotas: QuotaFigures | None = None,
         cosigning: Cosigning | None = None,
+        anchoring: Anchoring | None = None,
         witness: Witness | None = None,
     ) -> None:
         self.counters = counters
@@ -78,6 +81,7 @@ class Sources:
         self.task_faults = task_faults
         self.quotas = quotas
         self.cosigning = cosigning
+        self.anchoring = anchoring
         self.witness = witness
 
 
@@ -151,6 +155,10 @@ class _AgentCollector(Collector):
             yield _gauge(
                 "bridge_audit_cosigned_size", "Of them, those that other nodes vouch for.", cosigning.cosigned
             )
+        if sources.anchoring is not None and sources.anchoring.state.at:
+            stamped = sources.anchoring.state
+            yield _gauge("bridge_audit_stamped_size", "Of them, those with a time stamp.", stamped.size)
+            yield _gauge("bridge_audit_stamped_seconds", "When that stamp was got, Unix time.", stamped.at)
         if sources.witness is not None:
             yield _counter(
                 "bridge_audit_cosigned_for_others", "Heads of others cosigned.", sources.witness.cosigned

@@ -206,7 +206,9 @@ class AuditSpec(Strict):
     on_full_disk: FullDisk = Field(
         default=_AUDIT.on_full_disk, description="Whether traffic goes on unrecorded, or is refused."
     )
-    content: bool = Field(default=_AUDIT.content, description="Record prompts and answers as well.")
+    content: bool = Field(
+        default=_AUDIT.content, description="Record what was asked as well; answers never are."
+    )
     key_period: Duration = Field(
         default=_AUDIT.key_period_s, ge=60.0, le=366 * _DAY, description="Of the key that hashes requests."
     )
@@ -215,5 +217,8 @@ class AuditSpec(Strict):
         description="Keep records sealed on the disk, from then on, with the node's keys.",
     )
     timestamp_authority: str = Field(
-        default=_AUDIT.timestamp_authority, max_length=512, description="RFC 3161, asked once an hour."
+        default=_AUDIT.timestamp_authority,
+        max_length=512,
+        pattern="^(https?://[!-~]+)?$",
+        description="A time-stamp authority (RFC 3161), asked once an hour for a stamp of each log.",
     )

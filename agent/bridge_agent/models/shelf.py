@@ -1,0 +1,90 @@
+"""What the mesh has of manifests and blobs, read here: from this node's disk, else from other nodes."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from itertools import islice
+from pathlib import Path
+from typing import Final
+
+import msgspec
+
+from bridge_agent.models.blob_files import blob_size
+from bridge_agent.models.claim_rules import in_order
+from bridge_agent.models.peer_client import PeerClient, PeerFault
+from bridge_agent.models.peer_pages import manifest_bytes, read_whole
+from bridge_agent.models.piece_rules import ALL, piece_size, span
+from bridge_agent.routing.view import MeshView
+from bridge_core.model_store.layout import ModelStore
+from bridge_core.names import ModelName
+
+_ASKED: Final = 32
+
+
+class Found(msgspec.Struct, frozen=True):
+    """A blob: its digest's digits, its bytes, and the node that has it; empty: this one."""
+
+    hex: str
+    size: int
+    node: str = ""
+
+
+class Shelf:
+    """Finds and reads.
+
+    Args:
+        root: The models folder.
+        view: Says who has which model.
+        peers: Asks other nodes.
+    """
+
+    def __init__(self, root: Path, view: MeshView, peers: PeerClient) -> None:
+        self._root = root
+        self._view = view
+        self._peers = peers
+
+    async def manifest(self, name: ModelName) -> bytes | None:
+        """A model's manifest; None where nobody who answers has it."""
+        data = await asyncio.to_thread(manifest_bytes, ModelStore(self._root), name)
+        if data is not None:
+            return data
+        copies = self._view.index.copies(str(name).lower()).values()
+        for node in dict.fromkeys(copy.node for copy in copies if not copy.own):
+            try:
+                return await self._peers.manifest(node, str(name))
+            except PeerFault:
+                continue
+        return None
+
+    async def find(self, hex_: str) -> Found | None:
+        """A blob; None where nobody who answers has all of it."""
+        size = await asyncio.to_thread(blob_size, self._root, hex_)
+        if size is not None:
+            return Found(hex_, size)
+        for node in islice(in_order(hex_, self._peers.nodes()), _ASKED):
+            try:
+                said = await self._peers.have(node, hex_)
+            except PeerFault:
+                continue
+            if said.have == ALL:
+                return Found(hex_, said.size, node)
+        return None
+
+    async def read(self, blob: Found, begin: int, end: int) -> AsyncIterator[bytes]:
+        """The bytes of a blob from `begin` to before `end`.
+
+        Raises:
+            BridgeError: the disk or the node fails meanwhile.
+        """
+        whole = piece_size(blob.size)
+        for piece in range(begin // whole, -(-end // whole)):
+            at, length = span(blob.size, piece)
+            if blob.node:
+                data, _ = await self._peers.piece(blob.node, blob.hex, blob.size, piece)
+            else:
+                found = await asyncio.to_thread(read_whole, self._root, blob.hex, piece)
+                if found is None:
+                    raise PeerFault(f"blob {blob.hex[:12]} is gone")
+                data = found[0]
+            yield data[max(0, begin - at) : min(length, end - at)]
