@@ -27,6 +27,7 @@ from bench import (
     walls,
 )
 from bench.processes import envoy, missing, version
+from bench.scaling import rows as scaling_rows
 
 ROWS = {
     "agent": agent.agent,
@@ -48,10 +49,12 @@ ROWS = {
     "survive": survive.survival,
     "survive-text": survive.texts,
     "survive-bare": survive.bare,
+    "scaling": scaling_rows.scaling,
 }
 # rows that need no load generator
-WITHOUT_LOAD = {"agent", "isolation", "policy", "walls", "audit", "audit-edits", "models"}
+WITHOUT_LOAD = {"scaling", "agent", "isolation", "policy", "walls", "audit", "audit-edits", "models"}
 LONG = (
+    "scaling",
     "survive",
     "survive-text",
     "audit-edits",
