@@ -28,6 +28,7 @@ from bench import (
 )
 from bench.processes import envoy, missing, version
 from bench.scaling import rows as scaling_rows
+from bridge_core.form import form
 
 ROWS = {
     "agent": agent.agent,
@@ -90,6 +91,7 @@ def main() -> int:
 
 def _versions() -> list[str]:
     found = [f"{name} {metadata.version(name)}" for name in ("uvloop", "httptools", "msgspec")]
+    found.append(form().words)
     found.append(f"Linux {platform.release()}")
     if shutil.which("wrk"):
         found.append(version(["wrk", "-v"]).split(" [")[0].split(" Copyright")[0])
