@@ -14,7 +14,7 @@ COMMANDS := bridgectl bridge-agent bridge-registry bridge-engine
 export VENV
 
 .DEFAULT_GOAL := help
-.PHONY: help up down status install uninstall setup setup-dev check lint types layers dependencies audit protos-check protos etcd-protos test test-compiled wheel compiled unit fuzz policies mutants bench audit-edits lock clean
+.PHONY: help up down status install uninstall setup setup-dev check lint types layers dependencies audit protos-check protos etcd-protos test test-compiled wheel compiled unit fuzz policies mutants bench package audit-edits lock clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' Makefile | sed -E 's/:.*## /\t/' | expand -t 16
@@ -113,6 +113,9 @@ etcd-protos: setup-dev ## generate the stubs of etcd's API
 
 bench: setup-dev ## measure against nginx and Envoy, into bench/RESULTS.md
 	$(BIN)/python -m bench $(B)
+
+package: setup-dev ## wheel, sdist and checksums of the last commit, into dist/
+	@tools/package.sh
 
 audit-edits: setup-dev ## edit every byte of an audit log, one at a time: is each edit found? (an hour)
 	$(BIN)/python -m bench audit-edits

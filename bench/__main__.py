@@ -29,6 +29,7 @@ from bench import (
 from bench.processes import envoy, missing, version
 from bench.scaling import rows as scaling_rows
 from bench.scaling import streams as scaling_streams
+from bridge_core.form import form
 
 ROWS = {
     "agent": agent.agent,
@@ -56,7 +57,6 @@ ROWS = {
 # rows that need no load generator
 WITHOUT_LOAD = {
     "scaling",
-    "scaling-streams",
     "agent",
     "isolation",
     "policy",
@@ -64,6 +64,7 @@ WITHOUT_LOAD = {
     "audit",
     "audit-edits",
     "models",
+    "scaling-streams",
 }
 LONG = (
     "scaling",
@@ -103,6 +104,7 @@ def main() -> int:
 
 def _versions() -> list[str]:
     found = [f"{name} {metadata.version(name)}" for name in ("uvloop", "httptools", "msgspec")]
+    found.append(form().words)
     found.append(f"Linux {platform.release()}")
     if shutil.which("wrk"):
         found.append(version(["wrk", "-v"]).split(" [")[0].split(" Copyright")[0])

@@ -191,9 +191,9 @@ class Reports:
                 *self._witness.concerns(),
                 *concerns(reports, isolation.domains()),
                 *(
-                    f"{one.id} is {verdict.level}: {verdict.why}"
+                    f"{one.id} takes no requests: {verdict.why}"
                     for one in self._engines.instances()
-                    if (verdict := self._health.verdict(one.id)).reasons
+                    if (verdict := self._health.verdict(one.id)).out
                 ),
             ),
             gpus=isolation.gpus(),

@@ -69,6 +69,8 @@ def test_a_trusted_node_opens_what_was_released_to_it_and_nobody_else_does() -> 
         (EVIDENCE, [POLICY], OTHER.public_key().public_bytes(Encoding.DER, FORM), NONCE, "another's"),
         (EVIDENCE, [POLICY], PUBLIC, bytes(32), "an old one"),
     ],
+    # Keys differ in every process: as parts of names, no two workers of xdist would have the same tests.
+    ids=["no-policy", "machine", "debugged", "level", "key", "nonce"],
 )
 def test_who_is_not_trusted_gets_nothing(
     evidence: Evidence, policies: list[AttestationPolicy], public: bytes, nonce: bytes, why: str
@@ -84,7 +86,7 @@ def test_nothing_is_encrypted_to_what_is_no_key(public: bytes) -> None:
         sealed_to(public, NONCE, SECRET)
 
 
-@pytest.mark.parametrize("secret", [b"", b"x" * (MAX_SECRET_BYTES + 1)])
+@pytest.mark.parametrize("secret", [b"", b"x" * (MAX_SECRET_BYTES + 1)], ids=["none", "large"])
 def test_what_is_released_is_bounded(secret: bytes) -> None:
     with pytest.raises(BridgeError, match="1 to 4096 bytes"):
         release(EVIDENCE, [POLICY], PUBLIC, NONCE, secret)

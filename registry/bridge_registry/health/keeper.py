@@ -108,10 +108,11 @@ class HealthKeeper:
         return heard is not None and now - heard.at < FRESH_S
 
     def concerns(self) -> Iterator[str]:
-        """What an admin should look at, a sentence each."""
+        """Whose answers an admin should look at, a sentence each; machines have `bridgectl health`."""
         for one in self._published.values():
-            out = " and takes no requests" if one.out else ""
-            yield f"{one.instance} is {one.level}{out}: {one.why} (bridgectl health)"
+            if any(reason.aspect == "business" for reason in one.reasons):
+                out = " and takes no requests" if one.out else ""
+                yield f"{one.instance} is {one.level}{out}: {one.why} (bridgectl health)"
 
     def compared(self, instance: str) -> str:
         """What came of its last golden prompt."""
