@@ -6,13 +6,15 @@ JOBS ?= 3
 MESHES ?= 2
 FUZZ ?= 60
 CASES ?= 100000
+# Where `make test-compiled` puts the packages with their compiled modules; it shadows the sources.
+COMPILED ?= build/compiled
 # Where `make install` links the commands: below $(PREFIX)/bin.
 PREFIX ?= /usr/local
 COMMANDS := bridgectl bridge-agent bridge-registry bridge-engine
 export VENV
 
 .DEFAULT_GOAL := help
-.PHONY: help up down status install uninstall setup setup-dev check lint types layers dependencies audit protos-check protos etcd-protos test unit fuzz policies mutants bench lock clean
+.PHONY: help up down status install uninstall setup setup-dev check lint types layers dependencies audit protos-check protos etcd-protos test test-compiled wheel compiled unit fuzz policies mutants bench package audit-edits lock clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' Makefile | sed -E 's/:.*## /\t/' | expand -t 16
@@ -50,6 +52,23 @@ uninstall: ## remove the links that `make install` made
 test: setup-dev ## set up, then run every test
 	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile tests/unit tests/contract tests/scenarios $(T)
 	$(BIN)/python -m pytest -n $(MESHES) --dist loadfile tests/cluster tests/faults tests/attacks tests/gpu $(T)
+
+wheel: setup-dev ## a wheel in dist/: compiled where a C compiler is (BRIDGE_COMPILE=yes: or none at all; no: pure)
+	$(BIN)/python -m pip --disable-pip-version-check wheel --quiet --no-deps --no-build-isolation --wheel-dir dist .
+	@ls dist
+
+# Made anew when a source is newer; fails where there is no compiler.
+$(COMPILED)/.made: pyproject.toml tools/compile_hot_path.py tools/build_hook.py $(shell find agent core -name '*.py')
+	rm -rf $(COMPILED) $(COMPILED)-wheel
+	BRIDGE_COMPILE=yes $(BIN)/python -m pip --disable-pip-version-check wheel --quiet --no-deps --no-build-isolation --wheel-dir $(COMPILED)-wheel .
+	$(BIN)/python -m zipfile -e $(COMPILED)-wheel/*.whl $(COMPILED)
+	touch $@
+
+compiled: setup-dev $(COMPILED)/.made
+
+test-compiled: compiled ## the unit and contract tests on what `make wheel` compiles
+	PYTHONPATH=$(abspath $(COMPILED)) $(BIN)/bridge-agent --version | grep compiled
+	PYTHONPATH=$(abspath $(COMPILED)) $(BIN)/python -m pytest -n $(JOBS) --dist loadfile tests/unit tests/contract $(T)
 
 unit: setup-dev ## only the tests that start no process
 	$(BIN)/python -m pytest tests/unit $(T)
@@ -94,6 +113,12 @@ etcd-protos: setup-dev ## generate the stubs of etcd's API
 
 bench: setup-dev ## measure against nginx and Envoy, into bench/RESULTS.md
 	$(BIN)/python -m bench $(B)
+
+package: setup-dev ## wheel, sdist and checksums of the last commit, into dist/
+	@tools/package.sh
+
+audit-edits: setup-dev ## edit every byte of an audit log, one at a time: is each edit found? (an hour)
+	$(BIN)/python -m bench audit-edits
 
 lock: ## renew requirements/*.txt (needs uv)
 	tools/lock.sh

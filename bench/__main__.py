@@ -27,6 +27,9 @@ from bench import (
     walls,
 )
 from bench.processes import envoy, missing, version
+from bench.scaling import rows as scaling_rows
+from bench.scaling import streams as scaling_streams
+from bridge_core.form import form
 
 ROWS = {
     "agent": agent.agent,
@@ -48,10 +51,24 @@ ROWS = {
     "survive": survive.survival,
     "survive-text": survive.texts,
     "survive-bare": survive.bare,
+    "scaling": scaling_rows.scaling,
+    "scaling-streams": scaling_streams.streams,
 }
 # rows that need no load generator
-WITHOUT_LOAD = {"agent", "isolation", "policy", "walls", "audit", "audit-edits", "models"}
+WITHOUT_LOAD = {
+    "scaling",
+    "agent",
+    "isolation",
+    "policy",
+    "walls",
+    "audit",
+    "audit-edits",
+    "models",
+    "scaling-streams",
+}
 LONG = (
+    "scaling",
+    "scaling-streams",
     "survive",
     "survive-text",
     "audit-edits",
@@ -87,6 +104,7 @@ def main() -> int:
 
 def _versions() -> list[str]:
     found = [f"{name} {metadata.version(name)}" for name in ("uvloop", "httptools", "msgspec")]
+    found.append(form().words)
     found.append(f"Linux {platform.release()}")
     if shutil.which("wrk"):
         found.append(version(["wrk", "-v"]).split(" [")[0].split(" Copyright")[0])

@@ -25,6 +25,12 @@ HEAD = (
     "against Envoy: requests/s, CPU",
 )
 
+_AGAIN = ", the same request again"
+_ALIKE = (
+    "Every body has another length and other words, each compared with Envoy's same row, except where the "
+    "same request comes again and again."
+)
+
 
 @dataclass(frozen=True)
 class Cell:
@@ -56,20 +62,17 @@ def one_hop(folder: Path, seconds: float, versions: list[str], command: str) -> 
     """Direct, nginx, Envoy, the bare relay, and an agent's gateway with everything on."""
     cells = []
     with upstream(folder) as target:
-        same, varied = load.script(folder), load.script(folder, vary=True)
-        cells.append(_measure("none (straight to the upstream)", target, same, [], seconds))
+        varied = load.script(folder, vary=True)
+        cells.append(_measure("none (straight to the upstream)", target, varied, [], seconds))
         for name, make in _one_hop_subjects(folder, target):
             port = free_port()
             with pinned(make(port), port, core=SUBJECT_CORE, log=folder / f"{port}.log") as process:
-                cells.append(_measure(name, port, same, [process], seconds))
-                if name.startswith("ours"):
-                    title = f"{name}, every body of another length"
-                    cells.append(_measure(title, port, varied, [process], seconds))
+                cells += _both(name, port, folder, [process], seconds)
     text = (
         "One core for what is measured; load generator and upstream together on the other. "
         f"POST with a {load.PROMPT_BYTES}-byte prompt, a {len(configs.BODY)}-byte JSON answer, keep-alive. "
         "CPU is user and system time of what is measured. With everything on: body peeked, policy, "
-        "routing, audit record, metrics.\n\n" + _table(cells)
+        f"routing, audit record, metrics. {_ALIKE}\n\n" + _table(cells)
     )
     results.record("one-hop", "One hop, plain HTTP", command, versions, text)
 
@@ -91,7 +94,6 @@ def two_hops(folder: Path, seconds: float, versions: list[str], command: str) ->
     proxy = envoy()
     files = certificates(folder)
     with upstream(folder) as target:
-        same = load.script(folder)
         for name in ("Envoy to Envoy", "ours, entry to owner with everything on"):
             front, back = free_port(), free_port()
             if name.startswith("ours"):
@@ -105,10 +107,10 @@ def two_hops(folder: Path, seconds: float, versions: list[str], command: str) ->
                 pinned(owner, back, core=SUBJECT_CORE, log=folder / f"{back}.log") as second,
                 pinned(entry, front, core=SUBJECT_CORE, log=folder / f"{front}.log") as first,
             ):
-                cells.append(_measure(name, front, same, [first, second], seconds))
+                cells += _both(name, front, folder, [first, second], seconds)
     text = (
         "Both proxies on one core, TLS 1.3 with client certificates, connections pooled; load generator "
-        "and upstream on the other core.\n\n" + _table(cells)
+        f"and upstream on the other core. {_ALIKE}\n\n" + _table(cells)
     )
     results.record("two-hops", "Two hops over mutual TLS", command, versions, text)
 
@@ -134,6 +136,14 @@ def envoy_command(binary: str, config: Path) -> list[str]:
     return [binary, "-c", str(config), "--concurrency", "1", "--use-dynamic-base-id", "-l", "error"]
 
 
+def _both(name: str, port: int, folder: Path, processes: list, seconds: float) -> list[Cell]:
+    """Requests of which no two are alike, which is what counts, and one that comes again and again."""
+    return [
+        _measure(name, port, load.script(folder, vary=True), processes, seconds),
+        _measure(f"{name}{_AGAIN}", port, load.script(folder), processes, seconds),
+    ]
+
+
 def _measure(name: str, port: int, lua: Path, processes: list, seconds: float) -> Cell:
     load.wrk(port, lua, processes, connections=32, seconds=1)  # warm
     busy = load.wrk(port, lua, processes, connections=32, seconds=seconds)
@@ -143,13 +153,13 @@ def _measure(name: str, port: int, lua: Path, processes: list, seconds: float) -
 
 
 def _table(cells: list[Cell]) -> str:
-    envoys = [cell for cell in cells if cell.name.startswith("Envoy")]
+    envoys = {cell.name.endswith(_AGAIN): cell for cell in cells if cell.name.startswith("Envoy")}
     rows = []
     for cell in cells:
         busy = cell.busy
         ratio = ""
         if envoys and cell.name.startswith("ours"):
-            yardstick = envoys[0].busy
+            yardstick = envoys[cell.name.endswith(_AGAIN)].busy
             ratio = f"{busy.per_second / yardstick.per_second:.2f}×, {busy.cpu_us / yardstick.cpu_us:.2f}×"
         failed = f" ({busy.errors} errors)" if busy.errors else ""
         cpu = f"{busy.cpu_us:.1f}" if busy.cpu_us else ""

@@ -8,11 +8,12 @@ else the machine does.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import gc
 import statistics
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from functools import partial
 from pathlib import Path
 from types import FrameType
@@ -89,6 +90,14 @@ class _Side:
             upstream.connection_made(_Transport(partial(self._take_request, upstream)))  # type: ignore[arg-type]  # likewise
             made.pool.release(upstream)
 
+    async def end(self) -> None:
+        """Closes what is really open."""
+        self.made.auditing.cancel()
+        for client in self._clients:
+            self.made.server.remove(client)  # their transports are none that could be closed
+        await self.made.pool.close()
+        await self.made.server.close()
+
     def _take_answer(self, data: bytes) -> None:
         self._answered = data
 
@@ -118,7 +127,12 @@ def in_memory(folder: Path, _seconds: float, versions: list[str], command: str) 
     )
 
 
-async def _measure(folder: Path) -> list[tuple[str, str, str]]:
+LOCAL, HOP = "local hop", "entry and owner together, TLS left out"
+
+
+@contextlib.asynccontextmanager
+async def _ways(folder: Path) -> AsyncIterator[dict[str, Callable[[int], None]]]:
+    """What sends one request through each of the two ways, on a connection of this number."""
     async with asyncio.TaskGroup() as group:
         peer = f"spiffe://{DOMAIN}/node/entry"  # who calls the owner
         sides = {
@@ -133,8 +147,25 @@ async def _measure(folder: Path) -> list[tuple[str, str, str]]:
             behind = sides["owner"]
             sides["entry"].request(at, _ASK, lambda sent: behind.request(at, sent, lambda _: _ANSWER))
 
-        rows = []
-        for name, one in (("local hop", local), ("entry and owner together, TLS left out", hop)):
+        yield {LOCAL: local, HOP: hop}
+        for side in sides.values():
+            await side.end()
+
+
+async def instructions(folder: Path) -> dict[str, float]:
+    """How many instructions of the interpreter a request takes in each way."""
+    found = {}
+    async with _ways(folder) as ways:
+        for name, one in ways.items():
+            _run(one, 4 * CONNECTIONS)
+            found[name] = _instructions(one)
+    return found
+
+
+async def _measure(folder: Path) -> list[tuple[str, str, str]]:
+    rows = []
+    async with _ways(folder) as ways:
+        for name, one in ways.items():
             _run(one, 2 * EACH)
             gc.collect()
             gc.freeze()
@@ -144,8 +175,6 @@ async def _measure(folder: Path) -> list[tuple[str, str, str]]:
                 await asyncio.sleep(0.01)  # the audit's turn
             best, median = min(times) * 1e6, statistics.median(times) * 1e6
             rows.append((name, f"{best:.1f} / {median:.1f}", f"{_instructions(one):,.0f}"))
-        for side in sides.values():
-            side.made.auditing.cancel()
     return rows
 
 

@@ -25,7 +25,7 @@ class Load:
 
 
 def script(folder: Path, *, vary: bool = False) -> Path:
-    """A wrk script that posts a generate request; `vary` gives each another length."""
+    """A wrk script that posts a generate request; `vary` makes no two alike, in length and in words."""
     path = folder / f"post-{'varied' if vary else 'same'}.lua"
     text = f"""
 wrk.method = "POST"
@@ -39,8 +39,9 @@ wrk.body = body({PROMPT_BYTES})
         text += f"""
 local n = 0
 request = function()
-  n = (n + 1) % 400
-  return wrk.format(nil, nil, nil, body({PROMPT_BYTES} - 200 + n))
+  n = n + 1
+  local prompt = n .. string.rep("x", {PROMPT_BYTES} - 200 + n * 7 % 400)
+  return wrk.format(nil, nil, nil, '{{"model":"tiny","prompt":"' .. prompt .. '","stream":false}}')
 end
 """
     path.write_text(text)

@@ -19,6 +19,7 @@ from bridge_agent.ancillaries import Ancillaries, RequestTasks
 from bridge_agent.audit import past
 from bridge_agent.audit.made import cosigning_of, made_of
 from bridge_agent.audit.pages import admin_pages, node_pages
+from bridge_agent.audit.vouching import Vouching
 from bridge_agent.audit.witness import witness_of
 from bridge_agent.authentication.authenticator import Authenticator
 from bridge_agent.authentication.last_use import LastUse
@@ -36,7 +37,9 @@ from bridge_agent.gateway.gateway import Gateway
 from bridge_agent.gateway.grpc_adapter.deferred import DeferredGrpc
 from bridge_agent.gateway.grpc_adapter.listener import GrpcListener
 from bridge_agent.gateway.grpc_adapter.serving import Serving
+from bridge_agent.health import made as health
 from bridge_agent.health.rollout_probe import RolloutProber
+from bridge_agent.health.service_tally import ServiceTally
 from bridge_agent.lifecycle import Lifecycle
 from bridge_agent.limits.default_class import default_class
 from bridge_agent.limits.gpus import GpuKeeper
@@ -71,6 +74,7 @@ from bridge_agent.telemetry.load_reporter import LoadReporter
 from bridge_agent.telemetry.metrics import metrics_page
 from bridge_agent.telemetry.quota_metrics import QuotaFigures
 from bridge_agent.telemetry.tally import BackendTally, ModelTally
+from bridge_core import golden
 from bridge_core.addresses import join_address, split_address
 from bridge_core.audit.anchoring import Anchoring
 from bridge_core.http1 import Request, coroutine_app
@@ -166,6 +170,8 @@ class Agent:
                 "load-reports": self._reporter.run,
                 "quotas": self._leasing.run,
                 "rollout-probes": self._prober.run,
+                "golden-prompts": self._asker.run,
+                "health": self._health.run,
                 "model-holding": self._holding.run,
                 "isolation": self._launcher.run,
                 "gpus": self._keeper.run,
@@ -305,6 +311,7 @@ class Agent:
         folder = state.root / "audit"
         self._audit = made_of(folder, str(self._node), self._config.name, self._view, self._sealer)
         self._tally = BackendTally()
+        self._service = ServiceTally(self._config.instances.__contains__, time.monotonic)
         self._demand = DemandTally(self._config.name, self._view)
         self._model_tally = ModelTally()
         self._last_use = LastUse()
@@ -327,13 +334,17 @@ class Agent:
         self._gateway.on_record(self._take_record)
         self._audit.on_refusal(self._gateway.refuse_all)
         self._gateway.on_progress(self._take_progress)
+        self._golden = health.page_of(self._view, self._supervisor, self._gateway)
+        self._gateway.serve_nodes(golden.PATH, self._golden.app(self._requests))
+        self._asker = health.asker_of(self._view, self._upstreams)
         self._gateway.serve_admins(past.PATH, past.past_app(self._audit.stored, self._requests))
         self._witness = witness_of(folder, self._audit)
         self._cosigning = cosigning_of(self._audit, self._view, self._upstreams)
         self._anchoring = Anchoring(self._audit, lambda: self._view.current.mesh.audit)
         for path, page in node_pages(self._audit, self._witness, self._requests).items():
             self._gateway.serve_nodes(path, page)
-        for path, page in admin_pages(self._audit, self._witness, self._requests).items():
+        vouching = Vouching(state.certificate, state.key)
+        for path, page in admin_pages(self._audit, self._witness, vouching, self._requests).items():
             self._gateway.serve_admins(path, page)
         serving = Serving()
         self._pipeline = self._gateway.http_app(ListenerKind.TLS)
@@ -411,6 +422,15 @@ class Agent:
                 *self._tokens.concerns(self._view.current),
             ],
         )
+        self._health = health.watch_of(
+            self._state.root,
+            view=self._view,
+            engines=self._supervisor,
+            isolation=self._isolation,
+            gateway=self._gateway,
+            tally=self._service,
+            asker=self._asker,
+        )
         self._reports = Reports(
             self._config,
             identity=self._identity,
@@ -432,6 +452,7 @@ class Agent:
             concerns=self._concerns,
             trust=self._trust,
             last_use=self._last_use,
+            health=self._health,
             links=self._links,
             phase=lambda: self._lifecycle.phase,
         )
@@ -491,6 +512,9 @@ class Agent:
     def _take_record(self, record: RequestRecord, body: bytes) -> None:
         self._audit.put(record, body)
         self._tally.take(record)
+        self._service.take(record)
+        if record.instance in self._config.instances:
+            self._golden.used(record.instance, record.model)
         self._demand.take(record)
         self._model_tally.take(record)
         self._last_use.take(record.caller)

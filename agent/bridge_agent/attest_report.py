@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Final
 
-_TSM = "sys/kernel/config/tsm/report"
+TSM: Final = "sys/kernel/config/tsm/report"
 
 
 def trusted_execution(root: Path = Path("/")) -> Iterator[str]:
@@ -16,13 +17,13 @@ def trusted_execution(root: Path = Path("/")) -> Iterator[str]:
     """
     if (root / "dev/tdx_guest").exists() or (root / "dev/tdx-guest").exists():
         yield "TDX: this machine is a trust domain; what runs on it can be proved by a quote"
-        if (root / _TSM).is_dir():
+        if (root / TSM).is_dir():
             yield (
-                f"  one is made in /{_TSM}: mkdir a folder there, write 64 bytes of report data to its file "
+                f"  one is made in /{TSM}: mkdir a folder there, write 64 bytes of report data to its file "
                 "inblob, and read outblob; `bridgectl attest verify` says what it proves"
             )
         else:
-            yield f"  the kernel makes quotes in /{_TSM}, which is not there: mount configfs, load tsm"
+            yield f"  the kernel makes quotes in /{TSM}, which is not there: mount configfs, load tsm"
     elif (root / "dev/sev-guest").exists():
         yield "SEV-SNP: this machine is a confidential guest of AMD's, whose reports are not verified here"
     else:

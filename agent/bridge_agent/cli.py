@@ -15,7 +15,7 @@ from typing import Annotated
 import msgspec
 import typer
 
-from bridge_agent import audit_commands, seal_commands, service_commands, systemd
+from bridge_agent import attest_commands, audit_commands, seal_commands, service_commands, systemd
 from bridge_agent.cli_options import StateOption
 from bridge_agent.config import (
     DEFAULT_PORTS,
@@ -43,6 +43,7 @@ app = program("The sidecar of a DeepSeek-Ollama Bridge node.")
 app.add_typer(service_commands.group, name="service")
 app.add_typer(seal_commands.group, name="seal")
 app.add_typer(audit_commands.group, name="audit")
+app.add_typer(attest_commands.attest, name="attest")
 
 
 HttpOption = Annotated[str | None, typer.Option("--http", help="Ollama's API in the clear, HOST:PORT.")]
@@ -258,15 +259,6 @@ def set_command(state_dir: StateOption, advertise: AdvertiseOption = None) -> No
         _say_when_used(state, "Restart the agent that runs")
 
     guarded(work)
-
-
-@app.command("attest")
-def attest_command() -> None:
-    """Say what this machine has of trusted execution (TDX, SGX)."""
-    from bridge_agent.attest_report import trusted_execution
-
-    for line in trusted_execution():
-        typer.echo(line)
 
 
 @app.command("explain")

@@ -14,6 +14,7 @@ from bridge_agent.concerns import Concerns
 from bridge_agent.config import AgentConfig
 from bridge_agent.engines.supervisor import EngineSupervisor
 from bridge_agent.gateway.gateway import Gateway
+from bridge_agent.health.health_watch import HealthWatch
 from bridge_agent.health.rollout_probe import RolloutProber
 from bridge_agent.lifecycle import Phase
 from bridge_agent.limits.isolation_report import IsolationReport, concerns
@@ -36,6 +37,7 @@ from bridge_agent.telemetry.tally import BackendTally, ModelTally
 from bridge_core.audit.anchoring import Anchoring
 from bridge_core.audit.cosigning import Cosigning
 from bridge_core.audit.queue import AuditLog
+from bridge_core.form import form
 from bridge_core.tls import TlsIdentity
 
 
@@ -63,6 +65,7 @@ class Reports:
         concerns: What an operator should look at.
         trust: Whom the node trusts.
         last_use: When clients last called.
+        health: How its instances are.
         links: Whether what the agent depends on answers.
         phase: Where it is in its life.
     """
@@ -90,6 +93,7 @@ class Reports:
         concerns: Concerns,
         trust: MeshTrust,
         last_use: LastUse,
+        health: HealthWatch,
         links: Callable[[], tuple[LinkReport, ...]],
         phase: Callable[[], Phase],
     ) -> None:
@@ -113,9 +117,11 @@ class Reports:
         self._concerns = concerns
         self._trust = trust
         self._last_use = last_use
+        self._health = health
         self._links = links
         self._phase = phase
         self._started = time.time()
+        self._form = form().words
 
     def not_ready(self) -> str:
         """Why requests cannot be served; empty when they can."""
@@ -148,6 +154,7 @@ class Reports:
             silent_peers=self._gateway.silent_peers(),
             trusts=self._trust.pins,
             clients=self._last_use.clients,
+            health=self._health.report(),
             models=self._models.counts,
             demand=self._demand.loads,
         )
@@ -159,6 +166,7 @@ class Reports:
             name=self._config.name,
             trust_domain=self._config.trust_domain,
             version=version("deepseek-ollama-bridge"),
+            form=self._form,
             pid=os.getpid(),
             state=self._phase(),
             started_unix=self._started,
@@ -169,7 +177,9 @@ class Reports:
             ),
             authorities=tuple(AuthorityReport(one.kind, one.name, one.ends) for one in self._trust.lives),
             links=self._links(),
-            instances=instance_reports(self._engines.instances(), self._engines.status(), reports),
+            instances=instance_reports(
+                self._engines.instances(), self._engines.status(), reports, self._health.verdict
+            ),
             node_class=isolation.node_class.name,
             node_class_from=isolation.source,
             concerns=(
@@ -180,6 +190,11 @@ class Reports:
                 *self._anchoring.concerns(),
                 *self._witness.concerns(),
                 *concerns(reports, isolation.domains()),
+                *(
+                    f"{one.id} takes no requests: {verdict.why}"
+                    for one in self._engines.instances()
+                    if (verdict := self._health.verdict(one.id)).out
+                ),
             ),
             gpus=isolation.gpus(),
             domains=isolation.domains(),
@@ -215,4 +230,6 @@ class Reports:
             domains=self._isolation.domains,
             task_faults=lambda: self._ancillaries.faults,
             quotas=self._quotas,
+            verdicts=lambda: [self._health.verdict(one.id) for one in self._engines.instances()],
+            gauges=self._health.gauges,
         )

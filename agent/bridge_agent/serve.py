@@ -16,6 +16,7 @@ import msgspec
 
 from bridge_agent.config import Listeners, StateDir, load_config
 from bridge_core.command.guard import guarded
+from bridge_core.form import form
 from bridge_core.hardening import keep_memory_private
 from bridge_core.key_files import check_key_files
 
@@ -64,6 +65,7 @@ def main() -> None:
         from bridge_agent.telemetry.logs import configure_logs
 
         configure_logs(options.log_level)
+        form()  # refuses what is compiled in part
         state = StateDir(Path(options.state_dir))
         check_key_files(state.key)
         config = msgspec.structs.replace(load_config(state), listeners=options.listeners)

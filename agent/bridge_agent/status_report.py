@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import http.client
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -18,6 +18,7 @@ from bridge_core.addresses import split_address
 from bridge_core.errors import Unavailable
 from bridge_core.quantities import say_size, say_span
 from bridge_core.snapshot import Snapshot
+from bridge_core.verdicts import Verdict
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -74,10 +75,14 @@ class InstanceReport(msgspec.Struct, frozen=True):
     detail: str = ""
     pid: int | None = None
     isolation: IsolationReport | None = None
+    health: Verdict | None = None
 
 
 class AgentReport(msgspec.Struct, frozen=True):
-    """All of it. `state` is "starting", "serving" or "draining"; `concerns` are for an operator."""
+    """All of it. `state` is "starting", "serving" or "draining"; `concerns` are for an operator.
+
+    `form` says whether the way of a request is compiled, see `bridge_core.form`.
+    """
 
     name: str
     trust_domain: str
@@ -96,12 +101,14 @@ class AgentReport(msgspec.Struct, frozen=True):
     gpus: tuple[Gpu, ...] = ()
     domains: tuple[DomainReport, ...] = ()
     authorities: tuple[AuthorityReport, ...] = ()
+    form: str = ""
 
 
 def instance_reports(
     instances: Iterable[LocalInstance],
     status: Iterable[InstanceStatus],
     isolation: Iterable[IsolationReport],
+    verdict: Callable[[str], Verdict] = Verdict,
 ) -> tuple[InstanceReport, ...]:
     """What is known of each instance, put together."""
     lives = {one.id: one for one in status}
@@ -116,6 +123,7 @@ def instance_reports(
             "" if one.state == "ready" else lives[one.id].reason,
             lives[one.id].pid,
             walls.get(one.id),
+            verdict(one.id),
         )
         for one in instances
     )
@@ -153,7 +161,8 @@ def print_report(report: AgentReport, console: Console, *, now: float | None = N
     snapshot = report.snapshot
     console.print(
         f"{report.name} in {report.trust_domain}: {report.state}, process {report.pid}, "
-        f"up {say_span(at - report.started_unix)}, version {report.version}",
+        f"up {say_span(at - report.started_unix)}, version {report.version}"
+        + (f" ({report.form})" if report.form else ""),
         markup=False,
     )
     console.print(
@@ -172,11 +181,17 @@ def print_report(report: AgentReport, console: Console, *, now: float | None = N
     console.print(f"listening: {where}", soft_wrap=True)
     from rich.table import Table  # not kept by the agent, which makes reports too
 
-    table = Table("instance", "state", "slots", "loaded", "models")
+    table = Table("instance", "state", "health", "slots", "loaded", "models")
     for instance in report.instances:
+        health = _health(instance.health)
         state = f"{instance.state} ({instance.detail})" if instance.detail else instance.state
         table.add_row(
-            instance.id, state, str(instance.slots), ", ".join(instance.loaded), ", ".join(instance.models)
+            instance.id,
+            state,
+            health,
+            str(instance.slots),
+            ", ".join(instance.loaded),
+            ", ".join(instance.models),
         )
     console.print(table)
     if report.node_class_from:
@@ -202,6 +217,12 @@ def _gpu(gpu: Gpu) -> str:
     words += ["MIG"] if gpu.mig else []
     words += [f"MAY NOT BE USED: {gpu.fault}"] if gpu.fault else []
     return ", ".join(words)
+
+
+def _health(verdict: Verdict | None) -> str:
+    if verdict is None:
+        return ""
+    return f"{verdict.level}, taken out" if verdict.out else verdict.level
 
 
 def _validity(certificate: CertificateReport, at: float) -> str:

@@ -87,6 +87,57 @@ def verify_command(
     guarded(work)
 
 
+@group.command("nonce")
+def nonce_command() -> None:
+    """Print what a node is asked for its quote with: 32 random bytes, used once."""
+    import secrets
+
+    from bridge_core.attestation_binding import NONCE_BYTES
+
+    typer.echo(secrets.token_hex(NONCE_BYTES))
+
+
+@group.command("release")
+def release_command(
+    *,
+    quote: Annotated[Path, typer.Argument(help="The node's quote, of its `bridge-agent attest quote`.")],
+    collateral: Annotated[
+        Path, typer.Option("--collateral", help="What it is verified by, JSON, as a PCCS serves it.")
+    ],
+    policy: Annotated[
+        Path,
+        typer.Option("--policy", help="A file of AttestationPolicy documents; one has to take the quote."),
+    ],
+    key: Annotated[Path, typer.Option("--key", help="The node.pub that came with the quote.")],
+    nonce: Annotated[str, typer.Option("--nonce", help="What the node was asked with, 64 hex digits.")],
+    secret: Annotated[Path, typer.Option("--secret", help="A file with what is released.", dir_okay=False)],
+    out: Annotated[Path, typer.Option("--out", help="Where it is written, for that node alone.")],
+    at: Annotated[
+        datetime | None, typer.Option("--at", help="Verify as of this time (UTC) instead of now.")
+    ] = None,
+) -> None:
+    """Release a key to the node whose quote a policy trusts: encrypted to the key that the quote is of.
+
+    Exits 1 when it is not trusted, and writes nothing.
+    """
+
+    def work() -> None:
+        from bridge_cli.attestation import quotes
+        from bridge_cli.attestation.releasing import release
+        from bridge_core.attestation_binding import MAX_SECRET_BYTES
+        from bridge_core.files import write_atomically
+
+        now = time.time() if at is None else at.replace(tzinfo=UTC).timestamp()
+        read = _read(quote, quotes.MAX_QUOTE_BYTES), _read(collateral, quotes.MAX_COLLATERAL_BYTES)
+        evidence = quotes.verify(*read, now)
+        question = _der(key), _nonce(nonce)
+        sealed = release(evidence, _policies(policy), *question, _read(secret, MAX_SECRET_BYTES))
+        write_atomically(out, sealed, mode=0o600)
+        typer.echo(f"{out}: opened by the node of that quote alone (`bridge-agent attest open`)")
+
+    guarded(work)
+
+
 def _read(path: Path, most: int) -> bytes:
     try:
         with path.open("rb") as file:
@@ -96,16 +147,31 @@ def _read(path: Path, most: int) -> bytes:
 
 
 def _bound(key: Path, nonce: str) -> bytes:
-    from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat, load_pem_public_key
+    from bridge_core.attestation_binding import report_data
 
-    from bridge_cli.attestation.attestation_rules import report_data
+    return report_data(_der(key), _nonce(nonce))
+
+
+def _der(key: Path) -> bytes:
+    from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat, load_pem_public_key
 
     try:
         public = load_pem_public_key(_read(key, 65_536))
-        der = public.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
-        return report_data(der, bytes.fromhex(nonce))
     except ValueError as fault:
-        raise Fatal(f"--key or --nonce cannot be used: {fault}") from fault
+        raise Fatal(f"{key} holds no public key: {fault}") from fault
+    return public.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
+
+
+def _nonce(text: str) -> bytes:
+    from bridge_core.attestation_binding import NONCE_BYTES
+
+    try:
+        nonce = bytes.fromhex(text)
+    except ValueError:
+        nonce = b""
+    if len(nonce) != NONCE_BYTES:
+        raise Fatal(f"--nonce: a nonce has {NONCE_BYTES} bytes, {2 * NONCE_BYTES} hex digits")
+    return nonce
 
 
 def _policies(path: Path) -> list[AttestationPolicy]:

@@ -123,13 +123,15 @@ def prove_command(
 ) -> None:
     """Write a request's records with the proof that they are on record: a file a record, checked by anybody.
 
-    The files are C2SP tlog-proofs; docs/operations/audit.md says how a stranger checks one.
+    The files are C2SP tlog-proofs. Beside them each node's certificate vouches for the key of its log;
+    docs/operations/audit.md says how a stranger checks both.
     """
 
     def work() -> None:
         import asyncio
 
-        from bridge_cli.audit_fetching import proofs
+        from bridge_cli import audit_vouching
+        from bridge_cli.audit_fetching import proofs, vouchers
 
         found, silent = asyncio.run(proofs(where.access(), request_id))
         for name, why in sorted(silent.items()):
@@ -146,6 +148,13 @@ def prove_command(
             say(f"{path}: record {proof.index} of {proof.head.origin}, among {proof.head.size}")
             for key in proof.extra.keys:
                 say(f"  {key}")
+        told = asyncio.run(vouchers(where.access()))
+        for name in sorted({name for name, _ in found}):
+            if name not in told:
+                say_aside(f"bridgectl: {name} does not vouch for the key of its log")
+                continue
+            for path in audit_vouching.write(folder, name, told[name]):
+                say(str(path))
 
     guarded(work)
 
@@ -158,8 +167,16 @@ def check_command(
         list[str] | None,
         typer.Option("--key", help="A verifier key that you trust: the log's, or a cosigner's. Repeat it."),
     ] = None,
+    ca: Annotated[
+        Path | None,
+        typer.Option(
+            "--ca",
+            help="The mesh's root (PEM): trust the key that the certificate beside the proof vouches for.",
+            dir_okay=False,
+        ),
+    ] = None,
 ) -> None:
-    """Check a proof, alone: without the mesh, and against the keys that you trust."""
+    """Check a proof, alone: without the mesh, and against the keys, or the root, that you trust."""
 
     def work() -> int:
         from bridge_core.audit.notes import PublicKey, cosigned_at, signed_by
@@ -168,13 +185,24 @@ def check_command(
         read = read_proof(proof.read_bytes())
         read.check()
         trusted = [PublicKey.parse(one) for one in key or ()]
+        if ca is not None:
+            from bridge_cli import audit_vouching
+
+            name = proof.name.removesuffix(".tlog-proof").rpartition("-")[0]
+            vouched, said = audit_vouching.vouched_key(
+                audit_vouching.read(proof.parent, name), ca.read_bytes()
+            )
+            if said.origin != read.head.origin:
+                raise Fatal(f"the certificate is {said.origin}'s, and the log is {read.head.origin}'s")
+            say(f"the mesh's CA certifies {said.origin}, which vouched for the key of its log")
+            trusted.append(vouched)
         by = [one.name for one in trusted if signed_by(read.note, one)]
         by += [one.name for one in trusted if cosigned_at(read.note, one) is not None]
         say(read.extra.record)
         say(f"is record {read.index} of {read.head.origin}, among {read.head.size}")
         if not trusted:
-            said = "; ".join(read.extra.keys)
-            say(f"! whose signature that is was not checked: name keys that you trust (it says: {said})")
+            named = "; ".join(read.extra.keys)
+            say(f"! whose signature that is was not checked: name keys that you trust (it says: {named})")
         elif not by:
             say("! none of these keys signed it")
         else:
@@ -192,7 +220,7 @@ def trace_command(*, request_id: RequestId, as_json: JsonOption = False, where: 
     def work() -> None:
         import asyncio
 
-        from bridge_cli.audit_fetching import traced
+        from bridge_cli.audit_fetching import traced, unconfirmed
 
         hops, silent = asyncio.run(traced(where.access(), request_id))
         for name, why in sorted(silent.items()):
@@ -204,6 +232,8 @@ def trace_command(*, request_id: RequestId, as_json: JsonOption = False, where: 
             return
         for hop in hops:
             _print_hop(hop)
+        for line in unconfirmed(hops, silent):
+            say(f"! {line}")
 
     guarded(work)
 

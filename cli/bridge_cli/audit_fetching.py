@@ -24,6 +24,7 @@ from bridge_core.audit.answers import (
     MOST_FILES,
     SEEN,
     STAMPS,
+    VOUCHER,
     EntriesAnswer,
     FoundRecord,
     KeyAnswer,
@@ -32,6 +33,7 @@ from bridge_core.audit.notes import BadNote, Checkpoint, PublicKey, read_checkpo
 from bridge_core.audit.proofs import Proof, read_proof
 from bridge_core.audit.stored import COSIGNED, FAULT
 from bridge_core.audit.tiles import WIDTH
+from bridge_core.audit.vouchers import Voucher
 from bridge_core.audit.witness_rules import Seen
 from bridge_core.bounds import Count
 from bridge_core.decoding import Undecodable, decode_json
@@ -44,6 +46,7 @@ _MOST_STAMPS: Final = 24 * 366
 _MOST_ANSWER: Final = 1 << 30
 _LAST: Final = 10
 _EVERY_S: Final = 1.0
+_VOUCHER: Final = msgspec.msgpack.Decoder(Voucher)
 _FILES: Final = msgspec.msgpack.Decoder(dict[str, bytes])
 
 
@@ -188,6 +191,21 @@ async def proofs(to: Access, request_id: str) -> tuple[list[tuple[str, Proof]], 
     return found, silent
 
 
+async def vouchers(to: Access) -> dict[str, Voucher]:
+    """What nodes' identities say of the keys of their logs, by node; those that do not say are left out.
+
+    Raises:
+        BridgeError: no registry answers.
+    """
+    found = {}
+    for name, body in (await ask_agents(to, VOUCHER)).bodies.items():
+        try:
+            found[name] = _VOUCHER.decode(body)
+        except (ValueError, RecursionError):
+            continue  # one from before this was there
+    return found
+
+
 async def traced(to: Access, request_id: str) -> tuple[list[dict[str, Any]], Mapping[str, str]]:
     """What is on record of a request, hop by hop.
 
@@ -207,6 +225,21 @@ async def traced(to: Access, request_id: str) -> tuple[list[dict[str, Any]], Map
             silent[name] = f"its answer does not decode: {fault.message}"
     hops.sort(key=lambda hop: (bool(hop.get("via")), hop.get("at", 0)))
     return hops, silent
+
+
+def unconfirmed(hops: list[dict[str, Any]], silent: Mapping[str, str]) -> list[str]:
+    """What is said of hops whose other end has no record of them: a sentence each. Pure.
+
+    A node that forwards records what it forwards. Where it did not, somebody else had its certificate, or it
+    keeps its log short of what it does.
+    """
+    began = {hop["recorded_by"] for hop in hops if not hop.get("via")}
+    return [
+        f"{hop['recorded_by']} was asked by {hop['via']} for {hop.get('principal') or 'nobody'}, and "
+        f"{hop['via']} has no record of it: who has that node's key? (`bridgectl revoke`)"
+        for hop in hops
+        if hop.get("via") and hop["via"] not in began and hop["via"] not in silent
+    ]
 
 
 async def records_of(

@@ -18,6 +18,7 @@ from bridge_cli import (
     ca_commands,
     client_commands,
     doctor_commands,
+    health_commands,
     hindsight_commands,
     models_commands,
     policy_commands,
@@ -160,6 +161,7 @@ app.add_typer(ca_commands.group, name="ca")
 admin_commands.register(app)
 app.add_typer(client_commands.clients, name="client")
 app.add_typer(admins_commands.admins, name="admin")
+health_commands.register(app)
 policy_commands.register(app)
 quota_commands.register(app)
 autoscale_commands.register(app)

@@ -11,7 +11,7 @@ Rules:
 
 Keys: "mesh", "node/<name>", "instance/<node>/<n>", "route/<name>", "nodeclass/<name>",
 "probe/<rollout>/<side>", "client/<name>", "admin/<name>", "policy/<name>", "quota/<name>",
-"provider/<name>", "holders/<policy>".
+"provider/<name>", "holders/<policy>", "verdict/<node>/<n>".
 """
 
 from __future__ import annotations
@@ -51,6 +51,7 @@ from bridge_core.providers import IdentityProvider
 from bridge_core.quotas import Quota
 from bridge_core.security_settings import AuditSettings, SecuritySettings, Trust
 from bridge_core.traffic import Backend, Route, RoutePolicy
+from bridge_core.verdicts import Verdict
 
 __all__ = [
     "EMPTY",
@@ -261,6 +262,11 @@ class Snapshot:
         return tuple(self._section("provider/", IdentityProvider))
 
     @cached_property
+    def verdicts(self) -> dict[str, Verdict]:
+        """What there is to say against instances, by their ids; who is well is not among them."""
+        return {one.instance: one for one in self._section("verdict/", Verdict)}
+
+    @cached_property
     def holders(self) -> tuple[ModelHolders, ...]:
         """Where models that are scaled are to be, by policy."""
         return tuple(self._section("holders/", ModelHolders))
@@ -310,6 +316,7 @@ Entry: TypeAlias = (
     | AccessPolicy
     | Quota
     | IdentityProvider
+    | Verdict
     | ModelHolders
 )
 
@@ -360,6 +367,7 @@ def apply(current: Snapshot, delta: Delta) -> Snapshot:
             f"snapshot {delta.version} has {len(entries)} entries, {MAX_ENTRIES} are taken"
         )
     _ = result.mesh, result.nodes, result.instances, result.routes, result.node_classes, result.probes
+    _ = result.verdicts
     _ = result.clients, result.admins, result.policies, result.quotas, result.providers, result.holders
     points = result.mesh.ring_points * sum(one.weight for one in result.instances.values()) // 100
     if points > MAX_RING_POINTS:
@@ -384,6 +392,7 @@ _KINDS: Final[dict[str, type[msgspec.Struct]]] = {
     "policy": AccessPolicy,
     "quota": Quota,
     "provider": IdentityProvider,
+    "verdict": Verdict,
     "holders": ModelHolders,
     MESH_KEY: MeshConfig,
 }

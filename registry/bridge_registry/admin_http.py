@@ -1,8 +1,8 @@
-"""The admin listener of a registry and of a store guard: /healthz, /readyz, /metrics."""
+"""The admin listener of a registry and of a guard: /healthz, /readyz, /metrics, and a registry's console."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 
 import msgspec
 from prometheus_client import CollectorRegistry, generate_latest
@@ -10,7 +10,7 @@ from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.registry import Collector
 
 from bridge_core.admin_access import refusal
-from bridge_core.http1 import Exchange
+from bridge_core.http1 import App, Exchange
 from bridge_core.identity.expiry_rules import Expiry
 from bridge_registry.publication.publisher import Publisher
 
@@ -29,6 +29,9 @@ class AdminApp:
         figures: What /metrics shows.
         readiness: Whether it is ready.
         own_name: This machine's, which requests may be for.
+
+    Attributes:
+        pages: What it answers besides, by path.
     """
 
     def __init__(
@@ -36,6 +39,7 @@ class AdminApp:
     ) -> None:
         self._readiness = readiness
         self._own_name = own_name
+        self.pages: Mapping[str, App] = {}
         self._metrics = CollectorRegistry()
         for one in figures:
             self._metrics.register(one)
@@ -55,6 +59,8 @@ class AdminApp:
         elif path == "/metrics":
             body = generate_latest(self._metrics)
             exchange.respond(200, [(b"content-type", b"text/plain; version=0.0.4; charset=utf-8")], body)
+        elif path in self.pages:
+            self.pages[path](exchange)
         else:
             _text(exchange, 404, "not found\n")
 

@@ -29,6 +29,7 @@ from bridge_core.systemd.notify import Notifier
 from bridge_core.tls import TlsIdentity
 from bridge_registry import audit
 from bridge_registry.admin_http import AdminApp, Readiness, RegistryFigures
+from bridge_registry.alerts.desk import AlertDesk
 from bridge_registry.clients.admin_desk import AdminDesk
 from bridge_registry.clients.certifier import Certifier
 from bridge_registry.clients.client_desk import ClientDesk
@@ -36,7 +37,10 @@ from bridge_registry.clients.mesh_secrets import MeshSecrets
 from bridge_registry.clients.role_rules import role_of
 from bridge_registry.console.console_service import ConsoleService
 from bridge_registry.console.feed import Feed
+from bridge_registry.console.mesh_metrics import MeshFigures
+from bridge_registry.console.pages import ConsolePages
 from bridge_registry.console.painter import Painter
+from bridge_registry.console.streams import Streams
 from bridge_registry.console.traffic_rules import TrafficBook
 from bridge_registry.election import Election
 from bridge_registry.enrolment.authority_desk import AuthorityDesk
@@ -46,6 +50,7 @@ from bridge_registry.enrolment.nonces import Nonces
 from bridge_registry.enrolment.pki_files import GUARD_USER, REGISTRY_USER, Ensured
 from bridge_registry.enrolment.store_access import EtcdAccess, OpenAccess, StoreAccess
 from bridge_registry.enrolment.token_desk import TokenDesk
+from bridge_registry.health.keeper import HealthKeeper
 from bridge_registry.key_sets.fetching import fetch_key_set
 from bridge_registry.key_sets.keeper import KeySetKeeper
 from bridge_registry.leadership import Leadership
@@ -61,6 +66,7 @@ from bridge_registry.rpc.authority_service import AuthorityService
 from bridge_registry.rpc.clients_service import ClientsService
 from bridge_registry.rpc.enrolment_service import EnrolmentService
 from bridge_registry.rpc.gate import Gate
+from bridge_registry.rpc.health_service import HealthService
 from bridge_registry.rpc.mesh_service import MeshService
 from bridge_registry.rpc.policies_service import PoliciesService
 from bridge_registry.rpc.quota_service import QuotaAdminService, QuotaService
@@ -78,6 +84,7 @@ from bridge_wire.v1.authority_pb2_grpc import add_AuthorityServicer_to_server
 from bridge_wire.v1.clients_pb2_grpc import add_ClientsServicer_to_server
 from bridge_wire.v1.console_pb2_grpc import add_ConsoleServicer_to_server
 from bridge_wire.v1.externalscaler_pb2_grpc import add_ExternalScalerServicer_to_server
+from bridge_wire.v1.health_pb2_grpc import add_HealthServicer_to_server
 from bridge_wire.v1.policy_pb2_grpc import add_PoliciesServicer_to_server
 from bridge_wire.v1.scaling_pb2_grpc import add_ScalingServicer_to_server
 
@@ -114,6 +121,7 @@ class Registry:
         admin_port: The admin listener's.
         publisher: What is known of the mesh, and published.
         rollouts: Moves them on.
+        health: What there is to say against instances.
         feed: What people watch.
         quotas: Lends them, and keeps what was used.
         mesh_config_watch: Applies the folder of `--mesh-config`; None without one.
@@ -126,6 +134,7 @@ class Registry:
         self.settings = settings
         self.grpc_port = self.admin_port = 0
         self.started = asyncio.Event()
+        self._admin_app: AdminApp | None = None
         self._stop = asyncio.Event()
         self._store = store
         cert, key = settings.pki.pair("registry")
@@ -146,9 +155,11 @@ class Registry:
             self._memory,
             on_authorities=self._keeper.take,
             secrets=secrets,
+            verdicts=lambda: self.health.verdicts(),  # noqa: PLW0108 - made below, of the publisher
         )
         table, hub = self.publisher.table, self.publisher.hub
         self._front = TlsFront(settings.state_dir / "sockets")
+        self.health = HealthKeeper(lambda: hub.current, self._leadership.leads, self.publisher.touch)
         gate = Gate(self._front.caller, domain, table.is_revoked, lambda name: role_of(name, table.admins))
         nonces = Nonces(time.monotonic)
         self._audit = audit.log_of(
@@ -209,7 +220,15 @@ class Registry:
                 nonces=nonces,
                 clock=time.time,
             ),
-            MeshService(gate, enroller, hub, load, self._leadership.check_serving, traffic=self._traffic),
+            MeshService(
+                gate,
+                enroller,
+                hub,
+                load,
+                self._leadership.check_serving,
+                health=self.health,
+                traffic=self._traffic,
+            ),
             AdminService(
                 gate=gate,
                 tokens=TokenDesk(store, lambda: self._keeper.pin, fence, time.time),
@@ -228,6 +247,21 @@ class Registry:
             ),
             QuotaService(gate, self.quotas),
             QuotaAdminService(gate, self.quotas),
+        )
+        self._alerts = AlertDesk(
+            self.health,
+            lambda: hub.current,
+            self._leadership.leads,
+            lambda: {plan.name for plan, at in self.rollouts.positions() if at.phase == "progressing"},
+            time.time,
+        )
+        self._health_service = HealthService(
+            gate,
+            self.health,
+            self._alerts,
+            lambda: hub.current,
+            check_serving=self._leadership.check_serving,
+            now=time.time,
         )
         self._scaling_service = ScalingService(gate, self.scaling)
         self._external_scaler = ExternalScalerService(gate, self.scaling)
@@ -250,6 +284,11 @@ class Registry:
             standing=self._standing,
         )
         self.feed = Feed(painter.paint)
+        self._streams = Streams(self.feed)
+        self.feed.looked = lambda: self._streams.tell(time.monotonic())
+        self._pages = ConsolePages(
+            self._streams, self._traffic, lambda: hub.current.nodes, self._links.to, self._config.history
+        )
         self._console = ConsoleService(gate, self.feed, self._leadership.check_serving)
         self.mesh_config_watch = (
             DirectoryWatch(settings.mesh_config, self._config, self._leadership.leads)
@@ -285,6 +324,7 @@ class Registry:
         add_ClientsServicer_to_server(self._clients, server)  # type: ignore[no-untyped-call]  # generated
         quota_pb2_grpc.add_QuotasServicer_to_server(self._services[3], server)  # type: ignore[no-untyped-call]  # generated
         quota_pb2_grpc.add_QuotaAdminServicer_to_server(self._services[4], server)  # type: ignore[no-untyped-call]  # generated
+        add_HealthServicer_to_server(self._health_service, server)  # type: ignore[no-untyped-call]  # generated
         add_ScalingServicer_to_server(self._scaling_service, server)  # type: ignore[no-untyped-call]  # generated
         add_ExternalScalerServicer_to_server(self._external_scaler, server)  # type: ignore[no-untyped-call]  # generated
         add_ConsoleServicer_to_server(self._console, server)  # type: ignore[no-untyped-call]  # generated
@@ -300,13 +340,15 @@ class Registry:
                 lambda: bool(self._memory.foreign),
                 lambda: self._keeper.lives,
             )
-            app = AdminApp((figures, ScalingFigures(self.scaling)), self._readiness, socket.gethostname())
+            collectors = (figures, ScalingFigures(self.scaling), MeshFigures(self.feed, self._traffic))
+            app = self._admin_app = AdminApp(collectors, self._readiness, socket.gethostname())
             host, port = self.settings.admin
             admin = await http1.serve(app, name="registry-admin", host=host, port=port)
             self.grpc_port, self.admin_port = self._front.port, admin.port
             self.started.set()
             await self._work()
         finally:
+            self._streams.close()
             if admin is not None:
                 await admin.close(0.0)
             self.publisher.hub.close()  # streams end by themselves; gRPC would cancel them noisily
@@ -321,6 +363,7 @@ class Registry:
                 group.create_task(_persist("publication", self.publisher.run)),
                 group.create_task(_kept("audit", self._audit.run)),
                 group.create_task(_kept("cosigning", self._cosigning.run)),
+                group.create_task(_kept("alerts", self._alerts.run)),
                 group.create_task(_kept("anchoring", self._anchoring.run)),
                 group.create_task(_kept("console", self.feed.run)),
                 group.create_task(self._upkeep.run()),
@@ -330,6 +373,8 @@ class Registry:
                 group.create_task(self.quotas.run(), name="quotas"),
                 group.create_task(self._keeper.run(), name="own-certificates"),
             ]
+            if self._admin_app is not None:
+                self._admin_app.pages = self._pages.apps(group)
             if self.mesh_config_watch is not None:
                 tasks.append(group.create_task(self.mesh_config_watch.run()))
             await self._stop.wait()
@@ -353,6 +398,7 @@ class Registry:
 
     def _concerns(self) -> Iterator[str]:
         yield from self._keeper.concerns()
+        yield from self.health.concerns()
         yield from self._audit.concerns()
         yield from self._cosigning.concerns()
         yield from self._anchoring.concerns()

@@ -32,6 +32,33 @@ async def proved(mesh: Mesh, request_id: str, folder: Path) -> list[Path]:
     return await eventually(written, 60)
 
 
+def vouched_for(proof: Path, root: Path) -> None:
+    """A stranger who has the mesh's root alone: with `bridgectl`, and with OpenSSL."""
+    done = subprocess.run(
+        [BRIDGE, "audit", "check", str(proof), "--ca", str(root)],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    name = proof.name.removesuffix(".tlog-proof").rpartition("-")[0]
+    cert, said = (proof.parent / f"{name}{ending}" for ending in (".pem", ".log-key"))
+    assert f"/node/{name}" in said.read_text()
+    openssl("verify", "-CAfile", root, "-untrusted", cert, cert)
+    public = proof.parent / f"{name}.pub"
+    public.write_text(openssl("x509", "-in", cert, "-noout", "-pubkey"))
+    openssl("dgst", "-sha256", "-verify", public, "-signature", f"{said}.sig", said)
+
+
+def openssl(*words: object) -> str:
+    done = subprocess.run(
+        ["openssl", *map(str, words)], capture_output=True, text=True, timeout=60, check=False
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
 async def test_a_request_is_proved_traced_and_exported_from_the_admins_desk(
     mesh: Mesh, tmp_path: Path
 ) -> None:
@@ -50,6 +77,7 @@ async def test_a_request_is_proved_traced_and_exported_from_the_admins_desk(
         check = [BRIDGE, "audit", "check", str(path), "--key", extra["keys"][0]]  # knows of no mesh
         done = subprocess.run(check, capture_output=True, text=True, timeout=60, check=False)
         assert done.returncode == 0, done.stdout + done.stderr
+        vouched_for(path, Path(mesh.client_files()[0]))
     hops: list[dict[str, Any]] = json.loads(mesh.run("audit", "trace", request_id, "--json").stdout)
     assert [(hop["recorded_by"], hop.get("via", ""), hop["instance"]) for hop in hops] == [
         ("node1", "", "node3/0"),

@@ -16,6 +16,7 @@ import pytest
 
 from bridge_agent.audit.made import cosigning_of, made_of
 from bridge_agent.audit.pages import admin_pages, node_pages
+from bridge_agent.audit.vouching import Vouching
 from bridge_agent.audit.witness import witness_of
 from bridge_cli.audit_verifying import verify
 from bridge_core.audit import tiles
@@ -52,7 +53,8 @@ class AuditedNode:
         self.audit.on_refusal(node.gateway.refuse_all)
         for path, page in node_pages(self.audit, self.witness, group).items():
             node.gateway.serve_nodes(path, page)
-        for path, page in admin_pages(self.audit, self.witness, group).items():
+        vouching = Vouching(node.tls.cert, node.tls.key)
+        for path, page in admin_pages(self.audit, self.witness, vouching, group).items():
             node.gateway.serve_admins(path, page)
         self.task = group.create_task(self.audit.run())
 

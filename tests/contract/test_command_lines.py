@@ -18,6 +18,7 @@ from typer.testing import CliRunner
 from bridge_agent.cli import app as agent
 from bridge_cli.main import app as bridgectl
 from bridge_core.command.program import as_called
+from bridge_core.form import form
 from bridge_engine.cli import app as engine
 from bridge_registry.cli import app as registry
 
@@ -52,7 +53,8 @@ def test_what_one_tries_first_is_answered(program: typer.Typer) -> None:
     for arguments in ([], ["-h"], ["--help"]):
         assert "Usage" in runner.invoke(program, arguments).output
     told = runner.invoke(program, ["--version"])
-    assert (told.exit_code, told.output.strip()) == (0, version("deepseek-ollama-bridge"))
+    assert told.exit_code == 0
+    assert told.output.strip() == f"{version('deepseek-ollama-bridge')} ({form().words})"
     wrong = runner.invoke(program, ["nonsense"])
     assert wrong.exit_code == 2
     assert "No such command 'nonsense'" in wrong.output

@@ -155,7 +155,7 @@ async def test_a_policy_has_instances_loaded_and_says_so_to_whoever_asks(bed: Be
         stub = ScalingStub(channel)  # type: ignore[no-untyped-call]  # generated
         (found,) = (await stub.Autoscaling(scaling.AutoscalingRequest(policy="p"))).policies
         assert (found.policy, found.model, found.min, found.max) == ("p", "m", 1, 3)
-        assert found.wanted >= 2
+        assert found.wanted >= 1
         assert found.reason
         assert {one.part for one in found.instances} <= {"active", "loading", "warm", "idle"}
         assert found.lead_seconds["disk"] >= 0.0

@@ -39,8 +39,15 @@ def test_a_name_that_others_answer_for_is_refused(host: bytes) -> None:
 
 
 @pytest.mark.parametrize("origin", [b"http://evil.example", b"http://localhost", b"null", b"", b"app://x"])
-def test_a_page_of_any_origin_is_refused(origin: bytes) -> None:
+def test_a_page_of_another_origin_is_refused(origin: bytes) -> None:
     assert "Origin" in refusal(b"127.0.0.1", origin)
+
+
+def test_the_listeners_own_page_may_load_its_files() -> None:
+    assert refusal(b"127.0.0.1:11401", b"http://127.0.0.1:11401") == ""
+    assert "Origin" in refusal(None, b"http://127.0.0.1:11401")
+    assert "Origin" in refusal(b"127.0.0.1:11401", b"http://127.0.0.1:11402")
+    assert "names another machine" in refusal(b"evil.example", b"http://evil.example")
 
 
 def test_what_a_page_of_another_site_embeds_is_refused_and_a_link_is_not() -> None:

@@ -13,10 +13,11 @@ from hypothesis import strategies as st
 from typer.testing import CliRunner
 
 from bridge_cli.attestation import quotes
-from bridge_cli.attestation.attestation_rules import refusal, report_data
+from bridge_cli.attestation.attestation_rules import refusal
 from bridge_cli.attestation.quotes import QuoteRefused, verify
 from bridge_cli.main import app
 from bridge_core.attestation import AttestationPolicy, Enclave, Evidence, Machine
+from bridge_core.attestation_binding import report_data
 from bridge_core.config import load
 from bridge_core.identity.certificates import generate_key
 

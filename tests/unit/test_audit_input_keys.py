@@ -6,8 +6,10 @@ import hmac
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from bridge_agent.audit.input_keys import InputKeys
+from bridge_agent.audit.input_keys import InputKeys, KeyedHash
 
 DAY = 86_400.0
 
@@ -44,3 +46,9 @@ def test_a_damaged_key_is_replaced(tmp_path: Path, there: bytes) -> None:
     (tmp_path / f"{name}.key").write_bytes(there)
     InputKeys(tmp_path).hashed(b"hi", 0.0, DAY)
     assert len((tmp_path / f"{name}.key").read_bytes()) == 32
+
+
+@given(st.binary(max_size=64), st.lists(st.binary(max_size=200), min_size=1))
+def test_the_hash_is_the_librarys_hmac(key: bytes, asked: list[bytes]) -> None:
+    made = KeyedHash(key)
+    assert [made.of(one) for one in asked] == [hmac.digest(key, one, "sha256").hex() for one in asked]

@@ -9,13 +9,16 @@ from pathlib import Path
 
 import pytest
 import zstandard
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from bridge_cli.audit_verifying import Verdict, verify
 from bridge_core.audit import merkle, tiles
 from bridge_core.audit.entries import AuditRecord, BegunRecord, encode
-from bridge_core.audit.notes import Checkpoint, PublicKey
+from bridge_core.audit.notes import Checkpoint, PublicKey, Signer, read_note, with_signatures
 from bridge_core.audit.stored import COSIGNED
 from bridge_core.audit.writing import LogWriter, public_key
+from tests.sealing_bed import SEALER
 
 ORIGIN = "m.local/node/a"
 SIZE = 1100  # four bundles and a tail
@@ -231,6 +234,67 @@ def check(verdict: Verdict | None, path: Path, at: int) -> None:
         assert any(number * 256 <= one.first <= one.last < (number + 1) * 256 for one in verdict.faults)
     elif path.parts[0] == "tail":
         assert all(one.first >= 1024 for one in verdict.faults)
+
+
+def test_every_byte_of_a_cosignature_counts(tmp_path: Path) -> None:
+    """A cosigner's line that was changed is a fault; one whose name was is nobody's who is known."""
+    log, cosigner = tmp_path / "log", Signer("m.local/node/b", bytes(32))
+    LogWriter(log, ORIGIN, begun).checkpoint()
+    note = read_note((log / "checkpoint").read_bytes())
+    data = with_signatures(note, [cosigner.cosign(note.text, 1_800_000_000)]).data
+    (log / COSIGNED).write_bytes(data)
+    assert verify(log, witnesses=[cosigner.public]).cosigned == {"m.local/node/b": 1_800_000_000}
+    for at in range(len(note.data), len(data)):
+        edited = bytearray(data)
+        edited[at] ^= 1 << at % 8
+        (log / COSIGNED).write_bytes(edited)
+        verdict = verify(log, witnesses=[cosigner.public])
+        assert not verdict.cosigned
+        if not verdict.faults:
+            assert any("whose key is not known now" in one for one in verdict.said), f"byte {at}"
+
+
+@pytest.fixture(scope="module")
+def logs(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    """The same records in the clear and sealed."""
+    folders = []
+    for wanted in (False, True):
+        folder = tmp_path_factory.mktemp("edits") / "log"
+        made = LogWriter(folder, ORIGIN, begun, sealer=SEALER, wanted=lambda wanted=wanted: wanted)
+        made.append([entry(number) for number in range(1, 400)])
+        made.checkpoint()
+        folders.append(folder)
+    return folders
+
+
+@settings(max_examples=80, deadline=None)
+@given(
+    which=st.integers(0, 1),
+    file=st.integers(0, 99),
+    place=st.floats(0, 1, exclude_max=True),
+    bit=st.integers(0, 7),
+)
+def test_any_single_bit_of_a_log_sealed_or_not_counts(
+    logs: list[Path], which: int, file: int, place: float, bit: int
+) -> None:
+    log = logs[which]
+    files = sorted(one for one in log.rglob("*") if one.is_file() and one.name != "key")
+    path = files[file % len(files)]
+    data = path.read_bytes()
+    edited = bytearray(data)
+    edited[int(place * len(data))] ^= 1 << bit
+    path.write_bytes(edited)
+    try:
+        verdict = verify(log, sealer=SEALER)
+    except tiles.BridgeError:
+        assert path.name == "key.pub"
+    else:
+        assert verdict.faults
+        if path.name not in {"key.pub", "checkpoint"}:
+            part = int(path.name.partition(".")[0])
+            assert {one.first // 256 for one in verdict.faults} == {part}
+    finally:
+        path.write_bytes(data)
 
 
 def test_a_log_with_65536_records_and_more_has_tiles_of_tiles(tmp_path: Path) -> None:

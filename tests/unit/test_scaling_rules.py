@@ -77,11 +77,14 @@ def test_within_the_band_nothing_is_asked_for(busy: float, wanted: int) -> None:
     assert need_rules.recommended(PLAN, position, 4, 4.0)[0] == wanted
 
 
-def test_a_queue_beyond_its_goal_asks_for_what_would_clear_it_by_half_at_most() -> None:
-    few = standing(4, need=11.2, queued=5.0)
+def test_a_queue_beyond_its_goal_asks_for_an_eighth_more() -> None:
+    few = standing(4, need=11.2, queued=8.1)
     many = standing(4, need=11.2, queued=100.0)
-    none = standing(4, need=11.2, queued=4.0)
-    assert [need_rules.recommended(PLAN, one, 4, 4.0)[0] for one in (few, many, none)] == [6, 6, 4]
+    none = standing(4, need=11.2, queued=8.0)
+    assert [need_rules.recommended(PLAN, one, 4, 4.0)[0] for one in (few, many, none)] == [5, 5, 4]
+    eight = standing(8, need=22.4, queued=17.0)
+    assert need_rules.recommended(PLAN, eight, 8, 4.0)[0] == 9
+    assert need_rules.sized(PLAN, eight, 8, 4.0) == 8
     off = msgspec.structs.replace(PLAN, queued_per_instance=None)
     assert need_rules.recommended(off, many, 4, 4.0)[0] == 4
 

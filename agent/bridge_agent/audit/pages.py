@@ -8,6 +8,7 @@
 | `GET /bridge/audit/files?path=…` | admins | files of the log |
 | `GET /bridge/audit/stamps` | admins | sizes of the heads that have a time stamp |
 | `GET /bridge/audit/find?id=` | admins | the records of a request, each with its proof |
+| `GET /bridge/audit/voucher` | admins | the node's identity vouches for the log's key |
 | `GET /bridge/audit/entries?from=&since=` | admins | records from an index, or a time, on |
 """
 
@@ -20,6 +21,7 @@ from urllib.parse import parse_qs
 
 import msgspec
 
+from bridge_agent.audit.vouching import Vouching
 from bridge_agent.audit.witness import Witness
 from bridge_core.audit import tiles
 from bridge_core.audit.answers import (
@@ -31,6 +33,7 @@ from bridge_core.audit.answers import (
     MOST_FILES,
     SEEN,
     STAMPS,
+    VOUCHER,
     EntriesAnswer,
     FoundRecord,
     KeyAnswer,
@@ -73,7 +76,9 @@ def node_pages(audit: AuditLog, witness: Witness, group: asyncio.TaskGroup) -> d
     return {ADD: coroutine_app(add, group), **_for_both(audit, witness, group)}
 
 
-def admin_pages(audit: AuditLog, witness: Witness, group: asyncio.TaskGroup) -> dict[str, App]:
+def admin_pages(
+    audit: AuditLog, witness: Witness, vouching: Vouching, group: asyncio.TaskGroup
+) -> dict[str, App]:
     """The pages that admins may ask for."""
     reading = _Reading(audit)
 
@@ -90,8 +95,21 @@ def admin_pages(audit: AuditLog, witness: Witness, group: asyncio.TaskGroup) -> 
 
         return coroutine_app(answer, group)
 
+    async def voucher(exchange: Exchange) -> None:
+        signer = audit.signer
+        if signer is None:
+            exchange.respond(503, _TEXT, b"there is no audit log yet")
+            return
+        try:
+            made = await vouching.voucher(signer.public.name, signer.public)
+        except BridgeError as fault:
+            exchange.respond(503, _TEXT, fault.message.encode())
+        else:
+            exchange.respond(200, _PACKED, msgspec.msgpack.encode(made))
+
     return {
         **_for_both(audit, witness, group),
+        VOUCHER: coroutine_app(voucher, group),
         STAMPS: page(reading.stamps, _JSON),
         FILES: page(reading.files, _PACKED),
         FIND: page(reading.find, _JSON),

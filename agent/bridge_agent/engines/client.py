@@ -11,13 +11,17 @@ import structlog
 
 from bridge_agent.engines.address import engine_address
 from bridge_core.errors import BridgeError, Reaction
+from bridge_core.golden import Token
 from bridge_core.http1 import Pool
+from bridge_core.names import canonical_or_same
 from bridge_core.snapshot import MemberModel
 
 T = TypeVar("T")
 
 log = structlog.get_logger()
 
+_LONGEST_TOKEN = 256  # characters
+_WIDEST = 1e6  # nats
 _ANSWER_LIMIT = 64 * 1024 * 1024  # bytes; /api/tags of thousands of models is some MiB
 
 
@@ -67,6 +71,20 @@ class _Tags(msgspec.Struct):
 
 class _Ps(msgspec.Struct):
     models: tuple[ResidentModel, ...] | None = ()
+
+
+class _Likely(msgspec.Struct):
+    token: str = ""
+    logprob: float = 0.0
+
+
+class _Generated(_Likely):
+    top_logprobs: tuple[_Likely, ...] | None = ()
+
+
+class _Continued(msgspec.Struct):
+    response: str = ""
+    logprobs: tuple[_Generated, ...] | None = ()
 
 
 class _Message(msgspec.Struct):
@@ -143,6 +161,24 @@ class EngineClient:
         }
         return (await self._call("POST", "/api/chat", _Chat, body)).message.content
 
+    async def first_tokens(self, model: str, prompt: str, *, most: int) -> tuple[Token, ...]:
+        """How the model goes on after a prompt that no template touches, always with the likeliest token.
+
+        An engine that tells no log probabilities answers with one token of all its text, and no margin.
+        """
+        # Whatever an option's default is in this version and that, the answers are to be comparable. The
+        # context's size has to be what it was loaded with: any other would load it anew.
+        options: dict[str, Any] = {"temperature": 0, "seed": 0, "repeat_penalty": 1.0, "num_predict": most}
+        for one in await self.loaded():
+            if canonical_or_same(one.name) == canonical_or_same(model) and one.context_length:
+                options["num_ctx"] = one.context_length
+        body: dict[str, Any] = {"model": model, "prompt": prompt, "raw": True, "stream": False}
+        body |= {"logprobs": True, "top_logprobs": 2, "options": options}
+        answer = await self._call("POST", "/api/generate", _Continued, body)
+        if not answer.logprobs:
+            return (Token(answer.response[:_LONGEST_TOKEN], -1.0),)
+        return tuple(Token(one.token[:_LONGEST_TOKEN], _margin(one)) for one in answer.logprobs[:most])
+
     async def generate_one(self, model: str, *, context_length: int = 0, embedding: bool = False) -> None:
         """Makes a loaded model do the least work there is: one token, or one embedding.
 
@@ -173,6 +209,15 @@ class EngineClient:
             return msgspec.json.decode(answer, type=kind)
         except (ValueError, RecursionError) as fault:  # msgspec's and Unicode's among them
             raise EngineFault(f"{method} {path} answered what does not decode: {fault}", status) from fault
+
+
+def _margin(token: _Generated) -> float:
+    """By how much it was likelier than the next best; below zero where that is not told."""
+    others = [one.logprob for one in token.top_logprobs or () if one.token != token.token]
+    if not others:
+        return -1.0
+    margin = token.logprob - max(others)
+    return min(margin, _WIDEST) if margin > 0.0 else 0.0  # also of what is no number
 
 
 def _reason(answer: bytes) -> str:

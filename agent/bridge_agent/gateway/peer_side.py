@@ -4,7 +4,7 @@ Rules:
 1. Only proven, unrevoked nodes of this mesh may forward, and only requests that carry a hop, which names
    the node that the link's certificate does and proves for whom it asks (`authentication/hop_proofs.py`).
 2. The certificate of an admin whom the mesh has opens the pages for admins, and nothing else; a registry's
-   those on which a node is asked to vouch for its log.
+   those on which a node is asked to vouch for its log, and what its console shows of requests.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from urllib.parse import parse_qs
 import msgspec
 
 from bridge_agent.authentication.principals import NotToldYet, UnknownPrincipal
-from bridge_agent.gateway import explain
+from bridge_agent.gateway import explain, recent
 from bridge_agent.gateway.arrival import Arrival
 from bridge_agent.gateway.config import Caller, ListenerKind
 from bridge_agent.gateway.replies import respond_error, turned_away
@@ -56,8 +56,14 @@ class PeerSide:
             explain.PATH: self._explain,
         }
         self._for_nodes: dict[str, App] = {}
+        recent_page = _page(lambda request: recent.page(state, request))
+        self._for_registries: dict[str, App] = {
+            explain.PATH: _page(self._explain),
+            recent.PATH: recent_page,
+        }
         self._for_admins: dict[str, App] = {
             explain.PATH: _page(self._explain),
+            recent.PATH: recent_page,
             SNAPSHOT: _page(lambda _request: snapshot_file.encode(state.view.current)),
         }
 
@@ -80,8 +86,9 @@ class PeerSide:
             if page is not None and self._is_admin(identity):
                 page(exchange)
                 return
-            if path in self._for_nodes and self._is_registry(identity):
-                self._for_nodes[path](exchange)
+            page = self._for_nodes.get(path) or self._for_registries.get(path)
+            if page is not None and self._is_registry(identity):
+                page(exchange)
                 return
             refusal = self._refusal(identity)
             if refusal is not None:

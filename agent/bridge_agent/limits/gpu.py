@@ -34,6 +34,7 @@ class Gpu(msgspec.Struct, frozen=True, omit_defaults=True):
         reserved_bytes: What the driver keeps for itself: neither free nor in use.
         fault: Why it may not be used: fell off the bus, uncorrectable errors; empty: usable.
         vendor: A key of `VISIBLE_DEVICES`.
+        throttled: Why it is slowed down, beyond what its load asks for; empty: it is not.
         cpus: Those of the machine's CPUs that are nearest to it, the kernel's list format; empty: all are
             equally near.
     """
@@ -55,6 +56,7 @@ class Gpu(msgspec.Struct, frozen=True, omit_defaults=True):
     reserved_bytes: int = 0
     vendor: str = "nvidia"
     cpus: str = ""
+    throttled: str = ""
 
     @property
     def used_bytes(self) -> int:

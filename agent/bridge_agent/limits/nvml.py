@@ -14,6 +14,20 @@ from bridge_agent.limits.gpu import Gpu, GpuInventory, GpuProcess, MigSlice, NoG
 _PCI: Final = Path("/sys/bus/pci/devices")
 _ONLINE: Final = Path("/sys/devices/system/cpu/online")
 
+# What a device or an old driver does not know of is no fault.
+_NO_FAULT: Final = frozenset({pynvml.NVML_ERROR_NOT_SUPPORTED, pynvml.NVML_ERROR_FUNCTION_NOT_FOUND})
+_SLOWED: Final = {
+    pynvml.nvmlClocksEventReasonHwThermalSlowdown: "it is too hot",
+    pynvml.nvmlClocksEventReasonHwPowerBrakeSlowdown: "the power supply brakes it",
+    pynvml.nvmlClocksEventReasonSwThermalSlowdown: "it is kept from growing too hot",
+}
+_ACTIONS: Final = {
+    pynvml.NVML_GPU_RECOVERY_ACTION_GPU_RESET: "a reset of the GPU",
+    pynvml.NVML_GPU_RECOVERY_ACTION_NODE_REBOOT: "a reboot of the machine",
+    pynvml.NVML_GPU_RECOVERY_ACTION_DRAIN_P2P: "its links to other GPUs drained",
+    pynvml.NVML_GPU_RECOVERY_ACTION_DRAIN_AND_RESET: "a drain, then a reset of the GPU",
+}
+
 
 def open_inventory() -> tuple[GpuInventory, str]:
     """NVML's inventory, or an empty one with the reason why NVML is not to be had."""
@@ -75,14 +89,37 @@ def _lost(gpu: Gpu, fault: Exception) -> Gpu:
     return Gpu(gpu.index, gpu.uuid, gpu.name, gpu.memory_bytes, 0, fault=f"it answers no more: {fault}")
 
 
+class _Questions:
+    """Asks one device, and keeps what it could not answer: only what it does not support is no fault.
+
+    Whatever else NVML says, nobody knows any more what the device does, so that it counts against it.
+    """
+
+    def __init__(self) -> None:
+        self.fault = ""
+
+    def ask(self, ask: Callable[..., Any], *arguments: Any) -> Any:
+        """What NVML answers, or None where it has no answer."""
+        try:
+            return ask(*arguments)
+        except pynvml.NVMLError as fault:
+            if fault.value not in _NO_FAULT and not self.fault:
+                self.fault = f"NVML cannot read it: {fault}"
+            return None
+
+
 def _read(index: int) -> Gpu:
     handle = pynvml.nvmlDeviceGetHandleByIndex(index)
+    questions = _Questions()
     total, free, reserved = _memory(handle)
     mode = _optional(pynvml.nvmlDeviceGetMigMode, handle)
     mig = bool(mode and mode[0] == pynvml.NVML_DEVICE_MIG_ENABLE)
-    milliwatts = _optional(pynvml.nvmlDeviceGetPowerUsage, handle)
-    rates = _optional(pynvml.nvmlDeviceGetUtilizationRates, handle)
-    ecc = _optional(
+    milliwatts = questions.ask(pynvml.nvmlDeviceGetPowerUsage, handle)
+    # A device that is cut into slices has no utilisation of its own to tell.
+    rates = None if mig else questions.ask(pynvml.nvmlDeviceGetUtilizationRates, handle)
+    temperature = questions.ask(pynvml.nvmlDeviceGetTemperature, handle, pynvml.NVML_TEMPERATURE_GPU)
+    slowed = questions.ask(pynvml.nvmlDeviceGetCurrentClocksEventReasons, handle) or 0
+    ecc = questions.ask(
         pynvml.nvmlDeviceGetTotalEccErrors,
         handle,
         pynvml.NVML_MEMORY_ERROR_TYPE_UNCORRECTED,
@@ -94,7 +131,7 @@ def _read(index: int) -> Gpu:
         name=_text(pynvml.nvmlDeviceGetName(handle)),
         memory_bytes=total,
         free_bytes=free,
-        temperature_c=_optional(pynvml.nvmlDeviceGetTemperature, handle, pynvml.NVML_TEMPERATURE_GPU),
+        temperature_c=temperature,
         power_w=None if milliwatts is None else milliwatts / 1000,
         utilization=None if rates is None else int(rates.gpu),
         ecc_uncorrected=ecc,
@@ -102,10 +139,27 @@ def _read(index: int) -> Gpu:
         slices=_slices(handle) if mig else (),
         processes=_processes(handle),
         compute_capability=_optional(pynvml.nvmlDeviceGetCudaComputeCapability, handle) or (0, 0),
-        fault=f"{ecc} uncorrectable memory errors since it was reset" if ecc else "",
+        fault=_fault(handle, questions, ecc),
+        throttled=", ".join(words for bit, words in _SLOWED.items() if slowed & bit),
         reserved_bytes=reserved,
         cpus=_cpus(handle),
     )
+
+
+def _fault(handle: Any, questions: _Questions, ecc: int | None) -> str:
+    """Why the device may not be used; empty: it may."""
+    if ecc:
+        return f"{ecc} uncorrectable memory errors since it was reset"
+    action = _recovery_action(handle)
+    return questions.fault or (f"the driver calls for it: {action}" if action else "")
+
+
+def _recovery_action(handle: Any) -> str:
+    """What the driver says has to be done to the device; empty: nothing, or it cannot say (before 550)."""
+    told = _optional(pynvml.nvmlDeviceGetFieldValues, handle, [pynvml.NVML_FI_DEV_GET_GPU_RECOVERY_ACTION])
+    if not told or told[0].nvmlReturn != pynvml.NVML_SUCCESS:
+        return ""
+    return _ACTIONS.get(int(told[0].value.uiVal), "")
 
 
 def _memory(handle: Any) -> tuple[int, int, int]:

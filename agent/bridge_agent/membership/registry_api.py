@@ -12,6 +12,7 @@ from typing import Protocol
 
 import msgspec
 
+from bridge_agent.health.report import HealthReport
 from bridge_agent.quotas.stream_rules import QuotaReport
 from bridge_core.counts import Counts
 from bridge_core.errors import BridgeError
@@ -73,6 +74,7 @@ class LoadReport(msgspec.Struct, frozen=True):
         silent_peers: Nodes that do not answer this one, with the Unix time since when.
         trusts: The CAs that it trusts in other members.
         clients: When clients last called here, Unix seconds.
+        health: Of its instances, and what others' answered it.
         models: Counters by model.
         demand: Of models that are scaled.
     """
@@ -86,6 +88,7 @@ class LoadReport(msgspec.Struct, frozen=True):
     silent_peers: Mapping[str, float] = {}
     trusts: tuple[str, ...] = ()
     clients: Mapping[str, int] = {}
+    health: HealthReport = HealthReport()
     models: Mapping[str, Counts] = {}
     demand: tuple[ModelDemand, ...] = ()
 

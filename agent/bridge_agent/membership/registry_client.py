@@ -16,6 +16,7 @@ import grpc
 import grpc.aio
 
 from bridge_agent.config import StateDir
+from bridge_agent.health.report import gauge_messages, golden_messages, health_messages
 from bridge_agent.membership.registry_api import (
     Grants,
     IssuedIdentity,
@@ -280,6 +281,9 @@ def _load_message(report: LoadReport, news: Mapping[tuple[str, str], Counts]) ->
         ],
         trusts=report.trusts,
         clients_used_unix=report.clients,
+        health=health_messages(report.health),
+        gauges=gauge_messages(report.health),
+        golden=golden_messages(report.health),
         models=[
             ModelLoad(
                 model=model,

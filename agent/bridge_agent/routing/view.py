@@ -6,7 +6,9 @@ Rules:
 2. About this node its own supervisor is right, about every other node the snapshot is. While the
    node drains its own instances take no new work: clients are served by the others.
 3. A new index replaces the old one in one assignment, so a decision never sees half of each.
-4. Where the copies of a model differ, only those of the digest that its name means here serve it
+4. An instance that the mesh took out, because its answers contradict those of the others, takes no new work,
+   here or elsewhere.
+5. Where the copies of a model differ, only those of the digest that its name means here serve it
    (`model_digests`); that is worked out once an index.
 5. Of a model that is scaled the active holders serve it, and the others are its reserve: for when none
    of those can. While no active holder is available, nobody is in reserve.
@@ -231,7 +233,7 @@ def _targets(
     for record in snapshot.instances.values():
         # Ours that the supervisor no longer has are gone, whatever the lease still says.
         if record.id not in own and record.node != node:
-            yield _remote_target(record, snapshot.nodes.get(record.node))
+            yield _remote_target(record, snapshot.nodes.get(record.node), snapshot)
 
 
 def _local_target(node: str, instance: LocalInstance, snapshot: Snapshot, closed: str) -> Target:
@@ -246,6 +248,8 @@ def _local_target(node: str, instance: LocalInstance, snapshot: Snapshot, closed
         reason = instance.fault
     elif own is not None and own.state != "active":
         reason = f"node is {own.state}"
+    elif not closed:
+        reason = _taken_out(snapshot, instance.id)
     return Target(
         instance.id,
         node,
@@ -263,7 +267,12 @@ def _local_target(node: str, instance: LocalInstance, snapshot: Snapshot, closed
     )
 
 
-def _remote_target(record: Instance, node: Node | None) -> Target:
+def _taken_out(snapshot: Snapshot, instance: str) -> str:
+    verdict = snapshot.verdicts.get(instance)
+    return f"taken out: {verdict.why}" if verdict is not None and verdict.out else ""
+
+
+def _remote_target(record: Instance, node: Node | None, snapshot: Snapshot) -> Target:
     reason = ""
     if node is None:
         reason = "node is not enrolled"
@@ -273,6 +282,8 @@ def _remote_target(record: Instance, node: Node | None) -> Target:
         reason = f"instance is {record.state}"
     elif not node.peer:
         reason = "node has no peer address"
+    else:
+        reason = _taken_out(snapshot, record.id)
     return Target(
         record.id,
         record.node,

@@ -15,12 +15,15 @@ from bridge_agent.gateway.counters import GatewayCounters, Histogram
 from bridge_agent.limits.gpu import Gpu
 from bridge_agent.limits.isolation_report import DomainReport, IsolationReport
 from bridge_agent.membership.link_status import LinkReport
+from bridge_agent.telemetry.health_metrics import health_metrics
 from bridge_agent.telemetry.isolation_metrics import isolation_metrics
 from bridge_agent.telemetry.quota_metrics import QuotaFigures, quota_metrics
 from bridge_core.audit.anchoring import Anchoring
 from bridge_core.audit.cosigning import Cosigning
 from bridge_core.audit.queue import AuditLog
+from bridge_core.gauges import Gauge
 from bridge_core.snapshot import Snapshot
+from bridge_core.verdicts import Verdict
 
 CONTENT_TYPE = b"text/plain; version=0.0.4; charset=utf-8"
 
@@ -45,6 +48,8 @@ class Sources:
         domains: Fault domains under MPS.
         task_faults: How often tasks beside the serving failed, by name.
         quotas: What callers use of their quotas; None: nobody counts.
+        verdicts: How the node's instances are.
+        gauges: What the node measured.
     """
 
     def __init__(
@@ -66,6 +71,8 @@ class Sources:
         cosigning: Cosigning | None = None,
         anchoring: Anchoring | None = None,
         witness: Witness | None = None,
+        verdicts: Callable[[], Iterable[Verdict]] = tuple,
+        gauges: Callable[[], Iterable[Gauge]] = tuple,
     ) -> None:
         self.counters = counters
         self.ejections = ejections
@@ -83,6 +90,8 @@ class Sources:
         self.cosigning = cosigning
         self.anchoring = anchoring
         self.witness = witness
+        self.verdicts = verdicts
+        self.gauges = gauges
 
 
 def metrics_page(sources: Sources) -> Callable[[], bytes]:
@@ -108,6 +117,7 @@ class _AgentCollector(Collector):
             yield from quota_metrics(self._sources.quotas)
         sources = self._sources
         yield from isolation_metrics(sources.isolation(), sources.gpus(), sources.domains())
+        yield from health_metrics(sources.verdicts(), sources.gauges())
 
     def _mesh(self) -> Iterator[Metric]:
         sources = self._sources

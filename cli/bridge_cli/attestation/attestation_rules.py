@@ -10,30 +10,10 @@ Rules:
 
 from __future__ import annotations
 
-import hashlib
 import hmac
 from collections.abc import Iterable
-from typing import Final
 
 from bridge_core.attestation import AttestationPolicy, Enclave, Evidence, Machine
-
-_LABEL: Final = b"bridge attestation v1\0"
-NONCE_BYTES: Final = 32
-
-
-def report_data(public_key: bytes, nonce: bytes) -> bytes:
-    """What a quote's report data has to be.
-
-    Args:
-        public_key: Of whoever is to be trusted: SubjectPublicKeyInfo, DER.
-        nonce: 32 random bytes of whoever asks, used once.
-
-    Raises:
-        ValueError: the nonce is not of its length.
-    """
-    if len(nonce) != NONCE_BYTES:
-        raise ValueError(f"a nonce has {NONCE_BYTES} bytes")
-    return hashlib.sha512(_LABEL + nonce + public_key).digest()
 
 
 def refusal(evidence: Evidence, policies: Iterable[AttestationPolicy], bound: bytes | None) -> str:

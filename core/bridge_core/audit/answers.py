@@ -11,6 +11,7 @@ SEEN: Final = "/bridge/audit/seen"
 FILES: Final = "/bridge/audit/files"
 FIND: Final = "/bridge/audit/find"
 ENTRIES: Final = "/bridge/audit/entries"
+VOUCHER: Final = "/bridge/audit/voucher"
 STAMPS: Final = "/bridge/audit/stamps"
 MOST_FILES: Final = 64
 LOGGED: Final = ("node", "registry")  # kinds of identities that have logs

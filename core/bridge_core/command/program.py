@@ -49,5 +49,8 @@ def _tell_version(asked: bool) -> None:
     if asked:
         from importlib.metadata import version
 
-        typer.echo(version("deepseek-ollama-bridge"))
+        from bridge_core.command.guard import guarded
+        from bridge_core.form import form
+
+        typer.echo(f"{version('deepseek-ollama-bridge')} ({guarded(form).words})")
         raise typer.Exit

@@ -21,7 +21,7 @@ class GoalsSpec(Strict):
         description="Slots in use, of those of the active instances (0.7: seven of ten).",
     )
     queued_per_instance: float | None = Field(
-        default=1.0, gt=0.0, le=1000.0, description="Requests that wait for a slot, for each active instance."
+        default=2.0, gt=0.0, le=1000.0, description="Requests that wait for a slot, for each active instance."
     )
     ttft_p95: Duration | None = Field(
         default=None, gt=0.0, le=600.0, description="95th percentile of the time to the first byte."
@@ -47,10 +47,10 @@ class CoolDownsSpec(Strict):
 
     scale_out: Duration = Field(default=15.0, ge=0.0, le=3600.0)
     scale_in: Duration = Field(
-        default=180.0,
+        default=120.0,
         ge=10.0,
         le=_DAY,
-        description="Also after a step outwards; less than was wanted so long.",
+        description="Also after a step outwards.",
     )
 
 

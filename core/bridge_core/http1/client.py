@@ -13,6 +13,7 @@ from bridge_core.http1.headers import Headers, Pair
 from bridge_core.http1.heads import LAST_CHUNK, chunk
 from bridge_core.http1.limits import PoolLimits
 from bridge_core.http1.repeated import RepeatedHead
+from bridge_core.native import mypyc_attr
 
 log = structlog.get_logger()
 
@@ -61,6 +62,7 @@ class ResponseHead:
         self.more = False
 
 
+@mypyc_attr(allow_interpreted_subclasses=True)
 class ResponseSink:
     """Takes an answer: `on_head`, `on_data`…, then either `on_end` or `on_error`, nothing after.
 

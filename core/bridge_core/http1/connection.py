@@ -36,7 +36,7 @@ log = structlog.get_logger()
 
 _UNHEARD_S = 1.0  # for the first request of a connection accepted just before the server closed
 _DRAIN_MOST = 4 * 1024 * 1024  # of a refused request's rest, before the connection is reset
-_DISCARD_MOST = 64 * 1024 * 1024  # of a refused upload, before the connection is closed
+_DISCARD_MOST = 64.0 * 1024 * 1024  # of a refused upload, before the connection is closed
 
 
 class ServerConnection(RequestReader):
@@ -185,12 +185,18 @@ class ServerConnection(RequestReader):
         elif not request.keep_alive or self.server.closing:
             self._close()
         elif not self._dispatching:
-            if self._ready:
-                self._dispatch()
-            if self._current is None:
+            if not self._ready:
                 self._settle()
+            else:
+                self._dispatch()
+                if self._idle():
+                    self._settle()
             if not self._reading:
                 self._flow()
+
+    def _idle(self) -> bool:
+        """Asked after a call that may have begun the next exchange: mypyc believes what it saw before it."""
+        return self._current is None
 
     def _discard(self, request: Request, status: int) -> None:
         """Drops the rest of a body whose answer was written, so that the client can read that."""

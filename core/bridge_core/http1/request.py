@@ -51,7 +51,12 @@ class Request:
     )
 
     def __init__(
-        self, method: str, target: bytes, headers: Headers, memo: dict[Any, Any] | None = None
+        self,
+        method: str,
+        target: bytes,
+        headers: Headers,
+        memo: dict[Any, Any] | None = None,
+        like: Request | None = None,
     ) -> None:
         self.method = method
         self.target = target
@@ -59,13 +64,22 @@ class Request:
         self.memo = {} if memo is None else memo
         self.body = b""
         self.stream: BodyStream | None = None
-        self.keep_alive = True
-        self.minor = 1
-        self.remote: tuple[str, int] | None = None
-        self.identity: str | None = None
-        self.listener = ""
         self._path: str | None = None
         self._query = ""
+        self.remote: tuple[str, int] | None = None
+        self.identity: str | None = None
+        if like is None:
+            self.keep_alive = True
+            self.minor = 1
+            self.listener = ""
+        else:  # all that a connection and a head give
+            self.keep_alive = like.keep_alive
+            self.minor = like.minor
+            self.remote = like.remote
+            self.identity = like.identity
+            self.listener = like.listener
+            self._path = like._path  # noqa: SLF001 - another of this class
+            self._query = like._query  # noqa: SLF001 - likewise
 
     @property
     def path(self) -> str:
@@ -81,37 +95,20 @@ class Request:
             self._split()
         return self._query
 
-    async def body_parts(self) -> AsyncIterator[bytes]:
-        """The body, part by part as it arrives (one part where it was read whole).
+    def body_parts(self) -> AsyncIterator[bytes]:
+        """The body, part by part as it arrives (one part where it was read whole): iterate over it.
 
         Raises:
             Disconnected, BodyTimeout: the rest of the body will not come.
         """
-        if self.stream is None:
-            if self.body:
-                yield self.body
-            return
-        async for part in self.stream:
-            yield part
+        return _WholeBody(self.body) if self.stream is None else self.stream
 
     def again(self, headers: Headers, body: bytes) -> Request:
         """A request whose head repeats this one's, on the same connection."""
         if self._path is None:
             self._split()
-        request = Request.__new__(Request)
-        request.method = self.method
-        request.target = self.target
-        request.headers = headers
-        request.memo = self.memo
+        request = Request(self.method, self.target, headers, self.memo, self)
         request.body = body
-        request.stream = None
-        request.keep_alive = self.keep_alive
-        request.minor = self.minor
-        request.remote = self.remote
-        request.identity = self.identity
-        request.listener = self.listener
-        request._path = self._path  # noqa: SLF001 - another of this class
-        request._query = self._query  # noqa: SLF001 - likewise
         return request
 
     def _split(self) -> None:
@@ -240,18 +237,38 @@ class BodyStream:
         if waiter is not None and not waiter.done():
             waiter.set_result(None)
 
-    async def __aiter__(self) -> AsyncIterator[bytes]:
+    def __aiter__(self) -> AsyncIterator[bytes]:
         self.wanted = True
         self._flow()
-        while True:
-            while self._parts:
-                part = self._parts.popleft()
-                self.buffered -= len(part)
-                self._flow()
-                yield part
+        return self
+
+    async def __anext__(self) -> bytes:
+        while not self._parts:
             if self._failure is not None:
                 raise self._failure
             if self.complete:
-                return
+                raise StopAsyncIteration
             self._waiter = asyncio.get_running_loop().create_future()
             await self._waiter
+        part = self._parts.popleft()
+        self.buffered -= len(part)
+        self._flow()
+        return part
+
+
+class _WholeBody:
+    """The one part of a body that was read whole; none of an empty one."""
+
+    __slots__ = ("_left",)
+
+    def __init__(self, body: bytes) -> None:
+        self._left = body
+
+    def __aiter__(self) -> AsyncIterator[bytes]:
+        return self
+
+    async def __anext__(self) -> bytes:
+        body, self._left = self._left, b""
+        if not body:
+            raise StopAsyncIteration
+        return body

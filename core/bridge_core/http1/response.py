@@ -76,20 +76,22 @@ class ClientResponse(ResponseSink):
             parts.append(part)
         return b"".join(parts)
 
-    async def __aiter__(self) -> AsyncIterator[bytes]:
-        while True:
-            while self._parts:
-                part = self._parts.popleft()
-                self._buffered -= len(part)
-                if self._paused and self._buffered < _BUFFER // 2 and self._exchange is not None:
-                    self._paused = False
-                    self._exchange.resume()
-                yield part
+    def __aiter__(self) -> AsyncIterator[bytes]:
+        return self
+
+    async def __anext__(self) -> bytes:
+        while not self._parts:
             if self._error is not None:
                 raise self._error
             if self._done:
-                return
+                raise StopAsyncIteration
             await self._wait()
+        part = self._parts.popleft()
+        self._buffered -= len(part)
+        if self._paused and self._buffered < _BUFFER // 2 and self._exchange is not None:
+            self._paused = False
+            self._exchange.resume()
+        return part
 
     async def _wait(self) -> None:
         self._waiter = asyncio.get_running_loop().create_future()

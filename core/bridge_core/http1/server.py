@@ -9,7 +9,7 @@ import os
 import socket
 import ssl as ssl_module
 from collections.abc import Callable
-from typing import Final
+from typing import Any, Final
 
 from bridge_core.accepting import Acceptor, bound
 from bridge_core.addresses import join_address
@@ -67,7 +67,8 @@ class Server(Listening):
     def listening(self, listener: asyncio.Server) -> None:
         """Takes over the listening sockets."""
         self._listener = listener
-        address = listener.sockets[0].getsockname()
+        taken: Any = listener  # its sockets: a tuple, as its type says, and uvloop's a list
+        address = taken.sockets[0].getsockname()
         self.port = address[1] if isinstance(address, tuple) else 0
 
     def listening_tls(

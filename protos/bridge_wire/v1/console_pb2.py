@@ -24,7 +24,7 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1c\x62ridge_wire/v1/console.proto\x12\tbridge.v1\"\r\n\x0bLookRequest\"\x1f\n\x0cLookResponse\x12\x0f\n\x07picture\x18\x01 \x01(\x0c\"3\n\x12WatchEventsRequest\x12\r\n\x05\x61\x66ter\x18\x01 \x01(\x04\x12\x0e\n\x06\x66ollow\x18\x02 \x01(\x08\"d\n\tMeshEvent\x12\n\n\x02id\x18\x01 \x01(\x04\x12\x0f\n\x07\x61t_unix\x18\x02 \x01(\x01\x12\x0c\n\x04kind\x18\x03 \x01(\t\x12\r\n\x05level\x18\x04 \x01(\t\x12\x0f\n\x07subject\x18\x05 \x01(\t\x12\x0c\n\x04text\x18\x06 \x01(\t\"\x0f\n\rSignInRequest\"E\n\x0eSignInResponse\x12\x0c\n\x04word\x18\x01 \x01(\t\x12\x0f\n\x07\x61\x64\x64ress\x18\x02 \x01(\t\x12\x14\n\x0c\x65xpires_unix\x18\x03 \x01(\x04\"\xab\x01\n\tModelLoad\x12\r\n\x05model\x18\x01 \x01(\t\x12\x10\n\x08requests\x18\x02 \x01(\x04\x12\x0e\n\x06\x65rrors\x18\x03 \x01(\x04\x12\x15\n\rstream_errors\x18\x04 \x01(\x04\x12\x14\n\x0cttft_buckets\x18\x05 \x03(\x04\x12\x14\n\x0cttft_seconds\x18\x06 \x01(\x01\x12\x0e\n\x06tokens\x18\x07 \x01(\x04\x12\x1a\n\x12generating_seconds\x18\x08 \x01(\x01\x32\xc7\x01\n\x07\x43onsole\x12\x37\n\x04Look\x12\x16.bridge.v1.LookRequest\x1a\x17.bridge.v1.LookResponse\x12\x44\n\x0bWatchEvents\x12\x1d.bridge.v1.WatchEventsRequest\x1a\x14.bridge.v1.MeshEvent0\x01\x12=\n\x06SignIn\x12\x18.bridge.v1.SignInRequest\x1a\x19.bridge.v1.SignInResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1c\x62ridge_wire/v1/console.proto\x12\tbridge.v1\"\r\n\x0bLookRequest\"\x1f\n\x0cLookResponse\x12\x0f\n\x07picture\x18\x01 \x01(\x0c\"3\n\x12WatchEventsRequest\x12\r\n\x05\x61\x66ter\x18\x01 \x01(\x04\x12\x0e\n\x06\x66ollow\x18\x02 \x01(\x08\"d\n\tMeshEvent\x12\n\n\x02id\x18\x01 \x01(\x04\x12\x0f\n\x07\x61t_unix\x18\x02 \x01(\x01\x12\x0c\n\x04kind\x18\x03 \x01(\t\x12\r\n\x05level\x18\x04 \x01(\t\x12\x0f\n\x07subject\x18\x05 \x01(\t\x12\x0c\n\x04text\x18\x06 \x01(\t\"\xab\x01\n\tModelLoad\x12\r\n\x05model\x18\x01 \x01(\t\x12\x10\n\x08requests\x18\x02 \x01(\x04\x12\x0e\n\x06\x65rrors\x18\x03 \x01(\x04\x12\x15\n\rstream_errors\x18\x04 \x01(\x04\x12\x14\n\x0cttft_buckets\x18\x05 \x03(\x04\x12\x14\n\x0cttft_seconds\x18\x06 \x01(\x01\x12\x0e\n\x06tokens\x18\x07 \x01(\x04\x12\x1a\n\x12generating_seconds\x18\x08 \x01(\x01\x32\x88\x01\n\x07\x43onsole\x12\x37\n\x04Look\x12\x16.bridge.v1.LookRequest\x1a\x17.bridge.v1.LookResponse\x12\x44\n\x0bWatchEvents\x12\x1d.bridge.v1.WatchEventsRequest\x1a\x14.bridge.v1.MeshEvent0\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -39,12 +39,8 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_WATCHEVENTSREQUEST']._serialized_end=142
   _globals['_MESHEVENT']._serialized_start=144
   _globals['_MESHEVENT']._serialized_end=244
-  _globals['_SIGNINREQUEST']._serialized_start=246
-  _globals['_SIGNINREQUEST']._serialized_end=261
-  _globals['_SIGNINRESPONSE']._serialized_start=263
-  _globals['_SIGNINRESPONSE']._serialized_end=332
-  _globals['_MODELLOAD']._serialized_start=335
-  _globals['_MODELLOAD']._serialized_end=506
-  _globals['_CONSOLE']._serialized_start=509
-  _globals['_CONSOLE']._serialized_end=708
+  _globals['_MODELLOAD']._serialized_start=247
+  _globals['_MODELLOAD']._serialized_end=418
+  _globals['_CONSOLE']._serialized_start=421
+  _globals['_CONSOLE']._serialized_end=557
 # @@protoc_insertion_point(module_scope)

@@ -40,20 +40,6 @@ class MeshEvent(_message.Message):
     text: str
     def __init__(self, id: _Optional[int] = ..., at_unix: _Optional[float] = ..., kind: _Optional[str] = ..., level: _Optional[str] = ..., subject: _Optional[str] = ..., text: _Optional[str] = ...) -> None: ...
 
-class SignInRequest(_message.Message):
-    __slots__ = ()
-    def __init__(self) -> None: ...
-
-class SignInResponse(_message.Message):
-    __slots__ = ("word", "address", "expires_unix")
-    WORD_FIELD_NUMBER: _ClassVar[int]
-    ADDRESS_FIELD_NUMBER: _ClassVar[int]
-    EXPIRES_UNIX_FIELD_NUMBER: _ClassVar[int]
-    word: str
-    address: str
-    expires_unix: int
-    def __init__(self, word: _Optional[str] = ..., address: _Optional[str] = ..., expires_unix: _Optional[int] = ...) -> None: ...
-
 class ModelLoad(_message.Message):
     __slots__ = ("model", "requests", "errors", "stream_errors", "ttft_buckets", "ttft_seconds", "tokens", "generating_seconds")
     MODEL_FIELD_NUMBER: _ClassVar[int]

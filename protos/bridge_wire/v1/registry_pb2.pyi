@@ -1,3 +1,4 @@
+from bridge_wire.v1 import health_pb2 as _health_pb2
 from bridge_wire.v1 import console_pb2 as _console_pb2
 from google.protobuf.internal import containers as _containers
 from google.protobuf import descriptor as _descriptor
@@ -236,7 +237,7 @@ class ScaledModelLoad(_message.Message):
     def __init__(self, model: _Optional[str] = ..., asked: _Optional[int] = ..., ttft_buckets: _Optional[_Iterable[int]] = ..., ttft_seconds: _Optional[float] = ...) -> None: ...
 
 class LoadReport(_message.Message):
-    __slots__ = ("instances", "backends", "probes", "began_unix_ms", "in_flight", "snapshot", "silent_peers", "clients_used_unix", "trusts", "scaled_models", "models")
+    __slots__ = ("instances", "backends", "probes", "began_unix_ms", "in_flight", "snapshot", "silent_peers", "clients_used_unix", "trusts", "health", "gauges", "golden", "scaled_models", "models")
     class ClientsUsedUnixEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -253,6 +254,9 @@ class LoadReport(_message.Message):
     SILENT_PEERS_FIELD_NUMBER: _ClassVar[int]
     CLIENTS_USED_UNIX_FIELD_NUMBER: _ClassVar[int]
     TRUSTS_FIELD_NUMBER: _ClassVar[int]
+    HEALTH_FIELD_NUMBER: _ClassVar[int]
+    GAUGES_FIELD_NUMBER: _ClassVar[int]
+    GOLDEN_FIELD_NUMBER: _ClassVar[int]
     SCALED_MODELS_FIELD_NUMBER: _ClassVar[int]
     MODELS_FIELD_NUMBER: _ClassVar[int]
     instances: _containers.RepeatedCompositeFieldContainer[InstanceLoad]
@@ -264,9 +268,12 @@ class LoadReport(_message.Message):
     silent_peers: _containers.RepeatedCompositeFieldContainer[SilentPeer]
     clients_used_unix: _containers.ScalarMap[str, int]
     trusts: _containers.RepeatedScalarFieldContainer[str]
+    health: _containers.RepeatedCompositeFieldContainer[_health_pb2.InstanceHealth]
+    gauges: _containers.RepeatedCompositeFieldContainer[_health_pb2.Gauge]
+    golden: _containers.RepeatedCompositeFieldContainer[_health_pb2.GoldenAnswer]
     scaled_models: _containers.RepeatedCompositeFieldContainer[ScaledModelLoad]
     models: _containers.RepeatedCompositeFieldContainer[_console_pb2.ModelLoad]
-    def __init__(self, instances: _Optional[_Iterable[_Union[InstanceLoad, _Mapping]]] = ..., backends: _Optional[_Iterable[_Union[BackendLoad, _Mapping]]] = ..., probes: _Optional[_Iterable[_Union[ProbeResult, _Mapping]]] = ..., began_unix_ms: _Optional[int] = ..., in_flight: _Optional[int] = ..., snapshot: _Optional[_Union[SnapshotVersion, _Mapping]] = ..., silent_peers: _Optional[_Iterable[_Union[SilentPeer, _Mapping]]] = ..., clients_used_unix: _Optional[_Mapping[str, int]] = ..., trusts: _Optional[_Iterable[str]] = ..., scaled_models: _Optional[_Iterable[_Union[ScaledModelLoad, _Mapping]]] = ..., models: _Optional[_Iterable[_Union[_console_pb2.ModelLoad, _Mapping]]] = ...) -> None: ...
+    def __init__(self, instances: _Optional[_Iterable[_Union[InstanceLoad, _Mapping]]] = ..., backends: _Optional[_Iterable[_Union[BackendLoad, _Mapping]]] = ..., probes: _Optional[_Iterable[_Union[ProbeResult, _Mapping]]] = ..., began_unix_ms: _Optional[int] = ..., in_flight: _Optional[int] = ..., snapshot: _Optional[_Union[SnapshotVersion, _Mapping]] = ..., silent_peers: _Optional[_Iterable[_Union[SilentPeer, _Mapping]]] = ..., clients_used_unix: _Optional[_Mapping[str, int]] = ..., trusts: _Optional[_Iterable[str]] = ..., health: _Optional[_Iterable[_Union[_health_pb2.InstanceHealth, _Mapping]]] = ..., gauges: _Optional[_Iterable[_Union[_health_pb2.Gauge, _Mapping]]] = ..., golden: _Optional[_Iterable[_Union[_health_pb2.GoldenAnswer, _Mapping]]] = ..., scaled_models: _Optional[_Iterable[_Union[ScaledModelLoad, _Mapping]]] = ..., models: _Optional[_Iterable[_Union[_console_pb2.ModelLoad, _Mapping]]] = ...) -> None: ...
 
 class LoadReportSummary(_message.Message):
     __slots__ = ("received",)

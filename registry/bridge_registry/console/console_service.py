@@ -1,4 +1,4 @@
-"""What `bridgectl top`, `bridgectl events` and `bridgectl console` call."""
+"""What `bridgectl top` and `bridgectl events` call."""
 
 # ruff: noqa: N802 - the methods are named by gRPC
 

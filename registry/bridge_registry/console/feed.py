@@ -28,6 +28,7 @@ class Feed:
         parts: Its pieces as JSON.
         number: Of the newest picture that differed from the one before.
         events: What happened, oldest first, `EVENTS_KEPT` at most.
+        looked: Called after every look.
     """
 
     def __init__(self, paint: Callable[[], MeshPicture], *, wall: Callable[[], float] = time.time) -> None:
@@ -40,6 +41,7 @@ class Feed:
         self.parts: Mapping[str, bytes] = {}
         self.number = 0
         self.events: deque[Happening] = deque(maxlen=EVENTS_KEPT)
+        self.looked: Callable[[], None] | None = None
 
     async def run(self) -> None:
         """Paints until cancelled."""
@@ -64,6 +66,8 @@ class Feed:
             self._changes.append((self.number, changed))
         if changed or told:
             self._wake()
+        if self.looked is not None:
+            self.looked()
         return picture
 
     def since(self, number: int) -> frozenset[str] | None:

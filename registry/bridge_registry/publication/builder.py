@@ -31,6 +31,7 @@ from bridge_core.snapshot import (
     check_entry,
     encode_entry,
 )
+from bridge_core.verdicts import Verdict
 from bridge_registry.enrolment.authority_rules import Authorities
 from bridge_registry.key_sets.refresh_rules import keys_for
 from bridge_registry.records import Candidate, KeySetRecord, NodeRecord
@@ -81,8 +82,11 @@ def entries(
     security: SecurityDocuments = NO_SECURITY,
     scaled: Iterable[tuple[ScalingPlan, ScalingPosition]] = (),
     authorities: Authorities | None = None,
+    verdicts: Iterable[Verdict] = (),
 ) -> dict[str, bytes]:
-    """Every entry of the snapshot. An instance counts only on an enrolled node that is not revoked."""
+    """Every entry of the snapshot. An instance counts only on an enrolled node that is not revoked, and what
+    there is to say against it only as long as it counts.
+    """
     members = tuple(members)
     public = {node.name: node.public() for node in nodes.values()}
     registries = tuple(registries)
@@ -113,6 +117,9 @@ def entries(
         home = nodes.get(instance.node)
         if home is not None and home.state != "revoked":
             result[f"instance/{instance.id}"] = encode_entry(instance)
+    for verdict in verdicts:
+        if f"instance/{verdict.instance}" in result:
+            result[f"verdict/{verdict.instance}"] = encode_entry(verdict)
     return result
 
 

@@ -9,7 +9,7 @@ import asyncio
 import contextlib
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Final, TypeAlias
 
 import structlog
@@ -19,6 +19,7 @@ from bridge_core.errors import BridgeError
 from bridge_core.snapshot import Snapshot
 from bridge_core.snapshot_file import SnapshotFile
 from bridge_core.store.api import KeyListing, Store, WatchEvent
+from bridge_core.verdicts import Verdict
 from bridge_registry.clients.mesh_secrets import MeshSecrets
 from bridge_registry.clients.role_rules import present
 from bridge_registry.election import Election
@@ -50,6 +51,7 @@ class Publisher:
         memory: What was last known of the store.
         on_authorities: Told of the mesh's CAs before anything of them is published.
         secrets: Opens what agents are told beside the snapshot.
+        verdicts: What there is to say against instances; `touch` when that changed.
 
     Attributes:
         hub: The published snapshots.
@@ -67,6 +69,7 @@ class Publisher:
         *,
         on_authorities: Callable[[Authorities], None],
         secrets: MeshSecrets,
+        verdicts: Callable[[], Iterable[Verdict]] = tuple,
     ) -> None:
         self._file = file
         last = self._file.load()
@@ -86,6 +89,7 @@ class Publisher:
         self._another = asyncio.Event()
         self._watched_under = ""
         self._secrets = secrets
+        self._verdicts = verdicts
         self.table.remember(memory.records)
         self._tell_secrets()
 
@@ -168,6 +172,10 @@ class Publisher:
                     self._dirty = True
             self.build()
 
+    def touch(self) -> None:
+        """Something that is not in the store changed: builds at the next look."""
+        self._dirty = True
+
     def build(self) -> None:
         """Publishes a new snapshot if this registry leads and there is something new."""
         office, table, last = self._election.office, self.table, self.hub.current
@@ -192,6 +200,7 @@ class Publisher:
             scaled=table.scaled_positions,
             node_classes=table.node_classes,
             registries=table.candidates.values(),
+            verdicts=self._verdicts(),
             security=builder.SecurityDocuments(
                 clients=[record.client for record in table.clients.values()],
                 admins=[record.admin for record in present(table.admins).values()],

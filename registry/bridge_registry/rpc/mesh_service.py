@@ -14,10 +14,12 @@ from bridge_core.names import canonical_or_same
 from bridge_core.snapshot import Snapshot, Version
 from bridge_registry.console.traffic_rules import TrafficBook
 from bridge_registry.enrolment.enroller import Enroller
+from bridge_registry.health.keeper import HealthKeeper
 from bridge_registry.membership.load_book import LoadReports
 from bridge_registry.publication.hub import Acknowledgement, Hub
 from bridge_registry.publication.subscription_rules import RESEND_S, Subscription, acknowledged, next_send
 from bridge_registry.rpc.gate import Context, Gate
+from bridge_registry.rpc.health_messages import health_of
 from bridge_registry.rpc.load_messages import report_of
 from bridge_registry.rpc.messages import identity_message, update_message, version_of
 from bridge_wire.v1 import registry_pb2 as pb
@@ -33,6 +35,7 @@ class MeshService(rpc.MeshServicer):
         hub: Has the snapshots.
         load: Takes what agents report.
         check_serving: Raises Unavailable when another registry leads: agents go there.
+        health: Takes what they report of health.
         traffic: Adds up how much models and nodes are used.
     """
 
@@ -44,12 +47,14 @@ class MeshService(rpc.MeshServicer):
         load: LoadReports,
         check_serving: Callable[[], None],
         *,
+        health: HealthKeeper,
         traffic: TrafficBook,
     ) -> None:
         self._gate = gate
         self._enroller = enroller
         self._hub = hub
         self._load = load
+        self._health = health
         self._check_serving = check_serving
         self._traffic = traffic
         self._known: tuple[Snapshot | None, frozenset[str]] = (None, frozenset())
@@ -90,6 +95,7 @@ class MeshService(rpc.MeshServicer):
                     now, wall = time.monotonic(), time.time()
                     report = report_of(message, node, self._hub.current, wall)
                     self._load.take_report(node, report, now)
+                    self._health.take(node, health_of(message, node, self._hub.current, wall), wall)
                     known = self._models()
                     self._traffic.take(node, report.began, report.models, known, now=now, wall=wall)
                     received += 1

@@ -1,12 +1,12 @@
 """The fast loop: how many instances slots, queue and first bytes ask for. Pure.
 
 Rules:
-1. Needed are the slots in use and the requests that wait, as a mean over about a minute: what comes and
-   goes within seconds is what queues are for. The first measurement counts as it is.
+1. Needed are the slots in use, as a mean over a minute and a half: what comes and goes within seconds is what
+   queues are for. The first measurement counts as it is.
 2. As long as the needed slots fill the active instances to within `BAND` of the target nothing is asked
    for. Else so many that they come nearest to it.
-3. A queue longer than its goal, also on a mean over ten seconds, asks for as many more as would clear it,
-   by half at most at one time.
+3. A queue longer than its goal, also on a mean over half a minute, asks for an eighth more, one at
+   least. How many are let go is decided by rule 2 alone.
 4. First bytes that are later than their goal ask for one more, where slots are nearly as full as they are
    meant to be or requests wait: else more instances would not make a long prompt shorter.
 5. An instance whose node does not report counts as filled to the target: it asks for nothing.
@@ -24,8 +24,8 @@ from bridge_core.counts import Counts
 from bridge_registry.scaling.plan import ScalingPlan, ScalingPosition, Seen, Sight
 
 BAND: Final = 0.05
-_NEED_S: Final = 60.0
-_QUEUE_S: Final = 10.0
+_NEED_S: Final = 90.0
+_QUEUE_S: Final = 30.0
 _TTFT_WINDOW_S: Final = 30.0
 _TTFT_ANSWERS: Final = 20
 _NEAR: Final = 0.15
@@ -37,9 +37,7 @@ def measured(
 ) -> ScalingPosition:
     """The position with what is seen of the active instances at `now`."""
     slots = [one.slots for one in active]
-    need = sum(
-        one.in_flight + one.queued if one.known else plan.target * one.slots for one in active
-    )  # rule 5
+    need = sum(one.in_flight if one.known else plan.target * one.slots for one in active)  # rule 5
     queued = float(sum(one.queued for one in active if one.known))
     first = position.need < 0 or not slots
     passed = max(0.0, now - position.measured_at)
@@ -62,17 +60,24 @@ def measured(
     )
 
 
+def sized(plan: ScalingPlan, position: ScalingPosition, active: int, slots: float) -> int:
+    """How many active instances rule 2 asks for. `slots` are those of one instance."""
+    need, per = max(0.0, position.need), max(_TINY, slots)
+    if active and abs(need / (active * per) - plan.target) <= BAND:
+        return active
+    return nearest(plan.target, need, per)
+
+
 def recommended(plan: ScalingPlan, position: ScalingPosition, active: int, slots: float) -> tuple[int, str]:
-    """How many active instances the measurements ask for, and why. `slots` are those of one instance."""
+    """How many all rules ask for, and why."""
     need, per = max(0.0, position.need), max(_TINY, slots)
     if not active:
         return nearest(plan.target, need, per), f"{need:.1f} slots are needed"
     filled = need / (active * per)
-    wanted, why = active, f"{filled:.0%} of the slots are in use, {plan.target:.0%} are the target"
-    if abs(filled - plan.target) > BAND:
-        wanted = nearest(plan.target, need, per)
+    wanted = sized(plan, position, active, slots)
+    why = f"{filled:.0%} of the slots are in use, {plan.target:.0%} are the target"
     if plan.queued_per_instance is not None and position.queued > plan.queued_per_instance * active:
-        more = active + min(math.ceil(active / 2), max(1, math.ceil(position.queued / per)))
+        more = active + max(1, active // 8)
         if more > wanted:
             wanted, why = more, f"{position.queued:.0f} requests wait for a slot"
     if position.slow:

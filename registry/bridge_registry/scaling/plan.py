@@ -30,12 +30,12 @@ class ScalingPlan(msgspec.Struct, frozen=True):
     max: int
     min: int = 1
     target: float = 0.7
-    queued_per_instance: float | None = 1.0
+    queued_per_instance: float | None = 2.0
     ttft_p95_s: float | None = None
     zero_after_s: float | None = None
     wake_budget_s: float = 30.0
     out_s: float = 15.0
-    in_s: float = 180.0
+    in_s: float = 120.0
     keep_warm_s: float = 300.0
     loads_at_once: int = 2
     forecast: bool = True

@@ -6,8 +6,8 @@ Rules:
 2. Wanted is what the fast loop asks for (`need_rules`) and at least the floor of the slow one
    (`forecast_rules`), between min and max.
 3. A step outwards waits for its cool-down, a step inwards for its own, counted also from the last step
-   outwards, and for the most that was recommended in that time: load that swings moves nothing inwards.
-   Inwards goes a tenth at a time.
+   outwards, and goes no further than to the mean of what was recommended in that time: load that swings
+   moves little. Inwards goes a tenth at a time.
 4. Who is taken out gets no new requests and finishes what it has. It keeps the model loaded for a time,
    and is released only when nothing is in flight there: no stream is cut. Engines, too, unload a model only
    when nobody uses it.
@@ -23,6 +23,7 @@ Rules:
 
 from __future__ import annotations
 
+import math
 from typing import Any, Final
 
 import msgspec
@@ -133,17 +134,14 @@ def _wanted(
     wanted, why = need_rules.recommended(plan, position, len(active), slots)
     wanted = min(plan.max, wanted)
     position, floor = _floor(plan, position, slots, now)
+    size = need_rules.sized(plan, position, len(active), slots)
     kept = tuple(one for one in position.recent if now - one[0] <= plan.in_s)
     if not kept or now - kept[-1][0] >= plan.in_s / _STEPS:
-        kept = (*kept, (now, wanted))[-2 * _STEPS :]
-    elif wanted > kept[-1][1]:
-        kept = (*kept[:-1], (kept[-1][0], wanted))
+        kept = (*kept, (now, min(plan.max, size)))[-2 * _STEPS :]
     position = _with(position, recent=kept)
-    most = max((count for _, count in kept), default=wanted)
-    if wanted < len(active) <= most:
-        wanted = len(active)
-    elif wanted < most < len(active):
-        wanted = most
+    if wanted < len(active):
+        usual = math.ceil(sum(count for _, count in kept) / len(kept) - 0.5)
+        wanted = max(wanted, min(usual, len(active)))
     if floor > wanted:
         wanted, why = floor, f"so many were needed at this time of day; {why}"
     if plan.zero_after_s is not None and not plan.min:

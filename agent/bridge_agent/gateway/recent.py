@@ -1,0 +1,72 @@
+"""The last requests that came in at this node, for people who watch: who, what, where to, how it ended.
+
+Never what was asked or answered: a record has neither.
+"""
+
+from __future__ import annotations
+
+import time
+from typing import Final
+from urllib.parse import parse_qs
+
+import msgspec
+
+from bridge_agent.gateway.config import ListenerKind, RequestRecord
+from bridge_agent.gateway.state import GatewayState
+from bridge_core.http1 import Request
+
+PATH: Final = "/bridge/recent"
+MOST: Final = 200
+
+
+class Recent(msgspec.Struct, frozen=True):
+    """One request. `at` is Unix seconds of its end; times are milliseconds, -1: it did not happen."""
+
+    id: str
+    at: float
+    entry: str
+    principal: str
+    path: str
+    model: str
+    route: str
+    instance: str
+    status: int
+    outcome: str
+    attempts: int
+    ttft_ms: float
+    total_ms: float
+    tokens: int
+
+
+def page(state: GatewayState, request: Request) -> bytes:
+    """The newest, newest first: `?most=N` of them."""
+    asked = "".join(parse_qs(request.query).get("most", []))
+    most = min(int(asked), MOST) if asked.isascii() and asked.isdigit() and len(asked) < 8 else MOST
+    ahead = time.time() - state.now()
+    found: list[Recent] = []
+    for record in reversed(state.records):
+        if len(found) >= most:
+            break
+        if record.caller.listener is not ListenerKind.PEER:
+            found.append(_recent(record, state.config.node, ahead))
+    return msgspec.json.encode(found)
+
+
+def _recent(record: RequestRecord, node: str, ahead: float) -> Recent:
+    decision = record.decision
+    return Recent(
+        record.request_id,
+        round(record.ended + ahead, 3),
+        node,
+        record.caller.principal,
+        record.path,
+        record.model,
+        "" if decision is None else decision.route,
+        record.instance,
+        record.status,
+        record.outcome.value,
+        len(record.failed) + bool(record.sent),
+        round((record.head - record.began) * 1000, 1) if record.head else -1.0,
+        round((record.ended - record.began) * 1000, 1),
+        record.tokens,
+    )

@@ -1,0 +1,85 @@
+"""The agent's watch over health, put together."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Final
+
+from bridge_agent.engines.client import EngineClient
+from bridge_agent.engines.supervisor import EngineSupervisor
+from bridge_agent.engines.view import LocalInstance
+from bridge_agent.gateway.gateway import Gateway
+from bridge_agent.health.golden_asking import GoldenAsker
+from bridge_agent.health.golden_page import GoldenPage
+from bridge_agent.health.health_watch import HealthSources, HealthWatch
+from bridge_agent.health.infrastructure import MachineReader
+from bridge_agent.health.service_tally import ServiceTally
+from bridge_agent.limits.node_isolation import NodeIsolation
+from bridge_agent.peers.upstreams import Upstreams
+from bridge_agent.routing.view import MeshView
+
+_EXPECTED: Final = frozenset({"ready", "draining"})
+
+
+def connect(instance: LocalInstance) -> EngineClient:
+    """An engine's own door."""
+    return EngineClient(instance.host, instance.port, instance.network_pid)
+
+
+def page_of(view: MeshView, engines: EngineSupervisor, gateway: Gateway) -> GoldenPage:
+    """What answers other nodes' golden prompts."""
+    return GoldenPage(
+        engines.instances,
+        connect,
+        work=lambda instance: gateway.known_work().get(instance, 0),
+        is_out=lambda instance: (told := view.current.verdicts.get(instance)) is not None and told.out,
+        now=time.monotonic,
+    )
+
+
+def asker_of(view: MeshView, upstreams: Upstreams) -> GoldenAsker:
+    """Who asks other nodes' instances golden prompts."""
+    return GoldenAsker(
+        view.index.node,
+        lambda: view.current,
+        lambda node: upstreams.link(node.name, node.peer),
+        now=time.time,
+        clock=time.monotonic,
+    )
+
+
+def watch_of(
+    root: Path,
+    *,
+    view: MeshView,
+    engines: EngineSupervisor,
+    isolation: NodeIsolation,
+    gateway: Gateway,
+    tally: ServiceTally,
+    asker: GoldenAsker,
+) -> HealthWatch:
+    """Who looks how this node's instances are; `root` is the agent's state folder."""
+
+    def reasons() -> Mapping[str, str]:
+        # A status reads the ends of logs: only of those who are not as they should be.
+        if all(one.state in _EXPECTED for one in engines.instances()):
+            return {}
+        return {one.id: one.reason for one in engines.status() if one.failures}
+
+    return HealthWatch(
+        HealthSources(
+            machine=MachineReader({"state": root, "models": root / "models", "audit": root / "audit"}),
+            gpus=isolation.gpus,
+            device=lambda instance: isolation.report(instance).device,
+            instances=engines.instances,
+            reason=reasons,
+            waiting=gateway.waiting,
+            in_flight=lambda: gateway.counters.in_flight,
+            ejected=gateway.ejections,
+            tally=tally,
+            answers=lambda: asker.recent,
+            verdicts=lambda: view.current.verdicts,
+        )
+    )

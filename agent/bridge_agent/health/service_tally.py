@@ -1,0 +1,73 @@
+"""What became of requests at this node's own instances, whoever they came in by.
+
+Beside the tally by route and backend, which rollouts compare: there the entry node counts, here the owner
+does, as only it knows how long a request waited for a slot and how long the engine then took.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Mapping
+from typing import Final
+
+from bridge_agent.gateway.config import Outcome, RequestRecord
+from bridge_agent.routing.health_rules import Failure
+from bridge_core.counts import Counter, Counts
+
+LATELY_S: Final = 30.0
+_MARKS: Final = 64
+_UNCOUNTED: Final = frozenset({Outcome.CANCELLED, Outcome.REFUSED})
+
+
+class ServiceTally:
+    """Counts since the agent began; one task feeds it.
+
+    Args:
+        own: Whether an instance is this node's.
+        now: Monotonic seconds.
+    """
+
+    def __init__(self, own: Callable[[str], bool], now: Callable[[], float]) -> None:
+        self._own = own
+        self._now = now
+        self._counters: dict[str, Counter] = {}
+        self._marks: dict[str, deque[tuple[float, Counts]]] = {}
+
+    @property
+    def counts(self) -> Mapping[str, Counts]:
+        """By instance."""
+        return {instance: counter.counts for instance, counter in self._counters.items()}
+
+    def take(self, record: RequestRecord) -> None:
+        """A request is over."""
+        for attempt in record.failed:
+            if attempt.failure is not Failure.REFUSED and self._own(attempt.instance):
+                self._of(attempt.instance).failed()
+        if not record.instance or not self._own(record.instance) or record.outcome in _UNCOUNTED:
+            return
+        if record.head <= 0 or record.outcome is Outcome.FAILED or 400 <= record.status < 500:
+            return  # an attempt that failed was counted above; one that the client is to blame for, never
+        if record.status >= 500:
+            self._of(record.instance).failed()
+            return
+        self._of(record.instance).answered(
+            max(0.0, record.head - record.began - record.waited),
+            tokens=record.tokens,
+            generating_s=record.ended - record.head if record.tokens else 0.0,
+            broken=record.outcome in {Outcome.BROKEN, Outcome.ENGINE_ERROR},
+        )
+
+    def lately(self, instance: str) -> Counts:
+        """What it did in the last `LATELY_S`; call it about once a second."""
+        now, counter = self._now(), self._counters.get(instance)
+        if counter is None:
+            return Counts()
+        marks = self._marks.setdefault(instance, deque([(now - LATELY_S, Counts())], maxlen=_MARKS))
+        while len(marks) > 1 and marks[1][0] <= now - LATELY_S:
+            marks.popleft()
+        counts = counter.counts
+        marks.append((now, counts))
+        return counts.since(marks[0][1])
+
+    def _of(self, instance: str) -> Counter:
+        return self._counters.setdefault(instance, Counter())

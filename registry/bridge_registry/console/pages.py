@@ -1,0 +1,191 @@
+"""The console's page and what it asks for: at the registry's admin listener, for who is on its machine.
+
+It shows and changes nothing, so it asks for no more than /metrics and /status beside it do.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Mapping
+from importlib.resources import files
+from typing import Any, Final
+from urllib.parse import parse_qs, quote
+
+import msgspec
+import structlog
+
+from bridge_core.errors import BridgeError
+from bridge_core.explanation import PATH, HopReport
+from bridge_core.http1 import App, Exchange, Pool, coroutine_app
+from bridge_core.snapshot import Node
+from bridge_registry.console.picture_rules import natural, shown
+from bridge_registry.console.streams import Streams
+from bridge_registry.console.traffic_rules import TrafficBook
+from bridge_registry.records import RevisionRecord
+
+log = structlog.get_logger()
+
+RECENT: Final = "/bridge/recent"
+ROOT: Final = "/console"
+_ASK_S: Final = 3.0
+_ANSWER_MOST: Final = 4 << 20
+_ASKED_NODES: Final = 32  # of which recent requests are shown: those that were called last
+_SHOWN: Final = 200
+_REVISIONS: Final = 50
+_TYPES: Final = {
+    ".html": b"text/html; charset=utf-8",
+    ".js": b"text/javascript; charset=utf-8",
+    ".css": b"text/css; charset=utf-8",
+    ".svg": b"image/svg+xml",
+}
+_POLICY: Final = (
+    b"default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; "
+    # The playground calls agents on this machine, as any page of this machine may.
+    b"connect-src 'self' http://127.0.0.1:* http://localhost:*; "
+    b"base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+)
+_SAFE: Final = (
+    (b"content-security-policy", _POLICY),
+    (b"x-content-type-options", b"nosniff"),
+    (b"referrer-policy", b"no-referrer"),
+    (b"cross-origin-opener-policy", b"same-origin"),
+)
+
+
+class ConsolePages:
+    """See the module.
+
+    Args:
+        streams: Told what changes.
+        traffic: The last hour.
+        nodes: Those that are published.
+        link: The way to a node.
+        history: The newest revisions of the configuration.
+    """
+
+    def __init__(
+        self,
+        streams: Streams,
+        traffic: TrafficBook,
+        nodes: Callable[[], Mapping[str, Node]],
+        link: Callable[[Node], Pool],
+        history: Callable[[int], Awaitable[list[RevisionRecord]]],
+    ) -> None:
+        self._streams = streams
+        self._traffic = traffic
+        self._nodes = nodes
+        self._link = link
+        self._history = history
+        self._assets = _assets()
+
+    def apps(self, group: asyncio.TaskGroup) -> dict[str, App]:
+        """The pages by path; what they wait for runs in `group`."""
+        found: dict[str, App] = {
+            "/": lambda exchange: exchange.respond(302, [(b"location", b"/console/")]),
+            ROOT: lambda exchange: exchange.respond(302, [(b"location", b"/console/")]),
+            f"{ROOT}/api/stream": self._streams.app,
+            f"{ROOT}/api/hour": self._hour,
+            f"{ROOT}/api/requests": coroutine_app(_answering(self._requests), group),
+            f"{ROOT}/api/explain": coroutine_app(_answering(self._explain), group),
+            f"{ROOT}/api/history": coroutine_app(_answering(self._revisions), group),
+        }
+        for name, (kind, body) in self._assets.items():
+            found[f"{ROOT}/{name}"] = _asset(kind, body)
+        found[f"{ROOT}/"] = found[f"{ROOT}/index.html"]
+        return found
+
+    def _hour(self, exchange: Exchange) -> None:
+        """The last hour by minute: [minute, {model: [requests, failed]}, {node: …}]."""
+        minutes = [
+            (at, {shown(name): cell for name, cell in models.items()}, nodes)
+            for at, models, nodes in self._traffic.minutes
+        ]
+        _json(exchange, minutes)
+
+    async def _requests(self, _query: dict[str, list[str]]) -> Any:
+        called = [name for name in self._called() if name in self._nodes()]
+        answers = await self._ask_all(called[:_ASKED_NODES], f"{RECENT}?most={_SHOWN}")
+        found = [
+            one for body in answers.values() for one in msgspec.json.decode(body, type=list[dict[str, Any]])
+        ]
+        found.sort(key=lambda one: -float(one.get("at", 0.0)))
+        return {"requests": found[:_SHOWN], "nodes": len(answers), "asked": len(called[:_ASKED_NODES])}
+
+    async def _explain(self, query: dict[str, list[str]]) -> Any:
+        asked = "".join(query.get("id", []))[:200]
+        answers = await self._ask_all(list(self._nodes()), f"{PATH}?id={quote(asked, safe='')}")
+        hops = [hop for body in answers.values() for hop in msgspec.json.decode(body, type=list[HopReport])]
+        return {"hops": sorted(hops, key=lambda hop: bool(hop.via)), "nodes": len(answers)}
+
+    async def _revisions(self, _query: dict[str, list[str]]) -> Any:
+        records = await self._history(_REVISIONS)
+        return [
+            {
+                "number": one.number,
+                "author": one.author,
+                "applied": one.applied,
+                "changed": one.changed,
+                "diff": one.diff,
+                "restores": one.restores,
+            }
+            for one in records
+        ]
+
+    def _called(self) -> list[str]:
+        """Nodes that clients called in the last hour, the newest first, then the others."""
+        newest: dict[str, None] = {}
+        for _, _, nodes in reversed(self._traffic.minutes):
+            newest.update(dict.fromkeys(nodes))
+        return [*newest, *(name for name in sorted(self._nodes(), key=natural) if name not in newest)]
+
+    async def _ask_all(self, names: list[str], path: str) -> dict[str, bytes]:
+        """What nodes answer; who does not is left out."""
+        nodes = self._nodes()
+        found: dict[str, bytes] = {}
+
+        async def ask(name: str) -> None:
+            try:
+                async with asyncio.timeout(_ASK_S):
+                    async with self._link(nodes[name]).request("GET", path, ()) as response:
+                        body = await response.read(_ANSWER_MOST)
+                if response.status == 200:
+                    found[name] = body
+            except (BridgeError, OSError, TimeoutError) as fault:
+                log.debug("console_node_left_out", node=name, reason=str(fault) or "timed out")
+
+        await asyncio.gather(*(ask(name) for name in names if name in nodes))
+        return found
+
+
+def _answering(
+    work: Callable[[dict[str, list[str]]], Awaitable[Any]],
+) -> Callable[[Exchange], Awaitable[None]]:
+    async def answer(exchange: Exchange) -> None:
+        try:
+            _json(exchange, await work(parse_qs(exchange.request.query)))
+        except (BridgeError, msgspec.DecodeError, ValueError) as fault:
+            body = msgspec.json.encode({"error": str(fault)[:1000]})
+            exchange.respond(503, [*_SAFE, (b"content-type", b"application/json")], body)
+
+    return answer
+
+
+def _json(exchange: Exchange, value: Any) -> None:
+    headers = [*_SAFE, (b"content-type", b"application/json"), (b"cache-control", b"no-store")]
+    exchange.respond(200, headers, msgspec.json.encode(value))
+
+
+def _asset(kind: bytes, body: bytes) -> App:
+    headers = [*_SAFE, (b"content-type", kind), (b"cache-control", b"no-cache")]
+    return lambda exchange: exchange.respond(200, headers, body)
+
+
+def _assets() -> dict[str, tuple[bytes, bytes]]:
+    """The page's files, by their names."""
+    folder = files("bridge_registry.console") / "page"
+    found = {}
+    for one in folder.iterdir():
+        suffix = f".{one.name.rpartition('.')[2]}"
+        if suffix in _TYPES:
+            found[one.name] = (_TYPES[suffix], one.read_bytes())
+    return found

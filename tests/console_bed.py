@@ -1,0 +1,155 @@
+"""The console over a mesh that is made up: a listener in this process, and pictures of the test's choice."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+from collections.abc import AsyncIterator
+from typing import Any
+
+import msgspec
+
+from bridge_core import http1
+from bridge_core.counts import Counts
+from bridge_core.mesh_picture import (
+    Backend,
+    InstancePicture,
+    MeshPicture,
+    ModelPicture,
+    NodePicture,
+    RegistryPicture,
+    RolloutPicture,
+    RoutePicture,
+)
+from bridge_registry.admin_http import AdminApp, Readiness
+from bridge_registry.console.feed import Feed
+from bridge_registry.console.pages import ConsolePages
+from bridge_registry.console.streams import Streams
+from bridge_registry.console.traffic_rules import TrafficBook
+from bridge_registry.records import RevisionRecord
+
+HOSTILE = '<img src=x onerror="document.title=1">\x1b[2J\n"/>'
+
+
+def node(number: int, state: str = "serving", *, busy: int = 1, **more: Any) -> NodePicture:
+    name = f"node{number}"
+    loaded = ("smollm2:135m",) if busy else ()
+    engine = InstancePicture(
+        f"{name}/0", "ready", "llamacpp", 4, busy, 0, 100, ("smollm2:135m", "tiny:latest"), loaded
+    )
+    there = state not in {"away", "no engine"}
+    return NodePicture(
+        name=name,
+        state=state,
+        since_unix=int(time.time()) - 90_000,
+        version="0.1.0",
+        expires_unix=int(time.time()) + 70_000,
+        address=f"{name}.example:11445",
+        in_flight=busy,
+        labels={"zone": "a"},
+        instances=(engine,) if there else (),
+        requests_per_s=busy * 1.4 if there else 0.0,
+        **more,
+    )
+
+
+def picture(*nodes: NodePicture, **more: Any) -> MeshPicture:
+    registry = RegistryPicture("lab.example", "registry1", "0.1.0", True, "registry1", "r1:11400", "", 3, 41)
+    return MeshPicture(
+        time.time(),
+        more.pop("registry", registry),
+        nodes,
+        (
+            ModelPicture("smollm2:135m", len(nodes), 2, 4.2, 0.0, 212.0, 0.11, 0.34),
+            ModelPicture("tiny:latest", len(nodes), 1, 1.1, 0.05, 90.0, 0.02, 0.05),
+        ),
+        (
+            RoutePicture(
+                "chat",
+                "residency",
+                (Backend("stable", "smollm2:135m", 0.9), Backend("canary", "tiny:latest", 0.1)),
+            ),
+        ),
+        (
+            RolloutPicture(
+                "chat-v2",
+                "chat",
+                "progressing",
+                0,
+                3,
+                120.0,
+                300.0,
+                "",
+                "stable",
+                "canary",
+                0.1,
+                0.0,
+                0.01,
+                84,
+            ),
+        ),
+        **more,
+    )
+
+
+class Console:
+    """An open console: `show` changes the mesh."""
+
+    def __init__(self, first: MeshPicture) -> None:
+        self.seen = first
+        self.feed = Feed(lambda: self.seen)
+        self.streams = Streams(self.feed)
+        self.feed.looked = lambda: self.streams.tell(time.monotonic())
+        self.traffic = TrafficBook(0.0)
+        self.port = 0
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.port}/console/"
+
+    def show(self, seen: MeshPicture) -> None:
+        self.seen = seen
+        self.feed.look()
+
+    def busy_hour(self) -> None:
+        """Requests in each of the last sixty minutes, some of which failed."""
+        now, total = time.time(), 0
+        for ago in range(59, -1, -1):
+            total += (ago * 7) % 13 + 2
+            counts = Counts(requests=total, errors=total // 40)
+            wall = now - ago * 60
+            self.traffic.take("node1", 1, {"smollm2:135m": counts}, {"smollm2:135m"}, now=wall, wall=wall)
+            self.traffic.take("node2", 1, {"tiny:latest": counts}, {"tiny:latest"}, now=wall, wall=wall)
+
+
+async def _history(_most: int) -> list[RevisionRecord]:
+    diff = "--- ModelRoute/chat\n+++ ModelRoute/chat\n@@ -8,3 +8,3 @@\n-    weight: 100\n+    weight: 90\n"
+    made = {"number": 7, "author": "spiffe://lab/admin/ann", "applied": time.time() - 600}
+    return [
+        msgspec.convert(
+            {**made, "changed": ["ModelRoute/chat"], "diff": diff, "documents": {}}, RevisionRecord
+        )
+    ]
+
+
+@contextlib.asynccontextmanager
+async def console(first: MeshPicture) -> AsyncIterator[Console]:
+    """A console that is served until the end of the block."""
+    made = Console(first)
+
+    def nobody(_node: object) -> http1.Pool:
+        raise AssertionError("no node is there to be asked")
+
+    pages = ConsolePages(made.streams, made.traffic, dict, nobody, _history)
+    app = AdminApp((), lambda: Readiness(ready=True, reason="leading"), "host")
+    async with asyncio.TaskGroup() as group:
+        app.pages = pages.apps(group)
+        server = await http1.serve(app, name="console")
+        made.port = server.port
+        made.feed.look()
+        try:
+            yield made
+        finally:
+            made.streams.close()
+            await server.close(0.0)

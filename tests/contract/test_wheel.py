@@ -1,0 +1,49 @@
+"""The wheel without a C compiler: pure, or refused where a compiled one was asked for."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def build(folder: Path, wanted: str) -> subprocess.CompletedProcess[str]:
+    environment = {**os.environ, "BRIDGE_COMPILE": wanted, "CC": "/nowhere/cc"}
+    command = [sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", str(folder)]
+    return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
+
+
+def test_without_a_compiler_it_is_pure_and_says_why(tmp_path: Path) -> None:
+    done = build(tmp_path, "auto")
+    assert done.returncode == 0, done.stderr
+    assert "a pure wheel: cannot compile: no C compiler (/nowhere/cc)" in done.stdout + done.stderr
+    (wheel,) = tmp_path.glob("*.whl")
+    assert wheel.name.endswith("-py3-none-any.whl")
+    names = zipfile.ZipFile(wheel).namelist()
+    assert "bridge_core/http1/client.py" in names
+    assert [name for name in names if name.endswith(".so") or name == "bridge_core/compiled.json"] == []
+
+
+def test_a_compiled_one_that_cannot_be_is_refused(tmp_path: Path) -> None:
+    done = build(tmp_path, "yes")
+    assert done.returncode != 0
+    assert "no C compiler (/nowhere/cc)" in done.stdout + done.stderr
+    assert list(tmp_path.glob("*.whl")) == []
+
+
+def test_what_is_to_be_compiled_is_there() -> None:
+    listed = subprocess.run(
+        [sys.executable, "-c", "import json, compile_hot_path as c; print(json.dumps(sorted(c.sources())))"],
+        cwd=ROOT / "tools",
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    modules = json.loads(listed.stdout)
+    assert "bridge_core.http1.client" in modules
+    assert "bridge_core.http1.errors" not in modules  # named under `interpreted`

@@ -1,0 +1,163 @@
+"""What nodes report becomes verdicts, snapshots and alerts: in one process, on a simulated clock."""
+
+from __future__ import annotations
+
+from bridge_core import golden
+from bridge_core.golden import GoldenAnswer, Token
+from bridge_core.names import canonical
+from bridge_core.snapshot import Instance, MemberModel, Node, Snapshot, Version, encode_entry
+from bridge_core.verdicts import Reason
+from bridge_registry.alerts.desk import AlertDesk
+from bridge_registry.health.keeper import FRESH_S, HealthKeeper
+from bridge_registry.health.reported import InstanceHealth, NodeHealthReport
+from bridge_registry.rpc.health_messages import health_of
+from bridge_wire.v1 import health_pb2, registry_pb2
+
+NODES = ("a", "b", "c")
+MODEL = MemberModel("tiny:latest", "sha256:1")
+RIGHT, WRONG = (Token(" Paris", 4.0),), (Token(" Rome", 4.0),)
+FULL = Reason("infrastructure", "disk", "degraded", "1 GiB of 9 GiB are left for models", 5.0)
+
+
+class Bed:
+    def __init__(self) -> None:
+        self.now, self.leads, self.changes = 1_000_000.0, True, 0
+        self.moving: set[str] = set()
+        self.entries = {f"node/{name}": encode_entry(Node(name, "h:1")) for name in NODES}
+        for name in NODES:
+            one = Instance(f"{name}/0", name, models=(MODEL,), loaded=("tiny:latest",))
+            self.entries[f"instance/{name}/0"] = encode_entry(one)
+        self.start()
+
+    def start(self) -> None:
+        """A registry that knows nothing but what is published."""
+        self.keeper = HealthKeeper(self.snapshot, lambda: self.leads, self.changed)
+        self.desk = AlertDesk(
+            self.keeper, self.snapshot, lambda: self.leads, lambda: self.moving, lambda: self.now
+        )
+
+    def snapshot(self) -> Snapshot:
+        return Snapshot(Version(1, self.changes), self.entries)
+
+    def changed(self) -> None:
+        self.changes += 1
+        kept = {key: raw for key, raw in self.entries.items() if not key.startswith("verdict/")}
+        told = {f"verdict/{one.instance}": encode_entry(one) for one in self.keeper.verdicts()}
+        self.entries = kept | told
+
+    def rounds(self, many: int, *, wrong: str = "", full: str = "") -> None:
+        """Every node reports, and every instance is asked, in each of so many rounds."""
+        for _ in range(many):
+            round_ = golden.round_of(self.now)
+            for node in NODES:
+                answers = tuple(
+                    GoldenAnswer(
+                        f"{owner}/0",
+                        canonical("tiny"),
+                        round_,
+                        golden.question_of(round_),
+                        WRONG if owner == wrong else RIGHT,
+                        at=self.now,
+                    )
+                    for owner in NODES
+                    if golden.asker_of(f"{owner}/0", owner, NODES, round_) == node
+                )
+                reasons = (FULL,) if node == full else ()
+                report = NodeHealthReport((InstanceHealth(f"{node}/0", reasons),), (), answers)
+                self.keeper.take(node, report, self.now)
+            self.desk.look()
+            self.now += golden.ROUND_S
+
+    def out(self) -> set[str]:
+        return {one.instance for one in self.snapshot().verdicts.values() if one.out}
+
+
+def test_the_wrong_one_is_published_told_of_and_comes_back() -> None:
+    bed = Bed()
+    bed.rounds(4)
+    assert bed.changes == 0
+    bed.rounds(2, wrong="b")
+    assert bed.out() == {"b/0"}
+    (alert,) = bed.desk.alerts
+    assert (alert.seen.id, alert.seen.severity) == ("wrong-answers@b/0", "critical")
+    assert alert.seen.summary.startswith('b/0: tiny:latest answers " Rome" where a/0 and c/0 answer " Paris"')
+    assert alert.seen.command == "bridgectl health b"
+    assert "takes no requests" in next(iter(bed.keeper.concerns()))
+    bed.rounds(6)
+    assert bed.out() == set()
+    assert bed.desk.alerts[0].ended
+
+
+def test_a_registry_that_begins_to_lead_takes_nobody_back_by_that() -> None:
+    bed = Bed()
+    bed.rounds(4)
+    bed.rounds(2, wrong="b")
+    bed.start()
+    bed.rounds(1, wrong="b")
+    assert bed.out() == {"b/0"}
+
+
+def test_what_an_agent_says_of_its_own_is_told_while_it_reports_and_takes_nobody_out() -> None:
+    bed = Bed()
+    bed.rounds(1, full="a")
+    assert bed.snapshot().verdicts["a/0"].reasons == (FULL,)
+    assert bed.out() == set()
+    changes = bed.changes
+    bed.rounds(3, full="a")
+    assert bed.changes == changes, "a snapshot does not change because something is still so"
+    bed.now += FRESH_S
+    bed.desk.look()
+    assert not bed.snapshot().verdicts
+    assert {one.seen.name for one in bed.desk.alerts if not one.ended} >= {"node-away"}
+
+
+def test_reports_of_hostile_agents_are_cut_down_to_what_is_theirs_to_say() -> None:
+    bed = Bed()
+    round_ = golden.round_of(bed.now)
+    turn = golden.asker_of("b/0", "b", NODES, round_)
+    (other,) = set(NODES) - {"b", turn}
+
+    def answer(**more: object) -> health_pb2.GoldenAnswer:
+        said = {
+            "instance": "b/0",
+            "model": "m" * 9999,
+            "round": round_,
+            "question": golden.question_of(round_),
+        }
+        return health_pb2.GoldenAnswer(**{**said, **more})
+
+    message = registry_pb2.LoadReport(
+        health=[
+            health_pb2.InstanceHealth(
+                instance=f"{turn}/0",
+                reasons=[
+                    health_pb2.HealthReason(aspect="business", code="x", level="failing"),
+                    health_pb2.HealthReason(aspect="service", code="y" * 999, level="failing", since_unix=-1),
+                    health_pb2.HealthReason(aspect="service", code="z", level="terrible"),
+                ],
+                counts=health_pb2.InstanceCounts(requests=1 << 60),
+            ),
+            health_pb2.InstanceHealth(instance="b/0"),
+        ],
+        gauges=[
+            health_pb2.Gauge(name="no_such_gauge", value=1),
+            health_pb2.Gauge(name="queue", value=float("nan")),
+            health_pb2.Gauge(name="queue", value=3),
+        ],
+        golden=[
+            answer(tokens=[health_pb2.GoldenToken(text="x" * 999, margin=float("inf"))] * 99),
+            answer(round=round_ + 7),
+            answer(question=golden.question_of(round_ + 1)),
+            answer(instance="nobody/0"),
+        ],
+    )
+    report = health_of(message, turn, bed.snapshot(), bed.now)
+    (own,) = report.instances
+    assert own.instance == f"{turn}/0"
+    assert [(one.code, one.since) for one in own.reasons] == [("y" * 64, 0.0)]
+    assert own.counts.requests == 0
+    assert [one.value for one in report.gauges] == [3.0]
+    (one,) = report.golden
+    assert len(one.tokens) == golden.MAX_TOKENS
+    assert {(len(token.text), token.margin) for token in one.tokens} == {(256, -1.0)}
+    assert health_of(message, other, bed.snapshot(), bed.now).golden == (), "it is not its turn"
