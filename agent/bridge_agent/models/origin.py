@@ -117,4 +117,6 @@ class _Download:
 def _fault(fault: Exception, url: str) -> OriginFault:
     code = fault.code if isinstance(fault, urllib.error.HTTPError) else 0
     why = "file does not exist" if code == 404 else reason(fault, url)
+    if isinstance(fault, urllib.error.HTTPError):
+        fault.close()  # it holds the connection
     return OriginFault(f'Get "{url}": {why}', hopeless=code in _HOPELESS, login=code in (401, 403))
