@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -66,6 +67,29 @@ async def test_calls_are_on_record_with_who_made_them_and_what_came_of_it(tmp_pa
     assert verify(tmp_path / "audit" / "log").faults == ()
 
 
+def _spoiled(log: Path) -> bool:
+    """Puts a file where the log's folder was; not yet, when the writer has just made the folder anew."""
+    shutil.rmtree(log, ignore_errors=True)
+    try:
+        log.write_text("no folder")
+    except IsADirectoryError:
+        return False
+    return True
+
+
+def _put_back(log: Path) -> bool:
+    """Puts the log's folder back, instead of the file or of one that the writer has just made."""
+    if log.is_dir():
+        shutil.rmtree(log, ignore_errors=True)
+    else:
+        log.unlink(missing_ok=True)
+    try:
+        log.with_name("away").rename(log)
+    except OSError:
+        return False
+    return True
+
+
 async def test_where_the_mesh_says_so_nothing_is_changed_unrecorded(tmp_path: Path) -> None:
     mesh = "apiVersion: bridge.deepseek.io/v1\nkind: Mesh\nmetadata: {name: mesh}\n"
     mesh += "spec: {audit: {onFullDisk: refuse}}\n"
@@ -76,7 +100,7 @@ async def test_where_the_mesh_says_so_nothing_is_changed_unrecorded(tmp_path: Pa
         log = tmp_path / "audit" / "log"
         await eventually(log.exists)
         log.rename(log.with_name("away"))
-        log.write_text("no folder")
+        await eventually(lambda: _spoiled(log))
         await admin.CreateToken(pb.CreateTokenRequest(uses=1, ttl_seconds=60))
         await eventually(lambda: bool(bed.registry._audit.refusal), 60)
         code, why = await refused(admin.CreateToken(pb.CreateTokenRequest(uses=1, ttl_seconds=60)))
@@ -84,8 +108,7 @@ async def test_where_the_mesh_says_so_nothing_is_changed_unrecorded(tmp_path: Pa
         assert "nothing is served unrecorded" in why
         status = await admin.Status(pb.StatusRequest())
         assert any("the audit lost" in one for one in status.concerns)
-        log.unlink()
-        log.with_name("away").rename(log)
+        await eventually(lambda: _put_back(log))
         await eventually(lambda: not bed.registry._audit.refusal, 60)
         await admin.CreateToken(pb.CreateTokenRequest(uses=1, ttl_seconds=60))
 
