@@ -101,6 +101,24 @@ async def test_a_pull_goes_on_where_the_last_one_ended(models: ModelsBed) -> Non
     assert has(models, "a")
 
 
+async def test_who_leaves_last_ends_the_pull_and_who_comes_next_begins_one(models: ModelsBed) -> None:
+    offer(models.registry, "team/big:v1", BLOB)
+    models.registry.cut_after = 0
+    left = asyncio.create_task(models.pull("a"))
+    stays = asyncio.create_task(models.pull("a"))
+    desk = models.desks["a"]
+    await eventually(lambda: desk.fetcher.under_way)
+    left.cancel()
+    await asyncio.wait({left})
+    assert desk.pulls.under_way == 1
+    stays.cancel()
+    await eventually(lambda: not desk.pulls.under_way)
+    await eventually(lambda: settled(models))
+    models.registry.cut_after = None
+    assert (await models.pull("a"))[-1] == {"status": "success"}
+    assert has(models, "a")
+
+
 async def test_a_piece_damaged_in_the_rest_is_fetched_anew(models: ModelsBed) -> None:
     offer(models.registry, "team/big:v1", BLOB)
     models.registry.cut_after, models.registry.ranges = 5 * MIB, False
