@@ -10,6 +10,7 @@ from pathlib import Path
 import grpc
 import grpc.aio
 
+from bridge_core.errors import Unavailable
 from bridge_core.identity import JoinToken, SpiffeId
 from bridge_core.identity.certificates import create_csr, generate_key, key_to_pem
 from bridge_core.registry_channel import fetch_ca, open_channel
@@ -66,8 +67,18 @@ class Bed:
         return f"127.0.0.1:{self.registry.grpc_port}"
 
     async def leads(self) -> None:
-        """Waits until this registry leads and has published, its founding among it."""
-        await eventually(lambda: bool(self.registry.publisher.hub.current.mesh.store_id))
+        """Waits until this registry leads, may write, and has published, its founding among it."""
+        await eventually(
+            lambda: self._may_write() and bool(self.registry.publisher.hub.current.mesh.store_id)
+        )
+
+    def _may_write(self) -> bool:
+        """Whether it leads and has read the store since; with a snapshot on disk it publishes before."""
+        try:
+            self.registry._leadership.fence()
+        except Unavailable:
+            return False
+        return True
 
     @contextlib.asynccontextmanager
     async def admin(self) -> AsyncIterator[rpc.AdminStub]:

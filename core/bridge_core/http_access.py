@@ -131,8 +131,6 @@ def cors_headers(origin: bytes) -> tuple[Header, ...]:
     """What an answer to an allowed origin carries."""
     return (
         (b"access-control-allow-origin", origin),
-        # What a page may read of an answer beside its body: where it went and by which name to ask why.
-        (b"access-control-expose-headers", b"X-Request-Id,X-Bridge-Node"),
         (b"vary", b"Origin"),
     )
 

@@ -29,6 +29,7 @@ from bridge_core.identity.certificates import (
     to_pem,
 )
 from bridge_wire.v1 import inference_pb2_grpc
+from tests.contract.gateway_bed import AUTHORITY
 
 HEAD = ((b"content-type", b"application/json"), (b"x-request-id", b"r-1"), (b"x-bridge-node", b"node9"))
 TRUST_DOMAIN = "bed.local"
@@ -143,8 +144,8 @@ class Credentials:
 class Bed:
     """Everything of one listener."""
 
-    def __init__(self, folder: Path) -> None:
-        authority = create_authority(TRUST_DOMAIN, now=time.time(), ttl_s=86_400)
+    def __init__(self, folder: Path, authority: Authority | None = None) -> None:
+        authority = authority or create_authority(TRUST_DOMAIN, now=time.time(), ttl_s=86_400)
         foreign = create_authority("foreign.local", now=time.time(), ttl_s=86_400)
         make = SpiffeId.make
         self.node = Credentials(folder / "node", authority, make(TRUST_DOMAIN, "node", "node1"))
@@ -173,9 +174,11 @@ class Bed:
 
 
 @contextlib.asynccontextmanager
-async def open_bed(folder: Path, pipeline: App | None = None) -> AsyncIterator[Bed]:
-    """A listener over `pipeline`; over the bed's own scripted engine without one."""
-    bed = Bed(folder)
+async def open_bed(
+    folder: Path, pipeline: App | None = None, authority: Authority | None = None
+) -> AsyncIterator[Bed]:
+    """A listener over `pipeline`, with certificates of `authority`; the bed's own where none is given."""
+    bed = Bed(folder, authority)
     async with asyncio.TaskGroup() as group:
         bed.group = group
         bed.serving = Serving()
@@ -197,7 +200,7 @@ async def open_bed(folder: Path, pipeline: App | None = None) -> AsyncIterator[B
 
 @contextlib.asynccontextmanager
 async def stub_of(pipeline: App, folder: Path) -> AsyncIterator[Any]:
-    """A client of a gRPC listener over `pipeline`."""
+    """A client of a gRPC listener over `pipeline`; its certificate is of the gateways' mesh."""
     folder.mkdir()
-    async with open_bed(folder, pipeline) as listener, listener.channel() as channel:
+    async with open_bed(folder, pipeline, AUTHORITY) as listener, listener.channel() as channel:
         yield inference_pb2_grpc.ModelInferenceStub(channel)

@@ -65,6 +65,8 @@ from bridge_core.quantities import parse_patience
 from bridge_core.route_rules import location, match, redirect_body
 
 TIMEOUT: Final = b"x-bridge-timeout"
+# What a page may read of an answer beside its body: where it went, and by which name to ask why.
+_EXPOSED: Final = (b"access-control-expose-headers", b"X-Request-Id,X-Bridge-Node")
 _JSON: Final = ((b"content-type", b"application/json"),)
 
 
@@ -400,7 +402,7 @@ class Gateway:
         if origin and not same_origin(origin, headers.get(b"host") or b""):
             if not self._origin_passes(exchange, listener, origin):
                 return None
-            cors = cors_headers(origin)
+            cors = (*cors_headers(origin), _EXPOSED)
         elif not origin and by_foreign_page(exchange.request.method, *(headers.get(one) for one in FETCH)):
             exchange.respond(403)
             turned_away(state, exchange.request, listener, 403, "page")
