@@ -199,7 +199,7 @@ def test_a_missing_or_false_head_is_found(log: Path) -> None:
 
 def positions(path: Path, rng: random.Random, many: int) -> list[int]:
     size = path.stat().st_size
-    ends = {*range(min(24, size)), *range(max(0, size - 24), size)}
+    ends = {*range(min(8, size)), *range(max(0, size - 8), size)}
     return sorted(ends | {rng.randrange(size) for _ in range(many)})
 
 

@@ -15,6 +15,7 @@ Rules:
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Iterable
 from typing import Final
 
@@ -22,6 +23,7 @@ import msgspec
 
 LIFE_S: Final = 6.0
 STALL_S: Final = 60.0
+SWEEP_S: Final = 1.0
 MOST: Final = 4096  # digests
 MOST_SOURCES: Final = 64  # of a digest
 MOST_TOLD: Final = 24
@@ -50,12 +52,17 @@ class _Wanted(msgspec.Struct):
     fetcher: str = ""
     barred: dict[str, float] = {}
 
+    def drop_silent(self, now: float) -> None:
+        """Forgets who has not asked for `LIFE_S`."""
+        self.seen = {node: seen for node, seen in self.seen.items() if now - seen.at <= LIFE_S}
+
 
 class Claims:
     """What a coordinator knows; times are monotonic seconds."""
 
     def __init__(self) -> None:
         self._wanted: dict[str, _Wanted] = {}
+        self._swept = -math.inf
 
     def ask(self, digest: str, node: str, have: int, now: float, *, offers: bool) -> ClaimAnswer:
         """A node asks about a digest.
@@ -96,13 +103,22 @@ class Claims:
             wanted.seen[node].grew = now
 
     def _of(self, digest: str, now: float) -> _Wanted:
-        for known, wanted in list(self._wanted.items()):
-            wanted.seen = {node: seen for node, seen in wanted.seen.items() if now - seen.at <= LIFE_S}
-            if not wanted.seen and known != digest and not wanted.barred:
-                del self._wanted[known]
-        if digest not in self._wanted and len(self._wanted) >= MOST:
-            del self._wanted[next(iter(self._wanted))]
-        return self._wanted.setdefault(digest, _Wanted({}))
+        if now - self._swept >= SWEEP_S:  # at each question a full table would make it slow
+            self._sweep(now)
+        wanted = self._wanted.get(digest)
+        if wanted is None:
+            if len(self._wanted) >= MOST:
+                del self._wanted[next(iter(self._wanted))]
+            wanted = self._wanted[digest] = _Wanted({})
+        wanted.drop_silent(now)
+        return wanted
+
+    def _sweep(self, now: float) -> None:
+        """Forgets what nobody asks about any more."""
+        self._swept = now
+        for wanted in self._wanted.values():
+            wanted.drop_silent(now)
+        self._wanted = {one: wanted for one, wanted in self._wanted.items() if wanted.seen or wanted.barred}
 
 
 def in_order(digest: str, nodes: Iterable[str]) -> list[str]:
