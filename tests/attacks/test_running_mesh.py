@@ -258,22 +258,22 @@ async def test_stalled_pulls_hold_up_no_creation(mesh: Mesh) -> None:
     registry = await asyncio.start_server(silent, "127.0.0.1", 0)
     port = registry.sockets[0].getsockname()[1]
     pulls = []
-    for number in range(12):
-        body = msgspec.json.encode({"model": f"127.0.0.1:{port}/a/b{number}", "insecure": True})
-        head = b"POST /api/pull HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: %d\r\n\r\n" % len(body)
-        pull = await asyncio.open_connection(*mesh.address("node1"))
-        pull[1].write(head + body)
-        pulls.append(pull)
-    await eventually(lambda: len(waiting) >= 12, 30)
-    async with asyncio.timeout(60):
-        body = {"model": "made", "from": "tiny", "stream": False}
-        created = await asyncio.to_thread(call, mesh.address("node1"), "POST", "/api/create", body)
-    assert created[0] == 200, created
-    for _, writer in pulls:
-        writer.transport.abort()
-    for writer in waiting:
-        writer.transport.abort()
-    registry.close()
+    try:
+        for number in range(12):
+            body = msgspec.json.encode({"model": f"127.0.0.1:{port}/a/b{number}", "insecure": True})
+            head = b"POST /api/pull HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: %d\r\n\r\n" % len(body)
+            pull = await asyncio.open_connection(*mesh.address("node1"))
+            pull[1].write(head + body)
+            pulls.append(pull)
+        await eventually(lambda: len(waiting) >= 12, 30)
+        async with asyncio.timeout(60):
+            made = {"model": "made", "from": "tiny", "stream": False}
+            created = await asyncio.to_thread(call, mesh.address("node1"), "POST", "/api/create", made)
+        assert created[0] == 200, created
+    finally:
+        for writer in (*(writer for _, writer in pulls), *waiting):
+            writer.transport.abort()
+        registry.close()
 
 
 # -- B5: a body that stops the loop

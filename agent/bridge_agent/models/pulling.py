@@ -15,6 +15,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Final, TypeAlias
 
@@ -44,6 +45,7 @@ _ORIGIN_S: Final = 10.0  # that an origin may take for a manifest which a node h
 _ALONE_S: Final = 40.0
 _FOLLOW_S: Final = 1.0
 _MOST_LIKELY: Final = 64
+_ASKING: Final = 32  # registries asked at once for a manifest
 
 
 class WantsLogin(BridgeError):
@@ -126,6 +128,8 @@ class ModelPulls:
         self._group = group
         self._changed = changed
         self._pulls: dict[str, _Pull] = {}
+        # Not the agent's own threads: registries that say nothing would take them all.
+        self._asking = ThreadPoolExecutor(_ASKING, "manifests")
 
     @property
     def under_way(self) -> int:
@@ -233,11 +237,11 @@ class ModelPulls:
                 raise WantsLogin(message) from fault
             raise ApiError(500, message.replace(f"{fault.message}", _plain(fault)), late=True) from fault
 
-    @staticmethod
-    async def _outside(origin: OriginPort, within_s: float) -> bytes:
+    async def _outside(self, origin: OriginPort, within_s: float) -> bytes:
+        loop = asyncio.get_running_loop()
         try:
             async with asyncio.timeout(within_s):
-                return await asyncio.to_thread(origin.manifest)
+                return await loop.run_in_executor(self._asking, origin.manifest)
         except TimeoutError:
             raise OriginFault(f"the registry did not answer within {within_s:g} s") from None
 
