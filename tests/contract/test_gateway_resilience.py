@@ -250,8 +250,9 @@ async def test_load_that_owners_report_steers_the_others(tmp_path: Path) -> None
         engines["c"].release.clear()
         held = [asyncio.create_task(bed["c"].infer()) for _ in range(12)]
         await eventually(lambda: engines["c"].running >= 1)
-        await eventually(lambda: all("c/0" in bed[name].gateway.known_work() for name in "ab"))
         for _ in range(6):
+            # Each time: on a busy machine an owner's word may be forgotten before the next one comes.
+            await eventually(lambda: bed["a"].gateway.known_work().get("c/0", 0) > 1, 30)
             answer = await bed["a"].infer()
             assert answer.headers.get(b"x-bridge-node") != b"c"
         engines["c"].release.set()
