@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable
+from collections.abc import Awaitable, Callable, Iterable
 from typing import Annotated, Any
 
 import typer
@@ -29,15 +29,9 @@ def health_command(
     where: Where,
 ) -> None:
     """Say how every instance is: machine, service, and whether its answers are right. Exits 1 where not."""
-
-    async def work(stub: Any) -> Any:
-        from bridge_wire.v1 import health_pb2 as wire
-        from bridge_wire.v1.health_pb2_grpc import HealthStub
-
-        asked = HealthStub(stub.channel)  # type: ignore[no-untyped-call]  # generated
-        return await asked.Instances(wire.InstancesRequest(node=node), timeout=_TIMEOUT_S)
-
-    answer = where.call(work)
+    answer = _asked(
+        where, lambda health, wire: health.Instances(wire.InstancesRequest(node=node), timeout=_TIMEOUT_S)
+    )
     if as_json:
         print_json(plain(answer))
     else:
@@ -54,21 +48,28 @@ def alerts_command(
     where: Where,
 ) -> None:
     """List what is wrong now: where, since when, what shows more. Exits 1 where anything is."""
-
-    async def work(stub: Any) -> Any:
-        from bridge_wire.v1 import health_pb2 as wire
-        from bridge_wire.v1.health_pb2_grpc import HealthStub
-
-        asked = HealthStub(stub.channel)  # type: ignore[no-untyped-call]  # generated
-        return await asked.Alerts(wire.AlertsRequest(past=past), timeout=_TIMEOUT_S)
-
-    answer = where.call(work)
+    answer = _asked(
+        where, lambda health, wire: health.Alerts(wire.AlertsRequest(past=past), timeout=_TIMEOUT_S)
+    )
     if as_json:
         print_json(plain(answer))
     else:
         for line in alert_lines(answer, time.time()):
             say(line)
     raise SystemExit(1 if any(not one.ended_unix for one in answer.alerts) else 0)
+
+
+def _asked(where: Where, call: Callable[[Any, Any], Awaitable[Any]]) -> Any:
+    """What the registry answers to `call`, told the service's stub and the module of its messages."""
+
+    async def work(stub: Any) -> Any:
+        from bridge_wire.v1 import health_pb2
+        from bridge_wire.v1.health_pb2_grpc import HealthStub
+
+        health = HealthStub(stub.channel)  # type: ignore[no-untyped-call]  # generated
+        return await call(health, health_pb2)
+
+    return where.call(work)
 
 
 def health_lines(answer: Any, now: float, *, figures: bool) -> Iterable[str]:

@@ -4,7 +4,45 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from asyncio.subprocess import Process
+import sys
+from asyncio.subprocess import PIPE, Process
+
+from bridge_core.errors import BridgeError
+
+
+async def converse_with(module: str, said: bytes, *, within_s: float, otherwise: str) -> bytes:
+    """What a module of ours, run as a process of its own, writes when it is told `said`.
+
+    Args:
+        module: Its name; what is run is its `main`.
+        said: Its input.
+        within_s: How long it may take; then it is killed.
+        otherwise: What to say where nothing comes of it: "a key was not made".
+
+    Raises:
+        BridgeError: it could not be started, hung, failed, or wrote nothing; the message says which.
+    """
+    try:
+        process = await asyncio.create_subprocess_exec(
+            sys.executable, "-P", "-m", module, stdin=PIPE, stdout=PIPE, stderr=PIPE
+        )
+    except OSError as fault:
+        raise BridgeError(f"{otherwise}: no process could be started ({fault.strerror})") from fault
+    try:
+        async with asyncio.timeout(within_s):
+            answer, errors = await converse(process, said)
+    except TimeoutError as fault:
+        raise BridgeError(f"{otherwise} within {within_s:g} s") from fault
+    except (OSError, RuntimeError) as fault:  # it ended before it had read what is wanted
+        raise BridgeError(f"{otherwise}: its process ended at once ({fault})") from fault
+    finally:
+        if process.returncode is None:
+            process.kill()
+            await process.wait()
+    if process.returncode or not answer:
+        last = errors.decode(errors="replace").strip().rpartition("\n")[2]
+        raise BridgeError(f"{otherwise}: {last or f'status {process.returncode}'}")
+    return answer
 
 
 async def converse(process: Process, said: bytes) -> tuple[bytes, bytes]:

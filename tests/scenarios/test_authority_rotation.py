@@ -28,11 +28,6 @@ PRECONDITION = grpc.StatusCode.FAILED_PRECONDITION
 
 
 @pytest.fixture
-async def etcd() -> FakeEtcd:
-    return FakeEtcd()
-
-
-@pytest.fixture
 async def bed(tmp_path: Path, etcd: FakeEtcd) -> AsyncIterator[Bed]:
     async with leading(tmp_path / "r1", etcd) as found:
         yield found

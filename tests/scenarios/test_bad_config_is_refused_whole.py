@@ -124,11 +124,6 @@ def lay_out(folder: Path, files: dict[str, str]) -> None:
 
 
 @pytest.fixture
-async def etcd() -> FakeEtcd:
-    return FakeEtcd()
-
-
-@pytest.fixture
 async def folder(tmp_path: Path) -> Path:
     made = tmp_path / "mesh_config"
     made.mkdir()

@@ -48,11 +48,6 @@ INVALID = grpc.StatusCode.INVALID_ARGUMENT
 
 
 @pytest.fixture
-async def etcd() -> FakeEtcd:
-    return FakeEtcd()
-
-
-@pytest.fixture
 async def bed(tmp_path: Path, etcd: FakeEtcd) -> AsyncIterator[Bed]:
     async with leading(tmp_path, etcd) as found:
         await eventually(lambda: PEPPER in found.registry.publisher.hub.secrets)

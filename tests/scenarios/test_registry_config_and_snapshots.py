@@ -42,11 +42,6 @@ spec: {{leaseTtl: {ttl}}}
     return pb.ConfigFile(name="mesh.yaml", text=text)
 
 
-@pytest.fixture
-async def etcd() -> FakeEtcd:
-    return FakeEtcd()
-
-
 @contextlib.asynccontextmanager
 async def a_bed(state: Path, etcd: FakeEtcd, name: str = "r1", **more: object) -> AsyncIterator[Bed]:
     store = FakeStore(etcd)

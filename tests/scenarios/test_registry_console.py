@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator
 from pathlib import Path
 
 import grpc
@@ -19,21 +18,10 @@ from bridge_wire.v1 import console_pb2 as pb
 from bridge_wire.v1 import registry_pb2 as registry_pb
 from bridge_wire.v1.console_pb2_grpc import ConsoleStub
 from tests.fakes.store import FakeEtcd, FakeStore
-from tests.registry_bed import Bed, leading, refused
+from tests.registry_bed import Bed, refused
 from tests.support import eventually
 
 TINY = "registry.ollama.ai/library/tiny:latest"
-
-
-@pytest.fixture
-async def etcd() -> FakeEtcd:
-    return FakeEtcd()
-
-
-@pytest.fixture
-async def bed(tmp_path: Path, etcd: FakeEtcd) -> AsyncIterator[Bed]:
-    async with leading(tmp_path, etcd) as found:
-        yield found
 
 
 async def looked(bed: Bed) -> MeshPicture:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator
 from pathlib import Path
 
 import grpc
@@ -27,7 +26,6 @@ from tests.registry_bed import (
     Follower,
     Node,
     following,
-    leading,
     make_settings,
     refused,
     running,
@@ -35,17 +33,6 @@ from tests.registry_bed import (
 from tests.support import eventually
 
 UNAUTHENTICATED = grpc.StatusCode.UNAUTHENTICATED
-
-
-@pytest.fixture
-async def etcd() -> FakeEtcd:
-    return FakeEtcd()
-
-
-@pytest.fixture
-async def bed(tmp_path: Path, etcd: FakeEtcd) -> AsyncIterator[Bed]:
-    async with leading(tmp_path, etcd) as found:
-        yield found
 
 
 async def test_a_node_joins_and_is_in_everybodys_snapshot(bed: Bed, etcd: FakeEtcd) -> None:

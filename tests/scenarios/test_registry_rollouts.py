@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import AsyncIterator
-from pathlib import Path
 
 import grpc
 import pytest
@@ -14,20 +13,9 @@ from bridge_core.snapshot import MemberModel
 from bridge_core.traffic import shares
 from bridge_wire.v1 import registry_pb2 as pb
 from tests.fakes.store import FakeEtcd, FakeStore
-from tests.registry_bed import Bed, Follower, Node, following, leading, refused
+from tests.registry_bed import Bed, Follower, Node, following, refused
 from tests.scenarios.rollout_world import PROBE, ROLLOUT, ROUTE
 from tests.support import eventually
-
-
-@pytest.fixture
-async def etcd() -> FakeEtcd:
-    return FakeEtcd()
-
-
-@pytest.fixture
-async def bed(tmp_path: Path, etcd: FakeEtcd) -> AsyncIterator[Bed]:
-    async with leading(tmp_path, etcd) as found:
-        yield found
 
 
 class Reporter:

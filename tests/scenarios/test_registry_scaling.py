@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Callable
-from pathlib import Path
 from typing import Any
 
 import grpc.aio
@@ -22,7 +21,7 @@ from bridge_wire.v1 import registry_pb2 as pb
 from bridge_wire.v1 import scaling_pb2 as scaling
 from bridge_wire.v1.scaling_pb2_grpc import ScalingStub
 from tests.fakes.store import FakeEtcd, FakeStore
-from tests.registry_bed import Bed, Node, leading, refused
+from tests.registry_bed import Bed, Node, refused
 from tests.support import eventually
 
 POLICY = """\
@@ -31,17 +30,6 @@ kind: AutoscalePolicy
 metadata: {name: p}
 spec: {model: m, min: 1, max: 3, coolDowns: {scaleOut: 0s}}
 """
-
-
-@pytest.fixture
-async def etcd() -> FakeEtcd:
-    return FakeEtcd()
-
-
-@pytest.fixture
-async def bed(tmp_path: Path, etcd: FakeEtcd) -> AsyncIterator[Bed]:
-    async with leading(tmp_path, etcd) as found:
-        yield found
 
 
 class Fleet:

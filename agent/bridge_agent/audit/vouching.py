@@ -15,7 +15,7 @@ import msgspec
 
 from bridge_core.audit.notes import PublicKey
 from bridge_core.audit.vouchers import Statement, Voucher
-from bridge_core.child import converse
+from bridge_core.child import converse_with
 from bridge_core.errors import BridgeError
 
 _PATIENCE_S: Final = 30.0
@@ -51,7 +51,11 @@ class Vouching:
             if made is not None and made[0] == key.text and made[1].chain == chain:
                 return made[1]
             statement = Statement(origin, key, int(time.time())).text
-            voucher = Voucher(statement, await _signed(statement.encode(), key_pem), chain)
+            wanted = msgspec.msgpack.encode(_Wanted(statement.encode(), key_pem))
+            signature = await converse_with(
+                __name__, wanted, within_s=_PATIENCE_S, otherwise="nothing was signed"
+            )
+            voucher = Voucher(statement, signature, chain)
             self._made = key.text, voucher
             return voucher
 
@@ -60,29 +64,6 @@ class Vouching:
             return self._certificate.read_text("ascii"), self._key.read_bytes()
         except (OSError, UnicodeDecodeError) as fault:
             raise BridgeError(f"the node's certificate or key cannot be read: {fault}") from fault
-
-
-async def _signed(statement: bytes, key_pem: bytes) -> bytes:
-    pipe = asyncio.subprocess.PIPE
-    try:
-        process = await asyncio.create_subprocess_exec(
-            sys.executable, "-P", "-m", __name__, stdin=pipe, stdout=pipe, stderr=pipe
-        )
-    except OSError as fault:
-        raise BridgeError(f"no process to sign in: {fault.strerror}") from fault
-    try:
-        async with asyncio.timeout(_PATIENCE_S):
-            signature, said = await converse(process, msgspec.msgpack.encode(_Wanted(statement, key_pem)))
-    except TimeoutError as fault:
-        raise BridgeError(f"nothing was signed within {_PATIENCE_S:g} s") from fault
-    finally:
-        if process.returncode is None:
-            process.kill()
-            await process.wait()
-    if process.returncode or not signature:
-        last = said.decode(errors="replace").strip().rpartition("\n")[2]
-        raise BridgeError(f"nothing was signed: {last or f'status {process.returncode}'}")
-    return signature
 
 
 def main() -> None:

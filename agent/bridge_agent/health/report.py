@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import msgspec
 
+from bridge_core.count_messages import fields_of
 from bridge_core.counts import Counts
 from bridge_core.gauges import Gauge
 from bridge_core.golden import GoldenAnswer
@@ -48,15 +49,7 @@ def health_messages(report: HealthReport) -> list[pb.InstanceHealth]:
                 )
                 for reason in one.reasons
             ],
-            counts=pb.InstanceCounts(
-                requests=one.counts.requests,
-                errors=one.counts.errors,
-                stream_errors=one.counts.stream_errors,
-                ttft_buckets=one.counts.ttft,
-                ttft_seconds=one.counts.ttft_s,
-                tokens=one.counts.tokens,
-                generating_seconds=one.counts.generating_s,
-            ),
+            counts=pb.InstanceCounts(**fields_of(one.counts)),
         )
         for one in report.instances
     ]

@@ -6,14 +6,13 @@ once a day. The key comes back through a pipe and is on no disk until its certif
 
 from __future__ import annotations
 
-import asyncio
 import sys
 from typing import Final
 
 import msgspec
 
 from bridge_agent.membership.advertise import SubjectNames
-from bridge_core.child import converse
+from bridge_core.child import converse_with
 from bridge_core.errors import BridgeError
 from bridge_core.identity.spiffe import SpiffeId
 
@@ -51,29 +50,12 @@ async def new_key(node: SpiffeId, names: SubjectNames, old: OldKey | None = None
         BridgeError: no process could be started, or it failed or hung.
     """
     wanted = msgspec.json.encode(Wanted(node, names, old))
-    pipe = asyncio.subprocess.PIPE
-    try:
-        process = await asyncio.create_subprocess_exec(
-            sys.executable, "-P", "-m", __name__, stdin=pipe, stdout=pipe, stderr=pipe
-        )
-    except OSError as fault:
-        raise BridgeError(f"no process to make a key in: {fault.strerror}") from fault
-    try:
-        async with asyncio.timeout(_PATIENCE_S):
-            made, said = await converse(process, wanted)
-    except TimeoutError as fault:
-        raise BridgeError(f"a key was not made within {_PATIENCE_S:g} s") from fault
-    except (OSError, RuntimeError) as fault:  # it ended before it had read what is wanted
-        raise BridgeError(f"a key was not made: its process ended at once ({fault})") from fault
-    finally:
-        if process.returncode is None:
-            process.kill()
-            await process.wait()
+    otherwise = "a key was not made"
+    made = await converse_with(__name__, wanted, within_s=_PATIENCE_S, otherwise=otherwise)
     try:
         return msgspec.json.decode(made, type=NewKey)
     except (ValueError, RecursionError) as fault:
-        last = said.decode(errors="replace").strip().rpartition("\n")[2]
-        raise BridgeError(f"a key was not made: {last or f'status {process.returncode}'}") from fault
+        raise BridgeError(f"{otherwise}: its process wrote what is none") from fault
 
 
 def main() -> None:

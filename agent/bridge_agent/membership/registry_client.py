@@ -29,6 +29,7 @@ from bridge_agent.membership.registry_api import (
 )
 from bridge_agent.quotas.messages import grants_of, report_message
 from bridge_agent.quotas.stream_rules import QuotaReport
+from bridge_core.count_messages import fields_of
 from bridge_core.counts import Counts
 from bridge_core.errors import BridgeError, Unavailable
 from bridge_core.registry_channel import open_channel
@@ -253,17 +254,7 @@ def _load_message(report: LoadReport, news: Mapping[tuple[str, str], Counts]) ->
             for one in report.instances
         ],
         backends=[
-            pb.BackendLoad(
-                route=route,
-                backend=backend,
-                requests=counts.requests,
-                errors=counts.errors,
-                stream_errors=counts.stream_errors,
-                ttft_buckets=counts.ttft,
-                ttft_seconds=counts.ttft_s,
-                tokens=counts.tokens,
-                generating_seconds=counts.generating_s,
-            )
+            pb.BackendLoad(route=route, backend=backend, **fields_of(counts))
             for (route, backend), counts in news.items()
         ],
         probes=[
@@ -284,19 +275,7 @@ def _load_message(report: LoadReport, news: Mapping[tuple[str, str], Counts]) ->
         health=health_messages(report.health),
         gauges=gauge_messages(report.health),
         golden=golden_messages(report.health),
-        models=[
-            ModelLoad(
-                model=model,
-                requests=counts.requests,
-                errors=counts.errors,
-                stream_errors=counts.stream_errors,
-                ttft_buckets=counts.ttft,
-                ttft_seconds=counts.ttft_s,
-                tokens=counts.tokens,
-                generating_seconds=counts.generating_s,
-            )
-            for model, counts in report.models.items()
-        ],
+        models=[ModelLoad(model=model, **fields_of(counts)) for model, counts in report.models.items()],
         scaled_models=[
             pb.ScaledModelLoad(
                 model=one.model,

@@ -9,17 +9,17 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable, Iterable
-from typing import Final, Protocol
+from typing import Final
 
 import structlog
 
 from bridge_core import keyspace
 from bridge_core.errors import BridgeError, Unavailable
 from bridge_core.snapshot import Snapshot
-from bridge_core.store.api import Delete, Put, Store, Unchanged
+from bridge_core.store.api import Store
 from bridge_registry.membership.load_book import LoadReports
 from bridge_registry.membership.mesh_table import MeshTable
-from bridge_registry.records import encode
+from bridge_registry.positions import Office, Positions
 from bridge_registry.rollouts.effect_rules import eligible
 from bridge_registry.rollouts.plan import RolloutPlan
 from bridge_registry.rollouts.rollout_rules import (
@@ -38,16 +38,6 @@ log = structlog.get_logger()
 TICK_S: Final = 1.0
 _LONGEST_TICK_S: Final = 3 * TICK_S  # a suspended machine has not held a step meanwhile
 _SAVE_EVERY_S: Final = 5.0  # what a new leader may have to measure again
-
-
-class Office(Protocol):
-    """Whether this registry leads; see `bridge_registry.leadership`."""
-
-    def leads(self) -> bool:
-        """Whether it leads now."""
-
-    def fence(self) -> Unchanged:
-        """The condition of its writes. Raises Unavailable when it does not lead."""
 
 
 class RolloutController:
@@ -81,9 +71,14 @@ class RolloutController:
         self._snapshot = snapshot
         self._clock = clock
         self._monotonic = monotonic
-        # Positions ahead of the store by what was measured since, and the revision they come from.
-        self._ahead: dict[str, tuple[RolloutPosition, int]] = {}
-        self._saved_at: dict[str, float] = {}
+        self._positions = Positions(
+            store,
+            leadership,
+            keyspace.ROLLOUTS,
+            lambda: table.positions,
+            monotonic=monotonic,
+            every_s=_SAVE_EVERY_S,
+        )
         self._turn = asyncio.Lock()  # a command waits for the tick that runs, and the other way round
 
     async def run(self) -> None:
@@ -105,7 +100,7 @@ class RolloutController:
             Unavailable, StoreRefused: a position could not be saved; the former one stays.
         """
         if not self._leadership.leads() or self._store.fault is not None:
-            self._ahead.clear()
+            self._positions.fall_back()
             return
         async with self._turn:
             plans = {plan.name: plan for plan in self._table.plans}
@@ -123,7 +118,7 @@ class RolloutController:
         """
         async with self._turn:
             plan = self.plan(name)
-            current = self._position(plan)
+            current = self._positions.of(plan.name)
             if current is None:
                 raise Unavailable(f"the rollout {name} is just beginning", hint="try again")
             position, effects = decide(plan, current[0], Commanded(verb, by), self._clock())
@@ -144,56 +139,34 @@ class RolloutController:
     def positions(self) -> Iterable[tuple[RolloutPlan, RolloutPosition]]:
         """Every rollout and where it stands, the newest measurements included."""
         for plan in self._table.plans:
-            found = self._position(plan)
+            found = self._positions.of(plan.name)
             yield plan, found[0] if found else RolloutPosition(plan.identity)
 
     async def _move(self, plan: RolloutPlan, seconds: float) -> None:
         stable, canary = (self._load.take(plan.route, key) for key in (plan.stable, plan.canary))
-        current = self._position(plan)
+        current = self._positions.of(plan.name)
         if current is None:
             position, effects = begin(plan, self._clock())
             await self._save(plan, position, 0, effects)
             return
         event = Ticked(seconds, stable, canary, self._instances(plan), self._probed(plan))
         position, effects = decide(plan, current[0], event, self._clock())
-        due = (
-            position != current[0] and self._monotonic() - self._saved_at.get(plan.name, 0.0) > _SAVE_EVERY_S
-        )
-        if effects or due:
+        if effects or (position != current[0] and self._positions.due(plan.name)):
             await self._save(plan, position, current[1], effects)
         else:
-            self._ahead[plan.name] = (position, current[1])
-
-    def _position(self, plan: RolloutPlan) -> tuple[RolloutPosition, int] | None:
-        """The position to go on from; one that is stored stands over one that was made from an older."""
-        stored = self._table.positions.get(plan.name)
-        ahead = self._ahead.get(plan.name)
-        if ahead is not None and (stored is None or ahead[1] >= stored[1]):
-            return ahead
-        return stored
+            self._positions.keep(plan.name, position, current[1])
 
     async def _save(
         self, plan: RolloutPlan, position: RolloutPosition, revision: int, effects: Iterable[Effect]
     ) -> None:
-        key = keyspace.ROLLOUTS + plan.name
-        conditions = [Unchanged(key, revision), self._leadership.fence()]
-        try:
-            outcome = await self._store.commit([Put(key, encode(position))], if_=conditions)
-        except BridgeError:
-            self._ahead.pop(plan.name, None)  # it may be stored or not: the watch will tell
-            raise
-        if not outcome.committed:
-            self._ahead.pop(plan.name, None)
-            raise Unavailable(f"the rollout {plan.name} changed meanwhile", hint="try again")
-        self._ahead[plan.name] = (position, outcome.revision)
-        self._saved_at[plan.name] = self._monotonic()
+        changed = f"the rollout {plan.name} changed meanwhile"
+        await self._positions.save(plan.name, position, revision, changed=changed)
         for effect in effects:
             if isinstance(effect, Tell):
                 log.info("rollout", name=plan.name, phase=position.phase, what=effect.what)
 
     async def _forget(self, name: str) -> None:
-        await self._store.commit([Delete(keyspace.ROLLOUTS + name)], if_=[self._leadership.fence()])
-        self._ahead.pop(name, None)
+        await self._positions.forget(name)
         self._load.forget(name)
         log.info("rollout", name=name, what="its document is gone")
 

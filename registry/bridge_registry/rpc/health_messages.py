@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator
 from typing import Final
 
 from bridge_core import golden
 from bridge_core.bounds import MAX_REASON
-from bridge_core.counts import BOUNDS, Counts
+from bridge_core.count_messages import MOST, counts_of
+from bridge_core.counts import Counts
 from bridge_core.gauges import MAX_GAUGES, NAMES, Gauge
 from bridge_core.golden import GoldenAnswer, Token
 from bridge_core.snapshot import Snapshot
@@ -17,7 +17,6 @@ from bridge_registry.health.reported import InstanceHealth, NodeHealthReport
 from bridge_wire.v1 import health_pb2 as pb
 from bridge_wire.v1 import registry_pb2
 
-_MOST: Final = 1 << 48
 _MOST_INSTANCES: Final = 256
 _MOST_ANSWERS: Final = 1024
 _MOST_TEXT: Final = 256
@@ -35,14 +34,14 @@ def health_of(
     own = {one.id for one in snapshot.instances.values() if one.node == node}
     return NodeHealthReport(
         tuple(
-            InstanceHealth(one.instance, tuple(_reasons(one)), _counts(one.counts))
+            InstanceHealth(one.instance, tuple(_reasons(one)), counts_of(one.counts) or Counts())
             for one in message.health[:_MOST_INSTANCES]
             if one.instance in own
         ),
         tuple(
             Gauge(one.name, one.of[:_MOST_TEXT], one.value, one.limit)
             for one in message.gauges[:MAX_GAUGES]
-            if one.name in NAMES and 0.0 <= one.value < _MOST * _MOST and 0.0 <= one.limit < _MOST * _MOST
+            if one.name in NAMES and 0.0 <= one.value < MOST * MOST and 0.0 <= one.limit < MOST * MOST
         ),
         tuple(_answers(message, node, snapshot, now)),
     )
@@ -65,7 +64,7 @@ def _answers(
             Token(token.text[:_MOST_TEXT], token.margin if 0.0 <= token.margin <= 1e6 else -1.0)
             for token in one.tokens[: golden.MAX_TOKENS]
         )
-        took = one.took_seconds if 0.0 <= one.took_seconds < _MOST else 0.0
+        took = one.took_seconds if 0.0 <= one.took_seconds < MOST else 0.0
         yield GoldenAnswer(
             instance.id,
             one.model[:_MOST_TEXT],
@@ -85,22 +84,3 @@ def _reasons(message: pb.InstanceHealth) -> Iterator[Reason]:
             continue
         since = one.since_unix if 0.0 <= one.since_unix < 1e11 else 0.0
         yield Reason(one.aspect, one.code[:64], one.level, one.text[:MAX_REASON], since)
-
-
-def _counts(message: pb.InstanceCounts) -> Counts:
-    """The counters; none where no agent can have counted that."""
-    counters = (message.requests, message.errors, message.stream_errors, message.tokens)
-    seconds = (message.ttft_seconds, message.generating_seconds)
-    if len(message.ttft_buckets) > len(BOUNDS) + 1 or max(*counters, *message.ttft_buckets, 0) > _MOST:
-        return Counts()
-    if not all(math.isfinite(one) and 0.0 <= one < _MOST for one in seconds):
-        return Counts()
-    return Counts(
-        message.requests,
-        message.errors,
-        message.stream_errors,
-        tuple(message.ttft_buckets),
-        message.ttft_seconds,
-        message.tokens,
-        message.generating_seconds,
-    )

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Final
 
 from bridge_core.bounds import MAX_REASON
+from bridge_core.count_messages import MOST, counts_of
 from bridge_core.counts import BOUNDS, Counts
 from bridge_core.names import canonical_or_same
 from bridge_core.probe import ProbeResult
@@ -14,13 +15,11 @@ from bridge_registry.rollouts.plan import RolloutPlan
 from bridge_registry.rollouts.rollout_rules import RolloutPosition, step_of
 from bridge_registry.rpc.messages import version_of
 from bridge_wire.v1 import registry_pb2 as pb
-from bridge_wire.v1.console_pb2 import ModelLoad
 
 _MOST_ISSUERS: Final = 8
 _PIN_DIGITS: Final = 64
 _MOST_MODELS: Final = 512  # more than an agent keeps
 _LONGEST_MODEL: Final = 512
-_MOST: Final = 1 << 48  # of any counter: sums over a whole mesh still fit 64 bits
 
 
 def report_of(message: pb.LoadReport, node: str, snapshot: Snapshot, now: float) -> NodeLoadReport:
@@ -38,7 +37,7 @@ def report_of(message: pb.LoadReport, node: str, snapshot: Snapshot, now: float)
         {
             (one.route, one.backend): counts
             for one in message.backends
-            if (one.route, one.backend) in known and (counts := _counts(one)) is not None
+            if (one.route, one.backend) in known and (counts := counts_of(one)) is not None
         },
         tuple(
             ProbeResult(one.rollout, one.round, one.instance, one.passed, one.detail[:MAX_REASON])
@@ -55,14 +54,14 @@ def report_of(message: pb.LoadReport, node: str, snapshot: Snapshot, now: float)
             if name in snapshot.clients
         },
         {
-            one.instance: (min(one.in_flight, _MOST), min(one.queued, _MOST))
+            one.instance: (min(one.in_flight, MOST), min(one.queued, MOST))
             for one in message.instances
             if one.instance in snapshot.instances and snapshot.instances[one.instance].node == node
         },
         {
             one.model: counts
             for one in message.models[:_MOST_MODELS]
-            if len(one.model) <= _LONGEST_MODEL and (counts := _counts(one)) is not None
+            if len(one.model) <= _LONGEST_MODEL and (counts := counts_of(one)) is not None
         },
         _demand(message, snapshot),
     )
@@ -74,7 +73,7 @@ def _demand(message: pb.LoadReport, snapshot: Snapshot) -> dict[str, ModelFigure
     for one in message.scaled_models:
         if one.model not in scaled or len(one.ttft_buckets) > len(BOUNDS) + 1:
             continue
-        if max(one.asked, *one.ttft_buckets) > _MOST or not 0.0 <= one.ttft_seconds < _MOST:
+        if max(one.asked, *one.ttft_buckets) > MOST or not 0.0 <= one.ttft_seconds < MOST:
             continue
         found[one.model] = ModelFigures(
             one.asked, Counts(ttft=tuple(one.ttft_buckets), ttft_s=one.ttft_seconds)
@@ -112,23 +111,4 @@ def _side(backend: str, counts: Counts, weights: dict[str, float]) -> pb.Rollout
         ttft_p50=counts.ttft_quantile(0.5),
         ttft_p95=counts.ttft_quantile(0.95),
         tokens_per_second=counts.tokens_per_s,
-    )
-
-
-def _counts(message: pb.BackendLoad | ModelLoad) -> Counts | None:
-    """The counters; None: no agent can have counted that."""
-    counters = (message.requests, message.errors, message.stream_errors, message.tokens)
-    if len(message.ttft_buckets) > len(BOUNDS) + 1 or max(*counters, *message.ttft_buckets) > _MOST:
-        return None
-    # Also false for what is no number.
-    if not all(0.0 <= one < _MOST for one in (message.ttft_seconds, message.generating_seconds)):
-        return None
-    return Counts(
-        message.requests,
-        message.errors,
-        message.stream_errors,
-        tuple(message.ttft_buckets),
-        message.ttft_seconds,
-        message.tokens,
-        message.generating_seconds,
     )

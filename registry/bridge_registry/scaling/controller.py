@@ -19,11 +19,10 @@ from bridge_core import keyspace
 from bridge_core.errors import BridgeError, Unavailable
 from bridge_core.names import canonical_or_same
 from bridge_core.snapshot import Snapshot
-from bridge_core.store.api import Delete, Put, Store, Unchanged
+from bridge_core.store.api import Store
 from bridge_registry.membership.load_book import LoadReports
 from bridge_registry.membership.mesh_table import MeshTable
-from bridge_registry.records import encode
-from bridge_registry.rollouts.controller import Office
+from bridge_registry.positions import Office, Positions
 from bridge_registry.scaling.plan import ScalingPlan, ScalingPosition, Sight, holders_of
 from bridge_registry.scaling.scaling_rules import Tell, begin, decide
 from bridge_registry.scaling.sight_rules import Mesh, sight
@@ -74,9 +73,14 @@ class ScalingController:
         self._snapshot = snapshot
         self._clock = clock
         self._monotonic = monotonic
-        # Ahead of the store by what was measured since, and the revision they come from.
-        self._ahead: dict[str, tuple[ScalingPosition, int]] = {}
-        self._saved_at: dict[str, float] = {}
+        self._positions = Positions(
+            store,
+            leadership,
+            keyspace.SCALING,
+            lambda: table.scaling,
+            monotonic=monotonic,
+            every_s=_SAVE_EVERY_S,
+        )
         self._sights: dict[str, Sight] = {}
         self._ticks = 0
         self.ticked = asyncio.Condition()
@@ -103,7 +107,7 @@ class ScalingController:
             BridgeError: a position could not be saved; the former one stays.
         """
         if not self._leadership.leads() or self._store.fault is not None:
-            self._ahead.clear()
+            self._positions.fall_back()
             self._sights.clear()
             self._ticks = 0
             return
@@ -157,34 +161,25 @@ class ScalingController:
             return
         position, told = decide(plan, current[0], seen, now)
         changed = holders_of(plan, position) != holders_of(plan, current[0])
-        if changed or self._monotonic() - self._saved_at.get(plan.name, 0.0) > _SAVE_EVERY_S:
+        if changed or self._positions.due(plan.name):
             await self._save(plan, position, current[1], told)
         else:
-            self._ahead[plan.name] = (position, current[1])
+            self._positions.keep(plan.name, position, current[1])
 
     def _position(self, plan: ScalingPlan) -> tuple[ScalingPosition, int] | None:
-        """The position to go on from; one that is stored stands over one made from an older."""
-        stored = self._table.scaling.get(plan.name)
-        ahead = self._ahead.get(plan.name)
-        found = ahead if ahead is not None and (stored is None or ahead[1] >= stored[1]) else stored
+        """Where a policy stands; None also where that was for another model."""
+        found = self._positions.of(plan.name)
         return found if found is not None and found[0].model == plan.model else None
 
     async def _save(
         self, plan: ScalingPlan, position: ScalingPosition, revision: int, told: Iterable[Tell]
     ) -> None:
-        key = keyspace.SCALING + plan.name
-        conditions = [Unchanged(key, revision), self._leadership.fence()]
-        self._ahead.pop(plan.name, None)  # saved or not: without an answer the watch will tell
-        outcome = await self._store.commit([Put(key, encode(position))], if_=conditions)
-        if not outcome.committed:
-            raise Unavailable(f"where the policy {plan.name} stands changed meanwhile", hint="try again")
-        self._ahead[plan.name] = (position, outcome.revision)
-        self._saved_at[plan.name] = self._monotonic()
+        changed = f"where the policy {plan.name} stands changed meanwhile"
+        await self._positions.save(plan.name, position, revision, changed=changed)
         for one in told:
             log.info("scaling", policy=plan.name, model=plan.model, what=one.what)
 
     async def _forget(self, name: str) -> None:
-        await self._store.commit([Delete(keyspace.SCALING + name)], if_=[self._leadership.fence()])
-        self._ahead.pop(name, None)
+        await self._positions.forget(name)
         self._sights.pop(name, None)
         log.info("scaling", policy=name, what="its document is gone")
