@@ -227,6 +227,11 @@ class Snapshot:
         return {instance.id: instance for instance in self._section("instance/", Instance)}
 
     @cached_property
+    def node_of(self) -> dict[str, str]:
+        """The instances' nodes, by instance."""
+        return {id_: one.node for id_, one in self.instances.items()}
+
+    @cached_property
     def instances_of(self) -> dict[str, frozenset[str]]:
         """The instances' ids by node, of nodes that have any."""
         found: dict[str, set[str]] = {}

@@ -196,8 +196,49 @@ def test_who_is_gone_is_forgotten() -> None:
     mesh = Mesh()
     mesh.go(4)
     mesh.go(2, b0=WRONG)
-    mesh.book.forget_all_but({"a/0", "c/0"})
+    mesh.book.forget_all_but({"a/0": {MODEL: "d"}, "c/0": {MODEL: "d"}})
     assert not mesh.book.convicted("b/0")
+
+
+@pytest.mark.parametrize("models", [{}, {MODEL: "another"}])
+def test_a_conviction_ends_with_the_model_that_answered(models: dict[str, str]) -> None:
+    mesh = Mesh()
+    mesh.go(4)
+    mesh.go(2, b0=WRONG)
+    there = {id_: {MODEL: "d"} for id_ in NODES}
+    mesh.book.forget_all_but(there)
+    assert mesh.out() == {"b/0"}
+    mesh.book.forget_all_but({**there, "b/0": models})
+    assert not mesh.out()
+    mesh.book.resume("b/0", Reason("business", "wrong-answers", "failing", "said before", 50.0))
+    mesh.book.forget_all_but({**there, "b/0": models})
+    assert mesh.out() == {"b/0"}, "of which model nobody knows"
+
+
+def test_what_an_instance_no_longer_has_is_compared_with_nothing() -> None:
+    mesh = Mesh()
+    mesh.go(4)
+    mesh.book.forget_all_but({"a/0": {MODEL: "d"}})
+    mesh.book.take("b", answer("a/0", round_=4), digest="d", nodes=NODES)
+    assert "no other node" in mesh.book.compared("a/0")
+
+
+def test_what_did_not_change_is_said_in_the_same_words() -> None:
+    book, nodes = GoldenBook(), {"a/0": "a", "b/0": "b"}
+    said = set()
+    for round_ in range(12):
+        book.take("b", answer("a/0", round_=round_), digest="d", nodes=nodes)
+        book.take("a", answer("b/0", WRONG, round_=round_), digest="d", nodes=nodes)
+        said |= set(book.reasons("b/0"))
+    assert [one.code for one in said] == ["split-answers"]
+    book.take("b", answer("a/0", (), round_=12, fault="it hangs"), digest="d", nodes=nodes)
+    for round_ in range(13, 24):
+        book.take("b", answer("a/0", (), round_=round_, fault=f"for {round_}"), digest="d", nodes=nodes)
+    (reason,) = book.reasons("a/0")
+    assert (reason.code, reason.since) == ("no-answer", 100.0 + 8 * 12)
+    assert reason.text.endswith("it hangs")
+    book.take("b", answer("a/0", round_=24), digest="d", nodes=nodes)
+    assert [one.code for one in book.reasons("a/0")] == ["split-answers"]
 
 
 def test_escape_sequences_of_an_answer_reach_no_terminal() -> None:
