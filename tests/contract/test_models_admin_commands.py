@@ -10,6 +10,7 @@ from typing import Any
 import msgspec
 import pytest
 
+from bridge_agent.audit.rendering import audited
 from bridge_cli.access import Access
 from bridge_cli.models_remote import Outcome, ask_nodes, copies_of
 from bridge_core import model_answers
@@ -70,6 +71,9 @@ async def test_a_model_is_brought_to_nodes_by_label(models: ModelsBed) -> None:
     assert models.manifest_path("a").exists()
     records = models.bed["b"].gateway.records()
     assert (records[-1].path, records[-1].caller.who.name) == (model_answers.PULL, "op")
+    # The listener knows the admin by more than a text; what is audited can be written down.
+    entry = msgspec.json.decode(msgspec.json.encode(audited(records[-1], 1.0)))
+    assert entry["principal"].endswith("/admin/op")
 
 
 async def test_the_last_copy_stays_unless_it_is_said(models: ModelsBed) -> None:

@@ -5,9 +5,15 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from bridge_agent.models.origin import Origin
+from bridge_agent.models.peer_client import PeerClient
+from bridge_agent.models.pulling import ModelPulls
+from bridge_core.dialects.errors import ApiError
+from bridge_core.names import ModelName
 from tests.contract.models_bed import MIB, ModelsBed, bytes_of, digest_of, models_bed, offer, settled
 from tests.support import eventually
 
@@ -117,6 +123,31 @@ async def test_who_leaves_last_ends_the_pull_and_who_comes_next_begins_one(model
     models.registry.cut_after = None
     assert (await models.pull("a"))[-1] == {"status": "success"}
     assert has(models, "a")
+
+
+class NothingStays:
+    """Gets blobs, and an engine removes each before anybody looks."""
+
+    async def fetch(self, *_: Any) -> None:
+        """It came, and went."""
+
+
+async def test_a_model_whose_blobs_do_not_stay_is_not_listed(models: ModelsBed) -> None:
+    offer(models.registry, "team/big:v1", BLOB)
+    node = models.bed["a"]
+    async with asyncio.TaskGroup() as group:
+        pulls = ModelPulls(
+            models.root("a"),
+            node.view,
+            peers=PeerClient(node.view, node.upstreams),
+            fetcher=NothingStays(),  # type: ignore[arg-type]  # a fake
+            origin=lambda name, insecure: Origin(name, insecure=insecure),
+            group=group,
+            changed=lambda: None,
+        )
+        with pytest.raises(ApiError, match="is not whole"):
+            _ = [one async for one in pulls.records(ModelName.parse(models.name()), insecure=True)]
+    assert not models.manifest_path("a").exists()
 
 
 async def test_a_piece_damaged_in_the_rest_is_fetched_anew(models: ModelsBed) -> None:

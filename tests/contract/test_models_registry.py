@@ -110,6 +110,14 @@ async def test_what_there_is_not(models: ModelsBed) -> None:
     assert (await node.ask("POST", f"{PATH}/blobs/uploads/")).status == 405
 
 
+async def test_a_manifest_that_is_not_the_one_that_the_mesh_means_is_not_given(models: ModelsBed) -> None:
+    listed = MemberModel("team/big:v1", "0" * 64)
+    models.bed.publish(instance__a=Instance("a/0", "a", models=(listed,)))
+    for page in f"{PATH}/manifests/v1", f"{PATH}/blobs/{digest_of(BLOB)}":
+        assert (await models.bed["b"].ask("GET", page)).status == 404
+    assert (await models.bed["a"].ask("GET", f"{PATH}/manifests/v1")).status == 200  # its own
+
+
 async def test_a_key_that_may_pull_and_one_that_may_not(models: ModelsBed) -> None:
     may = AccessPolicy(
         "weights", (Subject("User", "fetcher"),), (Resource(("Model",), ("team/*",)),), ("pull",)

@@ -224,7 +224,7 @@ class Gateway:
     def record_admin(self, exchange: Exchange, model: str) -> None:
         """Writes the record of what an admin did on this node, which was answered."""
         state, request = self._state, exchange.request
-        identity = request.identity or ""
+        identity = str(request.identity or "")  # with its certificate it could not be written down
         who = Principal("admin", SpiffeId.parse(identity).name, identity)
         arrival = Arrival(exchange, Caller(who, ListenerKind.PEER), None, state.now(), state.request_id(None))
         outcome = Outcome.OK if exchange.status < 400 else Outcome.REFUSED

@@ -128,7 +128,7 @@ class AdminPages:
             _error(exchange, 500, fault.message)
             return
         self._changed()
-        log.info("model_removed", model=found.name.short(), bytes=freed, by=exchange.request.identity)
+        log.info("model_removed", model=found.name.short(), bytes=freed, by=str(exchange.request.identity))
         exchange.respond(200, _JSON, msgspec.json.encode(Removed(freed)))
 
     def _held(self, model: Stored, size: int) -> Held:

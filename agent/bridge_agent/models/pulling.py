@@ -23,15 +23,15 @@ import structlog
 
 from bridge_agent.models.blob_files import blob_size, give_like, make_folders
 from bridge_agent.models.fetcher import BlobFetcher
+from bridge_agent.models.manifest_finding import holders, manifest_from
 from bridge_agent.models.manifest_rules import BadManifest, blobs_of, read_manifest
 from bridge_agent.models.origin import OriginFault, OriginPort
-from bridge_agent.models.peer_client import PeerClient, PeerFault
+from bridge_agent.models.peer_client import PeerClient
 from bridge_agent.routing.view import MeshView
 from bridge_core.decoding import Undecodable
 from bridge_core.dialects.errors import ApiError
 from bridge_core.errors import BridgeError
 from bridge_core.files import write_atomically
-from bridge_core.model_digests import meant
 from bridge_core.model_store.layout import Layer, Manifest, ModelStore, disk_errors, hex_digest
 from bridge_core.names import ModelName
 
@@ -41,6 +41,7 @@ Record: TypeAlias = dict[str, Any]
 MakeOrigin: TypeAlias = Callable[[ModelName, bool], OriginPort]
 
 _ROUNDS: Final = 3  # of fetching again what somebody removed meanwhile
+_TAKEN: Final = "its blobs are removed as fast as they come: is a model deleted here that shares them?"
 _ORIGIN_S: Final = 10.0  # that an origin may take for a manifest which a node has, too
 _ALONE_S: Final = 40.0
 _FOLLOW_S: Final = 1.0
@@ -190,6 +191,8 @@ class ModelPulls:
                 await self._blob(pull, layer, None if from_mesh else origin, likely)
             if not await asyncio.to_thread(self._lacks, manifest):
                 break
+        else:
+            raise ApiError(500, f"{name.short()} is not whole: {_TAKEN}", late=True)
         pull.say("verifying", status="verifying sha256 digest")
         pull.say("writing", status="writing manifest")
         await asyncio.to_thread(self._write, name, data)
@@ -216,26 +219,17 @@ class ModelPulls:
 
     async def _manifest(self, name: ModelName, origin: OriginPort) -> tuple[bytes, Manifest, bool]:
         """The manifest's bytes, what they say, and whether another node gave them."""
-        copies = [copy for copy in self._view.index.copies(str(name).lower()).values() if not copy.own]
-        wanted = meant(copies)
-        nodes = [copy.node for copy in copies if copy.model.digest == wanted] if wanted else []
+        known = holders(self._view, name)
         try:
-            data = await self._outside(origin, _ORIGIN_S if nodes else _ALONE_S)
+            data = await self._outside(origin, _ORIGIN_S if known.nodes else _ALONE_S)
             return data, self._read(name, data), False
         except OriginFault as fault:
-            for node in dict.fromkeys(nodes):
-                try:
-                    data = await self._peers.manifest(node, str(name))
-                except PeerFault as refusal:
-                    log.info("manifest_not_given", node=node, reason=refusal.message)
-                    continue
-                if hashlib.sha256(data).hexdigest() == wanted.removeprefix("sha256:"):
-                    return data, self._read(name, data), True
-                log.warning("manifest_wrong", node=node, model=name.short())
-            message = f"pull model manifest: {fault.message}"
+            given = await manifest_from(self._peers, name, known)
+            if given is not None:
+                return given, self._read(name, given), True
             if fault.login:
-                raise WantsLogin(message) from fault
-            raise ApiError(500, message.replace(f"{fault.message}", _plain(fault)), late=True) from fault
+                raise WantsLogin(f"pull model manifest: {fault.message}") from fault
+            raise ApiError(500, f"pull model manifest: {_plain(fault)}", late=True) from fault
 
     async def _outside(self, origin: OriginPort, within_s: float) -> bytes:
         loop = asyncio.get_running_loop()

@@ -12,6 +12,7 @@ import msgspec
 
 from bridge_agent.models.blob_files import blob_size
 from bridge_agent.models.claim_rules import in_order
+from bridge_agent.models.manifest_finding import holders, manifest_from
 from bridge_agent.models.peer_client import PeerClient, PeerFault
 from bridge_agent.models.peer_pages import manifest_bytes, read_whole
 from bridge_agent.models.piece_rules import ALL, piece_size, span
@@ -45,17 +46,11 @@ class Shelf:
         self._peers = peers
 
     async def manifest(self, name: ModelName) -> bytes | None:
-        """A model's manifest; None where nobody who answers has it."""
+        """A model's manifest: this node's, else the one that the mesh means; None where nobody has it."""
         data = await asyncio.to_thread(manifest_bytes, ModelStore(self._root), name)
         if data is not None:
             return data
-        copies = self._view.index.copies(str(name).lower()).values()
-        for node in dict.fromkeys(copy.node for copy in copies if not copy.own):
-            try:
-                return await self._peers.manifest(node, str(name))
-            except PeerFault:
-                continue
-        return None
+        return await manifest_from(self._peers, name, holders(self._view, name))
 
     async def find(self, hex_: str) -> Found | None:
         """A blob; None where nobody who answers has all of it."""
