@@ -17,8 +17,9 @@ from bridge_core.command.program import program
 from bridge_core.errors import BridgeError, Fatal
 
 if TYPE_CHECKING:
-    from bridge_cli.audit_fetching import Proof, Voucher
     from bridge_cli.audit_verifying import Verdict
+    from bridge_core.audit.proofs import Proof
+    from bridge_core.audit.vouchers import Voucher
 
 audit = program("What happened in the mesh, on record: check it, prove it, export it.")
 
