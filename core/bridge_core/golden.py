@@ -21,7 +21,8 @@ from __future__ import annotations
 
 import enum
 import hashlib
-from collections.abc import Iterable
+from bisect import bisect_left
+from collections.abc import Iterable, Sequence
 from typing import Annotated, Final
 
 import msgspec
@@ -157,10 +158,20 @@ def question_of(round_: int) -> int:
     return round_ % len(QUESTIONS)
 
 
-def asker_of(instance: str, owner: str, nodes: Iterable[str], round_: int) -> str:
-    """Which node asks an instance of node `owner` in a round; empty: there is no other."""
-    others = sorted(name for name in set(nodes) if name != owner)
+def asker_of(instance: str, owner: str, nodes: Sequence[str], round_: int) -> str:
+    """Which node asks an instance of node `owner` in a round; empty: there is no other.
+
+    Args:
+        instance: Who is asked.
+        owner: Its node, which may be among the others or not.
+        nodes: Every node that may ask: sorted, each once. This is asked of every instance in every second.
+        round_: In which.
+    """
+    at = bisect_left(nodes, owner)
+    there = at < len(nodes) and nodes[at] == owner
+    others = len(nodes) - there
     if not others:
         return ""
     first = int.from_bytes(hashlib.sha256(instance.encode()).digest()[:8], "big")
-    return others[(first + round_) % len(others)]
+    place = (first + round_) % others
+    return nodes[place + (there and place >= at)]

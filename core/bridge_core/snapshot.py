@@ -217,9 +217,27 @@ class Snapshot:
         return {node.name: node for node in self._section("node/", Node)}
 
     @cached_property
+    def active_nodes(self) -> tuple[str, ...]:
+        """Names of the nodes that work, sorted."""
+        return tuple(sorted(name for name, node in self.nodes.items() if node.state == "active"))
+
+    @cached_property
     def instances(self) -> dict[str, Instance]:
         """Leased instances by id."""
         return {instance.id: instance for instance in self._section("instance/", Instance)}
+
+    @cached_property
+    def node_of(self) -> dict[str, str]:
+        """The instances' nodes, by instance."""
+        return {id_: one.node for id_, one in self.instances.items()}
+
+    @cached_property
+    def instances_of(self) -> dict[str, frozenset[str]]:
+        """The instances' ids by node, of nodes that have any."""
+        found: dict[str, set[str]] = {}
+        for id_, one in self.instances.items():
+            found.setdefault(one.node, set()).add(id_)
+        return {node: frozenset(ids) for node, ids in found.items()}
 
     @cached_property
     def routes(self) -> dict[str, Route]:

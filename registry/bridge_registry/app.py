@@ -253,7 +253,8 @@ class Registry:
             lambda: hub.current,
             self._leadership.leads,
             lambda: {plan.name for plan, at in self.rollouts.positions() if at.phase == "progressing"},
-            time.time,
+            now=time.time,
+            clock=time.monotonic,
         )
         self._health_service = HealthService(
             gate,
@@ -261,7 +262,7 @@ class Registry:
             self._alerts,
             lambda: hub.current,
             check_serving=self._leadership.check_serving,
-            now=time.time,
+            now=time.monotonic,
         )
         self._scaling_service = ScalingService(gate, self.scaling)
         self._external_scaler = ExternalScalerService(gate, self.scaling)

@@ -6,7 +6,7 @@ from bridge_core import golden
 from bridge_core.golden import GoldenAnswer, Token
 from bridge_core.names import canonical
 from bridge_core.snapshot import Instance, MemberModel, Node, Snapshot, Version, encode_entry
-from bridge_core.verdicts import Reason
+from bridge_core.verdicts import Reason, Verdict
 from bridge_registry.alerts.desk import AlertDesk
 from bridge_registry.health.keeper import FRESH_S, HealthKeeper
 from bridge_registry.health.reported import InstanceHealth, NodeHealthReport
@@ -23,6 +23,7 @@ class Bed:
     def __init__(self) -> None:
         self.now, self.leads, self.changes = 1_000_000.0, True, 0
         self.moving: set[str] = set()
+        self.set_by = 0.0  # by how much the machine's clock was set
         self.entries = {f"node/{name}": encode_entry(Node(name, "h:1")) for name in NODES}
         for name in NODES:
             one = Instance(f"{name}/0", name, models=(MODEL,), loaded=("tiny:latest",))
@@ -33,7 +34,12 @@ class Bed:
         """A registry that knows nothing but what is published."""
         self.keeper = HealthKeeper(self.snapshot, lambda: self.leads, self.changed)
         self.desk = AlertDesk(
-            self.keeper, self.snapshot, lambda: self.leads, lambda: self.moving, lambda: self.now
+            self.keeper,
+            self.snapshot,
+            lambda: self.leads,
+            lambda: self.moving,
+            now=lambda: self.now + self.set_by,
+            clock=lambda: self.now,
         )
 
     def snapshot(self) -> Snapshot:
@@ -109,6 +115,50 @@ def test_what_an_agent_says_of_its_own_is_told_while_it_reports_and_takes_nobody
     bed.desk.look()
     assert not bed.snapshot().verdicts
     assert {one.seen.name for one in bed.desk.alerts if not one.ended} >= {"node-away"}
+
+
+def test_a_clock_that_is_set_makes_no_node_away() -> None:
+    bed = Bed()
+    bed.rounds(1, full="a")
+    bed.set_by = 3600.0
+    bed.rounds(1, full="a")
+    assert set(bed.snapshot().verdicts) == {"a/0"}
+    assert not [one for one in bed.desk.alerts if one.seen.name == "node-away"]
+
+
+def test_who_led_before_begins_anew_and_says_nothing_in_between() -> None:
+    bed = Bed()
+    bed.rounds(4)
+    bed.rounds(2, wrong="b")
+    bed.leads = False
+    assert not list(bed.keeper.concerns())
+    assert not bed.keeper.heard
+    bed.leads = True
+    bed.desk.look()
+    assert bed.out() == {"b/0"}
+    assert bed.keeper.compared("a/0") == "not asked yet"
+    assert not [one for one in bed.desk.alerts if one.seen.name == "node-away"]
+
+
+def test_only_convictions_outlive_an_office() -> None:
+    bed = Bed()
+    wrong = Reason("business", "wrong-answers", "failing", "it answers wrong", 5.0)
+    silent = Reason("business", "no-answer", "degraded", "it does not answer", 6.0)
+    bed.entries["verdict/b/0"] = encode_entry(Verdict("b/0", (wrong, silent), True))
+    bed.desk.look()
+    assert bed.snapshot().verdicts == {"b/0": Verdict("b/0", (wrong,), True)}
+
+
+def test_what_did_not_change_publishes_nothing() -> None:
+    bed = Bed()
+    bed.entries.pop("instance/c/0")
+    bed.rounds(5, wrong="b")
+    changes = bed.changes
+    assert {one.code for each in bed.snapshot().verdicts.values() for one in each.reasons} == {
+        "split-answers"
+    }
+    bed.rounds(12, wrong="b")
+    assert bed.changes == changes
 
 
 def test_reports_of_hostile_agents_are_cut_down_to_what_is_theirs_to_say() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections import Counter
 
 import msgspec
@@ -27,6 +28,7 @@ from bridge_registry.health.golden_rules import GOOD_S, RIGHT_IN_A_ROW, GoldenBo
 
 MODEL = canonical("tiny")
 NODES = {"a/0": "a", "b/0": "b", "c/0": "c", "c/1": "c"}
+ASKERS = ("a", "b", "c")
 RIGHT = (Token(" Paris", 4.0), Token(".", 2.0))
 WRONG = (Token(" Rome", 3.0), Token("!", 2.0))
 
@@ -50,7 +52,7 @@ class Mesh:
         for _ in range(rounds):
             for id_, node in NODES.items():
                 said = says.get(id_.replace("/", ""), RIGHT)
-                asker = golden.asker_of(id_, node, set(NODES.values()), self.round)
+                asker = golden.asker_of(id_, node, ASKERS, self.round)
                 one = answer(id_, () if isinstance(said, str) else said, round_=self.round)
                 one = msgspec.structs.replace(one, fault=said if isinstance(said, str) else "")
                 self.book.take(asker, one, digest="d", nodes=NODES)
@@ -120,7 +122,7 @@ def test_other_digests_are_not_compared() -> None:
     book = GoldenBook()
     for round_ in range(6):
         for id_, node in NODES.items():
-            asker = golden.asker_of(id_, node, set(NODES.values()), round_)
+            asker = golden.asker_of(id_, node, ASKERS, round_)
             says, digest = (WRONG, "other") if id_ == "b/0" else (RIGHT, "d")
             book.take(asker, answer(id_, says, round_=round_), digest=digest, nodes=NODES)
     assert not book.convicted("b/0")
@@ -154,7 +156,7 @@ def test_a_single_node_that_lies_convicts_nobody(lies: list[tuple[Token, ...]]) 
     for at, lie in enumerate(lies):
         round_ = 4 + at
         for id_, node in NODES.items():
-            asker = golden.asker_of(id_, node, set(NODES.values()), round_)
+            asker = golden.asker_of(id_, node, ASKERS, round_)
             said = lie if asker == "c" and lie else RIGHT
             mesh.book.take(asker, answer(id_, said, round_=round_), digest="d", nodes=NODES)
         assert not {"a/0", "b/0"} & mesh.out()
@@ -194,8 +196,49 @@ def test_who_is_gone_is_forgotten() -> None:
     mesh = Mesh()
     mesh.go(4)
     mesh.go(2, b0=WRONG)
-    mesh.book.forget_all_but({"a/0", "c/0"})
+    mesh.book.forget_all_but({"a/0": {MODEL: "d"}, "c/0": {MODEL: "d"}})
     assert not mesh.book.convicted("b/0")
+
+
+@pytest.mark.parametrize("models", [{}, {MODEL: "another"}])
+def test_a_conviction_ends_with_the_model_that_answered(models: dict[str, str]) -> None:
+    mesh = Mesh()
+    mesh.go(4)
+    mesh.go(2, b0=WRONG)
+    there = {id_: {MODEL: "d"} for id_ in NODES}
+    mesh.book.forget_all_but(there)
+    assert mesh.out() == {"b/0"}
+    mesh.book.forget_all_but({**there, "b/0": models})
+    assert not mesh.out()
+    mesh.book.resume("b/0", Reason("business", "wrong-answers", "failing", "said before", 50.0))
+    mesh.book.forget_all_but({**there, "b/0": models})
+    assert mesh.out() == {"b/0"}, "of which model nobody knows"
+
+
+def test_what_an_instance_no_longer_has_is_compared_with_nothing() -> None:
+    mesh = Mesh()
+    mesh.go(4)
+    mesh.book.forget_all_but({"a/0": {MODEL: "d"}})
+    mesh.book.take("b", answer("a/0", round_=4), digest="d", nodes=NODES)
+    assert "no other node" in mesh.book.compared("a/0")
+
+
+def test_what_did_not_change_is_said_in_the_same_words() -> None:
+    book, nodes = GoldenBook(), {"a/0": "a", "b/0": "b"}
+    said = set()
+    for round_ in range(12):
+        book.take("b", answer("a/0", round_=round_), digest="d", nodes=nodes)
+        book.take("a", answer("b/0", WRONG, round_=round_), digest="d", nodes=nodes)
+        said |= set(book.reasons("b/0"))
+    assert [one.code for one in said] == ["split-answers"]
+    book.take("b", answer("a/0", (), round_=12, fault="it hangs"), digest="d", nodes=nodes)
+    for round_ in range(13, 24):
+        book.take("b", answer("a/0", (), round_=round_, fault=f"for {round_}"), digest="d", nodes=nodes)
+    (reason,) = book.reasons("a/0")
+    assert (reason.code, reason.since) == ("no-answer", 100.0 + 8 * 12)
+    assert reason.text.endswith("it hangs")
+    book.take("b", answer("a/0", round_=24), digest="d", nodes=nodes)
+    assert [one.code for one in book.reasons("a/0")] == ["split-answers"]
 
 
 def test_escape_sequences_of_an_answer_reach_no_terminal() -> None:
@@ -238,12 +281,24 @@ def test_what_follows_where_nobody_was_sure_says_nothing() -> None:
     st.integers(0, 1 << 40),
 )
 def test_two_rounds_have_two_askers_who_are_not_the_owner(nodes: set[str], owner: str, round_: int) -> None:
-    first, second = (golden.asker_of(f"{owner}/0", owner, nodes, at) for at in (round_, round_ + 1))
+    first, second = (golden.asker_of(f"{owner}/0", owner, sorted(nodes), at) for at in (round_, round_ + 1))
     others = nodes - {owner}
     assert {first, second} <= (others or {""})
     assert owner not in {first, second}
     if len(others) > 1:
         assert first != second
+
+
+@given(
+    st.sets(st.text("abcdefg", max_size=3), max_size=8),
+    st.text("abcdefg", max_size=3),
+    st.integers(0, 1 << 40),
+)
+def test_turns_go_round_the_sorted_others(nodes: set[str], owner: str, round_: int) -> None:
+    others = sorted(nodes - {owner})
+    first = int.from_bytes(hashlib.sha256(f"{owner}/0".encode()).digest()[:8], "big")
+    plain = others[(first + round_) % len(others)] if others else ""
+    assert golden.asker_of(f"{owner}/0", owner, sorted(nodes), round_) == plain
 
 
 def test_turns_are_the_same_in_every_process() -> None:

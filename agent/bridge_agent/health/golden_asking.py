@@ -87,8 +87,7 @@ class GoldenAsker:
         if round_ != self._round:
             self._round, self._done = round_, set()
             self._references = golden.references(self._copies(snapshot))
-        nodes = snapshot.nodes
-        active = [one.name for one in nodes.values() if one.state == "active"]
+        nodes, active = snapshot.nodes, snapshot.active_nodes
         for instance in snapshot.instances.values():
             owner = nodes.get(instance.node)
             if owner is None or owner.state != "active" or not owner.peer or instance.id in self._done:

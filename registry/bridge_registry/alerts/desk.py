@@ -26,6 +26,7 @@ class AlertDesk:
         leads: Whether this registry leads.
         moving: Rollouts that are under way.
         now: Unix seconds.
+        clock: Monotonic seconds.
     """
 
     def __init__(
@@ -34,13 +35,16 @@ class AlertDesk:
         snapshot: Callable[[], Snapshot],
         leads: Callable[[], bool],
         moving: Callable[[], Collection[str]],
+        *,
         now: Callable[[], float],
+        clock: Callable[[], float],
     ) -> None:
         self._keeper = keeper
         self._snapshot = snapshot
         self._leads = leads
         self._moving = moving
         self._now = now
+        self._clock = clock
         self._alerts: dict[str, Alert] = {}
 
     async def run(self) -> None:
@@ -52,12 +56,12 @@ class AlertDesk:
 
     def look(self) -> None:
         """Looks once."""
-        now = self._now()
-        self._keeper.settle(now)
+        now, clock = self._now(), self._clock()
+        self._keeper.settle(clock)
         snapshot = self._snapshot()
         drained = {one.name for one in snapshot.nodes.values() if one.state != "active"}
         before = self._alerts
-        self._alerts = settle(before, self._seen(now), drained=drained, moving=self._moving(), now=now)
+        self._alerts = settle(before, self._seen(clock), drained=drained, moving=self._moving(), now=now)
         for id_, alert in self._alerts.items():
             old = before.get(id_)
             if not alert.ended and (old is None or old.ended):
@@ -73,7 +77,7 @@ class AlertDesk:
         )
 
     def _seen(self, now: float) -> Iterator[Seen]:
-        """Everything that is wrong."""
+        """Everything that is wrong at monotonic time `now`."""
         for verdict in self._keeper.verdicts():
             node = verdict.instance.partition("/")[0]
             for reason in verdict.reasons:

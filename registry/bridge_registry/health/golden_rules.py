@@ -16,7 +16,7 @@ Rules:
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Final, Literal, TypeAlias
 
@@ -52,10 +52,15 @@ class _Record:
 
     judged: deque[Judged] = field(default_factory=lambda: deque(maxlen=_REMEMBERED))
     rounds: deque[tuple[int, str]] = field(default_factory=lambda: deque(maxlen=4 * _REMEMBERED))
+    digest: str = ""
     convictions: int = 0
     since: float = 0.0
     says: str = ""
     rights: int = 0
+    # The first of a run is what is told: what is still so changes no snapshot.
+    faults: int = 0
+    fault: Judged | None = None
+    split: Judged | None = None
 
     @property
     def convicted(self) -> bool:
@@ -66,8 +71,8 @@ class GoldenBook:
     """Takes answers and knows whom they convict; one task feeds it. Times are Unix seconds."""
 
     def __init__(self) -> None:
-        self._answers: dict[tuple[str, int], dict[str, tuple[GoldenAnswer, str]]] = {}
-        self._records: dict[tuple[str, str], _Record] = {}
+        self._answers: dict[tuple[str, int], dict[str, GoldenAnswer]] = {}
+        self._records: dict[str, dict[str, _Record]] = {}  # by instance, by model
 
     def take(self, asker: str, answer: GoldenAnswer, *, digest: str, nodes: Mapping[str, str]) -> None:
         """Takes in what `asker` brought.
@@ -78,7 +83,7 @@ class GoldenBook:
             digest: Of the model that was asked.
             nodes: The node of every instance there is.
         """
-        record = self._records.setdefault((answer.instance, answer.model), _Record())
+        record = self._record(answer, digest)
         if (answer.round, asker) in record.rounds:
             return  # reports repeat themselves
         record.rounds.append((answer.round, asker))
@@ -87,53 +92,60 @@ class GoldenBook:
         else:
             outcome, says = self._judge(answer, digest, nodes)
             if answer.comparable:
-                of_question = self._answers.setdefault((digest, answer.question), {})
-                of_question[answer.instance] = (answer, digest)
+                self._answers.setdefault((digest, answer.question), {})[answer.instance] = answer
         judged = Judged(answer.round, asker, outcome, says, answer.at)
-        for one in (record, self._records.get((answer.instance, _ANY_MODEL))):
+        for one in (record, self._records[answer.instance].get(_ANY_MODEL)):
             if one is not None:
                 one.judged.append(judged)
                 _settle(one)
 
-    def forget_all_but(self, instances: Collection[str]) -> None:
-        """These instances are there; of others nothing is kept."""
-        self._records = {key: one for key, one in self._records.items() if key[0] in instances}
-        for key, answers in list(self._answers.items()):
-            kept = {id_: one for id_, one in answers.items() if id_ in instances}
+    def forget_all_but(self, models: Mapping[str, Mapping[str, str]]) -> None:
+        """What is there, by instance its models' digests by name; of others nothing is kept."""
+        for id_, records in list(self._records.items()):
+            kept = {model: one for model, one in records.items() if _is_there(model, one, models.get(id_))}
             if kept:
-                self._answers[key] = kept
+                self._records[id_] = kept
             else:
-                del self._answers[key]
+                del self._records[id_]
+        for (digest, question), answers in list(self._answers.items()):
+            left = {id_: one for id_, one in answers.items() if digest in models.get(id_, {}).values()}
+            if left:
+                self._answers[digest, question] = left
+            else:
+                del self._answers[digest, question]
 
     def resume(self, instance: str, reason: Reason) -> None:
         """An earlier leader convicted this instance: it stays so until it is acquitted here."""
-        record = self._records.setdefault((instance, _ANY_MODEL), _Record())
+        record = self._records.setdefault(instance, {}).setdefault(_ANY_MODEL, _Record())
         record.convictions, record.since, record.says = 1, reason.since or 1.0, reason.text
 
     def convicted(self, instance: str) -> bool:
         """Whether its answers are taken for wrong."""
-        return any(one.convicted for (id_, _), one in self._records.items() if id_ == instance)
+        return any(one.convicted for one in self._records.get(instance, {}).values())
 
     def reasons(self, instance: str) -> Iterable[Reason]:
         """What there is to say against its answers."""
-        for (id_, _), record in self._records.items():
-            if id_ != instance:
-                continue
+        for record in self._records.get(instance, {}).values():
             if record.convicted:
                 yield Reason("business", "wrong-answers", "failing", record.says, record.since)
                 continue
-            last = list(record.judged)[-_FAULTS:]
-            if len(last) == _FAULTS and all(one.outcome == "fault" for one in last):
-                yield Reason("business", "no-answer", "degraded", last[0].says, last[0].at)
-            decided = [one for one in record.judged if one.outcome in {"right", "wrong", "split"}]
-            if decided and decided[-1].outcome == "split":
-                first = decided[-1]
-                yield Reason("business", "split-answers", "degraded", first.says, first.at)
+            if record.fault is not None and record.faults >= _FAULTS:
+                yield Reason("business", "no-answer", "degraded", record.fault.says, record.fault.at)
+            if record.split is not None:
+                yield Reason("business", "split-answers", "degraded", record.split.says, record.split.at)
 
     def compared(self, instance: str) -> str:
         """What came of the last comparison, in words."""
-        found = [one.judged[-1] for (id_, _), one in self._records.items() if id_ == instance and one.judged]
+        found = [one.judged[-1] for one in self._records.get(instance, {}).values() if one.judged]
         return max(found, key=lambda one: one.round).says if found else "not asked yet"
+
+    def _record(self, answer: GoldenAnswer, digest: str) -> _Record:
+        """What is known of who answered; of a model that became another by the same name, nothing."""
+        records = self._records.setdefault(answer.instance, {})
+        found = records.get(answer.model)
+        if found is None or found.digest != digest:
+            found = records[answer.model] = _Record(digest=digest)
+        return found
 
     def _judge(self, answer: GoldenAnswer, digest: str, nodes: Mapping[str, str]) -> tuple[Outcome, str]:
         if not answer.comparable:
@@ -141,7 +153,7 @@ class GoldenBook:
         own = nodes.get(answer.instance, "")
         others = [
             one
-            for id_, (one, _) in self._answers.get((digest, answer.question), {}).items()
+            for id_, one in self._answers.get((digest, answer.question), {}).items()
             if nodes.get(id_, own) != own and answer.at - one.at < GOOD_S and not self.convicted(id_)
         ]
         if not others:
@@ -162,9 +174,15 @@ class GoldenBook:
         return "fault", f"a golden prompt to {_model(answer)} was not answered: {answer.fault}"
 
 
+def _is_there(model: str, record: _Record, models: Mapping[str, str] | None) -> bool:
+    """Whether an instance, of which this is known, still has the model; None: the instance is gone."""
+    return models is not None and (model == _ANY_MODEL or models.get(model) == record.digest)
+
+
 def _settle(record: _Record) -> None:
     """Convicts or acquits by what was judged last."""
     last = record.judged[-1]
+    _begin_and_end_runs(record, last)
     if last.outcome == "right":
         record.rights += 1
         wanted = min(_MOST_IN_A_ROW, RIGHT_IN_A_ROW * 2 ** max(0, record.convictions - 1))
@@ -177,6 +195,19 @@ def _settle(record: _Record) -> None:
         if not record.convicted and both and decided[0].asker != decided[1].asker:
             record.convictions += 1
             record.since, record.says = decided[0].at, last.says
+
+
+def _begin_and_end_runs(record: _Record, last: Judged) -> None:
+    """Keeps since when there has been no answer, or no majority."""
+    if last.outcome == "fault":
+        record.faults += 1
+        record.fault = record.fault or last
+    else:
+        record.faults, record.fault = 0, None
+    if last.outcome == "split":
+        record.split = record.split or last
+    elif last.outcome in {"right", "wrong"} or all(one.outcome != "split" for one in record.judged):
+        record.split = None
 
 
 def _largest_party(answers: list[GoldenAnswer]) -> list[GoldenAnswer]:

@@ -25,7 +25,9 @@ FRESH_S: Final = 10.0
 
 
 class Heard:
-    """The last report of one node, and when it came (Unix seconds)."""
+    """The last report of one node, and when it came: monotonic seconds, so that a clock that is set makes
+    nobody late.
+    """
 
     __slots__ = ("at", "gauges", "instances")
 
@@ -54,6 +56,7 @@ class HealthKeeper:
         self._heard: dict[str, Heard] = {}
         self._published: dict[str, Verdict] = {}
         self._led = False
+        self._swept: Snapshot | None = None
 
     @property
     def heard(self) -> Mapping[str, Heard]:
@@ -61,31 +64,41 @@ class HealthKeeper:
         return self._heard
 
     def take(self, node: str, report: NodeHealthReport, now: float) -> None:
-        """Takes a report in, at Unix time `now`."""
+        """Takes a report in, at monotonic time `now`; what it comes to, `settle` says."""
         self._take_office()
         snapshot = self._snapshot()
         self._heard[node] = Heard(report, now)
-        nodes = {one.id: one.node for one in snapshot.instances.values()}
+        nodes = snapshot.node_of
         for answer in report.golden:
             digest = _digest(snapshot.instances.get(answer.instance), answer.model)
             if digest:
                 self._golden.take(node, answer, digest=digest, nodes=nodes)
-        self.settle(now)
 
     def settle(self, now: float) -> None:
-        """Makes up the verdicts anew; who became better or worse is logged and published."""
+        """Makes up the verdicts anew, at monotonic time `now`; who became better or worse is logged and
+        published.
+        """
         self._take_office()
-        instances = self._snapshot().instances
-        self._golden.forget_all_but(instances.keys())
-        self._heard = {node: one for node, one in self._heard.items() if node in self._snapshot().nodes}
+        snapshot = self._snapshot()
+        self._sweep(snapshot)
         verdicts = {}
-        for instance in instances.values():
+        for instance in snapshot.instances.values():
             reasons = ordered(self._reasons(instance, now))
             if reasons:
                 out = self._golden.convicted(instance.id)
                 verdicts[instance.id] = Verdict(instance.id, reasons, out)
-        if verdicts == self._published:
+        if verdicts != self._published:
+            self._publish(verdicts)
+
+    def _sweep(self, snapshot: Snapshot) -> None:
+        """Forgets what is gone, once for each snapshot."""
+        if snapshot is self._swept:
             return
+        self._swept = snapshot
+        self._golden.forget_all_but({id_: _digests(one) for id_, one in snapshot.instances.items()})
+        self._heard = {node: one for node, one in self._heard.items() if node in snapshot.nodes}
+
+    def _publish(self, verdicts: dict[str, Verdict]) -> None:
         for id_, verdict in verdicts.items():
             before = self._published.get(id_)
             if before is None or (before.level, before.out) != (verdict.level, verdict.out):
@@ -103,13 +116,14 @@ class HealthKeeper:
         return tuple(self._published.values())
 
     def reports(self, node: str, now: float) -> bool:
-        """Whether a node's last report is of now."""
+        """Whether a node's last report is of now, monotonic seconds."""
         heard = self._heard.get(node)
         return heard is not None and now - heard.at < FRESH_S
 
     def concerns(self) -> Iterator[str]:
         """Whose answers an admin should look at, a sentence each; machines have `bridgectl health`."""
-        for one in self._published.values():
+        self._take_office()
+        for one in self._published.values() if self._led else ():
             if any(reason.aspect == "business" for reason in one.reasons):
                 out = " and takes no requests" if one.out else ""
                 yield f"{one.instance} is {one.level}{out}: {one.why} (bridgectl health)"
@@ -126,16 +140,30 @@ class HealthKeeper:
         yield from self._golden.reasons(instance.id)
 
     def _take_office(self) -> None:
-        """Who begins to lead goes on from what is published: nobody who was taken out comes back by that."""
+        """Who begins to lead goes on from what is published: nobody who was taken out comes back by that.
+
+        Reports are for the leader: what one heard in an earlier office is old.
+        """
         leads = self._leads()
-        if leads and not self._led:
-            self._golden = GoldenBook()
+        if leads == self._led:
+            return
+        self._led, self._swept = leads, None
+        self._golden, self._heard, self._published = GoldenBook(), {}, {}
+        if leads:
             self._published = dict(self._snapshot().verdicts)
-            for verdict in self._published.values():
-                for reason in verdict.reasons if verdict.out else ():
-                    if reason.aspect == "business":
-                        self._golden.resume(verdict.instance, reason)
-        self._led = leads
+            self._resume()
+
+    def _resume(self) -> None:
+        """Convictions are kept; what else was said against answers shows again, or not."""
+        for verdict in self._published.values():
+            for reason in verdict.reasons if verdict.out else ():
+                if reason.code == "wrong-answers":
+                    self._golden.resume(verdict.instance, reason)
+
+
+def _digests(instance: Instance) -> dict[str, str]:
+    """The digests of an instance's models, by their canonical names."""
+    return {canonical_or_same(one.name): one.digest for one in instance.models}
 
 
 def _digest(instance: Instance | None, model: str) -> str:

@@ -31,7 +31,7 @@ def health_of(
     Left out is what is about other nodes' instances, what no agent can have measured, and what was asked out
     of turn: of an instance in a round only the node whose turn it is may speak.
     """
-    own = {one.id for one in snapshot.instances.values() if one.node == node}
+    own = snapshot.instances_of.get(node, frozenset())
     return NodeHealthReport(
         tuple(
             InstanceHealth(one.instance, tuple(_reasons(one)), counts_of(one.counts) or Counts())
@@ -50,8 +50,7 @@ def health_of(
 def _answers(
     message: registry_pb2.LoadReport, node: str, snapshot: Snapshot, now: float
 ) -> Iterator[GoldenAnswer]:
-    active = [one.name for one in snapshot.nodes.values() if one.state == "active"]
-    current = golden.round_of(now)
+    active, current = snapshot.active_nodes, golden.round_of(now)
     for one in message.golden[:_MOST_ANSWERS]:
         instance = snapshot.instances.get(one.instance)
         if instance is None or abs(one.round - current) > _LATE_ROUNDS:

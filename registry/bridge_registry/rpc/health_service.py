@@ -25,7 +25,7 @@ class HealthService(rpc.HealthServicer):
         desk: Has the alerts.
         snapshot: The published one.
         check_serving: Raises Unavailable when another registry leads: nodes report there.
-        now: Unix seconds.
+        now: Monotonic seconds.
     """
 
     def __init__(

@@ -95,7 +95,7 @@ class MeshService(rpc.MeshServicer):
                     now, wall = time.monotonic(), time.time()
                     report = report_of(message, node, self._hub.current, wall)
                     self._load.take_report(node, report, now)
-                    self._health.take(node, health_of(message, node, self._hub.current, wall), wall)
+                    self._health.take(node, health_of(message, node, self._hub.current, wall), now)
                     known = self._models()
                     self._traffic.take(node, report.began, report.models, known, now=now, wall=wall)
                     received += 1
