@@ -132,7 +132,10 @@ def release_command(
         evidence = quotes.verify(*read, now)
         question = _der(key), _nonce(nonce)
         sealed = release(evidence, _policies(policy), *question, _read(secret, MAX_SECRET_BYTES))
-        write_atomically(out, sealed, mode=0o600)
+        try:
+            write_atomically(out, sealed, mode=0o600)
+        except OSError as fault:
+            raise Fatal(f"cannot write {out}: {fault.strerror}", hint="--out names another file") from fault
         typer.echo(f"{out}: opened by the node of that quote alone (`bridge-agent attest open`)")
 
     guarded(work)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -10,11 +12,14 @@ import typer
 from bridge_cli.output import JsonOption, print_json, say, say_aside
 from bridge_cli.where import Where, asks_registry
 from bridge_core.command.guard import guarded
+from bridge_core.command.plain_text import one_line
 from bridge_core.command.program import program
 from bridge_core.errors import BridgeError, Fatal
 
 if TYPE_CHECKING:
     from bridge_cli.audit_verifying import Verdict
+    from bridge_core.audit.proofs import Proof
+    from bridge_core.audit.vouchers import Voucher
 
 audit = program("What happened in the mesh, on record: check it, prove it, export it.")
 
@@ -130,7 +135,6 @@ def prove_command(
     def work() -> None:
         import asyncio
 
-        from bridge_cli import audit_vouching
         from bridge_cli.audit_fetching import proofs, vouchers
 
         found, silent = asyncio.run(proofs(where.access(), request_id))
@@ -141,20 +145,11 @@ def prove_command(
                 f"no node has a record of a request {request_id}",
                 hint="records are signed for within a second or two; the id is in X-Request-Id",
             )
-        folder.mkdir(parents=True, exist_ok=True)
-        for name, proof in found:
-            path = folder / f"{name}-{proof.index}.tlog-proof"
-            path.write_bytes(proof.text)
-            say(f"{path}: record {proof.index} of {proof.head.origin}, among {proof.head.size}")
-            for key in proof.extra.keys:
-                say(f"  {key}")
+        with _writing_into(folder):
+            _write_proofs(folder, found)
         told = asyncio.run(vouchers(where.access()))
-        for name in sorted({name for name, _ in found}):
-            if name not in told:
-                say_aside(f"bridgectl: {name} does not vouch for the key of its log")
-                continue
-            for path in audit_vouching.write(folder, name, told[name]):
-                say(str(path))
+        with _writing_into(folder):
+            _write_vouchers(folder, {name for name, _ in found}, told)
 
     guarded(work)
 
@@ -162,7 +157,9 @@ def prove_command(
 @audit.command("check")
 def check_command(
     *,
-    proof: Annotated[Path, typer.Argument(help="What `bridgectl audit prove` wrote.", dir_okay=False)],
+    proof: Annotated[
+        Path, typer.Argument(help="What `bridgectl audit prove` wrote.", exists=True, dir_okay=False)
+    ],
     key: Annotated[
         list[str] | None,
         typer.Option("--key", help="A verifier key that you trust: the log's, or a cosigner's. Repeat it."),
@@ -172,6 +169,7 @@ def check_command(
         typer.Option(
             "--ca",
             help="The mesh's root (PEM): trust the key that the certificate beside the proof vouches for.",
+            exists=True,
             dir_okay=False,
         ),
     ] = None,
@@ -233,7 +231,7 @@ def trace_command(*, request_id: RequestId, as_json: JsonOption = False, where: 
         for hop in hops:
             _print_hop(hop)
         for line in unconfirmed(hops, silent):
-            say(f"! {line}")
+            say(f"! {one_line(line)}")
 
     guarded(work)
 
@@ -299,6 +297,38 @@ def tail_command(
         asyncio.run(print_all())
 
     guarded(work)
+
+
+@contextlib.contextmanager
+def _writing_into(folder: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as fault:
+        raise Fatal(
+            f"cannot write into {folder}: {fault.strerror}", hint="--to names another folder"
+        ) from fault
+
+
+def _write_proofs(folder: Path, found: list[tuple[str, Proof]]) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, proof in found:
+        path = folder / f"{name}-{proof.index}.tlog-proof"
+        path.write_bytes(proof.text)
+        say(f"{path}: record {proof.index} of {proof.head.origin}, among {proof.head.size}")
+        for key in proof.extra.keys:
+            say(f"  {key}")
+
+
+def _write_vouchers(folder: Path, names: set[str], told: dict[str, Voucher]) -> None:
+    """What vouches for the key of each node's log; a node that has said nothing of it is named."""
+    from bridge_cli import audit_vouching
+
+    for name in sorted(names):
+        if name not in told:
+            say_aside(f"bridgectl: {name} does not vouch for the key of its log")
+            continue
+        for path in audit_vouching.write(folder, name, told[name]):
+            say(str(path))
 
 
 def _print_verdict(name: str, verdict: Verdict) -> None:

@@ -10,6 +10,7 @@ import typer
 
 from bridge_cli.output import JsonOption, columns, print_json, say, say_aside
 from bridge_cli.where import Where, asks_registry
+from bridge_core.command.plain_text import one_line
 
 _TIMEOUT_S: Final = 15.0
 
@@ -109,12 +110,14 @@ def explain_command(
     where: Where,
 ) -> None:
     """Show every instance that could hold the model: what it does now, and what adding it would cost."""
+    if not policy:  # to a registry that is all of them
+        raise typer.BadParameter("the name of an AutoscalePolicy; `bridgectl autoscale status` lists them")
     (found,) = _asked(policy, where)
     if as_json:
         print_json(found)
         return
     for line in explanation(found, time.time()):
-        say(line)
+        say(one_line(line))
 
 
 def explanation(one: PolicyReport, now: float) -> list[str]:

@@ -10,9 +10,13 @@ import typer
 
 from bridge_cli.output import JsonOption, columns, plain, print_json, say, when
 from bridge_cli.where import Where, asks_registry
+from bridge_core.command.guard import guarded
+from bridge_core.command.plain_text import one_line
+from bridge_core.errors import Fatal
 
 _TIMEOUT_S = 15.0
 _FEW = 12  # instances: so many are all named
+_LONGEST = 10_000  # characters of a line
 
 
 def register(app: typer.Typer) -> None:
@@ -32,11 +36,13 @@ def health_command(
     answer = _asked(
         where, lambda health, wire: health.Instances(wire.InstancesRequest(node=node), timeout=_TIMEOUT_S)
     )
+    if node and not answer.instances:
+        guarded(lambda: _refuse_unseen(node))
     if as_json:
         print_json(plain(answer))
     else:
         for line in health_lines(answer, time.time(), figures=bool(node)):
-            say(line)
+            say(one_line(line, _LONGEST))
     raise SystemExit(0 if all(one.level == "ok" for one in answer.instances) else 1)
 
 
@@ -55,7 +61,7 @@ def alerts_command(
         print_json(plain(answer))
     else:
         for line in alert_lines(answer, time.time()):
-            say(line)
+            say(one_line(line, _LONGEST))
     raise SystemExit(1 if any(not one.ended_unix for one in answer.alerts) else 0)
 
 
@@ -70,6 +76,13 @@ def _asked(where: Where, call: Callable[[Any, Any], Awaitable[Any]]) -> Any:
         return await call(health, health_pb2)
 
     return where.call(work)
+
+
+def _refuse_unseen(node: str) -> None:
+    raise Fatal(
+        f"nothing is known of the health of {node!r}: no instance of such a node is in the mesh now",
+        hint="`bridgectl nodes` says which nodes there are, and which of them are away",
+    )
 
 
 def health_lines(answer: Any, now: float, *, figures: bool) -> Iterable[str]:

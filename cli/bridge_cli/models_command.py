@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from typing import TYPE_CHECKING, Annotated, Final
 
 import msgspec
@@ -88,24 +89,31 @@ async def snapshot_of(to: Access) -> Snapshot:
     return snapshot_file.decode(next(iter(said.bodies.values())))
 
 
-def model_reports(snapshot: Snapshot) -> list[ModelReport]:
-    """Every model of the mesh, by name."""
-    from bridge_core.model_digests import Copy, meant
-    from bridge_core.names import InvalidName, canonical, display
+def copies_by_name(snapshot: Snapshot) -> dict[str, list[Copy]]:
+    """Every copy in the mesh by its model's name, canonical where a request can name it."""
+    from bridge_core.model_digests import Copy
+    from bridge_core.names import canonical_or_same
 
     copies: dict[str, list[Copy]] = {}
     for instance in snapshot.instances.values():
         node = snapshot.nodes.get(instance.node)
         leaving = node is None or node.state != "active" or instance.state in ("draining", "stopped")
         for model in instance.models:
-            try:
-                name = canonical(model.name)
-            except InvalidName:
-                continue  # an engine may list what no request can name
-            copies.setdefault(name, []).append(Copy(instance.id, instance.node, model, leaving=leaving))
-    return [
-        ModelReport(display(name), _weights(found, meant(found))) for name, found in sorted(copies.items())
-    ]
+            copy = Copy(instance.id, instance.node, model, leaving=leaving)
+            copies.setdefault(canonical_or_same(model.name), []).append(copy)
+    return copies
+
+
+def model_reports(snapshot: Snapshot) -> list[ModelReport]:
+    """Every model of the mesh that a request can name, by name."""
+    from bridge_core.model_digests import meant
+    from bridge_core.names import InvalidName, canonical, display
+
+    reports = []
+    for name, found in sorted(copies_by_name(snapshot).items()):
+        with contextlib.suppress(InvalidName):
+            reports.append(ModelReport(display(canonical(name)), _weights(found, meant(found))))
+    return reports
 
 
 def _weights(copies: list[Copy], digest: str) -> tuple[Weights, ...]:

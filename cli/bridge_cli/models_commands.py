@@ -11,6 +11,7 @@ from bridge_cli.models_command import models_command, snapshot_of
 from bridge_cli.output import JsonOption, columns, print_json, say, say_aside
 from bridge_cli.where import Where, asks_registry
 from bridge_core.command.guard import guarded
+from bridge_core.command.plain_text import one_line
 from bridge_core.errors import Fatal
 
 if TYPE_CHECKING:
@@ -173,11 +174,16 @@ def _at_nodes(
     if as_json:
         print_json(outcomes)
     else:
-        for one in outcomes:
-            say(f"{one.node}: {one.done}" if one.done else f"{one.node}: failed: {one.fault}")
-            for fault in one.faults:
-                say(f"  {fault}")
+        _print_outcomes(outcomes)
     failed = sum(bool(one.fault or one.faults) for one in outcomes)
     if failed:
         say_aside(f"{failed} of {len(outcomes)} nodes failed.")
         raise typer.Exit(1)
+
+
+def _print_outcomes(outcomes: list[Outcome]) -> None:
+    for one in outcomes:
+        said = one.done or f"failed: {one.fault}"
+        say(one_line(f"{one.node}: {said}"))
+        for fault in one.faults:
+            say(f"  {one_line(fault)}")

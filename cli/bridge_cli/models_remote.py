@@ -10,12 +10,13 @@ import msgspec
 
 from bridge_cli.access import Access
 from bridge_cli.agents import link
+from bridge_cli.models_command import copies_by_name
 from bridge_core import model_answers
 from bridge_core.decoding import Undecodable, decode_json
 from bridge_core.errors import BridgeError, Fatal
 from bridge_core.http1 import ClientResponse
 from bridge_core.model_answers import BlobChecked, ModelAsked, Removed
-from bridge_core.model_digests import Copy, meant
+from bridge_core.model_digests import is_meant, meant
 from bridge_core.names import canonical_or_same
 from bridge_core.snapshot import Node, Snapshot
 from bridge_core.tls import client_context
@@ -51,17 +52,12 @@ class Place(msgspec.Struct, frozen=True):
 def copies_of(snapshot: Snapshot, name: str) -> list[Place]:
     """Every copy of a model, by instance."""
     wanted = canonical_or_same(name)
-    copies, loaded = [], set()
-    for one in snapshot.instances.values():
-        node = snapshot.nodes.get(one.node)
-        leaving = node is None or node.state != "active" or one.state in ("draining", "stopped")
-        copies += [
-            Copy(one.id, one.node, model, leaving=leaving)
-            for model in one.models
-            if canonical_or_same(model.name) == wanted
-        ]
-        if any(canonical_or_same(resident) == wanted for resident in one.loaded):
-            loaded.add(one.id)
+    copies = copies_by_name(snapshot).get(wanted, [])
+    loaded = {
+        one.id
+        for one in snapshot.instances.values()
+        if any(canonical_or_same(resident) == wanted for resident in one.loaded)
+    }
     digest = meant(copies)
     return [
         Place(
@@ -69,7 +65,7 @@ def copies_of(snapshot: Snapshot, name: str) -> list[Place]:
             copy.node,
             copy.model.digest,
             copy.model.size,
-            copy.model.digest == digest,
+            is_meant(copy, digest),
             copy.instance in loaded,
         )
         for copy in sorted(copies, key=lambda copy: copy.instance)

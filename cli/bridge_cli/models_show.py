@@ -9,6 +9,7 @@ from typing import Any
 
 from bridge_cli.models_remote import Show
 from bridge_cli.output import say_aside
+from bridge_core.command.plain_text import one_line
 
 
 @contextlib.contextmanager
@@ -36,7 +37,7 @@ def _bars() -> Iterator[Show]:
 
         def show(node: str, record: dict[str, Any]) -> None:
             # What nodes write reaches a terminal: no control characters, no markup.
-            said = "".join(one for one in str(record.get("status", ""))[:60] if one.isprintable())
+            said = one_line(str(record.get("status", "")), 60)
             if node not in tasks:
                 tasks[node] = progress.add_task(node, total=None)
             total, completed = record.get("total"), record.get("completed")
@@ -51,7 +52,7 @@ def _lines() -> Show:
     last: dict[str, str] = {}
 
     def show(node: str, record: dict[str, Any]) -> None:
-        said = "".join(one for one in str(record.get("status", ""))[:200] if one.isprintable())
+        said = one_line(str(record.get("status", "")), 200)
         if said and last.get(node) != said:
             last[node] = said
             say_aside(f"{node}: {said}")

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import AsyncIterator
+from collections import deque
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
 _ANSWER_S: Final = 5.0
 _AGAIN_S: Final = 1.0  # until a registry is asked again that went away
 _SLOWEST_S: Final = 60.0
+_REMEMBERED: Final = 1000  # events: as many as a registry remembers
 
 Follow = Annotated[bool, typer.Option("--follow", "-f", help="Go on with what comes, until Ctrl-C.")]
 
@@ -169,61 +171,42 @@ async def _events(to: Access, *, follow: bool, last: int, as_json: bool) -> None
     """Those of the past, then, where asked for, those to come; a registry that goes away is asked again."""
     import asyncio
 
-    after, first = 0, True
+    from bridge_cli.connection import ask
+
+    told: deque[tuple[float, str]] = deque(maxlen=_REMEMBERED)
+    first = True
+
+    def tell(batch: list[Any]) -> None:
+        nonlocal first
+        known = set(told)  # what one registry says twice at once did happen twice
+        new = [one for one in batch if (one.at_unix, one.text) not in known]
+        told.extend((one.at_unix, one.text) for one in new)
+        for one in new[max(0, len(new) - last) :] if first else new:
+            _print_event(one, as_json=as_json)
+        first = False
+
     while True:
         try:
-            async for batch in _told(to, after, follow=follow):
-                shown = batch[-last:] if first and last else [] if first else batch
-                for one in shown:
-                    _print_event(one, as_json=as_json)
-                after, first = batch[-1].id if batch else after, False
-            return
+            return await ask(to, lambda stub: _watch(stub, tell, follow=follow))
         except Unavailable as fault:
             if not follow:
                 raise
             sys.stderr.write(f"bridgectl: {one_line(fault.message)}; asking again\n")
-            after = 0  # ids are of one registry's life
-        first = first and not follow
         await asyncio.sleep(_AGAIN_S)
 
 
-async def _told(to: Access, after: int, *, follow: bool) -> AsyncIterator[list[Any]]:
-    """The past as one batch, then every event as one."""
-    import asyncio
-
-    from bridge_cli.connection import ask
+async def _watch(stub: Any, tell: Callable[[list[Any]], None], *, follow: bool) -> None:
+    """Tells the past as one batch, then every event as one."""
     from bridge_wire.v1 import console_pb2 as wire
     from bridge_wire.v1.console_pb2_grpc import ConsoleStub
 
-    news: asyncio.Queue[list[Any] | BaseException | None] = asyncio.Queue(1)
-
-    async def work(stub: Any) -> None:
-        console = ConsoleStub(stub.channel)  # type: ignore[no-untyped-call]  # generated
-        past = [
-            one async for one in console.WatchEvents(wire.WatchEventsRequest(after=after), timeout=_ANSWER_S)
-        ]
-        await news.put(past)
-        if follow:
-            at = past[-1].id if past else after
-            async for one in console.WatchEvents(wire.WatchEventsRequest(after=at, follow=True)):
-                await news.put([one])
-
-    async def asking() -> None:
-        try:
-            await ask(to, work)
-            await news.put(None)
-        except BridgeError as fault:
-            await news.put(fault)
-
-    async with asyncio.TaskGroup() as group:
-        task = group.create_task(asking())
-        try:
-            while (batch := await news.get()) is not None:
-                if isinstance(batch, BaseException):
-                    raise batch
-                yield batch
-        finally:
-            task.cancel()
+    console = ConsoleStub(stub.channel)  # type: ignore[no-untyped-call]  # generated
+    past = [one async for one in console.WatchEvents(wire.WatchEventsRequest(), timeout=_ANSWER_S)]
+    tell(past)
+    if follow:
+        at = past[-1].id if past else 0
+        async for one in console.WatchEvents(wire.WatchEventsRequest(after=at, follow=True)):
+            tell([one])
 
 
 def _print_event(event: Any, *, as_json: bool) -> None:

@@ -10,6 +10,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
+from bridge_cli.audit_commands import _write_proofs, _writing_into
 from bridge_core.audit import tiles
 from bridge_core.audit.entries import AdminRecord, AuditRecord, LostRecord, encode
 from bridge_core.audit.exports import FORMATS, moment
@@ -17,7 +18,7 @@ from bridge_core.audit.notes import read_note
 from bridge_core.audit.proofs import prove
 from bridge_core.audit.stored import StoredLog
 from bridge_core.audit.writing import LogWriter
-from bridge_core.errors import BridgeError
+from bridge_core.errors import BridgeError, Fatal
 from bridge_core.sealing import open_sealer
 from bridge_core.sealing.sealer import SealFolder
 
@@ -93,6 +94,22 @@ def test_a_proof_is_checked_without_the_mesh(log: Path, tmp_path: Path) -> None:
     done = run("bridgectl", "audit", "check", str(path), "--key", key)
     assert done.returncode == 1
     assert "does not lead from entry 6 to the root" in done.stderr
+
+
+def test_a_file_that_is_not_there_is_named(log: Path, tmp_path: Path) -> None:
+    nowhere, proof = str(tmp_path / "none"), tmp_path / "a-1.tlog-proof"
+    proof.write_text("x")
+    for argv in ((nowhere,), (str(proof), "--ca", nowhere)):
+        ran = run("bridgectl", "audit", "check", *argv)
+        assert ran.returncode == 2
+        assert "does not exist" in " ".join(ran.stderr.replace("│", " ").split())
+        assert "Traceback" not in ran.stderr
+
+
+def test_a_folder_that_takes_no_proofs_is_named(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(Fatal, match="cannot write into"), _writing_into(tmp_path / "file/proofs"):
+        _write_proofs(tmp_path / "file/proofs", [])
 
 
 def test_keys_of_what_was_asked_are_forgotten_by_the_day(tmp_path: Path) -> None:

@@ -60,6 +60,12 @@ def test_what_one_tries_first_is_answered(program: typer.Typer) -> None:
     assert "No such command 'nonsense'" in wrong.output
 
 
+def test_a_policy_without_a_name_is_asked_for() -> None:
+    ended = CliRunner().invoke(bridgectl, ["autoscale", "explain", ""])
+    assert ended.exit_code == 2
+    assert "the name of an AutoscalePolicy" in " ".join(ended.output.split())
+
+
 _HEAVY = ("grpc", "google.protobuf", "pydantic", "numpy", "cryptography", "structlog", "uvloop", "rich")
 
 

@@ -11,14 +11,16 @@ import msgspec
 import pytest
 from typer.testing import CliRunner
 
+from bridge_cli.access import Access
 from bridge_cli.main import app
+from bridge_cli.watch_commands import _events
 from bridge_core.mesh_picture import MeshPicture
 from bridge_core.snapshot import MemberModel
 from bridge_wire.v1 import console_pb2 as pb
 from bridge_wire.v1 import registry_pb2 as registry_pb
 from bridge_wire.v1.console_pb2_grpc import ConsoleStub
 from tests.fakes.store import FakeEtcd, FakeStore
-from tests.registry_bed import Bed, refused
+from tests.registry_bed import Bed, make_settings, refused, running
 from tests.support import eventually
 
 TINY = "registry.ollama.ai/library/tiny:latest"
@@ -115,5 +117,39 @@ async def test_the_commands_show_both(bed: Bed, tmp_path: Path, monkeypatch: pyt
     assert msgspec.json.decode(await bridgectl("top", "--json"), type=MeshPicture).nodes[0].name == "n1"
     assert "n1 joined at 127.0.0.1:11445" in await bridgectl("events")
     assert await bridgectl("events", "--last", "0") == ""
+    for more in ((), ("--json",)):
+        ended = await asyncio.to_thread(CliRunner().invoke, app, ["health", "n9", *more, *where])
+        assert ended.exit_code == 1
+        assert "nothing is known of the health of 'n9'" in ended.stderr
     lines = (await bridgectl("events", "--json")).splitlines()
     assert {msgspec.json.decode(line)["kind"] for line in lines} >= {"node_joined"}
+
+
+async def test_who_follows_events_asks_a_registry_again_and_is_told_nothing_twice(
+    tmp_path: Path, etcd: FakeEtcd, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def joined(name: str) -> int:
+        said.append(capsys.readouterr().out)
+        return "".join(said).count(f"{name} joined at")
+
+    said: list[str] = []
+    settings, store = make_settings(tmp_path), FakeStore(etcd)
+    async with running(settings, store) as bed:
+        await bed.leads()
+        (cert, key), port = settings.pki.pair("admin"), bed.registry.grpc_port
+        to = Access((bed.address,), settings.pki.ca, cert, key)
+        following = asyncio.create_task(_events(to, follow=True, last=0, as_json=False))
+        await eventually(lambda: following.done() or bed.registry.feed.events != [])
+        await bed.join("n1")
+        await eventually(lambda: following.done() or joined("n1"))
+    async with running(msgspec.structs.replace(settings, grpc=("127.0.0.1", port)), store) as bed:
+        await bed.leads()
+        await bed.join("n2")
+        await eventually(lambda: following.done() or joined("n2"), 30)
+    await store.close()
+    assert not following.done(), following.exception()
+    following.cancel()
+    await asyncio.gather(following, return_exceptions=True)
+    lines = "".join(said).splitlines()
+    assert len(lines) == len(set(lines))
+    assert (joined("n1"), joined("n2")) == (1, 1)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import pytest
 
 from bridge_cli.models_command import _print, model_reports
+from bridge_cli.models_commands import _print_outcomes
+from bridge_cli.models_remote import Outcome, copies_of
 from bridge_core.snapshot import Instance, MemberModel, Node, Snapshot, Version, encode_entry
 
 OLD, NEW = "2026-01-01T00:00:00Z", "2026-02-01T01:00:00+02:00"
@@ -49,3 +51,22 @@ def test_a_node_that_does_not_say_is_not_called_behind() -> None:
 
 def test_what_no_request_can_name_is_left_out() -> None:
     assert model_reports(mesh(("a", "a/b/c/d/e", "d", OLD))) == []
+
+
+def test_a_copy_without_a_digest_is_taken_for_what_its_name_means() -> None:
+    found = copies_of(mesh(("a", "m", "new", NEW), ("b", "m", "", ""), ("c", "m", "new", NEW)), "m")
+    assert [(one.instance, one.digest, one.meant) for one in found] == [
+        ("a/0", "new", True),
+        ("b/0", "", True),
+        ("c/0", "new", True),
+    ]
+
+
+def test_what_nodes_say_cannot_steer_a_terminal(capsys: pytest.CaptureFixture[str]) -> None:
+    (report,) = model_reports(mesh(("a", "m", "\x1b[2J", "\x9b\n")))
+    _print([report])
+    _print_outcomes([Outcome("a", fault="\x1b[2J\n", faults=["x: \x9b1A"]), Outcome("b", "pulled\x07")])
+    out = capsys.readouterr().out
+    assert [line for line in out.splitlines() if not line.isprintable()] == []
+    assert "a: failed: \\x1b[2J\\x0a" in out
+    assert "  x: \\x9b1A" in out
