@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -11,6 +12,7 @@ import msgspec
 import pytest
 
 from bridge_agent.audit.rendering import audited
+from bridge_agent.gateway.config import Outcome as Ended
 from bridge_cli.access import Access
 from bridge_cli.models_remote import Outcome, ask_nodes, copies_of
 from bridge_core import model_answers
@@ -20,6 +22,7 @@ from bridge_core.model_answers import ModelAsked
 from bridge_core.snapshot import Instance, MemberModel, Node
 from tests.contract.gateway_bed import issue
 from tests.contract.models_bed import MIB, ModelsBed, bytes_of, digest_of, models_bed, offer
+from tests.support import eventually
 
 BLOB = bytes_of(MIB)
 
@@ -74,6 +77,20 @@ async def test_a_model_is_brought_to_nodes_by_label(models: ModelsBed) -> None:
     # The listener knows the admin by more than a text; what is audited can be written down.
     entry = msgspec.json.decode(msgspec.json.encode(audited(records[-1], 1.0)))
     assert entry["principal"].endswith("/admin/op")
+
+
+async def test_an_admin_who_leaves_is_on_record_from_when_it_was_asked(models: ModelsBed) -> None:
+    offer(models.registry, "team/big:v1", BLOB)
+    models.registry.sends.clear()
+    node, desk = models.bed["a"], models.desks["a"]
+    asked = asyncio.create_task(ask(models, model_answers.PULL, ModelAsked(models.name(), True), "a"))
+    await eventually(lambda: desk.fetcher.under_way)
+    asked.cancel()
+    await eventually(node.gateway.records)
+    models.registry.sends.set()
+    (record,) = node.gateway.records()
+    assert (record.path, record.outcome) == (model_answers.PULL, Ended.CANCELLED)
+    assert record.began < record.ended
 
 
 async def test_the_last_copy_stays_unless_it_is_said(models: ModelsBed) -> None:

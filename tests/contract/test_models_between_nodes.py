@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from bridge_agent.gateway.config import Outcome
 from bridge_agent.models.origin import Origin
 from bridge_agent.models.peer_client import PeerClient
 from bridge_agent.models.pulling import ModelPulls
@@ -109,20 +110,37 @@ async def test_a_pull_goes_on_where_the_last_one_ended(models: ModelsBed) -> Non
 
 async def test_who_leaves_last_ends_the_pull_and_who_comes_next_begins_one(models: ModelsBed) -> None:
     offer(models.registry, "team/big:v1", BLOB)
-    models.registry.cut_after = 0
+    models.registry.sends.clear()
     left = asyncio.create_task(models.pull("a"))
     stays = asyncio.create_task(models.pull("a"))
     desk = models.desks["a"]
     await eventually(lambda: desk.fetcher.under_way)
+    (pull,) = desk.pulls._pulls.values()
+    await eventually(lambda: pull.followers == 2)
     left.cancel()
-    await asyncio.wait({left})
-    assert desk.pulls.under_way == 1
+    await eventually(lambda: pull.followers == 1)
+    assert not pull.done
     stays.cancel()
-    await eventually(lambda: not desk.pulls.under_way)
+    await eventually(lambda: pull.done)
+    assert not desk.pulls.under_way
+    models.registry.sends.set()
     await eventually(lambda: settled(models))
-    models.registry.cut_after = None
     assert (await models.pull("a"))[-1] == {"status": "success"}
     assert has(models, "a")
+
+
+@pytest.mark.parametrize("stream", [True, False])
+@pytest.mark.parametrize("fields", [{}, {"X-Bridge-Node": "all"}], ids=["here", "everywhere"])
+async def test_who_leaves_is_on_record(models: ModelsBed, stream: bool, fields: dict[str, str]) -> None:
+    offer(models.registry, "team/big:v1", BLOB)
+    models.registry.sends.clear()
+    node, desk = models.bed["a"], models.desks["a"]
+    body = {"model": models.name(), "insecure": True, "stream": stream}
+    asked = asyncio.create_task(node.ask("POST", "/api/pull", body, fields))
+    await eventually(lambda: desk.fetcher.under_way)
+    asked.cancel()
+    await eventually(lambda: [one.outcome for one in node.gateway.records()] == [Outcome.CANCELLED])
+    models.registry.sends.set()
 
 
 class NothingStays:
@@ -238,6 +256,22 @@ async def test_a_pull_at_all_nodes(models: ModelsBed) -> None:
     assert lines[-1] == b'{"status":"success"}', lines[-1]
     assert all(has(models, node) for node in "abc")
     assert models.registry.sent < 2 * SIZE
+
+
+@pytest.mark.parametrize("stream", [True, False])
+@pytest.mark.parametrize("login", [True, False])
+async def test_a_pull_at_all_nodes_that_takes_a_login_is_the_engines_at_each(
+    models: ModelsBed, stream: bool, login: bool
+) -> None:
+    models.registry.wants_token = True
+    models.registry.token = ""  # it gives none: it wants to know who asks
+    body = {"model": models.name(), "insecure": True, "stream": stream}
+    account = {"username": "me", "password": "word"} if login else {}
+    answer = await models.bed["a"].ask("POST", "/api/pull", body | account, {"X-Bridge-Node": "all"})
+    assert answer.status == 200
+    for node in "abc":
+        asked = [one.target for one in models.bed[node].engine.asked]
+        assert asked.count(b"/api/pull") == 1, node
 
 
 @pytest.mark.parametrize(

@@ -15,6 +15,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from bridge_agent.gateway.config import Outcome
 from bridge_agent.models.range_rules import Unsatisfiable, wanted
 from bridge_core.http1 import Pool
 from bridge_core.model_store.layout import MANIFEST_MEDIA, ModelStore
@@ -25,26 +26,32 @@ from bridge_core.snapshot import Instance, MemberModel
 from bridge_engine.store.pull import pull
 from tests.contract.gateway_bed import AUTHORITY, api_key, client_of
 from tests.contract.models_bed import MIB, ModelsBed, bytes_of, digest_of, models_bed, offer
+from tests.support import eventually
 
 BLOB = bytes_of(5 * MIB + 77)
 NAME = "registry.ollama.ai/team/big:v1"
 PATH = "/v2/team/big"
 
 
+def a_has(bed: ModelsBed, blob: bytes) -> None:
+    """Puts the model into a's store, and lists it."""
+    manifest = offer(bed.registry, "team/big:v1", blob)
+    for one in bed.registry.blobs.values():
+        bed.put("a", one)
+    path = bed.root("a") / "manifests/registry.ollama.ai/team/big/v1"
+    path.parent.mkdir(parents=True)
+    path.write_bytes(manifest)
+    listed = MemberModel("team/big:v1", digest_of(manifest)[7:])
+    local = bed.bed["a"].engine.instance("a/0")
+    bed.bed["a"].view.publish_local((msgspec.structs.replace(local, models=(listed,)),))
+    bed.bed.publish(instance__a=Instance("a/0", "a", models=(listed,)))
+
+
 @pytest.fixture
 async def models(tmp_path: Path) -> AsyncIterator[ModelsBed]:
     """Node a has the model; b has nothing."""
     async with models_bed(tmp_path, "a", "b") as bed:
-        manifest = offer(bed.registry, "team/big:v1", BLOB)
-        for blob in bed.registry.blobs.values():
-            bed.put("a", blob)
-        path = bed.root("a") / "manifests/registry.ollama.ai/team/big/v1"
-        path.parent.mkdir(parents=True)
-        path.write_bytes(manifest)
-        listed = MemberModel("team/big:v1", digest_of(manifest)[7:])
-        local = bed.bed["a"].engine.instance("a/0")
-        bed.bed["a"].view.publish_local((msgspec.structs.replace(local, models=(listed,)),))
-        bed.bed.publish(instance__a=Instance("a/0", "a", models=(listed,)))
+        a_has(bed, BLOB)
         yield bed
 
 
@@ -117,6 +124,17 @@ async def test_a_manifest_that_is_not_the_one_that_the_mesh_means_is_not_given(m
     for page in f"{PATH}/manifests/v1", f"{PATH}/blobs/{digest_of(BLOB)}":
         assert (await models.bed["b"].ask("GET", page)).status == 404
     assert (await models.bed["a"].ask("GET", f"{PATH}/manifests/v1")).status == 200  # its own
+
+
+async def test_who_leaves_before_a_blob_is_whole_is_on_record(tmp_path: Path) -> None:
+    blob = bytes_of(40 * MIB)
+    async with models_bed(tmp_path, "a") as bed:
+        a_has(bed, blob)
+        node = bed.bed["a"]
+        async with node.pool.request("GET", f"{PATH}/blobs/{digest_of(blob)}") as answer:
+            assert answer.status == 200
+        await eventually(lambda: [one.outcome for one in node.gateway.records()] == [Outcome.CANCELLED])
+        assert node.gateway.records()[0].model == NAME
 
 
 async def test_a_key_that_may_pull_and_one_that_may_not(models: ModelsBed) -> None:

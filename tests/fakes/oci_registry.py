@@ -29,6 +29,7 @@ class OciRegistry(http.server.ThreadingHTTPServer):
         sent: Bytes of blobs that were sent.
         ranges: It serves parts of blobs.
         cut_after: Connections end after so many bytes of a blob.
+        sends: While it is not set, no byte of a blob is sent.
     """
 
     def __init__(self) -> None:
@@ -47,6 +48,8 @@ class OciRegistry(http.server.ThreadingHTTPServer):
         self.sent = 0
         self.ranges = True
         self.cut_after: int | None = None
+        self.sends = threading.Event()
+        self.sends.set()
 
     @property
     def host(self) -> str:
@@ -141,6 +144,7 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         self.end_headers()
         if self.command == "HEAD":
             return
+        self.server.sends.wait(60)
         if self.server.cut_after is not None:
             part = part[: self.server.cut_after]
             self.close_connection = True

@@ -15,9 +15,10 @@ from bridge_agent.gateway.config import Outcome
 from bridge_agent.gateway.listing import OLLAMA_JSON, merged_ps
 from bridge_agent.gateway.peek import BadBody, Peek, peek
 from bridge_agent.gateway.reading import models_made, names_in
-from bridge_agent.gateway.replies import admits, note, refuse, respond_error
+from bridge_agent.gateway.replies import admits, fields, note, noting_who_leaves, refuse, respond_error
 from bridge_agent.gateway.routes import Framing, HttpRoute
 from bridge_agent.gateway.state import GatewayState
+from bridge_agent.models.pulling import WantsLogin
 from bridge_agent.peers.hop import REQUEST_ID, Hop, headers_of
 from bridge_agent.routing.choose import node_subject
 from bridge_agent.routing.view import Target
@@ -121,9 +122,15 @@ async def mutate_all(state: GatewayState, arrival: Arrival, route: HttpRoute, no
     if not nodes:
         refuse(state, arrival, route, 503, "no node can take this at present", retry_after=1)
         return
-    if route.framing is Framing.PROGRESS and streams:
-        await _stream_all(state, arrival, route, nodes)
-        return
+    with noting_who_leaves(state, arrival, route.path):
+        if route.framing is Framing.PROGRESS and streams:
+            await _stream_all(state, arrival, route, nodes)
+        else:
+            await _whole_all(state, arrival, route, nodes)
+
+
+async def _whole_all(state: GatewayState, arrival: Arrival, route: HttpRoute, nodes: list[Target]) -> None:
+    exchange = arrival.exchange
     results = await asyncio.gather(*(_collect(state, arrival, route, target) for target in nodes))
     failed = [(node, status, body) for node, status, body in results if status >= 400]
     if route.action == "delete" and any(status == 200 for _, status, _ in results):
@@ -148,8 +155,13 @@ async def _collect(
     state: GatewayState, arrival: Arrival, route: HttpRoute, target: Target
 ) -> tuple[str, int, bytes]:
     if target.local and pulls.takes(state, route):
-        records = [one async for one in pulls.local_records(state, arrival.exchange.request.body, route)]
-        return target.node, 500 if "error" in records[-1] else 200, msgspec.json.encode(records[-1])
+        last: dict[str, Any] = {}
+        try:
+            async for record in pulls.local_records(state, arrival.exchange.request.body, route):
+                last = record
+            return target.node, 500 if "error" in last else 200, msgspec.json.encode(last)
+        except WantsLogin as fault:
+            log.info("pull_by_engine", reason=fault.message)
     try:
         async with _request(state, arrival, target) as response:
             return target.node, response.status, await response.read(_ANSWER_MOST)
@@ -187,9 +199,12 @@ async def _records(
 ) -> AsyncIterator[dict[str, Any]]:
     """The records of a node's progress; the last one is an error where there cannot be more."""
     if target.local and pulls.takes(state, route):
-        async for own in pulls.local_records(state, arrival.exchange.request.body, route):
-            yield own
-        return
+        try:
+            async for own in pulls.local_records(state, arrival.exchange.request.body, route):
+                yield own
+            return
+        except WantsLogin as fault:
+            log.info("pull_by_engine", reason=fault.message)
     rest = b""
     try:
         async with _request(state, arrival, target) as response:
@@ -253,8 +268,7 @@ def _hop_headers(state: GatewayState, arrival: Arrival, instance: str = "") -> l
 
 def _respond(state: GatewayState, arrival: Arrival, status: int, content_type: bytes, body: bytes) -> None:
     pairs: list[Pair] = [(b"content-type", content_type)] if content_type else []
-    pairs += [(REQUEST_ID, arrival.request_id.encode()), (b"x-bridge-node", state.node), *arrival.cors]
-    arrival.exchange.respond(status, pairs, body)
+    arrival.exchange.respond(status, [*pairs, *fields(state, arrival)], body)
 
 
 def _message(body: bytes) -> str:

@@ -221,14 +221,13 @@ class Gateway:
         index, in_flight = self._state.view.index, self._state.counters.in_flight
         return sum(in_flight.get(id_, 0) for id_, copy in index.copies(model).items() if copy.own)
 
-    def record_admin(self, exchange: Exchange, model: str) -> None:
-        """Writes the record of what an admin did on this node, which was answered."""
+    def record_admin(self, exchange: Exchange, model: str, began: float) -> None:
+        """Writes the record of what an admin did on this node, asked for at `began` (monotonic seconds)."""
         state, request = self._state, exchange.request
         identity = str(request.identity or "")  # with its certificate it could not be written down
         who = Principal("admin", SpiffeId.parse(identity).name, identity)
-        arrival = Arrival(exchange, Caller(who, ListenerKind.PEER), None, state.now(), state.request_id(None))
-        outcome = Outcome.OK if exchange.status < 400 else Outcome.REFUSED
-        note(state, arrival, request.path, outcome, model=canonical_or_same(model))
+        arrival = Arrival(exchange, Caller(who, ListenerKind.PEER), None, began, state.request_id(None))
+        note(state, arrival, request.path, _outcome(exchange), model=canonical_or_same(model))
 
     def pull_with(self, models: ModelSource, shelf: Shelf | None = None) -> None:
         """Has models pulled to this node by `models`, and not by an engine; what `shelf` has is served."""
@@ -474,6 +473,15 @@ class Gateway:
             exchange.respond(204, [*preflight_headers(origin), *allow])
             return False
         return True
+
+
+def _outcome(exchange: Exchange) -> Outcome:
+    """How an admin's request ended."""
+    if exchange.disconnected:
+        return Outcome.CANCELLED
+    if not exchange.finished:
+        return Outcome.BROKEN
+    return Outcome.OK if exchange.status < 400 else Outcome.REFUSED
 
 
 def _is_blob(request: Request) -> bool:

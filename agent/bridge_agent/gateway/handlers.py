@@ -13,13 +13,13 @@ from bridge_agent.gateway.arrival import Arrival
 from bridge_agent.gateway.config import Outcome
 from bridge_agent.gateway.elsewhere import found_elsewhere
 from bridge_agent.gateway.inference import infer, send_to
-from bridge_agent.gateway.replies import admits, note, refuse
+from bridge_agent.gateway.replies import admits, fields, note, refuse
 from bridge_agent.gateway.routes import HttpRoute, Kind
 from bridge_agent.gateway.state import GatewayState
 from bridge_agent.gateway.unknown import unknown_model
 from bridge_agent.routing.choose import MAX_CANDIDATES
 from bridge_agent.routing.view import Target
-from bridge_core.http1 import Exchange, Pair, coroutine_app
+from bridge_core.http1 import Exchange, coroutine_app
 from bridge_core.names import canonical_or_same
 
 WHERE: Final = b"x-bridge-node"
@@ -173,13 +173,7 @@ class RouteHandlers:
 
     def _respond(self, arrival: Arrival, route: HttpRoute, content_type: bytes, body: bytes) -> None:
         state = self._state
-        pairs: list[Pair] = [
-            (b"content-type", content_type),
-            (b"x-request-id", arrival.request_id.encode()),
-            (b"x-bridge-node", state.node),
-            *arrival.cors,
-        ]
-        arrival.exchange.respond(200, pairs, body)
+        arrival.exchange.respond(200, [(b"content-type", content_type), *fields(state, arrival)], body)
         note(state, arrival, route.path, Outcome.OK)
 
     def _spawn(self, arrival: Arrival, work: Callable[[], Awaitable[Any]]) -> None:

@@ -16,15 +16,15 @@ import msgspec
 
 from bridge_agent.gateway.arrival import Arrival
 from bridge_agent.gateway.config import Outcome
-from bridge_agent.gateway.replies import admits, note
+from bridge_agent.gateway.replies import admits, fields, note, noting_who_leaves
 from bridge_agent.gateway.routes import HttpRoute, Kind
 from bridge_agent.gateway.state import GatewayState
 from bridge_agent.models.manifest_rules import BadManifest, blobs_of, read_manifest
 from bridge_agent.models.range_rules import Unsatisfiable, wanted
-from bridge_agent.models.shelf import Shelf
+from bridge_agent.models.shelf import Found, Shelf
 from bridge_core.decoding import Undecodable
 from bridge_core.errors import BridgeError
-from bridge_core.http1 import Pair
+from bridge_core.http1 import Disconnected, Pair
 from bridge_core.model_store.layout import MANIFEST_MEDIA
 from bridge_core.names import DEFAULT_HOST, InvalidName, ModelName
 
@@ -75,7 +75,8 @@ class Registry:
     async def _manifest(self, arrival: Arrival, name: ModelName) -> None:
         if not admits(self._state, arrival, ROUTE, (str(name).lower(),)):
             return
-        data = await self._shelf.manifest(name)
+        with noting_who_leaves(self._state, arrival, ROUTE.path, model=str(name).lower()):
+            data = await self._shelf.manifest(name)
         if data is None:
             self._error(arrival, 404, "MANIFEST_UNKNOWN", f"the mesh has no model {name.short()}")
             return
@@ -86,12 +87,14 @@ class Registry:
     async def _blob(self, arrival: Arrival, name: ModelName, digest: str) -> None:
         """A blob of any tag of a model that the caller may pull."""
         state, exchange = self._state, arrival.exchange
-        tagged = await self._tag_with(arrival, name, digest)
+        with noting_who_leaves(state, arrival, ROUTE.path):
+            tagged = await self._tag_with(arrival, name, digest)
         if tagged is None:
             if not exchange.finished:
                 self._error(arrival, 404, "BLOB_UNKNOWN", f"no model {name.namespace}/{name.model} has it")
             return
-        blob = await self._shelf.find(digest.removeprefix("sha256:"))
+        with noting_who_leaves(state, arrival, ROUTE.path, model=tagged):
+            blob = await self._shelf.find(digest.removeprefix("sha256:"))
         if blob is None:
             self._error(arrival, 404, "BLOB_UNKNOWN", "no node that answers has it")
             return
@@ -102,13 +105,19 @@ class Registry:
             self._error(arrival, 416, "SIZE_INVALID", f"it has {blob.size} bytes", pairs)
             return
         begin, end = part or (0, blob.size)
-        pairs = self._pairs(arrival)
+        pairs = [_VERSION, *fields(state, arrival)]
         pairs += [(b"content-type", b"application/octet-stream"), (b"accept-ranges", b"bytes")]
         pairs.append((b"docker-content-digest", digest.encode()))
         if part is not None:
             pairs.append((b"content-range", b"bytes %d-%d/%d" % (begin, end - 1, blob.size)))
         exchange.start(206 if part is not None else 200, pairs, end - begin)
-        outcome = Outcome.OK
+        with noting_who_leaves(state, arrival, ROUTE.path, model=tagged):
+            whole = await self._send(arrival, blob, begin, end)
+        note(state, arrival, ROUTE.path, Outcome.OK if whole else Outcome.BROKEN, model=tagged)
+
+    async def _send(self, arrival: Arrival, blob: Found, begin: int, end: int) -> bool:
+        """Sends a part of a blob; False where it was cut because it cannot be read on."""
+        exchange = arrival.exchange
         try:
             if exchange.request.method == "GET":
                 async for data in self._shelf.read(blob, begin, end):
@@ -116,10 +125,12 @@ class Registry:
                         exchange.write(data[at : at + _PART])
                         await exchange.drain()
             exchange.finish()
+        except Disconnected:
+            raise
         except BridgeError:  # the client sees that it is not whole
             exchange.abort()
-            outcome = Outcome.BROKEN
-        note(state, arrival, ROUTE.path, outcome, model=tagged)
+            return False
+        return True
 
     async def _tag_with(self, arrival: Arrival, name: ModelName, digest: str) -> str | None:
         """The first model of this name, whatever its tag, that has the blob and that the caller may pull.
@@ -144,18 +155,10 @@ class Registry:
             admits(self._state, arrival, ROUTE, (denied,))
         return None
 
-    def _pairs(self, arrival: Arrival) -> list[Pair]:
-        return [
-            _VERSION,
-            (b"x-request-id", arrival.request_id.encode()),
-            (b"x-bridge-node", self._state.node),
-            *arrival.cors,
-        ]
-
     def _respond(
         self, arrival: Arrival, status: int, pairs: list[Pair], body: bytes, model: str = ""
     ) -> None:
-        arrival.exchange.respond(status, [*self._pairs(arrival), *pairs], body)
+        arrival.exchange.respond(status, [_VERSION, *fields(self._state, arrival), *pairs], body)
         outcome = Outcome.OK if status < 400 else Outcome.REFUSED
         note(self._state, arrival, ROUTE.path, outcome, model=model)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import AsyncIterator, Callable
 from typing import Any, Final
 
@@ -11,13 +10,12 @@ import structlog
 
 from bridge_agent.gateway.arrival import Arrival
 from bridge_agent.gateway.config import Outcome
-from bridge_agent.gateway.peek import BadBody, Peek, peek, text
+from bridge_agent.gateway.peek import BadBody, Peek, Shape, peek, text
 from bridge_agent.gateway.reading import body_of, models_made, names_in
-from bridge_agent.gateway.replies import admits, note, refuse
+from bridge_agent.gateway.replies import admits, fields, note, noting_who_leaves, refuse
 from bridge_agent.gateway.routes import HttpRoute
 from bridge_agent.gateway.state import GatewayState
 from bridge_agent.models.pulling import WantsLogin
-from bridge_agent.peers.hop import REQUEST_ID
 from bridge_core.dialects.errors import ApiError
 from bridge_core.errors import BridgeError
 from bridge_core.http1 import BodyTimeout, Disconnected, Pair
@@ -87,7 +85,7 @@ async def _pull(
         return
     records = models.records(asked.name, insecure=asked.insecure)
     try:
-        await (_stream if asked.stream else _whole)(state, arrival, route, records)
+        await _tell(state, arrival, route, records, stream=asked.stream)
     except WantsLogin as fault:
         log.info("pull_by_engine", model=asked.written, reason=fault.message)
         by_engine()
@@ -96,18 +94,27 @@ async def _pull(
 
 
 async def local_records(state: GatewayState, body: bytes, route: HttpRoute) -> AsyncIterator[dict[str, Any]]:
-    """The records of a pull at this node that is one of several; the last one is an error where it failed."""
+    """The records of a pull at this node that is one of several; the last one is an error where it failed.
+
+    Raises:
+        WantsLogin: before the first record; an engine is to pull it, as `pull` has it do.
+    """
     models = state.models
-    peeked = peek(body, route.shape) if route.shape is not None else None
-    if models is None or peeked is None:
+    if models is None or route.shape is None:
         raise RuntimeError("nobody to pull")
     try:
-        asked = _asked(peeked, route)
-        refuse_plain(asked.written, insecure=asked.insecure)
-        async for record in models.records(asked.name, insecure=asked.insecure):
-            yield record
+        asked = _asked(peek(body, route.shape), route.shape)
+        if asked is not None:
+            refuse_plain(asked.written, insecure=asked.insecure)
+            async for record in models.records(asked.name, insecure=asked.insecure):
+                yield record
+            return
+    except WantsLogin:
+        raise
     except BridgeError as fault:
         yield {"error": str(fault)}
+        return
+    raise WantsLogin("it is an engine's to refuse, or to log in for")
 
 
 def _read(state: GatewayState, arrival: Arrival, route: HttpRoute) -> _Asked | None:
@@ -121,56 +128,54 @@ def _read(state: GatewayState, arrival: Arrival, route: HttpRoute) -> _Asked | N
     _, readable = body_of(arrival, route, state.config.max_body)
     peeked = peek(readable, route.shape)
     names_in(peeked, route)
+    return _asked(peeked, route.shape)
+
+
+def _asked(peeked: Peek, shape: Shape) -> _Asked | None:
+    """What a pull asks for; None where it has an account's password with it, or names no model."""
+    if text(peeked, "username", shape) or text(peeked, "password", shape):
+        return None
+    written = peeked.model
+    insecure = bytes(peeked.fields.get("insecure", b"false")) == b"true"
     try:
-        if text(peeked, "username", route.shape) or text(peeked, "password", route.shape):
-            return None
-        return _asked(peeked, route)
+        return _Asked(ModelName.parse(written), written, insecure, peeked.stream, peeked)
     except InvalidName:
         return None
 
 
-def _asked(peeked: Peek, route: HttpRoute) -> _Asked:
-    written = peeked.model
-    insecure = bytes(peeked.fields.get("insecure", b"false")) == b"true"
-    return _Asked(ModelName.parse(written), written, insecure, peeked.stream, peeked)
-
-
-async def _stream(
-    state: GatewayState, arrival: Arrival, route: HttpRoute, records: AsyncIterator[dict[str, Any]]
+async def _tell(
+    state: GatewayState,
+    arrival: Arrival,
+    route: HttpRoute,
+    records: AsyncIterator[dict[str, Any]],
+    *,
+    stream: bool,
 ) -> None:
+    """Answers with each record as it comes, or with how it ended."""
     exchange = arrival.exchange
     try:
-        async for record in records:
-            if not exchange.started:
-                exchange.start(200, _pairs(state, arrival, _NDJSON))
-            exchange.write(msgspec.json.encode(record) + b"\n")
-            await exchange.drain()
-    except WantsLogin:
+        with noting_who_leaves(state, arrival, route.path):
+            async for record in records:
+                if stream:
+                    await _write(state, arrival, record)
+    except (WantsLogin, Disconnected):
         raise
     except BridgeError as fault:
         _fail(state, arrival, route, fault)
         return
-    except asyncio.CancelledError:
-        note(state, arrival, route.path, Outcome.CANCELLED)
-        raise
-    exchange.finish()
+    if stream:
+        exchange.finish()
+    else:
+        exchange.respond(200, _pairs(state, arrival, _JSON), b'{"status":"success"}')
     _done(state, arrival, route)
 
 
-async def _whole(
-    state: GatewayState, arrival: Arrival, route: HttpRoute, records: AsyncIterator[dict[str, Any]]
-) -> None:
+async def _write(state: GatewayState, arrival: Arrival, record: dict[str, Any]) -> None:
     exchange = arrival.exchange
-    try:
-        async for _ in records:
-            pass
-    except WantsLogin:
-        raise
-    except BridgeError as fault:
-        _fail(state, arrival, route, fault)
-        return
-    exchange.respond(200, _pairs(state, arrival, _JSON), b'{"status":"success"}')
-    _done(state, arrival, route)
+    if not exchange.started:
+        exchange.start(200, _pairs(state, arrival, _NDJSON))
+    exchange.write(msgspec.json.encode(record) + b"\n")
+    await exchange.drain()
 
 
 def _fail(state: GatewayState, arrival: Arrival, route: HttpRoute, fault: BridgeError) -> None:
@@ -192,9 +197,4 @@ def _done(state: GatewayState, arrival: Arrival, route: HttpRoute) -> None:
 
 
 def _pairs(state: GatewayState, arrival: Arrival, kind: bytes) -> list[Pair]:
-    return [
-        (b"content-type", kind),
-        (REQUEST_ID, arrival.request_id.encode()),
-        (b"x-bridge-node", state.node),
-        *arrival.cors,
-    ]
+    return [(b"content-type", kind), *fields(state, arrival)]

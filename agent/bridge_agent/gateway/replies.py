@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import asyncio
+import contextlib
+from collections.abc import Iterable, Iterator
 from typing import Final
 
 from bridge_agent.gateway.arrival import Arrival
@@ -13,7 +15,7 @@ from bridge_agent.gateway.shapes import error_body
 from bridge_agent.gateway.state import GatewayState
 from bridge_agent.peers.hop import BACKEND, REFUSED, REQUEST_ID, ROUTE
 from bridge_agent.routing.choose import Decision
-from bridge_core.http1 import Exchange, Pair, Request
+from bridge_core.http1 import Disconnected, Exchange, Pair, Request
 from bridge_core.identity.principal import Principal
 from bridge_core.policy.statements import Action, ResourceKind
 from bridge_core.route_rules import match
@@ -28,6 +30,21 @@ def by_route(decision: Decision | None) -> tuple[Pair, ...]:
     if decision is None or not decision.route:
         return ()
     return (ROUTE, decision.route.encode()), (BACKEND, decision.backend.encode())
+
+
+def fields(state: GatewayState, arrival: Arrival) -> list[Pair]:
+    """What answers carry: the request's id, the node, and what pages of an allowed origin need."""
+    return [(REQUEST_ID, arrival.request_id.encode()), (NODE, state.node), *arrival.cors]
+
+
+@contextlib.contextmanager
+def noting_who_leaves(state: GatewayState, arrival: Arrival, path: str, *, model: str = "") -> Iterator[None]:
+    """Writes the record of a request whose client goes away before its answer is whole."""
+    try:
+        yield
+    except (asyncio.CancelledError, Disconnected):
+        note(state, arrival, path, Outcome.CANCELLED, model=model)
+        raise
 
 
 def note(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import time
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Final, TypeAlias
@@ -33,7 +34,7 @@ _MOST_ASKED: Final = 4096
 _CHANGES: Final = ("operator", "admin")
 
 _Page: TypeAlias = Callable[[Exchange, ModelAsked], Awaitable[None]]
-Recorded: TypeAlias = Callable[[Exchange, str], None]
+Recorded: TypeAlias = Callable[[Exchange, str, float], None]
 
 
 class AdminPages:
@@ -45,7 +46,8 @@ class AdminPages:
         pulls: Pulls models here.
         running: How many requests for a model, by its canonical name, run here.
         changed: Called when the store has another model.
-        recorded: Puts what an admin did to a model on record.
+        recorded: Puts what an admin did to a model on record, and since when.
+        now: Monotonic seconds.
     """
 
     def __init__(
@@ -57,6 +59,7 @@ class AdminPages:
         running: Callable[[str], int],
         changed: Callable[[], None],
         recorded: Recorded,
+        now: Callable[[], float] = time.monotonic,
     ) -> None:
         self._root = root
         self._view = view
@@ -64,6 +67,7 @@ class AdminPages:
         self._running = running
         self._changed = changed
         self._recorded = recorded
+        self._now = now
         self._hashing = asyncio.Semaphore(1)
 
     def apps(self, group: asyncio.TaskGroup) -> dict[str, App]:
@@ -91,9 +95,12 @@ class AdminPages:
             except Undecodable as fault:
                 _error(exchange, 400, fault.message)
                 return
-            await page(exchange, asked)
-            if changes:
-                self._recorded(exchange, asked.model)
+            began = self._now()
+            try:
+                await page(exchange, asked)
+            finally:  # also when the admin left: what was done is done
+                if changes:
+                    self._recorded(exchange, asked.model, began)
 
         return answer
 

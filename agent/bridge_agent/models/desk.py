@@ -20,7 +20,7 @@ from bridge_agent.models.origin import Origin, OriginPort
 from bridge_agent.models.pace_rules import Pace
 from bridge_agent.models.peer_client import PeerClient
 from bridge_agent.models.peer_pages import PeerPages
-from bridge_agent.models.pulling import MakeOrigin, ModelPulls
+from bridge_agent.models.pulling import ModelPulls
 from bridge_agent.models.section import ModelsSection
 from bridge_agent.models.shelf import Shelf
 from bridge_agent.peers.upstreams import Upstreams
@@ -53,7 +53,6 @@ class ModelDesk:
         group: Where pulls and transfers run.
         busy: Whether requests run at this node.
         changed: Called when the store has another model.
-        origin: Makes the origin of a name.
         running: How many requests for a model of a canonical name run here.
         recorded: Puts what an admin did to a model on record.
         give_up_s: How long a transfer may gain nothing.
@@ -75,9 +74,8 @@ class ModelDesk:
         group: asyncio.TaskGroup,
         busy: Callable[[], bool],
         changed: Callable[[], None],
-        origin: MakeOrigin | None = None,
-        running: Callable[[str], int] = lambda _name: 0,
-        recorded: Recorded = lambda _exchange, _model: None,
+        running: Callable[[str], int],
+        recorded: Recorded,
         give_up_s: float = GIVE_UP_S,
     ) -> None:
         self.root = root
@@ -106,7 +104,7 @@ class ModelDesk:
             view,
             peers=peers,
             fetcher=self.fetcher,
-            origin=origin or _origin,
+            origin=_origin,
             group=group,
             changed=changed,
         )
