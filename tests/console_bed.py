@@ -5,13 +5,14 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from typing import Any
 
 import msgspec
 
 from bridge_core import http1
 from bridge_core.counts import Counts
+from bridge_core.http1 import App
 from bridge_core.mesh_picture import (
     Backend,
     InstancePicture,
@@ -22,6 +23,7 @@ from bridge_core.mesh_picture import (
     RolloutPicture,
     RoutePicture,
 )
+from bridge_core.snapshot import Node
 from bridge_registry.admin_http import AdminApp, Readiness
 from bridge_registry.console.feed import Feed
 from bridge_registry.console.pages import ConsolePages
@@ -134,14 +136,16 @@ async def _history(_most: int) -> list[RevisionRecord]:
 
 
 @contextlib.asynccontextmanager
-async def console(first: MeshPicture) -> AsyncIterator[Console]:
-    """A console that is served until the end of the block."""
+async def console(first: MeshPicture, answers: Mapping[str, App] | None = None) -> AsyncIterator[Console]:
+    """A console that is served until the end of the block; `answers` are what nodes answer, by name."""
     made = Console(first)
 
-    def nobody(_node: object) -> http1.Pool:
-        raise AssertionError("no node is there to be asked")
-
-    pages = ConsolePages(made.streams, made.traffic, dict, nobody, _history)
+    nodes, servers = dict[str, Node](), dict[str, http1.Server]()
+    for name, answer in (answers or {}).items():
+        servers[name] = await http1.serve(answer, name=name)
+        nodes[name] = Node(name, f"127.0.0.1:{servers[name].port}")
+    links = {name: http1.Pool(("127.0.0.1", one.port)) for name, one in servers.items()}
+    pages = ConsolePages(made.streams, made.traffic, lambda: nodes, lambda node: links[node.name], _history)
     app = AdminApp((), lambda: Readiness(ready=True, reason="leading"), "host")
     async with asyncio.TaskGroup() as group:
         app.pages = pages.apps(group)
@@ -153,3 +157,6 @@ async def console(first: MeshPicture) -> AsyncIterator[Console]:
         finally:
             made.streams.close()
             await server.close(0.0)
+            for name, one in servers.items():
+                await links[name].close()
+                await one.close(0.0)

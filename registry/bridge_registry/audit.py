@@ -47,6 +47,8 @@ _LOOKS: Final = frozenset(
         "GetMetrics",
         "Look",
         "WatchEvents",
+        "Instances",
+        "Alerts",
     }
 )
 # What is secret, or too long to be of use.

@@ -12,7 +12,8 @@ from typing import Any, Self
 import msgspec
 import pytest
 
-from bridge_core.http1 import Pool
+from bridge_core.http1 import Exchange, Pool
+from bridge_core.recent import Recent
 from bridge_registry.console import pages, streams
 from tests.console_bed import HOSTILE, Console, console, node, picture
 from tests.support import eventually
@@ -154,6 +155,21 @@ async def test_the_hour_the_history_and_no_requests(bed: Console) -> None:
         "asked": 0,
     }
     assert json.loads((await get(bed, "/console/api/explain?id=x"))[2])["hops"] == []
+
+
+@pytest.mark.parametrize("nonsense", [b"", b"{", b"[1]", b'[{"at": "now"}]', b"[" * 100_000, b"\xff"])
+async def test_a_node_that_answers_nonsense_is_left_out_alone(nonsense: bytes) -> None:
+    one = Recent("r1", 5.0, "good", "", "/api/chat", "m", "", "good/0", 200, "ok", 1, 1.0, 2.0, 3)
+
+    def good(exchange: Exchange) -> None:
+        exchange.respond(200, (), msgspec.json.encode([one] if "recent" in exchange.request.path else []))
+
+    answers = {"bad": lambda exchange: exchange.respond(200, (), nonsense), "good": good}
+    async with console(picture(), answers) as bed:
+        told = json.loads((await get(bed, "/console/api/requests"))[2])
+        assert (told["nodes"], told["asked"]) == (1, 2)
+        assert told["requests"] == [msgspec.to_builtins(one)]
+        assert json.loads((await get(bed, "/console/api/explain?id=x"))[2]) == {"hops": [], "nodes": 1}
 
 
 async def test_a_hostile_name_stays_one_line_of_data(bed: Console) -> None:

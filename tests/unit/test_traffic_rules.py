@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bridge_core.counts import Counts
-from bridge_registry.console.traffic_rules import MINUTES, OTHER, SLOT_S, WINDOW_S, TrafficBook
+from bridge_registry.console.traffic_rules import MINUTES, NAMES, OTHER, SLOT_S, WINDOW_S, TrafficBook
 
 BEGAN = 1_000.0  # of the book, Unix seconds
 EARLIER, LATER = int(BEGAN * 1000) - 1, int(BEGAN * 1000)
@@ -50,6 +50,23 @@ def test_names_that_the_mesh_does_not_have_make_no_series() -> None:
         take(book, 1, model=f"made-up-{number}")
     assert set(book.totals) == {OTHER}
     assert book.totals[OTHER].requests == 50
+
+
+def test_of_one_node_so_many_names_are_remembered() -> None:
+    book = TrafficBook(BEGAN)
+    for number in range(NAMES + 10):
+        take(book, 1, model=f"made-up-{number}")
+    assert book.totals[OTHER].requests == NAMES
+    take(book, 3, model="made-up-0")
+    assert book.totals[OTHER].requests == NAMES + 2
+
+
+def test_models_that_left_have_no_totals() -> None:
+    book = TrafficBook(BEGAN)
+    take(book, 5)
+    take(book, 1, model="other")
+    book.take("n1", LATER, {"m2": counted(1)}, {"m2"}, now=1.0, wall=BEGAN)
+    assert set(book.totals) == {OTHER, "m2"}
 
 
 def test_the_last_minute_ends() -> None:

@@ -14,28 +14,11 @@ import msgspec
 from bridge_agent.gateway.config import ListenerKind, RequestRecord
 from bridge_agent.gateway.state import GatewayState
 from bridge_core.http1 import Request
+from bridge_core.recent import PATH, Recent
 
-PATH: Final = "/bridge/recent"
+__all__ = ["MOST", "PATH", "page"]
+
 MOST: Final = 200
-
-
-class Recent(msgspec.Struct, frozen=True):
-    """One request. `at` is Unix seconds of its end; times are milliseconds, -1: it did not happen."""
-
-    id: str
-    at: float
-    entry: str
-    principal: str
-    path: str
-    model: str
-    route: str
-    instance: str
-    status: int
-    outcome: str
-    attempts: int
-    ttft_ms: float
-    total_ms: float
-    tokens: int
 
 
 def page(state: GatewayState, request: Request) -> bytes:

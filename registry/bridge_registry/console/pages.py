@@ -8,15 +8,18 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping
 from importlib.resources import files
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 from urllib.parse import parse_qs, quote
 
 import msgspec
 import structlog
 
+from bridge_core.decoding import decode_json
 from bridge_core.errors import BridgeError
 from bridge_core.explanation import PATH, HopReport
 from bridge_core.http1 import App, Exchange, Pool, coroutine_app
+from bridge_core.recent import PATH as RECENT
+from bridge_core.recent import Recent
 from bridge_core.snapshot import Node
 from bridge_registry.console.picture_rules import natural, shown
 from bridge_registry.console.streams import Streams
@@ -25,10 +28,12 @@ from bridge_registry.records import RevisionRecord
 
 log = structlog.get_logger()
 
-RECENT: Final = "/bridge/recent"
+T = TypeVar("T")
+
 ROOT: Final = "/console"
 _ASK_S: Final = 3.0
 _ANSWER_MOST: Final = 4 << 20
+_AT_ONCE: Final = 32  # answers of so many nodes are held at the same time
 _ASKED_NODES: Final = 32  # of which recent requests are shown: those that were called last
 _SHOWN: Final = 200
 _REVISIONS: Final = 50
@@ -104,17 +109,16 @@ class ConsolePages:
 
     async def _requests(self, _query: dict[str, list[str]]) -> Any:
         called = [name for name in self._called() if name in self._nodes()]
-        answers = await self._ask_all(called[:_ASKED_NODES], f"{RECENT}?most={_SHOWN}")
-        found = [
-            one for body in answers.values() for one in msgspec.json.decode(body, type=list[dict[str, Any]])
-        ]
-        found.sort(key=lambda one: -float(one.get("at", 0.0)))
+        answers = await self._ask_all(called[:_ASKED_NODES], f"{RECENT}?most={_SHOWN}", list[Recent])
+        found = [one for told in answers.values() for one in told]
+        found.sort(key=lambda one: -one.at)
         return {"requests": found[:_SHOWN], "nodes": len(answers), "asked": len(called[:_ASKED_NODES])}
 
     async def _explain(self, query: dict[str, list[str]]) -> Any:
         asked = "".join(query.get("id", []))[:200]
-        answers = await self._ask_all(list(self._nodes()), f"{PATH}?id={quote(asked, safe='')}")
-        hops = [hop for body in answers.values() for hop in msgspec.json.decode(body, type=list[HopReport])]
+        path = f"{PATH}?id={quote(asked, safe='')}"
+        answers = await self._ask_all(list(self._nodes()), path, list[HopReport])
+        hops = [hop for told in answers.values() for hop in told]
         return {"hops": sorted(hops, key=lambda hop: bool(hop.via)), "nodes": len(answers)}
 
     async def _revisions(self, _query: dict[str, list[str]]) -> Any:
@@ -138,18 +142,22 @@ class ConsolePages:
             newest.update(dict.fromkeys(nodes))
         return [*newest, *(name for name in sorted(self._nodes(), key=natural) if name not in newest)]
 
-    async def _ask_all(self, names: list[str], path: str) -> dict[str, bytes]:
-        """What nodes answer; who does not is left out."""
+    async def _ask_all(self, names: list[str], path: str, kind: type[T]) -> dict[str, T]:
+        """What nodes answer; who does not, or with what is no `kind`, is left out."""
         nodes = self._nodes()
-        found: dict[str, bytes] = {}
+        found: dict[str, T] = {}
+        room = asyncio.Semaphore(_AT_ONCE)
 
         async def ask(name: str) -> None:
             try:
-                async with asyncio.timeout(_ASK_S):
-                    async with self._link(nodes[name]).request("GET", path, ()) as response:
-                        body = await response.read(_ANSWER_MOST)
+                async with (
+                    room,
+                    asyncio.timeout(_ASK_S),
+                    self._link(nodes[name]).request("GET", path, ()) as response,
+                ):
+                    body = await response.read(_ANSWER_MOST)
                 if response.status == 200:
-                    found[name] = body
+                    found[name] = decode_json(body, kind, most=_ANSWER_MOST)
             except (BridgeError, OSError, TimeoutError) as fault:
                 log.debug("console_node_left_out", node=name, reason=str(fault) or "timed out")
 

@@ -6,7 +6,9 @@ Rules:
    book did: all that it counted is new.
 2. Counters that began anew (`began` differs) count from zero: the agent was restarted.
 3. Only models that the mesh has are kept by name, the others together as `OTHER`: an agent can make up
-   names, but no series. Nodes are those that the mesh has enrolled.
+   names, but no series. Nodes are those that the mesh has enrolled. What is told of one node's models is
+   remembered of `NAMES` of them, more than an agent keeps; others are not counted. Totals of a model that
+   the mesh has no more are forgotten.
 """
 
 from __future__ import annotations
@@ -20,6 +22,7 @@ from bridge_core.counts import Counts
 SLOT_S: Final = 5.0
 WINDOW_S: Final = 60.0
 MINUTES: Final = 60
+NAMES: Final = 512
 OTHER: Final = "(other)"  # no name of a model
 
 Cell = tuple[int, int]  # requests, of them failed
@@ -32,13 +35,14 @@ class TrafficBook:
         began: Unix seconds of now.
 
     Attributes:
-        totals: Since this book began, by model.
+        totals: Since this book began, by model that the mesh has.
         minutes: The last hour: (Unix minute, by model, by node), oldest first.
     """
 
     def __init__(self, began: float) -> None:
         self._began_ms = int(began * 1000)
         self._seen: dict[str, tuple[int, dict[str, Counts]]] = {}
+        self._known: Collection[str] = frozenset()
         self._slots: deque[tuple[float, dict[str, Counts], dict[str, Counts]]] = deque()
         self.totals: dict[str, Counts] = {}
         self.minutes: deque[tuple[int, dict[str, Cell], dict[str, Cell]]] = deque(maxlen=MINUTES)
@@ -63,14 +67,20 @@ class TrafficBook:
             now: Monotonic seconds.
             wall: Unix seconds.
         """
+        if known is not self._known:  # the same one as long as the mesh's models are the same
+            self._known = known
+            self.totals = {name: one for name, one in self.totals.items() if name in known or name == OTHER}
         before = self._seen.get(node)
         first = before is None and began < self._began_ms
         if before is None or before[0] != began:
             before = self._seen[node] = (began, {})
         seen = before[1]
         for model, counts in models.items():
+            earlier = seen.get(model)
+            if earlier is None and len(seen) >= NAMES:
+                continue
             name = model if model in known else OTHER
-            grown = counts if (earlier := seen.get(model)) is None else counts.since(earlier)
+            grown = counts if earlier is None else counts.since(earlier)
             seen[model] = counts
             if not first and grown != Counts():
                 self._add(node, name, grown, now, wall)

@@ -83,7 +83,6 @@ class ScalingController:
         )
         self._sights: dict[str, Sight] = {}
         self._ticks = 0
-        self.ticked = asyncio.Condition()
 
     async def run(self) -> None:
         """Ticks until cancelled."""
@@ -97,26 +96,31 @@ class ScalingController:
                 if str(fault) != said:
                     said = str(fault)
                     log.warning("scaling_tick_failed", reason=said)
-            async with self.ticked:
-                self.ticked.notify_all()
 
     async def tick(self) -> None:
-        """Every policy decides.
+        """Every policy decides, whatever becomes of the others.
 
         Raises:
-            BridgeError: a position could not be saved; the former one stays.
+            BridgeError: a position could not be saved; the former one stays. Of several, the first.
         """
-        if not self._leadership.leads() or self._store.fault is not None:
+        if not self._acts():
             self._positions.fall_back()
             self._sights.clear()
             self._ticks = 0
             return
         self._ticks += 1
         plans = {plan.name: plan for plan in self._table.scaled}
-        for plan in plans.values():
-            await self._move(plan, plans)
-        for name in self._table.scaling.keys() - plans.keys():
-            await self._forget(name)
+        mesh = self._mesh()
+        first: BridgeError | None = None
+        for name in [*plans, *(self._table.scaling.keys() - plans.keys())]:
+            try:
+                await (self._move(plans[name], plans, mesh) if name in plans else self._forget(name))
+            except BridgeError as fault:
+                first = first or fault
+                if not self._acts():
+                    break  # nothing else can be saved either
+        if first is not None:
+            raise first
 
     def standings(self) -> Iterable[Standing]:
         """Every policy.
@@ -136,9 +140,12 @@ class ScalingController:
                 found.append(Standing(plan, current[0], seen))
         return found
 
-    async def _move(self, plan: ScalingPlan, plans: dict[str, ScalingPlan]) -> None:
-        snapshot, now = self._snapshot(), self._clock()
-        mesh = Mesh(
+    def _acts(self) -> bool:
+        return self._leadership.leads() and self._store.fault is None
+
+    def _mesh(self) -> Mesh:
+        snapshot = self._snapshot()
+        return Mesh(
             snapshot.instances.values(),
             snapshot.nodes,
             snapshot.node_classes.values(),
@@ -146,6 +153,9 @@ class ScalingController:
             self._table.rollouts,
             snapshot.routes,
         )
+
+    async def _move(self, plan: ScalingPlan, plans: dict[str, ScalingPlan], mesh: Mesh) -> None:
+        now = self._clock()
         others = {
             name: found[0]
             for name, other in plans.items()
