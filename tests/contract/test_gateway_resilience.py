@@ -14,18 +14,19 @@ import msgspec
 import pytest
 
 from bridge_agent.gateway.attempt import Attempt
+from bridge_agent.gateway.config import Outcome
 from bridge_agent.gateway.explain import HopReport
 from bridge_agent.gateway.request import RoutedRequest
 from bridge_agent.routing.affinity import affinity_key
 from bridge_agent.routing.choose import Load, choose
 from bridge_agent.routing.request_rules import Phase
 from bridge_agent.telemetry.tally import BackendTally
-from bridge_core.http1 import HttpExchange, Pool, coroutine_app, serve
+from bridge_core.http1 import Exchange, HttpExchange, Pool, coroutine_app, serve
 from bridge_core.snapshot import Backend, Node, Route, RoutePolicy
 from bridge_core.traffic import AdmissionPolicy, Outlier, Retries
 from tests.contract.gateway_bed import Answer, Bed, mesh
 from tests.contract.test_gateway_mesh import ALL, session_for
-from tests.fakes.recorded_engine import Fault, RecordedEngine
+from tests.fakes.recorded_engine import Asked, Fault, RecordedEngine
 from tests.support import eventually
 
 
@@ -581,6 +582,29 @@ async def test_a_model_is_unloaded_everywhere_also_where_all_slots_are_taken(
         bed["b"].engine.release.set()
         assert (await answer).status == 200
         assert (await running).status == 200
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "body"),
+    [("GET", "/api/ps", None), ("POST", "/api/generate", {"model": ALL, "keep_alive": 0})],
+)
+async def test_who_leaves_while_all_nodes_are_asked_is_on_record(
+    tmp_path: Path, method: str, path: str, body: dict[str, Any] | None
+) -> None:
+    class Late(RecordedEngine):
+        async def _handle(self, exchange: Exchange) -> None:
+            self.asked.append(Asked(exchange.request.method, exchange.request.target, {}, b""))
+            await asyncio.Event().wait()
+
+    engines = {name: Late((ALL,)) for name in "ab"}
+    async with mesh(tmp_path, engines) as bed:
+        asked = asyncio.create_task(bed["a"].ask(method, path, body))
+        await eventually(lambda: all(engine.asked for engine in engines.values()))
+        asked.cancel()
+        gateway = bed["a"].gateway
+        await eventually(
+            lambda: [(one.path, one.outcome) for one in gateway.records()] == [(path, Outcome.CANCELLED)]
+        )
 
 
 @pytest.mark.parametrize("fields", [{"keep_alive": "1m"}, {"keep_alive": 0, "prompt": "hi"}, {}])

@@ -40,7 +40,8 @@ async def ps(state: GatewayState, arrival: Arrival) -> None:
     targets = [(target, False) for target in state.view.index.local if target.available]
     if not arrival.over_hop:
         targets += [(target, True) for target in peer_targets(state)]
-    answers = await asyncio.gather(*(_get_ps(state, arrival, target, hop) for target, hop in targets))
+    with noting_who_leaves(state, arrival, "/api/ps"):
+        answers = await asyncio.gather(*(_get_ps(state, arrival, target, hop) for target, hop in targets))
     body = merged_ps([answer for answer in answers if answer is not None], state.access.sees_of(arrival))
     _respond(state, arrival, 200, OLLAMA_JSON, body)
     note(state, arrival, "/api/ps", Outcome.OK)
@@ -80,7 +81,8 @@ async def _unload_all(state: GatewayState, arrival: Arrival, route: HttpRoute, t
 
     One that does not answer in time is left out; where all failed, the first failure is the answer.
     """
-    answers = await asyncio.gather(*(_unload_at(state, arrival, target) for target in targets))
+    with noting_who_leaves(state, arrival, route.path):
+        answers = await asyncio.gather(*(_unload_at(state, arrival, target) for target in targets))
     status, kind, answer = min(answers, key=lambda one: one[0])
     _respond(state, arrival, status, kind, answer)
     note(state, arrival, route.path, Outcome.OK if status == 200 else Outcome.ENGINE_ERROR)
