@@ -58,7 +58,7 @@ wheel: setup-dev ## a wheel in dist/: compiled where a C compiler is (BRIDGE_COM
 	@ls dist
 
 # Made anew when a source is newer; fails where there is no compiler.
-$(COMPILED)/.made: pyproject.toml tools/compile_hot_path.py tools/build_hook.py $(shell find agent core -name '*.py')
+$(COMPILED)/.made: pyproject.toml tools/compile_hot_path.py tools/build_hook.py $(shell find agent core registry engine cli protos -name '*.py')
 	rm -rf $(COMPILED) $(COMPILED)-wheel
 	BRIDGE_COMPILE=yes $(BIN)/python -m pip --disable-pip-version-check wheel --quiet --no-deps --no-build-isolation --wheel-dir $(COMPILED)-wheel .
 	$(BIN)/python -m zipfile -e $(COMPILED)-wheel/*.whl $(COMPILED)

@@ -100,17 +100,26 @@ def access(flags: Flags) -> Access:
     )
 
 
+def state_folder(flags: Flags) -> Path:
+    """Where this machine keeps the mesh that is asked, if it does: as flags, the context or the default say.
+
+    Raises:
+        Fatal: the contexts cannot be read.
+    """
+    if flags.state_dir is not None:
+        return flags.state_dir
+    contexts = load_contexts()
+    found = contexts.contexts.get(flags.context or contexts.current)
+    return Path(found.state) if found is not None and found.state else default_state_dir()
+
+
 def mesh_here(flags: Flags, to: Access) -> tuple[Path, MeshFile] | None:
     """The mesh that `to` reaches and its state folder, where `up` keeps it on this machine; None: elsewhere.
 
     Raises:
         Fatal: the contexts or mesh.json cannot be read.
     """
-    state = flags.state_dir
-    if state is None:
-        contexts = load_contexts()
-        found = contexts.contexts.get(flags.context or contexts.current)
-        state = Path(found.state) if found is not None and found.state else default_state_dir()
+    state = state_folder(flags)
     path = state / "mesh.json"
     mesh = read_mesh(path) if path.exists() else None
     return (state, mesh) if mesh is not None and access_of(mesh) == to else None

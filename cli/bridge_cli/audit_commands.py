@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
 
@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from bridge_core.audit.vouchers import Voucher
 
 audit = program("What happened in the mesh, on record: check it, prove it, export it.")
+
+_LONGEST: Final = 4000  # characters of a line
 
 NodeOption = Annotated[str | None, typer.Option("--node", help="Only this node's log.")]
 SinceOption = Annotated[
@@ -110,7 +112,7 @@ def verify_command(
             for name, verdict in found.items():
                 _print_verdict(name, verdict)
             for name, why in sorted(silent.items()):
-                say(f"! {name}: its log was not checked: {why}")
+                _say(f"! {name}: its log was not checked: {why}")
         return 1 if silent or any(verdict.faults for verdict in found.values()) else 0
 
     raise SystemExit(guarded(work))
@@ -231,7 +233,7 @@ def trace_command(*, request_id: RequestId, as_json: JsonOption = False, where: 
         for hop in hops:
             _print_hop(hop)
         for line in unconfirmed(hops, silent):
-            say(f"! {one_line(line)}")
+            _say(f"! {line}")
 
     guarded(work)
 
@@ -331,32 +333,37 @@ def _write_vouchers(folder: Path, names: set[str], told: dict[str, Voucher]) -> 
             say(str(path))
 
 
+def _say(text: str) -> None:
+    """Prints a line that has words of nodes and clients in it."""
+    say(one_line(text, _LONGEST))
+
+
 def _print_verdict(name: str, verdict: Verdict) -> None:
-    say(f"{name}: {verdict.origin}, {verdict.size} records signed for, {verdict.kept} there")
+    _say(f"{name}: {verdict.origin}, {verdict.size} records signed for, {verdict.kept} there")
     for line in verdict.said:
-        say(f"  {line}")
+        _say(f"  {line}")
     if verdict.unsigned:
-        say(f"  {verdict.unsigned} more records are not signed for yet")
+        _say(f"  {verdict.unsigned} more records are not signed for yet")
     if verdict.cosigned:
-        say(f"  the first {verdict.cosigned_size} are vouched for by {', '.join(sorted(verdict.cosigned))}")
+        _say(f"  the first {verdict.cosigned_size} are vouched for by {', '.join(sorted(verdict.cosigned))}")
     elif verdict.size:
-        say("  nobody else is known to vouch for it: who has its key could have rewritten it")
+        _say("  nobody else is known to vouch for it: who has its key could have rewritten it")
     if verdict.stamped_size:
-        say(f"  the first {verdict.stamped_size} were there at {verdict.stamped_at}: {verdict.stamped_by}")
+        _say(f"  the first {verdict.stamped_size} were there at {verdict.stamped_at}: {verdict.stamped_by}")
     for fault in verdict.faults:
         at = f" ({fault.at})" if fault.at else ""
-        say(f"! {fault.what}: {fault.detail}{at}")
-    say("  no faults" if not verdict.faults else f"! {len(verdict.faults)} faults")
+        _say(f"! {fault.what}: {fault.detail}{at}")
+    _say("  no faults" if not verdict.faults else f"! {len(verdict.faults)} faults")
 
 
 def _print_hop(hop: dict[str, Any]) -> None:
     via = f", forwarded by {hop['via']}" if hop.get("via") else ""
     who = f"{hop.get('principal', '')} from {hop.get('address', '?')}{via}"
-    say(f"{hop['recorded_by']} (record {hop['index']}): {who}")
+    _say(f"{hop['recorded_by']} (record {hop['index']}): {who}")
     took = f"{hop.get('duration_ms', 0)} ms, first byte after {hop.get('first_ms', 0)} ms"
-    say(f"  {hop.get('method')} {hop.get('path')}: {hop.get('outcome')} ({hop.get('status')}), {took}")
+    _say(f"  {hop.get('method')} {hop.get('path')}: {hop.get('outcome')} ({hop.get('status')}), {took}")
     for label in ("model", "digest", "route", "backend", "instance", "rule", "input"):
         if hop.get(label):
-            say(f"  {label} {hop[label]}")
+            _say(f"  {label} {hop[label]}")
     for attempt in hop.get("failed_attempts", []):
-        say(f"  failed: {attempt}")
+        _say(f"  failed: {attempt}")

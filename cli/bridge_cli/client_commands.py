@@ -18,6 +18,7 @@ from bridge_core.quantities import parse_duration
 
 _TIMEOUT_S: Final = 15.0
 _HTTPS: Final = 11443  # where agents listen unless told otherwise
+_HTTPS_BEFORE_PEER: Final = 2  # by default, and in a mesh of `bridgectl up`
 
 clients = typer.Typer(help="Clients: their API keys and certificates.", no_args_is_help=True)
 
@@ -273,7 +274,7 @@ async def _certify(stub: Any, name: str, folder: IdentityFolder, ttl_s: int) -> 
 
 
 async def _urls(stub: Any, where: Where) -> list[str]:
-    """Where clients reach the agents: as mesh.json says, else at the usual port of each."""
+    """Where clients reach the agents: as mesh.json says, else two ports before the one for other agents."""
     from bridge_cli.access import mesh_here
     from bridge_core.addresses import join_address, split_address
     from bridge_wire.v1 import registry_pb2 as wire
@@ -281,13 +282,19 @@ async def _urls(stub: Any, where: Where) -> list[str]:
     if (here := mesh_here(where.flags, where.access())) is not None:
         return [f"https://{agent.https}" for agent in here[1].agents]
     status = await stub.Status(wire.StatusRequest(), timeout=_TIMEOUT_S)
-    hosts = [split_address(node.peer_address)[0] for node in status.nodes if node.peer_address]
-    return [f"https://{join_address(host, _HTTPS)}" for host in hosts]
+    peers = [split_address(node.peer_address) for node in status.nodes if node.peer_address]
+    return list(
+        dict.fromkeys(f"https://{join_address(host, port - _HTTPS_BEFORE_PEER)}" for host, port in peers)
+    )
 
 
 def _next_step(urls: list[str], ca: str, *, key: bool, cert: bool) -> str:
     url = urls[0] if urls else f"https://NODE:{_HTTPS}"
-    lines = ["", f"Any node answers it, over HTTPS: {', '.join(urls[:3]) or url}"]
+    lines = [
+        "",
+        f"Any node answers it, over HTTPS: {', '.join(urls[:3]) or url}",
+        "(Where a node's listeners were moved: `bridge-agent status` there says to where.)",
+    ]
     if key:
         lines += [
             "For the clients of Ollama, OpenAI and Anthropic, with this key in the place of …:",

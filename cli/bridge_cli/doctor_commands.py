@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import typer
 
-from bridge_cli.access import default_state_dir
+from bridge_cli.access import state_folder
 from bridge_cli.output import JsonOption, print_json, say
 from bridge_cli.where import Where, asks_registry
 from bridge_core.command.guard import guarded
@@ -29,7 +29,7 @@ def doctor_command(*, as_json: JsonOption = False, where: Where) -> None:
         from bridge_cli.doctor.doctor_rules import diagnose, well
         from bridge_cli.doctor.facts import machine_facts, mesh_facts
 
-        state = where.flags.state_dir or default_state_dir().absolute()
+        state = state_folder(where.flags).absolute()
         mesh = asyncio.run(mesh_facts(where))
         findings = diagnose(machine_facts(state, os.environ), mesh)
         if as_json:

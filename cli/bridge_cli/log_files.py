@@ -18,11 +18,15 @@ _MOST: Final = 1 << 20  # of what is read at once, and of a line without an end
 
 
 class LogLine(msgspec.Struct, frozen=True):
-    """A line of a part's log: as it is written, and for people."""
+    """A line of a part's log: as it is written, for people, and its time.
+
+    One that says no time (a traceback's, an engine's) has that of the line before it, to which it belongs.
+    """
 
     part: str
     raw: str
     text: str
+    at: str
 
 
 def log_files(folder: Path, part: str | None = None) -> dict[str, Path]:
@@ -49,10 +53,10 @@ def follow_files(files: dict[str, Path], *, last: int, follow: bool) -> Iterator
     """
     tails = {part: _Tail(part, path) for part, path in files.items()}
     past = [line for tail in tails.values() for line in (tail.past()[-last:] if last else tail.past() and [])]
-    yield from sorted(past, key=_moment)
+    yield from sorted(past, key=_at)
     while follow:
         told = [line for tail in tails.values() for line in tail.more()]
-        yield from sorted(told, key=_moment)
+        yield from sorted(told, key=_at)
         if not told:
             time.sleep(_POLL_S)
 
@@ -66,6 +70,7 @@ class _Tail:
         self._at = 0
         self._inode = 0
         self._rest = b""
+        self._last = ""
 
     def past(self) -> list[LogLine]:
         """What the file's end says."""
@@ -93,29 +98,32 @@ class _Tail:
         *whole, self._rest = (self._rest + data).split(b"\n")
         if len(self._rest) > _MOST:
             whole, self._rest = [*whole, self._rest], b""
-        return [_line(self._part, one) for one in whole if one]
+        return [self._line(one.decode("utf-8", "replace")) for one in whole if one]
+
+    def _line(self, raw: str) -> LogLine:
+        at, text = _readable(raw)
+        self._last = at or self._last
+        return LogLine(self._part, raw, text, self._last)
 
 
-def _line(part: str, data: bytes) -> LogLine:
-    raw = data.decode("utf-8", "replace")
-    return LogLine(part, raw, _readable(raw))
+def _readable(raw: str) -> tuple[str, str]:
+    """The time of a JSON line, to the second, and the line as `time level event key=value …`.
 
-
-def _readable(raw: str) -> str:
-    """A JSON line as `time level event key=value …`; anything else as it is."""
+    Anything else is as it is, and has no time.
+    """
     try:
         fields = msgspec.json.decode(raw.encode())
     except (msgspec.DecodeError, RecursionError):
-        return raw
+        return "", raw
     if not isinstance(fields, dict):
-        return raw
+        return "", raw
     rest: dict[str, Any] = dict(fields)
     at = str(rest.pop("timestamp", "") or rest.pop("@timestamp", "") or rest.pop("ts", ""))
     level = str(rest.pop("level", "") or rest.pop("log.level", ""))
     what = str(rest.pop("event", "") or rest.pop("message", "") or rest.pop("msg", ""))
     told = " ".join(f"{key}={value}" for key, value in rest.items())
-    return f"{at[11:19]} {level:<7} {what} {told}".rstrip()
+    return at[:19], f"{at[11:19]} {level:<7} {what} {told}".rstrip()
 
 
-def _moment(line: LogLine) -> str:
-    return line.text[:8] if line.text[2:3] == ":" else ""
+def _at(line: LogLine) -> str:
+    return line.at

@@ -6,7 +6,7 @@ import contextlib
 import errno
 import ipaddress
 import socket
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 import psutil
 
@@ -25,7 +25,7 @@ def check_free(wanted: Iterable[tuple[str, str]]) -> None:
     taken = [(what, address) for what, address in wanted if not _free(address)]
     if not taken:
         return
-    held = holders()
+    held = holders(listening())
     words = [f"{address} for {what}{held.get(_port(address), '')}" for what, address in taken[:_NAMED]]
     if len(taken) > _NAMED:
         words.append(f"and {len(taken) - _NAMED} more")
@@ -76,16 +76,23 @@ def _free(address: str) -> bool:
     return True
 
 
-def holders() -> dict[int, str]:
-    """Who listens on each port, in words, as far as we may know."""
+def listening() -> dict[int, int]:
+    """The process that listens on each port, as far as we may know."""
     found = {}
     with contextlib.suppress(psutil.Error, OSError):
         for connection in psutil.net_connections("tcp"):
             listens = connection.status == psutil.CONN_LISTEN and connection.laddr
             if listens and connection.pid:
-                with contextlib.suppress(psutil.Error):
-                    name = psutil.Process(connection.pid).name()
-                    found[listens.port] = f" (by {name}, process {connection.pid})"
+                found[listens.port] = connection.pid
+    return found
+
+
+def holders(pids: Mapping[int, int]) -> dict[int, str]:
+    """The same in words, for a message."""
+    found = {}
+    for port, pid in pids.items():
+        with contextlib.suppress(psutil.Error):
+            found[port] = f" (by {psutil.Process(pid).name()}, process {pid})"
     return found
 
 

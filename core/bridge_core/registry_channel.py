@@ -24,7 +24,7 @@ from typing import Any, Final
 
 import grpc.aio
 
-from bridge_core.addresses import split_address
+from bridge_core.addresses import split_address, without_localhost
 from bridge_core.errors import BridgeError, Reaction, Unavailable
 from bridge_core.identity.own_certificate import uris_of
 from bridge_core.identity.spiffe import REGISTRY_SERVER_NAME
@@ -229,7 +229,7 @@ async def _connect(
     try:
         async with asyncio.timeout(timeout_s):
             return await asyncio.open_connection(
-                host, port, ssl=context, server_hostname=REGISTRY_SERVER_NAME
+                without_localhost(host), port, ssl=context, server_hostname=REGISTRY_SERVER_NAME
             )
     except TimeoutError as fault:
         raise Unavailable(f"no registry answered at {address} within {timeout_s:g} s") from fault

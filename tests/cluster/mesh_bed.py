@@ -47,11 +47,6 @@ class Mesh(Bridge):
         host, port = self.address(node)
         return f"http://{host}:{port}"
 
-    def pid(self, part: str) -> int:
-        """The process of "etcd", "registry" or a node."""
-        table = msgspec.json.decode((self.state / "processes.json").read_bytes())
-        return int(table[part]["pid"])
-
     def engine_pid(self, node: str) -> int:
         """The engine of a node, as its agent noted it."""
         noted = self.state / node / "engines" / "0" / "process.json"

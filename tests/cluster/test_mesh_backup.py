@@ -7,7 +7,6 @@ import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
-import msgspec
 import pytest
 
 from bridge_cli.parts import agent_state
@@ -46,9 +45,9 @@ async def test_a_control_plane_lost_whole_comes_back_and_nobody_enrols_again(
     assert f"{_NODES} nodes, 1 clients" in said
     assert "Made its key" in said
 
-    nodes = {name: _pid(bed, name) for name in ("node1", "node2")}
+    nodes = {name: bed.pid(name) for name in ("node1", "node2")}
     for part in ("registry", "guard", "etcd"):
-        end_hard(_pid(bed, part))
+        end_hard(bed.pid(part))
     for folder in ("etcd", "registry"):
         shutil.rmtree(bed.state / folder)
     run("restore", str(file), "--backup-key", key)
@@ -60,7 +59,7 @@ async def test_a_control_plane_lost_whole_comes_back_and_nobody_enrols_again(
         return all(state.ready and state.instances == _NODES for state in states)
 
     await eventually(whole, 60)
-    assert {name: _pid(bed, name) for name in nodes} == nodes
+    assert {name: bed.pid(name) for name in nodes} == nodes
     assert {path: path.read_bytes() for path in keys} == keys
     assert "anna" in run("client", "list")
     assert await answers(bed) == [200] * _NODES
@@ -74,7 +73,3 @@ async def answers(bed: Bridge) -> list[int]:
         await asyncio.to_thread(post, agent["http"], "/api/generate", body) for agent in bed.mesh()["agents"]
     ]
     return [status for status, _ in said]
-
-
-def _pid(bed: Bridge, part: str) -> int:
-    return int(msgspec.json.decode((bed.state / "processes.json").read_bytes())[part]["pid"])

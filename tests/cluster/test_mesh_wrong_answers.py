@@ -6,6 +6,7 @@ What makes it wrong is what does so in life: weights on one disk that are no lon
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +33,7 @@ spec:
 
 async def test_a_node_that_answers_wrong_is_taken_out_and_named(tmp_path: Path) -> None:
     needs_talker()
-    for mesh in open_mesh(tmp_path / "state"):
+    with contextlib.contextmanager(open_mesh)(tmp_path / "state") as mesh:
         await _found_and_named(mesh, tmp_path)
 
 

@@ -64,6 +64,11 @@ class Bridge:
         """mesh.json."""
         return msgspec.json.decode((self.state / "mesh.json").read_bytes())
 
+    def pid(self, part: str) -> int:
+        """The process of "etcd", "registry" or a node."""
+        table = msgspec.json.decode((self.state / "processes.json").read_bytes())
+        return int(table[part]["pid"])
+
     def status(self) -> Any:
         """`bridgectl status --json`."""
         return msgspec.json.decode(self.run("status", "--json", check=False).stdout)

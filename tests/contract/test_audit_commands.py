@@ -10,7 +10,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from bridge_cli.audit_commands import _write_proofs, _writing_into
+from bridge_cli.audit_commands import _print_hop, _write_proofs, _writing_into
 from bridge_core.audit import tiles
 from bridge_core.audit.entries import AdminRecord, AuditRecord, LostRecord, encode
 from bridge_core.audit.exports import FORMATS, moment
@@ -110,6 +110,15 @@ def test_a_folder_that_takes_no_proofs_is_named(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(Fatal, match="cannot write into"), _writing_into(tmp_path / "file/proofs"):
         _write_proofs(tmp_path / "file/proofs", [])
+
+
+def test_what_a_record_says_cannot_steer_a_terminal(capsys: pytest.CaptureFixture[str]) -> None:
+    raw = "\x1b[2J\n"
+    hop = {"recorded_by": "a", "index": 1, "model": raw, "path": raw, "failed_attempts": [raw]}
+    _print_hop(hop)
+    lines = capsys.readouterr().out.splitlines()
+    assert all(line.isprintable() for line in lines)
+    assert lines[2] == r"  model \x1b[2J\x0a"
 
 
 def test_keys_of_what_was_asked_are_forgotten_by_the_day(tmp_path: Path) -> None:

@@ -75,6 +75,22 @@ def test_a_key_is_printed_alone_on_standard_output_and_the_next_step_beside_it(r
     assert not request.without_key
 
 
+def test_every_node_of_one_machine_is_named_by_its_own_port(registry: Registry) -> None:
+    registry.answers["StatusRequest"] = wire.StatusResponse(
+        leader=True,
+        nodes=[
+            wire.NodeStatus(name="n1", peer_address="192.0.2.7:11445"),
+            wire.NodeStatus(name="n2", peer_address="192.0.2.7:12445"),
+            wire.NodeStatus(name="n3"),
+            wire.NodeStatus(name="n4", peer_address="192.0.2.7:12445"),
+        ],
+    )
+    registry.answer = pb.CreateClientResponse(key=KEY, client=ANNA)
+    ended = bridge("client", "create", "anna")
+    assert "over HTTPS: https://192.0.2.7:11443, https://192.0.2.7:12443\n" in ended.stderr
+    assert "`bridge-agent status`" in ended.stderr
+
+
 def test_no_key_is_made_that_nobody_sees(registry: Registry) -> None:
     registry.answers["CreateClientRequest"] = pb.CreateClientResponse(client=ANNA)
     registry.refusal = (grpc.StatusCode.INVALID_ARGUMENT, "no certificate today")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import hashlib
 import json
 import ssl
@@ -159,8 +160,15 @@ async def test_a_key_that_may_pull_and_one_that_may_not(models: ModelsBed) -> No
 
 
 @given(st.integers(0, 200), st.binary(max_size=20))
-def test_any_range_is_a_part_or_the_whole(size: int, field: bytes) -> None:
+def test_what_is_no_range_of_bytes_is_the_whole(size: int, field: bytes) -> None:
     assert wanted(field, size) is None or field.startswith(b"bytes=")
+
+
+@given(st.integers(0, 200), st.from_regex(rb"[0-9,-]{0,12}", fullmatch=True))
+def test_any_range_is_a_part_or_the_whole(size: int, field: bytes) -> None:
+    with contextlib.suppress(Unsatisfiable):
+        part = wanted(b"bytes=" + field, size)
+        assert part is None or 0 <= part[0] < part[1] <= size
 
 
 @given(st.integers(1, 200), st.integers(0, 300), st.integers(0, 300))

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import os
 import re
 import shutil
 import subprocess
 import sys
-import zipfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -417,18 +415,6 @@ def test_only_the_installed_nodes_folder_is_taken_for_the_service(
     manager.install(agent_files(tmp_path / "agent"))
     for name, expected in (("agent", True), ("agent2", False), ("agen", False)):
         assert agent_service.runs_as_service(manager, StateDir(tmp_path / name)) is expected
-
-
-def test_a_wheel_has_the_units_too(tmp_path: Path) -> None:
-    project = unit_folder().parent
-    command = [sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", str(tmp_path)]
-    environment = {**os.environ, "BRIDGE_COMPILE": "no"}
-    subprocess.run(command, cwd=project, env=environment, check=True, capture_output=True, timeout=100)
-    [wheel] = tmp_path.glob("*.whl")
-    with zipfile.ZipFile(wheel) as packed:
-        folder = "bridge_core/systemd/unit_files/"
-        names = {name.removeprefix(folder) for name in packed.namelist() if name.startswith(folder)}
-    assert names == {path.name for path in unit_folder().iterdir()}
 
 
 @pytest.mark.skipif(Path("/run/systemd/system").is_dir(), reason="systemd runs this machine")

@@ -9,6 +9,8 @@ import sys
 import zipfile
 from pathlib import Path
 
+from bridge_core.systemd.units import unit_folder
+
 ROOT = Path(__file__).resolve().parents[2]
 
 
@@ -24,8 +26,12 @@ def test_without_a_compiler_it_is_pure_and_says_why(tmp_path: Path) -> None:
     assert "a pure wheel: cannot compile: no C compiler (/nowhere/cc)" in done.stdout + done.stderr
     (wheel,) = tmp_path.glob("*.whl")
     assert wheel.name.endswith("-py3-none-any.whl")
-    names = zipfile.ZipFile(wheel).namelist()
+    with zipfile.ZipFile(wheel) as packed:
+        names = packed.namelist()
     assert "bridge_core/http1/client.py" in names
+    folder = "bridge_core/systemd/unit_files/"
+    units = {name.removeprefix(folder) for name in names if name.startswith(folder)}
+    assert units == {path.name for path in unit_folder().iterdir()}
     assert [name for name in names if name.endswith(".so") or name == "bridge_core/compiled.json"] == []
 
 

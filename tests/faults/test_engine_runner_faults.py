@@ -26,18 +26,15 @@ pytestmark = [pytest.mark.faults, pytest.mark.llamacpp]
 
 LONG = {"model": "smollm2:135m", "options": {"temperature": 0, "num_predict": 600}}
 STORY = {"role": "user", "content": "Write a very long story about a dragon."}
+# Asked coldly: what is drawn by lot may be over before its runner is lost.
+LONG_V1 = {"model": "smollm2:135m", "temperature": 0, "stream": True}
 STREAMS = {
     "/api/generate": {**LONG, "prompt": STORY["content"]},
     "/api/chat": {**LONG, "messages": [STORY]},
-    "/v1/chat/completions": {"model": "smollm2:135m", "messages": [STORY], "max_tokens": 600, "stream": True},
-    "/v1/completions": {"model": "smollm2:135m", "prompt": "Once", "max_tokens": 600, "stream": True},
-    "/v1/responses": {
-        "model": "smollm2:135m",
-        "input": STORY["content"],
-        "max_output_tokens": 600,
-        "stream": True,
-    },
-    "/v1/messages": {"model": "smollm2:135m", "messages": [STORY], "max_tokens": 600, "stream": True},
+    "/v1/chat/completions": {**LONG_V1, "messages": [STORY], "max_tokens": 600},
+    "/v1/completions": {**LONG_V1, "prompt": "Once", "max_tokens": 600},
+    "/v1/responses": {**LONG_V1, "input": STORY["content"], "max_output_tokens": 600},
+    "/v1/messages": {**LONG_V1, "messages": [STORY], "max_tokens": 600},
 }
 COMPLETE = (b'"done":true', b"[DONE]", b"message_stop", b"response.completed")
 

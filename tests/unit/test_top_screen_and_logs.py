@@ -90,6 +90,35 @@ def test_the_last_lines_of_each_log_and_what_is_added(tmp_path: Path) -> None:
     assert next(following).text == "x"
 
 
+def test_lines_without_a_time_stay_with_the_line_before_them(tmp_path: Path) -> None:
+    def said(what: str, at: str) -> str:
+        return f'{{"event":"{what}","level":"info","timestamp":"2026-11-{at}Z"}}\n'
+
+    (tmp_path / "node1.log").write_text(
+        "begun\n" + said("fell", "29T23:59:59") + "Traceback:\n  in main\n" + said("rose", "30T00:00:02")
+    )
+    (tmp_path / "node2.log").write_text(
+        said("early", "29T12:00:00")
+        + said("saw", "30T00:00:01")
+        + "  more of it\n"
+        + said("late", "30T00:00:03")
+    )
+    told = follow_files(log_files(tmp_path), last=9, follow=False)
+    assert [line.raw if "{" not in line.raw else line.text.split()[-1] for line in told] == [
+        "begun",
+        "early",
+        "fell",
+        "Traceback:",
+        "  in main",
+        "saw",
+        "  more of it",
+        "rose",
+        "late",
+    ]
+    cut = [line.text.split()[-1] for line in follow_files(log_files(tmp_path), last=2, follow=False)]
+    assert cut == ["main", "it", "rose", "late"]
+
+
 def test_a_part_without_a_log_is_named(tmp_path: Path) -> None:
     with pytest.raises(Fatal, match="there is no log"):
         log_files(tmp_path)

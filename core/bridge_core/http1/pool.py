@@ -10,6 +10,7 @@ from collections.abc import AsyncIterable, Awaitable, Callable, Iterable
 
 import structlog
 
+from bridge_core.addresses import without_localhost
 from bridge_core.errors import BridgeError
 from bridge_core.http1.client import ClientConnection, ClientExchange, ResponseSink
 from bridge_core.http1.errors import ConnectFailed, PoolBusy, PoolClosed, UpstreamError
@@ -265,7 +266,7 @@ class Pool:
             hostname = address[0] if isinstance(address, tuple) else ""
         if isinstance(address, tuple):
             transport, connection = await loop.create_connection(
-                make, address[0], address[1], ssl=self._ssl, server_hostname=hostname
+                make, without_localhost(address[0]), address[1], ssl=self._ssl, server_hostname=hostname
             )
         elif isinstance(address, str):
             transport, connection = await loop.create_unix_connection(
