@@ -29,7 +29,6 @@ from bridge_agent.authentication.token_book import TokenBook
 from bridge_agent.concerns import Concerns
 from bridge_agent.config import DRAIN_S, AgentConfig, StateDir
 from bridge_agent.engines.address import engine_address
-from bridge_agent.engines.client import EngineClient
 from bridge_agent.engines.supervisor import EngineSupervisor
 from bridge_agent.engines.view import LocalInstance
 from bridge_agent.gateway.config import GatewayConfig, ListenerKind, RequestRecord
@@ -295,13 +294,13 @@ class Agent:
             config.name,
             lambda: self._view.current,
             self._supervisor.instances,
-            lambda one: EngineClient(one.host, one.port, one.network_pid),
+            health.connect,
             time.monotonic,
         )
         self._holding = ModelHolding(
             lambda: self._view.current,
             self._supervisor.instances,
-            lambda one: EngineClient(one.host, one.port, one.network_pid),
+            health.connect,
             changed=self._supervisor.refresh,
             clock=time.monotonic,
         )

@@ -132,9 +132,9 @@ class Reports:
             return "no engine is ready, here or elsewhere in the mesh"
         starting = {one.id for one in self._engines.instances() if one.state == "starting"}
         return "; ".join(
-            f"{one.id} is starting{f' again: {one.reason}' if one.reason else ''}"
-            for one in (self._engines.status() if starting else ())
-            if one.id in starting
+            f"{id_} is starting{f' again: {reason}' if reason else ''}"
+            for id_, reason in self._engines.reasons().items()
+            if id_ in starting
         )
 
     def load(self) -> LoadReport:

@@ -63,10 +63,12 @@ async def test_busy_with_others_work_is_not_hung_and_silent_is(port: int, tmp_pa
         began = time.monotonic()
         await eventually(lambda: time.monotonic() > began + 5 * POLICY.timeout_s)
         assert it.view.state == "ready", it.status.reason
+        assert (it.supervisor.reasons(), it.supervisor.reasons(failing=True)) == ({"n1/0": ""}, {})
         post(port, "/fault", generate="ok")
         post(port, "/fault", generate="hang")  # as a runner that was stopped: nothing computes any more
         await it.state("starting")
         assert "did not generate a token" in it.status.reason
+        assert it.supervisor.reasons(failing=True) == {"n1/0": it.status.reason}
         post(port, "/fault", generate="ok")
         await it.state("ready")
 

@@ -14,6 +14,7 @@ from bridge_agent.models.origin import Origin
 from bridge_agent.models.peer_client import PeerClient
 from bridge_agent.models.pulling import ModelPulls
 from bridge_core.dialects.errors import ApiError
+from bridge_core.model_store.layout import ModelStore
 from bridge_core.names import ModelName
 from tests.contract.models_bed import MIB, ModelsBed, bytes_of, digest_of, models_bed, offer, settled
 from tests.support import eventually
@@ -156,6 +157,7 @@ async def test_a_model_whose_blobs_do_not_stay_is_not_listed(models: ModelsBed) 
     async with asyncio.TaskGroup() as group:
         pulls = ModelPulls(
             models.root("a"),
+            lambda: ModelStore(models.root("a")),
             node.view,
             peers=PeerClient(node.view, node.upstreams),
             fetcher=NothingStays(),  # type: ignore[arg-type]  # a fake

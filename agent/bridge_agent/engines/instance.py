@@ -158,6 +158,16 @@ class EngineInstance:
         """Whether this agent has started a process for it that took no request yet."""
         return self._state.phase is Phase.STARTING and self._state.owned and not self._adopted
 
+    @property
+    def reason(self) -> str:
+        """Why it last failed; empty if it never did."""
+        return self._state.reason
+
+    @property
+    def failing(self) -> bool:
+        """Whether its last start did not last."""
+        return self._state.failures > 0
+
     def status(self) -> InstanceStatus:
         """It as an operator sees it; reads the end of its log."""
         runtime, state = self._runtime, self._state

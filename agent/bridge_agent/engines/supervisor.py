@@ -133,6 +133,13 @@ class EngineSupervisor:
         """All instances as an operator sees them; reads the ends of their logs."""
         return [instance.status() for instance in self._instances.values()]
 
+    def reasons(self, *, failing: bool = False) -> dict[str, str]:
+        """Why each instance last failed, empty where it never did; `failing`: of those whose last start did.
+
+        Reads nothing of the disk: it may be asked each second.
+        """
+        return {id_: one.reason for id_, one in self._instances.items() if one.failing or not failing}
+
     def refresh(self, instance_id: str) -> None:
         """Looks at an instance's models at once: a mutation went through. Unknown ids are ignored."""
         if (instance := self._instances.get(instance_id)) is not None:

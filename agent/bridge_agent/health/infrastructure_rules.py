@@ -49,7 +49,6 @@ class Machine(msgspec.Struct, frozen=True):
         disks: Of what is written.
         packets: Sent and received since the last look.
         packets_bad: Of those, with errors or dropped.
-        gpus: The node's.
     """
 
     cpu_waiting: float | None = None
@@ -60,7 +59,6 @@ class Machine(msgspec.Struct, frozen=True):
     disks: tuple[Disk, ...] = ()
     packets: int = 0
     packets_bad: int = 0
-    gpus: tuple[Gpu, ...] = ()
 
 
 def machine_findings(machine: Machine) -> Iterator[Finding]:

@@ -63,10 +63,9 @@ def watch_of(
     """Who looks how this node's instances are; `root` is the agent's state folder."""
 
     def reasons() -> Mapping[str, str]:
-        # A status reads the ends of logs: only of those who are not as they should be.
         if all(one.state in _EXPECTED for one in engines.instances()):
             return {}
-        return {one.id: one.reason for one in engines.status() if one.failures}
+        return engines.reasons(failing=True)
 
     return HealthWatch(
         HealthSources(

@@ -24,7 +24,7 @@ from bridge_core.http1 import App, Exchange, coroutine_app
 from bridge_core.identity.spiffe import SpiffeId
 from bridge_core.model_answers import BlobChecked, ModelAsked, Removed
 from bridge_core.model_store.layout import Layer, ModelStore, Stored, hex_digest
-from bridge_core.names import InvalidName, ModelName
+from bridge_core.names import InvalidName, ModelName, canonical_or_same
 
 log = structlog.get_logger()
 
@@ -42,6 +42,7 @@ class AdminPages:
 
     Args:
         root: The models folder.
+        store: Gives the store in it; asked on the loop.
         view: Says who the admins are, and who has what.
         pulls: Pulls models here.
         running: How many requests for a model, by its canonical name, run here.
@@ -53,6 +54,7 @@ class AdminPages:
     def __init__(
         self,
         root: Path,
+        store: Callable[[], ModelStore],
         view: MeshView,
         pulls: ModelPulls,
         *,
@@ -62,6 +64,7 @@ class AdminPages:
         now: Callable[[], float] = time.monotonic,
     ) -> None:
         self._root = root
+        self._store = store
         self._view = view
         self._pulls = pulls
         self._running = running
@@ -120,7 +123,7 @@ class AdminPages:
         exchange.finish()
 
     async def _rm(self, exchange: Exchange, asked: ModelAsked) -> None:
-        store = ModelStore(self._root)
+        store = self._store()
         try:
             found = await asyncio.to_thread(store.find, ModelName.parse(asked.model))
             if found is None:
@@ -141,9 +144,7 @@ class AdminPages:
     def _held(self, model: Stored, size: int) -> Held:
         """What the rules of removal ask about a model."""
         name, index = str(model.name).lower(), self._view.index
-        loaded = any(
-            name in {one.lower() for one in map(_canonical, target.loaded)} for target in index.local
-        )
+        loaded = any(name in map(canonical_or_same, target.loaded) for target in index.local)
         others = {
             copy.node
             for copy in index.copies(name).values()
@@ -158,7 +159,7 @@ class AdminPages:
         except InvalidName as fault:
             _error(exchange, 400, fault.message)
             return
-        models = await asyncio.to_thread(ModelStore(self._root).all)
+        models = await asyncio.to_thread(self._store().all)
         exchange.start(200, _LINES)
         seen = dict[str, BlobChecked]()
         for model in models:
@@ -207,13 +208,6 @@ def _freed(store: ModelStore, model: Stored) -> int:
     }
     own = {layer.digest: layer.size for layer in (model.manifest.config, *model.manifest.layers)}
     return sum(size for digest, size in own.items() if hex_digest(digest) not in others)
-
-
-def _canonical(name: str) -> str:
-    try:
-        return str(ModelName.parse(name))
-    except InvalidName:
-        return name
 
 
 def _error(exchange: Exchange, status: int, message: str) -> None:

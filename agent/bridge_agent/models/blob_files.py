@@ -27,7 +27,6 @@ from bridge_core.errors import BridgeError, Reaction
 from bridge_core.model_store.layout import describe
 
 PARTIAL: Final = "bridge-partial"
-_CHUNK: Final = 4 << 20
 _LINE: Final = re.compile(r"(\d{1,5}) ([0-9a-f]{64})")
 _MOST_JOURNAL: Final = 8 << 20
 _FOLDER: Final = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import random
 import time
 from collections.abc import Callable
@@ -26,6 +27,7 @@ from bridge_agent.models.shelf import Shelf
 from bridge_agent.peers.upstreams import Upstreams
 from bridge_agent.routing.view import MeshView
 from bridge_core.http1 import App
+from bridge_core.model_store.layout import ModelStore
 from bridge_core.names import ModelName
 
 log = structlog.get_logger()
@@ -82,7 +84,12 @@ class ModelDesk:
         self._group = group
         rng = random.Random()  # noqa: S311 - which of equally good pieces
         peers = PeerClient(view, upstreams)
-        self.shelf = Shelf(root, view, peers)
+
+        @functools.cache  # one for all: its lock is its own; not before it is asked for, it makes folders
+        def store() -> ModelStore:
+            return ModelStore(root)
+
+        self.shelf = Shelf(root, store, view, peers)
         finding = Finding(peers, time.monotonic, give_up_s=give_up_s)
 
         def pace() -> Pace:
@@ -101,6 +108,7 @@ class ModelDesk:
         )
         self.pulls = ModelPulls(
             root,
+            store,
             view,
             peers=peers,
             fetcher=self.fetcher,
@@ -108,8 +116,10 @@ class ModelDesk:
             group=group,
             changed=changed,
         )
-        self.pages = PeerPages(root, self.fetcher, finding, pace=pace(), busy=busy)
-        self._admin = AdminPages(root, view, self.pulls, running=running, changed=changed, recorded=recorded)
+        self.pages = PeerPages(root, store, self.fetcher, finding, pace=pace(), busy=busy)
+        self._admin = AdminPages(
+            root, store, view, self.pulls, running=running, changed=changed, recorded=recorded
+        )
 
     def node_pages(self) -> dict[str, App]:
         """What other nodes may ask, by path."""

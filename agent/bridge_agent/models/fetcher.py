@@ -22,7 +22,7 @@ from bridge_agent.models.finding import Finding
 from bridge_agent.models.live import Live
 from bridge_agent.models.origin import OriginFault, OriginPort, Stream
 from bridge_agent.models.pace_rules import Pace
-from bridge_agent.models.peer_client import HASHES_S, PeerBusy, PeerClient
+from bridge_agent.models.peer_client import PeerBusy, PeerClient
 from bridge_agent.models.transfer_rules import OUTSIDE, TOGETHER, Transfer
 from bridge_core.errors import BridgeError
 from bridge_core.model_store.layout import Layer, hex_digest
@@ -174,9 +174,8 @@ class BlobFetcher:
         said: dict[str, dict[int, str]] = {}
         for node in provers[:_PROVERS]:
             try:
-                async with asyncio.timeout(HASHES_S):
-                    answer = await self._peers.hashes(node, live.hex)
-            except (BridgeError, TimeoutError) as fault:
+                answer = await self._peers.hashes(node, live.hex)
+            except BridgeError as fault:
                 log.info("blob_not_proved", blob=live.hex[:12], node=node, reason=str(fault))
                 continue
             if answer.digest == live.hex and len(answer.pieces) == live.count:

@@ -9,7 +9,6 @@ Rules:
 from __future__ import annotations
 
 import asyncio
-import hashlib
 import os
 import time
 from collections.abc import Callable
@@ -20,17 +19,16 @@ from urllib.parse import parse_qs
 import msgspec
 
 from bridge_agent.models import wire
-from bridge_agent.models.blob_files import BlobFault, hash_all, open_blob, read_piece
+from bridge_agent.models.blob_files import BlobFault, blob_size, hash_all, open_blob
 from bridge_agent.models.fetcher import BlobFetcher
 from bridge_agent.models.finding import Finding
-from bridge_agent.models.manifest_rules import MOST_MANIFEST
 from bridge_agent.models.pace_rules import Pace
 from bridge_agent.models.piece_rules import piece_count, write_have
+from bridge_agent.models.store_reads import manifest_bytes, read_whole
 from bridge_core.decoding import Undecodable, decode_json
-from bridge_core.dialects.errors import ApiError
 from bridge_core.http1 import App, Exchange, coroutine_app
 from bridge_core.identity.spiffe import SpiffeId
-from bridge_core.model_store.layout import ModelStore, read_bounded
+from bridge_core.model_store.layout import ModelStore
 from bridge_core.names import InvalidName, ModelName
 
 SERVED: Final = 16
@@ -44,6 +42,7 @@ class PeerPages:
 
     Args:
         root: The models folder.
+        store: Gives the store in it; asked on the loop.
         fetcher: What is on its way here is served as far as it has come.
         finding: Answers claims.
         pace: How fast pieces may go.
@@ -54,6 +53,7 @@ class PeerPages:
     def __init__(
         self,
         root: Path,
+        store: Callable[[], ModelStore],
         fetcher: BlobFetcher,
         finding: Finding,
         *,
@@ -62,6 +62,7 @@ class PeerPages:
         now: Callable[[], float] = time.monotonic,
     ) -> None:
         self._root = root
+        self._store = store
         self._fetcher = fetcher
         self._finding = finding
         self._pace = pace
@@ -96,21 +97,12 @@ class PeerPages:
                 _json(exchange, wire.HaveAnswer(live.size, write_have(live.rules.have, live.count)))
                 return
             await live.change(left)
-        found = await asyncio.to_thread(self._whole_size, hex_)
+        found = await asyncio.to_thread(blob_size, self._root, hex_)
         if found is None:
             exchange.respond(404, _TEXT, b"this node does not have it")
             return
         count = piece_count(found)
         _json(exchange, wire.HaveAnswer(found, write_have((1 << count) - 1, count)))
-
-    def _whole_size(self, hex_: str) -> int | None:
-        handle = open_blob(self._root, hex_)
-        if handle is None:
-            return None
-        try:
-            return os.fstat(handle).st_size
-        finally:
-            os.close(handle)
 
     async def _piece(self, exchange: Exchange) -> None:
         asked = _Asked(exchange)
@@ -190,7 +182,7 @@ class PeerPages:
         except InvalidName:
             exchange.respond(400, _TEXT, b"name is no model's")
             return
-        data = await asyncio.to_thread(manifest_bytes, ModelStore(self._root), name)
+        data = await asyncio.to_thread(manifest_bytes, self._store(), name)
         if data is None:
             exchange.respond(404, _TEXT, b"this node does not have it")
         else:
@@ -205,42 +197,6 @@ class PeerPages:
             return
         node = SpiffeId.parse(request.identity or "").name  # the listener has checked whose it is
         _json(exchange, self._finding.asked(node, asked))
-
-
-def read_whole(root: Path, hex_: str, piece: int) -> tuple[bytes, str] | None:
-    """A piece of a whole blob, and its hash; None: it is not here.
-
-    Raises:
-        BlobFault: it cannot be read.
-    """
-    handle = open_blob(root, hex_)
-    if handle is None:
-        return None
-    try:
-        size = os.fstat(handle).st_size
-        if piece >= piece_count(size):
-            return None
-        data = read_piece(handle, size, piece)
-    finally:
-        os.close(handle)
-    return data, hashlib.sha256(data).hexdigest()
-
-
-def manifest_bytes(store: ModelStore, name: ModelName) -> bytes | None:
-    """A manifest as it lies on the disk, its name compared as Ollama does; None where there is none."""
-    try:
-        found = store.find(name)
-    except ApiError:  # a damaged one is none
-        return None
-    if found is None:
-        return None
-    path = store.manifest_path(found.name)
-    if path.is_symlink():
-        return None
-    try:
-        return read_bounded(path, MOST_MANIFEST)
-    except (OSError, ValueError):
-        return None
 
 
 class _Asked:

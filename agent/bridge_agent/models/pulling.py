@@ -102,6 +102,7 @@ class ModelPulls:
 
     Args:
         root: The models folder.
+        store: Gives the store in it; asked on the loop.
         view: The mesh.
         peers: Asks other nodes.
         fetcher: Gets blobs.
@@ -113,6 +114,7 @@ class ModelPulls:
     def __init__(
         self,
         root: Path,
+        store: Callable[[], ModelStore],
         view: MeshView,
         *,
         peers: PeerClient,
@@ -122,6 +124,7 @@ class ModelPulls:
         changed: Callable[[], None],
     ) -> None:
         self._root = root
+        self._store = store
         self._view = view
         self._peers = peers
         self._fetcher = fetcher
@@ -189,13 +192,12 @@ class ModelPulls:
         for _ in range(_ROUNDS):
             for layer in blobs_of(manifest):
                 await self._blob(pull, layer, None if from_mesh else origin, likely)
-            if not await asyncio.to_thread(self._lacks, manifest):
+            pull.say("verifying", status="verifying sha256 digest")
+            pull.say("writing", status="writing manifest")
+            if await asyncio.to_thread(self._list, self._store(), name, data, manifest):
                 break
         else:
             raise ApiError(500, f"{name.short()} is not whole: {_TAKEN}", late=True)
-        pull.say("verifying", status="verifying sha256 digest")
-        pull.say("writing", status="writing manifest")
-        await asyncio.to_thread(self._write, name, data)
         self._changed()
         log.info("pulled", model=name.short(), digest=hashlib.sha256(data).hexdigest()[:12])
         pull.say("success", status="success")
@@ -257,8 +259,16 @@ class ModelPulls:
         """Whether a blob is gone again: an engine may delete a model that shares it."""
         return any(blob_size(self._root, hex_digest(one.digest)) != one.size for one in blobs_of(manifest))
 
-    def _write(self, name: ModelName, data: bytes) -> None:
-        store = ModelStore(self._root)
+    def _list(self, store: ModelStore, name: ModelName, data: bytes, manifest: Manifest) -> bool:
+        """Writes a manifest whose blobs are all there; False: it was not written."""
+        with store.changing:  # nothing is removed between the look and the manifest that says it is used
+            if self._lacks(manifest):
+                return False
+            self._write(store, name, data)
+        return True
+
+    @staticmethod
+    def _write(store: ModelStore, name: ModelName, data: bytes) -> None:
         try:
             replaced = store.find(name)
         except ApiError:  # a damaged one is what this mends

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from itertools import islice
 from pathlib import Path
 from typing import Final
@@ -14,8 +14,8 @@ from bridge_agent.models.blob_files import blob_size
 from bridge_agent.models.claim_rules import in_order
 from bridge_agent.models.manifest_finding import holders, manifest_from
 from bridge_agent.models.peer_client import PeerClient, PeerFault
-from bridge_agent.models.peer_pages import manifest_bytes, read_whole
 from bridge_agent.models.piece_rules import ALL, piece_size, span
+from bridge_agent.models.store_reads import manifest_bytes, read_whole
 from bridge_agent.routing.view import MeshView
 from bridge_core.model_store.layout import ModelStore
 from bridge_core.names import ModelName
@@ -36,18 +36,22 @@ class Shelf:
 
     Args:
         root: The models folder.
+        store: Gives the store in it; asked on the loop.
         view: Says who has which model.
         peers: Asks other nodes.
     """
 
-    def __init__(self, root: Path, view: MeshView, peers: PeerClient) -> None:
+    def __init__(
+        self, root: Path, store: Callable[[], ModelStore], view: MeshView, peers: PeerClient
+    ) -> None:
         self._root = root
+        self._store = store
         self._view = view
         self._peers = peers
 
     async def manifest(self, name: ModelName) -> bytes | None:
         """A model's manifest: this node's, else the one that the mesh means; None where nobody has it."""
-        data = await asyncio.to_thread(manifest_bytes, ModelStore(self._root), name)
+        data = await asyncio.to_thread(manifest_bytes, self._store(), name)
         if data is not None:
             return data
         return await manifest_from(self._peers, name, holders(self._view, name))

@@ -127,7 +127,7 @@ class ModelStore:
         self.blobs = root / "blobs"
         self.manifests = root / "manifests"
         self._named: set[tuple[str, str]] = set()
-        self._changing = threading.Lock()  # manifest changes and blob removal exclude each other
+        self._changing = threading.RLock()
         for folder in (self.blobs, self.manifests):
             folder.mkdir(parents=True, exist_ok=True)
 
@@ -191,6 +191,14 @@ class ModelStore:
         except (OSError, ValueError, Undecodable) as fault:
             raise ApiError(500, f"damaged manifest of {name.short()}: {fault}") from fault
         return Stored(name, manifest, hashlib.sha256(data).hexdigest(), changed)
+
+    @property
+    def changing(self) -> contextlib.AbstractContextManager[bool]:
+        """Held while manifests change and blobs are removed, which exclude each other.
+
+        Who finds all blobs of a model there and then lists it holds it over both.
+        """
+        return self._changing
 
     def write_manifest(self, name: ModelName, manifest: Manifest) -> None:
         """Makes or replaces a model.

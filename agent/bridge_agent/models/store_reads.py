@@ -1,0 +1,50 @@
+"""What other nodes and clients are given of this node's store. Everything here blocks: run it in threads."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from pathlib import Path
+
+from bridge_agent.models.blob_files import open_blob, read_piece
+from bridge_agent.models.manifest_rules import MOST_MANIFEST
+from bridge_agent.models.piece_rules import piece_count
+from bridge_core.dialects.errors import ApiError
+from bridge_core.model_store.layout import ModelStore, read_bounded
+from bridge_core.names import ModelName
+
+
+def read_whole(root: Path, hex_: str, piece: int) -> tuple[bytes, str] | None:
+    """A piece of a whole blob, and its hash; None: it is not here.
+
+    Raises:
+        BlobFault: it cannot be read.
+    """
+    handle = open_blob(root, hex_)
+    if handle is None:
+        return None
+    try:
+        size = os.fstat(handle).st_size
+        if piece >= piece_count(size):
+            return None
+        data = read_piece(handle, size, piece)
+    finally:
+        os.close(handle)
+    return data, hashlib.sha256(data).hexdigest()
+
+
+def manifest_bytes(store: ModelStore, name: ModelName) -> bytes | None:
+    """A manifest as it lies on the disk, its name compared as Ollama does; None where there is none."""
+    try:
+        found = store.find(name)
+    except ApiError:  # a damaged one is none
+        return None
+    if found is None:
+        return None
+    path = store.manifest_path(found.name)
+    if path.is_symlink():
+        return None
+    try:
+        return read_bounded(path, MOST_MANIFEST)
+    except (OSError, ValueError):
+        return None
