@@ -12,7 +12,7 @@ from typing import Any, Final
 import msgspec
 
 from bridge_core.mesh_picture import node_state
-from bridge_core.names import InvalidName, display
+from bridge_core.names import display_or_same, natural
 from bridge_core.quantities import say_span
 
 _NAMED: Final = 3
@@ -95,7 +95,7 @@ def report_of(status: Any, now: float, own_expires: float = 0.0) -> MeshReport:
 
     `own_expires` is when the certificate ends that it was asked with.
     """
-    nodes = tuple(sorted((_node(one) for one in status.nodes), key=lambda one: _natural(one.name)))
+    nodes = tuple(sorted((_node(one) for one in status.nodes), key=lambda one: natural(one.name)))
     models: dict[str, list[str]] = defaultdict(list)
     for node in nodes:
         for model in node.models:
@@ -175,7 +175,7 @@ def _node(one: Any) -> NodeLine:
         version=one.version,
         expires_unix=one.certificate_expires_unix,
         instances=tuple(one.instances),
-        models=tuple(_short(name) for name in one.models),
+        models=tuple(display_or_same(name) for name in one.models),
         in_flight=one.in_flight,
         address=one.peer_address,
         safe_to_stop=one.safe_to_stop,
@@ -235,16 +235,3 @@ def _capped(lines: Iterable[str]) -> Iterable[str]:
     yield from known[:_LINES]
     if len(known) > _LINES:
         yield f"and {len(known) - _LINES} more like it (`bridgectl status --json` has all)"
-
-
-def _short(name: str) -> str:
-    try:
-        return display(name)
-    except InvalidName:
-        return name
-
-
-def _natural(name: str) -> tuple[str, int, str]:
-    """node10 after node9."""
-    stem = name.rstrip("0123456789")
-    return stem, int(name[len(stem) :][:18] or 0), name

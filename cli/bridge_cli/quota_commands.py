@@ -190,20 +190,14 @@ def bucket_reports(buckets: Iterable[Any], applied: Mapping[str, Quota]) -> list
 
 def usage_reports(uses: Iterable[Any]) -> list[UsageReport]:
     """What was used, by day, client and model."""
-    from bridge_core.names import InvalidName, display
-
-    def name(model: str) -> str:
-        try:
-            return display(model)
-        except InvalidName:
-            return model
+    from bridge_core.names import display_or_same
 
     return [
         UsageReport(
             dt.date.fromordinal(dt.date(1970, 1, 1).toordinal() + one.day).isoformat(),
             one.principal,
             tuple(one.groups),
-            name(one.model),
+            display_or_same(one.model),
             one.requests,
             one.refused,
             one.prompt_tokens,

@@ -103,6 +103,21 @@ def display(name: str) -> str:
     return ModelName.parse(name).short()
 
 
+@lru_cache(maxsize=4096)
+def display_or_same(name: str) -> str:
+    """The short form of a name, or `name` itself where it is no model's name."""
+    try:
+        return display(name)
+    except InvalidName:
+        return name
+
+
+def natural(name: str) -> tuple[str, int, str]:
+    """Sorts node10 after node9."""
+    stem = name.rstrip("0123456789")
+    return stem, int(name[len(stem) :][:18] or 0), name
+
+
 def canonical_or_same(name: str) -> str:
     """The canonical name, or `name` itself where it is no model's name: it then equals no other."""
     try:

@@ -61,7 +61,7 @@ from bridge_registry.quotas.office import QuotaOffice
 from bridge_registry.records import Candidate
 from bridge_registry.restore import Restorer
 from bridge_registry.rollouts.controller import RolloutController
-from bridge_registry.rpc.admin_service import AdminService, Standing
+from bridge_registry.rpc.admin_service import AdminService
 from bridge_registry.rpc.authority_service import AuthorityService
 from bridge_registry.rpc.clients_service import ClientsService
 from bridge_registry.rpc.enrolment_service import EnrolmentService
@@ -74,6 +74,7 @@ from bridge_registry.rpc.scaling_service import ExternalScalerService, ScalingSe
 from bridge_registry.rpc.tls_front import TlsFront
 from bridge_registry.scaling.controller import ScalingController
 from bridge_registry.scaling.figures import ScalingFigures
+from bridge_registry.standing import Standing
 from bridge_registry.store_memory import HINT, StoreMemory
 from bridge_registry.traffic.config_desk import ConfigDesk
 from bridge_registry.traffic.directory_watch import DirectoryWatch

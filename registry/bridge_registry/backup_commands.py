@@ -11,13 +11,14 @@ import typer
 
 from bridge_core.command.guard import guarded
 from bridge_core.errors import Fatal
+from bridge_core.hardening import keep_memory_private
 from bridge_core.sealing.key_source import KeySource
+from bridge_core.systemd.manager import VARIABLES_FOLDER
+from bridge_registry.systemd import STATE, VARIABLES
 
 if TYPE_CHECKING:
     from bridge_registry.backup.backup_rules import Backup
 
-_STATE: Final = Path("/var/lib/bridge/registry")
-_SERVICE: Final = Path("/etc/bridge/registry.env")
 _ETCD: Final = "BRIDGE_REGISTRY_ETCD"
 StateDir = Annotated[Path, typer.Option("--state-dir", help="The registry's state folder.")]
 BackupKey = Annotated[
@@ -41,7 +42,7 @@ def backup_command(
     *,
     file: Annotated[Path, typer.Argument(help="Where to; what is there is replaced, whole or not at all.")],
     backup_key: BackupKey,
-    state_dir: StateDir = _STATE,
+    state_dir: StateDir = STATE,
     etcd: Annotated[
         str,
         typer.Option(
@@ -50,6 +51,7 @@ def backup_command(
     ] = "",
 ) -> None:
     """Write CA, nodes, clients, tokens, revocations, configuration and its history to one sealed file."""
+    keep_memory_private()
 
     def work() -> None:
         source = KeySource.parse(backup_key)
@@ -81,7 +83,7 @@ def restore_command(
     *,
     file: Annotated[Path, typer.Argument(help="What `backup` wrote.")],
     backup_key: BackupKey,
-    state_dir: StateDir = _STATE,
+    state_dir: StateDir = STATE,
     replace: Annotated[
         bool, typer.Option("--replace", help="Move the state that is there aside, into the same folder.")
     ] = False,
@@ -94,6 +96,7 @@ def restore_command(
     At its next start an etcd that is empty is filled with what the backup holds; one that holds the mesh
     stays as it is.
     """
+    keep_memory_private()
 
     def work() -> None:
         import time
@@ -155,7 +158,7 @@ def _make_key(source: KeySource) -> str:
 def _of_the_service() -> str:
     """The endpoints that the service on this machine is told; empty where there is none."""
     try:
-        lines = _SERVICE.read_text().splitlines()
+        lines = (VARIABLES_FOLDER / VARIABLES).read_text().splitlines()
     except OSError:
         return ""
     found = [line.partition("=")[2] for line in lines if line.startswith(f"{_ETCD}=")]

@@ -21,6 +21,7 @@ from bridge_core.sealing.key_source import key_source
 from bridge_registry import backup_commands, seal_commands, service_commands
 from bridge_registry.enrolment.pki_files import Pki
 from bridge_registry.options import GUARD_PORT, RegistryOptions
+from bridge_registry.systemd import STATE
 
 app = program("The registry: the mesh's CA, its members, its config, and the snapshots of all that.")
 app.add_typer(service_commands.group, name="service")
@@ -65,14 +66,13 @@ SealKey = Annotated[
     ),
 ]
 
-_STATE = Path("/var/lib/bridge/registry")
 _NAME = "registry1"
 
 
 @app.command()
 def init(
     *,
-    state_dir: StateDir = _STATE,
+    state_dir: StateDir = STATE,
     name: Name = _NAME,
     trust_domain: Domain = None,
     host: Hosts = None,
@@ -99,7 +99,7 @@ def init(
 def export_root(
     *,
     out: Annotated[Path, typer.Option("--out", help="A new file, which then has the only copy of the key.")],
-    state_dir: StateDir = _STATE,
+    state_dir: StateDir = STATE,
     name: Name = _NAME,
     seal_key: SealKey = None,
 ) -> None:
@@ -122,7 +122,7 @@ def run_command(
             "--etcd", envvar="BRIDGE_REGISTRY_ETCD", help="Endpoints: https://a:2379,https://b:2379"
         ),
     ],
-    state_dir: StateDir = _STATE,
+    state_dir: StateDir = STATE,
     name: Name = _NAME,
     trust_domain: Domain = None,
     host: Hosts = None,
@@ -200,7 +200,7 @@ def store_guard_command(
             "--etcd", envvar="BRIDGE_REGISTRY_ETCD", help="Endpoints: https://a:2379,https://b:2379"
         ),
     ],
-    state_dir: StateDir = _STATE,
+    state_dir: StateDir = STATE,
     name: Name = _NAME,
     listen: Annotated[
         str,

@@ -9,8 +9,10 @@ import typer
 
 from bridge_core.command.guard import guarded
 from bridge_core.command.seal_options import DataKeyOption, ToOption
+from bridge_core.hardening import keep_memory_private
 from bridge_core.sealing.key_source import key_source
 from bridge_core.sealing.sealer import SealFolder
+from bridge_registry.systemd import STATE
 
 group = typer.Typer(
     help="The keys that the registry's secrets are sealed with at rest.", no_args_is_help=True
@@ -24,12 +26,12 @@ SealKey = Annotated[
         help="Where the key comes from that opens the keyring now.",
     ),
 ]
-_STATE = Path("/var/lib/bridge/registry")
 
 
 @group.command("status")
-def status_command(*, state_dir: StateDir = _STATE, seal_key: SealKey = None) -> None:
+def status_command(*, state_dir: StateDir = STATE, seal_key: SealKey = None) -> None:
     """Open the keyring and say what is in it and what opens it. Exits 1 when it does not open."""
+    keep_memory_private()
 
     def work() -> None:
         from bridge_core.command.sealing import describe
@@ -43,7 +45,7 @@ def status_command(*, state_dir: StateDir = _STATE, seal_key: SealKey = None) ->
 @group.command("rotate")
 def rotate_command(
     *,
-    state_dir: StateDir = _STATE,
+    state_dir: StateDir = STATE,
     seal_key: SealKey = None,
     to: ToOption = None,
     data_key: DataKeyOption = False,
@@ -52,6 +54,7 @@ def rotate_command(
 
     Registries of one mesh share a keyring: copy it, and `kek` where there is one, to the others.
     """
+    keep_memory_private()
 
     def work() -> None:
         from bridge_core.command.sealing import rotate

@@ -5,8 +5,11 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import shutil
+import socket
 import subprocess
-from collections.abc import AsyncIterator
+import threading
+import time
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import pytest
@@ -117,6 +120,56 @@ async def test_an_authority_that_is_away_or_lies_is_asked_again_later_and_said_w
         ask_over_http(url, b"")
     with pytest.raises(BadStamp, match="begins with http"):
         ask_over_http("file:///etc/passwd", b"")
+
+
+@contextlib.contextmanager
+def saying(told: bytes, *, drips: bytes = b"") -> Iterator[str]:
+    """The place of one that says this to whoever calls, and then a drop now and then."""
+    listening, ended = socket.create_server(("127.0.0.1", 0)), threading.Event()
+
+    def serve() -> None:
+        with contextlib.suppress(OSError):
+            connected, _ = listening.accept()
+            with connected:
+                connected.sendall(told)
+                while drips and not ended.wait(0.05):
+                    connected.sendall(drips)
+
+    thread = threading.Thread(target=serve, daemon=True)
+    thread.start()
+    try:
+        yield f"127.0.0.1:{listening.getsockname()[1]}"
+    finally:
+        ended.set()
+        listening.shutdown(socket.SHUT_RDWR)
+        listening.close()
+        thread.join(10.0)
+
+
+@pytest.mark.parametrize("told", [b"SSH-2.0-OpenSSH_9.2\r\n", b"HTTP/1.1 200 OK\r\n" + b"a: b\r\n" * 200])
+def test_what_is_no_http_is_no_stamp(told: bytes) -> None:
+    with saying(told) as at, pytest.raises(BadStamp, match="answers no HTTP"):
+        ask_over_http(f"http://{at}/", b"")
+
+
+@pytest.mark.parametrize("url", ["http://localhost:port/", "http://a b/", f"http://{'x' * 70}.example/"])
+def test_an_address_that_is_none_is_no_stamp(url: str) -> None:
+    with pytest.raises(BadStamp, match="cannot be asked"):
+        ask_over_http(url, b"")
+
+
+_HEAD = b"HTTP/1.1 200 OK\r\ncontent-type: application/timestamp-reply\r\n"
+
+
+@pytest.mark.parametrize(
+    ("scheme", "told"),
+    [("http", _HEAD), ("http", _HEAD + b"\r\n"), ("https", b"\x16\x03\x03\x3f\xff\x0b\x00\x3f\x00")],
+)
+def test_an_authority_that_drips_is_left_when_its_time_is_up(scheme: str, told: bytes) -> None:
+    began = time.monotonic()
+    with saying(told, drips=b"x") as at, pytest.raises(BadStamp, match="not answered within"):
+        ask_over_http(f"{scheme}://{at}/", b"", within_s=0.5)
+    assert time.monotonic() - began < 8.0
 
 
 def stamped_log(folder: Path, authority: TimestampAuthority, many: int = 300) -> Path:

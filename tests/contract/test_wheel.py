@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+import tomllib
 import zipfile
 from pathlib import Path
 
@@ -53,3 +54,20 @@ def test_what_is_to_be_compiled_is_there() -> None:
     modules = json.loads(listed.stdout)
     assert "bridge_core.http1.client" in modules
     assert "bridge_core.http1.errors" not in modules  # named under `interpreted`
+
+
+def test_an_image_is_built_from_all_that_the_build_reads() -> None:
+    """The back end needs each of these files, or folders, before anything else happens."""
+    build = tomllib.loads((ROOT / "pyproject.toml").read_text())
+    wheel = build["tool"]["hatch"]["build"]["targets"]["wheel"]
+    needed = {wheel["hooks"]["custom"]["path"], *wheel["force-include"], *wheel["packages"]}
+    images = ROOT / "deploy/images"
+    lines = (images / "Dockerfile").read_text().splitlines()
+    copied = {word for line in lines if line.startswith("COPY ") for word in line.split()[1:-1]}
+    let_in = {
+        line[1:] for line in (images / "Dockerfile.dockerignore").read_text().splitlines() if line[0] == "!"
+    }
+    for path in needed:
+        there = {path, *map(str, Path(path).parents)}
+        assert there & copied, path
+        assert there & let_in, path

@@ -117,6 +117,16 @@ def test_what_an_agent_says_of_its_own_is_told_while_it_reports_and_takes_nobody
     assert {one.seen.name for one in bed.desk.alerts if not one.ended} >= {"node-away"}
 
 
+def test_who_begins_anew_is_not_acquitted_by_that_and_who_has_no_such_model_is() -> None:
+    bed = Bed()
+    bed.rounds(4)
+    bed.rounds(2, wrong="b")
+    for state, out in (("starting", {"b/0"}), ("ready", set())):
+        bed.entries["instance/b/0"] = encode_entry(Instance("b/0", "b", state=state))
+        bed.desk.look()
+        assert bed.out() == out
+
+
 def test_a_clock_that_is_set_makes_no_node_away() -> None:
     bed = Bed()
     bed.rounds(1, full="a")

@@ -2,6 +2,7 @@
 
 import pytest
 
+from bridge_core import names
 from bridge_core.names import InvalidName, ModelName, canonical, display
 
 TINY = "registry.ollama.ai/library/tiny:latest"
@@ -82,3 +83,12 @@ def test_bad_names(name):
 def test_display_of_a_canonical_name_is_short():
     assert display(TINY) == "tiny:latest"
     assert ModelName.parse("x").short() == "x:latest"
+
+
+def test_what_is_no_name_is_shown_as_it_is() -> None:
+    assert names.display_or_same("registry.ollama.ai/library/tiny:latest") == "tiny:latest"
+    assert [names.display_or_same(one) for one in ("", "a b", "/")] == ["", "a b", "/"]
+
+
+def test_numbers_at_the_end_of_names_are_sorted_as_numbers() -> None:
+    assert sorted(["n10", "n9", "m", "n", "n" + "9" * 30], key=names.natural)[:4] == ["m", "n", "n9", "n10"]

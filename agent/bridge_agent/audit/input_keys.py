@@ -7,38 +7,14 @@ as the key is there, and nothing once it is gone.
 from __future__ import annotations
 
 import secrets
-from hashlib import sha256
 from pathlib import Path
 from typing import Final
 
 from bridge_core.files import sync_folder, write_atomically
+from bridge_core.keyed_hash import KeyedHash
 
 _BYTES: Final = 32
 _SUFFIX: Final = ".key"
-_BLOCK: Final = 64  # SHA-256's
-_INNER: Final = bytes(one ^ 0x36 for one in range(256))
-_OUTER: Final = bytes(one ^ 0x5C for one in range(256))
-
-
-class KeyedHash:
-    """HMAC-SHA-256 (RFC 2104) under one key of at most 64 bytes.
-
-    What depends on the key alone is done once. The library's one-shot HMAC looks its parts up anew each time,
-    which takes a multiple of the hash of a prompt.
-    """
-
-    def __init__(self, key: bytes) -> None:
-        padded = key.ljust(_BLOCK, b"\0")
-        self._inner = sha256(padded.translate(_INNER))
-        self._outer = sha256(padded.translate(_OUTER))
-
-    def of(self, data: bytes) -> str:
-        """The hash of `data`, hexadecimal."""
-        inner = self._inner.copy()
-        inner.update(data)
-        outer = self._outer.copy()
-        outer.update(inner.digest())
-        return outer.hexdigest()
 
 
 class InputKeys:
@@ -61,7 +37,7 @@ class InputKeys:
         """
         if not self._from <= at < self._to:
             self._take(at, period_s)
-        return self._hash.of(data), self._name
+        return self._hash.of(data).hex(), self._name
 
     def forget(self, before: float) -> list[str]:
         """Destroys the keys of periods that were over by then; their names. Raises OSError."""

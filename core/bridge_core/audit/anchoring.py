@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import http.client
 import random
+import socket
+import threading
 import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, Self
 
 import structlog
 
@@ -27,22 +30,37 @@ log = structlog.get_logger()
 
 _LOOK_S: Final = 10.0
 _TIMEOUT_S: Final = 10.0
+_WITHIN_S: Final = 30.0
 
 Ask = Callable[[str, bytes], bytes]
 
 
-def ask_over_http(url: str, body: bytes) -> bytes:
+def ask_over_http(url: str, body: bytes, *, within_s: float = _WITHIN_S) -> bytes:
     """What the authority at `url` answers (RFC 3161, 3.4). Blocks for at most some seconds.
 
     Raises:
-        BadStamp: the answer is too long, or no time stamp by its type.
+        BadStamp: the answer is no HTTP, or too slow, or no time stamp by its type, or the address is none.
         OSError: it is not reached, or answers with an error or another address.
     """
+    with _Deadline(within_s) as deadline:
+        try:
+            found = _answer(url, body, deadline)
+        except (OSError, ValueError, http.client.HTTPException) as fault:
+            deadline.check()
+            if isinstance(fault, OSError):
+                raise
+            raise BadStamp(f"it cannot be asked, or answers no HTTP: {str(fault)[:150]!r}") from fault
+        deadline.check()  # what was cut off may look like an end
+    return found
+
+
+def _answer(url: str, body: bytes, deadline: _Deadline) -> bytes:
     if not url.startswith(("http://", "https://")):
         raise BadStamp("the address of a time-stamp authority begins with http:// or https://")
     fields = {"Content-Type": "application/timestamp-query", "Accept": "application/timestamp-reply"}
     asked = urllib.request.Request(url, body, fields, method="POST")  # noqa: S310 - checked above
-    with _OPENER.open(asked, timeout=_TIMEOUT_S) as answer:
+    opener = urllib.request.build_opener(_NoRedirects, _Http(deadline), _Https(deadline))
+    with opener.open(asked, timeout=_TIMEOUT_S) as answer:
         if answer.headers.get_content_type() != "application/timestamp-reply":
             raise BadStamp(f"it answered with {answer.headers.get_content_type()[:80]!r}")
         found: bytes = answer.read(stamps.MAX_ANSWER + 1)
@@ -54,7 +72,86 @@ class _NoRedirects(urllib.request.HTTPRedirectHandler):
         """An admin named one address: nobody else sends nodes elsewhere."""
 
 
-_OPENER: Final = urllib.request.build_opener(_NoRedirects)
+class _Deadline:
+    """Ends the connections of one question when its time is up.
+
+    A timeout of a socket begins anew with every byte: who sends one now and then would hold a thread for
+    ever, while the handshake lasts or in the middle of a header.
+    """
+
+    def __init__(self, within_s: float) -> None:
+        self._within_s = within_s
+        self._over = False
+        self._twins: list[socket.socket] = []
+        self._timer = threading.Timer(within_s, self._end)
+        self._timer.daemon = True
+
+    def __enter__(self) -> Self:
+        self._timer.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._timer.cancel()
+        self._timer.join()
+        for twin in self._twins:
+            twin.close()
+
+    def watch(self, connected: socket.socket) -> None:
+        """Ends this one too. TLS takes the socket's descriptor over: a second one stays here."""
+        self._twins.append(connected.dup())
+        if self._over:
+            self._end()
+
+    def check(self) -> None:
+        """Raises BadStamp if the time was up."""
+        if self._over:
+            raise BadStamp(f"it has not answered within {self._within_s:g} s")
+
+    def _end(self) -> None:
+        self._over = True
+        for twin in self._twins:
+            with contextlib.suppress(OSError):
+                twin.shutdown(socket.SHUT_RDWR)
+
+
+class _Watched(http.client.HTTPConnection):
+    deadline: _Deadline
+
+    def connect(self) -> None:
+        super().connect()
+        self.deadline.watch(self.sock)
+
+
+class _WatchedTls(http.client.HTTPSConnection, _Watched):
+    """Its `connect` goes through that of `_Watched` before the handshake."""
+
+
+class _Http(urllib.request.HTTPHandler):
+    def __init__(self, deadline: _Deadline) -> None:
+        super().__init__()
+        self._deadline = deadline
+
+    def http_open(self, req: urllib.request.Request) -> http.client.HTTPResponse:
+        return self.do_open(self._connection, req)
+
+    def _connection(self, host: str, /, **more: Any) -> http.client.HTTPConnection:
+        made = _Watched(host, **more)
+        made.deadline = self._deadline
+        return made
+
+
+class _Https(urllib.request.HTTPSHandler):
+    def __init__(self, deadline: _Deadline) -> None:
+        super().__init__()
+        self._deadline = deadline
+
+    def https_open(self, req: urllib.request.Request) -> http.client.HTTPResponse:
+        return self.do_open(self._connection, req)
+
+    def _connection(self, host: str, /, **more: Any) -> http.client.HTTPConnection:
+        made = _WatchedTls(host, **more)
+        made.deadline = self._deadline
+        return made
 
 
 class Anchoring:

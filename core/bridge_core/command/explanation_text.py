@@ -9,7 +9,7 @@ from rich.table import Table
 
 from bridge_core.command.plain_text import one_line
 from bridge_core.explanation import HopReport
-from bridge_core.names import InvalidName, display
+from bridge_core.names import display_or_same
 
 _STRATEGIES: Final = {
     "only": "which one instance alone has",
@@ -27,14 +27,16 @@ def print_explanation(hops: list[HopReport], console: Console) -> None:
     """Prints it for people, hop by hop."""
     for hop in hops:
         role = f"forwarded by {hop.via}" if hop.via else f"called by {hop.principal}"
-        asked = f"{hop.path} {_short(hop.asked)}".rstrip()
+        asked = f"{hop.path} {display_or_same(hop.asked)}".rstrip()
         console.print(_shown(f"{hop.node} ({role}): {asked}"), markup=False, soft_wrap=True)
         where = f"route {hop.route}, backend {hop.backend}: " if hop.route else ""
         how = _STRATEGIES.get(hop.strategy, f"the order is {hop.strategy}'s")
         if not hop.candidates and not hop.passed_over:
             how = "which no instance has"
         panic = "; too few are healthy, so health was not regarded (panic)" if hop.panic else ""
-        console.print(_shown(f"  {where}{_short(hop.model)}, {how}{panic}"), markup=False, soft_wrap=True)
+        console.print(
+            _shown(f"  {where}{display_or_same(hop.model)}, {how}{panic}"), markup=False, soft_wrap=True
+        )
         table = Table("", "instance", "work/slots", "weight", "in memory", "why not")
         failed = {one.instance: _shown(f"{one.failure}: {one.detail}") for one in hop.failed}
         for place, one in enumerate(hop.candidates, 1):
@@ -59,10 +61,3 @@ def print_explanation(hops: list[HopReport], console: Console) -> None:
 
 def _shown(text: str) -> str:
     return one_line(text, 4000)
-
-
-def _short(name: str) -> str:
-    try:
-        return display(name)
-    except InvalidName:
-        return name  # a refused request may have had none

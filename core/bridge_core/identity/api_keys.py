@@ -8,11 +8,12 @@ reads the store, or a snapshot, can neither use a key nor try keys against it.
 
 from __future__ import annotations
 
-import hashlib
 import hmac
 import re
 import zlib
 from typing import Final
+
+from bridge_core.keyed_hash import KeyedHash
 
 PREFIX: Final = "brk"
 PATTERN: Final = r"brk_[0-9A-Za-z]{12}_[0-9A-Za-z]{49}"
@@ -31,47 +32,26 @@ _SECRET: Final = 43  # the fewest digits that hold 256 bits
 _CHECKSUM: Final = 6
 _LENGTH: Final = _ID_ENDS + 1 + _SECRET + _CHECKSUM
 _KEY: Final = re.compile(PATTERN.encode())
-_BLOCK: Final = 64  # of SHA-256
-_INNER: Final = bytes(byte ^ 0x36 for byte in range(256))
-_OUTER: Final = bytes(byte ^ 0x5C for byte in range(256))
 
 
-class Pepper:
-    """What the mesh's keys are hashed with.
+class Pepper(KeyedHash):
+    """What the mesh's keys are hashed with: `of` is what is kept in the place of a key.
 
-    HMAC-SHA-256 from its two halves, each prepared once: a request waits for a third of the time that
-    `hmac.digest` takes.
+    The inner half is its proof, what only somebody who has seen a key can make, and what does not give the
+    key away: from it everybody with the pepper makes what is kept in the place of the key.
     """
 
-    __slots__ = ("_inner", "_outer")
+    __slots__ = ()
+
+    hash = KeyedHash.of
+    proof = KeyedHash.inner
+    seal = KeyedHash.outer
 
     def __init__(self, secret: bytes) -> None:
         """`secret` has PEPPER_BYTES bytes."""
         if len(secret) != PEPPER_BYTES:
             raise ValueError(f"a pepper has {PEPPER_BYTES} bytes")
-        block = secret.ljust(_BLOCK, b"\0")
-        self._inner = hashlib.sha256(block.translate(_INNER))
-        self._outer = hashlib.sha256(block.translate(_OUTER))
-
-    def hash(self, key: bytes) -> bytes:
-        """What is kept in the place of a key."""
-        return self.seal(self.proof(key))
-
-    def proof(self, key: bytes) -> bytes:
-        """What only somebody who has seen a key can make, and what does not give the key away.
-
-        It is the inner of the two hashes of an HMAC: from it everybody with the pepper makes what is kept
-        in the place of the key, and nobody makes it from that.
-        """
-        inner = self._inner.copy()
-        inner.update(key)
-        return inner.digest()
-
-    def seal(self, proof: bytes) -> bytes:
-        """What is kept in the place of the key that a proof is of."""
-        outer = self._outer.copy()
-        outer.update(proof)
-        return outer.digest()
+        super().__init__(secret)
 
 
 def mint(randomness: bytes) -> str:

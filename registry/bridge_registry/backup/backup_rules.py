@@ -19,6 +19,7 @@ from bridge_core import keyspace
 from bridge_core.decoding import Undecodable, decode_json
 from bridge_core.errors import Fatal
 from bridge_core.sealing import SealBroken, framing
+from bridge_registry.enrolment.authority_rules import PAIRS
 from bridge_registry.membership.store_identity_rules import StoreIdentity
 
 MAGIC: Final = b"BRBACK1\n"
@@ -29,12 +30,11 @@ _FAMILY: Final = b"BRBACK"
 _PURPOSE: Final = b"bridge backup v1"
 _DIGEST_BYTES: Final = 32
 _HISTORY: Final = (keyspace.REVISIONS, keyspace.USAGE)
-_PAIRS: Final = ("registry", "guard", "admin", "etcd", "registry-etcd", "guard-etcd")
 # Without these a registry would make a CA of its own, or could not open the one that it has.
 NEEDED: Final = ("authorities.json", "keyring")
 _NAMES: Final = frozenset(
     [*NEEDED, "kek", "ca.pem", "issuers.pem", "etcd-ca.pem", "etcd-ca.key"]
-    + [f"{pair}.{kind}" for pair in _PAIRS for kind in ("pem", "key")]
+    + [f"{pair}.{kind}" for pair in PAIRS for kind in ("pem", "key")]
 )
 _ROOT_KEY: Final = re.compile(r"root-[0-9a-f]{16}\.key\.enc")
 

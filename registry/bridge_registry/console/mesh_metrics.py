@@ -15,8 +15,8 @@ from prometheus_client.registry import Collector
 
 from bridge_core.counts import BOUNDS, Counts
 from bridge_core.mesh_picture import MeshPicture
+from bridge_core.names import display_or_same
 from bridge_registry.console.feed import Feed
-from bridge_registry.console.picture_rules import shown
 from bridge_registry.console.traffic_rules import TrafficBook
 
 STATES: Final = ("serving", "drained", "away", "no engine", "revoked")
@@ -66,7 +66,7 @@ def _models(totals: Mapping[str, Counts]) -> Iterator[Metric]:
         "bridge_mesh_first_byte_seconds", "From request to first byte.", labels=["model"]
     )
     for name, counts in list(totals.items()):
-        label = [shown(name)]
+        label = [display_or_same(name)]
         requests.add_metric(label, counts.requests)
         failed.add_metric(label, counts.errors + counts.stream_errors)
         tokens.add_metric(label, counts.tokens)

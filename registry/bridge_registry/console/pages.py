@@ -18,10 +18,10 @@ from bridge_core.decoding import decode_json
 from bridge_core.errors import BridgeError
 from bridge_core.explanation import PATH, HopReport
 from bridge_core.http1 import App, Exchange, Pool, coroutine_app
+from bridge_core.names import display_or_same, natural
 from bridge_core.recent import PATH as RECENT
 from bridge_core.recent import Recent
 from bridge_core.snapshot import Node
-from bridge_registry.console.picture_rules import natural, shown
 from bridge_registry.console.streams import Streams
 from bridge_registry.console.traffic_rules import TrafficBook
 from bridge_registry.records import RevisionRecord
@@ -102,7 +102,7 @@ class ConsolePages:
     def _hour(self, exchange: Exchange) -> None:
         """The last hour by minute: [minute, {model: [requests, failed]}, {node: …}]."""
         minutes = [
-            (at, {shown(name): cell for name, cell in models.items()}, nodes)
+            (at, {display_or_same(name): cell for name, cell in models.items()}, nodes)
             for at, models, nodes in self._traffic.minutes
         ]
         _json(exchange, minutes)

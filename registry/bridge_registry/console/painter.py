@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from importlib.metadata import version
-from typing import Protocol
 
 from bridge_core.mesh_picture import MeshPicture, RegistryPicture
 from bridge_registry.console.picture_rules import Seen, paint
@@ -14,34 +13,7 @@ from bridge_registry.membership.load_book import LoadReports
 from bridge_registry.membership.node_status import standings
 from bridge_registry.publication.publisher import Publisher
 from bridge_registry.rollouts.controller import RolloutController
-
-
-class Stands(Protocol):
-    """How the registry stands; see `admin_service.Standing`."""
-
-    @property
-    def leader(self) -> bool:
-        """Whether it leads."""
-
-    @property
-    def store_fault(self) -> str:
-        """Why the store does not answer."""
-
-    @property
-    def concerns(self) -> tuple[str, ...]:
-        """What an admin should look after."""
-
-    @property
-    def name(self) -> str:
-        """Its own."""
-
-    @property
-    def leader_name(self) -> str:
-        """Who leads."""
-
-    @property
-    def leader_address(self) -> str:
-        """Where that one is reached."""
+from bridge_registry.standing import Standing
 
 
 class Painter:
@@ -64,7 +36,7 @@ class Painter:
         traffic: TrafficBook,
         *,
         trust_domain: str,
-        standing: Callable[[], Stands],
+        standing: Callable[[], Standing],
     ) -> None:
         self._publisher = publisher
         self._load = load

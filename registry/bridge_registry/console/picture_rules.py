@@ -18,7 +18,7 @@ from bridge_core.mesh_picture import (
     RoutePicture,
     node_state,
 )
-from bridge_core.names import InvalidName, canonical_or_same, display
+from bridge_core.names import canonical_or_same, display_or_same, natural
 from bridge_core.snapshot import Instance, Snapshot
 from bridge_core.traffic import Route, shares
 from bridge_registry.console.traffic_rules import WINDOW_S
@@ -75,20 +75,6 @@ def paint(seen: Seen) -> MeshPicture:
     )
 
 
-def shown(name: str) -> str:
-    """A model's name as people write it."""
-    try:
-        return display(name)
-    except InvalidName:
-        return name
-
-
-def natural(name: str) -> tuple[str, int, str]:
-    """Sorts node10 after node9."""
-    stem = name.rstrip("0123456789")
-    return stem, int(name[len(stem) :][:18] or 0), name
-
-
 def _node(one: NodeStanding, members: Iterable[Instance], seen: Seen) -> NodePicture:
     node, load = one.node, one.load
     counts = seen.by_node.get(node.name, Counts())
@@ -104,8 +90,8 @@ def _node(one: NodeStanding, members: Iterable[Instance], seen: Seen) -> NodePic
             in_flight=loads.get(member.id, (0, 0))[0],
             queued=loads.get(member.id, (0, 0))[1],
             weight=member.weight,
-            models=tuple(sorted(shown(model.name) for model in member.models)),
-            loaded=tuple(sorted(map(shown, member.loaded))),
+            models=tuple(sorted(display_or_same(model.name) for model in member.models)),
+            loaded=tuple(sorted(map(display_or_same, member.loaded))),
         )
         for member in sorted(members, key=lambda member: natural(member.id))
     )
@@ -135,10 +121,10 @@ def _models(seen: Seen) -> Iterable[ModelPicture]:
             have[name] = have.get(name, 0) + 1
         for name in set(map(canonical_or_same, one.loaded)):
             loaded[name] = loaded.get(name, 0) + 1
-    for name in sorted(have.keys() | seen.by_model.keys(), key=shown):
+    for name in sorted(have.keys() | seen.by_model.keys(), key=display_or_same):
         counts = seen.by_model.get(name, Counts())
         yield ModelPicture(
-            name=shown(name),
+            name=display_or_same(name),
             instances=have.get(name, 0),
             loaded=loaded.get(name, 0),
             requests_per_s=_rate(counts.requests),
@@ -151,7 +137,7 @@ def _models(seen: Seen) -> Iterable[ModelPicture]:
 
 def _route(name: str, route: Route) -> RoutePicture:
     by_key = shares(route.backends)
-    backends = tuple(Backend(one.key, shown(one.model), by_key[one.key]) for one in route.backends)
+    backends = tuple(Backend(one.key, display_or_same(one.model), by_key[one.key]) for one in route.backends)
     return RoutePicture(name, route.policy.strategy, backends)
 
 

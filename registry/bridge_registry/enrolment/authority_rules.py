@@ -29,6 +29,9 @@ from bridge_core.errors import BridgeError
 
 State: TypeAlias = Literal["announced", "issuing", "retired"]
 
+PAIRS: Final = ("registry", "guard", "admin", "etcd", "registry-etcd", "guard-etcd")
+"""Whom a registry makes certificates and keys for, by the names of their files."""
+
 _NAMED: Final = 10  # of those who are waited for, in a message
 
 

@@ -49,7 +49,7 @@ from bridge_core.sealing import Sealer, open_sealer
 from bridge_core.sealing.key_source import KeySource
 from bridge_core.sealing.sealer import SealFolder
 from bridge_core.store.endpoints import ClientTls
-from bridge_registry.enrolment.authority_rules import Authorities, Issuer
+from bridge_registry.enrolment.authority_rules import PAIRS, Authorities, Issuer
 from bridge_registry.enrolment.key_sealing import check_version, earlier_version, seal, unseal
 from bridge_registry.records import RecordFault, decode_authorities, encode
 
@@ -61,7 +61,6 @@ INTERMEDIATE_TTL_S: Final = 5 * 365 * 86_400.0
 INFRASTRUCTURE_TTL_S: Final = 90 * 86_400.0
 # Renewed by whoever starts the registry, so a start after a long pause still finds valid ones.
 _ADMIN_NAME: Final = "admin"
-_PAIRS: Final = ("registry", "guard", "admin", "etcd", "registry-etcd", "guard-etcd")
 
 
 class Pki(msgspec.Struct, frozen=True):
@@ -324,7 +323,7 @@ def lives(pki: Pki, authorities: Authorities) -> tuple[Expiry, ...]:
     """When each of this registry's certificates ends; of those that cannot be read nothing is said."""
     found = [("root", pem.encode()) for pem in authorities.roots.values()]
     found += [("intermediate", one.certificate.encode()) for one in authorities.issuers]
-    for kind, path in (("etcd-ca", pki.etcd_ca), *((what, pki.pair(what)[0]) for what in _PAIRS)):
+    for kind, path in (("etcd-ca", pki.etcd_ca), *((what, pki.pair(what)[0]) for what in PAIRS)):
         try:
             found.append((kind, path.read_bytes()))
         except OSError:

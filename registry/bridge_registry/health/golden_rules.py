@@ -99,16 +99,19 @@ class GoldenBook:
                 one.judged.append(judged)
                 _settle(one)
 
-    def forget_all_but(self, models: Mapping[str, Mapping[str, str]]) -> None:
-        """What is there, by instance its models' digests by name; of others nothing is kept."""
+    def forget_all_but(self, models: Mapping[str, Mapping[str, str] | None]) -> None:
+        """What is there, by instance its models' digests by name; of others nothing is kept.
+
+        None: which models an instance has is not known yet, and all that is known of it is kept.
+        """
         for id_, records in list(self._records.items()):
-            kept = {model: one for model, one in records.items() if _is_there(model, one, models.get(id_))}
+            kept = {model: one for model, one in records.items() if _is_there(id_, model, one.digest, models)}
             if kept:
                 self._records[id_] = kept
             else:
                 del self._records[id_]
         for (digest, question), answers in list(self._answers.items()):
-            left = {id_: one for id_, one in answers.items() if digest in models.get(id_, {}).values()}
+            left = {id_: one for id_, one in answers.items() if _is_there(id_, one.model, digest, models)}
             if left:
                 self._answers[digest, question] = left
             else:
@@ -174,9 +177,12 @@ class GoldenBook:
         return "fault", f"a golden prompt to {_model(answer)} was not answered: {answer.fault}"
 
 
-def _is_there(model: str, record: _Record, models: Mapping[str, str] | None) -> bool:
-    """Whether an instance, of which this is known, still has the model; None: the instance is gone."""
-    return models is not None and (model == _ANY_MODEL or models.get(model) == record.digest)
+def _is_there(instance: str, model: str, digest: str, models: Mapping[str, Mapping[str, str] | None]) -> bool:
+    """Whether an instance is there and has the model still; see `GoldenBook.forget_all_but`."""
+    if instance not in models:
+        return False
+    own = models[instance]
+    return own is None or model == _ANY_MODEL or own.get(model) == digest
 
 
 def _settle(record: _Record) -> None:

@@ -161,8 +161,10 @@ class HealthKeeper:
                     self._golden.resume(verdict.instance, reason)
 
 
-def _digests(instance: Instance) -> dict[str, str]:
-    """The digests of an instance's models, by their canonical names."""
+def _digests(instance: Instance) -> dict[str, str] | None:
+    """The digests of an instance's models, by their canonical names; None: it has not listed them yet."""
+    if instance.state == "starting" and not instance.models:
+        return None  # whose agent begins anew is not acquitted by that
     return {canonical_or_same(one.name): one.digest for one in instance.models}
 
 

@@ -32,6 +32,7 @@ from bridge_registry.rollouts.rollout_rules import RolloutPosition
 from bridge_registry.rpc import messages
 from bridge_registry.rpc.gate import Context, Gate
 from bridge_registry.rpc.load_messages import rollout_message
+from bridge_registry.standing import Standing
 from bridge_registry.traffic.config_desk import Applied, ConfigDesk
 from bridge_registry.traffic.policy_warning_rules import There, suspect_policies
 from bridge_registry.traffic.warning_rules import unserved
@@ -39,26 +40,6 @@ from bridge_wire.v1 import registry_pb2 as pb
 from bridge_wire.v1 import registry_pb2_grpc as rpc
 
 log = structlog.get_logger()
-
-
-class Standing(msgspec.Struct, frozen=True):
-    """How this registry stands.
-
-    Attributes:
-        leader: Whether it leads.
-        store_fault: Why the store does not answer, if so.
-        concerns: What an admin should look after.
-        name: Its own.
-        leader_name: Who leads, as far as it knows; empty: nobody.
-        leader_address: Where that one is reached.
-    """
-
-    leader: bool
-    store_fault: str
-    concerns: tuple[str, ...] = ()
-    name: str = ""
-    leader_name: str = ""
-    leader_address: str = ""
 
 
 class AdminService(rpc.AdminServicer):
