@@ -10,9 +10,11 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import gc
+import itertools
 import statistics
 import sys
 import time
+from collections import Counter
 from collections.abc import AsyncIterator, Callable
 from functools import partial
 from pathlib import Path
@@ -26,18 +28,39 @@ from bench.load import PROMPT_BYTES
 from bench.subjects import DOMAIN, Composed, compose
 from bridge_core.http1.client import ClientConnection
 from bridge_core.http1.connection import ServerConnection
+from bridge_core.http1.limits import HttpLimits
 
 CONNECTIONS, ROUNDS, EACH, TRACED = 32, 25, 1000, 96
-_BODY = b'{"model":"tiny","prompt":"%b","stream":false}' % (b"x" * PROMPT_BYTES)
-_ASK = (
-    b"POST /api/generate HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
-    b"Content-Length: %d\r\n\r\n%b" % (len(_BODY), _BODY)
-)
+_LAYERS = 5  # named in the table
+# The connections of a side are heard late, when all others were made and the machine is busy.
+_LIMITS = HttpLimits(head_s=3600.0, keep_alive_s=3600.0)
+
+
+def _ask(number: int, stream: bytes = b"false") -> bytes:
+    """A request of which no two are alike, in length and in words: what real traffic is."""
+    prompt = b"%d" % number + b"x" * (PROMPT_BYTES - 200 + number * 7 % 400)
+    body = b'{"model":"tiny","prompt":"%b","stream":%b}' % (prompt, stream)
+    head = b"POST /api/generate HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
+    return b"%bContent-Length: %d\r\n\r\n%b" % (head, len(body), body)
+
+
 _ANSWER = (
     b"HTTP/1.1 200 OK\r\nServer: nginx/1.22.1\r\nDate: Fri, 27 Nov 2026 22:00:00 GMT\r\n"
     b"Content-Type: application/json\r\nContent-Length: %d\r\nConnection: keep-alive\r\n\r\n%b"
     % (len(configs.BODY), configs.BODY.encode())
 )
+
+
+_STREAM = (
+    b"HTTP/1.1 200 OK\r\nContent-Type: application/x-ndjson\r\n"
+    b"Date: Fri, 27 Nov 2026 22:00:00 GMT\r\nTransfer-Encoding: chunked\r\n\r\n"
+)
+_TOKEN = b'{"model":"tiny","created_at":"2026-11-23T00:00:00Z","response":" token","done":false}\n'
+_LAST = b'{"model":"tiny","created_at":"2026-11-23T00:00:00Z","response":"","done":true}\n'
+
+
+def _chunk(data: bytes) -> bytes:
+    return b"%x\r\n%b\r\n" % (len(data), data)
 
 
 class _Certificate:
@@ -90,6 +113,15 @@ class _Side:
             upstream.connection_made(_Transport(partial(self._take_request, upstream)))  # type: ignore[arg-type]  # likewise
             made.pool.release(upstream)
 
+    def open_stream(self, at: int, data: bytes) -> ClientConnection:
+        """Has a request of the client `at` answered with a stream; returns where its rest comes from."""
+        self._clients[at].data_received(data)
+        if self._sent is None:
+            raise RuntimeError(f"answered without asking: {self._answered[:200]!r}")
+        upstream, _ = self._sent
+        upstream.data_received(_STREAM)
+        return upstream
+
     async def end(self) -> None:
         """Closes what is really open."""
         self.made.auditing.cancel()
@@ -118,16 +150,17 @@ def in_memory(folder: Path, _seconds: float, versions: list[str], command: str) 
     """The row `in-memory`."""
     rows = uvloop.run(_measure(folder))
     text = (
-        f"{CONNECTIONS} connections in turn, a {PROMPT_BYTES}-byte prompt; audit records are rendered and "
+        f"{CONNECTIONS} connections in turn, no two requests alike, prompts of {PROMPT_BYTES - 200} to "
+        f"{PROMPT_BYTES + 200} bytes; audit records are rendered and "
         f"written by their own thread. The best and the median of {ROUNDS} rounds of {EACH}.\n\n"
     )
-    head = ("what", "µs a request, best / median", "instructions of the interpreter")
+    head = ("what", "µs each, best / median", "instructions of the interpreter", "most of them in")
     results.record(
         "in-memory", "A request in Python alone", command, versions, text + results.table(head, rows)
     )
 
 
-LOCAL, HOP = "local hop", "entry and owner together, TLS left out"
+LOCAL, HOP, TOKEN = "local hop", "entry and owner together, TLS left out", "a token of a stream, local hop"
 
 
 @contextlib.asynccontextmanager
@@ -136,18 +169,30 @@ async def _ways(folder: Path) -> AsyncIterator[dict[str, Callable[[int], None]]]
     async with asyncio.TaskGroup() as group:
         peer = f"spiffe://{DOMAIN}/node/entry"  # who calls the owner
         sides = {
-            role: _Side(await compose(role, folder, group), peer if role == "owner" else None)
+            role: _Side(await compose(role, folder, group, limits=_LIMITS), peer if role == "owner" else None)
             for role in ("agent", "entry", "owner")
         }
+        sides["streams"] = _Side(await compose("agent", folder / "streams", group, limits=_LIMITS), None)
+        numbers = itertools.count()
 
         def local(at: int) -> None:
-            sides["agent"].request(at, _ASK, lambda _: _ANSWER)
+            sides["agent"].request(at, _ask(next(numbers)), lambda _: _ANSWER)
 
         def hop(at: int) -> None:
             behind = sides["owner"]
-            sides["entry"].request(at, _ASK, lambda sent: behind.request(at, sent, lambda _: _ANSWER))
+            ask = _ask(next(numbers))
+            sides["entry"].request(at, ask, lambda sent: behind.request(at, sent, lambda _: _ANSWER))
 
-        yield {LOCAL: local, HOP: hop}
+        streams: dict[int, ClientConnection] = {}
+
+        def token(at: int) -> None:
+            if at not in streams:
+                streams[at] = sides["streams"].open_stream(at, _ask(at, b"true"))
+            streams[at].data_received(_chunk(_TOKEN))
+
+        yield {LOCAL: local, HOP: hop, TOKEN: token}
+        for upstream in streams.values():
+            upstream.data_received(_chunk(_LAST) + b"0\r\n\r\n")
         for side in sides.values():
             await side.end()
 
@@ -158,11 +203,11 @@ async def instructions(folder: Path) -> dict[str, float]:
     async with _ways(folder) as ways:
         for name, one in ways.items():
             _run(one, 4 * CONNECTIONS)
-            found[name] = _instructions(one)
+            found[name] = _instructions(one).total()
     return found
 
 
-async def _measure(folder: Path) -> list[tuple[str, str, str]]:
+async def _measure(folder: Path) -> list[tuple[str, str, str, str]]:
     rows = []
     async with _ways(folder) as ways:
         for name, one in ways.items():
@@ -174,7 +219,9 @@ async def _measure(folder: Path) -> list[tuple[str, str, str]]:
                 times.append(_run(one, EACH))
                 await asyncio.sleep(0.01)  # the audit's turn
             best, median = min(times) * 1e6, statistics.median(times) * 1e6
-            rows.append((name, f"{best:.1f} / {median:.1f}", f"{_instructions(one):,.0f}"))
+            counted = _instructions(one)
+            layers = ", ".join(f"{layer} {count:,.0f}" for layer, count in counted.most_common(_LAYERS))
+            rows.append((name, f"{best:.1f} / {median:.1f}", f"{counted.total():,.0f}", layers))
     return rows
 
 
@@ -185,14 +232,14 @@ def _run(one: Callable[[int], None], times: int) -> float:
     return (time.perf_counter() - began) / times
 
 
-def _instructions(one: Callable[[int], None]) -> float:
-    """How many a request takes, library code in Python included."""
-    count = 0
+def _instructions(one: Callable[[int], None]) -> Counter[str]:
+    """How many each takes, by the package that they are of; library code in Python included."""
+    found: Counter[str] = Counter()
 
     def trace(frame: FrameType, event: str, _: Any) -> Any:
-        nonlocal count
         frame.f_trace_opcodes = True
-        count += event == "opcode"
+        if event == "opcode":
+            found[frame.f_globals["__name__"].rpartition(".")[0]] += 1
         return trace
 
     sys.settrace(trace)
@@ -200,4 +247,5 @@ def _instructions(one: Callable[[int], None]) -> float:
         _run(one, TRACED)
     finally:
         sys.settrace(None)
-    return count / TRACED
+    del found["bench"]  # the clients and the upstream
+    return Counter({layer: count / TRACED for layer, count in found.items()})  # type: ignore[misc]  # of floats

@@ -37,9 +37,10 @@ def missing() -> list[str]:
     return hints
 
 
-def version(command: list[str]) -> str:
-    """The first line that a program says of itself."""
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+def version(command: list[str], path: str | None = None) -> str:
+    """The first line that a program says of itself; `path` is the PYTHONPATH that it runs with."""
+    env = None if path is None else {**os.environ, "PYTHONPATH": path}
+    done = subprocess.run(command, capture_output=True, text=True, check=False, env=env)
     return next((line.strip() for line in (done.stdout + done.stderr).splitlines() if line.strip()), "?")
 
 
@@ -51,14 +52,16 @@ def free_port() -> int:
 
 
 @contextlib.contextmanager
-def pinned(command: list[str], port: int, *, core: str, log: Path) -> Iterator[subprocess.Popen[bytes]]:
+def pinned(
+    command: list[str], port: int, *, core: str, log: Path, env: dict[str, str] | None = None
+) -> Iterator[subprocess.Popen[bytes]]:
     """Runs a server on one core until the block ends; entered once its port answers.
 
     Raises:
         RuntimeError: it ended or did not listen within 15 s; carries the end of its log.
     """
     with log.open("wb") as out:
-        process = subprocess.Popen(["taskset", "-c", core, *command], stdout=out, stderr=out)
+        process = subprocess.Popen(["taskset", "-c", core, *command], stdout=out, stderr=out, env=env)
     try:
         _wait_for(port, process, log)
         yield process

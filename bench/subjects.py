@@ -128,6 +128,7 @@ async def compose(
     port: int = 0,
     upstream: int = 1,
     tls: TlsIdentity | None = None,
+    limits: http1.HttpLimits | None = None,
 ) -> Composed:
     """A gateway in this role; `group` runs its tasks."""
     node, on_peer = node_of(role), role in ("owner", "single")
@@ -152,6 +153,7 @@ async def compose(
         identify=peer_identity if on_peer else None,
         varying=VARYING if on_peer else frozenset(),
         error_body=made.error_body,
+        limits=limits,
     )
     return Composed(server, upstreams.pool(next(iter(view.index.targets.values()))), auditing)
 

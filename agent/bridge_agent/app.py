@@ -310,7 +310,8 @@ class Agent:
         folder = state.root / "audit"
         self._audit = made_of(folder, str(self._node), self._config.name, self._view, self._sealer)
         self._tally = BackendTally()
-        self._service = ServiceTally(self._config.instances.__contains__, time.monotonic)
+        self._own = frozenset(self._config.instances)
+        self._service = ServiceTally(self._own.__contains__, time.monotonic)
         self._demand = DemandTally(self._config.name, self._view)
         self._model_tally = ModelTally()
         self._last_use = LastUse()
@@ -512,7 +513,7 @@ class Agent:
         self._audit.put(record, body)
         self._tally.take(record)
         self._service.take(record)
-        if record.instance in self._config.instances:
+        if record.instance in self._own:
             self._golden.used(record.instance, record.model)
         self._demand.take(record)
         self._model_tally.take(record)
@@ -527,7 +528,7 @@ class Agent:
             self._supervisor.activity(record.instance, model=record.model, progress=generated)
 
     def _models_changed(self) -> None:
-        for instance in self._config.instances:
+        for instance in self._own:
             self._supervisor.refresh(instance)
 
     def _take_progress(self, instance: str, model: str) -> None:

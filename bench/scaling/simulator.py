@@ -14,7 +14,8 @@ import msgspec
 
 from bench.scaling.fleets import Fleet
 from bench.scaling.traffic import DAY_S, Arrival
-from bridge_agent.routing.admission_rules import AdmissionRefused, Admitted, Priority, SlotQueue
+from bridge_agent.routing.admission_answers import AdmissionRefused, Admitted
+from bridge_agent.routing.admission_rules import Priority, SlotQueue
 from bridge_agent.routing.choose import Load, choose
 from bridge_agent.routing.strategies import Turns
 from bridge_agent.routing.view import Index

@@ -20,7 +20,8 @@ import msgspec
 
 from bridge_agent.engines.view import LocalInstance
 from bridge_agent.routing import resume
-from bridge_agent.routing.admission_rules import Admitted, Priority, Queued, SlotQueue
+from bridge_agent.routing.admission_answers import Admitted, Queued
+from bridge_agent.routing.admission_rules import Priority, SlotQueue
 from bridge_agent.routing.choose import Decision, Load, choose, node_subject
 from bridge_agent.routing.health_rules import Failure, HealthBook, retry_allowed
 from bridge_agent.routing.load_rules import LoadBook

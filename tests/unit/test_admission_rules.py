@@ -8,14 +8,8 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from bridge_agent.routing.admission_rules import (
-    ADMITTED,
-    QUEUED,
-    AdmissionRefused,
-    Priority,
-    Queued,
-    SlotQueue,
-)
+from bridge_agent.routing.admission_answers import ADMITTED, QUEUED, AdmissionRefused, Queued
+from bridge_agent.routing.admission_rules import Priority, SlotQueue
 
 NORMAL = Priority.NORMAL
 

@@ -4,15 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from bridge_agent.routing.admission_rules import (
-    ADMITTED,
-    PRIORITIES,
-    QUEUED,
-    AdmissionRefused,
-    Priority,
-    Queued,
-    SlotQueue,
-)
+from bridge_agent.routing.admission_answers import ADMITTED, QUEUED, AdmissionRefused, Queued
+from bridge_agent.routing.admission_rules import PRIORITIES, Priority, SlotQueue
 
 HIGH, NORMAL, LOW = Priority.HIGH, Priority.NORMAL, Priority.LOW
 

@@ -6,7 +6,8 @@ import asyncio
 from collections.abc import Callable
 from typing import Final, Protocol
 
-from bridge_agent.routing.admission_rules import AdmissionAnswer, Priority, Queued, SlotQueue
+from bridge_agent.routing.admission_answers import AdmissionAnswer, Queued
+from bridge_agent.routing.admission_rules import Priority, SlotQueue
 from bridge_agent.routing.view import Index, Target
 
 # A real Ollama on a CPU goes on with a cancelled prefill for one batch, which takes two to three seconds.

@@ -11,7 +11,7 @@ from bridge_agent.gateway.replies import by_route
 from bridge_agent.gateway.routes import Framing, Kind
 from bridge_agent.gateway.stream_filter import EndlessLine, Renaming, StreamFilter
 from bridge_agent.peers.hop import LOAD, OURS, OVERHEAD, REFUSED, REQUEST_ID, Hop, lines_of
-from bridge_agent.routing.admission_rules import ADMITTED, AdmissionRefused
+from bridge_agent.routing.admission_answers import ADMITTED, AdmissionRefused
 from bridge_agent.routing.health_rules import Failure
 from bridge_agent.routing.request_rules import Hold, Phase, Try
 from bridge_agent.routing.resume import tracker_for

@@ -145,7 +145,7 @@ def _refuse_ambiguous(body: bytes, fields: Fields, shape: Shape) -> None:
             raise BadBody(f'ambiguous request body: "{key}" must be written "{key.casefold()}"')
     if b"\\u" in body and _outside(_ESCAPED_LETTER, body, fields):
         raise BadBody("ambiguous request body: escaped letters in a key")
-    for key in shape.keys & fields.keys():
+    for key in shape.keys.intersection(fields):
         quoted = b'"%b"' % key.encode()
         if body.count(quoted) > 1 and _outside(re.compile(quoted), body, fields) > 1:
             raise BadBody(f'ambiguous request body: "{key}" is given more than once')

@@ -15,9 +15,9 @@ from __future__ import annotations
 import math
 from collections import deque
 from enum import IntEnum
-from typing import Any, Final, Generic, TypeAlias, TypeVar
+from typing import Final, Generic, TypeVar
 
-import msgspec
+from bridge_agent.routing.admission_answers import ADMITTED, QUEUED, AdmissionAnswer, AdmissionRefused, Queued
 
 W = TypeVar("W")
 
@@ -35,28 +35,6 @@ class Priority(IntEnum):
 
 
 PRIORITIES: Final = {priority.name.lower().encode(): priority for priority in Priority}
-
-
-class Admitted(msgspec.Struct, frozen=True):
-    """It has a slot."""
-
-
-class Queued(msgspec.Struct, Generic[W], frozen=True):
-    """It waits; in place of `displaced`, where that is not None."""
-
-    displaced: W | None = None
-
-
-class AdmissionRefused(msgspec.Struct, frozen=True):
-    """It should go elsewhere, or come again after so many seconds."""
-
-    reason: str
-    retry_after_s: int
-
-
-AdmissionAnswer: TypeAlias = Admitted | Queued[W] | AdmissionRefused
-ADMITTED: Final = Admitted()
-QUEUED: Final[Queued[Any]] = Queued()
 
 
 class SlotQueue(Generic[W]):
