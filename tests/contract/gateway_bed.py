@@ -142,7 +142,7 @@ class BedNode:
 
 
 class Clock:
-    """Time that passes when a test says so: what lapses on a real one lapses on a machine that stalls, too."""
+    """Time that passes when a test says so: on a machine that stalls, what lapses does it any moment."""
 
     def __init__(self) -> None:
         self.now = time.monotonic()

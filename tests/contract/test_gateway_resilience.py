@@ -250,8 +250,12 @@ async def test_load_that_owners_report_steers_the_others(tmp_path: Path) -> None
     clock = Clock()
     policy = RoutePolicy(strategy="least_request")
     async with mesh(tmp_path, engines, policy=policy, now=clock) as bed:
+        bed.publish(
+            node__c=Node("c", f"127.0.0.1:{bed['c'].peer.port}", labels={"zone": "c"}),
+            route__held=Route("held", (Backend(ALL, labels={"zone": "c"}),)),  # nobody else is ever busy
+        )
         engines["c"].release.clear()
-        held = [asyncio.create_task(bed["c"].infer()) for _ in range(12)]
+        held = [asyncio.create_task(bed["c"].infer(model="held")) for _ in range(12)]
 
         def owner_told() -> bool:
             clock.passes()  # only here: what an owner said does not grow old before the choice
