@@ -175,7 +175,7 @@ def edits(folder: Path, _seconds: float, versions: list[str], command: str) -> N
 
 
 class _Editor:
-    """One of the processes that edit, a processor each: in a copy of its own, so that none reads another's edit."""
+    """One of the processes that edit, in a copy of its own, so that none reads another's edit."""
 
     log: Path
     whole: _Edited
