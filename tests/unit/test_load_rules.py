@@ -94,6 +94,17 @@ def test_nobody_waits_for_what_was_loaded_a_moment_ago() -> None:
     assert loads.join(load_of(), "y", 1.0 + FRESH_S)
 
 
+def test_what_was_unloaded_since_is_waited_for_again() -> None:
+    loads = InstanceLoads[str]()
+    for model in "ab":
+        loads.join(load_of(model), "x", 0.0)
+        loads.begin(0.0)
+        loads.ended(1.0, loaded=True)
+    loads.unloaded("a")
+    assert loads.join(load_of("a"), "y", 1.0)
+    assert not loads.join(load_of("b"), "y", 1.0)
+
+
 def test_after_a_failure_the_next_one_tries_again() -> None:
     loads = InstanceLoads[str]()
     loads.join(load_of(), "x", 0.0)

@@ -208,14 +208,11 @@ class Attempt(ResponseSink):
     def _send(self) -> Fault | None:
         """Sends it once the model is in memory: what is loaded for one client alone would go with it."""
         request, target = self._request, self.tried.target
-        if (
-            target.local
-            and request.state.loading is not None
-            and request.route.kind is Kind.INFER
-            and request.serving.model not in target.loaded
-            and self._awaits_load(request.state.loading)
-        ):
-            return None
+        if target.local and request.state.loading is not None and request.route.kind is Kind.INFER:
+            if request.asked.slotless:
+                request.state.loading.unloaded(target.id, request.serving.model)
+            elif request.serving.model not in target.loaded and self._awaits_load(request.state.loading):
+                return None
         return self._forward()
 
     def _awaits_load(self, loading: ModelLoading) -> bool:
@@ -224,7 +221,7 @@ class Attempt(ResponseSink):
         state, name = request.state, request.serving.model
         target = state.view.index.targets.get(instance)  # as it is now: it may have waited for a slot
         copy = state.view.index.copies(name).get(instance)
-        if target is None or copy is None or name in target.loaded or asked.slotless:
+        if target is None or copy is None or name in target.loaded:
             return False
         options = LoadOptions() if asked.packed else load_options(asked.body)
         if options is None:

@@ -73,5 +73,8 @@ class ModelLoading(Protocol):
     def leave(self, instance: str, waiter: LoadWaiter) -> None:
         """It waits no longer; the load that it waited for goes on if it has begun."""
 
+    def unloaded(self, instance: str, model: str) -> None:
+        """A client has the model of this canonical name taken out of the instance's memory."""
+
     def rest_s(self, instance: str) -> float:
         """Seconds until the load that goes on there is done, as far as can be told; 0: nobody knows."""

@@ -127,6 +127,10 @@ class InstanceLoads(Generic[W]):
             self._fresh[load.key] = now + FRESH_S
         return tuple(load.waiters)
 
+    def unloaded(self, model: str) -> None:
+        """Somebody had it taken out of memory: who asks next waits for a load again."""
+        self._fresh = {key: until for key, until in self._fresh.items() if key.model != model}
+
     def expected_s(self, model: str, size: int) -> float:
         """How long a load of this model would take (rule 5); 0: nobody knows."""
         took = self._took.get(model)

@@ -127,6 +127,12 @@ class ModelLoads:
         if loads is not None:
             loads.leave(waiter)
 
+    def unloaded(self, instance: str, model: str) -> None:
+        """A client has the model of this canonical name taken out of the instance's memory."""
+        loads = self._loads.get(instance)
+        if loads is not None:
+            loads.unloaded(model)
+
     def rest_s(self, instance: str) -> float:
         """Seconds until the load that goes on there is done, as far as can be told; 0: nobody knows."""
         loads = self._loads.get(instance)

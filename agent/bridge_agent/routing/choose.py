@@ -264,7 +264,7 @@ def _among(
         ranked = sorted(candidates, key=lambda one: one.id not in begun)
         order = tuple(strategies.apart(ranked)[:MAX_CANDIDATES])
     else:
-        order = _order(pool, candidates, load, policy, skipped, rotation=rotation)
+        order = _order(pool, candidates, load, policy, skipped, rotation="" if on_ring else rotation)
     if last:
         order = (*order, *last)[:MAX_CANDIDATES]
     work = tuple(load.work.get(target.id, 0) for target in order)
@@ -288,14 +288,14 @@ def _order(
     *,
     rotation: str,
 ) -> tuple[Target, ...]:
-    """The candidates in the strategy's order; `rotation` names whose turns these are."""
+    """The candidates in the order of the strategy; `rotation`: whose turns these are, empty on the ring."""
     work, window = load.work, policy.slow_start_s
     slow = {
         id_: pool.targets[id_].capacity * ramp(age, window)
         for id_, age in load.ages.items()
         if age < window and id_ in pool.targets
     }
-    if policy.strategy == "ring_hash":
+    if not rotation:
         room = _room(pool, candidates, work, policy.bounded_load)
         under, over = strategies.ring_hash(candidates, pool.name, slow, work, room)
         if load.outlook is not None:

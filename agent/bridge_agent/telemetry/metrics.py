@@ -201,6 +201,7 @@ class _AgentCollector(Collector):
         if loads is not None:
             outcomes = {"done": loads.done, "failed": loads.failed}
             yield _counters("bridge_model_loads", "Loads of models that ended.", "outcome", outcomes)
+            yield _counter("bridge_model_loads_begun", "Loads of models that began.", loads.begun)
             yield _counter("bridge_model_load_waiters", "Requests that waited for a load.", loads.joined)
             yield _counter(
                 "bridge_model_loads_left", "Loads done that nobody waited for any more.", loads.left_behind
