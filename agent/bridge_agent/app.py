@@ -375,6 +375,7 @@ class Agent:
             grpc=grpc,
             calls=application.calls,
             serving=serving,
+            shared=self._inherited.keys(),
         )
 
     def _make_models(self) -> ModelDesk | None:
