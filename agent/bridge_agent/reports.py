@@ -20,6 +20,7 @@ from bridge_agent.health.rollout_probe import RolloutProber
 from bridge_agent.lifecycle import Phase
 from bridge_agent.limits.isolation_report import IsolationReport, concerns
 from bridge_agent.limits.node_isolation import NodeIsolation
+from bridge_agent.loading.model_loads import ModelLoads
 from bridge_agent.membership.link_status import LinkReport
 from bridge_agent.membership.mesh_trust import MeshTrust
 from bridge_agent.membership.registry_api import InstanceLoad, LoadReport
@@ -59,6 +60,7 @@ class Reports:
         tally: What became of requests, by backend.
         demand: What models that are scaled were asked here.
         models: The same by model.
+        loads: What its engines bring into memory.
         audit: What was written and lost.
         cosigning: Who vouches for it.
         anchoring: How far it is stamped.
@@ -87,6 +89,7 @@ class Reports:
         tally: BackendTally,
         demand: DemandTally,
         models: ModelTally,
+        loads: ModelLoads,
         audit: AuditLog,
         cosigning: Cosigning,
         anchoring: Anchoring,
@@ -111,6 +114,7 @@ class Reports:
         self._tally = tally
         self._demand = demand
         self._models = models
+        self._loads = loads
         self._audit = audit
         self._cosigning = cosigning
         self._anchoring = anchoring
@@ -182,7 +186,10 @@ class Reports:
             authorities=tuple(AuthorityReport(one.kind, one.name, one.ends) for one in self._trust.lives),
             links=self._links(),
             instances=instance_reports(
-                self._engines.instances(), self._engines.status(), reports, self._health.verdict
+                self._loads.shown(self._engines.instances()),
+                self._engines.status(),
+                reports,
+                self._health.verdict,
             ),
             node_class=isolation.node_class.name,
             node_class_from=isolation.source,
@@ -229,6 +236,7 @@ class Reports:
             anchoring=self._anchoring,
             witness=self._witness,
             waiting=self._gateway.waiting,
+            loads=self._loads.figures,
             isolation=self.isolation,
             gpus=self._isolation.gpus,
             domains=self._isolation.domains,
