@@ -127,6 +127,7 @@ class Registry:
         rollouts: Moves them on.
         health: What there is to say against instances.
         alerting: Alerts, and who is told of them.
+        alert_figures: Metrics of both.
         feed: What people watch.
         quotas: Lends them, and keeps what was used.
         mesh_config_watch: Applies the folder of `--mesh-config`; None without one.
@@ -263,6 +264,7 @@ class Registry:
             mesh=domain,
             state=settings.state_dir,
         )
+        self.alert_figures = AlertFigures(self.alerting.desk, self.alerting.courier)
         self._alerting_service = AlertingService(gate, self.alerting, self._leadership.check_serving)
         self._health_service = HealthService(
             gate,
@@ -354,7 +356,7 @@ class Registry:
                 figures,
                 ScalingFigures(self.scaling),
                 MeshFigures(self.feed, self._traffic),
-                AlertFigures(self.alerting.desk, self.alerting.courier),
+                self.alert_figures,
             )
             app = self._admin_app = AdminApp(collectors, self._readiness, socket.gethostname())
             host, port = self.settings.admin

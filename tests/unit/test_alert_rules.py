@@ -99,10 +99,13 @@ def test_who_begins_to_lead_goes_on_from_what_was_known() -> None:
     assert known["disk@n1/0"] == alerts["disk@n1/0"], "what is over stays over"
     assert (known["queue@n1/0"].since, known["queue@n1/0"].last) == (10.0, 100.0)
     assert len(known) == 2, "nothing began in the future"
-    later = settle(known, (), drained=(), moving=(), now=140.0, quiet_s=45.0)
+    later = settle(known, (), drained=(), moving=(), now=145.0, office=100.0)
     assert not later["queue@n1/0"].ended
-    later = settle(known, (), drained=(), moving=(), now=145.1, quiet_s=45.0)
+    later = settle(known, (), drained=(), moving=(), now=145.1, office=100.0)
     assert later["queue@n1/0"].ended == 100.0
+    again = settle(known, (seen("queue"),), drained=(), moving=(), now=101.0, office=100.0)
+    later = settle(again, (), drained=(), moving=(), now=116.1, office=100.0)
+    assert later["queue@n1/0"].ended == 101.0, "what was seen since is as any other"
 
 
 def test_a_clock_that_is_set_back_keeps_nothing_for_ever() -> None:

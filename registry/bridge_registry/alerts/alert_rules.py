@@ -3,7 +3,7 @@
 Rules:
 1. An alert's id is its name and place: what is wrong still, or again, is the same alert.
 2. It ends when it was not seen for `QUIET_S`; so what flickers is one alert and not many. Who begins to lead
-   hears of nobody at first: for `OFFICE_S` nothing ends.
+   hears of nobody at first: what it took over ends after `OFFICE_S`.
 3. It is silent while its node is drained. While a rollout moves, what requests come to is silent: that
    changes on purpose then. A disk fills all the same, and answers that are wrong are told of in any case.
 4. Those that are over are kept for people to look at: the newest `KEPT`.
@@ -86,7 +86,7 @@ def settle(
     drained: Collection[str],
     moving: Collection[str],
     now: float,
-    quiet_s: float = QUIET_S,
+    office: float = 0.0,
 ) -> dict[str, Alert]:
     """The alerts after a look.
 
@@ -96,7 +96,7 @@ def settle(
         drained: Nodes that were told to take no work.
         moving: Rollouts that are under way.
         now: Unix seconds.
-        quiet_s: After how long without being seen one ends.
+        office: When this registry began to lead, as `resumed` was told it.
     """
     after = dict(alerts)
     for one in _bounded(seen, alerts):
@@ -106,6 +106,7 @@ def settle(
         after[one.id] = Alert(one, since, now, 0.0, _silence(one, drained, moving))
     for id_, alert in after.items():
         # Where the clock was set back since, nobody knows how long that is: it is seen again, or over.
+        quiet_s = OFFICE_S if alert.last == office else QUIET_S
         if not alert.ended and not alert.last <= now <= alert.last + quiet_s:
             after[id_] = msgspec.structs.replace(alert, ended=max(alert.last, alert.since, 1.0))
     over = sorted((alert.ended, id_) for id_, alert in after.items() if alert.ended)

@@ -244,12 +244,14 @@ def _of_group(
 
 def _is_news(plan: ReceiverPlan, alert: Alert, told: Told | None) -> bool:
     """Whether a receiver is still to be told of it."""
-    known = told is not None and told.since == alert.since
     if alert.ended:
-        if known:
-            return plan.send_resolved and not (told is not None and told.over)
+        if told is not None and not told.over:  # of this one, or of one before it: it is believed to last
+            return plan.send_resolved
+        if told is not None and told.since == alert.since:
+            return False
         lasted = alert.ended - alert.since > plan.group_wait_s
         return plan.send_resolved and lasted and not alert.silenced and plan.wants(alert)
+    known = told is not None and told.since == alert.since
     return not known and not alert.silenced and plan.wants(alert)
 
 

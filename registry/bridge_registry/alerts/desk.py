@@ -11,7 +11,7 @@ import structlog
 from bridge_core.errors import BridgeError
 from bridge_core.snapshot import Snapshot
 from bridge_registry.alerts import threshold_rules
-from bridge_registry.alerts.alert_rules import OFFICE_S, QUIET_S, Alert, Seen, essence, resumed, settle
+from bridge_registry.alerts.alert_rules import Alert, Seen, essence, resumed, settle
 from bridge_registry.alerts.alert_store import AlertStore
 from bridge_registry.alerts.figure_rules import Sample, Trails, counted, is_counted, measured
 from bridge_registry.alerts.threshold_rules import RulePlan, Watched
@@ -55,7 +55,7 @@ class AlertDesk:
         self._now = now
         self._clock = clock
         self._term = ""
-        self._office = 0.0
+        self._office, self._began = 0.0, 0.0  # when this registry began to lead: monotonic, and Unix seconds
         self._alerts: dict[str, Alert] = {}
         self._saved: frozenset[tuple[str, float, float, str]] = frozenset()
         self._watched: dict[str, dict[str, Watched]] = {}
@@ -104,9 +104,10 @@ class AlertDesk:
         snapshot = self._snapshot()
         drained = {one.name for one in snapshot.nodes.values() if one.state != "active"}
         before = self._alerts
-        quiet = OFFICE_S if clock - self._office < OFFICE_S else QUIET_S
         seen = [*self._found(snapshot, clock), *self._ruled()]
-        self._alerts = settle(before, seen, drained=drained, moving=self._moving(), now=now, quiet_s=quiet)
+        self._alerts = settle(
+            before, seen, drained=drained, moving=self._moving(), now=now, office=self._began
+        )
         for id_, alert in self._alerts.items():
             old = before.get(id_)
             if not alert.ended and (old is None or old.ended):
@@ -139,7 +140,8 @@ class AlertDesk:
         now, clock = self._now(), self._clock()
         self._alerts = resumed(known, now)
         self._saved = essence(self._alerts)
-        self._term, self._office, self._judged = term, clock, float("-inf")
+        self._term, self._office, self._began = term, clock, now
+        self._judged = float("-inf")
         self._trails, self._watched, self._followed = Trails(), {}, {}
         lasting = [one.seen for one in self._alerts.values() if not one.ended]
         for plan in self._rules():
