@@ -102,7 +102,7 @@ def _asked(rule: str, where: Where) -> Any:
 def status_lines(answer: Any) -> Iterable[str]:
     """An AlertingStatusResponse for people."""
     if answer.rules:
-        rows = [("RULE", "FIGURE", "WRONG", "SEVERITY", "WATCHED", "RAISED")]
+        rows: list[tuple[str, ...]] = [("RULE", "FIGURE", "WRONG", "SEVERITY", "WATCHED", "RAISED")]
         rows += [
             (
                 one.name,

@@ -13,6 +13,7 @@ from bridge_cli.audit_verifying import verify
 from bridge_core.snapshot import Node
 from bridge_registry.audit import _LOOKS
 from bridge_wire.v1 import (
+    alerting_pb2,
     authority_pb2,
     clients_pb2,
     console_pb2,
@@ -44,10 +45,20 @@ RECORDED = {
     *("Join", "RenewExpired", "Renew", "Leave", "CreateToken", "RevokeToken", "Apply", "Rollback", "Drain"),
     *("Revoke", "CommandRollout", "Restore", "RotateAuthority", "GetAuthorities", "CreateClient"),
     *("ListClients", "RotateClient", "BlockClient", "DeleteClient", "CertifyClient", "CreateAdmin"),
-    *("ListAdmins", "DeleteAdmin", "TestAccess", "LeaseCells", "Usage", "Use"),
+    *("ListAdmins", "DeleteAdmin", "TestAccess", "LeaseCells", "Usage", "Use", "TryReceiver"),
 }
 WIRE = (
-    *(authority_pb2, clients_pb2, console_pb2, externalscaler_pb2, health_pb2, pb, policy_pb2, quota_pb2),
+    *(
+        alerting_pb2,
+        authority_pb2,
+        clients_pb2,
+        console_pb2,
+        externalscaler_pb2,
+        health_pb2,
+        pb,
+        policy_pb2,
+        quota_pb2,
+    ),
     scaling_pb2,
 )
 
