@@ -27,6 +27,7 @@ from bridge_cli import (
     restore_command,
     status_commands,
     traffic_commands,
+    upgrade_commands,
     watch_commands,
 )
 from bridge_cli.access import default_state_dir
@@ -170,6 +171,7 @@ autoscale_commands.register(app)
 traffic_commands.register(app)
 backup_commands.register(app)
 restore_command.register(app)
+upgrade_commands.register(app)
 hindsight_commands.register(app)
 audit_commands.register(app)
 

@@ -50,6 +50,12 @@ _LOOKS: Final = frozenset(
         "WatchEvents",
         "Instances",
         "Alerts",
+        "ListClients",
+        "ListAdmins",
+        "GetAuthorities",
+        "TestAccess",
+        "Usage",
+        "Use",
     }
 )
 # What is secret, or too long to be of use.

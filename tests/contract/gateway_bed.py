@@ -7,7 +7,7 @@ import contextlib
 import json
 import ssl
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -141,6 +141,19 @@ class BedNode:
         return await self.ask("POST", path, body, headers)
 
 
+class Clock:
+    """Time that passes when a test says so: on a machine that stalls, what lapses does it any moment."""
+
+    def __init__(self) -> None:
+        self.now = time.monotonic()
+
+    def __call__(self) -> float:
+        return self.now
+
+    def passes(self, seconds: float = 0.1) -> None:
+        self.now += seconds
+
+
 class Bed:
     """The nodes, and the snapshot they share."""
 
@@ -191,9 +204,13 @@ async def mesh(
     *,
     policy: RoutePolicy | None = None,
     meters: dict[str, Meter] | None = None,
+    now: Callable[[], float] = time.monotonic,
     **config: Any,
 ) -> AsyncIterator[Bed]:
-    """A running mesh of one node an engine; `meters` is filled with a meter of each node."""
+    """A running mesh of one node an engine; `meters` is filled with a meter of each node.
+
+    `now` is the gateways' clock: how old is what they know of one another. Timers are the loop's.
+    """
     bed = Bed()
     config.setdefault("resume", None)  # what dies stays dead, unless a test is about the opposite
     if policy is not None:
@@ -210,7 +227,9 @@ async def mesh(
             meter = None
             if meters is not None:
                 meter = meters[name] = Meter(name, view)
-            gateway = Gateway(settings, view, upstreams, group, authenticator=authenticator, meter=meter)
+            gateway = Gateway(
+                settings, view, upstreams, group, authenticator=authenticator, meter=meter, now=now
+            )
             local = await serve(
                 gateway.http_app(ListenerKind.LOCAL),
                 name="local",

@@ -24,7 +24,7 @@ from bridge_agent.telemetry.tally import BackendTally
 from bridge_core.http1 import Exchange, HttpExchange, Pool, coroutine_app, serve
 from bridge_core.snapshot import Backend, Node, Route, RoutePolicy
 from bridge_core.traffic import AdmissionPolicy, Outlier, Retries
-from tests.contract.gateway_bed import Answer, Bed, mesh
+from tests.contract.gateway_bed import Answer, Bed, Clock, mesh
 from tests.contract.test_gateway_mesh import ALL, session_for
 from tests.fakes.recorded_engine import Asked, Fault, RecordedEngine
 from tests.support import eventually
@@ -247,13 +247,22 @@ async def test_a_peer_that_stopped_is_passed_over_soon(tmp_path: Path) -> None:
 
 async def test_load_that_owners_report_steers_the_others(tmp_path: Path) -> None:
     engines = {name: RecordedEngine((ALL,), slots=4) for name in "abc"}
-    async with mesh(tmp_path, engines, policy=RoutePolicy(strategy="least_request")) as bed:
+    clock = Clock()
+    policy = RoutePolicy(strategy="least_request")
+    async with mesh(tmp_path, engines, policy=policy, now=clock) as bed:
+        bed.publish(
+            node__c=Node("c", f"127.0.0.1:{bed['c'].peer.port}", labels={"zone": "c"}),
+            route__held=Route("held", (Backend(ALL, labels={"zone": "c"}),)),  # nobody else is ever busy
+        )
         engines["c"].release.clear()
-        held = [asyncio.create_task(bed["c"].infer()) for _ in range(12)]
-        await eventually(lambda: engines["c"].running >= 1)
+        held = [asyncio.create_task(bed["c"].infer(model="held")) for _ in range(12)]
+
+        def owner_told() -> bool:
+            clock.passes()  # only here: what an owner said does not grow old before the choice
+            return bed["a"].gateway.known_work().get("c/0", 0) > 1
+
+        await eventually(owner_told, 30)
         for _ in range(6):
-            # Each time: on a busy machine an owner's word may be forgotten before the next one comes.
-            await eventually(lambda: bed["a"].gateway.known_work().get("c/0", 0) > 1, 30)
             answer = await bed["a"].infer()
             assert answer.headers.get(b"x-bridge-node") != b"c"
         engines["c"].release.set()
