@@ -47,6 +47,7 @@ from bridge_agent.limits.node_isolation import NodeIsolation, in_force
 from bridge_agent.limits.surroundings import engine_groups, open_gpus
 from bridge_agent.listeners import NAMES, address_of, bind_all, connections_of, raise_descriptors
 from bridge_agent.listening import Listening
+from bridge_agent.loading.model_loads import ModelLoads
 from bridge_agent.lock import AgentLock
 from bridge_agent.membership.advertise import subject_names
 from bridge_agent.membership.clock import ClockWatch
@@ -172,6 +173,7 @@ class Agent:
                 "golden-prompts": self._asker.run,
                 "health": self._health.run,
                 "model-holding": self._holding.run,
+                "model-loads": self._loads.run,
                 "isolation": self._launcher.run,
                 "gpus": self._keeper.run,
                 "node-class": self._isolation.run,
@@ -304,6 +306,13 @@ class Agent:
             changed=self._supervisor.refresh,
             clock=time.monotonic,
         )
+        self._loads = ModelLoads(
+            self._supervisor.instances,
+            health.connect,
+            changed=self._loads_changed,
+            now=time.monotonic,
+            wall=time.time,
+        )
 
     def _serve_requests(self) -> None:
         state = self._state
@@ -329,6 +338,7 @@ class Agent:
             meter=self._meter,
             authenticator=authenticator,
         )
+        self._gateway.load_with(self._loads)
         self._models = self._make_models()
         self._gateway.on_record(self._take_record)
         self._audit.on_refusal(self._gateway.refuse_all)
@@ -365,6 +375,7 @@ class Agent:
             grpc=grpc,
             calls=application.calls,
             serving=serving,
+            shared=self._inherited.keys(),
         )
 
     def _make_models(self) -> ModelDesk | None:
@@ -442,6 +453,7 @@ class Agent:
             tally=self._tally,
             demand=self._demand,
             models=self._model_tally,
+            loads=self._loads,
             audit=self._audit,
             cosigning=self._cosigning,
             anchoring=self._anchoring,
@@ -503,7 +515,7 @@ class Agent:
         return engine_address(one.host, one.port, one.network_pid)
 
     def _publish_engines(self, found: tuple[LocalInstance, ...]) -> None:
-        instances = self._isolation.view(found)
+        instances = self._loads.shown(self._isolation.view(found))
         self._view.publish_local(instances)
         if self._lifecycle.phase != "draining":
             self._registration.publish(records.registered(instances, self._config.name))
@@ -529,6 +541,10 @@ class Agent:
     def _models_changed(self) -> None:
         for instance in self._config.instances:
             self._supervisor.refresh(instance)
+
+    def _loads_changed(self, instance: str) -> None:
+        self._publish_engines(self._supervisor.instances())
+        self._supervisor.refresh(instance)
 
     def _take_progress(self, instance: str, model: str) -> None:
         self._supervisor.activity(instance, model=model, progress=True)

@@ -9,6 +9,8 @@ from collections.abc import Iterable
 
 import msgspec
 
+from bridge_core.snapshot import LoadingModel
+
 
 class InstancePicture(msgspec.Struct, frozen=True):
     """An engine: what it has, and what it does at this moment."""
@@ -22,6 +24,7 @@ class InstancePicture(msgspec.Struct, frozen=True):
     weight: int = 100
     models: tuple[str, ...] = ()
     loaded: tuple[str, ...] = ()
+    loading: tuple[LoadingModel, ...] = ()
 
 
 class NodePicture(msgspec.Struct, frozen=True):

@@ -56,12 +56,11 @@ class HeldEngine:
         self.running = 0
 
     async def handle(self, exchange: Exchange) -> None:
+        models = [{"name": name, "model": name, "digest": "0" * 64} for name in self.models]
         answers: dict[str, Any] = {
             "/api/version": {"version": "0.0.0"},
-            "/api/tags": {
-                "models": [{"name": name, "model": name, "digest": "0" * 64} for name in self.models]
-            },
-            "/api/ps": {"models": []},
+            "/api/tags": {"models": models},
+            "/api/ps": {"models": models},
         }
         path = exchange.request.path
         if path in answers:

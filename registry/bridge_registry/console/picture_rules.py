@@ -92,6 +92,7 @@ def _node(one: NodeStanding, members: Iterable[Instance], seen: Seen) -> NodePic
             weight=member.weight,
             models=tuple(sorted(display_or_same(model.name) for model in member.models)),
             loaded=tuple(sorted(map(display_or_same, member.loaded))),
+            loading=member.loading,
         )
         for member in sorted(members, key=lambda member: natural(member.id))
     )
