@@ -18,6 +18,7 @@ import hypothesis
 import pytest
 
 ROOT = str(Path(__file__).resolve().parents[1])
+_DECIDING = ("/bridge_agent/routing/", "/bridge_core/policy/")  # beside the `*_rules.py`
 _record: Path | None = None
 _changed: tuple[str, Path] | None = None
 _codes: dict[CodeType, str | None] = {}
@@ -59,7 +60,7 @@ def _profile(frame: FrameType, event: str, _argument: Any) -> None:
     code = frame.f_code
     if code not in _codes:
         name = code.co_filename
-        rules = name.endswith("_rules.py") or "/bridge_agent/routing/" in name
+        rules = name.endswith("_rules.py") or any(folder in name for folder in _DECIDING)
         inside = name.startswith(ROOT) and rules
         _codes[code] = f"{os.path.relpath(name, ROOT)}:{code.co_firstlineno}" if inside else None
     where = _codes[code]
