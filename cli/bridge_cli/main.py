@@ -12,6 +12,7 @@ import typer
 from bridge_cli import (
     admin_commands,
     admins_commands,
+    alerting_commands,
     audit_commands,
     autoscale_commands,
     backup_commands,
@@ -163,6 +164,7 @@ admin_commands.register(app)
 app.add_typer(client_commands.clients, name="client")
 app.add_typer(admins_commands.admins, name="admin")
 health_commands.register(app)
+alerting_commands.register(app)
 policy_commands.register(app)
 quota_commands.register(app)
 autoscale_commands.register(app)
