@@ -27,8 +27,9 @@ from bridge_registry.enrolment.store_access import EtcdAccess
 from bridge_registry.records import NodeRecord, SerialRecord, encode
 from bridge_registry.store_guard import app as guard_app
 from bridge_registry.store_guard.app import GuardOptions, GuardProcess
-from tests.contract.store.beds import QUICK, free_port
+from tests.contract.store.beds import QUICK
 from tests.etcd_server import EtcdServer
+from tests.ports import free_port
 from tests.support import eventually, kept
 
 MESH = "bridge.local"

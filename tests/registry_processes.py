@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import urllib.request
@@ -18,16 +17,11 @@ import grpc.aio
 from bridge_core.etcd_server import EtcdOptions
 from bridge_core.registry_channel import open_channel
 from tests.etcd_server import EtcdServer
+from tests.ports import free_port
 
 COMMAND = [sys.executable, "-c", "from bridge_registry.cli import run; run()"]
 # What a second registry gets.
 SHARED = ("authorities.json", "keyring", "kek", "etcd-ca.pem", "etcd-ca.key")
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def init(state: Path, name: str) -> None:

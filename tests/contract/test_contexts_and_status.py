@@ -16,6 +16,7 @@ from typer.testing import CliRunner, Result
 from bridge_cli.main import app
 from bridge_wire.v1 import registry_pb2 as wire
 from tests.contract.admin_bed import Registry, serving
+from tests.ports import free_port
 
 NOW = int(time.time())
 
@@ -41,8 +42,7 @@ def set_context(name: str, *registries: Registry) -> Result:
 
 
 def free_address() -> str:
-    with socket.create_server(("127.0.0.1", 0)) as taken:
-        return f"127.0.0.1:{taken.getsockname()[1]}"
+    return f"127.0.0.1:{free_port()}"
 
 
 def status(**more: object) -> wire.StatusResponse:

@@ -24,6 +24,7 @@ from bridge_core.registry_channel import CertificateRefused, ClockFault, WrongAu
 from bridge_wire.v1 import registry_pb2 as pb
 from bridge_wire.v1.registry_pb2_grpc import AdminStub
 from tests.fakes.store import FakeEtcd
+from tests.ports import free_port
 from tests.registry_bed import leading
 
 MESH = "bridge.local"
@@ -133,9 +134,9 @@ async def test_a_certificate_of_another_time_is_told_as_a_clocks_fault(
     assert capfd.readouterr().err == ""  # gRPC's core writes lines of its own where it does the TLS
 
 
-async def test_nobody_there_is_said_at_once(unused_tcp_port: int) -> None:
+async def test_nobody_there_is_said_at_once() -> None:
     with pytest.raises(BridgeError, match=r"no registry answers at .*: Connection refused"):
-        await call(f"127.0.0.1:{unused_tcp_port}")
+        await call(f"127.0.0.1:{free_port()}")
 
 
 async def test_a_registry_that_hangs_up_is_told_apart_from_one_that_is_away(tmp_path: Path) -> None:

@@ -47,6 +47,7 @@ from bridge_wire.v1 import registry_pb2 as pb
 from bridge_wire.v1 import registry_pb2_grpc as rpc
 from bridge_wire.v1.clients_pb2_grpc import ClientsStub
 from tests.etcd_server import EtcdServer
+from tests.ports import free_port
 from tests.registry_bed import make_settings
 from tests.support import eventually, kept
 
@@ -62,12 +63,6 @@ def command(*arguments: object) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [*COMMAND, *map(str, arguments)], capture_output=True, text=True, timeout=60, check=False
     )
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 class Mesh:

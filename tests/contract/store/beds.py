@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import signal
-import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -21,6 +20,7 @@ from bridge_wire.etcd.rpc_pb2 import CompactionRequest
 from bridge_wire.etcd.rpc_pb2_grpc import KVStub
 from tests.etcd_server import EtcdServer
 from tests.fakes.store import FakeEtcd, FakeStore
+from tests.ports import free_port
 from tests.support import eventually
 
 # Short waits, so that silence is noticed within a test's patience.
@@ -85,12 +85,6 @@ class Certificates:
     def client_tls(self, name: str) -> ClientTls:
         cert, key = self.issue(name)
         return ClientTls(cert=cert, key=key, ca=self.ca)
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 class EtcdBed:

@@ -25,7 +25,8 @@ from bridge_wire.etcd.rpc_pb2 import (
     AuthUserGrantRoleRequest,
 )
 from bridge_wire.etcd.rpc_pb2_grpc import AuthStub
-from tests.contract.store.beds import QUICK, Certificates, EtcdBed, free_port
+from tests.contract.store.beds import QUICK, Certificates, EtcdBed
+from tests.ports import free_port
 from tests.support import eventually, kept
 
 pytestmark = pytest.mark.etcd

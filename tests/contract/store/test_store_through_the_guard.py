@@ -23,6 +23,7 @@ from bridge_wire.etcd.rpc_pb2 import LeaseRevokeRequest
 from bridge_wire.etcd.rpc_pb2_grpc import LeaseStub
 from tests.contract.store.beds import QUICK
 from tests.guard_bed import GuardBed, Holder, registered
+from tests.ports import free_port
 from tests.support import eventually, kept
 
 pytestmark = pytest.mark.etcd
@@ -68,8 +69,8 @@ async def _there(bed: GuardBed, expected: set[str]) -> bool:
 
 async def test_a_lease_lives_on_over_a_restart_of_the_guard(bed: GuardBed) -> None:
     node = await bed.enrol("one")
-    async with bed.guard() as guard:
-        port = guard.port
+    port = free_port()
+    async with bed.guard(port):
         store = EtcdStore([bed.guard_url], node.tls, timing=QUICK)
         lease = await registered(store, KEY, ttl_s=TTL_S * 3)
         held = lease.id
