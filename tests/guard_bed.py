@@ -83,7 +83,7 @@ class GuardBed:
             guard = GuardProcess(options, store, endpoints)
             serving = asyncio.create_task(guard.serve())
             try:
-                await asyncio.wait_for(guard.started.wait(), 10.0)
+                await asyncio.wait_for(guard.started.wait(), 60)
                 self.guard_url = f"https://127.0.0.1:{guard.port}"
                 await eventually(lambda: guard.table.whole)
                 yield guard
@@ -185,7 +185,7 @@ class Holder:
 async def registered(store: EtcdStore, key: str, value: bytes = b"{}", ttl_s: float = 30.0) -> Any:
     """Puts a record under a lease of its own; returns the lease."""
     lease = kept(store, ttl_s)
-    await asyncio.wait_for(lease.changed(0), 10.0)
+    await asyncio.wait_for(lease.changed(0), 60)
     assert (await store.commit([Put(key, value, lease=lease.id)])).committed
     return lease
 

@@ -1,8 +1,8 @@
 """Ports for what tests start: chosen now, listened on later, and nobody else's in between.
 
 The kernel gives ports of a range of its own (`ip_local_port_range`) to connections and to whoever listens
-on port 0, so a port of that range that was free a moment ago may be anybody's. These lie below it, and workers
-of one run draw from ranges of their own.
+on port 0, so a port of that range that was free a moment ago may be anybody's. These lie below it, and the
+workers of one run draw from ranges of their own.
 """
 
 from __future__ import annotations

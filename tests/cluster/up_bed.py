@@ -87,7 +87,7 @@ class Bridge:
         for process in self.processes():
             with contextlib.suppress(psutil.Error):
                 os.kill(process.pid, signal.SIGKILL)
-        psutil.wait_procs(self.processes(), timeout=10)
+        psutil.wait_procs(self.processes(), timeout=60)
 
 
 def post(address: str, path: str, body: object) -> tuple[int, Any]:

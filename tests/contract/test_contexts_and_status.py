@@ -67,9 +67,9 @@ def node(name: str, **more: object) -> wire.NodeStatus:
         "instances": [f"{name}/0"],
         "models": ["registry.ollama.ai/library/tiny:latest"],
         "version": "1.0",
-        "began_unix": NOW - 7_300,
-        "heard_unix": NOW,
-        "certificate_expires_unix": NOW + 80_000,
+        "began_unix": int(time.time()) - 9_000,
+        "heard_unix": int(time.time()),
+        "certificate_expires_unix": int(time.time()) + 81_000,  # half an hour more than what is told
         "peer_address": f"{name}.example:11445",
     }
     return wire.NodeStatus(**{**said, **more})

@@ -23,8 +23,8 @@ from tests.fakes.store import FakeEtcd, FakeStore
 from tests.ports import free_port
 from tests.support import eventually
 
-# Short waits, so that silence is noticed within a test's patience.
-QUICK = StoreTiming(connect_s=0.5, answer_s=0.5, idle_s=0.3, backoff_first_s=0.02, backoff_most_s=0.2)
+# Silence is noticed within a test's patience, and a busy machine is not taken for it.
+QUICK = StoreTiming(connect_s=3.0, answer_s=3.0, idle_s=0.3, backoff_first_s=0.02, backoff_most_s=0.2)
 
 
 class Bed(Protocol):
@@ -138,7 +138,7 @@ class EtcdBed:
 
     async def compact(self, revision: int) -> None:
         async with self.channel() as channel:
-            await KVStub(channel).Compact(CompactionRequest(revision=revision, physical=True), timeout=5.0)
+            await KVStub(channel).Compact(CompactionRequest(revision=revision, physical=True), timeout=60)
 
 
 @asynccontextmanager
