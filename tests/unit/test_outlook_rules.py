@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bridge_agent.routing.choose import Load, choose
-from bridge_agent.routing.outlook_rules import LOAD_S, Conversations, Outlook, Pace, first_token_s
+from bridge_agent.routing.outlook_rules import Conversations, Outlook, Pace, first_token_s
 from bridge_agent.routing.view import Index, Target
 from bridge_core.names import canonical
 from bridge_core.snapshot import Instance, MemberModel, MeshConfig, Node, RoutePolicy, Snapshot, Version
@@ -38,7 +38,7 @@ def test_the_time_is_the_way_the_wait_the_prompt_and_the_load() -> None:
     outlook = Outlook(3000, {"a/0": 2000}, PACE, {"a": 0.25})
     assert first_token_s(target(), X, 0, outlook) == 0.25 + 1.0
     assert first_token_s(target(), X, 3, outlook) == 0.25 + 2.0 + 1.0
-    assert first_token_s(target(loaded=False), X, 0, outlook) == 0.25 + 3.0 + LOAD_S
+    assert first_token_s(target(loaded=False), X, 0, outlook) == 0.25 + 3.0 + 5.0
 
 
 def test_a_conversation_waits_where_it_is_cached_as_long_as_that_is_sooner() -> None:
