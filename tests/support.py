@@ -38,6 +38,20 @@ async def eventually(predicate: Callable[[], T | Awaitable[T]], deadline_s: floa
         pause = min(pause * 1.5, 0.1)
 
 
+async def within_some_time(attempt: Callable[[float], Awaitable[bool]], first_s: float = 0.2) -> None:
+    """Tries something that a time limit ends, with ever longer limits until it got as far as it should.
+
+    How long that takes says how busy the machine is.
+
+    Raises:
+        AssertionError: not even the longest limit, of a minute or so, was enough.
+    """
+    limit = first_s
+    while not await attempt(limit):
+        assert limit < 60, f"it did not get as far as it should in {limit} s"
+        limit *= 3
+
+
 _KEEPERS: set[asyncio.Task[None]] = set()
 
 

@@ -6,6 +6,7 @@ import os
 import time
 from collections.abc import Callable, Mapping
 from importlib.metadata import version
+from typing import Final
 
 from bridge_agent.ancillaries import Ancillaries
 from bridge_agent.audit.witness import Witness
@@ -40,6 +41,8 @@ from bridge_core.audit.cosigning import Cosigning
 from bridge_core.audit.queue import AuditLog
 from bridge_core.form import form
 from bridge_core.tls import TlsIdentity
+
+_PROGRAM: Final = version("deepseek-ollama-bridge")
 
 
 class Reports:
@@ -161,6 +164,7 @@ class Reports:
             health=self._health.report(),
             models=self._models.counts,
             demand=self._demand.loads,
+            program=_PROGRAM,
         )
 
     def report(self) -> AgentReport:
@@ -169,7 +173,7 @@ class Reports:
         return AgentReport(
             name=self._config.name,
             trust_domain=self._config.trust_domain,
-            version=version("deepseek-ollama-bridge"),
+            version=_PROGRAM,
             form=self._form,
             pid=os.getpid(),
             state=self._phase(),

@@ -40,6 +40,7 @@ _LOOKS: Final = frozenset(
         "WatchSnapshot",
         "ReportLoad",
         "Autoscaling",
+        "AlertingStatus",
         "IsActive",
         "StreamIsActive",
         "GetMetricSpec",

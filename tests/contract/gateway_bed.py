@@ -19,6 +19,7 @@ from bridge_agent.gateway.gateway import Gateway
 from bridge_agent.peers.hop import VARYING
 from bridge_agent.peers.upstreams import Upstreams
 from bridge_agent.quotas.meter import Meter
+from bridge_agent.routing.pulse_rules import PulsePolicy
 from bridge_agent.routing.view import MeshView
 from bridge_core.clients import ApiKey, Client
 from bridge_core.http1 import Headers, Pool, Server, serve
@@ -44,6 +45,8 @@ DOMAIN = "bed.local"
 AUTHORITY = x.create_authority(DOMAIN, now=time.time(), ttl_s=3600)
 TRUST = Trust(issuers=(AUTHORITY.pem.decode(),))
 
+# On a busy machine a node of the bed answers late; only tests about silence take that for one.
+PATIENT = PulsePolicy(silent_s=60.0, cut_s=120.0)
 SECRET = bytes(range(32))
 """The mesh's pepper."""
 # What a node's own programs change at other nodes takes a policy; most tests are about something else.
@@ -212,6 +215,7 @@ async def mesh(
     `now` is the gateways' clock: how old is what they know of one another. Timers are the loop's.
     """
     bed = Bed()
+    config.setdefault("pulse", PATIENT)
     config.setdefault("resume", None)  # what dies stays dead, unless a test is about the opposite
     if policy is not None:
         bed.entries["mesh"] = encode_entry(MeshConfig(trust_domain=DOMAIN, trust=TRUST, defaults=policy))
