@@ -290,6 +290,7 @@ class Registry:
             self.publisher,
             load,
             self.rollouts,
+            lambda: self.alerting.desk.alerts,
             self._traffic,
             trust_domain=domain,
             standing=self._standing,

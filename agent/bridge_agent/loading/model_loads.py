@@ -28,6 +28,7 @@ from bridge_core.snapshot import LoadingModel, MemberModel
 log = structlog.get_logger()
 
 LONGEST_LOAD_S: Final = 3600.0
+WARM_UP_S: Final = 30.0
 
 
 class LoadingEngine(Protocol):
@@ -43,8 +44,27 @@ class LoadingEngine(Protocol):
     ) -> None:
         """Returns when it is in memory. Raises BridgeError."""
 
+    async def warm_up(self, model: str, *, embedding: bool = False) -> None:
+        """Has a model that is in memory do its first work. Raises BridgeError."""
+
     async def close(self) -> None:
         """Lets go of its connections."""
+
+
+class WarmedUp(Protocol):
+    """An engine whose models can do their first work for nobody."""
+
+    async def warm_up(self, model: str, *, embedding: bool = False) -> None:
+        """Has a model that is in memory do its first work. Raises BridgeError."""
+
+
+async def warmed_up(engine: WarmedUp, model: str, *, embedding: bool = False) -> None:
+    """Has a model that was just loaded for nobody yet do its first work; that it cannot is nobody's fault."""
+    try:
+        async with asyncio.timeout(WARM_UP_S):
+            await engine.warm_up(model, embedding=embedding)
+    except (BridgeError, TimeoutError) as fault:
+        log.info("model_not_warmed_up", model=model, reason=str(fault) or f"not within {WARM_UP_S:.0f} s")
 
 
 class LoadFigures:
@@ -138,6 +158,11 @@ class ModelLoads:
         loads = self._loads.get(instance)
         return 0.0 if loads is None else loads.rest_s(self._now())
 
+    @property
+    def busy(self) -> bool:
+        """Whether anything is being loaded."""
+        return any(loads.running is not None for loads in list(self._loads.values()))
+
     # -- for the mesh
 
     def shown(self, instances: Sequence[LocalInstance]) -> tuple[LocalInstance, ...]:
@@ -217,6 +242,8 @@ class ModelLoads:
         try:
             async with asyncio.timeout(LONGEST_LOAD_S):
                 await engine.load(load.name, options=load.options, embedding=load.embedding)
+            if not load.waiters:  # else the first of them has it do its first work
+                await warmed_up(engine, load.name, embedding=load.embedding)
         except EngineFault as fault:
             if fault.status < 500:
                 return None  # each request is told so by the engine itself, in its protocol's words

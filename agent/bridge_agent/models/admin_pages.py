@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable
 from pathlib import Path
-from typing import Final, TypeAlias
+from typing import Any, Final, TypeAlias
 
 import msgspec
 import structlog
@@ -45,6 +46,7 @@ class AdminPages:
         store: Gives the store in it; asked on the loop.
         view: Says who the admins are, and who has what.
         pulls: Pulls models here.
+        warm: Brings a model into the page cache.
         running: How many requests for a model, by its canonical name, run here.
         changed: Called when the store has another model.
         recorded: Puts what an admin did to a model on record, and since when.
@@ -58,6 +60,7 @@ class AdminPages:
         view: MeshView,
         pulls: ModelPulls,
         *,
+        warm: Callable[[ModelName], AsyncGenerator[dict[str, Any], None]],
         running: Callable[[str], int],
         changed: Callable[[], None],
         recorded: Recorded,
@@ -67,6 +70,7 @@ class AdminPages:
         self._store = store
         self._view = view
         self._pulls = pulls
+        self._warming = warm
         self._running = running
         self._changed = changed
         self._recorded = recorded
@@ -77,6 +81,7 @@ class AdminPages:
         """The pages by path."""
         return {
             model_answers.PULL: coroutine_app(self._asked(self._pull, changes=True), group),
+            model_answers.WARM: coroutine_app(self._asked(self._warm, changes=True), group),
             model_answers.RM: coroutine_app(self._asked(self._rm, changes=True), group),
             model_answers.VERIFY: coroutine_app(self._asked(self._verify, changes=False), group),
         }
@@ -108,13 +113,25 @@ class AdminPages:
         return answer
 
     async def _pull(self, exchange: Exchange, asked: ModelAsked) -> None:
+        await self._tell(exchange, asked, lambda name: self._pulls.records(name, insecure=asked.insecure))
+
+    async def _warm(self, exchange: Exchange, asked: ModelAsked) -> None:
+        await self._tell(exchange, asked, self._warming)
+
+    async def _tell(
+        self,
+        exchange: Exchange,
+        asked: ModelAsked,
+        work: Callable[[ModelName], AsyncGenerator[dict[str, Any], None]],
+    ) -> None:
+        """Has something done with a model, and answers with its records as they come."""
         try:
-            name = ModelName.parse(asked.model)
-            async for record in self._pulls.records(name, insecure=asked.insecure):
-                if not exchange.started:
-                    exchange.start(200, _LINES)
-                exchange.write(msgspec.json.encode(record) + b"\n")
-                await exchange.drain()
+            async with contextlib.aclosing(work(ModelName.parse(asked.model))) as records:
+                async for record in records:
+                    if not exchange.started:
+                        exchange.start(200, _LINES)
+                    exchange.write(msgspec.json.encode(record) + b"\n")
+                    await exchange.drain()
         except BridgeError as fault:  # an InvalidName is one
             if not exchange.started:
                 _error(exchange, 400, str(fault))

@@ -6,13 +6,14 @@ import asyncio
 import functools
 import random
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine, Sequence
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import structlog
 
 from bridge_agent.engines.config import EngineConfig
+from bridge_agent.engines.view import LocalInstance
 from bridge_agent.models.admin_pages import AdminPages, Recorded
 from bridge_agent.models.blob_files import BlobFault, tidy
 from bridge_agent.models.fetcher import BlobFetcher
@@ -24,6 +25,7 @@ from bridge_agent.models.peer_pages import PeerPages
 from bridge_agent.models.pulling import ModelPulls
 from bridge_agent.models.section import ModelsSection
 from bridge_agent.models.shelf import Shelf
+from bridge_agent.models.warming import Warming
 from bridge_agent.peers.upstreams import Upstreams
 from bridge_agent.routing.view import MeshView
 from bridge_core.http1 import App
@@ -57,6 +59,9 @@ class ModelDesk:
         changed: Called when the store has another model.
         running: How many requests for a model of a canonical name run here.
         recorded: Puts what an admin did to a model on record.
+        instances: Those of this node that read this store.
+        loading: Whether an engine here loads a model; asked in a thread.
+        warmed: Told when other models are in the page cache than before.
         give_up_s: How long a transfer may gain nothing.
 
     Attributes:
@@ -64,6 +69,7 @@ class ModelDesk:
         pulls: Pulls models.
         fetcher: Gets blobs.
         shelf: Reads what the mesh has.
+        warming: Keeps models in the page cache.
     """
 
     def __init__(
@@ -78,6 +84,9 @@ class ModelDesk:
         changed: Callable[[], None],
         running: Callable[[str], int],
         recorded: Recorded,
+        instances: Callable[[], Sequence[LocalInstance]] = tuple,
+        loading: Callable[[], bool] = lambda: False,
+        warmed: Callable[[], None] = lambda: None,
         give_up_s: float = GIVE_UP_S,
     ) -> None:
         self.root = root
@@ -117,8 +126,24 @@ class ModelDesk:
             changed=changed,
         )
         self.pages = PeerPages(root, store, self.fetcher, finding, pace=pace(), busy=busy)
+        self.warming = Warming(
+            root,
+            store,
+            view,
+            configured=section.page_cache,
+            instances=instances,
+            loading=loading,
+            changed=warmed,
+        )
         self._admin = AdminPages(
-            root, store, view, self.pulls, running=running, changed=changed, recorded=recorded
+            root,
+            store,
+            view,
+            self.pulls,
+            warm=self.warming.order,
+            running=running,
+            changed=changed,
+            recorded=recorded,
         )
 
     def node_pages(self) -> dict[str, App]:
@@ -128,6 +153,11 @@ class ModelDesk:
     def admin_pages(self) -> dict[str, App]:
         """What admins may ask, by path."""
         return self._admin.apps(self._group)
+
+    @property
+    def tasks(self) -> dict[str, Callable[[], Coroutine[Any, Any, None]]]:
+        """What is to run beside the serving, by name."""
+        return {"models": self.run, "warming": self.warming.run}
 
     async def run(self) -> None:
         """Removes what lies there of pulls that nobody went on with; run it as a task."""

@@ -127,9 +127,9 @@ class AlertDesk:
 
     @property
     def alerts(self) -> tuple[Alert, ...]:
-        """Those that last first, the newest before the older."""
+        """Those that last first, the newest before the older; none while another registry leads."""
         return tuple(
-            sorted(self._alerts.values(), key=lambda one: (one.ended > 0.0, -(one.ended or one.since)))
+            sorted(self.known.values(), key=lambda one: (one.ended > 0.0, -(one.ended or one.since)))
         )
 
     def watched(self, rule: str) -> Mapping[str, Watched]:

@@ -31,6 +31,13 @@ function Slots({ engine }) {
     engine.queued ? html`<b>+${engine.queued}</b>` : null}</span>`;
 }
 
+// What there is to say against an engine; nothing of one that is well.
+function Health({ engine }) {
+  if (engine.health === "ok") return null;
+  return html`<p class=${`health ${engine.health}`}>${engine.health === "failing" ? "✕" : "▲"} ${engine.id} is ${engine.health}${
+    engine.out ? " and takes no requests" : ""}: ${engine.why.join("; ")}</p>`;
+}
+
 class NodeCard extends Component {
   shouldComponentUpdate(next) { return next.node !== this.props.node; }
   render({ node }) {
@@ -42,6 +49,7 @@ class NodeCard extends Component {
       ${node.instances.map((engine) => html`<div class="engine">
         <span class="id">${engine.id.split("/").pop()}</span><${Slots} engine=${engine} />
         <span class="loaded">${engine.state !== "ready" ? engine.state : inMemory(engine)}</span></div>`)}
+      ${node.instances.map((engine) => html`<${Health} engine=${engine} />`)}
       ${node.instances.length ? null : html`<div class="engine none">${
         node.state === "away" ? `last heard ${ago(node.since_unix)} ago` : "no engine"}</div>`}
       <div class="meta"><span>${rate(node.requests_per_s)} req/s</span>${
@@ -79,7 +87,7 @@ function Details({ node }) {
   return html`<section class="panel"><h2>${node.name}</h2><p><a href="#mesh">← all nodes</a></p>
     <dl>${rows.map(([name, value]) => html`<div><dt>${name}</dt><dd>${value}</dd></div>`)}</dl>
     ${node.instances.map((one) => html`<h3>${one.id} <small>${one.engine}, ${one.state}, weight ${one.weight}</small></h3>
-      <p><${Slots} engine=${one} /></p><ul class="plain">${one.models.map((name) => html`<li>${name}${
+      <${Health} engine=${one} /><p><${Slots} engine=${one} /></p><ul class="plain">${one.models.map((name) => html`<li>${name}${
         one.loaded.includes(name) ? html` <span class="tag">in memory</span>` : null}</li>`)}</ul>${
         one.loading.map((load) => html`<p>${progress(load)}</p>`)}`)}
     <p class="hint">Take it out: <code>bridgectl drain ${node.name}</code></p></section>`;
