@@ -21,7 +21,7 @@ from tests.support import eventually
 
 FAKE = Path(__file__).parent / "fakes" / "fake_ollama.py"
 
-POLICY = Policy(start_timeout_s=20.0, backoff_first_s=0.05, backoff_most_s=0.4)
+POLICY = Policy(start_timeout_s=60.0, backoff_first_s=0.05, backoff_most_s=0.4)
 TIMING = EngineTiming(poll_s=0.1, start_poll_s=0.02, answer_s=2.0, stop_grace_s=3.0, replace_grace_s=0.5)
 NO_PROBES = ProbePolicy(quiet_s=3600.0)
 PROBES = ProbePolicy(quiet_s=0.2, timeout_s=0.8, unseen_timeout_s=1.2, busy_timeout_s=30.0)
@@ -56,7 +56,7 @@ class Supervised:
     def status(self):
         return self.supervisor.status()[0]
 
-    async def state(self, wanted: str, deadline_s: float = 15.0) -> LocalInstance:
+    async def state(self, wanted: str, deadline_s: float = 60.0) -> LocalInstance:
         await eventually(lambda: self.view.state == wanted, deadline_s)
         return self.view
 
@@ -82,7 +82,7 @@ async def supervised(config: EngineConfig, state: Path, *, leave: bool = False, 
             task.cancel()
             await asyncio.wait({task})
         else:
-            async with asyncio.timeout(15):
+            async with asyncio.timeout(60):
                 await it.supervisor.stop()
                 await task
 

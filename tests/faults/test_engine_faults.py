@@ -176,7 +176,7 @@ async def killed_agent(folder) -> int:
     agent = await asyncio.create_subprocess_exec(
         sys.executable, "-c", AGENT, str(folder), stdout=asyncio.subprocess.PIPE
     )
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         while not (line := await agent.stdout.readline()).strip().isdigit():
             assert line
         agent.kill()
@@ -339,7 +339,7 @@ async def test_a_stopped_runner_of_the_embedded_engine_is_replaced(tmp_path):
         engine = ProcessRecord.load(it.record)
         (runner,) = set(everything_of(engine)) - {engine.pid}
         os.kill(runner, signal.SIGSTOP)
-        await eventually(lambda: gone(runner), 20)
+        await eventually(lambda: gone(runner))
         await it.state("ready", 30)
         async with it.client() as client, asyncio.timeout(30):
             await client.generate_one("tiny")

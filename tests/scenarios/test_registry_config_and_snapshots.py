@@ -241,7 +241,7 @@ async def test_an_outage_of_the_store_empties_nothing(bed: Bed, etcd: FakeEtcd) 
         await eventually(lambda: not bed.registry.publisher.store_up)
         assert (await admin.Status(pb.StatusRequest())).store_fault
         for lease in list(etcd.leases):  # all leases are past their time
-            etcd.leases[lease] = 0.0
+            etcd.leases[lease] = (0.0, 0.0)
         etcd.resume()
         await eventually(lambda: not any(key.startswith("/bridge/v1/members/") for key in etcd.items))
         await eventually(lambda: bed.registry.publisher.table.membership.missing == everybody)
