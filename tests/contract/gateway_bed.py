@@ -42,7 +42,7 @@ from bridge_core.tls import TlsIdentity, client_context, peer_identity
 from tests.fakes.recorded_engine import RecordedEngine
 
 DOMAIN = "bed.local"
-AUTHORITY = x.create_authority(DOMAIN, now=time.time(), ttl_s=3600)
+AUTHORITY = x.create_authority(DOMAIN, now=time.time(), ttl_s=86_400)
 TRUST = Trust(issuers=(AUTHORITY.pem.decode(),))
 
 # On a busy machine a node of the bed answers late; only tests about silence take that for one.
@@ -76,7 +76,7 @@ def issue(folder: Path, kind: str, name: str, authority: x.Authority = AUTHORITY
         key.public_key(),
         SpiffeId(DOMAIN, kind, name),
         now=time.time(),
-        ttl_s=600,
+        ttl_s=3600,
         addresses=("127.0.0.1",),
     )
     paths = (folder / f"{name}.pem", folder / f"{name}.key", folder / "ca.pem")
@@ -187,6 +187,11 @@ class Bed:
         snapshot = Snapshot(Version(1, self._revision), self.entries)
         for node in self.nodes.values():
             node.view.publish(snapshot)
+
+    def govern(self, policy: RoutePolicy) -> None:
+        """Puts this policy in force for what no route says otherwise of."""
+        self.entries["mesh"] = encode_entry(MeshConfig(trust_domain=DOMAIN, trust=TRUST, defaults=policy))
+        self.publish()
 
     def enrol(self, name: str) -> None:
         """Puts the node and its instance into the snapshot."""
