@@ -117,7 +117,7 @@ bench: setup-dev ## measure against nginx and Envoy, into bench/RESULTS.md
 package: setup-dev ## wheel, sdist and checksums of the last commit, into dist/
 	@tools/package.sh
 
-audit-edits: setup-dev ## edit every byte of an audit log, one at a time: is each edit found? (an hour)
+audit-edits: setup-dev ## edit every byte of an audit log, one at a time: is each edit found?
 	$(BIN)/python -m bench audit-edits
 
 lock: ## renew requirements/*.txt (needs uv)

@@ -19,6 +19,7 @@ from bench import (
     hops,
     in_memory,
     isolation,
+    loads,
     models,
     policies,
     pressure,
@@ -48,6 +49,7 @@ ROWS = {
     "isolation": isolation.isolation,
     "walls": walls.walls,
     "models": models.models,
+    "loads": loads.loads,
     "survive": survive.survival,
     "survive-text": survive.texts,
     "survive-bare": survive.bare,
@@ -63,6 +65,7 @@ WITHOUT_LOAD = {
     "walls",
     "audit",
     "audit-edits",
+    "loads",
     "models",
     "scaling-streams",
 }

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import multiprocessing
+import os
 import shutil
 import time
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
 import msgspec
@@ -156,14 +159,38 @@ def edits(folder: Path, _seconds: float, versions: list[str], command: str) -> N
     for sealer, kinds in ((Sealer(_RING), _SEALED_FILES), (None, _FILES)):
         log = folder / "log"
         whole = _written_log(log, sealer)
-        for kind, pattern in kinds:
-            files = sorted(one for one in log.glob(pattern) if one.is_file())
-            found = [_edit_all(log, one, whole, sealer) for one in files]
-            done, unseen, exact = (sum(one[at] for one in found) for at in range(3))
-            rows.append((kind, len(files), f"{done:,}", f"{unseen:,}", f"{exact:,}"))
-            print(rows[-1], f"{time.perf_counter() - began:.0f} s", flush=True)
-            _record_edits(rows, versions, command)  # also of a run that is broken off
+        with ProcessPoolExecutor(
+            mp_context=multiprocessing.get_context("fork"),  # what is known of the whole log is not copied
+            initializer=_Editor.begin,
+            initargs=(log, whole, sealer),
+        ) as editors:
+            for kind, pattern in kinds:
+                files = sorted(one.relative_to(log) for one in log.glob(pattern) if one.is_file())
+                found = list(editors.map(_Editor.edit, files))
+                done, unseen, exact = (sum(one[at] for one in found) for at in range(3))
+                rows.append((kind, len(files), f"{done:,}", f"{unseen:,}", f"{exact:,}"))
+                print(rows[-1], f"{time.perf_counter() - began:.0f} s", flush=True)
+                _record_edits(rows, versions, command)  # also of a run that is broken off
         shutil.rmtree(log)
+
+
+class _Editor:
+    """One of the processes that edit, in a copy of its own, so that none reads another's edit."""
+
+    log: Path
+    whole: _Edited
+    sealer: Sealer | None
+
+    @classmethod
+    def begin(cls, log: Path, whole: _Edited, sealer: Sealer | None) -> None:
+        """Takes the copy."""
+        cls.log, cls.whole, cls.sealer = log.with_name(f"{log.name}-{os.getpid()}"), whole, sealer
+        shutil.copytree(log, cls.log)
+
+    @classmethod
+    def edit(cls, name: Path) -> tuple[int, int, int]:
+        """How many edits of a file were made, not found, and named to the record."""
+        return _edit_all(cls.log, cls.log / name, cls.whole, cls.sealer)
 
 
 def _record_edits(rows: list[tuple[str, int, str, str, str]], versions: list[str], command: str) -> None:

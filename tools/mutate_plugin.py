@@ -18,6 +18,7 @@ import hypothesis
 import pytest
 
 ROOT = str(Path(__file__).resolve().parents[1])
+_DECIDING = ("/bridge_agent/routing/", "/bridge_core/policy/")  # beside the `*_rules.py`
 _record: Path | None = None
 _changed: tuple[str, Path] | None = None
 _codes: dict[CodeType, str | None] = {}
@@ -59,7 +60,7 @@ def _profile(frame: FrameType, event: str, _argument: Any) -> None:
     code = frame.f_code
     if code not in _codes:
         name = code.co_filename
-        rules = name.endswith("_rules.py") or "/bridge_agent/routing/" in name
+        rules = name.endswith("_rules.py") or any(folder in name for folder in _DECIDING)
         inside = name.startswith(ROOT) and rules
         _codes[code] = f"{os.path.relpath(name, ROOT)}:{code.co_firstlineno}" if inside else None
     where = _codes[code]
@@ -85,7 +86,12 @@ def pytest_configure() -> None:
     """Finding that a test fails is enough: nobody reads how small the example could be made."""
     phases = [hypothesis.Phase.explicit, hypothesis.Phase.reuse, hypothesis.Phase.generate]
     hypothesis.settings.register_profile(
-        "mutate", deadline=None, phases=phases, derandomize=True, database=None
+        "mutate",
+        deadline=None,
+        phases=phases,
+        derandomize=True,
+        database=None,
+        suppress_health_check=list(hypothesis.HealthCheck),  # it is slower while it is watched
     )
     hypothesis.settings.load_profile("mutate")
 

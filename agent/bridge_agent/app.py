@@ -47,6 +47,7 @@ from bridge_agent.limits.node_isolation import NodeIsolation, in_force
 from bridge_agent.limits.surroundings import engine_groups, open_gpus
 from bridge_agent.listeners import NAMES, address_of, bind_all, connections_of, raise_descriptors
 from bridge_agent.listening import Listening
+from bridge_agent.loading.model_loads import ModelLoads
 from bridge_agent.lock import AgentLock
 from bridge_agent.membership.advertise import subject_names
 from bridge_agent.membership.clock import ClockWatch
@@ -172,10 +173,11 @@ class Agent:
                 "golden-prompts": self._asker.run,
                 "health": self._health.run,
                 "model-holding": self._holding.run,
+                "model-loads": self._loads.run,
                 "isolation": self._launcher.run,
                 "gpus": self._keeper.run,
                 "node-class": self._isolation.run,
-                **({"models": self._models.run} if self._models is not None else {}),
+                **({} if self._models is None else self._models.tasks),
             },
             keep_engines=keep_engines,
             drain_s=drain_s,
@@ -304,6 +306,13 @@ class Agent:
             changed=self._supervisor.refresh,
             clock=time.monotonic,
         )
+        self._loads = ModelLoads(
+            self._supervisor.instances,
+            health.connect,
+            changed=self._loads_changed,
+            now=time.monotonic,
+            wall=time.time,
+        )
 
     def _serve_requests(self) -> None:
         state = self._state
@@ -330,7 +339,8 @@ class Agent:
             meter=self._meter,
             authenticator=authenticator,
         )
-        self._models = self._make_models()
+        self._gateway.load_with(self._loads)
+        self._models: ModelDesk | None = self._make_models()
         self._gateway.on_record(self._take_record)
         self._audit.on_refusal(self._gateway.refuse_all)
         self._gateway.on_progress(self._take_progress)
@@ -366,6 +376,7 @@ class Agent:
             grpc=grpc,
             calls=application.calls,
             serving=serving,
+            shared=self._inherited.keys(),
         )
 
     def _make_models(self) -> ModelDesk | None:
@@ -383,6 +394,9 @@ class Agent:
             changed=self._models_changed,
             running=self._gateway.running,
             recorded=self._gateway.record_admin,
+            instances=self._own_engines,
+            loading=lambda: self._loads.busy,
+            warmed=lambda: self._publish_engines(self._supervisor.instances()),
         )
         self._gateway.pull_with(desk.pulls, desk.shelf)
         for path, page in desk.admin_pages().items():
@@ -443,6 +457,7 @@ class Agent:
             tally=self._tally,
             demand=self._demand,
             models=self._model_tally,
+            loads=self._loads,
             audit=self._audit,
             cosigning=self._cosigning,
             anchoring=self._anchoring,
@@ -504,7 +519,9 @@ class Agent:
         return engine_address(one.host, one.port, one.network_pid)
 
     def _publish_engines(self, found: tuple[LocalInstance, ...]) -> None:
-        instances = self._isolation.view(found)
+        instances = self._loads.shown(self._isolation.view(found))
+        if self._models is not None:
+            instances = self._models.warming.shown(instances)
         self._view.publish_local(instances)
         if self._lifecycle.phase != "draining":
             self._registration.publish(records.registered(instances, self._config.name))
@@ -516,6 +533,8 @@ class Agent:
         if record.instance in self._own:
             self._golden.used(record.instance, record.model)
         self._demand.take(record)
+        if self._models is not None and record.instance in self._config.instances:
+            self._models.asked(record.decision.model if record.decision is not None else record.model)
         self._model_tally.take(record)
         self._last_use.take(record.caller)
         self._lifecycle.settled()
@@ -527,9 +546,18 @@ class Agent:
         if generated is not None:
             self._supervisor.activity(record.instance, model=record.model, progress=generated)
 
+    def _own_engines(self) -> tuple[LocalInstance, ...]:
+        """The instances that this agent runs: their models are in its own store."""
+        mine = {id_ for id_, one in self._config.instances.items() if one.attach is None}
+        return tuple(one for one in self._supervisor.instances() if one.id in mine)
+
     def _models_changed(self) -> None:
         for instance in self._own:
             self._supervisor.refresh(instance)
+
+    def _loads_changed(self, instance: str) -> None:
+        self._publish_engines(self._supervisor.instances())
+        self._supervisor.refresh(instance)
 
     def _take_progress(self, instance: str, model: str) -> None:
         self._supervisor.activity(instance, model=model, progress=True)

@@ -13,6 +13,7 @@ from bridge_agent.gateway.config import ListenerKind
 from bridge_agent.gateway.grpc_adapter.in_process import Calls
 from bridge_agent.gateway.grpc_adapter.listener import GrpcListener
 from bridge_agent.gateway.grpc_adapter.serving import Serving
+from bridge_agent.last_call import last_call
 from bridge_agent.listeners import close_all, limits_of
 from bridge_core.errors import Unavailable
 from bridge_core.http1 import App, Request, Server, serve
@@ -20,6 +21,7 @@ from bridge_core.tls import TlsIdentity
 
 log = structlog.get_logger()
 
+_LAST_CALL_S: Final = 1.0
 _KINDS: Final = {"http": ListenerKind.LOCAL, "https": ListenerKind.TLS, "peer": ListenerKind.PEER}
 
 
@@ -49,6 +51,7 @@ class Listening:
         grpc: The gRPC listener, which has a certificate and tasks of its own.
         calls: Those under way at it.
         serving: What gRPC's health service says.
+        shared: Names of sockets that outlive this process, with whoever waits in their queues.
     """
 
     def __init__(
@@ -60,8 +63,10 @@ class Listening:
         grpc: GrpcListener,
         calls: Calls,
         serving: Serving,
+        shared: Collection[str] = (),
     ) -> None:
         self._sockets = sockets
+        self._shared = shared
         self._identity = identity
         self._identify = identify
         self._grpc = grpc
@@ -144,20 +149,26 @@ class Listening:
         self._calls.cut(identities)
 
     def tell_draining(self) -> None:
-        """Says to gRPC's health clients that no more is taken."""
+        """Says to gRPC's health clients that no more is taken, and to HTTP's to connect elsewhere next."""
         self._serving.value = False
+        for server in self._servers:
+            server.leave()
 
     def retire(self) -> None:
-        """Whoever connects from now on waits in the sockets' queues, for the next agent to answer."""
+        """Whoever connects to a shared socket from now on waits in its queue for the next agent."""
         for server in self._servers:
-            server.retire()
-        self._grpc.retire()
+            if server.name in self._shared:
+                server.retire()
+        if "grpc" in self._shared:
+            self._grpc.retire()
 
     async def close(self, grace_s: float, hurry: asyncio.Task[None]) -> None:
         """Closes every listener; answers under way may take `grace_s` more, or until `hurry` is done."""
         servers, self._servers = self._servers, []
+        own = [sock for name, sock in self._sockets.items() if name not in self._shared]
 
         async def close() -> None:
+            await last_call(own, min(grace_s, _LAST_CALL_S))
             await asyncio.gather(close_all(servers, grace_s), self._grpc.close(grace_s))
 
         closing = asyncio.create_task(close())

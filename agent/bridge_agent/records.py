@@ -24,6 +24,8 @@ def registered(instances: Iterable[LocalInstance], node: str) -> list[Instance]:
             slots=one.slots,
             models=one.models,
             loaded=one.loaded,
+            loading=one.loading,
+            warm=one.warm,
             failure_domain=one.failure_domain,
         )
         for one in instances

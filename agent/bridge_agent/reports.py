@@ -6,6 +6,7 @@ import os
 import time
 from collections.abc import Callable, Mapping
 from importlib.metadata import version
+from typing import Final
 
 from bridge_agent.ancillaries import Ancillaries
 from bridge_agent.audit.witness import Witness
@@ -19,6 +20,7 @@ from bridge_agent.health.rollout_probe import RolloutProber
 from bridge_agent.lifecycle import Phase
 from bridge_agent.limits.isolation_report import IsolationReport, concerns
 from bridge_agent.limits.node_isolation import NodeIsolation
+from bridge_agent.loading.model_loads import ModelLoads
 from bridge_agent.membership.link_status import LinkReport
 from bridge_agent.membership.mesh_trust import MeshTrust
 from bridge_agent.membership.registry_api import InstanceLoad, LoadReport
@@ -40,6 +42,8 @@ from bridge_core.audit.queue import AuditLog
 from bridge_core.form import form
 from bridge_core.tls import TlsIdentity
 
+_PROGRAM: Final = version("deepseek-ollama-bridge")
+
 
 class Reports:
     """Reads the agent's parts when it is asked.
@@ -56,6 +60,7 @@ class Reports:
         tally: What became of requests, by backend.
         demand: What models that are scaled were asked here.
         models: The same by model.
+        loads: What its engines bring into memory.
         audit: What was written and lost.
         cosigning: Who vouches for it.
         anchoring: How far it is stamped.
@@ -84,6 +89,7 @@ class Reports:
         tally: BackendTally,
         demand: DemandTally,
         models: ModelTally,
+        loads: ModelLoads,
         audit: AuditLog,
         cosigning: Cosigning,
         anchoring: Anchoring,
@@ -108,6 +114,7 @@ class Reports:
         self._tally = tally
         self._demand = demand
         self._models = models
+        self._loads = loads
         self._audit = audit
         self._cosigning = cosigning
         self._anchoring = anchoring
@@ -157,6 +164,7 @@ class Reports:
             health=self._health.report(),
             models=self._models.counts,
             demand=self._demand.loads,
+            program=_PROGRAM,
         )
 
     def report(self) -> AgentReport:
@@ -165,7 +173,7 @@ class Reports:
         return AgentReport(
             name=self._config.name,
             trust_domain=self._config.trust_domain,
-            version=version("deepseek-ollama-bridge"),
+            version=_PROGRAM,
             form=self._form,
             pid=os.getpid(),
             state=self._phase(),
@@ -178,7 +186,10 @@ class Reports:
             authorities=tuple(AuthorityReport(one.kind, one.name, one.ends) for one in self._trust.lives),
             links=self._links(),
             instances=instance_reports(
-                self._engines.instances(), self._engines.status(), reports, self._health.verdict
+                self._loads.shown(self._engines.instances()),
+                self._engines.status(),
+                reports,
+                self._health.verdict,
             ),
             node_class=isolation.node_class.name,
             node_class_from=isolation.source,
@@ -225,6 +236,7 @@ class Reports:
             anchoring=self._anchoring,
             witness=self._witness,
             waiting=self._gateway.waiting,
+            loads=self._loads.figures,
             isolation=self.isolation,
             gpus=self._isolation.gpus,
             domains=self._isolation.domains,

@@ -17,7 +17,7 @@ from bridge_agent.membership.link_status import LinkReport
 from bridge_core.addresses import split_address
 from bridge_core.errors import Unavailable
 from bridge_core.quantities import say_size, say_span
-from bridge_core.snapshot import Snapshot
+from bridge_core.snapshot import LoadingModel, Snapshot
 from bridge_core.verdicts import Verdict
 
 if TYPE_CHECKING:
@@ -76,6 +76,7 @@ class InstanceReport(msgspec.Struct, frozen=True):
     pid: int | None = None
     isolation: IsolationReport | None = None
     health: Verdict | None = None
+    loading: tuple[LoadingModel, ...] = ()
 
 
 class AgentReport(msgspec.Struct, frozen=True):
@@ -124,6 +125,7 @@ def instance_reports(
             lives[one.id].pid,
             walls.get(one.id),
             verdict(one.id),
+            one.loading,
         )
         for one in instances
     )
@@ -190,7 +192,7 @@ def print_report(report: AgentReport, console: Console, *, now: float | None = N
             state,
             health,
             str(instance.slots),
-            ", ".join(instance.loaded),
+            ", ".join((*instance.loaded, *(_loading(one, at) for one in instance.loading))),
             ", ".join(instance.models),
         )
     console.print(table)
@@ -206,6 +208,11 @@ def print_report(report: AgentReport, console: Console, *, now: float | None = N
         console.print(f"MPS {domain.name}: {members}", markup=False, soft_wrap=True)
     for concern in report.concerns:
         console.print(f"! {concern}", markup=False, soft_wrap=True)
+
+
+def _loading(load: LoadingModel, at: float) -> str:
+    share = f" {load.progress(at):.0%}" if load.expected_s else ""
+    return f"{load.name} (loading{share})"
 
 
 def _gpu(gpu: Gpu) -> str:

@@ -12,6 +12,7 @@ import typer
 from bridge_cli import (
     admin_commands,
     admins_commands,
+    alerting_commands,
     audit_commands,
     autoscale_commands,
     backup_commands,
@@ -26,6 +27,7 @@ from bridge_cli import (
     restore_command,
     status_commands,
     traffic_commands,
+    upgrade_commands,
     watch_commands,
 )
 from bridge_cli.access import default_state_dir
@@ -162,12 +164,14 @@ admin_commands.register(app)
 app.add_typer(client_commands.clients, name="client")
 app.add_typer(admins_commands.admins, name="admin")
 health_commands.register(app)
+alerting_commands.register(app)
 policy_commands.register(app)
 quota_commands.register(app)
 autoscale_commands.register(app)
 traffic_commands.register(app)
 backup_commands.register(app)
 restore_command.register(app)
+upgrade_commands.register(app)
 hindsight_commands.register(app)
 audit_commands.register(app)
 

@@ -40,11 +40,20 @@ class Weights(msgspec.Struct, frozen=True):
     behind: bool
 
 
+class Loading(msgspec.Struct, frozen=True):
+    """An instance that loads a model; `progress` is what is likely, from 0 to 1, 0 where nobody knows."""
+
+    instance: str
+    since_s: float
+    progress: float
+
+
 class ModelReport(msgspec.Struct, frozen=True):
     """A model of the mesh; `weights` newest first, one entry where all nodes agree."""
 
     name: str
     weights: tuple[Weights, ...]
+    loading: tuple[Loading, ...] = ()
 
 
 @asks_registry
@@ -58,10 +67,11 @@ def models_command(
 
     def work() -> None:
         import asyncio
+        import time
 
         from bridge_core.names import canonical_or_same
 
-        found = model_reports(asyncio.run(snapshot_of(where.access())))
+        found = model_reports(asyncio.run(snapshot_of(where.access())), time.time())
         wanted = {canonical_or_same(name) for name in names or ()}
         shown = [one for one in found if not wanted or canonical_or_same(one.name) in wanted]
         if wanted and not shown:
@@ -104,15 +114,29 @@ def copies_by_name(snapshot: Snapshot) -> dict[str, list[Copy]]:
     return copies
 
 
-def model_reports(snapshot: Snapshot) -> list[ModelReport]:
+def loads_by_name(snapshot: Snapshot, now_unix: float) -> dict[str, list[Loading]]:
+    """What instances bring into memory, by canonical name."""
+    from bridge_core.names import canonical_or_same
+
+    loads: dict[str, list[Loading]] = {}
+    for instance in snapshot.instances.values():
+        for one in instance.loading:
+            since_s = max(0.0, now_unix - one.since_unix)
+            found = Loading(instance.id, since_s, one.progress(now_unix))
+            loads.setdefault(canonical_or_same(one.name), []).append(found)
+    return loads
+
+
+def model_reports(snapshot: Snapshot, now_unix: float = 0.0) -> list[ModelReport]:
     """Every model of the mesh that a request can name, by name."""
     from bridge_core.model_digests import meant
     from bridge_core.names import InvalidName, canonical, display
 
-    reports = []
+    reports, loads = [], loads_by_name(snapshot, now_unix)
     for name, found in sorted(copies_by_name(snapshot).items()):
         with contextlib.suppress(InvalidName):
-            reports.append(ModelReport(display(canonical(name)), _weights(found, meant(found))))
+            weights, loading = _weights(found, meant(found)), tuple(loads.get(name, ()))
+            reports.append(ModelReport(display(canonical(name)), weights, loading))
     return reports
 
 
@@ -154,6 +178,10 @@ def _print(models: list[ModelReport]) -> None:
             rows.append((name, digest, one.modified_at[:19], ", ".join(one.nodes), "; ".join(remarks)))
     for line in columns(rows):
         say(line)
+    for model in models:
+        for load in model.loading:
+            share = f", about {load.progress:.0%}" if load.progress else ""
+            say(f"{load.instance} is loading {model.name} for {load.since_s:.0f} s{share}")
     differing = [model.name for model in models if len(model.weights) > 1]
     if differing:
         say_aside(

@@ -125,10 +125,13 @@ class Acceptor:
             self._loop.remove_reader(self._sock)
             self._sock.close()
 
-    async def close(self) -> None:
-        """Accepts no more, and ends the handshakes."""
+    async def close(self, grace_s: float = 0.0) -> None:
+        """Accepts no more, and ends the handshakes that are not done after `grace_s`."""
         self.retire()
         tasks = [one.task for one in self._strangers if one.task is not None]
+        if tasks and grace_s > 0:
+            await asyncio.wait(tasks, timeout=grace_s)
+            tasks = [task for task in tasks if not task.done()]
         for task in tasks:
             task.cancel()
         if tasks:

@@ -14,6 +14,7 @@ from msgspec import Meta
 MAX_INSTANCES: Final = 256  # of one node
 MAX_MEMBER_BYTES: Final = 4 * 1024 * 1024  # of the records of all instances of one node
 MAX_MODELS: Final = 4096  # of one instance
+MAX_LOADING: Final = 64  # models that one instance loads, and is to load next
 MAX_BACKENDS: Final = 4096  # that one load report counts
 MAX_RING_POINTS: Final = 16_000_000  # of the whole mesh
 MAX_ENTRIES: Final = 200_000  # of a snapshot

@@ -22,12 +22,13 @@ ADMINS: Final = ROOT + "admins/"
 USAGE: Final = ROOT + "usage/"
 ROLLOUTS: Final = ROOT + "rollouts/"
 SCALING: Final = ROOT + "scaling/"  # where each AutoscalePolicy stands
+ALERTS: Final = ROOT + "alerts/"  # what lasts, and who was told of it
 LEADER: Final = ROOT + "leader/"
 STORE: Final = ROOT + "store"  # which store this is; see the registry's store_identity_rules
 
 _LEASED: Final = (MEMBERS, LEADER, LEASES, GUARDS)
 # History is large and only read by people; the rest of these are in the registry's own files.
-_NOT_KEPT: Final = (*_LEASED, REVISIONS, USAGE, STORE, AUTHORITIES)
+_NOT_KEPT: Final = (*_LEASED, REVISIONS, USAGE, ALERTS, STORE, AUTHORITIES)
 
 
 def is_lasting(key: str) -> bool:

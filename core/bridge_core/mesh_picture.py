@@ -6,12 +6,18 @@ Every number is of the last minute unless it says otherwise.
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import TypeAlias
 
 import msgspec
 
+from bridge_core.snapshot import LoadingModel
+
 
 class InstancePicture(msgspec.Struct, frozen=True):
-    """An engine: what it has, and what it does at this moment."""
+    """An engine: what it has, what it does at this moment, and how it is.
+
+    `health` is "ok", "degraded" or "failing", `why` says it, `out` whether no request goes there for it.
+    """
 
     id: str
     state: str
@@ -22,6 +28,10 @@ class InstancePicture(msgspec.Struct, frozen=True):
     weight: int = 100
     models: tuple[str, ...] = ()
     loaded: tuple[str, ...] = ()
+    loading: tuple[LoadingModel, ...] = ()
+    health: str = "ok"
+    why: tuple[str, ...] = ()
+    out: bool = False
 
 
 class NodePicture(msgspec.Struct, frozen=True):
@@ -109,6 +119,26 @@ class RolloutPicture(msgspec.Struct, frozen=True):
     events: tuple[tuple[float, str], ...] = ()
 
 
+class AlertPicture(msgspec.Struct, frozen=True):
+    """An alert: `name` is its id, `kind` what it is about; times are Unix seconds.
+
+    `ended_unix` is 0 while it lasts; `silenced` says why nobody is told; `command` shows more, and says
+    `well` when all is.
+    """
+
+    name: str
+    kind: str
+    severity: str
+    summary: str
+    node: str = ""
+    since_unix: int = 0
+    ended_unix: int = 0
+    command: str = ""
+    well: str = ""
+    runbook: str = ""
+    silenced: str = ""
+
+
 class RegistryPicture(msgspec.Struct, frozen=True):
     """Who painted it, and what an admin should look after."""
 
@@ -133,6 +163,7 @@ class MeshPicture(msgspec.Struct, frozen=True):
     models: tuple[ModelPicture, ...] = ()
     routes: tuple[RoutePicture, ...] = ()
     rollouts: tuple[RolloutPicture, ...] = ()
+    alerts: tuple[AlertPicture, ...] = ()
 
 
 class Happening(msgspec.Struct, frozen=True):
@@ -157,14 +188,18 @@ def node_state(recorded: str, *, instances: bool, reports: bool) -> str:
     return "no engine" if reports else "away"
 
 
+_Member: TypeAlias = NodePicture | ModelPicture | RoutePicture | RolloutPicture | AlertPicture
+
+
 def parts(picture: MeshPicture) -> dict[str, bytes]:
     """A picture as JSON in pieces that change by themselves, by keys such as "node/node1"."""
     found = {"registry": msgspec.json.encode(picture.registry)}
-    groups: Iterable[tuple[str, Iterable[NodePicture | ModelPicture | RoutePicture | RolloutPicture]]] = (
+    groups: Iterable[tuple[str, Iterable[_Member]]] = (
         ("node", picture.nodes),
         ("model", picture.models),
         ("route", picture.routes),
         ("rollout", picture.rollouts),
+        ("alert", picture.alerts),
     )
     for kind, members in groups:
         for one in members:

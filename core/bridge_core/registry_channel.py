@@ -37,6 +37,8 @@ _OPTIONS: Final = (
     ("grpc.keepalive_permit_without_calls", 1),
     ("grpc.http2.max_pings_without_data", 0),
     ("grpc.max_receive_message_length", 64 * 1024 * 1024),
+    # How long its end may take to begin: there is no second connection to try in place of a slow one.
+    ("grpc.min_reconnect_backoff_ms", 60_000),
     # What runs in this process is not reached through anybody's proxy.
     ("grpc.enable_http_proxy", 0),
 )

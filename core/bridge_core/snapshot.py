@@ -25,10 +25,12 @@ import msgspec
 
 from bridge_core.bounds import (
     MAX_ENTRIES,
+    MAX_LOADING,
     MAX_MODELS,
     MAX_RING_POINTS,
     Count,
     Labels,
+    Moment,
     Name,
     Names,
     Places,
@@ -59,6 +61,7 @@ __all__ = [
     "Backend",
     "Delta",
     "Instance",
+    "LoadingModel",
     "MemberModel",
     "MeshConfig",
     "ModelDetails",
@@ -109,6 +112,30 @@ class MemberModel(msgspec.Struct, frozen=True, omit_defaults=True):
     capabilities: Words = ()
 
 
+class LoadingModel(msgspec.Struct, frozen=True, omit_defaults=True):
+    """A model that an instance is bringing into its memory.
+
+    Attributes:
+        name: As in the instance's `models`.
+        since_unix: When that began, by its node's clock.
+        expected_s: How long it is expected to take in all, by what earlier loads took; 0: nobody knows.
+    """
+
+    name: Name
+    since_unix: Moment = 0.0
+    expected_s: Seconds = 0.0
+
+    def progress(self, now_unix: float) -> float:
+        """How far it is, as far as can be told, between 0 and 1; never 1 while it is not there."""
+        if self.expected_s <= 0.0:
+            return 0.0
+        return min(0.99, max(0.0, (now_unix - self.since_unix) / self.expected_s))
+
+    def rest_s(self, now_unix: float) -> float:
+        """Seconds until it is there, as far as can be told; 0: nobody knows."""
+        return max(0.0, self.expected_s - max(0.0, now_unix - self.since_unix))
+
+
 HolderId = Annotated[str, msgspec.Meta(pattern="^([0-9a-f]{16})?$", max_length=16)]
 
 
@@ -126,6 +153,8 @@ class Instance(msgspec.Struct, frozen=True, omit_defaults=True):
     weight: Weight = 100
     models: Annotated[tuple[MemberModel, ...], msgspec.Meta(max_length=MAX_MODELS)] = ()
     loaded: Names = ()  # names resident in memory
+    loading: Annotated[tuple[LoadingModel, ...], msgspec.Meta(max_length=MAX_LOADING)] = ()
+    warm: Names = ()  # names whose files lie in its node's page cache
     failure_domain: Text = ""  # instances that die together; empty: the node
     holder: Annotated[str, msgspec.Meta(pattern="^([0-9a-f]{16})?$", max_length=16)] = (
         ""  # the agent that wrote this, told apart from another on a copy of its state folder

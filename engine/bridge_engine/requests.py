@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import json
-import re
 from typing import Any, Final
 
 from bridge_core.dialects.errors import ApiError
+from bridge_core.dialects.go_durations import MAX_TEXT, parse_go_duration
 from bridge_core.dialects.gojson import ANY, BOOL, INT, MAP, STRING, ListOf, Struct
 
 FOREVER: Final = float("inf")
@@ -100,9 +100,6 @@ CREATE: Final = Struct(
     },
 )
 
-_DURATION: Final = re.compile(r"[-+]?(?:(?:\d+(?:\.\d*)?|\.\d+)(?:ns|us|µs|μs|ms|s|m|h))+")
-_DURATION_PART: Final = re.compile(r"(\d+(?:\.\d*)?|\.\d+)(ns|us|µs|μs|ms|s|m|h)")
-_SECONDS: Final = {"ns": 1e-9, "us": 1e-6, "µs": 1e-6, "μs": 1e-6, "ms": 1e-3, "s": 1, "m": 60, "h": 3600}
 _EFFORTS: Final = ("high", "medium", "low", "max")
 
 
@@ -112,12 +109,11 @@ def duration(text: str) -> float:
     Raises:
         ApiError: 400; not a duration.
     """
-    if text in {"0", "+0", "-0"}:
-        return 0.0
-    if not _DURATION.fullmatch(text):
-        raise ApiError(400, f"time: invalid duration {json.dumps(text, ensure_ascii=False)}")
-    total = sum(float(number) * _SECONDS[unit] for number, unit in _DURATION_PART.findall(text))
-    return -total if text.startswith("-") else total
+    try:
+        return parse_go_duration(text)
+    except ValueError as fault:
+        quoted = json.dumps(text[:MAX_TEXT], ensure_ascii=False)
+        raise ApiError(400, f"time: invalid duration {quoted}") from fault
 
 
 def keep_alive(value: Any) -> float | None:

@@ -29,7 +29,8 @@ from bridge_core.systemd.notify import Notifier
 from bridge_core.tls import TlsIdentity
 from bridge_registry import audit
 from bridge_registry.admin_http import AdminApp, Readiness, RegistryFigures
-from bridge_registry.alerts.desk import AlertDesk
+from bridge_registry.alerts.alert_metrics import AlertFigures
+from bridge_registry.alerts.made import Alerting
 from bridge_registry.clients.admin_desk import AdminDesk
 from bridge_registry.clients.certifier import Certifier
 from bridge_registry.clients.client_desk import ClientDesk
@@ -50,6 +51,7 @@ from bridge_registry.enrolment.nonces import Nonces
 from bridge_registry.enrolment.pki_files import GUARD_USER, REGISTRY_USER, Ensured
 from bridge_registry.enrolment.store_access import EtcdAccess, OpenAccess, StoreAccess
 from bridge_registry.enrolment.token_desk import TokenDesk
+from bridge_registry.enrolment.token_review import TokenReviewer
 from bridge_registry.health.keeper import HealthKeeper
 from bridge_registry.key_sets.fetching import fetch_key_set
 from bridge_registry.key_sets.keeper import KeySetKeeper
@@ -62,6 +64,7 @@ from bridge_registry.records import Candidate
 from bridge_registry.restore import Restorer
 from bridge_registry.rollouts.controller import RolloutController
 from bridge_registry.rpc.admin_service import AdminService
+from bridge_registry.rpc.alerting_service import AlertingService
 from bridge_registry.rpc.authority_service import AuthorityService
 from bridge_registry.rpc.clients_service import ClientsService
 from bridge_registry.rpc.enrolment_service import EnrolmentService
@@ -81,6 +84,7 @@ from bridge_registry.traffic.directory_watch import DirectoryWatch
 from bridge_registry.upkeep import Upkeep
 from bridge_wire.v1 import quota_pb2_grpc
 from bridge_wire.v1 import registry_pb2_grpc as rpc
+from bridge_wire.v1.alerting_pb2_grpc import add_AlertingServicer_to_server
 from bridge_wire.v1.authority_pb2_grpc import add_AuthorityServicer_to_server
 from bridge_wire.v1.clients_pb2_grpc import add_ClientsServicer_to_server
 from bridge_wire.v1.console_pb2_grpc import add_ConsoleServicer_to_server
@@ -123,6 +127,8 @@ class Registry:
         publisher: What is known of the mesh, and published.
         rollouts: Moves them on.
         health: What there is to say against instances.
+        alerting: Alerts, and who is told of them.
+        alert_figures: Metrics of both.
         feed: What people watch.
         quotas: Lends them, and keeps what was used.
         mesh_config_watch: Applies the folder of `--mesh-config`; None without one.
@@ -180,6 +186,7 @@ class Registry:
             nonces=nonces,
             fence=fence,
             clock=time.time,
+            pods=TokenReviewer(settings.kubernetes, domain, time.monotonic) if settings.kubernetes else None,
         )
         self._config = ConfigDesk(store, domain, fence, time.time)
         load = LoadReports()
@@ -249,18 +256,22 @@ class Registry:
             QuotaService(gate, self.quotas),
             QuotaAdminService(gate, self.quotas),
         )
-        self._alerts = AlertDesk(
+        self.alerting = Alerting(
+            store,
+            self._leadership,
+            table,
             self.health,
-            lambda: hub.current,
-            self._leadership.leads,
-            lambda: {plan.name for plan, at in self.rollouts.positions() if at.phase == "progressing"},
-            now=time.time,
-            clock=time.monotonic,
+            snapshot=lambda: hub.current,
+            moving=lambda: {plan.name for plan, at in self.rollouts.positions() if at.phase == "progressing"},
+            mesh=domain,
+            state=settings.state_dir,
         )
+        self.alert_figures = AlertFigures(self.alerting.desk, self.alerting.courier)
+        self._alerting_service = AlertingService(gate, self.alerting, self._leadership.check_serving)
         self._health_service = HealthService(
             gate,
             self.health,
-            self._alerts,
+            self.alerting.desk,
             lambda: hub.current,
             check_serving=self._leadership.check_serving,
             now=time.monotonic,
@@ -281,6 +292,7 @@ class Registry:
             self.publisher,
             load,
             self.rollouts,
+            lambda: self.alerting.desk.alerts,
             self._traffic,
             trust_domain=domain,
             standing=self._standing,
@@ -329,6 +341,7 @@ class Registry:
         add_HealthServicer_to_server(self._health_service, server)  # type: ignore[no-untyped-call]  # generated
         add_ScalingServicer_to_server(self._scaling_service, server)  # type: ignore[no-untyped-call]  # generated
         add_ExternalScalerServicer_to_server(self._external_scaler, server)  # type: ignore[no-untyped-call]  # generated
+        add_AlertingServicer_to_server(self._alerting_service, server)  # type: ignore[no-untyped-call]  # generated
         add_ConsoleServicer_to_server(self._console, server)  # type: ignore[no-untyped-call]  # generated
         add_PoliciesServicer_to_server(self._policies, server)  # type: ignore[no-untyped-call]  # generated
         server.add_insecure_port(self._front.inner_target)
@@ -342,7 +355,12 @@ class Registry:
                 lambda: bool(self._memory.foreign),
                 lambda: self._keeper.lives,
             )
-            collectors = (figures, ScalingFigures(self.scaling), MeshFigures(self.feed, self._traffic))
+            collectors = (
+                figures,
+                ScalingFigures(self.scaling),
+                MeshFigures(self.feed, self._traffic),
+                self.alert_figures,
+            )
             app = self._admin_app = AdminApp(collectors, self._readiness, socket.gethostname())
             host, port = self.settings.admin
             admin = await http1.serve(app, name="registry-admin", host=host, port=port)
@@ -365,7 +383,8 @@ class Registry:
                 group.create_task(_persist("publication", self.publisher.run)),
                 group.create_task(_kept("audit", self._audit.run)),
                 group.create_task(_kept("cosigning", self._cosigning.run)),
-                group.create_task(_kept("alerts", self._alerts.run)),
+                group.create_task(_kept("alerts", self.alerting.desk.run)),
+                group.create_task(_kept("alert-delivery", self.alerting.courier.run)),
                 group.create_task(_kept("anchoring", self._anchoring.run)),
                 group.create_task(_kept("console", self.feed.run)),
                 group.create_task(self._upkeep.run()),
@@ -401,6 +420,7 @@ class Registry:
     def _concerns(self) -> Iterator[str]:
         yield from self._keeper.concerns()
         yield from self.health.concerns()
+        yield from self.alerting.courier.concerns()
         yield from self._audit.concerns()
         yield from self._cosigning.concerns()
         yield from self._anchoring.concerns()

@@ -40,6 +40,7 @@ _LOOKS: Final = frozenset(
         "WatchSnapshot",
         "ReportLoad",
         "Autoscaling",
+        "AlertingStatus",
         "IsActive",
         "StreamIsActive",
         "GetMetricSpec",
@@ -49,6 +50,12 @@ _LOOKS: Final = frozenset(
         "WatchEvents",
         "Instances",
         "Alerts",
+        "ListClients",
+        "ListAdmins",
+        "GetAuthorities",
+        "TestAccess",
+        "Usage",
+        "Use",
     }
 )
 # What is secret, or too long to be of use.

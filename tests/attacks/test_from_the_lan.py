@@ -81,7 +81,7 @@ context.maximum_version = ssl.TLSVersion[version]
 if pair:
     context.load_cert_chain(*pair)
 try:
-    connection = http.client.HTTPSConnection(host, 11443, timeout=20, context=context)
+    connection = http.client.HTTPSConnection(host, 11443, timeout=60, context=context)
     connection.request("GET", "/api/tags", headers=json.loads(headers))
     answer = connection.getresponse()
     answer.read()

@@ -41,7 +41,7 @@ async def test_a_fourth_node_answers_its_peers_at_once_and_leaves_without_a_loss
             )
             return status == 200 and head["x-bridge-node"] == "node4"
 
-        await eventually(answers_a_peer, 10)
+        await eventually(answers_a_peer)
         took = time.monotonic() - since
         assert took < PEERS_ANSWERED_S, f"{took:.2f} s"
         await leaves_without_a_loss(mesh, node)
@@ -102,7 +102,7 @@ async def test_a_used_or_expired_token_and_a_taken_name_are_named(mesh: Mesh) ->
             assert code == 1, said
             return "expired" in said
 
-        await eventually(expired, 15)
+        await eventually(expired)
     async with newcomer(mesh, "fifth") as node:
         assert (await node.command("leave"))[0] == 0
 

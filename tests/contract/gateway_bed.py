@@ -7,7 +7,7 @@ import contextlib
 import json
 import ssl
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,7 @@ from bridge_agent.gateway.gateway import Gateway
 from bridge_agent.peers.hop import VARYING
 from bridge_agent.peers.upstreams import Upstreams
 from bridge_agent.quotas.meter import Meter
+from bridge_agent.routing.pulse_rules import PulsePolicy
 from bridge_agent.routing.view import MeshView
 from bridge_core.clients import ApiKey, Client
 from bridge_core.http1 import Headers, Pool, Server, serve
@@ -41,9 +42,11 @@ from bridge_core.tls import TlsIdentity, client_context, peer_identity
 from tests.fakes.recorded_engine import RecordedEngine
 
 DOMAIN = "bed.local"
-AUTHORITY = x.create_authority(DOMAIN, now=time.time(), ttl_s=3600)
+AUTHORITY = x.create_authority(DOMAIN, now=time.time(), ttl_s=86_400)
 TRUST = Trust(issuers=(AUTHORITY.pem.decode(),))
 
+# On a busy machine a node of the bed answers late; only tests about silence take that for one.
+PATIENT = PulsePolicy(silent_s=60.0, cut_s=120.0)
 SECRET = bytes(range(32))
 """The mesh's pepper."""
 # What a node's own programs change at other nodes takes a policy; most tests are about something else.
@@ -73,7 +76,7 @@ def issue(folder: Path, kind: str, name: str, authority: x.Authority = AUTHORITY
         key.public_key(),
         SpiffeId(DOMAIN, kind, name),
         now=time.time(),
-        ttl_s=600,
+        ttl_s=3600,
         addresses=("127.0.0.1",),
     )
     paths = (folder / f"{name}.pem", folder / f"{name}.key", folder / "ca.pem")
@@ -141,6 +144,19 @@ class BedNode:
         return await self.ask("POST", path, body, headers)
 
 
+class Clock:
+    """Time that passes when a test says so: on a machine that stalls, what lapses does it any moment."""
+
+    def __init__(self) -> None:
+        self.now = time.monotonic()
+
+    def __call__(self) -> float:
+        return self.now
+
+    def passes(self, seconds: float = 0.1) -> None:
+        self.now += seconds
+
+
 class Bed:
     """The nodes, and the snapshot they share."""
 
@@ -172,6 +188,11 @@ class Bed:
         for node in self.nodes.values():
             node.view.publish(snapshot)
 
+    def govern(self, policy: RoutePolicy) -> None:
+        """Puts this policy in force for what no route says otherwise of."""
+        self.entries["mesh"] = encode_entry(MeshConfig(trust_domain=DOMAIN, trust=TRUST, defaults=policy))
+        self.publish()
+
     def enrol(self, name: str) -> None:
         """Puts the node and its instance into the snapshot."""
         node = self.nodes[name]
@@ -191,10 +212,15 @@ async def mesh(
     *,
     policy: RoutePolicy | None = None,
     meters: dict[str, Meter] | None = None,
+    now: Callable[[], float] = time.monotonic,
     **config: Any,
 ) -> AsyncIterator[Bed]:
-    """A running mesh of one node an engine; `meters` is filled with a meter of each node."""
+    """A running mesh of one node an engine; `meters` is filled with a meter of each node.
+
+    `now` is the gateways' clock: how old is what they know of one another. Timers are the loop's.
+    """
     bed = Bed()
+    config.setdefault("pulse", PATIENT)
     config.setdefault("resume", None)  # what dies stays dead, unless a test is about the opposite
     if policy is not None:
         bed.entries["mesh"] = encode_entry(MeshConfig(trust_domain=DOMAIN, trust=TRUST, defaults=policy))
@@ -210,7 +236,9 @@ async def mesh(
             meter = None
             if meters is not None:
                 meter = meters[name] = Meter(name, view)
-            gateway = Gateway(settings, view, upstreams, group, authenticator=authenticator, meter=meter)
+            gateway = Gateway(
+                settings, view, upstreams, group, authenticator=authenticator, meter=meter, now=now
+            )
             local = await serve(
                 gateway.http_app(ListenerKind.LOCAL),
                 name="local",

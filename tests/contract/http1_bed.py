@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import functools
+import socket
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from typing import Any
 
@@ -34,7 +35,7 @@ class RawClient:
     def send(self, data: bytes) -> None:
         self.writer.write(data)
 
-    async def all(self, deadline_s: float = 5.0) -> bytes:
+    async def all(self, deadline_s: float = 30.0) -> bytes:
         """Everything up to the end of the connection (a reset counts as the end)."""
         received = b""
         async with asyncio.timeout(deadline_s):
@@ -43,11 +44,11 @@ class RawClient:
                     received += part
         return received
 
-    async def until(self, mark: bytes, deadline_s: float = 5.0) -> bytes:
+    async def until(self, mark: bytes, deadline_s: float = 30.0) -> bytes:
         async with asyncio.timeout(deadline_s):
             return await self.reader.readuntil(mark)
 
-    async def exactly(self, size: int, deadline_s: float = 5.0) -> bytes:
+    async def exactly(self, size: int, deadline_s: float = 30.0) -> bytes:
         async with asyncio.timeout(deadline_s):
             return await self.reader.readexactly(size)
 
@@ -74,8 +75,11 @@ class RawClient:
 
 
 @contextlib.asynccontextmanager
-async def raw(port: int) -> AsyncIterator[RawClient]:
-    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+async def raw(port: int, first: bytes = b"") -> AsyncIterator[RawClient]:
+    """A connection; what it says `first` is there when the server accepts it, however busy the machine is."""
+    sock = socket.create_connection(("127.0.0.1", port))
+    sock.sendall(first)
+    reader, writer = await asyncio.open_connection(sock=sock)
     client = RawClient(reader, writer)
     try:
         yield client
@@ -85,8 +89,7 @@ async def raw(port: int) -> AsyncIterator[RawClient]:
 
 async def talk(port: int, data: bytes) -> bytes:
     """Says `data` and returns all that comes until the server closes."""
-    async with raw(port) as client:
-        client.send(data)
+    async with raw(port, data) as client:
         return await client.all()
 
 

@@ -49,6 +49,13 @@ def test_a_malformed_option_is_named(registry: Registry, argv: list[str]) -> Non
     assert not registry.asked
 
 
+def test_an_upgrade_is_planned_only_and_needs_the_word_for_it(registry: Registry) -> None:
+    ended = bridge(registry, "upgrade")
+    assert ended.exit_code == 1
+    assert "bridgectl upgrade --plan" in ended.stderr
+    assert not registry.asked
+
+
 def test_tokens_are_listed_and_revoked(registry: Registry) -> None:
     registry.answer = wire.ListTokensResponse(
         tokens=[wire.TokenInfo(id="tok1", expires_unix=2_000_000_000, uses_left=3, created_by="admin")]

@@ -13,6 +13,7 @@ import msgspec
 import pytest
 
 from bridge_core.http1 import Exchange, Pool
+from bridge_core.mesh_picture import AlertPicture
 from bridge_core.recent import Recent
 from bridge_registry.console import pages, streams
 from tests.console_bed import HOSTILE, Console, console, node, picture
@@ -181,3 +182,17 @@ async def test_a_hostile_name_stays_one_line_of_data(bed: Console) -> None:
         assert kind == "change"
         assert data["parts"][f"node/{HOSTILE}"]["version"] == bad.version
     assert pages.ROOT == "/console"
+
+
+async def test_alerts_come_and_go_as_pieces_of_their_own_and_a_hostile_one_is_data(bed: Console) -> None:
+    bad = AlertPicture(
+        f"full@{HOSTILE}", HOSTILE, "critical", HOSTILE, HOSTILE, 5, command=HOSTILE, well=HOSTILE
+    )
+    async with Reader(bed) as reader:
+        await reader.next()
+        bed.show(picture(node(1), node(2), alerts=(bad,)))
+        kind, _, data = await reader.next()
+        assert (kind, set(data["parts"])) == ("change", {f"alert/{bad.name}"})
+        assert data["parts"][f"alert/{bad.name}"] == msgspec.to_builtins(bad)
+        bed.show(picture(node(1), node(2)))
+        assert (await reader.next())[2]["removed"] == [f"alert/{bad.name}"]

@@ -16,9 +16,9 @@ from bridge_agent.routing.affinity import affinity_key
 from bridge_core.http1 import ConnectFailed, IncompleteResponse, Pool
 from bridge_core.snapshot import Backend, Node, Route, RoutePolicy
 from bridge_core.traffic import AdmissionPolicy
-from tests.contract.gateway_bed import Bed, foreign_context, issue, mesh
+from tests.contract.gateway_bed import Answer, Bed, foreign_context, issue, mesh
 from tests.fakes.recorded_engine import Fault, RecordedEngine
-from tests.support import eventually
+from tests.support import eventually, within_some_time
 
 ALL = "smollm2:135m"
 STREAMS = {
@@ -535,17 +535,21 @@ async def test_a_client_that_leaves_cancels_the_engine(bed: Bed, entry: str, str
 @pytest.mark.parametrize("stream", [True, False])
 async def test_a_deadline_ends_the_request_everywhere(bed: Bed, entry: str, stream: bool) -> None:
     bed["c"].engine.faults.append(Fault("hang", after=2))
-    # Long enough for a busy machine to reach the engine within it.
-    asked = asyncio.create_task(
-        bed[entry].infer(model="solo", stream=stream, headers={"X-Bridge-Timeout": "1s"})
-    )
-    await eventually(lambda: bed["c"].engine.running == 1)
-    answer = await asked
+
+    async def reaches_the_engine(timeout_s: float) -> bool:
+        nonlocal answer
+        headers = {"X-Bridge-Timeout": f"{timeout_s}s"}
+        answer = await bed[entry].infer(model="solo", stream=stream, headers=headers)
+        return bool(bed["c"].engine.inferences()) and (answer.status == 200 or not stream)
+
+    answer: Answer | None = None
+    await within_some_time(reaches_the_engine)
+    assert answer is not None
     if stream:
         assert "deadline exceeded" in _in_stream_error("/api/chat", answer.body)
     else:
         assert (answer.status, answer.json()) == (504, {"error": "deadline exceeded"})
-    await eventually(lambda: bed["c"].engine.cancelled == 1)
+    await eventually(lambda: bed["c"].engine.cancelled == len(bed["c"].engine.inferences()))
     await eventually(lambda: idle(bed))
 
 

@@ -310,7 +310,7 @@ async def test_a_stream_that_goes_on_elsewhere_is_one_request_with_all_its_token
     tmp_path: Path, path: str, more: dict[str, Any]
 ) -> None:
     meters: dict[str, Meter] = {}
-    policy = ResumePolicy(stall_floor=1, patience=3.0, first_record=2.0)
+    policy = ResumePolicy(stall_floor=60, patience=60.0)
     engines = {name: TalkingEngine((MODEL,)) for name in "ab"}
     async with mesh(tmp_path, engines, meters=meters, resume=policy) as bed:  # type: ignore[arg-type]  # as the others
         bed.publish(quota__q=Quota("q", requests=9, prompt_tokens=9_999, output_tokens=9_999, concurrency=9))

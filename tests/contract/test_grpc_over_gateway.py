@@ -18,7 +18,7 @@ from bridge_wire.v1.inference_pb2 import InferenceRequest
 from tests.contract.gateway_bed import Bed, mesh
 from tests.contract.grpc_bed import stub_of
 from tests.fakes.recorded_engine import Fault, RecordedEngine
-from tests.support import eventually
+from tests.support import eventually, within_some_time
 
 MODEL = "smollm2:135m"
 
@@ -47,7 +47,7 @@ CHAT = {"messages": [{"role": "user", "content": "hi"}]}
 
 
 async def test_a_model_behind_a_peer_answers(stub: Any) -> None:
-    answer = await stub.Predict(ask(), timeout=20)
+    answer = await stub.Predict(ask(), timeout=60)
     assert json.loads(answer.output_data)["done"] is True
     assert answer.metadata["x-bridge-node"] == "b"
     assert answer.metadata["x-bridge-attempts"] == "1"
@@ -57,7 +57,7 @@ async def test_a_model_behind_a_peer_answers(stub: Any) -> None:
 async def test_a_model_that_may_turn_up_is_asked_for_again(bed: Bed, stub: Any) -> None:
     bed.publish(instance__b=None)
     with pytest.raises(grpc.aio.AioRpcError, match="node b is not there yet") as refused:
-        await stub.Predict(ask(), timeout=20)
+        await stub.Predict(ask(), timeout=60)
     assert refused.value.code() is grpc.StatusCode.UNAVAILABLE
     assert ("retry-after", "1") in list(refused.value.trailing_metadata() or ())
 
@@ -109,7 +109,7 @@ async def test_cancelling_reaches_the_engine_behind_the_peer(bed: Bed, stub: Any
     call = stub.PredictStream(ask())
     await call.read()
     call.cancel()
-    await eventually(lambda: bed["b"].engine.cancelled == 1, 5)
+    await eventually(lambda: bed["b"].engine.cancelled == 1, 30)
 
 
 @pytest.mark.parametrize("seconds", [2_000_000 * 3600, 1_000_000_000, 40 * 365 * 86_400])
@@ -125,11 +125,11 @@ async def test_a_quota_that_is_used_up_is_an_exhausted_resource(tmp_path: Path) 
     async with mesh(tmp_path / "mesh", {"a": RecordedEngine(models=(MODEL,))}, meters=meters) as bed:
         pipeline = bed["a"].gateway.http_app(ListenerKind.TLS)
         async with stub_of(pipeline, tmp_path / "grpc") as stub:
-            await stub.Predict(ask(), timeout=20)  # without quotas, who is known is counted all the same
+            await stub.Predict(ask(), timeout=60)  # without quotas, who is known is counted all the same
             bed.publish(quota__q=Quota("q", requests=2, window_s=3600.0))
-            await stub.Predict(ask(), timeout=20)
+            await stub.Predict(ask(), timeout=60)
             assert [answer async for answer in stub.PredictStream(ask(CHAT, api="chat"))]
-            for call in (stub.Predict(ask(), timeout=20), read_into([], stub.PredictStream(ask()))):
+            for call in (stub.Predict(ask(), timeout=60), read_into([], stub.PredictStream(ask()))):
                 with pytest.raises(grpc.aio.AioRpcError, match="quota q is used up") as over:
                     await call
                 assert over.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
@@ -142,7 +142,12 @@ async def test_a_quota_that_is_used_up_is_an_exhausted_resource(tmp_path: Path) 
 
 async def test_a_deadline_reaches_the_engine_behind_the_peer(bed: Bed, stub: Any) -> None:
     bed["b"].engine.faults.append(Fault("hang", after=0))
-    with pytest.raises(grpc.aio.AioRpcError) as caught:
-        await stub.Predict(ask(), timeout=0.3)
-    assert caught.value.code() is grpc.StatusCode.DEADLINE_EXCEEDED
-    await eventually(lambda: bed["b"].engine.running == 0, 5)
+
+    async def reaches_the_engine(timeout_s: float) -> bool:
+        with pytest.raises(grpc.aio.AioRpcError) as caught:
+            await stub.Predict(ask(), timeout=timeout_s)
+        assert caught.value.code() is grpc.StatusCode.DEADLINE_EXCEEDED
+        return bool(bed["b"].engine.inferences())
+
+    await within_some_time(reaches_the_engine)
+    await eventually(lambda: bed["b"].engine.running == 0, 30)

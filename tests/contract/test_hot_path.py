@@ -10,7 +10,7 @@ import pytest
 from bench.in_memory import HOP, LOCAL, TOKEN, instructions
 from bridge_core.form import form
 
-# What was counted on CPython 3.11 when this was written is 2,881, 6,513 and 301; a tenth is left to grow into.
+# What was counted on CPython 3.11 when this was written is 2,881, 6,513 and 301; a tenth is left to grow.
 # Who needs more looks first at what a request does twice: `python -m bench in-memory` prints all.
 PURE = {LOCAL: 3_170, HOP: 7_160, TOKEN: 330}
 # Of 62, 144 and 31: more are a module of the hot path that is compiled no longer.

@@ -193,7 +193,7 @@ async def test_client_reads_the_refusal_though_it_is_still_sending() -> None:
         assert (await client.answer())[0] == 413
 
 
-FAST = http1.HttpLimits(head_s=0.2, body_idle_s=0.2, keep_alive_s=0.4, linger_s=0.2)
+FAST = http1.HttpLimits(head_s=0.4, body_idle_s=0.2, keep_alive_s=0.4, linger_s=0.2)
 
 
 @pytest.mark.parametrize(
@@ -219,8 +219,8 @@ async def dripped(client: RawClient) -> bytes:
 
 @on_uvloop
 async def test_dripping_head_times_out_however_steadily_it_drips() -> None:
-    async with serving(echo, limits=FAST) as server, raw(server.port) as client:
-        client.send(b"GET / HTTP/1.1\r\nHost: x\r\nA: ")
+    first = b"GET / HTTP/1.1\r\nHost: x\r\nA: "
+    async with serving(echo, limits=FAST) as server, raw(server.port, first) as client:
         assert (await dripped(client)).startswith(b"HTTP/1.1 408 ")
 
 
@@ -234,8 +234,12 @@ async def test_dripping_body_times_out_however_steadily_it_drips() -> None:
 
 @on_uvloop
 async def test_silent_and_idle_connections_are_closed_without_a_word() -> None:
-    async with serving(echo, limits=FAST) as server, raw(server.port) as silent, raw(server.port) as idle:
-        idle.send(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
+    asked = b"GET / HTTP/1.1\r\nHost: x\r\n\r\n"
+    async with (
+        serving(echo, limits=FAST) as server,
+        raw(server.port, asked) as idle,
+        raw(server.port) as silent,
+    ):
         assert (await idle.answer())[0] == 200
         assert await silent.all() == b""
         assert await idle.all() == b""

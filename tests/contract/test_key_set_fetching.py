@@ -19,9 +19,10 @@ from bridge_core.errors import BridgeError
 from bridge_core.http1 import Exchange, serve
 from bridge_core.identity.key_sets import MAX_BYTES, read_key_set
 from bridge_core.store.api import KeyListing, Put, Unchanged
-from bridge_registry.key_sets.fetching import fetch_key_set, is_public
+from bridge_registry.key_sets.fetching import fetch_key_set
 from bridge_registry.key_sets.keeper import KeySetKeeper
 from bridge_registry.membership.mesh_table import MeshTable
+from bridge_registry.outside import is_public
 from bridge_registry.publication.builder import SecurityDocuments
 from bridge_registry.records import ConfigRecord, StoredDocument, pack
 from tests.fakes.store import FakeEtcd, FakeStore

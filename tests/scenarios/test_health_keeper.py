@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
-from bridge_core import golden
+from bridge_core import golden, keyspace
+from bridge_core.errors import Unavailable
 from bridge_core.golden import GoldenAnswer, Token
 from bridge_core.names import canonical
 from bridge_core.snapshot import Instance, MemberModel, Node, Snapshot, Version, encode_entry
+from bridge_core.store.api import Unchanged
 from bridge_core.verdicts import Reason, Verdict
+from bridge_registry.alerts.alert_store import AlertStore
 from bridge_registry.alerts.desk import AlertDesk
+from bridge_registry.alerts.threshold_rules import RulePlan
 from bridge_registry.health.keeper import FRESH_S, HealthKeeper
 from bridge_registry.health.reported import InstanceHealth, NodeHealthReport
 from bridge_registry.rpc.health_messages import health_of
 from bridge_wire.v1 import health_pb2, registry_pb2
+from tests.fakes.store import FakeEtcd, FakeStore
 
 NODES = ("a", "b", "c")
 MODEL = MemberModel("tiny:latest", "sha256:1")
@@ -19,8 +24,24 @@ RIGHT, WRONG = (Token(" Paris", 4.0),), (Token(" Rome", 4.0),)
 FULL = Reason("infrastructure", "disk", "degraded", "1 GiB of 9 GiB are left for models", 5.0)
 
 
+class Office:
+    """Leads while it is told to; every time anew."""
+
+    def __init__(self, bed: Bed) -> None:
+        self._bed = bed
+
+    def leads(self) -> bool:
+        return self._bed.leads
+
+    def fence(self) -> Unchanged:
+        if not self._bed.leads:
+            raise Unavailable("another registry leads")
+        return Unchanged(f"{keyspace.LEADER}{self._bed.terms}", 0)
+
+
 class Bed:
     def __init__(self) -> None:
+        self.etcd, self.terms, self.rules = FakeEtcd(), 0, list[RulePlan]()
         self.now, self.leads, self.changes = 1_000_000.0, True, 0
         self.moving: set[str] = set()
         self.set_by = 0.0  # by how much the machine's clock was set
@@ -31,12 +52,14 @@ class Bed:
         self.start()
 
     def start(self) -> None:
-        """A registry that knows nothing but what is published."""
+        """A registry that knows nothing but what is published and stored."""
+        self.terms += 1
         self.keeper = HealthKeeper(self.snapshot, lambda: self.leads, self.changed)
         self.desk = AlertDesk(
             self.keeper,
+            AlertStore(FakeStore(self.etcd), Office(self)),
             self.snapshot,
-            lambda: self.leads,
+            lambda: self.rules,
             lambda: self.moving,
             now=lambda: self.now + self.set_by,
             clock=lambda: self.now,
@@ -51,7 +74,7 @@ class Bed:
         told = {f"verdict/{one.instance}": encode_entry(one) for one in self.keeper.verdicts()}
         self.entries = kept | told
 
-    def rounds(self, many: int, *, wrong: str = "", full: str = "") -> None:
+    async def rounds(self, many: int, *, wrong: str = "", full: str = "") -> None:
         """Every node reports, and every instance is asked, in each of so many rounds."""
         for _ in range(many):
             round_ = golden.round_of(self.now)
@@ -71,107 +94,108 @@ class Bed:
                 reasons = (FULL,) if node == full else ()
                 report = NodeHealthReport((InstanceHealth(f"{node}/0", reasons),), (), answers)
                 self.keeper.take(node, report, self.now)
-            self.desk.look()
+            await self.desk.step()
             self.now += golden.ROUND_S
 
     def out(self) -> set[str]:
         return {one.instance for one in self.snapshot().verdicts.values() if one.out}
 
 
-def test_the_wrong_one_is_published_told_of_and_comes_back() -> None:
+async def test_the_wrong_one_is_published_told_of_and_comes_back() -> None:
     bed = Bed()
-    bed.rounds(4)
+    await bed.rounds(4)
     assert bed.changes == 0
-    bed.rounds(2, wrong="b")
+    await bed.rounds(2, wrong="b")
     assert bed.out() == {"b/0"}
     (alert,) = bed.desk.alerts
     assert (alert.seen.id, alert.seen.severity) == ("wrong-answers@b/0", "critical")
     assert alert.seen.summary.startswith('b/0: tiny:latest answers " Rome" where a/0 and c/0 answer " Paris"')
     assert alert.seen.command == "bridgectl health b"
     assert "takes no requests" in next(iter(bed.keeper.concerns()))
-    bed.rounds(6)
+    await bed.rounds(6)
     assert bed.out() == set()
     assert bed.desk.alerts[0].ended
 
 
-def test_a_registry_that_begins_to_lead_takes_nobody_back_by_that() -> None:
+async def test_a_registry_that_begins_to_lead_takes_nobody_back_by_that() -> None:
     bed = Bed()
-    bed.rounds(4)
-    bed.rounds(2, wrong="b")
+    await bed.rounds(4)
+    await bed.rounds(2, wrong="b")
     bed.start()
-    bed.rounds(1, wrong="b")
+    await bed.rounds(1, wrong="b")
     assert bed.out() == {"b/0"}
 
 
-def test_what_an_agent_says_of_its_own_is_told_while_it_reports_and_takes_nobody_out() -> None:
+async def test_what_an_agent_says_of_its_own_is_told_while_it_reports_and_takes_nobody_out() -> None:
     bed = Bed()
-    bed.rounds(1, full="a")
+    await bed.rounds(1, full="a")
     assert bed.snapshot().verdicts["a/0"].reasons == (FULL,)
     assert bed.out() == set()
     changes = bed.changes
-    bed.rounds(3, full="a")
+    await bed.rounds(3, full="a")
     assert bed.changes == changes, "a snapshot does not change because something is still so"
     bed.now += FRESH_S
-    bed.desk.look()
+    await bed.desk.step()
     assert not bed.snapshot().verdicts
     assert {one.seen.name for one in bed.desk.alerts if not one.ended} >= {"node-away"}
 
 
-def test_who_begins_anew_is_not_acquitted_by_that_and_who_has_no_such_model_is() -> None:
+async def test_who_begins_anew_is_not_acquitted_by_that_and_who_has_no_such_model_is() -> None:
     bed = Bed()
-    bed.rounds(4)
-    bed.rounds(2, wrong="b")
+    await bed.rounds(4)
+    await bed.rounds(2, wrong="b")
     for state, out in (("starting", {"b/0"}), ("ready", set())):
         bed.entries["instance/b/0"] = encode_entry(Instance("b/0", "b", state=state))
-        bed.desk.look()
+        await bed.desk.step()
         assert bed.out() == out
 
 
-def test_a_clock_that_is_set_makes_no_node_away() -> None:
+async def test_a_clock_that_is_set_makes_no_node_away() -> None:
     bed = Bed()
-    bed.rounds(1, full="a")
+    await bed.rounds(1, full="a")
     bed.set_by = 3600.0
-    bed.rounds(1, full="a")
+    await bed.rounds(1, full="a")
     assert set(bed.snapshot().verdicts) == {"a/0"}
     assert not [one for one in bed.desk.alerts if one.seen.name == "node-away"]
 
 
-def test_who_led_before_begins_anew_and_says_nothing_in_between() -> None:
+async def test_who_led_before_begins_anew_and_says_nothing_in_between() -> None:
     bed = Bed()
-    bed.rounds(4)
-    bed.rounds(2, wrong="b")
+    await bed.rounds(4)
+    await bed.rounds(2, wrong="b")
     bed.leads = False
+    await bed.desk.step()
     assert not list(bed.keeper.concerns())
     assert not bed.keeper.heard
-    bed.leads = True
-    bed.desk.look()
+    bed.leads, bed.terms = True, bed.terms + 1
+    await bed.desk.step()
     assert bed.out() == {"b/0"}
     assert bed.keeper.compared("a/0") == "not asked yet"
     assert not [one for one in bed.desk.alerts if one.seen.name == "node-away"]
 
 
-def test_only_convictions_outlive_an_office() -> None:
+async def test_only_convictions_outlive_an_office() -> None:
     bed = Bed()
     wrong = Reason("business", "wrong-answers", "failing", "it answers wrong", 5.0)
     silent = Reason("business", "no-answer", "degraded", "it does not answer", 6.0)
     bed.entries["verdict/b/0"] = encode_entry(Verdict("b/0", (wrong, silent), True))
-    bed.desk.look()
+    await bed.desk.step()
     assert bed.snapshot().verdicts == {"b/0": Verdict("b/0", (wrong,), True)}
 
 
-def test_what_did_not_change_publishes_nothing() -> None:
+async def test_what_did_not_change_publishes_nothing() -> None:
     bed = Bed()
     bed.entries.pop("instance/c/0")
-    bed.rounds(5, wrong="b")
+    await bed.rounds(5, wrong="b")
     changes = bed.changes
     assert {one.code for each in bed.snapshot().verdicts.values() for one in each.reasons} == {
         "split-answers"
     }
-    bed.rounds(12, wrong="b")
+    await bed.rounds(12, wrong="b")
     assert bed.changes == changes
 
 
-def test_reports_of_hostile_agents_are_cut_down_to_what_is_theirs_to_say() -> None:
+async def test_reports_of_hostile_agents_are_cut_down_to_what_is_theirs_to_say() -> None:
     bed = Bed()
     round_ = golden.round_of(bed.now)
     turn = golden.asker_of("b/0", "b", NODES, round_)

@@ -13,6 +13,7 @@ from bridge_cli.audit_verifying import verify
 from bridge_core.snapshot import Node
 from bridge_registry.audit import _LOOKS
 from bridge_wire.v1 import (
+    alerting_pb2,
     authority_pb2,
     clients_pb2,
     console_pb2,
@@ -42,12 +43,29 @@ def told(state: Path) -> list[dict[str, Any]]:
 
 RECORDED = {
     *("Join", "RenewExpired", "Renew", "Leave", "CreateToken", "RevokeToken", "Apply", "Rollback", "Drain"),
-    *("Revoke", "CommandRollout", "Restore", "RotateAuthority", "GetAuthorities", "CreateClient"),
-    *("ListClients", "RotateClient", "BlockClient", "DeleteClient", "CertifyClient", "CreateAdmin"),
-    *("ListAdmins", "DeleteAdmin", "TestAccess", "LeaseCells", "Usage", "Use"),
+    *("Revoke", "CommandRollout", "Restore", "RotateAuthority", "CreateClient", "RotateClient"),
+    *(
+        "BlockClient",
+        "DeleteClient",
+        "CertifyClient",
+        "CreateAdmin",
+        "DeleteAdmin",
+        "LeaseCells",
+        "TryReceiver",
+    ),
 }
 WIRE = (
-    *(authority_pb2, clients_pb2, console_pb2, externalscaler_pb2, health_pb2, pb, policy_pb2, quota_pb2),
+    *(
+        alerting_pb2,
+        authority_pb2,
+        clients_pb2,
+        console_pb2,
+        externalscaler_pb2,
+        health_pb2,
+        pb,
+        policy_pb2,
+        quota_pb2,
+    ),
     scaling_pb2,
 )
 

@@ -11,10 +11,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bridge_agent.health.golden_rules import (
-    APART_S,
-    IDLE_S,
-    PUT_OFF_S,
-    REFERENCE_S,
     models_to_ask,
     not_now,
     reference_to_load,
@@ -24,7 +20,7 @@ from bridge_core.golden import CLEAR, Copy, GoldenAnswer, Likeness, Token, compa
 from bridge_core.names import canonical
 from bridge_core.snapshot import MemberModel
 from bridge_core.verdicts import Reason
-from bridge_registry.health.golden_rules import GOOD_S, RIGHT_IN_A_ROW, GoldenBook
+from bridge_registry.health.golden_rules import GoldenBook
 
 MODEL = canonical("tiny")
 NODES = {"a/0": "a", "b/0": "b", "c/0": "c", "c/1": "c"}
@@ -91,7 +87,7 @@ def test_it_comes_back_after_right_answers_in_a_row_and_each_time_later() -> Non
     for times in (1, 2, 4):
         mesh.go(2, b0=WRONG)
         assert mesh.out() == {"b/0"}
-        mesh.go(RIGHT_IN_A_ROW * times - 1)
+        mesh.go(3 * times - 1)
         assert mesh.out() == {"b/0"}
         mesh.go(1)
         assert not mesh.out()
@@ -133,10 +129,10 @@ def test_what_was_answered_too_long_ago_counts_no_more() -> None:
     book = GoldenBook()
     for id_ in ("a/0", "c/0"):
         book.take("b", answer(id_), digest="d", nodes=NODES)
-    late = answer("b/0", WRONG, at=100.0 + GOOD_S)
+    late = answer("b/0", WRONG, at=86_500.0)
     book.take("a", late, digest="d", nodes=NODES)
     assert "no other node" in book.compared("b/0")
-    book.take("c", msgspec.structs.replace(late, at=99.0 + GOOD_S, round=1), digest="d", nodes=NODES)
+    book.take("c", msgspec.structs.replace(late, at=86_499.0, round=1), digest="d", nodes=NODES)
     assert "where a/0 and c/0 answer" in book.compared("b/0")
 
 
@@ -188,7 +184,7 @@ def test_what_an_earlier_leader_found_holds_until_it_is_disproved() -> None:
     mesh.book.resume("b/0", Reason("business", "wrong-answers", "failing", "said before", 50.0))
     assert mesh.out() == {"b/0"}
     mesh.go(1)
-    mesh.go(RIGHT_IN_A_ROW)
+    mesh.go(3)
     assert not mesh.out()
 
 
@@ -335,12 +331,13 @@ def test_three_nodes_are_made_to_decide_where_fewer_have_it_in_memory() -> None:
     ("work", "since", "out", "asked"),
     [
         (0, 9.0, False, True),
-        (0, APART_S - 0.1, False, False),
-        (0, APART_S - 0.1, True, False),
+        (0, 1.9, False, False),
+        (0, 1.9, True, False),
+        (0, 2.0, False, True),
         (1, 9.0, False, True),
         (2, 9.0, False, False),
-        (2, PUT_OFF_S - 0.1, False, False),
-        (2, PUT_OFF_S, False, True),
+        (2, 59.9, False, False),
+        (2, 60.0, False, True),
         (2, 9.0, True, True),
     ],
 )
@@ -364,8 +361,8 @@ def test_models_that_are_used_are_asked_and_those_that_embed_never() -> None:
         return models_to_ask(models, loaded, used, round_=0, now=now, out=out)
 
     assert asked(100.0) == (a, b)
-    assert asked(IDLE_S) == (a, b)
-    assert asked(IDLE_S + 0.1) == (b,)
+    assert asked(120.0) == (a, b)
+    assert asked(120.1) == (b,)
     assert asked(1e6) == ()
     assert asked(1e6, out=True) == (a, b)
     assert asked(1e6, out=True, loaded=()) == (a, b)
@@ -395,5 +392,5 @@ def test_a_model_is_loaded_for_the_others_where_that_costs_nobody_anything() -> 
     assert not loads(canonical("unknown"))
     assert not loads(loaded=("b",))
     assert not loads(work=1)
-    assert not loads(given=-REFERENCE_S + 0.1)
-    assert loads(given=-REFERENCE_S) == name
+    assert not loads(given=-21_599.9)
+    assert loads(given=-21_600.0) == name

@@ -148,10 +148,6 @@ def test_a_bad_route_says_what_and_where(spec: str, fault: str) -> None:
         ("\n\nkind: Mesh", "0.yaml:3: apiVersion: is missing: Mesh has bridge.deepseek.io/v1"),
         ("apiVersion: v2\nkind: Mesh", "0.yaml:1: apiVersion: 'v2' is not known"),
         (
-            "apiVersion: bridge.deepseek.io/v1\nkind: AlertRule",
-            "0.yaml:2: kind: AlertRule is not yet supported",
-        ),
-        (
             "apiVersion: bridge.deepseek.io/v1\nkind: ModelAccessPolicy",
             "0.yaml:1: apiVersion: 'bridge.deepseek.io/v1' is not known: ModelAccessPolicy has security",
         ),

@@ -10,7 +10,7 @@ import pytest
 from bridge_agent.engines.client import EngineFault, ResidentModel
 from bridge_agent.engines.view import LocalInstance
 from bridge_agent.scaling.holding import ModelHolding
-from bridge_agent.scaling.holding_rules import PAUSE_S, SOON_S, Step, step
+from bridge_agent.scaling.holding_rules import PAUSE_S, Step, step
 from bridge_core.holders import ModelHolders
 from bridge_core.snapshot import MemberModel, Snapshot, Version, encode_entry
 
@@ -18,18 +18,18 @@ from bridge_core.snapshot import MemberModel, Snapshot, Version, encode_entry
 @pytest.mark.parametrize(
     ("held", "scaled", "ours", "expires", "since", "wanted"),
     [
-        (True, True, False, None, PAUSE_S, "load"),
-        (True, True, False, None, PAUSE_S - 0.1, ""),
-        (True, True, True, SOON_S - 0.1, PAUSE_S, "load"),
-        (True, True, True, SOON_S, PAUSE_S, ""),
-        (True, True, True, math.inf, PAUSE_S, ""),
-        (False, True, False, None, PAUSE_S, ""),
-        (False, True, False, 300.0, PAUSE_S, ""),  # a request had it loaded
-        (False, True, True, 300.0, PAUSE_S, "unload"),
-        (False, True, False, math.inf, PAUSE_S, "unload"),
-        (False, False, False, math.inf, PAUSE_S, ""),
-        (False, False, True, math.inf, PAUSE_S, "unpin"),
-        (False, False, True, None, PAUSE_S, ""),
+        (True, True, False, None, 30.0, "load"),
+        (True, True, False, None, 29.9, ""),
+        (True, True, True, 59.9, 30.0, "load"),
+        (True, True, True, 60.0, 30.0, ""),
+        (True, True, True, math.inf, 30.0, ""),
+        (False, True, False, None, 30.0, ""),
+        (False, True, False, 300.0, 30.0, ""),  # a request had it loaded
+        (False, True, True, 300.0, 30.0, "unload"),
+        (False, True, False, math.inf, 30.0, "unload"),
+        (False, False, False, math.inf, 30.0, ""),
+        (False, False, True, math.inf, 30.0, "unpin"),
+        (False, False, True, None, 30.0, ""),
     ],
 )
 def test_the_step(
@@ -46,6 +46,7 @@ class FakeEngine:
         self.calls: list[tuple[str, str | int | None]] = []
         self.fails = False
         self.closed = 0
+        self.warmed: list[str] = []
 
     async def loaded(self) -> tuple[ResidentModel, ...]:
         ends = datetime.now(UTC) + timedelta(seconds=300)
@@ -63,6 +64,11 @@ class FakeEngine:
             self.memory.pop(model, None)
         else:
             self.memory[model] = keep_alive
+
+    async def warm_up(self, model: str, *, embedding: bool = False) -> None:
+        self.warmed.append(model)
+        if self.fails:
+            raise EngineFault("it generates nothing", 400)
 
     async def close(self) -> None:
         self.closed += 1

@@ -7,7 +7,7 @@ import pytest
 from bridge_cli.models_command import _print, model_reports
 from bridge_cli.models_commands import _print_outcomes
 from bridge_cli.models_remote import Outcome, copies_of
-from bridge_core.snapshot import Instance, MemberModel, Node, Snapshot, Version, encode_entry
+from bridge_core.snapshot import Instance, LoadingModel, MemberModel, Node, Snapshot, Version, encode_entry
 
 OLD, NEW = "2026-01-01T00:00:00Z", "2026-02-01T01:00:00+02:00"
 
@@ -70,3 +70,23 @@ def test_what_nodes_say_cannot_steer_a_terminal(capsys: pytest.CaptureFixture[st
     assert [line for line in out.splitlines() if not line.isprintable()] == []
     assert "a: failed: \\x1b[2J\\x0a" in out
     assert "  x: \\x9b1A" in out
+
+
+def test_what_is_being_loaded_is_said_with_what_is_likely(capsys: pytest.CaptureFixture[str]) -> None:
+    entries = mesh(("a", "m", "d1", OLD), ("b", "m", "d1", OLD)).entries | {
+        f"instance/{node}/0": encode_entry(
+            Instance(f"{node}/0", node, models=(MemberModel("m:latest", "d1"),), loading=(load,))
+        )
+        for node, load in (
+            ("a", LoadingModel("m:latest", 1000.0, 40.0)),
+            ("b", LoadingModel("m:latest", 1000.0)),
+        )
+    }
+    (report,) = model_reports(Snapshot(Version(1, 2), entries), 1010.0)
+    assert [(one.instance, one.since_s, one.progress) for one in report.loading] == [
+        ("a/0", 10.0, 0.25),
+        ("b/0", 10.0, 0.0),
+    ]
+    _print([report])
+    out = capsys.readouterr().out.splitlines()
+    assert out[-2:] == ["a/0 is loading m:latest for 10 s, about 25%", "b/0 is loading m:latest for 10 s"]

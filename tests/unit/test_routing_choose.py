@@ -19,6 +19,7 @@ from bridge_core.names import canonical
 from bridge_core.snapshot import (
     Backend,
     Instance,
+    LoadingModel,
     MemberModel,
     MeshConfig,
     Node,
@@ -597,3 +598,75 @@ def test_a_backend_that_only_one_of_weight_0_serves_is_served(strategy: str) -> 
     route = Route("r", (Backend("x", instances=("a/0",)),), policy=RoutePolicy(strategy=strategy))
     found = index({"a": {"weight": 0}, "b": {}}, routes=(route,))
     assert names(choose(found, canonical("r"), b"k", IDLE)) == ["a"]
+
+
+# -- a model that nobody has in memory
+
+
+def nowhere(_model: str) -> str:
+    return ""
+
+
+COLD = Load({}, cold=nowhere)
+
+
+@given(st.integers(0, 99), st.integers(0, 99))
+def test_a_cold_model_goes_to_the_same_instance_whoever_asks(one: int, other: int) -> None:
+    mesh = index(five())
+    decided = [names(choose(mesh, X, f"k{number}".encode(), COLD)) for number in (one, other)]
+    assert decided[0] == decided[1] == [id_.partition("/")[0] for id_ in mesh.ring.lookup(X.encode())][:4]
+
+
+@given(st.integers(0, 99), st.sampled_from("abcde"))
+def test_where_it_is_being_loaded_is_asked_first_over_its_share_or_not(number: int, loading: str) -> None:
+    load = LoadingModel("x:latest", 1000.0, 10.0)
+    mesh = index(five() | {loading: {"loading": (load,)}})
+    decided = choose(mesh, X, f"k{number}".encode(), Load({f"{loading}/0": 500}, cold=nowhere))
+    assert names(decided)[0] == loading
+
+
+def test_where_this_entry_sent_the_first_one_counts_as_much() -> None:
+    mesh = index(five())
+    for sent in "abcde":
+        decided = choose(mesh, X, b"k", Load({f"{sent}/0": 9}, cold=lambda _, sent=sent: f"{sent}/0"))
+        assert names(decided)[0] == sent
+
+
+def test_without_a_known_load_a_cold_models_bounded_share_holds() -> None:
+    mesh = index(five())
+    first = names(choose(mesh, X, b"k", COLD))[0]
+    crowded = choose(mesh, X, b"k", Load({f"{first}/0": 50}, cold=nowhere))
+    assert names(crowded)[0] != first
+
+
+def test_once_it_is_in_memory_somewhere_conversations_decide_again() -> None:
+    mesh = index(five() | {name: {"loaded": ("x:latest",)} for name in "ab"})
+    assert {names(choose(mesh, X, f"k{number}".encode(), COLD))[0] for number in range(30)} == {"a", "b"}
+
+
+def test_a_copy_in_memory_that_takes_no_work_makes_nothing_warm() -> None:
+    mesh = index(five() | {"a": {"loaded": ("x:latest",), "state": "draining"}})
+    first = {names(choose(mesh, X, f"k{number}".encode(), COLD))[0] for number in range(30)}
+    assert len(first) == 1
+
+
+@pytest.mark.parametrize("strategy", ["round_robin", "least_request"])
+def test_strategies_that_spread_are_left_alone(strategy: Any) -> None:
+    route = Route("r", (Backend("x"),), policy=RoutePolicy(strategy=strategy))
+    mesh = index(five(), routes=(route,))
+    turns = Load({}).turns
+    first = [
+        names(choose(mesh, canonical("r"), b"k", Load({}, turns=turns, draw=number, cold=nowhere)))[0]
+        for number in range(20)
+    ]
+    assert len(set(first)) > 1
+
+
+def test_residency_meets_at_one_instance_too() -> None:
+    route = Route("r", (Backend("x"),), policy=RoutePolicy(strategy="residency"))
+    mesh = index(five(), routes=(route,))
+    first = {
+        names(choose(mesh, canonical("r"), b"%d" % number, Load({}, draw=number, cold=nowhere)))[0]
+        for number in range(20)
+    }
+    assert len(first) == 1

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from hypothesis import given
 from hypothesis import strategies as st
 
 from bridge_agent.health.infrastructure import pressure_of
 from bridge_agent.health.infrastructure_rules import Disk, Machine, gpu_findings, machine_findings
 from bridge_agent.health.service_rules import Service, service_findings
-from bridge_agent.health.verdict_rules import CLEAR, OF, RAISE, Finding, Key, Track, look, reasons
+from bridge_agent.health.verdict_rules import Finding, Key, Track, look, reasons
 from bridge_agent.limits.gpu import Gpu
 from bridge_core.counts import Counts
 from bridge_core.verdicts import LEVELS, Level, Reason, Verdict, ordered, worst
@@ -29,14 +31,13 @@ def said(levels: list[Level], tracks: dict[Key, Track] | None = None) -> list[Le
 
 
 def test_it_is_said_at_the_third_of_five_looks_and_over_after_ten() -> None:
-    bad: list[Level] = ["degraded"] * RAISE
-    assert said(bad) == ["ok"] * (RAISE - 1) + ["degraded"]
+    bad: list[Level] = ["degraded"] * 3
+    assert said(bad) == ["ok"] * 2 + ["degraded"]
     spread: list[Level] = ["degraded", "ok", "degraded", "ok", "degraded"]
     assert said(spread)[-1] == "degraded"
-    assert len(spread) == OF
     thin: list[Level] = ["degraded", "ok", "ok", "degraded", "ok", "ok", "degraded"]
     assert set(said(thin)) == {"ok"}
-    after = said([*bad, *["ok"] * CLEAR])
+    after = said([*bad, *["ok"] * 10])
     assert after[-2:] == ["degraded", "ok"]
 
 
@@ -48,9 +49,9 @@ def test_what_swings_around_a_mark_is_said_once_and_stays() -> None:
 
 
 def test_it_grows_worse_at_once_and_better_in_steps() -> None:
-    levels = said([*["degraded"] * 3, *["failing"] * 3, *["degraded"] * CLEAR, *["ok"] * CLEAR])
+    levels = said([*["degraded"] * 3, *["failing"] * 3, *["degraded"] * 10, *["ok"] * 10])
     assert levels[5] == "failing"
-    assert levels[5 + CLEAR] == "degraded"
+    assert levels[15] == "degraded"
     assert levels[-1] == "ok"
 
 
@@ -65,9 +66,9 @@ def test_what_is_sudden_is_said_at_once_with_its_sentence_and_since_when() -> No
 def test_nothing_is_said_that_was_not_seen_and_nothing_stays(levels: list[Level]) -> None:
     shown = said(levels)
     for at, level in enumerate(shown):
-        lately = levels[max(0, at - CLEAR - OF) : at + 1]
+        lately = levels[max(0, at - 15) : at + 1]
         assert LEVELS.index(level) <= LEVELS.index(worst(lately))
-    assert said([*levels, *["ok"] * (CLEAR + OF)])[-1] == "ok"  # type: ignore[list-item]  # literals
+    assert said([*levels, *["ok"] * 15])[-1] == "ok"  # type: ignore[list-item]  # literals
 
 
 def test_the_worst_comes_first_and_makes_the_verdict() -> None:
@@ -126,20 +127,21 @@ def test_a_gpu_counts_against_those_that_run_on_it() -> None:
 
 
 def test_what_requests_and_a_life_say_of_an_instance() -> None:
-    def found(service: Service) -> dict[str, str]:
+    def found(state: str, **fields: Any) -> dict[str, str]:
+        service = Service(state, **{"slots": 1, "waiting": 0, **fields})
         return {one.code: one.level for one in service_findings(service)}
 
-    assert found(Service("ready")) == {}
-    assert found(Service("starting")) == {}
-    assert found(Service("starting", reason="it died")) == {"engine": "failing"}
-    assert found(Service("ready", fault="its wall fell")) == {"kept-out": "failing"}
-    assert found(Service("ready", ejected_s=1.0)) == {"ejected": "degraded"}
-    assert found(Service("ready", slots=2, waiting=8)) == {"queue": "degraded"}
-    assert found(Service("ready", slots=2, waiting=7)) == {}
-    assert found(Service("ready", lately=Counts(20, 1))) == {"errors": "degraded"}
-    assert found(Service("ready", lately=Counts(19, 1))) == {}
-    assert found(Service("ready", lately=Counts(4, 1, 1))) == {"errors": "failing"}
-    assert found(Service("ready", lately=Counts(3, 3))) == {}
+    assert found("ready") == {}
+    assert found("starting") == {}
+    assert found("starting", reason="it died") == {"engine": "failing"}
+    assert found("ready", fault="its wall fell") == {"kept-out": "failing"}
+    assert found("ready", ejected_s=1.0) == {"ejected": "degraded"}
+    assert found("ready", slots=2, waiting=8) == {"queue": "degraded"}
+    assert found("ready", slots=2, waiting=7) == {}
+    assert found("ready", lately=Counts(20, 1)) == {"errors": "degraded"}
+    assert found("ready", lately=Counts(19, 1)) == {}
+    assert found("ready", lately=Counts(4, 1, 1)) == {"errors": "failing"}
+    assert found("ready", lately=Counts(3, 3)) == {}
 
 
 def test_pressure_files_are_read_as_the_kernel_writes_them() -> None:

@@ -10,6 +10,7 @@ import msgspec
 import structlog
 
 from bridge_agent.engines.address import engine_address
+from bridge_agent.loading.load_options import LoadOptions
 from bridge_core.errors import BridgeError, Reaction
 from bridge_core.golden import Token
 from bridge_core.http1 import Pool
@@ -30,13 +31,15 @@ class EngineFault(BridgeError):
 
     Attributes:
         status: The HTTP status of its answer.
+        reason: What it says itself.
     """
 
     reaction = Reaction.ELSEWHERE
 
-    def __init__(self, message: str, status: int) -> None:
+    def __init__(self, message: str, status: int, reason: str = "") -> None:
         super().__init__(message)
         self.status = status
+        self.reason = reason or message
 
 
 class ResidentModel(msgspec.Struct, frozen=True):
@@ -143,12 +146,32 @@ class EngineClient:
         """All about a model."""
         return await self._call("POST", "/api/show", dict[str, Any], {"model": model})
 
-    async def load(self, model: str, *, keep_alive: str | int | None = None) -> None:
-        """Loads a model into memory; returns when it is there. A `keep_alive` of 0 unloads it."""
-        body: dict[str, Any] = {"model": model, "stream": False}
+    async def load(
+        self,
+        model: str,
+        *,
+        keep_alive: str | int | None = None,
+        options: LoadOptions | None = None,
+        embedding: bool = False,
+    ) -> None:
+        """Loads a model into memory; returns when it is there. A `keep_alive` of 0 unloads it.
+
+        Args:
+            model: Its name.
+            keep_alive: How long it stays there; None: as long as usual.
+            options: Of its runner.
+            embedding: It may be one that generates nothing.
+        """
+        body: dict[str, Any] = {} if options is None else msgspec.to_builtins(options)
+        body["model"] = model
         if keep_alive is not None:
             body["keep_alive"] = keep_alive
-        await self._call("POST", "/api/generate", dict[str, Any], body)
+        if embedding:
+            body["input"] = ""
+        else:
+            body["stream"] = False
+        path = "/api/embed" if embedding else "/api/generate"
+        await self._call("POST", path, dict[str, Any], body)
 
     async def answer(self, model: str, prompt: str, *, system: str = "", max_tokens: int = 64) -> str:
         """What the model answers at temperature 0; the model stays loaded as long as usual."""
@@ -198,13 +221,20 @@ class EngineClient:
             "POST", "/api/generate", dict[str, Any], body | {"options": options | {"num_predict": 1}}
         )
 
+    async def warm_up(self, model: str, *, embedding: bool = False) -> None:
+        """Has a model that was just loaded do its first work: what that takes longer, no client waits for."""
+        for one in await self.loaded():
+            if canonical_or_same(one.name) == canonical_or_same(model):
+                await self.generate_one(one.name, context_length=one.context_length, embedding=embedding)
+
     async def _call(self, method: str, path: str, kind: type[T], body: dict[str, Any] | None = None) -> T:
         data = None if body is None else msgspec.json.encode(body)
         headers = [] if body is None else [(b"content-type", b"application/json")]
         async with self._pool.request(method, path, headers, data) as response:
             status, answer = response.status, await response.read(_ANSWER_LIMIT)
         if status >= 400:
-            raise EngineFault(f"{method} {path} answered {status}: {_reason(answer)}", status)
+            reason = _reason(answer)
+            raise EngineFault(f"{method} {path} answered {status}: {reason}", status, reason)
         try:
             return msgspec.json.decode(answer, type=kind)
         except (ValueError, RecursionError) as fault:  # msgspec's and Unicode's among them

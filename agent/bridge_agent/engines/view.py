@@ -6,7 +6,7 @@ from typing import Literal
 
 import msgspec
 
-from bridge_core.snapshot import MemberModel
+from bridge_core.snapshot import LoadingModel, MemberModel
 
 InstanceState = Literal["starting", "ready", "draining", "stopped"]
 
@@ -22,6 +22,8 @@ class LocalInstance(msgspec.Struct, frozen=True, omit_defaults=True):
             requests. "draining": finishes what it has. "stopped": gone until started again.
         models: What its disk holds, as it last listed it; kept while it restarts.
         loaded: Names of the models in its memory, as in `models`; empty unless it answers.
+        loading: Those that this agent has it load now.
+        warm: Those whose files lie in the page cache: to load them takes no disk.
         slots: Requests that it decodes at a time.
         engine: "llamacpp" or "ollama".
         network_pid: Its process, where that has a network of its own: only a connection made
@@ -41,3 +43,5 @@ class LocalInstance(msgspec.Struct, frozen=True, omit_defaults=True):
     network_pid: int = 0
     failure_domain: str = ""
     fault: str = ""
+    loading: tuple[LoadingModel, ...] = ()
+    warm: tuple[str, ...] = ()

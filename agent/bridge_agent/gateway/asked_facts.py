@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Mapping
 from typing import Any, Final
 
@@ -11,23 +10,10 @@ import msgspec
 
 from bridge_agent.gateway.arrival import Arrival
 from bridge_agent.gateway.peek import Peek
+from bridge_core.dialects.go_durations import parse_go_duration
 from bridge_core.policy.facts import UNREADABLE, Facts
 
 _UNDECODABLE: Final = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
-_GO_DURATION: Final = re.compile(
-    r"[+-]?(?:0|(?:(?:\d{1,18}(?:\.\d{0,18})?|\.\d{1,18})(?:ns|us|µs|μs|ms|s|m|h))+)"
-)
-_GO_PART: Final = re.compile(r"(\d*\.?\d*)(ns|us|µs|μs|ms|s|m|h)")
-_UNITS: Final = {
-    "ns": 1e-9,
-    "us": 1e-6,
-    "µs": 1e-6,
-    "μs": 1e-6,
-    "ms": 1e-3,
-    "s": 1.0,
-    "m": 60.0,
-    "h": 3600.0,
-}
 _IMAGES: Final = frozenset({"image", "image_url", "input_image"})
 _WITH_IMAGES: Final = ("images", "messages", "input")
 
@@ -70,7 +56,7 @@ def _keep_alive(raw: msgspec.Raw | None) -> float | None:
     value = None if raw is None else _decoded(raw)
     if value is None:
         return None
-    seconds = go_seconds(value) if isinstance(value, str) else _number(value)
+    seconds = _go_seconds(value) if isinstance(value, str) else _number(value)
     return math.inf if seconds < 0 else seconds  # what the engine takes a negative one for
 
 
@@ -104,12 +90,11 @@ def _images_at(part: dict[str, Any]) -> int:
     return is_one + sum(len(value) for value in named if isinstance(value, list))
 
 
-def go_seconds(text: str) -> float:
-    """The seconds of a duration as Go reads it ("5m", "-1s", "1h30m"); `UNREADABLE`: it is none."""
-    if len(text) > 128 or _GO_DURATION.fullmatch(text) is None:
+def _go_seconds(text: str) -> float:
+    try:
+        return parse_go_duration(text)
+    except ValueError:
         return UNREADABLE
-    seconds = sum(float(number) * _UNITS[unit] for number, unit in _GO_PART.findall(text))
-    return -seconds if text.startswith("-") else seconds
 
 
 def _number(value: Any) -> float:

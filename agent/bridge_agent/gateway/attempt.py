@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+import math
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from bridge_agent.gateway.config import Outcome
 from bridge_agent.gateway.forwarding import forwarded_head, with_body, with_stream
+from bridge_agent.gateway.loading_words import loading_line, waited_in
+from bridge_agent.gateway.ports import ModelLoading
 from bridge_agent.gateway.replies import by_route
 from bridge_agent.gateway.routes import Framing, Kind
 from bridge_agent.gateway.stream_filter import EndlessLine, Renaming, StreamFilter
-from bridge_agent.peers.hop import LOAD, OURS, OVERHEAD, REFUSED, REQUEST_ID, Hop, lines_of
+from bridge_agent.loading.load_options import LoadOptions, load_options
+from bridge_agent.peers.hop import LOAD, LOADING, OURS, OVERHEAD, REFUSED, REQUEST_ID, Hop, lines_of
 from bridge_agent.routing.admission_answers import ADMITTED, AdmissionRefused
 from bridge_agent.routing.health_rules import Failure
 from bridge_agent.routing.request_rules import Hold, Phase, Try
@@ -54,7 +58,7 @@ _KEPT_BACK: Final = frozenset(
         *OURS,
     }
 )
-_ADDED: Final = frozenset({REQUEST_ID, b"x-bridge-node", b"x-bridge-attempts", *OURS})
+_ADDED: Final = frozenset({REQUEST_ID, b"x-bridge-node", b"x-bridge-attempts", LOADING, *OURS})
 _RETRIED: Final = frozenset({404, 500, 501, 502, 503})
 # What an engine says of itself, not of the request: full, its model was deleted a moment ago, or it cannot
 # render and read this one.
@@ -84,12 +88,13 @@ class Attempt(ResponseSink):
         upstream: The request there; None before it was sent.
     """
 
-    __slots__ = ("_request", "_timer", "tried", "upstream")
+    __slots__ = ("_load_since", "_request", "_timer", "tried", "upstream")
 
     def __init__(self, request: RoutedRequest, tried: Try) -> None:
         self._request = request
         self.tried = tried
         self.upstream: ClientExchange | None = None
+        self._load_since = 0.0  # it waits for a load since then; 0: it does not
         self._timer: asyncio.TimerHandle | None = None
 
     # -- to the instance
@@ -109,14 +114,16 @@ class Attempt(ResponseSink):
     def let_go(self) -> None:
         """Lets go of the instance: its count, its slot or its place in the queue; what it sent has ended."""
         tried = self.tried
-        self.upstream = None  # whose sink this is
+        sent, self.upstream = self.upstream is not None, None  # whose sink this is
         state, instance = self._request.state, tried.target.id
+        if self._load_since:
+            self._leave_load()
         state.counters.end(instance)
         if self._timer is not None:
             self._timer.cancel()
         if tried.hold is Hold.SLOT:
             tried.hold = Hold.NOTHING
-            state.admission.give_back(instance, state.now() - tried.since, suspect=tried.suspect)
+            state.admission.give_back(instance, state.now() - tried.since, suspect=tried.suspect and sent)
         elif tried.hold is Hold.PLACE:
             request = self._request
             request.waited += request.life.left(tried, state.now())
@@ -199,6 +206,76 @@ class Attempt(ResponseSink):
             request.failed(self, Failure.REFUSED, f"server busy: no slot was free within {longest:g} s")
 
     def _send(self) -> Fault | None:
+        """Sends it once the model is in memory: what is loaded for one client alone would go with it."""
+        request, target = self._request, self.tried.target
+        if target.local and request.state.loading is not None and request.route.kind is Kind.INFER:
+            if request.asked.slotless:
+                request.state.loading.unloaded(target.id, request.serving.model)
+            elif request.serving.model not in target.loaded and self._awaits_load(request.state.loading):
+                return None
+        return self._forward()
+
+    def _awaits_load(self, loading: ModelLoading) -> bool:
+        """Has it wait for its model's load; False where there is nothing to wait for."""
+        request, asked, instance = self._request, self._request.asked, self.tried.target.id
+        state, name = request.state, request.serving.model
+        target = state.view.index.targets.get(instance)  # as it is now: it may have waited for a slot
+        copy = state.view.index.copies(name).get(instance)
+        if target is None or copy is None or name in target.loaded:
+            return False
+        options = LoadOptions() if asked.packed else load_options(asked.body)
+        if options is None:
+            return False
+        embedding = request.route.action == "embed"
+        if not loading.wait(instance, copy.model, options, self, embedding=embedding):
+            return False
+        self._load_since = state.now()
+        longest, limit = state.config.load_wait_s, request.policy.retries.per_try_timeout_s
+        timer = asyncio.get_running_loop().call_later
+        if limit is not None and limit < longest:
+            self._timer = timer(limit, self._too_slow, limit)
+        else:
+            self._timer = timer(longest, self._load_waited_out, longest)
+        return True
+
+    def loaded(self) -> None:
+        """See `LoadWaiter`."""
+        if not self._load_since:
+            return
+        self._leave_load()
+        fault = self._forward()
+        if fault is not None:
+            self._request.failed(self, *fault)
+
+    def load_failed(self, failure: Failure, detail: str) -> None:
+        """See `LoadWaiter`."""
+        if self._load_since:
+            self._leave_load()
+            self._request.failed(self, failure, detail)
+
+    def _load_waited_out(self, longest: float) -> None:
+        request, instance = self._request, self.tried.target.id
+        if self._load_since and request.state.loading is not None:
+            rest_s = request.state.loading.rest_s(instance)
+            request.retry_after = max(1, min(MAX_PATIENCE_S, math.ceil(rest_s)))
+            request.state.counters.refused["load_waited_out"] += 1
+            words = f"the model was not in memory within {longest:g} s; its load at {instance} goes on"
+            request.failed(self, Failure.REFUSED, words)
+
+    def _leave_load(self) -> None:
+        """It waits no longer for a load, which is done or goes on without it."""
+        request = self._request
+        state = request.state
+        waited = state.now() - self._load_since
+        self._load_since = 0.0
+        request.waited += waited
+        request.loading += waited
+        if self._timer is not None:
+            self._timer.cancel()
+        if state.loading is not None:
+            state.loading.leave(self.tried.target.id, self)
+
+    def _forward(self) -> Fault | None:
         request, target = self._request, self.tried.target
         state = request.state
         asked = request.exchange.request
@@ -425,11 +502,12 @@ class Attempt(ResponseSink):
         if target.local:
             if arrival.over_hop:
                 refused = b"x-bridge-refused: 1\r\n" if head.status in _ELSEWHERE else b""
-                return b"%bx-bridge-overhead-us: %d\r\nx-bridge-load: %d\r\n%b" % (
+                return b"%bx-bridge-overhead-us: %d\r\nx-bridge-load: %d\r\n%b%b" % (
                     head.headers.block(_ADDED),
                     overhead_us,
                     state.work(target.id),
                     refused,
+                    loading_line(request.loading) if request.loading else b"",
                 )
         else:
             # In place and by their digits: every answer of a peer has these two.
@@ -444,6 +522,10 @@ class Attempt(ResponseSink):
             f"x-bridge-attempts: {request.life.count}\r\nx-bridge-overhead-us: {overhead_us}\r\n"
         )
         fields = head.headers.block(_ADDED) + added.encode()
+        if request.loading:
+            fields += loading_line(request.loading)
+        elif not target.local and (waited := waited_in(head.headers.get(LOADING))):
+            fields += loading_line(waited)
         if request.decision.route:
             fields += lines(by_route(request.serving))
         if request.ticket is not None and state.meter is not None:

@@ -61,6 +61,9 @@ class GatewaySection(
             byte: an engine finishes the batch of a prefill that nobody wants any more.
         ask_owner: Whether a mutation that names no node and needs a model that one other node has alone
             goes there; else it is refused, and the owner named.
+        load_wait_s: How long a request waits for its model to be loaded; the load itself goes on.
+        load_keep_alive_s: Between bytes that a stream's client gets while its model is loaded, where the
+            policy says nothing of them; 0: none.
         pulse: How peers are watched; None: they are not.
         resume: How streams that died are continued; None: they end with an error.
     """
@@ -73,6 +76,8 @@ class GatewaySection(
     explained: Annotated[int, msgspec.Meta(ge=1, le=1_000_000)] = 1024
     suspect_s: _Seconds = SUSPECT_S
     ask_owner: bool = False
+    load_wait_s: _Seconds = 600.0
+    load_keep_alive_s: _Seconds = 20.0
     pulse: PulsePolicy | None = PulsePolicy()
     resume: ResumePolicy | None = ResumePolicy()
 
@@ -181,3 +186,4 @@ class RequestRecord(msgspec.Struct, frozen=True, gc=False):
     rule: str = ""
     shadowed: tuple[str, ...] = ()
     remote: tuple[str, int] | None = None  # whence it came
+    loading: float = 0.0  # of `waited`, for its model to be loaded here

@@ -69,6 +69,7 @@ class GatewayCounters:
         first_byte: Seconds from request to the head of the answer.
         overhead: Seconds that the gateway itself added.
         wait: Seconds that requests waited for a slot, of those that had to.
+        load_wait: The same for their model to be loaded.
     """
 
     def __init__(self) -> None:
@@ -91,6 +92,7 @@ class GatewayCounters:
         self.first_byte = Histogram(SECONDS)
         self.overhead = Histogram(OVERHEAD_S)
         self.wait = Histogram(SECONDS)
+        self.load_wait = Histogram(SECONDS)
 
     def keep_routes(self, routes: Container[str]) -> None:
         """These routes are there: what was counted of others is dropped, so that nothing piles up."""

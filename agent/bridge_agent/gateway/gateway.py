@@ -35,7 +35,7 @@ from bridge_agent.gateway.handlers import Handler, RouteHandlers
 from bridge_agent.gateway.lingering import Lingering
 from bridge_agent.gateway.oci import Registry
 from bridge_agent.gateway.peer_side import PeerSide
-from bridge_agent.gateway.ports import ModelSource
+from bridge_agent.gateway.ports import ModelLoading, ModelSource
 from bridge_agent.gateway.replies import broke_off, note, respond_error, turned_away
 from bridge_agent.gateway.routes import BY_PATH, ROUTES, HttpRoute, Kind, protocol_of
 from bridge_agent.gateway.shapes import error_body
@@ -235,6 +235,10 @@ class Gateway:
         if shelf is not None:
             registry = Registry(self._state, shelf)
             self._registry = lambda arrival: self._as_registry(registry, arrival)
+
+    def load_with(self, loading: ModelLoading) -> None:
+        """Has models loaded by `loading`, whoever waits for them, and not by each request for itself."""
+        self._state.loading = loading
 
     def _as_registry(self, registry: Registry, arrival: Arrival) -> None:
         async def handler(_exchange: Exchange) -> None:

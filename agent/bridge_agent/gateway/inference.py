@@ -20,6 +20,7 @@ from bridge_agent.gateway.asked import AskedBody
 from bridge_agent.gateway.attempt import SESSION
 from bridge_agent.gateway.config import ListenerKind
 from bridge_agent.gateway.keep_alive import KeptAliveExchange
+from bridge_agent.gateway.loading_news import LoadingNews
 from bridge_agent.gateway.peek import BadBody, Peek, Shape, peek
 from bridge_agent.gateway.quota_gate import admit
 from bridge_agent.gateway.reading import (
@@ -134,8 +135,9 @@ def infer(state: GatewayState, arrival: Arrival, route: HttpRoute, read: LargeBo
             return
     deadline = arrival.deadline
     if hop is None:
-        if policy.keep_alive_bytes_s is not None and peeked.stream:
-            _keep_alive(arrival, route, policy.keep_alive_bytes_s)
+        cold = route.kind is Kind.INFER and decision.candidates and state.sent_cold(decision, arrival.began)
+        if peeked.stream and (cold or policy.keep_alive_bytes_s is not None):
+            _keep_alive(state, arrival, route, decision if cold else None, policy.keep_alive_bytes_s)
         if policy.deadline_s is not None:
             limit = arrival.began + policy.deadline_s
             deadline = limit if deadline is None else min(limit, deadline)
@@ -277,12 +279,23 @@ def _may_begin(
     return True
 
 
-def _keep_alive(arrival: Arrival, route: HttpRoute, every_s: float) -> None:
-    """Sends the client bytes that its protocol ignores until the answer begins."""
+def _keep_alive(
+    state: GatewayState,
+    arrival: Arrival,
+    route: HttpRoute,
+    cold: Decision | None,
+    every_s: float | None,
+) -> None:
+    """Sends the client bytes that its protocol ignores until the answer begins; `cold`: a load is to come."""
     exchange = arrival.exchange
-    if isinstance(exchange, HttpExchange):  # a gRPC call has nothing of the kind
-        pairs = ((REQUEST_ID, arrival.request_id.encode()), *arrival.cors)
-        arrival.exchange = KeptAliveExchange(exchange, route.framing, every_s, pairs, arrival.request_id)
+    every_s = state.config.load_keep_alive_s if every_s is None else every_s
+    if not every_s or not isinstance(exchange, HttpExchange):  # a gRPC call has nothing of the kind
+        return
+    loading = None if cold is None else LoadingNews(state, cold, arrival.began)
+    pairs = ((REQUEST_ID, arrival.request_id.encode()), *arrival.cors)
+    arrival.exchange = KeptAliveExchange(
+        exchange, route.framing, every_s, pairs, arrival.request_id, loading=loading
+    )
 
 
 def _key(state: GatewayState, arrival: Arrival, name: str, peeked: Peek) -> bytes:

@@ -2,8 +2,9 @@
 
 Rules:
 1. Only streams get them, in the form that their protocol's clients pass over: comments in OpenAI's
-   event streams, `ping` events in Anthropic's, and in Ollama's lines a space before the first record
-   (an empty line would break clients that decode each line).
+   event streams (which say how far a load is, where one is waited for), `ping` events in Anthropic's, and
+   in Ollama's lines a space before the first record (an empty line would break clients that decode each
+   line).
 2. With the first of them the answer is a 200: what would have been an error status is told in the
    stream, in the protocol's shape. Until a record was delivered a failed attempt is still made again
    elsewhere, as if nothing had been sent.
@@ -14,12 +15,13 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Iterable
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
 import msgspec
 
 from bridge_agent.gateway.routes import Framing
 from bridge_agent.gateway.shapes import stream_error
+from bridge_agent.peers.hop import LOADING
 from bridge_core.http1 import Exchange, Pair
 
 _COMMENT: Final = b": keep-alive\n\n"
@@ -32,6 +34,16 @@ _BYTES: Final = {
 _ERROR_MOST: Final = 64 << 10
 
 
+class LoadingTold(Protocol):
+    """How the load goes that a client waits for."""
+
+    def value(self) -> bytes:
+        """The field's, for the early head."""
+
+    def comment(self) -> bytes:
+        """The same as a comment of an event stream."""
+
+
 class KeptAliveExchange:
     """An `Exchange` that looks unanswered while keep-alive bytes go to its client.
 
@@ -41,6 +53,7 @@ class KeptAliveExchange:
         every_s: Seconds between bytes.
         pairs: Fields of the early head, besides the content type.
         request_id: For errors.
+        loading: Says how the load goes that it waits for; None: it waits for something else.
     """
 
     __slots__ = (
@@ -49,6 +62,7 @@ class KeptAliveExchange:
         "_every_s",
         "_framing",
         "_inner",
+        "_loading",
         "_pairs",
         "_request_id",
         "_timer",
@@ -58,7 +72,14 @@ class KeptAliveExchange:
     )
 
     def __init__(
-        self, inner: Exchange, framing: Framing, every_s: float, pairs: Iterable[Pair], request_id: str
+        self,
+        inner: Exchange,
+        framing: Framing,
+        every_s: float,
+        pairs: Iterable[Pair],
+        request_id: str,
+        *,
+        loading: LoadingTold | None = None,
     ) -> None:
         self.request = inner.request
         self.started = False
@@ -68,6 +89,7 @@ class KeptAliveExchange:
         self._every_s = every_s
         self._pairs = tuple(pairs)
         self._request_id = request_id
+        self._loading = loading
         self._early = False
         self._error: bytes | None = None  # the body of an error answer, once its status is known
         self._timer: asyncio.TimerHandle | None = None
@@ -81,8 +103,12 @@ class KeptAliveExchange:
         if not self._early:
             self._early = True
             kind = b"application/x-ndjson" if self._framing is Framing.NDJSON else b"text/event-stream"
-            inner.start(200, [(b"content-type", kind), *self._pairs])
-        inner.write(_BYTES[self._framing])
+            told = () if self._loading is None else ((LOADING, self._loading.value()),)
+            inner.start(200, [(b"content-type", kind), *self._pairs, *told])
+        kept = _BYTES[self._framing]
+        if kept is _COMMENT and self._loading is not None:
+            kept = self._loading.comment()
+        inner.write(kept)
         self._timer = asyncio.get_running_loop().call_later(self._every_s, self._tick)
 
     # -- as an exchange

@@ -1,9 +1,13 @@
-"""What the gateway needs of others: who continues streams that died, and who pulls models."""
+"""What the gateway needs of others: who continues streams that died, who pulls models, and who loads them."""
 
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator
 from typing import TYPE_CHECKING, Any, Protocol
+
+from bridge_agent.loading.load_options import LoadOptions
+from bridge_agent.routing.health_rules import Failure
+from bridge_core.snapshot import MemberModel
 
 if TYPE_CHECKING:
     from bridge_agent.gateway.request import RoutedRequest
@@ -40,3 +44,37 @@ class ModelSource(Protocol):
 
     def records(self, name: ModelName, *, insecure: bool = False) -> AsyncGenerator[dict[str, Any], None]:
         """Ollama's records of a pull, the last one `success`. Raises BridgeError."""
+
+
+class LoadWaiter(Protocol):
+    """Who waits for a load; called from the loop, and not after it left."""
+
+    def loaded(self) -> None:
+        """The model is in memory, or its engine had better say itself what is wrong."""
+
+    def load_failed(self, failure: Failure, detail: str) -> None:
+        """It could not be loaded there."""
+
+
+class ModelLoading(Protocol):
+    """Who has this node's engines load models."""
+
+    def wait(
+        self,
+        instance: str,
+        model: MemberModel,
+        options: LoadOptions,
+        waiter: LoadWaiter,
+        *,
+        embedding: bool = False,
+    ) -> bool:
+        """Has `waiter` told when the model is in the instance's memory; False: it need not wait."""
+
+    def leave(self, instance: str, waiter: LoadWaiter) -> None:
+        """It waits no longer; the load that it waited for goes on if it has begun."""
+
+    def unloaded(self, instance: str, model: str) -> None:
+        """A client has the model of this canonical name taken out of the instance's memory."""
+
+    def rest_s(self, instance: str) -> float:
+        """Seconds until the load that goes on there is done, as far as can be told; 0: nobody knows."""

@@ -65,7 +65,8 @@ class RoutedRequest:
         trail: Whether it is internal: its answer is whole or cut, and has no record of its own.
         sent_at: When it was last sent; 0: never.
         head_at: When its answer began; 0: it has none.
-        waited: Seconds in queues.
+        waited: Seconds in queues, and for a load.
+        loading: Of them, those for a load.
         retry_after: Seconds after which to come again, should nobody answer.
     """
 
@@ -80,6 +81,7 @@ class RoutedRequest:
         "exchange",
         "head_at",
         "life",
+        "loading",
         "retry_after",
         "route",
         "sent_at",
@@ -115,6 +117,7 @@ class RoutedRequest:
         self.sent_at = 0.0
         self.head_at = 0.0
         self.waited = 0.0
+        self.loading = 0.0
         self.retry_after = 1
         self._hedge: Attempt | None = None
         self._timers: list[asyncio.TimerHandle] | None = None
@@ -501,6 +504,7 @@ class RoutedRequest:
                 rule=arrival.verdict.policy,
                 shadowed=arrival.verdict.shadowed,
                 remote=request.remote,
+                loading=self.loading,
             ),
             request.body,
         )

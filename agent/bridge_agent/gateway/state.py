@@ -8,6 +8,7 @@ import secrets
 from collections import deque
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from time import monotonic
 from typing import Final
 
@@ -17,7 +18,8 @@ from bridge_agent.gateway.admission import Admission
 from bridge_agent.gateway.callers import Callers
 from bridge_agent.gateway.config import Caller, GatewayConfig, ListenerKind, RequestRecord
 from bridge_agent.gateway.counters import GatewayCounters
-from bridge_agent.gateway.ports import ModelSource, StreamKeeper
+from bridge_agent.gateway.ports import ModelLoading, ModelSource, StreamKeeper
+from bridge_agent.loading.load_rules import ColdModels
 from bridge_agent.peers.upstreams import Upstreams
 from bridge_agent.quotas.meter import Meter
 from bridge_agent.routing.choose import Decision, Load
@@ -50,6 +52,8 @@ class GatewayState:
         unrecorded: Why nothing is answered, since it would go unrecorded; empty: all is.
         keeper: Who continues streams that died; None: nobody.
         models: Who pulls models to this node; None: its engines do.
+        loading: Who has its engines load models; None: whichever request needs one.
+        cold: Where models are being loaded for requests that came in here.
         meter: Who counts what callers use and refuses what is beyond their quotas; None: nobody.
         on_record: Told of each request when it is over, and what it asked.
         on_progress: Told of instance and model now and then while an own engine's answer streams.
@@ -88,6 +92,8 @@ class GatewayState:
         self.keeper: StreamKeeper | None = None
         self.meter: Meter | None = None
         self.models: ModelSource | None = None
+        self.loading: ModelLoading | None = None
+        self.cold = ColdModels()
         self.draining = False
         self.unrecorded = ""
         self.node = config.node.encode()
@@ -118,8 +124,9 @@ class GatewayState:
         suspected = self.admission.suspected()
         if suspected:  # what others know from what this node tells them
             work = {**work, **{id_: work.get(id_, 0) + count for id_, count in suspected.items()}}
+        cold = None if self.loading is None else partial(self.cold.instance, now=now)
         if health.quiet:
-            return Load(work, None, None, ages, self._turns, draw, outlook)
+            return Load(work, None, None, ages, self._turns, draw, outlook, cold)
         return Load(
             work,
             lambda subject: health.ejected(subject, now),
@@ -128,7 +135,16 @@ class GatewayState:
             self._turns,
             draw,
             outlook,
+            cold,
         )
+
+    def sent_cold(self, decision: Decision, now: float) -> bool:
+        """Whether a request goes where its model has yet to be loaded: those after it are to go there."""
+        first = decision.candidates[0]
+        if self.loading is None or decision.model in first.loaded:
+            return False
+        self.cold.sent(decision.model, first.id, now)
+        return True
 
     def outlook(self, model: str, key: bytes, size: int) -> Outlook | None:
         """What is known of a request for a model with a prompt of this size; None: nothing that matters."""
@@ -185,8 +201,10 @@ class GatewayState:
         if record.head:
             counters.first_byte.observe(record.head - began)
             counters.overhead.observe(record.sent - began - record.waited)
-        if record.waited:
-            counters.wait.observe(record.waited)
+        if record.waited > record.loading:
+            counters.wait.observe(record.waited - record.loading)
+        if record.loading:
+            counters.load_wait.observe(record.loading)
         if record.shadowed:
             counters.shadowed.update(record.shadowed)
         if not self.health.quiet:

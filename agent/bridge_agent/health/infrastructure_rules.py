@@ -91,7 +91,7 @@ def gpu_findings(gpus: Iterable[Gpu], device: str) -> Iterator[Finding]:
 
 
 def _disk(disk: Disk) -> Iterator[Finding]:
-    if disk.total <= 0:
+    if not disk.total:
         return
     share = disk.free / disk.total
     # Either alone is no sign: a large disk has bytes left at 4 %, a small one is never far from its end.

@@ -34,8 +34,8 @@ class Service(msgspec.Struct, frozen=True):
     """
 
     state: str
-    slots: int = 1
-    waiting: int = 0
+    slots: int
+    waiting: int
     reason: str = ""
     lately: Counts = Counts()
     ejected_s: float = 0.0

@@ -58,7 +58,7 @@ def look(tracks: Mapping[Key, Track], findings: Iterable[Finding], now: float) -
     after = {}
     for key in tracks.keys() | found.keys():
         track = _step(tracks.get(key, Track()), found.get(key), now)
-        if track.level != "ok" or any(level != "ok" for level in track.looks):
+        if any(level != "ok" for level in track.looks):  # as long as it is said, one of them is
             after[key] = track
     return after
 
@@ -83,7 +83,7 @@ def _step(track: Track, finding: Finding | None, now: float) -> Track:
     lowered = worst(looks) if len(looks) == CLEAR else track.level
     if _BADNESS[lowered] < _BADNESS[track.level]:
         text = finding.text if finding is not None else track.text
-        return Track(looks, lowered, "" if lowered == "ok" else text, 0.0 if lowered == "ok" else track.since)
+        return Track(looks) if lowered == "ok" else Track(looks, lowered, text, track.since)
     return msgspec.structs.replace(track, looks=looks)
 
 

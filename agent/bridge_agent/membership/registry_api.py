@@ -77,6 +77,7 @@ class LoadReport(msgspec.Struct, frozen=True):
         health: Of its instances, and what others' answered it.
         models: Counters by model.
         demand: Of models that are scaled.
+        program: The version of the agent.
     """
 
     began_unix_ms: int
@@ -91,6 +92,7 @@ class LoadReport(msgspec.Struct, frozen=True):
     health: HealthReport = HealthReport()
     models: Mapping[str, Counts] = {}
     demand: tuple[ModelDemand, ...] = ()
+    program: str = ""
 
 
 class Grants(msgspec.Struct, frozen=True):

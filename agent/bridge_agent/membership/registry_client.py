@@ -32,6 +32,7 @@ from bridge_agent.quotas.stream_rules import QuotaReport
 from bridge_core.count_messages import fields_of
 from bridge_core.counts import Counts
 from bridge_core.errors import BridgeError, Unavailable
+from bridge_core.formats import WRITTEN
 from bridge_core.registry_channel import open_channel
 from bridge_core.snapshot import Delta, Version
 from bridge_wire.v1 import registry_pb2 as pb
@@ -271,6 +272,8 @@ def _load_message(report: LoadReport, news: Mapping[tuple[str, str], Counts]) ->
             pb.SilentPeer(node=node, since_unix=int(since)) for node, since in report.silent_peers.items()
         ],
         trusts=report.trusts,
+        version=report.program,
+        speaks=WRITTEN,
         clients_used_unix=report.clients,
         health=health_messages(report.health),
         gauges=gauge_messages(report.health),

@@ -14,14 +14,14 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Final, TypeAlias
 
 import structlog
 
-from bridge_agent.models.blob_files import blob_size, give_like, make_folders
+from bridge_agent.models.blob_files import PARTIAL, blob_size, give_like, make_folders
 from bridge_agent.models.fetcher import BlobFetcher
 from bridge_agent.models.manifest_finding import holders, manifest_from
 from bridge_agent.models.manifest_rules import BadManifest, blobs_of, read_manifest
@@ -39,6 +39,7 @@ log = structlog.get_logger()
 
 Record: TypeAlias = dict[str, Any]
 MakeOrigin: TypeAlias = Callable[[ModelName, bool], OriginPort]
+MakeRoom: TypeAlias = Callable[[int, ModelName], Awaitable[None]]
 
 _ROUNDS: Final = 3  # of fetching again what somebody removed meanwhile
 _TAKEN: Final = "its blobs are removed as fast as they come: is a model deleted here that shares them?"
@@ -109,6 +110,7 @@ class ModelPulls:
         origin: Makes the origin of a name; the flag says that it may be asked without TLS.
         group: Where pulls run.
         changed: Called when the store has another model.
+        room: Makes room for so many bytes more, of this model, or raises BridgeError.
     """
 
     def __init__(
@@ -122,10 +124,12 @@ class ModelPulls:
         origin: MakeOrigin,
         group: asyncio.TaskGroup,
         changed: Callable[[], None],
+        room: MakeRoom,
     ) -> None:
         self._root = root
         self._store = store
         self._view = view
+        self._room = room
         self._peers = peers
         self._fetcher = fetcher
         self._origin = origin
@@ -189,6 +193,7 @@ class ModelPulls:
         data, manifest, from_mesh = await self._manifest(name, origin)
         pull.ready.set()
         likely = self._likely(name)
+        await self._room(await asyncio.to_thread(self._incoming, manifest), name)
         for _ in range(_ROUNDS):
             for layer in blobs_of(manifest):
                 await self._blob(pull, layer, None if from_mesh else origin, likely)
@@ -254,6 +259,13 @@ class ModelPulls:
         """Nodes that have a model of this name, whatever its digest: layers outlive versions."""
         copies = self._view.index.copies(str(name).lower()).values()
         return tuple(dict.fromkeys(copy.node for copy in copies))[:_MOST_LIKELY]
+
+    def _incoming(self, manifest: Manifest) -> int:
+        """Bytes of the blobs that are neither here nor on their way."""
+        wanted = {hex_digest(one.digest): one.size for one in blobs_of(manifest)}
+        there = (hex_ for hex_, size in wanted.items() if blob_size(self._root, hex_) == size)
+        begun = (hex_ for hex_ in wanted if (self._root / PARTIAL / hex_).exists())
+        return sum(size for hex_, size in wanted.items() if hex_ not in {*there, *begun})
 
     def _lacks(self, manifest: Manifest) -> bool:
         """Whether a blob is gone again: an engine may delete a model that shares it."""

@@ -37,6 +37,7 @@ PRIORITY: Final = b"x-bridge-priority"
 ROUTE: Final = b"x-bridge-route"
 BACKEND: Final = b"x-bridge-backend"
 LOAD: Final = b"x-bridge-load"
+LOADING: Final = b"x-bridge-loading"
 PROOF: Final = b"x-bridge-proof"
 # What agents tell one another; no client's and no engine's word counts for it.
 OURS: Final = frozenset(

@@ -14,6 +14,8 @@ Rules:
    candidates: what lies idle outside a narrowed backend, or is down, takes none of it.
    A conversation that is cached somewhere, and whatever could go to a far node, goes where its first
    token is to be expected soonest (`outlook_rules`), over the share or not.
+   Of a model that nobody has in memory one copy is loaded for a burst, however many agents it came in at: its
+   requests go to whoever loads it already, over the share or not, else where its name is on the ring.
 4. A request that came over a hop goes to this node's own instances alone, and is treated as the route
    says that it came by there.
 5. An instance of weight 0, and of a model that is scaled one that is no active holder of it, is for when
@@ -48,6 +50,8 @@ __all__ = [
 ]
 
 _MAX_FALLBACKS: Final = 4
+# Strategies that send a model's requests where it is in memory; the others spread them on purpose.
+_ONE_LOAD: Final = frozenset({"ring_hash", "residency"})
 _PLAIN: Final = RoutePolicy()
 
 # How long a subject is still skipped, in seconds; 0: it is not.
@@ -99,6 +103,8 @@ class Load(msgspec.Struct, frozen=True):
         turns: Where the round robins stand; a choice moves them on.
         draw: Any number, another for each request.
         outlook: What is known of the request itself and of the ways; None: nothing that would matter.
+        cold: Where a model's requests were sent of late for it to be loaded, empty for nowhere; None: loads
+            are nobody's, and each request goes as if its model were in memory.
     """
 
     work: Mapping[str, int]
@@ -108,6 +114,7 @@ class Load(msgspec.Struct, frozen=True):
     turns: Turns = msgspec.field(default_factory=Turns)
     draw: int = 0
     outlook: Outlook | None = None
+    cold: Callable[[str], str] | None = None
 
 
 def only_choice(index: Index, name: str) -> Decision | None:
@@ -231,9 +238,11 @@ def _among(
         # Nearly every model of a small mesh: no ring, no bound, no ejection (rule 2).
         fit = tuple(_fit(pool.targets.values(), skipped, only_local))
         return Decision(name, fit, True, skipped=tuple(skipped), policy=policy, key=key)
-    on_ring = policy.strategy == "ring_hash"
+    cold = load.cold is not None and not pool.warm and policy.strategy in _ONE_LOAD
+    on_ring = cold or policy.strategy == "ring_hash"
     reserve = pool.reserve  # (rule 5), not on the ring
-    targets = (pool.targets[id_] for id_ in pool.ring.lookup(key)) if on_ring else pool.targets.values()
+    at = name.encode() if cold else key
+    targets = (pool.targets[id_] for id_ in pool.ring.lookup(at)) if on_ring else pool.targets.values()
     candidates: Iterable[Target] = _fit(targets, skipped, only_local)
     if reserve:
         light = (target for target in pool.targets.values() if target.id in reserve)
@@ -247,13 +256,27 @@ def _among(
     if reserve:
         last = [target for target in candidates if target.id in reserve]
         candidates = [target for target in candidates if target.id not in reserve]
-    order = _order(pool, candidates, load, policy, skipped, rotation=rotation)
+    begun = set[str]()
+    if cold:
+        candidates = list(candidates)
+        begun = _loading(name, candidates, load)
+    if begun:
+        ranked = sorted(candidates, key=lambda one: one.id not in begun)
+        order = tuple(strategies.apart(ranked)[:MAX_CANDIDATES])
+    else:
+        order = _order(pool, candidates, load, policy, skipped, rotation="" if on_ring else rotation)
     if last:
         order = (*order, *last)[:MAX_CANDIDATES]
     work = tuple(load.work.get(target.id, 0) for target in order)
     return Decision(
         name, order, True, "", None, tuple(skipped), policy.strategy, panic, policy, "", key, work
     )
+
+
+def _loading(name: str, candidates: list[Target], load: Load) -> set[str]:
+    """Those that bring the model into memory already."""
+    sent = load.cold(name) if load.cold is not None else ""
+    return {one.id for one in candidates if one.id == sent or one.load_of(name) is not None}
 
 
 def _order(
@@ -265,14 +288,14 @@ def _order(
     *,
     rotation: str,
 ) -> tuple[Target, ...]:
-    """The candidates in the strategy's order; `rotation` names whose turns these are."""
+    """The candidates in the order of the strategy; `rotation`: whose turns these are, empty on the ring."""
     work, window = load.work, policy.slow_start_s
     slow = {
         id_: pool.targets[id_].capacity * ramp(age, window)
         for id_, age in load.ages.items()
         if age < window and id_ in pool.targets
     }
-    if policy.strategy == "ring_hash":
+    if not rotation:
         room = _room(pool, candidates, work, policy.bounded_load)
         under, over = strategies.ring_hash(candidates, pool.name, slow, work, room)
         if load.outlook is not None:

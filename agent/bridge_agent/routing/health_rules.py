@@ -43,9 +43,10 @@ class Failure(Enum):
     REFUSED = "refused"  # it said that it takes no more work: no fault of its health
     SERVER_ERROR = "server_error"  # its engine failed behind the hop
     ANSWERED_500 = "answered_500"  # its runner died, or the request is itself to blame: nobody knows
+    NOT_LOADED = "not_loaded"  # its engine could not bring the model into memory
 
 
-_NO_FAULT: Final = frozenset({Failure.REFUSED, Failure.ANSWERED_500})
+_NO_FAULT: Final = frozenset({Failure.REFUSED, Failure.ANSWERED_500, Failure.NOT_LOADED})
 
 
 class Window:

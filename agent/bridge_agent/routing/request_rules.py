@@ -50,12 +50,12 @@ from bridge_agent.routing.view import Target
 from bridge_core.traffic import Retries
 
 BLAMED: Final = 1  # retries after a failure that the request may be to blame for
-_ENGINE_FAILED: Final = frozenset({Failure.SERVER_ERROR, Failure.ANSWERED_500})
+_ENGINE_FAILED: Final = frozenset({Failure.SERVER_ERROR, Failure.ANSWERED_500, Failure.NOT_LOADED})
 # Failures of an engine that had begun on the request.
 _SPOILED: Final = frozenset({Failure.CUT}) | _ENGINE_FAILED
 UNBUDGETED: Final = frozenset({Failure.CONNECT}) | _SPOILED
 """Failures after which a request moves on whatever the retry budget says (rule 4)."""
-_STATUS: Final = {Failure.REFUSED: 503, Failure.TIMEOUT: 504}
+_STATUS: Final = {Failure.REFUSED: 503, Failure.TIMEOUT: 504, Failure.NOT_LOADED: 500}
 _LATE: Final = "deadline exceeded"
 
 

@@ -26,7 +26,7 @@ from bridge_core.addresses import join_address
 from bridge_core.model_digests import Copy, difference, is_meant, meant
 from bridge_core.names import InvalidName, canonical, canonical_or_same
 from bridge_core.ring import Ring
-from bridge_core.snapshot import EMPTY, Instance, MemberModel, Node, Route, Snapshot
+from bridge_core.snapshot import EMPTY, Instance, LoadingModel, MemberModel, Node, Route, Snapshot
 
 _GOING: Final = frozenset({"draining", "stopped"})
 _NOBODY: Final = frozenset[str]()
@@ -41,6 +41,8 @@ class Target(msgspec.Struct, frozen=True):
         available: Whether it takes new work: ready, on an active node, reachable by address.
         reason: Why it is not available.
         failure_domain: What it falls together with, beyond its node; empty: nothing.
+        warm: Models whose files lie in its node's page cache, by their canonical names.
+        loading: Models that are on their way into its memory, by their canonical names.
         starting: It is expected to be ready soon.
         leaving: It was told to take no new work, or is gone until started again.
     """
@@ -58,6 +60,12 @@ class Target(msgspec.Struct, frozen=True):
     failure_domain: str = ""
     starting: bool = False
     leaving: bool = False
+    loading: tuple[LoadingModel, ...] = ()
+    warm: frozenset[str] = frozenset()
+
+    def load_of(self, model: str) -> LoadingModel | None:
+        """Its load of the model of this canonical name, while that is going on."""
+        return next((one for one in self.loading if one.name == model), None)
 
     @property
     def capacity(self) -> int:
@@ -80,6 +88,7 @@ class ModelPool(msgspec.Struct, frozen=True):
         targets: By instance id.
         capacity: Of those that are available and not in reserve, together.
         others: Those that have a model of this name and are none of the pool's.
+        warm: One of those that are available and not in reserve has the model in memory.
         reserve: Those that come last, by every strategy, and have no place on the ring: their weight is 0,
             or the model is scaled and they are no active holders of it.
     """
@@ -90,6 +99,7 @@ class ModelPool(msgspec.Struct, frozen=True):
     capacity: int
     others: tuple[Skipped, ...] = ()
     reserve: frozenset[str] = frozenset()
+    warm: bool = False
 
 
 class Index:
@@ -169,8 +179,10 @@ class Index:
         ring = self._rings.get(in_use)
         if ring is None:
             ring = self._rings[in_use] = self.ring.restrict(in_use)
-        capacity = sum(one.capacity for one in targets.values() if one.available and one.id not in reserve)
-        pool = self._pools[key] = ModelPool(name, targets, ring, capacity, others, reserve)
+        serving = [one for one in targets.values() if one.available and one.id not in reserve]
+        capacity = sum(one.capacity for one in serving)
+        warm = any(name in one.loaded for one in serving)
+        pool = self._pools[key] = ModelPool(name, targets, ring, capacity, others, reserve, warm)
         return pool
 
     def _reserve(self, name: str, targets: Mapping[str, Target]) -> frozenset[str]:
@@ -264,6 +276,8 @@ def _local_target(node: str, instance: LocalInstance, snapshot: Snapshot, closed
         instance.failure_domain,
         instance.state == "starting",
         bool(closed) or instance.state in _GOING or (own is not None and own.state != "active"),
+        _loading(instance.loading),
+        _canonicals(instance.warm),
     )
 
 
@@ -298,6 +312,8 @@ def _remote_target(record: Instance, node: Node | None, snapshot: Snapshot) -> T
         record.failure_domain,
         record.state == "starting",
         node is None or node.state != "active" or record.state in _GOING,
+        _loading(record.loading),
+        _canonicals(record.warm),
     )
 
 
@@ -323,6 +339,10 @@ def _canonicals(names: Iterable[str]) -> frozenset[str]:
         except InvalidName:
             continue  # an engine may list what no request can name
     return frozenset(found)
+
+
+def _loading(loads: Iterable[LoadingModel]) -> tuple[LoadingModel, ...]:
+    return tuple(LoadingModel(canonical_or_same(one.name), one.since_unix, one.expected_s) for one in loads)
 
 
 def _routes(routes: Iterable[Route]) -> Iterable[tuple[str, Route]]:

@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
-from bisect import bisect_left
-
 from bridge_agent.gateway.config import ListenerKind, Outcome, RequestRecord
 from bridge_agent.membership.registry_api import ModelDemand
 from bridge_agent.routing.view import MeshView
-from bridge_core.counts import BOUNDS, Counts
+from bridge_core.counts import Counter
 
 
 class _Model:
-    __slots__ = ("asked", "ttft", "ttft_s")
+    __slots__ = ("answered", "asked")
 
     def __init__(self) -> None:
         self.asked = 0
-        self.ttft = [0] * (len(BOUNDS) + 1)
-        self.ttft_s = 0.0
+        self.answered = Counter()
 
 
 class DemandTally:
@@ -37,12 +34,7 @@ class DemandTally:
         """By model."""
         scaled = self._view.index.scaled
         self._models = {name: one for name, one in self._models.items() if name in scaled}
-        found = []
-        for name, one in self._models.items():
-            last = max((at for at, count in enumerate(one.ttft) if count), default=-1)
-            counts = Counts(ttft=tuple(one.ttft[: last + 1]), ttft_s=one.ttft_s)
-            found.append(ModelDemand(name, one.asked, counts))
-        return tuple(found)
+        return tuple(ModelDemand(name, one.asked, one.answered.counts) for name, one in self._models.items())
 
     def take(self, record: RequestRecord) -> None:
         """A request is over. Counted is what reached an instance here, and what came in here to no avail."""
@@ -59,5 +51,4 @@ class DemandTally:
         model.asked += 1
         if record.head > 0 and record.status < 400:
             took = max(0.0, record.head - record.began)
-            model.ttft[bisect_left(BOUNDS, took)] += 1
-            model.ttft_s += took
+            model.answered.answered(took, tokens=0, generating_s=0.0, broken=False)

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Callable, Sequence
-from typing import Final
+from collections.abc import Callable, Mapping, Sequence
+from typing import Final, TypeVar
 
 import msgspec
 import structlog
@@ -17,6 +17,9 @@ from bridge_core.errors import BridgeError
 log = structlog.get_logger()
 
 REPORT_S: Final = 1.0
+
+_Key = TypeVar("_Key")
+_Value = TypeVar("_Value")
 
 
 class LoadReporter:
@@ -57,18 +60,22 @@ class LoadReporter:
             await asyncio.sleep(self._backoff.next_s())
 
     async def _to(self, registry: RegistryApi) -> None:
-        sent: dict[tuple[str, str], object] = {}
-        used: dict[str, int] = {}
-        told: dict[str, object] = {}
+        backends: dict[tuple[str, str], object] = {}
+        clients: dict[str, object] = {}
+        models: dict[str, object] = {}
         async with registry.report_load() as stream:
             while True:
                 report = self._report()
-                news = {key: counts for key, counts in report.backends.items() if sent.get(key) != counts}
-                clients = {name: at for name, at in report.clients.items() if used.get(name) != at}
-                models = {name: counts for name, counts in report.models.items() if told.get(name) != counts}
-                await stream.send(msgspec.structs.replace(report, clients=clients, models=models), news)
-                sent.update(news)
-                used.update(clients)
-                told.update(models)
+                counts = _news(report.backends, backends)
+                used, asked = _news(report.clients, clients), _news(report.models, models)
+                await stream.send(msgspec.structs.replace(report, clients=used, models=asked), counts)
+                backends.update(counts)  # only now: what was not sent is said to the next registry
+                clients.update(used)
+                models.update(asked)
                 await asyncio.sleep(self._every_s)
                 self._backoff.reset()
+
+
+def _news(now: Mapping[_Key, _Value], told: Mapping[_Key, object]) -> dict[_Key, _Value]:
+    """What this stream was not told yet, or is not so any more."""
+    return {key: value for key, value in now.items() if told.get(key) != value}

@@ -14,6 +14,7 @@ from bridge_agent.engines.view import LocalInstance
 from bridge_agent.gateway.counters import GatewayCounters, Histogram
 from bridge_agent.limits.gpu import Gpu
 from bridge_agent.limits.isolation_report import DomainReport, IsolationReport
+from bridge_agent.loading.model_loads import LoadFigures
 from bridge_agent.membership.link_status import LinkReport
 from bridge_agent.telemetry.health_metrics import health_metrics
 from bridge_agent.telemetry.isolation_metrics import isolation_metrics
@@ -43,6 +44,7 @@ class Sources:
         anchoring: How far it is stamped; None: nobody is asked.
         witness: What was seen of others' audit logs; None: nothing.
         waiting: Requests that wait for a slot, by instance.
+        loads: What came of loads of models; None: nobody counts.
         isolation: Limits, walls and usage of the node's engines.
         gpus: The node's GPUs.
         domains: Fault domains under MPS.
@@ -63,6 +65,7 @@ class Sources:
         expires_unix: Callable[[], Mapping[str, float]],
         audit: AuditLog,
         waiting: Callable[[], dict[str, int]] = dict,
+        loads: LoadFigures | None = None,
         isolation: Callable[[], Iterable[IsolationReport]] = tuple,
         gpus: Callable[[], Sequence[Gpu]] = tuple,
         domains: Callable[[], Iterable[DomainReport]] = tuple,
@@ -82,6 +85,7 @@ class Sources:
         self.expires_unix = expires_unix
         self.audit = audit
         self.waiting = waiting
+        self.loads = loads
         self.isolation = isolation
         self.gpus = gpus
         self.domains = domains
@@ -193,6 +197,15 @@ class _AgentCollector(Collector):
             slots.add_metric([instance.id], instance.slots)
             loaded.add_metric([instance.id], len(instance.loaded))
         yield from (ready, slots, loaded)
+        loads = self._sources.loads
+        if loads is not None:
+            outcomes = {"done": loads.done, "failed": loads.failed}
+            yield _counters("bridge_model_loads", "Loads of models that ended.", "outcome", outcomes)
+            yield _counter("bridge_model_loads_begun", "Loads of models that began.", loads.begun)
+            yield _counter("bridge_model_load_waiters", "Requests that waited for a load.", loads.joined)
+            yield _counter(
+                "bridge_model_loads_left", "Loads done that nobody waited for any more.", loads.left_behind
+            )
 
 
 def _requests(counters: GatewayCounters) -> Iterator[Metric]:
@@ -256,6 +269,11 @@ def _requests(counters: GatewayCounters) -> Iterator[Metric]:
     yield _histogram("bridge_request_duration_seconds", "From request to end of answer.", counters.duration)
     yield _histogram("bridge_first_byte_seconds", "From request to head of answer.", counters.first_byte)
     yield _histogram("bridge_wait_seconds", "Waited for a slot, of those that had to.", counters.wait)
+    yield _histogram(
+        "bridge_load_wait_seconds",
+        "Waited for a model to be loaded, of those that had to.",
+        counters.load_wait,
+    )
     yield _histogram("bridge_overhead_seconds", "Added by the gateway itself.", counters.overhead)
 
 

@@ -16,6 +16,8 @@ Rules:
 9. What holds within a ModelAccessPolicy is in `access_policy_checks`.
 10. No two Quotas are about the same in the same window. What else holds within one is in `quota_checks`.
 11. No two AutoscalePolicies are of the same model. What else holds within one is in `autoscale_checks`.
+12. The receivers that an AlertRule names are there, and none goes that one still names. What else holds
+    within them is in `alert_checks`.
 """
 
 from __future__ import annotations
@@ -25,12 +27,15 @@ from typing import Final
 
 from bridge_core.config import (
     access_policy_checks,
+    alert_checks,
     autoscale_checks,
     identity_provider_checks,
     node_class_checks,
     quota_checks,
 )
 from bridge_core.config.documents import (
+    AlertReceiverDocument,
+    AlertRuleDocument,
     AutoscalePolicyDocument,
     Document,
     Fault,
@@ -72,6 +77,13 @@ def cross_check(
             faults += _quota(document, document.parsed, [*beside, *documents])
         elif isinstance(document.parsed, AutoscalePolicyDocument):
             faults += _autoscale(document, document.parsed, routes, [*beside, *documents])
+        elif isinstance(document.parsed, AlertRuleDocument):
+            faults += _alert_rule(document, document.parsed, [*beside, *documents])
+        elif isinstance(document.parsed, AlertReceiverDocument):
+            faults += [
+                document.fault(f"spec.{path}", message)
+                for path, message in alert_checks.receiver_faults(document.parsed.spec)
+            ]
         elif isinstance(document.parsed, ModelAccessPolicyDocument):
             faults += [
                 document.fault(f"spec.{path}", message)
@@ -277,6 +289,14 @@ def _autoscale(
     }
     if other := autoscale_checks.same(parsed.spec, others):
         yield document.fault("spec.model", f"{parsed.spec.model} has the policy {other} already")
+
+
+def _alert_rule(
+    document: Document, parsed: AlertRuleDocument, everything: Sequence[Document]
+) -> Iterator[Fault]:
+    receivers = {one.name for one in everything if isinstance(one.parsed, AlertReceiverDocument)}
+    for path, message in alert_checks.rule_faults(parsed.spec, receivers):
+        yield document.fault(f"spec.{path}" if path else "spec", message)
 
 
 def _canonical(name: str) -> str | None:

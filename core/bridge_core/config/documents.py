@@ -11,6 +11,7 @@ from typing import Final, Literal, TypeAlias
 import msgspec
 from pydantic import Field
 
+from bridge_core.config.alert_spec import AlertReceiverDocument, AlertRuleDocument
 from bridge_core.config.autoscale_spec import AutoscalePolicyDocument
 from bridge_core.config.base import Duration, Metadata, Strict
 from bridge_core.config.node_class_spec import NodeClassDocument, NodeClassSpec
@@ -27,10 +28,11 @@ from bridge_core.config.security_spec import (
 
 __all__ = [
     "API_VERSION",
-    "LATER_KINDS",
     "MODELS",
     "SECURITY_API_VERSION",
     "SECURITY_KINDS",
+    "AlertReceiverDocument",
+    "AlertRuleDocument",
     "AnyDocument",
     "AttestationPolicyDocument",
     "AutoscalePolicyDocument",
@@ -64,9 +66,10 @@ Kind: TypeAlias = Literal[
     "IdentityProvider",
     "AttestationPolicy",
     "AutoscalePolicy",
+    "AlertRule",
+    "AlertReceiver",
 ]
 SECURITY_KINDS: Final = frozenset({"ModelAccessPolicy", "IdentityProvider", "AttestationPolicy"})
-LATER_KINDS: Final = frozenset({"AlertRule"})
 
 
 class MeshSpec(Strict):
@@ -112,6 +115,8 @@ AnyDocument: TypeAlias = (
     | IdentityProviderDocument
     | AttestationPolicyDocument
     | AutoscalePolicyDocument
+    | AlertRuleDocument
+    | AlertReceiverDocument
 )
 MODELS: Final[dict[str, type[AnyDocument]]] = {
     "Mesh": MeshDocument,
@@ -123,6 +128,8 @@ MODELS: Final[dict[str, type[AnyDocument]]] = {
     "IdentityProvider": IdentityProviderDocument,
     "AttestationPolicy": AttestationPolicyDocument,
     "AutoscalePolicy": AutoscalePolicyDocument,
+    "AlertRule": AlertRuleDocument,
+    "AlertReceiver": AlertReceiverDocument,
 }
 
 

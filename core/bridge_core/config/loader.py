@@ -14,7 +14,6 @@ from bridge_core.config.convert import node_class
 from bridge_core.config.cross_checks import cross_check
 from bridge_core.config.documents import (
     API_VERSION,
-    LATER_KINDS,
     MODELS,
     SECURITY_API_VERSION,
     SECURITY_KINDS,
@@ -102,8 +101,6 @@ def _document(file: str, raw: RawDocument) -> Document | list[Fault]:
     if not isinstance(raw.data, dict):
         return [fault("", "a document is a mapping with apiVersion, kind, metadata and spec")]
     kind, version = raw.data.get("kind"), raw.data.get("apiVersion")
-    if isinstance(kind, str) and kind in LATER_KINDS and version in {API_VERSION, SECURITY_API_VERSION}:
-        return [fault("kind", f"{kind} is not yet supported by this version")]
     if not isinstance(kind, str) or kind not in MODELS:
         known = ", ".join(MODELS)
         says = "is missing" if kind is None else f"{_shown(kind)} is not a known kind"

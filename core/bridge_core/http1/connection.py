@@ -75,7 +75,7 @@ class ServerConnection(RequestReader):
             if ssl_object is not None:
                 self._identity = server.identify(ssl_object)
         self._parser = httptools.HttpRequestParser(self)
-        self.deadline = server.now + server.limits.head_s
+        self.deadline = server.now + (_UNHEARD_S if server.closing else server.limits.head_s)
         if len(server.connections) > server.limits.connections:
             self._refuse(HeadRefusal(503, "too many connections"))
 

@@ -146,7 +146,8 @@ class HttpExchange:
         """Decides how the body is delimited and writes it down as header lines."""
         if status < 200:
             raise BadHeader(f"{status} is not a final status")
-        keep = request.keep_alive and not self._connection.server.closing
+        server = self._connection.server
+        keep = request.keep_alive and not (server.leaving or server.closing)
         if status in _BODILESS:
             framing = b""
         elif length is not None:

@@ -56,6 +56,7 @@ class Listening:
         varying: Names of fields that differ from one request of a connection to the next.
         connections: What is open now.
         bodies_held: Bytes of bodies that are read whole and are not whole yet, of all connections.
+        leaving: Answers say that their connection ends with them; who connects is still served.
         closing: No answer keeps its connection open any more.
         now: The loop's time at the last tick; what deadlines are counted from.
         date_line: The Date field, as of the last tick.
@@ -81,6 +82,7 @@ class Listening:
         self.varying = varying
         self.connections: set[OpenConnection] = set()
         self.bodies_held = 0
+        self.leaving = False
         self.closing = False
         self.now = 0.0
         self.date_line = b""

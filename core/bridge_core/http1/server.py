@@ -21,6 +21,7 @@ from bridge_core.http1.listening import ErrorBody, Identify, Listening, OpenConn
 from bridge_core.http1.request import Request
 
 _BACKLOG: Final = 1024
+_HANDSHAKES_S: Final = 1.0  # for those under way when the server closes
 
 
 def json_error(status: int, message: str, path: str) -> tuple[bytes, bytes]:
@@ -108,6 +109,12 @@ class Server(Listening):
         if self._acceptor is not None and isinstance(connection, ServerConnection):
             self._acceptor.left(connection)
 
+    def leave(self) -> None:
+        """Answers from now on say `Connection: close`: who keeps a connection connects anew, where it may
+        find another server. Nobody is turned away, so that no request meets a connection that just ends.
+        """
+        self.leaving = True
+
     def retire(self) -> None:
         """Stops accepting and closes idle connections; answers from now on say `Connection: close`.
 
@@ -125,7 +132,7 @@ class Server(Listening):
         """Stops accepting, lets answers under way finish, and cuts what is left after `grace_s`."""
         self.retire()
         if self._acceptor is not None:
-            await self._acceptor.close()
+            await self._acceptor.close(min(grace_s, _HANDSHAKES_S))
         if not await self._emptied(grace_s):
             for connection in list(self.connections):
                 connection.cut()

@@ -19,6 +19,7 @@ from bridge_core.sealing import framing
 from bridge_core.sealing.keyring import ID_BYTES, Keyring
 
 MAGIC: Final = b"BRSEAL1\n"
+_FAMILY: Final = b"BRSEAL"
 HEAD_BYTES: Final = len(MAGIC) + ID_BYTES
 _START: Final = HEAD_BYTES + framing.HEAD_BYTES
 
@@ -54,6 +55,8 @@ def _is_head(head: bytes) -> bool:
 
 def _secret(ring: Keyring, purpose: str, head: bytes, message_head: bytes) -> bytes:
     if not _is_head(head):
+        if head.startswith(_FAMILY) and not head.startswith(MAGIC):
+            raise framing.SealBroken("it is sealed in a format of a later version than this program reads")
         raise framing.SealBroken("it is not sealed in this way: its head is another one")
     key = ring.find(head[len(MAGIC) :])
     if key is not None:

@@ -19,6 +19,7 @@ from bridge_core.key_files import read_key_file
 from bridge_core.sealing import framing
 
 MAGIC: Final = b"BRRING1\n"
+_FAMILY: Final = b"BRRING"
 ID_BYTES: Final = 8
 _MOST_BYTES: Final = 1 << 20
 _MOST_KEYS: Final = 4096
@@ -79,6 +80,8 @@ def decode(data: bytes, kek: bytes) -> Keyring:
         BridgeError: it was changed, or is no keyring.
     """
     if not data.startswith(MAGIC):
+        if data.startswith(_FAMILY):
+            raise framing.SealBroken("it is a keyring of a later version than this program reads")
         raise framing.SealBroken("it is no keyring")
     ring = decode_json(framing.open_sealed(kek, MAGIC, data[len(MAGIC) :]), Keyring)
     if any(len(key.id) != ID_BYTES or len(key.secret) != framing.KEY_BYTES for key in ring.keys):

@@ -2,59 +2,81 @@
 
 Rules:
 1. An alert's id is its name and place: what is wrong still, or again, is the same alert.
-2. It ends when it was not seen for `QUIET_S`; so what flickers is one alert and not many.
-3. It is silent while its node is drained, and while a rollout moves: then things change on purpose. Answers
-   that are wrong are told of in any case.
+2. It ends when it was not seen for `QUIET_S`; so what flickers is one alert and not many. Who begins to lead
+   hears of nobody at first: what it took over ends after `OFFICE_S`.
+3. It is silent while its node is drained. While a rollout moves, what requests come to is silent: that
+   changes on purpose then. A disk fills all the same, and answers that are wrong are told of in any case.
 4. Those that are over are kept for people to look at: the newest `KEPT`.
+5. One node has `MOST_OF_NODE` alerts at most, the mesh `MOST`: whoever reports nonsense hides nobody else's.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping
-from typing import Final
+from collections import Counter
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from typing import Annotated, Final
 
 import msgspec
 
+from bridge_core.bounds import Moment, Name, Text, Word
+
 QUIET_S: Final = 15.0
+OFFICE_S: Final = 45.0
 KEPT: Final = 200
+MOST_OF_NODE: Final = 64
+MOST: Final = 1000
 ALWAYS_TOLD: Final = frozenset({"wrong-answers"})
+MOST_SUMMARY: Final = 600
 
 
-class Seen(msgspec.Struct, frozen=True):
+class Seen(msgspec.Struct, frozen=True, omit_defaults=True):
     """Something that is wrong at this moment.
 
     Attributes:
-        name: What kind: one of few words.
+        name: What kind: one of few words, or an AlertRule's name.
         severity: "warning" or "critical".
         node: Where.
         instance: The same, where it is one instance's.
         summary: What changed, in a sentence.
         command: Shows more.
         well: What that would say if all were well.
+        of: Which of several: a disk, a GPU; empty: none in particular.
+        rule: Whether an AlertRule says so, and its name is its document's.
+        moved: Whether a rollout that moves may be why.
+        labels: Of the rule.
+        runbook: Of the rule.
+        receivers: Who is told; none: everybody.
     """
 
-    name: str
-    severity: str
-    node: str
-    instance: str
-    summary: str
-    command: str
-    well: str
+    name: Name
+    severity: Word
+    node: Text
+    instance: Text
+    summary: Annotated[str, msgspec.Meta(max_length=MOST_SUMMARY)]
+    command: Name
+    well: Name
+    of: Text = ""
+    rule: bool = False
+    moved: bool = False
+    labels: Annotated[dict[Text, Text], msgspec.Meta(max_length=16)] = {}
+    runbook: Name = ""
+    receivers: Annotated[tuple[Name, ...], msgspec.Meta(max_length=16)] = ()
 
     @property
     def id(self) -> str:
         """See rule 1."""
-        return f"{self.name}@{self.instance or self.node}"
+        place = f"{self.instance or self.node}:{self.of}" if self.of else self.instance or self.node
+        return f"{'rule ' if self.rule else ''}{self.name}@{place}"
 
 
-class Alert(msgspec.Struct, frozen=True):
+class Alert(msgspec.Struct, frozen=True, omit_defaults=True):
     """One alert; times are Unix seconds, `ended` is 0 while it lasts."""
 
     seen: Seen
-    since: float
-    last: float
-    ended: float = 0.0
-    silenced: str = ""
+    since: Moment
+    last: Moment
+    ended: Moment = 0.0
+    silenced: Name = ""
 
 
 def settle(
@@ -64,6 +86,7 @@ def settle(
     drained: Collection[str],
     moving: Collection[str],
     now: float,
+    office: float = 0.0,
 ) -> dict[str, Alert]:
     """The alerts after a look.
 
@@ -73,25 +96,55 @@ def settle(
         drained: Nodes that were told to take no work.
         moving: Rollouts that are under way.
         now: Unix seconds.
+        office: When this registry began to lead, as `resumed` was told it.
     """
     after = dict(alerts)
-    for one in seen:
+    for one in _bounded(seen, alerts):
         before = alerts.get(one.id)
         lasting = before is not None and not before.ended
         since = before.since if before is not None and lasting else now
         after[one.id] = Alert(one, since, now, 0.0, _silence(one, drained, moving))
     for id_, alert in after.items():
-        if not alert.ended and now - alert.last > QUIET_S:
-            after[id_] = msgspec.structs.replace(alert, ended=alert.last)
+        # Where the clock was set back since, nobody knows how long that is: it is seen again, or over.
+        quiet_s = OFFICE_S if alert.last == office else QUIET_S
+        if not alert.ended and not alert.last <= now <= alert.last + quiet_s:
+            after[id_] = msgspec.structs.replace(alert, ended=max(alert.last, alert.since, 1.0))
     over = sorted((alert.ended, id_) for id_, alert in after.items() if alert.ended)
     for _, id_ in over[: max(0, len(over) - KEPT)]:
         del after[id_]
     return after
 
 
+def resumed(alerts: Iterable[Alert], now: float) -> dict[str, Alert]:
+    """What an earlier leader knew, for who begins to lead: what lasted then is as good as seen now."""
+    return {
+        one.seen.id: one if one.ended else msgspec.structs.replace(one, last=now)
+        for one in alerts
+        if one.since <= now
+    }
+
+
+def essence(alerts: Mapping[str, Alert]) -> frozenset[tuple[str, float, float, str]]:
+    """What of them is worth to be stored: not that they were seen once more."""
+    return frozenset((id_, one.since, one.ended, one.silenced) for id_, one in alerts.items())
+
+
+def _bounded(seen: Iterable[Seen], alerts: Mapping[str, Alert]) -> Iterator[Seen]:
+    """Not more than rule 5 allows; what lasts already goes before what is new."""
+    found = {one.id: one for one in seen}
+    of_node = Counter[str]()
+    told = 0
+    for id_ in sorted(found, key=lambda id_: (id_ not in alerts or alerts[id_].ended > 0.0, id_)):
+        one = found[id_]
+        of_node[one.node] += 1
+        if of_node[one.node] <= MOST_OF_NODE and told < MOST:
+            told += 1
+            yield one
+
+
 def _silence(one: Seen, drained: Collection[str], moving: Collection[str]) -> str:
-    if one.name in ALWAYS_TOLD:
+    if one.name in ALWAYS_TOLD and not one.rule:
         return ""
     if one.node in drained:
         return f"node {one.node} is drained"
-    return f"rollout {min(moving)} moves" if moving else ""
+    return f"rollout {min(moving)} moves" if moving and one.moved else ""

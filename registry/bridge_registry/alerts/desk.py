@@ -3,18 +3,24 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from typing import Final
 
 import structlog
 
+from bridge_core.errors import BridgeError
 from bridge_core.snapshot import Snapshot
-from bridge_registry.alerts.alert_rules import Alert, Seen, settle
-from bridge_registry.health.keeper import HealthKeeper
+from bridge_registry.alerts import threshold_rules
+from bridge_registry.alerts.alert_rules import Alert, Seen, essence, resumed, settle
+from bridge_registry.alerts.alert_store import AlertStore
+from bridge_registry.alerts.figure_rules import Sample, Trails, counted, is_counted, measured
+from bridge_registry.alerts.threshold_rules import RulePlan, Watched
+from bridge_registry.health.keeper import FRESH_S, HealthKeeper
 
 log = structlog.get_logger()
 
 TICK_S: Final = 1.0
+_RULES_S: Final = 2.0  # how often rules look
 
 
 class AlertDesk:
@@ -22,8 +28,9 @@ class AlertDesk:
 
     Args:
         keeper: Has the verdicts and what nodes report.
+        store: Where alerts are kept for who leads next.
         snapshot: The published one.
-        leads: Whether this registry leads.
+        rules: The AlertRules.
         moving: Rollouts that are under way.
         now: Unix seconds.
         clock: Monotonic seconds.
@@ -32,36 +39,75 @@ class AlertDesk:
     def __init__(
         self,
         keeper: HealthKeeper,
+        store: AlertStore,
         snapshot: Callable[[], Snapshot],
-        leads: Callable[[], bool],
+        rules: Callable[[], Sequence[RulePlan]],
         moving: Callable[[], Collection[str]],
         *,
         now: Callable[[], float],
         clock: Callable[[], float],
     ) -> None:
         self._keeper = keeper
+        self._store = store
         self._snapshot = snapshot
-        self._leads = leads
+        self._rules = rules
         self._moving = moving
         self._now = now
         self._clock = clock
+        self._term = ""
+        self._office, self._began = 0.0, 0.0  # when this registry began to lead: monotonic, and Unix seconds
         self._alerts: dict[str, Alert] = {}
+        self._saved: frozenset[tuple[str, float, float, str]] = frozenset()
+        self._watched: dict[str, dict[str, Watched]] = {}
+        self._followed: dict[str, RulePlan] = {}
+        self._trails = Trails()
+        self._judged = float("-inf")
 
     async def run(self) -> None:
         """Looks until cancelled."""
+        said = ""
         while True:
             await asyncio.sleep(TICK_S)
-            if self._leads():
-                self.look()
+            try:
+                await self.step()
+                said = ""
+            except BridgeError as fault:
+                if str(fault) != said:
+                    said = str(fault)
+                    log.warning("alerts_not_stored", reason=said)
+
+    async def step(self) -> None:
+        """Looks once, if this registry leads, and stores what became different.
+
+        Raises:
+            BridgeError: the store does not say what an earlier leader knew, or does not take what is.
+        """
+        term = self._store.term
+        if not term:
+            self._term = ""
+            return
+        if term != self._term:
+            self._take_office(await self._store.known(), term)
+        self.look()
+        now = essence(self._alerts)
+        if now != self._saved:
+            await self._store.save_known(tuple(self._alerts.values()))
+            self._saved = now
 
     def look(self) -> None:
         """Looks once."""
         now, clock = self._now(), self._clock()
         self._keeper.settle(clock)
+        if clock - self._judged >= _RULES_S:
+            self._judged = clock
+            self._judge(clock)
         snapshot = self._snapshot()
         drained = {one.name for one in snapshot.nodes.values() if one.state != "active"}
         before = self._alerts
-        self._alerts = settle(before, self._seen(clock), drained=drained, moving=self._moving(), now=now)
+        seen = [*self._found(snapshot, clock), *self._ruled()]
+        self._alerts = settle(
+            before, seen, drained=drained, moving=self._moving(), now=now, office=self._began
+        )
         for id_, alert in self._alerts.items():
             old = before.get(id_)
             if not alert.ended and (old is None or old.ended):
@@ -70,26 +116,102 @@ class AlertDesk:
                 log.info("alert_over", alert=id_)
 
     @property
+    def term(self) -> str:
+        """For which term of office the alerts are known; empty: for none."""
+        return self._term
+
+    @property
+    def known(self) -> Mapping[str, Alert]:
+        """All of them by id; nothing while another registry leads."""
+        return self._alerts if self._term else {}
+
+    @property
     def alerts(self) -> tuple[Alert, ...]:
-        """Those that last first, the newest before the older."""
+        """Those that last first, the newest before the older; none while another registry leads."""
         return tuple(
-            sorted(self._alerts.values(), key=lambda one: (one.ended > 0.0, -(one.ended or one.since)))
+            sorted(self.known.values(), key=lambda one: (one.ended > 0.0, -(one.ended or one.since)))
         )
 
-    def _seen(self, now: float) -> Iterator[Seen]:
-        """Everything that is wrong at monotonic time `now`."""
+    def watched(self, rule: str) -> Mapping[str, Watched]:
+        """The series that a rule looks at."""
+        return self._watched.get(rule, {})
+
+    def _take_office(self, known: Sequence[Alert], term: str) -> None:
+        now, clock = self._now(), self._clock()
+        self._alerts = resumed(known, now)
+        self._saved = essence(self._alerts)
+        self._term, self._office, self._began = term, clock, now
+        self._judged = float("-inf")
+        self._trails, self._watched, self._followed = Trails(), {}, {}
+        lasting = [one.seen for one in self._alerts.values() if not one.ended]
+        for plan in self._rules():
+            self._watched[plan.name] = threshold_rules.resume(plan, lasting, clock)
+            self._followed[plan.name] = plan
+
+    def _judge(self, clock: float) -> None:
+        """Every rule looks. Of one that was changed everything begins anew."""
+        plans = self._rules()
+        nodes = {
+            name: one.labels
+            for name, one in self._snapshot().nodes.items()
+            if self._keeper.reports(name, clock)
+        }
+        counts = {
+            id_: one.counts for name in nodes for id_, one in self._keeper.heard[name].instances.items()
+        }
+        self._trails.mark(threshold_rules.windows(plans), counts, clock)
+        watched = {}
+        for plan in plans:
+            before = self._watched.get(plan.name, {}) if self._followed.get(plan.name) == plan else {}
+            samples = () if plan.paused else self._samples(plan, nodes)
+            watched[plan.name] = threshold_rules.watch(plan, before, samples, clock)
+        self._watched, self._followed = watched, {plan.name: plan for plan in plans}
+
+    def _samples(self, plan: RulePlan, nodes: Mapping[str, Mapping[str, str]]) -> Iterator[Sample]:
+        for name, labels in nodes.items():
+            if not plan.fits(labels):
+                continue
+            heard = self._keeper.heard[name]
+            if not is_counted(plan.figure):
+                yield from measured(plan.figure, name, heard.gauges)
+                continue
+            for id_, one in heard.instances.items():
+                sample = counted(
+                    plan.figure,
+                    name,
+                    id_,
+                    self._trails.of(plan.window_s, id_),
+                    one.counts,
+                    quantile=plan.quantile,
+                    min_requests=plan.min_requests,
+                )
+                if sample is not None:
+                    yield sample
+
+    def _ruled(self) -> Iterator[Seen]:
+        """What rules say is wrong."""
+        known = {id_: one.seen for id_, one in self._alerts.items() if not one.ended}
+        for name, plan in self._followed.items():
+            yield from threshold_rules.seen_of(plan, self._watched.get(name, {}), known)
+
+    def _found(self, snapshot: Snapshot, clock: float) -> Iterator[Seen]:
+        """Everything else that is wrong at monotonic time `clock`."""
         for verdict in self._keeper.verdicts():
             node = verdict.instance.partition("/")[0]
             for reason in verdict.reasons:
                 severity = "critical" if reason.level == "failing" else "warning"
                 out = "; it takes no requests" if verdict.out and reason.aspect == "business" else ""
                 summary = f"{verdict.instance}: {reason.text}{out}"
-                yield _seen(reason.code, severity, node, verdict.instance, summary)
-        for node, heard in self._keeper.heard.items():
-            if not self._keeper.reports(node, now):
-                summary = f"node {node} has not reported for {now - heard.at:.0f} s"
+                moved = reason.aspect == "service"
+                yield _seen(reason.code, severity, node, verdict.instance, summary, moved=moved)
+        for node, one in snapshot.nodes.items():
+            heard = self._keeper.heard.get(node)
+            since = self._office if heard is None else heard.at
+            if one.state == "active" and clock - since >= FRESH_S:
+                summary = f"node {node} does not report: its agent has stopped, or cannot reach the registry"
                 yield _seen("node-away", "critical", node, "", summary)
 
 
-def _seen(name: str, severity: str, node: str, instance: str, summary: str) -> Seen:
-    return Seen(name, severity, node, instance, summary, f"bridgectl health {node}", f"{instance or node} ok")
+def _seen(name: str, severity: str, node: str, instance: str, summary: str, *, moved: bool = False) -> Seen:
+    command, well = f"bridgectl health {node}", f"{instance or node} ok"
+    return Seen(name, severity, node, instance, summary[:600], command, well, moved=moved)

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from importlib.metadata import version
 
 from bridge_core.mesh_picture import MeshPicture, RegistryPicture
+from bridge_registry.alerts.alert_rules import Alert
 from bridge_registry.console.picture_rules import Seen, paint
 from bridge_registry.console.traffic_rules import TrafficBook
 from bridge_registry.membership.load_book import LoadReports
@@ -23,6 +24,7 @@ class Painter:
         publisher: Has the table and the published snapshot.
         load: What agents report.
         rollouts: Where each stands.
+        alerts: What is wrong, and was.
         traffic: How much models and nodes are used.
         trust_domain: The mesh.
         standing: How the registry stands.
@@ -33,6 +35,7 @@ class Painter:
         publisher: Publisher,
         load: LoadReports,
         rollouts: RolloutController,
+        alerts: Callable[[], tuple[Alert, ...]],
         traffic: TrafficBook,
         *,
         trust_domain: str,
@@ -41,6 +44,7 @@ class Painter:
         self._publisher = publisher
         self._load = load
         self._rollouts = rollouts
+        self._alerts = alerts
         self._traffic = traffic
         self._trust_domain = trust_domain
         self._standing = standing
@@ -84,6 +88,7 @@ class Painter:
             members=members,
             snapshot=hub.current,
             rollouts=tuple(self._rollouts.positions()),
+            alerts=self._alerts(),
             by_model=self._traffic.by_model(now),
             by_node=self._traffic.by_node(now),
         )

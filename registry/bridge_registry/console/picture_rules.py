@@ -8,6 +8,7 @@ import msgspec
 
 from bridge_core.counts import Counts
 from bridge_core.mesh_picture import (
+    AlertPicture,
     Backend,
     InstancePicture,
     MeshPicture,
@@ -21,12 +22,15 @@ from bridge_core.mesh_picture import (
 from bridge_core.names import canonical_or_same, display_or_same, natural
 from bridge_core.snapshot import Instance, Snapshot
 from bridge_core.traffic import Route, shares
+from bridge_core.verdicts import Verdict
+from bridge_registry.alerts.alert_rules import Alert
 from bridge_registry.console.traffic_rules import WINDOW_S
 from bridge_registry.membership.node_status import NodeStanding
 from bridge_registry.rollouts.plan import RolloutPlan
 from bridge_registry.rollouts.rollout_rules import RolloutPosition, step_of
 
 _LAST_EVENTS = 20
+_ALERTS = 300
 
 
 class Seen(msgspec.Struct, frozen=True):
@@ -43,6 +47,7 @@ class Seen(msgspec.Struct, frozen=True):
         rollouts: Every rollout and where it stands.
         by_model: What happened in the last minute.
         by_node: The same, by the node that was called.
+        alerts: Those that last first.
     """
 
     at_unix: float
@@ -55,6 +60,7 @@ class Seen(msgspec.Struct, frozen=True):
     rollouts: tuple[tuple[RolloutPlan, RolloutPosition], ...] = ()
     by_model: Mapping[str, Counts] = {}
     by_node: Mapping[str, Counts] = {}
+    alerts: tuple[Alert, ...] = ()
 
 
 def paint(seen: Seen) -> MeshPicture:
@@ -72,6 +78,7 @@ def paint(seen: Seen) -> MeshPicture:
         models=tuple(_models(seen)),
         routes=tuple(_route(name, route) for name, route in sorted(seen.snapshot.routes.items())),
         rollouts=tuple(_rollout(plan, position, seen.snapshot) for plan, position in seen.rollouts),
+        alerts=tuple(map(_alert, seen.alerts[:_ALERTS])),
     )
 
 
@@ -82,16 +89,20 @@ def _node(one: NodeStanding, members: Iterable[Instance], seen: Seen) -> NodePic
     heard = int(load.heard + seen.ahead) if load is not None else 0
     began = load.began // 1000 if load is not None else 0
     instances = tuple(
-        InstancePicture(
-            id=member.id,
-            state=member.state,
-            engine=member.engine,
-            slots=member.slots,
-            in_flight=loads.get(member.id, (0, 0))[0],
-            queued=loads.get(member.id, (0, 0))[1],
-            weight=member.weight,
-            models=tuple(sorted(display_or_same(model.name) for model in member.models)),
-            loaded=tuple(sorted(map(display_or_same, member.loaded))),
+        _with_health(
+            seen.snapshot.verdicts.get(member.id),
+            InstancePicture(
+                id=member.id,
+                state=member.state,
+                engine=member.engine,
+                slots=member.slots,
+                in_flight=loads.get(member.id, (0, 0))[0],
+                queued=loads.get(member.id, (0, 0))[1],
+                weight=member.weight,
+                models=tuple(sorted(display_or_same(model.name) for model in member.models)),
+                loaded=tuple(sorted(map(display_or_same, member.loaded))),
+                loading=member.loading,
+            ),
         )
         for member in sorted(members, key=lambda member: natural(member.id))
     )
@@ -110,6 +121,30 @@ def _node(one: NodeStanding, members: Iterable[Instance], seen: Seen) -> NodePic
         instances=instances,
         requests_per_s=_rate(counts.requests),
         errors_per_s=_rate(counts.errors + counts.stream_errors),
+    )
+
+
+def _with_health(verdict: Verdict | None, one: InstancePicture) -> InstancePicture:
+    if verdict is None:
+        return one
+    why = tuple(reason.text or reason.code for reason in verdict.reasons)
+    return msgspec.structs.replace(one, health=verdict.level, why=why, out=verdict.out)
+
+
+def _alert(alert: Alert) -> AlertPicture:
+    seen = alert.seen
+    return AlertPicture(
+        name=seen.id,
+        kind=seen.name,
+        severity=seen.severity,
+        summary=seen.summary,
+        node=seen.node,
+        since_unix=int(alert.since),
+        ended_unix=int(alert.ended),
+        command=seen.command,
+        well=seen.well,
+        runbook=seen.runbook,
+        silenced=alert.silenced,
     )
 
 

@@ -54,7 +54,7 @@ class _Record:
     rounds: deque[tuple[int, str]] = field(default_factory=lambda: deque(maxlen=4 * _REMEMBERED))
     digest: str = ""
     convictions: int = 0
-    since: float = 0.0
+    since: float | None = None  # convicted since then
     says: str = ""
     rights: int = 0
     # The first of a run is what is told: what is still so changes no snapshot.
@@ -64,7 +64,7 @@ class _Record:
 
     @property
     def convicted(self) -> bool:
-        return self.since > 0.0
+        return self.since is not None
 
 
 class GoldenBook:
@@ -120,7 +120,7 @@ class GoldenBook:
     def resume(self, instance: str, reason: Reason) -> None:
         """An earlier leader convicted this instance: it stays so until it is acquitted here."""
         record = self._records.setdefault(instance, {}).setdefault(_ANY_MODEL, _Record())
-        record.convictions, record.since, record.says = 1, reason.since or 1.0, reason.text
+        record.convictions, record.since, record.says = 1, reason.since, reason.text
 
     def convicted(self, instance: str) -> bool:
         """Whether its answers are taken for wrong."""
@@ -129,7 +129,7 @@ class GoldenBook:
     def reasons(self, instance: str) -> Iterable[Reason]:
         """What there is to say against its answers."""
         for record in self._records.get(instance, {}).values():
-            if record.convicted:
+            if record.since is not None:
                 yield Reason("business", "wrong-answers", "failing", record.says, record.since)
                 continue
             if record.fault is not None and record.faults >= _FAULTS:
@@ -193,7 +193,7 @@ def _settle(record: _Record) -> None:
         record.rights += 1
         wanted = min(_MOST_IN_A_ROW, RIGHT_IN_A_ROW * 2 ** max(0, record.convictions - 1))
         if record.convicted and record.rights >= wanted:
-            record.since, record.says = 0.0, ""
+            record.since, record.says = None, ""
     elif last.outcome == "wrong":
         record.rights = 0
         decided = [one for one in record.judged if one.outcome in {"right", "wrong"}][-2:]

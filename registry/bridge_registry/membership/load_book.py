@@ -41,6 +41,8 @@ class NodeLoadReport(msgspec.Struct, frozen=True):
     instances: Mapping[str, tuple[int, int]] = {}
     models: Mapping[str, Counts] = {}
     demand: Mapping[str, ModelFigures] = {}
+    version: str = ""
+    speaks: Mapping[str, int] = {}
 
 
 class NodeLoad(msgspec.Struct, frozen=True):
@@ -52,6 +54,8 @@ class NodeLoad(msgspec.Struct, frozen=True):
         silent_peers: Nodes that do not answer it, with the Unix time since when.
         trusts: The CAs that it trusts in other members.
         instances: Requests at each of its instances, and those that wait for it.
+        version: What its agent is; empty: it does not say.
+        speaks: Which version of each format its agent writes.
     """
 
     at: float
@@ -62,6 +66,8 @@ class NodeLoad(msgspec.Struct, frozen=True):
     silent_peers: Mapping[str, int] = {}
     trusts: frozenset[str] = frozenset()
     instances: Mapping[str, tuple[int, int]] = {}
+    version: str = ""
+    speaks: Mapping[str, int] = {}
 
 
 class LoadReports:
@@ -93,6 +99,8 @@ class LoadReports:
             report.silent_peers,
             report.trusts,
             report.instances,
+            report.version,
+            report.speaks,
         )
         anew = before is not None and before.began != report.began
         self._take_demand(node, report.demand, new=before is None, anew=anew)

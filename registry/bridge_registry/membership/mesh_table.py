@@ -15,6 +15,8 @@ from bridge_core import keyspace
 from bridge_core.bounds import MAX_INSTANCES, MAX_MEMBER_BYTES
 from bridge_core.config import load
 from bridge_core.config.documents import (
+    AlertReceiverDocument,
+    AlertRuleDocument,
     AnyDocument,
     AutoscalePolicyDocument,
     IdentityProviderDocument,
@@ -135,6 +137,16 @@ class MeshTable:
     def providers(self) -> list[IdentityProviderDocument]:
         """Every applied IdentityProvider."""
         return self._applied(IdentityProviderDocument)
+
+    @property
+    def alert_rules(self) -> list[AlertRuleDocument]:
+        """Every applied AlertRule."""
+        return self._applied(AlertRuleDocument)
+
+    @property
+    def alert_receivers(self) -> list[AlertReceiverDocument]:
+        """Every applied AlertReceiver."""
+        return self._applied(AlertReceiverDocument)
 
     def _applied(self, kind: type[D]) -> list[D]:
         return [document for document in self.documents.values() if isinstance(document, kind)]

@@ -14,6 +14,7 @@ import structlog
 from bridge_core import keyspace
 from bridge_core.config import load
 from bridge_core.errors import BridgeError, Unavailable
+from bridge_core.formats import WRITTEN
 from bridge_core.identity.expiry_rules import Expiry
 from bridge_core.store.api import Put, Store, Unchanged
 from bridge_core.tls import Peer
@@ -225,6 +226,7 @@ class AdminService(rpc.AdminServicer):
                 leader_name=standing.leader_name,
                 leader_address=standing.leader_address,
                 now_unix=int(time.time()),
+                speaks=WRITTEN,
                 certificates=[
                     pb.CertificateLife(
                         kind=one.kind, name=one.name, begins_unix=int(one.begins), ends_unix=int(one.ends)

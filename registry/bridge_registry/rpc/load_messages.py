@@ -7,6 +7,7 @@ from typing import Final
 from bridge_core.bounds import MAX_REASON
 from bridge_core.count_messages import MOST, counts_of
 from bridge_core.counts import BOUNDS, Counts
+from bridge_core.formats import spoken
 from bridge_core.names import canonical_or_same
 from bridge_core.probe import ProbeResult
 from bridge_core.snapshot import Snapshot
@@ -20,6 +21,7 @@ _MOST_ISSUERS: Final = 8
 _PIN_DIGITS: Final = 64
 _MOST_MODELS: Final = 512  # more than an agent keeps
 _LONGEST_MODEL: Final = 512
+_LONGEST_VERSION: Final = 64
 
 
 def report_of(message: pb.LoadReport, node: str, snapshot: Snapshot, now: float) -> NodeLoadReport:
@@ -64,6 +66,8 @@ def report_of(message: pb.LoadReport, node: str, snapshot: Snapshot, now: float)
             if len(one.model) <= _LONGEST_MODEL and (counts := counts_of(one)) is not None
         },
         _demand(message, snapshot),
+        message.version[:_LONGEST_VERSION],
+        spoken(message.speaks, proves=bool(message.trusts)),
     )
 
 

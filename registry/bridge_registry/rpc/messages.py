@@ -117,7 +117,8 @@ def node_status_message(
         reports=standing.reports,
         safe_to_stop=standing.safe_to_stop,
         models=standing.models,
-        version=node.version,
+        version=(load.version if load is not None else "") or node.version,
+        speaks=load.speaks if load is not None else {},
         began_unix=load.began // 1000 if load is not None else 0,
         heard_unix=int(heard_unix),
         silent_peers=[

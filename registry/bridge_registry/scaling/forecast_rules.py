@@ -12,9 +12,9 @@ from __future__ import annotations
 
 from typing import Final
 
-from bridge_registry.scaling.plan import BUCKETS
+from bridge_registry.scaling.plan import BUCKETS, UNSEEN
 
-BUCKET_S: Final = 86_400 // BUCKETS
+BUCKET_S: Final = 300  # BUCKETS of them are a day
 _NEWEST: Final = 0.5
 _LEAST, _MOST = 0.5, 2.0
 _NOTHING: Final = 0.05  # slots; a day that had none says nothing of how today compares
@@ -30,8 +30,8 @@ def note(
     at, total, count = bucket
     if number == at:
         return profile, (at, total + need, count + 1)
-    if at >= 0 and count:
-        values = list(profile or (-1.0,) * BUCKETS)
+    if count > 0 and at in range(BUCKETS):  # what lies in the store may be anything
+        values = list(profile if len(profile) == BUCKETS else UNSEEN)
         mean = total / count
         values[at] = round(mean if values[at] < 0 else values[at] + _NEWEST * (mean - values[at]), 2)
         profile = tuple(values)
@@ -44,9 +44,9 @@ def expected(profile: tuple[float, ...], need: float, now: float, ahead_s: float
         return 0.0
     here = int(now // BUCKET_S)
     last = int((now + ahead_s) // BUCKET_S)
-    most = max((profile[at % BUCKETS] for at in range(here + 1, last + 1)), default=-1.0)
+    most = max((profile[at % BUCKETS] for at in range(here + 1, last + 1)), default=0.0)
     current = profile[here % BUCKETS]
-    if most < 0 or current < 0:
+    if current < 0:
         return 0.0
     ratio = 1.0 if current < _NOTHING else min(_MOST, max(_LEAST, need / current))
-    return most * ratio
+    return max(0.0, most) * ratio

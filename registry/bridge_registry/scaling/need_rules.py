@@ -61,19 +61,17 @@ def measured(
 
 
 def sized(plan: ScalingPlan, position: ScalingPosition, active: int, slots: float) -> int:
-    """How many active instances rule 2 asks for. `slots` are those of one instance."""
-    need, per = max(0.0, position.need), max(_TINY, slots)
-    if active and abs(need / (active * per) - plan.target) <= BAND:
+    """How many active instances rule 2 asks for, once measured. `slots` are those of one instance."""
+    if active and abs(position.need / (active * slots) - plan.target) <= BAND:
         return active
-    return nearest(plan.target, need, per)
+    return nearest(plan.target, position.need, slots)
 
 
 def recommended(plan: ScalingPlan, position: ScalingPosition, active: int, slots: float) -> tuple[int, str]:
     """How many all rules ask for, and why."""
-    need, per = max(0.0, position.need), max(_TINY, slots)
     if not active:
-        return nearest(plan.target, need, per), f"{need:.1f} slots are needed"
-    filled = need / (active * per)
+        return nearest(plan.target, position.need, slots), f"{position.need:.1f} slots are needed"
+    filled = position.need / (active * slots)
     wanted = sized(plan, position, active, slots)
     why = f"{filled:.0%} of the slots are in use, {plan.target:.0%} are the target"
     if plan.queued_per_instance is not None and position.queued > plan.queued_per_instance * active:

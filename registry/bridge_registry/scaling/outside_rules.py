@@ -90,6 +90,7 @@ def _count(metadata: Mapping[str, str], key: str, default: int, hint: str) -> in
     text = metadata.get(key)
     if text is None:
         return default
-    if not (text.isascii() and text.isdigit()) or not 1 <= int(text[:9]) <= _MOST:
+    digits = text.isascii() and text.isdigit() and len(text) <= len(str(_MOST))
+    if not digits or not 1 <= int(text) <= _MOST:
         raise BridgeError(f"{key} {text[:20]!r} is no number of 1 to {_MOST}", hint=hint)
     return int(text)

@@ -46,7 +46,7 @@ def additions(
     loads = plan.loads_at_once - len(position.loading)
     found: list[tuple[Seen, Way]] = []
     for one, way in _by_cost(position, (one for one in known.values() if one.id not in holding), now):
-        if len(found) == count:
+        if len(found) >= count:
             break
         if not has_room(plan, classes, one.node_class):
             continue

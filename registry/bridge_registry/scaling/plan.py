@@ -18,6 +18,7 @@ WAYS: Final[tuple[Way, ...]] = ("unhide", "resident", "page-cache", "disk")  # b
 # page cache and 10 s from disk.
 USUAL_LEAD_S: Final[Mapping[str, float]] = {"unhide": 0.0, "resident": 0.0, "page-cache": 2.0, "disk": 10.0}
 BUCKETS: Final = 288  # of a day, five minutes each
+UNSEEN: Final = (-1.0,) * BUCKETS  # the profile of a day of which nothing was seen
 
 _Moments: TypeAlias = Annotated[dict[Text, Moment], msgspec.Meta(max_length=20_000)]
 

@@ -66,7 +66,7 @@ def decide(plan: ScalingPlan, position: ScalingPosition, sight: Sight, now: floa
     position = _settled(position, sight, now, told)
     active = [one for one in sight.instances if one.id in position.active]
     known = sum(one.known for one in active)
-    blind = len(active) > 0 and 2 * known < len(active)
+    blind = 2 * known < len(active)
     if _asked(position, sight):
         position = _with(position, asked_at=now)
     if blind:
@@ -139,36 +139,34 @@ def _wanted(
     if not kept or now - kept[-1][0] >= plan.in_s / _STEPS:
         kept = (*kept, (now, min(plan.max, size)))[-2 * _STEPS :]
     position = _with(position, recent=kept)
-    if wanted < len(active):
-        usual = math.ceil(sum(count for _, count in kept) / len(kept) - 0.5)
-        wanted = max(wanted, min(usual, len(active)))
+    usual = math.ceil(sum(count for _, count in kept) / len(kept) - 0.5)
+    wanted = max(wanted, min(usual, len(active)))  # what was usual holds up a step inwards alone
     if floor > wanted:
         wanted, why = floor, f"so many were needed at this time of day; {why}"
-    if plan.zero_after_s is not None and not plan.min:
-        wanted, why = _zero(plan, position, wanted, why, now)
-    return position, wanted, why
+    return position, *_zero(plan, position, wanted, why, now)
 
 
 def _floor(
     plan: ScalingPlan, position: ScalingPosition, slots: float, now: float
 ) -> tuple[ScalingPosition, int]:
-    need = max(0.0, position.need)
-    profile, bucket = forecast_rules.note(position.profile, position.bucket, need, now)
+    profile, bucket = forecast_rules.note(position.profile, position.bucket, position.need, now)
     ahead = position.lead_s("disk") + _AHEAD_S
-    soon = forecast_rules.expected(profile, need, now, ahead) if plan.forecast else 0.0
+    soon = forecast_rules.expected(profile, position.need, now, ahead) if plan.forecast else 0.0
     floor = min(plan.max, need_rules.nearest(plan.target, soon, slots)) if soon >= _WORTH else 0
     return _with(position, profile=profile, bucket=bucket, floor=floor), floor
 
 
 def _zero(plan: ScalingPlan, position: ScalingPosition, wanted: int, why: str, now: float) -> tuple[int, str]:
     """Rule 7."""
+    if plan.zero_after_s is None or plan.min:
+        return wanted, why
     idle = now - position.asked_at
-    if idle < (plan.zero_after_s or 0.0):
+    if idle < plan.zero_after_s:
         if not position.active and not position.loading:
             return max(1, wanted), "it was asked for"
         return max(1, wanted), why
     if position.floor:
-        return max(1, wanted), why
+        return wanted, why
     slowest = max(position.leads.get("disk", 0.0), position.leads.get("page-cache", 0.0))
     if slowest > plan.wake_budget_s:
         return 1, f"loading takes {slowest:.0f} s, more than the wake budget of {plan.wake_budget_s:.0f} s"
@@ -194,8 +192,6 @@ def _inwards(
     if position.wanted:
         step = min(step, max(1, len(active) // 10))
     out = placement_rules.removals(plan, active, max(step, over))
-    if not (out or newest):
-        return position
     if out:
         told.append(Tell(f"takes out {', '.join(out)}: {position.reason}"))
     return _with(
@@ -215,7 +211,7 @@ def _outwards(
     room = placement_rules.possible(plan, position, sight.instances, now)
     position = _with(position, unmet=max(0, position.wanted - room))
     replaces = len(position.active) < plan.min
-    if more <= 0 or (now - position.out_at < plan.out_s and not replaces):
+    if now - position.out_at < plan.out_s and not replaces:
         return position
     found = placement_rules.additions(
         plan, position, sight.instances, count=more, loading_nodes=sight.loading_nodes, now=now

@@ -137,11 +137,11 @@ class GrpcListener:
     async def close(self, grace_s: float) -> None:
         """Stops accepting and finishes what runs; what is left after `grace_s` is cut."""
         self.retire()
+        self._socket.close()  # h2corn has its own handle on it, until it has stopped accepting
         if self._tasks:
             await asyncio.wait(self._tasks, timeout=grace_s)
         for task in self._tasks:
             task.cancel()
-        self._socket.close()
 
     async def _run(self, server: Server) -> None:
         try:

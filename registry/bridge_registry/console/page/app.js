@@ -6,6 +6,7 @@ import { Mesh } from "./mesh.js";
 import { Models } from "./models.js";
 import { Requests } from "./requests.js";
 import { Events } from "./events.js";
+import { Alerts, pressing } from "./alerts.js";
 import { Rollouts } from "./rollouts.js";
 import { History } from "./history.js";
 import { Playground } from "./playground.js";
@@ -14,6 +15,7 @@ const VIEWS = [
   ["mesh", "Mesh", Mesh],
   ["models", "Models", Models],
   ["requests", "Requests", Requests],
+  ["alerts", "Alerts", Alerts],
   ["events", "Events", Events],
   ["rollouts", "Rollouts", Rollouts],
   ["history", "Configuration", History],
@@ -61,21 +63,23 @@ function Shell() {
   const known = registry();
   useEffect(() => { document.title = `${title} · ${known ? known.mesh : "Bridge"}`; });
   const bad = store.events.filter((one) => one.level === "bad").length;
+  const alerts = pressing().length;
   const link = { live: "live", opening: "connecting", away: "away" }[store.link];
   return html`
-    <a class="skip" href=${`#${name}`} onClick=${() => document.querySelector("main").focus()}>Skip to content</a>
     <header>
+      <a class="skip" href=${`#${name}`} onClick=${() => document.querySelector("main").focus()}>Skip to content</a>
       <div class="brand"><img src="icon.svg" alt="" width="24" height="24" />
-        <strong>${known ? known.mesh : "Bridge"}</strong></div>
+        <h1>${known ? known.mesh : "Bridge"}</h1></div>
       <nav aria-label="Views">${VIEWS.map(([key, words]) => html`
         <a href=${`#${key}`} aria-current=${key === name ? "page" : undefined}>${words}${
+          key === "alerts" && alerts ? html`<span class="count" aria-label=${`${alerts} last`}>${alerts}</span>` : null}${
           key === "events" && bad ? html`<span class="count" aria-label=${`${bad} bad`}>${bad}</span>` : null}</a>`)}
       </nav>
       <div class=${`link ${store.link}`} role="status"><span aria-hidden="true">${
         store.link === "live" ? "●" : store.link === "away" ? "✕" : "◌"}</span> ${link}</div>
     </header>
     <${Banner} />
-    <main tabindex="-1" aria-label=${title}>${
+    <main id=${name} tabindex="-1" aria-label=${title}>${
       store.parts.size || name === "playground"
         ? html`<${View} argument=${at.argument} />`
         : html`<div class="empty"><p>${store.link === "away"

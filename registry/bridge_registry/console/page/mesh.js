@@ -12,6 +12,16 @@ function Figure({ label, value, note, tone }) {
     <div class="label">${label}</div>${note ? html`<div class="note">${note}</div>` : null}</div>`;
 }
 
+// How far loads are is what earlier ones make likely: the page reckons it with its own clock.
+function progress({ name, since_unix = 0, expected_s = 0 }) {
+  const share = expected_s ? Math.min(99, Math.max(0, Math.floor(((Date.now() / 1000 - since_unix) / expected_s) * 100))) : null;
+  return `loading ${name}${share === null ? "" : `, about ${share} %`}`;
+}
+
+function inMemory(engine) {
+  return [...engine.loading.map(progress), ...engine.loaded].join(", ") || "idle";
+}
+
 function Slots({ engine }) {
   const shown = Math.min(engine.slots, 16);
   const busy = engine.slots ? Math.min(shown, Math.ceil((engine.in_flight / engine.slots) * shown)) : 0;
@@ -19,6 +29,13 @@ function Slots({ engine }) {
   return html`<span class="slots" role="img" aria-label=${words} title=${words}>${
     Array.from({ length: shown }, (_, at) => html`<i class=${at < busy ? "busy" : ""}></i>`)}${
     engine.queued ? html`<b>+${engine.queued}</b>` : null}</span>`;
+}
+
+// What there is to say against an engine; nothing of one that is well.
+function Health({ engine }) {
+  if (engine.health === "ok") return null;
+  return html`<p class=${`health ${engine.health}`}>${engine.health === "failing" ? "✕" : "▲"} ${engine.id} is ${engine.health}${
+    engine.out ? " and takes no requests" : ""}: ${engine.why.join("; ")}</p>`;
 }
 
 class NodeCard extends Component {
@@ -31,7 +48,8 @@ class NodeCard extends Component {
         <span class="state">${node.state}</span></h3>
       ${node.instances.map((engine) => html`<div class="engine">
         <span class="id">${engine.id.split("/").pop()}</span><${Slots} engine=${engine} />
-        <span class="loaded">${engine.state !== "ready" ? engine.state : engine.loaded.join(", ") || "idle"}</span></div>`)}
+        <span class="loaded">${engine.state !== "ready" ? engine.state : inMemory(engine)}</span></div>`)}
+      ${node.instances.map((engine) => html`<${Health} engine=${engine} />`)}
       ${node.instances.length ? null : html`<div class="engine none">${
         node.state === "away" ? `last heard ${ago(node.since_unix)} ago` : "no engine"}</div>`}
       <div class="meta"><span>${rate(node.requests_per_s)} req/s</span>${
@@ -69,8 +87,9 @@ function Details({ node }) {
   return html`<section class="panel"><h2>${node.name}</h2><p><a href="#mesh">← all nodes</a></p>
     <dl>${rows.map(([name, value]) => html`<div><dt>${name}</dt><dd>${value}</dd></div>`)}</dl>
     ${node.instances.map((one) => html`<h3>${one.id} <small>${one.engine}, ${one.state}, weight ${one.weight}</small></h3>
-      <p><${Slots} engine=${one} /></p><ul class="plain">${one.models.map((name) => html`<li>${name}${
-        one.loaded.includes(name) ? html` <span class="tag">in memory</span>` : null}</li>`)}</ul>`)}
+      <${Health} engine=${one} /><p><${Slots} engine=${one} /></p><ul class="plain">${one.models.map((name) => html`<li>${name}${
+        one.loaded.includes(name) ? html` <span class="tag">in memory</span>` : null}</li>`)}</ul>${
+        one.loading.map((load) => html`<p>${progress(load)}</p>`)}`)}
     <p class="hint">Take it out: <code>bridgectl drain ${node.name}</code></p></section>`;
 }
 

@@ -1,0 +1,255 @@
+"""Loads that survive their client: over real sockets, with engines that give loads up as Ollama does."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import time
+from pathlib import Path
+
+import pytest
+
+from bridge_core.snapshot import RoutePolicy
+from bridge_core.traffic import Retries
+from tests.contract.gateway_bed import Answer
+from tests.contract.loads_bed import MODEL, LoadsBed, loads_mesh
+from tests.support import eventually
+
+ROUNDS = 20
+
+
+class Clock:
+    """Monotonic time that a test moves on."""
+
+    def __init__(self) -> None:
+        self.ahead = 0.0
+
+    def __call__(self) -> float:
+        return time.monotonic() + self.ahead
+
+
+async def waits(bed: LoadsBed, name: str, path: str = "/api/chat", **fields: object) -> asyncio.Task[Answer]:
+    """A client's request, once its model's load has begun."""
+    before = bed.begun()
+    task = asyncio.create_task(bed[name].infer(path, **fields))
+    await eventually(lambda: bed.begun() > before, 30)
+    return task
+
+
+async def leaves(task: asyncio.Task[Answer]) -> None:
+    task.cancel()
+    await asyncio.wait([task])
+
+
+async def test_in_20_rounds_a_client_leaves_and_its_load_is_done_once_for_the_next_one(
+    tmp_path: Path,
+) -> None:
+    clock = Clock()
+    async with loads_mesh(tmp_path, clock=clock) as bed:
+        engine = bed.engine("a")
+        for done in range(ROUNDS):
+            clock.ahead += 10.0  # the engine unloaded it long after the last load
+            bed.unload()
+            first = await waits(bed, "a")
+            await leaves(first)
+            await eventually(lambda: bed["a"].gateway.in_flight == 0, 30)
+            assert engine.loading == 1
+            following = asyncio.create_task(bed["a"].infer())
+            await eventually(lambda: bed["a"].gateway.in_flight == 1, 30)
+            engine.may_load.set()
+            answer = await following
+            assert answer.status == 200
+            assert len(engine.begun) == 1
+            assert answer.headers.get(b"x-bridge-loading", b"").startswith(b"waited=")
+            assert bed.loads["a"].figures.done == done + 1
+        assert engine.given_up == 0
+        assert bed.loads["a"].figures.begun == ROUNDS
+
+
+async def test_a_load_that_nobody_waits_for_any_more_is_done_all_the_same(tmp_path: Path) -> None:
+    async with loads_mesh(tmp_path) as bed:
+        engine = bed.engine("a")
+        await leaves(await waits(bed, "a"))
+        engine.may_load.set()
+        await eventually(lambda: bed.loads["a"].figures.left_behind == 1, 30)
+        assert engine.given_up == 0
+        answer = await bed["a"].infer()
+        assert answer.status == 200
+        assert b"x-bridge-loading" not in answer.headers
+        assert len(engine.begun) == 1
+
+
+async def test_a_burst_at_every_node_loads_the_model_once_in_the_mesh(tmp_path: Path) -> None:
+    async with loads_mesh(tmp_path, "abc") as bed:
+        asked = [
+            asyncio.create_task(
+                bed[node].infer(messages=[{"role": "user", "content": f"question {number} at {node}"}])
+            )
+            for number in range(4)
+            for node in "abc"
+        ]
+        await eventually(lambda: sum(bed[node].gateway.own_work for node in "abc") == len(asked), 30)
+        await eventually(lambda: bed.begun() == 1, 30)
+        for node in "abc":
+            bed.engine(node).may_load.set()
+        answers = await asyncio.gather(*asked)
+        assert [answer.status for answer in answers] == [200] * len(asked)
+        assert len({answer.headers.get(b"x-bridge-node") for answer in answers}) == 1
+        assert bed.begun() == 1
+
+
+async def test_who_comes_later_goes_where_it_is_being_loaded(tmp_path: Path) -> None:
+    async with loads_mesh(tmp_path, "abc") as bed:
+        first = await waits(bed, "a")
+        (loading,) = [node for node in "abc" if bed.engine(node).loading]
+        await eventually(
+            lambda: all(
+                bed[node].view.index.targets[f"{loading}/0"].load_of("registry.ollama.ai/library/" + MODEL)
+                for node in "abc"
+            ),
+            30,
+        )
+        others = [
+            asyncio.create_task(bed[node].infer(messages=[{"role": "user", "content": node}]))
+            for node in "abc"
+        ]
+        await eventually(lambda: bed[loading].gateway.own_work == 4, 30)
+        bed.engine(loading).may_load.set()
+        for answer in await asyncio.gather(first, *others):
+            assert answer.headers.get(b"x-bridge-node") == loading.encode()
+
+
+@pytest.mark.parametrize(
+    ("path", "fields", "loaded_by"),
+    [
+        ("/api/generate", {"prompt": "hi", "options": {"num_ctx": 512, "temperature": 0}}, "/api/generate"),
+        ("/api/embed", {"input": "hi", "options": {"num_ctx": 512}}, "/api/embed"),
+        ("/v1/chat/completions", {}, "/api/generate"),
+        ("/v1/messages", {"max_tokens": 4}, "/api/generate"),
+    ],
+)
+async def test_the_load_is_asked_for_with_what_would_load_it_for_the_request(
+    tmp_path: Path, path: str, fields: dict[str, object], loaded_by: str
+) -> None:
+    async with loads_mesh(tmp_path) as bed:
+        bed.engine("a").may_load.set()
+        assert (await bed["a"].infer(path, **fields)).status == 200
+        load, request = bed.engine("a").inferences()
+        assert load.target.decode() == loaded_by
+        said = json.loads(load.body)
+        assert said.get("options") == ({"num_ctx": 512} if "options" in fields else None)
+        assert not said.get("prompt")
+        assert request.target.decode() == path
+
+
+async def test_an_unload_waits_for_nothing(tmp_path: Path) -> None:
+    async with loads_mesh(tmp_path) as bed:
+        bed.engine("a").may_load.set()
+        await bed["a"].ask("POST", "/api/generate", {"model": MODEL, "keep_alive": 0})
+        assert bed.loads["a"].figures.begun == 0
+
+
+async def test_an_engine_that_cannot_load_it_is_quoted_once_to_all(tmp_path: Path) -> None:
+    async with loads_mesh(tmp_path) as bed:
+        engine = bed.engine("a")
+        engine.refuses = 500, "model requires more system memory"
+        first = await waits(bed, "a")
+        second = asyncio.create_task(bed["a"].infer())
+        await eventually(lambda: bed["a"].gateway.own_work == 2, 30)
+        engine.may_load.set()
+        for answer in await asyncio.gather(first, second):
+            assert answer.status == 500
+            assert answer.json() == {"error": "model requires more system memory"}
+        assert len(engine.begun) == 1
+
+
+async def test_where_one_node_cannot_load_it_another_one_does(tmp_path: Path) -> None:
+    async with loads_mesh(tmp_path, "ab") as bed:
+        first = await waits(bed, "a")
+        (bad,) = [node for node in "ab" if bed.engine(node).loading]
+        (good,) = {"a", "b"} - {bad}
+        bed.engine(bad).dies = True
+        for node in "ab":
+            bed.engine(node).may_load.set()
+        answer = await first
+        assert answer.status == 200
+        assert answer.headers.get(b"x-bridge-node") == good.encode()
+
+
+async def test_a_refusal_of_the_request_itself_is_the_engines_own(tmp_path: Path) -> None:
+    async with loads_mesh(tmp_path) as bed:
+        engine = bed.engine("a")
+        engine.refuses = 400, '"smollm2:135m" does not support chat'
+        engine.may_load.set()
+        answer = await bed["a"].infer()
+        assert (answer.status, answer.json()) == (400, {"error": engine.refuses[1]})
+
+
+async def test_the_wait_is_bounded_and_the_load_goes_on(tmp_path: Path) -> None:
+    async with loads_mesh(tmp_path, load_wait_s=0.05) as bed:
+        engine = bed.engine("a")
+        answer = await bed["a"].infer()
+        assert answer.status == 503
+        assert answer.headers.get(b"retry-after") is not None
+        assert "its load at a/0 goes on" in answer.json()["error"]
+        await eventually(lambda: engine.loading == 1, 30)
+        engine.may_load.set()
+        await eventually(lambda: bed.loads["a"].figures.done == 1, 30)
+        assert (await bed["a"].infer()).status == 200
+
+
+async def test_a_limit_of_a_try_holds_for_its_load_too(tmp_path: Path) -> None:
+    policy = RoutePolicy(retries=Retries(per_try_timeout_s=0.05))
+    async with loads_mesh(tmp_path, policy=policy) as bed:
+        assert (await bed["a"].infer()).status == 504
+        await eventually(lambda: bed.engine("a").loading == 1, 30)
+
+
+async def test_who_left_holds_no_slot_for_an_engine_that_never_heard_of_it(tmp_path: Path) -> None:
+    async with loads_mesh(tmp_path) as bed:
+        await leaves(await waits(bed, "a"))
+        await eventually(lambda: bed["a"].gateway.own_work == 0, 30)
+        assert bed["a"].gateway.suspected() == {}
+        (record,) = bed["a"].gateway.records()
+        assert record.outcome.value == "cancelled"
+        assert record.loading == record.waited > 0
+
+
+@pytest.mark.parametrize(
+    ("path", "fields", "kept"),
+    [
+        ("/v1/chat/completions", {}, b": loading smollm2:135m\n\n"),
+        ("/v1/messages", {"max_tokens": 4}, b'event: ping\ndata: {"type": "ping"}\n\n'),
+        ("/api/chat", {}, b" "),
+    ],
+)
+async def test_a_stream_is_kept_alive_while_its_model_is_loaded(
+    tmp_path: Path, path: str, fields: dict[str, object], kept: bytes
+) -> None:
+    async with loads_mesh(tmp_path, "ab", load_keep_alive_s=0.02) as bed:
+        for entry in "ab":  # at its own node, and from the other one
+            bed.unload()
+            async with bed[entry].pool.request(
+                "POST",
+                path,
+                [(b"content-type", b"application/json")],
+                json.dumps(
+                    {
+                        "model": MODEL,
+                        "stream": True,
+                        "messages": [{"role": "user", "content": "hi"}],
+                        **fields,
+                    }
+                ).encode(),
+            ) as answer:
+                assert answer.status == 200
+                assert answer.headers.get(b"x-bridge-loading").startswith(b"waited=")
+                parts = aiter(answer)
+                assert (await anext(parts)).startswith(kept)
+                for node in "ab":
+                    bed.engine(node).may_load.set()
+                rest = b"".join([part async for part in parts])
+                assert b"error" not in rest
+                assert len(rest) > 100
+            for loads in bed.loads.values():
+                loads._loads.clear()  # as if it were long ago
