@@ -14,7 +14,7 @@ COMMANDS := bridgectl bridge-agent bridge-registry bridge-engine
 export VENV
 
 .DEFAULT_GOAL := help
-.PHONY: help up down status install uninstall setup setup-dev check lint types layers dependencies audit protos-check protos etcd-protos test test-compiled wheel compiled unit fuzz policies mutants bench package audit-edits lock clean
+.PHONY: help up down status install uninstall setup setup-dev check lint types layers dependencies audit protos-check protos etcd-protos test test-compiled wheel compiled unit fuzz policies mutants bench bench-quick package audit-edits lock clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' Makefile | sed -E 's/:.*## /\t/' | expand -t 16
@@ -66,9 +66,10 @@ $(COMPILED)/.made: pyproject.toml tools/compile_hot_path.py tools/build_hook.py 
 
 compiled: setup-dev $(COMPILED)/.made
 
-test-compiled: compiled ## the unit and contract tests on what `make wheel` compiles
+# Not a part of `make test`: compiling takes minutes.
+test-compiled: compiled ## the unit, contract and scenario tests on what `make wheel` compiles
 	PYTHONPATH=$(abspath $(COMPILED)) $(BIN)/bridge-agent --version | grep compiled
-	PYTHONPATH=$(abspath $(COMPILED)) $(BIN)/python -m pytest -n $(JOBS) --dist loadfile tests/unit tests/contract $(T)
+	PYTHONPATH=$(abspath $(COMPILED)) $(BIN)/python -m pytest -n $(JOBS) --dist loadfile tests/unit tests/contract tests/scenarios $(T)
 
 unit: setup-dev ## only the tests that start no process
 	$(BIN)/python -m pytest tests/unit $(T)
@@ -113,6 +114,9 @@ etcd-protos: setup-dev ## generate the stubs of etcd's API
 
 bench: setup-dev ## measure against nginx and Envoy, into bench/RESULTS.md
 	$(BIN)/python -m bench $(B)
+
+bench-quick: setup-dev ## the headline figures beside Envoy, in turns (Q='--turns 3 --of before=DIR --of after=.')
+	$(BIN)/python -m bench.quick $(Q)
 
 package: setup-dev ## wheel, sdist and checksums of the last commit, into dist/
 	@tools/package.sh

@@ -141,6 +141,10 @@ def _load(subject: Subject, folder: Path, seconds: float) -> tuple[float, float]
     got = load.wrk(subject.port, lua, subject.processes, connections=connections, seconds=seconds)
     if got.errors:
         raise RuntimeError(f"{subject.row}, {subject.form}: {got.errors} requests failed")
+    if not got.cpu_us:
+        raise RuntimeError(
+            f"{subject.row}, {subject.form}: too short to tell its CPU time; ask for more --seconds"
+        )
     each = CHUNKS if streams else 1
     return got.per_second * each, got.cpu_us / each
 

@@ -297,10 +297,10 @@ class Attempt(ResponseSink):
                 stream.attach(upstream.write, upstream.finish, self._on_upload_failed)
         except ConnectFailed as fault:
             return Fault(Failure.CONNECT, state.upstreams.unreachable(target, fault.message))
-        except (PoolBusy, PoolClosed) as fault:
-            return Fault(Failure.REFUSED, fault.message)
-        except BadHeader as fault:
-            return Fault(Failure.SERVER_ERROR, f"the request cannot be forwarded: {fault}")
+        except (PoolBusy, PoolClosed) as refused:
+            return Fault(Failure.REFUSED, refused.message)
+        except BadHeader as wrong:
+            return Fault(Failure.SERVER_ERROR, f"the request cannot be forwarded: {wrong}")
         policy = request.decision.policy
         limit = policy.retries.per_try_timeout_s
         if limit is not None:

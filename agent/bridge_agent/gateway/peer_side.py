@@ -115,12 +115,12 @@ class PeerSide:
                 self._check_entry(request, hop)
                 request.memo[_Forwarder] = _Forwarder(request.identity, snapshot)
             caller = self._state.callers.over_hop(hop.principal, hop.entry, hop.proof)
-        except NotToldYet as fault:
-            self._refuse_for_now(exchange, hop, fault.message)
+        except NotToldYet as early:
+            self._refuse_for_now(exchange, hop, early.message)
             turned_away(self._state, request, ListenerKind.PEER, 503, "unproven", request_id=hop.request_id)
             return
-        except UnknownPrincipal as fault:
-            self._refuse(exchange, 403, fault.message, "unproven")
+        except UnknownPrincipal as unproven:
+            self._refuse(exchange, 403, unproven.message, "unproven")
             return
         if self._state.unrecorded:
             self._refuse_for_now(exchange, hop, self._state.unrecorded)

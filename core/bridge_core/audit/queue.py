@@ -209,8 +209,8 @@ class AuditLog:
             self._say_lost(writer, now)
             try:
                 writer.append(entries)
-            except NotWritten as fault:
-                pending -= fault.written
+            except NotWritten as part:
+                pending -= part.written
                 raise
             pending = 0
             if last or not 0 <= now - self._signed_at < _SIGN_S:

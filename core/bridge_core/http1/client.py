@@ -453,8 +453,8 @@ class ClientConnection(asyncio.Protocol):
             return "an upgrade nobody asked for"
         except httptools.HttpParserCallbackError as fault:
             return self._fault or str(fault)
-        except httptools.HttpParserError as fault:
-            return str(fault)
+        except httptools.HttpParserError as malformed:
+            return str(malformed)
         return ""
 
     # -- handing on

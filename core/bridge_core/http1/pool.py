@@ -239,8 +239,8 @@ class Pool:
             failure = ConnectFailed(f"connecting to {self.label} took over {self.limits.connect_s:g} s")
         except BridgeError as fault:
             failure = ConnectFailed(fault.message, hint=fault.hint)
-        except OSError as fault:  # ssl.SSLError is one
-            failure = ConnectFailed(f"cannot connect to {self.label}: {_reason(fault)}")
+        except OSError as refused:  # ssl.SSLError is one
+            failure = ConnectFailed(f"cannot connect to {self.label}: {_reason(refused)}")
         except Exception:  # the task's root
             log.exception("http_connect_failed", upstream=self.label)
             failure = ConnectFailed(f"cannot connect to {self.label}: internal error")
