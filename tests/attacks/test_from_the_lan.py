@@ -33,7 +33,7 @@ pytestmark = [
     pytest.mark.root,
     pytest.mark.etcd,
     pytest.mark.llamacpp,
-    pytest.mark.timeout(180),
+    pytest.mark.timeout(400),
 ]
 
 MESH, OTHER = "10.213.78.1", "10.213.78.2"

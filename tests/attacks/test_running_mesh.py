@@ -32,7 +32,7 @@ from tests.cluster.mesh_bed import NODES, SOLO, TALKER, Mesh, call, open_mesh
 from tests.guard_bed import registered
 from tests.support import eventually
 
-pytestmark = [pytest.mark.etcd, pytest.mark.timeout(120)]
+pytestmark = [pytest.mark.etcd, pytest.mark.timeout(400)]
 
 MiB = 1 << 20
 ONE_TOKEN = {"model": SOLO, "prompt": "x", "stream": False, "options": {"num_predict": 1}}
