@@ -327,6 +327,7 @@ def test_a_node_that_runs_short_reports_before_its_time() -> None:
 
 def test_a_lease_lasts_ten_seconds_from_the_report_that_was_answered() -> None:
     made = book()
+    assert made.leased_until == 0.0
     reserve(made)
     (cell,) = made.cells
     made.take([CellLimit(cell.bucket, 25, 5)], sent=100.0, now_ms=NOW_MS)

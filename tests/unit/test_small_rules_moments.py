@@ -1,4 +1,4 @@
-"""Certificates, key sets, stamps and budgets: a moment before and at each of their times."""
+"""Certificates, key sets and stamps: a moment before and at each of their times."""
 
 from __future__ import annotations
 
@@ -12,7 +12,6 @@ from bridge_core.identity.rotation_rules import CertificateState, certificate_st
 from bridge_registry.key_sets import refresh_rules
 from bridge_registry.key_sets.refresh_rules import Failures
 from bridge_registry.records import KeySetRecord
-from bridge_registry.store_guard.budget_rules import NodeBudget
 
 DAY = 86_400.0
 
@@ -143,44 +142,6 @@ def test_what_failed_is_tried_again_and_what_is_late_is_said() -> None:
     assert [is_late(stamped_since, now) for now in (15_800.0, 15_800.1)] == [False, True]
     assert not is_late(Anchored(), 1e9)
     assert Anchored() == Anchored(0, 0.0, 0.0, 0, 0.0, "")
-
-
-# -- budgets of a node
-
-
-def test_a_hundred_requests_at_once_and_then_twenty_a_second() -> None:
-    budget = NodeBudget(0.0)
-    assert budget.idle(0.0)
-    assert sum(budget.take(0.0, 0) for _ in range(200)) == 100
-    assert not budget.idle(0.0)
-    assert not budget.take(0.049, 0)
-    assert budget.take(0.05, 0)
-    assert sum(budget.take(1.05, 0) for _ in range(200)) == 20
-    assert not budget.idle(6.04)
-    assert budget.idle(6.06)
-    assert sum(budget.take(1000.0, 0) for _ in range(200)) == 100
-
-
-def test_four_mebibytes_at_once_and_then_32_kibibytes_a_second() -> None:
-    budget = NodeBudget(0.0)
-    assert not budget.take(0.0, 4 * 1024 * 1024 + 1)
-    assert budget.take(0.0, 4 * 1024 * 1024)
-    assert not budget.take(0.0, 1)
-    assert budget.take(1.0, 32 * 1024)
-    assert not budget.take(1.0, 1)
-    assert not budget.idle(128.9)
-    assert budget.idle(129.0)
-    assert not budget.take(100.0, 5 * 1024 * 1024)
-    budget.running = 1
-    assert not budget.idle(1e6)
-
-
-def test_a_clock_that_goes_back_gives_nothing_twice() -> None:
-    budget = NodeBudget(100.0)
-    assert all(budget.take(100.0, 0) for _ in range(100))
-    assert not budget.take(0.0, 0)
-    assert not budget.take(100.0, 0)
-    assert budget.take(100.1, 0)
 
 
 # -- attestation
