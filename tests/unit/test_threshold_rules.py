@@ -17,6 +17,7 @@ from bridge_registry.alerts.alert_rules import Seen
 from bridge_registry.alerts.figure_rules import Mark, Sample, Trails, counted, marked, measured
 from bridge_registry.alerts.threshold_rules import (
     HOLD_S,
+    MOST_OF_NODE,
     MOST_SERIES,
     RulePlan,
     Watched,
@@ -79,8 +80,17 @@ def test_each_disk_of_each_node_is_for_itself_and_what_has_no_limit_is_left_out(
 
 
 def test_so_many_series_at_most() -> None:
-    samples = [disk(0.5, str(at)) for at in range(MOST_SERIES + 5)]
+    samples = [disk(0.5, node=f"n{at}") for at in range(MOST_SERIES + 5)]
     assert len(watch(FULL, {}, samples, 0.0)) == MOST_SERIES
+
+
+def test_a_node_that_makes_up_series_hides_its_own_alone() -> None:
+    plan, watched = msgspec.structs.replace(FULL, lasting_s=0.0), dict[str, Watched]()
+    for look in range(5):
+        made_up = [disk(0.95, f"{look}-{at}", "a") for at in range(MOST_OF_NODE - 100)]
+        watched = watch(plan, watched, [*made_up, disk(0.95, node="z")], float(look))
+        assert sum(one.sample.node == "a" for one in watched.values()) <= MOST_OF_NODE
+        assert "z:models" in watched
 
 
 def test_what_is_raised_keeps_its_words_and_what_is_paused_says_nothing() -> None:
