@@ -98,7 +98,8 @@ def test_what_becomes_critical_is_told_again_once_and_what_becomes_less_is_not()
         telling, message = step(plan, telling, alert(), now=soon + 59.0)
         assert message is None
         assert telling.waiting == frozenset()
-    before = Telling({"disk@n1": Told(100.0, False, 105.0)}, {"n1": 105.0})  # of a version that did not note it
+    noted_before = {"disk@n1": Told(100.0, False, 105.0)}  # how severe it was is not in it
+    before = Telling(noted_before, {"n1": 105.0})
     assert step(HOOK, before, alert(severity="critical"), now=200.0)[1] is None
 
 

@@ -262,7 +262,9 @@ class Attempt(ResponseSink):
             request.state.counters.refused["load_waited_out"] += 1
             words = f"the model was not in memory within {longest:g} s; its load at {instance} goes on"
             if loading.awaits_its_turn(instance, self):
-                words = f"the model's load at {instance} did not begin within {longest:g} s: others come first"
+                words = (
+                    f"the model's load at {instance} did not begin within {longest:g} s: others come first"
+                )
             request.failed(self, Failure.REFUSED, words)
 
     def _leave_load(self) -> None:
