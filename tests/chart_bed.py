@@ -19,6 +19,7 @@ KUBE: Final = "1.24.0"  # the oldest that is promised
 _SHAPES: Final[dict[str, tuple[dict[str, Any], ...]]] = {
     "agents": (
         {},
+        {"agent": {"join": "serviceAccount"}},
         {"agent": {"kind": "Deployment", "replicas": -1, "gpus": 2, "runtimeClassName": "nvidia"}},
         {
             "agent": {

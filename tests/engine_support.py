@@ -47,6 +47,7 @@ class Supervised:
         options = {"policy": POLICY, "timing": TIMING, "probing": NO_PROBES, **options}
         self.supervisor = EngineSupervisor([config], state, self.published.append, node="n1", **options)
         self.record = state / "engines" / "0" / "process.json"
+        self._looked_at = 0  # of what was published
 
     @property
     def view(self) -> LocalInstance:
@@ -57,8 +58,16 @@ class Supervised:
         return self.supervisor.status()[0]
 
     async def state(self, wanted: str, deadline_s: float = 60.0) -> LocalInstance:
-        await eventually(lambda: self.view.state == wanted, deadline_s)
-        return self.view
+        """Waits for a state. One that is left again soon is found where it was since the last wait, too."""
+
+        def found() -> LocalInstance | None:
+            since = [] if wanted == "ready" else [one for (one,) in self.published[self._looked_at :]]
+            return next((one for one in (self.view, *since) if one.state == wanted), None)
+
+        view = await eventually(found, deadline_s)
+        assert view is not None
+        self._looked_at = len(self.published)
+        return view
 
     @contextlib.asynccontextmanager
     async def client(self):

@@ -53,6 +53,17 @@ class Kubernetes:
         self.kubeconfig = folder / "kubeconfig"
         self._folder = folder
 
+    @property
+    def ca(self) -> bytes:
+        """Of the API server's certificate, PEM."""
+        return (self._folder / "ca.pem").read_bytes()
+
+    @property
+    def address(self) -> tuple[str, int]:
+        """The API server's."""
+        server = json.loads(self.kubeconfig.read_text())["clusters"][0]["cluster"]["server"]
+        return "127.0.0.1", int(server.rpartition(":")[2])
+
     def run(
         self, program: str, *argv: str, given: str = "", ok: bool = True
     ) -> subprocess.CompletedProcess[str]:

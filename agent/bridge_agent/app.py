@@ -397,7 +397,7 @@ class Agent:
             loading=lambda: self._loads.busy,
             warmed=lambda: self._publish_engines(self._supervisor.instances()),
         )
-        self._gateway.pull_with(desk.pulls, desk.shelf)
+        self._gateway.pull_with(desk.pulls, desk.shelf, desk.receiver)
         for path, page in desk.admin_pages().items():
             self._gateway.serve_admins(path, page)
         for path, page in desk.node_pages().items():
@@ -533,7 +533,7 @@ class Agent:
             self._golden.used(record.instance, record.model)
         self._demand.take(record)
         if self._models is not None and record.instance in self._config.instances:
-            self._models.warming.asked(record.decision.model if record.decision is not None else record.model)
+            self._models.asked(record.decision.model if record.decision is not None else record.model)
         self._model_tally.take(record)
         self._last_use.take(record.caller)
         self._lifecycle.settled()

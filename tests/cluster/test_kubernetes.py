@@ -7,13 +7,19 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
 
+from bridge_agent.membership.join import JoinRefused
+from bridge_registry.enrolment.pod_rules import KubernetesApi
 from tests.chart_bed import CHART, KUSTOMIZE, each_shape, find_helm, objects, render
+from tests.fakes.store import FakeEtcd
 from tests.kube_bed import Kubernetes, find_kubernetes, running
+from tests.kubernetes_api import FakeApi
+from tests.pod_bed import Cluster, clustered
 from tests.support import eventually
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(600)]
@@ -146,6 +152,55 @@ async def test_service_accounts_of_the_chart_may_do_nothing(cluster: Kubernetes,
     for pod in pods:
         names = [volume["name"] for volume in pod["spec"].get("volumes", ())]
         assert not [name for name in names if name.startswith("kube-api-access")], "no token is mounted"
+
+
+async def test_pods_join_by_their_service_accounts_token_and_no_secret(
+    cluster: Kubernetes, helm: str, tmp_path: Path
+) -> None:
+    """The registry runs beside the API server, as the chart's own service account with the chart's rights."""
+    release = Release(cluster, helm, "joining", "restricted")
+    release.do("install", {"agent": {"join": "serviceAccount"}})
+    (pod,) = await eventually(lambda: release.pods("agent"), 60)
+    assert not release.refusals()
+    registry = cluster.kubectl("create", "token", "mesh-bridge-registry", "-n", "joining").strip()
+    told = tmp_path / "told"
+    told.mkdir()
+    (told / "token").write_text(registry)
+    (told / "ca.crt").write_bytes(cluster.ca)
+    api = KubernetesApi(("joining:mesh-bridge-agent",), ("mesh-bridge.joining.svc",), cluster.address, told)
+
+    def token(audience: str, *bound: str, account: str = "mesh-bridge-agent") -> str:
+        argv = ["create", "token", account, "-n", "joining", f"--audience={audience}", *bound]
+        return cluster.kubectl(*argv).strip()
+
+    ours, of_pod = "bridge-join.bridge.local", ("--bound-object-kind=Pod", f"--bound-object-name={pod}")
+    async with clustered(tmp_path, FakeEtcd(), api) as bed:
+        joining = Cluster(tmp_path, FakeApi(), bed)
+        for wrong, words in (
+            (token("https://kubernetes.default.svc", *of_pod), "does not know|was not made for"),
+            (token(ours), "bound to no pod"),
+            (token(ours, account="mesh-bridge-registry"), "may not join this mesh"),
+            (token(ours, *of_pod)[:-8] + "AAAAAAAA", "does not know"),
+        ):
+            with pytest.raises(JoinRefused, match=words):
+                await joining.joins(pod, wrong)
+        with pytest.raises(JoinRefused, match="joins under no other name"):
+            await joining.joins("another", token(ours, *of_pod))
+        good = token(ours, *of_pod)
+        assert (await joining.joins(pod, good)).joined
+        # A token ends with its pod, once the API server has forgotten what it knew of it, some seconds later.
+        cluster.kubectl("delete", "pod", pod, "-n", "joining", "--force", "--grace-period=0")
+
+        async def ended() -> bool:
+            return "does not know" in (await joining.refused(pod, good))[1]
+
+        await eventually(ended, 60)
+    for account, allowed in (("mesh-bridge-registry", "yes"), ("mesh-bridge-agent", "no")):
+        who = f"--as=system:serviceaccount:joining:{account}"
+        said = cluster.kubectl("auth", "can-i", "create", "tokenreviews", who, ok=False)
+        assert said.strip() == allowed
+    release.do("uninstall")
+    assert "token-review" not in cluster.kubectl("get", "clusterroles,clusterrolebindings", "-o", "name")
 
 
 async def test_pod_security_refuses_what_goes_beyond_restricted_and_says_so(

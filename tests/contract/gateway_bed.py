@@ -188,6 +188,11 @@ class Bed:
         for node in self.nodes.values():
             node.view.publish(snapshot)
 
+    def govern(self, policy: RoutePolicy) -> None:
+        """Puts this policy in force for what no route says otherwise of."""
+        self.entries["mesh"] = encode_entry(MeshConfig(trust_domain=DOMAIN, trust=TRUST, defaults=policy))
+        self.publish()
+
     def enrol(self, name: str) -> None:
         """Puts the node and its instance into the snapshot."""
         node = self.nodes[name]

@@ -115,6 +115,7 @@ def test_ports_of_services_are_ports_of_containers(rendered: list[dict[str, Any]
         {"agent": {"labels": {"a": "$(b)"}}},
         {"agent": {"capabilities": ["BPF"]}},
         {"agent": {"drainSeconds": 0}},
+        {"agent": {"join": "anybody"}},
         {"trustDomain": "a; b"},
         {"backup": {"enabled": True}},
     ],

@@ -15,7 +15,8 @@ import structlog
 
 from bridge_agent.models.blob_files import BlobFault, hash_all, open_blob
 from bridge_agent.models.pulling import ModelPulls
-from bridge_agent.models.removal_rules import Held, refusal
+from bridge_agent.models.removal_rules import refusal
+from bridge_agent.models.removing import Removals
 from bridge_agent.routing.view import MeshView
 from bridge_core import model_answers
 from bridge_core.decoding import Undecodable, decode_json
@@ -24,8 +25,8 @@ from bridge_core.errors import BridgeError
 from bridge_core.http1 import App, Exchange, coroutine_app
 from bridge_core.identity.spiffe import SpiffeId
 from bridge_core.model_answers import BlobChecked, ModelAsked, Removed
-from bridge_core.model_store.layout import Layer, ModelStore, Stored, hex_digest
-from bridge_core.names import InvalidName, ModelName, canonical_or_same
+from bridge_core.model_store.layout import Layer, ModelStore, hex_digest
+from bridge_core.names import InvalidName, ModelName
 
 log = structlog.get_logger()
 
@@ -47,8 +48,7 @@ class AdminPages:
         view: Says who the admins are, and who has what.
         pulls: Pulls models here.
         warm: Brings a model into the page cache.
-        running: How many requests for a model, by its canonical name, run here.
-        changed: Called when the store has another model.
+        removals: Removes models.
         recorded: Puts what an admin did to a model on record, and since when.
         now: Monotonic seconds.
     """
@@ -61,8 +61,7 @@ class AdminPages:
         pulls: ModelPulls,
         *,
         warm: Callable[[ModelName], AsyncGenerator[dict[str, Any], None]],
-        running: Callable[[str], int],
-        changed: Callable[[], None],
+        removals: Removals,
         recorded: Recorded,
         now: Callable[[], float] = time.monotonic,
     ) -> None:
@@ -71,8 +70,7 @@ class AdminPages:
         self._view = view
         self._pulls = pulls
         self._warming = warm
-        self._running = running
-        self._changed = changed
+        self._removals = removals
         self._recorded = recorded
         self._now = now
         self._hashing = asyncio.Semaphore(1)
@@ -140,34 +138,20 @@ class AdminPages:
         exchange.finish()
 
     async def _rm(self, exchange: Exchange, asked: ModelAsked) -> None:
-        store = self._store()
         try:
-            found = await asyncio.to_thread(store.find, ModelName.parse(asked.model))
-            if found is None:
+            name = ModelName.parse(asked.model)
+            held = await self._removals.find(name)
+            if held is None:
                 _error(exchange, 404, f"this node has no model {asked.model!r}")
                 return
-            freed = await asyncio.to_thread(_freed, store, found)
-            if why := refusal(self._held(found, freed), last_copy=asked.last_copy):
+            if why := refusal(held, last_copy=asked.last_copy):
                 exchange.respond(200, _JSON, msgspec.json.encode(Removed(refused=why)))
                 return
-            await asyncio.to_thread(store.delete, found)
+            await self._removals.remove(name, by=str(exchange.request.identity))
         except (ApiError, InvalidName) as fault:
             _error(exchange, 500, fault.message)
             return
-        self._changed()
-        log.info("model_removed", model=found.name.short(), bytes=freed, by=str(exchange.request.identity))
-        exchange.respond(200, _JSON, msgspec.json.encode(Removed(freed)))
-
-    def _held(self, model: Stored, size: int) -> Held:
-        """What the rules of removal ask about a model."""
-        name, index = str(model.name).lower(), self._view.index
-        loaded = any(name in map(canonical_or_same, target.loaded) for target in index.local)
-        others = {
-            copy.node
-            for copy in index.copies(name).values()
-            if not copy.own and not copy.leaving and copy.model.digest.removeprefix("sha256:") == model.digest
-        }
-        return Held(name, size, len(others), loaded, self._running(name))
+        exchange.respond(200, _JSON, msgspec.json.encode(Removed(held.size)))
 
     async def _verify(self, exchange: Exchange, asked: ModelAsked) -> None:
         """Reads every blob and says of each whether it is what its name says."""
@@ -213,18 +197,6 @@ class AdminPages:
         except BlobFault as unread:
             fault = unread.message[:200]
         return BlobChecked(name, layer.digest, layer.size, fault)
-
-
-def _freed(store: ModelStore, model: Stored) -> int:
-    """Bytes of the blobs that this model alone has."""
-    others = {
-        hex_digest(layer.digest)
-        for one in store.all()
-        if one.name != model.name
-        for layer in (one.manifest.config, *one.manifest.layers)
-    }
-    own = {layer.digest: layer.size for layer in (model.manifest.config, *model.manifest.layers)}
-    return sum(size for digest, size in own.items() if hex_digest(digest) not in others)
 
 
 def _error(exchange: Exchange, status: int, message: str) -> None:

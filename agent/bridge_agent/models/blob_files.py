@@ -43,7 +43,8 @@ class BlobBusy(BridgeError):
 
 
 @contextlib.contextmanager
-def _said(what: str) -> Iterator[None]:
+def said(what: str) -> Iterator[None]:
+    """Says of the system's refusal what could not be done. Raises BlobFault in its place."""
     try:
         yield
     except OSError as fault:
@@ -57,7 +58,7 @@ def open_blob(root: Path, hex_: str) -> int | None:
     Raises:
         BlobFault: it cannot be read.
     """
-    with _said(f"cannot read blob {hex_[:12]}"):
+    with said(f"cannot read blob {hex_[:12]}"):
         try:
             folder = os.open(root / "blobs", _FOLDER)
             try:
@@ -98,7 +99,7 @@ def read_piece(handle: int, size: int, piece: int) -> bytes:
         BlobFault: the file is shorter than it was, or cannot be read.
     """
     begin, length = span(size, piece)
-    with _said(f"cannot read piece {piece}"):
+    with said(f"cannot read piece {piece}"):
         data = os.pread(handle, length, begin)
         while len(data) < length and (more := os.pread(handle, length - len(data), begin + len(data))):
             data += more
@@ -152,7 +153,7 @@ class PartialBlob:
         self.hashes: dict[int, str] = {}
         self._folder = self._file = self._journal = -1
         try:
-            with _said(f"cannot fetch blob {hex_[:12]} into {root}"):
+            with said(f"cannot fetch blob {hex_[:12]} into {root}"):
                 self._open(reserve)
         except BaseException:
             self.close()
@@ -215,7 +216,7 @@ class PartialBlob:
             BlobFault: the disk is full, or refuses.
         """
         begin = piece * piece_size(self.size)
-        with _said(f"cannot write blob {self._hex[:12]}"):
+        with said(f"cannot write blob {self._hex[:12]}"):
             view = memoryview(data)
             while view:
                 written = os.pwrite(self._file, view, begin)
@@ -231,7 +232,7 @@ class PartialBlob:
         """Forgets pieces that are wrong."""
         for piece in pieces:
             self.hashes.pop(piece, None)
-        with _said(f"cannot write blob {self._hex[:12]}"):
+        with said(f"cannot write blob {self._hex[:12]}"):
             self._write_journal()
 
     def digest(self, stopped: Callable[[], bool]) -> str:
@@ -244,7 +245,7 @@ class PartialBlob:
         Raises:
             BlobFault: the disk refuses.
         """
-        with _said(f"cannot keep blob {self._hex[:12]}"):
+        with said(f"cannot keep blob {self._hex[:12]}"):
             blobs = os.open(self._root / "blobs", _FOLDER)
             try:
                 os.fchmod(self._file, 0o644)
@@ -305,7 +306,7 @@ def tidy(root: Path, before: float) -> list[str]:
         BlobFault: the disk refuses.
     """
     gone = []
-    with _said(f"cannot tidy {root / PARTIAL}"):
+    with said(f"cannot tidy {root / PARTIAL}"):
         try:
             folder = os.open(root / PARTIAL, _FOLDER)
         except FileNotFoundError:

@@ -7,8 +7,8 @@ Rules:
 3. It is silent while its node is drained. While a rollout moves, what requests come to is silent: that
    changes on purpose then. A disk fills all the same, and answers that are wrong are told of in any case.
 4. Those that are over are kept for people to look at: the newest `KEPT`.
-5. One node has `MOST_OF_NODE` alerts that last at most, the mesh `MOST`, those among them that are not seen at
-   this moment: whoever reports nonsense, and other nonsense each time, hides nobody else's.
+5. One node has `MOST_OF_NODE` alerts that last at most, the mesh `MOST`, those among them that are not seen
+   at this moment: whoever reports nonsense, and other nonsense each time, hides nobody else's.
 """
 
 from __future__ import annotations

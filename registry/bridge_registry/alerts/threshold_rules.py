@@ -7,8 +7,8 @@ Rules:
    threshold is one alert.
 3. Where nobody says anything (a node is away, too few requests) nothing new is raised, and what is raised
    stays so for `HOLD_S`: that a node is silent is no sign that its disk has room.
-4. Of one rule `MOST_SERIES` series are watched at most, and `MOST_OF_NODE` of one node, those among them that it
-   no longer speaks of: a node that makes up series hides its own alone.
+4. Of one rule `MOST_SERIES` series are watched at most, and `MOST_OF_NODE` of one node, those among them
+   that it no longer speaks of: a node that makes up series hides its own alone.
 """
 
 from __future__ import annotations

@@ -60,7 +60,7 @@ async def test_an_agents_registration_works_through_it(bed: GuardBed) -> None:
         running.cancel()
         await asyncio.gather(running, return_exceptions=True)
         await registration.revoke()
-        assert await keys(bed) == set()
+        await eventually(lambda: _there(bed, set()))
 
 
 async def _there(bed: GuardBed, expected: set[str]) -> bool:
