@@ -16,6 +16,17 @@ hypothesis.settings.register_profile("bridge", deadline=None)
 hypothesis.settings.load_profile("bridge")
 
 
+_WHOLE_MESHES = ("cluster", "faults", "attacks")
+_MESH_S = 400.0  # of which making the mesh takes half a minute, and minutes on a busy machine
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Gives tests of whole meshes more time than others, where they do not say themselves how much."""
+    for item in items:
+        if item.path.parent.name in _WHOLE_MESHES and item.get_closest_marker("timeout") is None:
+            item.add_marker(pytest.mark.timeout(_MESH_S))
+
+
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport(
     item: pytest.Item, call: pytest.CallInfo[None]
