@@ -137,6 +137,7 @@ class PartialBlob:
         hex_: The digest's digits.
         size: The blob's bytes.
         reserve: Bytes of the disk that stay free.
+        stopped: Asked while what is there is read; True ends that, and the file cannot be used.
 
     Attributes:
         hashes: Of each piece that is here.
@@ -146,7 +147,15 @@ class PartialBlob:
         BlobFault: the disk has no room for it, or refuses.
     """
 
-    def __init__(self, root: Path, hex_: str, size: int, *, reserve: int = 0) -> None:
+    def __init__(
+        self,
+        root: Path,
+        hex_: str,
+        size: int,
+        *,
+        reserve: int = 0,
+        stopped: Callable[[], bool] = lambda: False,
+    ) -> None:
         self._root = root
         self._hex = hex_
         self.size = size
@@ -154,12 +163,12 @@ class PartialBlob:
         self._folder = self._file = self._journal = -1
         try:
             with said(f"cannot fetch blob {hex_[:12]} into {root}"):
-                self._open(reserve)
+                self._open(reserve, stopped)
         except BaseException:
             self.close()
             raise
 
-    def _open(self, reserve: int) -> None:
+    def _open(self, reserve: int, stopped: Callable[[], bool]) -> None:
         top = os.open(self._root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         try:
             with contextlib.suppress(FileExistsError):
@@ -175,7 +184,7 @@ class PartialBlob:
             raise BlobBusy(f"another process fetches blob {self._hex[:12]} into {self._root}") from None
         self._journal = os.open(f"{self._hex}.pieces", flags | os.O_APPEND, 0o600, dir_fd=self._folder)
         if os.fstat(self._file).st_size == self.size:
-            self._take_up()
+            self._take_up(stopped)
         else:
             os.ftruncate(self._file, self.size)
         self._write_journal()
@@ -188,12 +197,14 @@ class PartialBlob:
                 hint="remove a model (`bridgectl models rm`), or give the disk more room",
             )
 
-    def _take_up(self) -> None:
-        """Believes of the journal what the file confirms."""
+    def _take_up(self, stopped: Callable[[], bool]) -> None:
+        """Believes of the journal what the file confirms. Raises BlobFault: it was stopped before the end."""
         text = os.pread(self._journal, _MOST_JOURNAL, 0).decode("ascii", "replace")
         lines = (found for line in text.splitlines() if (found := _LINE.fullmatch(line)))
-        said = {int(found[1]): str(found[2]) for found in lines}
-        for piece, hash_ in said.items():
+        journalled = {int(found[1]): str(found[2]) for found in lines}
+        for piece, hash_ in journalled.items():
+            if stopped():  # the journal stays as it is, for the next one
+                raise BlobFault(f"nobody waits for blob {self._hex[:12]} any more")
             if piece < piece_count(self.size):
                 data = read_piece(self._file, self.size, piece)
                 if hashlib.sha256(data).hexdigest() == hash_:
