@@ -113,7 +113,15 @@ def test_a_proof_is_the_callers_alone_and_ends() -> None:
 
 def test_proofs_are_bounded() -> None:
     uploads = Uploads()
-    for number in range(MOST_PROVEN + 2):
+    uploads.proved("mallory", "hers", 0.0)
+    for number in range(2048 + 2):
         uploads.proved("eve", f"{number}", 0.0)
     assert not uploads.has_proved("eve", "1", 0.0)
     assert uploads.has_proved("eve", "2", 0.0)
+    assert uploads.has_proved("mallory", "hers", 0.0), "who brings much has others forgotten by nobody"
+    assert uploads.expire(1.0) == ([], {"0", "1"})
+    assert uploads.expire(1.0) == ([], set())
+    for caller in range(8):
+        for number in range(2048):
+            uploads.proved(f"c{caller}", f"{caller}-{number}", 0.0)
+    assert len(uploads._proven) == MOST_PROVEN
