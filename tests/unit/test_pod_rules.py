@@ -13,6 +13,7 @@ from bridge_core.errors import Unavailable
 from bridge_core.identity import JoinToken, PodToken, TokenFault, parse_token
 from bridge_registry.enrolment.join_rules import EnrolmentRefused, JoinRefusal
 from bridge_registry.enrolment.pod_rules import (
+    MOST_BYTES,
     Pod,
     audience_of,
     check_accounts,
@@ -133,3 +134,15 @@ def test_a_pods_token_is_told_from_a_join_token() -> None:
 def test_what_is_no_token_at_all_is_refused_before_anybody_is_asked(text: str) -> None:
     with pytest.raises(TokenFault):
         parse_token(text)
+
+
+def test_what_is_said_of_a_token_is_short_and_says_what_is_wrong() -> None:
+    assert MOST_BYTES == 262_144
+    with pytest.raises(EnrolmentRefused, match="does not know the service account's token"):
+        pod_of(b"{}", AUDIENCE, ACCOUNTS)
+    with pytest.raises(EnrolmentRefused) as caught:
+        pod_of(review(user=user("x" * 321)), AUDIENCE, ACCOUNTS)
+    assert caught.value.message.startswith(repr("x" * 320))
+    with pytest.raises(EnrolmentRefused) as caught:
+        check_name(Pod("bridge:agent", "y" * 254, "5f"), "agent-1", None)
+    assert f"pod {'y' * 253!r}," in caught.value.message
