@@ -269,6 +269,27 @@ async def test_a_limit_of_a_try_holds_for_its_load_too(tmp_path: Path) -> None:
         await eventually(lambda: bed.engine("a").loading == 1, 30)
 
 
+async def test_what_a_load_took_of_a_trys_limit_is_gone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    loop, limits = asyncio.get_running_loop(), list[float]()
+    call_later = loop.call_later
+
+    def noted(delay: float, callback: Any, *args: Any, **more: Any) -> asyncio.TimerHandle:
+        if getattr(callback, "__name__", "") == "_too_slow":
+            limits.append(delay)
+        return call_later(delay, callback, *args, **more)
+
+    monkeypatch.setattr(loop, "call_later", noted)
+    policy = RoutePolicy(retries=Retries(per_try_timeout_s=90.0))
+    async with loads_mesh(tmp_path, policy=policy) as bed:
+        waiting = await waits(bed, "a")
+        bed.engine("a").may_load.set()
+        assert (await waiting).status == 200
+        (record,) = bed["a"].gateway.records()
+        assert limits == [90.0, pytest.approx(90.0 - record.loading)]
+
+
 async def test_a_hedge_has_no_second_copy_loaded(tmp_path: Path) -> None:
     async with loads_mesh(tmp_path, "ab", policy=RoutePolicy(hedge_after_s=0.02)) as bed:
         first = await waits(bed, "a", stream=False)
