@@ -14,10 +14,12 @@ from typing import Any, Final
 import yaml
 
 CHART: Final = Path(__file__).parents[1] / "deploy" / "helm" / "bridge"
+KUSTOMIZE: Final = CHART.parents[1] / "kustomize"
 KUBE: Final = "1.24.0"  # the oldest that is promised
 _SHAPES: Final[dict[str, tuple[dict[str, Any], ...]]] = {
     "agents": (
         {},
+        {"agent": {"join": "serviceAccount"}},
         {"agent": {"kind": "Deployment", "replicas": -1, "gpus": 2, "runtimeClassName": "nvidia"}},
         {
             "agent": {

@@ -21,7 +21,7 @@ from tests.support import eventually
 
 FAKE = Path(__file__).parent / "fakes" / "fake_ollama.py"
 
-POLICY = Policy(start_timeout_s=20.0, backoff_first_s=0.05, backoff_most_s=0.4)
+POLICY = Policy(start_timeout_s=60.0, backoff_first_s=0.05, backoff_most_s=0.4)
 TIMING = EngineTiming(poll_s=0.1, start_poll_s=0.02, answer_s=2.0, stop_grace_s=3.0, replace_grace_s=0.5)
 NO_PROBES = ProbePolicy(quiet_s=3600.0)
 PROBES = ProbePolicy(quiet_s=0.2, timeout_s=0.8, unseen_timeout_s=1.2, busy_timeout_s=30.0)
@@ -47,6 +47,7 @@ class Supervised:
         options = {"policy": POLICY, "timing": TIMING, "probing": NO_PROBES, **options}
         self.supervisor = EngineSupervisor([config], state, self.published.append, node="n1", **options)
         self.record = state / "engines" / "0" / "process.json"
+        self._looked_at = 0  # of what was published
 
     @property
     def view(self) -> LocalInstance:
@@ -56,9 +57,17 @@ class Supervised:
     def status(self):
         return self.supervisor.status()[0]
 
-    async def state(self, wanted: str, deadline_s: float = 15.0) -> LocalInstance:
-        await eventually(lambda: self.view.state == wanted, deadline_s)
-        return self.view
+    async def state(self, wanted: str, deadline_s: float = 60.0) -> LocalInstance:
+        """Waits for a state. One that is left again soon is found where it was since the last wait, too."""
+
+        def found() -> LocalInstance | None:
+            since = [] if wanted == "ready" else [one for (one,) in self.published[self._looked_at :]]
+            return next((one for one in (self.view, *since) if one.state == wanted), None)
+
+        view = await eventually(found, deadline_s)
+        assert view is not None
+        self._looked_at = len(self.published)
+        return view
 
     @contextlib.asynccontextmanager
     async def client(self):
@@ -82,7 +91,7 @@ async def supervised(config: EngineConfig, state: Path, *, leave: bool = False, 
             task.cancel()
             await asyncio.wait({task})
         else:
-            async with asyncio.timeout(15):
+            async with asyncio.timeout(60):
                 await it.supervisor.stop()
                 await task
 

@@ -27,8 +27,9 @@ from bridge_registry.enrolment.store_access import EtcdAccess
 from bridge_registry.records import NodeRecord, SerialRecord, encode
 from bridge_registry.store_guard import app as guard_app
 from bridge_registry.store_guard.app import GuardOptions, GuardProcess
-from tests.contract.store.beds import QUICK, free_port
+from tests.contract.store.beds import QUICK
 from tests.etcd_server import EtcdServer
+from tests.ports import free_port
 from tests.support import eventually, kept
 
 MESH = "bridge.local"
@@ -82,7 +83,7 @@ class GuardBed:
             guard = GuardProcess(options, store, endpoints)
             serving = asyncio.create_task(guard.serve())
             try:
-                await asyncio.wait_for(guard.started.wait(), 10.0)
+                await asyncio.wait_for(guard.started.wait(), 60)
                 self.guard_url = f"https://127.0.0.1:{guard.port}"
                 await eventually(lambda: guard.table.whole)
                 yield guard
@@ -184,7 +185,7 @@ class Holder:
 async def registered(store: EtcdStore, key: str, value: bytes = b"{}", ttl_s: float = 30.0) -> Any:
     """Puts a record under a lease of its own; returns the lease."""
     lease = kept(store, ttl_s)
-    await asyncio.wait_for(lease.changed(0), 10.0)
+    await asyncio.wait_for(lease.changed(0), 60)
     assert (await store.commit([Put(key, value, lease=lease.id)])).committed
     return lease
 

@@ -31,7 +31,7 @@ async def leading(pair: RegistryPair) -> None:
 async def make_token(pair: RegistryPair) -> str:
     async with pair.admin_channel() as channel:
         stub = AdminStub(channel)  # type: ignore[no-untyped-call]  # generated
-        return str((await stub.CreateToken(pb.CreateTokenRequest(), timeout=10)).token)
+        return str((await stub.CreateToken(pb.CreateTokenRequest(), timeout=60)).token)
 
 
 async def apply_route(pair: RegistryPair, name: str) -> None:
@@ -42,7 +42,7 @@ async def apply_route(pair: RegistryPair, name: str) -> None:
     async with pair.admin_channel() as channel:
         stub = AdminStub(channel)  # type: ignore[no-untyped-call]  # generated
         files = [pb.ConfigFile(name="r.yaml", text=text)]
-        assert not (await stub.Apply(pb.ApplyRequest(files=files), timeout=10)).faults
+        assert not (await stub.Apply(pb.ApplyRequest(files=files), timeout=60)).faults
 
 
 async def joined(

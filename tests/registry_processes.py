@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import urllib.request
@@ -18,16 +17,11 @@ import grpc.aio
 from bridge_core.etcd_server import EtcdOptions
 from bridge_core.registry_channel import open_channel
 from tests.etcd_server import EtcdServer
+from tests.ports import free_port
 
 COMMAND = [sys.executable, "-c", "from bridge_registry.cli import run; run()"]
 # What a second registry gets.
 SHARED = ("authorities.json", "keyring", "kek", "etcd-ca.pem", "etcd-ca.key")
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def init(state: Path, name: str) -> None:
@@ -68,9 +62,9 @@ class RegistryPair:
     def ready(self) -> str:
         """What it says of itself; empty while it does not serve, or its guard does not."""
         try:
-            with urllib.request.urlopen(f"http://{self.guard_admin}/readyz", timeout=2):
+            with urllib.request.urlopen(f"http://{self.guard_admin}/readyz", timeout=10):
                 pass
-            with urllib.request.urlopen(f"http://{self.admin}/readyz", timeout=2) as answer:
+            with urllib.request.urlopen(f"http://{self.admin}/readyz", timeout=10) as answer:
                 said: str = answer.read().decode()
                 return said
         except OSError:
@@ -80,18 +74,18 @@ class RegistryPair:
         for process in self._processes.values():
             process.send_signal(signal.SIGTERM)
         for process in self._processes.values():
-            process.wait(20)
+            process.wait(60)
         self._processes = {}
 
     def stop_guard(self) -> None:
         guard = self._processes.pop("store-guard")
         guard.send_signal(signal.SIGTERM)
-        guard.wait(20)
+        guard.wait(60)
 
     def kill(self) -> None:
         for process in self._processes.values():
             process.kill()
-            process.wait(10)
+            process.wait(60)
 
     def admin_channel(self) -> AbstractAsyncContextManager[grpc.aio.Channel]:
         pem = [(self.state / "pki" / name).read_bytes() for name in ("ca.pem", "admin.pem", "admin.key")]

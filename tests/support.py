@@ -11,18 +11,35 @@ from typing import TypeVar
 from bridge_core.store.api import LeaseHandle, Store
 
 T = TypeVar("T")
+_MOMENT_S = 0.5
 
 
-async def eventually(predicate: Callable[[], T | Awaitable[T]], deadline_s: float = 10.0) -> T:
+class RunningClock:
+    """Seconds in which this process ran, more or less: one that is looked at often knows of no stalls."""
+
+    def __init__(self, longest_s: float) -> None:
+        self._longest_s = longest_s  # that may pass between two looks
+        self._now = self._looked = time.monotonic()
+
+    def __call__(self) -> float:
+        now = time.monotonic()
+        self._now += min(now - self._looked, self._longest_s)
+        self._looked = now
+        return self._now
+
+
+async def eventually(predicate: Callable[[], T | Awaitable[T]], deadline_s: float = 30.0) -> T:
     """Returns the predicate's first true value.
+
+    Time in which this process stood still counts as a moment: what is waited for could not come in it.
 
     Raises:
         AssertionError: it was still false (or raising AssertionError) after `deadline_s`.
     """
-    end = time.monotonic() + deadline_s
-    pause = 0.005
+    waited, pause = 0.0, 0.005
     while True:
         fault: AssertionError | None = None
+        began = time.monotonic()
         try:
             value = predicate()
             if inspect.isawaitable(value):
@@ -31,10 +48,12 @@ async def eventually(predicate: Callable[[], T | Awaitable[T]], deadline_s: floa
                 return value
         except AssertionError as caught:
             fault = caught
-        if time.monotonic() >= end:
+        if waited >= deadline_s:
             message = f"not true within {deadline_s} s: {inspect.getsource(predicate).strip()}"
             raise AssertionError(message) from fault
+        asked = time.monotonic() - began
         await asyncio.sleep(pause)
+        waited += asked + min(time.monotonic() - began - asked, pause + _MOMENT_S)
         pause = min(pause * 1.5, 0.1)
 
 

@@ -86,7 +86,12 @@ def pytest_configure() -> None:
     """Finding that a test fails is enough: nobody reads how small the example could be made."""
     phases = [hypothesis.Phase.explicit, hypothesis.Phase.reuse, hypothesis.Phase.generate]
     hypothesis.settings.register_profile(
-        "mutate", deadline=None, phases=phases, derandomize=True, database=None
+        "mutate",
+        deadline=None,
+        phases=phases,
+        derandomize=True,
+        database=None,
+        suppress_health_check=list(hypothesis.HealthCheck),  # it is slower while it is watched
     )
     hypothesis.settings.load_profile("mutate")
 

@@ -177,7 +177,7 @@ class Agent:
                 "isolation": self._launcher.run,
                 "gpus": self._keeper.run,
                 "node-class": self._isolation.run,
-                **({"models": self._models.run} if self._models is not None else {}),
+                **({} if self._models is None else self._models.tasks),
             },
             keep_engines=keep_engines,
             drain_s=drain_s,
@@ -339,7 +339,7 @@ class Agent:
             authenticator=authenticator,
         )
         self._gateway.load_with(self._loads)
-        self._models = self._make_models()
+        self._models: ModelDesk | None = self._make_models()
         self._gateway.on_record(self._take_record)
         self._audit.on_refusal(self._gateway.refuse_all)
         self._gateway.on_progress(self._take_progress)
@@ -393,8 +393,11 @@ class Agent:
             changed=self._models_changed,
             running=self._gateway.running,
             recorded=self._gateway.record_admin,
+            instances=self._own_engines,
+            loading=lambda: self._loads.busy,
+            warmed=lambda: self._publish_engines(self._supervisor.instances()),
         )
-        self._gateway.pull_with(desk.pulls, desk.shelf)
+        self._gateway.pull_with(desk.pulls, desk.shelf, desk.receiver)
         for path, page in desk.admin_pages().items():
             self._gateway.serve_admins(path, page)
         for path, page in desk.node_pages().items():
@@ -516,6 +519,8 @@ class Agent:
 
     def _publish_engines(self, found: tuple[LocalInstance, ...]) -> None:
         instances = self._loads.shown(self._isolation.view(found))
+        if self._models is not None:
+            instances = self._models.warming.shown(instances)
         self._view.publish_local(instances)
         if self._lifecycle.phase != "draining":
             self._registration.publish(records.registered(instances, self._config.name))
@@ -527,6 +532,8 @@ class Agent:
         if record.instance in self._config.instances:
             self._golden.used(record.instance, record.model)
         self._demand.take(record)
+        if self._models is not None and record.instance in self._config.instances:
+            self._models.asked(record.decision.model if record.decision is not None else record.model)
         self._model_tally.take(record)
         self._last_use.take(record.caller)
         self._lifecycle.settled()
@@ -537,6 +544,11 @@ class Agent:
         generated = records.generated(record)
         if generated is not None:
             self._supervisor.activity(record.instance, model=record.model, progress=generated)
+
+    def _own_engines(self) -> tuple[LocalInstance, ...]:
+        """The instances that this agent runs: their models are in its own store."""
+        mine = {id_ for id_, one in self._config.instances.items() if one.attach is None}
+        return tuple(one for one in self._supervisor.instances() if one.id in mine)
 
     def _models_changed(self) -> None:
         for instance in self._config.instances:

@@ -78,7 +78,19 @@ def join_command(
             envvar="BRIDGE_JOIN_TOKEN",
             help="What `bridgectl token create` printed; - reads it from standard input.",
         ),
-    ],
+    ] = "",
+    service_account_token: Annotated[
+        Path | None,
+        typer.Option(
+            "--service-account-token",
+            help="In a pod, in the token's place: the file with its projected service account token, whose "
+            "audience is bridge-join.TRUSTDOMAIN. The node's name is the pod's.",
+        ),
+    ] = None,
+    ca: Annotated[
+        Path | None,
+        typer.Option("--ca", help="With it: the mesh's CA certificate, which a join token names by itself."),
+    ] = None,
     name: Annotated[str | None, typer.Option("--name", help="The node's name; default: the host's.")] = None,
     http: HttpOption = None,
     https: HttpsOption = None,
@@ -132,11 +144,17 @@ def join_command(
         import asyncio
 
         from bridge_agent.membership.advertise import advertised_host
-        from bridge_agent.membership.join import JoinPlan, default_name, join, replacing
+        from bridge_agent.membership.join import JoinPlan, default_name, join, pod_token, replacing
 
         state, manager = StateDir(state_dir), ServiceManager()
         registries = tuple(part.strip() for part in registry.split(",") if part.strip())
         secret = sys.stdin.readline() if token == "-" else token  # noqa: S105 - a dash is no secret
+        if service_account_token is not None or ca is not None:
+            if service_account_token is None or ca is None or token:
+                raise Fatal("--service-account-token and --ca go together, and without --token")
+            secret = pod_token(service_account_token, ca)
+        elif not secret:
+            raise Fatal("--token is missing", hint="`bridgectl token create` prints one")
         host = None if advertise is None else advertised_host(advertise)
         if replace:
             settings = load_config(state)

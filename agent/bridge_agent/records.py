@@ -25,6 +25,7 @@ def registered(instances: Iterable[LocalInstance], node: str) -> list[Instance]:
             models=one.models,
             loaded=one.loaded,
             loading=one.loading,
+            warm=one.warm,
             failure_domain=one.failure_domain,
         )
         for one in instances

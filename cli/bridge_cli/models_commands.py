@@ -55,7 +55,7 @@ models.command("ls")(models_command)
 @models.command("where")
 @asks_registry
 def where_command(*, name: ModelName, as_json: JsonOption = False, where: Where) -> None:
-    """Name each node that has a model, with the digest, the size, and whether it is in memory there."""
+    """Name each node that has a model: digest, size, whether it is in memory, or warm (its file is) there."""
 
     def work() -> None:
         import asyncio
@@ -68,7 +68,7 @@ def where_command(*, name: ModelName, as_json: JsonOption = False, where: Where)
         if as_json:
             print_json(found)
             return
-        rows = [("INSTANCE", "DIGEST", "BYTES", "MEANT", "IN MEMORY")]
+        rows = [("INSTANCE", "DIGEST", "BYTES", "MEANT", "IN MEMORY", "WARM")]
         rows += [
             (
                 one.instance,
@@ -76,6 +76,7 @@ def where_command(*, name: ModelName, as_json: JsonOption = False, where: Where)
                 str(one.size),
                 "yes" if one.meant else "no",
                 "yes" if one.loaded else "no",
+                "yes" if one.warm else "no",
             )
             for one in found
         ]
@@ -102,6 +103,21 @@ def pull_command(
     from bridge_core.model_answers import ModelAsked
 
     _at_nodes(where, model_answers.PULL, ModelAsked(name, insecure), nodes, as_json=as_json)
+
+
+@models.command("warm")
+@asks_registry
+def warm_command(
+    *, name: ModelName, nodes: NodesOption = None, as_json: JsonOption = False, where: Where
+) -> None:
+    """Bring a model's files into nodes' memory (of all that have it without --nodes) before it is asked for.
+
+    It is kept there for twelve hours, as far as the node's memory goes.
+    """
+    from bridge_core import model_answers
+    from bridge_core.model_answers import ModelAsked
+
+    _at_nodes(where, model_answers.WARM, ModelAsked(name), nodes, as_json=as_json, having=True)
 
 
 @models.command("rm")
@@ -151,21 +167,27 @@ def _at_nodes(
     *,
     as_json: bool,
     in_turn: bool = False,
+    having: bool = False,
 ) -> None:
-    """Asks nodes, shows how it goes, and exits 1 where one failed."""
+    """Asks nodes, shows how it goes, and exits 1 where one failed; `having`: those that have it, of all."""
 
     def work() -> list[Outcome]:
         import asyncio
 
-        from bridge_cli.models_remote import ask_nodes
+        from bridge_cli.models_remote import ask_nodes, copies_of
         from bridge_cli.models_show import shown
 
         async def ask() -> list[Outcome]:
             to = where.access()
             snapshot = await snapshot_of(to)
+            wanted = nodes or []
+            if having and not wanted:
+                wanted = sorted({place.node for place in copies_of(snapshot, asked.model)})
+                if not wanted:
+                    raise Fatal(f"nobody has {asked.model}", hint="`bridgectl models` lists what there is")
             with shown(quiet=as_json) as show:
                 return await ask_nodes(
-                    to, snapshot, nodes or [], path=path, asked=asked, show=show, in_turn=in_turn
+                    to, snapshot, wanted, path=path, asked=asked, show=show, in_turn=in_turn
                 )
 
         return asyncio.run(ask())

@@ -18,12 +18,14 @@ from bridge_core.http1 import ClientResponse
 from bridge_core.model_answers import BlobChecked, ModelAsked, Removed
 from bridge_core.model_digests import is_meant, meant
 from bridge_core.names import canonical_or_same
-from bridge_core.snapshot import Node, Snapshot
+from bridge_core.snapshot import Instance, Node, Snapshot
 from bridge_core.tls import client_context
 
 Show: TypeAlias = Callable[[str, dict[str, Any]], None]
 """Told of each record of a node as it comes."""
 
+# Pages that answer in records, and what their success is called.
+_RECORDS: Final = {model_answers.PULL: "pulled", model_answers.WARM: "warm"}
 _MOST_LINE: Final = 1 << 20
 _MOST_FAULTS: Final = 100
 _SILENCE_S: Final = 600.0  # to hash a large blob takes minutes, of which nothing is heard
@@ -39,7 +41,10 @@ class Outcome(msgspec.Struct, omit_defaults=True):
 
 
 class Place(msgspec.Struct, frozen=True):
-    """A copy of a model: where, which weights, how large; whether its name means it, and it is in memory."""
+    """A copy of a model: where, which weights, how large; whether its name means it, and it is in memory.
+
+    `warm`: its file is in its node's page cache.
+    """
 
     instance: str
     node: str
@@ -47,17 +52,19 @@ class Place(msgspec.Struct, frozen=True):
     size: int
     meant: bool
     loaded: bool
+    warm: bool = False
 
 
 def copies_of(snapshot: Snapshot, name: str) -> list[Place]:
     """Every copy of a model, by instance."""
     wanted = canonical_or_same(name)
     copies = copies_by_name(snapshot).get(wanted, [])
-    loaded = {
-        one.id
-        for one in snapshot.instances.values()
-        if any(canonical_or_same(resident) == wanted for resident in one.loaded)
-    }
+
+    def having(field: Callable[[Instance], tuple[str, ...]]) -> set[str]:
+        instances = snapshot.instances.values()
+        return {one.id for one in instances if any(canonical_or_same(name) == wanted for name in field(one))}
+
+    loaded, warm = having(lambda one: one.loaded), having(lambda one: one.warm)
     digest = meant(copies)
     return [
         Place(
@@ -67,6 +74,7 @@ def copies_of(snapshot: Snapshot, name: str) -> list[Place]:
             copy.model.size,
             is_meant(copy, digest),
             copy.instance in loaded,
+            copy.instance in warm,
         )
         for copy in sorted(copies, key=lambda copy: copy.instance)
     ]
@@ -141,13 +149,13 @@ async def _read(answer: ClientResponse, path: str, outcome: Outcome, show: Show)
         removed = _decoded(await answer.read(_MOST_LINE), Removed)
         outcome.fault = removed.refused
         outcome.done = "" if removed.refused else f"removed, {removed.freed} bytes are free again"
-    elif path == model_answers.PULL:
+    elif path in _RECORDS:
         last: dict[str, Any] = {}
         async for line in _lines(answer):
             last = _decoded(line, dict)
             show(outcome.node, last)
         if last.get("status") == "success":
-            outcome.done = "pulled"
+            outcome.done = _RECORDS[path]
         else:
             outcome.fault = str(last.get("error") or "its answer ended early")
     else:

@@ -3,6 +3,7 @@
 | page of the peer listener | who | what |
 |---|---|---|
 | `POST /bridge/models/pull` | operators | `ModelAsked`; Ollama's records of a pull, one a line |
+| `POST /bridge/models/warm` | operators | `ModelAsked`; records of the same shape, the last one `success` |
 | `POST /bridge/models/rm` | operators | `ModelAsked`; a `Removed` |
 | `POST /bridge/models/verify` | all admins | `ModelAsked`, empty for all models; a `BlobChecked` a line |
 """
@@ -16,6 +17,7 @@ import msgspec
 from bridge_core.bounds import Count, Name, Text
 
 PULL: Final = "/bridge/models/pull"
+WARM: Final = "/bridge/models/warm"
 RM: Final = "/bridge/models/rm"
 VERIFY: Final = "/bridge/models/verify"
 

@@ -51,6 +51,7 @@ from bridge_registry.enrolment.nonces import Nonces
 from bridge_registry.enrolment.pki_files import GUARD_USER, REGISTRY_USER, Ensured
 from bridge_registry.enrolment.store_access import EtcdAccess, OpenAccess, StoreAccess
 from bridge_registry.enrolment.token_desk import TokenDesk
+from bridge_registry.enrolment.token_review import TokenReviewer
 from bridge_registry.health.keeper import HealthKeeper
 from bridge_registry.key_sets.fetching import fetch_key_set
 from bridge_registry.key_sets.keeper import KeySetKeeper
@@ -185,6 +186,7 @@ class Registry:
             nonces=nonces,
             fence=fence,
             clock=time.time,
+            pods=TokenReviewer(settings.kubernetes, domain, time.monotonic) if settings.kubernetes else None,
         )
         self._config = ConfigDesk(store, domain, fence, time.time)
         load = LoadReports()

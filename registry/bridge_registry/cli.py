@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import structlog
 import typer
@@ -14,6 +14,7 @@ from bridge_core.addresses import split_address
 from bridge_core.command.guard import guarded
 from bridge_core.command.logs import exception_renderer
 from bridge_core.command.program import program
+from bridge_core.errors import Fatal
 from bridge_core.hardening import keep_memory_private
 from bridge_core.identity import check_node_name
 from bridge_core.key_files import check_key_files
@@ -22,6 +23,9 @@ from bridge_registry import backup_commands, seal_commands, service_commands
 from bridge_registry.enrolment.pki_files import Pki
 from bridge_registry.options import GUARD_PORT, RegistryOptions
 from bridge_registry.systemd import STATE
+
+if TYPE_CHECKING:
+    from bridge_registry.enrolment.pod_rules import KubernetesApi
 
 app = program("The registry: the mesh's CA, its members, its config, and the snapshots of all that.")
 app.add_typer(service_commands.group, name="service")
@@ -165,6 +169,23 @@ def run_command(
             help="A folder of YAML that is the config, applied when it changes.",
         ),
     ] = None,
+    kubernetes_join: Annotated[
+        str,
+        typer.Option(
+            "--kubernetes-join",
+            envvar="BRIDGE_REGISTRY_KUBERNETES_JOIN",
+            help="Service accounts whose pods join by their own token, NAMESPACE:NAME[,…]; Kubernetes is "
+            "asked whose it is.",
+        ),
+    ] = "",
+    kubernetes_dns_name: Annotated[
+        str,
+        typer.Option(
+            "--kubernetes-dns-name",
+            envvar="BRIDGE_REGISTRY_KUBERNETES_DNS_NAME",
+            help="Host names that certificates of those pods may carry, NAME[,…]: their Service's.",
+        ),
+    ] = "",
     ready_file: Annotated[
         Path | None, typer.Option("--ready-file", help="Written when it listens: pid and addresses, JSON.")
     ] = None,
@@ -184,6 +205,7 @@ def run_command(
         seal_key=guarded(lambda: key_source(seal_key)),
         hosts=tuple(host or ()),
         mesh_config=mesh_config,
+        kubernetes=guarded(lambda: _kubernetes(kubernetes_join, kubernetes_dns_name)),
         ready_file=ready_file,
     )
     from bridge_registry import app as registry
@@ -236,6 +258,18 @@ def store_guard_command(
     )
     guarded(lambda: check_key_files(*(options.pki.pair(what)[1] for what in ("guard", "guard-etcd"))))
     guarded(lambda: uvloop.run(guard.run(options)))
+
+
+def _kubernetes(accounts: str, names: str) -> KubernetesApi | None:
+    from bridge_registry.enrolment.join_rules import check_dns_names
+    from bridge_registry.enrolment.pod_rules import KubernetesApi, check_accounts
+
+    if not accounts.strip():
+        return None
+    try:
+        return KubernetesApi(check_accounts(_listed(accounts)), check_dns_names(_listed(names)))
+    except ValueError as fault:
+        raise Fatal(f"--kubernetes-join: {fault}") from fault
 
 
 def _listed(text: str) -> tuple[str, ...]:

@@ -13,6 +13,7 @@ from bridge_core.addresses import join_address
 from bridge_core.sealing.key_source import KeySource
 from bridge_registry.enrolment import pki_files
 from bridge_registry.enrolment.pki_files import Ensured, Pki
+from bridge_registry.enrolment.pod_rules import KubernetesApi
 
 GUARD_PORT: Final = 11404  # where a store guard listens unless told otherwise
 
@@ -33,6 +34,7 @@ class RegistryOptions(msgspec.Struct, frozen=True):
         seal_key: Where the key that opens the keyring comes from; None: a file beside it.
         hosts: Further names and addresses that registry and etcd are dialled by.
         mesh_config: Folder whose YAML is the applied config; None: what admins apply.
+        kubernetes: Whose pods join by their service account; None: nobody's.
         ready_file: Written when it serves: `{"pid", "grpc", "admin"}`.
     """
 
@@ -47,6 +49,7 @@ class RegistryOptions(msgspec.Struct, frozen=True):
     seal_key: KeySource | None = None
     hosts: tuple[str, ...] = ()
     mesh_config: Path | None = None
+    kubernetes: KubernetesApi | None = None
     ready_file: Path | None = None
 
     @property

@@ -28,7 +28,7 @@ from bridge_wire.v1 import registry_pb2_grpc as rpc
 from tests.cluster.mesh_bed import NODES, Mesh, call, open_mesh
 from tests.support import eventually
 
-pytestmark = [pytest.mark.etcd, pytest.mark.timeout(120)]
+pytestmark = [pytest.mark.etcd, pytest.mark.timeout(400)]
 
 PREDICT = "/bridge.v1.ModelInference/Predict"
 DAY = 86_400.0
@@ -125,7 +125,7 @@ async def asked_registry(mesh: Mesh, shown: Shown) -> str:
             cert_pem=shown.cert.read_bytes(),
             key_pem=shown.key.read_bytes(),
         ) as channel:
-            await rpc.MeshStub(channel).Renew(pb.RenewRequest(csr_pem=b"x"), timeout=10)
+            await rpc.MeshStub(channel).Renew(pb.RenewRequest(csr_pem=b"x"), timeout=60)
     except grpc.aio.AioRpcError as fault:
         return fault.code().name
     except BridgeError as fault:
@@ -208,7 +208,7 @@ async def joined(mesh: Mesh, token: str, name: str, key: x509.PrivateKey | None 
     csr = x509.create_csr(key or x509.generate_key(), SpiffeId(config.trust_domain, "node", name))
     async with open_channel(where, ca_pem) as channel:
         request = pb.JoinRequest(token=token, node_name=name, csr_pem=csr)
-        answer = await rpc.EnrolmentStub(channel).Join(request, timeout=20)
+        answer = await rpc.EnrolmentStub(channel).Join(request, timeout=60)
     return bytes(answer.identity.certificate_chain_pem)
 
 

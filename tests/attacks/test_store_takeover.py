@@ -50,7 +50,7 @@ def nested(depth: int, op: pb.RequestOp) -> pb.RequestOp:
 
 
 def kv(method: str, request: Any) -> Attack:
-    return lambda channel, own, others: getattr(KVStub(channel), method)(request, timeout=5)
+    return lambda channel, own, others: getattr(KVStub(channel), method)(request, timeout=30)
 
 
 def write(*ops: pb.RequestOp, **more: Any) -> Attack:
@@ -103,7 +103,7 @@ ATTACKS: dict[str, Attack] = {
         compare=[pb.Compare(key=MEMBER, target=pb.Compare.VERSION, version=99)],
     ),
     "nested deep": write(nested(20, put())),
-    "nested without end": lambda c, *_: c.unary_unary("/etcdserverpb.KV/Txn")(DEEP, timeout=5),
+    "nested without end": lambda c, *_: c.unary_unary("/etcdserverpb.KV/Txn")(DEEP, timeout=30),
     "put in a transaction": write(put()),
     "put under an own lease": lambda c, own, _: write(put(TOKEN, own))(c, own, 0),
     "put": kv("Put", pb.PutRequest(key=TOKEN, value=b"{}")),
@@ -127,31 +127,31 @@ ATTACKS: dict[str, Attack] = {
     "watch everything": watch,
     "compact": kv("Compact", pb.CompactionRequest(revision=2, physical=True)),
     "raise the alarm CORRUPT": lambda c, *_: MaintenanceStub(c).Alarm(
-        pb.AlarmRequest(action=pb.AlarmRequest.ACTIVATE, alarm=pb.CORRUPT), timeout=5
+        pb.AlarmRequest(action=pb.AlarmRequest.ACTIVATE, alarm=pb.CORRUPT), timeout=30
     ),
     "raise the alarm NOSPACE": lambda c, *_: MaintenanceStub(c).Alarm(
-        pb.AlarmRequest(action=pb.AlarmRequest.ACTIVATE, alarm=pb.NOSPACE), timeout=5
+        pb.AlarmRequest(action=pb.AlarmRequest.ACTIVATE, alarm=pb.NOSPACE), timeout=30
     ),
     "renew another's lease": lambda c, _, others: keep_alive(c, others),
     "revoke another's lease": lambda c, _, others: LeaseStub(c).LeaseRevoke(
-        pb.LeaseRevokeRequest(ID=others), timeout=5
+        pb.LeaseRevokeRequest(ID=others), timeout=30
     ),
     "look into another's lease": lambda c, _, others: LeaseStub(c).LeaseTimeToLive(
-        pb.LeaseTimeToLiveRequest(ID=others, keys=True), timeout=5
+        pb.LeaseTimeToLiveRequest(ID=others, keys=True), timeout=30
     ),
     "choose a lease's id": lambda c, _, others: LeaseStub(c).LeaseGrant(
-        pb.LeaseGrantRequest(TTL=5, ID=others), timeout=5
+        pb.LeaseGrantRequest(TTL=5, ID=others), timeout=30
     ),
     "hold a lease for ever": lambda c, *_: LeaseStub(c).LeaseGrant(
-        pb.LeaseGrantRequest(TTL=2**40), timeout=5
+        pb.LeaseGrantRequest(TTL=2**40), timeout=30
     ),
-    "list the members of etcd": lambda c, *_: ClusterStub(c).MemberList(pb.MemberListRequest(), timeout=5),
+    "list the members of etcd": lambda c, *_: ClusterStub(c).MemberList(pb.MemberListRequest(), timeout=30),
     "make itself a user": lambda c, *_: AuthStub(c).UserGrantRole(
-        pb.AuthUserGrantRoleRequest(user="node/one", role="root"), timeout=5
+        pb.AuthUserGrantRoleRequest(user="node/one", role="root"), timeout=30
     ),
-    "call what does not exist": lambda c, *_: c.unary_unary("/etcdserverpb.KV/Nothing")(b"", timeout=5),
-    "talk about something else": lambda c, *_: c.unary_unary("/grpc.health.v1.Health/Check")(b"", timeout=5),
-    "send rubbish": lambda c, *_: c.unary_unary("/etcdserverpb.KV/Txn")(b"\xff" * 64, timeout=5),
+    "call what does not exist": lambda c, *_: c.unary_unary("/etcdserverpb.KV/Nothing")(b"", timeout=30),
+    "talk about something else": lambda c, *_: c.unary_unary("/grpc.health.v1.Health/Check")(b"", timeout=30),
+    "send rubbish": lambda c, *_: c.unary_unary("/etcdserverpb.KV/Txn")(b"\xff" * 64, timeout=30),
     "send too much": kv("Txn", txn(put(MEMBER), put(b"x" * 2_000_000))),
 }
 
@@ -238,7 +238,7 @@ async def test_a_registrys_lease_is_no_lease_to_a_node(scene: Scene) -> None:
     """As etcd says it of one that is gone: nothing is learnt of it."""
     async with nothing_changes(scene.bed), scene.one.channel() as channel:
         assert (await keep_alive(channel, scene.elected)).TTL == 0
-        revoke = LeaseStub(channel).LeaseRevoke(pb.LeaseRevokeRequest(ID=scene.elected), timeout=5)
+        revoke = LeaseStub(channel).LeaseRevoke(pb.LeaseRevokeRequest(ID=scene.elected), timeout=30)
         assert await refused(revoke) is grpc.StatusCode.NOT_FOUND
         attack = write(put(MEMBER, scene.elected))(channel, 0, 0)
         assert await refused(attack) is grpc.StatusCode.NOT_FOUND
@@ -270,10 +270,10 @@ async def test_every_other_certificate_gets_nothing(scene: Scene) -> None:
         legitimate = {
             "renew": lambda c: keep_alive(c, scene.own),
             "renew its own": lambda c: keep_alive(c, lease.id),
-            "grant": lambda c: LeaseStub(c).LeaseGrant(pb.LeaseGrantRequest(TTL=5), timeout=5),
+            "grant": lambda c: LeaseStub(c).LeaseGrant(pb.LeaseGrantRequest(TTL=5), timeout=30),
             "write": lambda c: write(put(MEMBER, scene.own))(c, 0, 0),
-            "read": lambda c: KVStub(c).Range(pb.RangeRequest(key=MEMBER), timeout=5),
-            "ask": lambda c: MaintenanceStub(c).Status(pb.StatusRequest(), timeout=5),
+            "read": lambda c: KVStub(c).Range(pb.RangeRequest(key=MEMBER), timeout=30),
+            "ask": lambda c: MaintenanceStub(c).Status(pb.StatusRequest(), timeout=30),
         }
         async with nothing_changes(bed):
             for stranger in strangers:
@@ -304,7 +304,7 @@ async def test_without_a_certificate_of_the_mesh_nobody_gets_as_far_as_asking(sc
     async with nothing_changes(bed):
         for stranger in (expired, other_ca, other_purpose):
             async with stranger.channel() as channel:
-                code = await refused(LeaseStub(channel).LeaseGrant(pb.LeaseGrantRequest(TTL=5), timeout=5))
+                code = await refused(LeaseStub(channel).LeaseGrant(pb.LeaseGrantRequest(TTL=5), timeout=30))
                 assert code is grpc.StatusCode.UNAVAILABLE, stranger.identity
 
 
@@ -320,7 +320,7 @@ async def test_a_revocation_holds_before_the_guard_has_heard_of_it(scene: Scene)
     async with nothing_changes(bed), scene.one.channel() as channel:
         attack = write(put(MEMBER, scene.own))(channel, 0, 0)
         assert await refused(attack) is grpc.StatusCode.PERMISSION_DENIED
-        grant = LeaseStub(channel).LeaseGrant(pb.LeaseGrantRequest(TTL=5), timeout=5)
+        grant = LeaseStub(channel).LeaseGrant(pb.LeaseGrantRequest(TTL=5), timeout=30)
         assert await refused(grant) is grpc.StatusCode.PERMISSION_DENIED
 
 
@@ -353,7 +353,7 @@ async def test_one_node_cannot_take_what_all_need(scene: Scene) -> None:
                 streams.append(stream)
         codes = await asyncio.gather(
             *(
-                refused(LeaseStub(channels[0]).LeaseGrant(pb.LeaseGrantRequest(TTL=5, ID=1), timeout=5))
+                refused(LeaseStub(channels[0]).LeaseGrant(pb.LeaseGrantRequest(TTL=5, ID=1), timeout=30))
                 for _ in range(300)
             )
         )
@@ -387,7 +387,7 @@ def raft(bed: GuardBed, tls: ClientTls) -> str:
     address = ("127.0.0.1", bed.etcd.settings.peer_port)
     try:
         with (
-            socket.create_connection(address, timeout=5) as plain,
+            socket.create_connection(address, timeout=30) as plain,
             context.wrap_socket(plain, server_hostname="127.0.0.1") as secure,
         ):
             secure.sendall(b"POST /raft HTTP/1.1\r\nHost: etcd\r\nContent-Length: 0\r\n\r\n")

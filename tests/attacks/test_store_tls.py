@@ -34,7 +34,7 @@ def shake(url: str, tls: ClientTls, version: ssl.TLSVersion, ciphers: str = "") 
     where = urlsplit(url)
     try:
         with (
-            socket.create_connection((where.hostname, where.port), timeout=5) as plain,
+            socket.create_connection((where.hostname, where.port), timeout=60) as plain,
             context.wrap_socket(plain, server_hostname="127.0.0.1") as secure,
         ):
             return secure.version() or ""

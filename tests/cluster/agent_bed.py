@@ -6,7 +6,6 @@ import asyncio
 import contextlib
 import json
 import os
-import socket
 import subprocess
 import sys
 from collections.abc import AsyncIterator
@@ -21,6 +20,7 @@ from bridge_agent.engines.config import EngineConfig
 from bridge_agent.membership.join import join
 from bridge_core.errors import BridgeError
 from bridge_core.http1 import Exchange, Pool, coroutine_app, serve
+from tests.ports import free_port
 from tests.scenarios.enrolment_bed import EnrolmentBed, open_enrolment_bed
 from tests.support import eventually
 
@@ -175,10 +175,7 @@ class AgentBed:
 
 
 def free_listeners() -> Listeners:
-    with contextlib.ExitStack() as stack:
-        socks = [stack.enter_context(socket.create_server(("127.0.0.1", 0))) for _ in range(5)]
-        ports = [f"127.0.0.1:{sock.getsockname()[1]}" for sock in socks]
-    return Listeners(*ports)
+    return Listeners(*(f"127.0.0.1:{free_port()}" for _ in range(5)))
 
 
 @contextlib.asynccontextmanager

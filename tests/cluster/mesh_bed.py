@@ -126,7 +126,7 @@ def end_hard(pid: int) -> None:
     with contextlib.suppress(psutil.NoSuchProcess):
         process = psutil.Process(pid)
         process.kill()
-        psutil.wait_procs([process], timeout=10)
+        psutil.wait_procs([process], timeout=60)
 
 
 def open_mesh(state: Path) -> Iterator[Mesh]:

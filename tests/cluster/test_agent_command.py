@@ -309,7 +309,7 @@ async def test_systemd_hears_ready_watchdog_and_stopping(
             except BlockingIOError:
                 return word in heard
 
-        await eventually(lambda: said("READY=1"), 20)
+        await eventually(lambda: said("READY=1"))
         await eventually(lambda: said("") or heard.count("WATCHDOG=1") > 2)
         agent.process.send_signal(signal.SIGTERM)
         await agent.ended()

@@ -80,10 +80,10 @@ def test_a_conversation_answers_in_the_order_of_its_questions(channel: grpc.Chan
 def test_health_and_reflection(channel: grpc.Channel) -> None:
     health = health_pb2_grpc.HealthStub(channel)
     for service in ("", SERVICE):
-        answer = health.Check(health_pb2.HealthCheckRequest(service=service), timeout=10)
+        answer = health.Check(health_pb2.HealthCheckRequest(service=service), timeout=60)
         assert answer.status == health_pb2.HealthCheckResponse.SERVING
     with pytest.raises(grpc.RpcError) as unknown:
-        health.Check(health_pb2.HealthCheckRequest(service="nope"), timeout=10)
+        health.Check(health_pb2.HealthCheckRequest(service="nope"), timeout=60)
     assert unknown.value.code() is grpc.StatusCode.NOT_FOUND
     database = ProtoReflectionDescriptorDatabase(channel)
     assert SERVICE in database.get_services()
@@ -141,5 +141,5 @@ def test_only_the_mesh_s_own_certificates_are_let_in(mesh: Mesh, tmp_path: Path)
     _, cert, key = stranger(tmp_path)
     for files in (None, (mesh.client_files()[0], cert, key)):
         with channel_of(mesh, "node1", files) as channel, pytest.raises(grpc.RpcError) as refused:
-            ModelInferenceStub(channel).Predict(asking(SOLO, "x"), timeout=10)
+            ModelInferenceStub(channel).Predict(asking(SOLO, "x"), timeout=60)
         assert refused.value.code() in {grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.UNAUTHENTICATED}

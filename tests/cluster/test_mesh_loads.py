@@ -64,3 +64,16 @@ async def test_a_load_goes_on_without_its_client_and_serves_a_burst_at_every_nod
     answers = await asyncio.gather(*asked)
     assert [answer[0] for answer in answers] == [200] * len(NODES)
     assert await loads(mesh, _DONE) == before + 1
+
+
+async def test_an_admin_warms_a_model_where_it_is_and_everybody_knows(mesh: Mesh) -> None:
+    warmed = await asyncio.to_thread(mesh.run, "models", "warm", TALKER, "--json", check=False)
+    if "are free for this agent" in warmed.stdout:
+        pytest.skip("this machine has no memory to spare for a warm model")
+    assert {one["node"]: one["done"] for one in json.loads(warmed.stdout)} == dict.fromkeys(NODES, "warm")
+
+    async def known() -> bool:
+        where = await asyncio.to_thread(mesh.run, "models", "where", TALKER, "--json")
+        return all(one["warm"] for one in json.loads(where.stdout))
+
+    await eventually(known, 60)

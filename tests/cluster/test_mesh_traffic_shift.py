@@ -66,20 +66,20 @@ async def test_a_canary_that_answers_wrongly_goes_back_before_anybody_sees_it(
 async def test_agents_report_what_users_get_and_promote_moves_them(mesh: Mesh, tmp_path: Path) -> None:
     apply(mesh, tmp_path, ROUTE, ROLLOUT)
     try:
-        await eventually(lambda: status(mesh)["events"], 20)
+        await eventually(lambda: status(mesh)["events"])
 
         async def answered() -> bool:
             return (await ask(mesh, "node1"))[0] == 200
 
-        await eventually(answered, 20)
+        await eventually(answered)
         mesh.run("rollout", "pause", "shift")
         assert status(mesh)["phase"] == "paused"
         for node in ("node1", "node2", "node3"):
             assert (await ask(mesh, node))[0] == 200
-        await eventually(lambda: int(status(mesh)["stable"]["requests"]) >= 3, 20)
+        await eventually(lambda: int(status(mesh)["stable"]["requests"]) >= 3)
         mesh.run("rollout", "promote", "shift")
         assert status(mesh)["phase"] == "complete"
-        await eventually(lambda: status(mesh)["canary"]["share"] == 1.0, 20)
+        await eventually(lambda: status(mesh)["canary"]["share"] == 1.0)
         mesh.run("rollout", "abort", "shift")
         assert status(mesh)["phase"] == "aborted"
     finally:
@@ -147,7 +147,7 @@ async def test_blue_and_green_are_switched_the_old_stays_warm_and_comes_back_at_
     apply(mesh, tmp_path, ROUTE, BLUE_GREEN)
     try:
         await eventually(lambda: status(mesh)["step"] == 1, 30)
-        await eventually(lambda: status(mesh)["canary"]["share"] == 1.0, 20)
+        await eventually(lambda: status(mesh)["canary"]["share"] == 1.0)
         await eventually(lambda: is_served_by("tiny"), 60)
 
         async def warm_everywhere() -> bool:

@@ -19,6 +19,7 @@ from bridge_cli.layout import Layout, MeshOptions
 from bridge_core.etcd_server import EtcdOptions
 from tests.cluster.up_bed import BRIDGE, Bridge, post
 from tests.etcd_server import EtcdServer
+from tests.ports import free_port
 from tests.support import eventually
 
 pytestmark = [pytest.mark.cluster, pytest.mark.etcd, pytest.mark.llamacpp]
@@ -241,8 +242,8 @@ def test_an_etcd_of_somebody_else_is_waited_for_named_and_used(tmp_path: Path) -
         EtcdOptions(
             data_dir=tmp_path / "etcd",
             log_file=tmp_path / "etcd.log",
-            client_port=bed.base_port + 500,
-            peer_port=bed.base_port + 501,
+            client_port=free_port(),
+            peer_port=free_port(),
             cert=pki / "etcd.pem",
             key=pki / "etcd.key",
             ca=pki / "etcd-ca.pem",

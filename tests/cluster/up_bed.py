@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import http.client
 import os
-import random
 import signal
 import subprocess
 import sys
@@ -18,6 +17,7 @@ import psutil
 from bridge_cli.layout import Layout, MeshOptions
 from bridge_cli.ports import check_free
 from bridge_core.errors import Fatal
+from tests.ports import any_base_port
 
 BRIDGE = str(Path(sys.executable).parent / "bridgectl")
 
@@ -25,7 +25,7 @@ BRIDGE = str(Path(sys.executable).parent / "bridgectl")
 def free_base_port(nodes: int) -> int:
     """A base port under which all of a mesh's ports are free now, below the kernel's own range."""
     for _ in range(100):
-        base = random.randrange(12_000, 30_000 - 1000 * nodes)
+        base = any_base_port(nodes)
         layout = Layout(Path(), MeshOptions(nodes=nodes, base_port=base))
         parts = ("etcd", "guard", "registry", *layout.names)
         with contextlib.suppress(Fatal):
@@ -48,7 +48,7 @@ class Bridge:
             [BRIDGE, *argv, "--state-dir", str(self.state)],
             capture_output=True,
             text=True,
-            timeout=100,
+            timeout=200,
             stdin=subprocess.DEVNULL,
             check=False,
         )
@@ -87,7 +87,7 @@ class Bridge:
         for process in self.processes():
             with contextlib.suppress(psutil.Error):
                 os.kill(process.pid, signal.SIGKILL)
-        psutil.wait_procs(self.processes(), timeout=10)
+        psutil.wait_procs(self.processes(), timeout=60)
 
 
 def post(address: str, path: str, body: object) -> tuple[int, Any]:

@@ -17,6 +17,8 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+from tests.ports import free_port
+
 _START_S = 30.0
 
 
@@ -142,9 +144,7 @@ def engine(models: Path, *flags: str) -> Iterator[Engine]:
 @contextlib.contextmanager
 def real_ollama(models: Path, binary: str) -> Iterator[str]:
     """Runs a real `ollama serve` on the same models directory."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = free_port()
     environment = {
         **os.environ,
         "OLLAMA_HOST": f"127.0.0.1:{port}",

@@ -18,6 +18,7 @@ from bridge_agent.engines.config import EngineConfig
 from bridge_agent.engines.foreign import ForeignProcess
 from bridge_agent.health.probe_rules import ProbePolicy
 from tests.engine_support import FAKE, supervised
+from tests.ports import free_port
 from tests.support import eventually
 
 # A busy engine gets a second and a half, a silent one 0.4 s once its work has been seen, else an hour.
@@ -25,20 +26,21 @@ POLICY = ProbePolicy(quiet_s=0.1, timeout_s=0.4, unseen_timeout_s=3600.0, busy_t
 
 
 @pytest.fixture
-def port(unused_tcp_port: int) -> Iterator[int]:
+def port() -> Iterator[int]:
     """Where somebody's engine listens, with a model in memory."""
-    environment = {**os.environ, "OLLAMA_HOST": f"127.0.0.1:{unused_tcp_port}", "FAKE_WORK": "1"}
+    number = free_port()
+    environment = {**os.environ, "OLLAMA_HOST": f"127.0.0.1:{number}", "FAKE_WORK": "1"}
     process = subprocess.Popen([sys.executable, str(FAKE), "serve"], env=environment, start_new_session=True)
     try:
         until = time.monotonic() + 20
         while time.monotonic() < until:
             with contextlib.suppress(httpx.HTTPError):
-                post(unused_tcp_port, "/api/generate", model="tiny")
+                post(number, "/api/generate", model="tiny")
                 break
-        yield unused_tcp_port
+        yield number
     finally:
         with contextlib.suppress(httpx.HTTPError):
-            post(unused_tcp_port, "/fault", generate="ok")
+            post(number, "/fault", generate="ok")
         process.kill()
         process.wait()
 
@@ -80,8 +82,8 @@ def test_who_listens_is_found_and_found_again(tmp_path: Path) -> None:
         "print('up', flush=True)\n"
         "sys.stdin.read()"
     )
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        number = probe.getsockname()[1]
+    number = free_port()
+    with socket.create_server(("127.0.0.1", number)):
         assert [one.pid for one in ForeignProcess("127.0.0.1", number).family() if one.pid == os.getpid()]
     found = ForeignProcess("localhost", number)
     assert found.family() == []

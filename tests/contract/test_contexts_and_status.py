@@ -16,6 +16,7 @@ from typer.testing import CliRunner, Result
 from bridge_cli.main import app
 from bridge_wire.v1 import registry_pb2 as wire
 from tests.contract.admin_bed import Registry, serving
+from tests.ports import free_port
 
 NOW = int(time.time())
 
@@ -41,8 +42,7 @@ def set_context(name: str, *registries: Registry) -> Result:
 
 
 def free_address() -> str:
-    with socket.create_server(("127.0.0.1", 0)) as taken:
-        return f"127.0.0.1:{taken.getsockname()[1]}"
+    return f"127.0.0.1:{free_port()}"
 
 
 def status(**more: object) -> wire.StatusResponse:
@@ -67,9 +67,9 @@ def node(name: str, **more: object) -> wire.NodeStatus:
         "instances": [f"{name}/0"],
         "models": ["registry.ollama.ai/library/tiny:latest"],
         "version": "1.0",
-        "began_unix": NOW - 7_300,
-        "heard_unix": NOW,
-        "certificate_expires_unix": NOW + 80_000,
+        "began_unix": int(time.time()) - 9_000,
+        "heard_unix": int(time.time()),
+        "certificate_expires_unix": int(time.time()) + 81_000,  # half an hour more than what is told
         "peer_address": f"{name}.example:11445",
     }
     return wire.NodeStatus(**{**said, **more})

@@ -61,8 +61,8 @@ async def test_an_instance_whose_own_task_fails_is_begun_anew(tmp_path: Path) ->
         assert first is not None
         launcher.faults = 2  # at the end of the first engine, and at the start of the second
         os.kill(first[0], signal.SIGKILL)
-        await eventually(lambda: ancillaries.faults == {"engine n1/0": 2}, 15)
-        await eventually(lambda: it.view.state == "ready" and it.supervisor.process("n1/0") != first, 15)
+        await eventually(lambda: ancillaries.faults == {"engine n1/0": 2})
+        await eventually(lambda: it.view.state == "ready" and it.supervisor.process("n1/0") != first)
 
 
 async def test_an_engine_runs_on_while_its_instance_is_begun_anew(tmp_path: Path) -> None:
@@ -73,7 +73,7 @@ async def test_an_engine_runs_on_while_its_instance_is_begun_anew(tmp_path: Path
         process = it.supervisor.process("n1/0")
         instance = it.supervisor._instances["n1/0"]
         instance._mailbox.put_nowait(None)  # type: ignore[arg-type]  # what nobody should post
-        await eventually(lambda: ancillaries.faults == {"engine n1/0": 1}, 15)
+        await eventually(lambda: ancillaries.faults == {"engine n1/0": 1})
         await eventually(lambda: it.supervisor._instances["n1/0"] is not instance)
         await eventually(lambda: it.supervisor.process("n1/0") == process)
         await it.state("ready")

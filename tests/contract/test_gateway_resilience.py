@@ -28,7 +28,7 @@ from bridge_core.traffic import AdmissionPolicy, Outlier, Retries
 from tests.contract.gateway_bed import Answer, Bed, Clock, mesh
 from tests.contract.test_gateway_mesh import ALL, session_for
 from tests.fakes.recorded_engine import Asked, Fault, RecordedEngine
-from tests.support import eventually
+from tests.support import eventually, within_some_time
 
 
 @pytest.fixture
@@ -278,19 +278,24 @@ async def test_load_that_owners_report_steers_the_others(tmp_path: Path) -> None
 
 async def test_a_slow_try_is_made_again_elsewhere(tmp_path: Path) -> None:
     engines = {"a": RecordedEngine((ALL,)), "b": RecordedEngine((ALL,))}
-    policy = RoutePolicy(retries=Retries(per_try_timeout_s=0.2))
-    async with mesh(tmp_path, engines, policy=policy) as bed:
+    async with mesh(tmp_path, engines) as bed:
         engines["b"].release.clear()
-        answer = await bed["a"].infer(headers=session_for(bed, "a", "b"), stream=False)
-        assert (answer.status, answer.headers.get(b"x-bridge-node")) == (200, b"a")
-        assert answer.headers.get(b"x-bridge-attempts") == b"2"
+
+        async def answered_elsewhere(per_try_s: float) -> bool:
+            bed.govern(RoutePolicy(retries=Retries(per_try_timeout_s=per_try_s)))
+            answer = await bed["a"].infer(headers=session_for(bed, "a", "b"), stream=False)
+            assert answer.headers.get(b"x-bridge-node") != b"b"
+            again = answer.headers.get(b"x-bridge-attempts") == b"2"
+            return (answer.status, answer.headers.get(b"x-bridge-node"), again) == (200, b"a", True)
+
+        await within_some_time(answered_elsewhere)
         engines["b"].release.set()
 
 
 async def test_only_the_time_in_a_queue_counts_as_waited(tmp_path: Path) -> None:
     engines = {"a": RecordedEngine((ALL,), slots=1), "b": RecordedEngine((ALL,), slots=1)}
     async with mesh(tmp_path, engines) as bed:
-        bed.publish(route__hasty=Route("hasty", (Backend(ALL),), RoutePolicy(retries=Retries(3, 0.3))))
+        bed.publish(route__hasty=Route("hasty", (Backend(ALL),), RoutePolicy(retries=Retries(3, 1.0))))
         first = await occupy(bed, "a", headers=session_for(bed, "a", "a"))
         engines["b"].release.clear()
         # A try at b that takes too long, then the queue of a.
@@ -304,7 +309,7 @@ async def test_only_the_time_in_a_queue_counts_as_waited(tmp_path: Path) -> None
         engines["b"].release.set()
         record = bed["a"].gateway.records()[-1]
         assert [one.instance for one in record.failed] == ["b/0"]
-        assert record.sent - record.began - record.waited >= 0.3
+        assert record.sent - record.began - record.waited >= 1.0
 
 
 def _first(bed: Bed, route: str, session: int) -> str:
@@ -324,8 +329,10 @@ async def test_a_slow_short_call_is_hedged_and_the_first_answer_wins(tmp_path: P
             assert answer.headers.get(b"x-bridge-attempts") == b"2"
             await eventually(lambda slow=slow: engines[slow].running == 0)
             engines[slow].release.set()
+        bed.govern(RoutePolicy(hedge_after_s=60.0))  # longer than any machine takes
         quickly = await bed["a"].infer(headers=session_for(bed, "a", "b"), stream=False)
         assert quickly.headers.get(b"x-bridge-attempts") == b"1"
+        bed.govern(RoutePolicy(hedge_after_s=0.05))
         counters = bed["a"].gateway.counters
         assert (counters.hedges, counters.hedges_won) == (2, 2)
         for engine in engines.values():

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from typing import Any
 
 import msgspec
@@ -26,6 +28,12 @@ def rendered(request: pytest.FixtureRequest, helm: str) -> list[dict[str, Any]]:
     done = render(helm, request.param[1])
     assert done.returncode == 0, done.stderr
     return objects(done.stdout)
+
+
+def test_the_kustomize_base_is_what_the_chart_makes(helm: str) -> None:
+    check = [sys.executable, "tools/render_kustomize.py", "--check"]
+    done = subprocess.run(check, cwd=CHART.parents[2], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, f"{done.stdout}: run tools/render_kustomize.py"
 
 
 def test_pods_are_restricted_unless_a_capability_was_asked_for(rendered: list[dict[str, Any]]) -> None:
@@ -107,6 +115,7 @@ def test_ports_of_services_are_ports_of_containers(rendered: list[dict[str, Any]
         {"agent": {"labels": {"a": "$(b)"}}},
         {"agent": {"capabilities": ["BPF"]}},
         {"agent": {"drainSeconds": 0}},
+        {"agent": {"join": "anybody"}},
         {"trustDomain": "a; b"},
         {"backup": {"enabled": True}},
     ],

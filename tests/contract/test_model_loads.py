@@ -6,16 +6,33 @@ import asyncio
 import json
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from bridge_core.snapshot import RoutePolicy
+from bridge_agent.engines.view import LocalInstance
+from bridge_agent.loading.load_options import LoadOptions
+from bridge_agent.routing.health_rules import Failure
+from bridge_core.snapshot import MemberModel, RoutePolicy
 from bridge_core.traffic import Retries
 from tests.contract.gateway_bed import Answer
 from tests.contract.loads_bed import MODEL, LoadsBed, loads_mesh
 from tests.support import eventually
 
 ROUNDS = 20
+
+
+class ModelLoadWaiter:
+    """Remembers what it was told."""
+
+    def __init__(self) -> None:
+        self.told: list[str] = []
+
+    def loaded(self) -> None:
+        self.told.append("loaded")
+
+    def load_failed(self, failure: Failure, _detail: str) -> None:
+        self.told.append(failure.value)
 
 
 class Clock:
@@ -183,6 +200,7 @@ async def test_a_refusal_of_the_request_itself_is_the_engines_own(tmp_path: Path
         engine.may_load.set()
         answer = await bed["a"].infer()
         assert (answer.status, answer.json()) == (400, {"error": engine.refuses[1]})
+        assert bed.loads["a"]._loads["a/0"].expected_s("registry.ollama.ai/library/" + MODEL, 1) == 0.0
 
 
 async def test_the_wait_is_bounded_and_the_load_goes_on(tmp_path: Path) -> None:
@@ -196,6 +214,36 @@ async def test_the_wait_is_bounded_and_the_load_goes_on(tmp_path: Path) -> None:
         engine.may_load.set()
         await eventually(lambda: bed.loads["a"].figures.done == 1, 30)
         assert (await bed["a"].infer()).status == 200
+
+
+async def test_who_waited_for_a_turn_in_vain_is_not_told_that_its_load_goes_on(tmp_path: Path) -> None:
+    async with loads_mesh(tmp_path, load_wait_s=0.05) as bed:
+        stuck = ModelLoadWaiter()
+        bed.loads["a"].wait("a/0", MemberModel("other:latest"), LoadOptions(), stuck)
+        await eventually(lambda: bed.engine("a").loading == 1, 30)
+        answer = await bed["a"].infer()
+        assert answer.status == 503
+        assert "did not begin" in answer.json()["error"]
+        assert bed.begun() == 1
+
+
+async def test_a_fault_in_one_load_leaves_the_others_of_its_instance_to_be_done(tmp_path: Path) -> None:
+    async with loads_mesh(tmp_path) as bed:
+        loads, engine = bed.loads["a"], bed.engine("a")
+        real = loads._connect
+
+        def broken(_instance: LocalInstance) -> Any:
+            loads._connect = real
+            raise RuntimeError("nobody thought of this")
+
+        loads._connect = broken
+        first, second = ModelLoadWaiter(), ModelLoadWaiter()
+        for waiter, model in ((first, MODEL), (second, "other:latest")):
+            assert loads.wait("a/0", MemberModel(model), LoadOptions(), waiter)
+        engine.may_load.set()
+        await eventually(lambda: first.told and second.told, 30)
+        assert (first.told, second.told) == (["cut"], ["loaded"])
+        assert not loads.busy
 
 
 async def test_a_limit_of_a_try_holds_for_its_load_too(tmp_path: Path) -> None:

@@ -151,6 +151,10 @@ class NothingStays:
         """It came, and went."""
 
 
+async def anything_fits(_incoming: int, _keep: ModelName) -> None:
+    """A disk without a budget."""
+
+
 async def test_a_model_whose_blobs_do_not_stay_is_not_listed(models: ModelsBed) -> None:
     offer(models.registry, "team/big:v1", BLOB)
     node = models.bed["a"]
@@ -164,6 +168,7 @@ async def test_a_model_whose_blobs_do_not_stay_is_not_listed(models: ModelsBed) 
             origin=lambda name, insecure: Origin(name, insecure=insecure),
             group=group,
             changed=lambda: None,
+            room=anything_fits,
         )
         with pytest.raises(ApiError, match="is not whole"):
             _ = [one async for one in pulls.records(ModelName.parse(models.name()), insecure=True)]

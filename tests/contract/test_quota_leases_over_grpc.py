@@ -102,7 +102,7 @@ async def leased(*agents: Agent) -> AsyncIterator[None]:
     async with asyncio.TaskGroup() as group:
         tasks = [group.create_task(agent.leasing.run()) for agent in agents]
         try:
-            await eventually(lambda: all(agent.leasing.leased for agent in agents), 20)
+            await eventually(lambda: all(agent.leasing.leased for agent in agents))
             yield
         finally:
             for task in tasks:
@@ -247,10 +247,10 @@ async def test_usage_outlives_the_registry_and_counts_an_agent_that_began_anew_b
             async def stored() -> bool:
                 return bool((await store.list(keyspace.USAGE)).items)
 
-            await eventually(stored, 20)
+            await eventually(stored)
     async with running(make_settings(tmp_path / "r"), store) as bed:
         await bed.leads()
-        await eventually(lambda: _equals(requests_used(bed), 1), 20)
+        await eventually(lambda: _equals(requests_used(bed), 1))
         again = Agent(bed, a.node, tmp_path / "a")
         again.leasing._began += 1_000  # another run of the same agent
         again.sees()

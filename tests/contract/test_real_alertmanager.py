@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import json
 import shutil
-import socket
 import time
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -20,18 +19,13 @@ from bridge_registry.alerts.alert_rules import Alert, Seen
 from bridge_registry.alerts.delivery_rules import Message, ReceiverPlan
 from bridge_registry.alerts.message_rules import body_of
 from bridge_registry.alerts.posting import Answer, post
+from tests.ports import free_port
 from tests.support import eventually
 
 PROGRAM = shutil.which("alertmanager") or shutil.which("prometheus-alertmanager")
 pytestmark = pytest.mark.skipif(PROGRAM is None, reason="no alertmanager on PATH")
 
 CONFIG = "route: {receiver: nobody}\nreceivers: [{name: nobody}]\n"
-
-
-def free_port() -> int:
-    with socket.socket() as one:
-        one.bind(("127.0.0.1", 0))
-        return int(one.getsockname()[1])
 
 
 @pytest.fixture

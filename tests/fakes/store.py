@@ -28,10 +28,14 @@ from bridge_core.store.api import (
     Unchanged,
     WatchEvent,
 )
+from tests.support import RunningClock
 
 
 class FakeEtcd:
-    """The server. `available` False: it does not answer, and its leases expire only after."""
+    """The server. `available` False: it does not answer, and its leases expire only after.
+
+    Leases last as long as this process runs: when all of it stands still, so do their clients.
+    """
 
     def __init__(self) -> None:
         self.revision = 1
@@ -40,7 +44,8 @@ class FakeEtcd:
         self.history: list[Changes] = []
         self.compacted = 0
         self.available = True
-        self.leases: dict[int, float] = {}  # id to expiry, monotonic
+        self.leases: dict[int, tuple[float, float]] = {}  # id to expiry by `clock`, and monotonic
+        self._clock = RunningClock(0.05)
         self._next_lease = 7_000
         self._wake = asyncio.Event()
         self.refused_prefix: str | None = None
@@ -53,7 +58,9 @@ class FakeEtcd:
     def resume(self) -> None:
         """It answers again; what expired meanwhile goes now."""
         self.available = True
-        self.expire(time.monotonic())
+        now = time.monotonic()
+        for lease in [lease for lease, (_, expiry) in self.leases.items() if expiry <= now]:
+            self.revoke(lease)
         self._notify()
 
     def lose_everything(self, *, revision: int = 1) -> None:
@@ -72,16 +79,19 @@ class FakeEtcd:
     def grant(self, ttl_s: float) -> int:
         """A new lease's id."""
         self._next_lease += 1
-        self.leases[self._next_lease] = time.monotonic() + ttl_s
+        self.leases[self._next_lease] = self._expiry(ttl_s)
         return self._next_lease
 
     def renew(self, lease: int, ttl_s: float) -> bool:
         """Whether the lease is still there; if so it is renewed."""
-        self.expire(time.monotonic())
+        self.expire()
         if lease not in self.leases:
             return False
-        self.leases[lease] = time.monotonic() + ttl_s
+        self.leases[lease] = self._expiry(ttl_s)
         return True
+
+    def _expiry(self, ttl_s: float) -> tuple[float, float]:
+        return self._clock() + ttl_s, time.monotonic() + ttl_s
 
     def revoke(self, lease: int) -> None:
         """Drops a lease and its keys."""
@@ -90,10 +100,11 @@ class FakeEtcd:
         if keys:
             self.apply([Delete(key) for key in keys])
 
-    def expire(self, now: float) -> None:
+    def expire(self) -> None:
         """Revokes what is past its time, if the server runs."""
+        now = self._clock()
         if self.available:
-            for lease in [lease for lease, expiry in self.leases.items() if expiry <= now]:
+            for lease in [lease for lease, (expiry, _) in self.leases.items() if expiry <= now]:
                 self.revoke(lease)
 
     def apply(self, ops: Sequence[Op]) -> None:
@@ -188,7 +199,7 @@ class FakeStore:
 
     def reachable(self) -> bool:
         """Whether the server answers; notes it in `fault`."""
-        self.etcd.expire(time.monotonic())
+        self.etcd.expire()
         if self.etcd.available:
             self.fault = None
         elif self.fault is None:

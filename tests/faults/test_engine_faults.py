@@ -102,13 +102,14 @@ async def test_a_model_that_hangs_behind_healthy_routes_is_found_by_generating(t
 
 async def test_an_engine_whose_models_stream_is_not_probed(tmp_path):
     """Progress is reported faster than the quiet time, and the hang that a probe would find stays unfound."""
-    async with supervised(fake_config(tmp_path), tmp_path / "s", probing=PROBES) as it:
+    probing = dataclasses.replace(PROBES, quiet_s=2.0)  # a busy machine may not get to it more often
+    async with supervised(fake_config(tmp_path), tmp_path / "s", probing=probing) as it:
         await it.state("ready")
         await load(it)
         pid = it.status.pid
         await fault(it, "hang")
         loop = asyncio.get_running_loop()
-        end = loop.time() + 2 * (PROBES.quiet_s + PROBES.timeout_s)
+        end = loop.time() + probing.quiet_s + 2 * probing.timeout_s
 
         def streamed_on() -> bool:
             it.supervisor.activity("n1/0")
@@ -176,7 +177,7 @@ async def killed_agent(folder) -> int:
     agent = await asyncio.create_subprocess_exec(
         sys.executable, "-c", AGENT, str(folder), stdout=asyncio.subprocess.PIPE
     )
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         while not (line := await agent.stdout.readline()).strip().isdigit():
             assert line
         agent.kill()
@@ -339,7 +340,7 @@ async def test_a_stopped_runner_of_the_embedded_engine_is_replaced(tmp_path):
         engine = ProcessRecord.load(it.record)
         (runner,) = set(everything_of(engine)) - {engine.pid}
         os.kill(runner, signal.SIGSTOP)
-        await eventually(lambda: gone(runner), 20)
+        await eventually(lambda: gone(runner))
         await it.state("ready", 30)
         async with it.client() as client, asyncio.timeout(30):
             await client.generate_one("tiny")

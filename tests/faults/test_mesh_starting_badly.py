@@ -111,7 +111,7 @@ async def test_a_disk_that_fills_up_stops_no_answers(harmed_mesh: Mesh, small_di
             lost = [line for line in page.decode().splitlines() if "audit" in line and "lost" in line]
             return any(float(line.split()[-1]) > 0 for line in lost if not line.startswith("#"))
 
-        await eventually(counted, 20)
+        await eventually(counted)
     finally:
         await asyncio.to_thread(mesh.kill, "node2")
         audit.unlink()

@@ -112,8 +112,8 @@ async def changes_again(bed: Bed, follower: Follower) -> None:
                 return not (await admin.Apply(pb.ApplyRequest(files=files))).faults
         return False
 
-    await eventually(applied, 20)
-    await eventually(lambda: "after" in follower.snapshot.routes, 20)
+    await eventually(applied)
+    await eventually(lambda: "after" in follower.snapshot.routes)
 
 
 @pytest.mark.parametrize("how", ["stopped", "killed"])
@@ -145,13 +145,13 @@ async def test_nobody_leaves_the_ring_when_every_lease_ends_before_anybody_renew
 
 async def every_lease_is_past_its_time(mesh: Mesh) -> None:
     away = time.monotonic()
-    await eventually(lambda: not mesh.bed.registry.publisher.store_up, 20)
-    await eventually(lambda: time.monotonic() > away + 2.5 * TTL_S, 20)
+    await eventually(lambda: not mesh.bed.registry.publisher.store_up)
+    await eventually(lambda: time.monotonic() > away + 2.5 * TTL_S)
 
 
 async def nobody_left(mesh: Mesh) -> None:
     await changes_again(mesh.bed, mesh.follower)
     membership = mesh.bed.registry.publisher.table.membership
-    await eventually(lambda: not membership.missing, 20)
+    await eventually(lambda: not membership.missing)
     assert set(membership.members) == EVERYBODY
     assert all(seen == EVERYBODY for seen in mesh.follower.seen)

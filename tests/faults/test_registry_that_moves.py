@@ -95,7 +95,7 @@ async def test_a_mesh_without_a_store_guard_says_so(mesh: Registries) -> None:
     async def concerns() -> list[str]:
         async with first.admin_channel() as channel:
             stub = AdminStub(channel)  # type: ignore[no-untyped-call]  # generated
-            found = (await stub.Status(pb.StatusRequest(), timeout=10)).concerns
+            found = (await stub.Status(pb.StatusRequest(), timeout=60)).concerns
         return [one for one in found if one.startswith("no store guard has answered for ")]
 
     async def told() -> bool:

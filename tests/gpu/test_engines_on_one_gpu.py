@@ -138,9 +138,9 @@ async def test_an_engine_that_faults_again_and_again_is_named_and_kept_out(
         for fault in range(3):
             await agent.ready(0, 1)
             await agent.generate(0, 1)
-            await eventually(lambda: agent.keeper.knows("n1/1"), 10.0)
+            await eventually(lambda: agent.keeper.knows("n1/1"))
             await wild(agent, 1)
-            await eventually(lambda times=fault + 1: agent.keeper.domains()[0].faults == times, 20.0)
+            await eventually(lambda times=fault + 1: agent.keeper.domains()[0].faults == times)
             print(agent.keeper.domains()[0])
             await asyncio.sleep(3.0)  # two faults within a moment are one
         print("MPS:", agent.logs())
@@ -155,7 +155,7 @@ async def test_an_engine_that_faults_again_and_again_is_named_and_kept_out(
 async def test_a_gpu_that_is_not_there_is_named(tmp_path: Path, store: Path) -> None:
     agent = GpuAgent(tmp_path, [real_engine(tmp_path, 0, store)], GpuSharing(devices=("7",), mps=True))
     async with agent.running():
-        await eventually(lambda: "not started" in agent.supervisor.status()[0].reason, 20.0)
+        await eventually(lambda: "not started" in agent.supervisor.status()[0].reason)
         reason = agent.supervisor.status()[0].reason
         assert re.search(r"GPU '7' is not there; this machine has: GPU-", reason), reason
         assert agent.supervisor.status()[0].pid is None
@@ -167,6 +167,6 @@ async def test_without_the_mps_daemon_nothing_is_started(
     agent = GpuAgent(tmp_path, [real_engine(tmp_path, 0, store)], SHARED)
     monkeypatch.setenv("PATH", str(tmp_path))
     async with agent.running():
-        await eventually(lambda: agent.supervisor.status()[0].reason, 20.0)
+        await eventually(lambda: agent.supervisor.status()[0].reason)
         assert "nvidia-cuda-mps-control is not on PATH" in agent.supervisor.status()[0].reason
         assert agent.supervisor.status()[0].pid is None

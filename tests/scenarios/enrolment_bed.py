@@ -52,7 +52,7 @@ class EnrolmentBed:
             self.address, pki.ca.read_bytes(), cert_pem=cert.read_bytes(), key_pem=key.read_bytes()
         ) as channel:
             request = pb.CreateTokenRequest(ttl_seconds=ttl_s, uses=uses, node_name=node)
-            return (await AdminStub(channel).CreateToken(request, timeout=10)).token
+            return (await AdminStub(channel).CreateToken(request, timeout=60)).token
 
     def state(self, name: str) -> StateDir:
         return StateDir(self.folder / name)
@@ -100,7 +100,7 @@ async def open_enrolment_bed(folder: Path, trust_domain: str = "bed.local") -> A
         await asyncio.gather(serving, return_exceptions=True)
         await store.close()
         # TLS connections end some turns of the loop after the registry did.
-        await eventually(lambda: not _open_at(registry.grpc_port), 5)
+        await eventually(lambda: not _open_at(registry.grpc_port))
 
 
 def _open_at(port: int) -> list[object]:
@@ -130,5 +130,5 @@ async def revoke(bed: EnrolmentBed, name: str) -> None:
     cert, key = pki.pair("admin")
     pem = {"cert_pem": cert.read_bytes(), "key_pem": key.read_bytes()}
     async with open_channel(bed.address, pki.ca.read_bytes(), **pem) as channel:
-        await AdminStub(channel).Revoke(pb.RevokeRequest(node_name=name), timeout=10)
+        await AdminStub(channel).Revoke(pb.RevokeRequest(node_name=name), timeout=60)
     await eventually(lambda: bed.registry.publisher.table.revoked)

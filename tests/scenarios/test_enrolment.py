@@ -217,7 +217,7 @@ async def test_a_renewal_replaces_key_and_certificate_together(bed: EnrolmentBed
         rng=random.Random(1),
     )
     task = asyncio.create_task(renewal.run())
-    await asyncio.wait_for(told.wait(), 10)
+    await asyncio.wait_for(told.wait(), 60)
     task.cancel()
     await asyncio.gather(task, return_exceptions=True)
     assert identity.info.serial != before.serial

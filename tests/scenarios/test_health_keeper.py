@@ -227,8 +227,10 @@ async def test_reports_of_hostile_agents_are_cut_down_to_what_is_theirs_to_say()
         ],
         gauges=[
             health_pb2.Gauge(name="no_such_gauge", value=1),
-            health_pb2.Gauge(name="queue", value=float("nan")),
-            health_pb2.Gauge(name="queue", value=3),
+            health_pb2.Gauge(name="queue", of=f"{turn}/0", value=float("nan")),
+            health_pb2.Gauge(name="queue", of=f"{turn}/0", value=3),
+            health_pb2.Gauge(name="queue", of=f"{other}/0", value=0),
+            health_pb2.Gauge(name="queue", value=1),
         ],
         golden=[
             answer(tokens=[health_pb2.GoldenToken(text="x" * 999, margin=float("inf"))] * 99),

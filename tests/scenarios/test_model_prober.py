@@ -12,7 +12,7 @@ import time
 from bridge_agent.health.probe_rules import ProbePolicy
 from bridge_agent.health.prober import LoadedModel, Prober
 from bridge_core.errors import Unavailable
-from tests.support import eventually
+from tests.support import RunningClock, eventually
 
 POLICY = ProbePolicy(quiet_s=0.01, timeout_s=0.08, unseen_timeout_s=0.3, busy_timeout_s=60.0)
 
@@ -31,7 +31,7 @@ class Bench:
             hung=self.hung.append,
             recovered=self.recover,
             effort=self.effort,
-            clock=time.monotonic,
+            clock=RunningClock(POLICY.timeout_s / 8),
             policy=policy,
             ours=ours,
         )

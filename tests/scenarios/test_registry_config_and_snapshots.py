@@ -231,7 +231,7 @@ async def test_an_outage_of_the_store_empties_nothing(bed: Bed, etcd: FakeEtcd) 
     store = FakeStore(etcd)
     nodes = [await bed.join(f"n{at}") for at in range(3)]
     async with bed.admin() as admin, following(nodes[0], Follower()) as follower:
-        await admin.Apply(pb.ApplyRequest(files=[a_mesh("1s")]))
+        await admin.Apply(pb.ApplyRequest(files=[a_mesh("3s")]))
         for node in nodes:
             await node.register(store, ttl_s=60.0)
         everybody = {"n0/0", "n1/0", "n2/0"}
@@ -241,7 +241,7 @@ async def test_an_outage_of_the_store_empties_nothing(bed: Bed, etcd: FakeEtcd) 
         await eventually(lambda: not bed.registry.publisher.store_up)
         assert (await admin.Status(pb.StatusRequest())).store_fault
         for lease in list(etcd.leases):  # all leases are past their time
-            etcd.leases[lease] = 0.0
+            etcd.leases[lease] = (0.0, 0.0)
         etcd.resume()
         await eventually(lambda: not any(key.startswith("/bridge/v1/members/") for key in etcd.items))
         await eventually(lambda: bed.registry.publisher.table.membership.missing == everybody)

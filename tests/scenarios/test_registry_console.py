@@ -20,6 +20,7 @@ from bridge_wire.v1 import console_pb2 as pb
 from bridge_wire.v1 import registry_pb2 as registry_pb
 from bridge_wire.v1.console_pb2_grpc import ConsoleStub
 from tests.fakes.store import FakeEtcd, FakeStore
+from tests.ports import free_port
 from tests.registry_bed import Bed, make_settings, refused, running
 from tests.support import eventually
 
@@ -134,15 +135,16 @@ async def test_who_follows_events_asks_a_registry_again_and_is_told_nothing_twic
 
     said: list[str] = []
     settings, store = make_settings(tmp_path), FakeStore(etcd)
+    settings = msgspec.structs.replace(settings, grpc=("127.0.0.1", free_port()))  # it comes back there
     async with running(settings, store) as bed:
         await bed.leads()
-        (cert, key), port = settings.pki.pair("admin"), bed.registry.grpc_port
+        cert, key = settings.pki.pair("admin")
         to = Access((bed.address,), settings.pki.ca, cert, key)
         following = asyncio.create_task(_events(to, follow=True, last=0, as_json=False))
         await eventually(lambda: following.done() or bed.registry.feed.events != [])
         await bed.join("n1")
         await eventually(lambda: following.done() or joined("n1"))
-    async with running(msgspec.structs.replace(settings, grpc=("127.0.0.1", port)), store) as bed:
+    async with running(settings, store) as bed:
         await bed.leads()
         await bed.join("n2")
         await eventually(lambda: following.done() or joined("n2"), 30)

@@ -134,7 +134,7 @@ async def test_a_restarted_agent_has_its_snapshot_before_it_reaches_anyone(tmp_p
         await eventually(lambda: "does not answer" in subscription.status.report().reason)
         assert not subscription.status.up
         down.down = False
-        await eventually(lambda: down.said == [(Version(1, 1), "")], 15)
+        await eventually(lambda: down.said == [(Version(1, 1), "")])
 
 
 async def test_another_registry_is_asked_when_one_does_not_answer(tmp_path: Path) -> None:

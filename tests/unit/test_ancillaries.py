@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from structlog.testing import capture_logs
 
 from bridge_agent.ancillaries import Ancillaries, RequestTasks
-from bridge_agent.ancillary_rules import CONCERN_S, FIRST_S, MOST_S, STEADY_S, Restarts
+from bridge_agent.ancillary_rules import Restarts
 
 
 class Bed:
@@ -46,7 +46,7 @@ async def test_a_fault_is_logged_counted_shown_and_the_task_run_again() -> None:
     assert concern == (
         "the task audit failed 3 times, last 1 s ago: KeyError: 'unforeseen'; the log has the traceback"
     )
-    bed.at += CONCERN_S + 1
+    bed.at += 600.0 + 1
     assert bed.ancillaries.concerns() == []
     assert bed.ancillaries.faults == {"audit": 3}
 
@@ -129,10 +129,10 @@ def test_pauses_double_up_to_a_bound_and_begin_anew_after_a_steady_run() -> None
         restarts.began(now)
         pauses.append(restarts.failed("x", now))
         now += pauses[-1]
-    assert pauses[:3] == [FIRST_S, 2 * FIRST_S, 4 * FIRST_S]
-    assert pauses[-1] == MOST_S
+    assert pauses[:3] == [0.5, 2 * 0.5, 4 * 0.5]
+    assert pauses[-1] == 60.0
     restarts.began(now)
-    assert restarts.failed("x", now + STEADY_S) == FIRST_S
+    assert restarts.failed("x", now + 60.0) == 0.5
 
 
 @given(st.lists(st.floats(0, 10_000), max_size=50), st.integers())
@@ -142,7 +142,7 @@ def test_whatever_happens_a_task_rests_for_a_bounded_time(runs: list[float], see
         restarts.began(now)
         now += lasted
         pause = restarts.failed("x", now)
-        assert FIRST_S / 2 <= pause <= MOST_S
+        assert 0.5 / 2 <= pause <= 60.0
         assert restarts.concern(now)
         now += pause
     assert restarts.faults == len(runs)

@@ -54,7 +54,7 @@ class Rotation(RuleBasedStateMachine):
             self.client = client_rules.with_key(self.client, key, overlap, self.now)
         except BridgeError:
             alive = [one for one in self.client.keys if not client_rules.ended(one, self.now)]
-            assert len(alive) == client_rules.MAX_KEYS
+            assert len(alive) == 8
             return
         self.made += 1
         for id_, end in self.ends.items():
@@ -65,7 +65,7 @@ class Rotation(RuleBasedStateMachine):
     def no_key_counts_for_longer_than_it_was_told(self) -> None:
         counting = {one.id for one in self.client.keys if not client_rules.ended(one, self.now)}
         assert counting == {id_ for id_, end in self.ends.items() if self.now < end}
-        assert len(self.client.keys) <= client_rules.MAX_KEYS
+        assert len(self.client.keys) <= 8
         if self.made:
             assert self.client.keys[-1].expires == 0.0
 
@@ -155,7 +155,78 @@ def test_a_role_is_one_of_three(text: str) -> None:
 
 
 def test_so_many_have_the_role_admin_that_a_transaction_looks_at_each() -> None:
-    records = {f"a{n}": AdminRecord(Admin(f"a{n}", "admin")) for n in range(role_rules.MAX_WITH_ALL)}
+    records = {f"a{n}": AdminRecord(Admin(f"a{n}", "admin")) for n in range(64)}
     with pytest.raises(BridgeError, match="64 at most"):
         role_rules.check_new("one-more", "admin", records)
     role_rules.check_new("one-more", "operator", records)
+
+
+def new(groups: int = 0, attributes: int = 0, expires: float = 0.0) -> Client:
+    return client_rules.new_client(
+        "ann",
+        [f"g{n}" for n in range(groups)],
+        {f"a{n}": "x" for n in range(attributes)},
+        expires,
+        trust_domain="mesh",
+        now=1000.0,
+    )
+
+
+def test_how_much_a_client_is_given() -> None:
+    made = new(32, 32, 1000.5)
+    assert (len(made.groups), len(made.attributes), made.expires) == (32, 32, 1000.5)
+    assert new(expires=1e11).expires == 1e11
+    assert new().expires == 0.0, "0 is never"
+    for many in ((33, 0), (0, 33)):
+        with pytest.raises(BridgeError, match="32 groups and 32 attributes at most"):
+            new(*many)
+    for expires in (1000.0, 1.0, 1e11 + 1):
+        with pytest.raises(BridgeError, match="in the future"):
+            new(expires=expires)
+
+
+def test_of_a_group_that_cannot_be_no_more_is_repeated_than_fits_a_line() -> None:
+    with pytest.raises(BridgeError, match=f"^'{'!' * 80}' cannot be a group"):
+        client_rules.new_client("ann", ["!" * 81], {}, 0.0, trust_domain="mesh", now=0.0)
+    with pytest.raises(BridgeError, match=f"^'{'!' * 80}' is no role"):
+        role_rules.checked_role("!" * 81)
+    with pytest.raises(BridgeError, match=f"no admin '{'!' * 80}'"):
+        role_rules.check_deletion("!" * 81, {})
+
+
+def test_keys_overlap_for_ninety_days_at_most_and_eight_count_at_a_time() -> None:
+    one = Client("ann", keys=(ApiKey("k0", HASH),))
+    found = client_rules.with_key(one, ApiKey("k1", HASH), 90 * 86_400.0, 1000.0)
+    assert [key.expires for key in found.keys] == [1000.0 + 90 * 86_400, 0.0]
+    with pytest.raises(BridgeError, match="for 90 days at most"):
+        client_rules.with_key(one, ApiKey("k1", HASH), 90 * 86_400 + 1.0, 1000.0)
+    sooner = Client("ann", keys=(ApiKey("k0", HASH, expires=1001.0), ApiKey("gone", HASH, expires=1000.0)))
+    assert [
+        (key.id, key.expires) for key in client_rules.with_key(sooner, ApiKey("k1", HASH), 50.0, 1000.0).keys
+    ] == [("k0", 1001.0), ("k1", 0.0)]
+    seven = Client("ann", keys=tuple(ApiKey(f"k{n}", HASH) for n in range(7)))
+    eight = client_rules.with_key(seven, ApiKey("k7", HASH), 60.0, 1000.0)
+    assert len(eight.keys) == 8
+    with pytest.raises(BridgeError, match="8 keys that still count"):
+        client_rules.with_key(eight, ApiKey("k8", HASH), 60.0, 1000.0)
+    assert [key.id for key in client_rules.with_key(eight, ApiKey("k8", HASH), 0.0, 1000.0).keys] == ["k8"]
+
+
+def test_a_certificate_lives_a_leap_year_at_most() -> None:
+    assert client_rules.certificate_ttl_s(366 * 86_400, Client("a"), 0.0) == 366 * 86_400
+    with pytest.raises(BridgeError, match="366 days at most"):
+        client_rules.certificate_ttl_s(366 * 86_400 + 1, Client("a"), 0.0)
+    assert client_rules.certificate_ttl_s(0.0, Client("a", expires=1000.1), 1000.0) == pytest.approx(0.1)
+
+
+def test_a_mesh_has_a_thousand_admins_at_most() -> None:
+    records = {f"a{n}": AdminRecord(Admin(f"a{n}", "viewer"), deleted=1.0) for n in range(999)}
+    role_rules.check_new("one-more", "viewer", records)
+    records["last"] = AdminRecord(Admin("last", "admin"))
+    with pytest.raises(BridgeError, match="1000 admins at most"):
+        role_rules.check_new("one-more", "viewer", records)
+
+
+def test_sixty_four_have_the_role_admin() -> None:
+    records = {f"a{n}": AdminRecord(Admin(f"a{n}", "admin")) for n in range(63)}
+    role_rules.check_new("one-more", "admin", records)

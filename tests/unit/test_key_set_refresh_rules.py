@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from bridge_registry.key_sets.refresh_rules import LAST_RETRY_S, concern, failed, is_due, keys_for
+from bridge_registry.key_sets.refresh_rules import concern, failed, is_due, keys_for
 from bridge_registry.records import KeySetRecord
 
 URI, OTHER = "https://a.example/keys", "https://b.example/keys"
@@ -35,7 +35,7 @@ def test_a_failed_fetch_is_tried_again_ever_later_up_to_a_bound() -> None:
         pauses.append(pause)
         now += pause
         failures = failed(failures, URI, "away", now)
-    assert pauses == [5, 10, 20, 40, 80, 160, LAST_RETRY_S, LAST_RETRY_S, LAST_RETRY_S]
+    assert pauses == [5, 10, 20, 40, 80, 160, 300.0, 300.0, 300.0]
     assert failures.since == 0.0
 
 

@@ -46,6 +46,7 @@ class FakeEngine:
         self.calls: list[tuple[str, str | int | None]] = []
         self.fails = False
         self.closed = 0
+        self.warmed: list[str] = []
 
     async def loaded(self) -> tuple[ResidentModel, ...]:
         ends = datetime.now(UTC) + timedelta(seconds=300)
@@ -63,6 +64,11 @@ class FakeEngine:
             self.memory.pop(model, None)
         else:
             self.memory[model] = keep_alive
+
+    async def warm_up(self, model: str, *, embedding: bool = False) -> None:
+        self.warmed.append(model)
+        if self.fails:
+            raise EngineFault("it generates nothing", 400)
 
     async def close(self) -> None:
         self.closed += 1

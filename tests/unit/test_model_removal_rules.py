@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bridge_agent.models.removal_rules import Held, evicted, refusal
+from bridge_agent.models.removal_rules import Held, evicted, excess, refusal
 
 MODELS = st.lists(
     st.builds(
@@ -48,3 +48,10 @@ def test_of_equally_old_ones_the_largest_goes() -> None:
     assert evicted([small, large], 5) == [large]
     assert evicted([small, large], 10) == [large, small]
     assert evicted([small, large], 15) == []
+
+
+def test_what_has_to_go_is_what_does_not_fit() -> None:
+    assert excess(10, 5, 12) == 3
+    assert excess(10, 2, 12) == 0
+    assert excess(20, 0, 12) == 8
+    assert excess(0, 0, 0) == 0

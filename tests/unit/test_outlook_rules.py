@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bridge_agent.routing.choose import Load, choose
-from bridge_agent.routing.outlook_rules import LOAD_S, Conversations, Outlook, Pace, first_token_s
+from bridge_agent.routing.outlook_rules import Conversations, Outlook, Pace, first_token_s, soonest_first
 from bridge_agent.routing.view import Index, Target
 from bridge_core.names import canonical
 from bridge_core.snapshot import Instance, MemberModel, MeshConfig, Node, RoutePolicy, Snapshot, Version
@@ -38,7 +38,7 @@ def test_the_time_is_the_way_the_wait_the_prompt_and_the_load() -> None:
     outlook = Outlook(3000, {"a/0": 2000}, PACE, {"a": 0.25})
     assert first_token_s(target(), X, 0, outlook) == 0.25 + 1.0
     assert first_token_s(target(), X, 3, outlook) == 0.25 + 2.0 + 1.0
-    assert first_token_s(target(loaded=False), X, 0, outlook) == 0.25 + 3.0 + LOAD_S
+    assert first_token_s(target(loaded=False), X, 0, outlook) == 0.25 + 3.0 + 5.0
 
 
 def test_a_conversation_waits_where_it_is_cached_as_long_as_that_is_sooner() -> None:
@@ -107,3 +107,60 @@ def test_the_pace_is_learnt_from_prompts_that_were_computed() -> None:
     assert book.pace(X) == Pace(2000.0, 3.0)
     book.observed(X, size=4000, cached=0, prefill_s=1.0, held_s=1.0)
     assert book.pace(X) == Pace(2400.0, 2.6)
+
+
+def test_of_a_single_slot_an_idle_instance_waits_for_nothing() -> None:
+    one = Target("a/0", "a", False, "a:1", True, slots=1, loaded=frozenset({X}))
+    outlook = Outlook(0, {}, PACE)
+    assert [first_token_s(one, X, busy, outlook) for busy in (0, 1, 2)] == [0.0, 2.0, 4.0]
+    assert [first_token_s(target(), X, busy, outlook) for busy in (0, 1, 2, 3)] == [0.0, 0.0, 1.0, 2.0]
+    assert soonest_first([one], X, {}, outlook)[0][0] == 0.0
+    assert soonest_first([one], X, {"a/0": 1}, outlook)[0][0] == 2.0
+
+
+def test_more_cached_than_is_asked_saves_no_more_than_all_of_it() -> None:
+    assert first_token_s(target(), X, 0, Outlook(100, {"a/0": 900}, PACE)) == 0.0
+    assert first_token_s(target(), X, 0, Outlook()) == 0.0
+
+
+def test_the_pace_of_what_was_never_seen() -> None:
+    book = Conversations()
+    assert book.pace(X) == Pace(2000.0, 2.0)
+    assert Outlook().pace == Pace()
+    book.observed(X, size=255, cached=0, prefill_s=1.0, held_s=0.0)
+    assert book.pace(X).prefill == 2000.0, "too little to tell by"
+    assert book.pace(X).held_s == 1e-3 * 0.8
+    other = Conversations()
+    other.observed(X, size=256, cached=0, prefill_s=1.0, held_s=1.0)
+    assert other.pace(X) == Pace(256.0, 1.0)
+
+
+def test_a_prompt_that_was_half_computed_tells_of_the_pace() -> None:
+    def prefill(cached: int, prefill_s: float = 1.0) -> float:
+        book = Conversations()
+        book.observed(X, size=4000, cached=cached, prefill_s=prefill_s, held_s=1.0)
+        return book.pace(X).prefill
+
+    assert [prefill(2000), prefill(2001), prefill(0, 0.0), prefill(0, 0.5)] == [
+        2000.0,
+        2000.0,
+        2000.0,
+        8000.0,
+    ]
+    assert prefill(1000) == 3000.0
+
+
+def test_so_many_models_and_conversations_are_remembered() -> None:
+    book = Conversations(most=2)
+    for name in ("a", "b"):
+        book.observed(name, size=1000, cached=0, prefill_s=1.0, held_s=1.0)
+    book.observed("a", size=1000, cached=0, prefill_s=1.0, held_s=1.0)
+    assert book.pace("b") == Pace(1000.0, 1.0)
+    book.observed("c", size=1000, cached=0, prefill_s=1.0, held_s=1.0)
+    assert book.pace("b") == Pace()
+    assert book.pace("c") == Pace(1000.0, 1.0)
+    many = Conversations()
+    for number in range(4097):
+        many.answered(b"%d" % number, "a/0", 1)
+    assert not many.cached(b"0")
+    assert many.cached(b"1")

@@ -73,6 +73,66 @@ def test_what_nobody_has_is_warned_of(given: dict[str, str], says: list[str]) ->
     assert warned(a_policy(**given), ROUTE) == says
 
 
+def provider(more: str = "") -> str:
+    return (
+        "apiVersion: security.deepseek.io/v1\nkind: IdentityProvider\nmetadata: {name: corp}\n"
+        "spec:\n  issuer: https://login.example.com\n  audiences: [bridge]\n"
+        f"  jwksUri: https://login.example.com/keys\n{more}"
+    )
+
+
+@pytest.mark.parametrize(
+    ("subject", "more", "says"),
+    [
+        ("{kind: User, name: 'corp#ann'}", "", []),
+        ("{kind: User, name: 'other#ann'}", "", ["there is no IdentityProvider other"]),
+        (
+            "{kind: ServiceAccount, name: 'corp#ns:web'}",
+            "",
+            ["the IdentityProvider corp is not of Kubernetes: it has no service accounts"],
+        ),
+        ("{kind: ServiceAccount, name: 'corp#ns:web'}", "  kubernetes: true\n", []),
+        ("{kind: Group, name: finance}", "", ["nobody belongs to the group finance"]),
+        ("{kind: Group, name: finance}", "  claims: {groups: roles}\n", []),
+        ("{kind: Group, name: 'fin*'}", "", []),
+        ("{kind: User, name: ann}", "", []),
+    ],
+)
+def test_subjects_of_a_provider(subject: str, more: str, says: list[str]) -> None:
+    assert warned(a_policy(subjects=f"[{subject}]"), provider(more)) == says
+
+
+@pytest.mark.parametrize(
+    ("resources", "actions", "says"),
+    [
+        ("{kinds: [Model, Node], names: [n1]}", "pull", []),
+        ("{kinds: [Model, Node], names: [m]}", "pull", []),
+        (
+            "{kinds: [Model, Node], names: [x]}",
+            "pull",
+            ["no node has the model x, and no route is called so"],
+        ),
+        ("{kinds: [Node], names: [m]}", "pull", ["there is no node m"]),
+        ("{kinds: [Model], names: [n1]}", "pull", ["no node has the model n1, and no route is called so"]),
+        ("{kinds: [Node], names: ['*']}", "'*'", []),
+    ],
+)
+def test_resources_that_are_models_or_nodes(resources: str, actions: str, says: list[str]) -> None:
+    assert warned(a_policy(resources=f"[{resources}]", actions=f"[{actions}]")) == says
+
+
+def test_a_condition_on_a_node_or_request_is_no_attribute() -> None:
+    given = "[{key: node.zone, operator: In, values: [x]}, {key: num_ctx, operator: Lt, values: ['9']}]"
+    assert warned(a_policy(conditions=given)) == [], "m is there"
+
+
+def test_where_the_default_is_allow_every_model_is_closed_by_a_star() -> None:
+    every = a_policy(resources="[{kinds: [Model], names: ['*']}]")
+    closes = ["it closes every model to all whom no policy allows to use it"]
+    assert warned(every) == closes
+    assert warned(every, mesh("defaultEffect: Allow")) == closes
+
+
 def test_closing_every_model_is_nothing_new_where_the_default_is_deny() -> None:
     every = a_policy(resources="[{kinds: [Model], names: ['*']}]")
     assert warned(every, mesh("defaultEffect: Deny")) == []

@@ -10,9 +10,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bridge_agent.quotas.answer_rules import WHOLE_MOST, AnswerTokens, Tokens
+from bridge_agent.quotas.answer_rules import AnswerTokens, Tokens
 from bridge_agent.quotas.cell_rules import Cell
-from bridge_agent.quotas.estimate_rules import DEFAULT_OUTPUT, Outputs, prompt_estimate, stated_limit
+from bridge_agent.quotas.estimate_rules import Outputs, prompt_estimate, stated_limit
 from bridge_agent.quotas.limit_headers import limit_lines, pairs_of
 from bridge_core.quotas import Bucket, Resource
 
@@ -51,7 +51,7 @@ def test_a_prompt_is_at_least_one_token_and_no_longer_than_any_model_reads() -> 
 
 def test_a_client_is_expected_to_answer_as_it_did() -> None:
     outputs = Outputs()
-    assert outputs.expected("a") == DEFAULT_OUTPUT
+    assert outputs.expected("a") == 512
     for tokens in [10] * 39 + [900]:
         outputs.observed("a", tokens)
     assert outputs.expected("a") == 10
@@ -60,7 +60,7 @@ def test_a_client_is_expected_to_answer_as_it_did() -> None:
     assert outputs.expected("a") == 800
     for number in range(5_000):
         outputs.observed(f"c{number}", 3)
-    assert outputs.expected("a") == DEFAULT_OUTPUT  # forgotten, so that it stays bounded
+    assert outputs.expected("a") == 512  # forgotten, so that it stays bounded
 
 
 def test_a_text_that_looks_like_a_count_is_none() -> None:
@@ -87,7 +87,7 @@ def test_counts_beyond_all_measure_are_cut() -> None:
 
 def test_an_answer_in_parts_is_kept_up_to_a_bound() -> None:
     answer = AnswerTokens()
-    for _ in range(WHOLE_MOST // (1 << 20) + 2):
+    for _ in range((16 << 20) // (1 << 20) + 2):
         answer.part(b" " * (1 << 20))
     assert answer.tokens().estimated
 

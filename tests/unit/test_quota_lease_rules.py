@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from bridge_core.quotas import LEASE_S, MAX_CELLS, SILENT_S, Bucket, CellUse, Quota
 from bridge_registry.quotas.division_rules import divide
-from bridge_registry.quotas.lease_rules import LeaseBook
+from bridge_registry.quotas.lease_rules import Holding, LeaseBook
 
 NOW_MS = 1_800_000_000_000
 QUOTA = Quota("q", requests=30, window_s=3600.0)
@@ -210,3 +210,161 @@ def test_whoever_is_told_nothing_has_the_equal_share(node: str) -> None:
     mesh = Registry()
     mesh.says(node, used=1)
     assert mesh.told(node)[1] == 10
+
+
+def test_what_a_holding_lacks_and_has_to_spare() -> None:
+    def held(**fields: int) -> Holding:
+        made = Holding(10)
+        for name, value in fields.items():
+            setattr(made, name, value)
+        return made
+
+    new = held()
+    assert (new.claim, new.sent, new.sequence, new.used, new.wanted, new.spent) == (10, 10, 0, 0, 0, 0)
+    assert (new.need(30), new.spare(30), new.unused, new.returning) == (0, 10, 10, 0)
+    assert held(used=8, wanted=5).need(30) == 3
+    assert held(used=8, wanted=50).need(30) == 20, "no more than there is"
+    assert held(used=8, wanted=1).need(30) == 0
+    assert held(used=2, wanted=3).spare(30) == 5
+    assert held(used=2, wanted=3, sent=7).spare(30) == 2
+    assert held(used=2, wanted=3, claim=6).spare(30) == 1
+    assert held(used=9, wanted=3).spare(30) == 0
+    assert held(used=9, wanted=9).spare(5) == 1, "what it used beyond the amount is not to be had back"
+    assert held(used=2, sent=7).unused == 5
+    assert held(used=2, claim=6).unused == 4
+    assert held(used=12).unused == 0
+    assert held(sent=4).returning == 6
+    assert held(sent=4, used=7).returning == 3
+    assert held(sent=12).returning == 0
+
+
+def test_words_of_a_window_count_while_clocks_may_differ() -> None:
+    mesh = Registry()
+    window = 3_600_000
+
+    def counts(begins: int, now_ms: int) -> bool:
+        bucket = Bucket("q", "ann", begins, "requests")
+        mesh.book.report(
+            "a", [CellUse(bucket, 1, 0, 10)], began=1, acknowledged=0, first=False, now=0.0, now_ms=now_ms
+        )
+        found = any(use.bucket == bucket for use in mesh.book.uses())
+        mesh.book.tick(0.0, NOW_MS * 2)
+        return found
+
+    begins = NOW_MS - NOW_MS % window
+    assert counts(begins, begins - 10_000)
+    assert not counts(begins, begins - 10_001)
+    assert counts(begins, begins + window + 9_999)
+    assert not counts(begins, begins + window + 10_000)
+    assert not counts(begins + 1, begins + 1)
+    assert not counts(0, 0)
+
+
+def test_a_window_is_forgotten_once_no_clock_is_in_it() -> None:
+    for late, kept in ((10_000, 1), (10_001, 0)):
+        mesh = Registry()
+        mesh.says("a", used=3)
+        mesh.book.tick(mesh.now, NOW_MS + 3_600_000 + late)
+        assert len(list(mesh.book.uses())) == kept
+
+
+@pytest.mark.parametrize(("length", "taken"), [(1024, 1), (1025, 0)])
+def test_whose_a_bucket_is_has_a_length(length: int, taken: int) -> None:
+    mesh = Registry()
+    mesh.raw("a", [CellUse(Bucket("q", "x" * length, NOW_MS, "requests"), 1, 0, 10)])
+    assert len(list(mesh.book.uses())) == taken
+
+
+def test_figures_are_bounded_by_what_every_program_reads_exactly() -> None:
+    mesh = Registry()
+    mesh.says("a", used=1 << 60)
+    (use,) = mesh.book.uses()
+    assert (use.used, use.nodes) == (1 << 53, 1)
+    mesh.says("b", used=5)
+    (use,) = mesh.book.uses()
+    assert (use.used, use.nodes) == ((1 << 53) + 5, 2)
+    mesh.says("c", used=0, wanted=3)
+    (use,) = mesh.book.uses()
+    assert use.nodes == 2
+
+
+def test_what_others_used_is_told_with_a_limit() -> None:
+    mesh = Registry()
+    mesh.says("a", used=3)
+    mesh.says("b", used=4)
+    mesh.says("a", used=3, wanted=1)
+    _, (limit,) = mesh.book.grants("a")
+    assert (limit.limit, limit.others) == (10, 4)
+    assert not mesh.book.due("a")
+    sequence, none = mesh.book.grants("a")
+    assert (sequence, none) == (2, [])
+
+
+def test_silence_ends_a_lease_after_fifteen_seconds_and_not_before() -> None:
+    mesh = Registry()
+    mesh.says("a", used=10, wanted=20)
+    taken = {node: mesh.told(node)[0] for node in "bc"}
+    for node in "bc":
+        mesh.says(node, used=0, limit=0, ack=taken[node])
+    assert mesh.told("a")[1] == 30
+    assert mesh.claims == 30
+    mesh.now = 15.0
+    assert mesh.claims == 30
+    mesh.now = 15.1
+    assert mesh.claims == 30, "each of the three counts for its share"
+    mesh.says("a", used=28, limit=30, ack=1)
+    mesh.now = 31.0
+    assert mesh.claims == 28 + 10 + 10, "or for what it used"
+
+
+def test_a_lead_that_has_lasted_fifteen_seconds_lends_without_having_heard_everybody() -> None:
+    for now, limit in ((14.9, 10), (15.0, 20)):
+        mesh = Registry(heard=("a", "b"))
+        mesh.now = now
+        mesh.says("b", used=0, limit=0)
+        mesh.says("a", used=10, wanted=20)
+        assert mesh.told("a")[1] == limit, now
+
+
+CONCURRENT = Quota("q", concurrency=30)
+RUNNING = Bucket("q", "ann", 0, "concurrency")
+
+
+def test_of_what_has_no_window_whoever_is_idle_goes_back_to_the_share() -> None:
+    mesh = Registry()
+    mesh.book.follow([CONCURRENT], NODES)
+
+    def says(node: str, used: int, wanted: int, limit: int, ack: int = 0) -> None:
+        mesh.raw(node, [CellUse(RUNNING, used, wanted, limit)], ack)
+
+    says("a", 10, 20, 10)
+    taken = {node: mesh.told(node)[0] for node in "bc"}
+    for node in "bc":
+        says(node, 0, 0, 0, taken[node])
+    sequence, limit = mesh.told("a")
+    assert limit == 30
+    says("a", 0, 0, 30, sequence)
+    sequence, limit = mesh.told("a")
+    assert limit == 10
+    says("a", 0, 0, 10, sequence)
+    for node in "bc":
+        sequence, limit = mesh.told(node)
+        assert limit == 10
+        says(node, 0, 0, 10, sequence)
+    for node in NODES:
+        sequence, _ = mesh.told(node)
+        says(node, 0, 0, 10, sequence)
+        mesh.told(node)
+    mesh.book.tick(mesh.now, NOW_MS)
+    assert mesh.book.claims(RUNNING, mesh.now) == 30
+
+
+def test_a_concurrency_that_says_when_it_begins_is_none() -> None:
+    mesh = Registry()
+    mesh.book.follow([CONCURRENT], NODES)
+    mesh.raw("a", [CellUse(Bucket("q", "ann", NOW_MS, "concurrency"), 1, 0, 10)])
+    assert not list(mesh.book.uses())
+    mesh.raw("a", [CellUse(RUNNING, 1, 0, 10)])
+    assert len(list(mesh.book.uses())) == 1
+    mesh.book.tick(mesh.now, NOW_MS * 2)
+    assert len(list(mesh.book.uses())) == 1, "it is never over"

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import msgspec
+import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
-from bridge_agent.quotas.usage_rules import MAX_USES, OTHERS, UsageBook, Use, UseKey
+from bridge_agent.quotas.usage_rules import OTHERS, UsageBook, Use, UseKey
 from bridge_core.store.api import KeyValue
-from bridge_registry.quotas.usage_rules import KEPT_DAYS, MAX_KEYS, UsageDays, UsageKey, UsageRecord, Used
+from bridge_registry.quotas.usage_rules import UsageDays, UsageKey, UsageRecord, Used
 from bridge_registry.records import encode, pack, unpack
 
 DAY_MS = 86_400_000
@@ -88,22 +90,25 @@ TestCounting.settings = settings(max_examples=40, stateful_step_count=30, deadli
 
 def test_so_many_are_kept_apart_and_none_is_lost() -> None:
     agent = UsageBook()
-    for number in range(MAX_USES + 10):
+    for number in range(4106):
         agent.count(f"u{number}", (), "m", TODAY * DAY_MS)
-    assert len(agent.uses) == MAX_USES + 1
+    assert len(agent.uses) == 4097
     assert agent.uses[UseKey(OTHERS, (), OTHERS, TODAY)].requests == 10
     registry = UsageDays()
-    uses = [(TODAY, UsageKey(f"u{number}", (), "m"), Used(1)) for number in range(MAX_KEYS + 10)]
+    uses = [(TODAY, UsageKey(f"u{number}", (), "m"), Used(1)) for number in range(2010)]
     registry.take("n", 1, uses, TODAY)
-    assert len(registry.record(TODAY, "n").entries) == MAX_KEYS + 1
+    assert len(registry.record(TODAY, "n").entries) == 2001
 
 
 def test_days_go_when_they_are_over_and_those_that_cannot_be_are_not_taken() -> None:
     registry = UsageDays()
     key = UsageKey("a", (), "m")
-    registry.take("n", 1, [(day, key, Used(1)) for day in (TODAY - 9, TODAY, TODAY + 1, TODAY + 2)], TODAY)
-    assert [one.day for one in registry.uses(days=(0, TODAY + 9))] == [TODAY, TODAY + 1]
-    assert list(registry.over(TODAY + KEPT_DAYS)) == [(TODAY, "n")]
+    registry.take("n", 1, [(TODAY + day, key, Used(1)) for day in (-9, -4, -3, 0, 1, 2)], TODAY)
+    assert [one.day - TODAY for one in registry.uses(days=(0, TODAY + 9))] == [-3, 0, 1]
+    assert [one.day - TODAY for one in registry.uses(days=(TODAY - 3, TODAY))] == [-3, 0]
+    assert list(registry.over(TODAY + 36)) == []
+    assert list(registry.over(TODAY + 39)) == [(TODAY - 3, "n")]
+    assert list(registry.over(TODAY + 40)) == [(TODAY, "n")]
     assert not registry.uses(days=(TODAY, TODAY))
 
 
@@ -127,3 +132,56 @@ def test_the_stored_form_is_the_one_that_was_agreed() -> None:
     registry.take("n", 8, [(TODAY, UsageKey("a", ("g",), "m"), Used(5, 0, 0, 0))], TODAY)
     frozen = b'{"began":8,"entries":[[["a",["g"],"m"],[5,0,0,0],[1,2,3,4]]]}'
     assert encode(registry.record(TODAY, "n")) == frozen
+
+
+def test_a_report_that_says_no_more_than_before_is_nothing_to_store() -> None:
+    registry, key = UsageDays(), UsageKey("a", (), "m")
+    registry.take("n", 1, [(TODAY, key, Used(2, 0, 5, 5))], TODAY)
+    assert registry.changed == {(TODAY, "n")}
+    registry.changed.clear()
+    registry.take("n", 1, [(TODAY, key, Used(1, 0, 5, 5))], TODAY)
+    assert registry.changed == set()
+    registry.take("n", 1, [(TODAY, key, Used(1, 1, 0, 0))], TODAY)
+    assert registry.changed == {(TODAY, "n")}
+    assert registry.record(TODAY, "n").entries[0].now == Used(2, 1, 5, 5)
+    list(registry.over(TODAY + 40))
+    assert registry.changed == set()
+
+
+def test_what_is_stored_does_not_stand_over_what_is_known() -> None:
+    registry, key = UsageDays(), UsageKey("a", (), "m")
+    registry.take("n", 1, [(TODAY, key, Used(2))], TODAY)
+    stored = registry.record(TODAY, "n")
+    registry.take("n", 1, [(TODAY, key, Used(3))], TODAY)
+    registry.restore(TODAY, "n", stored)
+    assert registry.record(TODAY, "n").entries[0].now == Used(3)
+    other = UsageDays()
+    other.restore(TODAY, "n", stored)
+    assert other.record(TODAY, "n") == stored
+
+
+def test_keys_of_former_runs_count_among_those_that_are_kept_apart() -> None:
+    registry = UsageDays()
+    first = [(TODAY, UsageKey(f"u{number}", (), "m"), Used(1)) for number in range(1999)]
+    registry.take("n", 1, first, TODAY)
+    new = [(TODAY, UsageKey(name, (), "m"), Used(1)) for name in ("u0", "v", "w")]
+    registry.take("n", 2, new, TODAY)
+    names = {entry.key.principal for entry in registry.record(TODAY, "n").entries}
+    assert len(names) == 2000
+    assert OTHERS in names
+    assert "w" not in names
+
+
+def test_a_stored_day_has_room_for_the_others_and_no_more() -> None:
+    def decoded(count: int) -> int:
+        entry = [["a", [], "m"], [1, 0, 0, 0], [0, 0, 0, 0]]
+        return len(msgspec.convert({"began": 1, "entries": [entry] * count}, UsageRecord).entries)
+
+    assert decoded(2001) == 2001
+    with pytest.raises(msgspec.ValidationError, match="2001"):
+        decoded(2002)
+
+
+def test_nothing_was_used_until_it_is_said() -> None:
+    assert Used() == Used(0, 0, 0, 0)
+    assert Used(1, 2, 3, 4).plus(Used()) == Used(1, 2, 3, 4)

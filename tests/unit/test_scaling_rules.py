@@ -20,7 +20,7 @@ from bridge_registry.scaling.plan import (
     Seen,
     Sight,
 )
-from bridge_registry.scaling.scaling_rules import DRAIN_S, LOAD_S, begin, decide
+from bridge_registry.scaling.scaling_rules import begin, decide
 
 PLAN = ScalingPlan("p", "m", max=8, min=1)
 NOW = 1_800_000_000.0
@@ -209,13 +209,13 @@ def test_budgets_hold_and_what_is_over_them_goes_first() -> None:
 def test_what_did_not_load_is_left_alone_for_a_time() -> None:
     position = standing(0, loading={"n0/0": Loading(NOW)})
     sight = fleet(1)
-    after, _ = decide(PLAN, position, sight, NOW + LOAD_S)
+    after, _ = decide(PLAN, position, sight, NOW + 600.0)
     assert after.loading == {"n0/0": Loading(NOW)}
-    after, told = decide(PLAN, position, sight, NOW + LOAD_S + 1)
+    after, told = decide(PLAN, position, sight, NOW + 600.0 + 1)
     assert not after.loading
     assert after.unmet == 1
     assert any("did not load" in one.what for one in told)
-    again, _ = decide(PLAN, after, sight, NOW + LOAD_S + 1 + FAILED_S)
+    again, _ = decide(PLAN, after, sight, NOW + 600.0 + 1 + FAILED_S)
     assert "n0/0" in again.loading
 
 
@@ -290,7 +290,7 @@ def test_who_is_taken_out_finishes_before_it_is_released() -> None:
         (dark, late, False),
         (idle, late - 1, False),
         (idle, late, True),
-        (busy, late + DRAIN_S + 1, True),
+        (busy, late + 3600.0 + 1, True),
     ]:
         after, _ = decide(PLAN, position, sight, at)
         assert ("n1/0" not in after.warm) is released, (sight, at)

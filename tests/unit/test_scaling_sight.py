@@ -36,7 +36,7 @@ from bridge_registry.rollouts.rollout_rules import RolloutPosition
 from bridge_registry.scaling import outside_rules
 from bridge_registry.scaling.outside_rules import Asked, asked_of
 from bridge_registry.scaling.plan import Loading, ScalingPlan, ScalingPosition, Seen, Sight
-from bridge_registry.scaling.sight_rules import FRESH_S, Mesh, sight
+from bridge_registry.scaling.sight_rules import Mesh, sight
 from bridge_wire.v1 import registry_pb2 as pb
 
 X = canonical("x")
@@ -145,7 +145,7 @@ def test_what_is_seen() -> None:
         ),
         NODES,
         (NodeClass("big", {"gpu": "h200"}),),
-        loads(100.0 - FRESH_S, a=5, c=1),
+        loads(100.0 - 10.0, a=5, c=1),
     )
     found = looked(there, p2=ScalingPosition("y", active=("c/0",), loading={"b/0": Loading(1.0)}))
     assert found.instances == (

@@ -16,8 +16,6 @@ from bridge_core.gauges import Gauge
 from bridge_registry.alerts.alert_rules import Seen
 from bridge_registry.alerts.figure_rules import Mark, Sample, Trails, counted, marked, measured
 from bridge_registry.alerts.threshold_rules import (
-    HOLD_S,
-    MOST_SERIES,
     RulePlan,
     Watched,
     bounds,
@@ -68,7 +66,7 @@ def test_below_is_the_other_way_round() -> None:
 def test_silence_raises_nothing_and_ends_nothing_for_a_while() -> None:
     assert run(FULL, [(0, 0.95), (5, None), (11, 0.95), (20.9, 0.95), (21, 0.95)]) == [False] * 4 + [True]
     raised = [(0.0, 0.95), (10.0, 0.95)]
-    assert run(FULL, [*raised, (10 + HOLD_S - 0.1, None), (10 + HOLD_S, None)])[2:] == [True, False]
+    assert run(FULL, [*raised, (10 + 300.0 - 0.1, None), (10 + 300.0, None)])[2:] == [True, False]
 
 
 def test_each_disk_of_each_node_is_for_itself_and_what_has_no_limit_is_left_out() -> None:
@@ -79,8 +77,18 @@ def test_each_disk_of_each_node_is_for_itself_and_what_has_no_limit_is_left_out(
 
 
 def test_so_many_series_at_most() -> None:
-    samples = [disk(0.5, str(at)) for at in range(MOST_SERIES + 5)]
-    assert len(watch(FULL, {}, samples, 0.0)) == MOST_SERIES
+    samples = [disk(0.5, node=f"n{at}") for at in range(4096 + 5)]
+    assert len(watch(FULL, {}, samples, 0.0)) == 4096
+
+
+def test_a_node_that_makes_up_series_hides_its_own_alone() -> None:
+    plan, watched = msgspec.structs.replace(FULL, lasting_s=0.0), dict[str, Watched]()
+    for look in range(5):
+        made_up = [disk(0.95, f"{look}-{at}", "a") for at in range(200)]
+        watched = watch(plan, watched, [*made_up, disk(0.95, node="z")], float(look))
+        assert sum(one.sample.node == "a" for one in watched.values()) <= 256
+        assert "z:models" in watched
+    assert sum(one.sample.node == "a" for one in watched.values()) == 256
 
 
 def test_what_is_raised_keeps_its_words_and_what_is_paused_says_nothing() -> None:
@@ -118,7 +126,7 @@ def test_who_begins_to_lead_keeps_what_was_raised_until_it_is_said_again() -> No
     assert told.summary == "as it was"
     assert watch(FULL, watched, (disk(0.85),), 105.0)["n1:models"].raised is not None
     assert watch(FULL, watched, (disk(0.5),), 105.0)["n1:models"].raised is None
-    assert watch(FULL, watched, (), 100.0 + HOLD_S) == {}
+    assert watch(FULL, watched, (), 100.0 + 300.0) == {}
 
 
 @given(

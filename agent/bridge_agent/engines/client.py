@@ -221,6 +221,12 @@ class EngineClient:
             "POST", "/api/generate", dict[str, Any], body | {"options": options | {"num_predict": 1}}
         )
 
+    async def warm_up(self, model: str, *, embedding: bool = False) -> None:
+        """Has a model that was just loaded do its first work: what that takes longer, no client waits for."""
+        for one in await self.loaded():
+            if canonical_or_same(one.name) == canonical_or_same(model):
+                await self.generate_one(one.name, context_length=one.context_length, embedding=embedding)
+
     async def _call(self, method: str, path: str, kind: type[T], body: dict[str, Any] | None = None) -> T:
         data = None if body is None else msgspec.json.encode(body)
         headers = [] if body is None else [(b"content-type", b"application/json")]

@@ -23,6 +23,7 @@ class LocalInstance(msgspec.Struct, frozen=True, omit_defaults=True):
         models: What its disk holds, as it last listed it; kept while it restarts.
         loaded: Names of the models in its memory, as in `models`; empty unless it answers.
         loading: Those that this agent has it load now.
+        warm: Those whose files lie in the page cache: to load them takes no disk.
         slots: Requests that it decodes at a time.
         engine: "llamacpp" or "ollama".
         network_pid: Its process, where that has a network of its own: only a connection made
@@ -43,3 +44,4 @@ class LocalInstance(msgspec.Struct, frozen=True, omit_defaults=True):
     failure_domain: str = ""
     fault: str = ""
     loading: tuple[LoadingModel, ...] = ()
+    warm: tuple[str, ...] = ()

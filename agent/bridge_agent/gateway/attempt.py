@@ -255,11 +255,16 @@ class Attempt(ResponseSink):
 
     def _load_waited_out(self, longest: float) -> None:
         request, instance = self._request, self.tried.target.id
-        if self._load_since and request.state.loading is not None:
-            rest_s = request.state.loading.rest_s(instance)
+        loading = request.state.loading
+        if self._load_since and loading is not None:
+            rest_s = loading.rest_s(instance)
             request.retry_after = max(1, min(MAX_PATIENCE_S, math.ceil(rest_s)))
             request.state.counters.refused["load_waited_out"] += 1
             words = f"the model was not in memory within {longest:g} s; its load at {instance} goes on"
+            if loading.awaits_its_turn(instance, self):
+                words = (
+                    f"the model's load at {instance} did not begin within {longest:g} s: others come first"
+                )
             request.failed(self, Failure.REFUSED, words)
 
     def _leave_load(self) -> None:

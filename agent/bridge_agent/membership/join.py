@@ -9,6 +9,7 @@ import socket
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from importlib.metadata import version
+from pathlib import Path
 from typing import Any
 
 import grpc
@@ -32,8 +33,15 @@ from bridge_agent.membership.registry_client import update_of
 from bridge_core.addresses import join_address, split_address
 from bridge_core.errors import BridgeError, Fatal, Unavailable
 from bridge_core.files import write_atomically
-from bridge_core.identity import JoinToken, SpiffeId, check_node_name
-from bridge_core.identity.certificates import create_csr, from_pem, generate_key, key_to_pem, uris_of
+from bridge_core.identity import (
+    IdentityFault,
+    JoinToken,
+    PodToken,
+    SpiffeId,
+    check_node_name,
+    parse_token,
+)
+from bridge_core.identity.certificates import create_csr, from_pem, generate_key, key_to_pem, pin, uris_of
 from bridge_core.registry_channel import fetch_ca, open_channel
 from bridge_core.sealing import Sealer, open_sealer
 from bridge_core.snapshot import EMPTY
@@ -46,6 +54,7 @@ log = structlog.get_logger()
 _CALL_S = 20.0
 _PATIENCE_S = 10.0  # an election after a leader's hard end takes a lease's time
 _PAUSE_S = 0.25
+_MOST_BYTES = 64 * 1024  # of a pod's token, or of a CA's certificate
 
 
 class JoinRefused(BridgeError):
@@ -57,7 +66,7 @@ class JoinPlan(msgspec.Struct, frozen=True):
 
     Attributes:
         registries: Where the mesh's registries are.
-        token: What `bridgectl token create` printed.
+        token: What `bridgectl token create` printed, or what `pod_token` made.
         name: The node's.
         listeners: Where it listens.
         engines: What it runs.
@@ -119,7 +128,7 @@ async def join(plan: JoinPlan, state: StateDir, *, now: Callable[[], float] = ti
         BridgeError: a sentence for the operator: bad token, name taken, foreign CA, registry
             unreachable, folder not writable, node already enrolled here, clock wrong.
     """
-    token = JoinToken.parse(plan.token)
+    token = parse_token(plan.token)
     check_node_name(plan.name)
     if state.joined and plan.replace is None:
         raise Fatal(
@@ -250,7 +259,7 @@ def _keep(
     return settings
 
 
-async def _first_pinned(registries: Iterable[str], token: JoinToken) -> tuple[str, bytes]:
+async def _first_pinned(registries: Iterable[str], token: JoinToken | PodToken) -> tuple[str, bytes]:
     """The first registry that answers, and its CA; one of another mesh ends the search."""
     unreachable: Unavailable | None = None
     for address in registries:
@@ -332,6 +341,32 @@ async def _undo(registries: Iterable[str], response: pb.JoinResponse, key_pem: b
                 stub: Any = MeshStub(channel)  # type: ignore[no-untyped-call]  # generated
                 await stub.Leave(pb.LeaveRequest(), timeout=_CALL_S)
                 return
+
+
+def pod_token(token: Path, ca: Path) -> str:
+    """What a pod joins with in a join token's place, of its service account's token and the mesh's CA.
+
+    Raises:
+        Fatal: a file cannot be read, or is not what it should be.
+    """
+    try:
+        text, ca_pem = _small(token), _small(ca)
+    except OSError as fault:
+        raise Fatal(
+            f"cannot read {fault.filename}: {fault.strerror}", hint="the pod has to have it mounted"
+        ) from fault
+    try:
+        return str(PodToken.parse(str(PodToken(pin(from_pem(ca_pem)), text.decode().strip()))))
+    except IdentityFault as fault:
+        raise Fatal(f"{ca} is no CA's certificate: {fault.message}") from fault
+    except UnicodeDecodeError as fault:
+        raise Fatal(f"{token} is no token of a service account") from fault
+
+
+def _small(path: Path) -> bytes:
+    # The kubelet's files are links to others, readable for a group.
+    with path.open("rb") as file:
+        return file.read(_MOST_BYTES)
 
 
 def default_name() -> str:

@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable
 from pathlib import Path
-from typing import Final, TypeAlias
+from typing import Any, Final, TypeAlias
 
 import msgspec
 import structlog
 
 from bridge_agent.models.blob_files import BlobFault, hash_all, open_blob
 from bridge_agent.models.pulling import ModelPulls
-from bridge_agent.models.removal_rules import Held, refusal
+from bridge_agent.models.removal_rules import refusal
+from bridge_agent.models.removing import Removals
 from bridge_agent.routing.view import MeshView
 from bridge_core import model_answers
 from bridge_core.decoding import Undecodable, decode_json
@@ -23,8 +25,8 @@ from bridge_core.errors import BridgeError
 from bridge_core.http1 import App, Exchange, coroutine_app
 from bridge_core.identity.spiffe import SpiffeId
 from bridge_core.model_answers import BlobChecked, ModelAsked, Removed
-from bridge_core.model_store.layout import Layer, ModelStore, Stored, hex_digest
-from bridge_core.names import InvalidName, ModelName, canonical_or_same
+from bridge_core.model_store.layout import Layer, ModelStore, hex_digest
+from bridge_core.names import InvalidName, ModelName
 
 log = structlog.get_logger()
 
@@ -45,8 +47,8 @@ class AdminPages:
         store: Gives the store in it; asked on the loop.
         view: Says who the admins are, and who has what.
         pulls: Pulls models here.
-        running: How many requests for a model, by its canonical name, run here.
-        changed: Called when the store has another model.
+        warm: Brings a model into the page cache.
+        removals: Removes models.
         recorded: Puts what an admin did to a model on record, and since when.
         now: Monotonic seconds.
     """
@@ -58,8 +60,8 @@ class AdminPages:
         view: MeshView,
         pulls: ModelPulls,
         *,
-        running: Callable[[str], int],
-        changed: Callable[[], None],
+        warm: Callable[[ModelName], AsyncGenerator[dict[str, Any], None]],
+        removals: Removals,
         recorded: Recorded,
         now: Callable[[], float] = time.monotonic,
     ) -> None:
@@ -67,8 +69,8 @@ class AdminPages:
         self._store = store
         self._view = view
         self._pulls = pulls
-        self._running = running
-        self._changed = changed
+        self._warming = warm
+        self._removals = removals
         self._recorded = recorded
         self._now = now
         self._hashing = asyncio.Semaphore(1)
@@ -77,6 +79,7 @@ class AdminPages:
         """The pages by path."""
         return {
             model_answers.PULL: coroutine_app(self._asked(self._pull, changes=True), group),
+            model_answers.WARM: coroutine_app(self._asked(self._warm, changes=True), group),
             model_answers.RM: coroutine_app(self._asked(self._rm, changes=True), group),
             model_answers.VERIFY: coroutine_app(self._asked(self._verify, changes=False), group),
         }
@@ -108,13 +111,25 @@ class AdminPages:
         return answer
 
     async def _pull(self, exchange: Exchange, asked: ModelAsked) -> None:
+        await self._tell(exchange, asked, lambda name: self._pulls.records(name, insecure=asked.insecure))
+
+    async def _warm(self, exchange: Exchange, asked: ModelAsked) -> None:
+        await self._tell(exchange, asked, self._warming)
+
+    async def _tell(
+        self,
+        exchange: Exchange,
+        asked: ModelAsked,
+        work: Callable[[ModelName], AsyncGenerator[dict[str, Any], None]],
+    ) -> None:
+        """Has something done with a model, and answers with its records as they come."""
         try:
-            name = ModelName.parse(asked.model)
-            async for record in self._pulls.records(name, insecure=asked.insecure):
-                if not exchange.started:
-                    exchange.start(200, _LINES)
-                exchange.write(msgspec.json.encode(record) + b"\n")
-                await exchange.drain()
+            async with contextlib.aclosing(work(ModelName.parse(asked.model))) as records:
+                async for record in records:
+                    if not exchange.started:
+                        exchange.start(200, _LINES)
+                    exchange.write(msgspec.json.encode(record) + b"\n")
+                    await exchange.drain()
         except BridgeError as fault:  # an InvalidName is one
             if not exchange.started:
                 _error(exchange, 400, str(fault))
@@ -123,34 +138,20 @@ class AdminPages:
         exchange.finish()
 
     async def _rm(self, exchange: Exchange, asked: ModelAsked) -> None:
-        store = self._store()
         try:
-            found = await asyncio.to_thread(store.find, ModelName.parse(asked.model))
-            if found is None:
+            name = ModelName.parse(asked.model)
+            held = await self._removals.find(name)
+            if held is None:
                 _error(exchange, 404, f"this node has no model {asked.model!r}")
                 return
-            freed = await asyncio.to_thread(_freed, store, found)
-            if why := refusal(self._held(found, freed), last_copy=asked.last_copy):
+            if why := refusal(held, last_copy=asked.last_copy):
                 exchange.respond(200, _JSON, msgspec.json.encode(Removed(refused=why)))
                 return
-            await asyncio.to_thread(store.delete, found)
+            await self._removals.remove(name, by=str(exchange.request.identity))
         except (ApiError, InvalidName) as fault:
             _error(exchange, 500, fault.message)
             return
-        self._changed()
-        log.info("model_removed", model=found.name.short(), bytes=freed, by=str(exchange.request.identity))
-        exchange.respond(200, _JSON, msgspec.json.encode(Removed(freed)))
-
-    def _held(self, model: Stored, size: int) -> Held:
-        """What the rules of removal ask about a model."""
-        name, index = str(model.name).lower(), self._view.index
-        loaded = any(name in map(canonical_or_same, target.loaded) for target in index.local)
-        others = {
-            copy.node
-            for copy in index.copies(name).values()
-            if not copy.own and not copy.leaving and copy.model.digest.removeprefix("sha256:") == model.digest
-        }
-        return Held(name, size, len(others), loaded, self._running(name))
+        exchange.respond(200, _JSON, msgspec.json.encode(Removed(held.size)))
 
     async def _verify(self, exchange: Exchange, asked: ModelAsked) -> None:
         """Reads every blob and says of each whether it is what its name says."""
@@ -196,18 +197,6 @@ class AdminPages:
         except BlobFault as unread:
             fault = unread.message[:200]
         return BlobChecked(name, layer.digest, layer.size, fault)
-
-
-def _freed(store: ModelStore, model: Stored) -> int:
-    """Bytes of the blobs that this model alone has."""
-    others = {
-        hex_digest(layer.digest)
-        for one in store.all()
-        if one.name != model.name
-        for layer in (one.manifest.config, *one.manifest.layers)
-    }
-    own = {layer.digest: layer.size for layer in (model.manifest.config, *model.manifest.layers)}
-    return sum(size for digest, size in own.items() if hex_digest(digest) not in others)
 
 
 def _error(exchange: Exchange, status: int, message: str) -> None:

@@ -6,15 +6,16 @@ import asyncio
 import functools
 import random
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine, Sequence
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import structlog
 
 from bridge_agent.engines.config import EngineConfig
+from bridge_agent.engines.view import LocalInstance
 from bridge_agent.models.admin_pages import AdminPages, Recorded
-from bridge_agent.models.blob_files import BlobFault, tidy
+from bridge_agent.models.blob_files import tidy
 from bridge_agent.models.fetcher import BlobFetcher
 from bridge_agent.models.finding import GIVE_UP_S, Finding
 from bridge_agent.models.origin import Origin, OriginPort
@@ -22,10 +23,14 @@ from bridge_agent.models.pace_rules import Pace
 from bridge_agent.models.peer_client import PeerClient
 from bridge_agent.models.peer_pages import PeerPages
 from bridge_agent.models.pulling import ModelPulls
+from bridge_agent.models.receiving import Receiver
+from bridge_agent.models.removing import Removals
 from bridge_agent.models.section import ModelsSection
 from bridge_agent.models.shelf import Shelf
+from bridge_agent.models.warming import Warming
 from bridge_agent.peers.upstreams import Upstreams
 from bridge_agent.routing.view import MeshView
+from bridge_core.errors import BridgeError
 from bridge_core.http1 import App
 from bridge_core.model_store.layout import ModelStore
 from bridge_core.names import ModelName
@@ -57,6 +62,9 @@ class ModelDesk:
         changed: Called when the store has another model.
         running: How many requests for a model of a canonical name run here.
         recorded: Puts what an admin did to a model on record.
+        instances: Those of this node that read this store.
+        loading: Whether an engine here loads a model; asked in a thread.
+        warmed: Told when other models are in the page cache than before.
         give_up_s: How long a transfer may gain nothing.
 
     Attributes:
@@ -64,6 +72,9 @@ class ModelDesk:
         pulls: Pulls models.
         fetcher: Gets blobs.
         shelf: Reads what the mesh has.
+        warming: Keeps models in the page cache.
+        removals: Removes models.
+        receiver: Takes what is pushed here.
     """
 
     def __init__(
@@ -78,6 +89,9 @@ class ModelDesk:
         changed: Callable[[], None],
         running: Callable[[str], int],
         recorded: Recorded,
+        instances: Callable[[], Sequence[LocalInstance]] = tuple,
+        loading: Callable[[], bool] = lambda: False,
+        warmed: Callable[[], None] = lambda: None,
         give_up_s: float = GIVE_UP_S,
     ) -> None:
         self.root = root
@@ -106,6 +120,15 @@ class ModelDesk:
             draw=lambda: rng.getrandbits(30),
             now=time.monotonic,
         )
+        self.removals = Removals(
+            root,
+            store,
+            view,
+            peers,
+            budget=section.disk_budget,
+            running=running,
+            changed=changed,
+        )
         self.pulls = ModelPulls(
             root,
             store,
@@ -115,10 +138,33 @@ class ModelDesk:
             origin=_origin,
             group=group,
             changed=changed,
+            room=self.removals.make_room,
+        )
+        self.receiver = Receiver(
+            root,
+            store,
+            reserve=section.reserve,
+            room=self.removals.make_room,
+            changed=changed,
         )
         self.pages = PeerPages(root, store, self.fetcher, finding, pace=pace(), busy=busy)
+        self.warming = Warming(
+            root,
+            store,
+            view,
+            configured=section.page_cache,
+            instances=instances,
+            loading=loading,
+            changed=warmed,
+        )
         self._admin = AdminPages(
-            root, store, view, self.pulls, running=running, changed=changed, recorded=recorded
+            root,
+            store,
+            view,
+            self.pulls,
+            warm=self.warming.order,
+            removals=self.removals,
+            recorded=recorded,
         )
 
     def node_pages(self) -> dict[str, App]:
@@ -129,17 +175,28 @@ class ModelDesk:
         """What admins may ask, by path."""
         return self._admin.apps(self._group)
 
+    @property
+    def tasks(self) -> dict[str, Callable[[], Coroutine[Any, Any, None]]]:
+        """What is to run beside the serving, by name."""
+        return {"models": self.run, "warming": self.warming.run}
+
+    def asked(self, model: str) -> None:
+        """A request for the model of this canonical name was served here."""
+        self.warming.asked(model)
+        self.removals.asked(model)
+
     async def run(self) -> None:
-        """Removes what lies there of pulls that nobody went on with; run it as a task."""
+        """Removes what nobody went on with, and what is beyond the disk budget; run it as a task."""
         while True:
             await asyncio.sleep(_TIDY_S)
             try:
                 gone = await asyncio.to_thread(tidy, self.root, time.time() - _OLD_S)
-            except BlobFault as fault:
-                log.warning("partial_blobs_not_tidied", reason=str(fault))
-                continue
-            if gone:
-                log.info("partial_blobs_removed", count=len(gone))
+                if gone:
+                    log.info("partial_blobs_removed", count=len(gone))
+                await self.receiver.tidy()
+                await self.removals.make_room(0)
+            except BridgeError as fault:
+                log.warning("models_not_tidied", reason=str(fault))
 
 
 def _origin(name: ModelName, insecure: bool) -> OriginPort:

@@ -14,31 +14,32 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Final, TypeAlias
 
 import structlog
 
-from bridge_agent.models.blob_files import blob_size, give_like, make_folders
+from bridge_agent.models.blob_files import PARTIAL, blob_size
 from bridge_agent.models.fetcher import BlobFetcher
 from bridge_agent.models.manifest_finding import holders, manifest_from
 from bridge_agent.models.manifest_rules import BadManifest, blobs_of, read_manifest
 from bridge_agent.models.origin import OriginFault, OriginPort
 from bridge_agent.models.peer_client import PeerClient
+from bridge_agent.models.store_writes import list_model
 from bridge_agent.routing.view import MeshView
 from bridge_core.decoding import Undecodable
 from bridge_core.dialects.errors import ApiError
 from bridge_core.errors import BridgeError
-from bridge_core.files import write_atomically
-from bridge_core.model_store.layout import Layer, Manifest, ModelStore, disk_errors, hex_digest
+from bridge_core.model_store.layout import Layer, Manifest, ModelStore, hex_digest
 from bridge_core.names import ModelName
 
 log = structlog.get_logger()
 
 Record: TypeAlias = dict[str, Any]
 MakeOrigin: TypeAlias = Callable[[ModelName, bool], OriginPort]
+MakeRoom: TypeAlias = Callable[[int, ModelName], Awaitable[None]]
 
 _ROUNDS: Final = 3  # of fetching again what somebody removed meanwhile
 _TAKEN: Final = "its blobs are removed as fast as they come: is a model deleted here that shares them?"
@@ -109,6 +110,7 @@ class ModelPulls:
         origin: Makes the origin of a name; the flag says that it may be asked without TLS.
         group: Where pulls run.
         changed: Called when the store has another model.
+        room: Makes room for so many bytes more, of this model, or raises BridgeError.
     """
 
     def __init__(
@@ -122,10 +124,12 @@ class ModelPulls:
         origin: MakeOrigin,
         group: asyncio.TaskGroup,
         changed: Callable[[], None],
+        room: MakeRoom,
     ) -> None:
         self._root = root
         self._store = store
         self._view = view
+        self._room = room
         self._peers = peers
         self._fetcher = fetcher
         self._origin = origin
@@ -189,12 +193,13 @@ class ModelPulls:
         data, manifest, from_mesh = await self._manifest(name, origin)
         pull.ready.set()
         likely = self._likely(name)
+        await self._room(await asyncio.to_thread(self._incoming, manifest), name)
         for _ in range(_ROUNDS):
             for layer in blobs_of(manifest):
                 await self._blob(pull, layer, None if from_mesh else origin, likely)
             pull.say("verifying", status="verifying sha256 digest")
             pull.say("writing", status="writing manifest")
-            if await asyncio.to_thread(self._list, self._store(), name, data, manifest):
+            if await asyncio.to_thread(list_model, self._root, self._store(), name, data, manifest):
                 break
         else:
             raise ApiError(500, f"{name.short()} is not whole: {_TAKEN}", late=True)
@@ -255,31 +260,12 @@ class ModelPulls:
         copies = self._view.index.copies(str(name).lower()).values()
         return tuple(dict.fromkeys(copy.node for copy in copies))[:_MOST_LIKELY]
 
-    def _lacks(self, manifest: Manifest) -> bool:
-        """Whether a blob is gone again: an engine may delete a model that shares it."""
-        return any(blob_size(self._root, hex_digest(one.digest)) != one.size for one in blobs_of(manifest))
-
-    def _list(self, store: ModelStore, name: ModelName, data: bytes, manifest: Manifest) -> bool:
-        """Writes a manifest whose blobs are all there; False: it was not written."""
-        with store.changing:  # nothing is removed between the look and the manifest that says it is used
-            if self._lacks(manifest):
-                return False
-            self._write(store, name, data)
-        return True
-
-    @staticmethod
-    def _write(store: ModelStore, name: ModelName, data: bytes) -> None:
-        try:
-            replaced = store.find(name)
-        except ApiError:  # a damaged one is what this mends
-            replaced = None
-        path = store.manifest_path(replaced.name if replaced else name)
-        with disk_errors():
-            make_folders(store.manifests, path.parent)
-            write_atomically(path, data, mode=0o644)
-            give_like(store.manifests, path)
-        if replaced is not None:
-            store.prune(replaced.manifest)
+    def _incoming(self, manifest: Manifest) -> int:
+        """Bytes of the blobs that are neither here nor on their way."""
+        wanted = {hex_digest(one.digest): one.size for one in blobs_of(manifest)}
+        there = (hex_ for hex_, size in wanted.items() if blob_size(self._root, hex_) == size)
+        begun = (hex_ for hex_ in wanted if (self._root / PARTIAL / hex_).exists())
+        return sum(size for hex_, size in wanted.items() if hex_ not in {*there, *begun})
 
 
 def _plain(fault: OriginFault) -> str:

@@ -6,6 +6,8 @@ Rules:
 2. A model that an engine here has in memory, or that requests run for, stays.
 3. Of those that may go the ones used least recently go first, no more than are needed; of equally old ones
    the largest.
+4. Nodes that need room at the same moment see each other's copies: one of those that have a model, the same
+   in all their eyes, removes its copy only on an admin's word (`models/removing.py`).
 """
 
 from __future__ import annotations
@@ -44,6 +46,11 @@ def refusal(model: Held, *, last_copy: bool = False) -> str:
     if not model.others and not last_copy:
         return "no other node of the mesh has these weights by this name: it is the last copy"
     return ""
+
+
+def excess(taken: int, incoming: int, budget: int) -> int:
+    """Bytes that have to go for `incoming` more to fit into the budget beside those taken."""
+    return max(0, taken + incoming - budget)
 
 
 def evicted(models: Iterable[Held], needed: int) -> list[Held]:

@@ -23,6 +23,7 @@ import msgspec
 from bridge_agent.routing.view import Target
 
 LOAD_S: Final = 5.0  # until a model is in memory, where nothing more is known
+WARM_LOAD_S: Final = LOAD_S / 4  # the same of one in the page cache: measured 4.4 times as fast
 _PACE: Final = 2_000.0  # bytes a second, until one was observed: a small model on a processor
 _HELD_S: Final = 2.0  # likewise
 _SMOOTHING: Final = 0.2
@@ -64,8 +65,9 @@ def first_token_s(target: Target, model: str, busy: int, outlook: Outlook) -> fl
     resident = model in target.loaded
     cached = outlook.cached.get(target.id, 0) if resident else 0
     wait = max(0, busy - target.slots + 1) / target.slots * pace.held_s
+    load_s = WARM_LOAD_S if model in target.warm else LOAD_S
     compute = max(0, outlook.size - cached) / pace.prefill
-    return outlook.far.get(target.node, 0.0) + wait + compute + (0.0 if resident else LOAD_S)
+    return outlook.far.get(target.node, 0.0) + wait + compute + (0.0 if resident else load_s)
 
 
 def soonest_first(

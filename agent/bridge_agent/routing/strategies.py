@@ -84,13 +84,16 @@ def least_request(
 def residency(
     targets: Sequence[Target], model: str, shares: Mapping[str, float], work: Work, draw: int
 ) -> list[Target]:
-    """Who has the model in memory and a slot free, then in memory, then on disk only.
+    """Who has the model in memory and a slot free, then in memory, then on disk only, warm before cold.
 
     One with so much work that loading the model elsewhere is sooner done comes after idle others.
     """
-    ranked = _ranked(
-        targets, lambda one: (residency_tier(one, model, work), _pressure(one, shares, work)), draw
-    )
+
+    def rank(one: Target) -> tuple[int, bool, float]:
+        tier = residency_tier(one, model, work)
+        return tier, tier > 1 and model not in one.warm, _pressure(one, shares, work)
+
+    ranked = _ranked(targets, rank, draw)
     return apart(ranked)[:MAX_CANDIDATES]
 
 
@@ -119,7 +122,8 @@ def ring_hash(
     """The ring's order, split into those within their bounded share of the work and those over it.
 
     One with a free slot is within it: a cache that fits is worth more than evenness among the idle. One
-    that has yet to load the model has nothing cached of anybody, so who has it loaded comes before it.
+    that has yet to load the model has nothing cached of anybody, so who has it loaded comes before it, and
+    who has it in the page cache before who has it on the disk.
     For that the ring is followed past the first four, to the 64th at most: some tens of microseconds
     where nobody has it loaded yet, in place of the second that loading it once more takes.
     `room` is the work allowed per unit of share; None: everybody is idle. `shares` need only hold
@@ -140,7 +144,7 @@ def ring_hash(
             if enough and (model in under[0].loaded or model in target.loaded or len(under) >= _LOOKED_AT):
                 break
     if under and model not in under[0].loaded:
-        under.sort(key=lambda one: model not in one.loaded)
+        under.sort(key=lambda one: (model not in one.loaded, model not in one.warm))
     return under, over
 
 

@@ -41,6 +41,7 @@ class Target(msgspec.Struct, frozen=True):
         available: Whether it takes new work: ready, on an active node, reachable by address.
         reason: Why it is not available.
         failure_domain: What it falls together with, beyond its node; empty: nothing.
+        warm: Models whose files lie in its node's page cache, by their canonical names.
         loading: Models that are on their way into its memory, by their canonical names.
         starting: It is expected to be ready soon.
         leaving: It was told to take no new work, or is gone until started again.
@@ -60,6 +61,7 @@ class Target(msgspec.Struct, frozen=True):
     starting: bool = False
     leaving: bool = False
     loading: tuple[LoadingModel, ...] = ()
+    warm: frozenset[str] = frozenset()
 
     def load_of(self, model: str) -> LoadingModel | None:
         """Its load of the model of this canonical name, while that is going on."""
@@ -275,6 +277,7 @@ def _local_target(node: str, instance: LocalInstance, snapshot: Snapshot, closed
         instance.state == "starting",
         bool(closed) or instance.state in _GOING or (own is not None and own.state != "active"),
         _loading(instance.loading),
+        _canonicals(instance.warm),
     )
 
 
@@ -310,6 +313,7 @@ def _remote_target(record: Instance, node: Node | None, snapshot: Snapshot) -> T
         record.state == "starting",
         node is None or node.state != "active" or record.state in _GOING,
         _loading(record.loading),
+        _canonicals(record.warm),
     )
 
 

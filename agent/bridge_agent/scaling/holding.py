@@ -15,6 +15,7 @@ import structlog
 
 from bridge_agent.engines.client import ResidentModel
 from bridge_agent.engines.view import LocalInstance
+from bridge_agent.loading.model_loads import warmed_up
 from bridge_agent.scaling.holding_rules import PAUSE_S, Step, step
 from bridge_core.errors import BridgeError
 from bridge_core.holders import ModelHolders
@@ -38,6 +39,9 @@ class Holding(Protocol):
 
     async def load(self, model: str, *, keep_alive: str | int | None = None) -> None:
         """Loads a model, or with 0 lets go of it. Raises BridgeError."""
+
+    async def warm_up(self, model: str, *, embedding: bool = False) -> None:
+        """Has a model that is in memory do its first work. Raises BridgeError."""
 
     async def close(self) -> None:
         """Lets go of its connections."""
@@ -140,6 +144,7 @@ class ModelHolding:
         self._faults.pop(key, None)
         if what == "load":
             self._ours.add(key)
+            await warmed_up(engine, model)
         else:
             self._ours.discard(key)
         self._changed(instance)

@@ -8,17 +8,19 @@ needs it once a day.
 from bridge_core.identity.certificate_info import CertificateInfo
 from bridge_core.identity.rotation_rules import CertificateState, certificate_state, renew_at
 from bridge_core.identity.spiffe import IdentityFault, SpiffeId, check_node_name, check_trust_domain
-from bridge_core.identity.tokens import JoinToken, TokenFault
+from bridge_core.identity.tokens import JoinToken, PodToken, TokenFault, parse_token
 
 __all__ = [
     "CertificateInfo",
     "CertificateState",
     "IdentityFault",
     "JoinToken",
+    "PodToken",
     "SpiffeId",
     "TokenFault",
     "certificate_state",
     "check_node_name",
     "check_trust_domain",
+    "parse_token",
     "renew_at",
 ]

@@ -1,8 +1,13 @@
-"""Join tokens: `brj1.<id>.<secret>.<sha256 of the CA>`.
+"""What nodes join with: join tokens, and what a pod of Kubernetes has in their place.
+
+Join tokens: `brj1.<id>.<secret>.<sha256 of the CA>`.
 
 The id finds the token's record, the secret proves it was handed out, the hash lets whoever joins
 recognise the mesh's CA before anything secret is sent. Only a hash of the secret is ever stored;
 it has 256 random bits, so a plain SHA-256 cannot be searched.
+
+Pods: `brk1.<sha256 of the CA>.<the pod's service account token>`. The registry has Kubernetes say whose
+it is.
 """
 
 from __future__ import annotations
@@ -17,8 +22,11 @@ import msgspec
 from bridge_core.errors import BridgeError
 
 PREFIX: Final = "brj1"
+POD_PREFIX: Final = "brk1"
 _ID: Final = re.compile(r"[0-9a-f]{16}")
 _HASH: Final = re.compile(r"[0-9a-f]{64}")
+_LONGEST_POD_TOKEN: Final = 16 * 1024
+_JWT: Final = re.compile(r"[A-Za-z0-9_-]+\.[A-Za-z0-9_-]+\.[A-Za-z0-9_-]+")
 
 
 class TokenFault(BridgeError):
@@ -84,3 +92,48 @@ class JoinToken(msgspec.Struct, frozen=True):
                 raise TokenFault(f"the join token is truncated: its {name} is too short", hint=hint)
             raise TokenFault(f"the join token is damaged: its {name} is malformed", hint=hint)
         return cls(*parts[1:])
+
+
+class PodToken(msgspec.Struct, frozen=True):
+    """A pod's service account token, and which CA the mesh is known by.
+
+    Attributes:
+        ca_pin: SHA-256 of the CA certificate's DER, hexadecimal.
+        token: As the kubelet wrote it.
+    """
+
+    ca_pin: str
+    token: str
+
+    def __str__(self) -> str:
+        return f"{POD_PREFIX}.{self.ca_pin}.{self.token}"
+
+    def __repr__(self) -> str:
+        return f"PodToken(ca_pin={self.ca_pin!r}, token=…)"  # a repr ends up in logs
+
+    @classmethod
+    def parse(cls, text: str) -> PodToken:
+        """The token that `text` spells; white space around it is ignored.
+
+        Raises:
+            TokenFault: it is none.
+        """
+        prefix, _, rest = text.strip().partition(".")
+        pin, _, token = rest.partition(".")
+        if prefix != POD_PREFIX or not _HASH.fullmatch(pin):
+            raise TokenFault("this is not a pod's join token", hint="bridge-agent join makes it of its files")
+        if len(token) > _LONGEST_POD_TOKEN or not _JWT.fullmatch(token):
+            raise TokenFault(
+                "the service account's token is none",
+                hint="it has three parts with dots between, as the kubelet writes it",
+            )
+        return cls(pin, token)
+
+
+def parse_token(text: str) -> JoinToken | PodToken:
+    """Either of them, by its prefix.
+
+    Raises:
+        TokenFault: it is none of the two.
+    """
+    return PodToken.parse(text) if text.strip().startswith(f"{POD_PREFIX}.") else JoinToken.parse(text)

@@ -15,15 +15,24 @@ import structlog
 
 from bridge_core import keyspace
 from bridge_core.errors import BridgeError, Unavailable
-from bridge_core.identity import IdentityFault, JoinToken, SpiffeId, TokenFault, check_node_name
+from bridge_core.identity import (
+    IdentityFault,
+    JoinToken,
+    PodToken,
+    SpiffeId,
+    TokenFault,
+    check_node_name,
+    parse_token,
+)
 from bridge_core.identity import certificates as x509
 from bridge_core.store.api import Delete, KeyValue, Op, Put, Store, Unchanged
 from bridge_core.tls import Peer
-from bridge_registry.enrolment import join_rules
+from bridge_registry.enrolment import join_rules, pod_rules
 from bridge_registry.enrolment.grace_rules import Budgets, check_grace
 from bridge_registry.enrolment.join_rules import EnrolmentRefused, JoinRefusal
 from bridge_registry.enrolment.late_renewal import LateRenewal, fingerprint, proven
 from bridge_registry.enrolment.nonces import Nonces
+from bridge_registry.enrolment.pod_rules import Pod
 from bridge_registry.enrolment.revoking import batches, live_serials
 from bridge_registry.records import NodeRecord, SerialRecord, TokenRecord, decode, encode
 
@@ -94,6 +103,17 @@ class Signer(Protocol):
         """What a member trusts in another member."""
 
 
+class PodReviewer(Protocol):
+    """Has Kubernetes vouch for pods."""
+
+    @property
+    def dns_names(self) -> tuple[str, ...]:
+        """Host names that certificates of pods may carry."""
+
+    async def review(self, token: str, remote: str) -> Pod:
+        """The pod whose token it is, one that may join. Raises EnrolmentRefused or Unavailable."""
+
+
 class Enroller:
     """Grants identities.
 
@@ -107,6 +127,7 @@ class Enroller:
         nonces: What is signed for that.
         fence: Gives the condition under which this registry may write; raises when it does not lead.
         clock: Unix seconds.
+        pods: Vouches for pods that join by their service account; None: none may.
     """
 
     def __init__(
@@ -121,7 +142,9 @@ class Enroller:
         nonces: Nonces,
         fence: Callable[[], Unchanged],
         clock: Callable[[], float],
+        pods: PodReviewer | None = None,
     ) -> None:
+        self._pods = pods
         self._store = store
         self._signer = signer
         self._trust_domain = trust_domain
@@ -135,7 +158,7 @@ class Enroller:
         self._clock = clock
 
     async def join(self, request: JoinRequest, *, remote: str) -> Issued:
-        """A node's first certificate, against a token.
+        """A node's first certificate, against a join token, or a pod's of its service account.
 
         Raises:
             EnrolmentRefused: the reason is for the caller.
@@ -143,9 +166,12 @@ class Enroller:
         """
         audit = log.bind(node=request.node[:80], remote=remote)
         try:
-            token = JoinToken.parse(request.token)
-            audit = audit.bind(token=token.id)
-            issued = await self._join(token, request)
+            token = parse_token(request.token)
+            if isinstance(token, PodToken):
+                issued = await self._join_pod(token, request, remote)
+            else:
+                audit = audit.bind(token=token.id)
+                issued = await self._join(token, request)
         except (TokenFault, EnrolmentRefused) as fault:
             audit.warning("join_refused", reason=fault.message)
             if isinstance(fault, TokenFault):
@@ -253,18 +279,8 @@ class Enroller:
                 join_rules.check_use(record, self._clock())
                 join_rules.check_name(request.node, record, existing)
             issued = self._issue(identity, csr, request.peer_address, record.dns_names)
-            node = NodeRecord(
-                name=request.node,
-                peer=request.peer_address,
-                labels={**request.labels, **record.labels},
-                serial=issued.serial,
-                expires=issued.expires,
-                version=request.version,
-                token=token.id,
-                key=key,
-                dns_names=record.dns_names,
-                issuer=issued.issuer,
-            )
+            asked = msgspec.structs.replace(request, labels={**request.labels, **record.labels})
+            node = _record(asked, issued, token.id, key, record.dns_names)
             ops: list[Op] = [
                 Put(keyspace.NODES + request.node, encode(node)),
                 self._serial_op(issued),
@@ -284,6 +300,35 @@ class Enroller:
                 return issued
             await asyncio.sleep(0.01 * attempt)  # others use the same token at the same moment
         raise Unavailable("too many joins at once with this token", hint="try again")
+
+    async def _join_pod(self, token: PodToken, request: JoinRequest, remote: str) -> Issued:
+        identity, csr, request = self._check_request(request)
+        if self._pods is None:
+            raise EnrolmentRefused(
+                JoinRefusal.UNAUTHENTICATED,
+                "this registry lets no pods join by their service account",
+                hint="--kubernetes-join of the registry names those that may; else a join token is needed",
+            )
+        join_rules.check_pin(token.ca_pin, self._signer.pins)
+        self._fence()
+        pod = await self._pods.review(token.token, remote)
+        place, key = keyspace.NODES + request.node, fingerprint(csr.public_key)
+        for attempt in range(_ATTEMPTS):
+            item = await self._store.get(place)
+            existing = decode(item, NodeRecord) if item is not None else None
+            pod_rules.check_name(pod, request.node, existing)
+            issued = self._issue(identity, csr, request.peer_address, self._pods.dns_names)
+            node = _record(request, issued, pod.token_id, key, self._pods.dns_names)
+            ops: list[Op] = [Put(place, encode(node)), self._serial_op(issued)]
+            conditions = [Unchanged(place, item.mod_revision if item else 0)]
+            if existing is not None and not join_rules.is_repetition(existing, pod.token_id, key):
+                ops += await self._revoking(await self._live_serials(request.node, "replaced"), conditions)
+            outcome = await self._store.commit(ops, if_=[*conditions, self._fence()])
+            if outcome.committed:
+                log.info("pod_vouched_for", node=request.node, account=pod.account, uid=pod.uid)
+                return issued
+            await asyncio.sleep(0.01 * attempt)
+        raise Unavailable("the node's record changed meanwhile", hint="try again")
 
     async def _renew(self, peer: Peer, csr_pem: bytes, peer_address: str, version: str) -> Issued:
         try:
@@ -450,6 +495,28 @@ class _Asked(msgspec.Struct, frozen=True):
     csr: x509.CertificateRequest
     peer_address: str
     version: str
+
+
+def _record(
+    request: JoinRequest,
+    issued: Issued,
+    token_id: str,
+    key: str,
+    dns_names: tuple[str, ...],
+) -> NodeRecord:
+    """The record of a node that has joined."""
+    return NodeRecord(
+        name=request.node,
+        peer=request.peer_address,
+        labels=request.labels,
+        serial=issued.serial,
+        expires=issued.expires,
+        version=request.version,
+        token=token_id,
+        key=key,
+        dns_names=dns_names,
+        issuer=issued.issuer,
+    )
 
 
 def _revoked(name: str) -> EnrolmentRefused:

@@ -60,18 +60,27 @@ class Names(msgspec.Struct, frozen=True):
     left_out: tuple[str, ...] = ()
 
 
+def check_pin(ca_pin: str, pins: Collection[str]) -> None:
+    """Returns when who joins knows this mesh's CA, and not another's.
+
+    Raises:
+        EnrolmentRefused: it does not.
+    """
+    if ca_pin not in pins:
+        raise EnrolmentRefused(
+            JoinRefusal.UNAUTHENTICATED,
+            "the join token is of another mesh: it names another CA",
+            hint="make one with `bridgectl token create` against this registry",
+        )
+
+
 def check_token(token: JoinToken, record: TokenRecord | None, pins: Collection[str]) -> TokenRecord:
     """The record, when the token is of this mesh and genuine (rule 1, first half).
 
     Raises:
         EnrolmentRefused: it is not.
     """
-    if token.ca_pin not in pins:
-        raise EnrolmentRefused(
-            JoinRefusal.UNAUTHENTICATED,
-            "the join token is of another mesh: it names another CA",
-            hint="make one with `bridgectl token create` against this registry",
-        )
+    check_pin(token.ca_pin, pins)
     if record is None or not token.proves(record.secret_hash):
         raise EnrolmentRefused(
             JoinRefusal.UNAUTHENTICATED,

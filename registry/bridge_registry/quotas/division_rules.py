@@ -11,9 +11,9 @@ def divide(whole: int, among: Mapping[str, int]) -> dict[str, int]:
     What does not divide goes one by one to whoever comes first.
     """
     total = sum(among.values())
-    if whole <= 0 or not total:
+    if not total:
         return {}
-    whole = min(whole, total)
+    whole = max(0, min(whole, total))
     parts = {name: whole * could // total for name, could in among.items()}
     rest = whole - sum(parts.values())
     for name, could in sorted(among.items()):

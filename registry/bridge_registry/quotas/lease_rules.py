@@ -87,14 +87,18 @@ class _Node:
 
     __slots__ = ("began", "cells", "due", "heard", "open", "sequence", "untaken")
 
-    def __init__(self) -> None:
-        self.open = False
-        self.heard = 0.0
+    def __init__(self, now: float) -> None:
         self.began = 0
-        self.sequence = 0
         self.due: set[Bucket] = set()
         self.cells: set[Bucket] = set()
         self.untaken: set[Bucket] = set()
+        self.opens(now)
+
+    def opens(self, now: float) -> None:
+        """A stream of it begins."""
+        self.open, self.heard, self.sequence = True, now, 0
+        self.due.clear()
+        self.untaken.clear()
 
 
 class BucketUse(msgspec.Struct, frozen=True):
@@ -131,10 +135,11 @@ class LeaseBook:
 
     def opened(self, node: str, now: float) -> None:
         """A stream of this node begins; its first report has all that is not as it begins."""
-        known = self._nodes.setdefault(node, _Node())
-        known.open, known.heard, known.sequence = True, now, 0
-        known.due.clear()
-        known.untaken.clear()
+        known = self._nodes.get(node)
+        if known is None:
+            self._nodes[node] = _Node(now)
+        else:
+            known.opens(now)
 
     def closed(self, node: str) -> None:
         """Its stream has ended."""

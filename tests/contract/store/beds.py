@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import signal
-import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -21,10 +20,11 @@ from bridge_wire.etcd.rpc_pb2 import CompactionRequest
 from bridge_wire.etcd.rpc_pb2_grpc import KVStub
 from tests.etcd_server import EtcdServer
 from tests.fakes.store import FakeEtcd, FakeStore
+from tests.ports import free_port
 from tests.support import eventually
 
-# Short waits, so that silence is noticed within a test's patience.
-QUICK = StoreTiming(connect_s=0.5, answer_s=0.5, idle_s=0.3, backoff_first_s=0.02, backoff_most_s=0.2)
+# Silence is noticed within a test's patience, and a busy machine is not taken for it.
+QUICK = StoreTiming(connect_s=3.0, answer_s=3.0, idle_s=0.3, backoff_first_s=0.02, backoff_most_s=0.2)
 
 
 class Bed(Protocol):
@@ -87,12 +87,6 @@ class Certificates:
         return ClientTls(cert=cert, key=key, ca=self.ca)
 
 
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
 class EtcdBed:
     lease_s = 2.0  # etcd's least: one and a half election timeouts, rounded up
 
@@ -144,7 +138,7 @@ class EtcdBed:
 
     async def compact(self, revision: int) -> None:
         async with self.channel() as channel:
-            await KVStub(channel).Compact(CompactionRequest(revision=revision, physical=True), timeout=5.0)
+            await KVStub(channel).Compact(CompactionRequest(revision=revision, physical=True), timeout=60)
 
 
 @asynccontextmanager

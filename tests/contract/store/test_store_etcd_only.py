@@ -25,7 +25,8 @@ from bridge_wire.etcd.rpc_pb2 import (
     AuthUserGrantRoleRequest,
 )
 from bridge_wire.etcd.rpc_pb2_grpc import AuthStub
-from tests.contract.store.beds import QUICK, Certificates, EtcdBed, free_port
+from tests.contract.store.beds import QUICK, Certificates, EtcdBed
+from tests.ports import free_port
 from tests.support import eventually, kept
 
 pytestmark = pytest.mark.etcd
@@ -87,9 +88,9 @@ async def test_an_etcd_that_is_not_there_is_waited_for(tmp_path: Path) -> None:
         first = asyncio.ensure_future(anext(watch))
         bed.server.start()
         try:
-            listing = await asyncio.wait_for(first, 20.0)
+            listing = await asyncio.wait_for(first, 60)
             assert isinstance(listing, KeyListing)
-            assert await asyncio.wait_for(lease.changed(0), 5.0)
+            assert await asyncio.wait_for(lease.changed(0), 60)
             assert store.fault is None
         finally:
             await watch.aclose()
@@ -136,7 +137,7 @@ async def test_what_its_role_does_not_cover_a_client_is_refused(own_etcd: EtcdBe
         assert store.fault is None
         watch = store.watch("/members/")
         with pytest.raises(StoreRefused, match="permission denied"):
-            await asyncio.wait_for(anext(watch), 5.0)
+            await asyncio.wait_for(anext(watch), 60)
         await lease.revoke()
 
 
@@ -145,9 +146,9 @@ async def test_of_several_endpoints_one_that_answers_is_used(etcd_bed: EtcdBed) 
     async with opened([dead, etcd_bed.url], etcd_bed.certificates.client) as store:
         assert (await store.commit([Put("/several/a", b"1")])).committed
         watch = store.watch("/several/")
-        assert isinstance(await asyncio.wait_for(anext(watch), 5.0), KeyListing)
+        assert isinstance(await asyncio.wait_for(anext(watch), 60), KeyListing)
         await store.commit([Put("/several/a", b"2")])
-        assert isinstance(await asyncio.wait_for(anext(watch), 5.0), Changes)
+        assert isinstance(await asyncio.wait_for(anext(watch), 60), Changes)
         await watch.aclose()
         assert store.fault is None
 
@@ -182,12 +183,12 @@ async def test_a_store_put_back_to_an_older_state_is_listed_again(own_etcd: Etcd
         assert isinstance(await anext(watch), KeyListing)
         for number in range(5):
             await store.commit([Put("/a", b"%d" % number)])
-            assert isinstance(await asyncio.wait_for(anext(watch), 5.0), Changes)
+            assert isinstance(await asyncio.wait_for(anext(watch), 60), Changes)
         own_etcd.server.kill()
         shutil.rmtree(settings.data_dir)
         shutil.copytree(tmp_path / "backup", settings.data_dir)
         own_etcd.server.start()
-        again = await asyncio.wait_for(anext(watch), 20.0)
+        again = await asyncio.wait_for(anext(watch), 60)
         await watch.aclose()
     assert isinstance(again, KeyListing)
     assert [item.value for item in again.items] == [b"old"]
@@ -203,7 +204,7 @@ async def test_a_large_listing_and_a_large_transaction_pass(etcd_bed: EtcdBed) -
     async with opened([etcd_bed.url], etcd_bed.certificates.client) as store:
         await store.commit([Put(f"/large/{number:04}", b"x" * 2_000) for number in range(2_500)])
         watch = store.watch("/large/")
-        listing = await asyncio.wait_for(anext(watch), 10.0)
+        listing = await asyncio.wait_for(anext(watch), 60)
         await watch.aclose()
         assert len(listing.items if isinstance(listing, KeyListing) else ()) == 2_500
         await eventually(lambda: store.fault is None)

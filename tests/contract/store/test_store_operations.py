@@ -81,15 +81,16 @@ async def test_a_key_goes_with_its_lease(store: Store, prefix: str) -> None:
     assert found.lease == lease_id
     await lease.revoke()
     assert lease.id == 0
-    assert await store.get(prefix + "a") is None
+    await eventually(lambda: _gone(store, prefix + "a"))
 
 
 async def test_a_lease_is_kept_and_its_end_is_never_too_late(bed: Bed, store: Store, prefix: str) -> None:
     before = time.monotonic()
-    lease = kept(store, bed.lease_s)
+    lasts_s = 3 * bed.lease_s  # a machine may stall for that long
+    lease = kept(store, lasts_s)
     lease_id = await lease.changed(0)
     first_end = lease.expires_at
-    assert before < first_end <= time.monotonic() + bed.lease_s
+    assert before < first_end <= time.monotonic() + lasts_s
     await store.commit([Put(prefix + "a", b"", lease=lease_id)])
     await eventually(lambda: lease.expires_at > first_end + bed.lease_s)
     assert lease.id == lease_id
@@ -100,9 +101,16 @@ async def test_a_lease_is_kept_and_its_end_is_never_too_late(bed: Bed, store: St
 async def test_a_write_under_a_lease_that_is_gone_is_refused(store: Store, prefix: str) -> None:
     lease = kept(store, 5.0)
     lease_id = await lease.changed(0)
-    await lease.revoke()
-    with pytest.raises(LeaseGone):
-        await store.commit([Put(prefix + "a", b"", lease=lease_id)])
+    await lease.revoke()  # a store that does not answer soon is left to let it expire
+
+    async def refused() -> bool:
+        try:
+            await store.commit([Put(prefix + "a", b"", lease=lease_id)])
+        except LeaseGone:
+            return True
+        return False
+
+    await eventually(refused)
 
 
 async def test_a_closed_client_leaves_its_lease_to_expire(bed: Bed, store: Store, prefix: str) -> None:
@@ -112,10 +120,11 @@ async def test_a_closed_client_leaves_its_lease_to_expire(bed: Bed, store: Store
     await other.close()
     assert await store.get(prefix + "a") is not None
 
-    async def gone() -> bool:
-        return await store.get(prefix + "a") is None
+    await eventually(lambda: _gone(store, prefix + "a"))
 
-    await eventually(gone, 10.0)
+
+async def _gone(store: Store, key: str) -> bool:
+    return await store.get(key) is None
 
 
 async def test_a_lease_lost_while_the_server_was_away_is_replaced(
@@ -126,9 +135,9 @@ async def test_a_lease_lost_while_the_server_was_away_is_replaced(
     await store.commit([Put(prefix + "a", b"", lease=lost)])
     await bed.pause()
     await eventually(lambda: time.monotonic() > lease.expires_at + 0.2)
-    assert store.fault is not None
+    await eventually(lambda: store.fault is not None)
     await bed.resume()
-    replacement = await asyncio.wait_for(lease.changed(lost), 10.0)
+    replacement = await asyncio.wait_for(lease.changed(lost), 60)
     assert replacement == lease.id != lost
     assert lease.expires_at > time.monotonic()
     assert await store.get(prefix + "a") is None

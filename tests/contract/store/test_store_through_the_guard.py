@@ -23,12 +23,13 @@ from bridge_wire.etcd.rpc_pb2 import LeaseRevokeRequest
 from bridge_wire.etcd.rpc_pb2_grpc import LeaseStub
 from tests.contract.store.beds import QUICK
 from tests.guard_bed import GuardBed, Holder, registered
+from tests.ports import free_port
 from tests.support import eventually, kept
 
 pytestmark = pytest.mark.etcd
 
 KEY = "/bridge/v1/members/one/0"
-TTL_S = 2.0  # etcd's least
+TTL_S = 6.0  # a machine may stall for some of it
 
 
 @pytest.fixture
@@ -55,11 +56,11 @@ async def test_an_agents_registration_works_through_it(bed: GuardBed) -> None:
         await eventually(lambda: _there(bed, {KEY, "/bridge/v1/members/one/1"}))
         registration.publish([Instance(id="one/1", node="one", weight=3)])
         await eventually(lambda: _there(bed, {"/bridge/v1/members/one/1"}))
-        assert registration.report(time.monotonic()).up
+        await eventually(lambda: registration.report(time.monotonic()).up)
         running.cancel()
         await asyncio.gather(running, return_exceptions=True)
         await registration.revoke()
-        assert await keys(bed) == set()
+        await eventually(lambda: _there(bed, set()))
 
 
 async def _there(bed: GuardBed, expected: set[str]) -> bool:
@@ -68,10 +69,10 @@ async def _there(bed: GuardBed, expected: set[str]) -> bool:
 
 async def test_a_lease_lives_on_over_a_restart_of_the_guard(bed: GuardBed) -> None:
     node = await bed.enrol("one")
-    async with bed.guard() as guard:
-        port = guard.port
+    port = free_port()
+    async with bed.guard(port):
         store = EtcdStore([bed.guard_url], node.tls, timing=QUICK)
-        lease = await registered(store, KEY, ttl_s=TTL_S * 3)
+        lease = await registered(store, KEY, ttl_s=TTL_S * 2)
         held = lease.id
     async with bed.guard(port) as guard:
         before = lease.expires_at
@@ -130,8 +131,8 @@ async def test_a_lost_lease_is_told_as_etcd_tells_it(bed: GuardBed) -> None:
         lost = lease.id
         registry = Holder(bed, node.identity, "", bed.pki.etcd_client("registry"))
         async with registry.channel(bed.etcd_url) as channel:
-            await LeaseStub(channel).LeaseRevoke(LeaseRevokeRequest(ID=lost), timeout=5)
-        again = await asyncio.wait_for(lease.changed(lost), 20)
+            await LeaseStub(channel).LeaseRevoke(LeaseRevokeRequest(ID=lost), timeout=60)
+        again = await asyncio.wait_for(lease.changed(lost), 60)
         assert again not in {0, lost}
         assert (await store.commit([Put(KEY, b"{}", lease=again)])).committed
 
@@ -149,7 +150,7 @@ async def test_the_largest_records_pass_and_leases_are_counted(bed: GuardBed) ->
         await eventually(lambda: sum(guard.service.refused.values()) > 0)
         assert more.id == 0
         await leases[0].revoke()
-        await asyncio.wait_for(more.changed(0), 10)
+        await asyncio.wait_for(more.changed(0), 60)
 
 
 async def test_its_figures_say_what_it_let_through_and_what_not(bed: GuardBed) -> None:
@@ -160,7 +161,7 @@ async def test_its_figures_say_what_it_let_through_and_what_not(bed: GuardBed) -
         def asked(path: str) -> str:
             try:
                 url = f"http://127.0.0.1:{guard.admin_port}{path}"
-                return str(urllib.request.urlopen(url, timeout=5).read().decode())
+                return str(urllib.request.urlopen(url, timeout=60).read().decode())
             except OSError as fault:
                 return str(fault)
 

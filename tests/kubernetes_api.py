@@ -1,0 +1,94 @@
+"""A Kubernetes API that reviews tokens: the fake that scenarios use, held to what the real one answers."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import trustme
+
+from bridge_core import http1
+from bridge_core.http1 import Exchange
+from bridge_registry.enrolment.pod_rules import KubernetesApi
+
+OWN = "the-registrys-own"
+ACCOUNT = "bridge:mesh-bridge-agent"
+
+
+class FakeApi:
+    """Reviews the tokens that it is told of.
+
+    Attributes:
+        pods: By token: the username, the pod's name and uid, and the audiences.
+        asked: Bodies of the reviews.
+        answer: Status and body in place of a review; None: it reviews.
+    """
+
+    def __init__(self) -> None:
+        self.pods: dict[str, tuple[str, str, str, list[str]]] = {}
+        self.asked: list[dict[str, Any]] = []
+        self.answer: tuple[int, bytes] | None = None
+
+    def knows(
+        self,
+        token: str,
+        name: str,
+        uid: str,
+        *,
+        audience: str = "bridge-join.bridge.local",
+        account: str = ACCOUNT,
+    ) -> None:
+        """A pod's token."""
+        self.pods[token] = (f"system:serviceaccount:{account}", name, uid, [audience])
+
+    def app(self, exchange: Exchange) -> None:
+        """Answers one request."""
+        request = exchange.request
+        known = (b"Bearer " + OWN.encode()) == request.headers.get(b"authorization")
+        if (request.method, request.path) != ("POST", "/apis/authentication.k8s.io/v1/tokenreviews"):
+            exchange.respond(404)
+        elif self.answer is not None:
+            exchange.respond(self.answer[0], (), self.answer[1])
+        elif not known:
+            exchange.respond(401, (), b'{"kind":"Status","code":401}')
+        else:
+            exchange.respond(201, ((b"content-type", b"application/json"),), self._review(request.body))
+
+    def _review(self, body: bytes) -> bytes:
+        asked = json.loads(body)
+        self.asked.append(asked)
+        pod = self.pods.get(asked["spec"]["token"])
+        status: dict[str, Any] = {"user": {}, "error": "invalid bearer token"}
+        if pod is not None and (meant := [one for one in pod[3] if one in asked["spec"]["audiences"]]):
+            extra = {
+                "authentication.kubernetes.io/pod-name": [pod[1]],
+                "authentication.kubernetes.io/pod-uid": [pod[2]],
+            }
+            status = {
+                "authenticated": True,
+                "audiences": meant,
+                "user": {"username": pod[0], "uid": "u", "groups": ["system:authenticated"], "extra": extra},
+            }
+        return json.dumps({**asked, "status": status}).encode()
+
+
+@contextlib.asynccontextmanager
+async def reviewing(folder: Path) -> AsyncIterator[tuple[FakeApi, KubernetesApi]]:
+    """A fake API over TLS, and how a registry is told of it."""
+    authority, api = trustme.CA(), FakeApi()
+    folder.mkdir(parents=True)
+    authority.cert_pem.write_to_path(str(folder / "ca.crt"))
+    (folder / "token").write_text(OWN + "\n")
+    import ssl
+
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    authority.issue_cert("127.0.0.1").configure_cert(context)
+    server = await http1.serve(api.app, name="kubernetes", ssl=context)
+    try:
+        told = KubernetesApi((ACCOUNT,), ("mesh-bridge.bridge.svc",), ("127.0.0.1", server.port), folder)
+        yield api, told
+    finally:
+        await server.close()
