@@ -136,6 +136,7 @@ async def _happens(mesh: Mesh, fault: str) -> AsyncIterator[None]:
 
 async def _round(mesh: Mesh, sight: Sight, fault: str) -> tuple[float, float]:
     """Seconds until it was found in band and out of band; infinite: not before the limit."""
+    await eventually(lambda: bool(runners(mesh, NODE)), 240)  # it has the model in memory again
     failures = sight.failures
     signs: dict[str, Callable[[], bool]] = {
         "in": lambda: sight.ejected or sight.failures > failures,
