@@ -13,7 +13,6 @@ from bridge_core.errors import Unavailable
 from bridge_core.identity import JoinToken, PodToken, TokenFault, parse_token
 from bridge_registry.enrolment.join_rules import EnrolmentRefused, JoinRefusal
 from bridge_registry.enrolment.pod_rules import (
-    MOST_BYTES,
     Pod,
     audience_of,
     check_accounts,
@@ -136,13 +135,20 @@ def test_what_is_no_token_at_all_is_refused_before_anybody_is_asked(text: str) -
         parse_token(text)
 
 
-def test_what_is_said_of_a_token_is_short_and_says_what_is_wrong() -> None:
-    assert MOST_BYTES == 262_144
+def test_an_answer_without_a_status_vouches_for_nobody() -> None:
     with pytest.raises(EnrolmentRefused, match="does not know the service account's token"):
         pod_of(b"{}", AUDIENCE, ACCOUNTS)
-    with pytest.raises(EnrolmentRefused) as caught:
+
+
+def test_of_long_names_no_more_is_repeated_than_a_name_has() -> None:
+    with pytest.raises(EnrolmentRefused, match=f"^'{'x' * 320}' may not"):
         pod_of(review(user=user("x" * 321)), AUDIENCE, ACCOUNTS)
-    assert caught.value.message.startswith(repr("x" * 320))
-    with pytest.raises(EnrolmentRefused) as caught:
-        check_name(Pod("bridge:agent", "y" * 254, "5f"), "agent-1", None)
-    assert f"pod {'y' * 253!r}," in caught.value.message
+    with pytest.raises(EnrolmentRefused, match=f"pod '{'x' * 253}', which"):
+        check_name(Pod("bridge:agent", "x" * 254, "5f"), "agent-1", None)
+
+
+def test_an_answer_has_a_quarter_of_a_mebibyte_at_most() -> None:
+    whole = review()
+    assert pod_of(whole + b" " * ((256 << 10) - len(whole)), AUDIENCE, ACCOUNTS) == POD
+    with pytest.raises(Unavailable):
+        pod_of(whole + b" " * ((256 << 10) + 1 - len(whole)), AUDIENCE, ACCOUNTS)

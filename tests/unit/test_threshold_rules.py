@@ -77,8 +77,18 @@ def test_each_disk_of_each_node_is_for_itself_and_what_has_no_limit_is_left_out(
 
 
 def test_so_many_series_at_most() -> None:
-    samples = [disk(0.5, str(at)) for at in range(4096 + 5)]
+    samples = [disk(0.5, node=f"n{at}") for at in range(4096 + 5)]
     assert len(watch(FULL, {}, samples, 0.0)) == 4096
+
+
+def test_a_node_that_makes_up_series_hides_its_own_alone() -> None:
+    plan, watched = msgspec.structs.replace(FULL, lasting_s=0.0), dict[str, Watched]()
+    for look in range(5):
+        made_up = [disk(0.95, f"{look}-{at}", "a") for at in range(200)]
+        watched = watch(plan, watched, [*made_up, disk(0.95, node="z")], float(look))
+        assert sum(one.sample.node == "a" for one in watched.values()) <= 256
+        assert "z:models" in watched
+    assert sum(one.sample.node == "a" for one in watched.values()) == 256
 
 
 def test_what_is_raised_keeps_its_words_and_what_is_paused_says_nothing() -> None:
