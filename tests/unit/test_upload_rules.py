@@ -8,13 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bridge_agent.models.piece_rules import MOST_BYTES
 from bridge_agent.models.upload_rules import (
-    IDLE_S,
-    MOST,
-    MOST_OF_ONE,
-    MOST_PROVEN,
-    PROVEN_S,
     Span,
     UploadRefused,
     Uploads,
@@ -52,12 +46,12 @@ def test_without_a_range_a_part_goes_to_the_end() -> None:
 
 
 def test_nothing_is_larger_than_a_blob_may_be() -> None:
-    assert span_of(None, MOST_BYTES - 7, 7).length == MOST_BYTES - 7
+    assert span_of(None, (1 << 43) - 7, 7).length == (1 << 43) - 7
     with pytest.raises(UploadRefused) as refused:
-        span_of(None, MOST_BYTES - 6, 7)
+        span_of(None, (1 << 43) - 6, 7)
     assert refused.value.status == 413
     with pytest.raises(UploadRefused):
-        span_of(b"0-%d" % MOST_BYTES, None, 0)
+        span_of(b"0-%d" % (1 << 43), None, 0)
 
 
 def test_an_upload_is_its_callers_in_its_repository() -> None:
@@ -80,11 +74,11 @@ def test_an_upload_is_its_callers_in_its_repository() -> None:
 
 def test_no_caller_takes_all_and_all_have_an_end() -> None:
     uploads = Uploads()
-    for number in range(MOST_OF_ONE):
+    for number in range(16):
         uploads.begin(f"eve-{number}", "r", "eve", 0.0)
     with pytest.raises(UploadRefused):
         uploads.begin("one more", "r", "eve", 0.0)
-    for number in range(MOST - MOST_OF_ONE):
+    for number in range(48):
         uploads.begin(f"other-{number}", "r", f"caller{number}", 0.0)
     with pytest.raises(UploadRefused):
         uploads.begin("one more", "r", "nobody", 0.0)
@@ -95,20 +89,20 @@ def test_what_nothing_came_for_is_gone_unless_it_is_being_written() -> None:
     idle, busy = uploads.begin("idle", "r", "eve", 0.0), uploads.begin("busy", "r", "eve", 0.0)
     uploads.begin("fresh", "r", "eve", 1.0)
     busy.busy = True
-    assert uploads.expire(IDLE_S - 0.1) == ([], set())
-    assert uploads.expire(IDLE_S) == ([idle], set())
+    assert uploads.expire(3600.0 - 0.1) == ([], set())
+    assert uploads.expire(3600.0) == ([idle], set())
 
 
 def test_a_proof_is_the_callers_alone_and_ends() -> None:
     uploads = Uploads()
     uploads.proved("eve", "aa", 0.0)
-    assert uploads.has_proved("eve", "aa", PROVEN_S - 0.1)
-    assert not uploads.has_proved("eve", "aa", PROVEN_S)
+    assert uploads.has_proved("eve", "aa", (24 * 3600.0) - 0.1)
+    assert not uploads.has_proved("eve", "aa", 24 * 3600.0)
     assert not uploads.has_proved("mallory", "aa", 0.0)
     assert not uploads.has_proved("eve", "bb", 0.0)
     uploads.proved("mallory", "aa", 1.0)
-    assert uploads.expire(PROVEN_S) == ([], set())  # mallory claims it still
-    assert uploads.expire(PROVEN_S + 1.0) == ([], {"aa"})
+    assert uploads.expire(24 * 3600.0) == ([], set())  # mallory claims it still
+    assert uploads.expire((24 * 3600.0) + 1.0) == ([], {"aa"})
 
 
 def test_proofs_are_bounded() -> None:
@@ -124,4 +118,37 @@ def test_proofs_are_bounded() -> None:
     for caller in range(8):
         for number in range(2048):
             uploads.proved(f"c{caller}", f"{caller}-{number}", 0.0)
-    assert len(uploads._proven) == MOST_PROVEN
+    assert len(uploads._proven) == 16_384
+
+
+def test_an_upload_as_it_begins_and_what_lasts_by_being_asked_for() -> None:
+    uploads = Uploads()
+    upload = uploads.begin("id", "r", "eve", 5.0)
+    assert (upload.size, upload.touched, upload.busy) == (0, 5.0, False)
+    uploads.find("id", "r", "eve", 3600.0)
+    assert uploads.expire(5.0 + 3600.0) == ([], set())
+    assert uploads.expire(7200.0) == ([upload], set())
+
+
+def test_a_part_has_a_byte_at_least_where_it_says_its_range() -> None:
+    assert span_of(b"5-5", 1, 5) == Span(5, 1)
+    for header, length, size, status in (
+        (b"6-6", 1, 5, 416),
+        (b"5-4", 0, 5, 400),
+        (b"5-5", 2, 5, 400),
+        (b"x", 1, 5, 400),
+    ):
+        with pytest.raises(UploadRefused) as refused:
+            span_of(header, length, size)
+        assert refused.value.status == status
+    assert span_of(b"0-%d" % ((1 << 43) - 1), None, 0).length == 1 << 43
+    assert span_of(None, None, 1 << 43) == Span(1 << 43, None)
+
+
+def test_sixty_four_uploads_of_a_node_and_sixteen_of_a_caller() -> None:
+    uploads = Uploads()
+    for number in range(64):
+        uploads.begin(f"{number}", "r", f"c{number // 16}", 0.0)
+    with pytest.raises(UploadRefused, match="0 uploads of yours and 64 in all") as refused:
+        uploads.begin("more", "r", "eve", 0.0)
+    assert refused.value.status == 429
