@@ -220,7 +220,7 @@ async def test_a_refusal_of_the_request_itself_is_the_engines_own(tmp_path: Path
 
 
 async def test_the_wait_is_bounded_and_the_load_goes_on(tmp_path: Path) -> None:
-    async with loads_mesh(tmp_path, load_wait_s=0.05) as bed:
+    async with loads_mesh(tmp_path, load_wait_s=1.0) as bed:  # in which a busy machine, too, begins the load
         engine = bed.engine("a")
         answer = await bed["a"].infer()
         assert answer.status == 503
@@ -267,6 +267,27 @@ async def test_a_limit_of_a_try_holds_for_its_load_too(tmp_path: Path) -> None:
     async with loads_mesh(tmp_path, policy=policy) as bed:
         assert (await bed["a"].infer()).status == 504
         await eventually(lambda: bed.engine("a").loading == 1, 30)
+
+
+async def test_what_a_load_took_of_a_trys_limit_is_gone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    loop, limits = asyncio.get_running_loop(), list[float]()
+    call_later = loop.call_later
+
+    def noted(delay: float, callback: Any, *args: Any, **more: Any) -> asyncio.TimerHandle:
+        if getattr(callback, "__name__", "") == "_too_slow":
+            limits.append(delay)
+        return call_later(delay, callback, *args, **more)
+
+    monkeypatch.setattr(loop, "call_later", noted)
+    policy = RoutePolicy(retries=Retries(per_try_timeout_s=90.0))
+    async with loads_mesh(tmp_path, policy=policy) as bed:
+        waiting = await waits(bed, "a")
+        bed.engine("a").may_load.set()
+        assert (await waiting).status == 200
+        (record,) = bed["a"].gateway.records()
+        assert limits == [90.0, pytest.approx(90.0 - record.loading)]
 
 
 async def test_a_hedge_has_no_second_copy_loaded(tmp_path: Path) -> None:

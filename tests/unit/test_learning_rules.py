@@ -144,6 +144,21 @@ def test_each_load_has_a_level_of_its_own_and_nothing_is_said_of_one_that_is_new
     assert watch.state.raised[0], "what is right while it is busy is wrong while it is not"
 
 
+def test_a_load_that_nobody_can_have_is_the_highest_there_is() -> None:
+    watch = Watch(kinds(1))
+    for load, place in ((1e32, rules.LOADS - 1), (-1.0, 0), (math.nan, 0)):
+        before = int(watch.state.told[0, place])
+        watch.feed([1.0], load=load)
+        assert watch.state.told[0, place] == before + 1
+
+
+def test_a_node_with_many_instances_leaves_the_others_their_series() -> None:
+    learner = Learner(0.0)
+    made_up = {f"a/{at}": Instance(f"a/{at}", "a") for at in range(2000)}
+    learner.look({**made_up, "z/0": Instance("z/0", "z")}, {}, {}, 5.0)
+    assert learner.series[0] == 128 + 2
+
+
 def test_a_fault_is_not_learnt_and_a_change_that_stays_is() -> None:
     watch = learnt()
     level = watch.state.level[1, 0]

@@ -7,6 +7,7 @@ load, and says nothing before.
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from typing import Final
 
@@ -19,6 +20,8 @@ from bridge_registry.alerts.alert_rules import Seen
 from bridge_registry.alerts.series_rules import LEARNT, Growing, LearntFigure, Window, windows
 
 MOST_SERIES: Final = 2048
+MOST_OF_NODE: Final = 128
+"""Of one node: one that has many instances, or makes them up, leaves the others theirs."""
 _SIGN: Final[dict[LearntFigure, float]] = {"slow-first-byte": 1.0, "slow-tokens": -1.0}
 _SAYS: Final[dict[LearntFigure, str]] = {
     "slow-first-byte": "takes {factor:.1f} times as long to a first byte as is usual for it at this load",
@@ -115,7 +118,14 @@ class Learner:
             self._state = rules.chosen(self._state, [self._places[key] for key in kept])
             self._places = {key: at for at, key in enumerate(kept)}
         every = ((id_, figure) for id_ in instances for figure in LEARNT)
-        fresh = [key for key in every if key not in self._places][: MOST_SERIES - len(self._places)]
+        of_node = Counter(instances[id_].node for id_, _ in self._places)
+        fresh: list[tuple[str, LearntFigure]] = []
+        for key in every:
+            node = instances[key[0]].node
+            if key not in self._places and of_node[node] < MOST_OF_NODE:
+                of_node[node] += 1
+                fresh.append(key)
+        fresh = fresh[: MOST_SERIES - len(self._places)]
         if fresh:
             begin = len(self._places)
             self._places.update((key, begin + at) for at, key in enumerate(fresh))

@@ -162,7 +162,7 @@ def step(state: State, kinds: Kinds, sample: Sample, now: float) -> State:
     """The state after one window more, that ended at Unix time `now`."""
     rows, requests = np.arange(len(sample.value)), sample.requests
     there = np.isfinite(sample.value) & (requests > 0)
-    place = np.clip((np.nan_to_num(sample.load) * (LOADS - 1)).astype(np.int64), 0, LOADS - 1)
+    place = np.clip(np.nan_to_num(sample.load) * (LOADS - 1), 0, LOADS - 1).astype(np.int64)
     hour, week_hour = int(now // _HOUR_S) % 24, int(now // _HOUR_S) % 168
     known = there & (state.told[rows, place] >= _WARM)
     plain = np.where(there, sample.value - state.level[rows, place], np.nan)
