@@ -10,11 +10,6 @@ from hypothesis import strategies as st
 
 from bridge_agent.models.piece_rules import MOST_BYTES
 from bridge_agent.models.upload_rules import (
-    IDLE_S,
-    MOST,
-    MOST_OF_ONE,
-    MOST_PROVEN,
-    PROVEN_S,
     Span,
     UploadRefused,
     Uploads,
@@ -80,11 +75,11 @@ def test_an_upload_is_its_callers_in_its_repository() -> None:
 
 def test_no_caller_takes_all_and_all_have_an_end() -> None:
     uploads = Uploads()
-    for number in range(MOST_OF_ONE):
+    for number in range(16):
         uploads.begin(f"eve-{number}", "r", "eve", 0.0)
     with pytest.raises(UploadRefused):
         uploads.begin("one more", "r", "eve", 0.0)
-    for number in range(MOST - MOST_OF_ONE):
+    for number in range(64 - 16):
         uploads.begin(f"other-{number}", "r", f"caller{number}", 0.0)
     with pytest.raises(UploadRefused):
         uploads.begin("one more", "r", "nobody", 0.0)
@@ -95,25 +90,46 @@ def test_what_nothing_came_for_is_gone_unless_it_is_being_written() -> None:
     idle, busy = uploads.begin("idle", "r", "eve", 0.0), uploads.begin("busy", "r", "eve", 0.0)
     uploads.begin("fresh", "r", "eve", 1.0)
     busy.busy = True
-    assert uploads.expire(IDLE_S - 0.1) == ([], set())
-    assert uploads.expire(IDLE_S) == ([idle], set())
+    assert uploads.expire(3600.0 - 0.1) == ([], set())
+    assert uploads.expire(3600.0) == ([idle], set())
 
 
 def test_a_proof_is_the_callers_alone_and_ends() -> None:
     uploads = Uploads()
     uploads.proved("eve", "aa", 0.0)
-    assert uploads.has_proved("eve", "aa", PROVEN_S - 0.1)
-    assert not uploads.has_proved("eve", "aa", PROVEN_S)
+    assert uploads.has_proved("eve", "aa", 86_400.0 - 0.1)
+    assert not uploads.has_proved("eve", "aa", 86_400.0)
     assert not uploads.has_proved("mallory", "aa", 0.0)
     assert not uploads.has_proved("eve", "bb", 0.0)
     uploads.proved("mallory", "aa", 1.0)
-    assert uploads.expire(PROVEN_S) == ([], set())  # mallory claims it still
-    assert uploads.expire(PROVEN_S + 1.0) == ([], {"aa"})
+    assert uploads.expire(86_400.0) == ([], set())  # mallory claims it still
+    assert uploads.expire(86_400.0 + 1.0) == ([], {"aa"})
 
 
 def test_proofs_are_bounded() -> None:
     uploads = Uploads()
-    for number in range(MOST_PROVEN + 2):
+    for number in range(16_384 + 2):
         uploads.proved("eve", f"{number}", 0.0)
     assert not uploads.has_proved("eve", "1", 0.0)
     assert uploads.has_proved("eve", "2", 0.0)
+
+
+@pytest.mark.parametrize(
+    ("header", "length", "status"),
+    [(b"x", 1, 400), (b"0-1", 1, 400), (b"5-4", None, 400), (b"8-9", 2, 416)],
+)
+def test_what_a_refusal_says(header: bytes, length: int | None, status: int) -> None:
+    with pytest.raises(UploadRefused) as refused:
+        span_of(header, length, 7)
+    assert refused.value.status == status
+
+
+def test_a_new_upload_is_empty_and_one_too_many_may_come_again() -> None:
+    uploads = Uploads()
+    assert uploads.begin("id", "r", "eve", 0.0).size == 0
+    for number in range(15):
+        uploads.begin(f"{number}", "r", "eve", 0.0)
+    with pytest.raises(UploadRefused) as refused:
+        uploads.begin("one more", "r", "eve", 0.0)
+    assert refused.value.status == 429
+    assert span_of(None, None, MOST_BYTES) == Span(MOST_BYTES, None)
