@@ -26,7 +26,7 @@ def echo(exchange: http1.Exchange) -> None:
 
 POST = b"POST /api/chat HTTP/1.1\r\nHost: x\r\n"
 CHUNKED = POST + b"Transfer-Encoding: chunked\r\n\r\n"
-SMALL = http1.HttpLimits(request_line=100, head=1000, header_count=10, body=1000)
+SMALL = http1.HttpLimits(request_line=100, head=1000, header_count=10, body=1000, linger_s=30.0)
 
 REFUSED = {
     "not HTTP": (b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03", 400),
@@ -201,7 +201,8 @@ FAST = http1.HttpLimits(head_s=0.4, body_idle_s=0.2, keep_alive_s=0.4, linger_s=
 )
 @on_uvloop
 async def test_stalled_request_times_out(start: bytes) -> None:
-    async with serving(echo, limits=FAST) as server:
+    limits = FAST if start.startswith(b"GET") else http1.HttpLimits(body_idle_s=0.2)
+    async with serving(echo, limits=limits) as server:
         answer = await talk(server.port, start)
     assert answer.startswith(b"HTTP/1.1 408 "), answer
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import AsyncIterator
 from pathlib import Path
+from typing import Any
 
 import msgspec
 
@@ -69,6 +70,21 @@ async def test_what_is_in_memory_stays(tmp_path: Path) -> None:
     async with full(tmp_path) as (models, _, other):
         manifest = models.manifest_path(other).read_bytes()
         listed(models, other, ("team/big:v1", manifest), loaded=(models.name("team/big:v1"),))
+        records = await models.pull(other, models.name("team/big:v2"))
+        assert "do not fit" in records[-1]["error"]
+        assert models.manifest_path(other).exists()
+
+
+async def test_what_is_asked_for_while_others_are_asked_whether_they_have_it_stays(tmp_path: Path) -> None:
+    async with full(tmp_path) as (models, _, other):
+        removals = models.desks[other].removals
+        have = removals._peers.have
+
+        async def and_now_somebody_asks(node: str, hex_: str, **more: Any) -> Any:
+            removals._running = lambda _model: 1
+            return await have(node, hex_, **more)
+
+        removals._peers.have = and_now_somebody_asks  # type: ignore[method-assign]
         records = await models.pull(other, models.name("team/big:v2"))
         assert "do not fit" in records[-1]["error"]
         assert models.manifest_path(other).exists()

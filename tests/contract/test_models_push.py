@@ -331,6 +331,22 @@ async def test_uploads_are_bounded_and_end_when_nothing_comes(client: Client) ->
     assert partials(client.models) == []
 
 
+async def test_a_whole_upload_that_is_refused_leaves_nothing_behind(client: Client) -> None:
+    for _ in range(MOST_OF_ONE):
+        answer = await client.ask(
+            "POST", f"{UPLOADS}?digest={digest_of(BLOB)}", BLOB, content_range="from here on"
+        )
+        assert code(answer) == (400, "BLOB_UPLOAD_INVALID")
+    assert partials(client.models) == []
+    await client.upload(BLOB)
+
+
+async def test_an_address_that_asks_for_too_much_is_refused_in_words(client: Client) -> None:
+    many = "&".join(f"a{number}=1" for number in range(20))
+    assert code(await client.ask("POST", f"{UPLOADS}?{many}")) == (400, "UNSUPPORTED")
+    assert code(await client.ask("PUT", f"{await client.begin()}?{many}", BLOB)) == (400, "UNSUPPORTED")
+
+
 async def test_a_blob_that_no_manifest_came_for_is_removed_and_one_of_a_model_stays(client: Client) -> None:
     receiver = client.models.desks["a"].receiver
     now = receiver._now

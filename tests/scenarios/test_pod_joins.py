@@ -79,9 +79,12 @@ async def test_a_pod_that_comes_again_under_its_name_takes_it_over(cluster: Clus
     cluster.api.knows(jwt("a"), "agent-0", UID)
     cluster.api.knows(jwt("b"), "agent-0", NEXT_UID)
     first = await cluster.joins("agent-0", jwt("a"))
+    async with cluster.registry.admin() as admin:
+        await admin.Drain(pb.DrainRequest(node_name="agent-0", drained=True))
     second = await cluster.joins("agent-0", jwt("b"))
     table = cluster.registry.registry.publisher.table
     await eventually(lambda: table.is_revoked(f"{serial(first):x}"))
+    assert (await nodes(cluster.registry))["agent-0"] == "drained"
     assert not table.is_revoked(f"{serial(second):x}")
 
 

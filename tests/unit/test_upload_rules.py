@@ -8,7 +8,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bridge_agent.models.piece_rules import MOST_BYTES
 from bridge_agent.models.upload_rules import (
     Span,
     UploadRefused,
@@ -47,12 +46,12 @@ def test_without_a_range_a_part_goes_to_the_end() -> None:
 
 
 def test_nothing_is_larger_than_a_blob_may_be() -> None:
-    assert span_of(None, MOST_BYTES - 7, 7).length == MOST_BYTES - 7
+    assert span_of(None, (1 << 43) - 7, 7).length == (1 << 43) - 7
     with pytest.raises(UploadRefused) as refused:
-        span_of(None, MOST_BYTES - 6, 7)
+        span_of(None, (1 << 43) - 6, 7)
     assert refused.value.status == 413
     with pytest.raises(UploadRefused):
-        span_of(b"0-%d" % MOST_BYTES, None, 0)
+        span_of(b"0-%d" % (1 << 43), None, 0)
 
 
 def test_an_upload_is_its_callers_in_its_repository() -> None:
@@ -79,7 +78,7 @@ def test_no_caller_takes_all_and_all_have_an_end() -> None:
         uploads.begin(f"eve-{number}", "r", "eve", 0.0)
     with pytest.raises(UploadRefused):
         uploads.begin("one more", "r", "eve", 0.0)
-    for number in range(64 - 16):
+    for number in range(48):
         uploads.begin(f"other-{number}", "r", f"caller{number}", 0.0)
     with pytest.raises(UploadRefused):
         uploads.begin("one more", "r", "nobody", 0.0)
@@ -97,39 +96,59 @@ def test_what_nothing_came_for_is_gone_unless_it_is_being_written() -> None:
 def test_a_proof_is_the_callers_alone_and_ends() -> None:
     uploads = Uploads()
     uploads.proved("eve", "aa", 0.0)
-    assert uploads.has_proved("eve", "aa", 86_400.0 - 0.1)
-    assert not uploads.has_proved("eve", "aa", 86_400.0)
+    assert uploads.has_proved("eve", "aa", (24 * 3600.0) - 0.1)
+    assert not uploads.has_proved("eve", "aa", 24 * 3600.0)
     assert not uploads.has_proved("mallory", "aa", 0.0)
     assert not uploads.has_proved("eve", "bb", 0.0)
     uploads.proved("mallory", "aa", 1.0)
-    assert uploads.expire(86_400.0) == ([], set())  # mallory claims it still
-    assert uploads.expire(86_400.0 + 1.0) == ([], {"aa"})
+    assert uploads.expire(24 * 3600.0) == ([], set())  # mallory claims it still
+    assert uploads.expire((24 * 3600.0) + 1.0) == ([], {"aa"})
 
 
 def test_proofs_are_bounded() -> None:
     uploads = Uploads()
-    for number in range(16_384 + 2):
+    uploads.proved("mallory", "hers", 0.0)
+    for number in range(2048 + 2):
         uploads.proved("eve", f"{number}", 0.0)
     assert not uploads.has_proved("eve", "1", 0.0)
     assert uploads.has_proved("eve", "2", 0.0)
+    assert uploads.has_proved("mallory", "hers", 0.0), "who brings much has others forgotten by nobody"
+    assert uploads.expire(1.0) == ([], {"0", "1"})
+    assert uploads.expire(1.0) == ([], set())
+    for caller in range(8):
+        for number in range(2048):
+            uploads.proved(f"c{caller}", f"{caller}-{number}", 0.0)
+    assert len(uploads._proven) == 16_384
 
 
-@pytest.mark.parametrize(
-    ("header", "length", "status"),
-    [(b"x", 1, 400), (b"0-1", 1, 400), (b"5-4", None, 400), (b"8-9", 2, 416)],
-)
-def test_what_a_refusal_says(header: bytes, length: int | None, status: int) -> None:
-    with pytest.raises(UploadRefused) as refused:
-        span_of(header, length, 7)
-    assert refused.value.status == status
-
-
-def test_a_new_upload_is_empty_and_one_too_many_may_come_again() -> None:
+def test_an_upload_as_it_begins_and_what_lasts_by_being_asked_for() -> None:
     uploads = Uploads()
-    assert uploads.begin("id", "r", "eve", 0.0).size == 0
-    for number in range(15):
-        uploads.begin(f"{number}", "r", "eve", 0.0)
-    with pytest.raises(UploadRefused) as refused:
-        uploads.begin("one more", "r", "eve", 0.0)
+    upload = uploads.begin("id", "r", "eve", 5.0)
+    assert (upload.size, upload.touched, upload.busy) == (0, 5.0, False)
+    uploads.find("id", "r", "eve", 3600.0)
+    assert uploads.expire(5.0 + 3600.0) == ([], set())
+    assert uploads.expire(7200.0) == ([upload], set())
+
+
+def test_a_part_has_a_byte_at_least_where_it_says_its_range() -> None:
+    assert span_of(b"5-5", 1, 5) == Span(5, 1)
+    for header, length, size, status in (
+        (b"6-6", 1, 5, 416),
+        (b"5-4", 0, 5, 400),
+        (b"5-5", 2, 5, 400),
+        (b"x", 1, 5, 400),
+    ):
+        with pytest.raises(UploadRefused) as refused:
+            span_of(header, length, size)
+        assert refused.value.status == status
+    assert span_of(b"0-%d" % ((1 << 43) - 1), None, 0).length == 1 << 43
+    assert span_of(None, None, 1 << 43) == Span(1 << 43, None)
+
+
+def test_sixty_four_uploads_of_a_node_and_sixteen_of_a_caller() -> None:
+    uploads = Uploads()
+    for number in range(64):
+        uploads.begin(f"{number}", "r", f"c{number // 16}", 0.0)
+    with pytest.raises(UploadRefused, match="0 uploads of yours and 64 in all") as refused:
+        uploads.begin("more", "r", "eve", 0.0)
     assert refused.value.status == 429
-    assert span_of(None, None, MOST_BYTES) == Span(MOST_BYTES, None)

@@ -88,13 +88,14 @@ class Attempt(ResponseSink):
         upstream: The request there; None before it was sent.
     """
 
-    __slots__ = ("_load_since", "_request", "_timer", "tried", "upstream")
+    __slots__ = ("_load_s", "_load_since", "_request", "_timer", "tried", "upstream")
 
     def __init__(self, request: RoutedRequest, tried: Try) -> None:
         self._request = request
         self.tried = tried
         self.upstream: ClientExchange | None = None
         self._load_since = 0.0  # it waits for a load since then; 0: it does not
+        self._load_s = 0.0  # it waited for one
         self._timer: asyncio.TimerHandle | None = None
 
     # -- to the instance
@@ -272,7 +273,7 @@ class Attempt(ResponseSink):
         request = self._request
         state = request.state
         waited = state.now() - self._load_since
-        self._load_since = 0.0
+        self._load_since, self._load_s = 0.0, waited
         request.waited += waited
         request.loading += waited
         if self._timer is not None:
@@ -309,7 +310,8 @@ class Attempt(ResponseSink):
         policy = request.decision.policy
         limit = policy.retries.per_try_timeout_s
         if limit is not None:
-            self._timer = asyncio.get_running_loop().call_later(limit, self._too_slow, limit)
+            rest = max(0.0, limit - self._load_s)  # the limit is for both
+            self._timer = asyncio.get_running_loop().call_later(rest, self._too_slow, limit)
         if policy.hedge_after_s is not None:
             request.expect_hedge(policy.hedge_after_s)
         return None

@@ -132,18 +132,24 @@ class Pushing:
 
     async def _begin(self, arrival: Arrival, name: ModelName) -> None:
         request, caller = arrival.exchange.request, arrival.caller.principal
-        asked = parse_qs(request.query, max_num_fields=16)
+        asked = _query(request)
         mount, source = asked.get("mount", [""])[0], asked.get("from", [""])[0]
         if mount and await self._mount(arrival, mount, source):
             self._is_there(arrival, name, mount)
             return
         upload = await self._receiver.begin(_repository(name), caller)
-        if "digest" in asked:
+        if "digest" not in asked:
+            self._goes_on(arrival, name, upload, 202)
+            return
+        came = False
+        try:
             digest = _digest_in(request)
             await self._take(arrival, upload)
-            await self._finish(arrival, name, upload, digest)
-        else:
-            self._goes_on(arrival, name, upload, 202)
+            came = True
+        finally:
+            if not came:  # nobody was told where it would go on
+                await self._receiver.cancel(upload)
+        await self._finish(arrival, name, upload, digest)
 
     async def _mount(self, arrival: Arrival, digest: str, source: str) -> bool:
         """Whether the blob is here, and of a model that the caller may pull: it need not be sent then."""
@@ -203,9 +209,17 @@ def _repository(name: ModelName) -> str:
     return f"{name.namespace}/{name.model}"
 
 
+def _query(request: Request) -> dict[str, list[str]]:
+    """What an address asks for. Raises UploadRefused."""
+    try:
+        return parse_qs(request.query, max_num_fields=16)
+    except ValueError as fault:
+        raise UploadRefused(400, "UNSUPPORTED", "the address asks for too much at once") from fault
+
+
 def _digest_in(request: Request) -> str:
     """The digest that a request ends an upload with. Raises UploadRefused."""
-    digest = parse_qs(request.query, max_num_fields=16).get("digest", [""])[0]
+    digest = _query(request).get("digest", [""])[0]
     if DIGEST.fullmatch(digest) is None:
         raise UploadRefused(400, "DIGEST_INVALID", "a digest is sha256: and 64 lower-case digits")
     return digest

@@ -7,7 +7,8 @@ Rules:
 3. A node has `MOST` uploads at a time, a caller `MOST_OF_ONE`; one that nothing came for in `IDLE_S` is gone.
 4. Who uploaded a blob whole, or may pull a model that has it, may name it in a manifest, for `PROVEN_S`: to
    know a digest is not to have its bytes, and a manifest must not give away what its writer may not have.
-   What no manifest came for by then is nobody's.
+   What no manifest came for by then is nobody's. So many blobs are remembered of a caller; of more the oldest
+   are forgotten, and nobody else's.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ MOST_OF_ONE: Final = 16
 IDLE_S: Final = 3600.0
 PROVEN_S: Final = 24 * 3600.0
 MOST_PROVEN: Final = 16_384
+MOST_PROVEN_OF_ONE: Final = 2048
 DIGEST: Final = re.compile(r"sha256:([0-9a-f]{64})")
 _RANGE: Final = re.compile(rb"(?:bytes[ =])?(\d{1,19})-(\d{1,19})")
 
@@ -108,6 +110,7 @@ class Uploads:
     def __init__(self) -> None:
         self._live: dict[str, Upload] = {}
         self._proven: dict[tuple[str, str], float] = {}
+        self._forgotten: set[str] = set()  # since the last look: what may be nobody's
 
     def begin(self, id_: str, repository: str, caller: str, now: float) -> Upload:
         """A new one.
@@ -147,15 +150,19 @@ class Uploads:
         old = [one for one in self._live.values() if not one.busy and now - one.touched >= IDLE_S]
         for one in old:
             del self._live[one.id]
-        known = {hex_ for _, hex_ in self._proven}
+        known = {hex_ for _, hex_ in self._proven} | self._forgotten
+        self._forgotten = set()
         self._proven = {key: until for key, until in self._proven.items() if until > now}
         return old, known - {hex_ for _, hex_ in self._proven}
 
     def proved(self, caller: str, hex_: str, now: float) -> None:
         """The caller has shown to have this blob, or the right to."""
         self._proven.pop((caller, hex_), None)
-        if len(self._proven) >= MOST_PROVEN:
-            del self._proven[next(iter(self._proven))]
+        own = [key for key in self._proven if key[0] == caller]
+        if len(own) >= MOST_PROVEN_OF_ONE or len(self._proven) >= MOST_PROVEN:
+            oldest = own[0] if own else next(iter(self._proven))
+            del self._proven[oldest]
+            self._forgotten.add(oldest[1])
         self._proven[caller, hex_] = now + PROVEN_S
 
     def has_proved(self, caller: str, hex_: str, now: float) -> bool:
