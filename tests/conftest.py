@@ -20,13 +20,26 @@ hypothesis.settings.load_profile("bridge")
 
 _WHOLE_MESHES = ("cluster", "faults", "attacks")
 _MESH_S = 400.0  # of which making the mesh takes half a minute, and minutes on a busy machine
+# Begun first, so that at the end no worker has minutes to go while the other one has nothing left.
+_LONGEST = (
+    "test_mesh_under_load",
+    "test_up_down_status",
+    "test_mesh_rollout_faults",
+    "test_mesh_surviving_streams",
+    "test_mesh_wrong_answers",
+    "test_mesh_isolation",
+    "test_mesh_partition",
+    "test_mesh_starting_badly",
+)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Gives tests of whole meshes more time than others, where they do not say themselves how much."""
+    """Gives tests of whole meshes more time, where they do not say how much; the longest come first."""
     for item in items:
         if item.path.parent.name in _WHOLE_MESHES and item.get_closest_marker("timeout") is None:
             item.add_marker(pytest.mark.timeout(_MESH_S))
+    places = {name: place for place, name in enumerate(_LONGEST)}
+    items.sort(key=lambda item: places.get(item.path.stem, len(places)))
 
 
 @pytest.hookimpl(wrapper=True)

@@ -17,7 +17,7 @@ from bridge_agent.authentication.mesh_secrets import MeshSecrets
 from bridge_agent.gateway.config import GatewayConfig, ListenerKind
 from bridge_agent.gateway.gateway import Gateway
 from bridge_agent.peers.hop import VARYING
-from bridge_agent.peers.upstreams import Upstreams
+from bridge_agent.peers.upstreams import CONNECT_S, Upstreams
 from bridge_agent.quotas.meter import Meter
 from bridge_agent.routing.pulse_rules import PulsePolicy
 from bridge_agent.routing.view import MeshView
@@ -221,6 +221,8 @@ async def mesh(
     `now` is the gateways' clock: how old is what they know of one another. Timers are the loop's.
     """
     bed = Bed()
+    # Where silence is what a test is about, a connection that hangs is part of it.
+    connect_s = CONNECT_S if config.get("pulse") else PATIENCE_S
     config.setdefault("pulse", PATIENT)
     config.setdefault("fan_out_s", PATIENCE_S)
     config.setdefault("resume", None)  # what dies stays dead, unless a test is about the opposite
@@ -232,7 +234,7 @@ async def mesh(
             await engine.start(group)
             view = MeshView(name)
             tls = TlsIdentity(*issue(folder, "node", name))
-            upstreams = Upstreams(view, tls, connect_s=PATIENCE_S)
+            upstreams = Upstreams(view, tls, connect_s=connect_s)
             settings = GatewayConfig(node=name, host_name="bed-host", **config)
             authenticator = Authenticator(view, name, bed.secrets)
             meter = None

@@ -135,6 +135,11 @@ def test_what_is_no_token_at_all_is_refused_before_anybody_is_asked(text: str) -
         parse_token(text)
 
 
+def test_an_answer_without_a_status_vouches_for_nobody() -> None:
+    with pytest.raises(EnrolmentRefused, match="does not know the service account's token"):
+        pod_of(b"{}", AUDIENCE, ACCOUNTS)
+
+
 def test_of_long_names_no_more_is_repeated_than_a_name_has() -> None:
     with pytest.raises(EnrolmentRefused, match=f"^'{'x' * 320}' may not"):
         pod_of(review(user=user("x" * 321)), AUDIENCE, ACCOUNTS)

@@ -122,6 +122,7 @@ def test_who_begins_to_lead_keeps_what_was_raised_until_it_is_said_again() -> No
     others = [msgspec.structs.replace(old, rule=False), msgspec.structs.replace(old, name="other")]
     watched = resume(FULL, [old, *others], 100.0)
     assert watched.keys() == {"n1:models"}
+    assert resume(FULL, others, 100.0) == {}
     (told,) = seen_of(FULL, watch(FULL, watched, (), 105.0), {old.id: old})
     assert told.summary == "as it was"
     assert watch(FULL, watched, (disk(0.85),), 105.0)["n1:models"].raised is not None
