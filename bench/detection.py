@@ -3,7 +3,8 @@
 A mesh of three nodes as `bridgectl up` makes it, under a steady load of short chats through node1. In each
 round something happens to node3: its engine is killed, its runners are stopped (they hang), or they get a
 third of the time (three times the latency). In band: node1 counts an attempt at node3's engine that failed,
-or passes it over (`bridge_attempts_failed_total`, `bridge_ejected_seconds`). Out of band: the registry says
+or passes it over (`bridge_attempts_failed_total`, `bridge_ejected_seconds`), or node3 itself knows that its
+engine is not ready (`bridge_engine_ready`). Out of band: the registry says
 that it is not well, or off the ring (`Health.Instances`); of slowness, its alert. Polled every 50 ms, so a
 time is at most that much too long.
 """
@@ -48,6 +49,7 @@ _CLIENTS: Final = 6
 _SHARE: Final = (0.02, 0.04)  # seconds that a slowed runner runs, and stands
 _FAILED: Final = re.compile(rb'^bridge_attempts_failed_total\{.*"node3/0".*\} ([0-9.e+-]+)$', re.MULTILINE)
 _EJECTED: Final = re.compile(rb'^bridge_ejected_seconds\{subject="node3.*"\} ([0-9.e+-]+)$', re.MULTILINE)
+_READY: Final = re.compile(rb"^bridge_engine_ready(?:\{.*\})? ([0-9.e+-]+)$", re.MULTILINE)
 _ROUTE: Final = """apiVersion: bridge.deepseek.io/v1
 kind: ModelRoute
 metadata: {name: spread}
@@ -63,11 +65,13 @@ class Sight:
         self.failures = 0.0
 
     async def in_band(self, mesh: Mesh) -> None:
-        """Reads node1's metrics for ever."""
+        """Reads node1's metrics and node3's for ever."""
         while True:
             page = (await asyncio.to_thread(call, mesh.address("node1", "admin"), "GET", "/metrics"))[2]
             self.failures = sum(map(float, _FAILED.findall(page)))
-            self.ejected = any(float(one) > 0.0 for one in _EJECTED.findall(page))
+            own = (await asyncio.to_thread(call, mesh.address(NODE, "admin"), "GET", "/metrics"))[2]
+            passed_over = any(float(one) > 0.0 for one in _EJECTED.findall(page))
+            self.ejected = passed_over or any(float(one) == 0.0 for one in _READY.findall(own))
             await asyncio.sleep(_POLL_S)
 
     async def out_of_band(self, stub: Any) -> None:

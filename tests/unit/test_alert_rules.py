@@ -95,6 +95,7 @@ def test_who_begins_to_lead_goes_on_from_what_was_known() -> None:
     assert known["disk@n1/0"] == alerts["disk@n1/0"], "what is over stays over"
     assert (known["queue@n1/0"].since, known["queue@n1/0"].last) == (10.0, 100.0)
     assert len(known) == 2, "nothing began in the future"
+    assert len(resumed([Alert(seen(), 100.0, 100.0)], 100.0)) == 1
     later = settle(known, (), drained=(), moving=(), now=145.0, office=100.0)
     assert not later["queue@n1/0"].ended
     later = settle(known, (), drained=(), moving=(), now=145.1, office=100.0)

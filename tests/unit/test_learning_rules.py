@@ -18,6 +18,8 @@ from bridge_registry.alerts.learner import Learner
 from bridge_registry.alerts.learning_rules import Floats, Kinds, Sample, State
 from bridge_registry.alerts.series_rules import FEWEST, LONGEST, Growing, loads, windows
 
+pytestmark = pytest.mark.timeout(300)  # thousands of windows, on a machine that does much else
+
 WINDOW = rules.WINDOW_S
 DAY = 86_400.0
 

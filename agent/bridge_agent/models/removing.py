@@ -168,11 +168,16 @@ class Removals:
         return Held(name, size, len(self._others(model)), loaded, self._running(name), used)
 
     async def _is_elsewhere(self, name: str) -> bool:
-        """Whether another node says at this moment that it has all of a model: lists may be old."""
+        """Whether a node that keeps its copy for longer says at this moment that it has all of a model.
+
+        Lists may be old, and differ: two nodes that took each other's word would both remove theirs.
+        """
         found = await asyncio.to_thread(self._store().find, ModelName.parse(name))
         if found is None:
             return False
-        for node in in_order(found.digest, self._others(found)):
+        own = self._view.index.node
+        order = in_order(found.digest, {own, *self._others(found)})
+        for node in order[: order.index(own)]:
             try:
                 for layer in (*found.manifest.layers, found.manifest.config):
                     said = await self._peers.have(node, hex_digest(layer.digest))
