@@ -51,7 +51,7 @@ uninstall: ## remove the links that `make install` made
 
 test: setup-dev ## set up, then run every test
 	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile tests/unit tests/contract tests/scenarios $(T)
-	$(BIN)/python -m pytest -n $(MESHES) --dist loadfile tests/cluster tests/faults tests/attacks tests/gpu $(T)
+	$(BIN)/python -m pytest -n $(MESHES) --dist loadfile --no-loadscope-reorder tests/cluster tests/faults tests/attacks tests/gpu $(T)
 
 wheel: setup-dev ## a wheel in dist/: compiled where a C compiler is (BRIDGE_COMPILE=yes: or none at all; no: pure)
 	$(BIN)/python -m pip --disable-pip-version-check wheel --quiet --no-deps --no-build-isolation --wheel-dir dist .

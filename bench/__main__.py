@@ -16,6 +16,7 @@ from bench import (
     agent,
     audit,
     cancel_prefill,
+    detection_simulated,
     hops,
     in_memory,
     isolation,
@@ -55,6 +56,7 @@ ROWS = {
     "survive-bare": survive.bare,
     "scaling": scaling_rows.scaling,
     "scaling-streams": scaling_streams.streams,
+    "detection-simulated": detection_simulated.detection,
 }
 # rows that need no load generator
 WITHOUT_LOAD = {
@@ -68,6 +70,7 @@ WITHOUT_LOAD = {
     "loads",
     "models",
     "scaling-streams",
+    "detection-simulated",
 }
 LONG = (
     "scaling",
@@ -76,6 +79,7 @@ LONG = (
     "survive-text",
     "audit-edits",
     "models",
+    "detection-simulated",
 )  # the better part of an hour, or gigabytes: only when named
 
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Generator, Iterator
+from typing import TextIO
 
 import hypothesis
 import pytest
@@ -14,6 +16,30 @@ from tests.waiting_tasks import where_tasks_wait
 # How long an example takes says how busy the machine is.
 hypothesis.settings.register_profile("bridge", deadline=None)
 hypothesis.settings.load_profile("bridge")
+
+
+_WHOLE_MESHES = ("cluster", "faults", "attacks")
+_MESH_S = 400.0  # of which making the mesh takes half a minute, and minutes on a busy machine
+# Begun first, so that at the end no worker has minutes to go while the other one has nothing left.
+_LONGEST = (
+    "test_mesh_under_load",
+    "test_up_down_status",
+    "test_mesh_rollout_faults",
+    "test_mesh_surviving_streams",
+    "test_mesh_wrong_answers",
+    "test_mesh_isolation",
+    "test_mesh_partition",
+    "test_mesh_starting_badly",
+)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Gives tests of whole meshes more time, where they do not say how much; the longest come first."""
+    for item in items:
+        if item.path.parent.name in _WHOLE_MESHES and item.get_closest_marker("timeout") is None:
+            item.add_marker(pytest.mark.timeout(_MESH_S))
+    places = {name: place for place, name in enumerate(_LONGEST)}
+    items.sort(key=lambda item: places.get(item.path.stem, len(places)))
 
 
 @pytest.hookimpl(wrapper=True)
@@ -33,6 +59,25 @@ def contexts_of_nobody(tmp_path_factory: pytest.TempPathFactory) -> None:
     os.environ["BRIDGE_CONTEXT"] = str(tmp_path_factory.mktemp("contexts") / "context.json")
 
 
+class NotOfACommand:
+    """Standard output as it is, but not that of a command which `CliRunner` runs in another thread.
+
+    That one is closed at the command's end, and a server in this process that logs there ends of it.
+    """
+
+    def __init__(self) -> None:
+        self._own = sys.stdout
+
+    def _now(self) -> TextIO:
+        return self._own if type(sys.stdout).__module__.startswith(("click", "typer")) else sys.stdout
+
+    def write(self, text: str) -> int:
+        return self._now().write(text)
+
+    def flush(self) -> None:
+        self._now().flush()
+
+
 @pytest.fixture(autouse=True)
 def logging_as_it_was() -> Iterator[None]:
     """A command run in this process that sets logging up sets it up for itself alone.
@@ -40,5 +85,6 @@ def logging_as_it_was() -> Iterator[None]:
     Else the next test that reads what was logged finds nothing, depending on the order of the files.
     """
     before = structlog.get_config()
+    structlog.configure(logger_factory=structlog.PrintLoggerFactory(NotOfACommand()))  # type: ignore[arg-type]
     yield
     structlog.configure(**before)

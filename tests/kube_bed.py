@@ -11,7 +11,6 @@ import contextlib
 import json
 import os
 import shutil
-import socket
 import subprocess
 import time
 from collections.abc import Iterator
@@ -23,6 +22,7 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import rsa
 
 from bridge_core.etcd_server import find_etcd
+from tests.ports import free_port
 
 PROGRAMS: Final = ("kube-apiserver", "kube-controller-manager")
 _STARTS_S: Final = 120.0
@@ -107,7 +107,7 @@ def running(programs: Path, folder: Path) -> Iterator[Kubernetes]:
         AssertionError: it does not come up; the end of its log.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    etcd, peer, api = (_free_port() for _ in range(3))
+    etcd, peer, api = (free_port() for _ in range(3))
     _write_identities(folder, api)
     sa_key = str(folder / "sa.key")
     with contextlib.ExitStack() as stack:
@@ -150,7 +150,7 @@ def running(programs: Path, folder: Path) -> Iterator[Kubernetes]:
             "--leader-elect=false",
             "--use-service-account-credentials=true",
             "--bind-address=127.0.0.1",
-            f"--secure-port={_free_port()}",
+            f"--secure-port={free_port()}",
         )
         start.wait(lambda: bool(cluster.items("serviceaccounts", "-n", "default")))
         yield cluster
@@ -239,8 +239,3 @@ def _write_identities(folder: Path, port: int) -> None:
         "current-context": "test",
     }
     (folder / "kubeconfig").write_text(json.dumps(config))
-
-
-def _free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as taken:
-        return int(taken.getsockname()[1])

@@ -398,7 +398,7 @@ class Agent:
             loading=lambda: self._loads.busy,
             warmed=lambda: self._publish_engines(self._supervisor.instances()),
         )
-        self._gateway.pull_with(desk.pulls, desk.shelf)
+        self._gateway.pull_with(desk.pulls, desk.shelf, desk.receiver)
         for path, page in desk.admin_pages().items():
             self._gateway.serve_admins(path, page)
         for path, page in desk.node_pages().items():

@@ -21,7 +21,7 @@ from bridge_core.tls import TlsIdentity
 
 log = structlog.get_logger()
 
-_LAST_CALL_S: Final = 1.0
+_LAST_CALL_S: Final = 3.0  # at most: who is connected is let in within one turn of the loop
 _KINDS: Final = {"http": ListenerKind.LOCAL, "https": ListenerKind.TLS, "peer": ListenerKind.PEER}
 
 

@@ -123,7 +123,7 @@ def _title(step: Step) -> str:
 
 def _commands(step: Step) -> Iterable[str]:
     if step.what == "backup":
-        yield "bridgectl backup"
+        yield "bridgectl backup mesh.backup    # on a registry's machine"
     elif step.what == "registries":
         yield "systemctl restart bridge-store-guard bridge-registry    # on each of their machines"
     elif step.what == "agents together":

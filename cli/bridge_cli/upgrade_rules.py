@@ -8,8 +8,9 @@ Rules:
    ones the one with the fewest requests first.
 3. Agents that cannot read one another's requests (their `hop` formats differ, one is not read by the other)
    are renewed together: between them forwarded requests of clients would be refused.
-4. Nothing is begun while the mesh is not whole, while traffic is being shifted, or towards a version that is
-   older than, or not the next of, what runs: such reasons are all told at once.
+4. Nothing is begun while no registry leads, etcd is away or an agent refuses snapshots, while traffic is
+   being shifted, or towards a version that is older than, or not the next of, what runs: such reasons are all
+   told at once. That a node is away is told, and refuses nothing: it may be so for good.
 """
 
 from __future__ import annotations

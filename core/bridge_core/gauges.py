@@ -40,6 +40,9 @@ NAMES: Final = frozenset(
 )
 """All that an AlertRule may be about. TTFT, ERRORS and TOKENS are made by the registry from counters."""
 
+OF_INSTANCE: Final = frozenset({QUEUE, IN_FLIGHT})
+"""Those whose `of` is an instance's id."""
+
 
 class Gauge(msgspec.Struct, frozen=True):
     """One figure of now.

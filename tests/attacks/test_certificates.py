@@ -28,7 +28,7 @@ from bridge_wire.v1 import registry_pb2_grpc as rpc
 from tests.cluster.mesh_bed import NODES, Mesh, call, open_mesh
 from tests.support import eventually
 
-pytestmark = [pytest.mark.etcd, pytest.mark.timeout(120)]
+pytestmark = [pytest.mark.etcd, pytest.mark.timeout(400)]
 
 PREDICT = "/bridge.v1.ModelInference/Predict"
 DAY = 86_400.0

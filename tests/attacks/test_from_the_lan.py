@@ -33,7 +33,7 @@ pytestmark = [
     pytest.mark.root,
     pytest.mark.etcd,
     pytest.mark.llamacpp,
-    pytest.mark.timeout(180),
+    pytest.mark.timeout(400),
 ]
 
 MESH, OTHER = "10.213.78.1", "10.213.78.2"
@@ -254,12 +254,14 @@ def test_a_certificate_that_does_not_count_is_refused(lan: Lan, which: str) -> N
 
 
 async def test_who_guesses_is_held_up_and_alice_is_not(lan: Lan) -> None:
-    for number in range(FREE + 2):
-        told = lan.raw(**{"x-api-key": f"brk_{number:016x}_{'A' * 50}"})
-        assert told.split()[0] in ("401", "429"), told
-    held_up = lan.raw(**{"x-api-key": "brk_0123456789abcdef_" + "B" * 50}).split()
-    assert held_up[0] == "429"
-    assert int(held_up[1]) >= 1
+    guesses, told = 0, ["401"]
+    while told[0] == "401":  # each makes the time longer: a guess of a slow machine meets it in the end, too
+        told = lan.raw(**{"x-api-key": f"brk_{guesses:016x}_{'A' * 50}"}).split()
+        guesses += 1
+        assert guesses < FREE + 12
+    assert told[0] == "429"
+    assert int(told[1]) >= 1
+    assert guesses > FREE
     assert lan.raw(authorization=f"Bearer {lan.key}") == "200"
 
     def on_record() -> bool:

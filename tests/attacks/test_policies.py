@@ -13,7 +13,7 @@ import pytest
 from tests.cluster.mesh_bed import NODES, SOLO, TALKER, Mesh, call, open_mesh
 from tests.support import eventually
 
-pytestmark = [pytest.mark.etcd, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.etcd, pytest.mark.timeout(400)]
 
 POLICY = f"""apiVersion: security.deepseek.io/v1
 kind: ModelAccessPolicy

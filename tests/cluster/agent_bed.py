@@ -118,7 +118,7 @@ class AgentProcess:
 
         await eventually(answers, 60)
 
-    async def ended(self, deadline_s: float = 20) -> int:
+    async def ended(self, deadline_s: float = 60) -> int:
         await eventually(lambda: self.process.poll() is not None, deadline_s)
         return self.process.returncode
 

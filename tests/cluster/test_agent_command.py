@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from bridge_agent.config import DEFAULT_PORTS, load_config
+from bridge_agent.config import DEFAULT_PORTS, DRAIN_S, load_config
 from bridge_core.http1 import Pool
 from bridge_core.snapshot_file import SnapshotFile
 from bridge_core.tls import client_context
@@ -116,7 +116,7 @@ async def test_a_second_signal_does_not_wait(bed: AgentBed) -> None:
         agent.process.send_signal(signal.SIGTERM)
         await eventually(lambda: b"agent_draining" in agent.log.read_bytes())
         agent.process.send_signal(signal.SIGTERM)
-        assert await agent.ended(10) == 0
+        assert await agent.ended(0.8 * DRAIN_S) == 0
     await pool.close()
 
 
@@ -127,7 +127,7 @@ async def test_a_drain_lasts_as_long_as_it_was_told(bed: AgentBed) -> None:
     async with pool.request("POST", b"/api/generate", (), HELD) as running:
         assert running.status == 200
         agent.process.send_signal(signal.SIGTERM)
-        assert await agent.ended(10) == 0  # though the request never ends by itself
+        assert await agent.ended(0.8 * DRAIN_S) == 0  # though the request never ends by itself
     await pool.close()
 
 

@@ -19,7 +19,7 @@ from bridge_core.http1 import Pool
 from tests.cluster.agent_bed import AgentBed, AgentProcess, open_agent_bed, report_of
 from tests.support import eventually
 
-pytestmark = [pytest.mark.cluster, pytest.mark.timeout(240)]
+pytestmark = [pytest.mark.cluster, pytest.mark.timeout(400)]
 HELD = json.dumps({"model": "held", "prompt": "x"}).encode()
 
 # What systemd does between its fork and its exec.

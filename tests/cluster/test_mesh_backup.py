@@ -29,7 +29,7 @@ def bed(tmp_path: Path) -> Iterator[Bridge]:
         bed.kill_everything()
 
 
-@pytest.mark.timeout(300)  # eight commands, each a process of its own, beside a mesh that starts twice
+@pytest.mark.timeout(400)  # eight commands, each a process of its own, beside a mesh that starts twice
 async def test_a_control_plane_lost_whole_comes_back_and_nobody_enrols_again(
     bed: Bridge, tmp_path: Path
 ) -> None:

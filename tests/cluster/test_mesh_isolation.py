@@ -24,7 +24,7 @@ from tests.cluster.conftest import needs_talker
 from tests.cluster.mesh_bed import ASK, GREEDY, NODES, SOLO, TALKER, Mesh, call, end_hard, open_mesh
 from tests.support import eventually
 
-pytestmark = [pytest.mark.cluster, pytest.mark.root, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.cluster, pytest.mark.root, pytest.mark.timeout(400)]
 
 WALLS = ["cgroup", "mount", "pid", "ipc", "uts", "net", "capabilities", "no_new_privs"]
 MEMORY = 640 << 20  # the talker takes 440 MiB with 4096 tokens of context, 800 MiB with 8192

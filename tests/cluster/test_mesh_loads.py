@@ -41,7 +41,7 @@ async def test_a_load_goes_on_without_its_client_and_serves_a_burst_at_every_nod
         return not await in_memory(mesh)
 
     await eventually(unloaded, 60)
-    before = await loads(mesh, _DONE)
+    begun_before, before = await loads(mesh, _BEGUN), await loads(mesh, _DONE)
     ask = {"model": TALKER, "prompt": "x", "stream": False, "options": {"num_predict": 1}}
     body = json.dumps(ask).encode()
     async with raw(mesh.address("node2")) as (_, writer):
@@ -52,7 +52,7 @@ async def test_a_load_goes_on_without_its_client_and_serves_a_burst_at_every_nod
         await writer.drain()
 
         async def begun() -> bool:
-            return await loads(mesh, _BEGUN) == before + 1
+            return await loads(mesh, _BEGUN) == begun_before + 1
 
         await eventually(begun, 60)
 

@@ -48,7 +48,7 @@ class Bridge:
             [BRIDGE, *argv, "--state-dir", str(self.state)],
             capture_output=True,
             text=True,
-            timeout=100,
+            timeout=200,
             stdin=subprocess.DEVNULL,
             check=False,
         )

@@ -17,12 +17,12 @@ from bridge_agent.authentication.mesh_secrets import MeshSecrets
 from bridge_agent.gateway.config import GatewayConfig, ListenerKind
 from bridge_agent.gateway.gateway import Gateway
 from bridge_agent.peers.hop import VARYING
-from bridge_agent.peers.upstreams import Upstreams
+from bridge_agent.peers.upstreams import CONNECT_S, Upstreams
 from bridge_agent.quotas.meter import Meter
 from bridge_agent.routing.pulse_rules import PulsePolicy
 from bridge_agent.routing.view import MeshView
 from bridge_core.clients import ApiKey, Client
-from bridge_core.http1 import Headers, Pool, Server, serve
+from bridge_core.http1 import Headers, Pool, PoolLimits, Server, serve
 from bridge_core.identity import SpiffeId
 from bridge_core.identity import certificates as x
 from bridge_core.identity.api_keys import PEPPER, RANDOM_BYTES, Pepper, id_of, mint
@@ -46,7 +46,8 @@ AUTHORITY = x.create_authority(DOMAIN, now=time.time(), ttl_s=86_400)
 TRUST = Trust(issuers=(AUTHORITY.pem.decode(),))
 
 # On a busy machine a node of the bed answers late; only tests about silence take that for one.
-PATIENT = PulsePolicy(silent_s=60.0, cut_s=120.0)
+PATIENCE_S = 60.0
+PATIENT = PulsePolicy(silent_s=PATIENCE_S, cut_s=2 * PATIENCE_S)
 SECRET = bytes(range(32))
 """The mesh's pepper."""
 # What a node's own programs change at other nodes takes a policy; most tests are about something else.
@@ -220,7 +221,10 @@ async def mesh(
     `now` is the gateways' clock: how old is what they know of one another. Timers are the loop's.
     """
     bed = Bed()
+    # Where silence is what a test is about, a connection that hangs is part of it.
+    connect_s = CONNECT_S if config.get("pulse") else PATIENCE_S
     config.setdefault("pulse", PATIENT)
+    config.setdefault("fan_out_s", PATIENCE_S)
     config.setdefault("resume", None)  # what dies stays dead, unless a test is about the opposite
     if policy is not None:
         bed.entries["mesh"] = encode_entry(MeshConfig(trust_domain=DOMAIN, trust=TRUST, defaults=policy))
@@ -230,7 +234,7 @@ async def mesh(
             await engine.start(group)
             view = MeshView(name)
             tls = TlsIdentity(*issue(folder, "node", name))
-            upstreams = Upstreams(view, tls)
+            upstreams = Upstreams(view, tls, connect_s=connect_s)
             settings = GatewayConfig(node=name, host_name="bed-host", **config)
             authenticator = Authenticator(view, name, bed.secrets)
             meter = None
@@ -254,7 +258,7 @@ async def mesh(
                 error_body=gateway.error_body,
                 stream_body=gateway.unread(ListenerKind.PEER),
             )
-            pool = Pool(("127.0.0.1", local.port))
+            pool = Pool(("127.0.0.1", local.port), limits=PoolLimits(connect_s=PATIENCE_S))
             watches.append(group.create_task(gateway.watch_peers()))
             bed.nodes[name] = BedNode(name, engine, view, upstreams, gateway, local, peer, tls, pool)
             view.publish_local((engine.instance(f"{name}/0"),))

@@ -189,7 +189,7 @@ async def open_bed(
         )
         sock = socket.create_server(("127.0.0.1", 0))
         bed.listener = GrpcListener(
-            application, sock, cert=bed.node.cert, key=bed.node.key, ca=bed.node.ca, group=group, grace_s=2.0
+            application, sock, cert=bed.node.cert, key=bed.node.key, ca=bed.node.ca, group=group, grace_s=20.0
         )
         await bed.listener.start()
         try:

@@ -117,7 +117,7 @@ async def models_bed(
                 )
                 for path, page in desk.admin_pages().items():
                     node.gateway.serve_admins(path, page)
-                node.gateway.pull_with(desk.pulls, desk.shelf)
+                node.gateway.pull_with(desk.pulls, desk.shelf, desk.receiver)
                 for path, page in desk.node_pages().items():
                     node.gateway.serve_nodes(path, page)
             yield models

@@ -14,7 +14,7 @@ from bridge_engine import modelgen, seed
 from bridge_engine.store.create import create
 from tests.contract.ollama_target import ask, engine
 
-pytestmark = [pytest.mark.llamacpp, pytest.mark.timeout(180)]
+pytestmark = [pytest.mark.llamacpp, pytest.mark.timeout(300)]
 
 MODEL = seed.SMOLLM2
 TURNS = [

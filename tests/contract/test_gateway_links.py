@@ -9,6 +9,7 @@ import pytest
 
 from bridge_agent.gateway.fanout import node_target
 from bridge_agent.routing.link_rules import LinkBook
+from bridge_agent.routing.pulse_rules import PulsePolicy
 from bridge_core.http1 import ConnectFailed
 from bridge_core.snapshot import Node
 from tests.contract.gateway_bed import Bed, mesh
@@ -34,7 +35,7 @@ async def test_a_node_that_others_reach_is_named_with_the_link_and_not_connected
     tmp_path: Path,
 ) -> None:
     engines = {"a": RecordedEngine(("m",)), "b": RecordedEngine(("m",)), "c": RecordedEngine(("solo",))}
-    async with mesh(tmp_path, engines) as bed:
+    async with mesh(tmp_path, engines, pulse=PulsePolicy()) as bed:
         await eventually(lambda: links(bed, "a").who_can("c") == ("b",))
         hide(bed, "a", "c")
         answer = await bed["a"].infer(model="solo")
@@ -56,7 +57,7 @@ async def test_a_node_that_others_reach_is_named_with_the_link_and_not_connected
 
 async def test_who_cannot_be_connected_to_is_not_chosen_while_others_can_serve(tmp_path: Path) -> None:
     engines = {"a": RecordedEngine(("m",)), "b": RecordedEngine(("x",)), "c": RecordedEngine(("x",))}
-    async with mesh(tmp_path, engines) as bed:
+    async with mesh(tmp_path, engines, pulse=PulsePolicy()) as bed:
         hide(bed, "a", "c")
         await eventually(lambda: links(bed, "a").fault("c"))
         for number in range(10):
@@ -77,7 +78,7 @@ async def test_a_far_node_gets_nothing_while_near_ones_are_idle(tmp_path: Path) 
 
 async def test_an_address_that_is_none_is_told_as_a_link_and_costs_nobody_else(tmp_path: Path) -> None:
     engines = {"a": RecordedEngine(("m",)), "b": RecordedEngine(("solo",)), "c": RecordedEngine(("m",))}
-    async with mesh(tmp_path, engines) as bed:
+    async with mesh(tmp_path, engines, pulse=PulsePolicy()) as bed:
         hide(bed, "a", "b", "nowhere")
         answer = await bed["a"].infer(model="solo")
         assert answer.status == 502

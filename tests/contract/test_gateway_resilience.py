@@ -359,7 +359,7 @@ async def test_a_hedge_goes_on_when_the_other_try_fails(tmp_path: Path, failing:
         await eventually(lambda: engines["a"].running == engines["b"].running == 1)
         bad, good = ("b", "a") if failing == "first" else ("a", "b")
         engines[bad].release.set()
-        await eventually(lambda: engines[bad].running == 0)
+        await eventually(lambda: bed["a"].gateway.in_flight == 1)  # it has heard of the one that failed
         engines[good].release.set()
         told = await answer
         assert (told.status, told.headers.get(b"x-bridge-node")) == (200, good.encode())

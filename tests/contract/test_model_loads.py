@@ -6,16 +6,33 @@ import asyncio
 import json
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from bridge_core.snapshot import RoutePolicy
+from bridge_agent.engines.view import LocalInstance
+from bridge_agent.loading.load_options import LoadOptions
+from bridge_agent.routing.health_rules import Failure
+from bridge_core.snapshot import MemberModel, RoutePolicy
 from bridge_core.traffic import Retries
 from tests.contract.gateway_bed import Answer
 from tests.contract.loads_bed import MODEL, LoadsBed, loads_mesh
 from tests.support import eventually
 
 ROUNDS = 20
+
+
+class ModelLoadWaiter:
+    """Remembers what it was told."""
+
+    def __init__(self) -> None:
+        self.told: list[str] = []
+
+    def loaded(self) -> None:
+        self.told.append("loaded")
+
+    def load_failed(self, failure: Failure, _detail: str) -> None:
+        self.told.append(failure.value)
 
 
 class Clock:
@@ -149,6 +166,22 @@ async def test_an_unload_waits_for_nothing(tmp_path: Path) -> None:
         assert bed.loads["a"].figures.begun == 0
 
 
+async def test_what_is_unloaded_everywhere_is_waited_for_again(tmp_path: Path) -> None:
+    async with loads_mesh(tmp_path, "ab") as bed:
+        model = MemberModel(MODEL)
+        for node in "ab":
+            bed.engine(node).may_load.set()
+            waiter = ModelLoadWaiter()
+            assert bed.loads[node].wait(f"{node}/0", model, LoadOptions(), waiter)
+            await eventually(lambda waiter=waiter: waiter.told == ["loaded"], 30)
+        assert not bed.loads["a"].wait("a/0", model, LoadOptions(), ModelLoadWaiter())
+        await bed["a"].ask("POST", "/api/generate", {"model": MODEL, "keep_alive": 0})
+        assert not bed.engine("a").memory
+        assert not bed.engine("b").memory
+        for node in "ab":
+            assert bed.loads[node].wait(f"{node}/0", model, LoadOptions(), ModelLoadWaiter())
+
+
 async def test_an_engine_that_cannot_load_it_is_quoted_once_to_all(tmp_path: Path) -> None:
     async with loads_mesh(tmp_path) as bed:
         engine = bed.engine("a")
@@ -183,10 +216,11 @@ async def test_a_refusal_of_the_request_itself_is_the_engines_own(tmp_path: Path
         engine.may_load.set()
         answer = await bed["a"].infer()
         assert (answer.status, answer.json()) == (400, {"error": engine.refuses[1]})
+        assert bed.loads["a"]._loads["a/0"].expected_s("registry.ollama.ai/library/" + MODEL, 1) == 0.0
 
 
 async def test_the_wait_is_bounded_and_the_load_goes_on(tmp_path: Path) -> None:
-    async with loads_mesh(tmp_path, load_wait_s=0.05) as bed:
+    async with loads_mesh(tmp_path, load_wait_s=1.0) as bed:  # in which a busy machine, too, begins the load
         engine = bed.engine("a")
         answer = await bed["a"].infer()
         assert answer.status == 503
@@ -198,11 +232,77 @@ async def test_the_wait_is_bounded_and_the_load_goes_on(tmp_path: Path) -> None:
         assert (await bed["a"].infer()).status == 200
 
 
+async def test_who_waited_for_a_turn_in_vain_is_not_told_that_its_load_goes_on(tmp_path: Path) -> None:
+    async with loads_mesh(tmp_path, load_wait_s=0.05) as bed:
+        stuck = ModelLoadWaiter()
+        bed.loads["a"].wait("a/0", MemberModel("other:latest"), LoadOptions(), stuck)
+        await eventually(lambda: bed.engine("a").loading == 1, 30)
+        answer = await bed["a"].infer()
+        assert answer.status == 503
+        assert "did not begin" in answer.json()["error"]
+        assert bed.begun() == 1
+
+
+async def test_a_fault_in_one_load_leaves_the_others_of_its_instance_to_be_done(tmp_path: Path) -> None:
+    async with loads_mesh(tmp_path) as bed:
+        loads, engine = bed.loads["a"], bed.engine("a")
+        real = loads._connect
+
+        def broken(_instance: LocalInstance) -> Any:
+            loads._connect = real
+            raise RuntimeError("nobody thought of this")
+
+        loads._connect = broken
+        first, second = ModelLoadWaiter(), ModelLoadWaiter()
+        for waiter, model in ((first, MODEL), (second, "other:latest")):
+            assert loads.wait("a/0", MemberModel(model), LoadOptions(), waiter)
+        engine.may_load.set()
+        await eventually(lambda: first.told and second.told, 30)
+        assert (first.told, second.told) == (["cut"], ["loaded"])
+        assert not loads.busy
+
+
 async def test_a_limit_of_a_try_holds_for_its_load_too(tmp_path: Path) -> None:
     policy = RoutePolicy(retries=Retries(per_try_timeout_s=0.05))
     async with loads_mesh(tmp_path, policy=policy) as bed:
         assert (await bed["a"].infer()).status == 504
         await eventually(lambda: bed.engine("a").loading == 1, 30)
+
+
+async def test_what_a_load_took_of_a_trys_limit_is_gone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    loop, limits = asyncio.get_running_loop(), list[float]()
+    call_later = loop.call_later
+
+    def noted(delay: float, callback: Any, *args: Any, **more: Any) -> asyncio.TimerHandle:
+        if getattr(callback, "__name__", "") == "_too_slow":
+            limits.append(delay)
+        return call_later(delay, callback, *args, **more)
+
+    monkeypatch.setattr(loop, "call_later", noted)
+    policy = RoutePolicy(retries=Retries(per_try_timeout_s=90.0))
+    async with loads_mesh(tmp_path, policy=policy) as bed:
+        waiting = await waits(bed, "a")
+        bed.engine("a").may_load.set()
+        assert (await waiting).status == 200
+        (record,) = bed["a"].gateway.records()
+        assert limits == [90.0, pytest.approx(90.0 - record.loading)]
+
+
+async def test_a_hedge_has_no_second_copy_loaded(tmp_path: Path) -> None:
+    async with loads_mesh(tmp_path, "ab", policy=RoutePolicy(hedge_after_s=0.02)) as bed:
+        first = await waits(bed, "a", stream=False)
+        (loading,) = [node for node in "ab" if bed.engine(node).loading]
+        (entry,) = {"a", "b"} - {loading}
+        second = asyncio.create_task(bed[entry].infer(stream=False))
+        await eventually(lambda: bed[loading].gateway.own_work == 2, 30)
+        await asyncio.sleep(0.05)  # then the hedge's time is over: a loop's timers come in their order
+        assert bed[entry].gateway.counters.hedges == 0
+        for node in "ab":
+            bed.engine(node).may_load.set()
+        assert [answer.status for answer in await asyncio.gather(first, second)] == [200, 200]
+        assert bed.begun() == 1
 
 
 async def test_who_left_holds_no_slot_for_an_engine_that_never_heard_of_it(tmp_path: Path) -> None:

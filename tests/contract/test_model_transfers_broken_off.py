@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from bridge_agent.models.blob_files import BlobBusy, BlobFault, PartialBlob
+from bridge_agent.models.origin import PIECE_S, Download, OriginFault
 from bridge_agent.models.piece_rules import SMALLEST, piece_count, span
 from bridge_core.snapshot import Node
 from tests.contract.models_bed import MIB, bytes_of, digest_of, models_bed, offer
@@ -137,3 +138,48 @@ def test_no_link_that_an_engine_left_is_written_through(tmp_path: Path, link: st
     with pytest.raises(BlobFault):
         write_first(root)
     assert victim.read_bytes() == b"precious" if victim.is_file() else not list(victim.iterdir())
+
+
+class Dripping:
+    """A registry that answers at once and then sends a byte each second, by a clock of its own."""
+
+    base = "http://registry/v2/team/big"
+    status = 200
+
+    def __init__(self) -> None:
+        self.now = 0.0
+        self.closed = False
+
+    def open(self, *_: object, **__: object) -> Dripping:
+        return self
+
+    def read1(self, _most: int) -> bytes:
+        self.now += 1.0
+        return b"x"
+
+    def close(self) -> None:
+        self.closed = True
+
+
+def test_a_registry_that_sends_next_to_nothing_is_given_up() -> None:
+    registry = Dripping()
+    download = Download(registry, "sha256:" + HEX, SMALLEST, 0, now=lambda: registry.now)
+    with pytest.raises(OriginFault, match="too few"):
+        download.read(0)
+    assert registry.now == PIECE_S
+
+
+def test_a_slow_registry_that_brings_a_piece_in_time_is_not() -> None:
+    registry = Dripping()
+    assert Download(registry, "sha256:" + HEX, 200, 0, now=lambda: registry.now).read(0) == b"x" * 200
+
+
+def test_reading_what_is_there_of_a_blob_ends_when_nobody_waits_and_loses_nothing(tmp_path: Path) -> None:
+    (tmp_path / "blobs").mkdir()
+    with contextlib.closing(PartialBlob(tmp_path, HEX, len(BLOB))) as partial:
+        piece = BLOB[: span(len(BLOB), 0)[1]]
+        partial.write(0, piece, hashlib.sha256(piece).hexdigest())
+    with pytest.raises(BlobFault, match="nobody waits"):
+        PartialBlob(tmp_path, HEX, len(BLOB), stopped=lambda: True)
+    with contextlib.closing(PartialBlob(tmp_path, HEX, len(BLOB))) as partial:
+        assert set(partial.hashes) == {0}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import threading
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -15,14 +16,14 @@ import pytest
 from bridge_agent.audit.rendering import audited
 from bridge_agent.gateway.config import Outcome as Ended
 from bridge_agent.models import page_cache
-from bridge_agent.models.warm_rules import RESERVE
+from bridge_agent.models.warm_rules import RESERVE, Warmable
 from bridge_cli.access import Access
 from bridge_cli.models_remote import Outcome, ask_nodes, copies_of
 from bridge_core import model_answers
 from bridge_core.clients import Admin
 from bridge_core.errors import Fatal
 from bridge_core.model_answers import ModelAsked
-from bridge_core.names import canonical
+from bridge_core.names import ModelName, canonical
 from bridge_core.snapshot import Backend, Instance, MemberModel, Node, Route
 from tests.contract.gateway_bed import issue
 from tests.contract.models_bed import MIB, ModelsBed, bytes_of, digest_of, models_bed, offer
@@ -228,6 +229,61 @@ async def test_what_a_route_is_about_to_ask_for_is_warmed_by_itself(models: Mode
     assert await reads() == 1
     assert name in warming.warm
     assert await reads() == 0  # it is there
+
+
+async def test_what_the_kernel_does_not_speak_of_is_not_read_all_the_time(models: ModelsBed) -> None:
+    manifest = offer(models.registry, "team/big:v1", BLOB)
+    await models.pull("a")
+    lists(models, "a", manifest)
+    models.bed.publish(route__chat=Route("chat", (Backend(models.name()),)))
+    warming, clock, reads = models.desks["a"].warming, [1000.0], list[str]()
+    warming._share = lambda _model: 0.0  # type: ignore[method-assign]  # as of another user's file
+    warming._now = lambda: clock[0]
+
+    def read(model: Warmable, _stopped: Any, _told: Any) -> bool:
+        reads.append(model.name)
+        return True
+
+    warming._read_through = read  # type: ignore[method-assign]
+    for after, so_often in ((0.0, 1), (15.0, 1), (584.0, 1), (1.0, 2), (15.0, 2)):
+        clock[0] += after
+        await warming.look()
+        assert len(reads) == so_often
+
+
+async def test_an_order_waits_for_the_one_before_it_and_ends_what_was_only_likely(models: ModelsBed) -> None:
+    manifest = offer(models.registry, "team/big:v1", BLOB)
+    await models.pull("a")
+    lists(models, "a", manifest)
+    models.bed.publish(route__chat=Route("chat", (Backend(models.name()),)))
+    warming, readings = models.desks["a"].warming, list[threading.Event]()
+    may_end = threading.Event()
+    warming._share = lambda _model: 1.0 if may_end.is_set() else 0.0  # type: ignore[method-assign]
+
+    def read(_model: Any, stopped: threading.Event, _told: Any) -> bool:
+        readings.append(stopped)
+        while not may_end.wait(0.01) and not stopped.is_set():
+            pass
+        return not stopped.is_set()
+
+    warming._read_through = read  # type: ignore[method-assign]
+
+    async def order() -> list[dict[str, Any]]:
+        return [record async for record in warming.order(ModelName.parse(models.name()))]
+
+    looking = asyncio.create_task(warming.look())
+    await eventually(lambda: len(readings) == 1)
+    first = asyncio.create_task(order())
+    await eventually(lambda: len(readings) == 2)
+    assert readings[0].is_set()
+    second = asyncio.create_task(order())
+    await eventually(lambda: len(warming._turn._waiters or ()) > 0)
+    assert not readings[1].is_set()
+    may_end.set()
+    for records in await asyncio.gather(first, second):
+        assert records == [{"status": "success"}]
+    await looking
+    assert len(readings) == 3
 
 
 async def test_a_model_that_does_not_fit_is_refused_before_it_is_read(models: ModelsBed) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import AsyncIterator
 from pathlib import Path
+from typing import Any
 
 import msgspec
 
@@ -65,10 +66,41 @@ async def test_what_the_other_node_only_lists_is_no_copy(tmp_path: Path) -> None
         assert models.blob(other, digest_of(OLD)).exists()
 
 
+async def test_no_two_nodes_remove_the_model_on_each_others_word(tmp_path: Path) -> None:
+    async with models_bed(tmp_path, "a", "b", "c", section=ROOM_FOR_ONE) as models:
+        manifest = offer(models.registry, "team/big:v1", OLD)
+        for node in "abc":
+            await models.pull(node)
+            listed(models, node, ("team/big:v1", manifest))
+        offer(models.registry, "team/big:v2", NEW)
+        first, second, third = in_order(digest_of(manifest)[7:], "abc")
+        models.blob(first, digest_of(OLD)).unlink()  # of which the lists do not tell yet
+        records = await models.pull(second, models.name("team/big:v2"))
+        assert "do not fit" in records[-1]["error"]
+        assert (await models.pull(third, models.name("team/big:v2")))[-1] == {"status": "success"}
+        assert models.blob(second, digest_of(OLD)).exists()
+        assert not models.blob(third, digest_of(OLD)).exists()
+
+
 async def test_what_is_in_memory_stays(tmp_path: Path) -> None:
     async with full(tmp_path) as (models, _, other):
         manifest = models.manifest_path(other).read_bytes()
         listed(models, other, ("team/big:v1", manifest), loaded=(models.name("team/big:v1"),))
+        records = await models.pull(other, models.name("team/big:v2"))
+        assert "do not fit" in records[-1]["error"]
+        assert models.manifest_path(other).exists()
+
+
+async def test_what_is_asked_for_while_others_are_asked_whether_they_have_it_stays(tmp_path: Path) -> None:
+    async with full(tmp_path) as (models, _, other):
+        removals = models.desks[other].removals
+        have = removals._peers.have
+
+        async def and_now_somebody_asks(node: str, hex_: str, **more: Any) -> Any:
+            removals._running = lambda _model: 1
+            return await have(node, hex_, **more)
+
+        removals._peers.have = and_now_somebody_asks  # type: ignore[method-assign]
         records = await models.pull(other, models.name("team/big:v2"))
         assert "do not fit" in records[-1]["error"]
         assert models.manifest_path(other).exists()

@@ -115,7 +115,7 @@ async def test_what_there_is_not(models: ModelsBed) -> None:
     ):
         answer = await node.ask("GET", path)
         assert (answer.status, json.loads(answer.body)["errors"][0]["code"]) == (404, code), path
-    assert (await node.ask("POST", f"{PATH}/blobs/uploads/")).status == 405
+    assert (await node.ask("DELETE", f"{PATH}/manifests/v1")).status == 405
 
 
 async def test_a_manifest_that_is_not_the_one_that_the_mesh_means_is_not_given(models: ModelsBed) -> None:

@@ -16,7 +16,7 @@ from pydantic import BaseModel
 from bridge_engine import seed
 from tests.contract.ollama_target import ask, engine
 
-pytestmark = [pytest.mark.llamacpp, pytest.mark.timeout(180)]
+pytestmark = [pytest.mark.llamacpp, pytest.mark.timeout(300)]
 
 MODEL = seed.SMOLLM2
 QUESTION = "What is the capital of France?"

@@ -23,7 +23,10 @@ from tests.ports import free_port
 from tests.support import eventually
 
 PROGRAM = shutil.which("alertmanager") or shutil.which("prometheus-alertmanager")
-pytestmark = pytest.mark.skipif(PROGRAM is None, reason="no alertmanager on PATH")
+pytestmark = [
+    pytest.mark.skipif(PROGRAM is None, reason="no alertmanager on PATH"),
+    pytest.mark.timeout(300),
+]
 
 CONFIG = "route: {receiver: nobody}\nreceivers: [{name: nobody}]\n"
 
@@ -75,7 +78,7 @@ async def test_an_alert_is_there_with_its_labels_and_gone_when_it_is_over(port: 
         except BridgeError:  # it starts still
             return None
 
-    answer = await eventually(lambda: told(lasting), 60.0)
+    answer = await eventually(lambda: told(lasting), 120.0)
     assert answer is not None
     assert answer.taken, answer
     (there,) = await known(port)

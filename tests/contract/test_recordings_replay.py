@@ -29,7 +29,7 @@ from tests.contract.ollama_target import (
     upload,
 )
 
-pytestmark = [pytest.mark.llamacpp, pytest.mark.timeout(180)]
+pytestmark = [pytest.mark.llamacpp, pytest.mark.timeout(300)]
 
 RECORDINGS = Path(__file__).parent / "recordings"
 FILES = ("meta", "show", "generate", "chat", "embed", "openai", "anthropic", "store")

@@ -9,7 +9,6 @@ import os
 import resource
 import signal
 import socket
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -36,6 +35,7 @@ STREAMS = {
     "/v1/responses": {**LONG_V1, "input": STORY["content"], "max_output_tokens": 600},
     "/v1/messages": {**LONG_V1, "messages": [STORY], "max_tokens": 600},
 }
+ROUNDS = 6  # in one of which a runner is lost before its text is over, however busy the machine is
 COMPLETE = (b'"done":true', b"[DONE]", b"message_stop", b"response.completed")
 
 
@@ -52,7 +52,7 @@ class OpenStream:
 
     def __init__(self, base: str, path: str, body: dict[str, Any]) -> None:
         where = urlsplit(base)
-        self.socket = socket.create_connection((where.hostname or "", where.port or 0), timeout=30)
+        self.socket = socket.create_connection((where.hostname or "", where.port or 0), timeout=60)
         data = json.dumps(body).encode()
         head = f"POST {path} HTTP/1.1\r\nHost: {where.netloc}\r\nContent-Length: {len(data)}\r\n"
         self.socket.sendall(head.encode() + b"Connection: close\r\n\r\n" + data)
@@ -88,16 +88,29 @@ def answers(running: Engine) -> bool:
     return post(running, "/api/generate", body).status == 200
 
 
+def slots(running: Engine) -> tuple[int, int]:
+    """How many it works in, and how many requests run."""
+    models = ask(running.base, "GET", "/bridge/slots").json()["models"]
+    assert {(model["name"], model["slots"]) for model in models} <= {("smollm2:135m", 1)}
+    return sum(model["busy"] for model in models), sum(model["running"] for model in models)
+
+
 @pytest.mark.parametrize(
     ("fault", "path"),
     [(signal.SIGKILL, path) for path in STREAMS]
     + [(signal.SIGSTOP, path) for path in ("/api/chat", "/v1/chat/completions", "/v1/messages")],
 )
 def test_a_lost_runner_ends_a_stream_with_an_error(running: Engine, path: str, fault: signal.Signals) -> None:
-    stream = OpenStream(running.base, path, STREAMS[path])
-    (runner,) = runners(running.pid)
-    runner.send_signal(fault)
-    ended = stream.rest()
+    for _ in range(ROUNDS):
+        stream = OpenStream(running.base, path, STREAMS[path])
+        (runner,) = runners(running.pid)
+        runner.send_signal(fault)
+        ended = stream.rest()
+        if not any(mark in ended for mark in COMPLETE):
+            break
+        with contextlib.suppress(psutil.NoSuchProcess):
+            runner.send_signal(signal.SIGCONT)
+        assert answers(running)
     assert not any(mark in ended for mark in COMPLETE)
     assert ended.endswith(b"0\r\n\r\n")
     last = ended.rsplit(b"\n{", 1)[-1] if path.startswith("/api/") else ended.rsplit(b"data: ", 1)[-1]
@@ -117,12 +130,16 @@ def test_a_lost_runner_ends_a_stream_with_an_error(running: Engine, path: str, f
 async def test_a_lost_runner_fails_a_whole_answer(running: Engine, path: str, shape: list[str]) -> None:
     import asyncio
 
-    assert answers(running)
-    asked = asyncio.create_task(asyncio.to_thread(post, running, path, {**STREAMS[path], "stream": False}))
-    (runner,) = runners(running.pid)
-    await eventually(lambda: asked.done() or runner.cpu_percent() > 20)
-    runner.kill()
-    received = await asked
+    for _ in range(ROUNDS):
+        assert answers(running)
+        body = {**STREAMS[path], "stream": False}
+        asked = asyncio.create_task(asyncio.to_thread(post, running, path, body))
+        await eventually(lambda asked=asked: asked.done() or slots(running)[0] > 0)
+        (runner,) = runners(running.pid)
+        runner.kill()
+        received = await asked
+        if received.status != 200:  # it was not over before
+            break
     assert received.status == 500
     assert sorted(received.json()) == shape
 
@@ -135,34 +152,28 @@ async def test_runners_die_with_their_engine(tmp_path: Path, running: Engine) ->
         await eventually(lambda: not runner.is_running() or runner.status() == psutil.STATUS_ZOMBIE)
 
 
-def test_a_client_that_leaves_frees_its_slot(running: Engine) -> None:
+async def test_a_client_that_leaves_frees_its_slot(running: Engine) -> None:
     body = {**STREAMS["/api/generate"], "options": {"temperature": 0, "num_predict": 4000, "num_ctx": 4096}}
     assert answers(running)
     stream = OpenStream(running.base, "/api/generate", body)
     stream.socket.close()
-    begun = time.monotonic()
+    await eventually(lambda: slots(running) == (0, 0), 30)  # the story would have taken longer
     assert answers(running)
-    assert time.monotonic() - begun < 8  # the story would have taken half a minute
 
 
 async def test_an_engine_tells_which_slots_it_works_in_also_for_nobody(running: Engine) -> None:
-    def slots() -> tuple[int, int]:
-        models = ask(running.base, "GET", "/bridge/slots").json()["models"]
-        assert {(model["name"], model["slots"]) for model in models} <= {("smollm2:135m", 1)}
-        return sum(model["busy"] for model in models), sum(model["running"] for model in models)
-
     assert answers(running)
-    await eventually(lambda: slots() == (0, 0), 60)
+    await eventually(lambda: slots(running) == (0, 0), 60)
     words = " ".join(f"word{number}" for number in range(300))
     body = {"model": "smollm2:135m", "prompt": words, "raw": True, "options": {"num_batch": 32}}
     where = urlsplit(running.base)
-    with socket.create_connection((where.hostname or "", where.port or 0), timeout=30) as client:
+    with socket.create_connection((where.hostname or "", where.port or 0), timeout=60) as client:
         data = json.dumps(body).encode()
         head = f"POST /api/generate HTTP/1.1\r\nHost: {where.netloc}\r\nContent-Length: {len(data)}\r\n\r\n"
         client.sendall(head.encode() + data)
-        await eventually(lambda: slots() == (1, 1), 60)
-    await eventually(lambda: slots()[1] == 0, 60)
-    await eventually(lambda: slots() == (0, 0), 60)
+        await eventually(lambda: slots(running) == (1, 1), 60)
+    await eventually(lambda: slots(running)[1] == 0, 60)
+    await eventually(lambda: slots(running) == (0, 0), 60)
 
 
 def test_a_stream_is_finished_on_sigterm(running: Engine) -> None:

@@ -60,7 +60,7 @@ class Machine:
             capture_output=True,
             text=True,
             input=given,
-            timeout=100,
+            timeout=200,
             check=False,
         )
         assert ended.returncode == 0, ended.stdout + ended.stderr

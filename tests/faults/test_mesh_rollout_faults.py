@@ -30,7 +30,7 @@ pytestmark = [
     pytest.mark.faults,
     pytest.mark.etcd,
     pytest.mark.llamacpp,
-    pytest.mark.timeout(300),
+    pytest.mark.timeout(400),
 ]
 
 REGISTRY = str(Path(sys.executable).with_name("bridge-registry"))

@@ -21,7 +21,7 @@ pytestmark = [
     pytest.mark.faults,
     pytest.mark.etcd,
     pytest.mark.llamacpp,
-    pytest.mark.timeout(240),
+    pytest.mark.timeout(400),
 ]
 
 SOME = 20

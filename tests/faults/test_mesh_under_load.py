@@ -21,7 +21,7 @@ pytestmark = [
     pytest.mark.faults,
     pytest.mark.etcd,
     pytest.mark.llamacpp,
-    pytest.mark.timeout(180),
+    pytest.mark.timeout(400),
 ]
 
 STOP_S = 12.0  # more than twice the leases' time to live

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from bridge_core import golden, keyspace
+from bridge_core.counts import Counts
 from bridge_core.errors import Unavailable
+from bridge_core.gauges import Gauge
 from bridge_core.golden import GoldenAnswer, Token
 from bridge_core.names import canonical
 from bridge_core.snapshot import Instance, MemberModel, Node, Snapshot, Version, encode_entry
@@ -225,8 +227,10 @@ async def test_reports_of_hostile_agents_are_cut_down_to_what_is_theirs_to_say()
         ],
         gauges=[
             health_pb2.Gauge(name="no_such_gauge", value=1),
-            health_pb2.Gauge(name="queue", value=float("nan")),
-            health_pb2.Gauge(name="queue", value=3),
+            health_pb2.Gauge(name="queue", of=f"{turn}/0", value=float("nan")),
+            health_pb2.Gauge(name="queue", of=f"{turn}/0", value=3),
+            health_pb2.Gauge(name="queue", of=f"{other}/0", value=0),
+            health_pb2.Gauge(name="queue", value=1),
         ],
         golden=[
             answer(tokens=[health_pb2.GoldenToken(text="x" * 999, margin=float("inf"))] * 99),
@@ -245,3 +249,29 @@ async def test_reports_of_hostile_agents_are_cut_down_to_what_is_theirs_to_say()
     assert len(one.tokens) == golden.MAX_TOKENS
     assert {(len(token.text), token.margin) for token in one.tokens} == {(256, -1.0)}
     assert health_of(message, other, bed.snapshot(), bed.now).golden == (), "it is not its turn"
+
+
+async def test_a_node_that_becomes_slow_is_told_of_where_the_others_of_its_model_do_not() -> None:
+    bed = Bed()
+    done = dict.fromkeys(NODES, Counts())
+    await bed.desk.step()
+
+    async def windows(many: int, slow: str = "") -> None:
+        for _ in range(many):
+            for node in NODES:
+                at = 25 if node == slow else 20  # three times as long
+                done[node] = done[node].plus(Counts(10, ttft=(0,) * at + (10,)))
+                own = (InstanceHealth(f"{node}/0", (), done[node]),)
+                gauges = (Gauge("in_flight", f"{node}/0", 1.0, 4.0),)
+                bed.keeper.take(node, NodeHealthReport(own, gauges), bed.now)
+            await bed.desk.step()
+            bed.now += 5.0
+
+    await windows(120)
+    assert bed.desk.alerts == ()
+    await windows(4, slow="b")
+    (alert,) = bed.desk.alerts
+    assert (alert.seen.id, alert.seen.severity) == ("slow-first-byte@b/0", "warning")
+    assert alert.seen.summary.startswith("b/0 takes 3.1 times as long to a first byte as is usual for it")
+    await windows(12)
+    assert bed.desk.alerts[0].ended

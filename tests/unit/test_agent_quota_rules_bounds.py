@@ -443,3 +443,30 @@ def test_days_of_use_are_told_for_two_days_more() -> None:
 
 def test_the_longest_that_any_model_reads_and_writes() -> None:
     assert estimate_rules.prompt_estimate(10**9) == 131_072
+
+
+def test_what_is_refused_here_while_the_mesh_has_it_is_reported_before_its_time() -> None:
+    made = book()
+    for _ in range(10):
+        reserve(made)
+    (cell,) = made.cells
+
+    def hurries(others: int) -> bool:
+        made.take([CellLimit(cell.bucket, 10, others)], sent=None, now_ms=NOW_MS)
+        made.report({}, 0.0, NOW_MS)
+        assert isinstance(reserve(made), Refusal)
+        return made.hurried
+
+    assert [hurries(others) for others in (0, 19, 20)] == [True, True, False]
+
+
+def test_a_bucket_that_was_forgotten_is_begun_anew() -> None:
+    made, told = book(Quota("q", concurrency=9), nodes=("a",)), dict[Bucket, CellUse]()
+    held = reserve(made)
+    assert isinstance(held, Reservation)
+    held.parts[0][0].settle(1, 0)
+    for _ in range(4):
+        made.report(told, 0.0, NOW_MS)
+    assert list(made.cells) == []
+    reserve(made)
+    assert [cell.claimed for cell in made.cells] == [1]

@@ -156,6 +156,7 @@ def test_an_impossible_rule_is_refused(spec: str, fault: str) -> None:
         ("type: email\nurl: https://x.example/", "spec.type"),
         ("type: alertmanager\nurl: https://x.example/\nrepeat: 1h", "spec.repeat: is Alertmanager's own"),
         ("type: alertmanager\nurl: https://x.example/api/v2/alerts/", "spec.url: is the address before"),
+        ("type: alertmanager\nurl: https://x.example/?a=b", "spec.url: has a query"),
     ],
 )
 def test_an_impossible_receiver_is_refused(spec: str, fault: str) -> None:

@@ -87,12 +87,28 @@ def test_what_lasts_is_told_again_and_what_is_over_once() -> None:
     assert step(silent, telling, over, now=1e6)[1] is None
 
 
+def test_what_becomes_critical_is_told_again_once_and_what_becomes_less_is_not() -> None:
+    for plan, soon in ((HOOK, 165.0), (MANAGER, 130.0)):
+        telling, _ = step(plan, Telling(), alert(), now=105.0)
+        worse = alert(severity="critical")
+        telling, message = step(plan, telling, worse, now=soon)
+        assert message is not None
+        assert [(one.seen.id, one.seen.severity) for one in message.alerts] == [("disk@n1", "critical")]
+        assert step(plan, telling, worse, now=soon + 59.0)[1] is None
+        telling, message = step(plan, telling, alert(), now=soon + 59.0)
+        assert message is None
+        assert telling.waiting == frozenset()
+    noted_before = {"disk@n1": Told(100.0, False, 105.0)}  # how severe it was is not in it
+    before = Telling(noted_before, {"n1": 105.0})
+    assert step(HOOK, before, alert(severity="critical"), now=200.0)[1] is None
+
+
 def test_what_comes_again_is_told_again() -> None:
     telling, _ = step(HOOK, Telling(), alert(), now=105.0)
     again = alert(since=300.0)
     telling, message = step(HOOK, telling, again, now=305.0)
     assert ids(message) == ["disk@n1"]
-    assert telling.told["disk@n1"] == Told(300.0, False, 305.0)
+    assert telling.told["disk@n1"] == Told(300.0, False, 305.0, "warning")
 
 
 def test_what_flickered_is_nobodys_business_and_what_lasted_unheard_is() -> None:
@@ -269,11 +285,12 @@ def test_messages_are_as_they_were() -> None:
 
 def test_what_is_stored_is_read_as_it_was() -> None:
     wanted = json.loads(VECTORS.read_text())
-    telling = Telling(
-        {"disk@n1": Told(1.0, True, 2.0)}, {"n1": 2.0}, frozenset({"a"}), 1, 2, 3, 4, "why", 5.0
-    )
+    told = {"disk@n1": Told(1.0, True, 2.0, "critical")}
+    telling = Telling(told, {"n1": 2.0}, frozenset({"a"}), 1, 2, 3, 4, "why", 5.0)
     assert msgspec.to_builtins(telling) == wanted["telling"]
     assert msgspec.convert(wanted["telling"], Telling) == telling
+    first = msgspec.convert(wanted["telling as it first was"], Telling)
+    assert first == msgspec.structs.replace(telling, told={"disk@n1": Told(1.0, True, 2.0)})
     assert msgspec.to_builtins(EVIL) == wanted["alert"]
     assert msgspec.convert(wanted["alert"], Alert) == EVIL
 

@@ -145,6 +145,7 @@ EQUAL = Compare(key=RECORD, target=Compare.VERSION, version=0)
         (RangeRequest(key=b"\0", range_end=b"\0"), Reason.FOREIGN_KEY),
         (RangeRequest(key=RECORD, range_end=b"\0"), Reason.FOREIGN_KEY),
         (RangeRequest(key=RECORD, range_end=b"/bridge/v1/members/one1"), Reason.FOREIGN_KEY),
+        (RangeRequest(key=RECORD, range_end=RECORD), Reason.FOREIGN_KEY),
         (RangeRequest(key=b"/bridge/v1/members/one0"), Reason.FOREIGN_KEY),
         (RangeRequest(key=RECORD, revision=3), Reason.MALFORMED),
     ],

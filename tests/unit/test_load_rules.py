@@ -147,6 +147,36 @@ def test_a_load_is_expected_to_take_what_its_last_one_took_else_its_size_at_the_
     assert loads.expected_s("c", 350) == pytest.approx(350 / (250 + (50 - 250) * 0.3))
 
 
+def test_what_was_no_load_teaches_nothing_of_how_long_loads_take() -> None:
+    loads = InstanceLoads[str]()
+    loads.join(load_of("chat", size=1000), "x", 0.0)
+    loads.begin(0.0)
+    loads.ended(4.0, loaded=True)
+    refused = load_of("embeds", size=1000)  # asked to chat: its engine said no after a millisecond
+    loads.join(refused, "x", 10.0)
+    assert loads.begin(10.0) is refused
+    refused.refused = True
+    assert loads.ended(10.5, loaded=True) == ("x",)
+    assert loads.join(load_of("embeds", size=1000), "y", 10.6), "nor is it in memory now"
+    loads.begin(10.6)
+    loads.ended(10.601, loaded=True)  # it had been there all the time
+    for model in ("embeds", "other"):
+        assert loads.expected_s(model, 1000) == pytest.approx(4.0)
+
+
+def test_a_load_that_hangs_is_given_up_in_a_time_that_fits_its_size() -> None:
+    assert load_of(size=4 << 30).longest_s == pytest.approx(300 + 256)
+    assert load_of(size=0).longest_s == load_of(size=1 << 50).longest_s == 3600.0
+
+
+def test_who_waits_for_a_load_that_has_not_begun_awaits_its_turn() -> None:
+    loads = InstanceLoads[str]()
+    loads.join(load_of("a"), "x", 0.0)
+    loads.join(load_of("b"), "y", 0.0)
+    loads.begin(0.0)
+    assert [loads.awaits_its_turn(who) for who in ("x", "y", "nobody")] == [False, True, False]
+
+
 class Loads(RuleBasedStateMachine):
     """Any order of joining, leaving, beginning and ending."""
 

@@ -55,3 +55,11 @@ def test_what_has_to_go_is_what_does_not_fit() -> None:
     assert excess(10, 2, 12) == 0
     assert excess(20, 0, 12) == 8
     assert excess(0, 0, 0) == 0
+
+
+def test_what_is_just_enough_is_enough_and_what_frees_nothing_stays() -> None:
+    first, second, nothing = Held("a", 5, 1, used=1.0), Held("b", 5, 1, used=2.0), Held("c", 0, 1)
+    assert nothing.used == 0.0
+    assert evicted([first, second, nothing], 5) == [first]
+    assert evicted([first, second, nothing], 10) == [first, second]
+    assert evicted([Held("d", 1, 1)], 1) == [Held("d", 1, 1)]

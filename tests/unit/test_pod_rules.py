@@ -133,3 +133,22 @@ def test_a_pods_token_is_told_from_a_join_token() -> None:
 def test_what_is_no_token_at_all_is_refused_before_anybody_is_asked(text: str) -> None:
     with pytest.raises(TokenFault):
         parse_token(text)
+
+
+def test_an_answer_without_a_status_vouches_for_nobody() -> None:
+    with pytest.raises(EnrolmentRefused, match="does not know the service account's token"):
+        pod_of(b"{}", AUDIENCE, ACCOUNTS)
+
+
+def test_of_long_names_no_more_is_repeated_than_a_name_has() -> None:
+    with pytest.raises(EnrolmentRefused, match=f"^'{'x' * 320}' may not"):
+        pod_of(review(user=user("x" * 321)), AUDIENCE, ACCOUNTS)
+    with pytest.raises(EnrolmentRefused, match=f"pod '{'x' * 253}', which"):
+        check_name(Pod("bridge:agent", "x" * 254, "5f"), "agent-1", None)
+
+
+def test_an_answer_has_a_quarter_of_a_mebibyte_at_most() -> None:
+    whole = review()
+    assert pod_of(whole + b" " * ((256 << 10) - len(whole)), AUDIENCE, ACCOUNTS) == POD
+    with pytest.raises(Unavailable):
+        pod_of(whole + b" " * ((256 << 10) + 1 - len(whole)), AUDIENCE, ACCOUNTS)

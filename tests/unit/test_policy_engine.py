@@ -463,5 +463,33 @@ def test_what_is_remembered_is_bounded_and_changes_no_answer() -> None:
     for number_ in range(20_000):
         assert rights.decide("predict", "Model", canonical(f"x{number_}"), Facts()).allowed
         assert not rights.decide("predict", "Model", canonical(f"m{number_}"), Facts()).allowed
+        assert len(rights._cases) + len(rights.settled) <= 8192
     assert len(rights._cases) + len(rights.settled) <= 8192
     assert len(book._about) <= 8192
+
+
+@pytest.mark.parametrize(
+    ("operator", "num_ctx", "in_allow", "in_deny"),
+    [
+        ("In", 5.0, True, True),
+        ("In", 8.0, True, True),
+        ("In", 6.0, False, False),
+        ("In", None, False, False),
+        ("NotIn", 5.0, False, False),
+        ("NotIn", 6.0, True, True),
+        ("NotIn", None, False, True),  # what is not said passes no Allow, and escapes no Deny
+    ],
+)
+def test_numbers_of_a_request_among_others(
+    operator: Any, num_ctx: float | None, in_allow: bool, in_deny: bool
+) -> None:
+    conditions, facts = when("num_ctx", operator, "5", "8"), Facts(num_ctx=num_ctx)
+    assert (
+        may([rule("a", "User/ann", conditions=conditions)], ANN, facts=facts, mesh=SecuritySettings("Deny"))
+        is in_allow
+    )
+    assert may([rule("a", "User/ann", conditions=conditions, effect="Deny")], ANN, facts=facts) is not in_deny
+
+
+def test_of_a_request_nothing_is_known_where_nothing_is_said() -> None:
+    assert (Facts().second_of_day, Facts().weekday, Facts().node) == (0, "Thu", None)

@@ -357,6 +357,34 @@ def test_of_what_has_no_window_whoever_is_idle_goes_back_to_the_share() -> None:
         mesh.told(node)
     mesh.book.tick(mesh.now, NOW_MS)
     assert mesh.book.claims(RUNNING, mesh.now) == 30
+    mesh.book.follow([CONCURRENT], NODES)
+    mesh.book.tick(mesh.now, NOW_MS)
+    assert not list(mesh.book.uses()), "everybody has the share and uses none of it: nothing is remembered"
+
+
+@pytest.mark.parametrize(("used", "wanted", "limit"), [(5, 0, None), (0, 5, None), (0, 0, 10)])
+def test_while_somebody_uses_or_wants_some_nobody_goes_back(
+    used: int, wanted: int, limit: int | None
+) -> None:
+    mesh = Registry()
+    mesh.book.follow([CONCURRENT], NODES)
+    mesh.raw("a", [CellUse(RUNNING, 10, 20, 10)])
+    for node in "bc":
+        mesh.raw(node, [CellUse(RUNNING, 0, 0, 0)], mesh.told(node)[0])
+    sequence, raised = mesh.told("a")
+    assert raised == 30
+    mesh.raw("a", [CellUse(RUNNING, used, wanted, 30)], sequence)
+    assert mesh.told("a")[1] == (30 if limit is None else limit)
+
+
+def test_nothing_is_taken_back_from_who_does_not_hear_it() -> None:
+    mesh = Registry()
+    mesh.says("c", used=0)
+    mesh.told("c")
+    mesh.book.closed("c")
+    mesh.says("a", used=10, wanted=20)
+    assert mesh.book.due("b")
+    assert not mesh.book.due("c")
 
 
 def test_a_concurrency_that_says_when_it_begins_is_none() -> None:

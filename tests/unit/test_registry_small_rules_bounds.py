@@ -27,7 +27,7 @@ from bridge_registry.membership.load_book import NodeLoad
 from bridge_registry.membership.node_status import NodeStanding
 from bridge_registry.records import NodeRecord
 from bridge_registry.rollouts.plan import RolloutPlan, Step
-from bridge_registry.rollouts.rollout_rules import RolloutPosition
+from bridge_registry.rollouts.rollout_rules import Happening, RolloutPosition
 
 # -- pictures
 
@@ -120,6 +120,10 @@ def test_routes_and_rollouts() -> None:
     assert (rollout.step, rollout.steps, rollout.elapsed_s, rollout.hold_s) == (1, 2, 13, 60.0)
     assert (rollout.canary_share, rollout.canary_requests) == (0.25, 4)
     assert (rollout.stable_error_rate, rollout.canary_error_rate) == (0.1, 0.5)
+    told = tuple(Happening(float(at), f"line {at}") for at in range(25))
+    eventful = RolloutPosition(plan.identity, events=told)
+    (long,) = painted(rollouts=((plan, eventful),)).rollouts
+    assert long.events == tuple((float(at), f"line {at}") for at in range(5, 25))
     (lost,) = painted(rollouts=((plan, position),)).rollouts
     assert lost.canary_share == 0.0
 
@@ -193,7 +197,7 @@ def test_force_is_said_and_not_taken_for_granted() -> None:
 
 
 @pytest.mark.parametrize(
-    "address", ["h:0", "h:65536", "h:123456", "h:", "h:+1", "::1:5", "[h]:5", "[::1:5", "h", "h:²"]
+    "address", ["h:0", "h:65536", "h:123456", "h:", "h:+1", "::1:5", "[h]:5", "[::1:5", "[::12:5", "h", "h:²"]
 )
 def test_what_is_no_peer_address(address: str) -> None:
     with pytest.raises(EnrolmentRefused):

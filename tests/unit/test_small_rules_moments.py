@@ -98,6 +98,7 @@ def test_which_set_counts_and_how_old_it_is() -> None:
     said = refresh_rules.concern("corp", record, failures, 7199.0)
     assert "since 120 min: away; the one of 120 min ago stays in use" in said
     assert "since 2 h: away; the one of 2 h ago" in refresh_rules.concern("corp", record, failures, 7200.0)
+    assert "since 10000 h" in refresh_rules.concern("corp", record, failures, 36_000_000.0)
     assert "since 0 min" in refresh_rules.concern("corp", None, failures, -90.0)
     other = Failures("v", "away", 0.0, 0.0)
     assert refresh_rules.concern("corp", record, other, 0.0).endswith("none of its tokens count")

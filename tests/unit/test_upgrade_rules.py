@@ -174,3 +174,63 @@ def test_what_the_registry_tells_becomes_the_plan_that_is_printed() -> None:
     assert "bridgectl drain n1 --undo" in text
     assert "drain n2" not in text
     assert text.index("agent of n2") < text.index("agent of n1")
+
+
+def test_nothing_is_backed_up_where_nothing_is_due_and_all_is_where_anything_is() -> None:
+    one_agent = plan(mesh(part("n1"), registry_version=TARGET), TARGET)
+    assert [one.what for one in one_agent.steps] == ["backup", "agent"]
+    registry_alone = plan(mesh(part("n1", version=TARGET)), TARGET)
+    assert [one.what for one in registry_alone.steps] == ["backup", "registries"]
+
+
+def test_another_format_than_that_of_requests_keeps_agents_one_by_one() -> None:
+    older = {**WRITTEN, "snapshot": 0}
+    assert agents(mesh(part("n1", speaks=older), part("n2", speaks=older))) == [("n1",), ("n2",)]
+
+
+def test_a_node_without_models_goes_before_a_calmer_one_with_them() -> None:
+    parts = (part("with", "m"), part("also", "m", in_flight=1), part("without", in_flight=3))
+    assert agents(mesh(*parts)) == [("without",), ("with",), ("also",)]
+    parts = (part("alone", "a"), part("shared", "m", in_flight=7), part("other", "m", in_flight=8))
+    assert agents(mesh(*parts))[-1] == ("alone",)
+
+
+@pytest.mark.parametrize(
+    ("models", "words"),
+    [(("a",), "alone has a:"), (("a", "b"), "a and 1 more:"), (("a", "b", "c"), "a and 2 more:")],
+)
+def test_of_the_models_that_a_node_alone_has_one_is_named(models: tuple[str, ...], words: str) -> None:
+    (step,) = [one for one in plan(mesh(part("n1", *models)), TARGET).steps if one.what == "agent"]
+    assert words in step.why
+
+
+def test_why_a_step_is_where_it_is() -> None:
+    made = plan(mesh(part("busy", "m", in_flight=2), part("calm", "m")), TARGET)
+    assert [one.why for one in made.steps[2:]] == ["", "2 requests there end first"]
+    assert part("x").in_flight == 0
+
+
+def test_the_same_version_is_none_to_refuse_and_a_fourth_number_says_nothing() -> None:
+    assert not plan(mesh(part("n1", version=TARGET)), TARGET).refused
+    assert not plan(mesh(part("n1", version="1.2.0.7"), registry_version="1.2.0"), TARGET).refused
+
+
+@pytest.mark.parametrize(
+    ("parts", "told"),
+    [
+        ((part("n1", "m"),), True),
+        ((part("n1", "m"), part("n2", "m", state="drained")), True),
+        ((part("n1", "m"), part("n2", "m")), False),
+        ((part("n1", state="drained"),), False),
+        ((part("n1", "m", version=TARGET),), False),
+    ],
+)
+def test_a_mesh_of_one_serving_node_is_told_that_clients_wait(parts: tuple[Part, ...], told: bool) -> None:
+    notes = plan(mesh(*parts), TARGET).notes
+    assert any("one node alone serves" in one for one in notes) is told
+
+
+def test_a_registry_of_before_formats_is_told_of() -> None:
+    words = "the registry tells no formats"
+    assert any(words in one for one in plan(mesh(speaks={}), TARGET).notes)
+    assert not any(words in one for one in plan(mesh(), TARGET).notes)

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from bridge_agent.models import page_cache
 from bridge_agent.models.memory_room import available
 from bridge_agent.models.warm_rules import (
+    ORDER_S,
     Blob,
     Demand,
     Warmable,
@@ -86,6 +87,7 @@ def test_the_budget_is_a_share_of_what_is_free_above_the_reserve() -> None:
     assert fits(1000, (512 << 20) + 1000)
     assert not fits(1001, (512 << 20) + 1000)
     assert fits(0, 0)
+    assert not fits(1, 512 << 20)
 
 
 def test_warm_does_not_flutter() -> None:
@@ -135,6 +137,21 @@ def test_reasons_in_their_order() -> None:
         canonical(name)
         for name in ("ordered", "scaled", "new", "old", "most", "some", "asked", "spare", "seldom")
     ]
+
+
+def test_what_each_reason_is_worth() -> None:
+    route = Route("r", (Backend("routed", 100),), fallback="spare")
+    asked = {canonical("asked"): 0.03, canonical("seldom"): 0.01}
+    scores = likely(snapshot(route), frozenset(), asked, [canonical("ordered")])
+    assert scores == {
+        canonical("ordered"): 5.0,
+        canonical("routed"): 2.0,
+        canonical("asked"): 0.75,
+        canonical("spare"): 0.5,
+        canonical("seldom"): 0.25,
+    }
+    assert ORDER_S == 12 * 3600
+    assert not Warmable("m", ()).loaded
 
 
 def test_nobody_said_anything() -> None:

@@ -88,13 +88,14 @@ class Attempt(ResponseSink):
         upstream: The request there; None before it was sent.
     """
 
-    __slots__ = ("_load_since", "_request", "_timer", "tried", "upstream")
+    __slots__ = ("_load_s", "_load_since", "_request", "_timer", "tried", "upstream")
 
     def __init__(self, request: RoutedRequest, tried: Try) -> None:
         self._request = request
         self.tried = tried
         self.upstream: ClientExchange | None = None
         self._load_since = 0.0  # it waits for a load since then; 0: it does not
+        self._load_s = 0.0  # it waited for one
         self._timer: asyncio.TimerHandle | None = None
 
     # -- to the instance
@@ -255,11 +256,16 @@ class Attempt(ResponseSink):
 
     def _load_waited_out(self, longest: float) -> None:
         request, instance = self._request, self.tried.target.id
-        if self._load_since and request.state.loading is not None:
-            rest_s = request.state.loading.rest_s(instance)
+        loading = request.state.loading
+        if self._load_since and loading is not None:
+            rest_s = loading.rest_s(instance)
             request.retry_after = max(1, min(MAX_PATIENCE_S, math.ceil(rest_s)))
             request.state.counters.refused["load_waited_out"] += 1
             words = f"the model was not in memory within {longest:g} s; its load at {instance} goes on"
+            if loading.awaits_its_turn(instance, self):
+                words = (
+                    f"the model's load at {instance} did not begin within {longest:g} s: others come first"
+                )
             request.failed(self, Failure.REFUSED, words)
 
     def _leave_load(self) -> None:
@@ -267,7 +273,7 @@ class Attempt(ResponseSink):
         request = self._request
         state = request.state
         waited = state.now() - self._load_since
-        self._load_since = 0.0
+        self._load_since, self._load_s = 0.0, waited
         request.waited += waited
         request.loading += waited
         if self._timer is not None:
@@ -304,7 +310,8 @@ class Attempt(ResponseSink):
         policy = request.decision.policy
         limit = policy.retries.per_try_timeout_s
         if limit is not None:
-            self._timer = asyncio.get_running_loop().call_later(limit, self._too_slow, limit)
+            rest = max(0.0, limit - self._load_s)  # the limit is for both
+            self._timer = asyncio.get_running_loop().call_later(rest, self._too_slow, limit)
         if policy.hedge_after_s is not None:
             request.expect_hedge(policy.hedge_after_s)
         return None

@@ -69,6 +69,9 @@ def unload(state: GatewayState, arrival: Arrival, route: HttpRoute, model: str, 
     if arrival.verdict.by_node:
         able = list(state.access.there(arrival, "unload", model, peeked, able))
     targets = list(that_answer(state, able)) or able
+    if state.loading is not None:
+        for one in state.view.index.local:
+            state.loading.unloaded(one.id, model)
 
     async def handler(_exchange: Exchange) -> None:
         await _unload_all(state, arrival, route, targets)

@@ -34,6 +34,7 @@ from bridge_agent.gateway.counters import GatewayCounters
 from bridge_agent.gateway.handlers import Handler, RouteHandlers
 from bridge_agent.gateway.lingering import Lingering
 from bridge_agent.gateway.oci import Registry
+from bridge_agent.gateway.oci_push import is_upload
 from bridge_agent.gateway.peer_side import PeerSide
 from bridge_agent.gateway.ports import ModelLoading, ModelSource
 from bridge_agent.gateway.replies import broke_off, note, respond_error, turned_away
@@ -41,6 +42,7 @@ from bridge_agent.gateway.routes import BY_PATH, ROUTES, HttpRoute, Kind, protoc
 from bridge_agent.gateway.shapes import error_body
 from bridge_agent.gateway.state import GatewayState, is_request_id
 from bridge_agent.gateway.stream_keeper import ResumingKeeper
+from bridge_agent.models.receiving import Receiver
 from bridge_agent.models.shelf import Shelf
 from bridge_agent.peers.hop import PRIORITY, REQUEST_ID
 from bridge_agent.peers.pulse import PulseWatch
@@ -229,11 +231,16 @@ class Gateway:
         arrival = Arrival(exchange, Caller(who, ListenerKind.PEER), None, began, state.request_id(None))
         note(state, arrival, request.path, _outcome(exchange), model=canonical_or_same(model))
 
-    def pull_with(self, models: ModelSource, shelf: Shelf | None = None) -> None:
-        """Has models pulled to this node by `models`, and not by an engine; what `shelf` has is served."""
+    def pull_with(
+        self, models: ModelSource, shelf: Shelf | None = None, receiver: Receiver | None = None
+    ) -> None:
+        """Has models pulled to this node by `models`, and not by an engine.
+
+        What `shelf` has is served to clients of registries; what they push goes to `receiver`.
+        """
         self._state.models = models
         if shelf is not None:
-            registry = Registry(self._state, shelf)
+            registry = Registry(self._state, shelf, receiver)
             self._registry = lambda arrival: self._as_registry(registry, arrival)
 
     def load_with(self, loading: ModelLoading) -> None:
@@ -277,7 +284,7 @@ class Gateway:
             ListenerKind.TLS: lambda request: self._authenticator.refuses(request, ListenerKind.TLS),
             ListenerKind.PEER: self._peer_side.refuses,
         }[listener]
-        return lambda request: _is_blob(request) or refused(request)
+        return lambda request: _is_blob(request) or is_upload(request) or refused(request)
 
     def handshake_refused(self, listener: ListenerKind) -> Callable[[str], None]:
         """What is told the address of each handshake that TLS refused at a listener."""

@@ -135,7 +135,8 @@ def infer(state: GatewayState, arrival: Arrival, route: HttpRoute, read: LargeBo
             return
     deadline = arrival.deadline
     if hop is None:
-        cold = route.kind is Kind.INFER and decision.candidates and state.sent_cold(decision, arrival.began)
+        loads = route.kind is Kind.INFER and not unloading and decision.candidates
+        cold = loads and state.sent_cold(decision, arrival.began)
         if peeked.stream and (cold or policy.keep_alive_bytes_s is not None):
             _keep_alive(state, arrival, route, decision if cold else None, policy.keep_alive_bytes_s)
         if policy.deadline_s is not None:

@@ -3,7 +3,7 @@
 Served are `GET` and `HEAD` of `/v2/`, of a manifest by tag and of a blob by digest, with Range; of every
 model that the mesh has, from whichever node has it. Whoever asks needs the right to pull the model; a blob
 is given only as part of a manifest that the caller may have: it is asked for below a model's name, and has
-to be one of that model's. Nothing is taken (`push`).
+to be one of that model's. What is pushed is `oci_push`'s.
 """
 
 from __future__ import annotations
@@ -16,11 +16,13 @@ import msgspec
 
 from bridge_agent.gateway.arrival import Arrival
 from bridge_agent.gateway.config import Outcome
+from bridge_agent.gateway.oci_push import Pushing
 from bridge_agent.gateway.replies import admits, fields, note, noting_who_leaves
 from bridge_agent.gateway.routes import HttpRoute, Kind
 from bridge_agent.gateway.state import GatewayState
 from bridge_agent.models.manifest_rules import BadManifest, blobs_of, read_manifest
 from bridge_agent.models.range_rules import Unsatisfiable, wanted
+from bridge_agent.models.receiving import Receiver
 from bridge_agent.models.shelf import Found, Shelf
 from bridge_core.decoding import Undecodable
 from bridge_core.errors import BridgeError
@@ -40,17 +42,26 @@ class Registry:
     Args:
         state: What the gateway's requests share.
         shelf: Where manifests and blobs are read.
+        receiver: Who takes what is pushed; None: nobody.
     """
 
-    def __init__(self, state: GatewayState, shelf: Shelf) -> None:
+    def __init__(self, state: GatewayState, shelf: Shelf, receiver: Receiver | None = None) -> None:
         self._state = state
         self._shelf = shelf
+        self._receiver = receiver
+        self._pushing: Pushing | None = None
+        if receiver is not None:
+            self._pushing = Pushing(
+                state, receiver, respond=self._respond, refuse=self._error, may_have=self._may_have
+            )
 
     async def answer(self, arrival: Arrival) -> None:
         """Answers a request whose path begins with `/v2/`."""
         request = arrival.exchange.request
+        if self._pushing is not None and await self._pushing.answer(arrival):
+            return
         if request.method not in ROUTE.methods:
-            self._error(arrival, 405, "UNSUPPORTED", "this registry gives models and takes none")
+            self._error(arrival, 405, "UNSUPPORTED", "this registry does not do that")
             return
         if request.path == "/v2/":
             if admits(self._state, arrival, ROUTE, ("",)):
@@ -90,7 +101,7 @@ class Registry:
         with noting_who_leaves(state, arrival, ROUTE.path):
             tagged = await self._tag_with(arrival, name, digest)
         if tagged is None:
-            if not exchange.finished:
+            if not exchange.finished and not await self._just_pushed(arrival, digest):
                 self._error(arrival, 404, "BLOB_UNKNOWN", f"no model {name.namespace}/{name.model} has it")
             return
         with noting_who_leaves(state, arrival, ROUTE.path, model=tagged):
@@ -115,6 +126,24 @@ class Registry:
             whole = await self._send(arrival, blob, begin, end)
         note(state, arrival, ROUTE.path, Outcome.OK if whole else Outcome.BROKEN, model=tagged)
 
+    async def _just_pushed(self, arrival: Arrival, digest: str) -> bool:
+        """Tells the one who pushed a blob a moment ago that it is here: no manifest names it yet."""
+        if self._receiver is None or arrival.exchange.request.method != "HEAD":
+            return False
+        size = await self._receiver.proven(arrival.caller.principal, digest.removeprefix("sha256:"))
+        if size is None:
+            return False
+        pairs = [_VERSION, *fields(self._state, arrival), (b"docker-content-digest", digest.encode())]
+        arrival.exchange.start(200, pairs, size)
+        arrival.exchange.finish()
+        note(self._state, arrival, ROUTE.path, Outcome.OK)
+        return True
+
+    async def _may_have(self, arrival: Arrival, name: ModelName, digest: str) -> bool:
+        """Whether the caller may pull a model of this name, whatever its tag, that has the blob."""
+        tagged, _ = await self._tags_with(arrival, name, digest)
+        return tagged is not None
+
     async def _send(self, arrival: Arrival, blob: Found, begin: int, end: int) -> bool:
         """Sends a part of a blob; False where it was cut because it cannot be read on."""
         exchange = arrival.exchange
@@ -133,10 +162,17 @@ class Registry:
         return True
 
     async def _tag_with(self, arrival: Arrival, name: ModelName, digest: str) -> str | None:
-        """The first model of this name, whatever its tag, that has the blob and that the caller may pull.
+        """The first model of this name that has the blob and that the caller may pull.
 
         None where there is none; where that is the caller's fault it was answered.
         """
+        tagged, denied = await self._tags_with(arrival, name, digest)
+        if tagged is None and denied:
+            admits(self._state, arrival, ROUTE, (denied,))
+        return tagged
+
+    async def _tags_with(self, arrival: Arrival, name: ModelName, digest: str) -> tuple[str | None, str]:
+        """That, and one of those of this name, whatever their tags, that the caller may not pull."""
         stem = str(name).lower().rpartition(":")[0] + ":"
         known = sorted(one for one in self._state.view.index.models if one.startswith(stem))
         denied = ""
@@ -150,10 +186,8 @@ class Registry:
             except (Undecodable, BadManifest):
                 continue
             if manifest is not None and any(layer.digest == digest for layer in blobs_of(manifest)):
-                return model
-        if denied:
-            admits(self._state, arrival, ROUTE, (denied,))
-        return None
+                return model, ""
+        return None, denied
 
     def _respond(
         self, arrival: Arrival, status: int, pairs: list[Pair], body: bytes, model: str = ""

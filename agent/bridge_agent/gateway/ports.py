@@ -76,5 +76,8 @@ class ModelLoading(Protocol):
     def unloaded(self, instance: str, model: str) -> None:
         """A client has the model of this canonical name taken out of the instance's memory."""
 
+    def awaits_its_turn(self, instance: str, waiter: LoadWaiter) -> bool:
+        """Whether what it waits for has not begun: other models are loaded there first."""
+
     def rest_s(self, instance: str) -> float:
         """Seconds until the load that goes on there is done, as far as can be told; 0: nobody knows."""

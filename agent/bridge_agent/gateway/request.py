@@ -218,7 +218,10 @@ class RoutedRequest:
         if tried is None:
             return
         target = tried.target
-        if target.local and state.admission.work(target.id) >= target.slots:
+        # A load goes on also when the other one answers: a hedge is to cost no second copy in memory.
+        infers = state.loading is not None and self.route.kind is Kind.INFER
+        cold = infers and self.serving.model not in target.loaded
+        if cold or (target.local and state.admission.work(target.id) >= target.slots):
             life.hedge_withdrawn()
             return
         hedge = self._hedge = Attempt(self, tried)

@@ -50,11 +50,10 @@ def service_findings(service: Service) -> Iterator[Finding]:
         yield Finding("service", "kept-out", "failing", service.fault, sudden=True)
     lately = service.lately
     bad = lately.errors + lately.stream_errors
-    share = bad / lately.requests if lately.requests else 0.0
     said = f"{bad} of its last {lately.requests} requests failed"
-    if lately.requests >= _FEWEST_BAD and share >= ERRORS_BAD:
+    if lately.requests >= _FEWEST_BAD and bad >= ERRORS_BAD * lately.requests:
         yield Finding("service", "errors", "failing", said)
-    elif lately.requests >= _FEWEST and share >= ERRORS:
+    elif lately.requests >= _FEWEST and bad >= ERRORS * lately.requests:
         yield Finding("service", "errors", "degraded", said)
     if service.ejected_s > 0.0:
         yield Finding("service", "ejected", "degraded", "requests pass it over after failures")

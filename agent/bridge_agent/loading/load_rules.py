@@ -9,7 +9,10 @@ Rules:
 4. Whoever asks within `FRESH_S` of its end is not made to wait: the engine's own list lags behind.
 5. A load is expected to take as long as the last one of that model here; before there was one, as long as
    its size takes at the pace of the others; before there was any, nobody knows.
+   What was there at once was there before, and what its engine refused was no load: neither teaches anything.
 6. Models that wait are bounded, and so is what is remembered of them: nobody's names pile up.
+7. A load may take as long as its size takes off a slow disk, and `STALL_S` more: one that hangs holds up the
+   other models of its instance, and is given up then.
 """
 
 from __future__ import annotations
@@ -25,8 +28,11 @@ W = TypeVar("W")
 FRESH_S: Final = 3.0
 MOST_WAITING: Final = 32  # loads of one instance that have not begun
 MOST_KNOWN: Final = 256  # models whose last load is remembered
+STALL_S: Final = 300.0  # what Ollama allows a load without progress (OLLAMA_LOAD_TIMEOUT)
+LONGEST_S: Final = 3600.0
+_SLOW_DISK: Final = 16 << 20  # bytes a second
 _SMOOTHING: Final = 0.3
-_LEAST_S: Final = 0.001
+_LEAST_S: Final = 0.02  # no model comes off a disk, or is mapped and set up, in less
 
 
 class LoadKey(msgspec.Struct, frozen=True):
@@ -48,9 +54,10 @@ class ModelLoad(Generic[W]):
         waiters: Who waits for it.
         begun: When it began; None: it did not.
         expected_s: How long it is expected to take; 0: nobody knows.
+        refused: Its engine will not load it; each request is told why by the engine itself.
     """
 
-    __slots__ = ("begun", "embedding", "expected_s", "key", "name", "options", "size", "waiters")
+    __slots__ = ("begun", "embedding", "expected_s", "key", "name", "options", "refused", "size", "waiters")
 
     def __init__(self, model: str, options: LoadOptions, name: str, size: int, *, embedding: bool) -> None:
         self.key = LoadKey(model, options.encoded())
@@ -61,6 +68,12 @@ class ModelLoad(Generic[W]):
         self.waiters: dict[W, None] = {}
         self.begun: float | None = None
         self.expected_s = 0.0
+        self.refused = False
+
+    @property
+    def longest_s(self) -> float:
+        """After how long it is given up (rule 7)."""
+        return min(LONGEST_S, STALL_S + self.size / _SLOW_DISK) if self.size > 0 else LONGEST_S
 
 
 class InstanceLoads(Generic[W]):
@@ -121,7 +134,7 @@ class InstanceLoads(Generic[W]):
         load, self.running = self.running, None
         if load is None:
             return ()
-        if loaded:
+        if loaded and not load.refused:
             self._learn(load, now)
             self._fresh = {key: until for key, until in self._fresh.items() if until > now}
             self._fresh[load.key] = now + FRESH_S
@@ -138,6 +151,10 @@ class InstanceLoads(Generic[W]):
             return took
         return size / self._pace if self._pace > 0 else 0.0
 
+    def awaits_its_turn(self, waiter: W) -> bool:
+        """Whether what it waits for has not begun: others are loaded first."""
+        return any(waiter in load.waiters for load in self._waiting.values())
+
     def rest_s(self, now: float) -> float:
         """Seconds until the running load is done, as far as can be told; 0: nobody knows."""
         load = self.running
@@ -146,7 +163,9 @@ class InstanceLoads(Generic[W]):
         return max(0.0, load.begun + load.expected_s - now)
 
     def _learn(self, load: ModelLoad[W], now: float) -> None:
-        took = max(_LEAST_S, now - (now if load.begun is None else load.begun))
+        took = now - (now if load.begun is None else load.begun)
+        if took < _LEAST_S:
+            return
         self._took.pop(load.key.model, None)
         if len(self._took) >= MOST_KNOWN:
             del self._took[next(iter(self._took))]

@@ -27,7 +27,6 @@ from bridge_core.snapshot import LoadingModel, MemberModel
 
 log = structlog.get_logger()
 
-LONGEST_LOAD_S: Final = 3600.0
 WARM_UP_S: Final = 30.0
 
 
@@ -158,6 +157,11 @@ class ModelLoads:
         loads = self._loads.get(instance)
         return 0.0 if loads is None else loads.rest_s(self._now())
 
+    def awaits_its_turn(self, instance: str, waiter: LoadWaiter) -> bool:
+        """Whether what it waits for has not begun: other models are loaded there first."""
+        loads = self._loads.get(instance)
+        return loads is not None and loads.awaits_its_turn(waiter)
+
     @property
     def busy(self) -> bool:
         """Whether anything is being loaded."""
@@ -204,6 +208,9 @@ class ModelLoads:
         fault: tuple[Failure, str] | None = (Failure.CUT, "this agent is stopping")
         try:
             fault = await self._ask(instance, load)
+        except Exception:  # the task's root: a fault here must not end the loads of other instances
+            log.exception("model_load_failed", instance=id_, model=load.name)
+            fault = Failure.CUT, f"this agent failed while it had {load.name} loaded; its log says why"
         finally:
             waiters = loads.ended(self._now(), loaded=fault is None)
             self._tell(id_, load, waiters, fault)
@@ -219,7 +226,8 @@ class ModelLoads:
         if fault is None:
             self.figures.done += 1
             self.figures.left_behind += not waiters
-            log.info("model_loaded", instance=id_, model=load.name, took_s=took_s, waited=len(waiters))
+            event = "model_load_refused" if load.refused else "model_loaded"
+            log.info(event, instance=id_, model=load.name, took_s=took_s, waited=len(waiters))
         else:
             self.figures.failed += 1
             log.warning("model_not_loaded", instance=id_, model=load.name, took_s=took_s, reason=fault[1])
@@ -240,19 +248,20 @@ class ModelLoads:
             return Failure.CONNECT, "the engine is gone"
         engine = self._connect(instance)
         try:
-            async with asyncio.timeout(LONGEST_LOAD_S):
+            async with asyncio.timeout(load.longest_s):
                 await engine.load(load.name, options=load.options, embedding=load.embedding)
             if not load.waiters:  # else the first of them has it do its first work
                 await warmed_up(engine, load.name, embedding=load.embedding)
         except EngineFault as fault:
             if fault.status < 500:
+                load.refused = True
                 return None  # each request is told so by the engine itself, in its protocol's words
             refused = fault.status == 503
             return (Failure.REFUSED if refused else Failure.NOT_LOADED), fault.reason
         except ConnectFailed as fault:
             return Failure.CONNECT, fault.message
         except TimeoutError:
-            return Failure.TIMEOUT, f"{load.name} was not in memory within {LONGEST_LOAD_S:.0f} s"
+            return Failure.TIMEOUT, f"{load.name} was not in memory within {load.longest_s:.0f} s"
         except BridgeError as fault:
             return Failure.CUT, f"the engine's answer broke off while it loaded {load.name}: {fault}"
         finally:

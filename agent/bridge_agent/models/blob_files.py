@@ -43,7 +43,8 @@ class BlobBusy(BridgeError):
 
 
 @contextlib.contextmanager
-def _said(what: str) -> Iterator[None]:
+def said(what: str) -> Iterator[None]:
+    """Says of the system's refusal what could not be done. Raises BlobFault in its place."""
     try:
         yield
     except OSError as fault:
@@ -57,7 +58,7 @@ def open_blob(root: Path, hex_: str) -> int | None:
     Raises:
         BlobFault: it cannot be read.
     """
-    with _said(f"cannot read blob {hex_[:12]}"):
+    with said(f"cannot read blob {hex_[:12]}"):
         try:
             folder = os.open(root / "blobs", _FOLDER)
             try:
@@ -98,7 +99,7 @@ def read_piece(handle: int, size: int, piece: int) -> bytes:
         BlobFault: the file is shorter than it was, or cannot be read.
     """
     begin, length = span(size, piece)
-    with _said(f"cannot read piece {piece}"):
+    with said(f"cannot read piece {piece}"):
         data = os.pread(handle, length, begin)
         while len(data) < length and (more := os.pread(handle, length - len(data), begin + len(data))):
             data += more
@@ -136,6 +137,7 @@ class PartialBlob:
         hex_: The digest's digits.
         size: The blob's bytes.
         reserve: Bytes of the disk that stay free.
+        stopped: Asked while what is there is read; True ends that, and the file cannot be used.
 
     Attributes:
         hashes: Of each piece that is here.
@@ -145,20 +147,28 @@ class PartialBlob:
         BlobFault: the disk has no room for it, or refuses.
     """
 
-    def __init__(self, root: Path, hex_: str, size: int, *, reserve: int = 0) -> None:
+    def __init__(
+        self,
+        root: Path,
+        hex_: str,
+        size: int,
+        *,
+        reserve: int = 0,
+        stopped: Callable[[], bool] = lambda: False,
+    ) -> None:
         self._root = root
         self._hex = hex_
         self.size = size
         self.hashes: dict[int, str] = {}
         self._folder = self._file = self._journal = -1
         try:
-            with _said(f"cannot fetch blob {hex_[:12]} into {root}"):
-                self._open(reserve)
+            with said(f"cannot fetch blob {hex_[:12]} into {root}"):
+                self._open(reserve, stopped)
         except BaseException:
             self.close()
             raise
 
-    def _open(self, reserve: int) -> None:
+    def _open(self, reserve: int, stopped: Callable[[], bool]) -> None:
         top = os.open(self._root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         try:
             with contextlib.suppress(FileExistsError):
@@ -174,7 +184,7 @@ class PartialBlob:
             raise BlobBusy(f"another process fetches blob {self._hex[:12]} into {self._root}") from None
         self._journal = os.open(f"{self._hex}.pieces", flags | os.O_APPEND, 0o600, dir_fd=self._folder)
         if os.fstat(self._file).st_size == self.size:
-            self._take_up()
+            self._take_up(stopped)
         else:
             os.ftruncate(self._file, self.size)
         self._write_journal()
@@ -187,12 +197,14 @@ class PartialBlob:
                 hint="remove a model (`bridgectl models rm`), or give the disk more room",
             )
 
-    def _take_up(self) -> None:
-        """Believes of the journal what the file confirms."""
+    def _take_up(self, stopped: Callable[[], bool]) -> None:
+        """Believes of the journal what the file confirms. Raises BlobFault: it was stopped before the end."""
         text = os.pread(self._journal, _MOST_JOURNAL, 0).decode("ascii", "replace")
         lines = (found for line in text.splitlines() if (found := _LINE.fullmatch(line)))
-        said = {int(found[1]): str(found[2]) for found in lines}
-        for piece, hash_ in said.items():
+        journalled = {int(found[1]): str(found[2]) for found in lines}
+        for piece, hash_ in journalled.items():
+            if stopped():  # the journal stays as it is, for the next one
+                raise BlobFault(f"nobody waits for blob {self._hex[:12]} any more")
             if piece < piece_count(self.size):
                 data = read_piece(self._file, self.size, piece)
                 if hashlib.sha256(data).hexdigest() == hash_:
@@ -215,7 +227,7 @@ class PartialBlob:
             BlobFault: the disk is full, or refuses.
         """
         begin = piece * piece_size(self.size)
-        with _said(f"cannot write blob {self._hex[:12]}"):
+        with said(f"cannot write blob {self._hex[:12]}"):
             view = memoryview(data)
             while view:
                 written = os.pwrite(self._file, view, begin)
@@ -231,7 +243,7 @@ class PartialBlob:
         """Forgets pieces that are wrong."""
         for piece in pieces:
             self.hashes.pop(piece, None)
-        with _said(f"cannot write blob {self._hex[:12]}"):
+        with said(f"cannot write blob {self._hex[:12]}"):
             self._write_journal()
 
     def digest(self, stopped: Callable[[], bool]) -> str:
@@ -244,7 +256,7 @@ class PartialBlob:
         Raises:
             BlobFault: the disk refuses.
         """
-        with _said(f"cannot keep blob {self._hex[:12]}"):
+        with said(f"cannot keep blob {self._hex[:12]}"):
             blobs = os.open(self._root / "blobs", _FOLDER)
             try:
                 os.fchmod(self._file, 0o644)
@@ -305,7 +317,7 @@ def tidy(root: Path, before: float) -> list[str]:
         BlobFault: the disk refuses.
     """
     gone = []
-    with _said(f"cannot tidy {root / PARTIAL}"):
+    with said(f"cannot tidy {root / PARTIAL}"):
         try:
             folder = os.open(root / PARTIAL, _FOLDER)
         except FileNotFoundError:

@@ -23,6 +23,7 @@ from bridge_agent.models.pace_rules import Pace
 from bridge_agent.models.peer_client import PeerClient
 from bridge_agent.models.peer_pages import PeerPages
 from bridge_agent.models.pulling import ModelPulls
+from bridge_agent.models.receiving import Receiver
 from bridge_agent.models.removing import Removals
 from bridge_agent.models.section import ModelsSection
 from bridge_agent.models.shelf import Shelf
@@ -73,6 +74,7 @@ class ModelDesk:
         shelf: Reads what the mesh has.
         warming: Keeps models in the page cache.
         removals: Removes models.
+        receiver: Takes what is pushed here.
     """
 
     def __init__(
@@ -138,6 +140,13 @@ class ModelDesk:
             changed=changed,
             room=self.removals.make_room,
         )
+        self.receiver = Receiver(
+            root,
+            store,
+            reserve=section.reserve,
+            room=self.removals.make_room,
+            changed=changed,
+        )
         self.pages = PeerPages(root, store, self.fetcher, finding, pace=pace(), busy=busy)
         self.warming = Warming(
             root,
@@ -184,6 +193,7 @@ class ModelDesk:
                 gone = await asyncio.to_thread(tidy, self.root, time.time() - _OLD_S)
                 if gone:
                     log.info("partial_blobs_removed", count=len(gone))
+                await self.receiver.tidy()
                 await self.removals.make_room(0)
             except BridgeError as fault:
                 log.warning("models_not_tidied", reason=str(fault))

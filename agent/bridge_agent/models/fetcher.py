@@ -11,7 +11,6 @@ import asyncio
 import hashlib
 import threading
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Final
 
@@ -75,7 +74,6 @@ class BlobFetcher:
         self._draw = draw
         self._now = now
         self._live: dict[str, Live] = {}
-        self._network = ThreadPoolExecutor(4, "origins")
         self.outside = self.inside = 0
 
     @property
@@ -164,7 +162,9 @@ class BlobFetcher:
 
     def _open(self, live: Live) -> PartialBlob:
         # Told here, not by who waits: cancelled meanwhile, it would never be closed.
-        live.partial = PartialBlob(self._root, live.hex, live.size, reserve=self._reserve)
+        live.partial = PartialBlob(
+            self._root, live.hex, live.size, reserve=self._reserve, stopped=lambda: live.done
+        )
         return live.partial
 
     async def _again(self, live: Live, partial: PartialBlob) -> None:
@@ -270,11 +270,11 @@ class BlobFetcher:
                     continue
                 try:
                     if stream is None or piece != at:
-                        stream = await self._opened(stream, origin, digest, live.size, piece)
-                    data = await loop.run_in_executor(self._network, stream.read, piece)
+                        stream = await self._opened(live, stream, origin, digest, piece)
+                    data = await loop.run_in_executor(live.network, stream.read, piece)
                 except OriginFault as fault:
                     live.rules.failed(piece, OUTSIDE, fault.message)
-                    await self._closed(stream)
+                    await self._closed(live, stream)
                     stream = None
                     failures += 1
                     if fault.hopeless or failures >= _ORIGIN_TRIES:
@@ -289,22 +289,22 @@ class BlobFetcher:
                 at = piece + 1
                 await asyncio.sleep(self._pace.pause(len(data), self._now(), busy=self._busy()))
         finally:
-            await self._closed(stream)
+            await self._closed(live, stream)
 
     async def _opened(
-        self, old: Stream | None, origin: OriginPort, digest: str, size: int, piece: int
+        self, live: Live, old: Stream | None, origin: OriginPort, digest: str, piece: int
     ) -> Stream:
-        await self._closed(old)
+        await self._closed(live, old)
         loop = asyncio.get_running_loop()
         given_up = threading.Event()
 
         def open_() -> Stream:
-            stream = origin.open(digest, size, piece)
+            stream = origin.open(digest, live.size, piece)
             if given_up.is_set():
                 stream.close()
             return stream
 
-        opening = loop.run_in_executor(self._network, open_)
+        opening = loop.run_in_executor(live.network, open_)
         try:
             return await asyncio.shield(opening)
         except asyncio.CancelledError:  # it opens nevertheless, and nobody else would close it
@@ -312,9 +312,10 @@ class BlobFetcher:
             opening.add_done_callback(_close_late)
             raise
 
-    async def _closed(self, stream: Stream | None) -> None:
+    @staticmethod
+    async def _closed(live: Live, stream: Stream | None) -> None:
         if stream is not None:
-            await asyncio.shield(asyncio.get_running_loop().run_in_executor(self._network, stream.close))
+            await asyncio.shield(asyncio.get_running_loop().run_in_executor(live.network, stream.close))
 
 
 def _close_late(opening: asyncio.Future[Stream]) -> None:

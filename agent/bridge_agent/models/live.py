@@ -32,6 +32,7 @@ class Live:
         waiters: How many pulls wait for it.
         outside: Bytes that came from its origin.
         inside: Bytes that came from other nodes.
+        network: The threads that its origin is asked in.
     """
 
     def __init__(self, hex_: str, size: int, origin: OriginPort | None, likely: tuple[str, ...]) -> None:
@@ -50,6 +51,9 @@ class Live:
         self.task: asyncio.Task[Any] | None = None
         self._changed = asyncio.Event()
         # Of its own: at its end all that its threads do with the file is over before that is closed.
+        # Of its own: a registry that sends next to nothing holds no other blob's. Two, so that what is being
+        # read can be closed.
+        self.network = ThreadPoolExecutor(2, f"origin-{hex_[:8]}")
         self._disk = ThreadPoolExecutor(4, f"blob-{hex_[:8]}")
 
     @property
@@ -86,6 +90,7 @@ class Live:
 
     def close(self) -> None:
         """Lets go of the file, once nobody is at it any more. Blocks."""
+        self.network.shutdown(wait=False)
         self._disk.shutdown()
         if self.partial is not None:
             self.partial.close()

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import http.client
+import time
 import urllib.error
+from collections.abc import Callable, Mapping
 from typing import Any, Final, Protocol
 
 from bridge_agent.models.manifest_rules import MOST_MANIFEST
@@ -15,6 +17,7 @@ from bridge_core.model_store.registry import Registry, reason
 from bridge_core.names import ModelName
 
 _CHUNK: Final = 1 << 20
+PIECE_S: Final = 300.0  # for a piece: a registry that sends a byte now and then never stalls, and never ends
 _HOPELESS: Final = (400, 401, 403, 404)
 
 
@@ -73,11 +76,41 @@ class Origin:
 
     def open(self, digest: str, size: int, piece: int) -> Stream:
         """See `OriginPort`."""
-        return _Download(self._registry, digest, size, piece)
+        return Download(self._registry, digest, size, piece)
 
 
-class _Download:
-    def __init__(self, registry: Registry, digest: str, size: int, piece: int) -> None:
+class _Asked(Protocol):
+    """A registry's repository, as a download needs it: see `bridge_core.model_store.registry.Registry`."""
+
+    base: str
+
+    def open(
+        self, method: str, url: str, *, headers: Mapping[str, str] | None = None, data: bytes | None = None
+    ) -> Any:
+        """Asks."""
+
+
+class Download:
+    """A blob on its way from a registry; see `Stream`.
+
+    Args:
+        registry: Whose it is.
+        digest: Its digest.
+        size: Its bytes.
+        piece: From which one on.
+        now: Monotonic seconds.
+    """
+
+    def __init__(
+        self,
+        registry: _Asked,
+        digest: str,
+        size: int,
+        piece: int,
+        *,
+        now: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._now = now
         self._url = f"{registry.base}/blobs/{digest}"
         self._size = size
         begin, _ = span(size, piece)
@@ -90,26 +123,32 @@ class _Download:
         self._at = begin if self._answer.status == 206 else 0
 
     def read(self, piece: int) -> bytes:
+        """See `Stream`."""
         begin, length = span(self._size, piece)
         try:
             while self._at < begin:
                 self._at += len(self._some(min(_CHUNK, begin - self._at)))
-            parts, left = [], length
+            parts, left, until = [], length, self._now() + PIECE_S
             while left:
                 parts.append(self._some(min(_CHUNK, left)))
                 left -= len(parts[-1])
+                if left and self._now() >= until:
+                    raise OriginFault(
+                        f'Get "{self._url}": {length - left} bytes within {PIECE_S:g} s are too few'
+                    )
         except (OSError, ValueError, http.client.HTTPException) as fault:
             raise _fault(fault, self._url) from fault
         self._at = begin + length
         return b"".join(parts)
 
     def _some(self, most: int) -> bytes:
-        data: bytes = self._answer.read(most)
+        data: bytes = self._answer.read1(most)  # what is there, however little: time is looked at in between
         if not data:
             raise http.client.IncompleteRead(b"")
         return data
 
     def close(self) -> None:
+        """See `Stream`."""
         with contextlib.suppress(OSError, http.client.HTTPException):
             self._answer.close()
 

@@ -15,8 +15,6 @@ import platform
 from collections.abc import Callable
 from typing import Final
 
-import numpy as np
-
 _libc: Final = ctypes.CDLL(None, use_errno=True)
 _SYS_CACHESTAT: Final = 451  # on all architectures
 _SYS_IOPRIO_SET: Final = {"x86_64": 251, "aarch64": 30, "ppc64le": 273, "riscv64": 30, "s390x": 282}
@@ -60,6 +58,8 @@ def _ours(handle: int, status: os.stat_result) -> bool:
 
 def _by_mincore(handle: int, size: int) -> int:
     """Pages of a file that are in the page cache. Raises OSError."""
+    import numpy as np  # an agent on a newer kernel does without it
+
     count = 0
     for begin in range(0, size, _MAPPED):
         length = min(_MAPPED, size - begin)

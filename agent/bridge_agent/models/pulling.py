@@ -21,18 +21,18 @@ from typing import Any, Final, TypeAlias
 
 import structlog
 
-from bridge_agent.models.blob_files import PARTIAL, blob_size, give_like, make_folders
+from bridge_agent.models.blob_files import PARTIAL, blob_size
 from bridge_agent.models.fetcher import BlobFetcher
 from bridge_agent.models.manifest_finding import holders, manifest_from
 from bridge_agent.models.manifest_rules import BadManifest, blobs_of, read_manifest
 from bridge_agent.models.origin import OriginFault, OriginPort
 from bridge_agent.models.peer_client import PeerClient
+from bridge_agent.models.store_writes import list_model
 from bridge_agent.routing.view import MeshView
 from bridge_core.decoding import Undecodable
 from bridge_core.dialects.errors import ApiError
 from bridge_core.errors import BridgeError
-from bridge_core.files import write_atomically
-from bridge_core.model_store.layout import Layer, Manifest, ModelStore, disk_errors, hex_digest
+from bridge_core.model_store.layout import Layer, Manifest, ModelStore, hex_digest
 from bridge_core.names import ModelName
 
 log = structlog.get_logger()
@@ -199,7 +199,7 @@ class ModelPulls:
                 await self._blob(pull, layer, None if from_mesh else origin, likely)
             pull.say("verifying", status="verifying sha256 digest")
             pull.say("writing", status="writing manifest")
-            if await asyncio.to_thread(self._list, self._store(), name, data, manifest):
+            if await asyncio.to_thread(list_model, self._root, self._store(), name, data, manifest):
                 break
         else:
             raise ApiError(500, f"{name.short()} is not whole: {_TAKEN}", late=True)
@@ -266,32 +266,6 @@ class ModelPulls:
         there = (hex_ for hex_, size in wanted.items() if blob_size(self._root, hex_) == size)
         begun = (hex_ for hex_ in wanted if (self._root / PARTIAL / hex_).exists())
         return sum(size for hex_, size in wanted.items() if hex_ not in {*there, *begun})
-
-    def _lacks(self, manifest: Manifest) -> bool:
-        """Whether a blob is gone again: an engine may delete a model that shares it."""
-        return any(blob_size(self._root, hex_digest(one.digest)) != one.size for one in blobs_of(manifest))
-
-    def _list(self, store: ModelStore, name: ModelName, data: bytes, manifest: Manifest) -> bool:
-        """Writes a manifest whose blobs are all there; False: it was not written."""
-        with store.changing:  # nothing is removed between the look and the manifest that says it is used
-            if self._lacks(manifest):
-                return False
-            self._write(store, name, data)
-        return True
-
-    @staticmethod
-    def _write(store: ModelStore, name: ModelName, data: bytes) -> None:
-        try:
-            replaced = store.find(name)
-        except ApiError:  # a damaged one is what this mends
-            replaced = None
-        path = store.manifest_path(replaced.name if replaced else name)
-        with disk_errors():
-            make_folders(store.manifests, path.parent)
-            write_atomically(path, data, mode=0o644)
-            give_like(store.manifests, path)
-        if replaced is not None:
-            store.prune(replaced.manifest)
 
 
 def _plain(fault: OriginFault) -> str:

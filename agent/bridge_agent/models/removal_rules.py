@@ -6,8 +6,9 @@ Rules:
 2. A model that an engine here has in memory, or that requests run for, stays.
 3. Of those that may go the ones used least recently go first, no more than are needed; of equally old ones
    the largest.
-4. Nodes that need room at the same moment see each other's copies: one of those that have a model, the same
-   in all their eyes, removes its copy only on an admin's word (`models/removing.py`).
+4. Nodes that need room at the same moment see each other's copies, and not all the same ones. Nodes have an
+   order for each model, the same in all their eyes; a copy goes for the word of a node before its own in it,
+   so the first that has the model keeps it but on an admin's word (`models/removing.py`).
 """
 
 from __future__ import annotations

@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import os
 import time
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Final
 
@@ -15,7 +16,7 @@ from bridge_agent.models.blob_files import PARTIAL
 from bridge_agent.models.claim_rules import in_order
 from bridge_agent.models.peer_client import PeerClient, PeerFault
 from bridge_agent.models.piece_rules import ALL
-from bridge_agent.models.removal_rules import Held, evicted, excess
+from bridge_agent.models.removal_rules import Held, evicted, excess, refusal
 from bridge_agent.routing.view import MeshView
 from bridge_core.errors import BridgeError, Reaction
 from bridge_core.model_store.layout import ModelStore, Stored, hex_digest
@@ -87,7 +88,8 @@ class Removals:
         found = await asyncio.to_thread(store.find, name)
         if found is None:
             return None
-        return self._held(found, await asyncio.to_thread(_freed, store, found))
+        freed = _freed(await asyncio.to_thread(store.all))
+        return self._held(found, freed.get(found.name, 0))
 
     async def remove(self, name: ModelName, *, by: str) -> None:
         """Removes a model with what no other one needs, on whoever's word. Raises ApiError."""
@@ -117,7 +119,8 @@ class Removals:
                 if not chosen:
                     break
                 for one in chosen:
-                    if await self._is_elsewhere(one.name):
+                    # To ask takes its time, in which somebody may have asked for it.
+                    if await self._is_elsewhere(one.name) and await self._may_go(one.name):
                         await self.remove(ModelName.parse(one.name), by="the disk budget")
                     else:
                         gone_elsewhere.add(one.name)
@@ -126,14 +129,20 @@ class Removals:
             hint="every other model is in memory, at work, or this node's to keep: `bridgectl models rm`",
         )
 
+    async def _may_go(self, name: str) -> bool:
+        held = await self.find(ModelName.parse(name))
+        return held is not None and not refusal(held)
+
     async def _removable(self, keep: ModelName | None, not_these: set[str]) -> list[Held]:
         store = self._store()
         kept = "" if keep is None else str(keep).lower()
         found = []
-        for one in await asyncio.to_thread(store.all):
+        models = await asyncio.to_thread(store.all)
+        freed = _freed(models)
+        for one in models:
             name = str(one.name).lower()
             if name != kept and name not in not_these and not self._is_ours_to_keep(one):
-                found.append(self._held(one, await asyncio.to_thread(_freed, store, one)))
+                found.append(self._held(one, freed[one.name]))
         return found
 
     def _is_ours_to_keep(self, model: Stored) -> bool:
@@ -159,11 +168,16 @@ class Removals:
         return Held(name, size, len(self._others(model)), loaded, self._running(name), used)
 
     async def _is_elsewhere(self, name: str) -> bool:
-        """Whether another node says at this moment that it has all of a model: lists may be old."""
+        """Whether a node that keeps its copy for longer says at this moment that it has all of a model.
+
+        Lists may be old, and differ: two nodes that took each other's word would both remove theirs.
+        """
         found = await asyncio.to_thread(self._store().find, ModelName.parse(name))
         if found is None:
             return False
-        for node in in_order(found.digest, self._others(found)):
+        own = self._view.index.node
+        order = in_order(found.digest, {own, *self._others(found)})
+        for node in order[: order.index(own)]:
             try:
                 for layer in (*found.manifest.layers, found.manifest.config):
                     said = await self._peers.have(node, hex_digest(layer.digest))
@@ -188,13 +202,13 @@ def _taken(root: Path) -> int:
     return total
 
 
-def _freed(store: ModelStore, model: Stored) -> int:
-    """Bytes of the blobs that this model alone has; blocks. Raises ApiError."""
-    others = {
-        hex_digest(layer.digest)
-        for one in store.all()
-        if one.name != model.name
-        for layer in (one.manifest.config, *one.manifest.layers)
+def _freed(models: Sequence[Stored]) -> dict[ModelName, int]:
+    """Bytes of the blobs that each of all models alone has."""
+    blobs = {
+        one.name: {
+            hex_digest(layer.digest): layer.size for layer in (one.manifest.config, *one.manifest.layers)
+        }
+        for one in models
     }
-    own = {layer.digest: layer.size for layer in (model.manifest.config, *model.manifest.layers)}
-    return sum(size for digest, size in own.items() if hex_digest(digest) not in others)
+    users = Counter(hex_ for own in blobs.values() for hex_ in own)
+    return {name: sum(own[hex_] for hex_ in own if users[hex_] == 1) for name, own in blobs.items()}

@@ -43,6 +43,7 @@ log = structlog.get_logger()
 
 _LOOK_S: Final = 15.0
 _YIELD_S: Final = 0.2
+_AGAIN_S: Final = 600.0  # what the kernel did not keep, or does not speak of, is not read all the time
 _WHOLE: Final = 0.995  # of a file: the kernel keeps no page for ever
 _KINDS: Final = frozenset({"model", "projector", "adapter"})
 _MOST_MODELS: Final = 512
@@ -93,7 +94,7 @@ class Warming:
         self._demand = Demand()
         self._orders: dict[str, float] = {}
         self._warm: frozenset[str] = frozenset()
-        self._news = asyncio.Event()
+        self._again: dict[str, float] = {}  # when a model that was read through may be so again
         self._turn = asyncio.Lock()
         self._reading: threading.Event | None = None
         # Of its own: it has the lowest claim on the disk for ever.
@@ -120,27 +121,28 @@ class Warming:
     async def run(self) -> None:
         """Keeps likely models warm until cancelled; run it as a task."""
         while True:
-            self._news.clear()
             try:
                 await self.look()
             except BridgeError as fault:
                 log.warning("models_not_warmed", reason=str(fault))
-            try:
-                async with asyncio.timeout(_LOOK_S):
-                    await self._news.wait()
-            except TimeoutError:
-                continue
+            await asyncio.sleep(_LOOK_S)
 
     async def look(self) -> None:
         """Looks once what is warm, and brings in what is wanted and is not."""
-        stored = await asyncio.to_thread(self._stored)
+        stored = await self._stored()
         await self._measure(stored)
+        now, names = self._now(), {one.name for one in stored}
+        self._again = {name: at for name, at in self._again.items() if name in names and at > now}
         room = await asyncio.to_thread(self._room)
         taken, left_out = wanted(stored, self._scores(), budget(room, self._configured))
         for one in taken:
-            if not one.loaded and await asyncio.to_thread(self._share, one) < _WHOLE:
+            resting = one.loaded or one.name in self._again
+            if not resting and await asyncio.to_thread(self._share, one) < _WHOLE:
                 async with self._turn:
-                    done = await self._bring_in(one, lambda _read: None)
+                    stopped = self._reading = threading.Event()
+                    done = await self._bring_in(one, lambda _read: None, stopped)
+                if done:
+                    self._again[one.name] = self._now() + _AGAIN_S
                 log.info("model_warmed", model=one.name, bytes=one.size, whole=done)
         if taken:
             await self._measure(stored)
@@ -154,7 +156,7 @@ class Warming:
             NotWarmed: this node does not have it, or not the memory for it.
         """
         wanted_name = canonical_or_same(str(name))
-        stored = await asyncio.to_thread(self._stored)
+        stored = await self._stored()
         found = next((one for one in stored if one.name == wanted_name), None)
         if found is None:
             raise NotWarmed(f"this node has no model {name.short()}")
@@ -176,7 +178,7 @@ class Warming:
 
         self._stop_reading()  # of what was only likely
         async with self._turn:
-            task = loop.create_task(self._bring_in(found, told))
+            task = loop.create_task(self._bring_in(found, told, threading.Event()))
             task.add_done_callback(lambda _: progress.put_nowait(-1))
             try:
                 while (read := await progress.get()) >= 0:
@@ -188,7 +190,8 @@ class Warming:
         if wanted_name not in self._warm:
             raise NotWarmed(
                 f"{name.short()} was read, and the kernel did not keep it",
-                hint="the agent's memory limit, or the machine's memory, is too small for it",
+                hint="the agent's memory limit, or the machine's memory, is too small for it; or its files "
+                "are another user's, of which the kernel tells this agent nothing",
             )
         yield {"status": "success"}
 
@@ -203,15 +206,15 @@ class Warming:
         own = frozenset(one.id for one in instances)
         return likely(self._view.current, own, demand, orders)
 
-    def _stored(self) -> list[Warmable]:
-        """The models on the disk; blocks.
+    async def _stored(self) -> list[Warmable]:
+        """The models on the disk.
 
         Raises:
             NotWarmed: the store cannot be read.
         """
         loaded = {canonical_or_same(name) for one in self._instances() for name in one.loaded}
         try:
-            models = self._store().all()[:_MOST_MODELS]
+            models = (await asyncio.to_thread(self._store().all))[:_MOST_MODELS]
         except (ApiError, OSError) as fault:
             raise NotWarmed(f"the models folder cannot be read: {fault}") from fault
         found = []
@@ -247,9 +250,10 @@ class Warming:
                 continue
         return cached / model.size if model.size else 0.0
 
-    async def _bring_in(self, model: Warmable, told: Callable[[int], object]) -> bool:
+    async def _bring_in(
+        self, model: Warmable, told: Callable[[int], object], stopped: threading.Event
+    ) -> bool:
         """Reads a model through; False: it was stopped, or is no longer whole."""
-        stopped = self._reading = threading.Event()
         loop = asyncio.get_running_loop()
         try:
             return await loop.run_in_executor(self._reader, self._read_through, model, stopped, told)
@@ -260,6 +264,7 @@ class Warming:
             stopped.set()
 
     def _stop_reading(self) -> None:
+        """Ends the reading of what is only likely; what was ordered is read to its end."""
         if self._reading is not None:
             self._reading.set()
 

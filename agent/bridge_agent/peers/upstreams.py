@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import ssl
 from collections.abc import Callable
-from typing import Protocol
+from typing import Final, Protocol
 
 import structlog
 
@@ -25,9 +25,7 @@ from bridge_core.tls import verify_peer
 
 log = structlog.get_logger()
 
-# A dead peer must be found out well before a client loses patience.
-_PEER_LIMITS = PoolLimits(connect_s=2.0, silence_s=4.0)
-_LOCAL_LIMITS = PoolLimits(connect_s=2.0, idle=512)
+CONNECT_S: Final = 2.0  # a dead peer must be found out well before a client loses patience
 
 
 class PeerTls(Protocol):
@@ -45,6 +43,7 @@ class Upstreams:
         tls: This node's identity; None where there are no peers.
         local_address: Where a local instance's engine is connected to; by default its address.
             An engine in a network namespace of its own is reached through a socket factory.
+        connect_s: Longest connect, in seconds.
 
     Attributes:
         links: What is known of the links to the peers.
@@ -55,9 +54,13 @@ class Upstreams:
         view: MeshView,
         tls: PeerTls | None,
         local_address: Callable[[Target], Address] | None = None,
+        *,
+        connect_s: float = CONNECT_S,
     ) -> None:
         self._view = view
         self._tls = tls
+        self._peer_limits = PoolLimits(connect_s=connect_s, silence_s=4.0)
+        self._local_limits = PoolLimits(connect_s=connect_s, idle=512)
         self._context: ssl.SSLContext | None = None
         self._local_address = local_address or (lambda target: split_address(target.address))
         self.links = LinkBook()
@@ -124,7 +127,7 @@ class Upstreams:
             self._local_address(target),
             host=b"127.0.0.1:%d" % port,
             label=f"the engine {target.id}",
-            limits=_LOCAL_LIMITS,
+            limits=self._local_limits,
         )
         self._pools[target.id, target.address] = self._ways[target.id, target.address] = pool
         return pool
@@ -152,7 +155,7 @@ class Upstreams:
             verify_peer=check if self._context is not None else None,
             host=address.encode(),
             label=_label(node),
-            limits=_PEER_LIMITS,
+            limits=self._peer_limits,
             varying=VARYING_BACK,
         )
         self._pools[node, address] = pool

@@ -110,6 +110,8 @@ def receiver_faults(spec: AlertReceiverSpec) -> Iterator[tuple[str, str]]:
                 yield name, "is Alertmanager's own to say: its configuration groups, waits and repeats"
         if spec.url.rstrip("/").endswith("/api/v2/alerts"):
             yield "url", "is the address before /api/v2/alerts, which is added"
+        if "?" in spec.url:
+            yield "url", "has a query, which no address before /api/v2/alerts has"
     if spec.ca is not None and "-----BEGIN CERTIFICATE-----" not in spec.ca:
         yield "ca", "holds no certificate in PEM"
     if spec.ca is not None and spec.url.startswith("http:"):

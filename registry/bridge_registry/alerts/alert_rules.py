@@ -7,7 +7,8 @@ Rules:
 3. It is silent while its node is drained. While a rollout moves, what requests come to is silent: that
    changes on purpose then. A disk fills all the same, and answers that are wrong are told of in any case.
 4. Those that are over are kept for people to look at: the newest `KEPT`.
-5. One node has `MOST_OF_NODE` alerts at most, the mesh `MOST`: whoever reports nonsense hides nobody else's.
+5. One node has `MOST_OF_NODE` alerts that last at most, the mesh `MOST`, those among them that are not seen
+   at this moment: whoever reports nonsense, and other nonsense each time, hides nobody else's.
 """
 
 from __future__ import annotations
@@ -99,15 +100,19 @@ def settle(
         office: When this registry began to lead, as `resumed` was told it.
     """
     after = dict(alerts)
-    for one in _bounded(seen, alerts):
+    found = {one.id: one for one in seen}
+    quiet = [
+        one.seen.node
+        for id_, one in alerts.items()
+        if id_ not in found and not one.ended and not _is_past(one, now, office)
+    ]
+    for one in _bounded(found, alerts, quiet):
         before = alerts.get(one.id)
         lasting = before is not None and not before.ended
         since = before.since if before is not None and lasting else now
         after[one.id] = Alert(one, since, now, 0.0, _silence(one, drained, moving))
     for id_, alert in after.items():
-        # Where the clock was set back since, nobody knows how long that is: it is seen again, or over.
-        quiet_s = OFFICE_S if alert.last == office else QUIET_S
-        if not alert.ended and not alert.last <= now <= alert.last + quiet_s:
+        if not alert.ended and _is_past(alert, now, office):
             after[id_] = msgspec.structs.replace(alert, ended=max(alert.last, alert.since, 1.0))
     over = sorted((alert.ended, id_) for id_, alert in after.items() if alert.ended)
     for _, id_ in over[: max(0, len(over) - KEPT)]:
@@ -129,11 +134,20 @@ def essence(alerts: Mapping[str, Alert]) -> frozenset[tuple[str, float, float, s
     return frozenset((id_, one.since, one.ended, one.silenced) for id_, one in alerts.items())
 
 
-def _bounded(seen: Iterable[Seen], alerts: Mapping[str, Alert]) -> Iterator[Seen]:
-    """Not more than rule 5 allows; what lasts already goes before what is new."""
-    found = {one.id: one for one in seen}
-    of_node = Counter[str]()
-    told = 0
+def _is_past(alert: Alert, now: float, office: float) -> bool:
+    """Whether one that lasts was not seen for so long that it is over (rule 2)."""
+    # Where the clock was set back since, nobody knows how long that is: it is seen again, or over.
+    quiet_s = OFFICE_S if alert.last == office else QUIET_S
+    return not alert.last <= now <= alert.last + quiet_s
+
+
+def _bounded(
+    found: Mapping[str, Seen], alerts: Mapping[str, Alert], quiet: Collection[str]
+) -> Iterator[Seen]:
+    """Not more than rule 5 allows beside those of the nodes `quiet`, which are not seen at this moment; what
+    lasts already goes before what is new.
+    """
+    of_node, told = Counter(quiet), len(quiet)
     for id_ in sorted(found, key=lambda id_: (id_ not in alerts or alerts[id_].ended > 0.0, id_)):
         one = found[id_]
         of_node[one.node] += 1

@@ -10,7 +10,8 @@ Rules:
 4. What is silenced is not told of before it is silent no more.
 5. An alert that had to be forgotten before it was told is counted (`dropped`), as is what a receiver refuses.
 6. A message that was sent is repeated only where nobody knows whether it came: the state is stored after it.
-7. Of one message that fails nothing is lost: it is made anew, from how things are then, after a pause.
+7. What was told of as a warning and became critical is told of again, as news.
+8. Of one message that fails nothing is lost: it is made anew, from how things are then, after a pause.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from typing import Annotated, Final, Literal
 
 import msgspec
 
-from bridge_core.bounds import Moment, Name
+from bridge_core.bounds import Moment, Name, Word
 from bridge_core.config.documents import AlertReceiverDocument
 from bridge_registry.alerts.alert_rules import KEPT, MOST, Alert
 
@@ -63,11 +64,14 @@ class ReceiverPlan(msgspec.Struct, frozen=True):
 
 
 class Told(msgspec.Struct, frozen=True, array_like=True):
-    """What a receiver was told of one alert: of which one (`since`), whether that it is over, and when."""
+    """What a receiver was told of one alert: of which one (`since`), whether that it is over, when, and how
+    severe it was called.
+    """
 
     since: Moment
     over: bool
     at: Moment
+    severity: Word = ""
 
 
 class Telling(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -165,7 +169,7 @@ def delivered(plan: ReceiverPlan, telling: Telling, message: Message, now: float
     """The state after a message came."""
     told = dict(telling.told)
     for alert in message.alerts:
-        told[alert.seen.id] = Told(alert.since, alert.ended > 0.0, now)
+        told[alert.seen.id] = Told(alert.since, alert.ended > 0.0, now, alert.seen.severity)
     ids = {alert.seen.id for alert in message.alerts}
     return msgspec.structs.replace(
         telling,
@@ -225,7 +229,8 @@ def _of_group(
 ) -> Message | None:
     news = [one for one in members if one.seen.id in telling.waiting]
     last = telling.groups.get(name)
-    lasting = [one for one in members if not one.ended and _was_told(telling, one)]
+    told = [one for one in members if not one.ended and _was_told(telling, one)]
+    lasting = [one for one in told if one.seen.id not in telling.waiting]
     stale = [one for one in lasting if _passed(telling.told[one.seen.id].at, plan.repeat_s, now)]
     if news:
         if last is None:
@@ -251,8 +256,12 @@ def _is_news(plan: ReceiverPlan, alert: Alert, told: Told | None) -> bool:
             return False
         lasted = alert.ended - alert.since > plan.group_wait_s
         return plan.send_resolved and lasted and not alert.silenced and plan.wants(alert)
-    known = told is not None and told.since == alert.since
+    known = told is not None and told.since == alert.since and not _grew(told, alert)
     return not known and not alert.silenced and plan.wants(alert)
+
+
+def _grew(told: Told, alert: Alert) -> bool:
+    return told.severity == "warning" and alert.seen.severity == "critical"
 
 
 def _was_told(telling: Telling, alert: Alert) -> bool:

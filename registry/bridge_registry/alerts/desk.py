@@ -14,6 +14,9 @@ from bridge_registry.alerts import threshold_rules
 from bridge_registry.alerts.alert_rules import Alert, Seen, essence, resumed, settle
 from bridge_registry.alerts.alert_store import AlertStore
 from bridge_registry.alerts.figure_rules import Sample, Trails, counted, is_counted, measured
+from bridge_registry.alerts.learner import Learner
+from bridge_registry.alerts.learning_rules import WINDOW_S
+from bridge_registry.alerts.series_rules import loads
 from bridge_registry.alerts.threshold_rules import RulePlan, Watched
 from bridge_registry.health.keeper import FRESH_S, HealthKeeper
 
@@ -62,6 +65,8 @@ class AlertDesk:
         self._followed: dict[str, RulePlan] = {}
         self._trails = Trails()
         self._judged = float("-inf")
+        self._learner = Learner(now())
+        self._windowed = float("-inf")
 
     async def run(self) -> None:
         """Looks until cancelled."""
@@ -101,10 +106,13 @@ class AlertDesk:
         if clock - self._judged >= _RULES_S:
             self._judged = clock
             self._judge(clock)
+        if clock - self._windowed >= WINDOW_S:
+            self._windowed = clock
+            self._learn(now, clock)
         snapshot = self._snapshot()
         drained = {one.name for one in snapshot.nodes.values() if one.state != "active"}
         before = self._alerts
-        seen = [*self._found(snapshot, clock), *self._ruled()]
+        seen = [*self._found(snapshot, clock), *self._ruled(), *self._learner.seen()]
         self._alerts = settle(
             before, seen, drained=drained, moving=self._moving(), now=now, office=self._began
         )
@@ -143,6 +151,7 @@ class AlertDesk:
         self._term, self._office, self._began = term, clock, now
         self._judged = float("-inf")
         self._trails, self._watched, self._followed = Trails(), {}, {}
+        self._learner, self._windowed = Learner(now), clock
         lasting = [one.seen for one in self._alerts.values() if not one.ended]
         for plan in self._rules():
             self._watched[plan.name] = threshold_rules.resume(plan, lasting, clock)
@@ -166,6 +175,13 @@ class AlertDesk:
             samples = () if plan.paused else self._samples(plan, nodes)
             watched[plan.name] = threshold_rules.watch(plan, before, samples, clock)
         self._watched, self._followed = watched, {plan.name: plan for plan in plans}
+
+    def _learn(self, now: float, clock: float) -> None:
+        """One window more of the series whose thresholds are learnt."""
+        reporting = [one for node, one in self._keeper.heard.items() if self._keeper.reports(node, clock)]
+        counts = {id_: one.counts for heard in reporting for id_, one in heard.instances.items()}
+        load = {id_: share for heard in reporting for id_, share in loads(heard.gauges).items()}
+        self._learner.look(self._snapshot().instances, counts, load, now)
 
     def _samples(self, plan: RulePlan, nodes: Mapping[str, Mapping[str, str]]) -> Iterator[Sample]:
         for name, labels in nodes.items():

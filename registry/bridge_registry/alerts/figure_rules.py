@@ -18,7 +18,6 @@ from bridge_core.counts import Counts
 from bridge_core.gauges import Gauge
 
 _STEPS: Final = 6
-_OF_INSTANCE: Final = frozenset({gauges.QUEUE, gauges.IN_FLIGHT})
 
 
 class Sample(msgspec.Struct, frozen=True):
@@ -57,7 +56,7 @@ def measured(figure: str, node: str, told: Iterable[Gauge]) -> Iterator[Sample]:
     """The samples of a figure that a node measures itself."""
     for one in told:
         if one.name == figure:
-            instance = one.of if figure in _OF_INSTANCE else ""
+            instance = one.of if figure in gauges.OF_INSTANCE else ""
             yield Sample(node, instance, "" if instance else one.of, one.value, one.limit)
 
 

@@ -7,11 +7,13 @@ Rules:
    threshold is one alert.
 3. Where nobody says anything (a node is away, too few requests) nothing new is raised, and what is raised
    stays so for `HOLD_S`: that a node is silent is no sign that its disk has room.
-4. Of one rule `MOST_SERIES` series are watched at most.
+4. Of one rule `MOST_SERIES` series are watched at most, and `MOST_OF_NODE` of one node, those among them
+   that it no longer speaks of: a node that makes up series hides its own alone.
 """
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from shlex import quote
 from typing import Final
@@ -27,6 +29,7 @@ from bridge_registry.alerts.figure_rules import Sample, is_counted
 
 HOLD_S: Final = 300.0
 MOST_SERIES: Final = 4096
+MOST_OF_NODE: Final = 256
 _MOVED: Final = frozenset({gauges.TTFT, gauges.ERRORS, gauges.TOKENS, gauges.QUEUE, gauges.IN_FLIGHT})
 _BYTES: Final = frozenset({gauges.DISK, gauges.MEMORY, gauges.VRAM})
 
@@ -98,10 +101,15 @@ def watch(
     plan: RulePlan, before: Mapping[str, Watched], samples: Iterable[Sample], now: float
 ) -> dict[str, Watched]:
     """The rule's series after a look at monotonic time `now`."""
-    after = dict[str, Watched]()
+    after, of_node = dict[str, Watched](), Counter[str]()
+
+    def has_room(sample: Sample) -> bool:
+        return len(after) < MOST_SERIES and of_node[sample.node] < MOST_OF_NODE
+
     for sample in samples:
-        if (value := _value(sample, plan.threshold)) is None or len(after) >= MOST_SERIES:
+        if (value := _value(sample, plan.threshold)) is None or not has_room(sample):
             continue
+        of_node[sample.node] += 1
         old = before.get(sample.key)
         over = _beyond(plan, value, plan.threshold)
         since = (now if old is None or old.beyond is None else old.beyond) if over else None
@@ -110,7 +118,9 @@ def watch(
             raised = sample
         after[sample.key] = Watched(sample, now, since, raised)
     for key, old in before.items():
-        if key not in after and old.raised is not None and now - old.heard < HOLD_S:
+        held = key not in after and old.raised is not None and now - old.heard < HOLD_S
+        if held and has_room(old.sample):
+            of_node[old.sample.node] += 1
             after[key] = msgspec.structs.replace(old, beyond=None)
     return after
 

@@ -92,26 +92,29 @@ class TrafficBook:
 
     def by_model(self, now: float) -> dict[str, Counts]:
         """What happened in the last minute."""
-        return self._sum(now, 1)
+        return self._sum(now, of_nodes=False)
 
     def by_node(self, now: float) -> dict[str, Counts]:
         """The same, by the node at which it came in."""
-        return self._sum(now, 2)
+        return self._sum(now, of_nodes=True)
 
-    def _sum(self, now: float, which: int) -> dict[str, Counts]:
-        while self._slots and self._slots[0][0] <= now - WINDOW_S:
-            self._slots.popleft()
+    def _sum(self, now: float, *, of_nodes: bool) -> dict[str, Counts]:
+        self._let_go(now)
         found: dict[str, Counts] = {}
         for slot in self._slots:
-            by: dict[str, Counts] = slot[1] if which == 1 else slot[2]
+            by = slot[2] if of_nodes else slot[1]
             for name, counts in by.items():
                 found[name] = found[name].plus(counts) if name in found else counts
         return found
 
+    def _let_go(self, now: float) -> None:
+        while self._slots and self._slots[0][0] <= now - WINDOW_S:
+            self._slots.popleft()
+
     def _add(self, node: str, model: str, grown: Counts, now: float, wall: float) -> None:
         if not self._slots or now - self._slots[-1][0] >= SLOT_S:
             self._slots.append((now, {}, {}))
-            self._sum(now, 1)  # lets go of what is past
+            self._let_go(now)
         _, models, nodes = self._slots[-1]
         models[model] = models.get(model, Counts()).plus(grown)
         nodes[node] = nodes.get(node, Counts()).plus(grown)

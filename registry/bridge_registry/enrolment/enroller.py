@@ -319,6 +319,8 @@ class Enroller:
             pod_rules.check_name(pod, request.node, existing)
             issued = self._issue(identity, csr, request.peer_address, self._pods.dns_names)
             node = _record(request, issued, pod.token_id, key, self._pods.dns_names)
+            if existing is not None and existing.state == "drained":
+                node = msgspec.structs.replace(node, state="drained")
             ops: list[Op] = [Put(place, encode(node)), self._serial_op(issued)]
             conditions = [Unchanged(place, item.mod_revision if item else 0)]
             if existing is not None and not join_rules.is_repetition(existing, pod.token_id, key):

@@ -6,7 +6,8 @@ Rules:
    audience joins nobody; what the API's own tokens are for is not to be had by them.
 2. A pod joins under its own name alone: a token that is stolen can be nobody else.
 3. A name that a pod had before is the new pod's: Kubernetes has one pod of a name at a time, and what was
-   certified for the one before is revoked. A name that somebody has by a join token stays theirs.
+   certified for the one before is revoked; what an admin drained stays drained, for pods die by themselves.
+   A name that somebody has by a join token stays theirs.
 4. A pod that an admin revoked stays out; the next pod of its name is another one.
 """
 

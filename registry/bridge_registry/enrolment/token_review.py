@@ -19,7 +19,7 @@ from bridge_registry.enrolment.join_rules import EnrolmentRefused, JoinRefusal
 from bridge_registry.enrolment.pod_rules import KubernetesApi, Pod
 
 _PATH: Final = b"/apis/authentication.k8s.io/v1/tokenreviews"
-_TIMEOUT_S: Final = 5.0
+_TIMEOUT_S: Final = 10.0  # half of what a node waits for its Join
 _AT_ONCE: Final = 8
 _BURST: Final = 10  # reviews that one address may have at once,
 _EVERY_S: Final = 1.0  # and then one in so many seconds

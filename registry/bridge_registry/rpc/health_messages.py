@@ -9,7 +9,7 @@ from bridge_core import golden
 from bridge_core.bounds import MAX_REASON
 from bridge_core.count_messages import MOST, counts_of
 from bridge_core.counts import Counts
-from bridge_core.gauges import MAX_GAUGES, NAMES, Gauge
+from bridge_core.gauges import MAX_GAUGES, NAMES, OF_INSTANCE, Gauge
 from bridge_core.golden import GoldenAnswer, Token
 from bridge_core.snapshot import Snapshot
 from bridge_core.verdicts import ASPECTS, LEVELS, MAX_REASONS, Reason
@@ -41,7 +41,10 @@ def health_of(
         tuple(
             Gauge(one.name, one.of[:_MOST_TEXT], one.value, one.limit)
             for one in message.gauges[:MAX_GAUGES]
-            if one.name in NAMES and 0.0 <= one.value < MOST * MOST and 0.0 <= one.limit < MOST * MOST
+            if one.name in NAMES
+            and 0.0 <= one.value < MOST * MOST
+            and 0.0 <= one.limit < MOST * MOST
+            and (one.name not in OF_INSTANCE or one.of in own)
         ),
         tuple(_answers(message, node, snapshot, now)),
     )
