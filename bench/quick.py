@@ -133,7 +133,7 @@ def _running(folder: Path, forms: dict[str, str]) -> Iterator[list[Subject]]:
         yield subjects
 
 
-def _load(subject: Subject, folder: Path, seconds: float) -> tuple[float, float]:
+def _load(subject: Subject, folder: Path, seconds: int) -> tuple[float, float]:
     """One sample."""
     streams = subject.row == TOKENS
     lua = load.script(folder, vary=not streams and subject.row != AGAIN)
@@ -181,7 +181,7 @@ def main() -> int:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--turns", type=int, default=5, help="how often each is loaded (default 5)")
-    parser.add_argument("--seconds", type=float, default=1.0, help="for how long, each time (default 1)")
+    parser.add_argument("--seconds", type=int, default=1, help="for how long, each time (default 1)")
     parser.add_argument("--of", action="append", metavar="NAME=FOLDER", help="a form to measure")
     arguments = parser.parse_args()
     for hint in missing():
