@@ -493,3 +493,8 @@ def test_numbers_of_a_request_among_others(
 
 def test_of_a_request_nothing_is_known_where_nothing_is_said() -> None:
     assert (Facts().second_of_day, Facts().weekday, Facts().node) == (0, "Thu", None)
+
+
+def test_documents_are_nobodys_but_an_admins() -> None:
+    assert not may_by_default(ANN, "show", "Config", "mesh", OPEN)
+    assert may_by_default(ROOT, "show", "Config", "mesh", OPEN)
