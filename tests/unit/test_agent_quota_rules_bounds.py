@@ -411,8 +411,9 @@ def test_grants_are_of_the_report_that_they_answer() -> None:
     first = stream_.report(100.0, NOW_MS)
     second = stream_.report(105.0, NOW_MS)
     assert [(one.sequence, one.acknowledged) for one in (first, second)] == [(1, 0), (2, 0)]
-    stream_.take(7, 1, [], NOW_MS)
+    stream_.take(1, 1, [], NOW_MS)
     assert stream_.answered
+    stream_.take(7, 1, [], NOW_MS)
     assert made.leased_until == 110.0
     assert stream_.report(106.0, NOW_MS).acknowledged == 7
     stream_.take(8, 2, [], NOW_MS)

@@ -70,7 +70,9 @@ def test_what_a_receiver_gets_that_says_no_more_than_where_it_is() -> None:
     alert = Alert(seen(), 100.0, 100.0)
     telling = delivery_rules.look(HOOK, Telling(), {"disk@n1": alert})
     assert due(HOOK, telling, {"disk@n1": alert}, 104.9) is None
-    assert due(HOOK, telling, {"disk@n1": alert}, 105.0) is not None
+    first = due(HOOK, telling, {"disk@n1": alert}, 105.0)
+    assert first is not None
+    assert (len(first.alerts), first.more) == (1, 0)
     told = Telling(told={"disk@n1": Told(100.0, False, 105.0)}, groups={"n1": 105.0})
     assert due(HOOK, told, {"disk@n1": alert}, 105.0 + 4 * 3600 - 0.1) is None
     assert due(HOOK, told, {"disk@n1": alert}, 105.0 + 4 * 3600) is not None

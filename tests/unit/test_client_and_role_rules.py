@@ -230,3 +230,9 @@ def test_a_mesh_has_a_thousand_admins_at_most() -> None:
 def test_sixty_four_have_the_role_admin() -> None:
     records = {f"a{n}": AdminRecord(Admin(f"a{n}", "admin")) for n in range(63)}
     role_rules.check_new("one-more", "admin", records)
+
+
+def test_the_role_of_whom_there_is() -> None:
+    assert role_rules.role_of("admin", {}) == "admin"
+    assert role_rules.role_of("nobody", {}) is None
+    assert role_rules.role_of("gone", {"gone": AdminRecord(Admin("gone", "viewer"), deleted=1.0)}) is None

@@ -88,6 +88,15 @@ def test_each_change_is_told_once(after: MeshPicture, kind: str, level: str, tex
     assert happened(after, after) == []
 
 
+def test_where_a_node_joined_is_told_as_far_as_it_is_known() -> None:
+    def told(address: str) -> str:
+        other = msgspec.structs.replace(NODE, name="n2", address=address)
+        return happened(PICTURE, msgspec.structs.replace(PICTURE, nodes=(NODE, other)))[0].text
+
+    assert told("n2:1") == "n2 joined at n2:1"
+    assert told("") == "n2 joined at no address"
+
+
 def test_what_is_mended_is_told_too() -> None:
     def kinds(before: MeshPicture) -> list[str]:
         return [one.kind for one in happened(before, PICTURE)]

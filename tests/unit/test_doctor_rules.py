@@ -190,4 +190,6 @@ def test_figures_in_what_is_said() -> None:
     (taken,) = worst({"ports": half})
     assert taken.says == "h:2 for b: it is taken (by x)"
     silent = [one.topic for one in diagnose(MACHINE, msgspec.structs.replace(MESH, leader=""))]
+    young = [one.topic for one in diagnose(MACHINE, MeshFacts(asked="r:1", leader="r1"))]
+    assert "certificate" not in young, "nobody said when it ends"
     assert "etcd" not in silent, "nobody who leads is asked about it"

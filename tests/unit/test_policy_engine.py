@@ -493,3 +493,14 @@ def test_numbers_of_a_request_among_others(
 
 def test_of_a_request_nothing_is_known_where_nothing_is_said() -> None:
     assert (Facts().second_of_day, Facts().weekday, Facts().node) == (0, "Thu", None)
+
+
+def test_documents_are_nobodys_but_an_admins() -> None:
+    assert not may_by_default(ANN, "show", "Config", "mesh", OPEN)
+    assert may_by_default(ROOT, "show", "Config", "mesh", OPEN)
+
+
+def test_a_request_brings_no_images_and_a_verdict_is_final_where_nothing_else_is_said() -> None:
+    none = when("images", "Lt", "1")
+    assert not may([rule("d", "User/ann", conditions=none, effect="Deny")], ANN, facts=Facts())
+    assert Verdict(True) == Verdict(True, "", "", (), by_node=False)

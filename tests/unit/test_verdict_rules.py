@@ -37,6 +37,8 @@ def test_it_is_said_at_the_third_of_five_looks_and_over_after_ten() -> None:
     assert said(spread)[-1] == "degraded"
     thin: list[Level] = ["degraded", "ok", "ok", "degraded", "ok", "ok", "degraded"]
     assert set(said(thin)) == {"ok"}
+    too_old: list[Level] = ["degraded", "degraded", "ok", "ok", "ok", "degraded"]
+    assert set(said(too_old)) == {"ok"}, "the first of the three is the sixth look back"
     after = said([*bad, *["ok"] * 10])
     assert after[-2:] == ["degraded", "ok"]
 

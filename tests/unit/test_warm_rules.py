@@ -87,6 +87,7 @@ def test_the_budget_is_a_share_of_what_is_free_above_the_reserve() -> None:
     assert fits(1000, (512 << 20) + 1000)
     assert not fits(1001, (512 << 20) + 1000)
     assert fits(0, 0)
+    assert not fits(1, 0)
     assert not fits(1, 512 << 20)
 
 
