@@ -149,7 +149,7 @@ def empty(series: int, now: float) -> State:
         np.zeros(series, dtype=bool),
         np.zeros(series),
         np.zeros(series),
-        np.full(series, -_FRESH - 1),
+        np.full(series, -_FRESH),
     )
 
 
@@ -167,7 +167,7 @@ def step(state: State, kinds: Kinds, sample: Sample, now: float) -> State:
     known = there & (state.told[rows, place] >= _WARM)
     plain = np.where(there, sample.value - state.level[rows, place], np.nan)
     residual = plain - _season(state, hour, week_hour, now)
-    worse = np.where(known, kinds.sign * residual, 0.0)
+    worse = kinds.sign * residual
     windows = state.windows + 1
     heard = np.where(known, windows, state.heard)
     latest = np.where(known, worse, state.residual)
