@@ -158,10 +158,9 @@ def _alone(part: Part, alive: Iterable[Part]) -> list[str]:
 
 
 def _ordered(parts: Sequence[Part], alive: Sequence[Part]) -> list[Part]:
-    def cost(part: Part) -> tuple[int, int, object]:
-        idle = part.state == "drained" or not part.models
-        group = 0 if idle else 2 if _alone(part, alive) else 1
-        return group, part.in_flight, natural(part.name)
+    def cost(part: Part) -> tuple[bool, bool, int, object]:
+        busy = part.state != "drained" and bool(part.models)
+        return busy, busy and bool(_alone(part, alive)), part.in_flight, natural(part.name)
 
     return sorted(parts, key=cost)
 

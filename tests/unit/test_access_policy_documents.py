@@ -140,3 +140,16 @@ def test_what_makes_sense_is_taken(given: dict[str, str]) -> None:
 def test_two_of_one_name_are_refused() -> None:
     found = [str(fault) for fault in load([("a.yaml", GUIDE), ("b.yaml", GUIDE)]).faults]
     assert found == ["b.yaml:3: metadata.name: ModelAccessPolicy finance-team-policy is already in a.yaml:1"]
+
+
+@pytest.mark.parametrize("part", ["subjects", "values"])
+def test_a_policy_has_as_many_parts_as_are_taken_and_no_more(part: str) -> None:
+    def named(count: int) -> list[str]:
+        if part == "subjects":
+            many = ", ".join(f"{{kind: User, name: u{number}}}" for number in range(count))
+            return faults(a_policy(subjects=f"[{many}]"))
+        values = ", ".join(f"v{number}" for number in range(count))
+        return faults(a_policy(conditions=f"[{{key: department, operator: In, values: [{values}]}}]"))
+
+    assert named(256) == []
+    assert len(named(257)) == 1

@@ -264,3 +264,16 @@ def test_whatever_is_read_is_the_nodes_own(request_: RangeRequest) -> None:
         assert verdict.request.key.startswith(b"/bridge/v1/members/one/")
         assert verdict.request.range_end in {b"", request_.range_end}
         assert verdict.request.range_end <= b"/bridge/v1/members/one0"
+
+
+def test_a_record_has_as_many_bytes_as_are_said_and_a_refusal_says_which_key() -> None:
+    def record(size: int) -> TxnRequest:
+        return txn(RequestOp(request_put=PutRequest(key=RECORD, value=b"x" * size, lease=OWN)))
+
+    assert isinstance(decide(peer(), record(131_072), MESH, State()), Allowed)
+    assert decide(peer(), record(131_073), MESH, State()) == Refused(
+        Reason.OUT_OF_BOUNDS, "a record has at most 131072 bytes"
+    )
+    assert decide(peer(), txn(put(b"/a" * 99)), MESH, State()) == Refused(
+        Reason.FOREIGN_KEY, f"'{'/a' * 40}' is not a record of one"
+    )

@@ -323,3 +323,14 @@ def test_the_field_says_how_long_an_answer_waited_and_how_far_a_load_is() -> Non
 )
 def test_what_else_a_peer_says_of_a_load_is_nothing(value: bytes | None) -> None:
     assert waited_in(value) == 0.0
+
+
+def test_a_load_of_unknown_size_has_the_longest_time_and_says_nothing_of_the_pace() -> None:
+    assert load_of(size=0).longest_s == 3600.0
+    assert load_of(size=1).longest_s < 301.0
+    loads = InstanceLoads[str]()
+    for model, size in (("one", 1), ("none", 0)):
+        loads.join(load_of(model, size), "ann", 0.0)
+        loads.begin(0.0)
+        loads.ended(4.0, loaded=True)
+    assert loads.expected_s("two", 2) == 8.0

@@ -51,6 +51,7 @@ SAME, OTHER, BACK = Verdict.SAME, Verdict.OTHER, Verdict.ROLLED_BACK
         (KNOWN, StoreIdentity("aa", 2, 8, 5), SAME),  # an admin restored it
         (StoreIdentity("", 0, 7, 5), StoreIdentity("aa", 0, 7, 6), SAME),  # was just founded
         (StoreIdentity("", 0, 0, 5), StoreIdentity("", 0, 7, 6), SAME),  # the cluster was not known
+        (StoreIdentity("aa", revision=5), StoreIdentity("aa", 0, 7, 6), SAME),  # nor does it say so itself
     ],
 )
 def test_verdicts(known: StoreIdentity | None, seen: StoreIdentity, verdict: Verdict) -> None:
@@ -152,3 +153,9 @@ def test_an_agent_takes_no_snapshot_of_another_store_until_an_admin_restored() -
     accepted = apply(known, whole(of_store("bb", 1 << GENERATION_BITS | 3)))
     assert accepted.mesh.store_id == "bb"
     assert apply(of_store("", 9), whole(of_store("aa", 10))).mesh.store_id == "aa"
+
+
+def test_generations_end_where_epochs_would_no_longer_fit_into_63_bits() -> None:
+    last = restored(StoreIdentity("a", 32_766), StoreIdentity("a", 3)).generation
+    assert last == restored(StoreIdentity("a", 32_767), StoreIdentity("a", 3)).generation == 32_767
+    assert epoch_of(last, (1 << 48) - 1) == (1 << 63) - 1

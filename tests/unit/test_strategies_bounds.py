@@ -249,3 +249,10 @@ def test_slow_start_ends_with_its_window() -> None:
     said.present([], 16.0)
     said.present(["a"], 17.0)
     assert said.ages(17.0, 10.0) == {"a": 0.0}
+
+
+def test_where_the_first_has_the_model_nobody_is_looked_for_further_on_the_ring() -> None:
+    warm = target("a", loaded=frozenset({"m"}))
+    cold = [target(f"n{number}") for number in range(9)]
+    assert ring_hash([warm, *cold], "m", {}, {}, None) == ([warm, *cold[:3]], [])
+    assert ring_hash([cold[0], *cold[1:6], warm, *cold[6:]], "m", {}, {}, None)[0][0] is warm

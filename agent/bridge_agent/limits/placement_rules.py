@@ -225,7 +225,10 @@ def plan(demands: Sequence[Demand], devices: Sequence[Device]) -> Planned:
 
 
 def _together(demand: Demand, least: EngineSizing, free: Sequence[Device]) -> Device | None:
-    """As few whole GPUs as the demand needs, as one device; None where all of them are not enough."""
+    """As few whole GPUs as the demand needs, as one device; None where all of them are not enough.
+
+    That one of them alone has no room for it was seen before.
+    """
     several: list[Device] = []
     for device in sorted((one for one in free if not one.cpu), key=lambda one: -one.free_bytes):
         several.append(device)
@@ -236,7 +239,7 @@ def _together(demand: Demand, least: EngineSizing, free: Sequence[Device]) -> De
             gpus=len(several),
         )
         if need(demand.model, least, overhead=made.overhead) <= int(made.free_bytes * USABLE):
-            return made if len(several) > 1 else None
+            return made
     return None
 
 
