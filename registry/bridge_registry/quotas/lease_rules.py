@@ -260,11 +260,12 @@ class LeaseBook:
         free = amount - self.claims(bucket, now)
         there = {node: one for node, one in holdings.items() if self._there(node)}
         needs = {node: need for node, one in there.items() if (need := one.need(amount))}
-        (self._hungry.add if needs or free < 0 else self._hungry.discard)(bucket)
         if not needs and free >= 0:
+            self._hungry.discard(bucket)
             if not bucket.begins and self._lends(now):
                 self._settle_down(bucket, there, free)
             return
+        self._hungry.add(bucket)
         if self._lends(now):
             for node, more in divide(max(0, free), needs).items():
                 holding = there[node]
