@@ -77,7 +77,7 @@ def test_whole_documents_become_plans() -> None:
     )  # fmt: skip
     manager = receiver("type: alertmanager\nurl: https://am.example/base/")
     assert (manager.url, manager.group_by) == ("https://am.example/base/api/v2/alerts", "mesh")
-    assert (manager.group_wait_s, manager.repeat_s) == (0.0, delivery_rules.RESEND_S)
+    assert (manager.group_wait_s, manager.group_interval_s, manager.repeat_s) == (0.0, 0.0, 60.0)
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import msgspec
 import pytest
 
 from bridge_cli.upgrade_rules import Part, Whole, plan
@@ -61,6 +62,34 @@ def test_of_one_node_what_lasts_goes_before_what_is_over() -> None:
     assert Alert(seen(), 1.0, 1.0) == Alert(seen(), 1.0, 1.0, 0.0, "")
 
 
+def test_what_was_not_taken_over_is_over_fifteen_seconds_after_it_was_seen_whenever_that_was() -> None:
+    for last in (1.0, 100.0):
+        alerts = {"disk@n1": Alert(seen(), last, last)}
+        assert not settled(alerts, now=last + 15.0)["disk@n1"].ended
+        assert settled(alerts, now=last + 15.1)["disk@n1"].ended == last
+
+
+def test_what_was_over_in_the_first_second_of_time_goes_behind_what_lasts() -> None:
+    old = settled({}, *(seen(f"x{at:02}") for at in range(1, 64)), now=5.0)
+    old["a@n1"] = Alert(seen("a"), 0.5, 0.5, 1.0)
+    found = settled(old, *(seen(f"x{at:02}") for at in range(1, 64)), seen("a"), seen("0"), now=6.0)
+    assert not found["0@n1"].ended, "both are new, and this one comes first"
+    assert found["a@n1"].ended == 1.0
+
+
+def test_a_sentence_of_six_hundred_is_stored_and_a_longer_one_is_refused() -> None:
+    (alert,) = settled({}, seen(), now=1.0).values()
+    for length, fits in ((600, True), (601, False)):
+        stored = msgspec.to_builtins(alert)
+        stored["seen"]["summary"] = "x" * length
+        try:
+            msgspec.convert(stored, Alert)
+        except msgspec.ValidationError:
+            assert not fits
+        else:
+            assert fits
+
+
 # -- receivers
 
 HOOK = ReceiverPlan("hook", "webhook", "https://h/")
@@ -105,6 +134,29 @@ def test_three_failures_are_an_admins_concern_and_reasons_are_cut() -> None:
     message = Message("n1", (Alert(seen(), 1.0, 1.0),))
     assert refused(HOOK, Telling(), message, "y" * 1001, 1.0).reason == "y" * 1000
     assert message.more == 0
+
+
+def test_of_two_alerts_the_one_that_lasts_is_told_first_whichever_began_first() -> None:
+    ended, lasts = Alert(seen("a"), 100.0, 150.0, 150.0), Alert(seen("b"), 120.0, 160.0)
+    alerts = {one.seen.id: one for one in (ended, lasts)}
+    message = due(HOOK, delivery_rules.look(HOOK, Telling(), alerts), alerts, 200.0)
+    assert message is not None
+    assert message.alerts == (lasts, ended)
+    came = delivery_rules.delivered(HOOK, Telling(), message, 200.0)
+    assert [one.over for one in came.told.values()] == [False, True]
+
+
+def test_an_alert_of_this_very_moment_waits_as_long_as_any_other() -> None:
+    alerts = {"disk@n1": Alert(seen(), 100.0, 100.0)}
+    telling = delivery_rules.look(HOOK, Telling(), alerts)
+    assert due(HOOK, telling, alerts, 100.0) is None
+    assert due(HOOK, telling, alerts, 99.9) is not None, "of a clock that was set back nobody knows how far"
+
+
+def test_after_a_message_came_nothing_is_kept_of_those_that_failed() -> None:
+    message = Message("n1", (Alert(seen(), 1.0, 1.0),))
+    telling = delivery_rules.delivered(HOOK, failed(Telling(), "away", 1.0, jitter=0.0), message, 2.0)
+    assert set(msgspec.to_builtins(telling)) == {"told", "groups", "waiting", "failed", "delivered"}
 
 
 def test_a_receiver_that_was_told_nothing() -> None:

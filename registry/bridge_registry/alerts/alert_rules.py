@@ -148,7 +148,7 @@ def _bounded(
     lasts already goes before what is new.
     """
     of_node, told = Counter(quiet), len(quiet)
-    for id_ in sorted(found, key=lambda id_: (id_ not in alerts or alerts[id_].ended > 0.0, id_)):
+    for id_ in sorted(found, key=lambda id_: (id_ not in alerts or bool(alerts[id_].ended), id_)):
         one = found[id_]
         of_node[one.node] += 1
         if of_node[one.node] <= MOST_OF_NODE and told < MOST:

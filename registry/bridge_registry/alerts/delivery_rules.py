@@ -169,7 +169,7 @@ def delivered(plan: ReceiverPlan, telling: Telling, message: Message, now: float
     """The state after a message came."""
     told = dict(telling.told)
     for alert in message.alerts:
-        told[alert.seen.id] = Told(alert.since, alert.ended > 0.0, now, alert.seen.severity)
+        told[alert.seen.id] = Told(alert.since, bool(alert.ended), now, alert.seen.severity)
     ids = {alert.seen.id for alert in message.alerts}
     return msgspec.structs.replace(
         telling,
@@ -241,7 +241,7 @@ def _of_group(
         ready = False
     if not ready and not stale:
         return None
-    news.sort(key=lambda one: (one.ended > 0.0, one.since, one.seen.id))
+    news.sort(key=lambda one: (bool(one.ended), one.since, one.seen.id))
     lasting.sort(key=lambda one: (telling.told[one.seen.id].at, one.since, one.seen.id))
     chosen = [*(news if ready else ()), *(stale if plan.kind == "alertmanager" else lasting)]
     return Message(name, tuple(chosen[:MOST_AT_ONCE]), max(0, len(chosen) - MOST_AT_ONCE))
