@@ -25,7 +25,16 @@ from bridge_registry.alerts.delivery_rules import (
 )
 from bridge_registry.alerts.figure_rules import Mark, Sample, counted, marked
 from bridge_registry.alerts.message_rules import body_of
-from bridge_registry.alerts.threshold_rules import RulePlan, Watched, say, seen_of, sentence, watch, windows
+from bridge_registry.alerts.threshold_rules import (
+    RulePlan,
+    Watched,
+    resume,
+    say,
+    seen_of,
+    sentence,
+    watch,
+    windows,
+)
 
 # -- alerts
 
@@ -177,6 +186,21 @@ def test_moments_are_told_within_what_a_calendar_has() -> None:
     assert firing["endsAt"] == "1970-01-01T00:06:40.000Z"
 
 
+def test_labels_and_groups_are_cut_to_what_receivers_take() -> None:
+    long = Message("n" * 300, (Alert(seen(node="n" * 300, labels={"team": "t" * 300}), 1.0, 1.0),))
+    body = body_of(HOOK, long, "m", 0.0)
+    assert body["groupLabels"] == {"node": "n" * 256 + "…"}
+    (labels,) = (one["labels"] for one in body["alerts"])
+    assert (labels["node"], labels["team"]) == ("n" * 256 + "…", "t" * 256 + "…")
+
+
+def test_what_an_earlier_leader_had_raised_has_no_figure_before_it_is_told_again() -> None:
+    lasting = Seen("late", "warning", "n1", "n1/0", "it is late", "look", "ok", rule=True)
+    found = resume(RULE, [lasting], 9.0)
+    unsaid = Sample("n1", "n1/0", "", 0.0)
+    assert found == {unsaid.key: Watched(unsaid, 9.0, None, unsaid)}
+
+
 def test_only_what_all_alerts_share_is_common() -> None:
     two = (Alert(seen("a"), 1.0, 1.0), Alert(seen("b"), 1.0, 1.0, 2.0))
     body = body_of(HOOK, Message("n1", two, 7), "m", 0.0)
@@ -246,6 +270,7 @@ def test_shares_are_said_of_their_limit_where_there_is_one() -> None:
     assert say("disk_used_bytes", 512.0, 1024.0, relative=True) == "50.0 % of 1 KiB"
     assert say("disk_used_bytes", 512.0, 1024.0) == "512 B"
     assert say("disk_used_bytes", 512.0, 0.0, relative=True) == "512 B"
+    assert say("disk_used_bytes", 512.0, relative=True) == "512 B"
     assert say("disk_used_bytes", 0.5, 0.5, relative=True) == "100.0 % of 0 B"
 
 

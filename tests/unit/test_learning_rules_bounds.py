@@ -9,8 +9,10 @@ import msgspec
 import numpy as np
 import pytest
 
+from bridge_core.counts import Counter, Counts
 from bridge_registry.alerts import learning_rules as rules
 from bridge_registry.alerts.learning_rules import Kinds, Sample, State
+from bridge_registry.alerts.series_rules import Growing, windows
 
 HOUR = 3600.0
 DAY = 24 * HOUR
@@ -78,6 +80,34 @@ def test_evidence_is_needed_for_one_false_alarm_a_week() -> None:
     assert rules.needed(1, 2.0) == pytest.approx(1.5 * math.log(60_480))
     assert rules.needed(2) == pytest.approx(1.5 * math.log(241_920))
     assert rules.needed(0) == rules.needed(1)
+
+
+def counts(answers: int, *, tokens: int = 10) -> Counts:
+    made = Counter()
+    for _ in range(answers):
+        made.answered(0.1, tokens=tokens, generating_s=2.0, broken=False)
+    return made.counts
+
+
+def test_a_window_grows_by_six_at_most_and_needs_four_answers() -> None:
+    state, over = windows({}, {"n/0": counts(9)})
+    for grown in (1, 2, 3, 4, 5):
+        state, over = windows(state, {"n/0": counts(9 if grown == 1 else 10)})
+        assert state == {"n/0": Growing(counts(9), grown)}
+        assert not over
+    state, over = windows(state, {"n/0": counts(11)})
+    assert state == {"n/0": Growing(counts(11))}
+    assert not over
+    state, over = windows(state, {"n/0": counts(14)})
+    assert not over
+    state, over = windows(state, {"n/0": counts(15)})
+    assert over["n/0"].answers == 4
+
+
+def test_of_answers_without_tokens_there_is_no_pace() -> None:
+    _, over = windows({"n/0": Growing(counts(0))}, {"n/0": counts(4, tokens=0)})
+    assert math.isnan(over["n/0"].of("slow-tokens"))
+    assert not math.isnan(over["n/0"].of("slow-first-byte"))
 
 
 # -- what is expected

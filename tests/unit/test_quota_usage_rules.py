@@ -160,6 +160,16 @@ def test_what_is_stored_does_not_stand_over_what_is_known() -> None:
     assert other.record(TODAY, "n") == stored
 
 
+def test_what_former_runs_counted_is_restored_with_what_the_last_one_did() -> None:
+    registry = UsageDays()
+    key, other = UsageKey("a", (), "m"), UsageKey("b", (), "m")
+    registry.take("n", 1, [(TODAY, key, Used(3))], TODAY)
+    registry.take("n", 2, [(TODAY, key, Used(4)), (TODAY, other, Used(1))], TODAY)
+    again = UsageDays()
+    again.restore(TODAY, "n", registry.record(TODAY, "n"))
+    assert {one.key: one.used for one in again.uses(days=(TODAY, TODAY))} == {key: Used(7), other: Used(1)}
+
+
 def test_keys_of_former_runs_count_among_those_that_are_kept_apart() -> None:
     registry = UsageDays()
     first = [(TODAY, UsageKey(f"u{number}", (), "m"), Used(1)) for number in range(1999)]
