@@ -2,7 +2,7 @@
 VENV ?= .venv
 BIN := $(VENV)/bin
 # Tests of the parts wait more than they compute; of those of whole meshes two run at a time.
-JOBS ?= 3
+JOBS ?= 4
 MESHES ?= 2
 FUZZ ?= 60
 CASES ?= 100000

@@ -6,7 +6,6 @@ import asyncio
 import json
 import re
 
-import msgspec
 import pytest
 
 from tests.cluster.mesh_bed import NODES, TALKER, Mesh, call, raw
@@ -29,8 +28,9 @@ async def loads(mesh: Mesh, which: re.Pattern[bytes]) -> float:
 
 
 async def in_memory(mesh: Mesh) -> bool:
-    _, _, body = await asyncio.to_thread(call, mesh.address("node1"), "GET", "/api/ps")
-    return any(one["name"] == TALKER for one in msgspec.json.decode(body)["models"])
+    """Whether anybody has it there, as the mesh was told: by that, not by its engine, a node waits or not."""
+    where = await asyncio.to_thread(mesh.run, "models", "where", TALKER, "--json")
+    return any(one["loaded"] for one in json.loads(where.stdout))
 
 
 async def test_a_load_goes_on_without_its_client_and_serves_a_burst_at_every_node(mesh: Mesh) -> None:

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import http.client
-import os
-import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -85,8 +83,8 @@ class Bridge:
     def kill_everything(self) -> None:
         """SIGKILL to all of them at once, as a power cut would."""
         for process in self.processes():
-            with contextlib.suppress(psutil.Error):
-                os.kill(process.pid, signal.SIGKILL)
+            with contextlib.suppress(psutil.Error):  # one whose parent is gone may end by itself
+                process.kill()
         psutil.wait_procs(self.processes(), timeout=60)
 
 
