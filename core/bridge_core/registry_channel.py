@@ -167,18 +167,32 @@ class _Tunnel:
         try:
             await asyncio.wait(pumps, return_when=asyncio.FIRST_COMPLETED)
         finally:
+            inner.close()  # before anything is awaited: whoever is cancelled once more would leave it open
             for pump in pumps:
                 pump.cancel()
             await asyncio.gather(*pumps, return_exceptions=True)
-            inner.close()
 
     async def _accepted(self) -> socket.socket:
         while True:
-            end, _ = await asyncio.get_running_loop().sock_accept(self._listener)
+            await self._somebody_waits()
+            try:
+                end, _ = self._listener.accept()
+            except BlockingIOError:  # gone again
+                continue
+            end.setblocking(False)
             credentials = end.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i"))
             if struct.unpack("3i", credentials)[0] == os.getpid():
                 return end
             end.close()  # an abstract name is no secret to who can read /proc/net/unix
+
+    async def _somebody_waits(self) -> None:
+        # The loop's `sock_accept` loses the socket where it is cancelled in the moment of its answer.
+        loop, known = asyncio.get_running_loop(), asyncio.Event()
+        loop.add_reader(self._listener, known.set)
+        try:
+            await known.wait()
+        finally:
+            loop.remove_reader(self._listener)
 
     async def _outwards(self, inner: asyncio.StreamReader) -> None:
         with contextlib.suppress(OSError):  # told by the other direction
