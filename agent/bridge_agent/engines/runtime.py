@@ -117,9 +117,9 @@ class EngineRuntime:
                     await self.process.sweep()
                     self._post(Exited(reason))
         finally:
-            await self._client.close()
             if self.process is not None:
                 self.process.close()
+            await self._client.close()
 
     def refresh(self) -> None:
         """Looks at its models at once."""

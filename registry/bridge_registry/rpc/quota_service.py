@@ -48,8 +48,8 @@ class QuotaService(rpc.QuotasServicer):
                     await context.write(_grants_message(stream, *self._office.grants(stream)))
             finally:
                 reading.cancel()
+                self._office.close(stream)  # before the wait, which may be cancelled too
                 await asyncio.gather(reading, return_exceptions=True)
-                self._office.close(stream)
 
     async def _read(
         self, stream: QuotaStanding, requests: AsyncIterator[pb.CellReport], context: Context
