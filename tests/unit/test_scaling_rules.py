@@ -204,6 +204,10 @@ def test_budgets_hold_and_what_is_over_them_goes_first() -> None:
     assert removals(plan, mixed, 1) == ["a/0"]
     assert removals(plan, mixed, 3) == ["a/0", "c/0", "b/0"]
     assert removals(PLAN, mixed, 2) == ["a/0", "c/0"]
+    several = [Seen(f"a/{load}", "a", "gpu", in_flight=load) for load in (0, 2, 3)]
+    several.append(Seen("b/0", "b", "cpu", in_flight=1))
+    within = msgspec.structs.replace(plan, budgets={"gpu": 1, "cpu": 1})
+    assert removals(within, several, 4) == ["a/0", "a/2", "b/0", "a/3"], "two are over, whoever is idler"
 
 
 def test_what_did_not_load_is_left_alone_for_a_time() -> None:
