@@ -33,9 +33,18 @@ def mesh(tmp_path: Path) -> Iterator[Registries]:
         yield found
 
 
-def cloned(node: NodeProcess, folder: Path) -> NodeProcess:
+async def cloned(node: NodeProcess, folder: Path) -> NodeProcess:
     """A copy of its state folder, whose agent listens elsewhere, as on another machine."""
-    shutil.copytree(node.state.root, folder, symlinks=True)
+
+    def copied() -> bool:
+        shutil.rmtree(folder, ignore_errors=True)
+        try:
+            shutil.copytree(node.state.root, folder, symlinks=True)
+        except shutil.Error:  # the agent renamed a file that it had just written
+            return False
+        return True
+
+    await eventually(copied)
     settings = msgspec.structs.replace(node.settings, listeners=free_listeners())
     save_config(StateDir(folder), settings)
     return NodeProcess(StateDir(folder), settings)
@@ -65,11 +74,12 @@ async def test_a_clone_is_refused_and_leaves_nothing_behind(mesh: Registries, tm
             return await asker.ask("held") == (200, "node1")
 
         def looked_for_at(node: NodeProcess) -> bool:
-            return asker.snapshot.nodes["node1"].peer == node.settings.listeners.peer
+            known = asker.snapshot.nodes.get("node1")
+            return known is not None and known.peer == node.settings.listeners.peer
 
         await eventually(served, WAIT_S)
-        assert looked_for_at(first)
-        clone = cloned(first, tmp_path / "clone")
+        await eventually(lambda: looked_for_at(first), WAIT_S)  # on its disk, a moment later
+        clone = await cloned(first, tmp_path / "clone")
         stack.callback(clone.kill)
         for end in (clone.stop, clone.kill):  # in order, and at once
             await clone.start()
