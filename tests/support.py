@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import inspect
+import shutil
 import time
 from collections.abc import Awaitable, Callable
+from pathlib import Path
 from typing import TypeVar
 
 from bridge_core.store.api import LeaseHandle, Store
@@ -69,6 +71,20 @@ async def within_some_time(attempt: Callable[[float], Awaitable[bool]], first_s:
     while not await attempt(limit):
         assert limit < 60, f"it did not get as far as it should in {limit} s"
         limit *= 3
+
+
+async def copy_of_running(folder: Path, to: Path) -> None:
+    """Copies a folder that somebody writes into: anew where a file was renamed meanwhile."""
+
+    def copied() -> bool:
+        shutil.rmtree(to, ignore_errors=True)
+        try:
+            shutil.copytree(folder, to, symlinks=True)
+        except shutil.Error as fault:
+            raise AssertionError(f"{folder} cannot be copied") from fault
+        return True
+
+    await eventually(copied)
 
 
 _KEEPERS: set[asyncio.Task[None]] = set()

@@ -14,6 +14,7 @@ import pytest
 from bridge_agent.engines.proc import marked
 from bridge_core.proc import alive, read_stat
 from tests.engine_support import fake_config, supervised
+from tests.support import copy_of_running
 
 # The state folder of each is a file system of its own, at the same path.
 IN_A_CONTAINER = """
@@ -81,7 +82,7 @@ async def test_an_agent_on_a_copied_folder_leaves_the_originals_engine_alone(tmp
         await original.state("ready")
         process = original.supervisor.process("n1/0")
         assert process is not None
-        shutil.copytree(tmp_path / "state", tmp_path / "copy")
+        await copy_of_running(tmp_path / "state", tmp_path / "copy")
         async with supervised(config, tmp_path / "copy") as copy:
             await copy.state("ready")
             assert copy.supervisor.process("n1/0") != process

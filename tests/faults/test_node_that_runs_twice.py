@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Iterator
 from contextlib import AsyncExitStack
 from pathlib import Path
@@ -16,7 +15,7 @@ from bridge_core.etcd_server import find_etcd
 from tests.cluster.agent_bed import free_listeners, held_engine
 from tests.node_processes import WAIT_S, NodeProcess, joined, leading
 from tests.registry_processes import Registries, registries
-from tests.support import eventually
+from tests.support import copy_of_running, eventually
 
 pytestmark = [pytest.mark.etcd, pytest.mark.faults]
 
@@ -35,16 +34,7 @@ def mesh(tmp_path: Path) -> Iterator[Registries]:
 
 async def cloned(node: NodeProcess, folder: Path) -> NodeProcess:
     """A copy of its state folder, whose agent listens elsewhere, as on another machine."""
-
-    def copied() -> bool:
-        shutil.rmtree(folder, ignore_errors=True)
-        try:
-            shutil.copytree(node.state.root, folder, symlinks=True)
-        except shutil.Error:  # the agent renamed a file that it had just written
-            return False
-        return True
-
-    await eventually(copied)
+    await copy_of_running(node.state.root, folder)
     settings = msgspec.structs.replace(node.settings, listeners=free_listeners())
     save_config(StateDir(folder), settings)
     return NodeProcess(StateDir(folder), settings)

@@ -6,7 +6,6 @@ import asyncio
 import contextlib
 import json
 import random
-import shutil
 import time
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -41,10 +40,7 @@ from bridge_wire.v1.registry_pb2_grpc import AdminStub
 from tests.fakes.store import FakeStore
 from tests.scenarios.enrolment_bed import DAY, EnrolmentBed, age, open_enrolment_bed, revoke
 from tests.sealing_bed import sealer_of
-from tests.support import eventually
-
-# Of a folder that is copied while its agent writes.
-_HALF_WRITTEN = shutil.ignore_patterns(".snapshot.sealed.*")
+from tests.support import copy_of_running, eventually
 
 
 @pytest.fixture
@@ -367,7 +363,7 @@ async def test_a_clone_is_refused_and_takes_over_only_when_the_first_is_gone(bed
     async with running(*first.parts):
         await eventually(lambda: (holder_of(bed), peer_of(bed)) == (first.holder, "127.0.0.1:1001"))
         await eventually(lambda: "node1/0" in first.subscription.snapshot.instances)
-        shutil.copytree(state.root, bed.folder / "clone", symlinks=True, ignore=_HALF_WRITTEN)
+        await copy_of_running(state.root, bed.folder / "clone")
         clone = Twin(bed, StateDir(bed.folder / "clone"), "127.0.0.1:2002")
         assert clone.holder != first.holder
         async with running(*clone.parts):
@@ -387,7 +383,7 @@ async def test_the_living_ones_record_comes_back_after_a_clone_that_took_it(bed:
     first = Twin(bed, state, "127.0.0.1:1001")
     async with running(*first.parts):
         await eventually(lambda: (holder_of(bed), peer_of(bed)) == (first.holder, "127.0.0.1:1001"))
-        shutil.copytree(state.root, bed.folder / "clone", symlinks=True, ignore=_HALF_WRITTEN)
+        await copy_of_running(state.root, bed.folder / "clone")
         clone_state = StateDir(bed.folder / "clone")
         # One that was started while no registry told it better: it writes over the record and the address.
         clone = Twin(bed, clone_state, "127.0.0.1:2002")
