@@ -8,7 +8,6 @@ import shutil
 import socket
 import subprocess
 import threading
-import time
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
@@ -124,7 +123,7 @@ async def test_an_authority_that_is_away_or_lies_is_asked_again_later_and_said_w
 
 @contextlib.contextmanager
 def saying(told: bytes, *, drips: bytes = b"") -> Iterator[str]:
-    """The place of one that says this to whoever calls, and then a drop now and then."""
+    """The place of one that says this to whoever calls, then drop after drop, and hangs up after the last."""
     listening, ended = socket.create_server(("127.0.0.1", 0)), threading.Event()
 
     def serve() -> None:
@@ -132,8 +131,10 @@ def saying(told: bytes, *, drips: bytes = b"") -> Iterator[str]:
             connected, _ = listening.accept()
             with connected:
                 connected.sendall(told)
-                while drips and not ended.wait(0.05):
-                    connected.sendall(drips)
+                for drop in drips:
+                    if ended.wait(0.05):
+                        break
+                    connected.sendall(bytes([drop]))
 
     thread = threading.Thread(target=serve, daemon=True)
     thread.start()
@@ -166,10 +167,9 @@ _HEAD = b"HTTP/1.1 200 OK\r\ncontent-type: application/timestamp-reply\r\n"
     [("http", _HEAD), ("http", _HEAD + b"\r\n"), ("https", b"\x16\x03\x03\x3f\xff\x0b\x00\x3f\x00")],
 )
 def test_an_authority_that_drips_is_left_when_its_time_is_up(scheme: str, told: bytes) -> None:
-    began = time.monotonic()
-    with saying(told, drips=b"x") as at, pytest.raises(BadStamp, match="not answered within"):
+    eight_seconds = b"x" * 160
+    with saying(told, drips=eight_seconds) as at, pytest.raises(BadStamp, match="not answered within"):
         ask_over_http(f"{scheme}://{at}/", b"", within_s=0.5)
-    assert time.monotonic() - began < 8.0
 
 
 def stamped_log(folder: Path, authority: TimestampAuthority, many: int = 300) -> Path:
