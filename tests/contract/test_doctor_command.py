@@ -21,6 +21,7 @@ from bridge_cli.up import load_table
 from bridge_core import proc
 from bridge_core.addresses import split_address
 from bridge_wire.v1 import registry_pb2 as wire
+from tests.cluster.up_bed import free_base_port
 from tests.contract.admin_bed import serving
 
 
@@ -76,7 +77,7 @@ def test_an_engine_library_that_hangs_is_said() -> None:
 
 
 def test_a_port_that_a_stranger_holds_is_not_the_meshs(tmp_path: Path) -> None:
-    layout = Layout(tmp_path, MeshOptions(nodes=1, base_port=23_434, engine="ollama"))
+    layout = Layout(tmp_path, MeshOptions(nodes=1, base_port=free_base_port(1), engine="ollama"))
     layout.mesh_file.write_bytes(msgspec.json.encode(layout.mesh({})))
     host, port = split_address(layout.listeners("node1")["admin"])
     with socket.create_server((host, port)):
