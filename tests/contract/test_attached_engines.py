@@ -32,7 +32,7 @@ def port() -> Iterator[int]:
     environment = {**os.environ, "OLLAMA_HOST": f"127.0.0.1:{number}", "FAKE_WORK": "1"}
     process = subprocess.Popen([sys.executable, str(FAKE), "serve"], env=environment, start_new_session=True)
     try:
-        until = time.monotonic() + 20
+        until = time.monotonic() + 60
         while time.monotonic() < until:
             with contextlib.suppress(httpx.HTTPError):
                 post(number, "/api/generate", model="tiny")
