@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import ssl
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -82,8 +83,6 @@ async def reviewing(folder: Path) -> AsyncIterator[tuple[FakeApi, KubernetesApi]
     folder.mkdir(parents=True)
     authority.cert_pem.write_to_path(str(folder / "ca.crt"))
     (folder / "token").write_text(OWN + "\n")
-    import ssl
-
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     authority.issue_cert("127.0.0.1").configure_cert(context)
     server = await http1.serve(api.app, name="kubernetes", ssl=context)

@@ -2,31 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
-from pathlib import Path
-
-import pytest
-
 from bridge_cli.upgrade_commands import whole_of
 from bridge_cli.upgrade_rules import Part, UpgradePlan, plan
 from bridge_core.formats import WRITTEN
 from bridge_wire.v1 import registry_pb2 as pb
 from tests.fakes.store import FakeEtcd, FakeStore
-from tests.registry_bed import Bed, Node, leading
+from tests.registry_bed import Bed, Node
 from tests.support import eventually
 
 NEXT = "0.2.0"
-
-
-@pytest.fixture
-async def etcd() -> FakeEtcd:
-    return FakeEtcd()
-
-
-@pytest.fixture
-async def bed(tmp_path: Path, etcd: FakeEtcd) -> AsyncIterator[Bed]:
-    async with leading(tmp_path, etcd) as found:
-        yield found
 
 
 async def told(bed: Bed) -> tuple[dict[str, Part], UpgradePlan]:
