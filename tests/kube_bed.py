@@ -181,7 +181,7 @@ class _Starter:
         while not ready():
             if process.poll() is not None or time.monotonic() > end:
                 raise AssertionError(f"{log.name}: {log.read_text(errors='replace')[-3000:]}")
-            time.sleep(0.2)
+            time.sleep(0.2)  # to ask is a process that takes a core
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:

@@ -148,8 +148,8 @@ async def test_service_accounts_of_the_chart_may_do_nothing(cluster: Kubernetes,
         listed = cluster.kubectl("auth", "can-i", "--list", who, "-n", "denied", "--no-headers")
         resources = {line.split()[0] for line in listed.splitlines() if not line.startswith((" ", "["))}
         assert resources <= ANYBODYS, (name, resources)
-    pods = cluster.items("pods", "-n", "denied")
-    for pod in pods:
+    await eventually(lambda: release.pods("agent") and release.pods("registry"), 60)
+    for pod in cluster.items("pods", "-n", "denied"):
         names = [volume["name"] for volume in pod["spec"].get("volumes", ())]
         assert not [name for name in names if name.startswith("kube-api-access")], "no token is mounted"
 
