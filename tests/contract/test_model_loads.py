@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import time
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +14,7 @@ from bridge_agent.loading.load_options import LoadOptions
 from bridge_agent.routing.health_rules import Failure
 from bridge_core.snapshot import MemberModel, RoutePolicy
 from bridge_core.traffic import Retries
-from tests.contract.gateway_bed import Answer
+from tests.contract.gateway_bed import Answer, Clock
 from tests.contract.loads_bed import MODEL, LoadsBed, loads_mesh
 from tests.support import eventually
 
@@ -33,16 +32,6 @@ class ModelLoadWaiter:
 
     def load_failed(self, failure: Failure, _detail: str) -> None:
         self.told.append(failure.value)
-
-
-class Clock:
-    """Monotonic time that a test moves on."""
-
-    def __init__(self) -> None:
-        self.ahead = 0.0
-
-    def __call__(self) -> float:
-        return time.monotonic() + self.ahead
 
 
 async def waits(bed: LoadsBed, name: str, path: str = "/api/chat", **fields: object) -> asyncio.Task[Answer]:
@@ -65,7 +54,7 @@ async def test_in_20_rounds_a_client_leaves_and_its_load_is_done_once_for_the_ne
     async with loads_mesh(tmp_path, clock=clock) as bed:
         engine = bed.engine("a")
         for done in range(ROUNDS):
-            clock.ahead += 10.0  # the engine unloaded it long after the last load
+            clock.passes(10.0)  # the engine unloaded it long after the last load
             bed.unload()
             first = await waits(bed, "a")
             await leaves(first)
@@ -269,25 +258,18 @@ async def test_a_limit_of_a_try_holds_for_its_load_too(tmp_path: Path) -> None:
         await eventually(lambda: bed.engine("a").loading == 1, 30)
 
 
-async def test_what_a_load_took_of_a_trys_limit_is_gone(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    loop, limits = asyncio.get_running_loop(), list[float]()
-    call_later = loop.call_later
-
-    def noted(delay: float, callback: Any, *args: Any, **more: Any) -> asyncio.TimerHandle:
-        if getattr(callback, "__name__", "") == "_too_slow":
-            limits.append(delay)
-        return call_later(delay, callback, *args, **more)
-
-    monkeypatch.setattr(loop, "call_later", noted)
-    policy = RoutePolicy(retries=Retries(per_try_timeout_s=90.0))
-    async with loads_mesh(tmp_path, policy=policy) as bed:
-        waiting = await waits(bed, "a")
-        bed.engine("a").may_load.set()
-        assert (await waiting).status == 200
-        (record,) = bed["a"].gateway.records()
-        assert limits == [90.0, pytest.approx(90.0 - record.loading)]
+@pytest.mark.parametrize(("took_s", "status"), [(30.0, 200), (89.99, 504)])
+async def test_what_a_load_took_of_a_trys_limit_is_gone(tmp_path: Path, took_s: float, status: int) -> None:
+    clock, policy = Clock(), RoutePolicy(retries=Retries(per_try_timeout_s=90.0))
+    async with loads_mesh(tmp_path, policy=policy, now=clock) as bed:
+        engine = bed.engine("a")
+        waiting = await waits(bed, "a", stream=False)
+        clock.passes(took_s)
+        if status == 504:
+            engine.release.clear()
+        engine.may_load.set()
+        assert (await asyncio.wait_for(waiting, 60)).status == status
+        engine.release.set()
 
 
 async def test_a_hedge_has_no_second_copy_loaded(tmp_path: Path) -> None:
