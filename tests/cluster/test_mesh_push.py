@@ -37,9 +37,8 @@ async def test_what_is_pushed_to_one_node_answers_at_all(mesh: Mesh) -> None:
         for node in NODES:
 
             async def answers(node: str = node) -> bool:
-                return (await asyncio.to_thread(call, mesh.address(node), "POST", "/api/generate", ask))[
-                    0
-                ] == 200
+                said = await asyncio.to_thread(call, mesh.address(node), "POST", "/api/generate", ask)
+                return said[0] == 200
 
             await eventually(answers, 60)
     finally:
