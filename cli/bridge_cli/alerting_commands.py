@@ -7,12 +7,10 @@ from typing import Annotated, Any, Final
 
 import typer
 
-from bridge_cli.output import JsonOption, columns, plain, print_json, say, say_aside
+from bridge_cli.output import JsonOption, columns, plain, print_json, say_aside, say_line
 from bridge_cli.where import Where, asks_registry
-from bridge_core.command.plain_text import one_line
 
 _TIMEOUT_S: Final = 15.0
-_LONGEST: Final = 10_000  # characters of a line
 _ORDER: Final = ("raised", "silent", "beyond", "ok")
 _NOT_TAKEN: Final = 1
 
@@ -38,7 +36,7 @@ def status_command(*, as_json: JsonOption = False, where: Where) -> None:
         )
         return
     for line in status_lines(answer):
-        say(one_line(line, _LONGEST))
+        say_line(line)
 
 
 @alerting.command("explain")
@@ -57,7 +55,7 @@ def explain_command(
         print_json(plain(found))
     else:
         for line in explanation(found):
-            say(one_line(line, _LONGEST))
+            say_line(line)
     raise SystemExit(1 if found.raised else 0)
 
 
@@ -84,7 +82,7 @@ def try_command(
     else:
         took = "took the test alert" if answer.taken else "did not take the test alert"
         said = f": {answer.says}" if answer.says else ""
-        say(one_line(f"{receiver} {took}, it answered {answer.status}{said}", _LONGEST))
+        say_line(f"{receiver} {took}, it answered {answer.status}{said}")
     raise SystemExit(0 if answer.taken else _NOT_TAKEN)
 
 

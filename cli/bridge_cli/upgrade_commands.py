@@ -7,17 +7,15 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from bridge_cli.output import JsonOption, print_json, say
+from bridge_cli.output import JsonOption, print_json, say_line
 from bridge_cli.where import Where, asks_registry
 from bridge_core.command.guard import guarded
-from bridge_core.command.plain_text import one_line
 from bridge_core.errors import Fatal
 
 if TYPE_CHECKING:
     from bridge_cli.upgrade_rules import Step, UpgradePlan, Whole
 
 _TIMEOUT_S = 15.0
-_LONGEST = 10_000  # characters of a line
 
 
 def register(app: typer.Typer) -> None:
@@ -55,7 +53,7 @@ def upgrade_command(
         print_json(made)
     else:
         for line in lines_of(made):
-            say(one_line(line, _LONGEST))
+            say_line(line)
     raise SystemExit(1 if made.refused else 0)
 
 
