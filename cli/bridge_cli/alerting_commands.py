@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Awaitable, Callable, Iterable
 from typing import Annotated, Any, Final
 
 import typer
@@ -26,7 +26,9 @@ def register(app: typer.Typer) -> None:
 @asks_registry
 def status_command(*, as_json: JsonOption = False, where: Where) -> None:
     """Show every AlertRule with how much it watches, and every AlertReceiver with what became of messages."""
-    answer = _asked("", where)
+    answer = _asked(
+        where, lambda desk, wire: desk.AlertingStatus(wire.AlertingStatusRequest(), timeout=_TIMEOUT_S)
+    )
     if as_json:
         print_json(plain(answer))
         return
@@ -50,7 +52,10 @@ def explain_command(
     """Show everything that a rule looks at, with its value now. Exits 1 where something is raised."""
     if not rule:  # to a registry that is all of them
         raise typer.BadParameter("the name of an AlertRule; `bridgectl alerting status` lists them")
-    (found,) = _asked(rule, where).rules
+    (found,) = _asked(
+        where,
+        lambda desk, wire: desk.AlertingStatus(wire.AlertingStatusRequest(rule=rule), timeout=_TIMEOUT_S),
+    ).rules
     if as_json:
         print_json(plain(found))
     else:
@@ -68,15 +73,10 @@ def try_command(
     where: Where,
 ) -> None:
     """Send a made-up alert (BridgeTest) to a receiver now, and say what it answered. Exits 1 if not taken."""
-
-    async def work(stub: Any) -> Any:
-        from bridge_wire.v1 import alerting_pb2 as wire
-        from bridge_wire.v1.alerting_pb2_grpc import AlertingStub
-
-        desk = AlertingStub(stub.channel)  # type: ignore[no-untyped-call]  # generated
-        return await desk.TryReceiver(wire.TryReceiverRequest(receiver=receiver), timeout=_TIMEOUT_S)
-
-    answer = where.call(work)
+    answer = _asked(
+        where,
+        lambda desk, wire: desk.TryReceiver(wire.TryReceiverRequest(receiver=receiver), timeout=_TIMEOUT_S),
+    )
     if as_json:
         print_json(plain(answer))
     else:
@@ -86,13 +86,15 @@ def try_command(
     raise SystemExit(0 if answer.taken else _NOT_TAKEN)
 
 
-def _asked(rule: str, where: Where) -> Any:
+def _asked(where: Where, call: Callable[[Any, Any], Awaitable[Any]]) -> Any:
+    """What the registry answers to `call`, told the service's stub and the module of its messages."""
+
     async def work(stub: Any) -> Any:
         from bridge_wire.v1 import alerting_pb2 as wire
         from bridge_wire.v1.alerting_pb2_grpc import AlertingStub
 
         desk = AlertingStub(stub.channel)  # type: ignore[no-untyped-call]  # generated
-        return await desk.AlertingStatus(wire.AlertingStatusRequest(rule=rule), timeout=_TIMEOUT_S)
+        return await call(desk, wire)
 
     return where.call(work)
 
