@@ -66,13 +66,14 @@ def _refuse_to_act() -> None:
 
 def whole_of(status: Any, rollouts: Any) -> Whole:
     """The mesh that a StatusResponse and a RolloutsResponse tell of."""
+    from bridge_cli.mesh_report import leader_of
     from bridge_cli.upgrade_rules import Part, Whole
     from bridge_core.mesh_picture import node_state
     from bridge_core.names import display_or_same
 
     return Whole(
         registry=status.registry,
-        leader=status.leader_name or (status.registry if status.leader else ""),
+        leader=leader_of(status),
         registry_version=status.registry_version,
         speaks=dict(status.speaks),
         store_fault=status.store_fault,

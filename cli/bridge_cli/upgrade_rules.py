@@ -187,6 +187,12 @@ def _step(part: Part, holders: _Holders) -> Step:
     return Step("agent", (part.name,), why)
 
 
+def _told(mesh: Whole, alive: Iterable[Part]) -> list[tuple[str, str, Mapping[str, int]]]:
+    """Whoever tells what they run: their name, the version, and which version of each format they write."""
+    agents = [(one.name, one.version, one.speaks) for one in alive]
+    return [("the registry", mesh.registry_version, mesh.speaks), *agents]
+
+
 def _refusals(mesh: Whole, alive: Sequence[Part], target: str) -> Iterable[str]:
     if not mesh.leader:
         yield "no registry leads: see `bridgectl status`"
@@ -198,11 +204,11 @@ def _refusals(mesh: Whole, alive: Sequence[Part], target: str) -> Iterable[str]:
     for one in alive:
         if one.rejected:
             yield f"{one.name} refused the last snapshot: {one.rejected}"
-    running = [("the registry", mesh.registry_version), *((one.name, one.version) for one in alive)]
-    for who, version in running:
+    told = _told(mesh, alive)
+    for who, version, _ in told:
         if reason := _step_refused(version, target):
             yield f"{who} runs {version}: {reason}"
-    for who, speaks in [("the registry", mesh.speaks), *((one.name, one.speaks) for one in alive)]:
+    for who, _, speaks in told:
         for one_format in differences(speaks):
             if one_format.newer:
                 known = FORMATS.get(one_format.name)
@@ -231,9 +237,7 @@ def _numbers(version: str) -> tuple[int, ...] | None:
 
 
 def _differences(mesh: Whole, alive: Sequence[Part], target: str) -> Iterable[str]:
-    told = [("the registry", mesh.registry_version, mesh.speaks)]
-    told += [(one.name, one.version, one.speaks) for one in alive]
-    for who, version, speaks in told:
+    for who, version, speaks in _told(mesh, alive):
         if version != target:
             yield f"{who} runs {version or 'a version that it does not tell'}, not {target}"
         for one in differences(speaks):
