@@ -39,9 +39,13 @@ def missing() -> list[str]:
 
 def version(command: list[str], path: str | None = None) -> str:
     """The first line that a program says of itself; `path` is the PYTHONPATH that it runs with."""
-    env = None if path is None else {**os.environ, "PYTHONPATH": path}
-    done = subprocess.run(command, capture_output=True, text=True, check=False, env=env)
+    done = subprocess.run(command, capture_output=True, text=True, check=False, env=_finding(path))
     return next((line.strip() for line in (done.stdout + done.stderr).splitlines() if line.strip()), "?")
+
+
+def _finding(path: str | None) -> dict[str, str] | None:
+    """The environment of a program that finds its modules by a PYTHONPATH; None: by our own."""
+    return None if path is None else {**os.environ, "PYTHONPATH": path}
 
 
 def free_port() -> int:
@@ -53,15 +57,17 @@ def free_port() -> int:
 
 @contextlib.contextmanager
 def pinned(
-    command: list[str], port: int, *, core: str, log: Path, env: dict[str, str] | None = None
+    command: list[str], port: int, *, core: str, log: Path, path: str | None = None
 ) -> Iterator[subprocess.Popen[bytes]]:
-    """Runs a server on one core until the block ends; entered once its port answers.
+    """Runs a server on one core until the block ends; entered once its port answers. `path` as of `version`.
 
     Raises:
         RuntimeError: it ended or did not listen within 15 s; carries the end of its log.
     """
     with log.open("wb") as out:
-        process = subprocess.Popen(["taskset", "-c", core, *command], stdout=out, stderr=out, env=env)
+        process = subprocess.Popen(
+            ["taskset", "-c", core, *command], stdout=out, stderr=out, env=_finding(path)
+        )
     try:
         _wait_for(port, process, log)
         yield process

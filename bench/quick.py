@@ -114,10 +114,10 @@ def _running(folder: Path, forms: dict[str, str]) -> Iterator[list[Subject]]:
     with contextlib.ExitStack() as stack:
 
         def start(make: Callable[[int, int], list[str]], behind: int, path: str | None) -> Started:
-            port, env = free_port(), None if path is None else {**os.environ, "PYTHONPATH": path}
+            port = free_port()
             log = folder / f"{port}.log"
             command = make(port, behind)
-            return stack.enter_context(pinned(command, port, core=SUBJECT_CORE, log=log, env=env)), port
+            return stack.enter_context(pinned(command, port, core=SUBJECT_CORE, log=log, path=path)), port
 
         target, stream = stack.enter_context(upstream(folder)), free_port()
         tokens = ours("tokens", stream, CHUNKS, EVERY_MS)
