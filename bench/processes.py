@@ -8,6 +8,7 @@ import shutil
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -35,6 +36,23 @@ def missing() -> list[str]:
     if envoy() is None:
         hints.append(f"envoy: {ENVOY_HINT}")
     return hints
+
+
+def can_load() -> bool:
+    """Whether something can be loaded here, on a core beside that of what loads it; says so where not."""
+    there = bool(shutil.which("wrk") and shutil.which("taskset")) and (os.cpu_count() or 1) >= 2
+    if not there:
+        print("nothing to measure with: wrk, taskset and two cores are needed", file=sys.stderr)
+    return there
+
+
+@contextlib.contextmanager
+def work_folder() -> Iterator[Path]:
+    """A folder for the files of what runs."""
+    with tempfile.TemporaryDirectory(prefix="bridge-bench-") as name:
+        folder = Path(name)
+        folder.chmod(0o755)  # nginx's worker gives root up and looks into it
+        yield folder
 
 
 def version(command: list[str], path: str | None = None) -> str:
