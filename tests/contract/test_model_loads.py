@@ -262,6 +262,22 @@ async def test_a_fault_in_one_load_leaves_the_others_of_its_instance_to_be_done(
         assert not loads.busy
 
 
+async def test_a_load_whose_beginning_cannot_be_told_is_no_load_that_goes_on_for_ever(tmp_path: Path) -> None:
+    async with loads_mesh(tmp_path) as bed:
+        loads, waiter = bed.loads["a"], ModelLoadWaiter()
+        real = loads._changed
+
+        def broken(_instance: str) -> None:
+            loads._changed = real
+            raise RuntimeError("nobody thought of this")
+
+        loads._changed = broken
+        assert loads.wait("a/0", MemberModel(MODEL), LoadOptions(), waiter)
+        await eventually(lambda: waiter.told, 30)
+        assert waiter.told == ["cut"]
+        assert not loads.busy
+
+
 async def test_a_limit_of_a_try_holds_for_its_load_too(tmp_path: Path) -> None:
     policy = RoutePolicy(retries=Retries(per_try_timeout_s=0.05))
     async with loads_mesh(tmp_path, policy=policy) as bed:

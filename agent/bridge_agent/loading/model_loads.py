@@ -201,9 +201,9 @@ class ModelLoads:
         load: ModelLoad[LoadWaiter],
     ) -> None:
         self.figures.begun += 1
-        self._changed(id_)
         fault: tuple[Failure, str] | None = (Failure.CUT, "this agent is stopping")
         try:
+            self._changed(id_)
             fault = await self._ask(instance, load)
         except Exception:  # the task's root: a fault here must not end the loads of other instances
             log.exception("model_load_failed", instance=id_, model=load.name)
