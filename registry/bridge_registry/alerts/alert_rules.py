@@ -108,8 +108,7 @@ def settle(
     ]
     for one in _bounded(found, alerts, quiet):
         before = alerts.get(one.id)
-        lasting = before is not None and not before.ended
-        since = before.since if before is not None and lasting else now
+        since = now if before is None or before.ended else before.since
         after[one.id] = Alert(one, since, now, 0.0, _silence(one, drained, moving))
     for id_, alert in after.items():
         if not alert.ended and _is_past(alert, now, office):
