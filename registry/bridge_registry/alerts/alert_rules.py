@@ -80,6 +80,14 @@ class Alert(msgspec.Struct, frozen=True, omit_defaults=True):
     silenced: Name = ""
 
 
+def of_health(
+    name: str, severity: str, node: str, instance: str, summary: str, *, moved: bool = False
+) -> Seen:
+    """Something that `bridgectl health` shows more of."""
+    command, well = f"bridgectl health {node}", f"{instance or node} ok"
+    return Seen(name, severity, node, instance, summary[:MOST_SUMMARY], command, well, moved=moved)
+
+
 def settle(
     alerts: Mapping[str, Alert],
     seen: Iterable[Seen],

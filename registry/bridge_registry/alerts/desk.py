@@ -11,7 +11,7 @@ import structlog
 from bridge_core.errors import BridgeError
 from bridge_core.snapshot import Snapshot
 from bridge_registry.alerts import threshold_rules
-from bridge_registry.alerts.alert_rules import Alert, Seen, essence, resumed, settle
+from bridge_registry.alerts.alert_rules import Alert, Seen, essence, of_health, resumed, settle
 from bridge_registry.alerts.alert_store import AlertStore
 from bridge_registry.alerts.figure_rules import Sample, Trails, counted, is_counted, measured
 from bridge_registry.alerts.learner import Learner
@@ -219,15 +219,10 @@ class AlertDesk:
                 out = "; it takes no requests" if verdict.out and reason.aspect == "business" else ""
                 summary = f"{verdict.instance}: {reason.text}{out}"
                 moved = reason.aspect == "service"
-                yield _seen(reason.code, severity, node, verdict.instance, summary, moved=moved)
+                yield of_health(reason.code, severity, node, verdict.instance, summary, moved=moved)
         for node, one in snapshot.nodes.items():
             heard = self._keeper.heard.get(node)
             since = self._office if heard is None else heard.at
             if one.state == "active" and clock - since >= FRESH_S:
                 summary = f"node {node} does not report: its agent has stopped, or cannot reach the registry"
-                yield _seen("node-away", "critical", node, "", summary)
-
-
-def _seen(name: str, severity: str, node: str, instance: str, summary: str, *, moved: bool = False) -> Seen:
-    command, well = f"bridgectl health {node}", f"{instance or node} ok"
-    return Seen(name, severity, node, instance, summary[:600], command, well, moved=moved)
+                yield of_health("node-away", "critical", node, "", summary)
