@@ -8,7 +8,6 @@ from typing import Final
 
 import structlog
 
-from bridge_core.errors import BridgeError
 from bridge_core.snapshot import Snapshot
 from bridge_registry.alerts import threshold_rules
 from bridge_registry.alerts.alert_rules import Alert, Seen, essence, of_health, resumed, settle
@@ -18,6 +17,7 @@ from bridge_registry.alerts.learner import Learner
 from bridge_registry.alerts.learning_rules import WINDOW_S
 from bridge_registry.alerts.series_rules import loads
 from bridge_registry.alerts.threshold_rules import RulePlan, Watched
+from bridge_registry.complaint import Complaint
 from bridge_registry.health.keeper import FRESH_S, HealthKeeper
 
 log = structlog.get_logger()
@@ -70,16 +70,11 @@ class AlertDesk:
 
     async def run(self) -> None:
         """Looks until cancelled."""
-        said = ""
+        complaint = Complaint("alerts_not_stored")
         while True:
             await asyncio.sleep(TICK_S)
-            try:
+            with complaint.of_failure():
                 await self.step()
-                said = ""
-            except BridgeError as fault:
-                if str(fault) != said:
-                    said = str(fault)
-                    log.warning("alerts_not_stored", reason=said)
 
     async def step(self) -> None:
         """Looks once, if this registry leads, and stores what became different.
