@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 import argparse
-import os
 import platform
 import shutil
 import sys
-import tempfile
 from importlib import metadata
-from pathlib import Path
 
 from bench import (
     affinity,
@@ -28,7 +25,7 @@ from bench import (
     survive,
     walls,
 )
-from bench.processes import envoy, missing, version
+from bench.processes import can_load, envoy, missing, version, work_folder
 from bench.scaling import rows as scaling_rows
 from bench.scaling import streams as scaling_streams
 from bridge_core.form import form
@@ -95,15 +92,11 @@ def main() -> int:
         parser.error(f"no such row: {', '.join(unknown)}; there are {', '.join(ROWS)}")
     for hint in missing():
         print(f"missing: {hint}", file=sys.stderr)
-    loadless = (shutil.which("wrk") and shutil.which("taskset")) is None or (os.cpu_count() or 1) < 2
-    if loadless and set(arguments.rows or ROWS) - WITHOUT_LOAD:
-        print("nothing to measure with: wrk, taskset and two cores are needed", file=sys.stderr)
+    if set(arguments.rows or ROWS) - WITHOUT_LOAD and not can_load():
         return 1
     rows = arguments.rows or [row for row in ROWS if row not in LONG]
     for row in rows:
-        with tempfile.TemporaryDirectory(prefix="bridge-bench-") as name:
-            folder = Path(name)
-            folder.chmod(0o755)  # nginx's worker gives root up and looks into it
+        with work_folder() as folder:
             print(f"== {row}", flush=True)
             ROWS[row](folder, arguments.seconds, _versions(), f"python -m bench {row}")
     return 0

@@ -22,7 +22,7 @@ import signal
 import sys
 import tempfile
 import time
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable
 from importlib import metadata
 from pathlib import Path
 from typing import Any, Final
@@ -162,7 +162,7 @@ async def _round(mesh: Mesh, sight: Sight, fault: str) -> tuple[float, float]:
 
 async def _measure(folder: Path, rounds: int, faults: list[str]) -> dict[str, list[tuple[float, float]]]:
     found: dict[str, list[tuple[float, float]]] = {fault: [] for fault in faults}
-    with contextlib.contextmanager(_mesh)(folder) as mesh:
+    with contextlib.contextmanager(open_mesh)(folder / "state") as mesh:
         await mesh.whole(120)
         (folder / "spread.yaml").write_text(_ROUTE)
         await asyncio.to_thread(mesh.run, "apply", "-f", str(folder / "spread.yaml"))
@@ -188,10 +188,6 @@ async def _measure(folder: Path, rounds: int, faults: list[str]) -> dict[str, li
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
     return found
-
-
-def _mesh(folder: Path) -> Iterator[Mesh]:
-    yield from open_mesh(folder / "state")
 
 
 def _said(times: list[float]) -> str:

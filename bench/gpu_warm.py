@@ -15,7 +15,6 @@ import os
 import subprocess
 import threading
 import time
-import urllib.error
 import urllib.request
 from pathlib import Path
 
@@ -67,7 +66,7 @@ class Bed:
         while process.poll() is None:
             try:
                 urllib.request.urlopen(f"http://127.0.0.1:{PORT}/health", timeout=5).read()
-            except (OSError, urllib.error.URLError):
+            except OSError:
                 time.sleep(0.02)
             else:
                 return process

@@ -8,6 +8,7 @@ import shutil
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -37,11 +38,32 @@ def missing() -> list[str]:
     return hints
 
 
+def can_load() -> bool:
+    """Whether something can be loaded here, on a core beside that of what loads it; says so where not."""
+    there = bool(shutil.which("wrk") and shutil.which("taskset")) and (os.cpu_count() or 1) >= 2
+    if not there:
+        print("nothing to measure with: wrk, taskset and two cores are needed", file=sys.stderr)
+    return there
+
+
+@contextlib.contextmanager
+def work_folder() -> Iterator[Path]:
+    """A folder for the files of what runs."""
+    with tempfile.TemporaryDirectory(prefix="bridge-bench-") as name:
+        folder = Path(name)
+        folder.chmod(0o755)  # nginx's worker gives root up and looks into it
+        yield folder
+
+
 def version(command: list[str], path: str | None = None) -> str:
     """The first line that a program says of itself; `path` is the PYTHONPATH that it runs with."""
-    env = None if path is None else {**os.environ, "PYTHONPATH": path}
-    done = subprocess.run(command, capture_output=True, text=True, check=False, env=env)
+    done = subprocess.run(command, capture_output=True, text=True, check=False, env=_finding(path))
     return next((line.strip() for line in (done.stdout + done.stderr).splitlines() if line.strip()), "?")
+
+
+def _finding(path: str | None) -> dict[str, str] | None:
+    """The environment of a program that finds its modules by a PYTHONPATH; None: by our own."""
+    return None if path is None else {**os.environ, "PYTHONPATH": path}
 
 
 def free_port() -> int:
@@ -53,15 +75,17 @@ def free_port() -> int:
 
 @contextlib.contextmanager
 def pinned(
-    command: list[str], port: int, *, core: str, log: Path, env: dict[str, str] | None = None
+    command: list[str], port: int, *, core: str, log: Path, path: str | None = None
 ) -> Iterator[subprocess.Popen[bytes]]:
-    """Runs a server on one core until the block ends; entered once its port answers.
+    """Runs a server on one core until the block ends; entered once its port answers. `path` as of `version`.
 
     Raises:
         RuntimeError: it ended or did not listen within 15 s; carries the end of its log.
     """
     with log.open("wb") as out:
-        process = subprocess.Popen(["taskset", "-c", core, *command], stdout=out, stderr=out, env=env)
+        process = subprocess.Popen(
+            ["taskset", "-c", core, *command], stdout=out, stderr=out, env=_finding(path)
+        )
     try:
         _wait_for(port, process, log)
         yield process

@@ -17,7 +17,6 @@ import shutil
 import statistics
 import subprocess
 import sys
-import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from functools import partial
@@ -26,7 +25,17 @@ from typing import NamedTuple, TypeAlias
 
 from bench import configs, load, results
 from bench.hops import certificates, envoy_command, ours, upstream
-from bench.processes import LOAD_CORE, SUBJECT_CORE, envoy, free_port, missing, pinned, version
+from bench.processes import (
+    LOAD_CORE,
+    SUBJECT_CORE,
+    can_load,
+    envoy,
+    free_port,
+    missing,
+    pinned,
+    version,
+    work_folder,
+)
 from bench.streams import CHUNKS, EVERY_MS, STREAMS
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -114,10 +123,10 @@ def _running(folder: Path, forms: dict[str, str]) -> Iterator[list[Subject]]:
     with contextlib.ExitStack() as stack:
 
         def start(make: Callable[[int, int], list[str]], behind: int, path: str | None) -> Started:
-            port, env = free_port(), None if path is None else {**os.environ, "PYTHONPATH": path}
+            port = free_port()
             log = folder / f"{port}.log"
             command = make(port, behind)
-            return stack.enter_context(pinned(command, port, core=SUBJECT_CORE, log=log, env=env)), port
+            return stack.enter_context(pinned(command, port, core=SUBJECT_CORE, log=log, path=path)), port
 
         target, stream = stack.enter_context(upstream(folder)), free_port()
         tokens = ours("tokens", stream, CHUNKS, EVERY_MS)
@@ -186,23 +195,19 @@ def main() -> int:
     arguments = parser.parse_args()
     for hint in missing():
         print(f"missing: {hint}", file=sys.stderr)
-    if not (shutil.which("wrk") and shutil.which("taskset")) or (os.cpu_count() or 1) < 2:
-        print("nothing to measure with: wrk, taskset and two cores are needed", file=sys.stderr)
+    if not can_load():
         return 1
     named = dict(pair.partition("=")[::2] for pair in arguments.of or ())
     if not named:
         named = {"pure": str(ROOT)} | ({"compiled": str(COMPILED)} if COMPILED.is_dir() else {})
     forms = {name: packages(Path(folder)) for name, folder in named.items()}
-    with tempfile.TemporaryDirectory(prefix="bridge-bench-") as name:
-        folder = Path(name)
-        folder.chmod(0o755)  # nginx's worker gives root up and looks into it
-        with _running(folder, forms) as subjects:
+    with work_folder() as folder, _running(folder, forms) as subjects:
+        for subject in subjects:
+            _load(subject, folder, 1)  # warm
+        for _ in range(arguments.turns):
             for subject in subjects:
-                _load(subject, folder, 1)  # warm
-            for _ in range(arguments.turns):
-                for subject in subjects:
-                    subject.samples.append(_load(subject, folder, arguments.seconds))
-            rows = _rows(subjects)
+                subject.samples.append(_load(subject, folder, arguments.seconds))
+        rows = _rows(subjects)
     for form, path in forms.items():
         said = [sys.executable, "-c", "from bridge_core.form import form; print(form().words)"]
         print(f"{form}: {version(said, path)}")

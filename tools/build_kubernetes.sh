@@ -31,8 +31,10 @@ func main() {}
 GO
 go mod tidy
 # Clients look at the version that it says it has.
+minor=${version#v1.}
+minor=${minor%%.*}
 flags="-s -w -X k8s.io/component-base/version.gitVersion=$version"
-flags+=" -X k8s.io/component-base/version.gitMajor=1 -X k8s.io/component-base/version.gitMinor=36"
+flags+=" -X k8s.io/component-base/version.gitMajor=1 -X k8s.io/component-base/version.gitMinor=$minor"
 for program in kube-apiserver kube-controller-manager; do
   go build -ldflags "$flags" -o "$folder/$program" "k8s.io/kubernetes/cmd/$program"
 done

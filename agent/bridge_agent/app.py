@@ -277,7 +277,7 @@ class Agent:
             ],
             sharing=wanted.gpu,
             engines=self._supervisor,
-            changed=lambda: self._publish_engines(self._supervisor.instances()),
+            changed=self._engines_changed,
             ancillaries=self._ancillaries,
         )
         self._launcher.give_devices(self._keeper)
@@ -319,7 +319,9 @@ class Agent:
         folder = state.root / "audit"
         self._audit = made_of(folder, str(self._node), self._config.name, self._view, self._sealer)
         self._tally = BackendTally()
-        self._own = frozenset(self._config.instances)
+        instances = self._config.instances
+        self._own = frozenset(instances)
+        self._run_here = frozenset(id_ for id_, one in instances.items() if one.attach is None)
         self._service = ServiceTally(self._own.__contains__, time.monotonic)
         self._demand = DemandTally(self._config.name, self._view)
         self._model_tally = ModelTally()
@@ -396,7 +398,7 @@ class Agent:
             recorded=self._gateway.record_admin,
             instances=self._own_engines,
             loading=lambda: self._loads.busy,
-            warmed=lambda: self._publish_engines(self._supervisor.instances()),
+            warmed=self._engines_changed,
         )
         self._gateway.pull_with(desk.pulls, desk.shelf, desk.receiver)
         for path, page in desk.admin_pages().items():
@@ -532,9 +534,9 @@ class Agent:
         self._service.take(record)
         if record.instance in self._own:
             self._golden.used(record.instance, record.model)
+            if self._models is not None:
+                self._models.asked(record.decision.model if record.decision is not None else record.model)
         self._demand.take(record)
-        if self._models is not None and record.instance in self._config.instances:
-            self._models.asked(record.decision.model if record.decision is not None else record.model)
         self._model_tally.take(record)
         self._last_use.take(record.caller)
         self._lifecycle.settled()
@@ -548,15 +550,17 @@ class Agent:
 
     def _own_engines(self) -> tuple[LocalInstance, ...]:
         """The instances that this agent runs: their models are in its own store."""
-        mine = {id_ for id_, one in self._config.instances.items() if one.attach is None}
-        return tuple(one for one in self._supervisor.instances() if one.id in mine)
+        return tuple(one for one in self._supervisor.instances() if one.id in self._run_here)
 
     def _models_changed(self) -> None:
         for instance in self._own:
             self._supervisor.refresh(instance)
 
-    def _loads_changed(self, instance: str) -> None:
+    def _engines_changed(self) -> None:
         self._publish_engines(self._supervisor.instances())
+
+    def _loads_changed(self, instance: str) -> None:
+        self._engines_changed()
         self._supervisor.refresh(instance)
 
     def _take_progress(self, instance: str, model: str) -> None:

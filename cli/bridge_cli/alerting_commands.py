@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Awaitable, Callable, Iterable
 from typing import Annotated, Any, Final
 
 import typer
 
-from bridge_cli.output import JsonOption, columns, plain, print_json, say, say_aside
+from bridge_cli.output import JsonOption, columns, plain, print_json, say_aside, say_line
 from bridge_cli.where import Where, asks_registry
-from bridge_core.command.plain_text import one_line
 
 _TIMEOUT_S: Final = 15.0
-_LONGEST: Final = 10_000  # characters of a line
 _ORDER: Final = ("raised", "silent", "beyond", "ok")
 _NOT_TAKEN: Final = 1
 
@@ -28,7 +26,9 @@ def register(app: typer.Typer) -> None:
 @asks_registry
 def status_command(*, as_json: JsonOption = False, where: Where) -> None:
     """Show every AlertRule with how much it watches, and every AlertReceiver with what became of messages."""
-    answer = _asked("", where)
+    answer = _asked(
+        where, lambda desk, wire: desk.AlertingStatus(wire.AlertingStatusRequest(), timeout=_TIMEOUT_S)
+    )
     if as_json:
         print_json(plain(answer))
         return
@@ -38,7 +38,7 @@ def status_command(*, as_json: JsonOption = False, where: Where) -> None:
         )
         return
     for line in status_lines(answer):
-        say(one_line(line, _LONGEST))
+        say_line(line)
 
 
 @alerting.command("explain")
@@ -52,12 +52,15 @@ def explain_command(
     """Show everything that a rule looks at, with its value now. Exits 1 where something is raised."""
     if not rule:  # to a registry that is all of them
         raise typer.BadParameter("the name of an AlertRule; `bridgectl alerting status` lists them")
-    (found,) = _asked(rule, where).rules
+    (found,) = _asked(
+        where,
+        lambda desk, wire: desk.AlertingStatus(wire.AlertingStatusRequest(rule=rule), timeout=_TIMEOUT_S),
+    ).rules
     if as_json:
         print_json(plain(found))
     else:
         for line in explanation(found):
-            say(one_line(line, _LONGEST))
+            say_line(line)
     raise SystemExit(1 if found.raised else 0)
 
 
@@ -70,31 +73,28 @@ def try_command(
     where: Where,
 ) -> None:
     """Send a made-up alert (BridgeTest) to a receiver now, and say what it answered. Exits 1 if not taken."""
-
-    async def work(stub: Any) -> Any:
-        from bridge_wire.v1 import alerting_pb2 as wire
-        from bridge_wire.v1.alerting_pb2_grpc import AlertingStub
-
-        desk = AlertingStub(stub.channel)  # type: ignore[no-untyped-call]  # generated
-        return await desk.TryReceiver(wire.TryReceiverRequest(receiver=receiver), timeout=_TIMEOUT_S)
-
-    answer = where.call(work)
+    answer = _asked(
+        where,
+        lambda desk, wire: desk.TryReceiver(wire.TryReceiverRequest(receiver=receiver), timeout=_TIMEOUT_S),
+    )
     if as_json:
         print_json(plain(answer))
     else:
         took = "took the test alert" if answer.taken else "did not take the test alert"
         said = f": {answer.says}" if answer.says else ""
-        say(one_line(f"{receiver} {took}, it answered {answer.status}{said}", _LONGEST))
+        say_line(f"{receiver} {took}, it answered {answer.status}{said}")
     raise SystemExit(0 if answer.taken else _NOT_TAKEN)
 
 
-def _asked(rule: str, where: Where) -> Any:
+def _asked(where: Where, call: Callable[[Any, Any], Awaitable[Any]]) -> Any:
+    """What the registry answers to `call`, told the service's stub and the module of its messages."""
+
     async def work(stub: Any) -> Any:
         from bridge_wire.v1 import alerting_pb2 as wire
         from bridge_wire.v1.alerting_pb2_grpc import AlertingStub
 
         desk = AlertingStub(stub.channel)  # type: ignore[no-untyped-call]  # generated
-        return await desk.AlertingStatus(wire.AlertingStatusRequest(rule=rule), timeout=_TIMEOUT_S)
+        return await call(desk, wire)
 
     return where.call(work)
 

@@ -8,15 +8,13 @@ from typing import Annotated, Any
 
 import typer
 
-from bridge_cli.output import JsonOption, columns, plain, print_json, say, when
+from bridge_cli.output import JsonOption, columns, plain, print_json, say_line, when
 from bridge_cli.where import Where, asks_registry
 from bridge_core.command.guard import guarded
-from bridge_core.command.plain_text import one_line
 from bridge_core.errors import Fatal
 
 _TIMEOUT_S = 15.0
 _FEW = 12  # instances: so many are all named
-_LONGEST = 10_000  # characters of a line
 
 
 def register(app: typer.Typer) -> None:
@@ -42,7 +40,7 @@ def health_command(
         print_json(plain(answer))
     else:
         for line in health_lines(answer, time.time(), figures=bool(node)):
-            say(one_line(line, _LONGEST))
+            say_line(line)
     raise SystemExit(0 if all(one.level == "ok" for one in answer.instances) else 1)
 
 
@@ -61,7 +59,7 @@ def alerts_command(
         print_json(plain(answer))
     else:
         for line in alert_lines(answer, time.time()):
-            say(one_line(line, _LONGEST))
+            say_line(line)
     raise SystemExit(1 if any(not one.ended_unix for one in answer.alerts) else 0)
 
 

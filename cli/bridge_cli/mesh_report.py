@@ -100,7 +100,7 @@ def report_of(status: Any, now: float, own_expires: float = 0.0) -> MeshReport:
     for node in nodes:
         for model in node.models:
             models[model].append(node.name)
-    leader = status.leader_name or (status.registry if status.leader else "")
+    leader = leader_of(status)
     return MeshReport(
         trust_domain=status.trust_domain,
         registry=status.registry,
@@ -116,6 +116,11 @@ def report_of(status: Any, now: float, own_expires: float = 0.0) -> MeshReport:
         troubles=tuple(_troubles(status, leader, nodes, now)),
         broken=not leader or bool(status.store_fault),
     )
+
+
+def leader_of(status: Any) -> str:
+    """Who leads, by a StatusResponse; empty: nobody."""
+    return status.leader_name or (status.registry if status.leader else "")
 
 
 def summary(report: MeshReport, now: float) -> list[str]:

@@ -130,13 +130,13 @@ def loads_by_name(snapshot: Snapshot, now_unix: float) -> dict[str, list[Loading
 def model_reports(snapshot: Snapshot, now_unix: float = 0.0) -> list[ModelReport]:
     """Every model of the mesh that a request can name, by name."""
     from bridge_core.model_digests import meant
-    from bridge_core.names import InvalidName, canonical, display
+    from bridge_core.names import InvalidName, display
 
     reports, loads = [], loads_by_name(snapshot, now_unix)
     for name, found in sorted(copies_by_name(snapshot).items()):
         with contextlib.suppress(InvalidName):
             weights, loading = _weights(found, meant(found)), tuple(loads.get(name, ()))
-            reports.append(ModelReport(display(canonical(name)), weights, loading))
+            reports.append(ModelReport(display(name), weights, loading))
     return reports
 
 

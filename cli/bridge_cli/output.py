@@ -12,6 +12,7 @@ import typer
 
 from bridge_core.command.plain_text import one_line
 
+_LONGEST: Final = 10_000  # characters of a line
 _LONGEST_CELL: Final = 100_000  # the names of a thousand nodes are not cut
 
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON and nothing else.")]
@@ -26,6 +27,11 @@ def say_aside(text: str) -> None:
     """Prints a line that is not the command's result."""
     sys.stdout.flush()
     sys.stderr.write(text + "\n")
+
+
+def say_line(text: str) -> None:
+    """Prints a line that has words of nodes and clients in it, which cannot steer the terminal."""
+    say(one_line(text, _LONGEST))
 
 
 def columns(rows: Sequence[Sequence[str]]) -> list[str]:

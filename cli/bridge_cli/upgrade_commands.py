@@ -7,17 +7,15 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from bridge_cli.output import JsonOption, print_json, say
+from bridge_cli.output import JsonOption, print_json, say_line
 from bridge_cli.where import Where, asks_registry
 from bridge_core.command.guard import guarded
-from bridge_core.command.plain_text import one_line
 from bridge_core.errors import Fatal
 
 if TYPE_CHECKING:
     from bridge_cli.upgrade_rules import Step, UpgradePlan, Whole
 
 _TIMEOUT_S = 15.0
-_LONGEST = 10_000  # characters of a line
 
 
 def register(app: typer.Typer) -> None:
@@ -55,7 +53,7 @@ def upgrade_command(
         print_json(made)
     else:
         for line in lines_of(made):
-            say(one_line(line, _LONGEST))
+            say_line(line)
     raise SystemExit(1 if made.refused else 0)
 
 
@@ -68,13 +66,14 @@ def _refuse_to_act() -> None:
 
 def whole_of(status: Any, rollouts: Any) -> Whole:
     """The mesh that a StatusResponse and a RolloutsResponse tell of."""
+    from bridge_cli.mesh_report import leader_of
     from bridge_cli.upgrade_rules import Part, Whole
     from bridge_core.mesh_picture import node_state
     from bridge_core.names import display_or_same
 
     return Whole(
         registry=status.registry,
-        leader=status.leader_name or (status.registry if status.leader else ""),
+        leader=leader_of(status),
         registry_version=status.registry_version,
         speaks=dict(status.speaks),
         store_fault=status.store_fault,

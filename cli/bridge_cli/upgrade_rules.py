@@ -15,8 +15,9 @@ Rules:
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Final
+from typing import Final, TypeAlias
 
 import msgspec
 
@@ -24,6 +25,9 @@ from bridge_core.formats import FORMATS, HOP, differences
 from bridge_core.names import natural
 
 _UNDECIDED: Final = frozenset({"progressing", "paused"})
+
+_Holders: TypeAlias = Mapping[str, set[str]]
+"""Who in service has a model, by its name."""
 
 
 class Part(msgspec.Struct, frozen=True):
@@ -118,19 +122,19 @@ def plan(mesh: Whole, target: str, *, again: bool = False) -> UpgradePlan:
     if control:
         others = "" if mesh.leader in {"", mesh.registry} else f"; {mesh.leader}, which leads, last"
         steps.append(Step("registries", (mesh.registry,), f"all of them, and their store guards{others}"))
-    apart = _speak_apart(due)
-    if apart:
+    holders = _holders(alive)
+    if _speak_apart(due):
         steps.append(
             Step(
                 "agents together",
-                tuple(one.name for one in _ordered(due, alive)),
+                tuple(one.name for one in _ordered(due, holders)),
                 "agents of the version before show no proof of who asks, and those after it refuse clients' "
                 "requests without: renew all agents of the mesh together",
                 tuple(one.name for one in due if one.state == "drained"),
             )
         )
     else:
-        steps += [_step(one, alive) for one in _ordered(due, alive)]
+        steps += [_step(one, holders) for one in _ordered(due, holders)]
     return UpgradePlan(
         target,
         tuple(steps),
@@ -149,32 +153,44 @@ def _speak_apart(parts: Iterable[Part]) -> bool:
     return any(one.name == HOP and not one.readable for part in parts for one in differences(part.speaks))
 
 
-def _alone(part: Part, alive: Iterable[Part]) -> list[str]:
+def _holders(alive: Iterable[Part]) -> _Holders:
+    found = defaultdict[str, set[str]](set)
+    for one in alive:
+        if one.state == "serving":
+            for model in one.models:
+                found[model].add(one.name)
+    return found
+
+
+def _alone(part: Part, holders: _Holders) -> list[str]:
     """Models that nobody else in service has."""
-    others = {
-        model for one in alive if one.name != part.name and one.state == "serving" for model in one.models
-    }
-    return [model for model in part.models if model not in others]
+    return [model for model in part.models if holders.get(model, set()) <= {part.name}]
 
 
-def _ordered(parts: Sequence[Part], alive: Sequence[Part]) -> list[Part]:
+def _ordered(parts: Sequence[Part], holders: _Holders) -> list[Part]:
     def cost(part: Part) -> tuple[bool, bool, int, object]:
         busy = part.state != "drained" and bool(part.models)
-        return busy, busy and bool(_alone(part, alive)), part.in_flight, natural(part.name)
+        return busy, busy and bool(_alone(part, holders)), part.in_flight, natural(part.name)
 
     return sorted(parts, key=cost)
 
 
-def _step(part: Part, alive: Sequence[Part]) -> Step:
+def _step(part: Part, holders: _Holders) -> Step:
     if part.state == "drained":
         return Step("agent", (part.name,), "it is drained, and stays so", (part.name,))
-    alone = _alone(part, alive)
+    alone = _alone(part, holders)
     if alone:
         more = f" and {len(alone) - 1} more" if len(alone) > 1 else ""
         why = f"it alone has {alone[0]}{more}: who asks for it meanwhile waits, or is refused with 503"
         return Step("agent", (part.name,), why)
     why = f"{part.in_flight} requests there end first" if part.in_flight else ""
     return Step("agent", (part.name,), why)
+
+
+def _told(mesh: Whole, alive: Iterable[Part]) -> list[tuple[str, str, Mapping[str, int]]]:
+    """Whoever tells what they run: their name, the version, and which version of each format they write."""
+    agents = [(one.name, one.version, one.speaks) for one in alive]
+    return [("the registry", mesh.registry_version, mesh.speaks), *agents]
 
 
 def _refusals(mesh: Whole, alive: Sequence[Part], target: str) -> Iterable[str]:
@@ -188,11 +204,11 @@ def _refusals(mesh: Whole, alive: Sequence[Part], target: str) -> Iterable[str]:
     for one in alive:
         if one.rejected:
             yield f"{one.name} refused the last snapshot: {one.rejected}"
-    running = [("the registry", mesh.registry_version), *((one.name, one.version) for one in alive)]
-    for who, version in running:
+    told = _told(mesh, alive)
+    for who, version, _ in told:
         if reason := _step_refused(version, target):
             yield f"{who} runs {version}: {reason}"
-    for who, speaks in [("the registry", mesh.speaks), *((one.name, one.speaks) for one in alive)]:
+    for who, _, speaks in told:
         for one_format in differences(speaks):
             if one_format.newer:
                 known = FORMATS.get(one_format.name)
@@ -221,9 +237,7 @@ def _numbers(version: str) -> tuple[int, ...] | None:
 
 
 def _differences(mesh: Whole, alive: Sequence[Part], target: str) -> Iterable[str]:
-    told = [("the registry", mesh.registry_version, mesh.speaks)]
-    told += [(one.name, one.version, one.speaks) for one in alive]
-    for who, version, speaks in told:
+    for who, version, speaks in _told(mesh, alive):
         if version != target:
             yield f"{who} runs {version or 'a version that it does not tell'}, not {target}"
         for one in differences(speaks):

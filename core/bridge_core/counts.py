@@ -62,6 +62,11 @@ class Counts(msgspec.Struct, frozen=True, omit_defaults=True):
         )
 
     @property
+    def failed(self) -> int:
+        """Requests that failed, before a first byte or after it."""
+        return self.errors + self.stream_errors
+
+    @property
     def error_rate(self) -> float:
         """Share of the requests that failed before a byte."""
         return self.errors / self.requests if self.requests else 0.0

@@ -12,6 +12,7 @@ import pytest
 from bridge_agent.engines.view import LocalInstance
 from bridge_agent.loading.load_options import LoadOptions
 from bridge_agent.routing.health_rules import Failure
+from bridge_core.names import canonical
 from bridge_core.snapshot import MemberModel, RoutePolicy
 from bridge_core.traffic import Retries
 from tests.contract.gateway_bed import Answer, Clock
@@ -251,6 +252,22 @@ async def test_a_fault_in_one_load_leaves_the_others_of_its_instance_to_be_done(
         assert not loads.busy
 
 
+async def test_a_load_whose_beginning_cannot_be_told_is_no_load_that_goes_on_for_ever(tmp_path: Path) -> None:
+    async with loads_mesh(tmp_path) as bed:
+        loads, waiter = bed.loads["a"], ModelLoadWaiter()
+        real = loads._changed
+
+        def broken(_instance: str) -> None:
+            loads._changed = real
+            raise RuntimeError("nobody thought of this")
+
+        loads._changed = broken
+        assert loads.wait("a/0", MemberModel(MODEL), LoadOptions(), waiter)
+        await eventually(lambda: waiter.told, 30)
+        assert waiter.told == ["cut"]
+        assert not loads.busy
+
+
 async def test_a_limit_of_a_try_holds_for_its_load_too(tmp_path: Path) -> None:
     policy = RoutePolicy(retries=Retries(per_try_timeout_s=0.05))
     async with loads_mesh(tmp_path, policy=policy) as bed:
@@ -295,6 +312,29 @@ async def test_who_left_holds_no_slot_for_an_engine_that_never_heard_of_it(tmp_p
         (record,) = bed["a"].gateway.records()
         assert record.outcome.value == "cancelled"
         assert record.loading == record.waited > 0
+
+
+async def test_a_stream_whose_model_is_in_memory_is_not_told_that_it_is_being_loaded(tmp_path: Path) -> None:
+    async with loads_mesh(tmp_path, load_keep_alive_s=0.02) as bed:
+        engine = bed.engine("a")
+        asked = {"model": MODEL, "stream": True, "messages": [{"role": "user", "content": "hi"}]}
+        async with bed["a"].pool.request(
+            "POST",
+            "/v1/chat/completions",
+            [(b"content-type", b"application/json")],
+            json.dumps(asked).encode(),
+        ) as answer:
+            parts = aiter(answer)
+            assert (await anext(parts)).startswith(b": loading")
+            engine.memory.add(canonical(MODEL))  # its answer is yet to begin
+            bed.publish("a")
+            async with asyncio.timeout(30):
+                while not (await anext(parts)).endswith(b": keep-alive\n\n"):
+                    pass
+            engine.may_load.set()
+            rest = b"".join([part async for part in parts])
+            assert b"error" not in rest
+            assert b": loading" not in rest
 
 
 @pytest.mark.parametrize(

@@ -192,9 +192,9 @@ class EngineClient:
         # Whatever an option's default is in this version and that, the answers are to be comparable. The
         # context's size has to be what it was loaded with: any other would load it anew.
         options: dict[str, Any] = {"temperature": 0, "seed": 0, "repeat_penalty": 1.0, "num_predict": most}
-        for one in await self.loaded():
-            if canonical_or_same(one.name) == canonical_or_same(model) and one.context_length:
-                options["num_ctx"] = one.context_length
+        resident = await self._resident(model)
+        if resident is not None and resident.context_length:
+            options["num_ctx"] = resident.context_length
         body: dict[str, Any] = {"model": model, "prompt": prompt, "raw": True, "stream": False}
         body |= {"logprobs": True, "top_logprobs": 2, "options": options}
         answer = await self._call("POST", "/api/generate", _Continued, body)
@@ -223,9 +223,14 @@ class EngineClient:
 
     async def warm_up(self, model: str, *, embedding: bool = False) -> None:
         """Has a model that was just loaded do its first work: what that takes longer, no client waits for."""
-        for one in await self.loaded():
-            if canonical_or_same(one.name) == canonical_or_same(model):
-                await self.generate_one(one.name, context_length=one.context_length, embedding=embedding)
+        one = await self._resident(model)
+        if one is not None:
+            await self.generate_one(one.name, context_length=one.context_length, embedding=embedding)
+
+    async def _resident(self, model: str) -> ResidentModel | None:
+        """A model as it is in memory, however its name is spelled; None where it is not."""
+        wanted = canonical_or_same(model)
+        return next((one for one in await self.loaded() if canonical_or_same(one.name) == wanted), None)
 
     async def _call(self, method: str, path: str, kind: type[T], body: dict[str, Any] | None = None) -> T:
         data = None if body is None else msgspec.json.encode(body)

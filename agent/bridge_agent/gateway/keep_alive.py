@@ -41,7 +41,7 @@ class LoadingTold(Protocol):
         """The field's, for the early head."""
 
     def comment(self) -> bytes:
-        """The same as a comment of an event stream."""
+        """The same as a comment of an event stream; empty once it is over."""
 
 
 class KeptAliveExchange:
@@ -107,7 +107,7 @@ class KeptAliveExchange:
             inner.start(200, [(b"content-type", kind), *self._pairs, *told])
         kept = _BYTES[self._framing]
         if kept is _COMMENT and self._loading is not None:
-            kept = self._loading.comment()
+            kept = self._loading.comment() or kept
         inner.write(kept)
         self._timer = asyncio.get_running_loop().call_later(self._every_s, self._tick)
 

@@ -8,6 +8,7 @@ from bridge_agent.gateway.loading_words import loading_comment, loading_value
 from bridge_agent.gateway.replies import short
 from bridge_agent.gateway.state import GatewayState
 from bridge_agent.routing.choose import Decision
+from bridge_agent.routing.view import Target
 from bridge_core.snapshot import LoadingModel
 
 
@@ -33,9 +34,15 @@ class LoadingNews:
         return loading_value(self._state.now() - self._began, self._load(), time.time())
 
     def comment(self) -> bytes:
-        """The same as a comment of an event stream."""
+        """The same as a comment of an event stream; empty once the model is in memory."""
+        target = self._target()
+        if target is not None and self._model in target.loaded:
+            return b""
         return loading_comment(short(self._model), self._load(), time.time())
 
     def _load(self) -> LoadingModel | None:
-        target = self._state.view.index.targets.get(self._instance)
+        target = self._target()
         return None if target is None else target.load_of(self._model)
+
+    def _target(self) -> Target | None:
+        return self._state.view.index.targets.get(self._instance)

@@ -49,7 +49,7 @@ def service_findings(service: Service) -> Iterator[Finding]:
     if service.fault:
         yield Finding("service", "kept-out", "failing", service.fault, sudden=True)
     lately = service.lately
-    bad = lately.errors + lately.stream_errors
+    bad = lately.failed
     said = f"{bad} of its last {lately.requests} requests failed"
     if lately.requests >= _FEWEST_BAD and bad >= ERRORS_BAD * lately.requests:
         yield Finding("service", "errors", "failing", said)

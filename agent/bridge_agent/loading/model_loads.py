@@ -30,7 +30,14 @@ log = structlog.get_logger()
 WARM_UP_S: Final = 30.0
 
 
-class LoadingEngine(Protocol):
+class WarmedUp(Protocol):
+    """An engine whose models can do their first work for nobody."""
+
+    async def warm_up(self, model: str, *, embedding: bool = False) -> None:
+        """Has a model that is in memory do its first work. Raises BridgeError."""
+
+
+class LoadingEngine(WarmedUp, Protocol):
     """An engine that loads models."""
 
     async def load(
@@ -43,18 +50,8 @@ class LoadingEngine(Protocol):
     ) -> None:
         """Returns when it is in memory. Raises BridgeError."""
 
-    async def warm_up(self, model: str, *, embedding: bool = False) -> None:
-        """Has a model that is in memory do its first work. Raises BridgeError."""
-
     async def close(self) -> None:
         """Lets go of its connections."""
-
-
-class WarmedUp(Protocol):
-    """An engine whose models can do their first work for nobody."""
-
-    async def warm_up(self, model: str, *, embedding: bool = False) -> None:
-        """Has a model that is in memory do its first work. Raises BridgeError."""
 
 
 async def warmed_up(engine: WarmedUp, model: str, *, embedding: bool = False) -> None:
@@ -204,9 +201,9 @@ class ModelLoads:
         load: ModelLoad[LoadWaiter],
     ) -> None:
         self.figures.begun += 1
-        self._changed(id_)
         fault: tuple[Failure, str] | None = (Failure.CUT, "this agent is stopping")
         try:
+            self._changed(id_)
             fault = await self._ask(instance, load)
         except Exception:  # the task's root: a fault here must not end the loads of other instances
             log.exception("model_load_failed", instance=id_, model=load.name)

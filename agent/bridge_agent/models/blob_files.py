@@ -129,6 +129,42 @@ def hash_all(handle: int, size: int, stopped: Callable[[], bool] = lambda: False
     return whole.hexdigest(), pieces
 
 
+def open_partial(root: Path) -> int:
+    """A descriptor of the folder of what is on its way, made where there is none. Raises OSError."""
+    top = os.open(root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        with contextlib.suppress(FileExistsError):
+            os.mkdir(PARTIAL, 0o700, dir_fd=top)
+        return os.open(PARTIAL, _FOLDER, dir_fd=top)
+    finally:
+        os.close(top)
+
+
+def keep(root: Path, hex_: str, file: int, folder: int, name: str) -> None:
+    """Makes a file of the partial folder the blob of a digest, synced before and after.
+
+    Args:
+        root: The models folder.
+        hex_: The digest's digits.
+        file: The file's descriptor.
+        folder: That of the partial folder.
+        name: The file's name there.
+
+    Raises:
+        OSError: it cannot be done.
+    """
+    blobs = os.open(root / "blobs", _FOLDER)
+    try:
+        os.fchmod(file, 0o644)
+        give_like(blobs, file)
+        os.fsync(file)
+        os.rename(name, f"sha256-{hex_}", src_dir_fd=folder, dst_dir_fd=blobs)
+        os.fsync(blobs)
+        os.fsync(folder)
+    finally:
+        os.close(blobs)
+
+
 class PartialBlob:
     """A blob on its way into a store; close it.
 
@@ -169,13 +205,7 @@ class PartialBlob:
             raise
 
     def _open(self, reserve: int, stopped: Callable[[], bool]) -> None:
-        top = os.open(self._root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        try:
-            with contextlib.suppress(FileExistsError):
-                os.mkdir(PARTIAL, 0o700, dir_fd=top)
-            self._folder = os.open(PARTIAL, _FOLDER, dir_fd=top)
-        finally:
-            os.close(top)
+        self._folder = open_partial(self._root)
         flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
         self._file = os.open(self._hex, flags, 0o600, dir_fd=self._folder)
         try:
@@ -257,16 +287,7 @@ class PartialBlob:
             BlobFault: the disk refuses.
         """
         with said(f"cannot keep blob {self._hex[:12]}"):
-            blobs = os.open(self._root / "blobs", _FOLDER)
-            try:
-                os.fchmod(self._file, 0o644)
-                give_like(blobs, self._file)
-                os.fsync(self._file)
-                os.rename(self._hex, f"sha256-{self._hex}", src_dir_fd=self._folder, dst_dir_fd=blobs)
-                os.fsync(blobs)
-                os.fsync(self._folder)
-            finally:
-                os.close(blobs)
+            keep(self._root, self._hex, self._file, self._folder, self._hex)
             os.unlink(f"{self._hex}.pieces", dir_fd=self._folder)
 
     def close(self) -> None:

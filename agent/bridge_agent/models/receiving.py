@@ -23,7 +23,7 @@ from bridge_agent.models.upload_files import UploadFile, forget
 from bridge_agent.models.upload_rules import Span, Upload, UploadRefused, Uploads
 from bridge_core.decoding import Undecodable
 from bridge_core.errors import BridgeError
-from bridge_core.model_store.layout import Layer, ModelStore, disk_errors, hex_digest
+from bridge_core.model_store.layout import Layer, ModelStore, hex_digest
 from bridge_core.names import ModelName
 
 log = structlog.get_logger()
@@ -217,18 +217,7 @@ class Receiver:
             for upload in old:
                 await asyncio.to_thread(forget, self._root, upload.id)
             if unclaimed:
-                await asyncio.to_thread(_remove_unused, self._store(), unclaimed)
+                digests = [f"sha256:{hex_}" for hex_ in unclaimed]
+                await asyncio.to_thread(self._store().remove_unused, digests)
         except BridgeError as fault:
             log.warning("uploads_not_tidied", reason=str(fault))
-
-
-def _remove_unused(store: ModelStore, hexes: set[str]) -> None:
-    """Removes those blobs that no model names. Raises BridgeError."""
-    with store.changing, disk_errors():
-        used = {
-            hex_digest(layer.digest)
-            for model in store.all()
-            for layer in (model.manifest.config, *model.manifest.layers)
-        }
-        for hex_ in hexes - used:
-            store.blob_path(f"sha256:{hex_}").unlink(missing_ok=True)

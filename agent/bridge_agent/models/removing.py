@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import time
 from collections import Counter
@@ -194,11 +195,10 @@ def _taken(root: Path) -> int:
     """Bytes that blobs take, and that those on their way will; blocks."""
     total = 0
     for folder in ("blobs", PARTIAL):
-        try:
-            with os.scandir(root / folder) as entries:
-                total += sum(one.stat(follow_symlinks=False).st_size for one in entries)
-        except OSError:
-            continue
+        with contextlib.suppress(OSError), os.scandir(root / folder) as entries:
+            for one in entries:
+                with contextlib.suppress(FileNotFoundError):  # gone meanwhile: the others are there
+                    total += one.stat(follow_symlinks=False).st_size
     return total
 
 

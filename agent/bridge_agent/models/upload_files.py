@@ -14,22 +14,15 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Final
 
-from bridge_agent.models.blob_files import PARTIAL, BlobFault, give_like, said
+from bridge_agent.models.blob_files import BlobFault, keep, open_partial, said
 
-_FOLDER: Final = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _READ: Final = 1 << 20
 
 
 @contextlib.contextmanager
 def _partial(root: Path) -> Iterator[int]:
-    """The folder of what is on its way, made where there is none."""
-    top = os.open(root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        with contextlib.suppress(FileExistsError):
-            os.mkdir(PARTIAL, 0o700, dir_fd=top)
-        folder = os.open(PARTIAL, _FOLDER, dir_fd=top)
-    finally:
-        os.close(top)
+    """A descriptor of the folder of what is on its way."""
+    folder = open_partial(root)
     try:
         yield folder
     finally:
@@ -90,17 +83,8 @@ class UploadFile:
                 found.update(data)
             if found.hexdigest() != hex_:
                 return False
-            blobs = os.open(self._root / "blobs", _FOLDER)
-            try:
-                with _partial(self._root) as folder:
-                    os.fchmod(self._file, 0o644)
-                    give_like(blobs, self._file)
-                    os.fsync(self._file)
-                    os.rename(self._name, f"sha256-{hex_}", src_dir_fd=folder, dst_dir_fd=blobs)
-                    os.fsync(blobs)
-                    os.fsync(folder)
-            finally:
-                os.close(blobs)
+            with _partial(self._root) as folder:
+                keep(self._root, hex_, self._file, folder, self._name)
         return True
 
     def close(self) -> None:

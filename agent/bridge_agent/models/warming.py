@@ -135,6 +135,7 @@ class Warming:
         self._again = {name: at for name, at in self._again.items() if name in names and at > now}
         room = await asyncio.to_thread(self._room)
         taken, left_out = wanted(stored, self._scores(), budget(room, self._configured))
+        read = False
         for one in taken:
             resting = one.loaded or one.name in self._again
             if not resting and await asyncio.to_thread(self._share, one) < _WHOLE:
@@ -144,7 +145,8 @@ class Warming:
                 if done:
                     self._again[one.name] = self._now() + _AGAIN_S
                 log.info("model_warmed", model=one.name, bytes=one.size, whole=done)
-        if taken:
+                read = True
+        if read:
             await self._measure(stored)
         for one in left_out:
             log.debug("model_left_cold", model=one.name, bytes=one.size)

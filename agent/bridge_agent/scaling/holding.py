@@ -15,7 +15,7 @@ import structlog
 
 from bridge_agent.engines.client import ResidentModel
 from bridge_agent.engines.view import LocalInstance
-from bridge_agent.loading.model_loads import warmed_up
+from bridge_agent.loading.model_loads import WarmedUp, warmed_up
 from bridge_agent.scaling.holding_rules import PAUSE_S, Step, step
 from bridge_core.errors import BridgeError
 from bridge_core.holders import ModelHolders
@@ -31,7 +31,7 @@ _USUALLY: Final = "5m"
 _KEEP_ALIVE: Final[dict[Step, str | int]] = {"load": -1, "unload": 0, "unpin": _USUALLY}
 
 
-class Holding(Protocol):
+class Holding(WarmedUp, Protocol):
     """An engine that holds models."""
 
     async def loaded(self) -> tuple[ResidentModel, ...]:
@@ -39,9 +39,6 @@ class Holding(Protocol):
 
     async def load(self, model: str, *, keep_alive: str | int | None = None) -> None:
         """Loads a model, or with 0 lets go of it. Raises BridgeError."""
-
-    async def warm_up(self, model: str, *, embedding: bool = False) -> None:
-        """Has a model that is in memory do its first work. Raises BridgeError."""
 
     async def close(self) -> None:
         """Lets go of its connections."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import http.client
 import random
 import socket
@@ -59,7 +60,7 @@ def _answer(url: str, body: bytes, deadline: _Deadline) -> bytes:
         raise BadStamp("the address of a time-stamp authority begins with http:// or https://")
     fields = {"Content-Type": "application/timestamp-query", "Accept": "application/timestamp-reply"}
     asked = urllib.request.Request(url, body, fields, method="POST")  # noqa: S310 - checked above
-    opener = urllib.request.build_opener(_NoRedirects, _Http(deadline), _Https(deadline))
+    opener = urllib.request.build_opener(_NoRedirects, _Watching(deadline))
     with opener.open(asked, timeout=_TIMEOUT_S) as answer:
         if answer.headers.get_content_type() != "application/timestamp-reply":
             raise BadStamp(f"it answered with {answer.headers.get_content_type()[:80]!r}")
@@ -126,30 +127,19 @@ class _WatchedTls(http.client.HTTPSConnection, _Watched):
     """Its `connect` goes through that of `_Watched` before the handshake."""
 
 
-class _Http(urllib.request.HTTPHandler):
+class _Watching(urllib.request.HTTPHandler, urllib.request.HTTPSHandler):
     def __init__(self, deadline: _Deadline) -> None:
         super().__init__()
         self._deadline = deadline
 
     def http_open(self, req: urllib.request.Request) -> http.client.HTTPResponse:
-        return self.do_open(self._connection, req)
-
-    def _connection(self, host: str, /, **more: Any) -> http.client.HTTPConnection:
-        made = _Watched(host, **more)
-        made.deadline = self._deadline
-        return made
-
-
-class _Https(urllib.request.HTTPSHandler):
-    def __init__(self, deadline: _Deadline) -> None:
-        super().__init__()
-        self._deadline = deadline
+        return self.do_open(functools.partial(self._watched, _Watched), req)
 
     def https_open(self, req: urllib.request.Request) -> http.client.HTTPResponse:
-        return self.do_open(self._connection, req)
+        return self.do_open(functools.partial(self._watched, _WatchedTls), req)
 
-    def _connection(self, host: str, /, **more: Any) -> http.client.HTTPConnection:
-        made = _WatchedTls(host, **more)
+    def _watched(self, kind: type[_Watched], host: str, /, **more: Any) -> _Watched:
+        made = kind(host, **more)
         made.deadline = self._deadline
         return made
 

@@ -8,9 +8,9 @@ from pydantic import BeforeValidator, Field, WithJsonSchema
 from pydantic_core import PydanticCustomError
 
 from bridge_core.config.base import Duration, LabelKey, Labels, Metadata, Name, Strict
+from bridge_core.quantities import MAX_TEXT
 
 _DAY: Final = 86_400.0
-_MOST_TEXT: Final = 64
 
 Figure: TypeAlias = Literal[
     "cpu_pressure_percent",
@@ -32,10 +32,10 @@ Severity: TypeAlias = Literal["warning", "critical"]
 
 
 def _level(value: Any) -> str:
-    if isinstance(value, str) and 0 < len(value) <= _MOST_TEXT:
+    if isinstance(value, str) and 0 < len(value) <= MAX_TEXT:
         return value
     if isinstance(value, int | float) and not isinstance(value, bool):
-        return repr(value)[:_MOST_TEXT]
+        return repr(value)[:MAX_TEXT]
     raise PydanticCustomError("level", "should be a number, or one with a unit such as 90%, 20GiB or 2s")
 
 
@@ -46,7 +46,7 @@ LevelText: TypeAlias = Annotated[
         {
             "anyOf": [
                 {"type": "number"},
-                {"type": "string", "examples": ["90%", "20GiB", "2s"], "maxLength": 64},
+                {"type": "string", "examples": ["90%", "20GiB", "2s"], "maxLength": MAX_TEXT},
             ]
         }
     ),

@@ -14,7 +14,7 @@ import os
 import re
 import tempfile
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any, Final
 
@@ -257,15 +257,23 @@ class ModelStore:
         Raises:
             ApiError: 500; the disk is not writable.
         """
+        self.remove_unused(layer.digest for layer in (manifest.config, *manifest.layers))
+
+    def remove_unused(self, digests: Iterable[str]) -> None:
+        """Removes those of these blobs that no model names.
+
+        Raises:
+            ApiError: 500; the disk is not writable.
+        """
         with self._changing, disk_errors():
             used = {
                 hex_digest(layer.digest)
                 for model in self.all()
                 for layer in (model.manifest.config, *model.manifest.layers)
             }
-            for layer in (manifest.config, *manifest.layers):
-                if hex_digest(layer.digest) not in used:
-                    self.blob_path(layer.digest).unlink(missing_ok=True)
+            for digest in digests:
+                if hex_digest(digest) not in used:
+                    self.blob_path(digest).unlink(missing_ok=True)
 
     def _remove_empty_folders(self, folder: Path) -> None:
         while folder != self.manifests and not any(folder.iterdir()):

@@ -80,6 +80,14 @@ class Alert(msgspec.Struct, frozen=True, omit_defaults=True):
     silenced: Name = ""
 
 
+def of_health(
+    name: str, severity: str, node: str, instance: str, summary: str, *, moved: bool = False
+) -> Seen:
+    """Something that `bridgectl health` shows more of."""
+    command, well = f"bridgectl health {node}", f"{instance or node} ok"
+    return Seen(name, severity, node, instance, summary[:MOST_SUMMARY], command, well, moved=moved)
+
+
 def settle(
     alerts: Mapping[str, Alert],
     seen: Iterable[Seen],
@@ -108,8 +116,7 @@ def settle(
     ]
     for one in _bounded(found, alerts, quiet):
         before = alerts.get(one.id)
-        lasting = before is not None and not before.ended
-        since = before.since if before is not None and lasting else now
+        since = now if before is None or before.ended else before.since
         after[one.id] = Alert(one, since, now, 0.0, _silence(one, drained, moving))
     for id_, alert in after.items():
         if not alert.ended and _is_past(alert, now, office):

@@ -21,6 +21,7 @@ from bridge_registry.alerts.alert_store import AlertStore
 from bridge_registry.alerts.delivery_rules import Message, ReceiverPlan, Telling
 from bridge_registry.alerts.message_rules import body_of
 from bridge_registry.alerts.posting import Answer
+from bridge_registry.complaint import Complaint
 
 log = structlog.get_logger()
 
@@ -87,16 +88,11 @@ class Courier:
     async def run(self) -> None:
         """Works until cancelled."""
         self._busy.clear()
-        said = ""
+        complaint = Complaint("alerts_not_told")
         async with asyncio.TaskGroup() as group:
             while True:
-                try:
+                with complaint.of_failure():
                     await self.look(group)
-                    said = ""
-                except BridgeError as fault:
-                    if str(fault) != said:
-                        said = str(fault)
-                        log.warning("alerts_not_told", reason=said)
                 await asyncio.sleep(TICK_S)
 
     async def look(self, group: asyncio.TaskGroup) -> None:

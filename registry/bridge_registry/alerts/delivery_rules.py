@@ -232,13 +232,10 @@ def _of_group(
     told = [one for one in members if not one.ended and _was_told(telling, one)]
     lasting = [one for one in told if one.seen.id not in telling.waiting]
     stale = [one for one in lasting if _passed(telling.told[one.seen.id].at, plan.repeat_s, now)]
-    if news:
-        if last is None:
-            ready = any(_passed(one.since, plan.group_wait_s, now) for one in news)
-        else:
-            ready = _passed(last, plan.group_interval_s, now)
+    if last is None:
+        ready = any(_passed(one.since, plan.group_wait_s, now) for one in news)
     else:
-        ready = False
+        ready = bool(news) and _passed(last, plan.group_interval_s, now)
     if not ready and not stale:
         return None
     news.sort(key=lambda one: (bool(one.ended), one.since, one.seen.id))

@@ -8,17 +8,18 @@ from typing import Final
 
 import structlog
 
-from bridge_core.errors import BridgeError
+from bridge_core.counts import Counts
 from bridge_core.snapshot import Snapshot
 from bridge_registry.alerts import threshold_rules
-from bridge_registry.alerts.alert_rules import Alert, Seen, essence, resumed, settle
+from bridge_registry.alerts.alert_rules import Alert, Seen, essence, of_health, resumed, settle
 from bridge_registry.alerts.alert_store import AlertStore
 from bridge_registry.alerts.figure_rules import Sample, Trails, counted, is_counted, measured
 from bridge_registry.alerts.learner import Learner
 from bridge_registry.alerts.learning_rules import WINDOW_S
 from bridge_registry.alerts.series_rules import loads
 from bridge_registry.alerts.threshold_rules import RulePlan, Watched
-from bridge_registry.health.keeper import FRESH_S, HealthKeeper
+from bridge_registry.complaint import Complaint
+from bridge_registry.health.keeper import FRESH_S, HealthKeeper, Heard
 
 log = structlog.get_logger()
 
@@ -70,16 +71,11 @@ class AlertDesk:
 
     async def run(self) -> None:
         """Looks until cancelled."""
-        said = ""
+        complaint = Complaint("alerts_not_stored")
         while True:
             await asyncio.sleep(TICK_S)
-            try:
+            with complaint.of_failure():
                 await self.step()
-                said = ""
-            except BridgeError as fault:
-                if str(fault) != said:
-                    said = str(fault)
-                    log.warning("alerts_not_stored", reason=said)
 
     async def step(self) -> None:
         """Looks once, if this registry leads, and stores what became different.
@@ -160,34 +156,31 @@ class AlertDesk:
     def _judge(self, clock: float) -> None:
         """Every rule looks. Of one that was changed everything begins anew."""
         plans = self._rules()
-        nodes = {
-            name: one.labels
-            for name, one in self._snapshot().nodes.items()
-            if self._keeper.reports(name, clock)
-        }
-        counts = {
-            id_: one.counts for name in nodes for id_, one in self._keeper.heard[name].instances.items()
-        }
-        self._trails.mark(threshold_rules.windows(plans), counts, clock)
+        reporting = self._reporting(clock)
+        self._trails.mark(threshold_rules.windows(plans), _counts(reporting), clock)
         watched = {}
         for plan in plans:
             before = self._watched.get(plan.name, {}) if self._followed.get(plan.name) == plan else {}
-            samples = () if plan.paused else self._samples(plan, nodes)
+            samples = () if plan.paused else self._samples(plan, reporting)
             watched[plan.name] = threshold_rules.watch(plan, before, samples, clock)
         self._watched, self._followed = watched, {plan.name: plan for plan in plans}
 
     def _learn(self, now: float, clock: float) -> None:
         """One window more of the series whose thresholds are learnt."""
-        reporting = [one for node, one in self._keeper.heard.items() if self._keeper.reports(node, clock)]
-        counts = {id_: one.counts for heard in reporting for id_, one in heard.instances.items()}
-        load = {id_: share for heard in reporting for id_, share in loads(heard.gauges).items()}
-        self._learner.look(self._snapshot().instances, counts, load, now)
+        reporting = self._reporting(clock)
+        load = {id_: share for heard in reporting.values() for id_, share in loads(heard.gauges).items()}
+        self._learner.look(self._snapshot().instances, _counts(reporting), load, now)
 
-    def _samples(self, plan: RulePlan, nodes: Mapping[str, Mapping[str, str]]) -> Iterator[Sample]:
-        for name, labels in nodes.items():
-            if not plan.fits(labels):
+    def _reporting(self, clock: float) -> dict[str, Heard]:
+        """The last reports of nodes that report at monotonic time `clock`."""
+        heard, nodes = self._keeper.heard, self._snapshot().nodes
+        return {name: heard[name] for name in nodes if self._keeper.reports(name, clock)}
+
+    def _samples(self, plan: RulePlan, reporting: Mapping[str, Heard]) -> Iterator[Sample]:
+        nodes = self._snapshot().nodes
+        for name, heard in reporting.items():
+            if not plan.fits(nodes[name].labels):
                 continue
-            heard = self._keeper.heard[name]
             if not is_counted(plan.figure):
                 yield from measured(plan.figure, name, heard.gauges)
                 continue
@@ -219,15 +212,15 @@ class AlertDesk:
                 out = "; it takes no requests" if verdict.out and reason.aspect == "business" else ""
                 summary = f"{verdict.instance}: {reason.text}{out}"
                 moved = reason.aspect == "service"
-                yield _seen(reason.code, severity, node, verdict.instance, summary, moved=moved)
+                yield of_health(reason.code, severity, node, verdict.instance, summary, moved=moved)
         for node, one in snapshot.nodes.items():
             heard = self._keeper.heard.get(node)
             since = self._office if heard is None else heard.at
             if one.state == "active" and clock - since >= FRESH_S:
                 summary = f"node {node} does not report: its agent has stopped, or cannot reach the registry"
-                yield _seen("node-away", "critical", node, "", summary)
+                yield of_health("node-away", "critical", node, "", summary)
 
 
-def _seen(name: str, severity: str, node: str, instance: str, summary: str, *, moved: bool = False) -> Seen:
-    command, well = f"bridgectl health {node}", f"{instance or node} ok"
-    return Seen(name, severity, node, instance, summary[:600], command, well, moved=moved)
+def _counts(reporting: Mapping[str, Heard]) -> dict[str, Counts]:
+    """What every instance has done so far."""
+    return {id_: one.counts for heard in reporting.values() for id_, one in heard.instances.items()}

@@ -77,7 +77,7 @@ def counted(
     if lately.requests < min_requests:
         return None
     if figure == gauges.ERRORS:
-        return Sample(node, instance, "", (lately.errors + lately.stream_errors) / lately.requests)
+        return Sample(node, instance, "", lately.failed / lately.requests)
     if lately.answered < min_requests:
         return None
     if figure == gauges.TTFT:

@@ -16,7 +16,7 @@ import numpy as np
 from bridge_core.counts import Counts
 from bridge_core.snapshot import Instance
 from bridge_registry.alerts import learning_rules as rules
-from bridge_registry.alerts.alert_rules import Seen
+from bridge_registry.alerts.alert_rules import Seen, of_health
 from bridge_registry.alerts.series_rules import LEARNT, Growing, LearntFigure, Window, windows
 
 MOST_SERIES: Final = 2048
@@ -76,16 +76,7 @@ class Learner:
             factor = math.exp(min(10.0, max(0.0, float(self._state.residual[at]))))
             others = ", and others of its model do not" if self._compared[at] else ""
             summary = f"{instance} {_SAYS[figure].format(factor=factor)}{others}"
-            yield Seen(
-                figure,
-                "warning",
-                node,
-                instance,
-                summary[:600],
-                f"bridgectl health {node}",
-                f"{instance} ok",
-                moved=True,
-            )
+            yield of_health(figure, "warning", node, instance, summary, moved=True)
 
     def _step(
         self,

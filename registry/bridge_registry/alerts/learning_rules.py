@@ -224,8 +224,8 @@ def _others(worse: Floats, fresh: Flags, kinds: Kinds) -> Floats:
     """The median of the other nodes of each one's group; 0 where there are none."""
     found = np.zeros(len(worse))
     for group in np.unique(kinds.group):
-        members = np.flatnonzero((kinds.group == group) & fresh)
         everybody = np.flatnonzero(kinds.group == group)
+        members = everybody[fresh[everybody]]
         if len(members) > 8:  # own weight in a median of many is small
             found[everybody] = np.median(worse[members])
             continue

@@ -70,7 +70,7 @@ class Alerting:
         )
 
     def rules(self) -> list[RulePlan]:
-        """The AlertRules, by name."""
+        """The AlertRules, as they are followed."""
         return [threshold_rules.plan_of(one) for one in self._table.alert_rules]
 
     def receivers(self) -> dict[str, ReceiverPlan]:

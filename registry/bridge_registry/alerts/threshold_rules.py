@@ -24,7 +24,7 @@ from bridge_core import gauges
 from bridge_core.config.alert_checks import Level, level_of
 from bridge_core.config.documents import AlertRuleDocument
 from bridge_core.quantities import say_duration, say_size
-from bridge_registry.alerts.alert_rules import Seen
+from bridge_registry.alerts.alert_rules import MOST_SUMMARY, Seen
 from bridge_registry.alerts.figure_rules import Sample, is_counted
 
 HOLD_S: Final = 300.0
@@ -169,7 +169,7 @@ def sentence(plan: RulePlan, sample: Sample) -> str:
     what = f"p{plan.quantile * 100:g} of {plan.figure}" if plan.figure == gauges.TTFT else plan.figure
     for_ = f" for {say_duration(plan.lasting_s)}" if plan.lasting_s else ""
     said = say(plan.figure, sample.value, sample.limit, relative=plan.threshold.relative)
-    return f"{place}: {what}{of} was {said}, {bounds(plan)}{for_}"[:600]
+    return f"{place}: {what}{of} was {said}, {bounds(plan)}{for_}"[:MOST_SUMMARY]
 
 
 def bounds(plan: RulePlan) -> str:

@@ -68,7 +68,7 @@ def _models(totals: Mapping[str, Counts]) -> Iterator[Metric]:
     for name, counts in list(totals.items()):
         label = [display_or_same(name)]
         requests.add_metric(label, counts.requests)
-        failed.add_metric(label, counts.errors + counts.stream_errors)
+        failed.add_metric(label, counts.failed)
         tokens.add_metric(label, counts.tokens)
         first.add_metric(label, list(_buckets(counts)), sum_value=counts.ttft_s)
     yield from (requests, failed, tokens, first)

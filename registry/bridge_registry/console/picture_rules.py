@@ -120,7 +120,7 @@ def _node(one: NodeStanding, members: Iterable[Instance], seen: Seen) -> NodePic
         labels=dict(node.labels),
         instances=instances,
         requests_per_s=_rate(counts.requests),
-        errors_per_s=_rate(counts.errors + counts.stream_errors),
+        errors_per_s=_rate(counts.failed),
     )
 
 
@@ -163,7 +163,7 @@ def _models(seen: Seen) -> Iterable[ModelPicture]:
             instances=have.get(name, 0),
             loaded=loaded.get(name, 0),
             requests_per_s=_rate(counts.requests),
-            errors_per_s=_rate(counts.errors + counts.stream_errors),
+            errors_per_s=_rate(counts.failed),
             tokens_per_s=_rate(counts.tokens),
             ttft_p50=counts.ttft_quantile(0.5),
             ttft_p95=counts.ttft_quantile(0.95),

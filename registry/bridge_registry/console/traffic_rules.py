@@ -125,4 +125,4 @@ class TrafficBook:
         _, cells_of_models, cells_of_nodes = self.minutes[-1]
         for cells, name in ((cells_of_models, model), (cells_of_nodes, node)):
             requests, failed = cells.get(name, (0, 0))
-            cells[name] = requests + grown.requests, failed + grown.errors + grown.stream_errors
+            cells[name] = requests + grown.requests, failed + grown.failed

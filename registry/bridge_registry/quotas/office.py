@@ -15,10 +15,11 @@ from typing import Final
 import structlog
 
 from bridge_core import keyspace
-from bridge_core.errors import BridgeError, Unavailable
+from bridge_core.errors import Unavailable
 from bridge_core.quotas import CellLimit, CellUse
 from bridge_core.snapshot import Snapshot
 from bridge_core.store.api import Delete, KeyValue, Op, Put, Store
+from bridge_registry.complaint import Complaint
 from bridge_registry.leadership import Leadership
 from bridge_registry.quotas.lease_rules import BucketUse, LeaseBook
 from bridge_registry.quotas.usage_rules import DayUse, UsageDays, UsageKey, UsageRecord, Used
@@ -92,16 +93,11 @@ class QuotaOffice:
 
     async def run(self) -> None:
         """Works until cancelled. What was not stored by then agents tell whoever leads next."""
-        said = ""
+        complaint = Complaint("usage_not_stored")
         try:
             while True:
-                try:
+                with complaint.of_failure():
                     await self._step()
-                    said = ""
-                except BridgeError as fault:
-                    if str(fault) != said:
-                        said = str(fault)
-                        log.warning("usage_not_stored", reason=said)
                 await asyncio.sleep(_LOOK_S if self._book is None else _TICK_S)
         finally:
             self._end_term()

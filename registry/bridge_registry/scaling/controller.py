@@ -20,6 +20,7 @@ from bridge_core.errors import BridgeError, Unavailable
 from bridge_core.names import canonical_or_same
 from bridge_core.snapshot import Snapshot
 from bridge_core.store.api import Store
+from bridge_registry.complaint import Complaint
 from bridge_registry.membership.load_book import LoadReports
 from bridge_registry.membership.mesh_table import MeshTable
 from bridge_registry.positions import Office, Positions
@@ -86,16 +87,11 @@ class ScalingController:
 
     async def run(self) -> None:
         """Ticks until cancelled."""
-        said = ""
+        complaint = Complaint("scaling_tick_failed")
         while True:
             await asyncio.sleep(TICK_S)
-            try:
+            with complaint.of_failure():
                 await self.tick()
-                said = ""
-            except BridgeError as fault:
-                if str(fault) != said:
-                    said = str(fault)
-                    log.warning("scaling_tick_failed", reason=said)
 
     async def tick(self) -> None:
         """Every policy decides, whatever becomes of the others.
