@@ -11,14 +11,15 @@ import pytest
 
 from bridge_agent.config import StateDir
 from bridge_agent.membership.join import JoinRefused, pod_token
-from bridge_core.errors import BridgeError, Fatal
+from bridge_core.errors import BridgeError, Fatal, Unavailable
 from bridge_core.identity import TokenFault
 from bridge_core.identity.certificates import from_pem
 from bridge_registry.enrolment.join_rules import EnrolmentRefused
+from bridge_registry.enrolment.pod_rules import KubernetesApi
 from bridge_registry.enrolment.token_review import TokenReviewer
 from bridge_wire.v1 import registry_pb2 as pb
 from tests.fakes.store import FakeEtcd
-from tests.kubernetes_api import FakeApi, reviewing
+from tests.kubernetes_api import ACCOUNT, FakeApi, reviewing
 from tests.pod_bed import Cluster, clustered
 from tests.registry_bed import Bed, make_settings
 from tests.support import eventually
@@ -153,6 +154,13 @@ async def test_reviews_are_rationed_by_who_asks(tmp_path: Path) -> None:
         assert (await reviewer.review(jwt("a"), "192.0.2.1:3")).name == "agent-0"
         with pytest.raises(EnrolmentRefused, match="asked too often"):
             await reviewer.review(jwt("a"), "192.0.2.1:4")
+
+
+async def test_a_token_of_its_own_that_is_no_text_is_no_fault_of_the_registrys(tmp_path: Path) -> None:
+    (tmp_path / "token").write_bytes(b"\xff\xfe")
+    told = KubernetesApi((ACCOUNT,), (), ("127.0.0.1", 1), tmp_path)  # and there is no ca.crt
+    with pytest.raises(Unavailable, match=f"cannot read {tmp_path}: No such file"):
+        await TokenReviewer(told, "bridge.local", lambda: 0.0).review(jwt("a"), "192.0.2.1:1")
 
 
 async def test_a_registry_that_was_told_of_no_kubernetes_says_so(tmp_path: Path) -> None:

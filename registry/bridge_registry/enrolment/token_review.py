@@ -66,7 +66,7 @@ class TokenReviewer:
         host, port = self._api.address or _told()
         folder = self._api.folder
         try:
-            own = (await asyncio.to_thread((folder / "token").read_text)).strip()
+            own = (await asyncio.to_thread((folder / "token").read_text, "utf-8", "replace")).strip()
             context = await asyncio.to_thread(ssl.create_default_context, cafile=folder / "ca.crt")
         except OSError as fault:  # ssl.SSLError is one
             raise Unavailable(
