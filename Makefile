@@ -14,7 +14,7 @@ COMMANDS := bridgectl bridge-agent bridge-registry bridge-engine
 export VENV
 
 .DEFAULT_GOAL := help
-.PHONY: help up down status install uninstall setup setup-dev check lint types layers dependencies audit protos-check protos etcd-protos test test-compiled wheel compiled unit fuzz policies mutants bench bench-quick package audit-edits lock clean
+.PHONY: help up down status install uninstall setup setup-dev compile pure check lint types layers dependencies audit protos-check protos etcd-protos test test-compiled wheel compiled unit fuzz policies mutants bench bench-quick package audit-edits lock clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' Makefile | sed -E 's/:.*## /\t/' | expand -t 16
@@ -24,6 +24,12 @@ setup: ## everything that runs the Bridge, into $(VENV)
 
 setup-dev:
 	@tools/setup.sh dev
+
+compile: ## compile what runs for every request, for `make up` and `make install` here (a C compiler; minutes)
+	@tools/setup.sh compiled
+
+pure: ## run the sources as they are again
+	@tools/setup.sh pure
 
 up: setup ## set up, then start a mesh of three nodes on this machine
 	@$(BIN)/bridgectl up $(UP)
@@ -118,7 +124,7 @@ bench: setup-dev ## measure against nginx and Envoy, into bench/RESULTS.md
 bench-quick: setup-dev ## the headline figures beside Envoy, in turns (Q='--turns 3 --of before=DIR --of after=.')
 	$(BIN)/python -m bench.quick $(Q)
 
-package: setup-dev ## wheel, sdist and checksums of the last commit, into dist/
+package: setup-dev ## wheels (pure, and compiled where a compiler is), sdist, checksums of the last commit: dist/
 	@tools/package.sh
 
 audit-edits: setup-dev ## edit every byte of an audit log, one at a time: is each edit found?

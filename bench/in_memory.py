@@ -23,7 +23,7 @@ from typing import Any
 
 import uvloop
 
-from bench import configs, results
+from bench import configs, guarded, results
 from bench.load import PROMPT_BYTES
 from bench.subjects import DOMAIN, Composed, compose
 from bridge_core.http1.client import ClientConnection
@@ -36,12 +36,12 @@ _LAYERS = 5  # named in the table
 _LIMITS = HttpLimits(head_s=3600.0, keep_alive_s=3600.0)
 
 
-def _ask(number: int, stream: bytes = b"false") -> bytes:
-    """A request of which no two are alike, in length and in words: what real traffic is."""
+def _ask(number: int, stream: bytes = b"false", lines: bytes = b"") -> bytes:
+    """A request of which no two are alike, in length and words, as in real traffic; `lines` for its head."""
     prompt = b"%d" % number + b"x" * (PROMPT_BYTES - 200 + number * 7 % 400)
     body = b'{"model":"tiny","prompt":"%b","stream":%b}' % (prompt, stream)
     head = b"POST /api/generate HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
-    return b"%bContent-Length: %d\r\n\r\n%b" % (head, len(body), body)
+    return b"%b%bContent-Length: %d\r\n\r\n%b" % (head, lines, len(body), body)
 
 
 _ANSWER = (
@@ -109,9 +109,10 @@ class _Side:
         for client in self._clients:
             client.connection_made(_Transport(self._take_answer, certificate))  # type: ignore[arg-type]  # enough of one
         for _ in range(CONNECTIONS):
-            upstream = ClientConnection(made.pool)
-            upstream.connection_made(_Transport(partial(self._take_request, upstream)))  # type: ignore[arg-type]  # likewise
-            made.pool.release(upstream)
+            for pool in made.pools:
+                upstream = ClientConnection(pool)
+                upstream.connection_made(_Transport(partial(self._take_request, upstream)))  # type: ignore[arg-type]  # likewise
+                pool.release(upstream)
 
     def open_stream(self, at: int, data: bytes) -> ClientConnection:
         """Has a request of the client `at` answered with a stream; returns where its rest comes from."""
@@ -127,7 +128,8 @@ class _Side:
         self.made.auditing.cancel()
         for client in self._clients:
             self.made.server.remove(client)  # their transports are none that could be closed
-        await self.made.pool.close()
+        for pool in self.made.pools:
+            await pool.close()
         await self.made.server.close()
 
     def _take_answer(self, data: bytes) -> None:
@@ -161,6 +163,8 @@ def in_memory(folder: Path, _seconds: float, versions: list[str], command: str) 
 
 
 LOCAL, HOP, TOKEN = "local hop", "entry and owner together, TLS left out", "a token of a stream, local hop"
+GUARDED = "local hop with an API key, policies, a quota and several engines"
+_KEY_LINE = b"Authorization: Bearer %b\r\n" % guarded.KEY
 
 
 @contextlib.asynccontextmanager
@@ -170,13 +174,16 @@ async def _ways(folder: Path) -> AsyncIterator[dict[str, Callable[[int], None]]]
         peer = f"spiffe://{DOMAIN}/node/entry"  # who calls the owner
         sides = {
             role: _Side(await compose(role, folder, group, limits=_LIMITS), peer if role == "owner" else None)
-            for role in ("agent", "entry", "owner")
+            for role in ("agent", "entry", "owner", "guarded")
         }
         sides["streams"] = _Side(await compose("agent", folder / "streams", group, limits=_LIMITS), None)
         numbers = itertools.count()
 
         def local(at: int) -> None:
             sides["agent"].request(at, _ask(next(numbers)), lambda _: _ANSWER)
+
+        def guarded_hop(at: int) -> None:
+            sides["guarded"].request(at, _ask(next(numbers), lines=_KEY_LINE), lambda _: _ANSWER)
 
         def hop(at: int) -> None:
             behind = sides["owner"]
@@ -190,7 +197,7 @@ async def _ways(folder: Path) -> AsyncIterator[dict[str, Callable[[int], None]]]
                 streams[at] = sides["streams"].open_stream(at, _ask(at, b"true"))
             streams[at].data_received(_chunk(_TOKEN))
 
-        yield {LOCAL: local, HOP: hop, TOKEN: token}
+        yield {LOCAL: local, HOP: hop, GUARDED: guarded_hop, TOKEN: token}
         for upstream in streams.values():
             upstream.data_received(_chunk(_LAST) + b"0\r\n\r\n")
         for side in sides.values():

@@ -8,6 +8,7 @@ plain PORT                   an upstream for where nginx is absent
 narrow PORT UPSTREAM FOLDER  a gateway whose engine has few slots and a short queue
 single PORT UPSTREAM FOLDER  the same with one slot, behind the peer listener
 lone PORT UPSTREAM FOLDER    the same with one slot, on the local listener
+guarded PORT UPSTREAM FOLDER one agent's gateway with all of `bench.guarded`, and three engines at UPSTREAM
 paced PORT EVERY_MS          an upstream that takes EVERY_MS to answer
 tokens PORT COUNT EVERY_MS   an upstream that streams COUNT chunks, one every EVERY_MS
 """
@@ -17,18 +18,21 @@ from __future__ import annotations
 import asyncio
 import gc
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
 
 import uvloop
 
-from bench import configs
+from bench import configs, guarded
 from bridge_agent.audit.made import made_of
+from bridge_agent.authentication.authenticator import Authenticator
 from bridge_agent.engines.view import LocalInstance
 from bridge_agent.gateway.config import GatewayConfig, ListenerKind
 from bridge_agent.gateway.gateway import Gateway
 from bridge_agent.peers.hop import VARYING
 from bridge_agent.peers.upstreams import Upstreams
+from bridge_agent.quotas.meter import Meter
 from bridge_agent.routing.view import MeshView
 from bridge_core import http1
 from bridge_core.sealing import open_sealer
@@ -116,7 +120,7 @@ class Composed(NamedTuple):
     """A gateway's listener, its connections to where its requests go, and its only task."""
 
     server: http1.Server
-    pool: http1.Pool
+    pools: tuple[http1.Pool, ...]
     auditing: asyncio.Task[None]
 
 
@@ -131,19 +135,32 @@ async def compose(
     limits: http1.HttpLimits | None = None,
 ) -> Composed:
     """A gateway in this role; `group` runs its tasks."""
-    node, on_peer = node_of(role), role in ("owner", "single")
+    node, on_peer, is_guarded = node_of(role), role in ("owner", "single"), role == "guarded"
     slots = {"narrow": SLOTS, "single": 1, "lone": 1}.get(role, 4096)
     view = MeshView(node)
     upstreams = Upstreams(view, tls)
     sealer = open_sealer(SealFolder(folder / f"seal-{role}"))
     audit = made_of(folder / f"audit-{role}", f"spiffe://{DOMAIN}/node/{node}", node, view, sealer)
     auditing = group.create_task(audit.run())
-    made = Gateway(GatewayConfig(node=node, host_name="bench"), view, upstreams, group)
+    made = Gateway(
+        GatewayConfig(node=node, host_name="bench"),
+        view,
+        upstreams,
+        group,
+        meter=Meter(node, view) if is_guarded else None,
+        authenticator=Authenticator(view, node, guarded.secrets()) if is_guarded else None,
+    )
     made.on_record(audit.put)
-    view.publish(_snapshot(upstream if role == "entry" else port, slots))
+    view.publish(
+        _snapshot(upstream if role == "entry" else port, slots, guarded.entries() if is_guarded else {})
+    )
     if role != "entry":
+        engines = range(guarded.ENGINES if is_guarded else 1)
         view.publish_local(
-            (LocalInstance("owner/0", "127.0.0.1", upstream, "ready", _MODELS, ("tiny:latest",), slots),)
+            tuple(
+                LocalInstance(f"owner/{at}", "127.0.0.1", upstream, "ready", _MODELS, ("tiny:latest",), slots)
+                for at in engines
+            )
         )
     server = await http1.serve(
         made.peer_app if on_peer else made.http_app(ListenerKind.LOCAL),
@@ -155,10 +172,11 @@ async def compose(
         error_body=made.error_body,
         limits=limits,
     )
-    return Composed(server, upstreams.pool(next(iter(view.index.targets.values()))), auditing)
+    pools = tuple(upstreams.pool(target) for target in view.index.targets.values())
+    return Composed(server, pools, auditing)
 
 
-def _snapshot(peer_port: int, slots: int) -> Snapshot:
+def _snapshot(peer_port: int, slots: int, more: Mapping[str, bytes]) -> Snapshot:
     admission = AdmissionPolicy(queue_per_slot=QUEUE_PER_SLOT)
     entries = {
         "mesh": encode_entry(MeshConfig(trust_domain=DOMAIN, defaults=RoutePolicy(admission=admission))),
@@ -167,6 +185,7 @@ def _snapshot(peer_port: int, slots: int) -> Snapshot:
         "instance/owner/0": encode_entry(
             Instance("owner/0", "owner", models=_MODELS, loaded=("tiny:latest",), slots=slots)
         ),
+        **more,
     }
     return Snapshot(Version(1, 1), entries)
 

@@ -254,7 +254,7 @@ async def _on_a_mesh(
     """Plays the rounds; `after_round` gets how many, and what clients saw so far."""
     chance = random.Random(plan.seed)
     bodies = _bodies(plan)
-    with _mesh(folder / "state", plan.slots) as mesh:
+    with mesh_of(folder / "state", plan.slots) as mesh:
         await _calm(mesh.url(SPARED), bodies)  # loads the model everywhere
         began = time.monotonic()
         expected = await _calm(mesh.url(SPARED), bodies)
@@ -344,7 +344,8 @@ async def _read(url: str, bodies: Bodies, seen: Sequence[Seen], limit_s: float =
 
 
 @contextlib.contextmanager
-def _mesh(state: Path, slots: int) -> Iterator[Mesh]:
+def mesh_of(state: Path, slots: int) -> Iterator[Mesh]:
+    """A mesh of three nodes whose engines have so many slots each."""
     mesh = Mesh(state)
     try:
         mesh.up()

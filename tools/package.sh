@@ -1,21 +1,26 @@
 #!/usr/bin/env bash
-# Builds wheel and sdist into dist/, the same bytes for the same commit, with their checksums and the
-# locked packages that they run with. What is not committed is not in them.
+# Builds wheels and sdist into dist/, with their checksums and the locked packages that they run with, out of
+# the last commit: what is not committed is not in them. One wheel is pure and fits every machine; the other is
+# compiled, where a C compiler and Python's headers are, and fits machines like this one: pip takes it there.
+# The same commit gives the same bytes, of the compiled one by the same compiler. BRIDGE_COMPILE=no: only the
+# pure one; yes: fail rather than leave the compiled one out.
 set -euo pipefail
 cd "$(dirname "$0")/.."
-venv=${VENV:-.venv}
+venv=${VENV:-.venv} compile=${BRIDGE_COMPILE:-auto}
 [ -z "$(git status --porcelain)" ] || { echo "package: commit first: what is built is the last commit" >&2; exit 1; }
 folder=$(mktemp -d); trap 'rm -rf "$folder"' EXIT
 git archive HEAD | tar -x -C "$folder"
-# Pure: what a compiler makes differs from machine to machine.
-BRIDGE_COMPILE=no SOURCE_DATE_EPOCH=$(git log -1 --format=%ct) "$venv/bin/python" - "$folder" "$PWD/dist" <<'PYTHON'
+if [ "$compile" != no ]; then PYTHONPATH=$(tools/compile_tools.sh "$venv/bin/python"); export PYTHONPATH; fi
+SOURCE_DATE_EPOCH=$(git log -1 --format=%ct) "$venv/bin/python" - "$folder" "$PWD/dist" "$compile" <<'PYTHON'
+import os
 import sys
 
 from hatchling.builders.sdist import SdistBuilder
 from hatchling.builders.wheel import WheelBuilder
 
-root, out = sys.argv[1:]
-for builder in (WheelBuilder, SdistBuilder):
+root, out, compile_ = sys.argv[1:]
+for builder, wanted in ((SdistBuilder, "no"), (WheelBuilder, "no"), (WheelBuilder, compile_)):
+    os.environ["BRIDGE_COMPILE"] = wanted
     for path in builder(root).build(directory=out):
         print(path)
 PYTHON

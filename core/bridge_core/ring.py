@@ -16,7 +16,7 @@ import sys
 from array import array
 from bisect import bisect_right
 from collections.abc import Collection, Iterable, Iterator
-from functools import cached_property, lru_cache
+from functools import lru_cache
 from typing import Final
 
 from bridge_core.snapshot import Snapshot
@@ -100,14 +100,20 @@ class Ring:
         parts = [_points_of(name, digests) for name, digests in self._members]
         place = _place if sum(map(len, parts)) <= _FEW else _place_many
         self._hashes, self._owners = place(parts)
+        self._digest = b""  # until it is asked for
 
     def __len__(self) -> int:
         """The number of points."""
         return len(self._hashes)
 
-    @cached_property
+    @property
     def digest(self) -> bytes:
         """SHA-256 over the instances' names and every point with its owner."""
+        if not self._digest:
+            self._digest = self._digested()
+        return self._digest
+
+    def _digested(self) -> bytes:
         digest = hashlib.sha256("\n".join(self.instances).encode())
         digest.update(b"\0" + _little_endian(self._hashes))
         digest.update(_little_endian(self._owners))

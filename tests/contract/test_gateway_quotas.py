@@ -15,7 +15,7 @@ import pytest
 
 from bridge_agent.gateway.config import ResumePolicy
 from bridge_agent.quotas.meter import Meter
-from bridge_agent.quotas.usage_rules import Use
+from bridge_agent.quotas.uses import Use
 from bridge_core.quotas import Quota
 from bridge_core.snapshot import RoutePolicy
 from tests.contract.gateway_bed import Bed, mesh

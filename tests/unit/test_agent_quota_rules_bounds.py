@@ -14,7 +14,8 @@ from bridge_agent.quotas.cell_rules import Cell
 from bridge_agent.quotas.estimate_rules import Outputs, prompt_estimate, stated_limit
 from bridge_agent.quotas.quota_rules import QuotaBook, Refusal, Reservation
 from bridge_agent.quotas.stream_rules import QuotaStream
-from bridge_agent.quotas.usage_rules import UsageBook, Use, UseKey
+from bridge_agent.quotas.usage_rules import UsageBook
+from bridge_agent.quotas.uses import Use, UseKey
 from bridge_core.identity.principal import Principal
 from bridge_core.quotas import Bucket, CellLimit, CellUse, Quota
 

@@ -7,7 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bridge_agent.routing.choose import Load, choose
-from bridge_agent.routing.outlook_rules import Conversations, Outlook, Pace, first_token_s, soonest_first
+from bridge_agent.routing.outlook import Outlook, Pace
+from bridge_agent.routing.outlook_rules import Conversations, first_token_s, soonest_first
 from bridge_agent.routing.view import Index, Target
 from bridge_core.names import canonical
 from bridge_core.snapshot import Instance, MemberModel, MeshConfig, Node, RoutePolicy, Snapshot, Version

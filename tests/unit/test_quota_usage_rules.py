@@ -8,7 +8,8 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
-from bridge_agent.quotas.usage_rules import OTHERS, UsageBook, Use, UseKey
+from bridge_agent.quotas.usage_rules import OTHERS, UsageBook
+from bridge_agent.quotas.uses import Use, UseKey
 from bridge_core.store.api import KeyValue
 from bridge_registry.quotas.usage_rules import UsageDays, UsageKey, UsageRecord, Used
 from bridge_registry.records import encode, pack, unpack

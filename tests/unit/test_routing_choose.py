@@ -14,7 +14,7 @@ from bridge_agent.engines.view import LocalInstance
 from bridge_agent.routing.affinity import affinity_key
 from bridge_agent.routing.choose import MAX_CANDIDATES, Load, choose, named_choice
 from bridge_agent.routing.replay_rules import Past, replay, tally
-from bridge_agent.routing.view import Index, MeshView
+from bridge_agent.routing.view import Index, MeshView, Target
 from bridge_core.names import canonical
 from bridge_core.snapshot import (
     Backend,
@@ -74,6 +74,25 @@ def test_the_order_is_the_rings() -> None:
         key = f"k{number}".encode()
         order = [id_.partition("/")[0] for id_ in mesh.ring.lookup(key)]
         assert names(choose(mesh, X, key, IDLE)) == order[:MAX_CANDIDATES]
+
+
+def test_the_ring_is_followed_no_further_than_there_are_candidates() -> None:
+    """Compiled, a generator expression is a list: of a mesh of a thousand that would be the whole ring."""
+
+    class Counted(dict[str, Target]):
+        asked = 0
+
+        def __getitem__(self, id_: str) -> Target:
+            self.asked += 1
+            return super().__getitem__(id_)
+
+    mesh = index({f"n{number}": {"loaded": ("x:latest",)} for number in range(40)})
+    pool = mesh.pool(X)
+    assert pool is not None
+    counted = Counted(pool.targets)
+    mesh._pools[X] = msgspec.structs.replace(pool, targets=counted)
+    assert len(choose(mesh, X, b"key", IDLE).candidates) == MAX_CANDIDATES
+    assert 0 < counted.asked <= MAX_CANDIDATES
 
 
 @given(st.integers(0, 99), st.sets(st.sampled_from("abcde")))

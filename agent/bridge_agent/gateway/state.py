@@ -25,7 +25,8 @@ from bridge_agent.quotas.meter import Meter
 from bridge_agent.routing.choose import Decision, Load
 from bridge_agent.routing.health_rules import HealthBook, retry_allowed
 from bridge_agent.routing.load_rules import LoadBook
-from bridge_agent.routing.outlook_rules import Conversations, Outlook
+from bridge_agent.routing.outlook import Outlook
+from bridge_agent.routing.outlook_rules import Conversations
 from bridge_agent.routing.strategies import Turns
 from bridge_agent.routing.unheard import Unheard
 from bridge_agent.routing.view import Index, MeshView, Target

@@ -15,6 +15,8 @@ from typing import Final
 
 import msgspec
 
+from bridge_agent.quotas.decoded import Inner, decode_answer
+
 WHOLE_MOST: Final = 16 << 20
 _MOST: Final = 1 << 40  # tokens that any answer can have
 _USAGE: Final = b'"usage"'
@@ -34,46 +36,6 @@ class Tokens(msgspec.Struct, frozen=True, gc=False):
     prompt: int | None
     output: int
     estimated: bool = False
-
-
-class _Usage(msgspec.Struct, gc=False):
-    prompt_tokens: int | None = None
-    completion_tokens: int | None = None
-    input_tokens: int | None = None
-    output_tokens: int | None = None
-    cache_read_input_tokens: int | None = None
-    cache_creation_input_tokens: int | None = None
-
-    @property
-    def prompt(self) -> int | None:
-        if self.prompt_tokens is not None:
-            return self.prompt_tokens
-        if self.input_tokens is None:
-            return None
-        return (
-            self.input_tokens + (self.cache_read_input_tokens or 0) + (self.cache_creation_input_tokens or 0)
-        )
-
-    @property
-    def output(self) -> int | None:
-        return self.completion_tokens if self.completion_tokens is not None else self.output_tokens
-
-
-class _Inner(msgspec.Struct):
-    usage: _Usage | None = None
-
-
-class _Answer(msgspec.Struct):
-    """A whole answer, or a record of a stream."""
-
-    prompt_eval_count: int | None = None
-    eval_count: int | None = None
-    usage: _Usage | None = None
-    message: _Inner | None = None  # Anthropic's message_start
-    response: _Inner | str | None = None  # OpenAI's response.completed; Ollama's text
-
-
-_answer: Final = msgspec.json.Decoder(_Answer)
 
 
 class AnswerTokens:
@@ -136,12 +98,12 @@ def _said(records: list[bytes]) -> Tokens | None:
         if not text.lstrip().startswith(b"{"):
             continue
         try:
-            said = _answer.decode(text)
+            said = decode_answer(text)
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
             continue
         usage = said.usage
         for inner in (said.message, said.response):
-            if usage is None and isinstance(inner, _Inner):
+            if usage is None and isinstance(inner, Inner):
                 usage = inner.usage
         if usage is not None:
             prompt = _later(usage.prompt, prompt)

@@ -15,6 +15,8 @@ from typing import Final
 
 import msgspec
 
+from bridge_agent.quotas.decoded import decode_number, decode_options
+
 DEFAULT_OUTPUT: Final = 512
 LONGEST_PROMPT: Final = 131_072
 LONGEST_OUTPUT: Final = 131_072
@@ -23,14 +25,6 @@ _REMEMBERED: Final = 40  # answers of a client
 _MOST_CLIENTS: Final = 4096
 _LIMITS: Final = ("max_tokens", "max_completion_tokens", "max_output_tokens")
 
-_number: Final = msgspec.json.Decoder(int | None)
-
-
-class _Options(msgspec.Struct):
-    num_predict: int | None = None
-
-
-_options: Final = msgspec.json.Decoder(_Options | None)
 _UNREADABLE: Final = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
 
 
@@ -54,7 +48,7 @@ def stated_limit(fields: Mapping[str, msgspec.Raw], *, native: bool) -> int | No
 
 def _in_options(raw: msgspec.Raw | None) -> int | None:
     try:
-        read = None if raw is None else _options.decode(raw)
+        read = None if raw is None else decode_options(raw)
     except _UNREADABLE:
         return None  # the engine refuses it
     limit = None if read is None else read.num_predict
@@ -63,7 +57,7 @@ def _in_options(raw: msgspec.Raw | None) -> int | None:
 
 def _positive(raw: msgspec.Raw | None) -> int | None:
     try:
-        limit = None if raw is None else _number.decode(raw)
+        limit = None if raw is None else decode_number(raw)
     except _UNREADABLE:
         return None
     return None if limit is None or limit <= 0 else limit

@@ -13,7 +13,8 @@ from collections.abc import Mapping, Sequence
 import msgspec
 
 from bridge_agent.quotas.quota_rules import QuotaBook
-from bridge_agent.quotas.usage_rules import UsageBook, Use, UseKey
+from bridge_agent.quotas.usage_rules import UsageBook
+from bridge_agent.quotas.uses import Use, UseKey
 from bridge_core.quotas import Bucket, CellLimit, CellUse
 
 

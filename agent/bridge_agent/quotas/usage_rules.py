@@ -9,37 +9,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Final
 
-import msgspec
+from bridge_agent.quotas.uses import Use, UseKey
 
 MAX_USES: Final = 4096  # kept at a time; what comes beyond is counted as everybody else's
 OTHERS: Final = "(others)"
 _DAY_MS: Final = 86_400_000
 _KEPT_DAYS: Final = 2  # a registry that was away so long misses what came before
-
-
-class UseKey(msgspec.Struct, frozen=True):
-    """Whose use of what, and when.
-
-    Attributes:
-        principal: Their text.
-        groups: Theirs at the time.
-        model: In canonical form, as it was asked for: a model or a route.
-        day: Days since 1970.
-    """
-
-    principal: str
-    groups: tuple[str, ...]
-    model: str
-    day: int
-
-
-class Use(msgspec.Struct, frozen=True):
-    """How much."""
-
-    requests: int = 0
-    refused: int = 0
-    prompt_tokens: int = 0
-    output_tokens: int = 0
 
 
 class UsageBook:

@@ -16,6 +16,7 @@ from typing import Any, Final
 
 import msgspec
 
+from bridge_agent.routing.affinity_turn import decode_turn
 from bridge_core.traffic import Affinity
 
 _PREFIX: Final = 512  # bytes of a bare prompt that count as its beginning
@@ -24,14 +25,6 @@ BEGINNING: Final = 64 * _PREFIX
 _TURNS: Final = msgspec.json.Decoder(list[msgspec.Raw])
 _ANY: Final = msgspec.json.Decoder(Any)
 _SYSTEM: Final = frozenset({"system", "developer"})
-
-
-class _Turn(msgspec.Struct):
-    role: str = ""
-    content: Any = None
-
-
-_TURN: Final = msgspec.json.Decoder(_Turn)
 
 
 def affinity_key(
@@ -99,7 +92,7 @@ def _first_turns(raw: bytes) -> list[bytes]:
     parts: list[bytes] = []
     for turn in turns:
         try:
-            read = _TURN.decode(turn)
+            read = decode_turn(turn)
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
             return [*parts, bytes(turn)[:_PREFIX]]  # not a message: an embedding's input, say
         if read.role == "user":

@@ -30,7 +30,8 @@ from typing import Final
 import msgspec
 
 from bridge_agent.routing import strategies
-from bridge_agent.routing.outlook_rules import Outlook, soonest_first
+from bridge_agent.routing.outlook import Outlook
+from bridge_agent.routing.outlook_rules import soonest_first
 from bridge_agent.routing.strategies import MAX_CANDIDATES, Turns, ramp
 from bridge_agent.routing.view import Index, ModelPool, Skipped, Target
 from bridge_core.names import canonical_or_same
@@ -242,7 +243,7 @@ def _among(
     on_ring = cold or policy.strategy == "ring_hash"
     reserve = pool.reserve  # (rule 5), not on the ring
     at = name.encode() if cold else key
-    targets = (pool.targets[id_] for id_ in pool.ring.lookup(at)) if on_ring else pool.targets.values()
+    targets = _clockwise(pool, at) if on_ring else pool.targets.values()
     candidates: Iterable[Target] = _fit(targets, skipped, only_local)
     if reserve:
         light = (target for target in pool.targets.values() if target.id in reserve)
@@ -271,6 +272,12 @@ def _among(
     return Decision(
         name, order, True, "", None, tuple(skipped), policy.strategy, panic, policy, "", key, work
     )
+
+
+def _clockwise(pool: ModelPool, key: bytes) -> Iterator[Target]:
+    """The ring's order, followed as far as it is looked at; compiled, a generator expression is a whole list."""
+    for id_ in pool.ring.lookup(key):
+        yield pool.targets[id_]
 
 
 def _loading(name: str, candidates: list[Target], load: Load) -> set[str]:

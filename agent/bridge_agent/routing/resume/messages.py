@@ -2,28 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any, Final
+from typing import Any
 
-import msgspec
-
-from bridge_agent.routing.resume.tracker import Continued, EventTracker, decoder, mark
+from bridge_agent.routing.resume.decoded import MessageEvent, decode_message_event
+from bridge_agent.routing.resume.tracker import Continued, EventTracker, mark
 from bridge_core.dialects.anthropic_wire import stop_reason
 from bridge_core.dialects.wire import encode, event, usage
-
-
-class _Part(msgspec.Struct):
-    type: str = ""
-    text: str | None = None
-
-
-class _Event(msgspec.Struct):
-    type: str = ""
-    index: int = 0
-    delta: _Part | None = None
-    content_block: _Part | None = None
-
-
-_event: Final = decoder(_Event)
 
 
 class MessageTracker(EventTracker):
@@ -38,7 +22,7 @@ class MessageTracker(EventTracker):
         self._reasoned = False
 
     def _event(self, data: bytes) -> None:
-        read: _Event = _event(data)
+        read: MessageEvent = decode_message_event(data)
         if read.type == "content_block_delta":
             if read.delta is not None and read.delta.text:
                 self._add(read.delta.text)

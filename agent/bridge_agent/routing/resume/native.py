@@ -4,30 +4,11 @@ from __future__ import annotations
 
 from typing import Any, Final
 
-import msgspec
-
-from bridge_agent.routing.resume.tracker import Continued, Tracker, decoder, mark
+from bridge_agent.routing.resume.decoded import Record, decode_record, decode_records
+from bridge_agent.routing.resume.tracker import Continued, Tracker, mark
 from bridge_core.dialects.wire import encode
 
 _NEVER_PASSED: Final = ("model", "created_at", "response", "thinking", "done", "context")
-
-
-class _Message(msgspec.Struct):
-    content: str | None = None
-    thinking: str | None = None
-    tool_calls: list[msgspec.Raw] | None = None
-
-
-class _Record(msgspec.Struct):
-    model: str = ""
-    response: str | None = None
-    thinking: str | None = None
-    tool_calls: list[msgspec.Raw] | None = None
-    message: _Message | None = None
-
-
-_record: Final = decoder(_Record)
-_records: Final = msgspec.json.Decoder(_Record).decode_lines
 
 
 class NativeTracker(Tracker):
@@ -50,7 +31,7 @@ class NativeTracker(Tracker):
         return b""
 
     def _line(self, line: bytes) -> None:
-        record: _Record = _record(line)
+        record: Record = decode_record(line)
         said = record.message or record
         text = record.message.content if record.message is not None else record.response
         if text:
@@ -64,7 +45,7 @@ class NativeTracker(Tracker):
 
     def _batch(self, whole: bytes) -> bool:
         texts = []
-        for record in _records(whole):
+        for record in decode_records(whole):
             said = record.message or record
             text = record.response if record.message is None else record.message.content
             if not text or said.thinking or said.tool_calls:

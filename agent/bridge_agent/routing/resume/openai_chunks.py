@@ -6,29 +6,11 @@ from typing import Any, Final
 
 import msgspec
 
-from bridge_agent.routing.resume.tracker import Continued, EventTracker, decoder, mark
+from bridge_agent.routing.resume.decoded import Chunk, decode_chunk, decode_chunks
+from bridge_agent.routing.resume.tracker import Continued, EventTracker, mark
 from bridge_core.dialects.openai_chat import usage_of
 from bridge_core.dialects.wire import data_line
 
-
-class _Delta(msgspec.Struct):
-    content: str | None = None
-    reasoning: str | None = None
-    tool_calls: list[msgspec.Raw] | None = None
-
-
-class _Choice(msgspec.Struct):
-    delta: _Delta | None = None
-    text: str | None = None
-    finish_reason: str | None = None
-
-
-class _Chunk(msgspec.Struct):
-    choices: list[_Choice] = []
-
-
-_chunk: Final = decoder(_Chunk)
-_chunks: Final = decoder(list[_Chunk])
 _EMPTY: Final = {"prompt_tokens": 0, "completion_tokens": 0, "total_tokens": 0}
 
 
@@ -58,7 +40,7 @@ class ChunkTracker(EventTracker):
             return
         if not self.begun:
             self.begun, self._first = True, data
-        chunk: _Chunk = _chunk(data)
+        chunk: Chunk = decode_chunk(data)
         self._used = self._used or (self.finished and not chunk.choices)
         for choice in chunk.choices:
             delta = choice.delta
@@ -76,7 +58,7 @@ class ChunkTracker(EventTracker):
             return False
         texts = []
         try:
-            chunks: list[_Chunk] = _chunks(b"[" + data[6:].replace(b"\n\ndata: ", b",") + b"]")
+            chunks: list[Chunk] = decode_chunks(b"[" + data[6:].replace(b"\n\ndata: ", b",") + b"]")
         except msgspec.DecodeError:
             return False  # a comment, or other line ends
         for chunk in chunks:

@@ -4,34 +4,17 @@ from __future__ import annotations
 
 from typing import Any, Final
 
-import msgspec
-
-from bridge_agent.routing.resume.tracker import Continued, EventTracker, decoder, mark
+from bridge_agent.routing.resume.decoded import (
+    Created,
+    Item,
+    ResponseEvent,
+    decode_created,
+    decode_item,
+    decode_response_event,
+)
+from bridge_agent.routing.resume.tracker import Continued, EventTracker, mark
 from bridge_core.dialects.response_object import part
 from bridge_core.dialects.wire import encode_sorted, event, usage
-
-
-class _Event(msgspec.Struct):
-    type: str = ""
-    sequence_number: int = -1
-    delta: str | None = None
-    item_id: str = ""
-    output_index: int = 0
-    item: msgspec.Raw = msgspec.Raw()
-
-
-class _Item(msgspec.Struct):
-    id: str = ""
-    type: str = ""
-
-
-class _Created(msgspec.Struct):
-    response: dict[str, Any]
-
-
-_event: Final = decoder(_Event)
-_item: Final = decoder(_Item)
-_created: Final = decoder(_Created)
 
 # How far the item of output is, by the last event of it.
 _STAGES: Final = {
@@ -58,7 +41,7 @@ class ResponseTracker(EventTracker):
         self._output = 0
 
     def _event(self, data: bytes) -> None:
-        read: _Event = _event(data)
+        read: ResponseEvent = decode_response_event(data)
         self._sequence = max(self._sequence, read.sequence_number)
         kind = read.type
         if kind == "response.output_text.delta":
@@ -70,7 +53,7 @@ class ResponseTracker(EventTracker):
             self._stage = _STAGES[kind]
             self._output = read.output_index
             if read.item:
-                item: _Item = _item(read.item)
+                item: Item = decode_item(read.item)
                 self._id = item.id
                 self.thinking = self.thinking or item.type == "reasoning"
                 self.tools = self.tools or item.type == "function_call"
@@ -112,7 +95,7 @@ class ResponseTracker(EventTracker):
         return out
 
     def _object(self) -> dict[str, Any]:
-        created: _Created = _created(self._first)
+        created: Created = decode_created(self._first)
         return created.response
 
     def _response(self, item: dict[str, Any], native: Continued) -> dict[str, Any]:

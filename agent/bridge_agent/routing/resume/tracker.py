@@ -11,7 +11,6 @@ Rules:
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
 from typing import Any, Final
 
 import msgspec
@@ -174,11 +173,6 @@ class EventTracker(Tracker):
 
     @abstractmethod
     def _event(self, data: bytes) -> None: ...
-
-
-def decoder(kind: type[Any]) -> Callable[[bytes], Any]:
-    """A function that reads JSON into `kind`, ignoring what it does not name."""
-    return msgspec.json.Decoder(kind).decode
 
 
 def mark(resumed: int) -> dict[str, Any]:
