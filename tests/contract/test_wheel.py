@@ -56,6 +56,18 @@ def test_what_is_to_be_compiled_is_there() -> None:
     assert "bridge_core.http1.errors" not in modules  # named under `interpreted`
 
 
+def pins(name: str) -> dict[str, str]:
+    lines = (ROOT / "requirements" / name).read_text().splitlines()
+    found = [line.split(" ")[0].partition("==") for line in lines if line[:1].isalpha()]
+    return {package: version for package, _, version in found}
+
+
+def test_what_compiles_a_package_is_what_the_tests_run_with() -> None:
+    compiling, tested = pins("compile.txt"), pins("dev.txt")
+    assert {"mypy", "setuptools", "hatchling"} <= compiling.keys()
+    assert compiling.items() <= tested.items()
+
+
 def test_an_image_is_built_from_all_that_the_build_reads() -> None:
     """The back end needs each of these files, or folders, before anything else happens."""
     build = tomllib.loads((ROOT / "pyproject.toml").read_text())

@@ -275,7 +275,7 @@ def _among(
 
 
 def _clockwise(pool: ModelPool, key: bytes) -> Iterator[Target]:
-    """The ring's order, followed as far as it is looked at; compiled, a generator expression is a whole list."""
+    """The ring's order, as far as it is looked at; compiled, a generator expression is a whole list."""
     for id_ in pool.ring.lookup(key):
         yield pool.targets[id_]
 
