@@ -109,7 +109,7 @@ class Authenticator:
             Refused: nobody who may call.
         """
         known: _Verdict | None = request.memo.get(Authenticator)
-        if self._view.current is not self._snapshot or self._secrets.pepper is not self._pepper:
+        if self._view.index.snapshot is not self._snapshot or self._secrets.pepper is not self._pepper:
             self._begin()
         if (
             known is not None

@@ -78,6 +78,7 @@ class _Asked(NamedTuple):
     `route` is None where the path has to be looked at more closely.
     """
 
+    named: bool  # it brings an id of its own
     cors: tuple[Pair, ...]
     seconds: float | None  # that it may take
     priority: Priority
@@ -331,19 +332,18 @@ class Gateway:
             exchange.respond(403)
             turned_away(self._state, request, ListenerKind.LOCAL, 403, "host")
             return
-        self._admit(exchange, ListenerKind.LOCAL)
+        self._admit(exchange, request, ListenerKind.LOCAL)
 
     def _host_passes(self, host: bytes) -> bool:
         config = self._state.config
         return host_allowed(host.decode("latin-1"), config.host_name, config.host_names)
 
     def _on_tls(self, exchange: Exchange) -> None:
-        self._admit(exchange, ListenerKind.TLS)
+        self._admit(exchange, exchange.request, ListenerKind.TLS)
 
-    def _admit(self, exchange: Exchange, listener: ListenerKind) -> None:
-        request = exchange.request
+    def _admit(self, exchange: Exchange, request: Request, listener: ListenerKind) -> None:
         if request.method == "OPTIONS":  # a preflight shows no credentials, and learns nothing
-            self._dispatch(exchange, STRANGERS[listener])
+            self._dispatch(exchange, request, STRANGERS[listener])
             return
         try:
             caller = self._authenticator.caller(request, listener)
@@ -352,7 +352,7 @@ class Gateway:
             return
         if request.identity is None and caller.who.kind != "local":
             exchange.proven(caller.who.text)
-        self._dispatch(exchange, caller)
+        self._dispatch(exchange, request, caller)
 
     def _refuse(self, exchange: Exchange, listener: ListenerKind, refused: Refused) -> None:
         exchange.request.keep_alive = False  # a stranger holds nothing for longer than it takes to say no
@@ -374,8 +374,8 @@ class Gateway:
 
     # -- one request
 
-    def _dispatch(self, exchange: Exchange, caller: Caller) -> None:
-        state, request = self._state, exchange.request
+    def _dispatch(self, exchange: Exchange, request: Request, caller: Caller) -> None:
+        state = self._state
         if state.unrecorded:
             respond_error(state, exchange, 503, state.unrecorded, state.request_id(None), retry_after=1)
             return
@@ -386,7 +386,7 @@ class Gateway:
                 return
             request.memo[_Asked] = asked
         began = state.now()
-        request_id = state.request_id(request.headers.get(REQUEST_ID))
+        request_id = state.request_id(request.headers.get(REQUEST_ID) if asked.named else None)
         deadline = None if asked.seconds is None else began + asked.seconds
         arrival = Arrival(
             exchange,
@@ -433,7 +433,7 @@ class Gateway:
             respond_error(state, exchange, 400, wrong, state.request_id(headers.get(REQUEST_ID)), extra=cors)
             return None
         answer, route = self._direct.get((request.method, request.path), (self._answers[Kind.INFER], None))
-        return _Asked(cors, seconds, priority, answer, route)
+        return _Asked(REQUEST_ID in headers, cors, seconds, priority, answer, route)
 
     def _answer(self, arrival: Arrival) -> None:
         request = arrival.exchange.request
