@@ -208,9 +208,7 @@ class ClientConnection(asyncio.Protocol):
     def start(self, exchange: ClientExchange) -> None:
         """Sends a request; the connection must be usable and idle."""
         self._exchange = exchange
-        self._head = None
-        self._complete = self._seen = False
-        self._head_size = 0
+        self._seen = False
         self.requests += 1
         exchange.connection = self
         data = exchange.data
@@ -276,6 +274,7 @@ class ClientConnection(asyncio.Protocol):
         alone = not self._seen
         if alone:
             self._seen = True
+            self._head_size = 0
             exchange.data = b""  # it will not be sent again: a long stream need not hold the prompt
         fault = self._feed(data)
         if self._in_head and not fault:

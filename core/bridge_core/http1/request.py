@@ -56,6 +56,7 @@ class Request:
         target: bytes,
         headers: Headers,
         memo: dict[Any, Any] | None = None,
+        *,
         body: bytes = b"",
         like: Request | None = None,
     ) -> None:
@@ -112,7 +113,7 @@ class Request:
         """A request whose head repeats this one's, on the same connection."""
         if self._path is None:
             self._split()
-        return Request(self.method, self.target, headers, None, body, self)
+        return Request(self.method, self.target, headers, body=body, like=self)
 
     def _split(self) -> None:
         path, _, query = self.target.partition(b"?")
