@@ -6,6 +6,7 @@ from bisect import bisect_left
 from collections import Counter
 from collections.abc import Container, Sequence
 from functools import partial
+from operator import attrgetter
 from typing import Final
 
 from bridge_agent.gateway.config import RequestRecord
@@ -33,6 +34,10 @@ SECONDS: Final[tuple[float, ...]] = (
     300,
 )
 OVERHEAD_S: Final[tuple[float, ...]] = (0.00005, 0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.05)
+
+# `_value_` is what `value` gives, without the descriptor's Python call.
+_REQUEST: Final = attrgetter("path", "status", "caller.listener._value_")
+_OUTCOME: Final = attrgetter("outcome._value_")
 
 
 class Histogram:
@@ -78,15 +83,15 @@ class EndedRequests:
 
     def take(self, records: Sequence[RequestRecord]) -> None:
         """These are over."""
-        # `_value_` is what `value` gives, without the descriptor's Python call.
-        self.requests.update([(one.path, one.status, one.caller.listener._value_) for one in records])
-        self.outcomes.update([one.outcome._value_ for one in records])
+        self.requests.update(map(_REQUEST, records))
+        self.outcomes.update(map(_OUTCOME, records))
         self.duration.observe([one.ended - one.began for one in records])
         answered = [one for one in records if one.head]
         self.first_byte.observe([one.head - one.began for one in answered])
         self.overhead.observe([one.sent - one.began - one.waited for one in answered])
-        self.wait.observe([one.waited - one.loading for one in records if one.waited > one.loading])
-        self.load_wait.observe([one.loading for one in records if one.loading])
+        waited = [one for one in records if one.waited]
+        self.wait.observe([one.waited - one.loading for one in waited if one.waited > one.loading])
+        self.load_wait.observe([one.loading for one in waited if one.loading])
         for shadowed in [one.shadowed for one in records if one.shadowed]:
             self.shadowed.update(shadowed)
 

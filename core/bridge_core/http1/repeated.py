@@ -54,9 +54,8 @@ class RepeatedHead:
         """Fields and body, when `data` is one whole message with such a head; else None."""
         if len(data) == self._whole and data.startswith(self._head):
             return self._headers, data[self._start :]
-        if self._others is None:
-            return None
-        found = self._others.match(data)
+        others = self._others
+        found = None if others is None else others.match(data)
         if found is None:
             return None
         values, start = found.groups(), found.end()
