@@ -62,6 +62,8 @@ install_compiled() {
 install_sources() {
   rm -f "$compiled"
   "${pip[@]}" --quiet install --no-deps --no-build-isolation --editable .
+  # pip translates what it installs, but not what is used where it lies; who runs it later may not write here.
+  "$venv/bin/python" -m compileall -q agent cli core engine protos registry
 }
 # What is asked for, or was before; called last.
 settle_form() {
