@@ -26,6 +26,7 @@ import uvloop
 from bench import configs, guarded, results
 from bench.load import PROMPT_BYTES
 from bench.subjects import DOMAIN, Composed, compose
+from bridge_agent.routing.resume.tracker import BATCH
 from bridge_core.http1.client import ClientConnection
 from bridge_core.http1.connection import ServerConnection
 from bridge_core.http1.limits import HttpLimits
@@ -57,6 +58,10 @@ _STREAM = (
 )
 _TOKEN = b'{"model":"tiny","created_at":"2026-11-23T00:00:00Z","response":" token","done":false}\n'
 _LAST = b'{"model":"tiny","created_at":"2026-11-23T00:00:00Z","response":"","done":true}\n'
+
+
+# So many tokens that each stream's tracker has read what it keeps once.
+_TRACED_TOKENS = (BATCH // len(_TOKEN) + 1) * CONNECTIONS
 
 
 def _chunk(data: bytes) -> bytes:
@@ -210,7 +215,7 @@ async def instructions(folder: Path) -> dict[str, float]:
     async with _ways(folder) as ways:
         for name, one in ways.items():
             _run(one, 4 * CONNECTIONS)
-            found[name] = _instructions(one).total()
+            found[name] = _instructions(one, _TRACED_TOKENS if name == TOKEN else TRACED).total()
     return found
 
 
@@ -226,7 +231,7 @@ async def _measure(folder: Path) -> list[tuple[str, str, str, str]]:
                 times.append(_run(one, EACH))
                 await asyncio.sleep(0.01)  # the audit's turn
             best, median = min(times) * 1e6, statistics.median(times) * 1e6
-            counted = _instructions(one)
+            counted = _instructions(one, _TRACED_TOKENS if name == TOKEN else TRACED)
             layers = ", ".join(f"{layer} {count:,.0f}" for layer, count in counted.most_common(_LAYERS))
             rows.append((name, f"{best:.1f} / {median:.1f}", f"{counted.total():,.0f}", layers))
     return rows
@@ -239,8 +244,8 @@ def _run(one: Callable[[int], None], times: int) -> float:
     return (time.perf_counter() - began) / times
 
 
-def _instructions(one: Callable[[int], None]) -> Counter[str]:
-    """How many each takes, by the package that they are of; library code in Python included."""
+def _instructions(one: Callable[[int], None], times: int) -> Counter[str]:
+    """How many each of so many takes, by the package that they are of; library code in Python included."""
     found: Counter[str] = Counter()
 
     def trace(frame: FrameType, event: str, _: Any) -> Any:
@@ -251,8 +256,8 @@ def _instructions(one: Callable[[int], None]) -> Counter[str]:
 
     sys.settrace(trace)
     try:
-        _run(one, TRACED)
+        _run(one, times)
     finally:
         sys.settrace(None)
     del found["bench"]  # the clients and the upstream
-    return Counter({layer: count / TRACED for layer, count in found.items()})  # type: ignore[misc]  # of floats
+    return Counter({layer: count / times for layer, count in found.items()})  # type: ignore[misc]  # of floats
