@@ -19,7 +19,7 @@ from hatchling.builders.sdist import SdistBuilder
 from hatchling.builders.wheel import WheelBuilder
 
 root, out, compile_ = sys.argv[1:]
-for builder, wanted in ((SdistBuilder, "no"), (WheelBuilder, "no"), (WheelBuilder, compile_)):
+for builder, wanted in dict.fromkeys([(SdistBuilder, "no"), (WheelBuilder, "no"), (WheelBuilder, compile_)]):
     os.environ["BRIDGE_COMPILE"] = wanted
     for path in builder(root).build(directory=out):
         print(path)

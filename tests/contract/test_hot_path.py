@@ -10,11 +10,11 @@ import pytest
 from bench.in_memory import GUARDED, HOP, LOCAL, TOKEN, instructions
 from bridge_core.form import form
 
-# What was counted on CPython 3.11 when this was written is 2,692, 5,921, 6,345 and 377; a tenth is left to grow.
+# Counted on CPython 3.11 when this was written: 2,692, 5,921, 6,345 and 377; a tenth is left to grow.
 # Who needs more looks first at what a request does twice: `python -m bench in-memory` prints all.
 PURE = {LOCAL: 2_960, HOP: 6_510, GUARDED: 6_980, TOKEN: 415}
-# Of @@: more are a module of the hot path that is compiled no longer.
-COMPILED = {LOCAL: 150, HOP: 300, GUARDED: 400, TOKEN: 60}
+# Of 8, 25, 44 and 0: more are a module of the hot path that is compiled no longer.
+COMPILED = {LOCAL: 40, HOP: 80, GUARDED: 120, TOKEN: 20}
 
 
 @pytest.mark.skipif(sys.version_info[:2] != (3, 11), reason="other versions have other instructions")

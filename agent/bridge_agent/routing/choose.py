@@ -24,15 +24,16 @@ Rules:
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Final
 
 import msgspec
 
 from bridge_agent.routing import strategies
+from bridge_agent.routing.moment import Load, Skips
 from bridge_agent.routing.outlook import Outlook
 from bridge_agent.routing.outlook_rules import soonest_first
-from bridge_agent.routing.strategies import MAX_CANDIDATES, Turns, ramp
+from bridge_agent.routing.strategies import MAX_CANDIDATES, ramp
 from bridge_agent.routing.view import Index, ModelPool, Skipped, Target
 from bridge_core.names import canonical_or_same
 from bridge_core.snapshot import Backend, Route, RoutePolicy
@@ -54,9 +55,6 @@ _MAX_FALLBACKS: Final = 4
 # Strategies that send a model's requests where it is in memory; the others spread them on purpose.
 _ONE_LOAD: Final = frozenset({"ring_hash", "residency"})
 _PLAIN: Final = RoutePolicy()
-
-# How long a subject is still skipped, in seconds; 0: it is not.
-Skips = Callable[[str], float]
 
 
 class Decision(msgspec.Struct, frozen=True):
@@ -91,31 +89,6 @@ class Decision(msgspec.Struct, frozen=True):
     key: bytes = b""
     work: tuple[int, ...] = ()
     spare: Decision | None = None
-
-
-class Load(msgspec.Struct, frozen=True):
-    """What a choice knows of the moment.
-
-    Attributes:
-        work: Requests at each instance, as far as this agent knows; idle ones may be missing.
-        ejected: How much longer an instance or node is passed over for what it did to requests.
-        down: How much longer it is taken for dead.
-        ages: Seconds since an instance came (back), of those that came lately: they start slowly.
-        turns: Where the round robins stand; a choice moves them on.
-        draw: Any number, another for each request.
-        outlook: What is known of the request itself and of the ways; None: nothing that would matter.
-        cold: Where a model's requests were sent of late for it to be loaded, empty for nowhere; None: loads
-            are nobody's, and each request goes as if its model were in memory.
-    """
-
-    work: Mapping[str, int]
-    ejected: Skips | None = None
-    down: Skips | None = None
-    ages: Mapping[str, float] = {}
-    turns: Turns = msgspec.field(default_factory=Turns)
-    draw: int = 0
-    outlook: Outlook | None = None
-    cold: Callable[[str], str] | None = None
 
 
 def only_choice(index: Index, name: str) -> Decision | None:
