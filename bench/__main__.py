@@ -26,6 +26,7 @@ from bench import (
     walls,
 )
 from bench.processes import can_load, envoy, missing, version, work_folder
+from bench.scaling import growth as scaling_growth
 from bench.scaling import rows as scaling_rows
 from bench.scaling import streams as scaling_streams
 from bridge_core.form import form
@@ -52,6 +53,7 @@ ROWS = {
     "survive-text": survive.texts,
     "survive-bare": survive.bare,
     "scaling": scaling_rows.scaling,
+    "scaling-growth": scaling_growth.growth,
     "scaling-streams": scaling_streams.streams,
     "detection-simulated": detection_simulated.detection,
 }
@@ -66,6 +68,7 @@ WITHOUT_LOAD = {
     "audit-edits",
     "loads",
     "models",
+    "scaling-growth",
     "scaling-streams",
     "detection-simulated",
 }
