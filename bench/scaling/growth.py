@@ -59,10 +59,10 @@ def growth(_folder: Path, _seconds: float, versions: Sequence[str], command: str
         "of one instance's, for each",
     ]
     text = (
-        f"Virtual instances of {_SLOTS} slots, an hour, requests of the Azure 2023 conversation trace's sizes: "
-        "each client sends the next one when it has its answer. The product's routing and admission with their "
-        "defaults. What is lost are slots that are free while a request waits elsewhere for the instance that has "
-        "its conversation cached.\n\n"
+        f"Virtual instances of {_SLOTS} slots, an hour, requests of the sizes of the Azure 2023 conversation "
+        "trace: each client sends the next one when it has its answer. The product's routing and admission "
+        "with their defaults. What is lost are slots that are free while a request waits elsewhere for the "
+        "instance that has its conversation cached.\n\n"
     )
     record("scaling-growth", "One to sixteen instances", command, versions, text + table(head, rows))
 

@@ -2,8 +2,8 @@
 
 Real: `routing.choose` over a snapshot with holders, with what agents remember of conversations, `SlotQueue`
 with its bound, the autoscaler. Simulated: the clock, how long a prompt and an answer hold a slot, how long an
-instance takes to be ready. A cached prompt draws a conversation to where it was answered, as it does at an agent,
-but no prompt is computed the faster for it: two of the three traces do not say what prompts share.
+instance takes to be ready. A cached prompt draws a conversation to where it was answered, as it does at an
+agent, but no prompt is computed the faster for it: two of the three traces do not say what prompts share.
 """
 
 from __future__ import annotations

@@ -21,6 +21,7 @@ from bridge_core.key_files import check_key_files
 from bridge_core.sealing.key_source import key_source
 from bridge_registry import backup_commands, seal_commands, service_commands
 from bridge_registry.enrolment.pki_files import Pki
+from bridge_registry.external_metrics import commands as external_metrics_commands
 from bridge_registry.options import GUARD_PORT, RegistryOptions
 from bridge_registry.systemd import STATE
 
@@ -288,6 +289,9 @@ def _log_to_stderr() -> None:
         logger_factory=structlog.PrintLoggerFactory(sys.stderr),
         cache_logger_on_first_use=True,
     )
+
+
+external_metrics_commands.register(app, _log_to_stderr)
 
 
 def run() -> None:

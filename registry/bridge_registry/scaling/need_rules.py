@@ -5,11 +5,11 @@ Rules:
    measurement counts as it is.
 2. The fleet is sized by `usual`, so that minutes that happen to be busy do not move it: to the number that
    comes nearest to the target. A number is left upwards when half an instance more is needed, and downwards
-   only when one and a tenth less is, or the slots would be filled further from the target than `BAND`.
+   only when a whole one less is, or the slots would be filled further from the target than `BAND`.
 3. What rules 2, 4 and 5 do is lopsided, and an eighth of a fleet of eight is coarse. So what is aimed at is
-   `trim` away from the target: the integral over an hour of how far off the use of slots was, but no more than
-   `BAND`. Under a load that moves, the mean of some hours is the target; one that stays comes to rest. Where
-   min, max or the floor hold the fleet, nothing is summed up, and the trim fades.
+   `trim` away from the target: the integral over an hour of how far off the use of slots was, but no more
+   than `BAND`. Under a load that moves, the mean of some hours is the target; one that stays comes to rest.
+   Where min, max or the floor hold the fleet, nothing is summed up, and the trim fades.
 4. Where `need` fills the slots further than halfway from the target to full, as many are asked for at
    once as bring it back there. The load grows faster than `usual` can tell.
 5. A queue longer than its goal, on a mean over ten seconds, asks for an eighth more, one at least, and
@@ -36,7 +36,7 @@ _USUAL_S: Final = 450.0
 _TRIM_S: Final = 3600.0
 _QUEUE_S: Final = 10.0
 _UP: Final = 0.5  # instances that may be missing, and be too many, before `usual` moves the fleet
-_DOWN: Final = 1.1
+_DOWN: Final = 1.0
 _TTFT_WINDOW_S: Final = 30.0
 _TTFT_ANSWERS: Final = 20
 _NEAR: Final = 0.15
