@@ -211,7 +211,7 @@ def _end(process: subprocess.Popen[bytes]) -> None:
 def _write_identities(folder: Path, port: int) -> None:
     ca = trustme.CA()
     ca.cert_pem.write_to_path(str(folder / "ca.pem"))
-    masters = {"common_name": "admin", "organization_name": "system:masters"}
+    masters: Any = {"common_name": "admin", "organization_name": "system:masters"}
     for name, leaf in (
         ("api", ca.issue_cert("127.0.0.1", "localhost", "kubernetes.default.svc")),
         ("admin", ca.issue_cert("admin@example.test", **masters)),

@@ -24,14 +24,13 @@ DAYS: tuple[tuple[str, float, str, tuple[int, ...]], ...] = (
     ("conversation", 4.0, LEARNT, (1,)),
     ("conversation", 4.0, FIXED, (1,)),
     ("conversation", 4.0, LIKE_SLOTS, (1,)),
-    ("conversation", 4.0, SPINS, (1,)),
-    ("mooncake", 4.0, POLICY, (1, 2, 3)),
+    ("mooncake", 4.0, POLICY, (1,)),
     ("mooncake", 4.0, FIXED, (1,)),
     ("mooncake", 4.0, LIKE_SLOTS, (1,)),
-    ("code", 4.0, POLICY, (1, 2)),
+    ("code", 4.0, POLICY, (1,)),
     ("code", 4.0, FIXED, (1,)),
-    ("code", 4.0, LIKE_SLOTS, (1,)),
-    *((shape, ratio, POLICY, (1,)) for shape in ("conversation", "mooncake") for ratio in (2.0, 6.0, 10.0)),
+    *((shape, ratio, POLICY, (1,)) for shape in ("conversation", "mooncake") for ratio in (2.0, 10.0)),
+    ("conversation", 4.0, SPINS, (1,)),
 )
 _LOW, _HIGH = 0.65, 0.75
 

@@ -1,8 +1,8 @@
 """The listener that Kubernetes' API server asks for external metrics.
 
 Only the API server is served: it shows a certificate of its request-header CA with one of the allowed names,
-and says for whom it asks in `X-Remote-User`. Whether they may read metrics has been decided by then, by the RBAC
-of the cluster; nobody else gets past the handshake, so there is nothing to decide again.
+and says for whom it asks in `X-Remote-User`. Whether they may read metrics has been decided by then, by the
+cluster's RBAC; nobody else gets past the handshake, so there is nothing to decide again.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import ssl
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 from urllib.parse import parse_qs
 
 import msgspec
@@ -99,7 +99,7 @@ class Adapter:
             return metric_rules.refusal(403, "the API server has to say for whom it asks, in X-Remote-User")
         if request.method != "GET":
             return metric_rules.refusal(405, "metrics are only read here")
-        query = parse_qs(request.query.decode("latin-1"), max_num_fields=32)
+        query = parse_qs(request.query, max_num_fields=32)
         selector = ",".join(query.get("labelSelector", []))
         return metric_rules.answer(
             request.path, selector, self._figures(), self._options.namespaces, self._clock()
@@ -107,11 +107,10 @@ class Adapter:
 
 
 def common_name(ssl_object: ssl.SSLObject) -> str | None:
-    """The common name of the client's verified certificate."""
-    found = ssl_object.getpeercert() or {}
-    subject = found.get("subject", ())
-    names = [value for part in subject for key, value in part if key == "commonName"]  # type: ignore[misc, union-attr]  # as documented
-    return str(names[-1]) if len(names) == 1 else None
+    """The common name of the client's verified certificate; None: it has none, or several."""
+    found: Any = ssl_object.getpeercert() or {}
+    names = [value for part in found.get("subject", ()) for key, value in part if key == "commonName"]
+    return str(names[0]) if len(names) == 1 else None
 
 
 async def serve(options: AdapterOptions, stop: asyncio.Event) -> None:

@@ -201,7 +201,7 @@ def _outwards(
     room = placement_rules.possible(plan, position, sight.instances, now)
     position = _with(position, unmet=max(0, position.wanted - room))
     replaces = len(position.active) < plan.min
-    if now - position.out_at < plan.out_s and not replaces:
+    if more <= 0 or (now - position.out_at < plan.out_s and not replaces):
         return position
     found = placement_rules.additions(
         plan, position, sight.instances, count=more, loading_nodes=sight.loading_nodes, now=now
