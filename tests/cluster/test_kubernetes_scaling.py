@@ -146,7 +146,7 @@ async def test_a_horizontal_pod_autoscaler_follows_the_policy_and_rbac_denies_th
                 said = "jsonpath={.status.conditions[?(@.type=='Available')].status}"
                 return (await kubectl("get", "apiservice", API, "-o", said)) == "True"
 
-            await eventually(available, 60)
+            await eventually(available, 240)
             value = json.loads(await kubectl("get", "--raw", f"{WANTED}?labelSelector=policy%3Dp"))
             assert [one["value"] for one in value["items"]] == ["1"]
             # Who may read it, and who may not.
@@ -166,10 +166,10 @@ async def test_a_horizontal_pod_autoscaler_follows_the_policy_and_rbac_denies_th
                 await fleet.step()
                 return await replicas() == count
 
-            await eventually(lambda: scaled_to(3), 120)
+            await eventually(lambda: scaled_to(3), 240)
             # And inwards, as the policy has it.
             await apply(bed, POLICY.replace("max: 3", "max: 1"))
-            await eventually(lambda: scaled_to(1), 120)
+            await eventually(lambda: scaled_to(1), 240)
         # The nodes are gone with their reports, and the registry with what it knew: nothing is moved.
         await kubectl("patch", "deployment", "bridge-agent", "-n", "bridge", "-p", '{"spec":{"replicas":2}}')
     found = await asyncio.to_thread(cluster.run, "kubectl", "get", "--raw", WANTED, ok=False)
