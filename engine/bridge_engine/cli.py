@@ -20,6 +20,7 @@ from bridge_core.dialects.errors import ApiError
 from bridge_core.errors import Fatal
 from bridge_core.files import write_atomically
 from bridge_core.gpu_visibility import VISIBLE_DEVICES
+from bridge_core.logs.setup import log_of_program
 from bridge_engine import seed as seeding
 from bridge_engine.app import ready_record, run_engine
 from bridge_engine.modelgen.command import generate_model
@@ -67,6 +68,7 @@ def serve(
         hang_s=_seconds("--hang-timeout", hang_timeout),
         llama_server=_binary(llama_server),
     )
+    guarded(lambda: log_of_program("bridge-engine"))
     uvloop.run(_serve(models, settings, host, port, lambda record: _report(record, ready_file, ready_fd)))
 
 

@@ -170,8 +170,10 @@ async def test_after_a_weekend_it_serves_its_own_and_one_command_brings_it_back(
 
     await eventually(says_so, 30)
     assert 'bridge_link_up{link="certificate"} 0.0' in (await agent.get("/metrics"))[1].decode()
-    log = [json.loads(line) for line in agent.log.read_text().splitlines()]  # none but ours
-    assert any(line["event"] == "renewal_failed" and command in line["remedy"] for line in log)
+    log = [json.loads(line) for line in agent.log.read_text().splitlines()]  # nothing but JSON
+    assert any(
+        line.get("event.action") == "renewal_failed" and command in line["labels.remedy"] for line in log
+    )
     code, text = await bed.command("leave")
     assert code == 1
     assert command in " ".join(text.split())
