@@ -6,8 +6,7 @@ import sys
 from collections.abc import MutableMapping
 from typing import Any, TextIO
 
-import structlog
-
+from bridge_core.lean_logging import structlog
 from bridge_core.logs.cleaning_rules import cleaned
 from bridge_core.logs.tracebacks import ExcInfo, short_traceback
 

@@ -18,10 +18,10 @@ from importlib.metadata import PackageNotFoundError, version
 from typing import Any, Final
 
 import msgspec
-import structlog
 
 from bridge_core.command.logs import clean_values, readable_lines
 from bridge_core.errors import Fatal
+from bridge_core.lean_logging import structlog
 from bridge_core.logs.ecs_rules import Document, Source, dropped_document, event_document, line_of
 from bridge_core.logs.files import FILE, file_wanted
 from bridge_core.logs.overload_rules import CLASSES, DEBUG, ERROR, INFO, REQUEST, WARNING, Throttle
