@@ -139,7 +139,9 @@ async def test_a_horizontal_pod_autoscaler_follows_the_policy_and_rbac_denies_th
             await eventually(ready.exists, 60)
             port = int(json.loads(ready.read_text())["listen"].rpartition(":")[2])
             await kubectl("create", "namespace", "bridge")
-            await kubectl("create", "-f", "-", given=[*registration(helm, ca, port), DEPLOYMENT])
+            await kubectl(
+                "create", "--validate=false", "-f", "-", given=[*registration(helm, ca, port), DEPLOYMENT]
+            )
 
             async def available() -> bool:
                 await fleet.step()
@@ -159,7 +161,7 @@ async def test_a_horizontal_pod_autoscaler_follows_the_policy_and_rbac_denies_th
             refused = await asyncio.to_thread(cluster.run, "kubectl", "get", "--raw", elsewhere, ok=False)
             assert "no metrics are served in the namespace" in refused.stderr
             # Outwards: requests wait, the policy wants all three.
-            await kubectl("create", "-f", "-", given=[autoscaler()])
+            await kubectl("create", "--validate=false", "-f", "-", given=[autoscaler()])
             fleet.queued = dict.fromkeys(fleet.queued, 40)
 
             async def scaled_to(count: int) -> bool:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated
 
@@ -12,9 +11,10 @@ import uvloop
 from bridge_core.addresses import split_address
 from bridge_core.command.guard import guarded
 from bridge_core.hardening import keep_memory_private
+from bridge_core.logs.setup import log_of_program
 
 
-def register(app: typer.Typer, prepare_logs: Callable[[], None]) -> None:
+def register(app: typer.Typer) -> None:
     """Adds the command."""
 
     @app.command("external-metrics")
@@ -79,7 +79,7 @@ def register(app: typer.Typer, prepare_logs: Callable[[], None]) -> None:
     ) -> None:
         """Serves external.metrics.k8s.io to a Kubernetes API server, from what the leading registry says."""
         keep_memory_private()
-        prepare_logs()
+        guarded(lambda: log_of_program("bridge-external-metrics"))
         from bridge_registry.external_metrics import adapter
 
         options = adapter.AdapterOptions(
