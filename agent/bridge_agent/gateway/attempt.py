@@ -112,11 +112,12 @@ class Attempt(ResponseSink):
         request, target = self._request, self.tried.target
         state = request.state
         state.counters.begin(target.id)
-        if target.local and request.route.kind is Kind.INFER:
-            if state.admission.take(target.id):
-                request.life.admitted(self.tried, state.now())
-            elif not self._needs_no_slot():
-                return self._enter()
+        if not target.local or request.route.kind is not Kind.INFER:
+            return self._forward()
+        if state.admission.take(target.id):
+            request.life.admitted(self.tried, state.now())
+        elif not self._needs_no_slot():
+            return self._enter()
         return self._send()
 
     def let_go(self) -> None:
@@ -263,12 +264,17 @@ class Attempt(ResponseSink):
             request.failed(self, *fault)
 
     def _send(self) -> Fault | None:
-        """Sends it once the model is in memory: what is loaded for one client alone would go with it."""
-        request, target = self._request, self.tried.target
-        if target.local and request.state.loading is not None and request.route.kind is Kind.INFER:
+        """Sends it to an own engine once the model is in memory.
+
+        What is loaded for one client alone would go with it.
+        """
+        request = self._request
+        loading = request.state.loading
+        if loading is not None:
+            target = self.tried.target
             if request.asked.slotless:
-                request.state.loading.unloaded(target.id, request.serving.model)
-            elif request.serving.model not in target.loaded and self._awaits_load(request.state.loading):
+                loading.unloaded(target.id, request.serving.model)
+            elif request.serving.model not in target.loaded and self._awaits_load(loading):
                 return None
         return self._forward()
 
@@ -563,7 +569,7 @@ class Attempt(ResponseSink):
         arrival, state = request.arrival, request.state
         overhead_us = int((request.sent_at - arrival.began - request.waited) * 1e6)
         if target.local:
-            if arrival.over_hop:
+            if arrival.hop is not None:
                 refused = b"x-bridge-refused: 1\r\n" if head.status in _ELSEWHERE else b""
                 return b"%bx-bridge-overhead-us: %d\r\nx-bridge-load: %d\r\n%b%b" % (
                     head.headers.block(_ADDED),

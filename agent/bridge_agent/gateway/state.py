@@ -144,8 +144,10 @@ class GatewayState:
 
     def sent_cold(self, decision: Decision, now: float) -> bool:
         """Whether a request goes where its model has yet to be loaded: those after it are to go there."""
+        if self.loading is None or not decision.candidates:
+            return False
         first = decision.candidates[0]
-        if self.loading is None or decision.model in first.loaded:
+        if decision.model in first.loaded:
             return False
         self.cold.sent(decision.model, first.id, now)
         return True
@@ -196,21 +198,7 @@ class GatewayState:
 
     def settle(self, record: RequestRecord, body: bytes) -> None:
         """A request with this body is over."""
-        counters = self.counters
-        # `_value_` is what `value` gives, without the descriptor's Python call.
-        counters.requests[record.path, record.status, record.caller.listener._value_] += 1
-        counters.outcomes[record.outcome._value_] += 1
-        began = record.began
-        counters.duration.observe(record.ended - began)
-        if record.head:
-            counters.first_byte.observe(record.head - began)
-            counters.overhead.observe(record.sent - began - record.waited)
-        if record.waited > record.loading:
-            counters.wait.observe(record.waited - record.loading)
-        if record.loading:
-            counters.load_wait.observe(record.loading)
-        if record.shadowed:
-            counters.shadowed.update(record.shadowed)
+        self.counters.settled(record)
         if not self.health.quiet:
             self.health.tidy(record.ended)
         self.records.append(record)
@@ -219,11 +207,8 @@ class GatewayState:
 
     def turned_away(self, record: RequestRecord) -> None:
         """A request was nobody's who may call. Such ones crowd nothing out of what `explain` has."""
-        counters = self.counters
-        counters.turned_away[record.reason] += 1
-        if record.status:  # else it was never a request
-            counters.requests[record.path, record.status, record.caller.listener._value_] += 1
-        counters.outcomes[record.outcome._value_] += 1
+        self.counters.turned_away[record.reason] += 1
+        self.counters.ended.turned_away(record)
         if self.on_record is not None:
             self.on_record(record, b"")
 

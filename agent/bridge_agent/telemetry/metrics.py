@@ -209,10 +209,11 @@ class _AgentCollector(Collector):
 
 
 def _requests(counters: GatewayCounters) -> Iterator[Metric]:
+    ended = counters.ended
     requests = CounterMetricFamily(
         "bridge_requests", "Requests answered.", labels=["path", "status", "listener"]
     )
-    for (path, status, listener), count in list(counters.requests.items()):
+    for (path, status, listener), count in list(ended.requests.items()):
         requests.add_metric([path, str(status), listener], count)
     yield requests
     by_backend = CounterMetricFamily(
@@ -223,7 +224,7 @@ def _requests(counters: GatewayCounters) -> Iterator[Metric]:
     for (route, backend, status), count in list(counters.by_backend.items()):
         by_backend.add_metric([route, backend, str(status)], count)
     yield by_backend
-    yield _counters("bridge_outcomes", "How requests ended.", "outcome", counters.outcomes)
+    yield _counters("bridge_outcomes", "How requests ended.", "outcome", ended.outcomes)
     yield _counters(
         "bridge_authentication_refused",
         "Requests of nobody who may call.",
@@ -235,7 +236,7 @@ def _requests(counters: GatewayCounters) -> Iterator[Metric]:
         "bridge_policy_shadowed",
         "Requests that a policy in shadow would have refused.",
         "policy",
-        counters.shadowed,
+        ended.shadowed,
     )
     yield _counters("bridge_refused", "Requests refused for want of room.", "reason", counters.refused)
     yield _counters(
@@ -271,15 +272,15 @@ def _requests(counters: GatewayCounters) -> Iterator[Metric]:
     for instance, count in list(counters.in_flight.items()):
         flight.add_metric([instance], count)
     yield flight
-    yield _histogram("bridge_request_duration_seconds", "From request to end of answer.", counters.duration)
-    yield _histogram("bridge_first_byte_seconds", "From request to head of answer.", counters.first_byte)
-    yield _histogram("bridge_wait_seconds", "Waited for a slot, of those that had to.", counters.wait)
+    yield _histogram("bridge_request_duration_seconds", "From request to end of answer.", ended.duration)
+    yield _histogram("bridge_first_byte_seconds", "From request to head of answer.", ended.first_byte)
+    yield _histogram("bridge_wait_seconds", "Waited for a slot, of those that had to.", ended.wait)
     yield _histogram(
         "bridge_load_wait_seconds",
         "Waited for a model to be loaded, of those that had to.",
-        counters.load_wait,
+        ended.load_wait,
     )
-    yield _histogram("bridge_overhead_seconds", "Added by the gateway itself.", counters.overhead)
+    yield _histogram("bridge_overhead_seconds", "Added by the gateway itself.", ended.overhead)
 
 
 def _gauge(name: str, help_: str, value: float) -> Metric:

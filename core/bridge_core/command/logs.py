@@ -11,7 +11,7 @@ import traceback
 from types import TracebackType
 from typing import Final, TextIO
 
-import structlog
+from bridge_core.lean_logging import structlog
 
 _FRAMES: Final = 12  # of each exception, the innermost
 _MOST: Final = 6000  # characters of the whole, for messages can quote what was sent
