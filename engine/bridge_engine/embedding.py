@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import time
 from collections.abc import AsyncIterator
@@ -135,38 +136,52 @@ async def _embed_some(runner: Runner, texts: list[str], *, truncate: bool, each:
     for text in texts:
         bounds.check_text(text, runner.spec.num_ctx)
     try:
-        found = await _ask(runner, texts)
+        if each and len(texts) > 1:
+            return await _ask_counting(runner, texts)
+        return await _ask(runner, texts)
     except ApiError as fault:
         if not _is_too_long(fault):
             raise _plain(fault) from fault
         if not truncate:
             raise ApiError(400, _TOO_LONG) from fault
-    else:
-        if each and len(texts) > 1:
-            return found._replace(counts=await _counts(runner, texts, found.tokens))
-        return found
     found = _NOTHING
     for text in texts:
         found += await _embed_cut(runner, text)
     return found
 
 
-async def _counts(runner: Runner, texts: list[str], tokens: int) -> list[int]:
-    """The tokens of each of several texts, which together are `tokens`; empty: it cannot be told.
+async def _ask_counting(runner: Runner, texts: list[str]) -> Embedded:
+    """As `_ask`, with the tokens of each text, which are counted meanwhile."""
+    counting = asyncio.ensure_future(_tokenised(runner, texts))
+    try:
+        found = await _ask(runner, texts)
+        return found._replace(counts=_counts(await counting, len(texts), found.tokens))
+    finally:
+        counting.cancel()
+        await asyncio.wait([counting])
+
+
+async def _tokenised(runner: Runner, texts: list[str]) -> list[int]:
+    """The tokens of the texts in one call, `_BETWEEN` each two."""
+    content: list[Any] = [texts[0]]
+    for text in texts[1:]:
+        content += [_BETWEEN, text]
+    tokens: list[int] = (await runner.call("/tokenize", {"content": content, "add_special": False}))["tokens"]
+    return tokens
+
+
+def _counts(plain: list[int], texts: int, tokens: int) -> list[int]:
+    """The tokens of each of so many texts, which together are `tokens`; empty: it cannot be told.
 
     llama-server says the sum alone. It tokenises a list in one call; a token of ours stands between two
     texts. What it adds to every text is what the sum has besides, the same for each.
     """
-    content: list[Any] = [texts[0]]
-    for text in texts[1:]:
-        content += [_BETWEEN, text]
-    plain = (await runner.call("/tokenize", {"content": content, "add_special": False}))["tokens"]
-    if plain.count(_BETWEEN) != len(texts) - 1:
+    if plain.count(_BETWEEN) != texts - 1:
         return []  # a text has that very token
     ends = [at for at, token in enumerate(plain) if token == _BETWEEN]
     begins = [0, *(end + 1 for end in ends)]
     counts = [end - begin for begin, end in zip(begins, [*ends, len(plain)], strict=True)]
-    added, rest = divmod(tokens - sum(counts), len(texts))
+    added, rest = divmod(tokens - sum(counts), texts)
     return [] if rest or added < 0 else [count + added for count in counts]
 
 

@@ -65,6 +65,10 @@ def _parameters(xllamacpp: Any, spec: RunnerSpec) -> Any:
     parameters.n_ubatch = spec.micro_batch
     parameters.ctx_shift = spec.shift
     parameters.embedding = spec.embedding
+    if spec.embedding:  # nothing read for one text serves another: without this each is looked for and kept
+        parameters.cache_ram_mib = 0
+        parameters.cache_idle_slots = False
+        parameters.slot_prompt_similarity = 0.0
     parameters.use_jinja = spec.jinja
     if not spec.jinja:
         # Prompts arrive rendered: the model's own template must not be parsed, it may not even parse.

@@ -69,7 +69,7 @@ def server_arguments(spec: RunnerSpec) -> list[str]:
     if spec.shift:
         arguments.append("--context-shift")
     if spec.embedding:
-        arguments.append("--embedding")
+        arguments += ["--embedding", "--cache-ram", "0", "--slot-prompt-similarity", "0"]
     if spec.num_gpu >= 0:
         arguments += ["--n-gpu-layers", str(spec.num_gpu)]
     if spec.main_gpu is not None:
