@@ -81,10 +81,10 @@ def embeddings(folder: Path, seconds: float, versions: list[str], command: str) 
                 print(rows[-2], rows[-1], sep="\n", flush=True)
     text = (
         f"One embedded engine of {SLOTS} slots behind one gateway; each client sends one text, waits for its "
-        f"answer and sends the next, no two alike; {TURNS} turns of {seconds:g} s of each way, after one in which "
-        "the gateway learns. Models of random weights, a token a byte. Rates are medians of the turns, and so are the ratios, beside the "
-        "least and the greatest. CPU time is that of engine, gateway and clients together, which share this "
-        "machine's cores with whatever else runs on it.\n\n"
+        f"answer and sends the next, no two alike; {TURNS} turns of {seconds:g} s of each way, after one in "
+        "which the gateway learns. Models of random weights, a token a byte. Rates are medians of the turns, "
+        "and so are the ratios, beside the least and the greatest. CPU time is that of engine, gateway and "
+        "clients together, which share this machine's cores with whatever else runs on it.\n\n"
         + results.table(
             (
                 "model",
