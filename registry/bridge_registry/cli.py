@@ -2,22 +2,20 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
-import structlog
 import typer
 import uvloop
 
 from bridge_core.addresses import split_address
 from bridge_core.command.guard import guarded
-from bridge_core.command.logs import exception_renderer
 from bridge_core.command.program import program
 from bridge_core.errors import Fatal
 from bridge_core.hardening import keep_memory_private
 from bridge_core.identity import check_node_name
 from bridge_core.key_files import check_key_files
+from bridge_core.logs.setup import log_of_program
 from bridge_core.sealing.key_source import key_source
 from bridge_registry import backup_commands, seal_commands, service_commands
 from bridge_registry.enrolment.pki_files import Pki
@@ -71,6 +69,7 @@ SealKey = Annotated[
 ]
 
 _NAME = "registry1"
+_PROGRAM, _GUARD = "bridge-registry", "bridge-store-guard"  # in their logs
 
 
 @app.command()
@@ -192,7 +191,7 @@ def run_command(
 ) -> None:
     """Runs the registry until it is told to stop."""
     keep_memory_private()
-    _log_to_stderr()
+    guarded(lambda: log_of_program(_PROGRAM, node=name))
     settings = RegistryOptions(
         state_dir=state_dir,
         name=guarded(lambda: check_node_name(name)),
@@ -245,7 +244,7 @@ def store_guard_command(
     Run it beside etcd and apart from the registry, so that leases go on while the registry is down.
     """
     keep_memory_private()
-    _log_to_stderr()
+    guarded(lambda: log_of_program(_GUARD, node=name))
     from bridge_registry.store_guard import app as guard
 
     options = guard.GuardOptions(
@@ -274,20 +273,6 @@ def _kubernetes(accounts: str, names: str) -> KubernetesApi | None:
 
 def _listed(text: str) -> tuple[str, ...]:
     return tuple(part.strip() for part in text.split(",") if part.strip())
-
-
-def _log_to_stderr() -> None:
-    structlog.configure(
-        processors=[
-            structlog.contextvars.merge_contextvars,
-            structlog.processors.add_log_level,
-            structlog.processors.TimeStamper(fmt="iso", utc=True),
-            exception_renderer,
-            structlog.processors.JSONRenderer(),
-        ],
-        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
-        cache_logger_on_first_use=True,
-    )
 
 
 def run() -> None:
