@@ -15,6 +15,7 @@ from bench import (
     cancel_prefill,
     detection_simulated,
     hop_profile,
+    embeddings,
     hops,
     in_memory,
     isolation,
@@ -28,6 +29,7 @@ from bench import (
     walls,
 )
 from bench.processes import can_load, envoy, missing, version, work_folder
+from bench.scaling import growth as scaling_growth
 from bench.scaling import rows as scaling_rows
 from bench.scaling import streams as scaling_streams
 from bridge_core.form import form
@@ -51,11 +53,13 @@ ROWS = {
     "walls": walls.walls,
     "models": models.models,
     "loads": loads.loads,
+    "embeddings": embeddings.embeddings,
     "survive": survive.survival,
     "survive-text": survive.texts,
     "survive-bare": survive.bare,
     "soak": soak.soak,
     "scaling": scaling_rows.scaling,
+    "scaling-growth": scaling_growth.growth,
     "scaling-streams": scaling_streams.streams,
     "detection-simulated": detection_simulated.detection,
 }
@@ -69,8 +73,10 @@ WITHOUT_LOAD = {
     "audit",
     "audit-edits",
     "loads",
+    "embeddings",
     "models",
     "soak",
+    "scaling-growth",
     "scaling-streams",
     "detection-simulated",
 }
