@@ -99,7 +99,8 @@ def soak(folder: Path, seconds: float, versions: list[str], command: str) -> Non
     length = seconds if seconds >= LEAST else SECONDS
     seen = asyncio.run(_run(folder, length))
     kept = [one for one in versions if not one.startswith(_NOT_USED)]
-    results.record("soak", "A soak: kills and changes under load", command, kept, _told(seen, length))
+    said = command if length == SECONDS else f"{command} --seconds {length:.0f}"
+    results.record("soak", "A soak: kills and changes under load", said, kept, _told(seen, length))
 
 
 def _told(seen: Soak, length: float) -> str:
