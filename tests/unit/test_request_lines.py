@@ -26,7 +26,7 @@ RECORD = RequestRecord(
     Caller(Principal("client", "alice", "client:alice"), ListenerKind.TLS),
     "POST",
     "/api/chat",
-    "m:latest",
+    "registry.ollama.ai/library/m:latest",
     200,
     Outcome.OK,
     100.0,
