@@ -13,6 +13,7 @@ from time import monotonic
 from typing import Final
 
 from bridge_agent.authentication.hop_proofs import HopProofs
+from bridge_agent.batching.gathering import Gathering
 from bridge_agent.gateway.access import Access
 from bridge_agent.gateway.admission import Admission
 from bridge_agent.gateway.callers import Callers
@@ -53,6 +54,7 @@ class GatewayState:
         unrecorded: Why nothing is answered, since it would go unrecorded; empty: all is.
         keeper: Who continues streams that died; None: nobody.
         models: Who pulls models to this node; None: its engines do.
+        gathering: Who asks for embeddings of several requests at once; None: each goes alone.
         loading: Who has its engines load models; None: whichever request needs one.
         cold: Where models are being loaded for requests that came in here.
         meter: Who counts what callers use and refuses what is beyond their quotas; None: nobody.
@@ -94,6 +96,8 @@ class GatewayState:
         self.meter: Meter | None = None
         self.models: ModelSource | None = None
         self.loading: ModelLoading | None = None
+        batching = config.batching
+        self.gathering: Gathering | None = None if batching is None else Gathering(batching, self)
         self.cold = ColdModels()
         self.draining = False
         self.unrecorded = ""
