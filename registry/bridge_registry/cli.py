@@ -19,6 +19,7 @@ from bridge_core.logs.setup import log_of_program
 from bridge_core.sealing.key_source import key_source
 from bridge_registry import backup_commands, seal_commands, service_commands
 from bridge_registry.enrolment.pki_files import Pki
+from bridge_registry.external_metrics import commands as external_metrics_commands
 from bridge_registry.options import GUARD_PORT, RegistryOptions
 from bridge_registry.systemd import STATE
 
@@ -29,6 +30,7 @@ app = program("The registry: the mesh's CA, its members, its config, and the sna
 app.add_typer(service_commands.group, name="service")
 app.add_typer(seal_commands.group, name="seal")
 backup_commands.register(app)
+external_metrics_commands.register(app)
 authorities = typer.Typer(help="The mesh's CAs, as this registry has them.", no_args_is_help=True)
 app.add_typer(authorities, name="ca")
 StateDir = Annotated[Path, typer.Option("--state-dir", help="Where keys and the last snapshot are kept.")]

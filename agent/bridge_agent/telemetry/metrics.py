@@ -270,6 +270,11 @@ def _requests(counters: GatewayCounters) -> Iterator[Metric]:
     yield _counter("bridge_retries", "Attempts after the first.", counters.retries)
     yield _counter("bridge_hedges", "Second attempts beside a slow first one.", counters.hedges)
     yield _counter("bridge_hedges_won", "Hedges that answered first.", counters.hedges_won)
+    yield _counter("bridge_batches", "Embedding requests of several clients, as one.", counters.batches)
+    yield _counter("bridge_batched", "Requests that went in batches.", counters.batched)
+    yield _counter(
+        "bridge_batches_failed", "Batches that were asked for one by one after all.", counters.batches_failed
+    )
     flight = GaugeMetricFamily("bridge_in_flight", "Requests at an instance now.", labels=["instance"])
     for instance, count in list(counters.in_flight.items()):
         flight.add_metric([instance], count)
