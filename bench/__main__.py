@@ -21,6 +21,7 @@ from bench import (
     models,
     policies,
     pressure,
+    sealing,
     streams,
     survive,
     walls,
@@ -48,6 +49,7 @@ ROWS = {
     "walls": walls.walls,
     "models": models.models,
     "loads": loads.loads,
+    "sealing": sealing.sealing,
     "survive": survive.survival,
     "survive-text": survive.texts,
     "survive-bare": survive.bare,
@@ -66,6 +68,7 @@ WITHOUT_LOAD = {
     "audit-edits",
     "loads",
     "models",
+    "sealing",
     "scaling-streams",
     "detection-simulated",
 }

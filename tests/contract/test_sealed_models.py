@@ -15,7 +15,7 @@ import psutil
 import pytest
 
 from bridge_core.dialects.errors import ApiError
-from bridge_core.model_store.blob_keys import SOCKET
+from bridge_core.model_store.blob_keys import SOCKET, KeyGiven
 from bridge_core.model_store.layout import ModelStore
 from bridge_core.model_store.weights import weights_layer
 from bridge_core.names import ModelName
@@ -243,7 +243,8 @@ async def test_an_engine_is_given_the_key_of_a_blob_for_its_own_header_alone(tmp
     store = SealedStore(tmp_path)
     async with store.served():
         for data in (b"{}\n", b"\xff\n", b"{" * 20_000, b'{"digest": "../x", "header": ""}\n'):
-            assert b"secret" not in await raw(store, data)
+            refused = msgspec.json.decode(await raw(store, data), type=KeyGiven)
+            assert (refused.secret, "no question for a key" in refused.fault) == (b"", True)
         path = store.put(DATA)
         store.seal_all()
         header = path.read_bytes()[: blobs.HEADER_BYTES]
