@@ -12,6 +12,8 @@ COMPILED ?= build/compiled
 PREFIX ?= /usr/local
 COMMANDS := bridgectl bridge-agent bridge-registry bridge-engine
 export VENV
+# Each of a mesh's twenty processes would translate a few hundred modules anew at its start.
+unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
 .PHONY: help up down status install uninstall setup setup-dev check lint types layers dependencies audit protos-check protos etcd-protos test test-compiled wheel compiled unit fuzz policies mutants bench bench-quick package audit-edits lock clean
@@ -49,9 +51,16 @@ uninstall: ## remove the links that `make install` made
 	  if [ "$$(readlink $$link)" = $(abspath $(BIN))/$$name ]; then rm $$link; echo "removed $$link"; fi; \
 	done
 
+# What failed is run once more, alone, and both results stay in the output (tests/README.md, "On a busy machine").
+# `--last-failed` with nothing that had failed ends with 5: a run that broke off is no success.
+define tested
+$(BIN)/python -m pytest $(1) $(2) $(T) || { [ $$? -eq 1 ] && echo 'Once more, alone, what failed:' && \
+  $(BIN)/python -m pytest --last-failed --last-failed-no-failures none $(2) $(T); }
+endef
+
 test: setup-dev ## set up, then run every test
-	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile tests/unit tests/contract tests/scenarios $(T)
-	$(BIN)/python -m pytest -n $(MESHES) --dist loadfile --no-loadscope-reorder tests/cluster tests/faults tests/attacks tests/gpu $(T)
+	$(call tested,-n $(JOBS) --dist loadfile,tests/unit tests/contract tests/scenarios)
+	$(call tested,-n $(MESHES) --dist loadfile --no-loadscope-reorder,tests/cluster tests/faults tests/attacks tests/gpu)
 
 wheel: setup-dev ## a wheel in dist/: compiled where a C compiler is (BRIDGE_COMPILE=yes: or none at all; no: pure)
 	$(BIN)/python -m pip --disable-pip-version-check wheel --quiet --no-deps --no-build-isolation --wheel-dir dist .

@@ -11,12 +11,14 @@ import msgspec
 from bridge_cli.access import Access
 from bridge_cli.connection import status_of
 from bridge_core.addresses import split_address
+from bridge_core.command.plain_text import one_line
 from bridge_core.errors import BridgeError
 from bridge_core.http1 import Pool
 from bridge_core.tls import client_context, verify_peer
 
 _TIMEOUT_S: Final = 15.0
 _MOST: Final = 1 << 30
+_LONGEST_REASON: Final = 200  # bytes of what a node says that it cannot do
 
 
 class Said(msgspec.Struct):
@@ -26,10 +28,17 @@ class Said(msgspec.Struct):
     silent: dict[str, str]
 
 
-async def ask_agents(to: Access, path: str, *, first: bool = False, only: str | None = None) -> Said:
+async def ask_agents(
+    to: Access, path: str, *, first: bool = False, only: str | None = None, within_s: float = _TIMEOUT_S
+) -> Said:
     """Sends `GET path` to every node that the registry knows, or to `only` that one.
 
-    With `first` only until one answers.
+    Args:
+        to: The mesh, and as whom it is asked.
+        path: What is asked for, with its query.
+        first: Ask one node after the other, and only until one answers.
+        only: Ask this node alone.
+        within_s: How long a node may take.
 
     Raises:
         BridgeError: no registry answers, or an identity cannot be used.
@@ -43,7 +52,7 @@ async def ask_agents(to: Access, path: str, *, first: bool = False, only: str | 
 
     async def one(node: Any) -> None:
         try:
-            async with asyncio.timeout(_TIMEOUT_S):
+            async with asyncio.timeout(within_s):
                 said.bodies[node.name] = await _ask(node, path, context, status.trust_domain)
         except (BridgeError, OSError, TimeoutError) as fault:
             said.silent[node.name] = str(fault) or "it did not answer in time"
@@ -66,7 +75,8 @@ async def _ask(node: Any, path: str, context: ssl.SSLContext, trust_domain: str)
     finally:
         await pool.close()
     if response.status != 200:
-        raise BridgeError(f"it answered {response.status}")
+        why = one_line(body[:_LONGEST_REASON].decode(errors="replace"), _LONGEST_REASON)
+        raise BridgeError(f"it answered {response.status}" + (f": {why}" if why else ""))
     return body
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Final
 
@@ -149,9 +149,9 @@ def prove_command(
             )
         with _writing_into(folder):
             _write_proofs(folder, found)
-        told = asyncio.run(vouchers(where.access()))
+        told, untold = asyncio.run(vouchers(where.access()))
         with _writing_into(folder):
-            _write_vouchers(folder, {name for name, _ in found}, told)
+            _write_vouchers(folder, {name for name, _ in found}, told, untold)
 
     guarded(work)
 
@@ -321,13 +321,16 @@ def _write_proofs(folder: Path, found: list[tuple[str, Proof]]) -> None:
             say(f"  {key}")
 
 
-def _write_vouchers(folder: Path, names: set[str], told: dict[str, Voucher]) -> None:
-    """What vouches for the key of each node's log; a node that has said nothing of it is named."""
+def _write_vouchers(
+    folder: Path, names: set[str], told: Mapping[str, Voucher], untold: Mapping[str, str]
+) -> None:
+    """What vouches for the key of each node's log; a node that has said nothing of it is named, with why."""
     from bridge_cli import audit_vouching
 
     for name in sorted(names):
         if name not in told:
-            say_aside(f"bridgectl: {name} does not vouch for the key of its log")
+            why = untold.get(name, "the registry does not name it any more")
+            say_aside(f"bridgectl: {name} does not vouch for the key of its log: {why}")
             continue
         for path in audit_vouching.write(folder, name, told[name]):
             say(str(path))

@@ -48,6 +48,8 @@ _LAST: Final = 10
 _EVERY_S: Final = 1.0
 _VOUCHER: Final = msgspec.msgpack.Decoder(Voucher)
 _FILES: Final = msgspec.msgpack.Decoder(dict[str, bytes])
+# A node signs its first voucher in a process of its own, for which it waits half a minute.
+_VOUCHER_WITHIN_S: Final = 40.0
 
 
 async def fetched(
@@ -191,19 +193,20 @@ async def proofs(to: Access, request_id: str) -> tuple[list[tuple[str, Proof]], 
     return found, silent
 
 
-async def vouchers(to: Access) -> dict[str, Voucher]:
-    """What nodes' identities say of the keys of their logs, by node; those that do not say are left out.
+async def vouchers(to: Access) -> tuple[dict[str, Voucher], Mapping[str, str]]:
+    """What nodes' identities say of the keys of their logs, and why some say nothing, by node.
 
     Raises:
         BridgeError: no registry answers.
     """
-    found = {}
-    for name, body in (await ask_agents(to, VOUCHER)).bodies.items():
+    said = await ask_agents(to, VOUCHER, within_s=_VOUCHER_WITHIN_S)
+    found, silent = {}, dict(said.silent)
+    for name, body in said.bodies.items():
         try:
             found[name] = _VOUCHER.decode(body)
-        except (ValueError, RecursionError):
-            continue  # one from before this was there
-    return found
+        except (ValueError, RecursionError) as fault:
+            silent[name] = f"its answer does not decode: {fault}"
+    return found, silent
 
 
 async def traced(to: Access, request_id: str) -> tuple[list[dict[str, Any]], Mapping[str, str]]:

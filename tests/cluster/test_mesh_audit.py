@@ -25,11 +25,14 @@ def generate(mesh: Mesh, node: str, request_id: str) -> None:
 
 
 async def proved(mesh: Mesh, request_id: str, folder: Path) -> list[Path]:
+    """The proofs of both nodes, with their vouchers, for which a node starts a process that signs."""
+
     def written() -> list[Path]:
         mesh.run("audit", "prove", request_id, "--to", str(folder), check=False)
-        return found if len(found := sorted(folder.glob("*.tlog-proof"))) >= 2 else []
+        ready = all(len(list(folder.glob(f"*{ending}"))) >= 2 for ending in (".tlog-proof", ".log-key"))
+        return sorted(folder.glob("*.tlog-proof")) if ready else []
 
-    return await eventually(written, 60)
+    return await eventually(written, 90)
 
 
 def vouched_for(proof: Path, root: Path) -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from bridge_cli.audit_commands import _print_hop, _write_proofs, _writing_into
+from bridge_cli.audit_commands import _print_hop, _write_proofs, _write_vouchers, _writing_into
 from bridge_core.audit import tiles
 from bridge_core.audit.entries import AdminRecord, AuditRecord, LostRecord, encode
 from bridge_core.audit.exports import FORMATS, moment
@@ -187,3 +187,14 @@ def test_a_sealed_log_opens_with_the_keyring_beside_it_and_a_lost_one_is_named(t
     assert sealer.ring.active.id.hex() in lost.stdout
     found = run("bridgectl", "audit", "verify", str(log), "--seal-key", f"file:{tmp_path}/kek-away")
     assert found.returncode == 0, found.stdout + found.stderr
+
+
+def test_a_node_that_vouches_for_nothing_is_named_with_its_reason(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    _write_vouchers(tmp_path, {"a", "b"}, {}, {"a": "it answered 503: nothing was signed within 30 s"})
+    assert capsys.readouterr().err.splitlines() == [
+        "bridgectl: a does not vouch for the key of its log: it answered 503: nothing was signed within 30 s",
+        "bridgectl: b does not vouch for the key of its log: the registry does not name it any more",
+    ]
+    assert not list(tmp_path.iterdir())

@@ -1,0 +1,73 @@
+"""Lists of texts at the embedded engine: read together by one model, each with its own tokens counted."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from bridge_engine.seed import seed
+from tests.contract.ollama_target import Engine, Received, ask, engine
+
+pytestmark = [pytest.mark.llamacpp]
+
+CONTEXT = 2048  # of the model; a token is a byte
+TEXTS = ("a cat", "é", "", "the <|eot|> of it", "x" * 700, "y" * 900, "z" * 1100)
+LONG = "w" * (CONTEXT + 100)
+
+
+@pytest.fixture(scope="module")
+def running(tmp_path_factory: Any) -> Iterator[Engine]:
+    models = tmp_path_factory.mktemp("embeddings") / "models"
+    seed(models, ["tiny-embed"], tmp_path_factory.getbasetemp() / "seed-cache")
+    with engine(models) as started:
+        yield started
+
+
+def asked(running: Engine, body: dict[str, Any]) -> Received:
+    return ask(running.base, "POST", "/api/embed", json.dumps({"model": "tiny-embed", **body}).encode())
+
+
+def embed(running: Engine, texts: Any, **more: Any) -> dict[str, Any]:
+    received = asked(running, {"input": texts, **more})
+    assert received.status == 200, received.body
+    answer: dict[str, Any] = received.json()
+    return answer
+
+
+def test_a_list_is_answered_as_its_texts_are_alone(running: Engine) -> None:
+    together = embed(running, list(TEXTS), prompt_eval_counts=True)
+    alone = [embed(running, [text]) for text in TEXTS]
+    # More tokens than the context has: they share it, and are read in turns.
+    assert together["prompt_eval_count"] > CONTEXT
+    assert together["prompt_eval_counts"] == [one["prompt_eval_count"] for one in alone]
+    assert sum(together["prompt_eval_counts"]) == together["prompt_eval_count"]
+    for vector, one in zip(together["embeddings"], alone, strict=True):
+        assert vector == pytest.approx(one["embeddings"][0], abs=1e-3)
+
+
+def test_counts_are_told_to_who_asks(running: Engine) -> None:
+    assert "prompt_eval_counts" not in embed(running, ["a", "b"])
+    assert embed(running, "a cat", prompt_eval_counts=True)["prompt_eval_counts"] == [6]
+
+
+def test_what_is_cut_is_counted_as_it_was_read(running: Engine) -> None:
+    found = embed(running, ["a cat", LONG], prompt_eval_counts=True)
+    assert found["prompt_eval_counts"] == [6, CONTEXT - 1]
+
+
+def test_counts_that_cannot_be_told_are_not(running: Engine) -> None:
+    # The byte whose token stands between texts.
+    found = embed(running, ["a\0cat", "b"], prompt_eval_counts=True)
+    assert "prompt_eval_counts" not in found
+    assert found["prompt_eval_count"] > 0
+
+
+def test_a_text_that_is_too_long_is_refused_where_it_must_not_be_cut(running: Engine) -> None:
+    received = asked(running, {"input": ["a", LONG], "truncate": False})
+    assert (received.status, received.json()) == (
+        400,
+        {"error": "the input length exceeds the context length"},
+    )
