@@ -1,6 +1,6 @@
 """The Debian package on a machine with systemd: installed, upgraded under its services, removed, purged.
 
-Asked for by BRIDGE_TEST_SYSTEMD (see tests/systemd_bed.py) and BRIDGE_TEST_DEB, the package that `make deb` made.
+Asked for by BRIDGE_TEST_SYSTEMD (see tests/systemd_bed.py) and BRIDGE_TEST_DEB, what `make deb` made.
 """
 
 from __future__ import annotations
@@ -10,7 +10,6 @@ import os
 import shlex
 import shutil
 from collections.abc import Callable, Iterator
-from pathlib import Path
 
 import pytest
 
@@ -54,7 +53,7 @@ def test_a_node_is_installed_upgraded_and_purged(machine: systemd_bed.Machine, s
     said = sh("bridge-registry service install --host 127.0.0.1")
     assert "/etc/systemd/system/bridge-registry.service\n" not in said  # used where the package has it
     sh(f"bridge-engine seed --models {STATE}/models --cache /var/lib/bridge/cache tiny")
-    machine.until(lambda: machine.ok(f"bridgectl token create {ADMIN} --ttl 1h > /root/token"), 60)
+    machine.until(lambda: machine.ok(f"/usr/bin/bridgectl token create {ADMIN} --ttl 1h > /root/token"), 180)
     sh("tail -n 1 /root/token | bridge-agent join 127.0.0.1:11400 --token - --name deb1 --systemd")
     ready(machine)
     assert json.loads(sh(GENERATE))["done"] is True
@@ -76,8 +75,8 @@ def test_a_node_is_installed_upgraded_and_purged(machine: systemd_bed.Machine, s
     assert machine.ok(f"test -e {STATE}/agent.json")
     assert sh("find /etc/systemd/system /usr/lib/systemd/system -name 'bridge-*'") == ""
     sh("dpkg -P deepseek-ollama-bridge")
-    gone = "/usr/lib/deepseek-ollama-bridge /var/lib/bridge /var/lib/private/bridge /etc/bridge /usr/bin/bridgectl"
-    assert sh(f"ls -d {gone} 2>/dev/null || true") == ""
+    gone = "/usr/lib/deepseek-ollama-bridge /usr/bin/bridgectl /etc/bridge /var/lib/bridge /var/lib/private"
+    assert sh(f"ls -d {gone}/bridge 2>/dev/null || true") == ""
 
 
 def ready(machine: systemd_bed.Machine) -> None:
