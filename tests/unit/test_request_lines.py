@@ -26,7 +26,7 @@ RECORD = RequestRecord(
     Caller(Principal("client", "alice", "client:alice"), ListenerKind.TLS),
     "POST",
     "/api/chat",
-    "m:latest",
+    "registry.ollama.ai/library/m:latest",
     200,
     Outcome.OK,
     100.0,
@@ -119,7 +119,7 @@ def test_who_is_told_of_as_failed(changes: dict[str, Any], outcome: str, error: 
 def test_a_hostile_name_is_cut_and_written_out() -> None:
     found = _line(model="\x1b]0;owned\x07\u202e" + "m" * 100_000)
     assert found["bridge.model"].startswith("\\x1b]0;owned\\x07\\u202emm")
-    assert len(found["bridge.model"]) <= 201
+    assert len(found["bridge.model"]) <= 220
 
 
 class Kept(LogSink):
