@@ -12,6 +12,8 @@ COMPILED ?= build/compiled
 PREFIX ?= /usr/local
 COMMANDS := bridgectl bridge-agent bridge-registry bridge-engine
 export VENV
+# Each of a mesh's twenty processes would translate a few hundred modules anew at its start.
+unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
 .PHONY: help up down status install uninstall setup setup-dev check lint types layers dependencies audit protos-check protos etcd-protos test test-compiled wheel compiled unit fuzz policies mutants bench bench-quick package deb audit-edits lock clean

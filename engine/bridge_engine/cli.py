@@ -9,7 +9,7 @@ import shutil
 import signal
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 import uvloop
@@ -20,12 +20,12 @@ from bridge_core.dialects.errors import ApiError
 from bridge_core.errors import Fatal
 from bridge_core.files import write_atomically
 from bridge_core.gpu_visibility import VISIBLE_DEVICES
-from bridge_engine import seed as seeding
-from bridge_engine.app import ready_record, run_engine
 from bridge_engine.modelgen.command import generate_model
 from bridge_engine.requests import FOREVER, duration
-from bridge_engine.runner.scheduler import SchedulerOptions
 from bridge_engine.runner.spec import KvType
+
+if TYPE_CHECKING:
+    from bridge_engine.runner.scheduler import SchedulerOptions
 
 app = program("Ollama's HTTP API over llama.cpp, on Ollama's models directory.")
 app.command("generate-model")(generate_model)
@@ -53,6 +53,8 @@ def serve(
     ] = None,
 ) -> None:
     """Serve the models of a directory."""
+    from bridge_engine.runner.scheduler import SchedulerOptions
+
     host, port = _address(listen)
     settings = SchedulerOptions(
         parallel=num_parallel,
@@ -67,6 +69,9 @@ def serve(
         hang_s=_seconds("--hang-timeout", hang_timeout),
         llama_server=_binary(llama_server),
     )
+    from bridge_core.logs.setup import log_of_program
+
+    guarded(lambda: log_of_program("bridge-engine"))
     uvloop.run(_serve(models, settings, host, port, lambda record: _report(record, ready_file, ready_fd)))
 
 
@@ -77,6 +82,8 @@ def seed(
     names: Annotated[list[str] | None, typer.Argument(help="Which models; all where none is named.")] = None,
 ) -> None:
     """Put the trial models into a models directory."""
+    from bridge_engine import seed as seeding  # without what serves: a node is seeded at each `bridgectl up`
+
     try:
         added = seeding.seed(models, names or seeding.NAMES, cache)
     except OSError as fault:
@@ -87,6 +94,8 @@ def seed(
 async def _serve(
     models: Path, settings: SchedulerOptions, host: str, port: int, report: Callable[[bytes], None]
 ) -> None:
+    from bridge_engine.app import ready_record, run_engine
+
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):

@@ -1,1 +1,3 @@
 """The registry."""
+
+import bridge_core.lean_logging  # noqa: F401 - before whatever loads structlog

@@ -157,7 +157,7 @@ async def test_the_record_names_the_rule_that_decided(tmp_path: Path) -> None:
             "finance-team-policy",
         )
         counters = bed.bed["a"].gateway.counters
-        assert (counters.denied, counters.shadowed) == ({"predict": 2}, {"later": 1})
+        assert (counters.denied, counters.ended.shadowed) == ({"predict": 2}, {"later": 1})
 
 
 async def test_explain_shows_a_nodes_own_programs_no_request_for_a_closed_model(tmp_path: Path) -> None:

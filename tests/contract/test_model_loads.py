@@ -326,6 +326,7 @@ async def test_a_stream_whose_model_is_in_memory_is_not_told_that_it_is_being_lo
         ) as answer:
             parts = aiter(answer)
             assert (await anext(parts)).startswith(b": loading")
+            await eventually(lambda: bed.begun() == 1, 30)  # else the engine would answer at once
             engine.memory.add(canonical(MODEL))  # its answer is yet to begin
             bed.publish("a")
             async with asyncio.timeout(30):

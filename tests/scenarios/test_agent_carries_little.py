@@ -5,6 +5,8 @@ import sys
 import time
 from pathlib import Path
 
+import pytest
+
 from bridge_core.identity import SpiffeId
 from bridge_core.identity.certificates import create_authority, generate_key, issue, key_to_pem, to_pem
 
@@ -15,7 +17,7 @@ NOT_KEPT = {"connectrpc", "cryptography.x509", "numpy", "pydantic", "typer", "ya
 
 def loaded_by(code: str) -> set[str]:
     done = subprocess.run(
-        [sys.executable, "-c", f"import sys\nsys.modules['rich'] = None\n{code}\nprint(*sys.modules)"],
+        [sys.executable, "-c", f"import sys\n{code}\nprint(*sys.modules)"],
         capture_output=True,
         text=True,
         check=True,
@@ -25,9 +27,23 @@ def loaded_by(code: str) -> set[str]:
 
 
 def test_the_agent_loads_nothing_that_it_needs_only_at_times() -> None:
-    loaded = loaded_by("import bridge_agent.serve, bridge_agent.app")
+    loaded = loaded_by("sys.modules['rich'] = None\nimport bridge_agent.serve, bridge_agent.app")
     assert "bridge_agent.gateway.gateway" in loaded
     assert NOT_KEPT.isdisjoint(loaded)
+
+
+@pytest.mark.parametrize(
+    "program",
+    [
+        "bridge_registry.cli, bridge_registry.app",
+        "bridge_engine.cli, bridge_engine.app",
+        "bridge_cli.main, bridge_core.command.logs",
+    ],
+)
+def test_structlog_takes_no_rich_along(program: str) -> None:
+    loaded = loaded_by(f"import {program}")
+    assert "structlog" in loaded
+    assert "rich" not in loaded
 
 
 def test_its_own_certificate_is_read_by_what_is_there_already(tmp_path: Path) -> None:

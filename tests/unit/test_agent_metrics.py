@@ -16,11 +16,10 @@ from bridge_core.snapshot import Snapshot, Version
 
 async def test_counters_histograms_links_and_engines() -> None:
     counters = GatewayCounters()
-    counters.requests["/api/chat", 200, "local"] += 3
+    counters.ended.requests["/api/chat", 200, "local"] += 3
     counters.attempts_failed["n/0", "connect"] += 2
     counters.begin("n/0")
-    for seconds in (0.0005, 0.02, 400.0):
-        counters.duration.observe(seconds)
+    counters.ended.duration.observe((0.0005, 0.02, 400.0))
     audit = AuditLog(Path("unused"), "m.local/node/n", lambda record, _: (record,), capacity=1)
     for number in range(5):
         audit.put(number)

@@ -29,7 +29,7 @@ from bridge_agent.authentication.principals import Proven, UnknownPrincipal, ide
 from bridge_agent.authentication.refusal import Refused
 from bridge_agent.authentication.token_book import TokenBook
 from bridge_agent.gateway.config import Caller, ListenerKind
-from bridge_agent.routing.view import MeshView
+from bridge_agent.routing.view import Index, MeshView
 from bridge_core.http1 import Request
 from bridge_core.identity.certificate_info import CertifiedName
 from bridge_core.identity.principal import Principal, local
@@ -101,6 +101,7 @@ class Authenticator:
         self.proofs = HopProofs(self._secrets, self._keyrings, self.tokens)
         self._identified: dict[str, Proven] = {}  # by identity, of this snapshot
         self._round = 0
+        view.subscribe(self._follow)
 
     def caller(self, request: Request, listener: ListenerKind) -> Caller:
         """Who sent a request to a listener: `LOCAL` or `TLS`.
@@ -109,7 +110,7 @@ class Authenticator:
             Refused: nobody who may call.
         """
         known: _Verdict | None = request.memo.get(Authenticator)
-        if self._view.current is not self._snapshot or self._secrets.pepper is not self._pepper:
+        if self._secrets.pepper is not self._pepper:
             self._begin()
         if (
             known is not None
@@ -136,6 +137,11 @@ class Authenticator:
         """`WWW-Authenticate` of an answer 401."""
         realm = self._view.current.mesh.trust_domain.encode("ascii", "replace")
         return b'Bearer realm="%b"%b' % (realm, b', error="invalid_token"' if refused.shown else b"")
+
+    def _follow(self, index: Index) -> None:
+        """Another snapshot may be in force."""
+        if index.snapshot is not self._snapshot:
+            self._begin()
 
     def _begin(self) -> None:
         """All that was found out before counts no more."""

@@ -78,6 +78,7 @@ class _Asked(NamedTuple):
     `route` is None where the path has to be looked at more closely.
     """
 
+    named: bool  # it brings an id of its own
     cors: tuple[Pair, ...]
     seconds: float | None  # that it may take
     priority: Priority
@@ -278,8 +279,7 @@ class Gateway:
         """
         refused = {
             ListenerKind.LOCAL: lambda request: (
-                not self._host_passes(request.headers.get(b"host") or b"")
-                or self._authenticator.refuses(request, ListenerKind.LOCAL)
+                not self._host_passes(request) or self._authenticator.refuses(request, ListenerKind.LOCAL)
             ),
             ListenerKind.TLS: lambda request: self._authenticator.refuses(request, ListenerKind.TLS),
             ListenerKind.PEER: self._peer_side.refuses,
@@ -308,7 +308,7 @@ class Gateway:
 
     def http_app(self, listener: ListenerKind) -> App:
         """The application of a client listener: `LOCAL` or `TLS`."""
-        return self._on_local if listener is ListenerKind.LOCAL else self._on_tls
+        return partial(self._arrive, listener)
 
     @property
     def peer_app(self) -> App:
@@ -325,34 +325,37 @@ class Gateway:
 
     # -- listeners
 
-    def _on_local(self, exchange: Exchange) -> None:
+    def _arrive(self, listener: ListenerKind, exchange: Exchange) -> None:
+        """A request has come to a client listener."""
         request = exchange.request
-        if _Asked not in request.memo and not self._host_passes(request.headers.get(b"host") or b""):
+        asked: _Asked | None = request.memo.get(_Asked)
+        if asked is None and listener is ListenerKind.LOCAL and not self._host_passes(request):
             exchange.respond(403)
-            turned_away(self._state, request, ListenerKind.LOCAL, 403, "host")
+            turned_away(self._state, request, listener, 403, "host")
             return
-        self._admit(exchange, ListenerKind.LOCAL)
-
-    def _host_passes(self, host: bytes) -> bool:
-        config = self._state.config
-        return host_allowed(host.decode("latin-1"), config.host_name, config.host_names)
-
-    def _on_tls(self, exchange: Exchange) -> None:
-        self._admit(exchange, ListenerKind.TLS)
-
-    def _admit(self, exchange: Exchange, listener: ListenerKind) -> None:
-        request = exchange.request
         if request.method == "OPTIONS":  # a preflight shows no credentials, and learns nothing
-            self._dispatch(exchange, STRANGERS[listener])
+            caller = STRANGERS[listener]
+        else:
+            try:
+                caller = self._authenticator.caller(request, listener)
+            except Refused as refused:
+                self._refuse(exchange, listener, refused)
+                return
+            if request.identity is None and caller.who.kind != "local":
+                exchange.proven(caller.who.text)
+        if self._state.unrecorded:
+            self._refuse_unrecorded(exchange)
             return
-        try:
-            caller = self._authenticator.caller(request, listener)
-        except Refused as refused:
-            self._refuse(exchange, listener, refused)
-            return
-        if request.identity is None and caller.who.kind != "local":
-            exchange.proven(caller.who.text)
-        self._dispatch(exchange, caller)
+        if asked is None:
+            asked = self._read_head(exchange, listener)
+            if asked is None:
+                return
+            request.memo[_Asked] = asked
+        self._dispatch(exchange, caller, asked)
+
+    def _host_passes(self, request: Request) -> bool:
+        config, host = self._state.config, request.headers.get(b"host") or b""
+        return host_allowed(host.decode("latin-1"), config.host_name, config.host_names)
 
     def _refuse(self, exchange: Exchange, listener: ListenerKind, refused: Refused) -> None:
         exchange.request.keep_alive = False  # a stranger holds nothing for longer than it takes to say no
@@ -374,27 +377,21 @@ class Gateway:
 
     # -- one request
 
-    def _dispatch(self, exchange: Exchange, caller: Caller) -> None:
-        state, request = self._state, exchange.request
-        if state.unrecorded:
-            respond_error(state, exchange, 503, state.unrecorded, state.request_id(None), retry_after=1)
-            return
-        asked: _Asked | None = request.memo.get(_Asked)
-        if asked is None:
-            asked = self._read_head(exchange, caller.listener)
-            if asked is None:
-                return
-            request.memo[_Asked] = asked
+    def _refuse_unrecorded(self, exchange: Exchange) -> None:
+        state = self._state
+        respond_error(state, exchange, 503, state.unrecorded, state.request_id(None), retry_after=1)
+
+    def _dispatch(self, exchange: Exchange, caller: Caller, asked: _Asked) -> None:
+        state = self._state
         began = state.now()
-        request_id = state.request_id(request.headers.get(REQUEST_ID))
-        deadline = None if asked.seconds is None else began + asked.seconds
+        given = exchange.request.headers.get(REQUEST_ID) if asked.named else None
         arrival = Arrival(
             exchange,
             caller,
             None,
             began,
-            request_id,
-            deadline=deadline,
+            state.request_id(given),
+            deadline=None if asked.seconds is None else began + asked.seconds,
             cors=asked.cors,
             priority=asked.priority,
         )
@@ -433,7 +430,7 @@ class Gateway:
             respond_error(state, exchange, 400, wrong, state.request_id(headers.get(REQUEST_ID)), extra=cors)
             return None
         answer, route = self._direct.get((request.method, request.path), (self._answers[Kind.INFER], None))
-        return _Asked(cors, seconds, priority, answer, route)
+        return _Asked(REQUEST_ID in headers, cors, seconds, priority, answer, route)
 
     def _answer(self, arrival: Arrival) -> None:
         request = arrival.exchange.request

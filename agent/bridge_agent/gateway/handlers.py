@@ -45,8 +45,8 @@ class RouteHandlers:
         self._state = state
         self._group = group
         self.by_kind: Mapping[Kind, Handler] = {
-            Kind.INFER: self.infer,
-            Kind.SHOW: self.infer,
+            Kind.INFER: partial(infer, state),
+            Kind.SHOW: partial(infer, state),
             Kind.MUTATE: self.mutate,
             Kind.BLOB: self.mutate,
             Kind.LOCAL: self.local,
@@ -56,10 +56,6 @@ class RouteHandlers:
             Kind.PS: self.ps,
             Kind.ROOT: self.root,
         }
-
-    def infer(self, arrival: Arrival, route: HttpRoute, _parameter: str) -> None:
-        """For a model: decided, and sent on to one instance."""
-        infer(self._state, arrival, route)
 
     def local(self, arrival: Arrival, route: HttpRoute, _parameter: str) -> None:
         """Answered by an engine as it is."""

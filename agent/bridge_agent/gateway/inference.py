@@ -54,7 +54,13 @@ _FORWARDED: Final = (Kind.INFER, Kind.SHOW, Kind.LOCAL)
 _NO_SHAPE: Final = Shape("Request", frozenset())
 
 
-def infer(state: GatewayState, arrival: Arrival, route: HttpRoute, read: LargeBody | None = None) -> None:
+def infer(
+    state: GatewayState,
+    arrival: Arrival,
+    route: HttpRoute,
+    _parameter: str = "",
+    read: LargeBody | None = None,
+) -> None:
     """Decides on a request for a model, and sends it on or answers it with an error.
 
     Args:
@@ -108,9 +114,10 @@ def infer(state: GatewayState, arrival: Arrival, route: HttpRoute, read: LargeBo
         if not decision.candidates:
             _deny(state, arrival, route, action, peeked.model, name=name)
             return
+    # Here it came in, and asks for something: that is counted, and may have a model loaded.
+    generates = hop is None and not unloading and route.kind is Kind.INFER
     ticket, meter = None, state.meter
-    # What nobody has is not counted, nor what asks for nothing.
-    if meter is not None and hop is None and route.kind is Kind.INFER and not unloading:
+    if meter is not None and generates:
         caller = arrival.caller
         if not meter.quiet or caller.listener is not ListenerKind.LOCAL:
             ticket = admit(state, meter, arrival, route, name=name, peeked=peeked, decision=decision)
@@ -135,8 +142,7 @@ def infer(state: GatewayState, arrival: Arrival, route: HttpRoute, read: LargeBo
             return
     deadline = arrival.deadline
     if hop is None:
-        loads = route.kind is Kind.INFER and not unloading and decision.candidates
-        cold = loads and state.sent_cold(decision, arrival.began)
+        cold = generates and state.sent_cold(decision, arrival.began)
         if peeked.stream and (cold or policy.keep_alive_bytes_s is not None):
             _keep_alive(state, arrival, route, decision if cold else None, policy.keep_alive_bytes_s)
         if policy.deadline_s is not None:
@@ -161,9 +167,9 @@ async def _infer_large(state: GatewayState, arrival: Arrival, route: HttpRoute) 
         except BadBody as fault:
             refuse(state, arrival, route, 400, fault.message, unread=True)
             return
-        infer(state, arrival, route, read)
+        infer(state, arrival, route, read=read)
     except Exception:  # the task's root: one request's fault must not end the gateway
-        log.exception("large_request_failed", path=route.path)
+        log.exception("large_request_failed", path=route.path, request_id=arrival.request_id)
         arrival.exchange.fail(500, "internal error")
 
 
@@ -174,7 +180,8 @@ async def _begin_compressed(state: GatewayState, request: RoutedRequest) -> None
         asked.frame = await asyncio.get_running_loop().run_in_executor(state.bodies, compress, asked.body)
         request.begin()
     except Exception:  # the task's root: one request's fault must not end the gateway
-        log.exception("large_request_failed", path=request.route.path)
+        request_id = request.arrival.request_id
+        log.exception("large_request_failed", path=request.route.path, request_id=request_id)
         request.drop_ticket()
         request.exchange.fail(500, "internal error")
 

@@ -95,9 +95,8 @@ def peek(body: bytes, shape: Shape) -> Peek:
     for key in shape.model_keys:
         if key in fields:
             model = model or _text(fields[key], key, shape)
-    return Peek(
-        model, _flag(fields["stream"], "stream", shape) if "stream" in fields else shape.streams, fields
-    )
+    stream = fields.get("stream")
+    return Peek(model, shape.streams if stream is None else _flag(stream, "stream", shape), fields)
 
 
 def text(peeked: Peek, key: str, shape: Shape) -> str:

@@ -22,7 +22,8 @@ from bridge_agent.routing.admission_answers import ADMITTED, QUEUED, AdmissionAn
 W = TypeVar("W")
 
 _LONGEST_HINT_S: Final = 60
-_SMOOTHING: Final = 0.2
+_SMOOTHED: Final = 5  # held slots, of which the mean is an even one
+_SMOOTHING: Final = 1 / _SMOOTHED  # the weight of a further one
 _PROVEN: Final = 3  # held slots before the mean is believed
 
 
@@ -124,8 +125,8 @@ class SlotQueue(Generic[W]):
         if suspect:
             self.suspect += 1
             return []
-        self._held += 1
-        self._mean += (held_s - self._mean) * max(1 / self._held, _SMOOTHING)
+        held = self._held = self._held + 1
+        self._mean += (held_s - self._mean) * (_SMOOTHING if held >= _SMOOTHED else 1 / held)
         return self._fill() if self.waiting else []
 
     def clear(self) -> list[W]:

@@ -18,11 +18,13 @@ from bridge_agent.loading.model_loads import LoadFigures
 from bridge_agent.membership.link_status import LinkReport
 from bridge_agent.telemetry.health_metrics import health_metrics
 from bridge_agent.telemetry.isolation_metrics import isolation_metrics
+from bridge_agent.telemetry.log_metrics import log_metrics
 from bridge_agent.telemetry.quota_metrics import QuotaFigures, quota_metrics
 from bridge_core.audit.anchoring import Anchoring
 from bridge_core.audit.cosigning import Cosigning
 from bridge_core.audit.queue import AuditLog
 from bridge_core.gauges import Gauge
+from bridge_core.logs.sink import LogSink
 from bridge_core.snapshot import Snapshot
 from bridge_core.verdicts import Verdict
 
@@ -40,6 +42,7 @@ class Sources:
         instances: The node's own.
         expires_unix: When the first certificate of each kind ends.
         audit: What was written and lost.
+        log: The program's own log, likewise; None: it is a terminal's.
         cosigning: Who vouches for it; None: nobody is asked.
         anchoring: How far it is stamped; None: nobody is asked.
         witness: What was seen of others' audit logs; None: nothing.
@@ -76,6 +79,7 @@ class Sources:
         witness: Witness | None = None,
         verdicts: Callable[[], Iterable[Verdict]] = tuple,
         gauges: Callable[[], Iterable[Gauge]] = tuple,
+        log: LogSink | None = None,
     ) -> None:
         self.counters = counters
         self.ejections = ejections
@@ -96,6 +100,7 @@ class Sources:
         self.witness = witness
         self.verdicts = verdicts
         self.gauges = gauges
+        self.log = log
 
 
 def metrics_page(sources: Sources) -> Callable[[], bytes]:
@@ -158,6 +163,8 @@ class _AgentCollector(Collector):
         for instance, count in sources.waiting().items():
             waiting.add_metric([instance], count)
         yield waiting
+        if sources.log is not None:
+            yield from log_metrics(sources.log)
         yield _counter("bridge_audit_written", "Audit records written.", sources.audit.written)
         yield _counter("bridge_audit_lost", "Audit records lost.", sources.audit.lost)
         yield _counter(
@@ -209,10 +216,11 @@ class _AgentCollector(Collector):
 
 
 def _requests(counters: GatewayCounters) -> Iterator[Metric]:
+    ended = counters.ended
     requests = CounterMetricFamily(
         "bridge_requests", "Requests answered.", labels=["path", "status", "listener"]
     )
-    for (path, status, listener), count in list(counters.requests.items()):
+    for (path, status, listener), count in list(ended.requests.items()):
         requests.add_metric([path, str(status), listener], count)
     yield requests
     by_backend = CounterMetricFamily(
@@ -223,7 +231,7 @@ def _requests(counters: GatewayCounters) -> Iterator[Metric]:
     for (route, backend, status), count in list(counters.by_backend.items()):
         by_backend.add_metric([route, backend, str(status)], count)
     yield by_backend
-    yield _counters("bridge_outcomes", "How requests ended.", "outcome", counters.outcomes)
+    yield _counters("bridge_outcomes", "How requests ended.", "outcome", ended.outcomes)
     yield _counters(
         "bridge_authentication_refused",
         "Requests of nobody who may call.",
@@ -235,7 +243,7 @@ def _requests(counters: GatewayCounters) -> Iterator[Metric]:
         "bridge_policy_shadowed",
         "Requests that a policy in shadow would have refused.",
         "policy",
-        counters.shadowed,
+        ended.shadowed,
     )
     yield _counters("bridge_refused", "Requests refused for want of room.", "reason", counters.refused)
     yield _counters(
@@ -262,19 +270,24 @@ def _requests(counters: GatewayCounters) -> Iterator[Metric]:
     yield _counter("bridge_retries", "Attempts after the first.", counters.retries)
     yield _counter("bridge_hedges", "Second attempts beside a slow first one.", counters.hedges)
     yield _counter("bridge_hedges_won", "Hedges that answered first.", counters.hedges_won)
+    yield _counter("bridge_batches", "Embedding requests of several clients, as one.", counters.batches)
+    yield _counter("bridge_batched", "Requests that went in batches.", counters.batched)
+    yield _counter(
+        "bridge_batches_failed", "Batches that were asked for one by one after all.", counters.batches_failed
+    )
     flight = GaugeMetricFamily("bridge_in_flight", "Requests at an instance now.", labels=["instance"])
     for instance, count in list(counters.in_flight.items()):
         flight.add_metric([instance], count)
     yield flight
-    yield _histogram("bridge_request_duration_seconds", "From request to end of answer.", counters.duration)
-    yield _histogram("bridge_first_byte_seconds", "From request to head of answer.", counters.first_byte)
-    yield _histogram("bridge_wait_seconds", "Waited for a slot, of those that had to.", counters.wait)
+    yield _histogram("bridge_request_duration_seconds", "From request to end of answer.", ended.duration)
+    yield _histogram("bridge_first_byte_seconds", "From request to head of answer.", ended.first_byte)
+    yield _histogram("bridge_wait_seconds", "Waited for a slot, of those that had to.", ended.wait)
     yield _histogram(
         "bridge_load_wait_seconds",
         "Waited for a model to be loaded, of those that had to.",
-        counters.load_wait,
+        ended.load_wait,
     )
-    yield _histogram("bridge_overhead_seconds", "Added by the gateway itself.", counters.overhead)
+    yield _histogram("bridge_overhead_seconds", "Added by the gateway itself.", ended.overhead)
 
 
 def _gauge(name: str, help_: str, value: float) -> Metric:

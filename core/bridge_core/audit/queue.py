@@ -130,9 +130,10 @@ class AuditLog:
             queue.popleft()
             self._overflowed += 1
         if data:
-            self._held += len(data)
-            if self._held > self._most_held:
-                self._held -= len(data)
+            held = self._held + len(data)
+            if held <= self._most_held:
+                self._held = held
+            else:
                 self._too_large += 1
                 data = None
         queue.append((record, data))

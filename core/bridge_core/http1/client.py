@@ -184,8 +184,7 @@ class ClientConnection(asyncio.Protocol):
         self._exchange: ClientExchange | None = None
         self._head: ResponseHead | None = None
         self._fresh_head: ResponseHead | None = None
-        self._known: RepeatedHead | None = None
-        self._known_head: ResponseHead | None = None
+        self._known: tuple[RepeatedHead, ResponseHead] | None = None
         self._fault = ""
         self._head_size = 0
         self._head_only = False
@@ -208,9 +207,7 @@ class ClientConnection(asyncio.Protocol):
     def start(self, exchange: ClientExchange) -> None:
         """Sends a request; the connection must be usable and idle."""
         self._exchange = exchange
-        self._head = None
-        self._complete = self._seen = False
-        self._head_size = 0
+        self._seen = False
         self.requests += 1
         exchange.connection = self
         data = exchange.data
@@ -276,6 +273,7 @@ class ClientConnection(asyncio.Protocol):
         alone = not self._seen
         if alone:
             self._seen = True
+            self._head_size = 0
             exchange.data = b""  # it will not be sent again: a long stream need not hold the prompt
         fault = self._feed(data)
         if self._in_head and not fault:
@@ -301,14 +299,15 @@ class ClientConnection(asyncio.Protocol):
         size = len(data) - head.length
         if sum(map(len, self._parts)) == head.length and size <= _KNOWN_HEAD_MOST and data[:5] == b"HTTP/":
             head.more = True
-            self._known_head = head
-            self._known = RepeatedHead(data[:size], head.headers, self._pool.varying)
+            self._known = RepeatedHead(data[:size], head.headers, self._pool.varying), head
 
-    def _repeated(self, exchange: ClientExchange, known: RepeatedHead, data: bytes) -> bool:
+    def _repeated(
+        self, exchange: ClientExchange, known: tuple[RepeatedHead, ResponseHead], data: bytes
+    ) -> bool:
         """Hands on a whole answer with the head of the one before; False when `data` is none."""
-        head = self._known_head
-        read = None if self._head_only else known.read(data)
-        if read is None or head is None:
+        repeated, head = known
+        read = None if self._head_only else repeated.read(data)
+        if read is None:
             return False
         headers, body = read
         if not body:

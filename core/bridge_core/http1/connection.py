@@ -29,7 +29,7 @@ from bridge_core.http1.heads import CONTINUE, response_head
 from bridge_core.http1.http_exchange import HttpExchange
 from bridge_core.http1.listening import Listening
 from bridge_core.http1.reading import PARSER_STOPS, RequestReader
-from bridge_core.http1.request import Request
+from bridge_core.http1.request import Request, given_id
 from bridge_core.http1.rules import HeadRefusal
 
 log = structlog.get_logger()
@@ -85,8 +85,9 @@ class ServerConnection(RequestReader):
             return
         between = self._current is None and self._parsing is None and not self._in_head
         if between and (request := self._repeated(data)) is not None:
-            self._ready.append(request)
-            self._dispatch()
+            self._dispatching = True
+            self._run(request)
+            self._dispatching = False
             if self._current is None:
                 self._settle()
             return
@@ -159,16 +160,20 @@ class ServerConnection(RequestReader):
         self._dispatching = True
         ready = self._ready
         while ready and self._current is None and not self._deaf:
-            exchange = self._current = HttpExchange(self, ready.popleft(), self._write)
-            self.deadline = math.inf
-            try:
-                self.server.app(exchange)
-            except Exception:  # the exchange's root: logged whole, answered without detail
-                log.exception("http_app_failed", listener=self.server.name, path=exchange.request.path)
-                exchange.fail(500, "internal error")
+            self._run(ready.popleft())
         self._dispatching = False
         if self._current is not None and self._current.request.stream is not None:
             self._set_deadline()
+
+    def _run(self, request: Request) -> None:
+        exchange = self._current = HttpExchange(self, request, self._write)
+        self.deadline = math.inf
+        try:
+            self.server.app(exchange)
+        except Exception:  # the exchange's root: logged whole, answered without detail
+            given = given_id(request)
+            log.exception("http_app_failed", listener=self.server.name, path=request.path, request_id=given)
+            exchange.fail(500, "internal error")
 
     def exchange_done(self, exchange: HttpExchange) -> None:
         """The current exchange was answered in full."""

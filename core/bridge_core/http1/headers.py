@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Final
 
 Pair = tuple[bytes, bytes]
 
@@ -23,64 +24,76 @@ HOP_BY_HOP = frozenset(
         b"upgrade",
     }
 )
-FRAMING = frozenset({b"connection", b"content-length", b"transfer-encoding", b"keep-alive"})
-_NOT_FORWARDED = HOP_BY_HOP | {b"content-length", b"host"}
+LENGTH: Final = b"content-length"
+FRAMING = frozenset({b"connection", LENGTH, b"transfer-encoding", b"keep-alive"})
+_NOT_FORWARDED = HOP_BY_HOP | {LENGTH, b"host"}
 _COMMON_CONNECTION = frozenset({b"keep-alive", b"close", b"Keep-Alive", b"Close"})
-_NONE: frozenset[bytes] = frozenset()
+_NONE: Final[frozenset[bytes]] = frozenset()
+_SAME: Final[Mapping[bytes, bytes]] = {}
 
 
 class Headers:
     """An immutable list of (lower-case name, value) pairs in the order they came.
 
-    `pairs` is shared, not copied: whoever makes a `Headers` gives the list up.
+    The list is shared, not copied: whoever makes a `Headers` gives it up.
     """
 
-    __slots__ = ("_blocks", "_changed", "_index", "pairs")
+    __slots__ = ("_blocks", "_index", "_like", "_others", "_pairs", "_varying")
 
     def __init__(self, pairs: list[Pair], index: dict[bytes, bytes] | None = None) -> None:
-        self.pairs = pairs
+        self._pairs = pairs
         self._index = index
         self._blocks: dict[frozenset[bytes], bytes] | None = None
-        self._changed: frozenset[bytes] = _NONE
+        self._like: Headers | None = None  # those that they were changed from
+        self._others = _SAME  # and values in the place of theirs
+        self._varying = _NONE
 
     @classmethod
     def of(cls, pairs: Iterable[Pair]) -> Headers:
         """Headers from pairs whose names may be in any case."""
         return cls([(name.lower(), value) for name, value in pairs])
 
-    def changed(self, changes: Sequence[tuple[int, Pair]], names: frozenset[bytes]) -> Headers:
-        """These fields with others in some places.
+    @property
+    def pairs(self) -> list[Pair]:
+        """The fields; not to be changed."""
+        others = self._others
+        if not others:
+            return self._pairs
+        return [(name, others.get(name, value)) for name, value in self._pairs]
+
+    def changed(self, others: dict[bytes, bytes], varying: frozenset[bytes]) -> Headers:
+        """These fields, as a parser gave them, with other values.
 
         Args:
-            changes: Places and what stands there; each name comes once and stays where it is.
-            names: Those of them that may change, Content-Length left out (no block holds it). Blocks
-                without them are shared by all that were made of these fields.
+            others: The values by name; each of these fields comes once and stays where it is.
+            varying: Those names, Content-Length left out (no block holds it). Blocks without them are
+                shared by all that were made of these fields.
         """
-        pairs = self.pairs.copy()
-        if self._index is None:
-            self.get(b"")
-        index = self._index.copy()  # type: ignore[union-attr]  # get has made it
-        for place, pair in changes:
-            pairs[place] = pair
-            index[pair[0]] = pair[1]
-        other = Headers(pairs, index)
-        if self._blocks is None:
-            self._blocks = {}
-        other._blocks = self._blocks
-        other._changed = self._changed | names if self._changed else names
-        return other
+        made = Headers(self._pairs)
+        made._like = self
+        made._others = others
+        made._varying = varying
+        return made
 
     def repeats(self, without: frozenset[bytes]) -> bool:
         """Whether `block(without)` is the same as that of the fields that these were `changed` from."""
-        return self._changed <= without
+        return self._varying <= without
 
     def get(self, name: bytes, default: bytes | None = None) -> bytes | None:
         """The first value of the field `name` (lower-case), or `default`."""
         index = self._index
         if index is None:
-            # Reversed, so that of repeated fields the first one stays.
-            index = self._index = dict(reversed(self.pairs))
+            index = self._indexed()
         return index.get(name, default)
+
+    def _indexed(self) -> dict[bytes, bytes]:
+        like = self._like
+        if like is None:  # reversed, so that of repeated fields the first one stays
+            index = dict(reversed(self._pairs))
+        else:
+            index = {**(like._index or like._indexed()), **self._others}  # noqa: SLF001 - of this class
+        self._index = index
+        return index
 
     def get_all(self, name: bytes) -> list[bytes]:
         """Every value of the field `name` (lower-case), in order."""
@@ -105,11 +118,14 @@ class Headers:
         Connections repeat their heads, and a repeated head is this same object: so the lines are
         joined once for many requests. Pass the same few sets as `without`.
         """
-        blocks = self._blocks
-        if blocks is None:
-            blocks = self._blocks = {}
-        if self._changed and not self.repeats(without):
+        keeper: Headers | None = self._like
+        if keeper is None:
+            keeper = self
+        elif not self._varying <= without:
             return self._joined(without)
+        blocks = keeper._blocks
+        if blocks is None:
+            blocks = keeper._blocks = {}
         block = blocks.get(without)
         if block is None:
             block = blocks[without] = self._joined(without)
@@ -125,7 +141,7 @@ class Headers:
         return iter(self.pairs)
 
     def __len__(self) -> int:
-        return len(self.pairs)
+        return len(self._pairs)
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Headers) and self.pairs == other.pairs

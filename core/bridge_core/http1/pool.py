@@ -165,9 +165,9 @@ class Pool:
 
     def release(self, connection: ClientConnection) -> None:
         """A connection's answer is whole and the connection can take another request."""
-        if self.closed or not connection.usable:
+        if self.closed:
             connection.close()
-        elif self._waiting and (exchange := self._next_for(connection)) is not None:
+        elif self._waiting and connection.usable and (exchange := self._next_for(connection)) is not None:
             connection.start(exchange)
         elif len(self._idle) >= self.limits.idle:
             connection.close()

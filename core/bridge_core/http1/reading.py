@@ -284,9 +284,10 @@ class RequestReader(asyncio.Protocol):
         if known is None or like is None:
             return None
         read = known.read(data)
-        if read is None or len(read[1]) > self._limits.body:
+        if read is None:
             return None
-        return like.again(*read)
+        headers, body = read
+        return None if len(body) > self._limits.body else like.again(headers, body)
 
     def _know(self, data: bytes) -> None:
         """Remembers the head of a plain request that was all there was in one read."""

@@ -2,14 +2,22 @@
 
 from __future__ import annotations
 
-from typing import Final
+import re
+from typing import Final, NamedTuple
 
-from bridge_core.http1.headers import Headers
+from bridge_core.http1.headers import LENGTH, Headers
 
-_LENGTH: Final = b"content-length"
-_LENGTH_MOST: Final = 18  # digits
-_VALUE_MOST: Final = 256
-_VISIBLE: Final = bytes(range(0x21, 0x7F))
+# What may stand in the place of a value; possessive, so that a head that does not fit is refused at once.
+_DIGITS: Final = rb"([0-9]{1,18}+)"
+_VISIBLE: Final = rb"([!-~]{1,255}+)"
+
+
+class _Value(NamedTuple):
+    """A field's value in a head: its name, and where it begins and ends."""
+
+    name: bytes
+    begin: int
+    end: int
 
 
 class RepeatedHead:
@@ -26,68 +34,47 @@ class RepeatedHead:
         varying: Names of fields whose values may differ, lower-case.
     """
 
-    __slots__ = (
-        "_digits",
-        "_first",
-        "_head",
-        "_headers",
-        "_sized",
-        "_spots",
-        "_start",
-        "_varying",
-        "_whole",
-    )
+    __slots__ = ("_head", "_headers", "_length", "_names", "_others", "_start", "_varying", "_whole")
 
     def __init__(self, head: bytes, headers: Headers, varying: frozenset[bytes] = frozenset()) -> None:
-        digits = self._digits = headers.get(_LENGTH)
         self._head = head
         self._headers = headers
         self._start = len(head)
-        self._whole = self._start + int(digits or 0)
-        values = _values(head, headers, varying | {_LENGTH})
-        names = [name for _, name, _, _ in values]
-        self._sized = _LENGTH in names
-        self._varying = frozenset(names) - {_LENGTH}
-        begins = [*(begin for _, _, begin, _ in values), len(head)]
-        self._first = head[: begins[0]]
-        # Of each value: its place, its name (None: the length), and what follows it up to the next one.
-        self._spots = [
-            (place, None if name == _LENGTH else name, head[end:begin])
-            for (place, name, _, end), begin in zip(values, begins[1:], strict=True)
-        ]
+        self._whole = self._start + int(headers.get(LENGTH) or 0)
+        values = _values(head, headers, varying | {LENGTH})
+        self._names = [value.name for value in values]
+        self._varying = frozenset(self._names) - {LENGTH}
+        self._length = 0  # which of the values it is
+        self._others: re.Pattern[bytes] | None = None
+        if LENGTH in self._names:
+            self._length = self._names.index(LENGTH)
+            self._others = _pattern(head, values)
 
     def read(self, data: bytes) -> tuple[Headers, bytes] | None:
         """Fields and body, when `data` is one whole message with such a head; else None."""
         if len(data) == self._whole and data.startswith(self._head):
             return self._headers, data[self._start :]
-        if not self._sized or not data.startswith(self._first):
+        others = self._others
+        found = None if others is None else others.match(data)
+        if found is None:
             return None
-        at = len(self._first)
-        length = -1
-        changes = []
-        for place, name, after in self._spots:
-            end = data.find(b"\r", at, at + _VALUE_MOST)
-            if end <= at or not data.startswith(after, end):
-                return None
-            value = data[at:end]
-            at = end + len(after)
-            if name is None:
-                if not value.isdigit() or len(value) > _LENGTH_MOST:
-                    return None
-                length = int(value)
-                if value != self._digits:
-                    changes.append((place, (_LENGTH, value)))
-            elif value.translate(None, _VISIBLE):
-                return None
-            else:
-                changes.append((place, (name, value)))
-        if len(data) - at != length:
+        values, start = found.groups(), found.end()
+        if len(data) - start != int(values[self._length]):
             return None
-        return self._headers.changed(changes, self._varying), data[at:]
+        return self._headers.changed(dict(zip(self._names, values, strict=True)), self._varying), data[start:]
 
 
-def _values(head: bytes, headers: Headers, names: frozenset[bytes]) -> list[tuple[int, bytes, int, int]]:
-    """Of each field among `names` that comes once: its place in the head, name, and its value's bounds.
+def _pattern(head: bytes, values: list[_Value]) -> re.Pattern[bytes]:
+    """What heads look like that differ from this one in these values alone."""
+    parts, at = [], 0
+    for name, begin, end in values:
+        parts += [re.escape(head[at:begin]), _DIGITS if name == LENGTH else _VISIBLE]
+        at = end
+    return re.compile(b"".join([*parts, re.escape(head[at:])]))
+
+
+def _values(head: bytes, headers: Headers, names: frozenset[bytes]) -> list[_Value]:
+    """Where the values are of those fields among `names` that come once.
 
     None at all where the lines are not plainly the fields, one for one (a folded line, say).
     """
@@ -96,12 +83,12 @@ def _values(head: bytes, headers: Headers, names: frozenset[bytes]) -> list[tupl
     if len(lines) != len(headers):
         return []
     begin = head.find(b"\r\n") + 2
-    for place, (line, (name, value)) in enumerate(zip(lines, headers, strict=True)):
+    for line, (name, value) in zip(lines, headers, strict=True):
         written, colon, raw = line.partition(b":")
         if written.lower() != name or raw.strip(b" \t") != value:
             return []
         if name in names and value and len(headers.get_all(name)) == 1:
             at = begin + len(written) + len(colon) + len(raw) - len(raw.lstrip(b" \t"))
-            found.append((place, name, at, at + len(value)))
+            found.append(_Value(name, at, at + len(value)))
         begin += len(line) + 2
     return found

@@ -56,23 +56,29 @@ class Request:
         target: bytes,
         headers: Headers,
         memo: dict[Any, Any] | None = None,
+        *,
+        body: bytes = b"",
         like: Request | None = None,
     ) -> None:
         self.method = method
         self.target = target
         self.headers = headers
-        self.memo = {} if memo is None else memo
-        self.body = b""
+        self.body = body
         self.stream: BodyStream | None = None
-        self._path: str | None = None
-        self._query = ""
-        self.remote: tuple[str, int] | None = None
-        self.identity: str | None = None
+        self.remote: tuple[str, int] | None
+        self.identity: str | None
+        self._path: str | None
         if like is None:
+            self.memo = {} if memo is None else memo
             self.keep_alive = True
             self.minor = 1
+            self.remote = None
+            self.identity = None
             self.listener = ""
+            self._path = None
+            self._query = ""
         else:  # all that a connection and a head give
+            self.memo = like.memo
             self.keep_alive = like.keep_alive
             self.minor = like.minor
             self.remote = like.remote
@@ -107,9 +113,7 @@ class Request:
         """A request whose head repeats this one's, on the same connection."""
         if self._path is None:
             self._split()
-        request = Request(self.method, self.target, headers, self.memo, self)
-        request.body = body
-        return request
+        return Request(self.method, self.target, headers, body=body, like=self)
 
     def _split(self) -> None:
         path, _, query = self.target.partition(b"?")
@@ -272,3 +276,9 @@ class _WholeBody:
         if not body:
             raise StopAsyncIteration
         return body
+
+
+def given_id(request: Request) -> str | None:
+    """The id that whoever sent a request gave it, for a line of a log; None: none."""
+    found = request.headers.get(b"x-request-id")
+    return None if found is None else found[:128].decode("latin-1")

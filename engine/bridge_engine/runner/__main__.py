@@ -15,7 +15,7 @@ from typing import Any
 
 import msgspec
 
-from bridge_engine.runner.spec import READY_MARK, KvType, RunnerSpec, server_arguments
+from bridge_engine.runner.spec import READY_MARK, KvType, RunnerSpec, context_size, server_arguments
 
 _PR_SET_PDEATHSIG = 1
 
@@ -58,12 +58,17 @@ def _parameters(xllamacpp: Any, spec: RunnerSpec) -> Any:
     parameters.verbosity = 4  # the first at which it tells the sizes of its buffers
     parameters.offline = True
     parameters.endpoint_slots = True
-    parameters.n_ctx = spec.num_ctx * spec.parallel
+    parameters.n_ctx = context_size(spec)
     parameters.n_parallel = spec.parallel
+    parameters.kv_unified = spec.shared_context
     parameters.n_batch = spec.batch
     parameters.n_ubatch = spec.micro_batch
     parameters.ctx_shift = spec.shift
     parameters.embedding = spec.embedding
+    if spec.embedding:  # nothing read for one text serves another: without this each is looked for and kept
+        parameters.cache_ram_mib = 0
+        parameters.cache_idle_slots = False
+        parameters.slot_prompt_similarity = 0.0
     parameters.use_jinja = spec.jinja
     if not spec.jinja:
         # Prompts arrive rendered: the model's own template must not be parsed, it may not even parse.

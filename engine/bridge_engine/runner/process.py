@@ -74,6 +74,7 @@ class Runner:
         self._buffers: dict[tuple[str, str], float] = {}
         self._last_output = time.monotonic()
         self._weights_read = False
+        self._loaded = False
         self._address: asyncio.Future[str] = asyncio.get_running_loop().create_future()
         self._pool: Pool | None = None
         self._probes: Pool | None = None  # apart, so that no number of requests can delay a probe
@@ -125,6 +126,8 @@ class Runner:
         while not await self.healthy(1.0):
             self._check_loading(stall_s)
             await asyncio.sleep(0.02)
+        # A binary's address was known before: its pipe may have more to say of its loading.
+        self._loaded = not self.spec.llama_server
 
     def _check_loading(self, stall_s: float) -> None:
         if self.gone.done():
@@ -158,9 +161,10 @@ class Runner:
         if line.startswith(READY_MARK) and not self._address.done():
             self._address.set_result(line.split()[1])
             return
-        if found := _BUFFER.search(line):
-            self._buffers[found[1], found[2]] = float(found[3])
-        self._weights_read = self._weights_read or _WEIGHTS_READ in line
+        if not self._loaded:  # afterwards it tells of each text and of each slot
+            if found := _BUFFER.search(line):
+                self._buffers[found[1], found[2]] = float(found[3])
+            self._weights_read = self._weights_read or _WEIGHTS_READ in line
         if line:
             self._tail.append(line)
 
