@@ -116,14 +116,15 @@ def recommended(plan: ScalingPlan, position: ScalingPosition, active: int, slots
     return wanted, why
 
 
+def floor_of(plan: ScalingPlan, position: ScalingPosition, soon: float, slots: float) -> int:
+    """How few instances rule 2 would leave as they are where `soon` slots are the usual, one at least."""
+    return max(1, math.ceil(soon / (aim(plan, position) * slots) - _UP - _TINY))
+
+
 def nearest(target: float, need: float, slots: float) -> int:
     """As many instances as come nearest to the target without passing the band above it."""
-    return max(fewest(target, need, slots), math.floor(need / (target * slots) + 0.5))
-
-
-def fewest(target: float, need: float, slots: float) -> int:
-    """The fewest instances that do not pass the band above the target."""
-    return math.ceil(need / ((target + BAND) * slots) - _TINY)
+    least = math.ceil(need / ((target + BAND) * slots) - _TINY)
+    return max(least, math.floor(need / (target * slots) + 0.5))
 
 
 def _trimmed(
