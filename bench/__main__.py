@@ -21,6 +21,7 @@ from bench import (
     models,
     policies,
     pressure,
+    starting,
     streams,
     survive,
     walls,
@@ -51,6 +52,7 @@ ROWS = {
     "survive": survive.survival,
     "survive-text": survive.texts,
     "survive-bare": survive.bare,
+    "starting": starting.starting,
     "scaling": scaling_rows.scaling,
     "scaling-streams": scaling_streams.streams,
     "detection-simulated": detection_simulated.detection,
@@ -59,6 +61,7 @@ ROWS = {
 WITHOUT_LOAD = {
     "scaling",
     "agent",
+    "starting",
     "isolation",
     "policy",
     "walls",
