@@ -14,6 +14,7 @@ from bench import (
     audit,
     cancel_prefill,
     detection_simulated,
+    embeddings,
     hops,
     in_memory,
     isolation,
@@ -21,12 +22,14 @@ from bench import (
     models,
     policies,
     pressure,
+    sealing,
     starting,
     streams,
     survive,
     walls,
 )
 from bench.processes import can_load, envoy, missing, version, work_folder
+from bench.scaling import growth as scaling_growth
 from bench.scaling import rows as scaling_rows
 from bench.scaling import streams as scaling_streams
 from bridge_core.form import form
@@ -49,11 +52,14 @@ ROWS = {
     "walls": walls.walls,
     "models": models.models,
     "loads": loads.loads,
+    "sealing": sealing.sealing,
+    "embeddings": embeddings.embeddings,
     "survive": survive.survival,
     "survive-text": survive.texts,
     "survive-bare": survive.bare,
     "starting": starting.starting,
     "scaling": scaling_rows.scaling,
+    "scaling-growth": scaling_growth.growth,
     "scaling-streams": scaling_streams.streams,
     "detection-simulated": detection_simulated.detection,
 }
@@ -68,7 +74,10 @@ WITHOUT_LOAD = {
     "audit",
     "audit-edits",
     "loads",
+    "embeddings",
     "models",
+    "sealing",
+    "scaling-growth",
     "scaling-streams",
     "detection-simulated",
 }

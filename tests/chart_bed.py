@@ -38,6 +38,16 @@ _SHAPES: Final[dict[str, tuple[dict[str, Any], ...]]] = {
     ),
     "backup": ({}, {"backup": {"enabled": True, "keySecretName": "key", "storage": {"className": "slow"}}}),
     "monitoring": ({}, {"podMonitor": {"enabled": True}}),
+    "metrics": (
+        {},
+        {
+            "externalMetrics": {
+                "enabled": True,
+                "caBundle": "-----BEGIN CERTIFICATE-----\nMA==\n-----END CERTIFICATE-----\n",
+                "annotations": {"example.test/why": "shape"},
+            }
+        },
+    ),
     "network": (
         {},
         {"networkPolicy": {"enabled": False}, "imagePullSecrets": [{"name": "pull"}]},

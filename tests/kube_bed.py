@@ -59,6 +59,12 @@ class Kubernetes:
         return (self._folder / "ca.pem").read_bytes()
 
     @property
+    def front_proxy(self) -> tuple[Path, Path, Path]:
+        """What the API server shows extension servers: its certificate, its key, and whose it is."""
+        folder = self._folder
+        return folder / "front-proxy.pem", folder / "front-proxy.key", folder / "front-proxy-ca.pem"
+
+    @property
     def address(self) -> tuple[str, int]:
         """The API server's."""
         server = json.loads(self.kubeconfig.read_text())["clusters"][0]["cluster"]["server"]
@@ -137,6 +143,14 @@ def running(programs: Path, folder: Path) -> Iterator[Kubernetes]:
             f"--service-account-key-file={folder / 'sa.pub'}",
             f"--service-account-signing-key-file={sa_key}",
             "--authorization-mode=Node,RBAC",
+            # The aggregation layer: how extension servers know that it is the API server that asks.
+            f"--requestheader-client-ca-file={folder / 'front-proxy-ca.pem'}",
+            "--requestheader-allowed-names=front-proxy-client",
+            "--requestheader-username-headers=X-Remote-User",
+            "--requestheader-group-headers=X-Remote-Group",
+            "--requestheader-extra-headers-prefix=X-Remote-Extra-",
+            f"--proxy-client-cert-file={folder / 'front-proxy.pem'}",
+            f"--proxy-client-key-file={folder / 'front-proxy.key'}",
             "--service-cluster-ip-range=10.96.0.0/24",
         )
         cluster = Kubernetes(folder)
@@ -149,6 +163,7 @@ def running(programs: Path, folder: Path) -> Iterator[Kubernetes]:
             f"--root-ca-file={folder / 'ca.pem'}",
             "--leader-elect=false",
             "--use-service-account-credentials=true",
+            "--horizontal-pod-autoscaler-sync-period=2s",
             "--bind-address=127.0.0.1",
             f"--secure-port={free_port()}",
         )
@@ -196,13 +211,18 @@ def _end(process: subprocess.Popen[bytes]) -> None:
 def _write_identities(folder: Path, port: int) -> None:
     ca = trustme.CA()
     ca.cert_pem.write_to_path(str(folder / "ca.pem"))
-    masters = {"common_name": "admin", "organization_name": "system:masters"}
+    masters: Any = {"common_name": "admin", "organization_name": "system:masters"}
     for name, leaf in (
         ("api", ca.issue_cert("127.0.0.1", "localhost", "kubernetes.default.svc")),
         ("admin", ca.issue_cert("admin@example.test", **masters)),
     ):
         (folder / f"{name}.pem").write_bytes(b"".join(one.bytes() for one in leaf.cert_chain_pems))
         (folder / f"{name}.key").write_bytes(leaf.private_key_pem.bytes())
+    front = trustme.CA()
+    front.cert_pem.write_to_path(str(folder / "front-proxy-ca.pem"))
+    proxy = front.issue_cert("front-proxy.test", common_name="front-proxy-client")
+    (folder / "front-proxy.pem").write_bytes(b"".join(one.bytes() for one in proxy.cert_chain_pems))
+    (folder / "front-proxy.key").write_bytes(proxy.private_key_pem.bytes())
     key = rsa.generate_private_key(public_exponent=65537, key_size=2048)
     (folder / "sa.key").write_bytes(
         key.private_bytes(

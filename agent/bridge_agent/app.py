@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import random
 import signal
 import socket
@@ -27,7 +28,7 @@ from bridge_agent.authentication.mesh_secrets import MeshSecrets
 from bridge_agent.authentication.refusal import Refused
 from bridge_agent.authentication.token_book import TokenBook
 from bridge_agent.concerns import Concerns
-from bridge_agent.config import DRAIN_S, AgentConfig, StateDir
+from bridge_agent.config import DRAIN_S, AgentConfig, StateDir, load_config
 from bridge_agent.engines.address import engine_address
 from bridge_agent.engines.supervisor import EngineSupervisor
 from bridge_agent.engines.view import LocalInstance
@@ -61,6 +62,7 @@ from bridge_agent.membership.registry_client import RegistryClient
 from bridge_agent.membership.renewal import Renewal
 from bridge_agent.membership.revocation import Revocations
 from bridge_agent.membership.subscription import SnapshotSubscription
+from bridge_agent.models.blob_keys import BlobKeys
 from bridge_agent.models.desk import ModelDesk, store_of
 from bridge_agent.peers.hop import VARYING
 from bridge_agent.peers.upstreams import Upstreams
@@ -73,6 +75,7 @@ from bridge_agent.scaling.holding import ModelHolding
 from bridge_agent.telemetry.load_reporter import LoadReporter
 from bridge_agent.telemetry.metrics import metrics_page
 from bridge_agent.telemetry.quota_metrics import QuotaFigures
+from bridge_agent.telemetry.request_log import request_log
 from bridge_agent.telemetry.tally import BackendTally, ModelTally
 from bridge_core import golden
 from bridge_core.addresses import join_address, split_address
@@ -80,6 +83,7 @@ from bridge_core.audit.anchoring import Anchoring
 from bridge_core.http1 import Request, coroutine_app
 from bridge_core.http1.pool import Address
 from bridge_core.identity.spiffe import GUARD_SERVER_NAME
+from bridge_core.logs.setup import ProgramLog
 from bridge_core.sealing import open_sealer
 from bridge_core.snapshot import Snapshot
 from bridge_core.snapshot_file import SnapshotFile
@@ -91,7 +95,12 @@ log = structlog.get_logger()
 
 
 def run_agent(
-    state: StateDir, config: AgentConfig, *, keep_engines: bool = False, drain_s: float = DRAIN_S
+    state: StateDir,
+    config: AgentConfig,
+    *,
+    keep_engines: bool = False,
+    drain_s: float = DRAIN_S,
+    program_log: ProgramLog | None = None,
 ) -> None:
     """Serves until SIGTERM or SIGINT.
 
@@ -100,6 +109,7 @@ def run_agent(
         config: The node's configuration, with the listeners to use.
         keep_engines: Leave the engines running at the end; the next start adopts them.
         drain_s: How long running requests may take to finish.
+        program_log: This process's, to which requests are written; None: they are not.
 
     Raises:
         BridgeError: it cannot start, with a sentence for the operator.
@@ -107,17 +117,24 @@ def run_agent(
     lock = AgentLock(state.lock)
     try:
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-            runner.run(_main(state, config, keep_engines=keep_engines, drain_s=drain_s))
+            runner.run(_main(state, config, program_log, keep_engines=keep_engines, drain_s=drain_s))
     finally:
         lock.release()
 
 
-async def _main(state: StateDir, config: AgentConfig, *, keep_engines: bool, drain_s: float) -> None:
+async def _main(
+    state: StateDir,
+    config: AgentConfig,
+    program_log: ProgramLog | None,
+    *,
+    keep_engines: bool,
+    drain_s: float,
+) -> None:
     signals: asyncio.Queue[None] = asyncio.Queue()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, signals.put_nowait, None)
-    agent = Agent(state, config)
+    agent = Agent(state, config, program_log)
     try:
         await agent.run(signals, keep_engines=keep_engines, drain_s=drain_s)
     finally:
@@ -131,9 +148,10 @@ class Agent:
         BridgeError: identity, ports or configuration cannot be used.
     """
 
-    def __init__(self, state: StateDir, config: AgentConfig) -> None:
+    def __init__(self, state: StateDir, config: AgentConfig, program_log: ProgramLog | None = None) -> None:
         self._state = state
         self._config = config
+        self._log = program_log
         self._rng = random.Random()  # noqa: S311 - jitter
         self._host_name = socket.gethostname()
         self._notifier = Notifier()
@@ -317,7 +335,15 @@ class Agent:
     def _serve_requests(self) -> None:
         state = self._state
         folder = state.root / "audit"
-        self._audit = made_of(folder, str(self._node), self._config.name, self._view, self._sealer)
+        lines = request_log(self._log, os.environ)
+        self._audit = made_of(
+            folder,
+            str(self._node),
+            self._config.name,
+            self._view,
+            self._sealer,
+            seen=None if lines is None else lines.take,
+        )
         self._tally = BackendTally()
         instances = self._config.instances
         self._own = frozenset(instances)
@@ -399,6 +425,7 @@ class Agent:
             instances=self._own_engines,
             loading=lambda: self._loads.busy,
             warmed=self._engines_changed,
+            keys=BlobKeys(lambda: self._state.seal_folder(load_config(self._state).seal)),
         )
         self._gateway.pull_with(desk.pulls, desk.shelf, desk.receiver)
         for path, page in desk.admin_pages().items():
@@ -436,6 +463,7 @@ class Agent:
             secrets=lambda: [
                 *self._secrets.concerns(self._view.current),
                 *self._tokens.concerns(self._view.current),
+                *(() if self._models is None else self._models.concerns()),
             ],
         )
         self._health = health.watch_of(
@@ -461,6 +489,7 @@ class Agent:
             models=self._model_tally,
             loads=self._loads,
             audit=self._audit,
+            log=None if self._log is None else self._log.sink,
             cosigning=self._cosigning,
             anchoring=self._anchoring,
             witness=self._witness,
@@ -523,7 +552,7 @@ class Agent:
     def _publish_engines(self, found: tuple[LocalInstance, ...]) -> None:
         instances = self._loads.shown(self._isolation.view(found))
         if self._models is not None:
-            instances = self._models.warming.shown(instances)
+            instances = self._models.shown(instances)
         self._view.publish_local(instances)
         if self._lifecycle.phase != "draining":
             self._registration.publish(records.registered(instances, self._config.name))

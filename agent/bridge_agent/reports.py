@@ -40,6 +40,7 @@ from bridge_core.audit.anchoring import Anchoring
 from bridge_core.audit.cosigning import Cosigning
 from bridge_core.audit.queue import AuditLog
 from bridge_core.form import form
+from bridge_core.logs.sink import LogSink
 from bridge_core.tls import TlsIdentity
 
 _PROGRAM: Final = version("deepseek-ollama-bridge")
@@ -62,6 +63,7 @@ class Reports:
         models: The same by model.
         loads: What its engines bring into memory.
         audit: What was written and lost.
+        log: The program's own, likewise; None: it is a terminal's.
         cosigning: Who vouches for it.
         anchoring: How far it is stamped.
         witness: What was found of others' audit logs.
@@ -91,6 +93,7 @@ class Reports:
         models: ModelTally,
         loads: ModelLoads,
         audit: AuditLog,
+        log: LogSink | None,
         cosigning: Cosigning,
         anchoring: Anchoring,
         witness: Witness,
@@ -116,6 +119,7 @@ class Reports:
         self._models = models
         self._loads = loads
         self._audit = audit
+        self._log = log
         self._cosigning = cosigning
         self._anchoring = anchoring
         self._witness = witness
@@ -232,6 +236,7 @@ class Reports:
             instances=self._engines.instances,
             expires_unix=self._expiries,
             audit=self._audit,
+            log=self._log,
             cosigning=self._cosigning,
             anchoring=self._anchoring,
             witness=self._witness,

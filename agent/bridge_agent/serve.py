@@ -67,12 +67,14 @@ def main() -> None:
         from bridge_agent.telemetry.logs import configure_logs
 
         gc.enable()
-        configure_logs(options.log_level)
+        log = configure_logs(options.log_level)
         form()  # refuses what is compiled in part
         state = StateDir(Path(options.state_dir))
         check_key_files(state.key)
         config = msgspec.structs.replace(load_config(state), listeners=options.listeners)
-        run_agent(state, config, keep_engines=options.keep_engines, drain_s=options.drain_s)
+        if log is not None:
+            log.known_as(config.name)
+        run_agent(state, config, keep_engines=options.keep_engines, drain_s=options.drain_s, program_log=log)
 
     guarded(work)
 

@@ -36,8 +36,8 @@ class Autoscaler:
 
     every_s = 2.0
 
-    def __init__(self, plan: ScalingPlan, slots: int) -> None:
-        self._plan, self._slots = plan, slots
+    def __init__(self, plan: ScalingPlan, slots: int, profile: tuple[float, ...] = ()) -> None:
+        self._plan, self._slots, self._profile = plan, slots, profile
         self._position: ScalingPosition | None = None
 
     def step(self, at: float, busy: Mapping[int, tuple[int, int]], ready: set[int], asked: int) -> None:
@@ -57,8 +57,14 @@ class Autoscaler:
             asked,
         )
         if self._position is None:
-            self._position = begin(self._plan, sight, BEGAN + at)
+            began = begin(self._plan, sight, BEGAN + at)
+            self._position = msgspec.structs.replace(began, profile=self._profile)
         self._position, _ = decide(self._plan, self._position, sight, BEGAN + at)
+
+    @property
+    def profile(self) -> tuple[float, ...]:
+        """What was learnt of the day."""
+        return self._position.profile if self._position else ()
 
     @property
     def active(self) -> frozenset[int]:
@@ -70,6 +76,28 @@ class Autoscaler:
         """See `Fleet`."""
         found = self._position
         return _numbers((*found.active, *found.loading, *found.warm)) if found else frozenset()
+
+
+class Fixed:
+    """As many instances all day, which are there from its beginning."""
+
+    every_s = 3600.0
+
+    def __init__(self, count: int) -> None:
+        self._all = frozenset(range(count))
+
+    def step(self, at: float, busy: Mapping[int, tuple[int, int]], ready: set[int], asked: int) -> None:
+        """See `Fleet`."""
+
+    @property
+    def active(self) -> frozenset[int]:
+        """See `Fleet`."""
+        return self._all
+
+    @property
+    def held(self) -> frozenset[int]:
+        """See `Fleet`."""
+        return self._all
 
 
 class Cpu(msgspec.Struct, frozen=True):

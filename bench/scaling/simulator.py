@@ -1,13 +1,15 @@
 """The discrete events of a day: requests come, are routed and admitted, hold a slot, end; fleets decide.
 
-Real: `routing.choose` over a snapshot with holders, `SlotQueue` with its bound, the autoscaler. Simulated:
-the clock, how long a prompt and an answer hold a slot, how long an instance takes to be ready.
+Real: `routing.choose` over a snapshot with holders, with what agents remember of conversations, `SlotQueue`
+with its bound, the autoscaler. Simulated: the clock, how long a prompt and an answer hold a slot, how long an
+instance takes to be ready. A cached prompt draws a conversation to where it was answered, as it does at an
+agent, but no prompt is computed the faster for it: two of the three traces do not say what prompts share.
 """
 
 from __future__ import annotations
 
 import heapq
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any, Final
 
 import msgspec
@@ -17,6 +19,7 @@ from bench.scaling.traffic import DAY_S, Arrival
 from bridge_agent.routing.admission_answers import AdmissionRefused, Admitted
 from bridge_agent.routing.admission_rules import Priority, SlotQueue
 from bridge_agent.routing.choose import Load, choose
+from bridge_agent.routing.outlook_rules import Conversations, Outlook
 from bridge_agent.routing.strategies import Turns
 from bridge_agent.routing.view import Index
 from bridge_core.holders import ModelHolders
@@ -26,6 +29,7 @@ from bridge_core.snapshot import Instance, MemberModel, Node, RoutePolicy, Snaps
 MODEL: Final = canonical("m")
 HOUR_S: Final = 3600.0
 _END, _STEP = 0, 1
+_PACE_S: Final = 1e-3  # sizes of prompts are milliseconds that they take to compute
 
 
 class Result(msgspec.Struct):
@@ -55,9 +59,21 @@ class Result(msgspec.Struct):
 
 
 class Day:
-    """One day with one fleet; `lead_s` from being held to being ready."""
+    """One day with one fleet; `lead_s` from being held to being ready.
 
-    def __init__(self, fleet: Fleet, *, size: int, slots: int, lead_s: float) -> None:
+    `following`: what the client of an answered request sends next, at once; None: nothing.
+    """
+
+    def __init__(
+        self,
+        fleet: Fleet,
+        *,
+        size: int,
+        slots: int,
+        lead_s: float,
+        following: Callable[[Arrival, float], Arrival | None] = lambda _ended, _at: None,
+    ) -> None:
+        self._following = following
         self._fleet, self._size, self._slots, self._lead_s = fleet, size, slots, lead_s
         self._queues: list[SlotQueue[int]] = [SlotQueue(slots) for _ in range(size)]
         self._requests: dict[int, Arrival] = {}
@@ -65,23 +81,29 @@ class Day:
         self._ready_at: dict[int, float] = {}
         self._events: list[tuple[float, int, int, int]] = []
         self._turns = Turns()
+        self._conversations = Conversations()
         self._index: Index | None = None
         self._seen: tuple[frozenset[int], frozenset[int]] = (frozenset(), frozenset())
-        self._at, self._sequence, self._asked = 0.0, 0, 0
+        self._at, self._numbers, self._asked = 0.0, 0, 0
         self._running = 0
         self._begun_held: set[int] = set()  # requests that began at an instance that was held
         self.result = Result()
 
-    def run(self, arrivals: Iterable[Arrival]) -> Result:
-        """The whole day."""
+    def run(self, arrivals: Iterable[Arrival], seconds: float = DAY_S) -> Result:
+        """The whole day, or so many seconds of it."""
         self._step(first=True)
-        for number, arrival in enumerate(arrivals):
+        for arrival in arrivals:
             self._until(arrival.at)
-            self._asked += 1
-            self._requests[number] = arrival
-            self._place(number, arrival)
-        self._until(DAY_S)
+            self._arrive(arrival)
+        self._until(seconds)
         return self.result
+
+    def _arrive(self, arrival: Arrival) -> None:
+        number = self._numbers
+        self._numbers += 1
+        self._asked += 1
+        self._requests[number] = arrival
+        self._place(number, arrival)
 
     def _until(self, at: float) -> None:
         while self._events and self._events[0][0] <= at:
@@ -102,7 +124,8 @@ class Day:
 
     def _place(self, number: int, arrival: Arrival) -> None:
         assert self._index is not None
-        load = Load(self._work, turns=self._turns, draw=hash(arrival.session) ^ number * 2654435761)
+        draw = hash(arrival.session) ^ number * 2654435761
+        load = Load(self._work, turns=self._turns, draw=draw, outlook=self._outlook(arrival))
         decision = choose(self._index, MODEL, arrival.session, load)
         bound = decision.policy.admission.queue_per_slot * self._slots
         for target in decision.candidates:
@@ -117,6 +140,11 @@ class Day:
             return
         self.result.refused += 1
         del self._requests[number]
+
+    def _outlook(self, arrival: Arrival) -> Outlook | None:
+        """As the gateway's state has it."""
+        cached = self._conversations.cached(arrival.session)
+        return Outlook(_size(arrival), cached, self._conversations.pace(MODEL)) if cached else None
 
     def _begin(self, number: int, instance: int) -> None:
         arrival = self._requests[number]
@@ -138,11 +166,17 @@ class Day:
         self._work[id_] -= 1
         if not self._work[id_]:
             del self._work[id_]
+        size = _size(arrival)
+        self._conversations.answered(arrival.session, id_, size)
+        self._conversations.observed(MODEL, size=size, cached=0, prefill_s=arrival.prefill_s, held_s=held)
         if number in self._begun_held:
             self._begun_held.discard(number)
             self.result.cut += instance not in self._seen[1]
         for other in self._queues[instance].give_back(held):
             self._begin(other, instance)
+        following = self._following(arrival, self._at)
+        if following is not None:
+            self._arrive(following)
 
     def _step(self, *, first: bool = False) -> None:
         busy = {at: (queue.running, queue.waiting) for at, queue in enumerate(self._queues) if queue.work}
@@ -174,3 +208,7 @@ class Day:
         index.defaults = RoutePolicy()
         found: Index = index
         return found
+
+
+def _size(arrival: Arrival) -> int:
+    return round(arrival.prefill_s / _PACE_S)

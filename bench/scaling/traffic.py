@@ -19,7 +19,8 @@ DAY_S: Final = 86_400.0
 PREFILL: Final = 1_000.0  # tokens a second of one slot: assumptions, as is what follows
 DECODE: Final = 15.0
 _AT: Final = (0.0, 0.1, 0.5, 0.9, 0.99, 1.0)
-_SESSIONS: Final = 500  # conversations that are open at one time
+_OPEN: Final = 500  # conversations that are open at one time
+_TURNS: Final = 5  # of one, on a mean
 
 
 class Shape(msgspec.Struct, frozen=True):
@@ -70,12 +71,15 @@ def day(shape: Shape, *, peak_slots: float, ratio: float, seed: int) -> Iterator
     mean = sum(sum(hold_s(shape, rng)) for _ in range(5000)) / 5000
     per_minute = 60.0 * peak_slots / mean
     shape_k = 1.0 / shape.minute_cv**2
+    turns = [0] * _OPEN
     for minute in range(int(DAY_S) // 60):
         expected = per_minute * level(minute * 60.0, ratio)
         count = _poisson(expected * rng.gammavariate(shape_k, 1.0 / shape_k), rng)
         for at in sorted(rng.uniform(0.0, 60.0) for _ in range(count)):
             prefill, decode = hold_s(shape, rng)
-            yield Arrival(minute * 60.0 + at, prefill, decode, b"%d" % rng.randrange(_SESSIONS))
+            place = rng.randrange(_OPEN)
+            turns[place] += rng.random() < 1 / _TURNS  # it was the last one's end: another begins
+            yield Arrival(minute * 60.0 + at, prefill, decode, b"%d/%d" % (place, turns[place]))
 
 
 def _drawn(quantiles: tuple[float, ...], rng: random.Random) -> float:

@@ -15,6 +15,24 @@ from bridge_core.errors import BridgeError, Fatal
 _POLL_S: Final = 0.25
 _TAIL: Final = 256 * 1024  # bytes of a file's end that are looked at for its last lines
 _MOST: Final = 1 << 20  # of what is read at once, and of a line without an end
+# Fields of the Elastic Common Schema that every line has, or that say again what another one says.
+_SAME_IN_ALL: Final = frozenset(
+    {
+        "ecs.version",
+        "event.action",
+        "event.dataset",
+        "event.kind",
+        "event.duration",
+        "event.outcome",
+        "event.reason",
+        "host.name",
+        "process.pid",
+        "service.name",
+        "service.version",
+        "trace.id",
+    }
+)
+_NAMES: Final = {"http.request.id": "request", "user.name": "by"}
 
 
 class LogLine(msgspec.Struct, frozen=True):
@@ -118,11 +136,18 @@ def _readable(raw: str) -> tuple[str, str]:
     if not isinstance(fields, dict):
         return "", raw
     rest: dict[str, Any] = dict(fields)
-    at = str(rest.pop("timestamp", "") or rest.pop("@timestamp", "") or rest.pop("ts", ""))
-    level = str(rest.pop("level", "") or rest.pop("log.level", ""))
-    what = str(rest.pop("event", "") or rest.pop("message", "") or rest.pop("msg", ""))
-    told = " ".join(f"{key}={value}" for key, value in rest.items())
-    return at[:19], f"{at[11:19]} {level:<7} {what} {told}".rstrip()
+    at = str(rest.pop("@timestamp", "") or rest.pop("timestamp", "") or rest.pop("ts", ""))
+    level = str(rest.pop("log.level", "") or rest.pop("level", ""))
+    what = str(rest.pop("message", "") or rest.pop("event", "") or rest.pop("msg", ""))
+    trace = str(rest.pop("error.stack_trace", ""))
+    told = " ".join(f"{_short(key)}={value}" for key, value in rest.items() if key not in _SAME_IN_ALL)
+    line = f"{at[11:19]} {level:<7} {what} {told}".rstrip()
+    return at[:19], f"{line}\n{trace}" if trace else line
+
+
+def _short(key: str) -> str:
+    """A field's name without what only tells fields of many programs apart."""
+    return _NAMES.get(key) or key.removeprefix("labels.").removeprefix("bridge.")
 
 
 def _at(line: LogLine) -> str:

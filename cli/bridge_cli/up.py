@@ -28,6 +28,7 @@ from bridge_cli.processes import ProcessTable, end, rotate, start_detached
 from bridge_cli.progress import Progress
 from bridge_core.errors import BridgeError, Fatal, Unavailable
 from bridge_core.files import write_atomically
+from bridge_core.logs.files import FILE as LOG_FILE
 from bridge_core.store.etcd import ClientTls
 from bridge_wire.v1 import registry_pb2 as wire
 
@@ -212,8 +213,11 @@ class _Raising:
         if self.table.get(part) is not None:
             return
         argv, environment = parts.launch(self.layout, part)
-        rotate(self._log(part))
-        self.table.put(part, start_detached(argv, self._log(part), env=environment))
+        log = self._log(part)
+        rotate(log)
+        if part != "etcd":  # ours put their own logs aside while they run
+            environment = {**environment, LOG_FILE: str(log)}
+        self.table.put(part, start_detached(argv, log, env=environment))
         self.started.append(part)
 
     def _log(self, part: str) -> Path:

@@ -105,7 +105,10 @@ def logs_command(
             )
         files = log_files(here[0] / "logs", node)
         for line in follow_files(files, last=last, follow=follow):
-            say(line.raw if as_json else f"{line.part:<10} {one_line(line.text, 4000)}")
+            first, *trace = line.text.split("\n")
+            say(line.raw if as_json else f"{line.part:<10} {one_line(first, 4000)}")
+            for more in () if as_json else trace:
+                say(f"{'':<10} {one_line(more, 4000)}")
             sys.stdout.flush()
 
     _until_interrupted(work)

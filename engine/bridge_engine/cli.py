@@ -69,6 +69,9 @@ def serve(
         hang_s=_seconds("--hang-timeout", hang_timeout),
         llama_server=_binary(llama_server),
     )
+    from bridge_core.logs.setup import log_of_program
+
+    guarded(lambda: log_of_program("bridge-engine"))
     uvloop.run(_serve(models, settings, host, port, lambda record: _report(record, ready_file, ready_fd)))
 
 

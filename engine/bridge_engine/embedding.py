@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import time
 from collections.abc import AsyncIterator
-from typing import Any
+from typing import Any, Final, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -23,6 +24,32 @@ Vector = npt.NDArray[np.float32]
 _BATCH = 128  # texts that the runner is given at a time: it must stay able to answer others
 _TOO_LONG = "the input length exceeds the context length"
 _TOO_LONG_SIGNS = ("too large", "context size", "context length", "physical batch size")
+_BETWEEN: Final = 0  # a token, between texts that are tokenised in one call
+
+
+class Embedded(NamedTuple):
+    """Texts as they were embedded.
+
+    Attributes:
+        vectors: Normalised, one for each text.
+        tokens: Read for all together.
+        counts: Read for each; empty: only the sum is known.
+    """
+
+    vectors: list[Vector]
+    tokens: int
+    counts: list[int]
+
+    def __add__(self, other: object) -> Embedded:
+        """These, and then those."""
+        if not isinstance(other, Embedded):
+            return NotImplemented
+        known = len(self.counts) == len(self.vectors) and len(other.counts) == len(other.vectors)
+        counts = self.counts + other.counts if known else []
+        return Embedded(self.vectors + other.vectors, self.tokens + other.tokens, counts)
+
+
+_NOTHING: Final = Embedded([], 0, [])
 
 
 class Embedding:
@@ -34,34 +61,38 @@ class Embedding:
         self._decode = decode
 
     async def embed(self, body: Json) -> AsyncIterator[Json]:
-        """`POST /api/embed`."""
+        """`POST /api/embed`.
+
+        A request with our own `prompt_eval_counts` is told the tokens of each text besides their sum:
+        whoever asks for several clients at once has to tell each its own.
+        """
         started = time.perf_counter_ns()
         texts = _inputs(body.get("input"))
-        vectors, tokens, load_ns = await self._vectors(
-            body, texts, started, ApiError(404, "model '' not found")
-        )
+        embedded, load_ns = await self._embedded(body, texts, started, ApiError(404, "model '' not found"))
         answer: Json = {
             "model": body.get("model", ""),
-            "embeddings": await self._decode.run(_numbers, vectors, body.get("dimensions", 0)),
+            "embeddings": await self._decode.run(_numbers, embedded.vectors, body.get("dimensions", 0)),
         }
         if texts:
             answer["total_duration"] = time.perf_counter_ns() - started
             answer["load_duration"] = load_ns
-            answer["prompt_eval_count"] = tokens
+            answer["prompt_eval_count"] = embedded.tokens
+            if body.get("prompt_eval_counts") and embedded.counts:
+                answer["prompt_eval_counts"] = embedded.counts
         yield answer
 
     async def embeddings(self, body: Json) -> AsyncIterator[Json]:
         """`POST /api/embeddings`."""
         texts = [body["prompt"]] if body.get("prompt") else []
-        vectors, _, _ = await self._vectors(
+        (vectors, _, _), _ = await self._embedded(
             body, texts, time.perf_counter_ns(), ApiError(400, "model is required")
         )
         yield {"embedding": [float(number) for number in vectors[0]] if vectors else []}
 
-    async def _vectors(
+    async def _embedded(
         self, body: Json, texts: list[str], started: int, unnamed: ApiError
-    ) -> tuple[list[Vector], int, int]:
-        """Normalised vectors, the number of tokens read, and nanoseconds until the model was there.
+    ) -> tuple[Embedded, int]:
+        """The texts as they were embedded, and nanoseconds until the model was there.
 
         `unnamed` is raised where the request names no model: each route has words of its own.
         """
@@ -76,10 +107,9 @@ class Embedding:
         async with self._scheduler.use(model, wanted, keep_alive) as runner:
             load_ns = time.perf_counter_ns() - started
             if not texts:
-                return [], 0, load_ns
-            truncate = body.get("truncate", True)
-            vectors, tokens = await _embed(runner, texts, truncate=truncate)
-            return vectors, tokens, load_ns
+                return _NOTHING, load_ns
+            truncate, each = body.get("truncate", True), bool(body.get("prompt_eval_counts"))
+            return await _embed(runner, texts, truncate=truncate, each=each), load_ns
 
 
 def _inputs(value: Any) -> list[str]:
@@ -93,36 +123,69 @@ def _inputs(value: Any) -> list[str]:
     raise ApiError(400, "invalid input type")
 
 
-async def _embed(runner: Runner, texts: list[str], *, truncate: bool) -> tuple[list[Vector], int]:
-    """Embeds the texts, a number of them in one call."""
-    vectors, total = [], 0
+async def _embed(runner: Runner, texts: list[str], *, truncate: bool, each: bool) -> Embedded:
+    """Embeds the texts, a number of them in one call; `each`: the tokens of each are to be known."""
+    found = _NOTHING
     for start in range(0, len(texts), _BATCH):
-        found, tokens = await _embed_some(runner, texts[start : start + _BATCH], truncate=truncate)
-        vectors += found
-        total += tokens
-    return vectors, total
+        found += await _embed_some(runner, texts[start : start + _BATCH], truncate=truncate, each=each)
+    return found
 
 
-async def _embed_some(runner: Runner, texts: list[str], *, truncate: bool) -> tuple[list[Vector], int]:
+async def _embed_some(runner: Runner, texts: list[str], *, truncate: bool, each: bool) -> Embedded:
     """Embeds all texts in one call; where one is too long, one by one with that one cut."""
     for text in texts:
         bounds.check_text(text, runner.spec.num_ctx)
     try:
+        if each and len(texts) > 1:
+            return await _ask_counting(runner, texts)
         return await _ask(runner, texts)
     except ApiError as fault:
         if not _is_too_long(fault):
             raise _plain(fault) from fault
         if not truncate:
             raise ApiError(400, _TOO_LONG) from fault
-    vectors, total = [], 0
+    found = _NOTHING
     for text in texts:
-        found, tokens = await _embed_cut(runner, text)
-        vectors += found
-        total += tokens
-    return vectors, total
+        found += await _embed_cut(runner, text)
+    return found
 
 
-async def _embed_cut(runner: Runner, text: str) -> tuple[list[Vector], int]:
+async def _ask_counting(runner: Runner, texts: list[str]) -> Embedded:
+    """As `_ask`, with the tokens of each text, which are counted meanwhile."""
+    counting = asyncio.ensure_future(_tokenised(runner, texts))
+    try:
+        found = await _ask(runner, texts)
+        return found._replace(counts=_counts(await counting, len(texts), found.tokens))
+    finally:
+        counting.cancel()
+        await asyncio.wait([counting])
+
+
+async def _tokenised(runner: Runner, texts: list[str]) -> list[int]:
+    """The tokens of the texts in one call, `_BETWEEN` each two."""
+    content: list[Any] = [texts[0]]
+    for text in texts[1:]:
+        content += [_BETWEEN, text]
+    tokens: list[int] = (await runner.call("/tokenize", {"content": content, "add_special": False}))["tokens"]
+    return tokens
+
+
+def _counts(plain: list[int], texts: int, tokens: int) -> list[int]:
+    """The tokens of each of so many texts, which together are `tokens`; empty: it cannot be told.
+
+    llama-server says the sum alone. It tokenises a list in one call; a token of ours stands between two
+    texts. What it adds to every text is what the sum has besides, the same for each.
+    """
+    if plain.count(_BETWEEN) != texts - 1:
+        return []  # a text has that very token
+    ends = [at for at, token in enumerate(plain) if token == _BETWEEN]
+    begins = [0, *(end + 1 for end in ends)]
+    counts = [end - begin for begin, end in zip(begins, [*ends, len(plain)], strict=True)]
+    added, rest = divmod(tokens - sum(counts), texts)
+    return [] if rest or added < 0 else [count + added for count in counts]
+
+
+async def _embed_cut(runner: Runner, text: str) -> Embedded:
     answer = await runner.call("/tokenize", {"content": text, "add_special": True})
     special = len(answer["tokens"])
     tokens = (await runner.call("/tokenize", {"content": text, "add_special": False}))["tokens"]
@@ -136,11 +199,12 @@ async def _embed_cut(runner: Runner, text: str) -> tuple[list[Vector], int]:
         raise _plain(fault) from fault
 
 
-async def _ask(runner: Runner, texts: list[str]) -> tuple[list[Vector], int]:
+async def _ask(runner: Runner, texts: list[str]) -> Embedded:
     answer = await runner.call("/v1/embeddings", {"input": texts})
     ordered = sorted(answer["data"], key=lambda one: one["index"])
     vectors = [_normalised(np.asarray(one["embedding"], dtype=np.float32)) for one in ordered]
-    return vectors, int(answer["usage"]["prompt_tokens"])
+    tokens = int(answer["usage"]["prompt_tokens"])
+    return Embedded(vectors, tokens, [tokens] if len(texts) == 1 else [])
 
 
 def _numbers(vectors: list[Vector], size: int) -> list[list[float]]:

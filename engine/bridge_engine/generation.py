@@ -18,6 +18,7 @@ from bridge_core.large_json import LARGE
 from bridge_engine import bounds, requests
 from bridge_engine.catalog import Catalog, in_full
 from bridge_engine.images import settle_images, size_of_images
+from bridge_engine.json_watch import JsonWatch
 from bridge_engine.native import Json
 from bridge_engine.options import Options, merge, runner_options, truncated_prompt
 from bridge_engine.pools import CORES, Pool
@@ -46,6 +47,9 @@ from bridge_engine.templates.tool_calls import Found, ToolCallParser
 
 _MOST_PROBABILITIES: Final = 20
 _RENDER_S: Final = 10.0  # for a template that the weights carry: it may have been written to never end
+_SCHEMA_LEFT: Final = (
+    "invalid format: the runner could not hold the answer to the schema; say it in a simpler way"
+)
 _TOO_LONG: Final = (
     "the prompt does not fit the context length that the model is loaded with; shorten it, or raise num_ctx"
 )
@@ -341,10 +345,13 @@ class Generation:
             marks=prepared.marks,
         )
         reader = _Reader(prepared)
+        watch = JsonWatch() if "json_schema" in body else None
         unsaid = ""  # text held back from records still counts for the context
         async with contextlib.aclosing(runner.stream("/completion", body)) as events:
             async for event in events:
                 text = event.get("content") or ""
+                if watch is not None and not watch.feed(text):
+                    raise ApiError(400, _SCHEMA_LEFT, late=True)
                 unsaid += text
                 final = bool(event.get("stop"))
                 record = reader.read(text, final=final)

@@ -69,7 +69,9 @@ CHAT: Final = Struct(
         "_relax_thinking": BOOL,  # ours: thinking that the model cannot do is left out, not refused
     },
 )
-EMBED: Final = Struct("EmbedRequest", {**_COMMON, "input": ANY, "dimensions": INT})
+EMBED: Final = Struct(
+    "EmbedRequest", {**_COMMON, "input": ANY, "dimensions": INT, "prompt_eval_counts": BOOL}
+)
 EMBEDDINGS: Final = Struct("EmbeddingRequest", {**_COMMON, "prompt": STRING})
 SHOW: Final = Struct(
     "ShowRequest",

@@ -12,7 +12,7 @@ Rules:
    `anyOf`: a grammar cannot exclude that two branches match.
 4. An object has no properties but those that it names, unless it says otherwise.
 5. What nothing can satisfy is refused: the runner would ignore all of it.
-6. Walks are bounded by DEEPEST and MOST_PARTS.
+6. Walks are bounded by DEEPEST and MOST_PARTS, and what a runner's grammar has to count by MOST_COUNTED.
 """
 
 from __future__ import annotations
@@ -23,12 +23,15 @@ from typing import Any, Final, NoReturn
 from urllib.parse import unquote
 
 from bridge_core.dialects.errors import ApiError
-from bridge_engine.schema_values import Misfit, bounded, chosen, endless, merged, string_rules
+from bridge_engine.schema_values import Misfit, bounded, chosen, endless, merged, remainders_of, string_rules
 
 DEEPEST: Final = 64
 """Schemas within each other."""
 MOST_PARTS: Final = 20_000
 """Schemas and enumerated values in all, after references and branches were multiplied out."""
+
+MOST_COUNTED: Final = 10_000
+"""Items that all arrays may bound, and remainders of all `multipleOf`: each costs a runner something."""
 
 _KINDS: Final = ("object", "array", "string", "number", "integer", "boolean", "null")
 _REFUSED: Final = (
@@ -93,6 +96,7 @@ class _Converter:
         self.place = "#"  # the schema that is converted now, for messages
         self._root = root
         self._parts = 0
+        self._counted_parts = 0
         self._names: dict[str, str] = {}  # of the converted targets, by their pointers
         self._waiting: list[str] = []  # pointers whose targets are still to be converted
 
@@ -125,6 +129,11 @@ class _Converter:
             self._refuse("schema", "is nested too deeply")
         if self._parts > MOST_PARTS:
             self._refuse("schema", "is too large")
+
+    def _count(self, keyword: str, number: int) -> None:
+        self._counted_parts += number
+        if self._counted_parts > MOST_COUNTED:
+            self._refuse(keyword, f"is too large, alone or with others before it (over {MOST_COUNTED})")
 
     def _flat(self, schema: Any, place: str, depth: int, refs: tuple[str, ...] = ()) -> Schema:
         """The schema's own keywords that constrain, with `allOf` and what stands beside `$ref` merged."""
@@ -204,6 +213,8 @@ class _Converter:
             out |= string_rules(flat)
         if "integer" in kinds or "number" in kinds:
             out |= bounded(flat, whole="number" not in kinds)
+            if "multipleOf" in out:
+                self._count("multipleOf", remainders_of(out["multipleOf"]))
         if "array" in kinds:
             out |= self._array(flat, place, depth)
         if "object" in kinds:
@@ -232,6 +243,8 @@ class _Converter:
 
     def _array(self, flat: Schema, place: str, depth: int) -> Schema:
         out = bounded(flat, counts="Items")
+        for keyword in ("minItems", "maxItems"):
+            self._count(keyword, out.get(keyword, 0))
         items, first = flat.get("items"), flat.get("prefixItems")
         if isinstance(items, list):  # the form of older drafts
             items, first = flat.get("additionalItems"), items

@@ -13,6 +13,7 @@ _LONGEST_PATTERN: Final = 500
 _MOST_REPEATS: Final = 1000
 _MOST_COUNTED: Final = 100_000  # items, characters or properties that a bound may ask for
 _LARGEST: Final = 10**15  # of a number's bound: beyond, llama.cpp's own arithmetic is not exact
+_LARGEST_STEP: Final = 1000  # of `multipleOf`, as a whole number of its last decimal place
 _FORMATS: Final = ("date-time", "date", "time", "duration", "email", "hostname", "ipv4", "ipv6", "uuid")
 
 # What llama.cpp's regular expressions cannot say, or say otherwise than JSON Schema.
@@ -123,22 +124,48 @@ def _number(flat: dict[str, Any], keyword: str) -> float | None:
 def _range(flat: dict[str, Any], *, whole: bool) -> dict[str, Any]:
     low, over = _side(flat, "minimum", "exclusiveMinimum", max)
     high, under = _side(flat, "maximum", "exclusiveMaximum", min)
-    step = _number(flat, "multipleOf")
-    if step is not None and (step <= 0 or step < 1e-6):
-        raise Misfit("multipleOf", "must be a number above 0.000001")
+    step = _step(flat, whole=whole)
     if whole:
         low = None if low is None else math.floor(low) + 1 if over else math.ceil(low)
         high = None if high is None else math.ceil(high) - 1 if under else math.floor(high)
         over = under = False
     if low is not None and high is not None and (low > high or (low == high and (over or under))):
         raise Misfit("exclusiveMinimum" if over else "minimum", "is above the maximum")
-    if step is not None and low is None and high is not None and high < 0:
-        raise Misfit("multipleOf", "cannot be converted beside a maximum below 0 alone")
+    if step is not None and high is not None and (high < 0 or (high == 0 and under)):
+        raise Misfit("multipleOf", "cannot be converted where every value is below 0")
     if step is not None and low is not None and high is not None:
         _check_step(Fraction(str(step)), Fraction(str(low)), Fraction(str(high)), open_=over or under)
     names = ("exclusiveMinimum" if over else "minimum", "exclusiveMaximum" if under else "maximum")
     found = {names[0]: low, names[1]: high, "multipleOf": step}
     return {name: number for name, number in found.items() if number is not None}
+
+
+def _step(flat: dict[str, Any], *, whole: bool) -> float | None:
+    """`multipleOf`; None where it says nothing.
+
+    The runner's automaton has a state for each remainder, and of too many it says nothing and generates
+    without the schema. It reads a step by decimal places, as below, which some fractions never end.
+    """
+    step = _number(flat, "multipleOf")
+    if step is None:
+        return None
+    if step < 1e-6:
+        raise Misfit("multipleOf", "must be a number above 0.000001")
+    if whole:
+        step = Fraction(str(step)).numerator  # whole numbers that are multiples of it
+        if step == 1:
+            return None
+    if (remainders := remainders_of(step)) > _LARGEST_STEP:
+        raise Misfit("multipleOf", "has too many digits" if remainders > step else "is too large")
+    return step
+
+
+def remainders_of(step: float) -> int:
+    """How many remainders there are beside multiples of `step`."""
+    number = float(step)
+    while not number.is_integer():
+        number *= 10
+    return int(number)
 
 
 def _side(flat: dict[str, Any], keyword: str, exclusive: str, tighter: Any) -> tuple[float | None, bool]:

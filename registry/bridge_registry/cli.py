@@ -2,25 +2,24 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
-import structlog
 import typer
 import uvloop
 
 from bridge_core.addresses import split_address
 from bridge_core.command.guard import guarded
-from bridge_core.command.logs import exception_renderer
 from bridge_core.command.program import program
 from bridge_core.errors import Fatal
 from bridge_core.hardening import keep_memory_private
 from bridge_core.identity import check_node_name
 from bridge_core.key_files import check_key_files
+from bridge_core.logs.setup import log_of_program
 from bridge_core.sealing.key_source import key_source
 from bridge_registry import backup_commands, seal_commands, service_commands
 from bridge_registry.enrolment.pki_files import Pki
+from bridge_registry.external_metrics import commands as external_metrics_commands
 from bridge_registry.options import GUARD_PORT, RegistryOptions
 from bridge_registry.systemd import STATE
 
@@ -31,6 +30,7 @@ app = program("The registry: the mesh's CA, its members, its config, and the sna
 app.add_typer(service_commands.group, name="service")
 app.add_typer(seal_commands.group, name="seal")
 backup_commands.register(app)
+external_metrics_commands.register(app)
 authorities = typer.Typer(help="The mesh's CAs, as this registry has them.", no_args_is_help=True)
 app.add_typer(authorities, name="ca")
 StateDir = Annotated[Path, typer.Option("--state-dir", help="Where keys and the last snapshot are kept.")]
@@ -71,6 +71,7 @@ SealKey = Annotated[
 ]
 
 _NAME = "registry1"
+_PROGRAM, _GUARD = "bridge-registry", "bridge-store-guard"  # in their logs
 
 
 @app.command()
@@ -192,7 +193,7 @@ def run_command(
 ) -> None:
     """Runs the registry until it is told to stop."""
     keep_memory_private()
-    _log_to_stderr()
+    guarded(lambda: log_of_program(_PROGRAM, node=name))
     settings = RegistryOptions(
         state_dir=state_dir,
         name=guarded(lambda: check_node_name(name)),
@@ -245,7 +246,7 @@ def store_guard_command(
     Run it beside etcd and apart from the registry, so that leases go on while the registry is down.
     """
     keep_memory_private()
-    _log_to_stderr()
+    guarded(lambda: log_of_program(_GUARD, node=name))
     from bridge_registry.store_guard import app as guard
 
     options = guard.GuardOptions(
@@ -274,20 +275,6 @@ def _kubernetes(accounts: str, names: str) -> KubernetesApi | None:
 
 def _listed(text: str) -> tuple[str, ...]:
     return tuple(part.strip() for part in text.split(",") if part.strip())
-
-
-def _log_to_stderr() -> None:
-    structlog.configure(
-        processors=[
-            structlog.contextvars.merge_contextvars,
-            structlog.processors.add_log_level,
-            structlog.processors.TimeStamper(fmt="iso", utc=True),
-            exception_renderer,
-            structlog.processors.JSONRenderer(),
-        ],
-        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
-        cache_logger_on_first_use=True,
-    )
 
 
 def run() -> None:

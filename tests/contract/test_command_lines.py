@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import os
+import shutil
 import socket
 import subprocess
 import sys
 from collections.abc import Iterator
-from importlib.metadata import version
+from importlib.metadata import distribution, version
 from pathlib import Path
 from typing import Any
 
@@ -19,9 +20,11 @@ from bridge_agent.cli import app as agent
 from bridge_cli.main import app as bridgectl
 from bridge_core.command.program import as_called
 from bridge_core.form import form
+from bridge_core.systemd import placement
 from bridge_engine.cli import app as engine
 from bridge_registry.cli import app as registry
 
+ROOT = Path(__file__).resolve().parents[2]
 PROGRAMS = {
     "bridgectl": bridgectl,
     "bridge-agent": agent,
@@ -58,6 +61,29 @@ def test_what_one_tries_first_is_answered(program: typer.Typer) -> None:
     wrong = runner.invoke(program, ["nonsense"])
     assert wrong.exit_code == 2
     assert "No such command 'nonsense'" in wrong.output
+
+
+def test_no_command_has_a_name_of_another_program_or_a_second_one() -> None:
+    """`bridge` is iproute2's on every Debian."""
+    scripts = distribution("deepseek-ollama-bridge").entry_points.select(group="console_scripts")
+    assert sorted(one.name for one in scripts) == sorted(PROGRAMS) == sorted(placement.COMMANDS)
+
+
+@pytest.mark.skipif(not shutil.which("make"), reason="SKIPPED LOUDLY: there is no make")
+def test_make_links_the_commands_and_takes_the_links_away(tmp_path: Path) -> None:
+    where = [f"DESTDIR={tmp_path}", f"VENV={Path(sys.executable).parents[1]}"]
+
+    def make(target: str) -> None:  # without its set-up, which was before any test
+        command = ["make", "--silent", "--old-file=setup", target, *where]
+        subprocess.run(command, cwd=ROOT, timeout=60, check=True, capture_output=True)
+
+    make("install")
+    folder = tmp_path / "usr/local/bin"
+    assert sorted(one.name for one in folder.iterdir()) == sorted(PROGRAMS)
+    for one in folder.iterdir():
+        assert one.readlink() == Path(sys.executable).with_name(one.name)
+    make("uninstall")
+    assert list(folder.iterdir()) == []
 
 
 def test_a_policy_without_a_name_is_asked_for() -> None:

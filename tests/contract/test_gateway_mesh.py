@@ -12,10 +12,11 @@ import msgspec
 import pytest
 import zstandard
 
+from bridge_agent.gateway.state import FRESH_S
 from bridge_agent.routing.affinity import affinity_key
 from bridge_core.http1 import ConnectFailed, IncompleteResponse, Pool
 from bridge_core.snapshot import Backend, Node, Route, RoutePolicy
-from bridge_core.traffic import AdmissionPolicy
+from bridge_core.traffic import AdmissionPolicy, Retries
 from tests.contract.gateway_bed import Answer, Bed, Clock, foreign_context, issue, mesh
 from tests.fakes.recorded_engine import Fault, RecordedEngine
 from tests.support import eventually, within_some_time
@@ -225,10 +226,14 @@ async def test_what_was_just_made_here_is_not_asked_of_those_who_had_the_name(
 ) -> None:
     assert (await bed["a"].infer(model="solo")).headers.get(b"x-bridge-node") == b"c"
     bed["a"].engine.models = (ALL, "solo")
+    before = asyncio.get_running_loop().time()
     assert (await bed["a"].ask("POST", path, body)).status == 200
     bed.publish()  # another index, in which the list still does not say so
-    asked = [await bed["a"].infer(model="solo", headers=session(number)) for number in range(10)]
-    assert {answer.headers.get(b"x-bridge-node") for answer in asked} == {b"a"}
+    for number in range(10):
+        answer = await bed["a"].infer(model="solo", headers=session(number))
+        if asyncio.get_running_loop().time() >= before + FRESH_S:
+            break  # a busy machine: by now the lists count again
+        assert answer.headers.get(b"x-bridge-node") == b"a"
 
 
 @pytest.mark.parametrize("path", ["/api/chat", "/api/show"])
@@ -265,6 +270,19 @@ async def test_a_blob_is_uploaded_as_it_comes(bed: Bed, where: str | None) -> No
     assert len(bed[where or "a"].engine.blobs["sha256:1"]) == 64 * 65_536
     named = {} if where is None else {"X-Bridge-Node": where}
     assert (await bed["a"].ask("HEAD", "/api/blobs/sha256:1", headers=named)).status == 200
+
+
+@pytest.mark.parametrize("where", ["a", "c"])
+async def test_a_blob_that_waits_to_be_called_for_is_called_for(bed: Bed, where: str) -> None:
+    head = "POST /api/blobs/sha256:1 HTTP/1.1\r\nHost: localhost\r\nContent-Length: 1000\r\n"
+    reader, writer = await asyncio.open_connection("127.0.0.1", bed["a"].local.port)
+    writer.write(f"{head}X-Bridge-Node: {where}\r\nExpect: 100-continue\r\n\r\n".encode())
+    async with asyncio.timeout(60):
+        assert await reader.readuntil(b"\r\n\r\n") == b"HTTP/1.1 100 Continue\r\n\r\n"
+        writer.write(b"x" * 1000)
+        assert (await reader.readline()).startswith(b"HTTP/1.1 201 ")
+    writer.close()
+    assert bed[where].engine.blobs["sha256:1"] == b"x" * 1000
 
 
 async def test_a_route_asks_its_backend_and_answers_by_its_own_name(bed: Bed) -> None:
@@ -401,6 +419,21 @@ async def test_an_error_that_everybody_gives_is_the_answer(bed: Bed) -> None:
         answer = await bed["a"].infer()
         assert (answer.status, answer.json()["error"][:12]) == (500, "an error was")
     assert bed["a"].gateway.ejections() == {}, "the requests may have been to blame"
+
+
+@pytest.mark.parametrize("fault", ["died", "close"])
+async def test_a_request_that_two_engines_died_of_reaches_no_third(tmp_path: Path, fault: str) -> None:
+    engines = {name: RecordedEngine((ALL,)) for name in "abcd"}
+    policy = RoutePolicy(retries=Retries(attempts=9))
+    async with mesh(tmp_path, engines, policy=policy) as bed:
+        for engine in engines.values():
+            engine.faults.append(Fault(fault))
+        for entry in "abcd":
+            for engine in engines.values():
+                engine.asked.clear()
+            answer = await bed[entry].infer(headers=session_for(bed, entry, entry))
+            assert answer.status >= 500
+            assert sum(len(engine.inferences()) for engine in engines.values()) == 2
 
 
 async def test_a_dead_node_costs_one_try_and_is_then_skipped(tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from bridge_core.http_access import Origins
 from tests.contract.gateway_bed import Bed, mesh
 from tests.fakes.recorded_engine import RecordedEngine, recording
 
@@ -82,6 +83,19 @@ async def test_an_answer_to_an_allowed_origin_can_be_read_by_it(bed: Bed) -> Non
         await bed["a"].ask("GET", "/nope", headers=origin),
     ):
         assert answer.headers.get(b"access-control-allow-origin") == b"http://localhost:3000"
+
+
+async def test_an_origin_that_the_configuration_allows_is_allowed(tmp_path: Path) -> None:
+    page = {"Origin": "https://chat.example"}
+    async with mesh(tmp_path, {"a": RecordedEngine()}, origins=Origins(("https://chat.example",))) as bed:
+        answer = await bed["a"].infer(headers=page)
+        assert (answer.status, answer.headers.get(b"access-control-allow-origin")) == (
+            200,
+            b"https://chat.example",
+        )
+        assert (await bed["a"].ask("OPTIONS", "/api/chat", headers=page)).status == 204
+        other = await bed["a"].infer(headers={"Origin": "https://other.example"})
+        assert (other.status, other.headers.get(b"access-control-allow-origin")) == (403, None)
 
 
 async def test_a_page_of_the_called_host_is_no_foreign_origin(bed: Bed) -> None:

@@ -117,6 +117,8 @@ def test_ports_of_services_are_ports_of_containers(rendered: list[dict[str, Any]
         {"agent": {"drainSeconds": 0}},
         {"agent": {"join": "anybody"}},
         {"trustDomain": "a; b"},
+        {"externalMetrics": {"enabled": True, "allowedNames": []}},
+        {"externalMetrics": {"enabled": True, "caBundle": "Zm9v"}},
         {"backup": {"enabled": True}},
     ],
     ids=str,

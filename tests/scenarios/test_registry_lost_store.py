@@ -8,8 +8,10 @@ from pathlib import Path
 
 import grpc
 import pytest
+from structlog.testing import capture_logs
 
 from bridge_core.files import write_atomically
+from bridge_core.http1 import Pool
 from bridge_core.identity import SpiffeId
 from bridge_core.identity.certificates import create_csr, generate_key
 from bridge_core.snapshot import Snapshot, Version
@@ -124,6 +126,39 @@ async def test_an_empty_store_empties_nothing_and_is_filled_at_an_admins_word(
             code, says = await refused(admin.Restore(pb.RestoreRequest()))
             assert (code, "nothing to restore" in says) == (grpc.StatusCode.FAILED_PRECONDITION, True)
     await store.close()
+
+
+async def test_a_store_that_is_another_is_told_in_log_readiness_and_metric_too(tmp_path: Path) -> None:
+    etcd = FakeEtcd()
+    store = FakeStore(etcd)
+    async with a_registry(tmp_path, etcd) as bed:
+        await a_mesh(bed, store)
+        assert "bridge_registry_store_foreign 0.0" in await page(bed, "/metrics")
+        with capture_logs() as logs:
+            etcd.lose_everything()
+            await noticed(bed)
+        (told,) = [entry for entry in logs if entry["event"] == "store_is_not_the_known_one"]
+        assert (told["log_level"], "bridgectl restore" in told["hint"]) == ("error", True)
+        assert "bridge_registry_store_foreign 1.0" in await page(bed, "/metrics")
+        assert "came back empty" in await page(bed, "/readyz")
+        async with bed.admin() as admin:
+            await admin.Restore(pb.RestoreRequest())
+
+        async def known_again() -> bool:
+            return "bridge_registry_store_foreign 0.0" in await page(bed, "/metrics")
+
+        await eventually(known_again)
+    await store.close()
+
+
+async def page(bed: Bed, path: str) -> str:
+    """What the registry's admin listener says there."""
+    pool = Pool(("127.0.0.1", bed.registry.admin_port))
+    try:
+        async with pool.request("GET", path, [(b"host", b"localhost")]) as response:
+            return (await response.read()).decode()
+    finally:
+        await pool.close()
 
 
 async def test_a_store_put_back_from_an_older_copy_is_noticed_and_brought_up_to_date(tmp_path: Path) -> None:

@@ -59,7 +59,7 @@ def test_the_least_that_can_be_said_is_a_model_and_a_max() -> None:
         ("model: m\nmin: 0\nmax: 3", "spec.min: a min of 0 needs scaleToZero"),
         ("model: m\nmax: 3\nscaleToZero: {}", "spec.scaleToZero: is without effect while min is 1"),
         (
-            "model: m\nmin: 0\nmax: 3\nscaleToZero: {after: 1m}",
+            "model: m\nmin: 0\nmax: 3\nscaleToZero: {after: 1m}\ncoolDowns: {scaleIn: 61s}",
             "spec.scaleToZero.after: is shorter than coolDowns.scaleIn",
         ),
         (
@@ -85,7 +85,9 @@ def test_an_impossible_policy_is_refused(spec: str, fault: str) -> None:
 
 
 def test_every_fault_is_told_at_once() -> None:
-    found = faults(policy("model: chat\nmin: 9\nmax: 3\nscaleToZero: {after: 1m}"), ROUTE)
+    found = faults(
+        policy("model: chat\nmin: 9\nmax: 3\nscaleToZero: {after: 1m}\ncoolDowns: {scaleIn: 2m}"), ROUTE
+    )
     assert len(found) == 4
 
 

@@ -74,6 +74,13 @@ def test_annotations_are_left_out_and_bounds_are_said_in_one_way() -> None:
     }
 
 
+def test_steps_of_whole_numbers_are_whole_and_a_step_of_one_says_nothing() -> None:
+    for step, found in ((0.5, None), (1, None), (0.75, 3), (2.5, 5), (4, 4), (0.0007, 7)):
+        whole = converted({"type": "integer", "multipleOf": step})
+        assert whole == {"type": "integer"} | ({} if found is None else {"multipleOf": found})
+    assert converted({"type": "number", "multipleOf": 0.05})["multipleOf"] == 0.05
+
+
 REFUSED = {
     "$ref": [
         {"type": "object", "properties": {"b": {"$ref": "#/$defs/B"}}, "required": ["b"]},
@@ -113,8 +120,22 @@ REFUSED = {
     "const": [{"type": "string", "const": 5}],
     "required": [{**AGE, "required": ["b"], "additionalProperties": False}, {**AGE, "required": "age"}],
     "minimum": [{"type": "integer", "minimum": 9, "maximum": 3}, {"type": "number", "minimum": "x"}],
-    "multipleOf": [{"type": "integer", "multipleOf": 10, "minimum": 1, "maximum": 9}],
-    "minItems": [{"type": "array", "minItems": 10**6}, {"type": "array", "minItems": 2, "maxItems": 1}],
+    "multipleOf": [
+        {"type": "integer", "multipleOf": 10, "minimum": 1, "maximum": 9},
+        {"type": "number", "multipleOf": 5, "minimum": -50, "maximum": -5},
+        {"type": "number", "multipleOf": 5, "exclusiveMaximum": 0},
+        {"type": "integer", "multipleOf": 1001},
+        {"type": "number", "multipleOf": 10.01},
+        {"type": "number", "multipleOf": 0.07},  # 0.7000000000000001 tenths
+        {"type": "number", "multipleOf": 1e-7},
+        {"anyOf": [{"type": "integer", "multipleOf": step} for step in range(980, 1000)]},
+    ],
+    "maxItems": [{"type": "array", "maxItems": 10_001}],
+    "minItems": [
+        {"type": "array", "minItems": 10**6},
+        {"type": "array", "minItems": 2, "maxItems": 1},
+        {"type": "array", "maxItems": 5001, "items": {"type": "array", "minItems": 5000}},
+    ],
     "minProperties": [{"type": "object", "properties": {"a": {}}, "minProperties": 1}],
     "properties": [{"type": "object", "properties": []}],
     "anyOf": [{"anyOf": []}, {"anyOf": {}}],

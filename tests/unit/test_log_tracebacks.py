@@ -6,17 +6,20 @@ import contextlib
 import io
 import json
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 import structlog
 import typer
 
 from bridge_agent.cli import app as agent
-from bridge_agent.telemetry.logs import configure_logs
 from bridge_cli.main import app as bridgectl
-from bridge_core.command.logs import log_readably, short_traceback
+from bridge_core.command.logs import log_readably
+from bridge_core.logs.ecs_rules import Source
+from bridge_core.logs.setup import ProgramLog, log_for_people, log_into
+from bridge_core.logs.sink import LogSink
+from bridge_core.logs.tracebacks import short_traceback
 from bridge_engine.cli import app as engine
-from bridge_registry.cli import _log_to_stderr
 from bridge_registry.cli import app as registry
 
 SECRET = "what the client asked for"
@@ -60,7 +63,7 @@ def _log_of(stderr: Stderr, set_up: Callable[[], None], depth: int) -> str:
     return stderr.text()
 
 
-@pytest.mark.parametrize("set_up", [log_readably, _log_to_stderr, lambda: configure_logs("info")])
+@pytest.mark.parametrize("set_up", [log_readably, lambda: log_for_people("info")])
 def test_an_exception_is_logged_short_and_without_values(stderr: Stderr, set_up: Callable[[], None]) -> None:
     text = _log_of(stderr, set_up, 600)
     assert "too deep" in text
@@ -80,16 +83,28 @@ def test_every_command_sets_its_log_up_before_it_does_anything(stderr: Stderr, c
     assert SECRET not in text
 
 
-def test_a_message_that_quotes_the_request_is_cut() -> None:
+def test_a_message_that_quotes_the_request_is_left_out() -> None:
     try:
         {}[SECRET * 10_000]
     except KeyError as fault:
         text = short_traceback((type(fault), fault, fault.__traceback__))
     assert len(text) < 7000
-    assert "characters left out" in text
+    assert "KeyError: '…'" in text
+    assert SECRET not in text
 
 
 @pytest.mark.parametrize("stderr", [False], indirect=True)
-def test_logs_in_json_stay_one_line_a_record(stderr: Stderr) -> None:
-    (line,) = _log_of(stderr, lambda: configure_logs("info"), 2).splitlines()
-    assert "too deep" in json.loads(line)["exception"]
+def test_a_collector_gets_one_line_a_record(stderr: Stderr, tmp_path: Path) -> None:
+    path = tmp_path / "log"
+    with path.open("wb") as file:
+        sink = LogSink(told=lambda _: b"", fd=file.fileno())
+        sink.start()
+        assert not _log_of(stderr, lambda: log_into(ProgramLog(Source("p", "n", "1", 1), sink), "info"), 600)
+        sink.close()
+    (line,) = path.read_text().splitlines()
+    found = json.loads(line)
+    assert (found["event.action"], found["log.level"]) == ("failed", "error")
+    assert found["labels.path"] == "/api/generate"
+    assert (found["error.type"], found["error.message"]) == ("RecursionError", "too deep")
+    assert found["error.stack_trace"].count("_dive(depth - 1, prompt)") <= 12
+    assert SECRET not in line

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import random
 from typing import Any
 
 import msgspec
@@ -71,10 +73,115 @@ def test_the_band_above_the_target_is_never_passed(need: float, target: float, s
     assert found == 0 or need > (found - 1.5) * slots * target - 1e-3 or found == 1
 
 
-@pytest.mark.parametrize(("busy", "wanted"), [(2.6, 4), (2.8, 4), (3.0, 4), (3.1, 5), (3.9, 6), (2.5, 4)])
-def test_within_the_band_nothing_is_asked_for(busy: float, wanted: int) -> None:
-    position = standing(4, need=busy * 4)
-    assert need_rules.recommended(PLAN, position, 4, 4.0)[0] == wanted
+@pytest.mark.parametrize(
+    ("usual", "wanted"), [(11.2, 4), (12.59, 4), (12.61, 5), (8.41, 4), (8.39, 3), (5.0, 2), (16.0, 6)]
+)
+def test_a_number_is_left_for_half_an_instance_more_and_for_a_whole_one_less(
+    usual: float, wanted: int
+) -> None:
+    assert need_rules.recommended(PLAN, standing(4, need=8.0, usual=usual), 4, 4.0)[0] == wanted
+
+
+def test_minutes_that_are_busy_move_the_fleet_only_where_they_fill_it() -> None:
+    def asked(need: float) -> tuple[int, str]:
+        return need_rules.recommended(PLAN, standing(4, need=need, usual=11.2), 4, 4.0)
+
+    assert asked(13.6)[0] == 4  # 85 %: halfway from the target to full
+    assert asked(14.5) == (5, "91% of the slots came into use, 70% are the target")
+    assert asked(0.0)[0] == 4
+
+
+@settings(max_examples=200)
+@given(
+    st.floats(0.05, 1.0),
+    st.floats(0.0, 200.0),
+    st.integers(1, 64),
+    st.floats(-0.05, 0.05),
+    st.integers(1, 16),
+)
+def test_what_it_is_sized_to_is_left_neither_upwards_nor_downwards(
+    target: float, usual: float, active: int, trim: float, slots: int
+) -> None:
+    """It does not swing between two numbers while the load stays: where it goes, it stays."""
+    plan = msgspec.structs.replace(PLAN, target=target)
+    position = standing(active, need=0.0, usual=usual, trim=trim)
+    size = need_rules.sized(plan, position, active, float(slots))
+    again = need_rules.sized(plan, position, size, float(slots))
+    assert again == size
+    more = msgspec.structs.replace(position, usual=usual + 1.0)
+    assert need_rules.sized(plan, more, active, float(slots)) >= size
+
+
+@pytest.mark.parametrize("load", [13, 16, 20])
+def test_a_load_that_moves_has_the_target_as_its_mean(load: int) -> None:
+    """Of numbers of instances that would, some of them, be out of the band for hours; eight hours."""
+    world = World(msgspec.structs.replace(PLAN, forecast=False), 8)
+    rng, now, used, there = random.Random(load), NOW, 0.0, 0.0
+    for tick in range(10 * 240):
+        now += 15.0
+        if tick % 4 == 0:
+            minute = round(rng.gauss(load, 0.22 * load))
+        world.streams = {}
+        sight = world.sight(max(0, minute), -1, dark=False)
+        world.position, _ = decide(world.plan, world.position, sight, now)
+        world.loaded = {*world.position.active, *world.position.loading, *world.position.warm}
+        if tick >= 2 * 240:
+            used += min(max(0, minute), 4 * len(world.position.active))
+            there += 4 * len(world.position.active)
+    assert 0.65 <= used / there <= 0.75, used / there
+
+
+def test_the_trim_is_an_hour_s_integral_and_keeps_within_the_band() -> None:
+    def after(busy: int, seconds: float, **fields: Any) -> float:
+        position = standing(2, need=5.6, usual=5.6, measured_at=NOW, **fields)
+        sight = Sight((seen(0, in_flight=busy, loaded=True), seen(1, loaded=True)))
+        return need_rules.measured(PLAN, position, sight, sight.instances, NOW + seconds).trim
+
+    assert after(4, 360.0) == pytest.approx(0.02)  # 20 points off, a tenth of an hour
+    assert after(7, 360.0) == pytest.approx(-0.0175)
+    assert after(0, 3600.0) == need_rules.BAND
+    assert after(8, 3600.0) == -need_rules.BAND
+    assert after(4, 0.0, trim=0.04) == 0.04
+    assert after(4, -5.0, trim=0.04) == 0.04
+    assert after(4, 0.0, trim=float("nan")) == 0.0
+    assert after(4, 0.0, trim=9.0) == need_rules.BAND
+
+
+def test_where_something_else_holds_the_fleet_the_trim_fades() -> None:
+    def after(plan: ScalingPlan, active: int, busy: int, **fields: Any) -> float:
+        position = standing(active, need=1.0, measured_at=NOW, trim=0.04, **fields)
+        sight = Sight(tuple(seen(at, loaded=True, in_flight=busy) for at in range(active)))
+        return need_rules.measured(plan, position, sight, sight.instances, NOW + 360.0).trim
+
+    faded = pytest.approx(0.04 * math.exp(-0.1))
+    least = msgspec.structs.replace(PLAN, min=2)
+    assert after(PLAN, 1, 1) == faded
+    assert after(least, 2, 1) == faded
+    assert after(PLAN, 3, 1, floor=3) == faded
+    assert after(msgspec.structs.replace(PLAN, max=2), 2, 4) == faded
+    assert after(PLAN, 2, 1) == pytest.approx(0.05)  # nothing holds it
+    assert after(least, 2, 4) == pytest.approx(0.01)
+    assert after(msgspec.structs.replace(PLAN, max=2), 2, 1) == pytest.approx(0.05)
+
+
+def test_what_is_aimed_at_keeps_within_what_can_be() -> None:
+    def aimed(target: float, trim: float) -> float:
+        return need_rules.aim(msgspec.structs.replace(PLAN, target=target), standing(1, trim=trim))
+
+    assert aimed(0.7, 0.05) == pytest.approx(0.75)
+    assert aimed(0.7, -9.0) == pytest.approx(0.65)
+    assert aimed(0.99, 0.05) == 1.0
+    assert aimed(0.04, -0.05) == pytest.approx(0.02)
+
+
+def test_a_position_of_before_there_was_a_usual_goes_on_from_its_need() -> None:
+    old = msgspec.json.decode(
+        b'{"model":"m","active":["n0/0"],"need":2.0,"recent":[[1.5,3]]}', type=ScalingPosition
+    )
+    assert need_rules.usual_of(old) == 2.0
+    sight = Sight((seen(0, loaded=True, in_flight=4),))
+    found = need_rules.measured(PLAN, old, sight, sight.instances, NOW)
+    assert found.usual == pytest.approx(4.0)
 
 
 def test_a_queue_beyond_its_goal_asks_for_an_eighth_more() -> None:
@@ -84,6 +191,8 @@ def test_a_queue_beyond_its_goal_asks_for_an_eighth_more() -> None:
     assert [need_rules.recommended(PLAN, one, 4, 4.0)[0] for one in (few, many, none)] == [5, 5, 4]
     eight = standing(8, need=22.4, queued=17.0)
     assert need_rules.recommended(PLAN, eight, 8, 4.0)[0] == 9
+    full = standing(8, need=32.0, usual=22.4, queued=17.0)
+    assert need_rules.recommended(PLAN, full, 8, 4.0)[0] == 11  # all that fills the slots now, at the target
     assert need_rules.sized(PLAN, eight, 8, 4.0) == 8
     off = msgspec.structs.replace(PLAN, queued_per_instance=None)
     assert need_rules.recommended(off, many, 4, 4.0)[0] == 4

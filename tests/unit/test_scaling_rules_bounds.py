@@ -62,11 +62,13 @@ def measured(position: ScalingPosition, instances: tuple[Seen, ...], now: float,
 
 def test_need_and_queue_follow_with_their_own_time_constants() -> None:
     busy = (seen(0, in_flight=10, queued=6),)
-    found = measured(at(1), busy, NOW + 90.0)
+    found = measured(at(1), busy, NOW + 60.0)
     assert found.need == pytest.approx(10 * (1 - math.exp(-1)), rel=1e-9)
-    found = measured(at(1, queued=0.0), busy, NOW + 30.0)
+    found = measured(at(1, usual=2.0), busy, NOW + 450.0)
+    assert found.usual == pytest.approx(2 + 8 * (1 - math.exp(-1)), rel=1e-9)
+    found = measured(at(1, queued=0.0), busy, NOW + 10.0)
     assert found.queued == pytest.approx(6 * (1 - math.exp(-1)), rel=1e-9)
-    assert found.measured_at == NOW + 30.0
+    assert found.measured_at == NOW + 10.0
 
 
 def test_a_clock_that_went_back_measures_nothing_new() -> None:
@@ -314,24 +316,9 @@ def test_the_size_of_the_active_ones_counts_and_not_that_of_others() -> None:
     assert found.wanted == 2
 
 
-def test_recommendations_are_remembered_for_as_long_as_the_cool_down() -> None:
-    def recent(*recorded: tuple[float, int], since: float = 0.0) -> tuple[tuple[float, int], ...]:
-        return after(at(2, need=5.6, recent=recorded), fleet(2), now=NOW + since).recent
-
-    assert recent((NOW - 120.0, 5)) == ((NOW - 120.0, 5), (NOW, 2))
-    assert recent((NOW - 120.1, 5)) == ((NOW, 2),)
-    assert recent((NOW - 7.5, 5)) == ((NOW - 7.5, 5), (NOW, 2))
-    assert recent((NOW - 7.4, 5)) == ((NOW - 7.4, 5),)
-    many = tuple((NOW - 100 + number, 1) for number in range(60))
-    assert len(recent(*many)) == 32
-
-
-def test_a_step_inwards_goes_to_the_mean_of_what_was_recommended_rounded_down_at_half() -> None:
-    def wanted(*sizes: int) -> int:
-        recent = tuple((NOW - 7.0 + at_ / 100, size) for at_, size in enumerate(sizes))
-        return after(at(8, need=0.0, recent=recent), fleet(8, 0.0), plan(in_s=1e6)).wanted
-
-    assert [wanted(*sizes) for sizes in ((4, 5), (4, 5, 5), (5,), (9, 9), (1,))] == [4, 5, 5, 8, 1]
+def test_inwards_goes_by_what_is_usual_and_not_by_a_quiet_minute() -> None:
+    assert after(at(8, need=0.0, usual=22.4), fleet(8, 0.0)).wanted == 8
+    assert after(at(8, need=22.4, usual=11.2), fleet(8)).wanted == 4
 
 
 def test_the_cool_downs() -> None:
@@ -341,9 +328,9 @@ def test_the_cool_downs() -> None:
         found = after(position, Sight((*full.instances, seen(7))))
         assert (len(found.active) == 3) is added
         assert (found.out_at == NOW) is added
-    for fields in ({"in_at": NOW - 119.9}, {"out_at": NOW - 119.9}):
+    for fields in ({"in_at": NOW - 59.9}, {"out_at": NOW - 59.9}):
         assert len(after(at(2, **fields), fleet(2, 0.0)).active) == 2
-    gone_in = after(at(2, in_at=NOW - 120.0, out_at=NOW - 120.0), fleet(2, 0.0))
+    gone_in = after(at(2, in_at=NOW - 60.0, out_at=NOW - 60.0), fleet(2, 0.0))
     assert (gone_in.active, gone_in.in_at) == (("n1/0",), NOW)
 
 
@@ -377,11 +364,11 @@ def test_inwards_a_tenth_at_a_time_and_loads_are_given_up_first() -> None:
     assert [len(left(count).active) for count in (4, 19, 20, 30)] == [3, 18, 18, 27]
     loading = {"n20/0": Loading(NOW - 5), "n21/0": Loading(NOW - 1)}
     cold = Sight(tuple(seen(number, loaded=number < 20) for number in range(30)))
-    found = after(at(2, need=5.0, loading=loading, recent=((NOW, 3),)), cold)
+    found = after(at(2, need=5.0, loading=loading), cold)
     assert (len(found.active), list(found.loading)) == (2, [])
     assert found.released == dict.fromkeys(loading, NOW)
     assert found.in_at == NOW
-    one = after(at(2, need=7.8, loading=loading, recent=((NOW, 3),)), cold)
+    one = after(at(2, need=7.8, loading=loading), cold)
     assert list(one.loading) == ["n20/0"], "the newest is given up first"
 
 
@@ -405,7 +392,7 @@ ZERO = plan(min=0, zero_after_s=900.0)
 
 
 def test_what_may_go_to_zero_keeps_one_while_it_is_asked_for() -> None:
-    quiet = at(1, asked_at=NOW - 899.9, recent=((NOW, 0),))
+    quiet = at(1, asked_at=NOW - 899.9)
     assert after(quiet, fleet(1, 0.0), ZERO).wanted == 1
     assert (
         "nobody asked"
@@ -422,7 +409,7 @@ def test_a_policy_with_a_least_number_does_not_go_to_zero_whatever_else_it_says(
     found = after(at(1, asked_at=0.0), fleet(1, 0.0), plan(min=1, zero_after_s=900.0))
     assert "nobody asked" not in found.reason
     assert len(found.active) == 1
-    assert len(after(at(1, asked_at=0.0, recent=((NOW, 0),)), fleet(1, 0.0), plan(min=0)).active) == 0
+    assert len(after(at(1, asked_at=0.0), fleet(1, 0.0), plan(min=0)).active) == 1
 
 
 def test_what_is_expected_is_kept_awake() -> None:
@@ -436,7 +423,7 @@ def test_what_is_expected_is_kept_awake() -> None:
 def test_the_wake_budget(way: str) -> None:
     def wanted(took: float | None, budget: float) -> int:
         leads = {} if took is None else {way: took}
-        position = at(3, asked_at=0.0, leads=leads, recent=((NOW, 0),))
+        position = at(3, asked_at=0.0, leads=leads)
         return after(position, fleet(3, 0.0), plan(min=0, zero_after_s=900.0, wake_budget_s=budget)).wanted
 
     assert wanted(None, 0.5) == 0, "it was never loaded: nobody knows how long it takes"
@@ -450,12 +437,12 @@ def test_who_was_taken_out_is_released_after_an_hour_though_busy() -> None:
         found = after(at(1, need=3.0, warm={"n1/0": NOW - since}), sight_)
         return "n1/0" in found.released
 
-    assert [released(300.0), released(299.9), released(300.0, queued=1)] == [True, False, False]
-    assert [released(3900.0, in_flight=1), released(3900.1, in_flight=1)] == [False, True]
+    assert [released(60.0), released(59.9), released(60.0, queued=1)] == [True, False, False]
+    assert [released(3660.0, in_flight=1), released(3660.1, in_flight=1)] == [False, True]
 
 
 def test_whom_the_page_cache_may_still_have_is_remembered_for_an_hour_and_bounded() -> None:
-    warm = {"n1/0": NOW - 300.0}
+    warm = {"n1/0": NOW - 60.0}
     old = {"a": NOW - 3600.0, "b": NOW - 3599.9}
     found = after(at(1, need=3.0, warm=warm, released=old), fleet(2))
     assert set(found.released) == {"b", "n1/0"}
@@ -602,7 +589,7 @@ def test_what_is_told_of_each_step() -> None:
     assert loads.startswith("has n1/0 (disk) load it: 200% of the slots")
     (out,) = told(at(2), fleet(2, 0.0))
     assert out.startswith("takes out n0/0: 0% of the slots")
-    loading = at(2, need=5.0, loading={"n5/0": Loading(NOW)}, recent=((NOW, 2),))
+    loading = at(2, need=5.0, loading={"n5/0": Loading(NOW)})
     assert told(loading, Sight((seen(0, in_flight=5), seen(1), seen(5, loaded=False)))) == []
     gone = told(at(2, need=2.8), Sight((seen(0, in_flight=2, available=False),)))
     assert gone == [

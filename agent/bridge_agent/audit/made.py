@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
 from bridge_agent.audit.input_keys import InputKeys
 from bridge_agent.audit.rendering import Rendering
+from bridge_agent.gateway.config import RequestRecord
 from bridge_agent.peers.upstreams import Upstreams
 from bridge_agent.routing.view import MeshView
 from bridge_core.audit.cosigning import Cosigning
+from bridge_core.audit.entries import AuditRecord
 from bridge_core.audit.queue import AuditLog
 from bridge_core.sealing import Sealer
 from bridge_core.security_settings import AuditSettings
@@ -18,7 +21,15 @@ LOG: Final = "log"
 INPUT_KEYS: Final = "input-keys"
 
 
-def made_of(folder: Path, identity: str, node: str, view: MeshView, sealer: Sealer) -> AuditLog:
+def made_of(
+    folder: Path,
+    identity: str,
+    node: str,
+    view: MeshView,
+    sealer: Sealer,
+    *,
+    seen: Callable[[RequestRecord, AuditRecord], None] | None = None,
+) -> AuditLog:
     """The log under `folder`.
 
     Args:
@@ -27,13 +38,14 @@ def made_of(folder: Path, identity: str, node: str, view: MeshView, sealer: Seal
         node: The node's name.
         view: Has the snapshot, and in it how the log is kept.
         sealer: Seals records where the mesh says so.
+        seen: See `Rendering`.
     """
 
     def settings() -> AuditSettings:
         return view.current.mesh.audit
 
     keys = InputKeys(folder / INPUT_KEYS)
-    reading = Rendering(node, keys, lambda: view.current, settings)
+    reading = Rendering(node, keys, lambda: view.current, settings, seen=seen)
     origin = identity.removeprefix("spiffe://")
     return AuditLog(folder / LOG, origin, reading, settings=settings, sealer=sealer, tidied=keys.forget)
 

@@ -24,6 +24,7 @@ class Rendering:
         keys: What makes the hashes of what was asked.
         snapshot: The mesh's, now.
         settings: How the log is kept, now.
+        seen: Told of each request with its record, in that thread; None: nobody is.
     """
 
     def __init__(
@@ -32,11 +33,14 @@ class Rendering:
         keys: InputKeys,
         snapshot: Callable[[], Snapshot],
         settings: Callable[[], AuditSettings],
+        *,
+        seen: Callable[[RequestRecord, AuditRecord], None] | None = None,
     ) -> None:
         self._node = node
         self._keys = keys
         self._snapshot = snapshot
         self._settings = settings
+        self._seen = seen
         self._digests_of: Snapshot | None = None
         self._digests: dict[tuple[str, str], str] = {}
 
@@ -57,6 +61,8 @@ class Rendering:
             input_hash=hashed,
             input_key=key,
         )
+        if self._seen is not None:
+            self._seen(record, found)
         if not settings.content or not body:
             return (found,)
         parts = [body[at : at + _PART] for at in range(0, len(body), _PART)]

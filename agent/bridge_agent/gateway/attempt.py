@@ -6,10 +6,11 @@ import asyncio
 import math
 from typing import TYPE_CHECKING, Final, NamedTuple
 
+from bridge_agent.batching.batching_rules import alone
 from bridge_agent.gateway.config import Outcome
 from bridge_agent.gateway.forwarding import forwarded_head, with_body, with_stream
 from bridge_agent.gateway.loading_words import loading_line, waited_in
-from bridge_agent.gateway.ports import ModelLoading
+from bridge_agent.gateway.ports import ModelLoading, SharedRequest
 from bridge_agent.gateway.replies import by_route
 from bridge_agent.gateway.routes import Framing, Kind
 from bridge_agent.gateway.stream_filter import EndlessLine, Renaming, StreamFilter
@@ -66,6 +67,7 @@ _ELSEWHERE: Final = frozenset({404, 501, 503})
 # A 502 is an engine that failed behind the hop; a 500 may be the request's own fault, and the others
 # only say "not here, not now".
 _FAILURES: Final = {500: Failure.ANSWERED_500, 502: Failure.SERVER_ERROR}
+_ANY_QUEUE: Final = 1 << 30  # for whom the queue had taken before
 _TELL_EVERY_S: Final = 0.5
 # An nginx in between would keep a stream back until it is whole.
 _ACCEL: Final = b"x-accel-buffering"
@@ -85,7 +87,7 @@ class Attempt(ResponseSink):
 
     Attributes:
         tried: What the request's life knows of it.
-        upstream: The request there; None before it was sent.
+        upstream: The request there, its own or one with others; None before it was sent.
     """
 
     __slots__ = ("_load_s", "_load_since", "_request", "_timer", "tried", "upstream")
@@ -93,10 +95,15 @@ class Attempt(ResponseSink):
     def __init__(self, request: RoutedRequest, tried: Try) -> None:
         self._request = request
         self.tried = tried
-        self.upstream: ClientExchange | None = None
+        self.upstream: ClientExchange | SharedRequest | None = None
         self._load_since = 0.0  # it waits for a load since then; 0: it does not
         self._load_s = 0.0  # it waited for one
         self._timer: asyncio.TimerHandle | None = None
+
+    @property
+    def request(self) -> RoutedRequest:
+        """Whose try it is."""
+        return self._request
 
     # -- to the instance
 
@@ -128,6 +135,8 @@ class Attempt(ResponseSink):
             state.admission.give_back(instance, state.now() - tried.since, suspect=tried.suspect and sent)
         elif tried.hold is Hold.PLACE:
             request = self._request
+            if state.gathering is not None:
+                state.gathering.left(self)
             request.waited += request.life.left(tried, state.now())
             arrival = request.arrival
             state.admission.leave(instance, self, arrival.client, arrival.priority)
@@ -149,7 +158,8 @@ class Attempt(ResponseSink):
         full = state.admission.work(target.id) >= target.slots
         return full and asked.renders_only(state.config.max_body)
 
-    def _enter(self) -> Fault | None:
+    def _enter(self, *, bounded: bool = True) -> Fault | None:
+        """Asks for a slot, or a place in the queue; without `bounded` however many wait."""
         request, tried = self._request, self.tried
         state, arrival, life = request.state, request.arrival, request.life
         admission = request.decision.policy.admission
@@ -159,7 +169,7 @@ class Attempt(ResponseSink):
             self,
             arrival.client,
             arrival.priority,
-            queue_per_slot=admission.queue_per_slot,
+            queue_per_slot=admission.queue_per_slot if bounded else _ANY_QUEUE,
             now=now,
             deadline=life.deadline,
         )
@@ -171,6 +181,8 @@ class Attempt(ResponseSink):
             request.retry_after = answer.retry_after_s
             return Fault(Failure.REFUSED, answer.reason)
         life.queued(tried, now)
+        if state.gathering is not None and request.route.action == "embed":
+            state.gathering.queued(self)
         longest = admission.max_wait_s
         self._timer = asyncio.get_running_loop().call_later(longest, self._waited_out, longest)
         return None
@@ -183,6 +195,9 @@ class Attempt(ResponseSink):
         if self._timer is not None:
             self._timer.cancel()
         request.waited += request.life.admitted(self.tried, request.state.now())
+        gathering = request.state.gathering
+        if gathering is not None and request.route.action == "embed" and gathering.departs(self):
+            return
         fault = self._send()
         if fault is not None:
             request.failed(self, *fault)
@@ -191,6 +206,8 @@ class Attempt(ResponseSink):
         """See `Waiter`."""
         request = self._request
         request.waited += request.life.left(self.tried, request.state.now())
+        if request.state.gathering is not None:
+            request.state.gathering.left(self)
         if self._timer is not None:
             self._timer.cancel()
         asyncio.get_running_loop().call_soon(self._displaced)
@@ -206,6 +223,45 @@ class Attempt(ResponseSink):
         if self.tried.hold is Hold.PLACE:
             request.state.counters.refused["waited_out"] += 1
             request.failed(self, Failure.REFUSED, f"server busy: no slot was free within {longest:g} s")
+
+    # -- with others in one request (`batching`)
+
+    def rides(self, shared: SharedRequest, now: float) -> None:
+        """It went with others: its slot, where it has one, is theirs; its place in the queue is free."""
+        request, tried = self._request, self.tried
+        state, arrival, instance = request.state, request.arrival, tried.target.id
+        if tried.hold is Hold.PLACE:
+            request.waited += request.life.left(tried, now)
+            state.admission.leave(instance, self, arrival.client, arrival.priority)
+        tried.hold = Hold.NOTHING
+        if self._timer is not None:
+            self._timer.cancel()
+        self.upstream = shared
+        request.sent_at = now
+        if not state.health.quiet:
+            state.health.began(instance, now)
+        limit = request.decision.policy.retries.per_try_timeout_s
+        if limit is not None:
+            self._timer = asyncio.get_running_loop().call_later(limit, self._too_slow, limit)
+
+    def asks_alone(self) -> None:
+        """It goes with no others any more, here or elsewhere: it may be what an engine fails at."""
+        asked = self._request.asked
+        asked.body = alone(asked.body)
+
+    def asks_again(self, has_slot: bool) -> None:
+        """What it went with was not answered: it asks for itself, with that slot or queued anew."""
+        request, tried = self._request, self.tried
+        self.upstream = None
+        if self._timer is not None:
+            self._timer.cancel()
+        if has_slot:
+            request.life.admitted(tried, request.state.now())
+            fault = self._send()
+        else:
+            fault = self._enter(bounded=False)
+        if fault is not None:
+            request.failed(self, *fault)
 
     def _send(self) -> Fault | None:
         """Sends it to an own engine once the model is in memory.

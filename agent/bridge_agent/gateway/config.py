@@ -7,6 +7,7 @@ from typing import Annotated, Final, TypeAlias
 
 import msgspec
 
+from bridge_agent.batching.batching_rules import BatchingPolicy
 from bridge_agent.gateway.admission import SUSPECT_S
 from bridge_agent.routing.choose import Decision
 from bridge_agent.routing.pulse_rules import PulsePolicy
@@ -64,6 +65,7 @@ class GatewaySection(
         load_wait_s: How long a request waits for its model to be loaded; the load itself goes on.
         load_keep_alive_s: Between bytes that a stream's client gets while its model is loaded, where the
             policy says nothing of them; 0: none.
+        batching: How many embedding requests that wait for a slot go to their engine together; None: none.
         pulse: How peers are watched; None: they are not.
         resume: How streams that died are continued; None: they end with an error.
     """
@@ -78,6 +80,7 @@ class GatewaySection(
     ask_owner: bool = False
     load_wait_s: _Seconds = 600.0
     load_keep_alive_s: _Seconds = 20.0
+    batching: BatchingPolicy | None = BatchingPolicy()
     pulse: PulsePolicy | None = PulsePolicy()
     resume: ResumePolicy | None = ResumePolicy()
 

@@ -110,6 +110,9 @@ class GatewayCounters:
         retries: Attempts after the first.
         hedges: Second attempts beside a slow first one.
         hedges_won: Of them, those that answered first.
+        batches: Requests to engines for the embeddings of several clients.
+        batched: Requests that went with them.
+        batches_failed: Batches whose requests were asked for one by one after all.
         turned_away: Requests of nobody who may call, by reason.
         denied: Requests refused by policies or the defaults beside them, by action.
         refused: Requests refused for want of room or while draining, by reason.
@@ -125,6 +128,9 @@ class GatewayCounters:
         self.retries = 0
         self.hedges = 0
         self.hedges_won = 0
+        self.batches = 0
+        self.batched = 0
+        self.batches_failed = 0
         self.turned_away: Counter[str] = Counter()
         self.denied: Counter[str] = Counter()
         self.refused: Counter[str] = Counter()

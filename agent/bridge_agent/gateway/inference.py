@@ -169,7 +169,7 @@ async def _infer_large(state: GatewayState, arrival: Arrival, route: HttpRoute) 
             return
         infer(state, arrival, route, read=read)
     except Exception:  # the task's root: one request's fault must not end the gateway
-        log.exception("large_request_failed", path=route.path)
+        log.exception("large_request_failed", path=route.path, request_id=arrival.request_id)
         arrival.exchange.fail(500, "internal error")
 
 
@@ -180,7 +180,8 @@ async def _begin_compressed(state: GatewayState, request: RoutedRequest) -> None
         asked.frame = await asyncio.get_running_loop().run_in_executor(state.bodies, compress, asked.body)
         request.begin()
     except Exception:  # the task's root: one request's fault must not end the gateway
-        log.exception("large_request_failed", path=request.route.path)
+        request_id = request.arrival.request_id
+        log.exception("large_request_failed", path=request.route.path, request_id=request_id)
         request.drop_ticket()
         request.exchange.fail(500, "internal error")
 

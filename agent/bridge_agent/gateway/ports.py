@@ -15,6 +15,19 @@ if TYPE_CHECKING:
     from bridge_core.names import ModelName
 
 
+class SharedRequest(Protocol):
+    """What one try has of a request that was sent for several, as of a `ClientExchange`."""
+
+    def cancel(self) -> None:
+        """Gives it up: nothing more comes of it for this try."""
+
+    def pause(self) -> None:
+        """The client reads slowly."""
+
+    def resume(self) -> None:
+        """It reads again."""
+
+
 class ContinuationTask(Protocol):
     """The rest of a stream, while it is sought and generated."""
 

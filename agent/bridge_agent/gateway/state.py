@@ -13,6 +13,7 @@ from time import monotonic
 from typing import Final
 
 from bridge_agent.authentication.hop_proofs import HopProofs
+from bridge_agent.batching.gathering import Gathering
 from bridge_agent.gateway.access import Access
 from bridge_agent.gateway.admission import Admission
 from bridge_agent.gateway.callers import Callers
@@ -31,7 +32,8 @@ from bridge_agent.routing.unheard import Unheard
 from bridge_agent.routing.view import Index, MeshView, Target
 from bridge_core.snapshot import RoutePolicy
 
-_FRESH_S: Final = 5.0  # a model that was just made is listed by then, here and in the snapshot
+FRESH_S: Final = 5.0
+"""A model that was just made is listed by then, here and in the snapshot."""
 _GIVEN_ID: Final = re.compile(rb"[A-Za-z0-9._:/+=-]{1,128}")
 
 
@@ -52,6 +54,7 @@ class GatewayState:
         unrecorded: Why nothing is answered, since it would go unrecorded; empty: all is.
         keeper: Who continues streams that died; None: nobody.
         models: Who pulls models to this node; None: its engines do.
+        gathering: Who asks for embeddings of several requests at once; None: each goes alone.
         loading: Who has its engines load models; None: whichever request needs one.
         cold: Where models are being loaded for requests that came in here.
         meter: Who counts what callers use and refuses what is beyond their quotas; None: nobody.
@@ -93,6 +96,8 @@ class GatewayState:
         self.meter: Meter | None = None
         self.models: ModelSource | None = None
         self.loading: ModelLoading | None = None
+        batching = config.batching
+        self.gathering: Gathering | None = None if batching is None else Gathering(batching, self)
         self.cold = ColdModels()
         self.draining = False
         self.unrecorded = ""
@@ -211,11 +216,11 @@ class GatewayState:
     def made(self, names: Iterable[str], target: Target) -> None:
         """Models of these canonical names were just made there: who asks next is quicker than lists."""
         now = self.now()
-        made = dict.fromkeys(names, (target, now + _FRESH_S))
+        made = dict.fromkeys(names, (target, now + FRESH_S))
         self._made = {other: entry for other, entry in self._made.items() if entry[1] > now} | made
         self._prefer_made(self.view.index)
         if made and target.local:
-            asyncio.get_running_loop().call_later(_FRESH_S, self._list_made, made)
+            asyncio.get_running_loop().call_later(FRESH_S, self._list_made, made)
 
     def _prefer_made(self, index: Index) -> None:
         """What was just made here is what its name means here, whatever others have by it."""

@@ -18,11 +18,13 @@ from bridge_agent.loading.model_loads import LoadFigures
 from bridge_agent.membership.link_status import LinkReport
 from bridge_agent.telemetry.health_metrics import health_metrics
 from bridge_agent.telemetry.isolation_metrics import isolation_metrics
+from bridge_agent.telemetry.log_metrics import log_metrics
 from bridge_agent.telemetry.quota_metrics import QuotaFigures, quota_metrics
 from bridge_core.audit.anchoring import Anchoring
 from bridge_core.audit.cosigning import Cosigning
 from bridge_core.audit.queue import AuditLog
 from bridge_core.gauges import Gauge
+from bridge_core.logs.sink import LogSink
 from bridge_core.snapshot import Snapshot
 from bridge_core.verdicts import Verdict
 
@@ -40,6 +42,7 @@ class Sources:
         instances: The node's own.
         expires_unix: When the first certificate of each kind ends.
         audit: What was written and lost.
+        log: The program's own log, likewise; None: it is a terminal's.
         cosigning: Who vouches for it; None: nobody is asked.
         anchoring: How far it is stamped; None: nobody is asked.
         witness: What was seen of others' audit logs; None: nothing.
@@ -76,6 +79,7 @@ class Sources:
         witness: Witness | None = None,
         verdicts: Callable[[], Iterable[Verdict]] = tuple,
         gauges: Callable[[], Iterable[Gauge]] = tuple,
+        log: LogSink | None = None,
     ) -> None:
         self.counters = counters
         self.ejections = ejections
@@ -96,6 +100,7 @@ class Sources:
         self.witness = witness
         self.verdicts = verdicts
         self.gauges = gauges
+        self.log = log
 
 
 def metrics_page(sources: Sources) -> Callable[[], bytes]:
@@ -158,6 +163,8 @@ class _AgentCollector(Collector):
         for instance, count in sources.waiting().items():
             waiting.add_metric([instance], count)
         yield waiting
+        if sources.log is not None:
+            yield from log_metrics(sources.log)
         yield _counter("bridge_audit_written", "Audit records written.", sources.audit.written)
         yield _counter("bridge_audit_lost", "Audit records lost.", sources.audit.lost)
         yield _counter(
@@ -263,6 +270,11 @@ def _requests(counters: GatewayCounters) -> Iterator[Metric]:
     yield _counter("bridge_retries", "Attempts after the first.", counters.retries)
     yield _counter("bridge_hedges", "Second attempts beside a slow first one.", counters.hedges)
     yield _counter("bridge_hedges_won", "Hedges that answered first.", counters.hedges_won)
+    yield _counter("bridge_batches", "Embedding requests of several clients, as one.", counters.batches)
+    yield _counter("bridge_batched", "Requests that went in batches.", counters.batched)
+    yield _counter(
+        "bridge_batches_failed", "Batches that were asked for one by one after all.", counters.batches_failed
+    )
     flight = GaugeMetricFamily("bridge_in_flight", "Requests at an instance now.", labels=["instance"])
     for instance, count in list(counters.in_flight.items()):
         flight.add_metric([instance], count)

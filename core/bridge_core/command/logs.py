@@ -1,43 +1,26 @@
-"""How the programs write their logs, and what of an exception they write.
-
-A traceback shows where, never with what: the values of local variables are clients' prompts and keys,
-and drawing them takes the event loop for a minute where a recursion ran deep.
-"""
+"""How commands write their logs: readable lines, for who typed the command."""
 
 from __future__ import annotations
 
 import sys
-import traceback
-from types import TracebackType
-from typing import Final, TextIO
+from collections.abc import MutableMapping
+from typing import Any, TextIO
 
 from bridge_core.lean_logging import structlog
+from bridge_core.logs.cleaning_rules import cleaned
+from bridge_core.logs.tracebacks import ExcInfo, short_traceback
 
-_FRAMES: Final = 12  # of each exception, the innermost
-_MOST: Final = 6000  # characters of the whole, for messages can quote what was sent
-
-ExcInfo = tuple[type[BaseException], BaseException, TracebackType | None]
-
-
-def short_traceback(exc_info: ExcInfo) -> str:
-    """The traceback of an exception and of what caused it: bounded, without values of variables."""
-    lines = traceback.TracebackException(
-        exc_info[0], exc_info[1], exc_info[2], limit=-_FRAMES, capture_locals=False
-    ).format()
-    text = "".join(lines).rstrip()
-    if len(text) <= _MOST:
-        return text
-    half = _MOST // 2
-    return f"{text[:half]}\n... {len(text) - _MOST} characters left out ...\n{text[-half:]}"
-
-
-exception_renderer: Final = structlog.processors.ExceptionRenderer(short_traceback)
-"""Processor for logs in JSON: `exc_info` becomes the text `exception`."""
+_MOST = 4000  # characters of a value: a terminal has room, and hints are long
 
 
 def readable_lines(*, colors: bool) -> structlog.dev.ConsoleRenderer:
     """Renderer for logs that people read."""
     return structlog.dev.ConsoleRenderer(colors=colors, exception_formatter=_write)
+
+
+def clean_values(_logger: Any, _method: str, event: MutableMapping[str, Any]) -> dict[str, Any]:
+    """Processor: texts that may stand on a terminal. Others' names hold escape sequences, too."""
+    return {key: cleaned(value, _MOST) if isinstance(value, str) else value for key, value in event.items()}
 
 
 def log_readably() -> None:
@@ -48,6 +31,7 @@ def log_readably() -> None:
             structlog.processors.add_log_level,
             structlog.processors.StackInfoRenderer(),
             structlog.processors.TimeStamper(fmt="%Y-%m-%d %H:%M:%S", utc=False),
+            clean_values,
             readable_lines(colors=sys.stderr.isatty()),
         ],
         logger_factory=structlog.PrintLoggerFactory(sys.stderr),

@@ -47,7 +47,7 @@ class CoolDownsSpec(Strict):
 
     scale_out: Duration = Field(default=15.0, ge=0.0, le=3600.0)
     scale_in: Duration = Field(
-        default=120.0,
+        default=60.0,
         ge=10.0,
         le=_DAY,
         description="Also after a step outwards.",
@@ -71,7 +71,7 @@ class AutoscaleSpec(Strict):
     scale_to_zero: ScaleToZeroSpec | None = None
     cool_downs: CoolDownsSpec = CoolDownsSpec()
     keep_warm: Duration = Field(
-        default=300.0,
+        default=60.0,
         ge=0.0,
         le=_DAY,
         description="One that was taken out keeps the model loaded for so long, to be put back at once.",

@@ -29,7 +29,7 @@ from bridge_core.http1.heads import CONTINUE, response_head
 from bridge_core.http1.http_exchange import HttpExchange
 from bridge_core.http1.listening import Listening
 from bridge_core.http1.reading import PARSER_STOPS, RequestReader
-from bridge_core.http1.request import Request
+from bridge_core.http1.request import Request, given_id
 from bridge_core.http1.rules import HeadRefusal
 
 log = structlog.get_logger()
@@ -171,7 +171,8 @@ class ServerConnection(RequestReader):
         try:
             self.server.app(exchange)
         except Exception:  # the exchange's root: logged whole, answered without detail
-            log.exception("http_app_failed", listener=self.server.name, path=request.path)
+            given = given_id(request)
+            log.exception("http_app_failed", listener=self.server.name, path=request.path, request_id=given)
             exchange.fail(500, "internal error")
 
     def exchange_done(self, exchange: HttpExchange) -> None:

@@ -9,6 +9,7 @@ import structlog
 
 from bridge_core.http1.errors import BodyTimeout, Disconnected
 from bridge_core.http1.exchange import App, Exchange
+from bridge_core.http1.request import given_id
 
 log = structlog.get_logger()
 
@@ -31,8 +32,12 @@ def coroutine_app(handler: Handler, group: asyncio.TaskGroup) -> App:
             exchange.abort()
             return
         except Exception:  # the task's root: logged whole, answered without detail
+            request = exchange.request
             log.exception(
-                "http_handler_failed", listener=exchange.request.listener, path=exchange.request.path
+                "http_handler_failed",
+                listener=request.listener,
+                path=request.path,
+                request_id=given_id(request),
             )
         if not exchange.finished and not exchange.disconnected:
             exchange.fail(500, "internal error")

@@ -276,3 +276,9 @@ class _WholeBody:
         if not body:
             raise StopAsyncIteration
         return body
+
+
+def given_id(request: Request) -> str | None:
+    """The id that whoever sent a request gave it, for a line of a log; None: none."""
+    found = request.headers.get(b"x-request-id")
+    return None if found is None else found[:128].decode("latin-1")

@@ -15,7 +15,15 @@ from typing import Any
 
 import msgspec
 
-from bridge_engine.runner.spec import READY_MARK, KvType, RunnerSpec, server_arguments
+from bridge_core.hardening import keep_memory_private
+from bridge_engine.runner.spec import (
+    READY_MARK,
+    KvType,
+    RunnerSpec,
+    context_size,
+    descriptors,
+    server_arguments,
+)
 
 _PR_SET_PDEATHSIG = 1
 
@@ -25,6 +33,8 @@ def main() -> None:
     spec = msgspec.json.decode(sys.argv[1], type=RunnerSpec)
     die_with(int(sys.argv[2]))
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the engine decides
+    if spec.private:
+        keep_memory_private()
     if spec.llama_server:
         os.execv(spec.llama_server, [spec.llama_server, *server_arguments(spec)])  # noqa: S606 -- no shell wanted
     serve(spec)
@@ -42,6 +52,8 @@ def serve(spec: RunnerSpec) -> None:
     import xllamacpp
 
     server = xllamacpp.Server(_parameters(xllamacpp, spec))
+    for descriptor in descriptors(spec):
+        os.close(descriptor)  # what is not mapped by now is not needed: the memory is free again
     # In one write and on a line of its own: llama.cpp's threads log meanwhile, half a line at a time.
     os.write(sys.stdout.fileno(), f"\n{READY_MARK} {server.listening_address}\n".encode())
     signal.signal(signal.SIGTERM, lambda *_: os._exit(0))
@@ -58,12 +70,17 @@ def _parameters(xllamacpp: Any, spec: RunnerSpec) -> Any:
     parameters.verbosity = 4  # the first at which it tells the sizes of its buffers
     parameters.offline = True
     parameters.endpoint_slots = True
-    parameters.n_ctx = spec.num_ctx * spec.parallel
+    parameters.n_ctx = context_size(spec)
     parameters.n_parallel = spec.parallel
+    parameters.kv_unified = spec.shared_context
     parameters.n_batch = spec.batch
     parameters.n_ubatch = spec.micro_batch
     parameters.ctx_shift = spec.shift
     parameters.embedding = spec.embedding
+    if spec.embedding:  # nothing read for one text serves another: without this each is looked for and kept
+        parameters.cache_ram_mib = 0
+        parameters.cache_idle_slots = False
+        parameters.slot_prompt_similarity = 0.0
     parameters.use_jinja = spec.jinja
     if not spec.jinja:
         # Prompts arrive rendered: the model's own template must not be parsed, it may not even parse.

@@ -12,6 +12,8 @@ from bridge_engine.runner.spec import RunnerSpec
 from bridge_engine.store.model import OpenedModel
 
 DEFAULT_BATCH: Final = 512
+EMBEDDING_SEQUENCES: Final = 16
+"""Texts that an embedding model reads together; they share one context, so that more cost no memory."""
 # These keep state that cannot be shared between sequences in one context.
 _SERIAL: Final = ("mllama", "qwen3vl", "qwen35", "qwen3next", "lfm2", "nemotron_h")
 
@@ -48,11 +50,15 @@ def plan(
     size = min(options.num_batch or batch or (EMBEDDING_BATCH if embedding else DEFAULT_BATCH), num_ctx)
     if embedding:  # a text is embedded in one batch or not at all
         size = max(size, min(EMBEDDING_BATCH, num_ctx))
-    serial = embedding or model.header.architecture.startswith(_SERIAL)
+    if model.header.architecture.startswith(_SERIAL):
+        parallel = 1
+    elif embedding:
+        parallel = EMBEDDING_SEQUENCES
     return RunnerSpec(
         model=str(model.weights),
         num_ctx=num_ctx,
-        parallel=1 if serial else parallel,
+        parallel=parallel,
+        shared_context=embedding,
         batch=size,
         micro_batch=size,
         shift=options.shift,

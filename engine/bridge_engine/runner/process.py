@@ -21,7 +21,7 @@ import structlog
 from bridge_core.dialects.errors import ApiError, RunnerFailed
 from bridge_core.errors import BridgeError
 from bridge_core.http1 import Pool, PoolBusy, PoolLimits, ResponseTooLarge
-from bridge_engine.runner.spec import READY_MARK, RunnerSpec
+from bridge_engine.runner.spec import READY_MARK, RunnerSpec, descriptors
 
 log = structlog.get_logger()
 
@@ -74,6 +74,7 @@ class Runner:
         self._buffers: dict[tuple[str, str], float] = {}
         self._last_output = time.monotonic()
         self._weights_read = False
+        self._loaded = False
         self._address: asyncio.Future[str] = asyncio.get_running_loop().create_future()
         self._pool: Pool | None = None
         self._probes: Pool | None = None  # apart, so that no number of requests can delay a probe
@@ -81,27 +82,30 @@ class Runner:
         self.gone = asyncio.create_task(self._watch(), name=f"runner-{process.pid}")
 
     @classmethod
-    async def start(cls, spec: RunnerSpec, *, stall_s: float) -> Runner:
+    async def start(cls, spec: RunnerSpec, *, stall_s: float, given: RunnerSpec | None = None) -> Runner:
         """Starts a process and waits until it has loaded the model.
 
         Args:
             spec: The model and how to load it.
             stall_s: How long it may be silent while loading.
+            given: What the process is told in its place, where files of it are descriptors of ours.
 
         Raises:
             ApiError: 500; it ended or stalled first. 400; its own chat template does not end.
         """
+        told = spec if given is None else given
         marker = f"<__media_{secrets.token_hex(8)}__>"
         environment = {key: value for key, value in os.environ.items() if not key.startswith("LLAMA_ARG_")}
         process = await asyncio.create_subprocess_exec(
             sys.executable,
             "-m",
             __package__,
-            msgspec.json.encode(spec).decode(),
+            msgspec.json.encode(told).decode(),
             str(os.getpid()),
             stdin=asyncio.subprocess.DEVNULL,
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.STDOUT,
+            pass_fds=descriptors(told),
             env={**_OPENMP, **environment, "LLAMA_MEDIA_MARKER": marker},
         )
         runner = cls(spec, process, marker)
@@ -125,6 +129,8 @@ class Runner:
         while not await self.healthy(1.0):
             self._check_loading(stall_s)
             await asyncio.sleep(0.02)
+        # A binary's address was known before: its pipe may have more to say of its loading.
+        self._loaded = not self.spec.llama_server
 
     def _check_loading(self, stall_s: float) -> None:
         if self.gone.done():
@@ -158,9 +164,10 @@ class Runner:
         if line.startswith(READY_MARK) and not self._address.done():
             self._address.set_result(line.split()[1])
             return
-        if found := _BUFFER.search(line):
-            self._buffers[found[1], found[2]] = float(found[3])
-        self._weights_read = self._weights_read or _WEIGHTS_READ in line
+        if not self._loaded:  # afterwards it tells of each text and of each slot
+            if found := _BUFFER.search(line):
+                self._buffers[found[1], found[2]] = float(found[3])
+            self._weights_read = self._weights_read or _WEIGHTS_READ in line
         if line:
             self._tail.append(line)
 

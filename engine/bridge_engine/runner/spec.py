@@ -8,6 +8,7 @@ from typing import Final
 import msgspec
 
 READY_MARK: Final = "bridge-runner-ready"
+_DESCRIPTORS: Final = "/proc/self/fd/"
 
 
 class KvType(enum.StrEnum):
@@ -37,7 +38,25 @@ class RunnerSpec(msgspec.Struct, frozen=True, kw_only=True):
     adapters: tuple[str, ...] = ()
     llama_server: str = ""
     port: int = 0
+    shared_context: bool = False  # of num_ctx tokens for all sequences, in place of as many for each
     jinja: bool = False  # the runner renders prompts, with the weights' own template
+    private: bool = False  # the files are descriptors of memory, with what lies sealed on the disk
+
+
+def in_memory(descriptor: int) -> str:
+    """The path by which a runner opens a descriptor that it was started with."""
+    return f"{_DESCRIPTORS}{descriptor}"
+
+
+def descriptors(spec: RunnerSpec) -> list[int]:
+    """The descriptors among a runner's files."""
+    files = (spec.model, *spec.projectors, *spec.adapters)
+    return [int(path.removeprefix(_DESCRIPTORS)) for path in files if path.startswith(_DESCRIPTORS)]
+
+
+def context_size(spec: RunnerSpec) -> int:
+    """The tokens of its whole context."""
+    return spec.num_ctx if spec.shared_context else spec.num_ctx * spec.parallel
 
 
 def server_arguments(spec: RunnerSpec) -> list[str]:
@@ -52,7 +71,9 @@ def server_arguments(spec: RunnerSpec) -> list[str]:
         "--offline",
         "--slots",
     ]
-    arguments += ["--ctx-size", str(spec.num_ctx * spec.parallel), "--parallel", str(spec.parallel)]
+    arguments += ["--ctx-size", str(context_size(spec)), "--parallel", str(spec.parallel)]
+    if spec.shared_context:
+        arguments.append("--kv-unified")
     arguments += ["--batch-size", str(spec.batch), "--ubatch-size", str(spec.micro_batch)]
     arguments += [
         "--no-webui",
@@ -61,7 +82,7 @@ def server_arguments(spec: RunnerSpec) -> list[str]:
     if spec.shift:
         arguments.append("--context-shift")
     if spec.embedding:
-        arguments.append("--embedding")
+        arguments += ["--embedding", "--cache-ram", "0", "--slot-prompt-similarity", "0"]
     if spec.num_gpu >= 0:
         arguments += ["--n-gpu-layers", str(spec.num_gpu)]
     if spec.main_gpu is not None:

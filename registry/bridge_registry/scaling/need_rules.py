@@ -1,15 +1,22 @@
 """The fast loop: how many instances slots, queue and first bytes ask for. Pure.
 
 Rules:
-1. Needed are the slots in use, as a mean over a minute and a half: what comes and goes within seconds is what
-   queues are for. The first measurement counts as it is.
-2. As long as the needed slots fill the active instances to within `BAND` of the target nothing is asked
-   for. Else so many that they come nearest to it.
-3. A queue longer than its goal, also on a mean over half a minute, asks for an eighth more, one at
-   least. How many are let go is decided by rule 2 alone.
-4. First bytes that are later than their goal ask for one more, where slots are nearly as full as they are
+1. Needed are the slots in use: `need` as a mean over a minute, `usual` over seven and a half. The first
+   measurement counts as it is.
+2. The fleet is sized by `usual`, so that minutes that happen to be busy do not move it: to the number that
+   comes nearest to the target. A number is left upwards when half an instance more is needed, and downwards
+   only when a whole one less is, or the slots would be filled further from the target than `BAND`.
+3. What rules 2, 4 and 5 do is lopsided, and an eighth of a fleet of eight is coarse. So what is aimed at is
+   `trim` away from the target: the integral over an hour of how far off the use of slots was, but no more
+   than `BAND`. Under a load that moves, the mean of some hours is the target; one that stays comes to rest.
+   Where min, max or the floor hold the fleet, nothing is summed up, and the trim fades.
+4. Where `need` fills the slots further than halfway from the target to full, as many are asked for at
+   once as bring it back there. The load grows faster than `usual` can tell.
+5. A queue longer than its goal, on a mean over ten seconds, asks for an eighth more, one at least, and
+   for all that `need` asks for at the target.
+6. First bytes that are later than their goal ask for one more, where slots are nearly as full as they are
    meant to be or requests wait: else more instances would not make a long prompt shorter.
-5. An instance whose node does not report counts as filled to the target: it asks for nothing.
+7. An instance whose node does not report counts as filled to the target: it asks for nothing.
 """
 
 from __future__ import annotations
@@ -24,8 +31,12 @@ from bridge_core.counts import Counts
 from bridge_registry.scaling.plan import ScalingPlan, ScalingPosition, Seen, Sight
 
 BAND: Final = 0.05
-_NEED_S: Final = 90.0
-_QUEUE_S: Final = 30.0
+_NEED_S: Final = 60.0
+_USUAL_S: Final = 450.0
+_TRIM_S: Final = 3600.0
+_QUEUE_S: Final = 10.0
+_UP: Final = 0.5  # instances that may be missing, and be too many, before `usual` moves the fleet
+_DOWN: Final = 1.0
 _TTFT_WINDOW_S: Final = 30.0
 _TTFT_ANSWERS: Final = 20
 _NEAR: Final = 0.15
@@ -37,7 +48,7 @@ def measured(
 ) -> ScalingPosition:
     """The position with what is seen of the active instances at `now`."""
     slots = [one.slots for one in active]
-    need = sum(one.in_flight if one.known else plan.target * one.slots for one in active)  # rule 5
+    need = sum(one.in_flight if one.known else plan.target * one.slots for one in active)  # rule 7
     queued = float(sum(one.queued for one in active if one.known))
     first = position.need < 0 or not slots
     passed = max(0.0, now - position.measured_at)
@@ -52,6 +63,8 @@ def measured(
     return msgspec.structs.replace(
         position,
         need=float(need) if first else _towards(position.need, need, passed / _NEED_S),
+        usual=float(need) if first else _towards(usual_of(position), need, passed / _USUAL_S),
+        trim=position.trim if first else _trimmed(plan, position, need / sum(slots), len(slots), passed),
         queued=queued if first else _towards(position.queued, queued, passed / _QUEUE_S),
         measured_at=now,
         ttft=ttft,
@@ -60,22 +73,39 @@ def measured(
     )
 
 
+def usual_of(position: ScalingPosition) -> float:
+    """Slots that are usually needed; one that was stored before there was such a mean has the short one."""
+    return position.usual if position.usual >= 0 else position.need
+
+
+def aim(plan: ScalingPlan, position: ScalingPosition) -> float:
+    """The share of slots that the fleet is sized for (rule 3)."""
+    return min(1.0, max(plan.target / 2, plan.target + _bounded(position.trim)))
+
+
 def sized(plan: ScalingPlan, position: ScalingPosition, active: int, slots: float) -> int:
     """How many active instances rule 2 asks for, once measured. `slots` are those of one instance."""
-    if active and abs(position.need / (active * slots) - plan.target) <= BAND:
+    aimed, usual = aim(plan, position), usual_of(position)
+    exact = usual / (aimed * slots)
+    if active and -_DOWN <= exact - active <= _UP:
         return active
-    return nearest(plan.target, position.need, slots)
+    if active and abs(usual / (active * slots) - aimed) <= BAND:
+        return active
+    return math.floor(exact + 0.5)
 
 
 def recommended(plan: ScalingPlan, position: ScalingPosition, active: int, slots: float) -> tuple[int, str]:
     """How many all rules ask for, and why."""
     if not active:
         return nearest(plan.target, position.need, slots), f"{position.need:.1f} slots are needed"
-    filled = position.need / (active * slots)
+    filled, usual = (found / (active * slots) for found in (position.need, usual_of(position)))
     wanted = sized(plan, position, active, slots)
-    why = f"{filled:.0%} of the slots are in use, {plan.target:.0%} are the target"
+    why = f"{usual:.0%} of the slots are in use, {plan.target:.0%} are the target"
+    hot = (1.0 + plan.target) / 2
+    if filled > hot and (more := nearest(hot, position.need, slots)) > wanted:
+        wanted, why = more, f"{filled:.0%} of the slots came into use, {plan.target:.0%} are the target"
     if plan.queued_per_instance is not None and position.queued > plan.queued_per_instance * active:
-        more = active + max(1, active // 8)
+        more = max(active + max(1, active // 8), nearest(plan.target, position.need, slots))
         if more > wanted:
             wanted, why = more, f"{position.queued:.0f} requests wait for a slot"
     if position.slow:
@@ -88,9 +118,26 @@ def recommended(plan: ScalingPlan, position: ScalingPosition, active: int, slots
 
 def nearest(target: float, need: float, slots: float) -> int:
     """As many instances as come nearest to the target without passing the band above it."""
-    exact = need / (target * slots)
-    least = math.ceil(need / ((target + BAND) * slots) - _TINY)
-    return max(least, math.floor(exact + 0.5))
+    return max(fewest(target, need, slots), math.floor(need / (target * slots) + 0.5))
+
+
+def fewest(target: float, need: float, slots: float) -> int:
+    """The fewest instances that do not pass the band above the target."""
+    return math.ceil(need / ((target + BAND) * slots) - _TINY)
+
+
+def _trimmed(
+    plan: ScalingPlan, position: ScalingPosition, filled: float, active: int, passed: float
+) -> float:
+    """Rule 3."""
+    off, share = plan.target - filled, passed / _TRIM_S
+    held = active <= max(1, plan.min, position.floor) if off > 0 else active >= plan.max
+    return _towards(position.trim, 0.0, share) if held else _bounded(position.trim + off * share)
+
+
+def _bounded(trim: float) -> float:
+    """What lies in the store may be anything; a number it is."""
+    return min(BAND, max(-BAND, trim)) if math.isfinite(trim) else 0.0
 
 
 def _towards(old: float, new: float, share: float) -> float:

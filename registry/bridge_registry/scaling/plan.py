@@ -36,8 +36,8 @@ class ScalingPlan(msgspec.Struct, frozen=True):
     zero_after_s: float | None = None
     wake_budget_s: float = 30.0
     out_s: float = 15.0
-    in_s: float = 120.0
-    keep_warm_s: float = 300.0
+    in_s: float = 60.0
+    keep_warm_s: float = 60.0
     loads_at_once: int = 2
     forecast: bool = True
     budgets: Mapping[str, int] = {}
@@ -133,10 +133,11 @@ class ScalingPosition(msgspec.Struct, frozen=True, omit_defaults=True):
         wanted: How many active ones there should be.
         unmet: Of these, how many no instance is there for.
         floor: What the forecast asks for.
-        need: Slots that are needed, smoothed; negative: not measured yet.
+        need: Slots that are needed, smoothed over a minute; negative: not measured yet.
+        usual: The same over some minutes, which sizes the fleet; negative: as `need`.
+        trim: By how much what is aimed at differs from the target, so that the mean is the target.
         queued: Requests that wait, smoothed.
         measured_at: When.
-        recent: Recommendations of the last minutes, each with its time.
         out_at: The last step outwards.
         in_at: The last step inwards.
         asked_at: When the model was last asked for.
@@ -158,9 +159,10 @@ class ScalingPosition(msgspec.Struct, frozen=True, omit_defaults=True):
     unmet: Count = 0
     floor: Count = 0
     need: float = -1.0
+    usual: float = -1.0
+    trim: float = 0.0
     queued: float = 0.0
     measured_at: Moment = 0.0
-    recent: Annotated[tuple[tuple[float, int], ...], msgspec.Meta(max_length=64)] = ()
     out_at: Moment = 0.0
     in_at: Moment = 0.0
     asked_at: Moment = 0.0

@@ -6,8 +6,7 @@ Rules:
 2. Wanted is what the fast loop asks for (`need_rules`) and at least the floor of the slow one
    (`forecast_rules`), between min and max.
 3. A step outwards waits for its cool-down, a step inwards for its own, counted also from the last step
-   outwards, and goes no further than to the mean of what was recommended in that time: load that swings
-   moves little. Inwards goes a tenth at a time.
+   outwards. Inwards goes by the mean of some minutes alone, a tenth at a time: load that swings moves little.
 4. Who is taken out gets no new requests and finishes what it has. It keeps the model loaded for a time,
    and is released only when nothing is in flight there: no stream is cut. Engines, too, unload a model only
    when nobody uses it.
@@ -23,7 +22,6 @@ Rules:
 
 from __future__ import annotations
 
-import math
 from typing import Any, Final
 
 import msgspec
@@ -35,7 +33,6 @@ LOAD_S: Final = 600.0
 DRAIN_S: Final = 3600.0  # after that a stream that is still in flight is the engine's to finish
 _AHEAD_S: Final = 600.0  # beyond the lead time, so that instances are there before the load is
 _WORTH: Final = 0.1  # slots: for less than that nobody is kept loaded
-_STEPS: Final = 16  # of the time that recommendations are remembered for
 _SMOOTHING: Final = 0.3
 _REMEMBERED: Final = 4096
 
@@ -134,13 +131,6 @@ def _wanted(
     wanted, why = need_rules.recommended(plan, position, len(active), slots)
     wanted = min(plan.max, wanted)
     position, floor = _floor(plan, position, slots, now)
-    size = need_rules.sized(plan, position, len(active), slots)
-    kept = tuple(one for one in position.recent if now - one[0] <= plan.in_s)
-    if not kept or now - kept[-1][0] >= plan.in_s / _STEPS:
-        kept = (*kept, (now, min(plan.max, size)))[-2 * _STEPS :]
-    position = _with(position, recent=kept)
-    usual = math.ceil(sum(count for _, count in kept) / len(kept) - 0.5)
-    wanted = max(wanted, min(usual, len(active)))  # what was usual holds up a step inwards alone
     if floor > wanted:
         wanted, why = floor, f"so many were needed at this time of day; {why}"
     return position, *_zero(plan, position, wanted, why, now)
@@ -152,7 +142,7 @@ def _floor(
     profile, bucket = forecast_rules.note(position.profile, position.bucket, position.need, now)
     ahead = position.lead_s("disk") + _AHEAD_S
     soon = forecast_rules.expected(profile, position.need, now, ahead) if plan.forecast else 0.0
-    floor = min(plan.max, need_rules.nearest(plan.target, soon, slots)) if soon >= _WORTH else 0
+    floor = min(plan.max, need_rules.fewest(plan.target, soon, slots)) if soon >= _WORTH else 0
     return _with(position, profile=profile, bucket=bucket, floor=floor), floor
 
 
@@ -211,7 +201,7 @@ def _outwards(
     room = placement_rules.possible(plan, position, sight.instances, now)
     position = _with(position, unmet=max(0, position.wanted - room))
     replaces = len(position.active) < plan.min
-    if now - position.out_at < plan.out_s and not replaces:
+    if more <= 0 or (now - position.out_at < plan.out_s and not replaces):
         return position
     found = placement_rules.additions(
         plan, position, sight.instances, count=more, loading_nodes=sight.loading_nodes, now=now

@@ -11,6 +11,7 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
+from structlog.testing import capture_logs
 
 from bridge_agent.membership.registration import Registration
 from bridge_core import keyspace
@@ -174,6 +175,18 @@ async def test_its_figures_say_what_it_let_through_and_what_not(bed: GuardBed) -
         assert 'bridge_store_guard_allowed_total{method="Txn"} 1.0' in said
         assert "bridge_store_guard_leases 1.0" in said
         assert "bridge_store_guard_store_up 1.0" in said
+
+
+async def test_it_says_whether_this_etcd_could_be_trusted_alone(bed: GuardBed) -> None:
+    version = version_of(find_etcd())
+    assert version is not None
+    trusted = trusted_alone(version)
+    with capture_logs() as logs:
+        async with bed.guard():
+            events = {"etcd_version", "etcd_needs_its_guard"}
+            (told,) = await eventually(lambda: [one for one in logs if one["event"] in events])
+    assert told["event"] == ("etcd_version" if trusted else "etcd_needs_its_guard")
+    assert trusted or "3.5.31 and 3.6.9" in told["hint"]
 
 
 @pytest.mark.parametrize(

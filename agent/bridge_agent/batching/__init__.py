@@ -1,0 +1,1 @@
+"""Embedding requests that wait for one slot, asked of their engine together."""
