@@ -1,4 +1,4 @@
-"""How a runner for embeddings is started: sequences that share one context, and nothing kept between texts."""
+"""How a runner for embeddings is started: sequences share one context, nothing is kept between texts."""
 
 from __future__ import annotations
 
