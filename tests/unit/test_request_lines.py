@@ -92,6 +92,9 @@ def test_a_request_that_was_answered() -> None:
 
 def test_one_that_failed_says_how_its_last_try_did() -> None:
     early = FailedAttempt("node3/0", 100.0, Failure.CONNECT, "refused")
+    assert (
+        _line(status=502, outcome=Outcome.FAILED, failed=(early,), instance="")["bridge.served_by"] == "node3"
+    )
     found = _line(outcome=Outcome.BROKEN, failed=(early, CUT))
     assert (found["event.outcome"], found["log.level"]) == ("failure", "warning")
     assert (found["error.type"], found["error.message"]) == ("cut", "the connection ended\\x0aearly")

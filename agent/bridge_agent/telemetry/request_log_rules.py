@@ -62,7 +62,9 @@ def request_document(record: RequestRecord, audited: AuditRecord, source: Source
     }
     _add(found, "bridge.model", display_or_same(model[: 2 * _NAME]))
     _add(found, "bridge.instance", audited.instance)
-    _add(found, "bridge.served_by", audited.instance.partition("/")[0])
+    # Of one that nobody served the last that was asked: a heatmap of failures is of nodes, too.
+    tried = audited.instance or (record.failed[-1].instance if record.failed else "")
+    _add(found, "bridge.served_by", tried.partition("/")[0])
     _add(found, "bridge.via", audited.via)
     _add(found, "bridge.route", audited.route)
     _add(found, "bridge.backend", audited.backend)
