@@ -23,6 +23,7 @@ from bench import (
     policies,
     pressure,
     sealing,
+    starting,
     streams,
     survive,
     walls,
@@ -56,6 +57,7 @@ ROWS = {
     "survive": survive.survival,
     "survive-text": survive.texts,
     "survive-bare": survive.bare,
+    "starting": starting.starting,
     "scaling": scaling_rows.scaling,
     "scaling-growth": scaling_growth.growth,
     "scaling-streams": scaling_streams.streams,
@@ -65,6 +67,7 @@ ROWS = {
 WITHOUT_LOAD = {
     "scaling",
     "agent",
+    "starting",
     "isolation",
     "policy",
     "walls",
