@@ -4,6 +4,8 @@ BIN := $(VENV)/bin
 # Tests of the parts wait more than they compute; of those of whole meshes two run at a time.
 JOBS ?= 4
 MESHES ?= 2
+# In this order: most files of tests/cluster share a mesh, which works on until the last test once it is there.
+WHOLE := tests/faults tests/attacks tests/gpu tests/cluster
 FUZZ ?= 60
 CASES ?= 100000
 # Where `make test-compiled` puts the packages with their compiled modules; it shadows the sources.
@@ -16,7 +18,7 @@ export VENV
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help up down status install uninstall setup setup-dev check lint types layers dependencies audit protos-check protos etcd-protos test test-compiled wheel compiled unit fuzz policies mutants bench bench-quick package audit-edits lock clean
+.PHONY: help up down status install uninstall setup setup-dev check lint types layers dependencies audit protos-check protos etcd-protos test test-compiled wheel compiled unit fuzz policies mutants bench bench-quick package deb audit-edits lock clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' Makefile | sed -E 's/:.*## /\t/' | expand -t 16
@@ -129,6 +131,9 @@ bench-quick: setup-dev ## the headline figures beside Envoy, in turns (Q='--turn
 
 package: setup-dev ## wheel, sdist and checksums of the last commit, into dist/
 	@tools/package.sh
+
+deb: setup-dev ## a Debian package of the last commit in dist/, for the system's Python (PYTHON=/usr/bin/python3)
+	@tools/deb.sh
 
 audit-edits: setup-dev ## edit every byte of an audit log, one at a time: is each edit found?
 	$(BIN)/python -m bench audit-edits

@@ -77,12 +77,12 @@ def run(argv: list[str], timeout_s: float) -> str:
 class Machine:
     """The container. `boot` starts it, `sh` runs a command inside, `reboot` does what that says.
 
-    DISK is a folder of the host in it: its own disk is an overlay, which has no rates.
+    DISK in it is the folder `disk` of the host: its own disk is an overlay, which has no rates.
     """
 
     def __init__(self, root: Path, disk: Path, log: Path) -> None:
+        self.disk = disk
         self._root = root
-        self._disk = disk
         self._log = log
         self._nspawn: subprocess.Popen[bytes] | None = None
         self._init = 0
@@ -91,7 +91,7 @@ class Machine:
         """Starts it, and returns when systemd has started all there is to start."""
         binds = [f"--bind-ro={_site_packages()}:{PREFIX}/lib/python3.11/site-packages"]
         binds += [f"--bind-ro={folder}" for folder in _sources()]
-        binds += [f"--bind={self._disk}:{DISK}"]
+        binds += [f"--bind={self.disk}:{DISK}"]
         command = ["systemd-nspawn", "--quiet", f"--directory={self._root}", "--boot", "--register=no"]
         command += ["--keep-unit", "--private-network", "--machine=bridge-bed", "--console=pipe", *binds]
         with self._log.open("ab") as log:

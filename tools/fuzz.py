@@ -11,7 +11,6 @@ import argparse
 import asyncio
 import base64
 import contextlib
-import io
 import itertools
 import logging
 import random
@@ -72,7 +71,8 @@ from bridge_core.policy.engine import PolicyBook
 from bridge_core.policy.facts import Facts
 from bridge_core.policy.statements import AccessPolicy
 from bridge_core.sealing import Sealer, keyring
-from bridge_core.sealing.files import SealedReader, seal_bytes
+from bridge_core.sealing.blobs import BlobKey, header_of, unwrap
+from bridge_core.sealing.files import open_bytes, seal_bytes
 from bridge_core.sealing.key_source import KeySource
 from bridge_core.sealing.keyring import DataKey, Keyring
 from bridge_core.security_settings import SecuritySettings
@@ -205,12 +205,17 @@ def credentials(data: bytes) -> None:
 
 
 _RING = Keyring((DataKey(b"k" * 8, bytes(32), 0.0),))
+_BLOB = BlobKey(bytes(32), 5, b"s" * 32)
 
 
 def sealed(data: bytes) -> None:
     """A sealed file, read to its end."""
-    for _ in SealedReader(io.BytesIO(data), _RING, "fuzz").pieces():
-        pass
+    open_bytes(_RING, "fuzz", data)
+
+
+def blob_header(data: bytes) -> None:
+    """A sealed blob's header; what opens is what was wrapped."""
+    assert unwrap(_RING, data) == _BLOB
 
 
 _WHO = (
@@ -475,6 +480,7 @@ TARGETS: dict[str, Target] = {
         [seal_bytes(_RING, "fuzz", bytes(24), b"x" * size) for size in (0, 100, 16_384, 40_000)],
         (BridgeError,),
     ),
+    "blob_header": Target(blob_header, [header_of(_RING, _BLOB, bytes(24))], (BridgeError,)),
     "keyring": Target(
         lambda data: keyring.decode(data, bytes(32)),
         [keyring.encode(_RING, bytes(32), bytes(24))],

@@ -28,7 +28,7 @@ from bridge_agent.authentication.mesh_secrets import MeshSecrets
 from bridge_agent.authentication.refusal import Refused
 from bridge_agent.authentication.token_book import TokenBook
 from bridge_agent.concerns import Concerns
-from bridge_agent.config import DRAIN_S, AgentConfig, StateDir
+from bridge_agent.config import DRAIN_S, AgentConfig, StateDir, load_config
 from bridge_agent.engines.address import engine_address
 from bridge_agent.engines.supervisor import EngineSupervisor
 from bridge_agent.engines.view import LocalInstance
@@ -62,6 +62,7 @@ from bridge_agent.membership.registry_client import RegistryClient
 from bridge_agent.membership.renewal import Renewal
 from bridge_agent.membership.revocation import Revocations
 from bridge_agent.membership.subscription import SnapshotSubscription
+from bridge_agent.models.blob_keys import BlobKeys
 from bridge_agent.models.desk import ModelDesk, store_of
 from bridge_agent.peers.hop import VARYING
 from bridge_agent.peers.upstreams import Upstreams
@@ -424,6 +425,7 @@ class Agent:
             instances=self._own_engines,
             loading=lambda: self._loads.busy,
             warmed=self._engines_changed,
+            keys=BlobKeys(lambda: self._state.seal_folder(load_config(self._state).seal)),
         )
         self._gateway.pull_with(desk.pulls, desk.shelf, desk.receiver)
         for path, page in desk.admin_pages().items():
@@ -461,6 +463,7 @@ class Agent:
             secrets=lambda: [
                 *self._secrets.concerns(self._view.current),
                 *self._tokens.concerns(self._view.current),
+                *(() if self._models is None else self._models.concerns()),
             ],
         )
         self._health = health.watch_of(
@@ -549,7 +552,7 @@ class Agent:
     def _publish_engines(self, found: tuple[LocalInstance, ...]) -> None:
         instances = self._loads.shown(self._isolation.view(found))
         if self._models is not None:
-            instances = self._models.warming.shown(instances)
+            instances = self._models.shown(instances)
         self._view.publish_local(instances)
         if self._lifecycle.phase != "draining":
             self._registration.publish(records.registered(instances, self._config.name))

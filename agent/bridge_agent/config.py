@@ -13,7 +13,7 @@ import msgspec
 
 from bridge_agent.engines.config import EngineConfig
 from bridge_agent.gateway.config import GatewaySection
-from bridge_agent.models.section import ModelsSection
+from bridge_agent.models.section import ModelsSection, sealing_faults
 from bridge_core.errors import Fatal
 from bridge_core.files import write_atomically
 from bridge_core.identity.spiffe import SpiffeId
@@ -177,7 +177,10 @@ def _decoded(data: bytes) -> AgentConfig:
     # All of them at once, each with the one that was meant: msgspec tells the first alone.
     if unknown := list(unknown_keys(msgspec.json.decode(data), AgentConfig)):
         raise ValueError("; ".join(unknown[:20]))
-    return msgspec.json.decode(data, type=AgentConfig)
+    config = msgspec.json.decode(data, type=AgentConfig)
+    if faults := sealing_faults(config.models, config.engines):
+        raise ValueError("; ".join(faults))
+    return config
 
 
 def save_config(state: StateDir, config: AgentConfig) -> None:

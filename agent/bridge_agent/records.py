@@ -26,6 +26,7 @@ def registered(instances: Iterable[LocalInstance], node: str) -> list[Instance]:
             loaded=one.loaded,
             loading=one.loading,
             warm=one.warm,
+            sealed=one.sealed,
             failure_domain=one.failure_domain,
         )
         for one in instances

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Annotated
+
 import msgspec
 import typer
 
@@ -53,5 +55,25 @@ def rotate_command(
                 f"the keyring is sealed anew, and {state.settings} could not be written: {fault.strerror}",
                 hint=f'write "seal": {{"key": "{source}"}} into it',
             ) from fault
+
+    guarded(work)
+
+
+@group.command("models")
+def models_command(
+    state_dir: StateOption,
+    check: Annotated[bool, typer.Option("--check", help="Only say what it takes.")] = False,
+    now: Annotated[
+        bool, typer.Option("--now", help="Seal what lies there here and now, not in the agent's background.")
+    ] = False,
+) -> None:
+    """Have this node's models lie sealed on the disk, and open into memory alone."""
+
+    def work() -> None:
+        from bridge_agent.seal_models import switch_on  # what brings models is large, and few need it
+
+        state = StateDir(state_dir)
+        for line in switch_on(state, load_config(state), check=check, now=now):
+            typer.echo(line)
 
     guarded(work)

@@ -31,6 +31,7 @@ class Weights(msgspec.Struct, frozen=True):
         modified_at: Its newest copy's time, as the engine says it.
         meant: A node without a copy of its own means this one.
         behind: Other nodes have newer weights by the name.
+        sealed: Those of the nodes on whose disk it lies sealed.
     """
 
     digest: str
@@ -38,6 +39,7 @@ class Weights(msgspec.Struct, frozen=True):
     modified_at: str
     meant: bool
     behind: bool
+    sealed: tuple[str, ...] = ()
 
 
 class Loading(msgspec.Struct, frozen=True):
@@ -127,20 +129,32 @@ def loads_by_name(snapshot: Snapshot, now_unix: float) -> dict[str, list[Loading
     return loads
 
 
+def sealed_by_name(snapshot: Snapshot) -> dict[str, set[str]]:
+    """The instances on whose node's disk a model lies sealed, by canonical name."""
+    from bridge_core.names import canonical_or_same
+
+    found: dict[str, set[str]] = {}
+    for instance in snapshot.instances.values():
+        for name in instance.sealed:
+            found.setdefault(canonical_or_same(name), set()).add(instance.id)
+    return found
+
+
 def model_reports(snapshot: Snapshot, now_unix: float = 0.0) -> list[ModelReport]:
     """Every model of the mesh that a request can name, by name."""
     from bridge_core.model_digests import meant
     from bridge_core.names import InvalidName, display
 
-    reports, loads = [], loads_by_name(snapshot, now_unix)
+    reports, loads, sealed = [], loads_by_name(snapshot, now_unix), sealed_by_name(snapshot)
     for name, found in sorted(copies_by_name(snapshot).items()):
         with contextlib.suppress(InvalidName):
-            weights, loading = _weights(found, meant(found)), tuple(loads.get(name, ()))
+            weights = _weights(found, meant(found), sealed.get(name, set()))
+            loading = tuple(loads.get(name, ()))
             reports.append(ModelReport(display(name), weights, loading))
     return reports
 
 
-def _weights(copies: list[Copy], digest: str) -> tuple[Weights, ...]:
+def _weights(copies: list[Copy], digest: str, sealed: set[str]) -> tuple[Weights, ...]:
     from bridge_core.model_digests import moment
 
     groups: dict[str, list[Copy]] = {}
@@ -158,6 +172,7 @@ def _weights(copies: list[Copy], digest: str) -> tuple[Weights, ...]:
             newest[one],
             one == digest,
             bool(one) and moment(newest[one]) < latest,
+            tuple(sorted({copy.node for copy in groups[one] if copy.instance in sealed})),
         )
         for one in order
     )
@@ -173,6 +188,8 @@ def _print(models: list[ModelReport]) -> None:
             remarks = ["behind"] if one.behind else []
             if len(model.weights) > 1 and one.meant:
                 remarks.append("meant at nodes without a copy")
+            if one.sealed:
+                remarks.append("sealed" if one.sealed == one.nodes else f"sealed at {', '.join(one.sealed)}")
             name = "" if at else model.name
             digest = one.digest[:_SHORT] or "not known"
             rows.append((name, digest, one.modified_at[:19], ", ".join(one.nodes), "; ".join(remarks)))

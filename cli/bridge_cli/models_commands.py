@@ -55,7 +55,7 @@ models.command("ls")(models_command)
 @models.command("where")
 @asks_registry
 def where_command(*, name: ModelName, as_json: JsonOption = False, where: Where) -> None:
-    """Name each node that has a model: digest, size, whether it is in memory, or warm (its file is) there."""
+    """Name each node that has a model: digest, size, whether it is in memory, warm (its file is), sealed."""
 
     def work() -> None:
         import asyncio
@@ -68,7 +68,7 @@ def where_command(*, name: ModelName, as_json: JsonOption = False, where: Where)
         if as_json:
             print_json(found)
             return
-        rows = [("INSTANCE", "DIGEST", "BYTES", "MEANT", "IN MEMORY", "WARM")]
+        rows = [("INSTANCE", "DIGEST", "BYTES", "MEANT", "IN MEMORY", "WARM", "SEALED")]
         rows += [
             (
                 one.instance,
@@ -77,6 +77,7 @@ def where_command(*, name: ModelName, as_json: JsonOption = False, where: Where)
                 "yes" if one.meant else "no",
                 "yes" if one.loaded else "no",
                 "yes" if one.warm else "no",
+                "yes" if one.sealed else "no",
             )
             for one in found
         ]

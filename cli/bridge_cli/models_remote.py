@@ -43,7 +43,7 @@ class Outcome(msgspec.Struct, omit_defaults=True):
 class Place(msgspec.Struct, frozen=True):
     """A copy of a model: where, which weights, how large; whether its name means it, and it is in memory.
 
-    `warm`: its file is in its node's page cache.
+    `warm`: its file is in its node's page cache. `sealed`: it lies sealed on its node's disk.
     """
 
     instance: str
@@ -53,6 +53,7 @@ class Place(msgspec.Struct, frozen=True):
     meant: bool
     loaded: bool
     warm: bool = False
+    sealed: bool = False
 
 
 def copies_of(snapshot: Snapshot, name: str) -> list[Place]:
@@ -65,6 +66,7 @@ def copies_of(snapshot: Snapshot, name: str) -> list[Place]:
         return {one.id for one in instances if any(canonical_or_same(name) == wanted for name in field(one))}
 
     loaded, warm = having(lambda one: one.loaded), having(lambda one: one.warm)
+    sealed = having(lambda one: one.sealed)
     digest = meant(copies)
     return [
         Place(
@@ -75,6 +77,7 @@ def copies_of(snapshot: Snapshot, name: str) -> list[Place]:
             is_meant(copy, digest),
             copy.instance in loaded,
             copy.instance in warm,
+            copy.instance in sealed,
         )
         for copy in sorted(copies, key=lambda copy: copy.instance)
     ]
@@ -163,14 +166,17 @@ async def _read(answer: ClientResponse, path: str, outcome: Outcome, show: Show)
 
 
 async def _checked(answer: ClientResponse, outcome: Outcome, show: Show) -> None:
-    count = 0
+    count = sealed = 0
     async for line in _lines(answer):
         blob = _decoded(line, BlobChecked)
         count += 1
+        sealed += blob.sealed
         show(outcome.node, {"status": f"read {blob.digest[7:19]} of {blob.model}"})
         if blob.fault and len(outcome.faults) < _MOST_FAULTS:
             outcome.faults.append(f"{blob.model} {blob.digest[:19]}: {blob.fault}")
     outcome.done = f"{count} blobs read, {len(outcome.faults)} of them wrong"
+    if sealed:
+        outcome.done += f", {sealed} sealed"
 
 
 async def _lines(answer: ClientResponse) -> AsyncIterator[bytes]:

@@ -12,8 +12,14 @@ from bridge_core.errors import Fatal
 _MOST: Final = 1 << 20
 
 
-def read_key_file(path: Path, *, most: int = _MOST) -> bytes:
+def read_key_file(path: Path, *, most: int = _MOST, of_service: bool = False) -> bytes:
     """What a key file holds, checked on the open file itself so that none can be exchanged meanwhile.
+
+    Args:
+        path: The file.
+        most: How many bytes it may have.
+        of_service: A service of its own user keeps it: root may read it as well, as its commands on that
+            machine do, where it belongs to whom its folder belongs to.
 
     Raises:
         Fatal: it is a link or no plain file, another user's, open to others, or longer than `most` bytes.
@@ -21,7 +27,7 @@ def read_key_file(path: Path, *, most: int = _MOST) -> bytes:
     """
     handle = _opened(path)
     try:
-        _check(path, os.fstat(handle))
+        _check(path, os.fstat(handle), of_service=of_service)
         with os.fdopen(handle, "rb", closefd=False) as file:
             data = file.read(most + 1)
     finally:
@@ -37,7 +43,7 @@ def check_key_files(*paths: Path) -> None:
     One that is not there, or cannot be opened, is left to who reads it.
 
     Raises:
-        Fatal: as `read_key_file`.
+        Fatal: as `read_key_file` of a service's.
     """
     for path in paths:
         try:
@@ -45,7 +51,7 @@ def check_key_files(*paths: Path) -> None:
         except OSError:
             continue
         try:
-            _check(path, os.fstat(handle))
+            _check(path, os.fstat(handle), of_service=True)
         finally:
             os.close(handle)
 
@@ -64,10 +70,10 @@ def _opened(path: Path) -> int:
         raise
 
 
-def _check(path: Path, found: os.stat_result) -> None:
+def _check(path: Path, found: os.stat_result, *, of_service: bool) -> None:
     if not stat.S_ISREG(found.st_mode):
         raise Fatal(f"{path} is no plain file", hint="a key lies in a file of its own")
-    if found.st_uid not in {os.geteuid(), 0}:
+    if found.st_uid not in _owners(path, of_service=of_service):
         raise Fatal(
             f"{path} belongs to the user {found.st_uid}, who could exchange the key in it",
             hint=f"chown it to the user that runs this ({os.geteuid()}), and ask who else had it",
@@ -77,3 +83,10 @@ def _check(path: Path, found: os.stat_result) -> None:
             f"{path} is open to other users (mode {found.st_mode & 0o777:04o})",
             hint=f"chmod 0600 {path}; replace the key if others use this machine",
         )
+
+
+def _owners(path: Path, *, of_service: bool) -> set[int]:
+    own = os.geteuid()
+    if of_service and own == 0:
+        return {own, path.parent.stat().st_uid}
+    return {own, 0}

@@ -44,9 +44,18 @@ class Removed(msgspec.Struct, frozen=True):
 
 
 class BlobChecked(msgspec.Struct, frozen=True):
-    """A blob as it was read: whose it is, and what is wrong with it; empty where nothing is."""
+    """A blob as it was read: whose it is, and what is wrong with it; empty where nothing is.
+
+    Attributes:
+        model: A model that it is a part of.
+        digest: Its digest.
+        size: Bytes of its text.
+        fault: What is wrong.
+        sealed: It lies on the disk sealed.
+    """
 
     model: Name
     digest: Text
     size: Count = 0
     fault: Text = ""
+    sealed: bool = False

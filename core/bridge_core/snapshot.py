@@ -155,6 +155,7 @@ class Instance(msgspec.Struct, frozen=True, omit_defaults=True):
     loaded: Names = ()  # names resident in memory
     loading: Annotated[tuple[LoadingModel, ...], msgspec.Meta(max_length=MAX_LOADING)] = ()
     warm: Names = ()  # names whose files lie in its node's page cache
+    sealed: Names = ()  # names of which every blob lies sealed on its node's disk
     failure_domain: Text = ""  # instances that die together; empty: the node
     holder: Annotated[str, msgspec.Meta(pattern="^([0-9a-f]{16})?$", max_length=16)] = (
         ""  # the agent that wrote this, told apart from another on a copy of its state folder

@@ -42,6 +42,7 @@ from bridge_engine.generation import Generation
 from bridge_engine.native import Json
 from bridge_engine.pools import Pool, Pools
 from bridge_engine.runner.scheduler import Loaded, Scheduler, SchedulerOptions
+from bridge_engine.store.blob_keys import AskedKeys
 from bridge_engine.store.create import check, create, must_pull
 from bridge_engine.store.details import details, listed, shown, timestamp
 from bridge_engine.store.pull import pull
@@ -388,10 +389,11 @@ async def run_engine(
         Fatal: the port is taken.
         OSError: the models directory cannot be made.
     """
-    store = ModelStore(models)
+    unseal = AskedKeys(models)
+    store = ModelStore(models, unseal)
     # The threads outlive the requests: what is cancelled still cleans up in one.
     with contextlib.closing(Pools()) as pools:
-        async with asyncio.TaskGroup() as group, Scheduler(settings) as scheduler:
+        async with asyncio.TaskGroup() as group, Scheduler(settings, unseal) as scheduler:
             engine = Engine(store, scheduler, pools)
             server = await serve(
                 coroutine_app(engine.handle, group),

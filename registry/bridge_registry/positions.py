@@ -105,5 +105,7 @@ class Positions(Generic[P]):
         Raises:
             Unavailable, StoreRefused: it is still there, or nobody knows.
         """
-        await self._store.commit([Delete(self._prefix + name)], if_=[self._office.fence()])
+        outcome = await self._store.commit([Delete(self._prefix + name)], if_=[self._office.fence()])
+        if not outcome.committed:
+            raise Unavailable(f"{name} is not forgotten: another registry leads", hint="try again")
         self._ahead.pop(name, None)

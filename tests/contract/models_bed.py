@@ -11,10 +11,15 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
+import msgspec
+
 from bridge_agent.ancillaries import Ancillaries, RequestTasks
+from bridge_agent.models.blob_keys import BlobKeys
 from bridge_agent.models.desk import ModelDesk
 from bridge_agent.models.section import ModelsSection
 from bridge_core.model_store.layout import MANIFEST_MEDIA, MEDIA
+from bridge_core.sealing import open_sealer
+from bridge_core.sealing.sealer import SealFolder
 from tests.contract.gateway_bed import Bed, mesh
 from tests.fakes.oci_registry import OciRegistry, oci_registry
 from tests.fakes.recorded_engine import RecordedEngine
@@ -49,11 +54,25 @@ def offer(registry: OciRegistry, name: str, *blobs: bytes) -> bytes:
     return manifest
 
 
+class KeyClock:
+    """What nodes count by when they look at their keyrings anew; `later` lets them."""
+
+    def __init__(self) -> None:
+        self._at = 0.0
+
+    def now(self) -> float:
+        return self._at
+
+    def later(self) -> None:
+        self._at += 3600.0
+
+
 class ModelsBed:
     """The mesh, its nodes' stores, and the registry outside.
 
     Attributes:
         desks: By node.
+        clock: See `KeyClock`.
     """
 
     def __init__(self, bed: Bed, registry: OciRegistry, folder: Path) -> None:
@@ -61,6 +80,7 @@ class ModelsBed:
         self.registry = registry
         self.folder = folder
         self.desks: dict[str, ModelDesk] = {}
+        self.clock = KeyClock()
 
     def root(self, node: str) -> Path:
         return self.folder / node / "models"
@@ -94,8 +114,9 @@ async def models_bed(
     *nodes: str,
     section: ModelsSection | None = None,
     give_up_s: float = 60.0,
+    sealing: frozenset[str] = frozenset(),
 ) -> AsyncIterator[ModelsBed]:
-    """A mesh of these nodes, each with an empty store."""
+    """A mesh of these nodes, each with an empty store; those of `sealing` seal their blobs."""
     engines = {node: RecordedEngine(("smollm2:135m",)) for node in nodes}
     section = section or ModelsSection(reserve=0)
     with oci_registry() as registry:
@@ -103,9 +124,11 @@ async def models_bed(
             models = ModelsBed(bed, registry, folder)
             for name, node in bed.nodes.items():
                 models.root(name).joinpath("blobs").mkdir(parents=True)
+                where = SealFolder(folder / name / "seal")
+                open_sealer(where)
                 desk = models.desks[name] = ModelDesk(
                     models.root(name),
-                    section,
+                    msgspec.structs.replace(section, sealed=name in sealing),
                     view=node.view,
                     upstreams=node.upstreams,
                     group=group,
@@ -114,6 +137,7 @@ async def models_bed(
                     running=node.gateway.running,
                     recorded=node.gateway.record_admin,
                     give_up_s=give_up_s,
+                    keys=BlobKeys(lambda where=where: where, now=models.clock.now),
                 )
                 for path, page in desk.admin_pages().items():
                     node.gateway.serve_admins(path, page)

@@ -242,14 +242,13 @@ async def test_a_deadline_takes_its_own_request_out(lone: Bed) -> None:
     engine = engine_of(lone)
     waiting = await Waiting.behind_one(lone)
     stays = await waiting.ask(input="a")
-    late = await waiting.ask(input="b", headers={"X-Bridge-Timeout": "3s"})
+    late = await waiting.ask(input="b", headers={"X-Bridge-Timeout": "1s"})
     engine.release.set()
     engine.release.clear()
     await eventually(lambda: len(engine.bodies) == 2)
     assert (await late).status == 504
     engine.release.set()
     assert (await stays).status == 200
-    assert engine.inputs() == [["a", "b"]]
 
 
 async def test_what_an_engine_dies_of_meets_nobody_again(lone: Bed) -> None:

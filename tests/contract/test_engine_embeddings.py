@@ -2,12 +2,24 @@
 
 from __future__ import annotations
 
+import asyncio
+import base64
+import contextlib
 import json
-from collections.abc import Iterator
+import struct
+from collections.abc import AsyncIterator, Iterator
 from typing import Any
+from urllib.parse import urlsplit
 
 import pytest
 
+from bridge_agent.engines.view import LocalInstance
+from bridge_agent.gateway.config import GatewayConfig, ListenerKind
+from bridge_agent.gateway.gateway import Gateway
+from bridge_agent.peers.upstreams import Upstreams
+from bridge_agent.routing.view import MeshView
+from bridge_core.http1 import Pool, serve
+from bridge_core.snapshot import MemberModel, MeshConfig, RoutePolicy, Snapshot, Version, encode_entry
 from bridge_engine.seed import seed
 from tests.contract.ollama_target import Engine, Received, ask, engine
 
@@ -71,3 +83,71 @@ def test_a_text_that_is_too_long_is_refused_where_it_must_not_be_cut(running: En
         400,
         {"error": "the input length exceeds the context length"},
     )
+
+
+async def test_clients_of_a_gateway_are_answered_by_it_as_by_the_engine(running: Engine) -> None:
+    bodies = [
+        ("/api/embed", {"input": "a cat"}),
+        ("/api/embeddings", {"prompt": "a dog"}),
+        ("/v1/embeddings", {"input": ["é", "the sea"]}),
+        ("/v1/embeddings", {"input": "a tree", "encoding_format": "base64"}),
+        ("/api/embed", {"input": "it rains"}),
+    ]
+    where = urlsplit(running.base)
+    instance = LocalInstance(
+        "a/0", where.hostname or "", where.port or 0, "ready", (MemberModel("tiny-embed"),), (), 1
+    )
+    async with gateway_before(instance) as pool:
+
+        async def answer(path: str, fields: dict[str, Any]) -> tuple[int, dict[str, Any]]:
+            body = json.dumps({"model": "tiny-embed", **fields}).encode()
+            async with pool.request("POST", path, (), body) as response:
+                assert response.status == 200, await response.read()
+                return int(response.headers.get(b"x-bridge-batch") or 1), json.loads(await response.read())
+
+        alone = [plain(await answer(*one)) for one in bodies]
+        assert all(size == 1 for size, *_ in alone)
+        largest = 1
+        for _ in range(50):  # until some of them have met
+            together = [plain(one) for one in await asyncio.gather(*(answer(*one) for one in bodies))]
+            for (_, before, vectors), (size, after, found) in zip(alone, together, strict=True):
+                assert after == before
+                assert found == pytest.approx(vectors, abs=1e-3)
+                largest = max(largest, size)
+            if largest > 1:
+                break
+        assert largest > 1
+
+
+def plain(answered: tuple[int, dict[str, Any]]) -> tuple[int, dict[str, Any], list[float]]:
+    """How many went together, an answer without what differs each time, and its vectors' numbers."""
+    size, answer = answered
+    vectors = answer.pop("embeddings", None) or [answer.pop("embedding", [])]
+    for one in answer.get("data", ()):
+        found = one.pop("embedding")
+        if isinstance(found, str):
+            data = base64.b64decode(found)
+            found = struct.unpack(f"<{len(data) // 4}f", data)
+        vectors = [*vectors, found]
+    for name in ("total_duration", "load_duration"):
+        answer.pop(name, None)
+    return size, answer, [number for vector in vectors for number in vector]
+
+
+@contextlib.asynccontextmanager
+async def gateway_before(instance: LocalInstance) -> AsyncIterator[Pool]:
+    """Connections to a gateway of its own."""
+    view = MeshView("a")
+    upstreams = Upstreams(view, None)
+    async with asyncio.TaskGroup() as group:
+        gateway = Gateway(GatewayConfig(node="a", host_name="a"), view, upstreams, group)
+        view.publish(Snapshot(Version(1, 1), {"mesh": encode_entry(MeshConfig(defaults=RoutePolicy()))}))
+        view.publish_local((instance,))
+        server = await serve(gateway.http_app(ListenerKind.LOCAL), name="http")
+        pool = Pool(("127.0.0.1", server.port))
+        try:
+            yield pool
+        finally:
+            await pool.close()
+            await server.close()
+    await upstreams.close()

@@ -12,6 +12,7 @@ import msgspec
 import pytest
 import zstandard
 
+from bridge_agent.gateway.state import FRESH_S
 from bridge_agent.routing.affinity import affinity_key
 from bridge_core.http1 import ConnectFailed, IncompleteResponse, Pool
 from bridge_core.snapshot import Backend, Node, Route, RoutePolicy
@@ -225,10 +226,14 @@ async def test_what_was_just_made_here_is_not_asked_of_those_who_had_the_name(
 ) -> None:
     assert (await bed["a"].infer(model="solo")).headers.get(b"x-bridge-node") == b"c"
     bed["a"].engine.models = (ALL, "solo")
+    before = asyncio.get_running_loop().time()
     assert (await bed["a"].ask("POST", path, body)).status == 200
     bed.publish()  # another index, in which the list still does not say so
-    asked = [await bed["a"].infer(model="solo", headers=session(number)) for number in range(10)]
-    assert {answer.headers.get(b"x-bridge-node") for answer in asked} == {b"a"}
+    for number in range(10):
+        answer = await bed["a"].infer(model="solo", headers=session(number))
+        if asyncio.get_running_loop().time() >= before + FRESH_S:
+            break  # a busy machine: by now the lists count again
+        assert answer.headers.get(b"x-bridge-node") == b"a"
 
 
 @pytest.mark.parametrize("path", ["/api/chat", "/api/show"])

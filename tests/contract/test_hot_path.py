@@ -10,9 +10,10 @@ import pytest
 from bench.in_memory import HOP, LOCAL, TOKEN, instructions
 from bridge_core.form import form
 
-# What was counted on CPython 3.11 when this was written is 2,881, 6,513 and 301; a tenth is left to grow.
+# What was counted on CPython 3.11 when this was written is 2,685, 5,899 and 301; a twentieth is left to grow,
+# to the token a tenth.
 # Who needs more looks first at what a request does twice: `python -m bench in-memory` prints all.
-PURE = {LOCAL: 3_170, HOP: 7_160, TOKEN: 330}
+PURE = {LOCAL: 2_820, HOP: 6_190, TOKEN: 330}
 # Of 62, 144 and 31: more are a module of the hot path that is compiled no longer.
 COMPILED = {LOCAL: 150, HOP: 300, TOKEN: 60}
 

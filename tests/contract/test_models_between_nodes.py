@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from bridge_agent.gateway.config import Outcome
+from bridge_agent.models.blobs import Blobs
 from bridge_agent.models.origin import Origin
 from bridge_agent.models.peer_client import PeerClient
 from bridge_agent.models.pulling import ModelPulls
@@ -160,7 +161,7 @@ async def test_a_model_whose_blobs_do_not_stay_is_not_listed(models: ModelsBed) 
     node = models.bed["a"]
     async with asyncio.TaskGroup() as group:
         pulls = ModelPulls(
-            models.root("a"),
+            Blobs(models.root("a")),
             lambda: ModelStore(models.root("a")),
             node.view,
             peers=PeerClient(node.view, node.upstreams),

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import hashlib
 from pathlib import Path
 
+import msgspec
 import pytest
 from typer.testing import CliRunner, Result
 
 from bridge_agent.cli import app as agent_app
 from bridge_agent.config import AgentConfig, StateDir, load_config, save_config
+from bridge_agent.engines.config import EngineConfig
 from bridge_core.files import write_atomically
 from bridge_registry.cli import app as registry_app
 from tests.registry_bed import make_settings
@@ -57,6 +60,40 @@ def test_moving_the_key_elsewhere_is_written_into_agent_json(state: StateDir, tm
     assert "every copy of the state by itself" in agent("status", "--state-dir", state.root).stdout
     both = agent("rotate", "--state-dir", state.root, "--to", "file:/x", "--data-key")
     assert (both.exit_code, "two rotations" in both.stderr) == (1, True)
+
+
+def test_models_are_sealed_by_one_command_that_says_first_what_it_takes(state: StateDir) -> None:
+    sealer_of(state)
+    blob = state.models / "blobs" / f"sha256-{hashlib.sha256(b'x' * 2048).hexdigest()}"
+    blob.parent.mkdir(parents=True)
+    blob.write_bytes(b"x" * 2048)
+    only = agent("models", "--check", "--state-dir", state.root)
+    assert only.stdout.startswith("0 blobs are sealed; 1 (2 KiB) are not")
+    assert not load_config(state).models.sealed
+    later = agent("models", "--state-dir", state.root)
+    assert "sealed in the background then" in later.stdout
+    assert load_config(state).models.sealed
+    assert blob.read_bytes() == b"x" * 2048
+    done = agent("models", "--now", "--state-dir", state.root)
+    assert f"{blob.name[7:19]}  sealed, " in done.stdout
+    assert blob.read_bytes().startswith(b"BRBLOB1")
+    before = blob.read_bytes()
+    agent("rotate", "--state-dir", state.root, "--data-key")
+    again = agent("models", "--now", "--state-dir", state.root)
+    assert f"{blob.name[7:19]}  its key wrapped anew" in again.stdout
+    assert (blob.read_bytes()[8192:], blob.read_bytes() != before) == (before[8192:], True)
+    assert agent("models", "--now", "--state-dir", state.root).stdout.splitlines() == [
+        "1 blobs are sealed; 0 (0 B) are not"
+    ]
+
+
+def test_models_of_an_attached_engine_are_not_sealed(state: StateDir) -> None:
+    attached = EngineConfig(0, kind="ollama", attach="http://127.0.0.1:11434")
+    save_config(state, msgspec.structs.replace(load_config(state), engines=(attached,)))
+    sealer_of(state)
+    refused = agent("models", "--state-dir", state.root)
+    assert (refused.exit_code, "sealing does not cover it" in refused.stderr) == (1, True)
+    assert not load_config(state).models.sealed
 
 
 def test_the_root_is_taken_away_with_the_key_from_elsewhere(tmp_path: Path) -> None:

@@ -309,6 +309,7 @@ def manager(tmp_path: Path, systemctl: Recorded) -> ServiceManager:
     folder.mkdir()
     return ServiceManager(
         folder,
+        packaged=tmp_path / "packaged",
         variables=tmp_path / "bridge",
         commands=tmp_path / "bin",
         running=tmp_path,
@@ -380,6 +381,46 @@ def test_a_unit_that_is_done_without_goes(manager: ServiceManager, systemctl: Re
     manager.install(Service((SERVICE.units[1],), {}, gone=("bridge-a.socket",)))
     assert systemctl.calls[0] == ["disable", "--now", "bridge-a.socket"]
     assert not manager.has("bridge-a.socket")
+
+
+def test_units_of_a_package_are_used_where_they_lie(
+    tmp_path: Path, manager: ServiceManager, systemctl: Recorded
+) -> None:
+    manager.install(SERVICE)  # as it was before there was a package
+    packaged = tmp_path / "packaged"
+    packaged.mkdir()
+    for one in SERVICE.units:
+        (packaged / one.name).write_text(one.text)
+    assert "wrote" not in str(manager.install(SERVICE))
+    assert [path.name for path in manager.folder.rglob("*") if path.is_file()] == ["10-bridge.conf"]
+    assert not manager.has("bridge-a.socket")  # it lies there, and nobody has asked for it
+    wants = manager.folder / "sockets.target.wants"
+    wants.mkdir()
+    (wants / "bridge-a.socket").symlink_to(packaged / "bridge-a.socket")
+    assert manager.has("bridge-a.socket")
+    systemctl.calls.clear()
+    manager.remove(["bridge-a.socket", "bridge-b.service", "bridge-c.service"], ["a.env"])
+    assert systemctl.calls[0] == ["disable", "--now", "bridge-a.socket", "bridge-b.service"]
+    assert not list(manager.folder.glob("*.d"))
+    assert len(list(packaged.iterdir())) == 2  # the package's own
+
+
+def test_another_version_of_a_packages_unit_is_written_over_it(
+    tmp_path: Path, manager: ServiceManager
+) -> None:
+    (tmp_path / "packaged").mkdir()
+    (tmp_path / "packaged/bridge-b.service").write_text("[Service]\nExecStart=older\n")
+    manager.install(SERVICE)
+    assert (manager.folder / "bridge-b.service").read_text() == SERVICE.units[1].text
+
+
+def test_commands_that_a_package_has_linked_are_left_at_that(tmp_path: Path) -> None:
+    usr = tmp_path / "usr"
+    usr.mkdir()
+    for name in placement.COMMANDS:
+        (usr / name).symlink_to(Path(sys.executable).with_name(name))
+    assert placement.put_on_path(tmp_path / "bin", packaged=usr) == []
+    assert not (tmp_path / "bin").exists()
 
 
 def test_a_program_of_our_name_is_left_and_named(manager: ServiceManager, tmp_path: Path) -> None:

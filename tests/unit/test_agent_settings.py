@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from bridge_agent.config import (
 )
 from bridge_agent.engines.config import EngineConfig
 from bridge_agent.gateway.config import GatewayConfig, GatewaySection, ResumePolicy
+from bridge_agent.models.section import ModelsSection
 from bridge_core.addresses import join_address, split_address
 from bridge_core.command.labels import labels_of
 from bridge_core.errors import Fatal
@@ -52,6 +54,38 @@ def test_addresses(text: str, parts: tuple[str, int]) -> None:
 def test_what_is_no_address_names_the_flag(text: str) -> None:
     with pytest.raises(Fatal, match="--grpc"):
         split_address(text, flag="--grpc")
+
+
+@pytest.mark.parametrize(
+    ("engines", "section", "says"),
+    [
+        ((EngineConfig(0),), ModelsSection(sealed=True), ""),
+        ((EngineConfig(0), EngineConfig(1)), ModelsSection(sealed=True), ""),
+        (SETTINGS.engines, ModelsSection(), ""),
+        (
+            (EngineConfig(0), EngineConfig(1, attach="http://127.0.0.1:1")),
+            ModelsSection(sealed=True),
+            "the attached engine 1 (http://127.0.0.1:1): sealing does not cover it",
+        ),
+        ((EngineConfig(0, kind="ollama"),), ModelsSection(sealed=True), "the engine 0 of kind ollama"),
+        (
+            (EngineConfig(0), EngineConfig(1, models_dir="/x")),
+            ModelsSection(sealed=True),
+            "different models_dir",
+        ),
+        ((EngineConfig(0),), ModelsSection(sealed=True, pull_by_engine=True), "models.pull_by_engine"),
+    ],
+)
+def test_what_cannot_be_sealed_is_refused_by_name(
+    tmp_path: Path, engines: tuple[EngineConfig, ...], section: ModelsSection, says: str
+) -> None:
+    state = StateDir(tmp_path)
+    save_config(state, msgspec.structs.replace(SETTINGS, engines=engines, models=section))
+    if not says:
+        assert load_config(state).models == section
+        return
+    with pytest.raises(Fatal, match=re.escape(says)):
+        load_config(state)
 
 
 def test_settings_survive_the_disk(tmp_path: Path) -> None:
@@ -158,6 +192,7 @@ def test_every_field_of_the_gateway_is_reached_from_the_file(tmp_path: Path) -> 
         load_wait_s=1.0,
         load_keep_alive_s=0.0,
         ask_owner=True,
+        batching=None,
         pulse=None,
         resume=ResumePolicy(stall_floor=2, patience=0.0),
     )

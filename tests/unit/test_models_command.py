@@ -90,3 +90,21 @@ def test_what_is_being_loaded_is_said_with_what_is_likely(capsys: pytest.Capture
     _print([report])
     out = capsys.readouterr().out.splitlines()
     assert out[-2:] == ["a/0 is loading m:latest for 10 s, about 25%", "b/0 is loading m:latest for 10 s"]
+
+
+def test_where_a_model_lies_sealed_is_said(capsys: pytest.CaptureFixture[str]) -> None:
+    entries = mesh(("a", "m", "d1", OLD), ("b", "m", "d1", OLD), ("a", "n", "d2", OLD)).entries | {
+        "instance/a/0": encode_entry(
+            Instance(
+                "a/0", "a", models=(MemberModel("m", "d1"), MemberModel("n", "d2")), sealed=("m:latest", "n")
+            )
+        )
+    }
+    snapshot = Snapshot(Version(1, 2), entries)
+    first, second = model_reports(snapshot)
+    assert (first.weights[0].sealed, second.weights[0].sealed) == (("a",), ("a",))
+    _print([first, second])
+    out = capsys.readouterr().out.splitlines()
+    assert out[1].endswith("a, b   sealed at a")
+    assert out[2].endswith("a      sealed")
+    assert [(one.instance, one.sealed) for one in copies_of(snapshot, "m")] == [("a/0", True), ("b/0", False)]

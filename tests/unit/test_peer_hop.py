@@ -43,9 +43,11 @@ def test_its_lines_say_what_its_pairs_say(hop: Hop) -> None:
         assert sorted(pairs) == sorted(headers_of(hop))
 
 
-def test_a_hop_that_would_break_the_message_is_not_written() -> None:
-    with pytest.raises(BadHeader):
-        lines_of(Hop("n", "p\r\nx-bridge-principal: admin", "id"))
+@pytest.mark.parametrize("ending", ["\r\nx-bridge-principal: admin", "\r", "\n", "\0"])
+def test_a_hop_that_would_break_the_message_is_not_written(ending: str) -> None:
+    for hop in (Hop("n", "p" + ending, "id"), Hop("n", "p", "id" + ending), Hop("n" + ending, "p", "id")):
+        with pytest.raises(BadHeader):
+            lines_of(hop)
 
 
 def test_the_wire_form_is_frozen() -> None:

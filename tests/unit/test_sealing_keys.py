@@ -61,6 +61,25 @@ def test_another_users_key_file_is_refused(tmp_path: Path) -> None:
         read_key_file(tmp_path / "key")
 
 
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a file away")
+def test_root_reads_the_keys_of_a_service_in_the_services_own_folder(tmp_path: Path) -> None:
+    """As `bridgectl` does on a registry's machine, whose keys belong to a user that systemd made."""
+    pki = tmp_path / "pki"
+    pki.mkdir()
+    write_atomically(pki / "key", KEY)
+    os.chown(pki / "key", 12345, 12345)
+    with pytest.raises(Fatal, match="belongs to the user 12345"):
+        check_key_files(pki / "key")  # in a folder of root's: nobody's service
+    os.chown(pki, 12345, 12345)
+    check_key_files(pki / "key")
+    assert read_key_file(pki / "key", of_service=True) == KEY
+    with pytest.raises(Fatal, match="belongs to the user 12345"):
+        read_key_file(pki / "key")
+    os.chown(pki, 54321, 54321)
+    with pytest.raises(Fatal, match="belongs to the user 12345"):
+        check_key_files(pki / "key")
+
+
 def test_a_file_too_long_for_a_key_is_refused(tmp_path: Path) -> None:
     write_atomically(tmp_path / "key", b"x" * 300)
     with pytest.raises(Fatal, match="longer than 256 bytes"):

@@ -11,7 +11,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bridge_agent.models import page_cache
-from bridge_agent.models.memory_room import available
 from bridge_agent.models.warm_rules import (
     ORDER_S,
     Blob,
@@ -24,6 +23,7 @@ from bridge_agent.models.warm_rules import (
     wanted,
 )
 from bridge_core.holders import ModelHolders
+from bridge_core.memory_room import available
 from bridge_core.names import canonical
 from bridge_core.snapshot import Backend, Route, Snapshot, Version, encode_entry
 

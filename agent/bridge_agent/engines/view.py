@@ -24,6 +24,7 @@ class LocalInstance(msgspec.Struct, frozen=True, omit_defaults=True):
         loaded: Names of the models in its memory, as in `models`; empty unless it answers.
         loading: Those that this agent has it load now.
         warm: Those whose files lie in the page cache: to load them takes no disk.
+        sealed: Those of which every blob lies sealed on the disk.
         slots: Requests that it decodes at a time.
         engine: "llamacpp" or "ollama".
         network_pid: Its process, where that has a network of its own: only a connection made
@@ -45,3 +46,4 @@ class LocalInstance(msgspec.Struct, frozen=True, omit_defaults=True):
     fault: str = ""
     loading: tuple[LoadingModel, ...] = ()
     warm: tuple[str, ...] = ()
+    sealed: tuple[str, ...] = ()

@@ -32,7 +32,8 @@ from bridge_agent.routing.unheard import Unheard
 from bridge_agent.routing.view import Index, MeshView, Target
 from bridge_core.snapshot import RoutePolicy
 
-_FRESH_S: Final = 5.0  # a model that was just made is listed by then, here and in the snapshot
+FRESH_S: Final = 5.0
+"""A model that was just made is listed by then, here and in the snapshot."""
 _GIVEN_ID: Final = re.compile(rb"[A-Za-z0-9._:/+=-]{1,128}")
 
 
@@ -215,11 +216,11 @@ class GatewayState:
     def made(self, names: Iterable[str], target: Target) -> None:
         """Models of these canonical names were just made there: who asks next is quicker than lists."""
         now = self.now()
-        made = dict.fromkeys(names, (target, now + _FRESH_S))
+        made = dict.fromkeys(names, (target, now + FRESH_S))
         self._made = {other: entry for other, entry in self._made.items() if entry[1] > now} | made
         self._prefer_made(self.view.index)
         if made and target.local:
-            asyncio.get_running_loop().call_later(_FRESH_S, self._list_made, made)
+            asyncio.get_running_loop().call_later(FRESH_S, self._list_made, made)
 
     def _prefer_made(self, index: Index) -> None:
         """What was just made here is what its name means here, whatever others have by it."""

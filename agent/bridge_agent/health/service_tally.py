@@ -16,7 +16,9 @@ from bridge_core.counts import Counter, Counts
 
 LATELY_S: Final = 30.0
 _MARKS: Final = 64
-_UNCOUNTED: Final = frozenset({Outcome.CANCELLED, Outcome.REFUSED})
+# Tuples: an enum's member hashes itself in Python, and this is asked for every request.
+_UNCOUNTED: Final = (Outcome.CANCELLED, Outcome.REFUSED)
+_BROKEN: Final = (Outcome.BROKEN, Outcome.ENGINE_ERROR)
 
 
 class ServiceTally:
@@ -54,7 +56,7 @@ class ServiceTally:
             max(0.0, record.head - record.began - record.waited),
             tokens=record.tokens,
             generating_s=record.ended - record.head if record.tokens else 0.0,
-            broken=record.outcome in {Outcome.BROKEN, Outcome.ENGINE_ERROR},
+            broken=record.outcome in _BROKEN,
         )
 
     def lately(self, instance: str) -> Counts:
@@ -70,4 +72,7 @@ class ServiceTally:
         return counts.since(marks[0][1])
 
     def _of(self, instance: str) -> Counter:
-        return self._counters.setdefault(instance, Counter())
+        counter = self._counters.get(instance)
+        if counter is None:
+            counter = self._counters[instance] = Counter()
+        return counter

@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import os
 import time
 from collections.abc import AsyncGenerator, Awaitable, Callable
-from pathlib import Path
 from typing import Any, Final, TypeAlias
 
 import msgspec
 import structlog
 
-from bridge_agent.models.blob_files import BlobFault, hash_all, open_blob
+from bridge_agent.models.blob_files import BlobFault, hash_all
+from bridge_agent.models.blobs import Blobs
 from bridge_agent.models.pulling import ModelPulls
 from bridge_agent.models.removal_rules import refusal
 from bridge_agent.models.removing import Removals
@@ -43,7 +42,7 @@ class AdminPages:
     """The pages.
 
     Args:
-        root: The models folder.
+        blobs: Those of the models folder.
         store: Gives the store in it; asked on the loop.
         view: Says who the admins are, and who has what.
         pulls: Pulls models here.
@@ -55,7 +54,7 @@ class AdminPages:
 
     def __init__(
         self,
-        root: Path,
+        blobs: Blobs,
         store: Callable[[], ModelStore],
         view: MeshView,
         pulls: ModelPulls,
@@ -65,7 +64,7 @@ class AdminPages:
         recorded: Recorded,
         now: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._root = root
+        self._blobs = blobs
         self._store = store
         self._view = view
         self._pulls = pulls
@@ -180,23 +179,22 @@ class AdminPages:
         exchange.finish()
 
     def _check(self, name: str, layer: Layer, stopped: Callable[[], bool]) -> BlobChecked:
-        fault = ""
+        hex_, fault, sealed = hex_digest(layer.digest), "", False
         try:
-            handle = open_blob(self._root, hex_digest(layer.digest))
-            if handle is None:
+            sealed = self._blobs.sealed(hex_)
+            found = self._blobs.open(hex_)
+            if found is None:
                 fault = "it is not there"
             else:
-                try:
-                    size = os.fstat(handle).st_size
-                    if size != layer.size:
-                        fault = f"it has {size} bytes and not {layer.size}"
-                    elif hash_all(handle, size, stopped)[0] != hex_digest(layer.digest):
+                with found:
+                    fault = found.header_fault()
+                    if found.size != layer.size:
+                        fault = f"it has {found.size} bytes and not {layer.size}"
+                    elif hash_all(found.read, found.size, stopped)[0] != hex_:
                         fault = "its bytes have another digest"
-                finally:
-                    os.close(handle)
         except BlobFault as unread:
             fault = unread.message[:200]
-        return BlobChecked(name, layer.digest, layer.size, fault)
+        return BlobChecked(name, layer.digest, layer.size, fault, sealed)
 
 
 def _error(exchange: Exchange, status: int, message: str) -> None:

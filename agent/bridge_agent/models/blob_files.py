@@ -5,6 +5,8 @@ the pieces that it has and their hashes. A journal's line counts only when the p
 so neither a cut nor a crash leaves a piece that is believed and wrong. The blob gets its name by a rename,
 after the whole has the right digest and is on the disk.
 
+Where the node seals its blobs, the file is a sealed one from its first byte on (`blob_content`).
+
 The models folder may belong to an engine's user, who may be hostile: nothing here follows a symbolic link
 in the last two steps of a path.
 """
@@ -22,9 +24,12 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Final
 
+from bridge_agent.models.blob_content import Content, PlainContent, SealedContent
+from bridge_agent.models.blob_keys import BlobKeys
 from bridge_agent.models.piece_rules import piece_count, piece_size, span
 from bridge_core.errors import BridgeError, Reaction
 from bridge_core.model_store.layout import describe
+from bridge_core.sealing import SealBroken
 
 PARTIAL: Final = "bridge-partial"
 _LINE: Final = re.compile(r"(\d{1,5}) ([0-9a-f]{64})")
@@ -44,9 +49,11 @@ class BlobBusy(BridgeError):
 
 @contextlib.contextmanager
 def said(what: str) -> Iterator[None]:
-    """Says of the system's refusal what could not be done. Raises BlobFault in its place."""
+    """Says what could not be done where the system refuses, or a seal is broken. Raises BlobFault instead."""
     try:
         yield
+    except SealBroken as fault:
+        raise BlobFault(f"{what}: {fault.message}", hint=fault.hint) from fault
     except OSError as fault:
         hint = "free some space and pull again: what came is kept" if fault.errno == errno.ENOSPC else ""
         raise BlobFault(f"{what}: {describe(fault)}", hint=hint) from fault
@@ -81,49 +88,38 @@ def open_blob(root: Path, hex_: str) -> int | None:
         return None
 
 
-def blob_size(root: Path, hex_: str) -> int | None:
-    """Bytes of a whole blob; None where there is none. Raises BlobFault."""
-    found = open_blob(root, hex_)
-    if found is None:
-        return None
-    try:
-        return os.fstat(found).st_size
-    finally:
-        os.close(found)
-
-
-def read_piece(handle: int, size: int, piece: int) -> bytes:
-    """The bytes of a piece of a blob of `size` bytes.
+def read_piece(read: Callable[[int, int], bytes], size: int, piece: int) -> bytes:
+    """The bytes of a piece of a blob of `size` bytes, of which `read` gives those from an offset on.
 
     Raises:
-        BlobFault: the file is shorter than it was, or cannot be read.
+        BlobFault: it is shorter than it was, was changed since it was sealed, or cannot be read.
     """
     begin, length = span(size, piece)
     with said(f"cannot read piece {piece}"):
-        data = os.pread(handle, length, begin)
-        while len(data) < length and (more := os.pread(handle, length - len(data), begin + len(data))):
-            data += more
+        data = read(begin, length)
     if len(data) != length:
         raise BlobFault(f"piece {piece} has {len(data)} bytes and not {length}: the file was cut")
     return data
 
 
-def hash_all(handle: int, size: int, stopped: Callable[[], bool] = lambda: False) -> tuple[str, list[str]]:
-    """The digest of a file in hexadecimal, and that of each of its pieces.
+def hash_all(
+    read: Callable[[int, int], bytes], size: int, stopped: Callable[[], bool] = lambda: False
+) -> tuple[str, list[str]]:
+    """The digest of a blob in hexadecimal, and that of each of its pieces.
 
     Args:
-        handle: Of the file.
+        read: Gives bytes of it from an offset on.
         size: Its bytes.
         stopped: Asked between pieces; True ends it early, and nothing it then returns counts.
 
     Raises:
-        BlobFault: it is shorter than `size`, or cannot be read.
+        BlobFault: it is shorter than `size`, was changed since it was sealed, or cannot be read.
     """
     whole, pieces = hashlib.sha256(), []
     for piece in range(piece_count(size)):
         if stopped():
             break
-        data = read_piece(handle, size, piece)
+        data = read_piece(read, size, piece)
         whole.update(data)
         pieces.append(hashlib.sha256(data).hexdigest())
     return whole.hexdigest(), pieces
@@ -174,6 +170,7 @@ class PartialBlob:
         size: The blob's bytes.
         reserve: Bytes of the disk that stay free.
         stopped: Asked while what is there is read; True ends that, and the file cannot be used.
+        keys: What it is sealed with; None: it lies there in the clear.
 
     Attributes:
         hashes: Of each piece that is here.
@@ -181,6 +178,7 @@ class PartialBlob:
     Raises:
         BlobBusy: another process has it open.
         BlobFault: the disk has no room for it, or refuses.
+        KeyWithheld: there is no key to seal it with.
     """
 
     def __init__(
@@ -191,9 +189,12 @@ class PartialBlob:
         *,
         reserve: int = 0,
         stopped: Callable[[], bool] = lambda: False,
+        keys: BlobKeys | None = None,
     ) -> None:
         self._root = root
         self._hex = hex_
+        self._keys = keys
+        self._content: Content
         self.size = size
         self.hashes: dict[int, str] = {}
         self._folder = self._file = self._journal = -1
@@ -213,10 +214,13 @@ class PartialBlob:
         except BlockingIOError:
             raise BlobBusy(f"another process fetches blob {self._hex[:12]} into {self._root}") from None
         self._journal = os.open(f"{self._hex}.pieces", flags | os.O_APPEND, 0o600, dir_fd=self._folder)
-        if os.fstat(self._file).st_size == self.size:
+        self._content = (
+            PlainContent(self._file) if self._keys is None else SealedContent(self._file, self._keys)
+        )
+        if self._content.take_up(self._hex, self.size):
             self._take_up(stopped)
         else:
-            os.ftruncate(self._file, self.size)
+            self._content.begin(self._hex, self.size)
         self._write_journal()
         free = os.fstatvfs(self._file)
         room, wanted = free.f_bavail * free.f_frsize, self.missing_bytes
@@ -235,10 +239,15 @@ class PartialBlob:
         for piece, hash_ in journalled.items():
             if stopped():  # the journal stays as it is, for the next one
                 raise BlobFault(f"nobody waits for blob {self._hex[:12]} any more")
-            if piece < piece_count(self.size):
-                data = read_piece(self._file, self.size, piece)
-                if hashlib.sha256(data).hexdigest() == hash_:
-                    self.hashes[piece] = hash_
+            if piece < piece_count(self.size) and self._has(piece, hash_):
+                self.hashes[piece] = hash_
+
+    def _has(self, piece: int, hash_: str) -> bool:
+        try:
+            data = self._content.read(*span(self.size, piece))
+        except SealBroken:  # it was cut off while it was written
+            return False
+        return hashlib.sha256(data).hexdigest() == hash_
 
     def _write_journal(self) -> None:
         os.ftruncate(self._journal, 0)
@@ -256,18 +265,14 @@ class PartialBlob:
         Raises:
             BlobFault: the disk is full, or refuses.
         """
-        begin = piece * piece_size(self.size)
         with said(f"cannot write blob {self._hex[:12]}"):
-            view = memoryview(data)
-            while view:
-                written = os.pwrite(self._file, view, begin)
-                begin, view = begin + written, view[written:]
+            self._content.write(piece * piece_size(self.size), data)
             os.write(self._journal, f"{piece} {hash_}\n".encode())
         self.hashes[piece] = hash_
 
     def read(self, piece: int) -> bytes:
         """The bytes of a piece that is here. Raises BlobFault."""
-        return read_piece(self._file, self.size, piece)
+        return read_piece(self._content.read, self.size, piece)
 
     def lose(self, pieces: set[int]) -> None:
         """Forgets pieces that are wrong."""
@@ -278,7 +283,7 @@ class PartialBlob:
 
     def digest(self, stopped: Callable[[], bool]) -> str:
         """The digest of the whole, in hexadecimal; see `hash_all`."""
-        return hash_all(self._file, self.size, stopped)[0]
+        return hash_all(self._content.read, self.size, stopped)[0]
 
     def commit(self) -> None:
         """Gives the blob its name, synced before and after.

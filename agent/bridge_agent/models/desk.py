@@ -16,8 +16,11 @@ from bridge_agent.engines.config import EngineConfig
 from bridge_agent.engines.view import LocalInstance
 from bridge_agent.models.admin_pages import AdminPages, Recorded
 from bridge_agent.models.blob_files import tidy
+from bridge_agent.models.blob_keys import BlobKeys
+from bridge_agent.models.blobs import Blobs
 from bridge_agent.models.fetcher import BlobFetcher
 from bridge_agent.models.finding import GIVE_UP_S, Finding
+from bridge_agent.models.key_socket import KeySocket
 from bridge_agent.models.origin import Origin, OriginPort
 from bridge_agent.models.pace_rules import Pace
 from bridge_agent.models.peer_client import PeerClient
@@ -25,6 +28,7 @@ from bridge_agent.models.peer_pages import PeerPages
 from bridge_agent.models.pulling import ModelPulls
 from bridge_agent.models.receiving import Receiver
 from bridge_agent.models.removing import Removals
+from bridge_agent.models.sealing import Sealing
 from bridge_agent.models.section import ModelsSection
 from bridge_agent.models.shelf import Shelf
 from bridge_agent.models.warming import Warming
@@ -64,15 +68,19 @@ class ModelDesk:
         recorded: Puts what an admin did to a model on record.
         instances: Those of this node that read this store.
         loading: Whether an engine here loads a model; asked in a thread.
-        warmed: Told when other models are in the page cache than before.
+        warmed: Told when other models are in the page cache, or lie sealed, than before.
         give_up_s: How long a transfer may gain nothing.
+        keys: What sealed blobs open with, and what comes is sealed with where `section` says so.
 
     Attributes:
         root: The models folder.
+        blobs: What lies in it.
+        store: Gives the models in it; asked on the loop.
         pulls: Pulls models.
         fetcher: Gets blobs.
         shelf: Reads what the mesh has.
         warming: Keeps models in the page cache.
+        sealing: Sees to it that blobs lie sealed; None where they lie in the clear.
         removals: Removes models.
         receiver: Takes what is pushed here.
     """
@@ -93,6 +101,7 @@ class ModelDesk:
         loading: Callable[[], bool] = lambda: False,
         warmed: Callable[[], None] = lambda: None,
         give_up_s: float = GIVE_UP_S,
+        keys: BlobKeys | None = None,
     ) -> None:
         self.root = root
         self._group = group
@@ -103,14 +112,16 @@ class ModelDesk:
         def store() -> ModelStore:
             return ModelStore(root)
 
-        self.shelf = Shelf(root, store, view, peers)
+        self.store = store
+        blobs = self.blobs = Blobs(root, keys, sealing=section.sealed)
+        self.shelf = Shelf(blobs, store, view, peers)
         finding = Finding(peers, time.monotonic, give_up_s=give_up_s)
 
         def pace() -> Pace:
             return Pace(section.bandwidth, section.bandwidth_busy)
 
         self.fetcher = BlobFetcher(
-            root,
+            blobs,
             peers,
             finding,
             group,
@@ -130,7 +141,7 @@ class ModelDesk:
             changed=changed,
         )
         self.pulls = ModelPulls(
-            root,
+            blobs,
             store,
             view,
             peers=peers,
@@ -141,13 +152,13 @@ class ModelDesk:
             room=self.removals.make_room,
         )
         self.receiver = Receiver(
-            root,
+            blobs,
             store,
             reserve=section.reserve,
             room=self.removals.make_room,
             changed=changed,
         )
-        self.pages = PeerPages(root, store, self.fetcher, finding, pace=pace(), busy=busy)
+        self.pages = PeerPages(blobs, store, self.fetcher, finding, pace=pace(), busy=busy)
         self.warming = Warming(
             root,
             store,
@@ -157,8 +168,15 @@ class ModelDesk:
             loading=loading,
             changed=warmed,
         )
+        self._key_socket = None if keys is None else KeySocket(root, keys, sealing=section.sealed)
+        self.sealing: Sealing | None = None
+        if keys is not None and section.sealed:
+            self.sealing = Sealing(
+                blobs, store, keys, reserve=section.reserve, loading=loading, changed=warmed
+            )
+        self._instances = instances
         self._admin = AdminPages(
-            root,
+            blobs,
             store,
             view,
             self.pulls,
@@ -178,7 +196,23 @@ class ModelDesk:
     @property
     def tasks(self) -> dict[str, Callable[[], Coroutine[Any, Any, None]]]:
         """What is to run beside the serving, by name."""
-        return {"models": self.run, "warming": self.warming.run}
+        found = {"models": self.run, "warming": self.warming.run}
+        if self._key_socket is not None:
+            found["blob-keys"] = self._key_socket.run
+        if self.sealing is not None:
+            found["sealing"] = self.sealing.run
+        return found
+
+    def shown(self, instances: Sequence[LocalInstance]) -> tuple[LocalInstance, ...]:
+        """These, with what is warm and what lies sealed of their models, where these are in this store."""
+        found = self.warming.shown(instances)
+        if self.sealing is None:
+            return found
+        return self.sealing.shown(found, frozenset(one.id for one in self._instances()))
+
+    def concerns(self) -> list[str]:
+        """What an admin should know about the models of this node."""
+        return [] if self.sealing is None else self.sealing.concerns()
 
     def asked(self, model: str) -> None:
         """A request for the model of this canonical name was served here."""

@@ -11,12 +11,12 @@ import asyncio
 import hashlib
 import threading
 from collections.abc import Callable
-from pathlib import Path
 from typing import Final
 
 import structlog
 
-from bridge_agent.models.blob_files import BlobBusy, BlobFault, PartialBlob, blob_size
+from bridge_agent.models.blob_files import BlobBusy, BlobFault, PartialBlob
+from bridge_agent.models.blobs import Blobs
 from bridge_agent.models.finding import Finding
 from bridge_agent.models.live import Live
 from bridge_agent.models.origin import OriginFault, OriginPort, Stream
@@ -40,7 +40,7 @@ class BlobFetcher:
     """Fetches blobs into one store.
 
     Args:
-        root: The models folder.
+        blobs: Those of the models folder.
         peers: Asks other nodes.
         finding: Finds out who has a blob, and whose it is to fetch from outside.
         group: Where transfers run.
@@ -53,7 +53,7 @@ class BlobFetcher:
 
     def __init__(
         self,
-        root: Path,
+        blobs: Blobs,
         peers: PeerClient,
         finding: Finding,
         group: asyncio.TaskGroup,
@@ -64,7 +64,7 @@ class BlobFetcher:
         draw: Callable[[], int],
         now: Callable[[], float],
     ) -> None:
-        self._root = root
+        self._blobs = blobs
         self._peers = peers
         self._finding = finding
         self._group = group
@@ -148,7 +148,7 @@ class BlobFetcher:
                 break
             except BlobBusy:  # another node's agent on the same store
                 await asyncio.sleep(_BUSY_S)
-            if await live.on_disk(blob_size, self._root, live.hex) == live.size:
+            if await live.on_disk(self._blobs.size, live.hex) == live.size:
                 return
         live.rules = Transfer(live.count, sum(1 << piece for piece in partial.hashes))
         for _ in range(_ROUNDS):
@@ -163,7 +163,12 @@ class BlobFetcher:
     def _open(self, live: Live) -> PartialBlob:
         # Told here, not by who waits: cancelled meanwhile, it would never be closed.
         live.partial = PartialBlob(
-            self._root, live.hex, live.size, reserve=self._reserve, stopped=lambda: live.done
+            self._blobs.root,
+            live.hex,
+            live.size,
+            reserve=self._reserve,
+            stopped=lambda: live.done,
+            keys=self._blobs.sealing,
         )
         return live.partial
 

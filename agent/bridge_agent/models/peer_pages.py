@@ -9,17 +9,16 @@ Rules:
 from __future__ import annotations
 
 import asyncio
-import os
 import time
 from collections.abc import Callable
-from pathlib import Path
 from typing import Final
 from urllib.parse import parse_qs
 
 import msgspec
 
 from bridge_agent.models import wire
-from bridge_agent.models.blob_files import BlobFault, blob_size, hash_all, open_blob
+from bridge_agent.models.blob_files import BlobFault, hash_all
+from bridge_agent.models.blobs import Blobs
 from bridge_agent.models.fetcher import BlobFetcher
 from bridge_agent.models.finding import Finding
 from bridge_agent.models.pace_rules import Pace
@@ -41,7 +40,7 @@ class PeerPages:
     """The pages.
 
     Args:
-        root: The models folder.
+        blobs: Those of the models folder.
         store: Gives the store in it; asked on the loop.
         fetcher: What is on its way here is served as far as it has come.
         finding: Answers claims.
@@ -52,7 +51,7 @@ class PeerPages:
 
     def __init__(
         self,
-        root: Path,
+        blobs: Blobs,
         store: Callable[[], ModelStore],
         fetcher: BlobFetcher,
         finding: Finding,
@@ -61,7 +60,7 @@ class PeerPages:
         busy: Callable[[], bool],
         now: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._root = root
+        self._blobs = blobs
         self._store = store
         self._fetcher = fetcher
         self._finding = finding
@@ -97,7 +96,7 @@ class PeerPages:
                 _json(exchange, wire.HaveAnswer(live.size, write_have(live.rules.have, live.count)))
                 return
             await live.change(left)
-        found = await asyncio.to_thread(blob_size, self._root, hex_)
+        found = await asyncio.to_thread(self._blobs.size, hex_)
         if found is None:
             exchange.respond(404, _TEXT, b"this node does not have it")
             return
@@ -134,7 +133,7 @@ class PeerPages:
                 return None
             hash_ = partial.hashes[piece]
             return await live.on_disk(partial.read, piece), hash_
-        return await asyncio.to_thread(read_whole, self._root, hex_, piece)
+        return await asyncio.to_thread(read_whole, self._blobs, hex_, piece)
 
     async def _send(self, exchange: Exchange, data: bytes, hash_: str) -> None:
         kind = (b"content-type", b"application/octet-stream")
@@ -167,13 +166,11 @@ class PeerPages:
             _json(exchange, answer)
 
     def _hash(self, hex_: str, stopped: Callable[[], bool]) -> wire.HashesAnswer | None:
-        handle = open_blob(self._root, hex_)
-        if handle is None:
+        found = self._blobs.open(hex_)
+        if found is None:
             return None
-        try:
-            whole, pieces = hash_all(handle, os.fstat(handle).st_size, stopped)
-        finally:
-            os.close(handle)
+        with found:
+            whole, pieces = hash_all(found.read, found.size, stopped)
         return wire.HashesAnswer(whole, tuple(pieces))
 
     async def _manifest(self, exchange: Exchange) -> None:

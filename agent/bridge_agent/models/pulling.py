@@ -16,12 +16,12 @@ import asyncio
 import hashlib
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 from typing import Any, Final, TypeAlias
 
 import structlog
 
-from bridge_agent.models.blob_files import PARTIAL, blob_size
+from bridge_agent.models.blob_files import PARTIAL
+from bridge_agent.models.blobs import Blobs
 from bridge_agent.models.fetcher import BlobFetcher
 from bridge_agent.models.manifest_finding import holders, manifest_from
 from bridge_agent.models.manifest_rules import BadManifest, blobs_of, read_manifest
@@ -102,7 +102,7 @@ class ModelPulls:
     """Pulls models into one store.
 
     Args:
-        root: The models folder.
+        blobs: Those of the models folder.
         store: Gives the store in it; asked on the loop.
         view: The mesh.
         peers: Asks other nodes.
@@ -115,7 +115,7 @@ class ModelPulls:
 
     def __init__(
         self,
-        root: Path,
+        blobs: Blobs,
         store: Callable[[], ModelStore],
         view: MeshView,
         *,
@@ -126,7 +126,7 @@ class ModelPulls:
         changed: Callable[[], None],
         room: MakeRoom,
     ) -> None:
-        self._root = root
+        self._blobs = blobs
         self._store = store
         self._view = view
         self._room = room
@@ -199,7 +199,7 @@ class ModelPulls:
                 await self._blob(pull, layer, None if from_mesh else origin, likely)
             pull.say("verifying", status="verifying sha256 digest")
             pull.say("writing", status="writing manifest")
-            if await asyncio.to_thread(list_model, self._root, self._store(), name, data, manifest):
+            if await asyncio.to_thread(list_model, self._blobs, self._store(), name, data, manifest):
                 break
         else:
             raise ApiError(500, f"{name.short()} is not whole: {_TAKEN}", late=True)
@@ -220,7 +220,7 @@ class ModelPulls:
 
         reported = [0]
         pull.say(layer.digest, **about)
-        if await asyncio.to_thread(blob_size, self._root, hex_) != layer.size:
+        if await asyncio.to_thread(self._blobs.size, hex_) != layer.size:
             await self._fetcher.fetch(layer, origin, likely, report)
         report(layer.size)
 
@@ -263,8 +263,8 @@ class ModelPulls:
     def _incoming(self, manifest: Manifest) -> int:
         """Bytes of the blobs that are neither here nor on their way."""
         wanted = {hex_digest(one.digest): one.size for one in blobs_of(manifest)}
-        there = (hex_ for hex_, size in wanted.items() if blob_size(self._root, hex_) == size)
-        begun = (hex_ for hex_ in wanted if (self._root / PARTIAL / hex_).exists())
+        there = (hex_ for hex_, size in wanted.items() if self._blobs.size(hex_) == size)
+        begun = (hex_ for hex_ in wanted if (self._blobs.root / PARTIAL / hex_).exists())
         return sum(size for hex_, size in wanted.items() if hex_ not in {*there, *begun})
 
 

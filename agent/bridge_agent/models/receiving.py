@@ -10,12 +10,11 @@ import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
-from pathlib import Path
 from typing import Final
 
 import structlog
 
-from bridge_agent.models.blob_files import blob_size
+from bridge_agent.models.blobs import Blobs
 from bridge_agent.models.manifest_rules import BadManifest, blobs_of, read_manifest
 from bridge_agent.models.piece_rules import MOST_BYTES
 from bridge_agent.models.store_writes import list_model
@@ -35,7 +34,7 @@ class Receiver:
     """See the module. Its methods belong to the event loop.
 
     Args:
-        root: The models folder.
+        blobs: Those of the models folder.
         store: Gives the store in it; asked on the loop.
         reserve: Bytes of the disk that stay free.
         room: Makes room for so many bytes more, or raises BridgeError.
@@ -45,7 +44,7 @@ class Receiver:
 
     def __init__(
         self,
-        root: Path,
+        blobs: Blobs,
         store: Callable[[], ModelStore],
         *,
         reserve: int,
@@ -53,7 +52,7 @@ class Receiver:
         changed: Callable[[], None],
         now: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._root = root
+        self._blobs = blobs
         self._store = store
         self._reserve = reserve
         self._room = room
@@ -70,6 +69,9 @@ class Receiver:
         """The upload of this name. Raises UploadRefused."""
         return self._uploads.find(id_, repository, caller, self._now())
 
+    def _file(self, upload: Upload) -> UploadFile:
+        return UploadFile(self._blobs.root, upload.id, self._blobs.sealing)
+
     async def take(self, upload: Upload, span: Span, parts: AsyncIterator[bytes]) -> None:
         """Adds the bytes that come; what came stays where they break off.
 
@@ -78,7 +80,7 @@ class Receiver:
             BridgeError: the disk has no room for them, or refuses; they break off.
         """
         upload.busy = True
-        file = UploadFile(self._root, upload.id)
+        file = self._file(upload)
         # One thread, so that the file is closed after the last write, whoever left meanwhile.
         thread = ThreadPoolExecutor(1, f"upload-{upload.id[:8]}")
         run = partial(asyncio.get_running_loop().run_in_executor, thread)
@@ -137,7 +139,7 @@ class Receiver:
         left = threading.Event()
 
         def commit() -> bool:
-            file = UploadFile(self._root, upload.id)
+            file = self._file(upload)
             try:
                 file.open()
                 return file.commit(hex_, left.is_set)
@@ -149,7 +151,7 @@ class Receiver:
         finally:
             left.set()
             self._uploads.ended(upload)
-            await asyncio.shield(asyncio.to_thread(forget, self._root, upload.id))
+            await asyncio.shield(asyncio.to_thread(forget, self._blobs.root, upload.id))
         if not good:
             message = f"the {upload.size} bytes that came do not have the digest sha256:{hex_}"
             raise UploadRefused(400, "DIGEST_INVALID", message)
@@ -159,17 +161,17 @@ class Receiver:
     async def cancel(self, upload: Upload) -> None:
         """It will not be finished. Raises BlobFault."""
         self._uploads.ended(upload)
-        await asyncio.to_thread(forget, self._root, upload.id)
+        await asyncio.to_thread(forget, self._blobs.root, upload.id)
 
     async def proven(self, caller: str, hex_: str) -> int | None:
         """The size of a blob that is here and that this caller has shown to have; None: it is not so."""
         if not self._uploads.has_proved(caller, hex_, self._now()):
             return None
-        return await asyncio.to_thread(blob_size, self._root, hex_)
+        return await asyncio.to_thread(self._blobs.size, hex_)
 
     async def prove(self, caller: str, hex_: str) -> bool:
         """The caller may have this blob, whoever put it here; False: it is not here."""
-        if await asyncio.to_thread(blob_size, self._root, hex_) is None:
+        if await asyncio.to_thread(self._blobs.size, hex_) is None:
             return False
         self._uploads.proved(caller, hex_, self._now())
         return True
@@ -194,7 +196,7 @@ class Receiver:
         except (Undecodable, BadManifest) as fault:
             raise UploadRefused(400, "MANIFEST_INVALID", fault.message) from fault
         for layer in blobs_of(manifest):
-            size = await asyncio.to_thread(blob_size, self._root, hex_digest(layer.digest))
+            size = await asyncio.to_thread(self._blobs.size, hex_digest(layer.digest))
             there = size is not None and (
                 self._uploads.has_proved(caller, hex_digest(layer.digest), self._now()) or await may(layer)
             )
@@ -203,7 +205,7 @@ class Receiver:
             if size != layer.size:
                 message = f"{layer.digest} has {size} bytes and not {layer.size}"
                 raise UploadRefused(400, "MANIFEST_INVALID", message)
-        if not await asyncio.to_thread(list_model, self._root, self._store(), name, data, manifest):
+        if not await asyncio.to_thread(list_model, self._blobs, self._store(), name, data, manifest):
             raise UploadRefused(400, "MANIFEST_BLOB_UNKNOWN", "a blob was removed meanwhile: push it again")
         digest = f"sha256:{hashlib.sha256(data).hexdigest()}"
         self._changed()
@@ -215,7 +217,7 @@ class Receiver:
         old, unclaimed = self._uploads.expire(self._now())
         try:
             for upload in old:
-                await asyncio.to_thread(forget, self._root, upload.id)
+                await asyncio.to_thread(forget, self._blobs.root, upload.id)
             if unclaimed:
                 digests = [f"sha256:{hex_}" for hex_ in unclaimed]
                 await asyncio.to_thread(self._store().remove_unused, digests)

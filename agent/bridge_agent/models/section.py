@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Annotated
 
 import msgspec
+
+from bridge_agent.engines.config import EngineConfig
 
 _Rate = Annotated[int, msgspec.Meta(ge=0, le=1 << 40)]
 
@@ -21,6 +24,7 @@ class ModelsSection(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         page_cache: Bytes of memory that models may fill before they are asked for; None: half of what is
             free; 0: none.
         pull_by_engine: Pulls are the engine's own, and nothing comes from other nodes.
+        sealed: Blobs lie sealed on the disk, and open into memory alone.
     """
 
     bandwidth: _Rate = 0
@@ -29,3 +33,27 @@ class ModelsSection(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     disk_budget: Annotated[int, msgspec.Meta(ge=0, le=1 << 60)] | None = None
     page_cache: Annotated[int, msgspec.Meta(ge=0, le=1 << 50)] | None = None
     pull_by_engine: bool = False
+    sealed: bool = False
+
+
+def sealing_faults(section: ModelsSection, engines: Sequence[EngineConfig]) -> list[str]:
+    """Why the blobs of a node with these engines cannot lie sealed, where `section` says so."""
+    if not section.sealed:
+        return []
+    faults = []
+    if section.pull_by_engine:
+        faults.append("models.sealed and models.pull_by_engine: an engine that pulls by itself seals nothing")
+    for engine in engines:
+        if engine.attach is not None:
+            faults.append(
+                f"models.sealed and the attached engine {engine.index} ({engine.attach}): sealing does not "
+                "cover it, its store is its own and lies in the clear; attach it to a node that seals nothing"
+            )
+        elif engine.kind != "llamacpp":
+            faults.append(
+                f"models.sealed and the engine {engine.index} of kind {engine.kind}: it reads its store "
+                "itself, in the clear; only llamacpp opens sealed models"
+            )
+    if len({engine.models_dir for engine in engines}) > 1:
+        faults.append("models.sealed and engines with different models_dir: one store of a node is sealed")
+    return faults

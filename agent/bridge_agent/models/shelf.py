@@ -5,12 +5,11 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Callable
 from itertools import islice
-from pathlib import Path
 from typing import Final
 
 import msgspec
 
-from bridge_agent.models.blob_files import blob_size
+from bridge_agent.models.blobs import Blobs
 from bridge_agent.models.claim_rules import in_order
 from bridge_agent.models.manifest_finding import holders, manifest_from
 from bridge_agent.models.peer_client import PeerClient, PeerFault
@@ -35,16 +34,16 @@ class Shelf:
     """Finds and reads.
 
     Args:
-        root: The models folder.
+        blobs: Those of the models folder.
         store: Gives the store in it; asked on the loop.
         view: Says who has which model.
         peers: Asks other nodes.
     """
 
     def __init__(
-        self, root: Path, store: Callable[[], ModelStore], view: MeshView, peers: PeerClient
+        self, blobs: Blobs, store: Callable[[], ModelStore], view: MeshView, peers: PeerClient
     ) -> None:
-        self._root = root
+        self._blobs = blobs
         self._store = store
         self._view = view
         self._peers = peers
@@ -58,7 +57,7 @@ class Shelf:
 
     async def find(self, hex_: str) -> Found | None:
         """A blob; None where nobody who answers has all of it."""
-        size = await asyncio.to_thread(blob_size, self._root, hex_)
+        size = await asyncio.to_thread(self._blobs.size, hex_)
         if size is not None:
             return Found(hex_, size)
         for node in islice(in_order(hex_, self._peers.nodes()), _ASKED):
@@ -82,7 +81,7 @@ class Shelf:
             if blob.node:
                 data, _ = await self._peers.piece(blob.node, blob.hex, blob.size, piece)
             else:
-                found = await asyncio.to_thread(read_whole, self._root, blob.hex, piece)
+                found = await asyncio.to_thread(read_whole, self._blobs, blob.hex, piece)
                 if found is None:
                     raise PeerFault(f"blob {blob.hex[:12]} is gone")
                 data = found[0]

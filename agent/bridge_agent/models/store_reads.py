@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import hashlib
-import os
-from pathlib import Path
 
-from bridge_agent.models.blob_files import open_blob, read_piece
+from bridge_agent.models.blob_files import read_piece
+from bridge_agent.models.blobs import Blobs
 from bridge_agent.models.manifest_rules import MOST_MANIFEST
 from bridge_agent.models.piece_rules import piece_count
 from bridge_core.dialects.errors import ApiError
@@ -14,22 +13,19 @@ from bridge_core.model_store.layout import ModelStore, read_bounded
 from bridge_core.names import ModelName
 
 
-def read_whole(root: Path, hex_: str, piece: int) -> tuple[bytes, str] | None:
+def read_whole(blobs: Blobs, hex_: str, piece: int) -> tuple[bytes, str] | None:
     """A piece of a whole blob, and its hash; None: it is not here.
 
     Raises:
-        BlobFault: it cannot be read.
+        BlobFault: it cannot be read, or does not open.
     """
-    handle = open_blob(root, hex_)
-    if handle is None:
+    found = blobs.open(hex_)
+    if found is None:
         return None
-    try:
-        size = os.fstat(handle).st_size
-        if piece >= piece_count(size):
+    with found:
+        if piece >= piece_count(found.size):
             return None
-        data = read_piece(handle, size, piece)
-    finally:
-        os.close(handle)
+        data = read_piece(found.read, found.size, piece)
     return data, hashlib.sha256(data).hexdigest()
 
 

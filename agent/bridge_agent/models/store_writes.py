@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
-from bridge_agent.models.blob_files import blob_size, give_like, make_folders
+from bridge_agent.models.blob_files import give_like, make_folders
+from bridge_agent.models.blobs import Blobs
 from bridge_agent.models.manifest_rules import blobs_of
 from bridge_core.dialects.errors import ApiError
 from bridge_core.files import write_atomically
@@ -12,22 +11,22 @@ from bridge_core.model_store.layout import Manifest, ModelStore, disk_errors, he
 from bridge_core.names import ModelName
 
 
-def list_model(root: Path, store: ModelStore, name: ModelName, data: bytes, manifest: Manifest) -> bool:
+def list_model(blobs: Blobs, store: ModelStore, name: ModelName, data: bytes, manifest: Manifest) -> bool:
     """Writes a manifest, as the bytes that came, whose blobs are all there; False: it was not written.
 
     Raises:
         BridgeError: the disk refuses.
     """
     with store.changing:  # nothing is removed between the look and the manifest that says it is used
-        if _lacks(root, manifest):
+        if _lacks(blobs, manifest):
             return False
         _write(store, name, data)
     return True
 
 
-def _lacks(root: Path, manifest: Manifest) -> bool:
+def _lacks(blobs: Blobs, manifest: Manifest) -> bool:
     """Whether a blob is gone again: an engine may delete a model that shares it."""
-    return any(blob_size(root, hex_digest(one.digest)) != one.size for one in blobs_of(manifest))
+    return any(blobs.size(hex_digest(one.digest)) != one.size for one in blobs_of(manifest))
 
 
 def _write(store: ModelStore, name: ModelName, data: bytes) -> None:

@@ -21,7 +21,6 @@ import structlog
 from bridge_agent.engines.view import LocalInstance
 from bridge_agent.models import page_cache
 from bridge_agent.models.blob_files import BlobFault, open_blob
-from bridge_agent.models.memory_room import available
 from bridge_agent.models.warm_rules import (
     ORDER_S,
     Blob,
@@ -36,6 +35,7 @@ from bridge_agent.models.warm_rules import (
 from bridge_agent.routing.view import MeshView
 from bridge_core.dialects.errors import ApiError
 from bridge_core.errors import BridgeError
+from bridge_core.memory_room import available
 from bridge_core.model_store.layout import ModelStore, hex_digest
 from bridge_core.names import ModelName, canonical_or_same
 

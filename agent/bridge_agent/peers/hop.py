@@ -13,6 +13,7 @@ Rules:
 
 from __future__ import annotations
 
+import re
 from functools import lru_cache
 from typing import Any, Final
 
@@ -22,7 +23,7 @@ import zstandard
 from bridge_agent.routing.admission_rules import PRIORITIES, Priority
 from bridge_core.errors import BridgeError, Reaction
 from bridge_core.http1.headers import Headers, Pair
-from bridge_core.http1.heads import lines
+from bridge_core.http1.heads import BadHeader, lines
 from bridge_core.large_json import LARGE
 
 HOP: Final = b"x-bridge-hop"
@@ -48,6 +49,7 @@ VARYING: Final = frozenset({REQUEST_ID, DEADLINE})
 VARYING_BACK: Final = frozenset({OVERHEAD, LOAD})
 
 COMPRESS_FROM: Final = 32 * 1024
+_BREAKS: Final = re.compile(rb"[\r\n\0]")
 _compressor: Final = zstandard.ZstdCompressor(level=1)
 _decompressor: Final = zstandard.ZstdDecompressor()
 
@@ -121,10 +123,13 @@ def lines_of(hop: Hop) -> bytes:
         proof=hop.proof,
         compressed=hop.compressed,
     )
-    changing = [(REQUEST_ID, hop.request_id.encode())]
-    if hop.remaining_s is not None:
-        changing.append((DEADLINE, b"%d" % max(1, int(hop.remaining_s * 1000))))
-    return fixed + lines(changing)
+    request_id = hop.request_id.encode()
+    if _BREAKS.search(request_id) is not None:
+        raise BadHeader("a request id holds a line break or NUL")
+    if hop.remaining_s is None:
+        return b"%b%b: %b\r\n" % (fixed, REQUEST_ID, request_id)
+    left_ms = max(1, int(hop.remaining_s * 1000))
+    return b"%b%b: %b\r\n%b: %d\r\n" % (fixed, REQUEST_ID, request_id, DEADLINE, left_ms)
 
 
 @lru_cache(maxsize=1024)

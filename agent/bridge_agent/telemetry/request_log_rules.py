@@ -12,6 +12,7 @@ from bridge_agent.gateway.config import Outcome, RequestRecord
 from bridge_core.audit.entries import AuditRecord
 from bridge_core.logs.cleaning_rules import cleaned
 from bridge_core.logs.ecs_rules import REQUESTS, Document, Source, head
+from bridge_core.names import display_or_same
 
 _SUCCESS, _FAILURE, _UNKNOWN = "success", "failure", "unknown"
 _NAME: Final = 200  # characters of a name
@@ -35,7 +36,7 @@ def request_document(record: RequestRecord, audited: AuditRecord, source: Source
     """
     outcome = outcome_of(audited)
     failed = outcome == _FAILURE
-    model = cleaned(audited.model if record.decision is None else record.decision.model, _NAME)
+    model = audited.model if record.decision is None else record.decision.model
     path, status = cleaned(audited.path, _NAME), audited.status
     ended = audited.at + audited.duration_ms / 1000
     said = f"{cleaned(audited.method, 20)} {path} {status} {audited.outcome} in {audited.duration_ms:.0f} ms"
@@ -59,9 +60,11 @@ def request_document(record: RequestRecord, audited: AuditRecord, source: Source
         "bridge.outcome": audited.outcome,
         "bridge.waited_ms": audited.waited_ms,
     }
-    _add(found, "bridge.model", model)
+    _add(found, "bridge.model", display_or_same(model[: 2 * _NAME]))
     _add(found, "bridge.instance", audited.instance)
-    _add(found, "bridge.served_by", audited.instance.partition("/")[0])
+    # Of one that nobody served the last that was asked: a heatmap of failures is of nodes, too.
+    tried = audited.instance or (record.failed[-1].instance if record.failed else "")
+    _add(found, "bridge.served_by", tried.partition("/")[0])
     _add(found, "bridge.via", audited.via)
     _add(found, "bridge.route", audited.route)
     _add(found, "bridge.backend", audited.backend)

@@ -11,14 +11,19 @@ room, or that came over a hop (their entry agent counts them) do not count.
 
 from __future__ import annotations
 
-from typing import Final
+from collections.abc import Hashable
+from typing import Final, TypeVar
 
 from bridge_agent.gateway.config import ListenerKind, Outcome, RequestRecord
 from bridge_agent.routing.choose import Decision
 from bridge_agent.routing.health_rules import Failure
 from bridge_core.counts import Counter, Counts
 
-_UNCOUNTED = frozenset({Outcome.CANCELLED, Outcome.REFUSED})
+K = TypeVar("K", bound=Hashable)
+
+# Tuples: an enum's member hashes itself in Python, and this is asked for every request.
+_UNCOUNTED: Final = (Outcome.CANCELLED, Outcome.REFUSED)
+_BROKEN: Final = (Outcome.BROKEN, Outcome.ENGINE_ERROR)
 MOST_MODELS: Final = 256
 OTHER: Final = "(other)"  # no name of a model
 
@@ -40,7 +45,7 @@ class BackendTally:
         if decision is None or not decision.route or not decision.backend:
             return
         if _counts(record, decision):
-            _count(self._counters.setdefault((decision.route, decision.backend), Counter()), record)
+            _count(_of(self._counters, (decision.route, decision.backend)), record)
 
 
 class ModelTally:
@@ -62,7 +67,15 @@ class ModelTally:
         name = decision.model
         if name not in self._counters and len(self._counters) >= MOST_MODELS:
             name = OTHER
-        _count(self._counters.setdefault(name, Counter()), record)
+        _count(_of(self._counters, name), record)
+
+
+def _of(counters: dict[K, Counter], key: K) -> Counter:
+    """The counter of `key`; one is only made where there is none."""
+    counter = counters.get(key)
+    if counter is None:
+        counter = counters[key] = Counter()
+    return counter
 
 
 def _counts(record: RequestRecord, decision: Decision) -> bool:
@@ -73,14 +86,13 @@ def _counts(record: RequestRecord, decision: Decision) -> bool:
 
 
 def _count(counter: Counter, record: RequestRecord) -> None:
-    failed = any(one.failure is not Failure.REFUSED for one in record.failed)
     served = record.head > 0 and record.status < 500 and record.outcome is not Outcome.FAILED
-    if failed or not served:
+    if not served or (record.failed and any(one.failure is not Failure.REFUSED for one in record.failed)):
         counter.failed()
         return
     counter.answered(
         record.head - record.began,
         tokens=record.tokens,
         generating_s=record.ended - record.head if record.tokens else 0.0,
-        broken=record.outcome in {Outcome.BROKEN, Outcome.ENGINE_ERROR},
+        broken=record.outcome in _BROKEN,
     )

@@ -29,6 +29,7 @@ from bridge_agent.tuning.tune import tune
 from bridge_agent.tuning.tune_rules import describe, explain, node_space
 from bridge_core.command.guard import guarded
 from bridge_core.errors import Fatal
+from bridge_core.model_store.open_blob import Unseal
 
 _out = Console(highlight=False)
 
@@ -53,7 +54,7 @@ def plan_command(
         facts: NodeFacts = supposed(vram, gpus=gpus, mps=mps) if vram else this_node()
         _, store = _engine(state, models)
         plan = plan_node(
-            stored_shapes(store, names),
+            stored_shapes(store, names, _unseal(state)),
             facts.devices,
             cores=facts.cores,
             about=facts.about,
@@ -164,6 +165,15 @@ def _engine(state: StateDir, models: Path | None) -> tuple[EngineConfig, Path]:
     if models is not None:
         return config, models.absolute()
     return config, Path(config.models_dir).absolute() if config.models_dir else state.models.absolute()
+
+
+def _unseal(state: StateDir) -> Unseal | None:
+    """What opens the node's sealed models, where a node is enrolled."""
+    if not state.joined:
+        return None
+    from bridge_agent.models.blob_keys import BlobKeys  # cryptography is large, and few need it
+
+    return BlobKeys(lambda: state.seal_folder(load_config(state).seal)).unseal
 
 
 def _print_json(document: msgspec.Struct) -> None:

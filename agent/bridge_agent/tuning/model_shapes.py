@@ -10,12 +10,17 @@ from bridge_core.dialects.errors import ApiError
 from bridge_core.errors import Fatal
 from bridge_core.model_store.gguf import GgufHeader
 from bridge_core.model_store.layout import ModelStore, Stored
+from bridge_core.model_store.open_blob import Unseal
 from bridge_core.model_store.weights import read_weights, weights_layer
 from bridge_core.names import InvalidName, ModelName
 
 
-def stored_shapes(folder: Path, names: Sequence[str]) -> list[tuple[ModelShape, str]]:
+def stored_shapes(
+    folder: Path, names: Sequence[str], unseal: Unseal | None = None
+) -> list[tuple[ModelShape, str]]:
     """Shape and digest of each named model, in that order; of every model where none is named.
+
+    `unseal` gives the keys of those that lie sealed.
 
     Raises:
         Fatal: the store or one of the models is not there, or cannot be read.
@@ -24,13 +29,15 @@ def stored_shapes(folder: Path, names: Sequence[str]) -> list[tuple[ModelShape, 
         raise Fatal(
             f"{folder} is no model store", hint="name the one that `ollama` or the engine uses with --models"
         )
-    store = ModelStore(folder)
+    store = ModelStore(folder, unseal)
     found = []
     try:
         wanted = [_find(store, name) for name in names] or store.all()
         for stored in wanted:
-            weights, header = read_weights(store, weights_layer(stored))
-            size = weights.stat().st_size
+            layer = weights_layer(stored)
+            _, header = read_weights(store, layer)
+            with store.open_blob(layer.digest) as blob:
+                size = blob.size
             found.append((shape_of(stored.name.short(), header, size), stored.digest))
     except ApiError as fault:
         raise Fatal(fault.message) from fault

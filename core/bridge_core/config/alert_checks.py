@@ -15,12 +15,12 @@ from __future__ import annotations
 import re
 from collections.abc import Collection, Iterator
 from typing import Final
-from urllib.parse import urlsplit
 
 import msgspec
 
 from bridge_core import gauges
 from bridge_core.config.alert_spec import AlertReceiverSpec, AlertRuleSpec
+from bridge_core.config.url_checks import is_https, url_fault
 from bridge_core.quantities import parse_duration, parse_size
 
 WINDOWS_S: Final = (60.0, 300.0, 900.0)
@@ -101,7 +101,7 @@ def rule_faults(spec: AlertRuleSpec, receivers: Collection[str]) -> Iterator[tup
 
 def receiver_faults(spec: AlertReceiverSpec) -> Iterator[tuple[str, str]]:
     """Every fault of a receiver, as the path below `spec` and a sentence."""
-    if fault := _url(spec.url, private=spec.allow_private_address):
+    if fault := _address_fault(spec):
         yield "url", fault
     if spec.type == "alertmanager":
         for field in _GROUPED:
@@ -146,18 +146,9 @@ def _wanted(figure: str) -> str:
     return "a number, or a share such as 90%" if figure == gauges.IN_FLIGHT else "a number"
 
 
-def _url(text: str, *, private: bool) -> str:
-    if not text.isascii() or not text.isprintable() or " " in text:
-        return "has characters that no address has"
-    try:
-        parts = urlsplit(text)
-        good = bool(parts.hostname) and parts.port != 0
-    except ValueError:
-        return f"{text[:200]!r} is no address"
-    if not good or parts.scheme not in {"https", "http"}:
-        return "has to be an https:// address"
-    if parts.scheme == "http" and not private:
+def _address_fault(spec: AlertReceiverSpec) -> str:
+    if fault := url_fault(spec.url, key="authorizationFile"):
+        return fault
+    if not is_https(spec.url) and not spec.allow_private_address:
         return "is http, which is read on its way: https, or allowPrivateAddress for a network of your own"
-    if parts.username is not None or parts.password is not None or parts.fragment:
-        return "is an address without user, password and fragment: authorizationFile has the secret"
     return ""

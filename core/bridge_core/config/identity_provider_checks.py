@@ -13,9 +13,9 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Sequence
 from typing import Final
-from urllib.parse import urlsplit
 
 from bridge_core.config.security_spec import IdentityProviderSpec
+from bridge_core.config.url_checks import is_https, url_fault
 from bridge_core.identity.key_sets import BadKeySet, read_key_set
 
 _NAME: Final = re.compile(r"[a-z0-9]([a-z0-9.-]{0,61}[a-z0-9])?")
@@ -59,13 +59,4 @@ def _jwks(text: str, algorithms: Sequence[str]) -> Iterator[tuple[str, str]]:
 
 
 def _uri(text: str) -> str:
-    try:
-        parts = urlsplit(text)
-        good = parts.scheme == "https" and bool(parts.hostname) and parts.port != 0
-    except ValueError:
-        return f"{text[:200]!r} is no address"
-    if not good or not text.isascii() or not text.isprintable() or " " in text:
-        return "has to be an https:// address"
-    if parts.username is not None or parts.password is not None or parts.fragment:
-        return "is an address without user, password and fragment"
-    return ""
+    return url_fault(text) or ("" if is_https(text) else "has to be an https:// address")

@@ -38,13 +38,14 @@ class Headers:
     The list is shared, not copied: whoever makes a `Headers` gives it up.
     """
 
-    __slots__ = ("_blocks", "_index", "_others", "_pairs", "_varying")
+    __slots__ = ("_blocks", "_index", "_like", "_others", "_pairs", "_varying")
 
     def __init__(self, pairs: list[Pair], index: dict[bytes, bytes] | None = None) -> None:
         self._pairs = pairs
         self._index = index
         self._blocks: dict[frozenset[bytes], bytes] | None = None
-        self._others = _SAME  # values in the place of those in `_pairs`
+        self._like: Headers | None = None  # those that they were changed from
+        self._others = _SAME  # and values in the place of theirs
         self._varying = _NONE
 
     @classmethod
@@ -68,13 +69,8 @@ class Headers:
             varying: Those names, Content-Length left out (no block holds it). Blocks without them are
                 shared by all that were made of these fields.
         """
-        index = self._index
-        if index is None:
-            index = self._indexed()
-        made = Headers(self._pairs, index | others)
-        if self._blocks is None:
-            self._blocks = {}
-        made._blocks = self._blocks
+        made = Headers(self._pairs)
+        made._like = self
         made._others = others
         made._varying = varying
         return made
@@ -91,8 +87,12 @@ class Headers:
         return index.get(name, default)
 
     def _indexed(self) -> dict[bytes, bytes]:
-        # Reversed, so that of repeated fields the first one stays.
-        self._index = index = dict(reversed(self._pairs))
+        like = self._like
+        if like is None:  # reversed, so that of repeated fields the first one stays
+            index = dict(reversed(self._pairs))
+        else:
+            index = {**(like._index or like._indexed()), **self._others}  # noqa: SLF001 - of this class
+        self._index = index
         return index
 
     def get_all(self, name: bytes) -> list[bytes]:
@@ -118,11 +118,14 @@ class Headers:
         Connections repeat their heads, and a repeated head is this same object: so the lines are
         joined once for many requests. Pass the same few sets as `without`.
         """
-        blocks = self._blocks
-        if blocks is None:
-            blocks = self._blocks = {}
-        if self._varying and not self.repeats(without):
+        keeper: Headers | None = self._like
+        if keeper is None:
+            keeper = self
+        elif not self._varying <= without:
             return self._joined(without)
+        blocks = keeper._blocks
+        if blocks is None:
+            blocks = keeper._blocks = {}
         block = blocks.get(without)
         if block is None:
             block = blocks[without] = self._joined(without)

@@ -7,13 +7,19 @@ Long arrays are skipped and remembered by their position; `array` reads one when
 
 from __future__ import annotations
 
+import contextlib
 import math
 import mmap
 import struct
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import Any, Final, NamedTuple
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeAlias
 
 from bridge_core.errors import BridgeError
+
+if TYPE_CHECKING:
+    from bridge_core.model_store.open_blob import OpenBlob
 
 _MAGIC: Final = b"GGUF"
 _SCALARS: Final = {
@@ -38,6 +44,10 @@ _MAX_ENTRIES: Final = 1 << 17  # the largest models have 50,000 tensors
 _MAX_STRINGS: Final = 16 << 20  # bytes of all keys, names and texts together
 _MAX_ELEMENTS: Final = 1 << 23  # of all arrays of strings together; the largest vocabularies have 2^18
 _MAX_WEIGHTS: Final = 1 << 63
+_MAX_SEALED_HEADER: Final = 256 << 20  # of a sealed file it is opened into memory, in growing steps
+_FIRST_STEP: Final = 4 << 20
+
+_Data: TypeAlias = "mmap.mmap | bytes"
 
 TENSOR_TYPES: Final = {
     0: "F32", 1: "F16", 2: "Q4_0", 3: "Q4_1", 6: "Q5_0", 7: "Q5_1", 8: "Q8_0", 9: "Q8_1", 10: "Q2_K",
@@ -79,6 +89,7 @@ class GgufHeader(NamedTuple):
     path: Path
     metadata: dict[str, Any]
     tensors: list[GgufTensor]
+    data: Callable[[], AbstractContextManager[_Data]]
 
     @property
     def architecture(self) -> str:
@@ -120,7 +131,7 @@ class GgufHeader(NamedTuple):
         where = self.metadata.get(key)
         if not isinstance(where, Array):
             return []
-        with self.path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
+        with self.data() as data:
             reader = _Reader(data, where.offset)
             return [reader.value(where.element) for _ in range(where.length)]
 
@@ -132,17 +143,57 @@ def read_header(path: Path) -> GgufHeader:
         NotGguf: the file is no GGUF file or is damaged.
         OSError: it cannot be read.
     """
+
+    @contextlib.contextmanager
+    def mapped() -> Iterator[mmap.mmap]:
+        with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
+            yield data
+
     with path.open("rb") as file:
         if file.read(4) != _MAGIC:
             raise NotGguf("supplied file was not in GGUF format")
+    try:
+        with mapped() as data:
+            return _parse(path, _Reader(data, 4), mapped)
+    except (struct.error, LookupError, ValueError, OverflowError) as fault:
+        raise NotGguf(f"damaged GGUF header: {fault}") from fault
+
+
+def read_sealed_header(path: Path, blob: OpenBlob) -> GgufHeader:
+    """The same of a sealed blob: only its beginning is opened, and stays in memory as far as the header goes.
+
+    So the arrays take no key later on, which may be withdrawn by then.
+
+    Args:
+        path: Of the file.
+        blob: What it holds.
+
+    Raises:
+        NotGguf: what is in it is no GGUF file, is damaged, or has a header beyond all measure.
+        BridgeError: it does not open.
+        OSError: it cannot be read.
+    """
+    if blob.read(0, 4) != _MAGIC:
+        raise NotGguf("supplied file was not in GGUF format")
+    length, most = _FIRST_STEP, min(blob.size, _MAX_SEALED_HEADER)
+    while True:
+        reader = _Reader(blob.read(0, min(length, most)), 4)
         try:
-            with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
-                return _parse(path, _Reader(data, 4))
-        except (struct.error, LookupError, ValueError, OverflowError) as fault:
-            raise NotGguf(f"damaged GGUF header: {fault}") from fault
+            found = _parse(path, reader, lambda: contextlib.nullcontext(b""))
+            return found._replace(data=_held(reader.done()))
+        except (NotGguf, struct.error, LookupError, ValueError, OverflowError) as fault:
+            if length >= most:
+                if isinstance(fault, NotGguf):
+                    raise
+                raise NotGguf(f"damaged GGUF header: {fault}") from fault
+        length *= 4
 
 
-def _parse(path: Path, reader: _Reader) -> GgufHeader:
+def _held(data: bytes) -> Callable[[], AbstractContextManager[bytes]]:
+    return lambda: contextlib.nullcontext(data)
+
+
+def _parse(path: Path, reader: _Reader, data: Callable[[], AbstractContextManager[_Data]]) -> GgufHeader:
     version = reader.u32()
     if version not in (2, 3):
         raise NotGguf(f"unsupported GGUF version {version}")
@@ -153,17 +204,21 @@ def _parse(path: Path, reader: _Reader) -> GgufHeader:
     for _ in range(entries):
         key = reader.string()
         metadata[key] = reader.value(reader.u32())
-    return GgufHeader(path, metadata, [reader.tensor() for _ in range(tensors)])
+    return GgufHeader(path, metadata, [reader.tensor() for _ in range(tensors)], data)
 
 
 class _Reader:
-    """A cursor over the mapped file; every read past the end raises."""
+    """A cursor over the file, mapped or in memory; every read past the end raises."""
 
-    def __init__(self, data: mmap.mmap, offset: int) -> None:
+    def __init__(self, data: _Data, offset: int) -> None:
         self.data = data
         self._at = offset
         self._strings = 0  # bytes read so far
         self._elements = 0
+
+    def done(self) -> bytes:
+        """All that was read."""
+        return self.data[: self._at]
 
     def u32(self) -> int:
         value: int = _U32.unpack_from(self.data, self._at)[0]

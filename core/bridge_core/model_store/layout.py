@@ -23,7 +23,10 @@ import structlog
 
 from bridge_core.decoding import Undecodable, decode_json
 from bridge_core.dialects.errors import ApiError
+from bridge_core.errors import BridgeError
 from bridge_core.files import sync_folder, write_atomically
+from bridge_core.model_store.gguf import GgufHeader, read_header, read_sealed_header
+from bridge_core.model_store.open_blob import OpenBlob, Unseal
 from bridge_core.names import InvalidName, ModelName
 
 log = structlog.get_logger()
@@ -120,10 +123,16 @@ def hex_digest(digest: str) -> str:
 
 
 class ModelStore:
-    """One models directory. Its methods block on the disk: call the long ones in a thread."""
+    """One models directory. Its methods block on the disk: call the long ones in a thread.
 
-    def __init__(self, root: Path) -> None:
+    Args:
+        root: The directory.
+        unseal: Gives the keys of sealed blobs; None: they do not open.
+    """
+
+    def __init__(self, root: Path, unseal: Unseal | None = None) -> None:
         self.root = root
+        self.unseal: Final = unseal
         self.blobs = root / "blobs"
         self.manifests = root / "manifests"
         self._named: set[tuple[str, str]] = set()
@@ -134,6 +143,22 @@ class ModelStore:
     def blob_path(self, digest: str) -> Path:
         """Where the blob of a digest is or would be."""
         return self.blobs / f"sha256-{hex_digest(digest)}"
+
+    def open_blob(self, digest: str) -> OpenBlob:
+        """The blob of a digest, sealed or not. Raises OSError, and as `OpenBlob`."""
+        return OpenBlob.at(self.blob_path(digest), hex_digest(digest), self.unseal)
+
+    def header(self, digest: str) -> tuple[GgufHeader, int]:
+        """The GGUF header of a blob, and the bytes of its text.
+
+        Raises:
+            NotGguf: it is no GGUF file, or damaged.
+            BridgeError: it is sealed and does not open.
+            OSError: it is missing or unreadable.
+        """
+        path = self.blob_path(digest)
+        with self.open_blob(digest) as blob:
+            return read_sealed_header(path, blob) if blob.sealed else read_header(path), blob.size
 
     def manifest_path(self, name: ModelName) -> Path:
         """Where the manifest of a name is or would be."""
@@ -216,13 +241,18 @@ class ModelStore:
         """The content of a (small) blob.
 
         Raises:
-            ApiError: 500; it is missing, unreadable, or of a size that only weights have.
+            ApiError: 500; it is missing, unreadable, of a size that only weights have, or sealed and does
+                not open.
         """
         with disk_errors():
             try:
-                return read_bounded(self.blob_path(layer.digest), MOST_TEXT)
-            except ValueError as fault:
-                raise ApiError(500, f"damaged blob {layer.digest}: {fault}") from fault
+                with self.open_blob(layer.digest) as blob:
+                    size, data = blob.size, blob.read(0, MOST_TEXT + 1)
+            except BridgeError as fault:
+                raise ApiError(500, f"blob {layer.digest} does not open: {fault}") from fault
+        if size > MOST_TEXT:
+            raise ApiError(500, f"damaged blob {layer.digest}: it is larger than {MOST_TEXT} bytes")
+        return data
 
     def add_blob(self, kind: str, data: bytes) -> tuple[Layer, bool]:
         """Stores a small blob; tells whether it is new.

@@ -6,7 +6,8 @@ from pathlib import Path
 from typing import Final
 
 from bridge_core.dialects.errors import ApiError
-from bridge_core.model_store.gguf import GgufHeader, NotGguf, read_header
+from bridge_core.errors import BridgeError
+from bridge_core.model_store.gguf import GgufHeader, NotGguf
 from bridge_core.model_store.layout import Layer, ModelStore, Stored
 
 EMBEDDING_BATCH: Final = 2048
@@ -29,12 +30,14 @@ def read_weights(store: ModelStore, layer: Layer) -> tuple[Path, GgufHeader]:
     """The file of a layer of weights, and its header.
 
     Raises:
-        ApiError: 500; it is missing or damaged.
+        ApiError: 500; it is missing or damaged, or sealed and does not open.
     """
     path = store.blob_path(layer.digest)
     try:
-        return path, read_header(path)
+        return path, store.header(layer.digest)[0]
     except OSError as fault:
         raise ApiError(500, f"weights are missing: {path.name}; pull or create the model again") from fault
     except NotGguf as fault:
         raise ApiError(500, f"weights are damaged: {path.name}: {fault.message}") from fault
+    except BridgeError as fault:
+        raise ApiError(500, f"weights do not open: {path.name}: {fault}") from fault

@@ -60,7 +60,7 @@ class Cipher:
         self._aead = AESGCM(made[:KEY_BYTES])
         self._base = int.from_bytes(made[KEY_BYTES : KEY_BYTES + _NONCE_BYTES], "big")
 
-    def seal_chunk(self, number: int, text: bytes) -> bytes:
+    def seal_chunk(self, number: int, text: bytes | memoryview) -> bytes:
         """Chunk `number`, sealed; all but the last are CHUNK_BYTES long.
 
         Raises:
@@ -121,11 +121,11 @@ def shape(length: int) -> tuple[int, int]:
     return last, rest
 
 
-def seal(key: bytes, salt: bytes, context: bytes, text: bytes) -> bytes:
+def seal(key: bytes, salt: bytes, context: bytes, text: bytes | memoryview) -> bytes:
     """`text` as one message; see `Cipher` for the arguments."""
-    cipher = Cipher(key, salt, context)
+    cipher, view = Cipher(key, salt, context), memoryview(text)  # slices of it are no copies
     chunks = (
-        cipher.seal_chunk(number, text[number * CHUNK_BYTES : (number + 1) * CHUNK_BYTES])
+        cipher.seal_chunk(number, view[number * CHUNK_BYTES : (number + 1) * CHUNK_BYTES])
         for number in range(len(text) // CHUNK_BYTES + 1)
     )
     return b"".join((cipher.head, *chunks))

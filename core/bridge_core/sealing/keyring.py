@@ -97,7 +97,7 @@ def load(path: Path, kek: bytes, *, source: str) -> Keyring:
         FileNotFoundError: there is none.
         OSError: it cannot be read.
     """
-    data = read_key_file(path, most=_MOST_BYTES)
+    data = read_key_file(path, most=_MOST_BYTES, of_service=True)
     try:
         return decode(data, kek)
     except framing.WrongKey as fault:

@@ -23,7 +23,6 @@ import msgspec
 from bridge_core.errors import Fatal
 from bridge_core.files import sync_folder, write_atomically
 from bridge_core.sealing import files, framing, keyring
-from bridge_core.sealing.files import SealedReader, SealedWriter
 from bridge_core.sealing.key_source import KeySource
 from bridge_core.sealing.keyring import ID_BYTES, DataKey, Keyring
 
@@ -89,19 +88,6 @@ class Sealer:
         """Replaces a file by the sealed text, whole or not at all. Raises OSError."""
         write_atomically(path, self.seal(text, purpose))
 
-    def create(self, path: Path, purpose: str) -> SealedWriter:
-        """A sealed file that is written piece by piece. Raises OSError."""
-        return SealedWriter(path, self._ring, purpose, os.urandom(framing.SALT_BYTES))
-
-    def read(self, path: Path, purpose: str) -> SealedReader:
-        """A sealed file that is read from anywhere.
-
-        Raises:
-            SealBroken: as `SealedReader`.
-            OSError: it cannot be read.
-        """
-        return SealedReader.open(path, self._ring, purpose)
-
 
 def open_sealer(where: SealFolder, environment: Mapping[str, str] | None = None) -> Sealer:
     """A program's sealer; keyring and, without a source named, KEK are made at its first start.
@@ -124,6 +110,30 @@ def open_sealer(where: SealFolder, environment: Mapping[str, str] | None = None)
         raise Fatal(
             f"cannot use {fault.filename or where.folder}: {fault.strerror or fault}",
             hint="check who owns the state dir and that the disk is not full",
+        ) from fault
+
+
+def read_ring(where: SealFolder, environment: Mapping[str, str] | None = None) -> Keyring:
+    """The data keys as they are now, for a program that runs: nothing is made, and nothing written.
+
+    `open_sealer` ends a rotation that was interrupted; to a rotation under way this here is no hindrance.
+
+    Raises:
+        Fatal: there is no keyring, or the KEK is not to be had, or another one.
+    """
+    environment = os.environ if environment is None else environment
+    try:
+        if where.source is None and Path(where.next_kek.value).exists():
+            try:
+                kek = where.next_kek.read(environment)
+                return keyring.load(where.keyring, kek, source=str(where.next_kek))
+            except Fatal:
+                pass  # that one is not in force yet, or by now has taken the former one's place
+        return keyring.load(where.keyring, where.kek.read(environment), source=str(where.kek))
+    except OSError as fault:
+        raise Fatal(
+            f"cannot read the keyring {where.keyring}: {fault.strerror or fault}",
+            hint="restore it from a backup: what it has the keys of opens with nothing else",
         ) from fault
 
 

@@ -11,9 +11,10 @@ from pathlib import Path
 from bridge_core.errors import BridgeError, Fatal, Unavailable
 from bridge_core.files import write_atomically
 from bridge_core.systemd import placement
-from bridge_core.systemd.units import DROP_IN, Service
+from bridge_core.systemd.units import DROP_IN, Service, Unit
 
 UNIT_FOLDER = Path("/etc/systemd/system")
+PACKAGED_FOLDER = Path("/usr/lib/systemd/system")
 VARIABLES_FOLDER = Path("/etc/bridge")
 _RUNS = Path("/run/systemd/system")
 _CALL_S = 180.0  # a stop waits for the drain
@@ -51,6 +52,8 @@ class ServiceManager:
 
     Args:
         folder: Where units of the administrator's lie.
+        packaged: Where units of installed packages lie: what is there already is not written once more,
+            so that the package's next version takes effect.
         variables: Where files of variables lie.
         commands: The folder that the commands are linked into.
         running: The folder that is there while systemd runs the machine.
@@ -62,6 +65,7 @@ class ServiceManager:
         self,
         folder: Path = UNIT_FOLDER,
         *,
+        packaged: Path = PACKAGED_FOLDER,
         variables: Path = VARIABLES_FOLDER,
         commands: Path = placement.BIN_FOLDER,
         running: Path = _RUNS,
@@ -69,6 +73,7 @@ class ServiceManager:
         root: bool | None = None,
     ) -> None:
         self.folder = folder
+        self._packaged = packaged
         self.variables = variables
         self._commands = commands
         self._running = running
@@ -88,8 +93,8 @@ class ServiceManager:
             raise Fatal(f"{self.folder} cannot be written", hint="is the system mounted read-only?")
 
     def has(self, name: str) -> bool:
-        """Whether the unit of that name is installed."""
-        return (self.folder / name).exists()
+        """Whether the unit of that name is installed; one that a package brought is once it is enabled."""
+        return (self.folder / name).exists() or any(self.folder.glob(f"*.wants/{name}"))
 
     def text(self, name: str) -> str:
         """The file of variables of that name; empty where there is none."""
@@ -99,7 +104,8 @@ class ServiceManager:
         """Every file that `install` writes, with its text."""
         texts = {self.variables / name: text for name, text in service.variables.items()}
         for unit in service.units:
-            texts[self.folder / unit.name] = unit.text
+            if not self._is_packaged(unit):
+                texts[self.folder / unit.name] = unit.text
             if unit.drop_in:
                 texts[_drop_in(self.folder / unit.name)] = unit.drop_in
         return texts
@@ -120,6 +126,7 @@ class ServiceManager:
         before = {path: _text(path) for path in wanted}
         changed = [path for path, text in wanted.items() if before[path] != text]
         stale = [_drop_in(self.folder / unit.name) for unit in service.units if not unit.drop_in]
+        stale += [self.folder / unit.name for unit in service.units if self._is_packaged(unit)]
         try:
             for path in changed:
                 path.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
@@ -163,9 +170,10 @@ class ServiceManager:
         return done
 
     def _remove_units(self, names: Iterable[str]) -> list[str]:
-        present = [name for name in names if self.has(name)]
-        if not present:
+        names = list(names)
+        if not any(map(self.has, names)):
             return []
+        present = [name for name in names if self.has(name) or (self._packaged / name).exists()]
         self.check()
         self._call(["disable", "--now", *present])
         try:
@@ -179,6 +187,9 @@ class ServiceManager:
             raise Fatal(f"cannot remove {fault.filename}: {fault.strerror}") from fault
         self._call(["daemon-reload"])
         return [f"stopped and disabled {', '.join(present)}", f"removed them from {self.folder}"]
+
+    def _is_packaged(self, unit: Unit) -> bool:
+        return _text(self._packaged / unit.name) == unit.text
 
     def stop(self, name: str) -> None:
         """Stops a unit and all that its stop takes along. Raises BridgeError."""

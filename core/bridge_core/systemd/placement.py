@@ -11,6 +11,7 @@ from bridge_core.errors import Fatal
 
 COMMANDS: Final = ("bridgectl", "bridge-agent", "bridge-registry", "bridge-engine")
 BIN_FOLDER: Final = Path("/usr/local/bin")
+PACKAGED_FOLDER: Final = Path("/usr/bin")
 _HOMES = ("/home", "/root", "/run/user")
 _FLEETING = ("/tmp", "/var/tmp", "/dev/shm")  # noqa: S108 - named to be refused
 
@@ -27,8 +28,12 @@ def program(name: str) -> Path:
     return found
 
 
-def put_on_path(folder: Path = BIN_FOLDER) -> list[str]:
+def put_on_path(folder: Path = BIN_FOLDER, *, packaged: Path = PACKAGED_FOLDER) -> list[str]:
     """Links every command into a folder that is on everybody's PATH, and on systemd's.
+
+    Args:
+        folder: Where the links go.
+        packaged: Where a package of the system's has linked them.
 
     Returns:
         What was done, a sentence each; nothing where the commands lie there or are linked already.
@@ -39,7 +44,7 @@ def put_on_path(folder: Path = BIN_FOLDER) -> list[str]:
     done = []
     for name in COMMANDS:
         ours, link = program(name), folder / name
-        if (link.is_symlink() and link.readlink() == ours) or link == ours:
+        if ours in (link, _target(link), _target(packaged / name)):
             continue
         if link.exists() and not link.is_symlink():
             raise Fatal(f"{link} is there and not a link of ours", hint="move it away, then run this again")
@@ -58,13 +63,17 @@ def take_off_path(folder: Path = BIN_FOLDER) -> list[str]:
     done = []
     for name in COMMANDS:
         link = folder / name
-        if link.is_symlink() and link.readlink() == Path(sys.executable).with_name(name):
+        if _target(link) == Path(sys.executable).with_name(name):
             try:
                 link.unlink()
             except OSError as fault:
                 raise Fatal(f"cannot remove {link}: {fault.strerror}") from fault
             done.append(f"removed the link {link}")
     return done
+
+
+def _target(link: Path) -> Path | None:
+    return link.parent / link.readlink() if link.is_symlink() else None
 
 
 def program_folders() -> list[str]:

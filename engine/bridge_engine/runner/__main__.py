@@ -15,7 +15,15 @@ from typing import Any
 
 import msgspec
 
-from bridge_engine.runner.spec import READY_MARK, KvType, RunnerSpec, context_size, server_arguments
+from bridge_core.hardening import keep_memory_private
+from bridge_engine.runner.spec import (
+    READY_MARK,
+    KvType,
+    RunnerSpec,
+    context_size,
+    descriptors,
+    server_arguments,
+)
 
 _PR_SET_PDEATHSIG = 1
 
@@ -25,6 +33,8 @@ def main() -> None:
     spec = msgspec.json.decode(sys.argv[1], type=RunnerSpec)
     die_with(int(sys.argv[2]))
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the engine decides
+    if spec.private:
+        keep_memory_private()
     if spec.llama_server:
         os.execv(spec.llama_server, [spec.llama_server, *server_arguments(spec)])  # noqa: S606 -- no shell wanted
     serve(spec)
@@ -42,6 +52,8 @@ def serve(spec: RunnerSpec) -> None:
     import xllamacpp
 
     server = xllamacpp.Server(_parameters(xllamacpp, spec))
+    for descriptor in descriptors(spec):
+        os.close(descriptor)  # what is not mapped by now is not needed: the memory is free again
     # In one write and on a line of its own: llama.cpp's threads log meanwhile, half a line at a time.
     os.write(sys.stdout.fileno(), f"\n{READY_MARK} {server.listening_address}\n".encode())
     signal.signal(signal.SIGTERM, lambda *_: os._exit(0))

@@ -21,7 +21,7 @@ import structlog
 from bridge_core.dialects.errors import ApiError, RunnerFailed
 from bridge_core.errors import BridgeError
 from bridge_core.http1 import Pool, PoolBusy, PoolLimits, ResponseTooLarge
-from bridge_engine.runner.spec import READY_MARK, RunnerSpec
+from bridge_engine.runner.spec import READY_MARK, RunnerSpec, descriptors
 
 log = structlog.get_logger()
 
@@ -82,27 +82,30 @@ class Runner:
         self.gone = asyncio.create_task(self._watch(), name=f"runner-{process.pid}")
 
     @classmethod
-    async def start(cls, spec: RunnerSpec, *, stall_s: float) -> Runner:
+    async def start(cls, spec: RunnerSpec, *, stall_s: float, given: RunnerSpec | None = None) -> Runner:
         """Starts a process and waits until it has loaded the model.
 
         Args:
             spec: The model and how to load it.
             stall_s: How long it may be silent while loading.
+            given: What the process is told in its place, where files of it are descriptors of ours.
 
         Raises:
             ApiError: 500; it ended or stalled first. 400; its own chat template does not end.
         """
+        told = spec if given is None else given
         marker = f"<__media_{secrets.token_hex(8)}__>"
         environment = {key: value for key, value in os.environ.items() if not key.startswith("LLAMA_ARG_")}
         process = await asyncio.create_subprocess_exec(
             sys.executable,
             "-m",
             __package__,
-            msgspec.json.encode(spec).decode(),
+            msgspec.json.encode(told).decode(),
             str(os.getpid()),
             stdin=asyncio.subprocess.DEVNULL,
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.STDOUT,
+            pass_fds=descriptors(told),
             env={**_OPENMP, **environment, "LLAMA_MEDIA_MARKER": marker},
         )
         runner = cls(spec, process, marker)

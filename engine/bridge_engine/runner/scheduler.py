@@ -22,7 +22,9 @@ import structlog
 
 from bridge_core.dialects.errors import ApiError
 from bridge_core.model_store.layout import Stored
+from bridge_core.model_store.open_blob import Unseal
 from bridge_engine.options import RunnerOptions
+from bridge_engine.runner.plaintext import opened
 from bridge_engine.runner.planning import plan, serves
 from bridge_engine.runner.process import Runner, free_port
 from bridge_engine.runner.schedule import Resident, expired, next_expiry, victim
@@ -98,10 +100,16 @@ class Loaded:
 
 
 class Scheduler:
-    """Owns every runner. Use as a context manager: leaving ends them all."""
+    """Owns every runner. Use as a context manager: leaving ends them all.
 
-    def __init__(self, settings: SchedulerOptions) -> None:
+    Args:
+        settings: How models are loaded.
+        unseal: Gives the keys of what lies sealed; None: that is not loaded.
+    """
+
+    def __init__(self, settings: SchedulerOptions, unseal: Unseal | None = None) -> None:
         self.settings = settings
+        self._unseal = unseal
         self._loaded: dict[str, Loaded] = {}
         self._turn = asyncio.Lock()
         self._changed = asyncio.Event()
@@ -257,7 +265,8 @@ class Scheduler:
         try:
             port = free_port() if settings.llama_server else 0
             spec = self._plan(loaded.model, loaded.options, port=port)
-            runner = await Runner.start(spec, stall_s=settings.load_stall_s)
+            async with opened(spec, self._unseal) as given:
+                runner = await Runner.start(spec, stall_s=settings.load_stall_s, given=given)
         except (ApiError, OSError) as fault:
             self._forget(loaded)
             failure = (

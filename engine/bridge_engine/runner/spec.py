@@ -8,6 +8,7 @@ from typing import Final
 import msgspec
 
 READY_MARK: Final = "bridge-runner-ready"
+_DESCRIPTORS: Final = "/proc/self/fd/"
 
 
 class KvType(enum.StrEnum):
@@ -39,6 +40,18 @@ class RunnerSpec(msgspec.Struct, frozen=True, kw_only=True):
     port: int = 0
     shared_context: bool = False  # of num_ctx tokens for all sequences, in place of as many for each
     jinja: bool = False  # the runner renders prompts, with the weights' own template
+    private: bool = False  # the files are descriptors of memory, with what lies sealed on the disk
+
+
+def in_memory(descriptor: int) -> str:
+    """The path by which a runner opens a descriptor that it was started with."""
+    return f"{_DESCRIPTORS}{descriptor}"
+
+
+def descriptors(spec: RunnerSpec) -> list[int]:
+    """The descriptors among a runner's files."""
+    files = (spec.model, *spec.projectors, *spec.adapters)
+    return [int(path.removeprefix(_DESCRIPTORS)) for path in files if path.startswith(_DESCRIPTORS)]
 
 
 def context_size(spec: RunnerSpec) -> int:

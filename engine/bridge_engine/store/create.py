@@ -13,7 +13,8 @@ import msgspec
 
 from bridge_core.decoding import Undecodable, decode_json
 from bridge_core.dialects.errors import ApiError
-from bridge_core.model_store.gguf import GgufHeader, NotGguf, read_header
+from bridge_core.errors import BridgeError
+from bridge_core.model_store.gguf import GgufHeader, NotGguf
 from bridge_core.model_store.layout import (
     CONFIG_MEDIA,
     MEDIA,
@@ -164,17 +165,21 @@ def _from_files(store: ModelStore, files: dict[str, Any]) -> Any:
 def _file_layer(store: ModelStore, digest: str) -> tuple[Layer, GgufHeader]:
     path = store.blob_path(digest)
     try:
-        header = read_header(path)
+        header, size = store.header(digest)
     except NotGguf as fault:
         raise ApiError(400, fault.message, late=True) from fault
     except OSError as fault:
         raise ApiError(400, f"open {path}: {(fault.strerror or str(fault)).lower()}", late=True) from fault
+    except ApiError:
+        raise
+    except BridgeError as fault:
+        raise ApiError(500, f"blob {digest} does not open: {fault}", late=True) from fault
     kind = "model"
     if header.metadata.get("general.type") == "adapter":
         kind = "adapter"
     elif header.architecture in ("clip", "mmproj") or header.metadata.get("general.type") == "mmproj":
         kind = "projector"
-    layer = Layer(media_type=MEDIA + kind, digest=f"sha256:{hex_digest(digest)}", size=path.stat().st_size)
+    layer = Layer(media_type=MEDIA + kind, digest=f"sha256:{hex_digest(digest)}", size=size)
     return layer, header
 
 

@@ -13,6 +13,7 @@ from typing import Any, Final
 from urllib.parse import urlencode
 
 from bridge_core.dialects.errors import ApiError
+from bridge_core.errors import BridgeError
 from bridge_core.model_store.layout import MANIFEST_MEDIA, Layer, ModelStore, disk_errors, hex_digest
 from bridge_core.model_store.registry import Registry, reason
 from bridge_core.names import ModelName
@@ -39,7 +40,9 @@ def push(store: ModelStore, name: ModelName, registry: Registry) -> Iterator[dic
         yield {"status": "pushing manifest"}
         headers = {"Content-Type": MANIFEST_MEDIA}
         registry.open("PUT", f"manifests/{name.tag}", headers=headers, data=manifest).close()
-    except (OSError, ValueError, http.client.HTTPException) as fault:
+    except ApiError:
+        raise
+    except (BridgeError, OSError, ValueError, http.client.HTTPException) as fault:
         raise ApiError(
             500, f'push to "{registry.base}": {reason(fault, registry.base)}', late=True
         ) from fault
@@ -68,13 +71,13 @@ def _has(registry: Registry, digest: str) -> bool:
 
 def _upload(store: ModelStore, registry: Registry, layer: Layer, digest: str) -> Iterator[int]:
     with disk_errors():
-        file = store.blob_path(digest).open("rb")
-    with file:
+        blob = store.open_blob(digest)
+    with blob:
         where = _next(registry.open("POST", "blobs/uploads/", data=b""))
         sent = 0
         while True:
             with disk_errors():
-                chunk = file.read(_CHUNK)
+                chunk = blob.read(sent, _CHUNK)
             if not chunk:
                 break
             headers = {

@@ -450,7 +450,7 @@ def _ensure_pair(
 
 def _read_key(path: Path) -> x509.PrivateKey:
     try:
-        return x509.key_from_pem(read_key_file(path))
+        return x509.key_from_pem(read_key_file(path, of_service=True))
     except IdentityFault as fault:
         raise Fatal(
             f"{path} is damaged: {fault.message}", hint="restore it, or remove it and run init again"
