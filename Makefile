@@ -4,6 +4,8 @@ BIN := $(VENV)/bin
 # Tests of the parts wait more than they compute; of those of whole meshes two run at a time.
 JOBS ?= 4
 MESHES ?= 2
+# In this order: most files of tests/cluster share a mesh, which works on until the last test once it is there.
+WHOLE := tests/faults tests/attacks tests/gpu tests/cluster
 FUZZ ?= 60
 CASES ?= 100000
 # Where `make test-compiled` puts the packages with their compiled modules; it shadows the sources.

@@ -25,6 +25,7 @@ from bench import (
     pressure,
     sealing,
     soak,
+    starting,
     streams,
     survive,
     walls,
@@ -60,6 +61,7 @@ ROWS = {
     "survive-text": survive.texts,
     "survive-bare": survive.bare,
     "soak": soak.soak,
+    "starting": starting.starting,
     "scaling": scaling_rows.scaling,
     "scaling-growth": scaling_growth.growth,
     "scaling-streams": scaling_streams.streams,
@@ -69,6 +71,7 @@ ROWS = {
 WITHOUT_LOAD = {
     "scaling",
     "agent",
+    "starting",
     "isolation",
     "policy",
     "walls",

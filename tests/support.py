@@ -14,6 +14,7 @@ from bridge_core.store.api import LeaseHandle, Store
 
 T = TypeVar("T")
 _MOMENT_S = 0.5
+_MOST_PAUSE_S = 1.0
 
 
 class RunningClock:
@@ -33,7 +34,8 @@ class RunningClock:
 async def eventually(predicate: Callable[[], T | Awaitable[T]], deadline_s: float = 30.0) -> T:
     """Returns the predicate's first true value.
 
-    Time in which this process stood still counts as a moment: what is waited for could not come in it.
+    A look that takes long, as a command does, is followed by a pause as long: what is waited for needs
+    the processor, too. Time in which this process stood still counts as a moment: nothing could come in it.
 
     Raises:
         AssertionError: it was still false (or raising AssertionError) after `deadline_s`.
@@ -54,8 +56,9 @@ async def eventually(predicate: Callable[[], T | Awaitable[T]], deadline_s: floa
             message = f"not true within {deadline_s} s: {inspect.getsource(predicate).strip()}"
             raise AssertionError(message) from fault
         asked = time.monotonic() - began
-        await asyncio.sleep(pause)
-        waited += asked + min(time.monotonic() - began - asked, pause + _MOMENT_S)
+        rest = max(pause, min(asked, _MOST_PAUSE_S))
+        await asyncio.sleep(rest)
+        waited += asked + min(time.monotonic() - began - asked, rest + _MOMENT_S)
         pause = min(pause * 1.5, 0.1)
 
 

@@ -7,6 +7,7 @@ months. So `run` replaces itself (same process id, same files) by a process that
 from __future__ import annotations
 
 import contextlib
+import gc
 import os
 import sys
 from pathlib import Path
@@ -52,6 +53,7 @@ def become(options: ServeOptions) -> NoReturn:
 
 def main() -> None:
     """Serves with the options in the only argument."""
+    gc.disable()  # what is loaded stays, and looking through it again and again is a quarter of loading it
     options = msgspec.json.decode(sys.argv[1], type=ServeOptions)
     sys.argv[0] = _PROGRAM
     keep_memory_private()
@@ -64,6 +66,7 @@ def main() -> None:
         from bridge_agent.app import run_agent
         from bridge_agent.telemetry.logs import configure_logs
 
+        gc.enable()
         log = configure_logs(options.log_level)
         form()  # refuses what is compiled in part
         state = StateDir(Path(options.state_dir))

@@ -39,6 +39,7 @@ _ORDER_DEADLINE_S = 30.0  # a dead leader's lease runs out meanwhile
 _TOKEN_TTL_S = 600
 _FOREIGN_ETCD_DEADLINE_S = 5.0
 _ENDING_S = 5.0
+_PAUSE_S, _MOST_PAUSE_S = 0.05, 0.25  # between two looks: what is waited for needs the processor, too
 
 
 def load_layout(state: Path) -> Layout | None:
@@ -335,7 +336,7 @@ class _Raising:
         self, part: str, answers: Callable[[], Awaitable[None]], *, within_s: float = READY_DEADLINE_S
     ) -> None:
         """Until `answers` raises no longer; raises itself when the process ends or takes too long."""
-        until = time.monotonic() + within_s
+        until, pause = time.monotonic() + within_s, _PAUSE_S
         while True:
             if self.table.get(part) is None:
                 raise parts.ended(part, self._log(part))
@@ -348,4 +349,5 @@ class _Raising:
                         f"{part} was not ready within {within_s:g} s: {fault.message}",
                         hint=f"its log is {self._log(part)}",
                     ) from fault
-            await asyncio.sleep(0.05)
+            await asyncio.sleep(pause)
+            pause = min(pause * 1.3, _MOST_PAUSE_S)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime as dt
 import hashlib
 import http.server
 import json
@@ -235,13 +236,14 @@ def test_requests_for_one_model_at_once_share_one_load(running: Engine) -> None:
         threading.Thread(target=lambda: results.append(_post(running, "/api/generate", body).status))
         for _ in range(6)
     ]
-    before = running.log.read_text().count("loaded  ")
+    began = dt.datetime.now(dt.UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
     assert results == [200] * 6
-    assert running.log.read_text().count("loaded  ") <= before + 2  # with a line for the model evicted
+    lines = [json.loads(line) for line in running.log.read_bytes().splitlines() if line[:2] == b'{"']
+    assert sum(one.get("event.action") == "loaded" and one["@timestamp"] >= began for one in lines) <= 1
 
 
 def test_a_blob_is_taken_once_and_kept_only_when_it_is_whole(running: Engine) -> None:

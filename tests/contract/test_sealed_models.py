@@ -14,6 +14,7 @@ import msgspec
 import psutil
 import pytest
 
+from bridge_agent.models.key_socket import KeySocket
 from bridge_core.dialects.errors import ApiError
 from bridge_core.model_store.blob_keys import SOCKET, KeyGiven
 from bridge_core.model_store.layout import ModelStore
@@ -253,6 +254,20 @@ async def test_an_engine_is_given_the_key_of_a_blob_for_its_own_header_alone(tmp
         with pytest.raises(KeyNotGiven, match="it is another blob"):
             await asyncio.to_thread(AskedKeys(store.root), "1" * 64, header)
         assert (store.root / SOCKET).stat().st_mode & 0o777 == 0o600
+
+
+async def test_a_socket_is_there_only_where_something_is_sealed(tmp_path: Path) -> None:
+    store = SealedStore(tmp_path)
+    await KeySocket(store.root, store.keys, sealing=False).run()
+    store.put(DATA)
+    await KeySocket(store.root, store.keys, sealing=False).run()
+    assert not (store.root / SOCKET).exists()
+    await KeySocket(tmp_path / "none", store.keys, sealing=False).run()
+    store.seal_all()  # it was sealed once, and opens still
+    task = asyncio.create_task(KeySocket(store.root, store.keys, sealing=False).run())
+    await eventually((store.root / SOCKET).is_socket)
+    task.cancel()
+    await asyncio.wait([task])
 
 
 async def raw(store: SealedStore, data: bytes) -> bytes:

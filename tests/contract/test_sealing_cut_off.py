@@ -44,6 +44,7 @@ def killed_at(limit: int, work: Callable[[], object]) -> bool:
         status = 1
         try:
             signal.signal(signal.SIGXFSZ, signal.SIG_DFL)
+            resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
             resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
             work()
             status = 0

@@ -147,7 +147,7 @@ def test_a_hung_agent_is_replaced_and_its_engine_adopted(machine: Machine) -> No
     said = machine.journal("bridge-agent")
     assert "Watchdog timeout" in said
     assert "Fatal Python error: Aborted" in said  # where it stood
-    assert said.count('"event":"engine_adopted"') >= 1
+    assert said.count('"event.action":"engine_adopted"') >= 1
 
 
 def test_a_killed_agent_is_replaced_and_its_engine_adopted(machine: Machine) -> None:

@@ -30,7 +30,7 @@ async def test_without_etcd_agent_and_registry_say_so_and_recover(harmed_mesh: M
         return all(sentence in logs[f"logs/{part}-alone.log"] for part in ("registry", "node2"))
 
     try:
-        await eventually(says_so, 30)
+        await eventually(says_so, 60)
         assert [process.poll() for process in started] == [None, None]
         status, _, _ = await asyncio.to_thread(call, mesh.address("node2"), "GET", "/api/tags")
         assert status == 200

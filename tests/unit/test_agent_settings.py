@@ -192,6 +192,7 @@ def test_every_field_of_the_gateway_is_reached_from_the_file(tmp_path: Path) -> 
         load_wait_s=1.0,
         load_keep_alive_s=0.0,
         ask_owner=True,
+        batching=None,
         pulse=None,
         resume=ResumePolicy(stall_floor=2, patience=0.0),
     )

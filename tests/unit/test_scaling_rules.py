@@ -157,7 +157,7 @@ def test_where_something_else_holds_the_fleet_the_trim_fades() -> None:
     least = msgspec.structs.replace(PLAN, min=2)
     assert after(PLAN, 1, 1) == faded
     assert after(least, 2, 1) == faded
-    assert after(PLAN, 3, 1, floor=3) == faded
+    assert after(PLAN, 3, 1, floor=3) == pytest.approx(0.05)  # a forecast is no bound: it has days behind it
     assert after(msgspec.structs.replace(PLAN, max=2), 2, 4) == faded
     assert after(PLAN, 2, 1) == pytest.approx(0.05)  # nothing holds it
     assert after(least, 2, 4) == pytest.approx(0.01)
@@ -252,6 +252,27 @@ def test_expected_is_the_most_ahead_times_how_today_compares() -> None:
     assert forecast_rules.expected(profile, 0.0, 0.0, 600.0) == 20.0  # half at least
     assert forecast_rules.expected((), 10.0, 0.0, 600.0) == 0.0
     assert forecast_rules.expected(profile, 10.0, 7 * 300.0, 600.0) == 0.0
+
+
+def test_a_rise_that_may_be_chance_is_not_forecast() -> None:
+    for ahead, soon in ((12.4, 10.0), (12.5, 12.5), (9.0, 9.0), (30.0, 30.0)):
+        profile = profile_of({0: 10.0, 1: 10.0, 2: ahead})
+        assert forecast_rules.expected(profile, 10.0, 300.0, 300.0) == soon
+    # What it rises from is the mean of two.
+    falling = profile_of({0: 14.0, 1: 10.0, 2: 14.0})
+    assert forecast_rules.expected(falling, 12.0, 300.0, 300.0) == 12.0
+
+
+@given(st.floats(0.5, 100.0), st.integers(1, 16))
+def test_the_same_again_asks_for_no_more_than_what_is_left_as_it_is(usual: float, slots: int) -> None:
+    """A day like the day before: the forecast moves nothing that the usual would not."""
+    position = standing(1, need=0.0, usual=usual)
+    floor = need_rules.floor_of(PLAN, position, usual, float(slots))
+    for active in range(1, floor):
+        assert (
+            need_rules.sized(PLAN, position, active, float(slots)) > active
+            or abs(usual / (active * slots) - PLAN.target) <= need_rules.BAND
+        )
 
 
 def test_the_floor_has_instances_there_before_the_load_is() -> None:

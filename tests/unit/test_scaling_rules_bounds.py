@@ -223,7 +223,7 @@ def test_the_floor_looks_ahead_by_the_lead_time_and_ten_minutes() -> None:
 
 def test_for_less_than_a_tenth_of_a_slot_nobody_is_kept() -> None:
     def floor(soon: float) -> int:
-        profile = tuple(1.0 if bucket == 0 else soon for bucket in range(BUCKETS))
+        profile = tuple(1.0 if bucket in {0, BUCKETS - 1} else soon for bucket in range(BUCKETS))
         position = at(1, need=1.0, profile=profile, measured_at=MIDNIGHT)
         return after(position, Sight((seen(0),)), plan(forecast=True), MIDNIGHT).floor
 

@@ -168,7 +168,7 @@ class ModelDesk:
             loading=loading,
             changed=warmed,
         )
-        self._key_socket = None if keys is None else KeySocket(root, keys)
+        self._key_socket = None if keys is None else KeySocket(root, keys, sealing=section.sealed)
         self.sealing: Sealing | None = None
         if keys is not None and section.sealed:
             self.sealing = Sealing(

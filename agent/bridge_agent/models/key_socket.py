@@ -18,8 +18,10 @@ from typing import Final
 import msgspec
 import structlog
 
-from bridge_agent.models.blob_files import give_like
+from bridge_agent.models.blob_files import BlobFault, give_like
 from bridge_agent.models.blob_keys import BlobKeys
+from bridge_agent.models.blob_sealing import stored
+from bridge_agent.models.blobs import Blobs
 from bridge_core.decoding import Undecodable, decode_json
 from bridge_core.errors import BridgeError
 from bridge_core.model_store.blob_keys import MOST_QUESTION, SOCKET, KeyAsked, KeyGiven
@@ -36,18 +38,22 @@ class KeySocket:
     Args:
         root: The models folder.
         keys: Gives what is asked for.
+        sealing: Whether the node seals its blobs; else there may be sealed ones of a time when it did.
     """
 
-    def __init__(self, root: Path, keys: BlobKeys) -> None:
+    def __init__(self, root: Path, keys: BlobKeys, *, sealing: bool = True) -> None:
         self._root = root
         self._keys = keys
+        self._sealing = sealing
 
     async def run(self) -> None:
-        """Answers engines until cancelled; run it as a task.
+        """Answers engines until cancelled; run it as a task. Ends at once where nothing is sealed.
 
         Raises:
             BridgeError: the socket cannot be made.
         """
+        if not self._sealing and not await asyncio.to_thread(self._any_sealed):
+            return
         loop = asyncio.get_running_loop()
         turns = asyncio.Semaphore(_AT_ONCE)
         with self._listening() as listener:
@@ -57,6 +63,13 @@ class KeySocket:
                     connection, _ = await loop.sock_accept(listener)
                     task = group.create_task(self._answer(connection), name="blob-key")
                     task.add_done_callback(lambda _: turns.release())
+
+    def _any_sealed(self) -> bool:
+        blobs = Blobs(self._root)
+        try:
+            return any(blobs.sealed(hex_) for hex_ in stored(self._root))
+        except BlobFault:  # no store yet, or none that can be read
+            return False
 
     @contextlib.contextmanager
     def _listening(self) -> Iterator[socket.socket]:

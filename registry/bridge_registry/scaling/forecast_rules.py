@@ -5,7 +5,9 @@ Rules:
    newest day counts half.
 2. Expected is the most of the buckets that begin within the time looked ahead, times how today compares
    with that day now; by no more than twice or half, so that one odd quarter of an hour does not carry over.
-3. What was never seen is not forecast: 0.
+3. A rise by less than a quarter, from the mean of the bucket that is and the one before, is none: buckets
+   differ by as much by chance, and so little is followed as soon as it is there.
+4. What was never seen is not forecast: 0.
 """
 
 from __future__ import annotations
@@ -17,6 +19,7 @@ from bridge_registry.scaling.plan import BUCKETS, UNSEEN
 BUCKET_S: Final = 300  # BUCKETS of them are a day
 _NEWEST: Final = 0.5
 _LEAST, _MOST = 0.5, 2.0
+_RISE: Final = 1.25
 _NOTHING: Final = 0.05  # slots; a day that had none says nothing of how today compares
 
 Bucket = tuple[int, float, int]
@@ -48,5 +51,10 @@ def expected(profile: tuple[float, ...], need: float, now: float, ahead_s: float
     current = profile[here % BUCKETS]
     if current < 0:
         return 0.0
+    before = profile[(here - 1) % BUCKETS]
+    if before >= 0:
+        current = (before + current) / 2
+    if current < most < _RISE * current:
+        most = current
     ratio = 1.0 if current < _NOTHING else min(_MOST, max(_LEAST, need / current))
     return max(0.0, most) * ratio

@@ -9,7 +9,7 @@ Rules:
 3. What rules 2, 4 and 5 do is lopsided, and an eighth of a fleet of eight is coarse. So what is aimed at is
    `trim` away from the target: the integral over an hour of how far off the use of slots was, but no more
    than `BAND`. Under a load that moves, the mean of some hours is the target; one that stays comes to rest.
-   Where min, max or the floor hold the fleet, nothing is summed up, and the trim fades.
+   Where min or max hold the fleet, nothing is summed up, and the trim fades.
 4. Where `need` fills the slots further than halfway from the target to full, as many are asked for at
    once as bring it back there. The load grows faster than `usual` can tell.
 5. A queue longer than its goal, on a mean over ten seconds, asks for an eighth more, one at least, and
@@ -116,14 +116,15 @@ def recommended(plan: ScalingPlan, position: ScalingPosition, active: int, slots
     return wanted, why
 
 
+def floor_of(plan: ScalingPlan, position: ScalingPosition, soon: float, slots: float) -> int:
+    """How few instances rule 2 would leave as they are where `soon` slots are the usual, one at least."""
+    return max(1, math.ceil(soon / (aim(plan, position) * slots) - _UP - _TINY))
+
+
 def nearest(target: float, need: float, slots: float) -> int:
     """As many instances as come nearest to the target without passing the band above it."""
-    return max(fewest(target, need, slots), math.floor(need / (target * slots) + 0.5))
-
-
-def fewest(target: float, need: float, slots: float) -> int:
-    """The fewest instances that do not pass the band above the target."""
-    return math.ceil(need / ((target + BAND) * slots) - _TINY)
+    least = math.ceil(need / ((target + BAND) * slots) - _TINY)
+    return max(least, math.floor(need / (target * slots) + 0.5))
 
 
 def _trimmed(
@@ -131,7 +132,7 @@ def _trimmed(
 ) -> float:
     """Rule 3."""
     off, share = plan.target - filled, passed / _TRIM_S
-    held = active <= max(1, plan.min, position.floor) if off > 0 else active >= plan.max
+    held = active <= max(1, plan.min) if off > 0 else active >= plan.max
     return _towards(position.trim, 0.0, share) if held else _bounded(position.trim + off * share)
 
 

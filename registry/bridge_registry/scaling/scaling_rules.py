@@ -141,8 +141,9 @@ def _floor(
 ) -> tuple[ScalingPosition, int]:
     profile, bucket = forecast_rules.note(position.profile, position.bucket, position.need, now)
     ahead = position.lead_s("disk") + _AHEAD_S
-    soon = forecast_rules.expected(profile, position.need, now, ahead) if plan.forecast else 0.0
-    floor = min(plan.max, need_rules.fewest(plan.target, soon, slots)) if soon >= _WORTH else 0
+    usual = need_rules.usual_of(position)
+    soon = forecast_rules.expected(profile, usual, now, ahead) if plan.forecast else 0.0
+    floor = min(plan.max, need_rules.floor_of(plan, position, soon, slots)) if soon >= _WORTH else 0
     return _with(position, profile=profile, bucket=bucket, floor=floor), floor
 
 
