@@ -38,7 +38,7 @@ async def write_viewer(bed: Bed, folder: Path) -> Path:
 def write_server(ca: trustme.CA, folder: Path) -> Path:
     """A certificate for the Service's name; its folder, as a Secret is mounted."""
     folder.mkdir()
-    leaf = ca.issue_cert(SERVICE, "localhost")
+    leaf = ca.issue_cert(SERVICE, "localhost", "127.0.0.1")
     (folder / "tls.crt").write_bytes(b"".join(one.bytes() for one in leaf.cert_chain_pems))
     (folder / "tls.key").write_bytes(leaf.private_key_pem.bytes())
     return folder
@@ -78,7 +78,7 @@ class ApiServer:
         Raises:
             OSError: the connection is refused.
         """
-        connection = http.client.HTTPSConnection("localhost", self._port, timeout=20, context=self._context)
+        connection = http.client.HTTPSConnection("127.0.0.1", self._port, timeout=20, context=self._context)
         try:
             connection.request(method, path, headers={} if user is None else {"X-Remote-User": user})
             answer = connection.getresponse()
