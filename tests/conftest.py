@@ -83,8 +83,14 @@ def logging_as_it_was() -> Iterator[None]:
     """A command run in this process that sets logging up sets it up for itself alone.
 
     Else the next test that reads what was logged finds nothing, depending on the order of the files.
+    Tracebacks come without the values of variables, as our programs' do: to draw those of a worker that has
+    run thousands of tests may take minutes.
     """
     before = structlog.get_config()
-    structlog.configure(logger_factory=structlog.PrintLoggerFactory(NotOfACommand()))  # type: ignore[arg-type]
+    lines = structlog.dev.ConsoleRenderer(exception_formatter=structlog.dev.plain_traceback)
+    structlog.configure(
+        processors=[*before["processors"][:-1], lines],
+        logger_factory=structlog.PrintLoggerFactory(NotOfACommand()),  # type: ignore[arg-type]
+    )
     yield
     structlog.configure(**before)
