@@ -1,4 +1,4 @@
-"""Files that are either the old one or the new one, whole, and never world-readable."""
+"""Files that are either the old one or the new one, whole, and never world-readable; and reads in full."""
 
 from __future__ import annotations
 
@@ -38,3 +38,11 @@ def sync_folder(path: Path) -> None:
         os.fsync(handle)
     finally:
         os.close(handle)
+
+
+def read_at(handle: int, offset: int, length: int) -> bytes:
+    """So many bytes from there on; fewer only at the file's end. Raises OSError."""
+    data = os.pread(handle, length, offset)
+    while len(data) < length and (more := os.pread(handle, length - len(data), offset + len(data))):
+        data += more
+    return data
