@@ -21,7 +21,7 @@ from bridge_core.sealing.blobs import SEGMENT_BYTES, seal_segment
 from bridge_core.sealing.framing import open_sealed
 from bridge_core.sealing.sealer import SealFolder
 from bridge_engine.runner.plaintext import opened
-from bridge_engine.runner.spec import RunnerSpec
+from tests.runner_bed import runner_spec
 
 SIZE, ROUNDS = 512 << 20, 3
 _PART = 64 << 20  # of it, in memory
@@ -94,22 +94,8 @@ def _fetch(folder: Path, data: bytes, hex_: str, keys: BlobKeys | None) -> Calla
 
 
 def _load(path: Path, keys: BlobKeys) -> Callable[[], int]:
-    spec = RunnerSpec(
-        model=str(path),
-        num_ctx=8,
-        parallel=1,
-        batch=8,
-        micro_batch=8,
-        shift=False,
-        embedding=False,
-        num_gpu=0,
-        main_gpu=None,
-        num_thread=1,
-        use_mmap=None,
-    )
-
     async def load() -> int:
-        async with opened(spec, keys.unseal):
+        async with opened(runner_spec(path), keys.unseal):
             return SIZE
 
     return lambda: asyncio.run(load())
