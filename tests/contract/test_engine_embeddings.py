@@ -14,8 +14,7 @@ import pytest
 
 from bridge_agent.engines.view import LocalInstance
 from bridge_core.snapshot import MemberModel
-from bridge_engine.seed import seed
-from tests.contract.ollama_target import Engine, Received, ask, engine
+from tests.contract.ollama_target import Engine, Received, ask, engine, seeded
 from tests.lone_gateway import gateway_before
 
 pytestmark = [pytest.mark.llamacpp]
@@ -27,9 +26,7 @@ LONG = "w" * (CONTEXT + 100)
 
 @pytest.fixture(scope="module")
 def running(tmp_path_factory: Any) -> Iterator[Engine]:
-    models = tmp_path_factory.mktemp("embeddings") / "models"
-    seed(models, ["tiny-embed"], tmp_path_factory.getbasetemp() / "seed-cache")
-    with engine(models) as started:
+    with engine(seeded(tmp_path_factory, "embeddings", "tiny-embed")) as started:
         yield started
 
 
