@@ -87,7 +87,7 @@ def adapter(folder: Path, cluster: Kubernetes, tls: Path, client: Path, registry
                 f"--registries={registry}",
                 f"--tls={tls}",
                 f"--client={client}",
-                f"--request-header-ca={cluster.front_proxy[2]}",
+                f"--request-header-ca={cluster.front_proxy_ca}",
                 "--namespaces=bridge",
                 "--listen=127.0.0.1:0",
                 f"--ready-file={ready}",
