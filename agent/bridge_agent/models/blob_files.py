@@ -88,6 +88,17 @@ def open_blob(root: Path, hex_: str) -> int | None:
         return None
 
 
+@contextlib.contextmanager
+def opened(root: Path, hex_: str) -> Iterator[int | None]:
+    """What `open_blob` finds, closed afterwards."""
+    handle = open_blob(root, hex_)
+    try:
+        yield handle
+    finally:
+        if handle is not None:
+            os.close(handle)
+
+
 def read_piece(read: Callable[[int, int], bytes], size: int, piece: int) -> bytes:
     """The bytes of a piece of a blob of `size` bytes, of which `read` gives those from an offset on.
 

@@ -18,7 +18,7 @@ import structlog
 
 from bridge_agent.engines.view import LocalInstance
 from bridge_agent.models import page_cache
-from bridge_agent.models.blob_files import open_blob
+from bridge_agent.models.blob_files import opened
 from bridge_agent.models.blob_keys import BlobKeys
 from bridge_agent.models.blob_sealing import How, Stopped, bring_up, stored
 from bridge_agent.models.blobs import Blobs
@@ -151,13 +151,10 @@ class Sealing:
 
     def _which(self, hex_: str) -> _Seen | None:
         """Which file a blob is: another one, or one written to, is looked at again."""
-        handle = open_blob(self._blobs.root, hex_)
-        if handle is None:
-            return None
-        try:
+        with opened(self._blobs.root, hex_) as handle:
+            if handle is None:
+                return None
             status = os.fstat(handle)
-        finally:
-            os.close(handle)
         return status.st_ino, status.st_size, status.st_mtime_ns
 
     def _stopped(self) -> bool:

@@ -7,7 +7,6 @@ an engine of this node loads something.
 from __future__ import annotations
 
 import asyncio
-import os
 import threading
 import time
 from collections.abc import AsyncGenerator, Callable, Sequence
@@ -20,7 +19,7 @@ import structlog
 
 from bridge_agent.engines.view import LocalInstance
 from bridge_agent.models import page_cache
-from bridge_agent.models.blob_files import BlobFault, open_blob
+from bridge_agent.models.blob_files import BlobFault, opened
 from bridge_agent.models.warm_rules import (
     ORDER_S,
     Blob,
@@ -241,13 +240,9 @@ class Warming:
         cached = 0.0
         for blob in model.blobs:
             try:
-                handle = open_blob(self._root, blob.hex)
-                if handle is None:
-                    continue
-                try:
-                    cached += (page_cache.resident(handle) or 0.0) * blob.size
-                finally:
-                    os.close(handle)
+                with opened(self._root, blob.hex) as handle:
+                    if handle is not None:
+                        cached += (page_cache.resident(handle) or 0.0) * blob.size
             except (BlobFault, OSError):
                 continue
         return cached / model.size if model.size else 0.0
@@ -281,13 +276,8 @@ class Warming:
             return not stopped.is_set() and fits(min(left, page_cache.PIECE), self._room())
 
         for blob in model.blobs:
-            handle = open_blob(self._root, blob.hex)
-            if handle is None:
-                return False
-            try:
-                if not page_cache.bring_in(handle, blob.size, goes_on):
+            with opened(self._root, blob.hex) as handle:
+                if handle is None or not page_cache.bring_in(handle, blob.size, goes_on):
                     return False
-            finally:
-                os.close(handle)
             before += blob.size
         return True
