@@ -20,6 +20,7 @@ from typing import Final, NamedTuple
 from bridge_agent.models.blob_content import SealedContent, write_all
 from bridge_agent.models.blob_files import BlobFault, keep, open_partial, opened, said
 from bridge_agent.models.blob_keys import BlobKeys
+from bridge_core.files import read_at
 from bridge_core.model_store.open_blob import is_sealed
 from bridge_core.sealing import blobs
 from bridge_core.sealing.blobs import SEGMENT_BYTES
@@ -137,7 +138,7 @@ def _copied(source: int, size: int, content: SealedContent, stopped: Callable[[]
     for at in range(0, size, SEGMENT_BYTES):
         if stopped():
             raise Stopped
-        data = os.pread(source, SEGMENT_BYTES, at)
+        data = read_at(source, at, SEGMENT_BYTES)
         found.update(data)
         content.write(at, data)
     return found.hexdigest()
