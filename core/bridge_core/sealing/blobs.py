@@ -55,11 +55,6 @@ class BlobKey(msgspec.Struct, frozen=True):
         return f"BlobKey({self.digest.hex()}, {self.size})"
 
 
-def is_sealed(header: bytes) -> bool:
-    """Whether a file that begins so is a sealed blob, also of a later version."""
-    return header.startswith(_FAMILY) or header[_BLOCK:].startswith(_FAMILY)
-
-
 def header_of(ring: Keyring, key: BlobKey, salt: bytes) -> bytes:
     """A header, wrapped with the ring's active key; 24 fresh random bytes as `salt`."""
     about = _ABOUT.pack(key.digest, key.size, key.secret)
