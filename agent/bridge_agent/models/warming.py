@@ -20,6 +20,7 @@ import structlog
 from bridge_agent.engines.view import LocalInstance
 from bridge_agent.models import page_cache
 from bridge_agent.models.blob_files import BlobFault, opened
+from bridge_agent.models.manifest_rules import weights_of
 from bridge_agent.models.warm_rules import (
     ORDER_S,
     Blob,
@@ -44,7 +45,6 @@ _LOOK_S: Final = 15.0
 _YIELD_S: Final = 0.2
 _AGAIN_S: Final = 600.0  # what the kernel did not keep, or does not speak of, is not read all the time
 _WHOLE: Final = 0.995  # of a file: the kernel keeps no page for ever
-_KINDS: Final = frozenset({"model", "projector", "adapter"})
 _MOST_MODELS: Final = 512
 _MOST_ORDERS: Final = 64
 
@@ -221,8 +221,7 @@ class Warming:
         found = []
         for one in models:
             name = canonical_or_same(str(one.name))
-            layers = (layer for layer in one.manifest.layers if layer.kind in _KINDS)
-            blobs = tuple(Blob(hex_digest(layer.digest), layer.size) for layer in layers)
+            blobs = tuple(Blob(hex_digest(layer.digest), layer.size) for layer in weights_of(one.manifest))
             found.append(Warmable(name, blobs, name in loaded))
         return found
 
