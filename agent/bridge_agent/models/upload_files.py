@@ -102,8 +102,9 @@ class UploadFile:
             self._size += len(data)
 
     def _written(self) -> int:
-        """Bytes of text in a sealed file. Raises BlobFault: it was cut."""
-        size = text_size(os.fstat(self._file).st_size)
+        """Bytes of the upload in its file. Raises BlobFault: it is sealed, and was cut."""
+        length = os.fstat(self._file).st_size
+        size = length if self._sealed is None else text_size(length)
         if size is None:
             raise BlobFault("the upload's file was cut: begin it again")
         return size
@@ -116,7 +117,7 @@ class UploadFile:
         """
         with said(f"cannot keep blob {hex_[:12]}"):
             found = hashlib.sha256()
-            size = self._written() if self._sealed is not None else os.fstat(self._file).st_size
+            size = self._written()
             read = PlainContent(self._file).read if self._sealed is None else self._sealed.reader(size).read
             for at in range(0, size, _READ):
                 if stopped():
