@@ -136,6 +136,12 @@ def hash_all(
     return whole.hexdigest(), pieces
 
 
+def free_bytes(file: int) -> int:
+    """Bytes that are free on the disk of an open file. Raises OSError."""
+    disk = os.fstatvfs(file)
+    return disk.f_bavail * disk.f_frsize
+
+
 def open_partial(root: Path) -> int:
     """A descriptor of the folder of what is on its way, made where there is none. Raises OSError."""
     top = os.open(root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
@@ -233,8 +239,7 @@ class PartialBlob:
         else:
             self._content.begin(self._hex, self.size)
         self._write_journal()
-        free = os.fstatvfs(self._file)
-        room, wanted = free.f_bavail * free.f_frsize, self.missing_bytes
+        room, wanted = free_bytes(self._file), self.missing_bytes
         if room < wanted + reserve:
             raise BlobFault(
                 f"blob {self._hex[:12]} needs {wanted} bytes more in {self._root}, where {room} are free and "

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Final, NamedTuple
 
 from bridge_agent.models.blob_content import SealedContent, write_all
-from bridge_agent.models.blob_files import BlobFault, keep, open_partial, opened, said
+from bridge_agent.models.blob_files import BlobFault, free_bytes, keep, open_partial, opened, said
 from bridge_agent.models.blob_keys import BlobKeys
 from bridge_core.files import read_at
 from bridge_core.model_store.open_blob import is_sealed
@@ -110,8 +110,7 @@ def _seal(hex_: str, source: int, how: How) -> int:
     root, status = how.root, os.fstat(source)
     name, wanted = _PREFIX + hex_, blobs.sealed_size(status.st_size)
     with _temporary(root, name) as (folder, target):
-        free = os.fstatvfs(target)
-        if free.f_bavail * free.f_frsize < wanted + how.reserve:
+        if free_bytes(target) < wanted + how.reserve:
             raise BlobFault(
                 f"blob {hex_[:12]} lies in the clear: to seal it takes {wanted} bytes beside it in "
                 f"{root}, and {how.reserve} are to stay free",

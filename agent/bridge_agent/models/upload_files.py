@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Final
 
 from bridge_agent.models.blob_content import PlainContent, SealedContent, write_all
-from bridge_agent.models.blob_files import BlobFault, keep, open_partial, said
+from bridge_agent.models.blob_files import BlobFault, free_bytes, keep, open_partial, said
 from bridge_agent.models.blob_keys import BlobKeys
 from bridge_core.sealing.blobs import SEGMENT_BYTES, segment_at, text_size
 
@@ -90,8 +90,7 @@ class UploadFile:
             BlobFault: the disk is full down to `reserve`, or refuses.
         """
         with said("cannot write an upload"):
-            free = os.fstatvfs(self._file)
-            if free.f_bavail * free.f_frsize < len(data) + reserve:
+            if free_bytes(self._file) < len(data) + reserve:
                 raise BlobFault(f"the disk is full: {reserve} bytes of it are to stay free")
             if self._sealed is None:
                 write_all(self._file, self._size, data)
