@@ -50,6 +50,9 @@ def test_a_node_is_installed_upgraded_and_purged(machine: systemd_bed.Machine, s
     shutil.copy(_PACKAGE, machine.disk / "bridge.deb")
     sh(f"dpkg -i {DISK}/bridge.deb")
     assert sh("systemctl list-units --all 'bridge*' --no-legend --state=active") == ""  # nobody asked for it
+    # The system's interpreter, which is renewed with it, and no copy.
+    interpreter = sh("readlink -f /usr/lib/deepseek-ollama-bridge/bin/python3")
+    assert interpreter.startswith("/usr/bin/python3")
     said = sh("bridge-registry service install --host 127.0.0.1")
     assert "/etc/systemd/system/bridge-registry.service\n" not in said  # used where the package has it
     sh(f"bridge-engine seed --models {STATE}/models --cache /var/lib/bridge/cache tiny")
