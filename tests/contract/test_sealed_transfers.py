@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
+import stat
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -159,6 +161,31 @@ async def test_what_lay_there_in_the_clear_is_sealed_and_named(models: ModelsBed
     (at_a,), _ = await ask(models, model_answers.VERIFY, ModelAsked(), "a")
     assert "data key" in at_a.faults[0]
     assert text(models, "a", damaged=True) == BLOB
+
+
+async def test_a_blob_whose_file_was_replaced_counts_as_sealed_no_more(
+    models: ModelsBed,
+) -> None:
+    offer(models.registry, "team/big:v1", BLOB)
+    await models.pull("a")
+    sealing = sealing_of(models, "a")
+    await sealing.look()
+    assert sealing.models == {models.name().lower()}
+    path = models.blob("a", digest_of(BLOB))
+    path.unlink()
+    models.put("a", b"rotten", digest_of(BLOB))  # which cannot be sealed
+    await sealing.look()
+    assert sealing.models == frozenset()
+    assert path.read_bytes() == b"rotten"
+
+
+async def test_a_blob_that_cannot_be_opened_keeps_no_other_one_in_the_clear(models: ModelsBed) -> None:
+    models.put("a", BLOB)
+    os.mknod(models.blob("a", "sha256:" + "0" * 64), stat.S_IFSOCK | 0o600)
+    sealing = sealing_of(models, "a")
+    await sealing.look()
+    assert text(models, "a") == BLOB
+    assert [one for one in sealing.concerns() if "cannot read blob 000000000000" in one]
 
 
 async def test_another_key_rewraps_and_rewrites_no_blob(models: ModelsBed) -> None:

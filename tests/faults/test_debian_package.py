@@ -43,6 +43,9 @@ def test_a_node_is_installed_upgraded_and_purged(machine: Machine, sh: Shell) ->
     shutil.copy(_PACKAGE, machine.disk / "bridge.deb")
     sh(f"dpkg -i {DISK}/bridge.deb")
     assert sh("systemctl list-units --all 'bridge*' --no-legend --state=active") == ""  # nobody asked for it
+    # The system's interpreter, which is renewed with it, and no copy.
+    interpreter = sh("readlink -f /usr/lib/deepseek-ollama-bridge/bin/python3")
+    assert interpreter.startswith("/usr/bin/python3")
     said = sh("bridge-registry service install --host 127.0.0.1")
     assert "/etc/systemd/system/bridge-registry.service\n" not in said  # used where the package has it
     sh(SEED)
