@@ -31,6 +31,14 @@ def write_atomically(path: Path, data: bytes, *, mode: int = 0o600) -> None:
     sync_folder(path.parent)
 
 
+def read_at(handle: int, offset: int, length: int) -> bytes:
+    """The bytes of an open file from `offset`; fewer than `length` only at its end. Raises OSError."""
+    data = os.pread(handle, length, offset)
+    while len(data) < length and (more := os.pread(handle, length - len(data), offset + len(data))):
+        data += more
+    return data
+
+
 def sync_folder(path: Path) -> None:
     """Makes the names in a folder (renames, new files) survive a power cut."""
     handle = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
@@ -38,11 +46,3 @@ def sync_folder(path: Path) -> None:
         os.fsync(handle)
     finally:
         os.close(handle)
-
-
-def read_at(handle: int, offset: int, length: int) -> bytes:
-    """So many bytes from there on; fewer only at the file's end. Raises OSError."""
-    data = os.pread(handle, length, offset)
-    while len(data) < length and (more := os.pread(handle, length - len(data), offset + len(data))):
-        data += more
-    return data
