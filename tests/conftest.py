@@ -11,6 +11,7 @@ import hypothesis
 import pytest
 import structlog
 
+from tests.chart_bed import find_helm
 from tests.waiting_tasks import where_tasks_wait
 
 # How long an example takes says how busy the machine is.
@@ -57,6 +58,15 @@ def pytest_runtest_makereport(
 def contexts_of_nobody(tmp_path_factory: pytest.TempPathFactory) -> None:
     """Meshes that tests start are not what the commands of whoever runs them ask afterwards."""
     os.environ["BRIDGE_CONTEXT"] = str(tmp_path_factory.mktemp("contexts") / "context.json")
+
+
+@pytest.fixture(scope="session")
+def helm() -> str:
+    """A real helm."""
+    found = find_helm()
+    if found is None:
+        pytest.skip("no helm: `go install helm.sh/helm/v3/cmd/helm@v3.22.0`, then BRIDGE_TEST_HELM or PATH")
+    return found
 
 
 class NotOfACommand:

@@ -100,7 +100,7 @@ def test_a_collector_gets_one_line_a_record(stderr: Stderr, tmp_path: Path) -> N
         sink = LogSink(told=lambda _: b"", fd=file.fileno())
         sink.start()
         assert not _log_of(stderr, lambda: log_into(ProgramLog(Source("p", "n", "1", 1), sink), "info"), 600)
-        sink.close()
+        sink.close(60.0)
     (line,) = path.read_text().splitlines()
     found = json.loads(line)
     assert (found["event.action"], found["log.level"]) == ("failed", "error")
