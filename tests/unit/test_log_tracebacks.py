@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import io
 import json
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -108,3 +109,18 @@ def test_a_collector_gets_one_line_a_record(stderr: Stderr, tmp_path: Path) -> N
     assert (found["error.type"], found["error.message"]) == ("RecursionError", "too deep")
     assert found["error.stack_trace"].count("_dive(depth - 1, prompt)") <= 12
     assert SECRET not in line
+
+
+def test_a_command_s_lines_go_where_standard_error_is_when_they_are_written(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A command that runs inside of another program has a standard error that is closed after it."""
+    first, then = io.StringIO(), io.StringIO()
+    monkeypatch.setattr(sys, "stderr", first)
+    log_readably()
+    log = structlog.get_logger()
+    log.warning("meanwhile")
+    monkeypatch.setattr(sys, "stderr", then)
+    first.close()
+    log.warning("afterwards")
+    assert "afterwards" in then.getvalue()
