@@ -15,6 +15,7 @@ from bench import (
     cancel_prefill,
     detection_simulated,
     embeddings,
+    forecast_simulated,
     hop_profile,
     hops,
     in_memory,
@@ -66,6 +67,7 @@ ROWS = {
     "scaling-growth": scaling_growth.growth,
     "scaling-streams": scaling_streams.streams,
     "detection-simulated": detection_simulated.detection,
+    "forecast-simulated": forecast_simulated.forecast,
 }
 # rows that need no load generator
 WITHOUT_LOAD = {
@@ -85,6 +87,7 @@ WITHOUT_LOAD = {
     "scaling-growth",
     "scaling-streams",
     "detection-simulated",
+    "forecast-simulated",
 }
 LONG = (
     "soak",
@@ -95,6 +98,7 @@ LONG = (
     "audit-edits",
     "models",
     "detection-simulated",
+    "forecast-simulated",
 )  # the better part of an hour, or gigabytes: only when named
 
 

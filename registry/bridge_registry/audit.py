@@ -50,6 +50,7 @@ _LOOKS: Final = frozenset(
         "WatchEvents",
         "Instances",
         "Alerts",
+        "Forecast",
         "ListClients",
         "ListAdmins",
         "GetAuthorities",
