@@ -69,7 +69,7 @@ def where_command(*, name: ModelName, as_json: JsonOption = False, where: Where)
         if not found:
             raise Fatal(
                 f"nobody has {name}",
-                hint="`bridgectl models` lists what there is, `bridgectl models shared` what lies in shared storage",
+                hint="`bridgectl models` lists what nodes have, and `… shared` what shared storage has",
             )
         if as_json:
             print_json(found)

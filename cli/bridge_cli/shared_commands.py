@@ -64,8 +64,8 @@ def shared_lines(outcomes: list[Outcome]) -> list[str]:
             rows.append((one.node, "none", "", "", "", "", "", ""))
             continue
         counts, writes = said.counts, "yes" if said.publishes else "no"
-        numbers = (counts.blobs, counts.bytes, counts.faults, counts.known_wrong)
-        rows.append((one.node, said.path, "away" if said.fault else "ok", writes, *map(str, numbers)))
+        had, wrong = (str(counts.blobs), str(counts.bytes)), (str(counts.faults), str(counts.known_wrong))
+        rows.append((one.node, said.path, "away" if said.fault else "ok", writes, *had, *wrong))
         if said.fault:
             hanging = f"; {said.hanging} reads hang" if said.hanging else ""
             asides.append(f"{one.node}: {said.fault}{hanging}")
@@ -141,8 +141,7 @@ async def _writer_of(to: Access, snapshot: Snapshot, name: str) -> str:
     if not able:
         raise Fatal(
             f"none of the nodes that have {name} may write into shared storage: {', '.join(having)}",
-            hint='in agent.json of one that has it mounted writable: "models": {"shared": {"path": …, "publish": '
-            "true}}",
+            hint='"publish": true beside models.shared.path in agent.json of one that has it mounted writable',
         )
     return min(able, key=lambda one: (bool(one.shared and one.shared.fault), one.node)).node
 
