@@ -141,7 +141,7 @@ async def _writer_of(to: Access, snapshot: Snapshot, name: str) -> str:
     if not able:
         raise Fatal(
             f"none of the nodes that have {name} may write into shared storage: {', '.join(having)}",
-            hint='"publish": true beside models.shared.path in agent.json of one that has it mounted writable',
+            hint='"publish": true beside models.shared.path in the agent.json of one lets it',
         )
     return min(able, key=lambda one: (bool(one.shared and one.shared.fault), one.node)).node
 

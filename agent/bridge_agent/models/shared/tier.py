@@ -50,12 +50,18 @@ class SharedTier:
     Args:
         section: Where it is.
         now: Monotonic seconds.
+        patience: Runs what may hang; None: one with the section's time-out.
     """
 
-    def __init__(self, section: SharedSection, now: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self,
+        section: SharedSection,
+        now: Callable[[], float] = time.monotonic,
+        patience: Patience | None = None,
+    ) -> None:
         self.section: Final = section
         self.root: Final = Path(section.path)
-        self.patience: Final = Patience(section.timeout_s)
+        self.patience: Final = patience or Patience(section.timeout_s)
         self._now = now
         self._lock = threading.Lock()  # of all below
         self._standing = Standing()
@@ -227,11 +233,10 @@ class SharedTier:
         with self._lock:
             self._wrong.pop(hex_, None)
 
-    def gave(self, hex_: str) -> None:
-        """A blob came from here whole, and had its digest."""
+    def gave(self) -> None:
+        """A blob came from here, as far as it did not come from nodes, and had its digest."""
         with self._lock:
             self._given += 1
-            self._wrong.pop(hex_, None)
 
     def close(self, file: int) -> None:
         """Closes a file, without waiting for it: that, too, may hang."""

@@ -63,8 +63,10 @@ class TieredOrigin:
 
     def kept(self, digest: str) -> None:
         """See `OriginPort`."""
-        if self._has_given(digest):
-            self._tier.gave(hex_digest(digest))
+        with self._lock:
+            whole = digest in self._gave and digest not in self._passed_over
+        if whole:
+            self._tier.gave()
 
     def doubted(self, digest: str, size: int, stopped: Callable[[], bool]) -> None:
         """See `OriginPort`: reads the tier's file, which is passed over where it is not what it should be."""
