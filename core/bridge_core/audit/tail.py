@@ -112,9 +112,13 @@ class TailWriter:
             write_at(path, 0, b"".join(hashes))
             self.unsynced.add(path)
 
+    def packed(self, index: int) -> None:
+        """Tile `index` is a bundle now, which is made to last in place of its tail."""
+        self.unsynced -= {self._folder / one for one in _paths(index)}
+
     def remove(self, index: int) -> None:
         """Removes the files of tile `index`. Raises OSError."""
-        for path in (*tiles.tail_paths(index), sealed.tail_path(index)):
+        for path in _paths(index):
             (self._folder / path).unlink(missing_ok=True)
 
     def sweep(self, index: int) -> None:
@@ -162,6 +166,10 @@ class TailWriter:
         if taken != len(data):
             log.warning("audit_log_torn", path=str(path), cut_bytes=len(data) - taken)
             os.truncate(path, taken)
+
+
+def _paths(index: int) -> tuple[str, ...]:
+    return (*tiles.tail_paths(index), sealed.tail_path(index))
 
 
 def write_at(path: Path, at: int, data: bytes) -> None:

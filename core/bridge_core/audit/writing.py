@@ -193,6 +193,7 @@ class LogWriter:
         self._write_new(path, data)
         (self.folder / other).unlink(missing_ok=True)  # one that a crash left behind, and that does not open
         self._close_rows(index)
+        self._tail.packed(index)
         self._full_tails.add(index)
 
     def _remove_bundle(self, index: int) -> None:
