@@ -32,7 +32,7 @@ from bridge_core.audit.notes import (
     open_checkpoint,
 )
 from bridge_core.audit.stored import KEY, StoredLog
-from bridge_core.audit.tail import TailWriter, write_all
+from bridge_core.audit.tail import TailWriter, open_to_write, write_all
 from bridge_core.audit.tiles import WIDTH, Damaged
 from bridge_core.files import sync_folder, write_atomically
 
@@ -217,9 +217,8 @@ class LogWriter:
     def _write_new(self, path: str, data: bytes) -> None:
         """A file that is there whole or not at all to whoever reads now; `_sync` makes it last."""
         where = self.folder / path
-        where.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         temporary = where.with_name(f".{where.name}.new")
-        handle = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+        handle = open_to_write(temporary, os.O_TRUNC)
         try:
             write_all(handle, data)
         finally:
