@@ -2,8 +2,8 @@
 
 Rules:
 1. Entries grow a tail file; what 256 of them are is packed into a bundle and its tile beside it.
-2. A head is signed over nothing that is not on the disk: entries and tiles are synced before it, and a tail
-   is removed only after a head speaks for its bundle.
+2. A head is signed over nothing that is not on the disk: entries and tiles are synced before it, those of a
+   full tail in its bundle; that tail is removed only after a head speaks for the bundle.
 3. After a crash the log goes on behind its last whole entry; what is torn behind it was never signed for.
 4. Where it is asked for, records lie sealed (`sealed`) from then on; what was written before stays as it is.
 5. A folder whose files contradict its signed head, or do not open, is never continued: it is put aside, and
