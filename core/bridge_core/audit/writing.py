@@ -197,16 +197,21 @@ class LogWriter:
         self._full_tails.add(index)
 
     def _remove_bundle(self, index: int) -> None:
-        for path in (tiles.bundle_path(index), sealed.bundle_path(index)):
-            (self.folder / path).unlink(missing_ok=True)
+        for path in self._bundle_paths(index):
+            path.unlink(missing_ok=True)
+
+    def _bundle_paths(self, index: int) -> tuple[Path, Path]:
+        return self.folder / tiles.bundle_path(index), self.folder / sealed.bundle_path(index)
 
     def _close_rows(self, number: int) -> None:
         """Writes the tile of the lowest row, which is full, and of those above that become full by it."""
         rows, level = [list(row) for row in self._levels], 0
         while len(rows[level]) == WIDTH:
             path, tile = tiles.tile_path(level, number), b"".join(rows[level])
-            if self.stored.tile(level, number) != rows[level]:  # a good one is not put at risk
+            if self.stored.tile(level, number) != rows[level]:
                 self._write_new(path, tile)
+            else:  # a good one is not put at risk, and may be of a writer that did not come to sync it
+                self._unsynced.add(self.folder / path)
             if level + 1 == len(rows):
                 rows.append([])
             rows[level + 1].append(merkle.root_of(rows[level]))
@@ -288,6 +293,7 @@ class LogWriter:
             else:
                 self._levels[0] = list(map(merkle.leaf_hash, entries))
                 self.size += WIDTH
+                self._unsynced |= {path for path in self._bundle_paths(index) if path.exists()}
                 self._close_rows(index)
                 self._full_tails.add(index)
             index += 1
