@@ -68,7 +68,7 @@ endef
 
 test: setup-dev ## set up, then run every test
 	$(call tested,-n $(JOBS) --dist loadfile,tests/unit tests/contract tests/scenarios)
-	$(call tested,-n $(MESHES) --dist loadfile --no-loadscope-reorder,tests/cluster tests/faults tests/attacks tests/gpu)
+	$(call tested,-n $(MESHES) --dist loadfile --no-loadscope-reorder,$(WHOLE))
 
 wheel: setup-dev ## a wheel in dist/: compiled where a C compiler is (BRIDGE_COMPILE=yes: or none at all; no: pure)
 	$(BIN)/python -m pip --disable-pip-version-check wheel --quiet --no-deps --no-build-isolation --wheel-dir dist .

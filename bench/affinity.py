@@ -16,13 +16,10 @@ from pathlib import Path
 
 from bench import results
 from bridge_agent.engines.view import LocalInstance
-from bridge_agent.gateway.config import GatewayConfig, ListenerKind
-from bridge_agent.gateway.gateway import Gateway
-from bridge_agent.peers.upstreams import Upstreams
-from bridge_agent.routing.view import MeshView
 from bridge_core import http1
-from bridge_core.snapshot import MemberModel, MeshConfig, RoutePolicy, Snapshot, Version, encode_entry
+from bridge_core.snapshot import MemberModel, RoutePolicy
 from bridge_engine import seed
+from tests.lone_gateway import gateway_before
 
 # On a machine that is too busy for a model that speaks, BRIDGE_BENCH_MODEL=tiny shows the shares.
 MODEL = os.environ.get("BRIDGE_BENCH_MODEL", seed.SMOLLM2)
@@ -147,24 +144,13 @@ def _port(ready: Path, process: subprocess.Popen[bytes]) -> int:
 
 async def _run(policy: RoutePolicy, ports: list[int]) -> Measured:
     measured = Measured()
-    view = MeshView("bench")
-    upstreams = Upstreams(view, None)
-    async with asyncio.TaskGroup() as group:
-        gateway = Gateway(GatewayConfig(node="bench", host_name="bench"), view, upstreams, group)
-        entries = {"mesh": encode_entry(MeshConfig(defaults=policy))}
-        view.publish(Snapshot(Version(1, 1), entries))
-        view.publish_local(
-            tuple(
-                LocalInstance(
-                    f"bench/{at}", "127.0.0.1", port, "ready", (MemberModel(MODEL),), (MODEL,), SLOTS
-                )
-                for at, port in enumerate(ports)
-            )
-        )
-        server = await http1.serve(gateway.http_app(ListenerKind.LOCAL), name="http")
+    engines = [
+        LocalInstance(f"bench/{at}", "127.0.0.1", port, "ready", (MemberModel(MODEL),), (MODEL,), SLOTS)
+        for at, port in enumerate(ports)
+    ]
+    async with gateway_before(engines, policy=policy) as (gateway, pool):
         for port in ports:  # loaded before anything is measured
             await _ask(http1.Pool(("127.0.0.1", port)), [{"role": "user", "content": "hi"}], 1)
-        pool = http1.Pool(("127.0.0.1", server.port))
         turn_of = asyncio.Semaphore(AT_ONCE)
         chats = [_chat(number) for number in range(CHATS)]
         owners: dict[int, str] = {}
@@ -194,9 +180,6 @@ async def _run(policy: RoutePolicy, ports: list[int]) -> Measured:
             # In another order each time: people do not take turns, and rotations must not fall in step.
             order = random.Random(round_).sample(range(CHATS), CHATS)
             await asyncio.gather(*(turn(number, round_ == 0) for number in order))
-        await pool.close()
-        await server.close()
-    await upstreams.close()
     return measured
 
 

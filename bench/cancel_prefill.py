@@ -11,13 +11,10 @@ from pathlib import Path
 from bench import results
 from bench.affinity import MODEL, started_engines
 from bridge_agent.engines.view import LocalInstance
-from bridge_agent.gateway.config import GatewayConfig, ListenerKind
-from bridge_agent.gateway.gateway import Gateway
-from bridge_agent.peers.upstreams import Upstreams
-from bridge_agent.routing.view import MeshView
 from bridge_core import http1
-from bridge_core.snapshot import MemberModel, MeshConfig, RoutePolicy, Snapshot, Version, encode_entry
+from bridge_core.snapshot import MemberModel
 from bridge_engine import seed
+from tests.lone_gateway import gateway_before
 
 ROUNDS, WORDS = 8, 700
 _LONGEST_S = 60.0
@@ -47,19 +44,11 @@ def cancel_prefill(folder: Path, _seconds: float, versions: list[str], command: 
 
 async def _rounds(ports: list[int]) -> tuple[list[float], list[float], int]:
     freed, first, elsewhere = [], [], 0
-    view = MeshView("bench")
-    upstreams = Upstreams(view, None)
-    async with asyncio.TaskGroup() as group:
-        gateway = Gateway(GatewayConfig(node="bench", host_name="bench"), view, upstreams, group)
-        view.publish(Snapshot(Version(1, 1), {"mesh": encode_entry(MeshConfig(defaults=RoutePolicy()))}))
-        view.publish_local(
-            tuple(
-                LocalInstance(f"bench/{at}", "127.0.0.1", port, "ready", (MemberModel(MODEL),), (MODEL,), 1)
-                for at, port in enumerate(ports)
-            )
-        )
-        server = await http1.serve(gateway.http_app(ListenerKind.LOCAL), name="http")
-        pool = http1.Pool(("127.0.0.1", server.port))
+    engines = [
+        LocalInstance(f"bench/{at}", "127.0.0.1", port, "ready", (MemberModel(MODEL),), (MODEL,), 1)
+        for at, port in enumerate(ports)
+    ]
+    async with gateway_before(engines) as (gateway, pool):
         for number in range(4):  # both are loaded before anything is measured
             await _ask(pool, f"warm{number}", f"warm-{number}", "hello")
         for number in range(ROUNDS):
@@ -77,9 +66,6 @@ async def _rounds(ports: list[int]) -> tuple[list[float], list[float], int]:
                     raise RuntimeError("the slot is not free")
                 await asyncio.sleep(0.005)
             freed.append(time.monotonic() - began)
-        await pool.close()
-        await server.close()
-    await upstreams.close()
     return freed, first, elsewhere
 
 

@@ -7,12 +7,12 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import hashlib
 import json
 import os
 import random
 import statistics
 import time
-from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -22,16 +22,13 @@ from bench import results
 from bench.affinity import started_engines
 from bridge_agent.batching.batching_rules import BatchingPolicy
 from bridge_agent.engines.view import LocalInstance
-from bridge_agent.gateway.config import GatewayConfig, ListenerKind
-from bridge_agent.gateway.gateway import Gateway
-from bridge_agent.peers.upstreams import Upstreams
-from bridge_agent.routing.view import MeshView
 from bridge_core import http1
 from bridge_core.model_store.layout import ModelStore
 from bridge_core.names import ModelName
-from bridge_core.snapshot import MemberModel, MeshConfig, RoutePolicy, Snapshot, Version, encode_entry
+from bridge_core.snapshot import MemberModel
 from bridge_engine import modelgen
 from bridge_engine.store.create import create
+from tests.lone_gateway import gateway_before
 
 SHAPES = os.environ.get("BRIDGE_BENCH_EMBED_SHAPES", "tiny,15m").split(",")
 CLIENTS = (1, 8, 32)
@@ -105,8 +102,6 @@ def embeddings(folder: Path, seconds: float, versions: list[str], command: str) 
 
 def _make(models: Path, shape: str) -> None:
     """An embedding model of this shape, named after it."""
-    import hashlib
-
     blobs = models / "blobs"
     blobs.mkdir(parents=True)
     file = models / "made.gguf"
@@ -122,35 +117,18 @@ async def _turns(
     port: int, model: str, words: tuple[int, int], clients: int, seconds: float
 ) -> dict[str, Cell]:
     found = {way: Cell() for way in _WAYS}
+    engine = LocalInstance("bench/0", "127.0.0.1", port, "ready", (MemberModel(model),), (), SLOTS)
     async with contextlib.AsyncExitStack() as stack:
-        pools = {way: await stack.enter_async_context(_gateway(port, model, way)) for way in _WAYS}
+        pools = {}
+        for way, batching in _WAYS.items():
+            before = gateway_before([engine], batching=batching)
+            _, pools[way] = await stack.enter_async_context(before)
         for pool in pools.values():
             await _turn(pool, model, words, clients, seconds, Cell())  # what it learns in is not measured
         for turn in range(TURNS):
             for way in sorted(_WAYS, reverse=bool(turn % 2)):
                 await _turn(pools[way], model, words, clients, seconds, found[way])
     return found
-
-
-@contextlib.asynccontextmanager
-async def _gateway(port: int, model: str, way: str) -> AsyncIterator[http1.Pool]:
-    """Connections to a gateway of its own before the engine."""
-    view = MeshView("bench")
-    upstreams = Upstreams(view, None)
-    async with asyncio.TaskGroup() as group:
-        config = GatewayConfig(node="bench", host_name="bench", batching=_WAYS[way])
-        gateway = Gateway(config, view, upstreams, group)
-        view.publish(Snapshot(Version(1, 1), {"mesh": encode_entry(MeshConfig(defaults=RoutePolicy()))}))
-        models = (MemberModel(model),)
-        view.publish_local((LocalInstance("bench/0", "127.0.0.1", port, "ready", models, (), SLOTS),))
-        server = await http1.serve(gateway.http_app(ListenerKind.LOCAL), name="http")
-        pool = http1.Pool(("127.0.0.1", server.port))
-        try:
-            yield pool
-        finally:
-            await pool.close()
-            await server.close()
-    await upstreams.close()
 
 
 async def _turn(

@@ -54,9 +54,8 @@ def hop_profile(folder: Path, seconds: float, versions: list[str], command: str)
                     measured.append(running.enter_context(subject))
                 lua = load.script(folder, vary=True)
                 load.wrk(port, lua, measured, connections=32, seconds=1)  # warm
-                pids = [process.pid for process in measured]
-                parts[name] = _sampled(folder, pids, port, lua, measured, seconds)
-                calls[name] = _called(folder, pids, port, lua, measured, seconds)
+                parts[name] = _sampled(folder, port, lua, measured, seconds)
+                calls[name] = _called(folder, port, lua, measured, seconds)
     text = (
         "CPU µs a request, by the file that code was sampled in (perf, cpu-clock); system calls a request "
         "(strace, which slows them and does not change their number). 32 connections, no two requests alike, "
@@ -66,16 +65,12 @@ def hop_profile(folder: Path, seconds: float, versions: list[str], command: str)
     results.record("hop-profile", "Where a hop's time goes", command, versions, text)
 
 
-def _sampled(
-    folder: Path, pids: list[int], port: int, lua: Path, measured: list, seconds: float
-) -> Counter[str]:
+def _sampled(folder: Path, port: int, lua: Path, measured: list, seconds: float) -> Counter[str]:
     """CPU µs a request, by part."""
     data = folder / "perf.data"
-    of = ",".join(map(str, pids))
+    of = ",".join(str(process.pid) for process in measured)
     command = ["perf", "record", "-q", "-e", "cpu-clock", "-F", str(_RATE), "-p", of, "-o", str(data)]
-    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as perf:
-        seen = load.wrk(port, lua, measured, connections=32, seconds=seconds)
-        perf.send_signal(signal.SIGINT)
+    seen = _loaded_beside(command, port, lua, measured, seconds)
     report = subprocess.run(
         ["perf", "report", "-i", str(data), "--sort", "dso", "--stdio", "-F", "sample,dso"],
         capture_output=True,
@@ -90,21 +85,25 @@ def _sampled(
     return Counter({part: seen.cpu_us * count / all_of_them for part, count in found.items()})  # type: ignore[misc]  # of floats
 
 
-def _called(
-    folder: Path, pids: list[int], port: int, lua: Path, measured: list, seconds: float
-) -> Counter[str]:
+def _called(folder: Path, port: int, lua: Path, measured: list, seconds: float) -> Counter[str]:
     """System calls a request, by name."""
     table = folder / "strace.txt"
-    command = ["strace", "-f", "-c", "-o", str(table), *(word for pid in pids for word in ("-p", str(pid)))]
-    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as strace:
-        seen = load.wrk(port, lua, measured, connections=32, seconds=seconds)
-        strace.send_signal(signal.SIGINT)
+    of = [word for process in measured for word in ("-p", str(process.pid))]
+    seen = _loaded_beside(["strace", "-f", "-c", "-o", str(table), *of], port, lua, measured, seconds)
     requests = max(seen.per_second * seconds, 1)
     rows = re.findall(
         r"^\s*[\d.]+\s+[\d.]+\s+\d+\s+(\d+)\s+(?:\d+\s+)?(\w+)$", table.read_text(), re.MULTILINE
     )
     found = {name: int(count) / requests for count, name in rows if name != "total"}
     return Counter({name: count for name, count in found.items() if count >= 0.01})  # type: ignore[misc]  # of floats
+
+
+def _loaded_beside(command: list[str], port: int, lua: Path, measured: list, seconds: float) -> load.Load:
+    """What was measured of a load while a command watched; it has written all it saw."""
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as watching:
+        seen = load.wrk(port, lua, measured, connections=32, seconds=seconds)
+        watching.send_signal(signal.SIGINT)
+    return seen
 
 
 def _table(what: str, columns: dict[str, Counter[str]], form: str) -> str:

@@ -215,7 +215,7 @@ async def instructions(folder: Path) -> dict[str, float]:
     async with _ways(folder) as ways:
         for name, one in ways.items():
             _run(one, 4 * CONNECTIONS)
-            found[name] = _instructions(one, _TRACED_TOKENS if name == TOKEN else TRACED).total()
+            found[name] = _instructions(name, one).total()
     return found
 
 
@@ -231,7 +231,7 @@ async def _measure(folder: Path) -> list[tuple[str, str, str, str]]:
                 times.append(_run(one, EACH))
                 await asyncio.sleep(0.01)  # the audit's turn
             best, median = min(times) * 1e6, statistics.median(times) * 1e6
-            counted = _instructions(one, _TRACED_TOKENS if name == TOKEN else TRACED)
+            counted = _instructions(name, one)
             layers = ", ".join(f"{layer} {count:,.0f}" for layer, count in counted.most_common(_LAYERS))
             rows.append((name, f"{best:.1f} / {median:.1f}", f"{counted.total():,.0f}", layers))
     return rows
@@ -244,8 +244,9 @@ def _run(one: Callable[[int], None], times: int) -> float:
     return (time.perf_counter() - began) / times
 
 
-def _instructions(one: Callable[[int], None], times: int) -> Counter[str]:
-    """How many each of so many takes, by the package that they are of; library code in Python included."""
+def _instructions(name: str, one: Callable[[int], None]) -> Counter[str]:
+    """How many each takes, by the package that they are of; library code in Python included."""
+    times = _TRACED_TOKENS if name == TOKEN else TRACED
     found: Counter[str] = Counter()
 
     def trace(frame: FrameType, event: str, _: Any) -> Any:

@@ -21,7 +21,7 @@ from bridge_core.sealing.blobs import SEGMENT_BYTES, seal_segment
 from bridge_core.sealing.framing import open_sealed
 from bridge_core.sealing.sealer import SealFolder
 from bridge_engine.runner.plaintext import opened
-from bridge_engine.runner.spec import RunnerSpec
+from tests.runner_bed import runner_spec
 
 SIZE, ROUNDS = 512 << 20, 3
 _PART = 64 << 20  # of it, in memory
@@ -34,14 +34,17 @@ def sealing(folder: Path, _seconds: float, versions: Sequence[str], command: str
     where = SealFolder(folder / "seal")
     open_sealer(where)
     keys = BlobKeys(lambda: where)
-    rows = [*_in_memory(data[:_PART])]
+    rows = _in_memory(data[:_PART])
     for label, with_ in (("in the clear", None), ("sealed", keys)):
         rows.append((f"to disk, {label}: written, hashed, synced", *_best(_fetch(folder, data, hex_, with_))))
     sealed = folder / "models-sealed" / "blobs" / f"sha256-{hex_}"
     rows.append(("into memory for a runner, the file in the page cache", *_best(_load(sealed, keys))))
     rows.append(("read through, sealed, in the page cache", *_best(_read(sealed, keys))))
     rows.append(
-        ("what lay there in the clear: read, hashed, sealed, synced", *_best(_bring_up(folder, data, keys)))
+        (
+            "what lay there in the clear: read, hashed, sealed, synced",
+            *_best(*_bring_up(folder, data, hex_, keys)),
+        )
     )
     head = ("what, one thread", "GB/s of processor time", "GB/s of wall time")
     note = (
@@ -94,22 +97,8 @@ def _fetch(folder: Path, data: bytes, hex_: str, keys: BlobKeys | None) -> Calla
 
 
 def _load(path: Path, keys: BlobKeys) -> Callable[[], int]:
-    spec = RunnerSpec(
-        model=str(path),
-        num_ctx=8,
-        parallel=1,
-        batch=8,
-        micro_batch=8,
-        shift=False,
-        embedding=False,
-        num_gpu=0,
-        main_gpu=None,
-        num_thread=1,
-        use_mmap=None,
-    )
-
     async def load() -> int:
-        async with opened(spec, keys.unseal):
+        async with opened(runner_spec(path), keys.unseal):
             return SIZE
 
     return lambda: asyncio.run(load())
@@ -125,35 +114,33 @@ def _read(path: Path, keys: BlobKeys) -> Callable[[], int]:
     return read
 
 
-def _bring_up(folder: Path, data: bytes, keys: BlobKeys) -> Callable[[], int]:
+def _bring_up(
+    folder: Path, data: bytes, hex_: str, keys: BlobKeys
+) -> tuple[Callable[[], int], Callable[[], object]]:
+    """The work, and what it needs before each time."""
     root = folder / "models-before"
     (root / "blobs").mkdir(parents=True)
-    hex_ = hashlib.sha256(data).hexdigest()
     path = root / "blobs" / f"sha256-{hex_}"
     how = How(root, keys, contextlib.nullcontext())
 
-    def seal() -> int:
-        began_cpu, began = time.process_time(), time.monotonic()
+    def put() -> None:
         path.unlink(missing_ok=True)
         path.write_bytes(data)
-        _not_counted[0] += time.process_time() - began_cpu
-        _not_counted[1] += time.monotonic() - began
+
+    def seal() -> int:
         bring_up(hex_, how)
         return len(data)
 
-    return seal
+    return seal, put
 
 
-_not_counted = [0.0, 0.0]  # processor and wall time of what a round only prepares
-
-
-def _best(work: Callable[[], int]) -> tuple[str, str]:
+def _best(work: Callable[[], int], prepare: Callable[[], object] = lambda: None) -> tuple[str, str]:
     """The best rates of several rounds, by processor time and by wall time."""
     rates = []
     for _ in range(ROUNDS):
-        _not_counted[:] = [0.0, 0.0]
+        prepare()
         cpu, wall = time.process_time(), time.monotonic()
         size = work()
-        cpu, wall = time.process_time() - cpu - _not_counted[0], time.monotonic() - wall - _not_counted[1]
+        cpu, wall = time.process_time() - cpu, time.monotonic() - wall
         rates.append((size / cpu / 1e9, size / wall / 1e9))
     return f"{max(rate for rate, _ in rates):.2f}", f"{max(rate for _, rate in rates):.2f}"

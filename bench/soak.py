@@ -11,7 +11,6 @@ import contextlib
 import os
 import random
 import statistics
-import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -29,9 +28,7 @@ from tests.cluster.survival import DEATHS, OF_A_NODE, PATHS, SPARED, Seen, asked
 
 SECONDS, LEAST = 600.0, 60.0
 SLOTS = 4
-CLIENTS = round(
-    0.7 * SLOTS * len(NODES)
-)  # each asks again as soon as it is answered: so many slots are taken
+CLIENTS = round(0.7 * SLOTS * len(NODES))  # each asks again once it is answered: so many slots are taken
 TOKENS = 40
 MODELS = ("tiny", "soak")  # one by its own name, one by a route that changes meanwhile
 KILLED = ("agent", "engine", "runner")
@@ -186,7 +183,8 @@ async def _kill_on(mesh: Mesh, chance: random.Random, end: float, seen: Soak) ->
         await mesh.repair()
         await mesh.whole(120)
         seen.kills.append((what, began, time.monotonic()))
-        _say(f"{what} of {node} killed, whole after {time.monotonic() - began:.1f} s; {_count(seen)}")
+        whole = f"{what} of {node} killed, whole after {time.monotonic() - began:.1f} s"
+        print(f"{whole}; {_count(seen)}", flush=True)
 
 
 async def _change_on(change: Callable[[str], None], chance: random.Random, end: float) -> None:
@@ -233,8 +231,3 @@ def _held(process: psutil.Process, tasks: int) -> Held:
 
 def _count(seen: Soak) -> str:
     return f"{seen.answered.total()} answered, {len(seen.errors)} failed, {seen.changes} changes"
-
-
-def _say(words: str) -> None:
-    sys.stdout.write(words + "\n")
-    sys.stdout.flush()

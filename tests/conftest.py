@@ -11,6 +11,7 @@ import hypothesis
 import pytest
 import structlog
 
+from tests.chart_bed import find_helm
 from tests.waiting_tasks import where_tasks_wait
 
 # How long an example takes says how busy the machine is.
@@ -59,6 +60,15 @@ def contexts_of_nobody(tmp_path_factory: pytest.TempPathFactory) -> None:
     os.environ["BRIDGE_CONTEXT"] = str(tmp_path_factory.mktemp("contexts") / "context.json")
 
 
+@pytest.fixture(scope="session")
+def helm() -> str:
+    """A real helm."""
+    found = find_helm()
+    if found is None:
+        pytest.skip("no helm: `go install helm.sh/helm/v3/cmd/helm@v3.22.0`, then BRIDGE_TEST_HELM or PATH")
+    return found
+
+
 class NotOfACommand:
     """Standard output as it is, but not that of a command which `CliRunner` runs in another thread.
 
@@ -83,8 +93,14 @@ def logging_as_it_was() -> Iterator[None]:
     """A command run in this process that sets logging up sets it up for itself alone.
 
     Else the next test that reads what was logged finds nothing, depending on the order of the files.
+    Tracebacks come without the values of variables, as our programs' do: to draw those of a worker that has
+    run thousands of tests may take minutes.
     """
     before = structlog.get_config()
-    structlog.configure(logger_factory=structlog.PrintLoggerFactory(NotOfACommand()))  # type: ignore[arg-type]
+    lines = structlog.dev.ConsoleRenderer(exception_formatter=structlog.dev.plain_traceback)
+    structlog.configure(
+        processors=[*before["processors"][:-1], lines],
+        logger_factory=structlog.PrintLoggerFactory(NotOfACommand()),  # type: ignore[arg-type]
+    )
     yield
     structlog.configure(**before)

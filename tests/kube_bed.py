@@ -59,10 +59,9 @@ class Kubernetes:
         return (self._folder / "ca.pem").read_bytes()
 
     @property
-    def front_proxy(self) -> tuple[Path, Path, Path]:
-        """What the API server shows extension servers: its certificate, its key, and whose it is."""
-        folder = self._folder
-        return folder / "front-proxy.pem", folder / "front-proxy.key", folder / "front-proxy-ca.pem"
+    def front_proxy_ca(self) -> Path:
+        """Whose certificate the API server shows extension servers."""
+        return self._folder / "front-proxy-ca.pem"
 
     @property
     def address(self) -> tuple[str, int]:
@@ -211,18 +210,16 @@ def _end(process: subprocess.Popen[bytes]) -> None:
 def _write_identities(folder: Path, port: int) -> None:
     ca = trustme.CA()
     ca.cert_pem.write_to_path(str(folder / "ca.pem"))
+    front = trustme.CA()
+    front.cert_pem.write_to_path(str(folder / "front-proxy-ca.pem"))
     masters: Any = {"common_name": "admin", "organization_name": "system:masters"}
     for name, leaf in (
         ("api", ca.issue_cert("127.0.0.1", "localhost", "kubernetes.default.svc")),
         ("admin", ca.issue_cert("admin@example.test", **masters)),
+        ("front-proxy", front.issue_cert("front-proxy.test", common_name="front-proxy-client")),
     ):
         (folder / f"{name}.pem").write_bytes(b"".join(one.bytes() for one in leaf.cert_chain_pems))
         (folder / f"{name}.key").write_bytes(leaf.private_key_pem.bytes())
-    front = trustme.CA()
-    front.cert_pem.write_to_path(str(folder / "front-proxy-ca.pem"))
-    proxy = front.issue_cert("front-proxy.test", common_name="front-proxy-client")
-    (folder / "front-proxy.pem").write_bytes(b"".join(one.bytes() for one in proxy.cert_chain_pems))
-    (folder / "front-proxy.key").write_bytes(proxy.private_key_pem.bytes())
     key = rsa.generate_private_key(public_exponent=65537, key_size=2048)
     (folder / "sa.key").write_bytes(
         key.private_bytes(

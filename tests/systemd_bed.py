@@ -10,8 +10,10 @@ packages debootstrap and systemd-container, and, the first time, a mirror of Deb
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import platform
+import shlex
 import shutil
 import signal
 import subprocess
@@ -33,6 +35,13 @@ from bridge_core.systemd.units import unit_folder
 VARIABLE = "BRIDGE_TEST_SYSTEMD"
 PREFIX = "/opt/bridge"
 DISK = "/srv/disk"
+STATE = "/var/lib/bridge/agent"
+PKI = "/var/lib/bridge/registry/pki"
+ADMIN = f"--registry 127.0.0.1:11400 --ca {PKI}/ca.pem --cert {PKI}/admin.pem --key {PKI}/admin.key"
+ASK = json.dumps({"model": "tiny", "prompt": "hello", "stream": False, "options": {"num_predict": 4}})
+GENERATE = f"curl -sS --fail --max-time 90 -d {shlex.quote(ASK)} http://127.0.0.1:11434/api/generate"
+SEED = f"bridge-engine seed --models {STATE}/models --cache /var/lib/bridge/cache tiny"
+TOKEN = f"bridgectl token create {ADMIN} --ttl 1h > /root/token"
 _SUITE = "bookworm"
 _PACKAGES = "systemd,systemd-sysv,dbus,python3,python3-venv,libgomp1,curl"
 _REBOOTED = 133  # systemd-nspawn's exit status, with --keep-unit
@@ -164,6 +173,32 @@ class Machine:
 
     def _settled(self) -> bool:
         return self.ok("systemctl is-system-running | grep -qE 'running|degraded'", 20)
+
+
+def joining(name: str) -> str:
+    """What makes the machine a node of this name, with the token of TOKEN."""
+    return f"tail -n 1 /root/token | bridge-agent join 127.0.0.1:11400 --token - --name {name} --systemd"
+
+
+def ready(machine: Machine) -> None:
+    """Returns once the agent is."""
+    machine.until(lambda: machine.ok("curl -sf http://127.0.0.1:11446/readyz"), 120)
+
+
+def generates(machine: Machine) -> float:
+    """Asks for a few tokens; how long that took, in seconds."""
+    began = time.monotonic()
+    assert json.loads(machine.sh(GENERATE))["done"] is True
+    return time.monotonic() - began
+
+
+def engine(machine: Machine) -> int:
+    """Its process."""
+    return int(json.loads(machine.sh(f"cat {STATE}/engines/0/process.json"))["pid"])
+
+
+def alive(machine: Machine, pid: int) -> bool:
+    return machine.ok(f"test -d /proc/{pid}")
 
 
 def _remove_groups() -> None:

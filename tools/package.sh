@@ -10,7 +10,6 @@ venv=${VENV:-.venv} compile=${BRIDGE_COMPILE:-auto}
 [ -z "$(git status --porcelain)" ] || { echo "package: commit first: what is built is the last commit" >&2; exit 1; }
 folder=$(mktemp -d); trap 'rm -rf "$folder"' EXIT
 git archive HEAD | tar -x -C "$folder"
-if [ "$compile" != no ]; then PYTHONPATH=$(tools/compile_tools.sh "$venv/bin/python"); export PYTHONPATH; fi
 SOURCE_DATE_EPOCH=$(git log -1 --format=%ct) "$venv/bin/python" - "$folder" "$PWD/dist" "$compile" <<'PYTHON'
 import os
 import sys

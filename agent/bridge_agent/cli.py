@@ -31,7 +31,7 @@ from bridge_agent.lock import holder_of
 from bridge_agent.serve import ServeOptions, become
 from bridge_core.addresses import join_address, split_address
 from bridge_core.command.guard import guarded
-from bridge_core.command.labels import labels_of
+from bridge_core.command.labels import labels_of, listed
 from bridge_core.command.program import as_called, program
 from bridge_core.command.units import say
 from bridge_core.errors import Fatal
@@ -147,7 +147,7 @@ def join_command(
         from bridge_agent.membership.join import JoinPlan, default_name, join, pod_token, replacing
 
         state, manager = StateDir(state_dir), ServiceManager()
-        registries = tuple(part.strip() for part in registry.split(",") if part.strip())
+        registries = listed(registry)
         secret = sys.stdin.readline() if token == "-" else token  # noqa: S105 - a dash is no secret
         if service_account_token is not None or ca is not None:
             if service_account_token is None or ca is None or token:

@@ -14,6 +14,7 @@ from bridge_agent.models.blob_keys import BlobKeys
 from bridge_agent.models.blob_sealing import How, bring_up, stored
 from bridge_agent.models.blobs import Blobs
 from bridge_agent.models.desk import store_of
+from bridge_agent.models.manifest_rules import weights_of
 from bridge_agent.models.section import sealing_faults
 from bridge_core.dialects.errors import ApiError
 from bridge_core.errors import Fatal
@@ -36,12 +37,11 @@ def looked(root: Path) -> Found:
     """What a store has. Raises BridgeError."""
     blobs = Blobs(root)
     there = {hex_: blobs.size(hex_) or 0 for hex_ in (stored(root) if (root / "blobs").is_dir() else ())}
-    sealed = tuple(hex_ for hex_ in there if blobs.sealed(hex_))
-    plain = tuple(hex_ for hex_ in there if hex_ not in set(sealed))
+    lies_sealed = {hex_: blobs.sealed(hex_) for hex_ in there}
+    sealed = tuple(hex_ for hex_, so in lies_sealed.items() if so)
+    plain = tuple(hex_ for hex_, so in lies_sealed.items() if not so)
     weights = {
-        one.name.short(): sum(
-            layer.size for layer in one.manifest.layers if layer.kind in ("model", "projector", "adapter")
-        )
+        one.name.short(): sum(layer.size for layer in weights_of(one.manifest))
         for one in (ModelStore(root).all() if there else ())
     }
     largest = max(weights, key=lambda name: weights[name], default="")

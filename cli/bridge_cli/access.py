@@ -10,6 +10,7 @@ import msgspec
 
 from bridge_cli.context import load_contexts
 from bridge_cli.layout import MeshFile
+from bridge_core.command.labels import listed
 from bridge_core.errors import Fatal
 
 IDENTITY_HINT: Final = (
@@ -71,11 +72,6 @@ def access_of(mesh: MeshFile) -> Access:
     return Access((mesh.registry.grpc,), Path(mesh.ca), Path(mesh.client.cert), Path(mesh.client.key))
 
 
-def registries_of(text: str) -> tuple[str, ...]:
-    """What `--registry a,b` names."""
-    return tuple(part.strip() for part in text.split(",") if part.strip())
-
-
 def access(flags: Flags) -> Access:
     """From flags, and from what they leave open: a context that is named, the mesh of a state folder that is
     named, the current context, the mesh in the usual state folder; the first of these that there is.
@@ -83,7 +79,7 @@ def access(flags: Flags) -> Access:
     Raises:
         Fatal: something is missing.
     """
-    registries = registries_of(flags.registry or "")
+    registries = listed(flags.registry or "")
     if registries and flags.ca and flags.cert and flags.key:
         return Access(registries, flags.ca, flags.cert, flags.key)
     try:

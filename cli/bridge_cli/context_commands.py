@@ -34,13 +34,14 @@ def set_command(
     """Keep a mesh under a name. The first one is also the current one."""
 
     def work() -> None:
-        from bridge_cli.access import IDENTITY_HINT, registries_of
+        from bridge_cli.access import IDENTITY_HINT
         from bridge_cli.context import Context, load_contexts, put_context
         from bridge_core.addresses import split_address
+        from bridge_core.command.labels import listed
         from bridge_core.errors import Fatal
         from bridge_core.tls import TlsFault, check_files
 
-        registries = registries_of(registry)
+        registries = listed(registry)
         if not registries:
             raise Fatal("--registry is empty", hint="HOST:PORT, several with commas")
         for address in registries:

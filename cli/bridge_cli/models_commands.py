@@ -1,4 +1,4 @@
-"""`bridgectl models`: what models the mesh has and where, and bringing, removing and checking them."""
+"""`bridgectl models`: what models the mesh has, and where; bringing, warming, removing and checking them."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class _Models(TyperGroup):
 
 models = typer.Typer(
     cls=_Models,
-    help="The models of the mesh: list, bring, remove and check them. `bridgectl models` alone lists.",
+    help="The models of the mesh: list, bring, warm, remove and check them. `bridgectl models` alone lists.",
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 

@@ -1,4 +1,4 @@
-"""Files that are either the old one or the new one, whole, and never world-readable."""
+"""Files that are either the old one or the new one, whole, and never world-readable; and reads in full."""
 
 from __future__ import annotations
 
@@ -29,6 +29,14 @@ def write_atomically(path: Path, data: bytes, *, mode: int = 0o600) -> None:
             Path(temporary).unlink()
         raise
     sync_folder(path.parent)
+
+
+def read_at(handle: int, offset: int, length: int) -> bytes:
+    """The bytes of an open file from `offset`; fewer than `length` only at its end. Raises OSError."""
+    data = os.pread(handle, length, offset)
+    while len(data) < length and (more := os.pread(handle, length - len(data), offset + len(data))):
+        data += more
+    return data
 
 
 def sync_folder(path: Path) -> None:

@@ -2,7 +2,7 @@
 
 rich is a third of what a small process of ours loads (0.13 s of CPU time, 50 modules) and would draw
 tracebacks as our logs never do (`bridge_core.command.logs`). A command that draws tables loads it then.
-The first import of structlog decides: programs that need it at once import this in their package.
+The first import of structlog decides: programs that need it at once import this before anything else of ours.
 """
 
 from __future__ import annotations

@@ -6,8 +6,6 @@ import re
 from pathlib import Path
 from typing import Final
 
-import psutil
-
 _ROOT: Final = Path("/sys/fs/cgroup")
 _V2: Final = re.compile(r"^0::(/.*)$", re.MULTILINE)
 _V1: Final = re.compile(r"^\d+:(?:[\w=,]+,)?memory(?:,[\w=,]+)?:(/.*)$", re.MULTILINE)
@@ -16,6 +14,8 @@ _CACHED: Final = re.compile(r"^(?:total_)?(?:inactive|active)_file (\d+)$", re.M
 
 def available(root: Path = _ROOT, own: Path = Path("/proc/self/cgroup")) -> int:
     """Bytes that are free, or that the kernel can make so by dropping file pages, for this process."""
+    import psutil  # an engine asks only where a model lies sealed
+
     rooms = [int(psutil.virtual_memory().available)]
     try:
         text = own.read_text()

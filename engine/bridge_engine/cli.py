@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 import uvloop
 
+import bridge_core.lean_logging  # noqa: F401 - before whatever loads structlog
 from bridge_core.command.guard import guarded
 from bridge_core.command.program import program
 from bridge_core.dialects.errors import ApiError

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Final
 import typer
 
 from bridge_core.command.guard import guarded
+from bridge_core.command.labels import listed
 from bridge_core.errors import Fatal
 from bridge_core.hardening import keep_memory_private
 from bridge_core.sealing.key_source import KeySource
@@ -125,7 +126,7 @@ def _taken(state_dir: Path, etcd: str) -> Backup:
     from bridge_registry.backup.taking import take
     from bridge_registry.enrolment.pki_files import Pki
 
-    endpoints = tuple(part.strip() for part in etcd.split(",") if part.strip())
+    endpoints = listed(etcd)
     if not endpoints:
         raise Fatal("no etcd is named", hint=f"--etcd https://HOST:2379, or {_ETCD}")
     pki = Pki(state_dir / "pki", "any")

@@ -10,6 +10,7 @@ import uvloop
 
 from bridge_core.addresses import split_address
 from bridge_core.command.guard import guarded
+from bridge_core.command.labels import listed
 from bridge_core.command.program import program
 from bridge_core.errors import Fatal
 from bridge_core.hardening import keep_memory_private
@@ -199,8 +200,8 @@ def run_command(
         name=guarded(lambda: check_node_name(name)),
         grpc=guarded(lambda: split_address(grpc, flag="--grpc")),
         admin=guarded(lambda: split_address(admin, flag="--admin")),
-        etcd=_listed(etcd),
-        guards=_listed(store_guard),
+        etcd=listed(etcd),
+        guards=listed(store_guard),
         etcd_rbac=etcd_rbac,
         trust_domain=trust_domain,
         seal_key=guarded(lambda: key_source(seal_key)),
@@ -254,7 +255,7 @@ def store_guard_command(
         sockets=state_dir / "guard-sockets",
         listen=guarded(lambda: split_address(listen, flag="--listen")),
         admin=guarded(lambda: split_address(admin, flag="--admin")),
-        etcd=_listed(etcd),
+        etcd=listed(etcd),
         ready_file=ready_file,
     )
     guarded(lambda: check_key_files(*(options.pki.pair(what)[1] for what in ("guard", "guard-etcd"))))
@@ -268,13 +269,9 @@ def _kubernetes(accounts: str, names: str) -> KubernetesApi | None:
     if not accounts.strip():
         return None
     try:
-        return KubernetesApi(check_accounts(_listed(accounts)), check_dns_names(_listed(names)))
+        return KubernetesApi(check_accounts(listed(accounts)), check_dns_names(listed(names)))
     except ValueError as fault:
         raise Fatal(f"--kubernetes-join: {fault}") from fault
-
-
-def _listed(text: str) -> tuple[str, ...]:
-    return tuple(part.strip() for part in text.split(",") if part.strip())
 
 
 def run() -> None:

@@ -108,6 +108,11 @@ class AgentProcess:
         finally:
             await pool.close()
 
+    def records(self) -> list[dict[str, Any]]:
+        """What it has logged, nothing but JSON; not the line that it is writing."""
+        whole, _, _ = self.log.read_bytes().rpartition(b"\n")
+        return [json.loads(line) for line in whole.splitlines()]
+
     async def ready(self) -> None:
         async def answers() -> bool:
             assert self.process.poll() is None, self.log.read_text()

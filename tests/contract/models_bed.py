@@ -20,7 +20,7 @@ from bridge_agent.models.section import ModelsSection
 from bridge_core.model_store.layout import MANIFEST_MEDIA, MEDIA
 from bridge_core.sealing import open_sealer
 from bridge_core.sealing.sealer import SealFolder
-from tests.contract.gateway_bed import Bed, mesh
+from tests.contract.gateway_bed import Bed, Clock, mesh
 from tests.fakes.oci_registry import OciRegistry, oci_registry
 from tests.fakes.recorded_engine import RecordedEngine
 
@@ -54,25 +54,12 @@ def offer(registry: OciRegistry, name: str, *blobs: bytes) -> bytes:
     return manifest
 
 
-class KeyClock:
-    """What nodes count by when they look at their keyrings anew; `later` lets them."""
-
-    def __init__(self) -> None:
-        self._at = 0.0
-
-    def now(self) -> float:
-        return self._at
-
-    def later(self) -> None:
-        self._at += 3600.0
-
-
 class ModelsBed:
     """The mesh, its nodes' stores, and the registry outside.
 
     Attributes:
         desks: By node.
-        clock: See `KeyClock`.
+        clock: What nodes count by when they look at their keyrings anew.
     """
 
     def __init__(self, bed: Bed, registry: OciRegistry, folder: Path) -> None:
@@ -80,7 +67,11 @@ class ModelsBed:
         self.registry = registry
         self.folder = folder
         self.desks: dict[str, ModelDesk] = {}
-        self.clock = KeyClock()
+        self.clock = Clock()
+
+    def later(self) -> None:
+        """So much later that keyrings are looked at anew."""
+        self.clock.passes(3600.0)
 
     def root(self, node: str) -> Path:
         return self.folder / node / "models"
@@ -137,7 +128,7 @@ async def models_bed(
                     running=node.gateway.running,
                     recorded=node.gateway.record_admin,
                     give_up_s=give_up_s,
-                    keys=BlobKeys(lambda where=where: where, now=models.clock.now),
+                    keys=BlobKeys(lambda where=where: where, now=models.clock),
                 )
                 for path, page in desk.admin_pages().items():
                     node.gateway.serve_admins(path, page)

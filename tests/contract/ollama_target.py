@@ -17,6 +17,9 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+import pytest
+
+from bridge_engine.seed import seed
 from tests.ports import free_port
 
 _START_S = 30.0
@@ -101,6 +104,13 @@ def _read_chunks(stream: Any, received: Received) -> None:
         stream.readline()
         if data:
             received.chunks.append(data)
+
+
+def seeded(factory: pytest.TempPathFactory, name: str, *models: str) -> Path:
+    """A models folder below a new one of this name, with these models; a run makes each of them once."""
+    folder = factory.mktemp(name) / "models"
+    seed(folder, models, factory.getbasetemp() / "seed-cache")
+    return folder
 
 
 @dataclass

@@ -18,7 +18,7 @@ from bridge_core.http1 import Exchange
 from bridge_core.quotas import Quota
 from tests.contract.gateway_bed import Answer, Bed, mesh
 from tests.fakes.recorded_engine import RecordedEngine
-from tests.support import eventually
+from tests.support import eventually, within_some_time
 
 MODEL = "embedder"
 EMBED, LEGACY, OPENAI = "/api/embed", "/api/embeddings", "/v1/embeddings"
@@ -115,7 +115,7 @@ class Waiting:
         engine_of(self.bed).release.set()
         answered = await asyncio.gather(*self.tasks)
         assert answered[0].status == 200
-        assert self.bed["a"].gateway.in_flight == 0
+        await eventually(lambda: self.bed["a"].gateway.in_flight == 0)
         return list(answered[1:])
 
 
@@ -232,23 +232,35 @@ async def test_the_last_client_that_leaves_ends_it_and_the_slot_is_free_in_time(
     _, tasks = await batch_under_way(lone, ("a", "b"))
     for task in tasks:
         task.cancel()
-    await eventually(lambda: engine_of(lone).cancelled == 1)
-    assert lone["a"].gateway.in_flight == 0
+    await eventually(lambda: engine_of(lone).cancelled == 1 and lone["a"].gateway.in_flight == 0)
     engine_of(lone).release.set()
     assert (await lone["a"].ask("POST", EMBED, {"model": MODEL, "input": "x"})).status == 200
 
 
 async def test_a_deadline_takes_its_own_request_out(lone: Bed) -> None:
     engine = engine_of(lone)
-    waiting = await Waiting.behind_one(lone)
-    stays = await waiting.ask(input="a")
-    late = await waiting.ask(input="b", headers={"X-Bridge-Timeout": "1s"})
-    engine.release.set()
-    engine.release.clear()
-    await eventually(lambda: len(engine.bodies) == 2)
-    assert (await late).status == 504
-    engine.release.set()
-    assert (await stays).status == 200
+
+    async def met_before(limit_s: float) -> bool:
+        """Whether the two met at the engine before the limit of one was over."""
+        engine.bodies.clear()
+        waiting = await Waiting.behind_one(lone)
+        stays = await waiting.ask(input="a")
+        limited = {"model": MODEL, "input": "b"}
+        late = asyncio.create_task(
+            lone["a"].ask("POST", EMBED, limited, {"X-Bridge-Timeout": f"{limit_s:g}s"})
+        )
+        await eventually(lambda: lone["a"].gateway.in_flight == 3 or late.done())
+        engine.release.set()
+        engine.release.clear()
+        await eventually(lambda: len(engine.bodies) == 2)
+        met = engine.inputs() == [["a", "b"]]
+        assert (await late).status == 504
+        engine.release.set()
+        assert (await stays).status == 200
+        await eventually(lambda: lone["a"].gateway.in_flight == 0)
+        return met
+
+    await within_some_time(met_before, 1.0)
 
 
 async def test_what_an_engine_dies_of_meets_nobody_again(lone: Bed) -> None:

@@ -4,24 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import base64
-import contextlib
 import json
 import struct
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import Iterator
 from typing import Any
 from urllib.parse import urlsplit
 
 import pytest
 
 from bridge_agent.engines.view import LocalInstance
-from bridge_agent.gateway.config import GatewayConfig, ListenerKind
-from bridge_agent.gateway.gateway import Gateway
-from bridge_agent.peers.upstreams import Upstreams
-from bridge_agent.routing.view import MeshView
-from bridge_core.http1 import Pool, serve
-from bridge_core.snapshot import MemberModel, MeshConfig, RoutePolicy, Snapshot, Version, encode_entry
-from bridge_engine.seed import seed
-from tests.contract.ollama_target import Engine, Received, ask, engine
+from bridge_core.snapshot import MemberModel
+from tests.contract.ollama_target import Engine, Received, ask, engine, seeded
+from tests.lone_gateway import gateway_before
 
 pytestmark = [pytest.mark.llamacpp]
 
@@ -32,9 +26,7 @@ LONG = "w" * (CONTEXT + 100)
 
 @pytest.fixture(scope="module")
 def running(tmp_path_factory: Any) -> Iterator[Engine]:
-    models = tmp_path_factory.mktemp("embeddings") / "models"
-    seed(models, ["tiny-embed"], tmp_path_factory.getbasetemp() / "seed-cache")
-    with engine(models) as started:
+    with engine(seeded(tmp_path_factory, "embeddings", "tiny-embed")) as started:
         yield started
 
 
@@ -95,9 +87,9 @@ async def test_clients_of_a_gateway_are_answered_by_it_as_by_the_engine(running:
     ]
     where = urlsplit(running.base)
     instance = LocalInstance(
-        "a/0", where.hostname or "", where.port or 0, "ready", (MemberModel("tiny-embed"),), (), 1
+        "bench/0", where.hostname or "", where.port or 0, "ready", (MemberModel("tiny-embed"),), (), 1
     )
-    async with gateway_before(instance) as pool:
+    async with gateway_before([instance]) as (_, pool):
 
         async def answer(path: str, fields: dict[str, Any]) -> tuple[int, dict[str, Any]]:
             body = json.dumps({"model": "tiny-embed", **fields}).encode()
@@ -132,22 +124,3 @@ def plain(answered: tuple[int, dict[str, Any]]) -> tuple[int, dict[str, Any], li
     for name in ("total_duration", "load_duration"):
         answer.pop(name, None)
     return size, answer, [number for vector in vectors for number in vector]
-
-
-@contextlib.asynccontextmanager
-async def gateway_before(instance: LocalInstance) -> AsyncIterator[Pool]:
-    """Connections to a gateway of its own."""
-    view = MeshView("a")
-    upstreams = Upstreams(view, None)
-    async with asyncio.TaskGroup() as group:
-        gateway = Gateway(GatewayConfig(node="a", host_name="a"), view, upstreams, group)
-        view.publish(Snapshot(Version(1, 1), {"mesh": encode_entry(MeshConfig(defaults=RoutePolicy()))}))
-        view.publish_local((instance,))
-        server = await serve(gateway.http_app(ListenerKind.LOCAL), name="http")
-        pool = Pool(("127.0.0.1", server.port))
-        try:
-            yield pool
-        finally:
-            await pool.close()
-            await server.close()
-    await upstreams.close()

@@ -16,7 +16,7 @@ from bridge_core.names import ModelName
 from bridge_engine.seed import seed
 from bridge_engine.store.pull import pull
 from bridge_engine.store.push import push
-from tests.contract.ollama_target import Engine, ask, engine
+from tests.contract.ollama_target import Engine, ask, engine, seeded
 from tests.fakes.oci_registry import OciRegistry, oci_registry
 
 TINY = ModelName.parse("tiny")
@@ -24,9 +24,7 @@ TINY = ModelName.parse("tiny")
 
 @pytest.fixture(scope="module")
 def source(tmp_path_factory: Any) -> ModelStore:
-    models = tmp_path_factory.mktemp("source") / "models"
-    seed(models, ["tiny"], tmp_path_factory.getbasetemp() / "seed-cache")
-    return ModelStore(models)
+    return ModelStore(seeded(tmp_path_factory, "source", "tiny"))
 
 
 @pytest.fixture

@@ -9,8 +9,7 @@ from urllib.parse import urlsplit
 
 import pytest
 
-from bridge_engine.seed import seed
-from tests.contract.ollama_target import Engine, ask, engine
+from tests.contract.ollama_target import Engine, ask, engine, seeded
 
 pytestmark = [pytest.mark.llamacpp]
 
@@ -21,9 +20,7 @@ RELATIVE = "file path must be relative"
 
 @pytest.fixture(scope="module")
 def running(tmp_path_factory: Any) -> Iterator[Engine]:
-    models = tmp_path_factory.mktemp("routes") / "models"
-    seed(models, ["tiny"], tmp_path_factory.getbasetemp() / "seed-cache")
-    with engine(models) as started:
+    with engine(seeded(tmp_path_factory, "routes", "tiny")) as started:
         yield started
 
 

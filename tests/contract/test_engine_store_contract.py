@@ -19,9 +19,8 @@ from bridge_core.dialects.errors import ApiError
 from bridge_core.model_store.layout import ModelStore
 from bridge_core.model_store.registry import Registry as Connection
 from bridge_core.names import ModelName
-from bridge_engine.seed import seed
 from bridge_engine.store.pull import pull
-from tests.contract.ollama_target import Engine, ask, engine, model_blob
+from tests.contract.ollama_target import Engine, ask, engine, model_blob, seeded
 from tests.support import eventually
 
 pytestmark = [pytest.mark.llamacpp]
@@ -79,9 +78,7 @@ class _RegistryHandler(http.server.BaseHTTPRequestHandler):
 
 @pytest.fixture(scope="module")
 def source(tmp_path_factory: Any) -> Path:
-    models = tmp_path_factory.mktemp("registry") / "models"
-    seed(models, ["tiny", "tiny-embed"], tmp_path_factory.getbasetemp() / "seed-cache")
-    return models
+    return seeded(tmp_path_factory, "registry", "tiny", "tiny-embed")
 
 
 @pytest.fixture
@@ -160,8 +157,7 @@ def test_a_model_that_the_registry_lacks_is_named(tmp_path: Path, registry: Regi
 
 @pytest.fixture(scope="module")
 def running(tmp_path_factory: Any) -> Iterator[Engine]:
-    models = tmp_path_factory.mktemp("engine") / "models"
-    seed(models, ["tiny", "tiny-embed"], tmp_path_factory.getbasetemp() / "seed-cache")
+    models = seeded(tmp_path_factory, "engine", "tiny", "tiny-embed")
     with engine(models, "--max-loaded", "1", "--num-parallel", "2") as started:
         yield started
 

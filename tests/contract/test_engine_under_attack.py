@@ -16,8 +16,7 @@ from bridge_engine.app import EngineCall
 from bridge_engine.bodies import LARGE
 from bridge_engine.generation import Generation
 from bridge_engine.pools import Pools
-from bridge_engine.seed import seed
-from tests.contract.ollama_target import Engine, Received, ask, engine
+from tests.contract.ollama_target import Engine, Received, ask, engine, seeded
 from tests.support import eventually
 
 pytestmark = [pytest.mark.llamacpp]
@@ -27,9 +26,7 @@ ONE_TOKEN = {"model": "tiny", "prompt": "x", "stream": False, "options": {"num_p
 
 @pytest.fixture(scope="module")
 def running(tmp_path_factory: Any) -> Iterator[Engine]:
-    models = tmp_path_factory.mktemp("attacked") / "models"
-    seed(models, ["tiny", "tiny-embed"], tmp_path_factory.getbasetemp() / "seed-cache")
-    with engine(models, "--num-parallel", "2") as started:
+    with engine(seeded(tmp_path_factory, "attacked", "tiny", "tiny-embed"), "--num-parallel", "2") as started:
         yield started
 
 

@@ -10,17 +10,9 @@ import msgspec
 import pytest
 import yaml
 
-from tests.chart_bed import CHART, each_shape, find_helm, objects, pod_of, render
+from tests.chart_bed import CHART, each_shape, objects, pod_of, render
 
 _LASTING = ("StatefulSet", "DaemonSet", "Deployment")
-
-
-@pytest.fixture(scope="module")
-def helm() -> str:
-    found = find_helm()
-    if found is None:
-        pytest.skip("no helm: `go install helm.sh/helm/v3/cmd/helm@v3.22.0`, then BRIDGE_TEST_HELM or PATH")
-    return found
 
 
 @pytest.fixture(scope="module", params=list(each_shape()), ids=lambda shape: str(shape[0]))

@@ -15,10 +15,9 @@ from urllib.parse import urlsplit
 import msgspec
 import pytest
 
-from bridge_engine.seed import seed
 from tests.contract.gateway_bed import Bed, mesh
 from tests.contract.http1_bed import ScriptedServer, scripted
-from tests.contract.ollama_target import Engine, ask, engine
+from tests.contract.ollama_target import Engine, ask, engine, seeded
 from tests.fakes.recorded_engine import RecordedEngine
 
 SIZE = 92 << 20
@@ -37,9 +36,7 @@ def _upload(host: str, port: int, digest: str, headers: dict[str, str] | None = 
 
 @pytest.fixture(scope="module")
 def running(tmp_path_factory: Any) -> Any:
-    models = tmp_path_factory.mktemp("uploads") / "models"
-    seed(models, ["tiny"], tmp_path_factory.getbasetemp() / "seed-cache")
-    with engine(models) as started:
+    with engine(seeded(tmp_path_factory, "uploads", "tiny")) as started:
         yield started
 
 

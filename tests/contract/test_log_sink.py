@@ -38,6 +38,14 @@ def _told(dropped: Mapping[str, int]) -> bytes:
     return json.dumps({"dropped": dict(dropped)}).encode() + b"\n"
 
 
+def _there(reader: int) -> bytes:
+    """What can be read now."""
+    text = b""
+    while select.select([reader], [], [], 0)[0]:
+        text += os.read(reader, 1 << 16)
+    return text
+
+
 def _lost(text: bytes) -> dict[str, int]:
     """What lines in `text` say was dropped."""
     found: dict[str, int] = {}
@@ -64,8 +72,7 @@ async def test_a_reader_that_stopped_costs_lines_and_no_time(made: Made) -> None
 
         def read() -> bool:
             nonlocal text
-            while select.select([reader], [], [], 0)[0]:
-                text += os.read(reader, 1 << 16)
+            text += _there(reader)
             return sum(_lost(text).values()) == dropped["info"]
 
         await eventually(read)
@@ -109,8 +116,7 @@ async def test_a_pipe_that_somebody_made_nonblocking_still_gets_all(made: Made) 
 
         def read() -> bool:
             nonlocal text
-            while select.select([reader], [], [], 0)[0]:
-                text += os.read(reader, 1 << 16)
+            text += _there(reader)
             return text.count(b"\n") == 3000
 
         await eventually(read)
@@ -154,7 +160,7 @@ async def test_what_waits_at_the_end_is_written_and_the_end_is_not_held_up(
         for _ in range(10):
             sink.put("info", b"last\n")
         sink.left_out("request")
-        sink.close()
+        sink.close(60.0)  # longer than any stall
         assert path.read_bytes().count(b"last\n") == 10
         assert _lost(path.read_bytes()) == {"request": 1}
     finally:

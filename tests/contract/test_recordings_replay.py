@@ -18,7 +18,6 @@ from typing import Any
 
 import pytest
 
-from bridge_engine.seed import seed
 from tests.contract.ollama_target import (
     Received,
     ask,
@@ -26,6 +25,7 @@ from tests.contract.ollama_target import (
     model_blob,
     more_like_the_last,
     real_ollama,
+    seeded,
     upload,
 )
 
@@ -96,9 +96,7 @@ def target(request: Any, tmp_path_factory: Any) -> Iterator[Target]:
         models = Path(os.environ["BRIDGE_TEST_TARGET_MODELS"])
         yield _prepared(base, models)
         return
-    folder = tmp_path_factory.mktemp(request.param)
-    models = folder / "models"
-    seed(models, ["smollm2:135m", "tiny", "tiny-embed"], tmp_path_factory.getbasetemp() / "seed-cache")
+    models = seeded(tmp_path_factory, request.param, "smollm2:135m", "tiny", "tiny-embed")
     if request.param == "engine":
         with engine(models) as running:
             yield _prepared(running.base, models)

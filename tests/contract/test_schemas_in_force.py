@@ -14,8 +14,8 @@ from bridge_core.dialects.errors import ApiError
 from bridge_engine import modelgen
 from bridge_engine.json_watch import JsonWatch
 from bridge_engine.runner.process import Runner
-from bridge_engine.runner.spec import RunnerSpec
 from bridge_engine.schema import converted
+from tests.runner_bed import runner_spec
 
 pytestmark = [pytest.mark.llamacpp]
 
@@ -66,19 +66,7 @@ UNCONVERTED: list[dict[str, Any]] = [
 
 async def test_what_is_converted_holds_and_what_is_not_would_be_prose(tmp_path: Path) -> None:
     modelgen.generate(tmp_path / "tiny.gguf", modelgen.PRESETS["tiny"])
-    spec = RunnerSpec(
-        model=str(tmp_path / "tiny.gguf"),
-        num_ctx=256,
-        parallel=1,
-        batch=64,
-        micro_batch=64,
-        shift=False,
-        embedding=False,
-        num_gpu=0,
-        main_gpu=None,
-        num_thread=1,
-        use_mmap=True,
-    )
+    spec = runner_spec(tmp_path / "tiny.gguf", num_ctx=256, batch=64, micro_batch=64, use_mmap=True)
     runner = await Runner.start(spec, stall_s=60.0)
     sampling = {"prompt": "x", "stream": False, "n_predict": 24, "temperature": 2.0, "seed": 3}
     try:

@@ -22,11 +22,11 @@ from bridge_core.model_store.weights import weights_layer
 from bridge_core.names import ModelName
 from bridge_core.sealing import blobs
 from bridge_engine.runner.plaintext import SPARE, opened
-from bridge_engine.runner.spec import RunnerSpec
 from bridge_engine.seed import seed
 from bridge_engine.store.blob_keys import AskedKeys, KeyNotGiven
 from tests.contract.ollama_target import Engine, Received, ask, engine
 from tests.contract.sealed_bed import SealedStore
+from tests.runner_bed import runner_spec
 from tests.support import eventually
 
 MODEL = "tiny"
@@ -193,33 +193,14 @@ async def test_what_somebody_changed_reaches_no_runner(
     store.seal_all()
     attack(path, other)
     with pytest.raises(ApiError, match="sealed weights do not open"):
-        async with opened(spec_of(path), store.keys.unseal):
+        async with opened(runner_spec(path), store.keys.unseal):
             raise AssertionError
     assert other.read_bytes()
 
 
-SPEC = RunnerSpec(
-    model="",
-    num_ctx=8,
-    parallel=1,
-    batch=8,
-    micro_batch=8,
-    shift=False,
-    embedding=False,
-    num_gpu=0,
-    main_gpu=None,
-    num_thread=1,
-    use_mmap=None,
-)
-
-
-def spec_of(path: Path) -> RunnerSpec:
-    return msgspec.structs.replace(SPEC, model=str(path))
-
-
 async def test_memory_that_is_not_there_is_refused_before_any_of_it_is_taken(tmp_path: Path) -> None:
     store = SealedStore(tmp_path)
-    spec = spec_of(store.put(DATA))
+    spec = runner_spec(store.put(DATA))
     store.seal_all()
     with pytest.raises(ApiError, match=r"system memory: .* takes 3\.001 MiB beside 256 MiB that stay"):
         async with opened(spec, store.keys.unseal, lambda: SPARE + len(DATA) - 1):
@@ -233,10 +214,10 @@ async def test_memory_that_is_not_there_is_refused_before_any_of_it_is_taken(tmp
 
 async def test_what_lies_in_the_clear_is_handed_on_as_it_is(tmp_path: Path) -> None:
     store = SealedStore(tmp_path)
-    spec = spec_of(store.put(DATA))
+    spec = runner_spec(store.put(DATA))
     async with opened(spec, None, lambda: 0) as given:
         assert given == spec
-    async with opened(spec_of(tmp_path / "none"), None, lambda: 0) as given:
+    async with opened(runner_spec(tmp_path / "none"), None, lambda: 0) as given:
         assert not given.private
 
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
+import stat
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -13,7 +15,6 @@ from bridge_agent.models.sealing import Sealing
 from bridge_core import model_answers
 from bridge_core.clients import Admin
 from bridge_core.model_answers import ModelAsked
-from bridge_core.model_store.open_blob import OpenBlob
 from bridge_core.sealing.blobs import HEADER_BYTES, wrapped_with
 from bridge_core.sealing.sealer import SealFolder, new_data_key, rewrap
 from tests.contract.models_bed import MIB, ModelsBed, bytes_of, digest_of, models_bed, offer, settled
@@ -39,14 +40,14 @@ def in_the_clear(models: ModelsBed, node: str) -> bool:
     return any(sample in found for sample in SAMPLES)
 
 
-def text(models: ModelsBed, node: str, data: bytes = BLOB) -> bytes:
-    """A sealed blob, opened."""
+def text(models: ModelsBed, node: str, data: bytes = BLOB, *, damaged: bool = False) -> bytes:
+    """A sealed blob, opened; `damaged`: one slot of its header is."""
     hex_ = digest_of(data)[7:]
     found = models.desks[node].blobs.open(hex_)
     assert found is not None
     with found:
         assert found.sealed
-        assert found.header_fault() == ""
+        assert bool(found.header_fault()) is damaged
         return found.read(0, found.size)
 
 
@@ -159,14 +160,32 @@ async def test_what_lay_there_in_the_clear_is_sealed_and_named(models: ModelsBed
     sealed.write_bytes(data)
     (at_a,), _ = await ask(models, model_answers.VERIFY, ModelAsked(), "a")
     assert "data key" in at_a.faults[0]
-    assert text_in(models, "a") == BLOB
+    assert text(models, "a", damaged=True) == BLOB
 
 
-def text_in(models: ModelsBed, node: str) -> bytes:
-    found = models.desks[node].blobs.open(digest_of(BLOB)[7:])
-    assert isinstance(found, OpenBlob)
-    with found:
-        return found.read(0, found.size)
+async def test_a_blob_whose_file_was_replaced_counts_as_sealed_no_more(
+    models: ModelsBed,
+) -> None:
+    offer(models.registry, "team/big:v1", BLOB)
+    await models.pull("a")
+    sealing = sealing_of(models, "a")
+    await sealing.look()
+    assert sealing.models == {models.name().lower()}
+    path = models.blob("a", digest_of(BLOB))
+    path.unlink()
+    models.put("a", b"rotten", digest_of(BLOB))  # which cannot be sealed
+    await sealing.look()
+    assert sealing.models == frozenset()
+    assert path.read_bytes() == b"rotten"
+
+
+async def test_a_blob_that_cannot_be_opened_keeps_no_other_one_in_the_clear(models: ModelsBed) -> None:
+    models.put("a", BLOB)
+    os.mknod(models.blob("a", "sha256:" + "0" * 64), stat.S_IFSOCK | 0o600)
+    sealing = sealing_of(models, "a")
+    await sealing.look()
+    assert text(models, "a") == BLOB
+    assert [one for one in sealing.concerns() if "cannot read blob 000000000000" in one]
 
 
 async def test_another_key_rewraps_and_rewrites_no_blob(models: ModelsBed) -> None:
@@ -176,10 +195,10 @@ async def test_another_key_rewraps_and_rewrites_no_blob(models: ModelsBed) -> No
     inode, segments = path.stat().st_ino, path.read_bytes()[HEADER_BYTES:]
     before = path.read_bytes()
     rewrap(where)  # another key-encryption key: no blob is touched
-    models.clock.later()
+    models.later()
     assert (path.read_bytes(), text(models, "a")) == (before, BLOB)
     active = new_data_key(where).active.id  # another key that wraps: the header alone
-    models.clock.later()
+    models.later()
     await sealing_of(models, "a").look()
     after = path.read_bytes()
     assert (path.stat().st_ino, after[HEADER_BYTES:]) == (inode, segments)
@@ -192,7 +211,7 @@ async def test_a_key_that_is_withheld_opens_and_takes_nothing_until_it_is_back(m
     await models.pull("a")
     kek = models.folder / "a" / "seal" / "kek"
     kek.rename(kek.with_name("away"))
-    models.clock.later()
+    models.later()
     client = Client(models)
     refused = await client.ask("POST", "/v2/team/big/blobs/uploads/?digest=" + digest_of(CONFIG), CONFIG)
     assert refused.status >= 400
@@ -203,7 +222,7 @@ async def test_a_key_that_is_withheld_opens_and_takes_nothing_until_it_is_back(m
     assert "sealed models do not open" in sealing_of(models, "a").concerns()[0]
     assert not in_the_clear(models, "a")
     kek.with_name("away").rename(kek)
-    models.clock.later()
+    models.later()
     assert (await models.pull("a"))[-1] == {"status": "success"}
     assert sealing_of(models, "a").concerns() == []
 

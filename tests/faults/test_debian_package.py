@@ -5,16 +5,14 @@ Asked for by BRIDGE_TEST_SYSTEMD (see tests/systemd_bed.py) and BRIDGE_TEST_DEB,
 
 from __future__ import annotations
 
-import json
 import os
-import shlex
 import shutil
 from collections.abc import Callable, Iterator
 
 import pytest
 
 from tests import systemd_bed
-from tests.systemd_bed import DISK
+from tests.systemd_bed import DISK, SEED, STATE, TOKEN, Machine, alive, engine, generates, joining, ready
 
 _PACKAGE = os.environ.get("BRIDGE_TEST_DEB", "")
 _why = systemd_bed.missing() or ("" if _PACKAGE else "BRIDGE_TEST_DEB is not set: make deb")
@@ -24,41 +22,39 @@ pytestmark = [
     pytest.mark.timeout(1500),
     pytest.mark.skipif(bool(_why), reason=f"no machine with systemd for the Debian package: {_why}"),
 ]
-STATE = "/var/lib/bridge/agent"
-PKI = "/var/lib/bridge/registry/pki"
-ADMIN = f"--registry 127.0.0.1:11400 --ca {PKI}/ca.pem --cert {PKI}/admin.pem --key {PKI}/admin.key"
-ASK = json.dumps({"model": "tiny", "prompt": "hello", "stream": False, "options": {"num_predict": 4}})
-GENERATE = f"curl -sS --fail --max-time 90 -d {shlex.quote(ASK)} http://127.0.0.1:11434/api/generate"
 SERVICES = ("bridge-etcd", "bridge-store-guard", "bridge-registry", "bridge-agent")
 
 Shell = Callable[[str], str]
 
 
 @pytest.fixture(scope="module")
-def machine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[systemd_bed.Machine]:
+def machine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Machine]:
     with systemd_bed.machine(tmp_path_factory.mktemp("packaged")) as machine:
         yield machine
 
 
 @pytest.fixture(scope="module")
-def sh(machine: systemd_bed.Machine) -> Shell:
+def sh(machine: Machine) -> Shell:
     """Runs a script that finds the package's commands alone."""
     return lambda script: machine.sh(f"export PATH=/usr/sbin:/usr/bin:/sbin:/bin; {script}", 600)
 
 
-def test_a_node_is_installed_upgraded_and_purged(machine: systemd_bed.Machine, sh: Shell) -> None:
+def test_a_node_is_installed_upgraded_and_purged(machine: Machine, sh: Shell) -> None:
     shutil.copy(_PACKAGE, machine.disk / "bridge.deb")
     sh(f"dpkg -i {DISK}/bridge.deb")
     assert sh("systemctl list-units --all 'bridge*' --no-legend --state=active") == ""  # nobody asked for it
+    # The system's interpreter, which is renewed with it, and no copy.
+    interpreter = sh("readlink -f /usr/lib/deepseek-ollama-bridge/bin/python3")
+    assert interpreter.startswith("/usr/bin/python3")
     said = sh("bridge-registry service install --host 127.0.0.1")
     assert "/etc/systemd/system/bridge-registry.service\n" not in said  # used where the package has it
-    sh(f"bridge-engine seed --models {STATE}/models --cache /var/lib/bridge/cache tiny")
-    machine.until(lambda: machine.ok(f"/usr/bin/bridgectl token create {ADMIN} --ttl 1h > /root/token"), 180)
-    sh("tail -n 1 /root/token | bridge-agent join 127.0.0.1:11400 --token - --name deb1 --systemd")
+    sh(SEED)
+    machine.until(lambda: machine.ok(f"/usr/bin/{TOKEN}"), 180)
+    sh(joining("deb1"))
     ready(machine)
-    assert json.loads(sh(GENERATE))["done"] is True
+    generates(machine)
     before = {name: machine.show(name, "MainPID") for name in SERVICES}
-    engine = json.loads(sh(f"cat {STATE}/engines/0/process.json"))["pid"]
+    process = engine(machine)
 
     sh(f"dpkg -i {DISK}/bridge.deb")  # as an upgrade does
     ready(machine)
@@ -66,18 +62,14 @@ def test_a_node_is_installed_upgraded_and_purged(machine: systemd_bed.Machine, s
         assert machine.show(name, "ActiveState") == "active", name
         assert machine.show(name, "MainPID") != before[name], name
         assert machine.show(name, "FragmentPath").endswith(f"/lib/systemd/system/{name}.service")
-    assert json.loads(sh(f"cat {STATE}/engines/0/process.json"))["pid"] == engine  # it was kept
-    assert json.loads(sh(GENERATE))["done"] is True
+    assert engine(machine) == process  # it was kept
+    generates(machine)
 
     sh("dpkg -r deepseek-ollama-bridge")
     assert sh("systemctl list-units --all 'bridge*' --no-legend --state=active,failed") == ""
-    assert not machine.ok(f"test -d /proc/{engine}")
+    assert not alive(machine, process)
     assert machine.ok(f"test -e {STATE}/agent.json")
     assert sh("find /etc/systemd/system /usr/lib/systemd/system -name 'bridge-*'") == ""
     sh("dpkg -P deepseek-ollama-bridge")
     gone = "/usr/lib/deepseek-ollama-bridge /usr/bin/bridgectl /etc/bridge /var/lib/bridge /var/lib/private"
     assert sh(f"ls -d {gone}/bridge 2>/dev/null || true") == ""
-
-
-def ready(machine: systemd_bed.Machine) -> None:
-    machine.until(lambda: machine.ok("curl -sf http://127.0.0.1:11446/readyz"), 120)

@@ -17,8 +17,7 @@ from urllib.parse import urlsplit
 import psutil
 import pytest
 
-from bridge_engine.seed import seed
-from tests.contract.ollama_target import Engine, Received, ask, engine, model_blob, upload
+from tests.contract.ollama_target import Engine, Received, ask, engine, model_blob, seeded, upload
 from tests.support import eventually
 
 pytestmark = [pytest.mark.faults, pytest.mark.llamacpp]
@@ -41,8 +40,7 @@ COMPLETE = (b'"done":true', b"[DONE]", b"message_stop", b"response.completed")
 
 @pytest.fixture(scope="module")
 def running(tmp_path_factory: Any) -> Iterator[Engine]:
-    models = tmp_path_factory.mktemp("faults") / "models"
-    seed(models, ["smollm2:135m", "tiny"], tmp_path_factory.getbasetemp() / "seed-cache")
+    models = seeded(tmp_path_factory, "faults", "smollm2:135m", "tiny")
     with engine(models, "--hang-timeout", "3s") as started:
         yield started
 

@@ -7,7 +7,6 @@ time a mirror of Debian.
 from __future__ import annotations
 
 import contextlib
-import json
 import shlex
 import time
 from collections.abc import Iterator
@@ -16,7 +15,21 @@ import pytest
 
 from bridge_core.systemd.units import unit_folder
 from tests import systemd_bed
-from tests.systemd_bed import DISK, Machine
+from tests.systemd_bed import (
+    ADMIN,
+    ASK,
+    DISK,
+    PKI,
+    SEED,
+    STATE,
+    TOKEN,
+    Machine,
+    alive,
+    engine,
+    generates,
+    joining,
+    ready,
+)
 
 _why = systemd_bed.missing()
 pytestmark = [
@@ -25,11 +38,6 @@ pytestmark = [
     pytest.mark.timeout(1500),
     pytest.mark.skipif(bool(_why), reason=f"no machine with systemd: {_why}"),
 ]
-STATE = "/var/lib/bridge/agent"
-PKI = "/var/lib/bridge/registry/pki"
-ADMIN = f"--registry 127.0.0.1:11400 --ca {PKI}/ca.pem --cert {PKI}/admin.pem --key {PKI}/admin.key"
-ASK = json.dumps({"model": "tiny", "prompt": "hello", "stream": False, "options": {"num_predict": 4}})
-GENERATE = f"curl -sS --fail --max-time 90 -d {shlex.quote(ASK)} http://127.0.0.1:11434/api/generate"
 SOCKETS = [f"bridge-agent-{name}.socket" for name in ("http", "https", "grpc", "peer", "admin")]
 
 
@@ -42,41 +50,20 @@ def machine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Machine]:
             "enabled and started bridge-etcd.service, bridge-store-guard.service, bridge-registry.service"
             in said
         )
-        machine.sh(f"bridge-engine seed --models {STATE}/models --cache /var/lib/bridge/cache tiny")
+        machine.sh(SEED)
         join(machine)
         yield machine
 
 
 def join(machine: Machine) -> str:
-    machine.until(lambda: machine.ok(f"bridgectl token create {ADMIN} --ttl 1h > /root/token"), 60)
-    said = machine.sh(
-        "tail -n 1 /root/token | bridge-agent join 127.0.0.1:11400 --token - --name boot1 --systemd"
-    )
+    machine.until(lambda: machine.ok(TOKEN), 60)
+    said = machine.sh(joining("boot1"))
     ready(machine)
     return said
 
 
-def ready(machine: Machine) -> None:
-    machine.until(lambda: machine.ok("curl -sf http://127.0.0.1:11446/readyz"), 90)
-
-
-def generates(machine: Machine) -> float:
-    """Asks for a few tokens; how long that took, in seconds."""
-    began = time.monotonic()
-    assert json.loads(machine.sh(GENERATE))["done"] is True
-    return time.monotonic() - began
-
-
-def engine(machine: Machine) -> int:
-    return int(json.loads(machine.sh(f"cat {STATE}/engines/0/process.json"))["pid"])
-
-
 def agent(machine: Machine) -> int:
     return int(machine.show("bridge-agent", "MainPID"))
-
-
-def alive(machine: Machine, pid: int) -> bool:
-    return machine.ok(f"test -d /proc/{pid}")
 
 
 def test_units_are_installed_as_they_lie_in_the_folder_and_commands_can_be_typed(machine: Machine) -> None:

@@ -46,6 +46,13 @@ def test_structlog_takes_no_rich_along(program: str) -> None:
     assert "rich" not in loaded
 
 
+def test_a_runner_loads_no_log_of_ours() -> None:
+    """Each model has one of its own, and waits for what that loads."""
+    loaded = loaded_by("import bridge_engine.runner.__main__")
+    assert "bridge_engine.runner.spec" in loaded
+    assert {"asyncio", "structlog", "rich"}.isdisjoint(loaded)
+
+
 def test_its_own_certificate_is_read_by_what_is_there_already(tmp_path: Path) -> None:
     authority, key, now = (
         create_authority("test.mesh", now=time.time(), ttl_s=3600),

@@ -9,9 +9,11 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
+import structlog
 import trustme
 
 from bridge_registry.external_metrics import adapter
+from bridge_registry.external_metrics.reader import FiguresReader
 from tests.fakes.store import FakeEtcd
 from tests.fleet_bed import Fleet, apply
 from tests.metrics_bed import ApiServer, options, write_server, write_viewer
@@ -109,3 +111,25 @@ async def test_without_a_registry_that_leads_the_figures_are_not_made_up(bed: Be
             return "not a registry of this mesh" in await why()
 
         await eventually(said, 30)
+
+
+async def test_a_registry_that_answers_is_asked_on_when_its_connection_is_renewed(
+    bed: Bed, tmp_path: Path
+) -> None:
+    viewer = await write_viewer(bed, tmp_path / "viewer")
+    identity = (viewer / "tls.crt", viewer / "tls.key", viewer / "ca.pem")
+    read: list[float] = []
+
+    def clock() -> float:
+        read.append(float(len(read)))
+        return read[-1]
+
+    # A connection is used for three looks at the clock, one before and one behind each answer.
+    reader = FiguresReader((bed.address, "127.0.0.1:1"), *identity, clock=clock, every_s=0.001, channel_s=3.0)
+    task = asyncio.create_task(reader.run())
+    await eventually(lambda: not reader.figures.fault)  # until then the load is not known
+    with structlog.testing.capture_logs() as logs:
+        later = reader.figures.at + 20
+        await eventually(lambda: reader.figures.at > later)
+        task.cancel()
+    assert [one for one in logs if one["event"] == "figures_not_read"] == []

@@ -3,23 +3,13 @@
 from __future__ import annotations
 
 from bridge_engine.runner.spec import RunnerSpec, context_size, server_arguments
+from tests.runner_bed import runner_spec
 
 
 def spec(*, embedding: bool) -> RunnerSpec:
-    return RunnerSpec(
-        model="/m.gguf",
-        num_ctx=2048,
-        parallel=16,
-        batch=2048,
-        micro_batch=2048,
-        shift=False,
-        embedding=embedding,
-        shared_context=embedding,
-        num_gpu=-1,
-        main_gpu=None,
-        num_thread=0,
-        use_mmap=None,
-    )
+    sizes = {"num_ctx": 2048, "parallel": 16, "batch": 2048, "micro_batch": 2048}
+    placed = {"num_gpu": -1, "num_thread": 0}
+    return runner_spec("/m.gguf", embedding=embedding, shared_context=embedding, **sizes, **placed)
 
 
 def said(spec: RunnerSpec, name: str) -> str:

@@ -5,7 +5,8 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bridge_core.logs.overload_rules import CLASSES, Bucket, Room, Throttle
+from bridge_core.logs.overload_rules import CLASSES, Room, Throttle
+from bridge_core.token_bucket import TokenBucket
 
 SHARES = dict.fromkeys(CLASSES, 100)
 
@@ -26,18 +27,18 @@ def test_no_class_holds_more_than_its_share_nor_takes_anothers(steps: list[tuple
 
 @given(st.lists(st.integers(0, 40), min_size=1, max_size=200))
 def test_a_bucket_gives_its_burst_and_its_rate_and_no_more(pauses: list[int]) -> None:
-    bucket, now, given_out = Bucket(5.0, 2.0, 0.0), 0.0, 0
+    bucket, now, given_out = TokenBucket(5.0, 2.0, 0.0), 0.0, 0
     for tenths in pauses:
         now += tenths / 8
         given_out += bucket.take(now)
         assert given_out <= 5 + 2 * now
     # Whoever comes no faster than the rate is never refused.
-    steady = Bucket(1.0, 2.0, 0.0)
+    steady = TokenBucket(1.0, 2.0, 0.0)
     assert all(steady.take(at / 2) for at in range(20))
 
 
 def test_a_clock_that_goes_back_gives_nothing() -> None:
-    bucket = Bucket(1.0, 1.0, 100.0)
+    bucket = TokenBucket(1.0, 1.0, 100.0)
     assert bucket.take(100.0)
     assert not bucket.take(50.0)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import io
 import json
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -100,7 +101,7 @@ def test_a_collector_gets_one_line_a_record(stderr: Stderr, tmp_path: Path) -> N
         sink = LogSink(told=lambda _: b"", fd=file.fileno())
         sink.start()
         assert not _log_of(stderr, lambda: log_into(ProgramLog(Source("p", "n", "1", 1), sink), "info"), 600)
-        sink.close()
+        sink.close(60.0)
     (line,) = path.read_text().splitlines()
     found = json.loads(line)
     assert (found["event.action"], found["log.level"]) == ("failed", "error")
@@ -108,3 +109,18 @@ def test_a_collector_gets_one_line_a_record(stderr: Stderr, tmp_path: Path) -> N
     assert (found["error.type"], found["error.message"]) == ("RecursionError", "too deep")
     assert found["error.stack_trace"].count("_dive(depth - 1, prompt)") <= 12
     assert SECRET not in line
+
+
+def test_a_command_s_lines_go_where_standard_error_is_when_they_are_written(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A command that runs inside of another program has a standard error that is closed after it."""
+    first, then = io.StringIO(), io.StringIO()
+    monkeypatch.setattr(sys, "stderr", first)
+    log_readably()
+    log = structlog.get_logger()
+    log.warning("meanwhile")
+    monkeypatch.setattr(sys, "stderr", then)
+    first.close()
+    log.warning("afterwards")
+    assert "afterwards" in then.getvalue()

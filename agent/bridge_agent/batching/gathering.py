@@ -81,7 +81,7 @@ class Gathering:
         if first is None or not self._is_loaded(attempt):
             return False
         urgency = request.arrival.priority
-        others = [(one, its) for one, its in waiting.items() if one.request.arrival.priority == urgency]
+        others = ((one, its) for one, its in waiting.items() if one.request.arrival.priority == urgency)
         reach = self._reaches.get((target.id, first.key)) or Reach()
         found = company(first, others, self.policy, reach)
         if not found:
@@ -167,7 +167,6 @@ class Batch(ResponseSink):
             return False  # the one with the slot finds out by itself, and says so
         self._began = state.now()
         for attempt, _ in self._asked:
-            self._gathering.left(attempt)
             ride = self._rides[attempt] = Ride(self, attempt)
             attempt.rides(ride, self._began)
         state.counters.batches += 1

@@ -134,12 +134,7 @@ class Attempt(ResponseSink):
             tried.hold = Hold.NOTHING
             state.admission.give_back(instance, state.now() - tried.since, suspect=tried.suspect and sent)
         elif tried.hold is Hold.PLACE:
-            request = self._request
-            if state.gathering is not None:
-                state.gathering.left(self)
-            request.waited += request.life.left(tried, state.now())
-            arrival = request.arrival
-            state.admission.leave(instance, self, arrival.client, arrival.priority)
+            self._leave_place(state.now())
 
     def cancel(self) -> None:
         """Gives it up; nothing more comes from there."""
@@ -212,6 +207,15 @@ class Attempt(ResponseSink):
             self._timer.cancel()
         asyncio.get_running_loop().call_soon(self._displaced)
 
+    def _leave_place(self, now: float) -> None:
+        """It waits in the queue no longer, of its own accord."""
+        request = self._request
+        state, arrival = request.state, request.arrival
+        if state.gathering is not None:
+            state.gathering.left(self)
+        request.waited += request.life.left(self.tried, now)
+        state.admission.leave(self.tried.target.id, self, arrival.client, arrival.priority)
+
     def _displaced(self) -> None:
         request = self._request
         if request.life.tries(self.tried):
@@ -229,17 +233,16 @@ class Attempt(ResponseSink):
     def rides(self, shared: SharedRequest, now: float) -> None:
         """It went with others: its slot, where it has one, is theirs; its place in the queue is free."""
         request, tried = self._request, self.tried
-        state, arrival, instance = request.state, request.arrival, tried.target.id
+        state = request.state
         if tried.hold is Hold.PLACE:
-            request.waited += request.life.left(tried, now)
-            state.admission.leave(instance, self, arrival.client, arrival.priority)
+            self._leave_place(now)
         tried.hold = Hold.NOTHING
         if self._timer is not None:
             self._timer.cancel()
         self.upstream = shared
         request.sent_at = now
         if not state.health.quiet:
-            state.health.began(instance, now)
+            state.health.began(tried.target.id, now)
         limit = request.decision.policy.retries.per_try_timeout_s
         if limit is not None:
             self._timer = asyncio.get_running_loop().call_later(limit, self._too_slow, limit)

@@ -6,7 +6,7 @@ does, as only it knows how long a request waited for a slot and how long the eng
 
 from __future__ import annotations
 
-from collections import deque
+from collections import defaultdict, deque
 from collections.abc import Callable, Mapping
 from typing import Final
 
@@ -32,7 +32,7 @@ class ServiceTally:
     def __init__(self, own: Callable[[str], bool], now: Callable[[], float]) -> None:
         self._own = own
         self._now = now
-        self._counters: dict[str, Counter] = {}
+        self._counters: defaultdict[str, Counter] = defaultdict(Counter)
         self._marks: dict[str, deque[tuple[float, Counts]]] = {}
 
     @property
@@ -44,15 +44,15 @@ class ServiceTally:
         """A request is over."""
         for attempt in record.failed:
             if attempt.failure is not Failure.REFUSED and self._own(attempt.instance):
-                self._of(attempt.instance).failed()
+                self._counters[attempt.instance].failed()
         if not record.instance or not self._own(record.instance) or record.outcome in _UNCOUNTED:
             return
         if record.head <= 0 or record.outcome is Outcome.FAILED or 400 <= record.status < 500:
             return  # an attempt that failed was counted above; one that the client is to blame for, never
         if record.status >= 500:
-            self._of(record.instance).failed()
+            self._counters[record.instance].failed()
             return
-        self._of(record.instance).answered(
+        self._counters[record.instance].answered(
             max(0.0, record.head - record.began - record.waited),
             tokens=record.tokens,
             generating_s=record.ended - record.head if record.tokens else 0.0,
@@ -70,9 +70,3 @@ class ServiceTally:
         counts = counter.counts
         marks.append((now, counts))
         return counts.since(marks[0][1])
-
-    def _of(self, instance: str) -> Counter:
-        counter = self._counters.get(instance)
-        if counter is None:
-            counter = self._counters[instance] = Counter()
-        return counter

@@ -11,6 +11,7 @@ from typing import Final, Protocol
 
 from bridge_agent.models.blob_keys import BlobKeys, new_key
 from bridge_core.errors import BridgeError
+from bridge_core.files import read_at
 from bridge_core.sealing import blobs, framing
 from bridge_core.sealing.blobs import NO_DIGEST, SEGMENT_BYTES, BlobKey, SealedBlob
 
@@ -60,10 +61,7 @@ class PlainContent:
 
     def read(self, offset: int, length: int) -> bytes:
         """See `Content`."""
-        data = os.pread(self._handle, length, offset)
-        while len(data) < length and (more := os.pread(self._handle, length - len(data), offset + len(data))):
-            data += more
-        return data
+        return read_at(self._handle, offset, length)
 
 
 class SealedContent:

@@ -88,6 +88,17 @@ def open_blob(root: Path, hex_: str) -> int | None:
         return None
 
 
+@contextlib.contextmanager
+def opened(root: Path, hex_: str) -> Iterator[int | None]:
+    """What `open_blob` finds, closed afterwards."""
+    handle = open_blob(root, hex_)
+    try:
+        yield handle
+    finally:
+        if handle is not None:
+            os.close(handle)
+
+
 def read_piece(read: Callable[[int, int], bytes], size: int, piece: int) -> bytes:
     """The bytes of a piece of a blob of `size` bytes, of which `read` gives those from an offset on.
 
@@ -123,6 +134,12 @@ def hash_all(
         whole.update(data)
         pieces.append(hashlib.sha256(data).hexdigest())
     return whole.hexdigest(), pieces
+
+
+def free_bytes(file: int) -> int:
+    """Bytes that are free on the disk of an open file. Raises OSError."""
+    disk = os.fstatvfs(file)
+    return disk.f_bavail * disk.f_frsize
 
 
 def open_partial(root: Path) -> int:
@@ -222,8 +239,7 @@ class PartialBlob:
         else:
             self._content.begin(self._hex, self.size)
         self._write_journal()
-        free = os.fstatvfs(self._file)
-        room, wanted = free.f_bavail * free.f_frsize, self.missing_bytes
+        room, wanted = free_bytes(self._file), self.missing_bytes
         if room < wanted + reserve:
             raise BlobFault(
                 f"blob {self._hex[:12]} needs {wanted} bytes more in {self._root}, where {room} are free and "

@@ -18,8 +18,9 @@ from pathlib import Path
 from typing import Final, NamedTuple
 
 from bridge_agent.models.blob_content import SealedContent, write_all
-from bridge_agent.models.blob_files import BlobFault, keep, open_blob, open_partial, said
+from bridge_agent.models.blob_files import BlobFault, free_bytes, keep, open_partial, opened, said
 from bridge_agent.models.blob_keys import BlobKeys
+from bridge_core.files import read_at
 from bridge_core.model_store.open_blob import is_sealed
 from bridge_core.sealing import blobs
 from bridge_core.sealing.blobs import SEGMENT_BYTES
@@ -69,16 +70,12 @@ def bring_up(hex_: str, how: How) -> int:
         BlobFault: it does not have its digest, the disk has no room, or refuses.
         KeyWithheld: there is no key.
     """
-    handle = open_blob(how.root, hex_)
-    if handle is None:
-        return 0
-    try:
-        with said(f"cannot seal blob {hex_[:12]}"):
-            if is_sealed(handle):
-                return _rewrap(hex_, handle, how.keys)
-            return _seal(hex_, handle, how)
-    finally:
-        os.close(handle)
+    with opened(how.root, hex_) as handle, said(f"cannot seal blob {hex_[:12]}"):
+        if handle is None:
+            return 0
+        if is_sealed(handle):
+            return _rewrap(hex_, handle, how.keys)
+        return _seal(hex_, handle, how)
 
 
 def _rewrap(hex_: str, handle: int, keys: BlobKeys) -> int:
@@ -113,8 +110,7 @@ def _seal(hex_: str, source: int, how: How) -> int:
     root, status = how.root, os.fstat(source)
     name, wanted = _PREFIX + hex_, blobs.sealed_size(status.st_size)
     with _temporary(root, name) as (folder, target):
-        free = os.fstatvfs(target)
-        if free.f_bavail * free.f_frsize < wanted + how.reserve:
+        if free_bytes(target) < wanted + how.reserve:
             raise BlobFault(
                 f"blob {hex_[:12]} lies in the clear: to seal it takes {wanted} bytes beside it in "
                 f"{root}, and {how.reserve} are to stay free",
@@ -128,16 +124,11 @@ def _seal(hex_: str, source: int, how: How) -> int:
                 hint="`bridgectl models verify` names the models; pull them again",
             )
         with how.changing:
-            now = open_blob(root, hex_)
-            if now is None:  # removed meanwhile: it does not come back
-                return 0
-            try:
-                same = os.path.samestat(os.fstat(now), status)
-            finally:
-                os.close(now)
-            if same:
-                keep(root, hex_, target, folder, name)
-    return wanted if same else 0
+            with opened(root, hex_) as now:
+                if now is None or not os.path.samestat(os.fstat(now), status):
+                    return 0  # removed meanwhile: it does not come back; or another one has its place
+            keep(root, hex_, target, folder, name)
+    return wanted
 
 
 def _copied(source: int, size: int, content: SealedContent, stopped: Callable[[], bool]) -> str:
@@ -146,7 +137,7 @@ def _copied(source: int, size: int, content: SealedContent, stopped: Callable[[]
     for at in range(0, size, SEGMENT_BYTES):
         if stopped():
             raise Stopped
-        data = os.pread(source, SEGMENT_BYTES, at)
+        data = read_at(source, at, SEGMENT_BYTES)
         found.update(data)
         content.write(at, data)
     return found.hexdigest()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from bridge_agent.models.blob_files import BlobFault, open_blob, said
+from bridge_agent.models.blob_files import BlobFault, open_blob, opened, said
 from bridge_agent.models.blob_keys import BlobKeys
 from bridge_core.errors import BridgeError
 from bridge_core.model_store.open_blob import OpenBlob, is_sealed
@@ -54,23 +54,13 @@ class Blobs:
         Raises:
             BlobFault: it cannot be read.
         """
-        handle = open_blob(self.root, hex_)
-        if handle is None:
-            return None
-        try:
-            with said(f"cannot read blob {hex_[:12]}"):
-                length = os.fstat(handle).st_size
-                return text_size(length) if is_sealed(handle) else length
-        finally:
-            os.close(handle)
+        with opened(self.root, hex_) as handle, said(f"cannot read blob {hex_[:12]}"):
+            if handle is None:
+                return None
+            length = os.fstat(handle).st_size
+            return text_size(length) if is_sealed(handle) else length
 
     def sealed(self, hex_: str) -> bool:
         """Whether a blob is there and sealed. Raises BlobFault."""
-        handle = open_blob(self.root, hex_)
-        if handle is None:
-            return False
-        try:
-            with said(f"cannot read blob {hex_[:12]}"):
-                return is_sealed(handle)
-        finally:
-            os.close(handle)
+        with opened(self.root, hex_) as handle, said(f"cannot read blob {hex_[:12]}"):
+            return handle is not None and is_sealed(handle)

@@ -19,6 +19,7 @@ MOST_LAYERS: Final = 1024
 MOST_TEXT: Final = 512
 _DIGEST: Final = re.compile(r"sha256:[0-9a-f]{64}")
 _MEDIA: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9.+_-]{0,126}/[A-Za-z0-9][A-Za-z0-9.+_-]{0,126}")
+_WEIGHTS: Final = frozenset({"model", "projector", "adapter"})
 _LINKS: Final = ("symlink", "hardlink")
 
 
@@ -51,6 +52,11 @@ def read_manifest(data: bytes) -> Manifest:
 def blobs_of(manifest: Manifest) -> list[Layer]:
     """Every blob that a manifest names, once, in the order in which they are fetched: the config last."""
     return list({layer.digest: layer for layer in (*manifest.layers, manifest.config)}.values())
+
+
+def weights_of(manifest: Manifest) -> list[Layer]:
+    """The layers that an engine which loads the model has in memory."""
+    return [layer for layer in manifest.layers if layer.kind in _WEIGHTS]
 
 
 def _fault(layer: Layer) -> str:

@@ -18,7 +18,7 @@ import structlog
 
 from bridge_agent.engines.view import LocalInstance
 from bridge_agent.models import page_cache
-from bridge_agent.models.blob_files import open_blob
+from bridge_agent.models.blob_files import opened
 from bridge_agent.models.blob_keys import BlobKeys
 from bridge_agent.models.blob_sealing import How, Stopped, bring_up, stored
 from bridge_agent.models.blobs import Blobs
@@ -117,31 +117,34 @@ class Sealing:
     def _look(self, store: ModelStore) -> frozenset[str]:
         """The models that lie sealed, once all blobs do that can."""
         there = stored(self._blobs.root)
-        for gone in self._seen.keys() - set(there):
-            del self._seen[gone]
-        self.faults = {hex_: why for hex_, why in self.faults.items() if hex_ in set(there)}
+        known = frozenset(there)
+        self._seen = {hex_: which for hex_, which in self._seen.items() if hex_ in known}
+        self._again = {hex_: at for hex_, at in self._again.items() if hex_ in known}
+        self.faults = {hex_: why for hex_, why in self.faults.items() if hex_ in known}
+        how = How(self._blobs.root, self._keys, store.changing, self._reserve, self._stopped)
         for hex_ in there:
             if self._stopped():
                 break
-            which = self._which(hex_)
-            if which is None or self._seen.get(hex_) == which or self._again.get(hex_, 0.0) > self._now():
-                continue
-            self._bring_up(store, hex_)
+            try:
+                self._bring_up(hex_, how)
+            except Stopped:
+                break
+            except BridgeError as fault:  # of this one: the others are sealed
+                self._again[hex_] = self._now() + _AGAIN_S
+                if self.faults.get(hex_) != str(fault):
+                    self.faults[hex_] = str(fault)
+                    log.warning("blob_not_sealed", blob=hex_[:12], reason=str(fault))
         return _sealed_models(store, frozenset(self._seen))
 
-    def _bring_up(self, store: ModelStore, hex_: str) -> None:
-        try:
-            written = bring_up(
-                hex_, How(self._blobs.root, self._keys, store.changing, self._reserve, self._stopped)
-            )
-        except Stopped:
+    def _bring_up(self, hex_: str, how: How) -> None:
+        """Has a blob lie sealed, but one found so before, or that just failed to be. Raises as `bring_up`."""
+        which = self._which(hex_)
+        if which is not None and self._seen.get(hex_) == which:
             return
-        except BridgeError as fault:
-            self._again[hex_] = self._now() + _AGAIN_S
-            if self.faults.get(hex_) != str(fault):
-                self.faults[hex_] = str(fault)
-                log.warning("blob_not_sealed", blob=hex_[:12], reason=str(fault))
+        self._seen.pop(hex_, None)  # another file has its place
+        if which is None or self._again.get(hex_, 0.0) > self._now():
             return
+        written = bring_up(hex_, how)
         self._again.pop(hex_, None)
         self.faults.pop(hex_, None)
         if written:
@@ -151,13 +154,10 @@ class Sealing:
 
     def _which(self, hex_: str) -> _Seen | None:
         """Which file a blob is: another one, or one written to, is looked at again."""
-        handle = open_blob(self._blobs.root, hex_)
-        if handle is None:
-            return None
-        try:
+        with opened(self._blobs.root, hex_) as handle:
+            if handle is None:
+                return None
             status = os.fstat(handle)
-        finally:
-            os.close(handle)
         return status.st_ino, status.st_size, status.st_mtime_ns
 
     def _stopped(self) -> bool:

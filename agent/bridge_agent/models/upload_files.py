@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Final
 
 from bridge_agent.models.blob_content import PlainContent, SealedContent, write_all
-from bridge_agent.models.blob_files import BlobFault, keep, open_partial, said
+from bridge_agent.models.blob_files import BlobFault, free_bytes, keep, open_partial, said
 from bridge_agent.models.blob_keys import BlobKeys
 from bridge_core.sealing.blobs import SEGMENT_BYTES, segment_at, text_size
 
@@ -90,8 +90,7 @@ class UploadFile:
             BlobFault: the disk is full down to `reserve`, or refuses.
         """
         with said("cannot write an upload"):
-            free = os.fstatvfs(self._file)
-            if free.f_bavail * free.f_frsize < len(data) + reserve:
+            if free_bytes(self._file) < len(data) + reserve:
                 raise BlobFault(f"the disk is full: {reserve} bytes of it are to stay free")
             if self._sealed is None:
                 write_all(self._file, self._size, data)
@@ -102,8 +101,9 @@ class UploadFile:
             self._size += len(data)
 
     def _written(self) -> int:
-        """Bytes of text in a sealed file. Raises BlobFault: it was cut."""
-        size = text_size(os.fstat(self._file).st_size)
+        """Bytes of the upload in its file. Raises BlobFault: it is sealed, and was cut."""
+        length = os.fstat(self._file).st_size
+        size = length if self._sealed is None else text_size(length)
         if size is None:
             raise BlobFault("the upload's file was cut: begin it again")
         return size
@@ -116,7 +116,7 @@ class UploadFile:
         """
         with said(f"cannot keep blob {hex_[:12]}"):
             found = hashlib.sha256()
-            size = self._written() if self._sealed is not None else os.fstat(self._file).st_size
+            size = self._written()
             read = PlainContent(self._file).read if self._sealed is None else self._sealed.reader(size).read
             for at in range(0, size, _READ):
                 if stopped():

@@ -7,7 +7,6 @@ an engine of this node loads something.
 from __future__ import annotations
 
 import asyncio
-import os
 import threading
 import time
 from collections.abc import AsyncGenerator, Callable, Sequence
@@ -20,7 +19,8 @@ import structlog
 
 from bridge_agent.engines.view import LocalInstance
 from bridge_agent.models import page_cache
-from bridge_agent.models.blob_files import BlobFault, open_blob
+from bridge_agent.models.blob_files import BlobFault, opened
+from bridge_agent.models.manifest_rules import weights_of
 from bridge_agent.models.warm_rules import (
     ORDER_S,
     Blob,
@@ -45,7 +45,6 @@ _LOOK_S: Final = 15.0
 _YIELD_S: Final = 0.2
 _AGAIN_S: Final = 600.0  # what the kernel did not keep, or does not speak of, is not read all the time
 _WHOLE: Final = 0.995  # of a file: the kernel keeps no page for ever
-_KINDS: Final = frozenset({"model", "projector", "adapter"})
 _MOST_MODELS: Final = 512
 _MOST_ORDERS: Final = 64
 
@@ -222,8 +221,7 @@ class Warming:
         found = []
         for one in models:
             name = canonical_or_same(str(one.name))
-            layers = (layer for layer in one.manifest.layers if layer.kind in _KINDS)
-            blobs = tuple(Blob(hex_digest(layer.digest), layer.size) for layer in layers)
+            blobs = tuple(Blob(hex_digest(layer.digest), layer.size) for layer in weights_of(one.manifest))
             found.append(Warmable(name, blobs, name in loaded))
         return found
 
@@ -241,13 +239,9 @@ class Warming:
         cached = 0.0
         for blob in model.blobs:
             try:
-                handle = open_blob(self._root, blob.hex)
-                if handle is None:
-                    continue
-                try:
-                    cached += (page_cache.resident(handle) or 0.0) * blob.size
-                finally:
-                    os.close(handle)
+                with opened(self._root, blob.hex) as handle:
+                    if handle is not None:
+                        cached += (page_cache.resident(handle) or 0.0) * blob.size
             except (BlobFault, OSError):
                 continue
         return cached / model.size if model.size else 0.0
@@ -281,13 +275,8 @@ class Warming:
             return not stopped.is_set() and fits(min(left, page_cache.PIECE), self._room())
 
         for blob in model.blobs:
-            handle = open_blob(self._root, blob.hex)
-            if handle is None:
-                return False
-            try:
-                if not page_cache.bring_in(handle, blob.size, goes_on):
+            with opened(self._root, blob.hex) as handle:
+                if handle is None or not page_cache.bring_in(handle, blob.size, goes_on):
                     return False
-            finally:
-                os.close(handle)
             before += blob.size
         return True

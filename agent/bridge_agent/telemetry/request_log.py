@@ -10,8 +10,9 @@ from bridge_agent.gateway.config import RequestRecord
 from bridge_agent.telemetry.request_log_rules import outcome_of, request_document
 from bridge_core.audit.entries import AuditRecord
 from bridge_core.errors import Fatal
-from bridge_core.logs.overload_rules import REQUEST, Bucket
+from bridge_core.logs.overload_rules import REQUEST
 from bridge_core.logs.setup import ProgramLog
+from bridge_core.token_bucket import TokenBucket
 
 WHICH: Final = "BRIDGE_LOG_REQUESTS"
 
@@ -33,8 +34,8 @@ class RequestLog:
         self._now = now
         at = now()
         # Apart, so that what goes well never crowds out what fails.
-        self._any = Bucket(_BURST, _RATE, at)
-        self._failed = Bucket(_FAILED_BURST, _FAILED_RATE, at)
+        self._any = TokenBucket(_BURST, _RATE, at)
+        self._failed = TokenBucket(_FAILED_BURST, _FAILED_RATE, at)
 
     def take(self, record: RequestRecord, audited: AuditRecord) -> None:
         """A request is over."""

@@ -11,15 +11,13 @@ room, or that came over a hop (their entry agent counts them) do not count.
 
 from __future__ import annotations
 
-from collections.abc import Hashable
-from typing import Final, TypeVar
+from collections import defaultdict
+from typing import Final
 
 from bridge_agent.gateway.config import ListenerKind, Outcome, RequestRecord
 from bridge_agent.routing.choose import Decision
 from bridge_agent.routing.health_rules import Failure
 from bridge_core.counts import Counter, Counts
-
-K = TypeVar("K", bound=Hashable)
 
 # Tuples: an enum's member hashes itself in Python, and this is asked for every request.
 _UNCOUNTED: Final = (Outcome.CANCELLED, Outcome.REFUSED)
@@ -32,7 +30,7 @@ class BackendTally:
     """Counts since the agent began, by route and backend; one task feeds it."""
 
     def __init__(self) -> None:
-        self._counters: dict[tuple[str, str], Counter] = {}
+        self._counters: defaultdict[tuple[str, str], Counter] = defaultdict(Counter)
 
     @property
     def counts(self) -> dict[tuple[str, str], Counts]:
@@ -45,14 +43,14 @@ class BackendTally:
         if decision is None or not decision.route or not decision.backend:
             return
         if _counts(record, decision):
-            _count(_of(self._counters, (decision.route, decision.backend)), record)
+            _count(self._counters[decision.route, decision.backend], record)
 
 
 class ModelTally:
     """Counts since the agent began, by model: `MOST_MODELS` of them, the others together as `OTHER`."""
 
     def __init__(self) -> None:
-        self._counters: dict[str, Counter] = {}
+        self._counters: defaultdict[str, Counter] = defaultdict(Counter)
 
     @property
     def counts(self) -> dict[str, Counts]:
@@ -67,15 +65,7 @@ class ModelTally:
         name = decision.model
         if name not in self._counters and len(self._counters) >= MOST_MODELS:
             name = OTHER
-        _count(_of(self._counters, name), record)
-
-
-def _of(counters: dict[K, Counter], key: K) -> Counter:
-    """The counter of `key`; one is only made where there is none."""
-    counter = counters.get(key)
-    if counter is None:
-        counter = counters[key] = Counter()
-    return counter
+        _count(self._counters[name], record)
 
 
 def _counts(record: RequestRecord, decision: Decision) -> bool:

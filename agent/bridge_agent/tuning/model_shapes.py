@@ -34,10 +34,7 @@ def stored_shapes(
     try:
         wanted = [_find(store, name) for name in names] or store.all()
         for stored in wanted:
-            layer = weights_layer(stored)
-            _, header = read_weights(store, layer)
-            with store.open_blob(layer.digest) as blob:
-                size = blob.size
+            header, size = read_weights(store, weights_layer(stored))
             found.append((shape_of(stored.name.short(), header, size), stored.digest))
     except ApiError as fault:
         raise Fatal(fault.message) from fault

@@ -11,6 +11,8 @@ from typing import Any, Final
 import msgspec
 
 from bridge_core.errors import BridgeError
+from bridge_core.logs.ecs_rules import ECS_VERSION
+from bridge_core.moments import utc_text
 
 _SPAN: Final = re.compile(r"(\d{1,9})([smhd])")
 _UNITS: Final = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
@@ -89,11 +91,10 @@ def as_ecs(node: str, index: int, record: Mapping[str, Any]) -> str:
     kind = record.get("kind")
     if kind not in ("request", "admin"):
         return ""
-    at = dt.datetime.fromtimestamp(float(record.get("at", 0)), dt.UTC)
     return _json(
         {
-            "@timestamp": at.isoformat(timespec="milliseconds").replace("+00:00", "Z"),
-            "ecs": {"version": "8.17.0"},
+            "@timestamp": utc_text(float(record.get("at", 0))),
+            "ecs": {"version": ECS_VERSION},
             "event": {
                 "id": f"{node}/{index}",
                 "kind": "event",

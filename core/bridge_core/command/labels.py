@@ -1,4 +1,4 @@
-"""`--label KEY=VALUE` and the like, as several commands take them."""
+"""`--label KEY=VALUE`, `--registry A,B` and the like, as several commands take them."""
 
 from __future__ import annotations
 
@@ -23,3 +23,8 @@ def labels_of(pairs: Iterable[str], flag: str = "--label") -> dict[str, str]:
             raise Fatal(f"{flag} {pair!r} is not KEY=VALUE", hint=f"such as {flag} {_SUCH[flag]}")
         labels[key] = value
     return labels
+
+
+def listed(text: str) -> tuple[str, ...]:
+    """What a flag of several names or addresses, with commas between them, holds."""
+    return tuple(part.strip() for part in text.split(",") if part.strip())

@@ -13,6 +13,16 @@ from bridge_core.logs.tracebacks import ExcInfo, short_traceback
 _MOST = 4000  # characters of a value: a terminal has room, and hints are long
 
 
+class _StandardError:
+    """Standard error as it is at each line: who exchanged it for a command closes theirs afterwards."""
+
+    def write(self, text: str) -> int:
+        return sys.stderr.write(text)
+
+    def flush(self) -> None:
+        sys.stderr.flush()
+
+
 def readable_lines(*, colors: bool) -> structlog.dev.ConsoleRenderer:
     """Renderer for logs that people read."""
     return structlog.dev.ConsoleRenderer(colors=colors, exception_formatter=_write)
@@ -34,7 +44,7 @@ def log_readably() -> None:
             clean_values,
             readable_lines(colors=sys.stderr.isatty()),
         ],
-        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
+        logger_factory=structlog.PrintLoggerFactory(_StandardError()),  # type: ignore[arg-type]  # it prints
     )
 
 

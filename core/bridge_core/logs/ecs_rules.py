@@ -8,7 +8,6 @@ disagree about a field's type, for which a search engine would refuse the second
 
 from __future__ import annotations
 
-import datetime as dt
 from collections.abc import Iterable, Mapping
 from typing import Any, Final
 
@@ -17,6 +16,7 @@ import msgspec
 from bridge_core.logs.cleaning_rules import MOST, cleaned, masked, message_of
 from bridge_core.logs.overload_rules import CLASSES
 from bridge_core.logs.tracebacks import ExcInfo, exception_info, short_traceback, type_of
+from bridge_core.moments import utc_text
 
 ECS_VERSION: Final = "8.17.0"
 LABELS: Final = "labels."
@@ -104,9 +104,8 @@ Document = dict[str, str | int | float | list[str]]
 
 def head(source: Source, at: float, level: str, message: str) -> Document:
     """What every line begins with, in the order that ECS loggers agree on; `at` is Unix seconds."""
-    when = dt.datetime.fromtimestamp(at, dt.UTC).isoformat(timespec="milliseconds")
     found: Document = {
-        "@timestamp": when.replace("+00:00", "Z"),
+        "@timestamp": utc_text(at),
         "log.level": level,
         "message": message,
         "ecs.version": ECS_VERSION,

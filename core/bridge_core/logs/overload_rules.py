@@ -13,6 +13,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Final
 
+from bridge_core.token_bucket import TokenBucket
+
 DEBUG, INFO, WARNING, ERROR, REQUEST = CLASSES = ("debug", "info", "warning", "error", "request")
 
 SHARES: Final[Mapping[str, int]] = {
@@ -30,33 +32,13 @@ _MOST_EVENTS: Final = 512  # names: they are written in the code, but nothing he
 _REST: Final = ""
 
 
-class Bucket:
-    """Tokens that come back with time; `now` is monotonic seconds."""
-
-    __slots__ = ("_at", "_burst", "_left", "_rate")
-
-    def __init__(self, burst: float, rate: float, now: float) -> None:
-        self._burst = self._left = burst
-        self._rate = rate
-        self._at = now
-
-    def take(self, now: float) -> bool:
-        """Whether there is one; then there is one fewer."""
-        self._left = min(self._burst, self._left + max(0.0, now - self._at) * self._rate)
-        self._at = now
-        if self._left < 1.0:
-            return False
-        self._left -= 1.0
-        return True
-
-
 class Throttle:
     """Who tells how often an event may still be told."""
 
     def __init__(self, *, burst: float = BURST, rate: float = RATE) -> None:
         self._burst = burst
         self._rate = rate
-        self._buckets: dict[str, Bucket] = {}
+        self._buckets: dict[str, TokenBucket] = {}
 
     def admits(self, event: str, now: float) -> bool:
         """Whether it may be told now; beyond `_MOST_EVENTS` names the new ones share one allowance."""
@@ -64,7 +46,7 @@ class Throttle:
         if bucket is None:
             if len(self._buckets) >= _MOST_EVENTS:
                 event = _REST
-            bucket = self._buckets.setdefault(event, Bucket(self._burst, self._rate, now))
+            bucket = self._buckets.setdefault(event, TokenBucket(self._burst, self._rate, now))
         return bucket.take(now)
 
 

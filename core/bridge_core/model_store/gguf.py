@@ -46,6 +46,7 @@ _MAX_ELEMENTS: Final = 1 << 23  # of all arrays of strings together; the largest
 _MAX_WEIGHTS: Final = 1 << 63
 _MAX_SEALED_HEADER: Final = 256 << 20  # of a sealed file it is opened into memory, in growing steps
 _FIRST_STEP: Final = 4 << 20
+_DAMAGE: Final = (struct.error, LookupError, ValueError, OverflowError)  # what reading one may raise
 
 _Data: TypeAlias = "mmap.mmap | bytes"
 
@@ -154,8 +155,8 @@ def read_header(path: Path) -> GgufHeader:
             raise NotGguf("supplied file was not in GGUF format")
     try:
         with mapped() as data:
-            return _parse(path, _Reader(data, 4), mapped)
-    except (struct.error, LookupError, ValueError, OverflowError) as fault:
+            return GgufHeader(path, *_parse(_Reader(data, 4)), mapped)
+    except _DAMAGE as fault:
         raise NotGguf(f"damaged GGUF header: {fault}") from fault
 
 
@@ -179,13 +180,15 @@ def read_sealed_header(path: Path, blob: OpenBlob) -> GgufHeader:
     while True:
         reader = _Reader(blob.read(0, min(length, most)), 4)
         try:
-            found = _parse(path, reader, lambda: contextlib.nullcontext(b""))
-            return found._replace(data=_held(reader.done()))
-        except (NotGguf, struct.error, LookupError, ValueError, OverflowError) as fault:
+            metadata, tensors = _parse(reader)
+        except NotGguf:
             if length >= most:
-                if isinstance(fault, NotGguf):
-                    raise
+                raise
+        except _DAMAGE as fault:
+            if length >= most:
                 raise NotGguf(f"damaged GGUF header: {fault}") from fault
+        else:
+            return GgufHeader(path, metadata, tensors, _held(reader.done()))
         length *= 4
 
 
@@ -193,7 +196,7 @@ def _held(data: bytes) -> Callable[[], AbstractContextManager[bytes]]:
     return lambda: contextlib.nullcontext(data)
 
 
-def _parse(path: Path, reader: _Reader, data: Callable[[], AbstractContextManager[_Data]]) -> GgufHeader:
+def _parse(reader: _Reader) -> tuple[dict[str, Any], list[GgufTensor]]:
     version = reader.u32()
     if version not in (2, 3):
         raise NotGguf(f"unsupported GGUF version {version}")
@@ -204,7 +207,7 @@ def _parse(path: Path, reader: _Reader, data: Callable[[], AbstractContextManage
     for _ in range(entries):
         key = reader.string()
         metadata[key] = reader.value(reader.u32())
-    return GgufHeader(path, metadata, [reader.tensor() for _ in range(tensors)], data)
+    return metadata, [reader.tensor() for _ in range(tensors)]
 
 
 class _Reader:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final, Self, TypeAlias
 
 from bridge_core.errors import BridgeError
+from bridge_core.files import read_at
 
 if TYPE_CHECKING:
     from bridge_core.sealing.blobs import BlobKey, SealedBlob
@@ -103,10 +104,7 @@ class OpenBlob:
         """
         if self._blob is not None:
             return self._blob.read(offset, length)
-        data = os.pread(self._handle, length, offset)
-        while len(data) < length and (more := os.pread(self._handle, length - len(data), offset + len(data))):
-            data += more
-        return data
+        return read_at(self._handle, offset, length)
 
     def close(self) -> None:
         """Closes the file."""

@@ -1,8 +1,7 @@
-"""The weights of a stored model: which file they are, and what its header says."""
+"""The weights of a stored model: which layer they are, and what its header says."""
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Final
 
 from bridge_core.dialects.errors import ApiError
@@ -26,15 +25,15 @@ def weights_layer(stored: Stored) -> Layer:
     raise ApiError(500, f"{stored.name.short()} has no weights: its manifest names no model layer")
 
 
-def read_weights(store: ModelStore, layer: Layer) -> tuple[Path, GgufHeader]:
-    """The file of a layer of weights, and its header.
+def read_weights(store: ModelStore, layer: Layer) -> tuple[GgufHeader, int]:
+    """The header of a layer of weights, and the bytes of its text.
 
     Raises:
         ApiError: 500; it is missing or damaged, or sealed and does not open.
     """
     path = store.blob_path(layer.digest)
     try:
-        return path, store.header(layer.digest)[0]
+        return store.header(layer.digest)
     except OSError as fault:
         raise ApiError(500, f"weights are missing: {path.name}; pull or create the model again") from fault
     except NotGguf as fault:

@@ -21,6 +21,7 @@ from typing import Final
 
 import msgspec
 
+from bridge_core.files import read_at
 from bridge_core.sealing import files, framing
 from bridge_core.sealing.framing import CHUNK_BYTES, SealBroken
 from bridge_core.sealing.keyring import Keyring
@@ -52,11 +53,6 @@ class BlobKey(msgspec.Struct, frozen=True):
 
     def __repr__(self) -> str:  # never the secret
         return f"BlobKey({self.digest.hex()}, {self.size})"
-
-
-def is_sealed(header: bytes) -> bool:
-    """Whether a file that begins so is a sealed blob, also of a later version."""
-    return header.startswith(_FAMILY) or header[_BLOCK:].startswith(_FAMILY)
 
 
 def header_of(ring: Keyring, key: BlobKey, salt: bytes) -> bytes:
@@ -178,9 +174,10 @@ class SealedBlob:
         at = segment_at(number)
         try:
             if (begin, end) == (0, size):  # with its tag at the end, which no part of it needs
-                sealed = self._bytes(at, _sealed_rest(size))
+                sealed = read_at(self._handle, at, _sealed_rest(size))
                 return framing.open_sealed(self._secret, _context(number), sealed)
-            cipher = framing.cipher_of(self._bytes(at, framing.HEAD_BYTES), self._secret, _context(number))
+            head = read_at(self._handle, at, framing.HEAD_BYTES)
+            cipher = framing.cipher_of(head, self._secret, _context(number))
             first, last = begin // CHUNK_BYTES, -(-end // CHUNK_BYTES)
             text = b"".join(self._chunk(cipher, at, chunk, size) for chunk in range(first, last))
             return text[begin - first * CHUNK_BYTES : end - first * CHUNK_BYTES]
@@ -189,14 +186,8 @@ class SealedBlob:
 
     def _chunk(self, cipher: framing.Cipher, at: int, chunk: int, size: int) -> bytes:
         length = min(CHUNK_BYTES, size - chunk * CHUNK_BYTES) + framing.TAG_BYTES
-        sealed = self._bytes(at + framing.HEAD_BYTES + chunk * framing.STRIDE, length)
+        sealed = read_at(self._handle, at + framing.HEAD_BYTES + chunk * framing.STRIDE, length)
         return cipher.open_chunk(chunk, sealed)
-
-    def _bytes(self, at: int, length: int) -> bytes:
-        data = os.pread(self._handle, length, at)
-        while len(data) < length and (more := os.pread(self._handle, length - len(data), at + len(data))):
-            data += more
-        return data
 
 
 def _sealed_rest(size: int) -> int:

@@ -123,13 +123,9 @@ def read_ring(where: SealFolder, environment: Mapping[str, str] | None = None) -
     """
     environment = os.environ if environment is None else environment
     try:
-        if where.source is None and Path(where.next_kek.value).exists():
-            try:
-                kek = where.next_kek.read(environment)
-                return keyring.load(where.keyring, kek, source=str(where.next_kek))
-            except Fatal:
-                pass  # that one is not in force yet, or by now has taken the former one's place
-        return keyring.load(where.keyring, where.kek.read(environment), source=str(where.kek))
+        if _is_changing(where):
+            return _with_either(where, environment)[0]
+        return _with(where.kek, where, environment)
     except OSError as fault:
         raise Fatal(
             f"cannot read the keyring {where.keyring}: {fault.strerror or fault}",
@@ -180,18 +176,32 @@ def rewrap(
 
 
 def _load(where: SealFolder, environment: Mapping[str, str]) -> Keyring:
-    following = Path(where.next_kek.value)
-    if where.source is not None or not following.exists():
-        return keyring.load(where.keyring, where.kek.read(environment), source=str(where.kek))
-    # A rotation was interrupted: the keyring opens with the one or with the other.
-    try:
-        ring = keyring.load(where.keyring, where.next_kek.read(environment), source=str(where.next_kek))
-    except Fatal:
-        ring = keyring.load(where.keyring, where.kek.read(environment), source=str(where.kek))
-        following.unlink()
-        return ring
-    _promote(where)
+    if not _is_changing(where):
+        return _with(where.kek, where, environment)
+    # A rotation was interrupted.
+    ring, followed = _with_either(where, environment)
+    if followed:
+        _promote(where)
+    else:
+        Path(where.next_kek.value).unlink()
     return ring
+
+
+def _is_changing(where: SealFolder) -> bool:
+    """Whether there are two KEKs of our own: a rotation was interrupted, or goes on."""
+    return where.source is None and Path(where.next_kek.value).exists()
+
+
+def _with_either(where: SealFolder, environment: Mapping[str, str]) -> tuple[Keyring, bool]:
+    """The keyring while there are two KEKs, and whether it opens with the following one."""
+    try:
+        return _with(where.next_kek, where, environment), True
+    except Fatal:  # that one is not in force yet, or by now has taken the former one's place
+        return _with(where.kek, where, environment), False
+
+
+def _with(kek: KeySource, where: SealFolder, environment: Mapping[str, str]) -> Keyring:
+    return keyring.load(where.keyring, kek.read(environment), source=str(kek))
 
 
 def _promote(where: SealFolder) -> None:

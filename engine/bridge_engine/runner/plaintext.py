@@ -94,7 +94,6 @@ class _Texts:
             model=given.get(spec.model, spec.model),
             projectors=tuple(given.get(path, path) for path in spec.projectors),
             adapters=tuple(given.get(path, path) for path in spec.adapters),
-            private=True,
         )
 
     def _text(self, blob: OpenBlob) -> int:

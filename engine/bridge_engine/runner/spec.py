@@ -40,7 +40,11 @@ class RunnerSpec(msgspec.Struct, frozen=True, kw_only=True):
     port: int = 0
     shared_context: bool = False  # of num_ctx tokens for all sequences, in place of as many for each
     jinja: bool = False  # the runner renders prompts, with the weights' own template
-    private: bool = False  # the files are descriptors of memory, with what lies sealed on the disk
+
+    @property
+    def private(self) -> bool:
+        """Files of it are descriptors of memory, with what lies sealed on the disk."""
+        return bool(descriptors(self))
 
 
 def in_memory(descriptor: int) -> str:

@@ -164,7 +164,7 @@ class Models:
     def _header(self, layer: Layer) -> GgufHeader:
         header = self._headers.get(layer.digest)
         if header is None:
-            _, header = read_weights(self.store, layer)
+            header, _ = read_weights(self.store, layer)
             if len(self._headers) > _MOST_HEADERS:
                 self._headers.clear()
             self._headers[layer.digest] = header

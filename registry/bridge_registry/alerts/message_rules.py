@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import datetime as dt
 from collections.abc import Iterable
 from hashlib import sha256
 from typing import Any, Final
 
 from bridge_core.command.plain_text import one_line
+from bridge_core.moments import utc_text
 from bridge_registry.alerts.alert_rules import Alert
 from bridge_registry.alerts.delivery_rules import RESEND_S, Message, ReceiverPlan
 
@@ -95,5 +95,4 @@ def _common(found: Iterable[Any]) -> dict[str, str]:
 
 
 def _moment(unix: float) -> str:
-    at = dt.datetime.fromtimestamp(min(max(unix, 0.0), 1e11), dt.UTC)
-    return at.isoformat(timespec="milliseconds").replace("+00:00", "Z")
+    return utc_text(min(max(unix, 0.0), 1e11))

@@ -10,6 +10,7 @@ import uvloop
 
 from bridge_core.addresses import split_address
 from bridge_core.command.guard import guarded
+from bridge_core.command.labels import listed
 from bridge_core.hardening import keep_memory_private
 from bridge_core.logs.setup import log_of_program
 
@@ -86,16 +87,12 @@ def register(app: typer.Typer) -> None:
             listen=guarded(lambda: split_address(listen, flag="--listen")),
             tls=(tls / "tls.crt", tls / "tls.key"),
             request_header_ca=request_header_ca,
-            allowed_names=frozenset(_listed(allowed_names)),
-            namespaces=frozenset(_listed(namespaces)),
-            registries=_listed(registries),
+            allowed_names=frozenset(listed(allowed_names)),
+            namespaces=frozenset(listed(namespaces)),
+            registries=listed(registries),
             certificate=client / "tls.crt",
             key=client / "tls.key",
             ca=client / "ca.pem",
             ready_file=ready_file,
         )
         guarded(lambda: uvloop.run(adapter.run(options)))
-
-
-def _listed(text: str) -> tuple[str, ...]:
-    return tuple(part.strip() for part in text.split(",") if part.strip())

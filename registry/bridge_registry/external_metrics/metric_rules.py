@@ -148,10 +148,9 @@ def _values(metric: str, selector: str, figures: Figures, now: float) -> Answer:
 def _chosen(
     policies: Iterable[PolicyFigures], wanted: Mapping[str, frozenset[str]]
 ) -> Iterable[PolicyFigures]:
-    everything = frozenset[str]()
     for one in policies:
         labels = {"policy": one.policy, "model": one.model}
-        if all(labels[key] in wanted.get(key, everything | {labels[key]}) for key in _LABELS):
+        if all(labels[key] in values for key, values in wanted.items()):
             yield one
 
 

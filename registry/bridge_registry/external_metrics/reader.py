@@ -34,6 +34,8 @@ class FiguresReader:
         key: Its key.
         ca: The mesh's.
         clock: Unix seconds.
+        every_s: Between two questions.
+        channel_s: How long a connection is used.
 
     Attributes:
         figures: What was read last.
@@ -48,33 +50,36 @@ class FiguresReader:
         *,
         clock: Callable[[], float] = time.time,
         every_s: float = _EVERY_S,
+        channel_s: float = _CHANNEL_S,
     ) -> None:
         self._registries = tuple(registries)
         self._certificate, self._key, self._ca = certificate, key, ca
         self._clock = clock
         self._every_s = every_s
+        self._channel_s = channel_s
         self.figures = Figures()
 
     async def run(self) -> None:
         """Reads until cancelled."""
         while True:
             for address in self._registries:
-                await self._follow(address)
+                while await self._follow(address):
+                    pass
             await asyncio.sleep(self._every_s)
 
-    async def _follow(self, address: str) -> None:
-        """Reads from one registry for as long as it answers."""
+    async def _follow(self, address: str) -> bool:
+        """Reads from one registry over one connection; whether it answered to the end of that."""
         fault: str
         try:
             ca, certificate, key = (one.read_bytes() for one in (self._ca, self._certificate, self._key))
             async with open_channel(address, ca, cert_pem=certificate, key_pem=key) as channel:
                 desk = ScalingStub(channel)  # type: ignore[no-untyped-call]  # generated
-                until = self._clock() + _CHANNEL_S
+                until = self._clock() + self._channel_s
                 while self._clock() < until:
                     found = await desk.Autoscaling(pb.AutoscalingRequest(), timeout=_CALL_S)
                     self.figures = Figures(_figures(found), self._clock(), "")
                     await asyncio.sleep(self._every_s)
-            return
+            return True
         except grpc.aio.AioRpcError as refused:
             fault = f"{address}: {refused.details()}"
         except (BridgeError, OSError) as refused:
@@ -82,6 +87,7 @@ class FiguresReader:
         if fault != self.figures.fault:
             log.warning("figures_not_read", reason=fault)
         self.figures = Figures(self.figures.policies, self.figures.at, fault)
+        return False
 
 
 def _figures(found: pb.AutoscalingResponse) -> tuple[PolicyFigures, ...]:
