@@ -47,7 +47,8 @@ want=$(sum_of "$what")
 # Of which sources the installed wheel is; not there while this checkout itself is installed.
 compiled="$venv/.compiled"
 sources_sum() {
-  find agent core registry engine cli protos systemd pyproject.toml tools/compile_hot_path.py -type f \
+  find agent core registry engine cli protos systemd pyproject.toml requirements/compile.txt \
+    tools/build_hook.py tools/compile_hot_path.py -type f \
     ! -name '*.pyc' -print0 | sort -z | xargs -0 sha256sum | sha256sum | cut -d' ' -f1
 }
 install_compiled() {
