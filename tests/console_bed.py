@@ -31,6 +31,7 @@ from bridge_registry.console.streams import Streams
 from bridge_registry.console.traffic_rules import TrafficBook
 from bridge_registry.records import RevisionRecord
 
+BEGAN = int(time.time())  # once: nodes that are made later differ in nothing else
 HOSTILE = '<img src=x onerror="document.title=1">\x1b[2J\n"/>'
 
 
@@ -44,9 +45,9 @@ def node(number: int, state: str = "serving", *, busy: int = 1, **more: Any) -> 
     return NodePicture(
         name=name,
         state=state,
-        since_unix=int(time.time()) - 90_000,
+        since_unix=BEGAN - 90_000,
         version="0.1.0",
-        expires_unix=int(time.time()) + 70_000,
+        expires_unix=BEGAN + 70_000,
         address=f"{name}.example:11445",
         in_flight=busy,
         labels={"zone": "a"},
