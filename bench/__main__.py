@@ -24,6 +24,7 @@ from bench import (
     policies,
     pressure,
     sealing,
+    shared_storage,
     soak,
     starting,
     streams,
@@ -56,6 +57,7 @@ ROWS = {
     "models": models.models,
     "loads": loads.loads,
     "sealing": sealing.sealing,
+    "shared-storage": shared_storage.shared_storage,
     "embeddings": embeddings.embeddings,
     "survive": survive.survival,
     "survive-text": survive.texts,
@@ -82,6 +84,7 @@ WITHOUT_LOAD = {
     "models",
     "soak",
     "sealing",
+    "shared-storage",
     "scaling-growth",
     "scaling-streams",
     "detection-simulated",
@@ -94,6 +97,7 @@ LONG = (
     "survive-text",
     "audit-edits",
     "models",
+    "shared-storage",
     "detection-simulated",
 )  # the better part of an hour, or gigabytes: only when named
 
