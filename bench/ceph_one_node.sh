@@ -22,7 +22,8 @@ mount_it() {
 }
 
 if [ "$what" = cold ]; then
-  umount "$dir/cephfs"
+  for _ in $(seq 50); do umount "$dir/cephfs" 2>>"$dir/log" && break; sleep 0.2; done  # a close may be on its way
+  ! mountpoint -q "$dir/cephfs" || { echo "$dir/cephfs is in use" >&2; exit 1; }
   for _ in $(seq 100); do kill -0 "$(cat "$dir/fuse.pid")" 2>/dev/null || break; sleep 0.1; done
   c tell osd.0 cache drop
   mount_it

@@ -134,6 +134,9 @@ class _Reader:
     def read(self, offset: int, length: int, *, direct: bool = False) -> int:
         raise NotImplementedError
 
+    def close(self) -> None:
+        return
+
 
 class _Posix(_Reader):
     """A file of a mounted file system."""
@@ -146,6 +149,10 @@ class _Posix(_Reader):
     def read(self, offset: int, length: int, *, direct: bool = False) -> int:
         """See `NfsFile.read`."""
         return os.preadv(self._direct if direct else self._file, [memoryview(self._buffer)[:length]], offset)
+
+    def close(self) -> None:
+        os.close(self._file)
+        os.close(self._direct)
 
 
 def _nfs(url: str, name: str) -> Callable[[], _Reader]:
@@ -176,6 +183,7 @@ def _read_whole(reader: _Reader) -> None:
         at = offset
         while at < offset + _PART:
             at += reader.read(at, offset + _PART - at)
+    reader.close()
 
 
 def _copy(store: Path, root: Path, hex_: str) -> None:
