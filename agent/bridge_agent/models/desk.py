@@ -41,6 +41,7 @@ from bridge_agent.peers.upstreams import Upstreams
 from bridge_agent.routing.view import MeshView
 from bridge_core.errors import BridgeError, Fatal
 from bridge_core.http1 import App
+from bridge_core.model_answers import SharedSaid
 from bridge_core.model_store.layout import ModelStore
 from bridge_core.names import ModelName
 
@@ -238,6 +239,10 @@ class ModelDesk:
             *(() if self.sealing is None else self.sealing.concerns()),
             *(() if self.shared is None else self.shared.concerns()),
         ]
+
+    def shared_said(self) -> SharedSaid | None:
+        """How the shared storage stands; None: there is none."""
+        return None if self.shared is None else self.shared.said()
 
     def asked(self, model: str) -> None:
         """A request for the model of this canonical name was served here."""
