@@ -83,11 +83,12 @@ class NfsFile:
             opened = self._nfs.nfs_open(self._context, path.encode(), os.O_RDONLY, ctypes.byref(self._handle))
             if opened < 0:
                 raise OSError(self._error())
-        self._buffer = ctypes.create_string_buffer(4 << 20)
+        self._buffer = ctypes.create_string_buffer(1 << 20)  # what kernels ask for, too
 
     def read(self, offset: int, length: int) -> int:
-        """Reads into a buffer; how many bytes."""
-        got = self._nfs.nfs_pread(self._context, self._handle, offset, length, self._buffer)
+        """Reads into a buffer, as much as one request takes; how many bytes."""
+        wanted = min(length, len(self._buffer))
+        got = self._nfs.nfs_pread(self._context, self._handle, offset, wanted, self._buffer)
         if got < 0:
             raise OSError(self._error())
         return int(got)
