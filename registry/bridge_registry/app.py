@@ -77,9 +77,11 @@ from bridge_registry.rpc.mesh_service import MeshService
 from bridge_registry.rpc.policies_service import PoliciesService
 from bridge_registry.rpc.quota_service import QuotaAdminService, QuotaService
 from bridge_registry.rpc.scaling_service import ExternalScalerService, ScalingService
+from bridge_registry.rpc.shared_storage_service import SharedStorageService
 from bridge_registry.rpc.tls_front import TlsFront
 from bridge_registry.scaling.controller import ScalingController
 from bridge_registry.scaling.figures import ScalingFigures
+from bridge_registry.shared_storage.publications import Publications
 from bridge_registry.standing import Standing
 from bridge_registry.store_memory import HINT, StoreMemory
 from bridge_registry.traffic.config_desk import ConfigDesk
@@ -95,6 +97,7 @@ from bridge_wire.v1.externalscaler_pb2_grpc import add_ExternalScalerServicer_to
 from bridge_wire.v1.health_pb2_grpc import add_HealthServicer_to_server
 from bridge_wire.v1.policy_pb2_grpc import add_PoliciesServicer_to_server
 from bridge_wire.v1.scaling_pb2_grpc import add_ScalingServicer_to_server
+from bridge_wire.v1.shared_storage_pb2_grpc import add_SharedStorageServicer_to_server
 
 log = structlog.get_logger()
 
@@ -282,6 +285,7 @@ class Registry:
             now=time.monotonic,
         )
         self._scaling_service = ScalingService(gate, self.scaling)
+        self._shared_storage = SharedStorageService(gate, Publications(store, self._leadership))
         self._external_scaler = ExternalScalerService(gate, self.scaling)
         authorities = AuthorityDesk(
             store=store,
@@ -362,6 +366,7 @@ class Registry:
         add_ScalingServicer_to_server(self._scaling_service, server)  # type: ignore[no-untyped-call]  # generated
         add_ExternalScalerServicer_to_server(self._external_scaler, server)  # type: ignore[no-untyped-call]  # generated
         add_AlertingServicer_to_server(self._alerting_service, server)  # type: ignore[no-untyped-call]  # generated
+        add_SharedStorageServicer_to_server(self._shared_storage, server)  # type: ignore[no-untyped-call]  # generated
         add_ConsoleServicer_to_server(self._console, server)  # type: ignore[no-untyped-call]  # generated
         add_PoliciesServicer_to_server(self._policies, server)  # type: ignore[no-untyped-call]  # generated
         server.add_insecure_port(self._front.inner_target)
