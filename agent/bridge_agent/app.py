@@ -436,6 +436,7 @@ class Agent:
             loading=lambda: self._loads.busy,
             warmed=self._engines_changed,
             keys=BlobKeys(lambda: self._state.seal_folder(load_config(self._state).seal)),
+            registries=self._registries,
         )
         self._gateway.pull_with(desk.pulls, desk.shelf, desk.receiver)
         for path, page in desk.admin_pages().items():

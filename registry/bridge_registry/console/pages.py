@@ -1,6 +1,7 @@
 """The console's page and what it asks for: at the registry's admin listener, for who is on its machine.
 
-It shows and changes nothing, so it asks for no more than /metrics and /status beside it do.
+What it shows asks for no more than /metrics and /status beside it do; what it changes needs a session of an
+admin (`sign_in`).
 """
 
 from __future__ import annotations
@@ -49,7 +50,7 @@ _POLICY: Final = (
     b"connect-src 'self' http://127.0.0.1:* http://localhost:*; "
     b"base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
 )
-_SAFE: Final = (
+SAFE: Final = (
     (b"content-security-policy", _POLICY),
     (b"x-content-type-options", b"nosniff"),
     (b"referrer-policy", b"no-referrer"),
@@ -173,18 +174,18 @@ def _answering(
             _json(exchange, await work(parse_qs(exchange.request.query)))
         except (BridgeError, msgspec.DecodeError, ValueError) as fault:
             body = msgspec.json.encode({"error": str(fault)[:1000]})
-            exchange.respond(503, [*_SAFE, (b"content-type", b"application/json")], body)
+            exchange.respond(503, [*SAFE, (b"content-type", b"application/json")], body)
 
     return answer
 
 
 def _json(exchange: Exchange, value: Any) -> None:
-    headers = [*_SAFE, (b"content-type", b"application/json"), (b"cache-control", b"no-store")]
+    headers = [*SAFE, (b"content-type", b"application/json"), (b"cache-control", b"no-store")]
     exchange.respond(200, headers, msgspec.json.encode(value))
 
 
 def _asset(kind: bytes, body: bytes) -> App:
-    headers = [*_SAFE, (b"content-type", kind), (b"cache-control", b"no-cache")]
+    headers = [*SAFE, (b"content-type", kind), (b"cache-control", b"no-cache")]
     return lambda exchange: exchange.respond(200, headers, body)
 
 
