@@ -146,7 +146,7 @@ async def compose(
     upstreams = Upstreams(view, tls)
     sealer = open_sealer(SealFolder(folder / f"seal-{role}"))
     section = TracesSection(endpoint="http://localhost:4318/v1/traces") if traced else None
-    tracing = tracing_of(section, node, DOMAIN, Random(1))  # noqa: S311 - ids
+    tracing = tracing_of(section, node, DOMAIN, Random(1))
     audit = made_of(
         folder / f"audit-{role}",
         f"spiffe://{DOMAIN}/node/{node}",
