@@ -181,14 +181,14 @@ class Page:
             raise PageFault(f"{script[:200]}: {json.dumps(said['exceptionDetails'])[:2000]}")
         return said["result"].get("value")
 
-    async def until(self, script: str, deadline_s: float = 60.0) -> Any:
-        """The expression's first true value."""
+    async def until(self, script: str, deadline_s: float = 60.0) -> None:
+        """Waits until the expression is true, as JavaScript has it."""
 
         async def asked() -> Any:
-            return await self.js(script)
+            return await self.js(f"!!({script})")
 
         try:
-            return await eventually(asked, deadline_s)
+            await eventually(asked, deadline_s)
         except AssertionError as fault:
             seen = (await self.text())[:1500]
             raise AssertionError(f"{script}\nwas never true; faults: {self.faults}; seen:\n{seen}") from fault
@@ -217,7 +217,7 @@ class Page:
 
     async def click(self, script: str) -> None:
         """Clicks the element that an expression gives, once it is there."""
-        await self.until(f"!!({script})")
+        await self.until(script)
         await self.js(f"({script}).click()")
 
     async def shoot(self, to: Path) -> None:

@@ -25,7 +25,7 @@ from bridge_core.mesh_picture import (
 )
 from bridge_core.snapshot import Node
 from bridge_registry.admin_http import AdminApp, Readiness
-from bridge_registry.console.feed import Feed
+from bridge_registry.console.feed import PAINT_S, Feed
 from bridge_registry.console.pages import ConsolePages
 from bridge_registry.console.streams import Streams
 from bridge_registry.console.traffic_rules import TrafficBook
@@ -106,6 +106,7 @@ class Console:
         self.feed.looked = lambda: self.streams.tell(time.monotonic())
         self.traffic = TrafficBook(0.0)
         self.port = 0
+        self.ports: dict[str, int] = {}  # of nodes that answer
 
     @property
     def url(self) -> str:
@@ -136,6 +137,13 @@ async def _history(_most: int) -> list[RevisionRecord]:
     ]
 
 
+async def _ping(made: Console) -> None:
+    """As a registry's feed does: a page that hears nothing takes the registry for gone."""
+    while True:
+        await asyncio.sleep(PAINT_S)
+        made.streams.tell(time.monotonic())
+
+
 @contextlib.asynccontextmanager
 async def console(first: MeshPicture, answers: Mapping[str, App] | None = None) -> AsyncIterator[Console]:
     """A console that is served until the end of the block; `answers` are what nodes answer, by name."""
@@ -149,13 +157,16 @@ async def console(first: MeshPicture, answers: Mapping[str, App] | None = None) 
     pages = ConsolePages(made.streams, made.traffic, lambda: nodes, lambda node: links[node.name], _history)
     app = AdminApp((), lambda: Readiness(ready=True, reason="leading"), "host")
     async with asyncio.TaskGroup() as group:
+        pinging = group.create_task(_ping(made))
         app.pages = pages.apps(group)
+        made.ports = {name: one.port for name, one in servers.items()}
         server = await http1.serve(app, name="console")
         made.port = server.port
         made.feed.look()
         try:
             yield made
         finally:
+            pinging.cancel()
             made.streams.close()
             await server.close(0.0)
             for name, one in servers.items():

@@ -61,7 +61,7 @@ function Live() {
     ${said === null ? html`<p class="quiet">Asking the nodes …</p>` : said.fault ? html`<p class="trouble">✕ ${said.fault}</p>`
       : said.requests.length === 0 ? html`<div class="empty"><p>No node remembers a request.</p>
         <p><a href="#playground">Ask a model something</a>, and it will be here.</p></div>`
-      : html`<div class="wide" tabindex="0" role="region" aria-label="Last requests, a table"><table><thead><tr><th></th><th>Ended</th><th>Model</th><th>Called at</th>
+      : html`<div class="wide" tabindex="0" role="region" aria-label="Last requests, a table"><table><thead><tr><th><span class="sr">Well or not</span></th><th>Ended</th><th>Model</th><th>Called at</th>
         <th>Answered by</th><th>Who</th><th class="number">First byte</th><th class="number">In all</th><th class="number">Tokens</th><th>How</th></tr></thead>
         <tbody>${said.requests.map((one) => {
           const [mark, tone] = outcome(one);
