@@ -70,8 +70,8 @@ def shared_storage(folder: Path, seconds: float, versions: list[str], command: s
 
 def _version(program: str, flag: str = "--version") -> str:
     done = subprocess.run([program, flag], capture_output=True, text=True, check=False)
-    words = (done.stdout or done.stderr).split()
-    return " ".join(words[:3])
+    first = (done.stdout or done.stderr).partition("\n")[0]
+    return first.partition(" (")[0].replace(" Release = V", " ")
 
 
 def _put(root: Path, part: bytes, hex_: str) -> None:
