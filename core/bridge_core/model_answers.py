@@ -5,6 +5,8 @@
 | `POST /bridge/models/pull` | operators | `ModelAsked`; Ollama's records of a pull, one a line |
 | `POST /bridge/models/warm` | operators | `ModelAsked`; records of the same shape, the last one `success` |
 | `POST /bridge/models/rm` | operators | `ModelAsked`; a `Removed` |
+| `POST /bridge/models/publish` | operators | `ModelAsked`; records as of a pull, the last one `success` |
+| `POST /bridge/models/shared` | all admins | `ModelAsked`, which says nothing; a `SharedSaid` |
 | `POST /bridge/models/verify` | all admins | `ModelAsked`, empty for all models; a `BlobChecked` a line |
 """
 
@@ -14,12 +16,14 @@ from typing import Final
 
 import msgspec
 
-from bridge_core.bounds import Count, Name, Text
+from bridge_core.bounds import Count, Name, Names, Text
 
 PULL: Final = "/bridge/models/pull"
 WARM: Final = "/bridge/models/warm"
 RM: Final = "/bridge/models/rm"
 VERIFY: Final = "/bridge/models/verify"
+PUBLISH: Final = "/bridge/models/publish"
+SHARED: Final = "/bridge/models/shared"
 
 
 class ModelAsked(msgspec.Struct, frozen=True):
@@ -59,3 +63,43 @@ class BlobChecked(msgspec.Struct, frozen=True):
     size: Count = 0
     fault: Text = ""
     sealed: bool = False
+
+
+class SharedCounts(msgspec.Struct, frozen=True):
+    """What a node had of its shared storage since its agent began.
+
+    Attributes:
+        blobs: That came from there whole.
+        bytes: Read there.
+        lacked: Blobs that were asked for and are not there.
+        wrong: Times that a blob there was found to be wrong.
+        faults: Times that it did not answer.
+        known_wrong: Blobs that lie there and are known to be wrong.
+    """
+
+    blobs: Count = 0
+    bytes: Count = 0
+    lacked: Count = 0
+    wrong: Count = 0
+    faults: Count = 0
+    known_wrong: Count = 0
+
+
+class SharedSaid(msgspec.Struct, frozen=True):
+    """How a node's shared storage stands.
+
+    Attributes:
+        path: Where it is mounted; empty: the node has none.
+        publishes: The node may write there.
+        fault: Why it is away; empty: it answers.
+        hanging: Reads and writes that hang there.
+        counts: What was had of it.
+        models: What lies there, as listed last.
+    """
+
+    path: Text = ""
+    publishes: bool = False
+    fault: Text = ""
+    hanging: Count = 0
+    counts: SharedCounts = SharedCounts()
+    models: Names = ()

@@ -3,8 +3,9 @@
 Rules:
 1. The manifest is the origin's where the origin answers: a pull brings what is newest there. Where it does
    not, or does not know the model, it is the one that the mesh means by the name (`model_digests`), and it
-   counts only with the digest by which nodes list it.
-2. Blobs come as `fetcher` gets them: from nodes first.
+   counts only with the digest by which nodes list it. Where neither has it, it is the one in the shared
+   storage, unless nodes list another digest by the name: that one counts, wherever it may be had.
+2. Blobs come as `fetcher` gets them: from nodes first, then from the shared storage, then from the origin.
 3. The manifest is written last, as the bytes that came, when every blob of it is there.
 4. Who asks for a name that is being pulled follows that pull. When nobody follows any more, it ends, and
    what came stays for the next one.
@@ -23,10 +24,12 @@ import structlog
 from bridge_agent.models.blob_files import PARTIAL
 from bridge_agent.models.blobs import Blobs
 from bridge_agent.models.fetcher import BlobFetcher
-from bridge_agent.models.manifest_finding import holders, manifest_from
+from bridge_agent.models.manifest_finding import Holders, holders, manifest_from
 from bridge_agent.models.manifest_rules import BadManifest, blobs_of, read_manifest
 from bridge_agent.models.origin import OriginFault, OriginPort
 from bridge_agent.models.peer_client import PeerClient
+from bridge_agent.models.shared.tier import SharedTier
+from bridge_agent.models.shared.tiered_origin import TieredOrigin
 from bridge_agent.models.store_writes import list_model
 from bridge_agent.routing.view import MeshView
 from bridge_core.decoding import Undecodable
@@ -111,6 +114,7 @@ class ModelPulls:
         group: Where pulls run.
         changed: Called when the store has another model.
         room: Makes room for so many bytes more, of this model, or raises BridgeError.
+        shared: The shared storage; None: there is none.
     """
 
     def __init__(
@@ -125,6 +129,7 @@ class ModelPulls:
         group: asyncio.TaskGroup,
         changed: Callable[[], None],
         room: MakeRoom,
+        shared: SharedTier | None = None,
     ) -> None:
         self._blobs = blobs
         self._store = store
@@ -135,6 +140,7 @@ class ModelPulls:
         self._origin = origin
         self._group = group
         self._changed = changed
+        self._shared = shared
         self._pulls: dict[str, _Pull] = {}
         # Not the agent's own threads: registries that say nothing would take them all.
         self._asking = ThreadPoolExecutor(_ASKING, "manifests")
@@ -190,13 +196,15 @@ class ModelPulls:
     async def _pull(self, pull: _Pull, name: ModelName, insecure: bool) -> None:
         pull.say("manifest", status="pulling manifest")
         origin = self._origin(name, insecure)
-        data, manifest, from_mesh = await self._manifest(name, origin)
+        data, manifest, inside = await self._manifest(name, origin)
+        beyond = None if inside else origin
+        source = beyond if self._shared is None else TieredOrigin(self._shared, beyond)
         pull.ready.set()
         likely = self._likely(name)
         await self._room(await asyncio.to_thread(self._incoming, manifest), name)
         for _ in range(_ROUNDS):
             for layer in blobs_of(manifest):
-                await self._blob(pull, layer, None if from_mesh else origin, likely)
+                await self._blob(pull, layer, source, likely)
             pull.say("verifying", status="verifying sha256 digest")
             pull.say("writing", status="writing manifest")
             if await asyncio.to_thread(list_model, self._blobs, self._store(), name, data, manifest):
@@ -225,18 +233,32 @@ class ModelPulls:
         report(layer.size)
 
     async def _manifest(self, name: ModelName, origin: OriginPort) -> tuple[bytes, Manifest, bool]:
-        """The manifest's bytes, what they say, and whether another node gave them."""
+        """The manifest's bytes, what they say, and whether they are not the origin's."""
         known = holders(self._view, name)
+        held = await self._in_shared(name, known)
         try:
-            data = await self._outside(origin, _ORIGIN_S if known.nodes else _ALONE_S)
+            data = await self._outside(origin, _ORIGIN_S if known.nodes or held is not None else _ALONE_S)
             return data, self._read(name, data), False
         except OriginFault as fault:
             given = await manifest_from(self._peers, name, known)
+            if given is None:
+                given = held
             if given is not None:
                 return given, self._read(name, given), True
             if fault.login:
                 raise WantsLogin(f"pull model manifest: {fault.message}") from fault
             raise ApiError(500, f"pull model manifest: {_plain(fault)}", late=True) from fault
+
+    async def _in_shared(self, name: ModelName, known: Holders) -> bytes | None:
+        """The manifest in the shared storage, where it is the one that is meant (rule 1)."""
+        if self._shared is None:
+            return None
+        loop = asyncio.get_running_loop()
+        data = await loop.run_in_executor(self._asking, self._shared.manifest, name)
+        if data is None or not known.digest or hashlib.sha256(data).hexdigest() == known.digest:
+            return data
+        log.warning("shared_manifest_not_meant", model=name.short(), digest=known.digest[:12])
+        return None
 
     async def _outside(self, origin: OriginPort, within_s: float) -> bytes:
         loop = asyncio.get_running_loop()
