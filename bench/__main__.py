@@ -33,6 +33,7 @@ from bench import (
 )
 from bench.processes import can_load, envoy, missing, version, work_folder
 from bench.scaling import growth as scaling_growth
+from bench.scaling import real_day as scaling_real_day
 from bench.scaling import rows as scaling_rows
 from bench.scaling import streams as scaling_streams
 from bridge_core.form import form
@@ -65,6 +66,7 @@ ROWS = {
     "soak": soak.soak,
     "starting": starting.starting,
     "scaling": scaling_rows.scaling,
+    "scaling-day": scaling_real_day.scaling_day,
     "scaling-growth": scaling_growth.growth,
     "scaling-streams": scaling_streams.streams,
     "detection-simulated": detection_simulated.detection,
@@ -72,6 +74,7 @@ ROWS = {
 # rows that need no load generator
 WITHOUT_LOAD = {
     "scaling",
+    "scaling-day",
     "agent",
     "starting",
     "isolation",
@@ -92,6 +95,7 @@ WITHOUT_LOAD = {
 LONG = (
     "soak",
     "scaling",
+    "scaling-day",
     "scaling-streams",
     "survive",
     "survive-text",

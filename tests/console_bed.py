@@ -117,7 +117,7 @@ class Console:
         self.feed.look()
 
     def busy_hour(self) -> None:
-        """Requests in each of the last sixty minutes, some of which failed."""
+        """Requests in each of the last sixty minutes, some of which failed, and in hours before."""
         now, total = time.time(), 0
         for ago in range(59, -1, -1):
             total += (ago * 7) % 13 + 2
@@ -125,6 +125,10 @@ class Console:
             wall = now - ago * 60
             self.traffic.take("node1", 1, {"smollm2:135m": counts}, {"smollm2:135m"}, now=wall, wall=wall)
             self.traffic.take("node2", 1, {"tiny:latest": counts}, {"tiny:latest"}, now=wall, wall=wall)
+        self.traffic.hours.extendleft(
+            (int(now // 3600) - ago, {("smollm2:135m", "node1"): (ago * 9, ago % 4 // 3)})
+            for ago in range(2, 20)
+        )
 
 
 async def _history(_most: int) -> list[RevisionRecord]:

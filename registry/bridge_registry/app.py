@@ -37,6 +37,7 @@ from bridge_registry.clients.client_desk import ClientDesk
 from bridge_registry.clients.mesh_secrets import MeshSecrets
 from bridge_registry.clients.role_rules import role_of
 from bridge_registry.console.act_rules import CALLS
+from bridge_registry.console.clients_page import ClientsPage
 from bridge_registry.console.console_service import ConsoleDoor, ConsoleService
 from bridge_registry.console.feed import Feed
 from bridge_registry.console.mesh_metrics import MeshFigures
@@ -316,6 +317,13 @@ class Registry:
             acts={name: self._recording.recorded(getattr(self._services[2], name), name) for name in CALLS},
             registry=settings.name,
         )
+        asked = {
+            **{name: getattr(self._services[4], name) for name in ("Usage", "Use")},
+            "ListClients": self._clients.ListClients,
+        }
+        self._clients_page = ClientsPage(
+            sign_in, inner, {name: self._recording.recorded(one, name) for name, one in asked.items()}
+        )
         self._pages = ConsolePages(
             self._streams,
             self._traffic,
@@ -420,7 +428,11 @@ class Registry:
                 group.create_task(self._keeper.run(), name="own-certificates"),
             ]
             if self._admin_app is not None:
-                self._admin_app.pages = {**self._pages.apps(group), **self._sign_in.pages(group)}
+                self._admin_app.pages = {
+                    **self._pages.apps(group),
+                    **self._sign_in.pages(group),
+                    **self._clients_page.pages(group),
+                }
                 self._admin_app.posts = self._sign_in.posts(group)
             if self.mesh_config_watch is not None:
                 tasks.append(group.create_task(self.mesh_config_watch.run()))

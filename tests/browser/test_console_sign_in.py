@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import pytest_asyncio
 
-from bridge_wire.v1 import console_pb2
+from bridge_wire.v1 import clients_pb2, console_pb2
 from bridge_wire.v1.console_pb2_grpc import ConsoleStub
 from tests.browser_bed import Chromium, Page
 from tests.fakes.store import FakeEtcd
@@ -40,6 +40,8 @@ async def focused(page: Page) -> str:
 
 async def test_an_admin_signs_in_drains_a_node_by_keys_and_signs_out(browser: Chromium, bed: Bed) -> None:
     await bed.join("n1")
+    async with bed.clients() as clients:
+        await clients.CreateClient(clients_pb2.CreateClientRequest(name="app"))
     code = await code_of(bed)
     async with browser.page(url(bed, f"sign-in/{code}")) as page:
         # The code is out of the address before it is of any use there, and nothing happens without a hand.
@@ -51,6 +53,11 @@ async def test_an_admin_signs_in_drains_a_node_by_keys_and_signs_out(browser: Ch
         await page.shows("Signed in")
         await page.shows("signed in as admin")
         assert await page.js("document.cookie") == ""
+        await page.js("location.hash = '#clients'")
+        await page.until(
+            "document.querySelector('[aria-label=\"Clients, a table\"]')?.innerText.includes('may call')"
+        )
+        await page.shows("Nothing was used in the last 7 days.")
 
         await page.js("location.hash = '#mesh/n1'")
         await page.until("[...document.querySelectorAll('button')].some((one) => one.innerText === 'Drain')")

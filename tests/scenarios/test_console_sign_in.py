@@ -319,3 +319,15 @@ async def test_the_command_prints_an_address_that_signs_in(
     assert (await Browser(bed).sign_in(code))[0] == 200
     ended = await asyncio.to_thread(CliRunner().invoke, app, ["console", "--json", *where])
     assert json.loads(ended.stdout)["role"] == "admin"
+
+
+async def test_who_called_is_shown_to_who_is_signed_in_alone(bed: Bed) -> None:
+    async with bed.clients() as clients:
+        await clients.CreateClient(clients_pb2.CreateClientRequest(name="app", groups=["team"]))
+    assert (await Browser(bed).send("clients"))[0] == 401
+    browser = await signed_in(bed)
+    await eventually(lambda: "app" in bed.registry.publisher.table.clients)
+    status, said = await browser.send("clients")
+    assert (status, said["days"], said["usage"], said["quotas"]) == (200, 7, [], [])
+    (client,) = said["clients"]
+    assert client == {"name": "app", "groups": ["team"], "keys": 1, "blocked": False, "expires": 0, "used": 0}

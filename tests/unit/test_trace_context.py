@@ -136,6 +136,13 @@ def test_of_a_long_state_the_long_members_go_first_and_then_the_oldest() -> None
     assert state_of([b",".join(short)]) == b",".join(short[:8])
 
 
+def test_what_has_just_room_stays_and_what_has_not_goes() -> None:
+    most = [b"a=" + b"1" * 126, b"b=" + b"1" * 126, b"c=" + b"1" * 126, b"d=" + b"1" * 123]
+    assert len(b",".join(most)) == 512
+    assert state_of(most) == b",".join(most)
+    assert state_of([*most[:3], most[3] + b"1"]) == b",".join(most[:3])
+
+
 @given(st.lists(st.binary(max_size=300), max_size=6))
 def test_a_state_is_never_longer_than_all_pass_on_nor_able_to_break_a_head(values: list[bytes]) -> None:
     found = state_of(values)

@@ -91,6 +91,7 @@ class ConsolePages:
             ROOT: lambda exchange: exchange.respond(302, [(b"location", b"/console/")]),
             f"{ROOT}/api/stream": self._streams.app,
             f"{ROOT}/api/hour": self._hour,
+            f"{ROOT}/api/day": self._day,
             f"{ROOT}/api/requests": coroutine_app(_answering(self._requests), group),
             f"{ROOT}/api/explain": coroutine_app(_answering(self._explain), group),
             f"{ROOT}/api/history": coroutine_app(_answering(self._revisions), group),
@@ -107,6 +108,14 @@ class ConsolePages:
             for at, models, nodes in self._traffic.minutes
         ]
         _json(exchange, minutes)
+
+    def _day(self, exchange: Exchange) -> None:
+        """The last day by hour: [hour since 1970, [[model, node, requests, failed], …]]."""
+        hours = [
+            (at, [(display_or_same(model), node, *cell) for (model, node), cell in pairs.items()])
+            for at, pairs in self._traffic.hours
+        ]
+        _json(exchange, hours)
 
     async def _requests(self, _query: dict[str, list[str]]) -> Any:
         called = [name for name in self._called() if name in self._nodes()]

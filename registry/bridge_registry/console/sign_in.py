@@ -125,7 +125,7 @@ class SignIn:
             await self._calls.make(self._begin, pb.SignInRequest(), _caller(session, exchange))
         except CallRefused as refused:
             self._sessions.end(str(cookie))
-            return self._refuse(exchange, _STATUS.get(refused.code, 500), refused.details)
+            return self._refuse(exchange, http_status(refused), refused.details)
         log.info("console_signed_in", admin=str(session.peer.identity), remote=_remote(exchange))
         secure = "; Secure" if (request.headers.get(b"origin") or b"").startswith(b"https:") else ""
         field = (
@@ -168,11 +168,16 @@ class SignIn:
         try:
             answer = await self._calls.make(self._acts[method], request, _caller(session, exchange))
         except CallRefused as refused:
-            return self._refuse(exchange, _STATUS.get(refused.code, 500), refused.details)
+            return self._refuse(exchange, http_status(refused), refused.details)
         done, sentence = outcome(asked, answer)
         if not done:
             return self._refuse(exchange, 409, sentence)
         return self._answer(exchange, 200, {"done": sentence, **self._words(session)})
+
+    async def caller(self, exchange: Exchange) -> RpcCaller | None:
+        """As whom a signed in page asks; None: nobody is signed in, and that has been answered."""
+        session = await self._session(exchange)
+        return None if session is None else _caller(session, exchange)
 
     async def _session(self, exchange: Exchange) -> Session | None:
         """Whose page asks; None: nobody's, and that has been answered."""
@@ -214,6 +219,11 @@ class SignIn:
 
     def _answer(self, exchange: Exchange, status: int, said: dict[str, Any], *more: Pair) -> None:
         exchange.respond(status, [*_HEADERS, *more], msgspec.json.encode(said))
+
+
+def http_status(refused: CallRefused) -> int:
+    """The status of HTTP that says what gRPC's says."""
+    return _STATUS.get(refused.code, 500)
 
 
 def _caller(session: Session, exchange: Exchange) -> RpcCaller:

@@ -10,16 +10,20 @@ import { Alerts, pressing } from "./alerts.js";
 import { Rollouts } from "./rollouts.js";
 import { History } from "./history.js";
 import { Playground } from "./playground.js";
+import { ClientsView } from "./clients.js";
+import { Heatmap } from "./heat.js";
 import { SignIn, resume, session, signedIn } from "./session.js";
 
 const VIEWS = [
   ["mesh", "Mesh", Mesh],
   ["models", "Models", Models],
+  ["heat", "Heatmap", Heatmap],
   ["requests", "Requests", Requests],
   ["alerts", "Alerts", Alerts],
   ["events", "Events", Events],
   ["rollouts", "Rollouts", Rollouts],
   ["history", "Configuration", History],
+  ["clients", "Clients", ClientsView],
   ["playground", "Playground", Playground],
 ];
 const SIGN_IN = ["sign-in", "Sign in", SignIn];
@@ -33,8 +37,8 @@ const chosen = () => {
 function Banner() {
   const known = registry();
   if (store.link === "away") {
-    return html`<div class="banner bad" role="status">✕ The registry is away. This is what it said last
-      ${store.heardAt ? `at ${new Date(store.heardAt).toLocaleTimeString("en-GB")}` : ""}; nodes serve on without
+    return html`<div class="banner bad" role="status">✕ The registry is away. This is what it said last${
+      store.heardAt ? ` at ${new Date(store.heardAt).toLocaleTimeString("en-GB")}` : ""}; nodes serve on without
       it, and this page asks again by itself.</div>`;
   }
   if (known && !known.leads && known.leader) {
@@ -89,8 +93,7 @@ function Shell() {
         : html`<div class="empty"><p>${store.link === "away"
             ? "The registry does not answer yet." : "Waiting for the first picture of the mesh …"}</p></div>`}
     </main>
-    <footer>${known ? `${known.name} ${known.version}, snapshot ${known.epoch}.${known.revision}` : ""} · ${signedIn() ? `signed in as ${session.name}` : "read-only"} ·
-      <code>bridgectl top</code> shows the same</footer>`;
+    <footer>${known ? `${known.name} ${known.version}, snapshot ${known.epoch}.${known.revision}` : ""} · ${signedIn() ? `signed in as ${session.name}` : "read-only"} ·${" "}<code>bridgectl top</code> shows the same</footer>`;
 }
 
 open();

@@ -16,7 +16,7 @@ function Figure({ label, value, note, tone }) {
 // How far loads are is what earlier ones make likely: the page reckons it with its own clock.
 function progress({ name, since_unix = 0, expected_s = 0 }) {
   const share = expected_s ? Math.min(99, Math.max(0, Math.floor(((Date.now() / 1000 - since_unix) / expected_s) * 100))) : null;
-  return `loading ${name}${share === null ? "" : `, about ${share} %`}`;
+  return `loading${share === null ? "" : ` (${share} %)`} ${name}`;
 }
 
 function inMemory(engine) {

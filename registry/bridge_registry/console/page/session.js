@@ -27,7 +27,7 @@ function forget() {
   changed();
 }
 
-async function call(path, body) {
+export async function call(path, body) {
   const headers = { "x-bridge-console": token() };
   if (body) headers["content-type"] = "application/json";
   const answer = await fetch(`api/${path}`, { method: body ? "POST" : "GET", headers, cache: "no-store", body: body && JSON.stringify(body) });
