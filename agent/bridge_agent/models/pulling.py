@@ -6,18 +6,23 @@ Rules:
    counts only with the digest by which nodes list it.
 2. Blobs come as `fetcher` gets them: from nodes first.
 3. The manifest is written last, as the bytes that came, when every blob of it is there.
-4. Who asks for a name that is being pulled follows that pull. When nobody follows any more, it ends, and
+4. Where its name has to be signed (`signing.gate`), signatures come first, and nothing else of a model
+   without a good one. If it is the origin's that has none, the one here, or the mesh's, may have: then it is
+   that, and the records say so.
+5. Who asks for a name that is being pulled follows that pull. When nobody follows any more, it ends, and
    what came stays for the next one.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import hashlib
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Final, TypeAlias
 
+import msgspec
 import structlog
 
 from bridge_agent.models.blob_files import PARTIAL
@@ -27,11 +32,14 @@ from bridge_agent.models.manifest_finding import holders, manifest_from
 from bridge_agent.models.manifest_rules import BadManifest, blobs_of, read_manifest
 from bridge_agent.models.origin import OriginFault, OriginPort
 from bridge_agent.models.peer_client import PeerClient
+from bridge_agent.models.store_reads import manifest_bytes
 from bridge_agent.models.store_writes import list_model
 from bridge_agent.routing.view import MeshView
+from bridge_agent.signing.judging_rules import NotSigned
 from bridge_core.decoding import Undecodable
 from bridge_core.dialects.errors import ApiError
 from bridge_core.errors import BridgeError
+from bridge_core.model_signing.content import MOST_BUNDLE, MOST_SIGNATURES, signatures_of
 from bridge_core.model_store.layout import Layer, Manifest, ModelStore, hex_digest
 from bridge_core.names import ModelName
 
@@ -40,6 +48,7 @@ log = structlog.get_logger()
 Record: TypeAlias = dict[str, Any]
 MakeOrigin: TypeAlias = Callable[[ModelName, bool], OriginPort]
 MakeRoom: TypeAlias = Callable[[int, ModelName], Awaitable[None]]
+CheckSigned: TypeAlias = Callable[[ModelName, bytes], Awaitable[None]]
 
 _ROUNDS: Final = 3  # of fetching again what somebody removed meanwhile
 _TAKEN: Final = "its blobs are removed as fast as they come: is a model deleted here that shares them?"
@@ -52,6 +61,14 @@ _ASKING: Final = 32  # registries asked at once for a manifest
 
 class WantsLogin(BridgeError):
     """The origin wants to know who asks, and no node has the model: an engine with an account may get it."""
+
+
+class _Found(msgspec.Struct, frozen=True):
+    """A manifest: its bytes, what they say, and who outside the mesh gave it; None: a node did."""
+
+    data: bytes
+    manifest: Manifest
+    origin: OriginPort | None
 
 
 class _Pull:
@@ -111,6 +128,7 @@ class ModelPulls:
         group: Where pulls run.
         changed: Called when the store has another model.
         room: Makes room for so many bytes more, of this model, or raises BridgeError.
+        check: Returns when a manifest may be listed by a name, or raises NotSigned.
     """
 
     def __init__(
@@ -125,7 +143,9 @@ class ModelPulls:
         group: asyncio.TaskGroup,
         changed: Callable[[], None],
         room: MakeRoom,
+        check: CheckSigned,
     ) -> None:
+        self._check = check
         self._blobs = blobs
         self._store = store
         self._view = view
@@ -190,13 +210,15 @@ class ModelPulls:
     async def _pull(self, pull: _Pull, name: ModelName, insecure: bool) -> None:
         pull.say("manifest", status="pulling manifest")
         origin = self._origin(name, insecure)
-        data, manifest, from_mesh = await self._manifest(name, origin)
+        found = await self._manifest(name, origin)
         pull.ready.set()
         likely = self._likely(name)
+        found = await self._acceptable(pull, name, found, likely)
+        data, manifest = found.data, found.manifest
         await self._room(await asyncio.to_thread(self._incoming, manifest), name)
         for _ in range(_ROUNDS):
             for layer in blobs_of(manifest):
-                await self._blob(pull, layer, None if from_mesh else origin, likely)
+                await self._blob(pull, layer, found.origin, likely)
             pull.say("verifying", status="verifying sha256 digest")
             pull.say("writing", status="writing manifest")
             if await asyncio.to_thread(list_model, self._blobs, self._store(), name, data, manifest):
@@ -206,6 +228,46 @@ class ModelPulls:
         self._changed()
         log.info("pulled", model=name.short(), digest=hashlib.sha256(data).hexdigest()[:12])
         pull.say("success", status="success")
+
+    async def _acceptable(
+        self, pull: _Pull, name: ModelName, found: _Found, likely: tuple[str, ...]
+    ) -> _Found:
+        """What may be listed by this name: as it was found, else as the mesh has it (rule 4).
+
+        Raises:
+            NotSigned: neither may be.
+        """
+        try:
+            await self._judge(pull, name, found, likely)
+        except NotSigned as fault:
+            if found.origin is None:
+                raise
+            own = await self._signed_here(pull, name, likely)
+            if own is None:
+                raise
+            log.info("pulled_as_it_is_here", model=name.short(), reason=fault.message)
+            pull.say("signed", status="not signed at its registry: taken as the mesh has it")
+            return own
+        return found
+
+    async def _signed_here(self, pull: _Pull, name: ModelName, likely: tuple[str, ...]) -> _Found | None:
+        """The model as it is here, or as the mesh has it, where that is signed as it has to be."""
+        for data in (
+            await asyncio.to_thread(manifest_bytes, self._store(), name),
+            await manifest_from(self._peers, name, holders(self._view, name)),
+        ):
+            if data is not None:
+                found = _Found(data, self._read(name, data), None)
+                with contextlib.suppress(NotSigned):
+                    await self._judge(pull, name, found, likely)
+                    return found
+        return None
+
+    async def _judge(self, pull: _Pull, name: ModelName, found: _Found, likely: tuple[str, ...]) -> None:
+        for layer in signatures_of(found.manifest)[:MOST_SIGNATURES]:
+            if layer.size <= MOST_BUNDLE:
+                await self._blob(pull, layer, found.origin, likely)
+        await self._check(name, found.data)
 
     async def _blob(
         self, pull: _Pull, layer: Layer, origin: OriginPort | None, likely: tuple[str, ...]
@@ -224,16 +286,15 @@ class ModelPulls:
             await self._fetcher.fetch(layer, origin, likely, report)
         report(layer.size)
 
-    async def _manifest(self, name: ModelName, origin: OriginPort) -> tuple[bytes, Manifest, bool]:
-        """The manifest's bytes, what they say, and whether another node gave them."""
+    async def _manifest(self, name: ModelName, origin: OriginPort) -> _Found:
         known = holders(self._view, name)
         try:
             data = await self._outside(origin, _ORIGIN_S if known.nodes else _ALONE_S)
-            return data, self._read(name, data), False
+            return _Found(data, self._read(name, data), origin)
         except OriginFault as fault:
             given = await manifest_from(self._peers, name, known)
             if given is not None:
-                return given, self._read(name, given), True
+                return _Found(given, self._read(name, given), None)
             if fault.login:
                 raise WantsLogin(f"pull model manifest: {fault.message}") from fault
             raise ApiError(500, f"pull model manifest: {_plain(fault)}", late=True) from fault
