@@ -79,6 +79,8 @@ from bridge_agent.telemetry.metrics import metrics_page
 from bridge_agent.telemetry.quota_metrics import QuotaFigures
 from bridge_agent.telemetry.request_log import request_log
 from bridge_agent.telemetry.tally import BackendTally, ModelTally
+from bridge_agent.tracing.context_rules import FIELDS as TRACE_FIELDS
+from bridge_agent.tracing.made import tracing_of
 from bridge_core import golden
 from bridge_core.addresses import join_address, split_address
 from bridge_core.audit.anchoring import Anchoring
@@ -200,6 +202,7 @@ class Agent:
                 "node-class": self._isolation.run,
                 "signatures": self._signatures.run,
                 **({} if self._models is None else self._models.tasks),
+                **({} if self._tracing is None else {"traces": self._tracing.exporter.run}),
             },
             keep_engines=keep_engines,
             drain_s=drain_s,
@@ -340,13 +343,19 @@ class Agent:
         state = self._state
         folder = state.root / "audit"
         lines = request_log(self._log, os.environ)
+        tracing = self._tracing = tracing_of(
+            self._config.traces, self._config.name, self._config.trust_domain, self._rng
+        )
         self._audit = made_of(
             folder,
             str(self._node),
             self._config.name,
             self._view,
             self._sealer,
-            seen=None if lines is None else lines.take,
+            seen=[
+                *(() if lines is None else (lines.take,)),
+                *(() if tracing is None else (tracing.maker.take,)),
+            ],
         )
         self._tally = BackendTally()
         instances = self._config.instances
@@ -369,6 +378,7 @@ class Agent:
             self._upstreams,
             self._requests,
             meter=self._meter,
+            tracer=None if tracing is None else tracing.tracer,
             authenticator=authenticator,
         )
         self._gateway.load_with(self._loads)
@@ -432,6 +442,7 @@ class Agent:
             loading=lambda: self._loads.busy,
             warmed=self._engines_changed,
             keys=BlobKeys(lambda: self._state.seal_folder(load_config(self._state).seal)),
+            registries=self._registries,
         )
         self._gateway.pull_with(desk.pulls, desk.shelf, desk.receiver)
         for path, page in desk.admin_pages().items():
@@ -479,6 +490,7 @@ class Agent:
                 *self._tokens.concerns(self._view.current),
                 *(() if self._models is None else self._models.concerns()),
                 *self._signatures.concerns(),
+                *(() if self._tracing is None else self._tracing.exporter.concerns()),
             ],
         )
         self._health = health.watch_of(
@@ -505,6 +517,7 @@ class Agent:
             loads=self._loads,
             audit=self._audit,
             log=None if self._log is None else self._log.sink,
+            spans=None if self._tracing is None else self._tracing.queue,
             cosigning=self._cosigning,
             anchoring=self._anchoring,
             witness=self._witness,
@@ -520,9 +533,13 @@ class Agent:
 
     async def _listen(self) -> None:
         gateway, listening = self._gateway, self._listening
-        await listening.open_gateway("http", gateway.http_app(ListenerKind.LOCAL), gateway)
-        await listening.open_gateway("https", self._pipeline, gateway, require_client=False)
-        await listening.open_gateway("peer", gateway.peer_app, gateway, require_client=True, varying=VARYING)
+        # Their values vary: a head is known again all the same, where they are not passed on as they came.
+        traces = TRACE_FIELDS if self._tracing is not None else frozenset()
+        await listening.open_gateway("http", gateway.http_app(ListenerKind.LOCAL), gateway, varying=traces)
+        await listening.open_gateway("https", self._pipeline, gateway, require_client=False, varying=traces)
+        await listening.open_gateway(
+            "peer", gateway.peer_app, gateway, require_client=True, varying=VARYING | traces
+        )
         await listening.open_grpc()
         admin = admin_app(
             metrics=metrics_page(self._reports.sources()),

@@ -36,6 +36,7 @@ from bridge_agent.status_report import (
 from bridge_agent.telemetry.metrics import Sources
 from bridge_agent.telemetry.quota_metrics import QuotaFigures
 from bridge_agent.telemetry.tally import BackendTally, ModelTally
+from bridge_agent.tracing.span_queue import SpanQueue
 from bridge_core.audit.anchoring import Anchoring
 from bridge_core.audit.cosigning import Cosigning
 from bridge_core.audit.queue import AuditLog
@@ -64,6 +65,7 @@ class Reports:
         loads: What its engines bring into memory.
         audit: What was written and lost.
         log: The program's own, likewise; None: it is a terminal's.
+        spans: Those of traces, likewise; None: none are made.
         cosigning: Who vouches for it.
         anchoring: How far it is stamped.
         witness: What was found of others' audit logs.
@@ -94,6 +96,7 @@ class Reports:
         loads: ModelLoads,
         audit: AuditLog,
         log: LogSink | None,
+        spans: SpanQueue | None,
         cosigning: Cosigning,
         anchoring: Anchoring,
         witness: Witness,
@@ -120,6 +123,7 @@ class Reports:
         self._loads = loads
         self._audit = audit
         self._log = log
+        self._spans = spans
         self._cosigning = cosigning
         self._anchoring = anchoring
         self._witness = witness
@@ -237,6 +241,7 @@ class Reports:
             expires_unix=self._expiries,
             audit=self._audit,
             log=self._log,
+            spans=self._spans,
             cosigning=self._cosigning,
             anchoring=self._anchoring,
             witness=self._witness,

@@ -18,6 +18,7 @@ from bridge_cli import (
     backup_commands,
     ca_commands,
     client_commands,
+    console_commands,
     doctor_commands,
     health_commands,
     hindsight_commands,
@@ -155,6 +156,7 @@ def down_command(
 
 # After those that one begins with: this is the order of `bridgectl --help`.
 status_commands.register(app)
+console_commands.register(app)
 watch_commands.register(app)
 doctor_commands.register(app)
 models_commands.register(app)

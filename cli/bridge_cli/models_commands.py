@@ -9,6 +9,7 @@ from typer.core import TyperGroup
 
 from bridge_cli.models_command import models_command, snapshot_of
 from bridge_cli.output import JsonOption, columns, print_json, say, say_aside
+from bridge_cli.shared_commands import publish_command, shared_command
 from bridge_cli.where import Where, asks_registry
 from bridge_core.command.guard import guarded
 from bridge_core.command.plain_text import one_line
@@ -50,6 +51,8 @@ def register(app: typer.Typer) -> None:
 
 
 models.command("ls")(models_command)
+models.command("publish")(publish_command)
+models.command("shared")(shared_command)
 
 
 @models.command("where")
@@ -64,7 +67,10 @@ def where_command(*, name: ModelName, as_json: JsonOption = False, where: Where)
 
         found = copies_of(asyncio.run(snapshot_of(where.access())), name)
         if not found:
-            raise Fatal(f"nobody has {name}", hint="`bridgectl models` lists what there is")
+            raise Fatal(
+                f"nobody has {name}",
+                hint="`bridgectl models` lists what nodes have, and `… shared` what shared storage has",
+            )
         if as_json:
             print_json(found)
             return

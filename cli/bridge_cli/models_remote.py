@@ -15,7 +15,7 @@ from bridge_core import model_answers
 from bridge_core.decoding import Undecodable, decode_json
 from bridge_core.errors import BridgeError, Fatal
 from bridge_core.http1 import ClientResponse
-from bridge_core.model_answers import BlobChecked, ModelAsked, Removed
+from bridge_core.model_answers import BlobChecked, ModelAsked, Removed, SharedSaid
 from bridge_core.model_digests import is_meant, meant
 from bridge_core.names import canonical_or_same
 from bridge_core.snapshot import Instance, Node, Snapshot
@@ -25,21 +25,30 @@ Show: TypeAlias = Callable[[str, dict[str, Any]], None]
 """Told of each record of a node as it comes."""
 
 # Pages that answer in records, and what their success is called.
-_RECORDS: Final = {model_answers.PULL: "pulled", model_answers.WARM: "warm"}
+_RECORDS: Final = {
+    model_answers.PULL: "pulled",
+    model_answers.WARM: "warm",
+    model_answers.PUBLISH: "published",
+}
 _MOST_LINE: Final = 1 << 20
 _MOST_ANSWER: Final = 16 << 20
 _ANSWER_S: Final = 60.0
+_MOST_SHARED: Final = 4 << 20
 _MOST_FAULTS: Final = 100
 _SILENCE_S: Final = 600.0  # to hash a large blob takes minutes, of which nothing is heard
 
 
 class Outcome(msgspec.Struct, omit_defaults=True):
-    """What came of it at a node: what was done, or why it was not, and what is wrong with which blob."""
+    """What came of it at a node: what was done, or why it was not, and what is wrong with which blob.
+
+    `shared`: how its shared storage stands, where that was asked.
+    """
 
     node: str
     done: str = ""
     fault: str = ""
     faults: list[str] = msgspec.field(default_factory=list)
+    shared: SharedSaid | None = None
 
 
 class Place(msgspec.Struct, frozen=True):
@@ -194,6 +203,8 @@ async def _read(answer: ClientResponse, path: str, outcome: Outcome, show: Show)
         removed = _decoded(await answer.read(_MOST_LINE), Removed)
         outcome.fault = removed.refused
         outcome.done = "" if removed.refused else f"removed, {removed.freed} bytes are free again"
+    elif path == model_answers.SHARED:
+        outcome.shared = _decoded(await answer.read(_MOST_SHARED), SharedSaid)
     elif path in _RECORDS:
         last: dict[str, Any] = {}
         async for line in _lines(answer):

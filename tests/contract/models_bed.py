@@ -7,7 +7,7 @@ import contextlib
 import hashlib
 import json
 import random
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ from bridge_agent.engines.view import LocalInstance
 from bridge_agent.models.blob_keys import BlobKeys
 from bridge_agent.models.desk import ModelDesk
 from bridge_agent.models.section import ModelsSection
+from bridge_agent.models.shared.hold import PublishRegistry
 from bridge_agent.records import registered
 from bridge_core.model_store.layout import MANIFEST_MEDIA, MEDIA
 from bridge_core.sealing import open_sealer
@@ -126,6 +127,7 @@ async def models_bed(
     section: ModelsSection | None = None,
     give_up_s: float = 60.0,
     sealing: frozenset[str] = frozenset(),
+    registries: Sequence[PublishRegistry] = (),
 ) -> AsyncIterator[ModelsBed]:
     """A mesh of these nodes, each with an empty store; those of `sealing` seal their blobs."""
     engines = {node: RecordedEngine(("smollm2:135m",)) for node in nodes}
@@ -151,6 +153,7 @@ async def models_bed(
                     recorded=node.gateway.record_admin,
                     give_up_s=give_up_s,
                     keys=BlobKeys(lambda where=where: where, now=models.clock),
+                    registries=registries,
                 )
                 for path, page in desk.admin_pages().items():
                     node.gateway.serve_admins(path, page)

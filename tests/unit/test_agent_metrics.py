@@ -10,6 +10,9 @@ from bridge_agent.engines.view import LocalInstance
 from bridge_agent.gateway.counters import GatewayCounters
 from bridge_agent.membership.link_status import LinkReport
 from bridge_agent.telemetry.metrics import Sources, metrics_page
+from bridge_agent.telemetry.trace_metrics import trace_metrics
+from bridge_agent.tracing.delivery_rules import Drop
+from bridge_agent.tracing.span_queue import SpanQueue
 from bridge_core.audit.queue import AuditLog
 from bridge_core.snapshot import Snapshot, Version
 
@@ -61,3 +64,17 @@ async def test_counters_histograms_links_and_engines() -> None:
     assert value("bridge_request_duration_seconds_count") == 3
     assert value("bridge_request_duration_seconds_sum") == 400.0205
     assert any(name.startswith("process_resident") for name, _ in samples)
+
+
+async def test_spans_are_counted_by_what_became_of_them() -> None:
+    spans = SpanQueue(most_bytes=1)
+    spans.put(b"long")
+    spans.note_sent(3)
+    page = b"\n".join(
+        line.encode()
+        for metric in trace_metrics(spans)
+        for line in (f"{one.name} {dict(one.labels)} {one.value}" for one in metric.samples)
+    ).decode()
+    assert "bridge_trace_spans_sent_total {} 3" in page
+    assert "bridge_trace_spans_dropped_total {'reason': 'queue'} 1" in page
+    assert page.count("bridge_trace_spans_dropped_total") == len(Drop)

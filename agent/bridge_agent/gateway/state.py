@@ -31,6 +31,7 @@ from bridge_agent.routing.outlook_rules import Conversations
 from bridge_agent.routing.strategies import Turns
 from bridge_agent.routing.unheard import Unheard
 from bridge_agent.routing.view import Index, MeshView, Target
+from bridge_agent.tracing.tracer import Tracer
 from bridge_core.snapshot import RoutePolicy
 
 FRESH_S: Final = 5.0
@@ -60,6 +61,7 @@ class GatewayState:
         signatures: Who knows which models have to be signed; None: nobody, and none has.
         cold: Where models are being loaded for requests that came in here.
         meter: Who counts what callers use and refuses what is beyond their quotas; None: nobody.
+        tracer: Who gives requests their places in traces; None: traces pass through as they come.
         on_record: Told of each request when it is over, and what it asked.
         on_progress: Told of instance and model now and then while an own engine's answer streams.
         node_spoke: Told of a node whose long answer goes on.
@@ -96,6 +98,7 @@ class GatewayState:
         self.node_spoke: Callable[[str], None] | None = None
         self.keeper: StreamKeeper | None = None
         self.meter: Meter | None = None
+        self.tracer: Tracer | None = None
         self.models: ModelSource | None = None
         self.loading: ModelLoading | None = None
         self.signatures: SignedModels | None = None

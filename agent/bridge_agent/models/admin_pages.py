@@ -16,6 +16,8 @@ from bridge_agent.models.blobs import Blobs
 from bridge_agent.models.pulling import ModelPulls
 from bridge_agent.models.removal_rules import refusal
 from bridge_agent.models.removing import Removals
+from bridge_agent.models.shared.publishing import Publishing
+from bridge_agent.models.shared.tier import SharedTier
 from bridge_agent.models.store_reads import manifest_bytes
 from bridge_agent.routing.view import MeshView
 from bridge_agent.signing.judging_rules import Judged
@@ -26,7 +28,7 @@ from bridge_core.dialects.errors import ApiError
 from bridge_core.errors import BridgeError
 from bridge_core.http1 import App, Exchange, coroutine_app
 from bridge_core.identity.spiffe import SpiffeId
-from bridge_core.model_answers import BlobChecked, ModelAsked, Removed
+from bridge_core.model_answers import BlobChecked, ModelAsked, Removed, SharedSaid
 from bridge_core.model_store.layout import Layer, ModelStore, Stored, hex_digest
 from bridge_core.names import InvalidName, ModelName
 
@@ -54,6 +56,8 @@ class AdminPages:
         removals: Removes models.
         recorded: Puts what an admin did to a model on record, and since when.
         signed: What policies say of a model's signatures; None: none is about it.
+        shared: The shared storage; None: there is none.
+        publishing: Writes models there.
         now: Monotonic seconds.
     """
 
@@ -68,6 +72,8 @@ class AdminPages:
         removals: Removals,
         recorded: Recorded,
         signed: SignedBy,
+        shared: SharedTier | None = None,
+        publishing: Publishing | None = None,
         now: Callable[[], float] = time.monotonic,
     ) -> None:
         self._blobs = blobs
@@ -78,6 +84,8 @@ class AdminPages:
         self._removals = removals
         self._recorded = recorded
         self._signed = signed
+        self._shared = shared
+        self._publishing = publishing
         self._now = now
         self._hashing = asyncio.Semaphore(1)
 
@@ -87,6 +95,8 @@ class AdminPages:
             model_answers.PULL: coroutine_app(self._asked(self._pull, changes=True), group),
             model_answers.WARM: coroutine_app(self._asked(self._warm, changes=True), group),
             model_answers.RM: coroutine_app(self._asked(self._rm, changes=True), group),
+            model_answers.PUBLISH: coroutine_app(self._asked(self._publish, changes=True), group),
+            model_answers.SHARED: coroutine_app(self._asked(self._said, changes=False), group),
             model_answers.VERIFY: coroutine_app(self._asked(self._verify, changes=False), group),
         }
 
@@ -121,6 +131,16 @@ class AdminPages:
 
     async def _warm(self, exchange: Exchange, asked: ModelAsked) -> None:
         await self._tell(exchange, asked, self._warming)
+
+    async def _publish(self, exchange: Exchange, asked: ModelAsked) -> None:
+        if self._publishing is None:
+            _error(exchange, 400, "this node has no shared storage (models.shared in agent.json)")
+            return
+        await self._tell(exchange, asked, self._publishing.records)
+
+    async def _said(self, exchange: Exchange, _: ModelAsked) -> None:
+        said = SharedSaid() if self._shared is None else self._shared.said()
+        exchange.respond(200, _JSON, msgspec.json.encode(said))
 
     async def _tell(
         self,

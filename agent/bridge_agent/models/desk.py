@@ -7,6 +7,7 @@ import functools
 import random
 import time
 from collections.abc import Callable, Coroutine, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Final
 
@@ -30,13 +31,17 @@ from bridge_agent.models.receiving import Receiver
 from bridge_agent.models.removing import Removals
 from bridge_agent.models.sealing import Sealing
 from bridge_agent.models.section import ModelsSection
+from bridge_agent.models.shared.hold import PublishRegistry
+from bridge_agent.models.shared.publishing import Publishing
+from bridge_agent.models.shared.section import shared_faults
+from bridge_agent.models.shared.tier import SharedTier
 from bridge_agent.models.shelf import Shelf
 from bridge_agent.models.warming import Warming
 from bridge_agent.peers.upstreams import Upstreams
 from bridge_agent.routing.view import MeshView
 from bridge_agent.signing.gate import SignatureGate
 from bridge_agent.signing.pages import SigningPages
-from bridge_core.errors import BridgeError
+from bridge_core.errors import BridgeError, Fatal
 from bridge_core.http1 import App
 from bridge_core.model_store.layout import ModelStore
 from bridge_core.names import ModelName
@@ -45,6 +50,7 @@ log = structlog.get_logger()
 
 _TIDY_S: Final = 3600.0
 _OLD_S: Final = 7 * 86_400.0
+_SHARED_LOOK_S: Final = 30.0
 
 
 def store_of(engines: tuple[EngineConfig, ...], default: Path) -> Path | None:
@@ -73,6 +79,10 @@ class ModelDesk:
         warmed: Told when other models are in the page cache, or lie sealed, than before.
         give_up_s: How long a transfer may gain nothing.
         keys: What sealed blobs open with, and what comes is sealed with where `section` says so.
+        registries: Give leases to publish models into the shared storage.
+
+    Raises:
+        Fatal: the shared storage is the models folder itself, or lies in it.
 
     Attributes:
         root: The models folder.
@@ -86,6 +96,7 @@ class ModelDesk:
         removals: Removes models.
         receiver: Takes what is pushed here.
         signatures: Says which models have to be signed, and are.
+        shared: The shared storage; None: there is none.
     """
 
     def __init__(
@@ -105,8 +116,12 @@ class ModelDesk:
         warmed: Callable[[], None] = lambda: None,
         give_up_s: float = GIVE_UP_S,
         keys: BlobKeys | None = None,
+        registries: Sequence[PublishRegistry] = (),
     ) -> None:
         self.root = root
+        if faults := shared_faults(section.shared, (str(root),)):
+            raise Fatal("; ".join(faults), hint="correct agent.json")
+        self.shared = None if section.shared is None else SharedTier(section.shared)
         self._group = group
         rng = random.Random()  # noqa: S311 - which of equally good pieces
         peers = PeerClient(view, upstreams)
@@ -155,6 +170,7 @@ class ModelDesk:
             changed=changed,
             room=self.removals.make_room,
             check=self.signatures.check,
+            shared=self.shared,
         )
         self.receiver = Receiver(
             blobs,
@@ -190,6 +206,10 @@ class ModelDesk:
             removals=self.removals,
             recorded=recorded,
             signed=self.signatures.verdict,
+            shared=self.shared,
+            publishing=None
+            if self.shared is None
+            else Publishing(self.shared, blobs, store, registries, lambda: view.index.node),
         )
         self._signing = SigningPages(blobs, store, view, changed=changed, recorded=recorded)
 
@@ -209,6 +229,8 @@ class ModelDesk:
             found["blob-keys"] = self._key_socket.run
         if self.sealing is not None:
             found["sealing"] = self.sealing.run
+        if self.shared is not None:
+            found["shared-storage"] = functools.partial(_watch, self.shared)
         return found
 
     def shown(self, instances: Sequence[LocalInstance]) -> tuple[LocalInstance, ...]:
@@ -220,7 +242,10 @@ class ModelDesk:
 
     def concerns(self) -> list[str]:
         """What an admin should know about the models of this node."""
-        return [] if self.sealing is None else self.sealing.concerns()
+        return [
+            *(() if self.sealing is None else self.sealing.concerns()),
+            *(() if self.shared is None else self.shared.concerns()),
+        ]
 
     def asked(self, model: str) -> None:
         """A request for the model of this canonical name was served here."""
@@ -243,3 +268,11 @@ class ModelDesk:
 
 def _origin(name: ModelName, insecure: bool) -> OriginPort:
     return Origin(name, insecure=insecure)
+
+
+async def _watch(shared: SharedTier) -> None:
+    """Looks at the shared storage until cancelled, in a thread of its own: it may hang for its time-out."""
+    with ThreadPoolExecutor(1, "shared-storage-look") as thread:
+        while True:
+            await asyncio.get_running_loop().run_in_executor(thread, shared.look)
+            await asyncio.sleep(_SHARED_LOOK_S)

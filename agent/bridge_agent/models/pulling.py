@@ -3,8 +3,9 @@
 Rules:
 1. The manifest is the origin's where the origin answers: a pull brings what is newest there. Where it does
    not, or does not know the model, it is the one that the mesh means by the name (`model_digests`), and it
-   counts only with the digest by which nodes list it.
-2. Blobs come as `fetcher` gets them: from nodes first.
+   counts only with the digest by which nodes list it. Where neither has it, it is the one in the shared
+   storage, unless nodes list another digest by the name: that one counts, wherever it may be had.
+2. Blobs come as `fetcher` gets them: from nodes first, then from the shared storage, then from the origin.
 3. The manifest is written last, as the bytes that came, when every blob of it is there.
 4. Where its name has to be signed (`signing.gate`), signatures come first, and nothing else of a model
    without a good one. If it is the origin's that has none, the one here, or the mesh's, may have: then it is
@@ -28,10 +29,12 @@ import structlog
 from bridge_agent.models.blob_files import PARTIAL
 from bridge_agent.models.blobs import Blobs
 from bridge_agent.models.fetcher import BlobFetcher
-from bridge_agent.models.manifest_finding import holders, manifest_from
+from bridge_agent.models.manifest_finding import Holders, holders, manifest_from
 from bridge_agent.models.manifest_rules import BadManifest, blobs_of, read_manifest
 from bridge_agent.models.origin import OriginFault, OriginPort
 from bridge_agent.models.peer_client import PeerClient
+from bridge_agent.models.shared.tier import SharedTier
+from bridge_agent.models.shared.tiered_origin import TieredOrigin
 from bridge_agent.models.store_reads import manifest_bytes
 from bridge_agent.models.store_writes import list_model
 from bridge_agent.routing.view import MeshView
@@ -64,11 +67,12 @@ class WantsLogin(BridgeError):
 
 
 class _Found(msgspec.Struct, frozen=True):
-    """A manifest: its bytes, what they say, and who outside the mesh gave it; None: a node did."""
+    """A manifest: its bytes, what they say, where its blobs are besides nodes, and if it is its origin's."""
 
     data: bytes
     manifest: Manifest
-    origin: OriginPort | None
+    source: OriginPort | None
+    outside: bool
 
 
 class _Pull:
@@ -129,6 +133,7 @@ class ModelPulls:
         changed: Called when the store has another model.
         room: Makes room for so many bytes more, of this model, or raises BridgeError.
         check: Returns when a manifest may be listed by a name, or raises NotSigned.
+        shared: The shared storage; None: there is none.
     """
 
     def __init__(
@@ -144,6 +149,7 @@ class ModelPulls:
         changed: Callable[[], None],
         room: MakeRoom,
         check: CheckSigned,
+        shared: SharedTier | None = None,
     ) -> None:
         self._check = check
         self._blobs = blobs
@@ -155,6 +161,7 @@ class ModelPulls:
         self._origin = origin
         self._group = group
         self._changed = changed
+        self._shared = shared
         self._pulls: dict[str, _Pull] = {}
         # Not the agent's own threads: registries that say nothing would take them all.
         self._asking = ThreadPoolExecutor(_ASKING, "manifests")
@@ -218,7 +225,7 @@ class ModelPulls:
         await self._room(await asyncio.to_thread(self._incoming, manifest), name)
         for _ in range(_ROUNDS):
             for layer in blobs_of(manifest):
-                await self._blob(pull, layer, found.origin, likely)
+                await self._blob(pull, layer, found.source, likely)
             pull.say("verifying", status="verifying sha256 digest")
             pull.say("writing", status="writing manifest")
             if await asyncio.to_thread(list_model, self._blobs, self._store(), name, data, manifest):
@@ -240,7 +247,7 @@ class ModelPulls:
         try:
             await self._judge(pull, name, found, likely)
         except NotSigned as fault:
-            if found.origin is None:
+            if not found.outside:
                 raise
             own = await self._signed_here(pull, name, likely)
             if own is None:
@@ -252,21 +259,28 @@ class ModelPulls:
 
     async def _signed_here(self, pull: _Pull, name: ModelName, likely: tuple[str, ...]) -> _Found | None:
         """The model as it is here, or as the mesh has it, where that is signed as it has to be."""
+        known = holders(self._view, name)
         for data in (
             await asyncio.to_thread(manifest_bytes, self._store(), name),
-            await manifest_from(self._peers, name, holders(self._view, name)),
+            await manifest_from(self._peers, name, known),
+            await self._in_shared(name, known),
         ):
             if data is not None:
-                found = _Found(data, self._read(name, data), None)
+                found = self._found(name, data)
                 with contextlib.suppress(NotSigned):
                     await self._judge(pull, name, found, likely)
                     return found
         return None
 
+    def _found(self, name: ModelName, data: bytes, origin: OriginPort | None = None) -> _Found:
+        """A manifest of the origin's, where one is given, or of the mesh's."""
+        source = origin if self._shared is None else TieredOrigin(self._shared, origin)
+        return _Found(data, self._read(name, data), source, origin is not None)
+
     async def _judge(self, pull: _Pull, name: ModelName, found: _Found, likely: tuple[str, ...]) -> None:
         for layer in signatures_of(found.manifest)[:MOST_SIGNATURES]:
             if layer.size <= MOST_BUNDLE:
-                await self._blob(pull, layer, found.origin, likely)
+                await self._blob(pull, layer, found.source, likely)
         await self._check(name, found.data)
 
     async def _blob(
@@ -288,16 +302,30 @@ class ModelPulls:
 
     async def _manifest(self, name: ModelName, origin: OriginPort) -> _Found:
         known = holders(self._view, name)
+        held = await self._in_shared(name, known)
         try:
-            data = await self._outside(origin, _ORIGIN_S if known.nodes else _ALONE_S)
-            return _Found(data, self._read(name, data), origin)
+            data = await self._outside(origin, _ORIGIN_S if known.nodes or held is not None else _ALONE_S)
+            return self._found(name, data, origin)
         except OriginFault as fault:
             given = await manifest_from(self._peers, name, known)
+            if given is None:
+                given = held
             if given is not None:
-                return _Found(given, self._read(name, given), None)
+                return self._found(name, given)
             if fault.login:
                 raise WantsLogin(f"pull model manifest: {fault.message}") from fault
             raise ApiError(500, f"pull model manifest: {_plain(fault)}", late=True) from fault
+
+    async def _in_shared(self, name: ModelName, known: Holders) -> bytes | None:
+        """The manifest in the shared storage, where it is the one that is meant (rule 1)."""
+        if self._shared is None:
+            return None
+        loop = asyncio.get_running_loop()
+        data = await loop.run_in_executor(self._asking, self._shared.manifest, name)
+        if data is None or not known.digest or hashlib.sha256(data).hexdigest() == known.digest:
+            return data
+        log.warning("shared_manifest_not_meant", model=name.short(), digest=known.digest[:12])
+        return None
 
     async def _outside(self, origin: OriginPort, within_s: float) -> bytes:
         loop = asyncio.get_running_loop()

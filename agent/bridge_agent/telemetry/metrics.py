@@ -20,6 +20,8 @@ from bridge_agent.telemetry.health_metrics import health_metrics
 from bridge_agent.telemetry.isolation_metrics import isolation_metrics
 from bridge_agent.telemetry.log_metrics import log_metrics
 from bridge_agent.telemetry.quota_metrics import QuotaFigures, quota_metrics
+from bridge_agent.telemetry.trace_metrics import trace_metrics
+from bridge_agent.tracing.span_queue import SpanQueue
 from bridge_core.audit.anchoring import Anchoring
 from bridge_core.audit.cosigning import Cosigning
 from bridge_core.audit.queue import AuditLog
@@ -43,6 +45,7 @@ class Sources:
         expires_unix: When the first certificate of each kind ends.
         audit: What was written and lost.
         log: The program's own log, likewise; None: it is a terminal's.
+        spans: Those of traces, likewise; None: none are made.
         cosigning: Who vouches for it; None: nobody is asked.
         anchoring: How far it is stamped; None: nobody is asked.
         witness: What was seen of others' audit logs; None: nothing.
@@ -80,6 +83,7 @@ class Sources:
         verdicts: Callable[[], Iterable[Verdict]] = tuple,
         gauges: Callable[[], Iterable[Gauge]] = tuple,
         log: LogSink | None = None,
+        spans: SpanQueue | None = None,
     ) -> None:
         self.counters = counters
         self.ejections = ejections
@@ -101,6 +105,7 @@ class Sources:
         self.verdicts = verdicts
         self.gauges = gauges
         self.log = log
+        self.spans = spans
 
 
 def metrics_page(sources: Sources) -> Callable[[], bytes]:
@@ -165,6 +170,8 @@ class _AgentCollector(Collector):
         yield waiting
         if sources.log is not None:
             yield from log_metrics(sources.log)
+        if sources.spans is not None:
+            yield from trace_metrics(sources.spans)
         yield _counter("bridge_audit_written", "Audit records written.", sources.audit.written)
         yield _counter("bridge_audit_lost", "Audit records lost.", sources.audit.lost)
         yield _counter(
