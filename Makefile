@@ -67,7 +67,7 @@ $(BIN)/python -m pytest $(1) $(2) $(T) || { [ $$? -eq 1 ] && echo 'Once more, al
 endef
 
 test: setup-dev ## set up, then run every test
-	$(call tested,-n $(JOBS) --dist loadfile,tests/unit tests/contract tests/scenarios)
+	$(call tested,-n $(JOBS) --dist loadfile,tests/unit tests/contract tests/scenarios tests/browser)
 	$(call tested,-n $(MESHES) --dist loadfile --no-loadscope-reorder,$(WHOLE))
 
 wheel: setup-dev ## a wheel in dist/: compiled where a C compiler is (BRIDGE_COMPILE=yes: or none at all; no: pure)

@@ -18,6 +18,7 @@ from bridge_cli import (
     backup_commands,
     ca_commands,
     client_commands,
+    console_commands,
     doctor_commands,
     health_commands,
     hindsight_commands,
@@ -25,6 +26,7 @@ from bridge_cli import (
     policy_commands,
     quota_commands,
     restore_command,
+    signing_commands,
     status_commands,
     traffic_commands,
     upgrade_commands,
@@ -154,9 +156,11 @@ def down_command(
 
 # After those that one begins with: this is the order of `bridgectl --help`.
 status_commands.register(app)
+console_commands.register(app)
 watch_commands.register(app)
 doctor_commands.register(app)
 models_commands.register(app)
+signing_commands.register(models_commands.models)
 app.add_typer(contexts, name="context")
 app.add_typer(attest, name="attest")
 app.add_typer(ca_commands.group, name="ca")
