@@ -24,6 +24,7 @@ from bench import (
     policies,
     pressure,
     sealing,
+    shared_storage,
     soak,
     starting,
     streams,
@@ -32,6 +33,7 @@ from bench import (
 )
 from bench.processes import can_load, envoy, missing, version, work_folder
 from bench.scaling import growth as scaling_growth
+from bench.scaling import real_day as scaling_real_day
 from bench.scaling import rows as scaling_rows
 from bench.scaling import streams as scaling_streams
 from bridge_core.form import form
@@ -56,6 +58,7 @@ ROWS = {
     "models": models.models,
     "loads": loads.loads,
     "sealing": sealing.sealing,
+    "shared-storage": shared_storage.shared_storage,
     "embeddings": embeddings.embeddings,
     "survive": survive.survival,
     "survive-text": survive.texts,
@@ -63,6 +66,7 @@ ROWS = {
     "soak": soak.soak,
     "starting": starting.starting,
     "scaling": scaling_rows.scaling,
+    "scaling-day": scaling_real_day.scaling_day,
     "scaling-growth": scaling_growth.growth,
     "scaling-streams": scaling_streams.streams,
     "detection-simulated": detection_simulated.detection,
@@ -70,6 +74,7 @@ ROWS = {
 # rows that need no load generator
 WITHOUT_LOAD = {
     "scaling",
+    "scaling-day",
     "agent",
     "starting",
     "isolation",
@@ -82,6 +87,7 @@ WITHOUT_LOAD = {
     "models",
     "soak",
     "sealing",
+    "shared-storage",
     "scaling-growth",
     "scaling-streams",
     "detection-simulated",
@@ -89,11 +95,13 @@ WITHOUT_LOAD = {
 LONG = (
     "soak",
     "scaling",
+    "scaling-day",
     "scaling-streams",
     "survive",
     "survive-text",
     "audit-edits",
     "models",
+    "shared-storage",
     "detection-simulated",
 )  # the better part of an hour, or gigabytes: only when named
 

@@ -3,6 +3,7 @@
 # a metadata server, and its CephFS mounted by ceph-fuse. For `shared_storage.py` and the contract suite; not for
 # data that anybody wants to keep: one copy of everything, no authentication.
 #   bench/ceph_one_node.sh up DIR [GIB]     prints where CephFS is mounted; the OSD's file is GIB large (8)
+#   bench/ceph_one_node.sh cold DIR         mounts it anew, the OSD's cache dropped: what is read next comes from its disk
 #   bench/ceph_one_node.sh down DIR         unmounts, ends what it started by process id, and removes DIR
 # Needs root, /dev/fuse, and Debian's ceph-mon ceph-mgr ceph-osd ceph-mds ceph-common ceph-fuse.
 set -euo pipefail
@@ -14,6 +15,20 @@ begin() { # NAME COMMAND...: in the background, its process id kept
   nice -n 5 setsid "$@" >>"$dir/$name.log" 2>&1 & echo $! >"$dir/$name.pid"
 }
 
+mount_it() {
+  begin fuse ceph-fuse -f -c "$conf" "$dir/cephfs"
+  for _ in $(seq 120); do mountpoint -q "$dir/cephfs" && return; sleep 0.25; done
+  echo "CephFS is not mounted: $dir/*.log say why" >&2; exit 1
+}
+
+if [ "$what" = cold ]; then
+  for _ in $(seq 50); do umount "$dir/cephfs" 2>>"$dir/log" && break; sleep 0.2; done  # a close may be on its way
+  ! mountpoint -q "$dir/cephfs" || { echo "$dir/cephfs is in use" >&2; exit 1; }
+  for _ in $(seq 100); do kill -0 "$(cat "$dir/fuse.pid")" 2>/dev/null || break; sleep 0.1; done
+  c tell osd.0 cache drop
+  mount_it
+  exit
+fi
 if [ "$what" = down ]; then
   mountpoint -q "$dir/cephfs" && umount -l "$dir/cephfs"
   for name in fuse mds osd mgr mon; do
@@ -70,7 +85,5 @@ for _ in $(seq 120); do timeout 20 ceph -c "$conf" osd stat 2>/dev/null | grep -
 c osd pool create meta 8; c osd pool create data 16; c fs new models meta data
 begin mds ceph-mds -c "$conf" -f -i a
 for _ in $(seq 120); do timeout 20 ceph -c "$conf" mds stat 2>/dev/null | grep -q "up:active" && break; sleep 0.5; done
-begin fuse ceph-fuse -f -c "$conf" "$dir/cephfs"
-for _ in $(seq 120); do mountpoint -q "$dir/cephfs" && break; sleep 0.25; done
-mountpoint -q "$dir/cephfs" || { echo "CephFS is not mounted: $dir/*.log say why" >&2; exit 1; }
+mount_it
 echo "$dir/cephfs"

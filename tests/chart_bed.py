@@ -58,6 +58,7 @@ _SHAPES: Final[dict[str, tuple[dict[str, Any], ...]]] = {
             }
         },
     ),
+    "costs": ({}, {"podCosts": {"enabled": True, "clientSecretName": "viewer"}}),
     "network": (
         {},
         {"networkPolicy": {"enabled": False}, "imagePullSecrets": [{"name": "pull"}]},

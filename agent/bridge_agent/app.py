@@ -508,6 +508,7 @@ class Agent:
             witness=self._witness,
             ancillaries=self._ancillaries,
             quotas=QuotaFigures(self._meter, lambda: self._leasing.leased),
+            shared=lambda: None if self._models is None else self._models.shared_said(),
             concerns=self._concerns,
             trust=self._trust,
             last_use=self._last_use,

@@ -109,6 +109,9 @@ def test_a_model_is_there_whole_and_readable_for_all(root: Path, writer: TierWri
     assert blob_in(root).read_bytes() == BLOB
     assert manifest_in(root).read_bytes() == manifest_of(BLOB)
     assert blob_in(root).stat().st_mode & 0o777 == manifest_in(root).stat().st_mode & 0o777 == 0o644
+    assert {path.stat().st_mode & 0o777 for path in (root / "manifests").rglob("*") if path.is_dir()} == {
+        0o755
+    }
     assert through == [4 * MIB, SIZE]
     assert left_over(root) == []
 

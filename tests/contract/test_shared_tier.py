@@ -212,7 +212,7 @@ async def test_a_folder_that_nothing_is_mounted_on_is_away_and_comes_back(
     assert (await models.pull("a"))[-1] == {"status": "success"}
     assert has(models, "a")
     (concern,) = models.desks["a"].concerns()
-    assert "is it mounted" in concern
+    assert "nothing is mounted there" in concern
     share.root.rmdir()
     (tmp_path / "later").rename(share.root)
     clock = [1000.0]

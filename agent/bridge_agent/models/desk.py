@@ -7,7 +7,6 @@ import functools
 import random
 import time
 from collections.abc import Callable, Coroutine, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Final
 
@@ -32,6 +31,7 @@ from bridge_agent.models.removing import Removals
 from bridge_agent.models.sealing import Sealing
 from bridge_agent.models.section import ModelsSection
 from bridge_agent.models.shared.hold import PublishRegistry
+from bridge_agent.models.shared.patience import aside
 from bridge_agent.models.shared.publishing import Publishing
 from bridge_agent.models.shared.section import shared_faults
 from bridge_agent.models.shared.tier import SharedTier
@@ -41,6 +41,7 @@ from bridge_agent.peers.upstreams import Upstreams
 from bridge_agent.routing.view import MeshView
 from bridge_core.errors import BridgeError, Fatal
 from bridge_core.http1 import App
+from bridge_core.model_answers import SharedSaid
 from bridge_core.model_store.layout import ModelStore
 from bridge_core.names import ModelName
 
@@ -239,6 +240,10 @@ class ModelDesk:
             *(() if self.shared is None else self.shared.concerns()),
         ]
 
+    def shared_said(self) -> SharedSaid | None:
+        """How the shared storage stands; None: there is none."""
+        return None if self.shared is None else self.shared.said()
+
     def asked(self, model: str) -> None:
         """A request for the model of this canonical name was served here."""
         self.warming.asked(model)
@@ -263,8 +268,7 @@ def _origin(name: ModelName, insecure: bool) -> OriginPort:
 
 
 async def _watch(shared: SharedTier) -> None:
-    """Looks at the shared storage until cancelled, in a thread of its own: it may hang for its time-out."""
-    with ThreadPoolExecutor(1, "shared-storage-look") as thread:
-        while True:
-            await asyncio.get_running_loop().run_in_executor(thread, shared.look)
-            await asyncio.sleep(_SHARED_LOOK_S)
+    """Looks at the shared storage until cancelled, in none of the common threads: it may hang a while."""
+    while True:
+        await aside(shared.look)
+        await asyncio.sleep(_SHARED_LOOK_S)
