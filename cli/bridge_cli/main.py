@@ -26,6 +26,7 @@ from bridge_cli import (
     policy_commands,
     quota_commands,
     restore_command,
+    signing_commands,
     status_commands,
     traffic_commands,
     upgrade_commands,
@@ -168,6 +169,7 @@ console_commands.register(app)
 watch_commands.register(app)
 doctor_commands.register(app)
 models_commands.register(app)
+signing_commands.register(models_commands.models)
 app.add_typer(contexts, name="context")
 app.add_typer(attest, name="attest")
 app.add_typer(ca_commands.group, name="ca")

@@ -39,6 +39,8 @@ from bridge_agent.models.shelf import Shelf
 from bridge_agent.models.warming import Warming
 from bridge_agent.peers.upstreams import Upstreams
 from bridge_agent.routing.view import MeshView
+from bridge_agent.signing.gate import SignatureGate
+from bridge_agent.signing.pages import SigningPages
 from bridge_core.errors import BridgeError, Fatal
 from bridge_core.http1 import App
 from bridge_core.model_answers import SharedSaid
@@ -94,6 +96,7 @@ class ModelDesk:
         sealing: Sees to it that blobs lie sealed; None where they lie in the clear.
         removals: Removes models.
         receiver: Takes what is pushed here.
+        signatures: Says which models have to be signed, and are.
         shared: The shared storage; None: there is none.
     """
 
@@ -130,6 +133,7 @@ class ModelDesk:
 
         self.store = store
         blobs = self.blobs = Blobs(root, keys, sealing=section.sealed)
+        self.signatures = SignatureGate(view, (blobs, store), instances, changed=warmed)
         self.shelf = Shelf(blobs, store, view, peers)
         finding = Finding(peers, time.monotonic, give_up_s=give_up_s)
 
@@ -166,6 +170,7 @@ class ModelDesk:
             group=group,
             changed=changed,
             room=self.removals.make_room,
+            check=self.signatures.check,
             shared=self.shared,
         )
         self.receiver = Receiver(
@@ -174,6 +179,7 @@ class ModelDesk:
             reserve=section.reserve,
             room=self.removals.make_room,
             changed=changed,
+            check=self.signatures.check,
         )
         self.pages = PeerPages(blobs, store, self.fetcher, finding, pace=pace(), busy=busy)
         self.warming = Warming(
@@ -200,11 +206,13 @@ class ModelDesk:
             warm=self.warming.order,
             removals=self.removals,
             recorded=recorded,
+            signed=self.signatures.verdict,
             shared=self.shared,
             publishing=None
             if self.shared is None
             else Publishing(self.shared, blobs, store, registries, lambda: view.index.node),
         )
+        self._signing = SigningPages(blobs, store, view, changed=changed, recorded=recorded)
 
     def node_pages(self) -> dict[str, App]:
         """What other nodes may ask, by path."""
@@ -212,7 +220,7 @@ class ModelDesk:
 
     def admin_pages(self) -> dict[str, App]:
         """What admins may ask, by path."""
-        return self._admin.apps(self._group)
+        return {**self._admin.apps(self._group), **self._signing.apps(self._group)}
 
     @property
     def tasks(self) -> dict[str, Callable[[], Coroutine[Any, Any, None]]]:
