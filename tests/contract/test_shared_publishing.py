@@ -320,8 +320,9 @@ async def everything(records: AsyncIterator[dict[str, Any]]) -> list[dict[str, A
 
 @pytest.fixture
 async def models(tmp_path: Path) -> AsyncIterator[ModelsBed]:
-    share = Share(tmp_path / "share")
-    section = ModelsSection(reserve=0, shared=SharedSection(str(share.root), publish=True))
+    share = tmp_path / "share"
+    share.mkdir()
+    section = ModelsSection(reserve=0, shared=SharedSection(str(share), publish=True))
     async with models_bed(tmp_path, "a", "b", section=section, registries=(Leases(),)) as bed:
         bed.bed.publish(
             admin__op=Admin("op", "operator"),
@@ -336,7 +337,12 @@ async def test_what_one_node_published_another_one_pulls(models: ModelsBed) -> N
     assert (await models.pull("b"))[-1] == {"status": "success"}
     (said,), _ = await ask(models, model_answers.PUBLISH, ModelAsked(models.name()), "b", who="eye")
     assert "operator" in said.fault
+    tier = models.desks["b"].shared
+    assert tier is not None
+    tier.look()
+    assert tier.said().fault  # nothing was published there yet, and it rests
     (said,), shown = await ask(models, model_answers.PUBLISH, ModelAsked(models.name()), "b")
+    assert (tier.said().fault, tier.said().models) == ("", (models.name(),))
     assert (said.done, said.fault) == ("published", "")
     assert shown[-1] == ("b", {"status": "success"})
     assert {"status": "writing manifest"} in [record for _, record in shown]
