@@ -94,6 +94,14 @@ def up_command(
             "--host", help="Name or address that other machines reach this one at (127.0.0.1: none can)."
         ),
     ] = None,
+    traces: Annotated[
+        str | None,
+        typer.Option(
+            "--traces",
+            help="An OTLP/HTTP collector's address that every node sends traces to, such as "
+            "http://localhost:4318/v1/traces.",
+        ),
+    ] = None,
     as_json: JsonOption = False,
 ) -> None:
     """Start a mesh on this machine, or what is missing of it. Needs neither root nor a network."""
@@ -103,6 +111,7 @@ def up_command(
         "host": guarded(lambda: host_of(host)) if host is not None else None,
         "engine": _engine(engine) if engine else None,
         "etcd": tuple(url.strip() for url in etcd.split(",")) if etcd else None,
+        "traces": traces,
     }
     given = {name: value for name, value in given.items() if value is not None}
 
