@@ -25,6 +25,7 @@ from bench import (
     policies,
     pressure,
     sealing,
+    shared_storage,
     soak,
     starting,
     streams,
@@ -33,6 +34,7 @@ from bench import (
 )
 from bench.processes import can_load, envoy, missing, version, work_folder
 from bench.scaling import growth as scaling_growth
+from bench.scaling import real_day as scaling_real_day
 from bench.scaling import rows as scaling_rows
 from bench.scaling import streams as scaling_streams
 from bridge_core.form import form
@@ -57,6 +59,7 @@ ROWS = {
     "models": models.models,
     "loads": loads.loads,
     "sealing": sealing.sealing,
+    "shared-storage": shared_storage.shared_storage,
     "embeddings": embeddings.embeddings,
     "survive": survive.survival,
     "survive-text": survive.texts,
@@ -64,6 +67,7 @@ ROWS = {
     "soak": soak.soak,
     "starting": starting.starting,
     "scaling": scaling_rows.scaling,
+    "scaling-day": scaling_real_day.scaling_day,
     "scaling-growth": scaling_growth.growth,
     "scaling-streams": scaling_streams.streams,
     "detection-simulated": detection_simulated.detection,
@@ -72,6 +76,7 @@ ROWS = {
 # rows that need no load generator
 WITHOUT_LOAD = {
     "scaling",
+    "scaling-day",
     "agent",
     "starting",
     "isolation",
@@ -84,6 +89,7 @@ WITHOUT_LOAD = {
     "models",
     "soak",
     "sealing",
+    "shared-storage",
     "scaling-growth",
     "scaling-streams",
     "detection-simulated",
@@ -92,11 +98,13 @@ WITHOUT_LOAD = {
 LONG = (
     "soak",
     "scaling",
+    "scaling-day",
     "scaling-streams",
     "survive",
     "survive-text",
     "audit-edits",
     "models",
+    "shared-storage",
     "detection-simulated",
     "forecast-simulated",
 )  # the better part of an hour, or gigabytes: only when named

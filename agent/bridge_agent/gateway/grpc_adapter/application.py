@@ -23,6 +23,7 @@ from bridge_agent.gateway.grpc_adapter.service import (
     caller_of_call,
 )
 from bridge_agent.gateway.grpc_adapter.translate import MAX_MESSAGE
+from bridge_agent.tracing.context_rules import FIELDS as TRACE_FIELDS
 from bridge_core.http1 import App, Headers, Request
 from bridge_core.identity import IdentityFault
 from bridge_core.identity.certificate_info import CertifiedName
@@ -96,7 +97,7 @@ def _paths(file: FileDescriptor, application: Any) -> dict[str, Any]:
 
 def _head(scope: dict[str, Any], caller: GrpcCaller) -> Request:
     """What the pipeline will be shown of who calls."""
-    request = Request("POST", scope["path"].encode(), Headers(list(caller.credentials)), caller.memo)
+    request = Request("POST", scope["path"].encode(), Headers(list(caller.carried)), caller.memo)
     request.identity, request.remote, request.listener = caller.identity, caller.remote, LISTENER
     return request
 
@@ -107,10 +108,19 @@ def _caller(scope: dict[str, Any], calls: Calls) -> tuple[GrpcCaller, str]:
     remote = (client[0], client[1]) if client else None
     if not tls or (tls["tls_version"] or 0) < _TLS_1_3:
         return GrpcCaller(None, remote, (), {}, calls), ""  # what it shows was shown to everybody
-    credentials = tuple((name, value) for name, value in scope["headers"] if name in FIELDS)
+    carried = tuple(
+        (name, value)
+        for name, value in scope["headers"]
+        if name in FIELDS or (name in TRACE_FIELDS and _is_plain(value))
+    )
     chain = tls["client_cert_chain"]
     identity, serial = _named(chain[0]) if chain else (None, "")
-    return GrpcCaller(identity, remote, credentials, {}, calls), serial
+    return GrpcCaller(identity, remote, carried, {}, calls), serial
+
+
+def _is_plain(value: bytes) -> bool:
+    """Whether it can be passed on in a head of HTTP/1.1."""
+    return value.isascii() and value.decode().isprintable()
 
 
 @lru_cache(maxsize=1024)

@@ -38,14 +38,14 @@ class GrpcCaller(msgspec.Struct, frozen=True):
     Attributes:
         identity: The SPIFFE id of the connection's certificate; None without one.
         remote: The address at the other end.
-        credentials: Keys and tokens among the call's metadata, as header fields.
+        carried: Keys, tokens and the trace among the call's metadata, as header fields.
         memo: What was found out about who calls; see `Request`.
         calls: Those under way.
     """
 
     identity: str | None
     remote: tuple[str, int] | None
-    credentials: tuple[Pair, ...]
+    carried: tuple[Pair, ...]
     memo: dict[Any, Any]
     calls: in_process.Calls
 
@@ -142,7 +142,7 @@ def open_call(
     pipeline: App, caller: GrpcCaller, call: Call, timeout_s: float | None
 ) -> in_process.AnswerReader:
     """Hands a call to the pipeline; read the answer within the context of what it returns."""
-    headers = [*call.headers, *caller.credentials]
+    headers = [*call.headers, *caller.carried]
     if timeout_s is not None:
         headers.append((TIMEOUT, b"%.3f" % min(max(timeout_s, 0.001), LONGEST_S)))
     return in_process.call(
