@@ -30,6 +30,7 @@ from bench import (
     survive,
     walls,
 )
+from bench.grpc import rows as grpc_rows
 from bench.processes import can_load, envoy, missing, version, work_folder
 from bench.scaling import growth as scaling_growth
 from bench.scaling import rows as scaling_rows
@@ -46,6 +47,7 @@ ROWS = {
     "two-hops": hops.two_hops,
     "hop-profile": hop_profile.hop_profile,
     "tokens": streams.relay,
+    "grpc": grpc_rows.grpc,
     "memory": streams.memory,
     "overload": pressure.overload,
     "cancel": pressure.cancel,
@@ -69,6 +71,7 @@ ROWS = {
 }
 # rows that need no load generator
 WITHOUT_LOAD = {
+    "grpc",
     "scaling",
     "agent",
     "starting",

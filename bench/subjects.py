@@ -55,6 +55,8 @@ DOMAIN = "bench.local"
 SLOTS, QUEUE_PER_SLOT = 10, 8  # of a gateway under pressure
 _MODELS = (MemberModel("tiny:latest", "f" * 64, 1),)
 _JSON = [(b"content-type", b"application/json")]
+TOKEN = b'{"model":"tiny","created_at":"2026-11-23T00:00:00Z","response":" token","done":false}\n'
+LAST = b'{"model":"tiny","created_at":"2026-11-23T00:00:00Z","response":"","done":true}\n'
 
 
 async def relay(port: int, upstream: int) -> None:
@@ -79,24 +81,22 @@ async def paced(port: int, every_ms: float) -> None:
 async def tokens(port: int, count: int, every_ms: float) -> None:
     """One timer writes to all streams, so that the upstream stays cheap."""
     streams: dict[http1.Exchange, int] = {}
-    chunk = b'{"model":"tiny","created_at":"2026-11-23T00:00:00Z","response":" token","done":false}\n'
-    last = b'{"model":"tiny","created_at":"2026-11-23T00:00:00Z","response":"","done":true}\n'
 
     def app(exchange: http1.Exchange) -> None:
         exchange.on_disconnect = lambda: streams.pop(exchange, None)
         exchange.start(200, [(b"content-type", b"application/x-ndjson")])
-        exchange.write(chunk)
+        exchange.write(TOKEN)
         streams[exchange] = count - 1
 
     def tick() -> None:
         asyncio.get_running_loop().call_later(every_ms / 1000, tick)
         for exchange, left in list(streams.items()):
             if left > 1:
-                exchange.write(chunk)
+                exchange.write(TOKEN)
                 streams[exchange] = left - 1
             else:
                 del streams[exchange]
-                exchange.finish(last)
+                exchange.finish(LAST)
 
     tick()
     await _serve(app, port)
@@ -117,8 +117,9 @@ def node_of(role: str) -> str:
 
 
 class Composed(NamedTuple):
-    """A gateway's listener, its connections to where its requests go, and its only task."""
+    """A gateway, its listener, its connections to where its requests go, and its only task."""
 
+    gateway: Gateway
     server: http1.Server
     pools: tuple[http1.Pool, ...]
     auditing: asyncio.Task[None]
@@ -133,8 +134,9 @@ async def compose(
     upstream: int = 1,
     tls: TlsIdentity | None = None,
     limits: http1.HttpLimits | None = None,
+    entries: Mapping[str, bytes] | None = None,
 ) -> Composed:
-    """A gateway in this role; `group` runs its tasks."""
+    """A gateway in this role; `group` runs its tasks, `entries` are in its snapshot besides."""
     node, on_peer, is_guarded = node_of(role), role in ("owner", "single"), role == "guarded"
     slots = {"narrow": SLOTS, "single": 1, "lone": 1}.get(role, 4096)
     view = MeshView(node)
@@ -152,7 +154,11 @@ async def compose(
     )
     made.on_record(audit.put)
     view.publish(
-        _snapshot(upstream if role == "entry" else port, slots, guarded.entries() if is_guarded else {})
+        _snapshot(
+            upstream if role == "entry" else port,
+            slots,
+            entries or (guarded.entries() if is_guarded else {}),
+        )
     )
     if role != "entry":
         engines = range(guarded.ENGINES if is_guarded else 1)
@@ -173,7 +179,7 @@ async def compose(
         limits=limits,
     )
     pools = tuple(upstreams.pool(target) for target in view.index.targets.values())
-    return Composed(server, pools, auditing)
+    return Composed(made, server, pools, auditing)
 
 
 def _snapshot(peer_port: int, slots: int, more: Mapping[str, bytes]) -> Snapshot:

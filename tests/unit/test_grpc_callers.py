@@ -1,0 +1,72 @@
+"""Which gRPC calls share what was found out about who makes them, and which never do."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from bridge_agent.gateway.grpc_adapter import callers as m
+from bridge_agent.gateway.grpc_adapter.callers import Callers
+from bridge_agent.gateway.grpc_adapter.translate import to_call
+
+KEY = (b"authorization", b"Bearer one")
+
+
+def scope(port: int = 1, *headers: tuple[bytes, bytes], version: int = 0x0304) -> dict[str, Any]:
+    return {
+        "headers": [(b"te", b"trailers"), *headers],
+        "client": ("127.0.0.1", port),
+        "extensions": {"tls": {"tls_version": version, "client_cert_chain": []}},
+    }
+
+
+def test_who_was_admitted_is_known_again_by_all_that_it_shows() -> None:
+    callers = Callers()
+    first = callers.of(scope(1, KEY))
+    assert callers.of(scope(1, KEY)) is not first  # not admitted yet
+    callers.admitted(first)
+    assert callers.of(scope(1, KEY)) is first
+    for other in (scope(2, KEY), scope(1), scope(1, KEY, KEY), scope(1, (b"api-key", b"Bearer one"))):
+        assert callers.of(other) is not first
+
+
+def test_what_an_older_tls_shows_counts_for_nothing_and_is_not_kept() -> None:
+    callers = Callers()
+    shown = callers.of(scope(1, KEY, version=0x0303))
+    assert shown.credentials == ()
+    assert shown.identity is None
+    callers.admitted(shown)
+    assert callers.of(scope(1, KEY, version=0x0303)) is not shown
+
+
+def test_what_is_kept_is_bounded() -> None:
+    callers = Callers()
+    huge = callers.of(scope(1, (b"authorization", b"x" * 5000)))
+    callers.admitted(huge)
+    assert not callers._known
+    for port in range(3000):
+        callers.admitted(callers.of(scope(port)))
+        assert len(callers._known) <= m._MOST
+
+
+def test_calls_that_ask_for_nothing_particular_share_their_head() -> None:
+    caller = Callers().of(scope(1, KEY))
+    one = caller.request(to_call("tiny", b"a", {}, stream=False), None)
+    two = caller.request(to_call("tiny", b"bb", {"api": "generate"}, stream=True), None)
+    assert one.memo is two.memo
+    assert one.headers is two.headers
+    assert one.body != two.body
+    assert list(one.headers) == [(b"content-type", b"application/json"), KEY]
+
+
+def test_other_paths_hints_and_deadlines_have_heads_of_their_own() -> None:
+    caller = Callers().of(scope(1, KEY))
+    plain = caller.request(to_call("tiny", b"a", {}, stream=False), None)
+    chat = caller.request(to_call("tiny", b"{}", {"api": "chat"}, stream=False), None)
+    hinted = caller.request(to_call("tiny", b"a", {"x-request-id": "r"}, stream=False), None)
+    timed = caller.request(to_call("tiny", b"a", {}, stream=False), 1.5)
+    memos = [id(request.memo) for request in (plain, chat, hinted, timed)]
+    assert len(set(memos)) == 4
+    assert chat.target == b"/api/chat"
+    assert hinted.headers.get(b"x-request-id") == b"r"
+    assert timed.headers.get(b"x-bridge-timeout") == b"1.500"
+    assert timed.body == plain.body
