@@ -19,6 +19,7 @@ from bench import (
     hops,
     in_memory,
     isolation,
+    large_bodies,
     loads,
     models,
     policies,
@@ -57,6 +58,7 @@ ROWS = {
     "walls": walls.walls,
     "models": models.models,
     "loads": loads.loads,
+    "large-bodies": large_bodies.large_bodies,
     "sealing": sealing.sealing,
     "embeddings": embeddings.embeddings,
     "survive": survive.survival,
@@ -71,6 +73,7 @@ ROWS = {
 }
 # rows that need no load generator
 WITHOUT_LOAD = {
+    "large-bodies",
     "grpc",
     "scaling",
     "agent",

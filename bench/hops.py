@@ -123,7 +123,14 @@ def certificates(folder: Path) -> dict[str, dict[str, str]]:
     files = {}
     for name, kind in (("entry", "node"), ("owner", "node"), ("client", "client")):
         key = x.generate_key()
-        leaf = x.issue(authority, key.public_key(), SpiffeId.make(DOMAIN, kind, name), now=now, ttl_s=86400)
+        leaf = x.issue(
+            authority,
+            key.public_key(),
+            SpiffeId.make(DOMAIN, kind, name),
+            now=now,
+            ttl_s=86400,
+            dns_names=["localhost"],
+        )
         (folder / f"{name}.pem").write_bytes(x.to_pem(leaf) + authority.pem)
         (folder / f"{name}.key").write_bytes(x.key_to_pem(key))
         (folder / f"{name}.key").chmod(0o600)

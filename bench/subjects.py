@@ -25,6 +25,7 @@ from typing import NamedTuple
 import uvloop
 
 from bench import configs, guarded
+from bench.watching import watch
 from bridge_agent.audit.made import made_of
 from bridge_agent.authentication.authenticator import Authenticator
 from bridge_agent.engines.view import LocalInstance
@@ -202,6 +203,7 @@ async def _serve(app: http1.App, port: int) -> None:
 
 
 async def _forever() -> None:
+    watch()
     gc.collect()
     gc.freeze()
     await asyncio.Event().wait()

@@ -22,6 +22,7 @@ import uvloop
 
 from bench import configs
 from bench.subjects import LAST, TOKEN, compose
+from bench.watching import watch
 from bridge_agent.gateway.config import ListenerKind
 from bridge_agent.gateway.grpc_adapter.deferred import DeferredGrpc
 from bridge_agent.gateway.grpc_adapter.listener import GrpcListener
@@ -181,6 +182,7 @@ async def _serve(port: int, answer: Callable[[Any, int], None]) -> None:
 
 
 async def _forever() -> None:
+    watch()
     gc.collect()
     gc.freeze()
     await asyncio.Event().wait()

@@ -1,12 +1,21 @@
-"""Which gRPC calls share what was found out about who makes them, and which never do."""
+"""What a gRPC call becomes, and which calls share what was found out about who makes them."""
 
 from __future__ import annotations
 
+import asyncio
+import json
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
+
+import pytest
 
 from bridge_agent.gateway.grpc_adapter import callers as m
 from bridge_agent.gateway.grpc_adapter.callers import Callers
+from bridge_agent.gateway.grpc_adapter.faults import CallFault
+from bridge_agent.gateway.grpc_adapter.native import call_of, read_call
 from bridge_agent.gateway.grpc_adapter.translate import to_call
+from bridge_agent.gateway.grpc_adapter.wire import framed
+from bridge_wire.v1.inference_pb2 import InferenceRequest
 
 KEY = (b"authorization", b"Bearer one")
 
@@ -70,3 +79,43 @@ def test_other_paths_hints_and_deadlines_have_heads_of_their_own() -> None:
     assert hinted.headers.get(b"x-request-id") == b"r"
     assert timed.headers.get(b"x-bridge-timeout") == b"1.500"
     assert timed.body == plain.body
+
+
+def test_a_large_body_reaches_the_engine_as_it_is_but_for_model_and_stream() -> None:
+    image = "QUJD" * 200_000
+    message = {"role": "user", "content": 'what "is" it?\\', "images": [image, image]}
+    data = json.dumps({"messages": [message], "model": "tiny", "stream": True}).encode()
+    made = json.loads(to_call("tiny", data, {"api": "chat"}, stream=False).body)
+    assert made == {"messages": [message], "model": "tiny", "stream": False}
+
+
+def test_a_large_prompt_that_only_looks_like_json_is_a_prompt() -> None:
+    prompt = '{"not": "closed' + "\\n\\u00e9 x" * 100_000
+    made = json.loads(to_call("tiny", prompt.encode(), {}, stream=True).body)
+    assert made == {"prompt": prompt, "model": "tiny", "stream": True}
+    with pytest.raises(CallFault, match="not a JSON object"):
+        to_call("tiny", prompt.encode(), {"api": "chat"}, stream=True)
+
+
+async def test_a_large_message_is_read_in_a_thread() -> None:
+    prompt = b"x" * (1 << 20)
+    data = framed(InferenceRequest(model_name="tiny", input_data=prompt).SerializeToString())
+    events = [
+        {"type": "http.request", "body": data[at : at + 70_000], "more_body": at + 70_000 < len(data)}
+        for at in range(0, len(data), 70_000)
+    ]
+    given: list[Any] = []
+
+    class Threads(ThreadPoolExecutor):
+        def submit(self, fn: Any, /, *args: Any, **kwargs: Any) -> Any:
+            given.append(fn)
+            return super().submit(fn, *args, **kwargs)
+
+    async def receive() -> dict[str, Any]:
+        return events.pop(0)
+
+    asyncio.get_running_loop().set_default_executor(Threads(1))
+    call = await call_of(receive, stream=False)
+    assert call is not None
+    assert json.loads(call.body)["prompt"] == prompt.decode()
+    assert given == [read_call]

@@ -13,9 +13,10 @@ from bridge_agent.gateway.grpc_adapter.call_exchange import CallExchange
 from bridge_agent.gateway.grpc_adapter.calls import Calls
 from bridge_agent.gateway.grpc_adapter.faults import CallFault, ClientGone, Status
 from bridge_agent.gateway.grpc_adapter.hang_ups import HangUps, Watched
-from bridge_agent.gateway.grpc_adapter.translate import MAX_MESSAGE
+from bridge_agent.gateway.grpc_adapter.translate import MAX_MESSAGE, Call, to_call
 from bridge_core.errors import BridgeError
 from bridge_core.http1 import App
+from bridge_core.large_json import LARGE
 from bridge_wire.v1.inference_pb2 import InferenceRequest
 
 Receive = Callable[[], Awaitable[dict[str, Any]]]
@@ -78,23 +79,16 @@ def late(exchange: CallExchange, remaining: float | None) -> asyncio.TimerHandle
     return asyncio.get_running_loop().call_later(remaining, exchange.give_up, fault)
 
 
-def request_of(data: bytes) -> InferenceRequest:
-    """The request that a message is.
+async def call_of(receive: Receive, *, stream: bool) -> Call | None:
+    """What the one message of a call asks for; None when the client has gone.
+
+    Args:
+        receive: Where it comes from.
+        stream: Whether the RPC streams its answer.
 
     Raises:
-        CallFault: it is none.
-    """
-    try:
-        return InferenceRequest.FromString(data)
-    except DecodeError:
-        raise CallFault(Status.INVALID_ARGUMENT, "the request is not an InferenceRequest") from None
-
-
-async def message_of(receive: Receive) -> bytes | None:
-    """The one message of the call; None when the client has gone.
-
-    Raises:
-        CallFault: there is none, more than one, a compressed or too large one.
+        CallFault: there is no message, more than one, a compressed or too large one, or one that asks for
+            nothing that there is.
     """
     parts: list[bytes] = []
     size = 0
@@ -109,12 +103,28 @@ async def message_of(receive: Receive) -> bytes | None:
         parts.append(part)
         if not event.get("more_body", False):
             break
+    if size < LARGE:
+        return read_call(parts, stream)
+    return await asyncio.get_running_loop().run_in_executor(None, read_call, parts, stream)
+
+
+def read_call(parts: list[bytes], stream: bool) -> Call:
+    """What a message that came in parts asks for; of a large one this is called in a thread.
+
+    Raises:
+        CallFault: see `call_of`.
+    """
     data = parts[0] if len(parts) == 1 else b"".join(parts)
+    parts.clear()
     if len(data) < 5 or int.from_bytes(data[1:5], "big") != len(data) - 5:
         raise CallFault(Status.INVALID_ARGUMENT, "the call has to bring exactly one message")
     if data[0]:
         raise CallFault(Status.INTERNAL, "the message is compressed, but grpc-encoding names no coding")
-    return data[5:]
+    try:
+        request = InferenceRequest.FromString(data[5:])
+    except DecodeError:
+        raise CallFault(Status.INVALID_ARGUMENT, "the request is not an InferenceRequest") from None
+    return to_call(request.model_name, request.input_data, request.metadata, stream=stream)
 
 
 def read_timeout(given: bytes | None) -> float | None:

@@ -17,11 +17,10 @@ from bridge_agent.gateway.grpc_adapter.native import (
     NativeCalls,
     Receive,
     Send,
+    call_of,
     failed,
     late,
-    message_of,
     read_timeout,
-    request_of,
 )
 from bridge_agent.gateway.grpc_adapter.translate import (
     MAX_OUTPUT,
@@ -30,7 +29,6 @@ from bridge_agent.gateway.grpc_adapter.translate import (
     encoder,
     fault_of,
     read_record,
-    to_call,
 )
 from bridge_agent.gateway.grpc_adapter.wire import framed, response
 from bridge_core.errors import BridgeError
@@ -169,11 +167,9 @@ async def predict_stream(
     begun = False
     try:
         remaining = read_timeout(headers.get(b"grpc-timeout"))
-        data = await message_of(receive)
-        if data is None:
+        call = await call_of(receive, stream=True)
+        if call is None:
             return
-        request = request_of(data)
-        call = to_call(request.model_name, request.input_data, request.metadata, stream=True)
         answer = StreamedAnswer(caller.request(call, remaining))
         watched = calls.begin(answer, receive)
         deadline = late(answer, remaining)

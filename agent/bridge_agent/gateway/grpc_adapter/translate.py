@@ -19,6 +19,7 @@ import zstandard
 
 from bridge_agent.gateway.grpc_adapter.faults import CallFault, Record, Status
 from bridge_core.http1 import Pair
+from bridge_core.large_json import LARGE, Shortened
 from bridge_core.names import canonical_or_same
 
 MAX_INPUT: Final = 100 * 1024 * 1024
@@ -114,7 +115,12 @@ def to_call(model: str, data: bytes, metadata: Mapping[str, str], *, stream: boo
             f"input_data is empty: {'a prompt or ' if api == 'generate' else ''}a JSON object is needed",
         )
     streams = stream and api != "embed"
-    fields = _fields(api, data)
+    # Of a large body the long strings are no decision: they are cut out to be read, and put back.
+    shortened = Shortened(data, 0) if len(data) >= LARGE and data[:1] == b"{" else None
+    fields = None if shortened is None else _object(shortened.text)
+    if fields is None:
+        shortened = None
+        fields = _fields(api, data)
     named = msgspec.json.encode(_model(model, fields.get("model")))
     if len(fields) == 1 and api == "generate" and "prompt" in fields:  # as nearly always: written at once
         flag = b"true" if streams else b"false"
@@ -124,6 +130,8 @@ def to_call(model: str, data: bytes, metadata: Mapping[str, str], *, stream: boo
         if api != "embed":
             fields["stream"] = msgspec.Raw(b"true" if streams else b"false")
         body = msgspec.json.encode(fields)
+    if shortened is not None:
+        body = shortened.whole(body)
     headers = PLAIN
     if asks:
         hints = [(name.encode(), _header(name, metadata[name])) for name in _HINTS if metadata.get(name)]
@@ -223,6 +231,14 @@ def _decompress(frame: bytes) -> bytes:
                 raise CallFault(Status.INVALID_ARGUMENT, "input_data goes on after its zstd frame")
             return b"".join(parts)
     raise CallFault(Status.INVALID_ARGUMENT, "input_data is a truncated zstd frame")
+
+
+def _object(data: bytes) -> dict[str, msgspec.Raw] | None:
+    """The members of a JSON body; None where it is none."""
+    try:
+        return msgspec.json.decode(data, type=dict[str, msgspec.Raw])
+    except _UNREADABLE:
+        return None
 
 
 def _fields(api: str, data: bytes) -> dict[str, msgspec.Raw]:

@@ -17,18 +17,16 @@ from bridge_agent.gateway.grpc_adapter.native import (
     NativeCalls,
     Receive,
     Send,
+    call_of,
     failed,
     late,
-    message_of,
     read_timeout,
-    request_of,
 )
 from bridge_agent.gateway.grpc_adapter.translate import (
     MAX_OUTPUT,
     answer_metadata,
     encoder,
     fault_of,
-    to_call,
 )
 from bridge_agent.gateway.grpc_adapter.wire import framed, response
 from bridge_core.errors import BridgeError
@@ -72,11 +70,9 @@ async def predict(
     """Serves one call; a client that goes away cancels the work behind it."""
     try:
         remaining = read_timeout(headers.get(b"grpc-timeout"))
-        data = await message_of(receive)
-        if data is None:
+        call = await call_of(receive, stream=False)
+        if call is None:
             return
-        request = request_of(data)
-        call = to_call(request.model_name, request.input_data, request.metadata, stream=False)
         answer = WholeAnswer(caller.request(call, remaining))
         body = await _answered(calls, answer, remaining, receive)
         if answer.status != 200:
