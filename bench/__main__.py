@@ -25,6 +25,7 @@ from bench import (
     policies,
     pressure,
     sealing,
+    shared_storage,
     soak,
     starting,
     streams,
@@ -34,6 +35,7 @@ from bench import (
 from bench.grpc import rows as grpc_rows
 from bench.processes import can_load, envoy, missing, version, work_folder
 from bench.scaling import growth as scaling_growth
+from bench.scaling import real_day as scaling_real_day
 from bench.scaling import rows as scaling_rows
 from bench.scaling import streams as scaling_streams
 from bridge_core.form import form
@@ -60,6 +62,7 @@ ROWS = {
     "loads": loads.loads,
     "large-bodies": large_bodies.large_bodies,
     "sealing": sealing.sealing,
+    "shared-storage": shared_storage.shared_storage,
     "embeddings": embeddings.embeddings,
     "survive": survive.survival,
     "survive-text": survive.texts,
@@ -67,6 +70,7 @@ ROWS = {
     "soak": soak.soak,
     "starting": starting.starting,
     "scaling": scaling_rows.scaling,
+    "scaling-day": scaling_real_day.scaling_day,
     "scaling-growth": scaling_growth.growth,
     "scaling-streams": scaling_streams.streams,
     "detection-simulated": detection_simulated.detection,
@@ -76,6 +80,7 @@ WITHOUT_LOAD = {
     "large-bodies",
     "grpc",
     "scaling",
+    "scaling-day",
     "agent",
     "starting",
     "isolation",
@@ -88,6 +93,7 @@ WITHOUT_LOAD = {
     "models",
     "soak",
     "sealing",
+    "shared-storage",
     "scaling-growth",
     "scaling-streams",
     "detection-simulated",
@@ -95,11 +101,13 @@ WITHOUT_LOAD = {
 LONG = (
     "soak",
     "scaling",
+    "scaling-day",
     "scaling-streams",
     "survive",
     "survive-text",
     "audit-edits",
     "models",
+    "shared-storage",
     "detection-simulated",
 )  # the better part of an hour, or gigabytes: only when named
 

@@ -169,6 +169,8 @@ def in_memory(folder: Path, _seconds: float, versions: list[str], command: str) 
 
 LOCAL, HOP, TOKEN = "local hop", "entry and owner together, TLS left out", "a token of a stream, local hop"
 GUARDED = "local hop with an API key, policies, a quota and several engines"
+TRACED_HOP = "entry and owner together, with traces, of a client that sends traceparent"
+_PARENT_LINE = b"traceparent: 00-%032x-%016x-00\r\n"
 _KEY_LINE = b"Authorization: Bearer %b\r\n" % guarded.KEY
 
 
@@ -181,6 +183,9 @@ async def _ways(folder: Path) -> AsyncIterator[dict[str, Callable[[int], None]]]
             role: _Side(await compose(role, folder, group, limits=LIMITS), peer if role == "owner" else None)
             for role in ("agent", "entry", "owner", "guarded")
         }
+        for role in ("entry", "owner"):
+            made = await compose(role, folder / "traced", group, limits=LIMITS, traced=True)
+            sides[f"traced {role}"] = _Side(made, peer if role == "owner" else None)
         sides["streams"] = _Side(await compose("agent", folder / "streams", group, limits=LIMITS), None)
         numbers = itertools.count()
 
@@ -195,6 +200,11 @@ async def _ways(folder: Path) -> AsyncIterator[dict[str, Callable[[int], None]]]
             ask = _ask(next(numbers))
             sides["entry"].request(at, ask, lambda sent: behind.request(at, sent, lambda _: ANSWER))
 
+        def traced_hop(at: int) -> None:
+            behind, number = sides["traced owner"], next(numbers)
+            ask = _ask(number, lines=_PARENT_LINE % (number + 1, number + 1))
+            sides["traced entry"].request(at, ask, lambda sent: behind.request(at, sent, lambda _: ANSWER))
+
         streams: dict[int, ClientConnection] = {}
 
         def token(at: int) -> None:
@@ -202,7 +212,7 @@ async def _ways(folder: Path) -> AsyncIterator[dict[str, Callable[[int], None]]]
                 streams[at] = sides["streams"].open_stream(at, _ask(at, b"true"))
             streams[at].data_received(_chunk(_TOKEN))
 
-        yield {LOCAL: local, HOP: hop, GUARDED: guarded_hop, TOKEN: token}
+        yield {LOCAL: local, HOP: hop, TRACED_HOP: traced_hop, GUARDED: guarded_hop, TOKEN: token}
         for upstream in streams.values():
             upstream.data_received(_chunk(_LAST) + b"0\r\n\r\n")
         for side in sides.values():

@@ -20,6 +20,7 @@ import gc
 import sys
 from collections.abc import Mapping
 from pathlib import Path
+from random import Random
 from typing import NamedTuple
 
 import uvloop
@@ -35,6 +36,9 @@ from bridge_agent.peers.hop import VARYING
 from bridge_agent.peers.upstreams import Upstreams
 from bridge_agent.quotas.meter import Meter
 from bridge_agent.routing.view import MeshView
+from bridge_agent.tracing.context_rules import FIELDS as TRACE_FIELDS
+from bridge_agent.tracing.made import tracing_of
+from bridge_agent.tracing.section import TracesSection
 from bridge_core import http1
 from bridge_core.sealing import open_sealer
 from bridge_core.sealing.sealer import SealFolder
@@ -135,15 +139,28 @@ async def compose(
     upstream: int = 1,
     tls: TlsIdentity | None = None,
     limits: http1.HttpLimits | None = None,
+    traced: bool = False,
     entries: Mapping[str, bytes] | None = None,
 ) -> Composed:
-    """A gateway in this role; `group` runs its tasks, `entries` are in its snapshot besides."""
+    """A gateway in this role; `group` runs its tasks.
+
+    `traced`: it makes spans, which nobody sends. `entries` are in its snapshot besides.
+    """
     node, on_peer, is_guarded = node_of(role), role in ("owner", "single"), role == "guarded"
     slots = {"narrow": SLOTS, "single": 1, "lone": 1}.get(role, 4096)
     view = MeshView(node)
     upstreams = Upstreams(view, tls)
     sealer = open_sealer(SealFolder(folder / f"seal-{role}"))
-    audit = made_of(folder / f"audit-{role}", f"spiffe://{DOMAIN}/node/{node}", node, view, sealer)
+    section = TracesSection(endpoint="http://localhost:4318/v1/traces") if traced else None
+    tracing = tracing_of(section, node, DOMAIN, Random(1))
+    audit = made_of(
+        folder / f"audit-{role}",
+        f"spiffe://{DOMAIN}/node/{node}",
+        node,
+        view,
+        sealer,
+        seen=() if tracing is None else (tracing.maker.take,),
+    )
     auditing = group.create_task(audit.run())
     made = Gateway(
         GatewayConfig(node=node, host_name="bench"),
@@ -151,6 +168,7 @@ async def compose(
         upstreams,
         group,
         meter=Meter(node, view) if is_guarded else None,
+        tracer=None if tracing is None else tracing.tracer,
         authenticator=Authenticator(view, node, guarded.secrets()) if is_guarded else None,
     )
     made.on_record(audit.put)
@@ -175,7 +193,7 @@ async def compose(
         port=port,
         ssl=tls.server(require_client=True) if on_peer and tls is not None else None,
         identify=peer_identity if on_peer else None,
-        varying=VARYING if on_peer else frozenset(),
+        varying=(VARYING if on_peer else frozenset()) | (TRACE_FIELDS if traced else frozenset()),
         error_body=made.error_body,
         limits=limits,
     )

@@ -148,6 +148,8 @@ async def test_the_hour_the_history_and_no_requests(bed: Console) -> None:
     hour = json.loads((await get(bed, "/console/api/hour"))[2])
     assert len(hour) == 60
     assert set(hour[0][1]) == {"smollm2:135m", "tiny:latest"}
+    day = json.loads((await get(bed, "/console/api/day"))[2])
+    assert sum(cell[2] for _, cells in day for cell in cells if cell[0] == "tiny:latest") > 60
     (revision,) = json.loads((await get(bed, "/console/api/history"))[2])
     assert (revision["number"], revision["author"]) == (7, "spiffe://lab/admin/ann")
     assert json.loads((await get(bed, "/console/api/requests"))[2]) == {

@@ -38,10 +38,22 @@ def test_who_was_admitted_is_known_again_by_all_that_it_shows() -> None:
         assert callers.of(other) is not first
 
 
+def test_a_trace_is_of_one_call_alone_and_goes_with_it() -> None:
+    callers = Callers()
+    parent = (b"traceparent", b"00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01")
+    traced = callers.of(scope(1, KEY, parent))
+    callers.admitted(traced)
+    assert callers.of(scope(1, KEY, parent)) is not traced
+    assert not callers._known
+    headers = traced.request(to_call("tiny", b"a", {}, stream=False), None).headers
+    assert headers.get(b"traceparent") == parent[1]
+    assert headers.get(b"authorization") == KEY[1]
+
+
 def test_what_an_older_tls_shows_counts_for_nothing_and_is_not_kept() -> None:
     callers = Callers()
     shown = callers.of(scope(1, KEY, version=0x0303))
-    assert shown.credentials == ()
+    assert shown.carried == ()
     assert shown.identity is None
     callers.admitted(shown)
     assert callers.of(scope(1, KEY, version=0x0303)) is not shown

@@ -20,6 +20,7 @@ from bridge_agent.routing.admission_answers import ADMITTED, AdmissionRefused
 from bridge_agent.routing.health_rules import Failure
 from bridge_agent.routing.request_rules import Hold, Phase, Try
 from bridge_agent.routing.resume import tracker_for
+from bridge_agent.tracing.context_rules import FIELDS as TRACE_FIELDS
 from bridge_core.bounds import MAX_PATIENCE_S, OVERHEAD_DIGITS, WORK_DIGITS, number
 from bridge_core.errors import BridgeError
 from bridge_core.http1 import (
@@ -60,6 +61,8 @@ _KEPT_BACK: Final = frozenset(
         *OURS,
     }
 )
+# Where this node has a span of its own, that is the parent of what comes after it.
+_KEPT_BACK_TRACED: Final = _KEPT_BACK | TRACE_FIELDS
 _ADDED: Final = frozenset({REQUEST_ID, b"x-bridge-node", b"x-bridge-attempts", LOADING, *OURS})
 _RETRIED: Final = frozenset({404, 500, 501, 502, 503})
 # What an engine says of itself, not of the request: full, its model was deleted a moment ago, or it cannot
@@ -359,7 +362,12 @@ class Attempt(ResponseSink):
                 request.sent_at = now
             if not state.health.quiet:
                 state.health.began(target.id, now)
-            head = forwarded_head(asked, pool.host, _KEPT_BACK)
+            trace = request.arrival.trace
+            if trace is None:
+                head = forwarded_head(asked, pool.host, _KEPT_BACK)
+            else:
+                head = forwarded_head(asked, pool.host, _KEPT_BACK_TRACED)
+                extra += trace.lines()
             stream = asked.stream
             if stream is None and len(body) < LARGE:
                 self.upstream = pool.send(with_body(head, extra, body), self)

@@ -9,6 +9,7 @@ from typing import Any, Final
 from bridge_agent.authentication.credentials import FIELDS
 from bridge_agent.gateway.config import LONGEST_S
 from bridge_agent.gateway.grpc_adapter.translate import PLAIN, Call
+from bridge_agent.tracing.context_rules import FIELDS as TRACE_FIELDS
 from bridge_core.http1 import Headers, Pair, Request
 from bridge_core.identity import IdentityFault
 from bridge_core.identity.certificate_info import CertifiedName
@@ -28,26 +29,26 @@ class GrpcCaller:
         identity: The SPIFFE id of the connection's certificate; None without one.
         serial: Of that certificate; empty without one.
         remote: The address at the other end.
-        credentials: Keys and tokens among the call's metadata, as header fields.
+        carried: Keys, tokens and the trace among the call's metadata, as header fields.
         head: What the pipeline is shown of who calls, before anything of what for.
         key: What it is to be remembered by, until it is; None: not at all.
     """
 
-    __slots__ = ("_heads", "credentials", "head", "identity", "key", "remote", "serial")
+    __slots__ = ("_heads", "carried", "head", "identity", "key", "remote", "serial")
 
     def __init__(
         self,
         identity: str | None,
         serial: str,
         remote: tuple[str, int] | None,
-        credentials: tuple[Pair, ...],
+        carried: tuple[Pair, ...],
     ) -> None:
         self.identity = identity
         self.serial = serial
         self.remote = remote
-        self.credentials = credentials
+        self.carried = carried
         self.key: Any = None
-        self.head = self._made(b"", Headers(list(credentials)))
+        self.head = self._made(b"", Headers(list(carried)))
         self._heads: dict[bytes, Request] = {}
 
     def request(self, call: Call, timeout_s: float | None) -> Request:
@@ -59,11 +60,9 @@ class GrpcCaller:
         if timeout_s is None and call.headers is PLAIN:
             like = self._heads.get(call.target)
             if like is None:
-                like = self._heads[call.target] = self._made(
-                    call.target, Headers([*PLAIN, *self.credentials])
-                )
+                like = self._heads[call.target] = self._made(call.target, Headers([*PLAIN, *self.carried]))
             return like.again(like.headers, call.body)
-        fields = [*call.headers, *self.credentials]
+        fields = [*call.headers, *self.carried]
         if timeout_s is not None:
             fields.append((TIMEOUT, b"%.3f" % min(max(timeout_s, 0.001), LONGEST_S)))
         made = self._made(call.target, Headers(fields))
@@ -92,13 +91,21 @@ class Callers:
             return GrpcCaller(None, "", remote, ())  # what it shows was shown to everybody
         chain: Any = tls["client_cert_chain"]
         pem: str = chain[0] if chain else ""
-        credentials = tuple([(name, value) for name, value in scope["headers"] if name in FIELDS])
-        key = (remote, pem, credentials)
-        known = self._known.get(key)
+        carried: list[Pair] = []
+        traced, size = False, 0
+        for name, value in scope["headers"]:
+            if name in FIELDS:
+                carried.append((name, value))
+                size += len(value)
+            elif name in TRACE_FIELDS and _is_plain(value):
+                carried.append((name, value))
+                traced = True
+        key = (remote, pem, tuple(carried))
+        known = None if traced else self._known.get(key)
         if known is None:
             identity, serial = _named(pem) if pem else (None, "")
-            known = GrpcCaller(identity, serial, remote, credentials)
-            if sum([len(value) for _, value in credentials]) <= _LONGEST:
+            known = GrpcCaller(identity, serial, remote, key[2])
+            if not traced and size <= _LONGEST:  # each call has a trace of its own
                 known.key = key
         return known
 
@@ -109,6 +116,11 @@ class Callers:
             if len(self._known) >= _MOST:
                 self._known.clear()
             self._known[key] = caller
+
+
+def _is_plain(value: bytes) -> bool:
+    """Whether it can be passed on in a head of HTTP/1.1."""
+    return value.isascii() and value.decode().isprintable()
 
 
 @lru_cache(maxsize=1024)
