@@ -228,6 +228,7 @@ async def test_a_hung_share_is_left_after_its_time_and_its_file_closed_once_it_a
     tier = SharedTier(SharedSection(str(share.root)), lambda: clock[0], hanging)
     blob = tier.open(digest_of(BLOB)[7:], SIZE)
     file = blob.file
+    inode = os.fstat(file).st_ino
     assert blob.piece(0) == BLOB[: 4 * MIB]
     hanging.stop()
     with pytest.raises(TierFault, match="did not answer"):
@@ -242,18 +243,18 @@ async def test_a_hung_share_is_left_after_its_time_and_its_file_closed_once_it_a
     assert tier.said().hanging == 1
     hanging.go()
     await eventually(lambda: tier.said().hanging == 0)
-    await eventually(lambda: _closed(file))
+    assert _is_another(file, inode)
     clock[0] += 5.0
     assert tier.manifest(NAME) is not None
     assert tier.said().fault == ""
 
 
-def _closed(file: int) -> bool:
+def _is_another(file: int, inode: int) -> bool:
+    """Whether a descriptor was closed, and may be something else's by now."""
     try:
-        os.fstat(file)
+        return os.fstat(file).st_ino != inode
     except OSError:
         return True
-    return False
 
 
 async def test_a_pull_from_a_share_that_hangs_midway_is_finished_from_the_registry(
@@ -275,7 +276,7 @@ async def test_a_pull_from_a_share_that_hangs_midway_is_finished_from_the_regist
         assert (await models.pull("a"))[-1] == {"status": "success"}
         assert has(models, "a")
         assert SIZE - 4 * MIB <= models.registry.sent <= SIZE + MIB
-        assert tier.said().hanging == 1
+        assert tier.said().hanging >= 1  # on a slow machine its rest is over meanwhile, and it is tried again
     finally:
         hanging.go()
     await eventually(lambda: tier.said().hanging == 0)
