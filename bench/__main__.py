@@ -15,6 +15,7 @@ from bench import (
     cancel_prefill,
     detection_simulated,
     embeddings,
+    forecast_simulated,
     hop_profile,
     hops,
     in_memory,
@@ -74,6 +75,7 @@ ROWS = {
     "scaling-growth": scaling_growth.growth,
     "scaling-streams": scaling_streams.streams,
     "detection-simulated": detection_simulated.detection,
+    "forecast-simulated": forecast_simulated.forecast,
 }
 # rows that need no load generator
 WITHOUT_LOAD = {
@@ -97,6 +99,7 @@ WITHOUT_LOAD = {
     "scaling-growth",
     "scaling-streams",
     "detection-simulated",
+    "forecast-simulated",
 }
 LONG = (
     "soak",
@@ -109,6 +112,7 @@ LONG = (
     "models",
     "shared-storage",
     "detection-simulated",
+    "forecast-simulated",
 )  # the better part of an hour, or gigabytes: only when named
 
 
