@@ -130,6 +130,7 @@ def test_one_failure_elsewhere_is_a_coincidence() -> None:
     assert rules.of_others(state, group, node)[0] == 0.0
     state = msgspec.structs.replace(state, lately_failed=np.array([0.0, 1.0, 1.0]))
     assert rules.of_others(state, group, node)[0] == pytest.approx(0.1)
+    assert rules.of_others(state, group, node, deviations=2.0)[0] == pytest.approx((2 + 2 * 2**0.5) / 20)
 
 
 def test_it_is_over_when_the_evidence_is_used_up_and_not_before() -> None:

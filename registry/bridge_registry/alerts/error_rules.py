@@ -7,8 +7,8 @@ Rules:
 1. What is usual is the share that failed before, half of it forgotten every `HALF_S`: the upper end of what
    that can have been (one failure and 1.64 deviations more than there were), and never less than `LEAST`. Of
    whom little is known much is usual, and of whom fewer than `FEWEST` requests are known nothing is said.
-2. What the other nodes with the same model fail at the same time, where it is more, is usual, too: that is
-   the model, the clients or the load, and no node's fault.
+2. What the other nodes with the same model fail at the same time, where it is more, is usual, too, and the
+   upper end of that: it is the model, the clients or the load, and no node's fault.
 3. Evidence is the logarithm of how much likelier the window is with `TIMES` as many failures, and at least
    `MORE` of the requests, than with what is usual: Page's CUSUM for a binomial share. By Lorden's bound
    chance reaches `h` once in e^h windows or less often, so what is needed follows from the budget. One window
@@ -100,10 +100,13 @@ def shares(state: State) -> Floats:
     return np.asarray(state.lately_failed / np.maximum(1.0, state.lately), dtype=np.float64)
 
 
-def of_others(state: State, group: Whole, node: Whole) -> Floats:
-    """The share that failed lately at the other nodes of each one's group; 0 where hardly any did."""
+def of_others(state: State, group: Whole, node: Whole, *, deviations: float = 0.0) -> Floats:
+    """The share that failed lately at the other nodes of each one's group, and so many standard deviations;
+    0 where hardly any did.
+    """
     requests, failed = (_elsewhere(one, group, node) for one in (state.lately, state.lately_failed))
-    return np.where(failed >= _COMPARED, failed / np.maximum(1.0, requests), 0.0)
+    share = (failed + deviations * np.sqrt(failed)) / np.maximum(1.0, requests)
+    return np.where(failed >= _COMPARED, share, 0.0)
 
 
 def step(state: State, group: Whole, node: Whole, *, requests: Floats, failed: Floats, now: float) -> State:
@@ -123,7 +126,7 @@ def step(state: State, group: Whole, node: Whole, *, requests: Floats, failed: F
         lately=_LATELY * state.lately + requests,
         lately_failed=_LATELY * state.lately_failed + failed,
     )
-    before = np.minimum(0.5, np.maximum(usual(state), of_others(state, group, node)))
+    before = np.minimum(0.5, np.maximum(usual(state), of_others(state, group, node, deviations=_Z)))
     worse = np.minimum(0.99, np.maximum(TIMES * before, before + MORE))
     need = needed(len(requests))
     told = failed * np.log(worse / before) + (requests - failed) * np.log((1.0 - worse) / (1.0 - before))
