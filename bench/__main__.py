@@ -31,6 +31,7 @@ from bench import (
     walls,
 )
 from bench.processes import can_load, envoy, missing, version, work_folder
+from bench.scaling import bound as scaling_bound
 from bench.scaling import growth as scaling_growth
 from bench.scaling import real_day as scaling_real_day
 from bench.scaling import rows as scaling_rows
@@ -64,6 +65,8 @@ ROWS = {
     "soak": soak.soak,
     "starting": starting.starting,
     "scaling": scaling_rows.scaling,
+    "scaling-uneven": scaling_rows.uneven,
+    "scaling-bound": scaling_bound.bound,
     "scaling-day": scaling_real_day.scaling_day,
     "scaling-growth": scaling_growth.growth,
     "scaling-streams": scaling_streams.streams,
@@ -72,6 +75,8 @@ ROWS = {
 # rows that need no load generator
 WITHOUT_LOAD = {
     "scaling",
+    "scaling-uneven",
+    "scaling-bound",
     "scaling-day",
     "agent",
     "starting",
@@ -92,6 +97,8 @@ WITHOUT_LOAD = {
 LONG = (
     "soak",
     "scaling",
+    "scaling-uneven",
+    "scaling-bound",
     "scaling-day",
     "scaling-streams",
     "survive",
