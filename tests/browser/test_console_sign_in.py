@@ -57,7 +57,7 @@ async def test_an_admin_signs_in_drains_a_node_by_keys_and_signs_out(browser: Ch
         await page.until(
             "document.querySelector('[aria-label=\"Clients, a table\"]')?.innerText.includes('may call')"
         )
-        await page.shows("Nothing was used in the last 7 days.")
+        await page.shows("No use is on record of the last 7 days.")
 
         await page.js("location.hash = '#mesh/n1'")
         await page.until("[...document.querySelectorAll('button')].some((one) => one.innerText === 'Drain')")
