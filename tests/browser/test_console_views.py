@@ -186,35 +186,37 @@ async def test_a_thousand_nodes_are_a_map_that_lives_and_can_be_searched(browser
 
 
 async def test_everything_is_reached_by_keys(browser: Chromium) -> None:
+    """`moves` counts the changes of view that the page has seen to, the focus included."""
     async with opened(browser, mesh(), "") as (_, page):  # with a fragment it would begin there
         await page.shows("node3")
+        await page.js("window.moves = 0; addEventListener('hashchange', () => { moves++; })")
         await page.press("Tab")
         assert await page.js("document.activeElement.innerText") == "Skip to content"
         await page.press("Enter")
-        await page.until("document.activeElement.tagName === 'MAIN'")
+        await page.until("moves === 1 && document.activeElement.tagName === 'MAIN'")
         # Every view by the navigation, each with a ring around what has the focus.
         await page.js("document.querySelector('nav a').focus()")
         many = await page.js("document.querySelectorAll('nav a').length")
         names = []
-        for _ in range(many):
+        for moves in range(1, many + 1):
             name = await page.js("document.activeElement.hash")
             names.append(name)
             assert await page.js("getComputedStyle(document.activeElement).outlineStyle") == "solid", name
             await page.press("Enter")
+            await page.until(f"moves === {moves}")
             await page.until(f"document.querySelector('nav [aria-current]').hash === '{name}'")
-            await page.until("document.activeElement.tagName === 'MAIN'")
             await page.js(f"document.querySelector('nav a[href=\"{name}\"]').focus()")
             await page.press("Tab")
         assert len(set(names)) == many
         # A node, and back, without a mouse.
         await page.js("location.hash = '#mesh'")
-        await page.until("document.querySelector('article.node a')")
-        await page.until("document.activeElement.tagName === 'MAIN'")
+        await page.until(f"moves === {many + 1} && document.querySelector('article.node a')")
         for _ in range(3):
             await page.press("Tab")
             if await page.js("document.activeElement.closest('article') !== null"):
                 break
         await page.press("Enter")
+        await page.until(f"moves === {many + 2}")
         await page.shows("Safe to stop")
         await page.press("Tab")
         assert "all nodes" in await page.js("document.activeElement.innerText")
