@@ -20,6 +20,7 @@ from bench import (
     hops,
     in_memory,
     isolation,
+    large_bodies,
     loads,
     models,
     policies,
@@ -32,6 +33,7 @@ from bench import (
     survive,
     walls,
 )
+from bench.grpc import rows as grpc_rows
 from bench.processes import can_load, envoy, missing, version, work_folder
 from bench.scaling import growth as scaling_growth
 from bench.scaling import real_day as scaling_real_day
@@ -49,6 +51,7 @@ ROWS = {
     "two-hops": hops.two_hops,
     "hop-profile": hop_profile.hop_profile,
     "tokens": streams.relay,
+    "grpc": grpc_rows.grpc,
     "memory": streams.memory,
     "overload": pressure.overload,
     "cancel": pressure.cancel,
@@ -58,6 +61,7 @@ ROWS = {
     "walls": walls.walls,
     "models": models.models,
     "loads": loads.loads,
+    "large-bodies": large_bodies.large_bodies,
     "sealing": sealing.sealing,
     "shared-storage": shared_storage.shared_storage,
     "embeddings": embeddings.embeddings,
@@ -75,6 +79,8 @@ ROWS = {
 }
 # rows that need no load generator
 WITHOUT_LOAD = {
+    "large-bodies",
+    "grpc",
     "scaling",
     "scaling-day",
     "agent",
