@@ -15,10 +15,12 @@ from bench import (
     cancel_prefill,
     detection_simulated,
     embeddings,
+    forecast_simulated,
     hop_profile,
     hops,
     in_memory,
     isolation,
+    large_bodies,
     loads,
     models,
     policies,
@@ -31,6 +33,7 @@ from bench import (
     survive,
     walls,
 )
+from bench.grpc import rows as grpc_rows
 from bench.processes import can_load, envoy, missing, version, work_folder
 from bench.scaling import growth as scaling_growth
 from bench.scaling import real_day as scaling_real_day
@@ -48,6 +51,7 @@ ROWS = {
     "two-hops": hops.two_hops,
     "hop-profile": hop_profile.hop_profile,
     "tokens": streams.relay,
+    "grpc": grpc_rows.grpc,
     "memory": streams.memory,
     "overload": pressure.overload,
     "cancel": pressure.cancel,
@@ -57,6 +61,7 @@ ROWS = {
     "walls": walls.walls,
     "models": models.models,
     "loads": loads.loads,
+    "large-bodies": large_bodies.large_bodies,
     "sealing": sealing.sealing,
     "shared-storage": shared_storage.shared_storage,
     "embeddings": embeddings.embeddings,
@@ -70,9 +75,12 @@ ROWS = {
     "scaling-growth": scaling_growth.growth,
     "scaling-streams": scaling_streams.streams,
     "detection-simulated": detection_simulated.detection,
+    "forecast-simulated": forecast_simulated.forecast,
 }
 # rows that need no load generator
 WITHOUT_LOAD = {
+    "large-bodies",
+    "grpc",
     "scaling",
     "scaling-day",
     "agent",
@@ -91,6 +99,7 @@ WITHOUT_LOAD = {
     "scaling-growth",
     "scaling-streams",
     "detection-simulated",
+    "forecast-simulated",
 }
 LONG = (
     "soak",
@@ -103,6 +112,7 @@ LONG = (
     "models",
     "shared-storage",
     "detection-simulated",
+    "forecast-simulated",
 )  # the better part of an hour, or gigabytes: only when named
 
 

@@ -441,6 +441,7 @@ class Agent:
             instances=self._own_engines,
             loading=lambda: self._loads.busy,
             warmed=self._engines_changed,
+            habits=self._state.habits,
             keys=BlobKeys(lambda: self._state.seal_folder(load_config(self._state).seal)),
             registries=self._registries,
         )

@@ -20,6 +20,7 @@ from bridge_cli import (
     client_commands,
     console_commands,
     doctor_commands,
+    forecast_commands,
     health_commands,
     hindsight_commands,
     models_commands,
@@ -178,6 +179,7 @@ app.add_typer(client_commands.clients, name="client")
 app.add_typer(admins_commands.admins, name="admin")
 health_commands.register(app)
 alerting_commands.register(app)
+forecast_commands.register(app)
 policy_commands.register(app)
 quota_commands.register(app)
 autoscale_commands.register(app)

@@ -79,6 +79,7 @@ class ModelDesk:
         loading: Whether an engine here loads a model; asked in a thread.
         warmed: Told when other models are in the page cache, or lie sealed, than before.
         give_up_s: How long a transfer may gain nothing.
+        habits: The file of what is asked for at which time of day; None: that is not kept.
         keys: What sealed blobs open with, and what comes is sealed with where `section` says so.
         registries: Give leases to publish models into the shared storage.
 
@@ -117,6 +118,7 @@ class ModelDesk:
         warmed: Callable[[], None] = lambda: None,
         give_up_s: float = GIVE_UP_S,
         keys: BlobKeys | None = None,
+        habits: Path | None = None,
         registries: Sequence[PublishRegistry] = (),
     ) -> None:
         self.root = root
@@ -190,6 +192,7 @@ class ModelDesk:
             instances=instances,
             loading=loading,
             changed=warmed,
+            habits=habits,
         )
         self._key_socket = None if keys is None else KeySocket(root, keys, sealing=section.sealed)
         self.sealing: Sealing | None = None
