@@ -15,23 +15,28 @@ from bench import (
     cancel_prefill,
     detection_simulated,
     embeddings,
+    forecast_simulated,
     hop_profile,
     hops,
     in_memory,
     isolation,
+    large_bodies,
     loads,
     models,
     policies,
     pressure,
     sealing,
+    shared_storage,
     soak,
     starting,
     streams,
     survive,
     walls,
 )
+from bench.grpc import rows as grpc_rows
 from bench.processes import can_load, envoy, missing, version, work_folder
 from bench.scaling import growth as scaling_growth
+from bench.scaling import real_day as scaling_real_day
 from bench.scaling import rows as scaling_rows
 from bench.scaling import streams as scaling_streams
 from bridge_core.form import form
@@ -46,6 +51,7 @@ ROWS = {
     "two-hops": hops.two_hops,
     "hop-profile": hop_profile.hop_profile,
     "tokens": streams.relay,
+    "grpc": grpc_rows.grpc,
     "memory": streams.memory,
     "overload": pressure.overload,
     "cancel": pressure.cancel,
@@ -55,7 +61,9 @@ ROWS = {
     "walls": walls.walls,
     "models": models.models,
     "loads": loads.loads,
+    "large-bodies": large_bodies.large_bodies,
     "sealing": sealing.sealing,
+    "shared-storage": shared_storage.shared_storage,
     "embeddings": embeddings.embeddings,
     "survive": survive.survival,
     "survive-text": survive.texts,
@@ -63,13 +71,18 @@ ROWS = {
     "soak": soak.soak,
     "starting": starting.starting,
     "scaling": scaling_rows.scaling,
+    "scaling-day": scaling_real_day.scaling_day,
     "scaling-growth": scaling_growth.growth,
     "scaling-streams": scaling_streams.streams,
     "detection-simulated": detection_simulated.detection,
+    "forecast-simulated": forecast_simulated.forecast,
 }
 # rows that need no load generator
 WITHOUT_LOAD = {
+    "large-bodies",
+    "grpc",
     "scaling",
+    "scaling-day",
     "agent",
     "starting",
     "isolation",
@@ -82,19 +95,24 @@ WITHOUT_LOAD = {
     "models",
     "soak",
     "sealing",
+    "shared-storage",
     "scaling-growth",
     "scaling-streams",
     "detection-simulated",
+    "forecast-simulated",
 }
 LONG = (
     "soak",
     "scaling",
+    "scaling-day",
     "scaling-streams",
     "survive",
     "survive-text",
     "audit-edits",
     "models",
+    "shared-storage",
     "detection-simulated",
+    "forecast-simulated",
 )  # the better part of an hour, or gigabytes: only when named
 
 

@@ -36,6 +36,7 @@ _SHAPES: Final[dict[str, tuple[dict[str, Any], ...]]] = {
                 "shared": {"volume": {"nfs": {"server": "nfs.example", "path": "/models"}}},
                 "labels": {"isolation": "strict", "zone": "a"},
                 "numParallel": 4,
+                "tracesEndpoint": "http://collector.observability:4318/v1/traces",
                 "engine": "attach=http://10.0.0.1:11434",
             }
         },
@@ -57,6 +58,7 @@ _SHAPES: Final[dict[str, tuple[dict[str, Any], ...]]] = {
             }
         },
     ),
+    "costs": ({}, {"podCosts": {"enabled": True, "clientSecretName": "viewer"}}),
     "network": (
         {},
         {"networkPolicy": {"enabled": False}, "imagePullSecrets": [{"name": "pull"}]},

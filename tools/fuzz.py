@@ -25,6 +25,7 @@ from pathlib import Path
 from types import FrameType, SimpleNamespace
 from typing import Any
 
+import fuzz_signatures
 import fuzz_stamps
 import fuzz_tokens
 import structlog
@@ -472,6 +473,10 @@ TARGETS: dict[str, Target] = {
         credentials, [b"authorization: Bearer " + _KEY, b"api-key: " + _KEY, b"x: " + _KEY], (Refused,)
     ),
     "api_key": Target(lambda data: (damage(data), id_of(data), Pepper(_PEPPER).hash(data)), [_KEY], ()),
+    "model-manifest": Target(fuzz_signatures.manifest, fuzz_signatures.MANIFESTS, ()),
+    "model-signature": Target(fuzz_signatures.bundle, fuzz_signatures.BUNDLES, ()),
+    "model-statement": Target(fuzz_signatures.statement, fuzz_signatures.STATEMENTS, (BridgeError,)),
+    "model-signer": Target(fuzz_signatures.chain, fuzz_signatures.CHAINS, (BridgeError,)),
     "jwt": Target(fuzz_tokens.token, fuzz_tokens.TOKENS, (BridgeError,)),
     "claims": Target(fuzz_tokens.claims, fuzz_tokens.CLAIMS, (BridgeError,)),
     "key_set": Target(fuzz_tokens.key_set, fuzz_tokens.KEY_SETS, (BridgeError,)),

@@ -31,6 +31,7 @@ from bridge_agent.lock import holder_of
 from bridge_agent.models.section import ModelsSection
 from bridge_agent.models.shared.section import SharedSection
 from bridge_agent.serve import ServeOptions, become
+from bridge_agent.tracing.section import TracesSection
 from bridge_core.addresses import join_address, split_address
 from bridge_core.command.guard import guarded
 from bridge_core.command.labels import labels_of, listed
@@ -135,6 +136,14 @@ def join_command(
             "systemd, or exec:/PROGRAM ARGUMENTS. Without, a file beside the keyring.",
         ),
     ] = None,
+    traces: Annotated[
+        str | None,
+        typer.Option(
+            "--traces",
+            help="An OTLP/HTTP collector's address that traces go to, such as "
+            "http://localhost:4318/v1/traces. agent.json has the rest.",
+        ),
+    ] = None,
     as_service: Annotated[
         bool,
         typer.Option(
@@ -176,6 +185,7 @@ def join_command(
                 "--seal-key": seal_key,
                 "--shared": shared,
                 "--publish": publish or None,
+                "--traces": traces,
                 "--http": http,
                 "--https": https,
                 "--grpc": grpc,
@@ -199,6 +209,7 @@ def join_command(
             engines=(_engine(engine or "llamacpp", num_parallel, models),),
             labels=labels_of(label or []),
             advertise=host,
+            traces=_traces(traces),
         )
         if as_service:
             systemd.check_listeners(plan.listeners)
@@ -507,6 +518,13 @@ def _models(shared: Path | None, *, publish: bool) -> ModelsSection:
             raise Fatal("--publish goes with --shared", hint="--shared names where the storage is mounted")
         return ModelsSection()
     return ModelsSection(shared=SharedSection(str(shared.absolute()), publish))
+
+
+def _traces(endpoint: str | None) -> TracesSection | None:
+    try:
+        return None if endpoint is None else TracesSection(endpoint=endpoint)
+    except ValueError as fault:
+        raise Fatal(f"--traces: {fault}") from fault
 
 
 def _engine(text: str, num_parallel: int | None, models: Path | None) -> EngineConfig:

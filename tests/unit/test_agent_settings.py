@@ -9,7 +9,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from bridge_agent.cli import _engine, _moved
+from bridge_agent.cli import _engine, _moved, _traces
 from bridge_agent.config import (
     AgentConfig,
     Listeners,
@@ -264,3 +264,10 @@ def test_where_traces_go_is_checked(tmp_path: Path, section: dict[str, Any], say
 
 def test_without_them_no_traces_are_made(tmp_path: Path) -> None:
     assert load_config(written(tmp_path)).traces is None
+
+
+def test_a_join_takes_the_address_alone_and_says_what_is_wrong_with_it() -> None:
+    assert _traces(None) is None
+    assert _traces("http://c:4318/v1/traces") == TracesSection(endpoint="http://c:4318/v1/traces")
+    with pytest.raises(Fatal, match=r"--traces: .* such as http://localhost:4318/v1/traces"):
+        _traces("c:4318")

@@ -119,6 +119,8 @@ def test_what_is_written_by_the_rules_is_read(
         ([b"a=" + b"1" * 257], b""),
         ([b",".join(b"k%d=1" % one for one in range(32))], b",".join(b"k%d=1" % one for one in range(32))),
         ([b",".join(b"k%d=1" % one for one in range(33))], b""),
+        ([b"a=1" + b"," * 63], b"a=1"),
+        ([b"a=1" + b"," * 64], b""),
     ],
 )
 def test_a_state_is_passed_whole_or_dropped(values: list[bytes], passed: bytes) -> None:
@@ -134,6 +136,13 @@ def test_of_a_long_state_the_long_members_go_first_and_then_the_oldest() -> None
         [*short[:4], long[:-1], *short[4:6]]
     )
     assert state_of([b",".join(short)]) == b",".join(short[:8])
+
+
+def test_what_has_just_room_stays_and_what_has_not_goes() -> None:
+    most = [b"a=" + b"1" * 126, b"b=" + b"1" * 126, b"c=" + b"1" * 126, b"d=" + b"1" * 123]
+    assert len(b",".join(most)) == 512
+    assert state_of(most) == b",".join(most)
+    assert state_of([*most[:3], most[3] + b"1"]) == b",".join(most[:3])
 
 
 @given(st.lists(st.binary(max_size=300), max_size=6))

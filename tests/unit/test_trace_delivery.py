@@ -6,6 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from bridge_agent.tracing import delivery_rules
 from bridge_agent.tracing.delivery_rules import KEEP_S, RETRIED, Answer, Drop, Verdict, judged, unheard
 
 
@@ -33,7 +34,9 @@ def test_what_is_taken_is_over(status: int, body: bytes) -> None:
     assert _judged(status, body=body) == Verdict()
 
 
-@pytest.mark.parametrize(("said", "dropped"), [(b"3", 3), (b'"3"', 3), (b"11", 10), (b'"99999999999"', 10)])
+@pytest.mark.parametrize(
+    ("said", "dropped"), [(b"1", 1), (b"3", 3), (b'"3"', 3), (b"11", 10), (b'"99999999999"', 10)]
+)
 def test_single_spans_that_are_not_taken_are_not_sent_again(said: bytes, dropped: int) -> None:
     body = b'{"partialSuccess":{"rejectedSpans":%b,"errorMessage":"too\\u001b old"}}' % said
     found = _judged(200, body=body)
@@ -47,7 +50,8 @@ def test_later_is_when_the_collector_says_or_after_the_pause(status: int) -> Non
     assert _judged(status) == Verdict(again=True, pause_s=2.0, says=f"it answered {status}")
     assert _judged(status, after=b" 7 ").pause_s == 7.0
     assert _judged(status, after=b"0").pause_s == 0.0
-    for unread in (b"Fri, 31 Dec 1999 23:59:59 GMT", b"-1", b"1.5", b"1e3", b"999999", "७".encode()):
+    assert _judged(status, after=b"00007").pause_s == 7.0
+    for unread in (b"Fri, 31 Dec 1999 23:59:59 GMT", b"-1", b"1.5", b"1e3", b"000007", "७".encode()):
         assert _judged(status, after=unread).pause_s == 2.0
 
 
@@ -57,6 +61,12 @@ def test_every_other_answer_is_final(status: int) -> None:
     assert not found.again
     assert (found.dropped, found.why, found.pause_s) == (10, Drop.REFUSED, 0.0)
     assert found.says == f"it answered {status}, which is final: no such path"
+    assert _judged(status, body=b"x" * 5000).says.count("x") == 1000
+
+
+def test_how_long_one_that_is_away_is_asked_is_what_the_page_says() -> None:
+    rules = delivery_rules
+    assert (rules.FIRST_PAUSE_S, rules.LAST_PAUSE_S, rules.KEEP_S) == (1.0, 60.0, 300.0)
 
 
 def test_a_batch_is_given_up_when_it_would_be_tried_for_too_long() -> None:

@@ -232,6 +232,54 @@ def test_a_client_s_own_fault_is_no_error_of_the_server_s() -> None:
     assert "error.type" not in {one["key"] for one in found["attributes"]}
 
 
+def _values(record: RequestRecord, kept: Kept = Kept.FAILED) -> dict[str, Any]:
+    message = _as_collectors_read_it(_message(_span(record, kept)))
+    return _attributes(message.resource_spans[0].scope_spans[0].spans[0])
+
+
+def test_names_are_cut_where_the_log_cuts_them_and_lists_after_eight() -> None:
+    long = "n" * 900
+    record = msgspec.structs.replace(
+        FAILED,
+        method=long,
+        model=long,
+        rule=long,
+        failed=(FailedAttempt(long, 100.01, Failure.CUT, long),) * 9,
+        decision=msgspec.structs.replace(DECISION, candidates=(_target("n/0"),) * 9),
+    )
+    found = _values(record)
+    assert found["http.request.method"] == "n" * 20 + "…"
+    assert found["bridge.rule"] == found["gen_ai.request.model"] == "n" * 200 + "…"
+    assert len(found["bridge.candidates"]) == 8
+    assert found["bridge.attempts"] == 9
+    events = _span(record)["events"]
+    assert len(events) == 9  # eight of them and that it was sent
+    told = {one["key"]: one["value"]["stringValue"] for one in events[0]["attributes"]}
+    assert (told["bridge.instance"], told["error.message"]) == ("n" * 200 + "…", "n" * 400 + "…")
+
+
+def test_a_long_name_is_read_before_it_is_cut() -> None:
+    name = "/".join(["registry.ollama.ai", "n" * 80, "m" * 80 + ":" + "t" * 80])
+    found = _values(msgspec.structs.replace(RECORD, model=name))["gen_ai.request.model"]
+    assert found == ("n" * 80 + "/" + "m" * 80 + ":" + "t" * 38 + "…")
+
+
+def test_what_is_said_only_where_it_is_so() -> None:
+    panic = msgspec.structs.replace(DECISION, panic=True)
+    assert _values(msgspec.structs.replace(RECORD, decision=panic))["bridge.panic"] is True
+    assert _values(msgspec.structs.replace(RECORD, loading=1.25))["bridge.loading_ms"] == 1250.0
+    bare = _values(msgspec.structs.replace(RECORD, loading=0.0, head=0.0, tokens=0, prompt_tokens=0))
+    absent = {"bridge.panic", "bridge.loading_ms", "bridge.first_byte_ms", "gen_ai.usage.input_tokens"}
+    assert not bare.keys() & absent
+
+
+def test_one_that_is_not_picked_and_begins_a_trace_has_no_flags_but_that_this_is_known() -> None:
+    assert (
+        _span(msgspec.structs.replace(RECORD, trace=Trace(TRACE.trace_id, TRACE.span_id, False)))["flags"]
+        == 0x100
+    )
+
+
 def test_every_route_that_infers_has_a_name_for_what_it_does() -> None:
     named = {
         route.path

@@ -31,6 +31,7 @@ from bridge_agent.membership.follow_rules import judge
 from bridge_agent.membership.identity_files import remove_identity, write_identity
 from bridge_agent.membership.registry_client import update_of
 from bridge_agent.models.section import ModelsSection
+from bridge_agent.tracing.section import TracesSection
 from bridge_core.addresses import join_address, split_address
 from bridge_core.errors import BridgeError, Fatal, Unavailable
 from bridge_core.files import write_atomically
@@ -77,6 +78,7 @@ class JoinPlan(msgspec.Struct, frozen=True):
         seal: How its files are sealed.
         models: How models come to it.
         replace: The node that is enrolled here already, to be given a new key and certificate.
+        traces: Where its traces go; None: it makes none.
     """
 
     registries: tuple[str, ...]
@@ -90,6 +92,7 @@ class JoinPlan(msgspec.Struct, frozen=True):
     seal: SealSection = SealSection()
     models: ModelsSection = ModelsSection()
     replace: AgentConfig | None = None
+    traces: TracesSection | None = None
 
 
 def replacing(
@@ -250,6 +253,7 @@ def _keep(
         node_class=plan.node_class,
         seal=plan.seal,
         models=plan.models,
+        traces=plan.traces,
     )
     settings = msgspec.structs.replace(
         before,

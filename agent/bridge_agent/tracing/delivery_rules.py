@@ -104,11 +104,11 @@ def unheard(why: str, spans: int, *, pause_s: float, waited_s: float) -> Verdict
 
 def _taken(body: bytes, spans: int) -> Verdict:
     try:
-        partial = msgspec.json.decode(body, type=_Response).partial_success if body else None
-        rejected = 0 if partial is None else int(partial.rejected_spans)
+        partial = msgspec.json.decode(body or b"{}", type=_Response).partial_success or _Partial()
+        rejected = int(partial.rejected_spans)
     except (msgspec.DecodeError, ValueError, RecursionError):
         return Verdict()  # it was taken: that it cannot be read how is the collector's affair
-    if partial is None or rejected <= 0:
+    if rejected <= 0:
         return Verdict()
     words = f"it took all but {rejected} of {spans} spans: {_said(partial.error_message.encode())}"
     return Verdict(dropped=min(rejected, spans), why=Drop.REJECTED, says=words)
