@@ -15,21 +15,25 @@ from bench import (
     cancel_prefill,
     detection_simulated,
     embeddings,
+    forecast_simulated,
     hop_profile,
     hops,
     in_memory,
     isolation,
+    large_bodies,
     loads,
     models,
     policies,
     pressure,
     sealing,
+    shared_storage,
     soak,
     starting,
     streams,
     survive,
     walls,
 )
+from bench.grpc import rows as grpc_rows
 from bench.processes import can_load, envoy, missing, version, work_folder
 from bench.scaling import bound as scaling_bound
 from bench.scaling import growth as scaling_growth
@@ -48,6 +52,7 @@ ROWS = {
     "two-hops": hops.two_hops,
     "hop-profile": hop_profile.hop_profile,
     "tokens": streams.relay,
+    "grpc": grpc_rows.grpc,
     "memory": streams.memory,
     "overload": pressure.overload,
     "cancel": pressure.cancel,
@@ -57,7 +62,9 @@ ROWS = {
     "walls": walls.walls,
     "models": models.models,
     "loads": loads.loads,
+    "large-bodies": large_bodies.large_bodies,
     "sealing": sealing.sealing,
+    "shared-storage": shared_storage.shared_storage,
     "embeddings": embeddings.embeddings,
     "survive": survive.survival,
     "survive-text": survive.texts,
@@ -71,9 +78,12 @@ ROWS = {
     "scaling-growth": scaling_growth.growth,
     "scaling-streams": scaling_streams.streams,
     "detection-simulated": detection_simulated.detection,
+    "forecast-simulated": forecast_simulated.forecast,
 }
 # rows that need no load generator
 WITHOUT_LOAD = {
+    "large-bodies",
+    "grpc",
     "scaling",
     "scaling-uneven",
     "scaling-bound",
@@ -90,9 +100,11 @@ WITHOUT_LOAD = {
     "models",
     "soak",
     "sealing",
+    "shared-storage",
     "scaling-growth",
     "scaling-streams",
     "detection-simulated",
+    "forecast-simulated",
 }
 LONG = (
     "soak",
@@ -105,7 +117,9 @@ LONG = (
     "survive-text",
     "audit-edits",
     "models",
+    "shared-storage",
     "detection-simulated",
+    "forecast-simulated",
 )  # the better part of an hour, or gigabytes: only when named
 
 

@@ -26,6 +26,7 @@ from typing import NamedTuple
 import uvloop
 
 from bench import configs, guarded
+from bench.watching import watch
 from bridge_agent.audit.made import made_of
 from bridge_agent.authentication.authenticator import Authenticator
 from bridge_agent.engines.view import LocalInstance
@@ -59,6 +60,8 @@ DOMAIN = "bench.local"
 SLOTS, QUEUE_PER_SLOT = 10, 8  # of a gateway under pressure
 _MODELS = (MemberModel("tiny:latest", "f" * 64, 1),)
 _JSON = [(b"content-type", b"application/json")]
+TOKEN = b'{"model":"tiny","created_at":"2026-11-23T00:00:00Z","response":" token","done":false}\n'
+LAST = b'{"model":"tiny","created_at":"2026-11-23T00:00:00Z","response":"","done":true}\n'
 
 
 async def relay(port: int, upstream: int) -> None:
@@ -83,24 +86,22 @@ async def paced(port: int, every_ms: float) -> None:
 async def tokens(port: int, count: int, every_ms: float) -> None:
     """One timer writes to all streams, so that the upstream stays cheap."""
     streams: dict[http1.Exchange, int] = {}
-    chunk = b'{"model":"tiny","created_at":"2026-11-23T00:00:00Z","response":" token","done":false}\n'
-    last = b'{"model":"tiny","created_at":"2026-11-23T00:00:00Z","response":"","done":true}\n'
 
     def app(exchange: http1.Exchange) -> None:
         exchange.on_disconnect = lambda: streams.pop(exchange, None)
         exchange.start(200, [(b"content-type", b"application/x-ndjson")])
-        exchange.write(chunk)
+        exchange.write(TOKEN)
         streams[exchange] = count - 1
 
     def tick() -> None:
         asyncio.get_running_loop().call_later(every_ms / 1000, tick)
         for exchange, left in list(streams.items()):
             if left > 1:
-                exchange.write(chunk)
+                exchange.write(TOKEN)
                 streams[exchange] = left - 1
             else:
                 del streams[exchange]
-                exchange.finish(last)
+                exchange.finish(LAST)
 
     tick()
     await _serve(app, port)
@@ -121,8 +122,9 @@ def node_of(role: str) -> str:
 
 
 class Composed(NamedTuple):
-    """A gateway's listener, its connections to where its requests go, and its only task."""
+    """A gateway, its listener, its connections to where its requests go, and its only task."""
 
+    gateway: Gateway
     server: http1.Server
     pools: tuple[http1.Pool, ...]
     auditing: asyncio.Task[None]
@@ -138,8 +140,12 @@ async def compose(
     tls: TlsIdentity | None = None,
     limits: http1.HttpLimits | None = None,
     traced: bool = False,
+    entries: Mapping[str, bytes] | None = None,
 ) -> Composed:
-    """A gateway in this role; `group` runs its tasks. `traced`: it makes spans, which nobody sends."""
+    """A gateway in this role; `group` runs its tasks.
+
+    `traced`: it makes spans, which nobody sends. `entries` are in its snapshot besides.
+    """
     node, on_peer, is_guarded = node_of(role), role in ("owner", "single"), role == "guarded"
     slots = {"narrow": SLOTS, "single": 1, "lone": 1}.get(role, 4096)
     view = MeshView(node)
@@ -167,7 +173,11 @@ async def compose(
     )
     made.on_record(audit.put)
     view.publish(
-        _snapshot(upstream if role == "entry" else port, slots, guarded.entries() if is_guarded else {})
+        _snapshot(
+            upstream if role == "entry" else port,
+            slots,
+            entries or (guarded.entries() if is_guarded else {}),
+        )
     )
     if role != "entry":
         engines = range(guarded.ENGINES if is_guarded else 1)
@@ -188,7 +198,7 @@ async def compose(
         limits=limits,
     )
     pools = tuple(upstreams.pool(target) for target in view.index.targets.values())
-    return Composed(server, pools, auditing)
+    return Composed(made, server, pools, auditing)
 
 
 def _snapshot(peer_port: int, slots: int, more: Mapping[str, bytes]) -> Snapshot:
@@ -211,6 +221,7 @@ async def _serve(app: http1.App, port: int) -> None:
 
 
 async def _forever() -> None:
+    watch()
     gc.collect()
     gc.freeze()
     await asyncio.Event().wait()

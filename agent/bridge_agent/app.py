@@ -63,6 +63,7 @@ from bridge_agent.membership.renewal import Renewal
 from bridge_agent.membership.revocation import Revocations
 from bridge_agent.membership.subscription import SnapshotSubscription
 from bridge_agent.models.blob_keys import BlobKeys
+from bridge_agent.models.blobs import Blobs
 from bridge_agent.models.desk import ModelDesk, store_of
 from bridge_agent.peers.hop import VARYING
 from bridge_agent.peers.upstreams import Upstreams
@@ -72,6 +73,7 @@ from bridge_agent.reports import Reports
 from bridge_agent.routing.view import MeshView, Target
 from bridge_agent.scaling.demand_tally import DemandTally
 from bridge_agent.scaling.holding import ModelHolding
+from bridge_agent.signing.gate import SignatureGate
 from bridge_agent.telemetry.load_reporter import LoadReporter
 from bridge_agent.telemetry.metrics import metrics_page
 from bridge_agent.telemetry.quota_metrics import QuotaFigures
@@ -86,6 +88,7 @@ from bridge_core.http1 import Request, coroutine_app
 from bridge_core.http1.pool import Address
 from bridge_core.identity.spiffe import GUARD_SERVER_NAME
 from bridge_core.logs.setup import ProgramLog
+from bridge_core.model_store.layout import ModelStore
 from bridge_core.sealing import open_sealer
 from bridge_core.snapshot import Snapshot
 from bridge_core.snapshot_file import SnapshotFile
@@ -197,6 +200,7 @@ class Agent:
                 "isolation": self._launcher.run,
                 "gpus": self._keeper.run,
                 "node-class": self._isolation.run,
+                "signatures": self._signatures.run,
                 **({} if self._models is None else self._models.tasks),
                 **({} if self._tracing is None else {"traces": self._tracing.exporter.run}),
             },
@@ -379,6 +383,8 @@ class Agent:
         )
         self._gateway.load_with(self._loads)
         self._models: ModelDesk | None = self._make_models()
+        self._signatures = self._make_signatures()
+        self._gateway.sign_with(self._signatures)
         self._gateway.on_record(self._take_record)
         self._audit.on_refusal(self._gateway.refuse_all)
         self._gateway.on_progress(self._take_progress)
@@ -435,6 +441,7 @@ class Agent:
             instances=self._own_engines,
             loading=lambda: self._loads.busy,
             warmed=self._engines_changed,
+            habits=self._state.habits,
             keys=BlobKeys(lambda: self._state.seal_folder(load_config(self._state).seal)),
             registries=self._registries,
         )
@@ -444,6 +451,14 @@ class Agent:
         for path, page in desk.node_pages().items():
             self._gateway.serve_nodes(path, page)
         return desk
+
+    def _make_signatures(self) -> SignatureGate:
+        """Who says which models have to be signed, also where the agent brings none itself."""
+        if self._models is not None:
+            return self._models.signatures
+        root = store_of(self._config.engines, self._state.models)
+        own = None if root is None else (Blobs(root), lambda: ModelStore(root))
+        return SignatureGate(self._view, own, self._own_engines, self._engines_changed)
 
     def _live(self) -> None:
         self._lifecycle = Lifecycle(
@@ -475,6 +490,7 @@ class Agent:
                 *self._secrets.concerns(self._view.current),
                 *self._tokens.concerns(self._view.current),
                 *(() if self._models is None else self._models.concerns()),
+                *self._signatures.concerns(),
                 *(() if self._tracing is None else self._tracing.exporter.concerns()),
             ],
         )
@@ -508,6 +524,7 @@ class Agent:
             witness=self._witness,
             ancillaries=self._ancillaries,
             quotas=QuotaFigures(self._meter, lambda: self._leasing.leased),
+            shared=lambda: None if self._models is None else self._models.shared_said(),
             concerns=self._concerns,
             trust=self._trust,
             last_use=self._last_use,
@@ -568,6 +585,7 @@ class Agent:
 
     def _publish_engines(self, found: tuple[LocalInstance, ...]) -> None:
         instances = self._loads.shown(self._isolation.view(found))
+        instances = self._signatures.shown(instances)
         if self._models is not None:
             instances = self._models.shown(instances)
         self._view.publish_local(instances)

@@ -137,6 +137,7 @@ class StateDir:
         self.secrets = root / "secrets.sealed"
         self.seal = root / "seal"
         self.models = root / "models"
+        self.habits = root / "habits.json"  # what models are asked for at which time of day
         self.engines = root / "engines"
         self.lock = root / "agent.lock"
 

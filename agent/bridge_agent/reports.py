@@ -42,6 +42,7 @@ from bridge_core.audit.cosigning import Cosigning
 from bridge_core.audit.queue import AuditLog
 from bridge_core.form import form
 from bridge_core.logs.sink import LogSink
+from bridge_core.model_answers import SharedSaid
 from bridge_core.tls import TlsIdentity
 
 _PROGRAM: Final = version("deepseek-ollama-bridge")
@@ -71,6 +72,7 @@ class Reports:
         witness: What was found of others' audit logs.
         ancillaries: Which tasks failed.
         quotas: What callers use of theirs.
+        shared: How its shared storage stands; None: it has none.
         concerns: What an operator should look at.
         trust: Whom the node trusts.
         last_use: When clients last called.
@@ -102,6 +104,7 @@ class Reports:
         witness: Witness,
         ancillaries: Ancillaries,
         quotas: QuotaFigures,
+        shared: Callable[[], SharedSaid | None],
         concerns: Concerns,
         trust: MeshTrust,
         last_use: LastUse,
@@ -129,6 +132,7 @@ class Reports:
         self._witness = witness
         self._ancillaries = ancillaries
         self._quotas = quotas
+        self._shared = shared
         self._concerns = concerns
         self._trust = trust
         self._last_use = last_use
@@ -252,6 +256,7 @@ class Reports:
             domains=self._isolation.domains,
             task_faults=lambda: self._ancillaries.faults,
             quotas=self._quotas,
+            shared=self._shared,
             verdicts=lambda: [self._health.verdict(one.id) for one in self._engines.instances()],
             gauges=self._health.gauges,
         )

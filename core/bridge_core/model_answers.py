@@ -8,20 +8,26 @@
 | `POST /bridge/models/publish` | operators | `ModelAsked`; records as of a pull, the last one `success` |
 | `POST /bridge/models/shared` | all admins | `ModelAsked`, which says nothing; a `SharedSaid` |
 | `POST /bridge/models/verify` | all admins | `ModelAsked`, empty for all models; a `BlobChecked` a line |
+| `POST /bridge/models/signable` | operators | `ModelAsked`; a `Signable` |
+| `POST /bridge/models/sign` | operators | `SignatureBrought`; a `SignatureTaken` |
 """
 
 from __future__ import annotations
 
-from typing import Final
+from typing import Annotated, Final, TypeAlias
 
 import msgspec
 
-from bridge_core.bounds import Count, Name, Names, Text
+from bridge_core.bounds import MAX_REASON, Count, Name, Names, Text
+
+Reason: TypeAlias = Annotated[str, msgspec.Meta(max_length=MAX_REASON)]
 
 PULL: Final = "/bridge/models/pull"
 WARM: Final = "/bridge/models/warm"
 RM: Final = "/bridge/models/rm"
 VERIFY: Final = "/bridge/models/verify"
+SIGNABLE: Final = "/bridge/models/signable"
+SIGN: Final = "/bridge/models/sign"
 PUBLISH: Final = "/bridge/models/publish"
 SHARED: Final = "/bridge/models/shared"
 
@@ -56,13 +62,51 @@ class BlobChecked(msgspec.Struct, frozen=True):
         size: Bytes of its text.
         fault: What is wrong.
         sealed: It lies on the disk sealed.
+        of_manifest: It is said of the model's manifest and its signatures, which policies ask for.
+        signed: Whose signatures those are.
     """
 
     model: Name
     digest: Text
     size: Count = 0
-    fault: Text = ""
+    fault: Reason = ""
     sealed: bool = False
+    of_manifest: bool = False
+    signed: Text = ""
+
+
+class Signable(msgspec.Struct, frozen=True):
+    """What of a model is to be signed.
+
+    Attributes:
+        digest: Of the model as it lies there.
+        content: Its manifest without signatures.
+        signatures: How many it has.
+    """
+
+    digest: Text
+    content: bytes
+    signatures: Count = 0
+
+
+class SignatureBrought(msgspec.Struct, frozen=True):
+    """A signature for a model.
+
+    Attributes:
+        model: Its name.
+        content: The digest of the content that is signed.
+        bundle: The signature's file.
+    """
+
+    model: Name
+    content: Text
+    bundle: bytes
+
+
+class SignatureTaken(msgspec.Struct, frozen=True):
+    """The model has it now, and therefore another digest."""
+
+    digest: Text
 
 
 class SharedCounts(msgspec.Struct, frozen=True):

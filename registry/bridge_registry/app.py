@@ -55,6 +55,7 @@ from bridge_registry.enrolment.pki_files import GUARD_USER, REGISTRY_USER, Ensur
 from bridge_registry.enrolment.store_access import EtcdAccess, OpenAccess, StoreAccess
 from bridge_registry.enrolment.token_desk import TokenDesk
 from bridge_registry.enrolment.token_review import TokenReviewer
+from bridge_registry.forecasts.forecast_metrics import ForecastFigures
 from bridge_registry.health.keeper import HealthKeeper
 from bridge_registry.key_sets.fetching import fetch_key_set
 from bridge_registry.key_sets.keeper import KeySetKeeper
@@ -71,6 +72,7 @@ from bridge_registry.rpc.alerting_service import AlertingService
 from bridge_registry.rpc.authority_service import AuthorityService
 from bridge_registry.rpc.clients_service import ClientsService
 from bridge_registry.rpc.enrolment_service import EnrolmentService
+from bridge_registry.rpc.forecast_service import ForecastService
 from bridge_registry.rpc.gate import Gate
 from bridge_registry.rpc.health_service import HealthService
 from bridge_registry.rpc.inner_calls import InnerCalls
@@ -95,6 +97,7 @@ from bridge_wire.v1.authority_pb2_grpc import add_AuthorityServicer_to_server
 from bridge_wire.v1.clients_pb2_grpc import add_ClientsServicer_to_server
 from bridge_wire.v1.console_pb2_grpc import add_ConsoleServicer_to_server
 from bridge_wire.v1.externalscaler_pb2_grpc import add_ExternalScalerServicer_to_server
+from bridge_wire.v1.forecast_pb2_grpc import add_ForecastsServicer_to_server
 from bridge_wire.v1.health_pb2_grpc import add_HealthServicer_to_server
 from bridge_wire.v1.policy_pb2_grpc import add_PoliciesServicer_to_server
 from bridge_wire.v1.scaling_pb2_grpc import add_ScalingServicer_to_server
@@ -285,6 +288,7 @@ class Registry:
             check_serving=self._leadership.check_serving,
             now=time.monotonic,
         )
+        self._forecast_service = ForecastService(gate, self.alerting.desk, self._leadership.check_serving)
         self._scaling_service = ScalingService(gate, self.scaling)
         self._shared_storage = SharedStorageService(gate, Publications(store, self._leadership))
         self._external_scaler = ExternalScalerService(gate, self.scaling)
@@ -370,6 +374,7 @@ class Registry:
         add_ClientsServicer_to_server(self._clients, server)  # type: ignore[no-untyped-call]  # generated
         quota_pb2_grpc.add_QuotasServicer_to_server(self._services[3], server)  # type: ignore[no-untyped-call]  # generated
         quota_pb2_grpc.add_QuotaAdminServicer_to_server(self._services[4], server)  # type: ignore[no-untyped-call]  # generated
+        add_ForecastsServicer_to_server(self._forecast_service, server)  # type: ignore[no-untyped-call]  # generated
         add_HealthServicer_to_server(self._health_service, server)  # type: ignore[no-untyped-call]  # generated
         add_ScalingServicer_to_server(self._scaling_service, server)  # type: ignore[no-untyped-call]  # generated
         add_ExternalScalerServicer_to_server(self._external_scaler, server)  # type: ignore[no-untyped-call]  # generated
@@ -393,6 +398,7 @@ class Registry:
                 ScalingFigures(self.scaling),
                 MeshFigures(self.feed, self._traffic),
                 self.alert_figures,
+                ForecastFigures(self.alerting.desk.forecasts),
             )
             app = self._admin_app = AdminApp(collectors, self._readiness, socket.gethostname())
             host, port = self.settings.admin

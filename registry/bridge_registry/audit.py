@@ -51,6 +51,7 @@ _LOOKS: Final = frozenset(
         "WatchEvents",
         "Instances",
         "Alerts",
+        "Forecast",
         "ListClients",
         "ListAdmins",
         "GetAuthorities",

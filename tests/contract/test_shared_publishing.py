@@ -109,6 +109,9 @@ def test_a_model_is_there_whole_and_readable_for_all(root: Path, writer: TierWri
     assert blob_in(root).read_bytes() == BLOB
     assert manifest_in(root).read_bytes() == manifest_of(BLOB)
     assert blob_in(root).stat().st_mode & 0o777 == manifest_in(root).stat().st_mode & 0o777 == 0o644
+    assert {path.stat().st_mode & 0o777 for path in (root / "manifests").rglob("*") if path.is_dir()} == {
+        0o755
+    }
     assert through == [4 * MIB, SIZE]
     assert left_over(root) == []
 
@@ -223,7 +226,11 @@ def test_a_writer_that_stood_still_replaces_nothing(root: Path, writer: TierWrit
 
 
 def test_a_fence_is_one_writers_at_a_time(root: Path, writer: TierWriter) -> None:
-    later, seen = TierWriter(root, Patience(30.0)), []
+    one_at_a_time(writer, TierWriter(root, Patience(30.0)))
+
+
+def one_at_a_time(writer: TierWriter, later: TierWriter) -> None:
+    seen = []
 
     def meanwhile() -> bool:
         with pytest.raises(PublishFault, match="at this moment"):
@@ -317,8 +324,9 @@ async def everything(records: AsyncIterator[dict[str, Any]]) -> list[dict[str, A
 
 @pytest.fixture
 async def models(tmp_path: Path) -> AsyncIterator[ModelsBed]:
-    share = Share(tmp_path / "share")
-    section = ModelsSection(reserve=0, shared=SharedSection(str(share.root), publish=True))
+    share = tmp_path / "share"
+    share.mkdir()
+    section = ModelsSection(reserve=0, shared=SharedSection(str(share), publish=True))
     async with models_bed(tmp_path, "a", "b", section=section, registries=(Leases(),)) as bed:
         bed.bed.publish(
             admin__op=Admin("op", "operator"),
@@ -333,7 +341,12 @@ async def test_what_one_node_published_another_one_pulls(models: ModelsBed) -> N
     assert (await models.pull("b"))[-1] == {"status": "success"}
     (said,), _ = await ask(models, model_answers.PUBLISH, ModelAsked(models.name()), "b", who="eye")
     assert "operator" in said.fault
+    tier = models.desks["b"].shared
+    assert tier is not None
+    tier.look()
+    assert tier.said().fault  # nothing was published there yet, and it rests
     (said,), shown = await ask(models, model_answers.PUBLISH, ModelAsked(models.name()), "b")
+    assert (tier.said().fault, tier.said().models) == ("", (models.name(),))
     assert (said.done, said.fault) == ("published", "")
     assert shown[-1] == ("b", {"status": "success"})
     assert {"status": "writing manifest"} in [record for _, record in shown]
@@ -397,19 +410,23 @@ async def test_what_is_not_whole_or_sealed_or_not_allowed_is_not_published(tmp_p
     "BRIDGE_TEST_CEPHFS" not in os.environ, reason="no BRIDGE_TEST_CEPHFS: bench/ceph_one_node.sh"
 )
 async def test_on_a_real_cephfs(tmp_path: Path) -> None:
-    """Two writers, a fence between two mounts' descriptors, and a pull: on the file system that was named."""
-    root = Path(os.environ["BRIDGE_TEST_CEPHFS"]) / f"test-{secrets.token_hex(4)}"
-    root.mkdir()
-    writer = TierWriter(root, Patience(60.0))
-    writer.tidy()
-    assert writer.identity() == TierWriter(root, Patience(60.0)).identity()
-    test_a_fence_is_one_writers_at_a_time(root, writer)
-    test_a_writer_that_stood_still_replaces_nothing(root, writer)
-    test_what_is_there_and_right_is_not_written_again(root, writer)
-    section = ModelsSection(reserve=0, shared=SharedSection(str(root)))
+    """Writers and a pull on the CephFS that is mounted at one place or two, A:B, as at two machines."""
+    first, *others = os.environ["BRIDGE_TEST_CEPHFS"].split(":")
+    name = f"test-{secrets.token_hex(4)}"
+    roots = [Path(one) / name for one in (first, *others[:1])]
+    roots[0].mkdir()
+    await eventually(roots[-1].is_dir)
+    here, there = TierWriter(roots[0], Patience(60.0)), TierWriter(roots[-1], Patience(60.0))
+    here.tidy()
+    assert here.identity() == there.identity()
+    one_at_a_time(here, there)
+    one_at_a_time(there, here)
+    test_what_is_there_and_right_is_not_written_again(roots[0], here)
+    section = ModelsSection(reserve=0, shared=SharedSection(str(roots[-1])))
     async with models_bed(tmp_path, "a", section=section) as models:
-        writer.claim(name := ModelName.parse(models.name()), "mark", forever)
-        writer.blob(digest_of(b"{}")[7:], 2, pieces(b"{}"), goes_on=goes_on)
-        writer.list_model(name, manifest_of(BLOB), "mark", forever)
+        model = ModelName.parse(models.name())
+        here.claim(model, "mark", forever)
+        here.blob(digest_of(b"{}")[7:], 2, pieces(b"{}"), goes_on=goes_on)
+        here.list_model(model, manifest_of(BLOB), "mark", forever)
         assert (await models.pull("a"))[-1] == {"status": "success"}
         assert models.blob("a", digest_of(BLOB)).read_bytes() == BLOB

@@ -212,7 +212,7 @@ async def test_a_folder_that_nothing_is_mounted_on_is_away_and_comes_back(
     assert (await models.pull("a"))[-1] == {"status": "success"}
     assert has(models, "a")
     (concern,) = models.desks["a"].concerns()
-    assert "is it mounted" in concern
+    assert "nothing is mounted there" in concern
     share.root.rmdir()
     (tmp_path / "later").rename(share.root)
     clock = [1000.0]
@@ -222,12 +222,19 @@ async def test_a_folder_that_nothing_is_mounted_on_is_away_and_comes_back(
     assert tier.said().models == (ModelName.parse(models.name()).short(),)
 
 
+async def test_a_pull_that_finds_nothing_says_that_the_share_is_away(models: ModelsBed, share: Share) -> None:
+    (share.root / "manifests").rmdir()
+    (record,) = (one for one in await models.pull("a") if "error" in one)
+    assert "file does not exist; the shared storage is away: it has no folder manifests" in record["error"]
+
+
 async def test_a_hung_share_is_left_after_its_time_and_its_file_closed_once_it_answers(share: Share) -> None:
     share.put("team/big:v1", BLOB)
     hanging, clock = Hanging(), [0.0]
     tier = SharedTier(SharedSection(str(share.root)), lambda: clock[0], hanging)
     blob = tier.open(digest_of(BLOB)[7:], SIZE)
     file = blob.file
+    inode = os.fstat(file).st_ino
     assert blob.piece(0) == BLOB[: 4 * MIB]
     hanging.stop()
     with pytest.raises(TierFault, match="did not answer"):
@@ -242,18 +249,18 @@ async def test_a_hung_share_is_left_after_its_time_and_its_file_closed_once_it_a
     assert tier.said().hanging == 1
     hanging.go()
     await eventually(lambda: tier.said().hanging == 0)
-    await eventually(lambda: _closed(file))
+    assert _is_another(file, inode)
     clock[0] += 5.0
     assert tier.manifest(NAME) is not None
     assert tier.said().fault == ""
 
 
-def _closed(file: int) -> bool:
+def _is_another(file: int, inode: int) -> bool:
+    """Whether a descriptor was closed, and may be something else's by now."""
     try:
-        os.fstat(file)
+        return os.fstat(file).st_ino != inode
     except OSError:
         return True
-    return False
 
 
 async def test_a_pull_from_a_share_that_hangs_midway_is_finished_from_the_registry(
@@ -275,7 +282,7 @@ async def test_a_pull_from_a_share_that_hangs_midway_is_finished_from_the_regist
         assert (await models.pull("a"))[-1] == {"status": "success"}
         assert has(models, "a")
         assert SIZE - 4 * MIB <= models.registry.sent <= SIZE + MIB
-        assert tier.said().hanging == 1
+        assert tier.said().hanging >= 1  # on a slow machine its rest is over meanwhile, and it is tried again
     finally:
         hanging.go()
     await eventually(lambda: tier.said().hanging == 0)

@@ -251,6 +251,38 @@ async def test_reports_of_hostile_agents_are_cut_down_to_what_is_theirs_to_say()
     assert health_of(message, other, bed.snapshot(), bed.now).golden == (), "it is not its turn"
 
 
+async def test_a_disk_that_will_be_full_is_told_of_and_not_while_its_node_is_drained() -> None:
+    bed = Bed()
+    await bed.desk.step()
+    used = 0.5
+
+    async def minutes(many: int, fill: float) -> None:
+        nonlocal used
+        for _ in range(many):
+            used += fill
+            for _ in range(12):  # reports of five seconds
+                for node in NODES:
+                    gauge = Gauge("disk_used_bytes", "models", (used if node == "b" else 0.5) * 1e9, 1e9)
+                    bed.keeper.take(node, NodeHealthReport((InstanceHealth(f"{node}/0"),), (gauge,)), bed.now)
+                await bed.desk.step()
+                bed.now += 5.0
+
+    await minutes(30, 0.0)
+    assert bed.desk.alerts == ()
+    await minutes(65, 0.003)
+    (alert,) = bed.desk.alerts
+    assert (alert.seen.id, alert.silenced, alert.ended) == ("disk-will-fill@b:models", "", 0.0)
+    assert alert.seen.summary.startswith("the disk of node b that has models will be full in ")
+    bed.entries["node/b"] = encode_entry(Node("b", "h:1", state="drained"))
+    await minutes(1, 0.003)
+    assert bed.desk.alerts[0].silenced == "node b is drained"
+    bed.start()
+    await minutes(3, 0.003)
+    (kept,) = bed.desk.alerts
+    assert (kept.seen.id, kept.since, kept.ended) == (alert.seen.id, alert.since, 0.0), "who leads next"
+    assert len(bed.desk.forecasts()) == 0, "knows nothing yet"
+
+
 async def test_a_node_that_becomes_slow_is_told_of_where_the_others_of_its_model_do_not() -> None:
     bed = Bed()
     done = dict.fromkeys(NODES, Counts())

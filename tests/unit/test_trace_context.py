@@ -119,6 +119,8 @@ def test_what_is_written_by_the_rules_is_read(
         ([b"a=" + b"1" * 257], b""),
         ([b",".join(b"k%d=1" % one for one in range(32))], b",".join(b"k%d=1" % one for one in range(32))),
         ([b",".join(b"k%d=1" % one for one in range(33))], b""),
+        ([b"a=1" + b"," * 63], b"a=1"),
+        ([b"a=1" + b"," * 64], b""),
     ],
 )
 def test_a_state_is_passed_whole_or_dropped(values: list[bytes], passed: bytes) -> None:

@@ -10,6 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bridge_agent.gateway.config import Caller, ListenerKind, Outcome, RequestRecord
+from bridge_agent.routing.health_rules import Failure
+from bridge_agent.routing.request_rules import FailedAttempt
 from bridge_agent.tracing.context_rules import Trace
 from bridge_agent.tracing.sampling_rules import Kept, Rates, is_failure, kept_for
 from bridge_core.identity.principal import Principal
@@ -85,6 +87,13 @@ def test_a_failure_that_was_slow_and_picked_is_a_failure() -> None:
     picked = Trace(b"a" * 32, b"b" * 16, True)
     assert _kept(trace=picked, head=200.0, outcome=Outcome.BROKEN) == Kept.FAILED
     assert _kept(trace=picked, head=200.0) == Kept.SLOW
+
+
+def test_one_that_another_node_made_good_is_kept_with_the_node_that_failed() -> None:
+    tried = (FailedAttempt("node3/0", 100.05, Failure.CUT, "it died"),)
+    assert _kept(failed=tried) == Kept.RETRIED
+    assert _kept(failed=tried, head=200.0, trace=Trace(b"a" * 32, b"b" * 16, True)) == Kept.RETRIED
+    assert _kept(failed=tried, outcome=Outcome.BROKEN) == Kept.FAILED
 
 
 def test_each_kind_has_a_rate_of_its_own() -> None:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 
 from bridge_agent.batching.batching_rules import alone
 from bridge_agent.gateway.config import Outcome
-from bridge_agent.gateway.forwarding import forwarded_head, with_body, with_stream
+from bridge_agent.gateway.forwarding import before_body, forwarded_head, with_body, with_stream
 from bridge_agent.gateway.loading_words import loading_line, waited_in
 from bridge_agent.gateway.ports import ModelLoading, SharedRequest
 from bridge_agent.gateway.replies import by_route
@@ -34,6 +34,7 @@ from bridge_core.http1 import (
     UpstreamError,
     lines,
 )
+from bridge_core.large_json import LARGE
 
 if TYPE_CHECKING:
     from bridge_agent.gateway.request import RoutedRequest
@@ -368,8 +369,10 @@ class Attempt(ResponseSink):
                 head = forwarded_head(asked, pool.host, _KEPT_BACK_TRACED)
                 extra += trace.lines()
             stream = asked.stream
-            if stream is None:
+            if stream is None and len(body) < LARGE:
                 self.upstream = pool.send(with_body(head, extra, body), self)
+            elif stream is None:
+                self.upstream = pool.send(before_body(head, extra, len(body)), self, body=body)
             else:
                 data, chunked = with_stream(head, extra, asked.headers)
                 upstream = self.upstream = pool.send(data, self, more=True, chunked=chunked)

@@ -36,7 +36,7 @@ from bridge_agent.gateway.lingering import Lingering
 from bridge_agent.gateway.oci import Registry
 from bridge_agent.gateway.oci_push import is_upload
 from bridge_agent.gateway.peer_side import PeerSide
-from bridge_agent.gateway.ports import ModelLoading, ModelSource
+from bridge_agent.gateway.ports import ModelLoading, ModelSource, SignedModels
 from bridge_agent.gateway.replies import broke_off, note, respond_error, turned_away
 from bridge_agent.gateway.routes import BY_PATH, ROUTES, HttpRoute, Kind, protocol_of
 from bridge_agent.gateway.shapes import error_body
@@ -247,6 +247,10 @@ class Gateway:
         if shelf is not None:
             registry = Registry(self._state, shelf, receiver)
             self._registry = lambda arrival: self._as_registry(registry, arrival)
+
+    def sign_with(self, signatures: SignedModels) -> None:
+        """Has models that have to be signed kept from whoever asks for them, as `signatures` says."""
+        self._state.signatures = signatures
 
     def load_with(self, loading: ModelLoading) -> None:
         """Has models loaded by `loading`, whoever waits for them, and not by each request for itself."""

@@ -7,7 +7,6 @@ import functools
 import random
 import time
 from collections.abc import Callable, Coroutine, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Final
 
@@ -32,6 +31,7 @@ from bridge_agent.models.removing import Removals
 from bridge_agent.models.sealing import Sealing
 from bridge_agent.models.section import ModelsSection
 from bridge_agent.models.shared.hold import PublishRegistry
+from bridge_agent.models.shared.patience import aside
 from bridge_agent.models.shared.publishing import Publishing
 from bridge_agent.models.shared.section import shared_faults
 from bridge_agent.models.shared.tier import SharedTier
@@ -39,8 +39,11 @@ from bridge_agent.models.shelf import Shelf
 from bridge_agent.models.warming import Warming
 from bridge_agent.peers.upstreams import Upstreams
 from bridge_agent.routing.view import MeshView
+from bridge_agent.signing.gate import SignatureGate
+from bridge_agent.signing.pages import SigningPages
 from bridge_core.errors import BridgeError, Fatal
 from bridge_core.http1 import App
+from bridge_core.model_answers import SharedSaid
 from bridge_core.model_store.layout import ModelStore
 from bridge_core.names import ModelName
 
@@ -76,6 +79,7 @@ class ModelDesk:
         loading: Whether an engine here loads a model; asked in a thread.
         warmed: Told when other models are in the page cache, or lie sealed, than before.
         give_up_s: How long a transfer may gain nothing.
+        habits: The file of what is asked for at which time of day; None: that is not kept.
         keys: What sealed blobs open with, and what comes is sealed with where `section` says so.
         registries: Give leases to publish models into the shared storage.
 
@@ -93,6 +97,7 @@ class ModelDesk:
         sealing: Sees to it that blobs lie sealed; None where they lie in the clear.
         removals: Removes models.
         receiver: Takes what is pushed here.
+        signatures: Says which models have to be signed, and are.
         shared: The shared storage; None: there is none.
     """
 
@@ -113,6 +118,7 @@ class ModelDesk:
         warmed: Callable[[], None] = lambda: None,
         give_up_s: float = GIVE_UP_S,
         keys: BlobKeys | None = None,
+        habits: Path | None = None,
         registries: Sequence[PublishRegistry] = (),
     ) -> None:
         self.root = root
@@ -129,6 +135,7 @@ class ModelDesk:
 
         self.store = store
         blobs = self.blobs = Blobs(root, keys, sealing=section.sealed)
+        self.signatures = SignatureGate(view, (blobs, store), instances, changed=warmed)
         self.shelf = Shelf(blobs, store, view, peers)
         finding = Finding(peers, time.monotonic, give_up_s=give_up_s)
 
@@ -165,6 +172,7 @@ class ModelDesk:
             group=group,
             changed=changed,
             room=self.removals.make_room,
+            check=self.signatures.check,
             shared=self.shared,
         )
         self.receiver = Receiver(
@@ -173,6 +181,7 @@ class ModelDesk:
             reserve=section.reserve,
             room=self.removals.make_room,
             changed=changed,
+            check=self.signatures.check,
         )
         self.pages = PeerPages(blobs, store, self.fetcher, finding, pace=pace(), busy=busy)
         self.warming = Warming(
@@ -183,6 +192,7 @@ class ModelDesk:
             instances=instances,
             loading=loading,
             changed=warmed,
+            habits=habits,
         )
         self._key_socket = None if keys is None else KeySocket(root, keys, sealing=section.sealed)
         self.sealing: Sealing | None = None
@@ -199,11 +209,13 @@ class ModelDesk:
             warm=self.warming.order,
             removals=self.removals,
             recorded=recorded,
+            signed=self.signatures.verdict,
             shared=self.shared,
             publishing=None
             if self.shared is None
             else Publishing(self.shared, blobs, store, registries, lambda: view.index.node),
         )
+        self._signing = SigningPages(blobs, store, view, changed=changed, recorded=recorded)
 
     def node_pages(self) -> dict[str, App]:
         """What other nodes may ask, by path."""
@@ -211,7 +223,7 @@ class ModelDesk:
 
     def admin_pages(self) -> dict[str, App]:
         """What admins may ask, by path."""
-        return self._admin.apps(self._group)
+        return {**self._admin.apps(self._group), **self._signing.apps(self._group)}
 
     @property
     def tasks(self) -> dict[str, Callable[[], Coroutine[Any, Any, None]]]:
@@ -239,6 +251,10 @@ class ModelDesk:
             *(() if self.shared is None else self.shared.concerns()),
         ]
 
+    def shared_said(self) -> SharedSaid | None:
+        """How the shared storage stands; None: there is none."""
+        return None if self.shared is None else self.shared.said()
+
     def asked(self, model: str) -> None:
         """A request for the model of this canonical name was served here."""
         self.warming.asked(model)
@@ -263,8 +279,7 @@ def _origin(name: ModelName, insecure: bool) -> OriginPort:
 
 
 async def _watch(shared: SharedTier) -> None:
-    """Looks at the shared storage until cancelled, in a thread of its own: it may hang for its time-out."""
-    with ThreadPoolExecutor(1, "shared-storage-look") as thread:
-        while True:
-            await asyncio.get_running_loop().run_in_executor(thread, shared.look)
-            await asyncio.sleep(_SHARED_LOOK_S)
+    """Looks at the shared storage until cancelled, in none of the common threads: it may hang a while."""
+    while True:
+        await aside(shared.look)
+        await asyncio.sleep(_SHARED_LOOK_S)

@@ -20,6 +20,7 @@ from bridge_agent.telemetry.health_metrics import health_metrics
 from bridge_agent.telemetry.isolation_metrics import isolation_metrics
 from bridge_agent.telemetry.log_metrics import log_metrics
 from bridge_agent.telemetry.quota_metrics import QuotaFigures, quota_metrics
+from bridge_agent.telemetry.shared_metrics import shared_metrics
 from bridge_agent.telemetry.trace_metrics import trace_metrics
 from bridge_agent.tracing.span_queue import SpanQueue
 from bridge_core.audit.anchoring import Anchoring
@@ -27,6 +28,7 @@ from bridge_core.audit.cosigning import Cosigning
 from bridge_core.audit.queue import AuditLog
 from bridge_core.gauges import Gauge
 from bridge_core.logs.sink import LogSink
+from bridge_core.model_answers import SharedSaid
 from bridge_core.snapshot import Snapshot
 from bridge_core.verdicts import Verdict
 
@@ -58,6 +60,7 @@ class Sources:
         quotas: What callers use of their quotas; None: nobody counts.
         verdicts: How the node's instances are.
         gauges: What the node measured.
+        shared: How its shared storage stands; None: it has none.
     """
 
     def __init__(
@@ -83,6 +86,7 @@ class Sources:
         verdicts: Callable[[], Iterable[Verdict]] = tuple,
         gauges: Callable[[], Iterable[Gauge]] = tuple,
         log: LogSink | None = None,
+        shared: Callable[[], SharedSaid | None] = lambda: None,
         spans: SpanQueue | None = None,
     ) -> None:
         self.counters = counters
@@ -105,6 +109,7 @@ class Sources:
         self.verdicts = verdicts
         self.gauges = gauges
         self.log = log
+        self.shared = shared
         self.spans = spans
 
 
@@ -132,6 +137,7 @@ class _AgentCollector(Collector):
         sources = self._sources
         yield from isolation_metrics(sources.isolation(), sources.gpus(), sources.domains())
         yield from health_metrics(sources.verdicts(), sources.gauges())
+        yield from shared_metrics(sources.shared())
 
     def _mesh(self) -> Iterator[Metric]:
         sources = self._sources

@@ -1,7 +1,8 @@
 """Which spans are kept, once their requests are over. Pure.
 
 Rules:
-1. What failed and what was slow is kept, whatever was decided before; of each so many a second at most.
+1. What failed, what a try failed of and what was slow is kept, whatever was decided before; of each so many a
+   second at most. So the node that failed and the one that made it good are seen together.
 2. Of the others those are kept whose trace was picked where it began: by its id (`context_rules.picked`), or
    because a client had marked it. Every node after that one is told, so that all keep the same.
 3. Slow is a request whose answer began late: how long a stream goes on is its client's wish.
@@ -23,6 +24,7 @@ class Kept(Enum):
     """Why a span is kept."""
 
     FAILED = "failed"
+    RETRIED = "retried"
     SLOW = "slow"
     SAMPLED = "sampled"
 
@@ -43,6 +45,8 @@ def kept_for(record: RequestRecord, slow_s: float) -> Kept | None:
         return None
     if is_failure(record):
         return Kept.FAILED
+    if record.failed:
+        return Kept.RETRIED
     if (record.head or record.ended) - record.began >= slow_s:
         return Kept.SLOW
     return Kept.SAMPLED if record.trace.sampled else None

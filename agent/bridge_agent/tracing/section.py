@@ -24,7 +24,7 @@ class TracesSection(
         ratio: The share of the traces that begin here which is kept.
         slow_s: A request whose answer began later than that is always kept; seconds.
         flagged_per_s: How many traces a second are kept because a client marked them as sampled.
-        most_per_s: Spans a second of each kind (failed, slow, sampled).
+        most_per_s: Spans a second of each kind (failed, retried, slow, sampled).
         ca: A file of the certificates (PEM) that the collector's is verified by; empty: the system's.
         headers: A file, mode 0600, of header lines that every request to the collector has.
     """

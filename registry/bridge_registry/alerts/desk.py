@@ -19,6 +19,8 @@ from bridge_registry.alerts.learning_rules import WINDOW_S
 from bridge_registry.alerts.series_rules import loads
 from bridge_registry.alerts.threshold_rules import RulePlan, Watched
 from bridge_registry.complaint import Complaint
+from bridge_registry.forecasts.forecaster import Forecaster
+from bridge_registry.forecasts.series import Forecast
 from bridge_registry.health.keeper import FRESH_S, HealthKeeper, Heard
 
 log = structlog.get_logger()
@@ -68,6 +70,7 @@ class AlertDesk:
         self._judged = float("-inf")
         self._learner = Learner(now())
         self._windowed = float("-inf")
+        self._forecaster = Forecaster((), clock())
 
     async def run(self) -> None:
         """Looks until cancelled."""
@@ -106,9 +109,14 @@ class AlertDesk:
             self._windowed = clock
             self._learn(now, clock)
         snapshot = self._snapshot()
+        if figure := self._forecaster.due(clock):
+            self._forecaster.look(
+                figure, snapshot, self._reporting(clock), self._rules(), now=now, clock=clock
+            )
         drained = {one.name for one in snapshot.nodes.values() if one.state != "active"}
         before = self._alerts
-        seen = [*self._found(snapshot, clock), *self._ruled(), *self._learner.seen()]
+        learnt = [*self._learner.seen(), *self._forecaster.seen()]
+        seen = [*self._found(snapshot, clock), *self._ruled(), *learnt]
         self._alerts = settle(
             before, seen, drained=drained, moving=self._moving(), now=now, office=self._began
         )
@@ -140,6 +148,15 @@ class AlertDesk:
         """The series that a rule looks at."""
         return self._watched.get(rule, {})
 
+    @property
+    def forecaster(self) -> Forecaster:
+        """What forecasts, since this registry began to lead."""
+        return self._forecaster
+
+    def forecasts(self, node: str = "") -> list[Forecast]:
+        """What is forecast of a node's series, or of all; none while another registry leads."""
+        return self._forecaster.forecasts(node) if self._term else []
+
     def _take_office(self, known: Sequence[Alert], term: str) -> None:
         now, clock = self._now(), self._clock()
         self._alerts = resumed(known, now)
@@ -149,6 +166,7 @@ class AlertDesk:
         self._trails, self._watched, self._followed = Trails(), {}, {}
         self._learner, self._windowed = Learner(now), clock
         lasting = [one.seen for one in self._alerts.values() if not one.ended]
+        self._forecaster = Forecaster(lasting, clock)
         for plan in self._rules():
             self._watched[plan.name] = threshold_rules.resume(plan, lasting, clock)
             self._followed[plan.name] = plan

@@ -7,6 +7,8 @@ hang, further work is refused at once. The threads are daemons: the process may 
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import threading
 import time
 from collections.abc import Callable
@@ -18,6 +20,31 @@ T = TypeVar("T")
 
 MOST: Final = 8
 """Threads that may be at work, or hang, at one time."""
+
+
+async def aside(work: Callable[[], None]) -> None:
+    """Waits for what is done in a daemon thread; cancelled, it leaves the thread to its end."""
+    loop = asyncio.get_running_loop()
+    done = loop.create_future()
+
+    def over(fault: BaseException | None) -> None:
+        if not done.done():
+            if fault is None:
+                done.set_result(None)
+            else:
+                done.set_exception(fault)
+
+    def run() -> None:
+        fault: BaseException | None = None
+        try:
+            work()
+        except Exception as caught:  # noqa: BLE001 - raised again where it is waited for
+            fault = caught
+        with contextlib.suppress(RuntimeError):  # the loop has ended meanwhile
+            loop.call_soon_threadsafe(over, fault)
+
+    threading.Thread(target=run, daemon=True, name="shared-storage-aside").start()
+    await done
 
 
 class StorageHangs(BridgeError):

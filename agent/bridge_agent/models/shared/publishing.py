@@ -89,6 +89,8 @@ class Publishing:
                             yield record
                 yield {"status": "writing manifest"}
                 await self._run(self._writer.list_model, found, data, mark, hold.valid)
+        self._tier.answers()
+        await self._run(self._tier.look)
         log.info("model_published", model=found.short(), path=str(self._tier.root), token=hold.token)
         yield {"status": "success"}
 

@@ -228,6 +228,11 @@ class SharedTier:
             self._taken += len(data)
         return data
 
+    def answers(self) -> None:
+        """Something was written there just now: it is not away, whatever was thought before."""
+        with self._lock:
+            self._standing.answered()
+
     def mended(self, hex_: str) -> None:
         """A blob there was written anew, or is gone."""
         with self._lock:

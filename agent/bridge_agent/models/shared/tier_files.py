@@ -58,7 +58,7 @@ def top(root: Path, name: str) -> Iterator[int]:
     """The open folder `manifests` or `blobs` of the root. Raises NoStore: there is none; OSError."""
     with folders(root, name) as folder:
         if folder is None:
-            raise NoStore(f"it has no folder {name}: is it mounted, and was anything published there?")
+            raise NoStore(f"it has no folder {name}: nothing is mounted there, or nothing was published yet")
         yield folder
 
 
@@ -80,7 +80,7 @@ def open_regular(name: str, folder: int) -> int | None:
     try:
         found = os.open(name, _READ, dir_fd=folder)
     except OSError as fault:
-        if is_none(fault):
+        if is_none(fault) or fault.errno == errno.EACCES:  # one file that is not ours to read
             return None
         raise
     try:

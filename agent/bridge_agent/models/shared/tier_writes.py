@@ -31,7 +31,7 @@ from bridge_agent.models.piece_rules import piece_count, span
 from bridge_agent.models.shared import fence_files
 from bridge_agent.models.shared.fence_files import FENCES, NEW, PublishFault, below
 from bridge_agent.models.shared.patience import Patience, StorageHangs
-from bridge_agent.models.shared.tier_files import MANIFESTS, open_regular
+from bridge_agent.models.shared.tier_files import FOLDER, MANIFESTS, open_regular
 from bridge_core.errors import BridgeError
 from bridge_core.files import read_at
 from bridge_core.model_store.layout import describe
@@ -187,8 +187,8 @@ class TierWriter:
 
     def _tidy(self) -> None:
         for name in ("blobs", MANIFESTS, PARTIAL, FENCES):
-            with below(self._root) as root, contextlib.suppress(FileExistsError):
-                os.mkdir(name, 0o755, dir_fd=root)
+            with below(self._root) as root:
+                _make_folder(name, root)
         old = time.time() - _OLD_S
         with below(self._root, PARTIAL) as folder:
             for name in os.listdir(folder):  # noqa: PTH208 - of a descriptor, which no link can move
@@ -216,8 +216,7 @@ class TierWriter:
         parts = (MANIFESTS, name.host, name.namespace, name.model)
         for depth in range(1, len(parts)):
             with below(self._root, *parts[:depth]) as folder:
-                with contextlib.suppress(FileExistsError):
-                    os.mkdir(parts[depth], 0o755, dir_fd=folder)
+                _make_folder(parts[depth], folder)
                 os.fsync(folder)
         with below(self._root, PARTIAL) as source, below(self._root, *parts) as target:
             os.rename(temporary, name.tag, src_dir_fd=source, dst_dir_fd=target)
@@ -248,6 +247,19 @@ class _Opened:
         if not self._left:
             with contextlib.suppress(BridgeError):
                 self._writer._step("close", partial(os.close, self.handle))  # noqa: SLF001
+
+
+def _make_folder(name: str, folder: int) -> None:
+    """A folder that all nodes may read, whatever this process's mask; one that is there stays as it is."""
+    try:
+        os.mkdir(name, 0o755, dir_fd=folder)
+    except FileExistsError:
+        return
+    made = os.open(name, FOLDER, dir_fd=folder)
+    try:
+        os.fchmod(made, 0o755)
+    finally:
+        os.close(made)
 
 
 def _close(file: int | None) -> None:
