@@ -36,6 +36,7 @@ from bench import (
 )
 from bench.grpc import rows as grpc_rows
 from bench.processes import can_load, envoy, missing, version, work_folder
+from bench.scaling import bound as scaling_bound
 from bench.scaling import growth as scaling_growth
 from bench.scaling import real_day as scaling_real_day
 from bench.scaling import rows as scaling_rows
@@ -72,6 +73,8 @@ ROWS = {
     "soak": soak.soak,
     "starting": starting.starting,
     "scaling": scaling_rows.scaling,
+    "scaling-uneven": scaling_rows.uneven,
+    "scaling-bound": scaling_bound.bound,
     "scaling-day": scaling_real_day.scaling_day,
     "scaling-growth": scaling_growth.growth,
     "scaling-streams": scaling_streams.streams,
@@ -84,6 +87,8 @@ WITHOUT_LOAD = {
     "large-bodies",
     "grpc",
     "scaling",
+    "scaling-uneven",
+    "scaling-bound",
     "scaling-day",
     "agent",
     "starting",
@@ -107,6 +112,8 @@ WITHOUT_LOAD = {
 LONG = (
     "soak",
     "scaling",
+    "scaling-uneven",
+    "scaling-bound",
     "scaling-day",
     "scaling-streams",
     "survive",
