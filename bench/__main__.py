@@ -15,6 +15,7 @@ from bench import (
     cancel_prefill,
     detection_simulated,
     embeddings,
+    engine_growth,
     hop_profile,
     hops,
     in_memory,
@@ -57,6 +58,7 @@ ROWS = {
     "loads": loads.loads,
     "sealing": sealing.sealing,
     "embeddings": embeddings.embeddings,
+    "engine-growth": engine_growth.growth,
     "survive": survive.survival,
     "survive-text": survive.texts,
     "survive-bare": survive.bare,
@@ -79,6 +81,7 @@ WITHOUT_LOAD = {
     "audit-edits",
     "loads",
     "embeddings",
+    "engine-growth",
     "models",
     "soak",
     "sealing",
@@ -94,6 +97,7 @@ LONG = (
     "survive-text",
     "audit-edits",
     "models",
+    "engine-growth",
     "detection-simulated",
 )  # the better part of an hour, or gigabytes: only when named
 
