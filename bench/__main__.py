@@ -15,6 +15,7 @@ from bench import (
     cancel_prefill,
     detection_simulated,
     embeddings,
+    errors_simulated,
     forecast_simulated,
     hop_profile,
     hops,
@@ -35,6 +36,7 @@ from bench import (
 )
 from bench.grpc import rows as grpc_rows
 from bench.processes import can_load, envoy, missing, version, work_folder
+from bench.scaling import bound as scaling_bound
 from bench.scaling import growth as scaling_growth
 from bench.scaling import real_day as scaling_real_day
 from bench.scaling import rows as scaling_rows
@@ -71,17 +73,22 @@ ROWS = {
     "soak": soak.soak,
     "starting": starting.starting,
     "scaling": scaling_rows.scaling,
+    "scaling-uneven": scaling_rows.uneven,
+    "scaling-bound": scaling_bound.bound,
     "scaling-day": scaling_real_day.scaling_day,
     "scaling-growth": scaling_growth.growth,
     "scaling-streams": scaling_streams.streams,
     "detection-simulated": detection_simulated.detection,
     "forecast-simulated": forecast_simulated.forecast,
+    "errors-simulated": errors_simulated.errors,
 }
 # rows that need no load generator
 WITHOUT_LOAD = {
     "large-bodies",
     "grpc",
     "scaling",
+    "scaling-uneven",
+    "scaling-bound",
     "scaling-day",
     "agent",
     "starting",
@@ -100,10 +107,13 @@ WITHOUT_LOAD = {
     "scaling-streams",
     "detection-simulated",
     "forecast-simulated",
+    "errors-simulated",
 }
 LONG = (
     "soak",
     "scaling",
+    "scaling-uneven",
+    "scaling-bound",
     "scaling-day",
     "scaling-streams",
     "survive",
@@ -113,6 +123,7 @@ LONG = (
     "shared-storage",
     "detection-simulated",
     "forecast-simulated",
+    "errors-simulated",
 )  # the better part of an hour, or gigabytes: only when named
 
 

@@ -118,8 +118,7 @@ class Chromium:
             for domain in ("Page", "Runtime", "Log", "Network"):
                 await page.command(f"{domain}.enable")
             await page.resize(width, height)
-            features = [{"name": name.replace("_", "-"), "value": value} for name, value in media.items()]
-            await page.command("Emulation.setEmulatedMedia", features=features)
+            await page.prefer(**media)
             await page.open(url)
             yield page
         finally:
@@ -157,6 +156,17 @@ class Page:
     async def open(self, url: str) -> None:
         """Goes to an address."""
         await self.command("Page.navigate", url=url)
+
+    async def reload(self) -> None:
+        """Loads the page anew: what is seen afterwards is of the new one."""
+        await self.js("window.before = true")
+        await self.command("Page.reload")
+        await self.until("!window.before && document.readyState === 'complete'")
+
+    async def prefer(self, **media: str) -> None:
+        """What whoever looks prefers, such as prefers_color_scheme="dark"; all of it."""
+        features = [{"name": name.replace("_", "-"), "value": value} for name, value in media.items()]
+        await self.command("Emulation.setEmulatedMedia", features=features)
 
     async def resize(self, width: int, height: int) -> None:
         """The window's inside, in CSS pixels."""

@@ -82,6 +82,7 @@ from bridge_core.snapshot_file import decode
 from bridge_engine.schema import converted
 from bridge_engine.templates import Template, TemplateFault, Values
 from bridge_engine.templates.call_styles import FUNCTIONS, GEMMA, PAIRS, SEPARATED, FramedCallParser
+from bridge_registry.console.act_rules import act_of, call_of
 from bridge_registry.records import decode_authorities
 
 LIMIT_S = 2.0
@@ -414,6 +415,11 @@ def time_stamp(data: bytes) -> None:
 
 
 TARGETS: dict[str, Target] = {
+    "console-act": Target(
+        lambda data: call_of(act_of(data)),
+        [b'{"act": "drain", "node": "n1", "drained": true}', b'{"act": "rollback", "revision": 7}'],
+        (BridgeError,),
+    ),
     "audit-tail": Target(sealed_tail, [_TAIL, _PARTS[:60], framed(b"a")], ()),
     "timestamp": Target(time_stamp, [fuzz_stamps.ANSWER, b"0\x000\x03\x02\x01\x00"], (BridgeError,)),
     "audit-log": Target(

@@ -64,9 +64,17 @@ def where_command(*, name: ModelName, as_json: JsonOption = False, where: Where)
         import asyncio
 
         from bridge_cli.models_remote import copies_of
+        from bridge_cli.shared_commands import shared_at, who_shares
 
-        found = copies_of(asyncio.run(snapshot_of(where.access())), name)
+        to = where.access()
+        snapshot = asyncio.run(snapshot_of(to))
+        found = copies_of(snapshot, name)
         if not found:
+            if nodes := who_shares(asyncio.run(shared_at(to, snapshot, [])), name):
+                raise Fatal(
+                    f"nobody has {name}, and it lies in the shared storage of {', '.join(nodes)}",
+                    hint=f"`bridgectl models pull {name} --nodes {nodes[0]}` copies it from there",
+                )
             raise Fatal(
                 f"nobody has {name}",
                 hint="`bridgectl models` lists what nodes have, and `… shared` what shared storage has",

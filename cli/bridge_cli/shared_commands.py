@@ -12,6 +12,7 @@ from bridge_cli.where import Where, asks_registry
 from bridge_core.command.guard import guarded
 from bridge_core.command.plain_text import one_line
 from bridge_core.errors import Fatal
+from bridge_core.names import canonical_or_same
 
 if TYPE_CHECKING:
     from bridge_cli.access import Access
@@ -33,7 +34,7 @@ def shared_command(
 
     async def ask() -> list[Outcome]:
         to = where.access()
-        return await _shared_at(to, await snapshot_of(to), nodes or [])
+        return await shared_at(to, await snapshot_of(to), nodes or [])
 
     def work() -> list[Outcome]:
         import asyncio
@@ -136,7 +137,7 @@ async def _writer_of(to: Access, snapshot: Snapshot, name: str) -> str:
     having = sorted({place.node for place in copies_of(snapshot, name) if place.meant})
     if not having:
         raise Fatal(f"nobody has {name}", hint="`bridgectl models` lists what there is")
-    said = [one for one in await _shared_at(to, snapshot, having) if one.shared is not None]
+    said = [one for one in await shared_at(to, snapshot, having) if one.shared is not None]
     able = [one for one in said if one.shared is not None and one.shared.publishes]
     if not able:
         raise Fatal(
@@ -146,7 +147,22 @@ async def _writer_of(to: Access, snapshot: Snapshot, name: str) -> str:
     return min(able, key=lambda one: (bool(one.shared and one.shared.fault), one.node)).node
 
 
-async def _shared_at(to: Access, snapshot: Snapshot, wanted: list[str]) -> list[Outcome]:
+def who_shares(outcomes: list[Outcome], name: str) -> list[str]:
+    """The nodes that see a model in their shared storage."""
+    wanted = canonical_or_same(name)
+    return [
+        one.node
+        for one in outcomes
+        if one.shared is not None and any(canonical_or_same(model) == wanted for model in one.shared.models)
+    ]
+
+
+async def shared_at(to: Access, snapshot: Snapshot, wanted: list[str]) -> list[Outcome]:
+    """How the shared storage of these nodes stands; of all that are active where none is given.
+
+    Raises:
+        Fatal: one of them fits no node, or the identity cannot be used.
+    """
     from bridge_cli.models_remote import ask_nodes
     from bridge_core import model_answers
     from bridge_core.model_answers import ModelAsked

@@ -222,6 +222,12 @@ async def test_a_folder_that_nothing_is_mounted_on_is_away_and_comes_back(
     assert tier.said().models == (ModelName.parse(models.name()).short(),)
 
 
+async def test_a_pull_that_finds_nothing_says_that_the_share_is_away(models: ModelsBed, share: Share) -> None:
+    (share.root / "manifests").rmdir()
+    (record,) = (one for one in await models.pull("a") if "error" in one)
+    assert "file does not exist; the shared storage is away: it has no folder manifests" in record["error"]
+
+
 async def test_a_hung_share_is_left_after_its_time_and_its_file_closed_once_it_answers(share: Share) -> None:
     share.put("team/big:v1", BLOB)
     hanging, clock = Hanging(), [0.0]

@@ -12,6 +12,7 @@ import pytest
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
+from bridge_agent.signing.gate import SignatureGate
 from bridge_cli import signing
 from bridge_cli.access import Access
 from bridge_cli.models_command import model_reports
@@ -29,8 +30,9 @@ from bridge_core.model_signing.statement import write_statement
 from bridge_core.model_store.layout import MANIFEST_MEDIA, Layer
 from bridge_core.names import DEFAULT_HOST
 from bridge_core.snapshot import Backend, Instance, MemberModel, Node, Route
-from tests.contract.gateway_bed import Answer, issue
+from tests.contract.gateway_bed import Answer, issue, mesh
 from tests.contract.models_bed import ModelsBed, bytes_of, digest_of, models_bed, offer
+from tests.fakes.recorded_engine import RecordedEngine
 from tests.support import eventually
 
 KEY = ec.derive_private_key(7, ec.SECP256R1())
@@ -333,6 +335,32 @@ async def test_models_of_an_engine_with_a_store_of_its_own_are_not_served(models
     shown = models.desks["b"].signatures.shown((models.bed["b"].engine.instance("b/0"),))
     assert shown[0].models == ()
     assert "the engine that has it is attached" in shown[0].withheld[0].why
+
+
+async def test_a_node_whose_engines_bring_models_themselves_brings_none_that_has_to_be_signed(
+    tmp_path: Path,
+) -> None:
+    async with mesh(tmp_path, {"a": RecordedEngine()}) as bed:
+        node = bed["a"]
+
+        def show() -> None:
+            node.view.publish_local(gate.shown((node.engine.instance("a/0"),)))
+
+        gate = SignatureGate(node.view, None, lambda: (), show)
+        node.gateway.sign_with(gate)
+        bed.publish(signature__company=policy("prod/*", "smollm2:135m"))
+        for where in ({}, {"X-Bridge-Node": "a"}, {"X-Bridge-Node": "all"}):
+            for body in ({"model": "prod/m"}, {"name": "Prod/m:v2", "stream": False}):
+                answer = await node.ask("POST", "/api/pull", body, where)
+                assert answer.status == 403, (where, answer.body)
+                assert "an engine that pulls it by itself checks no signature" in answer.json()["error"]
+        copied = await node.ask("POST", "/api/copy", {"source": "smollm2:135m", "destination": "prod/m"})
+        assert (copied.status, "no store of its own" in copied.json()["error"]) == (403, True)
+        assert node.engine.asked == []
+        assert (await node.ask("POST", "/api/pull", {"model": "free"})).status == 200
+        await eventually(lambda: node.view.index.withheld(f"{DEFAULT_HOST}/library/smollm2:135m"), 30)
+        refused = await node.infer(stream=False)
+        assert "its store is its own" in refused.json()["error"]
 
 
 # -- signing

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from bridge_core.decoding import Undecodable, decode_json
 from bridge_core.http1.headers import Headers
 from bridge_core.http1.request import Request
 from bridge_registry.console import act_rules as rules
@@ -109,3 +110,45 @@ def test_clients_usage_and_quotas_are_bounded_sorted_and_added_up() -> None:
     assert [(one["quota"], one["what"], one["used"], one["limit"]) for one in full] == [
         *((f"q{n}", "prompt tokens", n, 10) for n in (2, 1, 0))
     ]
+
+
+@pytest.mark.parametrize(("more", "taken"), [(0, True), (1, False)])
+def test_an_act_has_so_many_bytes_at_most(more: int, *, taken: bool) -> None:
+    body = b'{"act": "rollback", "revision": 7}'
+    body += b" " * (4096 - len(body) + more)
+    if taken:
+        assert rules.act_of(body) == rules.Rollback(7)
+    else:
+        with pytest.raises(Undecodable):
+            rules.act_of(body)
+
+
+@pytest.mark.parametrize(
+    ("body", "taken"),
+    [
+        (b'{"act": "rollback", "revision": 1}', True),
+        (b'{"act": "rollback", "revision": 0}', False),
+        (b'{"act": "rollback", "revision": 9223372036854775807}', True),
+        (b'{"act": "rollback", "revision": 9223372036854775808}', False),
+        (b'{"act": "drain", "drained": true, "node": "%b"}' % (b"n" * 253), True),
+        (b'{"act": "drain", "drained": true, "node": "%b"}' % (b"n" * 254), False),
+        (b'{"act": "drain", "drained": true, "node": "n"}', True),
+        (b'{"act": "drain", "drained": true, "node": ""}', False),
+    ],
+)
+def test_numbers_and_names_are_bounded(body: bytes, *, taken: bool) -> None:
+    if taken:
+        rules.act_of(body)
+    else:
+        with pytest.raises(Undecodable):
+            rules.act_of(body)
+
+
+@pytest.mark.parametrize(("length", "taken"), [(200, True), (201, False)])
+def test_a_code_is_bounded(length: int, *, taken: bool) -> None:
+    body = b'{"code": "%b"}' % (b"c" * length)
+    if taken:
+        assert decode_json(body, rules.Asked)
+    else:
+        with pytest.raises(Undecodable):
+            decode_json(body, rules.Asked)

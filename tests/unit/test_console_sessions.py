@@ -234,3 +234,23 @@ class Machine(RuleBasedStateMachine):
 
 
 TestMachine = Machine.TestCase
+
+
+def test_the_bounds_are_those_that_admins_are_told() -> None:
+    """By docs/operations/console.md."""
+    assert (rules.CODE_S, rules.CODES) == (60, 64)
+    assert (rules.IDLE_S, rules.LIFE_S) == (30 * 60, 8 * 60 * 60)
+    assert (rules.EACH, rules.MOST) == (4, 64)
+    assert (rules.GUESSES, rules.GUESSES_S) == (30, 60)
+
+
+@pytest.mark.parametrize(("length", "taken"), [(197, True), (198, False)])
+def test_of_what_is_sent_so_much_is_read(length: int, *, taken: bool) -> None:
+    sessions = Sessions()
+    code = sessions.invite(peer(), Drawn("id", "s" * length), 0.0, certificate_ends=FAR)
+    if taken:
+        assert len(code) == 200
+        sessions.exchange(code, Drawn("k", "s"), "t", 0.0)
+    else:
+        with pytest.raises(SignInRefused):
+            sessions.exchange(code, Drawn("k", "s"), "t", 0.0)

@@ -62,8 +62,7 @@ def test_the_first_slot_of_tomorrow_is_expected_at_the_end_of_today() -> None:
 
 def test_what_stopped_is_forgotten_within_days() -> None:
     history = asked_daily(1)
-    assert history.expected("m", NINE + 6 * DAY) == 1 / 64
-    assert LEAST > 1 / 128
+    assert history.expected("m", NINE + 6 * DAY) == 1 / 64 == LEAST
     assert history.expected("m", NINE + 7 * DAY) == 0.0
     assert history.expected("m", NINE + 10_000 * DAY) == 0.0
 
@@ -75,6 +74,10 @@ def test_a_clock_that_goes_back_makes_nothing_larger() -> None:
     history.asked("m", NINE)  # two days ago, it says
     assert history.habits["m"].day == 2
     assert history.expected("m", -5.0) == 0.0
+    early = DayHistory()
+    early.asked("m", -DAY)
+    assert early.habits["m"].day == 0
+    assert early.expected("m", DAY) == 0.5
 
 
 def test_only_the_models_asked_for_last_are_remembered() -> None:
@@ -151,6 +154,7 @@ def test_the_file_of_this_version_is_read_by_later_ones(tmp_path: Path) -> None:
     habit = f'{{"day":20000,"earlier":[2.5,{zeros}],"today":[1.0,{zeros}]}}'
     path.write_text(f'{{"habits":{{"registry.ollama.ai/library/m:latest":{habit}}},"version":1}}')
     (found,) = read_habits(path).habits.values()
+    assert (SLOTS, MOST_MODELS, MOST_COUNT) == (48, 256, 1e9)  # as files of this version have it
     assert (found.day, found.earlier[0], found.today[0]) == (20000, 2.5, 1.0)
     again = tmp_path / "again.json"
     write_habits(again, read_habits(path).habits)

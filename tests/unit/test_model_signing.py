@@ -107,6 +107,13 @@ def test_what_it_signed_with_a_certificate_is_taken_of_who_may_sign() -> None:
     assert "its certificate is of none of these CAs" in refused(data, bundles, policy(strange))
     assert refused(data, bundles, policy(Signer("k", VECTOR["keys"]["p256"])))
     assert refused(data, bundles, policy(msgspec.structs.replace(taken, identities=())))
+    bare, known = signed(own_signature())  # anybody's key is no certificate
+    assert f"signed by somebody else (key {hint_of(own_key().public_key())[:12]})" in refused(
+        bare, known, policy(taken)
+    )
+    anyone = msgspec.structs.replace(taken, identities=("*",))
+    assert judge(bare, known, [policy(anyone)]) != judge(bare, known, [policy(OWN)])
+    assert judge(bare, known, [policy(anyone)]).by == ()
 
 
 def test_a_statement_of_ours_names_the_files_that_its_tool_names() -> None:
@@ -235,7 +242,7 @@ def test_a_hint_tells_nothing_that_the_key_does_not() -> None:
     )
     assert "damaged, or of something else" in refused(*signed(write_bundle(forged)))
     unnamed = write_bundle(msgspec.structs.replace(signed_with(stranger, bundle.payload), hint=""))
-    assert refused(*signed(unnamed))
+    assert "signed by somebody else (key not named)" in refused(*signed(unnamed))
 
 
 _BEGAN = dt.datetime(2026, 1, 1, tzinfo=dt.UTC)

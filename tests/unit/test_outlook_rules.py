@@ -1,221 +1,167 @@
-"""When limits are hit: what is earliest, likely and latest, what is worth an alert, and the words for it."""
+"""What moving a conversation costs against waiting where it is cached, and what far nodes cost."""
 
 from __future__ import annotations
 
-import math
-from typing import Any
-
 import msgspec
-import numpy as np
-import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from bridge_core import gauges
-from bridge_registry.forecasts import holt_winters_rules as hw
-from bridge_registry.forecasts import outlook_rules as rules
-from bridge_registry.forecasts.holt_winters_rules import State
-from bridge_registry.forecasts.outlook_rules import CALM, FIGURES, SLOTS, STEP_S, WARM, Alarm, Figure, Hits
+from bridge_agent.routing.choose import Load, choose
+from bridge_agent.routing.outlook import Outlook, Pace
+from bridge_agent.routing.outlook_rules import Conversations, first_token_s, soonest_first
+from bridge_agent.routing.view import Index, Target
+from bridge_core.names import canonical
+from bridge_core.snapshot import Instance, MemberModel, MeshConfig, Node, RoutePolicy, Snapshot, Version
+from bridge_core.traffic import Strategy
 
-HOUR = 3600.0
-DISK = FIGURES[gauges.DISK]
-EVEN = msgspec.structs.replace(DISK.manner, damping=1.0)
-"""As disks, and a trend that stays."""
-
-
-def at(level: float, trend: float = 0.0, *, spread: float = 0.0, **other: Any) -> State:
-    """One series, known for long."""
-    made = {
-        "level": np.array([level]),
-        "trend": np.array([trend]),
-        "variance": np.array([spread**2]),
-        "told": np.array([10_000]),
-        "age": np.array([10_000]),
-        **other,
-    }
-    return msgspec.structs.replace(hw.empty(1, SLOTS), **made)
+X = canonical("x")
+PACE = Pace(prefill=1000.0, held_s=2.0)
 
 
-def hits(state: State, limit: float = 1.0, *, step: int = 0, **manner: Any) -> tuple[float, float, float]:
-    found = rules.hits(state, msgspec.structs.replace(EVEN, **manner), np.array([limit]), step)
-    return tuple(float(one[0]) for one in rules.three(found))  # type: ignore[return-value]  # three
+def mesh(count: int = 3, strategy: Strategy = "ring_hash", slots: int = 2) -> Index:
+    entries = {"mesh": msgspec.json.encode(MeshConfig(defaults=RoutePolicy(strategy=strategy)))}
+    for name in "abcdefgh"[:count]:
+        record = Instance(f"{name}/0", name, slots=slots, models=(MemberModel("x"),), loaded=("x",))
+        entries[f"instance/{name}/0"] = msgspec.json.encode(record)
+        entries[f"node/{name}"] = msgspec.json.encode(Node(name, f"{name}:1"))
+    return Index("me", Snapshot(Version(1, 1), entries), ())
 
 
-def test_a_line_is_at_its_limit_when_it_gets_there() -> None:
-    earliest, likely, latest = hits(at(0.4, 0.01))
-    assert likely == 60 * STEP_S
-    assert earliest < likely < latest
-    assert hits(at(0.4, 0.0099))[1] == 65 * STEP_S, "after half an hour, in five minutes"
-    assert hits(at(0.9, 0.01))[1] == 10 * STEP_S
+def target(loaded: bool = True) -> Target:
+    return Target("a/0", "a", False, "a:1", True, slots=2, loaded=frozenset({X} if loaded else ()))
 
 
-def test_nine_of_ten_are_within_the_interval() -> None:
-    """With a level that stays as it is and errors that stay in it, what is ahead is a random walk."""
-    state = at(0.5, 0.0, spread=0.01)
-    earliest, likely, latest = hits(state, 0.6, alpha=1.0, beta=0.0, doubt=0.0)
-    steps = math.ceil((0.1 / 0.01 / rules.Z) ** 2)
-    assert earliest == 5 * math.ceil(steps / 5) * STEP_S
-    assert likely == latest == math.inf
+def first(index: Index, key: bytes, work: dict[str, int], outlook: Outlook | None) -> str:
+    return choose(index, X, key, Load(work, outlook=outlook)).candidates[0].id
 
 
-def test_what_will_not_be_there_within_a_day_is_never() -> None:
-    assert hits(at(0.5)) == (math.inf,) * 3
-    assert hits(at(0.5, -0.01)) == (math.inf,) * 3
-    assert hits(at(1.0 - 1439.5 * 1e-4, 1e-4))[1] == rules.HORIZON_S
-    assert hits(at(1.0 - 1441 * 1e-4, 1e-4))[1] == math.inf
+def test_the_time_is_the_way_the_wait_the_prompt_and_the_load() -> None:
+    outlook = Outlook(3000, {"a/0": 2000}, PACE, {"a": 0.25})
+    assert first_token_s(target(), X, 0, outlook) == 0.25 + 1.0
+    assert first_token_s(target(), X, 3, outlook) == 0.25 + 2.0 + 1.0
+    assert first_token_s(target(loaded=False), X, 0, outlook) == 0.25 + 3.0 + 5.0
 
 
-def test_what_has_no_limit_or_is_not_known_says_nothing() -> None:
-    assert hits(at(0.9, 0.01), math.nan) == (math.inf,) * 3
-    assert hits(at(0.9, 0.01, told=np.array([WARM - 1]))) == (math.inf,) * 3
-    assert hits(at(0.9, 0.01, told=np.array([WARM])))[1] < math.inf
-    assert hits(at(0.9, 0.01, missed=np.array([hw.LOST + 1]))) == (math.inf,) * 3
-    assert hits(at(0.9, 0.01, missed=np.array([hw.LOST])))[1] < math.inf
+def test_a_conversation_waits_where_it_is_cached_as_long_as_that_is_sooner() -> None:
+    index, key = mesh(), b"k"
+    owner = first(index, key, {}, None)
+    busy = {owner: 2}  # over its share: without an outlook it would move
+    assert first(index, key, busy, None) != owner
+    assert first(index, key, busy, Outlook(5000, {owner: 4500}, PACE)) == owner
+    assert first(index, key, busy, Outlook(800, {owner: 700}, PACE)) != owner
+    assert first(index, key, {owner: 20}, Outlook(5000, {owner: 4500}, PACE)) != owner
 
 
-def test_what_is_at_its_limit_is_there_now() -> None:
-    assert hits(at(1.0)) == (0.0, 0.0, 0.0)
-    assert hits(at(0.9999))[1] > 0.0
-    assert hits(at(10.0), 10.0, towards=-1.0) == (0.0, 0.0, 0.0)
+def test_a_conversation_that_moved_stays_where_it_went() -> None:
+    index, key = mesh(), b"k"
+    order = [one.id for one in choose(index, X, key, Load({})).candidates]
+    assert first(index, key, {}, Outlook(5000, {order[0]: 1000, order[2]: 4800}, PACE)) == order[2]
 
 
-def test_what_falls_hits_its_limit_from_above() -> None:
-    earliest, likely, latest = hits(at(20.0, -0.1), 14.0, towards=-1.0)
-    assert likely == 60 * STEP_S
-    assert earliest < likely < latest
-    assert hits(at(20.0, 0.1), 14.0, towards=-1.0)[1] == math.inf
+def test_it_is_found_where_the_ring_is_not_followed_to() -> None:
+    index, key = mesh(8), b"k"
+    order = list(index.ring.lookup(key))
+    assert first(index, key, {}, Outlook(5000, {order[7]: 4800}, PACE)) == order[7]
 
 
-def test_a_season_hits_a_limit_without_any_trend() -> None:
-    slots = np.zeros((1, SLOTS), dtype=np.float32)
-    slots[0, 144:150] = 0.6  # from noon to half past
-    state = at(0.5, slots=slots, seasonal=np.array([True]))
-    assert hits(state, step=600)[1] == 120 * STEP_S
-    assert hits(state, step=750)[1] == (1440 - 30) * STEP_S, "tomorrow"
-    assert hits(at(0.5, slots=slots), step=600)[1] == math.inf, "who has no season knows nothing of noon"
-    assert hits(state, 0.4, step=600, towards=-1.0)[1] == math.inf
-    assert hits(state, step=720) == (0.0, 0.0, 0.0)
+def test_why_it_moved_or_passed_the_rings_owner_is_said() -> None:
+    index, key = mesh(), b"k"
+    order = [one.id for one in choose(index, X, key, Load({})).candidates]
+    outlook = Outlook(800, {order[0]: 700}, PACE)
+    decision = choose(index, X, key, Load({order[0]: 2}, outlook=outlook))
+    words = f"first token expected after 1.10 s, from {order[1]} after 0.80 s"
+    assert {one.instance: one.reason for one in decision.skipped} == {order[0]: words}
 
 
-def test_many_series_are_looked_at_in_parts() -> None:
-    many = 1100
-    state = msgspec.structs.replace(
-        hw.empty(many, 288),
-        level=np.full(many, 0.4),
-        trend=np.full(many, 0.01),
-        told=np.full(many, 100),
-    )
-    found = rules.hits(state, EVEN, np.ones(many), 0)
-    assert (found.likely == 60 * STEP_S).all()
+def test_a_far_node_comes_after_near_ones_that_are_idle_and_before_long_waits() -> None:
+    for strategy in ("ring_hash", "least_request", "residency"):
+        index = mesh(strategy=strategy)
+        far = Outlook(100, {}, PACE, {"a": 0.3})
+        assert "a/0" not in {first(index, b"k%d" % n, {}, far) for n in range(30)}
+        assert first(index, b"k", {"b/0": 3, "c/0": 3}, far) == "a/0"
 
 
-# -- alarms
+@given(st.binary(max_size=8), st.dictionaries(st.sampled_from(["a/0", "b/0", "c/0"]), st.integers(0, 9)))
+def test_with_nothing_cached_and_nobody_far_the_order_is_the_rings(key: bytes, work: dict[str, int]) -> None:
+    # The gateway makes no outlook then; one that says nothing changes nothing among the idle either.
+    idle = dict.fromkeys(work, 0)
+    plain = choose(mesh(), X, key, Load(idle))
+    assert choose(mesh(), X, key, Load(idle, outlook=Outlook(100))).candidates == plain.candidates
 
 
-def look(
-    alarm: Alarm,
-    likely: float,
-    latest: float = HOUR,
-    *,
-    age: int = 10_000,
-    told: int = 10_000,
-    read: bool = True,
-) -> Alarm:
-    state = at(0.5, age=np.array([age]), told=np.array([told]))
-    found = Hits(np.array([likely / 2]), np.array([likely]), np.array([latest]))
-    return rules.watched(alarm, state, DISK, found, np.array([read]))
+def test_what_is_cached_is_remembered_for_so_many_conversations_and_places() -> None:
+    book = Conversations(most=2)
+    for at in range(5):
+        book.answered(b"one", f"n{at}/0", 100 + at)
+    assert dict(book.cached(b"one")) == {"n2/0": 102, "n3/0": 103, "n4/0": 104}
+    book.answered(b"two", "a/0", 1)
+    book.answered(b"one", "n4/0", 200)
+    book.answered(b"three", "a/0", 1)
+    assert (dict(book.cached(b"two")), book.cached(b"one")["n4/0"]) == ({}, 200)
 
 
-def looks(count: int, likely: float, alarm: Alarm | None = None, **more: Any) -> Alarm:
-    alarm = alarm or rules.no_alarm(1)
-    for _ in range(count):
-        alarm = look(alarm, likely, **more)
-    return alarm
+def test_the_pace_is_learnt_from_prompts_that_were_computed() -> None:
+    book = Conversations()
+    book.observed(X, size=4000, cached=0, prefill_s=2.0, held_s=3.0)
+    assert book.pace(X) == Pace(2000.0, 3.0)
+    book.observed(X, size=4000, cached=3500, prefill_s=0.1, held_s=3.0)
+    assert book.pace(X) == Pace(2000.0, 3.0)
+    book.observed(X, size=4000, cached=0, prefill_s=1.0, held_s=1.0)
+    assert book.pace(X) == Pace(2400.0, 2.6)
 
 
-def test_it_is_raised_by_so_many_looks_in_a_row() -> None:
-    assert not looks(DISK.persist - 1, DISK.act_s).raised[0]
-    assert looks(DISK.persist, DISK.act_s).raised[0]
-    broken = looks(DISK.persist - 1, DISK.act_s, look(looks(DISK.persist - 1, DISK.act_s), DISK.act_s + 1))
-    assert not broken.raised[0]
-    assert looks(1, DISK.act_s, broken).raised[0]
+def test_of_a_single_slot_an_idle_instance_waits_for_nothing() -> None:
+    one = Target("a/0", "a", False, "a:1", True, slots=1, loaded=frozenset({X}))
+    outlook = Outlook(0, {}, PACE)
+    assert [first_token_s(one, X, busy, outlook) for busy in (0, 1, 2)] == [0.0, 2.0, 4.0]
+    assert [first_token_s(target(), X, busy, outlook) for busy in (0, 1, 2, 3)] == [0.0, 0.0, 1.0, 2.0]
+    assert soonest_first([one], X, {}, outlook)[0][0] == 0.0
+    assert soonest_first([one], X, {"a/0": 1}, outlook)[0][0] == 2.0
 
 
-@pytest.mark.parametrize(
-    ("likely", "more"),
-    [
-        (DISK.act_s + 1.0, {}),
-        (math.inf, {}),
-        (HOUR, {"latest": math.inf}),
-        (HOUR, {"told": WARM - 1}),
-        (HOUR, {"read": False}),
-        (HOUR, {"age": 29}),
-    ],
-)
-def test_it_is_not_raised_where_that_is_late_or_not_sure_or_hardly_watched(
-    likely: float, more: dict[str, Any]
-) -> None:
-    assert not looks(100, likely, **more).raised[0]
+def test_more_cached_than_is_asked_saves_no_more_than_all_of_it() -> None:
+    assert first_token_s(target(), X, 0, Outlook(100, {"a/0": 900}, PACE)) == 0.0
+    assert first_token_s(target(), X, 0, Outlook()) == 0.0
 
 
-def test_nobody_looks_further_than_twice_as_long_as_he_watched() -> None:
-    assert looks(DISK.persist, HOUR, age=30).raised[0]
+def test_the_pace_of_what_was_never_seen() -> None:
+    book = Conversations()
+    assert book.pace(X) == Pace(2000.0, 2.0)
+    assert Outlook().pace == Pace()
+    book.observed(X, size=255, cached=0, prefill_s=1.0, held_s=0.0)
+    assert book.pace(X).prefill == 2000.0, "too little to tell by"
+    assert book.pace(X).held_s == 1e-3 * 0.8
+    other = Conversations()
+    other.observed(X, size=256, cached=0, prefill_s=1.0, held_s=1.0)
+    assert other.pace(X) == Pace(256.0, 1.0)
 
 
-def test_it_is_over_when_the_limit_has_been_far_away_for_long_enough() -> None:
-    raised = looks(DISK.persist, HOUR)
-    near, far = rules.SLACK * DISK.act_s, rules.SLACK * DISK.act_s + 1
-    assert looks(1000, near, raised).raised[0]
-    assert looks(CALM - 1, far, raised).raised[0]
-    assert not looks(CALM, far, raised).raised[0]
-    assert looks(1000, far, raised, read=False).raised[0], "silence ends nothing"
-    assert looks(1000, far, raised, told=WARM - 1).raised[0], "and neither does who knows nothing yet"
-    interrupted = looks(CALM - 1, far, look(looks(CALM - 1, far, raised), near))
-    assert interrupted.raised[0]
+def test_a_prompt_that_was_half_computed_tells_of_the_pace() -> None:
+    def prefill(cached: int, prefill_s: float = 1.0) -> float:
+        book = Conversations()
+        book.observed(X, size=4000, cached=cached, prefill_s=prefill_s, held_s=1.0)
+        return book.pace(X).prefill
+
+    assert [prefill(2000), prefill(2001), prefill(0, 0.0), prefill(0, 0.5)] == [
+        2000.0,
+        2000.0,
+        2000.0,
+        8000.0,
+    ]
+    assert prefill(1000) == 3000.0
 
 
-def test_silence_neither_breaks_a_row_nor_goes_on_with_it() -> None:
-    before = looks(DISK.persist - 1, HOUR)
-    assert not looks(50, HOUR, before, read=False).raised[0]
-    assert looks(1, HOUR, looks(50, HOUR, before, read=False)).raised[0]
-
-
-def test_alarms_come_and_go() -> None:
-    grown = rules.alarm_grown(looks(DISK.persist, HOUR), [True, False])
-    assert list(grown.raised) == [True, True, False]
-    assert list(rules.alarm_of(grown, [2, 1]).raised) == [False, True]
-
-
-def test_every_figure_has_an_alert_of_its_own() -> None:
-    assert {one.alert for one in FIGURES.values()} == {
-        "disk-will-fill",
-        "vram-will-fill",
-        "queue-will-fill",
-        "tokens-will-fall",
-    }
-    assert all(isinstance(one, Figure) and 0.0 < one.act_s < rules.HORIZON_S for one in FIGURES.values())
-
-
-# -- words
-
-
-def test_words() -> None:
-    assert rules.when(2 * HOUR, 3 * HOUR, 5 * HOUR) == "in 3 h (2 h to 5 h)"
-    assert rules.when(2 * HOUR, 3 * HOUR, math.inf) == "in 3 h (2 h to never)"
-    assert rules.when(0.0, 0.0, 0.0) == "now"
-    assert rules.when(2 * HOUR, math.inf, math.inf) == "no sooner than in a day"
-    assert rules.when(math.inf, math.inf, math.inf) == "no sooner than in a day"
-    disk = rules.what(gauges.DISK, "b", "models")
-    assert rules.sentence(gauges.DISK, disk, "in 3 h (2 h to 5 h)", 400 * 2**30, 500 * 2**30) == (
-        "the disk of node b that has models will be full in 3 h (2 h to 5 h): 400 GiB of 500 GiB now"
-    )
-    gpu = rules.what(gauges.VRAM, "b", "GPU-1")
-    assert rules.sentence(gauges.VRAM, gpu, rules.NOW, 2**30, 2**30) == (
-        "the memory of GPU GPU-1 of node b is full now: 1 GiB of 1 GiB now"
-    )
-    queue = rules.what(gauges.QUEUE, "b/0", "")
-    assert rules.sentence(gauges.QUEUE, queue, "in 20 min (…)", 400, 512) == (
-        "the queue of b/0 will be full in 20 min (…): 400 requests of 512 requests now"
-    )
-    stream = rules.what(gauges.TOKENS, "b/0", "")
-    assert rules.sentence(gauges.TOKENS, stream, "in 20 min (…)", 14.0, 10.0) == (
-        "a stream of b/0 will be below 10 tokens/s in 20 min (…): 14 tokens/s now"
-    )
+def test_so_many_models_and_conversations_are_remembered() -> None:
+    book = Conversations(most=2)
+    for name in ("a", "b"):
+        book.observed(name, size=1000, cached=0, prefill_s=1.0, held_s=1.0)
+    book.observed("a", size=1000, cached=0, prefill_s=1.0, held_s=1.0)
+    assert book.pace("b") == Pace(1000.0, 1.0)
+    book.observed("c", size=1000, cached=0, prefill_s=1.0, held_s=1.0)
+    assert book.pace("b") == Pace()
+    assert book.pace("c") == Pace(1000.0, 1.0)
+    many = Conversations()
+    for number in range(4097):
+        many.answered(b"%d" % number, "a/0", 1)
+    assert not many.cached(b"0")
+    assert many.cached(b"1")

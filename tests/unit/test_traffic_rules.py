@@ -138,6 +138,7 @@ def test_of_an_hour_so_many_pairs_are_kept_apart_and_nothing_is_lost() -> None:
         book.take(f"n{number}", 0, {"m": counted(2)}, {"m"}, now=0.0, wall=0.0)
     book.take("n0", 0, {"m": counted(3)}, {"m"}, now=0.0, wall=0.0)
     ((_, pairs),) = book.hours
+    assert (CELLS, HOURS) == (1000, 24)
     assert len(pairs) == CELLS + 1
     assert pairs["m", "n0"] == (3, 0)
     assert pairs["m", f"n{CELLS - 1}"] == (2, 0)

@@ -17,18 +17,17 @@ from typing import Annotated, Final
 
 import msgspec
 
-from bridge_core.bounds import Name
+from bridge_core.bounds import Count, Name
 
 SLOTS: Final = 48
 DAY_S: Final = 86_400
 SLOT_S: Final = DAY_S // SLOTS
 MOST_MODELS: Final = 256
 MOST_COUNT: Final = 1e9
-LEAST: Final = 0.01  # of what a count is worth now: less is past
+LEAST: Final = 1 / 64  # of what a count is worth now: less is past
 
 _Count = Annotated[float, msgspec.Meta(ge=0.0, le=MOST_COUNT)]
 _Counts = Annotated[tuple[_Count, ...], msgspec.Meta(min_length=SLOTS, max_length=SLOTS)]
-_Day = Annotated[int, msgspec.Meta(ge=0, le=1 << 32)]
 _NONE: Final = (0.0,) * SLOTS
 
 
@@ -41,7 +40,7 @@ class Habit(msgspec.Struct, frozen=True):
         today: Those of that day.
     """
 
-    day: _Day
+    day: Count
     earlier: _Counts = _NONE
     today: _Counts = _NONE
 
@@ -50,7 +49,7 @@ class Habit(msgspec.Struct, frozen=True):
         passed = day - self.day
         if passed <= 0:
             return self
-        worth = math.exp2(-min(passed, 64))
+        worth = math.exp2(-passed)
         both = zip(self.earlier, self.today, strict=True)
         earlier = tuple(min(MOST_COUNT, (old + new) * worth) for old, new in both)
         return Habit(day, earlier, _NONE)

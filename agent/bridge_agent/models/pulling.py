@@ -314,7 +314,9 @@ class ModelPulls:
                 return self._found(name, given)
             if fault.login:
                 raise WantsLogin(f"pull model manifest: {fault.message}") from fault
-            raise ApiError(500, f"pull model manifest: {_plain(fault)}", late=True) from fault
+            away = "" if self._shared is None else self._shared.said().fault
+            beside = f"; the shared storage is away: {away}" if away else ""
+            raise ApiError(500, f"pull model manifest: {_plain(fault)}{beside}", late=True) from fault
 
     async def _in_shared(self, name: ModelName, known: Holders) -> bytes | None:
         """The manifest in the shared storage, where it is the one that is meant (rule 1)."""

@@ -120,7 +120,11 @@ class ConsolePages:
     async def _requests(self, _query: dict[str, list[str]]) -> Any:
         called = [name for name in self._called() if name in self._nodes()]
         answers = await self._ask_all(called[:_ASKED_NODES], f"{RECENT}?most={_SHOWN}", list[Recent])
-        found = [one for told in answers.values() for one in told]
+        found = [
+            msgspec.structs.replace(one, model=display_or_same(one.model))
+            for told in answers.values()
+            for one in told
+        ]
         found.sort(key=lambda one: -one.at)
         return {"requests": found[:_SHOWN], "nodes": len(answers), "asked": len(called[:_ASKED_NODES])}
 
@@ -128,7 +132,11 @@ class ConsolePages:
         asked = "".join(query.get("id", []))[:200]
         path = f"{PATH}?id={quote(asked, safe='')}"
         answers = await self._ask_all(list(self._nodes()), path, list[HopReport])
-        hops = [hop for told in answers.values() for hop in told]
+        hops = [
+            msgspec.structs.replace(hop, asked=display_or_same(hop.asked), model=display_or_same(hop.model))
+            for told in answers.values()
+            for hop in told
+        ]
         return {"hops": sorted(hops, key=lambda hop: bool(hop.via)), "nodes": len(answers)}
 
     async def _revisions(self, _query: dict[str, list[str]]) -> Any:

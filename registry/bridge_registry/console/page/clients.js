@@ -22,7 +22,7 @@ function Clients({ list }) {
 }
 
 function Usage({ list, days }) {
-  if (!list.length) return html`<div class="empty"><p>Nothing was used in the last ${days} days.</p></div>`;
+  if (!list.length) return html`<div class="empty"><p>No use is on record of the last ${days} days.</p></div>`;
   return html`<div class="wide" tabindex="0" role="region" aria-label="Usage, a table"><table><thead><tr><th>Who</th><th>Model</th>
     <th class="number">Requests</th><th class="number">Refused</th><th class="number">Tokens in</th><th class="number">Tokens out</th></tr></thead>
     <tbody>${list.map((one) => html`<tr key=${`${one.who} ${one.model}`}><td>${who(one.who)}</td><td>${one.model}</td><td class="number">${count(one.requests)}</td>

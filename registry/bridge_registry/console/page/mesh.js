@@ -2,7 +2,7 @@
 
 import { Component, html, useState } from "./vendor-preact-htm.js";
 import { all, registry } from "./store.js";
-import { Acts } from "./session.js";
+import { Acts, mayAct } from "./session.js";
 import { ago, look, rate, span, sum } from "./words.js";
 
 const ROOMY = 60; // nodes that are shown as cards; more are cells
@@ -94,7 +94,7 @@ function Details({ node }) {
       <${Health} engine=${one} /><p><${Slots} engine=${one} /></p><ul class="plain">${one.models.map((name) => html`<li>${name}${
         one.loaded.includes(name) ? html` <span class="tag">in memory</span>` : null}</li>`)}</ul>${
         one.loading.map((load) => html`<p>${progress(load)}</p>`)}`)}
-    <p class="hint">Take it out: <code>bridgectl drain ${node.name}</code></p></section>`;
+    ${mayAct() ? null : html`<p class="hint">Take it out: <code>bridgectl drain ${node.name}</code></p>`}</section>`;
 }
 
 export function Mesh({ argument }) {

@@ -51,7 +51,7 @@ function Pairs({ requests }) {
     const key = JSON.stringify([one.entry, one.instance.split("/")[0]]);
     pairs.set(key, (pairs.get(key) || 0) + 1);
   }
-  const list = [...pairs].sort((a, b) => b[1] - a[1]).slice(0, 20), most = list.length ? list[0][1] : 1;
+  const list = [...pairs].sort((a, b) => b[1] - a[1]).slice(0, 8), most = list.length ? list[0][1] : 1;
   return list.length ? html`<section class="panel"><h2>Who asks whom <small>of ${requests.length === 1 ? "this request" : `these ${requests.length} requests`}</small></h2>${list.map(([key, count]) => {
     const [from, to] = JSON.parse(key), words = from === to ? `${from} itself` : `${from} → ${to}`;
     return html`<div class="share" key=${key}><span>${words}</span><progress max=${most} value=${count} aria-label=${`${words}: ${count}`}></progress>
@@ -72,7 +72,8 @@ function Live() {
     try { const found = await fetchJson("api/requests"); if (!ended()) setSaid(found); }
     catch (fault) { if (!ended()) setSaid({ fault: fault.message, requests: [] }); }
   }, 2000, [still]);
-  return html`<section class="panel"><div class="bar"><h2>Last requests</h2><div class="choice">
+  return html`${said && !said.fault ? html`<${Pairs} requests=${said.requests} />` : null}
+    <section class="panel"><div class="bar"><h2>Last requests</h2><div class="choice">
       <button aria-pressed=${still} onClick=${() => setStill(!still)}>${still ? "▶ go on" : "❚❚ hold still"}</button></div></div>
     ${said === null ? html`<p class="quiet">Asking the nodes …</p>` : said.fault ? html`<p class="trouble">✕ ${said.fault}</p>`
       : said.requests.length === 0 ? html`<div class="empty"><p>No node remembers a request.</p>
@@ -86,6 +87,5 @@ function Live() {
             <td>${one.entry}</td><td>${one.instance || "–"}${one.attempts > 1 ? html` <span class="tag">${one.attempts} tries</span>` : null}</td>
             <td>${one.principal}</td><td class="number">${millis(one.ttft_ms)}</td><td class="number">${millis(one.total_ms)}</td>
             <td class="number">${one.tokens || ""}</td><td>${one.outcome} ${one.status}</td></tr>`;
-        })}</tbody></table></div>`}</section>
-    ${said && !said.fault ? html`<${Pairs} requests=${said.requests} />` : null}`;
+        })}</tbody></table></div>`}</section>`;
 }
