@@ -15,6 +15,7 @@ from bench import (
     cancel_prefill,
     detection_simulated,
     embeddings,
+    errors_simulated,
     forecast_simulated,
     hop_profile,
     hops,
@@ -79,6 +80,7 @@ ROWS = {
     "scaling-streams": scaling_streams.streams,
     "detection-simulated": detection_simulated.detection,
     "forecast-simulated": forecast_simulated.forecast,
+    "errors-simulated": errors_simulated.errors,
 }
 # rows that need no load generator
 WITHOUT_LOAD = {
@@ -105,6 +107,7 @@ WITHOUT_LOAD = {
     "scaling-streams",
     "detection-simulated",
     "forecast-simulated",
+    "errors-simulated",
 }
 LONG = (
     "soak",
@@ -120,6 +123,7 @@ LONG = (
     "shared-storage",
     "detection-simulated",
     "forecast-simulated",
+    "errors-simulated",
 )  # the better part of an hour, or gigabytes: only when named
 
 

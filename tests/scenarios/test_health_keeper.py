@@ -307,3 +307,30 @@ async def test_a_node_that_becomes_slow_is_told_of_where_the_others_of_its_model
     assert alert.seen.summary.startswith("b/0 takes 3.1 times as long to a first byte as is usual for it")
     await windows(12)
     assert bed.desk.alerts[0].ended
+
+
+async def test_a_node_that_fails_more_than_it_used_to_is_told_of_and_not_while_a_rollout_moves() -> None:
+    bed = Bed()
+    done = dict.fromkeys(NODES, Counts())
+    await bed.desk.step()
+
+    async def windows(many: int, bad: str = "") -> None:
+        for _ in range(many):
+            for node in NODES:
+                failed = 2 if node == bad else 0
+                done[node] = done[node].plus(Counts(20, errors=failed, ttft=(0,) * 20 + (20 - failed,)))
+                own = (InstanceHealth(f"{node}/0", (), done[node]),)
+                bed.keeper.take(node, NodeHealthReport(own), bed.now)
+            await bed.desk.step()
+            bed.now += 5.0
+
+    await windows(120)
+    assert bed.desk.alerts == ()
+    await windows(8, bad="b")
+    (alert,) = bed.desk.alerts
+    assert (alert.seen.id, alert.seen.severity, alert.silenced) == ("error-rate@b/0", "warning", "")
+    bed.moving = {"chat"}
+    await windows(1, bad="b")
+    assert bed.desk.alerts[0].silenced == "rollout chat moves"
+    await windows(40)
+    assert bed.desk.alerts[0].ended

@@ -13,6 +13,7 @@ from bridge_core.snapshot import Snapshot
 from bridge_registry.alerts import threshold_rules
 from bridge_registry.alerts.alert_rules import Alert, Seen, essence, of_health, resumed, settle
 from bridge_registry.alerts.alert_store import AlertStore
+from bridge_registry.alerts.error_watch import ErrorWatch
 from bridge_registry.alerts.figure_rules import Sample, Trails, counted, is_counted, measured
 from bridge_registry.alerts.learner import Learner
 from bridge_registry.alerts.learning_rules import WINDOW_S
@@ -69,6 +70,7 @@ class AlertDesk:
         self._trails = Trails()
         self._judged = float("-inf")
         self._learner = Learner(now())
+        self._errors = ErrorWatch()
         self._windowed = float("-inf")
         self._forecaster = Forecaster((), clock())
 
@@ -115,7 +117,7 @@ class AlertDesk:
             )
         drained = {one.name for one in snapshot.nodes.values() if one.state != "active"}
         before = self._alerts
-        learnt = [*self._learner.seen(), *self._forecaster.seen()]
+        learnt = [*self._learner.seen(), *self._errors.seen(), *self._forecaster.seen()]
         seen = [*self._found(snapshot, clock), *self._ruled(), *learnt]
         self._alerts = settle(
             before, seen, drained=drained, moving=self._moving(), now=now, office=self._began
@@ -164,7 +166,7 @@ class AlertDesk:
         self._term, self._office, self._began = term, clock, now
         self._judged = float("-inf")
         self._trails, self._watched, self._followed = Trails(), {}, {}
-        self._learner, self._windowed = Learner(now), clock
+        self._learner, self._errors, self._windowed = Learner(now), ErrorWatch(), clock
         lasting = [one.seen for one in self._alerts.values() if not one.ended]
         self._forecaster = Forecaster(lasting, clock)
         for plan in self._rules():
@@ -187,7 +189,9 @@ class AlertDesk:
         """One window more of the series whose thresholds are learnt."""
         reporting = self._reporting(clock)
         load = {id_: share for heard in reporting.values() for id_, share in loads(heard.gauges).items()}
-        self._learner.look(self._snapshot().instances, _counts(reporting), load, now)
+        instances, counts = self._snapshot().instances, _counts(reporting)
+        self._learner.look(instances, counts, load, now)
+        self._errors.look(instances, counts, now)
 
     def _reporting(self, clock: float) -> dict[str, Heard]:
         """The last reports of nodes that report at monotonic time `clock`."""
