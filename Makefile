@@ -8,7 +8,7 @@ MESHES ?= 2
 WHOLE := tests/faults tests/attacks tests/gpu tests/cluster
 FUZZ ?= 60
 CASES ?= 100000
-# Where `make test-compiled` puts the packages with their compiled modules; it shadows the sources.
+# Where `make compiled` puts the packages with their compiled modules, for the benches.
 COMPILED ?= build/compiled
 # Where `make install` links the commands: below $(PREFIX)/bin.
 PREFIX ?= /usr/local
@@ -67,7 +67,7 @@ $(BIN)/python -m pytest $(1) $(2) $(T) || { [ $$? -eq 1 ] && echo 'Once more, al
 endef
 
 test: setup-dev ## set up, then run every test
-	$(call tested,-n $(JOBS) --dist loadfile,tests/unit tests/contract tests/scenarios)
+	$(call tested,-n $(JOBS) --dist loadfile,tests/unit tests/contract tests/scenarios tests/browser)
 	$(call tested,-n $(MESHES) --dist loadfile --no-loadscope-reorder,$(WHOLE))
 
 wheel: setup-dev ## a wheel in dist/: compiled where a C compiler is (BRIDGE_COMPILE=yes: or none at all; no: pure)
@@ -81,12 +81,12 @@ $(COMPILED)/.made: pyproject.toml tools/compile_hot_path.py tools/build_hook.py 
 	$(BIN)/python -m zipfile -e $(COMPILED)-wheel/*.whl $(COMPILED)
 	touch $@
 
-compiled: setup-dev $(COMPILED)/.made
+compiled: setup-dev $(COMPILED)/.made ## the packages with their compiled modules, into $(COMPILED)
 
 # Not a part of `make test`: compiling takes minutes.
-test-compiled: compiled ## the unit, contract and scenario tests on what `make wheel` compiles
-	PYTHONPATH=$(abspath $(COMPILED)) $(BIN)/bridge-agent --version | grep compiled
-	PYTHONPATH=$(abspath $(COMPILED)) $(BIN)/python -m pytest -n $(JOBS) --dist loadfile tests/unit tests/contract tests/scenarios $(T)
+test-compiled: compile ## every test on what `make compile` installs here; `make pure` goes back to the sources
+	$(BIN)/bridge-agent --version | grep compiled
+	$(MAKE) test
 
 unit: setup-dev ## only the tests that start no process
 	$(BIN)/python -m pytest tests/unit $(T)

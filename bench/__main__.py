@@ -16,23 +16,30 @@ from bench import (
     detection_simulated,
     embeddings,
     engine_growth,
+    errors_simulated,
+    forecast_simulated,
     hop_profile,
     hops,
     in_memory,
     isolation,
+    large_bodies,
     loads,
     models,
     policies,
     pressure,
     sealing,
+    shared_storage,
     soak,
     starting,
     streams,
     survive,
     walls,
 )
+from bench.grpc import rows as grpc_rows
 from bench.processes import can_load, envoy, missing, version, work_folder
+from bench.scaling import bound as scaling_bound
 from bench.scaling import growth as scaling_growth
+from bench.scaling import real_day as scaling_real_day
 from bench.scaling import rows as scaling_rows
 from bench.scaling import streams as scaling_streams
 from bridge_core.form import form
@@ -47,6 +54,7 @@ ROWS = {
     "two-hops": hops.two_hops,
     "hop-profile": hop_profile.hop_profile,
     "tokens": streams.relay,
+    "grpc": grpc_rows.grpc,
     "memory": streams.memory,
     "overload": pressure.overload,
     "cancel": pressure.cancel,
@@ -56,7 +64,9 @@ ROWS = {
     "walls": walls.walls,
     "models": models.models,
     "loads": loads.loads,
+    "large-bodies": large_bodies.large_bodies,
     "sealing": sealing.sealing,
+    "shared-storage": shared_storage.shared_storage,
     "embeddings": embeddings.embeddings,
     "engine-growth": engine_growth.growth,
     "survive": survive.survival,
@@ -65,13 +75,23 @@ ROWS = {
     "soak": soak.soak,
     "starting": starting.starting,
     "scaling": scaling_rows.scaling,
+    "scaling-uneven": scaling_rows.uneven,
+    "scaling-bound": scaling_bound.bound,
+    "scaling-day": scaling_real_day.scaling_day,
     "scaling-growth": scaling_growth.growth,
     "scaling-streams": scaling_streams.streams,
     "detection-simulated": detection_simulated.detection,
+    "forecast-simulated": forecast_simulated.forecast,
+    "errors-simulated": errors_simulated.errors,
 }
 # rows that need no load generator
 WITHOUT_LOAD = {
+    "large-bodies",
+    "grpc",
     "scaling",
+    "scaling-uneven",
+    "scaling-bound",
+    "scaling-day",
     "agent",
     "starting",
     "isolation",
@@ -85,20 +105,29 @@ WITHOUT_LOAD = {
     "models",
     "soak",
     "sealing",
+    "shared-storage",
     "scaling-growth",
     "scaling-streams",
     "detection-simulated",
+    "forecast-simulated",
+    "errors-simulated",
 }
 LONG = (
     "soak",
     "scaling",
+    "scaling-uneven",
+    "scaling-bound",
+    "scaling-day",
     "scaling-streams",
     "survive",
     "survive-text",
     "audit-edits",
     "models",
     "engine-growth",
+    "shared-storage",
     "detection-simulated",
+    "forecast-simulated",
+    "errors-simulated",
 )  # the better part of an hour, or gigabytes: only when named
 
 

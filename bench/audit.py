@@ -70,7 +70,7 @@ def _written(folder: Path, size: int) -> tuple[str, str, str, str]:
     caller, body, now = Caller(local("a"), ListenerKind.LOCAL), b"x" * size, time.monotonic()
     record = RequestRecord(
         "f00dfeed00000001", caller, "POST", "/api/chat", "registry.ollama.ai/library/m:latest", 200,
-        Outcome.OK, now, now, now, now, None, "a/0", (), size, 400, 0.0, 12, ("127.0.0.1", 4711),
+        Outcome.OK, now, now, now, now, None, "a/0", (), size, 400, tokens=12, remote=("127.0.0.1", 4711),
     )  # fmt: skip
     began = time.perf_counter()
     for _ in range(many):

@@ -44,8 +44,12 @@ def envoy(
     *,
     serve_tls: dict[str, str] | None = None,
     speak_tls: dict[str, str] | None = None,
+    http2: bool = False,
 ) -> Path:
-    """An Envoy of one listener and one cluster; TLS files are `cert`, `key` and `ca`."""
+    """An Envoy of one listener and one cluster; TLS files are `cert`, `key` and `ca`.
+
+    With `http2` both sides speak that: clients of a TLS listener by their ALPN, the cluster from the start.
+    """
     manager = {
         "@type": f"{_ANY}.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager",
         "stat_prefix": "in",
@@ -78,8 +82,18 @@ def envoy(
         },
     }
     if serve_tls is not None:
-        context = {"common_tls_context": _tls(serve_tls), "require_client_certificate": True}
+        context: dict[str, Any] = {"common_tls_context": _tls(serve_tls), "require_client_certificate": True}
+        if http2:
+            context["common_tls_context"]["alpn_protocols"] = ["h2"]
         chain["transport_socket"] = _socket("DownstreamTlsContext", context)
+    if http2:
+        options = f"{_ANY}.extensions.upstreams.http.v3.HttpProtocolOptions"
+        cluster["typed_extension_protocol_options"] = {
+            "envoy.extensions.upstreams.http.v3.HttpProtocolOptions": {
+                "@type": options,
+                "explicit_http_config": {"http2_protocol_options": {}},
+            }
+        }
     if speak_tls is not None:
         cluster["transport_socket"] = _socket("UpstreamTlsContext", {"common_tls_context": _tls(speak_tls)})
     config = {

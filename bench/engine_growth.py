@@ -1,7 +1,7 @@
 """More engines behind one agent, beside one engine: what they give together, in turns.
 
-`python -m bench engine-growth` starts as many `bridge-engine serve` as it has cores for, each kept on its own,
-and a mesh of one node for each number of them. BRIDGE_BENCH_ENGINE_CORES says which cores (`2-4,5-7,…`),
+`python -m bench engine-growth` starts as many `bridge-engine serve` as it has cores for, each kept on its
+own, and a mesh of one node for each number of them. BRIDGE_BENCH_ENGINE_CORES says which cores (`2-4,5-7,…`),
 BRIDGE_BENCH_CORES those of the agent and of the clients, BRIDGE_BENCH_SHAPE the model's shape,
 BRIDGE_TEST_LLAMA_SERVER a llama-server to run in place of the wheel's.
 """

@@ -116,19 +116,26 @@ def two_hops(folder: Path, seconds: float, versions: list[str], command: str) ->
 
 
 def certificates(folder: Path) -> dict[str, dict[str, str]]:
-    """A CA and the certificates of the two nodes, as files."""
+    """A CA, and the certificates of the two nodes and of a client, as files."""
     now = time.time()
     authority = x.create_authority(DOMAIN, now=now, ttl_s=86400)
     (folder / "ca.pem").write_bytes(authority.pem)
     files = {}
-    for node in ("entry", "owner"):
+    for name, kind in (("entry", "node"), ("owner", "node"), ("client", "client")):
         key = x.generate_key()
-        leaf = x.issue(authority, key.public_key(), SpiffeId(DOMAIN, "node", node), now=now, ttl_s=86400)
-        (folder / f"{node}.pem").write_bytes(x.to_pem(leaf) + authority.pem)
-        (folder / f"{node}.key").write_bytes(x.key_to_pem(key))
-        (folder / f"{node}.key").chmod(0o600)
-        names = {"cert": f"{node}.pem", "key": f"{node}.key", "ca": "ca.pem"}
-        files[node] = {kind: str(folder / name) for kind, name in names.items()}
+        leaf = x.issue(
+            authority,
+            key.public_key(),
+            SpiffeId.make(DOMAIN, kind, name),
+            now=now,
+            ttl_s=86400,
+            dns_names=["localhost"],
+        )
+        (folder / f"{name}.pem").write_bytes(x.to_pem(leaf) + authority.pem)
+        (folder / f"{name}.key").write_bytes(x.key_to_pem(key))
+        (folder / f"{name}.key").chmod(0o600)
+        names = {"cert": f"{name}.pem", "key": f"{name}.key", "ca": "ca.pem"}
+        files[name] = {what: str(folder / file) for what, file in names.items()}
     return files
 
 

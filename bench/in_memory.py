@@ -34,7 +34,7 @@ from bridge_core.http1.limits import HttpLimits
 CONNECTIONS, ROUNDS, EACH, TRACED = 32, 25, 1000, 96
 _LAYERS = 5  # named in the table
 # The connections of a side are heard late, when all others were made and the machine is busy.
-_LIMITS = HttpLimits(head_s=3600.0, keep_alive_s=3600.0)
+LIMITS = HttpLimits(head_s=3600.0, keep_alive_s=3600.0)
 
 
 def _ask(number: int, stream: bytes = b"false", lines: bytes = b"") -> bytes:
@@ -45,7 +45,7 @@ def _ask(number: int, stream: bytes = b"false", lines: bytes = b"") -> bytes:
     return b"%b%bContent-Length: %d\r\n\r\n%b" % (head, lines, len(body), body)
 
 
-_ANSWER = (
+ANSWER = (
     b"HTTP/1.1 200 OK\r\nServer: nginx/1.22.1\r\nDate: Fri, 27 Nov 2026 22:00:00 GMT\r\n"
     b"Content-Type: application/json\r\nContent-Length: %d\r\nConnection: keep-alive\r\n\r\n%b"
     % (len(configs.BODY), configs.BODY.encode())
@@ -169,6 +169,8 @@ def in_memory(folder: Path, _seconds: float, versions: list[str], command: str) 
 
 LOCAL, HOP, TOKEN = "local hop", "entry and owner together, TLS left out", "a token of a stream, local hop"
 GUARDED = "local hop with an API key, policies, a quota and several engines"
+TRACED_HOP = "entry and owner together, with traces, of a client that sends traceparent"
+_PARENT_LINE = b"traceparent: 00-%032x-%016x-00\r\n"
 _KEY_LINE = b"Authorization: Bearer %b\r\n" % guarded.KEY
 
 
@@ -178,22 +180,30 @@ async def _ways(folder: Path) -> AsyncIterator[dict[str, Callable[[int], None]]]
     async with asyncio.TaskGroup() as group:
         peer = f"spiffe://{DOMAIN}/node/entry"  # who calls the owner
         sides = {
-            role: _Side(await compose(role, folder, group, limits=_LIMITS), peer if role == "owner" else None)
+            role: _Side(await compose(role, folder, group, limits=LIMITS), peer if role == "owner" else None)
             for role in ("agent", "entry", "owner", "guarded")
         }
-        sides["streams"] = _Side(await compose("agent", folder / "streams", group, limits=_LIMITS), None)
+        for role in ("entry", "owner"):
+            made = await compose(role, folder / "traced", group, limits=LIMITS, traced=True)
+            sides[f"traced {role}"] = _Side(made, peer if role == "owner" else None)
+        sides["streams"] = _Side(await compose("agent", folder / "streams", group, limits=LIMITS), None)
         numbers = itertools.count()
 
         def local(at: int) -> None:
-            sides["agent"].request(at, _ask(next(numbers)), lambda _: _ANSWER)
+            sides["agent"].request(at, _ask(next(numbers)), lambda _: ANSWER)
 
         def guarded_hop(at: int) -> None:
-            sides["guarded"].request(at, _ask(next(numbers), lines=_KEY_LINE), lambda _: _ANSWER)
+            sides["guarded"].request(at, _ask(next(numbers), lines=_KEY_LINE), lambda _: ANSWER)
 
         def hop(at: int) -> None:
             behind = sides["owner"]
             ask = _ask(next(numbers))
-            sides["entry"].request(at, ask, lambda sent: behind.request(at, sent, lambda _: _ANSWER))
+            sides["entry"].request(at, ask, lambda sent: behind.request(at, sent, lambda _: ANSWER))
+
+        def traced_hop(at: int) -> None:
+            behind, number = sides["traced owner"], next(numbers)
+            ask = _ask(number, lines=_PARENT_LINE % (number + 1, number + 1))
+            sides["traced entry"].request(at, ask, lambda sent: behind.request(at, sent, lambda _: ANSWER))
 
         streams: dict[int, ClientConnection] = {}
 
@@ -202,7 +212,7 @@ async def _ways(folder: Path) -> AsyncIterator[dict[str, Callable[[int], None]]]
                 streams[at] = sides["streams"].open_stream(at, _ask(at, b"true"))
             streams[at].data_received(_chunk(_TOKEN))
 
-        yield {LOCAL: local, HOP: hop, GUARDED: guarded_hop, TOKEN: token}
+        yield {LOCAL: local, HOP: hop, TRACED_HOP: traced_hop, GUARDED: guarded_hop, TOKEN: token}
         for upstream in streams.values():
             upstream.data_received(_chunk(_LAST) + b"0\r\n\r\n")
         for side in sides.values():

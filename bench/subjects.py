@@ -20,11 +20,13 @@ import gc
 import sys
 from collections.abc import Mapping
 from pathlib import Path
+from random import Random
 from typing import NamedTuple
 
 import uvloop
 
 from bench import configs, guarded
+from bench.watching import watch
 from bridge_agent.audit.made import made_of
 from bridge_agent.authentication.authenticator import Authenticator
 from bridge_agent.engines.view import LocalInstance
@@ -34,6 +36,9 @@ from bridge_agent.peers.hop import VARYING
 from bridge_agent.peers.upstreams import Upstreams
 from bridge_agent.quotas.meter import Meter
 from bridge_agent.routing.view import MeshView
+from bridge_agent.tracing.context_rules import FIELDS as TRACE_FIELDS
+from bridge_agent.tracing.made import tracing_of
+from bridge_agent.tracing.section import TracesSection
 from bridge_core import http1
 from bridge_core.sealing import open_sealer
 from bridge_core.sealing.sealer import SealFolder
@@ -55,6 +60,8 @@ DOMAIN = "bench.local"
 SLOTS, QUEUE_PER_SLOT = 10, 8  # of a gateway under pressure
 _MODELS = (MemberModel("tiny:latest", "f" * 64, 1),)
 _JSON = [(b"content-type", b"application/json")]
+TOKEN = b'{"model":"tiny","created_at":"2026-11-23T00:00:00Z","response":" token","done":false}\n'
+LAST = b'{"model":"tiny","created_at":"2026-11-23T00:00:00Z","response":"","done":true}\n'
 
 
 async def relay(port: int, upstream: int) -> None:
@@ -79,24 +86,22 @@ async def paced(port: int, every_ms: float) -> None:
 async def tokens(port: int, count: int, every_ms: float) -> None:
     """One timer writes to all streams, so that the upstream stays cheap."""
     streams: dict[http1.Exchange, int] = {}
-    chunk = b'{"model":"tiny","created_at":"2026-11-23T00:00:00Z","response":" token","done":false}\n'
-    last = b'{"model":"tiny","created_at":"2026-11-23T00:00:00Z","response":"","done":true}\n'
 
     def app(exchange: http1.Exchange) -> None:
         exchange.on_disconnect = lambda: streams.pop(exchange, None)
         exchange.start(200, [(b"content-type", b"application/x-ndjson")])
-        exchange.write(chunk)
+        exchange.write(TOKEN)
         streams[exchange] = count - 1
 
     def tick() -> None:
         asyncio.get_running_loop().call_later(every_ms / 1000, tick)
         for exchange, left in list(streams.items()):
             if left > 1:
-                exchange.write(chunk)
+                exchange.write(TOKEN)
                 streams[exchange] = left - 1
             else:
                 del streams[exchange]
-                exchange.finish(last)
+                exchange.finish(LAST)
 
     tick()
     await _serve(app, port)
@@ -117,8 +122,9 @@ def node_of(role: str) -> str:
 
 
 class Composed(NamedTuple):
-    """A gateway's listener, its connections to where its requests go, and its only task."""
+    """A gateway, its listener, its connections to where its requests go, and its only task."""
 
+    gateway: Gateway
     server: http1.Server
     pools: tuple[http1.Pool, ...]
     auditing: asyncio.Task[None]
@@ -133,14 +139,28 @@ async def compose(
     upstream: int = 1,
     tls: TlsIdentity | None = None,
     limits: http1.HttpLimits | None = None,
+    traced: bool = False,
+    entries: Mapping[str, bytes] | None = None,
 ) -> Composed:
-    """A gateway in this role; `group` runs its tasks."""
+    """A gateway in this role; `group` runs its tasks.
+
+    `traced`: it makes spans, which nobody sends. `entries` are in its snapshot besides.
+    """
     node, on_peer, is_guarded = node_of(role), role in ("owner", "single"), role == "guarded"
     slots = {"narrow": SLOTS, "single": 1, "lone": 1}.get(role, 4096)
     view = MeshView(node)
     upstreams = Upstreams(view, tls)
     sealer = open_sealer(SealFolder(folder / f"seal-{role}"))
-    audit = made_of(folder / f"audit-{role}", f"spiffe://{DOMAIN}/node/{node}", node, view, sealer)
+    section = TracesSection(endpoint="http://localhost:4318/v1/traces") if traced else None
+    tracing = tracing_of(section, node, DOMAIN, Random(1))
+    audit = made_of(
+        folder / f"audit-{role}",
+        f"spiffe://{DOMAIN}/node/{node}",
+        node,
+        view,
+        sealer,
+        seen=() if tracing is None else (tracing.maker.take,),
+    )
     auditing = group.create_task(audit.run())
     made = Gateway(
         GatewayConfig(node=node, host_name="bench"),
@@ -148,11 +168,16 @@ async def compose(
         upstreams,
         group,
         meter=Meter(node, view) if is_guarded else None,
+        tracer=None if tracing is None else tracing.tracer,
         authenticator=Authenticator(view, node, guarded.secrets()) if is_guarded else None,
     )
     made.on_record(audit.put)
     view.publish(
-        _snapshot(upstream if role == "entry" else port, slots, guarded.entries() if is_guarded else {})
+        _snapshot(
+            upstream if role == "entry" else port,
+            slots,
+            entries or (guarded.entries() if is_guarded else {}),
+        )
     )
     if role != "entry":
         engines = range(guarded.ENGINES if is_guarded else 1)
@@ -168,12 +193,12 @@ async def compose(
         port=port,
         ssl=tls.server(require_client=True) if on_peer and tls is not None else None,
         identify=peer_identity if on_peer else None,
-        varying=VARYING if on_peer else frozenset(),
+        varying=(VARYING if on_peer else frozenset()) | (TRACE_FIELDS if traced else frozenset()),
         error_body=made.error_body,
         limits=limits,
     )
     pools = tuple(upstreams.pool(target) for target in view.index.targets.values())
-    return Composed(server, pools, auditing)
+    return Composed(made, server, pools, auditing)
 
 
 def _snapshot(peer_port: int, slots: int, more: Mapping[str, bytes]) -> Snapshot:
@@ -196,6 +221,7 @@ async def _serve(app: http1.App, port: int) -> None:
 
 
 async def _forever() -> None:
+    watch()
     gc.collect()
     gc.freeze()
     await asyncio.Event().wait()

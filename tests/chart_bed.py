@@ -19,14 +19,24 @@ KUBE: Final = "1.24.0"  # the oldest that is promised
 _SHAPES: Final[dict[str, tuple[dict[str, Any], ...]]] = {
     "agents": (
         {},
-        {"agent": {"join": "serviceAccount"}},
+        {
+            "agent": {
+                "join": "serviceAccount",
+                "shared": {
+                    "volume": {"persistentVolumeClaim": {"claimName": "bridge-shared-models"}},
+                    "publish": True,
+                },
+            }
+        },
         {"agent": {"kind": "Deployment", "replicas": -1, "gpus": 2, "runtimeClassName": "nvidia"}},
         {
             "agent": {
                 "capabilities": ["SYS_ADMIN", "SETFCAP"],
                 "modelsVolume": {"hostPath": {"path": "/srv/models", "type": "Directory"}},
+                "shared": {"volume": {"nfs": {"server": "nfs.example", "path": "/models"}}},
                 "labels": {"isolation": "strict", "zone": "a"},
                 "numParallel": 4,
+                "tracesEndpoint": "http://collector.observability:4318/v1/traces",
                 "engine": "attach=http://10.0.0.1:11434",
             }
         },
@@ -48,6 +58,7 @@ _SHAPES: Final[dict[str, tuple[dict[str, Any], ...]]] = {
             }
         },
     ),
+    "costs": ({}, {"podCosts": {"enabled": True, "clientSecretName": "viewer"}}),
     "network": (
         {},
         {"networkPolicy": {"enabled": False}, "imagePullSecrets": [{"name": "pull"}]},

@@ -25,12 +25,13 @@ from bridge_core.mesh_picture import (
 )
 from bridge_core.snapshot import Node
 from bridge_registry.admin_http import AdminApp, Readiness
-from bridge_registry.console.feed import Feed
+from bridge_registry.console.feed import PAINT_S, Feed
 from bridge_registry.console.pages import ConsolePages
 from bridge_registry.console.streams import Streams
 from bridge_registry.console.traffic_rules import TrafficBook
 from bridge_registry.records import RevisionRecord
 
+BEGAN = int(time.time())  # once: nodes that are made later differ in nothing else
 HOSTILE = '<img src=x onerror="document.title=1">\x1b[2J\n"/>'
 
 
@@ -44,9 +45,9 @@ def node(number: int, state: str = "serving", *, busy: int = 1, **more: Any) -> 
     return NodePicture(
         name=name,
         state=state,
-        since_unix=int(time.time()) - 90_000,
+        since_unix=BEGAN - 90_000,
         version="0.1.0",
-        expires_unix=int(time.time()) + 70_000,
+        expires_unix=BEGAN + 70_000,
         address=f"{name}.example:11445",
         in_flight=busy,
         labels={"zone": "a"},
@@ -105,6 +106,7 @@ class Console:
         self.feed.looked = lambda: self.streams.tell(time.monotonic())
         self.traffic = TrafficBook(0.0)
         self.port = 0
+        self.ports: dict[str, int] = {}  # of nodes that answer
 
     @property
     def url(self) -> str:
@@ -115,7 +117,7 @@ class Console:
         self.feed.look()
 
     def busy_hour(self) -> None:
-        """Requests in each of the last sixty minutes, some of which failed."""
+        """Requests in each of the last sixty minutes, some of which failed, and in hours before."""
         now, total = time.time(), 0
         for ago in range(59, -1, -1):
             total += (ago * 7) % 13 + 2
@@ -123,6 +125,10 @@ class Console:
             wall = now - ago * 60
             self.traffic.take("node1", 1, {"smollm2:135m": counts}, {"smollm2:135m"}, now=wall, wall=wall)
             self.traffic.take("node2", 1, {"tiny:latest": counts}, {"tiny:latest"}, now=wall, wall=wall)
+        self.traffic.hours.extendleft(
+            (int(now // 3600) - ago, {("smollm2:135m", "node1"): (ago * 9, ago % 4 // 3)})
+            for ago in range(2, 20)
+        )
 
 
 async def _history(_most: int) -> list[RevisionRecord]:
@@ -133,6 +139,13 @@ async def _history(_most: int) -> list[RevisionRecord]:
             {**made, "changed": ["ModelRoute/chat"], "diff": diff, "documents": {}}, RevisionRecord
         )
     ]
+
+
+async def _ping(made: Console) -> None:
+    """As a registry's feed does: a page that hears nothing takes the registry for gone."""
+    while True:
+        await asyncio.sleep(PAINT_S)
+        made.streams.tell(time.monotonic())
 
 
 @contextlib.asynccontextmanager
@@ -148,13 +161,16 @@ async def console(first: MeshPicture, answers: Mapping[str, App] | None = None) 
     pages = ConsolePages(made.streams, made.traffic, lambda: nodes, lambda node: links[node.name], _history)
     app = AdminApp((), lambda: Readiness(ready=True, reason="leading"), "host")
     async with asyncio.TaskGroup() as group:
+        pinging = group.create_task(_ping(made))
         app.pages = pages.apps(group)
+        made.ports = {name: one.port for name, one in servers.items()}
         server = await http1.serve(app, name="console")
         made.port = server.port
         made.feed.look()
         try:
             yield made
         finally:
+            pinging.cancel()
             made.streams.close()
             await server.close(0.0)
             for name, one in servers.items():

@@ -1,4 +1,7 @@
-"""A Kubernetes API that reviews tokens: the fake that scenarios use, held to what the real one answers."""
+"""A Kubernetes API that reviews tokens and takes what pods cost.
+
+The fake that scenarios use, held to what the real one answers.
+"""
 
 from __future__ import annotations
 
@@ -25,12 +28,14 @@ class FakeApi:
     Attributes:
         pods: By token: the username, the pod's name and uid, and the audiences.
         asked: Bodies of the reviews.
+        annotations: By path of a pod; a pod that is not in here is not there.
         answer: Status and body in place of a review; None: it reviews.
     """
 
     def __init__(self) -> None:
         self.pods: dict[str, tuple[str, str, str, list[str]]] = {}
         self.asked: list[dict[str, Any]] = []
+        self.annotations: dict[str, dict[str, str]] = {}
         self.answer: tuple[int, bytes] | None = None
 
     def knows(
@@ -49,7 +54,9 @@ class FakeApi:
         """Answers one request."""
         request = exchange.request
         known = (b"Bearer " + OWN.encode()) == request.headers.get(b"authorization")
-        if (request.method, request.path) != ("POST", "/apis/authentication.k8s.io/v1/tokenreviews"):
+        if request.method == "PATCH" and request.path.endswith("/status"):
+            exchange.respond(*self._annotated(request.path.removesuffix("/status"), request, known=known))
+        elif (request.method, request.path) != ("POST", "/apis/authentication.k8s.io/v1/tokenreviews"):
             exchange.respond(404)
         elif self.answer is not None:
             exchange.respond(self.answer[0], (), self.answer[1])
@@ -57,6 +64,16 @@ class FakeApi:
             exchange.respond(401, (), b'{"kind":"Status","code":401}')
         else:
             exchange.respond(201, ((b"content-type", b"application/json"),), self._review(request.body))
+
+    def _annotated(self, path: str, request: Any, *, known: bool) -> tuple[int, tuple[()], bytes]:
+        if self.answer is not None:
+            return self.answer[0], (), self.answer[1]
+        if not known or path not in self.annotations:
+            return (404 if known else 401), (), b'{"kind":"Status"}'
+        if request.headers.get(b"content-type") != b"application/merge-patch+json":
+            return 415, (), b'{"kind":"Status"}'
+        self.annotations[path] |= json.loads(request.body)["metadata"]["annotations"]
+        return 200, (), b'{"kind":"Pod"}'
 
     def _review(self, body: bytes) -> bytes:
         asked = json.loads(body)

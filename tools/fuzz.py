@@ -25,6 +25,7 @@ from pathlib import Path
 from types import FrameType, SimpleNamespace
 from typing import Any
 
+import fuzz_signatures
 import fuzz_stamps
 import fuzz_tokens
 import structlog
@@ -81,6 +82,7 @@ from bridge_core.snapshot_file import decode
 from bridge_engine.schema import converted
 from bridge_engine.templates import Template, TemplateFault, Values
 from bridge_engine.templates.call_styles import FUNCTIONS, GEMMA, PAIRS, SEPARATED, FramedCallParser
+from bridge_registry.console.act_rules import act_of, call_of
 from bridge_registry.records import decode_authorities
 
 LIMIT_S = 2.0
@@ -413,6 +415,11 @@ def time_stamp(data: bytes) -> None:
 
 
 TARGETS: dict[str, Target] = {
+    "console-act": Target(
+        lambda data: call_of(act_of(data)),
+        [b'{"act": "drain", "node": "n1", "drained": true}', b'{"act": "rollback", "revision": 7}'],
+        (BridgeError,),
+    ),
     "audit-tail": Target(sealed_tail, [_TAIL, _PARTS[:60], framed(b"a")], ()),
     "timestamp": Target(time_stamp, [fuzz_stamps.ANSWER, b"0\x000\x03\x02\x01\x00"], (BridgeError,)),
     "audit-log": Target(
@@ -466,6 +473,10 @@ TARGETS: dict[str, Target] = {
         credentials, [b"authorization: Bearer " + _KEY, b"api-key: " + _KEY, b"x: " + _KEY], (Refused,)
     ),
     "api_key": Target(lambda data: (damage(data), id_of(data), Pepper(_PEPPER).hash(data)), [_KEY], ()),
+    "model-manifest": Target(fuzz_signatures.manifest, fuzz_signatures.MANIFESTS, ()),
+    "model-signature": Target(fuzz_signatures.bundle, fuzz_signatures.BUNDLES, ()),
+    "model-statement": Target(fuzz_signatures.statement, fuzz_signatures.STATEMENTS, (BridgeError,)),
+    "model-signer": Target(fuzz_signatures.chain, fuzz_signatures.CHAINS, (BridgeError,)),
     "jwt": Target(fuzz_tokens.token, fuzz_tokens.TOKENS, (BridgeError,)),
     "claims": Target(fuzz_tokens.claims, fuzz_tokens.CLAIMS, (BridgeError,)),
     "key_set": Target(fuzz_tokens.key_set, fuzz_tokens.KEY_SETS, (BridgeError,)),

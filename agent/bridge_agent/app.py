@@ -63,6 +63,7 @@ from bridge_agent.membership.renewal import Renewal
 from bridge_agent.membership.revocation import Revocations
 from bridge_agent.membership.subscription import SnapshotSubscription
 from bridge_agent.models.blob_keys import BlobKeys
+from bridge_agent.models.blobs import Blobs
 from bridge_agent.models.desk import ModelDesk, store_of
 from bridge_agent.peers.hop import VARYING
 from bridge_agent.peers.upstreams import Upstreams
@@ -72,11 +73,14 @@ from bridge_agent.reports import Reports
 from bridge_agent.routing.view import MeshView, Target
 from bridge_agent.scaling.demand_tally import DemandTally
 from bridge_agent.scaling.holding import ModelHolding
+from bridge_agent.signing.gate import SignatureGate
 from bridge_agent.telemetry.load_reporter import LoadReporter
 from bridge_agent.telemetry.metrics import metrics_page
 from bridge_agent.telemetry.quota_metrics import QuotaFigures
 from bridge_agent.telemetry.request_log import request_log
 from bridge_agent.telemetry.tally import BackendTally, ModelTally
+from bridge_agent.tracing.context_rules import FIELDS as TRACE_FIELDS
+from bridge_agent.tracing.made import tracing_of
 from bridge_core import golden
 from bridge_core.addresses import join_address, split_address
 from bridge_core.audit.anchoring import Anchoring
@@ -84,6 +88,7 @@ from bridge_core.http1 import Request, coroutine_app
 from bridge_core.http1.pool import Address
 from bridge_core.identity.spiffe import GUARD_SERVER_NAME
 from bridge_core.logs.setup import ProgramLog
+from bridge_core.model_store.layout import ModelStore
 from bridge_core.sealing import open_sealer
 from bridge_core.snapshot import Snapshot
 from bridge_core.snapshot_file import SnapshotFile
@@ -195,7 +200,9 @@ class Agent:
                 "isolation": self._launcher.run,
                 "gpus": self._keeper.run,
                 "node-class": self._isolation.run,
+                "signatures": self._signatures.run,
                 **({} if self._models is None else self._models.tasks),
+                **({} if self._tracing is None else {"traces": self._tracing.exporter.run}),
             },
             keep_engines=keep_engines,
             drain_s=drain_s,
@@ -336,13 +343,19 @@ class Agent:
         state = self._state
         folder = state.root / "audit"
         lines = request_log(self._log, os.environ)
+        tracing = self._tracing = tracing_of(
+            self._config.traces, self._config.name, self._config.trust_domain, self._rng
+        )
         self._audit = made_of(
             folder,
             str(self._node),
             self._config.name,
             self._view,
             self._sealer,
-            seen=None if lines is None else lines.take,
+            seen=[
+                *(() if lines is None else (lines.take,)),
+                *(() if tracing is None else (tracing.maker.take,)),
+            ],
         )
         self._tally = BackendTally()
         instances = self._config.instances
@@ -365,10 +378,13 @@ class Agent:
             self._upstreams,
             self._requests,
             meter=self._meter,
+            tracer=None if tracing is None else tracing.tracer,
             authenticator=authenticator,
         )
         self._gateway.load_with(self._loads)
         self._models: ModelDesk | None = self._make_models()
+        self._signatures = self._make_signatures()
+        self._gateway.sign_with(self._signatures)
         self._gateway.on_record(self._take_record)
         self._audit.on_refusal(self._gateway.refuse_all)
         self._gateway.on_progress(self._take_progress)
@@ -425,7 +441,9 @@ class Agent:
             instances=self._own_engines,
             loading=lambda: self._loads.busy,
             warmed=self._engines_changed,
+            habits=self._state.habits,
             keys=BlobKeys(lambda: self._state.seal_folder(load_config(self._state).seal)),
+            registries=self._registries,
         )
         self._gateway.pull_with(desk.pulls, desk.shelf, desk.receiver)
         for path, page in desk.admin_pages().items():
@@ -433,6 +451,14 @@ class Agent:
         for path, page in desk.node_pages().items():
             self._gateway.serve_nodes(path, page)
         return desk
+
+    def _make_signatures(self) -> SignatureGate:
+        """Who says which models have to be signed, also where the agent brings none itself."""
+        if self._models is not None:
+            return self._models.signatures
+        root = store_of(self._config.engines, self._state.models)
+        own = None if root is None else (Blobs(root), lambda: ModelStore(root))
+        return SignatureGate(self._view, own, self._own_engines, self._engines_changed)
 
     def _live(self) -> None:
         self._lifecycle = Lifecycle(
@@ -464,6 +490,8 @@ class Agent:
                 *self._secrets.concerns(self._view.current),
                 *self._tokens.concerns(self._view.current),
                 *(() if self._models is None else self._models.concerns()),
+                *self._signatures.concerns(),
+                *(() if self._tracing is None else self._tracing.exporter.concerns()),
             ],
         )
         self._health = health.watch_of(
@@ -490,11 +518,13 @@ class Agent:
             loads=self._loads,
             audit=self._audit,
             log=None if self._log is None else self._log.sink,
+            spans=None if self._tracing is None else self._tracing.queue,
             cosigning=self._cosigning,
             anchoring=self._anchoring,
             witness=self._witness,
             ancillaries=self._ancillaries,
             quotas=QuotaFigures(self._meter, lambda: self._leasing.leased),
+            shared=lambda: None if self._models is None else self._models.shared_said(),
             concerns=self._concerns,
             trust=self._trust,
             last_use=self._last_use,
@@ -505,9 +535,13 @@ class Agent:
 
     async def _listen(self) -> None:
         gateway, listening = self._gateway, self._listening
-        await listening.open_gateway("http", gateway.http_app(ListenerKind.LOCAL), gateway)
-        await listening.open_gateway("https", self._pipeline, gateway, require_client=False)
-        await listening.open_gateway("peer", gateway.peer_app, gateway, require_client=True, varying=VARYING)
+        # Their values vary: a head is known again all the same, where they are not passed on as they came.
+        traces = TRACE_FIELDS if self._tracing is not None else frozenset()
+        await listening.open_gateway("http", gateway.http_app(ListenerKind.LOCAL), gateway, varying=traces)
+        await listening.open_gateway("https", self._pipeline, gateway, require_client=False, varying=traces)
+        await listening.open_gateway(
+            "peer", gateway.peer_app, gateway, require_client=True, varying=VARYING | traces
+        )
         await listening.open_grpc()
         admin = admin_app(
             metrics=metrics_page(self._reports.sources()),
@@ -551,6 +585,7 @@ class Agent:
 
     def _publish_engines(self, found: tuple[LocalInstance, ...]) -> None:
         instances = self._loads.shown(self._isolation.view(found))
+        instances = self._signatures.shown(instances)
         if self._models is not None:
             instances = self._models.shown(instances)
         self._view.publish_local(instances)

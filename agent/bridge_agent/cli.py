@@ -28,7 +28,10 @@ from bridge_agent.config import (
 )
 from bridge_agent.engines.config import EngineConfig
 from bridge_agent.lock import holder_of
+from bridge_agent.models.section import ModelsSection
+from bridge_agent.models.shared.section import SharedSection
 from bridge_agent.serve import ServeOptions, become
+from bridge_agent.tracing.section import TracesSection
 from bridge_core.addresses import join_address, split_address
 from bridge_core.command.guard import guarded
 from bridge_core.command.labels import labels_of, listed
@@ -113,6 +116,17 @@ def join_command(
         Path | None,
         typer.Option("--models", help="Ollama's model store; default: models in the state folder."),
     ] = None,
+    shared: Annotated[
+        Path | None,
+        typer.Option(
+            "--shared",
+            help="A mounted folder that several nodes share (CephFS, NFS): models there are copied to the "
+            "node's own store when they are pulled, instead of from outside.",
+        ),
+    ] = None,
+    publish: Annotated[
+        bool, typer.Option("--publish", help="This node may write models into the --shared folder.")
+    ] = False,
     label: Annotated[list[str] | None, typer.Option("--label", help="KEY=VALUE, repeatable.")] = None,
     seal_key: Annotated[
         str | None,
@@ -120,6 +134,14 @@ def join_command(
             "--seal-key",
             help="Where the key comes from that opens the node's keyring: file:/PATH, credential:NAME of "
             "systemd, or exec:/PROGRAM ARGUMENTS. Without, a file beside the keyring.",
+        ),
+    ] = None,
+    traces: Annotated[
+        str | None,
+        typer.Option(
+            "--traces",
+            help="An OTLP/HTTP collector's address that traces go to, such as "
+            "http://localhost:4318/v1/traces. agent.json has the rest.",
         ),
     ] = None,
     as_service: Annotated[
@@ -161,6 +183,9 @@ def join_command(
             kept = {"--engine": engine, "--num-parallel": num_parallel, "--models": models, "--label": label}
             kept |= {
                 "--seal-key": seal_key,
+                "--shared": shared,
+                "--publish": publish or None,
+                "--traces": traces,
                 "--http": http,
                 "--https": https,
                 "--grpc": grpc,
@@ -180,9 +205,11 @@ def join_command(
             name=name or default_name(),
             listeners=_moved(Listeners(), http=http, https=https, grpc=grpc, peer=peer, admin=admin),
             seal=SealSection(seal_key or ""),
+            models=_models(shared, publish=publish),
             engines=(_engine(engine or "llamacpp", num_parallel, models),),
             labels=labels_of(label or []),
             advertise=host,
+            traces=_traces(traces),
         )
         if as_service:
             systemd.check_listeners(plan.listeners)
@@ -483,6 +510,21 @@ def _moved(listeners: Listeners, **addresses: str | None) -> Listeners:
             if address == same and not address.endswith(":0"):
                 raise Fatal(f"--{other} and --{name} are both {address}", hint="each needs its own port")
     return moved
+
+
+def _models(shared: Path | None, *, publish: bool) -> ModelsSection:
+    if shared is None:
+        if publish:
+            raise Fatal("--publish goes with --shared", hint="--shared names where the storage is mounted")
+        return ModelsSection()
+    return ModelsSection(shared=SharedSection(str(shared.absolute()), publish))
+
+
+def _traces(endpoint: str | None) -> TracesSection | None:
+    try:
+        return None if endpoint is None else TracesSection(endpoint=endpoint)
+    except ValueError as fault:
+        raise Fatal(f"--traces: {fault}") from fault
 
 
 def _engine(text: str, num_parallel: int | None, models: Path | None) -> EngineConfig:

@@ -14,6 +14,7 @@ import msgspec
 from bridge_agent.engines.config import EngineConfig
 from bridge_agent.gateway.config import GatewaySection
 from bridge_agent.models.section import ModelsSection, sealing_faults
+from bridge_agent.tracing.section import TracesSection
 from bridge_core.errors import Fatal
 from bridge_core.files import write_atomically
 from bridge_core.identity.spiffe import SpiffeId
@@ -65,6 +66,7 @@ class AgentConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         gateway: How requests are served.
         seal: How its files are sealed.
         models: How models come to the node, and go to others.
+        traces: Where traces of requests go; None: none are made.
     """
 
     name: str
@@ -79,6 +81,7 @@ class AgentConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     gateway: GatewaySection = GatewaySection()
     seal: SealSection = SealSection()
     models: ModelsSection = ModelsSection()
+    traces: TracesSection | None = None
 
     @property
     def instances(self) -> dict[str, EngineConfig]:
@@ -134,6 +137,7 @@ class StateDir:
         self.secrets = root / "secrets.sealed"
         self.seal = root / "seal"
         self.models = root / "models"
+        self.habits = root / "habits.json"  # what models are asked for at which time of day
         self.engines = root / "engines"
         self.lock = root / "agent.lock"
 

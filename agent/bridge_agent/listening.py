@@ -10,7 +10,7 @@ from typing import Any, Final, Protocol
 import structlog
 
 from bridge_agent.gateway.config import ListenerKind
-from bridge_agent.gateway.grpc_adapter.in_process import Calls
+from bridge_agent.gateway.grpc_adapter.calls import Calls
 from bridge_agent.gateway.grpc_adapter.listener import GrpcListener
 from bridge_agent.gateway.grpc_adapter.serving import Serving
 from bridge_agent.last_call import last_call

@@ -27,6 +27,8 @@ def registered(instances: Iterable[LocalInstance], node: str) -> list[Instance]:
             loading=one.loading,
             warm=one.warm,
             sealed=one.sealed,
+            withheld=one.withheld,
+            signed=one.signed,
             failure_domain=one.failure_domain,
         )
         for one in instances

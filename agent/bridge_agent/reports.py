@@ -36,11 +36,13 @@ from bridge_agent.status_report import (
 from bridge_agent.telemetry.metrics import Sources
 from bridge_agent.telemetry.quota_metrics import QuotaFigures
 from bridge_agent.telemetry.tally import BackendTally, ModelTally
+from bridge_agent.tracing.span_queue import SpanQueue
 from bridge_core.audit.anchoring import Anchoring
 from bridge_core.audit.cosigning import Cosigning
 from bridge_core.audit.queue import AuditLog
 from bridge_core.form import form
 from bridge_core.logs.sink import LogSink
+from bridge_core.model_answers import SharedSaid
 from bridge_core.tls import TlsIdentity
 
 _PROGRAM: Final = version("deepseek-ollama-bridge")
@@ -64,11 +66,13 @@ class Reports:
         loads: What its engines bring into memory.
         audit: What was written and lost.
         log: The program's own, likewise; None: it is a terminal's.
+        spans: Those of traces, likewise; None: none are made.
         cosigning: Who vouches for it.
         anchoring: How far it is stamped.
         witness: What was found of others' audit logs.
         ancillaries: Which tasks failed.
         quotas: What callers use of theirs.
+        shared: How its shared storage stands; None: it has none.
         concerns: What an operator should look at.
         trust: Whom the node trusts.
         last_use: When clients last called.
@@ -94,11 +98,13 @@ class Reports:
         loads: ModelLoads,
         audit: AuditLog,
         log: LogSink | None,
+        spans: SpanQueue | None,
         cosigning: Cosigning,
         anchoring: Anchoring,
         witness: Witness,
         ancillaries: Ancillaries,
         quotas: QuotaFigures,
+        shared: Callable[[], SharedSaid | None],
         concerns: Concerns,
         trust: MeshTrust,
         last_use: LastUse,
@@ -120,11 +126,13 @@ class Reports:
         self._loads = loads
         self._audit = audit
         self._log = log
+        self._spans = spans
         self._cosigning = cosigning
         self._anchoring = anchoring
         self._witness = witness
         self._ancillaries = ancillaries
         self._quotas = quotas
+        self._shared = shared
         self._concerns = concerns
         self._trust = trust
         self._last_use = last_use
@@ -237,6 +245,7 @@ class Reports:
             expires_unix=self._expiries,
             audit=self._audit,
             log=self._log,
+            spans=self._spans,
             cosigning=self._cosigning,
             anchoring=self._anchoring,
             witness=self._witness,
@@ -247,6 +256,7 @@ class Reports:
             domains=self._isolation.domains,
             task_faults=lambda: self._ancillaries.faults,
             quotas=self._quotas,
+            shared=self._shared,
             verdicts=lambda: [self._health.verdict(one.id) for one in self._engines.instances()],
             gauges=self._health.gauges,
         )

@@ -43,6 +43,7 @@ def agent_service(settings: AgentConfig, state: StateDir) -> Service:
     ]
     service_lines = [
         *(["ReadWritePaths=", f"ReadWritePaths={paths}"] if elsewhere else []),
+        *_published(settings),
         *placement.home_settings(_seen(settings, state)),
     ]
     sockets = [
@@ -68,9 +69,18 @@ def _writable(settings: AgentConfig, state: StateDir) -> list[str]:
     return list(dict.fromkeys([str(state.root.absolute()), *models]))
 
 
+def _published(settings: AgentConfig) -> list[str]:
+    """Shared storage that the agent writes to; it starts also where that is not mounted."""
+    shared = settings.models.shared
+    return (
+        [f"ReadWritePaths={quoted_path(f'-{shared.path}')}"] if shared is not None and shared.publish else []
+    )
+
+
 def _seen(settings: AgentConfig, state: StateDir) -> list[str]:
     binaries = [path for one in settings.engines for path in (one.binary, one.llama_server) if path]
-    return [*_writable(settings, state), *binaries, *placement.program_folders()]
+    shared = [] if settings.models.shared is None else [settings.models.shared.path]
+    return [*_writable(settings, state), *binaries, *shared, *placement.program_folders()]
 
 
 def _listen(name: str, address: str) -> list[str]:

@@ -8,6 +8,7 @@ from typing import Final, Protocol
 
 import msgspec
 
+from bridge_core.counts import Counts
 from bridge_registry.scaling.plan import ScalingPlan, ScalingPosition, Seen, Sight
 from bridge_registry.scaling.scaling_rules import begin, decide
 
@@ -19,8 +20,13 @@ class Fleet(Protocol):
 
     every_s: float
 
-    def step(self, at: float, busy: Mapping[int, tuple[int, int]], ready: set[int], asked: int) -> None:
-        """Decides: `busy` are requests that run and wait, `ready` those that have loaded."""
+    def step(
+        self, at: float, busy: Mapping[int, tuple[int, int]], ready: set[int], asked: int, ttft: Counts
+    ) -> None:
+        """Decides: `busy` are requests that run and wait, `ready` those that have loaded.
+
+        `asked` and `ttft` are requests, and times to their first tokens, since the step before.
+        """
 
     @property
     def active(self) -> frozenset[int]:
@@ -40,7 +46,9 @@ class Autoscaler:
         self._plan, self._slots, self._profile = plan, slots, profile
         self._position: ScalingPosition | None = None
 
-    def step(self, at: float, busy: Mapping[int, tuple[int, int]], ready: set[int], asked: int) -> None:
+    def step(
+        self, at: float, busy: Mapping[int, tuple[int, int]], ready: set[int], asked: int, ttft: Counts
+    ) -> None:
         """See `Fleet`."""
         sight = Sight(
             tuple(
@@ -55,6 +63,7 @@ class Autoscaler:
                 for one in range(self._plan.max)
             ),
             asked,
+            ttft,
         )
         if self._position is None:
             began = begin(self._plan, sight, BEGAN + at)
@@ -86,7 +95,9 @@ class Fixed:
     def __init__(self, count: int) -> None:
         self._all = frozenset(range(count))
 
-    def step(self, at: float, busy: Mapping[int, tuple[int, int]], ready: set[int], asked: int) -> None:
+    def step(
+        self, at: float, busy: Mapping[int, tuple[int, int]], ready: set[int], asked: int, ttft: Counts
+    ) -> None:
         """See `Fleet`."""
 
     @property
@@ -132,9 +143,11 @@ class Hpa:
         self._ready: set[int] = set()
         self._recent: list[tuple[float, int]] = []
 
-    def step(self, at: float, busy: Mapping[int, tuple[int, int]], ready: set[int], asked: int) -> None:
+    def step(
+        self, at: float, busy: Mapping[int, tuple[int, int]], ready: set[int], asked: int, ttft: Counts
+    ) -> None:
         """See `Fleet`."""
-        del asked
+        del asked, ttft
         self._leaving = {one for one in self._leaving if sum(busy.get(one, (0, 0)))}
         self._ready = ready
         serving = self._pods & ready

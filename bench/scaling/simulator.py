@@ -22,6 +22,7 @@ from bridge_agent.routing.choose import Load, choose
 from bridge_agent.routing.outlook_rules import Conversations, Outlook
 from bridge_agent.routing.strategies import Turns
 from bridge_agent.routing.view import Index
+from bridge_core.counts import Counter
 from bridge_core.holders import ModelHolders
 from bridge_core.names import canonical
 from bridge_core.snapshot import Instance, MemberModel, Node, RoutePolicy, Snapshot, Version, encode_entry
@@ -85,6 +86,7 @@ class Day:
         self._index: Index | None = None
         self._seen: tuple[frozenset[int], frozenset[int]] = (frozenset(), frozenset())
         self._at, self._numbers, self._asked = 0.0, 0, 0
+        self._ttft = Counter()
         self._running = 0
         self._begun_held: set[int] = set()  # requests that began at an instance that was held
         self.result = Result()
@@ -153,7 +155,9 @@ class Day:
         self._running += 1
         if instance in self._seen[1]:
             self._begun_held.add(number)
-        self.result.ttft.append(self._at + late + arrival.prefill_s - arrival.at)
+        ttft = self._at + late + arrival.prefill_s - arrival.at
+        self.result.ttft.append(ttft)
+        self._ttft.answered(ttft, tokens=0, generating_s=0.0, broken=False)
         ends = self._at + late + arrival.prefill_s + arrival.decode_s
         heapq.heappush(self._events, (ends, _END, number, instance))
 
@@ -181,8 +185,8 @@ class Day:
     def _step(self, *, first: bool = False) -> None:
         busy = {at: (queue.running, queue.waiting) for at, queue in enumerate(self._queues) if queue.work}
         ready = {at for at, when in self._ready_at.items() if when <= self._at}
-        self._fleet.step(self._at, busy, ready, self._asked)
-        self._asked = 0
+        self._fleet.step(self._at, busy, ready, self._asked, self._ttft.counts)
+        self._asked, self._ttft = 0, Counter()
         seen = (self._fleet.active, self._fleet.held)
         for one in seen[1] - self._seen[1]:
             self._ready_at[one] = self._at if first else self._at + self._lead_s

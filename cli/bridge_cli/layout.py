@@ -22,6 +22,7 @@ _HIGHEST_OFFSET = 12
 _LOWEST_OFFSET = 34
 _NAME = re.compile(r"(?!.{254})[a-z0-9_]([a-z0-9_-]{0,62})(\.[a-z0-9_-]{1,63})*\.?")
 _URL = re.compile(r"https?://(\[[0-9a-fA-F:]+\]|[^/\s:\[\]]+)(:\d{1,5})?/?")
+_COLLECTOR = re.compile(r"https?://[^\s/?#@]+(/[^\s#]*)?")
 
 
 class MeshOptions(msgspec.Struct, frozen=True):
@@ -34,6 +35,7 @@ class MeshOptions(msgspec.Struct, frozen=True):
         address: What that name is the name of; empty where `host` is an address.
         engine: As `bridgectl up --engine` takes it.
         etcd: Endpoints of an etcd that somebody else runs; empty: our own.
+        traces: The collector's address that nodes send traces to; empty: none are made.
     """
 
     nodes: int = 3
@@ -42,6 +44,7 @@ class MeshOptions(msgspec.Struct, frozen=True):
     address: str = ""
     engine: str = "llamacpp"
     etcd: tuple[str, ...] = ()
+    traces: str = ""
 
     @property
     def listens(self) -> str:
@@ -192,6 +195,10 @@ def check_options(options: MeshOptions) -> None:
     for url in options.etcd:
         if _URL.fullmatch(url) is None:
             raise Fatal(f"--etcd {url!r} is not an address", hint="https://HOST:PORT, several with commas")
+    if options.traces and _COLLECTOR.fullmatch(options.traces) is None:
+        raise Fatal(
+            f"--traces {options.traces!r} is not an address", hint="such as http://localhost:4318/v1/traces"
+        )
     lowest = options.base_port - _LOWEST_OFFSET
     highest = options.base_port + _NODE_STRIDE * (options.nodes - 1) + _HIGHEST_OFFSET
     if options.nodes < 1:
@@ -237,7 +244,7 @@ def combined(kept: MeshOptions | None, given: dict[str, object]) -> MeshOptions:
     if kept is None:
         return msgspec.structs.replace(MeshOptions(), **given)
     wanted = msgspec.structs.replace(kept, **given)
-    for field in ("base_port", "host", "engine", "etcd"):
+    for field in ("base_port", "host", "engine", "etcd", "traces"):
         old, new = getattr(kept, field), getattr(wanted, field)
         if old != new:
             raise Fatal(
@@ -253,4 +260,4 @@ def combined(kept: MeshOptions | None, given: dict[str, object]) -> MeshOptions:
 
 
 def _written(value: object) -> str:
-    return ",".join(value) or "(our own)" if isinstance(value, tuple) else str(value)
+    return ",".join(value) or "(our own)" if isinstance(value, tuple) else str(value) or "(none)"

@@ -29,6 +29,7 @@ _SAME_IN_ALL: Final = frozenset(
         "process.pid",
         "service.name",
         "service.version",
+        "span.id",
         "trace.id",
     }
 )

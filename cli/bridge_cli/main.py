@@ -18,13 +18,16 @@ from bridge_cli import (
     backup_commands,
     ca_commands,
     client_commands,
+    console_commands,
     doctor_commands,
+    forecast_commands,
     health_commands,
     hindsight_commands,
     models_commands,
     policy_commands,
     quota_commands,
     restore_command,
+    signing_commands,
     status_commands,
     traffic_commands,
     upgrade_commands,
@@ -92,6 +95,14 @@ def up_command(
             "--host", help="Name or address that other machines reach this one at (127.0.0.1: none can)."
         ),
     ] = None,
+    traces: Annotated[
+        str | None,
+        typer.Option(
+            "--traces",
+            help="An OTLP/HTTP collector's address that every node sends traces to, such as "
+            "http://localhost:4318/v1/traces.",
+        ),
+    ] = None,
     as_json: JsonOption = False,
 ) -> None:
     """Start a mesh on this machine, or what is missing of it. Needs neither root nor a network."""
@@ -101,6 +112,7 @@ def up_command(
         "host": guarded(lambda: host_of(host)) if host is not None else None,
         "engine": _engine(engine) if engine else None,
         "etcd": tuple(url.strip() for url in etcd.split(",")) if etcd else None,
+        "traces": traces,
     }
     given = {name: value for name, value in given.items() if value is not None}
 
@@ -154,9 +166,11 @@ def down_command(
 
 # After those that one begins with: this is the order of `bridgectl --help`.
 status_commands.register(app)
+console_commands.register(app)
 watch_commands.register(app)
 doctor_commands.register(app)
 models_commands.register(app)
+signing_commands.register(models_commands.models)
 app.add_typer(contexts, name="context")
 app.add_typer(attest, name="attest")
 app.add_typer(ca_commands.group, name="ca")
@@ -165,6 +179,7 @@ app.add_typer(client_commands.clients, name="client")
 app.add_typer(admins_commands.admins, name="admin")
 health_commands.register(app)
 alerting_commands.register(app)
+forecast_commands.register(app)
 policy_commands.register(app)
 quota_commands.register(app)
 autoscale_commands.register(app)

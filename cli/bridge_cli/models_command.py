@@ -11,6 +11,7 @@ import typer
 from bridge_cli.output import JsonOption, columns, print_json, say, say_aside
 from bridge_cli.where import Where, asks_registry
 from bridge_core.command.guard import guarded
+from bridge_core.command.plain_text import one_line
 from bridge_core.errors import BridgeError, Fatal
 
 if TYPE_CHECKING:
@@ -50,12 +51,28 @@ class Loading(msgspec.Struct, frozen=True):
     progress: float
 
 
+class Withheld(msgspec.Struct, frozen=True):
+    """A node that has a model and does not serve it, and why."""
+
+    node: str
+    digest: str
+    why: str
+
+
 class ModelReport(msgspec.Struct, frozen=True):
-    """A model of the mesh; `weights` newest first, one entry where all nodes agree."""
+    """A model of the mesh; `weights` newest first, one entry where all nodes agree.
+
+    Attributes:
+        name: As people write it.
+        weights: Those that are served.
+        loading: Instances that load it.
+        withheld: Nodes that have it and do not serve it.
+    """
 
     name: str
     weights: tuple[Weights, ...]
     loading: tuple[Loading, ...] = ()
+    withheld: tuple[Withheld, ...] = ()
 
 
 @asks_registry
@@ -140,17 +157,31 @@ def sealed_by_name(snapshot: Snapshot) -> dict[str, set[str]]:
     return found
 
 
+def withheld_by_name(snapshot: Snapshot) -> dict[str, tuple[Withheld, ...]]:
+    """What nodes have and do not serve, by canonical name."""
+    from bridge_core.names import canonical_or_same
+
+    found: dict[str, set[Withheld]] = {}
+    for instance in snapshot.instances.values():
+        for model in instance.withheld:
+            said = Withheld(instance.node, model.digest, model.why)
+            found.setdefault(canonical_or_same(model.name), set()).add(said)
+    return {name: tuple(sorted(some, key=lambda one: one.node)) for name, some in found.items()}
+
+
 def model_reports(snapshot: Snapshot, now_unix: float = 0.0) -> list[ModelReport]:
     """Every model of the mesh that a request can name, by name."""
     from bridge_core.model_digests import meant
     from bridge_core.names import InvalidName, display
 
     reports, loads, sealed = [], loads_by_name(snapshot, now_unix), sealed_by_name(snapshot)
-    for name, found in sorted(copies_by_name(snapshot).items()):
+    copies, withheld = copies_by_name(snapshot), withheld_by_name(snapshot)
+    for name in sorted(copies.keys() | withheld.keys()):
+        found = copies.get(name, [])
         with contextlib.suppress(InvalidName):
-            weights = _weights(found, meant(found), sealed.get(name, set()))
+            weights = _weights(found, meant(found), sealed.get(name, set())) if found else ()
             loading = tuple(loads.get(name, ()))
-            reports.append(ModelReport(display(name), weights, loading))
+            reports.append(ModelReport(display(name), weights, loading, withheld.get(name, ())))
     return reports
 
 
@@ -193,8 +224,16 @@ def _print(models: list[ModelReport]) -> None:
             name = "" if at else model.name
             digest = one.digest[:_SHORT] or "not known"
             rows.append((name, digest, one.modified_at[:19], ", ".join(one.nodes), "; ".join(remarks)))
+        for at, held in enumerate(model.withheld, start=len(model.weights)):
+            rows.append(("" if at else model.name, held.digest[:_SHORT], "", held.node, "not served"))
     for line in columns(rows):
         say(line)
+    reasons: dict[str, list[str]] = {}
+    for model in models:
+        for why in sorted({held.why for held in model.withheld}):
+            reasons.setdefault(why, []).append(model.name)
+    for why, names in reasons.items():
+        say_aside(one_line(f"not served: {', '.join(names)}: {why}"))
     for model in models:
         for load in model.loading:
             share = f", about {load.progress:.0%}" if load.progress else ""

@@ -9,6 +9,7 @@ from typer.core import TyperGroup
 
 from bridge_cli.models_command import models_command, snapshot_of
 from bridge_cli.output import JsonOption, columns, print_json, say, say_aside
+from bridge_cli.shared_commands import publish_command, shared_command
 from bridge_cli.where import Where, asks_registry
 from bridge_core.command.guard import guarded
 from bridge_core.command.plain_text import one_line
@@ -50,25 +51,38 @@ def register(app: typer.Typer) -> None:
 
 
 models.command("ls")(models_command)
+models.command("publish")(publish_command)
+models.command("shared")(shared_command)
 
 
 @models.command("where")
 @asks_registry
 def where_command(*, name: ModelName, as_json: JsonOption = False, where: Where) -> None:
-    """Name each node that has a model: digest, size, whether it is in memory, warm (its file is), sealed."""
+    """Name each node that has a model: digest, size, if in memory, warm (its file is), sealed, signed."""
 
     def work() -> None:
         import asyncio
 
         from bridge_cli.models_remote import copies_of
+        from bridge_cli.shared_commands import shared_at, who_shares
 
-        found = copies_of(asyncio.run(snapshot_of(where.access())), name)
+        to = where.access()
+        snapshot = asyncio.run(snapshot_of(to))
+        found = copies_of(snapshot, name)
         if not found:
-            raise Fatal(f"nobody has {name}", hint="`bridgectl models` lists what there is")
+            if nodes := who_shares(asyncio.run(shared_at(to, snapshot, [])), name):
+                raise Fatal(
+                    f"nobody has {name}, and it lies in the shared storage of {', '.join(nodes)}",
+                    hint=f"`bridgectl models pull {name} --nodes {nodes[0]}` copies it from there",
+                )
+            raise Fatal(
+                f"nobody has {name}",
+                hint="`bridgectl models` lists what nodes have, and `… shared` what shared storage has",
+            )
         if as_json:
             print_json(found)
             return
-        rows = [("INSTANCE", "DIGEST", "BYTES", "MEANT", "IN MEMORY", "WARM", "SEALED")]
+        rows = [("INSTANCE", "DIGEST", "BYTES", "MEANT", "IN MEMORY", "WARM", "SEALED", "SIGNED")]
         rows += [
             (
                 one.instance,
@@ -78,11 +92,15 @@ def where_command(*, name: ModelName, as_json: JsonOption = False, where: Where)
                 "yes" if one.loaded else "no",
                 "yes" if one.warm else "no",
                 "yes" if one.sealed else "no",
+                "not served" if one.withheld else one_line(", ".join(one.signed)) or "not asked for",
             )
             for one in found
         ]
         for line in columns(rows):
             say(line)
+        for one in found:
+            if one.withheld:
+                say_aside(one_line(f"{one.instance} does not serve it: {one.withheld}"))
 
     guarded(work)
 
@@ -153,7 +171,10 @@ def verify_command(
     as_json: JsonOption = False,
     where: Where,
 ) -> None:
-    """Read every blob at nodes (all of them without --nodes) and say which is not what its digest says."""
+    """Read every blob at nodes (all of them without --nodes) and say which is not what its digest says.
+
+    Where a ModelSignaturePolicy is about a model, its signatures are checked, too, and named.
+    """
     from bridge_core import model_answers
     from bridge_core.model_answers import ModelAsked
 

@@ -15,7 +15,7 @@ from bridge_core import model_answers
 from bridge_core.decoding import Undecodable, decode_json
 from bridge_core.errors import BridgeError, Fatal
 from bridge_core.http1 import ClientResponse
-from bridge_core.model_answers import BlobChecked, ModelAsked, Removed
+from bridge_core.model_answers import BlobChecked, ModelAsked, Removed, SharedSaid
 from bridge_core.model_digests import is_meant, meant
 from bridge_core.names import canonical_or_same
 from bridge_core.snapshot import Instance, Node, Snapshot
@@ -25,25 +25,37 @@ Show: TypeAlias = Callable[[str, dict[str, Any]], None]
 """Told of each record of a node as it comes."""
 
 # Pages that answer in records, and what their success is called.
-_RECORDS: Final = {model_answers.PULL: "pulled", model_answers.WARM: "warm"}
+_RECORDS: Final = {
+    model_answers.PULL: "pulled",
+    model_answers.WARM: "warm",
+    model_answers.PUBLISH: "published",
+}
 _MOST_LINE: Final = 1 << 20
+_MOST_ANSWER: Final = 16 << 20
+_ANSWER_S: Final = 60.0
+_MOST_SHARED: Final = 4 << 20
 _MOST_FAULTS: Final = 100
 _SILENCE_S: Final = 600.0  # to hash a large blob takes minutes, of which nothing is heard
 
 
 class Outcome(msgspec.Struct, omit_defaults=True):
-    """What came of it at a node: what was done, or why it was not, and what is wrong with which blob."""
+    """What came of it at a node: what was done, or why it was not, and what is wrong with which blob.
+
+    `shared`: how its shared storage stands, where that was asked.
+    """
 
     node: str
     done: str = ""
     fault: str = ""
     faults: list[str] = msgspec.field(default_factory=list)
+    shared: SharedSaid | None = None
 
 
 class Place(msgspec.Struct, frozen=True):
     """A copy of a model: where, which weights, how large; whether its name means it, and it is in memory.
 
     `warm`: its file is in its node's page cache. `sealed`: it lies sealed on its node's disk.
+    `signed`: by whom, where a policy asks for it. `withheld`: why its node does not serve it.
     """
 
     instance: str
@@ -54,6 +66,8 @@ class Place(msgspec.Struct, frozen=True):
     loaded: bool
     warm: bool = False
     sealed: bool = False
+    signed: tuple[str, ...] = ()
+    withheld: str = ""
 
 
 def copies_of(snapshot: Snapshot, name: str) -> list[Place]:
@@ -68,7 +82,7 @@ def copies_of(snapshot: Snapshot, name: str) -> list[Place]:
     loaded, warm = having(lambda one: one.loaded), having(lambda one: one.warm)
     sealed = having(lambda one: one.sealed)
     digest = meant(copies)
-    return [
+    places = [
         Place(
             copy.instance,
             copy.node,
@@ -78,9 +92,21 @@ def copies_of(snapshot: Snapshot, name: str) -> list[Place]:
             copy.instance in loaded,
             copy.instance in warm,
             copy.instance in sealed,
+            _signed_by(snapshot.instances[copy.instance], wanted),
         )
-        for copy in sorted(copies, key=lambda copy: copy.instance)
+        for copy in copies
     ]
+    places += [
+        Place(one.id, one.node, model.digest, 0, False, False, withheld=model.why)
+        for one in snapshot.instances.values()
+        for model in one.withheld
+        if canonical_or_same(model.name) == wanted
+    ]
+    return sorted(places, key=lambda place: place.instance)
+
+
+def _signed_by(instance: Instance, wanted: str) -> tuple[str, ...]:
+    return next((one.by for one in instance.signed if canonical_or_same(one.name) == wanted), ())
 
 
 def chosen(snapshot: Snapshot, wanted: list[str]) -> list[Node]:
@@ -102,6 +128,31 @@ def chosen(snapshot: Snapshot, wanted: list[str]) -> list[Node]:
             raise Fatal(f"--nodes {text!r} fits no node", hint="`bridgectl nodes` lists them")
         found.update((one.name, one) for one in fit)
     return list(found.values())
+
+
+async def ask_node(to: Access, snapshot: Snapshot, node: Node, path: str, asked: msgspec.Struct) -> bytes:
+    """A small answer of one node to a question.
+
+    Raises:
+        BridgeError: there is none, or it is an error.
+    """
+    context = client_context(to.cert, to.key, to.ca)
+    pool = link(node.name, node.peer, context, snapshot.mesh.trust_domain)
+    try:
+        async with (
+            asyncio.timeout(_ANSWER_S),
+            pool.request(
+                "POST", path, ((b"content-type", b"application/json"),), msgspec.json.encode(asked)
+            ) as answer,
+        ):
+            body = await answer.read(_MOST_ANSWER)
+            if answer.status != 200:
+                raise BridgeError(_error_in(body) or f"it answered {answer.status}")
+            return body
+    except (OSError, TimeoutError) as fault:
+        raise BridgeError(str(fault) or "it did not answer in time") from fault
+    finally:
+        await pool.close()
 
 
 async def ask_nodes(
@@ -152,6 +203,8 @@ async def _read(answer: ClientResponse, path: str, outcome: Outcome, show: Show)
         removed = _decoded(await answer.read(_MOST_LINE), Removed)
         outcome.fault = removed.refused
         outcome.done = "" if removed.refused else f"removed, {removed.freed} bytes are free again"
+    elif path == model_answers.SHARED:
+        outcome.shared = _decoded(await answer.read(_MOST_SHARED), SharedSaid)
     elif path in _RECORDS:
         last: dict[str, Any] = {}
         async for line in _lines(answer):
@@ -166,17 +219,23 @@ async def _read(answer: ClientResponse, path: str, outcome: Outcome, show: Show)
 
 
 async def _checked(answer: ClientResponse, outcome: Outcome, show: Show) -> None:
-    count = sealed = 0
+    count = sealed = wrong = 0
+    signed: dict[str, str] = {}
     async for line in _lines(answer):
         blob = _decoded(line, BlobChecked)
-        count += 1
+        count += not blob.of_manifest
         sealed += blob.sealed
         show(outcome.node, {"status": f"read {blob.digest[7:19]} of {blob.model}"})
+        wrong += bool(blob.fault) and not blob.of_manifest
         if blob.fault and len(outcome.faults) < _MOST_FAULTS:
             outcome.faults.append(f"{blob.model} {blob.digest[:19]}: {blob.fault}")
-    outcome.done = f"{count} blobs read, {len(outcome.faults)} of them wrong"
+        if blob.signed:
+            signed[blob.model] = blob.signed
+    outcome.done = f"{count} blobs read, {wrong} of them wrong"
     if sealed:
         outcome.done += f", {sealed} sealed"
+    for model, by in sorted(signed.items())[:_MOST_FAULTS]:
+        outcome.done += f"; {model} is signed by {by}"
 
 
 async def _lines(answer: ClientResponse) -> AsyncIterator[bytes]:

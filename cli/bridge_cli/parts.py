@@ -102,6 +102,8 @@ def join_command(layout: Layout, name: str) -> list[str]:
         argv += [f"--{flag}", address]
     if layout.options.address:  # of a name, which is what others are to use
         argv += ["--advertise", layout.options.host]
+    if layout.options.traces:
+        argv += ["--traces", layout.options.traces]
     return argv
 
 

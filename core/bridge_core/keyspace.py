@@ -23,10 +23,11 @@ USAGE: Final = ROOT + "usage/"
 ROLLOUTS: Final = ROOT + "rollouts/"
 SCALING: Final = ROOT + "scaling/"  # where each AutoscalePolicy stands
 ALERTS: Final = ROOT + "alerts/"  # what lasts, and who was told of it
+PUBLISHING: Final = ROOT + "publishing/"  # who writes which model into shared storage
 LEADER: Final = ROOT + "leader/"
 STORE: Final = ROOT + "store"  # which store this is; see the registry's store_identity_rules
 
-_LEASED: Final = (MEMBERS, LEADER, LEASES, GUARDS)
+_LEASED: Final = (MEMBERS, LEADER, LEASES, GUARDS, PUBLISHING)
 # History is large and only read by people; the rest of these are in the registry's own files.
 _NOT_KEPT: Final = (*_LEASED, REVISIONS, USAGE, ALERTS, STORE, AUTHORITIES)
 

@@ -11,7 +11,7 @@ Rules:
 
 Keys: "mesh", "node/<name>", "instance/<node>/<n>", "route/<name>", "nodeclass/<name>",
 "probe/<rollout>/<side>", "client/<name>", "admin/<name>", "policy/<name>", "quota/<name>",
-"provider/<name>", "holders/<policy>", "verdict/<node>/<n>".
+"provider/<name>", "holders/<policy>", "verdict/<node>/<n>", "signature/<policy>".
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ from bridge_core.bounds import (
     MAX_ENTRIES,
     MAX_LOADING,
     MAX_MODELS,
+    MAX_REASON,
     MAX_RING_POINTS,
     Count,
     Labels,
@@ -46,6 +47,7 @@ from bridge_core.clients import Admin, Client
 from bridge_core.decoding import Undecodable, decode_json
 from bridge_core.errors import BridgeError, Reaction
 from bridge_core.holders import ModelHolders
+from bridge_core.model_signing.policies import ModelSignaturePolicy
 from bridge_core.node_class import NodeClass
 from bridge_core.policy.statements import AccessPolicy
 from bridge_core.probe import Probe
@@ -68,9 +70,11 @@ __all__ = [
     "Node",
     "Route",
     "RoutePolicy",
+    "SignedModel",
     "Snapshot",
     "SnapshotRejected",
     "Version",
+    "WithheldModel",
     "apply",
     "check_entry",
     "diff",
@@ -136,6 +140,27 @@ class LoadingModel(msgspec.Struct, frozen=True, omit_defaults=True):
         return max(0.0, self.expected_s - max(0.0, now_unix - self.since_unix))
 
 
+class WithheldModel(msgspec.Struct, frozen=True, omit_defaults=True):
+    """A model on a node's disk that it does not serve, because a ModelSignaturePolicy refuses it.
+
+    Attributes:
+        name: As the instance's engine lists it.
+        digest: Likewise.
+        why: What is missing, and what to do.
+    """
+
+    name: Name
+    digest: Text = ""
+    why: Annotated[str, msgspec.Meta(max_length=MAX_REASON)] = ""
+
+
+class SignedModel(msgspec.Struct, frozen=True, omit_defaults=True):
+    """A model whose signature its node has checked, and whose that is: each as "signer (policy)"."""
+
+    name: Name
+    by: Annotated[tuple[Name, ...], msgspec.Meta(max_length=64)] = ()
+
+
 HolderId = Annotated[str, msgspec.Meta(pattern="^([0-9a-f]{16})?$", max_length=16)]
 
 
@@ -156,6 +181,8 @@ class Instance(msgspec.Struct, frozen=True, omit_defaults=True):
     loading: Annotated[tuple[LoadingModel, ...], msgspec.Meta(max_length=MAX_LOADING)] = ()
     warm: Names = ()  # names whose files lie in its node's page cache
     sealed: Names = ()  # names of which every blob lies sealed on its node's disk
+    withheld: Annotated[tuple[WithheldModel, ...], msgspec.Meta(max_length=MAX_MODELS)] = ()
+    signed: Annotated[tuple[SignedModel, ...], msgspec.Meta(max_length=MAX_MODELS)] = ()
     failure_domain: Text = ""  # instances that die together; empty: the node
     holder: Annotated[str, msgspec.Meta(pattern="^([0-9a-f]{16})?$", max_length=16)] = (
         ""  # the agent that wrote this, told apart from another on a copy of its state folder
@@ -300,6 +327,11 @@ class Snapshot:
         return tuple(self._section("policy/", AccessPolicy))
 
     @cached_property
+    def signature_policies(self) -> tuple[ModelSignaturePolicy, ...]:
+        """Which models have to be signed, by the policies' names."""
+        return tuple(self._section("signature/", ModelSignaturePolicy))
+
+    @cached_property
     def quotas(self) -> tuple[Quota, ...]:
         """Quotas, by name."""
         return tuple(self._section("quota/", Quota))
@@ -362,6 +394,7 @@ Entry: TypeAlias = (
     | Client
     | Admin
     | AccessPolicy
+    | ModelSignaturePolicy
     | Quota
     | IdentityProvider
     | Verdict
@@ -415,7 +448,7 @@ def apply(current: Snapshot, delta: Delta) -> Snapshot:
             f"snapshot {delta.version} has {len(entries)} entries, {MAX_ENTRIES} are taken"
         )
     _ = result.mesh, result.nodes, result.instances, result.routes, result.node_classes, result.probes
-    _ = result.verdicts
+    _ = result.verdicts, result.signature_policies
     _ = result.clients, result.admins, result.policies, result.quotas, result.providers, result.holders
     points = result.mesh.ring_points * sum(one.weight for one in result.instances.values()) // 100
     if points > MAX_RING_POINTS:
@@ -438,6 +471,7 @@ _KINDS: Final[dict[str, type[msgspec.Struct]]] = {
     "client": Client,
     "admin": Admin,
     "policy": AccessPolicy,
+    "signature": ModelSignaturePolicy,
     "quota": Quota,
     "provider": IdentityProvider,
     "verdict": Verdict,

@@ -23,7 +23,7 @@ import msgspec
 
 from bridge_core.errors import BridgeError, Reaction
 from bridge_core.identity.certificate_info import CertificateInfo, CertifiedName, single_identity
-from bridge_core.identity.own_certificate import serial_of, shown_by, uris_of
+from bridge_core.identity.own_certificate import ends_of, serial_of, shown_by, uris_of
 from bridge_core.identity.rotation_rules import CLOCK_SKEW_S
 from bridge_core.identity.spiffe import IdentityFault, SpiffeId
 from bridge_core.quantities import say_span
@@ -58,10 +58,17 @@ class ShowsDer(Protocol):
 
 
 class Peer(msgspec.Struct, frozen=True):
-    """Who is at the other end: from its verified certificate. The serial is lower-case hexadecimal."""
+    """Who is at the other end: from its verified certificate.
+
+    Attributes:
+        identity: Its name.
+        serial: In lower-case hexadecimal.
+        ends: When the certificate ends, Unix seconds; 0: not known.
+    """
 
     identity: SpiffeId
     serial: str
+    ends: int = 0
 
 
 class TlsIdentity:
@@ -163,7 +170,7 @@ def peer(ssl_object: SslObject | None) -> Peer | None:
     if not certificate:
         return None
     identity = single_identity(uris_of(certificate))
-    return None if identity is None else Peer(identity, serial_of(certificate))
+    return None if identity is None else Peer(identity, serial_of(certificate), ends_of(certificate))
 
 
 def peer_identity(ssl_object: Any) -> str | None:

@@ -32,6 +32,7 @@ class AdminApp:
 
     Attributes:
         pages: What it answers besides, by path.
+        posts: What it takes by POST, by path; nothing else is more than read.
     """
 
     def __init__(
@@ -40,6 +41,7 @@ class AdminApp:
         self._readiness = readiness
         self._own_name = own_name
         self.pages: Mapping[str, App] = {}
+        self.posts: Mapping[str, App] = {}
         self._metrics = CollectorRegistry()
         for one in figures:
             self._metrics.register(one)
@@ -49,7 +51,9 @@ class AdminApp:
         path = exchange.request.path
         if reason := refusal(exchange.request, self._own_name):
             _text(exchange, 403, f"{reason}\n")
-        elif exchange.request.method not in {"GET", "HEAD"}:
+        elif exchange.request.method == "POST" and path in self.posts:
+            self.posts[path](exchange)
+        elif exchange.request.method not in {"GET", "HEAD"} or path in self.posts:
             _text(exchange, 405, "method not allowed\n")
         elif path == "/healthz":
             _text(exchange, 200, "ok\n")

@@ -36,11 +36,14 @@ from bridge_registry.clients.certifier import Certifier
 from bridge_registry.clients.client_desk import ClientDesk
 from bridge_registry.clients.mesh_secrets import MeshSecrets
 from bridge_registry.clients.role_rules import role_of
-from bridge_registry.console.console_service import ConsoleService
+from bridge_registry.console.act_rules import CALLS
+from bridge_registry.console.clients_page import ClientsPage
+from bridge_registry.console.console_service import ConsoleDoor, ConsoleService
 from bridge_registry.console.feed import Feed
 from bridge_registry.console.mesh_metrics import MeshFigures
 from bridge_registry.console.pages import ConsolePages
 from bridge_registry.console.painter import Painter
+from bridge_registry.console.sign_in import SignIn
 from bridge_registry.console.streams import Streams
 from bridge_registry.console.traffic_rules import TrafficBook
 from bridge_registry.election import Election
@@ -52,6 +55,7 @@ from bridge_registry.enrolment.pki_files import GUARD_USER, REGISTRY_USER, Ensur
 from bridge_registry.enrolment.store_access import EtcdAccess, OpenAccess, StoreAccess
 from bridge_registry.enrolment.token_desk import TokenDesk
 from bridge_registry.enrolment.token_review import TokenReviewer
+from bridge_registry.forecasts.forecast_metrics import ForecastFigures
 from bridge_registry.health.keeper import HealthKeeper
 from bridge_registry.key_sets.fetching import fetch_key_set
 from bridge_registry.key_sets.keeper import KeySetKeeper
@@ -68,15 +72,19 @@ from bridge_registry.rpc.alerting_service import AlertingService
 from bridge_registry.rpc.authority_service import AuthorityService
 from bridge_registry.rpc.clients_service import ClientsService
 from bridge_registry.rpc.enrolment_service import EnrolmentService
+from bridge_registry.rpc.forecast_service import ForecastService
 from bridge_registry.rpc.gate import Gate
 from bridge_registry.rpc.health_service import HealthService
+from bridge_registry.rpc.inner_calls import InnerCalls
 from bridge_registry.rpc.mesh_service import MeshService
 from bridge_registry.rpc.policies_service import PoliciesService
 from bridge_registry.rpc.quota_service import QuotaAdminService, QuotaService
 from bridge_registry.rpc.scaling_service import ExternalScalerService, ScalingService
+from bridge_registry.rpc.shared_storage_service import SharedStorageService
 from bridge_registry.rpc.tls_front import TlsFront
 from bridge_registry.scaling.controller import ScalingController
 from bridge_registry.scaling.figures import ScalingFigures
+from bridge_registry.shared_storage.publications import Publications
 from bridge_registry.standing import Standing
 from bridge_registry.store_memory import HINT, StoreMemory
 from bridge_registry.traffic.config_desk import ConfigDesk
@@ -89,9 +97,11 @@ from bridge_wire.v1.authority_pb2_grpc import add_AuthorityServicer_to_server
 from bridge_wire.v1.clients_pb2_grpc import add_ClientsServicer_to_server
 from bridge_wire.v1.console_pb2_grpc import add_ConsoleServicer_to_server
 from bridge_wire.v1.externalscaler_pb2_grpc import add_ExternalScalerServicer_to_server
+from bridge_wire.v1.forecast_pb2_grpc import add_ForecastsServicer_to_server
 from bridge_wire.v1.health_pb2_grpc import add_HealthServicer_to_server
 from bridge_wire.v1.policy_pb2_grpc import add_PoliciesServicer_to_server
 from bridge_wire.v1.scaling_pb2_grpc import add_ScalingServicer_to_server
+from bridge_wire.v1.shared_storage_pb2_grpc import add_SharedStorageServicer_to_server
 
 log = structlog.get_logger()
 
@@ -167,11 +177,13 @@ class Registry:
         table, hub = self.publisher.table, self.publisher.hub
         self._front = TlsFront(settings.state_dir / "sockets")
         self.health = HealthKeeper(lambda: hub.current, self._leadership.leads, self.publisher.touch)
-        gate = Gate(self._front.caller, domain, table.is_revoked, lambda name: role_of(name, table.admins))
+        inner = InnerCalls(self._front.caller)
+        gate = Gate(inner.caller, domain, table.is_revoked, lambda name: role_of(name, table.admins))
         nonces = Nonces(time.monotonic)
         self._audit = audit.log_of(
             settings.state_dir, domain, settings.name, lambda: hub.current, ensured.sealer
         )
+        self._recording = audit.AuditInterceptor(self._audit, inner.caller, settings.name)
         self._anchoring = Anchoring(self._audit, lambda: hub.current.mesh.audit)
         self._cosigning, self._links = audit.cosigning_of(
             self._audit, self._identity, domain, lambda: hub.current
@@ -276,7 +288,9 @@ class Registry:
             check_serving=self._leadership.check_serving,
             now=time.monotonic,
         )
+        self._forecast_service = ForecastService(gate, self.alerting.desk, self._leadership.check_serving)
         self._scaling_service = ScalingService(gate, self.scaling)
+        self._shared_storage = SharedStorageService(gate, Publications(store, self._leadership))
         self._external_scaler = ExternalScalerService(gate, self.scaling)
         authorities = AuthorityDesk(
             store=store,
@@ -300,10 +314,33 @@ class Registry:
         self.feed = Feed(painter.paint)
         self._streams = Streams(self.feed)
         self.feed.looked = lambda: self._streams.tell(time.monotonic())
-        self._pages = ConsolePages(
-            self._streams, self._traffic, lambda: hub.current.nodes, self._links.to, self._config.history
+        sign_in = self._sign_in = SignIn(
+            inner,
+            gate,
+            recorded=self._recording.recorded,
+            acts={name: self._recording.recorded(getattr(self._services[2], name), name) for name in CALLS},
+            registry=settings.name,
         )
-        self._console = ConsoleService(gate, self.feed, self._leadership.check_serving)
+        asked = {
+            **{name: getattr(self._services[4], name) for name in ("Usage", "Use")},
+            "ListClients": self._clients.ListClients,
+        }
+        self._clients_page = ClientsPage(
+            sign_in, inner, {name: self._recording.recorded(one, name) for name, one in asked.items()}
+        )
+        self._pages = ConsolePages(
+            self._streams,
+            self._traffic,
+            lambda: hub.current.nodes,
+            self._links.to,
+            self._config.history,
+        )
+        self._console = ConsoleService(
+            gate,
+            self.feed,
+            self._leadership.check_serving,
+            lambda: ConsoleDoor(sign_in, self.admin_port, settings.name),
+        )
         self.mesh_config_watch = (
             DirectoryWatch(settings.mesh_config, self._config, self._leadership.leads)
             if settings.mesh_config is not None
@@ -329,8 +366,7 @@ class Registry:
         Raises:
             Fatal: a port is taken, or the store belongs to another mesh.
         """
-        recording = audit.AuditInterceptor(self._audit, self._front.caller, self.settings.name)
-        server = grpc.aio.server(interceptors=[recording], options=_GRPC_OPTIONS)
+        server = grpc.aio.server(interceptors=[self._recording], options=_GRPC_OPTIONS)
         rpc.add_EnrolmentServicer_to_server(self._services[0], server)  # type: ignore[no-untyped-call]  # generated
         rpc.add_MeshServicer_to_server(self._services[1], server)  # type: ignore[no-untyped-call]  # generated
         rpc.add_AdminServicer_to_server(self._services[2], server)  # type: ignore[no-untyped-call]  # generated
@@ -338,10 +374,12 @@ class Registry:
         add_ClientsServicer_to_server(self._clients, server)  # type: ignore[no-untyped-call]  # generated
         quota_pb2_grpc.add_QuotasServicer_to_server(self._services[3], server)  # type: ignore[no-untyped-call]  # generated
         quota_pb2_grpc.add_QuotaAdminServicer_to_server(self._services[4], server)  # type: ignore[no-untyped-call]  # generated
+        add_ForecastsServicer_to_server(self._forecast_service, server)  # type: ignore[no-untyped-call]  # generated
         add_HealthServicer_to_server(self._health_service, server)  # type: ignore[no-untyped-call]  # generated
         add_ScalingServicer_to_server(self._scaling_service, server)  # type: ignore[no-untyped-call]  # generated
         add_ExternalScalerServicer_to_server(self._external_scaler, server)  # type: ignore[no-untyped-call]  # generated
         add_AlertingServicer_to_server(self._alerting_service, server)  # type: ignore[no-untyped-call]  # generated
+        add_SharedStorageServicer_to_server(self._shared_storage, server)  # type: ignore[no-untyped-call]  # generated
         add_ConsoleServicer_to_server(self._console, server)  # type: ignore[no-untyped-call]  # generated
         add_PoliciesServicer_to_server(self._policies, server)  # type: ignore[no-untyped-call]  # generated
         server.add_insecure_port(self._front.inner_target)
@@ -360,6 +398,7 @@ class Registry:
                 ScalingFigures(self.scaling),
                 MeshFigures(self.feed, self._traffic),
                 self.alert_figures,
+                ForecastFigures(self.alerting.desk.forecasts),
             )
             app = self._admin_app = AdminApp(collectors, self._readiness, socket.gethostname())
             host, port = self.settings.admin
@@ -395,7 +434,12 @@ class Registry:
                 group.create_task(self._keeper.run(), name="own-certificates"),
             ]
             if self._admin_app is not None:
-                self._admin_app.pages = self._pages.apps(group)
+                self._admin_app.pages = {
+                    **self._pages.apps(group),
+                    **self._sign_in.pages(group),
+                    **self._clients_page.pages(group),
+                }
+                self._admin_app.posts = self._sign_in.posts(group)
             if self.mesh_config_watch is not None:
                 tasks.append(group.create_task(self.mesh_config_watch.run()))
             await self._stop.wait()

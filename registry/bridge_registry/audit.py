@@ -47,9 +47,11 @@ _LOOKS: Final = frozenset(
         "StreamMetricSpec",
         "GetMetrics",
         "Look",
+        "LookAtConsoleSession",
         "WatchEvents",
         "Instances",
         "Alerts",
+        "Forecast",
         "ListClients",
         "ListAdmins",
         "GetAuthorities",
@@ -101,12 +103,14 @@ class AuditInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[misc]  # grp
         if handler is None or handler.unary_unary is None:
             return handler
         return grpc.unary_unary_rpc_method_handler(
-            self._recorded(handler.unary_unary, details.method.rpartition("/")[2]),
+            self.recorded(handler.unary_unary, details.method.rpartition("/")[2]),
             request_deserializer=handler.request_deserializer,
             response_serializer=handler.response_serializer,
         )
 
-    def _recorded(self, behaviour: _Behaviour, call: str) -> _Behaviour:
+    def recorded(self, behaviour: _Behaviour, call: str) -> _Behaviour:
+        """A method of a service whose calls are put on record as those of `call`."""
+
         async def answer(request: Any, context: _Context) -> Any:
             began = time.monotonic()
             record = self._asked(call, request, context)

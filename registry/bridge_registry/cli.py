@@ -22,6 +22,7 @@ from bridge_registry import backup_commands, seal_commands, service_commands
 from bridge_registry.enrolment.pki_files import Pki
 from bridge_registry.external_metrics import commands as external_metrics_commands
 from bridge_registry.options import GUARD_PORT, RegistryOptions
+from bridge_registry.pod_costs import commands as pod_costs_commands
 from bridge_registry.systemd import STATE
 
 if TYPE_CHECKING:
@@ -32,6 +33,7 @@ app.add_typer(service_commands.group, name="service")
 app.add_typer(seal_commands.group, name="seal")
 backup_commands.register(app)
 external_metrics_commands.register(app)
+pod_costs_commands.register(app)
 authorities = typer.Typer(help="The mesh's CAs, as this registry has them.", no_args_is_help=True)
 app.add_typer(authorities, name="ca")
 StateDir = Annotated[Path, typer.Option("--state-dir", help="Where keys and the last snapshot are kept.")]

@@ -53,15 +53,17 @@ class Newcomer:
         assert b"Traceback" not in output
         return process.returncode, " ".join(output.decode().split())
 
-    async def join(self, token: str, *, registry: str = "") -> tuple[int, str]:
-        """`bridge-agent join`."""
+    async def join(self, token: str, *more: str, registry: str = "") -> tuple[int, str]:
+        """`bridge-agent join`, with more flags."""
         flags = [
             word
             for name in ("http", "https", "grpc", "peer", "admin")
             for word in (f"--{name}", getattr(self.listeners, name))
         ]
         where = registry or self.mesh.mesh()["registry"]["grpc"]
-        return await self.command("join", where, "--token", "-", "--name", self.name, *flags, stdin=token)
+        return await self.command(
+            "join", where, "--token", "-", "--name", self.name, *flags, *more, stdin=token
+        )
 
     def run(self) -> None:
         """`bridge-agent run`, in the background."""

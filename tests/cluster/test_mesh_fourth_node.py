@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import json
+from pathlib import Path
 
 import pytest
 
@@ -17,7 +19,9 @@ pytestmark = [pytest.mark.cluster, pytest.mark.etcd, pytest.mark.llamacpp]
 
 async def test_a_fourth_node_answers_its_peers_and_leaves_without_a_loss(mesh: Mesh) -> None:
     async with newcomer(mesh, "node4") as node:
-        code, said = await node.join(token(mesh))
+        share = mesh.state.parent / "share"
+        share.mkdir()
+        code, said = await node.join(token(mesh), "--shared", str(share), "--publish")
         assert (code, "node4" in said) == (0, True), said
         node.seed("tiny", "tiny-solo")
         node.run()
@@ -38,7 +42,17 @@ async def test_a_fourth_node_answers_its_peers_and_leaves_without_a_loss(mesh: M
             return status == 200 and head["x-bridge-node"] == "node4"
 
         await eventually(answers_a_peer)
+        await publishes(mesh, share)
         await leaves_without_a_loss(mesh, node)
+
+
+async def publishes(mesh: Mesh, share: Path) -> None:
+    """The one node that has shared storage writes a model there, under a lease of the mesh's registry."""
+    said = await asyncio.to_thread(mesh.run, "models", "publish", "only-fourth", "--json")
+    assert json.loads(said.stdout) == {"node": "node4", "done": "published"}
+    assert [path.name for path in (share / "manifests").rglob("*") if path.is_file()] == ["latest"]
+    said = await asyncio.to_thread(mesh.run, "models", "shared", "--nodes", "node4")
+    assert said.stdout.splitlines()[-1].split() == ["only-fourth:latest", "node4"]
 
 
 async def leaves_without_a_loss(mesh: Mesh, node: Newcomer) -> None:

@@ -21,6 +21,8 @@ from bridge_agent.peers.upstreams import CONNECT_S, Upstreams
 from bridge_agent.quotas.meter import Meter
 from bridge_agent.routing.pulse_rules import PulsePolicy
 from bridge_agent.routing.view import MeshView
+from bridge_agent.tracing.context_rules import FIELDS as TRACE_FIELDS
+from bridge_agent.tracing.tracer import Tracer
 from bridge_core.clients import ApiKey, Client
 from bridge_core.http1 import Headers, Pool, PoolLimits, Server, serve
 from bridge_core.identity import SpiffeId
@@ -213,11 +215,13 @@ async def mesh(
     *,
     policy: RoutePolicy | None = None,
     meters: dict[str, Meter] | None = None,
+    tracers: dict[str, Tracer] | None = None,
     now: Callable[[], float] = time.monotonic,
     **config: Any,
 ) -> AsyncIterator[Bed]:
     """A running mesh of one node an engine; `meters` is filled with a meter of each node.
 
+    The nodes that `tracers` names make traces.
     `now` is the gateways' clock: how old is what they know of one another. Timers are the loop's.
     """
     bed = Bed()
@@ -240,12 +244,22 @@ async def mesh(
             meter = None
             if meters is not None:
                 meter = meters[name] = Meter(name, view)
+            tracer = (tracers or {}).get(name)
+            traces = TRACE_FIELDS if tracer is not None else frozenset()
             gateway = Gateway(
-                settings, view, upstreams, group, authenticator=authenticator, meter=meter, now=now
+                settings,
+                view,
+                upstreams,
+                group,
+                authenticator=authenticator,
+                meter=meter,
+                tracer=tracer,
+                now=now,
             )
             local = await serve(
                 gateway.http_app(ListenerKind.LOCAL),
                 name="local",
+                varying=traces,
                 error_body=gateway.error_body,
                 stream_body=gateway.unread(ListenerKind.LOCAL),
             )
@@ -254,7 +268,7 @@ async def mesh(
                 name="peer",
                 ssl=tls.server(require_client=True),
                 identify=peer_identity,
-                varying=VARYING,
+                varying=VARYING | traces,
                 error_body=gateway.error_body,
                 stream_body=gateway.unread(ListenerKind.PEER),
             )

@@ -7,19 +7,23 @@ import contextlib
 import hashlib
 import json
 import random
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import msgspec
 
 from bridge_agent.ancillaries import Ancillaries, RequestTasks
+from bridge_agent.engines.view import LocalInstance
 from bridge_agent.models.blob_keys import BlobKeys
 from bridge_agent.models.desk import ModelDesk
 from bridge_agent.models.section import ModelsSection
+from bridge_agent.models.shared.hold import PublishRegistry
+from bridge_agent.records import registered
 from bridge_core.model_store.layout import MANIFEST_MEDIA, MEDIA
 from bridge_core.sealing import open_sealer
 from bridge_core.sealing.sealer import SealFolder
+from bridge_core.snapshot import MemberModel
 from tests.contract.gateway_bed import Bed, Clock, mesh
 from tests.fakes.oci_registry import OciRegistry, oci_registry
 from tests.fakes.recorded_engine import RecordedEngine
@@ -60,6 +64,7 @@ class ModelsBed:
     Attributes:
         desks: By node.
         clock: What nodes count by when they look at their keyrings anew.
+        listed: What engines of a node list, where a test says it (`lists`).
     """
 
     def __init__(self, bed: Bed, registry: OciRegistry, folder: Path) -> None:
@@ -68,6 +73,7 @@ class ModelsBed:
         self.folder = folder
         self.desks: dict[str, ModelDesk] = {}
         self.clock = Clock()
+        self.listed: dict[str, tuple[LocalInstance, ...]] = {}
 
     def later(self) -> None:
         """So much later that keyrings are looked at anew."""
@@ -75,6 +81,21 @@ class ModelsBed:
 
     def root(self, node: str) -> Path:
         return self.folder / node / "models"
+
+    def lists(self, node: str, *models: MemberModel) -> None:
+        """A node's engine lists these, and the node says to the mesh what it serves of them."""
+        engine = self.bed[node].engine
+        engine.models = tuple(dict.fromkeys((*engine.models, *(one.name for one in models))))
+        self.listed[node] = (msgspec.structs.replace(engine.instance(f"{node}/0"), models=models),)
+        self.show(node)
+
+    def show(self, node: str) -> None:
+        """Has what a node serves of what its engine lists put in force."""
+        if node not in self.listed:
+            return
+        shown = self.desks[node].signatures.shown(self.listed[node])
+        self.bed[node].view.publish_local(shown)
+        self.bed.publish(**{f"instance__{node}": one for one in registered(shown, node)})
 
     def name(self, model: str = "team/big:v1") -> str:
         return f"{self.registry.host}/{model}"
@@ -106,6 +127,7 @@ async def models_bed(
     section: ModelsSection | None = None,
     give_up_s: float = 60.0,
     sealing: frozenset[str] = frozenset(),
+    registries: Sequence[PublishRegistry] = (),
 ) -> AsyncIterator[ModelsBed]:
     """A mesh of these nodes, each with an empty store; those of `sealing` seal their blobs."""
     engines = {node: RecordedEngine(("smollm2:135m",)) for node in nodes}
@@ -126,12 +148,16 @@ async def models_bed(
                     busy=lambda: False,
                     changed=lambda: None,
                     running=node.gateway.running,
+                    instances=lambda name=name: models.listed.get(name, ()),
+                    warmed=lambda name=name: models.show(name),
                     recorded=node.gateway.record_admin,
                     give_up_s=give_up_s,
                     keys=BlobKeys(lambda where=where: where, now=models.clock),
+                    registries=registries,
                 )
                 for path, page in desk.admin_pages().items():
                     node.gateway.serve_admins(path, page)
+                node.gateway.sign_with(desk.signatures)
                 node.gateway.pull_with(desk.pulls, desk.shelf, desk.receiver)
                 for path, page in desk.node_pages().items():
                     node.gateway.serve_nodes(path, page)

@@ -152,6 +152,11 @@ def test_records_in_the_words_of_others() -> None:
     assert ocsf["metadata"]["uid"] == "n/7"
     ecs = json.loads(FORMATS["ecs"]("n", 7, admin))
     assert (ecs["@timestamp"], ecs["event"]["outcome"]) == ("2023-11-14T22:13:20.000Z", "success")
+    ended = {
+        outcome: json.loads(FORMATS["ecs"]("n", 7, request | {"status": 200, "outcome": outcome}))
+        for outcome in ("ok", "cancelled", "upstream_failed")
+    }
+    assert [one["event"]["outcome"] for one in ended.values()] == ["success", "unknown", "failure"]
     cef = FORMATS["cef"]("n", 7, request)
     assert cef.startswith("CEF:0|DeepSeek|Ollama Bridge|1|request|POST /api/chat|6|")
     assert "cs1=r|1\\=" in cef

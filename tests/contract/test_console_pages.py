@@ -19,6 +19,8 @@ from bridge_registry.console import pages, streams
 from tests.console_bed import HOSTILE, Console, console, node, picture
 from tests.support import eventually
 
+CANONICAL = "registry.ollama.ai/library/m:latest"
+
 
 @pytest.fixture
 async def bed() -> AsyncIterator[Console]:
@@ -148,6 +150,8 @@ async def test_the_hour_the_history_and_no_requests(bed: Console) -> None:
     hour = json.loads((await get(bed, "/console/api/hour"))[2])
     assert len(hour) == 60
     assert set(hour[0][1]) == {"smollm2:135m", "tiny:latest"}
+    day = json.loads((await get(bed, "/console/api/day"))[2])
+    assert sum(cell[2] for _, cells in day for cell in cells if cell[0] == "tiny:latest") > 60
     (revision,) = json.loads((await get(bed, "/console/api/history"))[2])
     assert (revision["number"], revision["author"]) == (7, "spiffe://lab/admin/ann")
     assert json.loads((await get(bed, "/console/api/requests"))[2]) == {
@@ -160,7 +164,7 @@ async def test_the_hour_the_history_and_no_requests(bed: Console) -> None:
 
 @pytest.mark.parametrize("nonsense", [b"", b"{", b"[1]", b'[{"at": "now"}]', b"[" * 100_000, b"\xff"])
 async def test_a_node_that_answers_nonsense_is_left_out_alone(nonsense: bytes) -> None:
-    one = Recent("r1", 5.0, "good", "", "/api/chat", "m", "", "good/0", 200, "ok", 1, 1.0, 2.0, 3)
+    one = Recent("r1", 5.0, "good", "", "/api/chat", CANONICAL, "", "good/0", 200, "ok", 1, 1.0, 2.0, 3)
 
     def good(exchange: Exchange) -> None:
         exchange.respond(200, (), msgspec.json.encode([one] if "recent" in exchange.request.path else []))
@@ -169,7 +173,7 @@ async def test_a_node_that_answers_nonsense_is_left_out_alone(nonsense: bytes) -
     async with console(picture(), answers) as bed:
         told = json.loads((await get(bed, "/console/api/requests"))[2])
         assert (told["nodes"], told["asked"]) == (1, 2)
-        assert told["requests"] == [msgspec.to_builtins(one)]
+        assert told["requests"] == [{**msgspec.to_builtins(one), "model": "m:latest"}]
         assert json.loads((await get(bed, "/console/api/explain?id=x"))[2]) == {"hops": [], "nodes": 1}
 
 

@@ -8,6 +8,8 @@ import json
 
 import pytest
 
+from bridge_core.model_signing.content import MEDIA as SIGNATURE
+from bridge_core.model_signing.content import content_of, with_signatures
 from bridge_core.model_store.layout import ModelStore
 from bridge_core.names import ModelName
 from bridge_engine import modelgen, seed
@@ -96,6 +98,21 @@ def test_what_is_rendered_only_is_what_is_sent(post):
     generated = post("/api/generate", raw).json()
     assert chatted["message"]["content"].strip() == generated["response"].strip()
     assert chatted["prompt_eval_count"] == generated["prompt_eval_count"]
+
+
+def test_a_signature_is_nothing_that_is_run_and_none_of_what_is_made_from_its_model(running, post):
+    store, name = ModelStore(running.models), ModelName.parse("signed")
+    base = store.find(ModelName.parse(MODEL))
+    bundle, _ = store.add_blob(SIGNATURE, b"a bundle")
+    content = content_of(store.manifest_path(base.name).read_bytes())
+    store.manifest_path(name).parent.mkdir(parents=True, exist_ok=True)
+    store.manifest_path(name).write_bytes(with_signatures(content, [bundle]))
+    assert rendered(post, "signed") == rendered(post, MODEL)
+    made(post, "from-signed", **{"from": "signed"})
+    found = store.find(ModelName.parse("from-signed"))
+    assert {layer.media_type for layer in found.manifest.layers} == {
+        layer.media_type for layer in base.manifest.layers
+    }
 
 
 def test_tools_that_the_template_does_not_write_are_refused(post):

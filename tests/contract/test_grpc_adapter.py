@@ -19,9 +19,9 @@ from grpc_reflection.v1alpha.proto_reflection_descriptor_database import ProtoRe
 
 from bridge_agent.ancillaries import Ancillaries
 from bridge_agent.gateway.config import LONGEST_S
-from bridge_agent.gateway.grpc_adapter import unary
-from bridge_agent.gateway.grpc_adapter.in_process import Calls
-from bridge_agent.gateway.grpc_adapter.translate import CallFault
+from bridge_agent.gateway.grpc_adapter import native
+from bridge_agent.gateway.grpc_adapter.calls import Calls
+from bridge_agent.gateway.grpc_adapter.faults import CallFault
 from bridge_agent.listening import Listening
 from bridge_core.errors import Fatal
 from bridge_core.tls import TlsIdentity
@@ -235,7 +235,7 @@ async def test_a_deadline_ends_the_call_and_the_work_behind_it(bed: Bed, stub: A
 
 @pytest.mark.parametrize("given", [b"2562047H", b"99999999H", b"99999999S", b"9m"])
 def test_grpc_timeouts_are_read_and_none_is_longer_than_a_clock_reaches(given: bytes) -> None:
-    seconds = unary.read_timeout(given)
+    seconds = native.read_timeout(given)
     assert seconds is not None
     assert 0 < seconds <= LONGEST_S
     assert (seconds == LONGEST_S) is (given[-1:] in b"HS")
@@ -244,7 +244,7 @@ def test_grpc_timeouts_are_read_and_none_is_longer_than_a_clock_reaches(given: b
 @pytest.mark.parametrize("given", [b"", b"H", b"1", b"-1S", b"123456789S", b"1.5S", b"1x"])
 def test_malformed_grpc_timeouts_are_refused(given: bytes) -> None:
     with pytest.raises(CallFault):
-        unary.read_timeout(given)
+        native.read_timeout(given)
 
 
 async def test_a_deadline_in_a_stream(bed: Bed, stub: Any) -> None:

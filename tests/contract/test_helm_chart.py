@@ -143,3 +143,24 @@ def test_every_value_has_a_place_in_the_schema() -> None:
                 walk(value, below, f"{path}{name}.")
 
     walk(yaml.safe_load((CHART / "values.yaml").read_text()), schema, "")
+
+
+@pytest.mark.parametrize("publish", [False, True])
+def test_shared_storage_is_mounted_read_only_unless_agents_may_publish(helm: str, publish: bool) -> None:
+    volume = {"persistentVolumeClaim": {"claimName": "bridge-shared-models"}}
+    done = render(helm, {"agent": {"shared": {"volume": volume, "publish": publish}}})
+    assert done.returncode == 0, done.stderr
+    (agent,) = (
+        pod["spec"]
+        for thing in objects(done.stdout)
+        if thing["metadata"]["name"].endswith("-agent") and (pod := pod_of(thing)) is not None
+    )
+    assert {"name": "shared", **volume} in agent["volumes"]
+    (container,) = agent["containers"]
+    mount = {"name": "shared", "mountPath": "/shared", "readOnly": not publish}
+    assert mount in container["volumeMounts"]
+    command = container["command"][-1]
+    assert "--shared /shared" in command
+    assert ("--publish" in command) is publish
+    # What pods evict and remove is theirs: the shared folder is not the models folder.
+    assert "--models /models" in command

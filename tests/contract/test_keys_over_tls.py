@@ -21,8 +21,8 @@ import pytest
 from structlog.testing import capture_logs
 
 from bridge_agent.gateway.config import ListenerKind
+from bridge_agent.gateway.grpc_adapter.calls import Calls
 from bridge_agent.gateway.grpc_adapter.deferred import DeferredGrpc
-from bridge_agent.gateway.grpc_adapter.in_process import Calls
 from bridge_agent.gateway.grpc_adapter.listener import GrpcListener
 from bridge_agent.gateway.grpc_adapter.serving import Serving
 from bridge_agent.listening import Listening

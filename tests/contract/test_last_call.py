@@ -14,7 +14,7 @@ import pytest
 import trustme
 
 from bridge_agent.gateway.config import ListenerKind
-from bridge_agent.gateway.grpc_adapter.in_process import Calls
+from bridge_agent.gateway.grpc_adapter.calls import Calls
 from bridge_agent.last_call import last_call
 from bridge_agent.listening import Listening
 from bridge_core import http1

@@ -170,6 +170,7 @@ async def test_a_model_whose_blobs_do_not_stay_is_not_listed(models: ModelsBed) 
             group=group,
             changed=lambda: None,
             room=anything_fits,
+            check=models.desks["a"].signatures.check,
         )
         with pytest.raises(ApiError, match="is not whole"):
             _ = [one async for one in pulls.records(ModelName.parse(models.name()), insecure=True)]

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import hashlib
 import json
 import random
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -210,6 +212,40 @@ async def test_memory_that_is_not_there_is_refused_before_any_of_it_is_taken(tmp
         assert Path(given.model).read_bytes() == DATA
         with pytest.raises(PermissionError), Path(given.model).open("r+b", buffering=0) as file:
             file.write(b"y")
+
+
+async def test_who_is_cancelled_twice_leaves_no_memory_behind(tmp_path: Path) -> None:
+    store = SealedStore(tmp_path)
+    spec = runner_spec(store.put(DATA))
+    store.seal_all()
+    entered, released = threading.Event(), threading.Event()
+
+    def room() -> int:
+        entered.set()
+        released.wait(60)
+        return SPARE + len(DATA)
+
+    async def open_it() -> None:
+        async with opened(spec, store.keys.unseal, room):
+            raise AssertionError
+
+    task = asyncio.create_task(open_it())
+    await eventually(entered.is_set)
+    for _ in range(2):
+        task.cancel()
+        await asyncio.wait([task], timeout=0)
+    await eventually(task.done)
+    released.set()
+    await asyncio.get_running_loop().shutdown_default_executor()  # its thread is over, what it made is there
+    await eventually(lambda: not _memory_open())
+
+
+def _memory_open() -> list[str]:
+    links = []
+    for path in Path("/proc/self/fd").iterdir():
+        with contextlib.suppress(FileNotFoundError):
+            links.append(str(path.readlink()))
+    return [one for one in links if "sealed-weights" in one]
 
 
 async def test_what_lies_in_the_clear_is_handed_on_as_it_is(tmp_path: Path) -> None:

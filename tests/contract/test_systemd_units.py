@@ -17,6 +17,8 @@ import typer
 from bridge_agent import systemd as agent_service
 from bridge_agent.config import AgentConfig, Listeners, StateDir
 from bridge_agent.engines.config import EngineConfig
+from bridge_agent.models.section import ModelsSection
+from bridge_agent.models.shared.section import SharedSection
 from bridge_core.errors import BridgeError, Fatal
 from bridge_core.etcd_server import find_etcd
 from bridge_core.systemd import placement
@@ -204,6 +206,19 @@ def test_the_agents_units_follow_its_settings(tmp_path: Path) -> None:
     assert condition in added["bridge-agent.service"]
     assert [one.name for one in service.units if not one.enabled] == ["bridge-engines.service"]
     assert f"BRIDGE_AGENT_STATE_DIR={state}\n" in service.variables["agent.env"]
+
+
+@pytest.mark.parametrize("publish", [False, True])
+def test_shared_storage_is_writable_for_who_publishes_and_no_start_waits_for_it(
+    tmp_path: Path, publish: bool
+) -> None:
+    shared = SharedSection("/mnt/all models", publish)
+    settings = msgspec.structs.replace(SETTINGS, models=ModelsSection(shared=shared))
+    (agent,) = (
+        one for one in agent_files(tmp_path / "state", settings).units if one.name == "bridge-agent.service"
+    )
+    assert ('ReadWritePaths="-/mnt/all models"\n' in agent.drop_in) is publish
+    assert "/mnt" not in agent.drop_in.partition("[Service]")[0]
 
 
 def test_the_registrys_options_are_variables_that_its_command_reads() -> None:

@@ -251,6 +251,38 @@ async def test_reports_of_hostile_agents_are_cut_down_to_what_is_theirs_to_say()
     assert health_of(message, other, bed.snapshot(), bed.now).golden == (), "it is not its turn"
 
 
+async def test_a_disk_that_will_be_full_is_told_of_and_not_while_its_node_is_drained() -> None:
+    bed = Bed()
+    await bed.desk.step()
+    used = 0.5
+
+    async def minutes(many: int, fill: float) -> None:
+        nonlocal used
+        for _ in range(many):
+            used += fill
+            for _ in range(12):  # reports of five seconds
+                for node in NODES:
+                    gauge = Gauge("disk_used_bytes", "models", (used if node == "b" else 0.5) * 1e9, 1e9)
+                    bed.keeper.take(node, NodeHealthReport((InstanceHealth(f"{node}/0"),), (gauge,)), bed.now)
+                await bed.desk.step()
+                bed.now += 5.0
+
+    await minutes(30, 0.0)
+    assert bed.desk.alerts == ()
+    await minutes(65, 0.003)
+    (alert,) = bed.desk.alerts
+    assert (alert.seen.id, alert.silenced, alert.ended) == ("disk-will-fill@b:models", "", 0.0)
+    assert alert.seen.summary.startswith("the disk of node b that has models will be full in ")
+    bed.entries["node/b"] = encode_entry(Node("b", "h:1", state="drained"))
+    await minutes(1, 0.003)
+    assert bed.desk.alerts[0].silenced == "node b is drained"
+    bed.start()
+    await minutes(3, 0.003)
+    (kept,) = bed.desk.alerts
+    assert (kept.seen.id, kept.since, kept.ended) == (alert.seen.id, alert.since, 0.0), "who leads next"
+    assert len(bed.desk.forecasts()) == 0, "knows nothing yet"
+
+
 async def test_a_node_that_becomes_slow_is_told_of_where_the_others_of_its_model_do_not() -> None:
     bed = Bed()
     done = dict.fromkeys(NODES, Counts())
@@ -274,4 +306,31 @@ async def test_a_node_that_becomes_slow_is_told_of_where_the_others_of_its_model
     assert (alert.seen.id, alert.seen.severity) == ("slow-first-byte@b/0", "warning")
     assert alert.seen.summary.startswith("b/0 takes 3.1 times as long to a first byte as is usual for it")
     await windows(12)
+    assert bed.desk.alerts[0].ended
+
+
+async def test_a_node_that_fails_more_than_it_used_to_is_told_of_and_not_while_a_rollout_moves() -> None:
+    bed = Bed()
+    done = dict.fromkeys(NODES, Counts())
+    await bed.desk.step()
+
+    async def windows(many: int, bad: str = "") -> None:
+        for _ in range(many):
+            for node in NODES:
+                failed = 2 if node == bad else 0
+                done[node] = done[node].plus(Counts(20, errors=failed, ttft=(0,) * 20 + (20 - failed,)))
+                own = (InstanceHealth(f"{node}/0", (), done[node]),)
+                bed.keeper.take(node, NodeHealthReport(own), bed.now)
+            await bed.desk.step()
+            bed.now += 5.0
+
+    await windows(120)
+    assert bed.desk.alerts == ()
+    await windows(8, bad="b")
+    (alert,) = bed.desk.alerts
+    assert (alert.seen.id, alert.seen.severity, alert.silenced) == ("error-rate@b/0", "warning", "")
+    bed.moving = {"chat"}
+    await windows(1, bad="b")
+    assert bed.desk.alerts[0].silenced == "rollout chat moves"
+    await windows(40)
     assert bed.desk.alerts[0].ended

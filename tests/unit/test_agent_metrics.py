@@ -10,7 +10,11 @@ from bridge_agent.engines.view import LocalInstance
 from bridge_agent.gateway.counters import GatewayCounters
 from bridge_agent.membership.link_status import LinkReport
 from bridge_agent.telemetry.metrics import Sources, metrics_page
+from bridge_agent.telemetry.trace_metrics import trace_metrics
+from bridge_agent.tracing.delivery_rules import Drop
+from bridge_agent.tracing.span_queue import SpanQueue
 from bridge_core.audit.queue import AuditLog
+from bridge_core.model_answers import SharedCounts, SharedSaid
 from bridge_core.snapshot import Snapshot, Version
 
 
@@ -33,6 +37,7 @@ async def test_counters_histograms_links_and_engines() -> None:
             expires_unix=lambda: {"node": 99.0, "root": 100.0},
             audit=audit,
             task_faults=lambda: {"audit": 2},
+            shared=lambda: SharedSaid("/mnt/models", False, "it hangs", 3, SharedCounts(1, 2, 4, 8, 16)),
         )
     )
     samples = {
@@ -54,6 +59,10 @@ async def test_counters_histograms_links_and_engines() -> None:
     assert value("bridge_ejected_seconds", subject="n/0") == 2.5
     assert value("bridge_certificate_expires_seconds", kind="node") == 99
     assert value("bridge_audit_lost_total") == 4
+    assert value("bridge_shared_storage_up") == 0
+    assert value("bridge_shared_storage_hanging") == 3
+    counted = ("blobs", "bytes", "lacked", "wrong", "faults")
+    assert [value(f"bridge_shared_storage_{one}_total") for one in counted] == [1, 2, 4, 8, 16]
     assert value("bridge_task_faults_total", task="audit") == 2
     assert value("bridge_request_duration_seconds_bucket", le="0.001") == 1
     assert value("bridge_request_duration_seconds_bucket", le="300") == 2
@@ -61,3 +70,17 @@ async def test_counters_histograms_links_and_engines() -> None:
     assert value("bridge_request_duration_seconds_count") == 3
     assert value("bridge_request_duration_seconds_sum") == 400.0205
     assert any(name.startswith("process_resident") for name, _ in samples)
+
+
+async def test_spans_are_counted_by_what_became_of_them() -> None:
+    spans = SpanQueue(most_bytes=1)
+    spans.put(b"long")
+    spans.note_sent(3)
+    page = b"\n".join(
+        line.encode()
+        for metric in trace_metrics(spans)
+        for line in (f"{one.name} {dict(one.labels)} {one.value}" for one in metric.samples)
+    ).decode()
+    assert "bridge_trace_spans_sent_total {} 3" in page
+    assert "bridge_trace_spans_dropped_total {'reason': 'queue'} 1" in page
+    assert page.count("bridge_trace_spans_dropped_total") == len(Drop)

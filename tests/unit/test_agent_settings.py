@@ -9,7 +9,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from bridge_agent.cli import _engine, _moved
+from bridge_agent.cli import _engine, _moved, _traces
 from bridge_agent.config import (
     AgentConfig,
     Listeners,
@@ -20,6 +20,7 @@ from bridge_agent.config import (
 from bridge_agent.engines.config import EngineConfig
 from bridge_agent.gateway.config import GatewayConfig, GatewaySection, ResumePolicy
 from bridge_agent.models.section import ModelsSection
+from bridge_agent.tracing.section import TracesSection
 from bridge_core.addresses import join_address, split_address
 from bridge_core.command.labels import labels_of
 from bridge_core.errors import Fatal
@@ -221,3 +222,52 @@ def test_every_fault_of_a_nodes_own_class_is_said_at_once() -> None:
     wrong = {"limits": {"memoryMax": "2GB"}, "gpus": {}}
     with pytest.raises(Fatal, match=r"agent\.json .* limits\.memoryMax: .*2GB.*; gpus: is not a known key"):
         _ = msgspec.structs.replace(SETTINGS, node_class=wrong).own_class
+
+
+@pytest.mark.parametrize(
+    ("section", "says"),
+    [
+        ({"endpoint": "http://127.0.0.1:4318/v1/traces"}, ""),
+        ({"endpoint": "http://collector:4318/v1/traces", "ratio": 1, "slow_s": 0.5}, ""),
+        ({"endpoint": "https://otlp.example/v1/traces?a=b", "headers": "/h", "ca": "/ca.pem"}, ""),
+        ({"endpoint": "http://localhost:4318/v1/traces", "headers": "/h"}, ""),
+        ({"endpoint": "http://[::1]:4318/v1/traces", "headers": "/h"}, ""),
+        ({"endpoint": "http://collector:4318/v1/traces", "headers": "/h"}, "headers are secrets"),
+        ({"endpoint": "http://10.0.0.1:4318/v1/traces", "headers": "/h"}, "headers are secrets"),
+        ({"endpoint": "http://localhost:4318/", "ca": "/ca.pem"}, "traces.ca is for an https://"),
+        ({"endpoint": "https://me:pw@otlp.example/"}, "no user, password and fragment"),
+        ({"endpoint": "https://otlp.example/#a"}, "no user, password and fragment"),
+        ({"endpoint": "collector:4317"}, "is an address such as"),
+        ({"endpoint": "grpc://collector:4317"}, "is an address such as"),
+        ({"endpoint": "http:///v1/traces"}, "is an address such as"),
+        ({"endpoint": "http://a:99999/"}, "out of range"),
+        ({"endpoint": "http://a:0/"}, "is an address such as"),
+        ({"endpoint": "http://a/\r\nx: y"}, "characters that no address has"),
+        ({"endpoint": "http://ä/"}, "characters that no address has"),
+        ({"endpoint": ""}, "length >= 1"),
+        ({}, "missing required field `endpoint`"),
+        ({"endpoint": "http://a/", "ratio": 1.1}, "<= 1.0"),
+        ({"endpoint": "http://a/", "ratio": -0.1}, ">= 0.0"),
+        ({"endpoint": "http://a/", "slow_s": 0}, "> 0.0"),
+        ({"endpoint": "http://a/", "most_per_s": 1e9}, "<= 10000.0"),
+        ({"endpoint": "http://a/", "slowS": 3}, "did you mean slow_s?"),
+    ],
+)
+def test_where_traces_go_is_checked(tmp_path: Path, section: dict[str, Any], says: str) -> None:
+    state = written(tmp_path, traces=section)
+    if not says:
+        assert load_config(state).traces == TracesSection(**section)
+        return
+    with pytest.raises(Fatal, match=re.escape(says)):
+        load_config(state)
+
+
+def test_without_them_no_traces_are_made(tmp_path: Path) -> None:
+    assert load_config(written(tmp_path)).traces is None
+
+
+def test_a_join_takes_the_address_alone_and_says_what_is_wrong_with_it() -> None:
+    assert _traces(None) is None
+    assert _traces("http://c:4318/v1/traces") == TracesSection(endpoint="http://c:4318/v1/traces")
+    with pytest.raises(Fatal, match=r"--traces: .* such as http://localhost:4318/v1/traces"):
+        _traces("c:4318")

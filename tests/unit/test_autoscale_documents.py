@@ -35,12 +35,13 @@ def test_a_whole_policy_becomes_a_plan() -> None:
         "model: m\nmin: 0\nmax: 9\n"
         "goals: {slotUtilization: 0.6, queuedPerInstance: null, ttftP95: 2s}\n"
         "scaleToZero: {after: 10m, wakeBudget: 20s}\ncoolDowns: {scaleOut: 1s, scaleIn: 1m}\n"
-        "keepWarm: 2m\nloadsAtOnce: 3\nforecast: false\nbudgets: [{nodeClass: gpu, max: 4}]\npaused: true"
+        "measuredOver: 20s\nkeepWarm: 2m\nloadsAtOnce: 3\nforecast: false\n"
+        "budgets: [{nodeClass: gpu, max: 4}]\npaused: true"
     )
     (document,) = load([("p.yaml", text)]).documents
     assert isinstance(document.parsed, AutoscalePolicyDocument)
     assert plan_of(document.parsed) == ScalingPlan(
-        "p", "m", 9, 0, 0.6, None, 2.0, 600.0, 20.0, 1.0, 60.0, 120.0, 3, False, {"gpu": 4}, True
+        "p", "m", 9, 0, 0.6, None, 2.0, 20.0, 600.0, 20.0, 1.0, 60.0, 120.0, 3, False, {"gpu": 4}, True
     )
 
 

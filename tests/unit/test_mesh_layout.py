@@ -131,6 +131,9 @@ def test_mesh_json_has_the_promised_shape() -> None:
         (MeshOptions(etcd=("https://10.0.0.1:2379", "foo")), "--etcd 'foo'"),
         (MeshOptions(etcd=("",)), "--etcd"),
         (MeshOptions(etcd=("https://a:2379/x",)), "--etcd"),
+        (MeshOptions(traces="localhost:4318"), "--traces 'localhost:4318'"),
+        (MeshOptions(traces="http://a b/"), "--traces"),
+        (MeshOptions(traces="https://me:pw@a/"), "--traces"),
     ],
 )
 def test_what_no_mesh_can_be_made_with_is_refused(options: MeshOptions, words: str) -> None:
@@ -140,6 +143,13 @@ def test_what_no_mesh_can_be_made_with_is_refused(options: MeshOptions, words: s
 
 def test_an_etcd_is_named_by_its_address() -> None:
     check_options(MeshOptions(etcd=("https://a.example:2379", "https://10.0.0.1", "https://[::1]:2379/")))
+
+
+def test_every_node_joins_with_the_collector_where_there_is_one() -> None:
+    options = MeshOptions(traces="http://localhost:4318/v1/traces")
+    check_options(options)
+    assert join_command(Layout(STATE, options), "node2")[-2:] == ["--traces", options.traces]
+    assert "--traces" not in join_command(Layout(STATE, MeshOptions()), "node2")
 
 
 def test_a_mesh_keeps_its_options() -> None:
@@ -155,6 +165,7 @@ def test_a_mesh_keeps_its_options() -> None:
         ({"base_port": 30_000}, "--base-port 20000, not 30000"),
         ({"engine": "ollama"}, "--engine llamacpp, not ollama"),
         ({"etcd": ("https://a:2379",)}, "--etcd .* not https://a:2379"),
+        ({"traces": "http://a/"}, r"--traces \(none\), not http://a/"),
         ({"nodes": 1}, "has 2 nodes"),
     ],
 )

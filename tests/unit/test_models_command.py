@@ -7,6 +7,8 @@ import pytest
 from bridge_cli.models_command import _print, model_reports
 from bridge_cli.models_commands import _print_outcomes
 from bridge_cli.models_remote import Outcome, copies_of
+from bridge_cli.shared_commands import shared_lines, who_shares
+from bridge_core.model_answers import SharedCounts, SharedSaid
 from bridge_core.snapshot import Instance, LoadingModel, MemberModel, Node, Snapshot, Version, encode_entry
 
 OLD, NEW = "2026-01-01T00:00:00Z", "2026-02-01T01:00:00+02:00"
@@ -22,6 +24,41 @@ def mesh(*copies: tuple[str, str, str, str], drained: str = "") -> Snapshot:
         entries[f"instance/{node}/0"] = encode_entry(Instance(f"{node}/0", node, models=models))
         entries[f"node/{node}"] = encode_entry(Node(node, state="drained" if node == drained else "active"))
     return Snapshot(Version(1, 1), entries)
+
+
+def test_who_has_a_model_in_shared_storage_is_named_in_any_spelling() -> None:
+    told = [
+        Outcome("a", shared=SharedSaid("/mnt", models=("team/big:v1", "m:latest"))),
+        Outcome("b", shared=SharedSaid("/mnt", fault="it hangs", models=("m:latest",))),
+        Outcome("c", shared=SharedSaid()),
+        Outcome("d", fault="it does not answer"),
+    ]
+    assert who_shares(told, "M") == ["a", "b"]
+    assert who_shares(told, "team/BIG:v1") == ["a"]
+    assert who_shares(told, "big:v1") == []
+
+
+def test_shared_storage_is_a_line_a_node_with_why_it_is_away_and_what_lies_there() -> None:
+    counts = SharedCounts(blobs=3, bytes=99, faults=2, known_wrong=1)
+    lines = shared_lines(
+        [
+            Outcome("a", shared=SharedSaid("/mnt", True, "", 0, counts, ("m:latest",))),
+            Outcome("b", shared=SharedSaid("/mnt", fault="it hangs\x1b[2J", hanging=2, models=("m:latest",))),
+            Outcome("c", shared=SharedSaid()),
+            Outcome("d", fault="it does not answer"),
+        ]
+    )
+    assert [line.split() for line in lines[1:5]] == [
+        ["a", "/mnt", "ok", "yes", "3", "99", "2", "1"],
+        ["b", "/mnt", "away", "no", "0", "0", "0", "0"],
+        ["c", "none"],
+        ["d", "not", "known"],
+    ]
+    assert lines[5].startswith("b: it hangs")
+    assert lines[5].endswith("; 2 reads hang")
+    assert "\x1b" not in "".join(lines)
+    assert lines[6] == "d: it does not answer"
+    assert lines[-1].split() == ["m:latest", "a,", "b"]
 
 
 def test_nodes_that_agree_are_one_line() -> None:

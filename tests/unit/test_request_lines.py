@@ -14,6 +14,7 @@ from bridge_agent.routing.health_rules import Failure
 from bridge_agent.routing.request_rules import FailedAttempt
 from bridge_agent.telemetry.request_log import RequestLog, request_log
 from bridge_agent.telemetry.request_log_rules import request_document
+from bridge_agent.tracing.context_rules import Trace
 from bridge_core.errors import Fatal
 from bridge_core.identity.principal import Principal
 from bridge_core.logs.ecs_rules import FIELDS, Source, line_of
@@ -164,3 +165,11 @@ def test_which_requests_are_told_is_chosen_by_name() -> None:
     assert not program.sink.lines  # type: ignore[attr-defined]
     with pytest.raises(Fatal, match="BRIDGE_LOG_REQUESTS is 'some'"):
         request_log(program, {"BRIDGE_LOG_REQUESTS": "some"})
+
+
+def test_a_line_names_the_span_that_tells_of_the_same_request() -> None:
+    assert _line()["trace.id"] == "r1"  # as before, where no traces are made
+    trace = Trace(b"4bf92f3577b34da6a3ce929d0e0e4736", b"00f067aa0ba902b7", False)
+    found = _line(trace=trace)
+    assert (found["trace.id"], found["span.id"]) == (trace.trace_id.decode(), trace.span_id.decode())
+    assert found["http.request.id"] == "r1"

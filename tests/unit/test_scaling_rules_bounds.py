@@ -71,6 +71,16 @@ def test_need_and_queue_follow_with_their_own_time_constants() -> None:
     assert found.measured_at == NOW + 10.0
 
 
+def test_a_policy_that_measures_over_less_time_follows_as_much_sooner() -> None:
+    busy, quick = (seen(0, in_flight=3),), msgspec.structs.replace(PLAN, measured_s=45.0)
+    usual, short = (
+        need_rules.measured(plan, at(1, need=0.0, usual=0.0), Sight(busy), busy, NOW + seconds)
+        for plan, seconds in ((PLAN, 90.0), (quick, 9.0))
+    )
+    assert (short.need, short.usual, short.trim) == pytest.approx((usual.need, usual.usual, usual.trim))
+    assert short.trim != 0
+
+
 def test_a_clock_that_went_back_measures_nothing_new() -> None:
     found = measured(at(1, need=3.0), (seen(0, in_flight=9),), NOW - 50.0)
     assert (found.need, found.queued) == (3.0, 0.0)

@@ -170,6 +170,38 @@ def test_whose_share_is_not_given_has_its_capacity() -> None:
 
 
 @pytest.mark.parametrize(
+    ("busy", "order"),
+    [
+        ((0, 0, 0), "abc|"),
+        ((1, 1, 1), "abc|"),
+        ((2, 1, 0), "bca|"),  # within its share, and full
+        ((2, 2, 1), "cab|"),
+        ((3, 2, 1), "cb|a"),
+        ((2, 2, 2), "abc|"),
+    ],
+)
+def test_a_free_slot_comes_before_a_place_in_a_queue(busy: tuple[int, ...], order: str) -> None:
+    targets = [target(name, slots=2, loaded=frozenset({"m"})) for name in "abc"]
+    work = {one.id: count for one, count in zip(targets, busy, strict=True)}
+    under, over = ring_hash(targets, "m", {}, work, 3 / 200)
+    assert f"{names(under)}|{names(over)}" == order
+
+
+@pytest.mark.parametrize(("full", "looked_at"), [(63, 68), (64, 64), (100, 64)])
+def test_behind_sixty_four_full_ones_nobody_is_looked_for(full: int, looked_at: int) -> None:
+    seen: list[Target] = []
+
+    def clockwise() -> Iterator[Target]:
+        for at in range(200):
+            seen.append(target(f"n{at}", loaded=frozenset({"m"})))
+            yield seen[-1]
+
+    busy = {f"n{at}/0": 1 for at in range(full)}
+    under, over = ring_hash(clockwise(), "m", {}, busy, 2 / 100)
+    assert (len(seen), len(under), over) == (min(looked_at, 67), min(looked_at, 67), [])
+
+
+@pytest.mark.parametrize(
     ("domains", "looked_at"),
     [("------", 4), ("xxxxxx", 6), ("xxxxyx", 5), ("xxxyxx", 4), ("xyxxxx", 6), ("-xxxxx", 4)],
 )

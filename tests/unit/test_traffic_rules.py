@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bridge_core.counts import Counts
-from bridge_registry.console.traffic_rules import OTHER, TrafficBook
+from bridge_registry.console.traffic_rules import CELLS, HOURS, OTHER, TrafficBook
 
 BEGAN = 1_000.0  # of the book, Unix seconds
 EARLIER, LATER = int(BEGAN * 1000) - 1, int(BEGAN * 1000)
@@ -116,3 +116,30 @@ def test_the_total_is_what_all_counters_grew_by(steps: list[tuple[str, int]]) ->
     now = len(steps) * 0.5
     assert sum(one.requests for one in book.by_node(now).values()) == sum(counters.values())
     assert sum(cell[0] for _, models, _ in book.minutes for cell in models.values()) == sum(counters.values())
+
+
+def test_a_day_is_kept_by_the_hour_by_model_and_node() -> None:
+    book = TrafficBook(0.0)
+    book.take("n1", 0, {"m": counted(2, 1)}, {"m"}, now=0.0, wall=3599.9)
+    book.take("n1", 0, {"m": counted(5, 1)}, {"m"}, now=1.0, wall=3600.0)
+    book.take("n2", 0, {"m": counted(4)}, {"m"}, now=2.0, wall=3600.0)
+    assert list(book.hours) == [
+        (0, {("m", "n1"): (2, 1)}),
+        (1, {("m", "n1"): (3, 0), ("m", "n2"): (4, 0)}),
+    ]
+    for hour in range(2, 30):
+        book.take("n1", 0, {"m": counted(hour + 10)}, {"m"}, now=0.0, wall=hour * 3600.0)
+    assert [at for at, _ in book.hours] == list(range(30 - HOURS, 30))
+
+
+def test_of_an_hour_so_many_pairs_are_kept_apart_and_nothing_is_lost() -> None:
+    book = TrafficBook(0.0)
+    for number in range(CELLS + 5):
+        book.take(f"n{number}", 0, {"m": counted(2)}, {"m"}, now=0.0, wall=0.0)
+    book.take("n0", 0, {"m": counted(3)}, {"m"}, now=0.0, wall=0.0)
+    ((_, pairs),) = book.hours
+    assert (CELLS, HOURS) == (1000, 24)
+    assert len(pairs) == CELLS + 1
+    assert pairs["m", "n0"] == (3, 0)
+    assert pairs["m", f"n{CELLS - 1}"] == (2, 0)
+    assert pairs[OTHER, OTHER] == (10, 0)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Final
 
@@ -28,7 +28,7 @@ def made_of(
     view: MeshView,
     sealer: Sealer,
     *,
-    seen: Callable[[RequestRecord, AuditRecord], None] | None = None,
+    seen: Sequence[Callable[[RequestRecord, AuditRecord], None]] = (),
 ) -> AuditLog:
     """The log under `folder`.
 

@@ -24,7 +24,7 @@ class Rendering:
         keys: What makes the hashes of what was asked.
         snapshot: The mesh's, now.
         settings: How the log is kept, now.
-        seen: Told of each request with its record, in that thread; None: nobody is.
+        seen: All that are told of each request with its record, in that thread.
     """
 
     def __init__(
@@ -34,7 +34,7 @@ class Rendering:
         snapshot: Callable[[], Snapshot],
         settings: Callable[[], AuditSettings],
         *,
-        seen: Callable[[RequestRecord, AuditRecord], None] | None = None,
+        seen: Sequence[Callable[[RequestRecord, AuditRecord], None]] = (),
     ) -> None:
         self._node = node
         self._keys = keys
@@ -61,8 +61,8 @@ class Rendering:
             input_hash=hashed,
             input_key=key,
         )
-        if self._seen is not None:
-            self._seen(record, found)
+        for seen in self._seen:
+            seen(record, found)
         if not settings.content or not body:
             return (found,)
         parts = [body[at : at + _PART] for at in range(0, len(body), _PART)]

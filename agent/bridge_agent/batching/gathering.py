@@ -162,7 +162,7 @@ class Batch(ResponseSink):
         try:
             pool = state.upstreams.pool(self._asked[0][0].tried.target)
             head = request_head(b"POST", _PATH, [(b"host", pool.host), _JSON], content_length(len(body)))
-            self._upstream = pool.send(head + body, self)
+            self._upstream = pool.send_whole(head, body, self)
         except UpstreamError:
             return False  # the one with the slot finds out by itself, and says so
         self._began = state.now()

@@ -6,7 +6,7 @@ from typing import Literal
 
 import msgspec
 
-from bridge_core.snapshot import LoadingModel, MemberModel
+from bridge_core.snapshot import LoadingModel, MemberModel, SignedModel, WithheldModel
 
 InstanceState = Literal["starting", "ready", "draining", "stopped"]
 
@@ -20,11 +20,13 @@ class LocalInstance(msgspec.Struct, frozen=True, omit_defaults=True):
         port: 0 while it has none. Changes when the engine is started again.
         state: "starting": not yet, or no longer, answering, and expected back. "ready": takes
             requests. "draining": finishes what it has. "stopped": gone until started again.
-        models: What its disk holds, as it last listed it; kept while it restarts.
+        models: What its disk holds, as it last listed it, but `withheld`; kept while it restarts.
         loaded: Names of the models in its memory, as in `models`; empty unless it answers.
         loading: Those that this agent has it load now.
         warm: Those whose files lie in the page cache: to load them takes no disk.
         sealed: Those of which every blob lies sealed on the disk.
+        withheld: Those of its disk that it does not serve, since a policy asks for a signature.
+        signed: Those whose signature was asked for and checked.
         slots: Requests that it decodes at a time.
         engine: "llamacpp" or "ollama".
         network_pid: Its process, where that has a network of its own: only a connection made
@@ -47,3 +49,5 @@ class LocalInstance(msgspec.Struct, frozen=True, omit_defaults=True):
     loading: tuple[LoadingModel, ...] = ()
     warm: tuple[str, ...] = ()
     sealed: tuple[str, ...] = ()
+    withheld: tuple[WithheldModel, ...] = ()
+    signed: tuple[SignedModel, ...] = ()

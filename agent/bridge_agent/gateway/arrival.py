@@ -7,6 +7,7 @@ from typing import Final
 from bridge_agent.gateway.config import Caller, ListenerKind
 from bridge_agent.peers.hop import Hop
 from bridge_agent.routing.admission_rules import Priority
+from bridge_agent.tracing.context_rules import Trace
 from bridge_core.http1 import Exchange, Pair
 from bridge_core.policy.engine import Verdict
 
@@ -27,6 +28,7 @@ class Arrival:
         cors: What an answer to an allowed origin carries.
         priority: How urgent it is.
         verdict: Whether it may be done, and by which policy, once that was asked.
+        trace: Where it stands in its trace; None: this node makes none.
     """
 
     __slots__ = (
@@ -38,6 +40,7 @@ class Arrival:
         "hop",
         "priority",
         "request_id",
+        "trace",
         "verdict",
     )
 
@@ -52,8 +55,10 @@ class Arrival:
         deadline: float | None = None,
         cors: tuple[Pair, ...] = (),
         priority: Priority = Priority.NORMAL,
+        trace: Trace | None = None,
     ) -> None:
         self.priority = priority
+        self.trace = trace
         self.verdict = UNASKED
         self.cors = cors
         self.exchange = exchange

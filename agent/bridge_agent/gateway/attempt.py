@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 
 from bridge_agent.batching.batching_rules import alone
 from bridge_agent.gateway.config import Outcome
-from bridge_agent.gateway.forwarding import forwarded_head, with_body, with_stream
+from bridge_agent.gateway.forwarding import before_body, forwarded_head, with_body, with_stream
 from bridge_agent.gateway.loading_words import loading_line, waited_in
 from bridge_agent.gateway.ports import ModelLoading, SharedRequest
 from bridge_agent.gateway.replies import by_route
@@ -20,6 +20,7 @@ from bridge_agent.routing.admission_answers import ADMITTED, AdmissionRefused
 from bridge_agent.routing.health_rules import Failure
 from bridge_agent.routing.request_rules import Hold, Phase, Try
 from bridge_agent.routing.resume import tracker_for
+from bridge_agent.tracing.context_rules import FIELDS as TRACE_FIELDS
 from bridge_core.bounds import MAX_PATIENCE_S, OVERHEAD_DIGITS, WORK_DIGITS, number
 from bridge_core.errors import BridgeError
 from bridge_core.http1 import (
@@ -33,6 +34,7 @@ from bridge_core.http1 import (
     UpstreamError,
     lines,
 )
+from bridge_core.large_json import LARGE
 
 if TYPE_CHECKING:
     from bridge_agent.gateway.request import RoutedRequest
@@ -59,6 +61,8 @@ _KEPT_BACK: Final = frozenset(
         *OURS,
     }
 )
+# Where this node has a span of its own, that is the parent of what comes after it.
+_KEPT_BACK_TRACED: Final = _KEPT_BACK | TRACE_FIELDS
 _ADDED: Final = frozenset({REQUEST_ID, b"x-bridge-node", b"x-bridge-attempts", LOADING, *OURS})
 _RETRIED: Final = frozenset({404, 500, 501, 502, 503})
 # What an engine says of itself, not of the request: full, its model was deleted a moment ago, or it cannot
@@ -358,10 +362,17 @@ class Attempt(ResponseSink):
                 request.sent_at = now
             if not state.health.quiet:
                 state.health.began(target.id, now)
-            head = forwarded_head(asked, pool.host, _KEPT_BACK)
+            trace = request.arrival.trace
+            if trace is None:
+                head = forwarded_head(asked, pool.host, _KEPT_BACK)
+            else:
+                head = forwarded_head(asked, pool.host, _KEPT_BACK_TRACED)
+                extra += trace.lines()
             stream = asked.stream
-            if stream is None:
+            if stream is None and len(body) < LARGE:
                 self.upstream = pool.send(with_body(head, extra, body), self)
+            elif stream is None:
+                self.upstream = pool.send(before_body(head, extra, len(body)), self, body=body)
             else:
                 data, chunked = with_stream(head, extra, asked.headers)
                 upstream = self.upstream = pool.send(data, self, more=True, chunked=chunked)

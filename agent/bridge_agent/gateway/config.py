@@ -12,6 +12,7 @@ from bridge_agent.gateway.admission import SUSPECT_S
 from bridge_agent.routing.choose import Decision
 from bridge_agent.routing.pulse_rules import PulsePolicy
 from bridge_agent.routing.request_rules import FailedAttempt
+from bridge_agent.tracing.context_rules import Trace
 from bridge_core.bounds import Names
 from bridge_core.http_access import Origins
 from bridge_core.identity.principal import Principal
@@ -190,3 +191,4 @@ class RequestRecord(msgspec.Struct, frozen=True, gc=False):
     shadowed: tuple[str, ...] = ()
     remote: tuple[str, int] | None = None  # whence it came
     loading: float = 0.0  # of `waited`, for its model to be loaded here
+    trace: Trace | None = None  # where it stands in one, where this node makes traces

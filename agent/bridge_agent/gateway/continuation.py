@@ -281,6 +281,7 @@ class StreamContinuation:
             deadline=outer.deadline,
             # Its client is in the middle of a sentence: it goes before what has not begun.
             priority=Priority(max(Priority.HIGH, outer.priority - 1)),
+            trace=outer.trace,
         )
         trail = self._send(arrival, path, candidates)
         try:

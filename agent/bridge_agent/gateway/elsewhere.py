@@ -56,7 +56,11 @@ def found_elsewhere(state: GatewayState, route: HttpRoute, body: bytes, node: st
     index = state.view.index
     copies = index.copies(name).values()
     maker = state.maker(name)
-    if any(copy.node == node for copy in copies) or (maker is not None and maker.node == node):
+    if (
+        any(copy.node == node for copy in copies)
+        or node in index.withheld(name)
+        or (maker is not None and maker.node == node)
+    ):
         return None
     owners = tuple(dict.fromkeys(copy.node for copy in copies))
     if owners:

@@ -9,7 +9,7 @@ from typing import Any, Final
 import msgspec
 import structlog
 
-from bridge_agent.gateway import pulls
+from bridge_agent.gateway import pulls, signed_models
 from bridge_agent.gateway.arrival import Arrival
 from bridge_agent.gateway.config import Outcome
 from bridge_agent.gateway.listing import OLLAMA_JSON, merged_ps
@@ -121,6 +121,10 @@ async def mutate_all(state: GatewayState, arrival: Arrival, route: HttpRoute, no
     except BadBody as fault:
         refuse(state, arrival, route, 400, fault.message)
         return
+    unsigned = signed_models.to_be_signed(state, arrival, route)
+    if unsigned and not pulls.takes(state, route):
+        signed_models.refuse_unsigned(state, arrival, route, unsigned)
+        return
     at = [target.node for target in nodes]
     if not admits(state, arrival, route, names or ("",), nodes=at, peeked=peeked):
         return
@@ -166,6 +170,9 @@ async def _collect(
                 last = record
             return target.node, 500 if "error" in last else 200, msgspec.json.encode(last)
         except WantsLogin as fault:
+            if unsigned := signed_models.to_be_signed(state, arrival, route):
+                error = {"error": signed_models.refusal(route, unsigned)}
+                return target.node, 403, msgspec.json.encode(error)
             log.info("pull_by_engine", reason=fault.message)
     try:
         async with _request(state, arrival, target) as response:
@@ -209,6 +216,9 @@ async def _records(
                 yield own
             return
         except WantsLogin as fault:
+            if unsigned := signed_models.to_be_signed(state, arrival, route):
+                yield {"error": signed_models.refusal(route, unsigned)}
+                return
             log.info("pull_by_engine", reason=fault.message)
     rest = b""
     try:

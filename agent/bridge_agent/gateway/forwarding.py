@@ -33,6 +33,11 @@ def with_body(head: bytes, extra: bytes, body: bytes) -> bytes:
     return b"%b%bcontent-length: %d\r\n\r\n%b" % (head, extra, len(body), body)
 
 
+def before_body(head: bytes, extra: bytes, size: int) -> bytes:
+    """The request before a body of so many bytes, which is too large to be copied."""
+    return b"%b%b%b\r\n" % (head, extra, content_length(size))
+
+
 def with_stream(head: bytes, extra: bytes, headers: Headers) -> tuple[bytes, bool]:
     """The request before a body that still comes, and whether that is to be written in chunks.
 

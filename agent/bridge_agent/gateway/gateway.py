@@ -36,7 +36,7 @@ from bridge_agent.gateway.lingering import Lingering
 from bridge_agent.gateway.oci import Registry
 from bridge_agent.gateway.oci_push import is_upload
 from bridge_agent.gateway.peer_side import PeerSide
-from bridge_agent.gateway.ports import ModelLoading, ModelSource
+from bridge_agent.gateway.ports import ModelLoading, ModelSource, SignedModels
 from bridge_agent.gateway.replies import broke_off, note, respond_error, turned_away
 from bridge_agent.gateway.routes import BY_PATH, ROUTES, HttpRoute, Kind, protocol_of
 from bridge_agent.gateway.shapes import error_body
@@ -50,6 +50,7 @@ from bridge_agent.peers.upstreams import Upstreams
 from bridge_agent.quotas.meter import Meter
 from bridge_agent.routing.admission_rules import PRIORITIES, Priority
 from bridge_agent.routing.view import MeshView
+from bridge_agent.tracing.tracer import Tracer
 from bridge_core.http1 import App, Exchange, Pair, Request, coroutine_app
 from bridge_core.http_access import (
     FETCH,
@@ -95,6 +96,7 @@ class Gateway:
         upstreams: Links to engines and peers; closed by whoever made them.
         group: Where the tasks of slow routes run.
         meter: Counts what callers use, and refuses what is beyond their quotas; None: nobody does.
+        tracer: Gives requests their places in traces; None: nobody does.
         authenticator: Says who asks at the client listeners; None: one without the mesh's secrets.
         now: Monotonic seconds.
     """
@@ -107,6 +109,7 @@ class Gateway:
         group: asyncio.TaskGroup,
         *,
         meter: Meter | None = None,
+        tracer: Tracer | None = None,
         authenticator: Authenticator | None = None,
         now: Callable[[], float] = monotonic,
     ) -> None:
@@ -114,6 +117,7 @@ class Gateway:
         proofs = self._authenticator.proofs
         self._state = GatewayState(config, view, upstreams, group, proofs=proofs, now=now)
         self._state.meter = meter
+        self._state.tracer = tracer
         self._group = group
         self._lingering = Lingering(self._state.admission, view, upstreams, group)
         self._state.admission.watch = self._lingering.watch
@@ -243,6 +247,10 @@ class Gateway:
         if shelf is not None:
             registry = Registry(self._state, shelf, receiver)
             self._registry = lambda arrival: self._as_registry(registry, arrival)
+
+    def sign_with(self, signatures: SignedModels) -> None:
+        """Has models that have to be signed kept from whoever asks for them, as `signatures` says."""
+        self._state.signatures = signatures
 
     def load_with(self, loading: ModelLoading) -> None:
         """Has models loaded by `loading`, whoever waits for them, and not by each request for itself."""
@@ -395,6 +403,8 @@ class Gateway:
             cors=asked.cors,
             priority=asked.priority,
         )
+        if state.tracer is not None:
+            arrival.trace = state.tracer.begin(exchange.request, began)
         if asked.route is None:
             self._answer(arrival)
         else:

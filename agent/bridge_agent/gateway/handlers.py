@@ -8,7 +8,7 @@ from functools import partial
 from itertools import islice
 from typing import Any, Final, TypeAlias
 
-from bridge_agent.gateway import fanout, listing, pulls
+from bridge_agent.gateway import fanout, listing, pulls, signed_models
 from bridge_agent.gateway.arrival import Arrival
 from bridge_agent.gateway.config import Outcome
 from bridge_agent.gateway.elsewhere import found_elsewhere
@@ -87,6 +87,10 @@ class RouteHandlers:
 
     def _mutate_here(self, arrival: Arrival, route: HttpRoute) -> None:
         state = self._state
+        if route.path == signed_models.COPY and signed_models.to_be_signed(state, arrival, route):
+            copying = self._group.create_task(signed_models.copy(state, arrival, route))
+            arrival.exchange.on_disconnect = copying.cancel  # type: ignore[assignment]  # as below
+            return
         if pulls.takes(state, route):
             by_engine = partial(self._by_engine, arrival, route)
             task = self._group.create_task(pulls.pull(state, arrival, route, by_engine))
@@ -95,6 +99,10 @@ class RouteHandlers:
         self._by_engine(arrival, route)
 
     def _by_engine(self, arrival: Arrival, route: HttpRoute) -> None:
+        unsigned = signed_models.to_be_signed(self._state, arrival, route)
+        if unsigned:
+            signed_models.refuse_unsigned(self._state, arrival, route, unsigned)
+            return
         # One instance of the node does it: they share the node's store.
         send_to(self._state, arrival, route, self._own()[:1], (self._state.config.node,))
 
@@ -147,7 +155,10 @@ class RouteHandlers:
         body = listing.openai_model_body(self._state.view.index, parameter) if verdict.allowed else None
         if body is None:
             tag = "" if ":" in parameter.rpartition("/")[2] else ":latest"
-            refusal = unknown_model(self._state, route, parameter, parameter + tag, arrival.began)
+            known = name if verdict.allowed else ""
+            refusal = unknown_model(
+                self._state, route, parameter, parameter + tag, arrival.began, model=known
+            )
             refuse(
                 self._state,
                 arrival,

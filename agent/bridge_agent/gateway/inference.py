@@ -268,7 +268,7 @@ def _may_begin(
     """Whether a request that nobody can serve goes its way nevertheless; else it was answered."""
     name = canonical(asked)
     if not decision.known:
-        refusal = unknown_model(state, route, asked, short(name), arrival.began)
+        refusal = unknown_model(state, route, asked, short(name), arrival.began, model=decision.model)
         refuse(
             state,
             arrival,

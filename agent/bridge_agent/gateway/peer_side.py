@@ -159,7 +159,7 @@ class PeerSide:
     def _arrival(self, exchange: Exchange, hop: Hop, caller: Caller) -> Arrival:
         state = self._state
         began = state.now()
-        return Arrival(
+        arrival = Arrival(
             exchange,
             caller,
             hop,
@@ -168,6 +168,9 @@ class PeerSide:
             deadline=None if hop.remaining_s is None else began + hop.remaining_s,
             priority=hop.priority,
         )
+        if state.tracer is not None:
+            arrival.trace = state.tracer.begin(exchange.request, began, trusted=True)
+        return arrival
 
     def _is_admin(self, identity: str | None) -> bool:
         peer = self._of_mesh(identity)

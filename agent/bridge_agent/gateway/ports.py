@@ -1,4 +1,6 @@
-"""What the gateway needs of others: who continues streams that died, who pulls models, and who loads them."""
+"""What the gateway needs of others: who continues streams that died, who pulls models, loads them, and says
+which have to be signed.
+"""
 
 from __future__ import annotations
 
@@ -57,6 +59,19 @@ class ModelSource(Protocol):
 
     def records(self, name: ModelName, *, insecure: bool = False) -> AsyncGenerator[dict[str, Any], None]:
         """Ollama's records of a pull, the last one `success`. Raises BridgeError."""
+
+
+class SignedModels(Protocol):
+    """Who knows which models have to be signed."""
+
+    def enforced(self, name: str) -> bool:
+        """Whether the model of this canonical name has to be signed."""
+
+    def refuses(self, name: str) -> bool:
+        """Whether it has to be, and was not found to be."""
+
+    async def copy(self, source: ModelName, destination: ModelName) -> bool:
+        """Lists a model by another name; False: there is none. Raises NotSigned, BridgeError."""
 
 
 class LoadWaiter(Protocol):

@@ -85,6 +85,7 @@ def note(
             rule=arrival.verdict.policy,
             shadowed=arrival.verdict.shadowed,
             remote=request.remote,
+            trace=arrival.trace,
         ),
         request.body,
     )

@@ -508,6 +508,7 @@ class RoutedRequest:
                 shadowed=arrival.verdict.shadowed,
                 remote=request.remote,
                 loading=self.loading,
+                trace=arrival.trace,
             ),
             request.body,
         )

@@ -19,7 +19,7 @@ from bridge_agent.gateway.admission import Admission
 from bridge_agent.gateway.callers import Callers
 from bridge_agent.gateway.config import Caller, GatewayConfig, ListenerKind, RequestRecord
 from bridge_agent.gateway.counters import GatewayCounters
-from bridge_agent.gateway.ports import ModelLoading, ModelSource, StreamKeeper
+from bridge_agent.gateway.ports import ModelLoading, ModelSource, SignedModels, StreamKeeper
 from bridge_agent.loading.load_rules import ColdModels
 from bridge_agent.peers.upstreams import Upstreams
 from bridge_agent.quotas.meter import Meter
@@ -31,6 +31,7 @@ from bridge_agent.routing.outlook_rules import Conversations
 from bridge_agent.routing.strategies import Turns
 from bridge_agent.routing.unheard import Unheard
 from bridge_agent.routing.view import Index, MeshView, Target
+from bridge_agent.tracing.tracer import Tracer
 from bridge_core.snapshot import RoutePolicy
 
 FRESH_S: Final = 5.0
@@ -57,8 +58,10 @@ class GatewayState:
         models: Who pulls models to this node; None: its engines do.
         gathering: Who asks for embeddings of several requests at once; None: each goes alone.
         loading: Who has its engines load models; None: whichever request needs one.
+        signatures: Who knows which models have to be signed; None: nobody, and none has.
         cold: Where models are being loaded for requests that came in here.
         meter: Who counts what callers use and refuses what is beyond their quotas; None: nobody.
+        tracer: Who gives requests their places in traces; None: traces pass through as they come.
         on_record: Told of each request when it is over, and what it asked.
         on_progress: Told of instance and model now and then while an own engine's answer streams.
         node_spoke: Told of a node whose long answer goes on.
@@ -95,8 +98,10 @@ class GatewayState:
         self.node_spoke: Callable[[str], None] | None = None
         self.keeper: StreamKeeper | None = None
         self.meter: Meter | None = None
+        self.tracer: Tracer | None = None
         self.models: ModelSource | None = None
         self.loading: ModelLoading | None = None
+        self.signatures: SignedModels | None = None
         batching = config.batching
         self.gathering: Gathering | None = None if batching is None else Gathering(batching, self)
         self.cold = ColdModels()
@@ -227,6 +232,8 @@ class GatewayState:
         """What was just made here is what its name means here, whatever others have by it."""
         for name, (target, _) in self._made.items():
             known = index.targets.get(target.id)
+            if self._withheld(name):
+                continue
             if known is not None and known.local and known.available and name not in index.routes:
                 policy = index.defaults
                 index.settled[name] = Decision(name, (known,), True, strategy="just_made", policy=policy)
@@ -238,7 +245,12 @@ class GatewayState:
                 del self._made[name]
                 self.view.index.settled.pop(name, None)
 
+    def _withheld(self, name: str) -> bool:
+        return self.signatures is not None and self.signatures.refuses(name)
+
     def maker(self, name: str) -> Target | None:
-        """Where a model was made a moment ago; None where none of this name was."""
+        """Where a model was made a moment ago; None where none of this name was that may be served."""
         target, until = self._made.get(name, (None, 0.0))
+        if target is not None and self._withheld(name):
+            return None
         return target if until > self.now() else None

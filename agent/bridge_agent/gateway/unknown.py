@@ -1,4 +1,4 @@
-"""What a client hears whose model nobody is known to have."""
+"""What a client hears whose model nobody is known to serve."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ class UnknownModelRefusal(NamedTuple):
 
 
 def unknown_model(
-    state: GatewayState, route: HttpRoute, asked: str, name: str, now: float
+    state: GatewayState, route: HttpRoute, asked: str, name: str, now: float, *, model: str = ""
 ) -> UnknownModelRefusal:
-    """503 for as long as it may still turn up, else the route's own 404.
+    """503 for as long as it may still turn up, 403 where it is withheld, else the route's own 404.
 
     Args:
         state: Where the request is.
@@ -29,7 +29,12 @@ def unknown_model(
         asked: The model, as the client spelled it.
         name: The same with its tag, for routes that say it so.
         now: Monotonic time.
+        model: The one that was to serve it, in canonical form, where the caller may know of it.
     """
+    withheld = state.view.index.withheld(model)
+    if withheld:
+        state.counters.refused["unsigned"] += 1
+        return UnknownModelRefusal(403, f"model '{asked}' is not served: {min(withheld.values())}", None)
     why = state.unheard.reason(now)
     if not why:
         return UnknownModelRefusal(404, route.missing.format(asked, name), None)

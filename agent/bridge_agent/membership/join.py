@@ -30,6 +30,8 @@ from bridge_agent.membership.clock import check_clock
 from bridge_agent.membership.follow_rules import judge
 from bridge_agent.membership.identity_files import remove_identity, write_identity
 from bridge_agent.membership.registry_client import update_of
+from bridge_agent.models.section import ModelsSection
+from bridge_agent.tracing.section import TracesSection
 from bridge_core.addresses import join_address, split_address
 from bridge_core.errors import BridgeError, Fatal, Unavailable
 from bridge_core.files import write_atomically
@@ -74,7 +76,9 @@ class JoinPlan(msgspec.Struct, frozen=True):
         advertise: The host that other agents reach this one at; None: looked up.
         node_class: Its own NodeClass's `spec`.
         seal: How its files are sealed.
+        models: How models come to it.
         replace: The node that is enrolled here already, to be given a new key and certificate.
+        traces: Where its traces go; None: it makes none.
     """
 
     registries: tuple[str, ...]
@@ -86,7 +90,9 @@ class JoinPlan(msgspec.Struct, frozen=True):
     advertise: str | None = None
     node_class: dict[str, Any] | None = None
     seal: SealSection = SealSection()
+    models: ModelsSection = ModelsSection()
     replace: AgentConfig | None = None
+    traces: TracesSection | None = None
 
 
 def replacing(
@@ -246,6 +252,8 @@ def _keep(
         labels=plan.labels,
         node_class=plan.node_class,
         seal=plan.seal,
+        models=plan.models,
+        traces=plan.traces,
     )
     settings = msgspec.structs.replace(
         before,

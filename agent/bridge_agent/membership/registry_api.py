@@ -13,6 +13,7 @@ from typing import Protocol
 import msgspec
 
 from bridge_agent.health.report import HealthReport
+from bridge_agent.models.shared.hold import PublishCall
 from bridge_agent.quotas.stream_rules import QuotaReport
 from bridge_core.counts import Counts
 from bridge_core.errors import BridgeError
@@ -148,6 +149,9 @@ class RegistryApi(Protocol):
 
     def lease_cells(self) -> AbstractAsyncContextManager[QuotaCall]:
         """Opens a stream of quota leases; leaving the context ends it."""
+
+    def publish(self) -> AbstractAsyncContextManager[PublishCall]:
+        """Opens a stream that holds the lease of a model in shared storage; leaving the context ends it."""
 
     async def renew(self, csr: bytes) -> IssuedIdentity:
         """A fresh certificate for the calling node and the CSR's key (PKCS#10, PEM)."""

@@ -27,6 +27,7 @@ from bridge_agent.membership.registry_api import (
     SnapshotStream,
     Update,
 )
+from bridge_agent.models.shared.hold import PublishCall, PublishHold
 from bridge_agent.quotas.messages import grants_of, report_message
 from bridge_agent.quotas.stream_rules import QuotaReport
 from bridge_core.count_messages import fields_of
@@ -39,8 +40,11 @@ from bridge_wire.v1 import registry_pb2 as pb
 from bridge_wire.v1.console_pb2 import ModelLoad
 from bridge_wire.v1.quota_pb2_grpc import QuotasStub
 from bridge_wire.v1.registry_pb2_grpc import EnrolmentStub, MeshStub
+from bridge_wire.v1.shared_storage_pb2 import PublishBeat
+from bridge_wire.v1.shared_storage_pb2_grpc import SharedStorageStub
 
 _CALL_S = 10.0
+_MOST_VALID_MS = 300_000
 _RETRYABLE = frozenset(
     {
         grpc.StatusCode.UNAVAILABLE,
@@ -89,6 +93,16 @@ class RegistryClient:
             call = stub.LeaseCells()
             try:
                 yield _Quotas(self.address, call)
+            finally:
+                call.cancel()
+
+    @contextlib.asynccontextmanager
+    async def publish(self) -> AsyncIterator[PublishCall]:
+        """See `PublishRegistry.publish`."""
+        async with self._stub(SharedStorageStub) as stub:
+            call = stub.Publish()
+            try:
+                yield _Publication(self.address, call)
             finally:
                 call.cancel()
 
@@ -198,6 +212,34 @@ class _Quotas:
         if message is grpc.aio.EOF:
             raise Unavailable(f"registry {self._address} ended the quota leases")
         return grants_of(message)
+
+
+class _Publication:
+    def __init__(self, address: str, call: Any) -> None:
+        self._address = address
+        self._call = call
+
+    async def send(self, tier: str, model: str) -> None:
+        await self._write(PublishBeat(tier=tier, model=model))
+
+    async def done(self) -> None:
+        await self._write(PublishBeat(done=True))
+        with _translated(self._address, "lease"):
+            await self._call.read()  # its end: the lease is given back
+
+    async def _write(self, beat: PublishBeat) -> None:
+        with _translated(self._address, "lease"):
+            if self._call.done():
+                await self._call  # says why
+                raise Unavailable(f"registry {self._address} ended the lease")
+            await self._call.write(beat)
+
+    async def receive(self) -> PublishHold:
+        with _translated(self._address, "lease"):
+            message = await self._call.read()
+        if message is grpc.aio.EOF:
+            raise Unavailable(f"registry {self._address} ended the lease")
+        return PublishHold(message.token, min(message.valid_ms, _MOST_VALID_MS) / 1000.0)
 
 
 def update_of(message: pb.SnapshotUpdate) -> Update:

@@ -16,15 +16,20 @@ from bridge_agent.models.blobs import Blobs
 from bridge_agent.models.pulling import ModelPulls
 from bridge_agent.models.removal_rules import refusal
 from bridge_agent.models.removing import Removals
+from bridge_agent.models.shared.publishing import Publishing
+from bridge_agent.models.shared.tier import SharedTier
+from bridge_agent.models.store_reads import manifest_bytes
 from bridge_agent.routing.view import MeshView
+from bridge_agent.signing.judging_rules import Judged
 from bridge_core import model_answers
+from bridge_core.bounds import MAX_REASON
 from bridge_core.decoding import Undecodable, decode_json
 from bridge_core.dialects.errors import ApiError
 from bridge_core.errors import BridgeError
 from bridge_core.http1 import App, Exchange, coroutine_app
 from bridge_core.identity.spiffe import SpiffeId
-from bridge_core.model_answers import BlobChecked, ModelAsked, Removed
-from bridge_core.model_store.layout import Layer, ModelStore, hex_digest
+from bridge_core.model_answers import BlobChecked, ModelAsked, Removed, SharedSaid
+from bridge_core.model_store.layout import Layer, ModelStore, Stored, hex_digest
 from bridge_core.names import InvalidName, ModelName
 
 log = structlog.get_logger()
@@ -36,6 +41,7 @@ _CHANGES: Final = ("operator", "admin")
 
 _Page: TypeAlias = Callable[[Exchange, ModelAsked], Awaitable[None]]
 Recorded: TypeAlias = Callable[[Exchange, str, float], None]
+SignedBy: TypeAlias = Callable[[ModelName, bytes], Awaitable[Judged | None]]
 
 
 class AdminPages:
@@ -49,6 +55,9 @@ class AdminPages:
         warm: Brings a model into the page cache.
         removals: Removes models.
         recorded: Puts what an admin did to a model on record, and since when.
+        signed: What policies say of a model's signatures; None: none is about it.
+        shared: The shared storage; None: there is none.
+        publishing: Writes models there.
         now: Monotonic seconds.
     """
 
@@ -62,6 +71,9 @@ class AdminPages:
         warm: Callable[[ModelName], AsyncGenerator[dict[str, Any], None]],
         removals: Removals,
         recorded: Recorded,
+        signed: SignedBy,
+        shared: SharedTier | None = None,
+        publishing: Publishing | None = None,
         now: Callable[[], float] = time.monotonic,
     ) -> None:
         self._blobs = blobs
@@ -71,6 +83,9 @@ class AdminPages:
         self._warming = warm
         self._removals = removals
         self._recorded = recorded
+        self._signed = signed
+        self._shared = shared
+        self._publishing = publishing
         self._now = now
         self._hashing = asyncio.Semaphore(1)
 
@@ -80,6 +95,8 @@ class AdminPages:
             model_answers.PULL: coroutine_app(self._asked(self._pull, changes=True), group),
             model_answers.WARM: coroutine_app(self._asked(self._warm, changes=True), group),
             model_answers.RM: coroutine_app(self._asked(self._rm, changes=True), group),
+            model_answers.PUBLISH: coroutine_app(self._asked(self._publish, changes=True), group),
+            model_answers.SHARED: coroutine_app(self._asked(self._said, changes=False), group),
             model_answers.VERIFY: coroutine_app(self._asked(self._verify, changes=False), group),
         }
 
@@ -114,6 +131,16 @@ class AdminPages:
 
     async def _warm(self, exchange: Exchange, asked: ModelAsked) -> None:
         await self._tell(exchange, asked, self._warming)
+
+    async def _publish(self, exchange: Exchange, asked: ModelAsked) -> None:
+        if self._publishing is None:
+            _error(exchange, 400, "this node has no shared storage (models.shared in agent.json)")
+            return
+        await self._tell(exchange, asked, self._publishing.records)
+
+    async def _said(self, exchange: Exchange, _: ModelAsked) -> None:
+        said = SharedSaid() if self._shared is None else self._shared.said()
+        exchange.respond(200, _JSON, msgspec.json.encode(said))
 
     async def _tell(
         self,
@@ -165,6 +192,8 @@ class AdminPages:
         for model in models:
             if wanted and str(model.name).lower() != wanted:
                 continue
+            if (found := await self._signature(model)) is not None:
+                exchange.write(msgspec.json.encode(found) + b"\n")
             for layer in (*model.manifest.layers, model.manifest.config):
                 known = seen.get(layer.digest)
                 if known is None:
@@ -177,6 +206,20 @@ class AdminPages:
                 exchange.write(msgspec.json.encode(said) + b"\n")
                 await exchange.drain()
         exchange.finish()
+
+    async def _signature(self, model: Stored) -> BlobChecked | None:
+        """What is said of a model's manifest where it has to be signed; None: it has not."""
+        data = await asyncio.to_thread(manifest_bytes, self._store(), model.name)
+        if data is None:
+            return None
+        judged = await self._signed(model.name, data)
+        if judged is None:
+            return None
+        fault = (judged.refused or judged.shadowed)[:MAX_REASON]
+        by = ", ".join(judged.by)[:256]
+        return BlobChecked(
+            model.name.short(), f"sha256:{model.digest}", len(data), fault, of_manifest=True, signed=by
+        )
 
     def _check(self, name: str, layer: Layer, stopped: Callable[[], bool]) -> BlobChecked:
         hex_, fault, sealed = hex_digest(layer.digest), "", False

@@ -30,12 +30,20 @@ from bridge_agent.models.receiving import Receiver
 from bridge_agent.models.removing import Removals
 from bridge_agent.models.sealing import Sealing
 from bridge_agent.models.section import ModelsSection
+from bridge_agent.models.shared.hold import PublishRegistry
+from bridge_agent.models.shared.patience import aside
+from bridge_agent.models.shared.publishing import Publishing
+from bridge_agent.models.shared.section import shared_faults
+from bridge_agent.models.shared.tier import SharedTier
 from bridge_agent.models.shelf import Shelf
 from bridge_agent.models.warming import Warming
 from bridge_agent.peers.upstreams import Upstreams
 from bridge_agent.routing.view import MeshView
-from bridge_core.errors import BridgeError
+from bridge_agent.signing.gate import SignatureGate
+from bridge_agent.signing.pages import SigningPages
+from bridge_core.errors import BridgeError, Fatal
 from bridge_core.http1 import App
+from bridge_core.model_answers import SharedSaid
 from bridge_core.model_store.layout import ModelStore
 from bridge_core.names import ModelName
 
@@ -43,6 +51,7 @@ log = structlog.get_logger()
 
 _TIDY_S: Final = 3600.0
 _OLD_S: Final = 7 * 86_400.0
+_SHARED_LOOK_S: Final = 30.0
 
 
 def store_of(engines: tuple[EngineConfig, ...], default: Path) -> Path | None:
@@ -70,7 +79,12 @@ class ModelDesk:
         loading: Whether an engine here loads a model; asked in a thread.
         warmed: Told when other models are in the page cache, or lie sealed, than before.
         give_up_s: How long a transfer may gain nothing.
+        habits: The file of what is asked for at which time of day; None: that is not kept.
         keys: What sealed blobs open with, and what comes is sealed with where `section` says so.
+        registries: Give leases to publish models into the shared storage.
+
+    Raises:
+        Fatal: the shared storage is the models folder itself, or lies in it.
 
     Attributes:
         root: The models folder.
@@ -83,6 +97,8 @@ class ModelDesk:
         sealing: Sees to it that blobs lie sealed; None where they lie in the clear.
         removals: Removes models.
         receiver: Takes what is pushed here.
+        signatures: Says which models have to be signed, and are.
+        shared: The shared storage; None: there is none.
     """
 
     def __init__(
@@ -102,8 +118,13 @@ class ModelDesk:
         warmed: Callable[[], None] = lambda: None,
         give_up_s: float = GIVE_UP_S,
         keys: BlobKeys | None = None,
+        habits: Path | None = None,
+        registries: Sequence[PublishRegistry] = (),
     ) -> None:
         self.root = root
+        if faults := shared_faults(section.shared, (str(root),)):
+            raise Fatal("; ".join(faults), hint="correct agent.json")
+        self.shared = None if section.shared is None else SharedTier(section.shared)
         self._group = group
         rng = random.Random()  # noqa: S311 - which of equally good pieces
         peers = PeerClient(view, upstreams)
@@ -114,6 +135,7 @@ class ModelDesk:
 
         self.store = store
         blobs = self.blobs = Blobs(root, keys, sealing=section.sealed)
+        self.signatures = SignatureGate(view, (blobs, store), instances, changed=warmed)
         self.shelf = Shelf(blobs, store, view, peers)
         finding = Finding(peers, time.monotonic, give_up_s=give_up_s)
 
@@ -150,6 +172,8 @@ class ModelDesk:
             group=group,
             changed=changed,
             room=self.removals.make_room,
+            check=self.signatures.check,
+            shared=self.shared,
         )
         self.receiver = Receiver(
             blobs,
@@ -157,6 +181,7 @@ class ModelDesk:
             reserve=section.reserve,
             room=self.removals.make_room,
             changed=changed,
+            check=self.signatures.check,
         )
         self.pages = PeerPages(blobs, store, self.fetcher, finding, pace=pace(), busy=busy)
         self.warming = Warming(
@@ -167,6 +192,7 @@ class ModelDesk:
             instances=instances,
             loading=loading,
             changed=warmed,
+            habits=habits,
         )
         self._key_socket = None if keys is None else KeySocket(root, keys, sealing=section.sealed)
         self.sealing: Sealing | None = None
@@ -183,7 +209,13 @@ class ModelDesk:
             warm=self.warming.order,
             removals=self.removals,
             recorded=recorded,
+            signed=self.signatures.verdict,
+            shared=self.shared,
+            publishing=None
+            if self.shared is None
+            else Publishing(self.shared, blobs, store, registries, lambda: view.index.node),
         )
+        self._signing = SigningPages(blobs, store, view, changed=changed, recorded=recorded)
 
     def node_pages(self) -> dict[str, App]:
         """What other nodes may ask, by path."""
@@ -191,7 +223,7 @@ class ModelDesk:
 
     def admin_pages(self) -> dict[str, App]:
         """What admins may ask, by path."""
-        return self._admin.apps(self._group)
+        return {**self._admin.apps(self._group), **self._signing.apps(self._group)}
 
     @property
     def tasks(self) -> dict[str, Callable[[], Coroutine[Any, Any, None]]]:
@@ -201,6 +233,8 @@ class ModelDesk:
             found["blob-keys"] = self._key_socket.run
         if self.sealing is not None:
             found["sealing"] = self.sealing.run
+        if self.shared is not None:
+            found["shared-storage"] = functools.partial(_watch, self.shared)
         return found
 
     def shown(self, instances: Sequence[LocalInstance]) -> tuple[LocalInstance, ...]:
@@ -212,7 +246,14 @@ class ModelDesk:
 
     def concerns(self) -> list[str]:
         """What an admin should know about the models of this node."""
-        return [] if self.sealing is None else self.sealing.concerns()
+        return [
+            *(() if self.sealing is None else self.sealing.concerns()),
+            *(() if self.shared is None else self.shared.concerns()),
+        ]
+
+    def shared_said(self) -> SharedSaid | None:
+        """How the shared storage stands; None: there is none."""
+        return None if self.shared is None else self.shared.said()
 
     def asked(self, model: str) -> None:
         """A request for the model of this canonical name was served here."""
@@ -235,3 +276,10 @@ class ModelDesk:
 
 def _origin(name: ModelName, insecure: bool) -> OriginPort:
     return Origin(name, insecure=insecure)
+
+
+async def _watch(shared: SharedTier) -> None:
+    """Looks at the shared storage until cancelled, in none of the common threads: it may hang a while."""
+    while True:
+        await aside(shared.look)
+        await asyncio.sleep(_SHARED_LOOK_S)

@@ -155,6 +155,8 @@ class BlobFetcher:
             await self._gather(live)
             if await live.on_disk(partial.digest, lambda: live.done) == live.hex:
                 await live.on_disk(partial.commit)
+                if live.origin is not None:
+                    live.origin.kept(f"sha256:{live.hex}")
                 log.info("blob_fetched", blob=live.hex[:12], inside=live.inside, outside=live.outside)
                 return
             await self._again(live, partial)
@@ -174,6 +176,9 @@ class BlobFetcher:
 
     async def _again(self, live: Live, partial: PartialBlob) -> None:
         """The whole is wrong: finds out whose pieces, and forgets them."""
+        if live.origin is not None and live.outside:
+            arguments = (f"sha256:{live.hex}", live.size, lambda: live.done)
+            await asyncio.get_running_loop().run_in_executor(live.network, live.origin.doubted, *arguments)
         whole = (1 << live.count) - 1
         provers = [name for name, one in live.rules.sources.items() if one.have == whole and not one.dropped]
         said: dict[str, dict[int, str]] = {}

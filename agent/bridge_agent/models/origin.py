@@ -56,6 +56,12 @@ class OriginPort(Protocol):
     def open(self, digest: str, size: int, piece: int) -> Stream:
         """The blob of a digest from a piece on. Raises OriginFault."""
 
+    def kept(self, digest: str) -> None:
+        """A blob is whole, has its digest, and is in the store."""
+
+    def doubted(self, digest: str, size: int, stopped: Callable[[], bool]) -> None:
+        """A whole of which pieces came from here had another digest; ends early once `stopped` says so."""
+
 
 class Origin:
     """The registry that a model's name names."""
@@ -77,6 +83,12 @@ class Origin:
     def open(self, digest: str, size: int, piece: int) -> Stream:
         """See `OriginPort`."""
         return Download(self._registry, digest, size, piece)
+
+    def kept(self, digest: str) -> None:
+        """See `OriginPort`: nobody counts."""
+
+    def doubted(self, digest: str, size: int, stopped: Callable[[], bool]) -> None:
+        """See `OriginPort`: it is asked again, and what it sends is not believed more than before."""
 
 
 class _Asked(Protocol):

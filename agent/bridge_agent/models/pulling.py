@@ -3,35 +3,46 @@
 Rules:
 1. The manifest is the origin's where the origin answers: a pull brings what is newest there. Where it does
    not, or does not know the model, it is the one that the mesh means by the name (`model_digests`), and it
-   counts only with the digest by which nodes list it.
-2. Blobs come as `fetcher` gets them: from nodes first.
+   counts only with the digest by which nodes list it. Where neither has it, it is the one in the shared
+   storage, unless nodes list another digest by the name: that one counts, wherever it may be had.
+2. Blobs come as `fetcher` gets them: from nodes first, then from the shared storage, then from the origin.
 3. The manifest is written last, as the bytes that came, when every blob of it is there.
-4. Who asks for a name that is being pulled follows that pull. When nobody follows any more, it ends, and
+4. Where its name has to be signed (`signing.gate`), signatures come first, and nothing else of a model
+   without a good one. If it is the origin's that has none, the one here, or the mesh's, may have: then it is
+   that, and the records say so.
+5. Who asks for a name that is being pulled follows that pull. When nobody follows any more, it ends, and
    what came stays for the next one.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import hashlib
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Final, TypeAlias
 
+import msgspec
 import structlog
 
 from bridge_agent.models.blob_files import PARTIAL
 from bridge_agent.models.blobs import Blobs
 from bridge_agent.models.fetcher import BlobFetcher
-from bridge_agent.models.manifest_finding import holders, manifest_from
+from bridge_agent.models.manifest_finding import Holders, holders, manifest_from
 from bridge_agent.models.manifest_rules import BadManifest, blobs_of, read_manifest
 from bridge_agent.models.origin import OriginFault, OriginPort
 from bridge_agent.models.peer_client import PeerClient
+from bridge_agent.models.shared.tier import SharedTier
+from bridge_agent.models.shared.tiered_origin import TieredOrigin
+from bridge_agent.models.store_reads import manifest_bytes
 from bridge_agent.models.store_writes import list_model
 from bridge_agent.routing.view import MeshView
+from bridge_agent.signing.judging_rules import NotSigned
 from bridge_core.decoding import Undecodable
 from bridge_core.dialects.errors import ApiError
 from bridge_core.errors import BridgeError
+from bridge_core.model_signing.content import MOST_BUNDLE, MOST_SIGNATURES, signatures_of
 from bridge_core.model_store.layout import Layer, Manifest, ModelStore, hex_digest
 from bridge_core.names import ModelName
 
@@ -40,6 +51,7 @@ log = structlog.get_logger()
 Record: TypeAlias = dict[str, Any]
 MakeOrigin: TypeAlias = Callable[[ModelName, bool], OriginPort]
 MakeRoom: TypeAlias = Callable[[int, ModelName], Awaitable[None]]
+CheckSigned: TypeAlias = Callable[[ModelName, bytes], Awaitable[None]]
 
 _ROUNDS: Final = 3  # of fetching again what somebody removed meanwhile
 _TAKEN: Final = "its blobs are removed as fast as they come: is a model deleted here that shares them?"
@@ -52,6 +64,15 @@ _ASKING: Final = 32  # registries asked at once for a manifest
 
 class WantsLogin(BridgeError):
     """The origin wants to know who asks, and no node has the model: an engine with an account may get it."""
+
+
+class _Found(msgspec.Struct, frozen=True):
+    """A manifest: its bytes, what they say, where its blobs are besides nodes, and if it is its origin's."""
+
+    data: bytes
+    manifest: Manifest
+    source: OriginPort | None
+    outside: bool
 
 
 class _Pull:
@@ -111,6 +132,8 @@ class ModelPulls:
         group: Where pulls run.
         changed: Called when the store has another model.
         room: Makes room for so many bytes more, of this model, or raises BridgeError.
+        check: Returns when a manifest may be listed by a name, or raises NotSigned.
+        shared: The shared storage; None: there is none.
     """
 
     def __init__(
@@ -125,7 +148,10 @@ class ModelPulls:
         group: asyncio.TaskGroup,
         changed: Callable[[], None],
         room: MakeRoom,
+        check: CheckSigned,
+        shared: SharedTier | None = None,
     ) -> None:
+        self._check = check
         self._blobs = blobs
         self._store = store
         self._view = view
@@ -135,6 +161,7 @@ class ModelPulls:
         self._origin = origin
         self._group = group
         self._changed = changed
+        self._shared = shared
         self._pulls: dict[str, _Pull] = {}
         # Not the agent's own threads: registries that say nothing would take them all.
         self._asking = ThreadPoolExecutor(_ASKING, "manifests")
@@ -190,13 +217,15 @@ class ModelPulls:
     async def _pull(self, pull: _Pull, name: ModelName, insecure: bool) -> None:
         pull.say("manifest", status="pulling manifest")
         origin = self._origin(name, insecure)
-        data, manifest, from_mesh = await self._manifest(name, origin)
+        found = await self._manifest(name, origin)
         pull.ready.set()
         likely = self._likely(name)
+        found = await self._acceptable(pull, name, found, likely)
+        data, manifest = found.data, found.manifest
         await self._room(await asyncio.to_thread(self._incoming, manifest), name)
         for _ in range(_ROUNDS):
             for layer in blobs_of(manifest):
-                await self._blob(pull, layer, None if from_mesh else origin, likely)
+                await self._blob(pull, layer, found.source, likely)
             pull.say("verifying", status="verifying sha256 digest")
             pull.say("writing", status="writing manifest")
             if await asyncio.to_thread(list_model, self._blobs, self._store(), name, data, manifest):
@@ -206,6 +235,53 @@ class ModelPulls:
         self._changed()
         log.info("pulled", model=name.short(), digest=hashlib.sha256(data).hexdigest()[:12])
         pull.say("success", status="success")
+
+    async def _acceptable(
+        self, pull: _Pull, name: ModelName, found: _Found, likely: tuple[str, ...]
+    ) -> _Found:
+        """What may be listed by this name: as it was found, else as the mesh has it (rule 4).
+
+        Raises:
+            NotSigned: neither may be.
+        """
+        try:
+            await self._judge(pull, name, found, likely)
+        except NotSigned as fault:
+            if not found.outside:
+                raise
+            own = await self._signed_here(pull, name, likely)
+            if own is None:
+                raise
+            log.info("pulled_as_it_is_here", model=name.short(), reason=fault.message)
+            pull.say("signed", status="not signed at its registry: taken as the mesh has it")
+            return own
+        return found
+
+    async def _signed_here(self, pull: _Pull, name: ModelName, likely: tuple[str, ...]) -> _Found | None:
+        """The model as it is here, or as the mesh has it, where that is signed as it has to be."""
+        known = holders(self._view, name)
+        for data in (
+            await asyncio.to_thread(manifest_bytes, self._store(), name),
+            await manifest_from(self._peers, name, known),
+            await self._in_shared(name, known),
+        ):
+            if data is not None:
+                found = self._found(name, data)
+                with contextlib.suppress(NotSigned):
+                    await self._judge(pull, name, found, likely)
+                    return found
+        return None
+
+    def _found(self, name: ModelName, data: bytes, origin: OriginPort | None = None) -> _Found:
+        """A manifest of the origin's, where one is given, or of the mesh's."""
+        source = origin if self._shared is None else TieredOrigin(self._shared, origin)
+        return _Found(data, self._read(name, data), source, origin is not None)
+
+    async def _judge(self, pull: _Pull, name: ModelName, found: _Found, likely: tuple[str, ...]) -> None:
+        for layer in signatures_of(found.manifest)[:MOST_SIGNATURES]:
+            if layer.size <= MOST_BUNDLE:
+                await self._blob(pull, layer, found.source, likely)
+        await self._check(name, found.data)
 
     async def _blob(
         self, pull: _Pull, layer: Layer, origin: OriginPort | None, likely: tuple[str, ...]
@@ -224,19 +300,34 @@ class ModelPulls:
             await self._fetcher.fetch(layer, origin, likely, report)
         report(layer.size)
 
-    async def _manifest(self, name: ModelName, origin: OriginPort) -> tuple[bytes, Manifest, bool]:
-        """The manifest's bytes, what they say, and whether another node gave them."""
+    async def _manifest(self, name: ModelName, origin: OriginPort) -> _Found:
         known = holders(self._view, name)
+        held = await self._in_shared(name, known)
         try:
-            data = await self._outside(origin, _ORIGIN_S if known.nodes else _ALONE_S)
-            return data, self._read(name, data), False
+            data = await self._outside(origin, _ORIGIN_S if known.nodes or held is not None else _ALONE_S)
+            return self._found(name, data, origin)
         except OriginFault as fault:
             given = await manifest_from(self._peers, name, known)
+            if given is None:
+                given = held
             if given is not None:
-                return given, self._read(name, given), True
+                return self._found(name, given)
             if fault.login:
                 raise WantsLogin(f"pull model manifest: {fault.message}") from fault
-            raise ApiError(500, f"pull model manifest: {_plain(fault)}", late=True) from fault
+            away = "" if self._shared is None else self._shared.said().fault
+            beside = f"; the shared storage is away: {away}" if away else ""
+            raise ApiError(500, f"pull model manifest: {_plain(fault)}{beside}", late=True) from fault
+
+    async def _in_shared(self, name: ModelName, known: Holders) -> bytes | None:
+        """The manifest in the shared storage, where it is the one that is meant (rule 1)."""
+        if self._shared is None:
+            return None
+        loop = asyncio.get_running_loop()
+        data = await loop.run_in_executor(self._asking, self._shared.manifest, name)
+        if data is None or not known.digest or hashlib.sha256(data).hexdigest() == known.digest:
+            return data
+        log.warning("shared_manifest_not_meant", model=name.short(), digest=known.digest[:12])
+        return None
 
     async def _outside(self, origin: OriginPort, within_s: float) -> bytes:
         loop = asyncio.get_running_loop()

@@ -20,6 +20,7 @@ from bridge_agent.models.piece_rules import MOST_BYTES
 from bridge_agent.models.store_writes import list_model
 from bridge_agent.models.upload_files import UploadFile, forget
 from bridge_agent.models.upload_rules import Span, Upload, UploadRefused, Uploads
+from bridge_agent.signing.judging_rules import NotSigned
 from bridge_core.decoding import Undecodable
 from bridge_core.errors import BridgeError
 from bridge_core.model_store.layout import Layer, ModelStore, hex_digest
@@ -39,6 +40,7 @@ class Receiver:
         reserve: Bytes of the disk that stay free.
         room: Makes room for so many bytes more, or raises BridgeError.
         changed: Called when the store has another model.
+        check: Returns when a manifest may be listed by a name, or raises NotSigned.
         now: Monotonic seconds.
     """
 
@@ -50,6 +52,7 @@ class Receiver:
         reserve: int,
         room: Callable[[int], Awaitable[None]],
         changed: Callable[[], None],
+        check: Callable[[ModelName, bytes], Awaitable[None]],
         now: Callable[[], float] = time.monotonic,
     ) -> None:
         self._blobs = blobs
@@ -57,6 +60,7 @@ class Receiver:
         self._reserve = reserve
         self._room = room
         self._changed = changed
+        self._check = check
         self._now = now
         self._uploads = Uploads()
 
@@ -188,7 +192,8 @@ class Receiver:
             may: Whether the caller may have a blob that they did not bring.
 
         Raises:
-            UploadRefused: it is no manifest that is taken, or names blobs that are not here for this caller.
+            UploadRefused: it is no manifest that is taken, names blobs that are not here for this caller, or
+                lacks the signature that its name needs.
             BridgeError: the disk refuses.
         """
         try:
@@ -205,6 +210,10 @@ class Receiver:
             if size != layer.size:
                 message = f"{layer.digest} has {size} bytes and not {layer.size}"
                 raise UploadRefused(400, "MANIFEST_INVALID", message)
+        try:
+            await self._check(name, data)
+        except NotSigned as fault:
+            raise UploadRefused(403, "DENIED", str(fault)) from fault
         if not await asyncio.to_thread(list_model, self._blobs, self._store(), name, data, manifest):
             raise UploadRefused(400, "MANIFEST_BLOB_UNKNOWN", "a blob was removed meanwhile: push it again")
         digest = f"sha256:{hashlib.sha256(data).hexdigest()}"

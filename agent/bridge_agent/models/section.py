@@ -8,6 +8,7 @@ from typing import Annotated
 import msgspec
 
 from bridge_agent.engines.config import EngineConfig
+from bridge_agent.models.shared.section import SharedSection
 
 _Rate = Annotated[int, msgspec.Meta(ge=0, le=1 << 40)]
 
@@ -25,6 +26,7 @@ class ModelsSection(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             free; 0: none.
         pull_by_engine: Pulls are the engine's own, and nothing comes from other nodes.
         sealed: Blobs lie sealed on the disk, and open into memory alone.
+        shared: Storage that several nodes share, below this node's disk; None: there is none.
     """
 
     bandwidth: _Rate = 0
@@ -34,6 +36,7 @@ class ModelsSection(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     page_cache: Annotated[int, msgspec.Meta(ge=0, le=1 << 50)] | None = None
     pull_by_engine: bool = False
     sealed: bool = False
+    shared: SharedSection | None = None
 
 
 def sealing_faults(section: ModelsSection, engines: Sequence[EngineConfig]) -> list[str]:

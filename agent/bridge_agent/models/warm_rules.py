@@ -6,7 +6,8 @@ likely to be asked for next are read ahead, into memory that nobody else needs.
 Rules:
 1. A model is wanted for what was said of it, the surest first: an admin ordered it; an AutoscalePolicy wants
    it here; a rollout that goes on is about to send requests to it; a route sends its share to it; requests
-   came for it lately (one an hour ago counts half as much as one now). What nobody said anything of is left.
+   came for it lately (one an hour ago counts half as much as one now), or at this time on earlier days
+   (`habit_rules`). What nobody said anything of is left.
 2. They are taken in that order while they fit into the budget; one that does not fit does not stop smaller
    ones. A model that engines here have in memory takes its part of the budget and needs nothing.
 3. The budget is a share of the memory that is free or could be, within the agent's own cgroup, or what the

@@ -7,6 +7,7 @@ an engine of this node loads something.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import threading
 import time
 from collections.abc import AsyncGenerator, Callable, Sequence
@@ -20,6 +21,8 @@ import structlog
 from bridge_agent.engines.view import LocalInstance
 from bridge_agent.models import page_cache
 from bridge_agent.models.blob_files import BlobFault, opened
+from bridge_agent.models.habit_file import HabitsUnsaved, read_habits, write_habits
+from bridge_agent.models.habit_rules import DayHistory
 from bridge_agent.models.manifest_rules import weights_of
 from bridge_agent.models.warm_rules import (
     ORDER_S,
@@ -42,6 +45,7 @@ from bridge_core.names import ModelName, canonical_or_same
 log = structlog.get_logger()
 
 _LOOK_S: Final = 15.0
+_SAVE_S: Final = 600.0
 _YIELD_S: Final = 0.2
 _AGAIN_S: Final = 600.0  # what the kernel did not keep, or does not speak of, is not read all the time
 _WHOLE: Final = 0.995  # of a file: the kernel keeps no page for ever
@@ -65,7 +69,9 @@ class Warming:
         loading: Whether an engine here loads a model; asked in a thread.
         changed: Told when other models are warm than before.
         room: Bytes that are free, or can be made so; asked in a thread.
+        habits: The file of what was asked for at which time of day; None: that is not kept.
         now: Monotonic seconds.
+        wall: Unix seconds.
     """
 
     def __init__(
@@ -79,7 +85,9 @@ class Warming:
         loading: Callable[[], bool],
         changed: Callable[[], None],
         room: Callable[[], int] = available,
+        habits: Path | None = None,
         now: Callable[[], float] = time.monotonic,
+        wall: Callable[[], float] = time.time,
     ) -> None:
         self._root = root
         self._store = store
@@ -90,7 +98,11 @@ class Warming:
         self._changed = changed
         self._room = room
         self._now = now
+        self._wall = wall
         self._demand = Demand()
+        self._habits = habits
+        self._history = DayHistory()
+        self._save_at: float | None = None  # nothing is to be saved
         self._orders: dict[str, float] = {}
         self._warm: frozenset[str] = frozenset()
         self._again: dict[str, float] = {}  # when a model that was read through may be so again
@@ -107,6 +119,9 @@ class Warming:
     def asked(self, model: str) -> None:
         """A request for the model of this canonical name was served here."""
         self._demand.asked(model, self._now())
+        self._history.asked(model, self._wall())
+        if self._save_at is None:
+            self._save_at = self._now() + _SAVE_S
 
     def shown(self, instances: Sequence[LocalInstance]) -> tuple[LocalInstance, ...]:
         """These with what is warm of their models, where these are in this store."""
@@ -119,12 +134,33 @@ class Warming:
 
     async def run(self) -> None:
         """Keeps likely models warm until cancelled; run it as a task."""
-        while True:
-            try:
-                await self.look()
-            except BridgeError as fault:
-                log.warning("models_not_warmed", reason=str(fault))
-            await asyncio.sleep(_LOOK_S)
+        await self.remember()
+        try:
+            while True:
+                try:
+                    await self.look()
+                    if self._save_at is not None and self._save_at <= self._now():
+                        await self.save()
+                except BridgeError as fault:
+                    log.warning("models_not_warmed", reason=str(fault))
+                await asyncio.sleep(_LOOK_S)
+        finally:
+            if self._save_at is not None:
+                with contextlib.suppress(HabitsUnsaved):  # an agent that ends is held up by nothing
+                    await self.save()
+
+    async def remember(self) -> None:
+        """Reads what earlier runs of the agent were asked for; what was asked meanwhile counts, too."""
+        if self._habits is not None:
+            kept = await asyncio.to_thread(read_habits, self._habits)
+            kept.add(self._history)
+            self._history = kept
+
+    async def save(self) -> None:
+        """Keeps what was asked for over a restart. Raises HabitsUnsaved."""
+        self._save_at = None
+        if self._habits is not None:
+            await asyncio.to_thread(write_habits, self._habits, dict(self._history.habits))
 
     async def look(self) -> None:
         """Looks once what is warm, and brings in what is wanted and is not."""
@@ -133,7 +169,7 @@ class Warming:
         now, names = self._now(), {one.name for one in stored}
         self._again = {name: at for name, at in self._again.items() if name in names and at > now}
         room = await asyncio.to_thread(self._room)
-        taken, left_out = wanted(stored, self._scores(), budget(room, self._configured))
+        taken, left_out = wanted(stored, self.scores(), budget(room, self._configured))
         read = False
         for one in taken:
             resting = one.loaded or one.name in self._again
@@ -198,11 +234,13 @@ class Warming:
 
     # -- what is wanted
 
-    def _scores(self) -> dict[str, float]:
+    def scores(self) -> dict[str, float]:
+        """How likely models are to be asked for here now, by canonical name."""
         now = self._now()
         instances = self._instances()
         names = {canonical_or_same(model.name) for one in instances for model in one.models}
-        demand = {name: self._demand.of(name, now) for name in names}
+        at = self._wall()
+        demand = {name: self._demand.of(name, now) + self._history.expected(name, at) for name in names}
         orders = [name for name, until in self._orders.items() if until > now]
         own = frozenset(one.id for one in instances)
         return likely(self._view.current, own, demand, orders)

@@ -121,28 +121,34 @@ def ring_hash(
 ) -> tuple[list[Target], list[Target]]:
     """The ring's order, split into those within their bounded share of the work and those over it.
 
-    One with a free slot is within it: a cache that fits is worth more than evenness among the idle. One
-    that has yet to load the model has nothing cached of anybody, so who has it loaded comes before it, and
-    who has it in the page cache before who has it on the disk.
+    One with a free slot is within it: a cache that fits is worth more than evenness among the idle. It comes
+    before those that are full, within their share or not: only for what is known to be cached is it worth
+    waiting (`outlook_rules`). One that has yet to load the model has nothing cached of anybody, so who has it
+    loaded comes before it, and who has it in the page cache before who has it on the disk.
     For that the ring is followed past the first four, to the 64th at most: some tens of microseconds
     where nobody has it loaded yet, in place of the second that loading it once more takes.
     `room` is the work allowed per unit of share; None: everybody is idle. `shares` need only hold
     those whose share differs from their capacity.
     """
     under: list[Target] = []
+    full: list[Target] = []
     over: list[Target] = []
     for target in clockwise:
-        share = shares.get(target.id, target.capacity)
-        if room is not None and work.get(target.id, 0) >= max(target.slots, math.ceil(room * share)):
-            over.append(target)
-        else:
-            under.append(target)
-            domain = under[0].failure_domain
-            # Past its neighbours in the domain the search goes on until there is one of another.
-            enough = len(under) >= MAX_CANDIDATES and (not domain or target.failure_domain != domain)
-            # Likewise until there is one that has the model in memory.
-            if enough and (model in under[0].loaded or model in target.loaded or len(under) >= _LOOKED_AT):
+        busy = work.get(target.id, 0)
+        if room is not None and busy >= target.slots:
+            share = shares.get(target.id, target.capacity)
+            (over if busy >= math.ceil(room * share) else full).append(target)
+            if len(full) >= _LOOKED_AT:  # nobody is free, most likely
                 break
+            continue
+        under.append(target)
+        domain = under[0].failure_domain
+        # Past its neighbours in the domain the search goes on until there is one of another.
+        enough = len(under) >= MAX_CANDIDATES and (not domain or target.failure_domain != domain)
+        # Likewise until there is one that has the model in memory.
+        if enough and (model in under[0].loaded or model in target.loaded or len(under) >= _LOOKED_AT):
+            break
+    under += full
     if under and model not in under[0].loaded:
         under.sort(key=lambda one: (model not in one.loaded, model not in one.warm))
     return under, over

@@ -26,7 +26,16 @@ from bridge_core.addresses import join_address
 from bridge_core.model_digests import Copy, difference, is_meant, meant
 from bridge_core.names import InvalidName, canonical, canonical_or_same
 from bridge_core.ring import Ring
-from bridge_core.snapshot import EMPTY, Instance, LoadingModel, MemberModel, Node, Route, Snapshot
+from bridge_core.snapshot import (
+    EMPTY,
+    Instance,
+    LoadingModel,
+    MemberModel,
+    Node,
+    Route,
+    Snapshot,
+    WithheldModel,
+)
 
 _GOING: Final = frozenset({"draining", "stopped"})
 _NOBODY: Final = frozenset[str]()
@@ -42,6 +51,7 @@ class Target(msgspec.Struct, frozen=True):
         reason: Why it is not available.
         failure_domain: What it falls together with, beyond its node; empty: nothing.
         warm: Models whose files lie in its node's page cache, by their canonical names.
+        withheld: Models on its disk that it does not serve.
         loading: Models that are on their way into its memory, by their canonical names.
         starting: It is expected to be ready soon.
         leaving: It was told to take no new work, or is gone until started again.
@@ -62,6 +72,7 @@ class Target(msgspec.Struct, frozen=True):
     leaving: bool = False
     loading: tuple[LoadingModel, ...] = ()
     warm: frozenset[str] = frozenset()
+    withheld: tuple[WithheldModel, ...] = ()
 
     def load_of(self, model: str) -> LoadingModel | None:
         """Its load of the model of this canonical name, while that is going on."""
@@ -133,6 +144,7 @@ class Index:
         weights = ((target.id, target.weight) for target in self.targets.values())
         self.ring = Ring(weights, snapshot.mesh.ring_points)
         self._copies = _copies(node, self.targets.values())
+        self._withheld = _withheld(self.targets.values())
         self.scaled = {canonical_or_same(one.model): frozenset(one.active) for one in snapshot.holders}
         self._pools: dict[str, ModelPool] = {}
         self._rings: dict[frozenset[str], Ring] = {}
@@ -147,6 +159,10 @@ class Index:
     def copies(self, name: str) -> Mapping[str, Copy]:
         """Who has a model of this canonical name, by instance id; whatever its digest."""
         return self._copies.get(name, {})
+
+    def withheld(self, name: str) -> Mapping[str, str]:
+        """Why nodes that have a model of this canonical name do not serve it, by the nodes."""
+        return self._withheld.get(name, {})
 
     def pool(self, name: str) -> ModelPool | None:
         """The instances that serve the model of this canonical name; None when nobody has it."""
@@ -278,6 +294,7 @@ def _local_target(node: str, instance: LocalInstance, snapshot: Snapshot, closed
         bool(closed) or instance.state in _GOING or (own is not None and own.state != "active"),
         _loading(instance.loading),
         _canonicals(instance.warm),
+        instance.withheld,
     )
 
 
@@ -314,6 +331,7 @@ def _remote_target(record: Instance, node: Node | None, snapshot: Snapshot) -> T
         node is None or node.state != "active" or record.state in _GOING,
         _loading(record.loading),
         _canonicals(record.warm),
+        record.withheld,
     )
 
 
@@ -328,6 +346,15 @@ def _copies(node: str, targets: Iterable[Target]) -> dict[str, dict[str, Copy]]:
                 continue  # an engine may list what no request can name
             copy = Copy(target.id, target.node, model, target.node == node, target.leaving)
             found.setdefault(name, {}).setdefault(target.id, copy)
+    return found
+
+
+def _withheld(targets: Iterable[Target]) -> dict[str, dict[str, str]]:
+    """By canonical name and node."""
+    found: dict[str, dict[str, str]] = {}
+    for target in targets:
+        for model in target.withheld:
+            found.setdefault(canonical_or_same(model.name), {})[target.node] = model.why
     return found
 
 

@@ -20,11 +20,15 @@ from bridge_agent.telemetry.health_metrics import health_metrics
 from bridge_agent.telemetry.isolation_metrics import isolation_metrics
 from bridge_agent.telemetry.log_metrics import log_metrics
 from bridge_agent.telemetry.quota_metrics import QuotaFigures, quota_metrics
+from bridge_agent.telemetry.shared_metrics import shared_metrics
+from bridge_agent.telemetry.trace_metrics import trace_metrics
+from bridge_agent.tracing.span_queue import SpanQueue
 from bridge_core.audit.anchoring import Anchoring
 from bridge_core.audit.cosigning import Cosigning
 from bridge_core.audit.queue import AuditLog
 from bridge_core.gauges import Gauge
 from bridge_core.logs.sink import LogSink
+from bridge_core.model_answers import SharedSaid
 from bridge_core.snapshot import Snapshot
 from bridge_core.verdicts import Verdict
 
@@ -43,6 +47,7 @@ class Sources:
         expires_unix: When the first certificate of each kind ends.
         audit: What was written and lost.
         log: The program's own log, likewise; None: it is a terminal's.
+        spans: Those of traces, likewise; None: none are made.
         cosigning: Who vouches for it; None: nobody is asked.
         anchoring: How far it is stamped; None: nobody is asked.
         witness: What was seen of others' audit logs; None: nothing.
@@ -55,6 +60,7 @@ class Sources:
         quotas: What callers use of their quotas; None: nobody counts.
         verdicts: How the node's instances are.
         gauges: What the node measured.
+        shared: How its shared storage stands; None: it has none.
     """
 
     def __init__(
@@ -80,6 +86,8 @@ class Sources:
         verdicts: Callable[[], Iterable[Verdict]] = tuple,
         gauges: Callable[[], Iterable[Gauge]] = tuple,
         log: LogSink | None = None,
+        shared: Callable[[], SharedSaid | None] = lambda: None,
+        spans: SpanQueue | None = None,
     ) -> None:
         self.counters = counters
         self.ejections = ejections
@@ -101,6 +109,8 @@ class Sources:
         self.verdicts = verdicts
         self.gauges = gauges
         self.log = log
+        self.shared = shared
+        self.spans = spans
 
 
 def metrics_page(sources: Sources) -> Callable[[], bytes]:
@@ -127,6 +137,7 @@ class _AgentCollector(Collector):
         sources = self._sources
         yield from isolation_metrics(sources.isolation(), sources.gpus(), sources.domains())
         yield from health_metrics(sources.verdicts(), sources.gauges())
+        yield from shared_metrics(sources.shared())
 
     def _mesh(self) -> Iterator[Metric]:
         sources = self._sources
@@ -165,6 +176,8 @@ class _AgentCollector(Collector):
         yield waiting
         if sources.log is not None:
             yield from log_metrics(sources.log)
+        if sources.spans is not None:
+            yield from trace_metrics(sources.spans)
         yield _counter("bridge_audit_written", "Audit records written.", sources.audit.written)
         yield _counter("bridge_audit_lost", "Audit records lost.", sources.audit.lost)
         yield _counter(

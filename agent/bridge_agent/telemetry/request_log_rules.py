@@ -48,7 +48,7 @@ def request_document(record: RequestRecord, audited: AuditRecord, source: Source
         "event.outcome": outcome,
         "event.duration": int(audited.duration_ms * 1e6),
         "http.request.id": audited.request_id,
-        "trace.id": audited.request_id,
+        "trace.id": audited.request_id if record.trace is None else record.trace.trace_id.decode(),
         "http.request.method": cleaned(audited.method, 20),
         "http.request.body.bytes": audited.bytes_in,
         "http.response.body.bytes": audited.bytes_out,
@@ -62,9 +62,7 @@ def request_document(record: RequestRecord, audited: AuditRecord, source: Source
     }
     _add(found, "bridge.model", display_or_same(model[: 2 * _NAME]))
     _add(found, "bridge.instance", audited.instance)
-    # Of one that nobody served the last that was asked: a heatmap of failures is of nodes, too.
-    tried = audited.instance or (record.failed[-1].instance if record.failed else "")
-    _add(found, "bridge.served_by", tried.partition("/")[0])
+    _add(found, "bridge.served_by", served_by(record, audited))
     _add(found, "bridge.via", audited.via)
     _add(found, "bridge.route", audited.route)
     _add(found, "bridge.backend", audited.backend)
@@ -79,21 +77,28 @@ def request_document(record: RequestRecord, audited: AuditRecord, source: Source
     if audited.failed_attempts:
         found["bridge.failed_attempts"] = [cleaned(one, 400) for one in audited.failed_attempts[:_TRIES]]
     if failed:
-        found |= _error(record, audited)
+        found["error.type"], found["error.message"] = what_went_wrong(record, audited)
+        _add(found, "event.reason", audited.reason)
+    if record.trace is not None:
+        found["span.id"] = record.trace.span_id.decode()
     return found
 
 
-def _error(record: RequestRecord, audited: AuditRecord) -> Document:
-    """What went wrong: the last try's failure where there was one, else why it was refused."""
+def served_by(record: RequestRecord, audited: AuditRecord) -> str:
+    """The node that served it, else the one that was asked last: failures are of nodes, too."""
+    tried = audited.instance or (record.failed[-1].instance if record.failed else "")
+    return tried.partition("/")[0]
+
+
+def what_went_wrong(record: RequestRecord, audited: AuditRecord) -> tuple[str, str]:
+    """The kind and the words of a failure: the last try's where there was one, else why it was refused."""
     last = record.failed[-1] if record.failed else None
     if last is not None:
         kind, words = last.failure.value, last.detail
     else:
         kind, words = audited.reason or audited.outcome, audited.quota or audited.rule
-    found: Document = {"error.type": kind, "error.message": cleaned(words) or kind}
-    if audited.reason:
-        found["event.reason"] = cleaned(audited.reason)
-    return found
+    kind = cleaned(kind, _NAME)
+    return kind, cleaned(words) or kind
 
 
 def _add(found: Document, field: str, value: str) -> None:

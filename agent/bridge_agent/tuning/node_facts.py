@@ -4,17 +4,16 @@ from __future__ import annotations
 
 import os
 import shutil
-from pathlib import Path
 from typing import Final
 
 import msgspec
-import psutil
 
 from bridge_agent.limits.gpu import Gpu
 from bridge_agent.limits.mps import CONTROL
 from bridge_agent.limits.placement_rules import Device
 from bridge_agent.limits.surroundings import open_gpus
 from bridge_core.errors import Fatal
+from bridge_core.memory_room import available
 from bridge_core.quantities import parse_size, say_size
 
 CPU: Final = "cpu"
@@ -48,9 +47,7 @@ def this_node() -> NodeFacts:
             f"{gpu.index}: {gpu.name}" + (f" ({gpu.fault})" if gpu.fault else "") for gpu in gpus
         )
         return NodeFacts(devices, cores, f"{names}; {cores} cores")
-    free = psutil.virtual_memory().available
-    limit = _own_limit()
-    room = free if limit is None else min(free, limit)
+    room = available()
     reason = f" ({without})" if without else ""
     about = f"no usable GPU{reason}: {say_size(room)} of memory are free, {cores} cores"
     return NodeFacts((Device(CPU, room, mps=False, cpu=True),), cores, about)
@@ -89,17 +86,3 @@ def _devices(gpu: Gpu) -> list[Device]:
     return [
         Device(gpu.uuid, gpu.free_bytes, mps=gpu.vendor == "nvidia" and shutil.which(CONTROL) is not None)
     ]
-
-
-def _own_limit() -> int | None:
-    """What is left below the memory limit of this process's own cgroup, where it has one."""
-    for limit, used in (
-        ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory.current"),
-        ("/sys/fs/cgroup/memory/memory.limit_in_bytes", "/sys/fs/cgroup/memory/memory.usage_in_bytes"),
-    ):
-        try:
-            most, now = Path(limit).read_text().strip(), int(Path(used).read_text())
-        except (OSError, ValueError):
-            continue
-        return int(most) - now if most.isdecimal() else None
-    return None

@@ -101,7 +101,7 @@ def as_ecs(node: str, index: int, record: Mapping[str, Any]) -> str:
                 "category": ["api"] if kind == "request" else ["configuration"],
                 "type": ["denied" if _denied(record) else "allowed" if kind == "request" else "change"],
                 "action": record.get("call") or f"{record.get('method')} {record.get('path')}",
-                "outcome": "failure" if _failed(record) else "success",
+                "outcome": _ecs_outcome(record),
                 "duration": int(float(record.get("duration_ms", 0)) * 1e6),
                 "reason": record.get("reason", ""),
                 "provider": "bridge",
@@ -172,6 +172,12 @@ FORMATS: Final[Mapping[str, Callable[[str, int, Mapping[str, Any]], str]]] = {
 def _failed(record: Mapping[str, Any]) -> bool:
     status = record.get("status", 0)
     return bool((isinstance(status, int) and status >= 400) or record.get("outcome") not in ("ok", "OK"))
+
+
+def _ecs_outcome(record: Mapping[str, Any]) -> str:
+    if record.get("outcome") == "cancelled":  # who left by himself neither failed nor succeeded
+        return "unknown"
+    return "failure" if _failed(record) else "success"
 
 
 def _denied(record: Mapping[str, Any]) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
@@ -194,7 +195,8 @@ class StoredLog:
 
     def _bytes(self, path: str) -> bytes:
         with (self.folder / path).open("rb") as file:
-            return file.read(_MOST_BYTES)
+            # Room is made for as many as are asked for: no more than there are.
+            return file.read(min(os.fstat(file.fileno()).st_size, _MOST_BYTES))
 
     def _opened_bundle(self, path: str, index: int) -> bytes:
         try:

@@ -51,7 +51,6 @@ class TailWriter:
 
     def grow(self, index: int, have: int, entries: list[bytes], hashes: list[bytes]) -> None:
         """Adds entries behind those that tile `index` has, all or none. Raises OSError."""
-        (self._folder / tiles.TAIL).mkdir(mode=0o700, exist_ok=True)
         sealer = self.sealer()
         if self._sealed != (sealer is not None):
             if have:
@@ -108,13 +107,16 @@ class TailWriter:
         """Writes all hashes of tile `index` anew. Raises OSError."""
         path = self._folder / tiles.tail_paths(index)[1]
         if hashes or path.exists():
-            path.parent.mkdir(mode=0o700, exist_ok=True)
             write_at(path, 0, b"".join(hashes))
             self.unsynced.add(path)
 
+    def packed(self, index: int) -> None:
+        """Tile `index` is a bundle now, which is made to last in place of its tail."""
+        self.unsynced -= {self._folder / one for one in _paths(index)}
+
     def remove(self, index: int) -> None:
         """Removes the files of tile `index`. Raises OSError."""
-        for path in (*tiles.tail_paths(index), sealed.tail_path(index)):
+        for path in _paths(index):
             (self._folder / path).unlink(missing_ok=True)
 
     def sweep(self, index: int) -> None:
@@ -164,15 +166,30 @@ class TailWriter:
             os.truncate(path, taken)
 
 
+def _paths(index: int) -> tuple[str, ...]:
+    return (*tiles.tail_paths(index), sealed.tail_path(index))
+
+
 def write_at(path: Path, at: int, data: bytes) -> None:
     """Writes into a file, made where it is missing, and cuts off what was behind. Raises OSError."""
-    handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    handle = open_to_write(path)
     try:
-        os.ftruncate(handle, at)
-        os.lseek(handle, at, os.SEEK_SET)
+        if os.lseek(handle, 0, os.SEEK_END) != at:
+            os.ftruncate(handle, at)
+            os.lseek(handle, at, os.SEEK_SET)
         write_all(handle, data)
     finally:
         os.close(handle)
+
+
+def open_to_write(path: Path, flags: int = 0) -> int:
+    """A handle of a file that is made where it is missing, as is its folder. Raises OSError."""
+    flags |= os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC
+    try:
+        return os.open(path, flags, 0o600)
+    except FileNotFoundError:  # seldom, and asking each time would take longer than to write
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        return os.open(path, flags, 0o600)
 
 
 def write_all(handle: int, data: bytes) -> None:

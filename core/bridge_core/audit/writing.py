@@ -2,8 +2,8 @@
 
 Rules:
 1. Entries grow a tail file; what 256 of them are is packed into a bundle and its tile beside it.
-2. A head is signed over nothing that is not on the disk: entries and tiles are synced before it, and a tail
-   is removed only after a head speaks for its bundle.
+2. A head is signed over nothing that is not on the disk: entries and tiles are synced before it, those of a
+   full tail in its bundle; that tail is removed only after a head speaks for the bundle.
 3. After a crash the log goes on behind its last whole entry; what is torn behind it was never signed for.
 4. Where it is asked for, records lie sealed (`sealed`) from then on; what was written before stays as it is.
 5. A folder whose files contradict its signed head, or do not open, is never continued: it is put aside, and
@@ -32,7 +32,7 @@ from bridge_core.audit.notes import (
     open_checkpoint,
 )
 from bridge_core.audit.stored import KEY, StoredLog
-from bridge_core.audit.tail import TailWriter, write_all
+from bridge_core.audit.tail import TailWriter, open_to_write, write_all
 from bridge_core.audit.tiles import WIDTH, Damaged
 from bridge_core.files import sync_folder, write_atomically
 
@@ -193,19 +193,25 @@ class LogWriter:
         self._write_new(path, data)
         (self.folder / other).unlink(missing_ok=True)  # one that a crash left behind, and that does not open
         self._close_rows(index)
+        self._tail.packed(index)
         self._full_tails.add(index)
 
     def _remove_bundle(self, index: int) -> None:
-        for path in (tiles.bundle_path(index), sealed.bundle_path(index)):
-            (self.folder / path).unlink(missing_ok=True)
+        for path in self._bundle_paths(index):
+            path.unlink(missing_ok=True)
+
+    def _bundle_paths(self, index: int) -> tuple[Path, Path]:
+        return self.folder / tiles.bundle_path(index), self.folder / sealed.bundle_path(index)
 
     def _close_rows(self, number: int) -> None:
         """Writes the tile of the lowest row, which is full, and of those above that become full by it."""
         rows, level = [list(row) for row in self._levels], 0
         while len(rows[level]) == WIDTH:
             path, tile = tiles.tile_path(level, number), b"".join(rows[level])
-            if self.stored.tile(level, number) != rows[level]:  # a good one is not put at risk
+            if self.stored.tile(level, number) != rows[level]:
                 self._write_new(path, tile)
+            else:  # a good one is not put at risk, and may be of a writer that did not come to sync it
+                self._unsynced.add(self.folder / path)
             if level + 1 == len(rows):
                 rows.append([])
             rows[level + 1].append(merkle.root_of(rows[level]))
@@ -216,9 +222,8 @@ class LogWriter:
     def _write_new(self, path: str, data: bytes) -> None:
         """A file that is there whole or not at all to whoever reads now; `_sync` makes it last."""
         where = self.folder / path
-        where.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         temporary = where.with_name(f".{where.name}.new")
-        handle = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+        handle = open_to_write(temporary, os.O_TRUNC)
         try:
             write_all(handle, data)
         finally:
@@ -288,6 +293,7 @@ class LogWriter:
             else:
                 self._levels[0] = list(map(merkle.leaf_hash, entries))
                 self.size += WIDTH
+                self._unsynced |= {path for path in self._bundle_paths(index) if path.exists()}
                 self._close_rows(index)
                 self._full_tails.add(index)
             index += 1

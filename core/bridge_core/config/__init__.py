@@ -7,6 +7,7 @@ from bridge_core.config.convert import (
     node_class,
     quota,
     route,
+    signature_policy,
 )
 from bridge_core.config.documents import (
     API_VERSION,
@@ -38,4 +39,5 @@ __all__ = [
     "own_node_class",
     "quota",
     "route",
+    "signature_policy",
 ]

@@ -69,6 +69,12 @@ class AutoscaleSpec(Strict):
     max: int = Field(ge=1, le=20_000, description="Instances.")
     goals: GoalsSpec = GoalsSpec()
     scale_to_zero: ScaleToZeroSpec | None = None
+    measured_over: Duration = Field(
+        default=450.0,
+        ge=10.0,
+        le=3600.0,
+        description="Slots in use are averaged over so long before they move the fleet: some thirty answers.",
+    )
     cool_downs: CoolDownsSpec = CoolDownsSpec()
     keep_warm: Duration = Field(
         default=60.0,

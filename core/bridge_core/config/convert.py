@@ -21,6 +21,8 @@ from bridge_core.config.security_spec import (
     SecuritySpec,
     SubjectSpec,
 )
+from bridge_core.config.signature_spec import ModelSignaturePolicyDocument
+from bridge_core.model_signing.policies import ModelSignaturePolicy, Signer
 from bridge_core.node_class import GpuSharing, IoLimit, Isolation, NodeClass, ResourceLimits
 from bridge_core.policy.statements import AccessPolicy, Condition, Resource, Subject
 from bridge_core.providers import IdentityProvider
@@ -112,6 +114,19 @@ def access_policy(document: ModelAccessPolicyDocument) -> AccessPolicy:
         tuple(spec.actions),
         tuple(Condition(one.key, one.operator, tuple(one.values)) for one in spec.conditions),
         spec.effect,
+        spec.shadow,
+    )
+
+
+def signature_policy(document: ModelSignaturePolicyDocument) -> ModelSignaturePolicy:
+    """The policy that `document` describes."""
+    spec = document.spec
+    return ModelSignaturePolicy(
+        document.metadata.name,
+        tuple(spec.models),
+        tuple(
+            Signer(one.name, one.public_key, one.authorities, tuple(one.identities)) for one in spec.signers
+        ),
         spec.shadow,
     )
 

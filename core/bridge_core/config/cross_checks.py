@@ -18,6 +18,7 @@ Rules:
 11. No two AutoscalePolicies are of the same model. What else holds within one is in `autoscale_checks`.
 12. The receivers that an AlertRule names are there, and none goes that one still names. What else holds
     within them is in `alert_checks`.
+13. What holds within a ModelSignaturePolicy is in `signature_checks`.
 """
 
 from __future__ import annotations
@@ -32,6 +33,7 @@ from bridge_core.config import (
     identity_provider_checks,
     node_class_checks,
     quota_checks,
+    signature_checks,
 )
 from bridge_core.config.documents import (
     AlertReceiverDocument,
@@ -44,6 +46,7 @@ from bridge_core.config.documents import (
     ModelAccessPolicyDocument,
     ModelRouteDocument,
     ModelRouteSpec,
+    ModelSignaturePolicyDocument,
     NodeClassDocument,
     QuotaDocument,
     RolloutDocument,
@@ -88,6 +91,11 @@ def cross_check(
             faults += [
                 document.fault(f"spec.{path}", message)
                 for path, message in access_policy_checks.faults(document.parsed.spec)
+            ]
+        elif isinstance(document.parsed, ModelSignaturePolicyDocument):
+            faults += [
+                document.fault(f"spec.{path}", message)
+                for path, message in signature_checks.faults(document.parsed.spec)
             ]
     # An applied route may become wrong by a new one beside it; the new document is to blame.
     new = {document.key for document in documents}

@@ -25,6 +25,7 @@ from bridge_core.config.security_spec import (
     QuotaDocument,
     SecuritySpec,
 )
+from bridge_core.config.signature_spec import ModelSignaturePolicyDocument
 
 __all__ = [
     "API_VERSION",
@@ -45,6 +46,7 @@ __all__ = [
     "ModelAccessPolicyDocument",
     "ModelRouteDocument",
     "ModelRouteSpec",
+    "ModelSignaturePolicyDocument",
     "NodeClassDocument",
     "NodeClassSpec",
     "QuotaDocument",
@@ -62,6 +64,7 @@ Kind: TypeAlias = Literal[
     "Rollout",
     "NodeClass",
     "ModelAccessPolicy",
+    "ModelSignaturePolicy",
     "Quota",
     "IdentityProvider",
     "AttestationPolicy",
@@ -69,7 +72,9 @@ Kind: TypeAlias = Literal[
     "AlertRule",
     "AlertReceiver",
 ]
-SECURITY_KINDS: Final = frozenset({"ModelAccessPolicy", "IdentityProvider", "AttestationPolicy"})
+SECURITY_KINDS: Final = frozenset(
+    {"ModelAccessPolicy", "ModelSignaturePolicy", "IdentityProvider", "AttestationPolicy"}
+)
 
 
 class MeshSpec(Strict):
@@ -111,6 +116,7 @@ AnyDocument: TypeAlias = (
     | RolloutDocument
     | NodeClassDocument
     | ModelAccessPolicyDocument
+    | ModelSignaturePolicyDocument
     | QuotaDocument
     | IdentityProviderDocument
     | AttestationPolicyDocument
@@ -124,6 +130,7 @@ MODELS: Final[dict[str, type[AnyDocument]]] = {
     "Rollout": RolloutDocument,
     "NodeClass": NodeClassDocument,
     "ModelAccessPolicy": ModelAccessPolicyDocument,
+    "ModelSignaturePolicy": ModelSignaturePolicyDocument,
     "Quota": QuotaDocument,
     "IdentityProvider": IdentityProviderDocument,
     "AttestationPolicy": AttestationPolicyDocument,

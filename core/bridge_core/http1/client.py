@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from typing import Any, Protocol
+from typing import Any, Final, Protocol
 
 import httptools
 import structlog
@@ -18,7 +18,7 @@ from bridge_core.native import mypyc_attr
 log = structlog.get_logger()
 
 _KNOWN_HEAD_MOST = 4096
-_AT_ONCE = 256 * 1024  # bytes of a request that are written in one turn of the loop
+AT_ONCE: Final = 256 * 1024  # bytes of a request that are written in one turn of the loop
 
 
 class ConnectionPool(Protocol):
@@ -103,11 +103,23 @@ class ClientExchange:
         reused: It runs on a connection that had answered before.
     """
 
-    __slots__ = ("chunked", "connection", "data", "done", "more", "pool", "retried", "sent_at", "sink")
+    __slots__ = (
+        "body",
+        "chunked",
+        "connection",
+        "data",
+        "done",
+        "more",
+        "pool",
+        "retried",
+        "sent_at",
+        "sink",
+    )
 
     def __init__(self, pool: ConnectionPool, data: bytes, sink: ResponseSink, sent_at: float) -> None:
         self.pool = pool
         self.data = data
+        self.body = b""  # after it, where that is so large that it is not copied
         self.sink = sink
         self.sent_at = sent_at
         self.connection: ClientConnection | None = None
@@ -211,20 +223,21 @@ class ClientConnection(asyncio.Protocol):
         self.requests += 1
         exchange.connection = self
         data = exchange.data
-        if len(data) > _AT_ONCE and not exchange.more:
-            self._rest = memoryview(data)
+        if exchange.body:
+            self._transport.write(data)
+            self._rest = memoryview(exchange.body)
             self._write_rest()
         else:
             self._transport.write(data)
-        self._head_only = data[:5] == b"HEAD "
+        self._head_only = data.startswith(b"HEAD ")
 
     def _write_rest(self) -> None:
         """Writes the next piece of a large request: to encrypt all of it would hold up everybody else."""
         rest = self._rest
         if rest is None or self._transport.is_closing():
             return
-        self._rest = rest[_AT_ONCE:] if len(rest) > _AT_ONCE else None
-        self._transport.write(bytes(rest[:_AT_ONCE]))
+        self._rest = rest[AT_ONCE:] if len(rest) > AT_ONCE else None
+        self._transport.write(bytes(rest[:AT_ONCE]))
         if self._rest is not None and not self._full:
             asyncio.get_running_loop().call_soon(self._write_rest)
 
@@ -274,7 +287,7 @@ class ClientConnection(asyncio.Protocol):
         if alone:
             self._seen = True
             self._head_size = 0
-            exchange.data = b""  # it will not be sent again: a long stream need not hold the prompt
+            exchange.data = exchange.body = b""  # not sent again: a long stream need not hold the prompt
         fault = self._feed(data)
         if self._in_head and not fault:
             self._head_size += len(data)

@@ -18,6 +18,7 @@ from __future__ import annotations
 import asyncio
 import math
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import httptools
@@ -28,7 +29,7 @@ from bridge_core.http1.headers import Pair
 from bridge_core.http1.heads import CONTINUE, response_head
 from bridge_core.http1.http_exchange import HttpExchange
 from bridge_core.http1.listening import Listening
-from bridge_core.http1.reading import PARSER_STOPS, RequestReader
+from bridge_core.http1.reading import PARSER_STOPS, RequestReader, joined
 from bridge_core.http1.request import Request, given_id
 from bridge_core.http1.rules import HeadRefusal
 
@@ -129,6 +130,7 @@ class ServerConnection(RequestReader):
         self._write = _discard
         self._parser = None
         self._ready.clear()
+        self._in_parts.clear()
         self._let_go()
         current, self._current = self._current, None
         if current is not None:
@@ -160,10 +162,33 @@ class ServerConnection(RequestReader):
         self._dispatching = True
         ready = self._ready
         while ready and self._current is None and not self._deaf:
-            self._run(ready.popleft())
+            request = ready.popleft()
+            if self._in_parts and request in self._in_parts:
+                self._join(request)
+            else:
+                self._run(request)
         self._dispatching = False
         if self._current is not None and self._current.request.stream is not None:
             self._set_deadline()
+
+    def _join(self, request: Request) -> None:
+        """Has the parts of a large body put together in a thread before it is run."""
+        exchange = self._current = HttpExchange(self, request, self._write)  # holds its place
+        self.deadline = math.inf
+        parts = self._in_parts.pop(request)
+        future = asyncio.get_running_loop().run_in_executor(None, joined, parts)
+        future.add_done_callback(partial(self._run_joined, exchange))
+
+    def _run_joined(self, exchange: HttpExchange, future: asyncio.Future[bytes]) -> None:
+        if future.cancelled() or exchange is not self._current:
+            return  # the loop ends, or the client has left
+        fault = future.exception()
+        if fault is None:
+            exchange.request.body = future.result()
+            self._run(exchange.request)
+        else:
+            log.error("http_body_not_joined", listener=self.server.name, exc_info=fault)
+            exchange.fail(503, "too many large requests at once: try again in a moment")
 
     def _run(self, request: Request) -> None:
         exchange = self._current = HttpExchange(self, request, self._write)
@@ -416,6 +441,7 @@ class ServerConnection(RequestReader):
         """Says that nothing follows, and drains what the client still sends before closing."""
         self._deaf = True
         self._ready.clear()
+        self._in_parts.clear()
         self._parsing = None
         self._body = []
         self._let_go()

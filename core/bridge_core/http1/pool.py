@@ -12,7 +12,7 @@ import structlog
 
 from bridge_core.addresses import without_localhost
 from bridge_core.errors import BridgeError
-from bridge_core.http1.client import ClientConnection, ClientExchange, ResponseSink
+from bridge_core.http1.client import AT_ONCE, ClientConnection, ClientExchange, ResponseSink
 from bridge_core.http1.errors import ConnectFailed, PoolBusy, PoolClosed, UpstreamError
 from bridge_core.http1.headers import Pair
 from bridge_core.http1.limits import PoolLimits
@@ -87,7 +87,13 @@ class Pool:
         return len(self._waiting)
 
     def send(
-        self, data: bytes, sink: ResponseSink, *, more: bool = False, chunked: bool = False
+        self,
+        data: bytes,
+        sink: ResponseSink,
+        *,
+        more: bool = False,
+        chunked: bool = False,
+        body: bytes | None = None,
     ) -> ClientExchange:
         """Sends a serialised request and lets `sink` take the answer.
 
@@ -96,6 +102,8 @@ class Pool:
             sink: Takes the answer; never called before this returns.
             more: The body goes on with `ClientExchange.write` and ends with `finish`.
             chunked: Those parts are to be written as chunks.
+            body: What follows `data` where that is the head alone: a large body is not copied, and is
+                written in pieces.
 
         Raises:
             PoolBusy: too many requests wait.
@@ -108,6 +116,8 @@ class Pool:
         exchange = ClientExchange(self, data, sink, self._loop.time())
         if more:
             exchange.more, exchange.chunked = True, chunked
+        elif body is not None:
+            exchange.body = body
         idle = self._idle
         while idle:
             connection = idle.pop()
@@ -119,6 +129,12 @@ class Pool:
         self._waiting.append(exchange)
         self._connect_for_waiting()
         return exchange
+
+    def send_whole(self, head: bytes, body: bytes, sink: ResponseSink) -> ClientExchange:
+        """As `send`, of a head and a body that may be large."""
+        if len(body) > AT_ONCE:
+            return self.send(head, sink, body=body)
+        return self.send(head + body, sink)
 
     def request(
         self,

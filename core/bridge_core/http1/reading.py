@@ -29,6 +29,8 @@ _METHODS = {name: name.decode("ascii") for name in (b"GET", b"POST", b"HEAD", b"
 PARSER_STOPS = (httptools.HttpParserError, httptools.HttpParserUpgrade)
 _KNOWN_HEAD_MOST = 4096  # a longer head is not remembered: it would be kept as long as the connection
 # Framing may cost this much more than the chunks' content: 1-byte chunks pass, extension floods not.
+# Bodies of this many bytes are put together in a thread; from here on CPython does it with its lock free.
+_JOINED_HERE = 1024 * 1024
 _OVERHEAD_FREE, _OVERHEAD_FACTOR = 64 * 1024, 16
 
 
@@ -47,6 +49,7 @@ class RequestReader(asyncio.Protocol):
         self._ready: deque[Request] = deque()
         self._pairs: list[Pair] = []
         self._body: list[bytes] = []
+        self._in_parts: dict[Request, list[bytes]] = {}  # large bodies of requests that are ready
         self._remote: tuple[str, int] | None = None
         self._identity: str | None = None
         self._current: HttpExchange | None = None
@@ -172,8 +175,14 @@ class RequestReader(asyncio.Protocol):
         if self._refusal is not None:  # not all of it was kept
             self._body = []
             return
-        if body:
-            request.body = body[0] if len(body) == 1 else b"".join(body)
+        if len(body) == 1:
+            request.body = body[0]
+            self._body = []
+        elif body:
+            if self._body_size > _JOINED_HERE:
+                self._in_parts[request] = body
+            else:
+                request.body = b"".join(body)
             self._body = []
         self._ready.append(request)
 
@@ -303,6 +312,14 @@ class RequestReader(asyncio.Protocol):
         if size <= _KNOWN_HEAD_MOST and data[:1].isalpha():
             self._known_request = request.again(headers, b"")  # not the body: it may be large
             self._known = RepeatedHead(data[:size], headers, self.server.varying)
+
+
+def joined(parts: list[bytes]) -> bytes:
+    """A large body, put together in a thread; the parts are let go there, too."""
+    whole = b"".join(parts)
+    while parts:
+        parts.pop()  # one by one: others may have the interpreter in between
+    return whole
 
 
 class _AfterUpgrade:

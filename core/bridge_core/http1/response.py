@@ -170,6 +170,9 @@ class RequestPool(Protocol):
     ) -> ClientExchange:
         """See `Pool.send`."""
 
+    def send_whole(self, head: bytes, body: bytes, sink: ResponseSink) -> ClientExchange:
+        """See `Pool.send_whole`."""
+
 
 class RequestContext:
     """A request under way; see `Pool.request`."""
@@ -204,8 +207,8 @@ class RequestContext:
         response = ClientResponse()
         if body is None or isinstance(body, bytes):
             framing = content_length(len(body or b"")) if body or self._method not in _BODILESS else b""
-            data = request_head(method, target, pairs, framing) + (body or b"")
-            exchange = self._pool.send(data, response)
+            head = request_head(method, target, pairs, framing)
+            exchange = self._pool.send_whole(head, body or b"", response)
         else:
             data = request_head(method, target, pairs, b"transfer-encoding: chunked\r\n")
             exchange = self._pool.send(data, response, more=True, chunked=True)

@@ -69,6 +69,12 @@ def serial_of(certificate: dict[str, Any]) -> str:
     return str(certificate.get("serialNumber", "")).lower().lstrip("0")
 
 
+def ends_of(certificate: dict[str, Any]) -> int:
+    """When a parsed certificate ends, Unix seconds; 0: it does not say."""
+    text = certificate.get("notAfter")
+    return ssl.cert_time_to_seconds(text) if isinstance(text, str) else 0
+
+
 def uris_of(certificate: dict[str, Any]) -> tuple[str, ...]:
     """The URIs among a parsed certificate's names."""
     return _of_kind(certificate.get("subjectAltName", ()), "URI")

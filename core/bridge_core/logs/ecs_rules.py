@@ -46,6 +46,7 @@ FIELDS: Final[Mapping[str, str]] = {
     "http.request.body.bytes": "long",
     "http.response.body.bytes": "long",
     "http.response.status_code": "long",
+    "span.id": "keyword",
     "trace.id": "keyword",
     "url.path": "keyword",
     "user.name": "keyword",

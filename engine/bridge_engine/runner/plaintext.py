@@ -59,11 +59,11 @@ async def opened(
         yield await asyncio.shield(work)
     finally:
         texts.stopped.set()
-        if not work.done():  # it still writes to what is closed next
+        if work.done():
+            texts.close_behind(work)
+        else:  # it still writes to what is to be closed, and who waits for it here may be cancelled again
+            work.add_done_callback(texts.close_behind)
             await asyncio.wait([work])
-        if not work.cancelled():
-            work.exception()  # seen: whoever would hear of it has left
-        texts.close()
 
 
 class _Texts:
@@ -109,8 +109,10 @@ class _Texts:
         fcntl.fcntl(descriptor, fcntl.F_ADD_SEALS, _WHOLE)
         return descriptor
 
-    def close(self) -> None:
-        """Lets go of them: what the runner has open stays."""
+    def close_behind(self, work: asyncio.Future[RunnerSpec]) -> None:
+        """Lets go of them once `work` is over: what the runner has open stays."""
+        if not work.cancelled():
+            work.exception()  # seen: whoever would hear of it has left
         for descriptor in self._descriptors:
             os.close(descriptor)
         self._descriptors.clear()

@@ -14,6 +14,7 @@ import msgspec
 from bridge_core.decoding import Undecodable, decode_json
 from bridge_core.dialects.errors import ApiError
 from bridge_core.errors import BridgeError
+from bridge_core.model_signing.content import MEDIA as SIGNATURE
 from bridge_core.model_store.gguf import GgufHeader, NotGguf
 from bridge_core.model_store.layout import (
     CONFIG_MEDIA,
@@ -123,7 +124,9 @@ def _from_model(store: ModelStore, source: str, fetch: Fetch) -> Any:
         found = store.find(name)
     if found is None:
         raise ApiError(404, f"model '{source}' not found", late=True)
-    return _config_of(store, found), [_with_parent(layer, found) for layer in found.manifest.layers]
+    return _config_of(store, found), [
+        _with_parent(layer, found) for layer in found.manifest.layers if layer.media_type != SIGNATURE
+    ]
 
 
 def _with_parent(layer: Layer, parent: Stored) -> Layer:

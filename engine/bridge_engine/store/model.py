@@ -10,6 +10,7 @@ import msgspec
 
 from bridge_core.decoding import Undecodable, decode_json
 from bridge_core.dialects.errors import ApiError
+from bridge_core.model_signing.content import MEDIA as SIGNATURE
 from bridge_core.model_store.gguf import Array, GgufHeader
 from bridge_core.model_store.layout import MOST_TEXT, Layer, ModelStore, Stored
 from bridge_core.model_store.weights import read_weights, weights_layer
@@ -129,6 +130,8 @@ class Models:
     def _open(self, stored: Stored) -> OpenedModel:
         layers: dict[str, list[Layer]] = {}
         for layer in stored.manifest.layers:
+            if layer.media_type == SIGNATURE:  # of those who made it, for the agent: nothing of it is run
+                continue
             layers.setdefault(layer.kind, []).append(layer)
         weights = weights_layer(stored)
         template = self._text(layers, "template") or self._text(layers, "prompt")

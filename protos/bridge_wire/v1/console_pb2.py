@@ -24,23 +24,27 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1c\x62ridge_wire/v1/console.proto\x12\tbridge.v1\"\r\n\x0bLookRequest\"\x1f\n\x0cLookResponse\x12\x0f\n\x07picture\x18\x01 \x01(\x0c\"3\n\x12WatchEventsRequest\x12\r\n\x05\x61\x66ter\x18\x01 \x01(\x04\x12\x0e\n\x06\x66ollow\x18\x02 \x01(\x08\"d\n\tMeshEvent\x12\n\n\x02id\x18\x01 \x01(\x04\x12\x0f\n\x07\x61t_unix\x18\x02 \x01(\x01\x12\x0c\n\x04kind\x18\x03 \x01(\t\x12\r\n\x05level\x18\x04 \x01(\t\x12\x0f\n\x07subject\x18\x05 \x01(\t\x12\x0c\n\x04text\x18\x06 \x01(\t\"\xab\x01\n\tModelLoad\x12\r\n\x05model\x18\x01 \x01(\t\x12\x10\n\x08requests\x18\x02 \x01(\x04\x12\x0e\n\x06\x65rrors\x18\x03 \x01(\x04\x12\x15\n\rstream_errors\x18\x04 \x01(\x04\x12\x14\n\x0cttft_buckets\x18\x05 \x03(\x04\x12\x14\n\x0cttft_seconds\x18\x06 \x01(\x01\x12\x0e\n\x06tokens\x18\x07 \x01(\x04\x12\x1a\n\x12generating_seconds\x18\x08 \x01(\x01\x32\x88\x01\n\x07\x43onsole\x12\x37\n\x04Look\x12\x16.bridge.v1.LookRequest\x1a\x17.bridge.v1.LookResponse\x12\x44\n\x0bWatchEvents\x12\x1d.bridge.v1.WatchEventsRequest\x1a\x14.bridge.v1.MeshEvent0\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1c\x62ridge_wire/v1/console.proto\x12\tbridge.v1\"\x0f\n\rSignInRequest\"c\n\x0eSignInResponse\x12\x0c\n\x04\x63ode\x18P \x01(\t\x12\x0f\n\x07seconds\x18Q \x01(\r\x12\x12\n\nadmin_port\x18R \x01(\r\x12\x10\n\x08registry\x18S \x01(\t\x12\x0c\n\x04role\x18T \x01(\t\"\r\n\x0bLookRequest\"\x1f\n\x0cLookResponse\x12\x0f\n\x07picture\x18\x01 \x01(\x0c\"3\n\x12WatchEventsRequest\x12\r\n\x05\x61\x66ter\x18\x01 \x01(\x04\x12\x0e\n\x06\x66ollow\x18\x02 \x01(\x08\"d\n\tMeshEvent\x12\n\n\x02id\x18\x01 \x01(\x04\x12\x0f\n\x07\x61t_unix\x18\x02 \x01(\x01\x12\x0c\n\x04kind\x18\x03 \x01(\t\x12\r\n\x05level\x18\x04 \x01(\t\x12\x0f\n\x07subject\x18\x05 \x01(\t\x12\x0c\n\x04text\x18\x06 \x01(\t\"\xab\x01\n\tModelLoad\x12\r\n\x05model\x18\x01 \x01(\t\x12\x10\n\x08requests\x18\x02 \x01(\x04\x12\x0e\n\x06\x65rrors\x18\x03 \x01(\x04\x12\x15\n\rstream_errors\x18\x04 \x01(\x04\x12\x14\n\x0cttft_buckets\x18\x05 \x03(\x04\x12\x14\n\x0cttft_seconds\x18\x06 \x01(\x01\x12\x0e\n\x06tokens\x18\x07 \x01(\x04\x12\x1a\n\x12generating_seconds\x18\x08 \x01(\x01\x32\xc7\x01\n\x07\x43onsole\x12\x37\n\x04Look\x12\x16.bridge.v1.LookRequest\x1a\x17.bridge.v1.LookResponse\x12\x44\n\x0bWatchEvents\x12\x1d.bridge.v1.WatchEventsRequest\x1a\x14.bridge.v1.MeshEvent0\x01\x12=\n\x06SignIn\x12\x18.bridge.v1.SignInRequest\x1a\x19.bridge.v1.SignInResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'bridge_wire.v1.console_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_LOOKREQUEST']._serialized_start=43
-  _globals['_LOOKREQUEST']._serialized_end=56
-  _globals['_LOOKRESPONSE']._serialized_start=58
-  _globals['_LOOKRESPONSE']._serialized_end=89
-  _globals['_WATCHEVENTSREQUEST']._serialized_start=91
-  _globals['_WATCHEVENTSREQUEST']._serialized_end=142
-  _globals['_MESHEVENT']._serialized_start=144
-  _globals['_MESHEVENT']._serialized_end=244
-  _globals['_MODELLOAD']._serialized_start=247
-  _globals['_MODELLOAD']._serialized_end=418
-  _globals['_CONSOLE']._serialized_start=421
-  _globals['_CONSOLE']._serialized_end=557
+  _globals['_SIGNINREQUEST']._serialized_start=43
+  _globals['_SIGNINREQUEST']._serialized_end=58
+  _globals['_SIGNINRESPONSE']._serialized_start=60
+  _globals['_SIGNINRESPONSE']._serialized_end=159
+  _globals['_LOOKREQUEST']._serialized_start=161
+  _globals['_LOOKREQUEST']._serialized_end=174
+  _globals['_LOOKRESPONSE']._serialized_start=176
+  _globals['_LOOKRESPONSE']._serialized_end=207
+  _globals['_WATCHEVENTSREQUEST']._serialized_start=209
+  _globals['_WATCHEVENTSREQUEST']._serialized_end=260
+  _globals['_MESHEVENT']._serialized_start=262
+  _globals['_MESHEVENT']._serialized_end=362
+  _globals['_MODELLOAD']._serialized_start=365
+  _globals['_MODELLOAD']._serialized_end=536
+  _globals['_CONSOLE']._serialized_start=539
+  _globals['_CONSOLE']._serialized_end=738
 # @@protoc_insertion_point(module_scope)

@@ -6,6 +6,24 @@ from typing import ClassVar as _ClassVar, Optional as _Optional
 
 DESCRIPTOR: _descriptor.FileDescriptor
 
+class SignInRequest(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
+class SignInResponse(_message.Message):
+    __slots__ = ("code", "seconds", "admin_port", "registry", "role")
+    CODE_FIELD_NUMBER: _ClassVar[int]
+    SECONDS_FIELD_NUMBER: _ClassVar[int]
+    ADMIN_PORT_FIELD_NUMBER: _ClassVar[int]
+    REGISTRY_FIELD_NUMBER: _ClassVar[int]
+    ROLE_FIELD_NUMBER: _ClassVar[int]
+    code: str
+    seconds: int
+    admin_port: int
+    registry: str
+    role: str
+    def __init__(self, code: _Optional[str] = ..., seconds: _Optional[int] = ..., admin_port: _Optional[int] = ..., registry: _Optional[str] = ..., role: _Optional[str] = ...) -> None: ...
+
 class LookRequest(_message.Message):
     __slots__ = ()
     def __init__(self) -> None: ...

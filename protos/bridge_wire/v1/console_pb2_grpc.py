@@ -44,6 +44,11 @@ class ConsoleStub:
                 request_serializer=bridge__wire_dot_v1_dot_console__pb2.WatchEventsRequest.SerializeToString,
                 response_deserializer=bridge__wire_dot_v1_dot_console__pb2.MeshEvent.FromString,
                 _registered_method=True)
+        self.SignIn = channel.unary_unary(
+                '/bridge.v1.Console/SignIn',
+                request_serializer=bridge__wire_dot_v1_dot_console__pb2.SignInRequest.SerializeToString,
+                response_deserializer=bridge__wire_dot_v1_dot_console__pb2.SignInResponse.FromString,
+                _registered_method=True)
 
 
 class ConsoleServicer:
@@ -63,6 +68,14 @@ class ConsoleServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def SignIn(self, request, context):
+        """Lets a browser sign in as the calling admin to the console of this registry, once and within a minute.
+        UNAVAILABLE: too many codes are open.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_ConsoleServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -75,6 +88,11 @@ def add_ConsoleServicer_to_server(servicer, server):
                     servicer.WatchEvents,
                     request_deserializer=bridge__wire_dot_v1_dot_console__pb2.WatchEventsRequest.FromString,
                     response_serializer=bridge__wire_dot_v1_dot_console__pb2.MeshEvent.SerializeToString,
+            ),
+            'SignIn': grpc.unary_unary_rpc_method_handler(
+                    servicer.SignIn,
+                    request_deserializer=bridge__wire_dot_v1_dot_console__pb2.SignInRequest.FromString,
+                    response_serializer=bridge__wire_dot_v1_dot_console__pb2.SignInResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -131,6 +149,33 @@ class Console:
             '/bridge.v1.Console/WatchEvents',
             bridge__wire_dot_v1_dot_console__pb2.WatchEventsRequest.SerializeToString,
             bridge__wire_dot_v1_dot_console__pb2.MeshEvent.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def SignIn(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/bridge.v1.Console/SignIn',
+            bridge__wire_dot_v1_dot_console__pb2.SignInRequest.SerializeToString,
+            bridge__wire_dot_v1_dot_console__pb2.SignInResponse.FromString,
             options,
             channel_credentials,
             insecure,

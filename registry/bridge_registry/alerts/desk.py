@@ -13,12 +13,15 @@ from bridge_core.snapshot import Snapshot
 from bridge_registry.alerts import threshold_rules
 from bridge_registry.alerts.alert_rules import Alert, Seen, essence, of_health, resumed, settle
 from bridge_registry.alerts.alert_store import AlertStore
+from bridge_registry.alerts.error_watch import ErrorWatch
 from bridge_registry.alerts.figure_rules import Sample, Trails, counted, is_counted, measured
 from bridge_registry.alerts.learner import Learner
 from bridge_registry.alerts.learning_rules import WINDOW_S
 from bridge_registry.alerts.series_rules import loads
 from bridge_registry.alerts.threshold_rules import RulePlan, Watched
 from bridge_registry.complaint import Complaint
+from bridge_registry.forecasts.forecaster import Forecaster
+from bridge_registry.forecasts.series import Forecast
 from bridge_registry.health.keeper import FRESH_S, HealthKeeper, Heard
 
 log = structlog.get_logger()
@@ -67,7 +70,9 @@ class AlertDesk:
         self._trails = Trails()
         self._judged = float("-inf")
         self._learner = Learner(now())
+        self._errors = ErrorWatch()
         self._windowed = float("-inf")
+        self._forecaster = Forecaster((), clock())
 
     async def run(self) -> None:
         """Looks until cancelled."""
@@ -106,9 +111,14 @@ class AlertDesk:
             self._windowed = clock
             self._learn(now, clock)
         snapshot = self._snapshot()
+        if figure := self._forecaster.due(clock):
+            self._forecaster.look(
+                figure, snapshot, self._reporting(clock), self._rules(), now=now, clock=clock
+            )
         drained = {one.name for one in snapshot.nodes.values() if one.state != "active"}
         before = self._alerts
-        seen = [*self._found(snapshot, clock), *self._ruled(), *self._learner.seen()]
+        learnt = [*self._learner.seen(), *self._errors.seen(), *self._forecaster.seen()]
+        seen = [*self._found(snapshot, clock), *self._ruled(), *learnt]
         self._alerts = settle(
             before, seen, drained=drained, moving=self._moving(), now=now, office=self._began
         )
@@ -140,6 +150,15 @@ class AlertDesk:
         """The series that a rule looks at."""
         return self._watched.get(rule, {})
 
+    @property
+    def forecaster(self) -> Forecaster:
+        """What forecasts, since this registry began to lead."""
+        return self._forecaster
+
+    def forecasts(self, node: str = "") -> list[Forecast]:
+        """What is forecast of a node's series, or of all; none while another registry leads."""
+        return self._forecaster.forecasts(node) if self._term else []
+
     def _take_office(self, known: Sequence[Alert], term: str) -> None:
         now, clock = self._now(), self._clock()
         self._alerts = resumed(known, now)
@@ -147,8 +166,9 @@ class AlertDesk:
         self._term, self._office, self._began = term, clock, now
         self._judged = float("-inf")
         self._trails, self._watched, self._followed = Trails(), {}, {}
-        self._learner, self._windowed = Learner(now), clock
+        self._learner, self._errors, self._windowed = Learner(now), ErrorWatch(), clock
         lasting = [one.seen for one in self._alerts.values() if not one.ended]
+        self._forecaster = Forecaster(lasting, clock)
         for plan in self._rules():
             self._watched[plan.name] = threshold_rules.resume(plan, lasting, clock)
             self._followed[plan.name] = plan
@@ -169,7 +189,9 @@ class AlertDesk:
         """One window more of the series whose thresholds are learnt."""
         reporting = self._reporting(clock)
         load = {id_: share for heard in reporting.values() for id_, share in loads(heard.gauges).items()}
-        self._learner.look(self._snapshot().instances, _counts(reporting), load, now)
+        instances, counts = self._snapshot().instances, _counts(reporting)
+        self._learner.look(instances, counts, load, now)
+        self._errors.look(instances, counts, now)
 
     def _reporting(self, clock: float) -> dict[str, Heard]:
         """The last reports of nodes that report at monotonic time `clock`."""

@@ -1,4 +1,4 @@
-"""What `bridgectl top` and `bridgectl events` call."""
+"""What `bridgectl top`, `bridgectl events` and `bridgectl console` call."""
 
 # ruff: noqa: N802 - the methods are named by gRPC
 
@@ -10,11 +10,21 @@ from typing import Final
 import msgspec
 
 from bridge_registry.console.feed import Feed
+from bridge_registry.console.session_rules import CODE_S
+from bridge_registry.console.sign_in import SignIn
 from bridge_registry.rpc.gate import Context, Gate
 from bridge_wire.v1 import console_pb2 as pb
 from bridge_wire.v1 import console_pb2_grpc as rpc
 
 _LOOK_AGAIN_S: Final = 5.0  # at the latest: a caller that was revoked is noticed
+
+
+class ConsoleDoor(msgspec.Struct, frozen=True):
+    """Where a registry's page is, and who lets admins in."""
+
+    sign_in: SignIn
+    port: int
+    registry: str
 
 
 class ConsoleService(rpc.ConsoleServicer):
@@ -24,12 +34,16 @@ class ConsoleService(rpc.ConsoleServicer):
         gate: Admits calls.
         feed: The picture and the events.
         check_serving: Raises Unavailable when another registry leads.
+        console: The page's door, at this moment.
     """
 
-    def __init__(self, gate: Gate, feed: Feed, check_serving: Callable[[], None]) -> None:
+    def __init__(
+        self, gate: Gate, feed: Feed, check_serving: Callable[[], None], console: Callable[[], ConsoleDoor]
+    ) -> None:
         self._gate = gate
         self._feed = feed
         self._check_serving = check_serving
+        self._console = console
 
     async def Look(self, request: pb.LookRequest, context: Context) -> pb.LookResponse:
         """See console.proto."""
@@ -37,6 +51,20 @@ class ConsoleService(rpc.ConsoleServicer):
             self._check_serving()
             picture = self._feed.picture or self._feed.look()
             return pb.LookResponse(picture=msgspec.json.encode(picture))
+
+    async def SignIn(self, request: pb.SignInRequest, context: Context) -> pb.SignInResponse:
+        """See console.proto. Only who leads lets anybody in: nobody else can do what is asked for there."""
+        async with self._gate.admit(context, "admin", role="viewer") as peer:
+            self._check_serving()
+            assert peer is not None  # noqa: S101 - an admin was admitted
+            door = self._console()
+            return pb.SignInResponse(
+                code=door.sign_in.invite(peer),
+                seconds=int(CODE_S),
+                admin_port=door.port,
+                registry=door.registry,
+                role=self._gate.role_of(peer.identity.name) or "",
+            )
 
     async def WatchEvents(self, request: pb.WatchEventsRequest, context: Context) -> None:
         """See console.proto."""

@@ -1,6 +1,7 @@
 """The console's page and what it asks for: at the registry's admin listener, for who is on its machine.
 
-It shows and changes nothing, so it asks for no more than /metrics and /status beside it do.
+What it shows asks for no more than /metrics and /status beside it do; what it changes needs a session of an
+admin (`sign_in`).
 """
 
 from __future__ import annotations
@@ -49,7 +50,7 @@ _POLICY: Final = (
     b"connect-src 'self' http://127.0.0.1:* http://localhost:*; "
     b"base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
 )
-_SAFE: Final = (
+SAFE: Final = (
     (b"content-security-policy", _POLICY),
     (b"x-content-type-options", b"nosniff"),
     (b"referrer-policy", b"no-referrer"),
@@ -90,6 +91,7 @@ class ConsolePages:
             ROOT: lambda exchange: exchange.respond(302, [(b"location", b"/console/")]),
             f"{ROOT}/api/stream": self._streams.app,
             f"{ROOT}/api/hour": self._hour,
+            f"{ROOT}/api/day": self._day,
             f"{ROOT}/api/requests": coroutine_app(_answering(self._requests), group),
             f"{ROOT}/api/explain": coroutine_app(_answering(self._explain), group),
             f"{ROOT}/api/history": coroutine_app(_answering(self._revisions), group),
@@ -107,10 +109,22 @@ class ConsolePages:
         ]
         _json(exchange, minutes)
 
+    def _day(self, exchange: Exchange) -> None:
+        """The last day by hour: [hour since 1970, [[model, node, requests, failed], …]]."""
+        hours = [
+            (at, [(display_or_same(model), node, *cell) for (model, node), cell in pairs.items()])
+            for at, pairs in self._traffic.hours
+        ]
+        _json(exchange, hours)
+
     async def _requests(self, _query: dict[str, list[str]]) -> Any:
         called = [name for name in self._called() if name in self._nodes()]
         answers = await self._ask_all(called[:_ASKED_NODES], f"{RECENT}?most={_SHOWN}", list[Recent])
-        found = [one for told in answers.values() for one in told]
+        found = [
+            msgspec.structs.replace(one, model=display_or_same(one.model))
+            for told in answers.values()
+            for one in told
+        ]
         found.sort(key=lambda one: -one.at)
         return {"requests": found[:_SHOWN], "nodes": len(answers), "asked": len(called[:_ASKED_NODES])}
 
@@ -118,7 +132,11 @@ class ConsolePages:
         asked = "".join(query.get("id", []))[:200]
         path = f"{PATH}?id={quote(asked, safe='')}"
         answers = await self._ask_all(list(self._nodes()), path, list[HopReport])
-        hops = [hop for told in answers.values() for hop in told]
+        hops = [
+            msgspec.structs.replace(hop, asked=display_or_same(hop.asked), model=display_or_same(hop.model))
+            for told in answers.values()
+            for hop in told
+        ]
         return {"hops": sorted(hops, key=lambda hop: bool(hop.via)), "nodes": len(answers)}
 
     async def _revisions(self, _query: dict[str, list[str]]) -> Any:
@@ -173,18 +191,18 @@ def _answering(
             _json(exchange, await work(parse_qs(exchange.request.query)))
         except (BridgeError, msgspec.DecodeError, ValueError) as fault:
             body = msgspec.json.encode({"error": str(fault)[:1000]})
-            exchange.respond(503, [*_SAFE, (b"content-type", b"application/json")], body)
+            exchange.respond(503, [*SAFE, (b"content-type", b"application/json")], body)
 
     return answer
 
 
 def _json(exchange: Exchange, value: Any) -> None:
-    headers = [*_SAFE, (b"content-type", b"application/json"), (b"cache-control", b"no-store")]
+    headers = [*SAFE, (b"content-type", b"application/json"), (b"cache-control", b"no-store")]
     exchange.respond(200, headers, msgspec.json.encode(value))
 
 
 def _asset(kind: bytes, body: bytes) -> App:
-    headers = [*_SAFE, (b"content-type", kind), (b"cache-control", b"no-cache")]
+    headers = [*SAFE, (b"content-type", kind), (b"cache-control", b"no-cache")]
     return lambda exchange: exchange.respond(200, headers, body)
 
 

@@ -9,22 +9,27 @@ Rules:
    names, but no series. Nodes are those that the mesh has enrolled. What is told of one node's models is
    remembered of `NAMES` of them, more than an agent keeps; others are not counted. Totals of a model that
    the mesh has no more are forgotten.
+4. Of a day is kept, by the hour, which model was called how often at which node: `CELLS` pairs an hour; calls
+   of more are counted as (`OTHER`, `OTHER`).
 """
 
 from __future__ import annotations
 
 from collections import deque
 from collections.abc import Collection, Mapping
-from typing import Final
+from typing import Final, TypeVar
 
 from bridge_core.counts import Counts
 
 SLOT_S: Final = 5.0
 WINDOW_S: Final = 60.0
 MINUTES: Final = 60
+HOURS: Final = 24
+CELLS: Final = 1000
 NAMES: Final = 512
 OTHER: Final = "(other)"  # no name of a model
 
+K = TypeVar("K")
 Cell = tuple[int, int]  # requests, of them failed
 
 
@@ -37,6 +42,7 @@ class TrafficBook:
     Attributes:
         totals: Since this book began, by model that the mesh has.
         minutes: The last hour: (Unix minute, by model, by node), oldest first.
+        hours: The last day: (hours since 1970, by model and node), oldest first.
     """
 
     def __init__(self, began: float) -> None:
@@ -46,6 +52,7 @@ class TrafficBook:
         self._slots: deque[tuple[float, dict[str, Counts], dict[str, Counts]]] = deque()
         self.totals: dict[str, Counts] = {}
         self.minutes: deque[tuple[int, dict[str, Cell], dict[str, Cell]]] = deque(maxlen=MINUTES)
+        self.hours: deque[tuple[int, dict[tuple[str, str], Cell]]] = deque(maxlen=HOURS)
 
     def take(
         self,
@@ -123,6 +130,16 @@ class TrafficBook:
         if not self.minutes or self.minutes[-1][0] < minute:
             self.minutes.append((minute, {}, {}))
         _, cells_of_models, cells_of_nodes = self.minutes[-1]
-        for cells, name in ((cells_of_models, model), (cells_of_nodes, node)):
-            requests, failed = cells.get(name, (0, 0))
-            cells[name] = requests + grown.requests, failed + grown.failed
+        _count(cells_of_models, model, grown)
+        _count(cells_of_nodes, node, grown)
+        hour = int(wall // 3600)
+        if not self.hours or self.hours[-1][0] < hour:
+            self.hours.append((hour, {}))
+        pairs = self.hours[-1][1]
+        pair = (model, node)
+        _count(pairs, pair if pair in pairs or len(pairs) < CELLS else (OTHER, OTHER), grown)
+
+
+def _count(cells: dict[K, Cell], key: K, grown: Counts) -> None:
+    requests, failed = cells.get(key, (0, 0))
+    cells[key] = requests + grown.requests, failed + grown.failed

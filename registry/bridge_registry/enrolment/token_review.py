@@ -6,17 +6,15 @@ Whoever reaches a registry can have it ask, so what is asked is bounded: by who 
 from __future__ import annotations
 
 import asyncio
-import os
-import ssl
 from collections.abc import Callable
 from typing import Final
 
 from bridge_core.errors import Unavailable
-from bridge_core.http1 import Pool, ResponseTooLarge, UpstreamError
 from bridge_registry.enrolment import pod_rules
 from bridge_registry.enrolment.grace_rules import Budgets
 from bridge_registry.enrolment.join_rules import EnrolmentRefused, JoinRefusal
 from bridge_registry.enrolment.pod_rules import KubernetesApi, Pod
+from bridge_registry.kubernetes_api import calling
 
 _PATH: Final = b"/apis/authentication.k8s.io/v1/tokenreviews"
 _TIMEOUT_S: Final = 10.0  # half of what a node waits for its Join
@@ -63,41 +61,13 @@ class TokenReviewer:
         return pod_rules.pod_of(answer, self._audience, self._api.accounts)
 
     async def _ask(self, body: bytes) -> bytes:
-        host, port = self._api.address or _told()
-        folder = self._api.folder
-        try:
-            own = (await asyncio.to_thread((folder / "token").read_text, "utf-8", "replace")).strip()
-            context = await asyncio.to_thread(ssl.create_default_context, cafile=folder / "ca.crt")
-        except OSError as fault:  # ssl.SSLError is one
+        async with calling(self._api.address, self._api.folder, pod_rules.MOST_BYTES) as call:
+            status, answer = await call("POST", _PATH, b"application/json", body)
+        if status in {401, 403}:
             raise Unavailable(
-                f"cannot read {folder}: {fault.strerror or fault}",
-                hint="mount a service account's token and kube-root-ca.crt there, as the Helm chart does",
-            ) from fault
-        pool = Pool((host, port), ssl=context, label="the Kubernetes API")
-        headers = (
-            (b"content-type", b"application/json"),
-            (b"accept", b"application/json"),
-            (b"authorization", b"Bearer " + own.encode("ascii", "replace")),
-        )
-        try:
-            async with pool.request("POST", _PATH, headers, body) as response:
-                if response.status in {401, 403}:
-                    raise Unavailable(
-                        f"the Kubernetes API answered {response.status}: this registry may not have tokens "
-                        "reviewed",
-                        hint="its service account needs `create` on tokenreviews.authentication.k8s.io",
-                    )
-                if response.status != 201:
-                    raise Unavailable(f"the Kubernetes API answered {response.status} to a TokenReview")
-                return await response.read(pod_rules.MOST_BYTES)
-        except (UpstreamError, ResponseTooLarge) as fault:
-            raise Unavailable(f"the Kubernetes API cannot be asked: {fault.message}") from fault
-        finally:
-            await pool.close()
-
-
-def _told() -> tuple[str, int]:
-    """Where the kubelet says that the API is."""
-    host = os.environ.get("KUBERNETES_SERVICE_HOST", "kubernetes.default.svc")
-    port = os.environ.get("KUBERNETES_SERVICE_PORT", "443")
-    return host, int(port) if port.isascii() and port.isdecimal() and len(port) <= 5 else 443
+                f"the Kubernetes API answered {status}: this registry may not have tokens reviewed",
+                hint="its service account needs `create` on tokenreviews.authentication.k8s.io",
+            )
+        if status != 201:
+            raise Unavailable(f"the Kubernetes API answered {status} to a TokenReview")
+        return answer

@@ -39,6 +39,7 @@ class FiguresReader:
 
     Attributes:
         figures: What was read last.
+        answer: All that the registry said of it; None: it said nothing yet.
     """
 
     def __init__(
@@ -58,6 +59,7 @@ class FiguresReader:
         self._every_s = every_s
         self._channel_s = channel_s
         self.figures = Figures()
+        self.answer: pb.AutoscalingResponse | None = None
 
     async def run(self) -> None:
         """Reads until cancelled."""
@@ -77,7 +79,7 @@ class FiguresReader:
                 until = self._clock() + self._channel_s
                 while self._clock() < until:
                     found = await desk.Autoscaling(pb.AutoscalingRequest(), timeout=_CALL_S)
-                    self.figures = Figures(_figures(found), self._clock(), "")
+                    self.figures, self.answer = Figures(_figures(found), self._clock(), ""), found
                     await asyncio.sleep(self._every_s)
             return True
         except grpc.aio.AioRpcError as refused:

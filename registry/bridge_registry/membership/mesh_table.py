@@ -24,6 +24,7 @@ from bridge_core.config.documents import (
     MeshSpec,
     ModelAccessPolicyDocument,
     ModelRouteDocument,
+    ModelSignaturePolicyDocument,
     NodeClassDocument,
     QuotaDocument,
     RolloutDocument,
@@ -127,6 +128,11 @@ class MeshTable:
     def policies(self) -> list[ModelAccessPolicyDocument]:
         """Every applied ModelAccessPolicy."""
         return self._applied(ModelAccessPolicyDocument)
+
+    @property
+    def signature_policies(self) -> list[ModelSignaturePolicyDocument]:
+        """Every applied ModelSignaturePolicy."""
+        return self._applied(ModelSignaturePolicyDocument)
 
     @property
     def quotas(self) -> list[QuotaDocument]:

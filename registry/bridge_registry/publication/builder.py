@@ -10,12 +10,21 @@ import msgspec
 from bridge_core.addresses import can_be_dialled
 from bridge_core.bounds import MAX_PLACES
 from bridge_core.clients import Admin, Client
-from bridge_core.config import access_policy, identity_provider, mesh_settings, node_class, quota, route
+from bridge_core.config import (
+    access_policy,
+    identity_provider,
+    mesh_settings,
+    node_class,
+    quota,
+    route,
+    signature_policy,
+)
 from bridge_core.config.documents import (
     IdentityProviderDocument,
     MeshSpec,
     ModelAccessPolicyDocument,
     ModelRouteDocument,
+    ModelSignaturePolicyDocument,
     NodeClassDocument,
     QuotaDocument,
 )
@@ -47,6 +56,7 @@ class SecurityDocuments(msgspec.Struct, frozen=True):
     clients: Iterable[Client] = ()
     admins: Iterable[Admin] = ()
     policies: Iterable[ModelAccessPolicyDocument] = ()
+    signatures: Iterable[ModelSignaturePolicyDocument] = ()
     quotas: Iterable[QuotaDocument] = ()
     providers: Iterable[IdentityProviderDocument] = ()
     key_sets: Mapping[str, KeySetRecord] = {}
@@ -56,6 +66,9 @@ class SecurityDocuments(msgspec.Struct, frozen=True):
         result = {f"client/{one.name}": encode_entry(one) for one in self.clients}
         result |= {f"admin/{one.name}": encode_entry(one) for one in self.admins}
         result |= {f"policy/{one.metadata.name}": encode_entry(access_policy(one)) for one in self.policies}
+        result |= {
+            f"signature/{one.metadata.name}": encode_entry(signature_policy(one)) for one in self.signatures
+        }
         result |= {f"quota/{one.metadata.name}": encode_entry(quota(one)) for one in self.quotas}
         for one in self.providers:
             name = one.metadata.name

@@ -205,6 +205,7 @@ class Publisher:
                 clients=[record.client for record in table.clients.values()],
                 admins=[record.admin for record in present(table.admins).values()],
                 policies=table.policies,
+                signatures=table.signature_policies,
                 quotas=table.quotas,
                 providers=table.providers,
                 key_sets=table.key_sets,

@@ -90,6 +90,9 @@ class Gate:
         trust_domain: The mesh.
         is_revoked: Whether the certificate of a serial is no longer accepted.
         role_of: What an admin may, by name; None: there is no such admin.
+
+    Attributes:
+        role_of: The same.
     """
 
     def __init__(
@@ -102,7 +105,7 @@ class Gate:
         self._caller_of = caller_of
         self._trust_domain = trust_domain
         self._is_revoked = is_revoked
-        self._role_of = role_of
+        self.role_of = role_of
 
     def remote(self, context: Context) -> str:
         """The caller's address."""
@@ -138,5 +141,5 @@ class Gate:
 
     def _fault(self, caller: RpcCaller, kind: str, role: Role) -> tuple[grpc.StatusCode, str] | None:
         return admission_fault(
-            caller, kind, self._trust_domain, self._is_revoked, role_of=self._role_of, needed=role
+            caller, kind, self._trust_domain, self._is_revoked, role_of=self.role_of, needed=role
         )

@@ -1,15 +1,15 @@
 """The fast loop: how many instances slots, queue and first bytes ask for. Pure.
 
 Rules:
-1. Needed are the slots in use: `need` as a mean over a minute, `usual` over seven and a half. The first
-   measurement counts as it is.
+1. Needed are the slots in use: `usual` as a mean over the policy's time (seven and a half minutes), `need`
+   over two fifteenths of it (a minute). The first measurement counts as it is.
 2. The fleet is sized by `usual`, so that minutes that happen to be busy do not move it: to the number that
    comes nearest to the target. A number is left upwards when half an instance more is needed, and downwards
    only when a whole one less is, or the slots would be filled further from the target than `BAND`.
 3. What rules 2, 4 and 5 do is lopsided, and an eighth of a fleet of eight is coarse. So what is aimed at is
-   `trim` away from the target: the integral over an hour of how far off the use of slots was, but no more
-   than `BAND`. Under a load that moves, the mean of some hours is the target; one that stays comes to rest.
-   Where min or max hold the fleet, nothing is summed up, and the trim fades.
+   `trim` away from the target: the integral over eight times that time (an hour) of how far off the use of
+   slots was, but no more than `BAND`. Under a load that moves, the mean of some hours is the target; one
+   that stays comes to rest. Where min or max hold the fleet, nothing is summed up, and the trim fades.
 4. Where `need` fills the slots further than halfway from the target to full, as many are asked for at
    once as bring it back there. The load grows faster than `usual` can tell.
 5. A queue longer than its goal, on a mean over ten seconds, asks for an eighth more, one at least, and
@@ -31,9 +31,8 @@ from bridge_core.counts import Counts
 from bridge_registry.scaling.plan import ScalingPlan, ScalingPosition, Seen, Sight
 
 BAND: Final = 0.05
-_NEED_S: Final = 60.0
-_USUAL_S: Final = 450.0
-_TRIM_S: Final = 3600.0
+_NEED: Final = 60.0 / 450.0  # of the time that a plan's `usual` is a mean over
+_TRIM: Final = 3600.0 / 450.0
 _QUEUE_S: Final = 10.0
 _UP: Final = 0.5  # instances that may be missing, and be too many, before `usual` moves the fleet
 _DOWN: Final = 1.0
@@ -62,8 +61,8 @@ def measured(
         ttft, ttft_at = Counts(), now
     return msgspec.structs.replace(
         position,
-        need=float(need) if first else _towards(position.need, need, passed / _NEED_S),
-        usual=float(need) if first else _towards(usual_of(position), need, passed / _USUAL_S),
+        need=float(need) if first else _towards(position.need, need, passed / (_NEED * plan.measured_s)),
+        usual=float(need) if first else _towards(usual_of(position), need, passed / plan.measured_s),
         trim=position.trim if first else _trimmed(plan, position, need / sum(slots), len(slots), passed),
         queued=queued if first else _towards(position.queued, queued, passed / _QUEUE_S),
         measured_at=now,
@@ -131,7 +130,7 @@ def _trimmed(
     plan: ScalingPlan, position: ScalingPosition, filled: float, active: int, passed: float
 ) -> float:
     """Rule 3."""
-    off, share = plan.target - filled, passed / _TRIM_S
+    off, share = plan.target - filled, passed / (_TRIM * plan.measured_s)
     held = active <= max(1, plan.min) if off > 0 else active >= plan.max
     return _towards(position.trim, 0.0, share) if held else _bounded(position.trim + off * share)
 

@@ -33,6 +33,7 @@ class ScalingPlan(msgspec.Struct, frozen=True):
     target: float = 0.7
     queued_per_instance: float | None = 2.0
     ttft_p95_s: float | None = None
+    measured_s: float = 450.0
     zero_after_s: float | None = None
     wake_budget_s: float = 30.0
     out_s: float = 15.0
@@ -56,6 +57,7 @@ def plan_of(document: AutoscalePolicyDocument) -> ScalingPlan:
         target=spec.goals.slot_utilization,
         queued_per_instance=spec.goals.queued_per_instance,
         ttft_p95_s=spec.goals.ttft_p95,
+        measured_s=spec.measured_over,
         zero_after_s=None if zero is None else zero.after,
         wake_budget_s=30.0 if zero is None else zero.wake_budget,
         out_s=spec.cool_downs.scale_out,

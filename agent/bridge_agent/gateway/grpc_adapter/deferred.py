@@ -7,7 +7,7 @@ from collections.abc import Awaitable, Callable
 from typing import Any, Protocol
 
 from bridge_agent.authentication.refusal import Refused
-from bridge_agent.gateway.grpc_adapter.in_process import Calls
+from bridge_agent.gateway.grpc_adapter.calls import Calls
 from bridge_agent.gateway.grpc_adapter.serving import Serving
 from bridge_core.http1 import App, Request
 

@@ -8,15 +8,16 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import AsyncIterator, Callable, Collection, Iterable
+from collections.abc import AsyncIterator, Callable, Iterable
 from types import TracebackType
-from typing import Any, Final, Self
+from typing import Final, Self
 
+from bridge_agent.gateway.grpc_adapter.calls import Calls
+from bridge_agent.gateway.grpc_adapter.translate import pairs_of
 from bridge_core.errors import BridgeError
 from bridge_core.http1 import (
     Disconnected,
     Exchange,
-    Headers,
     IncompleteResponse,
     Pair,
     Request,
@@ -95,7 +96,7 @@ class InProcessExchange:
             return
         self.started = True
         self.status = status
-        self.reader.take_head(status, _pairs(headers) if isinstance(headers, bytes) else tuple(headers))
+        self.reader.take_head(status, pairs_of(headers) if isinstance(headers, bytes) else tuple(headers))
 
     def write(self, data: bytes) -> None:
         """See `Exchange.write`."""
@@ -117,6 +118,7 @@ class InProcessExchange:
         if data:
             self.write(data)
         self.finished = True
+        self.on_disconnect = self.on_writable = None
         self.reader.take_end(None)
 
     def fail(self, status: int, message: str) -> None:
@@ -131,6 +133,7 @@ class InProcessExchange:
         if self.finished:
             return
         self.finished = True
+        self.on_disconnect = self.on_writable = None
         self.reader.take_end(IncompleteResponse("the answer was cut off"))
 
     def flush(self) -> None:
@@ -311,50 +314,9 @@ class AnswerReader:
             waiter.set_result(None)
 
 
-class Calls:
-    """Those under way, so that somebody's can be ended."""
-
-    def __init__(self) -> None:
-        self._open: set[AnswerReader] = set()
-
-    def begun(self, reader: AnswerReader) -> None:
-        """One is under way."""
-        self._open.add(reader)
-
-    def over(self, reader: AnswerReader) -> None:
-        """It is no more."""
-        self._open.discard(reader)
-
-    def cut(self, identities: Collection[str]) -> None:
-        """Ends the calls of those who may call no more."""
-        for reader in list(self._open):
-            if reader.caller in identities:
-                reader.give_up(IncompleteResponse("the caller is no longer accepted"))
-
-
-def call(
-    app: Callable[[Exchange], None],
-    method: str,
-    target: bytes,
-    headers: list[Pair],
-    body: bytes,
-    *,
-    identity: str | None,
-    remote: tuple[str, int] | None,
-    listener: str,
-    memo: dict[Any, Any],
-    calls: Calls,
-) -> AnswerReader:
+def call(app: Callable[[Exchange], None], request: Request, calls: Calls) -> AnswerReader:
     """Hands a request to the pipeline `app`; read the answer within the context of what it returns."""
-    request = Request(method, target, Headers(headers), memo)
-    request.body, request.identity, request.remote, request.listener = body, identity, remote, listener
     exchange = InProcessExchange(request)
     exchange.reader.calls = calls
     app(exchange)
     return exchange.reader
-
-
-def _pairs(lines: bytes) -> tuple[Pair, ...]:
-    """The fields of header lines as the pipeline writes them."""
-    fields = (line.partition(b":") for line in lines.split(b"\r\n") if line)
-    return tuple((name, value.strip()) for name, _, value in fields)

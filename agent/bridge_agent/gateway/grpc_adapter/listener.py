@@ -103,6 +103,8 @@ class GrpcListener:
             log_format="json",
             lifespan="off",
             server_header="off",
+            # One hands all of it over; two wake each other up, and take turns with the loop on its processor.
+            runtime_threads=1,
             max_concurrent_streams=_MAX_STREAMS,
             # It accepts by itself: strangers are bounded together and in time, not by their address.
             limit_connections=self._connections,

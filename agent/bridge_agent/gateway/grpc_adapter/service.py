@@ -2,53 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from contextvars import ContextVar
-from typing import Any, Final
+from typing import Final
 
-import msgspec
-import zstandard
 from connectrpc.code import Code
 from connectrpc.errors import ConnectError
 from connectrpc.request import RequestContext
 
-from bridge_agent.gateway.config import LONGEST_S
 from bridge_agent.gateway.grpc_adapter import in_process
+from bridge_agent.gateway.grpc_adapter.callers import GrpcCaller
+from bridge_agent.gateway.grpc_adapter.calls import Calls
+from bridge_agent.gateway.grpc_adapter.faults import CallFault, Status
 from bridge_agent.gateway.grpc_adapter.translate import (
     MAX_OUTPUT,
     Call,
-    CallFault,
-    Status,
     answer_metadata,
+    encoder,
     fault_of,
     read_record,
     to_call,
 )
 from bridge_core.errors import BridgeError
-from bridge_core.http1 import App, Pair
+from bridge_core.http1 import App
 from bridge_wire.v1.inference_pb2 import InferenceRequest, InferenceResponse
-
-LISTENER: Final = "grpc"
-TIMEOUT: Final = b"x-bridge-timeout"
-
-
-class GrpcCaller(msgspec.Struct, frozen=True):
-    """Who calls.
-
-    Attributes:
-        identity: The SPIFFE id of the connection's certificate; None without one.
-        remote: The address at the other end.
-        credentials: Keys and tokens among the call's metadata, as header fields.
-        memo: What was found out about who calls; see `Request`.
-        calls: Those under way.
-    """
-
-    identity: str | None
-    remote: tuple[str, int] | None
-    credentials: tuple[Pair, ...]
-    memo: dict[Any, Any]
-    calls: in_process.Calls
-
 
 # Set by the application around each call: connectrpc's own context does not carry the connection.
 caller_of_call: ContextVar[GrpcCaller] = ContextVar("caller_of_call")
@@ -71,10 +48,11 @@ Context = RequestContext[InferenceRequest, InferenceResponse]
 
 
 class ModelInferenceService:
-    """Implements the generated `ModelInference` over a pipeline."""
+    """Implements the generated `ModelInference` over a pipeline; `calls` keeps those under way."""
 
-    def __init__(self, pipeline: App) -> None:
+    def __init__(self, pipeline: App, calls: Calls) -> None:
         self._pipeline = pipeline
+        self._calls = calls
 
     async def predict(self, request: InferenceRequest, ctx: Context, /) -> InferenceResponse:
         """One request, the whole answer."""
@@ -135,40 +113,7 @@ class ModelInferenceService:
 
     def _open(self, call: Call, timeout_ms: float | None) -> in_process.AnswerReader:
         timeout_s = None if timeout_ms is None else timeout_ms / 1000
-        return open_call(self._pipeline, caller_of_call.get(), call, timeout_s)
-
-
-def open_call(
-    pipeline: App, caller: GrpcCaller, call: Call, timeout_s: float | None
-) -> in_process.AnswerReader:
-    """Hands a call to the pipeline; read the answer within the context of what it returns."""
-    headers = [*call.headers, *caller.credentials]
-    if timeout_s is not None:
-        headers.append((TIMEOUT, b"%.3f" % min(max(timeout_s, 0.001), LONGEST_S)))
-    return in_process.call(
-        pipeline,
-        "POST",
-        call.target,
-        headers,
-        call.body,
-        identity=caller.identity,
-        remote=caller.remote,
-        listener=LISTENER,
-        memo=dict(caller.memo),  # of this call alone: the next one on the stream may ask for another route
-        calls=caller.calls,
-    )
-
-
-def encoder(call: Call) -> Callable[[bytes], bytes]:
-    """What makes the engine's records into `output_data`."""
-    if not call.zstd:
-        return _as_is
-    compress: Any = zstandard.ZstdCompressor(level=1).compress
-    return compress  # type: ignore[no-any-return]  # the library has no types for it
-
-
-def _as_is(data: bytes) -> bytes:
-    return data
+        return in_process.call(self._pipeline, caller_of_call.get().request(call, timeout_s), self._calls)
 
 
 def _translated(fault: BridgeError, ctx: Context) -> ConnectError:

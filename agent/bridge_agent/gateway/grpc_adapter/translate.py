@@ -10,14 +10,16 @@ Rules:
 
 from __future__ import annotations
 
-import enum
-from collections.abc import Iterable, Mapping
-from typing import Final
+import re
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, Final
 
 import msgspec
 import zstandard
 
-from bridge_core.errors import BridgeError
+from bridge_agent.gateway.grpc_adapter.faults import CallFault, Record, Status
+from bridge_core.http1 import Pair
+from bridge_core.large_json import LARGE, Shortened
 from bridge_core.names import canonical_or_same
 
 MAX_INPUT: Final = 100 * 1024 * 1024
@@ -27,29 +29,13 @@ MAX_OUTPUT: Final = MAX_INPUT
 """Bytes of an answer that becomes one message."""
 _UNREADABLE: Final = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
 _STEP: Final = 4 * 1024
-_DIGITS: Final = 6  # of the seconds after which anybody is told to come again
 
 PATHS: Final = {"generate": b"/api/generate", "chat": b"/api/chat", "embed": b"/api/embed"}
 # Of the map in the message: hints to the pipeline, under the names that HTTP clients use.
 _HINTS: Final = ("x-bridge-session", "x-bridge-priority", "x-request-id")
+PLAIN: Final[tuple[Pair, ...]] = ((b"content-type", b"application/json"),)
+"""The fields of a request that asks for nothing particular."""
 _ANSWER_FIELDS: Final = (b"x-request-id", b"x-bridge-node", b"x-bridge-attempts", b"x-bridge-overhead-us")
-
-
-class Status(enum.Enum):
-    """gRPC's codes that the adapter answers with; the values are the wire's."""
-
-    CANCELLED = 1
-    UNKNOWN = 2
-    INVALID_ARGUMENT = 3
-    DEADLINE_EXCEEDED = 4
-    NOT_FOUND = 5
-    PERMISSION_DENIED = 7
-    RESOURCE_EXHAUSTED = 8
-    ABORTED = 10
-    UNIMPLEMENTED = 12
-    INTERNAL = 13
-    UNAVAILABLE = 14
-    UNAUTHENTICATED = 16
 
 
 _STATUS: Final = {
@@ -73,41 +59,33 @@ _STATUS: Final = {
 }
 
 
-class CallFault(BridgeError):
-    """What a call ends with when it fails."""
+class Call:
+    """An engine request.
 
-    def __init__(self, status: Status, message: str, *, retry_after: str = "") -> None:
-        """`retry_after` is the engine's or the queue's hint, in seconds."""
-        super().__init__(message)
-        self.status = status
-        self.retry_after = retry_after
+    Attributes:
+        target: Its path.
+        body: Its body.
+        headers: Its fields; `PLAIN` itself where the client asks for nothing particular.
+        streams: Whether the answer comes in pieces.
+        zstd: The client wants its answers compressed.
+    """
 
-    @property
-    def hints(self) -> tuple[tuple[str, str], ...]:
-        """When to come again, as metadata: the answer's own field, and the one gRPC's clients retry by."""
-        if not self.retry_after:
-            return ()
-        found = [("retry-after", self.retry_after)]
-        if self.retry_after.isascii() and self.retry_after.isdigit() and len(self.retry_after) <= _DIGITS:
-            found.append(("grpc-retry-pushback-ms", f"{int(self.retry_after) * 1000}"))
-        return tuple(found)
+    __slots__ = ("body", "headers", "streams", "target", "zstd")
 
-
-class Call(msgspec.Struct, frozen=True):
-    """An engine request. `zstd`: the client wants its answers compressed."""
-
-    target: bytes
-    body: bytes
-    headers: tuple[tuple[bytes, bytes], ...]
-    streams: bool
-    zstd: bool
+    def __init__(
+        self, target: bytes, body: bytes, headers: tuple[Pair, ...], *, streams: bool, zstd: bool
+    ) -> None:
+        self.target = target
+        self.body = body
+        self.headers = headers
+        self.streams = streams
+        self.zstd = zstd
 
 
-class Record(msgspec.Struct, frozen=True):
-    """One line of a streamed answer, as far as the adapter reads it."""
-
-    done: bool = False
-    error: str | None = None
+# Names are in lower case, as an exchange is told them.
+_ANSWER_LINES: Final = re.compile(
+    rb"(?m)^(%b):([^\r\n]*)" % b"|".join(re.escape(name) for name in _ANSWER_FIELDS)
+).findall
 
 
 def to_call(model: str, data: bytes, metadata: Mapping[str, str], *, stream: bool) -> Call:
@@ -122,13 +100,14 @@ def to_call(model: str, data: bytes, metadata: Mapping[str, str], *, stream: boo
     Raises:
         CallFault: INVALID_ARGUMENT or RESOURCE_EXHAUSTED, with a sentence for the client.
     """
-    api = metadata.get("api", "generate") or "generate"
+    asks = len(metadata) > 0
+    api = (metadata.get("api", "generate") or "generate") if asks else "generate"
     target = PATHS.get(api)
     if target is None:
         raise CallFault(
             Status.INVALID_ARGUMENT, f"metadata api {api!r} is not known: generate, chat and embed are"
         )
-    compressed = _wants_zstd(metadata)
+    compressed = asks and _wants_zstd(metadata)
     data = _plain(data, compressed=compressed)
     if not data:
         raise CallFault(
@@ -136,17 +115,35 @@ def to_call(model: str, data: bytes, metadata: Mapping[str, str], *, stream: boo
             f"input_data is empty: {'a prompt or ' if api == 'generate' else ''}a JSON object is needed",
         )
     streams = stream and api != "embed"
-    fields = _fields(api, data)
-    fields["model"] = msgspec.Raw(msgspec.json.encode(_model(model, fields.get("model"))))
-    if api != "embed":
-        fields["stream"] = msgspec.Raw(b"true" if streams else b"false")
-    headers = [(b"content-type", b"application/json")]
-    headers += [(name.encode(), _header(name, metadata[name])) for name in _HINTS if metadata.get(name)]
-    return Call(target, msgspec.json.encode(fields), tuple(headers), streams, compressed)
+    # Of a large body the long strings are no decision: they are cut out to be read, and put back.
+    shortened = Shortened(data, 0) if len(data) >= LARGE and data[:1] == b"{" else None
+    fields = None if shortened is None else _object(shortened.text)
+    if fields is None:
+        shortened = None
+        fields = _fields(api, data)
+    named = msgspec.json.encode(_model(model, fields.get("model")))
+    if len(fields) == 1 and api == "generate" and "prompt" in fields:  # as nearly always: written at once
+        flag = b"true" if streams else b"false"
+        body = b'{"prompt":%b,"model":%b,"stream":%b}' % (bytes(fields["prompt"]), named, flag)
+    else:
+        fields["model"] = msgspec.Raw(named)
+        if api != "embed":
+            fields["stream"] = msgspec.Raw(b"true" if streams else b"false")
+        body = msgspec.json.encode(fields)
+    if shortened is not None:
+        body = shortened.whole(body)
+    headers = PLAIN
+    if asks:
+        hints = [(name.encode(), _header(name, metadata[name])) for name in _HINTS if metadata.get(name)]
+        if hints:
+            headers = (*PLAIN, *hints)
+    return Call(target, body, headers, streams=streams, zstd=compressed)
 
 
-def fault_of(status: int, body: bytes, headers: Iterable[tuple[bytes, bytes]] = ()) -> CallFault:
+def fault_of(status: int, body: bytes, headers: Iterable[Pair] | bytes = ()) -> CallFault:
     """What an engine's or the pipeline's error answer means to a gRPC client."""
+    if isinstance(headers, bytes):
+        headers = pairs_of(headers)
     try:
         message = msgspec.json.decode(body, type=Record).error
     except _UNREADABLE:
@@ -172,13 +169,33 @@ def read_record(line: bytes) -> Record:
     return record
 
 
-def answer_metadata(headers: Iterable[tuple[bytes, bytes]]) -> dict[str, str]:
-    """What of the answer's head goes into InferenceResponse.metadata."""
+def answer_metadata(headers: Iterable[Pair] | bytes) -> dict[str, str]:
+    """What of the answer's head, its fields or its lines, goes into InferenceResponse.metadata."""
+    if isinstance(headers, bytes):
+        return {name.decode(): value.strip().decode("latin-1") for name, value in _ANSWER_LINES(headers)}
     return {
         name.decode(): value.decode("latin-1")
         for name, value in ((name.lower(), value) for name, value in headers)
         if name in _ANSWER_FIELDS
     }
+
+
+def encoder(call: Call) -> Callable[[bytes], bytes]:
+    """What makes the engine's records into `output_data`."""
+    if not call.zstd:
+        return _as_is
+    compress: Any = zstandard.ZstdCompressor(level=1).compress
+    return compress  # type: ignore[no-any-return]  # the library has no types for it
+
+
+def _as_is(data: bytes) -> bytes:
+    return data
+
+
+def pairs_of(lines: bytes) -> tuple[Pair, ...]:
+    """The fields of header lines as the pipeline writes them."""
+    fields = [line.partition(b":") for line in lines.split(b"\r\n") if line]
+    return tuple([(name, value.strip()) for name, _, value in fields])
 
 
 def _wants_zstd(metadata: Mapping[str, str]) -> bool:
@@ -214,6 +231,14 @@ def _decompress(frame: bytes) -> bytes:
                 raise CallFault(Status.INVALID_ARGUMENT, "input_data goes on after its zstd frame")
             return b"".join(parts)
     raise CallFault(Status.INVALID_ARGUMENT, "input_data is a truncated zstd frame")
+
+
+def _object(data: bytes) -> dict[str, msgspec.Raw] | None:
+    """The members of a JSON body; None where it is none."""
+    try:
+        return msgspec.json.decode(data, type=dict[str, msgspec.Raw])
+    except _UNREADABLE:
+        return None
 
 
 def _fields(api: str, data: bytes) -> dict[str, msgspec.Raw]:

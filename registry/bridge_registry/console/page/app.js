@@ -10,29 +10,35 @@ import { Alerts, pressing } from "./alerts.js";
 import { Rollouts } from "./rollouts.js";
 import { History } from "./history.js";
 import { Playground } from "./playground.js";
+import { ClientsView } from "./clients.js";
+import { Heatmap } from "./heat.js";
+import { SignIn, resume, session, signedIn } from "./session.js";
 
 const VIEWS = [
   ["mesh", "Mesh", Mesh],
   ["models", "Models", Models],
+  ["heat", "Heatmap", Heatmap],
   ["requests", "Requests", Requests],
   ["alerts", "Alerts", Alerts],
   ["events", "Events", Events],
   ["rollouts", "Rollouts", Rollouts],
   ["history", "Configuration", History],
+  ["clients", "Clients", ClientsView],
   ["playground", "Playground", Playground],
 ];
+const SIGN_IN = ["sign-in", "Sign in", SignIn];
 
 const chosen = () => {
   const [name, ...rest] = location.hash.slice(1).split("/");
-  const view = VIEWS.find((one) => one[0] === name) || VIEWS[0];
-  return { view, argument: decodeURIComponent(rest.join("/")) };
+  const view = VIEWS.find((one) => one[0] === name) || (name === "sign-in" ? SIGN_IN : VIEWS[0]);
+  try { return { view, argument: decodeURIComponent(rest.join("/")) }; } catch { return { view, argument: "" }; }
 };
 
 function Banner() {
   const known = registry();
   if (store.link === "away") {
-    return html`<div class="banner bad" role="status">✕ The registry is away. This is what it said last
-      ${store.heardAt ? `at ${new Date(store.heardAt).toLocaleTimeString("en-GB")}` : ""}; nodes serve on without
+    return html`<div class="banner bad" role="status">✕ The registry is away. This is what it said last${
+      store.heardAt ? ` at ${new Date(store.heardAt).toLocaleTimeString("en-GB")}` : ""}; nodes serve on without
       it, and this page asks again by itself.</div>`;
   }
   if (known && !known.leads && known.leader) {
@@ -77,19 +83,21 @@ function Shell() {
       </nav>
       <div class=${`link ${store.link}`} role="status"><span aria-hidden="true">${
         store.link === "live" ? "●" : store.link === "away" ? "✕" : "◌"}</span> ${link}</div>
+      <a class="who" href="#sign-in" aria-current=${name === "sign-in" ? "page" : undefined}>${signedIn()
+        ? html`${session.name} <small>${session.role}</small>` : "Sign in"}</a>
     </header>
     <${Banner} />
     <main id=${name} tabindex="-1" aria-label=${title}>${
-      store.parts.size || name === "playground"
+      store.parts.size || name === "playground" || name === "sign-in"
         ? html`<${View} argument=${at.argument} />`
         : html`<div class="empty"><p>${store.link === "away"
             ? "The registry does not answer yet." : "Waiting for the first picture of the mesh …"}</p></div>`}
     </main>
-    <footer>${known ? `${known.name} ${known.version}, snapshot ${known.epoch}.${known.revision}` : ""} · read-only ·
-      <code>bridgectl top</code> shows the same</footer>`;
+    <footer>${known ? `${known.name} ${known.version}, snapshot ${known.epoch}.${known.revision}` : ""} · ${signedIn() ? `signed in as ${session.name}` : "read-only"} ·${" "}<code>bridgectl top</code> shows the same</footer>`;
 }
 
 open();
+resume();
 const root = document.getElementById("app");
 root.textContent = "";
 render(html`<${Shell} />`, root);

@@ -2,6 +2,7 @@
 
 import { Component, html, useState } from "./vendor-preact-htm.js";
 import { all, registry } from "./store.js";
+import { Acts, mayAct } from "./session.js";
 import { ago, look, rate, span, sum } from "./words.js";
 
 const ROOMY = 60; // nodes that are shown as cards; more are cells
@@ -15,7 +16,7 @@ function Figure({ label, value, note, tone }) {
 // How far loads are is what earlier ones make likely: the page reckons it with its own clock.
 function progress({ name, since_unix = 0, expected_s = 0 }) {
   const share = expected_s ? Math.min(99, Math.max(0, Math.floor(((Date.now() / 1000 - since_unix) / expected_s) * 100))) : null;
-  return `loading ${name}${share === null ? "" : `, about ${share} %`}`;
+  return `loading${share === null ? "" : ` (${share} %)`} ${name}`;
 }
 
 function inMemory(engine) {
@@ -86,11 +87,14 @@ function Details({ node }) {
   ];
   return html`<section class="panel"><h2>${node.name}</h2><p><a href="#mesh">← all nodes</a></p>
     <dl>${rows.map(([name, value]) => html`<div><dt>${name}</dt><dd>${value}</dd></div>`)}</dl>
+    ${node.state === "revoked" ? null : html`<${Acts} choices=${[node.state === "drained"
+      ? { label: "Put back into service", act: { act: "drain", node: node.name, drained: false }, question: `Send requests to ${node.name} again?` }
+      : { label: "Drain", act: { act: "drain", node: node.name, drained: true }, question: `Send nothing new to ${node.name}?` }]} />`}
     ${node.instances.map((one) => html`<h3>${one.id} <small>${one.engine}, ${one.state}, weight ${one.weight}</small></h3>
       <${Health} engine=${one} /><p><${Slots} engine=${one} /></p><ul class="plain">${one.models.map((name) => html`<li>${name}${
         one.loaded.includes(name) ? html` <span class="tag">in memory</span>` : null}</li>`)}</ul>${
         one.loading.map((load) => html`<p>${progress(load)}</p>`)}`)}
-    <p class="hint">Take it out: <code>bridgectl drain ${node.name}</code></p></section>`;
+    ${mayAct() ? null : html`<p class="hint">Take it out: <code>bridgectl drain ${node.name}</code></p>`}</section>`;
 }
 
 export function Mesh({ argument }) {

@@ -43,6 +43,22 @@ function Explain({ id }) {
       : said.hops.map((hop) => html`<${Hop} hop=${hop} />`)}</section>`;
 }
 
+// Who forwards to whom, in these requests: an engine's id begins with its node.
+function Pairs({ requests }) {
+  const pairs = new Map();
+  for (const one of requests) {
+    if (!one.instance) continue;
+    const key = JSON.stringify([one.entry, one.instance.split("/")[0]]);
+    pairs.set(key, (pairs.get(key) || 0) + 1);
+  }
+  const list = [...pairs].sort((a, b) => b[1] - a[1]).slice(0, 8), most = list.length ? list[0][1] : 1;
+  return list.length ? html`<section class="panel"><h2>Who asks whom <small>of ${requests.length === 1 ? "this request" : `these ${requests.length} requests`}</small></h2>${list.map(([key, count]) => {
+    const [from, to] = JSON.parse(key), words = from === to ? `${from} itself` : `${from} → ${to}`;
+    return html`<div class="share" key=${key}><span>${words}</span><progress max=${most} value=${count} aria-label=${`${words}: ${count}`}></progress>
+      <span class="number">${count}</span></div>`;
+  })}</section>` : null;
+}
+
 export function Requests({ argument }) {
   if (argument) return html`<${Explain} id=${argument} />`;
   return html`<${Live} />`;
@@ -56,17 +72,18 @@ function Live() {
     try { const found = await fetchJson("api/requests"); if (!ended()) setSaid(found); }
     catch (fault) { if (!ended()) setSaid({ fault: fault.message, requests: [] }); }
   }, 2000, [still]);
-  return html`<section class="panel"><div class="bar"><h2>Last requests</h2><div class="choice">
+  return html`${said && !said.fault ? html`<${Pairs} requests=${said.requests} />` : null}
+    <section class="panel"><div class="bar"><h2>Last requests</h2><div class="choice">
       <button aria-pressed=${still} onClick=${() => setStill(!still)}>${still ? "▶ go on" : "❚❚ hold still"}</button></div></div>
     ${said === null ? html`<p class="quiet">Asking the nodes …</p>` : said.fault ? html`<p class="trouble">✕ ${said.fault}</p>`
       : said.requests.length === 0 ? html`<div class="empty"><p>No node remembers a request.</p>
         <p><a href="#playground">Ask a model something</a>, and it will be here.</p></div>`
-      : html`<div class="wide" tabindex="0" role="region" aria-label="Last requests, a table"><table><thead><tr><th></th><th>Ended</th><th>Model</th><th>Called at</th>
+      : html`<div class="wide" tabindex="0" role="region" aria-label="Last requests, a table"><table><thead><tr><th><span class="sr">Well or not</span></th><th>Ended</th><th>Model</th><th>Called at</th>
         <th>Answered by</th><th>Who</th><th class="number">First byte</th><th class="number">In all</th><th class="number">Tokens</th><th>How</th></tr></thead>
         <tbody>${said.requests.map((one) => {
           const [mark, tone] = outcome(one);
           return html`<tr key=${one.entry + one.id + one.at}><td><span class=${`mark ${tone}`} aria-hidden="true">${mark}</span></td>
-            <td class="number">${clock(one.at)}</td><td><a href=${`#requests/${encodeURIComponent(one.id)}`}>${one.route || one.model || one.path}</a></td>
+            <td>${clock(one.at)}</td><td><a href=${`#requests/${encodeURIComponent(one.id)}`}>${one.route || one.model || one.path}</a></td>
             <td>${one.entry}</td><td>${one.instance || "–"}${one.attempts > 1 ? html` <span class="tag">${one.attempts} tries</span>` : null}</td>
             <td>${one.principal}</td><td class="number">${millis(one.ttft_ms)}</td><td class="number">${millis(one.total_ms)}</td>
             <td class="number">${one.tokens || ""}</td><td>${one.outcome} ${one.status}</td></tr>`;

@@ -1,10 +1,16 @@
 // Rollouts: where each stands, why, and both sides beside each other.
 
 import { html } from "./vendor-preact-htm.js";
+import { Acts, mayAct } from "./session.js";
 import { all } from "./store.js";
 import { moment, percent, span } from "./words.js";
 
 const PHASES = { progressing: "◐", paused: "❚❚", complete: "●", "rolled-back": "✕", aborted: "✕" };
+const VERBS = { progressing: ["pause", "promote", "abort"], paused: ["resume", "promote", "abort"], complete: ["abort"] };
+const ASKS = {
+  pause: (one) => `Hold ${one.name} at this share?`, resume: (one) => `Let ${one.name} go on?`,
+  promote: (one) => `Send everything to ${one.canary} now?`, abort: (one) => `Send everything back to ${one.stable}?`,
+};
 const BAD = new Set(["rolled-back", "aborted"]);
 
 export function Rollouts() {
@@ -24,5 +30,7 @@ export function Rollouts() {
       <span>${one.stable}: ${percent(one.stable_error_rate)} failed</span></p>
     <ol class="timeline">${[...one.events].reverse().map(([at, what]) => html`<li><span class="mark idle" aria-hidden="true">●</span>
       <time>${moment(at)}</time><span class="what">${what}</span></li>`)}</ol>
-    <p class="hint"><code>bridgectl rollout pause|resume|promote|abort ${one.name}</code></p></article>`)}</section>`;
+    ${mayAct() ? html`<${Acts} choices=${(VERBS[one.phase] || []).map((verb) => (
+      { label: verb, act: { act: "rollout", name: one.name, verb }, question: ASKS[verb](one) }))} />`
+      : html`<p class="hint"><code>bridgectl rollout pause|resume|promote|abort ${one.name}</code></p>`}</article>`)}</section>`;
 }

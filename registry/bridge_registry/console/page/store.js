@@ -14,7 +14,7 @@ export function watch(listener) {
   return () => listeners.delete(listener);
 }
 
-function changed() {
+export function changed() {
   store.version++;
   if (due) return;
   due = true;

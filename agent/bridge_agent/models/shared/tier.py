@@ -1,0 +1,291 @@
+"""Shared storage as this node reads it: manifests and blobs of others, believed only by their digests.
+
+Its methods block, for no longer than the storage may take (`patience`): run them in threads.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Final, TypeVar
+
+import structlog
+
+from bridge_agent.models.blob_files import BlobFault, hash_all, read_piece
+from bridge_agent.models.piece_rules import span
+from bridge_agent.models.shared import tier_files
+from bridge_agent.models.shared.patience import Patience, StorageHangs
+from bridge_agent.models.shared.section import SharedSection
+from bridge_agent.models.shared.standing_rules import Standing
+from bridge_agent.models.shared.tier_files import Stamp
+from bridge_core.errors import BridgeError, Reaction
+from bridge_core.files import read_at
+from bridge_core.model_answers import SharedCounts, SharedSaid
+from bridge_core.model_store.layout import describe
+from bridge_core.names import ModelName
+
+log = structlog.get_logger()
+
+T = TypeVar("T")
+
+_MOST_WRONG: Final = 4096  # files that are remembered as wrong
+
+
+class TierFault(BridgeError):
+    """The shared storage did not give what it was asked for."""
+
+    reaction = Reaction.ELSEWHERE
+
+
+class TierLacks(TierFault):
+    """It does not have that, or what it has by that name is known to be wrong."""
+
+
+class SharedTier:
+    """Reads one tier.
+
+    Args:
+        section: Where it is.
+        now: Monotonic seconds.
+        patience: Runs what may hang; None: one with the section's time-out.
+    """
+
+    def __init__(
+        self,
+        section: SharedSection,
+        now: Callable[[], float] = time.monotonic,
+        patience: Patience | None = None,
+    ) -> None:
+        self.section: Final = section
+        self.root: Final = Path(section.path)
+        self.patience: Final = patience or Patience(section.timeout_s)
+        self._now = now
+        self._lock = threading.Lock()  # of all below
+        self._standing = Standing()
+        self._wrong: dict[str, Stamp] = {}
+        self._models: tuple[str, ...] = ()
+        self._taken = self._given = self._lacked = self._wrongs = 0
+
+    # -- what it has
+
+    def manifest(self, name: ModelName) -> bytes | None:
+        """A model's manifest as it lies there; None: there is none, or the storage is away."""
+        try:
+            return self._ask(lambda: tier_files.manifest_at(self.root, name))
+        except TierFault:
+            return None
+
+    def open(self, hex_: str, size: int) -> TierBlob:
+        """A blob of so many bytes, to be closed.
+
+        Raises:
+            TierLacks: there is none of that size, or the file there is known to be wrong.
+            TierFault: the storage is away.
+        """
+        found = self._ask(lambda: tier_files.open_blob(self.root, hex_), late=_close)
+        if found is None:
+            with self._lock:
+                self._lacked += 1
+            raise TierLacks(f"the shared storage {self.root} does not have blob {hex_[:12]}")
+        file, stamp = found
+        with self._lock:
+            known = self._wrong.get(hex_) == stamp
+            if not known:  # another file lies there by now
+                self._wrong.pop(hex_, None)
+        if stamp.size == size and not known:
+            return TierBlob(self, file, hex_, size)
+        self.close(file)
+        if not known:
+            self._is_wrong(hex_, stamp, f"it has {stamp.size} bytes and not {size}")
+        raise TierLacks(f"what the shared storage {self.root} has as blob {hex_[:12]} is wrong")
+
+    def doubt(self, hex_: str, size: int, stopped: Callable[[], bool]) -> bool:
+        """A whole of which pieces came from here had another digest: reads the file; False: it is wrong.
+
+        Blocks for as long as that takes, or until `stopped`. A storage that goes away meanwhile has not shown
+        that it is right.
+        """
+        try:
+            blob = self.open(hex_, size)
+        except TierFault:
+            return False
+        try:
+            stamp = self._ask(lambda: tier_files.stamp_of(blob.file))
+            if hash_all(blob.read, size, stopped)[0] == hex_ or stopped():
+                return True
+        except (TierFault, BlobFault):
+            return False
+        finally:
+            blob.close()
+        self._is_wrong(hex_, stamp, "its bytes have another digest")
+        return False
+
+    def look(self) -> None:
+        """Lists what lies there, and whether it answers; what came of it is in `said`."""
+        try:
+            found = self._ask(lambda: tier_files.names_at(self.root))
+        except TierFault:
+            return
+        with self._lock:
+            self._models, wrong = tuple(name.short() for name in found), list(self._wrong.items())
+        for hex_, stamp in wrong:
+            self._look_again(hex_, stamp)
+
+    def _look_again(self, hex_: str, stamp: Stamp) -> None:
+        """Whether a blob that was wrong has been put right."""
+        try:
+            found = self._ask(lambda: tier_files.open_blob(self.root, hex_), late=_close)
+        except TierFault:
+            return
+        if found is not None:
+            self.close(found[0])
+        if found is None or found[1] != stamp:
+            self.mended(hex_)
+
+    # -- what is said of it
+
+    def said(self) -> SharedSaid:
+        """How it stands."""
+        with self._lock:
+            counts = SharedCounts(
+                self._given, self._taken, self._lacked, self._wrongs, self._standing.faults, len(self._wrong)
+            )
+            return SharedSaid(
+                str(self.root)[:256],
+                self.section.publish,
+                self._standing.fault,
+                self.patience.hanging,
+                counts,
+                self._models,
+            )
+
+    def concerns(self) -> list[str]:
+        """What an operator should know of it, a sentence each."""
+        with self._lock:
+            fault, wrong = self._standing.fault, sorted(self._wrong)
+        found = []
+        if fault:
+            found.append(
+                f"the shared models folder {self.root} is away: {fault}; models come from other nodes and "
+                "their registries meanwhile"
+            )
+        if wrong:
+            found.append(
+                f"the shared models folder {self.root} holds {len(wrong)} blobs that are wrong "
+                f"(sha256-{wrong[0][:12]}…): publish their models again with `bridgectl models publish`"
+            )
+        return found
+
+    # -- inside
+
+    def _ask(self, work: Callable[[], T], late: Callable[[T | None], None] = lambda _: None) -> T:
+        """What `work` returns, while the storage is asked at all. Raises TierFault."""
+        with self._lock:
+            asks, why = self._standing.asks(self._now()), self._standing.fault
+        if not asks:
+            raise TierFault(f"the shared storage {self.root} is away: {why}")
+        try:
+            result = self.patience.call(work, late=late)
+        except (OSError, StorageHangs) as fault:
+            said = describe(fault) if isinstance(fault, OSError) else fault.message
+            self._failed(said)
+            raise TierFault(f"the shared storage {self.root} is away: {said}") from fault
+        with self._lock:
+            back = bool(self._standing.fault)
+            self._standing.answered()
+        if back:
+            log.info("shared_storage_back", path=str(self.root))
+        return result
+
+    def _failed(self, why: str) -> None:
+        with self._lock:
+            news = self._standing.failed(why, self._now())
+        if news:
+            log.warning("shared_storage_away", path=str(self.root), reason=why)
+
+    def _is_wrong(self, hex_: str, stamp: Stamp, why: str) -> None:
+        with self._lock:
+            if len(self._wrong) >= _MOST_WRONG:
+                del self._wrong[next(iter(self._wrong))]
+            self._wrong[hex_] = stamp
+            self._wrongs += 1
+        log.warning("shared_blob_wrong", path=str(self.root), blob=hex_[:12], reason=why)
+
+    def read(self, file: int, offset: int, length: int) -> bytes:
+        """Bytes of an open file, which is closed where that read hangs; see `TierBlob`. Raises TierFault."""
+
+        def work() -> bytes:
+            data = read_at(file, offset, length)
+            # It lies in this node's own store soon: once in the page cache is enough.
+            os.posix_fadvise(file, offset, length, os.POSIX_FADV_DONTNEED)
+            return data
+
+        data = self._ask(work, late=lambda _: os.close(file))
+        with self._lock:
+            self._taken += len(data)
+        return data
+
+    def answers(self) -> None:
+        """Something was written there just now: it is not away, whatever was thought before."""
+        with self._lock:
+            self._standing.answered()
+
+    def mended(self, hex_: str) -> None:
+        """A blob there was written anew, or is gone."""
+        with self._lock:
+            self._wrong.pop(hex_, None)
+
+    def gave(self) -> None:
+        """A blob came from here, as far as it did not come from nodes, and had its digest."""
+        with self._lock:
+            self._given += 1
+
+    def close(self, file: int) -> None:
+        """Closes a file, without waiting for it: that, too, may hang."""
+        threading.Thread(target=os.close, args=(file,), daemon=True, name="shared-storage-close").start()
+
+
+class TierBlob:
+    """One blob of the tier, open; reads come one after the other. Close it.
+
+    Attributes:
+        file: Its descriptor; -1 once it is closed, or left to the thread that hangs on it.
+    """
+
+    def __init__(self, tier: SharedTier, file: int, hex_: str, size: int) -> None:
+        self._tier = tier
+        self._hex = hex_
+        self.file = file
+        self.size = size
+
+    def read(self, offset: int, length: int) -> bytes:
+        """The bytes there; fewer where the file was cut. Raises TierFault: the storage is away."""
+        try:
+            return self._tier.read(self.file, offset, length)
+        except TierFault as fault:
+            cause = fault.__cause__
+            if isinstance(cause, StorageHangs) and cause.abandoned:
+                self.file = -1  # the thread that hangs on it closes it
+            raise
+
+    def piece(self, piece: int) -> bytes:
+        """A piece of it. Raises TierFault: the storage is away, or the file was cut."""
+        span(self.size, piece)
+        try:
+            return read_piece(self.read, self.size, piece)
+        except BlobFault as fault:
+            raise TierFault(f"blob {self._hex[:12]} of the shared storage: {fault.message}") from fault
+
+    def close(self) -> None:
+        """Lets go of it."""
+        file, self.file = self.file, -1
+        if file >= 0:
+            self._tier.close(file)
+
+
+def _close(found: tuple[int, Stamp] | None) -> None:
+    if found is not None:
+        os.close(found[0])

@@ -1,0 +1,177 @@
+"""Reads the files of a store that others write. Everything here blocks, and may hang: run it in `Patience`.
+
+Whoever writes there may be hostile: names are opened one by one from the folder above, no symbolic link is
+followed below the root, and only regular files are read, as far as they may go.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import stat
+from collections.abc import Generator, Iterator
+from itertools import islice
+from pathlib import Path
+from typing import Final
+
+import msgspec
+
+from bridge_agent.models.manifest_rules import MOST_MANIFEST
+from bridge_core.files import read_at
+from bridge_core.names import InvalidName, ModelName
+
+FOLDER: Final = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+ROOT: Final = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
+MANIFESTS: Final = "manifests"
+MOST_LISTED: Final = 1024  # models that are named of all that lie there
+_MOST_ENTRIES: Final = 16_384  # of folders that are looked through
+_READ: Final = os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK  # a FIFO blocks nobody
+_NONE: Final = (errno.ENOENT, errno.ELOOP, errno.ENOTDIR, errno.ENAMETOOLONG, errno.ENXIO)
+
+
+class NoStore(OSError):
+    """The folder is there, and holds no models: most likely nothing is mounted there."""
+
+
+class Stamp(msgspec.Struct, frozen=True):
+    """Which file, in which state: as long as it is the same, nobody wrote to it."""
+
+    inode: int
+    size: int
+    modified_ns: int
+
+
+def stamp_of(file: int) -> Stamp:
+    """That of an open file. Raises OSError."""
+    found = os.fstat(file)
+    return Stamp(found.st_ino, found.st_size, found.st_mtime_ns)
+
+
+def is_none(fault: OSError) -> bool:
+    """Whether there is no such file, or something that counts as none: a link, a folder that is no folder."""
+    return fault.errno in _NONE
+
+
+@contextlib.contextmanager
+def top(root: Path, name: str) -> Iterator[int]:
+    """The open folder `manifests` or `blobs` of the root. Raises NoStore: there is none; OSError."""
+    with folders(root, name) as folder:
+        if folder is None:
+            raise NoStore(f"it has no folder {name}: nothing is mounted there, or nothing was published yet")
+        yield folder
+
+
+def open_blob(root: Path, hex_: str) -> tuple[int, Stamp] | None:
+    """A descriptor of a blob, and its stamp; None where there is none. Raises NoStore, OSError."""
+    with top(root, "blobs") as folder:
+        file = open_regular(f"sha256-{hex_}", folder)
+    if file is None:
+        return None
+    try:
+        return file, stamp_of(file)
+    except BaseException:
+        os.close(file)
+        raise
+
+
+def open_regular(name: str, folder: int) -> int | None:
+    """A descriptor of a regular file in an open folder; None where there is none. Raises OSError."""
+    try:
+        found = os.open(name, _READ, dir_fd=folder)
+    except OSError as fault:
+        if is_none(fault) or fault.errno == errno.EACCES:  # one file that is not ours to read
+            return None
+        raise
+    try:
+        if stat.S_ISREG(os.fstat(found).st_mode):
+            return found
+    except BaseException:
+        os.close(found)
+        raise
+    os.close(found)
+    return None
+
+
+@contextlib.contextmanager
+def folders(root: Path, *names: str) -> Iterator[int | None]:
+    """The open folder below `root` that these names lead to; None where there is none. Raises OSError.
+
+    The root itself may be a link: it is the operator's word.
+    """
+    at = os.open(root, ROOT)
+    try:
+        for name in names:
+            try:
+                below = os.open(name, FOLDER, dir_fd=at)
+            except OSError as fault:
+                if not is_none(fault):
+                    raise
+                yield None
+                return
+            os.close(at)
+            at = below
+        yield at
+    finally:
+        os.close(at)
+
+
+def read_file(name: str, folder: int, most: int) -> bytes | None:
+    """The content of a regular file of at most `most` bytes; None: there is no such one. Raises OSError."""
+    file = open_regular(name, folder)
+    if file is None:
+        return None
+    try:
+        if os.fstat(file).st_size > most:
+            return None
+        data = read_at(file, 0, most + 1)
+    finally:
+        os.close(file)
+    return data if len(data) <= most else None
+
+
+def manifest_at(root: Path, name: ModelName) -> bytes | None:
+    """The manifest of a name in whatever case; None where there is none. Raises NoStore, OSError."""
+    parts = (name.host, name.namespace, name.model)
+    with folders(root, MANIFESTS, *parts) as folder:
+        if folder is not None and (data := read_file(name.tag, folder, MOST_MANIFEST)) is not None:
+            return data
+    wanted = str(name).lower()
+    for found in _all_names(root):
+        if str(found).lower() == wanted:
+            with folders(root, MANIFESTS, found.host, found.namespace, found.model) as folder:
+                return None if folder is None else read_file(found.tag, folder, MOST_MANIFEST)
+    return None
+
+
+def names_at(root: Path) -> list[ModelName]:
+    """The models that lie there, `MOST_LISTED` at most. Raises NoStore, OSError."""
+    with contextlib.closing(_all_names(root)) as names:
+        return list(islice(names, MOST_LISTED))
+
+
+def _all_names(root: Path) -> Generator[ModelName, None, None]:
+    left = [_MOST_ENTRIES]
+
+    def below(folder: int, names: tuple[str, ...]) -> Generator[ModelName, None, None]:
+        with os.scandir(folder) as entries:
+            found = sorted(entry.name for entry in islice(entries, left[0]))
+        left[0] -= len(found)
+        for entry in found:
+            if len(names) == 3:
+                with contextlib.suppress(InvalidName):
+                    yield ModelName.parse(f"{names[0]}/{names[1]}/{names[2]}:{entry}")
+                continue
+            try:
+                inner = os.open(entry, FOLDER, dir_fd=folder)
+            except OSError as fault:
+                if is_none(fault):
+                    continue
+                raise
+            try:
+                yield from below(inner, (*names, entry))
+            finally:
+                os.close(inner)
+
+    with top(root, MANIFESTS) as folder:
+        yield from below(folder, ())

@@ -1,0 +1,267 @@
+"""Writes models into shared storage. Everything here blocks; each step runs in `Patience`, for it may hang.
+
+Rules:
+1. A blob is written under a name of its own in `bridge-partial`, synced, and renamed: readers see all of it
+   or nothing. Its bytes are hashed on the way; what has another digest than it should is not kept. One that
+   is there already is read and hashed, not believed.
+2. A manifest is renamed into its place last, when all its blobs are there.
+3. Who writes a model holds the registry's lease for it. Before it begins it puts its own mark into the
+   model's fence, and before the manifest's rename it looks whether its mark is still there and its lease
+   still good: a writer that stood still for minutes finds another's mark, and renames nothing. Where a file
+   system refuses locks the mark and the lease stand alone, and a writer that stops in the microseconds
+   between look and rename could still replace a newer manifest by its older one; never by one in parts.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import hashlib
+import os
+import secrets
+import stat
+import time
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Final, TypeVar
+
+from bridge_agent.models.blob_content import write_all
+from bridge_agent.models.piece_rules import piece_count, span
+from bridge_agent.models.shared import fence_files
+from bridge_agent.models.shared.fence_files import FENCES, NEW, PublishFault, below
+from bridge_agent.models.shared.patience import Patience, StorageHangs
+from bridge_agent.models.shared.tier_files import FOLDER, MANIFESTS, open_regular
+from bridge_core.errors import BridgeError
+from bridge_core.files import read_at
+from bridge_core.model_store.layout import describe
+from bridge_core.names import ModelName
+
+T = TypeVar("T")
+
+PARTIAL: Final = "bridge-partial"
+_SYNC_EVERY: Final = 64  # pieces: of many the last sync would take longer than one step may
+_SYNC_S: Final = 600.0
+_OLD_S: Final = 86_400.0  # what a writer that died left behind
+
+
+class TierWriter:
+    """Writes into one tier.
+
+    Args:
+        root: Its folder.
+        patience: Runs the steps.
+    """
+
+    def __init__(self, root: Path, patience: Patience) -> None:
+        self._root = root
+        self._patience = patience
+
+    def identity(self) -> str:
+        """See `fence_files.identity`. Raises PublishFault, also where the storage hangs."""
+        return self._step("use", partial(fence_files.identity, self._root))
+
+    def claim(self, name: ModelName, mark: str, valid: Callable[[], bool]) -> None:
+        """See `fence_files.claim`. Raises PublishFault, also where the storage hangs."""
+        self._step("use", partial(fence_files.claim, self._root, name, mark, valid))
+
+    def tidy(self) -> None:
+        """Makes the folders, and removes what writers left behind that died. Raises PublishFault."""
+        self._step("use", self._tidy)
+
+    def blob(
+        self, hex_: str, size: int, read: Callable[[int], bytes], *, goes_on: Callable[[int], None]
+    ) -> None:
+        """Writes the blob of a digest, unless it is there and right.
+
+        Args:
+            hex_: The digits of its digest.
+            size: Its bytes.
+            read: Gives a piece of it.
+            goes_on: Told after each piece how many bytes are through; raises what ends it.
+
+        Raises:
+            PublishFault: the storage refuses, hangs or is full, or the bytes have another digest.
+        """
+        if self._is_there(hex_, size, goes_on):
+            return
+        name = f"{hex_}.{secrets.token_hex(8)}"
+        try:
+            self._write(name, hex_, size, read, goes_on)
+            self._step("write", partial(self._named, name, f"sha256-{hex_}"))
+        except BaseException:
+            with contextlib.suppress(BridgeError):
+                self._step("clean up", partial(self._forgotten, name))
+            raise
+
+    def list_model(self, name: ModelName, data: bytes, mark: str, valid: Callable[[], bool]) -> None:
+        """Puts a manifest into its place, while its writer is the last one that claimed it (rule 3).
+
+        Raises:
+            PublishFault: it is not, or its lease is over; the storage refuses, or hangs.
+        """
+        temporary = f"manifest.{secrets.token_hex(8)}"
+
+        def work() -> None:
+            file = self._created(temporary)
+            try:
+                write_all(file, 0, data)
+                os.fsync(file)
+                with fence_files.claimed(self._root, name, mark, valid):
+                    self._listed(temporary, name)
+            except BaseException:
+                self._forgotten(temporary)
+                raise
+            finally:
+                os.close(file)
+
+        self._step("write", work, within_s=_SYNC_S)
+
+    def _write(
+        self, name: str, hex_: str, size: int, read: Callable[[int], bytes], goes_on: Callable[[int], None]
+    ) -> None:
+        file = _Opened(self, self._step("write", partial(self._created, name), late=_close))
+        try:
+            whole = hashlib.sha256()
+            for piece in range(piece_count(size)):
+                data, (offset, _) = read(piece), span(size, piece)
+                whole.update(data)
+                file.step("write", partial(write_all, file.handle, offset, data))
+                if piece % _SYNC_EVERY == _SYNC_EVERY - 1:
+                    file.step("write", partial(os.fsync, file.handle), within_s=_SYNC_S)
+                goes_on(offset + len(data))
+            if whole.hexdigest() != hex_:
+                raise PublishFault(
+                    f"blob {hex_[:12]} of this node does not have its digest: it is not published",
+                    hint="pull the model again here, or publish it from another node",
+                )
+            file.step("write", partial(os.fsync, file.handle), within_s=_SYNC_S)
+        finally:
+            file.close()
+
+    def _is_there(self, hex_: str, size: int, goes_on: Callable[[int], None]) -> bool:
+        found = self._step("read", partial(self._found, hex_, size), late=_close)
+        if found is None:
+            return False
+        file = _Opened(self, found)
+        try:
+            whole = hashlib.sha256()
+            for piece in range(piece_count(size)):
+                offset, length = span(size, piece)
+                whole.update(file.step("read", partial(read_at, file.handle, offset, length)))
+                goes_on(offset + length)
+            return whole.hexdigest() == hex_
+        finally:
+            file.close()
+
+    def _step(
+        self,
+        doing: str,
+        work: Callable[[], T],
+        *,
+        late: Callable[[T | None], None] = lambda _: None,
+        within_s: float = 0.0,
+    ) -> T:
+        try:
+            return self._patience.call(work, late=late, within_s=within_s)
+        except OSError as fault:
+            hint = {
+                errno.ENOSPC: "give it more room",
+                errno.EDQUOT: "give it more room",
+                errno.EROFS: "it is mounted read-only here: publish from a node that may write there",
+            }.get(fault.errno or 0, "")
+            message = f"cannot {doing} the shared storage {self._root}: {describe(fault)}"
+            raise PublishFault(message, hint=hint) from fault
+        except StorageHangs as fault:
+            raise PublishFault(f"the shared storage {self._root} is away: {fault.message}") from fault
+
+    # -- what runs in the threads
+
+    def _found(self, hex_: str, size: int) -> int | None:
+        with below(self._root, "blobs") as folder:
+            file = open_regular(f"sha256-{hex_}", folder)
+        if file is not None and os.fstat(file).st_size != size:
+            os.close(file)
+            return None
+        return file
+
+    def _tidy(self) -> None:
+        for name in ("blobs", MANIFESTS, PARTIAL, FENCES):
+            with below(self._root) as root:
+                _make_folder(name, root)
+        old = time.time() - _OLD_S
+        with below(self._root, PARTIAL) as folder:
+            for name in os.listdir(folder):  # noqa: PTH208 - of a descriptor, which no link can move
+                with contextlib.suppress(FileNotFoundError):
+                    found = os.stat(name, dir_fd=folder, follow_symlinks=False)
+                    if stat.S_ISREG(found.st_mode) and found.st_mtime < old:
+                        os.unlink(name, dir_fd=folder)
+
+    def _created(self, name: str) -> int:
+        with below(self._root, PARTIAL) as folder:
+            file = os.open(name, NEW, 0o644, dir_fd=folder)
+        os.fchmod(file, 0o644)  # whatever this process's mask: all nodes read it
+        return file
+
+    def _forgotten(self, name: str) -> None:
+        with below(self._root, PARTIAL) as folder, contextlib.suppress(FileNotFoundError):
+            os.unlink(name, dir_fd=folder)
+
+    def _named(self, name: str, final: str) -> None:
+        with below(self._root, PARTIAL) as source, below(self._root, "blobs") as target:
+            os.rename(name, final, src_dir_fd=source, dst_dir_fd=target)
+            os.fsync(target)
+
+    def _listed(self, temporary: str, name: ModelName) -> None:
+        parts = (MANIFESTS, name.host, name.namespace, name.model)
+        for depth in range(1, len(parts)):
+            with below(self._root, *parts[:depth]) as folder:
+                _make_folder(parts[depth], folder)
+                os.fsync(folder)
+        with below(self._root, PARTIAL) as source, below(self._root, *parts) as target:
+            os.rename(temporary, name.tag, src_dir_fd=source, dst_dir_fd=target)
+            os.fsync(target)
+
+
+class _Opened:
+    """An open file, which the thread closes that hangs on it."""
+
+    def __init__(self, writer: TierWriter, handle: int) -> None:
+        self._writer = writer
+        self._left = False
+        self.handle = handle
+
+    def step(self, doing: str, work: Callable[[], T], *, within_s: float = 0.0) -> T:
+        """A step on it. Raises PublishFault."""
+        try:
+            return self._writer._step(  # noqa: SLF001 - of this module
+                doing, work, late=lambda _: os.close(self.handle), within_s=within_s
+            )
+        except PublishFault as fault:
+            cause = fault.__cause__
+            self._left = isinstance(cause, StorageHangs) and cause.abandoned
+            raise
+
+    def close(self) -> None:
+        """Closes it; what that fails with was told by the last sync, if it matters."""
+        if not self._left:
+            with contextlib.suppress(BridgeError):
+                self._writer._step("close", partial(os.close, self.handle))  # noqa: SLF001
+
+
+def _make_folder(name: str, folder: int) -> None:
+    """A folder that all nodes may read, whatever this process's mask; one that is there stays as it is."""
+    try:
+        os.mkdir(name, 0o755, dir_fd=folder)
+    except FileExistsError:
+        return
+    made = os.open(name, FOLDER, dir_fd=folder)
+    try:
+        os.fchmod(made, 0o755)
+    finally:
+        os.close(made)
+
+
+def _close(file: int | None) -> None:
+    if file is not None:
+        os.close(file)

@@ -1,0 +1,1 @@
+"""Models that have to be signed: what comes here is checked, and what is not signed is not served."""

@@ -1,0 +1,172 @@
+"""`bridgectl models shared` and `publish`: how nodes' shared storage stands, and writing models into it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from bridge_cli.models_command import snapshot_of
+from bridge_cli.output import JsonOption, columns, print_json, say, say_aside
+from bridge_cli.where import Where, asks_registry
+from bridge_core.command.guard import guarded
+from bridge_core.command.plain_text import one_line
+from bridge_core.errors import Fatal
+from bridge_core.names import canonical_or_same
+
+if TYPE_CHECKING:
+    from bridge_cli.access import Access
+    from bridge_cli.models_remote import Outcome
+    from bridge_core.snapshot import Snapshot
+
+
+@asks_registry
+def shared_command(
+    *,
+    nodes: Annotated[
+        list[str] | None,
+        typer.Option("--nodes", metavar="LABEL", help="Nodes with this label, or of this name; may repeat."),
+    ] = None,
+    as_json: JsonOption = False,
+    where: Where,
+) -> None:
+    """Say how the shared storage of nodes stands, what they had of it, and which models lie there."""
+
+    async def ask() -> list[Outcome]:
+        to = where.access()
+        return await shared_at(to, await snapshot_of(to), nodes or [])
+
+    def work() -> list[Outcome]:
+        import asyncio
+
+        return asyncio.run(ask())
+
+    outcomes = guarded(work)
+    if as_json:
+        print_json(outcomes)
+    else:
+        for line in shared_lines(outcomes):
+            say(line)
+    if any(one.fault or (one.shared is not None and one.shared.fault) for one in outcomes):
+        raise typer.Exit(1)
+
+
+def shared_lines(outcomes: list[Outcome]) -> list[str]:
+    """A line a node, why storage is away, and the models that lie there."""
+    rows = [("NODE", "PATH", "STATE", "WRITES", "BLOBS HAD", "BYTES READ", "FAULTS", "WRONG")]
+    asides, seen = [], dict[str, list[str]]()
+    for one in outcomes:
+        said = one.shared
+        if said is None:
+            rows.append((one.node, "", "not known", "", "", "", "", ""))
+            asides.append(f"{one.node}: {one.fault}")
+            continue
+        if not said.path:
+            rows.append((one.node, "none", "", "", "", "", "", ""))
+            continue
+        counts, writes = said.counts, "yes" if said.publishes else "no"
+        had, wrong = (str(counts.blobs), str(counts.bytes)), (str(counts.faults), str(counts.known_wrong))
+        rows.append((one.node, said.path, "away" if said.fault else "ok", writes, *had, *wrong))
+        if said.fault:
+            hanging = f"; {said.hanging} reads hang" if said.hanging else ""
+            asides.append(f"{one.node}: {said.fault}{hanging}")
+        for model in said.models:
+            seen.setdefault(model, []).append(one.node)
+    lines = [one_line(line) for line in (*columns(rows), *asides)]
+    if seen:
+        lines += ["", *map(one_line, columns([("MODEL", "SEEN BY"), *_seen(seen)]))]
+    return lines
+
+
+def _seen(seen: dict[str, list[str]]) -> list[tuple[str, str]]:
+    return [(model, ", ".join(nodes)) for model, nodes in sorted(seen.items())]
+
+
+@asks_registry
+def publish_command(
+    *,
+    name: Annotated[str, typer.Argument(metavar="NAME", help="Such as smollm2:135m.")],
+    node: Annotated[
+        str, typer.Option("--node", help="Which node writes it; without, one that has it and may write.")
+    ] = "",
+    as_json: JsonOption = False,
+    where: Where,
+) -> None:
+    """Write a model into shared storage, from a node that has it and may write there.
+
+    One writer a model at a time: a second one is refused, and told which node the first is.
+    """
+
+    async def ask() -> list[Outcome]:
+        from bridge_cli.models_remote import ask_nodes
+        from bridge_cli.models_show import shown
+        from bridge_core import model_answers
+        from bridge_core.model_answers import ModelAsked
+
+        to = where.access()
+        snapshot = await snapshot_of(to)
+        writer = node or await _writer_of(to, snapshot, name)
+        with shown(quiet=as_json) as show:
+            return await ask_nodes(
+                to, snapshot, [writer], path=model_answers.PUBLISH, asked=ModelAsked(name), show=show
+            )
+
+    def work() -> list[Outcome]:
+        import asyncio
+
+        return asyncio.run(ask())
+
+    (outcome,) = guarded(work)
+    if as_json:
+        print_json(outcome)
+    else:
+        say(one_line(f"{outcome.node}: {outcome.done or f'failed: {outcome.fault}'}"))
+    if outcome.fault:
+        say_aside("It is not published.")
+        raise typer.Exit(1)
+
+
+async def _writer_of(to: Access, snapshot: Snapshot, name: str) -> str:
+    """A node that has the model and may write it into shared storage that answers, if there is one.
+
+    Raises:
+        Fatal: nobody has the model, or none of those may write it.
+    """
+    from bridge_cli.models_remote import copies_of
+
+    having = sorted({place.node for place in copies_of(snapshot, name) if place.meant})
+    if not having:
+        raise Fatal(f"nobody has {name}", hint="`bridgectl models` lists what there is")
+    said = [one for one in await shared_at(to, snapshot, having) if one.shared is not None]
+    able = [one for one in said if one.shared is not None and one.shared.publishes]
+    if not able:
+        raise Fatal(
+            f"none of the nodes that have {name} may write into shared storage: {', '.join(having)}",
+            hint='"publish": true beside models.shared.path in the agent.json of one lets it',
+        )
+    return min(able, key=lambda one: (bool(one.shared and one.shared.fault), one.node)).node
+
+
+def who_shares(outcomes: list[Outcome], name: str) -> list[str]:
+    """The nodes that see a model in their shared storage."""
+    wanted = canonical_or_same(name)
+    return [
+        one.node
+        for one in outcomes
+        if one.shared is not None and any(canonical_or_same(model) == wanted for model in one.shared.models)
+    ]
+
+
+async def shared_at(to: Access, snapshot: Snapshot, wanted: list[str]) -> list[Outcome]:
+    """How the shared storage of these nodes stands; of all that are active where none is given.
+
+    Raises:
+        Fatal: one of them fits no node, or the identity cannot be used.
+    """
+    from bridge_cli.models_remote import ask_nodes
+    from bridge_core import model_answers
+    from bridge_core.model_answers import ModelAsked
+
+    return await ask_nodes(
+        to, snapshot, wanted, path=model_answers.SHARED, asked=ModelAsked(), show=lambda _node, _record: None
+    )

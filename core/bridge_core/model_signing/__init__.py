@@ -1,0 +1,1 @@
+"""Signatures of models: OpenSSF Model Signing's bundles, over the models that Ollama's store has."""

@@ -1,0 +1,1 @@
+"""When what fills will be full: forecasts of what nodes report."""

@@ -1,0 +1,1 @@
+"""Which pod Kubernetes takes when a HorizontalPodAutoscaler goes inwards: the cheapest one."""

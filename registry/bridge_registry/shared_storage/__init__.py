@@ -1,0 +1,1 @@
+"""Leases of those who write models into storage that several nodes share."""

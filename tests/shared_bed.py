@@ -1,0 +1,158 @@
+"""Shared storage in a plain folder, with models put there as a publisher does; and a registry of leases."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import threading
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+from typing import TypeVar
+
+from bridge_agent.models.shared.hold import PublishHold
+from bridge_agent.models.shared.patience import Patience
+from bridge_core.errors import BridgeError, Unavailable
+from bridge_core.model_store.layout import MANIFEST_MEDIA, MEDIA
+from bridge_core.names import ModelName
+
+T = TypeVar("T")
+
+CONFIG_MEDIA = "application/vnd.docker.container.image.v1+json"
+
+
+def digest_of(data: bytes) -> str:
+    return f"sha256:{hashlib.sha256(data).hexdigest()}"
+
+
+def manifest_of(*blobs: bytes, config: bytes = b"{}") -> bytes:
+    """A manifest of layers with these blobs."""
+    layers = [{"mediaType": f"{MEDIA}model", "digest": digest_of(one), "size": len(one)} for one in blobs]
+    about = {"mediaType": CONFIG_MEDIA, "digest": digest_of(config), "size": len(config)}
+    return json.dumps(
+        {"schemaVersion": 2, "mediaType": MANIFEST_MEDIA, "config": about, "layers": layers}
+    ).encode()
+
+
+class Share:
+    """A folder that several nodes have mounted."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        (root / "blobs").mkdir(parents=True)
+        (root / "manifests").mkdir()
+
+    def blob(self, data: bytes) -> Path:
+        """Where the blob of these bytes is or would be."""
+        return self.root / "blobs" / digest_of(data).replace(":", "-")
+
+    def manifest(self, name: str) -> Path:
+        """Where a model's manifest is or would be."""
+        parsed = ModelName.parse(name)
+        return self.root / "manifests" / parsed.host / parsed.namespace / parsed.model / parsed.tag
+
+    def put(self, name: str, *blobs: bytes, config: bytes = b"{}") -> bytes:
+        """Puts a model there; returns its manifest."""
+        for one in (*blobs, config):
+            self.blob(one).write_bytes(one)
+        data, path = manifest_of(*blobs, config=config), self.manifest(name)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(data)
+        return data
+
+    def all(self) -> dict[str, tuple[int, bytes]]:
+        """Every file, what is in it, and when it was written."""
+        return {
+            str(one.relative_to(self.root)): (one.stat().st_mtime_ns, one.read_bytes())
+            for one in sorted(self.root.rglob("*"))
+            if one.is_file()
+        }
+
+
+class Hanging(Patience):
+    """Storage whose reads and writes hang while `stop` was called and not yet `go`.
+
+    Only those are given up soon: a busy machine is not taken for a hung one.
+    """
+
+    def __init__(self) -> None:
+        super().__init__(60.0)
+        self._going = threading.Event()
+        self._going.set()
+
+    def stop(self) -> None:
+        self._going.clear()
+
+    def go(self) -> None:
+        self._going.set()
+
+    def call(
+        self,
+        work: Callable[[], T],
+        *,
+        late: Callable[[T | None], None] = lambda _: None,
+        within_s: float = 0.0,
+    ) -> T:
+        def waited() -> T:
+            self._going.wait()
+            return work()
+
+        within = within_s if self._going.is_set() else 0.05
+        return super().call(waited, late=late, within_s=within)
+
+
+class Leases:
+    """A registry that gives leases as the real one does, in this process.
+
+    Attributes:
+        holders: By tier and model.
+        valid_s: What is answered to a beat.
+    """
+
+    address = "leases.test:1"
+
+    def __init__(self, node: str = "a", *, of: Leases | None = None) -> None:
+        self.node = node
+        self.holders: dict[tuple[str, str], str] = {} if of is None else of.holders
+        self.valid_s = 10.0
+        self.down = False
+        self.tokens = 0
+
+    @contextlib.asynccontextmanager
+    async def publish(self) -> AsyncIterator[_Call]:
+        if self.down:
+            raise Unavailable("this registry is down")
+        call = _Call(self)
+        try:
+            yield call
+        finally:
+            await call.done()
+
+
+class _Call:
+    def __init__(self, leases: Leases) -> None:
+        self._leases = leases
+        self._key: tuple[str, str] | None = None
+
+    async def send(self, tier: str, model: str) -> None:
+        if self._leases.down:
+            raise Unavailable("this registry is down")
+        if self._key is None:
+            holder = self._leases.holders.get((tier, model))
+            if holder is not None:
+                raise BridgeError(
+                    f"registry {self._leases.address} refused: node {holder} is publishing {model}"
+                )
+            self._key = (tier, model)
+            self._leases.holders[self._key] = self._leases.node
+            self._leases.tokens += 1
+
+    async def receive(self) -> PublishHold:
+        if self._leases.down:
+            raise Unavailable("this registry is down")
+        return PublishHold(self._leases.tokens, self._leases.valid_s)
+
+    async def done(self) -> None:
+        if self._key is not None:
+            self._leases.holders.pop(self._key, None)
+            self._key = None
