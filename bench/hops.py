@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from bench import configs, load, results
-from bench.processes import LOAD_CORE, SUBJECT_CORE, envoy, free_port, pinned
+from bench.processes import SUBJECT_CORE, UPSTREAM_CORE, envoy, free_port, pinned
 from bench.subjects import DOMAIN
 from bridge_core.identity import SpiffeId
 from bridge_core.identity import certificates as x
@@ -48,13 +48,13 @@ def ours(name: str, *arguments: object) -> list[str]:
 
 @contextlib.contextmanager
 def upstream(folder: Path) -> Iterator[int]:
-    """The server that answers at once, beside the load generator."""
+    """The server that answers at once, beside the load generator where no core is named for it."""
     port = free_port()
     if shutil.which("nginx"):
         command = ["nginx", "-c", str(configs.nginx(folder, port, None))]
     else:
         command = ours("plain", port)
-    with pinned(command, port, core=LOAD_CORE, log=folder / "upstream.log"):
+    with pinned(command, port, core=UPSTREAM_CORE, log=folder / "upstream.log"):
         yield port
 
 

@@ -1,29 +1,43 @@
 """One large model to every node of a mesh: what comes from outside, and how long it takes.
 
 `python -m bench models` starts a mesh of eight nodes as `bridgectl up` does, and a registry beside it.
+`BRIDGE_BENCH_MODEL_MIB` and `BRIDGE_BENCH_NODES` make it another size; TMPDIR says on which disk all lies.
 """
 
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import http.client
 import json
 import os
-import random
 import shutil
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import psutil
+
 from bench import results
 from tests.cluster.up_bed import Bridge
-from tests.contract.models_bed import digest_of, offer
+from tests.contract.models_bed import offer
 from tests.fakes.oci_registry import OciRegistry, oci_registry
 
-NODES = 8
+NODES = int(os.environ.get("BRIDGE_BENCH_NODES", "8"))
 MIB = int(os.environ.get("BRIDGE_BENCH_MODEL_MIB", "1024"))
+_HEAD = (
+    "what",
+    "seconds",
+    "against one copy",
+    "bytes from outside",
+    "copies a second",
+    "CPU s of the agents",
+)
 ALONE = """
 import sys
 from pathlib import Path
@@ -36,52 +50,65 @@ for _ in pull(ModelStore(Path(sys.argv[1])), name, Registry(name, insecure=True)
 """
 
 
+@dataclass(frozen=True)
+class Copied:
+    """One row, measured."""
+
+    what: str
+    seconds: float
+    sent: int
+    copies: int
+    cpu_s: float | None = None
+
+
 def models(folder: Path, _seconds: float, versions: list[str], command: str) -> None:
     """The row `models`."""
     mesh = Bridge(folder / "mesh", NODES)
     with oci_registry() as registry:
         try:
             mesh.up()
-            rows = [*_through_the_mesh(mesh, registry), _by_engines(folder, registry)]
+            found = _through_the_mesh(mesh, registry)
             mesh.run("down")
         finally:
             mesh.kill_everything()
+        found.append(_by_engines(folder, registry))
     text = (
         f"A model of {MIB} MiB (random bytes) from a registry on this machine to {NODES} agents of a mesh "
-        "that `bridgectl up` made, all on this machine's disk and cores, which the copies share: what a "
-        "transfer costs is processor time here (TLS at both ends, each byte hashed by who sends a piece and "
-        "twice by who takes it). The last row is what the embedded engines do by themselves, without TLS "
-        "between nodes.\n\n"
+        f"that `bridgectl up` made, all on this machine's cores and one disk ({_filesystem(folder)}), which "
+        "the copies share: what a transfer costs is processor time here (TLS at both ends, each byte hashed "
+        "by who takes it, as a piece and as part of the whole). The last row is what the embedded engines do "
+        "by themselves, without TLS between nodes.\n\n"
     )
-    text += results.table(("what", "seconds", "bytes from outside", "copies a second"), rows)
+    text += results.table(_HEAD, [_row(one, found[0]) for one in found])
     results.record("models", "A model to eight nodes", command, versions, text)
 
 
-def _through_the_mesh(mesh: Bridge, registry: OciRegistry) -> list[tuple[str, ...]]:
+def _through_the_mesh(mesh: Bridge, registry: OciRegistry) -> list[Copied]:
     nodes = [agent["http"] for agent in mesh.mesh()["agents"]]
     stores = [mesh.state / f"node{number + 1}" / "models" for number in range(NODES)]
-    rows = []
+    agents = [psutil.Process(mesh.pid(f"node{number + 1}")) for number in range(NODES)]
+    found = []
     for what, who in (
         ("one node pulls", nodes[:1]),
         (f"the other {NODES - 1} pull what it has", nodes[1:]),
         (f"{NODES} nodes pull at once what nobody has", nodes),
     ):
         if len(who) != NODES - 1:
-            name = _offered(registry, len(rows))
-        registry.sent = 0
+            name = _offered(registry, len(found))
+        registry.sent, before = 0, _cpu_s(agents)
         began = time.monotonic()
         asyncio.run(_pull_all(who, name))
         took = time.monotonic() - began
+        found.append(_told(Copied(what, took, registry.sent, len(who), _cpu_s(agents) - before)))
         _check(registry, stores if len(who) > 1 else stores[:1])
-        rows.append(_row(what, took, registry, len(who)))
         if len(who) > 1:
             for store in stores:
                 for blob in registry.blobs:
                     (store / "blobs" / blob.replace(":", "-")).unlink(missing_ok=True)
-    return rows
+    return found
 
 
-def _by_engines(folder: Path, registry: OciRegistry) -> tuple[str, ...]:
+def _by_engines(folder: Path, registry: OciRegistry) -> Copied:
     name = _offered(registry, 9)
     registry.sent = 0
     stores = [folder / f"alone{number}" for number in range(NODES)]
@@ -92,26 +119,47 @@ def _by_engines(folder: Path, registry: OciRegistry) -> tuple[str, ...]:
     took = time.monotonic() - began
     for store in stores:
         shutil.rmtree(store)
-    return _row(f"{NODES} engines pull each by itself", took, registry, NODES)
+    return _told(Copied(f"{NODES} engines pull each by itself", took, registry.sent, NODES))
 
 
-def _row(what: str, took: float, registry: OciRegistry, copies: int) -> tuple[str, ...]:
-    share = registry.sent / (MIB << 20)
-    return what, f"{took:.1f}", f"{share:.2f} × the model", f"{copies / took:.2f}"
+def _told(one: Copied) -> Copied:
+    """Says it at once, too: a run that is cut has said something."""
+    print(f"{one.what}: {one.seconds:.1f} s, CPU {one.cpu_s} s", flush=True)
+    return one
+
+
+def _row(one: Copied, first: Copied) -> tuple[str, ...]:
+    share = one.sent / (MIB << 20)
+    ratio = "" if one is first else f"{one.seconds / first.seconds:.2f}×"
+    cpu = "" if one.cpu_s is None else f"{one.cpu_s:.1f}"
+    outside, rate = f"{share:.2f} × the model", f"{one.copies / one.seconds:.2f}"
+    return one.what, f"{one.seconds:.1f}", ratio, outside, rate, cpu
+
+
+def _cpu_s(agents: list[psutil.Process]) -> float:
+    return sum(sum(one.cpu_times()[:2]) for one in agents)
+
+
+def _filesystem(folder: Path) -> str:
+    mounts = {part.mountpoint: part.fstype for part in psutil.disk_partitions(all=True)}
+    return next(mounts[str(at)] for at in (folder, *folder.parents) if str(at) in mounts)
 
 
 def _offered(registry: OciRegistry, seed: int) -> str:
     registry.blobs.clear()
-    draw = random.Random(seed)
-    offer(registry, f"team/m{seed}:v1", b"".join(draw.randbytes(1 << 20) for _ in range(MIB)))
+    offer(registry, f"team/m{seed}:v1", np.random.default_rng(seed).bytes(MIB << 20))
     return f"{registry.host}/team/m{seed}:v1"
 
 
 def _check(registry: OciRegistry, stores: list[Path]) -> None:
-    for store in stores:
-        for digest, data in registry.blobs.items():
-            path = store / "blobs" / digest.replace(":", "-")
-            if path.stat().st_size != len(data) or digest_of(path.read_bytes()) != digest:
+    def digest(path: Path) -> str:
+        with path.open("rb") as file:
+            return f"sha256:{hashlib.file_digest(file, 'sha256').hexdigest()}"
+
+    wanted = {store / "blobs" / blob.replace(":", "-"): blob for store in stores for blob in registry.blobs}
+    with ThreadPoolExecutor(os.cpu_count()) as threads:
+        for path, found in zip(wanted, threads.map(digest, wanted), strict=True):
+            if found != wanted[path]:
                 raise RuntimeError(f"{path} is not what was pulled")
 
 

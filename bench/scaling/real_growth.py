@@ -13,6 +13,8 @@ from __future__ import annotations
 import argparse
 import asyncio
 import os
+import signal
+import sys
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -67,6 +69,7 @@ def main() -> int:
     how.add_argument("--cores-each", type=int)
     how.add_argument("--cpu", type=float)
     asked = parser.parse_args()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that the mesh is ended with it
     given = Given(tuple(asked.engines), asked.cores_each, asked.cpu, asked.seconds)
     fault = unfit(given, len(os.sched_getaffinity(0)))
     if fault:

@@ -102,8 +102,7 @@ async def test_a_head_that_never_ends_is_given_up_at_its_bound(bed: Bed) -> None
 
     async with hostile(bed) as client:
         await client.say(parts())
-        await eventually(lambda: client.ended)
-        assert client.count(h2.GOAWAY) == 1
+        await eventually(lambda: client.ended)  # its GOAWAY may be lost: unread bytes reset the connection
         await others_are_served(bed)
     assert len(bed.engine.asked) == 1
 
@@ -150,5 +149,4 @@ async def test_what_breaks_the_protocol_ends_its_connection_alone(bed: Bed, fram
     async with hostile(bed) as client:
         await client.say([frame])
         await eventually(lambda: client.ended)
-        assert client.count(h2.GOAWAY) == 1
     await others_are_served(bed)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import random
 
 import pytest
 from hypothesis import given
@@ -19,7 +20,7 @@ from bridge_agent.models.piece_rules import (
     span,
     write_have,
 )
-from bridge_agent.models.transfer_rules import OUTSIDE, Ask, Transfer
+from bridge_agent.models.transfer_rules import ALONE_S, OPEN_S, OUTSIDE, Ask, Transfer
 from bridge_core.decoding import Undecodable
 
 D = "d" * 64
@@ -108,8 +109,73 @@ def test_every_piece_that_somebody_has_comes_once(count: int, haves: list[int], 
 def test_the_rarest_piece_goes_first() -> None:
     transfer = Transfer(3)
     transfer.heard("a", 0b111)
-    transfer.heard("b", 0b101)
-    assert {transfer.next(0.0, draw).piece for draw in (0,)} == {1}  # type: ignore[union-attr]
+    transfer.heard("b", 0b111)
+    transfer.heard("c", 0b101)
+    asks = [transfer.next(0.0, 0) for _ in range(2)]
+    # Of sources that nothing is under way from, the one that has least; of what the next one has, the rarest.
+    assert [(ask.source, ask.piece) for ask in asks if ask] == [("c", 0), ("a", 1)]
+
+
+def test_what_only_one_source_has_is_shared_out_among_who_fetch() -> None:
+    transfer = Transfer(6)
+    transfer.shared(1, 3)
+    transfer.heard("a", 0b111111)
+    assert {ask.piece for _ in range(3) if (ask := transfer.next(0.0, 0))} == {1, 4}
+    transfer.heard("b", 0b000100)  # a second one has it: it is nobody's any more
+    ask = transfer.next(0.0, 0)
+    assert ask == Ask("b", 2)
+
+
+def test_who_could_ask_for_nothing_else_for_a_moment_asks_for_all() -> None:
+    transfer = Transfer(6)
+    transfer.shared(2, 3)
+    transfer.heard("a", 0b000011)
+    assert transfer.next(10.0, 0) is None
+    assert transfer.next(10.0 + ALONE_S - 0.01, 0) is None
+    assert transfer.next(10.0 + ALONE_S, 0) == Ask("a", 0)
+    assert transfer.next(10.0 + ALONE_S, 0) == Ask("a", 1)
+    transfer.came(0, "a")
+    transfer.came(1, "a")
+    transfer.heard("a", 0b011011)
+    assert transfer.next(9.99 + ALONE_S + OPEN_S, 0) == Ask("a", 3)
+    transfer.came(3, "a")
+    assert transfer.next(10.0 + ALONE_S + OPEN_S, 0) is None
+
+
+def test_a_wait_for_what_nobody_has_yet_opens_nothing() -> None:
+    transfer = Transfer(6)
+    transfer.shared(2, 3)
+    assert transfer.next(0.0, 0) is None
+    assert transfer.next(100.0, 0) is None
+    transfer.heard("a", 0b000011)
+    assert transfer.next(100.0, 0) is None
+
+
+def test_who_has_it_first_sends_hardly_more_than_one_copy() -> None:
+    """Seven nodes, one source: who asks for a piece has it at the next step, and says so to all."""
+    count, draw = 210, random.Random(7)
+    nodes = {f"n{at}": Transfer(count) for at in range(7)}
+    for at, transfer in enumerate(nodes.values()):
+        transfer.shared(at, len(nodes))
+    sent = dict.fromkeys(("first", *nodes), 0)
+    now = 0.0
+    while not all(transfer.whole for transfer in nodes.values()):
+        now += 0.1
+        assert now < 60
+        for name, transfer in nodes.items():
+            transfer.heard("first", (1 << count) - 1)
+            for other, known in nodes.items():
+                if other != name:
+                    transfer.heard(other, known.have)
+        asked = []
+        for transfer in nodes.values():
+            while (ask := transfer.next(now, draw.getrandbits(30))) is not None:
+                asked.append((transfer, ask))
+        for transfer, ask in asked:
+            transfer.came(ask.piece, ask.source)
+            sent[ask.source] += 1
+    assert count <= sent["first"] < 1.5 * count
+    assert max(sent[name] for name in nodes) < 1.5 * count
 
 
 def test_many_who_fetch_begin_in_different_places() -> None:

@@ -68,6 +68,10 @@ class Finding:
                 offers = live.origin is not None and bool(live.rules.uncovered or live.fetches)
                 said = await self._claim(live, offers=offers)
                 live.fetches = offers and said.fetcher == self._peers.node
+                here = self._peers.node
+                fetching = sorted({here, *said.sources} - {said.fetcher}) or [here]
+                if here in fetching:
+                    live.rules.shared(fetching.index(here), len(fetching))
                 known = self._peers.nodes()
                 for node in dict.fromkeys((*first, said.fetcher, *said.sources)):
                     running = followed.get(node)

@@ -6,16 +6,22 @@ Rules:
 2. Of the pieces that a source has and this node lacks, the one that the fewest sources have goes first;
    of equally rare ones chance decides, so that many nodes that fetch a blob soon have different pieces to
    give to each other.
-3. A source that fails `STRIKES` times in a row is dropped. One that sends a piece whose hash is not the one
+   The source with the fewest under way is asked, and of equals the one that has least: fewer others ask it.
+3. A piece that only one source has is asked for by one of the nodes that fetch the blob, and the others
+   have it from there: else all of them ask the one that is first to have it, which then sends every piece
+   to everybody. Its number says whose it is. A node that could ask for nothing else for `ALONE_S` asks for
+   all of them during `OPEN_S`: whose they are may be slow, or gone.
+4. A source that fails `STRIKES` times in a row is dropped. One that sends a piece whose hash is not the one
    that it names is dropped at once, by its name. One that is busy rests for `REST_S`.
-4. A whole that has another digest than it should: every piece that another source knows by another hash is
+5. A whole that has another digest than it should: every piece that another source knows by another hash is
    fetched again, and who gave it is dropped. Where nobody contradicts, all that came from other nodes is
    fetched again, and all of them are dropped: only the digest proves anything.
-5. A dropped source is not asked again in this transfer, whatever it says that it has.
+6. A dropped source is not asked again in this transfer, whatever it says that it has.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping
 from typing import Final
 
@@ -25,6 +31,8 @@ EACH: Final = 3
 TOGETHER: Final = 8
 STRIKES: Final = 3
 REST_S: Final = 0.25
+ALONE_S: Final = 0.5
+OPEN_S: Final = 5.0
 MOST_SOURCES: Final = 64
 _LOOKED_AT: Final = 64  # candidates of which the rarest is taken
 
@@ -76,6 +84,8 @@ class Transfer:
         self.given: dict[int, str] = {}
         self._sources: dict[str, Source] = {}
         self._asked = 0  # bits of the pieces under way, also from outside
+        self._share = self._all
+        self._idle_since, self._open_until = math.inf, -math.inf
 
     @property
     def whole(self) -> bool:
@@ -110,6 +120,10 @@ class Transfer:
             known = self._sources[source] = Source()
         known.have = have & self._all
 
+    def shared(self, place: int, nodes: int) -> None:
+        """So many nodes fetch the blob, and this one's place among them, from 0 on, is `place`."""
+        self._share = sum(1 << piece for piece in range(place, self._count, nodes))
+
     def next(self, now: float, draw: int) -> Ask | None:
         """The next piece to ask for; None: nothing can be asked at present.
 
@@ -117,21 +131,39 @@ class Transfer:
             now: The time.
             draw: Any number: chance.
         """
-        if sum(len(one.asked) for one in self._sources.values()) >= TOGETHER:
+        under_way = sum(len(one.asked) for one in self._sources.values())
+        if under_way >= TOGETHER:
             return None
         missing = self._all & ~self.have & ~self._asked
+        missing &= ~self._held_back(now, missing, idle=not under_way)
         able = [
-            (len(one.asked), at, name, one)
+            (len(one.asked), one.have.bit_count(), at, name, one)
             for at, (name, one) in enumerate(self._sources.items())
             if not one.dropped and one.rests <= now and len(one.asked) < EACH and one.have & missing
         ]
         if not able:
             return None
-        _, _, name, source = min(able, key=lambda one: (one[0], (one[1] + draw) % len(self._sources)))
+        *_, name, source = min(able, key=lambda one: (*one[:2], (one[2] + draw) % len(self._sources)))
         piece = self._rarest(source.have & missing, draw)
         source.asked.add(piece)
         self._asked |= 1 << piece
         return Ask(name, piece)
+
+    def _held_back(self, now: float, lacks: int, *, idle: bool) -> int:
+        """The pieces of `lacks`, as bits, that other nodes are to ask their only source for."""
+        once = twice = 0
+        for one in self._sources.values():
+            if not one.dropped:
+                twice |= once & one.have
+                once |= one.have
+        others = lacks & once & ~twice & ~self._share
+        if not (idle and others):
+            self._idle_since = math.inf
+        elif self._idle_since == math.inf:
+            self._idle_since = now
+        elif now - self._idle_since >= ALONE_S:
+            self._idle_since, self._open_until = math.inf, now + OPEN_S
+        return 0 if now < self._open_until else others
 
     def next_outside(self, draw: int) -> int | None:
         """The next piece to fetch from the origin: one that no node has; None: there is none such now.

@@ -84,7 +84,7 @@ class Call:
 
 # Names are in lower case, as an exchange is told them.
 _ANSWER_LINES: Final = re.compile(
-    rb"(?m)^(%b):[ \t]*([^\r\n]*?)[ \t]*\r?$" % b"|".join(re.escape(name) for name in _ANSWER_FIELDS)
+    rb"(?m)^(%b):([^\r\n]*)" % b"|".join(re.escape(name) for name in _ANSWER_FIELDS)
 ).findall
 
 
@@ -172,7 +172,7 @@ def read_record(line: bytes) -> Record:
 def answer_metadata(headers: Iterable[Pair] | bytes) -> dict[str, str]:
     """What of the answer's head, its fields or its lines, goes into InferenceResponse.metadata."""
     if isinstance(headers, bytes):
-        return {name.decode(): value.decode("latin-1") for name, value in _ANSWER_LINES(headers)}
+        return {name.decode(): value.strip().decode("latin-1") for name, value in _ANSWER_LINES(headers)}
     return {
         name.decode(): value.decode("latin-1")
         for name, value in ((name.lower(), value) for name, value in headers)
