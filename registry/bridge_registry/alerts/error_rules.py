@@ -37,7 +37,7 @@ HALF_S: Final = 6 * 3600.0
 _Z: Final = 1.6449  # one in twenty is above
 _WEEK_S: Final = 7 * 86_400.0
 _KEPT: Final = 0.5 ** (WINDOW_S / HALF_S)
-_LATELY: Final = 0.9  # of a window, in what is lately: a minute's worth
+_LATELY: Final = 0.97  # of a window, in what is lately: some three minutes, as one has too few requests
 _COMPARED: Final = 2.0  # failures of others that are no coincidence
 _MOST: Final = 1.5
 
@@ -51,7 +51,7 @@ class State(msgspec.Struct, frozen=True):
         evidence: See rule 3.
         raised: Which are raised.
         since: Since when there was evidence without a break; 0: there is none.
-        lately: Requests of about the last minute.
+        lately: Requests of about the last three minutes.
         lately_failed: Of them.
     """
 

@@ -64,7 +64,7 @@ class ErrorWatch:
             if not self._state.raised[at]:
                 continue
             summary = (
-                f"{id_} failed {100.0 * shares[at]:.2g} % of its requests of the last minute, where "
+                f"{id_} failed {100.0 * shares[at]:.2g} % of its requests of the last minutes, where "
                 f"{100.0 * usual[at]:.2g} % are as much as is usual for it; "
                 f"other nodes of its model {100.0 * self._others[at]:.2g} %"
             )
