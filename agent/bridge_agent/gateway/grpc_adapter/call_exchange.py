@@ -8,10 +8,9 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Iterable
 
-from mypy_extensions import mypyc_attr
-
 from bridge_core.errors import BridgeError
 from bridge_core.http1 import Disconnected, IncompleteResponse, Pair, Request
+from bridge_core.native import mypyc_attr
 
 
 @mypyc_attr(allow_interpreted_subclasses=True)
