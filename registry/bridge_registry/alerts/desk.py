@@ -155,9 +155,11 @@ class AlertDesk:
         """What forecasts, since this registry began to lead."""
         return self._forecaster
 
-    def forecasts(self, node: str = "") -> list[Forecast]:
-        """What is forecast of a node's series, or of all; none while another registry leads."""
-        return self._forecaster.forecasts(node) if self._term else []
+    def forecasts(self, node: str = "", *, hit: bool = False) -> list[Forecast]:
+        """What is forecast of a node's series, or of all; with `hit` of those alone that hit their limit.
+        None while another registry leads.
+        """
+        return self._forecaster.forecasts(node, hit=hit) if self._term else []
 
     def _take_office(self, known: Sequence[Alert], term: str) -> None:
         now, clock = self._now(), self._clock()

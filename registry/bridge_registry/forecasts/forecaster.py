@@ -78,9 +78,11 @@ class Forecaster:
         for one in self.series.values():
             yield from one.seen()
 
-    def forecasts(self, node: str = "") -> list[Forecast]:
-        """What there is to say of all figures, what is hit first before the others."""
-        found = [each for one in self.series.values() for each in one.forecasts(node)]
+    def forecasts(self, node: str = "", *, hit: bool = False) -> list[Forecast]:
+        """What there is to say of all figures, what is hit first before the others; with `hit` of those
+        series alone that hit their limit.
+        """
+        found = [each for one in self.series.values() for each in one.forecasts(node, hit=hit)]
         return sorted(found, key=lambda one: (not one.raised, one.likely_s, one.earliest_s))
 
     def _readings(

@@ -14,6 +14,7 @@ from bridge_core.snapshot import Snapshot
 from bridge_registry.alerts.alert_rules import MOST_SUMMARY, Seen
 from bridge_registry.forecasts import holt_winters_rules as hw
 from bridge_registry.forecasts import outlook_rules as rules
+from bridge_registry.forecasts.holt_winters_rules import Flags
 from bridge_registry.forecasts.outlook_rules import FIGURES
 from bridge_registry.forecasts.reading_rules import Place, Reading
 
@@ -112,12 +113,13 @@ class Series:
 
     def seen(self) -> Iterator[Seen]:
         """What will be full."""
-        raised = [(place, row) for place, row in self._rows.items() if self._alarm.raised[row]]
+        if not self._alarm.raised.any():  # as nearly always, and it is asked every second
+            return
         known = rules.known(self._state)
-        for place, row in raised:
-            if not known[row] and place in self._kept:
+        for place, _row in self._at(self._alarm.raised & ~known):
+            if place in self._kept:
                 yield self._kept[place]  # it says so itself before long, or that it is over
-        for one in self._of([(place, row) for place, row in raised if known[row]]):
+        for one in self._of(self._at(self._alarm.raised & known)):
             place = one.place
             yield Seen(
                 self._how.alert,
@@ -131,19 +133,22 @@ class Series:
                 moved=self._how.moved,
             )
 
-    def forecasts(self, node: str = "") -> Iterator[Forecast]:
-        """What there is to say; of one node, or of all."""
-        known = rules.known(self._state)
-        return self._of(
-            [
-                (place, row)
-                for place, row in sorted(self._rows.items())
-                if known[row] and node in {"", place.node}
-            ]
-        )
+    def forecasts(self, node: str = "", *, hit: bool = False) -> Iterator[Forecast]:
+        """What there is to say; of one node, or of all; with `hit` of those alone that hit their limit."""
+        there = rules.known(self._state)
+        if hit:
+            there &= np.isfinite(self._hits.likely)
+        return self._of(sorted(one for one in self._at(there) if node in {"", one[0].node}))
+
+    def _at(self, there: Flags) -> list[tuple[Place, int]]:
+        """The places of the rows where `there` is true."""
+        places = list(self._rows)  # rows are in the order in which places came
+        return [(places[row], row) for row in np.flatnonzero(there).tolist()]
 
     def _of(self, found: Sequence[tuple[Place, int]]) -> Iterator[Forecast]:
         """The forecasts of places of which something is known."""
+        if not found:
+            return
         rows = np.array([row for _, row in found], dtype=np.int64)
         steps = np.array([_HOUR])
         slots = (self._step + steps) % rules.DAY * rules.SLOTS // rules.DAY
