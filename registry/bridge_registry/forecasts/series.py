@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Final
 
@@ -12,6 +11,7 @@ import numpy as np
 from bridge_core import gauges
 from bridge_core.snapshot import Snapshot
 from bridge_registry.alerts.alert_rules import MOST_SUMMARY, Seen
+from bridge_registry.alerts.places import Places
 from bridge_registry.forecasts import holt_winters_rules as hw
 from bridge_registry.forecasts import outlook_rules as rules
 from bridge_registry.forecasts.holt_winters_rules import Flags
@@ -81,7 +81,7 @@ class Series:
         self.figure = figure
         self._how = FIGURES[figure]
         self._kept = dict(kept)
-        self._rows: dict[Place, int] = {}
+        self._rows = Places[Place](MOST_SERIES, MOST_OF_NODE)
         self._state = hw.empty(0, rules.SLOTS)
         self._alarm = rules.no_alarm(0)
         self._unit = self._limit = np.zeros(0)
@@ -98,7 +98,7 @@ class Series:
         many = len(self._rows)
         value = np.full(many, np.nan)
         for place, one in told.items():
-            row = self._rows.get(place)
+            row = self._rows.row(place)
             if row is None:
                 continue
             share = self.figure in _SHARES
@@ -142,7 +142,7 @@ class Series:
 
     def _at(self, there: Flags) -> list[tuple[Place, int]]:
         """The places of the rows where `there` is true."""
-        places = list(self._rows)  # rows are in the order in which places came
+        places = self._rows.keys()
         return [(places[row], row) for row in np.flatnonzero(there).tolist()]
 
     def _of(self, found: Sequence[tuple[Place, int]]) -> Iterator[Forecast]:
@@ -181,24 +181,14 @@ class Series:
             there = place.instance in snapshot.instances if place.instance else place.node in snapshot.nodes
             return there and (place in told or self._state.missed[row] < rules.DAY)
 
-        kept = [(place, row) for place, row in self._rows.items() if stays(place, row)]
-        if len(kept) < len(self._rows):
-            rows = [row for _, row in kept]
+        rows = self._rows.keep(stays)
+        if rows is not None:
             self._state = hw.chosen(self._state, rows)
             self._alarm = rules.alarm_of(self._alarm, rows)
             self._unit, self._limit = self._unit[rows], self._limit[rows]
-            self._rows = {place: at for at, (place, _) in enumerate(kept)}
-        of_node = Counter(place.node for place in self._rows)
-        fresh = []
-        for place in told:
-            if place not in self._rows and of_node[place.node] < MOST_OF_NODE:
-                of_node[place.node] += 1
-                fresh.append(place)
-        fresh = fresh[: MOST_SERIES - len(self._rows)]
+        fresh = self._rows.add(told, lambda place: place.node)
         if not fresh:
             return
-        begin = len(self._rows)
-        self._rows.update((place, begin + at) for at, place in enumerate(fresh))
         self._state = hw.grown(self._state, len(fresh))
         self._alarm = rules.alarm_grown(self._alarm, [place in self._kept for place in fresh])
         self._unit = np.concatenate((self._unit, np.ones(len(fresh))))
