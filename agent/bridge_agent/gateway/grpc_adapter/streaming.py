@@ -19,7 +19,6 @@ from bridge_agent.gateway.grpc_adapter.native import (
     Send,
     call_of,
     failed,
-    late,
     read_timeout,
 )
 from bridge_agent.gateway.grpc_adapter.translate import (
@@ -171,8 +170,7 @@ async def predict_stream(
         if call is None:
             return
         answer = StreamedAnswer(caller.request(call, remaining))
-        watched = calls.begin(answer, receive)
-        deadline = late(answer, remaining)
+        watched = calls.begin(answer, receive, remaining)
         try:
             first = await _first(call, answer)
             begun = True
@@ -182,9 +180,7 @@ async def predict_stream(
             else:
                 await _relay(call, answer, send)
         finally:
-            calls.end(answer, watched)
-            if deadline is not None:
-                deadline.cancel()
+            calls.end(watched)
     except BridgeError as fault:
         await failed(send, fault, begun=begun)
         return
