@@ -109,6 +109,18 @@ def copies_of(snapshot: Snapshot, name: str) -> list[Place]:
     return sorted(places, key=lambda place: place.instance)
 
 
+def nodes_having(snapshot: Snapshot, name: str, *, only_meant: bool = False) -> list[str]:
+    """The nodes that have a model; `only_meant`: with the weights that the mesh means by its name.
+
+    Raises:
+        Fatal: nobody has it.
+    """
+    having = {place.node for place in copies_of(snapshot, name) if place.meant or not only_meant}
+    if not having:
+        raise Fatal(f"nobody has {name}", hint="`bridgectl models` lists what there is")
+    return sorted(having)
+
+
 def _signed_by(instance: Instance, wanted: str) -> tuple[str, ...]:
     return next((one.by for one in instance.signed if canonical_or_same(one.name) == wanted), ())
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Final
 
 import msgspec
 
-from bridge_cli.models_remote import ask_node, chosen, copies_of
+from bridge_cli.models_remote import ask_node, chosen, nodes_having
 from bridge_core import model_answers
 from bridge_core.errors import BridgeError, Fatal
 from bridge_core.files import write_atomically
@@ -48,11 +48,7 @@ async def signable(to: Access, snapshot: Snapshot, name: str, wanted: list[str])
     Raises:
         BridgeError: nobody has it, a node does not answer, or they have different ones.
     """
-    if not wanted:
-        wanted = sorted({place.node for place in copies_of(snapshot, name)})
-        if not wanted:
-            raise Fatal(f"nobody has {name}", hint="`bridgectl models` lists what there is")
-    nodes = chosen(snapshot, wanted)
+    nodes = chosen(snapshot, wanted or nodes_having(snapshot, name))
     found: dict[str, list[Node]] = {}
     contents: dict[str, Content] = {}
     for node in nodes:
