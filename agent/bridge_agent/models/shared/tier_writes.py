@@ -29,9 +29,9 @@ from typing import Final, TypeVar
 from bridge_agent.models.blob_content import write_all
 from bridge_agent.models.piece_rules import piece_count, span
 from bridge_agent.models.shared import fence_files
-from bridge_agent.models.shared.fence_files import FENCES, NEW, PublishFault, below
+from bridge_agent.models.shared.fence_files import FENCES, NEW, PublishFault
 from bridge_agent.models.shared.patience import Patience, StorageHangs
-from bridge_agent.models.shared.tier_files import FOLDER, MANIFESTS, open_regular
+from bridge_agent.models.shared.tier_files import FOLDER, MANIFESTS, below, open_regular
 from bridge_core.errors import BridgeError
 from bridge_core.files import read_at
 from bridge_core.model_store.layout import describe
