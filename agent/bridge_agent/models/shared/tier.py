@@ -15,7 +15,6 @@ from typing import Final, TypeVar
 import structlog
 
 from bridge_agent.models.blob_files import BlobFault, hash_all, read_piece
-from bridge_agent.models.piece_rules import span
 from bridge_agent.models.shared import tier_files
 from bridge_agent.models.shared.patience import Patience, StorageHangs, is_left
 from bridge_agent.models.shared.section import SharedSection
@@ -272,7 +271,6 @@ class TierBlob:
 
     def piece(self, piece: int) -> bytes:
         """A piece of it. Raises TierFault: the storage is away, or the file was cut."""
-        span(self.size, piece)
         try:
             return read_piece(self.read, self.size, piece)
         except BlobFault as fault:
