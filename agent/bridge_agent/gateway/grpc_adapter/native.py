@@ -75,8 +75,30 @@ def late(exchange: CallExchange, remaining: float | None) -> asyncio.TimerHandle
     """What ends a call at its deadline; to be cancelled with the call."""
     if remaining is None:
         return None
-    fault = CallFault(Status.DEADLINE_EXCEEDED, "the deadline has passed")
-    return asyncio.get_running_loop().call_later(remaining, exchange.give_up, fault)
+    return asyncio.get_running_loop().call_later(remaining, exchange.give_up, _too_late())
+
+
+async def call_in_time(
+    receive: Receive, remaining: float | None, *, stream: bool
+) -> tuple[Call | None, float | None]:
+    """What a call asks for, see `call_of`, and the seconds that are left of `remaining` then.
+
+    Raises:
+        CallFault: see `call_of`; or its message was not whole at its deadline.
+    """
+    if remaining is None:
+        return await call_of(receive, stream=stream), None
+    until = asyncio.get_running_loop().time() + remaining
+    try:
+        async with asyncio.timeout_at(until):
+            call = await call_of(receive, stream=stream)
+    except TimeoutError:
+        raise _too_late() from None
+    return call, max(0.0, until - asyncio.get_running_loop().time())
+
+
+def _too_late() -> CallFault:
+    return CallFault(Status.DEADLINE_EXCEEDED, "the deadline has passed")
 
 
 async def call_of(receive: Receive, *, stream: bool) -> Call | None:
