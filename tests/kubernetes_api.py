@@ -29,6 +29,7 @@ class FakeApi:
         pods: By token: the username, the pod's name and uid, and the audiences.
         asked: Bodies of the reviews.
         annotations: By path of a pod; a pod that is not in here is not there.
+        refused: Statuses in place of a change, by path of a pod.
         answer: Status and body in place of a review; None: it reviews.
     """
 
@@ -36,6 +37,7 @@ class FakeApi:
         self.pods: dict[str, tuple[str, str, str, list[str]]] = {}
         self.asked: list[dict[str, Any]] = []
         self.annotations: dict[str, dict[str, str]] = {}
+        self.refused: dict[str, int] = {}
         self.answer: tuple[int, bytes] | None = None
 
     def knows(
@@ -70,6 +72,8 @@ class FakeApi:
             return self.answer[0], (), self.answer[1]
         if not known or path not in self.annotations:
             return (404 if known else 401), (), b'{"kind":"Status"}'
+        if path in self.refused:
+            return self.refused[path], (), b'{"kind":"Status"}'
         if request.headers.get(b"content-type") != b"application/merge-patch+json":
             return 415, (), b'{"kind":"Status"}'
         self.annotations[path] |= json.loads(request.body)["metadata"]["annotations"]

@@ -94,6 +94,16 @@ async def test_who_resets_calls_as_fast_as_it_makes_them_leaves_nothing_behind(b
         await eventually(lambda: bed.engine.cancelled == len(bed.engine.asked) - 1)
 
 
+@pytest.mark.parametrize("rpc", [b"Predict", b"PredictStream"])
+async def test_a_message_that_never_ends_is_given_up_at_the_calls_deadline(bed: Bed, rpc: bytes) -> None:
+    head = h2.call_head(b"/bridge.v1.ModelInference/" + rpc, (b"grpc-timeout", b"50m"))
+    async with hostile(bed) as client:
+        await client.say([h2.frame(h2.HEADERS, h2.END_HEADERS, 1, head), h2.frame(h2.DATA, 0, 1, _ASK[:7])])
+        await eventually(lambda: any(one.kind == h2.HEADERS and one.stream == 1 for one in client.got))
+        await others_are_served(bed)
+    assert len(bed.engine.asked) == 1
+
+
 async def test_a_head_that_never_ends_is_given_up_at_its_bound(bed: Bed) -> None:
     def parts() -> Iterable[bytes]:
         yield h2.frame(h2.HEADERS, 0, 1, _HEAD)

@@ -132,6 +132,31 @@ async def test_wrong_bytes_in_the_share_are_fetched_from_the_registry_and_named(
     tier.open(digest_of(BLOB)[7:], SIZE).close()
 
 
+async def test_a_manifest_that_lies_about_a_size_makes_no_blob_of_the_share_wrong(
+    models: ModelsBed, share: Share
+) -> None:
+    offered(models, share, BLOB)
+    tier, hex_ = shared(models), digest_of(BLOB)[7:]
+    with pytest.raises(TierLacks):  # whose registry anybody may have made
+        tier.open(hex_, SIZE - 1)
+    assert (await models.pull("a"))[-1] == {"status": "success"}
+    assert has(models, "a")
+    assert models.registry.sent == 0
+    assert tier.said().counts.known_wrong == 0
+    assert models.desks["a"].concerns() == []
+
+
+async def test_a_blob_that_was_cut_in_the_share_is_named(models: ModelsBed, share: Share) -> None:
+    offered(models, share, BLOB)
+    share.blob(BLOB).write_bytes(BLOB[:-1])
+    assert (await models.pull("a"))[-1] == {"status": "success"}
+    tier, hex_ = shared(models), digest_of(BLOB)[7:]
+    with pytest.raises(TierLacks):
+        tier.open(hex_, SIZE)
+    assert tier.said().counts.known_wrong == tier.said().counts.wrong == 1
+    assert any("1 blobs that are wrong" in one for one in models.desks["a"].concerns())
+
+
 async def test_wrong_bytes_that_nobody_else_has_make_no_model(models: ModelsBed, share: Share) -> None:
     share.put(models.name(), BLOB)
     share.blob(BLOB).write_bytes(OTHER)

@@ -83,6 +83,22 @@ async def test_pods_are_told_what_they_cost_as_far_as_that_changes(world: World)
     assert world.costs["elsewhere"] == 0
 
 
+async def test_a_pod_that_takes_no_cost_does_not_keep_the_others_from_theirs(world: World) -> None:
+    world.pods("a", "b", "c")
+    world.api.refused[f"{PODS}/a"] = 422  # as where a webhook of the cluster does not let it be changed
+    found = says(a=seen("active", 9), b=seen("active", 1), c=seen("warm", 1))
+    with pytest.raises(Unavailable, match="422"):
+        await world.writer.write(found)
+    with contextlib.suppress(Unavailable):
+        await world.writer.write(found)
+    assert world.costs == {"b": 10_000_100, "c": 100}
+    with pytest.raises(Unavailable, match="pod a"):
+        await world.writer.write(found)
+    del world.api.refused[f"{PODS}/a"]
+    assert await world.writer.write(found) == 1
+    assert world.costs["a"] == 10_001_600
+
+
 async def test_what_the_api_says_of_it_is_told_and_tried_again(world: World) -> None:
     world.pods("a")
     found = says(a=seen("active"))

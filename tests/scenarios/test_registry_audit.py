@@ -37,8 +37,10 @@ def told(state: Path) -> list[dict[str, Any]]:
 RECORDED = {
     "Join", "RenewExpired", "Renew", "Leave", "CreateToken", "RevokeToken", "Apply", "Rollback", "Drain",
     "Revoke", "CommandRollout", "Restore", "RotateAuthority", "CreateClient", "RotateClient", "BlockClient",
-    "DeleteClient", "CertifyClient", "CreateAdmin", "DeleteAdmin", "LeaseCells", "TryReceiver",
+    "DeleteClient", "CertifyClient", "CreateAdmin", "DeleteAdmin", "LeaseCells", "TryReceiver", "Publish",
+    "SignIn", "BeginConsoleSession",
 }  # fmt: skip
+INNER = {"BeginConsoleSession", "LookAtConsoleSession"}  # of the console's own pages
 
 
 def registry_calls() -> set[str]:
@@ -50,7 +52,7 @@ def registry_calls() -> set[str]:
 
 
 def test_of_every_call_somebody_decided_whether_it_only_looks() -> None:
-    assert registry_calls() == RECORDED | _LOOKS
+    assert registry_calls() | INNER == RECORDED | _LOOKS
     assert not RECORDED & _LOOKS
 
 

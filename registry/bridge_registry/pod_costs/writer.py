@@ -58,16 +58,23 @@ class CostWriter:
         self._options = options
         self._clock = clock
         self._written: dict[str, Written] = {}
+        self._failed: set[str] = set()  # pods whose last write was refused
 
     async def write(self, found: pb.AutoscalingResponse) -> int:
         """Tells the pods whose cost changed; how many were written to.
+
+        A failure ends the round. The pod that it came with is the last of the next one: the API, or a webhook
+        before it, may refuse a single pod, and the others are told all the same.
 
         Raises:
             Unavailable: the API cannot be asked, does not let this account write, or took too long.
         """
         costs = cost_rules.costs(holders(found))
         self._written = {pod: last for pod, last in self._written.items() if pod in costs}
-        late = cost_rules.due(costs, self._written, self._clock())
+        self._failed &= costs.keys()
+        late = sorted(
+            cost_rules.due(costs, self._written, self._clock()), key=lambda pod: pod in self._failed
+        )
         if not late:
             return 0
         count = 0
@@ -77,7 +84,9 @@ class CostWriter:
                 calling(self._options.address, self._options.folder, _MOST_BYTES) as call,
             ):
                 for pod in late:
+                    self._failed.add(pod)
                     there = await self._tell(call, pod, costs[pod])
+                    self._failed.discard(pod)
                     self._written[pod] = Written(costs[pod] if there else None, self._clock())
                     count += there
         except TimeoutError as fault:

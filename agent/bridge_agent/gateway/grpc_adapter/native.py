@@ -56,8 +56,8 @@ class NativeCalls:
         self._calls.begun(exchange)
         watched = self._hang_ups.begun(exchange, receive)
         if remaining is not None:
-            late = CallFault(Status.DEADLINE_EXCEEDED, "the deadline has passed")
-            watched.deadline = asyncio.get_running_loop().call_later(remaining, exchange.give_up, late)
+            loop = asyncio.get_running_loop()
+            watched.deadline = loop.call_later(remaining, exchange.give_up, _too_late())
         return watched
 
     def end(self, watched: Watched) -> None:
@@ -72,6 +72,29 @@ def takes(headers: dict[bytes, bytes]) -> bool:
     return (
         headers.get(b"content-type") in _PLAIN and headers.get(b"grpc-encoding", b"identity") == b"identity"
     )
+
+
+async def call_in_time(
+    receive: Receive, remaining: float | None, *, stream: bool
+) -> tuple[Call | None, float | None]:
+    """What a call asks for, see `call_of`, and the seconds that are left of `remaining` then.
+
+    Raises:
+        CallFault: see `call_of`; or its message was not whole at its deadline.
+    """
+    if remaining is None:
+        return await call_of(receive, stream=stream), None
+    until = asyncio.get_running_loop().time() + remaining
+    try:
+        async with asyncio.timeout_at(until):
+            call = await call_of(receive, stream=stream)
+    except TimeoutError:
+        raise _too_late() from None
+    return call, max(0.0, until - asyncio.get_running_loop().time())
+
+
+def _too_late() -> CallFault:
+    return CallFault(Status.DEADLINE_EXCEEDED, "the deadline has passed")
 
 
 async def call_of(receive: Receive, *, stream: bool) -> Call | None:

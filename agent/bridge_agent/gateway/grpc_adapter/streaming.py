@@ -15,7 +15,7 @@ from bridge_agent.gateway.grpc_adapter.native import (
     NativeCalls,
     Receive,
     Send,
-    call_of,
+    call_in_time,
     failed,
     read_timeout,
 )
@@ -97,7 +97,7 @@ async def predict_stream(
     begun = False
     try:
         remaining = read_timeout(headers.get(b"grpc-timeout"))
-        call = await call_of(receive, stream=True)
+        call, remaining = await call_in_time(receive, remaining, stream=True)
         if call is None:
             return
         answer = StreamedAnswer(caller.request(call, remaining))

@@ -17,7 +17,7 @@ from bridge_agent.gateway.grpc_adapter.native import (
     NativeCalls,
     Receive,
     Send,
-    call_of,
+    call_in_time,
     failed,
     read_timeout,
 )
@@ -69,7 +69,7 @@ async def predict(
     """Serves one call; a client that goes away cancels the work behind it."""
     try:
         remaining = read_timeout(headers.get(b"grpc-timeout"))
-        call = await call_of(receive, stream=False)
+        call, remaining = await call_in_time(receive, remaining, stream=False)
         if call is None:
             return
         answer = WholeAnswer(caller.request(call, remaining))

@@ -12,12 +12,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Final, TypeVar
 
+import msgspec
 import structlog
 
 from bridge_agent.models.blob_files import BlobFault, hash_all, read_piece
-from bridge_agent.models.piece_rules import span
 from bridge_agent.models.shared import tier_files
-from bridge_agent.models.shared.patience import Patience, StorageHangs
+from bridge_agent.models.shared.patience import Patience, StorageHangs, is_left
 from bridge_agent.models.shared.section import SharedSection
 from bridge_agent.models.shared.standing_rules import Standing
 from bridge_agent.models.shared.tier_files import Stamp
@@ -44,6 +44,16 @@ class TierLacks(TierFault):
     """It does not have that, or what it has by that name is known to be wrong."""
 
 
+class _Wrong(msgspec.Struct, frozen=True):
+    """A file that is not the blob of its name with `size` bytes.
+
+    A manifest says that size, and whoever made it may have lied: for another size the file may be right.
+    """
+
+    stamp: Stamp
+    size: int
+
+
 class SharedTier:
     """Reads one tier.
 
@@ -65,7 +75,7 @@ class SharedTier:
         self._now = now
         self._lock = threading.Lock()  # of all below
         self._standing = Standing()
-        self._wrong: dict[str, Stamp] = {}
+        self._wrong: dict[str, _Wrong] = {}
         self._models: tuple[str, ...] = ()
         self._taken = self._given = self._lacked = self._wrongs = 0
 
@@ -92,14 +102,14 @@ class SharedTier:
             raise TierLacks(f"the shared storage {self.root} does not have blob {hex_[:12]}")
         file, stamp = found
         with self._lock:
-            known = self._wrong.get(hex_) == stamp
-            if not known:  # another file lies there by now
+            known = self._wrong.get(hex_) == _Wrong(stamp, size)
+            if not known:  # another file lies there by now, or it was of another size that it was said to be
                 self._wrong.pop(hex_, None)
         if stamp.size == size and not known:
             return TierBlob(self, file, hex_, size)
         self.close(file)
         if not known:
-            self._is_wrong(hex_, stamp, f"it has {stamp.size} bytes and not {size}")
+            self._is_wrong(hex_, _Wrong(stamp, size), f"it has {stamp.size} bytes and not {size}")
         raise TierLacks(f"what the shared storage {self.root} has as blob {hex_[:12]} is wrong")
 
     def doubt(self, hex_: str, size: int, stopped: Callable[[], bool]) -> bool:
@@ -120,7 +130,7 @@ class SharedTier:
             return False
         finally:
             blob.close()
-        self._is_wrong(hex_, stamp, "its bytes have another digest")
+        self._is_wrong(hex_, _Wrong(stamp, size), "its bytes have another digest")
         return False
 
     def look(self) -> None:
@@ -131,8 +141,8 @@ class SharedTier:
             return
         with self._lock:
             self._models, wrong = tuple(name.short() for name in found), list(self._wrong.items())
-        for hex_, stamp in wrong:
-            self._look_again(hex_, stamp)
+        for hex_, one in wrong:
+            self._look_again(hex_, one.stamp)
 
     def _look_again(self, hex_: str, stamp: Stamp) -> None:
         """Whether a blob that was wrong has been put right."""
@@ -206,11 +216,11 @@ class SharedTier:
         if news:
             log.warning("shared_storage_away", path=str(self.root), reason=why)
 
-    def _is_wrong(self, hex_: str, stamp: Stamp, why: str) -> None:
+    def _is_wrong(self, hex_: str, one: _Wrong, why: str) -> None:
         with self._lock:
             if len(self._wrong) >= _MOST_WRONG:
                 del self._wrong[next(iter(self._wrong))]
-            self._wrong[hex_] = stamp
+            self._wrong[hex_] = one
             self._wrongs += 1
         log.warning("shared_blob_wrong", path=str(self.root), blob=hex_[:12], reason=why)
 
@@ -266,14 +276,12 @@ class TierBlob:
         try:
             return self._tier.read(self.file, offset, length)
         except TierFault as fault:
-            cause = fault.__cause__
-            if isinstance(cause, StorageHangs) and cause.abandoned:
+            if is_left(fault):
                 self.file = -1  # the thread that hangs on it closes it
             raise
 
     def piece(self, piece: int) -> bytes:
         """A piece of it. Raises TierFault: the storage is away, or the file was cut."""
-        span(self.size, piece)
         try:
             return read_piece(self.read, self.size, piece)
         except BlobFault as fault:
