@@ -132,9 +132,7 @@ async def _load(addresses: Sequence[tuple[str, int]], clients: int, seconds: flo
         before, began = counted[0], time.monotonic()
         await asyncio.sleep(seconds)
         got, took = counted[0] - before, time.monotonic() - began
-        for task in tasks:
-            if task.done():
-                task.result()
+        _raise_faults(tasks)
     finally:
         for task in tasks:
             task.cancel()
@@ -149,9 +147,13 @@ async def _all_stream(counted: list[int], tasks: Sequence[asyncio.Task[None]]) -
     end = time.monotonic() + 60
     while counted[0] < len(tasks) * TOKENS and time.monotonic() < end:
         await asyncio.sleep(0.05)
-        for task in tasks:
-            if task.done():
-                task.result()
+        _raise_faults(tasks)
+
+
+def _raise_faults(tasks: Sequence[asyncio.Task[None]]) -> None:
+    for task in tasks:
+        if task.done():
+            task.result()
 
 
 async def _client(pool: Pool, number: int, counted: list[int]) -> None:

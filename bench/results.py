@@ -25,6 +25,13 @@ def table(head: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
     return "\n".join("| " + " | ".join(str(cell) for cell in line) + " |" for line in lines)
 
 
+def quantiles(values: Sequence[float]) -> str:
+    """50th, 95th and 99th percentile."""
+    ordered = sorted(values) or [0.0]
+    found = [ordered[min(len(ordered) - 1, int(share * len(ordered)))] for share in (0.5, 0.95, 0.99)]
+    return " / ".join(f"{one:.2f}" for one in found)
+
+
 def record(name: str, title: str, command: str, versions: Sequence[str], text: str) -> None:
     """Puts the section `name` into RESULTS.md, in place of its last run."""
     new_section = section(name, title, command, versions, text)

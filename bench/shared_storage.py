@@ -20,6 +20,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from bench import nfs_client
+from bench.processes import version
 from bench.results import record, table
 from bridge_agent.models.blob_files import PartialBlob
 from bridge_agent.models.piece_rules import piece_count
@@ -69,9 +70,7 @@ def shared_storage(folder: Path, seconds: float, versions: list[str], command: s
 
 
 def _version(program: str, flag: str = "--version") -> str:
-    done = subprocess.run([program, flag], capture_output=True, text=True, check=False)
-    first = (done.stdout or done.stderr).partition("\n")[0]
-    return first.partition(" (")[0].replace(" Release = V", " ")
+    return version([program, flag]).partition(" (")[0].replace(" Release = V", " ")
 
 
 def _put(root: Path, part: bytes, hex_: str) -> None:

@@ -61,6 +61,11 @@ def axe() -> str | None:
     return (Path(found.submodule_search_locations[0]) / "axe.min.js").read_text()
 
 
+def button(words: str) -> str:
+    """The expression that gives the button with these words."""
+    return f"[...document.querySelectorAll('button')].find((one) => one.innerText === {json.dumps(words)})"
+
+
 class PageFault(AssertionError):
     """A script in the page failed, or the browser refused a command."""
 

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import hashlib
-import json
 import threading
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
@@ -13,25 +11,10 @@ from typing import TypeVar
 from bridge_agent.models.shared.hold import PublishHold
 from bridge_agent.models.shared.patience import Patience
 from bridge_core.errors import BridgeError, Unavailable
-from bridge_core.model_store.layout import MANIFEST_MEDIA, MEDIA
 from bridge_core.names import ModelName
+from tests.contract.models_bed import digest_of, manifest_of
 
 T = TypeVar("T")
-
-CONFIG_MEDIA = "application/vnd.docker.container.image.v1+json"
-
-
-def digest_of(data: bytes) -> str:
-    return f"sha256:{hashlib.sha256(data).hexdigest()}"
-
-
-def manifest_of(*blobs: bytes, config: bytes = b"{}") -> bytes:
-    """A manifest of layers with these blobs."""
-    layers = [{"mediaType": f"{MEDIA}model", "digest": digest_of(one), "size": len(one)} for one in blobs]
-    about = {"mediaType": CONFIG_MEDIA, "digest": digest_of(config), "size": len(config)}
-    return json.dumps(
-        {"schemaVersion": 2, "mediaType": MANIFEST_MEDIA, "config": about, "layers": layers}
-    ).encode()
 
 
 class Share:

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import msgspec
 
-from bench.results import record, table
+from bench.results import quantiles, record, table
 from bench.scaling.rows import PEAK_SLOTS
 from bench.scaling.traffic import SHAPES, Arrival, day, level
 
@@ -118,11 +118,9 @@ def _figures(queue: Queue) -> list[object]:
     most = max(queue.busy_s)
     busy = [hour for hour in range(24) if queue.busy_s[hour] >= most / 2]
     used = [queue.busy_s[hour] / queue.slots_s[hour] for hour in busy]
-    ordered = sorted(queue.ttft)
-    waits = [ordered[min(len(ordered) - 1, int(share * len(ordered)))] for share in (0.5, 0.95, 0.99)]
     return [
         f"{sum(_LOW <= one <= _HIGH for one in used)} of {len(used)}",
         f"{min(used):.0%}-{max(used):.0%}",
         f"{sum(queue.slots_s) / 3600:.0f}",
-        " / ".join(f"{one:.2f}" for one in waits),
+        quantiles(queue.ttft),
     ]

@@ -13,23 +13,22 @@ from typing import Any
 
 import msgspec
 
-from bench.results import record, table
+from bench.results import quantiles, record, table
 from bench.scaling.real_mesh import (
     POLICY,
     Asked,
     Fleet,
     Moment,
+    all_active,
     ask,
     clients,
     closed_loop,
     document,
     fleet_of,
-    quantiles,
     watching,
 )
 from bench.scaling.traffic import DAY_S, SHAPES, level, poisson, unevenness
 from tests.cluster.mesh_bed import TALKER
-from tests.support import eventually
 
 NODES, SLOTS, TOKENS, CPU = 4, 4, 16, 0.25
 SECONDS, LEAST = 480.0, 120.0
@@ -82,12 +81,7 @@ async def _run(fleet: Fleet, seconds: float) -> Seen:
     seen = Seen(seconds)
     await asyncio.to_thread(fleet.apply, policy(NODES))
     async with watching(fleet) as look:
-
-        async def all_serve() -> bool:
-            found: Moment | None = await look()
-            return found is not None and len(found.of("active")) == NODES
-
-        await eventually(all_serve, 180)
+        await all_active(look, NODES)
         _, calm = await closed_loop(fleet, round(0.7 * SLOTS * NODES), _CALIBRATED_S, TOKENS)
         seen.pace = Pace([one for one in calm if not one.fault])
         print(f"an answer takes {seen.pace.hold_s:.2f} s", flush=True)

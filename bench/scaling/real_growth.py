@@ -23,19 +23,17 @@ from typing import NamedTuple
 
 import psutil
 
-from bench.results import record, table
+from bench.results import quantiles, record, table
 from bench.scaling.real_mesh import (
     POLICY,
     Fleet,
-    Moment,
+    all_active,
     closed_loop,
     document,
     fleet_of,
-    quantiles,
     watching,
 )
 from tests.cluster.mesh_bed import TALKER
-from tests.support import eventually
 
 SLOTS, TOKENS = 4, 32
 _CLIENTS = 2  # for each slot
@@ -130,12 +128,7 @@ async def _measure(fleet: Fleet, count: int, seconds: float) -> Served:
     spec = {"model": TALKER, "min": count, "max": count}
     await asyncio.to_thread(fleet.apply, document("AutoscalePolicy", POLICY, spec))
     async with watching(fleet) as look:
-
-        async def all_serve() -> bool:
-            found: Moment | None = await look()
-            return found is not None and len(found.of("active")) == count
-
-        await eventually(all_serve, 180)
+        await all_active(look, count)
     clients = _CLIENTS * SLOTS * count
     await closed_loop(fleet, clients, _WARM_S, TOKENS)
     rate, answers = await closed_loop(fleet, clients, seconds, TOKENS)

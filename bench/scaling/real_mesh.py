@@ -10,7 +10,7 @@ import asyncio
 import contextlib
 import json
 import time
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +31,7 @@ POLICY = "talker"
 CONTEXT = 1024
 _WHOLE_S = 120.0
 _PATIENCE_S = 180.0
+_LOADED_S = 180.0
 
 
 class Fleet(Mesh):
@@ -137,6 +138,16 @@ async def watching(fleet: Fleet) -> AsyncIterator[Callable[[], Any]]:
         yield look
 
 
+async def all_active(look: Callable[[], Any], count: int) -> None:
+    """Waits until so many instances are active, with their models loaded."""
+
+    async def active() -> bool:
+        found: Moment | None = await look()
+        return found is not None and len(found.of("active")) == count
+
+    await eventually(active, _LOADED_S)
+
+
 class Asked(msgspec.Struct):
     """A request as its client saw it; times are monotonic seconds, 0: it never came to that."""
 
@@ -197,10 +208,3 @@ async def closed_loop(fleet: Fleet, count: int, seconds: float, tokens: int) -> 
         for number in range(count):
             group.create_task(one(number))
     return sum(one.ended <= end and not one.fault for one in done) / seconds, done
-
-
-def quantiles(values: Sequence[float]) -> str:
-    """50th, 95th and 99th percentile."""
-    ordered = sorted(values) or [0.0]
-    found = [ordered[min(len(ordered) - 1, int(share * len(ordered)))] for share in (0.5, 0.95, 0.99)]
-    return " / ".join(f"{one:.2f}" for one in found)

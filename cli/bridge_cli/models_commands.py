@@ -196,7 +196,7 @@ def _at_nodes(
     def work() -> list[Outcome]:
         import asyncio
 
-        from bridge_cli.models_remote import ask_nodes, copies_of
+        from bridge_cli.models_remote import ask_nodes, nodes_having
         from bridge_cli.models_show import shown
 
         async def ask() -> list[Outcome]:
@@ -204,9 +204,7 @@ def _at_nodes(
             snapshot = await snapshot_of(to)
             wanted = nodes or []
             if having and not wanted:
-                wanted = sorted({place.node for place in copies_of(snapshot, asked.model)})
-                if not wanted:
-                    raise Fatal(f"nobody has {asked.model}", hint="`bridgectl models` lists what there is")
+                wanted = nodes_having(snapshot, asked.model)
             with shown(quiet=as_json) as show:
                 return await ask_nodes(
                     to, snapshot, wanted, path=path, asked=asked, show=show, in_turn=in_turn

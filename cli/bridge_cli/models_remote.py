@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import ssl
 from collections.abc import AsyncIterator, Callable
-from typing import Any, Final, TypeAlias
+from typing import Any, Final, TypeAlias, TypeVar
 
 import msgspec
 
@@ -12,7 +14,7 @@ from bridge_cli.access import Access
 from bridge_cli.agents import link
 from bridge_cli.models_command import copies_by_name
 from bridge_core import model_answers
-from bridge_core.decoding import Undecodable, decode_json
+from bridge_core.decoding import MAX_RECORD_BYTES, Undecodable, decode_json
 from bridge_core.errors import BridgeError, Fatal
 from bridge_core.http1 import ClientResponse
 from bridge_core.model_answers import BlobChecked, ModelAsked, Removed, SharedSaid
@@ -20,6 +22,8 @@ from bridge_core.model_digests import is_meant, meant
 from bridge_core.names import canonical_or_same
 from bridge_core.snapshot import Instance, Node, Snapshot
 from bridge_core.tls import client_context
+
+T = TypeVar("T")
 
 Show: TypeAlias = Callable[[str, dict[str, Any]], None]
 """Told of each record of a node as it comes."""
@@ -105,6 +109,18 @@ def copies_of(snapshot: Snapshot, name: str) -> list[Place]:
     return sorted(places, key=lambda place: place.instance)
 
 
+def nodes_having(snapshot: Snapshot, name: str, *, only_meant: bool = False) -> list[str]:
+    """The nodes that have a model; `only_meant`: with the weights that the mesh means by its name.
+
+    Raises:
+        Fatal: nobody has it.
+    """
+    having = {place.node for place in copies_of(snapshot, name) if place.meant or not only_meant}
+    if not having:
+        raise Fatal(f"nobody has {name}", hint="`bridgectl models` lists what there is")
+    return sorted(having)
+
+
 def _signed_by(instance: Instance, wanted: str) -> tuple[str, ...]:
     return next((one.by for one in instance.signed if canonical_or_same(one.name) == wanted), ())
 
@@ -130,29 +146,45 @@ def chosen(snapshot: Snapshot, wanted: list[str]) -> list[Node]:
     return list(found.values())
 
 
-async def ask_node(to: Access, snapshot: Snapshot, node: Node, path: str, asked: msgspec.Struct) -> bytes:
+@contextlib.asynccontextmanager
+async def _answered(
+    context: ssl.SSLContext, domain: str, node: Node, path: str, asked: msgspec.Struct
+) -> AsyncIterator[ClientResponse]:
+    """What a node answers to a question, while the context lasts.
+
+    Raises:
+        BridgeError: it is an error, or the node cannot be reached.
+        OSError, TimeoutError: the node went away.
+    """
+    pool = link(node.name, node.peer, context, domain)
+    try:
+        body = msgspec.json.encode(asked)
+        async with pool.request("POST", path, ((b"content-type", b"application/json"),), body) as answer:
+            if answer.status != 200:
+                refused = _error_in(await answer.read(_MOST_LINE))
+                raise BridgeError(refused or f"it answered {answer.status}")
+            yield answer
+    finally:
+        await pool.close()
+
+
+async def ask_node(
+    to: Access, snapshot: Snapshot, node: Node, *, path: str, asked: msgspec.Struct, kind: type[T]
+) -> T:
     """A small answer of one node to a question.
 
     Raises:
-        BridgeError: there is none, or it is an error.
+        BridgeError: there is none that can be used, or it is an error.
     """
     context = client_context(to.cert, to.key, to.ca)
-    pool = link(node.name, node.peer, context, snapshot.mesh.trust_domain)
     try:
         async with (
             asyncio.timeout(_ANSWER_S),
-            pool.request(
-                "POST", path, ((b"content-type", b"application/json"),), msgspec.json.encode(asked)
-            ) as answer,
+            _answered(context, snapshot.mesh.trust_domain, node, path, asked) as answer,
         ):
-            body = await answer.read(_MOST_ANSWER)
-            if answer.status != 200:
-                raise BridgeError(_error_in(body) or f"it answered {answer.status}")
-            return body
+            return _decoded(await answer.read(_MOST_ANSWER), kind, most=_MOST_ANSWER)
     except (OSError, TimeoutError) as fault:
         raise BridgeError(str(fault) or "it did not answer in time") from fault
-    finally:
-        await pool.close()
 
 
 async def ask_nodes(
@@ -177,15 +209,8 @@ async def ask_nodes(
     async def one(node: Node) -> Outcome:
         outcome = Outcome(node.name)
         try:
-            pool = link(node.name, node.peer, context, domain)
-            try:
-                body = msgspec.json.encode(asked)
-                async with pool.request(
-                    "POST", path, ((b"content-type", b"application/json"),), body
-                ) as answer:
-                    await _read(answer, path, outcome, show)
-            finally:
-                await pool.close()
+            async with _answered(context, domain, node, path, asked) as answer:
+                await _read(answer, path, outcome, show)
         except (BridgeError, OSError, TimeoutError) as fault:
             outcome.fault = str(fault) or "it did not answer in time"
         return outcome
@@ -196,9 +221,6 @@ async def ask_nodes(
 
 
 async def _read(answer: ClientResponse, path: str, outcome: Outcome, show: Show) -> None:
-    if answer.status != 200:
-        body = await answer.read(_MOST_LINE)
-        raise BridgeError(_error_in(body) or f"it answered {answer.status}")
     if path == model_answers.RM:
         removed = _decoded(await answer.read(_MOST_LINE), Removed)
         outcome.fault = removed.refused
@@ -255,9 +277,9 @@ async def _lines(answer: ClientResponse) -> AsyncIterator[bytes]:
                 yield line
 
 
-def _decoded(data: bytes, kind: Any) -> Any:
+def _decoded(data: bytes, kind: type[T], *, most: int = MAX_RECORD_BYTES) -> T:
     try:
-        return decode_json(data, kind)
+        return decode_json(data, kind, most=most)
     except Undecodable as fault:
         raise BridgeError(f"its answer cannot be used: {fault.message}") from fault
 

@@ -132,19 +132,17 @@ async def _writer_of(to: Access, snapshot: Snapshot, name: str) -> str:
     Raises:
         Fatal: nobody has the model, or none of those may write it.
     """
-    from bridge_cli.models_remote import copies_of
+    from bridge_cli.models_remote import nodes_having
 
-    having = sorted({place.node for place in copies_of(snapshot, name) if place.meant})
-    if not having:
-        raise Fatal(f"nobody has {name}", hint="`bridgectl models` lists what there is")
-    said = [one for one in await shared_at(to, snapshot, having) if one.shared is not None]
-    able = [one for one in said if one.shared is not None and one.shared.publishes]
+    having = nodes_having(snapshot, name, only_meant=True)
+    said = {one.node: one.shared for one in await shared_at(to, snapshot, having)}
+    able = {node: bool(one.fault) for node, one in said.items() if one is not None and one.publishes}
     if not able:
         raise Fatal(
             f"none of the nodes that have {name} may write into shared storage: {', '.join(having)}",
             hint='"publish": true beside models.shared.path in the agent.json of one lets it',
         )
-    return min(able, key=lambda one: (bool(one.shared and one.shared.fault), one.node)).node
+    return min(able, key=lambda node: (able[node], node))
 
 
 def who_shares(outcomes: list[Outcome], name: str) -> list[str]:

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Final, TypeVar
+from typing import TYPE_CHECKING, Final
 
 import msgspec
 
-from bridge_cli.models_remote import ask_node, chosen, copies_of
+from bridge_cli.models_remote import ask_node, chosen, nodes_having
 from bridge_core import model_answers
-from bridge_core.decoding import Undecodable, decode_json
 from bridge_core.errors import BridgeError, Fatal
 from bridge_core.files import write_atomically
 from bridge_core.key_files import read_key_file
@@ -24,9 +23,6 @@ if TYPE_CHECKING:
     from bridge_cli.access import Access
     from bridge_core.snapshot import Node, Snapshot
 
-T = TypeVar("T")
-
-_MOST: Final = 16 << 20
 _MOST_PEM: Final = 1 << 20
 
 
@@ -52,17 +48,15 @@ async def signable(to: Access, snapshot: Snapshot, name: str, wanted: list[str])
     Raises:
         BridgeError: nobody has it, a node does not answer, or they have different ones.
     """
-    if not wanted:
-        wanted = sorted({place.node for place in copies_of(snapshot, name)})
-        if not wanted:
-            raise Fatal(f"nobody has {name}", hint="`bridgectl models` lists what there is")
-    nodes = chosen(snapshot, wanted)
+    nodes = chosen(snapshot, wanted or nodes_having(snapshot, name))
     found: dict[str, list[Node]] = {}
     contents: dict[str, Content] = {}
     for node in nodes:
         try:
-            body = await ask_node(to, snapshot, node, model_answers.SIGNABLE, ModelAsked(name))
-            content = content_of(_decoded(body, Signable).content)
+            said = await ask_node(
+                to, snapshot, node, path=model_answers.SIGNABLE, asked=ModelAsked(name), kind=Signable
+            )
+            content = content_of(said.content)
         except BridgeError as fault:
             raise BridgeError(f"{node.name}: {fault}", hint="leave it out by --nodes") from fault
         found.setdefault(content.digest, []).append(node)
@@ -143,8 +137,10 @@ async def bring(to: Access, snapshot: Snapshot, there: There, bundle: bytes) -> 
     asked = SignatureBrought(there.name, there.content.digest, bundle)
     for node in there.nodes:
         try:
-            body = await ask_node(to, snapshot, node, model_answers.SIGN, asked)
-            done.append(Signed(node.name, _decoded(body, SignatureTaken).digest))
+            taken = await ask_node(
+                to, snapshot, node, path=model_answers.SIGN, asked=asked, kind=SignatureTaken
+            )
+            done.append(Signed(node.name, taken.digest))
         except BridgeError as fault:
             done.append(Signed(node.name, fault=str(fault)))
     return done
@@ -159,10 +155,3 @@ def _read(path: Path, most: int) -> bytes:
     if len(data) > most:
         raise Fatal(f"{path} is longer than {most} bytes", hint="see what lies there")
     return data
-
-
-def _decoded(data: bytes, kind: type[T]) -> T:
-    try:
-        return decode_json(data, kind, most=_MOST)
-    except Undecodable as fault:
-        raise BridgeError(f"its answer cannot be used: {fault.message}") from fault

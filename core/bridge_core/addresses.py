@@ -69,10 +69,20 @@ def source_of(address: str) -> str:
     network of 64 bits that a host of IPv6 has to itself. What is no address is itself.
     """
     try:
-        found = ipaddress.ip_address(address.partition("%")[0])
+        found = ip_of(address)
     except ValueError:
         return address[:64]
     if isinstance(found, ipaddress.IPv4Address):
         return str(found)
-    mapped = found.ipv4_mapped
-    return str(mapped or ipaddress.ip_network((found, 64), strict=False))
+    return str(ipaddress.ip_network((found, 64), strict=False))
+
+
+def ip_of(address: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address:
+    """An address as sockets tell it: without its zone, and one of IPv4 not as mapped into IPv6.
+
+    Raises:
+        ValueError: it is none.
+    """
+    found = ipaddress.ip_address(address.partition("%")[0])
+    mapped = found.ipv4_mapped if isinstance(found, ipaddress.IPv6Address) else None
+    return found if mapped is None else mapped

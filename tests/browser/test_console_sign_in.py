@@ -10,7 +10,7 @@ import pytest_asyncio
 
 from bridge_wire.v1 import clients_pb2, console_pb2
 from bridge_wire.v1.console_pb2_grpc import ConsoleStub
-from tests.browser_bed import Chromium
+from tests.browser_bed import Chromium, button
 from tests.fakes.store import FakeEtcd
 from tests.registry_bed import Bed, leading
 from tests.support import eventually
@@ -56,10 +56,8 @@ async def test_an_admin_signs_in_drains_a_node_by_keys_and_signs_out(browser: Ch
         await page.shows("No use is on record of the last 7 days.")
 
         await page.js("location.hash = '#mesh/n1'")
-        await page.until("[...document.querySelectorAll('button')].some((one) => one.innerText === 'Drain')")
-        await page.js(
-            "[...document.querySelectorAll('button')].find((one) => one.innerText === 'Drain').focus()"
-        )
+        await page.until(button("Drain"))
+        await page.js(f"{button('Drain')}.focus()")
         await page.press("Enter")
         await page.shows("Send nothing new to n1?")
         await page.until("document.activeElement.innerText === 'Yes'")
@@ -78,9 +76,7 @@ async def test_an_admin_signs_in_drains_a_node_by_keys_and_signs_out(browser: Ch
         await page.reload()
         await page.shows("signed in as admin")
         await page.js("location.hash = '#sign-in'")
-        await page.click(
-            "[...document.querySelectorAll('button')].find((one) => one.innerText === 'Sign out')"
-        )
+        await page.click(button("Sign out"))
         await page.shows("read-only")
         await page.js("location.hash = '#mesh/n1'")
         await page.shows("bridgectl drain n1")

@@ -16,7 +16,7 @@ from bridge_core.explanation import Considered, HopReport, PassedOver, Tried
 from bridge_core.http1 import App, Exchange
 from bridge_core.mesh_picture import AlertPicture, MeshPicture, ModelPicture, RoutePicture
 from bridge_core.recent import Recent
-from tests.browser_bed import Chromium, Page, axe
+from tests.browser_bed import Chromium, Page, axe, button
 from tests.console_bed import BEGAN, HOSTILE, Console, console, node, picture
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
@@ -296,9 +296,7 @@ async def test_the_test_traffic_shows_where_requests_go(browser: Chromium) -> No
         await page.press("Enter")
         await page.shows("Paris")
         await page.shows("answered by node1")
-        await page.click(
-            "[...document.querySelectorAll('button')].find((one) => one.innerText.includes('test requests'))"
-        )
+        await page.click(button("Send 20 test requests"))
         await page.shows("Where they went")
         await page.until("document.querySelector('progress[aria-label=\"node1: 15\"]')")
         await page.until("document.querySelector('progress[aria-label=\"node2: 5\"]')")

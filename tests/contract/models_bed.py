@@ -20,7 +20,7 @@ from bridge_agent.models.desk import ModelDesk
 from bridge_agent.models.section import ModelsSection
 from bridge_agent.models.shared.hold import PublishRegistry
 from bridge_agent.records import registered
-from bridge_core.model_store.layout import MANIFEST_MEDIA, MEDIA
+from bridge_core.model_store.layout import CONFIG_MEDIA, MANIFEST_MEDIA, MEDIA
 from bridge_core.sealing import open_sealer
 from bridge_core.sealing.sealer import SealFolder
 from bridge_core.snapshot import MemberModel
@@ -40,19 +40,19 @@ def digest_of(data: bytes) -> str:
     return f"sha256:{hashlib.sha256(data).hexdigest()}"
 
 
+def manifest_of(*blobs: bytes, config: bytes = b"{}") -> bytes:
+    """A manifest of layers with these blobs."""
+    layers = [{"mediaType": f"{MEDIA}model", "digest": digest_of(one), "size": len(one)} for one in blobs]
+    about = {"mediaType": CONFIG_MEDIA, "digest": digest_of(config), "size": len(config)}
+    return json.dumps(
+        {"schemaVersion": 2, "mediaType": MANIFEST_MEDIA, "config": about, "layers": layers}
+    ).encode()
+
+
 def offer(registry: OciRegistry, name: str, *blobs: bytes) -> bytes:
     """Puts a model of these blobs into a registry; returns its manifest."""
     config = json.dumps({"of": name}).encode()
-    layers = [{"mediaType": f"{MEDIA}model", "digest": digest_of(one), "size": len(one)} for one in blobs]
-    about = {"mediaType": "application/vnd.docker.container.image.v1+json", "digest": digest_of(config)}
-    manifest = json.dumps(
-        {
-            "schemaVersion": 2,
-            "mediaType": MANIFEST_MEDIA,
-            "config": {**about, "size": len(config)},
-            "layers": layers,
-        }
-    ).encode()
+    manifest = manifest_of(*blobs, config=config)
     registry.blobs.update({digest_of(one): one for one in (config, *blobs)})
     registry.manifests[name] = manifest
     return manifest

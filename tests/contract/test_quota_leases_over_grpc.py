@@ -22,16 +22,14 @@ from bridge_agent.membership.registry_client import RegistryClient
 from bridge_agent.quotas.leasing import QuotaLeasing
 from bridge_agent.quotas.meter import Meter, OverQuota, Ticket
 from bridge_agent.routing.view import MeshView
-from bridge_cli.etcd_ready import ready
 from bridge_core import keyspace
-from bridge_core.errors import Fatal
 from bridge_core.identity.principal import Principal
 from bridge_core.registry_channel import open_channel
 from bridge_core.store.api import Store
 from bridge_wire.v1 import quota_pb2 as pb
 from bridge_wire.v1 import registry_pb2 as admin_pb
 from bridge_wire.v1.quota_pb2_grpc import QuotaAdminStub
-from tests.contract.store.beds import Certificates, EtcdBed
+from tests.contract.store.beds import store_clients
 from tests.fakes.store import FakeEtcd, FakeStore
 from tests.registry_bed import Bed, Node, leading, make_settings, running
 from tests.support import eventually
@@ -216,21 +214,8 @@ async def _equals(found: Any, value: int) -> bool:
 @pytest.fixture(params=["fake", "etcd"])
 async def client_of(request: Any, tmp_path: Path) -> AsyncIterator[Callable[[], Store]]:
     """Makes clients of one store: of one in memory, and of a real etcd."""
-    if request.param == "fake":
-        etcd = FakeEtcd()
-        yield lambda: FakeStore(etcd)
-        return
-    (tmp_path / "etcd").mkdir()
-    real = EtcdBed(tmp_path / "etcd", Certificates(tmp_path / "etcd"))
-    try:
-        real.server.start()
-    except Fatal as fault:
-        pytest.skip(str(fault))
-    try:
-        await ready([real.url], real.certificates.client, 20)
-        yield real.client
-    finally:
-        real.server.stop()
+    async with store_clients(request.param, tmp_path / "etcd") as clients:
+        yield clients
 
 
 async def test_usage_outlives_the_registry_and_counts_an_agent_that_began_anew_besides(

@@ -16,16 +16,15 @@ from bridge_agent.membership.registry_client import RegistryClient
 from bridge_agent.models.shared.hold import Hold, held
 from bridge_agent.models.shared.patience import Patience
 from bridge_agent.models.shared.tier_writes import TierWriter
-from bridge_cli.etcd_ready import ready
 from bridge_core import keyspace
-from bridge_core.errors import BridgeError, Fatal, Unavailable
+from bridge_core.errors import BridgeError, Unavailable
 from bridge_core.names import ModelName, canonical
 from bridge_core.store.api import Delete, Store
 from bridge_registry.shared_storage.hold_rules import MOST_HELD
 from bridge_registry.shared_storage.publications import Publications
 from bridge_wire.v1 import shared_storage_pb2 as pb
 from bridge_wire.v1.shared_storage_pb2_grpc import SharedStorageStub
-from tests.contract.store.beds import Certificates, EtcdBed
+from tests.contract.store.beds import store_clients
 from tests.fakes.store import FakeEtcd, FakeStore
 from tests.registry_bed import Bed, Node, leading, make_settings, refused, running
 from tests.support import eventually
@@ -38,21 +37,8 @@ NAME = ModelName.parse("team/big:v1")
 @pytest.fixture(params=["fake", "etcd"])
 async def store(request: Any, tmp_path: Path) -> AsyncIterator[Callable[[], Store]]:
     """Makes clients of one store: of one in memory, and of a real etcd."""
-    if request.param == "fake":
-        etcd = FakeEtcd()
-        yield lambda: FakeStore(etcd)
-        return
-    (tmp_path / "etcd").mkdir()
-    real = EtcdBed(tmp_path / "etcd", Certificates(tmp_path / "etcd"))
-    try:
-        real.server.start()
-    except Fatal as fault:
-        pytest.skip(str(fault))
-    try:
-        await ready([real.url], real.certificates.client, 20)
-        yield real.client
-    finally:
-        real.server.stop()
+    async with store_clients(request.param, tmp_path / "etcd") as clients:
+        yield clients
 
 
 async def client_of(bed: Bed, folder: Path, name: str) -> tuple[RegistryClient, Node]:

@@ -29,9 +29,9 @@ from bridge_core.errors import BridgeError, Unavailable
 from bridge_core.model_answers import ModelAsked
 from bridge_core.names import ModelName
 from bridge_core.snapshot import Node
-from tests.contract.models_bed import MIB, ModelsBed, bytes_of, digest_of, models_bed, offer
+from tests.contract.models_bed import MIB, ModelsBed, bytes_of, digest_of, manifest_of, models_bed, offer
 from tests.contract.test_models_admin_commands import ask
-from tests.shared_bed import Hanging, Leases, Share, manifest_of
+from tests.shared_bed import Hanging, Leases, Share
 from tests.support import eventually
 
 SIZE = 5 * MIB + 321  # two pieces

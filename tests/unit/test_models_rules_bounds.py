@@ -251,6 +251,7 @@ def test_of_equally_rare_pieces_chance_decides_and_of_64_the_rarest_is_looked_fo
         transfer.heard("b", everything & ~(1 << rare))
         transfer.drop("b", "no")
         transfer.heard("c", everything & ~(1 << rare))
+        transfer.busy(99, "c", 0.0)
         transfer.gone("zz")
         asked = transfer.next(0.0, draw)
         assert asked is not None

@@ -34,12 +34,12 @@ _MADE: Final = {COPY: ("destination",), "/api/create": ("model", "name"), "/api/
 def to_be_signed(state: GatewayState, arrival: Arrival, route: HttpRoute) -> str:
     """The name, of those under which a mutation makes a model, that has to be signed; empty: none has to."""
     gate = state.signatures
-    if gate is None or route.shape is None:
+    if gate is None or route.shape is None or route.path not in _MADE:
         return ""
     try:
         _, readable = body_of(arrival, route, state.config.max_body)
         peeked = peek(readable, route.shape)
-        made = [canonical_or_same(text(peeked, key, route.shape)) for key in _MADE.get(route.path, ())]
+        made = [canonical_or_same(text(peeked, key, route.shape)) for key in _MADE[route.path]]
     except BadBody:  # whoever sends it on refuses it
         return ""
     return next((name for name in made if name and gate.enforced(name)), "")

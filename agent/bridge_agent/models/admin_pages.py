@@ -11,6 +11,7 @@ from typing import Any, Final, TypeAlias
 import msgspec
 import structlog
 
+from bridge_agent.models.admin_replies import MOST_ASKED, Recorded, admits, answer, error
 from bridge_agent.models.blob_files import BlobFault, hash_all
 from bridge_agent.models.blobs import Blobs
 from bridge_agent.models.pulling import ModelPulls
@@ -27,20 +28,15 @@ from bridge_core.decoding import Undecodable, decode_json
 from bridge_core.dialects.errors import ApiError
 from bridge_core.errors import BridgeError
 from bridge_core.http1 import App, Exchange, coroutine_app
-from bridge_core.identity.spiffe import SpiffeId
 from bridge_core.model_answers import BlobChecked, ModelAsked, Removed, SharedSaid
 from bridge_core.model_store.layout import Layer, ModelStore, Stored, hex_digest
 from bridge_core.names import InvalidName, ModelName
 
 log = structlog.get_logger()
 
-_JSON: Final = ((b"content-type", b"application/json"),)
 _LINES: Final = ((b"content-type", b"application/x-ndjson"),)
-_MOST_ASKED: Final = 4096
-_CHANGES: Final = ("operator", "admin")
 
 _Page: TypeAlias = Callable[[Exchange, ModelAsked], Awaitable[None]]
-Recorded: TypeAlias = Callable[[Exchange, str, float], None]
 SignedBy: TypeAlias = Callable[[ModelName, bytes], Awaitable[Judged | None]]
 
 
@@ -103,19 +99,13 @@ class AdminPages:
     def _asked(self, page: _Page, *, changes: bool) -> Callable[[Exchange], Awaitable[None]]:
         """A page that is told what is asked, by whom may ask it; else it was answered."""
 
-        async def answer(exchange: Exchange) -> None:
-            request = exchange.request
-            admin = self._view.current.admins.get(SpiffeId.parse(request.identity or "").name)
-            if request.method != "POST":
-                exchange.respond(405, [(b"allow", b"POST")], b"")
-                return
-            if changes and (admin is None or admin.role not in _CHANGES):
-                _error(exchange, 403, "this takes an admin of the role operator")
+        async def asks(exchange: Exchange) -> None:
+            if not admits(exchange, self._view, changes=changes):
                 return
             try:
-                asked = decode_json(request.body, ModelAsked, most=_MOST_ASKED)
+                asked = decode_json(exchange.request.body, ModelAsked, most=MOST_ASKED)
             except Undecodable as fault:
-                _error(exchange, 400, fault.message)
+                error(exchange, 400, fault.message)
                 return
             began = self._now()
             try:
@@ -124,7 +114,7 @@ class AdminPages:
                 if changes:
                     self._recorded(exchange, asked.model, began)
 
-        return answer
+        return asks
 
     async def _pull(self, exchange: Exchange, asked: ModelAsked) -> None:
         await self._tell(exchange, asked, lambda name: self._pulls.records(name, insecure=asked.insecure))
@@ -134,13 +124,13 @@ class AdminPages:
 
     async def _publish(self, exchange: Exchange, asked: ModelAsked) -> None:
         if self._publishing is None:
-            _error(exchange, 400, "this node has no shared storage (models.shared in agent.json)")
+            error(exchange, 400, "this node has no shared storage (models.shared in agent.json)")
             return
         await self._tell(exchange, asked, self._publishing.records)
 
     async def _said(self, exchange: Exchange, _: ModelAsked) -> None:
         said = SharedSaid() if self._shared is None else self._shared.said()
-        exchange.respond(200, _JSON, msgspec.json.encode(said))
+        answer(exchange, said)
 
     async def _tell(
         self,
@@ -158,7 +148,7 @@ class AdminPages:
                     await exchange.drain()
         except BridgeError as fault:  # an InvalidName is one
             if not exchange.started:
-                _error(exchange, 400, str(fault))
+                error(exchange, 400, str(fault))
                 return
             exchange.write(msgspec.json.encode({"error": str(fault)}) + b"\n")
         exchange.finish()
@@ -168,23 +158,23 @@ class AdminPages:
             name = ModelName.parse(asked.model)
             held = await self._removals.find(name)
             if held is None:
-                _error(exchange, 404, f"this node has no model {asked.model!r}")
+                error(exchange, 404, f"this node has no model {asked.model!r}")
                 return
             if why := refusal(held, last_copy=asked.last_copy):
-                exchange.respond(200, _JSON, msgspec.json.encode(Removed(refused=why)))
+                answer(exchange, Removed(refused=why))
                 return
             await self._removals.remove(name, by=str(exchange.request.identity))
         except (ApiError, InvalidName) as fault:
-            _error(exchange, 500, fault.message)
+            error(exchange, 500, fault.message)
             return
-        exchange.respond(200, _JSON, msgspec.json.encode(Removed(held.size)))
+        answer(exchange, Removed(held.size))
 
     async def _verify(self, exchange: Exchange, asked: ModelAsked) -> None:
         """Reads every blob and says of each whether it is what its name says."""
         try:
             wanted = str(ModelName.parse(asked.model)).lower() if asked.model else ""
         except InvalidName as fault:
-            _error(exchange, 400, fault.message)
+            error(exchange, 400, fault.message)
             return
         models = await asyncio.to_thread(self._store().all)
         exchange.start(200, _LINES)
@@ -238,7 +228,3 @@ class AdminPages:
         except BlobFault as unread:
             fault = unread.message[:200]
         return BlobChecked(name, layer.digest, layer.size, fault, sealed)
-
-
-def _error(exchange: Exchange, status: int, message: str) -> None:
-    exchange.respond(status, _JSON, msgspec.json.encode({"error": message}))

@@ -14,7 +14,8 @@ import structlog
 
 from bridge_agent.engines.config import EngineConfig
 from bridge_agent.engines.view import LocalInstance
-from bridge_agent.models.admin_pages import AdminPages, Recorded
+from bridge_agent.models.admin_pages import AdminPages
+from bridge_agent.models.admin_replies import Recorded
 from bridge_agent.models.blob_files import tidy
 from bridge_agent.models.blob_keys import BlobKeys
 from bridge_agent.models.blobs import Blobs

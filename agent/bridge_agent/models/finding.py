@@ -67,8 +67,8 @@ class Finding:
             while True:
                 offers = live.origin is not None and bool(live.rules.uncovered or live.fetches)
                 said = await self._claim(live, offers=offers)
-                live.fetches = offers and said.fetcher == self._peers.node
                 here = self._peers.node
+                live.fetches = offers and said.fetcher == here
                 fetching = sorted({here, *said.sources} - {said.fetcher}) or [here]
                 if here in fetching:
                     live.rules.shared(fetching.index(here), len(fetching))

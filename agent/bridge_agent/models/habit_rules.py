@@ -74,19 +74,25 @@ class DayHistory:
     def asked(self, model: str, now_unix: float) -> None:
         """A request for the model of this canonical name."""
         day, slot = _moment(now_unix)
-        self._count(model, day, tuple(float(one == slot) for one in range(SLOTS)))
+        known = self._taken(model, day)
+        counted = min(MOST_COUNT, known.today[slot] + 1.0)
+        today = (*known.today[:slot], counted, *known.today[slot + 1 :])
+        self.habits[model] = Habit(known.day, known.earlier, today)
 
     def add(self, later: DayHistory) -> None:
         """Counts what another one counted on its models' last days, too: it began after this one ended."""
         for model, habit in later.habits.items():
-            self._count(model, habit.day, habit.today)
+            known = self._taken(model, habit.day)
+            both = zip(known.today, habit.today, strict=True)
+            today = tuple(min(MOST_COUNT, old + new) for old, new in both)
+            self.habits[model] = Habit(known.day, known.earlier, today)
 
-    def _count(self, model: str, day: int, more: tuple[float, ...]) -> None:
+    def _taken(self, model: str, day: int) -> Habit:
+        """Takes a model's habit out, as it is on a day, and makes room for it at the end."""
         known = self.habits.pop(model, Habit(day)).on(day)
         if len(self.habits) >= MOST_MODELS:
             del self.habits[next(iter(self.habits))]
-        today = tuple(min(MOST_COUNT, old + new) for old, new in zip(known.today, more, strict=True))
-        self.habits[model] = Habit(known.day, known.earlier, today)
+        return known
 
     def expected(self, model: str, now_unix: float) -> float:
         """How many requests are to be expected from now on, by earlier days (rule 2); 0: none."""

@@ -260,12 +260,13 @@ class ModelPulls:
     async def _signed_here(self, pull: _Pull, name: ModelName, likely: tuple[str, ...]) -> _Found | None:
         """The model as it is here, or as the mesh has it, where that is signed as it has to be."""
         known = holders(self._view, name)
-        for data in (
-            await asyncio.to_thread(manifest_bytes, self._store(), name),
-            await manifest_from(self._peers, name, known),
-            await self._in_shared(name, known),
-        ):
-            if data is not None:
+        ways: tuple[Callable[[], Awaitable[bytes | None]], ...] = (
+            lambda: asyncio.to_thread(manifest_bytes, self._store(), name),
+            lambda: manifest_from(self._peers, name, known),
+            lambda: self._in_shared(name, known),
+        )
+        for way in ways:  # none is asked for what one before it has
+            if (data := await way()) is not None:
                 found = self._found(name, data)
                 with contextlib.suppress(NotSigned):
                     await self._judge(pull, name, found, likely)

@@ -122,7 +122,9 @@ class Transfer:
 
     def shared(self, place: int, nodes: int) -> None:
         """So many nodes fetch the blob, and this one's place among them, from 0 on, is `place`."""
-        self._share = sum(1 << piece for piece in range(place, self._count, nodes))
+        own = len(range(place, self._count, nodes))
+        # A bit in each `nodes`, `own` times. Set one by one, those of a large blob would hold up the loop.
+        self._share = ((1 << nodes * own) - 1) // ((1 << nodes) - 1) << place
 
     def next(self, now: float, draw: int) -> Ask | None:
         """The next piece to ask for; None: nothing can be asked at present.

@@ -31,9 +31,8 @@ from bridge_core.names import InvalidName, ModelName, canonical_or_same, display
 log = structlog.get_logger()
 
 _AGAIN_S: Final = 1.0
-_VERSIONS: Final = (
-    4  # of a model whose judgement is kept: one that is replaced is served until the next is listed
-)
+# Of a model, whose judgement is kept: one that is replaced is served until the next is listed.
+_VERSIONS: Final = 4
 _MOST_SAID: Final = 4
 
 

@@ -45,7 +45,6 @@ def judge(data: bytes, bundles: Mapping[str, bytes], policies: Iterable[ModelSig
         bundles: Its signatures, by the digests of their layers; one that is not here cannot be read.
         policies: Those about its name.
     """
-    policies = tuple(policies)
     found, fault = _signatures(data, bundles)
     by: list[str] = []
     refused: list[str] = []

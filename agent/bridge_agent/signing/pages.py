@@ -5,12 +5,11 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Awaitable, Callable
-from typing import Any, Final, TypeAlias
+from typing import Final, TypeAlias
 
-import msgspec
 import structlog
 
-from bridge_agent.models.admin_pages import Recorded
+from bridge_agent.models.admin_replies import MOST_ASKED, Recorded, admits, answer, error
 from bridge_agent.models.blobs import Blobs
 from bridge_agent.routing.view import MeshView
 from bridge_agent.signing.store_signatures import add_signature, placed
@@ -18,7 +17,6 @@ from bridge_core import model_answers
 from bridge_core.decoding import Undecodable, decode_json
 from bridge_core.errors import BridgeError
 from bridge_core.http1 import App, Exchange, coroutine_app
-from bridge_core.identity.spiffe import SpiffeId
 from bridge_core.model_answers import ModelAsked, Signable, SignatureBrought, SignatureTaken
 from bridge_core.model_signing.content import MOST_BUNDLE, content_of
 from bridge_core.model_store.layout import ModelStore
@@ -26,9 +24,6 @@ from bridge_core.names import InvalidName, ModelName
 
 log = structlog.get_logger()
 
-_JSON: Final = ((b"content-type", b"application/json"),)
-_CHANGES: Final = ("operator", "admin")
-_MOST_ASKED: Final = 4096
 _MOST_BROUGHT: Final = 2 * MOST_BUNDLE  # in base64, with what is around it
 
 _Page: TypeAlias = Callable[[Exchange], Awaitable[None]]
@@ -71,32 +66,27 @@ class SigningPages:
         }
 
     def _for_operators(self, page: _Page) -> _Page:
-        async def answer(exchange: Exchange) -> None:
-            request = exchange.request
-            admin = self._view.current.admins.get(SpiffeId.parse(request.identity or "").name)
-            if request.method != "POST":
-                exchange.respond(405, [(b"allow", b"POST")], b"")
-            elif admin is None or admin.role not in _CHANGES:
-                _error(exchange, 403, "this takes an admin of the role operator")
-            else:
-                try:
-                    await page(exchange)
-                except (Undecodable, InvalidName) as fault:
-                    _error(exchange, 400, fault.message)
-                except BridgeError as fault:
-                    _error(exchange, 409, str(fault))
+        async def asks(exchange: Exchange) -> None:
+            if not admits(exchange, self._view, changes=True):
+                return
+            try:
+                await page(exchange)
+            except (Undecodable, InvalidName) as fault:
+                error(exchange, 400, fault.message)
+            except BridgeError as fault:
+                error(exchange, 409, str(fault))
 
-        return answer
+        return asks
 
     async def _signable(self, exchange: Exchange) -> None:
-        asked = decode_json(exchange.request.body, ModelAsked, most=_MOST_ASKED)
+        asked = decode_json(exchange.request.body, ModelAsked, most=MOST_ASKED)
         name = ModelName.parse(asked.model)
         found = await asyncio.to_thread(placed, self._store(), name)
         if found is None:
-            _error(exchange, 404, f"this node has no model {asked.model!r}")
+            error(exchange, 404, f"this node has no model {asked.model!r}")
             return
         content = content_of(found.data)
-        _answer(exchange, Signable(found.digest, content.data, len(content.signatures)))
+        answer(exchange, Signable(found.digest, content.data, len(content.signatures)))
 
     async def _sign(self, exchange: Exchange) -> None:
         began = self._now()
@@ -110,12 +100,4 @@ class SigningPages:
             self._recorded(exchange, brought.model, began)
         self._changed()
         log.info("model_signed", model=name.short(), digest=made.digest[:12])
-        _answer(exchange, SignatureTaken(made.digest))
-
-
-def _answer(exchange: Exchange, value: Any) -> None:
-    exchange.respond(200, _JSON, msgspec.json.encode(value))
-
-
-def _error(exchange: Exchange, status: int, message: str) -> None:
-    exchange.respond(status, _JSON, msgspec.json.encode({"error": message}))
+        answer(exchange, SignatureTaken(made.digest))

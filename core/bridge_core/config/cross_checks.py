@@ -23,7 +23,7 @@ Rules:
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Final
 
 from bridge_core.config import (
@@ -83,20 +83,11 @@ def cross_check(
         elif isinstance(document.parsed, AlertRuleDocument):
             faults += _alert_rule(document, document.parsed, [*beside, *documents])
         elif isinstance(document.parsed, AlertReceiverDocument):
-            faults += [
-                document.fault(f"spec.{path}", message)
-                for path, message in alert_checks.receiver_faults(document.parsed.spec)
-            ]
+            faults += _in_spec(document, alert_checks.receiver_faults(document.parsed.spec))
         elif isinstance(document.parsed, ModelAccessPolicyDocument):
-            faults += [
-                document.fault(f"spec.{path}", message)
-                for path, message in access_policy_checks.faults(document.parsed.spec)
-            ]
+            faults += _in_spec(document, access_policy_checks.faults(document.parsed.spec))
         elif isinstance(document.parsed, ModelSignaturePolicyDocument):
-            faults += [
-                document.fault(f"spec.{path}", message)
-                for path, message in signature_checks.faults(document.parsed.spec)
-            ]
+            faults += _in_spec(document, signature_checks.faults(document.parsed.spec))
     # An applied route may become wrong by a new one beside it; the new document is to blame.
     new = {document.key for document in documents}
     faults += [
@@ -243,8 +234,7 @@ def _rollouts_together(documents: Sequence[Document], beside: Sequence[Document]
 def _node_class(
     document: Document, parsed: NodeClassDocument, everything: Sequence[Document]
 ) -> Iterator[Fault]:
-    for path, message in node_class_checks.faults(parsed.spec):
-        yield document.fault(f"spec.{path}", message)
+    yield from _in_spec(document, node_class_checks.faults(parsed.spec))
     for other in everything:
         if other.key == document.key or not isinstance(other.parsed, NodeClassDocument):
             continue
@@ -261,8 +251,7 @@ def _identity_provider(
 ) -> Iterator[Fault]:
     if fault := identity_provider_checks.name_fault(document.name):
         yield document.fault("metadata.name", fault)
-    for path, message in identity_provider_checks.faults(parsed.spec):
-        yield document.fault(f"spec.{path}", message)
+    yield from _in_spec(document, identity_provider_checks.faults(parsed.spec))
     for other in everything:
         if other.key == document.key or not isinstance(other.parsed, IdentityProviderDocument):
             continue
@@ -271,8 +260,7 @@ def _identity_provider(
 
 
 def _quota(document: Document, parsed: QuotaDocument, everything: Sequence[Document]) -> Iterator[Fault]:
-    for path, message in quota_checks.faults(parsed.spec):
-        yield document.fault(f"spec.{path}" if path else "spec", message)
+    yield from _in_spec(document, quota_checks.faults(parsed.spec))
     others = [
         (other.name, other.parsed.spec)
         for other in everything
@@ -288,8 +276,7 @@ def _autoscale(
     routes: dict[str, Document],
     everything: Sequence[Document],
 ) -> Iterator[Fault]:
-    for path, message in autoscale_checks.faults(parsed.spec, routes.keys()):
-        yield document.fault(f"spec.{path}", message)
+    yield from _in_spec(document, autoscale_checks.faults(parsed.spec, routes.keys()))
     others = {
         other.name: other.parsed.spec
         for other in everything
@@ -303,7 +290,12 @@ def _alert_rule(
     document: Document, parsed: AlertRuleDocument, everything: Sequence[Document]
 ) -> Iterator[Fault]:
     receivers = {one.name for one in everything if isinstance(one.parsed, AlertReceiverDocument)}
-    for path, message in alert_checks.rule_faults(parsed.spec, receivers):
+    yield from _in_spec(document, alert_checks.rule_faults(parsed.spec, receivers))
+
+
+def _in_spec(document: Document, found: Iterable[tuple[str, str]]) -> Iterator[Fault]:
+    """What a kind's own checks found: the path below `spec`, empty for all of it, and a sentence."""
+    for path, message in found:
         yield document.fault(f"spec.{path}" if path else "spec", message)
 
 

@@ -8,7 +8,6 @@ Sources: https://docs.sigstore.dev/about/bundle/, https://github.com/secure-syst
 
 from __future__ import annotations
 
-import base64
 from typing import Annotated, Any, Final
 
 import msgspec
@@ -109,15 +108,15 @@ def read_bundle(data: bytes) -> Bundle:
 
 
 def write_bundle(bundle: Bundle) -> bytes:
-    """The file of a bundle."""
+    """The file of a bundle; what is binary in it is written in base64."""
     material: dict[str, object] = {"publicKey": {"hint": bundle.hint}}
     if bundle.chain:
-        certificates = [{"rawBytes": _text(one)} for one in bundle.chain]
+        certificates = [{"rawBytes": one} for one in bundle.chain]
         material = {"x509CertificateChain": {"certificates": certificates}}
     envelope = {
-        "payload": _text(bundle.payload),
+        "payload": bundle.payload,
         "payloadType": PAYLOAD_TYPE,
-        "signatures": [{"sig": _text(bundle.signature), "keyid": ""}],
+        "signatures": [{"sig": bundle.signature, "keyid": ""}],
     }
     return msgspec.json.encode(
         {
@@ -131,7 +130,3 @@ def write_bundle(bundle: Bundle) -> bytes:
 def signed_text(payload: bytes) -> bytes:
     """What is signed of a payload: DSSE's pre-authentication encoding, PAE."""
     return b"DSSEv1 %d %s %d %s" % (len(PAYLOAD_TYPE), PAYLOAD_TYPE.encode(), len(payload), payload)
-
-
-def _text(data: bytes) -> str:
-    return base64.b64encode(data).decode()

@@ -19,6 +19,7 @@ from enum import Enum
 from functools import lru_cache
 from typing import Final
 
+from bridge_core.addresses import ip_of
 from bridge_core.policy.facts import DAYS, Facts, clock, number
 from bridge_core.policy.globs import Glob
 from bridge_core.policy.statements import Condition, Operator
@@ -204,9 +205,7 @@ def _value_fault(key: str, operator: Operator, value: str) -> str | None:
 def _address(text: str) -> tuple[int, int] | None:
     """Version and number of an address; None: it is none."""
     try:
-        address = ipaddress.ip_address(text.partition("%")[0])
+        address = ip_of(text)
     except ValueError:
         return None
-    mapped = address.ipv4_mapped if isinstance(address, ipaddress.IPv6Address) else None
-    address = address if mapped is None else mapped
     return address.version, int(address)

@@ -10,11 +10,11 @@ Rules:
 
 from __future__ import annotations
 
-import ipaddress
 from typing import Annotated, Any, Final, Literal, TypeAlias
 
 import msgspec
 
+from bridge_core.addresses import ip_of
 from bridge_core.decoding import decode_json
 from bridge_core.http1.request import Request
 from bridge_core.http_access import same_origin
@@ -97,7 +97,7 @@ def unwanted(request: Request) -> str:
     """Why what changes something is not taken from whoever sent this, in a sentence; empty: it is."""
     fields = request.headers
     origin, host = fields.get(b"origin"), fields.get(b"host")
-    if request.remote is None or not _is_loopback(request.remote[0]):
+    if request.remote is None or not ip_of(request.remote[0]).is_loopback:
         return "signing in and acts are taken over the loopback alone: reach the console through ssh -L"
     if origin is None or host is None or not same_origin(origin, host):
         return "this is for the console's own page: its Origin is not this listener"
@@ -106,8 +106,3 @@ def unwanted(request: Request) -> str:
     if (fields.get(b"content-type") or b"").partition(b";")[0].strip().lower() != b"application/json":
         return "the body has to be JSON: content-type: application/json"
     return ""
-
-
-def _is_loopback(address: str) -> bool:
-    found = ipaddress.ip_address(address.partition("%")[0])
-    return (getattr(found, "ipv4_mapped", None) or found).is_loopback

@@ -7,18 +7,15 @@ import time
 from collections.abc import Callable, Mapping
 from typing import Any, Final
 
-import msgspec
-
 from bridge_core.http1 import App, Exchange, coroutine_app
 from bridge_core.names import display_or_same
-from bridge_registry.console.pages import ROOT, SAFE
-from bridge_registry.console.sign_in import SignIn, http_status
+from bridge_registry.console.pages import ROOT, answer_json
+from bridge_registry.console.sign_in import SignIn, refuse_call
 from bridge_registry.rpc.inner_calls import Behaviour, CallRefused, InnerCalls
 from bridge_wire.v1 import clients_pb2, quota_pb2
 
 DAYS: Final = 7
 _SHOWN: Final = 200  # of each
-_HEADERS: Final = (*SAFE, (b"content-type", b"application/json"), (b"cache-control", b"no-store"))
 
 
 class ClientsPage:
@@ -62,15 +59,14 @@ class ClientsPage:
                 name: await self._calls.make(self._methods[name], one, caller) for name, one in asked.items()
             }
         except CallRefused as refused:
-            body = msgspec.json.encode({"error": refused.details[:1000]})
-            return exchange.respond(http_status(refused), _HEADERS, body)
+            return refuse_call(exchange, refused)
         said = {
             "days": DAYS,
             "clients": _clients(found["ListClients"]),
             "usage": _usage(found["Usage"]),
             "quotas": _quotas(found["Use"]),
         }
-        return exchange.respond(200, _HEADERS, msgspec.json.encode(said))
+        return answer_json(exchange, said)
 
 
 def _clients(answer: Any) -> list[dict[str, Any]]:

@@ -19,6 +19,7 @@ from bridge_core.decoding import decode_json
 from bridge_core.errors import BridgeError
 from bridge_core.explanation import PATH, HopReport
 from bridge_core.http1 import App, Exchange, Pool, coroutine_app
+from bridge_core.http1.headers import Pair
 from bridge_core.names import display_or_same, natural
 from bridge_core.recent import PATH as RECENT
 from bridge_core.recent import Recent
@@ -50,12 +51,13 @@ _POLICY: Final = (
     b"connect-src 'self' http://127.0.0.1:* http://localhost:*; "
     b"base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
 )
-SAFE: Final = (
+_SAFE: Final = (
     (b"content-security-policy", _POLICY),
     (b"x-content-type-options", b"nosniff"),
     (b"referrer-policy", b"no-referrer"),
     (b"cross-origin-opener-policy", b"same-origin"),
 )
+_JSON: Final = (*_SAFE, (b"content-type", b"application/json"), (b"cache-control", b"no-store"))
 
 
 class ConsolePages:
@@ -107,7 +109,7 @@ class ConsolePages:
             (at, {display_or_same(name): cell for name, cell in models.items()}, nodes)
             for at, models, nodes in self._traffic.minutes
         ]
-        _json(exchange, minutes)
+        answer_json(exchange, minutes)
 
     def _day(self, exchange: Exchange) -> None:
         """The last day by hour: [hour since 1970, [[model, node, requests, failed], …]]."""
@@ -115,7 +117,7 @@ class ConsolePages:
             (at, [(display_or_same(model), node, *cell) for (model, node), cell in pairs.items()])
             for at, pairs in self._traffic.hours
         ]
-        _json(exchange, hours)
+        answer_json(exchange, hours)
 
     async def _requests(self, _query: dict[str, list[str]]) -> Any:
         called = [name for name in self._called() if name in self._nodes()]
@@ -188,21 +190,25 @@ def _answering(
 ) -> Callable[[Exchange], Awaitable[None]]:
     async def answer(exchange: Exchange) -> None:
         try:
-            _json(exchange, await work(parse_qs(exchange.request.query)))
+            answer_json(exchange, await work(parse_qs(exchange.request.query)))
         except (BridgeError, msgspec.DecodeError, ValueError) as fault:
-            body = msgspec.json.encode({"error": str(fault)[:1000]})
-            exchange.respond(503, [*SAFE, (b"content-type", b"application/json")], body)
+            refuse(exchange, 503, str(fault))
 
     return answer
 
 
-def _json(exchange: Exchange, value: Any) -> None:
-    headers = [*SAFE, (b"content-type", b"application/json"), (b"cache-control", b"no-store")]
-    exchange.respond(200, headers, msgspec.json.encode(value))
+def answer_json(exchange: Exchange, value: Any, status: int = 200, *more: Pair) -> None:
+    """What the page asked for, which nobody keeps; `more` are fields of its head."""
+    exchange.respond(status, (*_JSON, *more), msgspec.json.encode(value))
+
+
+def refuse(exchange: Exchange, status: int, reason: str) -> None:
+    """Why the page does not get it, in a sentence that it shows."""
+    answer_json(exchange, {"error": reason[:1000]}, status)
 
 
 def _asset(kind: bytes, body: bytes) -> App:
-    headers = [*SAFE, (b"content-type", kind), (b"cache-control", b"no-cache")]
+    headers = [*_SAFE, (b"content-type", kind), (b"cache-control", b"no-cache")]
     return lambda exchange: exchange.respond(200, headers, body)
 
 

@@ -15,16 +15,14 @@ from collections.abc import Callable, Mapping
 from typing import Any, Final
 
 import grpc
-import msgspec
 import structlog
 
 from bridge_core.decoding import Undecodable, decode_json
 from bridge_core.errors import Reaction
 from bridge_core.http1 import App, Exchange, coroutine_app
-from bridge_core.http1.headers import Pair
 from bridge_core.tls import Peer
 from bridge_registry.console.act_rules import MOST_BYTES, TOKEN, Asked, act_of, call_of, outcome, unwanted
-from bridge_registry.console.pages import ROOT, SAFE
+from bridge_registry.console.pages import ROOT, answer_json, refuse
 from bridge_registry.console.session_rules import LIFE_S, Drawn, Session, Sessions, SignInRefused
 from bridge_registry.rpc.gate import Context, Gate
 from bridge_registry.rpc.inner_calls import Behaviour, CallRefused, InnerCalls
@@ -34,7 +32,6 @@ from bridge_wire.v1 import console_pb2 as pb
 log = structlog.get_logger()
 
 COOKIE_PATH: Final = f"{ROOT}/api/"
-_HEADERS: Final = (*SAFE, (b"content-type", b"application/json"), (b"cache-control", b"no-store"))
 _STATUS: Final = {
     grpc.StatusCode.INVALID_ARGUMENT: 400,
     grpc.StatusCode.UNAUTHENTICATED: 401,
@@ -110,69 +107,69 @@ class SignIn:
         """POST api/sign-in: a code becomes a session."""
         request = exchange.request
         if reason := unwanted(request):
-            return self._refuse(exchange, 403, reason)
+            return refuse(exchange, 403, reason)
         cookie, token = self._drawn(), self._draw(32)
         try:
             asked = decode_json(request.body, Asked, most=MOST_BYTES)
             session = self._sessions.exchange(asked.code, cookie, token, self._clock())
         except Undecodable as fault:
-            return self._refuse(exchange, 400, f"the request does not decode: {fault.message}")
+            return refuse(exchange, 400, f"the request does not decode: {fault.message}")
         except SignInRefused as fault:
             log.warning("console_sign_in_refused", remote=_remote(exchange), reason=fault.message)
             status = 429 if fault.reaction is Reaction.RETRY else 401
-            return self._refuse(exchange, status, str(fault))
+            return refuse(exchange, status, str(fault))
         try:
             await self._calls.make(self._begin, pb.SignInRequest(), _caller(session, exchange))
         except CallRefused as refused:
             self._sessions.end(str(cookie))
-            return self._refuse(exchange, http_status(refused), refused.details)
+            return refuse_call(exchange, refused)
         log.info("console_signed_in", admin=str(session.peer.identity), remote=_remote(exchange))
         secure = "; Secure" if (request.headers.get(b"origin") or b"").startswith(b"https:") else ""
         field = (
             f"{self._cookie}={cookie}; Path={COOKIE_PATH}; Max-Age={LIFE_S:.0f}; HttpOnly; SameSite=Strict"
         )
         said = {**self._words(session), "token": token}
-        return self._answer(exchange, 200, said, (b"set-cookie", (field + secure).encode()))
+        return answer_json(exchange, said, 200, (b"set-cookie", (field + secure).encode()))
 
     async def _asked(self, exchange: Exchange) -> None:
         """GET api/session: who is signed in, and for how long. Asking does not lengthen it."""
         session = await self._session(exchange)
         if session is not None:
-            self._answer(exchange, 200, self._words(session))
+            answer_json(exchange, self._words(session))
 
     async def _ended(self, exchange: Exchange) -> None:
         """POST api/sign-out."""
         if reason := unwanted(exchange.request):
-            return self._refuse(exchange, 403, reason)
+            return refuse(exchange, 403, reason)
         session = await self._session(exchange)
         if session is None:
             return None
         self._sessions.end(self._shown(exchange)[0])
         log.info("console_signed_out", admin=str(session.peer.identity))
         field = f"{self._cookie}=; Path={COOKIE_PATH}; Max-Age=0; HttpOnly; SameSite=Strict"
-        return self._answer(exchange, 200, {}, (b"set-cookie", field.encode()))
+        return answer_json(exchange, {}, 200, (b"set-cookie", field.encode()))
 
     async def _acted(self, exchange: Exchange) -> None:
         """POST api/act: does what the page asks for, as the admin who is signed in."""
         if reason := unwanted(exchange.request):
-            return self._refuse(exchange, 403, reason)
+            return refuse(exchange, 403, reason)
         session = await self._session(exchange)
         if session is None:
             return None
         try:
             asked = act_of(exchange.request.body)
         except Undecodable as fault:
-            return self._refuse(exchange, 400, f"the act does not decode: {fault.message}")
+            return refuse(exchange, 400, f"the act does not decode: {fault.message}")
         self._sessions.acted(self._shown(exchange)[0], self._clock())
         method, request = call_of(asked)
         try:
             answer = await self._calls.make(self._acts[method], request, _caller(session, exchange))
         except CallRefused as refused:
-            return self._refuse(exchange, http_status(refused), refused.details)
+            return refuse_call(exchange, refused)
         done, sentence = outcome(asked, answer)
         if not done:
-            return self._refuse(exchange, 409, sentence)
-        return self._answer(exchange, 200, {"done": sentence, **self._words(session)})
+            return refuse(exchange, 409, sentence)
+        return answer_json(exchange, {"done": sentence, **self._words(session)})
 
     async def caller(self, exchange: Exchange) -> RpcCaller | None:
         """As whom a signed in page asks; None: nobody is signed in, and that has been answered."""
@@ -184,13 +181,13 @@ class SignIn:
         cookie, token = self._shown(exchange)
         session = self._sessions.find(cookie, token, self._clock())
         if session is None:
-            self._refuse(exchange, 401, _OVER)
+            refuse(exchange, 401, _OVER)
             return None
         try:
             await self._calls.make(self._look, pb.SignInRequest(), _caller(session, exchange))
         except CallRefused as refused:
             self._sessions.end(cookie)
-            self._refuse(exchange, 401, refused.details)
+            refuse(exchange, 401, refused.details)
             return None
         return session
 
@@ -214,16 +211,10 @@ class SignIn:
     def _drawn(self) -> Drawn:
         return Drawn(self._draw(9), self._draw(32))
 
-    def _refuse(self, exchange: Exchange, status: int, reason: str) -> None:
-        self._answer(exchange, status, {"error": reason[:1000]})
 
-    def _answer(self, exchange: Exchange, status: int, said: dict[str, Any], *more: Pair) -> None:
-        exchange.respond(status, [*_HEADERS, *more], msgspec.json.encode(said))
-
-
-def http_status(refused: CallRefused) -> int:
-    """The status of HTTP that says what gRPC's says."""
-    return _STATUS.get(refused.code, 500)
+def refuse_call(exchange: Exchange, refused: CallRefused) -> None:
+    """Why a call was refused, by the status of HTTP that says what gRPC's says."""
+    refuse(exchange, _STATUS.get(refused.code, 500), refused.details)
 
 
 def _caller(session: Session, exchange: Exchange) -> RpcCaller:

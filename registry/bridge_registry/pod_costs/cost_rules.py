@@ -16,7 +16,7 @@ Rules:
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from typing import Final
 
 import msgspec
@@ -58,12 +58,9 @@ def costs(holders: Iterable[Holder]) -> dict[str, int]:
         if _POD.fullmatch(node):
             seen.setdefault(node, {}).setdefault(one.instance, []).append(one)
     return {
-        node: min(_MOST_ACTIVE, sum(_active(each) for each in instances.values())) * ACTIVE
-        + min(_MOST_REQUESTS, _rounded(sum(max(0, each[0].requests) for each in instances.values())))
-        * _REQUEST
-        + min(_MOST_MODELS, sum(one.loaded for each in instances.values() for one in each))
+        node: _cost(instances.values())
         for node, instances in seen.items()
-        if all(one.known for each in instances.values() for one in each)
+        if all(one.known for views in instances.values() for one in views)
     }
 
 
@@ -85,8 +82,17 @@ def patch_of(cost: int) -> bytes:
     return msgspec.json.encode({"metadata": {"annotations": {ANNOTATION: str(cost)}}})
 
 
-def _active(each: Iterable[Holder]) -> int:
-    return sum(one.part in {"active", "loading"} for one in each)
+def _cost(instances: Collection[list[Holder]]) -> int:
+    """Rules 1 to 3, of one pod's instances as each policy sees them."""
+    views = [one for each in instances for one in each]
+    active = sum(one.part in {"active", "loading"} for one in views)
+    requests = _rounded(sum(max(0, first.requests) for first, *_ in instances))
+    models = sum(one.loaded for one in views)
+    return (
+        min(_MOST_ACTIVE, active) * ACTIVE
+        + min(_MOST_REQUESTS, requests) * _REQUEST
+        + min(_MOST_MODELS, models)
+    )
 
 
 def _rounded(requests: int) -> int:

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import signal
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any, Protocol
 
 import grpc
+import pytest
 import trustme
 
 from bridge_cli.etcd_ready import ready
+from bridge_core.errors import Fatal
 from bridge_core.etcd_server import EtcdOptions
 from bridge_core.store.api import Store
 from bridge_core.store.etcd import ClientTls, EtcdStore, StoreTiming
@@ -139,6 +141,25 @@ class EtcdBed:
     async def compact(self, revision: int) -> None:
         async with self.channel() as channel:
             await KVStub(channel).Compact(CompactionRequest(revision=revision, physical=True), timeout=60)
+
+
+@asynccontextmanager
+async def store_clients(kind: str, folder: Path) -> AsyncIterator[Callable[[], Store]]:
+    """Makes clients of one store: "fake", of one in memory; else of a real etcd, its files in `folder`."""
+    if kind == "fake":
+        yield FakeBed().client
+        return
+    folder.mkdir()
+    real = EtcdBed(folder, Certificates(folder))
+    try:
+        real.server.start()
+    except Fatal as fault:
+        pytest.skip(str(fault))
+    try:
+        await real.ready()
+        yield real.client
+    finally:
+        real.server.stop()
 
 
 @asynccontextmanager

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Final
 
 from bridge_agent.models.blob_content import write_all
-from bridge_agent.models.shared.tier_files import FOLDER, ROOT, read_file
+from bridge_agent.models.shared.tier_files import below, read_file
 from bridge_core.errors import BridgeError
 from bridge_core.names import ModelName
 
@@ -33,20 +33,6 @@ _LOCKED: Final = (errno.EAGAIN, errno.EACCES)
 
 class PublishFault(BridgeError):
     """The model was not written."""
-
-
-@contextlib.contextmanager
-def below(root: Path, *names: str) -> Iterator[int]:
-    """The open folder that these names lead to, none of them a link. Raises OSError."""
-    at = os.open(root, ROOT)
-    try:
-        for name in names:
-            inner = os.open(name, FOLDER, dir_fd=at)
-            os.close(at)
-            at = inner
-        yield at
-    finally:
-        os.close(at)
 
 
 def identity(root: Path) -> str:

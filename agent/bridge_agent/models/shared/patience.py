@@ -61,6 +61,12 @@ class StorageHangs(BridgeError):
         self.abandoned = abandoned
 
 
+def is_left(fault: BridgeError) -> bool:
+    """Whether a thread is still at the work whose hang this fault tells of: it was raised `from` that."""
+    cause = fault.__cause__
+    return isinstance(cause, StorageHangs) and cause.abandoned
+
+
 class _Work(Generic[T]):
     """One piece of work; `abandoned` and `over` are under its lock."""
 

@@ -16,9 +16,8 @@ import msgspec
 import structlog
 
 from bridge_agent.models.blob_files import BlobFault, hash_all, read_piece
-from bridge_agent.models.piece_rules import span
 from bridge_agent.models.shared import tier_files
-from bridge_agent.models.shared.patience import Patience, StorageHangs
+from bridge_agent.models.shared.patience import Patience, StorageHangs, is_left
 from bridge_agent.models.shared.section import SharedSection
 from bridge_agent.models.shared.standing_rules import Standing
 from bridge_agent.models.shared.tier_files import Stamp
@@ -277,14 +276,12 @@ class TierBlob:
         try:
             return self._tier.read(self.file, offset, length)
         except TierFault as fault:
-            cause = fault.__cause__
-            if isinstance(cause, StorageHangs) and cause.abandoned:
+            if is_left(fault):
                 self.file = -1  # the thread that hangs on it closes it
             raise
 
     def piece(self, piece: int) -> bytes:
         """A piece of it. Raises TierFault: the storage is away, or the file was cut."""
-        span(self.size, piece)
         try:
             return read_piece(self.read, self.size, piece)
         except BlobFault as fault:

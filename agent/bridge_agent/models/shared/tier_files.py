@@ -10,7 +10,7 @@ import contextlib
 import errno
 import os
 import stat
-from collections.abc import Generator, Iterator
+from collections.abc import Generator, Iterator, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import Final
@@ -94,26 +94,46 @@ def open_regular(name: str, folder: int) -> int | None:
 
 
 @contextlib.contextmanager
-def folders(root: Path, *names: str) -> Iterator[int | None]:
-    """The open folder below `root` that these names lead to; None where there is none. Raises OSError.
+def below(root: Path, *names: str) -> Iterator[int]:
+    """The open folder below `root` that these names lead to, none of them a link. Raises OSError.
 
     The root itself may be a link: it is the operator's word.
     """
-    at = os.open(root, ROOT)
+    at = _led_to(os.open(root, ROOT), names)
     try:
-        for name in names:
-            try:
-                below = os.open(name, FOLDER, dir_fd=at)
-            except OSError as fault:
-                if not is_none(fault):
-                    raise
-                yield None
-                return
-            os.close(at)
-            at = below
         yield at
     finally:
         os.close(at)
+
+
+@contextlib.contextmanager
+def folders(root: Path, *names: str) -> Iterator[int | None]:
+    """As `below`; None where the root is there and no such folder in it. Raises OSError."""
+    top_folder = os.open(root, ROOT)
+    try:
+        at = _led_to(top_folder, names)
+    except OSError as fault:
+        if not is_none(fault):
+            raise
+        yield None
+        return
+    try:
+        yield at
+    finally:
+        os.close(at)
+
+
+def _led_to(at: int, names: Sequence[str]) -> int:
+    """The open folder that these names lead to from an open one, which is closed. Raises OSError."""
+    try:
+        for name in names:
+            inner = os.open(name, FOLDER, dir_fd=at)
+            os.close(at)
+            at = inner
+    except BaseException:
+        os.close(at)
+        raise
+    return at
 
 
 def read_file(name: str, folder: int, most: int) -> bytes | None:
@@ -153,7 +173,7 @@ def names_at(root: Path) -> list[ModelName]:
 def _all_names(root: Path) -> Generator[ModelName, None, None]:
     left = [_MOST_ENTRIES]
 
-    def below(folder: int, names: tuple[str, ...]) -> Generator[ModelName, None, None]:
+    def listed(folder: int, names: tuple[str, ...]) -> Generator[ModelName, None, None]:
         with os.scandir(folder) as entries:
             found = sorted(entry.name for entry in islice(entries, left[0]))
         left[0] -= len(found)
@@ -169,9 +189,9 @@ def _all_names(root: Path) -> Generator[ModelName, None, None]:
                     continue
                 raise
             try:
-                yield from below(inner, (*names, entry))
+                yield from listed(inner, (*names, entry))
             finally:
                 os.close(inner)
 
     with top(root, MANIFESTS) as folder:
-        yield from below(folder, ())
+        yield from listed(folder, ())

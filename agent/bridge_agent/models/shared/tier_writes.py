@@ -29,9 +29,9 @@ from typing import Final, TypeVar
 from bridge_agent.models.blob_content import write_all
 from bridge_agent.models.piece_rules import piece_count, span
 from bridge_agent.models.shared import fence_files
-from bridge_agent.models.shared.fence_files import FENCES, NEW, PublishFault, below
-from bridge_agent.models.shared.patience import Patience, StorageHangs
-from bridge_agent.models.shared.tier_files import FOLDER, MANIFESTS, open_regular
+from bridge_agent.models.shared.fence_files import FENCES, NEW, PublishFault
+from bridge_agent.models.shared.patience import Patience, StorageHangs, is_left
+from bridge_agent.models.shared.tier_files import FOLDER, MANIFESTS, below, open_regular
 from bridge_core.errors import BridgeError
 from bridge_core.files import read_at
 from bridge_core.model_store.layout import describe
@@ -238,8 +238,7 @@ class _Opened:
                 doing, work, late=lambda _: os.close(self.handle), within_s=within_s
             )
         except PublishFault as fault:
-            cause = fault.__cause__
-            self._left = isinstance(cause, StorageHangs) and cause.abandoned
+            self._left = is_left(fault)
             raise
 
     def close(self) -> None:

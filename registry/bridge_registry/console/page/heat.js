@@ -1,13 +1,13 @@
 // The last day by hour: which model was called at which node, as much as this registry heard of.
 
 import { html, useState } from "./vendor-preact-htm.js";
-import { fetchJson } from "./store.js";
+import { fetchJson, order } from "./store.js";
 import { useEvery } from "./models.js";
+import { shade } from "./words.js";
 
 const HOURS = 24;
 const ROWS = 200;
 const SIDES = { model: 0, node: 1 };
-const order = new Intl.Collator("en", { numeric: true });
 
 function Grid({ day, side, only }) {
   const newest = Math.floor(Date.now() / 3600000);
@@ -31,7 +31,7 @@ function Grid({ day, side, only }) {
     only ? ` of ${only}` : ""}; the fuller the colour the more; ▲ marks hours with failures</caption><thead><tr><th scope="col">${side ? "Node" : "Model"}</th>${
     Array.from({ length: HOURS }, (_, at) => html`<th scope="col">${at % 3 ? html`<span class="sr">${when(at)}</span>` : when(at)}</th>`)}
     <th scope="col" class="number">In all</th></tr></thead><tbody>${names.map((name) => html`<tr key=${name}><th scope="row">${name}</th>${
-    rows.get(name).map(([count, bad], at) => html`<td class=${`h${count ? Math.ceil((count / most) * 5) : 0}${bad ? " failed" : ""}`}
+    rows.get(name).map(([count, bad], at) => html`<td class=${shade(count, most, bad)}
       title=${`${when(at)}: ${count} requests, ${bad} failed`}>${bad ? "▲" : ""}<span class="sr">${count}</span></td>`)}
     <td class="number">${rows.get(name).reduce((sum, one) => sum + one[0], 0).toLocaleString("en")}</td></tr>`)}</tbody></table></div>`;
 }

@@ -2,7 +2,7 @@
 
 import { html, useEffect, useState } from "./vendor-preact-htm.js";
 import { all, fetchJson } from "./store.js";
-import { percent, rate, seconds } from "./words.js";
+import { percent, rate, seconds, shade } from "./words.js";
 
 const MINUTES = 60;
 
@@ -28,7 +28,7 @@ function Heat({ hour, which, names }) {
       const total = row.reduce((sum, one) => sum + one[0], 0), failed = row.reduce((sum, one) => sum + one[1], 0);
       return html`<tr key=${name}><th scope="row">${name}</th><td><div class="strip" role="img"
         aria-label=${`${name}: ${total} requests, ${failed} failed in the last hour`}>${row.map(([count, bad], n) => html`<i
-          class=${`h${count ? Math.ceil((count / most) * 5) : 0}${bad ? " failed" : ""}`}
+          class=${shade(count, most, bad)}
           title=${`${MINUTES - 1 - n} min ago: ${count} requests, ${bad} failed`}>${bad ? "▲" : ""}</i>`)}</div></td>
         <td class="number">${total}</td></tr>`;
     })}</tbody></table>`;

@@ -65,11 +65,12 @@ export function open() {
   }, 3000);
 }
 
+export const order = new Intl.Collator("en", { numeric: true });
+
 export function all(kind) {
   const prefix = kind + "/";
   const found = [];
   for (const [key, part] of store.parts) if (key.startsWith(prefix)) found.push(part);
-  const order = new Intl.Collator("en", { numeric: true });
   return found.sort((a, b) => order.compare(a.name, b.name));
 }
 

@@ -44,3 +44,5 @@ export const moment = (unix) => new Date(unix * 1000).toLocaleString("en-GB");
 export const percent = (share) => `${(share * 100).toFixed(share && share < 0.1 ? 1 : 0)} %`;
 export const sum = (list, pick) => list.reduce((total, one) => total + pick(one), 0);
 export const ago = (unix) => (unix ? span(Date.now() / 1000 - unix) : "–");
+// The fuller of `most` the darker, as a class; and whether some of them failed.
+export const shade = (count, most, bad) => `h${count ? Math.ceil((count / most) * 5) : 0}${bad ? " failed" : ""}`;
