@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, invariant, multiple, rule
 
+from bridge_core.errors import Reaction
 from bridge_core.identity import SpiffeId
 from bridge_core.tls import Peer
 from bridge_registry.console import session_rules as rules
@@ -94,15 +95,18 @@ def test_codes_that_are_open_are_bounded_and_old_ones_make_room() -> None:
     assert sessions.invite(peer("one"), Drawn("more", "s"), rules.CODE_S, certificate_ends=FAR)
 
 
-def test_guessers_are_stopped_for_a_while() -> None:
+def test_guessers_are_stopped_for_a_while_and_keep_no_admin_out() -> None:
     sessions = Sessions()
     for n in range(rules.GUESSES):
         with pytest.raises(SignInRefused, match="used already"):
             sessions.exchange(f"{n}.x", Drawn("k", "s"), "t", float(n))
     code = sessions.invite(peer(), Drawn("id", "s"), 30.0, certificate_ends=FAR)
-    with pytest.raises(SignInRefused, match="too many wrong codes"):
-        sessions.exchange(code, Drawn("k", "s"), "t", rules.GUESSES_S - 0.1)
-    assert sessions.exchange(code, Drawn("k", "s"), "t", rules.GUESSES_S)
+    with pytest.raises(SignInRefused, match="too many wrong codes") as refused:
+        sessions.exchange("more.x", Drawn("k", "s"), "t", rules.GUESSES_S - 0.1)
+    assert refused.value.reaction is Reaction.RETRY
+    assert sessions.exchange(code, Drawn("k", "s"), "t", rules.GUESSES_S - 0.1).peer == peer()
+    with pytest.raises(SignInRefused, match="used already"):
+        sessions.exchange("more.x", Drawn("k", "s"), "t", rules.GUESSES_S)
 
 
 def test_a_session_ends_when_nothing_is_done() -> None:

@@ -10,8 +10,9 @@ Rules:
 3. A session ends `IDLE_S` after its last act, `LIFE_S` after it began, or with the certificate, whichever is
    first. Whether its admin may still do what it asks is looked up at each call, and not here.
 4. Of one admin there are `EACH` sessions: the one that began first gives way. In all there are `MOST`.
-5. After `GUESSES` wrong codes in `GUESSES_S` no code is taken until they are that old. Secrets have 256 bits,
-   so this bounds what guessers cost rather than what they find.
+5. After `GUESSES` wrong codes in `GUESSES_S` who sends another wrong one is told to wait. Secrets have 256
+   bits, so this bounds what guessers cost rather than what they find; a right code is taken all the same, or
+   any program of the machine could keep admins out.
 6. Secrets are kept as hashes, and compared in a time that does not tell where they differ.
 """
 
@@ -110,16 +111,16 @@ class Sessions:
         Raises:
             SignInRefused: it becomes none.
         """
-        if len(self._wrong) == GUESSES and now - self._wrong[0] < GUESSES_S:
-            raise SignInRefused(
-                "too many wrong codes were tried, so none is taken for a while",
-                hint=f"wait {GUESSES_S:.0f} s, then ask for a code again",
-                reaction=Reaction.RETRY,
-            )
         id_, secret = _split(code)
         found = self._codes.pop(id_, None)
         right = hmac.compare_digest(_hash(secret), found.hash if found is not None else b"")
         if found is None or not right:
+            if len(self._wrong) == GUESSES and now - self._wrong[0] < GUESSES_S:
+                raise SignInRefused(
+                    "too many wrong codes were tried",
+                    hint=f"wait {GUESSES_S:.0f} s; {_ASK_ANEW}, which is taken at once",
+                    reaction=Reaction.RETRY,
+                )
             self._wrong.append(now)
             raise SignInRefused("this code was used already, or is none of this registry's", hint=_ASK_ANEW)
         if found.until <= now or found.certificate_ends <= now:

@@ -115,8 +115,10 @@ class SignIn:
         except Undecodable as fault:
             return refuse(exchange, 400, f"the request does not decode: {fault.message}")
         except SignInRefused as fault:
-            log.warning("console_sign_in_refused", remote=_remote(exchange), reason=fault.message)
-            status = 429 if fault.reaction is Reaction.RETRY else 401
+            retry = fault.reaction is Reaction.RETRY
+            if not retry:  # who guesses on and on writes no log
+                log.warning("console_sign_in_refused", remote=_remote(exchange), reason=fault.message)
+            status = 429 if retry else 401
             return refuse(exchange, status, str(fault))
         try:
             await self._calls.make(self._begin, pb.SignInRequest(), _caller(session, exchange))
