@@ -15,7 +15,7 @@ import statistics
 import sys
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterator
 from functools import partial
 from pathlib import Path
 from types import FrameType
@@ -23,8 +23,8 @@ from typing import Any
 
 import uvloop
 
-from bench import configs, guarded, results
-from bench.load import PROMPT_BYTES
+from bench import configs, guarded, results, subjects
+from bench.load import PROMPT_BYTES, prompt
 from bench.subjects import DOMAIN, Composed, compose
 from bridge_agent.routing.resume.tracker import BATCH
 from bridge_core.http1.client import ClientConnection
@@ -39,8 +39,7 @@ LIMITS = HttpLimits(head_s=3600.0, keep_alive_s=3600.0)
 
 def _ask(number: int, stream: bytes = b"false", lines: bytes = b"") -> bytes:
     """A request of which no two are alike, in length and words, as in real traffic; `lines` for its head."""
-    prompt = b"%d" % number + b"x" * (PROMPT_BYTES - 200 + number * 7 % 400)
-    body = b'{"model":"tiny","prompt":"%b","stream":%b}' % (prompt, stream)
+    body = b'{"model":"tiny","prompt":"%b","stream":%b}' % (prompt(number), stream)
     head = b"POST /api/generate HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
     return b"%b%bContent-Length: %d\r\n\r\n%b" % (head, lines, len(body), body)
 
@@ -56,12 +55,10 @@ _STREAM = (
     b"HTTP/1.1 200 OK\r\nContent-Type: application/x-ndjson\r\n"
     b"Date: Fri, 27 Nov 2026 22:00:00 GMT\r\nTransfer-Encoding: chunked\r\n\r\n"
 )
-_TOKEN = b'{"model":"tiny","created_at":"2026-11-23T00:00:00Z","response":" token","done":false}\n'
-_LAST = b'{"model":"tiny","created_at":"2026-11-23T00:00:00Z","response":"","done":true}\n'
 
 
 # So many tokens that each stream's tracker has read what it keeps once.
-_TRACED_TOKENS = (BATCH // len(_TOKEN) + 1) * CONNECTIONS
+_TRACED_TOKENS = (BATCH // len(subjects.TOKEN) + 1) * CONNECTIONS
 
 
 def _chunk(data: bytes) -> bytes:
@@ -210,11 +207,11 @@ async def _ways(folder: Path) -> AsyncIterator[dict[str, Callable[[int], None]]]
         def token(at: int) -> None:
             if at not in streams:
                 streams[at] = sides["streams"].open_stream(at, _ask(at, b"true"))
-            streams[at].data_received(_chunk(_TOKEN))
+            streams[at].data_received(_chunk(subjects.TOKEN))
 
         yield {LOCAL: local, HOP: hop, TRACED_HOP: traced_hop, GUARDED: guarded_hop, TOKEN: token}
         for upstream in streams.values():
-            upstream.data_received(_chunk(_LAST) + b"0\r\n\r\n")
+            upstream.data_received(_chunk(subjects.LAST) + b"0\r\n\r\n")
         for side in sides.values():
             await side.end()
 
@@ -257,18 +254,28 @@ def _run(one: Callable[[int], None], times: int) -> float:
 def _instructions(name: str, one: Callable[[int], None]) -> Counter[str]:
     """How many each takes, by the package that they are of; library code in Python included."""
     times = _TRACED_TOKENS if name == TOKEN else TRACED
+    with counting() as modules:
+        _run(one, times)
+    found: Counter[str] = Counter()
+    for module, count in modules.items():
+        found[module.rpartition(".")[0]] += count
+    del found["bench"]  # the clients and the upstream
+    return Counter({layer: count / times for layer, count in found.items()})  # type: ignore[misc]  # of floats
+
+
+@contextlib.contextmanager
+def counting() -> Iterator[Counter[str]]:
+    """Counts the interpreter's instructions meanwhile, by the module that they are of."""
     found: Counter[str] = Counter()
 
     def trace(frame: FrameType, event: str, _: Any) -> Any:
         frame.f_trace_opcodes = True
         if event == "opcode":
-            found[frame.f_globals["__name__"].rpartition(".")[0]] += 1
+            found[frame.f_globals["__name__"]] += 1
         return trace
 
     sys.settrace(trace)
     try:
-        _run(one, times)
+        yield found
     finally:
         sys.settrace(None)
-    del found["bench"]  # the clients and the upstream
-    return Counter({layer: count / times for layer, count in found.items()})  # type: ignore[misc]  # of floats

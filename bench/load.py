@@ -13,6 +13,11 @@ PROMPT_BYTES = 600
 _UNITS = {"us": 0.001, "ms": 1.0, "s": 1000.0}
 
 
+def prompt(number: int) -> bytes:
+    """One of which no two are alike, in length and words, as in real traffic."""
+    return b"%d" % number + b"x" * (PROMPT_BYTES - 200 + number * 7 % 400)
+
+
 @dataclass(frozen=True)
 class Load:
     """What one run of wrk gave; CPU time is that of the servers measured, all together."""

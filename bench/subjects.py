@@ -113,7 +113,7 @@ async def gateway(role: str, port: int, upstream: int, folder: Path) -> None:
     tls = TlsIdentity(folder / f"{node}.pem", folder / f"{node}.key", folder / "ca.pem")
     async with asyncio.TaskGroup() as group:
         await compose(role, folder, group, port=port, upstream=upstream, tls=tls)
-        await _forever()
+        await forever()
 
 
 def node_of(role: str) -> str:
@@ -217,10 +217,11 @@ def _snapshot(peer_port: int, slots: int, more: Mapping[str, bytes]) -> Snapshot
 
 async def _serve(app: http1.App, port: int) -> None:
     await http1.serve(app, name="bench", port=port)
-    await _forever()
+    await forever()
 
 
-async def _forever() -> None:
+async def forever() -> None:
+    """What is measured has begun, and what it has made so far stays."""
     watch()
     gc.collect()
     gc.freeze()

@@ -6,16 +6,14 @@ As `bench.in_memory` for HTTP: the ASGI application is called with what h2corn w
 from __future__ import annotations
 
 import asyncio
-import sys
 from collections import Counter
 from collections.abc import Awaitable, Callable
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
+from bench import in_memory
 from bench.grpc.subjects import CLIENT
-from bench.in_memory import ANSWER, LIMITS
-from bench.load import PROMPT_BYTES
+from bench.load import prompt
 from bench.subjects import DOMAIN, Composed, compose
 from bridge_agent.gateway.config import ListenerKind
 from bridge_agent.gateway.grpc_adapter.application import SERVICE, GrpcApplication
@@ -34,7 +32,7 @@ WARM, TRACED = 200, 100
 async def instructions(folder: Path) -> Counter[str]:
     """How many a unary call takes, by the package that they are of; library code in Python included."""
     async with asyncio.TaskGroup() as group:
-        made = await compose("agent", folder, group, limits=LIMITS, entries=CLIENT)
+        made = await compose("agent", folder, group, limits=in_memory.LIMITS, entries=CLIENT)
         for pool in made.pools:
             upstream = ClientConnection(pool)
             upstream.connection_made(_Upstream(upstream))  # type: ignore[arg-type]  # enough of a transport
@@ -42,20 +40,9 @@ async def instructions(folder: Path) -> Counter[str]:
         one = _caller(made)
         for number in range(WARM):
             await one(number)
-        found: Counter[str] = Counter()
-
-        def trace(frame: FrameType, event: str, _: Any) -> Any:
-            frame.f_trace_opcodes = True
-            if event == "opcode":
-                found[frame.f_globals["__name__"]] += 1
-            return trace
-
-        sys.settrace(trace)
-        try:
+        with in_memory.counting() as found:
             for number in range(TRACED):
                 await one(number)
-        finally:
-            sys.settrace(None)
         made.auditing.cancel()
         for pool in made.pools:
             await pool.close()
@@ -70,7 +57,7 @@ class _Upstream:
         self._connection = connection
 
     def write(self, _data: bytes) -> None:
-        asyncio.get_running_loop().call_soon(self._connection.data_received, ANSWER)
+        asyncio.get_running_loop().call_soon(self._connection.data_received, in_memory.ANSWER)
 
     def get_extra_info(self, _name: str, default: Any = None) -> Any:
         return default
@@ -106,8 +93,7 @@ def _caller(made: Composed) -> Callable[[int], Awaitable[None]]:
     pem = x.to_pem(leaf).decode()
 
     async def one(number: int) -> None:
-        prompt = b"%d" % number + b"x" * (PROMPT_BYTES - 200 + number * 7 % 400)
-        data = InferenceRequest(model_name="tiny", input_data=prompt).SerializeToString()
+        data = InferenceRequest(model_name="tiny", input_data=prompt(number)).SerializeToString()
         events = [{"type": "http.request", "body": framed(data), "more_body": False}]
         sent: list[dict[str, Any]] = []
 

@@ -17,7 +17,7 @@ from typing import Any
 
 import uvloop
 
-from bench.load import PROMPT_BYTES
+from bench.load import PROMPT_BYTES, prompt
 from bridge_wire.v1.inference_pb2 import InferenceRequest
 from tests import raw_http2 as h2
 
@@ -56,8 +56,7 @@ class Calls:
 
 
 def _ask(number: int) -> bytes:
-    prompt = b"%d" % number + b"x" * (PROMPT_BYTES - 200 + number * 7 % 400)
-    return InferenceRequest(model_name="tiny", input_data=prompt).SerializeToString()
+    return InferenceRequest(model_name="tiny", input_data=prompt(number)).SerializeToString()
 
 
 class Connection(asyncio.Protocol):

@@ -9,7 +9,6 @@ tokens PORT COUNT EVERY_MS   a gRPC upstream that streams COUNT messages, one ev
 from __future__ import annotations
 
 import asyncio
-import gc
 import socket
 import sys
 from collections.abc import AsyncIterator, Callable
@@ -21,8 +20,7 @@ import grpc.aio
 import uvloop
 
 from bench import configs
-from bench.subjects import LAST, TOKEN, compose
-from bench.watching import watch
+from bench.subjects import LAST, TOKEN, compose, forever
 from bridge_agent.gateway.config import ListenerKind
 from bridge_agent.gateway.grpc_adapter.deferred import DeferredGrpc
 from bridge_agent.gateway.grpc_adapter.listener import GrpcListener
@@ -56,7 +54,7 @@ async def agent(port: int, upstream: int, folder: Path) -> None:
             group=group,
         )
         await listener.start()
-        await _forever()
+        await forever()
 
 
 async def relay(port: int, upstream: int, folder: Path) -> None:
@@ -84,7 +82,7 @@ async def relay(port: int, upstream: int, folder: Path) -> None:
     credentials = grpc.ssl_server_credentials([pair], (folder / "ca.pem").read_bytes(), True)
     server.add_secure_port(f"127.0.0.1:{port}", credentials)
     await server.start()
-    await _forever()
+    await forever()
 
 
 class Upstream(asyncio.Protocol):
@@ -178,14 +176,7 @@ async def tokens(port: int, count: int, every_ms: float) -> None:
 
 async def _serve(port: int, answer: Callable[[Any, int], None]) -> None:
     await asyncio.get_running_loop().create_server(lambda: Upstream(answer), "127.0.0.1", port)
-    await _forever()
-
-
-async def _forever() -> None:
-    watch()
-    gc.collect()
-    gc.freeze()
-    await asyncio.Event().wait()
+    await forever()
 
 
 def main(name: str, *arguments: str) -> None:

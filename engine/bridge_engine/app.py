@@ -301,7 +301,7 @@ class Engine:
         source = await self._pools.disk.run(self._store.find, names[0])
         if source is None:
             raise ApiError(404, f'model "{body["source"]}" not found')
-        await self._pools.disk.run(self._store.write_manifest, names[1], source.manifest)
+        await self._pools.disk.run(self._store.copy, source, names[1])
         call.answer.raw(200, b"", b"")
 
     async def _delete(self, call: EngineCall) -> None:

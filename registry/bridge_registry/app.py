@@ -8,6 +8,7 @@ import signal
 import socket
 import time
 from collections.abc import Awaitable, Callable, Iterator
+from functools import partial
 from typing import Final
 
 import grpc.aio
@@ -398,7 +399,7 @@ class Registry:
                 ScalingFigures(self.scaling),
                 MeshFigures(self.feed, self._traffic),
                 self.alert_figures,
-                ForecastFigures(self.alerting.desk.forecasts),
+                ForecastFigures(partial(self.alerting.desk.forecasts, hit=True)),
             )
             app = self._admin_app = AdminApp(collectors, self._readiness, socket.gethostname())
             host, port = self.settings.admin

@@ -18,7 +18,7 @@ import pytest
 from bridge_core.dialects.errors import ApiError
 from bridge_core.model_store.layout import ModelStore
 from bridge_core.model_store.registry import Registry as Connection
-from bridge_core.names import ModelName
+from bridge_core.names import DEFAULT_HOST, ModelName
 from bridge_engine.store.pull import pull
 from tests.contract.ollama_target import Engine, ask, engine, model_blob, seeded
 from tests.support import eventually
@@ -251,6 +251,18 @@ def test_a_blob_is_taken_once_and_kept_only_when_it_is_whole(running: Engine) ->
     assert ask(running.base, "POST", f"/api/blobs/{digest}", data).status == 201
     assert ask(running.base, "POST", f"/api/blobs/{digest}", data).status == 200
     assert ask(running.base, "HEAD", f"/api/blobs/{digest}").status == 200
+
+
+def test_a_copy_is_what_it_is_a_copy_of_byte_for_byte(running: Engine) -> None:
+    """As Ollama's is: it has the same digest, and a signature of the one is a signature of the other."""
+    folder = running.models / "manifests" / DEFAULT_HOST / "library"
+    source = folder / "tiny" / "latest"
+    written = source.read_bytes()
+    source.write_bytes(json.dumps(json.loads(written), indent=3).encode())
+    assert _post(running, "/api/copy", {"source": "tiny", "destination": "tiny-same"}).status == 200
+    assert (folder / "tiny-same" / "latest").read_bytes() == source.read_bytes()
+    source.write_bytes(written)
+    assert ask(running.base, "DELETE", "/api/delete", b'{"name": "tiny-same"}').status == 200
 
 
 def test_deleting_a_model_keeps_the_blobs_that_others_use(running: Engine) -> None:

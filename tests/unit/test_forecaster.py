@@ -94,6 +94,8 @@ def test_a_disk_that_fills_is_told_of_hours_before_it_is_full() -> None:
     assert [(one.labels, one.value) for one in metric.samples] == [
         ({"node": "b", "figure": "disk_used_bytes"}, first.likely_s)
     ]
+    hit = world.forecaster.forecasts(hit=True)
+    assert hit == [one for one in world.forecaster.forecasts() if one.likely_s < math.inf] == [first]
     world.minutes(120)
     assert not list(world.forecaster.seen()), "it does not fill any more"
 

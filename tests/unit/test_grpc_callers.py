@@ -93,6 +93,17 @@ def test_other_paths_hints_and_deadlines_have_heads_of_their_own() -> None:
     assert timed.body == plain.body
 
 
+def test_what_was_found_out_about_who_calls_counts_for_every_call_and_a_calls_own_for_none_other() -> None:
+    traced = (b"traceparent", b"00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01")
+    caller = Callers().of(scope(1, KEY, traced))
+    caller.head.memo["who"] = "ann"
+    call = to_call("tiny", b"a", {}, stream=False)
+    for made in (caller.request(call, None), caller.request(call, 1.5), caller.request(call, 1.5)):
+        assert made.memo == {"who": "ann"}
+        made.memo["what"] = "generate"
+    assert caller.head.memo == {"who": "ann"}
+
+
 def test_a_large_body_reaches_the_engine_as_it_is_but_for_model_and_stream() -> None:
     image = "QUJD" * 200_000
     message = {"role": "user", "content": 'what "is" it?\\', "images": [image, image]}

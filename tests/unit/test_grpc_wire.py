@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bridge_agent.gateway.grpc_adapter.in_process import LINE_MOST
+from bridge_agent.gateway.grpc_adapter.streamed_answer import LINE_MOST
 from bridge_agent.gateway.grpc_adapter.streaming import Records
 from bridge_agent.gateway.grpc_adapter.translate import PLAIN, Call, answer_metadata
 from bridge_agent.gateway.grpc_adapter.wire import framed, response

@@ -21,6 +21,7 @@ from hypothesis import strategies as st
 
 from bridge_agent.models.manifest_rules import read_manifest
 from bridge_agent.signing.judging_rules import Judged, judge
+from bridge_core.decoding import decode_json
 from bridge_core.model_signing.bundle import MOST_CHAIN, Bundle, read_bundle, signed_text, write_bundle
 from bridge_core.model_signing.chains import authorities, checked_signer
 from bridge_core.model_signing.content import (
@@ -28,14 +29,14 @@ from bridge_core.model_signing.content import (
     MOST_SIGNATURES,
     Content,
     content_of,
-    encode,
     with_signatures,
 )
 from bridge_core.model_signing.fault import BadSignature
 from bridge_core.model_signing.keys import hint_of, private_key, signed_with
 from bridge_core.model_signing.policies import ModelSignaturePolicy, SignatureBook, Signer
 from bridge_core.model_signing.statement import check_statement, write_statement
-from bridge_core.model_store.layout import Layer, Manifest
+from bridge_core.model_store.layout import Layer, Manifest, ModelStore, encode_manifest
+from bridge_core.names import ModelName
 
 VECTOR = json.loads((Path(__file__).parent / "vectors/model_signing/openssf_1_1.json").read_text())
 MANIFEST = VECTOR["manifest"].encode()
@@ -177,7 +178,7 @@ _LAYERS = st.lists(
 @given(_LAYERS, _LAYERS)
 def test_a_signature_is_of_one_model_only(one: list[Layer], other: list[Layer]) -> None:
     config = Layer("application/json", f"sha256:{'0' * 64}", 2)
-    first, second = encode(Manifest(config, one)), encode(Manifest(config, other))
+    first, second = encode_manifest(Manifest(config, one)), encode_manifest(Manifest(config, other))
     data, bundles = signed(own_signature(first), manifest=first)
     assert judge(data, bundles, [policy(OWN)]).refused == ""
     moved = with_signatures(content_of(second), content_of(data).signatures)
@@ -197,11 +198,11 @@ def test_what_stands_in_a_manifest_unsigned_takes_its_signature_away() -> None:
     assert unsigned in refused(twice, bundles)
     whole = msgspec.json.decode(data, type=Manifest)
     first = Manifest(whole.config, [whole.layers[-1], *whole.layers[:-1]])
-    assert unsigned in refused(encode(first), bundles)
+    assert unsigned in refused(encode_manifest(first), bundles)
     named = Manifest(
         whole.config, [*whole.layers[:-1], msgspec.structs.replace(whole.layers[-1], name="../x")]
     )
-    assert unsigned in refused(encode(named), bundles)
+    assert unsigned in refused(encode_manifest(named), bundles)
 
 
 def test_a_signature_that_is_not_there_or_not_as_long_as_said_is_none() -> None:
@@ -468,7 +469,7 @@ def test_more_signatures_than_are_taken() -> None:
     with pytest.raises(BadSignature, match="8 signatures at most"):
         with_signatures(content, [layer_of(one) for one in bundles])
     layers = [*content.manifest.layers, *(layer_of(one) for one in bundles)]
-    data = encode(Manifest(content.manifest.config, layers))
+    data = encode_manifest(Manifest(content.manifest.config, layers))
     known = {layer_of(one).digest: one for one in bundles}
     assert "it has 9 signatures, 8 at most are taken" in refused(data, known)
     assert judge(*signed(*bundles[:MOST_SIGNATURES]), [policy(OWN)]).by
@@ -545,7 +546,7 @@ def test_names_are_compared_by_every_spelling(models: tuple[str, ...], name: str
 def test_content_is_what_a_client_of_gos_writes() -> None:
     """Ollama's own client decodes and encodes what it pulls; some versions keep what they made of it."""
     config = Layer("application/json", f"sha256:{'1' * 64}", 3)
-    made = encode(Manifest(config, [Layer("a/b", f"sha256:{'2' * 64}", 4, "<&>\u2028", "é")]))
+    made = encode_manifest(Manifest(config, [Layer("a/b", f"sha256:{'2' * 64}", 4, "<&>\u2028", "é")]))
     assert made == (
         b'{"schemaVersion":2,"mediaType":"application/vnd.docker.distribution.manifest.v2+json",'
         b'"config":{"mediaType":"application/json","digest":"sha256:' + b"1" * 64 + b'","size":3},'
@@ -562,3 +563,12 @@ def test_the_payload_is_plain_base64_of_json() -> None:
     payload = json.loads(base64.b64decode(said["dsseEnvelope"]["payload"], validate=True))
     assert payload["predicateType"] == "https://model_signing/signature/v1.0"
     assert said["verificationMaterial"]["publicKey"]["hint"] == hint_of(own_key().public_key())
+
+
+def test_an_engine_that_writes_a_signed_manifest_keeps_it_as_it_was_signed(tmp_path: Path) -> None:
+    """One that pulls a model writes what it read."""
+    data, _ = signed(VECTOR["signatures"]["p256"].encode())
+    store, name = ModelStore(tmp_path), ModelName.parse("m")
+    store.write_manifest(name, decode_json(data, Manifest, most=len(data)))
+    assert store.manifest_path(name).read_bytes() == data
+    assert content_of(data).exact

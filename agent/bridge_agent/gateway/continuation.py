@@ -17,7 +17,7 @@ import structlog
 from bridge_agent.gateway.arrival import Arrival
 from bridge_agent.gateway.asked import AskedBody
 from bridge_agent.gateway.config import ResumePolicy
-from bridge_agent.gateway.grpc_adapter.in_process import AnswerReader, InProcessExchange
+from bridge_agent.gateway.grpc_adapter.in_process import InProcessExchange
 from bridge_agent.gateway.request import RoutedRequest, Trail
 from bridge_agent.gateway.routes import ROUTES
 from bridge_agent.gateway.state import GatewayState
@@ -220,12 +220,12 @@ class StreamContinuation:
             return ""
         with self._internal(self._asked.path, body) as (trail, reader):
             await self._head(trail, reader)
-            prompt = resume.rendered_prompt(await reader.read(_PROMPT_MOST))
+            prompt = resume.rendered_prompt(await reader.whole(_PROMPT_MOST))
         if prompt is None:
             raise NotResumable("the engine does not render prompts")
         return prompt
 
-    async def _head(self, trail: Trail, reader: AnswerReader) -> None:
+    async def _head(self, trail: Trail, reader: InProcessExchange) -> None:
         """Waits for the answer to begin, for as long as a model may need to be loaded.
 
         Time in a queue does not count: the queue has its own limit, and who waits there is not dead.
@@ -256,13 +256,13 @@ class StreamContinuation:
                 raise _AttemptLost(f"{_DEATH} no answer came in time")
         if status == 200:
             return
-        message = (await reader.read(_MESSAGE_MOST))[:500].decode("utf-8", "replace")
+        message = (await reader.whole(_MESSAGE_MOST))[:500].decode("utf-8", "replace")
         if status == 400:
             raise NotResumable(f"the rest was refused: {message}")
         raise _AttemptLost(message if status in (404, 503) else f"{_DEATH} {message}")
 
     @contextlib.contextmanager
-    def _internal(self, path: str, body: bytes) -> Iterator[tuple[Trail, AnswerReader]]:
+    def _internal(self, path: str, body: bytes) -> Iterator[tuple[Trail, InProcessExchange]]:
         """An internal request under way; cancelled when the block is left early."""
         candidates = self._candidates()
         if not candidates:
@@ -285,7 +285,7 @@ class StreamContinuation:
         )
         trail = self._send(arrival, path, candidates)
         try:
-            with exchange.reader as reader:
+            with exchange as reader:
                 yield trail, reader
         except BridgeError as fault:
             self._failed_at(trail, began, fault.message)

@@ -59,9 +59,8 @@ class Collector:
             await self.close()
             raise Unavailable(f"{self._name} did not answer within {self._timeout_s:g} s") from fault
         except BridgeError:
-            await (
-                self.close()
-            )  # whatever it was, the next try begins with certificates and names as they are then
+            # Whatever it was, the next try begins with certificates and names as they are then.
+            await self.close()
             raise
 
     async def close(self) -> None:

@@ -52,6 +52,11 @@ def kept_for(record: RequestRecord, slow_s: float) -> Kept | None:
     return Kept.SAMPLED if record.trace.sampled else None
 
 
+def bucket(per_s: float, now: float) -> TokenBucket:
+    """Lets so many spans a second pass, of which some may come at once; of a rate of 0 none."""
+    return TokenBucket(max(1.0, per_s * _BURST_S) if per_s else 0.0, per_s, now)
+
+
 class Rates:
     """How many spans of each kind may be kept.
 
@@ -61,8 +66,7 @@ class Rates:
     """
 
     def __init__(self, per_s: float, now: float) -> None:
-        burst = max(1.0, per_s * _BURST_S) if per_s else 0.0
-        self._buckets = {kind: TokenBucket(burst, per_s, now) for kind in Kept}
+        self._buckets = {kind: bucket(per_s, now) for kind in Kept}
 
     def take(self, kind: Kept, now: float) -> bool:
         """Whether one more may be."""

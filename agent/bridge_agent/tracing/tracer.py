@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from enum import Enum
 from time import monotonic
-from typing import Final
 
 from bridge_agent.tracing.context_rules import (
     TRACEPARENT,
@@ -17,10 +16,8 @@ from bridge_agent.tracing.context_rules import (
     picked,
     state_of,
 )
+from bridge_agent.tracing.sampling_rules import bucket
 from bridge_core.http1 import Headers, Request
-from bridge_core.token_bucket import TokenBucket
-
-_BURST_S: Final = 2.0
 
 
 class _Came(Enum):
@@ -50,8 +47,7 @@ class Tracer:
         now: Callable[[], float] = monotonic,
     ) -> None:
         self._ratio = ratio
-        burst = max(1.0, flagged_per_s * _BURST_S) if flagged_per_s else 0.0
-        self._flagged = TokenBucket(burst, flagged_per_s, now())
+        self._flagged = bucket(flagged_per_s, now())
         self._draw = draw
 
     def begin(self, request: Request, now: float, *, trusted: bool = False) -> Trace:

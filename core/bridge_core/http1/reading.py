@@ -28,9 +28,9 @@ log = structlog.get_logger()
 _METHODS = {name: name.decode("ascii") for name in (b"GET", b"POST", b"HEAD", b"PUT", b"DELETE", b"OPTIONS")}
 PARSER_STOPS = (httptools.HttpParserError, httptools.HttpParserUpgrade)
 _KNOWN_HEAD_MOST = 4096  # a longer head is not remembered: it would be kept as long as the connection
-# Framing may cost this much more than the chunks' content: 1-byte chunks pass, extension floods not.
-# Bodies of this many bytes are put together in a thread; from here on CPython does it with its lock free.
+# Bodies of more bytes are put together in a thread; from here on CPython does it with its lock free.
 _JOINED_HERE = 1024 * 1024
+# Framing may cost this much more than the chunks' content: 1-byte chunks pass, extension floods not.
 _OVERHEAD_FREE, _OVERHEAD_FACTOR = 64 * 1024, 16
 
 

@@ -3,7 +3,7 @@
 Rules:
 1. A signature is a layer of the manifest, after all others, of the media type of Sigstore's bundles: so it
    travels with the model by every `pull` and `push` there is, and is one of its blobs.
-2. What is signed is the manifest without such layers, in the one encoding that is written here: Go's, of
+2. What is signed is the manifest without such layers, in the one encoding of `encode_manifest`: Go's, of
    Ollama's structs, so that a client that decodes and encodes a manifest on its way keeps it.
 3. A manifest that is not, byte for byte, what its layers are written as, has no valid signature: nothing may
    stand in it that is not signed.
@@ -19,7 +19,7 @@ import msgspec
 
 from bridge_core.decoding import Undecodable, decode_json
 from bridge_core.model_signing.fault import BadSignature
-from bridge_core.model_store.layout import Layer, Manifest
+from bridge_core.model_store.layout import Layer, Manifest, encode_manifest
 
 MEDIA: Final = "application/vnd.dev.sigstore.bundle.v0.3+json"
 """Of a layer that is a signature."""
@@ -27,17 +27,6 @@ MEDIA: Final = "application/vnd.dev.sigstore.bundle.v0.3+json"
 MOST_SIGNATURES: Final = 8
 MOST_BUNDLE: Final = 1 << 20  # bytes of one signature; a statement about 1024 layers has 300 KiB
 _MOST_MANIFEST: Final = 4 << 20
-# As Go's encoding/json writes them, wherever in a string they stand.
-_ESCAPES: Final = tuple((one.encode(), rb"\u%04x" % ord(one)) for one in "<>&\u2028\u2029")
-
-
-class _Ordered(msgspec.Struct, rename="camel"):
-    """A manifest in the order of Ollama's struct."""
-
-    schema_version: int
-    media_type: str
-    config: Layer
-    layers: list[Layer]
 
 
 class Content(msgspec.Struct, frozen=True):
@@ -72,16 +61,6 @@ def signatures_of(manifest: Manifest) -> tuple[Layer, ...]:
     return tuple(layer for layer in manifest.layers if layer.media_type == MEDIA)
 
 
-def encode(manifest: Manifest) -> bytes:
-    """A manifest as it is written where it is signed (rule 2)."""
-    made = msgspec.json.encode(
-        _Ordered(manifest.schema_version, manifest.media_type, manifest.config, manifest.layers)
-    )
-    for plain, escaped in _ESCAPES:
-        made = made.replace(plain, escaped)
-    return made
-
-
 def content_of(data: bytes) -> Content:
     """What a manifest says, and which signatures it has.
 
@@ -99,8 +78,8 @@ def content_of(data: bytes) -> Content:
     bare = Manifest(whole.config, plain, whole.schema_version, whole.media_type)
     ordered = whole.layers == [*plain, *signatures]
     named = any(layer.from_ or layer.name for layer in signatures)
-    exact = ordered and not named and data == encode(whole)
-    return Content(bare, encode(bare), signatures, exact)
+    exact = ordered and not named and data == encode_manifest(whole)
+    return Content(bare, encode_manifest(bare), signatures, exact)
 
 
 def with_signatures(content: Content, signatures: Iterable[Layer]) -> bytes:
@@ -113,4 +92,6 @@ def with_signatures(content: Content, signatures: Iterable[Layer]) -> bytes:
     if len(layers) > MOST_SIGNATURES:
         raise BadSignature(f"a model has {MOST_SIGNATURES} signatures at most")
     bare = content.manifest
-    return encode(Manifest(bare.config, [*bare.layers, *layers], bare.schema_version, bare.media_type))
+    return encode_manifest(
+        Manifest(bare.config, [*bare.layers, *layers], bare.schema_version, bare.media_type)
+    )

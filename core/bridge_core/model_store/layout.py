@@ -69,6 +69,29 @@ class Manifest(msgspec.Struct, rename={"schema_version": "schemaVersion", "media
     media_type: str = MANIFEST_MEDIA
 
 
+class _Ordered(msgspec.Struct, rename="camel"):
+    """A manifest in the order of Ollama's struct."""
+
+    schema_version: int
+    media_type: str
+    config: Layer
+    layers: list[Layer]
+
+
+# As Go's encoding/json writes them, wherever in a string they stand.
+_ESCAPES: Final = tuple((one.encode(), rb"\u%04x" % ord(one)) for one in "<>&\u2028\u2029")
+
+
+def encode_manifest(manifest: Manifest) -> bytes:
+    """A manifest as Ollama writes it: signatures are of these bytes (`model_signing.content`)."""
+    made = msgspec.json.encode(
+        _Ordered(manifest.schema_version, manifest.media_type, manifest.config, manifest.layers)
+    )
+    for plain, escaped in _ESCAPES:
+        made = made.replace(plain, escaped)
+    return made
+
+
 class Stored(msgspec.Struct, frozen=True):
     """A manifest as found on disk."""
 
@@ -231,11 +254,24 @@ class ModelStore:
         Raises:
             ApiError: 500; the disk is full or not writable.
         """
+        self._write(name, encode_manifest(manifest))
+
+    def copy(self, source: Stored, name: ModelName) -> None:
+        """Makes or replaces a model by what another one is, byte for byte: it has the same digest.
+
+        Raises:
+            ApiError: 500; the other one is gone, or the disk is full or not writable.
+        """
+        with disk_errors():
+            data = self.manifest_path(source.name).read_bytes()
+        self._write(name, data)
+
+    def _write(self, name: ModelName, data: bytes) -> None:
         existing = self.find(name)
         path = self.manifest_path(existing.name if existing else name)
         with self._changing, disk_errors():
             path.parent.mkdir(parents=True, exist_ok=True)
-            write_atomically(path, msgspec.json.encode(manifest), mode=0o644)
+            write_atomically(path, data, mode=0o644)
 
     def read_blob(self, layer: Layer) -> bytes:
         """The content of a (small) blob.

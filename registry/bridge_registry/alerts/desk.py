@@ -8,7 +8,6 @@ from typing import Final
 
 import structlog
 
-from bridge_core.counts import Counts
 from bridge_core.snapshot import Snapshot
 from bridge_registry.alerts import threshold_rules
 from bridge_registry.alerts.alert_rules import Alert, Seen, essence, of_health, resumed, settle
@@ -22,7 +21,7 @@ from bridge_registry.alerts.threshold_rules import RulePlan, Watched
 from bridge_registry.complaint import Complaint
 from bridge_registry.forecasts.forecaster import Forecaster
 from bridge_registry.forecasts.series import Forecast
-from bridge_registry.health.keeper import FRESH_S, HealthKeeper, Heard
+from bridge_registry.health.keeper import FRESH_S, HealthKeeper, Heard, counts_of
 
 log = structlog.get_logger()
 
@@ -155,9 +154,11 @@ class AlertDesk:
         """What forecasts, since this registry began to lead."""
         return self._forecaster
 
-    def forecasts(self, node: str = "") -> list[Forecast]:
-        """What is forecast of a node's series, or of all; none while another registry leads."""
-        return self._forecaster.forecasts(node) if self._term else []
+    def forecasts(self, node: str = "", *, hit: bool = False) -> list[Forecast]:
+        """What is forecast of a node's series, or of all; with `hit` of those alone that hit their limit.
+        None while another registry leads.
+        """
+        return self._forecaster.forecasts(node, hit=hit) if self._term else []
 
     def _take_office(self, known: Sequence[Alert], term: str) -> None:
         now, clock = self._now(), self._clock()
@@ -177,7 +178,7 @@ class AlertDesk:
         """Every rule looks. Of one that was changed everything begins anew."""
         plans = self._rules()
         reporting = self._reporting(clock)
-        self._trails.mark(threshold_rules.windows(plans), _counts(reporting), clock)
+        self._trails.mark(threshold_rules.windows(plans), counts_of(reporting), clock)
         watched = {}
         for plan in plans:
             before = self._watched.get(plan.name, {}) if self._followed.get(plan.name) == plan else {}
@@ -189,7 +190,7 @@ class AlertDesk:
         """One window more of the series whose thresholds are learnt."""
         reporting = self._reporting(clock)
         load = {id_: share for heard in reporting.values() for id_, share in loads(heard.gauges).items()}
-        instances, counts = self._snapshot().instances, _counts(reporting)
+        instances, counts = self._snapshot().instances, counts_of(reporting)
         self._learner.look(instances, counts, load, now)
         self._errors.look(instances, counts, now)
 
@@ -241,8 +242,3 @@ class AlertDesk:
             if one.state == "active" and clock - since >= FRESH_S:
                 summary = f"node {node} does not report: its agent has stopped, or cannot reach the registry"
                 yield of_health("node-away", "critical", node, "", summary)
-
-
-def _counts(reporting: Mapping[str, Heard]) -> dict[str, Counts]:
-    """What every instance has done so far."""
-    return {id_: one.counts for heard in reporting.values() for id_, one in heard.instances.items()}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterator, Mapping
 from typing import Final
 
@@ -13,6 +12,7 @@ from bridge_core.snapshot import Instance
 from bridge_registry.alerts import error_rules as rules
 from bridge_registry.alerts.alert_rules import Seen, of_health
 from bridge_registry.alerts.learner import MOST_OF_NODE, MOST_SERIES
+from bridge_registry.alerts.places import Places
 
 NAME: Final = "error-rate"
 
@@ -21,7 +21,7 @@ class ErrorWatch:
     """See the module; one task feeds it."""
 
     def __init__(self) -> None:
-        self._places: dict[str, int] = {}
+        self._places = Places[str](MOST_SERIES, MOST_OF_NODE)
         self._state = rules.empty(0)
         self._before: dict[str, Counts] = {}
         self._others = np.zeros(0)
@@ -53,7 +53,7 @@ class ErrorWatch:
             if told is not None and before is not None and told.requests >= before.requests:
                 grown = told.since(before)
                 requests[at], failed[at] = grown.requests, grown.failed
-        self._before.update((id_, one) for id_, one in counts.items() if id_ in self._places)
+        self._before.update((id_, one) for id_, one in counts.items() if self._places.row(id_) is not None)
         self._state = rules.step(self._state, group, node, requests=requests, failed=failed, now=now)
         self._others = rules.of_others(self._state, group, node)
 
@@ -72,18 +72,10 @@ class ErrorWatch:
 
     def _make_room(self, instances: Mapping[str, Instance]) -> None:
         """A place for what is new; of what is gone nothing is kept."""
-        if any(id_ not in instances for id_ in self._places):
-            kept = [id_ for id_ in self._places if id_ in instances]
-            self._state = rules.chosen(self._state, [self._places[id_] for id_ in kept])
-            self._places = {id_: at for at, id_ in enumerate(kept)}
+        kept = self._places.keep(lambda id_, _: id_ in instances)
+        if kept is not None:
+            self._state = rules.chosen(self._state, kept)
             self._before = {id_: one for id_, one in self._before.items() if id_ in instances}
-        of_node = Counter(instances[id_].node for id_ in self._places)
-        fresh = []
-        for id_, instance in instances.items():
-            if id_ not in self._places and of_node[instance.node] < MOST_OF_NODE:
-                of_node[instance.node] += 1
-                fresh.append(id_)
-        fresh = fresh[: MOST_SERIES - len(self._places)]
-        begin = len(self._places)
-        self._places.update((id_, begin + at) for at, id_ in enumerate(fresh))
-        self._state = rules.grown(self._state, len(fresh))
+        fresh = self._places.add(instances, lambda id_: instances[id_].node)
+        if fresh:
+            self._state = rules.grown(self._state, len(fresh))

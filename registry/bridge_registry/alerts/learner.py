@@ -7,7 +7,6 @@ load, and says nothing before.
 from __future__ import annotations
 
 import math
-from collections import Counter
 from collections.abc import Iterator, Mapping
 from typing import Final
 
@@ -17,11 +16,11 @@ from bridge_core.counts import Counts
 from bridge_core.snapshot import Instance
 from bridge_registry.alerts import learning_rules as rules
 from bridge_registry.alerts.alert_rules import Seen, of_health
+from bridge_registry.alerts.places import Places
 from bridge_registry.alerts.series_rules import LEARNT, Growing, LearntFigure, Window, windows
 
 MOST_SERIES: Final = 2048
 MOST_OF_NODE: Final = 128
-"""Of one node: one that has many instances, or makes them up, leaves the others theirs."""
 _SIGN: Final[dict[LearntFigure, float]] = {"slow-first-byte": 1.0, "slow-tokens": -1.0}
 _SAYS: Final[dict[LearntFigure, str]] = {
     "slow-first-byte": "takes {factor:.1f} times as long to a first byte as is usual for it at this load",
@@ -37,7 +36,7 @@ class Learner:
     """
 
     def __init__(self, now: float) -> None:
-        self._places: dict[tuple[str, LearntFigure], int] = {}
+        self._places = Places[tuple[str, LearntFigure]](MOST_SERIES, MOST_OF_NODE)
         self._state = rules.empty(0, now)
         self._growing: dict[str, Growing] = {}
         self._compared = np.zeros(0, dtype=bool)
@@ -104,20 +103,10 @@ class Learner:
 
     def _make_room(self, instances: Mapping[str, Instance], now: float) -> None:
         """A place for what is new; of what is gone nothing is kept."""
-        if any(id_ not in instances for id_, _ in self._places):
-            kept = [key for key in self._places if key[0] in instances]
-            self._state = rules.chosen(self._state, [self._places[key] for key in kept])
-            self._places = {key: at for at, key in enumerate(kept)}
+        kept = self._places.keep(lambda key, _: key[0] in instances)
+        if kept is not None:
+            self._state = rules.chosen(self._state, kept)
         every = ((id_, figure) for id_ in instances for figure in LEARNT)
-        of_node = Counter(instances[id_].node for id_, _ in self._places)
-        fresh: list[tuple[str, LearntFigure]] = []
-        for key in every:
-            node = instances[key[0]].node
-            if key not in self._places and of_node[node] < MOST_OF_NODE:
-                of_node[node] += 1
-                fresh.append(key)
-        fresh = fresh[: MOST_SERIES - len(self._places)]
+        fresh = self._places.add(every, lambda key: instances[key[0]].node)
         if fresh:
-            begin = len(self._places)
-            self._places.update((key, begin + at) for at, key in enumerate(fresh))
             self._state = rules.grown(self._state, len(fresh), now)

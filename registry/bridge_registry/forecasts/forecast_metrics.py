@@ -22,7 +22,8 @@ class ForecastFigures(Collector):
     """Reads them when they are asked for.
 
     Args:
-        forecasts: Those that are hit first before the others; none where another registry leads.
+        forecasts: Of series that hit their limit, the first before the others; none where another registry
+            leads.
     """
 
     def __init__(self, forecasts: Callable[[], Iterable[Forecast]]) -> None:

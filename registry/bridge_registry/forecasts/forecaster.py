@@ -18,7 +18,7 @@ from bridge_registry.alerts.threshold_rules import RulePlan
 from bridge_registry.forecasts.outlook_rules import FIGURES, STEP_S
 from bridge_registry.forecasts.reading_rules import Place, Reading, filling, queues, streams
 from bridge_registry.forecasts.series import Forecast, Series
-from bridge_registry.health.keeper import Heard
+from bridge_registry.health.keeper import Heard, counts_of
 
 
 class Forecaster:
@@ -78,9 +78,11 @@ class Forecaster:
         for one in self.series.values():
             yield from one.seen()
 
-    def forecasts(self, node: str = "") -> list[Forecast]:
-        """What there is to say of all figures, what is hit first before the others."""
-        found = [each for one in self.series.values() for each in one.forecasts(node)]
+    def forecasts(self, node: str = "", *, hit: bool = False) -> list[Forecast]:
+        """What there is to say of all figures, what is hit first before the others; with `hit` of those
+        series alone that hit their limit.
+        """
+        found = [each for one in self.series.values() for each in one.forecasts(node, hit=hit)]
         return sorted(found, key=lambda one: (not one.raised, one.likely_s, one.earliest_s))
 
     def _readings(
@@ -94,8 +96,5 @@ class Forecaster:
             return queues(snapshot, reporting, plans)
         if figure != gauges.TOKENS:
             return filling(figure, reporting)
-        before, self._counts = (
-            self._counts,
-            {id_: one.counts for heard in reporting.values() for id_, one in heard.instances.items()},
-        )
+        before, self._counts = self._counts, counts_of(reporting)
         return streams(snapshot, reporting, plans, before)

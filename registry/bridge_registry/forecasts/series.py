@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Final
 
@@ -12,8 +11,10 @@ import numpy as np
 from bridge_core import gauges
 from bridge_core.snapshot import Snapshot
 from bridge_registry.alerts.alert_rules import MOST_SUMMARY, Seen
+from bridge_registry.alerts.places import Places
 from bridge_registry.forecasts import holt_winters_rules as hw
 from bridge_registry.forecasts import outlook_rules as rules
+from bridge_registry.forecasts.holt_winters_rules import Flags
 from bridge_registry.forecasts.outlook_rules import FIGURES
 from bridge_registry.forecasts.reading_rules import Place, Reading
 
@@ -80,7 +81,7 @@ class Series:
         self.figure = figure
         self._how = FIGURES[figure]
         self._kept = dict(kept)
-        self._rows: dict[Place, int] = {}
+        self._rows = Places[Place](MOST_SERIES, MOST_OF_NODE)
         self._state = hw.empty(0, rules.SLOTS)
         self._alarm = rules.no_alarm(0)
         self._unit = self._limit = np.zeros(0)
@@ -97,7 +98,7 @@ class Series:
         many = len(self._rows)
         value = np.full(many, np.nan)
         for place, one in told.items():
-            row = self._rows.get(place)
+            row = self._rows.row(place)
             if row is None:
                 continue
             share = self.figure in _SHARES
@@ -112,12 +113,13 @@ class Series:
 
     def seen(self) -> Iterator[Seen]:
         """What will be full."""
-        raised = [(place, row) for place, row in self._rows.items() if self._alarm.raised[row]]
+        if not self._alarm.raised.any():  # as nearly always, and it is asked every second
+            return
         known = rules.known(self._state)
-        for place, row in raised:
-            if not known[row] and place in self._kept:
+        for place, _row in self._at(self._alarm.raised & ~known):
+            if place in self._kept:
                 yield self._kept[place]  # it says so itself before long, or that it is over
-        for one in self._of([(place, row) for place, row in raised if known[row]]):
+        for one in self._of(self._at(self._alarm.raised & known)):
             place = one.place
             yield Seen(
                 self._how.alert,
@@ -131,19 +133,22 @@ class Series:
                 moved=self._how.moved,
             )
 
-    def forecasts(self, node: str = "") -> Iterator[Forecast]:
-        """What there is to say; of one node, or of all."""
-        known = rules.known(self._state)
-        return self._of(
-            [
-                (place, row)
-                for place, row in sorted(self._rows.items())
-                if known[row] and node in {"", place.node}
-            ]
-        )
+    def forecasts(self, node: str = "", *, hit: bool = False) -> Iterator[Forecast]:
+        """What there is to say; of one node, or of all; with `hit` of those alone that hit their limit."""
+        there = rules.known(self._state)
+        if hit:
+            there &= np.isfinite(self._hits.likely)
+        return self._of(sorted(one for one in self._at(there) if node in {"", one[0].node}))
+
+    def _at(self, there: Flags) -> list[tuple[Place, int]]:
+        """The places of the rows where `there` is true."""
+        places = self._rows.keys()
+        return [(places[row], row) for row in np.flatnonzero(there).tolist()]
 
     def _of(self, found: Sequence[tuple[Place, int]]) -> Iterator[Forecast]:
         """The forecasts of places of which something is known."""
+        if not found:
+            return
         rows = np.array([row for _, row in found], dtype=np.int64)
         steps = np.array([_HOUR])
         slots = (self._step + steps) % rules.DAY * rules.SLOTS // rules.DAY
@@ -176,24 +181,14 @@ class Series:
             there = place.instance in snapshot.instances if place.instance else place.node in snapshot.nodes
             return there and (place in told or self._state.missed[row] < rules.DAY)
 
-        kept = [(place, row) for place, row in self._rows.items() if stays(place, row)]
-        if len(kept) < len(self._rows):
-            rows = [row for _, row in kept]
+        rows = self._rows.keep(stays)
+        if rows is not None:
             self._state = hw.chosen(self._state, rows)
             self._alarm = rules.alarm_of(self._alarm, rows)
             self._unit, self._limit = self._unit[rows], self._limit[rows]
-            self._rows = {place: at for at, (place, _) in enumerate(kept)}
-        of_node = Counter(place.node for place in self._rows)
-        fresh = []
-        for place in told:
-            if place not in self._rows and of_node[place.node] < MOST_OF_NODE:
-                of_node[place.node] += 1
-                fresh.append(place)
-        fresh = fresh[: MOST_SERIES - len(self._rows)]
+        fresh = self._rows.add(told, lambda place: place.node)
         if not fresh:
             return
-        begin = len(self._rows)
-        self._rows.update((place, begin + at) for at, place in enumerate(fresh))
         self._state = hw.grown(self._state, len(fresh))
         self._alarm = rules.alarm_grown(self._alarm, [place in self._kept for place in fresh])
         self._unit = np.concatenate((self._unit, np.ones(len(fresh))))

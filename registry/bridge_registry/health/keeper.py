@@ -11,6 +11,7 @@ from typing import Final
 
 import structlog
 
+from bridge_core.counts import Counts
 from bridge_core.gauges import Gauge
 from bridge_core.names import canonical_or_same
 from bridge_core.snapshot import Instance, Snapshot
@@ -35,6 +36,11 @@ class Heard:
         self.at = at
         self.instances: Mapping[str, InstanceHealth] = {one.instance: one for one in report.instances}
         self.gauges: tuple[Gauge, ...] = report.gauges
+
+
+def counts_of(reporting: Mapping[str, Heard]) -> dict[str, Counts]:
+    """What the instances of nodes that report have done so far."""
+    return {id_: one.counts for heard in reporting.values() for id_, one in heard.instances.items()}
 
 
 class HealthKeeper:

@@ -48,7 +48,7 @@ class GrpcCaller:
         self.remote = remote
         self.carried = carried
         self.key: Any = None
-        self.head = self._made(b"", Headers(list(carried)))
+        self.head = self._made(b"", Headers(list(carried)), {})
         self._heads: dict[bytes, Request] = {}
 
     def request(self, call: Call, timeout_s: float | None) -> Request:
@@ -60,17 +60,19 @@ class GrpcCaller:
         if timeout_s is None and call.headers is PLAIN:
             like = self._heads.get(call.target)
             if like is None:
-                like = self._heads[call.target] = self._made(call.target, Headers([*PLAIN, *self.carried]))
+                headers = Headers([*PLAIN, *self.carried])
+                like = self._heads[call.target] = self._made(call.target, headers, dict(self.head.memo))
             return like.again(like.headers, call.body)
         fields = [*call.headers, *self.carried]
         if timeout_s is not None:
             fields.append((TIMEOUT, b"%.3f" % min(max(timeout_s, 0.001), LONGEST_S)))
-        made = self._made(call.target, Headers(fields))
+        made = self._made(call.target, Headers(fields), dict(self.head.memo))
         made.body = call.body
         return made
 
-    def _made(self, target: bytes, headers: Headers) -> Request:
-        request = Request("POST", target, headers)
+    def _made(self, target: bytes, headers: Headers, memo: dict[Any, Any]) -> Request:
+        """A request of its own `memo`: what is known of who calls counts, whatever the call is for."""
+        request = Request("POST", target, headers, memo)
         request.identity, request.remote, request.listener = self.identity, self.remote, LISTENER
         return request
 

@@ -19,12 +19,18 @@ LOOK_S: Final = 0.05
 
 
 class Watched:
-    """One call whose client may leave."""
+    """One call whose client may leave.
 
-    __slots__ = ("_exchange", "_receive", "_task")
+    Attributes:
+        exchange: The pipeline's side of it.
+        deadline: What ends it when it has taken too long; None: nothing does.
+    """
+
+    __slots__ = ("_receive", "_task", "deadline", "exchange")
 
     def __init__(self, exchange: CallExchange, receive: Receive) -> None:
-        self._exchange = exchange
+        self.exchange = exchange
+        self.deadline: asyncio.TimerHandle | None = None
         self._receive = receive
         self._task: asyncio.Task[None] | None = None
 
@@ -36,13 +42,15 @@ class Watched:
         """It is of no interest any more."""
         if self._task is not None:
             self._task.cancel()
+        if self.deadline is not None:
+            self.deadline.cancel()
 
     async def _wait(self) -> None:
         while True:
             event = await self._receive()
             if event["type"] == "http.disconnect":
                 break
-        self._exchange.give_up(ClientGone("the client went away"))
+        self.exchange.give_up(ClientGone("the client went away"))
 
 
 class HangUps:

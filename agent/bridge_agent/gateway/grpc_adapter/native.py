@@ -50,18 +50,21 @@ class NativeCalls:
         self._calls = calls
         self._hang_ups = HangUps()
 
-    def begin(self, exchange: CallExchange, receive: Receive) -> Watched:
-        """One begins; tell `end` what this returns, whatever becomes of it."""
+    def begin(self, exchange: CallExchange, receive: Receive, remaining: float | None) -> Watched:
+        """One begins, and has so many seconds; tell `end` what this returns, whatever becomes of it."""
+        self._pipeline(exchange)
         self._calls.begun(exchange)
         watched = self._hang_ups.begun(exchange, receive)
-        self._pipeline(exchange)
+        if remaining is not None:
+            loop = asyncio.get_running_loop()
+            watched.deadline = loop.call_later(remaining, exchange.give_up, _too_late())
         return watched
 
-    def end(self, exchange: CallExchange, watched: Watched) -> None:
+    def end(self, watched: Watched) -> None:
         """Nobody waits for its answer any more."""
-        self._calls.over(exchange)
+        self._calls.over(watched.exchange)
         self._hang_ups.over(watched)
-        exchange.leave()
+        watched.exchange.leave()
 
 
 def takes(headers: dict[bytes, bytes]) -> bool:
@@ -69,13 +72,6 @@ def takes(headers: dict[bytes, bytes]) -> bool:
     return (
         headers.get(b"content-type") in _PLAIN and headers.get(b"grpc-encoding", b"identity") == b"identity"
     )
-
-
-def late(exchange: CallExchange, remaining: float | None) -> asyncio.TimerHandle | None:
-    """What ends a call at its deadline; to be cancelled with the call."""
-    if remaining is None:
-        return None
-    return asyncio.get_running_loop().call_later(remaining, exchange.give_up, _too_late())
 
 
 async def call_in_time(

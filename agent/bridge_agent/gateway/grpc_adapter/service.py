@@ -60,7 +60,7 @@ class ModelInferenceService:
             call = to_call(request.model_name, request.input_data, request.metadata, stream=False)
             with self._open(call, ctx.timeout_ms) as answer:
                 status = await answer.head()
-                body = await answer.read(MAX_OUTPUT)
+                body = await answer.whole(MAX_OUTPUT)
             if status != 200:
                 raise fault_of(status, body, answer.headers)
         except BridgeError as fault:
@@ -96,7 +96,7 @@ class ModelInferenceService:
         with self._open(call, ctx.timeout_ms) as answer:
             status = await answer.head()
             if status != 200 or not call.streams:
-                body = await answer.read(MAX_OUTPUT)
+                body = await answer.whole(MAX_OUTPUT)
                 if status != 200:
                     raise fault_of(status, body, answer.headers)
                 metadata = answer_metadata(answer.headers)
@@ -111,7 +111,7 @@ class ModelInferenceService:
                 metadata = {}  # with the first piece only
         raise CallFault(Status.UNAVAILABLE, "the engine's answer ended before it was complete")
 
-    def _open(self, call: Call, timeout_ms: float | None) -> in_process.AnswerReader:
+    def _open(self, call: Call, timeout_ms: float | None) -> in_process.InProcessExchange:
         timeout_s = None if timeout_ms is None else timeout_ms / 1000
         return in_process.call(self._pipeline, caller_of_call.get().request(call, timeout_s), self._calls)
 

@@ -7,10 +7,8 @@ from __future__ import annotations
 
 from typing import Final
 
-from bridge_agent.gateway.grpc_adapter.call_exchange import CallExchange
 from bridge_agent.gateway.grpc_adapter.callers import GrpcCaller
 from bridge_agent.gateway.grpc_adapter.faults import CallFault, Status
-from bridge_agent.gateway.grpc_adapter.in_process import HIGH_WATER, LINE_MOST
 from bridge_agent.gateway.grpc_adapter.native import (
     HEAD,
     OK,
@@ -19,9 +17,9 @@ from bridge_agent.gateway.grpc_adapter.native import (
     Send,
     call_in_time,
     failed,
-    late,
     read_timeout,
 )
+from bridge_agent.gateway.grpc_adapter.streamed_answer import LINE_MOST, StreamedAnswer
 from bridge_agent.gateway.grpc_adapter.translate import (
     MAX_OUTPUT,
     Call,
@@ -32,77 +30,9 @@ from bridge_agent.gateway.grpc_adapter.translate import (
 )
 from bridge_agent.gateway.grpc_adapter.wire import framed, response
 from bridge_core.errors import BridgeError
-from bridge_core.http1 import Request, ResponseTooLarge
+from bridge_core.http1 import ResponseTooLarge
 
 PATH: Final = "/bridge.v1.ModelInference/PredictStream"
-
-
-class StreamedAnswer(CallExchange):
-    """An exchange whose answer is read while it comes; who writes it is held back by who reads."""
-
-    def __init__(self, request: Request) -> None:
-        super().__init__(request)
-        self._parts: list[bytes] = []
-        self._buffered = 0
-
-    def begun(self) -> None:
-        """See `CallExchange`."""
-        self.wake()
-
-    def take(self, data: bytes) -> None:
-        """See `CallExchange`."""
-        self._parts.append(data)
-        self._buffered += len(data)
-        self.wake()
-        if not self.write_paused and self._buffered > HIGH_WATER:
-            self.pause(paused=True)
-
-    async def head(self) -> int:
-        """The answer's status, once it is there.
-
-        Raises:
-            BridgeError: the call ended before.
-        """
-        while not self.started:
-            if self.ended:
-                raise self.fault or CallFault(Status.UNAVAILABLE, "no answer came")
-            await self.news()
-        return self.status
-
-    async def part(self) -> bytes:
-        """All that has come since the last part, once there is something; nothing more: empty.
-
-        Raises:
-            BridgeError: the rest will not come.
-        """
-        while not self._parts:
-            if self.ended:
-                if self.fault is not None:
-                    raise self.fault
-                return b""
-            await self.news()
-        parts = self._parts
-        data = parts[0] if len(parts) == 1 else b"".join(parts)
-        self._parts = []
-        self._buffered = 0
-        if self.write_paused:
-            self.pause(paused=False)
-        return data
-
-    async def whole(self) -> bytes:
-        """The rest of it.
-
-        Raises:
-            BridgeError: it will not come, or is too large.
-        """
-        parts: list[bytes] = []
-        size = 0
-        while part := await self.part():
-            size += len(part)
-            if size > MAX_OUTPUT:
-                raise ResponseTooLarge(f"the answer has more than the {MAX_OUTPUT} bytes that are read of it")
-            parts.append(part)
-        return b"".join(parts)
 
 
 class Records:
@@ -171,8 +101,7 @@ async def predict_stream(
         if call is None:
             return
         answer = StreamedAnswer(caller.request(call, remaining))
-        watched = calls.begin(answer, receive)
-        deadline = late(answer, remaining)
+        watched = calls.begin(answer, receive, remaining)
         try:
             first = await _first(call, answer)
             begun = True
@@ -182,9 +111,7 @@ async def predict_stream(
             else:
                 await _relay(call, answer, send)
         finally:
-            calls.end(answer, watched)
-            if deadline is not None:
-                deadline.cancel()
+            calls.end(watched)
     except BridgeError as fault:
         await failed(send, fault, begun=begun)
         return
@@ -200,7 +127,7 @@ async def _first(call: Call, answer: StreamedAnswer) -> bytes:
     status = await answer.head()
     if status == 200 and call.streams:
         return b""
-    body = await answer.whole()
+    body = await answer.whole(MAX_OUTPUT)
     if status != 200:
         raise fault_of(status, body, answer.headers)
     return framed(response(encoder(call)(body), answer_metadata(answer.headers), done=True))

@@ -143,7 +143,7 @@ def to_call(model: str, data: bytes, metadata: Mapping[str, str], *, stream: boo
 def fault_of(status: int, body: bytes, headers: Iterable[Pair] | bytes = ()) -> CallFault:
     """What an engine's or the pipeline's error answer means to a gRPC client."""
     if isinstance(headers, bytes):
-        headers = pairs_of(headers)
+        headers = _pairs(headers)
     try:
         message = msgspec.json.decode(body, type=Record).error
     except _UNREADABLE:
@@ -192,7 +192,7 @@ def _as_is(data: bytes) -> bytes:
     return data
 
 
-def pairs_of(lines: bytes) -> tuple[Pair, ...]:
+def _pairs(lines: bytes) -> tuple[Pair, ...]:
     """The fields of header lines as the pipeline writes them."""
     fields = [line.partition(b":") for line in lines.split(b"\r\n") if line]
     return tuple([(name, value.strip()) for name, _, value in fields])

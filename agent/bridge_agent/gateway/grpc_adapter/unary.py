@@ -19,7 +19,6 @@ from bridge_agent.gateway.grpc_adapter.native import (
     Send,
     call_in_time,
     failed,
-    late,
     read_timeout,
 )
 from bridge_agent.gateway.grpc_adapter.translate import (
@@ -74,7 +73,11 @@ async def predict(
         if call is None:
             return
         answer = WholeAnswer(caller.request(call, remaining))
-        body = await _answered(calls, answer, remaining, receive)
+        watched = calls.begin(answer, receive, remaining)
+        try:
+            body = await answer.whole()
+        finally:
+            calls.end(watched)
         if answer.status != 200:
             raise fault_of(answer.status, body, answer.headers)
         made = response(encoder(call)(body), answer_metadata(answer.headers), done=True)
@@ -84,17 +87,3 @@ async def predict(
     await send(HEAD)
     await send({"type": "http.response.body", "body": framed(made), "more_body": False})
     await send(OK)
-
-
-async def _answered(
-    calls: NativeCalls, answer: WholeAnswer, remaining: float | None, receive: Receive
-) -> bytes:
-    """The pipeline's answer."""
-    watched = calls.begin(answer, receive)
-    deadline = late(answer, remaining)
-    try:
-        return await answer.whole()
-    finally:
-        calls.end(answer, watched)
-        if deadline is not None:
-            deadline.cancel()
