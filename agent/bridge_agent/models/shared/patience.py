@@ -114,7 +114,7 @@ class Patience:
             within_s: Another time than the usual one.
 
         Raises:
-            StorageHangs: it took longer, or all threads hang.
+            StorageHangs: it took longer, all threads hang, or there is none to be had.
             Whatever `work` raises.
         """
         within = within_s or self.within_s
@@ -122,7 +122,14 @@ class Patience:
         if not self._slots.acquire(timeout=within):
             raise StorageHangs(f"{self.hanging} reads and writes hang there already")
         one = _Work[T]()
-        threading.Thread(target=self._run, args=(one, work, late), daemon=True, name="shared-storage").start()
+        thread = threading.Thread(
+            target=self._run, args=(one, work, late), daemon=True, name="shared-storage"
+        )
+        try:
+            thread.start()
+        except RuntimeError as fault:  # this process may have no more of them, or is about to end
+            self._slots.release()
+            raise StorageHangs(f"no thread can be had to read or write there ({fault})") from fault
         if not one.done.wait(max(0.0, until - time.monotonic())):
             with one.lock:
                 if not one.done.is_set():
