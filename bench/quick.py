@@ -4,8 +4,9 @@
 
 Every subject is loaded for a moment, one after the other, again and again, so that whatever else the machine
 does meets all of them; what counts is each one's ratio to Envoy (and to the first form) within a turn. FOLDER
-is a checkout, or an unpacked wheel as `make compiled` leaves one: two checkouts are a before and an after.
-Without `--of` this checkout runs as it is and, where `make compiled` was run, compiled.
+is a checkout, or an unpacked wheel as `make compiled` leaves one: two checkouts are a before and an after,
+each put together by its own bench, since parts had other signatures before. Without `--of` this checkout
+runs as it is and, where `make compiled` was run, compiled.
 """
 
 from __future__ import annotations
@@ -56,6 +57,11 @@ _HEAD = (
     "against Envoy: rate, CPU",
     "against the first form: rate, CPU",
 )
+_SAY_FORM = """
+from importlib import import_module, util
+known = util.find_spec("bridge_core.form")
+print(import_module("bridge_core.form").form().words if known else "pure Python")
+"""
 _PROGRAMS = ("core", "agent", "registry", "engine", "cli", "protos")  # where a checkout has its packages
 
 Started: TypeAlias = tuple["subprocess.Popen[bytes]", int]  # and the port that it listens on
@@ -73,16 +79,16 @@ class Subject:
 
 
 def packages(folder: Path) -> str:
-    """The PYTHONPATH by which the packages of a checkout, or of an unpacked wheel, are found first.
+    """The PYTHONPATH by which the packages of a checkout, or of an unpacked wheel, are found, and its bench.
 
     Raises:
         SystemExit: it is neither.
     """
     folder = folder.resolve()
     if (folder / "core" / "bridge_core").is_dir():
-        return os.pathsep.join(str(folder / program) for program in _PROGRAMS)
+        return os.pathsep.join([*(str(folder / program) for program in _PROGRAMS), str(folder)])
     if (folder / "bridge_core").is_dir():
-        return str(folder)
+        return os.pathsep.join([str(folder), str(ROOT)])
     raise SystemExit(f"{folder} has no bridge_core: name a checkout or an unpacked wheel")
 
 
@@ -108,7 +114,8 @@ def _gateways(folder: Path, path: str) -> _Makers:
         own.mkdir()
         for file in (*folder.glob("*.pem"), *folder.glob("*.key")):
             shutil.copy2(file, own)
-        return ours(role, port, behind, own)
+        python, *rest = ours(role, port, behind, own)
+        return [python, "-P", *rest]  # the folder that this runs in has a bench, too
 
     return _Makers(partial(made, "agent"), partial(made, "owner"), partial(made, "entry"), path)
 
@@ -209,8 +216,7 @@ def main() -> int:
                 subject.samples.append(_load(subject, folder, arguments.seconds))
         rows = _rows(subjects)
     for form, path in forms.items():
-        said = [sys.executable, "-c", "from bridge_core.form import form; print(form().words)"]
-        print(f"{form}: {version(said, path)}")
+        print(f"{form}: {version([sys.executable, '-c', _SAY_FORM], path)}")
     print(f"{arguments.turns} turns; ratios are the median of the turns, and the least and the greatest.\n")
     print(results.table(_HEAD, rows))
     return 0
