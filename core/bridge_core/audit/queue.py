@@ -169,12 +169,13 @@ class AuditLog:
         try:
             while True:
                 await self._turn()
-        except BaseException:  # no `finally`: compiled, one that waits leaves its exception as being handled
-            if self._working is not None:
-                # A thread goes on when its task is cancelled: there must not be two in the files.
-                await asyncio.wait([self._working])
-            self._work(self._taken(), last=True)
-            raise
+        except BaseException as fault:  # noqa: BLE001 - raised again below, since what waits must not stand here
+            ended = fault
+        if self._working is not None:
+            # A thread goes on when its task is cancelled: there must not be two in the files.
+            await asyncio.wait([self._working])
+        self._work(self._taken(), last=True)
+        raise ended
 
     async def _turn(self) -> None:
         if not self._dirty():

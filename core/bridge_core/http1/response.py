@@ -216,10 +216,12 @@ class RequestContext:
         self._exchange = exchange
         try:
             await self._begin(response, exchange)
-        except BaseException:
-            await self._leave()
-            raise
-        return response
+        except BaseException as fault:  # noqa: BLE001 - raised again below, since what waits must not stand here
+            failed = fault
+        else:
+            return response
+        await self._leave()
+        raise failed
 
     async def _begin(self, response: ClientResponse, exchange: ClientExchange) -> None:
         """Waits for the head; a body that cannot be made fails the request."""

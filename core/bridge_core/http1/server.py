@@ -217,11 +217,13 @@ async def serve(
             server.listening(await loop.create_server(accept, sock=sock, backlog=_BACKLOG))
         else:
             server.listening(await loop.create_server(accept, host, port, backlog=_BACKLOG))
-    except OSError as fault:
-        await server.close()
-        where = join_address(host, port) if sock is None else "the given socket"
-        raise Fatal(
-            f"cannot listen on {where} for {name}: {os.strerror(fault.errno) if fault.errno else fault}",
-            hint="another program may use the port; choose another one",
-        ) from fault
-    return server
+    except OSError as fault:  # what waits comes behind it: docs/adr/compiled-hot-path.md
+        refused = fault
+    else:
+        return server
+    await server.close()
+    where = join_address(host, port) if sock is None else "the given socket"
+    raise Fatal(
+        f"cannot listen on {where} for {name}: {os.strerror(refused.errno) if refused.errno else refused}",
+        hint="another program may use the port; choose another one",
+    ) from refused
