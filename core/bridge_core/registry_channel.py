@@ -151,9 +151,9 @@ class _Tunnel:
     async def close(self) -> None:
         """Ends the connection."""
         self._carrying.cancel()
+        self._writer.transport.abort()  # before anything is awaited, as below
         await asyncio.gather(self._carrying, return_exceptions=True)
         self._listener.close()
-        self._writer.transport.abort()
 
     async def _carry(self) -> None:
         try:
