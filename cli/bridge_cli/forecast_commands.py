@@ -9,16 +9,17 @@ import typer
 
 from bridge_cli.output import JsonOption, columns, plain, print_json, say_line
 from bridge_cli.where import Where, asks_registry
+from bridge_core import gauges
 
 _TIMEOUT_S: Final = 15.0
 _NOTHING: Final = "No limit is forecast to be hit within a day."  # the registry's alerts quote it
 _WORDS: Final = {
-    "disk_used_bytes": "disk",
-    "vram_used_bytes": "VRAM",
-    "queue": "queue",
-    "tokens_per_second": "tokens/s",
+    gauges.DISK: "disk",
+    gauges.VRAM: "VRAM",
+    gauges.QUEUE: "queue",
+    gauges.TOKENS: "tokens/s",
 }
-_BYTES: Final = ("disk_used_bytes", "vram_used_bytes")
+_BYTES: Final = frozenset({gauges.DISK, gauges.VRAM})
 
 
 def register(app: typer.Typer) -> None:
