@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import ipaddress
 import os
 from pathlib import Path
 from typing import Final
 
+from bridge_core.addresses import is_loopback
 from bridge_core.proc import ProcStat, alive, family, read_stat
 
 _PROC: Final = Path("/proc")
 _LISTENING: Final = "0A"  # as /proc/net/tcp spells it
-_LOCAL: Final = frozenset({"localhost", "127.0.0.1", "::1", "0.0.0.0", "::"})
+_EVERYWHERE: Final = frozenset({"0.0.0.0", "::"})
 
 
 class ForeignProcess:
@@ -21,7 +21,7 @@ class ForeignProcess:
     """
 
     def __init__(self, host: str, port: int) -> None:
-        self._port = port if _is_here(host) else 0
+        self._port = port if is_loopback(host) or host in _EVERYWHERE else 0
         self._known: ProcStat | None = None
 
     def family(self) -> list[ProcStat]:
@@ -31,15 +31,6 @@ class ForeignProcess:
         if self._known is None or not alive(self._known.pid, self._known.start_time):
             self._known = _listener(self._port)
         return [] if self._known is None else family(self._known.pid, self._known.start_time)
-
-
-def _is_here(host: str) -> bool:
-    if host.lower() in _LOCAL:
-        return True
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False
 
 
 def _listener(port: int) -> ProcStat | None:

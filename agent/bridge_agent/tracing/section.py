@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import ipaddress
 from typing import Annotated, Final
 from urllib.parse import SplitResult, urlsplit
 
 import msgspec
+
+from bridge_core.addresses import is_loopback
 
 _LONGEST: Final = 2000
 _Ratio = Annotated[float, msgspec.Meta(ge=0.0, le=1.0)]
@@ -44,7 +45,7 @@ class TracesSection(
             ValueError: which becomes msgspec.ValidationError when decoding.
         """
         parts = self.parts
-        if parts.scheme == "http" and self.headers and not _is_here(parts.hostname or ""):
+        if parts.scheme == "http" and self.headers and not is_loopback(parts.hostname or ""):
             raise ValueError(
                 "traces.headers are secrets, and go to an https:// endpoint or one of this machine alone"
             )
@@ -67,12 +68,3 @@ class TracesSection(
         if parts.username is not None or parts.password is not None or parts.fragment:
             raise ValueError("traces.endpoint has no user, password and fragment: traces.headers has secrets")
         return parts
-
-
-def _is_here(host: str) -> bool:
-    if host == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False
