@@ -628,6 +628,7 @@ class Agent:
         self._supervisor.refresh(instance)
 
     def _take_progress(self, instance: str, model: str) -> None:
+        self._service.progressed(instance)
         self._supervisor.activity(instance, model=model, progress=True)
 
     def _renewed(self) -> None:

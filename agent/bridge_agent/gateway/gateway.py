@@ -154,6 +154,11 @@ class Gateway:
         """The work at each instance, own and others', as far as this agent knows."""
         return self._state.loads.work(self._state.now())
 
+    def served(self, instance: str) -> int:
+        """Requests that have a slot of an own instance, and whose clients read what comes."""
+        held_up = self._state.counters.held_up.get(instance, 0)
+        return max(0, self._state.admission.running(instance) - held_up)
+
     def waiting(self) -> dict[str, int]:
         """Requests that wait for a slot, by instance."""
         return self._state.admission.waiting()

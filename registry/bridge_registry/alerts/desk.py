@@ -8,10 +8,12 @@ from typing import Final
 
 import structlog
 
+from bridge_core.quantities import say_span
 from bridge_core.snapshot import Snapshot
 from bridge_registry.alerts import threshold_rules
 from bridge_registry.alerts.alert_rules import Alert, Seen, essence, of_health, resumed, settle
 from bridge_registry.alerts.alert_store import AlertStore
+from bridge_registry.alerts.error_rules import WINDOW_S as ERRORS_S
 from bridge_registry.alerts.error_watch import ErrorWatch
 from bridge_registry.alerts.figure_rules import Sample, Trails, counted, is_counted, measured
 from bridge_registry.alerts.learner import Learner
@@ -22,6 +24,7 @@ from bridge_registry.complaint import Complaint
 from bridge_registry.forecasts.forecaster import Forecaster
 from bridge_registry.forecasts.series import Forecast
 from bridge_registry.health.keeper import FRESH_S, HealthKeeper, Heard, counts_of
+from bridge_registry.health.standing_rules import clocks_off, cut_off
 
 log = structlog.get_logger()
 
@@ -70,7 +73,7 @@ class AlertDesk:
         self._judged = float("-inf")
         self._learner = Learner(now())
         self._errors = ErrorWatch()
-        self._windowed = float("-inf")
+        self._windowed = self._counted = float("-inf")
         self._forecaster = Forecaster((), clock())
 
     async def run(self) -> None:
@@ -109,6 +112,9 @@ class AlertDesk:
         if clock - self._windowed >= WINDOW_S:
             self._windowed = clock
             self._learn(now, clock)
+        if clock - self._counted >= ERRORS_S:
+            self._counted = clock
+            self._errors.look(self._snapshot().instances, counts_of(self._reporting(clock)), now)
         snapshot = self._snapshot()
         if figure := self._forecaster.due(clock):
             self._forecaster.look(
@@ -167,7 +173,8 @@ class AlertDesk:
         self._term, self._office, self._began = term, clock, now
         self._judged = float("-inf")
         self._trails, self._watched, self._followed = Trails(), {}, {}
-        self._learner, self._errors, self._windowed = Learner(now), ErrorWatch(), clock
+        self._learner, self._errors = Learner(now), ErrorWatch()
+        self._windowed = self._counted = clock
         lasting = [one.seen for one in self._alerts.values() if not one.ended]
         self._forecaster = Forecaster(lasting, clock)
         for plan in self._rules():
@@ -192,7 +199,6 @@ class AlertDesk:
         load = {id_: share for heard in reporting.values() for id_, share in loads(heard.gauges).items()}
         instances, counts = self._snapshot().instances, counts_of(reporting)
         self._learner.look(instances, counts, load, now)
-        self._errors.look(instances, counts, now)
 
     def _reporting(self, clock: float) -> dict[str, Heard]:
         """The last reports of nodes that report at monotonic time `clock`."""
@@ -236,9 +242,23 @@ class AlertDesk:
                 summary = f"{verdict.instance}: {reason.text}{out}"
                 moved = reason.aspect == "service"
                 yield of_health(reason.code, severity, node, verdict.instance, summary, moved=moved)
+        yield from self._apart(clock)
         for node, one in snapshot.nodes.items():
             heard = self._keeper.heard.get(node)
             since = self._office if heard is None else heard.at
             if one.state == "active" and clock - since >= FRESH_S:
                 summary = f"node {node} does not report: its agent has stopped, or cannot reach the registry"
                 yield of_health("node-away", "critical", node, "", summary)
+
+    def _apart(self, clock: float) -> Iterator[Seen]:
+        """Whose clock is another one, and who cannot be reached by the others though it reports."""
+        reporting = self._reporting(clock)
+        for node, ahead in clocks_off({name: heard.leads for name, heard in reporting.items()}).items():
+            way = "ahead" if ahead > 0 else "behind"
+            whose = f"the clock of node {node}" if node else "the clock of this registry's machine"
+            summary = f"{whose} is {say_span(abs(ahead))} {way}: set it, as certificates are judged by clocks"
+            yield of_health("clock-off", "critical", node, "", summary)
+        for node, witnesses in cut_off({name: heard.silent for name, heard in reporting.items()}).items():
+            named = " and ".join((*witnesses[:2], *([f"{len(witnesses) - 2} more"] if witnesses[2:] else [])))
+            summary = f"node {node} leaves {named} without an answer on its peer port: the way there is cut"
+            yield of_health("peers-cut", "critical", node, "", summary)
