@@ -34,9 +34,9 @@ class Kind:
 
 
 KINDS: Final = (
-    Kind(("disk", "clock"), after=("slow",), share=6),
-    Kind(("killed", "hung", "gpu", "network"), share=5),
-    Kind(("errors",), rate=HIGH, failing=True, share=3),
+    Kind(("disk", "clock"), after=("slow",), share=8),
+    Kind(("killed", "hung", "gpu", "network"), share=4),
+    Kind(("errors",), rate=HIGH, failing=True, share=2),
     Kind(("wrong",), share=2),
 )
 

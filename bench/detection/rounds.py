@@ -77,7 +77,7 @@ class Rounds:
 
     async def one(self, fault: Fault) -> Round:
         """Does it once, and waits until all is well again."""
-        await self.well()
+        await self.well(fault)
         self.sight.begin()
         await asyncio.sleep(0.3)  # a look at the counters before
         already = set(self.sight.now)
@@ -102,19 +102,27 @@ class Rounds:
         self._say(one)
         return one
 
-    async def well(self) -> None:
-        """Until nothing has been said of node3 for a while, and it has the model in memory and answers."""
+    async def well(self, fault: Fault | None = None) -> None:
+        """Until nothing has been said of node3 for a while, of what counts for this fault where one is named, and
+        it has the model in memory and answers.
+        """
+        signs = None if fault is None else fault.in_band | fault.out_of_band
         quiet_since = time.monotonic()
 
         def is_well() -> bool:
             nonlocal quiet_since
             now = time.monotonic()
-            if any(not one.startswith("failed") for one in self.sight.now):
+            said = self.sight.now if signs is None else self.sight.now & signs
+            if any(not one.startswith("failed") for one in said):
                 quiet_since = now
             answers = any(one[1] == "node3" and one[0] > now - 5.0 and one[2] for one in self.sight.answers)
             return now - quiet_since >= _WELL_S and answers and bool(runners(self._bed.mesh, "node3"))
 
-        await eventually(is_well, _RECOVERS_S)
+        try:
+            await eventually(is_well, _RECOVERS_S)
+        except AssertionError:
+            print(f"{self._bed.folder.name} is not well again: {sorted(self.sight.now)}", flush=True)
+            raise
 
     async def _clients(self) -> None:
         """An open loop: who hangs at node3 keeps nobody else from asking."""

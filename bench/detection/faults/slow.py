@@ -13,7 +13,7 @@ from bench.detection.bed import NODE, Bed
 from bench.detection.fault import Fault, Fixed
 from tests.cluster.survival import runners
 
-LEARN_S: Final = 330.0
+LEARN_S: Final = 315.0
 """What is learnt takes `learning_rules._WARM` windows of five seconds at the load there is."""
 
 _RUNS_S, _STANDS_S = 0.005, 0.01
