@@ -26,6 +26,8 @@ from bench.detection.plan import Share, shares
 from bench.detection.rounds import Round, Rounds
 from bench.results import record, table
 
+_TAIL = 1500  # characters of a log of a mesh that failed
+
 
 class Run:
     """All meshes; collects what they found.
@@ -51,6 +53,10 @@ class Run:
                 self.missing |= bed.missing
                 async with loaded(bed):
                     await self._rounds(number, bed, share)
+            except Exception:
+                for name, text in bed.mesh.logs().items():
+                    print(f"-- {name}\n{text[-_TAIL:]}", flush=True)
+                raise
             finally:
                 await asyncio.to_thread(opened.__exit__, None, None, None)
         except Exception:  # noqa: BLE001 - one mesh that fails leaves the others to go on

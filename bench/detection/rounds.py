@@ -103,8 +103,8 @@ class Rounds:
         return one
 
     async def well(self, fault: Fault | None = None) -> None:
-        """Until nothing has been said of node3 for a while, of what counts for this fault where one is named, and
-        it has the model in memory and answers.
+        """Until nothing has been said of node3 for a while, of what counts for this fault where one is named,
+        and it has the model in memory and answers.
         """
         signs = None if fault is None else fault.in_band | fault.out_of_band
         quiet_since = time.monotonic()
