@@ -90,6 +90,10 @@ class Bed:
         try:
             self._seed()
             self.mesh.up()
+            self.mesh.run("down")
+            for node in NODES:
+                self._one_thread(node)
+            self.mesh.up()
             self._remake_node()
             yield self
         finally:
@@ -141,6 +145,13 @@ class Bed:
             copy.rename(weights)
             make_sure(weights)
             (self.mesh.state / node / "seeded").touch()
+
+    def _one_thread(self, node: str) -> None:
+        """An engine takes every core that there is otherwise, and there are many engines here."""
+        where = StateDir(self.mesh.state / node)
+        settings = load_config(where)
+        engine = msgspec.structs.replace(settings.engines[0], num_thread=1)
+        save_config(where, msgspec.structs.replace(settings, engines=(engine,)))
 
     def _mount(self, store: Path) -> None:
         words = ["mount", "-t", "tmpfs", "-o", f"size={ROOM}", "tmpfs", str(store)]

@@ -31,13 +31,15 @@ class Heard:
     nobody late.
     """
 
-    __slots__ = ("at", "gauges", "instances", "leads", "silent")
+    __slots__ = ("at", "gauges", "instances", "leads", "silent", "told_silent")
 
     def __init__(self, report: NodeHealthReport, at: float, before: Heard | None = None) -> None:
         self.at = at
         told = () if report.lead is None else (report.lead,)
         self.leads: tuple[float, ...] = (*(before.leads if before is not None else ()), *told)[-LEADS:]
-        self.silent = report.silent
+        # Of two reports: a peer that was busy for a moment is not cut off.
+        self.told_silent = report.silent
+        self.silent = report.silent & before.told_silent if before is not None else frozenset[str]()
         self.instances: Mapping[str, InstanceHealth] = {one.instance: one for one in report.instances}
         self.gauges: tuple[Gauge, ...] = report.gauges
 
