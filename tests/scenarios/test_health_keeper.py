@@ -332,5 +332,5 @@ async def test_a_node_that_fails_more_than_it_used_to_is_told_of_and_not_while_a
     bed.moving = {"chat"}
     await windows(1, bad="b")
     assert bed.desk.alerts[0].silenced == "rollout chat moves"
-    await windows(50)
+    await windows(40)
     assert bed.desk.alerts[0].ended

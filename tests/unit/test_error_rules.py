@@ -14,11 +14,11 @@ from hypothesis import strategies as st
 from bridge_core.counts import Counts
 from bridge_core.snapshot import Instance, MemberModel
 from bridge_registry.alerts import error_rules as rules
-from bridge_registry.alerts.error_rules import PERSIST, WINDOW_S, State
+from bridge_registry.alerts.error_rules import State
 from bridge_registry.alerts.error_watch import ErrorWatch
-from bridge_registry.alerts.learning_rules import FREEZE_S
+from bridge_registry.alerts.learning_rules import FREEZE_S, PERSIST, WINDOW_S
 
-NEED = math.log(302_400 / 0.25)
+NEED = math.log(120_960 / 0.25)
 
 
 def used_to(*failed: float, requests: float = 100_000.0) -> State:
@@ -62,9 +62,9 @@ def test_what_is_needed_follows_from_the_budget() -> None:
 
 
 def test_one_windows_evidence_is_how_much_likelier_it_is_with_more_failures() -> None:
-    after = window(used_to(0.0), (30.0, 1.0))
+    after = window(used_to(0.0), (10.0, 1.0))
     worse = rules.LEAST + rules.MORE
-    expected = math.log(worse / rules.LEAST) + 29 * math.log((1 - worse) / (1 - rules.LEAST))
+    expected = math.log(worse / rules.LEAST) + 9 * math.log((1 - worse) / (1 - rules.LEAST))
     assert after.evidence[0] == pytest.approx(expected)
     often = window(used_to(2000.0), (10.0, 1.0))
     usual = rules.usual(used_to(2000.0))[0]
@@ -124,55 +124,13 @@ def test_own_instances_are_no_excuse_for_each_other() -> None:
 
 def test_one_failure_elsewhere_is_a_coincidence() -> None:
     state = msgspec.structs.replace(
-        used_to(0, 0, 0, 0),
-        lately=np.array([0.0, 10.0, 10.0, 10.0]),
-        lately_failed=np.array([0.0, 1.0, 0.9, 5.0]),
+        used_to(0, 0, 0), lately=np.array([0.0, 10.0, 10.0]), lately_failed=np.array([0.0, 1.0, 0.9])
     )
-    group, node = np.zeros(4, dtype=np.int64), np.arange(4)
+    group, node = np.zeros(3, dtype=np.int64), np.arange(3)
     assert rules.of_others(state, group, node)[0] == 0.0
-    state = msgspec.structs.replace(state, lately_failed=np.array([0.0, 1.0, 1.0, 5.0]))
+    state = msgspec.structs.replace(state, lately_failed=np.array([0.0, 1.0, 1.0]))
     assert rules.of_others(state, group, node)[0] == pytest.approx(0.1)
     assert rules.of_others(state, group, node, deviations=2.0)[0] == pytest.approx((2 + 2 * 2**0.5) / 20)
-
-
-def test_a_node_that_tells_of_endless_failures_hides_nobody() -> None:
-    honest, bad, liar = (20.0, 0.0), (20.0, 2.0), (1e9, 1e9)
-    raised = windows(used_to(0, 0, 0), 20, honest, bad, liar).raised
-    assert raised[1], "what the liar tells is no excuse for another"
-    assert not raised[0]
-
-
-@settings(max_examples=60)
-@given(
-    honest=st.lists(st.tuples(st.floats(1.0, 1e4), st.floats(0.0, 1.0)), min_size=2, max_size=8),
-    liar=st.tuples(st.floats(0.0, 1e12), st.floats(0.0, 1.0)),
-)
-def test_whatever_one_node_tells_no_others_are_taken_to_fail_more_than_the_honest_ones(
-    honest: list[tuple[float, float]], liar: tuple[float, float]
-) -> None:
-    lately = np.array([one for one, _ in (*honest, liar)])
-    failed = np.array([one * share for one, share in (*honest, liar)])
-    state = msgspec.structs.replace(rules.empty(len(lately)), lately=lately, lately_failed=failed)
-    group = np.zeros(len(lately), dtype=np.int64)
-    found = rules.of_others(state, group, np.arange(len(lately)))
-    assert (found[:-1] <= max(share for _, share in honest) + 1e-9).all()
-    assert ((found >= 0.0) & (found <= 1.0)).all()
-
-
-def test_none_weighs_more_than_the_middle_one() -> None:
-    state = msgspec.structs.replace(
-        rules.empty(5),
-        lately=np.array([100.0, 100.0, 100.0, 1e6, 100.0]),
-        lately_failed=np.array([0.0, 50.0, 10.0, 2e5, 10.0]),
-    )
-    found = rules.of_others(state, np.zeros(5, dtype=np.int64), np.arange(5))
-    assert found[0] == pytest.approx((10 + 20 + 10) / 300), "of the four others the worst is left out"
-    assert found[1] == pytest.approx((0 + 10 + 10) / 300), "beside itself the next worst one, the large one"
-
-
-def test_no_test_finds_one_in_twenty_in_fewer_requests_than_this() -> None:
-    assert rules.bound(0.002, 0.05, 3) == pytest.approx(rules.needed(3) / 0.1142, rel=0.02)
-    assert rules.bound(0.002, 0.5, 3) < rules.bound(0.002, 0.05, 3) < rules.bound(0.01, 0.05, 3)
 
 
 def test_it_is_over_when_the_evidence_is_used_up_and_not_before() -> None:

@@ -13,7 +13,6 @@ from bridge_core.snapshot import Snapshot
 from bridge_registry.alerts import threshold_rules
 from bridge_registry.alerts.alert_rules import Alert, Seen, essence, of_health, resumed, settle
 from bridge_registry.alerts.alert_store import AlertStore
-from bridge_registry.alerts.error_rules import WINDOW_S as ERRORS_S
 from bridge_registry.alerts.error_watch import ErrorWatch
 from bridge_registry.alerts.figure_rules import Sample, Trails, counted, is_counted, measured
 from bridge_registry.alerts.learner import Learner
@@ -73,7 +72,7 @@ class AlertDesk:
         self._judged = float("-inf")
         self._learner = Learner(now())
         self._errors = ErrorWatch()
-        self._windowed = self._counted = float("-inf")
+        self._windowed = float("-inf")
         self._forecaster = Forecaster((), clock())
 
     async def run(self) -> None:
@@ -112,9 +111,6 @@ class AlertDesk:
         if clock - self._windowed >= WINDOW_S:
             self._windowed = clock
             self._learn(now, clock)
-        if clock - self._counted >= ERRORS_S:
-            self._counted = clock
-            self._errors.look(self._snapshot().instances, counts_of(self._reporting(clock)), now)
         snapshot = self._snapshot()
         if figure := self._forecaster.due(clock):
             self._forecaster.look(
@@ -173,8 +169,7 @@ class AlertDesk:
         self._term, self._office, self._began = term, clock, now
         self._judged = float("-inf")
         self._trails, self._watched, self._followed = Trails(), {}, {}
-        self._learner, self._errors = Learner(now), ErrorWatch()
-        self._windowed = self._counted = clock
+        self._learner, self._errors, self._windowed = Learner(now), ErrorWatch(), clock
         lasting = [one.seen for one in self._alerts.values() if not one.ended]
         self._forecaster = Forecaster(lasting, clock)
         for plan in self._rules():
@@ -199,6 +194,7 @@ class AlertDesk:
         load = {id_: share for heard in reporting.values() for id_, share in loads(heard.gauges).items()}
         instances, counts = self._snapshot().instances, counts_of(reporting)
         self._learner.look(instances, counts, load, now)
+        self._errors.look(instances, counts, now)
 
     def _reporting(self, clock: float) -> dict[str, Heard]:
         """The last reports of nodes that report at monotonic time `clock`."""

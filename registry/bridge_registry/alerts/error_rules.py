@@ -8,14 +8,11 @@ Rules:
    that can have been (one failure and 1.64 deviations more than there were), and never less than `LEAST`. Of
    whom little is known much is usual, and of whom fewer than `FEWEST` requests are known nothing is said.
 2. What the other nodes with the same model fail at the same time, where it is more, is usual, too, and the
-   upper end of that: it is the model, the clients or the load, and no node's fault. A node that lies hides
-   nobody: none counts for more requests than the middle one of the model's nodes, and of several others
-   the one that fails the greatest share does not count at all.
+   upper end of that: it is the model, the clients or the load, and no node's fault.
 3. Evidence is the logarithm of how much likelier the window is with `TIMES` as many failures, and at least
    `MORE` of the requests, than with what is usual: Page's CUSUM for a binomial share. By Lorden's bound
    chance reaches `h` once in e^h windows or less often, so what is needed follows from the budget. One window
-   adds a fifth of it at most: it takes `PERSIST` of them. No test that is as seldom wrong needs fewer
-   requests than `h` over the divergence of the two shares, and this one needs few more (`bound`).
+   adds a third of it at most: it takes `PERSIST` of them.
 4. It is over when the evidence is used up, of which there is at most `_MOST` times what is needed.
 5. Evidence is not learnt from, for `FREEZE_S`: a fault does not become usual, and a change that stays does.
 """
@@ -28,10 +25,8 @@ from typing import Final
 import msgspec
 import numpy as np
 
-from bridge_registry.alerts.learning_rules import FREEZE_S, Flags, Floats, Whole
+from bridge_registry.alerts.learning_rules import FREEZE_S, PERSIST, WINDOW_S, Flags, Floats, Whole
 
-WINDOW_S: Final = 2.0
-PERSIST: Final = 5
 BUDGET_PER_WEEK: Final = 0.25
 """False alarms to be expected of a mesh, beside those of `learning_rules`."""
 FEWEST: Final = 200
@@ -42,7 +37,7 @@ HALF_S: Final = 6 * 3600.0
 _Z: Final = 1.6449  # one in twenty is above
 _WEEK_S: Final = 7 * 86_400.0
 _KEPT: Final = 0.5 ** (WINDOW_S / HALF_S)
-_LATELY: Final = 0.988  # of a window, in what is lately: some three minutes, as one has too few requests
+_LATELY: Final = 0.97  # of a window, in what is lately: some three minutes, as one has too few requests
 _COMPARED: Final = 2.0  # failures of others that are no coincidence
 _MOST: Final = 1.5
 
@@ -93,14 +88,6 @@ def needed(series: int, budget: float = BUDGET_PER_WEEK) -> float:
     return math.log(max(1, series) * _WEEK_S / WINDOW_S / budget)
 
 
-def bound(before: float, now: float, series: int) -> float:
-    """Requests that any test needs in the mean to find that a share rose from `before` to `now`, if it is to
-    be wrong no more often than this one (Lorden 1971): the evidence over the divergence of the two.
-    """
-    divergence = now * math.log(now / before) + (1.0 - now) * math.log((1.0 - now) / (1.0 - before))
-    return needed(series) / divergence
-
-
 def usual(state: State) -> Floats:
     """The share that is usual for each (rule 1)."""
     failed = state.failed + 1.0
@@ -114,10 +101,10 @@ def shares(state: State) -> Floats:
 
 
 def of_others(state: State, group: Whole, node: Whole, *, deviations: float = 0.0) -> Floats:
-    """The share that failed lately at the other nodes of each one's group (rule 2), and so many standard
-    deviations; 0 where hardly any did.
+    """The share that failed lately at the other nodes of each one's group, and so many standard deviations;
+    0 where hardly any did.
     """
-    requests, failed = _elsewhere(state, group, node)
+    requests, failed = (_elsewhere(one, group, node) for one in (state.lately, state.lately_failed))
     share = (failed + deviations * np.sqrt(failed)) / np.maximum(1.0, requests)
     return np.where(failed >= _COMPARED, share, 0.0)
 
@@ -157,31 +144,8 @@ def step(state: State, group: Whole, node: Whole, *, requests: Floats, failed: F
     )
 
 
-def _elsewhere(state: State, group: Whole, node: Whole) -> tuple[Floats, Floats]:
-    """Requests and failures of the other nodes of each one's group, as far as they count."""
-    places, own = np.unique(group * (node.max(initial=0) + 1) + node, return_inverse=True)
-    of_group = places // (node.max(initial=0) + 1)
-    requests = np.bincount(own, weights=state.lately, minlength=len(places))
-    failed = np.bincount(own, weights=state.lately_failed, minlength=len(places))
-    others_requests, others_failed = np.zeros(len(places)), np.zeros(len(places))
-    for one in np.unique(of_group):
-        at = np.flatnonzero(of_group == one)
-        others_requests[at], others_failed[at] = _of_one_group(requests[at], failed[at])
-    return others_requests[own], others_failed[own]
-
-
-def _of_one_group(requests: Floats, failed: Floats) -> tuple[Floats, Floats]:
-    """The same for the nodes of one group: none weighs more than the middle one, and of several others the
-    one that fails the greatest share is left out.
-    """
-    there = requests[requests > 0.0]
-    most = float(np.median(there)) if len(there) else 0.0
-    weight = np.minimum(1.0, most / np.maximum(requests, 1e-9))
-    requests, failed = requests * weight, failed * weight
-    rest_requests, rest_failed = requests.sum() - requests, failed.sum() - failed
-    if len(requests) > 2:
-        order = np.argsort(failed / np.maximum(requests, 1e-9), kind="stable")
-        worst = np.full(len(requests), order[-1])
-        worst[order[-1]] = order[-2]
-        rest_requests, rest_failed = rest_requests - requests[worst], rest_failed - failed[worst]
-    return np.maximum(0.0, rest_requests), np.maximum(0.0, rest_failed)
+def _elsewhere(values: Floats, group: Whole, node: Whole) -> Floats:
+    """The sum over each one's group, less what is of its own node."""
+    total = np.bincount(group, weights=values, minlength=1)
+    _, own = np.unique(group * (node.max(initial=0) + 1) + node, return_inverse=True)
+    return np.asarray(np.maximum(0.0, total[group] - np.bincount(own, weights=values)[own]), dtype=np.float64)
