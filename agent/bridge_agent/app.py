@@ -442,6 +442,8 @@ class Agent:
             loading=lambda: self._loads.busy,
             warmed=self._engines_changed,
             habits=self._state.habits,
+            programs=self._state.programs,
+            processes=self._loaded_engines,
             keys=BlobKeys(lambda: self._state.seal_folder(load_config(self._state).seal)),
             registries=self._registries,
         )
