@@ -21,7 +21,9 @@ MOST_FILES: Final = 512
 MOST_PATH: Final = 4096
 
 # Address, rights, offset, device, inode, path: proc_pid_maps(5).
-_MAPPED: Final = re.compile(r"^[0-9a-f]+-[0-9a-f]+ ..x. [0-9a-f]+ [0-9a-f]+:[0-9a-f]+ [1-9]\d* +(/.*)$", re.M)
+_MAPPED: Final = re.compile(
+    r"^[0-9a-f]+-[0-9a-f]+ ..x. [0-9a-f]+ [0-9a-f]+:[0-9a-f]+ [1-9]\d* +(/.*)$", re.MULTILINE
+)
 _GONE: Final = " (deleted)"
 _NO_FILES: Final = ("/dev/", "/proc/", "/memfd:", "/SYSV")
 

@@ -1,4 +1,4 @@
-"""The files of the engines' own programs, learnt from those that run and kept over restarts (`program_rules`).
+"""The files of the engines' own programs, learnt from those that run, kept over restarts (`program_rules`).
 
 Blocks: run it in threads. An engine may be hostile: what it has mapped costs the page cache no more than the
 budget of warming, and no file is followed that is not a plain one.
@@ -10,7 +10,7 @@ import os
 import stat
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import Annotated, Final, Literal
+from typing import Annotated, Final, Literal, Self
 
 import msgspec
 import structlog
@@ -108,8 +108,7 @@ class ProgramFiles:
                     found.append((path, size))
         return found
 
-    @property
-    def size(self) -> int:
+    def total(self) -> int:
         """Bytes of all the files."""
         total = 0
         for path in self.files:
@@ -148,7 +147,7 @@ class _opened:  # noqa: N801 -- used as a context, like the function of that nam
         else:
             os.close(handle)
 
-    def __enter__(self) -> _opened:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:

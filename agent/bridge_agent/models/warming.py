@@ -202,16 +202,17 @@ class Warming:
             log.debug("model_left_cold", model=one.name, bytes=one.size)
 
     async def _programs_in(self, spare: int) -> int:
-        """Brings in the engines' programs as far as their part of `spare` bytes goes; what they take of it."""
-        if self._programs is None:
+        """Brings in the engines' programs, as far as their part of `spare` bytes goes; what they take."""
+        programs = self._programs
+        if programs is None:
             return 0
         part = programs_part(spare)
-        cold = await asyncio.to_thread(self._programs.cold, part)
+        cold = await asyncio.to_thread(programs.cold, part)
         if cold and self._now() >= self._programs_again:
             loop, stopped = asyncio.get_running_loop(), threading.Event()
             goes_on = self._going(sum(size for _, size in cold), stopped, lambda _read: None)
             try:
-                done = await loop.run_in_executor(self._reader, self._programs.bring_in, cold, goes_on)
+                done = await loop.run_in_executor(self._reader, programs.bring_in, cold, goes_on)
             except OSError as fault:
                 log.warning("programs_not_warmed", reason=str(fault))
             else:
@@ -219,7 +220,7 @@ class Warming:
             finally:
                 stopped.set()
             self._programs_again = self._now() + _AGAIN_S
-        return min(part, await asyncio.to_thread(lambda: 0 if self._programs is None else self._programs.size))
+        return min(part, await asyncio.to_thread(programs.total))
 
     async def order(self, name: ModelName) -> AsyncGenerator[dict[str, Any], None]:
         """Brings a model in now, and keeps it wanted for `ORDER_S`; records of how far that is.
