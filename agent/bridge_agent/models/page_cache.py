@@ -110,7 +110,7 @@ def bring_in(handle: int, size: int, goes_on: Callable[[int], bool]) -> bool:
         if not read:
             return False
         at += read
-    return True
+    return os.fstat(handle).st_size >= size  # a large page is there as a whole where the file ends in it
 
 
 def _populated(handle: int, at: int, length: int) -> bool:
