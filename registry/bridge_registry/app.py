@@ -404,7 +404,7 @@ class Registry:
                 ScalingFigures(self.scaling),
                 MeshFigures(self.feed, self._traffic),
                 self.alert_figures,
-                ForecastFigures(partial(self.alerting.desk.forecasts, hit=True)),
+                ForecastFigures(partial(self.alerting.desk.forecasts, hit=True), self.alerting.desk.fullest),
             )
             app = self._admin_app = AdminApp(collectors, self._readiness, socket.gethostname())
             host, port = self.settings.admin
