@@ -310,6 +310,7 @@ class Registry:
             lambda: self.alerting.desk.alerts,
             self._traffic,
             silences=lambda: self.alerting.desk.silences.lasting,
+            gauges=lambda: {name: one.gauges for name, one in self.health.heard.items()},
             trust_domain=domain,
             standing=self._standing,
         )
