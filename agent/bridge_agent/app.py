@@ -549,6 +549,7 @@ class Agent:
             not_ready=self._reports.not_ready,
             own_name=self._host_name,
             explain=coroutine_app(gateway.explain, self._requests),
+            recent=gateway.recent,
         )
         await listening.open_admin(admin)
         log.info("agent_serving", node=str(self._node), **self._addresses)
