@@ -318,11 +318,14 @@ class AuditLog:
         self._said, self._lost_why, self._last_whole = lost, "", now
 
     def _fail(self, reason: str, pending: int, now: float) -> None:
+        known, self._failing = (
+            bool(self._failing),
+            reason,
+        )  # first: whoever sees that some are lost is to see why
         self._unwritten += pending
         self._lost_why = reason
-        if not self._failing:
+        if not known:
             log.warning("audit_not_written", path=str(self.folder), reason=reason)
-        self._failing = reason
         self._signed_at = min(self._signed_at, now - _SIGN_S)
 
     def _tidy(self, writer: LogWriter, now: float) -> None:

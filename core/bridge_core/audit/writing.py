@@ -204,18 +204,16 @@ class LogWriter:
 
     def _write_bundle(self, index: int, entries: bytes) -> None:
         sealer = self._tail.sealer()
-        path, other = tiles.bundle_path(index), sealed.bundle_path(index)
-        data = tiles.pack(entries)
-        if sealer is not None:
-            data, path, other = sealed.seal_bundle(sealer, index, data), other, path
-        # One that a crash left behind, and that does not open. First, so that whoever fails has written none.
-        (self.folder / other).unlink(missing_ok=True)
-        self._write_new(path, data)
+        if sealer is None:
+            self._write_new(tiles.bundle_path(index), tiles.pack(entries))
+        else:
+            data = sealed.seal_bundle(sealer, index, tiles.pack(entries))
+            self._write_new(sealed.bundle_path(index), data)
 
-    def _close_tile(self) -> None:
+    def _close_tile(self, *, recovering: bool = False) -> None:
         """The bundle of the lowest row is there: so is its tile, then."""
         index = self.size // WIDTH - 1
-        self._close_rows(index)
+        self._close_rows(index, recovering=recovering)
         if self._has_tail:
             self._tail.packed(index)
             self._full_tails.add(index)
@@ -228,12 +226,15 @@ class LogWriter:
     def _bundle_paths(self, index: int) -> tuple[Path, Path]:
         return self.folder / tiles.bundle_path(index), self.folder / sealed.bundle_path(index)
 
-    def _close_rows(self, number: int) -> None:
-        """Writes the tile of the lowest row, which is full, and of those above that become full by it."""
+    def _close_rows(self, number: int, *, recovering: bool) -> None:
+        """Writes the tile of the lowest row, which is full, and of those above that become full by it.
+
+        `recovering`: they may be there.
+        """
         rows, level = [list(row) for row in self._levels], 0
         while len(rows[level]) == WIDTH:
             path, tile = tiles.tile_path(level, number), b"".join(rows[level])
-            if self.stored.tile(level, number) != rows[level]:
+            if not recovering or self.stored.tile(level, number) != rows[level]:
                 self._write_new(path, tile)
             else:  # a good one is not put at risk, and may be of a writer that did not come to sync it
                 self._unsynced.add(f"{self._root}/{path}")
@@ -308,6 +309,7 @@ class LogWriter:
         self._levels = self._rows_above(index)
         self.size = index * WIDTH
         while True:
+            self._has_tail = True  # for all that is known
             try:
                 entries = self.stored.bundle(index)[0]
             except (FileNotFoundError, Damaged):
@@ -315,14 +317,15 @@ class LogWriter:
                 if len(self._levels[0]) < WIDTH:
                     self._sweep(index)
                     return
-                self._write_bundle(index, self._tail.bundle(index))
-                self._close_tile()
+                bundle = self._tail.bundle(index)
+                self._remove_bundle(index)  # one that a crash left behind, and that does not open
+                self._write_bundle(index, bundle)
+                self._close_tile(recovering=True)
             else:
                 self._levels[0] = merkle.leaf_hashes(entries)
                 self.size += WIDTH
                 self._unsynced |= {str(path) for path in self._bundle_paths(index) if path.exists()}
-                self._close_tile()
-            self._has_tail = True  # for all that is known
+                self._close_tile(recovering=True)
             index += 1
 
     def _take_tail(self, index: int, signed: int) -> None:
