@@ -47,7 +47,9 @@ def _licences(told: metadata.PackageMetadata) -> dict[str, Any]:
     if expression := told.get("License-Expression"):
         return {"licenses": [{"expression": expression}]}
     trove = "License :: "
-    names = [line.rpartition(" :: ")[2] for line in told.get_all("Classifier") or [] if line.startswith(trove)]
+    names = [
+        line.rpartition(" :: ")[2] for line in told.get_all("Classifier") or [] if line.startswith(trove)
+    ]
     # The field was meant for a name, and some put the whole text there.
     if not names and (line := (told.get("License") or "").strip()) and "\n" not in line and len(line) <= 80:
         names = [line]
@@ -63,13 +65,17 @@ def debian_components(status: Path) -> Iterator[Component]:
         if not fields.get("Status", "").endswith(" installed"):
             continue
         name, version = fields["Package"], fields["Version"]
-        place = f"pkg:deb/debian/{quote(name, safe='')}@{quote(version, safe='')}?arch={fields['Architecture']}"
+        place = (
+            f"pkg:deb/debian/{quote(name, safe='')}@{quote(version, safe='')}?arch={fields['Architecture']}"
+        )
         yield {"type": "library", "bom-ref": place, "name": name, "version": version, "purl": place}
 
 
 def document(name: str, version: str, components: Sequence[Component], epoch: int) -> dict[str, Any]:
     """The whole document, in an order that depends on the components alone."""
-    ordered = sorted({one["bom-ref"]: one for one in components}.values(), key=lambda one: str(one["bom-ref"]))
+    ordered = sorted(
+        {one["bom-ref"]: one for one in components}.values(), key=lambda one: str(one["bom-ref"])
+    )
     digest = hashlib.sha256(json.dumps([name, ordered], sort_keys=True).encode()).digest()
     return {
         "bomFormat": "CycloneDX",
