@@ -1,11 +1,11 @@
-"""Writes what an installation is made of as a CycloneDX 1.5 document: its Python packages, and Debian's below them.
+r"""Writes what an installation is made of as CycloneDX 1.5: its Python packages, and Debian's below them.
 
-    python3 tools/sbom.py --name bridge-agent --python /opt/bridge/lib >sbom.cdx.json
-    python3 tools/sbom.py --name bridge-agent --python /opt/bridge/lib --debian /var/lib/dpkg/status >sbom.cdx.json
+    python3 tools/sbom.py --name bridge-agent --python /opt/bridge/lib \
+        --debian /var/lib/dpkg/status >sbom.cdx.json
 
-It reads what is installed, not what was asked for. Two installations of the same packages give the same bytes: the
-serial number is made of the components, and the time is SOURCE_DATE_EPOCH's (0 where it is not set). Needs nothing
-but Python 3.11.
+It reads what is installed, not what was asked for. Two installations of the same packages give the same
+bytes: the serial number is made of the components, and the time is SOURCE_DATE_EPOCH's (0 where it is not
+set). Needs nothing but Python 3.11.
 """
 
 from __future__ import annotations
