@@ -8,9 +8,10 @@ from types import FrameType
 from typing import Any, Final
 
 import msgspec
+from prometheus_client import CollectorRegistry
 
 from bridge_agent.status_report import AgentReport
-from bridge_agent.telemetry.metrics import CONTENT_TYPE
+from bridge_core import exposition
 from bridge_core.admin_access import refusal
 from bridge_core.http1 import App, Exchange
 
@@ -21,7 +22,7 @@ _DEEPEST: Final = 12  # frames of a task
 
 def admin_app(
     *,
-    metrics: Callable[[], bytes],
+    metrics: CollectorRegistry,
     report: Callable[[], AgentReport],
     not_ready: Callable[[], str],
     own_name: str,
@@ -30,7 +31,7 @@ def admin_app(
     """The listener's application.
 
     Args:
-        metrics: Renders /metrics.
+        metrics: What /metrics shows.
         report: Makes /status.
         not_ready: Why the agent cannot serve at present; empty when it can.
         own_name: This machine's, which requests may be for.
@@ -42,7 +43,7 @@ def admin_app(
         _answer(exchange, 503 if reason else 200, _TEXT, f"{reason or 'ready'}\n".encode())
 
     pages: dict[str, Callable[[Exchange], None]] = {
-        "/metrics": lambda exchange: _answer(exchange, 200, CONTENT_TYPE, metrics()),
+        "/metrics": lambda exchange: exposition.answer(exchange, metrics),
         "/healthz": lambda exchange: _answer(exchange, 200, _TEXT, b"ok\n"),
         "/readyz": ready,
         "/status": lambda exchange: _answer(exchange, 200, _JSON, msgspec.json.encode(report())),

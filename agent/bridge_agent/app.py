@@ -75,7 +75,7 @@ from bridge_agent.scaling.demand_tally import DemandTally
 from bridge_agent.scaling.holding import ModelHolding
 from bridge_agent.signing.gate import SignatureGate
 from bridge_agent.telemetry.load_reporter import LoadReporter
-from bridge_agent.telemetry.metrics import metrics_page
+from bridge_agent.telemetry.metrics import metrics_of
 from bridge_agent.telemetry.quota_metrics import QuotaFigures
 from bridge_agent.telemetry.request_log import request_log
 from bridge_agent.telemetry.tally import BackendTally, ModelTally
@@ -544,7 +544,7 @@ class Agent:
         )
         await listening.open_grpc()
         admin = admin_app(
-            metrics=metrics_page(self._reports.sources()),
+            metrics=metrics_of(self._reports.sources()),
             report=self._reports.report,
             not_ready=self._reports.not_ready,
             own_name=self._host_name,
