@@ -69,7 +69,7 @@ def version(command: list[str], path: str | None = None) -> str:
 
 
 def versions(tools: Sequence[str] = ("wrk", "nginx", "envoy")) -> list[str]:
-    """What figures depend on: libraries, the program's form, the kernel, and those of `tools` that are here."""
+    """What figures depend on: libraries, compiled or not, the kernel, and those of `tools` that are here."""
     found = [f"{name} {metadata.version(name)}" for name in ("uvloop", "httptools", "msgspec")]
     found.append(form().words)
     found.append(f"Linux {platform.release()}")
