@@ -10,7 +10,6 @@ from typing import Any, Final
 import msgspec
 
 from bridge_agent.status_report import AgentReport
-from bridge_agent.telemetry.metrics import CONTENT_TYPE
 from bridge_core.admin_access import refusal
 from bridge_core.http1 import App, Exchange
 
@@ -21,7 +20,7 @@ _DEEPEST: Final = 12  # frames of a task
 
 def admin_app(
     *,
-    metrics: Callable[[], bytes],
+    metrics: App,
     report: Callable[[], AgentReport],
     not_ready: Callable[[], str],
     own_name: str,
@@ -30,7 +29,7 @@ def admin_app(
     """The listener's application.
 
     Args:
-        metrics: Renders /metrics.
+        metrics: Answers /metrics.
         report: Makes /status.
         not_ready: Why the agent cannot serve at present; empty when it can.
         own_name: This machine's, which requests may be for.
@@ -42,7 +41,7 @@ def admin_app(
         _answer(exchange, 503 if reason else 200, _TEXT, f"{reason or 'ready'}\n".encode())
 
     pages: dict[str, Callable[[Exchange], None]] = {
-        "/metrics": lambda exchange: _answer(exchange, 200, CONTENT_TYPE, metrics()),
+        "/metrics": metrics,
         "/healthz": lambda exchange: _answer(exchange, 200, _TEXT, b"ok\n"),
         "/readyz": ready,
         "/status": lambda exchange: _answer(exchange, 200, _JSON, msgspec.json.encode(report())),

@@ -9,7 +9,8 @@ from prometheus_client.parser import text_string_to_metric_families
 from bridge_agent.engines.view import LocalInstance
 from bridge_agent.gateway.counters import GatewayCounters
 from bridge_agent.membership.link_status import LinkReport
-from bridge_agent.telemetry.metrics import Sources, metrics_page
+from bridge_agent.telemetry.metrics import metrics_page
+from bridge_agent.telemetry.sources import Sources
 from bridge_agent.telemetry.trace_metrics import trace_metrics
 from bridge_agent.tracing.delivery_rules import Drop
 from bridge_agent.tracing.span_queue import SpanQueue
