@@ -61,6 +61,10 @@ class NativeCalls:
             watched.deadline = loop.call_later(remaining, exchange.give_up, _too_late())
         return watched
 
+    def answered(self, watched: Watched) -> None:
+        """Its client has all of the answer: that it leaves means nothing from now on."""
+        self._hang_ups.over(watched)
+
     def end(self, watched: Watched) -> None:
         """Nobody waits for its answer any more."""
         self._calls.over(watched.exchange)

@@ -102,6 +102,7 @@ class ModelInferenceService:
                 record = read_record(line)
                 yield InferenceResponse(output_data=encode(line), metadata=metadata, done=record.done)
                 if record.done:
+                    await answer.over()
                     return
                 metadata = {}  # with the first piece only
         raise CallFault(Status.UNAVAILABLE, "the engine's answer ended before it was complete")
