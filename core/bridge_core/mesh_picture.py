@@ -137,6 +137,18 @@ class AlertPicture(msgspec.Struct, frozen=True):
     well: str = ""
     runbook: str = ""
     silenced: str = ""
+    instance: str = ""
+    of: str = ""
+
+
+class SilencePicture(msgspec.Struct, frozen=True):
+    """What somebody silenced by hand: `name` is its id, `matchers` what it is about."""
+
+    name: str
+    matchers: tuple[str, ...]
+    by: str
+    reason: str
+    ends_unix: int
 
 
 class RegistryPicture(msgspec.Struct, frozen=True):
@@ -164,6 +176,7 @@ class MeshPicture(msgspec.Struct, frozen=True):
     routes: tuple[RoutePicture, ...] = ()
     rollouts: tuple[RolloutPicture, ...] = ()
     alerts: tuple[AlertPicture, ...] = ()
+    silences: tuple[SilencePicture, ...] = ()
 
 
 class Happening(msgspec.Struct, frozen=True):
@@ -188,7 +201,9 @@ def node_state(recorded: str, *, instances: bool, reports: bool) -> str:
     return "no engine" if reports else "away"
 
 
-_Member: TypeAlias = NodePicture | ModelPicture | RoutePicture | RolloutPicture | AlertPicture
+_Member: TypeAlias = (
+    NodePicture | ModelPicture | RoutePicture | RolloutPicture | AlertPicture | SilencePicture
+)
 
 
 def parts(picture: MeshPicture) -> dict[str, bytes]:
@@ -200,6 +215,7 @@ def parts(picture: MeshPicture) -> dict[str, bytes]:
         ("route", picture.routes),
         ("rollout", picture.rollouts),
         ("alert", picture.alerts),
+        ("silence", picture.silences),
     )
     for kind, members in groups:
         for one in members:

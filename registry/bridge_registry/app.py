@@ -37,7 +37,7 @@ from bridge_registry.clients.certifier import Certifier
 from bridge_registry.clients.client_desk import ClientDesk
 from bridge_registry.clients.mesh_secrets import MeshSecrets
 from bridge_registry.clients.role_rules import role_of
-from bridge_registry.console.act_rules import CALLS
+from bridge_registry.console.act_rules import ALERTING_CALLS, CALLS
 from bridge_registry.console.clients_page import ClientsPage
 from bridge_registry.console.console_service import ConsoleDoor, ConsoleService
 from bridge_registry.console.feed import Feed
@@ -309,6 +309,7 @@ class Registry:
             self.rollouts,
             lambda: self.alerting.desk.alerts,
             self._traffic,
+            silences=lambda: self.alerting.desk.silences.lasting,
             trust_domain=domain,
             standing=self._standing,
         )
@@ -319,7 +320,11 @@ class Registry:
             inner,
             gate,
             recorded=self._recording.recorded,
-            acts={name: self._recording.recorded(getattr(self._services[2], name), name) for name in CALLS},
+            acts={
+                name: self._recording.recorded(getattr(service, name), name)
+                for service, names in ((self._services[2], CALLS), (self._alerting_service, ALERTING_CALLS))
+                for name in names
+            },
             registry=settings.name,
         )
         asked = {

@@ -5,14 +5,18 @@ Loaded with the first scrape (`scrapes`).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+import time
+from collections.abc import Iterable, Iterator, Mapping
 
-from prometheus_client import CollectorRegistry, ProcessCollector, generate_latest
+from prometheus_client import CollectorRegistry, ProcessCollector
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily
 from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
+from prometheus_client.samples import Exemplar
+from prometheus_client.utils import floatToGoString
 
 from bridge_agent.gateway.counters import GatewayCounters, Histogram
+from bridge_agent.telemetry.exemplar_rules import exemplars_of
 from bridge_agent.telemetry.health_metrics import health_metrics
 from bridge_agent.telemetry.isolation_metrics import isolation_metrics
 from bridge_agent.telemetry.log_metrics import log_metrics
@@ -22,12 +26,12 @@ from bridge_agent.telemetry.sources import Sources
 from bridge_agent.telemetry.trace_metrics import trace_metrics
 
 
-def metrics_page(sources: Sources) -> Callable[[], bytes]:
-    """Renders all metrics in Prometheus' text format with every call."""
+def metrics_of(sources: Sources) -> CollectorRegistry:
+    """All metrics, read from the sources whenever they are collected."""
     registry = CollectorRegistry()
     registry.register(_AgentCollector(sources))
     ProcessCollector(registry=registry)
-    return lambda: generate_latest(registry)
+    return registry
 
 
 class _AgentCollector(Collector):
@@ -228,8 +232,11 @@ def _counters(name: str, help_: str, label: str, values: Mapping[str, int]) -> M
 
 
 def _histogram(name: str, help_: str, histogram: Histogram) -> Metric:
-    buckets, seen = list[tuple[str, float]](), 0
-    for bound, count in zip((*map(str, histogram.bounds), "+Inf"), histogram.counts, strict=True):
+    buckets, seen = list[tuple[str, float] | tuple[str, float, Exemplar]](), 0
+    exemplars = exemplars_of(histogram, ahead=time.time() - time.monotonic())
+    bounds = (*map(floatToGoString, histogram.bounds), "+Inf")
+    for at, (bound, count) in enumerate(zip(bounds, histogram.counts, strict=True)):
         seen += count
-        buckets.append((bound, seen))
+        exemplar = exemplars.get(at)
+        buckets.append((bound, seen) if exemplar is None else (bound, seen, exemplar))
     return HistogramMetricFamily(name, help_, buckets=buckets, sum_value=histogram.total)

@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from typing import Final
+from functools import partial
 
 from bridge_agent.telemetry.sources import Sources
 from bridge_core.http1 import Exchange
-
-CONTENT_TYPE: Final = b"text/plain; version=0.0.4; charset=utf-8"
 
 
 class Scrapes:
@@ -21,7 +19,7 @@ class Scrapes:
 
     def __init__(self, sources: Sources) -> None:
         self._sources = sources
-        self._page: Callable[[], bytes] | None = None
+        self._page: Callable[[Exchange], None] | None = None
         self._making = asyncio.Lock()
 
     async def answer(self, exchange: Exchange) -> None:
@@ -30,10 +28,10 @@ class Scrapes:
             async with self._making:
                 if self._page is None:
                     self._page = await asyncio.to_thread(self._made)
-        fields = [(b"content-type", CONTENT_TYPE), (b"cache-control", b"no-store")]
-        exchange.respond(200, fields, self._page())
+        self._page(exchange)
 
-    def _made(self) -> Callable[[], bytes]:
-        from bridge_agent.telemetry.metrics import metrics_page
+    def _made(self) -> Callable[[Exchange], None]:
+        from bridge_agent.telemetry.metrics import metrics_of
+        from bridge_core import exposition
 
-        return metrics_page(self._sources)
+        return partial(exposition.answer, registry=metrics_of(self._sources))

@@ -17,6 +17,7 @@ from bridge_core.mesh_picture import (
     RegistryPicture,
     RolloutPicture,
     RoutePicture,
+    SilencePicture,
     node_state,
 )
 from bridge_core.names import canonical_or_same, display_or_same, natural
@@ -24,6 +25,7 @@ from bridge_core.snapshot import Instance, Snapshot
 from bridge_core.traffic import Route, shares
 from bridge_core.verdicts import Verdict
 from bridge_registry.alerts.alert_rules import Alert
+from bridge_registry.alerts.silence_rules import Silence
 from bridge_registry.console.traffic_rules import WINDOW_S
 from bridge_registry.membership.node_status import NodeStanding
 from bridge_registry.rollouts.plan import RolloutPlan
@@ -48,6 +50,7 @@ class Seen(msgspec.Struct, frozen=True):
         by_model: What happened in the last minute.
         by_node: The same, by the node that was called.
         alerts: Those that last first.
+        silences: What people silenced.
     """
 
     at_unix: float
@@ -61,6 +64,7 @@ class Seen(msgspec.Struct, frozen=True):
     by_model: Mapping[str, Counts] = {}
     by_node: Mapping[str, Counts] = {}
     alerts: tuple[Alert, ...] = ()
+    silences: tuple[Silence, ...] = ()
 
 
 def paint(seen: Seen) -> MeshPicture:
@@ -79,6 +83,10 @@ def paint(seen: Seen) -> MeshPicture:
         routes=tuple(_route(name, route) for name, route in sorted(seen.snapshot.routes.items())),
         rollouts=tuple(_rollout(plan, position, seen.snapshot) for plan, position in seen.rollouts),
         alerts=tuple(map(_alert, seen.alerts[:_ALERTS])),
+        silences=tuple(
+            SilencePicture(one.id, tuple(map(str, one.matchers)), one.by, one.reason, int(one.ends))
+            for one in seen.silences
+        ),
     )
 
 
@@ -145,6 +153,8 @@ def _alert(alert: Alert) -> AlertPicture:
         well=seen.well,
         runbook=seen.runbook,
         silenced=alert.silenced,
+        instance=seen.instance,
+        of=seen.of,
     )
 
 
