@@ -8,11 +8,9 @@ from types import FrameType
 from typing import Any, Final
 
 import msgspec
-from prometheus_client import CollectorRegistry
 
 from bridge_agent.status_report import AgentReport
 from bridge_agent.view.view_pages import ROOT, view_pages
-from bridge_core import exposition
 from bridge_core.admin_access import refusal
 from bridge_core.http1 import App, Exchange
 
@@ -23,7 +21,7 @@ _DEEPEST: Final = 12  # frames of a task
 
 def admin_app(
     *,
-    metrics: CollectorRegistry,
+    metrics: App,
     report: Callable[[], AgentReport],
     not_ready: Callable[[], str],
     own_name: str,
@@ -33,7 +31,7 @@ def admin_app(
     """The listener's application.
 
     Args:
-        metrics: What /metrics shows.
+        metrics: Answers /metrics.
         report: Makes /status.
         not_ready: Why the agent cannot serve at present; empty when it can.
         own_name: This machine's, which requests may be for.
@@ -46,7 +44,7 @@ def admin_app(
         _answer(exchange, 503 if reason else 200, _TEXT, f"{reason or 'ready'}\n".encode())
 
     pages: dict[str, Callable[[Exchange], None]] = {
-        "/metrics": lambda exchange: exposition.answer(exchange, metrics),
+        "/metrics": metrics,
         "/healthz": lambda exchange: _answer(exchange, 200, _TEXT, b"ok\n"),
         "/readyz": ready,
         "/status": lambda exchange: _answer(exchange, 200, _JSON, msgspec.json.encode(report())),

@@ -8,7 +8,6 @@ from collections.abc import AsyncIterator
 
 import msgspec
 import pytest
-from prometheus_client import CollectorRegistry
 
 from bridge_agent.admin import admin_app
 from bridge_agent.limits.gpu import Gpu
@@ -75,7 +74,7 @@ async def opened(browser: Chromium, word: str = "n1") -> AsyncIterator[tuple[lis
         exchange.respond(200, (), msgspec.json.encode([last]))
 
     app = admin_app(
-        metrics=CollectorRegistry(), report=lambda: said[0], not_ready=lambda: "", own_name="n1",
+        metrics=recent, report=lambda: said[0], not_ready=lambda: "", own_name="n1",
         explain=recent, recent=recent,
     )  # fmt: skip
     server = await serve(app, name="admin", host="127.0.0.1", port=0)
