@@ -28,6 +28,13 @@ class KeyedHash:
         """The hash of `data`."""
         return self.outer(self.inner(data))
 
+    def hex_of(self, data: bytes) -> str:
+        """The hash of `data`, hexadecimal: as `of`, without calls of its own."""
+        inner, outer = self._inner.copy(), self._outer.copy()
+        inner.update(data)
+        outer.update(inner.digest())
+        return outer.hexdigest()
+
     def inner(self, data: bytes) -> bytes:
         """The first half: with the key, `outer` makes the hash of it, and nobody makes it from that."""
         hashed = self._inner.copy()

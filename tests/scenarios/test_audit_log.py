@@ -240,6 +240,19 @@ def test_a_disk_that_fills_up_at_any_point_leaves_a_log_that_goes_on(
     assert (again.size, again.root()) == (log.size, log.root())
 
 
+async def test_what_a_busy_moment_leaves_over_goes_with_the_next_ones_and_none_is_lost(
+    tmp_path: Path,
+) -> None:
+    async with running(AuditLog(tmp_path, ORIGIN, as_it_is)) as audit:
+        await eventually(lambda: audit.head is not None)  # the next is a second away
+        for number in range(600):
+            audit.put(record(number))
+        await eventually(lambda: audit.written == 600)  # also what was left over, though nothing came
+        assert not audit.lost
+    assert ids(tmp_path) == [f"r{number}" for number in range(600)]
+    checked(tmp_path)
+
+
 async def test_content_is_written_in_parts_that_fit(tmp_path: Path) -> None:
     body = bytes(range(256)) * 1000
 

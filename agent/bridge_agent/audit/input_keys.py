@@ -37,7 +37,7 @@ class InputKeys:
         """
         if not self._from <= at < self._to:
             self._take(at, period_s)
-        return self._hash.of(data).hex(), self._name
+        return self._hash.hex_of(data), self._name
 
     def forget(self, before: float) -> list[str]:
         """Destroys the keys of periods that were over by then; their names. Raises OSError."""

@@ -37,6 +37,7 @@ from bridge_agent.models.shared.patience import aside
 from bridge_agent.models.shared.publishing import Publishing
 from bridge_agent.models.shared.section import shared_faults
 from bridge_agent.models.shared.tier import SharedTier
+from bridge_agent.models.shared.unpublishing import Unpublishing
 from bridge_agent.models.shelf import Shelf
 from bridge_agent.models.warming import Warming
 from bridge_agent.peers.upstreams import Upstreams
@@ -222,6 +223,9 @@ class ModelDesk:
             publishing=None
             if self.shared is None
             else Publishing(self.shared, blobs, store, registries, lambda: view.index.node),
+            unpublishing=None
+            if self.shared is None
+            else Unpublishing(self.shared, registries, lambda: view.index.node),
         )
         self._signing = SigningPages(blobs, store, view, changed=changed, recorded=recorded)
 
