@@ -23,6 +23,7 @@ from bridge_registry.alerts.silence_rules import Silence, silent
 from bridge_registry.alerts.silences import Silences
 from bridge_registry.alerts.threshold_rules import RulePlan, Watched
 from bridge_registry.complaint import Complaint
+from bridge_registry.forecasts.forecast_log import ForecastLog
 from bridge_registry.forecasts.forecaster import Forecaster
 from bridge_registry.forecasts.series import Forecast
 from bridge_registry.health.keeper import FRESH_S, HealthKeeper, Heard, counts_of
@@ -83,6 +84,7 @@ class AlertDesk:
         self._errors = ErrorWatch()
         self._windowed = float("-inf")
         self._forecaster = Forecaster((), clock())
+        self._forecast_log = ForecastLog()
 
     async def run(self) -> None:
         """Looks until cancelled."""
@@ -129,6 +131,7 @@ class AlertDesk:
             self._forecaster.look(
                 figure, snapshot, self._reporting(clock), self._rules(), now=now, clock=clock
             )
+            self._forecast_log.look(self._forecaster, clock)
         drained = {one.name for one in snapshot.nodes.values() if one.state != "active"}
         before = self._alerts
         learnt = [*self._learner.seen(), *self._errors.seen(), *self._forecaster.seen()]
@@ -185,6 +188,10 @@ class AlertDesk:
         None while another registry leads.
         """
         return self._forecaster.forecasts(node, hit=hit) if self._term else []
+
+    def fullest(self) -> dict[str, dict[str, tuple[float, float, float]]]:
+        """See `Forecaster.fullest`; nothing while another registry leads."""
+        return self._forecaster.fullest() if self._term else {}
 
     def _take_office(self, known: Sequence[Alert], term: str) -> None:
         now, clock = self._now(), self._clock()
