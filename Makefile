@@ -18,7 +18,7 @@ export VENV
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help up down status install uninstall setup setup-dev compile pure check lint types layers dependencies audit protos-check protos etcd-protos test test-compiled wheel compiled unit fuzz policies mutants bench bench-quick package deb audit-edits lock clean
+.PHONY: help up down status install uninstall setup setup-dev compile pure check lint types layers dependencies audit protos-check protos etcd-protos test test-compiled wheel compiled unit fuzz policies mutants bench bench-quick package deb images audit-edits lock clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' Makefile | sed -E 's/:.*## /\t/' | expand -t 16
@@ -140,6 +140,9 @@ package: setup-dev ## wheels (pure, and compiled where a compiler is), sdist, ch
 
 deb: setup-dev ## a Debian package of the last commit in dist/, for the system's Python (PYTHON=/usr/bin/python3)
 	@tools/deb.sh
+
+images: ## container images of the last commit, by buildah, podman or docker (tools/images.sh: BASE=debian, COMPILE=no, …)
+	@tools/images.sh
 
 audit-edits: setup-dev ## edit every byte of an audit log, one at a time: is each edit found?
 	$(BIN)/python -m bench audit-edits

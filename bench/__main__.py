@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import argparse
-import platform
-import shutil
 import sys
-from importlib import metadata
 
 from bench import (
     affinity,
     agent,
     audit,
     cancel_prefill,
+    console,
     detection_simulated,
     embeddings,
     engine_growth,
@@ -36,13 +34,12 @@ from bench import (
     walls,
 )
 from bench.grpc import rows as grpc_rows
-from bench.processes import can_load, envoy, missing, version, work_folder
+from bench.processes import can_load, missing, versions, work_folder
 from bench.scaling import bound as scaling_bound
 from bench.scaling import growth as scaling_growth
 from bench.scaling import real_day as scaling_real_day
 from bench.scaling import rows as scaling_rows
 from bench.scaling import streams as scaling_streams
-from bridge_core.form import form
 
 ROWS = {
     "agent": agent.agent,
@@ -83,6 +80,7 @@ ROWS = {
     "detection-simulated": detection_simulated.detection,
     "forecast-simulated": forecast_simulated.forecast,
     "errors-simulated": errors_simulated.errors,
+    "console": console.rows,
 }
 # rows that need no load generator
 WITHOUT_LOAD = {
@@ -111,6 +109,7 @@ WITHOUT_LOAD = {
     "detection-simulated",
     "forecast-simulated",
     "errors-simulated",
+    "console",
 }
 LONG = (
     "soak",
@@ -149,22 +148,8 @@ def main() -> int:
     for row in rows:
         with work_folder() as folder:
             print(f"== {row}", flush=True)
-            ROWS[row](folder, arguments.seconds, _versions(), f"python -m bench {row}")
+            ROWS[row](folder, arguments.seconds, versions(), f"python -m bench {row}")
     return 0
-
-
-def _versions() -> list[str]:
-    found = [f"{name} {metadata.version(name)}" for name in ("uvloop", "httptools", "msgspec")]
-    found.append(form().words)
-    found.append(f"Linux {platform.release()}")
-    if shutil.which("wrk"):
-        found.append(version(["wrk", "-v"]).split(" [")[0].split(" Copyright")[0])
-    if shutil.which("nginx"):
-        found.append(version(["nginx", "-v"]).replace("nginx version: ", ""))
-    binary = envoy()
-    if binary is not None:
-        found.append("Envoy " + version([binary, "--version"]).rpartition(" version: ")[2].split("/")[1])
-    return found
 
 
 if __name__ == "__main__":

@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import contextlib
 import os
+import platform
 import shutil
 import socket
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from importlib import metadata
 from pathlib import Path
+
+from bridge_core.form import form
 
 # Of the machine's cores: what is measured, what loads it, and what answers behind it. Where cores are
 # threads of fewer, name ones that share none: BRIDGE_BENCH_CORES=2,4,6.
@@ -62,6 +66,21 @@ def version(command: list[str], path: str | None = None) -> str:
     """The first line that a program says of itself; `path` is the PYTHONPATH that it runs with."""
     done = subprocess.run(command, capture_output=True, text=True, check=False, env=_finding(path))
     return next((line.strip() for line in (done.stdout + done.stderr).splitlines() if line.strip()), "?")
+
+
+def versions(tools: Sequence[str] = ("wrk", "nginx", "envoy")) -> list[str]:
+    """What figures depend on: libraries, compiled or not, the kernel, and those of `tools` that are here."""
+    found = [f"{name} {metadata.version(name)}" for name in ("uvloop", "httptools", "msgspec")]
+    found.append(form().words)
+    found.append(f"Linux {platform.release()}")
+    if "wrk" in tools and shutil.which("wrk"):
+        found.append(version(["wrk", "-v"]).split(" [")[0].split(" Copyright")[0])
+    if "nginx" in tools and shutil.which("nginx"):
+        found.append(version(["nginx", "-v"]).replace("nginx version: ", ""))
+    binary = envoy() if "envoy" in tools else None
+    if binary is not None:
+        found.append("Envoy " + version([binary, "--version"]).rpartition(" version: ")[2].split("/")[1])
+    return found
 
 
 def _finding(path: str | None) -> dict[str, str] | None:

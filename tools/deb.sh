@@ -51,6 +51,7 @@ done
 "$venv/bin/python" tools/man_pages.py "$root/usr/share/man/man1"
 install -m 644 systemd/*.service systemd/*.socket "$root/usr/lib/systemd/system"
 install -m 644 LICENSE "$root/usr/share/doc/$name/copyright"
+"$python" tools/sbom.py --name "$name" --python "$root/$lib/lib" >"$root/usr/share/doc/$name/sbom.cdx.json"
 gzip -9n <CHANGELOG.md >"$root/usr/share/doc/$name/changelog.gz"
 cp -r mesh_config "$root/usr/share/doc/$name/examples"
 

@@ -29,7 +29,7 @@ from bridge_agent.config import (
 from bridge_agent.engines.config import EngineConfig
 from bridge_agent.lock import holder_of
 from bridge_agent.models.section import ModelsSection
-from bridge_agent.models.shared.section import SharedSection
+from bridge_agent.models.shared.section import SharedSection, shared_faults
 from bridge_agent.serve import ServeOptions, become
 from bridge_agent.tracing.section import TracesSection
 from bridge_core.addresses import join_address, split_address
@@ -124,8 +124,17 @@ def join_command(
             "node's own store when they are pulled, instead of from outside.",
         ),
     ] = None,
+    shared_s3: Annotated[
+        str | None,
+        typer.Option(
+            "--shared-s3",
+            metavar="file:PATH|credential:NAME",
+            help="The same in an S3-compatible bucket: a file of mode 0600 that says which and has the key, "
+            "or the name by which systemd gives it.",
+        ),
+    ] = None,
     publish: Annotated[
-        bool, typer.Option("--publish", help="This node may write models into the --shared folder.")
+        bool, typer.Option("--publish", help="This node may write models into the shared storage.")
     ] = False,
     label: Annotated[list[str] | None, typer.Option("--label", help="KEY=VALUE, repeatable.")] = None,
     seal_key: Annotated[
@@ -184,6 +193,7 @@ def join_command(
             kept |= {
                 "--seal-key": seal_key,
                 "--shared": shared,
+                "--shared-s3": shared_s3,
                 "--publish": publish or None,
                 "--traces": traces,
                 "--http": http,
@@ -205,7 +215,7 @@ def join_command(
             name=name or default_name(),
             listeners=_moved(Listeners(), http=http, https=https, grpc=grpc, peer=peer, admin=admin),
             seal=SealSection(seal_key or ""),
-            models=_models(shared, publish=publish),
+            models=_models(shared, shared_s3, publish=publish),
             engines=(_engine(engine or "llamacpp", num_parallel, models),),
             labels=labels_of(label or []),
             advertise=host,
@@ -512,12 +522,30 @@ def _moved(listeners: Listeners, **addresses: str | None) -> Listeners:
     return moved
 
 
-def _models(shared: Path | None, *, publish: bool) -> ModelsSection:
-    if shared is None:
+def _models(shared: Path | None, shared_s3: str | None, *, publish: bool) -> ModelsSection:
+    if shared is None and shared_s3 is None:
         if publish:
-            raise Fatal("--publish goes with --shared", hint="--shared names where the storage is mounted")
+            raise Fatal(
+                "--publish goes with --shared or --shared-s3", hint="they say where the shared storage is"
+            )
         return ModelsSection()
-    return ModelsSection(shared=SharedSection(str(shared.absolute()), publish))
+    try:
+        section = msgspec.convert(
+            {
+                "path": "" if shared is None else str(shared.absolute()),
+                "s3": shared_s3 or "",
+                "publish": publish,
+            },
+            SharedSection,
+        )
+    except msgspec.ValidationError:
+        raise Fatal(
+            f"--shared-s3 {shared_s3!r} names no settings",
+            hint="file:/PATH of a file of mode 0600, or credential:NAME",
+        ) from None
+    if faults := shared_faults(section, ()):
+        raise Fatal("; ".join(faults), hint="give --shared or --shared-s3")
+    return ModelsSection(shared=section)
 
 
 def _traces(endpoint: str | None) -> TracesSection | None:

@@ -33,8 +33,7 @@ from bridge_agent.status_report import (
     SnapshotReport,
     instance_reports,
 )
-from bridge_agent.telemetry.metrics import Sources
-from bridge_agent.telemetry.quota_metrics import QuotaFigures
+from bridge_agent.telemetry.sources import QuotaFigures, Sources
 from bridge_agent.telemetry.tally import BackendTally, ModelTally
 from bridge_agent.tracing.span_queue import SpanQueue
 from bridge_core.audit.anchoring import Anchoring

@@ -73,13 +73,16 @@ def _published(settings: AgentConfig) -> list[str]:
     """Shared storage that the agent writes to; it starts also where that is not mounted."""
     shared = settings.models.shared
     return (
-        [f"ReadWritePaths={quoted_path(f'-{shared.path}')}"] if shared is not None and shared.publish else []
+        [f"ReadWritePaths={quoted_path(f'-{shared.path}')}"]
+        if shared is not None and shared.path and shared.publish
+        else []
     )
 
 
 def _seen(settings: AgentConfig, state: StateDir) -> list[str]:
     binaries = [path for one in settings.engines for path in (one.binary, one.llama_server) if path]
-    shared = [] if settings.models.shared is None else [settings.models.shared.path]
+    named = settings.models.shared
+    shared = [] if named is None else [one for one in (named.path, named.file) if one]
     return [*_writable(settings, state), *binaries, *shared, *placement.program_folders()]
 
 

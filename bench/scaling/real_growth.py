@@ -23,6 +23,7 @@ from typing import NamedTuple
 
 import psutil
 
+from bench.processes import versions
 from bench.results import quantiles, record, table
 from bench.scaling.real_mesh import (
     POLICY,
@@ -79,7 +80,7 @@ def main() -> int:
     command = f"python -m bench.scaling.real_growth --engines {sizes} {way} --seconds {given.seconds:.0f}"
     text = told(found, given)
     print(text, flush=True)
-    record("scaling-growth-real", "Growth with real instances", command, (), text)
+    record("scaling-growth-real", "Growth with real instances", command, versions(tools=()), text)
     return 0
 
 

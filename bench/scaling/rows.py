@@ -75,11 +75,12 @@ DAYS: tuple[Case, ...] = (
     *(Case("conversation", fleet, seed=seed) for fleet in (POLICY, FIXED) for seed in (1, 2, 3)),
     *(Case("conversation", fleet, drift=False) for fleet in (POLICY, FIXED)),
     Case("conversation", LEARNT),
-    Case("conversation", GOAL),
+    *(Case("conversation", GOAL, seed=seed) for seed in (1, 2, 3)),
+    Case("mooncake", GOAL),
     Case("conversation", LIKE_SLOTS),
     Case("conversation", SPINS),
     *(Case("mooncake", fleet) for fleet in (POLICY, FIXED, LIKE_SLOTS)),
-    *(Case(shape, ratio=ratio) for shape in ("conversation", "mooncake") for ratio in (2.0, 10.0)),
+    *(Case(shape, ratio=ratio) for shape in ("conversation", "mooncake") for ratio in (2.0, 6.0, 10.0)),
 )
 UNEVEN: tuple[Case, ...] = (
     *(Case("code", fleet) for fleet in (POLICY, FIXED)),

@@ -263,12 +263,13 @@ class _Verification:
                 if merkle.leaf_hash(entries[number]) != hashes[number]:
                     at = index * WIDTH + number
                     self._fault("edited", f"record {at}, not signed for yet, is not that of its hash", at)
-            self._unsigned += max(0, len(entries) - behind)
+            full = self._stored.has_bundle(index)  # then what there is of its tail says nothing
+            self._unsigned += max(0, (WIDTH if full else len(entries)) - behind)
             if tail.fault is not None and behind <= len(entries) < len(hashes):
                 at = index * WIDTH + len(entries)
                 detail = f"records from {at} on, not signed for yet: {tail.fault.message}"
                 self._fault(_what(tail.fault), detail, at)
-            if len(entries) < WIDTH:
+            if len(entries) < WIDTH and not full:
                 return
             index += 1
 

@@ -16,11 +16,13 @@ from bridge_core.errors import Fatal
 _TIMEOUT_S = 15.0
 _FEW = 12  # instances: so many are all named
 
+alerts = typer.Typer(invoke_without_command=True)
+
 
 def register(app: typer.Typer) -> None:
     """Adds the commands to the command `bridgectl`."""
     app.command("health")(health_command)
-    app.command("alerts")(alerts_command)
+    app.add_typer(alerts, name="alerts")
 
 
 @asks_registry
@@ -44,14 +46,18 @@ def health_command(
     raise SystemExit(0 if all(one.level == "ok" for one in answer.instances) else 1)
 
 
+@alerts.callback()
 @asks_registry
 def alerts_command(
     *,
+    ctx: typer.Context,
     past: Annotated[bool, typer.Option("--all", help="Also those that are over.")] = False,
     as_json: JsonOption = False,
     where: Where,
 ) -> None:
     """List what is wrong now: where, since when, what shows more. Exits 1 where anything is."""
+    if ctx.invoked_subcommand is not None:
+        return
     answer = _asked(
         where, lambda health, wire: health.Alerts(wire.AlertsRequest(past=past), timeout=_TIMEOUT_S)
     )
@@ -118,4 +124,4 @@ def alert_lines(answer: Any, now: float) -> Iterable[str]:
         yield f"    {one.name}, for {say_span(max(0.0, (one.ended_unix or now) - one.since_unix))}, {state}"
         yield f"    more: {one.command}; when all is well it says: {one.well}"
         if one.silenced:
-            yield f"    expected: {one.silenced}"
+            yield f"    nobody is told: {one.silenced}"

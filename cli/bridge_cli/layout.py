@@ -189,7 +189,7 @@ def check_options(options: MeshOptions) -> None:
     """Refuses what no mesh could be made with.
 
     Raises:
-        Fatal: an address is none, or a port would not be one.
+        Fatal: an address is none, a port would not be one, or there are more Ollamas than nodes.
     """
     host_of(options.host)
     for url in options.etcd:
@@ -198,6 +198,12 @@ def check_options(options: MeshOptions) -> None:
     if options.traces and _COLLECTOR.fullmatch(options.traces) is None:
         raise Fatal(
             f"--traces {options.traces!r} is not an address", hint="such as http://localhost:4318/v1/traces"
+        )
+    engines = options.engine.count(",") + 1
+    if options.engine.startswith("ollama=http") and engines > options.nodes >= 1:
+        raise Fatal(
+            f"--engine names {engines} Ollamas, and {options.nodes} of them would be asked: a node has one",
+            hint=f"--nodes {engines} gives each a node of its own",
         )
     lowest = options.base_port - _LOWEST_OFFSET
     highest = options.base_port + _NODE_STRIDE * (options.nodes - 1) + _HIGHEST_OFFSET

@@ -28,6 +28,7 @@ from bridge_cli import (
     quota_commands,
     restore_command,
     signing_commands,
+    silence_commands,
     status_commands,
     traffic_commands,
     upgrade_commands,
@@ -178,6 +179,7 @@ admin_commands.register(app)
 app.add_typer(client_commands.clients, name="client")
 app.add_typer(admins_commands.admins, name="admin")
 health_commands.register(app)
+silence_commands.register(app)
 alerting_commands.register(app)
 forecast_commands.register(app)
 policy_commands.register(app)

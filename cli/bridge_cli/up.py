@@ -122,23 +122,15 @@ async def bring_up(state: Path, given: dict[str, object], progress: Progress) ->
     try:
         changed = await raising.run()
     except BaseException:
-        with _undisturbed():
-            records = [record for record in map(raising.table.get, raising.started) if record]
-            if records:
-                progress.say("Ending what was started …")
-            await end(records, _ENDING_S)
+        # Whoever presses Ctrl-C twice wants an end, too, but not half a mesh left running. It stays ignored:
+        # the command ends by this fault, and a later interrupt would take its last sentence away.
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        records = [record for record in map(raising.table.get, raising.started) if record]
+        if records:
+            progress.say("Ending what was started …")
+        await end(records, _ENDING_S)
         raise
     return raising.write(), changed
-
-
-@contextmanager
-def _undisturbed() -> Iterator[None]:
-    """Whoever presses Ctrl-C twice wants an end, too, but not half a mesh left running."""
-    former = signal.signal(signal.SIGINT, signal.SIG_IGN)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGINT, former)
 
 
 class _Raising:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import stat
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Final
 
@@ -35,6 +36,24 @@ def read_key_file(path: Path, *, most: int = _MOST, of_service: bool = False) ->
     if len(data) > most:
         raise Fatal(f"{path} is longer than {most} bytes, which no key is", hint="see what lies there")
     return data
+
+
+def read_credential(name: str, environment: Mapping[str, str], *, most: int) -> bytes:
+    """What systemd gave this process by that name (`LoadCredential=`), and one byte more than `most` at most.
+
+    Raises:
+        Fatal: it gave none.
+        OSError: it cannot be read.
+    """
+    folder = environment.get("CREDENTIALS_DIRECTORY", "")
+    if not folder:
+        raise Fatal(
+            f"the credential {name} is not there: systemd gave this process none",
+            hint=f"add LoadCredential={name}:/PATH to the service; outside of one name a file",
+        )
+    # systemd's own folder: it lets the service's user in by an access list, which looks like mode 0440.
+    with (Path(folder) / name).open("rb") as file:
+        return file.read(most + 1)
 
 
 def check_key_files(*paths: Path) -> None:

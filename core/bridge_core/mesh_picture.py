@@ -34,6 +34,17 @@ class InstancePicture(msgspec.Struct, frozen=True):
     out: bool = False
 
 
+class GpuPicture(msgspec.Struct, frozen=True):
+    """A GPU: how much of its memory is used, in whole percent, and how warm it is, in steps of five degrees;
+    so that it is another picture only where people would see a difference. `celsius` is 0 where nobody says.
+    """
+
+    uuid: str
+    memory_bytes: int
+    used_percent: int
+    celsius: int = 0
+
+
 class NodePicture(msgspec.Struct, frozen=True):
     """A node.
 
@@ -52,6 +63,7 @@ class NodePicture(msgspec.Struct, frozen=True):
         instances: Its engines.
         requests_per_s: That came in there.
         errors_per_s: Of them, those that failed.
+        gpus: Its GPUs, as it reports them.
     """
 
     name: str
@@ -68,6 +80,7 @@ class NodePicture(msgspec.Struct, frozen=True):
     instances: tuple[InstancePicture, ...] = ()
     requests_per_s: float = 0.0
     errors_per_s: float = 0.0
+    gpus: tuple[GpuPicture, ...] = ()
 
 
 class ModelPicture(msgspec.Struct, frozen=True):
@@ -137,6 +150,18 @@ class AlertPicture(msgspec.Struct, frozen=True):
     well: str = ""
     runbook: str = ""
     silenced: str = ""
+    instance: str = ""
+    of: str = ""
+
+
+class SilencePicture(msgspec.Struct, frozen=True):
+    """What somebody silenced by hand: `name` is its id, `matchers` what it is about."""
+
+    name: str
+    matchers: tuple[str, ...]
+    by: str
+    reason: str
+    ends_unix: int
 
 
 class RegistryPicture(msgspec.Struct, frozen=True):
@@ -164,6 +189,7 @@ class MeshPicture(msgspec.Struct, frozen=True):
     routes: tuple[RoutePicture, ...] = ()
     rollouts: tuple[RolloutPicture, ...] = ()
     alerts: tuple[AlertPicture, ...] = ()
+    silences: tuple[SilencePicture, ...] = ()
 
 
 class Happening(msgspec.Struct, frozen=True):
@@ -188,7 +214,9 @@ def node_state(recorded: str, *, instances: bool, reports: bool) -> str:
     return "no engine" if reports else "away"
 
 
-_Member: TypeAlias = NodePicture | ModelPicture | RoutePicture | RolloutPicture | AlertPicture
+_Member: TypeAlias = (
+    NodePicture | ModelPicture | RoutePicture | RolloutPicture | AlertPicture | SilencePicture
+)
 
 
 def parts(picture: MeshPicture) -> dict[str, bytes]:
@@ -200,6 +228,7 @@ def parts(picture: MeshPicture) -> dict[str, bytes]:
         ("route", picture.routes),
         ("rollout", picture.rollouts),
         ("alert", picture.alerts),
+        ("silence", picture.silences),
     )
     for kind, members in groups:
         for one in members:

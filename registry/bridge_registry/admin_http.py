@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping
 
 import msgspec
-from prometheus_client import CollectorRegistry, generate_latest
+from prometheus_client import CollectorRegistry
 from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.registry import Collector
 
+from bridge_core import exposition
 from bridge_core.admin_access import refusal
 from bridge_core.http1 import App, Exchange
 from bridge_core.identity.expiry_rules import Expiry
@@ -61,8 +62,7 @@ class AdminApp:
             readiness = self._readiness()
             _text(exchange, 200 if readiness.ready else 503, f"{readiness.reason}\n")
         elif path == "/metrics":
-            body = generate_latest(self._metrics)
-            exchange.respond(200, [(b"content-type", b"text/plain; version=0.0.4; charset=utf-8")], body)
+            exposition.answer(exchange, self._metrics)
         elif path in self.pages:
             self.pages[path](exchange)
         else:

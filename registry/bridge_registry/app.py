@@ -37,7 +37,7 @@ from bridge_registry.clients.certifier import Certifier
 from bridge_registry.clients.client_desk import ClientDesk
 from bridge_registry.clients.mesh_secrets import MeshSecrets
 from bridge_registry.clients.role_rules import role_of
-from bridge_registry.console.act_rules import CALLS
+from bridge_registry.console.act_rules import ALERTING_CALLS, CALLS
 from bridge_registry.console.clients_page import ClientsPage
 from bridge_registry.console.console_service import ConsoleDoor, ConsoleService
 from bridge_registry.console.feed import Feed
@@ -309,6 +309,8 @@ class Registry:
             self.rollouts,
             lambda: self.alerting.desk.alerts,
             self._traffic,
+            silences=lambda: self.alerting.desk.silences.lasting,
+            gauges=lambda: {name: one.gauges for name, one in self.health.heard.items()},
             trust_domain=domain,
             standing=self._standing,
         )
@@ -319,7 +321,11 @@ class Registry:
             inner,
             gate,
             recorded=self._recording.recorded,
-            acts={name: self._recording.recorded(getattr(self._services[2], name), name) for name in CALLS},
+            acts={
+                name: self._recording.recorded(getattr(service, name), name)
+                for service, names in ((self._services[2], CALLS), (self._alerting_service, ALERTING_CALLS))
+                for name in names
+            },
             registry=settings.name,
         )
         asked = {
@@ -399,7 +405,7 @@ class Registry:
                 ScalingFigures(self.scaling),
                 MeshFigures(self.feed, self._traffic),
                 self.alert_figures,
-                ForecastFigures(partial(self.alerting.desk.forecasts, hit=True)),
+                ForecastFigures(partial(self.alerting.desk.forecasts, hit=True), self.alerting.desk.fullest),
             )
             app = self._admin_app = AdminApp(collectors, self._readiness, socket.gethostname())
             host, port = self.settings.admin

@@ -41,6 +41,7 @@ _LOOKS: Final = frozenset(
         "ReportLoad",
         "Autoscaling",
         "AlertingStatus",
+        "Silences",
         "IsActive",
         "StreamIsActive",
         "GetMetricSpec",

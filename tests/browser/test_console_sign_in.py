@@ -104,3 +104,36 @@ async def test_a_code_that_is_none_is_said_and_a_tab_that_has_half_a_session_is_
             "fetch('api/act', {method: 'POST', headers: {'content-type': 'application/json'}, body: '{}'})"
         )
         assert await page.js(f"{answered}.then((answer) => answer.status)") == 401
+
+
+async def test_an_alert_is_silenced_by_keys_and_the_silence_ended(browser: Chromium, bed: Bed) -> None:
+    """The alert is that the node, which only joined, does not report."""
+    await bed.join("n1")
+    await eventually(lambda: bed.registry.alerting.desk.alerts != (), 60)
+    async with browser.page(url(bed, f"sign-in/{await code_of(bed)}")) as page:
+        await page.until(
+            "document.querySelector('form button') && !document.querySelector('form button').disabled"
+        )
+        await page.click("document.querySelector('form button')")
+        await page.shows("signed in as admin")
+        await page.js("location.hash = '#alerts'")
+        await page.until("document.querySelector('.hush summary')")
+        await page.js("document.querySelector('.hush summary').focus()")
+        await page.press("Enter")
+        await page.js("document.querySelector('.hush input').focus()")
+        await page.type("it is moved to another rack")
+        await page.click(button("Tell nobody"))
+        await page.shows("Tell nobody of node-away@n1?")
+        await page.until("document.activeElement.innerText === 'Yes'")
+        await page.press("Enter")
+        await page.shows("Nobody is told until")
+        await page.shows("Silenced by hand")
+        await page.shows("nobody is told: silence")
+        (made,) = bed.registry.alerting.desk.silences.lasting
+        assert [str(one) for one in made.matchers] == ['alertname="node-away"', 'node="n1"']
+        await page.click(button(f"End {made.id}"))
+        await page.until("document.activeElement.innerText === 'Yes'")
+        await page.press("Enter")
+        await page.shows(f"The silence {made.id} is over.")
+        assert bed.registry.alerting.desk.silences.lasting == ()
+        assert page.faults == []

@@ -295,9 +295,11 @@ async def test_ctrl_c_leaves_nothing_running_however_often_it_is_pressed(tmp_pat
             said = await asyncio.to_thread(process.stdout.readline)
         with contextlib.suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGINT)
-        said += (await asyncio.to_thread(process.communicate, timeout=60))[0]
-        assert process.returncode == 130
+        # Not `communicate`: it reads past the reader above, and what that one had buffered would be lost.
+        said += await asyncio.to_thread(process.stdout.read)
+        assert await asyncio.to_thread(process.wait, 60) == 130
         assert said == "Ending what was started …\nbridgectl: interrupted\n"
         assert not bed.processes()
     finally:
+        process.stdout.close()
         bed.kill_everything()

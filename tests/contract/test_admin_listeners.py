@@ -51,7 +51,7 @@ async def test_the_registrys(tmp_path: Path) -> None:
 def agent_admin() -> Callable[[], App]:
     def make() -> App:
         return admin_app(
-            metrics=lambda: b"",
+            metrics=lambda exchange: exchange.respond(200),
             report=lambda: None,  # type: ignore[arg-type, return-value]  # no page of this test asks it
             not_ready=lambda: "",
             own_name="gpu-01",

@@ -21,6 +21,7 @@ from pathlib import Path
 import grpc
 import msgspec
 import pytest
+from prometheus_client.openmetrics.parser import text_string_to_metric_families
 
 from bridge_cli.etcd_ready import ready
 from bridge_core import keyspace
@@ -356,6 +357,13 @@ async def test_the_admin_listener_answers(mesh: Mesh) -> None:
     status, body = await asyncio.to_thread(get, "/metrics")
     assert status == 200
     assert b"bridge_registry_leader 1.0" in body
+    asked = urllib.request.Request(
+        f"http://{mesh.admin}/metrics", headers={"accept": "application/openmetrics-text"}
+    )
+    with await asyncio.to_thread(urllib.request.urlopen, asked, timeout=60) as answer:
+        assert answer.headers["content-type"].startswith("application/openmetrics-text; version=1.0.0")
+        families = list(text_string_to_metric_families(answer.read().decode()))
+    assert "bridge_registry_leader" in {one.name for one in families}
     assert (await asyncio.to_thread(get, "/nope"))[0] == 404
 
 

@@ -17,10 +17,11 @@ import pytest
 
 from bridge_agent.models.piece_rules import span
 from bridge_agent.models.section import ModelsSection
-from bridge_agent.models.shared.fence_files import FENCES, IDENTITY, PublishFault
+from bridge_agent.models.shared.fence_files import FENCES, IDENTITY
 from bridge_agent.models.shared.hold import Hold, held
 from bridge_agent.models.shared.patience import Patience
 from bridge_agent.models.shared.section import SharedSection
+from bridge_agent.models.shared.storage import PublishFault
 from bridge_agent.models.shared.tier_writes import PARTIAL, TierWriter
 from bridge_cli.shared_commands import shared_lines
 from bridge_core import model_answers
@@ -93,7 +94,7 @@ def test_a_tier_has_one_identity_wherever_it_is_asked(root: Path) -> None:
     assert len(first) == 32
     assert [one.name for one in root.iterdir()] == [IDENTITY]
     (root / IDENTITY).write_text("something else")
-    with pytest.raises(PublishFault, match="not what makes a folder a tier"):
+    with pytest.raises(PublishFault, match="not what makes a tier"):
         TierWriter(root, Patience(30.0)).identity()
 
 
@@ -157,7 +158,7 @@ def test_what_writers_left_that_died_goes_after_a_day(root: Path, writer: TierWr
 FULL = """
 import resource, signal, sys
 from pathlib import Path
-from bridge_agent.models.shared.fence_files import PublishFault
+from bridge_agent.models.shared.storage import PublishFault
 from bridge_agent.models.shared.patience import Patience
 from bridge_agent.models.shared.tier_writes import TierWriter
 from tests.contract.test_shared_publishing import BLOB, HEX, SIZE, goes_on, pieces

@@ -12,8 +12,10 @@ from pathlib import Path
 import pytest
 
 from bridge_agent.models.section import ModelsSection
+from bridge_agent.models.shared.folder import FolderBlob
 from bridge_agent.models.shared.patience import Patience, StorageHangs
 from bridge_agent.models.shared.section import SharedSection
+from bridge_agent.models.shared.storage import OpenBlob
 from bridge_agent.models.shared.tier import SharedTier, TierFault, TierLacks
 from bridge_core.names import ModelName
 from bridge_core.snapshot import Instance, MemberModel
@@ -258,7 +260,8 @@ async def test_a_hung_share_is_left_after_its_time_and_its_file_closed_once_it_a
     hanging, clock = Hanging(), [0.0]
     tier = SharedTier(SharedSection(str(share.root)), lambda: clock[0], hanging)
     blob = tier.open(digest_of(BLOB)[7:], SIZE)
-    file = blob.file
+    assert isinstance(blob.file, FolderBlob)
+    file = blob.file.handle
     inode = os.fstat(file).st_ino
     assert blob.piece(0) == BLOB[: 4 * MIB]
     hanging.stop()
@@ -297,7 +300,7 @@ async def test_a_pull_from_a_share_that_hangs_midway_is_finished_from_the_regist
     models.desks["a"].pulls._shared = tier
     read = tier.read
 
-    def then_stop(file: int, offset: int, length: int) -> bytes:
+    def then_stop(file: OpenBlob, offset: int, length: int) -> bytes:
         data = read(file, offset, length)
         hanging.stop()
         return data

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 import tomllib
 import zipfile
+from importlib import metadata
 from pathlib import Path
 
 from bridge_core.systemd.units import unit_folder
@@ -43,15 +45,20 @@ def test_a_compiled_one_that_cannot_be_is_refused(tmp_path: Path) -> None:
     assert list(tmp_path.glob("*.whl")) == []
 
 
-def test_what_is_to_be_compiled_is_there() -> None:
-    listed = subprocess.run(
-        [sys.executable, "-c", "import json, compile_hot_path as c; print(json.dumps(sorted(c.sources())))"],
-        cwd=ROOT / "tools",
-        capture_output=True,
-        text=True,
-        check=True,
+def compiled_sources() -> dict[str, str]:
+    """The files to compile, by their modules' names, as the build finds them."""
+    script = (
+        "import json, compile_hot_path as c; print(json.dumps({k: str(v) for k, v in c.sources().items()}))"
     )
-    modules = json.loads(listed.stdout)
+    listed = subprocess.run(
+        [sys.executable, "-c", script], cwd=ROOT / "tools", capture_output=True, text=True, check=True
+    )
+    found: dict[str, str] = json.loads(listed.stdout)
+    return found
+
+
+def test_what_is_to_be_compiled_is_there() -> None:
+    modules = compiled_sources()
     assert "bridge_core.http1.client" in modules
     assert "bridge_core.http1.errors" not in modules  # named under `interpreted`
 
@@ -66,6 +73,19 @@ def test_what_compiles_a_package_is_what_the_tests_run_with() -> None:
     compiling, tested = pins("compile.txt"), pins("dev.txt")
     assert {"mypy", "setuptools", "hatchling"} <= compiling.keys()
     assert compiling.items() <= tested.items()
+
+
+def test_stubs_of_what_is_compiled_come_with_the_compiler() -> None:
+    """Compiling checks types, where nothing is installed but the program: a stub it lacks there ends it."""
+    sources = [Path(path).read_text() for path in compiled_sources().values()]
+    compiling = pins("compile.txt")
+    for name in (name for name in pins("dev.txt") if name.startswith("types-")):
+        folders = {
+            str(path).partition("-stubs/")[0] for path in metadata.files(name) or () if "-stubs/" in str(path)
+        }
+        assert folders, name
+        imports = re.compile(rf"^ *(?:from|import) (?:{'|'.join(sorted(folders))})\b", re.MULTILINE)
+        assert name in compiling or not any(imports.search(source) for source in sources), name
 
 
 def test_an_image_is_built_from_all_that_the_build_reads() -> None:

@@ -95,6 +95,29 @@ def test_what_a_power_cut_tears_behind_the_signed_head_is_cut(tmp_path: Path, cu
     assert (third.size, third.root()) == (again.size, again.root())
 
 
+def test_a_bundle_takes_the_place_of_a_tail_that_was_signed_for_and_falls_back_to_it(tmp_path: Path) -> None:
+    folder, at_cut = tmp_path / "log", tmp_path / "cut"
+    log = LogWriter(folder, ORIGIN, lambda _: b"begun")
+    log.append([b"signed %d" % number for number in range(299)])
+    log.checkpoint()
+    log.append([b"not signed %d" % number for number in range(400)])
+    assert sorted(path.name for path in (folder / "tail").iterdir()) == [
+        *("1.entries", "1.hashes"),  # as far as a head speaks for it
+        *("2.entries", "2.hashes"),
+    ]
+    assert (verify(folder).faults, verify(folder).unsigned) == ((), 400)
+    shutil.copytree(folder, at_cut)
+    assert LogWriter(folder, ORIGIN, lambda _: b"never").size == 700  # killed: all is in the files
+    bundle = at_cut / "tile/entries/001.zst"
+    bundle.write_bytes(bundle.read_bytes()[:20])  # the power was cut: it was never synced
+    again = LogWriter(at_cut, ORIGIN, lambda _: b"never")
+    assert again.size == 300
+    again.append([b"goes on"] * 300)
+    again.checkpoint()
+    assert [path.name for path in sorted((at_cut / "tail").iterdir())] == ["2.entries", "2.hashes"]
+    assert verify(at_cut).faults == ()
+
+
 @pytest.mark.parametrize("harm", ["key", "checkpoint", "record", "dropped", "another name"])
 def test_a_log_that_contradicts_its_head_is_put_aside_and_another_begun(tmp_path: Path, harm: str) -> None:
     folder = tmp_path / "log"

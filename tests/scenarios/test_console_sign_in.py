@@ -181,6 +181,35 @@ IMPOSSIBLE: tuple[tuple[object, str], ...] = (
 )
 
 
+async def test_an_alert_is_silenced_from_the_page_and_it_is_on_record(bed: Bed) -> None:
+    browser = await signed_in(bed)
+    asked = {"act": "silence", "matchers": ['node="n1"'], "seconds": 3600, "reason": "its disk is replaced"}
+    status, said = await browser.send("act", asked)
+    (made,) = bed.registry.alerting.desk.silences.lasting
+    assert (status, made.by, made.reason) == (200, "admin", "its disk is replaced")
+    assert f"(silence {made.id})" in said["done"]
+    (shown,) = bed.registry.feed.look().silences
+    assert (shown.name, shown.matchers) == (made.id, ('node="n1"',))
+    status, said = await browser.send("act", {**asked, "reason": ""})
+    assert (status, "a silence says why" in said["error"]) == (400, True)
+    assert (await browser.send("act", {"act": "unsilence", "id": made.id}))[0] == 200
+    assert bed.registry.alerting.desk.silences.lasting == ()
+    assert (await browser.send("act", {"act": "unsilence", "id": made.id}))[0] == 400
+    await eventually(lambda: len(told(bed)) == 6)
+    acts = [(one["call"], one["outcome"]) for one in told(bed)][2:]
+    assert acts == [
+        ("Silence", "OK"),
+        ("Silence", "INVALID_ARGUMENT"),
+        ("Unsilence", "OK"),
+        ("Unsilence", "INVALID_ARGUMENT"),
+    ]
+    assert json.loads(told(bed)[2]["what"]) == {
+        "matchers": ['node="n1"'],
+        "seconds": 3600,
+        "reason": "its disk is replaced",
+    }
+
+
 async def test_what_cannot_be_done_is_said(bed: Bed) -> None:
     browser = await signed_in(bed)
     for act, says in IMPOSSIBLE:

@@ -15,6 +15,7 @@ import msgspec
 import pytest
 
 from bridge_cli.alerting_commands import status_lines
+from bridge_cli.silence_commands import silence_lines
 from bridge_core import keyspace
 from bridge_core.http1 import Exchange, serve
 from bridge_core.store.api import KeyValue
@@ -188,6 +189,51 @@ async def test_a_full_disk_is_told_of_once_and_its_end_and_what_silence_means(
     assert "bridge_alerts {'severity': 'critical'} 1" in metrics
 
 
+async def test_what_somebody_silenced_is_shown_and_told_to_nobody_by_who_leads_next_neither(
+    tmp_path: Path, etcd: FakeEtcd
+) -> None:
+    store = FakeStore(etcd)
+    async with receiver() as (hook, url):
+        settings = make_settings(tmp_path)
+        async with running(settings, store) as bed:
+            await bed.leads()
+            assert await apply(bed, documents(url)) == []
+            cert, key = (path.read_bytes() for path in settings.pki.pair("admin"))
+            async with bed.called_by(cert, key) as channel:
+                desk = AlertingStub(channel)
+                with pytest.raises(grpc.aio.AioRpcError) as refusal:
+                    await desk.Silence(alerting_pb2.SilenceRequest(matchers=["full"], seconds=3600))
+                assert "a silence says why" in str(refusal.value.details())
+                asked = alerting_pb2.SilenceRequest(
+                    matchers=["full", "of=~mod.*"], seconds=3600, reason="a new disk is on its way"
+                )
+                made = (await desk.Silence(asked)).silence
+            assert (made.by, made.reason, made.silences) == ("admin", "a new disk is on its way", 0)
+            disk = Disk(await bed.join("n1"), models=0.95, audit=0.95)
+            async with disk.reporting(bed):
+                await eventually(lambda: "audit" in hook.told("firing"), 90)
+                found = {one.seen.of: one.silenced for one in bed.registry.alerting.desk.alerts}
+                assert found["models"].startswith(f"silence {made.id} by admin until ")
+                assert found["audit"] == ""
+        async with running(settings, store) as bed:
+            await bed.leads()
+            async with disk.reporting(bed):
+                await eventually(lambda: bed.registry.alerting.desk.silences.lasting != (), 90)
+                async with bed.called_by(cert, key) as channel:
+                    desk = AlertingStub(channel)
+                    (kept,) = (await desk.Silences(alerting_pb2.SilencesRequest())).silences
+                    assert (kept.id, list(kept.matchers)) == (made.id, ['alertname="full"', 'of=~"mod.*"'])
+                    lines = list(silence_lines([kept], kept.made_unix))
+                    assert lines[1].split()[:4] == [made.id, "60", "min", str(kept.silences)]
+                    assert "models" not in hook.told("firing")
+                    await desk.Unsilence(alerting_pb2.UnsilenceRequest(id=made.id))
+                    with pytest.raises(grpc.aio.AioRpcError, match="there is no silence"):
+                        await desk.Unsilence(alerting_pb2.UnsilenceRequest(id=made.id))
+                await eventually(lambda: "models" in hook.told("firing"), 90)
+            assert not [key for key in etcd.items if "silences/" in key]
+    await store.close()
+
+
 async def test_who_leads_next_tells_nobody_again(tmp_path: Path, etcd: FakeEtcd) -> None:
     store = FakeStore(etcd)
     async with receiver() as (hook, url):
@@ -220,7 +266,7 @@ async def test_who_leads_next_tells_nobody_again(tmp_path: Path, etcd: FakeEtcd)
 async def test_records_that_do_not_decode_are_left_out(
     tmp_path: Path, etcd: FakeEtcd, nonsense: bytes
 ) -> None:
-    for key in (keyspace.ALERTS + "known", keyspace.ALERTS + "told/hook"):
+    for key in (keyspace.ALERTS + one for one in ("known", "told/hook", "silences/ab12")):
         etcd.items[key] = KeyValue(key, nonsense, 1, 1)
     store = FakeStore(etcd)
     async with running(make_settings(tmp_path), store) as bed, receiver() as (hook, url):
@@ -241,6 +287,11 @@ async def test_faults_are_told_at_once_and_nodes_ask_in_vain(bed: Bed) -> None:
         for call in (
             AlertingStub(channel).AlertingStatus(alerting_pb2.AlertingStatusRequest()),
             AlertingStub(channel).TryReceiver(alerting_pb2.TryReceiverRequest(receiver="x")),
+            AlertingStub(channel).Silence(
+                alerting_pb2.SilenceRequest(matchers=["x"], seconds=60, reason="r")
+            ),
+            AlertingStub(channel).Silences(alerting_pb2.SilencesRequest()),
+            AlertingStub(channel).Unsilence(alerting_pb2.UnsilenceRequest(id="x")),
         ):
             assert (await refused(call))[0] is grpc.StatusCode.PERMISSION_DENIED
     cert, key = (path.read_bytes() for path in bed.registry.settings.pki.pair("admin"))

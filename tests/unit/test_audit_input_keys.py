@@ -52,4 +52,7 @@ def test_a_damaged_key_is_replaced(tmp_path: Path, there: bytes) -> None:
 @given(st.binary(max_size=64), st.lists(st.binary(max_size=200), min_size=1))
 def test_the_hash_is_the_librarys_hmac(key: bytes, asked: list[bytes]) -> None:
     made = KeyedHash(key)
-    assert [made.of(one) for one in asked] == [hmac.digest(key, one, "sha256") for one in asked]
+    expected = [hmac.digest(key, one, "sha256") for one in asked]
+    assert [made.of(one) for one in asked] == expected
+    assert [made.hex_of(one) for one in asked] == [one.hex() for one in expected]
+    assert made.hex_of_all(asked) == [one.hex() for one in expected]

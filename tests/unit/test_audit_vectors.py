@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import hashlib
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from bridge_core.audit import entries as audit_entries
 from bridge_core.audit import merkle, tiles
+from bridge_core.audit.entries import BegunRecord
 from bridge_core.audit.notes import (
     Checkpoint,
     Note,
@@ -104,8 +107,30 @@ def test_paths_of_tiles() -> None:
 
 @given(st.lists(st.binary(max_size=300), max_size=tiles.WIDTH))
 def test_bundles_come_back_as_they_were(entries: list[bytes]) -> None:
-    packed = tiles.pack(b"".join(map(tiles.framed, entries)))
-    assert tiles.unpack(packed) == (entries, True)
+    framed = b"".join(map(tiles.framed, entries))
+    assert tiles.framed_all(entries) == framed
+    assert tiles.unpack(tiles.pack(framed)) == (entries, True)
+
+
+@given(st.lists(st.binary(max_size=80), max_size=40))
+def test_hashes_of_many_are_those_of_each(entries: list[bytes]) -> None:
+    hashes = merkle.leaf_hashes(entries)
+    assert hashes == list(map(independent_log.leaf, entries))
+    assert merkle.root_of(hashes) == independent_log.tree(hashes)
+
+
+@given(st.lists(st.tuples(st.text(max_size=30), st.sampled_from([1, 30, 70_000])), max_size=8))
+def test_records_that_are_encoded_together_are_as_encoded_alone(made: list[tuple[str, int]]) -> None:
+    records = [BegunRecord(1.5, text * many, "a\nb") for text, many in made]
+    assert audit_entries.encode_all(records) == list(map(audit_entries.encode, records))
+
+
+def test_of_records_that_are_encoded_together_none_is_cut_but_the_one_that_is_too_long() -> None:
+    short, long = BegunRecord(1.5, "m" * 2000), BegunRecord(1.5, "m" * 70_000)
+    data = audit_entries.encode_all([short, long])
+    assert [audit_entries.decode(one) for one in data] == [short, BegunRecord(1.5, "m" * 1000)]
+    with pytest.raises(ValueError, match="surrogates"):
+        audit_entries.encode_all([short, BegunRecord(1.5, "\udcff")])
 
 
 @given(st.integers(0, 1 << 40))

@@ -9,7 +9,7 @@ from bridge_core.http1.headers import Headers
 from bridge_core.http1.request import Request
 from bridge_registry.console import act_rules as rules
 from bridge_registry.console.clients_page import _clients, _quotas, _usage
-from bridge_wire.v1 import clients_pb2, quota_pb2
+from bridge_wire.v1 import alerting_pb2, clients_pb2, quota_pb2
 from bridge_wire.v1 import registry_pb2 as pb
 
 OWN = {"host": "127.0.0.1:1", "origin": "http://127.0.0.1:1", "content-type": "application/json"}
@@ -64,14 +64,25 @@ def test_an_act_is_one_call() -> None:
             pb.CommandRolloutRequest(name="r", verb="abort"),
         ),
         b'{"act": "rollback", "revision": 7}': ("Rollback", pb.RollbackRequest(revision=7)),
+        b'{"act": "silence", "matchers": ["disk", "node=n1"], "seconds": 60, "reason": "known"}': (
+            "Silence",
+            alerting_pb2.SilenceRequest(matchers=["disk", "node=n1"], seconds=60, reason="known"),
+        ),
+        b'{"act": "unsilence", "id": "ab12"}': ("Unsilence", alerting_pb2.UnsilenceRequest(id="ab12")),
     }
     for body, wanted in acts.items():
         assert rules.call_of(rules.act_of(body)) == wanted
-    assert {name for name, _ in acts.values()} == set(rules.CALLS)
+    assert {name for name, _ in acts.values()} == {*rules.CALLS, *rules.ALERTING_CALLS}
 
 
 def test_what_became_of_it_is_said() -> None:
     back = rules.Rollback(7)
+    silence = alerting_pb2.AlertSilence(id="ab12", ends_unix=3700.0)
+    assert rules.outcome(rules.Silence((), 60.0, "r"), alerting_pb2.SilenceResponse(silence=silence)) == (
+        True,
+        "Nobody is told until 1970-01-01T01:01:40.000Z (silence ab12).",
+    )
+    assert rules.outcome(rules.Unsilence("ab12"), None) == (True, "The silence ab12 is over.")
     assert rules.outcome(rules.Drain("n1", drained=False), pb.DrainResponse()) == (
         True,
         "n1 is in service again.",

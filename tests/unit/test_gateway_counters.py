@@ -70,6 +70,8 @@ def test_each_is_counted_once_whenever_somebody_looks(steps: list[tuple[RequestR
     assert ended.outcomes == Counter(one.outcome.value for one in over)
     assert ended.shadowed == Counter(name for one in over for name in one.shadowed)
     assert of(ended.duration) == one_by_one(SECONDS, [one.ended - one.began for one in over])
+    newest = {bisect_left(SECONDS, one.ended - one.began): (one.ended - one.began, one) for one in over}
+    assert ended.duration.newest == newest
     answered = [one for one in over if one.head]
     assert of(ended.first_byte) == one_by_one(SECONDS, [one.head - one.began for one in answered])
     added = [one.sent - one.began - one.waited for one in answered]

@@ -131,6 +131,7 @@ def test_mesh_json_has_the_promised_shape() -> None:
         (MeshOptions(etcd=("https://10.0.0.1:2379", "foo")), "--etcd 'foo'"),
         (MeshOptions(etcd=("",)), "--etcd"),
         (MeshOptions(etcd=("https://a:2379/x",)), "--etcd"),
+        (MeshOptions(nodes=1, engine="ollama=http://a:1,http://b:1"), "names 2 Ollamas"),
         (MeshOptions(traces="localhost:4318"), "--traces 'localhost:4318'"),
         (MeshOptions(traces="http://a b/"), "--traces"),
         (MeshOptions(traces="https://me:pw@a/"), "--traces"),
@@ -143,6 +144,12 @@ def test_what_no_mesh_can_be_made_with_is_refused(options: MeshOptions, words: s
 
 def test_an_etcd_is_named_by_its_address() -> None:
     check_options(MeshOptions(etcd=("https://a.example:2379", "https://10.0.0.1", "https://[::1]:2379/")))
+
+
+def test_several_nodes_can_share_the_last_ollama() -> None:
+    check_options(MeshOptions(nodes=2, engine="ollama=http://a:1,http://b:1"))
+    check_options(MeshOptions(nodes=3, engine="ollama=http://a:1,http://b:1"))
+    check_options(MeshOptions(nodes=1, engine="ollama=/opt/a,b/ollama"))
 
 
 def test_every_node_joins_with_the_collector_where_there_is_one() -> None:

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import re
+from pathlib import Path
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
+from bridge_agent.models.shared import section
 from bridge_agent.models.shared.section import SharedSection, shared_faults
 from bridge_agent.models.shared.standing_rules import FIRST_REST_S, MOST_REST_S, TRIAL_S, Standing
 from bridge_core.names import canonical
@@ -118,6 +121,49 @@ def test_the_nodes_own_store_and_the_shared_one_do_not_lie_in_each_other(
 ) -> None:
     assert bool(shared_faults(SharedSection(shared), (store,))) is wrong
     assert shared_faults(None, (store,)) == []
+
+
+def test_a_link_onto_the_models_folder_is_the_models_folder(tmp_path: Path) -> None:
+    store, beside = tmp_path / "models", tmp_path / "beside"
+    for one in (store / "inner", beside):
+        one.mkdir(parents=True)
+    for target, wrong in ((store, True), (store / "inner", True), (tmp_path, True), (beside, False)):
+        (tmp_path / "link").unlink(missing_ok=True)
+        (tmp_path / "link").symlink_to(target)
+        for shared in (tmp_path / "link", tmp_path / "beside" / ".." / "link"):
+            assert bool(shared_faults(SharedSection(str(shared)), (str(store),))) is wrong
+        # And the other way round: the node's own store is the link.
+        assert bool(shared_faults(SharedSection(str(target)), (str(tmp_path / "link"),)))
+
+
+def test_the_models_folder_by_another_mount_is_the_models_folder(tmp_path: Path) -> None:
+    """A bind mount has the device and the number of what it shows, as a second name of a folder has here."""
+    store = tmp_path / "models"
+    store.mkdir()
+    (whole,) = {section._canonical(str(one)) for one in (store, tmp_path / "x" / ".." / "models")}
+    elsewhere = ("/mnt/elsewhere", (whole[1][0], (0, 1)))
+    assert section._one_in_the_other(whole, elsewhere)
+    assert not section._one_in_the_other(whole, ("/mnt/elsewhere", ((0, 0), (0, 1))))
+    assert not section._one_in_the_other(whole, ("/mnt/elsewhere", ()))
+
+
+def test_it_is_a_folder_or_a_bucket() -> None:
+    assert "one of them" in shared_faults(SharedSection(), ())[0]
+    assert "one of them" in shared_faults(SharedSection("/mnt/x", s3="file:/etc/s3.json"), ())[0]
+    assert shared_faults(SharedSection(s3="credential:bridge-s3"), ("/models",)) == []
+    for good, s3 in (
+        (True, "file:/x"),
+        (True, "credential:a.b-c"),
+        (False, "/x"),
+        (False, "file:x"),
+        (False, "exec:/x"),
+    ):
+        try:
+            msgspec.convert({"s3": s3}, SharedSection)
+        except msgspec.ValidationError:
+            assert not good
+        else:
+            assert good
 
 
 def test_a_lease_lies_where_no_other_model_or_tier_has_one() -> None:

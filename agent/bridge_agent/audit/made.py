@@ -45,9 +45,17 @@ def made_of(
         return view.current.mesh.audit
 
     keys = InputKeys(folder / INPUT_KEYS)
-    reading = Rendering(node, keys, lambda: view.current, settings, seen=seen)
+    reading = Rendering(node, keys, lambda: view.current, seen=seen)
     origin = identity.removeprefix("spiffe://")
-    return AuditLog(folder / LOG, origin, reading, settings=settings, sealer=sealer, tidied=keys.forget)
+    return AuditLog(
+        folder / LOG,
+        origin,
+        reading,
+        together=reading.together,
+        settings=settings,
+        sealer=sealer,
+        tidied=keys.forget,
+    )
 
 
 def cosigning_of(audit: AuditLog, view: MeshView, upstreams: Upstreams) -> Cosigning:

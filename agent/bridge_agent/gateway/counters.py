@@ -41,20 +41,28 @@ _OUTCOME: Final = attrgetter("outcome._value_")
 
 
 class Histogram:
-    """Counts by upper bound; the last count is of what lies above all bounds."""
+    """Counts by upper bound; the last count is of what lies above all bounds.
 
-    __slots__ = ("bounds", "counts", "total")
+    Attributes:
+        newest: Of each bucket that has one the last value, and the request that it is of: for who asks which
+            request was as slow as that.
+    """
+
+    __slots__ = ("bounds", "counts", "newest", "total")
 
     def __init__(self, bounds: tuple[float, ...]) -> None:
         self.bounds = bounds
         self.counts = [0] * (len(bounds) + 1)
         self.total = 0.0
+        self.newest: dict[int, tuple[float, RequestRecord]] = {}
 
-    def observe(self, values: Sequence[float]) -> None:
-        """Counts values."""
-        for at, count in Counter(map(partial(bisect_left, self.bounds), values)).items():
+    def observe(self, values: Sequence[float], records: Sequence[RequestRecord]) -> None:
+        """Counts the values of these requests."""
+        places = list(map(partial(bisect_left, self.bounds), values))
+        for at, count in Counter(places).items():
             self.counts[at] += count
         self.total += sum(values)
+        self.newest.update(zip(places, zip(values, records, strict=True), strict=True))
 
 
 class EndedRequests:
@@ -85,13 +93,16 @@ class EndedRequests:
         """These are over."""
         self.requests.update(map(_REQUEST, records))
         self.outcomes.update(map(_OUTCOME, records))
-        self.duration.observe([one.ended - one.began for one in records])
+        self.duration.observe([one.ended - one.began for one in records], records)
         answered = [one for one in records if one.head]
-        self.first_byte.observe([one.head - one.began for one in answered])
-        self.overhead.observe([one.sent - one.began - one.waited for one in answered])
+        self.first_byte.observe([one.head - one.began for one in answered], answered)
+        self.overhead.observe([one.sent - one.began - one.waited for one in answered], answered)
         waited = [one for one in records if one.waited]
-        self.wait.observe([one.waited - one.loading for one in waited if one.waited > one.loading])
-        self.load_wait.observe([one.loading for one in waited if one.loading])
+        if waited:
+            queued = [one for one in waited if one.waited > one.loading]
+            self.wait.observe([one.waited - one.loading for one in queued], queued)
+            loading = [one for one in waited if one.loading]
+            self.load_wait.observe([one.loading for one in loading], loading)
         for shadowed in [one.shadowed for one in records if one.shadowed]:
             self.shadowed.update(shadowed)
 

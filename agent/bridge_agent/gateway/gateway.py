@@ -19,7 +19,7 @@ import msgspec
 
 from bridge_agent.authentication.authenticator import Authenticator
 from bridge_agent.authentication.refusal import Refused
-from bridge_agent.gateway import explain
+from bridge_agent.gateway import explain, recent
 from bridge_agent.gateway.arrival import Arrival
 from bridge_agent.gateway.config import (
     LONGEST_S,
@@ -198,6 +198,12 @@ class Gateway:
         hops = await explain.all_reports(self._state, request_id) if request_id else []
         seen = [hop for hop in hops if self._state.access.explains(hop.asked)]
         exchange.respond(200, _JSON, msgspec.json.encode(seen))
+
+    def recent(self, exchange: Exchange) -> None:
+        """Answers a request of the admin listener: the last requests that came in here, as JSON; of what
+        policies let a program on this node see.
+        """
+        exchange.respond(200, _JSON, recent.page(self._state, exchange.request, local=True))
 
     def silent_peers(self) -> dict[str, float]:
         """Nodes that do not answer this one, with the Unix time since when."""

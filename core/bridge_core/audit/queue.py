@@ -12,7 +12,15 @@ from typing import TYPE_CHECKING, Any, Final
 import structlog
 
 from bridge_core.audit import sealed
-from bridge_core.audit.entries import BegunRecord, Entry, LostRecord, RemovedRecord, decode, encode
+from bridge_core.audit.entries import (
+    BegunRecord,
+    Entry,
+    LostRecord,
+    RemovedRecord,
+    decode,
+    encode,
+    encode_all,
+)
 from bridge_core.audit.notes import Checkpoint, Signer
 from bridge_core.audit.stored import StoredLog
 from bridge_core.audit.tiles import WIDTH, Damaged, bundle_path
@@ -32,6 +40,7 @@ _FAILING_S: Final = 1.0
 _TIDY_S: Final = 60.0
 _MOST_HELD: Final = 128 << 20  # bytes of requests, between two writes
 _AT_ONCE: Final = 64  # old bundles removed in one go
+_RENDERED: Final = 256  # records made into entries in one go
 
 Reader = Callable[[Any, bytes | None], Sequence[Entry]]
 
@@ -45,6 +54,8 @@ class AuditLog:
         read: Makes the records of what was `put`, and of the bytes that came with it, None where those were
             too many to be kept. It is called in the thread that writes, soon after: the way of a request is
             no place to render records.
+        together: Makes those of many at once, in less time, or raises where one cannot be made or gives
+            None: then `read` makes those of each. None: `read` always does.
         settings: How it is to be kept, now.
         sealer: Seals records where the settings say so, and opens them; None: nothing is sealed.
         capacity: Records that may wait; more are lost, oldest first.
@@ -62,6 +73,7 @@ class AuditLog:
         origin: str,
         read: Reader,
         *,
+        together: Callable[[list[tuple[Any, bytes | None]]], list[Entry] | None] | None = None,
         settings: Callable[[], AuditSettings] = AuditSettings,
         sealer: Sealer | None = None,
         capacity: int = 20_000,
@@ -71,6 +83,7 @@ class AuditLog:
         self.folder = folder
         self.origin = origin
         self._read = read
+        self._together = together
         self._settings = settings
         self._sealer = sealer
         self._tidied = tidied
@@ -78,6 +91,7 @@ class AuditLog:
         self._capacity = capacity
         self._most_held = most_held
         self._held = 0
+        self._held_back: list[bytes] = []  # entries that go with the next ones; of the thread that writes
         self._wake = asyncio.Event()
         self._loop: asyncio.AbstractEventLoop | None = None
         self._working: asyncio.Future[None] | None = None
@@ -85,6 +99,7 @@ class AuditLog:
         self._failing = ""
         self._overflowed = 0
         self._unwritten = 0
+        self._told = False  # of a record of this batch that could not be rendered
         self._said = 0  # of those lost, how many a record in the log says
         self._last_whole = 0.0  # when last nothing was lost
         self._lost_why = ""
@@ -195,7 +210,7 @@ class AuditLog:
         """Whether there is something to write though nothing new comes."""
         writer = self._writer
         unsigned = writer is not None and (writer.signed is None or writer.signed.size != writer.size)
-        return unsigned or bool(self._failing) or self.lost != self._said
+        return unsigned or bool(self._held_back) or bool(self._failing) or self.lost != self._said
 
     def _taken(self) -> list[tuple[Any, bytes | None]]:
         batch = list(self._queue)
@@ -205,18 +220,25 @@ class AuditLog:
 
     def _work(self, batch: list[tuple[Any, bytes | None]], *, last: bool = False) -> None:
         """Runs in a thread; nothing else touches the files."""
-        entries, now = self._rendered(batch), time.time()
+        entries, now = self._held_back + self._rendered(batch), time.time()
+        self._held_back = []
         pending = len(entries)
+        signs = last or not 0 <= now - self._signed_at < _SIGN_S
         try:
             writer = self._writer or self._open(now)
             self._say_lost(writer, now)
+            if len(entries) > WIDTH and not signs:
+                # A rest goes with the next ones: a tail of one turn's life costs more than what is in it.
+                rest = (writer.size + len(entries)) % WIDTH
+                entries, self._held_back = entries[: len(entries) - rest], entries[len(entries) - rest :]
+                pending = len(entries)
             try:
                 writer.append(entries)
             except NotWritten as part:
                 pending -= part.written
                 raise
             pending = 0
-            if last or not 0 <= now - self._signed_at < _SIGN_S:
+            if signs:
                 self._signed_at = now
                 writer.checkpoint()
                 self.head = writer.signed
@@ -250,24 +272,59 @@ class AuditLog:
     def _rendered(self, batch: list[tuple[Any, bytes | None]]) -> list[bytes]:
         """The entries of a batch; a record that cannot be made into one is lost alone."""
         found: list[bytes] = []
-        told = False
-        for one, data in batch:
+        self._told = False
+        for first in range(0, len(batch), _RENDERED):  # few enough for a processor's caches
+            part = batch[first : first + _RENDERED]
+            made = self._read_together(part)
+            if made is None:
+                made = self._read_each(part)
             try:
-                found += map(encode, self._hashed(one, data))
-            except Exception as fault:  # the record's root: it was made from what clients sent
-                if not told:  # once a batch
-                    log.exception("audit_record_not_rendered", lost=self.lost + 1)
-                told = True
-                self._unwritten += 1
-                self._lost_why = self._lost_why or type(fault).__name__
+                found += encode_all(made)
+            except ValueError:
+                self._encode_each(made, found)
         return found
 
-    def _hashed(self, record: Any, data: bytes | None) -> Sequence[Entry]:
+    def _read_together(self, batch: list[tuple[Any, bytes | None]]) -> list[Entry] | None:
+        if self._together is None:
+            return None
         try:
-            return self._read(record, data)
-        except OSError:  # the key of the hash cannot be written: the record is worth more than it
-            self._unkeyed += 1
-            return self._read(record, None)
+            return self._together(batch)
+        except Exception:  # noqa: BLE001 - which of them it was shows when each is read by itself
+            return None
+
+    def _read_each(self, batch: list[tuple[Any, bytes | None]]) -> list[Entry]:
+        made: list[Entry] = []
+        for one, data in batch:
+            try:
+                made += self._read(one, data)
+            except OSError:
+                self._read_unhashed(one, made)
+            except Exception as fault:  # noqa: BLE001 - the record's root: it was made from what clients sent
+                self._not_rendered(fault)
+        return made
+
+    def _read_unhashed(self, record: Any, made: list[Entry]) -> None:
+        """The key of the hash cannot be written: the record is worth more than it."""
+        self._unkeyed += 1
+        try:
+            made += self._read(record, None)
+        except Exception as fault:  # noqa: BLE001 - as above
+            self._not_rendered(fault)
+
+    def _encode_each(self, made: list[Entry], found: list[bytes]) -> None:
+        """One of these cannot be written."""
+        for entry in made:
+            try:
+                found.append(encode(entry))
+            except ValueError as fault:
+                self._not_rendered(fault)
+
+    def _not_rendered(self, fault: Exception) -> None:
+        if not self._told:  # once a batch
+            log.error("audit_record_not_rendered", lost=self.lost + 1, exc_info=fault)
+        self._told = True
+        self._unwritten += 1
+        self._lost_why = self._lost_why or type(fault).__name__
 
     def _say_lost(self, writer: LogWriter, now: float) -> None:
         """Puts on record what is not. Raises OSError."""
@@ -280,11 +337,14 @@ class AuditLog:
         self._said, self._lost_why, self._last_whole = lost, "", now
 
     def _fail(self, reason: str, pending: int, now: float) -> None:
+        known, self._failing = (
+            bool(self._failing),
+            reason,
+        )  # first: whoever sees that some are lost is to see why
         self._unwritten += pending
         self._lost_why = reason
-        if not self._failing:
+        if not known:
             log.warning("audit_not_written", path=str(self.folder), reason=reason)
-        self._failing = reason
         self._signed_at = min(self._signed_at, now - _SIGN_S)
 
     def _tidy(self, writer: LogWriter, now: float) -> None:

@@ -174,7 +174,7 @@ class StoredLog:
         except (FileNotFoundError, BadNote):
             signed = 0
         full = signed // WIDTH
-        while self._has_bundle(full):
+        while self.has_bundle(full):
             full += 1
         return max(signed, full * WIDTH + len(self.tail(full).entries))
 
@@ -183,13 +183,14 @@ class StoredLog:
         low, high = 0, full
         while low < high:
             middle = (low + high) // 2
-            if self._has_bundle(middle):
+            if self.has_bundle(middle):
                 high = middle
             else:
                 low = middle + 1
         return low
 
-    def _has_bundle(self, index: int) -> bool:
+    def has_bundle(self, index: int) -> bool:
+        """Whether there is a bundle of this number, whatever is in it."""
         paths = (tiles.bundle_path(index), sealed.bundle_path(index))
         return any((self.folder / path).exists() for path in paths)
 

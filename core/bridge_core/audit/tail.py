@@ -43,7 +43,7 @@ class TailWriter:
         self._wanted = wanted
         self._stored = StoredLog(folder, sealer)
         self._sealed = False  # how the present tail lies there
-        self.unsynced: set[Path] = set()
+        self.unsynced: set[str] = set()
 
     def sealer(self) -> Sealer | None:
         """What is written from now on is sealed with; None: it is not sealed."""
@@ -56,7 +56,7 @@ class TailWriter:
             if have:
                 self._move(index, sealer)
             self._sealed = sealer is not None
-        data = b"".join(map(tiles.framed, entries))
+        data = tiles.framed_all(entries)
         if sealer is not None:
             data = sealed.seal_part(sealer, index, have, data)
         hashes_path, entries_path = self._folder / tiles.tail_paths(index)[1], self._path(index)
@@ -71,7 +71,7 @@ class TailWriter:
             raise
         if not have:
             self._other_path(index).unlink(missing_ok=True)  # of a log that was cut back
-        self.unsynced |= {entries_path, hashes_path}
+        self.unsynced |= {str(entries_path), str(hashes_path)}
 
     def bundle(self, index: int) -> bytes:
         """The framed entries of tile `index`.
@@ -100,7 +100,7 @@ class TailWriter:
         path = self._path(index)
         if path.exists():
             self._cut(path, index)
-            self.unsynced.add(path)
+            self.unsynced.add(str(path))
         return tail.entries
 
     def write_hashes(self, index: int, hashes: list[bytes]) -> None:
@@ -108,11 +108,11 @@ class TailWriter:
         path = self._folder / tiles.tail_paths(index)[1]
         if hashes or path.exists():
             write_at(path, 0, b"".join(hashes))
-            self.unsynced.add(path)
+            self.unsynced.add(str(path))
 
     def packed(self, index: int) -> None:
         """Tile `index` is a bundle now, which is made to last in place of its tail."""
-        self.unsynced -= {self._folder / one for one in _paths(index)}
+        self.unsynced -= {str(self._folder / one) for one in _paths(index)}
 
     def remove(self, index: int) -> None:
         """Removes the files of tile `index`. Raises OSError."""
@@ -141,7 +141,7 @@ class TailWriter:
         write_atomically(self._other_path(index), data)
         former.unlink(missing_ok=True)
         sync_folder(former.parent)
-        self.unsynced.discard(former)
+        self.unsynced.discard(str(former))
 
     def _keep_longer(self, index: int, tail: Tail) -> bool:
         """Of two files that a crash while one was moved left, the one with what was read; is it sealed?"""
@@ -182,13 +182,13 @@ def write_at(path: Path, at: int, data: bytes) -> None:
         os.close(handle)
 
 
-def open_to_write(path: Path, flags: int = 0) -> int:
+def open_to_write(path: Path | str, flags: int = 0) -> int:
     """A handle of a file that is made where it is missing, as is its folder. Raises OSError."""
     flags |= os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC
     try:
         return os.open(path, flags, 0o600)
     except FileNotFoundError:  # seldom, and asking each time would take longer than to write
-        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        Path(path).parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         return os.open(path, flags, 0o600)
 
 

@@ -1,10 +1,12 @@
 """A log on disk that is being written: entries, tiles and signed heads, in an order that a crash respects.
 
 Rules:
-1. Entries grow a tail file; what 256 of them are is packed into a bundle and its tile beside it.
+1. Entries grow a tail file; those that make 256 of them are packed with it into a bundle, and its tile is
+   written beside it.
 2. A head is signed over nothing that is not on the disk: entries and tiles are synced before it, those of a
    full tail in its bundle; that tail is removed only after a head speaks for the bundle.
 3. After a crash the log goes on behind its last whole entry; what is torn behind it was never signed for.
+   Where there is a whole bundle it counts, not what there is of its tail.
 4. Where it is asked for, records lie sealed (`sealed`) from then on; what was written before stays as it is.
 5. A folder whose files contradict its signed head, or do not open, is never continued: it is put aside, and
    a log with another key begun, which says so in its first entry.
@@ -112,7 +114,9 @@ class LogWriter:
     def _look_anew(self) -> None:
         self.stored = StoredLog(self.folder, self._sealer)
         self._tail = TailWriter(self.folder, self._sealer, self._wanted)
-        self._unsynced: set[Path] = set()
+        self._root = str(self.folder)
+        self._unsynced: set[str] = set()
+        self._has_tail = False  # of the lowest row there may be tail files
 
     def append(self, entries: list[bytes]) -> int:
         """Adds entries; the index of the first of them.
@@ -120,17 +124,18 @@ class LogWriter:
         Raises:
             NotWritten: the disk did not take all; what it took is whole.
         """
-        first, done = self.size, 0
+        first = self.size
         try:
-            if len(self._levels[0]) == WIDTH:
-                self._pack_tail()
-            while done < len(entries):
-                part = entries[done : done + WIDTH - len(self._levels[0])]
-                self._grow_tail(part)
-                done += len(part)
-                if len(self._levels[0]) == WIDTH:
-                    self._pack_tail()
+            if len(self._levels[0]) == WIDTH:  # its bundle is there, and the disk did not take its tile
+                self._close_tile()
+            while (done := self.size - first) < len(entries):
+                part = entries[done : done + WIDTH - self.size % WIDTH]
+                if (self.size + len(part)) % WIDTH:
+                    self._grow_tail(part)
+                else:
+                    self._fill_tile(part)
         except OSError as fault:
+            done = self.size - first
             if done < len(entries):
                 raise NotWritten(done, fault) from fault
         return first
@@ -178,23 +183,41 @@ class LogWriter:
     def _grow_tail(self, entries: list[bytes]) -> None:
         """Adds entries to the tail, all or none."""
         index, have = divmod(self.size, WIDTH)
-        hashes = [merkle.leaf_hash(one) for one in entries]
+        hashes = merkle.leaf_hashes(entries)
+        self._has_tail = True
         self._tail.grow(index, have, entries, hashes)
         self._levels[0] += hashes
         self.size += len(entries)
 
-    def _pack_tail(self) -> None:
-        """Makes a bundle and its tile of a full tail."""
-        index, sealer = self.size // WIDTH - 1, self._tail.sealer()
-        path, other = tiles.bundle_path(index), sealed.bundle_path(index)
-        data = tiles.pack(self._tail.bundle(index))
-        if sealer is not None:
-            data, path, other = sealed.seal_bundle(sealer, index, data), other, path
-        self._write_new(path, data)
-        (self.folder / other).unlink(missing_ok=True)  # one that a crash left behind, and that does not open
-        self._close_rows(index)
-        self._tail.packed(index)
-        self._full_tails.add(index)
+    def _fill_tile(self, entries: list[bytes]) -> None:
+        """Makes a bundle and its tile of the tail and the entries that it lacks, all or none of them.
+
+        They do not pass through the tail: what counts of a full one is its bundle.
+        """
+        index, have = divmod(self.size, WIDTH)
+        hashes = merkle.leaf_hashes(entries)
+        tail = self._tail.bundle(index) if have else b""
+        self._write_bundle(index, tail + tiles.framed_all(entries))
+        self._levels[0] += hashes
+        self.size += len(entries)
+        self._close_tile()
+
+    def _write_bundle(self, index: int, entries: bytes) -> None:
+        sealer = self._tail.sealer()
+        if sealer is None:
+            self._write_new(tiles.bundle_path(index), tiles.pack(entries))
+        else:
+            data = sealed.seal_bundle(sealer, index, tiles.pack(entries))
+            self._write_new(sealed.bundle_path(index), data)
+
+    def _close_tile(self, *, recovering: bool = False) -> None:
+        """The bundle of the lowest row is there: so is its tile, then."""
+        index = self.size // WIDTH - 1
+        self._close_rows(index, recovering=recovering)
+        if self._has_tail:
+            self._tail.packed(index)
+            self._full_tails.add(index)
+            self._has_tail = False
 
     def _remove_bundle(self, index: int) -> None:
         for path in self._bundle_paths(index):
@@ -203,15 +226,18 @@ class LogWriter:
     def _bundle_paths(self, index: int) -> tuple[Path, Path]:
         return self.folder / tiles.bundle_path(index), self.folder / sealed.bundle_path(index)
 
-    def _close_rows(self, number: int) -> None:
-        """Writes the tile of the lowest row, which is full, and of those above that become full by it."""
+    def _close_rows(self, number: int, *, recovering: bool) -> None:
+        """Writes the tile of the lowest row, which is full, and of those above that become full by it.
+
+        `recovering`: they may be there.
+        """
         rows, level = [list(row) for row in self._levels], 0
         while len(rows[level]) == WIDTH:
             path, tile = tiles.tile_path(level, number), b"".join(rows[level])
-            if self.stored.tile(level, number) != rows[level]:
+            if not recovering or self.stored.tile(level, number) != rows[level]:
                 self._write_new(path, tile)
             else:  # a good one is not put at risk, and may be of a writer that did not come to sync it
-                self._unsynced.add(self.folder / path)
+                self._unsynced.add(f"{self._root}/{path}")
             if level + 1 == len(rows):
                 rows.append([])
             rows[level + 1].append(merkle.root_of(rows[level]))
@@ -221,15 +247,15 @@ class LogWriter:
 
     def _write_new(self, path: str, data: bytes) -> None:
         """A file that is there whole or not at all to whoever reads now; `_sync` makes it last."""
-        where = self.folder / path
-        temporary = where.with_name(f".{where.name}.new")
+        folder, _, name = f"{self._root}/{path}".rpartition("/")
+        temporary = f"{folder}/.{name}.new"
         handle = open_to_write(temporary, os.O_TRUNC)
         try:
             write_all(handle, data)
         finally:
             os.close(handle)
-        temporary.replace(where)
-        self._unsynced.add(where)
+        os.replace(temporary, f"{folder}/{name}")  # noqa: PTH105 - for each bundle: pathlib takes as long as the disk
+        self._unsynced.add(f"{folder}/{name}")
 
     def _sync(self) -> None:
         folders = set()
@@ -239,11 +265,12 @@ class LogWriter:
                 os.fsync(handle)
             finally:
                 os.close(handle)
-            while path != self.folder:
-                path = path.parent  # noqa: PLW2901 - upwards
-                folders.add(path)
-        for folder in folders:
-            sync_folder(folder)
+            folder = path.rpartition("/")[0]
+            while folder not in folders and len(folder) > len(self._root):
+                folders.add(folder)
+                folder = folder.rpartition("/")[0]
+        for folder in folders | {self._root}:
+            sync_folder(Path(folder))
         self._unsynced.clear()
         self._tail.unsynced.clear()
 
@@ -282,6 +309,7 @@ class LogWriter:
         self._levels = self._rows_above(index)
         self.size = index * WIDTH
         while True:
+            self._has_tail = True  # for all that is known
             try:
                 entries = self.stored.bundle(index)[0]
             except (FileNotFoundError, Damaged):
@@ -289,18 +317,20 @@ class LogWriter:
                 if len(self._levels[0]) < WIDTH:
                     self._sweep(index)
                     return
-                self._pack_tail()
+                bundle = self._tail.bundle(index)
+                self._remove_bundle(index)  # one that a crash left behind, and that does not open
+                self._write_bundle(index, bundle)
+                self._close_tile(recovering=True)
             else:
-                self._levels[0] = list(map(merkle.leaf_hash, entries))
+                self._levels[0] = merkle.leaf_hashes(entries)
                 self.size += WIDTH
-                self._unsynced |= {path for path in self._bundle_paths(index) if path.exists()}
-                self._close_rows(index)
-                self._full_tails.add(index)
+                self._unsynced |= {str(path) for path in self._bundle_paths(index) if path.exists()}
+                self._close_tile(recovering=True)
             index += 1
 
     def _take_tail(self, index: int, signed: int) -> None:
         entries = self._tail.take_up(index, signed)
-        self._levels[0] = list(map(merkle.leaf_hash, entries))
+        self._levels[0] = merkle.leaf_hashes(entries)
         self.size += len(entries)
         if len(entries) < WIDTH:  # else the bundle and its tile follow at once
             self._tail.write_hashes(index, self._levels[0])

@@ -24,7 +24,7 @@ from typing import Final
 import msgspec
 
 from bridge_core.errors import Fatal
-from bridge_core.key_files import read_key_file
+from bridge_core.key_files import read_credential, read_key_file
 from bridge_core.sealing.framing import KEY_BYTES
 
 EXEC_LIMIT_S: Final = 30.0
@@ -80,7 +80,7 @@ class KeySource(msgspec.Struct, frozen=True):
                 case "file":
                     data = read_key_file(Path(self.value), most=_MOST_BYTES)
                 case "credential":
-                    data = _credential(self.value, environment)
+                    data = read_credential(self.value, environment, most=_MOST_BYTES)
                 case _:
                     data = _printed(shlex.split(self.value), environment, limit_s)
         except OSError as fault:
@@ -124,18 +124,6 @@ def _decoded(data: bytes) -> bytes | None:
     except (ValueError, binascii.Error):
         return None
     return key if len(key) == KEY_BYTES else None
-
-
-def _credential(name: str, environment: Mapping[str, str]) -> bytes:
-    folder = environment.get("CREDENTIALS_DIRECTORY", "")
-    if not folder:
-        raise Fatal(
-            f"the credential {name} is not there: systemd gave this process none",
-            hint=f"add LoadCredential={name}:/PATH to the service; outside of one take file: or exec:",
-        )
-    # systemd's own folder: it lets the service's user in by an access list, which looks like mode 0440.
-    with (Path(folder) / name).open("rb") as file:
-        return file.read(_MOST_BYTES + 1)
 
 
 def _printed(argv: list[str], environment: Mapping[str, str], limit_s: float) -> bytes:

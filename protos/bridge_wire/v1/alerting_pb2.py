@@ -24,7 +24,7 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1d\x62ridge_wire/v1/alerting.proto\x12\tbridge.v1\"%\n\x15\x41lertingStatusRequest\x12\x0c\n\x04rule\x18\x01 \x01(\t\"\x8c\x01\n\x0b\x41lertSeries\x12\x0c\n\x04node\x18\x01 \x01(\t\x12\x10\n\x08instance\x18\x02 \x01(\t\x12\n\n\x02of\x18\x03 \x01(\t\x12\r\n\x05value\x18\x04 \x01(\x01\x12\r\n\x05limit\x18\x05 \x01(\x01\x12\r\n\x05state\x18\x06 \x01(\t\x12\x0c\n\x04says\x18\x07 \x01(\t\x12\x16\n\x0e\x62\x65yond_seconds\x18\x08 \x01(\x01\"\xc6\x01\n\x0f\x41lertRuleStatus\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0e\n\x06\x66igure\x18\x02 \x01(\t\x12\x11\n\tthreshold\x18\x03 \x01(\t\x12\x17\n\x0flasting_seconds\x18\x04 \x01(\x01\x12\x10\n\x08severity\x18\x05 \x01(\t\x12\x0e\n\x06paused\x18\x06 \x01(\x08\x12\x0f\n\x07watched\x18\x07 \x01(\r\x12\x0e\n\x06raised\x18\x08 \x01(\r\x12&\n\x06series\x18\t \x03(\x0b\x32\x16.bridge.v1.AlertSeries\"\x95\x01\n\x13\x41lertReceiverStatus\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0c\n\x04type\x18\x02 \x01(\t\x12\r\n\x05where\x18\x03 \x01(\t\x12\x11\n\tdelivered\x18\x04 \x01(\x04\x12\x0e\n\x06\x66\x61iled\x18\x05 \x01(\x04\x12\x0f\n\x07waiting\x18\x06 \x01(\x04\x12\x0f\n\x07\x64ropped\x18\x07 \x01(\x04\x12\x0e\n\x06reason\x18\x08 \x01(\t\"v\n\x16\x41lertingStatusResponse\x12)\n\x05rules\x18\x01 \x03(\x0b\x32\x1a.bridge.v1.AlertRuleStatus\x12\x31\n\treceivers\x18\x02 \x03(\x0b\x32\x1e.bridge.v1.AlertReceiverStatus\"&\n\x12TryReceiverRequest\x12\x10\n\x08receiver\x18\x01 \x01(\t\"B\n\x13TryReceiverResponse\x12\r\n\x05taken\x18\x01 \x01(\x08\x12\x0e\n\x06status\x18\x02 \x01(\r\x12\x0c\n\x04says\x18\x03 \x01(\t2\xaf\x01\n\x08\x41lerting\x12U\n\x0e\x41lertingStatus\x12 .bridge.v1.AlertingStatusRequest\x1a!.bridge.v1.AlertingStatusResponse\x12L\n\x0bTryReceiver\x12\x1d.bridge.v1.TryReceiverRequest\x1a\x1e.bridge.v1.TryReceiverResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1d\x62ridge_wire/v1/alerting.proto\x12\tbridge.v1\"%\n\x15\x41lertingStatusRequest\x12\x0c\n\x04rule\x18\x01 \x01(\t\"\x8c\x01\n\x0b\x41lertSeries\x12\x0c\n\x04node\x18\x01 \x01(\t\x12\x10\n\x08instance\x18\x02 \x01(\t\x12\n\n\x02of\x18\x03 \x01(\t\x12\r\n\x05value\x18\x04 \x01(\x01\x12\r\n\x05limit\x18\x05 \x01(\x01\x12\r\n\x05state\x18\x06 \x01(\t\x12\x0c\n\x04says\x18\x07 \x01(\t\x12\x16\n\x0e\x62\x65yond_seconds\x18\x08 \x01(\x01\"\xc6\x01\n\x0f\x41lertRuleStatus\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0e\n\x06\x66igure\x18\x02 \x01(\t\x12\x11\n\tthreshold\x18\x03 \x01(\t\x12\x17\n\x0flasting_seconds\x18\x04 \x01(\x01\x12\x10\n\x08severity\x18\x05 \x01(\t\x12\x0e\n\x06paused\x18\x06 \x01(\x08\x12\x0f\n\x07watched\x18\x07 \x01(\r\x12\x0e\n\x06raised\x18\x08 \x01(\r\x12&\n\x06series\x18\t \x03(\x0b\x32\x16.bridge.v1.AlertSeries\"\x95\x01\n\x13\x41lertReceiverStatus\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0c\n\x04type\x18\x02 \x01(\t\x12\r\n\x05where\x18\x03 \x01(\t\x12\x11\n\tdelivered\x18\x04 \x01(\x04\x12\x0e\n\x06\x66\x61iled\x18\x05 \x01(\x04\x12\x0f\n\x07waiting\x18\x06 \x01(\x04\x12\x0f\n\x07\x64ropped\x18\x07 \x01(\x04\x12\x0e\n\x06reason\x18\x08 \x01(\t\"v\n\x16\x41lertingStatusResponse\x12)\n\x05rules\x18\x01 \x03(\x0b\x32\x1a.bridge.v1.AlertRuleStatus\x12\x31\n\treceivers\x18\x02 \x03(\x0b\x32\x1e.bridge.v1.AlertReceiverStatus\"&\n\x12TryReceiverRequest\x12\x10\n\x08receiver\x18\x01 \x01(\t\"B\n\x13TryReceiverResponse\x12\r\n\x05taken\x18\x01 \x01(\x08\x12\x0e\n\x06status\x18\x02 \x01(\r\x12\x0c\n\x04says\x18\x03 \x01(\t\"C\n\x0eSilenceRequest\x12\x10\n\x08matchers\x18\x01 \x03(\t\x12\x0f\n\x07seconds\x18\x02 \x01(\x01\x12\x0e\n\x06reason\x18\x03 \x01(\t\"\x80\x01\n\x0c\x41lertSilence\x12\n\n\x02id\x18\x01 \x01(\t\x12\x10\n\x08matchers\x18\x02 \x03(\t\x12\n\n\x02\x62y\x18\x03 \x01(\t\x12\x0e\n\x06reason\x18\x04 \x01(\t\x12\x11\n\tmade_unix\x18\x05 \x01(\x01\x12\x11\n\tends_unix\x18\x06 \x01(\x01\x12\x10\n\x08silences\x18\x07 \x01(\r\";\n\x0fSilenceResponse\x12(\n\x07silence\x18\x01 \x01(\x0b\x32\x17.bridge.v1.AlertSilence\"\x11\n\x0fSilencesRequest\"=\n\x10SilencesResponse\x12)\n\x08silences\x18\x01 \x03(\x0b\x32\x17.bridge.v1.AlertSilence\"\x1e\n\x10UnsilenceRequest\x12\n\n\x02id\x18\x01 \x01(\t\"=\n\x11UnsilenceResponse\x12(\n\x07silence\x18\x01 \x01(\x0b\x32\x17.bridge.v1.AlertSilence2\xfe\x02\n\x08\x41lerting\x12U\n\x0e\x41lertingStatus\x12 .bridge.v1.AlertingStatusRequest\x1a!.bridge.v1.AlertingStatusResponse\x12L\n\x0bTryReceiver\x12\x1d.bridge.v1.TryReceiverRequest\x1a\x1e.bridge.v1.TryReceiverResponse\x12@\n\x07Silence\x12\x19.bridge.v1.SilenceRequest\x1a\x1a.bridge.v1.SilenceResponse\x12\x43\n\x08Silences\x12\x1a.bridge.v1.SilencesRequest\x1a\x1b.bridge.v1.SilencesResponse\x12\x46\n\tUnsilence\x12\x1b.bridge.v1.UnsilenceRequest\x1a\x1c.bridge.v1.UnsilenceResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -45,6 +45,20 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_TRYRECEIVERREQUEST']._serialized_end=737
   _globals['_TRYRECEIVERRESPONSE']._serialized_start=739
   _globals['_TRYRECEIVERRESPONSE']._serialized_end=805
-  _globals['_ALERTING']._serialized_start=808
-  _globals['_ALERTING']._serialized_end=983
+  _globals['_SILENCEREQUEST']._serialized_start=807
+  _globals['_SILENCEREQUEST']._serialized_end=874
+  _globals['_ALERTSILENCE']._serialized_start=877
+  _globals['_ALERTSILENCE']._serialized_end=1005
+  _globals['_SILENCERESPONSE']._serialized_start=1007
+  _globals['_SILENCERESPONSE']._serialized_end=1066
+  _globals['_SILENCESREQUEST']._serialized_start=1068
+  _globals['_SILENCESREQUEST']._serialized_end=1085
+  _globals['_SILENCESRESPONSE']._serialized_start=1087
+  _globals['_SILENCESRESPONSE']._serialized_end=1148
+  _globals['_UNSILENCEREQUEST']._serialized_start=1150
+  _globals['_UNSILENCEREQUEST']._serialized_end=1180
+  _globals['_UNSILENCERESPONSE']._serialized_start=1182
+  _globals['_UNSILENCERESPONSE']._serialized_end=1243
+  _globals['_ALERTING']._serialized_start=1246
+  _globals['_ALERTING']._serialized_end=1628
 # @@protoc_insertion_point(module_scope)

@@ -97,3 +97,59 @@ class TryReceiverResponse(_message.Message):
     status: int
     says: str
     def __init__(self, taken: _Optional[bool] = ..., status: _Optional[int] = ..., says: _Optional[str] = ...) -> None: ...
+
+class SilenceRequest(_message.Message):
+    __slots__ = ("matchers", "seconds", "reason")
+    MATCHERS_FIELD_NUMBER: _ClassVar[int]
+    SECONDS_FIELD_NUMBER: _ClassVar[int]
+    REASON_FIELD_NUMBER: _ClassVar[int]
+    matchers: _containers.RepeatedScalarFieldContainer[str]
+    seconds: float
+    reason: str
+    def __init__(self, matchers: _Optional[_Iterable[str]] = ..., seconds: _Optional[float] = ..., reason: _Optional[str] = ...) -> None: ...
+
+class AlertSilence(_message.Message):
+    __slots__ = ("id", "matchers", "by", "reason", "made_unix", "ends_unix", "silences")
+    ID_FIELD_NUMBER: _ClassVar[int]
+    MATCHERS_FIELD_NUMBER: _ClassVar[int]
+    BY_FIELD_NUMBER: _ClassVar[int]
+    REASON_FIELD_NUMBER: _ClassVar[int]
+    MADE_UNIX_FIELD_NUMBER: _ClassVar[int]
+    ENDS_UNIX_FIELD_NUMBER: _ClassVar[int]
+    SILENCES_FIELD_NUMBER: _ClassVar[int]
+    id: str
+    matchers: _containers.RepeatedScalarFieldContainer[str]
+    by: str
+    reason: str
+    made_unix: float
+    ends_unix: float
+    silences: int
+    def __init__(self, id: _Optional[str] = ..., matchers: _Optional[_Iterable[str]] = ..., by: _Optional[str] = ..., reason: _Optional[str] = ..., made_unix: _Optional[float] = ..., ends_unix: _Optional[float] = ..., silences: _Optional[int] = ...) -> None: ...
+
+class SilenceResponse(_message.Message):
+    __slots__ = ("silence",)
+    SILENCE_FIELD_NUMBER: _ClassVar[int]
+    silence: AlertSilence
+    def __init__(self, silence: _Optional[_Union[AlertSilence, _Mapping]] = ...) -> None: ...
+
+class SilencesRequest(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
+class SilencesResponse(_message.Message):
+    __slots__ = ("silences",)
+    SILENCES_FIELD_NUMBER: _ClassVar[int]
+    silences: _containers.RepeatedCompositeFieldContainer[AlertSilence]
+    def __init__(self, silences: _Optional[_Iterable[_Union[AlertSilence, _Mapping]]] = ...) -> None: ...
+
+class UnsilenceRequest(_message.Message):
+    __slots__ = ("id",)
+    ID_FIELD_NUMBER: _ClassVar[int]
+    id: str
+    def __init__(self, id: _Optional[str] = ...) -> None: ...
+
+class UnsilenceResponse(_message.Message):
+    __slots__ = ("silence",)
+    SILENCE_FIELD_NUMBER: _ClassVar[int]
+    silence: AlertSilence
+    def __init__(self, silence: _Optional[_Union[AlertSilence, _Mapping]] = ...) -> None: ...

@@ -45,6 +45,21 @@ class AlertingStub:
                 request_serializer=bridge__wire_dot_v1_dot_alerting__pb2.TryReceiverRequest.SerializeToString,
                 response_deserializer=bridge__wire_dot_v1_dot_alerting__pb2.TryReceiverResponse.FromString,
                 _registered_method=True)
+        self.Silence = channel.unary_unary(
+                '/bridge.v1.Alerting/Silence',
+                request_serializer=bridge__wire_dot_v1_dot_alerting__pb2.SilenceRequest.SerializeToString,
+                response_deserializer=bridge__wire_dot_v1_dot_alerting__pb2.SilenceResponse.FromString,
+                _registered_method=True)
+        self.Silences = channel.unary_unary(
+                '/bridge.v1.Alerting/Silences',
+                request_serializer=bridge__wire_dot_v1_dot_alerting__pb2.SilencesRequest.SerializeToString,
+                response_deserializer=bridge__wire_dot_v1_dot_alerting__pb2.SilencesResponse.FromString,
+                _registered_method=True)
+        self.Unsilence = channel.unary_unary(
+                '/bridge.v1.Alerting/Unsilence',
+                request_serializer=bridge__wire_dot_v1_dot_alerting__pb2.UnsilenceRequest.SerializeToString,
+                response_deserializer=bridge__wire_dot_v1_dot_alerting__pb2.UnsilenceResponse.FromString,
+                _registered_method=True)
 
 
 class AlertingServicer:
@@ -65,6 +80,27 @@ class AlertingServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def Silence(self, request, context):
+        """Has nobody told of some alerts for a while. INVALID_ARGUMENT: it would be no silence; says why.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Silences(self, request, context):
+        """The silences that last.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Unsilence(self, request, context):
+        """Ends one.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_AlertingServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -77,6 +113,21 @@ def add_AlertingServicer_to_server(servicer, server):
                     servicer.TryReceiver,
                     request_deserializer=bridge__wire_dot_v1_dot_alerting__pb2.TryReceiverRequest.FromString,
                     response_serializer=bridge__wire_dot_v1_dot_alerting__pb2.TryReceiverResponse.SerializeToString,
+            ),
+            'Silence': grpc.unary_unary_rpc_method_handler(
+                    servicer.Silence,
+                    request_deserializer=bridge__wire_dot_v1_dot_alerting__pb2.SilenceRequest.FromString,
+                    response_serializer=bridge__wire_dot_v1_dot_alerting__pb2.SilenceResponse.SerializeToString,
+            ),
+            'Silences': grpc.unary_unary_rpc_method_handler(
+                    servicer.Silences,
+                    request_deserializer=bridge__wire_dot_v1_dot_alerting__pb2.SilencesRequest.FromString,
+                    response_serializer=bridge__wire_dot_v1_dot_alerting__pb2.SilencesResponse.SerializeToString,
+            ),
+            'Unsilence': grpc.unary_unary_rpc_method_handler(
+                    servicer.Unsilence,
+                    request_deserializer=bridge__wire_dot_v1_dot_alerting__pb2.UnsilenceRequest.FromString,
+                    response_serializer=bridge__wire_dot_v1_dot_alerting__pb2.UnsilenceResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -134,6 +185,87 @@ class Alerting:
             '/bridge.v1.Alerting/TryReceiver',
             bridge__wire_dot_v1_dot_alerting__pb2.TryReceiverRequest.SerializeToString,
             bridge__wire_dot_v1_dot_alerting__pb2.TryReceiverResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Silence(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/bridge.v1.Alerting/Silence',
+            bridge__wire_dot_v1_dot_alerting__pb2.SilenceRequest.SerializeToString,
+            bridge__wire_dot_v1_dot_alerting__pb2.SilenceResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Silences(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/bridge.v1.Alerting/Silences',
+            bridge__wire_dot_v1_dot_alerting__pb2.SilencesRequest.SerializeToString,
+            bridge__wire_dot_v1_dot_alerting__pb2.SilencesResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Unsilence(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/bridge.v1.Alerting/Unsilence',
+            bridge__wire_dot_v1_dot_alerting__pb2.UnsilenceRequest.SerializeToString,
+            bridge__wire_dot_v1_dot_alerting__pb2.UnsilenceResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -5,7 +5,8 @@ Rules:
 2. It ends when it was not seen for `QUIET_S`; so what flickers is one alert and not many. Who begins to lead
    hears of nobody at first: what it took over ends after `OFFICE_S`.
 3. It is silent while its node is drained. While a rollout moves, what requests come to is silent: that
-   changes on purpose then. A disk fills all the same, and answers that are wrong are told of in any case.
+   changes on purpose then. A disk fills all the same, and answers that are wrong are told of in any case,
+   unless somebody has silenced them by hand.
 4. Those that are over are kept for people to look at: the newest `KEPT`.
 5. One node has `MOST_OF_NODE` alerts that last at most, the mesh `MOST`, those among them that are not seen
    at this moment: whoever reports nonsense, and other nonsense each time, hides nobody else's.
@@ -14,7 +15,7 @@ Rules:
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from typing import Annotated, Final
 
 import msgspec
@@ -96,6 +97,7 @@ def settle(
     moving: Collection[str],
     now: float,
     office: float = 0.0,
+    hushed: Callable[[Seen], str] = lambda _: "",
 ) -> dict[str, Alert]:
     """The alerts after a look.
 
@@ -106,6 +108,7 @@ def settle(
         moving: Rollouts that are under way.
         now: Unix seconds.
         office: When this registry began to lead, as `resumed` was told it.
+        hushed: Why somebody wants to hear nothing of one; empty: nobody said so.
     """
     after = dict(alerts)
     found = {one.id: one for one in seen}
@@ -117,7 +120,7 @@ def settle(
     for one in _bounded(found, alerts, quiet):
         before = alerts.get(one.id)
         since = now if before is None or before.ended else before.since
-        after[one.id] = Alert(one, since, now, 0.0, _silence(one, drained, moving))
+        after[one.id] = Alert(one, since, now, 0.0, hushed(one) or _silence(one, drained, moving))
     for id_, alert in after.items():
         if not alert.ended and _is_past(alert, now, office):
             after[id_] = msgspec.structs.replace(alert, ended=max(alert.last, alert.since, 1.0))

@@ -12,6 +12,7 @@ from bridge_core.errors import Unavailable
 from bridge_core.store.api import Delete, Op, Put, Store
 from bridge_registry.alerts.alert_rules import KEPT, MOST, Alert
 from bridge_registry.alerts.delivery_rules import Telling
+from bridge_registry.alerts.silence_rules import Silence
 from bridge_registry.positions import Office
 from bridge_registry.records import RecordFault, pack, unpack
 
@@ -21,6 +22,7 @@ T = TypeVar("T", bound=msgspec.Struct)
 
 _LASTING: Final = keyspace.ALERTS + "known"
 _TOLD: Final = keyspace.ALERTS + "told/"
+_SILENCES: Final = keyspace.ALERTS + "silences/"
 
 
 class KnownAlerts(msgspec.Struct, frozen=True):
@@ -73,13 +75,15 @@ class AlertStore:
         Raises:
             BridgeError: the store does not answer.
         """
-        found = {}
-        for item in (await self._store.list(_TOLD)).items:
-            try:
-                found[item.key.removeprefix(_TOLD)] = unpack(item, Telling)
-            except RecordFault as fault:
-                log.warning("alert_record_ignored", key=item.key, reason=fault.message)
-        return found
+        return await self._list(_TOLD, Telling)
+
+    async def silences(self) -> dict[str, Silence]:
+        """What people silenced, by id.
+
+        Raises:
+            BridgeError: the store does not answer.
+        """
+        return await self._list(_SILENCES, Silence)
 
     async def save_known(self, alerts: tuple[Alert, ...]) -> None:
         """Stores the alerts.
@@ -97,6 +101,24 @@ class AlertStore:
         """
         key = _TOLD + receiver
         await self._commit(Delete(key) if telling is None else Put(key, pack(telling)))
+
+    async def save_silence(self, id_: str, silence: Silence | None) -> None:
+        """Stores a silence; None: it is over.
+
+        Raises:
+            BridgeError: as `save_known`.
+        """
+        key = _SILENCES + id_
+        await self._commit(Delete(key) if silence is None else Put(key, pack(silence)))
+
+    async def _list(self, prefix: str, kind: type[T]) -> dict[str, T]:
+        found = {}
+        for item in (await self._store.list(prefix)).items:
+            try:
+                found[item.key.removeprefix(prefix)] = unpack(item, kind)
+            except RecordFault as fault:
+                log.warning("alert_record_ignored", key=item.key, reason=fault.message)
+        return found
 
     async def _commit(self, op: Op) -> None:
         if not (await self._store.commit([op], if_=[self._leadership.fence()])).committed:

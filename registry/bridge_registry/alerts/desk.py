@@ -17,9 +17,14 @@ from bridge_registry.alerts.error_watch import ErrorWatch
 from bridge_registry.alerts.figure_rules import Sample, Trails, counted, is_counted, measured
 from bridge_registry.alerts.learner import Learner
 from bridge_registry.alerts.learning_rules import WINDOW_S
+from bridge_registry.alerts.matcher_rules import fits
+from bridge_registry.alerts.message_rules import labels_of
 from bridge_registry.alerts.series_rules import loads
+from bridge_registry.alerts.silence_rules import Silence, silent
+from bridge_registry.alerts.silences import Silences
 from bridge_registry.alerts.threshold_rules import RulePlan, Watched
 from bridge_registry.complaint import Complaint
+from bridge_registry.forecasts.forecast_log import ForecastLog
 from bridge_registry.forecasts.forecaster import Forecaster
 from bridge_registry.forecasts.series import Forecast
 from bridge_registry.health.keeper import FRESH_S, HealthKeeper, Heard, counts_of
@@ -42,6 +47,10 @@ class AlertDesk:
         moving: Rollouts that are under way.
         now: Unix seconds.
         clock: Monotonic seconds.
+        mesh: The trust domain, a label of every alert.
+
+    Attributes:
+        silences: What people silenced.
     """
 
     def __init__(
@@ -54,6 +63,7 @@ class AlertDesk:
         *,
         now: Callable[[], float],
         clock: Callable[[], float],
+        mesh: str = "",
     ) -> None:
         self._keeper = keeper
         self._store = store
@@ -62,6 +72,8 @@ class AlertDesk:
         self._moving = moving
         self._now = now
         self._clock = clock
+        self._mesh = mesh
+        self.silences = Silences(store, now)
         self._term = ""
         self._office, self._began = 0.0, 0.0  # when this registry began to lead: monotonic, and Unix seconds
         self._alerts: dict[str, Alert] = {}
@@ -74,6 +86,7 @@ class AlertDesk:
         self._errors = ErrorWatch()
         self._windowed = float("-inf")
         self._forecaster = Forecaster((), clock())
+        self._forecast_log = ForecastLog()
 
     async def run(self) -> None:
         """Looks until cancelled."""
@@ -92,10 +105,14 @@ class AlertDesk:
         term = self._store.term
         if not term:
             self._term = ""
+            await self.silences.refresh()
             return
         if term != self._term:
-            self._take_office(await self._store.known(), term)
+            known = await self._store.known()
+            await self.silences.refresh()
+            self._take_office(known, term)
         self.look()
+        await self.silences.refresh()
         now = essence(self._alerts)
         if now != self._saved:
             await self._store.save_known(tuple(self._alerts.values()))
@@ -116,12 +133,19 @@ class AlertDesk:
             self._forecaster.look(
                 figure, snapshot, self._reporting(clock), self._rules(), now=now, clock=clock
             )
+            self._forecast_log.look(self._forecaster, clock)
         drained = {one.name for one in snapshot.nodes.values() if one.state != "active"}
         before = self._alerts
         learnt = [*self._learner.seen(), *self._errors.seen(), *self._forecaster.seen()]
         seen = [*self._found(snapshot, clock), *self._ruled(), *learnt]
         self._alerts = settle(
-            before, seen, drained=drained, moving=self._moving(), now=now, office=self._began
+            before,
+            seen,
+            drained=drained,
+            moving=self._moving(),
+            now=now,
+            office=self._began,
+            hushed=self._hushed(),
         )
         for id_, alert in self._alerts.items():
             old = before.get(id_)
@@ -147,6 +171,11 @@ class AlertDesk:
             sorted(self.known.values(), key=lambda one: (one.ended > 0.0, -(one.ended or one.since)))
         )
 
+    def meant_by(self, silence: Silence) -> int:
+        """How many alerts that last a silence is about."""
+        lasting = [one.seen for one in self.known.values() if not one.ended]
+        return sum(fits(silence.matchers, labels_of(seen, self._mesh)) for seen in lasting)
+
     def watched(self, rule: str) -> Mapping[str, Watched]:
         """The series that a rule looks at."""
         return self._watched.get(rule, {})
@@ -162,6 +191,10 @@ class AlertDesk:
         """
         return self._forecaster.forecasts(node, hit=hit) if self._term else []
 
+    def fullest(self) -> dict[str, dict[str, tuple[float, float, float]]]:
+        """See `Forecaster.fullest`; nothing while another registry leads."""
+        return self._forecaster.fullest() if self._term else {}
+
     def _take_office(self, known: Sequence[Alert], term: str) -> None:
         now, clock = self._now(), self._clock()
         self._alerts = resumed(known, now)
@@ -175,6 +208,11 @@ class AlertDesk:
         for plan in self._rules():
             self._watched[plan.name] = threshold_rules.resume(plan, lasting, clock)
             self._followed[plan.name] = plan
+
+    def _hushed(self) -> Callable[[Seen], str]:
+        """Says of an alert why somebody silenced it."""
+        silences = self.silences.lasting
+        return lambda seen: silent(silences, labels_of(seen, self._mesh)) if silences else ""
 
     def _judge(self, clock: float) -> None:
         """Every rule looks. Of one that was changed everything begins anew."""

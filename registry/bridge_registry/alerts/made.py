@@ -58,6 +58,7 @@ class Alerting:
             moving,
             now=time.time,
             clock=time.monotonic,
+            mesh=mesh,
         )
         self.courier = Courier(
             self.desk,

@@ -8,7 +8,7 @@ from typing import Any, Final
 
 from bridge_core.command.plain_text import one_line
 from bridge_core.moments import utc_text
-from bridge_registry.alerts.alert_rules import Alert
+from bridge_registry.alerts.alert_rules import Alert, Seen
 from bridge_registry.alerts.delivery_rules import RESEND_S, Message, ReceiverPlan
 
 _MISSED: Final = 5
@@ -23,9 +23,8 @@ def body_of(plan: ReceiverPlan, message: Message, mesh: str, now: float) -> Any:
     return _to_webhook(plan, message, mesh)
 
 
-def labels_of(alert: Alert, mesh: str) -> dict[str, str]:
-    """What tells an alert apart, and what receivers route by."""
-    seen = alert.seen
+def labels_of(seen: Seen, mesh: str) -> dict[str, str]:
+    """What tells an alert apart, and what receivers route by and silences mean."""
     found = {
         **seen.labels,
         "alertname": seen.name,
@@ -53,7 +52,7 @@ def annotations_of(alert: Alert) -> dict[str, str]:
 def _to_alertmanager(alert: Alert, mesh: str, now: float) -> dict[str, Any]:
     ends = alert.ended or now + _MISSED * RESEND_S
     return {
-        "labels": labels_of(alert, mesh),
+        "labels": labels_of(alert.seen, mesh),
         "annotations": annotations_of(alert),
         "startsAt": _moment(alert.since),
         "endsAt": _moment(ends),
@@ -64,7 +63,7 @@ def _to_webhook(plan: ReceiverPlan, message: Message, mesh: str) -> dict[str, An
     alerts = [
         {
             "status": "resolved" if one.ended else "firing",
-            "labels": labels_of(one, mesh),
+            "labels": labels_of(one.seen, mesh),
             "annotations": annotations_of(one),
             "startsAt": _moment(one.since),
             "endsAt": _moment(one.ended) if one.ended else _ZERO,

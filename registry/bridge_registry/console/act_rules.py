@@ -18,6 +18,8 @@ from bridge_core.addresses import ip_of
 from bridge_core.decoding import decode_json
 from bridge_core.http1.request import Request
 from bridge_core.http_access import same_origin
+from bridge_core.moments import utc_text
+from bridge_wire.v1 import alerting_pb2
 from bridge_wire.v1 import registry_pb2 as pb
 
 MOST_BYTES: Final = 4096
@@ -46,9 +48,25 @@ class Rollback(msgspec.Struct, frozen=True, tag_field="act", tag="rollback", for
     revision: Annotated[int, msgspec.Meta(ge=1, le=(1 << 63) - 1)]
 
 
-Act: TypeAlias = Drain | Rollout | Rollback
+class Silence(msgspec.Struct, frozen=True, tag_field="act", tag="silence", forbid_unknown_fields=True):
+    """Have nobody told of some alerts for a while."""
+
+    matchers: Annotated[tuple[Annotated[str, msgspec.Meta(max_length=600)], ...], msgspec.Meta(max_length=16)]
+    seconds: Annotated[float, msgspec.Meta(ge=0, le=1e9)]
+    reason: Annotated[str, msgspec.Meta(max_length=1000)]
+
+
+class Unsilence(msgspec.Struct, frozen=True, tag_field="act", tag="unsilence", forbid_unknown_fields=True):
+    """End a silence."""
+
+    id: _Name
+
+
+Act: TypeAlias = Drain | Rollout | Rollback | Silence | Unsilence
 CALLS: Final = ("Drain", "CommandRollout", "Rollback")
 """Methods of the Admin service that acts call."""
+ALERTING_CALLS: Final = ("Silence", "Unsilence")
+"""Those of the Alerting service."""
 
 
 class Asked(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -67,7 +85,12 @@ def act_of(body: bytes) -> Act:
 
 
 def call_of(act: Act) -> tuple[str, Any]:
-    """The method of the Admin service that does it, and its request."""
+    """The method that does it, and its request."""
+    if isinstance(act, Silence):
+        asked = alerting_pb2.SilenceRequest(matchers=act.matchers, seconds=act.seconds, reason=act.reason)
+        return "Silence", asked
+    if isinstance(act, Unsilence):
+        return "Unsilence", alerting_pb2.UnsilenceRequest(id=act.id)
     if isinstance(act, Drain):
         return "Drain", pb.DrainRequest(node_name=act.node, drained=act.drained)
     if isinstance(act, Rollout):
@@ -82,6 +105,13 @@ def outcome(act: Act, answer: Any) -> tuple[bool, str]:
             True,
             f"{act.node} {'is drained: it gets nothing new' if act.drained else 'is in service again'}.",
         )
+    if isinstance(act, Silence):
+        return (
+            True,
+            f"Nobody is told until {utc_text(answer.silence.ends_unix)} (silence {answer.silence.id}).",
+        )
+    if isinstance(act, Unsilence):
+        return True, f"The silence {act.id} is over."
     if isinstance(act, Rollout):
         return True, f"{act.name} is {answer.phase} now."
     if answer.faults:

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 
 import msgspec
 
+from bridge_core import gauges
 from bridge_core.counts import Counts
+from bridge_core.gauges import Gauge
 from bridge_core.mesh_picture import (
     AlertPicture,
     Backend,
+    GpuPicture,
     InstancePicture,
     MeshPicture,
     ModelPicture,
@@ -17,6 +20,7 @@ from bridge_core.mesh_picture import (
     RegistryPicture,
     RolloutPicture,
     RoutePicture,
+    SilencePicture,
     node_state,
 )
 from bridge_core.names import canonical_or_same, display_or_same, natural
@@ -24,6 +28,7 @@ from bridge_core.snapshot import Instance, Snapshot
 from bridge_core.traffic import Route, shares
 from bridge_core.verdicts import Verdict
 from bridge_registry.alerts.alert_rules import Alert
+from bridge_registry.alerts.silence_rules import Silence
 from bridge_registry.console.traffic_rules import WINDOW_S
 from bridge_registry.membership.node_status import NodeStanding
 from bridge_registry.rollouts.plan import RolloutPlan
@@ -31,6 +36,7 @@ from bridge_registry.rollouts.rollout_rules import RolloutPosition, step_of
 
 _LAST_EVENTS = 20
 _ALERTS = 300
+_GPUS = 32  # of a node
 
 
 class Seen(msgspec.Struct, frozen=True):
@@ -48,6 +54,8 @@ class Seen(msgspec.Struct, frozen=True):
         by_model: What happened in the last minute.
         by_node: The same, by the node that was called.
         alerts: Those that last first.
+        silences: What people silenced.
+        gauges: What nodes measured last.
     """
 
     at_unix: float
@@ -61,6 +69,8 @@ class Seen(msgspec.Struct, frozen=True):
     by_model: Mapping[str, Counts] = {}
     by_node: Mapping[str, Counts] = {}
     alerts: tuple[Alert, ...] = ()
+    silences: tuple[Silence, ...] = ()
+    gauges: Mapping[str, tuple[Gauge, ...]] = {}
 
 
 def paint(seen: Seen) -> MeshPicture:
@@ -79,6 +89,10 @@ def paint(seen: Seen) -> MeshPicture:
         routes=tuple(_route(name, route) for name, route in sorted(seen.snapshot.routes.items())),
         rollouts=tuple(_rollout(plan, position, seen.snapshot) for plan, position in seen.rollouts),
         alerts=tuple(map(_alert, seen.alerts[:_ALERTS])),
+        silences=tuple(
+            SilencePicture(one.id, tuple(map(str, one.matchers)), one.by, one.reason, int(one.ends))
+            for one in seen.silences
+        ),
     )
 
 
@@ -121,7 +135,17 @@ def _node(one: NodeStanding, members: Iterable[Instance], seen: Seen) -> NodePic
         instances=instances,
         requests_per_s=_rate(counts.requests),
         errors_per_s=_rate(counts.failed),
+        gpus=tuple(gpus_of(seen.gauges.get(node.name, ()))) if one.reports else (),
     )
+
+
+def gpus_of(told: Sequence[Gauge]) -> Iterable[GpuPicture]:
+    """The GPUs that a node's gauges tell of."""
+    warmth = {one.of: one.value for one in told if one.name == gauges.GPU_TEMPERATURE}
+    for one in [one for one in told if one.name == gauges.VRAM and one.limit > 0.0][:_GPUS]:
+        used = round(100.0 * min(1.0, max(0.0, one.value / one.limit)))
+        celsius = 5 * round(min(1000.0, max(0.0, warmth.get(one.of, 0.0))) / 5)
+        yield GpuPicture(one.of, int(min(one.limit, 2.0**53)), used, celsius)
 
 
 def _with_health(verdict: Verdict | None, one: InstancePicture) -> InstancePicture:
@@ -145,6 +169,8 @@ def _alert(alert: Alert) -> AlertPicture:
         well=seen.well,
         runbook=seen.runbook,
         silenced=alert.silenced,
+        instance=seen.instance,
+        of=seen.of,
     )
 
 

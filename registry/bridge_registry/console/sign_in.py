@@ -1,7 +1,7 @@
 """Signing in to the console, and what a page that is signed in does: the edge of `session_rules`.
 
 An admin asks for a code with its certificate (`bridgectl console`), the page exchanges it for a session, and
-each of its acts is a call of the Admin service as that admin: the gate asks the role on record, the audit
+each of its acts is a call of a service as that admin: the gate asks the role on record, the audit
 writes it down under the admin's name. Sessions are of one registry's life and are kept nowhere else.
 """
 
@@ -51,7 +51,7 @@ class SignIn:
         calls: Makes calls as somebody.
         gate: Says whether an admin is still one.
         recorded: Puts a method's calls on record, by its name.
-        acts: Methods of the Admin service by their names, recorded.
+        acts: Methods of services that acts call, by their names, recorded.
         registry: This one's name: of two consoles in one browser each has a cookie of its own.
         draw: Random text that fits into a URL and a cookie.
         clock: Monotonic seconds.

@@ -10,7 +10,7 @@ from typing import Final
 from urllib.parse import urlsplit
 
 from bridge_core.errors import BridgeError
-from bridge_registry.alerts import threshold_rules
+from bridge_registry.alerts import silence_rules, threshold_rules
 from bridge_registry.alerts.alert_rules import Alert, Seen
 from bridge_registry.alerts.delivery_rules import ReceiverPlan, Telling
 from bridge_registry.alerts.made import Alerting
@@ -69,6 +69,44 @@ class AlertingService(rpc.AlertingServicer):
                 )
             answer = await self._alerting.courier.try_out(plan, _made_up(time.time()))
             return pb.TryReceiverResponse(taken=answer.taken, status=answer.status, says=answer.says)
+
+    async def Silence(self, request: pb.SilenceRequest, context: Context) -> pb.SilenceResponse:
+        """See alerting.proto."""
+        async with self._gate.admit(context, "admin", role="operator") as peer:
+            self._check_serving()
+            made = await self._alerting.desk.silences.add(
+                request.matchers,
+                by=peer.identity.name if peer is not None else "",
+                reason=request.reason,
+                lasts_s=request.seconds,
+            )
+            return pb.SilenceResponse(silence=self._silence(made))
+
+    async def Silences(self, request: pb.SilencesRequest, context: Context) -> pb.SilencesResponse:
+        """See alerting.proto."""
+        async with self._gate.admit(context, "admin", role="viewer"):
+            self._check_serving()
+            lasting = self._alerting.desk.silences.lasting
+            return pb.SilencesResponse(silences=map(self._silence, lasting))
+
+    async def Unsilence(self, request: pb.UnsilenceRequest, context: Context) -> pb.UnsilenceResponse:
+        """See alerting.proto."""
+        async with self._gate.admit(context, "admin", role="operator"):
+            self._check_serving()
+            ended = await self._alerting.desk.silences.end(request.id)
+            return pb.UnsilenceResponse(silence=self._silence(ended))
+
+    def _silence(self, one: silence_rules.Silence) -> pb.AlertSilence:
+        meant = self._alerting.desk.meant_by(one)
+        return pb.AlertSilence(
+            id=one.id,
+            matchers=map(str, one.matchers),
+            by=one.by,
+            reason=one.reason,
+            made_unix=one.made,
+            ends_unix=one.ends,
+            silences=meant,
+        )
 
 
 def _made_up(now: float) -> Alert:

@@ -1,1 +1,1 @@
-"""Shared storage (CephFS, NFS, a mounted RBD image) as a tier of models below this node's disk."""
+"""Shared storage (a mounted folder, an S3-compatible bucket) as a tier of models below this node's disk."""

@@ -18,8 +18,8 @@ from pathlib import Path
 from typing import Final
 
 from bridge_agent.models.blob_content import write_all
+from bridge_agent.models.shared.storage import PublishFault, still_held
 from bridge_agent.models.shared.tier_files import below, read_file
-from bridge_core.errors import BridgeError
 from bridge_core.names import ModelName
 
 FENCES: Final = "bridge-fences"
@@ -29,10 +29,6 @@ NEW: Final = WRITE | os.O_CREAT | os.O_EXCL
 _MOST: Final = 4096
 _NO_LOCKS: Final = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL)
 _LOCKED: Final = (errno.EAGAIN, errno.EACCES)
-
-
-class PublishFault(BridgeError):
-    """The model was not written."""
 
 
 def identity(root: Path) -> str:
@@ -47,13 +43,20 @@ def identity(root: Path) -> str:
         if found is None:
             _make_identity(folder)
             found = read_file(IDENTITY, folder, _MOST)
-    text = (found or b"").decode("latin-1")
+    return read_identity(found, str(root / IDENTITY))
+
+
+def read_identity(data: bytes | None, where: str) -> str:
+    """The identity that lies there. Raises PublishFault: something else does."""
+    text = (data or b"").decode("latin-1")
     if len(text) != 32 or not set(text) <= set("0123456789abcdef"):
-        raise PublishFault(
-            f"{root / IDENTITY} is not what makes a folder a tier",
-            hint="remove it while nobody is publishing",
-        )
+        raise PublishFault(f"{where} is not what makes a tier", hint="remove it while nobody is publishing")
     return text
+
+
+def fence_name(name: ModelName) -> str:
+    """By which name a model's fence lies there."""
+    return hashlib.sha256(str(name).lower().encode()).hexdigest()[:32]
 
 
 def _make_identity(folder: int) -> None:
@@ -78,7 +81,7 @@ def claim(root: Path, name: ModelName, mark: str, valid: Callable[[], bool]) -> 
         OSError: the storage refuses.
     """
     with _fenced(root, name) as fence:
-        _still(name, valid)
+        still_held(name, valid)
         os.ftruncate(fence, 0)
         write_all(fence, 0, mark.encode())
         os.fsync(fence)
@@ -97,14 +100,14 @@ def claimed(root: Path, name: ModelName, mark: str, valid: Callable[[], bool]) -
             raise PublishFault(
                 f"another writer began to publish {name.short()} meanwhile: nothing was replaced"
             )
-        _still(name, valid)
+        still_held(name, valid)
         yield
 
 
 @contextlib.contextmanager
 def _fenced(root: Path, name: ModelName) -> Iterator[int]:
     """A model's fence file, locked where the file system knows locks."""
-    file_name = hashlib.sha256(str(name).lower().encode()).hexdigest()[:32]
+    file_name = fence_name(name)
     with below(root, FENCES) as folder:
         fence = os.open(file_name, WRITE | os.O_CREAT | os.O_NONBLOCK, 0o644, dir_fd=folder)
     try:
@@ -122,11 +125,3 @@ def _fenced(root: Path, name: ModelName) -> Iterator[int]:
         yield fence
     finally:
         os.close(fence)
-
-
-def _still(name: ModelName, valid: Callable[[], bool]) -> None:
-    if not valid():
-        raise PublishFault(
-            f"the lease for {name.short()} is over: the registry could not be reached in time",
-            hint="publish it again: the blobs that were written are there",
-        )

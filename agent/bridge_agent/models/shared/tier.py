@@ -5,33 +5,42 @@ Its methods block, for no longer than the storage may take (`patience`): run the
 
 from __future__ import annotations
 
+import contextlib
 import os
 import threading
 import time
-from collections.abc import Callable
-from pathlib import Path
+from collections.abc import Callable, Iterator
+from functools import partial
+from itertools import islice
 from typing import Final, TypeVar
 
 import msgspec
 import structlog
 
 from bridge_agent.models.blob_files import BlobFault, hash_all, read_piece
-from bridge_agent.models.shared import tier_files
-from bridge_agent.models.shared.patience import Patience, StorageHangs, is_left
+from bridge_agent.models.shared.patience import MOST, Patience, StorageHangs, is_left
 from bridge_agent.models.shared.section import SharedSection
 from bridge_agent.models.shared.standing_rules import Standing
-from bridge_agent.models.shared.tier_files import Stamp
+from bridge_agent.models.shared.storage import (
+    Listed,
+    OpenBlob,
+    Stamp,
+    Storage,
+    TierWriting,
+    TooMany,
+    reason_of,
+)
+from bridge_agent.models.shared.storages import storage_of
 from bridge_core.errors import BridgeError, Reaction
-from bridge_core.files import read_at
 from bridge_core.model_answers import SharedCounts, SharedSaid
-from bridge_core.model_store.layout import describe
 from bridge_core.names import ModelName
 
 log = structlog.get_logger()
 
 T = TypeVar("T")
 
-_MOST_WRONG: Final = 4096  # files that are remembered as wrong
+_MOST_WRONG: Final = 4096  # blobs that are remembered as wrong
+_MOST_LISTED: Final = 1024  # models that are named of all that lie there
 
 
 class TierFault(BridgeError):
@@ -61,6 +70,7 @@ class SharedTier:
         section: Where it is.
         now: Monotonic seconds.
         patience: Runs what may hang; None: one with the section's time-out.
+        storage: What is there; None: what the section names.
     """
 
     def __init__(
@@ -68,10 +78,11 @@ class SharedTier:
         section: SharedSection,
         now: Callable[[], float] = time.monotonic,
         patience: Patience | None = None,
+        storage: Storage | None = None,
     ) -> None:
         self.section: Final = section
-        self.root: Final = Path(section.path)
-        self.patience: Final = patience or Patience(section.timeout_s)
+        self._storage: Final = storage or storage_of(section, os.environ)
+        self.patience: Final = patience or Patience(section.timeout_s, MOST * self._storage.ahead)
         self._now = now
         self._lock = threading.Lock()  # of all below
         self._standing = Standing()
@@ -79,12 +90,31 @@ class SharedTier:
         self._models: tuple[str, ...] = ()
         self._taken = self._given = self._lacked = self._wrongs = 0
 
+    @property
+    def where(self) -> str:
+        """For people: what they call it."""
+        return self._storage.where
+
+    @property
+    def ahead(self) -> int:
+        """How many pieces of a blob are read at one time."""
+        return self._storage.ahead
+
+    @property
+    def storage(self) -> Storage:
+        """What is there, for who removes from it."""
+        return self._storage
+
+    def writer(self) -> TierWriting:
+        """Writes there."""
+        return self._storage.writer(self.patience)
+
     # -- what it has
 
     def manifest(self, name: ModelName) -> bytes | None:
         """A model's manifest as it lies there; None: there is none, or the storage is away."""
         try:
-            return self._ask(lambda: tier_files.manifest_at(self.root, name))
+            return self._ask(lambda: self._storage.manifest(name))
         except TierFault:
             return None
 
@@ -95,22 +125,22 @@ class SharedTier:
             TierLacks: there is none of that size, or the file there is known to be wrong.
             TierFault: the storage is away.
         """
-        found = self._ask(lambda: tier_files.open_blob(self.root, hex_), late=_close)
+        found = self._ask(lambda: self._storage.open(hex_), late=_close)
         if found is None:
             with self._lock:
                 self._lacked += 1
-            raise TierLacks(f"the shared storage {self.root} does not have blob {hex_[:12]}")
-        file, stamp = found
+            raise TierLacks(f"the shared storage {self.where} does not have blob {hex_[:12]}")
+        stamp = found.stamp
         with self._lock:
             known = self._wrong.get(hex_) == _Wrong(stamp, size)
             if not known:  # another file lies there by now, or it was of another size that it was said to be
                 self._wrong.pop(hex_, None)
         if stamp.size == size and not known:
-            return TierBlob(self, file, hex_, size)
-        self.close(file)
+            return TierBlob(self, found, hex_, size)
+        self.close(found)
         if not known:
             self._is_wrong(hex_, _Wrong(stamp, size), f"it has {stamp.size} bytes and not {size}")
-        raise TierLacks(f"what the shared storage {self.root} has as blob {hex_[:12]} is wrong")
+        raise TierLacks(f"what the shared storage {self.where} has as blob {hex_[:12]} is wrong")
 
     def doubt(self, hex_: str, size: int, stopped: Callable[[], bool]) -> bool:
         """A whole of which pieces came from here had another digest: reads the file; False: it is wrong.
@@ -123,36 +153,61 @@ class SharedTier:
         except TierFault:
             return False
         try:
-            stamp = self._ask(lambda: tier_files.stamp_of(blob.file))
             if hash_all(blob.read, size, stopped)[0] == hex_ or stopped():
                 return True
         except (TierFault, BlobFault):
             return False
         finally:
             blob.close()
-        self._is_wrong(hex_, _Wrong(stamp, size), "its bytes have another digest")
+        self._is_wrong(hex_, _Wrong(blob.stamp, size), "its bytes have another digest")
         return False
+
+    def manifests(self) -> Iterator[tuple[Listed, bytes | None]]:
+        """All that lie there, one after the other; None: one that cannot be read.
+
+        Raises:
+            TierFault: the storage is away, or holds more than is looked through.
+        """
+
+        def all_() -> list[Listed] | TooMany:
+            try:
+                return list(self._storage.listed())
+            except TooMany as fault:
+                return fault
+
+        listed = self._ask(all_)
+        if isinstance(listed, TooMany):
+            raise TierFault(str(listed))
+        for one in listed:
+            yield one, self._ask(partial(self._storage.manifest_at, one.place))
 
     def look(self) -> None:
         """Lists what lies there, and whether it answers; what came of it is in `said`."""
         try:
-            found = self._ask(lambda: tier_files.names_at(self.root))
+            found = self._ask(self._names)
         except TierFault:
             return
         with self._lock:
-            self._models, wrong = tuple(name.short() for name in found), list(self._wrong.items())
+            self._models, wrong = found, list(self._wrong.items())
         for hex_, one in wrong:
             self._look_again(hex_, one.stamp)
+
+    def _names(self) -> tuple[str, ...]:
+        found: list[str] = []
+        with contextlib.suppress(TooMany):
+            names = (one.name.short() for one in self._storage.listed() if one.name is not None)
+            found.extend(islice(names, _MOST_LISTED))
+        return tuple(found)
 
     def _look_again(self, hex_: str, stamp: Stamp) -> None:
         """Whether a blob that was wrong has been put right."""
         try:
-            found = self._ask(lambda: tier_files.open_blob(self.root, hex_), late=_close)
+            found = self._ask(lambda: self._storage.open(hex_), late=_close)
         except TierFault:
             return
         if found is not None:
-            self.close(found[0])
-        if found is None or found[1] != stamp:
+            self.close(found)
+        if found is None or found.stamp != stamp:
             self.mended(hex_)
 
     # -- what is said of it
@@ -164,7 +219,7 @@ class SharedTier:
                 self._given, self._taken, self._lacked, self._wrongs, self._standing.faults, len(self._wrong)
             )
             return SharedSaid(
-                str(self.root)[:256],
+                self.where[:256],
                 self.section.publish,
                 self._standing.fault,
                 self.patience.hanging,
@@ -179,12 +234,12 @@ class SharedTier:
         found = []
         if fault:
             found.append(
-                f"the shared models folder {self.root} is away: {fault}; models come from other nodes and "
+                f"the shared storage {self.where} is away: {fault}; models come from other nodes and "
                 "their registries meanwhile"
             )
         if wrong:
             found.append(
-                f"the shared models folder {self.root} holds {len(wrong)} blobs that are wrong "
+                f"the shared storage {self.where} holds {len(wrong)} blobs that are wrong "
                 f"(sha256-{wrong[0][:12]}…): publish their models again with `bridgectl models publish`"
             )
         return found
@@ -196,25 +251,25 @@ class SharedTier:
         with self._lock:
             asks, why = self._standing.asks(self._now()), self._standing.fault
         if not asks:
-            raise TierFault(f"the shared storage {self.root} is away: {why}")
+            raise TierFault(f"the shared storage {self.where} is away: {why}")
         try:
             result = self.patience.call(work, late=late)
         except (OSError, StorageHangs) as fault:
-            said = describe(fault) if isinstance(fault, OSError) else fault.message
+            said = reason_of(fault) if isinstance(fault, OSError) else fault.message
             self._failed(said)
-            raise TierFault(f"the shared storage {self.root} is away: {said}") from fault
+            raise TierFault(f"the shared storage {self.where} is away: {said}") from fault
         with self._lock:
             back = bool(self._standing.fault)
             self._standing.answered()
         if back:
-            log.info("shared_storage_back", path=str(self.root))
+            log.info("shared_storage_back", path=self.where)
         return result
 
     def _failed(self, why: str) -> None:
         with self._lock:
             news = self._standing.failed(why, self._now())
         if news:
-            log.warning("shared_storage_away", path=str(self.root), reason=why)
+            log.warning("shared_storage_away", path=self.where, reason=why)
 
     def _is_wrong(self, hex_: str, one: _Wrong, why: str) -> None:
         with self._lock:
@@ -222,18 +277,11 @@ class SharedTier:
                 del self._wrong[next(iter(self._wrong))]
             self._wrong[hex_] = one
             self._wrongs += 1
-        log.warning("shared_blob_wrong", path=str(self.root), blob=hex_[:12], reason=why)
+        log.warning("shared_blob_wrong", path=self.where, blob=hex_[:12], reason=why)
 
-    def read(self, file: int, offset: int, length: int) -> bytes:
-        """Bytes of an open file, which is closed where that read hangs; see `TierBlob`. Raises TierFault."""
-
-        def work() -> bytes:
-            data = read_at(file, offset, length)
-            # It lies in this node's own store soon: once in the page cache is enough.
-            os.posix_fadvise(file, offset, length, os.POSIX_FADV_DONTNEED)
-            return data
-
-        data = self._ask(work, late=lambda _: os.close(file))
+    def read(self, file: OpenBlob, offset: int, length: int) -> bytes:
+        """Bytes of an open blob, which is closed where that read hangs; see `TierBlob`. Raises TierFault."""
+        data = self._ask(lambda: file.read(offset, length), late=lambda _: _close(file))
         with self._lock:
             self._taken += len(data)
         return data
@@ -253,35 +301,42 @@ class SharedTier:
         with self._lock:
             self._given += 1
 
-    def close(self, file: int) -> None:
-        """Closes a file, without waiting for it: that, too, may hang."""
-        threading.Thread(target=os.close, args=(file,), daemon=True, name="shared-storage-close").start()
+    def close(self, file: OpenBlob) -> None:
+        """Closes a blob, without waiting for it: that, too, may hang."""
+        threading.Thread(target=_close, args=(file,), daemon=True, name="shared-storage-close").start()
 
 
 class TierBlob:
-    """One blob of the tier, open; reads come one after the other. Close it.
+    """One blob of the tier, open. Close it.
 
     Attributes:
-        file: Its descriptor; -1 once it is closed, or left to the thread that hangs on it.
+        file: It; None once it is closed, or left to the thread that hangs on it.
+        stamp: As it was when it was opened.
+        ahead: How many of its pieces may be read at one time.
     """
 
-    def __init__(self, tier: SharedTier, file: int, hex_: str, size: int) -> None:
+    def __init__(self, tier: SharedTier, file: OpenBlob, hex_: str, size: int) -> None:
         self._tier = tier
         self._hex = hex_
-        self.file = file
+        self.file: OpenBlob | None = file
+        self.stamp: Final = file.stamp
+        self.ahead: Final = tier.ahead
         self.size = size
 
     def read(self, offset: int, length: int) -> bytes:
-        """The bytes there; fewer where the file was cut. Raises TierFault: the storage is away."""
+        """The bytes there; fewer where the blob was cut. Raises TierFault: the storage is away."""
+        file = self.file
+        if file is None:
+            raise TierFault(f"blob {self._hex[:12]} of the shared storage is closed")
         try:
-            return self._tier.read(self.file, offset, length)
+            return self._tier.read(file, offset, length)
         except TierFault as fault:
             if is_left(fault):
-                self.file = -1  # the thread that hangs on it closes it
+                self.file = None  # the thread that hangs on it closes it
             raise
 
     def piece(self, piece: int) -> bytes:
-        """A piece of it. Raises TierFault: the storage is away, or the file was cut."""
+        """A piece of it. Raises TierFault: the storage is away, or the blob was cut."""
         try:
             return read_piece(self.read, self.size, piece)
         except BlobFault as fault:
@@ -289,11 +344,12 @@ class TierBlob:
 
     def close(self) -> None:
         """Lets go of it."""
-        file, self.file = self.file, -1
-        if file >= 0:
+        file, self.file = self.file, None
+        if file is not None:
             self._tier.close(file)
 
 
-def _close(found: tuple[int, Stamp] | None) -> None:
-    if found is not None:
-        os.close(found[0])
+def _close(file: OpenBlob | None) -> None:
+    if file is not None:
+        with contextlib.suppress(OSError):
+            file.close()

@@ -15,16 +15,14 @@ from itertools import islice
 from pathlib import Path
 from typing import Final
 
-import msgspec
-
 from bridge_agent.models.manifest_rules import MOST_MANIFEST
+from bridge_agent.models.shared.storage import Listed, Stamp, TooMany
 from bridge_core.files import read_at
 from bridge_core.names import InvalidName, ModelName
 
 FOLDER: Final = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 ROOT: Final = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
 MANIFESTS: Final = "manifests"
-MOST_LISTED: Final = 1024  # models that are named of all that lie there
 _MOST_ENTRIES: Final = 16_384  # of folders that are looked through
 _READ: Final = os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK  # a FIFO blocks nobody
 _NONE: Final = (errno.ENOENT, errno.ELOOP, errno.ENOTDIR, errno.ENAMETOOLONG, errno.ENXIO)
@@ -34,18 +32,10 @@ class NoStore(OSError):
     """The folder is there, and holds no models: most likely nothing is mounted there."""
 
 
-class Stamp(msgspec.Struct, frozen=True):
-    """Which file, in which state: as long as it is the same, nobody wrote to it."""
-
-    inode: int
-    size: int
-    modified_ns: int
-
-
 def stamp_of(file: int) -> Stamp:
     """That of an open file. Raises OSError."""
     found = os.fstat(file)
-    return Stamp(found.st_ino, found.st_size, found.st_mtime_ns)
+    return Stamp(f"{found.st_ino} {found.st_mtime_ns}", found.st_size)
 
 
 def is_none(fault: OSError) -> bool:
@@ -150,37 +140,39 @@ def read_file(name: str, folder: int, most: int) -> bytes | None:
     return data if len(data) <= most else None
 
 
-def manifest_at(root: Path, name: ModelName) -> bytes | None:
+def manifest_of(root: Path, name: ModelName) -> bytes | None:
     """The manifest of a name in whatever case; None where there is none. Raises NoStore, OSError."""
-    parts = (name.host, name.namespace, name.model)
-    with folders(root, MANIFESTS, *parts) as folder:
-        if folder is not None and (data := read_file(name.tag, folder, MOST_MANIFEST)) is not None:
-            return data
+    data = manifest_at(root, f"{name.host}/{name.namespace}/{name.model}/{name.tag}")
+    if data is not None:
+        return data
     wanted = str(name).lower()
-    for found in _all_names(root):
-        if str(found).lower() == wanted:
-            with folders(root, MANIFESTS, found.host, found.namespace, found.model) as folder:
-                return None if folder is None else read_file(found.tag, folder, MOST_MANIFEST)
+    with contextlib.suppress(TooMany):
+        for found in listed(root):
+            if str(found.name).lower() == wanted:
+                return manifest_at(root, found.place)
     return None
 
 
-def names_at(root: Path) -> list[ModelName]:
-    """The models that lie there, `MOST_LISTED` at most. Raises NoStore, OSError."""
-    with contextlib.closing(_all_names(root)) as names:
-        return list(islice(names, MOST_LISTED))
+def manifest_at(root: Path, place: str) -> bytes | None:
+    """The manifest at a place below `manifests`; None where there is none to be read. Raises OSError."""
+    *parts, tag = place.split("/")
+    with folders(root, MANIFESTS, *parts) as folder:
+        return None if folder is None else read_file(tag, folder, MOST_MANIFEST)
 
 
-def _all_names(root: Path) -> Generator[ModelName, None, None]:
+def listed(root: Path) -> Generator[Listed, None, None]:
+    """All that lies where manifests lie. Raises TooMany, NoStore, OSError."""
     left = [_MOST_ENTRIES]
 
-    def listed(folder: int, names: tuple[str, ...]) -> Generator[ModelName, None, None]:
+    def walked(folder: int, names: tuple[str, ...]) -> Generator[Listed, None, None]:
         with os.scandir(folder) as entries:
-            found = sorted(entry.name for entry in islice(entries, left[0]))
+            found = sorted(entry.name for entry in islice(entries, left[0] + 1))
         left[0] -= len(found)
+        if left[0] < 0:
+            raise TooMany(f"more than {_MOST_ENTRIES} files lie below {root / MANIFESTS}")
         for entry in found:
             if len(names) == 3:
-                with contextlib.suppress(InvalidName):
-                    yield ModelName.parse(f"{names[0]}/{names[1]}/{names[2]}:{entry}")
+                yield Listed("/".join((*names, entry)), _named(*names, entry))
                 continue
             try:
                 inner = os.open(entry, FOLDER, dir_fd=folder)
@@ -189,9 +181,16 @@ def _all_names(root: Path) -> Generator[ModelName, None, None]:
                     continue
                 raise
             try:
-                yield from listed(inner, (*names, entry))
+                yield from walked(inner, (*names, entry))
             finally:
                 os.close(inner)
 
     with top(root, MANIFESTS) as folder:
-        yield from listed(folder, ())
+        yield from walked(folder, ())
+
+
+def _named(host: str, namespace: str, model: str, tag: str) -> ModelName | None:
+    try:
+        return ModelName.parse(f"{host}/{namespace}/{model}:{tag}")
+    except InvalidName:
+        return None

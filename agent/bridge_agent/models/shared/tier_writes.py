@@ -1,13 +1,10 @@
-"""Writes models into shared storage. Everything here blocks; each step runs in `Patience`, for it may hang.
+"""Writes a model into a folder that all nodes read, or removes it there. Blocks: run it in threads.
 
-Rules:
-1. A blob is written under a name of its own in `bridge-partial`, synced, and renamed: readers see all of it
-   or nothing. Its bytes are hashed on the way; what has another digest than it should is not kept. One that
-   is there already is read and hashed, not believed.
-2. A manifest is renamed into its place last, when all its blobs are there.
-3. Who writes a model holds the registry's lease for it. Before it begins it puts its own mark into the
-   model's fence, and before the manifest's rename it looks whether its mark is still there and its lease
-   still good: a writer that stood still for minutes finds another's mark, and renames nothing. Where a file
+The rules are those of `TierWriting`; this is how a folder keeps them:
+
+1. A blob is written under a name of its own in `bridge-partial`, synced, and renamed.
+2. A manifest is renamed into its place.
+3. The look at the mark, the look at the lease and the rename are under `flock` on the fence. Where a file
    system refuses locks the mark and the lease stand alone, and a writer that stops in the microseconds
    between look and rename could still replace a newer manifest by its older one; never by one in parts.
 """
@@ -15,7 +12,6 @@ Rules:
 from __future__ import annotations
 
 import contextlib
-import errno
 import hashlib
 import os
 import secrets
@@ -29,12 +25,13 @@ from typing import Final, TypeVar
 from bridge_agent.models.blob_content import write_all
 from bridge_agent.models.piece_rules import piece_count, span
 from bridge_agent.models.shared import fence_files
-from bridge_agent.models.shared.fence_files import FENCES, NEW, PublishFault
-from bridge_agent.models.shared.patience import Patience, StorageHangs, is_left
+from bridge_agent.models.shared.fence_files import FENCES, NEW
+from bridge_agent.models.shared.patience import Patience, is_left
+from bridge_agent.models.shared.steps import Steps
+from bridge_agent.models.shared.storage import PublishFault
 from bridge_agent.models.shared.tier_files import FOLDER, MANIFESTS, below, open_regular
 from bridge_core.errors import BridgeError
 from bridge_core.files import read_at
-from bridge_core.model_store.layout import describe
 from bridge_core.names import ModelName
 
 T = TypeVar("T")
@@ -55,19 +52,19 @@ class TierWriter:
 
     def __init__(self, root: Path, patience: Patience) -> None:
         self._root = root
-        self._patience = patience
+        self._steps = Steps(lambda: str(root), patience)
 
     def identity(self) -> str:
         """See `fence_files.identity`. Raises PublishFault, also where the storage hangs."""
-        return self._step("use", partial(fence_files.identity, self._root))
+        return self._steps.do("use", partial(fence_files.identity, self._root))
 
     def claim(self, name: ModelName, mark: str, valid: Callable[[], bool]) -> None:
         """See `fence_files.claim`. Raises PublishFault, also where the storage hangs."""
-        self._step("use", partial(fence_files.claim, self._root, name, mark, valid))
+        self._steps.do("use", partial(fence_files.claim, self._root, name, mark, valid))
 
     def tidy(self) -> None:
         """Makes the folders, and removes what writers left behind that died. Raises PublishFault."""
-        self._step("use", self._tidy)
+        self._steps.do("use", self._tidy)
 
     def blob(
         self, hex_: str, size: int, read: Callable[[int], bytes], *, goes_on: Callable[[int], None]
@@ -88,10 +85,10 @@ class TierWriter:
         name = f"{hex_}.{secrets.token_hex(8)}"
         try:
             self._write(name, hex_, size, read, goes_on)
-            self._step("write", partial(self._named, name, f"sha256-{hex_}"))
+            self._steps.do("write", partial(self._named, name, f"sha256-{hex_}"))
         except BaseException:
             with contextlib.suppress(BridgeError):
-                self._step("clean up", partial(self._forgotten, name))
+                self._steps.do("clean up", partial(self._forgotten, name))
             raise
 
     def list_model(self, name: ModelName, data: bytes, mark: str, valid: Callable[[], bool]) -> None:
@@ -115,12 +112,34 @@ class TierWriter:
             finally:
                 os.close(file)
 
-        self._step("write", work, within_s=_SYNC_S)
+        self._steps.do("write", work, within_s=_SYNC_S)
+
+    def unlist(self, name: ModelName, place: str, mark: str, valid: Callable[[], bool]) -> None:
+        """See `TierWriting`."""
+
+        def work() -> None:
+            *parts, tag = place.split("/")
+            with (
+                fence_files.claimed(self._root, name, mark, valid),
+                below(self._root, MANIFESTS, *parts) as folder,
+            ):
+                _remove(tag, folder)
+
+        self._steps.do("write", work, within_s=_SYNC_S)
+
+    def remove_blob(self, hex_: str) -> None:
+        """See `TierWriting`."""
+
+        def work() -> None:
+            with below(self._root, "blobs") as folder:
+                _remove(f"sha256-{hex_}", folder)
+
+        self._steps.do("write", work, within_s=_SYNC_S)
 
     def _write(
         self, name: str, hex_: str, size: int, read: Callable[[int], bytes], goes_on: Callable[[int], None]
     ) -> None:
-        file = _Opened(self, self._step("write", partial(self._created, name), late=_close))
+        file = _Opened(self._steps, self._steps.do("write", partial(self._created, name), late=_close))
         try:
             whole = hashlib.sha256()
             for piece in range(piece_count(size)):
@@ -140,10 +159,10 @@ class TierWriter:
             file.close()
 
     def _is_there(self, hex_: str, size: int, goes_on: Callable[[int], None]) -> bool:
-        found = self._step("read", partial(self._found, hex_, size), late=_close)
+        found = self._steps.do("read", partial(self._found, hex_, size), late=_close)
         if found is None:
             return False
-        file = _Opened(self, found)
+        file = _Opened(self._steps, found)
         try:
             whole = hashlib.sha256()
             for piece in range(piece_count(size)):
@@ -153,27 +172,6 @@ class TierWriter:
             return whole.hexdigest() == hex_
         finally:
             file.close()
-
-    def _step(
-        self,
-        doing: str,
-        work: Callable[[], T],
-        *,
-        late: Callable[[T | None], None] = lambda _: None,
-        within_s: float = 0.0,
-    ) -> T:
-        try:
-            return self._patience.call(work, late=late, within_s=within_s)
-        except OSError as fault:
-            hint = {
-                errno.ENOSPC: "give it more room",
-                errno.EDQUOT: "give it more room",
-                errno.EROFS: "it is mounted read-only here: publish from a node that may write there",
-            }.get(fault.errno or 0, "")
-            message = f"cannot {doing} the shared storage {self._root}: {describe(fault)}"
-            raise PublishFault(message, hint=hint) from fault
-        except StorageHangs as fault:
-            raise PublishFault(f"the shared storage {self._root} is away: {fault.message}") from fault
 
     # -- what runs in the threads
 
@@ -226,17 +224,15 @@ class TierWriter:
 class _Opened:
     """An open file, which the thread closes that hangs on it."""
 
-    def __init__(self, writer: TierWriter, handle: int) -> None:
-        self._writer = writer
+    def __init__(self, steps: Steps, handle: int) -> None:
+        self._steps = steps
         self._left = False
         self.handle = handle
 
     def step(self, doing: str, work: Callable[[], T], *, within_s: float = 0.0) -> T:
         """A step on it. Raises PublishFault."""
         try:
-            return self._writer._step(  # noqa: SLF001 - of this module
-                doing, work, late=lambda _: os.close(self.handle), within_s=within_s
-            )
+            return self._steps.do(doing, work, late=lambda _: os.close(self.handle), within_s=within_s)
         except PublishFault as fault:
             self._left = is_left(fault)
             raise
@@ -245,7 +241,7 @@ class _Opened:
         """Closes it; what that fails with was told by the last sync, if it matters."""
         if not self._left:
             with contextlib.suppress(BridgeError):
-                self._writer._step("close", partial(os.close, self.handle))  # noqa: SLF001
+                self._steps.do("close", partial(os.close, self.handle))
 
 
 def _make_folder(name: str, folder: int) -> None:
@@ -259,6 +255,12 @@ def _make_folder(name: str, folder: int) -> None:
         os.fchmod(made, 0o755)
     finally:
         os.close(made)
+
+
+def _remove(name: str, folder: int) -> None:
+    with contextlib.suppress(FileNotFoundError):
+        os.unlink(name, dir_fd=folder)
+    os.fsync(folder)
 
 
 def _close(file: int | None) -> None:

@@ -7,11 +7,16 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Final
 
 from bridge_agent.models.origin import OriginFault, OriginPort, Stream
+from bridge_agent.models.piece_rules import piece_count, piece_size
 from bridge_agent.models.shared.tier import SharedTier, TierBlob, TierFault
 from bridge_core.model_store.layout import hex_digest
+
+AHEAD_BYTES: Final = 16 << 20
+"""Of a blob that are on their way from the tier at one time: they are in memory meanwhile."""
 
 
 class TieredOrigin:
@@ -80,27 +85,48 @@ class TieredOrigin:
 
 
 class _TierStream:
-    """A blob on its way from the tier; where that fails, the rest comes from the origin."""
+    """A blob on its way from the tier; where that fails, the rest comes from the origin.
+
+    Where each piece is a question of its own, those that follow are asked for meanwhile, `AHEAD_BYTES` of
+    them at most.
+    """
 
     def __init__(self, origin: TieredOrigin, blob: TierBlob, digest: str) -> None:
         self._origin = origin
         self._blob = blob
         self._digest = digest
         self._rest: Stream | None = None
+        self._ahead = max(1, min(blob.ahead, AHEAD_BYTES // piece_size(blob.size)))
+        self._count = piece_count(blob.size)
+        self._coming: dict[int, Future[bytes]] = {}
+        self._threads = ThreadPoolExecutor(self._ahead, "tier-ahead") if self._ahead > 1 else None
 
     def read(self, piece: int) -> bytes:
         """See `Stream`."""
         if self._rest is None:
             try:
-                return self._blob.piece(piece)
+                return self._piece(piece)
             except TierFault as fault:
                 self._origin.pass_over(self._digest, fault.message)
-                self._blob.close()
+                self._let_go()
             self._rest = self._origin.open_beyond(self._digest, self._blob.size, piece)
         return self._rest.read(piece)
 
+    def _piece(self, piece: int) -> bytes:
+        if self._threads is None:
+            return self._blob.piece(piece)
+        for one in range(piece, min(piece + self._ahead, self._count)):
+            if one not in self._coming:
+                self._coming[one] = self._threads.submit(self._blob.piece, one)
+        return self._coming.pop(piece).result()
+
     def close(self) -> None:
         """See `Stream`."""
-        self._blob.close()
+        self._let_go()
         if self._rest is not None:
             self._rest.close()
+
+    def _let_go(self) -> None:
+        if self._threads is not None:
+            self._threads.shutdown(wait=False, cancel_futures=True)
+        self._blob.close()

@@ -22,7 +22,7 @@ export function History() {
         <summary><strong>${one.number}</strong> ${one.restores ? `(as ${one.restores} was) ` : ""}${one.changed.join(", ")}
           <small>${moment(one.applied)}, ${one.author.split("/").slice(-2).join(" ")}</small></summary>
         <pre class="diff" tabindex="0">${one.diff.split("\n").map((line) => html`<span class=${kind(line)}>${line}${"\n"}</span>`)}</pre>
-        ${mayAct() && at > 0 ? html`<${Acts} choices=${[{ label: `Bring ${one.number} back`,
+        ${at === 0 ? null : mayAct() ? html`<${Acts} choices=${[{ label: `Bring ${one.number} back`,
             act: { act: "rollback", revision: one.number }, question: `Make everything as it was after ${one.number}?` }]} />`
           : html`<p class="hint"><code>bridgectl rollback ${one.number}</code> brings this revision back</p>`}</details>`)}</section>`;
 }
