@@ -97,6 +97,7 @@ class Leases:
     def __init__(self, node: str = "a", *, of: Leases | None = None) -> None:
         self.node = node
         self.holders: dict[tuple[str, str], str] = {} if of is None else of.holders
+        self.alone: dict[str, str] = {} if of is None else of.alone  # the model that is removed, by tier
         self.valid_s = 10.0
         self.down = False
         self.tokens = 0
@@ -116,26 +117,31 @@ class _Call:
     def __init__(self, leases: Leases) -> None:
         self._leases = leases
         self._key: tuple[str, str] | None = None
+        self._alone = False
 
-    async def send(self, tier: str, model: str) -> None:
+    async def send(self, tier: str, model: str, *, alone: bool = False) -> None:
         if self._leases.down:
             raise Unavailable("this registry is down")
         if self._key is None:
-            holder = self._leases.holders.get((tier, model))
-            if holder is not None:
-                raise BridgeError(
-                    f"registry {self._leases.address} refused: node {holder} is publishing {model}"
-                )
-            self._key = (tier, model)
+            for (at, other), holder in self._leases.holders.items():
+                if at == tier and (alone or other in (model, self._leases.alone.get(tier))):
+                    raise BridgeError(
+                        f"registry {self._leases.address} refused: node {holder} is publishing {other}"
+                    )
+            self._key, self._alone = (tier, model), alone
+            if alone:
+                self._leases.alone[tier] = model
             self._leases.holders[self._key] = self._leases.node
             self._leases.tokens += 1
 
     async def receive(self) -> PublishHold:
         if self._leases.down:
             raise Unavailable("this registry is down")
-        return PublishHold(self._leases.tokens, self._leases.valid_s)
+        return PublishHold(self._leases.tokens, self._leases.valid_s, self._alone)
 
     async def done(self) -> None:
         if self._key is not None:
             self._leases.holders.pop(self._key, None)
+            if self._alone:
+                self._leases.alone.pop(self._key[0], None)
             self._key = None

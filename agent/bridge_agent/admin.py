@@ -8,10 +8,9 @@ from types import FrameType
 from typing import Any, Final
 
 import msgspec
-from prometheus_client import CollectorRegistry
 
 from bridge_agent.status_report import AgentReport
-from bridge_core import exposition
+from bridge_agent.view.view_pages import ROOT, view_pages
 from bridge_core.admin_access import refusal
 from bridge_core.http1 import App, Exchange
 
@@ -22,20 +21,22 @@ _DEEPEST: Final = 12  # frames of a task
 
 def admin_app(
     *,
-    metrics: CollectorRegistry,
+    metrics: App,
     report: Callable[[], AgentReport],
     not_ready: Callable[[], str],
     own_name: str,
     explain: App | None = None,
+    recent: App | None = None,
 ) -> App:
     """The listener's application.
 
     Args:
-        metrics: What /metrics shows.
+        metrics: Answers /metrics.
         report: Makes /status.
         not_ready: Why the agent cannot serve at present; empty when it can.
         own_name: This machine's, which requests may be for.
         explain: Answers /explain?id=.
+        recent: Answers what the last requests were; with it there is the node's own page, at /view/.
     """
 
     def ready(exchange: Exchange) -> None:
@@ -43,7 +44,7 @@ def admin_app(
         _answer(exchange, 503 if reason else 200, _TEXT, f"{reason or 'ready'}\n".encode())
 
     pages: dict[str, Callable[[Exchange], None]] = {
-        "/metrics": lambda exchange: exposition.answer(exchange, metrics),
+        "/metrics": metrics,
         "/healthz": lambda exchange: _answer(exchange, 200, _TEXT, b"ok\n"),
         "/readyz": ready,
         "/status": lambda exchange: _answer(exchange, 200, _JSON, msgspec.json.encode(report())),
@@ -52,6 +53,10 @@ def admin_app(
 
     if explain is not None:
         pages["/explain"] = explain
+    if recent is not None:
+        pages |= view_pages(recent)
+
+    named = [path for path in pages if not path.startswith(f"{ROOT}/") or path == f"{ROOT}/"]
 
     def app(exchange: Exchange) -> None:
         if reason := refusal(exchange.request, own_name):
@@ -59,7 +64,7 @@ def admin_app(
             return
         page = pages.get(exchange.request.path)
         if page is None:
-            _answer(exchange, 404, _TEXT, f"pages: {' '.join(pages)}\n".encode())
+            _answer(exchange, 404, _TEXT, f"pages: {' '.join(named)}\n".encode())
         elif exchange.request.method not in {"GET", "HEAD"}:
             exchange.respond(405, [(b"content-type", _TEXT), (b"allow", b"GET, HEAD")], b"GET only\n")
         else:

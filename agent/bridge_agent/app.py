@@ -34,9 +34,9 @@ from bridge_agent.engines.supervisor import EngineSupervisor
 from bridge_agent.engines.view import LocalInstance
 from bridge_agent.gateway.config import GatewayConfig, ListenerKind, RequestRecord
 from bridge_agent.gateway.gateway import Gateway
-from bridge_agent.gateway.grpc_adapter.deferred import DeferredGrpc
-from bridge_agent.gateway.grpc_adapter.listener import GrpcListener
+from bridge_agent.gateway.grpc_adapter.calls import Calls
 from bridge_agent.gateway.grpc_adapter.serving import Serving
+from bridge_agent.gateway.grpc_adapter.woken import Awake, WokenListener
 from bridge_agent.health import made as health
 from bridge_agent.health.rollout_probe import RolloutProber
 from bridge_agent.health.service_tally import ServiceTally
@@ -75,9 +75,9 @@ from bridge_agent.scaling.demand_tally import DemandTally
 from bridge_agent.scaling.holding import ModelHolding
 from bridge_agent.signing.gate import SignatureGate
 from bridge_agent.telemetry.load_reporter import LoadReporter
-from bridge_agent.telemetry.metrics import metrics_of
-from bridge_agent.telemetry.quota_metrics import QuotaFigures
 from bridge_agent.telemetry.request_log import request_log
+from bridge_agent.telemetry.scrapes import Scrapes
+from bridge_agent.telemetry.sources import QuotaFigures
 from bridge_agent.telemetry.tally import BackendTally, ModelTally
 from bridge_agent.tracing.context_rules import FIELDS as TRACE_FIELDS
 from bridge_agent.tracing.made import tracing_of
@@ -402,25 +402,37 @@ class Agent:
             self._gateway.serve_admins(path, page)
         serving = Serving()
         self._pipeline = self._gateway.http_app(ListenerKind.TLS)
-        application = DeferredGrpc(self._pipeline, serving, refusal=self._refusal)
-        grpc = GrpcListener(
-            application,
+        calls = Calls()
+        grpc = WokenListener(
             self._sockets["grpc"],
-            cert=state.certificate,
-            key=state.key,
-            ca=state.issuers,
+            lambda: self._grpc_listener(serving, calls),
             group=self._requests,
             ended=self._grpc_ended,
-            connections=connections_of("grpc"),
         )
         self._listening = Listening(
             self._sockets,
             self._identity,
             self._revocations.identify,
             grpc=grpc,
-            calls=application.calls,
+            calls=calls,
             serving=serving,
             shared=self._inherited.keys(),
+        )
+
+    def _grpc_listener(self, serving: Serving, calls: Calls) -> Awake:
+        """The gRPC listener; loads what it is made of."""
+        from bridge_agent.gateway.grpc_adapter.application import GrpcApplication
+        from bridge_agent.gateway.grpc_adapter.listener import GrpcListener
+
+        return GrpcListener(
+            GrpcApplication(self._pipeline, serving, refusal=self._refusal, calls=calls),
+            self._sockets["grpc"],
+            cert=self._state.certificate,
+            key=self._state.key,
+            ca=self._state.issuers,
+            group=self._requests,
+            ended=self._grpc_ended,
+            connections=connections_of("grpc"),
         )
 
     def _make_models(self) -> ModelDesk | None:
@@ -442,6 +454,8 @@ class Agent:
             loading=lambda: self._loads.busy,
             warmed=self._engines_changed,
             habits=self._state.habits,
+            programs=self._state.programs,
+            processes=self._loaded_engines,
             keys=BlobKeys(lambda: self._state.seal_folder(load_config(self._state).seal)),
             registries=self._registries,
         )
@@ -544,11 +558,12 @@ class Agent:
         )
         await listening.open_grpc()
         admin = admin_app(
-            metrics=metrics_of(self._reports.sources()),
+            metrics=coroutine_app(Scrapes(self._reports.sources()).answer, self._requests),
             report=self._reports.report,
             not_ready=self._reports.not_ready,
             own_name=self._host_name,
             explain=coroutine_app(gateway.explain, self._requests),
+            recent=gateway.recent,
         )
         await listening.open_admin(admin)
         log.info("agent_serving", node=str(self._node), **self._addresses)
@@ -616,6 +631,11 @@ class Agent:
         """The instances that this agent runs: their models are in its own store."""
         return tuple(one for one in self._supervisor.instances() if one.id in self._run_here)
 
+    def _loaded_engines(self) -> tuple[tuple[int, int], ...]:
+        """Pid and start time of those that have a model loaded: what its load took of libraries is there."""
+        found = (self._supervisor.process(one.id) for one in self._own_engines() if one.loaded)
+        return tuple(one for one in found if one is not None)
+
     def _models_changed(self) -> None:
         for instance in self._own:
             self._supervisor.refresh(instance)
@@ -628,6 +648,7 @@ class Agent:
         self._supervisor.refresh(instance)
 
     def _take_progress(self, instance: str, model: str) -> None:
+        self._service.progressed(instance)
         self._supervisor.activity(instance, model=model, progress=True)
 
     def _renewed(self) -> None:

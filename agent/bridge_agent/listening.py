@@ -11,8 +11,8 @@ import structlog
 
 from bridge_agent.gateway.config import ListenerKind
 from bridge_agent.gateway.grpc_adapter.calls import Calls
-from bridge_agent.gateway.grpc_adapter.listener import GrpcListener
 from bridge_agent.gateway.grpc_adapter.serving import Serving
+from bridge_agent.gateway.grpc_adapter.woken import Awake
 from bridge_agent.last_call import last_call
 from bridge_agent.listeners import close_all, limits_of
 from bridge_core.errors import Unavailable
@@ -60,7 +60,7 @@ class Listening:
         identity: TlsIdentity,
         identify: Callable[[Any], str | None],
         *,
-        grpc: GrpcListener,
+        grpc: Awake,
         calls: Calls,
         serving: Serving,
         shared: Collection[str] = (),

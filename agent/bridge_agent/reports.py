@@ -33,8 +33,7 @@ from bridge_agent.status_report import (
     SnapshotReport,
     instance_reports,
 )
-from bridge_agent.telemetry.metrics import Sources
-from bridge_agent.telemetry.quota_metrics import QuotaFigures
+from bridge_agent.telemetry.sources import QuotaFigures, Sources
 from bridge_agent.telemetry.tally import BackendTally, ModelTally
 from bridge_agent.tracing.span_queue import SpanQueue
 from bridge_core.audit.anchoring import Anchoring
@@ -177,6 +176,7 @@ class Reports:
             models=self._models.counts,
             demand=self._demand.loads,
             program=_PROGRAM,
+            now=time.time(),
         )
 
     def report(self) -> AgentReport:

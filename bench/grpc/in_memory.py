@@ -16,9 +16,8 @@ from bench.grpc.subjects import CLIENT
 from bench.load import prompt
 from bench.subjects import DOMAIN, Composed, compose
 from bridge_agent.gateway.config import ListenerKind
-from bridge_agent.gateway.grpc_adapter.application import SERVICE, GrpcApplication
+from bridge_agent.gateway.grpc_adapter.application import GrpcApplication
 from bridge_agent.gateway.grpc_adapter.calls import Calls
-from bridge_agent.gateway.grpc_adapter.health import Health
 from bridge_agent.gateway.grpc_adapter.serving import Serving
 from bridge_agent.gateway.grpc_adapter.wire import framed
 from bridge_core.http1.client import ClientConnection
@@ -81,7 +80,7 @@ def _caller(made: Composed) -> Callable[[int], Awaitable[None]]:
     def refusal(request: Any, _serial: str) -> Any:
         return made.gateway.refusal(request)
 
-    application = GrpcApplication(pipeline, Health((SERVICE,), Serving()), refusal=refusal, calls=Calls())
+    application = GrpcApplication(pipeline, Serving(), refusal=refusal, calls=Calls())
     authority = x.create_authority(DOMAIN, now=0.0, ttl_s=2**32)
     leaf = x.issue(
         authority,

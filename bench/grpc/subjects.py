@@ -22,7 +22,8 @@ import uvloop
 from bench import configs
 from bench.subjects import LAST, TOKEN, compose, forever
 from bridge_agent.gateway.config import ListenerKind
-from bridge_agent.gateway.grpc_adapter.deferred import DeferredGrpc
+from bridge_agent.gateway.grpc_adapter.application import GrpcApplication
+from bridge_agent.gateway.grpc_adapter.calls import Calls
 from bridge_agent.gateway.grpc_adapter.listener import GrpcListener
 from bridge_agent.gateway.grpc_adapter.serving import Serving
 from bridge_core.clients import Client
@@ -42,8 +43,11 @@ async def agent(port: int, upstream: int, folder: Path) -> None:
     async with asyncio.TaskGroup() as group:
         made = await compose("agent", folder, group, upstream=upstream, tls=tls, entries=CLIENT)
         pipeline = made.gateway.http_app(ListenerKind.TLS)
-        application = DeferredGrpc(
-            pipeline, Serving(), refusal=lambda request, _: made.gateway.refusal(request)
+        application = GrpcApplication(
+            pipeline,
+            Serving(),
+            refusal=lambda request, _: made.gateway.refusal(request),
+            calls=Calls(),
         )
         listener = GrpcListener(
             application,

@@ -9,7 +9,7 @@ from typer.core import TyperGroup
 
 from bridge_cli.models_command import models_command, snapshot_of
 from bridge_cli.output import JsonOption, columns, print_json, say, say_aside
-from bridge_cli.shared_commands import publish_command, shared_command
+from bridge_cli.shared_commands import publish_command, shared_command, unpublish_command
 from bridge_cli.where import Where, asks_registry
 from bridge_core.command.guard import guarded
 from bridge_core.command.plain_text import one_line
@@ -53,6 +53,7 @@ def register(app: typer.Typer) -> None:
 models.command("ls")(models_command)
 models.command("publish")(publish_command)
 models.command("shared")(shared_command)
+models.command("unpublish")(unpublish_command)
 
 
 @models.command("where")

@@ -33,6 +33,7 @@ _RECORDS: Final = {
     model_answers.PULL: "pulled",
     model_answers.WARM: "warm",
     model_answers.PUBLISH: "published",
+    model_answers.UNPUBLISH: "removed from the shared storage",
 }
 _MOST_LINE: Final = 1 << 20
 _MOST_ANSWER: Final = 16 << 20

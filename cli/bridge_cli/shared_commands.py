@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -16,7 +16,7 @@ from bridge_core.names import canonical_or_same
 
 if TYPE_CHECKING:
     from bridge_cli.access import Access
-    from bridge_cli.models_remote import Outcome
+    from bridge_cli.models_remote import Outcome, Show
     from bridge_core.snapshot import Snapshot
 
 
@@ -126,6 +126,84 @@ def publish_command(
         raise typer.Exit(1)
 
 
+@asks_registry
+def unpublish_command(
+    *,
+    name: Annotated[str, typer.Argument(metavar="NAME", help="Such as smollm2:135m.")],
+    node: Annotated[
+        str,
+        typer.Option("--node", help="Which node removes it; without, one that sees it and may."),
+    ] = "",
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would go.")] = False,
+    as_json: JsonOption = False,
+    where: Where,
+) -> None:
+    """Remove a model from shared storage: its manifest, and the blobs that no other model there uses.
+
+    What nodes have of it on their own disks stays. Nobody publishes into that storage meanwhile.
+    """
+
+    async def ask() -> list[Outcome]:
+        from bridge_cli.models_remote import ask_nodes
+        from bridge_core import model_answers
+        from bridge_core.model_answers import ModelAsked
+
+        to = where.access()
+        snapshot = await snapshot_of(to)
+        remover = node or remover_of(await shared_at(to, snapshot, []), name)
+        asked = ModelAsked(name, dry_run=dry_run)
+        return await ask_nodes(
+            to, snapshot, [remover], path=model_answers.UNPUBLISH, asked=asked, show=_told(quiet=as_json)
+        )
+
+    def work() -> list[Outcome]:
+        import asyncio
+
+        return asyncio.run(ask())
+
+    (outcome,) = guarded(work)
+    if as_json:
+        print_json(outcome)
+    else:
+        done = "nothing was removed (--dry-run)" if dry_run else outcome.done
+        say(one_line(f"{outcome.node}: {f'failed: {outcome.fault}' if outcome.fault else done}"))
+    if outcome.fault:
+        raise typer.Exit(1)
+
+
+def _told(*, quiet: bool) -> Show:
+    def show(_node: str, record: dict[str, Any]) -> None:
+        status = str(record.get("status", ""))
+        if not quiet and status != "success":
+            size = record.get("bytes")
+            say(one_line(f"{status}, {size} bytes" if isinstance(size, int) else status))
+
+    return show
+
+
+def remover_of(outcomes: list[Outcome], name: str) -> str:
+    """A node that sees a model in its shared storage and may write there.
+
+    Raises:
+        Fatal: none does.
+    """
+    seeing = who_shares(outcomes, name)
+    able = [
+        one.node for one in outcomes if one.node in seeing and one.shared is not None and one.shared.publishes
+    ]
+    if able:
+        return min(able)
+    if seeing:
+        raise Fatal(
+            f"none of the nodes that see {name} in shared storage may write there: {', '.join(seeing)}",
+            hint='"publish": true beside models.shared in the agent.json of one lets it',
+        )
+    raise Fatal(
+        f"no node sees {name} in its shared storage",
+        hint="`bridgectl models shared`; --node asks one directly",
+    )
+
+
 async def _writer_of(to: Access, snapshot: Snapshot, name: str) -> str:
     """A node that has the model and may write it into shared storage that answers, if there is one.
 
@@ -140,7 +218,7 @@ async def _writer_of(to: Access, snapshot: Snapshot, name: str) -> str:
     if not able:
         raise Fatal(
             f"none of the nodes that have {name} may write into shared storage: {', '.join(having)}",
-            hint='"publish": true beside models.shared.path in the agent.json of one lets it',
+            hint='"publish": true beside models.shared in the agent.json of one lets it',
         )
     return min(able, key=lambda node: (able[node], node))
 

@@ -6,6 +6,7 @@
 | `POST /bridge/models/warm` | operators | `ModelAsked`; records of the same shape, the last one `success` |
 | `POST /bridge/models/rm` | operators | `ModelAsked`; a `Removed` |
 | `POST /bridge/models/publish` | operators | `ModelAsked`; records as of a pull, the last one `success` |
+| `POST /bridge/models/unpublish` | operators | `ModelAsked`; a record for what goes, the last one `success` |
 | `POST /bridge/models/shared` | all admins | `ModelAsked`, which says nothing; a `SharedSaid` |
 | `POST /bridge/models/verify` | all admins | `ModelAsked`, empty for all models; a `BlobChecked` a line |
 | `POST /bridge/models/signable` | operators | `ModelAsked`; a `Signable` |
@@ -29,6 +30,7 @@ VERIFY: Final = "/bridge/models/verify"
 SIGNABLE: Final = "/bridge/models/signable"
 SIGN: Final = "/bridge/models/sign"
 PUBLISH: Final = "/bridge/models/publish"
+UNPUBLISH: Final = "/bridge/models/unpublish"
 SHARED: Final = "/bridge/models/shared"
 
 
@@ -39,11 +41,13 @@ class ModelAsked(msgspec.Struct, frozen=True):
         model: Its name.
         insecure: Its registry may be asked without TLS.
         last_copy: It may be removed where no other node has it, too.
+        dry_run: It is only said what would be done.
     """
 
     model: Name = ""
     insecure: bool = False
     last_copy: bool = False
+    dry_run: bool = False
 
 
 class Removed(msgspec.Struct, frozen=True):

@@ -10,7 +10,6 @@ Rules, in this order:
 
 from __future__ import annotations
 
-import html
 import http
 import posixpath
 from collections.abc import Mapping
@@ -68,6 +67,8 @@ def redirect_body(method: str, status: int, where: str) -> bytes:
     """The page that goes with a redirect, as Go writes it: for those who ask to read one."""
     if method not in {"GET", "HEAD"}:
         return b""
+    import html  # the tables of HTML's entities: a third of a MiB, for a page that few ever see
+
     return f'<a href="{html.escape(where)}">{http.HTTPStatus(status).phrase}</a>.\n\n'.encode()
 
 

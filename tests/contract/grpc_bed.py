@@ -15,7 +15,8 @@ import grpc
 import grpc.aio
 
 from bridge_agent.authentication.refusal import Refused
-from bridge_agent.gateway.grpc_adapter.deferred import DeferredGrpc
+from bridge_agent.gateway.grpc_adapter.application import GrpcApplication
+from bridge_agent.gateway.grpc_adapter.calls import Calls
 from bridge_agent.gateway.grpc_adapter.listener import GrpcListener
 from bridge_agent.gateway.grpc_adapter.serving import Serving
 from bridge_core.http1 import App, Exchange, Request, coroutine_app
@@ -112,6 +113,14 @@ class Engine:
             await asyncio.sleep(0)
         exchange.finish()
 
+    async def _lingers(self, exchange: Exchange, body: dict[str, Any]) -> None:
+        """Ends apart from its last record, as engines do."""
+        exchange.start(200, HEAD)
+        exchange.write(b'{"response":"all","done":false}\n{"response":"","done":true}\n')
+        for _ in range(100):
+            await asyncio.sleep(0)
+        exchange.finish()
+
 
 class Credentials:
     """A certificate on disk and in memory."""
@@ -182,10 +191,11 @@ async def open_bed(
     async with asyncio.TaskGroup() as group:
         bed.group = group
         bed.serving = Serving()
-        application = DeferredGrpc(
+        application = GrpcApplication(
             pipeline or coroutine_app(bed.engine.handle, group),
             bed.serving,
             refusal=bed.refusal,
+            calls=Calls(),
         )
         sock = socket.create_server(("127.0.0.1", 0))
         bed.listener = GrpcListener(

@@ -103,6 +103,19 @@ async def test_records_that_arrive_in_pieces_are_put_together(stub: Any) -> None
     ]
 
 
+@pytest.mark.parametrize("rpc", ["PredictStream", "Converse"])
+async def test_an_answer_that_ends_behind_its_last_record_was_not_cancelled(
+    bed: Bed, stub: Any, rpc: str
+) -> None:
+    asked = ask("lingers", "x")
+    call = stub.PredictStream(asked) if rpc == "PredictStream" else stub.Converse(iter([asked]))
+    assert [one.done async for one in call] == [False, True]
+    exchange = bed.engine.asked[0][2]
+    await eventually(lambda: exchange.finished)
+    assert not exchange.disconnected
+    assert bed.engine.cancelled == 0
+
+
 async def test_converse_interleaves(stub: Any) -> None:
     call = stub.Converse()
     for text in ("one", "two words", "three"):

@@ -21,8 +21,8 @@ import pytest
 from structlog.testing import capture_logs
 
 from bridge_agent.gateway.config import ListenerKind
+from bridge_agent.gateway.grpc_adapter.application import GrpcApplication
 from bridge_agent.gateway.grpc_adapter.calls import Calls
-from bridge_agent.gateway.grpc_adapter.deferred import DeferredGrpc
 from bridge_agent.gateway.grpc_adapter.listener import GrpcListener
 from bridge_agent.gateway.grpc_adapter.serving import Serving
 from bridge_agent.listening import Listening
@@ -83,7 +83,10 @@ async def front(tmp_path: Path) -> AsyncIterator[Front]:
         revocations = Revocations()
         app = gateway.http_app(ListenerKind.TLS)
         serving = Serving()
-        application = DeferredGrpc(app, serving, refusal=lambda request, _: gateway.refusal(request))
+        calls = Calls()
+        application = GrpcApplication(
+            app, serving, refusal=lambda request, _: gateway.refusal(request), calls=calls
+        )
         grpc_listener = GrpcListener(
             application, sockets[1], cert=tls.cert, key=tls.key, ca=tls.ca, group=group, grace_s=1.0
         )
@@ -92,7 +95,7 @@ async def front(tmp_path: Path) -> AsyncIterator[Front]:
             tls,
             revocations.identify,
             grpc=grpc_listener,
-            calls=application.calls,
+            calls=calls,
             serving=serving,
         )
         await listening.open_gateway("https", app, gateway, require_client=False)

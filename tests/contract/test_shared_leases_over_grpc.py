@@ -20,13 +20,14 @@ from bridge_core import keyspace
 from bridge_core.errors import BridgeError, Unavailable
 from bridge_core.names import ModelName, canonical
 from bridge_core.store.api import Delete, Store
-from bridge_registry.shared_storage.hold_rules import MOST_HELD
+from bridge_registry.shared_storage.hold_rules import BEATS, MOST_HELD
 from bridge_registry.shared_storage.publications import Publications
 from bridge_wire.v1 import shared_storage_pb2 as pb
 from bridge_wire.v1.shared_storage_pb2_grpc import SharedStorageStub
 from tests.contract.store.beds import store_clients
 from tests.fakes.store import FakeEtcd, FakeStore
 from tests.registry_bed import Bed, Node, leading, make_settings, refused, running
+from tests.shared_bed import Leases
 from tests.support import eventually
 
 TIER = "ab" * 16
@@ -205,3 +206,69 @@ async def test_who_does_not_lead_gives_none(tmp_path: Path) -> None:
         await eventually(unavailable)
         etcd.resume()
         await bed.leads()
+
+
+async def test_who_removes_is_alone_in_a_tier_and_waits_for_nobody(
+    tmp_path: Path, store: Callable[[], Store]
+) -> None:
+    async with running(make_settings(tmp_path / "r"), client := store()) as bed:
+        await bed.leads()
+        (a, _), (b, _) = [await client_of(bed, tmp_path, name) for name in "ab"]
+        other = canonical("other:v1")
+        async with held([a], TIER, MODEL):
+            for model in (MODEL, other):
+                with pytest.raises(BridgeError, match=r"node a is publishing .*team/big:v1"):
+                    async with held([b], TIER, model, alone=True):
+                        raise AssertionError
+            async with held([b], TIER, other):  # who was refused left nothing behind
+                pass
+            async with held([b], "cd" * 16, MODEL, alone=True):
+                pass
+        async with held([b], TIER, MODEL, alone=True) as hold:
+            assert hold.valid()
+            for model in (MODEL, other):
+                for alone in (False, True):
+                    with pytest.raises(BridgeError, match=r"node b is removing .*team/big:v1"):
+                        async with held([a], TIER, model, alone=alone):
+                            raise AssertionError
+        async with soon_held(a, TIER):
+            pass
+        await eventually(lambda: nothing_held(client))
+    await client.close()
+
+
+async def test_a_registry_that_cannot_keep_others_out_is_not_believed() -> None:
+    class Old(Leases):
+        @contextlib.asynccontextmanager
+        async def publish(self) -> AsyncIterator[Any]:
+            async with super().publish() as call:
+                yield _OldCall(call)
+
+    class _OldCall:
+        def __init__(self, call: Any) -> None:
+            self._call, self.done, self.receive = call, call.done, call.receive
+
+        async def send(self, tier: str, model: str, *, alone: bool = False) -> None:
+            await self._call.send(tier, model)  # it knows nothing of that
+
+    with pytest.raises(BridgeError, match="upgrade the registries"):
+        async with held([Old()], TIER, MODEL, alone=True):
+            raise AssertionError
+
+
+async def test_beats_without_a_pause_wait(tmp_path: Path) -> None:
+    clock = [100.0]
+    async with leading(tmp_path / "r", FakeEtcd()) as bed:
+        bed.registry._shared_storage._now = lambda: clock[0]
+        (a, _), (b, _) = [await client_of(bed, tmp_path, name) for name in "ab"]
+        async with a.publish() as call:
+            for _ in range(int(BEATS) + 3):
+                await call.send(TIER, MODEL)
+            for _ in range(int(BEATS) + 1):
+                await call.receive()
+            more = asyncio.create_task(call.receive())
+            async with held([b], TIER, canonical("other:v1")):  # the registry has had time for it
+                assert not more.done()
+                clock[0] += 1.0
+                await more
+                await call.receive()

@@ -10,9 +10,20 @@ import pytest
 from bridge_core.identity import SpiffeId
 from bridge_core.identity.certificates import create_authority, generate_key, issue, key_to_pem, to_pem
 
-# Of the commands, of rings of hundreds of instances, of gRPC calls, of making keys and certificates.
+# Of the commands, of rings of hundreds of instances, of gRPC's listener and its calls, of making keys and
+# certificates, of scrapes.
 # The ciphers of `cryptography` are needed: what an agent keeps on disk is sealed.
-NOT_KEPT = {"connectrpc", "cryptography.x509", "numpy", "pydantic", "typer", "yaml"}
+NOT_KEPT = {
+    "connectrpc",
+    "cryptography.x509",
+    "h2corn",
+    "http.server",
+    "numpy",
+    "prometheus_client",
+    "pydantic",
+    "typer",
+    "yaml",
+}
 
 
 def loaded_by(code: str) -> set[str]:
@@ -30,6 +41,12 @@ def test_the_agent_loads_nothing_that_it_needs_only_at_times() -> None:
     loaded = loaded_by("sys.modules['rich'] = None\nimport bridge_agent.serve, bridge_agent.app")
     assert "bridge_agent.gateway.gateway" in loaded
     assert NOT_KEPT.isdisjoint(loaded)
+
+
+def test_plain_calls_by_grpc_load_no_library_for_the_others() -> None:
+    loaded = loaded_by("import bridge_agent.gateway.grpc_adapter.application")
+    assert "bridge_agent.gateway.grpc_adapter.unary" in loaded
+    assert {"connectrpc", "grpc_health", "protobuf"}.isdisjoint(loaded)
 
 
 @pytest.mark.parametrize(

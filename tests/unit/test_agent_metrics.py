@@ -13,7 +13,8 @@ from bridge_agent.engines.view import LocalInstance
 from bridge_agent.gateway.config import Caller, ListenerKind, Outcome, RequestRecord
 from bridge_agent.gateway.counters import GatewayCounters
 from bridge_agent.membership.link_status import LinkReport
-from bridge_agent.telemetry.metrics import Sources, metrics_of
+from bridge_agent.telemetry.metrics import metrics_of
+from bridge_agent.telemetry.sources import Sources
 from bridge_agent.telemetry.trace_metrics import trace_metrics
 from bridge_agent.tracing.context_rules import Trace
 from bridge_agent.tracing.delivery_rules import Drop

@@ -40,14 +40,27 @@ def test_who_was_admitted_is_known_again_by_all_that_it_shows() -> None:
 
 def test_a_trace_is_of_one_call_alone_and_goes_with_it() -> None:
     callers = Callers()
-    parent = (b"traceparent", b"00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01")
-    traced = callers.of(scope(1, KEY, parent))
-    callers.admitted(traced)
-    assert callers.of(scope(1, KEY, parent)) is not traced
-    assert not callers._known
-    headers = traced.request(to_call("tiny", b"a", {}, stream=False), None).headers
-    assert headers.get(b"traceparent") == parent[1]
+    parents = [(b"traceparent", b"00-0af7651916cd43dd8448eb211c80319c-%016x-01" % at) for at in (1, 2)]
+    plain = to_call("tiny", b"a", {}, stream=False)
+    for parent in parents:
+        traced = callers.of(scope(1, KEY, parent))
+        callers.admitted(traced)
+        assert list(traced.request(plain, None).headers)[1:] == [KEY, parent]
+    headers = callers.of(scope(1, KEY)).request(plain, None).headers
+    assert headers.get(b"traceparent") is None
     assert headers.get(b"authorization") == KEY[1]
+
+
+def test_who_calls_is_found_out_once_whatever_the_trace() -> None:
+    callers = Callers()
+    first = callers.of(scope(1, KEY, (b"traceparent", b"00-one")))
+    callers.admitted(first)
+    first.head.memo["who"] = "ann"
+    for later in (scope(1, KEY, (b"traceparent", b"00-two")), scope(1, KEY)):
+        assert callers.of(later).head is first.head
+    assert len(callers._known) == 1
+    other = callers.of(scope(1, (b"authorization", b"Bearer two"), (b"traceparent", b"00-two")))
+    assert other.head.memo == {}
 
 
 def test_what_an_older_tls_shows_counts_for_nothing_and_is_not_kept() -> None:

@@ -13,7 +13,8 @@ from bridge_agent.quotas.meter import Meter, OverQuota
 from bridge_agent.quotas.quota_rules import QuotaBook, Refusal, Reservation
 from bridge_agent.quotas.scope_rules import Scope
 from bridge_agent.routing.view import MeshView
-from bridge_agent.telemetry.quota_metrics import QuotaFigures, quota_metrics
+from bridge_agent.telemetry.quota_metrics import quota_metrics
+from bridge_agent.telemetry.sources import QuotaFigures
 from bridge_core.identity.principal import Principal, local
 from bridge_core.names import canonical
 from bridge_core.policy.statements import Subject

@@ -219,8 +219,8 @@ class _Publication:
         self._address = address
         self._call = call
 
-    async def send(self, tier: str, model: str) -> None:
-        await self._write(PublishBeat(tier=tier, model=model))
+    async def send(self, tier: str, model: str, *, alone: bool = False) -> None:
+        await self._write(PublishBeat(tier=tier, model=model, alone=alone))
 
     async def done(self) -> None:
         await self._write(PublishBeat(done=True))
@@ -239,7 +239,7 @@ class _Publication:
             message = await self._call.read()
         if message is grpc.aio.EOF:
             raise Unavailable(f"registry {self._address} ended the lease")
-        return PublishHold(message.token, min(message.valid_ms, _MOST_VALID_MS) / 1000.0)
+        return PublishHold(message.token, min(message.valid_ms, _MOST_VALID_MS) / 1000.0, message.alone)
 
 
 def update_of(message: pb.SnapshotUpdate) -> Update:
@@ -315,6 +315,7 @@ def _load_message(report: LoadReport, news: Mapping[tuple[str, str], Counts]) ->
         ],
         trusts=report.trusts,
         version=report.program,
+        now_unix=report.now,
         speaks=WRITTEN,
         clients_used_unix=report.clients,
         health=health_messages(report.health),

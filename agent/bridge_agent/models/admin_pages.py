@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import time
 from collections.abc import AsyncGenerator, Awaitable, Callable
+from functools import partial
 from typing import Any, Final, TypeAlias
 
 import msgspec
@@ -19,6 +20,7 @@ from bridge_agent.models.removal_rules import refusal
 from bridge_agent.models.removing import Removals
 from bridge_agent.models.shared.publishing import Publishing
 from bridge_agent.models.shared.tier import SharedTier
+from bridge_agent.models.shared.unpublishing import Unpublishing
 from bridge_agent.models.store_reads import manifest_bytes
 from bridge_agent.routing.view import MeshView
 from bridge_agent.signing.judging_rules import Judged
@@ -34,6 +36,7 @@ from bridge_core.names import InvalidName, ModelName
 
 log = structlog.get_logger()
 
+_NO_SHARED: Final = "this node has no shared storage (models.shared in agent.json)"
 _LINES: Final = ((b"content-type", b"application/x-ndjson"),)
 
 _Page: TypeAlias = Callable[[Exchange, ModelAsked], Awaitable[None]]
@@ -54,6 +57,7 @@ class AdminPages:
         signed: What policies say of a model's signatures; None: none is about it.
         shared: The shared storage; None: there is none.
         publishing: Writes models there.
+        unpublishing: Removes models there.
         now: Monotonic seconds.
     """
 
@@ -70,6 +74,7 @@ class AdminPages:
         signed: SignedBy,
         shared: SharedTier | None = None,
         publishing: Publishing | None = None,
+        unpublishing: Unpublishing | None = None,
         now: Callable[[], float] = time.monotonic,
     ) -> None:
         self._blobs = blobs
@@ -82,6 +87,7 @@ class AdminPages:
         self._signed = signed
         self._shared = shared
         self._publishing = publishing
+        self._unpublishing = unpublishing
         self._now = now
         self._hashing = asyncio.Semaphore(1)
 
@@ -92,6 +98,7 @@ class AdminPages:
             model_answers.WARM: coroutine_app(self._asked(self._warm, changes=True), group),
             model_answers.RM: coroutine_app(self._asked(self._rm, changes=True), group),
             model_answers.PUBLISH: coroutine_app(self._asked(self._publish, changes=True), group),
+            model_answers.UNPUBLISH: coroutine_app(self._asked(self._unpublish, changes=True), group),
             model_answers.SHARED: coroutine_app(self._asked(self._said, changes=False), group),
             model_answers.VERIFY: coroutine_app(self._asked(self._verify, changes=False), group),
         }
@@ -124,9 +131,16 @@ class AdminPages:
 
     async def _publish(self, exchange: Exchange, asked: ModelAsked) -> None:
         if self._publishing is None:
-            error(exchange, 400, "this node has no shared storage (models.shared in agent.json)")
+            error(exchange, 400, _NO_SHARED)
             return
         await self._tell(exchange, asked, self._publishing.records)
+
+    async def _unpublish(self, exchange: Exchange, asked: ModelAsked) -> None:
+        if self._unpublishing is None:
+            error(exchange, 400, _NO_SHARED)
+            return
+        remove = partial(self._unpublishing.records, dry_run=asked.dry_run)
+        await self._tell(exchange, asked, remove)
 
     async def _said(self, exchange: Exchange, _: ModelAsked) -> None:
         said = SharedSaid() if self._shared is None else self._shared.said()

@@ -2,25 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.metrics_core import Metric
 
-from bridge_agent.quotas.meter import Meter
-
-
-class QuotaFigures:
-    """Where they come from.
-
-    Args:
-        meter: Counts.
-        leased: Whether a registry answers.
-    """
-
-    def __init__(self, meter: Meter, leased: Callable[[], bool]) -> None:
-        self.meter = meter
-        self.leased = leased
+from bridge_agent.telemetry.sources import QuotaFigures
 
 
 def quota_metrics(figures: QuotaFigures) -> Iterator[Metric]:

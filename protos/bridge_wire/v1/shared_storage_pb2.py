@@ -24,7 +24,7 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n#bridge_wire/v1/shared_storage.proto\x12\tbridge.v1\"8\n\x0bPublishBeat\x12\x0c\n\x04tier\x18\x01 \x01(\t\x12\r\n\x05model\x18\x02 \x01(\t\x12\x0c\n\x04\x64one\x18\x03 \x01(\x08\".\n\x0bPublishHold\x12\r\n\x05token\x18\x01 \x01(\x04\x12\x10\n\x08valid_ms\x18\x02 \x01(\x04\x32N\n\rSharedStorage\x12=\n\x07Publish\x12\x16.bridge.v1.PublishBeat\x1a\x16.bridge.v1.PublishHold(\x01\x30\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n#bridge_wire/v1/shared_storage.proto\x12\tbridge.v1\"G\n\x0bPublishBeat\x12\x0c\n\x04tier\x18\x01 \x01(\t\x12\r\n\x05model\x18\x02 \x01(\t\x12\x0c\n\x04\x64one\x18\x03 \x01(\x08\x12\r\n\x05\x61lone\x18\x04 \x01(\x08\"=\n\x0bPublishHold\x12\r\n\x05token\x18\x01 \x01(\x04\x12\x10\n\x08valid_ms\x18\x02 \x01(\x04\x12\r\n\x05\x61lone\x18\x03 \x01(\x08\x32N\n\rSharedStorage\x12=\n\x07Publish\x12\x16.bridge.v1.PublishBeat\x1a\x16.bridge.v1.PublishHold(\x01\x30\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -32,9 +32,9 @@ _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'bridge_wire.v1.shared_stora
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_PUBLISHBEAT']._serialized_start=50
-  _globals['_PUBLISHBEAT']._serialized_end=106
-  _globals['_PUBLISHHOLD']._serialized_start=108
-  _globals['_PUBLISHHOLD']._serialized_end=154
-  _globals['_SHAREDSTORAGE']._serialized_start=156
-  _globals['_SHAREDSTORAGE']._serialized_end=234
+  _globals['_PUBLISHBEAT']._serialized_end=121
+  _globals['_PUBLISHHOLD']._serialized_start=123
+  _globals['_PUBLISHHOLD']._serialized_end=184
+  _globals['_SHAREDSTORAGE']._serialized_start=186
+  _globals['_SHAREDSTORAGE']._serialized_end=264
 # @@protoc_insertion_point(module_scope)

@@ -5,11 +5,14 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+import time
+from collections.abc import AsyncIterator, Callable
 
 from bridge_core.errors import Unavailable
 from bridge_core.store.api import StoreRefused
+from bridge_core.token_bucket import TokenBucket
 from bridge_registry.rpc.gate import Context, Gate
+from bridge_registry.shared_storage.hold_rules import BEATS, BEATS_A_S
 from bridge_registry.shared_storage.publications import Publications
 from bridge_wire.v1 import shared_storage_pb2 as pb
 from bridge_wire.v1 import shared_storage_pb2_grpc as rpc
@@ -21,9 +24,13 @@ class SharedStorageService(rpc.SharedStorageServicer):
     Args:
         gate: Admits calls.
         publications: Gives the leases.
+        now: Monotonic seconds.
     """
 
-    def __init__(self, gate: Gate, publications: Publications) -> None:
+    def __init__(
+        self, gate: Gate, publications: Publications, now: Callable[[], float] = time.monotonic
+    ) -> None:
+        self._now = now
         self._gate = gate
         self._publications = publications
 
@@ -35,16 +42,26 @@ class SharedStorageService(rpc.SharedStorageServicer):
             first = await self._next(beats)
             if first is None:
                 raise StoreRefused("a stream without a beat holds nothing")
-            async with self._publications.hold(peer.identity.name, first.tier, first.model) as holding:
+            holds = self._publications.hold(peer.identity.name, first.tier, first.model, alone=first.alone)
+            beating = TokenBucket(BEATS, BEATS_A_S, self._now())
+            async with holds as holding:
                 while True:
                     valid = await holding.valid_ms()
-                    await context.write(pb.PublishHold(token=holding.token, valid_ms=valid))
+                    await context.write(
+                        pb.PublishHold(token=holding.token, valid_ms=valid, alone=first.alone)
+                    )
+                    await self._paced(beating)
                     beat = await self._next(beats)
                     if beat is None or beat.done:
                         holding.done = beat is not None
                         return
                     if not self._gate.still_admitted(context, "node"):
                         raise StoreRefused("this node may not publish any more")
+
+    async def _paced(self, beating: TokenBucket) -> None:
+        """Returns when the next beat may be read; the stream's flow control holds back the others."""
+        while not beating.take(self._now()):  # noqa: ASYNC110 - what it waits for is time
+            await asyncio.sleep(1.0 / BEATS_A_S)
 
     async def _next(self, beats: AsyncIterator[pb.PublishBeat]) -> pb.PublishBeat | None:
         """The next beat; None: there are no more. Raises Unavailable: none came for a lease's life."""

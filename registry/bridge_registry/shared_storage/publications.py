@@ -19,7 +19,9 @@ from bridge_registry.shared_storage.hold_rules import (
     MOST_HELD,
     TTL_S,
     PublicationRecord,
+    alone_key_of,
     key_of,
+    prefix_of,
     refusal,
     valid_ms,
 )
@@ -97,8 +99,10 @@ class Publications:
         self.ttl_s: Final = ttl_s
 
     @contextlib.asynccontextmanager
-    async def hold(self, node: str, tier: str, model: str) -> AsyncIterator[Holding]:
+    async def hold(self, node: str, tier: str, model: str, *, alone: bool = False) -> AsyncIterator[Holding]:
         """Holds the lease of a model in canonical form while the context lasts, and after it by rule 4.
+
+        With `alone` nobody else holds one of the tier (rule 5).
 
         Raises:
             Held: another writer has it.
@@ -113,7 +117,7 @@ class Publications:
         self._held[node] += 1
         try:
             async with self._leased() as lease:
-                holding = await self._taken(key, PublicationRecord(node, model, self._clock()), lease)
+                holding = await self._taken(key, PublicationRecord(node, model, self._clock(), alone), lease)
                 log.info("publication_begins", node=node, model=model, tier=tier[:8], token=holding.token)
                 yield holding
                 if holding.done:
@@ -142,12 +146,20 @@ class Publications:
             await asyncio.gather(keeping, return_exceptions=True)
 
     async def _taken(self, key: str, record: PublicationRecord, lease: LeaseHandle) -> Holding:
-        put = Put(key, encode(record), lease.id)
+        keys = [key, alone_key_of(key)] if record.alone else [key]
+        puts = [Put(one, encode(record), lease.id) for one in keys]
+        bars = (key, alone_key_of(key))
         try:
-            outcome = await self._store.commit([put], if_=[self._leadership.fence(), Unchanged(key, 0)])
-            found = await self._store.get(key)
-            if outcome.committed and found is not None and found.lease == lease.id:
-                return Holding(self._store, self._leadership, lease, found)
+            outcome = await self._store.commit(
+                puts, if_=[self._leadership.fence(), *(Unchanged(one, 0) for one in bars)]
+            )
+            there = (await self._store.list(prefix_of(key))).items
+            own = next((one for one in there if one.key == key and one.lease == lease.id), None)
+            found = next(
+                (one for one in there if one.lease != lease.id and (record.alone or one.key in bars)), None
+            )
+            if outcome.committed and own is not None and found is None:
+                return Holding(self._store, self._leadership, lease, own)
             if found is None:
                 raise Unavailable("the lease was not given", hint="try again in some seconds")
             said = refusal(decode(found, PublicationRecord), self._clock())

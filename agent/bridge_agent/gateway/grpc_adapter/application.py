@@ -2,31 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+import asyncio
+from collections.abc import Callable
 from typing import Any, Final
 
-from google.protobuf.descriptor import FileDescriptor
-from grpc_health.v1 import health_pb2
-
 from bridge_agent.authentication.refusal import Refused
-from bridge_agent.gateway.grpc_adapter import streaming, unary
+from bridge_agent.gateway.grpc_adapter import current, streaming, unary
 from bridge_agent.gateway.grpc_adapter.callers import Callers
 from bridge_agent.gateway.grpc_adapter.calls import Calls
-from bridge_agent.gateway.grpc_adapter.health import Health, HealthApplication
-from bridge_agent.gateway.grpc_adapter.native import NativeCalls, percent_encoded, takes
-from bridge_agent.gateway.grpc_adapter.reflection import reflection_applications
-from bridge_agent.gateway.grpc_adapter.service import (
-    ModelInferenceService,
-    caller_of_call,
+from bridge_agent.gateway.grpc_adapter.native import (
+    Asgi,
+    NativeCalls,
+    Receive,
+    Send,
+    percent_encoded,
+    takes,
 )
-from bridge_agent.gateway.grpc_adapter.translate import MAX_MESSAGE
+from bridge_agent.gateway.grpc_adapter.serving import Serving
 from bridge_core.http1 import App, Request
-from bridge_wire.v1 import inference_pb2
-from bridge_wire.v1.inference_connect import ModelInferenceASGIApplication
 
-Receive = Callable[[], Awaitable[dict[str, Any]]]
-Send = Callable[[dict[str, Any]], Awaitable[None]]
-SERVICE: Final = "bridge.v1.ModelInference"
 _NATIVE: Final = {unary.PATH: unary.predict, streaming.PATH: streaming.predict_stream}
 _CODES: Final = {401: 16, 403: 7, 429: 8, 503: 14}
 _HTTP: Final = {12: 404, 16: 401, 7: 403, 8: 429, 14: 503}
@@ -39,24 +33,20 @@ class GrpcApplication:
 
     Args:
         pipeline: The gateway's entry.
-        health: What health clients are told.
+        serving: What health clients are told.
         refusal: Why a call is nobody's who may call, told its head and its certificate's serial.
         calls: Keeps those under way.
     """
 
-    def __init__(self, pipeline: App, health: Health, *, refusal: Refusal, calls: Calls) -> None:
+    def __init__(self, pipeline: App, serving: Serving, *, refusal: Refusal, calls: Calls) -> None:
+        self._pipeline = pipeline
+        self._serving = serving
         self._refusal = refusal
+        self._calls = calls
         self._callers = Callers()
         self._native = NativeCalls(pipeline, calls)
-        service = ModelInferenceService(pipeline, calls)
-        inference = ModelInferenceASGIApplication(service, read_max_bytes=MAX_MESSAGE)
-        # By whole path: connectrpc answers an unknown method of a known service with a broken stream.
-        self._routes: dict[str, Any] = {
-            **_paths(inference_pb2.DESCRIPTOR, inference),
-            **_paths(health_pb2.DESCRIPTOR, HealthApplication(health)),
-        }
-        for path, reflection in reflection_applications().items():
-            self._routes[f"{path}/ServerReflectionInfo"] = reflection
+        self._others: dict[str, Asgi] | None = None
+        self._loading = asyncio.Lock()
 
     async def __call__(self, scope: dict[str, Any], receive: Receive, send: Send) -> None:
         """ASGI."""
@@ -75,20 +65,25 @@ class GrpcApplication:
             if takes(headers):
                 await serve(self._native, caller, headers, receive, send)
                 return
-        application = self._routes.get(path)
+        others = self._others
+        application = (await self._load() if others is None else others).get(path)
         if application is None:
             await _refuse(scope, send, 12, f"{path} is not served here")
             return
-        caller_of_call.set(caller)
+        current.caller.set(caller)
         await application(scope, receive, send)
 
+    async def _load(self) -> dict[str, Asgi]:
+        """What is not served here."""
+        async with self._loading:
+            if self._others is None:
+                self._others = await asyncio.to_thread(self._made)
+        return self._others
 
-def _paths(file: FileDescriptor, application: Any) -> dict[str, Any]:
-    return {
-        f"/{service.full_name}/{method.name}": application
-        for service in file.services_by_name.values()
-        for method in service.methods
-    }
+    def _made(self) -> dict[str, Asgi]:
+        from bridge_agent.gateway.grpc_adapter.others import other_calls
+
+        return other_calls(self._pipeline, self._serving, self._calls)
 
 
 async def _refuse(scope: dict[str, Any], send: Send, code: int, message: str) -> None:

@@ -30,11 +30,12 @@ class GrpcCaller:
         serial: Of that certificate; empty without one.
         remote: The address at the other end.
         carried: Keys, tokens and the trace among the call's metadata, as header fields.
-        head: What the pipeline is shown of who calls, before anything of what for.
+        head: What the pipeline is shown of who calls, before anything of what for: without the trace.
         key: What it is to be remembered by, until it is; None: not at all.
+        lasting: Who calls, where this is that caller in one trace; None: it is itself.
     """
 
-    __slots__ = ("_heads", "carried", "head", "identity", "key", "remote", "serial")
+    __slots__ = ("_heads", "carried", "head", "identity", "key", "lasting", "remote", "serial")
 
     def __init__(
         self,
@@ -42,14 +43,20 @@ class GrpcCaller:
         serial: str,
         remote: tuple[str, int] | None,
         carried: tuple[Pair, ...],
+        lasting: GrpcCaller | None = None,
     ) -> None:
         self.identity = identity
         self.serial = serial
         self.remote = remote
         self.carried = carried
         self.key: Any = None
-        self.head = self._made(b"", Headers(list(carried)), {})
+        self.lasting = lasting
+        self.head: Request = self._made(b"", Headers(list(carried)), {}) if lasting is None else lasting.head
         self._heads: dict[bytes, Request] = {}
+
+    def in_trace(self, trace: tuple[Pair, ...]) -> GrpcCaller:
+        """This caller for one call: what was found out about who calls holds for it too."""
+        return GrpcCaller(self.identity, self.serial, self.remote, (*self.carried, *trace), self)
 
     def request(self, call: Call, timeout_s: float | None) -> Request:
         """The engine request that this caller's call is.
@@ -94,30 +101,31 @@ class Callers:
         chain: Any = tls["client_cert_chain"]
         pem: str = chain[0] if chain else ""
         carried: list[Pair] = []
-        traced, size = False, 0
+        trace: list[Pair] = []
+        size = 0
         for name, value in scope["headers"]:
             if name in FIELDS:
                 carried.append((name, value))
                 size += len(value)
             elif name in TRACE_FIELDS and _is_plain(value):
-                carried.append((name, value))
-                traced = True
+                trace.append((name, value))
         key = (remote, pem, tuple(carried))
-        known = None if traced else self._known.get(key)
+        known = self._known.get(key)
         if known is None:
             identity, serial = _named(pem) if pem else (None, "")
             known = GrpcCaller(identity, serial, remote, key[2])
-            if not traced and size <= _LONGEST:  # each call has a trace of its own
+            if size <= _LONGEST:
                 known.key = key
-        return known
+        return known.in_trace(tuple(trace)) if trace else known
 
     def admitted(self, caller: GrpcCaller) -> None:
         """One may call: calls that show the same are known to be its."""
-        key, caller.key = caller.key, None
+        lasting = caller if caller.lasting is None else caller.lasting
+        key, lasting.key = lasting.key, None
         if key is not None:
             if len(self._known) >= _MOST:
                 self._known.clear()
-            self._known[key] = caller
+            self._known[key] = lasting
 
 
 def _is_plain(value: bytes) -> bool:

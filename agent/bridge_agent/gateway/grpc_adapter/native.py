@@ -21,6 +21,7 @@ from bridge_wire.v1.inference_pb2 import InferenceRequest
 
 Receive = Callable[[], Awaitable[dict[str, Any]]]
 Send = Callable[[dict[str, Any]], Awaitable[None]]
+Asgi = Callable[[dict[str, Any], Receive, Send], Awaitable[None]]
 
 _PLAIN: Final = frozenset({b"application/grpc", b"application/grpc+proto"})
 _UNITS: Final = {b"H": 3600.0, b"M": 60.0, b"S": 1.0, b"m": 1e-3, b"u": 1e-6, b"n": 1e-9}
@@ -59,6 +60,10 @@ class NativeCalls:
             loop = asyncio.get_running_loop()
             watched.deadline = loop.call_later(remaining, exchange.give_up, _too_late())
         return watched
+
+    def answered(self, watched: Watched) -> None:
+        """Its client has all of the answer: that it leaves means nothing from now on."""
+        self._hang_ups.over(watched)
 
     def end(self, watched: Watched) -> None:
         """Nobody waits for its answer any more."""

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
-from contextvars import ContextVar
 from typing import Final
 
 from connectrpc.code import Code
 from connectrpc.errors import ConnectError
 from connectrpc.request import RequestContext
 
-from bridge_agent.gateway.grpc_adapter import in_process
-from bridge_agent.gateway.grpc_adapter.callers import GrpcCaller
+from bridge_agent.gateway.grpc_adapter import current, in_process
 from bridge_agent.gateway.grpc_adapter.calls import Calls
 from bridge_agent.gateway.grpc_adapter.faults import CallFault, Status
 from bridge_agent.gateway.grpc_adapter.translate import (
@@ -26,9 +24,6 @@ from bridge_agent.gateway.grpc_adapter.translate import (
 from bridge_core.errors import BridgeError
 from bridge_core.http1 import App
 from bridge_wire.v1.inference_pb2 import InferenceRequest, InferenceResponse
-
-# Set by the application around each call: connectrpc's own context does not carry the connection.
-caller_of_call: ContextVar[GrpcCaller] = ContextVar("caller_of_call")
 
 _CODES: Final = {
     Status.CANCELLED: Code.CANCELED,
@@ -107,13 +102,14 @@ class ModelInferenceService:
                 record = read_record(line)
                 yield InferenceResponse(output_data=encode(line), metadata=metadata, done=record.done)
                 if record.done:
+                    await answer.over()
                     return
                 metadata = {}  # with the first piece only
         raise CallFault(Status.UNAVAILABLE, "the engine's answer ended before it was complete")
 
     def _open(self, call: Call, timeout_ms: float | None) -> in_process.InProcessExchange:
         timeout_s = None if timeout_ms is None else timeout_ms / 1000
-        return in_process.call(self._pipeline, caller_of_call.get().request(call, timeout_s), self._calls)
+        return in_process.call(self._pipeline, current.caller.get().request(call, timeout_s), self._calls)
 
 
 def _translated(fault: BridgeError, ctx: Context) -> ConnectError:

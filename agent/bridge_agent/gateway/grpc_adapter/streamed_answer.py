@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Final
 
 from bridge_agent.gateway.grpc_adapter.call_exchange import CallExchange
@@ -11,6 +12,8 @@ from bridge_core.native import mypyc_attr
 LINE_MOST: Final = 17 << 20
 """Bytes of a line: more than any that the pipeline passes on."""
 HIGH_WATER: Final = 256 * 1024
+END_S: Final = 5.0
+"""How long an answer may take to end behind its last record."""
 
 
 @mypyc_attr(allow_interpreted_subclasses=True)
@@ -83,3 +86,22 @@ class StreamedAnswer(CallExchange):
                 raise ResponseTooLarge(f"the answer has more than the {most} bytes that are read of it")
             parts.append(part)
         return b"".join(parts)
+
+    async def over(self) -> None:
+        """Waits until the answer has ended behind its last record, for END_S at most.
+
+        The engine's end may come apart from that record. Who leaves before it cuts the request off: it is
+        written down as cancelled, and the engine's connection is closed.
+        """
+        try:
+            async with asyncio.timeout(END_S):
+                while True:
+                    self._parts = []  # blank lines at most
+                    self._buffered = 0
+                    if self.write_paused:
+                        self.pause(paused=False)
+                    if self.ended:
+                        return
+                    await self.news()
+        except TimeoutError:
+            return

@@ -110,12 +110,14 @@ async def predict_stream(
                 await send({"type": "http.response.body", "body": first, "more_body": False})
             else:
                 await _relay(call, answer, send)
+            calls.answered(watched)
+            await send(OK)
+            if not answer.ended:
+                await answer.over()
         finally:
             calls.end(watched)
     except BridgeError as fault:
         await failed(send, fault, begun=begun)
-        return
-    await send(OK)
 
 
 async def _first(call: Call, answer: StreamedAnswer) -> bytes:

@@ -23,16 +23,23 @@ _SOONEST_S: Final = 0.2
 
 
 class PublishHold(msgspec.Struct, frozen=True):
-    """What a registry answers: the lease's token, and for how long it holds, counted from the question."""
+    """What a registry answers.
+
+    Attributes:
+        token: The lease's.
+        valid_s: For how long it holds, counted from the question.
+        alone: Nobody else holds one in that storage.
+    """
 
     token: int
     valid_s: float
+    alone: bool = False
 
 
 class PublishCall(Protocol):
     """One stream at a registry."""
 
-    async def send(self, tier: str, model: str) -> None:
+    async def send(self, tier: str, model: str, *, alone: bool = False) -> None:
         """Says that the writer is still at it. Raises BridgeError."""
 
     async def done(self) -> None:
@@ -98,9 +105,14 @@ class Hold:
 
 @contextlib.asynccontextmanager
 async def held(
-    registries: Sequence[PublishRegistry], tier: str, model: str, now: Callable[[], float] = time.monotonic
+    registries: Sequence[PublishRegistry],
+    tier: str,
+    model: str,
+    now: Callable[[], float] = time.monotonic,
+    *,
+    alone: bool = False,
 ) -> AsyncIterator[Hold]:
-    """Holds the lease of a model in canonical form while the context lasts.
+    """Holds the lease of a model in canonical form while the context lasts; `alone`: the only one there.
 
     Raises:
         BridgeError: another writer has it (the message names the node), or no registry gives it.
@@ -110,7 +122,7 @@ async def held(
         for registry in registries:
             try:
                 call = await stack.enter_async_context(registry.publish())
-                sent, answer = now(), await _beat(call, tier, model)
+                sent, answer = now(), await _beat(call, tier, model, alone=alone)
                 break
             except Unavailable as fault:  # it does not lead, or is down: another may
                 faults.append(str(fault))
@@ -120,9 +132,14 @@ async def held(
                 f"no registry gives the lease to publish {model}: {'; '.join(faults) or 'none is known'}",
                 hint="nothing was written; try again when a registry answers",
             )
+        if alone and not answer.alone:
+            raise BridgeError(
+                "the registry does not know how to keep other writers out",
+                hint="upgrade the registries before models are removed from shared storage",
+            )
         hold = Hold(answer.token, sent + answer.valid_s, now)
         keeping = asyncio.create_task(
-            hold.keep(lambda: _beat(call, tier, model), answer.valid_s), name="publication-lease"
+            hold.keep(lambda: _beat(call, tier, model, alone=alone), answer.valid_s), name="publication-lease"
         )
         try:
             yield hold
@@ -135,10 +152,10 @@ async def held(
                     await call.done()
 
 
-async def _beat(call: PublishCall, tier: str, model: str) -> PublishHold:
+async def _beat(call: PublishCall, tier: str, model: str, *, alone: bool) -> PublishHold:
     try:
         async with asyncio.timeout(_ANSWER_S):
-            await call.send(tier, model)
+            await call.send(tier, model, alone=alone)
             return await call.receive()
     except TimeoutError:
         raise Unavailable(f"the registry did not answer within {_ANSWER_S:g} s") from None

@@ -18,7 +18,7 @@ from bridge_agent.models.blobs import Blobs
 from bridge_agent.models.manifest_rules import BadManifest, blobs_of, read_manifest
 from bridge_agent.models.shared.hold import Hold, PublishRegistry, held
 from bridge_agent.models.shared.storage import PublishFault
-from bridge_agent.models.shared.tier import SharedTier
+from bridge_agent.models.shared.tier import SharedTier, TierFault
 from bridge_agent.models.store_reads import manifest_bytes
 from bridge_core.decoding import Undecodable
 from bridge_core.model_store.layout import Layer, Manifest, ModelStore, hex_digest
@@ -89,9 +89,20 @@ class Publishing:
                 yield {"status": "writing manifest"}
                 await self._run(self._writer.list_model, found, data, mark, hold.valid)
         self._tier.answers()
+        await self._run(self._check, found, manifest)
         await self._run(self._tier.look)
         log.info("model_published", model=found.short(), path=self._tier.where, token=hold.token)
         yield {"status": "success"}
+
+    def _check(self, name: ModelName, manifest: Manifest) -> None:
+        """Raises PublishFault: a blob was removed by who did not know that it was in use again."""
+        for layer in blobs_of(manifest):
+            try:
+                self._tier.open(hex_digest(layer.digest), layer.size).close()
+            except TierFault as fault:
+                raise PublishFault(
+                    f"{name.short()} is listed, and lacks a blob: {fault.message}", hint="publish it again"
+                ) from fault
 
     async def _run(self, work: Callable[..., T], *arguments: Any) -> T:
         return await asyncio.get_running_loop().run_in_executor(self._threads, work, *arguments)

@@ -9,7 +9,8 @@ import contextlib
 import os
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from functools import partial
 from itertools import islice
 from typing import Final, TypeVar
 
@@ -21,6 +22,7 @@ from bridge_agent.models.shared.patience import MOST, Patience, StorageHangs, is
 from bridge_agent.models.shared.section import SharedSection
 from bridge_agent.models.shared.standing_rules import Standing
 from bridge_agent.models.shared.storage import (
+    Listed,
     OpenBlob,
     Stamp,
     Storage,
@@ -159,6 +161,25 @@ class SharedTier:
             blob.close()
         self._is_wrong(hex_, _Wrong(blob.stamp, size), "its bytes have another digest")
         return False
+
+    def manifests(self) -> Iterator[tuple[Listed, bytes | None]]:
+        """All that lie there, one after the other; None: one that cannot be read.
+
+        Raises:
+            TierFault: the storage is away, or holds more than is looked through.
+        """
+
+        def all_() -> list[Listed] | TooMany:
+            try:
+                return list(self._storage.listed())
+            except TooMany as fault:
+                return fault
+
+        listed = self._ask(all_)
+        if isinstance(listed, TooMany):
+            raise TierFault(str(listed))
+        for one in listed:
+            yield one, self._ask(partial(self._storage.manifest_at, one.place))
 
     def look(self) -> None:
         """Lists what lies there, and whether it answers; what came of it is in `said`."""
