@@ -20,7 +20,7 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
@@ -76,6 +76,7 @@ class Bed:
         self.missing: dict[str, str] = {}
         self.model = MODEL
         self._failing = failing
+        self._mounted = False
         self._relay: subprocess.Popen[bytes] | None = None
         self._node: subprocess.Popen[bytes] | None = None
         folder.mkdir(parents=True)
@@ -132,7 +133,6 @@ class Bed:
 
     def _seed(self) -> None:
         """Every node's store, with weights of its own: nothing here may change another mesh's."""
-        self._mounted = False
         for node in NODES:
             store = self.models(node)
             store.mkdir(parents=True, mode=0o700)
@@ -201,14 +201,12 @@ class Bed:
         return str(script)
 
 
-@contextlib.asynccontextmanager
-async def loaded(bed: Bed) -> AsyncIterator[None]:
-    """Every node sees every engine."""
+async def loaded(bed: Bed) -> None:
+    """Returns once every node sees every engine, with the model in memory."""
     await bed.mesh.whole(120)
     for node in NODES:
         body = {"model": bed.model, "prompt": "", "keep_alive": -1}
         await eventually(lambda node=node, body=body: _loads(bed.mesh, node, body), 60)
-    yield
 
 
 async def _loads(mesh: Mesh, node: str, body: dict[str, object]) -> bool:

@@ -47,7 +47,6 @@ class Fault:
         bars: Seconds in band and out of band that the issue allows; None: no bar.
         fixed: What it is compared with.
         limit_s: A round that takes longer is given up.
-        every: The fault ends when it was found out of band alone: nothing in band can see it.
     """
 
     name: str

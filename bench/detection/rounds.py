@@ -14,7 +14,7 @@ import msgspec
 
 from bench.detection.bed import Bed
 from bench.detection.fault import SCRAPE_S, Fault
-from bench.detection.sight import INSTANCE, Sight
+from bench.detection.sight import Sight
 from bridge_cli.access import access_of
 from bridge_cli.connection import ask
 from bridge_cli.layout import MeshFile
@@ -166,6 +166,3 @@ def _fires(fault: Fault, held_s: float, began: float) -> float:
         return math.inf
     at = began + held_s
     return math.ceil(at / SCRAPE_S) * SCRAPE_S - began + fault.fixed.for_s
-
-
-__all__ = ["INSTANCE", "Round", "Rounds"]

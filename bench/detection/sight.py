@@ -34,19 +34,15 @@ class Sight:
 
     Attributes:
         now: The signs there are at this moment.
-        since: Since when each of them, monotonic seconds.
         answers: Of clients: when, by which node, seconds to the first byte; 0: it failed.
         failures: Attempts at node3 that failed, by what they failed of.
-        disk: Share of node3's models' disk that is in use.
         counts: What node3's engine did: when, requests, failed.
     """
 
     def __init__(self, mesh: Mesh) -> None:
         self.now: set[str] = set()
-        self.since: dict[str, float] = {}
         self.answers: deque[tuple[float, str, float]] = deque(maxlen=50_000)
         self.counts: deque[tuple[float, float, float]] = deque(maxlen=50_000)
-        self.disk = 0.0
         self.failures: dict[str, float] = {}
         self._failed_before: dict[str, float] = {}
         self._parts: dict[str, set[str]] = {}
@@ -104,10 +100,7 @@ class Sight:
 
     def _tell(self, part: str, found: set[str]) -> None:
         self._parts[part] = found
-        now = set().union(*self._parts.values())
-        for one in now - self.now:
-            self.since[one] = time.monotonic()
-        self.now = now
+        self.now = set().union(*self._parts.values())
 
     async def _read(self, pool: http1.Pool, part: str, signs: Any) -> None:
         while True:
@@ -145,7 +138,6 @@ class Sight:
                 found.add("gpu-fault")
             elif name == "bridge_link_up" and value == 0.0:
                 found.add(f"link:{_label(labels, 'link')}")
-        self.disk = _share_of_disk(page)
         self.counts.append((time.monotonic(), *_counts(page)))
         return found
 
@@ -156,12 +148,6 @@ def _label(labels: str, name: str) -> str:
 
 def _is_cut(status: wire.StatusResponse) -> bool:
     return any(NODE in (peer.node for peer in node.silent_peers) for node in status.nodes)
-
-
-def _share_of_disk(page: Page) -> float:
-    used = {labels: value for name, labels, value in page if name == "bridge_node_disk_used_bytes"}
-    ends = {labels: value for name, labels, value in page if name == "bridge_node_disk_used_bytes_limit"}
-    return max((value / ends[labels] for labels, value in used.items() if ends.get(labels)), default=0.0)
 
 
 def _counts(page: Page) -> tuple[float, float]:
