@@ -1,8 +1,8 @@
 """Pieces of a blob from other nodes, over connections of their own, read by threads.
 
 At full speed a transfer decrypts and copies hundreds of MB a second. Done in the event loop, which serves
-requests meanwhile, that costs twice the processor time and delays everybody; in a thread OpenSSL decrypts
-each record to where it belongs, beside the loop (docs/adr/models-between-nodes.md).
+requests meanwhile, that costs more processor time and delays everybody; in a thread OpenSSL decrypts each
+record to where it belongs, beside the loop (docs/adr/models-between-nodes.md).
 
 A transfer has links of its own and ends them with itself. What a node answers is bounded here: its head by
 `http.client`, its body by the piece's length, its time by who asks.
