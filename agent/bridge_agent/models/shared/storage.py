@@ -6,6 +6,7 @@ away, or refuses.
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Iterator
 from typing import Protocol
 
@@ -14,7 +15,7 @@ import msgspec
 from bridge_agent.models.shared.patience import Patience
 from bridge_core.errors import BridgeError
 from bridge_core.model_store.layout import describe
-from bridge_core.names import ModelName
+from bridge_core.names import InvalidName, ModelName
 
 
 class PublishFault(BridgeError):
@@ -83,11 +84,8 @@ class Storage(Protocol):
     def ahead(self) -> int:
         """How many pieces of a blob are read at one time: several where each is a question of its own."""
 
-    def manifest(self, name: ModelName) -> bytes | None:
-        """The manifest of a name in whatever case; None where there is none. Raises OSError."""
-
     def manifest_at(self, place: str) -> bytes | None:
-        """The manifest at a place that `listed` told; None: it is none that can be read. Raises OSError."""
+        """The manifest at a place; None: it is none that can be read. Raises OSError."""
 
     def listed(self) -> Iterator[Listed]:
         """Every manifest. Raises TooMany: there are more; OSError."""
@@ -140,6 +138,34 @@ class TierWriting(Protocol):
 
     def remove_blob(self, hex_: str) -> None:
         """Removes a blob; one that is gone is no fault."""
+
+
+def place_of(name: ModelName) -> str:
+    """Where the manifest of a name lies that is spelled as it is."""
+    return f"{name.host}/{name.namespace}/{name.model}/{name.tag}"
+
+
+def listed_at(place: str) -> Listed:
+    """What lies at a place."""
+    parts = place.split("/")
+    name = None
+    if len(parts) == 4:
+        with contextlib.suppress(InvalidName):
+            name = ModelName.parse(f"{parts[0]}/{parts[1]}/{parts[2]}:{parts[3]}")
+    return Listed(place, name)
+
+
+def manifest_in(storage: Storage, name: ModelName) -> bytes | None:
+    """The manifest of a name in whatever case; None where there is none. Raises OSError."""
+    found = storage.manifest_at(place_of(name))
+    if found is not None:
+        return found
+    wanted = str(name).lower()
+    with contextlib.suppress(TooMany):
+        for one in storage.listed():
+            if str(one.name).lower() == wanted:
+                return storage.manifest_at(one.place)
+    return None
 
 
 def still_held(name: ModelName, valid: Callable[[], bool]) -> None:

@@ -35,7 +35,7 @@ from bridge_agent.models.shared.s3.fault import S3Fault
 from bridge_agent.models.shared.s3.listing_rules import Entry
 from bridge_agent.models.shared.s3.objects import head, listing, read
 from bridge_agent.models.shared.steps import Steps
-from bridge_agent.models.shared.storage import PublishFault, still_held
+from bridge_agent.models.shared.storage import PublishFault, place_of, still_held
 from bridge_agent.models.shared.tier_files import MANIFESTS
 from bridge_core.errors import BridgeError
 from bridge_core.names import ModelName
@@ -110,8 +110,7 @@ class S3Writer:
 
     def list_model(self, name: ModelName, data: bytes, mark: str, valid: Callable[[], bool]) -> None:
         """See `TierWriting`."""
-        place = f"{name.host}/{name.namespace}/{name.model}/{name.tag}"
-        work = partial(self._put_manifest, name, place, data, mark, valid)
+        work = partial(self._put_manifest, name, place_of(name), data, mark, valid)
         self._steps.do("write", work, within_s=4.0 * self._client.timeout_s)
 
     def unlist(self, name: ModelName, place: str, mark: str, valid: Callable[[], bool]) -> None:
