@@ -7,11 +7,13 @@ away, or refuses.
 from __future__ import annotations
 
 import contextlib
+import hashlib
 from collections.abc import Callable, Iterator
 from typing import Protocol
 
 import msgspec
 
+from bridge_agent.models.piece_rules import piece_count, span
 from bridge_agent.models.shared.patience import Patience
 from bridge_core.errors import BridgeError
 from bridge_core.model_store.layout import describe
@@ -175,3 +177,31 @@ def still_held(name: ModelName, valid: Callable[[], bool]) -> None:
             f"the lease for {name.short()} is over: the registry could not be reached in time",
             hint="do it again: what was written whole is there",
         )
+
+
+def still_claimed(name: ModelName, found: bytes | None, mark: str, valid: Callable[[], bool]) -> None:
+    """Raises PublishFault: another mark is in the model's fence by now, or the lease is over."""
+    if found != mark.encode():
+        raise PublishFault(f"another writer began to publish {name.short()} meanwhile: nothing was replaced")
+    still_held(name, valid)
+
+
+def of_its_digest(found: str, hex_: str) -> None:
+    """Raises PublishFault: what was read of a blob to write it has another digest."""
+    if found != hex_:
+        raise PublishFault(
+            f"blob {hex_[:12]} of this node does not have its digest: it is not published",
+            hint="pull the model again here, or publish it from another node",
+        )
+
+
+def is_right(
+    hex_: str, size: int, read: Callable[[int, int], bytes], *, goes_on: Callable[[int], None]
+) -> bool:
+    """Whether what lies there has its digest; see `TierWriting.blob`. Raises what `read` and `goes_on` do."""
+    whole = hashlib.sha256()
+    for piece in range(piece_count(size)):
+        offset, length = span(size, piece)
+        whole.update(read(offset, length))
+        goes_on(offset + length)
+    return whole.hexdigest() == hex_
