@@ -196,7 +196,7 @@ def remover_of(outcomes: list[Outcome], name: str) -> str:
     if seeing:
         raise Fatal(
             f"none of the nodes that see {name} in shared storage may write there: {', '.join(seeing)}",
-            hint='"publish": true beside models.shared in the agent.json of one lets it',
+            hint='"publish": true in models.shared of the agent.json of one lets it',
         )
     raise Fatal(
         f"no node sees {name} in its shared storage",
@@ -218,7 +218,7 @@ async def _writer_of(to: Access, snapshot: Snapshot, name: str) -> str:
     if not able:
         raise Fatal(
             f"none of the nodes that have {name} may write into shared storage: {', '.join(having)}",
-            hint='"publish": true beside models.shared in the agent.json of one lets it',
+            hint='"publish": true in models.shared of the agent.json of one lets it',
         )
     return min(able, key=lambda node: (able[node], node))
 

@@ -24,6 +24,7 @@ from bridge_agent.models.shared.standing_rules import Standing
 from bridge_agent.models.shared.storage import (
     Listed,
     OpenBlob,
+    PublishFault,
     Stamp,
     Storage,
     TierWriting,
@@ -103,6 +104,14 @@ class SharedTier:
     def ahead(self) -> int:
         """How many pieces of a blob are read at one time."""
         return self.storage.ahead
+
+    def may_write(self) -> None:
+        """Raises PublishFault: this node may not."""
+        if not self.section.publish:
+            raise PublishFault(
+                f"this node may not write into {self.where}",
+                hint='"publish": true in models.shared of its agent.json lets it, where it is writable',
+            )
 
     def writer(self) -> TierWriting:
         """Writes there."""
