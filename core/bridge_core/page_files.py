@@ -5,7 +5,7 @@ from __future__ import annotations
 from importlib.resources import files
 from typing import Final
 
-from bridge_core.http1.exchange import App
+from bridge_core.http1.exchange import App, Exchange
 from bridge_core.http1.headers import Pair
 
 _TYPES: Final = {
@@ -33,19 +33,25 @@ def safe(connect: bytes = b"'self'") -> tuple[Pair, ...]:
 def page_apps(root: str, package: str, fields: tuple[Pair, ...]) -> dict[str, App]:
     """By path below `root` the files of the folder `page` of a package, and those that pages share.
 
+    What asks for `/` or for `root` itself is sent there.
+
     Args:
         root: Such as "/console"; its own page is `index.html`.
         package: The importable one that has the folder.
         fields: Of `safe`, for each answer.
     """
-    found = {}
+
+    def there(exchange: Exchange) -> None:
+        exchange.respond(302, [(b"location", f"{root}/".encode())])
+
+    found: dict[str, App] = {"/": there}
     for folder in (files("bridge_core") / "page", files(package) / "page"):
         for one in folder.iterdir():
             kind = _TYPES.get(f".{one.name.rpartition('.')[2]}")
             if kind is not None:
                 found[f"{root}/{one.name}"] = _served(kind, one.read_bytes(), fields)
     found[f"{root}/"] = found[f"{root}/index.html"]
-    found[root] = lambda exchange: exchange.respond(302, [(b"location", f"{root}/".encode())])
+    found[root] = there
     return found
 
 

@@ -7,9 +7,10 @@ import contextlib
 import socket
 from collections.abc import Iterator
 
+import msgspec
 import pytest
 
-from bridge_agent.models.piece_links import LinkFault, PieceAnswer, PieceLinks
+from bridge_agent.models.piece_links import MOST_IDLE, LinkFault, PieceAnswer, PieceLinks
 from bridge_agent.peers.way import PeerWay
 from tests.contract.http1_bed import ScriptedServer, read_request, scripted
 from tests.support import eventually
@@ -110,6 +111,18 @@ async def test_what_nobody_waits_for_any_more_lets_go_of_its_link(links: PieceLi
         with contextlib.suppress(asyncio.CancelledError):
             await asking
         await eventually(lambda: server.ended)
+
+
+async def test_no_more_links_are_kept_than_may_be_to_however_many_nodes(links: PieceLinks) -> None:
+    async with scripted(answering(ANSWER % (len(PIECE), PIECE))) as server:
+        ways = [msgspec.structs.replace(way_to(server.port), node=f"n{i}") for i in range(MOST_IDLE + 2)]
+        for way in ways:
+            await links.ask(way, "/piece?piece=0", HASH, len(PIECE))
+        await eventually(lambda: server.ended == 2)
+        await links.ask(ways[-1], "/piece?piece=0", HASH, len(PIECE))
+        assert server.connections == len(ways)
+        await links.ask(ways[0], "/piece?piece=0", HASH, len(PIECE))
+        assert server.connections == len(ways) + 1
 
 
 async def test_idle_links_end_with_the_transfer() -> None:

@@ -85,13 +85,14 @@ def _by_mincore(handle: int, size: int) -> int:
     return count
 
 
-def bring_in(handle: int, size: int, goes_on: Callable[[int], bool]) -> bool:
+def bring_in(handle: int, size: int, goes_on: Callable[[int], bool], before: int = 0) -> bool:
     """Reads a file through, so that it is in the page cache; False: it was stopped, or the file is shorter.
 
     In large pages where the kernel and the file system have them: whoever maps the file afterwards, as a
     loader does, then waits for hundreds of times fewer page faults.
 
-    `goes_on` is told before each piece how many bytes were read, and may wait: what it waits for goes first.
+    `goes_on` is told before each piece how many bytes were read, with the `before` ones of other files, and
+    may wait: what it waits for goes first.
 
     Raises:
         OSError: it cannot be read.
@@ -99,7 +100,7 @@ def bring_in(handle: int, size: int, goes_on: Callable[[int], bool]) -> bool:
     buffer: bytearray | None = None
     at = 0
     while at < size:
-        if not goes_on(at):
+        if not goes_on(before + at):
             return False
         length = min(PIECE, size - at)
         if _populated(handle, at, length):

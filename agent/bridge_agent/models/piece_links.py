@@ -1,8 +1,8 @@
 """Pieces of a blob from other nodes, over connections of their own, read by threads.
 
 At full speed a transfer decrypts and copies hundreds of MB a second. Done in the event loop, which serves
-requests meanwhile, that costs twice the processor time and delays everybody; in a thread OpenSSL decrypts
-each record to where it belongs, beside the loop (docs/adr/models-between-nodes.md).
+requests meanwhile, that costs more processor time and delays everybody; in a thread OpenSSL decrypts each
+record to where it belongs, beside the loop (docs/adr/models-between-nodes.md).
 
 A transfer has links of its own and ends them with itself. What a node answers is bounded here: its head by
 `http.client`, its body by the piece's length, its time by who asks.
@@ -16,7 +16,7 @@ import http.client
 import socket
 import threading
 from concurrent.futures import ThreadPoolExecutor
-from typing import Final
+from typing import Final, TypeAlias
 
 import msgspec
 
@@ -27,7 +27,12 @@ from bridge_core.errors import BridgeError, Reaction
 CONNECT_S: Final = 2.0
 HEAD_S: Final = 5.0
 BODY_S: Final = 60.0
+MOST_IDLE: Final = 32
+"""Links of a transfer that are kept, to all nodes together; then the one that lay idle longest ends."""
 _MOST_SAID: Final = 400
+
+
+_Place: TypeAlias = tuple[str, tuple[str, int]]
 
 
 class LinkFault(BridgeError):
@@ -68,6 +73,7 @@ class _Link:
         self._sock = sock
         self._http = http.client.HTTPConnection(host, port)
         self._http.sock = sock
+        self._http.auto_open = 0  # it never connects by itself, which would be in the clear
 
     def ask(self, target: str, header: str, length: int) -> tuple[PieceAnswer, bool]:
         """An answer, and whether the connection can take another question.
@@ -135,7 +141,7 @@ class PieceLinks:
     def __init__(self, together: int) -> None:
         self._threads = ThreadPoolExecutor(together, "pieces")
         self._lock = threading.Lock()
-        self._idle: dict[tuple[str, tuple[str, int]], list[_Link]] = {}
+        self._idle: list[tuple[_Place, _Link]] = []  # the one that lay longest first
         self._closed = False
 
     async def ask(self, way: PeerWay, target: str, header: str, length: int) -> PieceAnswer:
@@ -164,10 +170,9 @@ class PieceLinks:
         """Ends the links; those at work end with their question."""
         with self._lock:
             self._closed = True
-            idle, self._idle = self._idle, {}
-        for links in idle.values():
-            for link in links:
-                link.close()
+            idle, self._idle = self._idle, []
+        for _, link in idle:
+            link.close()
         self._threads.shutdown(wait=False)
 
     # -- in threads
@@ -201,14 +206,18 @@ class PieceLinks:
 
     def _taken(self, way: PeerWay) -> _Link | None:
         with self._lock:
-            links = self._idle.get((way.node, way.address))
-            return links.pop() if links else None
+            for index in reversed(range(len(self._idle))):
+                if self._idle[index][0] == (way.node, way.address):
+                    return self._idle.pop(index)[1]
+        return None
 
     def _left(self, way: PeerWay, link: _Link) -> None:
         with self._lock:
             if not self._closed:
-                self._idle.setdefault((way.node, way.address), []).append(link)
-                return
+                self._idle.append(((way.node, way.address), link))
+                if len(self._idle) <= MOST_IDLE:
+                    return
+                _, link = self._idle.pop(0)
         link.close()
 
     @staticmethod

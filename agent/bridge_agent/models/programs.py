@@ -6,11 +6,12 @@ budget of warming, and no file is followed that is not a plain one.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import stat
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Annotated, Final, Literal, Self
+from typing import Annotated, Final, Literal
 
 import msgspec
 import structlog
@@ -99,12 +100,11 @@ class ProgramFiles:
         """
         found = []
         for path in self.files:
-            with _opened(path) as file:
-                size = file.size
-                if file.handle < 0 or size > room:
+            with _opened(path) as (handle, size):
+                if handle < 0 or size > room:
                     continue
                 room -= size
-                if (page_cache.resident(file.handle) or 0.0) < 1.0:
+                if (page_cache.resident(handle) or 0.0) < 1.0:
                     found.append((path, size))
         return found
 
@@ -112,8 +112,8 @@ class ProgramFiles:
         """Bytes of all the files."""
         total = 0
         for path in self.files:
-            with _opened(path) as file:
-                total += file.size
+            with _opened(path) as (_, size):
+                total += size
         return total
 
     @staticmethod
@@ -121,39 +121,26 @@ class ProgramFiles:
         """Reads them; False: it was stopped. `goes_on` is asked as in `page_cache.bring_in`."""
         before = 0
         for path, size in files:
-            with _opened(path) as file:
-
-                def so_far(at: int, before: int = before) -> bool:
-                    return goes_on(before + at)
-
-                if file.handle >= 0 and not page_cache.bring_in(file.handle, file.size, so_far):
+            with _opened(path) as (handle, now):
+                if handle >= 0 and not page_cache.bring_in(handle, now, goes_on, before):
                     return False
             before += size
         return True
 
 
-class _opened:  # noqa: N801 -- used as a context, like the function of that name
-    """A plain file; its handle is -1 where there is none that can be read."""
-
-    def __init__(self, path: str) -> None:
-        self.handle, self.size = -1, 0
-        try:
-            handle = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY)
-        except OSError:
-            return
+@contextlib.contextmanager
+def _opened(path: str) -> Iterator[tuple[int, int]]:
+    """A plain file's handle and bytes; -1 and none where there is none that can be read."""
+    try:
+        handle = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY)
+    except OSError:
+        yield -1, 0
+        return
+    try:
         status = os.fstat(handle)
-        if stat.S_ISREG(status.st_mode):
-            self.handle, self.size = handle, status.st_size
-        else:
-            os.close(handle)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        if self.handle >= 0:
-            os.close(self.handle)
-            self.handle = -1
+        yield (handle, status.st_size) if stat.S_ISREG(status.st_mode) else (-1, 0)
+    finally:
+        os.close(handle)
 
 
 def _maps(pid: int) -> str:

@@ -342,12 +342,8 @@ class Warming:
         before = 0
         goes_on = self._going(model.size, stopped, told)
         for blob in model.blobs:
-
-            def so_far(at: int, before: int = before) -> bool:
-                return goes_on(before + at)
-
             with opened(self._root, blob.hex) as handle:
-                if handle is None or not page_cache.bring_in(handle, blob.size, so_far):
+                if handle is None or not page_cache.bring_in(handle, blob.size, goes_on, before):
                     return False
             before += blob.size
         return True

@@ -15,8 +15,4 @@ ROOT: Final = "/view"
 
 def view_pages(recent: App) -> dict[str, App]:
     """By path; `recent` answers what the last requests were."""
-    return {
-        "/": lambda exchange: exchange.respond(302, [(b"location", f"{ROOT}/".encode())]),
-        **page_apps(ROOT, "bridge_agent.view", safe()),
-        f"{ROOT}/recent": recent,
-    }
+    return {**page_apps(ROOT, "bridge_agent.view", safe()), f"{ROOT}/recent": recent}

@@ -171,10 +171,10 @@ class AlertDesk:
             sorted(self.known.values(), key=lambda one: (one.ended > 0.0, -(one.ended or one.since)))
         )
 
-    def meant_by(self, silence: Silence) -> int:
-        """How many alerts that last a silence is about."""
-        lasting = [one.seen for one in self.known.values() if not one.ended]
-        return sum(fits(silence.matchers, labels_of(seen, self._mesh)) for seen in lasting)
+    def meant_by(self, silences: Sequence[Silence]) -> list[int]:
+        """How many alerts that last each silence is about."""
+        lasting = [labels_of(one.seen, self._mesh) for one in self.known.values() if not one.ended]
+        return [sum(fits(one.matchers, labels) for labels in lasting) for one in silences]
 
     def watched(self, rule: str) -> Mapping[str, Watched]:
         """The series that a rule looks at."""

@@ -72,7 +72,6 @@ class ConsolePages:
     def apps(self, group: asyncio.TaskGroup) -> dict[str, App]:
         """The pages by path; what they wait for runs in `group`."""
         return {
-            "/": lambda exchange: exchange.respond(302, [(b"location", b"/console/")]),
             **page_apps(ROOT, "bridge_registry.console", _SAFE),
             f"{ROOT}/api/stream": self._streams.app,
             f"{ROOT}/api/hour": self._hour,

@@ -1,12 +1,11 @@
 // One node as its own agent knows it: asked every two seconds, while somebody looks.
 
 import { html, render, useEffect, useState } from "./vendor-preact-htm.js";
-import { ago, clock, look, millis, moment, span } from "./words.js";
+import { ago, clock, gib, look, millis, moment, span } from "./words.js";
 
 const EVERY_MS = 2000;
 const LEVEL = { ok: { mark: "●", tone: "good" }, degraded: { mark: "▲", tone: "warn" }, failing: { mark: "✕", tone: "bad" } };
 const used = (one) => one.memory_bytes - one.free_bytes - (one.reserved_bytes || 0);
-const gib = (bytes) => `${(bytes / 2 ** 30).toFixed(1)} GiB`;
 
 async function fetchJson(path) {
   const answer = await fetch(path, { cache: "no-store" });
@@ -63,8 +62,8 @@ function Node({ status, list }) {
       : html`<div class="empty"><p>This node has no engine.</p></div>`}</section>
     ${status.gpus.length ? html`<section class="panel"><h2>GPUs</h2>${status.gpus.map((one) => html`<div class="share" key=${one.uuid}>
       <span>GPU ${one.index} ${one.name} <small>${one.uuid}</small></span>
-      <progress max=${one.memory_bytes} value=${used(one)} aria-label=${`GPU ${one.index}: ${gib(used(one))} used`}></progress>
-      <span class="number">${gib(used(one))} of ${gib(one.memory_bytes)}${one.temperature_c == null ? "" : `, ${one.temperature_c} °C`}</span>
+      <progress max=${one.memory_bytes} value=${used(one)} aria-label=${`GPU ${one.index}: ${gib(used(one), 1)} used`}></progress>
+      <span class="number">${gib(used(one), 1)} of ${gib(one.memory_bytes, 1)}${one.temperature_c == null ? "" : `, ${one.temperature_c} °C`}</span>
       ${one.fault ? html`<p class="trouble">✕ ${one.fault}</p>` : null}</div>`)}</section>` : null}
     <${Requests} list=${list} />`;
 }

@@ -3,7 +3,7 @@
 import { Component, html, useState } from "./vendor-preact-htm.js";
 import { all, registry } from "./store.js";
 import { Acts, mayAct } from "./session.js";
-import { ago, look, rate, span, sum } from "./words.js";
+import { ago, gib, look, rate, span, sum } from "./words.js";
 
 const ROOMY = 60; // nodes that are shown as cards; more are cells
 const WELL = new Set(["serving", "drained", "revoked"]);
@@ -32,7 +32,6 @@ function Slots({ engine }) {
     engine.queued ? html`<b>+${engine.queued}</b>` : null}</span>`;
 }
 
-const gib = (bytes) => `${Math.round(bytes / 2 ** 30)} GiB`;
 const gpuWords = (one) => `${one.used_percent} % of ${gib(one.memory_bytes)}${one.celsius ? `, ${one.celsius} °C` : ""}`;
 
 function Gpus({ gpus }) {
