@@ -173,7 +173,7 @@ async def test_a_horizontal_pod_autoscaler_follows_the_policy_and_rbac_denies_th
                 return [one["value"] for one in value["items"]] == ["1"]
 
             await eventually(told, 60)  # once the adapter has asked a registry
-            # Who may read it, and who may not. On a busy machine what was known a moment ago is too old (503),
+            # Who may read it, and who may not. On a busy machine what was known a while ago is too old (503),
             # or the API server's look at the adapter takes too long: what is refused for that is asked again.
             hpa = "--as=system:serviceaccount:kube-system:horizontal-pod-autoscaler"
 
