@@ -34,5 +34,5 @@ FAULT = Fault(
     in_band=frozenset({"own:infrastructure"}),
     out_of_band=frozenset({"registry:disk", "alert:disk"}),
     bars=(1.0, 5.0),
-    fixed=Fixed("disk > 90% for 5m", lambda s: "own:infrastructure" in s.now, 300.0),
+    fixed=Fixed("the node's own word of a full disk for 5m", lambda s: "own:infrastructure" in s.now, 300.0),
 )
